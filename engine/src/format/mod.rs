@@ -1,0 +1,25 @@
+//! Bytes to values and back: the layouts of docs/format.md. Takes slices, returns values; touches
+//! no file, and whatever the bytes are, answers with a value or a typed error.
+
+pub mod record;
+
+/// `n` rounded up to a multiple of 8.
+#[must_use]
+pub const fn align8(n: usize) -> usize {
+    n.next_multiple_of(8)
+}
+
+/// Reads a fixed number of bytes at a place, or nothing when the slice is too short.
+pub(crate) fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+/// Reads a u32 at a place.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes_at(bytes, at).map(u32::from_le_bytes)
+}
+
+/// Reads a u64 at a place.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes_at(bytes, at).map(u64::from_le_bytes)
+}

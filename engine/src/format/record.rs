@@ -1,0 +1,441 @@
+//! Records: the common part, and FRAME in full. The other kinds are in `control`.
+
+use std::num::NonZeroU64;
+
+use super::{align8, bytes_at, u32_at, u64_at};
+use crate::limits::{META_BYTES_MAX, RECORD_BYTES_MAX};
+use crate::value::{BlobHash, FrameId, NewFrame, Origin, Ttl};
+
+/// Bytes of the part every record begins with.
+pub const PREFIX_LEN: usize = 16;
+const CRC_AT: usize = 0;
+const LEN_AT: usize = CRC_AT + size_of::<u32>();
+const KIND_AT: usize = LEN_AT + size_of::<u32>();
+const FLAGS_AT: usize = KIND_AT + 1;
+const NAME_LEN_AT: usize = FLAGS_AT + 1;
+const TTL_AT: usize = NAME_LEN_AT + 1;
+const DELTA_AT: usize = TTL_AT + 1;
+const _: () = assert!(DELTA_AT + size_of::<u32>() == PREFIX_LEN);
+
+const ID_AT: usize = PREFIX_LEN;
+const FIXED_LEN: usize = ID_AT + 16;
+const TTL_VALUE_LEN: usize = 8;
+const BODY_LEN: usize = 8 + 32;
+const ORIGIN_LEN: usize = 16 + 16 + 8 + 4 + 4;
+
+const FLAG_BODY: u8 = 1;
+const FLAG_ORIGIN: u8 = 1 << 1;
+/// Flag of every kind: the record repeats older state after a CHECKPOINT.
+pub const FLAG_RESTATED: u8 = 1 << 7;
+
+const NO_OFFSET: u64 = u64::MAX;
+
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// A frame; the only kind that takes an offset.
+    Frame = 1,
+    /// The removal of a frame.
+    Tombstone = 2,
+    /// A cursor's value.
+    Cursor = 3,
+    /// An idempotency key.
+    Key = 4,
+    /// A sync mark or a clean close.
+    Mark = 5,
+    /// The beginning of a restatement of cursors, keys and tombstones.
+    Checkpoint = 6,
+}
+
+impl RecordKind {
+    const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Frame),
+            2 => Some(Self::Tombstone),
+            3 => Some(Self::Cursor),
+            4 => Some(Self::Key),
+            5 => Some(Self::Mark),
+            6 => Some(Self::Checkpoint),
+            _ => None,
+        }
+    }
+}
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// Fewer bytes than the record needs.
+    #[error("record is cut short")]
+    Short,
+    /// More bytes than a record may have.
+    #[error("record of {0} bytes is over the limit of {RECORD_BYTES_MAX}")]
+    TooLarge(usize),
+    /// The CRC does not match the bytes.
+    #[error("record fails its CRC")]
+    Crc,
+    /// A field holds what it must not.
+    #[error("record holds a wrong {0}")]
+    Field(&'static str),
+}
+
+/// The common part of a record, read before its CRC is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordPrefix {
+    /// CRC of all that follows it in the record.
+    pub crc: u32,
+    /// Bytes of the record without padding.
+    pub len: u32,
+    /// What the record is.
+    pub kind: RecordKind,
+    /// Flags of the kind.
+    pub flags: u8,
+    /// Bytes of the topic, name or key.
+    pub name_len: u8,
+    /// Kind of ttl of a FRAME.
+    pub ttl: u8,
+    /// What a FRAME's offset has over the base of its batch.
+    pub offset_delta: u32,
+}
+
+impl RecordPrefix {
+    /// Reads the first 16 bytes of `bytes`, which may go on beyond the record.
+    ///
+    /// # Errors
+    /// [`RecordError`] when there are too few bytes or a field is out of its range.
+    pub fn read(bytes: &[u8]) -> Result<Self, RecordError> {
+        let prefix: [u8; PREFIX_LEN] = bytes_at(bytes, 0).ok_or(RecordError::Short)?;
+        let word = |at| u32_at(&prefix, at).ok_or(RecordError::Short);
+        let len = word(LEN_AT)?;
+        if len as usize > RECORD_BYTES_MAX {
+            return Err(RecordError::TooLarge(len as usize));
+        }
+        if (len as usize) < PREFIX_LEN {
+            return Err(RecordError::Field("length"));
+        }
+        Ok(Self {
+            crc: word(CRC_AT)?,
+            len,
+            kind: RecordKind::from_byte(prefix[KIND_AT]).ok_or(RecordError::Field("kind"))?,
+            flags: prefix[FLAGS_AT],
+            name_len: prefix[NAME_LEN_AT],
+            ttl: prefix[TTL_AT],
+            offset_delta: word(DELTA_AT)?,
+        })
+    }
+
+    /// Reads the prefix and checks the CRC of the whole record, which must be exactly `record`.
+    ///
+    /// # Errors
+    /// [`RecordError`] says what does not fit.
+    pub fn check(record: &[u8]) -> Result<Self, RecordError> {
+        let prefix = Self::read(record)?;
+        if record.len() < prefix.len as usize {
+            return Err(RecordError::Short);
+        }
+        if record.len() != prefix.len as usize {
+            return Err(RecordError::Field("length"));
+        }
+        match record.get(LEN_AT..) {
+            Some(covered) if crc32fast::hash(covered) == prefix.crc => Ok(prefix),
+            _ => Err(RecordError::Crc),
+        }
+    }
+
+    /// From the beginning of this record to that of the next.
+    #[must_use]
+    pub const fn stride(&self) -> usize {
+        align8(self.len as usize)
+    }
+}
+
+/// Appends the common part with room for the CRC and length; [`finish`] fills them in.
+pub(crate) fn begin(out: &mut Vec<u8>, kind: RecordKind, flags: u8, name_len: u8) -> usize {
+    let at = out.len();
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&[kind as u8, flags, name_len, 0, 0, 0, 0, 0]);
+    at
+}
+
+/// Sets length and CRC of the record that begins at `at` and ends where `out` ends, pads it, and
+/// returns its CRC.
+pub(crate) fn finish(out: &mut Vec<u8>, at: usize) -> Result<u32, RecordError> {
+    let len = out.len() - at;
+    if len > RECORD_BYTES_MAX {
+        out.truncate(at);
+        return Err(RecordError::TooLarge(len));
+    }
+    out[at + LEN_AT..at + KIND_AT].copy_from_slice(&(len as u32).to_le_bytes());
+    let crc = seal(&mut out[at..]);
+    out.resize(at + align8(len), 0);
+    Ok(crc)
+}
+
+/// Computes the CRC of a whole, unpadded record and stores it in its place.
+fn seal(record: &mut [u8]) -> u32 {
+    let crc = crc32fast::hash(&record[LEN_AT..]);
+    record[..LEN_AT].copy_from_slice(&crc.to_le_bytes());
+    crc
+}
+
+/// What goes into a FRAME record.
+#[derive(Debug, Clone, Copy)]
+pub struct FrameFields<'a> {
+    /// The id.
+    pub id: FrameId,
+    /// Offset less the batch's base.
+    pub offset_delta: u32,
+    /// Time to live.
+    pub ttl: Ttl,
+    /// Length and hash of the body.
+    pub body: Option<(u64, BlobHash)>,
+    /// Where the frame comes from.
+    pub origin: Option<Origin>,
+    /// The topic, already checked.
+    pub topic: &'a str,
+    /// JSON text, already checked, or empty.
+    pub meta: &'a [u8],
+}
+
+impl<'a> FrameFields<'a> {
+    /// The fields of a frame about to be appended.
+    #[must_use]
+    pub fn of(
+        new: &'a NewFrame,
+        id: FrameId,
+        offset_delta: u32,
+        body: Option<(u64, BlobHash)>,
+    ) -> Self {
+        Self {
+            id,
+            offset_delta,
+            ttl: new.ttl,
+            body,
+            origin: new.origin,
+            topic: new.topic.as_str(),
+            meta: new.meta.as_bytes(),
+        }
+    }
+}
+
+/// Appends a FRAME record with its padding to `out` and returns its CRC.
+///
+/// # Errors
+/// [`RecordError::TooLarge`] when the parts do not fit; `out` is then as it was.
+pub fn encode_frame(out: &mut Vec<u8>, fields: &FrameFields<'_>) -> Result<u32, RecordError> {
+    let name_len =
+        u8::try_from(fields.topic.len()).map_err(|_| RecordError::TooLarge(fields.topic.len()))?;
+    let (ttl_byte, ttl_value) = match fields.ttl {
+        Ttl::Forever => (0, None),
+        Ttl::Ephemeral => (1, None),
+        Ttl::TimeMs(ms) => (2, Some(ms)),
+        Ttl::Last(n) => (3, Some(n.get())),
+    };
+    let mut flags = 0;
+    flags |= if fields.body.is_some() { FLAG_BODY } else { 0 };
+    flags |= if fields.origin.is_some() { FLAG_ORIGIN } else { 0 };
+    let at = begin(out, RecordKind::Frame, flags, name_len);
+    out[at + TTL_AT] = ttl_byte;
+    out[at + DELTA_AT..at + PREFIX_LEN].copy_from_slice(&fields.offset_delta.to_le_bytes());
+    out.extend_from_slice(fields.id.as_bytes());
+    if let Some(value) = ttl_value {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+    if let Some((len, hash)) = fields.body {
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(hash.as_bytes());
+    }
+    if let Some(origin) = fields.origin {
+        out.extend_from_slice(origin.processor.as_bytes());
+        out.extend_from_slice(origin.input.unwrap_or(FrameId::ZERO).as_bytes());
+        out.extend_from_slice(&origin.input_offset.unwrap_or(NO_OFFSET).to_le_bytes());
+        out.extend_from_slice(&origin.hops.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+    }
+    out.extend_from_slice(fields.topic.as_bytes());
+    out.extend_from_slice(fields.meta);
+    finish(out, at)
+}
+
+/// Gives a FRAME record that was encoded before its place was known an id and an offset delta, and
+/// returns its new CRC. `record` is the whole record without padding.
+pub fn place_frame(record: &mut [u8], id: FrameId, offset_delta: u32) -> u32 {
+    record[DELTA_AT..PREFIX_LEN].copy_from_slice(&offset_delta.to_le_bytes());
+    record[ID_AT..FIXED_LEN].copy_from_slice(id.as_bytes());
+    seal(record)
+}
+
+/// Where the parts of a checked FRAME record lie. Its methods take the record it was made from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FrameLayout {
+    offset_delta: u32,
+    body_at: u32,
+    origin_at: u32,
+    topic_at: u32,
+    meta_at: u32,
+    ttl: Ttl,
+}
+
+impl FrameLayout {
+    /// Checks CRC and structure of a FRAME record.
+    pub(crate) fn check(record: &[u8]) -> Result<Self, RecordError> {
+        let prefix = RecordPrefix::check(record)?;
+        Self::of_checked(record, &prefix)
+    }
+
+    /// The structure of a record whose CRC was checked.
+    pub(crate) fn of_checked(record: &[u8], prefix: &RecordPrefix) -> Result<Self, RecordError> {
+        if prefix.kind != RecordKind::Frame {
+            return Err(RecordError::Field("kind"));
+        }
+        if prefix.flags & !(FLAG_BODY | FLAG_ORIGIN) != 0 {
+            return Err(RecordError::Field("flag"));
+        }
+        let mut at = FIXED_LEN;
+        let ttl = match prefix.ttl {
+            0 => Ttl::Forever,
+            1 => Ttl::Ephemeral,
+            2 | 3 => {
+                let value = u64_at(record, at).ok_or(RecordError::Short)?;
+                at += TTL_VALUE_LEN;
+                match NonZeroU64::new(value) {
+                    _ if prefix.ttl == 2 => Ttl::TimeMs(value),
+                    Some(n) => Ttl::Last(n),
+                    None => return Err(RecordError::Field("ttl")),
+                }
+            }
+            _ => return Err(RecordError::Field("ttl")),
+        };
+        let body_at = at;
+        at += if prefix.flags & FLAG_BODY != 0 { BODY_LEN } else { 0 };
+        let origin_at = at;
+        at += if prefix.flags & FLAG_ORIGIN != 0 { ORIGIN_LEN } else { 0 };
+        let topic_at = at;
+        let meta_at = topic_at + usize::from(prefix.name_len);
+        let topic = record.get(topic_at..meta_at).ok_or(RecordError::Short)?;
+        let topic = std::str::from_utf8(topic).map_err(|_| RecordError::Field("topic"))?;
+        crate::value::check_topic(topic).map_err(|_| RecordError::Field("topic"))?;
+        if record.len() - meta_at > META_BYTES_MAX {
+            return Err(RecordError::Field("meta"));
+        }
+        Ok(Self {
+            offset_delta: prefix.offset_delta,
+            body_at: body_at as u32,
+            origin_at: origin_at as u32,
+            topic_at: topic_at as u32,
+            meta_at: meta_at as u32,
+            ttl,
+        })
+    }
+
+    /// The length field of a record that was just encoded.
+    pub(crate) fn unpadded_len(record: &[u8]) -> Result<usize, RecordError> {
+        RecordPrefix::read(record).map(|prefix| prefix.len as usize)
+    }
+
+    pub(crate) const fn offset_delta(&self) -> u32 {
+        self.offset_delta
+    }
+
+    pub(crate) const fn ttl(&self) -> Ttl {
+        self.ttl
+    }
+
+    pub(crate) fn id(&self, record: &[u8]) -> FrameId {
+        FrameId::from_bytes(bytes_at(record, ID_AT).unwrap_or_default())
+    }
+
+    pub(crate) fn topic<'a>(&self, record: &'a [u8]) -> &'a str {
+        let topic = record.get(self.topic_at as usize..self.meta_at as usize);
+        topic.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+
+    pub(crate) fn meta<'a>(&self, record: &'a [u8]) -> &'a [u8] {
+        record.get(self.meta_at as usize..).unwrap_or_default()
+    }
+
+    pub(crate) fn body(&self, record: &[u8]) -> Option<(u64, BlobHash)> {
+        if self.body_at == self.origin_at {
+            return None;
+        }
+        let at = self.body_at as usize;
+        Some((u64_at(record, at)?, BlobHash::from_bytes(bytes_at(record, at + 8)?)))
+    }
+
+    pub(crate) fn origin(&self, record: &[u8]) -> Option<Origin> {
+        if self.origin_at == self.topic_at {
+            return None;
+        }
+        let at = self.origin_at as usize;
+        let input = FrameId::from_bytes(bytes_at(record, at + 16)?);
+        let input_offset = u64_at(record, at + 32)?;
+        Some(Origin {
+            processor: FrameId::from_bytes(bytes_at(record, at)?),
+            input: (input != FrameId::ZERO).then_some(input),
+            input_offset: (input_offset != NO_OFFSET).then_some(input_offset),
+            hops: u32_at(record, at + 40)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::value::{Frame, Meta, Topic};
+
+    fn full() -> NewFrame {
+        NewFrame {
+            meta: Meta::parse(r#"{"n":1}"#).unwrap(),
+            ttl: Ttl::Last(NonZeroU64::MIN),
+            origin: Some(Origin {
+                processor: FrameId::first_of_ms(1),
+                input: None,
+                input_offset: Some(7),
+                hops: 3,
+            }),
+            ..NewFrame::new(Topic::parse("a.b").unwrap())
+        }
+    }
+
+    #[test]
+    fn frames_round_trip() {
+        let id = FrameId::first_of_ms(1_700_000_000_000).next();
+        let body = Some((5, BlobHash::of(b"hello")));
+        for (new, body) in [(full(), body), (NewFrame::new(Topic::parse("t").unwrap()), None)] {
+            let frame = Frame::assemble(&new, id, Some(9), body).unwrap();
+            assert_eq!((frame.id(), frame.offset()), (id, Some(9)));
+            assert_eq!((frame.topic(), frame.meta()), (new.topic.as_str(), new.meta.as_bytes()));
+            assert_eq!((frame.ttl(), frame.origin()), (new.ttl, new.origin));
+            assert_eq!(frame.hash().map(|hash| (frame.body_len(), hash)), body);
+        }
+    }
+
+    #[test]
+    fn damage_is_found_at_every_byte_and_cut() {
+        let frame = Frame::assemble(&full(), FrameId::MAX, None, None).unwrap();
+        let record = frame.record();
+        for at in 0..record.len() {
+            assert!(Frame::from_record(record.slice(..at), None).is_err(), "cut at {at}");
+            for bit in 0..8 {
+                let mut bytes = record.to_vec();
+                bytes[at] ^= 1 << bit;
+                assert!(Frame::from_record(Bytes::from(bytes), None).is_err(), "{at}.{bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn placing_changes_id_and_delta_only() {
+        let mut record = Vec::new();
+        let new = full();
+        encode_frame(&mut record, &FrameFields::of(&new, FrameId::ZERO, 0, None)).unwrap();
+        record.truncate(FrameLayout::unpadded_len(&record).unwrap());
+        let crc = place_frame(&mut record, FrameId::MAX, 4);
+        let frame = Frame::from_record(Bytes::from(record), Some(10)).unwrap();
+        assert_eq!(RecordPrefix::check(frame.record()).unwrap().crc, crc);
+        assert_eq!((frame.id(), frame.offset(), frame.topic()), (FrameId::MAX, Some(14), "a.b"));
+    }
+}

@@ -1,0 +1,37 @@
+//! Every maximum of the engine, in one place. A length that comes from outside is compared with one
+//! of these before memory is taken for it.
+
+/// Bytes of a topic name.
+pub const TOPIC_BYTES_MAX: usize = 255;
+/// Bytes of a cursor name or an idempotency key.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Patterns in one [`TopicPatterns`](crate::TopicPatterns).
+pub const PATTERNS_MAX: usize = 64;
+/// Bytes of the JSON text of a frame's meta.
+pub const META_BYTES_MAX: usize = 64 * 1024;
+/// Nesting of a frame's meta.
+pub const META_DEPTH_MAX: usize = 64;
+/// Bytes of one record of the log, header included.
+pub const RECORD_BYTES_MAX: usize = 128 * 1024;
+/// Frames and cursor changes in one batch.
+pub const BATCH_RECORDS_MAX: usize = 4096;
+/// Bytes of the records of one batch, as they are in the log.
+pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of the bodies that travel inline with one batch; larger bodies are put as blobs first.
+pub const BATCH_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of a cursor's state.
+pub const CURSOR_STATE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a cursor's state up to which it lies in its record; a longer one is kept as a blob.
+pub const CURSOR_STATE_INLINE_MAX: usize = 4 * 1024;
+/// Named cursors in one store.
+pub const CURSORS_MAX: usize = 65_536;
+/// Bytes of one blob.
+pub const BLOB_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Smallest segment or pack.
+pub const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
+/// Largest segment or pack.
+pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Hops an [`Origin`](crate::Origin) may count before a chain of processors is cut.
+pub const HOPS_MAX: u32 = 32;
+/// Ephemeral frames kept for followers that have not taken them yet.
+pub const EPHEMERAL_RING_MAX: usize = 1024;

@@ -1,0 +1,188 @@
+//! Frames: stored events, and events about to be stored.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::{BlobHash, FrameId, Meta, Topic, Ttl};
+use crate::format::record::{FrameFields, FrameLayout, RecordError, encode_frame};
+
+/// Where a derived frame comes from. Only a Host may set it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Id of the `xs.<kind>.<name>.create` frame of the processor that made the frame.
+    pub processor: FrameId,
+    /// Id of the frame it was made in answer to.
+    pub input: Option<FrameId>,
+    /// Offset of that frame, if it was a stored one.
+    pub input_offset: Option<u64>,
+    /// Frames in the chain of causes before this one.
+    pub hops: u32,
+}
+
+/// The body of a frame about to be appended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Body {
+    /// No body: no hash. Zero bytes are the same.
+    #[default]
+    None,
+    /// Bytes to be kept as a blob in the same group as the frame.
+    Inline(Bytes),
+    /// A blob that the store already has.
+    Stored(BlobHash),
+}
+
+/// A frame about to be appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewFrame {
+    /// Its topic.
+    pub topic: Topic,
+    /// Its meta.
+    pub meta: Meta,
+    /// Its body.
+    pub body: Body,
+    /// How long it is kept.
+    pub ttl: Ttl,
+    /// Where it comes from, when a processor made it.
+    pub origin: Option<Origin>,
+}
+
+impl NewFrame {
+    /// A frame with a topic and nothing else.
+    #[must_use]
+    pub fn new(topic: Topic) -> Self {
+        Self { topic, meta: Meta::none(), body: Body::None, ttl: Ttl::Forever, origin: None }
+    }
+}
+
+/// One stored event: its FRAME record as it is in the log, checked, and its offset. Clones are
+/// cheap and share the bytes, which may be part of a mapped segment.
+#[derive(Clone)]
+pub struct Frame {
+    record: Bytes,
+    layout: FrameLayout,
+    offset: Option<u64>,
+}
+
+impl Frame {
+    /// Checks the CRC and the structure of a FRAME record and keeps it. `record` holds exactly the
+    /// record, without padding; `base_offset` is that of the batch it is from, `None` for an
+    /// ephemeral frame.
+    ///
+    /// # Errors
+    /// [`RecordError`] says what is wrong with the record.
+    pub fn from_record(record: Bytes, base_offset: Option<u64>) -> Result<Self, RecordError> {
+        let layout = FrameLayout::check(&record)?;
+        let offset = match base_offset {
+            Some(base) => Some(
+                base.checked_add(u64::from(layout.offset_delta()))
+                    .ok_or(RecordError::Field("offset"))?,
+            ),
+            None => None,
+        };
+        Ok(Self { record, layout, offset })
+    }
+
+    /// Makes the frame that `new` becomes under an id and an offset. Its record has an offset delta
+    /// of 0. `body` is the length and hash of its body.
+    ///
+    /// # Errors
+    /// [`RecordError`] when the parts do not fit into one record.
+    pub fn assemble(
+        new: &NewFrame,
+        id: FrameId,
+        offset: Option<u64>,
+        body: Option<(u64, BlobHash)>,
+    ) -> Result<Self, RecordError> {
+        let mut record = Vec::new();
+        encode_frame(&mut record, &FrameFields::of(new, id, 0, body))?;
+        record.truncate(FrameLayout::unpadded_len(&record)?);
+        Self::from_record(Bytes::from(record), offset)
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> FrameId {
+        self.layout.id(&self.record)
+    }
+
+    /// Its offset; an ephemeral frame has none.
+    #[must_use]
+    pub const fn offset(&self) -> Option<u64> {
+        self.offset
+    }
+
+    /// Its topic.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.layout.topic(&self.record)
+    }
+
+    /// The JSON text of its meta; empty when it has none.
+    #[must_use]
+    pub fn meta(&self) -> &[u8] {
+        self.layout.meta(&self.record)
+    }
+
+    /// The hash of its body.
+    #[must_use]
+    pub fn hash(&self) -> Option<BlobHash> {
+        self.layout.body(&self.record).map(|(_, hash)| hash)
+    }
+
+    /// Bytes of its body.
+    #[must_use]
+    pub fn body_len(&self) -> u64 {
+        self.layout.body(&self.record).map_or(0, |(len, _)| len)
+    }
+
+    /// How long it is kept.
+    #[must_use]
+    pub fn ttl(&self) -> Ttl {
+        self.layout.ttl()
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn origin(&self) -> Option<Origin> {
+        self.layout.origin(&self.record)
+    }
+
+    /// Its FRAME record, without padding.
+    #[must_use]
+    pub const fn record(&self) -> &Bytes {
+        &self.record
+    }
+
+    /// What its record adds to the batch's base to make its offset.
+    #[must_use]
+    pub const fn offset_delta(&self) -> u32 {
+        self.layout.offset_delta()
+    }
+}
+
+impl PartialEq for Frame {
+    /// Two frames are equal when all a reader can see of them is; their place in a batch is not.
+    fn eq(&self, other: &Self) -> bool {
+        let key = |frame: &Self| {
+            (frame.id(), frame.offset, frame.ttl(), frame.hash(), frame.body_len(), frame.origin())
+        };
+        key(self) == key(other) && self.topic() == other.topic() && self.meta() == other.meta()
+    }
+}
+
+impl Eq for Frame {}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("id", &self.id())
+            .field("offset", &self.offset)
+            .field("topic", &self.topic())
+            .field("meta", &String::from_utf8_lossy(self.meta()))
+            .field("hash", &self.hash())
+            .field("ttl", &self.ttl())
+            .field("origin", &self.origin())
+            .finish()
+    }
+}

@@ -1,0 +1,86 @@
+//! The values that callers, the log and the wire share: names, ids, hashes, frames. Each is valid
+//! from the moment it exists: parsing is validating. No file is touched here.
+
+mod cursor;
+mod frame;
+mod hash;
+mod id;
+mod meta;
+mod read;
+mod topic;
+mod ttl;
+
+pub use cursor::{Cursor, CursorChange, CursorName, ExpectRevision};
+pub use frame::{Body, Frame, NewFrame, Origin};
+pub use hash::BlobHash;
+pub use id::FrameId;
+pub use meta::Meta;
+pub use read::{Bound, ReadOptions, Start};
+pub(crate) use topic::check as check_topic;
+pub use topic::{Topic, TopicPattern, TopicPatterns};
+pub use ttl::Ttl;
+
+/// Why a value given as text or bytes is not one of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ValueError {
+    /// The topic breaks a rule; the text says which.
+    #[error("topic {topic:?} {rule}")]
+    Topic {
+        /// The topic as given, shortened.
+        topic: String,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// A list of patterns is empty or too long.
+    #[error("{count} topic patterns, between 1 and {max} are allowed")]
+    PatternCount {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// Not a frame id.
+    #[error("{0:?} is not a frame id: 25 digits of base 36 are expected")]
+    FrameId(String),
+    /// Not a blob hash.
+    #[error("{0:?} is not a hash: sha256- and 44 characters of base64 are expected")]
+    BlobHash(String),
+    /// Not a time to live.
+    #[error("{0:?} is not a ttl: forever, ephemeral, time:<ms> or last:<n> with n at least 1")]
+    Ttl(String),
+    /// The meta is not JSON.
+    #[error("meta is not JSON: {0}")]
+    MetaSyntax(String),
+    /// The meta is too long.
+    #[error("meta of {bytes} bytes is over the limit of {max}; put large content into the body")]
+    MetaBytes {
+        /// Its length.
+        bytes: usize,
+        /// The longest allowed.
+        max: usize,
+    },
+    /// The meta is nested too deeply.
+    #[error("meta is nested deeper than {max} levels")]
+    MetaDepth {
+        /// The deepest allowed.
+        max: usize,
+    },
+    /// A cursor name is empty, too long or holds control characters.
+    #[error("{name:?} is not a cursor name: 1 to {max} bytes without control characters")]
+    CursorName {
+        /// The name as given, shortened.
+        name: String,
+        /// The longest allowed, in bytes.
+        max: usize,
+    },
+}
+
+/// Text for an error message, cut where it would flood it.
+pub(crate) fn shorten(text: &str) -> String {
+    const CHARS_MAX: usize = 80;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text.to_owned(),
+    }
+}
