@@ -1,1 +1,25 @@
-//! stub
+//! XSP, the binary protocol of xs: messages, codec, a session without sockets, and on top of it a
+//! client and a server generic over a [`Service`]. The specification is docs/wire.md.
+#![forbid(unsafe_code)]
+
+mod address;
+pub mod client;
+mod error;
+pub mod limits;
+mod message;
+pub mod server;
+mod service;
+
+pub use address::{Address, AddressError, SOCKET_NAME};
+pub use client::{
+    BlobStream, CallStream, Client, ClientOptions, FrameStream, Reply, ServerInfo, Subscription,
+};
+pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
+pub use message::{
+    AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, LastRequest, OpRange,
+    PeerLimits, Role, Stamp, SubEvent, SubscribeOptions, TopicSummary, UnknownRole,
+};
+pub use server::{Listener, Server, ServerOptions};
+pub use service::{
+    BlobSink, BlobSource, Called, Done, Feed, Pulled, Service, StoreIdentity, Wake,
+};

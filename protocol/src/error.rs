@@ -1,0 +1,362 @@
+//! What goes wrong on a connection, by whose doing it is: the peer's refusal of one request, the
+//! peer's breach of the protocol, or the transport. Nothing here decides to retry; [`Class`] says
+//! whether a caller may.
+
+use std::fmt;
+use std::io;
+
+use xs_engine::{CursorName, RecordError, ValueError};
+
+/// What a caller may do about a refusal. The first decimal digit of every code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// 1: the bytes break the protocol. The connection closes; never retry.
+    Protocol,
+    /// 2: the peer may not do this. Never retry.
+    Access,
+    /// 3: the request can never succeed as it is. Never retry.
+    Invalid,
+    /// 4: a condition does not hold. Read the present state, then make a new request.
+    Condition,
+    /// 5: not now, and nothing was done. Retry the same request later.
+    Busy,
+    /// 6: the store needs its operator. Do not retry by yourself.
+    Storage,
+    /// 7: what was asked for is not there. Retry only after it was made.
+    Absent,
+    /// 8: it may or may not have been done. Read before repeating it.
+    Unknown,
+}
+
+impl Class {
+    /// Whether the same request may be sent again, unchanged and without looking.
+    #[must_use]
+    pub const fn may_retry(self) -> bool {
+        matches!(self, Self::Busy)
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// Why a request was refused or a connection closed, as it travels in the header.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Code {
+            $($(#[$doc])* $name,)*
+            /// A code this build does not know; its class still holds.
+            Other(u16),
+        }
+
+        impl Code {
+            /// Every code this build knows.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The number on the wire.
+            #[must_use]
+            pub const fn number(self) -> u16 {
+                match self {
+                    $(Self::$name => $number,)*
+                    Self::Other(number) => number,
+                }
+            }
+
+            /// The code of a number. 0 means success and is no code.
+            #[must_use]
+            pub const fn from_number(number: u16) -> Self {
+                match number {
+                    $($number => Self::$name,)*
+                    other => Self::Other(other),
+                }
+            }
+
+            /// The name as docs/wire.md spells it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                    Self::Other(_) => "Other",
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A message does not have the structure its op demands.
+    Malformed = 100,
+    /// The preface names no version both sides speak.
+    VersionMismatch = 101,
+    /// A message is longer than agreed.
+    TooLarge = 102,
+    /// Something other than HELLO came first, or HELLO came twice.
+    HelloExpected = 103,
+    /// HELLO did not come in time.
+    HelloTimeout = 104,
+    /// The peer sent more than it was given credit or handles for.
+    FlowControl = 105,
+    /// The peer was silent, or took nothing, for too long.
+    Stalled = 106,
+    /// The token is missing or wrong.
+    Unauthenticated = 200,
+    /// The connection's role does not allow it.
+    Denied = 201,
+    /// A value breaks a rule; the message names it.
+    InvalidValue = 300,
+    /// The op is not known to this server.
+    UnknownOp = 301,
+    /// The version of the op is not supported.
+    OpVersion = 302,
+    /// The request carries an extension that this server does not know.
+    UnknownExtension = 303,
+    /// The batch, or something in it, is over a limit of the store.
+    BatchTooLarge = 304,
+    /// The options of the read contradict each other.
+    InvalidRead = 305,
+    /// The connection already has as many streams as it may have.
+    TooManyStreams = 306,
+    /// A cursor's revision is not the expected one.
+    CursorConflict = 400,
+    /// The position lies beyond what its epoch holds.
+    CursorAhead = 401,
+    /// Some limit of the server is reached.
+    Busy = 500,
+    /// The server is stopping: reconnect.
+    Draining = 501,
+    /// The disk is full; appends resume by themselves.
+    StorageFull = 502,
+    /// The store is open for reading only.
+    ReadOnly = 600,
+    /// Stored bytes fail their checks.
+    Corrupt = 601,
+    /// The store was closed.
+    Closed = 602,
+    /// The server failed in a way it did not foresee.
+    Internal = 603,
+    /// No such blob.
+    UnknownBlob = 700,
+    /// No such command, or it is not active.
+    UnknownCommand = 701,
+    /// The call's deadline passed.
+    DeadlinePassed = 702,
+    /// The write failed after it began: it may be there after a restart.
+    Indeterminate = 800,
+}
+
+impl Code {
+    /// The class, which alone decides what to do.
+    #[must_use]
+    pub const fn class(self) -> Class {
+        match self.number() / 100 {
+            1 => Class::Protocol,
+            2 => Class::Access,
+            3 => Class::Invalid,
+            4 => Class::Condition,
+            5 => Class::Busy,
+            7 => Class::Absent,
+            8 => Class::Unknown,
+            _ => Class::Storage,
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.number(), self.name())
+    }
+}
+
+/// Machine-readable particulars of a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Detail {
+    /// Try again after so many milliseconds.
+    RetryAfterMs(u32),
+    /// The cursor that was in the way and its present revision (0: it does not exist).
+    Cursor {
+        /// Its name.
+        name: CursorName,
+        /// The revision it has.
+        revision: u64,
+    },
+    /// The limit that was passed.
+    Limit(u64),
+    /// The offset to go on from.
+    Offset(u64),
+}
+
+/// A request the server refused: the reply in place of a result, and what a
+/// [`Service`](crate::Service) answers when it cannot do as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message} ({code})")]
+pub struct Refusal {
+    /// Why; its class says whether to retry.
+    pub code: Code,
+    /// For people: what is wrong and what to do.
+    pub message: String,
+    /// For programs.
+    pub details: Vec<Detail>,
+}
+
+impl Refusal {
+    /// A refusal without details.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: Vec::new() }
+    }
+
+    /// The same with one more detail.
+    #[must_use]
+    pub fn with(mut self, detail: Detail) -> Self {
+        self.details.push(detail);
+        self
+    }
+}
+
+impl From<ValueError> for Refusal {
+    fn from(error: ValueError) -> Self {
+        Self::new(Code::InvalidValue, error.to_string())
+    }
+}
+
+/// Bytes from the peer that are no message of this protocol. The connection cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// The first bytes are not the preface.
+    #[error("the peer does not speak XSP: its first bytes are {0:02x?}")]
+    Preface([u8; 8]),
+    /// The peer speaks another major version.
+    #[error("the peer speaks XSP/{theirs}, this side XSP/{ours}")]
+    Version {
+        /// The peer's major version.
+        theirs: u8,
+        /// Ours.
+        ours: u8,
+    },
+    /// The peer announced a message longer than agreed.
+    #[error("message of {size} bytes exceeds the limit of {max}")]
+    TooLarge {
+        /// Its announced length.
+        size: u64,
+        /// The longest allowed.
+        max: u64,
+    },
+    /// A message is shorter than its header.
+    #[error("message length {0} is less than a header")]
+    TooShort(u32),
+    /// A message does not have the structure its op demands.
+    #[error("malformed {op}: {what}")]
+    Malformed {
+        /// The op.
+        op: &'static str,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A record in a message is damaged.
+    #[error("a delivered record is damaged: {0}")]
+    Record(#[from] RecordError),
+    /// A message that cannot come at this moment.
+    #[error("unexpected message: {0}")]
+    Unexpected(&'static str),
+    /// More was sent than credit, window or handles allow.
+    #[error("flow control was ignored: {0}")]
+    FlowControl(&'static str),
+    /// Nothing came, or nothing was taken, for too long.
+    #[error("the peer stalled: {0}")]
+    Stalled(&'static str),
+}
+
+impl ProtocolError {
+    /// The code that the peer is told before the connection closes.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Preface(_) | Self::Version { .. } => Code::VersionMismatch,
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::Unexpected(_) => Code::HelloExpected,
+            Self::FlowControl(_) => Code::FlowControl,
+            Self::Stalled(_) => Code::Stalled,
+            Self::TooShort(_) | Self::Malformed { .. } | Self::Record(_) => Code::Malformed,
+        }
+    }
+}
+
+/// Why a client's request has no result.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The server answered, and refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The server broke the protocol; the connection is closed.
+    #[error("the server broke the protocol: {0}")]
+    Protocol(#[from] ProtocolError),
+    /// The request is over a limit the server announced; nothing was sent.
+    #[error("{what} of {size} is over the server's limit of {max}; {advice}")]
+    OverLimit {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is.
+        size: u64,
+        /// How large it may be.
+        max: u64,
+        /// What to do instead.
+        advice: &'static str,
+    },
+    /// No connection could be made.
+    #[error("cannot connect to {address}: {reason}")]
+    Connect {
+        /// Where to.
+        address: String,
+        /// Kind of the failure.
+        kind: io::ErrorKind,
+        /// The system's words.
+        reason: String,
+    },
+    /// The connection ended before the answer came. A request that changes the store may or may
+    /// not have been done.
+    #[error("the connection closed before the answer came: {0}")]
+    Disconnected(String),
+    /// Reading the bytes to send failed on this side.
+    #[error("cannot read what is to be sent: {0}")]
+    Source(String),
+}
+
+impl ClientError {
+    /// What a caller may do about it.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Refused(refusal) => refusal.code.class(),
+            Self::Protocol(_) => Class::Protocol,
+            Self::OverLimit { .. } | Self::Source(_) => Class::Invalid,
+            Self::Connect { .. } => Class::Busy,
+            Self::Disconnected(_) => Class::Unknown,
+        }
+    }
+
+    /// The code of a refusal.
+    #[must_use]
+    pub const fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.code),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_codes_agree_and_the_first_digit_is_the_class() {
+        for &code in Code::ALL {
+            assert_eq!(Code::from_number(code.number()), code);
+            assert_eq!(Code::Other(code.number()).class(), code.class());
+        }
+        assert!(Code::Busy.class().may_retry() && Code::Other(599).class().may_retry());
+        assert!(!Code::Indeterminate.class().may_retry());
+        assert_eq!(Code::from_number(333), Code::Other(333));
+    }
+}

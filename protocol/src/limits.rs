@@ -1,0 +1,61 @@
+//! Every maximum of the protocol, in one place. A length from the peer is compared with one of
+//! these before memory is taken for it.
+
+use std::time::Duration;
+
+/// Bytes of a message, header included, once HELLO is done.
+pub const MESSAGE_BYTES_MAX: u32 = 24 * 1024 * 1024;
+/// Bytes of a message before HELLO is done.
+pub const HELLO_BYTES_MAX: u32 = 8 * 1024;
+/// Time until HELLO must be complete.
+pub const HELLO_WAIT: Duration = Duration::from_secs(10);
+/// Bytes of a client's or server's name.
+pub const PEER_NAME_BYTES_MAX: usize = 255;
+/// Bytes of a token.
+pub const TOKEN_BYTES_MAX: usize = 1024;
+/// Requests of one connection that have no answer yet; beyond it the server stops reading.
+pub const REQUESTS_MAX: u32 = 1024;
+/// Bytes of requests of one connection that have no answer yet; beyond it the server stops reading.
+pub const REQUEST_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Requests a client queues on one connection before it refuses more.
+pub const CLIENT_QUEUE_MAX: usize = 65_536;
+/// Subscriptions, uploads, downloads and calls of one connection at a time.
+pub const STREAMS_MAX: u32 = 256;
+/// Bytes queued for a connection beyond which its streams and reads pause.
+pub const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes a server gathers into one DELIVER before it begins another.
+pub const DELIVER_BYTES: usize = 256 * 1024;
+/// Bytes of records in one page of a FETCH, whatever the client asks for.
+pub const PAGE_BYTES_MAX: u32 = 1024 * 1024;
+/// Bytes of one chunk of a blob.
+pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of an upload that may be on their way before the server grants more.
+pub const UPLOAD_WINDOW: u32 = 1024 * 1024;
+/// Bytes of credit a stream may hold.
+pub const CREDIT_MAX: u64 = 1 << 32;
+/// Bytes of credit a client grants by default.
+pub const CREDIT_DEFAULT: u32 = 4 * 1024 * 1024;
+/// Bytes of a body that may be asked to travel with its frame.
+pub const BODY_WITH_FRAME_MAX: u32 = 1024 * 1024;
+/// Frames one LAST may ask for.
+pub const LAST_MAX: u64 = 1_000_000;
+/// Bytes of the message of a refusal; a longer one is cut.
+pub const REFUSAL_TEXT_MAX: usize = 4 * 1024;
+/// Extensions in one request.
+pub const EXTENSIONS_MAX: usize = 64;
+/// Bytes that PING may carry.
+pub const PING_BYTES_MAX: usize = 64;
+/// Longest deadline of a call.
+pub const CALL_DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Shortest time between two pulses of a subscription.
+pub const PULSE_MIN: Duration = Duration::from_millis(10);
+/// Longest time between two pulses of a subscription.
+pub const PULSE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Silence after which the server sends PING.
+pub const PING_AFTER: Duration = Duration::from_secs(15);
+/// Silence after which the server closes the connection.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Time without progress of a queued write after which the connection closes.
+pub const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+/// Connections of one server.
+pub const CONNECTIONS_MAX: usize = 12_000;

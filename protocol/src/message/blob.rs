@@ -1,0 +1,1 @@
+//! BLOB_PUT, BLOB_GET, BLOB_HAS.

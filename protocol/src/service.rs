@@ -1,0 +1,203 @@
+//! What a server needs of a store. The `xs` binary implements it over the engine, tests in memory.
+//! The server does everything that concerns bytes, roles, credit and order; a service only reads
+//! and writes frames, and never sees a socket.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use xs_engine::{BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, TopicPatterns};
+
+use crate::error::Refusal;
+use crate::message::{
+    AppendRequest, Appended, CallRequest, CursorSummary, LastRequest, TopicSummary,
+};
+
+/// Called, from any thread and as often as one likes, when a [`Feed`] that was idle may have more.
+/// It only sets a flag and wakes a task: it may be called inside a commit.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// Takes the outcome of an append, once, from any thread, also from inside [`Service::append`].
+pub type Done = Box<dyn FnOnce(Result<Appended, Refusal>) + Send>;
+
+/// The store that HELLO tells about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreIdentity {
+    /// The store's uuid.
+    pub uuid: [u8; 16],
+    /// Its present epoch.
+    pub epoch: u64,
+    /// The offset that the next frame will get.
+    pub head: u64,
+}
+
+/// A store that a server serves.
+///
+/// Methods are called on the task of a connection, on a thread of the runtime, unless their text
+/// says that they may block. The others may touch memory and the page cache and nothing slower.
+pub trait Service: Send + Sync + 'static {
+    /// Uuid, epoch and head as they are now.
+    fn identity(&self) -> StoreIdentity;
+
+    /// Takes a batch into the queue and returns without waiting for it. Batches of one connection
+    /// come in their order and must be committed in it. Roles were checked before.
+    fn append(&self, batch: AppendRequest, done: Done);
+
+    /// Follows after the last of the appends that were read from a socket together: the time to
+    /// commit what is queued. Must not wait for a sync: where one is needed, another thread does it.
+    fn commit(&self);
+
+    /// Opens a bounded read; `options.follow` is false.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the options contradict each other or the log cannot be read.
+    fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal>;
+
+    /// Opens a read that goes on with what is appended later. `wake` is kept by the feed.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the options contradict each other or the log cannot be read.
+    fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal>;
+
+    /// The frame at a place, if it is there.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the log cannot be read.
+    fn get(&self, at: Bound) -> Result<Option<Frame>, Refusal>;
+
+    /// The newest frames, in log order. May block.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the log cannot be read.
+    fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal>;
+
+    /// The topics that are in use, in byte order. May block.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the log cannot be read.
+    fn topics(&self, topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal>;
+
+    /// Whether the store has a blob.
+    ///
+    /// # Errors
+    /// [`Refusal`] when that cannot be found out.
+    fn has_blob(&self, hash: &BlobHash) -> Result<bool, Refusal>;
+
+    /// Opens a blob for reading; `None` when there is none. May block.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it cannot be read.
+    fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal>;
+
+    /// A whole blob of at most `max` bytes, `None` when there is none or it is longer. Serves
+    /// bodies that travel with their frames.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it cannot be read.
+    fn small_blob(&self, hash: &BlobHash, max: usize) -> Result<Option<Bytes>, Refusal>;
+
+    /// Begins a new blob. May block.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the store takes none.
+    fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal>;
+
+    /// A cursor, if it exists.
+    ///
+    /// # Errors
+    /// [`Refusal`] when its state cannot be read.
+    fn cursor(&self, name: &CursorName) -> Result<Option<Cursor>, Refusal>;
+
+    /// All cursors, without their states, in byte order of their names. May block.
+    ///
+    /// # Errors
+    /// [`Refusal`] when they cannot be read.
+    fn cursors(&self) -> Result<Vec<CursorSummary>, Refusal>;
+
+    /// Appends the frame of a call and opens the feed of its results. The feed ends after
+    /// `<name>.complete` or `<name>.error`; dropping it before that cancels the call.
+    fn call(&self, request: CallRequest, wake: Wake) -> BoxFuture<'static, Result<Called, Refusal>>;
+}
+
+/// A call under way.
+pub struct Called {
+    /// Id of the frame `<name>.call`.
+    pub id: FrameId,
+    /// Its results.
+    pub feed: Box<dyn Feed>,
+}
+
+/// Frames, pulled as the peer has credit for them.
+pub trait Feed: Send {
+    /// Pushes frames to `frames` until their records have `room` bytes or more, or until there is
+    /// something else to say, or when it has looked at as much as is fair to others for one call.
+    /// What it returns comes after the frames it pushed.
+    ///
+    /// # Errors
+    /// [`Refusal`] ends the feed.
+    fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal>;
+
+    /// The offset the feed will look at next (reading backwards: the lowest it has looked at), so
+    /// that a filtered reader may go on from there although nothing matched.
+    fn scanned_to(&self) -> u64;
+}
+
+/// Why [`Feed::pull`] stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pulled {
+    /// The room is used up; pull again for more.
+    More,
+    /// Nothing more at present; the wake will be called.
+    Idle,
+    /// All that was stored when the read began was pulled; only for feeds that follow, once.
+    CaughtUp {
+        /// The offset the next frame had then.
+        head: u64,
+    },
+    /// So many ephemeral frames were lost here because the reader was slow.
+    Lost {
+        /// How many.
+        ephemeral: u64,
+    },
+    /// Stored frames that cannot be read were skipped.
+    Gap {
+        /// The first.
+        from: u64,
+        /// The one after the last.
+        to: u64,
+    },
+    /// There will be no more.
+    End,
+}
+
+/// A blob being read. Methods may block.
+pub trait BlobSource: Send {
+    /// Bytes of the whole blob.
+    fn len(&self) -> u64;
+
+    /// Whether the blob has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The next bytes, at most `max`; empty at the end.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the blob is damaged.
+    fn read(&mut self, max: usize) -> Result<Bytes, Refusal>;
+}
+
+/// A blob being written. Methods may block. Dropping it forgets the blob.
+pub trait BlobSink: Send {
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// [`Refusal`] ends the upload.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal>;
+
+    /// Ends it and makes it as durable as the store's policy asks for.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the blob was not kept.
+    fn finish(self: Box<Self>) -> Result<(BlobHash, u64), Refusal>;
+}
