@@ -1,0 +1,146 @@
+//! What an isolate asks of the store, as a trait. The Host answers over its connection, tests from
+//! memory. Nothing here knows JavaScript, and nothing in an isolate knows the wire.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use xs_engine::{BlobHash, Frame, FrameId, NewFrame, ReadOptions, TopicPatterns};
+
+/// Why the store refused or could not be reached. Cheap to clone, since several waiting outputs
+/// can share one refusal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct BackendError {
+    /// What the caller can do about it.
+    pub code: BackendCode,
+    /// One line for people, lower case.
+    pub message: String,
+}
+
+/// The reactions a caller of [`Backend`] can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BackendCode {
+    /// The request itself is wrong: trying again gives the same answer.
+    Refused,
+    /// The named frame, blob or command does not exist.
+    NotFound,
+    /// The store cannot take it now: it is full, read-only or gone.
+    Unavailable,
+    /// It took too long.
+    TimedOut,
+    /// The called command answered with an error.
+    CallFailed,
+}
+
+impl BackendError {
+    /// An error with a code and one line for people.
+    #[must_use]
+    pub fn new(code: BackendCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// Severity of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// For the author while writing the module.
+    Debug,
+    /// Normal events.
+    Info,
+    /// Something odd that was handled.
+    Warn,
+    /// Something failed.
+    Error,
+}
+
+impl LogLevel {
+    /// The name as it stands in a log frame.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Counts of one topic, as `ctx.topics()` shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// The topic.
+    pub topic: String,
+    /// Frames in it.
+    pub count: u64,
+    /// Bytes of those frames.
+    pub bytes: u64,
+    /// The oldest of them.
+    pub first: FrameId,
+    /// The newest of them.
+    pub last: FrameId,
+}
+
+/// A call of another command.
+#[derive(Debug, Clone)]
+pub struct CallRequest {
+    /// The command's name.
+    pub name: String,
+    /// JSON text of its arguments, an object.
+    pub args: String,
+    /// The body of the call frame.
+    pub body: Bytes,
+    /// Milliseconds without a result after which the caller gives up; `None` is the command's own.
+    pub timeout_ms: Option<u64>,
+}
+
+/// Frames one after another; an error is the last item.
+pub type FrameStream = BoxStream<'static, Result<Frame, BackendError>>;
+
+/// The store as an isolate sees it. Dropping a future or a stream gives the request up.
+pub trait Backend: Send + Sync + 'static {
+    /// Appends frames as one batch and gives them back as stored. Their origin is set already.
+    fn append(&self, frames: Vec<NewFrame>) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>>;
+    /// Reads frames; a following read goes on until it is dropped.
+    fn read(&self, options: ReadOptions) -> FrameStream;
+    /// One frame by its id.
+    fn get(&self, id: FrameId) -> BoxFuture<'static, Result<Option<Frame>, BackendError>>;
+    /// The newest frame of any of the topics.
+    fn last(
+        &self,
+        topics: TopicPatterns,
+    ) -> BoxFuture<'static, Result<Option<Frame>, BackendError>>;
+    /// The newest frame of each of the topics, in log order.
+    fn last_per_topic(
+        &self,
+        topics: TopicPatterns,
+    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>>;
+    /// What topics there are.
+    fn topics(
+        &self,
+        topics: TopicPatterns,
+    ) -> BoxFuture<'static, Result<Vec<TopicInfo>, BackendError>>;
+    /// Keeps bytes as a blob.
+    fn blob_put(&self, bytes: Bytes) -> BoxFuture<'static, Result<BlobHash, BackendError>>;
+    /// The bytes of a blob of at most `max` bytes; `None` when the store does not have it.
+    fn blob_get(
+        &self,
+        hash: BlobHash,
+        max: u64,
+    ) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>>;
+    /// Calls a command; the stream ends after its last result.
+    fn call(&self, request: CallRequest) -> FrameStream;
+    /// One line of the processor's log. Never blocks; may drop lines above the log's rate.
+    fn log(&self, level: LogLevel, message: String, fields: Option<String>);
+    /// A position kept for the processor under `key` (a tailed file, the input of a generator).
+    fn position_get(&self, key: String) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>>;
+    /// Keeps such a position.
+    fn position_set(
+        &self,
+        key: String,
+        value: Bytes,
+    ) -> BoxFuture<'static, Result<(), BackendError>>;
+    /// The name of the processor whose create frame this is, for `frame.cause`.
+    fn processor_name(&self, create: FrameId) -> Option<String>;
+}

@@ -1,0 +1,113 @@
+//! How a module fails, in words and places its author knows.
+
+use std::fmt;
+
+/// What went wrong, by the reaction it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The source is not JavaScript or TypeScript.
+    Syntax,
+    /// An import cannot be resolved or is not allowed.
+    Import,
+    /// The code threw, at import or in a call.
+    Throw,
+    /// The default export is not a valid definition.
+    Definition,
+    /// A permission is missing.
+    Permission,
+    /// A call took too long, or waits for something that can never happen.
+    Timeout,
+    /// It kept the CPU too long without returning to the event loop.
+    Cpu,
+    /// It needed more memory than it may have.
+    Heap,
+    /// It does not react to being stopped; its thread is given up.
+    Wedged,
+    /// The call was cancelled by its caller.
+    Cancelled,
+    /// It was stopped by the Host.
+    Stopped,
+    /// The store refused or could not be reached.
+    Store,
+}
+
+impl FailureKind {
+    /// The `code` in lifecycle and error frames.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::Import => "import",
+            Self::Throw => "throw",
+            Self::Definition => "definition",
+            Self::Permission => "permission",
+            Self::Timeout => "timeout",
+            Self::Cpu => "cpu",
+            Self::Heap => "heap",
+            Self::Wedged => "wedged",
+            Self::Cancelled => "cancelled",
+            Self::Stopped => "stopped",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// A module's failure. The place is where its author wrote the code, in TypeScript too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleError {
+    /// What kind of failure.
+    pub kind: FailureKind,
+    /// One line, with the name of the thrown error first when there is one.
+    pub message: String,
+    /// Message and frames, with mapped places; frames of xs itself are left out.
+    pub stack: Option<String>,
+    /// Path relative to the modules directory.
+    pub file: Option<String>,
+    /// Line, from 1.
+    pub line: Option<u32>,
+    /// Column, from 1.
+    pub column: Option<u32>,
+    /// A few source lines with a mark under the place.
+    pub code_frame: Option<String>,
+}
+
+impl ModuleError {
+    /// An error without a place.
+    #[must_use]
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            stack: None,
+            file: None,
+            line: None,
+            column: None,
+            code_frame: None,
+        }
+    }
+
+    /// The same error at a place.
+    #[must_use]
+    pub fn at(mut self, file: impl Into<String>, line: u32, column: u32) -> Self {
+        self.file = Some(file.into());
+        self.line = Some(line);
+        self.column = Some(column);
+        self
+    }
+}
+
+impl fmt::Display for ModuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let (Some(file), Some(line), Some(column)) = (&self.file, self.line, self.column) {
+            write!(f, " ({file}:{line}:{column})")?;
+        }
+        if let Some(code_frame) = &self.code_frame {
+            write!(f, "\n{code_frame}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ModuleError {}

@@ -1,0 +1,213 @@
+//! The Host's side of an isolate: requests go to its thread over a channel, answers come back over
+//! others. It never blocks and never waits for a thread that does not answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Backend, Call, Definition, FailureKind, HandlerReply, Input, IsolateSpec, ModuleError,
+};
+use crate::isolate::thread;
+
+/// What the thread is asked to do.
+pub(crate) enum Request {
+    /// Take the saved state, before the first batch.
+    State { saved: Option<Bytes>, answer: oneshot::Sender<Result<(), ModuleError>> },
+    /// Handle inputs; an empty batch is a `tick`.
+    Handle { inputs: Vec<Input>, replies: Replies },
+    /// Run the generator until it ends.
+    Run { answer: oneshot::Sender<Result<(), ModuleError>> },
+    /// Answer one call.
+    Call { call: Box<Call>, answer: oneshot::Sender<Result<(), ModuleError>> },
+}
+
+/// The thread's ends of a [`Handling`].
+pub(crate) struct Replies {
+    pub(crate) replies: mpsc::UnboundedSender<HandlerReply>,
+    pub(crate) committed: mpsc::UnboundedReceiver<()>,
+}
+
+/// How an isolate ended; `None` while it lives.
+pub(crate) type Fate = Option<ModuleError>;
+
+/// A module on its thread. Dropping it stops the module at once, without its `finally` blocks.
+pub struct Isolate {
+    requests: mpsc::UnboundedSender<Request>,
+    fate: watch::Receiver<Fate>,
+    stop: Arc<thread::Stop>,
+}
+
+impl Isolate {
+    /// Starts a thread, evaluates the module on it and checks its definition. Nothing of the module
+    /// runs before it is told to by another method, except its top level.
+    ///
+    /// # Errors
+    /// [`ModuleError`] says what is wrong with the module, and where.
+    pub async fn start(
+        spec: IsolateSpec,
+        backend: Arc<dyn Backend>,
+    ) -> Result<(Self, Definition), ModuleError> {
+        let (requests, incoming) = mpsc::unbounded_channel();
+        let (fate_out, fate) = watch::channel(None);
+        let (started, definition) = oneshot::channel();
+        let stop = thread::spawn(spec, backend, incoming, started, fate_out)?;
+        let isolate = Self { requests, fate, stop };
+        let definition = isolate.answer(definition).await??;
+        Ok((isolate, definition))
+    }
+
+    /// Gives a handler its saved state, or the definition's initial one for `None`. To be called
+    /// before the first [`Isolate::handle`].
+    ///
+    /// # Errors
+    /// [`ModuleError`] when it is not JSON or `migrate` throws.
+    pub async fn load_state(&self, saved: Option<Bytes>) -> Result<(), ModuleError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::State { saved, answer })?;
+        self.answer(answered).await?
+    }
+
+    /// Hands a handler up to [`INPUTS_MAX`](super::INPUTS_MAX) frames in order. One batch at a time.
+    ///
+    /// # Errors
+    /// [`ModuleError`] when the isolate has ended.
+    pub fn handle(&self, inputs: Vec<Input>) -> Result<Handling, ModuleError> {
+        let (replies, receiver) = mpsc::unbounded_channel();
+        let (committed, commits) = mpsc::unbounded_channel();
+        let total = inputs.len();
+        self.send(Request::Handle { inputs, replies: Replies { replies, committed: commits } })?;
+        let fate = self.fate.clone();
+        Ok(Handling { replies: receiver, committed, fate, total, done: 0, state: Stage::Waiting })
+    }
+
+    /// Calls a handler's `tick`; it answers with one reply whose `done` is 0.
+    ///
+    /// # Errors
+    /// [`ModuleError`] when the isolate has ended.
+    pub fn tick(&self) -> Result<Handling, ModuleError> {
+        self.handle(Vec::new())
+    }
+
+    /// Runs the generator until it ends; its frames go to the backend. `Ok` means that it returned.
+    ///
+    /// # Errors
+    /// [`ModuleError`] says why it ended otherwise.
+    pub async fn run_generator(&self) -> Result<(), ModuleError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Run { answer })?;
+        self.answer(answered).await?
+    }
+
+    /// Answers one call; its results and, after success, `call.complete` go to the backend. Calls
+    /// run side by side. The caller writes the error frame.
+    ///
+    /// # Errors
+    /// [`ModuleError`] says why the call failed; [`Isolate::failed`] whether the isolate did.
+    pub async fn call(&self, call: Call) -> Result<(), ModuleError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Call { call: Box::new(call), answer })?;
+        self.answer(answered).await?
+    }
+
+    /// Stops the module: `ctx.signal` fires, iterators end, `finally` blocks run. After the limit
+    /// of [`Limits::stop`](super::Limits) it is terminated, after twice that its thread is given up.
+    ///
+    /// # Errors
+    /// [`FailureKind::Wedged`] when the thread is still running.
+    pub async fn stop(self) -> Result<(), ModuleError> {
+        self.stop.ask();
+        let fate = ended(self.fate.clone()).await;
+        if fate.kind == FailureKind::Wedged { Err(fate) } else { Ok(()) }
+    }
+
+    /// Resolves when the isolate has ended, whatever the reason: it failed outside of any request
+    /// (a timer, a rejection nobody handled), inside of one, or was stopped.
+    pub fn failed(&self) -> impl Future<Output = ModuleError> + Send + 'static + use<> {
+        ended(self.fate.clone())
+    }
+
+    fn send(&self, request: Request) -> Result<(), ModuleError> {
+        self.requests.send(request).map_err(|_| fate_of(&self.fate))
+    }
+
+    /// Waits for an answer, or for the end of the isolate that will never give it.
+    async fn answer<T>(&self, answered: oneshot::Receiver<T>) -> Result<T, ModuleError> {
+        tokio::select! {
+            biased;
+            answer = answered => match answer {
+                Ok(answer) => Ok(answer),
+                Err(_) => Err(ended(self.fate.clone()).await),
+            },
+            fate = ended(self.fate.clone()) => Err(fate),
+        }
+    }
+}
+
+impl Drop for Isolate {
+    fn drop(&mut self) {
+        self.stop.kill();
+    }
+}
+
+/// A batch being handled. Dropping it does not take the calls back.
+pub struct Handling {
+    replies: mpsc::UnboundedReceiver<HandlerReply>,
+    committed: mpsc::UnboundedSender<()>,
+    fate: watch::Receiver<Fate>,
+    total: usize,
+    done: usize,
+    state: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    HandedOut,
+    Over,
+}
+
+impl Handling {
+    /// The next reply, or `None` after the last. Calling it says that the reply before is
+    /// committed: only then do a waiting call's reads go on.
+    ///
+    /// # Errors
+    /// [`ModuleError`] when the isolate ended before all inputs were finished.
+    pub async fn next(&mut self) -> Result<Option<HandlerReply>, ModuleError> {
+        if self.state == Stage::HandedOut {
+            // The thread may be gone by now: then there is nobody left to tell.
+            let _ = self.committed.send(());
+            self.state = Stage::Waiting;
+        }
+        if self.state == Stage::Over {
+            return Ok(None);
+        }
+        let reply = tokio::select! {
+            biased;
+            reply = self.replies.recv() => reply,
+            fate = ended(self.fate.clone()) => return Err(fate),
+        };
+        let Some(reply) = reply else {
+            return Err(ended(self.fate.clone()).await);
+        };
+        self.done += reply.done;
+        let last = reply.failure.is_some() || self.done >= self.total;
+        self.state = if last { Stage::Over } else { Stage::HandedOut };
+        Ok(Some(reply))
+    }
+}
+
+async fn ended(mut fate: watch::Receiver<Fate>) -> ModuleError {
+    // An error means that the thread dropped its end: what it last said stands.
+    let _ = fate.wait_for(Option::is_some).await;
+    fate_of(&fate)
+}
+
+fn fate_of(fate: &watch::Receiver<Fate>) -> ModuleError {
+    fate.borrow().clone().unwrap_or_else(gone)
+}
+
+fn gone() -> ModuleError {
+    ModuleError::new(FailureKind::Throw, "the isolate's thread ended without a reason")
+}

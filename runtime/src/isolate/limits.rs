@@ -1,0 +1,57 @@
+//! What an isolate may use. Every bound on a module is here or in a constant beside its only use.
+
+use std::time::Duration;
+
+/// Outputs of one handler call, `ctx.append` and results together.
+pub const OUTPUTS_PER_CALL_MAX: usize = 1_000;
+/// Bytes of the body of one frame that a module makes; larger content goes through `ctx.blob.put`.
+pub const OUTPUT_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of all bodies that one handler call buffers.
+pub const OUTPUT_BYTES_PER_CALL_MAX: usize = 8 * 1024 * 1024;
+/// Frames of a generator or a call that were yielded and are not stored yet.
+pub const OUTSTANDING_FRAMES_MAX: usize = 256;
+/// Bytes of such frames.
+pub const OUTSTANDING_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of a body or a file that JavaScript reads in one piece.
+pub const READ_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Bytes of a handler's state as JSON.
+pub const STATE_BYTES_MAX: usize = xs_engine::limits::CURSOR_STATE_BYTES_MAX;
+/// Frames handed to a handler in one batch.
+pub const INPUTS_MAX: usize = 512;
+/// Characters of one log line; the rest is cut.
+pub const LOG_CHARS_MAX: usize = 10_000;
+/// Streams (reads, tails, calls) that one isolate has open at a time.
+pub const STREAMS_MAX: usize = 256;
+/// Calls of a command that run side by side unless its definition says less or more.
+pub const CONCURRENCY_DEFAULT: usize = 64;
+/// The most that a definition may say.
+pub const CONCURRENCY_MAX: usize = 1_024;
+/// The longest `timeout` of a definition.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Limits of one isolate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the JavaScript heap.
+    pub heap_bytes: usize,
+    /// Bytes granted once beyond it, so that the failure can be reported.
+    pub heap_grace_bytes: usize,
+    /// CPU time without a return to the event loop.
+    pub slice: Duration,
+    /// Wall time of the evaluation of a module with a top-level `await`.
+    pub start: Duration,
+    /// Time between asking to stop and terminating, and once more until the thread is given up.
+    pub stop: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            heap_bytes: 64 * 1024 * 1024,
+            heap_grace_bytes: 16 * 1024 * 1024,
+            slice: Duration::from_secs(1),
+            start: Duration::from_secs(10),
+            stop: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! One module, evaluated on a thread of its own: [`Isolate`] is the handle that the Host holds. The
+//! isolate turns frames into calls and results into frames; it decides nothing about restarts,
+//! cursors or lifecycle, and talks to the store through [`Backend`] only.
+
+mod backend;
+mod definition;
+mod failure;
+mod handle;
+mod limits;
+mod thread;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use xs_engine::{Frame, FrameId, NewFrame};
+
+pub use backend::{
+    Backend, BackendCode, BackendError, CallRequest, FrameStream, LogLevel, TopicInfo,
+};
+pub use definition::{
+    ArgSpec, ArgType, Definition, Kind, LastResort, OnError, OutputSpec, PermissionList, StartAt,
+};
+pub use failure::{FailureKind, ModuleError};
+pub use handle::{Handling, Isolate};
+pub use limits::{INPUTS_MAX, Limits};
+
+use crate::loader::ModuleGraph;
+use crate::permissions::Allow;
+
+/// Everything an isolate is made from.
+#[derive(Debug, Clone)]
+pub struct IsolateSpec {
+    /// The processor's name; results go to `<name>.recv` or `<name>.out`.
+    pub name: String,
+    /// What it must define.
+    pub kind: Kind,
+    /// The `xs.<kind>.<name>.create` frame, which becomes the origin of what it appends.
+    pub create: FrameId,
+    /// Its source and all that it imports.
+    pub graph: Arc<ModuleGraph>,
+    /// Configuration that overrides the definition's defaults, key by key.
+    pub config: Value,
+    /// Variables the operator offers; a module sees those that it names in `permissions.env`.
+    pub env: BTreeMap<String, String>,
+    /// What it may use.
+    pub limits: Limits,
+    /// What the operator lets modules ask for.
+    pub allow: Allow,
+    /// Directory that relative paths in `permissions.read` and `ctx.fs` start from.
+    pub base: PathBuf,
+}
+
+/// A frame handed to a handler or a command.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// The frame.
+    pub frame: Frame,
+    /// Its body, when it travelled along; otherwise it is fetched when the module asks for it.
+    pub body: Option<Bytes>,
+    /// 1 for the first try of this frame, more under `retry`.
+    pub attempt: u32,
+}
+
+/// What came of some of the inputs of one [`Isolate::handle`]. What it holds is to be committed as
+/// one batch before [`Handling::next`] is called again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HandlerReply {
+    /// How many further inputs are finished. 0 together with a failure, and for a `tick`.
+    pub done: usize,
+    /// What their calls appended and returned, in order, with topic, ttl and origin set.
+    pub outputs: Vec<NewFrame>,
+    /// The state as JSON when it is not what it was at the last commit.
+    pub state: Option<Bytes>,
+    /// Why the input after those could not be handled; the last reply when set.
+    pub failure: Option<HandlerFailure>,
+}
+
+/// Why a handler call did not succeed. Its outputs and state changes are gone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HandlerFailure {
+    /// What happened.
+    pub error: ModuleError,
+    /// Index of the failing input in the batch given to [`Isolate::handle`], as far as it is known.
+    pub index: usize,
+    /// Calls before it shared its commit and are undone with it: a fresh isolate has to repeat the
+    /// unfinished inputs one by one.
+    pub shared: bool,
+    /// The isolate cannot go on and has to be replaced, also when the frame is skipped.
+    pub fresh: bool,
+    /// What the module itself asked for by throwing `Retry` or `Park`.
+    pub verdict: Verdict,
+}
+
+/// What is to happen to a frame whose handler threw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verdict {
+    /// What the definition's `onError` says.
+    #[default]
+    Policy,
+    /// `throw new Retry(reason, { after })`: try again, after so many milliseconds if given.
+    Retry {
+        /// The wait asked for.
+        after_ms: Option<u64>,
+    },
+    /// `throw new Park(reason)`.
+    Park,
+}
+
+/// A call of a command.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The `<name>.call` frame; its meta's `args` are the arguments.
+    pub input: Input,
+    /// When the caller gives up, in milliseconds since 1970; without it the definition's `timeout`
+    /// counts anew after each result.
+    pub deadline_ms: Option<u64>,
+    /// The frame to append behind the last result, in one batch with it.
+    pub complete: NewFrame,
+    /// Fires when the caller cancels.
+    pub cancel: CancellationToken,
+}
