@@ -35,3 +35,9 @@ pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const HOPS_MAX: u32 = 32;
 /// Ephemeral frames kept for followers that have not taken them yet.
 pub const EPHEMERAL_RING_MAX: usize = 1024;
+/// Longest interval between syncs, in milliseconds.
+pub const SYNC_INTERVAL_MS_MAX: u64 = 60_000;
+/// Epochs the manifest remembers; the oldest go first.
+pub const EPOCHS_MAX: usize = 4096;
+/// Files the manifest names.
+pub const FILES_MAX: usize = 1024 * 1024;

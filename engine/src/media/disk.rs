@@ -1,0 +1,136 @@
+//! Files of the real filesystem.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::mapped::Mapped;
+use super::positioned::Positioned;
+use super::{Files, Media};
+use crate::options::MediaChoice;
+use crate::sys;
+
+/// The real filesystem.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Disk {
+    mapped: bool,
+}
+
+impl Disk {
+    /// Decides how files in `dir` are written. `dir` exists.
+    pub(crate) fn new(choice: MediaChoice, dir: &Path) -> Self {
+        let mapped = match choice {
+            MediaChoice::Auto => sys::is_mappable(dir),
+            MediaChoice::Mapped => true,
+            MediaChoice::Positioned => false,
+        };
+        Self { mapped }
+    }
+
+    fn append(&self, file: File, path: &Path) -> io::Result<Arc<dyn Media>> {
+        Ok(if self.mapped {
+            Arc::new(Mapped::append(file, path)?)
+        } else {
+            Arc::new(Positioned::append(file, path)?)
+        })
+    }
+}
+
+/// Files are for their owner alone: they hold what topics' readers may not all see.
+fn options(create: bool) -> OpenOptions {
+    let mut options = File::options();
+    options.read(true).write(true).create(create).mode(0o600);
+    options
+}
+
+impl Files for Disk {
+    fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>> {
+        // Unlinked, not truncated: whoever still reads the old file keeps it.
+        self.remove(path)?;
+        let file = options(true).create_new(true).open(path)?;
+        let made = sys::allocate(&file, len, zero).and_then(|()| file.sync_all());
+        if let Err(error) = made {
+            // Part of the space may have been taken; on a full disk it is given back. That the
+            // file was not made is the error worth telling.
+            let _ = self.remove(path);
+            return Err(error);
+        }
+        self.append(file, path)
+    }
+
+    fn open_append(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        self.append(options(false).open(path)?, path)
+    }
+
+    fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        let file = File::open(path)?;
+        Ok(if self.mapped {
+            Arc::new(Mapped::sealed(file, path)?)
+        } else {
+            Arc::new(Positioned::sealed(file, path)?)
+        })
+    }
+
+    fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        let file = File::open(path)?;
+        sys::drop_cache(&file)?;
+        Ok(Arc::new(Positioned::sealed(file, path)?))
+    }
+
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = options(true).truncate(true).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > max {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(bytes)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn cut(&self, path: &Path, len: u64) -> io::Result<()> {
+        let file = options(false).open(path)?;
+        file.set_len(len)?;
+        file.sync_all()
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        match dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
+            _ => self.sync_dir(Path::new(".")),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! A filesystem for tests that fails the k-th operation that changes something.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::{Files, Media};
+
+/// What fails, and when. Shared by the test and the files it watches.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    count: AtomicU64,
+    first: AtomicU64,
+    last: AtomicU64,
+    errno: AtomicU64,
+}
+
+impl Faults {
+    /// Nothing fails yet; operations are counted.
+    pub(crate) fn none() -> Arc<Self> {
+        Arc::new(Self {
+            count: AtomicU64::new(0),
+            first: AtomicU64::new(u64::MAX),
+            last: AtomicU64::new(0),
+            errno: AtomicU64::new(0),
+        })
+    }
+
+    /// Operations so far.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// From now on operations number `first` to `last` (counted from now, 1 is the next) fail.
+    pub(crate) fn set(&self, first: u64, last: u64, errno: rustix::io::Errno) {
+        self.count.store(0, Ordering::Relaxed);
+        self.errno.store(errno.raw_os_error() as u64, Ordering::Relaxed);
+        self.last.store(last, Ordering::Relaxed);
+        self.first.store(first, Ordering::Relaxed);
+    }
+
+    /// Nothing fails any longer.
+    pub(crate) fn clear(&self) {
+        self.first.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    fn step(&self) -> io::Result<()> {
+        let now = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let range = self.first.load(Ordering::Relaxed)..=self.last.load(Ordering::Relaxed);
+        if range.contains(&now) {
+            let errno = self.errno.load(Ordering::Relaxed);
+            return Err(io::Error::from_raw_os_error(errno as i32));
+        }
+        Ok(())
+    }
+}
+
+/// Files that fail as told.
+#[derive(Debug)]
+pub(crate) struct FaultyFiles<F> {
+    files: F,
+    faults: Arc<Faults>,
+}
+
+impl<F: Files> FaultyFiles<F> {
+    pub(crate) fn new(files: F, faults: &Arc<Faults>) -> Self {
+        Self { files, faults: Arc::clone(faults) }
+    }
+
+    fn wrap(&self, media: Arc<dyn Media>) -> Arc<dyn Media> {
+        Arc::new(FaultyMedia { media, faults: Arc::clone(&self.faults) })
+    }
+}
+
+#[derive(Debug)]
+struct FaultyMedia {
+    media: Arc<dyn Media>,
+    faults: Arc<Faults>,
+}
+
+impl Media for FaultyMedia {
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.faults.step()?;
+        self.media.write_at(at, bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.faults.step()?;
+        self.media.sync()
+    }
+
+    fn publish(&self, upto: u64) {
+        self.media.publish(upto);
+    }
+
+    fn published(&self) -> u64 {
+        self.media.published()
+    }
+
+    fn view(&self, range: Range<u64>) -> io::Result<Bytes> {
+        self.media.view(range)
+    }
+
+    fn len(&self) -> u64 {
+        self.media.len()
+    }
+
+    fn path(&self) -> &Path {
+        self.media.path()
+    }
+}
+
+impl<F: Files> Files for FaultyFiles<F> {
+    fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>> {
+        self.faults.step()?;
+        self.files.create(path, len, zero).map(|media| self.wrap(media))
+    }
+
+    fn open_append(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        self.files.open_append(path).map(|media| self.wrap(media))
+    }
+
+    fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        self.files.open_sealed(path).map(|media| self.wrap(media))
+    }
+
+    fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        self.files.open_scan(path).map(|media| self.wrap(media))
+    }
+
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.faults.step() {
+            // What a crash in the middle leaves: half of the bytes.
+            self.files.write_new(path, &bytes[..bytes.len() / 2])?;
+            return Err(error);
+        }
+        self.files.write_new(path, bytes)
+    }
+
+    fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+        self.files.read(path, max)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.faults.step()?;
+        self.files.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.faults.step()?;
+        self.files.remove(path)
+    }
+
+    fn cut(&self, path: &Path, len: u64) -> io::Result<()> {
+        self.faults.step()?;
+        self.files.cut(path, len)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.faults.step()?;
+        self.files.sync_dir(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.files.list(dir)
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.faults.step()?;
+        self.files.create_dir(dir)
+    }
+}

@@ -1,0 +1,75 @@
+//! The lock that keeps a second process out of a store. The kernel drops it with its holder, so
+//! there are no stale locks; the text inside only serves the message.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+/// Bytes of the text that are read back.
+const TEXT_MAX: u64 = 128;
+
+/// A held lock; dropping it lets go.
+#[derive(Debug)]
+pub(crate) struct StoreLock {
+    _file: File,
+}
+
+/// Why a lock was not taken.
+#[derive(Debug)]
+pub(crate) enum LockError {
+    /// Somebody else has it: its process id and since when, in ms since 1970, as far as it says.
+    Held { pid: u32, since_ms: u64 },
+    /// The file cannot be opened or written.
+    Io(io::Error),
+}
+
+impl StoreLock {
+    /// Takes the lock without waiting.
+    pub(crate) fn take(path: &Path, now_ms: u64) -> Result<Self, LockError> {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(path).map_err(LockError::Io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(held(&file)),
+            Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
+        }
+        let text = format!("{} {now_ms}\n", std::process::id());
+        let written = file.set_len(0).and_then(|()| file.rewind());
+        // A full disk must not keep a store from being opened: the text is a courtesy.
+        match written.and_then(|()| file.write_all(text.as_bytes())) {
+            Err(error) if !super::is_full(&error) => Err(LockError::Io(error)),
+            _ => Ok(Self { _file: file }),
+        }
+    }
+}
+
+fn held(file: &File) -> LockError {
+    let mut text = String::new();
+    // The holder may be writing it just now; zeros then stand for "unknown".
+    let _ = file.take(TEXT_MAX).read_to_string(&mut text);
+    let mut words = text.split_whitespace();
+    let pid = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+    let since_ms = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+    LockError::Held { pid, since_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_told_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let lock = StoreLock::take(&path, 1234).unwrap();
+        let pid = std::process::id();
+        assert!(matches!(
+            StoreLock::take(&path, 5),
+            Err(LockError::Held { pid: p, since_ms: 1234 }) if p == pid
+        ));
+        drop(lock);
+        assert!(StoreLock::take(&path, 6).is_ok());
+    }
+}

@@ -1,0 +1,78 @@
+//! Files as the store needs them. [`Media`] is one append-only file in space allocated ahead of
+//! use; [`Files`] is everything else that is done to files and directories. Each call is one step a
+//! crash or a fault can fall between, and tests put faults there. Nothing here knows what the bytes
+//! mean.
+
+mod disk;
+#[cfg(test)]
+pub(crate) mod faulty;
+mod lock;
+mod mapped;
+mod positioned;
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub(crate) use disk::Disk;
+pub(crate) use lock::{LockError, StoreLock};
+
+/// One file. Bytes are written once, above what is published; publishing makes them final.
+pub(crate) trait Media: Send + Sync + Debug {
+    /// Writes `bytes` at `at`: within [`len`](Self::len), above [`published`](Self::published),
+    /// and never by two threads at a time in one place.
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes all that was written durable (`fdatasync`). After an error nothing about the file's
+    /// unsynced bytes is known, and a second call proves nothing.
+    fn sync(&self) -> io::Result<()>;
+    /// Makes the bytes below `upto` final and readable. All of them were written before.
+    fn publish(&self, upto: u64);
+    /// Bytes that are final.
+    fn published(&self) -> u64;
+    /// A range of published bytes. Takes one allocation or one read: ask for much and slice.
+    fn view(&self, range: Range<u64>) -> io::Result<Bytes>;
+    /// Allocated bytes.
+    fn len(&self) -> u64;
+    /// Where the file was opened; a file renamed since keeps its old path here.
+    fn path(&self) -> &Path;
+}
+
+/// What is done to files and directories.
+pub(crate) trait Files: Send + Sync + Debug {
+    /// Makes a new file of `len` allocated bytes, replacing an old one, and syncs it. Its name is
+    /// durable only after [`sync_dir`](Self::sync_dir). A full disk is an error here.
+    fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>>;
+    /// Opens a file to append to it; nothing of it is published.
+    fn open_append(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
+    /// Opens a file that no longer changes; all of it is published.
+    fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
+    /// Opens a file to read it as the disk has it: through reads, its cached pages dropped first.
+    /// Nothing of it is mapped, so it may be cut while it is open.
+    fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
+    /// Writes a small file whole and syncs it; its directory is not synced.
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Reads a file of at most `max` bytes.
+    fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>>;
+    /// Renames a file over another.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Unlinks a file; a missing one is no error.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Shortens a file and syncs it.
+    fn cut(&self, path: &Path, len: u64) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Names of the files in a directory, those that are UTF-8, in no order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Makes a directory if there is none, and makes its name durable.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// Whether an error says that there is no space: nothing was lost, and it may pass.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}

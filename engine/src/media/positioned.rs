@@ -1,0 +1,76 @@
+//! A file that is written with `pwrite` and read with `pread`: for filesystems on which stores into
+//! a map can fail late, and for reading what must not be mapped.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::Media;
+
+/// A file without a map.
+#[derive(Debug)]
+pub(super) struct Positioned {
+    file: File,
+    len: u64,
+    published: AtomicU64,
+    path: PathBuf,
+}
+
+impl Positioned {
+    pub(super) fn append(file: File, path: &Path) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        Ok(Self { file, len, published: AtomicU64::new(0), path: path.to_owned() })
+    }
+
+    pub(super) fn sealed(file: File, path: &Path) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        Ok(Self { file, len, published: AtomicU64::new(len), path: path.to_owned() })
+    }
+}
+
+impl Media for Positioned {
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = at.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > self.len) || at < self.published.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // write_all_at goes on after EINTR and short writes.
+        self.file.write_all_at(bytes, at)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn publish(&self, upto: u64) {
+        // Release pairs with the Acquire in `published`, as for a map: the kernel orders the bytes
+        // of pwrite and pread, this orders what else the writer did before publishing.
+        self.published.fetch_max(upto.min(self.len), Ordering::Release);
+    }
+
+    fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    fn view(&self, range: Range<u64>) -> io::Result<Bytes> {
+        if range.start > range.end || range.end > self.published() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.file.read_exact_at(&mut bytes, range.start)?;
+        Ok(Bytes::from(bytes))
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}

@@ -1,0 +1,157 @@
+//! How a store is opened.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::clock::{Clock, SystemClock};
+use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SYNC_INTERVAL_MS_MAX};
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Bytes of a segment of the log: a power of two from 64 KiB to 1 GiB.
+    pub segment_bytes: u64,
+    /// Bytes of a pack of blobs: a power of two from 64 KiB to 1 GiB. A larger blob gets a pack of
+    /// its own.
+    pub pack_bytes: u64,
+    /// When appends are made durable.
+    pub sync: SyncPolicy,
+    /// How files are written.
+    pub media: MediaChoice,
+    /// Tells the time that ids carry.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 * 1024 * 1024,
+            pack_bytes: 64 * 1024 * 1024,
+            sync: SyncPolicy::Sync,
+            media: MediaChoice::Auto,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// An option that is out of its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OptionsError {
+    /// A file size that is not allowed.
+    #[error("{what} of {bytes} bytes: a power of two from 64 KiB to 1 GiB is needed")]
+    FileBytes {
+        /// Which option.
+        what: &'static str,
+        /// What it was set to.
+        bytes: u64,
+    },
+    /// Not a sync policy.
+    #[error("{0:?} is not a sync policy: sync, interval:<ms>ms or none")]
+    SyncPolicy(String),
+}
+
+impl StoreOptions {
+    pub(crate) fn check(&self) -> Result<(), OptionsError> {
+        for (what, bytes) in [("segment", self.segment_bytes), ("pack", self.pack_bytes)] {
+            let in_range = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes);
+            if !in_range || !bytes.is_power_of_two() {
+                return Err(OptionsError::FileBytes { what, bytes });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// When appends are made durable, and with that what survives. In every policy a killed process
+/// loses nothing that was acknowledged; the policies differ in what a power cut may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncPolicy {
+    /// Before they are acknowledged or seen by any reader. A power cut takes nothing acknowledged.
+    #[default]
+    Sync,
+    /// So many milliseconds after a write, or once so many bytes wait, whichever is first. A power
+    /// cut may take the acknowledged appends of the last interval, always the newest ones.
+    Interval {
+        /// Milliseconds.
+        ms: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// When a segment is sealed and when the store is closed. A power cut may take any number of
+    /// the newest appends.
+    None,
+}
+
+impl SyncPolicy {
+    /// Bytes after which [`SyncPolicy::Interval`] syncs when only a time was asked for.
+    pub const INTERVAL_BYTES: u64 = 4 * 1024 * 1024;
+}
+
+impl fmt::Display for SyncPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sync => f.write_str("sync"),
+            Self::Interval { ms, .. } => write!(f, "interval:{ms}ms"),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
+impl FromStr for SyncPolicy {
+    type Err = OptionsError;
+
+    fn from_str(text: &str) -> Result<Self, OptionsError> {
+        let refuse = || OptionsError::SyncPolicy(text.chars().take(80).collect());
+        match text {
+            "sync" => return Ok(Self::Sync),
+            "none" => return Ok(Self::None),
+            _ => {}
+        }
+        let ms = text.strip_prefix("interval:").ok_or_else(refuse)?;
+        let ms: u64 = ms.strip_suffix("ms").unwrap_or(ms).parse().map_err(|_| refuse())?;
+        if !(1..=SYNC_INTERVAL_MS_MAX).contains(&ms) {
+            return Err(refuse());
+        }
+        Ok(Self::Interval { ms, bytes: Self::INTERVAL_BYTES })
+    }
+}
+
+/// How files are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MediaChoice {
+    /// Mapped on ext4, xfs and tmpfs, positioned elsewhere.
+    #[default]
+    Auto,
+    /// Through a shared map. On a copy-on-write filesystem a full disk then kills the process.
+    Mapped,
+    /// With `pwrite`.
+    Positioned,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_read_and_written() {
+        for text in ["sync", "none", "interval:50ms"] {
+            assert_eq!(text.parse::<SyncPolicy>().unwrap().to_string(), text);
+        }
+        for bad in ["", "Sync", "interval", "interval:", "interval:0", "interval:-1ms"] {
+            assert!(bad.parse::<SyncPolicy>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        let with = |bytes| StoreOptions { segment_bytes: bytes, ..StoreOptions::default() };
+        for good in [SEGMENT_BYTES_MIN, 1 << 20, SEGMENT_BYTES_MAX] {
+            assert!(with(good).check().is_ok());
+        }
+        for bad in [0, SEGMENT_BYTES_MIN - 1, SEGMENT_BYTES_MIN + 8, SEGMENT_BYTES_MAX * 2] {
+            assert!(with(bad).check().is_err());
+        }
+    }
+}

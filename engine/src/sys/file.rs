@@ -1,0 +1,66 @@
+//! Allocation, cache advice, filesystem kinds, randomness. No `unsafe` is needed for these.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use rustix::fs::{Advice, FallocateFlags};
+use rustix::io::Errno;
+
+/// Zeros are written in pieces of this size.
+const ZEROS_LEN: usize = 1024 * 1024;
+
+/// Gives a file `len` bytes of space that later writes cannot fail to get. With `zero` the bytes
+/// are written as well, so that a later sync has no extents to convert.
+pub(crate) fn allocate(file: &File, len: u64, zero: bool) -> io::Result<()> {
+    let reserved = loop {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+            Err(Errno::INTR) => {}
+            other => break other,
+        }
+    };
+    match reserved {
+        Ok(()) if !zero => Ok(()),
+        // A filesystem that cannot allocate ahead gets zeros instead.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, len),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn write_zeros(file: &File, len: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_LEN];
+    let mut at = 0;
+    while at < len {
+        let piece = (len - at).min(ZEROS_LEN as u64);
+        file.write_all_at(&zeros[..piece as usize], at)?;
+        at += piece;
+    }
+    Ok(())
+}
+
+/// Asks the kernel to forget the clean pages of a file, so that reads see what the disk has. After
+/// a failed sync the page cache holds bytes the disk never got.
+pub(crate) fn drop_cache(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?)
+}
+
+/// Whether stores into a map of a file in `dir` are as safe as writes: the filesystem writes in
+/// place, so allocated space cannot run out later.
+pub(crate) fn is_mappable(dir: &Path) -> bool {
+    const EXT4: i64 = 0xEF53;
+    const XFS: i64 = 0x5846_5342;
+    const TMPFS: i64 = 0x0102_1994;
+    rustix::fs::statfs(dir).is_ok_and(|stat| {
+        #[allow(clippy::unnecessary_cast, reason = "the type of f_type differs by platform")]
+        let kind = stat.f_type as i64;
+        matches!(kind, EXT4 | XFS | TMPFS)
+    })
+}
+
+/// Bytes from the kernel's generator.
+pub(crate) fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}

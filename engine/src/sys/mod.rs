@@ -1,0 +1,14 @@
+//! What the operating system has to be asked for by hand: shared maps, allocation, cache advice
+//! and randomness. The only module of the crate with `unsafe`.
+//!
+//! The contract of a [`Map`]: one thread at a time writes to it; bytes below its published length
+//! are final, so slices are handed out over those alone and writes to them are refused; bytes above
+//! are touched through raw pointers only and no reference to them ever exists. A file is never cut
+//! below what was published of it while it is mapped, only unlinked. Somebody else who cuts it gets
+//! the process a SIGBUS, which is why the store is locked and why its files are private.
+
+mod file;
+mod map;
+
+pub(crate) use file::{allocate, drop_cache, is_mappable, random_bytes};
+pub(crate) use map::Map;
