@@ -41,3 +41,7 @@ pub const SYNC_INTERVAL_MS_MAX: u64 = 60_000;
 pub const EPOCHS_MAX: usize = 4096;
 /// Files the manifest names.
 pub const FILES_MAX: usize = 1024 * 1024;
+/// Bytes of the records of those frames.
+pub const EPHEMERAL_RING_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Sealed segments that are open at a time.
+pub const OPEN_SEGMENTS_MAX: usize = 1024;

@@ -1,7 +1,11 @@
 //! Bytes to values and back: the layouts of docs/format.md. Takes slices, returns values; touches
 //! no file, and whatever the bytes are, answers with a value or a typed error.
 
+pub mod batch;
+pub mod control;
+pub mod file;
 pub mod record;
+pub mod super_file;
 
 /// `n` rounded up to a multiple of 8.
 #[must_use]

@@ -1,0 +1,83 @@
+//! What all parts of an open store share: where it is, how its files are reached, the time.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::clock::Clock;
+use crate::manifest::Manifest;
+use crate::media::Files;
+use crate::options::StoreOptions;
+use crate::sys;
+
+/// Shared by all parts of an open store.
+#[derive(Debug)]
+pub(crate) struct Env {
+    /// The store's directory.
+    pub(crate) dir: PathBuf,
+    /// Every file operation goes through these.
+    pub(crate) files: Arc<dyn Files>,
+    /// Which files belong to the store.
+    pub(crate) manifest: Manifest,
+    /// Tells the time.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How the store was opened.
+    pub(crate) options: StoreOptions,
+    /// Uuids and salts.
+    pub(crate) random: Random,
+}
+
+impl Env {
+    /// The directory of the log.
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// The directory of the packs.
+    pub(crate) fn blob_dir(&self) -> PathBuf {
+        self.dir.join("blobs")
+    }
+
+    /// A file of the log: `seg`, `idx`, `top` or `dead`.
+    pub(crate) fn log_path(&self, base: u64, generation: u32, kind: &str) -> PathBuf {
+        self.log_dir().join(format!("{base:020}.{generation}.{kind}"))
+    }
+
+    /// A file of the packs: `pack` or `pidx`.
+    pub(crate) fn blob_path(&self, number: u64, generation: u32, kind: &str) -> PathBuf {
+        self.blob_dir().join(format!("{number:020}.{generation}.{kind}"))
+    }
+}
+
+/// Random bytes that cannot fail to come: a seed from the kernel, stretched with SHA-256.
+#[derive(Debug)]
+pub(crate) struct Random {
+    seed: [u8; 32],
+    count: AtomicU64,
+}
+
+impl Random {
+    /// Takes a seed from the kernel.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { seed: sys::random_bytes()?, count: AtomicU64::new(0) })
+    }
+
+    /// At most 32 random bytes.
+    pub(crate) fn bytes<const N: usize>(&self) -> [u8; N] {
+        const { assert!(N <= 32) };
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let digest = Sha256::new().chain_update(self.seed).chain_update(count.to_le_bytes());
+        let digest: [u8; 32] = digest.finalize().into();
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&digest[..N]);
+        bytes
+    }
+
+    /// A random number that is not 0, so that it differs from what zeros would read as.
+    pub(crate) fn salt(&self) -> u32 {
+        u32::from_le_bytes(self.bytes()).max(1)
+    }
+}

@@ -1,0 +1,242 @@
+//! What can go wrong, one enum for each thing a caller does: open, append, read, close.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::format::record::RecordError;
+use crate::options::OptionsError;
+use crate::value::{BlobHash, CursorName};
+
+/// A place where a file does not hold what it must.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Corruption {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in the file, in bytes.
+    pub position: u64,
+    /// The offset of the frame that is hit, when that is known.
+    pub offset: Option<u64>,
+    /// What does not fit there.
+    pub what: Arc<str>,
+}
+
+impl Corruption {
+    /// A corruption whose frame is not known.
+    pub(crate) fn new(path: impl Into<PathBuf>, position: u64, what: impl fmt::Display) -> Self {
+        Self { path: path.into(), position, offset: None, what: what.to_string().into() }
+    }
+
+    /// The same, with the offset of the frame it hits.
+    pub(crate) fn at_offset(mut self, offset: u64) -> Self {
+        self.offset = Some(offset);
+        self
+    }
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is damaged at byte {}", self.path.display(), self.position)?;
+        if let Some(offset) = self.offset {
+            write!(f, " (frame {offset})")?;
+        }
+        write!(f, ": {}", self.what)
+    }
+}
+
+/// Why a store is open for reading only.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadOnlyReason {
+    /// Acknowledged data is damaged; writing on could hide that.
+    #[error("acknowledged data is damaged, restore it from a backup or repair it: {0}")]
+    Corrupt(Corruption),
+    /// A file that the manifest names is not there, or one is there that it does not name.
+    #[error("{path} {what}: the store's files are not complete, put back what is missing")]
+    Files {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error(
+        "{dir} is open in process {pid} (since {since} ms after 1970); stop it or connect to it"
+    )]
+    Locked {
+        /// The store.
+        dir: PathBuf,
+        /// The other process; 0 when it cannot be told.
+        pid: u32,
+        /// Since when, in milliseconds since 1970; 0 when it cannot be told.
+        since: u64,
+    },
+    /// An option is out of its range.
+    #[error("{0}")]
+    Options(#[from] OptionsError),
+    /// The store was written by another version of the format.
+    #[error("{path} has format version {found}, which this program cannot read; use the program that wrote it", path = path.display())]
+    Version {
+        /// The file that says so.
+        path: PathBuf,
+        /// The version it has.
+        found: u32,
+    },
+    /// The manifest, without which nothing can be read, is damaged.
+    #[error("{0}; restore the store from a backup")]
+    Corrupt(Corruption),
+    /// The operating system refused something.
+    #[error("cannot {what} {path}: {error}", path = path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(what: &'static str, path: &Path, error: io::Error) -> Self {
+        Self::Io { what, path: path.to_owned(), error }
+    }
+}
+
+/// Why a batch was not appended. But for [`Indeterminate`](Self::Indeterminate), nothing was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The batch has neither frames nor cursor changes, or too many.
+    #[error("a batch holds 1 to {max} frames and cursor changes, this one has {count}")]
+    BatchCount {
+        /// How many it has.
+        count: usize,
+        /// How many it may have.
+        max: usize,
+    },
+    /// The batch does not fit.
+    #[error("batch of {bytes} bytes is over the limit of {max}; split it, or put bodies as blobs")]
+    BatchTooLarge {
+        /// Bytes of its records or of its bodies.
+        bytes: usize,
+        /// What they may be.
+        max: usize,
+    },
+    /// A frame or a cursor change cannot be a record.
+    #[error("{0}")]
+    Invalid(RecordError),
+    /// A cursor's state is too long.
+    #[error("state of {bytes} bytes for cursor {name} is over the limit of {max}")]
+    StateTooLarge {
+        /// The cursor.
+        name: CursorName,
+        /// Bytes of the state.
+        bytes: usize,
+        /// What they may be.
+        max: usize,
+    },
+    /// Two changes of one batch name one cursor.
+    #[error("cursor {0} is changed twice in one batch")]
+    CursorTwice(CursorName),
+    /// A cursor does not have the revision the batch was made for.
+    #[error("cursor {name} has revision {actual}, not {expected}; read it again")]
+    CursorConflict {
+        /// The cursor.
+        name: CursorName,
+        /// The revision that was asked for; 0 is absence.
+        expected: u64,
+        /// The revision it has; 0 is absence.
+        actual: u64,
+    },
+    /// There is no room for another cursor.
+    #[error("the store has as many cursors as it can hold; remove some")]
+    TooManyCursors,
+    /// A frame names a blob the store does not have.
+    #[error("the store has no blob {0}; put it first")]
+    UnknownBlob(BlobHash),
+    /// A blob is too long.
+    #[error("blob is longer than {max} bytes")]
+    BlobTooLarge {
+        /// Bytes it may have.
+        max: u64,
+    },
+    /// The disk is full. Appends succeed again once there is room.
+    #[error("the disk is full; make room, appends then go on by themselves")]
+    StorageFull,
+    /// The store is open for reading only.
+    #[error("the store is read-only: {0}")]
+    ReadOnly(ReadOnlyReason),
+    /// The write or its sync failed: the batch may or may not be in the store after it is opened
+    /// again.
+    #[error("a write failed: whether the batch was stored is known after the store is reopened")]
+    Indeterminate,
+    /// An earlier write failed; the store takes no more until it is opened again.
+    #[error("an earlier write failed: the store takes no more until it is reopened")]
+    Poisoned,
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Why something could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The bytes are not those that were written. Other frames are still readable.
+    #[error("{0}")]
+    Corrupt(Corruption),
+    /// The operating system refused to read.
+    #[error("cannot read {path}: {what}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        what: Arc<str>,
+    },
+    /// The options contradict each other.
+    #[error("{0}")]
+    Options(&'static str),
+    /// A blob is longer than the caller wants to hold at once.
+    #[error("blob of {bytes} bytes is over the {max} asked for; read it as a stream")]
+    TooLarge {
+        /// Bytes of the blob.
+        bytes: u64,
+        /// Bytes asked for at most.
+        max: u64,
+    },
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl ReadError {
+    pub(crate) fn io(path: &Path, error: &io::Error) -> Self {
+        Self::Io { path: path.to_owned(), what: error.to_string().into() }
+    }
+}
+
+impl From<Corruption> for ReadError {
+    fn from(corruption: Corruption) -> Self {
+        Self::Corrupt(corruption)
+    }
+}
+
+/// Why a store could not be closed in order. What was acknowledged under its policy is kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// An earlier write failed.
+    #[error("an earlier write failed: the next open finds out what was stored")]
+    Poisoned,
+    /// A write or sync failed while closing.
+    #[error("cannot close the store in order: {0}; the next open recovers it")]
+    Io(Arc<str>),
+}

@@ -1,0 +1,274 @@
+//! The manifest's bytes: what the store is, its epochs, and every file that belongs to it.
+
+use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
+use super::{bytes_at, u32_at, u64_at};
+use crate::limits::{EPOCHS_MAX, FILES_MAX};
+
+const FLAG_CLEAN: u32 = 1;
+const COUNTS_LEN: usize = 4 * 4;
+const EPOCH_LEN: usize = 3 * 8;
+const ENTRY_LEN: usize = 64;
+const TRAILER_LEN: usize = 8;
+
+const GENERATION_AT: usize = 4;
+const BASE_AT: usize = 8;
+const UUID_AT: usize = BASE_AT + 8;
+const LENGTH_AT: usize = UUID_AT + 16;
+const CRC_AT: usize = LENGTH_AT + 8;
+const COUNT_AT: usize = CRC_AT + 4 + 4;
+const RESERVED_AT: usize = COUNT_AT + 8;
+const _: () = assert!(RESERVED_AT + 8 == ENTRY_LEN);
+
+/// Bytes of the longest super file.
+pub const SUPER_BYTES_MAX: u64 =
+    (FILE_HEADER_LEN + COUNTS_LEN + EPOCHS_MAX * EPOCH_LEN + FILES_MAX * ENTRY_LEN + TRAILER_LEN)
+        as u64;
+
+/// What the manifest says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SuperState {
+    /// Uuid of the store.
+    pub store: [u8; 16],
+    /// Uuid of the store it was copied from, or zero.
+    pub parent: [u8; 16],
+    /// The store was closed in order and not written since.
+    pub clean: bool,
+    /// The newest epochs, oldest first.
+    pub epochs: Vec<EpochStart>,
+    /// Every file of the log and the packs.
+    pub files: Vec<FileEntry>,
+}
+
+/// Where an epoch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochStart {
+    /// Its number.
+    pub epoch: u64,
+    /// Offset of the first frame that could be written in it.
+    pub first_offset: u64,
+    /// Number of the first batch that could be written in it.
+    pub first_seq: u64,
+}
+
+/// What kind of file an entry names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A segment of the log.
+    Segment,
+    /// A pack of blobs.
+    Pack,
+}
+
+/// Whether a file still changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileState {
+    /// It may be written to, or was when the store was last open.
+    Unmarked,
+    /// It never changes again.
+    Sealed,
+}
+
+/// One file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Segment or pack.
+    pub kind: FileKind,
+    /// Whether it still changes.
+    pub state: FileState,
+    /// How often it was rewritten.
+    pub generation: u32,
+    /// Base offset or pack number.
+    pub base: u64,
+    /// Its uuid.
+    pub uuid: [u8; 16],
+    /// Sealed: bytes of the file. Unmarked and clean: where its last batch or entry ends.
+    pub length: u64,
+    /// CRC of the whole file when sealed.
+    pub crc: u32,
+    /// Frames or blobs in it, when sealed.
+    pub count: u64,
+}
+
+impl SuperState {
+    /// The bytes of the copy with this sequence.
+    #[must_use]
+    pub fn encode(&self, sequence: u64) -> Vec<u8> {
+        let header = FileHeader {
+            magic: Magic::Super,
+            salt: 0,
+            store: self.store,
+            file: self.parent,
+            base: sequence,
+            generation: 0,
+        };
+        let mut out = header.encode().to_vec();
+        let flags = if self.clean { FLAG_CLEAN } else { 0 };
+        for word in [flags, self.epochs.len() as u32, self.files.len() as u32, 0] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        for epoch in &self.epochs {
+            for number in [epoch.epoch, epoch.first_offset, epoch.first_seq] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        self.files.iter().for_each(|file| file.encode(&mut out));
+        let crc = crc32fast::hash(&out[FILE_HEADER_LEN..]);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out
+    }
+
+    /// Reads a copy: its sequence and what it says.
+    ///
+    /// # Errors
+    /// [`FormatError`] says what does not fit.
+    pub fn decode(bytes: &[u8]) -> Result<(u64, Self), FormatError> {
+        let header = FileHeader::decode(bytes, Magic::Super)?;
+        let word = |at| u32_at(bytes, at).ok_or(FormatError::Short);
+        let long = |at| u64_at(bytes, at).ok_or(FormatError::Short);
+        let flags = word(FILE_HEADER_LEN)?;
+        let (epochs, files) = (word(FILE_HEADER_LEN + 4)? as usize, word(FILE_HEADER_LEN + 8)?);
+        let files = files as usize;
+        if epochs > EPOCHS_MAX || files > FILES_MAX {
+            return Err(FormatError::Field("count"));
+        }
+        let epochs_at = FILE_HEADER_LEN + COUNTS_LEN;
+        let files_at = epochs_at + epochs * EPOCH_LEN;
+        let crc_at = files_at + files * ENTRY_LEN;
+        if bytes.len() != crc_at + TRAILER_LEN {
+            return Err(FormatError::Short);
+        }
+        let covered = bytes.get(FILE_HEADER_LEN..crc_at).ok_or(FormatError::Short)?;
+        if crc32fast::hash(covered) != word(crc_at)? {
+            return Err(FormatError::Crc);
+        }
+        if flags & !FLAG_CLEAN != 0 || word(FILE_HEADER_LEN + 12)? != 0 || word(crc_at + 4)? != 0 {
+            return Err(FormatError::Field("reserved field"));
+        }
+        let epoch = |index: usize| {
+            let at = epochs_at + index * EPOCH_LEN;
+            let (epoch, first_offset, first_seq) = (long(at)?, long(at + 8)?, long(at + 16)?);
+            Ok(EpochStart { epoch, first_offset, first_seq })
+        };
+        let file = |index: usize| {
+            let at = files_at + index * ENTRY_LEN;
+            FileEntry::decode(bytes.get(at..at + ENTRY_LEN).ok_or(FormatError::Short)?)
+        };
+        let state = Self {
+            store: header.store,
+            parent: header.file,
+            clean: flags & FLAG_CLEAN != 0,
+            epochs: (0..epochs).map(epoch).collect::<Result<_, FormatError>>()?,
+            files: (0..files).map(file).collect::<Result<_, _>>()?,
+        };
+        Ok((header.base, state))
+    }
+}
+
+impl FileEntry {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let kind = match self.kind {
+            FileKind::Segment => 1,
+            FileKind::Pack => 2,
+        };
+        let state = match self.state {
+            FileState::Unmarked => 1,
+            FileState::Sealed => 2,
+        };
+        out.extend_from_slice(&[kind, state, 0, 0]);
+        out.extend_from_slice(&self.generation.to_le_bytes());
+        out.extend_from_slice(&self.base.to_le_bytes());
+        out.extend_from_slice(&self.uuid);
+        out.extend_from_slice(&self.length.to_le_bytes());
+        out.extend_from_slice(&self.crc.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.count.to_le_bytes());
+        out.extend_from_slice(&[0; 8]);
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let word = |at| u32_at(bytes, at).ok_or(FormatError::Short);
+        let long = |at| u64_at(bytes, at).ok_or(FormatError::Short);
+        let [kind, state, reserved @ ..] =
+            bytes_at::<GENERATION_AT>(bytes, 0).ok_or(FormatError::Short)?;
+        if reserved != [0, 0] || word(CRC_AT + 4)? != 0 || long(RESERVED_AT)? != 0 {
+            return Err(FormatError::Field("reserved field"));
+        }
+        Ok(Self {
+            kind: match kind {
+                1 => FileKind::Segment,
+                2 => FileKind::Pack,
+                _ => return Err(FormatError::Field("file kind")),
+            },
+            state: match state {
+                1 => FileState::Unmarked,
+                2 => FileState::Sealed,
+                _ => return Err(FormatError::Field("file state")),
+            },
+            generation: word(GENERATION_AT)?,
+            base: long(BASE_AT)?,
+            uuid: bytes_at(bytes, UUID_AT).ok_or(FormatError::Short)?,
+            length: long(LENGTH_AT)?,
+            crc: word(CRC_AT)?,
+            count: long(COUNT_AT)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> SuperState {
+        let segment = FileEntry {
+            kind: FileKind::Segment,
+            state: FileState::Sealed,
+            generation: 1,
+            base: 2,
+            uuid: [3; 16],
+            length: 4,
+            crc: 5,
+            count: 6,
+        };
+        SuperState {
+            store: [1; 16],
+            parent: [2; 16],
+            clean: true,
+            epochs: vec![EpochStart { epoch: 1, first_offset: 2, first_seq: 3 }],
+            files: vec![
+                segment,
+                FileEntry { kind: FileKind::Pack, state: FileState::Unmarked, ..segment },
+            ],
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_pinned() {
+        let bytes = sample().encode(9);
+        let mut golden = bytes[..FILE_HEADER_LEN].to_vec();
+        golden.extend(b"\x01\0\0\0\x01\0\0\0\x02\0\0\0\0\0\0\0");
+        golden.extend(b"\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0");
+        for head in [b"\x01\x02\0\0\x01\0\0\0", b"\x02\x01\0\0\x01\0\0\0"] {
+            golden.extend(head.iter().chain(b"\x02\0\0\0\0\0\0\0").chain(&[3; 16]));
+            golden.extend(b"\x04\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0");
+            golden.extend([0; 8]);
+        }
+        golden.extend(crc32fast::hash(&golden[FILE_HEADER_LEN..]).to_le_bytes());
+        golden.extend([0; 4]);
+        assert_eq!(bytes, golden);
+        assert_eq!(SuperState::decode(&bytes), Ok((9, sample())));
+    }
+
+    #[test]
+    fn damage_is_found_at_every_bit_and_cut() {
+        let bytes = sample().encode(9);
+        for at in 0..bytes.len() {
+            assert!(SuperState::decode(&bytes[..at]).is_err(), "cut at {at}");
+            for bit in 0..8 {
+                let mut bytes = bytes.clone();
+                bytes[at] ^= 1 << bit;
+                assert!(SuperState::decode(&bytes).is_err(), "{at}.{bit}");
+            }
+        }
+    }
+}

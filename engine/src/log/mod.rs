@@ -1,0 +1,81 @@
+//! The log: segments in the order of their offsets. Here is what readers share with the one
+//! writer: the list of segments and the head. Writing is in `appender`, opening in `recovery`.
+
+mod open_files;
+mod segment;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+pub(crate) use open_files::OpenFiles;
+pub(crate) use segment::{Segment, SegmentKey};
+
+/// The log as readers see it.
+#[derive(Debug)]
+pub(crate) struct Log {
+    segments: RwLock<Arc<[Arc<Segment>]>>,
+    head: AtomicU64,
+}
+
+/// The log at one moment. What it lists stays readable as long as it is held.
+#[derive(Debug, Clone)]
+pub(crate) struct LogView {
+    /// Segments in the order of their offsets.
+    pub(crate) segments: Arc<[Arc<Segment>]>,
+    /// Offset of the next frame: frames at or after it are not visible in this view.
+    pub(crate) head: u64,
+}
+
+impl Log {
+    pub(crate) fn new(segments: Vec<Arc<Segment>>, head: u64) -> Self {
+        Self { segments: RwLock::new(segments.into()), head: AtomicU64::new(head) }
+    }
+
+    /// Offset of the next frame that readers will see.
+    pub(crate) fn head(&self) -> u64 {
+        // Acquire pairs with the Release in `publish`: who sees a head sees every published length
+        // and every index entry written before it.
+        self.head.load(Ordering::Acquire)
+    }
+
+    /// The log as it is now.
+    pub(crate) fn view(&self) -> LogView {
+        // The head first: segments are listed before frames in them are published, so the list
+        // read afterwards covers every offset below this head.
+        let head = self.head();
+        LogView { segments: Arc::clone(&self.segments.read()), head }
+    }
+
+    /// Makes frames below `head` visible; their bytes were published before.
+    pub(crate) fn publish(&self, head: u64) {
+        self.head.store(head, Ordering::Release);
+    }
+
+    /// Adds the next segment.
+    pub(crate) fn push(&self, segment: Arc<Segment>) {
+        let mut segments = self.segments.write();
+        *segments = segments.iter().cloned().chain([segment]).collect();
+    }
+
+    /// Puts `new` in the place of `old`, or takes `old` out.
+    pub(crate) fn replace(&self, old: &Segment, new: Option<Arc<Segment>>) {
+        let mut segments = self.segments.write();
+        let same = |segment: &Arc<Segment>| segment.key() == old.key();
+        *segments = segments
+            .iter()
+            .filter_map(|segment| if same(segment) { new.clone() } else { Some(segment.clone()) })
+            .collect();
+    }
+}
+
+impl LogView {
+    /// The segment that holds the frame with this offset, if it is visible.
+    pub(crate) fn segment_of(&self, offset: u64) -> Option<usize> {
+        if offset >= self.head {
+            return None;
+        }
+        self.segments.partition_point(|segment| segment.base() <= offset).checked_sub(1)
+    }
+}
