@@ -4,6 +4,8 @@
 pub mod batch;
 pub mod control;
 pub mod file;
+pub mod pack;
+pub mod pack_index;
 pub mod record;
 pub mod super_file;
 

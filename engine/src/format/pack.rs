@@ -1,0 +1,473 @@
+//! Packs: entry headers, the CRC list of long entries, and BLOCKs of small blobs. Pure: compresses
+//! and decompresses memory, opens no file. Whatever it is given, it takes no more memory than the
+//! limits here allow.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use zstd::bulk;
+
+use super::file::FormatError;
+use super::{align8, bytes_at, u32_at, u64_at};
+use crate::limits::BLOB_BYTES_MAX;
+use crate::value::BlobHash;
+
+/// Bytes of the header of an entry.
+pub const ENTRY_HEADER_LEN: usize = 72;
+/// Blobs of a BLOCK have at most this many bytes together.
+pub const BLOCK_BYTES_MAX: usize = 32 * 1024;
+/// Blobs in one BLOCK.
+pub const BLOCK_BLOBS_MAX: usize = 512;
+/// Stored bytes that share a CRC in an entry that is longer than this.
+pub const CHUNK_LEN: usize = 64 * 1024;
+/// zstd level of BLOCKs and of single blobs: higher ones cost much more time than they save space.
+pub const ZSTD_LEVEL: i32 = 3;
+/// Largest window a decoder accepts, as a power of two: 8 MiB.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// First bytes of an entry.
+pub const ENTRY_MAGIC: [u8; 4] = *b"XSE1";
+const HEADER_CRC_AT: usize = 4;
+const KIND_AT: usize = 8;
+const SALT_AT: usize = 12;
+const STORED_LEN_AT: usize = 16;
+const RAW_LEN_AT: usize = 24;
+const HASH_AT: usize = 32;
+const STORED_CRC_AT: usize = 64;
+const COUNT_AT: usize = 68;
+const _: () = assert!(COUNT_AT + size_of::<u32>() == ENTRY_HEADER_LEN);
+
+const TABLE_ROW_LEN: usize = 32 + 4;
+/// The longest a BLOCK can be: its table and a zstd frame that did not shrink.
+const BLOCK_STORED_MAX: usize = BLOCK_BLOBS_MAX * TABLE_ROW_LEN + BLOCK_BYTES_MAX + 512;
+
+/// How an entry keeps its blobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EntryKind {
+    /// One blob as it is.
+    Raw = 1,
+    /// One blob as one zstd frame, shorter than the blob.
+    Zstd = 2,
+    /// Several small blobs in one zstd frame behind a table.
+    Block = 3,
+}
+
+/// The header of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryHeader {
+    /// How the blobs are kept.
+    pub kind: EntryKind,
+    /// The pack's salt.
+    pub salt: u32,
+    /// Bytes of the stored form.
+    pub stored_len: u64,
+    /// Bytes of the blob, or of all blobs of a BLOCK.
+    pub raw_len: u64,
+    /// SHA-256 of the blob; zero for a BLOCK.
+    pub hash: BlobHash,
+    /// CRC of the stored bytes, or of the CRC list when there is one.
+    pub stored_crc: u32,
+    /// Blobs in the entry.
+    pub count: u32,
+}
+
+impl EntryHeader {
+    /// The header as bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; ENTRY_HEADER_LEN] {
+        let mut out = [0; ENTRY_HEADER_LEN];
+        out[..HEADER_CRC_AT].copy_from_slice(&ENTRY_MAGIC);
+        out[KIND_AT] = self.kind as u8;
+        out[SALT_AT..STORED_LEN_AT].copy_from_slice(&self.salt.to_le_bytes());
+        out[STORED_LEN_AT..RAW_LEN_AT].copy_from_slice(&self.stored_len.to_le_bytes());
+        out[RAW_LEN_AT..HASH_AT].copy_from_slice(&self.raw_len.to_le_bytes());
+        out[HASH_AT..STORED_CRC_AT].copy_from_slice(self.hash.as_bytes());
+        out[STORED_CRC_AT..COUNT_AT].copy_from_slice(&self.stored_crc.to_le_bytes());
+        out[COUNT_AT..].copy_from_slice(&self.count.to_le_bytes());
+        let crc = crc32fast::hash(&out[KIND_AT..]);
+        out[HEADER_CRC_AT..KIND_AT].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads and checks the header at the beginning of `bytes`, which may go on beyond it.
+    ///
+    /// # Errors
+    /// [`FormatError::Magic`] where no entry begins, otherwise what is wrong with the one that does.
+    pub fn read(bytes: &[u8]) -> Result<Self, FormatError> {
+        let header: [u8; ENTRY_HEADER_LEN] = bytes_at(bytes, 0).ok_or(FormatError::Short)?;
+        let word = |at| u32_at(&header, at).ok_or(FormatError::Short);
+        let long = |at| u64_at(&header, at).ok_or(FormatError::Short);
+        if header[..HEADER_CRC_AT] != ENTRY_MAGIC {
+            return Err(FormatError::Magic);
+        }
+        if word(HEADER_CRC_AT)? != crc32fast::hash(&header[KIND_AT..]) {
+            return Err(FormatError::Crc);
+        }
+        let kind = match header[KIND_AT] {
+            1 => EntryKind::Raw,
+            2 => EntryKind::Zstd,
+            3 => EntryKind::Block,
+            _ => return Err(FormatError::Field("kind")),
+        };
+        if header[KIND_AT + 1..SALT_AT] != [0; 3] {
+            return Err(FormatError::Field("reserved byte"));
+        }
+        let read = Self {
+            kind,
+            salt: word(SALT_AT)?,
+            stored_len: long(STORED_LEN_AT)?,
+            raw_len: long(RAW_LEN_AT)?,
+            hash: BlobHash::from_bytes(bytes_at(&header, HASH_AT).ok_or(FormatError::Short)?),
+            stored_crc: word(STORED_CRC_AT)?,
+            count: word(COUNT_AT)?,
+        };
+        read.check_lengths()?;
+        Ok(read)
+    }
+
+    fn check_lengths(&self) -> Result<(), FormatError> {
+        let fits = match self.kind {
+            EntryKind::Raw => self.raw_len <= BLOB_BYTES_MAX && self.stored_len == self.raw_len,
+            EntryKind::Zstd => self.raw_len <= BLOB_BYTES_MAX && self.stored_len < self.raw_len,
+            EntryKind::Block => {
+                self.raw_len <= BLOCK_BYTES_MAX as u64 && self.stored_len <= BLOCK_STORED_MAX as u64
+            }
+        };
+        let counted = match self.kind {
+            EntryKind::Block => {
+                (1..=BLOCK_BLOBS_MAX as u32).contains(&self.count)
+                    && self.hash == BlobHash::from_bytes([0; 32])
+            }
+            EntryKind::Raw | EntryKind::Zstd => self.count == 1,
+        };
+        match (fits, counted) {
+            (false, _) => Err(FormatError::Field("length")),
+            (_, false) => Err(FormatError::Field("count")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Chunks the stored bytes are checked in.
+    #[must_use]
+    pub const fn chunks(&self) -> u64 {
+        self.stored_len.div_ceil(CHUNK_LEN as u64)
+    }
+
+    /// Bytes of the CRC list after the stored bytes; none when one CRC covers them all.
+    #[must_use]
+    pub const fn crc_list_len(&self) -> u64 {
+        if self.chunks() > 1 { self.chunks() * 4 } else { 0 }
+    }
+
+    /// From the beginning of the header to the CRC list.
+    #[must_use]
+    pub const fn crc_list_at(&self) -> u64 {
+        ENTRY_HEADER_LEN as u64 + self.stored_len.next_multiple_of(8)
+    }
+
+    /// From the beginning of this entry to that of the next.
+    #[must_use]
+    pub const fn stride(&self) -> u64 {
+        self.crc_list_at() + self.crc_list_len().next_multiple_of(8)
+    }
+
+    /// Checks the CRC of stored bytes that have no CRC list.
+    ///
+    /// # Errors
+    /// [`FormatError::Crc`] when they are not what was written.
+    pub fn check_stored(&self, stored: &[u8]) -> Result<(), FormatError> {
+        if stored.len() as u64 != self.stored_len || stored.len() > CHUNK_LEN {
+            return Err(FormatError::Field("length"));
+        }
+        match crc32fast::hash(stored) == self.stored_crc {
+            true => Ok(()),
+            false => Err(FormatError::Crc),
+        }
+    }
+}
+
+/// Collects the CRC, or the CRC list, of stored bytes that pass by.
+#[derive(Debug, Default, Clone)]
+pub struct ChunkCrcs {
+    list: Vec<u8>,
+    current: crc32fast::Hasher,
+    filled: usize,
+}
+
+impl ChunkCrcs {
+    /// Takes the next bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.filled == CHUNK_LEN {
+                self.end_chunk();
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(CHUNK_LEN - self.filled));
+            self.current.update(now);
+            self.filled += now.len();
+            bytes = later;
+        }
+    }
+
+    fn end_chunk(&mut self) {
+        let crc = std::mem::take(&mut self.current).finalize();
+        self.list.extend_from_slice(&crc.to_le_bytes());
+        self.filled = 0;
+    }
+
+    /// The `stored_crc` and the list, which is empty for one chunk and padded otherwise.
+    #[must_use]
+    pub fn finish(mut self) -> (u32, Vec<u8>) {
+        if self.list.is_empty() {
+            return (self.current.finalize(), Vec::new());
+        }
+        self.end_chunk();
+        let crc = crc32fast::hash(&self.list);
+        self.list.resize(align8(self.list.len()), 0);
+        (crc, self.list)
+    }
+}
+
+/// Whether a compressed form is worth having: it must save 5 %.
+#[must_use]
+pub const fn worth_it(stored_len: u64, raw_len: u64) -> bool {
+    stored_len <= raw_len - raw_len / 20 && stored_len < raw_len
+}
+
+/// Decompresses one zstd frame into exactly `raw_len` bytes.
+///
+/// # Errors
+/// [`FormatError::Field`] when the frame is damaged or of another length. The caller has compared
+/// `raw_len` with a limit, for that is the memory taken.
+pub fn unzstd(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, FormatError> {
+    match bulk::decompress(stored, raw_len) {
+        Ok(raw) if raw.len() == raw_len => Ok(raw),
+        _ => Err(FormatError::Field("zstd frame")),
+    }
+}
+
+/// A blob about to go into a BLOCK.
+#[derive(Debug, Clone, Copy)]
+pub struct Small<'a> {
+    /// Its hash.
+    pub hash: BlobHash,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+/// The stored bytes of a BLOCK. The caller keeps to [`BLOCK_BLOBS_MAX`] and [`BLOCK_BYTES_MAX`].
+///
+/// # Errors
+/// [`FormatError::Field`] when the limits are not kept or zstd fails.
+pub fn encode_block(
+    blobs: &[Small<'_>],
+    zstd: &mut bulk::Compressor<'_>,
+) -> Result<(Vec<u8>, u64), FormatError> {
+    let raw_len: usize = blobs.iter().map(|blob| blob.bytes.len()).sum();
+    if blobs.is_empty() || blobs.len() > BLOCK_BLOBS_MAX || raw_len > BLOCK_BYTES_MAX {
+        return Err(FormatError::Field("count"));
+    }
+    let mut stored = Vec::with_capacity(blobs.len() * TABLE_ROW_LEN + raw_len);
+    let mut raw = Vec::with_capacity(raw_len);
+    for blob in blobs {
+        stored.extend_from_slice(blob.hash.as_bytes());
+        stored.extend_from_slice(&(blob.bytes.len() as u32).to_le_bytes());
+        raw.extend_from_slice(blob.bytes);
+    }
+    let frame = zstd.compress(&raw).map_err(|_| FormatError::Field("zstd frame"))?;
+    stored.extend_from_slice(&frame);
+    Ok((stored, raw_len as u64))
+}
+
+/// The table of a BLOCK: hashes, and where each blob lies in the decompressed bytes.
+#[derive(Debug, Clone)]
+pub struct BlockTable {
+    rows: Vec<(BlobHash, Range<u32>)>,
+}
+
+impl BlockTable {
+    /// Reads the table at the beginning of the stored bytes of a BLOCK, whose CRC was checked.
+    ///
+    /// # Errors
+    /// [`FormatError`] when it does not agree with the header.
+    pub fn read(header: &EntryHeader, stored: &[u8]) -> Result<Self, FormatError> {
+        if header.kind != EntryKind::Block {
+            return Err(FormatError::Field("kind"));
+        }
+        let mut rows = Vec::with_capacity(header.count as usize);
+        let mut end = 0u32;
+        for number in 0..header.count as usize {
+            let at = number * TABLE_ROW_LEN;
+            let hash = bytes_at(stored, at).ok_or(FormatError::Short)?;
+            let len = u32_at(stored, at + 32).ok_or(FormatError::Short)?;
+            let start = end;
+            end = start.checked_add(len).ok_or(FormatError::Field("length"))?;
+            rows.push((BlobHash::from_bytes(hash), start..end));
+        }
+        match u64::from(end) == header.raw_len {
+            true => Ok(Self { rows }),
+            false => Err(FormatError::Field("length")),
+        }
+    }
+
+    /// Hash and length of each blob, in order.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = (BlobHash, u64)> + '_ {
+        self.rows.iter().map(|(hash, range)| (*hash, u64::from(range.end - range.start)))
+    }
+
+    /// Hash and length of the blob with a number.
+    #[must_use]
+    pub fn row(&self, number: u32) -> Option<(BlobHash, u64)> {
+        let (hash, range) = self.rows.get(number as usize)?;
+        Some((*hash, u64::from(range.end - range.start)))
+    }
+}
+
+/// A BLOCK with its blobs decompressed.
+#[derive(Debug, Clone)]
+pub struct Block {
+    table: BlockTable,
+    bytes: Bytes,
+}
+
+impl Block {
+    /// Reads the stored bytes of a BLOCK and checks their CRC.
+    ///
+    /// # Errors
+    /// [`FormatError`] says what does not fit.
+    pub fn decode(header: &EntryHeader, stored: &[u8]) -> Result<Self, FormatError> {
+        header.check_stored(stored)?;
+        let table = BlockTable::read(header, stored)?;
+        let frame = stored.get(table.rows.len() * TABLE_ROW_LEN..).ok_or(FormatError::Short)?;
+        let bytes = unzstd(frame, header.raw_len as usize)?;
+        Ok(Self { table, bytes: Bytes::from(bytes) })
+    }
+
+    /// The table.
+    #[must_use]
+    pub const fn table(&self) -> &BlockTable {
+        &self.table
+    }
+
+    /// Hash and bytes of the blob with a number.
+    #[must_use]
+    pub fn blob(&self, number: u32) -> Option<(BlobHash, Bytes)> {
+        let (hash, range) = self.table.rows.get(number as usize)?;
+        let range = range.start as usize..range.end as usize;
+        (range.end <= self.bytes.len()).then(|| (*hash, self.bytes.slice(range)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: EntryKind, stored: &[u8], raw_len: u64, count: u32) -> EntryHeader {
+        let hash = match kind {
+            EntryKind::Block => BlobHash::from_bytes([0; 32]),
+            _ => BlobHash::of(b"hello"),
+        };
+        let stored_crc = crc32fast::hash(stored);
+        let stored_len = stored.len() as u64;
+        EntryHeader { kind, salt: 0x0102_0304, stored_len, raw_len, hash, stored_crc, count }
+    }
+
+    fn block() -> (EntryHeader, Vec<u8>) {
+        let texts: [&[u8]; 3] = [b"one one one one one one one one", b"", b"two"];
+        let small = texts.map(|bytes| Small { hash: BlobHash::of(bytes), bytes });
+        let mut zstd = bulk::Compressor::new(ZSTD_LEVEL).unwrap();
+        let (stored, raw_len) = encode_block(&small, &mut zstd).unwrap();
+        (header(EntryKind::Block, &stored, raw_len, 3), stored)
+    }
+
+    #[test]
+    fn the_bytes_of_a_header_are_pinned() {
+        let bytes = header(EntryKind::Raw, b"hello", 5, 1).encode();
+        let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let want = "585345312b0e23d20100000004030201050000000000000005000000000000002cf24dba\
+                    5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b982486a6103601000000";
+        assert_eq!(text, want);
+    }
+
+    #[test]
+    fn headers_round_trip_and_any_damage_is_found() {
+        let (block, _) = block();
+        for entry in [header(EntryKind::Raw, b"hello", 5, 1), block] {
+            let bytes = entry.encode();
+            assert_eq!(EntryHeader::read(&bytes), Ok(entry));
+            for at in 0..bytes.len() {
+                assert!(EntryHeader::read(&bytes[..at]).is_err());
+                for bit in 0..8 {
+                    let mut bad = bytes;
+                    bad[at] ^= 1 << bit;
+                    assert!(EntryHeader::read(&bad).is_err(), "{at}.{bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_lie_are_refused() {
+        let good = header(EntryKind::Raw, b"hello", 5, 1);
+        let bad = [
+            EntryHeader { raw_len: 6, ..good },
+            EntryHeader { stored_len: u64::MAX, raw_len: u64::MAX, ..good },
+            EntryHeader { count: 2, ..good },
+            EntryHeader { kind: EntryKind::Zstd, ..good },
+            EntryHeader { kind: EntryKind::Block, ..good },
+            EntryHeader { kind: EntryKind::Zstd, raw_len: BLOB_BYTES_MAX + 1, ..good },
+        ];
+        for header in bad {
+            assert!(matches!(EntryHeader::read(&header.encode()), Err(FormatError::Field(_))));
+        }
+    }
+
+    #[test]
+    fn blocks_give_back_their_blobs_or_an_error() {
+        let (header, stored) = block();
+        let block = Block::decode(&header, &stored).unwrap();
+        assert_eq!(&block.blob(2).unwrap().1[..], b"two");
+        assert_eq!(block.blob(1).unwrap(), (BlobHash::of(b""), Bytes::new()));
+        assert_eq!(block.blob(3), None);
+        assert_eq!(block.table().rows().map(|(_, len)| len).collect::<Vec<_>>(), [31, 0, 3]);
+        for at in 0..stored.len() {
+            assert!(Block::decode(&header, &stored[..at]).is_err());
+            for bit in 0..8 {
+                let mut bad = stored.clone();
+                bad[at] ^= 1 << bit;
+                assert!(Block::decode(&header, &bad).is_err(), "{at}.{bit}");
+            }
+        }
+        let lie = EntryHeader { raw_len: 33, ..header };
+        assert!(Block::decode(&lie, &stored).is_err());
+        let lie = EntryHeader { count: 512, ..header };
+        assert!(Block::decode(&lie, &stored).is_err());
+    }
+
+    #[test]
+    fn crc_lists_begin_beyond_one_chunk() {
+        for (len, words) in [(0, 0), (CHUNK_LEN, 0), (CHUNK_LEN + 1, 2), (3 * CHUNK_LEN, 4)] {
+            let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            let mut crcs = ChunkCrcs::default();
+            bytes.chunks(1000).for_each(|part| crcs.update(part));
+            let (crc, list) = crcs.finish();
+            assert_eq!(list.len(), words * 4, "{len}");
+            let raw = EntryHeader { stored_len: len as u64, ..header(EntryKind::Raw, b"", 0, 1) };
+            let covered = raw.crc_list_len() as usize;
+            assert_eq!(align8(covered), list.len());
+            match words {
+                0 => assert_eq!(crc, crc32fast::hash(&bytes)),
+                _ => assert_eq!(crc, crc32fast::hash(&list[..covered])),
+            }
+            for (chunk, crc) in bytes.chunks(CHUNK_LEN).zip(list.chunks(4)) {
+                assert_eq!(crc, crc32fast::hash(chunk).to_le_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_longer_than_it_says_takes_no_memory() {
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
+        assert_eq!(unzstd(&bomb, 100), Err(FormatError::Field("zstd frame")));
+    }
+}

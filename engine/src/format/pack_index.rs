@@ -1,0 +1,309 @@
+//! `.pidx`: where each blob of a sealed pack lies, and a filter that answers "not here" from one
+//! cache line. Derived, so nothing here is trusted further than to save reading: whoever finds an
+//! entry compares the whole hash with the one in the pack.
+
+use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
+use super::{bytes_at, u32_at, u64_at};
+
+/// Bytes of file header and head.
+pub const HEAD_LEN: usize = FILE_HEADER_LEN + 32;
+const COUNT_AT: usize = FILE_HEADER_LEN;
+const BLOCKS_AT: usize = COUNT_AT + 8;
+const FILTER_CRC_AT: usize = BLOCKS_AT + 4;
+const ENTRIES_CRC_AT: usize = FILTER_CRC_AT + 4;
+const RESERVED_AT: usize = ENTRIES_CRC_AT + 4;
+const HEAD_CRC_AT: usize = RESERVED_AT + 8;
+const _: () = assert!(HEAD_CRC_AT + size_of::<u32>() == HEAD_LEN);
+
+const ENTRY_LEN: usize = 16;
+const BLOCK_LEN: usize = 32;
+/// Bits of the filter for each blob: about one wrong "maybe" in 200.
+const FILTER_BITS: u64 = 12;
+/// Blobs in one pack; more would need a longer position than an entry has.
+const COUNT_MAX: u64 = 1 << 32;
+
+/// Where a blob lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IndexEntry {
+    /// First 8 bytes of its hash as a number.
+    pub prefix: u64,
+    /// Position of its entry in the pack, divided by 8.
+    pub slot: u32,
+    /// Its number within the entry.
+    pub number: u32,
+}
+
+/// The bytes of an index. `entries` may be in any order.
+#[must_use]
+pub fn encode(header: &FileHeader, mut entries: Vec<IndexEntry>) -> Vec<u8> {
+    entries.sort_unstable();
+    let count = entries.len() as u64;
+    let blocks = (count * FILTER_BITS).div_ceil(BLOCK_LEN as u64 * 8).max(1);
+    let mut filter = vec![0; blocks as usize * BLOCK_LEN];
+    let mut list = Vec::with_capacity(entries.len() * ENTRY_LEN);
+    for entry in &entries {
+        filter_insert(&mut filter, entry.prefix);
+        list.extend_from_slice(&entry.prefix.to_le_bytes());
+        list.extend_from_slice(&entry.slot.to_le_bytes());
+        list.extend_from_slice(&entry.number.to_le_bytes());
+    }
+    let mut out = Vec::with_capacity(HEAD_LEN + filter.len() + list.len());
+    out.extend_from_slice(&header.encode());
+    out.extend_from_slice(&count.to_le_bytes());
+    out.extend_from_slice(&(blocks as u32).to_le_bytes());
+    out.extend_from_slice(&crc32fast::hash(&filter).to_le_bytes());
+    out.extend_from_slice(&crc32fast::hash(&list).to_le_bytes());
+    out.extend_from_slice(&[0; 8]);
+    let crc = crc32fast::hash(&out[FILE_HEADER_LEN..]);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&filter);
+    out.extend_from_slice(&list);
+    out
+}
+
+/// One bit in each of the eight words of a filter block.
+fn filter_bits(prefix: u64) -> [u32; 8] {
+    const ODD: [u32; 8] = [
+        0x47b6_137b,
+        0x4497_4d91,
+        0x8824_ad5b,
+        0xa2b7_289d,
+        0x7054_95c7,
+        0x2df1_424b,
+        0x9efc_4947,
+        0x5c6b_fb31,
+    ];
+    ODD.map(|odd| 1 << ((prefix as u32).wrapping_mul(odd) >> 27))
+}
+
+/// The filter block a prefix belongs to: its upper half scaled to the number of blocks.
+const fn filter_block(prefix: u64, filter_len: usize) -> usize {
+    let blocks = (filter_len / BLOCK_LEN) as u64;
+    (((prefix >> 32) * blocks) >> 32) as usize * BLOCK_LEN
+}
+
+fn filter_insert(filter: &mut [u8], prefix: u64) {
+    let at = filter_block(prefix, filter.len());
+    for (word, bit) in filter[at..at + BLOCK_LEN].chunks_exact_mut(4).zip(filter_bits(prefix)) {
+        for (byte, bits) in word.iter_mut().zip(bit.to_le_bytes()) {
+            *byte |= bits;
+        }
+    }
+}
+
+fn filter_holds(filter: &[u8], prefix: u64) -> bool {
+    let at = filter_block(prefix, filter.len());
+    let Some(block) = bytes_at::<BLOCK_LEN>(filter, at) else { return true };
+    let missing = filter_bits(prefix)
+        .into_iter()
+        .enumerate()
+        .fold(0, |missing, (n, bit)| missing | bit & !u32_at(&block, n * 4).unwrap_or_default());
+    missing == 0
+}
+
+/// An index whose head was checked. The two parts after the head have CRCs of their own, checked by
+/// [`PackIndex::check_filter`] and [`PackIndex::check_entries`] before their first use, so that a
+/// store with many packs opens without reading them all.
+#[derive(Debug)]
+pub struct PackIndex<B> {
+    bytes: B,
+    header: FileHeader,
+    filter_end: usize,
+    count: usize,
+}
+
+impl<B: AsRef<[u8]>> PackIndex<B> {
+    /// Reads the head; `bytes` must be the whole file.
+    ///
+    /// # Errors
+    /// [`FormatError`] says what does not fit.
+    pub fn open(bytes: B) -> Result<Self, FormatError> {
+        let all = bytes.as_ref();
+        let header = FileHeader::decode(all, Magic::PackIndex)?;
+        let head = all.get(..HEAD_LEN).ok_or(FormatError::Short)?;
+        let crc = crc32fast::hash(&head[FILE_HEADER_LEN..HEAD_CRC_AT]);
+        if u32_at(head, HEAD_CRC_AT) != Some(crc) {
+            return Err(FormatError::Crc);
+        }
+        let count = u64_at(head, COUNT_AT).ok_or(FormatError::Short)?;
+        let blocks = u32_at(head, BLOCKS_AT).ok_or(FormatError::Short)?;
+        if count > COUNT_MAX || blocks == 0 || head[RESERVED_AT..HEAD_CRC_AT] != [0; 8] {
+            return Err(FormatError::Field("head"));
+        }
+        let filter_end = HEAD_LEN + blocks as usize * BLOCK_LEN;
+        let count = count as usize;
+        match filter_end + count * ENTRY_LEN == all.len() {
+            true => Ok(Self { header, filter_end, count, bytes }),
+            false => Err(FormatError::Field("length")),
+        }
+    }
+
+    /// The file header.
+    pub const fn header(&self) -> &FileHeader {
+        &self.header
+    }
+
+    /// Blobs in the pack.
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+
+    fn filter(&self) -> &[u8] {
+        self.bytes.as_ref().get(HEAD_LEN..self.filter_end).unwrap_or_default()
+    }
+
+    fn entries(&self) -> &[u8] {
+        self.bytes.as_ref().get(self.filter_end..).unwrap_or_default()
+    }
+
+    fn check(&self, part: &[u8], crc_at: usize) -> Result<(), FormatError> {
+        match u32_at(self.bytes.as_ref(), crc_at) == Some(crc32fast::hash(part)) {
+            true => Ok(()),
+            false => Err(FormatError::Crc),
+        }
+    }
+
+    /// Checks the CRC of the filter.
+    ///
+    /// # Errors
+    /// [`FormatError::Crc`] when it is damaged.
+    pub fn check_filter(&self) -> Result<(), FormatError> {
+        self.check(self.filter(), FILTER_CRC_AT)
+    }
+
+    /// Checks the CRC of the entries.
+    ///
+    /// # Errors
+    /// [`FormatError::Crc`] when they are damaged.
+    pub fn check_entries(&self) -> Result<(), FormatError> {
+        self.check(self.entries(), ENTRIES_CRC_AT)
+    }
+
+    /// False when no blob of the pack has this prefix; true when one may.
+    pub fn may_hold(&self, prefix: u64) -> bool {
+        filter_holds(self.filter(), prefix)
+    }
+
+    /// The entry with a number in order of prefixes.
+    pub fn entry(&self, n: usize) -> Option<IndexEntry> {
+        let bytes: [u8; ENTRY_LEN] = bytes_at(self.entries(), n.checked_mul(ENTRY_LEN)?)?;
+        Some(IndexEntry {
+            prefix: u64_at(&bytes, 0)?,
+            slot: u32_at(&bytes, 8)?,
+            number: u32_at(&bytes, 12)?,
+        })
+    }
+
+    /// All entries with a prefix.
+    pub fn find(&self, prefix: u64) -> impl Iterator<Item = IndexEntry> + '_ {
+        let first = self.lower_bound(prefix);
+        (first..self.count)
+            .map_while(|n| self.entry(n))
+            .take_while(move |entry| entry.prefix == prefix)
+    }
+
+    /// Number of the first entry whose prefix is not below `prefix`. Hashes are spread evenly, so
+    /// the search starts where the prefix should be and widens from there.
+    fn lower_bound(&self, prefix: u64) -> usize {
+        let below = |n: usize| self.entry(n).is_some_and(|entry| entry.prefix < prefix);
+        let guess = ((u128::from(prefix) * self.count as u128) >> 64) as usize;
+        let (mut low, mut high) = (guess, guess);
+        let mut step = 16;
+        while low > 0 && !below(low - 1) {
+            low = low.saturating_sub(step);
+            step *= 2;
+        }
+        while high < self.count && below(high) {
+            high = (high + step).min(self.count);
+            step *= 2;
+        }
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if below(middle) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::BlobHash;
+
+    fn header() -> FileHeader {
+        FileHeader {
+            magic: Magic::PackIndex,
+            salt: 0,
+            store: [1; 16],
+            file: [2; 16],
+            base: 3,
+            generation: 4,
+        }
+    }
+
+    fn entries(count: u32) -> Vec<IndexEntry> {
+        let prefix = |n: u32| BlobHash::of(&n.to_le_bytes()).prefix();
+        (0..count).map(|n| IndexEntry { prefix: prefix(n), slot: n, number: n % 7 }).collect()
+    }
+
+    #[test]
+    fn every_blob_is_found_and_few_others_pass_the_filter() {
+        for count in [0, 1, 2, 1000, 20_000] {
+            let all = entries(count);
+            let index = PackIndex::open(encode(&header(), all.clone())).unwrap();
+            index.check_filter().unwrap();
+            index.check_entries().unwrap();
+            assert_eq!((index.count(), index.header()), (count as usize, &header()));
+            for entry in &all {
+                assert!(index.may_hold(entry.prefix));
+                assert_eq!(index.find(entry.prefix).collect::<Vec<_>>(), [*entry]);
+            }
+            let strange = (0..10_000u64).map(|n| BlobHash::of(&n.to_le_bytes()).prefix());
+            let passed = strange.filter(|&prefix| index.may_hold(prefix)).count();
+            assert!(passed < 150, "{passed} of 10000 strangers pass for {count}");
+            for prefix in [0, 1, u64::MAX] {
+                assert_eq!(index.find(prefix).count(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn uneven_and_equal_prefixes_are_found() {
+        let of = |prefix, slot| IndexEntry { prefix, slot, number: 0 };
+        let mut all: Vec<_> = (0..500).map(|n| of(u64::from(n) * 3, n)).collect();
+        all.extend((0..40).map(|n| of(7 << 60, n)));
+        let index = PackIndex::open(encode(&header(), all)).unwrap();
+        assert_eq!(index.find(7 << 60).count(), 40);
+        assert_eq!((0..1500).filter(|&prefix| index.find(prefix).count() == 1).count(), 500);
+    }
+
+    #[test]
+    fn damage_is_found_at_every_byte_and_cut() {
+        let good = encode(&header(), entries(40));
+        let whole = |bytes: Vec<u8>| {
+            PackIndex::open(bytes)
+                .and_then(|index| index.check_filter().and_then(|()| index.check_entries()))
+        };
+        assert_eq!(whole(good.clone()), Ok(()));
+        for at in 0..good.len() {
+            assert!(whole(good[..at].to_vec()).is_err());
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            assert!(whole(bad).is_err(), "{at}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_pinned() {
+        let bytes = encode(&header(), vec![IndexEntry { prefix: 9, slot: 8, number: 7 }]);
+        let text: String = bytes[64..].iter().map(|byte| format!("{byte:02x}")).collect();
+        let want = "0100000000000000010000008122be0b8766f27f000000000000000019891ea5\
+                    0000010000200000000000020000800000000040000008000000040080000000\
+                    09000000000000000800000007000000";
+        assert_eq!(text, want);
+    }
+}
