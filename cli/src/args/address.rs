@@ -1,0 +1,99 @@
+//! The rule that finds an address among the words of a command line. Pure: no file is looked at.
+
+use std::ffi::OsString;
+
+use clap::{Command, CommandFactory as _};
+
+use super::Args;
+
+/// Moves an address typed as the first positional argument of a subcommand behind `--addr`, as in
+/// `xs cat ./store`. A word is an address when it cannot be a topic: it holds `/` or `:` or begins
+/// with `.`. `serve` is left alone, because its own argument is the store.
+pub(crate) fn lift(argv: Vec<OsString>) -> Vec<OsString> {
+    let root = Args::command();
+    let Some(at) = first_positional(&argv, &root) else { return argv };
+    if !argv[at].to_str().is_some_and(cannot_be_topic) {
+        return argv;
+    }
+    let mut lifted = argv;
+    lifted.insert(at, OsString::from("--addr"));
+    lifted
+}
+
+fn cannot_be_topic(word: &str) -> bool {
+    // A blob's hash may hold a slash and is never an address.
+    !word.starts_with("sha256-")
+        && (word.starts_with('.') || word.contains('/') || word.contains(':'))
+}
+
+/// The index of the first argument that belongs to the subcommand itself, below all nested ones.
+fn first_positional(argv: &[OsString], root: &Command) -> Option<usize> {
+    let mut command = root;
+    let mut index = 1;
+    while let Some(word) = argv.get(index) {
+        let word = word.to_str()?;
+        if word == "--" {
+            return None;
+        }
+        if word.len() > 1 && word.starts_with('-') {
+            index += if takes_next(root, command, word) { 2 } else { 1 };
+            continue;
+        }
+        match command.find_subcommand(word) {
+            Some(below) if below.get_name() == "serve" => return None,
+            Some(below) => command = below,
+            None if command.has_subcommands() => return None,
+            None => return Some(index),
+        }
+        index += 1;
+    }
+    None
+}
+
+/// Whether the option `word` has its value in the argument that follows.
+fn takes_next(root: &Command, command: &Command, word: &str) -> bool {
+    let mut options = command.get_arguments().chain(root.get_arguments());
+    match word.strip_prefix("--") {
+        Some(long) => {
+            !long.contains('=')
+                && options
+                    .any(|arg| arg.get_long() == Some(long) && arg.get_action().takes_values())
+        }
+        // Of grouped short options only the last can have its value in the next word.
+        None => word.chars().last().is_some_and(|last| {
+            options.any(|arg| arg.get_short() == Some(last) && arg.get_action().takes_values())
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lifted(line: &str) -> String {
+        let words = lift(line.split(' ').map(OsString::from).collect());
+        words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn only_the_first_positional_can_be_an_address() {
+        for (line, expected) in [
+            ("xs cat ./store", "xs cat --addr ./store"),
+            ("xs cat -f --last 3 ./store a.b", "xs cat -f --last 3 --addr ./store a.b"),
+            ("xs cat --last=3 :4000", "xs cat --last=3 --addr :4000"),
+            ("xs append /s topic ./body", "xs append --addr /s topic ./body"),
+            ("xs append topic ./body", "xs append topic ./body"),
+            ("xs append --file ./f topic", "xs append --file ./f topic"),
+            ("xs -a ./s append topic a:b", "xs -a ./s append topic a:b"),
+            ("xs cas get sha256-a/b=", "xs cas get sha256-a/b="),
+            ("xs cas get ./s sha256-a/b=", "xs cas get --addr ./s sha256-a/b="),
+            ("xs modules list host:1", "xs modules list --addr host:1"),
+            ("xs serve ./store", "xs serve ./store"),
+            ("xs cat a -- ./b", "xs cat a -- ./b"),
+            ("xs nothing ./b", "xs nothing ./b"),
+            ("xs", "xs"),
+        ] {
+            assert_eq!(lifted(line), expected);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! What was typed, as types. Pure: nothing here opens a file, a socket or asks for the time.
+
+mod address;
+mod read;
+mod time;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueHint};
+use xs_engine::{BlobHash, Meta, SyncPolicy, Topic, Ttl};
+use xs_protocol::Address;
+
+pub(crate) use address::lift;
+pub(crate) use read::{BodyArgs, CatArgs, PatternArgs, TailArgs, bound};
+pub(crate) use time::duration;
+
+const ROOT_EXAMPLES: &str = "\
+Examples:
+  xs serve ./store --modules ./modules    keep a store and run its processors
+  echo hello | xs append ./store notes    store one event
+  xs tail ./store notes                   follow it live
+  xs call ./store report topic=metrics.recv
+
+Addresses: a store directory, its socket, :port or host:port. Give one with -a, in $XS_ADDR, or as
+the first argument when it holds / or : or begins with a dot. The default is
+~/.local/share/xs/store. Nobody serves a directory? Then xs opens it itself, without modules.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 condition not met, 5 cannot reach a store,
+6 timed out, 7 denied, 8 the store's files failed, 130 interrupted.";
+
+/// An event store with live subscriptions and JavaScript processors next to the data.
+#[derive(Debug, Parser)]
+#[command(name = "xs", version, max_term_width = 100, after_help = ROOT_EXAMPLES)]
+pub(crate) struct Args {
+    /// The store: a directory, a socket, :port or host:port.
+    #[arg(short = 'a', long, global = true, env = "XS_ADDR", value_name = "ADDR",
+        value_parser = Address::parse)]
+    pub(crate) addr: Option<Address>,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) subcommand: Subcommand,
+}
+
+/// The subcommands.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Subcommand {
+    /// Serve a store and run its modules until SIGTERM or Ctrl-C.
+    Serve(ServeArgs),
+    /// Append an event, or one for each line of the input.
+    Append(AppendArgs),
+    /// Print events, and go on with new ones if asked to.
+    Cat(CatArgs),
+    /// Print the newest events and those that follow: cat --follow --last 10.
+    Tail(TailArgs),
+    /// Print the newest events of topics.
+    Last(LastArgs),
+    /// Print one event.
+    Get(GetArgs),
+    /// Read and write the content-addressed bodies.
+    #[command(subcommand)]
+    Cas(CasSubcommand),
+    /// Call a command module and print what it answers.
+    Call(CallArgs),
+    /// List topics with their sizes.
+    Topics(TopicsArgs),
+    /// See the modules that a server runs.
+    #[command(subcommand)]
+    Modules(ModulesSubcommand),
+    /// Ask a server whether it is there.
+    Ping(PingArgs),
+    /// Print the version of xs and of its JavaScript engine.
+    Version,
+    /// The process that runs modules; started by `serve`, over a socket it inherits.
+    #[command(name = "__host", hide = true)]
+    Host(HostArgs),
+}
+
+/// `xs serve`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs serve ./store
+  xs serve ./store --modules ./modules --listen :4000
+  xs serve ./store --sync interval:50ms
+
+Sync policies: sync acknowledges an event when it survives a power cut. interval:50ms acknowledges
+at once and syncs 50 ms later: kill -9 loses nothing, a power cut at most that. none leaves the
+writing to the operating system.")]
+pub(crate) struct ServeArgs {
+    /// Directory of the store, created if absent [default: that of --addr].
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+    /// Directory with generators/, handlers/, commands/ and lib/ to run.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) modules: Option<PathBuf>,
+    /// Also listen on this loopback address, as :port or host:port; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR", value_parser = Address::parse)]
+    pub(crate) listen: Vec<Address>,
+    /// When an append is acknowledged: sync, interval:<time> or none.
+    #[arg(long, value_name = "POLICY", default_value = "sync")]
+    pub(crate) sync: SyncPolicy,
+    /// Least important messages on standard error: error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log: tracing::level_filters::LevelFilter,
+}
+
+/// `xs __host`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HostArgs {
+    /// The modules directory.
+    #[arg(long)]
+    pub(crate) modules: PathBuf,
+}
+
+/// `xs append`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs append notes 'buy milk'
+  date | xs append ticks
+  xs append photos --file cat.jpg --meta '{\"width\":640}'
+  journalctl -f -o cat | xs append journal --lines
+  jq -c . data.json | xs append readings --lines --json
+  xs append deploy.done -n
+
+Without BODY the body is read from standard input to its end; on a terminal there is none.")]
+pub(crate) struct AppendArgs {
+    /// The topic, for example metrics.cpu.
+    pub(crate) topic: Topic,
+    /// The body; - reads standard input.
+    #[arg(conflicts_with_all = ["file", "no_body", "lines"])]
+    pub(crate) body: Option<String>,
+    /// Take the body from a file, byte for byte.
+    #[arg(long, value_name = "PATH", conflicts_with = "no_body", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+    /// No body; standard input is not touched.
+    #[arg(short = 'n', long)]
+    pub(crate) no_body: bool,
+    /// One event for each line; stored as the lines arrive.
+    #[arg(long, conflicts_with = "no_body")]
+    pub(crate) lines: bool,
+    /// The body, or each line, is a JSON object that becomes the meta.
+    #[arg(long, conflicts_with_all = ["no_body", "meta"])]
+    pub(crate) json: bool,
+    /// Meta: a JSON object.
+    #[arg(long, value_name = "JSON", value_parser = meta_object)]
+    pub(crate) meta: Option<Meta>,
+    /// How long it is kept: forever, ephemeral, time:<ms> or last:<n>.
+    #[arg(long, default_value = "forever")]
+    pub(crate) ttl: Ttl,
+}
+
+/// `xs last`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs last metrics.recv
+  xs last -n 5 'alerts.*'
+  xs last --per-topic metrics.")]
+pub(crate) struct LastArgs {
+    #[command(flatten)]
+    pub(crate) patterns: PatternArgs,
+    /// How many, the newest last.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+    pub(crate) count: u64,
+    /// The newest event of each topic instead.
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) per_topic: bool,
+    #[command(flatten)]
+    pub(crate) body: BodyArgs,
+}
+
+/// `xs get`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs get 03g4a5lk7bc9ucnxswp2nn1gj
+  xs get 42 --body > body.bin")]
+pub(crate) struct GetArgs {
+    /// Its id, or its offset.
+    #[arg(value_parser = bound, value_name = "ID")]
+    pub(crate) place: xs_engine::Bound,
+    #[command(flatten)]
+    pub(crate) body: BodyArgs,
+}
+
+/// `xs cas`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum CasSubcommand {
+    /// Write the bytes with this hash to standard output.
+    #[command(after_help = "Example:\n  xs cas get sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=")]
+    Get {
+        /// The hash, as an event shows it.
+        hash: BlobHash,
+    },
+    /// Store bytes and print their hash.
+    #[command(after_help = "Examples:\n  xs cas put < photo.jpg\n  xs cas put --file photo.jpg")]
+    Put {
+        /// Read a file instead of standard input.
+        #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+    },
+}
+
+/// `xs call`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs call report topic=metrics.recv
+  xs call resize width:=640 - < photo.jpg > small.jpg
+  xs call ask --timeout 2m 'What is new?'
+
+Objects are printed as JSON, one a line, text as lines, bytes as they are. Ctrl-C cancels the call.
+An error of the module goes to standard error and ends with exit code 1.")]
+pub(crate) struct CallArgs {
+    /// The command's name.
+    pub(crate) name: Topic,
+    /// key=text or key:=json for each argument; a last word without = is the body, - reads standard
+    /// input.
+    #[arg(value_name = "KEY=TEXT|KEY:=JSON|BODY")]
+    pub(crate) words: Vec<String>,
+    /// All arguments as one JSON object; single ones are set on top.
+    #[arg(long, value_name = "JSON", value_parser = meta_object)]
+    pub(crate) args: Option<Meta>,
+    /// Give the call up after this time in total [default: 30s without a result].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// `xs topics`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  xs topics\n  xs topics 'xs.*' metrics.")]
+pub(crate) struct TopicsArgs {
+    #[command(flatten)]
+    pub(crate) patterns: PatternArgs,
+}
+
+/// `xs modules`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ModulesSubcommand {
+    /// List the modules and how they are.
+    #[command(after_help = "Example:\n  xs modules list ./store")]
+    List,
+    /// Show one module: its state, its position, what went wrong and where.
+    #[command(after_help = "Example:\n  xs modules show anomaly")]
+    Show {
+        /// The module's name.
+        name: Topic,
+    },
+}
+
+/// `xs ping`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  xs ping\n  xs ping ./store --wait 30s")]
+pub(crate) struct PingArgs {
+    /// Keep trying for so long until a server answers.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+/// Meta that is a JSON object, as `--meta` and `--json` take it.
+pub(crate) fn meta_object(text: &str) -> Result<Meta, String> {
+    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Ok(_) if text.trim_start().starts_with('{') => {
+            Meta::parse(text.trim().to_owned()).map_err(|error| error.to_string())
+        }
+        Ok(_) => Err("a JSON object is expected, as in {\"key\":1}".to_owned()),
+        Err(error) => Err(format!("not JSON: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_fits_and_has_an_example() {
+        fn check(command: &mut clap::Command) {
+            let help = command.render_long_help().to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 100, "{line}");
+            }
+            let leaf = !command.has_subcommands() && !command.is_hide_set();
+            let plain = ["version", "help"].contains(&command.get_name());
+            assert!(!leaf || plain || help.contains("Example"), "{}", command.get_name());
+            command.get_subcommands_mut().for_each(check);
+        }
+        check(&mut Args::command());
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for line in [
+            "xs append t body --file f",
+            "xs append t -n --lines",
+            "xs append t --json --meta {}",
+            "xs append t --meta 1",
+            "xs append t --ttl soon",
+            "xs append 9t",
+            "xs cat --last 3 --new",
+            "xs cat --reverse --follow",
+            "xs last -n 2 --per-topic",
+            "xs get !",
+            "xs call name --timeout soon",
+        ] {
+            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

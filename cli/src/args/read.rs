@@ -1,0 +1,223 @@
+//! The options of reading, shared by every subcommand that prints events.
+
+use jiff::Zoned;
+use xs_engine::{Bound, FrameId, ReadOptions, Start, TopicPattern, TopicPatterns, ValueError};
+
+use super::time::point;
+
+/// Which topics.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PatternArgs {
+    /// Topics: exact (a.b), everything below (a.* or a.), comma lists [default: all but xs.*].
+    #[arg(value_name = "TOPICS", value_parser = pattern_list)]
+    lists: Vec<PatternList>,
+}
+
+#[derive(Debug, Clone)]
+struct PatternList(Vec<TopicPattern>);
+
+impl PatternArgs {
+    /// The patterns, or `default` when none were typed.
+    ///
+    /// # Errors
+    /// [`ValueError`] when there are too many.
+    pub(crate) fn or(&self, default: TopicPatterns) -> Result<TopicPatterns, ValueError> {
+        if self.lists.is_empty() {
+            return Ok(default);
+        }
+        TopicPatterns::new(self.lists.iter().flat_map(|list| list.0.iter().cloned()).collect())
+    }
+}
+
+/// Whether and how bodies are printed.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct BodyArgs {
+    /// Add each body to its event: "body" when it is text, otherwise "body_base64".
+    #[arg(long)]
+    pub(crate) with_body: bool,
+    /// Print only the bodies, byte for byte, one after another.
+    #[arg(short = 'b', long = "body", conflicts_with = "with_body")]
+    pub(crate) only: bool,
+}
+
+impl BodyArgs {
+    /// Whether bodies have to be fetched at all.
+    pub(crate) fn wanted(self) -> bool {
+        self.with_body || self.only
+    }
+}
+
+/// `xs cat`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs cat                            everything but xs.*
+  xs cat -f --new metrics.          what is appended from now on below metrics
+  xs cat --since 2h --until now     the last two hours
+  xs cat --after 03g4a5lk7bc9ucnxswp2nn1gj --limit 100
+  xs cat --last 1 -b notes          the newest body of notes
+
+Times: 2h, yesterday, 2026-11-24, 2026-11-24T08:30 (local), RFC 3339.")]
+pub(crate) struct CatArgs {
+    #[command(flatten)]
+    patterns: PatternArgs,
+    /// Go on with events as they are appended.
+    #[arg(short = 'f', long)]
+    follow: bool,
+    /// Begin with the next event appended.
+    #[arg(long, group = "begin")]
+    new: bool,
+    /// Begin with this event, by id or offset.
+    #[arg(long, value_name = "ID", value_parser = bound, group = "begin")]
+    from: Option<Bound>,
+    /// Begin after this event, by id or offset.
+    #[arg(long, value_name = "ID", value_parser = bound, group = "begin")]
+    after: Option<Bound>,
+    /// Begin with the newest so many.
+    #[arg(long, value_name = "N", group = "begin")]
+    last: Option<u64>,
+    /// End before this event, by id or offset.
+    #[arg(long, value_name = "ID", value_parser = bound)]
+    before: Option<Bound>,
+    /// Only events at or after this time.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only events before this time.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// At most so many events.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Newest first.
+    #[arg(long, conflicts_with_all = ["follow", "new"])]
+    reverse: bool,
+    #[command(flatten)]
+    pub(crate) body: BodyArgs,
+}
+
+impl CatArgs {
+    /// What to ask of the store. `--new` without `--follow` follows too, for there is nothing else
+    /// it could mean.
+    ///
+    /// # Errors
+    /// A sentence about the option that cannot be read.
+    pub(crate) fn options(&self, now: &Zoned) -> Result<ReadOptions, String> {
+        let time = |option: &str, text: &Option<String>| match text {
+            Some(text) => point(text, now).map(Some).map_err(|error| format!("{option}: {error}")),
+            None => Ok(None),
+        };
+        let start = match (self.new, self.from, self.after, self.last) {
+            (true, ..) => Start::New,
+            (_, Some(bound), ..) => Start::From(bound),
+            (_, _, Some(bound), _) => Start::After(bound),
+            (_, _, _, Some(count)) => Start::Last(count),
+            _ => Start::First,
+        };
+        Ok(ReadOptions {
+            topics: self.patterns.or(TopicPatterns::all()).map_err(|error| error.to_string())?,
+            start,
+            before: self.before,
+            since_ms: time("--since", &self.since)?,
+            until_ms: time("--until", &self.until)?,
+            limit: self.limit,
+            reverse: self.reverse,
+            follow: self.follow || self.new,
+        })
+    }
+}
+
+/// `xs tail`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs tail
+  xs tail -n 100 alerts.
+  xs tail --with-body notes | jq -r .body")]
+pub(crate) struct TailArgs {
+    #[command(flatten)]
+    patterns: PatternArgs,
+    /// How many stored events come first.
+    #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 10)]
+    last: u64,
+    #[command(flatten)]
+    body: BodyArgs,
+}
+
+impl From<TailArgs> for CatArgs {
+    fn from(tail: TailArgs) -> Self {
+        Self {
+            patterns: tail.patterns,
+            follow: true,
+            new: false,
+            from: None,
+            after: None,
+            last: Some(tail.last),
+            before: None,
+            since: None,
+            until: None,
+            limit: None,
+            reverse: false,
+            body: tail.body,
+        }
+    }
+}
+
+/// An event by its id, or by its offset: up to 20 digits.
+///
+/// # Errors
+/// A sentence that says what is expected.
+pub(crate) fn bound(text: &str) -> Result<Bound, String> {
+    if text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        if let Ok(offset) = text.parse() {
+            return Ok(Bound::Offset(offset));
+        }
+    }
+    match FrameId::parse(text) {
+        Ok(id) => Ok(Bound::Id(id)),
+        Err(_) => Err("an id of 25 digits and letters or an offset is expected".to_owned()),
+    }
+}
+
+/// A comma list of patterns, where `a.` is short for `a.*`.
+fn pattern_list(text: &str) -> Result<PatternList, ValueError> {
+    let one = |part: &str| match part.strip_suffix('.') {
+        Some(prefix) => TopicPattern::parse(&format!("{prefix}.*")),
+        None => TopicPattern::parse(part),
+    };
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(one).collect::<Result<Vec<_>, _>>().map(PatternList)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Args, Subcommand};
+    use super::*;
+    use clap::Parser as _;
+
+    fn options(line: &str) -> ReadOptions {
+        let now: Zoned = "2026-11-24T12:00:00+00:00[UTC]".parse().unwrap();
+        let args = Args::try_parse_from(line.split(' ')).unwrap();
+        let cat = match args.subcommand {
+            Subcommand::Cat(cat) => cat,
+            Subcommand::Tail(tail) => tail.into(),
+            _ => unreachable!("a line of cat or tail"),
+        };
+        cat.options(&now).unwrap()
+    }
+
+    #[test]
+    fn options_become_a_read() {
+        let id = "03g4a5lk7bc9ucnxswp2nn1gj";
+        let cat = options(&format!("xs cat --after {id} --limit 5 --since 1h metrics. a,b.c"));
+        assert_eq!(cat.start, Start::After(Bound::Id(FrameId::parse(id).unwrap())));
+        assert_eq!(cat.topics.to_string(), "metrics.*,a,b.c");
+        assert_eq!((cat.limit, cat.follow), (Some(5), false));
+        assert_eq!(cat.since_ms, Some(1_795_518_000_000));
+        assert_eq!(options("xs cat"), ReadOptions::default());
+        assert_eq!(options("xs cat --from 42").start, Start::From(Bound::Offset(42)));
+        let new = options("xs cat --new");
+        assert_eq!((new.start, new.follow), (Start::New, true));
+        let tail = options("xs tail a");
+        assert_eq!((tail.start, tail.follow), (Start::Last(10), true));
+    }
+}

@@ -1,0 +1,105 @@
+//! Times and durations as people type them: `2h`, `yesterday`, `2026-11-24`, RFC 3339. Bare dates
+//! and times are local. The clock is an argument, so a test decides what now is.
+
+use std::time::Duration;
+
+use jiff::civil::{Date, DateTime};
+use jiff::{Span, Timestamp, ToSpan as _, Zoned};
+
+/// The longest duration an option takes.
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A point in time, in milliseconds since 1970.
+///
+/// # Errors
+/// A sentence that says which forms are known.
+pub(crate) fn point(text: &str, now: &Zoned) -> Result<u64, String> {
+    let zoned = named(text, now)
+        .or_else(|| text.parse::<Timestamp>().ok().map(|at| at.to_zoned(now.time_zone().clone())))
+        .or_else(|| text.parse::<Zoned>().ok())
+        .or_else(|| civil(text, now))
+        .or_else(|| ago(text, now));
+    zoned.and_then(|at| u64::try_from(at.timestamp().as_millisecond()).ok()).ok_or_else(|| {
+        format!("{text:?} is not a time: 2h, yesterday, 2026-11-24, 2026-11-24T08:30, RFC 3339")
+    })
+}
+
+/// A length of time: `500ms`, `30s`, `2m`, `1h 30m`.
+///
+/// # Errors
+/// A sentence that says which forms are known.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().ok();
+    parsed
+        .and_then(|signed| Duration::try_from(signed).ok())
+        .filter(|length| *length <= DURATION_MAX)
+        .ok_or_else(|| format!("{text:?} is not a duration: 500ms, 30s, 2m, 1h"))
+}
+
+fn named(text: &str, now: &Zoned) -> Option<Zoned> {
+    match text {
+        "now" => Some(now.clone()),
+        "today" => now.start_of_day().ok(),
+        "yesterday" => now.checked_sub(1.day()).ok()?.start_of_day().ok(),
+        _ => None,
+    }
+}
+
+fn civil(text: &str, now: &Zoned) -> Option<Zoned> {
+    let local = match text.parse::<Date>() {
+        Ok(date) if text.len() == "2026-11-24".len() => date.at(0, 0, 0, 0),
+        _ => text.parse::<DateTime>().ok()?,
+    };
+    local.to_zoned(now.time_zone().clone()).ok()
+}
+
+fn ago(text: &str, now: &Zoned) -> Option<Zoned> {
+    let span = text.strip_suffix(" ago").unwrap_or(text).parse::<Span>().ok()?;
+    if span.is_negative() {
+        return None;
+    }
+    now.checked_sub(span).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Result<String, String> {
+        let now: Zoned = "2026-11-24T12:00:00+01:00[Europe/Paris]".parse().unwrap();
+        point(text, &now).map(|ms| {
+            Timestamp::from_millisecond(i64::try_from(ms).unwrap()).unwrap().to_string()
+        })
+    }
+
+    #[test]
+    fn points_are_read_in_local_time() {
+        for (text, expected) in [
+            ("now", "2026-11-24T11:00:00Z"),
+            ("today", "2026-11-23T23:00:00Z"),
+            ("yesterday", "2026-11-22T23:00:00Z"),
+            ("2h", "2026-11-24T09:00:00Z"),
+            ("1d 2h", "2026-11-23T09:00:00Z"),
+            ("30 minutes ago", "2026-11-24T10:30:00Z"),
+            ("2026-11-01", "2026-10-31T23:00:00Z"),
+            ("2026-11-01T08:30", "2026-11-01T07:30:00Z"),
+            ("2026-11-01 08:30:15", "2026-11-01T07:30:15Z"),
+            ("2026-11-01T08:30:00Z", "2026-11-01T08:30:00Z"),
+            ("2026-11-01T08:30:00-05:00", "2026-11-01T13:30:00Z"),
+        ] {
+            assert_eq!(at(text).as_deref(), Ok(expected), "{text}");
+        }
+        for bad in ["", "soon", "-2h", "25:00", "1960-01-01", "2026-13-01"] {
+            assert!(at(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_have_a_largest() {
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for bad in ["", "-1s", "5", "20y", "100000d"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

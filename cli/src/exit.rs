@@ -1,0 +1,105 @@
+//! Exit codes as a type, and the one place where an error becomes one. Says nothing to anybody:
+//! printing is the business of `output`.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+/// How a subcommand ended, as scripts see it. `xs --help` and docs/operations.md list the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It did what it was asked.
+    Ok = 0,
+    /// It failed for a reason that has no number of its own.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The frame, blob or module that was asked for does not exist.
+    NotFound = 3,
+    /// A condition of the request does not hold.
+    Condition = 4,
+    /// No store could be reached at the address.
+    Unreachable = 5,
+    /// A deadline passed.
+    TimedOut = 6,
+    /// The caller may not do this.
+    Denied = 7,
+    /// The store's files failed while writing; what was in flight may or may not be stored.
+    StoreFailed = 8,
+    /// Ended by Ctrl-C.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An error whose exit code is known where it arises.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    exit: Exit,
+    text: String,
+}
+
+impl Fault {
+    /// A fault with a message for people: what is wrong, then what to do.
+    pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Self { exit, text: text.into() }
+    }
+
+    /// The same as an `Err`.
+    pub(crate) fn fail<T>(exit: Exit, text: impl Into<String>) -> anyhow::Result<T> {
+        Err(Self::new(exit, text).into())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// The exit code of an error: the first cause that has one decides.
+pub(crate) fn of(error: &anyhow::Error) -> Exit {
+    for cause in error.chain() {
+        if let Some(fault) = cause.downcast_ref::<Fault>() {
+            return fault.exit;
+        }
+    }
+    Exit::Failed
+}
+
+/// Whether the reader of our output went away, which is no failure of ours.
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn the_innermost_known_cause_decides() {
+        let error = Fault::fail::<()>(Exit::NotFound, "no such frame").context("get").unwrap_err();
+        assert_eq!(of(&error), Exit::NotFound);
+        assert_eq!(format!("{error:#}"), "get: no such frame");
+        assert_eq!(of(&anyhow::anyhow!("anything else")), Exit::Failed);
+    }
+
+    #[test]
+    fn a_closed_pipe_is_recognised_below_context() {
+        let pipe = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(is_closed_pipe(&anyhow::Error::from(pipe).context("standard output")));
+        let other = io::Error::from(io::ErrorKind::NotFound);
+        assert!(!is_closed_pipe(&anyhow::Error::from(other)));
+    }
+}

@@ -1,0 +1,290 @@
+//! The one printer: JSON lines when piped, aligned and coloured for people on a terminal. The print
+//! macros are denied elsewhere because they panic when the reader has gone away; here that is an
+//! ordinary error, which `main` takes for a quiet end.
+
+use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+use rustix::event::{PollFd, PollFlags};
+use xs_engine::Frame;
+
+use crate::json;
+
+/// Bytes gathered before they are written, unless the printer is flushed earlier.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// Columns a topic is padded to; a longer one pushes the rest of its line to the right.
+const TOPIC_COLUMNS: usize = 20;
+/// Columns of a terminal that does not say how wide it is.
+const COLUMNS_DEFAULT: usize = 100;
+
+/// Who reads the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// A program or a file: JSON lines.
+    Program,
+    /// A person at a terminal so many columns wide.
+    Person { columns: usize, colour: bool },
+}
+
+impl Audience {
+    /// Looks at standard output, `NO_COLOR` and `TERM`.
+    pub(crate) fn of_stdout() -> Self {
+        let stdout = io::stdout();
+        if !stdout.is_terminal() {
+            return Self::Program;
+        }
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let size = rustix::termios::tcgetwinsize(&stdout);
+        let columns = size.map_or(0, |size| usize::from(size.ws_col));
+        Self::Person {
+            columns: if columns == 0 { COLUMNS_DEFAULT } else { columns },
+            colour: !plain,
+        }
+    }
+}
+
+/// Writes results to standard output.
+pub(crate) struct Output<W: Write = Stdout> {
+    to: BufWriter<W>,
+    audience: Audience,
+    zone: TimeZone,
+}
+
+impl Output {
+    /// The printer for this process.
+    pub(crate) fn stdout() -> Self {
+        Self::new(io::stdout(), Audience::of_stdout(), TimeZone::system())
+    }
+}
+
+impl<W: Write> Output<W> {
+    /// A printer for an audience in a time zone.
+    pub(crate) fn new(to: W, audience: Audience, zone: TimeZone) -> Self {
+        Self { to: BufWriter::with_capacity(BUFFER_BYTES, to), audience, zone }
+    }
+
+    /// Whether a person reads.
+    pub(crate) fn is_person(&self) -> bool {
+        matches!(self.audience, Audience::Person { .. })
+    }
+
+    /// One frame on one line.
+    pub(crate) fn frame(&mut self, frame: &Frame, body: Option<&[u8]>) -> io::Result<()> {
+        let line = match self.audience {
+            Audience::Program => json::frame(frame, body),
+            Audience::Person { columns, colour } => self.row(frame, body, columns, colour),
+        };
+        self.line(&line)
+    }
+
+    /// A line of text.
+    pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
+        self.to.write_all(line.as_bytes())?;
+        self.to.write_all(b"\n")
+    }
+
+    /// Bytes as they are.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.to.write_all(bytes)
+    }
+
+    /// Named values: an object a line for a program, aligned columns for a person.
+    pub(crate) fn table(
+        &mut self,
+        names: &[&str],
+        rows: &[Vec<serde_json::Value>],
+    ) -> io::Result<()> {
+        if !self.is_person() {
+            for row in rows {
+                let fields = names.iter().zip(row);
+                let fields = fields.map(|(name, value)| format!("{}:{value}", json::text(name)));
+                self.line(&format!("{{{}}}", fields.collect::<Vec<_>>().join(",")))?;
+            }
+            return Ok(());
+        }
+        let cells: Vec<Vec<String>> =
+            rows.iter().map(|row| row.iter().map(cell).collect()).collect();
+        let width = |column: usize| {
+            let longest = cells.iter().map(|row| row[column].chars().count()).max();
+            longest.unwrap_or(0).max(names[column].len())
+        };
+        let widths: Vec<usize> = (0..names.len()).map(width).collect();
+        let heading: Vec<String> = names.iter().map(|name| name.to_uppercase()).collect();
+        let heading = self.paint(Paint::Faint, &aligned(&heading, &widths));
+        self.line(&heading)?;
+        cells.iter().try_for_each(|row| self.line(&aligned(row, &widths)))
+    }
+
+    /// Writes out what was gathered.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+
+    /// A time as people read it: the local time of day, and the date when that is not today.
+    pub(crate) fn time(&self, time_ms: u64) -> String {
+        let at = i64::try_from(time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        let Some(at) = at else { return "-".to_owned() };
+        let at = at.to_zoned(self.zone.clone());
+        let today = Timestamp::now().to_zoned(self.zone.clone()).date();
+        let form = if at.date() == today { "%H:%M:%S%.3f" } else { "%Y-%m-%d %H:%M:%S%.3f" };
+        Zoned::strftime(&at, form).to_string()
+    }
+
+    /// Text in a colour, if colours are wanted.
+    pub(crate) fn paint(&self, paint: Paint, text: &str) -> String {
+        match self.audience {
+            Audience::Person { colour: true, .. } => paint.around(text),
+            _ => text.to_owned(),
+        }
+    }
+
+    fn row(&self, frame: &Frame, body: Option<&[u8]>, columns: usize, colour: bool) -> String {
+        let time = self.time(frame.id().time_ms());
+        let topic = printable(frame.topic());
+        let mut content = if frame.meta().is_empty() { String::new() } else { json::meta(frame) };
+        let preview = match (body, frame.hash()) {
+            (Some(bytes), _) => String::from_utf8_lossy(bytes).into_owned(),
+            (None, Some(_)) => format!("[{} bytes]", frame.body_len()),
+            (None, None) => String::new(),
+        };
+        if !content.is_empty() && !preview.is_empty() {
+            content.push(' ');
+        }
+        content += preview.trim_end();
+        let padding = TOPIC_COLUMNS.saturating_sub(topic.chars().count());
+        let head = format!("{time}  {}  {topic}{}", frame.id(), " ".repeat(padding));
+        let room = columns.saturating_sub(head.chars().count() + 2);
+        let content = cut(&printable(&content), room);
+        if !colour {
+            return format!("{head}  {content}").trim_end().to_owned();
+        }
+        let faint = Paint::Faint.around(&format!("{time}  {}", frame.id()));
+        let name = if topic.starts_with("xs.") { Paint::Faint } else { Paint::Name };
+        format!("{faint}  {}{}  {content}", name.around(&topic), " ".repeat(padding))
+    }
+}
+
+/// The few colours there are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Paint {
+    /// Of little interest.
+    Faint,
+    /// The name of something.
+    Name,
+    /// All is well.
+    Good,
+    /// Something is wrong.
+    Bad,
+}
+
+impl Paint {
+    fn around(self, text: &str) -> String {
+        let code = match self {
+            Self::Faint => "2",
+            Self::Name => "36",
+            Self::Good => "32",
+            Self::Bad => "31",
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+}
+
+/// Says something to the person on standard error; that nobody listens there is not an error.
+pub(crate) fn notice(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "xs: {text}");
+}
+
+/// Ends when whoever reads standard output has gone away. A follower with nothing to print would
+/// otherwise learn it only with its next line. Never ends when that cannot be watched.
+pub(crate) async fn reader_gone() {
+    let (gone, wait) = tokio::sync::oneshot::channel();
+    // The thread may outlive the wait: it ends with the process, which is about to end.
+    let watcher = std::thread::Builder::new().name("xs-stdout".to_owned()).spawn(move || {
+        let stdout = io::stdout();
+        // No event is asked for: hang-up and error are always reported.
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        loop {
+            match rustix::event::poll(&mut watched, None) {
+                Ok(_) => break drop(gone.send(())),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+    });
+    if watcher.is_err() || wait.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn cell(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => printable(text),
+        serde_json::Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn aligned(cells: &[String], widths: &[usize]) -> String {
+    let padded = cells.iter().zip(widths).map(|(cell, &width)| format!("{cell:<width$}"));
+    padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+}
+
+/// Text whose control characters cannot move the cursor or change the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn cut(text: &str, columns: usize) -> String {
+    match text.char_indices().nth(columns) {
+        Some((at, _)) => format!("{}~", &text[..text[..at].char_indices().last().map_or(0, |(i, _)| i)]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use xs_engine::{FrameId, Meta, NewFrame, Topic};
+
+    fn printed(audience: Audience, print: impl FnOnce(&mut Output<&mut Vec<u8>>)) -> String {
+        let mut bytes = Vec::new();
+        let mut output = Output::new(&mut bytes, audience, TimeZone::UTC);
+        print(&mut output);
+        output.flush().unwrap();
+        drop(output);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn sample() -> Frame {
+        let meta = Meta::parse(r#"{"cpu":0.5,"note":"a\u001b[31m"}"#).unwrap();
+        let new = NewFrame { meta, ..NewFrame::new(Topic::parse("metrics.recv").unwrap()) };
+        Frame::assemble(&new, FrameId::first_of_ms(1_700_000_000_000), Some(1), None).unwrap()
+    }
+
+    #[test]
+    fn a_person_gets_one_aligned_line_that_fits() {
+        let person = Audience::Person { columns: 90, colour: false };
+        let line = printed(person, |output| output.frame(&sample(), Some(b"x\n\x1b[1m")).unwrap());
+        assert!(line.starts_with("2023-11-14 22:13:20.000  "), "{line}");
+        assert!(line.contains("  metrics.recv          {"), "{line}");
+        assert!(line.trim_end().chars().count() <= 90, "{line}");
+        assert!(!line.contains('\u{1b}'), "{line}");
+    }
+
+    #[test]
+    fn a_table_is_objects_for_a_program_and_columns_for_a_person() {
+        let rows = [vec![json!("a"), json!(1)], vec![json!("long.name"), json!(null)]];
+        let names = ["topic", "count"];
+        let lines = printed(Audience::Program, |output| output.table(&names, &rows).unwrap());
+        assert_eq!(
+            lines,
+            "{\"topic\":\"a\",\"count\":1}\n{\"topic\":\"long.name\",\"count\":null}\n"
+        );
+        let person = Audience::Person { columns: 90, colour: false };
+        let lines = printed(person, |output| output.table(&names, &rows).unwrap());
+        assert_eq!(lines, "TOPIC      COUNT\na          1\nlong.name  -\n");
+    }
+}
