@@ -1,0 +1,232 @@
+//! Which files of a directory define which processors. Only names are judged here; sources are the
+//! loader's business, and nothing is started.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::lifecycle::Key;
+use crate::name::{Kind, NameError, ProcessorName};
+
+/// Directories below a kind's directory that are looked into.
+const DEPTH_MAX: usize = 8;
+/// Files and directories looked at in one scan.
+const ENTRIES_MAX: usize = 20_000;
+/// The file that configures modules.
+pub const CONFIG_FILE: &str = "xs.toml";
+
+/// What a directory holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// The files that define each processor, relative to the directory; more than one is an error
+    /// of the author, which he is to be told.
+    pub modules: BTreeMap<Key, Vec<String>>,
+    /// Files whose names are not names of processors.
+    pub misnamed: Vec<(String, NameError)>,
+}
+
+impl Scan {
+    /// The files that claim the name of `key`, whatever the kind. One file means no conflict.
+    #[must_use]
+    pub fn claims(&self, key: &Key) -> Vec<&str> {
+        let same_name = Kind::ALL.map(|kind| Key { kind, name: key.name.clone() });
+        let files = same_name.iter().filter_map(|key| self.modules.get(key));
+        files.flatten().map(String::as_str).collect()
+    }
+}
+
+/// Looks through `dir`. A missing `generators`, `handlers` or `commands` holds nothing.
+///
+/// # Errors
+/// Any other failure to read: a directory that cannot be read must not pass for an empty one, or
+/// every processor would be stopped.
+pub fn scan(dir: &Path) -> io::Result<Scan> {
+    fs::read_dir(dir)?;
+    let mut scan = Scan::default();
+    let mut seen = 0;
+    for kind in Kind::ALL {
+        for path in walk(dir, Path::new(kind.dir()), &mut seen)? {
+            let below = path.strip_prefix(kind.dir()).unwrap_or(&path);
+            let Some(name) = below.to_str().and_then(module_name) else { continue };
+            let file = path.to_string_lossy().into_owned();
+            match ProcessorName::parse(&name) {
+                Ok(name) => scan.modules.entry(Key { kind, name }).or_default().push(file),
+                Err(error) => scan.misnamed.push((file, error)),
+            }
+        }
+    }
+    scan.modules.values_mut().for_each(|files| files.sort());
+    Ok(scan)
+}
+
+/// A fingerprint of everything that can change what a module is: equal fingerprints mean that
+/// nothing was saved in between.
+///
+/// # Errors
+/// As [`scan`].
+pub fn fingerprint(dir: &Path) -> io::Result<Vec<(PathBuf, u64, Option<SystemTime>)>> {
+    let mut prints = Vec::new();
+    let mut seen = 0;
+    for path in walk(dir, Path::new(""), &mut seen)? {
+        let source = path.extension().is_some_and(|end| {
+            ["js", "ts", "json", "toml"].iter().any(|known| end == *known)
+        });
+        if source {
+            // A file that is gone by now is one that changed: its absence shows in the list.
+            if let Ok(meta) = fs::metadata(dir.join(&path)) {
+                prints.push((path, meta.len(), meta.modified().ok()));
+            }
+        }
+    }
+    prints.sort();
+    Ok(prints)
+}
+
+/// The processor's name in a path below its kind's directory; `None` for files that are ignored.
+#[must_use]
+pub fn module_name(path: &str) -> Option<String> {
+    let stem = path.strip_suffix(".js").or_else(|| path.strip_suffix(".ts"))?;
+    let ignored = stem.ends_with(".test") || stem.ends_with(".d") || stem.split('/').any(hidden);
+    (!ignored).then(|| stem.replace('/', "."))
+}
+
+/// Whether a file or directory of this name is passed over.
+#[must_use]
+pub fn hidden(name: &str) -> bool {
+    name.is_empty() || name.starts_with(['.', '_']) || name.ends_with('~')
+}
+
+/// The files below `dir/start` that are not hidden, relative to `dir`. Linked directories are not
+/// entered: they could lead anywhere, also back here.
+fn walk(dir: &Path, start: &Path, seen: &mut usize) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut open = vec![(start.to_owned(), 0)];
+    while let Some((below, depth)) = open.pop() {
+        let entries = match fs::read_dir(dir.join(&below)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && below != Path::new("") => {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            *seen += 1;
+            if *seen > ENTRIES_MAX {
+                let message = format!("more than {ENTRIES_MAX} files; modules need a directory of their own");
+                return Err(io::Error::other(message));
+            }
+            if entry.file_name().to_str().is_none_or(hidden) {
+                continue;
+            }
+            let path = below.join(entry.file_name());
+            if !entry.file_type()?.is_dir() {
+                files.push(path);
+            } else if depth < DEPTH_MAX {
+                open.push((path, depth + 1));
+            }
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, files: &[&str]) {
+        for file in files {
+            let path = dir.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "export default 1").unwrap();
+        }
+    }
+
+    fn found(dir: &Path) -> Vec<(String, Vec<String>)> {
+        let scan = scan(dir).unwrap();
+        scan.modules.into_iter().map(|(key, files)| (key.to_string(), files)).collect()
+    }
+
+    #[test]
+    fn paths_are_names() {
+        let cases = [
+            ("a.js", Some("a")),
+            ("disk/usage.ts", Some("disk.usage")),
+            ("disk.usage.ts", Some("disk.usage")),
+            ("a/b/c-d_e.js", Some("a.b.c-d_e")),
+            ("test.ts", Some("test")),
+            ("a.test.ts", None),
+            ("a.test.js", None),
+            ("a.d.ts", None),
+            ("a.mjs", None),
+            ("a.json", None),
+            ("README.md", None),
+            (".a.js", None),
+            ("_a.js", None),
+            ("_a/b.js", None),
+            ("a~/b.js", None),
+            ("a.js~", None),
+            (".js", None),
+        ];
+        for (path, name) in cases {
+            assert_eq!(module_name(path).as_deref(), name, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_scanned() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &[
+            "generators/disk/usage.ts", "handlers/a.js", "handlers/.hidden.js", "handlers/a.js~",
+            "handlers/_private/b.js", "commands/report.ts", "commands/report.test.ts",
+            "lib/shared.js", "commands/9.js", "commands/xs.js", "other/c.js", "a.js",
+        ]);
+        let files = |file: &str| vec![file.to_owned()];
+        assert_eq!(found(dir.path()), [
+            ("generator disk.usage".to_owned(), files("generators/disk/usage.ts")),
+            ("handler a".to_owned(), files("handlers/a.js")),
+            ("command report".to_owned(), files("commands/report.ts")),
+        ]);
+        let mut misnamed: Vec<_> =
+            scan(dir.path()).unwrap().misnamed.into_iter().map(|(file, _)| file).collect();
+        misnamed.sort();
+        assert_eq!(misnamed, ["commands/9.js", "commands/xs.js"]);
+    }
+
+    #[test]
+    fn two_files_of_one_name_are_both_claims() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &["handlers/a.js", "handlers/a.ts", "commands/a.js", "commands/b.js"]);
+        let scan = scan(dir.path()).unwrap();
+        let key = |kind, name| Key { kind, name: ProcessorName::parse(name).unwrap() };
+        let claims = ["handlers/a.js", "handlers/a.ts", "commands/a.js"];
+        assert_eq!(scan.claims(&key(Kind::Handler, "a")), claims);
+        assert_eq!(scan.claims(&key(Kind::Command, "a")), claims);
+        assert_eq!(scan.claims(&key(Kind::Command, "b")), ["commands/b.js"]);
+    }
+
+    #[test]
+    fn an_unreadable_directory_is_not_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(found(dir.path()), []);
+        assert!(scan(&dir.path().join("gone")).is_err());
+        fs::write(dir.path().join("handlers"), "a file").unwrap();
+        assert!(scan(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_fingerprint_changes_with_sources_and_config_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &["handlers/a.js", "lib/b.js"]);
+        let before = fingerprint(dir.path()).unwrap();
+        write(dir.path(), &[".xs/xs.d.ts", "data/out.log"]);
+        assert_eq!(fingerprint(dir.path()).unwrap(), before);
+        fs::write(dir.path().join("lib/b.js"), "longer than it was before").unwrap();
+        let edited = fingerprint(dir.path()).unwrap();
+        assert_ne!(edited, before);
+        write(dir.path(), &["xs.toml"]);
+        assert_ne!(fingerprint(dir.path()).unwrap(), edited);
+    }
+}

@@ -1,0 +1,166 @@
+//! The lifecycle frames a Host appends: what happened to which version, and why. They say it in
+//! their meta, within its limit whatever a module throws.
+
+use serde_json::{Map, Value, json};
+use xs_engine::{FrameId, Meta, NewFrame, Origin, Ttl};
+
+use super::lifecycle::{Event, Key};
+use crate::isolate::{LogLevel, ModuleError};
+
+/// Bytes of a message or a code frame in a report.
+const TEXT_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of a stack in a report.
+const STACK_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the fields of a log line.
+const FIELDS_BYTES_MAX: usize = 16 * 1024;
+/// Log lines kept of one processor.
+const LOG_LINES_KEPT: u64 = 1_000;
+
+/// A frame `xs.<kind>.<name>.<event>` about the version `create`, with more in its meta.
+#[must_use]
+pub fn frame(key: &Key, event: Event, create: FrameId, more: Map<String, Value>) -> NewFrame {
+    let mut meta = Map::from_iter([("create".to_owned(), json!(create.to_string()))]);
+    meta.extend(more);
+    let mut frame = NewFrame::new(key.name.event_topic(key.kind, event.as_str()));
+    frame.meta = meta_of(meta);
+    frame.origin = Some(Origin { processor: create, input: None, input_offset: None, hops: 1 });
+    if event == Event::Retrying {
+        frame.ttl = last(1);
+    }
+    frame
+}
+
+/// A frame about a failure. `input` is the frame that was being handled.
+#[must_use]
+pub fn failure(
+    key: &Key,
+    event: Event,
+    create: FrameId,
+    error: &ModuleError,
+    input: Option<FrameId>,
+) -> NewFrame {
+    let mut more = error_fields(error);
+    if let Some(input) = input {
+        more.insert("frame".to_owned(), json!(input.to_string()));
+    }
+    frame(key, event, create, more)
+}
+
+/// What is to be known of an error, as the fields of a meta.
+#[must_use]
+pub fn error_fields(error: &ModuleError) -> Map<String, Value> {
+    let mut fields = Map::new();
+    fields.insert("code".to_owned(), json!(error.kind.as_str()));
+    fields.insert("message".to_owned(), json!(cut(&error.message, TEXT_BYTES_MAX)));
+    let texts = [
+        ("stack", &error.stack, STACK_BYTES_MAX),
+        ("file", &error.file, TEXT_BYTES_MAX),
+        ("code_frame", &error.code_frame, TEXT_BYTES_MAX),
+    ];
+    for (name, text, max) in texts {
+        if let Some(text) = text {
+            fields.insert(name.to_owned(), json!(cut(text, max)));
+        }
+    }
+    for (name, number) in [("line", error.line), ("column", error.column)] {
+        if let Some(number) = number {
+            fields.insert(name.to_owned(), json!(number));
+        }
+    }
+    fields
+}
+
+/// One line of a processor's log. `fields` is the text of a JSON object.
+#[must_use]
+pub fn log(
+    key: &Key,
+    create: FrameId,
+    level: LogLevel,
+    message: &str,
+    fields: Option<&str>,
+) -> NewFrame {
+    let mut more = Map::new();
+    more.insert("level".to_owned(), json!(level.as_str()));
+    more.insert("message".to_owned(), json!(cut(message, STACK_BYTES_MAX)));
+    let fields = fields.filter(|text| text.len() <= FIELDS_BYTES_MAX);
+    if let Some(fields) = fields.and_then(|text| serde_json::from_str::<Value>(text).ok()) {
+        more.insert("fields".to_owned(), fields);
+    }
+    let mut frame = frame(key, Event::Log, create, more);
+    frame.ttl = last(LOG_LINES_KEPT);
+    frame
+}
+
+/// The meta of these fields. What a module wrote may be nested too deeply for a meta or grow when
+/// escaped; then the short facts remain.
+#[must_use]
+pub fn meta_of(fields: Map<String, Value>) -> Meta {
+    Meta::parse(Value::Object(fields.clone()).to_string()).unwrap_or_else(|_| {
+        let short = fields.into_iter().filter_map(|(name, value)| match value {
+            Value::String(text) => Some((name, json!(cut(&text, 1024)))),
+            Value::Number(_) | Value::Bool(_) => Some((name, value)),
+            _ => None,
+        });
+        let short = Value::Object(short.collect()).to_string();
+        Meta::parse(short).unwrap_or_default()
+    })
+}
+
+fn last(n: u64) -> Ttl {
+    std::num::NonZeroU64::new(n).map_or(Ttl::Forever, Ttl::Last)
+}
+
+/// `text` up to `max` bytes, marked where it was cut.
+fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let mut end = max;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}...", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isolate::FailureKind;
+    use crate::name::{Kind, ProcessorName};
+
+    fn key() -> Key {
+        Key { kind: Kind::Handler, name: ProcessorName::parse("a.b").unwrap() }
+    }
+
+    fn meta(frame: &NewFrame) -> Value {
+        serde_json::from_slice(frame.meta.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_failure_says_where() {
+        let create = FrameId::first_of_ms(1);
+        let error = ModuleError::new(FailureKind::Throw, "Error: no").at("handlers/a/b.ts", 3, 7);
+        let frame = failure(&key(), Event::FinError, create, &error, Some(FrameId::ZERO));
+        assert_eq!(frame.topic.as_str(), "xs.handler.a.b.fin.error");
+        assert_eq!(
+            meta(&frame),
+            json!({ "create": create.to_string(), "code": "throw", "message": "Error: no",
+                "file": "handlers/a/b.ts", "line": 3, "column": 7,
+                "frame": FrameId::ZERO.to_string() })
+        );
+        assert_eq!(frame.origin.unwrap().processor, create);
+    }
+
+    #[test]
+    fn whatever_is_thrown_fits_a_meta() {
+        let mut error = ModuleError::new(FailureKind::Throw, "\u{1}\u{e4}".repeat(100_000));
+        error.stack = Some("\u{1}".repeat(1_000_000));
+        error.code_frame = Some("\u{2}".repeat(1_000_000));
+        let frame = failure(&key(), Event::Invalid, FrameId::ZERO, &error, None);
+        assert_eq!(meta(&frame)["code"], "throw");
+        let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));
+        let line = log(&key(), FrameId::ZERO, LogLevel::Info, "deep", Some(&deep));
+        assert_eq!(meta(&line)["message"], "deep");
+        assert_eq!(line.ttl.to_string(), "last:1000");
+    }
+}

@@ -1,0 +1,138 @@
+//! Tells when the files of a directory have changed and come to rest. The kernel's notices only
+//! say when to look; what counts is a fingerprint, so a missed or a superfluous notice is harmless.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::files;
+
+/// A save is over when nothing was noticed for so long: editors write in several steps.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Looks without a notice: some filesystems give none.
+const RESCAN: Duration = Duration::from_secs(2);
+/// The most windows of [`SETTLE`] that a directory without rest is waited for.
+const SETTLE_WINDOWS_MAX: usize = 50;
+
+/// Watches a directory until it is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    changes: mpsc::Receiver<()>,
+    task: JoinHandle<()>,
+}
+
+impl Watcher {
+    /// Begins to watch. A change made after this returns is told.
+    #[must_use]
+    pub fn start(dir: &Path) -> Self {
+        let (notices, noticed) = mpsc::channel(1);
+        let notify = notices_of(dir, notices.clone());
+        let (changed, changes) = mpsc::channel(1);
+        let watch = Watch { dir: dir.to_owned(), noticed, _notices: notices, _notify: notify };
+        let first = files::fingerprint(dir).ok();
+        Self { changes, task: tokio::spawn(watch.run(first, changed)) }
+    }
+
+    /// Waits for the next change; cancelling it loses none.
+    pub async fn changed(&mut self) {
+        if self.changes.recv().await.is_none() {
+            // The watching task never ends by itself; without it there is nothing to tell.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Watch {
+    dir: PathBuf,
+    noticed: mpsc::Receiver<()>,
+    /// Kept so that `noticed` stays open when the kernel gives no notices.
+    _notices: mpsc::Sender<()>,
+    _notify: Option<RecommendedWatcher>,
+}
+
+type Print = Option<Vec<(PathBuf, u64, Option<std::time::SystemTime>)>>;
+
+impl Watch {
+    async fn run(mut self, mut last: Print, changed: mpsc::Sender<()>) {
+        loop {
+            // Whether it was a notice or the time makes no difference.
+            let _ = timeout(RESCAN, self.noticed.recv()).await;
+            let mut now = self.look().await;
+            if now == last {
+                continue;
+            }
+            for _ in 0..SETTLE_WINDOWS_MAX {
+                let _ = timeout(SETTLE, std::future::pending::<()>()).await;
+                while self.noticed.try_recv().is_ok() {}
+                let next = self.look().await;
+                let rests = next == now;
+                now = next;
+                if rests {
+                    break;
+                }
+            }
+            if now == last {
+                continue;
+            }
+            last = now;
+            if changed.send(()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// `None` while the directory cannot be read, which is a state of its own.
+    async fn look(&self) -> Print {
+        let dir = self.dir.clone();
+        let print = tokio::task::spawn_blocking(move || files::fingerprint(&dir).ok()).await;
+        print.unwrap_or_default()
+    }
+}
+
+fn notices_of(dir: &Path, notices: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let notice = move |_: notify::Result<notify::Event>| {
+        // A full channel holds a notice already, and one is as good as many.
+        let _ = notices.try_send(());
+    };
+    let watcher = notify::recommended_watcher(notice).and_then(|mut watcher| {
+        watcher.watch(dir, RecursiveMode::Recursive)?;
+        Ok(watcher)
+    });
+    match watcher {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            tracing::warn!(%error, "cannot watch the modules; looking every {RESCAN:?} instead");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_save_is_told_once_it_rests() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("handlers")).unwrap();
+        let mut watcher = Watcher::start(dir.path());
+        fs::write(dir.path().join("handlers/a.js"), "one").unwrap();
+        timeout(Duration::from_secs(10), watcher.changed()).await.unwrap();
+        fs::write(dir.path().join("handlers/.a.js.swp"), "not a source").unwrap();
+        assert!(timeout(Duration::from_millis(500), watcher.changed()).await.is_err());
+        fs::remove_file(dir.path().join("handlers/a.js")).unwrap();
+        timeout(Duration::from_secs(10), watcher.changed()).await.unwrap();
+    }
+}

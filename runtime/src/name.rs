@@ -1,0 +1,169 @@
+//! What processors are called: their kind, their name and the topics made of the two.
+//! A name is valid from the moment it exists; no file is looked at here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use xs_engine::{Topic, ValueError};
+
+/// Bytes of a processor's name. `xs.generator.<name>.fin.error` is a topic, so it must fit one.
+pub const NAME_BYTES_MAX: usize = 200;
+
+/// What a module defines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Emits.
+    Generator,
+    /// Reacts, and keeps state.
+    Handler,
+    /// Is called, and answers.
+    Command,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Generator, Self::Handler, Self::Command];
+
+    /// The word in topics: `generator`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Generator => "generator",
+            Self::Handler => "handler",
+            Self::Command => "command",
+        }
+    }
+
+    /// The directory of its modules: `generators`.
+    #[must_use]
+    pub const fn dir(self) -> &'static str {
+        match self {
+            Self::Generator => "generators",
+            Self::Handler => "handlers",
+            Self::Command => "commands",
+        }
+    }
+
+    /// The suffix of the topic its results go to unless `output.topic` says otherwise.
+    #[must_use]
+    pub const fn result_suffix(self) -> &'static str {
+        match self {
+            Self::Generator | Self::Command => "recv",
+            Self::Handler => "out",
+        }
+    }
+
+    /// The kind of a word, `None` when it is not one.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a text is not a processor's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// It breaks a rule of topics.
+    #[error("{0}; rename the file")]
+    Topic(#[from] ValueError),
+    /// It is too long.
+    #[error("the name is {bytes} bytes long, {NAME_BYTES_MAX} are allowed; shorten the file name")]
+    Length {
+        /// Its length.
+        bytes: usize,
+    },
+    /// It would write into the topics of xs itself.
+    #[error("names beginning with xs are reserved; rename the file")]
+    Reserved,
+}
+
+/// A processor's name: a topic of at most [`NAME_BYTES_MAX`] bytes that is not reserved.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessorName(Arc<str>);
+
+impl ProcessorName {
+    /// Checks `text` and keeps it.
+    ///
+    /// # Errors
+    /// [`NameError`] says which rule is broken.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        if text.len() > NAME_BYTES_MAX {
+            return Err(NameError::Length { bytes: text.len() });
+        }
+        if Topic::parse(text)?.is_reserved() {
+            return Err(NameError::Reserved);
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The topic `<name>.<suffix>`.
+    ///
+    /// # Panics
+    /// When `suffix` is not a valid end of a topic, which is a bug of the caller.
+    #[must_use]
+    pub fn topic(&self, suffix: &str) -> Topic {
+        Topic::parse(&format!("{}.{suffix}", self.0)).expect("a name leaves room for a suffix")
+    }
+
+    /// The topic `xs.<kind>.<name>.<event>`.
+    ///
+    /// # Panics
+    /// When `event` is not a valid end of a topic, which is a bug of the caller.
+    #[must_use]
+    pub fn event_topic(&self, kind: Kind, event: &str) -> Topic {
+        Topic::parse(&format!("xs.{kind}.{}.{event}", self.0))
+            .expect("a name leaves room for its lifecycle topics")
+    }
+}
+
+impl fmt::Display for ProcessorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ProcessorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_topics_with_room_for_suffixes() {
+        let longest = "a".repeat(NAME_BYTES_MAX);
+        for good in ["a", "disk.usage", "_x", "xsa", longest.as_str()] {
+            let name = ProcessorName::parse(good).unwrap();
+            for kind in Kind::ALL {
+                assert!(name.event_topic(kind, "fin.error").as_str().ends_with(".fin.error"));
+            }
+        }
+        let too_long = "a".repeat(NAME_BYTES_MAX + 1);
+        for bad in ["", "xs", "xs.a", "9a", "a b", "a..b", "a.", too_long.as_str()] {
+            assert!(ProcessorName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn kinds_have_one_word_each() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::of(kind.as_str()), Some(kind));
+        }
+        assert_eq!(Kind::of("generators"), None);
+    }
+}
