@@ -1,6 +1,8 @@
 //! JavaScript processors of xs: generators, handlers and commands in deno_core isolates, and the
 //! Host that runs them. The only crate that sees deno_core; it owns no data.
 
+pub mod host;
 pub mod isolate;
 pub mod loader;
+pub mod name;
 pub mod permissions;

@@ -6,37 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use xs_engine::{FrameId, Topic, TopicPatterns, Ttl};
 
-/// The three kinds of processor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// Emits frames by itself.
-    Generator,
-    /// Reacts to frames and keeps state.
-    Handler,
-    /// Is called and answers.
-    Command,
-}
-
-impl Kind {
-    /// The word in topics and messages.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Generator => "generator",
-            Self::Handler => "handler",
-            Self::Command => "command",
-        }
-    }
-
-    /// The suffix of the topic its results go to unless `output.topic` says otherwise.
-    #[must_use]
-    pub const fn result_suffix(self) -> &'static str {
-        match self {
-            Self::Generator | Self::Command => "recv",
-            Self::Handler => "out",
-        }
-    }
-}
+pub use crate::name::Kind;
 
 /// Where a handler without a cursor begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,0 +1,151 @@
+//! The calls of a command that run now, each in a task of its own, and what its ends look like.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use xs_engine::limits::HOPS_MAX;
+use xs_engine::{Frame, FrameId, NewFrame, Origin};
+use xs_protocol::Delivered;
+
+use crate::host::report;
+use crate::host::version::Version;
+use crate::isolate::{Call, FailureKind, Input, Isolate, ModuleError};
+
+/// The last part of `xs.command.<name>.cancel`.
+pub(super) const CANCEL: &str = "cancel";
+
+/// A call that has not begun.
+pub(super) struct Queued {
+    pub(super) input: Input,
+    pub(super) cancelled: bool,
+    deadline_ms: Option<u64>,
+}
+
+impl Queued {
+    /// A call as it came. Its meta may say `deadline`, in milliseconds since 1970.
+    pub(super) fn new(Delivered { frame, body }: Delivered) -> Self {
+        let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
+        let deadline_ms = meta.get("deadline").and_then(Value::as_u64);
+        Self { input: Input { frame, body, attempt: 1 }, cancelled: false, deadline_ms }
+    }
+
+    /// Why it must not begin any more, if so: a code and a sentence.
+    pub(super) fn refusal(&self, now_ms: u64) -> Option<(&'static str, &'static str)> {
+        let hops = self.input.frame.origin().map_or(0, |origin| origin.hops);
+        if self.cancelled {
+            Some(("cancelled", "the caller cancelled the call before it began"))
+        } else if self.deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
+            Some(("timeout", "the call's deadline had passed before it could begin"))
+        } else if hops >= HOPS_MAX {
+            Some(("hops", "a chain of processors was cut: too many calls led to this one"))
+        } else {
+            None
+        }
+    }
+}
+
+/// The calls that run.
+#[derive(Default)]
+pub(super) struct Calls {
+    cancels: HashMap<FrameId, CancellationToken>,
+    tasks: JoinSet<(Queued, Result<(), ModuleError>)>,
+}
+
+impl Calls {
+    /// How many run.
+    pub(super) fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Runs a call. The task holds the isolate, so that one that was replaced lives as long as its
+    /// last call.
+    pub(super) fn begin(&mut self, version: &Version, isolate: &Arc<Isolate>, queued: Queued) {
+        let cancel = CancellationToken::new();
+        self.cancels.insert(queued.input.frame.id(), cancel.clone());
+        let call = Call {
+            input: queued.input.clone(),
+            deadline_ms: queued.deadline_ms,
+            complete: end_frame(version, &queued.input.frame, "complete", Map::new()),
+            cancel,
+        };
+        let isolate = Arc::clone(isolate);
+        self.tasks.spawn(async move {
+            let result = isolate.call(call).await;
+            (queued, result)
+        });
+    }
+
+    /// Waits for the next end of a call; for ever when none runs.
+    pub(super) async fn ended(&mut self) -> (Queued, Result<(), ModuleError>) {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok((queued, result))) => {
+                    self.cancels.remove(&queued.input.frame.id());
+                    return (queued, result);
+                }
+                // A task that panicked is our bug; its call is answered when the command ends.
+                Some(Err(error)) => tracing::error!(%error, "the task of a call failed"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Cancels one call, if it runs.
+    pub(super) fn cancel(&self, call: FrameId) {
+        if let Some(cancel) = self.cancels.get(&call) {
+            cancel.cancel();
+        }
+    }
+
+    /// Cancels all.
+    pub(super) fn cancel_all(&self) {
+        self.cancels.values().for_each(CancellationToken::cancel);
+    }
+
+    /// Waits until none runs.
+    pub(super) async fn drain(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// The call that a frame `xs.command.<name>.cancel` is about.
+pub(super) fn cancelled_call(frame: &Frame) -> Option<FrameId> {
+    let meta: Value = serde_json::from_slice(frame.meta()).ok()?;
+    FrameId::parse(meta.get("call")?.as_str()?).ok()
+}
+
+/// `<name>.error` in answer to a call.
+pub(super) fn error_frame(
+    version: &Version,
+    call: &Frame,
+    code: &str,
+    message: &str,
+    error: Option<&ModuleError>,
+) -> NewFrame {
+    let plain = ModuleError::new(FailureKind::Throw, message);
+    let mut fields = report::error_fields(error.unwrap_or(&plain));
+    fields.insert("code".to_owned(), json!(code));
+    end_frame(version, call, "error", fields)
+}
+
+/// The frame that ends a call, with the call's id in its meta.
+fn end_frame(
+    version: &Version,
+    call: &Frame,
+    suffix: &str,
+    mut fields: Map<String, Value>,
+) -> NewFrame {
+    fields.insert("call".to_owned(), json!(call.id().to_string()));
+    let mut frame = NewFrame::new(version.key.name.topic(suffix));
+    frame.meta = report::meta_of(fields);
+    frame.origin = Some(Origin {
+        processor: version.create,
+        input: Some(call.id()),
+        input_offset: call.offset(),
+        hops: call.origin().map_or(0, |origin| origin.hops).saturating_add(1),
+    });
+    frame
+}

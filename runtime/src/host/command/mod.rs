@@ -1,0 +1,431 @@
+//! Drives a command: takes its calls from the log, runs them side by side, and sees to it that each
+//! ends with exactly one `<name>.complete` or `<name>.error`, whatever happens in between.
+//!
+//! One task owns the cursor. What begins and what ends is collected and stored together, so a
+//! command under load costs one commit per turn and not one per call.
+
+mod calls;
+mod place;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
+use xs_protocol::{AppendRequest, ClientError, Delivered, SubEvent, SubscribeOptions, Subscription};
+
+use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
+use self::place::Place;
+use super::backoff::{Backoff, random};
+use super::commit::{Outcome, commit};
+use super::driver::{Ending, is_wedged, stop_isolate, wall_ms};
+use super::store::{Finish, processor_cursor, refused};
+use super::version::{Started, Version};
+use crate::isolate::{BackendCode, BackendError, Definition, FailureKind, Isolate, ModuleError};
+
+/// Bodies of calls up to so many bytes come with their frames.
+const BODIES_UP_TO: u32 = 16 * 1024;
+/// Calls taken from the log and not begun; more wait in the log.
+const QUEUE_MAX: usize = 1_024;
+/// Frames in one commit.
+const COMMIT_FRAMES_MAX: usize = 1_024;
+
+/// A newer version for a running command.
+pub(super) struct Swap {
+    pub(super) version: Version,
+    pub(super) started: Started,
+}
+
+/// A command that is ready to run.
+pub(super) struct Command {
+    version: Version,
+    definition: Definition,
+    isolate: Arc<Isolate>,
+    cursor: CursorName,
+    place: Place,
+    queue: VecDeque<Queued>,
+    calls: Calls,
+    finishes: mpsc::UnboundedReceiver<Finish>,
+    swaps: mpsc::UnboundedReceiver<Swap>,
+    backoff: Backoff,
+    began: Instant,
+}
+
+type Step<T = ()> = Result<T, Ending>;
+
+impl Command {
+    /// Takes a started version to its saved place.
+    ///
+    /// # Errors
+    /// [`ModuleError`] when the store does not answer.
+    pub(super) async fn new(
+        version: Version,
+        started: Started,
+        finishes: mpsc::UnboundedReceiver<Finish>,
+        swaps: mpsc::UnboundedReceiver<Swap>,
+    ) -> Result<Self, ModuleError> {
+        let cursor = processor_cursor(&version.key);
+        let stored = version.shared().client.cursor_get(&cursor).await.map_err(|error| {
+            ModuleError::new(FailureKind::Store, format!("cannot read its cursor: {error}"))
+        })?;
+        let place =
+            stored.as_ref().map_or_else(|| Place::new(version.offset + 1), Place::of);
+        Ok(Self {
+            definition: started.definition,
+            isolate: Arc::new(started.isolate),
+            version,
+            cursor,
+            place,
+            queue: VecDeque::new(),
+            calls: Calls::default(),
+            finishes,
+            swaps,
+            backoff: Backoff::default(),
+            began: Instant::now(),
+        })
+    }
+
+    /// The change that stores the place of a command that had none, beside its `active` frame.
+    pub(super) fn first_change(&self) -> Option<xs_engine::CursorChange> {
+        (self.place.revision == 0).then(|| self.place.change(&self.cursor))
+    }
+
+    /// Notes that the first change was stored.
+    pub(super) const fn placed(&mut self, revision: u64) {
+        self.place.revision = revision;
+    }
+
+    /// Runs until it is stopped or the store is lost.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Ending {
+        let ending = match self.interrupted(&stop).await {
+            Ok(()) => loop {
+                match self.follow(&stop).await {
+                    Ok(()) => {}
+                    Err(ending) => break ending,
+                }
+            },
+            Err(ending) => ending,
+        };
+        self.end(ending).await
+    }
+
+    /// Answers the calls that a crash cut off.
+    async fn interrupted(&mut self, stop: &CancellationToken) -> Step {
+        let cut: Vec<FrameId> = std::mem::take(&mut self.place.running).into_iter().collect();
+        if cut.is_empty() {
+            return Ok(());
+        }
+        let mut frames = Vec::with_capacity(cut.len());
+        for id in cut {
+            let call = self.version.shared().client.get(Bound::Id(id)).await;
+            if let Some(call) = call.map_err(Ending::Lost)? {
+                let text = "the call was cut off when its process ended; call again";
+                frames.push(error_frame(&self.version, &call, "interrupted", text, None));
+            }
+        }
+        self.store(frames, stop).await
+    }
+
+    /// One subscription, from the first call not begun.
+    async fn follow(&mut self, stop: &CancellationToken) -> Step {
+        let name = &self.version.key.name;
+        let calls = TopicPatterns::from(name.topic("call"));
+        let cancels = TopicPatterns::from(name.event_topic(self.version.key.kind, CANCEL));
+        let both = [calls.as_slice(), cancels.as_slice()].concat();
+        self.queue.clear();
+        let options = ReadOptions {
+            topics: TopicPatterns::new(both).unwrap_or(calls),
+            start: Start::From(Bound::Offset(self.place.offset)),
+            follow: true,
+            ..ReadOptions::default()
+        };
+        let how = SubscribeOptions { bodies_up_to: BODIES_UP_TO, ..SubscribeOptions::default() };
+        let client = self.version.shared().client.clone();
+        let mut subscription = client.subscribe(&options, how).await.map_err(Ending::Lost)?;
+        loop {
+            self.begin(stop).await?;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Ending::Stopped),
+                Some(swap) = self.swaps.recv() => self.swap(swap),
+                Some(finish) = self.finishes.recv() => self.finish(finish, stop).await?,
+                (call, result) = self.calls.ended() => self.ended(call, result, stop).await?,
+                error = self.isolate.failed() => self.failed(error, stop).await?,
+                event = subscription.next(), if self.queue.len() < QUEUE_MAX => {
+                    if !self.event(event, &mut subscription).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what the subscription tells; `false` when it is over.
+    async fn event(
+        &mut self,
+        event: Option<Result<SubEvent, ClientError>>,
+        _subscription: &mut Subscription,
+    ) -> Step<bool> {
+        match event {
+            Some(Ok(SubEvent::Frames { frames, .. })) => {
+                for delivered in frames {
+                    self.take(delivered);
+                }
+                Ok(true)
+            }
+            Some(Ok(SubEvent::CaughtUp { .. } | SubEvent::Pulse | SubEvent::Gap(_))) => Ok(true),
+            Some(Ok(SubEvent::Dropped { .. })) | None => {
+                tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                Ok(false)
+            }
+            Some(Err(error)) => Err(Ending::Lost(error)),
+        }
+    }
+
+    /// Queues a call, or does what a cancel asks for.
+    fn take(&mut self, delivered: Delivered) {
+        if delivered.frame.topic().starts_with("xs.") {
+            let Some(call) = cancelled_call(&delivered.frame) else { return };
+            self.calls.cancel(call);
+            let queued = self.queue.iter_mut().find(|queued| queued.input.frame.id() == call);
+            if let Some(queued) = queued {
+                queued.cancelled = true;
+            }
+        } else {
+            self.queue.push_back(Queued::new(delivered));
+        }
+    }
+
+    /// Begins as many calls as may run, after it is stored that they have begun.
+    async fn begin(&mut self, stop: &CancellationToken) -> Step {
+        let room = self.definition.concurrency.saturating_sub(self.calls.len());
+        let (mut begun, mut frames) = (Vec::new(), Vec::new());
+        let now_ms = wall_ms();
+        while begun.len() < room && frames.len() < COMMIT_FRAMES_MAX {
+            let Some(queued) = self.queue.pop_front() else { break };
+            let call = &queued.input.frame;
+            if let Some(offset) = call.offset() {
+                self.place.offset = offset + 1;
+            }
+            if let Some((code, text)) = queued.refusal(now_ms) {
+                frames.push(error_frame(&self.version, call, code, text, None));
+                continue;
+            }
+            if call.offset().is_some() {
+                self.place.running.insert(call.id());
+            }
+            begun.push(queued);
+        }
+        if begun.is_empty() && frames.is_empty() {
+            return Ok(());
+        }
+        self.store(frames, stop).await?;
+        for queued in begun {
+            self.calls.begin(&self.version, &self.isolate, queued);
+        }
+        Ok(())
+    }
+
+    /// Stores the last frames of a call, and of those that ended meanwhile.
+    async fn finish(&mut self, first: Finish, stop: &CancellationToken) -> Step {
+        let mut finishes = vec![first];
+        let mut count = finishes[0].frames.len();
+        while count < COMMIT_FRAMES_MAX {
+            let Ok(more) = self.finishes.try_recv() else { break };
+            count += more.frames.len();
+            finishes.push(more);
+        }
+        let before = self.place.clone();
+        for finish in &finishes {
+            self.place.running.remove(&finish.call);
+        }
+        let frames = finishes.iter().flat_map(|finish| finish.frames.clone()).collect();
+        match self.offer(frames, stop).await? {
+            Ok(appended) => {
+                let mut stamps = appended.frames.as_slice();
+                for finish in finishes {
+                    let (own, rest) = stamps.split_at(finish.frames.len().min(stamps.len()));
+                    stamps = rest;
+                    let answer = xs_protocol::Appended { frames: own.to_vec(), ..appended.clone() };
+                    // The call may have given up on the answer; it is stored all the same.
+                    let _ = finish.answer.send(Ok(answer));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Somebody's frames were refused: one by one each answers for its own.
+                self.place.running = before.running;
+                let alone = finishes.len() == 1;
+                for finish in finishes {
+                    let answer = if alone {
+                        Err(refused(error.clone()))
+                    } else {
+                        self.finish_alone(&finish, stop).await?
+                    };
+                    let _ = finish.answer.send(answer);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn finish_alone(
+        &mut self,
+        finish: &Finish,
+        stop: &CancellationToken,
+    ) -> Step<Result<xs_protocol::Appended, BackendError>> {
+        let ran = self.place.running.remove(&finish.call);
+        let offered = self.offer(finish.frames.clone(), stop).await?;
+        if offered.is_err() && ran {
+            self.place.running.insert(finish.call);
+        }
+        Ok(offered.map_err(refused))
+    }
+
+    /// A call is over. One that succeeded has stored its end by itself.
+    async fn ended(
+        &mut self,
+        call: Queued,
+        result: Result<(), ModuleError>,
+        stop: &CancellationToken,
+    ) -> Step {
+        let Err(error) = result else {
+            self.place.running.remove(&call.input.frame.id());
+            return Ok(());
+        };
+        if is_wedged(&error) {
+            return Err(Ending::Wedged { error, input: Some(call.input.frame.id()) });
+        }
+        let frame = &call.input.frame;
+        // Its end may be stored although the isolate died before it heard of it.
+        if !self.place.running.remove(&frame.id()) && frame.offset().is_some() {
+            return Ok(());
+        }
+        let (code, text) = (error.kind.as_str(), error.message.as_str());
+        let answer = error_frame(&self.version, frame, code, text, Some(&error));
+        self.store(vec![answer], stop).await
+    }
+
+    /// The isolate has failed: its calls end with its error, the next ones get a fresh one.
+    async fn failed(&mut self, error: ModuleError, stop: &CancellationToken) -> Step {
+        while self.calls.len() > 0 {
+            let (call, result) = self.calls.ended().await;
+            let result = result.and_then(|()| Err(error.clone()));
+            self.ended(call, result, stop).await?;
+        }
+        if is_wedged(&error) {
+            return Err(Ending::Wedged { error, input: None });
+        }
+        let mut last = error;
+        loop {
+            let wait = self.backoff.next(self.began.elapsed(), random());
+            let text = format!("starting again in {} ms after: {last}", wait.as_millis());
+            self.version.backend.log(crate::isolate::LogLevel::Error, text, None);
+            tokio::select! {
+                () = stop.cancelled() => return Err(Ending::Stopped),
+                () = tokio::time::sleep(wait) => {}
+            }
+            self.began = Instant::now();
+            match self.version.start().await {
+                Ok(started) => {
+                    self.isolate = Arc::new(started.isolate);
+                    return Ok(());
+                }
+                Err(error) => last = error,
+            }
+        }
+    }
+
+    /// Later calls go to a newer version. The isolate of the old one ends with its last call.
+    fn swap(&mut self, swap: Swap) {
+        self.version = swap.version;
+        self.definition = swap.started.definition;
+        self.isolate = Arc::new(swap.started.isolate);
+    }
+
+    /// Stores frames and the place.
+    async fn store(&mut self, frames: Vec<NewFrame>, stop: &CancellationToken) -> Step {
+        match self.offer(frames, stop).await? {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let text = format!("the store refused a commit of the command: {error}");
+                let error = ModuleError::new(FailureKind::Store, text);
+                Err(Ending::FinError { error, input: None })
+            }
+        }
+    }
+
+    /// Stores frames and the place, unless the store refuses them for what they are.
+    async fn offer(
+        &mut self,
+        frames: Vec<NewFrame>,
+        stop: &CancellationToken,
+    ) -> Step<Result<xs_protocol::Appended, ClientError>> {
+        let client = self.version.shared().client.clone();
+        loop {
+            let cursors = vec![self.place.change(&self.cursor)];
+            let batch = AppendRequest { frames: frames.clone(), cursors, durable: false };
+            match commit(&client, &batch, stop).await {
+                Outcome::Stored(appended) => {
+                    self.place.revision = appended.cursors.first().copied().unwrap_or_default();
+                    return Ok(Ok(appended));
+                }
+                Outcome::Refused(error) => return Ok(Err(error)),
+                // What is stored is read again by the Host that follows this one.
+                Outcome::Lost(error) | Outcome::Unknown(error) => return Err(Ending::Lost(error)),
+                Outcome::Stopped => return Err(Ending::Stopped),
+                // Written by an operator: nothing of ours was stored.
+                Outcome::Conflict => {
+                    let stored = client.cursor_get(&self.cursor).await.map_err(Ending::Lost)?;
+                    self.place.revision = stored.map_or(0, |cursor| cursor.revision);
+                }
+            }
+        }
+    }
+
+    /// Ends it: the calls that still run are stopped and answered.
+    async fn end(self, ending: Ending) -> Ending {
+        let Self { version, isolate, mut calls, mut place, mut finishes, cursor, .. } = self;
+        if matches!(ending, Ending::Lost(_)) {
+            return ending;
+        }
+        calls.cancel_all();
+        finishes.close();
+        let mut frames = Vec::new();
+        let ending = match Arc::try_unwrap(isolate) {
+            Ok(isolate) => stop_isolate(isolate, ending).await,
+            Err(shared) => {
+                let grace = std::time::Duration::from_secs(5);
+                let drained = tokio::time::timeout(grace, calls.drain()).await.is_ok();
+                match Arc::try_unwrap(shared) {
+                    Ok(isolate) if drained => stop_isolate(isolate, ending).await,
+                    Ok(_) | Err(_) => ending,
+                }
+            }
+        };
+        while let Ok(finish) = finishes.try_recv() {
+            if place.running.remove(&finish.call) {
+                frames.extend(finish.frames.clone());
+            }
+            drop(finish.answer.send(Err(BackendError::new(BackendCode::Unavailable, "stopped"))));
+        }
+        let client = &version.shared().client;
+        for id in std::mem::take(&mut place.running) {
+            if let Ok(Some(call)) = client.get(Bound::Id(id)).await {
+                let text = "the command was stopped before the call ended; call again";
+                frames.push(error_frame(&version, &call, "interrupted", text, None));
+            }
+        }
+        if !frames.is_empty() {
+            let cursors = vec![place.change(&cursor)];
+            let batch = AppendRequest { frames, cursors, durable: false };
+            if let Err(error) = client.append(&batch).await {
+                // They are still noted as running and will be answered at the next start.
+                tracing::warn!(processor = %version.key, %error, "calls could not be answered");
+            }
+        }
+        ending
+    }
+}

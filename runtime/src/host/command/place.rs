@@ -1,0 +1,68 @@
+//! Where a command is: the first call not begun, and the calls that have begun and not ended. Both
+//! are stored before a call runs, so that after a crash each call is either begun again or answered
+//! as interrupted, and never both.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use xs_engine::{Cursor, CursorChange, CursorName, ExpectRevision, FrameId};
+
+/// A command's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The cursor's revision; 0 when there is none.
+    pub(super) revision: u64,
+    /// The first call not begun.
+    pub(super) offset: u64,
+    /// Calls begun and not ended.
+    pub(super) running: BTreeSet<FrameId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    running: Vec<String>,
+}
+
+impl Place {
+    /// A place that is not stored yet.
+    pub(super) const fn new(offset: u64) -> Self {
+        Self { revision: 0, offset, running: BTreeSet::new() }
+    }
+
+    /// What a cursor says; what it holds besides calls is passed over.
+    pub(super) fn of(cursor: &Cursor) -> Self {
+        let saved = serde_json::from_slice(&cursor.state).unwrap_or(Saved { running: Vec::new() });
+        let running = saved.running.iter().filter_map(|id| FrameId::parse(id).ok()).collect();
+        Self { revision: cursor.revision, offset: cursor.offset, running }
+    }
+
+    /// The change that stores this place over the one of `revision`.
+    pub(super) fn change(&self, name: &CursorName) -> CursorChange {
+        let running = self.running.iter().map(ToString::to_string).collect();
+        let state = if self.running.is_empty() {
+            Bytes::new()
+        } else {
+            serde_json::to_vec(&Saved { running }).map(Bytes::from).unwrap_or_default()
+        };
+        let expect = ExpectRevision::Is(self.revision);
+        CursorChange { name: name.clone(), expect, set: Some((self.offset, state)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_survives_its_cursor() {
+        let name = CursorName::parse("command:a").unwrap();
+        let mut place = Place::new(3);
+        for ids in [vec![], vec![FrameId::first_of_ms(1), FrameId::first_of_ms(2)]] {
+            place.running = ids.into_iter().collect();
+            let (offset, state) = place.change(&name).set.unwrap();
+            let cursor = Cursor { revision: 0, epoch: 1, offset, time_ms: 0, state };
+            assert_eq!(Place::of(&cursor), place);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The frames a handler has been given and not handled yet, and how many of them may go together.
+//! What it must not see, its own output, is left out here; what it may not answer any more, frames
+//! at the end of too long a chain, comes out one by one.
+
+use std::collections::VecDeque;
+
+use xs_engine::Frame;
+use xs_engine::limits::HOPS_MAX;
+use xs_protocol::Delivered;
+
+use super::place::Retry;
+use crate::host::version::Version;
+use crate::isolate::{INPUTS_MAX, Input};
+
+/// What is to be done next.
+pub(super) enum Next {
+    /// Nothing is left.
+    None,
+    /// These go to the isolate.
+    Batch(Vec<Input>),
+    /// This frame is passed over.
+    TooManyHops(Frame),
+}
+
+/// Frames not handled yet.
+pub(super) struct Inputs {
+    queue: VecDeque<Input>,
+    /// So many of the first go alone.
+    alone: usize,
+    retry: Option<Retry>,
+}
+
+impl Inputs {
+    /// Frames as they came. `retry` is about the first of them, when it has failed before.
+    pub(super) fn new(version: &Version, frames: Vec<Delivered>, retry: Option<Retry>) -> Self {
+        let versions = &version.shared().versions;
+        let others =
+            frames.into_iter().filter(|delivered| !versions.made_by(&delivered.frame, &version.key.name));
+        Self::of(others, retry)
+    }
+
+    fn of(frames: impl Iterator<Item = Delivered>, retry: Option<Retry>) -> Self {
+        let queue = frames
+            .map(|Delivered { frame, body }| Input { frame, body, attempt: 1 })
+            .collect::<VecDeque<_>>();
+        let mut inputs = Self { queue, alone: 0, retry: None };
+        if let Some(retry) = retry {
+            inputs.retry(retry);
+        }
+        inputs
+    }
+
+    /// What comes next; asking again without [`Inputs::pass`] gives the same.
+    pub(super) fn next(&self) -> Next {
+        let Some(first) = self.queue.front() else { return Next::None };
+        if too_many_hops(&first.frame) {
+            return Next::TooManyHops(first.frame.clone());
+        }
+        let most = if self.alone > 0 { 1 } else { INPUTS_MAX };
+        let batch = self.queue.iter().take(most).take_while(|input| !too_many_hops(&input.frame));
+        Next::Batch(batch.cloned().collect())
+    }
+
+    /// When the next may be tried, in milliseconds since 1970; `None` is now.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.retry.map(|retry| retry.due_ms)
+    }
+
+    /// The first input and which try of it this is.
+    pub(super) fn first(&self) -> Option<(Frame, u32)> {
+        self.queue.front().map(|input| (input.frame.clone(), input.attempt))
+    }
+
+    /// Leaves the first behind; its offset, if it was a stored frame.
+    pub(super) fn pass(&mut self) -> Option<u64> {
+        self.retry = None;
+        self.alone = self.alone.saturating_sub(1);
+        self.queue.pop_front().and_then(|input| input.frame.offset())
+    }
+
+    /// The first inputs up to this index go alone from now on.
+    pub(super) fn one_by_one(&mut self, index: usize) {
+        self.alone = self.alone.max(index + 1);
+    }
+
+    /// The first is to be tried again.
+    pub(super) fn retry(&mut self, retry: Retry) {
+        if let Some(first) = self.queue.front_mut() {
+            first.attempt = retry.attempt.saturating_add(1);
+            self.retry = Some(retry);
+            self.alone = self.alone.max(1);
+        }
+    }
+}
+
+fn too_many_hops(frame: &Frame) -> bool {
+    frame.origin().is_some_and(|origin| origin.hops >= HOPS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use xs_engine::{FrameId, NewFrame, Origin, Topic};
+
+    use super::*;
+
+    fn frame(offset: u64, hops: u32) -> Delivered {
+        let mut new = NewFrame::new(Topic::parse("a").unwrap());
+        let processor = FrameId::ZERO;
+        new.origin =
+            (hops > 0).then_some(Origin { processor, input: None, input_offset: None, hops });
+        let id = FrameId::first_of_ms(offset);
+        Delivered { frame: Frame::assemble(&new, id, Some(offset), None).unwrap(), body: None }
+    }
+
+    fn batch(inputs: &Inputs) -> Vec<(u64, u32)> {
+        match inputs.next() {
+            Next::Batch(batch) => {
+                batch.iter().map(|input| (input.frame.offset().unwrap(), input.attempt)).collect()
+            }
+            Next::TooManyHops(_) | Next::None => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn batches_are_bounded_and_end_before_a_cut_chain() {
+        let mut inputs = Inputs::of((0..1_000).map(|offset| frame(offset, 1)), None);
+        assert_eq!(batch(&inputs).len(), INPUTS_MAX);
+        assert_eq!(inputs.pass(), Some(0));
+        assert_eq!(batch(&inputs)[0], (1, 1));
+        let chain = [frame(0, HOPS_MAX - 1), frame(1, HOPS_MAX), frame(2, 0)];
+        let mut inputs = Inputs::of(chain.into_iter(), None);
+        assert_eq!(batch(&inputs), [(0, 1)]);
+        inputs.pass();
+        assert!(matches!(inputs.next(), Next::TooManyHops(_)));
+        inputs.pass();
+        assert_eq!(batch(&inputs), [(2, 1)]);
+        inputs.pass();
+        assert!(matches!(inputs.next(), Next::None));
+    }
+
+    #[test]
+    fn a_failed_group_is_repeated_one_by_one_up_to_the_culprit() {
+        let mut inputs = Inputs::of((0..5).map(|offset| frame(offset, 0)), None);
+        inputs.one_by_one(1);
+        for offset in 0..2 {
+            assert_eq!(batch(&inputs), [(offset, 1)]);
+            inputs.pass();
+        }
+        assert_eq!(batch(&inputs), [(2, 1), (3, 1), (4, 1)]);
+    }
+
+    #[test]
+    fn a_retried_frame_goes_alone_with_its_attempt() {
+        let retry = Retry { attempt: 2, due_ms: 9 };
+        let mut inputs = Inputs::of((0..3).map(|offset| frame(offset, 0)), Some(retry));
+        assert_eq!((batch(&inputs), inputs.due()), (vec![(0, 3)], Some(9)));
+        assert_eq!(inputs.first().unwrap().1, 3);
+        inputs.pass();
+        assert_eq!((batch(&inputs), inputs.due()), (vec![(1, 1), (2, 1)], None));
+    }
+}

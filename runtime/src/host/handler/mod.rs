@@ -1,0 +1,484 @@
+//! Drives a handler: frames in, and its outputs, state and cursor out in one commit. Every commit is
+//! conditional on the one before, so whatever fails in between, the place in the log is the truth
+//! and the handler goes on from it: exactly once inside the store.
+
+mod inputs;
+mod place;
+mod policy;
+
+use std::time::Duration;
+
+use serde_json::{Map, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use xs_engine::{Bound, CursorName, Frame, NewFrame, Origin, ReadOptions, Start};
+use xs_protocol::{AppendRequest, ClientError, SubEvent, SubscribeOptions, Subscription};
+
+use self::inputs::{Inputs, Next};
+use self::place::{Place, Retry};
+use self::policy::{Decision, decide};
+use super::commit::{Outcome, commit};
+use super::driver::{Ending, stop_isolate, wall_ms};
+use super::lifecycle::Event;
+use super::report;
+use super::store::processor_cursor;
+use super::version::{Started, Version};
+use crate::isolate::{
+    FailureKind, HandlerFailure, Handling, Input, LogLevel, ModuleError, StartAt, Verdict,
+};
+
+/// Bodies up to so many bytes come with their frames.
+const BODIES_UP_TO: u32 = 16 * 1024;
+/// A cursor that moves without outputs is written at most so often.
+const MOVE_EVERY: Duration = Duration::from_secs(1);
+/// Wait before a subscription that the server ended is made anew.
+const RESUBSCRIBE: Duration = Duration::from_millis(250);
+
+/// A handler that is ready to run.
+pub(super) struct Handler {
+    version: Version,
+    started: Started,
+    cursor: CursorName,
+    place: Place,
+    /// The first frame not handled; at or beyond the stored place.
+    seen: u64,
+    /// When the stored place is to catch up with `seen`.
+    move_at: Option<Instant>,
+}
+
+/// Why the present run of the loop is over.
+enum Break {
+    /// For good.
+    End(Ending),
+    /// The place is to be read again and the handler started from it.
+    Again,
+}
+
+type Step<T = ()> = Result<T, Break>;
+
+impl Handler {
+    /// Takes a started version to its saved place. A handler without one gets it now, so that
+    /// nothing appended from here on is missed whatever happens next.
+    ///
+    /// # Errors
+    /// [`ModuleError`] when the state cannot be loaded or the store does not answer.
+    pub(super) async fn new(version: Version, started: Started) -> Result<Self, ModuleError> {
+        let cursor = processor_cursor(&version.key);
+        let place = read_place(&version, &cursor).await?;
+        let place = match place {
+            Some(place) => place,
+            None => Place::new(first_offset(&version, started.definition.start).await?),
+        };
+        started.isolate.load_state(place.state.clone()).await?;
+        let seen = place.offset;
+        Ok(Self { version, started, cursor, place, seen, move_at: None })
+    }
+
+    /// The change that stores the place of a handler that had none, beside its `active` frame.
+    pub(super) fn first_change(&self) -> Option<xs_engine::CursorChange> {
+        (self.place.revision == 0).then(|| self.place.change(&self.cursor, &self.place))
+    }
+
+    /// Notes that the first change was stored.
+    pub(super) const fn placed(&mut self, revision: u64) {
+        self.place.revision = revision;
+    }
+
+    /// Runs until it is stopped or ends.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Ending {
+        loop {
+            let ending = match self.follow(&stop).await {
+                Ok(()) => continue,
+                Err(Break::End(ending)) => ending,
+                Err(Break::Again) => match self.restart().await {
+                    Ok(()) => continue,
+                    Err(error) => Ending::FinError { error, input: None },
+                },
+            };
+            if matches!(ending, Ending::Stopped) && self.move_at.is_some() {
+                let next = Place { offset: self.seen, ..self.place.clone() };
+                let change = self.place.change(&self.cursor, &next);
+                // Only convenience: without it the frames since are offered once more.
+                let _ = self.version.shared().client.cursor_set(change).await;
+            }
+            return stop_isolate(self.started.isolate, ending).await;
+        }
+    }
+
+    /// Reads the place again and goes on from it with a fresh isolate.
+    async fn restart(&mut self) -> Result<(), ModuleError> {
+        if let Some(place) = read_place(&self.version, &self.cursor).await? {
+            self.place = place;
+        } else {
+            self.place.revision = 0;
+        }
+        self.seen = self.place.offset;
+        self.move_at = None;
+        self.fresh().await
+    }
+
+    /// Replaces the isolate by one that starts from the saved state.
+    async fn fresh(&mut self) -> Result<(), ModuleError> {
+        self.started = self.version.start().await?;
+        self.started.isolate.load_state(self.place.state.clone()).await
+    }
+
+    /// One subscription, from the first frame not handled.
+    async fn follow(&mut self, stop: &CancellationToken) -> Step {
+        let topics = self.started.definition.topics.clone();
+        let options = ReadOptions {
+            topics: topics.unwrap_or_else(xs_engine::TopicPatterns::all),
+            start: Start::From(Bound::Offset(self.seen)),
+            follow: true,
+            ..ReadOptions::default()
+        };
+        let how = SubscribeOptions { bodies_up_to: BODIES_UP_TO, ..SubscribeOptions::default() };
+        let subscribed = self.version.shared().client.subscribe(&options, how).await;
+        let mut subscription = subscribed.map_err(lost_or_again)?;
+        let pulse = self.started.definition.pulse;
+        let mut tick_at = pulse.map(|pulse| Instant::now() + pulse);
+        loop {
+            let idle = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Break::End(Ending::Stopped)),
+                error = self.started.isolate.failed() => Some(Idle::Failed(error)),
+                () = until(self.move_at) => Some(Idle::Move),
+                () = until(tick_at) => Some(Idle::Tick),
+                event = subscription.next() => {
+                    if !self.event(event, &mut subscription, stop).await? {
+                        return Ok(());
+                    }
+                    None
+                }
+            };
+            match idle {
+                Some(Idle::Failed(error)) => self.failed_alone(error, stop).await?,
+                Some(Idle::Move) => self.store(Vec::new(), None, stop).await?,
+                Some(Idle::Tick) => {
+                    self.tick(stop).await?;
+                    tick_at = pulse.map(|pulse| Instant::now() + pulse);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Takes what the subscription tells; `false` when it is over.
+    async fn event(
+        &mut self,
+        event: Option<Result<SubEvent, ClientError>>,
+        subscription: &mut Subscription,
+        stop: &CancellationToken,
+    ) -> Step<bool> {
+        match event {
+            Some(Ok(SubEvent::Frames { frames, scanned_to })) => {
+                let mut inputs = Inputs::new(&self.version, frames, self.place.retry);
+                self.work(&mut inputs, stop).await?;
+                self.seen = self.seen.max(scanned_to);
+                Ok(true)
+            }
+            Some(Ok(SubEvent::CaughtUp { .. } | SubEvent::Pulse)) => Ok(true),
+            Some(Ok(SubEvent::Gap(gap))) => {
+                let text = format!("frames are missing here: {gap:?}");
+                self.version.backend.log(LogLevel::Warn, text, None);
+                Ok(true)
+            }
+            Some(Ok(SubEvent::Dropped { .. })) | None => {
+                self.seen = self.seen.max(subscription.position().unwrap_or_default());
+                tokio::time::sleep(RESUBSCRIBE).await;
+                Ok(false)
+            }
+            Some(Err(error)) => Err(lost_or_again(error)),
+        }
+    }
+
+    /// Handles inputs until none is left.
+    async fn work(&mut self, inputs: &mut Inputs, stop: &CancellationToken) -> Step {
+        loop {
+            match inputs.next() {
+                Next::None => return Ok(()),
+                Next::TooManyHops(frame) => {
+                    let line = self.too_many_hops(&frame);
+                    self.pass(inputs);
+                    self.store(vec![line], None, stop).await?;
+                }
+                Next::Batch(batch) => {
+                    if let Some(due_ms) = inputs.due() {
+                        self.wait_until(due_ms, stop).await?;
+                    }
+                    let count = batch.len();
+                    let Some(failure) = self.batch(batch, inputs, stop).await? else { continue };
+                    if failure.shared && count > 1 {
+                        inputs.one_by_one(failure.index);
+                        self.fresh_or_end(None).await?;
+                    } else {
+                        self.failed(failure, inputs, stop).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands one batch to the isolate and commits what comes back.
+    async fn batch(
+        &mut self,
+        batch: Vec<Input>,
+        inputs: &mut Inputs,
+        stop: &CancellationToken,
+    ) -> Step<Option<HandlerFailure>> {
+        let count = batch.len();
+        let mut handling = match self.started.isolate.handle(batch) {
+            Ok(handling) => handling,
+            Err(error) => return Ok(Some(died(error, count))),
+        };
+        let mut done = 0;
+        loop {
+            let reply = tokio::select! {
+                reply = handling.next() => reply,
+                () = stop.cancelled() => return Err(Break::End(Ending::Stopped)),
+            };
+            let reply = match reply {
+                Ok(Some(reply)) => reply,
+                Ok(None) => return Ok(None),
+                Err(error) => return Ok(Some(died(error, count.saturating_sub(done)))),
+            };
+            done += reply.done;
+            for _ in 0..reply.done {
+                self.pass(inputs);
+            }
+            if !reply.outputs.is_empty() || reply.state.is_some() || self.place.retry.is_some() {
+                self.store(reply.outputs, reply.state, stop).await?;
+            }
+            if let Some(mut failure) = reply.failure {
+                failure.index = failure.index.saturating_sub(done);
+                return Ok(Some(failure));
+            }
+        }
+    }
+
+    /// Calls `tick` and commits what comes back.
+    async fn tick(&mut self, stop: &CancellationToken) -> Step {
+        let mut handling: Handling = match self.started.isolate.tick() {
+            Ok(handling) => handling,
+            Err(error) => return self.failed_alone(error, stop).await,
+        };
+        let reply = tokio::select! {
+            reply = handling.next() => reply,
+            () = stop.cancelled() => return Err(Break::End(Ending::Stopped)),
+        };
+        match reply {
+            Ok(Some(reply)) => {
+                if !reply.outputs.is_empty() || reply.state.is_some() {
+                    self.store(reply.outputs, reply.state, stop).await?;
+                }
+                match reply.failure {
+                    Some(failure) => self.failed_alone(failure.error, stop).await,
+                    None => Ok(()),
+                }
+            }
+            Ok(None) => Ok(()),
+            Err(error) => self.failed_alone(error, stop).await,
+        }
+    }
+
+    /// The first input left is handled, or passed over.
+    fn pass(&mut self, inputs: &mut Inputs) {
+        if let Some(offset) = inputs.pass() {
+            self.seen = offset + 1;
+            self.move_at.get_or_insert_with(|| Instant::now() + MOVE_EVERY);
+        }
+    }
+
+    /// Stores frames and the place reached, in one batch.
+    async fn store(
+        &mut self,
+        frames: Vec<NewFrame>,
+        state: Option<bytes::Bytes>,
+        stop: &CancellationToken,
+    ) -> Step {
+        let state = state.or_else(|| self.place.state.clone());
+        let next = Place { revision: 0, offset: self.seen, state, retry: None };
+        self.store_place(frames, next, stop).await
+    }
+
+    async fn store_place(
+        &mut self,
+        frames: Vec<NewFrame>,
+        next: Place,
+        stop: &CancellationToken,
+    ) -> Step {
+        let change = self.place.change(&self.cursor, &next);
+        let batch = AppendRequest { frames, cursors: vec![change], durable: false };
+        match commit(&self.version.shared().client, &batch, stop).await {
+            Outcome::Stored(appended) => {
+                let revision = appended.cursors.first().copied().unwrap_or_default();
+                self.place = Place { revision, ..next };
+                self.move_at = None;
+                Ok(())
+            }
+            Outcome::Conflict | Outcome::Unknown(_) => Err(Break::Again),
+            Outcome::Lost(error) => Err(Break::End(Ending::Lost(error))),
+            Outcome::Stopped => Err(Break::End(Ending::Stopped)),
+            Outcome::Refused(error) => {
+                let text = format!("the store refused what the handler made: {error}");
+                let error = ModuleError::new(FailureKind::Store, text);
+                Err(Break::End(Ending::FinError { error, input: None }))
+            }
+        }
+    }
+
+    /// Does what is to be done about the first input left.
+    async fn failed(
+        &mut self,
+        failure: HandlerFailure,
+        inputs: &mut Inputs,
+        stop: &CancellationToken,
+    ) -> Step {
+        let Some((frame, attempt)) = inputs.first() else {
+            return self.failed_alone(failure.error, stop).await;
+        };
+        let id = frame.id();
+        let decision = if failure.error.kind == FailureKind::Wedged {
+            return Err(Break::End(Ending::Wedged { error: failure.error, input: Some(id) }));
+        } else {
+            decide(self.started.definition.on_error, failure.verdict, attempt)
+        };
+        match decision {
+            Decision::Unregister => {
+                let ending = Ending::FinError { error: failure.error, input: Some(id) };
+                return Err(Break::End(ending));
+            }
+            Decision::Retry(wait) => {
+                let due_ms = wall_ms() + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2);
+                let retry = Some(Retry { attempt, due_ms });
+                let next = Place { revision: 0, retry, ..self.place.clone() };
+                let next = Place { offset: self.seen, ..next };
+                let line = self.about(Event::Retrying, &failure.error, &frame);
+                self.store_place(vec![line], next, stop).await?;
+                inputs.retry(Retry { attempt, due_ms });
+            }
+            Decision::Skip => {
+                let text = format!("frame {id} was skipped: {}", failure.error);
+                let create = self.version.create;
+                let line = report::log(&self.version.key, create, LogLevel::Error, &text, None);
+                self.pass(inputs);
+                self.store(vec![line], None, stop).await?;
+            }
+            Decision::Park => {
+                let mut parked = self.about(Event::Parked, &failure.error, &frame);
+                parked.topic = self.version.key.name.topic("parked");
+                parked.ttl = xs_engine::Ttl::Forever;
+                self.pass(inputs);
+                self.store(vec![parked], None, stop).await?;
+            }
+        }
+        if failure.fresh { self.fresh_or_end(Some(id)).await } else { Ok(()) }
+    }
+
+    /// Does what is to be done about a failure that belongs to no frame: of a `tick`, a timer, a
+    /// rejection that nobody handled.
+    async fn failed_alone(&mut self, error: ModuleError, stop: &CancellationToken) -> Step {
+        if error.kind == FailureKind::Wedged {
+            return Err(Break::End(Ending::Wedged { error, input: None }));
+        }
+        let on_error = self.started.definition.on_error;
+        if decide(on_error, Verdict::Policy, u32::MAX) == Decision::Unregister {
+            return Err(Break::End(Ending::FinError { error, input: None }));
+        }
+        let (key, create) = (&self.version.key, self.version.create);
+        let line = report::log(key, create, LogLevel::Error, &error.to_string(), None);
+        self.store(vec![line], None, stop).await?;
+        self.fresh_or_end(None).await
+    }
+
+    async fn fresh_or_end(&mut self, input: Option<xs_engine::FrameId>) -> Step {
+        let fresh = self.fresh().await;
+        fresh.map_err(|error| Break::End(Ending::FinError { error, input }))
+    }
+
+    async fn wait_until(&self, due_ms: u64, stop: &CancellationToken) -> Step {
+        let wait = Duration::from_millis(due_ms.saturating_sub(wall_ms()));
+        tokio::select! {
+            () = stop.cancelled() => Err(Break::End(Ending::Stopped)),
+            () = tokio::time::sleep(wait) => Ok(()),
+        }
+    }
+
+    /// A frame about a failure that names the input as its cause.
+    fn about(&self, event: Event, error: &ModuleError, input: &Frame) -> NewFrame {
+        let (key, create) = (&self.version.key, self.version.create);
+        let mut frame = report::failure(key, event, create, error, Some(input.id()));
+        frame.origin = Some(Origin {
+            processor: create,
+            input: Some(input.id()),
+            input_offset: input.offset(),
+            hops: input.origin().map_or(0, |origin| origin.hops) + 1,
+        });
+        frame
+    }
+
+    fn too_many_hops(&self, frame: &Frame) -> NewFrame {
+        let text = "a chain of processors was cut: the frame is the result of too many others";
+        let mut fields = Map::new();
+        fields.insert("code".to_owned(), json!("hops"));
+        fields.insert("frame".to_owned(), json!(frame.id().to_string()));
+        let fields = serde_json::Value::Object(fields).to_string();
+        let (key, create) = (&self.version.key, self.version.create);
+        report::log(key, create, LogLevel::Error, text, Some(&fields))
+    }
+}
+
+enum Idle {
+    Failed(ModuleError),
+    Move,
+    Tick,
+}
+
+/// A batch during which the isolate ended: which input did it is known only of the last.
+fn died(error: ModuleError, left: usize) -> HandlerFailure {
+    let index = left.saturating_sub(1);
+    HandlerFailure { error, index, shared: left > 1, fresh: true, verdict: Verdict::Policy }
+}
+
+fn lost_or_again(error: ClientError) -> Break {
+    match error {
+        ClientError::Refused(_) => Break::Again,
+        other => Break::End(Ending::Lost(other)),
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn read_place(
+    version: &Version,
+    cursor: &CursorName,
+) -> Result<Option<Place>, ModuleError> {
+    let failed = |text: String| ModuleError::new(FailureKind::Store, text);
+    let stored = version.shared().client.cursor_get(cursor).await;
+    let stored = stored.map_err(|error| failed(format!("cannot read its cursor: {error}")))?;
+    let place = stored.as_ref().map(Place::of).transpose();
+    place.map_err(|error| failed(format!("the cursor {cursor} was not written by a Host: {error}")))
+}
+
+/// Where a handler without a cursor begins. Everything behind its `create` frame is new to it.
+async fn first_offset(version: &Version, start: StartAt) -> Result<u64, ModuleError> {
+    match start {
+        StartAt::New => Ok(version.offset + 1),
+        StartAt::First => Ok(0),
+        StartAt::After(id) => {
+            let found = version.shared().client.get(Bound::Id(id)).await;
+            let frame = found.map_err(|error| {
+                ModuleError::new(FailureKind::Store, format!("cannot read its start: {error}"))
+            })?;
+            frame.and_then(|frame| frame.offset()).map(|offset| offset + 1).ok_or_else(|| {
+                let text = format!("start: no frame has the id {id}");
+                ModuleError::new(FailureKind::Definition, text)
+            })
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Keeps one processor as the log says: starts a version, replaces it, stops it, and says in the log
+//! what happened. One task per name, so that what is asked of a name is done in its order.
+//!
+//! A new version is evaluated while the old one runs; only one that evaluates replaces it, and it
+//! runs only after the old one has ended.
+
+use std::sync::Arc;
+
+use serde_json::{Map, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use xs_engine::{CursorChange, Frame, FrameId, NewFrame};
+use xs_protocol::{AppendRequest, Appended, ClientError};
+
+use super::command::{Command, Swap};
+use super::commit::{Outcome, commit};
+use super::driver::{Ending, is_wedged};
+use super::generator::Generator;
+use super::handler::Handler;
+use super::lifecycle::{Event, Key};
+use super::report;
+use super::store::Finish;
+use super::version::{Shared, Started, Version};
+use crate::isolate::{FailureKind, ModuleError};
+use crate::name::Kind;
+
+/// What is asked of a processor.
+pub(super) enum Order {
+    /// Run what ran before: the pending version, or the confirmed one if that does not work.
+    Resume { pending: Option<Frame>, confirmed: Option<Frame> },
+    /// Run the version of this `create` frame.
+    Create(Frame),
+    /// This `create` frame cannot be followed.
+    Refuse(Frame, ModuleError),
+    /// Stop.
+    Term,
+}
+
+/// Something the whole Host has to end for.
+#[derive(Debug)]
+pub(super) enum Fatal {
+    /// A thread of a module does not end.
+    Wedged(Key),
+    /// The connection to the store is gone.
+    Lost(ClientError),
+}
+
+/// One processor.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    key: Key,
+    running: Option<Running>,
+    fatal: mpsc::UnboundedSender<Fatal>,
+    shutdown: CancellationToken,
+}
+
+struct Running {
+    create: Frame,
+    stop: CancellationToken,
+    task: JoinHandle<Ending>,
+    /// A command takes a newer version without ending.
+    command: Option<(mpsc::UnboundedSender<Swap>, mpsc::UnboundedSender<Finish>)>,
+}
+
+/// A version made ready, with the cursor to store beside its `active` frame.
+enum Ready {
+    Generator(Box<Generator>, Started),
+    Handler(Box<Handler>),
+    Command(Box<Command>, mpsc::UnboundedSender<Swap>, mpsc::UnboundedSender<Finish>),
+}
+
+impl Keeper {
+    /// Keeps a processor until the Host ends.
+    pub(super) fn spawn(
+        shared: Arc<Shared>,
+        key: Key,
+        orders: mpsc::UnboundedReceiver<Order>,
+        fatal: mpsc::UnboundedSender<Fatal>,
+        shutdown: CancellationToken,
+    ) -> JoinHandle<()> {
+        tokio::spawn(Self { shared, key, running: None, fatal, shutdown }.run(orders))
+    }
+
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let shutdown = self.shutdown.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                ending = ended(&mut self.running) => self.ended(ending).await,
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order).await,
+                    None => break,
+                },
+            }
+        }
+        if let Some(create) = self.stop().await {
+            let stopped = report::frame(&self.key, Event::Stopped, create, Map::new());
+            self.say(vec![stopped], Vec::new()).await;
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
+        match order {
+            Order::Resume { pending, confirmed } => {
+                let fell_back = match pending {
+                    Some(frame) => !self.create(frame).await,
+                    None => true,
+                };
+                if let (true, Some(frame)) = (fell_back, confirmed) {
+                    self.create(frame).await;
+                }
+            }
+            Order::Create(frame) => {
+                self.create(frame).await;
+            }
+            Order::Refuse(frame, error) => self.invalid(&frame, &error).await,
+            Order::Term => {
+                if let Some(create) = self.stop().await {
+                    let done = report::frame(&self.key, Event::FinTerm, create, Map::new());
+                    self.say(vec![done], Vec::new()).await;
+                }
+            }
+        }
+    }
+
+    /// Brings up the version of a `create` frame; whether that worked. If not, what ran goes on.
+    async fn create(&mut self, frame: Frame) -> bool {
+        let (finishes, finished) = match self.running.as_ref().and_then(|r| r.command.as_ref()) {
+            Some((_, finishes)) => (finishes.clone(), None),
+            None => {
+                let (finishes, finished) = mpsc::unbounded_channel();
+                (finishes, Some(finished))
+            }
+        };
+        let version =
+            Version::read(&self.shared, &self.key, &frame, Some(finishes.clone())).await;
+        let started = match version {
+            Ok(version) => version.start().await.map(|started| (version, started)),
+            Err(error) => Err(error),
+        };
+        let (version, started) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                self.invalid(&frame, &error).await;
+                return false;
+            }
+        };
+        let Some(finished) = finished else {
+            return self.swap(frame, version, started).await;
+        };
+        let before = self.running.as_ref().map(|running| running.create.clone());
+        let old = self.stop().await;
+        match self.ready(version, started, finishes, finished).await {
+            Ok(ready) => self.activate(frame, ready, old).await,
+            Err(error) => {
+                self.invalid(&frame, &error).await;
+                // What ran has ended by now: it runs again, unless this was it.
+                if let Some(before) = before.filter(|before| before.id() != frame.id()) {
+                    Box::pin(self.create(before)).await;
+                }
+                false
+            }
+        }
+    }
+
+    async fn ready(
+        &self,
+        version: Version,
+        started: Started,
+        finishes: mpsc::UnboundedSender<Finish>,
+        finished: mpsc::UnboundedReceiver<Finish>,
+    ) -> Result<Ready, ModuleError> {
+        Ok(match self.key.kind {
+            Kind::Generator => Ready::Generator(Box::new(Generator::new(version)), started),
+            Kind::Handler => Ready::Handler(Box::new(Handler::new(version, started).await?)),
+            Kind::Command => {
+                let (swaps, swapped) = mpsc::unbounded_channel();
+                let command = Command::new(version, started, finished, swapped).await?;
+                Ready::Command(Box::new(command), swaps, finishes)
+            }
+        })
+    }
+
+    /// Says that a version runs, and runs it.
+    async fn activate(&mut self, frame: Frame, mut ready: Ready, old: Option<FrameId>) -> bool {
+        let first = match &ready {
+            Ready::Generator(..) => None,
+            Ready::Handler(handler) => handler.first_change(),
+            Ready::Command(command, ..) => command.first_change(),
+        };
+        let frames = self.turn(&frame, old);
+        let Some(appended) = self.say(frames, first.into_iter().collect()).await else {
+            return false;
+        };
+        if let Some(revision) = appended.cursors.first() {
+            match &mut ready {
+                Ready::Generator(..) => {}
+                Ready::Handler(handler) => handler.placed(*revision),
+                Ready::Command(command, ..) => command.placed(*revision),
+            }
+        }
+        let stop = CancellationToken::new();
+        let (task, command) = match ready {
+            Ready::Generator(generator, started) => {
+                (tokio::spawn(generator.run(started, stop.clone())), None)
+            }
+            Ready::Handler(handler) => (tokio::spawn(handler.run(stop.clone())), None),
+            Ready::Command(command, swaps, finishes) => {
+                (tokio::spawn(command.run(stop.clone())), Some((swaps, finishes)))
+            }
+        };
+        self.running = Some(Running { create: frame, stop, task, command });
+        true
+    }
+
+    /// Hands a newer version to a command that runs: its calls end on the old one.
+    async fn swap(&mut self, frame: Frame, version: Version, started: Started) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        let old = std::mem::replace(&mut running.create, frame.clone()).id();
+        let swapped = running.command.as_ref();
+        let sent = swapped.is_some_and(|(swaps, _)| swaps.send(Swap { version, started }).is_ok());
+        let frames = self.turn(&frame, Some(old).filter(|old| *old != frame.id()));
+        sent && self.say(frames, Vec::new()).await.is_some()
+    }
+
+    fn turn(&self, frame: &Frame, old: Option<FrameId>) -> Vec<NewFrame> {
+        let replaced = old.map(|old| {
+            let by = Map::from_iter([("by".to_owned(), json!(frame.id().to_string()))]);
+            report::frame(&self.key, Event::Replaced, old, by)
+        });
+        let active = report::frame(&self.key, Event::Active, frame.id(), Map::new());
+        replaced.into_iter().chain([active]).collect()
+    }
+
+    async fn invalid(&self, frame: &Frame, error: &ModuleError) {
+        tracing::warn!(processor = %self.key, %error, "invalid");
+        let invalid = report::failure(&self.key, Event::Invalid, frame.id(), error, None);
+        self.say(vec![invalid], Vec::new()).await;
+        if is_wedged(error) {
+            self.fail(Fatal::Wedged(self.key.clone()));
+        }
+    }
+
+    /// Stops what runs; the version that did.
+    async fn stop(&mut self) -> Option<FrameId> {
+        let Running { create, stop, task, .. } = self.running.take()?;
+        stop.cancel();
+        match outcome(task.await) {
+            Ending::Stopped | Ending::FinError { .. } => {}
+            Ending::Wedged { error, .. } => {
+                tracing::error!(processor = %self.key, %error, "does not stop");
+                self.fail(Fatal::Wedged(self.key.clone()));
+            }
+            Ending::Lost(error) => self.fail(Fatal::Lost(error)),
+        }
+        Some(create.id())
+    }
+
+    /// What ran has ended by itself.
+    async fn ended(&mut self, ending: Ending) {
+        let Some(running) = self.running.take() else { return };
+        let create = running.create.id();
+        let (error, input) = match ending {
+            Ending::Stopped => return,
+            Ending::Lost(error) => return self.fail(Fatal::Lost(error)),
+            Ending::FinError { error, input } | Ending::Wedged { error, input } => (error, input),
+        };
+        tracing::warn!(processor = %self.key, %error, "ended with an error");
+        let fin = report::failure(&self.key, Event::FinError, create, &error, input);
+        self.say(vec![fin], Vec::new()).await;
+        if is_wedged(&error) {
+            self.fail(Fatal::Wedged(self.key.clone()));
+        }
+    }
+
+    /// Appends what is to be said; `None` when it could not be.
+    async fn say(&self, frames: Vec<NewFrame>, cursors: Vec<CursorChange>) -> Option<Appended> {
+        let batch = AppendRequest { frames, cursors, durable: false };
+        // The last words of a Host that ends are said too, as long as the store takes them at once.
+        match commit(&self.shared.client, &batch, &self.shutdown).await {
+            Outcome::Stored(appended) => return Some(appended),
+            Outcome::Stopped => {}
+            Outcome::Conflict => {
+                tracing::error!(processor = %self.key, "its cursor was made by somebody else");
+            }
+            Outcome::Refused(error) => {
+                tracing::error!(processor = %self.key, %error, "a lifecycle frame was refused");
+            }
+            Outcome::Unknown(error) | Outcome::Lost(error) => self.fail(Fatal::Lost(error)),
+        }
+        None
+    }
+
+    fn fail(&self, fatal: Fatal) {
+        // Nobody listens when the Host ends already.
+        let _ = self.fatal.send(fatal);
+    }
+}
+
+async fn ended(running: &mut Option<Running>) -> Ending {
+    match running {
+        Some(running) => outcome((&mut running.task).await),
+        None => std::future::pending().await,
+    }
+}
+
+fn outcome(joined: Result<Ending, tokio::task::JoinError>) -> Ending {
+    joined.unwrap_or_else(|error| {
+        let text = format!("the Host failed while running it: {error}");
+        Ending::FinError { error: ModuleError::new(FailureKind::Throw, text), input: None }
+    })
+}

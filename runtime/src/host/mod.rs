@@ -1,0 +1,359 @@
+//! The Host: runs the modules of a directory beside a store it reaches as a client and nothing more.
+//! It follows the lifecycle frames in the log and does what they say; files are only one of those
+//! who append them. It owns no data: whatever happens to it, the next Host goes on from the log.
+
+mod backoff;
+mod command;
+mod commit;
+pub mod config;
+mod driver;
+pub mod files;
+mod generator;
+mod handler;
+mod keeper;
+pub mod lifecycle;
+mod pace;
+mod report;
+mod store;
+mod sync;
+mod version;
+mod watch;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
+use xs_protocol::{AppendRequest, Client, ClientError, SubEvent, SubscribeOptions, Subscription};
+
+use self::config::Config;
+use self::keeper::{Fatal, Keeper, Order};
+use self::lifecycle::{Event, Key, Lifecycle, Versions};
+use self::version::{STARTS_MAX, Shared};
+use self::watch::Watcher;
+use crate::isolate::{FailureKind, Limits, ModuleError};
+use crate::permissions::Allow;
+
+/// Time that all modules together have to end when the Host is stopped.
+const STOP_MAX: Duration = Duration::from_secs(12);
+/// Processors of one Host.
+const PROCESSORS_MAX: usize = 256;
+
+/// What a Host runs.
+pub struct HostOptions {
+    /// The connection to the store, with the role host.
+    pub client: Client,
+    /// The directory of the modules; without one only what admins append is run.
+    pub modules: Option<PathBuf>,
+    /// Variables that modules may ask for.
+    pub env: BTreeMap<String, String>,
+    /// What modules may ask for.
+    pub allow: Allow,
+    /// Limits of each isolate.
+    pub limits: Limits,
+    /// Threads on which the Host before this one crashed, as [`crate::supervise`] learned of them.
+    pub culprits: Vec<String>,
+}
+
+/// Why a Host ended.
+#[derive(Debug)]
+pub enum HostEnd {
+    /// It was told to.
+    Stopped,
+    /// A thread of a module does not end: another process has to go on.
+    Wedged,
+}
+
+/// Why a Host could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The store refused, or is gone.
+    #[error("the connection to the store ended: {0}")]
+    Store(#[from] ClientError),
+    /// The directory cannot be used.
+    #[error("cannot read the modules in {dir}: {error}")]
+    Modules {
+        /// The directory.
+        dir: PathBuf,
+        /// The system's words.
+        error: std::io::Error,
+    },
+}
+
+/// Runs the modules until `shutdown` fires or the Host cannot go on.
+///
+/// # Errors
+/// [`HostError`] when the store or the directory cannot be reached.
+pub async fn run(
+    options: HostOptions,
+    shutdown: CancellationToken,
+) -> Result<HostEnd, HostError> {
+    let mut host = Host::start(options, shutdown.clone()).await?;
+    let end = host.work(&shutdown).await;
+    host.stop(&shutdown).await;
+    end
+}
+
+struct Host {
+    shared: Arc<Shared>,
+    lifecycle: Lifecycle,
+    subscription: Subscription,
+    watcher: Option<Watcher>,
+    /// All before this offset is folded into `lifecycle`.
+    folded: u64,
+    /// All before this offset must be folded before the files are looked at again.
+    ahead: u64,
+    keepers: HashMap<Key, (mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
+    fatal: (mpsc::UnboundedSender<Fatal>, mpsc::UnboundedReceiver<Fatal>),
+    shutdown: CancellationToken,
+}
+
+impl Host {
+    /// Reads the log and the files, and begins to run what is to run.
+    async fn start(options: HostOptions, shutdown: CancellationToken) -> Result<Self, HostError> {
+        let HostOptions { client, modules, env, allow, limits, culprits } = options;
+        if let Some(dir) = &modules {
+            std::fs::read_dir(dir)
+                .map_err(|error| HostError::Modules { dir: dir.clone(), error })?;
+        }
+        let watcher = modules.as_deref().map(Watcher::start);
+        let shared = Arc::new(Shared {
+            client: client.clone(),
+            versions: Versions::default(),
+            dir: modules.unwrap_or_else(|| PathBuf::from(".")),
+            config: RwLock::new(Config::default()),
+            env,
+            allow,
+            limits,
+            starts: Semaphore::new(STARTS_MAX),
+        });
+        let options = ReadOptions {
+            topics: TopicPatterns::parse("xs.generator.*,xs.handler.*,xs.command.*")
+                .expect("a constant that parses"),
+            start: Start::First,
+            follow: true,
+            ..ReadOptions::default()
+        };
+        let subscription = client.subscribe(&options, SubscribeOptions::default()).await?;
+        let mut host = Self {
+            shared,
+            lifecycle: Lifecycle::default(),
+            subscription,
+            watcher,
+            folded: 0,
+            ahead: 0,
+            keepers: HashMap::new(),
+            fatal: mpsc::unbounded_channel(),
+            shutdown,
+        };
+        while !host.fold_next(false).await? {}
+        host.quarantine(&culprits).await?;
+        host.sync().await?;
+        while host.folded < host.ahead {
+            host.fold_next(false).await?;
+        }
+        host.resume().await?;
+        Ok(host)
+    }
+
+    /// Follows log and files until it is over.
+    async fn work(&mut self, shutdown: &CancellationToken) -> Result<HostEnd, HostError> {
+        loop {
+            let rested = self.folded >= self.ahead;
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(HostEnd::Stopped),
+                Some(fatal) = self.fatal.1.recv() => match fatal {
+                    Fatal::Wedged(key) => {
+                        tracing::error!(processor = %key, "wedged; another Host has to go on");
+                        return Ok(HostEnd::Wedged);
+                    }
+                    Fatal::Lost(error) => return Err(error.into()),
+                },
+                event = self.subscription.next() => {
+                    self.fold(event, true)?;
+                }
+                () = changed(&mut self.watcher), if rested => self.sync().await?,
+            }
+        }
+    }
+
+    /// Takes in what the log says next; whether that was the end of what was stored.
+    async fn fold_next(&mut self, act: bool) -> Result<bool, HostError> {
+        let event = self.subscription.next().await;
+        self.fold(event, act)
+    }
+
+    fn fold(
+        &mut self,
+        event: Option<Result<SubEvent, ClientError>>,
+        act: bool,
+    ) -> Result<bool, HostError> {
+        match event {
+            Some(Ok(SubEvent::Frames { frames, scanned_to })) => {
+                for delivered in frames {
+                    self.frame(delivered.frame, act);
+                }
+                self.folded = self.folded.max(scanned_to);
+                Ok(false)
+            }
+            Some(Ok(SubEvent::CaughtUp { head })) => {
+                self.folded = self.folded.max(head);
+                Ok(true)
+            }
+            Some(Ok(SubEvent::Pulse | SubEvent::Gap(_))) => Ok(false),
+            Some(Ok(SubEvent::Dropped { refusal, .. })) => Err(ClientError::from(refusal).into()),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(ClientError::Disconnected("the subscription ended".to_owned()).into()),
+        }
+    }
+
+    /// Takes in one frame and, if `act`, does what it asks for.
+    fn frame(&mut self, frame: Frame, act: bool) {
+        if let Some(offset) = frame.offset() {
+            self.folded = self.folded.max(offset + 1);
+        }
+        let Some((key, event)) = self.lifecycle.apply(&frame) else { return };
+        match event {
+            Event::Create => {
+                self.shared.versions.insert(frame.id(), key.name.clone());
+                if act {
+                    let order = match self.obstacle(&key) {
+                        Some(error) => Order::Refuse(frame, error),
+                        None => Order::Create(frame),
+                    };
+                    self.order(key, order);
+                }
+            }
+            Event::Term if act => self.order(key, Order::Term),
+            _ => {}
+        }
+    }
+
+    /// Why a processor may not be started, although its source may be right.
+    fn obstacle(&self, key: &Key) -> Option<ModuleError> {
+        if let Some(rival) = self.lifecycle.rival(key) {
+            let text = format!("the name {} is taken by a {}; rename one", key.name, rival.kind);
+            return Some(ModuleError::new(FailureKind::Definition, text));
+        }
+        let full = self.keepers.len() >= PROCESSORS_MAX && !self.keepers.contains_key(key);
+        full.then(|| {
+            let text = format!("a Host runs at most {PROCESSORS_MAX} processors");
+            ModuleError::new(FailureKind::Definition, text)
+        })
+    }
+
+    fn order(&mut self, key: Key, order: Order) {
+        let Self { shared, keepers, fatal, shutdown, .. } = self;
+        let (orders, _) = keepers.entry(key.clone()).or_insert_with(|| {
+            let (orders, receiver) = mpsc::unbounded_channel();
+            let shared = Arc::clone(shared);
+            let task =
+                Keeper::spawn(shared, key, receiver, fatal.0.clone(), shutdown.clone());
+            (orders, task)
+        });
+        // A keeper only ends with the Host.
+        let _ = orders.send(order);
+    }
+
+    /// Starts what the log says is to run.
+    async fn resume(&mut self) -> Result<(), HostError> {
+        let slots: Vec<_> = self
+            .lifecycle
+            .iter()
+            .filter(|(_, slots)| slots.wants_to_run())
+            .map(|(key, slots)| (key.clone(), slots.pending(), slots.confirmed()))
+            .collect();
+        for (key, pending, confirmed) in slots {
+            let pending = self.create_frame(pending).await?;
+            let confirmed = self.create_frame(confirmed).await?;
+            let order = match (self.obstacle(&key), &pending) {
+                (Some(error), Some(frame)) => Order::Refuse(frame.clone(), error),
+                (Some(_), None) | (None, _) => Order::Resume { pending, confirmed },
+            };
+            self.order(key, order);
+        }
+        Ok(())
+    }
+
+    async fn create_frame(&self, id: Option<FrameId>) -> Result<Option<Frame>, HostError> {
+        match id {
+            Some(id) => Ok(self.shared.client.get(Bound::Id(id)).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Says that the versions which brought the Host before this one down have failed, so that
+    /// they are not started again. A thread is named after its version.
+    async fn quarantine(&mut self, culprits: &[String]) -> Result<(), HostError> {
+        let mut frames = Vec::new();
+        for (key, slots) in self.lifecycle.iter() {
+            for create in [slots.pending(), slots.confirmed()].into_iter().flatten() {
+                if culprits.contains(&thread_name(create)) {
+                    let text = "it crashed the process that runs the modules; \
+                                save it or start it to try again";
+                    let mut frame = report::failure(
+                        key,
+                        Event::FinError,
+                        create,
+                        &ModuleError::new(FailureKind::Wedged, text),
+                        None,
+                    );
+                    frame.origin = None;
+                    frames.push(frame);
+                }
+            }
+        }
+        if !frames.is_empty() {
+            let appended = self.shared.client.append(&AppendRequest::frames(frames)).await?;
+            let last = appended.frames.iter().filter_map(|stamp| stamp.offset).max();
+            self.ahead = last.map_or(0, |offset| offset + 1);
+            while self.folded < self.ahead {
+                self.fold_next(false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), HostError> {
+        if self.watcher.is_some()
+            && let Some(behind) = sync::sync(&self.shared, &self.lifecycle).await?
+        {
+            self.ahead = behind;
+        }
+        Ok(())
+    }
+
+    /// Ends every processor, within a time.
+    async fn stop(self, shutdown: &CancellationToken) {
+        shutdown.cancel();
+        let ended = async {
+            for (_, (orders, task)) in self.keepers {
+                drop(orders);
+                // A keeper that panicked has nothing left to end.
+                let _ = task.await;
+            }
+        };
+        if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
+            tracing::error!("some modules did not end in time; they end with the process");
+        }
+    }
+}
+
+/// The name of the thread of a version: what is known of it after a crash.
+#[must_use]
+pub fn thread_name(create: FrameId) -> String {
+    format!("js-{}", &create.to_string()[13..])
+}
+
+async fn changed(watcher: &mut Option<Watcher>) {
+    match watcher {
+        Some(watcher) => watcher.changed().await,
+        None => std::future::pending().await,
+    }
+}

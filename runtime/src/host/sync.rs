@@ -1,0 +1,146 @@
+//! Makes the log agree with the files: appends `create` for a file whose import graph or config is
+//! not what was last taken from it, and `term` for one that is gone. What runs is not looked at: a
+//! stop, or a version that an admin appended, stays until the file changes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use xs_engine::{BlobHash, Body, NewFrame};
+use xs_protocol::{AppendRequest, ClientError};
+
+use super::config::{Config, ModuleConfig};
+use super::files::{self, Scan};
+use super::lifecycle::{Event, Key, Lifecycle, Taken};
+use super::report;
+use super::version::{GRAPH, Shared};
+use crate::isolate::{FailureKind, ModuleError};
+use crate::loader::ModuleGraph;
+
+/// Bytes of a source that travels with its frame; a larger one is put as a blob before.
+const INLINE_MAX: usize = 1024 * 1024;
+
+/// What a file is now.
+struct Found {
+    taken: Taken,
+    source: Vec<u8>,
+    config: ModuleConfig,
+    error: Option<ModuleError>,
+}
+
+/// Appends what the files ask for. Returns the offset behind the last frame appended, if any.
+///
+/// # Errors
+/// [`ClientError`] when the store does not take a frame.
+pub(super) async fn sync(
+    shared: &Arc<Shared>,
+    lifecycle: &Lifecycle,
+) -> Result<Option<u64>, ClientError> {
+    let dir = shared.dir.clone();
+    let known: Vec<(Key, Taken)> = lifecycle
+        .iter()
+        .filter_map(|(key, slots)| Some((key.clone(), slots.taken()?.clone())))
+        .collect();
+    let looked = tokio::task::spawn_blocking(move || look(&dir, &known)).await;
+    let (config, gone, found) = match looked {
+        Ok(Ok(looked)) => looked,
+        Ok(Err(error)) => {
+            tracing::error!(error, "the modules are left as they are");
+            return Ok(None);
+        }
+        Err(error) => {
+            tracing::error!(%error, "looking at the modules failed; they are left as they are");
+            return Ok(None);
+        }
+    };
+    *shared.config.write() = config;
+    let mut behind = None;
+    for (key, taken) in gone {
+        let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Term.as_str()));
+        frame.meta = report::meta_of(Map::from_iter([("file".to_owned(), json!(taken.file))]));
+        behind = append(shared, frame).await?.or(behind);
+    }
+    for (key, found) in found {
+        let frame = create_frame(shared, &key, found).await?;
+        behind = append(shared, frame).await?.or(behind);
+    }
+    Ok(behind)
+}
+
+async fn append(shared: &Shared, frame: NewFrame) -> Result<Option<u64>, ClientError> {
+    let appended = shared.client.append(&AppendRequest::frames(vec![frame])).await?;
+    Ok(appended.frames.first().and_then(|stamp| stamp.offset).map(|offset| offset + 1))
+}
+
+async fn create_frame(
+    shared: &Shared,
+    key: &Key,
+    found: Found,
+) -> Result<NewFrame, ClientError> {
+    let mut meta = Map::new();
+    meta.insert("file".to_owned(), json!(found.taken.file));
+    meta.insert("hash".to_owned(), json!(found.taken.hash));
+    if !found.config.config.is_empty() {
+        meta.insert("config".to_owned(), Value::Object(found.config.config));
+    }
+    match &found.error {
+        Some(error) => meta.insert("error".to_owned(), Value::Object(report::error_fields(error))),
+        None => meta.insert("format".to_owned(), json!(GRAPH)),
+    };
+    let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create.as_str()));
+    frame.meta = report::meta_of(meta);
+    let source = Bytes::from(found.source);
+    frame.body = if source.len() <= INLINE_MAX {
+        Body::Inline(source)
+    } else {
+        Body::Stored(shared.client.blob_put_bytes(source).await?)
+    };
+    Ok(frame)
+}
+
+type Looked = (Config, Vec<(Key, Taken)>, Vec<(Key, Found)>);
+
+/// What is gone and what is new, compared with what was taken before. Blocks.
+fn look(dir: &Path, known: &[(Key, Taken)]) -> Result<Looked, String> {
+    let config = Config::load(dir).map_err(|error| error.to_string())?;
+    let scan = files::scan(dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
+    for (file, error) in &scan.misnamed {
+        tracing::warn!(file, %error, "not the name of a processor");
+    }
+    let gone = known.iter().filter(|(key, _)| !scan.modules.contains_key(key)).cloned().collect();
+    let mut changed = Vec::new();
+    for key in scan.modules.keys() {
+        let found = find(dir, &scan, key, config.module(&key.name));
+        let before = known.iter().find(|(known, _)| known == key).map(|(_, taken)| taken);
+        if before != Some(&found.taken) {
+            changed.push((key.clone(), found));
+        }
+    }
+    Ok((config, gone, changed))
+}
+
+fn find(dir: &Path, scan: &Scan, key: &Key, config: ModuleConfig) -> Found {
+    let own = scan.modules.get(key).map(Vec::as_slice).unwrap_or_default();
+    let file = own.first().cloned().unwrap_or_default();
+    let claims = scan.claims(key);
+    let loaded = if claims.len() > 1 {
+        let text = format!("{} all define {}; rename all but one", claims.join(", "), key.name);
+        Err(ModuleError::new(FailureKind::Definition, text))
+    } else {
+        ModuleGraph::load(dir, &file)
+    };
+    let (source, error) = match loaded {
+        Ok(graph) => (graph.to_bytes(), None),
+        // What cannot be loaded is kept as it is, so that the log shows what was wrong.
+        Err(error) => {
+            let text = std::fs::read(dir.join(&file)).unwrap_or_default();
+            (text, Some(error))
+        }
+    };
+    let mut hashed = source.clone();
+    hashed.extend_from_slice(&config.canonical());
+    hashed.extend(error.as_ref().map(ToString::to_string).unwrap_or_default().into_bytes());
+    let hash = BlobHash::of(&hashed).to_string();
+    Found { taken: Taken { file, hash }, source, config, error }
+}

@@ -1,0 +1,166 @@
+//! One version of a processor: what its `create` frame says, made into something that can be
+//! started, and started again after a failure. Whether it should run is decided elsewhere.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use serde_json::Value;
+use tokio::sync::{Semaphore, mpsc};
+use xs_engine::{Frame, FrameId};
+use xs_protocol::Client;
+
+use super::config::Config;
+use super::lifecycle::{Key, Versions};
+use super::store::{Finish, ProcessorStore};
+use crate::isolate::{
+    Backend, Definition, FailureKind, Isolate, IsolateSpec, Limits, ModuleError,
+};
+use crate::loader::ModuleGraph;
+use crate::name::Kind;
+use crate::permissions::Allow;
+
+/// Bytes of a version's source in the store: the largest graph and its paths.
+const SOURCE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Isolates that are evaluated at a time; more would only take turns.
+pub(super) const STARTS_MAX: usize = 4;
+/// What `format` says in the meta of a `create` frame whose body is a whole graph.
+pub(super) const GRAPH: &str = "graph";
+
+/// What every processor of a Host shares.
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) versions: Versions,
+    pub(super) dir: PathBuf,
+    pub(super) config: RwLock<Config>,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) allow: Allow,
+    pub(super) limits: Limits,
+    pub(super) starts: Semaphore,
+}
+
+/// A version that can be started.
+#[derive(Clone)]
+pub(super) struct Version {
+    pub(super) key: Key,
+    pub(super) create: FrameId,
+    /// Offset of its `create` frame: what comes after it is new to it.
+    pub(super) offset: u64,
+    spec: IsolateSpec,
+    pub(super) backend: Arc<dyn Backend>,
+    shared: Arc<Shared>,
+}
+
+/// A version whose module was evaluated.
+pub(super) struct Started {
+    pub(super) isolate: Isolate,
+    pub(super) definition: Definition,
+}
+
+impl Version {
+    /// Reads the version of a `create` frame. A command's finished calls go to `finishes`.
+    ///
+    /// # Errors
+    /// [`ModuleError`] when the source is not there or is no module.
+    pub(super) async fn read(
+        shared: &Arc<Shared>,
+        key: &Key,
+        frame: &Frame,
+        finishes: Option<mpsc::UnboundedSender<Finish>>,
+    ) -> Result<Self, ModuleError> {
+        let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
+        if let Some(error) = meta.get("error") {
+            return Err(told(error));
+        }
+        let bytes = source(&shared.client, frame).await?;
+        let graph = graph(move || ModuleGraph::from_bytes(&bytes)).await?;
+        let module = shared.config.read().module(&key.name);
+        let config = meta.get("config").cloned();
+        let spec = IsolateSpec {
+            name: key.name.as_str().to_owned(),
+            kind: key.kind,
+            create: frame.id(),
+            graph: Arc::new(graph),
+            config: config.unwrap_or_else(|| Value::Object(module.config.clone())),
+            env: shared.env.clone(),
+            limits: shared.limits,
+            allow: module.widen(&shared.allow),
+            base: shared.dir.clone(),
+        };
+        let finishes = finishes.filter(|_| key.kind == Kind::Command);
+        let (client, versions) = (shared.client.clone(), shared.versions.clone());
+        let store = ProcessorStore::new(client, key.clone(), frame.id(), versions, finishes);
+        Ok(Self {
+            key: key.clone(),
+            create: frame.id(),
+            offset: frame.offset().unwrap_or_default(),
+            spec,
+            backend: super::store::shared(store),
+            shared: Arc::clone(shared),
+        })
+    }
+
+    /// What it shares with the others.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Evaluates the module on a thread of its own. Nothing else of it runs yet.
+    ///
+    /// # Errors
+    /// [`ModuleError`] says what is wrong with the module, and where.
+    pub(super) async fn start(&self) -> Result<Started, ModuleError> {
+        let _turn = self.shared.starts.acquire().await;
+        let start = Isolate::start(self.spec.clone(), Arc::clone(&self.backend));
+        let (isolate, definition) = start.await?;
+        Ok(Started { isolate, definition })
+    }
+}
+
+/// The body of a `create` frame.
+async fn source(client: &Client, frame: &Frame) -> Result<Bytes, ModuleError> {
+    let failed = |text: String| ModuleError::new(FailureKind::Store, text);
+    let Some(hash) = frame.hash() else {
+        return Err(ModuleError::new(
+            FailureKind::Syntax,
+            "the create frame has no body; append it with the module's source as its body",
+        ));
+    };
+    let blob = client.blob_get(&hash).await.map_err(|error| failed(error.to_string()))?;
+    let Some(blob) = blob else {
+        return Err(failed(format!("the source {hash} is not in the store")));
+    };
+    blob.bytes(SOURCE_BYTES_MAX).await.map_err(|error| failed(error.to_string()))
+}
+
+/// Parses sources where that may take its time.
+async fn graph<F>(parse: F) -> Result<ModuleGraph, ModuleError>
+where
+    F: FnOnce() -> Result<ModuleGraph, ModuleError> + Send + 'static,
+{
+    let parsed = tokio::task::spawn_blocking(parse).await;
+    parsed.unwrap_or_else(|error| Err(ModuleError::new(FailureKind::Syntax, error.to_string())))
+}
+
+/// The error that a file was found to have before its `create` frame was appended.
+fn told(error: &Value) -> ModuleError {
+    let text = |name: &str| error.get(name).and_then(Value::as_str).map(str::to_owned);
+    let number = |name: &str| {
+        error.get(name).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok())
+    };
+    let kind = match text("code").as_deref() {
+        Some("import") => FailureKind::Import,
+        Some("definition") => FailureKind::Definition,
+        Some("permission") => FailureKind::Permission,
+        _ => FailureKind::Syntax,
+    };
+    let mut told = ModuleError::new(kind, text("message").unwrap_or_default());
+    told.stack = text("stack");
+    told.file = text("file");
+    told.line = number("line");
+    told.column = number("column");
+    told.code_frame = text("code_frame");
+    told
+}
