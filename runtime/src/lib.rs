@@ -6,3 +6,6 @@ pub mod isolate;
 pub mod loader;
 pub mod name;
 pub mod permissions;
+pub mod supervise;
+
+pub use name::{Kind, NameError, ProcessorName};

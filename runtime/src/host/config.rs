@@ -142,7 +142,9 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        for text in ["[modules", "[module.a]", "[modules.a]\nconfg = {}", "[modules.a]\nallow = [\"all\"]"] {
+        for text in
+            ["[modules", "[module.a]", "[modules.a]\nconfg = {}", "[modules.a]\nallow = [\"all\"]"]
+        {
             fs::write(dir.path().join(CONFIG_FILE), text).unwrap();
             let message = Config::load(dir.path()).unwrap_err().to_string();
             assert!(message.starts_with("xs.toml"), "{message}");
@@ -153,8 +155,11 @@ mod tests {
     fn the_hash_sees_every_change() {
         let config = |text: &str| toml::from_str::<ModuleConfig>(text).unwrap().canonical();
         assert!(config("").is_empty());
-        let all = [config("config = { a = 1 }"), config("config = { a = 2 }"),
-            config("allow = [\"net-any\"]")];
+        let all = [
+            config("config = { a = 1 }"),
+            config("config = { a = 2 }"),
+            config("allow = [\"net-any\"]"),
+        ];
         assert!(all[0] != all[1] && all[1] != all[2] && !all[2].is_empty());
     }
 }

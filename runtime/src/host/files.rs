@@ -70,9 +70,9 @@ pub fn fingerprint(dir: &Path) -> io::Result<Vec<(PathBuf, u64, Option<SystemTim
     let mut prints = Vec::new();
     let mut seen = 0;
     for path in walk(dir, Path::new(""), &mut seen)? {
-        let source = path.extension().is_some_and(|end| {
-            ["js", "ts", "json", "toml"].iter().any(|known| end == *known)
-        });
+        let source = path
+            .extension()
+            .is_some_and(|end| ["js", "ts", "json", "toml"].iter().any(|known| end == *known));
         if source {
             // A file that is gone by now is one that changed: its absence shows in the list.
             if let Ok(meta) = fs::metadata(dir.join(&path)) {
@@ -115,7 +115,8 @@ fn walk(dir: &Path, start: &Path, seen: &mut usize) -> io::Result<Vec<PathBuf>> 
             let entry = entry?;
             *seen += 1;
             if *seen > ENTRIES_MAX {
-                let message = format!("more than {ENTRIES_MAX} files; modules need a directory of their own");
+                let message =
+                    format!("more than {ENTRIES_MAX} files; modules need a directory of their own");
                 return Err(io::Error::other(message));
             }
             if entry.file_name().to_str().is_none_or(hidden) {
@@ -178,17 +179,32 @@ mod tests {
     #[test]
     fn a_directory_is_scanned() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &[
-            "generators/disk/usage.ts", "handlers/a.js", "handlers/.hidden.js", "handlers/a.js~",
-            "handlers/_private/b.js", "commands/report.ts", "commands/report.test.ts",
-            "lib/shared.js", "commands/9.js", "commands/xs.js", "other/c.js", "a.js",
-        ]);
+        write(
+            dir.path(),
+            &[
+                "generators/disk/usage.ts",
+                "handlers/a.js",
+                "handlers/.hidden.js",
+                "handlers/a.js~",
+                "handlers/_private/b.js",
+                "commands/report.ts",
+                "commands/report.test.ts",
+                "lib/shared.js",
+                "commands/9.js",
+                "commands/xs.js",
+                "other/c.js",
+                "a.js",
+            ],
+        );
         let files = |file: &str| vec![file.to_owned()];
-        assert_eq!(found(dir.path()), [
-            ("generator disk.usage".to_owned(), files("generators/disk/usage.ts")),
-            ("handler a".to_owned(), files("handlers/a.js")),
-            ("command report".to_owned(), files("commands/report.ts")),
-        ]);
+        assert_eq!(
+            found(dir.path()),
+            [
+                ("generator disk.usage".to_owned(), files("generators/disk/usage.ts")),
+                ("handler a".to_owned(), files("handlers/a.js")),
+                ("command report".to_owned(), files("commands/report.ts")),
+            ]
+        );
         let mut misnamed: Vec<_> =
             scan(dir.path()).unwrap().misnamed.into_iter().map(|(file, _)| file).collect();
         misnamed.sort();

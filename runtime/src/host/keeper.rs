@@ -134,8 +134,7 @@ impl Keeper {
                 (finishes, Some(finished))
             }
         };
-        let version =
-            Version::read(&self.shared, &self.key, &frame, Some(finishes.clone())).await;
+        let version = Version::read(&self.shared, &self.key, &frame, Some(finishes.clone())).await;
         let started = match version {
             Ok(version) => version.start().await.map(|started| (version, started)),
             Err(error) => Err(error),

@@ -2,7 +2,7 @@
 //! It follows the lifecycle frames in the log and does what they say; files are only one of those
 //! who append them. It owns no data: whatever happens to it, the next Host goes on from the log.
 
-mod backoff;
+pub(crate) mod backoff;
 mod command;
 mod commit;
 pub mod config;
@@ -89,10 +89,7 @@ pub enum HostError {
 ///
 /// # Errors
 /// [`HostError`] when the store or the directory cannot be reached.
-pub async fn run(
-    options: HostOptions,
-    shutdown: CancellationToken,
-) -> Result<HostEnd, HostError> {
+pub async fn run(options: HostOptions, shutdown: CancellationToken) -> Result<HostEnd, HostError> {
     let mut host = Host::start(options, shutdown.clone()).await?;
     let end = host.work(&shutdown).await;
     host.stop(&shutdown).await;
@@ -253,8 +250,7 @@ impl Host {
         let (orders, _) = keepers.entry(key.clone()).or_insert_with(|| {
             let (orders, receiver) = mpsc::unbounded_channel();
             let shared = Arc::clone(shared);
-            let task =
-                Keeper::spawn(shared, key, receiver, fatal.0.clone(), shutdown.clone());
+            let task = Keeper::spawn(shared, key, receiver, fatal.0.clone(), shutdown.clone());
             (orders, task)
         });
         // A keeper only ends with the Host.

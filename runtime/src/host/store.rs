@@ -11,8 +11,8 @@ use futures::stream;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use xs_engine::{
-    BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta, NewFrame,
-    ReadOptions, Topic, TopicPatterns,
+    BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta,
+    NewFrame, ReadOptions, Topic, TopicPatterns,
 };
 use xs_protocol::{
     AppendRequest, Appended, Class, Client, ClientError, Code, LastRequest, SubEvent,
@@ -72,7 +72,10 @@ impl ProcessorStore {
 }
 
 impl Backend for ProcessorStore {
-    fn append(&self, frames: Vec<NewFrame>) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
+    fn append(
+        &self,
+        frames: Vec<NewFrame>,
+    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
         if let (Some(finishes), Some(call)) = (&self.finishes, self.ends(&frames)) {
             let (answer, answered) = oneshot::channel();
             let finish = Finish { call, frames: frames.clone(), answer };
@@ -244,9 +247,8 @@ fn stored(frames: &[NewFrame], appended: &Appended) -> Result<Vec<Frame>, Backen
 }
 
 fn call_request(request: CallRequest) -> Result<xs_protocol::CallRequest, BackendError> {
-    let invalid = |error: xs_engine::ValueError| {
-        BackendError::new(BackendCode::Refused, error.to_string())
-    };
+    let invalid =
+        |error: xs_engine::ValueError| BackendError::new(BackendCode::Refused, error.to_string());
     let mut call = xs_protocol::CallRequest::new(Topic::parse(&request.name).map_err(invalid)?);
     call.args = Meta::parse(request.args).map_err(invalid)?;
     call.body = request.body;

@@ -73,11 +73,7 @@ async fn append(shared: &Shared, frame: NewFrame) -> Result<Option<u64>, ClientE
     Ok(appended.frames.first().and_then(|stamp| stamp.offset).map(|offset| offset + 1))
 }
 
-async fn create_frame(
-    shared: &Shared,
-    key: &Key,
-    found: Found,
-) -> Result<NewFrame, ClientError> {
+async fn create_frame(shared: &Shared, key: &Key, found: Found) -> Result<NewFrame, ClientError> {
     let mut meta = Map::new();
     meta.insert("file".to_owned(), json!(found.taken.file));
     meta.insert("hash".to_owned(), json!(found.taken.hash));
@@ -104,7 +100,8 @@ type Looked = (Config, Vec<(Key, Taken)>, Vec<(Key, Found)>);
 /// What is gone and what is new, compared with what was taken before. Blocks.
 fn look(dir: &Path, known: &[(Key, Taken)]) -> Result<Looked, String> {
     let config = Config::load(dir).map_err(|error| error.to_string())?;
-    let scan = files::scan(dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
+    let scan =
+        files::scan(dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
     for (file, error) in &scan.misnamed {
         tracing::warn!(file, %error, "not the name of a processor");
     }

@@ -15,9 +15,7 @@ use xs_protocol::Client;
 use super::config::Config;
 use super::lifecycle::{Key, Versions};
 use super::store::{Finish, ProcessorStore};
-use crate::isolate::{
-    Backend, Definition, FailureKind, Isolate, IsolateSpec, Limits, ModuleError,
-};
+use crate::isolate::{Backend, Definition, FailureKind, Isolate, IsolateSpec, Limits, ModuleError};
 use crate::loader::ModuleGraph;
 use crate::name::Kind;
 use crate::permissions::Allow;

@@ -101,7 +101,8 @@ pub type FrameStream = BoxStream<'static, Result<Frame, BackendError>>;
 /// The store as an isolate sees it. Dropping a future or a stream gives the request up.
 pub trait Backend: Send + Sync + 'static {
     /// Appends frames as one batch and gives them back as stored. Their origin is set already.
-    fn append(&self, frames: Vec<NewFrame>) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>>;
+    fn append(&self, frames: Vec<NewFrame>)
+    -> BoxFuture<'static, Result<Vec<Frame>, BackendError>>;
     /// Reads frames; a following read goes on until it is dropped.
     fn read(&self, options: ReadOptions) -> FrameStream;
     /// One frame by its id.

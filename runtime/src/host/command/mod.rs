@@ -14,7 +14,9 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
-use xs_protocol::{AppendRequest, ClientError, Delivered, SubEvent, SubscribeOptions, Subscription};
+use xs_protocol::{
+    AppendRequest, ClientError, Delivered, SubEvent, SubscribeOptions, Subscription,
+};
 
 use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
 use self::place::Place;
@@ -70,8 +72,7 @@ impl Command {
         let stored = version.shared().client.cursor_get(&cursor).await.map_err(|error| {
             ModuleError::new(FailureKind::Store, format!("cannot read its cursor: {error}"))
         })?;
-        let place =
-            stored.as_ref().map_or_else(|| Place::new(version.offset + 1), Place::of);
+        let place = stored.as_ref().map_or_else(|| Place::new(version.offset + 1), Place::of);
         Ok(Self {
             definition: started.definition,
             isolate: Arc::new(started.isolate),

@@ -34,8 +34,9 @@ impl Inputs {
     /// Frames as they came. `retry` is about the first of them, when it has failed before.
     pub(super) fn new(version: &Version, frames: Vec<Delivered>, retry: Option<Retry>) -> Self {
         let versions = &version.shared().versions;
-        let others =
-            frames.into_iter().filter(|delivered| !versions.made_by(&delivered.frame, &version.key.name));
+        let others = frames
+            .into_iter()
+            .filter(|delivered| !versions.made_by(&delivered.frame, &version.key.name));
         Self::of(others, retry)
     }
 

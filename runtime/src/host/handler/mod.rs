@@ -454,10 +454,7 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-async fn read_place(
-    version: &Version,
-    cursor: &CursorName,
-) -> Result<Option<Place>, ModuleError> {
+async fn read_place(version: &Version, cursor: &CursorName) -> Result<Option<Place>, ModuleError> {
     let failed = |text: String| ModuleError::new(FailureKind::Store, text);
     let stored = version.shared().client.cursor_get(cursor).await;
     let stored = stored.map_err(|error| failed(format!("cannot read its cursor: {error}")))?;

@@ -53,7 +53,10 @@ fn key(kind: Kind, name: &str) -> Key {
 fn topics_are_split_from_both_ends() {
     let cases = [
         ("xs.handler.a.create", Some((Kind::Handler, "a", Event::Create))),
-        ("xs.generator.disk.usage.fin.error", Some((Kind::Generator, "disk.usage", Event::FinError))),
+        (
+            "xs.generator.disk.usage.fin.error",
+            Some((Kind::Generator, "disk.usage", Event::FinError)),
+        ),
         ("xs.command.fin.term", Some((Kind::Command, "fin", Event::Term))),
         ("xs.command.a.fin.fin.term", Some((Kind::Command, "a.fin", Event::FinTerm))),
         ("xs.command.a.fin.term", Some((Kind::Command, "a", Event::FinTerm))),
@@ -187,8 +190,17 @@ fn odd_metas_change_nothing() {
 /// Any sequence of events keeps the rules, whatever order a crash left them in.
 #[test]
 fn invariants_hold_over_random_histories() {
-    const EVENTS: [&str; 9] =
-        ["active", "invalid", "fin.ok", "fin.error", "fin.term", "replaced", "stopped", "create", "term"];
+    const EVENTS: [&str; 9] = [
+        "active",
+        "invalid",
+        "fin.ok",
+        "fin.error",
+        "fin.term",
+        "replaced",
+        "stopped",
+        "create",
+        "term",
+    ];
     let mut seed = 0x2545_f491_4f6c_dd1du64;
     let mut random = |n: usize| {
         seed ^= seed << 13;

@@ -1,0 +1,110 @@
+//! The server's side of the Host: starts it as a child process over a socket pair, starts it again
+//! when it ends, tells the next one on whose thread the last one crashed, and leaves no child
+//! behind. Knows nothing of modules; what a Host does is in [`crate::host`].
+
+pub mod child;
+mod crash;
+mod spawn;
+
+use std::ffi::OsString;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::spawn::{Child, Spawner};
+use crate::host::backoff::{Backoff, random};
+
+/// Variable in which a Host is told on whose threads the one before it crashed.
+const CULPRITS_VARIABLE: &str = "XS_HOST_CULPRITS";
+/// Exit code of a Host that has to be replaced because a thread of it does not end.
+const EXIT_WEDGED: u8 = 75;
+/// Wait before the next Host when it is known what the last one ended for.
+const KNOWN_CAUSE: Duration = Duration::from_millis(100);
+/// Time a Host has to end after SIGTERM: its own limit and some more.
+const STOP_MAX: Duration = Duration::from_secs(15);
+
+/// How to start a Host.
+#[derive(Debug, Clone)]
+pub struct SuperviseOptions {
+    /// The program, in practice the running one.
+    pub program: PathBuf,
+    /// Its arguments, which make it call [`child::main`].
+    pub args: Vec<OsString>,
+}
+
+/// Serves the server's end of a Host's socket pair, with the role host.
+pub type Adopt = Box<dyn Fn(UnixStream) + Send + Sync>;
+
+/// Keeps a Host running until it is stopped.
+#[derive(Debug)]
+pub struct Supervisor {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Supervisor {
+    /// Starts a Host, now and whenever the last one has ended. Must be called inside a tokio
+    /// runtime. `adopt` is called for each Host.
+    #[must_use]
+    pub fn start(options: SuperviseOptions, adopt: Adopt) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(supervise(options, adopt, stop.clone()));
+        Self { stop, task }
+    }
+
+    /// Stops the Host: its modules have their time to end. Returns when the process is gone.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the supervisor failed");
+        }
+    }
+}
+
+async fn supervise(options: SuperviseOptions, adopt: Adopt, stop: CancellationToken) {
+    let spawner = Spawner::start();
+    let mut backoff = Backoff::default();
+    let mut culprits = Vec::new();
+    while !stop.is_cancelled() {
+        let began = Instant::now();
+        let known = match start(&spawner, &options, &culprits, &adopt).await {
+            Ok(mut child) => {
+                tokio::select! {
+                    exit = child.exited() => {
+                        tracing::error!(exit, "the Host ended");
+                        culprits = child.culprits().await;
+                        !culprits.is_empty() || child.code() == Some(i32::from(EXIT_WEDGED))
+                    }
+                    () = stop.cancelled() => return child.stop(STOP_MAX).await,
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the Host cannot be started");
+                false
+            }
+        };
+        let wait = backoff.next(began.elapsed(), random());
+        let wait = if known { KNOWN_CAUSE } else { wait };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+async fn start(
+    spawner: &Spawner,
+    options: &SuperviseOptions,
+    culprits: &[String],
+    adopt: &Adopt,
+) -> std::io::Result<Child> {
+    let (ours, theirs) = StdStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let child = spawner.spawn(options, culprits, theirs).await?;
+    adopt(UnixStream::from_std(ours)?);
+    Ok(child)
+}

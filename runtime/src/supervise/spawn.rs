@@ -1,0 +1,157 @@
+//! Child processes that die with this one. The kernel kills a child when the *thread* that made it
+//! ends, so one thread makes them all, waits for them, and lives as long as the supervisor.
+
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{CULPRITS_VARIABLE, SuperviseOptions};
+use crate::supervise::crash;
+
+/// Bytes read of what a Host says about its end.
+const REPORT_BYTES_MAX: u64 = 64 * 1024;
+
+type Spawned = io::Result<(OwnedFd, ChildStdout, oneshot::Receiver<io::Result<ExitStatus>>)>;
+
+struct Order {
+    command: Command,
+    answer: oneshot::Sender<Spawned>,
+}
+
+/// The thread that makes children.
+pub(super) struct Spawner {
+    orders: mpsc::Sender<Order>,
+}
+
+/// A child process.
+pub(super) struct Child {
+    process: OwnedFd,
+    exit: oneshot::Receiver<io::Result<ExitStatus>>,
+    status: Option<ExitStatus>,
+    report: JoinHandle<Vec<String>>,
+}
+
+impl Spawner {
+    /// Starts the thread; it ends when the last spawner is dropped and its child has ended.
+    pub(super) fn start() -> Self {
+        let (orders, received) = mpsc::channel::<Order>();
+        let thread = std::thread::Builder::new().name("xs-spawn".to_owned());
+        let spawned = thread.spawn(move || {
+            for Order { mut command, answer } in received {
+                make(&mut command, answer);
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "cannot start the thread that starts the Host");
+        }
+        Self { orders }
+    }
+
+    /// Starts a Host whose standard input is `socket` and whose standard output is its report.
+    pub(super) async fn spawn(
+        &self,
+        options: &SuperviseOptions,
+        culprits: &[String],
+        socket: UnixStream,
+    ) -> io::Result<Child> {
+        let mut command = Command::new(&options.program);
+        command
+            .args(&options.args)
+            .env(CULPRITS_VARIABLE, culprits.join(","))
+            .stdin(Stdio::from(OwnedFd::from(socket)))
+            .stdout(Stdio::piped())
+            // A Ctrl-C in the terminal is for the server, which stops the Host in its turn.
+            .process_group(0);
+        let (answer, answered) = oneshot::channel();
+        let gone = || io::Error::other("the thread that starts the Host is gone");
+        self.orders.send(Order { command, answer }).map_err(|_| gone())?;
+        let (process, stdout, exit) = answered.await.map_err(|_| gone())??;
+        let report = tokio::task::spawn_blocking(move || read_report(stdout));
+        Ok(Child { process, exit, status: None, report })
+    }
+}
+
+/// Makes one child and waits for its end.
+fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return drop(answer.send(Err(error))),
+    };
+    let stdout = child.stdout.take();
+    let process = i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::other("the child has no process id"))
+        .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
+    let (exited, exit) = oneshot::channel();
+    let parts = process.and_then(|process| {
+        let stdout = stdout.ok_or_else(|| io::Error::other("the child has no report"))?;
+        Ok((process, stdout, exit))
+    });
+    let failed = parts.is_err();
+    if answer.send(parts).is_err() || failed {
+        // Nobody is left to look after it.
+        let _ = child.kill();
+    }
+    drop(exited.send(child.wait()));
+}
+
+/// The threads a Host says it crashed on.
+fn read_report(stdout: ChildStdout) -> Vec<String> {
+    let mut text = String::new();
+    // What is not text was not written by a Host.
+    let _ = stdout.take(REPORT_BYTES_MAX).read_to_string(&mut text);
+    text.lines().filter_map(crash::thread_of).map(str::to_owned).collect()
+}
+
+impl Child {
+    /// Waits for its end; what it ended with, for people. Cancelling loses nothing.
+    pub(super) async fn exited(&mut self) -> String {
+        match (&mut self.exit).await {
+            Ok(Ok(status)) => {
+                self.status = Some(status);
+                match status.signal() {
+                    Some(signal) => format!("killed by signal {signal}"),
+                    None => status.to_string(),
+                }
+            }
+            Ok(Err(error)) => format!("cannot be waited for: {error}"),
+            Err(_) => "lost".to_owned(),
+        }
+    }
+
+    /// Its exit code, when it has ended with one.
+    pub(super) fn code(&self) -> Option<i32> {
+        self.status.and_then(|status| status.code())
+    }
+
+    /// The threads it crashed on; to be asked after its end.
+    pub(super) async fn culprits(&mut self) -> Vec<String> {
+        // A grandchild could hold the pipe open; it has nothing to report.
+        let report = tokio::time::timeout(Duration::from_secs(1), &mut self.report).await;
+        report.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Asks it to end, and kills it when it does not within `grace`.
+    pub(super) async fn stop(mut self, grace: Duration) {
+        self.signal(Signal::TERM);
+        if tokio::time::timeout(grace, self.exited()).await.is_err() {
+            tracing::error!("the Host does not end; killing it");
+            self.signal(Signal::KILL);
+            self.exited().await;
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        // A process that has ended needs no signal.
+        let _ = pidfd_send_signal(self.process.as_fd(), signal);
+    }
+}
