@@ -81,6 +81,9 @@ pub enum NameError {
     /// It would write into the topics of xs itself.
     #[error("names beginning with xs are reserved; rename the file")]
     Reserved,
+    /// Its lifecycle topics would read as those of another name.
+    #[error("names ending in .fin are reserved; rename the file")]
+    Fin,
 }
 
 /// A processor's name: a topic of at most [`NAME_BYTES_MAX`] bytes that is not reserved.
@@ -98,6 +101,10 @@ impl ProcessorName {
         }
         if Topic::parse(text)?.is_reserved() {
             return Err(NameError::Reserved);
+        }
+        // `xs.handler.a.fin.term` is the event `fin.term` of `a`, never `term` of `a.fin`.
+        if text.ends_with(".fin") {
+            return Err(NameError::Fin);
         }
         Ok(Self(Arc::from(text)))
     }
@@ -154,7 +161,7 @@ mod tests {
             }
         }
         let too_long = "a".repeat(NAME_BYTES_MAX + 1);
-        for bad in ["", "xs", "xs.a", "9a", "a b", "a..b", "a.", too_long.as_str()] {
+        for bad in ["", "xs", "xs.a", "9a", "a b", "a..b", "a.", "a.fin", too_long.as_str()] {
             assert!(ProcessorName::parse(bad).is_err(), "{bad}");
         }
     }

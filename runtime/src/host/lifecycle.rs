@@ -108,6 +108,7 @@ pub fn parse_topic(topic: &str) -> Option<(Key, Event)> {
     let kind = Kind::of(kind)?;
     Event::ALL.into_iter().find_map(|event| {
         let name = rest.strip_suffix(event.as_str())?.strip_suffix('.')?;
+        // Of `a.fin.term` the shorter event leaves `a.fin`, which no processor is called.
         let name = ProcessorName::parse(name).ok()?;
         Some((Key { kind, name }, event))
     })

@@ -58,7 +58,7 @@ fn topics_are_split_from_both_ends() {
             Some((Kind::Generator, "disk.usage", Event::FinError)),
         ),
         ("xs.command.fin.term", Some((Kind::Command, "fin", Event::Term))),
-        ("xs.command.a.fin.fin.term", Some((Kind::Command, "a.fin", Event::FinTerm))),
+        ("xs.command.a.fin.fin.term", None),
         ("xs.command.a.fin.term", Some((Kind::Command, "a", Event::FinTerm))),
         ("xs.handler.create.create", Some((Kind::Handler, "create", Event::Create))),
         ("xs.handler.create", None),
