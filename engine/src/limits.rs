@@ -35,13 +35,15 @@ pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const HOPS_MAX: u32 = 32;
 /// Ephemeral frames kept for followers that have not taken them yet.
 pub const EPHEMERAL_RING_MAX: usize = 1024;
+/// Bytes of the records of the ephemeral frames that are kept.
+pub const EPHEMERAL_RING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest interval between syncs, in milliseconds.
 pub const SYNC_INTERVAL_MS_MAX: u64 = 60_000;
 /// Epochs the manifest remembers; the oldest go first.
 pub const EPOCHS_MAX: usize = 4096;
 /// Files the manifest names.
 pub const FILES_MAX: usize = 1024 * 1024;
-/// Bytes of the records of those frames.
-pub const EPHEMERAL_RING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Sealed segments that are open at a time.
 pub const OPEN_SEGMENTS_MAX: usize = 1024;
+/// Batches that one group takes.
+pub const GROUP_BATCHES_MAX: usize = 4096;

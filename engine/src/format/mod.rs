@@ -4,10 +4,13 @@
 pub mod batch;
 pub mod control;
 pub mod file;
+pub(crate) mod index;
 pub mod pack;
 pub mod pack_index;
+pub(crate) mod postings;
 pub mod record;
 pub mod super_file;
+pub(crate) mod topic_index;
 
 /// `n` rounded up to a multiple of 8.
 #[must_use]

@@ -219,6 +219,18 @@ impl<'a> FrameFields<'a> {
     }
 }
 
+/// Bytes of the record of a frame, without padding.
+#[must_use]
+pub fn frame_len(fields: &FrameFields<'_>) -> usize {
+    let ttl = match fields.ttl {
+        Ttl::Forever | Ttl::Ephemeral => 0,
+        Ttl::TimeMs(_) | Ttl::Last(_) => TTL_VALUE_LEN,
+    };
+    let body = if fields.body.is_some() { BODY_LEN } else { 0 };
+    let origin = if fields.origin.is_some() { ORIGIN_LEN } else { 0 };
+    FIXED_LEN + ttl + body + origin + fields.topic.len() + fields.meta.len()
+}
+
 /// Appends a FRAME record with its padding to `out` and returns its CRC.
 ///
 /// # Errors
@@ -264,6 +276,16 @@ pub fn place_frame(record: &mut [u8], id: FrameId, offset_delta: u32) -> u32 {
     record[DELTA_AT..PREFIX_LEN].copy_from_slice(&offset_delta.to_le_bytes());
     record[ID_AT..FIXED_LEN].copy_from_slice(id.as_bytes());
     seal(record)
+}
+
+/// The topic of a FRAME record whose CRC may not have been checked yet.
+pub(crate) fn peek_topic<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Option<&'a str> {
+    let mut at = FIXED_LEN;
+    at += if prefix.ttl >= 2 { TTL_VALUE_LEN } else { 0 };
+    at += if prefix.flags & FLAG_BODY != 0 { BODY_LEN } else { 0 };
+    at += if prefix.flags & FLAG_ORIGIN != 0 { ORIGIN_LEN } else { 0 };
+    let topic = record.get(at..at + usize::from(prefix.name_len))?;
+    std::str::from_utf8(topic).ok()
 }
 
 /// Where the parts of a checked FRAME record lie. Its methods take the record it was made from.
@@ -406,6 +428,8 @@ mod tests {
         let body = Some((5, BlobHash::of(b"hello")));
         for (new, body) in [(full(), body), (NewFrame::new(Topic::parse("t").unwrap()), None)] {
             let frame = Frame::assemble(&new, id, Some(9), body).unwrap();
+            let fields = FrameFields::of(&new, id, 0, body);
+            assert_eq!(frame.record().len(), frame_len(&fields));
             assert_eq!((frame.id(), frame.offset()), (id, Some(9)));
             assert_eq!((frame.topic(), frame.meta()), (new.topic.as_str(), new.meta.as_bytes()));
             assert_eq!((frame.ttl(), frame.origin()), (new.ttl, new.origin));

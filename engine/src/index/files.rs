@@ -1,0 +1,97 @@
+//! The index files of sealed segments: written whole beside their name and renamed, read as maps,
+//! believed only when they were made from the very segment they stand beside.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::memory::MemoryIndex;
+use crate::env::Env;
+use crate::format::file::{FileHeader, Magic};
+use crate::format::index::{self, SparseFile};
+use crate::format::topic_index::TopicFile;
+use crate::log::Segment;
+
+const SPARSE: &str = "idx";
+const TOPICS: &str = "top";
+
+/// The files of one segment that are open.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    sparse: Option<Arc<SparseFile>>,
+    topics: Option<Arc<TopicFile>>,
+}
+
+impl Loaded {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.sparse.is_none() && self.topics.is_none()
+    }
+
+    /// The sparse index, opened if it is not; nothing when it does not verify.
+    pub(super) fn sparse(&mut self, env: &Env, segment: &Segment) -> Option<Arc<SparseFile>> {
+        if self.sparse.is_none() {
+            let bytes = open(env, segment, SPARSE)?;
+            let (header, file) = SparseFile::read(bytes).ok()?;
+            self.sparse = (header == header_of(env, segment, Magic::Index)).then(|| Arc::new(file));
+        }
+        self.sparse.clone()
+    }
+
+    /// The topic index, opened if it is not; nothing when it does not verify.
+    pub(super) fn topics(&mut self, env: &Env, segment: &Segment) -> Option<Arc<TopicFile>> {
+        if self.topics.is_none() {
+            let file = load_topics(env, segment)?;
+            file.check_postings().ok()?;
+            self.topics = Some(Arc::new(file));
+        }
+        self.topics.clone()
+    }
+}
+
+/// The topic index of a segment, its postings not checked; nothing when it does not verify.
+pub(super) fn load_topics(env: &Env, segment: &Segment) -> Option<TopicFile> {
+    let (header, file) = TopicFile::read(open(env, segment, TOPICS)?).ok()?;
+    (header == header_of(env, segment, Magic::Topic)).then_some(file)
+}
+
+fn open(env: &Env, segment: &Segment, kind: &str) -> Option<Bytes> {
+    let path = env.log_path(segment.base(), segment.generation(), kind);
+    let media = env.files.open_sealed(&path).ok()?;
+    media.view(0..media.published()).ok()
+}
+
+fn header_of(env: &Env, segment: &Segment, magic: Magic) -> FileHeader {
+    FileHeader {
+        magic,
+        salt: 0,
+        store: env.manifest.state().store,
+        file: segment.uuid(),
+        base: segment.base(),
+        generation: segment.generation(),
+    }
+}
+
+/// Writes both files of a segment.
+pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::Result<()> {
+    let topics = memory.encode_topics(&header_of(env, segment, Magic::Topic));
+    let topics = topics.map_err(io::Error::other)?;
+    let sparse = index::encode(&header_of(env, segment, Magic::Index), memory.sparse());
+    for (kind, bytes) in [(SPARSE, sparse), (TOPICS, topics)] {
+        let path = env.log_path(segment.base(), segment.generation(), kind);
+        let unfinished = path.with_extension(format!("{kind}.tmp"));
+        env.files.write_new(&unfinished, &bytes)?;
+        env.files.rename(&unfinished, &path)?;
+    }
+    env.files.sync_dir(&env.log_dir())
+}
+
+/// Removes files that do not verify. One that stays is found bad again.
+pub(super) fn discard(env: &Env, segment: &Segment) {
+    for kind in [SPARSE, TOPICS] {
+        let path = env.log_path(segment.base(), segment.generation(), kind);
+        if env.files.remove(&path).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! Where frames are: by offset, by id, by topic. All of it is derived from the log and can be lost
+//! without loss: sealed segments keep it in `.idx` and `.top` files that are made again when they do
+//! not verify, the others in memory. The commit feeds it each group before the group is published.
+//!
+//! It answers with places and says nothing about what is there: readers check what they find.
+
+mod files;
+mod floor;
+mod memory;
+mod table;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::env::Env;
+use crate::error::{OpenError, ReadError};
+use crate::format::index::SparseEntry;
+use crate::format::postings::Chunk;
+use crate::log::Segment;
+use crate::read::walk::{WINDOW_SCAN, Walk};
+use crate::value::{FrameId, Ttl};
+
+use files::Loaded;
+use floor::FloorFilter;
+use memory::MemoryIndex;
+pub(crate) use table::{Runs, TopicTable};
+
+/// Sealed segments whose index files are held open.
+const LOADED_MAX: usize = 128;
+
+/// A frame as the index takes it up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Noted<'a> {
+    pub(crate) offset: u64,
+    pub(crate) id: FrameId,
+    pub(crate) topic: &'a str,
+    /// Position of the batch header in the file.
+    pub(crate) batch: u32,
+    /// Position of the record in the file.
+    pub(crate) record: u32,
+    /// Bytes of the record without padding.
+    pub(crate) record_len: u32,
+    /// Bytes of the body.
+    pub(crate) body_len: u64,
+    pub(crate) ttl: Ttl,
+}
+
+/// The index of the store.
+#[derive(Debug)]
+pub(crate) struct Index {
+    env: Arc<Env>,
+    segments: RwLock<Arc<[Arc<SegmentIndex>]>>,
+    state: RwLock<State>,
+    floors: FloorFilter,
+    /// Segments with open index files, in the order they were opened.
+    loaded: Mutex<VecDeque<Arc<SegmentIndex>>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    table: TopicTable,
+    active: Option<(u32, MemoryIndex)>,
+}
+
+/// The index of one segment.
+#[derive(Debug)]
+pub(crate) struct SegmentIndex {
+    segment: Arc<Segment>,
+    ordinal: u32,
+    kind: Mutex<Kind>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// In memory, in [`State::active`].
+    Active,
+    /// In memory, complete. `whole` unless damage hid frames when it was made.
+    Frozen { index: Arc<MemoryIndex>, whole: bool },
+    /// In files.
+    Files(Loaded),
+}
+
+impl SegmentIndex {
+    pub(crate) const fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    pub(crate) const fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
+    fn frozen(&self) -> Option<Arc<MemoryIndex>> {
+        match &*self.kind.lock() {
+            Kind::Frozen { index, .. } => Some(index.clone()),
+            Kind::Active | Kind::Files(_) => None,
+        }
+    }
+}
+
+impl Index {
+    /// Takes up sealed segments, given in order, from their dictionaries. Files that do not verify
+    /// are made again.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`] when a segment whose files are lost cannot be read either.
+    pub(crate) fn open(env: Arc<Env>, sealed: &[Arc<Segment>]) -> Result<Self, OpenError> {
+        let index = Self {
+            env,
+            segments: RwLock::new(Arc::from([])),
+            state: RwLock::default(),
+            floors: FloorFilter::default(),
+            loaded: Mutex::default(),
+        };
+        for segment in sealed {
+            index.add_sealed(segment)?;
+        }
+        index.count_hidden();
+        Ok(index)
+    }
+
+    fn add_sealed(&self, segment: &Arc<Segment>) -> Result<(), OpenError> {
+        if let Some(topics) = files::load_topics(&self.env, segment) {
+            let mut state = self.state.write();
+            self.freeze(&mut state, true);
+            let ordinal = self.push(segment, Kind::Files(Loaded::default()));
+            topics.for_each(|name, entry| {
+                state.table.add(name, entry, ordinal);
+                if entry.floor > 0 {
+                    self.floors.add(name);
+                }
+            });
+            return Ok(());
+        }
+        let mut notes = self.notes(segment);
+        let scanned = scan(segment, |noted| notes.frame(noted));
+        drop(notes);
+        let whole = match scanned {
+            Ok(whole) => whole,
+            Err(ReadError::Io { path, what }) => {
+                let error = io::Error::other(what.to_string());
+                return Err(OpenError::io("read", &path, error));
+            }
+            Err(_) => false,
+        };
+        self.freeze(&mut self.state.write(), whole);
+        // Without room for the files the index stays in memory; the next open tries again.
+        let _kept_in_memory = self.seal(segment);
+        Ok(())
+    }
+
+    /// Takes the lock for a group's frames in one segment.
+    pub(crate) fn notes<'a>(&'a self, segment: &'a Arc<Segment>) -> Notes<'a> {
+        Notes { index: self, segment, state: self.state.write(), group: None }
+    }
+
+    /// Makes a segment the active one, unless it is.
+    fn activate(&self, state: &mut State, segment: &Arc<Segment>) {
+        let current = state.active.as_ref().and_then(|(ordinal, _)| self.segment(*ordinal));
+        if current.is_none_or(|current| current.segment.base() != segment.base()) {
+            self.freeze(state, true);
+            let ordinal = self.push(segment, Kind::Active);
+            state.active = Some((ordinal, MemoryIndex::new(segment.base())));
+        }
+    }
+
+    /// Ends the active index. `whole` is false when damage kept frames out of it.
+    fn freeze(&self, state: &mut State, whole: bool) {
+        if let Some((ordinal, memory)) = state.active.take()
+            && let Some(of) = self.segment(ordinal)
+        {
+            *of.kind.lock() = Kind::Frozen { index: Arc::new(memory), whole };
+        }
+    }
+
+    fn push(&self, segment: &Arc<Segment>, kind: Kind) -> u32 {
+        let mut segments = self.segments.write();
+        let ordinal = segments.len() as u32;
+        let new = SegmentIndex { segment: segment.clone(), ordinal, kind: Mutex::new(kind) };
+        *segments = segments.iter().cloned().chain([Arc::new(new)]).collect();
+        ordinal
+    }
+
+    /// Writes the files of a segment that was sealed, and reads it through `segment` from now on.
+    ///
+    /// # Errors
+    /// What the files answered; the index then stays in memory.
+    pub(crate) fn seal(&self, segment: &Arc<Segment>) -> io::Result<()> {
+        let Some(old) = self.by_base(segment.base()) else { return Ok(()) };
+        {
+            let mut state = self.state.write();
+            if state.active.as_ref().is_some_and(|(ordinal, _)| *ordinal == old.ordinal) {
+                self.freeze(&mut state, true);
+            }
+        }
+        let (index, whole) = match &*old.kind.lock() {
+            Kind::Frozen { index, whole } => (index.clone(), *whole),
+            Kind::Active | Kind::Files(_) => return Ok(()),
+        };
+        let written = if whole { files::write(&self.env, segment, &index) } else { Ok(()) };
+        let kind = match &written {
+            Ok(()) if whole => Kind::Files(Loaded::default()),
+            _ => Kind::Frozen { index, whole },
+        };
+        let new = Arc::new(SegmentIndex {
+            segment: segment.clone(),
+            ordinal: old.ordinal,
+            kind: Mutex::new(kind),
+        });
+        let mut segments = self.segments.write();
+        let replace = |of: &Arc<SegmentIndex>| match of.ordinal == new.ordinal {
+            true => new.clone(),
+            false => of.clone(),
+        };
+        *segments = segments.iter().map(replace).collect();
+        written
+    }
+
+    /// All segments with frames, in order.
+    pub(crate) fn segments(&self) -> Arc<[Arc<SegmentIndex>]> {
+        self.segments.read().clone()
+    }
+
+    fn segment(&self, ordinal: u32) -> Option<Arc<SegmentIndex>> {
+        self.segments.read().get(ordinal as usize).cloned()
+    }
+
+    fn by_base(&self, base: u64) -> Option<Arc<SegmentIndex>> {
+        let segments = self.segments.read();
+        let found = segments.partition_point(|of| of.segment.base() <= base).checked_sub(1)?;
+        segments.get(found).filter(|of| of.segment.base() == base).cloned()
+    }
+
+    /// The topics, locked: the caller lets go before it asks the index for anything else.
+    pub(crate) fn table(&self) -> impl std::ops::Deref<Target = TopicTable> + '_ {
+        RwLockReadGuard::map(self.state.read(), |state| &state.table)
+    }
+
+    /// Whether `last:n` removed a frame, for a reader that sees frames below `head`.
+    pub(crate) fn is_hidden(&self, topic: &str, offset: u64, head: u64) -> bool {
+        self.floors.may_have(topic)
+            && self.table().find(topic).is_some_and(|totals| offset < totals.floor(head))
+    }
+
+    /// The last sparse entry of a segment that `before` holds for; it must hold for a first part of
+    /// the entries. Nothing when it holds for none.
+    pub(crate) fn step(
+        &self,
+        of: &SegmentIndex,
+        before: impl Fn(&SparseEntry) -> bool,
+    ) -> Result<Option<SparseEntry>, ReadError> {
+        self.steps(of, |len, get| {
+            let (mut low, mut high) = (0, len);
+            while low < high {
+                let middle = (low + high) / 2;
+                if get(middle).is_some_and(|entry| before(&entry)) {
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
+            }
+            low.checked_sub(1).and_then(get)
+        })
+    }
+
+    /// The first sparse entry of a segment.
+    pub(crate) fn first_step(&self, of: &SegmentIndex) -> Result<Option<SparseEntry>, ReadError> {
+        self.steps(of, |_, get| get(0))
+    }
+
+    /// The postings of a topic in a segment, in order; empty when it does not hold the topic.
+    pub(crate) fn postings(
+        &self,
+        of: &SegmentIndex,
+        topic: &str,
+    ) -> Result<Vec<Chunk>, ReadError> {
+        match self.in_active(of, |memory| memory.postings(topic)) {
+            Some(found) => Ok(found),
+            None => self.complete_postings(of, topic),
+        }
+    }
+
+    /// The same for a segment that is not the active one.
+    fn complete_postings(&self, of: &SegmentIndex, topic: &str) -> Result<Vec<Chunk>, ReadError> {
+        if let Some(frozen) = of.frozen() {
+            return Ok(frozen.postings(topic));
+        }
+        let Some(file) = self.loaded(of, Loaded::topics)? else {
+            return Ok(of.frozen().map(|frozen| frozen.postings(topic)).unwrap_or_default());
+        };
+        let entry = file.find(topic);
+        Ok(entry.map(|entry| vec![file.postings(&entry, of.segment.base())]).unwrap_or_default())
+    }
+
+    /// Whether the postings of a segment name all its frames: not when damage hid some.
+    pub(crate) fn is_whole(&self, of: &SegmentIndex) -> bool {
+        !matches!(&*of.kind.lock(), Kind::Frozen { whole: false, .. })
+    }
+
+    fn in_active<R>(&self, of: &SegmentIndex, ask: impl FnOnce(&MemoryIndex) -> R) -> Option<R> {
+        let state = self.state.read();
+        let active = state.active.as_ref().filter(|(ordinal, _)| *ordinal == of.ordinal);
+        active.map(|(_, memory)| ask(memory))
+    }
+
+    /// Asks the entries of a segment.
+    fn steps<R>(
+        &self,
+        of: &SegmentIndex,
+        ask: impl Fn(usize, &dyn Fn(usize) -> Option<SparseEntry>) -> R,
+    ) -> Result<R, ReadError> {
+        let in_memory = |memory: &MemoryIndex| {
+            let entries = memory.sparse();
+            ask(entries.len(), &|number| entries.get(number).copied())
+        };
+        if let Some(answer) = self.in_active(of, in_memory) {
+            return Ok(answer);
+        }
+        loop {
+            if let Some(frozen) = of.frozen() {
+                return Ok(in_memory(&frozen));
+            }
+            // Nothing is loaded when it had to be made again, which froze it.
+            if let Some(file) = self.loaded(of, Loaded::sparse)? {
+                return Ok(ask(file.len(), &|number| file.get(number)));
+            }
+        }
+    }
+
+    /// A file of a sealed segment. When it does not verify the index is made again in memory, and
+    /// the answer is nothing: ask again.
+    fn loaded<F>(
+        &self,
+        of: &SegmentIndex,
+        file: impl FnOnce(&mut Loaded, &Env, &Segment) -> Option<Arc<F>>,
+    ) -> Result<Option<Arc<F>>, ReadError> {
+        let mut kind = of.kind.lock();
+        let Kind::Files(loaded) = &mut *kind else { return Ok(None) };
+        let was_empty = loaded.is_empty();
+        if let Some(found) = file(loaded, &self.env, &of.segment) {
+            drop(kind);
+            if was_empty {
+                self.evict(of.ordinal);
+            }
+            return Ok(Some(found));
+        }
+        let mut memory = MemoryIndex::new(of.segment.base());
+        let whole = scan(&of.segment, |noted| memory.note_unlisted(noted))?;
+        *kind = Kind::Frozen { index: Arc::new(memory), whole };
+        // The next open, which knows what `last:n` removed, writes them again.
+        files::discard(&self.env, &of.segment);
+        Ok(None)
+    }
+
+    /// Closes the files that were opened first when there are too many.
+    fn evict(&self, opened: u32) {
+        let Some(opened) = self.segment(opened) else { return };
+        let oldest = {
+            let mut loaded = self.loaded.lock();
+            loaded.push_back(opened);
+            if loaded.len() > LOADED_MAX { loaded.pop_front() } else { None }
+        };
+        if let Some(oldest) = oldest
+            && let Kind::Files(loaded) = &mut *oldest.kind.lock()
+        {
+            *loaded = Loaded::default();
+        }
+    }
+}
+
+/// The index, locked to take up frames of one group in one segment.
+pub(crate) struct Notes<'a> {
+    index: &'a Index,
+    segment: &'a Arc<Segment>,
+    state: RwLockWriteGuard<'a, State>,
+    group: Option<u64>,
+}
+
+impl Notes<'_> {
+    /// Takes up the next frame.
+    pub(crate) fn frame(&mut self, noted: &Noted<'_>) {
+        // A segment that only cursors were written to may be dropped again; it is listed with its
+        // first frame.
+        let group = *self.group.get_or_insert_with(|| {
+            self.index.activate(&mut self.state, self.segment);
+            noted.offset
+        });
+        let mut keep = match noted.ttl {
+            Ttl::Last(n) => Some(n.get()),
+            _ => None,
+        };
+        if let Some(n) = keep
+            && !self.index.prepare_floor(&mut self.state, noted.topic, n)
+        {
+            keep = None;
+        }
+        let State { table, active } = &mut *self.state;
+        let Some((ordinal, memory)) = active else { return };
+        let number = memory.number_of(noted.topic).unwrap_or_else(|| {
+            let listed = table.intern(noted.topic, noted.id);
+            memory.intern(table.get(listed).name.clone(), listed, noted)
+        });
+        let listed = memory.note(number, noted);
+        table.count_frame();
+        if let Some(floor) = table.get_mut(listed).note(noted, (*ordinal, group), keep) {
+            memory.set_floor(number, floor);
+            self.index.floors.add(noted.topic);
+        }
+    }
+}
+
+/// Reads a segment from its beginning and hands out what an index must know of each frame. Says
+/// whether all of it was sound.
+fn scan(
+    segment: &Arc<Segment>,
+    mut visit: impl FnMut(&Noted<'_>),
+) -> Result<bool, ReadError> {
+    let start = crate::format::file::FILE_HEADER_LEN as u64;
+    let mut walk = Walk::new(segment.clone(), start, segment.base(), WINDOW_SCAN);
+    let mut whole = true;
+    while let Some(found) = walk.next() {
+        let frame = found.and_then(|found| walk.frame(&found).map(|frame| (found, frame)));
+        match frame {
+            Ok((found, frame)) => visit(&Noted {
+                offset: found.offset,
+                id: frame.id(),
+                topic: frame.topic(),
+                batch: found.batch as u32,
+                record: found.position as u32,
+                record_len: found.prefix.len,
+                body_len: frame.body_len(),
+                ttl: frame.ttl(),
+            }),
+            Err(ReadError::Corrupt(_)) => whole = false,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(whole)
+}

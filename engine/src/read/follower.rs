@@ -1,0 +1,201 @@
+//! Following: the stored frames, one threshold, then what is appended, with no gap and no double.
+//!
+//! A follower is an offset and the number of the next ephemeral frame. It re-reads the log in
+//! stretches, so it may lag by any amount at no cost to anybody.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reader::Reader;
+use crate::error::ReadError;
+use crate::store::Inner;
+use crate::tail::Ephemeral;
+use crate::value::{Bound, Frame, FrameId, ReadOptions, Start};
+
+/// Frames of the log behind which a follower looks for the state of things anew.
+const STRETCH: u64 = 1 << 20;
+
+/// What a follower sees next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Live {
+    /// A frame, stored or ephemeral.
+    Frame(Frame),
+    /// All frames that were stored when the follower was made have been handed out; what comes now
+    /// is newer. Comes exactly once, also with [`Start::New`], unless the limit was reached before.
+    CaughtUp {
+        /// The offset of the first frame that was not stored then.
+        head: u64,
+    },
+    /// So many ephemeral frames, of any topic, came faster than they were taken, and are gone.
+    Lost {
+        /// How many.
+        ephemeral: u64,
+    },
+}
+
+/// Hands out stored frames and goes on with those appended later. Nobody waits for it.
+pub struct Follower {
+    inner: Arc<Inner>,
+    options: ReadOptions,
+    /// Frames with a lower id are not wanted; set when the start names an id or a time.
+    lowest: FrameId,
+    position: u64,
+    ephemeral: u64,
+    /// The end of the stretch that is being read.
+    stretch: Option<(Reader, u64)>,
+    threshold: Option<u64>,
+    left: u64,
+}
+
+impl Follower {
+    pub(super) fn new(inner: &Arc<Inner>, options: &ReadOptions) -> Result<Self, ReadError> {
+        if options.reverse {
+            return Err(ReadError::Options("reverse reads end at the oldest frame: do not follow"));
+        }
+        // Ephemeral frames are counted before the head is read: one that comes in between stands
+        // at or after this head.
+        let ephemeral = inner.tail.next_ephemeral();
+        let head = inner.log.head();
+        let range = inner.range(options, head)?;
+        let mut position = range.start;
+        if let Start::Last(n) = options.start {
+            position = inner.start_of_last(&options.topics, range, head, n)?;
+        }
+        let after = match options.start {
+            Start::From(Bound::Id(id)) => id,
+            Start::After(Bound::Id(id)) => id.next(),
+            _ => FrameId::ZERO,
+        };
+        Ok(Self {
+            inner: inner.clone(),
+            lowest: after.max(options.since_ms.map_or(FrameId::ZERO, FrameId::first_of_ms)),
+            position,
+            ephemeral,
+            stretch: None,
+            threshold: Some(head),
+            left: options.limit.unwrap_or(u64::MAX),
+            options: options.clone(),
+        })
+    }
+
+    /// What comes next, or nothing when there is nothing now (or no more: [`Self::is_done`]).
+    ///
+    /// # Errors
+    /// [`ReadError`]; after a [`ReadError::Corrupt`] the next call goes on behind the damage.
+    #[expect(clippy::should_implement_trait, reason = "an iterator would end at the first pause")]
+    pub fn next(&mut self) -> Result<Option<Live>, ReadError> {
+        while !self.is_done() {
+            if let Some((reader, end)) = &mut self.stretch {
+                match reader.next().transpose()? {
+                    Some(frame) => {
+                        self.position = frame.offset().map_or(*end, |offset| offset + 1);
+                        if let Some(live) = self.admit(frame) {
+                            return Ok(Some(live));
+                        }
+                        continue;
+                    }
+                    None => {
+                        self.position = *end;
+                        self.stretch = None;
+                    }
+                }
+            }
+            if matches!(self.options.before, Some(Bound::Offset(end)) if end <= self.position) {
+                self.left = 0;
+                break;
+            }
+            if let Some(head) = self.threshold.take_if(|head| *head <= self.position) {
+                return Ok(Some(Live::CaughtUp { head }));
+            }
+            // The head first: every ephemeral frame that stands before it is found afterwards.
+            let head = self.inner.log.head();
+            match self.inner.tail.ephemeral(self.ephemeral) {
+                Ephemeral::Frame(before, frame) if before <= self.position => {
+                    self.ephemeral += 1;
+                    let wanted = self.options.topics.matches(frame.topic());
+                    // One that stands before the start is as old as the frames that are left out.
+                    let live = if wanted { self.admit(frame) } else { None };
+                    if live.is_some() {
+                        return Ok(live);
+                    }
+                }
+                Ephemeral::Frame(before, _) if head > self.position => self.begin(head.min(before)),
+                Ephemeral::Lost(ephemeral) => {
+                    self.ephemeral += ephemeral;
+                    return Ok(Some(Live::Lost { ephemeral }));
+                }
+                Ephemeral::None if head > self.position => self.begin(head),
+                Ephemeral::Frame(..) | Ephemeral::None => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens the next stretch, which ends at the threshold, at the next ephemeral frame or at the
+    /// head, whichever comes first.
+    fn begin(&mut self, end: u64) {
+        let end = self.threshold.map_or(end, |threshold| end.min(threshold));
+        let end = end.min(self.position.saturating_add(STRETCH));
+        let head = self.inner.log.head();
+        let range = self.position..end;
+        let reader = Reader::over(&self.inner, &self.options.topics, range, false, (head, u64::MAX));
+        self.stretch = Some((reader, end));
+    }
+
+    /// Counts a frame against the limit, or ends the follower when it is beyond the bounds.
+    fn admit(&mut self, frame: Frame) -> Option<Live> {
+        let id = frame.id();
+        let is_past = match self.options.before {
+            Some(Bound::Id(before)) => id >= before,
+            Some(Bound::Offset(before)) => frame.offset().unwrap_or(self.position) >= before,
+            None => false,
+        };
+        if is_past || self.options.until_ms.is_some_and(|until| id.time_ms() >= until) {
+            self.left = 0;
+            return None;
+        }
+        if id < self.lowest {
+            return None;
+        }
+        self.left -= 1;
+        Some(Live::Frame(frame))
+    }
+
+    /// Whether nothing will come any more: the limit, `before` or `until` has been reached.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.left == 0
+    }
+
+    /// The offset it reads next; every frame below was handed out or was not selected.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Sleeps until [`Self::next`] may have something, at most so long, and says whether it may.
+    #[must_use]
+    pub fn wait(&self, timeout: Duration) -> bool {
+        self.inner.tail.wait(timeout, || self.is_ready())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.is_done()
+            || self.stretch.is_some()
+            || self.threshold.is_some_and(|head| head <= self.position)
+            || self.inner.log.head() > self.position
+            || self.inner.tail.next_ephemeral() > self.ephemeral
+    }
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower")
+            .field("options", &self.options)
+            .field("position", &self.position)
+            .field("threshold", &self.threshold)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}

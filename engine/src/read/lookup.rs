@@ -1,0 +1,244 @@
+//! Single frames and what is known of topics without reading frames.
+
+use std::sync::Arc;
+
+use super::reader::Reader;
+use super::scan::{segment_of, walk_to};
+use super::walk::{WINDOW_POINT, WINDOW_VISIT, Walk, Window};
+use crate::error::ReadError;
+use crate::index::SegmentIndex;
+use crate::store::Inner;
+use crate::value::{Frame, FrameId, Topic, TopicPatterns};
+
+/// Tries of a lookup that a writer's `last:n` overtakes.
+const TRIES: usize = 8;
+
+/// What a store holds of one topic. Frames that expired count until they are compacted away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicStats {
+    /// The topic.
+    pub topic: Topic,
+    /// Frames.
+    pub count: u64,
+    /// Bytes of all records and bodies ever stored under it.
+    pub bytes: u64,
+    /// Id of the oldest frame.
+    pub first: FrameId,
+    /// Id of the newest frame.
+    pub last: FrameId,
+    /// Offset of the newest frame.
+    pub last_offset: u64,
+}
+
+impl Inner {
+    pub(super) fn get_at(&self, offset: u64) -> Result<Option<Frame>, ReadError> {
+        let head = self.log.head();
+        if offset >= head {
+            return Ok(None);
+        }
+        let segments = self.index.segments();
+        let Some(of) = segment_of(&segments, offset).and_then(|at| segments.get(at)) else {
+            return Ok(None);
+        };
+        let mut walk = walk_to(&self.index, of, offset, WINDOW_POINT)?;
+        while let Some(found) = walk.next() {
+            match found {
+                Ok(found) if found.offset < offset => {}
+                Ok(found) if found.offset > offset => break,
+                Ok(found) => {
+                    let frame = walk.frame(&found)?;
+                    return Ok(Some(frame).filter(|frame| self.is_visible(frame, head)));
+                }
+                Err(error) if walk.next_offset() <= offset => drop(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn get(&self, id: FrameId) -> Result<Option<Frame>, ReadError> {
+        let head = self.log.head();
+        let (found, damage) = self.seek(id, head)?;
+        match (found, damage) {
+            (Some(frame), _) if frame.id() == id => {
+                Ok(Some(frame).filter(|frame| self.is_visible(frame, head)))
+            }
+            // The frame may have been in the damaged place before the one that was found.
+            (_, Some(error)) => Err(error),
+            _ => Ok(None),
+        }
+    }
+
+    /// The offset of the first frame with this id or a later one, `head` when there is none.
+    pub(super) fn offset_of(&self, id: FrameId, head: u64) -> Result<u64, ReadError> {
+        let (found, damage) = self.seek(id, head)?;
+        let lost = match damage {
+            Some(ReadError::Corrupt(corruption)) => corruption.offset,
+            _ => None,
+        };
+        let found = found.and_then(|frame| frame.offset()).unwrap_or(head);
+        Ok(lost.unwrap_or(found).min(found).min(head))
+    }
+
+    /// The first frame with this id or a later one below `head`, and the damage met just before it.
+    fn seek(
+        &self,
+        id: FrameId,
+        head: u64,
+    ) -> Result<(Option<Frame>, Option<ReadError>), ReadError> {
+        let segments = self.index.segments();
+        let mut damage = None;
+        let first = self.segment_of_id(&segments, id)?;
+        for of in segments.get(first..).unwrap_or_default() {
+            let base = of.segment().base();
+            if base >= head {
+                break;
+            }
+            let step = self.index.step(of, |entry| entry.id_prefix < id.prefix())?;
+            let (position, next) = step.map_or((super::scan::FIRST_BATCH, base), |entry| {
+                (u64::from(entry.position), base + u64::from(entry.offset_delta))
+            });
+            let mut walk = Walk::new(of.segment().clone(), position, next, WINDOW_POINT);
+            while let Some(found) = walk.next() {
+                let frame = match found {
+                    Ok(found) if found.offset >= head => return Ok((None, damage)),
+                    Ok(found) => walk.frame(&found),
+                    Err(error) => Err(error),
+                };
+                match frame {
+                    Ok(frame) if frame.id() >= id => return Ok((Some(frame), damage)),
+                    Ok(_) => damage = None,
+                    Err(error @ ReadError::Corrupt(_)) => damage = damage.or(Some(error)),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok((None, damage))
+    }
+
+    /// The last segment that begins before an id, or the first of all.
+    fn segment_of_id(&self, segments: &[Arc<SegmentIndex>], id: FrameId) -> Result<usize, ReadError> {
+        let (mut low, mut high) = (0, segments.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            let first = self.index.first_step(&segments[middle])?;
+            if first.is_some_and(|entry| entry.id_prefix < id.prefix()) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low.saturating_sub(1))
+    }
+
+    pub(super) fn last(
+        self: &Arc<Self>,
+        topics: &TopicPatterns,
+        n: u64,
+    ) -> Result<Vec<Frame>, ReadError> {
+        self.settled(|head| {
+            let reader = Reader::over(self, topics, 0..head, true, (head, n));
+            let mut frames = reader.collect::<Result<Vec<_>, _>>()?;
+            frames.reverse();
+            Ok((frames.len() as u64 == n, frames))
+        })
+    }
+
+    pub(super) fn last_per_topic(
+        self: &Arc<Self>,
+        topics: &TopicPatterns,
+    ) -> Result<Vec<Frame>, ReadError> {
+        self.settled(|head| {
+            let segments = self.index.segments();
+            let mut places: Vec<_> = {
+                let table = self.index.table();
+                let numbers = table.select(topics).into_iter();
+                let place = |number| {
+                    let totals = table.get(number);
+                    let ordinal = totals.segments.at_or_before(u32::MAX)?;
+                    Some((ordinal, totals.last_slot, totals.last_offset, totals.name.clone()))
+                };
+                numbers.filter_map(place).collect()
+            };
+            places.sort_unstable_by_key(|&(.., offset, _)| offset);
+            let (mut frames, mut complete) = (Vec::with_capacity(places.len()), true);
+            let mut window: Option<(u32, Window)> = None;
+            for (ordinal, slot, offset, name) in places {
+                if window.as_ref().is_none_or(|(of, _)| *of != ordinal) {
+                    let Some(of) = segments.get(ordinal as usize) else { continue };
+                    window = Some((ordinal, Window::new(of.segment().clone(), WINDOW_VISIT)));
+                }
+                let Some((_, window)) = &mut window else { continue };
+                let newest = match (offset < head).then(|| window.frame_at(u64::from(slot) * 8, offset)) {
+                    Some(frame) => match frame? {
+                        Some(frame) => Some(frame).filter(|frame| self.is_visible(frame, head)),
+                        None => return Err(window.damaged(u64::from(slot) * 8, offset)),
+                    },
+                    None => None,
+                };
+                match newest {
+                    Some(frame) => frames.push(frame),
+                    None => match self.newest_before(&name, head)? {
+                        Some(frame) => frames.push(frame),
+                        None => complete = false,
+                    },
+                }
+            }
+            frames.sort_unstable_by_key(Frame::offset);
+            Ok((complete, frames))
+        })
+    }
+
+    /// The newest visible frame of one topic.
+    fn newest_before(self: &Arc<Self>, topic: &str, head: u64) -> Result<Option<Frame>, ReadError> {
+        let Ok(topic) = Topic::parse(topic) else { return Ok(None) };
+        Reader::over(self, &topic.into(), 0..head, true, (head, 1)).next().transpose()
+    }
+
+    /// Repeats a lookup that found less than it could, as long as the head moves meanwhile: a
+    /// `last:n` frame published in between hides older ones and is itself beyond the old head.
+    fn settled<T>(
+        &self,
+        mut look: impl FnMut(u64) -> Result<(bool, T), ReadError>,
+    ) -> Result<T, ReadError> {
+        let mut tries = TRIES;
+        loop {
+            let head = self.log.head();
+            let (complete, found) = look(head)?;
+            tries -= 1;
+            if complete || tries == 0 || self.log.head() == head {
+                return Ok(found);
+            }
+        }
+    }
+
+    pub(super) fn topics(&self, topics: &TopicPatterns) -> Vec<TopicStats> {
+        let stats: Vec<(TopicStats, u64)> = {
+            let table = self.index.table();
+            let numbers = table.select(topics).into_iter();
+            numbers
+                .filter_map(|number| {
+                    let totals = table.get(number);
+                    let stats = TopicStats {
+                        topic: Topic::parse(&totals.name).ok()?,
+                        count: totals.live(),
+                        bytes: totals.bytes,
+                        first: totals.first,
+                        last: totals.last,
+                        last_offset: totals.last_offset,
+                    };
+                    Some((stats, totals.floor(u64::MAX)))
+                })
+                .collect()
+        };
+        let with_first = stats.into_iter().map(|(stats, floor)| match floor {
+            0 => stats,
+            // The oldest frame that is left stands exactly at the floor.
+            floor => match self.get_at(floor) {
+                Ok(Some(frame)) => TopicStats { first: frame.id(), ..stats },
+                _ => stats,
+            },
+        });
+        with_first.collect()
+    }
+}

@@ -1,0 +1,97 @@
+//! Reading: frames of a range or of topics, single frames, what topics there are, and following.
+//! A reader holds offsets, not places: whatever is rewritten beneath it, it goes on. It never waits
+//! for a writer, and a frame reaches it only after its CRC was checked.
+
+mod follower;
+mod lookup;
+mod reader;
+mod scan;
+mod visit;
+pub(crate) mod walk;
+
+use std::sync::Arc;
+
+use crate::error::ReadError;
+use crate::store::{Inner, Store};
+use crate::tail::PublishHook;
+use crate::value::{Frame, FrameId, ReadOptions, TopicPatterns, Ttl};
+
+pub use follower::{Follower, Live};
+pub use lookup::TopicStats;
+pub use reader::Reader;
+
+impl Inner {
+    /// Whether a reader that sees frames below `head` may see a frame: it is neither expired nor
+    /// removed by `last:n`.
+    fn is_visible(&self, frame: &Frame, head: u64) -> bool {
+        if let Ttl::TimeMs(ms) = frame.ttl()
+            && frame.id().time_ms().saturating_add(ms) <= self.env.clock.now_ms()
+        {
+            return false;
+        }
+        !frame.offset().is_some_and(|offset| self.index.is_hidden(frame.topic(), offset, head))
+    }
+}
+
+impl Store {
+    /// The stored frames that `options` select, as they are now; `follow` is ignored.
+    ///
+    /// # Errors
+    /// [`ReadError`] when an index cannot be read. Damaged frames are errors of the iterator, which
+    /// goes on behind them.
+    pub fn read(&self, options: &ReadOptions) -> Result<Reader, ReadError> {
+        Reader::new(&self.inner, options)
+    }
+
+    /// The stored frames that `options` select, then those appended later.
+    ///
+    /// # Errors
+    /// [`ReadError::Options`] for `reverse`, which has no end to follow.
+    pub fn follow(&self, options: &ReadOptions) -> Result<Follower, ReadError> {
+        Follower::new(&self.inner, options)
+    }
+
+    /// The frame with an id; nothing when there is none, or none any more.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] when it lies in a damaged place.
+    pub fn get(&self, id: FrameId) -> Result<Option<Frame>, ReadError> {
+        self.inner.get(id)
+    }
+
+    /// The frame with an offset; nothing when there is none, or none any more.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] when it lies in a damaged place.
+    pub fn get_at(&self, offset: u64) -> Result<Option<Frame>, ReadError> {
+        self.inner.get_at(offset)
+    }
+
+    /// The newest `n` frames of the topics together, in log order.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] when one of them lies in a damaged place.
+    pub fn last(&self, topics: &TopicPatterns, n: u64) -> Result<Vec<Frame>, ReadError> {
+        self.inner.last(topics, n)
+    }
+
+    /// The newest frame of each of the topics, in log order.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] when one of them lies in a damaged place.
+    pub fn last_per_topic(&self, topics: &TopicPatterns) -> Result<Vec<Frame>, ReadError> {
+        self.inner.last_per_topic(topics)
+    }
+
+    /// What the store holds of each of the topics, in byte order of their names.
+    #[must_use]
+    pub fn topics(&self, topics: &TopicPatterns) -> Vec<TopicStats> {
+        self.inner.topics(topics)
+    }
+
+    /// Calls `waker` after each publish, on the thread that published, until the hook is dropped.
+    /// It should do no more than set something off.
+    pub fn on_publish(&self, waker: Arc<dyn Fn() + Send + Sync>) -> PublishHook {
+        self.inner.tail.on_publish(waker)
+    }
+}

@@ -1,0 +1,204 @@
+//! A bounded read: options become a range of offsets and a way through it.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::scan::{self, Backward, Forward};
+use super::visit::{Lane, Visit};
+use crate::error::ReadError;
+use crate::store::Inner;
+use crate::value::{Bound, Frame, FrameId, ReadOptions, Start, TopicPattern, TopicPatterns};
+
+/// Topics above which merging their postings costs more than reading everything.
+const LANES_MAX: usize = 4096;
+/// A share of all frames (one in so many) from which on reading everything costs less.
+const SCAN_SHARE: u64 = 6;
+/// Frames up to which nothing is gained by asking the index.
+const SCAN_FRAMES: u64 = 64;
+
+/// The frames a read selects, oldest first or, with `reverse`, newest first. An error for a damaged
+/// place names it; the next call goes on behind it.
+pub struct Reader {
+    inner: Arc<Inner>,
+    way: Way,
+    head: u64,
+    left: u64,
+}
+
+enum Way {
+    Forward(Forward),
+    Backward(Backward),
+    Visit(Visit),
+    /// The log could not be read; what follows cannot be either.
+    Ended,
+}
+
+impl Reader {
+    pub(super) fn new(inner: &Arc<Inner>, options: &ReadOptions) -> Result<Self, ReadError> {
+        let head = inner.log.head();
+        let mut range = inner.range(options, head)?;
+        let mut left = options.limit.unwrap_or(u64::MAX);
+        if let Start::Last(n) = options.start {
+            if options.reverse {
+                left = left.min(n);
+            } else {
+                range.start = inner.start_of_last(&options.topics, range.clone(), head, n)?;
+            }
+        }
+        Ok(Self::over(inner, &options.topics, range, options.reverse, (head, left)))
+    }
+
+    /// A read of a range of offsets below `head`; at most `left` frames.
+    pub(super) fn over(
+        inner: &Arc<Inner>,
+        topics: &TopicPatterns,
+        range: Range<u64>,
+        reverse: bool,
+        (head, left): (u64, u64),
+    ) -> Self {
+        // The list of segments is younger than the head, so it covers the range.
+        let segments = inner.index.segments();
+        let way = match inner.lanes(topics, &range) {
+            Some(lanes) => {
+                Way::Visit(Visit::new(inner.clone(), segments, lanes, range, reverse))
+            }
+            None => {
+                let range = scan::Range {
+                    store: inner.clone(),
+                    segments,
+                    topics: topics.clone(),
+                    start: range.start,
+                    end: range.end,
+                };
+                match reverse {
+                    true => Way::Backward(Backward::new(range)),
+                    false => Way::Forward(Forward::new(range)),
+                }
+            }
+        };
+        Self { inner: inner.clone(), way, head, left }
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<Frame, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.left > 0 {
+            let next = match &mut self.way {
+                Way::Forward(way) => way.next(),
+                Way::Backward(way) => way.next(),
+                Way::Visit(way) => way.next(),
+                Way::Ended => None,
+            }?;
+            match next {
+                Ok(frame) if self.inner.is_visible(&frame, self.head) => {
+                    self.left -= 1;
+                    return Some(Ok(frame));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    if !matches!(error, ReadError::Corrupt(_)) {
+                        self.way = Way::Ended;
+                    }
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = match self.way {
+            Way::Forward(_) => "forward",
+            Way::Backward(_) => "backward",
+            Way::Visit(_) => "postings",
+            Way::Ended => "ended",
+        };
+        f.debug_struct("Reader").field("way", &way).field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// The offsets that options select among those below `head`. Ids ascend with offsets, so bounds
+    /// by id and by time are bounds by offset.
+    pub(super) fn range(&self, options: &ReadOptions, head: u64) -> Result<Range<u64>, ReadError> {
+        let at = |bound| match bound {
+            Bound::Offset(offset) => Ok(offset),
+            Bound::Id(id) => self.offset_of(id, head),
+        };
+        let mut start = match options.start {
+            Start::First | Start::Last(_) => 0,
+            Start::From(bound) => at(bound)?,
+            Start::After(Bound::Offset(offset)) => offset.saturating_add(1),
+            Start::After(Bound::Id(FrameId::MAX)) | Start::New => head,
+            Start::After(Bound::Id(id)) => self.offset_of(id.next(), head)?,
+        };
+        let mut end = options.before.map_or(Ok(head), at)?.min(head);
+        if let Some(since) = options.since_ms {
+            start = start.max(self.offset_of_time(since, head)?);
+        }
+        if let Some(until) = options.until_ms {
+            end = end.min(self.offset_of_time(until, head)?);
+        }
+        Ok(start..end.max(start))
+    }
+
+    /// The first frame at or after a time.
+    fn offset_of_time(&self, time_ms: u64, head: u64) -> Result<u64, ReadError> {
+        const ID_MS_MAX: u64 = (1 << 48) - 1;
+        if time_ms > ID_MS_MAX {
+            return Ok(head);
+        }
+        self.offset_of(FrameId::first_of_ms(time_ms), head)
+    }
+
+    /// Where the newest `n` visible frames of the topics begin.
+    pub(super) fn start_of_last(
+        self: &Arc<Self>,
+        topics: &TopicPatterns,
+        range: Range<u64>,
+        head: u64,
+        n: u64,
+    ) -> Result<u64, ReadError> {
+        let mut start = range.end;
+        for frame in Reader::over(self, topics, range, true, (head, n)) {
+            match frame {
+                Ok(frame) => start = frame.offset().unwrap_or(start),
+                // Reported where it belongs in the order, when the frames are read upwards.
+                Err(ReadError::Corrupt(corruption)) => start = corruption.offset.unwrap_or(start),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(start)
+    }
+
+    /// The topics whose postings to visit, or nothing when everything is to be read.
+    fn lanes(&self, topics: &TopicPatterns, range: &Range<u64>) -> Option<Vec<Lane>> {
+        let frames = range.end.saturating_sub(range.start);
+        let takes_all = topics.as_slice().contains(&TopicPattern::All);
+        if frames <= SCAN_FRAMES || takes_all {
+            return None;
+        }
+        let table = self.index.table();
+        let numbers = table.select(topics);
+        if numbers.len() > LANES_MAX {
+            return None;
+        }
+        let selected: u64 = numbers.iter().map(|&number| table.get(number).live()).sum();
+        if selected.saturating_mul(SCAN_SHARE) > table.frames() {
+            return None;
+        }
+        let lane = |&number: &u32| {
+            let totals = table.get(number);
+            (totals.name.clone(), totals.segments.clone())
+        };
+        let lanes = numbers.iter().map(lane).collect();
+        drop(table);
+        // Damage can keep a frame out of the postings; reading everything reports it.
+        self.index.segments().iter().all(|of| self.index.is_whole(of)).then_some(lanes)
+    }
+}

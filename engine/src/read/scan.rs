@@ -1,0 +1,192 @@
+//! Reading every frame of a range of offsets, upwards or downwards, and picking those of some topics.
+//! Checks the CRC of frames it passes over too: a damaged topic must not hide a frame.
+
+use std::sync::Arc;
+
+use super::walk::{Found, WINDOW_SCAN, Walk, Window};
+use crate::error::ReadError;
+use crate::format::file::FILE_HEADER_LEN;
+use crate::format::record::peek_topic;
+use crate::index::{Index, SegmentIndex};
+use crate::store::Inner;
+use crate::value::{Frame, TopicPatterns};
+
+pub(super) const FIRST_BATCH: u64 = FILE_HEADER_LEN as u64;
+
+/// The place in `segments` of the one that holds `offset`, if any can.
+pub(super) fn segment_of(segments: &[Arc<SegmentIndex>], offset: u64) -> Option<usize> {
+    segments.partition_point(|of| of.segment().base() <= offset).checked_sub(1)
+}
+
+/// A walk that stands at or before the frame with `offset`.
+pub(super) fn walk_to(
+    index: &Index,
+    of: &SegmentIndex,
+    offset: u64,
+    window: u64,
+) -> Result<Walk, ReadError> {
+    let base = of.segment().base();
+    let step = index.step(of, |entry| base + u64::from(entry.offset_delta) <= offset)?;
+    let (position, next) = step.map_or((FIRST_BATCH, base), |entry| {
+        (u64::from(entry.position), base + u64::from(entry.offset_delta))
+    });
+    let mut walk = Walk::new(of.segment().clone(), position, next, window);
+    walk.skip_to(offset)?;
+    Ok(walk)
+}
+
+/// What both directions share.
+pub(super) struct Range {
+    pub(super) store: Arc<Inner>,
+    pub(super) segments: Arc<[Arc<SegmentIndex>]>,
+    pub(super) topics: TopicPatterns,
+    /// The first offset wanted.
+    pub(super) start: u64,
+    /// The offset after the last one wanted.
+    pub(super) end: u64,
+}
+
+/// Upwards.
+pub(super) struct Forward {
+    range: Range,
+    at: usize,
+    walk: Option<Walk>,
+}
+
+impl Forward {
+    pub(super) fn new(range: Range) -> Self {
+        let at = segment_of(&range.segments, range.start).unwrap_or(0);
+        Self { range, at, walk: None }
+    }
+
+    /// The next frame, or an error for a damaged place; the next call goes on behind it.
+    pub(super) fn next(&mut self) -> Option<Result<Frame, ReadError>> {
+        while self.range.start < self.range.end {
+            let walk = match &mut self.walk {
+                Some(walk) => walk,
+                none => {
+                    let of = self.range.segments.get(self.at)?;
+                    match walk_to(&self.range.store.index, of, self.range.start, WINDOW_SCAN) {
+                        Ok(walk) => none.insert(walk),
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+            };
+            let taken = match walk.next() {
+                Some(Ok(found)) if found.offset >= self.range.end => return None,
+                Some(Ok(found)) => take(walk, &found, &self.range),
+                Some(Err(error)) => Err(error),
+                None => {
+                    self.walk = None;
+                    self.at += 1;
+                    continue;
+                }
+            };
+            match taken {
+                Ok(None) => {}
+                Ok(Some(frame)) => {
+                    self.range.start = frame.offset().map_or(self.range.end, |offset| offset + 1);
+                    return Some(Ok(frame));
+                }
+                Err(error) if is_before(&error, walk.next_offset(), self.range.start) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        None
+    }
+}
+
+/// Whether damage that ends before `next` concerns only frames before `start`.
+fn is_before(error: &ReadError, next: u64, start: u64) -> bool {
+    let from = match error {
+        ReadError::Corrupt(corruption) => corruption.offset,
+        _ => None,
+    };
+    from.is_some_and(|from| from < next && next <= start)
+}
+
+fn take(walk: &mut Walk, found: &Found, range: &Range) -> Result<Option<Frame>, ReadError> {
+    if found.offset < range.start {
+        return Ok(None);
+    }
+    match peek_topic(walk.peek(found), &found.prefix) {
+        Some(topic) if range.topics.matches(topic) => walk.frame(found).map(Some),
+        _ => walk.pass(found).map(|()| None),
+    }
+}
+
+/// Downwards: a step of the sparse index is walked upwards and handed out from its end.
+pub(super) struct Backward {
+    range: Range,
+    pending: Vec<Result<Found, ReadError>>,
+    window: Option<Window>,
+}
+
+impl Backward {
+    pub(super) const fn new(range: Range) -> Self {
+        Self { range, pending: Vec::new(), window: None }
+    }
+
+    /// The next lower frame, or an error for a damaged place; the next call goes on below it.
+    pub(super) fn next(&mut self) -> Option<Result<Frame, ReadError>> {
+        loop {
+            match (self.pending.pop(), &mut self.window) {
+                (Some(Ok(found)), Some(window)) => {
+                    match window.frame_at(found.position, found.offset) {
+                        Ok(Some(frame)) if self.range.topics.matches(frame.topic()) => {
+                            return Some(Ok(frame));
+                        }
+                        Ok(Some(_)) => {}
+                        Ok(None) => {
+                            return Some(Err(window.damaged(found.position, found.offset)));
+                        }
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+                (Some(Err(error)), _) => return Some(Err(error)),
+                _ => match self.step() {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    Err(error) => return Some(Err(error)),
+                },
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<bool, ReadError> {
+        let Range { store, segments, start, end, .. } = &self.range;
+        let Some(newest) = end.checked_sub(1).filter(|newest| newest >= start) else {
+            return Ok(false);
+        };
+        let Some(of) = segment_of(segments, newest).and_then(|at| segments.get(at)) else {
+            return Ok(false);
+        };
+        let base = of.segment().base();
+        let step = store.index.step(of, |entry| base + u64::from(entry.offset_delta) < *end)?;
+        let (position, lowest) = step.map_or((FIRST_BATCH, base), |entry| {
+            (u64::from(entry.position), base + u64::from(entry.offset_delta))
+        });
+        let mut walk = Walk::new(of.segment().clone(), position, lowest, WINDOW_SCAN);
+        let wanted = *start..*end;
+        while let Some(found) = walk.next() {
+            match found {
+                Ok(found) if found.offset >= wanted.end => break,
+                Ok(found) if found.offset >= wanted.start => self.pending.push(Ok(found)),
+                Err(error) if !is_before(&error, walk.next_offset(), wanted.start) => {
+                    self.pending.push(Err(error));
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        // One window over the whole step, so that going down in it takes no further read.
+        let mut window = Window::new(of.segment().clone(), WINDOW_SCAN);
+        let found = || self.pending.iter().filter_map(|entry| entry.as_ref().ok());
+        if let (Some(first), Some(last)) = (found().next(), found().last()) {
+            let end = last.position + u64::from(last.prefix.len);
+            window.get(first.position, end - first.position)?;
+        }
+        self.window = Some(window);
+        self.range.end = lowest;
+        Ok(true)
+    }
+}

@@ -1,0 +1,307 @@
+//! A walk over the batches of one segment, forward from any batch, up to what is published.
+//!
+//! It steps by batch headers, whose CRC it checks, and by record lengths, which it does not trust:
+//! whoever takes a record checks its CRC. Behind damage it finds the next batch by itself, so one bad
+//! place hides no more than itself. It knows nothing of topics and of what a reader may see.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::{Corruption, ReadError};
+use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader};
+use crate::format::record::{RecordError, RecordKind, RecordPrefix};
+use crate::log::Segment;
+use crate::value::Frame;
+
+/// Bytes taken from the file at a time by who reads on and on.
+pub(crate) const WINDOW_SCAN: u64 = 256 * 1024;
+/// Bytes taken by who visits chosen frames in order.
+pub(crate) const WINDOW_VISIT: u64 = 32 * 1024;
+/// Bytes taken by who wants one frame.
+pub(crate) const WINDOW_POINT: u64 = 4 * 1024;
+
+const HEADER: u64 = BATCH_HEADER_LEN as u64;
+
+/// A part of a segment's published bytes, moved along as it is read.
+#[derive(Debug)]
+pub(crate) struct Window {
+    segment: Arc<Segment>,
+    bytes: Bytes,
+    at: u64,
+    size: u64,
+    limit: u64,
+}
+
+impl Window {
+    pub(crate) fn new(segment: Arc<Segment>, size: u64) -> Self {
+        let limit = segment.published_len();
+        Self { segment, bytes: Bytes::new(), at: 0, size, limit }
+    }
+
+    pub(crate) const fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// The bytes of a range, or nothing when it is not published as a whole.
+    pub(crate) fn get(&mut self, position: u64, len: u64) -> Result<Option<&[u8]>, ReadError> {
+        let Some(end) = position.checked_add(len).filter(|&end| end <= self.limit) else {
+            return Ok(None);
+        };
+        if position < self.at || end > self.at + self.bytes.len() as u64 {
+            let to = end.max((position + self.size).min(self.limit));
+            self.bytes = self.segment.bytes(position..to)?;
+            self.at = position;
+        }
+        let from = (position - self.at) as usize;
+        Ok(self.bytes.get(from..from + len as usize))
+    }
+
+    /// The same bytes as [`Self::get`] gave, sharing the file's memory.
+    fn share(&self, position: u64, len: u64) -> Bytes {
+        let from = (position - self.at) as usize;
+        self.bytes.slice(from..from + len as usize)
+    }
+
+    /// The frame whose record begins at `position`, checked, or nothing when there is none.
+    pub(crate) fn frame_at(&mut self, position: u64, offset: u64) -> Result<Option<Frame>, ReadError> {
+        const PREFIX: u64 = crate::format::record::PREFIX_LEN as u64;
+        let prefix = match self.get(position, PREFIX)?.map(RecordPrefix::read) {
+            Some(Ok(prefix)) => prefix,
+            _ => return Ok(None),
+        };
+        let Some(base) = offset.checked_sub(u64::from(prefix.offset_delta)) else {
+            return Ok(None);
+        };
+        if self.get(position, u64::from(prefix.len))?.is_none() {
+            return Ok(None);
+        }
+        let record = self.share(position, u64::from(prefix.len));
+        Ok(Frame::from_record(record, Some(base)).ok())
+    }
+
+    /// The error for a record that fails its check.
+    pub(crate) fn damaged(&self, position: u64, offset: u64) -> ReadError {
+        self.corrupt(position, offset, RecordError::Crc)
+    }
+
+    /// The error that names a place in this file.
+    pub(crate) fn corrupt(&self, position: u64, offset: u64, what: impl Display) -> ReadError {
+        Corruption::new(self.segment.path(), position, what).at_offset(offset).into()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    at: u64,
+    base: u64,
+    end: u64,
+}
+
+/// A FRAME record that was reached but not checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    /// Its offset, if the batch has no gaps; sure once the record was checked.
+    pub(crate) offset: u64,
+    /// Where the record begins in the file.
+    pub(crate) position: u64,
+    /// Where its batch begins.
+    pub(crate) batch: u64,
+    /// Offset of the batch.
+    base: u64,
+    /// Its first bytes.
+    pub(crate) prefix: RecordPrefix,
+}
+
+/// The walk.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    window: Window,
+    position: u64,
+    batch: Option<Batch>,
+    /// Offset of the next frame when nothing is missing.
+    next: u64,
+}
+
+impl Walk {
+    /// Begins at a batch. `next` is the offset of the first frame at or after it, as far as known.
+    pub(crate) fn new(segment: Arc<Segment>, position: u64, next: u64, window: u64) -> Self {
+        Self { window: Window::new(segment, window), position, batch: None, next }
+    }
+
+    /// The offset of the next frame when nothing is missing.
+    pub(crate) const fn next_offset(&self) -> u64 {
+        self.next
+    }
+
+    /// The next FRAME record, nothing at the end of what is published, or an error for a damaged
+    /// place; the walk goes on behind it.
+    pub(crate) fn next(&mut self) -> Option<Result<Found, ReadError>> {
+        loop {
+            match self.batch {
+                Some(batch) if self.position < batch.end => match self.record(batch) {
+                    Ok(Some(found)) => return Some(Ok(found)),
+                    Ok(None) => {}
+                    Err(error) => return Some(Err(error)),
+                },
+                _ => match self.header() {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    Err(error) => return Some(Err(error)),
+                },
+            }
+        }
+    }
+
+    /// Passes over whole batches that end before `offset`.
+    pub(crate) fn skip_to(&mut self, offset: u64) -> Result<(), ReadError> {
+        loop {
+            self.batch = None;
+            let salt = self.window.segment.salt();
+            let Some(bytes) = self.window.get(self.position, HEADER)? else { return Ok(()) };
+            let Some(header) = read_header(bytes, salt) else {
+                return Ok(());
+            };
+            // Every record of the batch could be a frame, none can be beyond this.
+            let past = header.base_offset.saturating_add(u64::from(header.count));
+            if past > offset {
+                return Ok(());
+            }
+            self.next = past;
+            self.position += HEADER + u64::from(header.length);
+        }
+    }
+
+    /// The record of a frame that was found, checked.
+    pub(crate) fn frame(&mut self, found: &Found) -> Result<Frame, ReadError> {
+        let record = self.window.share(found.position, u64::from(found.prefix.len));
+        match Frame::from_record(record, Some(found.base)) {
+            Ok(frame) => {
+                self.next = frame.offset().unwrap_or(found.offset) + 1;
+                Ok(frame)
+            }
+            Err(_) => Err(self.bad_record(found)),
+        }
+    }
+
+    /// The bytes of a frame that was found, for who decides whether to take it.
+    pub(crate) fn peek(&self, found: &Found) -> &[u8] {
+        let from = (found.position - self.window.at) as usize;
+        self.window.bytes.get(from..from + found.prefix.len as usize).unwrap_or_default()
+    }
+
+    /// Checks the CRC of a frame that is not taken, so that damage cannot hide a frame by changing
+    /// its topic.
+    pub(crate) fn pass(&mut self, found: &Found) -> Result<(), ReadError> {
+        match RecordPrefix::check(self.peek(found)) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.bad_record(found)),
+        }
+    }
+
+    fn header(&mut self) -> Result<bool, ReadError> {
+        self.batch = None;
+        let salt = self.window.segment.salt();
+        let Some(bytes) = self.window.get(self.position, HEADER)? else { return Ok(false) };
+        let header = read_header(bytes, salt);
+        let end = header.as_ref().map(|h| self.position + HEADER + u64::from(h.length));
+        match (header, end) {
+            (Some(header), Some(end)) if end <= self.window.limit => {
+                let base = header.base_offset;
+                self.window.get(self.position, end - self.position)?;
+                self.batch = Some(Batch { at: self.position, base, end });
+                self.next = base;
+                self.position += HEADER;
+                Ok(true)
+            }
+            _ => {
+                let error = self.window.corrupt(
+                    self.position,
+                    self.next,
+                    "no batch of this segment begins here",
+                );
+                self.find_batch(self.position + 8)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn record(&mut self, batch: Batch) -> Result<Option<Found>, ReadError> {
+        let position = self.position;
+        let bytes = self.window.get(position, batch.end - position)?.unwrap_or_default();
+        let prefix = match RecordPrefix::read(bytes) {
+            Ok(prefix) if prefix.stride() as u64 <= batch.end - position => prefix,
+            _ => {
+                self.position = batch.end;
+                return Err(self.window.corrupt(position, self.next, RecordError::Short));
+            }
+        };
+        self.position += prefix.stride() as u64;
+        if prefix.kind != RecordKind::Frame {
+            return Ok(None);
+        }
+        let offset = batch.base.saturating_add(u64::from(prefix.offset_delta));
+        let found = Found { offset, position, batch: batch.at, base: batch.base, prefix };
+        // A delta that leaves a gap may be right in a compacted segment; it is only believed after
+        // its CRC, as a wrong one could pass a wanted frame off as one before or behind.
+        if offset != self.next {
+            self.pass(&found)?;
+        }
+        self.next = offset + 1;
+        Ok(Some(found))
+    }
+
+    /// The error for a record that fails its CRC. Its length may be wrong too, so the walk goes on
+    /// with the next record only when the strides of the whole batch fit together.
+    fn bad_record(&mut self, found: &Found) -> ReadError {
+        if let Some(batch) = self.batch
+            && !self.strides_fit(batch)
+        {
+            self.position = batch.end;
+        }
+        self.window.damaged(found.position, found.offset)
+    }
+
+    fn strides_fit(&self, batch: Batch) -> bool {
+        let part = |from: u64, to: u64| {
+            let (from, to) = (from.checked_sub(self.window.at)?, to.checked_sub(self.window.at)?);
+            self.window.bytes.get(from as usize..to as usize)
+        };
+        let (Some(head), Some(mut rest)) =
+            (part(batch.at, batch.at + HEADER), part(batch.at + HEADER, batch.end))
+        else {
+            return false;
+        };
+        let Some(header) = read_header(head, self.window.segment.salt()) else { return false };
+        let (mut crcs, mut count) = (crc32fast::Hasher::new(), 0u32);
+        while !rest.is_empty() {
+            let Ok(prefix) = RecordPrefix::read(rest) else { return false };
+            let Some(after) = rest.get(prefix.stride()..) else { return false };
+            crcs.update(&prefix.crc.to_le_bytes());
+            count += 1;
+            rest = after;
+        }
+        count == header.count && crcs.finalize() == header.records_crc
+    }
+
+    /// Moves to the first place from `position` on where a batch of this segment begins, or to the
+    /// end. The salt, which nobody outside knows, keeps content from passing for a batch.
+    fn find_batch(&mut self, mut position: u64) -> Result<(), ReadError> {
+        let salt = self.window.segment.salt();
+        while let Some(bytes) = self.window.get(position, HEADER)? {
+            let found = read_header(bytes, salt).filter(|header| header.base_offset >= self.next);
+            if let Some(header) = found {
+                self.next = header.base_offset;
+                break;
+            }
+            position += 8;
+        }
+        self.position = position;
+        Ok(())
+    }
+}
+
+fn read_header(bytes: &[u8], salt: u32) -> Option<BatchHeader> {
+    BatchHeader::read(bytes).ok().filter(|header| header.salt == salt)
+}
