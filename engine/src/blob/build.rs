@@ -1,0 +1,311 @@
+//! Writing a pack that is sealed from the start: the next generation of others, or a pack for one
+//! long blob. Nothing of it counts before the manifest names it, so any failure just leaves a file
+//! that the next open removes.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use zstd::bulk;
+
+use super::entry::Entry;
+use super::error::BlobError;
+use super::prepared::{Prepared, padding};
+use super::reader::BlobReader;
+use super::walk::Walk;
+use crate::env::Env;
+use crate::format::file::{FileHeader, FormatError, Magic};
+use crate::format::pack::{
+    BLOCK_BLOBS_MAX, BLOCK_BYTES_MAX, Block, CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader, EntryKind,
+    Small, ZSTD_LEVEL, encode_block, worth_it,
+};
+use crate::format::pack_index::IndexEntry;
+use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::media::Media;
+use crate::value::BlobHash;
+
+/// Bytes collected before they are written.
+const BUFFER_LEN: usize = 1024 * 1024;
+/// A longer blob would leave a BLOCK little room for others.
+const GROUPED_BYTES_MAX: usize = BLOCK_BYTES_MAX / 2;
+
+/// A pack being written.
+pub(super) struct Builder {
+    env: Arc<Env>,
+    header: FileHeader,
+    media: Arc<dyn Media>,
+    buffer: Vec<u8>,
+    written: u64,
+    crc: crc32fast::Hasher,
+    group: Vec<(BlobHash, Bytes)>,
+    group_len: usize,
+    zstd: bulk::Compressor<'static>,
+    index: Vec<IndexEntry>,
+}
+
+/// A pack that was written and is in no manifest yet.
+pub(super) struct Built {
+    pub(super) line: FileEntry,
+    pub(super) index: Vec<IndexEntry>,
+}
+
+impl Builder {
+    /// Begins the file of a pack that will have at most `len_max` bytes.
+    pub(super) fn create(
+        env: &Arc<Env>,
+        (number, generation): (u64, u32),
+        len_max: u64,
+    ) -> io::Result<Self> {
+        let header = FileHeader {
+            magic: Magic::Pack,
+            salt: env.random.salt(),
+            store: env.manifest.state().store,
+            file: env.random.bytes(),
+            base: number,
+            generation,
+        };
+        let path = env.blob_path(number, generation, "pack");
+        let media = env.files.create(&path, len_max, false)?;
+        Ok(Self {
+            env: Arc::clone(env),
+            header,
+            media,
+            buffer: header.encode().to_vec(),
+            written: 0,
+            crc: crc32fast::Hasher::new(),
+            group: Vec::new(),
+            group_len: 0,
+            zstd: bulk::Compressor::new(ZSTD_LEVEL)?,
+            index: Vec::new(),
+        })
+    }
+
+    /// Adds the blobs of an entry of another pack, each checked against its hash: small ones share
+    /// BLOCKs, what is compressed already is copied.
+    pub(super) fn add(&mut self, entry: Entry) -> Result<(), BlobError> {
+        let header = *entry.header();
+        match header.kind {
+            EntryKind::Block => {
+                let stored = entry.stored()?;
+                let block = Block::decode(&header, &stored).map_err(|what| entry.corrupt(what))?;
+                check_rows(&block).map_err(|what| entry.corrupt(what))?;
+                self.push(&header, &stored, block.table().rows().map(|(hash, _)| hash))
+            }
+            _ if header.raw_len < CHUNK_LEN as u64 => {
+                let bytes = BlobReader::open(entry)?.all(CHUNK_LEN as u64)?;
+                self.small(header.hash, bytes)
+            }
+            _ => {
+                BlobReader::open(entry.clone())?.check()?;
+                self.copy(entry)
+            }
+        }
+    }
+
+    fn small(&mut self, hash: BlobHash, bytes: Bytes) -> Result<(), BlobError> {
+        if bytes.len() > GROUPED_BYTES_MAX {
+            return self.single(hash, &bytes);
+        }
+        if self.group_len + bytes.len() > BLOCK_BYTES_MAX || self.group.len() == BLOCK_BLOBS_MAX {
+            self.end_group()?;
+        }
+        self.group_len += bytes.len();
+        self.group.push((hash, bytes));
+        Ok(())
+    }
+
+    /// Writes the blobs collected so far as one BLOCK, or each alone where that is shorter.
+    fn end_group(&mut self) -> Result<(), BlobError> {
+        self.group_len = 0;
+        let group = std::mem::take(&mut self.group);
+        let small: Vec<_> =
+            group.iter().map(|(hash, bytes)| Small { hash: *hash, bytes }).collect();
+        let alone = |blob: &Small<'_>| ENTRY_HEADER_LEN + blob.bytes.len().next_multiple_of(8);
+        if small.len() > 1 {
+            let (stored, raw_len) = encode_block(&small, &mut self.zstd)
+                .map_err(|what| BlobError::corrupt(self.media.path(), self.at(), what))?;
+            let header = EntryHeader {
+                kind: EntryKind::Block,
+                salt: self.header.salt,
+                stored_len: stored.len() as u64,
+                raw_len,
+                hash: BlobHash::from_bytes([0; 32]),
+                stored_crc: crc32fast::hash(&stored),
+                count: small.len() as u32,
+            };
+            if header.stride() <= small.iter().map(alone).sum::<usize>() as u64 {
+                return self.push(&header, &stored, small.iter().map(|blob| blob.hash));
+            }
+        }
+        small.iter().try_for_each(|blob| self.single(blob.hash, blob.bytes))
+    }
+
+    fn single(&mut self, hash: BlobHash, bytes: &[u8]) -> Result<(), BlobError> {
+        let frame = self.zstd.compress(bytes).map_err(|error| self.failed(error))?;
+        let raw_len = bytes.len() as u64;
+        let (kind, stored) = match worth_it(frame.len() as u64, raw_len) {
+            true => (EntryKind::Zstd, &frame[..]),
+            false => (EntryKind::Raw, bytes),
+        };
+        let header = EntryHeader {
+            kind,
+            salt: self.header.salt,
+            stored_len: stored.len() as u64,
+            raw_len,
+            hash,
+            stored_crc: crc32fast::hash(stored),
+            count: 1,
+        };
+        self.push(&header, stored, [hash])
+    }
+
+    /// Copies a long entry, checking its CRCs again on the way.
+    fn copy(&mut self, entry: Entry) -> Result<(), BlobError> {
+        self.end_group()?;
+        let header = EntryHeader { salt: self.header.salt, ..*entry.header() };
+        self.note([header.hash]);
+        self.write(&header.encode())?;
+        let mut chunks = entry.chunks()?;
+        let list = chunks.crc_list();
+        loop {
+            let chunk = chunks.next_chunk()?;
+            if chunk.is_empty() {
+                break;
+            }
+            self.write(&chunk)?;
+        }
+        self.write(padding(header.stored_len))?;
+        if header.crc_list_len() > 0 {
+            self.write(&list)?;
+            self.write(padding(header.crc_list_len()))?;
+        }
+        Ok(())
+    }
+
+    /// Adds a whole entry of one chunk, under this pack's salt.
+    fn push(
+        &mut self,
+        header: &EntryHeader,
+        stored: &[u8],
+        hashes: impl IntoIterator<Item = BlobHash>,
+    ) -> Result<(), BlobError> {
+        self.note(hashes);
+        self.write(&EntryHeader { salt: self.header.salt, ..*header }.encode())?;
+        self.write(stored)?;
+        self.write(padding(header.stored_len))
+    }
+
+    /// Adds a blob that is on its way in.
+    pub(super) fn prepared(&mut self, blob: &Prepared) -> io::Result<()> {
+        self.note([blob.hash()]);
+        let salt = self.header.salt;
+        blob.entry(salt, &mut |piece| Ok(self.write(piece)?))
+    }
+
+    fn at(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    fn note(&mut self, hashes: impl IntoIterator<Item = BlobHash>) {
+        let slot = (self.at() / 8) as u32;
+        let rows = hashes.into_iter().zip(0..);
+        self.index.extend(rows.map(|(hash, number)| IndexEntry {
+            prefix: hash.prefix(),
+            slot,
+            number,
+        }));
+    }
+
+    fn failed(&self, error: io::Error) -> BlobError {
+        BlobError::io(self.media.path(), error)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= BUFFER_LEN { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), BlobError> {
+        self.crc.update(&self.buffer);
+        self.media.write_at(self.written, &self.buffer).map_err(|error| self.failed(error))?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Whether nothing was added.
+    pub(super) fn is_empty(&self) -> bool {
+        self.index.is_empty() && self.group.is_empty()
+    }
+
+    /// Ends the file at its last entry and makes it durable.
+    pub(super) fn finish(mut self) -> Result<Built, BlobError> {
+        self.end_group()?;
+        self.flush()?;
+        let (len, path) = (self.written, self.media.path().to_owned());
+        let failed = |error| BlobError::io(&path, error);
+        self.media.sync().map_err(failed)?;
+        let Self { env, header, media, crc, index, .. } = self;
+        // The map of the file goes before the file is cut.
+        let cut = media.len() > len;
+        drop(media);
+        if cut {
+            env.files.cut(&path, len).map_err(failed)?;
+        }
+        env.files.sync_dir(&env.blob_dir()).map_err(failed)?;
+        let line = FileEntry {
+            kind: FileKind::Pack,
+            state: FileState::Sealed,
+            generation: header.generation,
+            base: header.base,
+            uuid: header.file,
+            length: len,
+            crc: crc.finalize(),
+            count: index.len() as u64,
+        };
+        Ok(Built { line, index })
+    }
+
+    /// Removes what was written of a pack that will not be finished.
+    pub(super) fn abandon(self) {
+        let path = self.media.path().to_owned();
+        // What stays is removed at the next open.
+        let _ = self.env.files.remove(&path);
+    }
+}
+
+impl Built {
+    /// Reads the whole pack as the disk has it and compares every blob with its hash.
+    pub(super) fn verify(&self, env: &Env) -> Result<(), BlobError> {
+        let path = env.blob_path(self.line.base, self.line.generation, "pack");
+        let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
+        let salt = super::open_pack::read_header(&media, &self.line)?.salt;
+        let mut walk = Walk::new(&media, salt);
+        let mut count = 0;
+        while let Some(entry) = walk.next()? {
+            count += u64::from(entry.header().count);
+            match entry.header().kind {
+                EntryKind::Block => {
+                    let stored = entry.stored()?;
+                    let wrong = |what| entry.corrupt(what);
+                    let block = Block::decode(entry.header(), &stored).map_err(wrong)?;
+                    check_rows(&block).map_err(wrong)?;
+                }
+                _ => BlobReader::open(entry)?.check()?,
+            }
+        }
+        match (count == self.line.count, walk.hole()) {
+            (true, None) => Ok(()),
+            (_, at) => Err(BlobError::corrupt(&path, at.unwrap_or(0), FormatError::Short)),
+        }
+    }
+}
+
+/// Compares every blob of a BLOCK with its hash.
+fn check_rows(block: &Block) -> Result<(), FormatError> {
+    let sound = |number| block.blob(number).is_some_and(|(hash, b)| BlobHash::of(&b) == hash);
+    match (0..block.table().rows().len() as u32).all(sound) {
+        true => Ok(()),
+        false => Err(FormatError::Field("SHA-256")),
+    }
+}

@@ -1,0 +1,92 @@
+//! What can go wrong with blobs: on the way out, and on the way in.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Corruption, ReadError};
+use crate::format::file::FormatError;
+use crate::limits::BLOB_BYTES_MAX;
+use crate::media::is_full;
+
+/// Why a blob cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BlobError {
+    /// The system cannot read or write a file of the pack.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A pack does not hold what was written.
+    #[error("{0}; restore the blob from a backup or put it again")]
+    Corrupt(Corruption),
+    /// The blob is longer than the caller can take at once.
+    #[error("blob of {len} bytes is over the limit of {max} here; read it as a stream")]
+    TooLong {
+        /// Bytes of the blob.
+        len: u64,
+        /// Bytes the caller can take.
+        max: u64,
+    },
+}
+
+impl BlobError {
+    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+
+    pub(super) fn corrupt(path: &Path, position: u64, what: FormatError) -> Self {
+        Self::Corrupt(Corruption::new(path, position, format_args!("the blob entry {what}")))
+    }
+
+    pub(super) const fn is_corrupt(&self) -> bool {
+        matches!(self, Self::Corrupt(_))
+    }
+}
+
+impl From<BlobError> for io::Error {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Io { source, .. } => source,
+            BlobError::Corrupt(_) => Self::new(io::ErrorKind::InvalidData, error),
+            BlobError::TooLong { .. } => Self::new(io::ErrorKind::FileTooLarge, error),
+        }
+    }
+}
+
+impl From<BlobError> for ReadError {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Io { path, source } => Self::io(&path, &source),
+            BlobError::Corrupt(corruption) => Self::Corrupt(corruption),
+            BlobError::TooLong { len, max } => Self::TooLarge { bytes: len, max },
+        }
+    }
+}
+
+/// Why blobs were not stored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StageError {
+    /// There is no space. Nothing is broken, and it may be tried again.
+    #[error("no space for blobs: {0}")]
+    Full(#[source] io::Error),
+    /// The blob is longer than any may be.
+    #[error("blob is over the limit of {BLOB_BYTES_MAX} bytes")]
+    TooLong,
+    /// The blob could not be compressed, hashed or read back; the store is unharmed.
+    #[error("cannot take the blob: {0}")]
+    Refused(#[source] io::Error),
+    /// A write or sync failed: what the packs hold is unknown until the store is opened again.
+    #[error("writing blobs failed: {0}")]
+    Failed(#[source] io::Error),
+}
+
+impl StageError {
+    /// An error from a step after which nothing of what was acknowledged is in doubt.
+    pub(super) fn harmless(error: impl Into<io::Error>) -> Self {
+        let error = error.into();
+        if is_full(&error) { Self::Full(error) } else { Self::Refused(error) }
+    }
+}

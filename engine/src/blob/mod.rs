@@ -1,0 +1,282 @@
+//! Blobs: content-addressed bytes in pack files. A blob is found from the moment it was staged and
+//! is durable after the next [`Blobs::sync`]. Knows nothing of frames; whoever refers to a blob
+//! stages it first.
+//!
+//! A pack lives through three stages: open (entries are added at its end, a table in memory finds
+//! them), full (waiting), sealed (a new generation, compressed, verified, found through `.pidx`).
+
+mod build;
+mod entry;
+mod error;
+mod found;
+mod incoming;
+mod keeper;
+mod open_pack;
+mod packs;
+mod prepared;
+mod reader;
+mod recover;
+mod seal;
+mod sealed;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+pub(crate) use error::{BlobError, StageError};
+pub(crate) use incoming::Incoming;
+pub(crate) use prepared::Prepared;
+pub use reader::BlobReader;
+
+use crate::env::Env;
+use crate::error::ReadOnlyReason;
+use crate::format::pack::CHUNK_LEN;
+use crate::value::BlobHash;
+use found::Found;
+use keeper::Keeper;
+use packs::Packs;
+use stage::Writing;
+
+/// The blobs of a store. Dropped without [`close`](Self::close) it leaves the files as a crash would.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    shared: Arc<Shared>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+    trouble: Option<ReadOnlyReason>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    env: Arc<Env>,
+    packs: Packs,
+    writing: Mutex<Writing>,
+    keeper: Keeper,
+    number: AtomicU64,
+    /// A write or sync failed.
+    failed: AtomicBool,
+}
+
+impl Blobs {
+    /// Opens the packs of a store. `clean` says that it was closed in order; otherwise unsealed
+    /// packs are recovered before this returns.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`] when the system refuses something. Damage is no error here, but is told by
+    /// [`trouble`](Self::trouble).
+    pub(crate) fn open(env: Arc<Env>, clean: bool) -> Result<Self, BlobError> {
+        let opened = recover::open(&env, clean)?;
+        let packs = Packs::default();
+        packs.change(|list| *list = opened.list);
+        let shared = Arc::new(Shared {
+            env,
+            packs,
+            writing: Mutex::default(),
+            keeper: Keeper::default(),
+            number: AtomicU64::new(opened.number),
+            failed: AtomicBool::new(false),
+        });
+        shared.choose_active();
+        let run = {
+            let shared = Arc::clone(&shared);
+            move || keeper::run(&shared)
+        };
+        let thread = thread::Builder::new().name("xs-packs".to_owned()).spawn(run);
+        let thread = thread.map_err(|error| BlobError::io(&shared.env.blob_dir(), error))?;
+        Ok(Self { shared, keeper: Mutex::new(Some(thread)), trouble: opened.trouble })
+    }
+
+    /// What was found wrong when the packs were opened and should keep the store from being written.
+    pub(crate) const fn trouble(&self) -> Option<&ReadOnlyReason> {
+        self.trouble.as_ref()
+    }
+
+    /// Hashes a blob, and compresses it if it is long: the costly part of storing it, which needs
+    /// no lock.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`] when a pack cannot be read to see whether it has the blob.
+    pub(crate) fn prepare(&self, bytes: &Bytes) -> Result<Prepared, BlobError> {
+        let hash = BlobHash::of(bytes);
+        if bytes.len() < CHUNK_LEN {
+            return Ok(Prepared::small(hash, bytes.clone()));
+        }
+        let there = self.shared.look_through(&hash)?;
+        if there == Some(true) {
+            return Ok(Prepared::known(hash, bytes.len() as u64));
+        }
+        let failed = |error| BlobError::io(&self.shared.env.blob_dir(), error);
+        Ok(Prepared::long(hash, bytes.clone()).map_err(failed)?.rotten(there == Some(false)))
+    }
+
+    /// Stores blobs: findable at once, durable after the next sync. What a call took before it
+    /// failed may stay stored.
+    ///
+    /// # Errors
+    /// [`StageError`]; only after [`StageError::Failed`] is anything in doubt.
+    pub(crate) fn stage(&self, blobs: &[Prepared]) -> Result<(), StageError> {
+        if blobs.is_empty() { Ok(()) } else { self.shared.stage(blobs) }
+    }
+
+    /// Begins a blob whose bytes are still to come.
+    pub(crate) fn incoming(&self) -> Incoming {
+        Incoming::new(Arc::clone(&self.shared))
+    }
+
+    /// Bytes of a blob, if it is there.
+    ///
+    /// # Errors
+    /// [`BlobError`] when that cannot be told.
+    pub(crate) fn len_of(&self, hash: &BlobHash) -> Result<Option<u64>, BlobError> {
+        self.shared.packs.find(hash, |found| Ok(found.len()))
+    }
+
+    /// Whether a blob is there.
+    pub(crate) fn contains(&self, hash: &BlobHash) -> bool {
+        self.len_of(hash).is_ok_and(|len| len.is_some())
+    }
+
+    /// A blob, if it is there.
+    ///
+    /// # Errors
+    /// [`BlobError`] when it cannot be read or is damaged in every place it is in.
+    pub(crate) fn get(&self, hash: &BlobHash) -> Result<Option<BlobReader>, BlobError> {
+        self.shared.packs.find(hash, Found::reader)
+    }
+
+    /// Whether anything staged is not durable.
+    pub(crate) fn needs_sync(&self) -> bool {
+        self.shared.packs.list().open.iter().any(|pack| pack.needs_sync())
+    }
+
+    /// Makes all that was staged durable.
+    ///
+    /// # Errors
+    /// What the system says; nothing more is stored then.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        for pack in self.shared.packs.list().open.iter().filter(|pack| pack.needs_sync()) {
+            if let Err(error) = pack.sync() {
+                self.shared.failed.store(true, Ordering::Release);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `work`, which syncs other files, while the packs are synced on another thread, if they
+    /// need it.
+    ///
+    /// # Errors
+    /// That of `work` or of the packs.
+    pub(crate) fn sync_beside(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if !self.needs_sync() {
+            return work();
+        }
+        thread::scope(|scope| {
+            let packs = scope.spawn(|| self.sync());
+            let done = work();
+            let died = |_| Err(io::Error::other("the thread that syncs packs died"));
+            packs.join().unwrap_or_else(died).and(done)
+        })
+    }
+
+    /// Ends work in the background, makes everything durable and tells the manifest where each
+    /// unsealed pack ends. Nothing is stored any more.
+    ///
+    /// # Errors
+    /// What the system says, or that an earlier write failed.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        self.stop();
+        let mut writing = self.shared.writing.lock();
+        writing.closed = true;
+        if self.shared.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier write failed"));
+        }
+        self.sync()?;
+        let list = self.shared.packs.list();
+        self.shared.env.manifest.update(|state| {
+            for pack in &list.open {
+                let line = pack.line();
+                let same = state.files.iter_mut().find(|file| {
+                    (file.kind, file.base, file.generation)
+                        == (line.kind, line.base, line.generation)
+                });
+                if let Some(file) = same {
+                    *file = line;
+                }
+            }
+        })
+    }
+
+    /// Ends work in the background: from now on this process changes nothing but what is staged.
+    pub(crate) fn stop(&self) {
+        self.shared.keeper.stop();
+        if let Some(thread) = self.keeper.lock().take() {
+            // A panic there was printed there, and left the files as a crash would.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Blobs {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    /// Picks the pack to go on in: the newest one that was begun; one made ready stays ready.
+    fn choose_active(&self) {
+        let list = self.packs.list();
+        let (mut writing, mut spare) = (self.writing.lock(), None);
+        for pack in list.open.iter().filter(|pack| !pack.is_full()) {
+            if pack.is_empty() {
+                spare = Some(pack);
+            } else if writing.active.is_none() {
+                writing.end = pack.media().published();
+                writing.active = Some(Arc::clone(pack));
+            } else {
+                pack.set_full();
+            }
+        }
+        if let Some(spare) = spare {
+            self.keeper.put_spare(Arc::clone(spare));
+        }
+    }
+
+    fn next_number(&self) -> u64 {
+        self.number.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether a blob is there, and if so whether it can be read to its end.
+    fn look_through(&self, hash: &BlobHash) -> Result<Option<bool>, BlobError> {
+        match self.packs.find(hash, |found| found.reader()?.check()) {
+            Ok(found) => Ok(found.map(|()| true)),
+            Err(error) if error.is_corrupt() => Ok(Some(false)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Remembers that a write failed.
+    fn fail(&self, error: io::Error) -> StageError {
+        self.failed.store(true, Ordering::Release);
+        StageError::Failed(error)
+    }
+
+    fn usable(&self, closed: bool) -> Result<(), StageError> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(StageError::Failed(io::Error::other("an earlier write failed")));
+        }
+        match closed {
+            true => Err(StageError::Refused(io::ErrorKind::NotConnected.into())),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! A pack that is not sealed: blobs are added to it at its end and found through a table in
+//! memory. Once it is full it only waits to be sealed.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{io, mem};
+
+use parking_lot::RwLock;
+
+use super::entry::Entry;
+use super::error::BlobError;
+use super::reader::BlobReader;
+use super::walk::Walk;
+use crate::env::Env;
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
+use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::media::Media;
+use crate::value::BlobHash;
+
+/// An unsealed pack.
+#[derive(Debug)]
+pub(super) struct OpenPack {
+    env: Arc<Env>,
+    number: u64,
+    generation: u32,
+    uuid: [u8; 16],
+    salt: u32,
+    media: Arc<dyn Media>,
+    slots: RwLock<Slots>,
+    synced: AtomicU64,
+    full: AtomicBool,
+    retired: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Slots {
+    /// Position divided by 8 of the newest entry with a prefix.
+    newest: HashMap<u64, u32, Spread>,
+    /// The older ones with the same prefix: another blob, or a rotten copy of the same.
+    others: Vec<(u64, u32)>,
+}
+
+impl OpenPack {
+    /// Makes the file of a pack; it is in no manifest yet.
+    pub(super) fn create(env: &Arc<Env>, number: u64, zero: bool) -> io::Result<Self> {
+        let header = FileHeader {
+            magic: Magic::Pack,
+            salt: env.random.salt(),
+            store: env.manifest.state().store,
+            file: env.random.bytes(),
+            base: number,
+            generation: 0,
+        };
+        let path = env.blob_path(number, 0, "pack");
+        let media = env.files.create(&path, env.options.pack_bytes, zero)?;
+        media.write_at(0, &header.encode())?;
+        media.publish(FILE_HEADER_LEN as u64);
+        media.sync()?;
+        env.files.sync_dir(&env.blob_dir())?;
+        Ok(Self::new(env, &header, media, FILE_HEADER_LEN as u64))
+    }
+
+    /// Opens a pack that was closed in order, with its entries up to `length`.
+    pub(super) fn reopen(env: &Arc<Env>, file: &FileEntry) -> Result<Self, BlobError> {
+        let path = env.blob_path(file.base, file.generation, "pack");
+        let media = env.files.open_append(&path).map_err(|error| BlobError::io(&path, error))?;
+        media.publish(file.length);
+        let header = read_header(&media, file)?;
+        let pack = Self::new(env, &header, Arc::clone(&media), file.length);
+        let mut walk = Walk::new(&media, header.salt);
+        while let Some(entry) = walk.next()? {
+            pack.insert(&entry.header().hash, entry.at());
+        }
+        Ok(pack)
+    }
+
+    /// Takes over a pack that was not closed in order and cannot be rewritten yet. Only entries that
+    /// prove themselves are found; nothing is added.
+    pub(super) fn adopt(
+        env: &Arc<Env>,
+        line: &FileEntry,
+        salt: u32,
+        media: &Arc<dyn Media>,
+    ) -> Result<Self, BlobError> {
+        let header = FileHeader {
+            magic: Magic::Pack,
+            salt,
+            store: env.manifest.state().store,
+            file: line.uuid,
+            base: line.base,
+            generation: line.generation,
+        };
+        let pack = Self::new(env, &header, Arc::clone(media), 0);
+        pack.set_full();
+        let mut walk = pack.walk();
+        while let Some(entry) = walk.next()? {
+            let (hash, at) = (entry.header().hash, entry.at());
+            match BlobReader::open(entry).and_then(BlobReader::check) {
+                Ok(()) => pack.insert(&hash, at),
+                Err(error) if error.is_corrupt() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(pack)
+    }
+
+    fn new(env: &Arc<Env>, header: &FileHeader, media: Arc<dyn Media>, synced: u64) -> Self {
+        let spread = Spread { seed: u64::from_le_bytes(env.random.bytes()) };
+        Self {
+            env: Arc::clone(env),
+            number: header.base,
+            generation: header.generation,
+            uuid: header.file,
+            salt: header.salt,
+            media,
+            slots: RwLock::new(Slots { newest: HashMap::with_hasher(spread), others: Vec::new() }),
+            synced: AtomicU64::new(synced),
+            full: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) const fn salt(&self) -> u32 {
+        self.salt
+    }
+
+    pub(super) fn media(&self) -> &Arc<dyn Media> {
+        &self.media
+    }
+
+    pub(super) fn walk(&self) -> Walk {
+        Walk::new(&self.media, self.salt)
+    }
+
+    /// The pack's line in the manifest.
+    pub(super) fn line(&self) -> FileEntry {
+        FileEntry {
+            kind: FileKind::Pack,
+            state: FileState::Unmarked,
+            generation: self.generation,
+            base: self.number,
+            uuid: self.uuid,
+            length: self.media.published(),
+            crc: 0,
+            count: 0,
+        }
+    }
+
+    /// Whether nothing was ever put into it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.media.published() <= FILE_HEADER_LEN as u64
+    }
+
+    /// Makes an entry findable; it is found once its bytes are published.
+    pub(super) fn insert(&self, hash: &BlobHash, at: u64) {
+        let prefix = hash.prefix();
+        let mut slots = self.slots.write();
+        if let Some(older) = slots.newest.insert(prefix, (at / 8) as u32) {
+            slots.others.push((prefix, older));
+        }
+    }
+
+    /// Positions of entries with the prefix of a hash, newest first.
+    fn positions(&self, hash: &BlobHash) -> impl Iterator<Item = u64> {
+        let prefix = hash.prefix();
+        let slots = self.slots.read();
+        let newest = slots.newest.get(&prefix).copied();
+        let others: Vec<u32> = match newest {
+            Some(_) if !slots.others.is_empty() => {
+                let same = slots.others.iter().rev().filter(|(other, _)| *other == prefix);
+                same.map(|(_, slot)| *slot).collect()
+            }
+            _ => Vec::new(),
+        };
+        newest.into_iter().chain(others).map(|slot| u64::from(slot) * 8)
+    }
+
+    /// Position of the newest entry that could be a blob's, published or not.
+    pub(super) fn newest(&self, hash: &BlobHash) -> Option<u64> {
+        self.slots.read().newest.get(&hash.prefix()).map(|slot| u64::from(*slot) * 8)
+    }
+
+    /// The entry of a blob.
+    pub(super) fn find(&self, hash: &BlobHash) -> Result<Option<Entry>, BlobError> {
+        let mut damage = None;
+        for at in self.positions(hash) {
+            if at >= self.media.published() {
+                continue;
+            }
+            match Entry::read(&self.media, at, self.salt) {
+                Ok(entry) if entry.header().hash == *hash => return Ok(Some(entry)),
+                Ok(_) => {}
+                Err(error) => damage = Some(error),
+            }
+        }
+        damage.map_or(Ok(None), Err)
+    }
+
+    /// Whether bytes that readers may see are not durable.
+    pub(super) fn needs_sync(&self) -> bool {
+        self.synced.load(Ordering::Acquire) < self.media.published()
+    }
+
+    /// Makes all that is published durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let upto = self.media.published();
+        self.media.sync()?;
+        self.synced.fetch_max(upto, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether nothing is added any more.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
+    /// Nothing is added any more.
+    pub(super) fn set_full(&self) {
+        self.full.store(true, Ordering::Release);
+    }
+
+    /// The file goes when the last who uses the pack lets go of it.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for OpenPack {
+    fn drop(&mut self) {
+        if mem::take(self.retired.get_mut()) {
+            // One that stays is in no manifest, and the next open removes it.
+            let path = self.env.blob_path(self.number, self.generation, "pack");
+            let _ = self.env.files.remove(&path);
+        }
+    }
+}
+
+/// Reads the header of the pack that a line of the manifest names, and compares them.
+pub(super) fn read_header(
+    media: &Arc<dyn Media>,
+    file: &FileEntry,
+) -> Result<FileHeader, BlobError> {
+    let path = media.path();
+    let corrupt = |what| BlobError::corrupt(path, 0, what);
+    let len = media.published().min(FILE_HEADER_LEN as u64);
+    let bytes = media.view(0..len).map_err(|error| BlobError::io(path, error))?;
+    let header = FileHeader::decode(&bytes, Magic::Pack).map_err(corrupt)?;
+    let named = (header.file, header.base, header.generation);
+    match named == (file.uuid, file.base, file.generation) {
+        true => Ok(header),
+        false => Err(corrupt(FormatError::Field("uuid"))),
+    }
+}
+
+/// Hashes a prefix, which is part of a SHA-256 and evenly spread already. The seed keeps those who
+/// choose what is stored from choosing where it goes.
+#[derive(Debug, Clone, Copy)]
+struct Spread {
+    seed: u64,
+}
+
+struct Spreader {
+    seed: u64,
+    hash: u64,
+}
+
+impl BuildHasher for Spread {
+    type Hasher = Spreader;
+
+    fn build_hasher(&self) -> Spreader {
+        Spreader { seed: self.seed, hash: 0 }
+    }
+}
+
+impl Hasher for Spreader {
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let wide = u128::from(number ^ self.seed) * 0x9e37_79b9_7f4a_7c15;
+        self.hash = (wide as u64) ^ (wide >> 64) as u64;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(self.hash ^ u64::from(byte)));
+    }
+}

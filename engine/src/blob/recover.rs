@@ -1,0 +1,207 @@
+//! Opening the packs. A pack that was not closed in order is not believed: what the disk has of
+//! it, entry by entry with CRC and SHA-256, becomes its next, sealed generation, and the old file
+//! goes. Doing this twice, or half of it and then all, ends in the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::build::Builder;
+use super::error::BlobError;
+use super::open_pack::{OpenPack, read_header};
+use super::packs::PackList;
+use super::seal::{finish, replace_line};
+use super::sealed::{SealedPack, encode_index, write_index};
+use super::walk::Walk;
+use crate::env::Env;
+use crate::error::ReadOnlyReason;
+use crate::format::file::{FileHeader, Magic};
+use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::media::{Media, is_full};
+
+/// What opening found.
+pub(super) struct Opened {
+    pub(super) list: PackList,
+    /// The highest number any pack has.
+    pub(super) number: u64,
+    /// Why nothing more should be written, if so.
+    pub(super) trouble: Option<ReadOnlyReason>,
+}
+
+/// Opens all packs; `clean` says that the store was closed in order.
+pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
+    let dir = env.blob_dir();
+    env.files.create_dir(&dir).map_err(|error| BlobError::io(&dir, error))?;
+    let lines: Vec<FileEntry> =
+        env.manifest.state().files.iter().filter(|l| l.kind == FileKind::Pack).copied().collect();
+    let named: BTreeSet<_> = lines.iter().map(|line| (line.base, line.generation)).collect();
+    let mut there = inventory(env)?;
+    let replaced: Vec<_> = there
+        .keys()
+        .filter(|place| !named.contains(place))
+        .filter(|(number, _)| lines.iter().any(|l| l.base == *number && has(&there, l)))
+        .copied()
+        .collect();
+    for (number, generation) in replaced {
+        there.remove(&(number, generation));
+        remove(env, number, generation);
+    }
+    let mut opened = Opened { list: PackList::default(), number: 0, trouble: None };
+    let numbers = there.keys().map(|place| place.0).chain(lines.iter().map(|line| line.base));
+    opened.number = numbers.max().unwrap_or(0);
+    for line in &lines {
+        if !has(&there, line) {
+            let path = env.blob_path(line.base, line.generation, "pack");
+            let missing = ReadOnlyReason::Files { path, what: "is missing" };
+            opened.trouble.get_or_insert(missing);
+        } else if line.state == FileState::Sealed {
+            opened.list.sealed.push(Arc::new(SealedPack::new(Arc::clone(env), *line)));
+        } else if let Err(error) = opened.unmarked(env, line, clean) {
+            opened.note(error)?;
+        }
+    }
+    for (&(number, generation), header) in there.iter().filter(|(place, _)| !named.contains(place))
+    {
+        match header {
+            Some(header) => opened.stranger(env, header)?,
+            None => remove(env, number, generation),
+        }
+    }
+    Ok(opened)
+}
+
+type Inventory = BTreeMap<(u64, u32), Option<FileHeader>>;
+
+fn has(there: &Inventory, line: &FileEntry) -> bool {
+    there.contains_key(&(line.base, line.generation))
+}
+
+/// The packs in the directory, with their headers if these are of this store. Unfinished files and
+/// indexes without a pack are removed.
+fn inventory(env: &Env) -> Result<Inventory, BlobError> {
+    let dir = env.blob_dir();
+    let names = env.files.list(&dir).map_err(|error| BlobError::io(&dir, error))?;
+    let store = env.manifest.state().store;
+    let mut packs = BTreeMap::new();
+    for name in &names {
+        if name.ends_with(".tmp") {
+            // What stays is in nobody's way.
+            let _ = env.files.remove(&dir.join(name));
+        }
+        let Some((number, generation)) = parse_name(name, "pack") else { continue };
+        let media = env.files.open_sealed(&dir.join(name));
+        let head = media.and_then(|media| media.view(0..media.len().min(64)));
+        let header = head.ok().and_then(|head| FileHeader::decode(&head, Magic::Pack).ok());
+        let named = |header: &FileHeader| {
+            (header.store, header.base, header.generation) == (store, number, generation)
+        };
+        packs.insert((number, generation), header.filter(named));
+    }
+    for name in &names {
+        if parse_name(name, "pidx").is_some_and(|place| !packs.contains_key(&place)) {
+            let _ = env.files.remove(&dir.join(name));
+        }
+    }
+    Ok(packs)
+}
+
+fn parse_name(name: &str, kind: &str) -> Option<(u64, u32)> {
+    let (number, generation) = name.strip_suffix(kind)?.strip_suffix('.')?.split_once('.')?;
+    Some((number.parse().ok()?, generation.parse().ok()?))
+}
+
+fn remove(env: &Env, number: u64, generation: u32) {
+    for kind in ["pidx", "pack"] {
+        // What stays is removed at the next open.
+        let _ = env.files.remove(&env.blob_path(number, generation, kind));
+    }
+}
+
+impl Opened {
+    /// Damage leaves the store readable; any other error does not let it open.
+    fn note(&mut self, error: BlobError) -> Result<(), BlobError> {
+        match error {
+            BlobError::Corrupt(corruption) => {
+                self.trouble.get_or_insert(ReadOnlyReason::Corrupt(corruption));
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+
+    fn unmarked(&mut self, env: &Arc<Env>, line: &FileEntry, clean: bool) -> Result<(), BlobError> {
+        if clean {
+            self.list.open.push(Arc::new(OpenPack::reopen(env, line)?));
+            return Ok(());
+        }
+        let path = env.blob_path(line.base, line.generation, "pack");
+        let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
+        let salt = read_header(&media, line)?.salt;
+        self.salvage(env, line, salt, &media)
+    }
+
+    /// A pack of this store that the manifest does not name: the crash came before the manifest was
+    /// written, or the manifest lost its newest copy. What it holds proves itself.
+    fn stranger(&mut self, env: &Arc<Env>, header: &FileHeader) -> Result<(), BlobError> {
+        let path = env.blob_path(header.base, header.generation, "pack");
+        let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
+        let line = FileEntry {
+            kind: FileKind::Pack,
+            state: FileState::Unmarked,
+            generation: header.generation,
+            base: header.base,
+            uuid: header.file,
+            length: 0,
+            crc: 0,
+            count: 0,
+        };
+        self.salvage(env, &line, header.salt, &media)
+    }
+
+    /// Seals what can be read of a pack as its next generation.
+    fn salvage(
+        &mut self,
+        env: &Arc<Env>,
+        line: &FileEntry,
+        salt: u32,
+        media: &Arc<dyn Media>,
+    ) -> Result<(), BlobError> {
+        let failed = |error| BlobError::io(media.path(), error);
+        let mut walk = Walk::new(media, salt);
+        let Some(first) = walk.next()? else {
+            replace_line(env, line, None).map_err(failed)?;
+            remove(env, line.base, line.generation);
+            return Ok(());
+        };
+        let rewritten = Builder::create(env, (line.base, line.generation + 1), media.len())
+            .map_err(failed)
+            .and_then(|mut builder| {
+                let mut next = Some(first);
+                while let Some(entry) = next {
+                    match builder.add(entry) {
+                        Err(error) if !error.is_corrupt() => return Err(error),
+                        // Torn, and with that never acknowledged, or damaged, and with that lost.
+                        Err(_) | Ok(()) => next = walk.next()?,
+                    }
+                }
+                finish(env, builder)
+            });
+        let built = match rewritten {
+            Ok(built) => built,
+            // With no space for another file the old one serves until there is.
+            Err(BlobError::Io { source, .. }) if is_full(&source) => {
+                let pack = OpenPack::adopt(env, line, salt, media)?;
+                self.list.open.push(Arc::new(pack));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let index = encode_index(env, &built.line, built.index);
+        // Without the file the index is made anew when it is first needed.
+        let _ = write_index(env, &built.line, &index);
+        replace_line(env, line, Some(built.line)).map_err(failed)?;
+        remove(env, line.base, line.generation);
+        let sealed = SealedPack::new(Arc::clone(env), built.line);
+        self.list.sealed.push(Arc::new(sealed));
+        Ok(())
+    }
+}

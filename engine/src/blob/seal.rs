@@ -1,0 +1,143 @@
+//! Sealing: a full pack becomes its next generation, smaller and indexed, which replaces it in the
+//! manifest. Until then the old one counts, so a crash at any point loses nothing.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::build::{Builder, Built};
+use super::error::BlobError;
+use super::open_pack::OpenPack;
+use super::packs::Packs;
+use super::sealed::{SealedPack, encode_index, scan, write_index};
+use crate::env::Env;
+use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::media::is_full;
+
+/// Bytes of a pack read at a time for its CRC.
+const PART_LEN: u64 = 1024 * 1024;
+
+/// How an attempt to seal ended when it did not succeed.
+#[derive(Debug)]
+pub(super) enum NotSealed {
+    /// The store is being closed.
+    Stopped,
+    /// There is no space; it will be tried again.
+    Full,
+    /// A sync failed: what the packs hold is unknown.
+    Failed(io::Error),
+}
+
+/// Seals a full pack. `hurry` keeps the entries as they are, which is much less work.
+pub(super) fn seal(
+    env: &Arc<Env>,
+    packs: &Packs,
+    pack: &Arc<OpenPack>,
+    hurry: bool,
+    stop: &AtomicBool,
+) -> Result<(), NotSealed> {
+    let built = if hurry { None } else { rewrite(env, pack, stop)? };
+    let kept = built.is_none();
+    let built = match built {
+        Some(built) => built,
+        None => in_place(pack)?,
+    };
+    let index = encode_index(env, &built.line, built.index);
+    // Without the file the index is made anew when it is first needed.
+    let _ = write_index(env, &built.line, &index);
+    replace_line(env, &pack.line(), Some(built.line)).map_err(|error| match is_full(&error) {
+        true => NotSealed::Full,
+        false => NotSealed::Failed(error),
+    })?;
+    let sealed = Arc::new(SealedPack::new(Arc::clone(env), built.line));
+    packs.change(|list| {
+        list.open.retain(|other| !Arc::ptr_eq(other, pack));
+        list.sealed.push(sealed);
+    });
+    if !kept {
+        pack.retire();
+    }
+    Ok(())
+}
+
+/// Replaces the line of a pack in the manifest, or takes it out.
+pub(super) fn replace_line(env: &Env, old: &FileEntry, new: Option<FileEntry>) -> io::Result<()> {
+    env.manifest.update(|state| {
+        let is_old = |file: &FileEntry| {
+            let place = (file.kind, file.base, file.generation);
+            place == (FileKind::Pack, old.base, old.generation)
+        };
+        state.files.retain(|file| !is_old(file));
+        state.files.extend(new);
+    })
+}
+
+/// Writes the next generation, or nothing when that cannot be done and the pack has to stay as it
+/// is: there is no space for another, or an entry is damaged, which is to be told when it is read.
+fn rewrite(
+    env: &Arc<Env>,
+    pack: &Arc<OpenPack>,
+    stop: &AtomicBool,
+) -> Result<Option<Built>, NotSealed> {
+    let line = pack.line();
+    let Ok(mut builder) = Builder::create(env, (line.base, line.generation + 1), line.length)
+    else {
+        return Ok(None);
+    };
+    let mut walk = pack.walk();
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            builder.abandon();
+            return Err(NotSealed::Stopped);
+        }
+        let added = match walk.next() {
+            Ok(Some(entry)) => builder.add(entry),
+            Ok(None) => break,
+            Err(error) => Err(error),
+        };
+        if added.is_err() {
+            builder.abandon();
+            return Ok(None);
+        }
+    }
+    if walk.hole().is_some() {
+        builder.abandon();
+        return Ok(None);
+    }
+    Ok(finish(env, builder).ok())
+}
+
+/// Ends a generation and reads it back from the disk.
+pub(super) fn finish(env: &Env, builder: Builder) -> Result<Built, BlobError> {
+    let built = builder.finish()?;
+    match built.verify(env) {
+        Ok(()) => Ok(built),
+        Err(error) => {
+            let path = env.blob_path(built.line.base, built.line.generation, "pack");
+            // What stays is removed at the next open.
+            let _ = env.files.remove(&path);
+            Err(error)
+        }
+    }
+}
+
+/// Seals the file as it is.
+fn in_place(pack: &Arc<OpenPack>) -> Result<Built, NotSealed> {
+    let failed = |error: BlobError| NotSealed::Failed(error.into());
+    let media = pack.media();
+    pack.sync().map_err(NotSealed::Failed)?;
+    // Nothing is added any more: the zeros to the end of the file are final too.
+    media.publish(media.len());
+    let (mut crc, mut at) = (crc32fast::Hasher::new(), 0);
+    while at < media.len() {
+        let to = (at + PART_LEN).min(media.len());
+        let part = media.view(at..to).map_err(|error| failed(BlobError::io(media.path(), error)));
+        crc.update(&part?);
+        at = to;
+    }
+    let (index, _) = scan(media, pack.salt()).map_err(failed)?;
+    let state = FileState::Sealed;
+    let count = index.len() as u64;
+    let line = FileEntry { state, length: media.len(), crc: crc.finalize(), count, ..pack.line() };
+    Ok(Built { line, index })
+}

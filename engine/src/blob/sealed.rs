@@ -1,0 +1,254 @@
+//! A sealed pack: it never changes, is opened when it is first needed, and finds blobs through its
+//! `.pidx`, which is made again from the pack when it is missing or damaged.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::{io, mem};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::entry::Entry;
+use super::error::BlobError;
+use super::found::{Blocks, Found};
+use super::open_pack::read_header;
+use super::walk::Walk;
+use crate::env::Env;
+use crate::format::file::{FileHeader, FormatError, Magic};
+use crate::format::pack::{BlockTable, EntryKind};
+use crate::format::pack_index::{self, IndexEntry, PackIndex};
+use crate::format::super_file::FileEntry;
+use crate::media::Media;
+use crate::value::BlobHash;
+
+/// A sealed pack.
+#[derive(Debug)]
+pub(super) struct SealedPack {
+    env: Arc<Env>,
+    line: FileEntry,
+    opened: RwLock<Option<Arc<Opened>>>,
+    used: AtomicU64,
+    retired: AtomicBool,
+}
+
+/// The files of a sealed pack while they are open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    media: Arc<dyn Media>,
+    salt: u32,
+    index: PackIndex<Bytes>,
+    /// Whether the entries of the index passed their CRC, once they were looked at.
+    entries: OnceLock<bool>,
+    /// Where the pack is damaged, if that was seen when the index was made from it. A blob that is
+    /// not in such an index may have been there.
+    damage: Option<u64>,
+}
+
+impl Opened {
+    /// False when no blob of the pack has the prefix of this hash.
+    pub(super) fn may_hold(&self, hash: &BlobHash) -> bool {
+        self.index.may_hold(hash.prefix())
+    }
+
+    fn miss(&self) -> Result<Option<Found>, BlobError> {
+        match self.damage {
+            None => Ok(None),
+            Some(at) => Err(BlobError::corrupt(self.media.path(), at, FormatError::Crc)),
+        }
+    }
+}
+
+impl SealedPack {
+    pub(super) const fn new(env: Arc<Env>, line: FileEntry) -> Self {
+        Self {
+            env,
+            line,
+            opened: RwLock::new(None),
+            used: AtomicU64::new(0),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    /// The pack's line in the manifest.
+    pub(super) const fn line(&self) -> &FileEntry {
+        &self.line
+    }
+
+    /// When the pack was last used, as [`opened`](Self::opened) was told.
+    pub(super) fn last_used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether its files are open.
+    pub(super) fn is_open(&self) -> bool {
+        self.opened.read().is_some()
+    }
+
+    /// Lets go of the files; whoever reads them keeps them.
+    pub(super) fn close(&self) {
+        *self.opened.write() = None;
+    }
+
+    /// The files go when the last who uses the pack lets go of it.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// The open files; `now` is a number that only grows.
+    pub(super) fn opened(&self, now: u64) -> Result<Arc<Opened>, BlobError> {
+        self.used.store(now, Ordering::Relaxed);
+        if let Some(opened) = &*self.opened.read() {
+            return Ok(Arc::clone(opened));
+        }
+        let mut slot = self.opened.write();
+        if let Some(opened) = &*slot {
+            return Ok(Arc::clone(opened));
+        }
+        let path = self.env.blob_path(self.line.base, self.line.generation, "pack");
+        let media =
+            self.env.files.open_sealed(&path).map_err(|error| BlobError::io(&path, error))?;
+        if media.len() != self.line.length {
+            return Err(BlobError::corrupt(&path, media.len(), FormatError::Short));
+        }
+        let salt = read_header(&media, &self.line)?.salt;
+        let (index, damage) = match self.load_index() {
+            Some(index) if index.check_filter().is_ok() => (index, None),
+            _ => self.make_index(&media, salt)?,
+        };
+        let opened = Arc::new(Opened { media, salt, index, entries: OnceLock::new(), damage });
+        *slot = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// The index as it lies on disk, if it is this pack's.
+    fn load_index(&self) -> Option<PackIndex<Bytes>> {
+        let path = self.env.blob_path(self.line.base, self.line.generation, "pidx");
+        let media = self.env.files.open_sealed(&path).ok()?;
+        let index = PackIndex::open(media.view(0..media.len()).ok()?).ok()?;
+        let header = index.header();
+        let named = (header.file, header.base, header.generation);
+        let wanted = (self.line.uuid, self.line.base, self.line.generation);
+        (named == wanted && index.count() as u64 == self.line.count).then_some(index)
+    }
+
+    /// Makes the index from the pack. One that cannot be written is kept in memory.
+    fn make_index(
+        &self,
+        media: &Arc<dyn Media>,
+        salt: u32,
+    ) -> Result<(PackIndex<Bytes>, Option<u64>), BlobError> {
+        let (entries, damage) = scan(media, salt)?;
+        let bytes = encode_index(&self.env, &self.line, entries);
+        if damage.is_none() {
+            // The pack can be read without the file; the next open tries again.
+            let _ = write_index(&self.env, &self.line, &bytes);
+        }
+        let index = PackIndex::open(Bytes::from(bytes));
+        Ok((index.map_err(|what| BlobError::corrupt(media.path(), 0, what))?, damage))
+    }
+
+    /// Opens the pack anew with an index made from it.
+    fn reindex(&self, opened: &Arc<Opened>) -> Result<Arc<Opened>, BlobError> {
+        let (media, salt) = (Arc::clone(&opened.media), opened.salt);
+        let (index, damage) = self.make_index(&media, salt)?;
+        let entries = OnceLock::from(true);
+        let opened = Arc::new(Opened { media, salt, index, entries, damage });
+        *self.opened.write() = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// Looks for a blob in the open files.
+    pub(super) fn find(
+        &self,
+        opened: &Arc<Opened>,
+        hash: &BlobHash,
+        blocks: &Blocks,
+    ) -> Result<Option<Found>, BlobError> {
+        if !opened.may_hold(hash) {
+            return opened.miss();
+        }
+        let sound = *opened.entries.get_or_init(|| opened.index.check_entries().is_ok());
+        let opened = if sound { Arc::clone(opened) } else { self.reindex(opened)? };
+        for candidate in opened.index.find(hash.prefix()) {
+            let entry = Entry::read(&opened.media, u64::from(candidate.slot) * 8, opened.salt)?;
+            if entry.header().kind != EntryKind::Block {
+                if entry.header().hash == *hash {
+                    return Ok(Some(Found::Entry(entry)));
+                }
+                continue;
+            }
+            let block = blocks.get(self.line.uuid, &entry)?;
+            let number = candidate.number;
+            if block.table().row(number).is_some_and(|(other, _)| other == *hash) {
+                return Ok(Some(Found::Row { block, number, entry }));
+            }
+        }
+        opened.miss()
+    }
+}
+
+impl Drop for SealedPack {
+    fn drop(&mut self) {
+        if mem::take(self.retired.get_mut()) {
+            // What stays is in no manifest, and the next open removes it.
+            for extension in ["pidx", "pack"] {
+                let path = self.env.blob_path(self.line.base, self.line.generation, extension);
+                let _ = self.env.files.remove(&path);
+            }
+        }
+    }
+}
+
+/// Where every blob of a pack lies, and the first place where something is damaged.
+pub(super) fn scan(
+    media: &Arc<dyn Media>,
+    salt: u32,
+) -> Result<(Vec<IndexEntry>, Option<u64>), BlobError> {
+    let mut found = Vec::new();
+    let mut damage = None;
+    let mut walk = Walk::new(media, salt);
+    while let Some(entry) = walk.next()? {
+        let slot = (entry.at() / 8) as u32;
+        if entry.header().kind != EntryKind::Block {
+            found.push(IndexEntry { prefix: entry.header().hash.prefix(), slot, number: 0 });
+            continue;
+        }
+        let table = entry.stored().and_then(|stored| {
+            BlockTable::read(entry.header(), &stored).map_err(|what| entry.corrupt(what))
+        });
+        match table {
+            Ok(table) => {
+                found.extend(table.rows().zip(0..).map(|((hash, _), number)| IndexEntry {
+                    prefix: hash.prefix(),
+                    slot,
+                    number,
+                }))
+            }
+            Err(error) if error.is_corrupt() => damage = damage.or(Some(entry.at())),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((found, damage.or(walk.hole())))
+}
+
+/// The bytes of the index of a pack.
+pub(super) fn encode_index(env: &Env, line: &FileEntry, entries: Vec<IndexEntry>) -> Vec<u8> {
+    let header = FileHeader {
+        magic: Magic::PackIndex,
+        salt: 0,
+        store: env.manifest.state().store,
+        file: line.uuid,
+        base: line.base,
+        generation: line.generation,
+    };
+    pack_index::encode(&header, entries)
+}
+
+/// Puts the index of a pack in its place.
+pub(super) fn write_index(env: &Env, line: &FileEntry, bytes: &[u8]) -> io::Result<()> {
+    let path = env.blob_path(line.base, line.generation, "pidx");
+    let unfinished = path.with_extension("pidx.tmp");
+    env.files.write_new(&unfinished, bytes)?;
+    env.files.rename(&unfinished, &path)?;
+    env.files.sync_dir(&env.blob_dir())
+}

@@ -1,0 +1,236 @@
+//! Taking blobs in: what is there already is not written again, the rest goes to the end of the
+//! active pack, one write for a call. Long blobs get a pack of their own.
+
+use std::io;
+use std::sync::Arc;
+
+use super::Shared;
+use super::build::Builder;
+use super::error::{BlobError, StageError};
+use super::found::Found;
+use super::open_pack::OpenPack;
+use super::prepared::Prepared;
+use super::sealed::{Opened, SealedPack, encode_index, write_index};
+use crate::format::file::FILE_HEADER_LEN;
+use crate::format::pack::{CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader};
+use crate::format::super_file::FileEntry;
+use crate::media::is_full;
+
+/// Bytes collected before they are written to the pack.
+const BUFFER_LEN: usize = 256 * 1024;
+/// Newest sealed packs that a short blob is compared with. A copy of it in an older one costs its
+/// own bytes again, a look into every pack of a large store would cost more.
+const RECENT_MAX: usize = 16;
+
+/// What the one who stages holds.
+#[derive(Debug, Default)]
+pub(super) struct Writing {
+    pub(super) active: Option<Arc<OpenPack>>,
+    /// Where the next entry begins.
+    pub(super) end: u64,
+    /// Entries that end there and are not written yet.
+    buffer: Vec<u8>,
+    recent: Vec<(Arc<SealedPack>, Arc<Opened>)>,
+    recent_version: u64,
+    /// A pack to follow the active one was asked for.
+    asked: bool,
+    pub(super) closed: bool,
+}
+
+impl Writing {
+    fn written(&self) -> u64 {
+        self.end - self.buffer.len() as u64
+    }
+
+    /// Whether the active pack takes an entry of so many bytes.
+    fn has_room(&self, stride: u64) -> bool {
+        self.active.as_ref().is_some_and(|active| self.end + stride <= active.media().len())
+    }
+
+    /// Whether the entry at `at`, not written yet, is this blob.
+    fn buffered(&self, at: u64, blob: &Prepared) -> bool {
+        let from = (at - self.written()) as usize;
+        let entry = self.buffer.get(from..).unwrap_or_default();
+        let same = EntryHeader::read(entry).is_ok_and(|header| header.hash == blob.hash());
+        let stored = entry.get(ENTRY_HEADER_LEN..).unwrap_or_default();
+        same && blob.raw().is_some_and(|bytes| stored.starts_with(bytes))
+    }
+}
+
+impl Shared {
+    /// Stores blobs, findable at once and durable after the next sync.
+    pub(super) fn stage(&self, blobs: &[Prepared]) -> Result<(), StageError> {
+        let alone = |blob: &&Prepared| self.is_alone(blob);
+        for blob in blobs.iter().filter(alone).filter(|blob| !self.has_long(blob)) {
+            self.usable(false)?;
+            self.own_pack(blob)?;
+        }
+        let mut writing = self.writing.lock();
+        self.usable(writing.closed)?;
+        let rest = |blob: &&Prepared| !self.is_alone(blob);
+        let staged = blobs.iter().filter(rest).try_for_each(|blob| self.one(&mut writing, blob));
+        match staged {
+            Err(StageError::Failed(_)) => staged,
+            // What was taken before an error that breaks nothing stays: it is whole.
+            _ => self.flush(&mut writing).and(staged),
+        }
+    }
+
+    fn is_alone(&self, blob: &Prepared) -> bool {
+        let room = self.env.options.pack_bytes - FILE_HEADER_LEN as u64;
+        !blob.is_known() && blob.header(0).stride() > room / 4
+    }
+
+    fn one(&self, writing: &mut Writing, blob: &Prepared) -> Result<(), StageError> {
+        if self.has(writing, blob) {
+            return Ok(());
+        }
+        if blob.is_known() {
+            return Err(StageError::Refused(io::ErrorKind::Interrupted.into()));
+        }
+        let stride = blob.header(0).stride();
+        if !writing.has_room(stride) {
+            self.roll(writing)?;
+        }
+        let Some(active) = writing.active.clone() else {
+            return Err(StageError::Refused(io::ErrorKind::NotFound.into()));
+        };
+        let at = writing.end;
+        if blob.stored_len() < CHUNK_LEN as u64 {
+            let buffer = &mut writing.buffer;
+            let taken = blob.entry(active.salt(), &mut |piece| {
+                buffer.extend_from_slice(piece);
+                Ok(())
+            });
+            taken.map_err(StageError::Refused)?;
+            writing.end += stride;
+        } else {
+            self.flush(writing)?;
+            let mut place = at;
+            let written = blob.entry(active.salt(), &mut |piece| {
+                active.media().write_at(place, piece)?;
+                place += piece.len() as u64;
+                Ok(())
+            });
+            written.map_err(|error| self.fail(error))?;
+            writing.end += stride;
+            active.media().publish(writing.end);
+        }
+        active.insert(&blob.hash(), at);
+        if writing.buffer.len() >= BUFFER_LEN {
+            self.flush(writing)?;
+        }
+        if !writing.asked && writing.end > active.media().len() / 2 {
+            writing.asked = true;
+            self.keeper.want_spare();
+        }
+        Ok(())
+    }
+
+    /// Whether a sound copy of the blob is there. A damaged one does not count: another is written.
+    fn has(&self, writing: &mut Writing, blob: &Prepared) -> bool {
+        let hash = blob.hash();
+        let newest = writing.active.as_ref().and_then(|active| active.newest(&hash));
+        if let Some(at) = newest.filter(|&at| at >= writing.written()) {
+            return writing.buffered(at, blob);
+        }
+        if blob.is_known() || blob.raw().is_none_or(|bytes| bytes.len() >= CHUNK_LEN) {
+            return self.has_long(blob);
+        }
+        let Some(bytes) = blob.raw() else { return false };
+        let same = |found: Result<Option<Found>, BlobError>| {
+            found.ok().flatten().is_some_and(|found| found.is(bytes))
+        };
+        let list = self.packs.list();
+        if list.version != writing.recent_version {
+            writing.recent_version = list.version;
+            let newest = list.sealed.iter().take(RECENT_MAX);
+            let opened = |pack: &Arc<SealedPack>| {
+                Some((Arc::clone(pack), self.packs.opened(&list, pack).ok()?))
+            };
+            writing.recent = newest.filter_map(opened).collect();
+        }
+        list.open.iter().any(|pack| same(pack.find(&hash).map(|found| found.map(Found::Entry))))
+            || writing
+                .recent
+                .iter()
+                .any(|pack| pack.1.may_hold(&hash) && same(self.packs.find_in(pack, &hash)))
+    }
+
+    /// Whether a long blob is there, which was read through when it was prepared.
+    fn has_long(&self, blob: &Prepared) -> bool {
+        let len = self.packs.find(&blob.hash(), |found| Ok(found.len()));
+        !blob.is_rotten() && len.is_ok_and(|len| len == Some(blob.len()))
+    }
+
+    /// Writes what was collected and makes it readable.
+    fn flush(&self, writing: &mut Writing) -> Result<(), StageError> {
+        if writing.buffer.is_empty() {
+            return Ok(());
+        }
+        let Some(active) = &writing.active else { return Ok(()) };
+        let written = active.media().write_at(writing.written(), &writing.buffer);
+        written.map_err(|error| self.fail(error))?;
+        active.media().publish(writing.end);
+        writing.buffer.clear();
+        Ok(())
+    }
+
+    /// Goes on in the pack made ready, or in one made now.
+    fn roll(&self, writing: &mut Writing) -> Result<(), StageError> {
+        self.flush(writing)?;
+        let next = match self.keeper.next_pack(&self.packs) {
+            Ok(Some(spare)) => spare,
+            Ok(None) => self.add_pack(false)?,
+            Err(error) => {
+                self.usable(writing.closed)?;
+                return Err(StageError::harmless(error));
+            }
+        };
+        writing.end = next.media().published();
+        writing.asked = false;
+        if let Some(full) = writing.active.replace(next) {
+            full.set_full();
+            self.keeper.wake();
+        }
+        Ok(())
+    }
+
+    /// Makes a pack and enters it in the manifest.
+    pub(super) fn add_pack(&self, zero: bool) -> Result<Arc<OpenPack>, StageError> {
+        let number = self.next_number();
+        let pack = OpenPack::create(&self.env, number, zero).map_err(StageError::harmless)?;
+        let pack = Arc::new(pack);
+        let line = pack.line();
+        self.enter(line)?;
+        self.packs.change(|list| list.open.push(Arc::clone(&pack)));
+        Ok(pack)
+    }
+
+    fn enter(&self, line: FileEntry) -> Result<(), StageError> {
+        let entered = self.env.manifest.update(|state| state.files.push(line));
+        entered.map_err(|error| match is_full(&error) {
+            true => StageError::Full(error),
+            false => self.fail(error),
+        })
+    }
+
+    /// Writes a pack that holds one long blob, durable when it returns.
+    fn own_pack(&self, blob: &Prepared) -> Result<(), StageError> {
+        let len = FILE_HEADER_LEN as u64 + blob.header(0).stride();
+        let place = (self.next_number(), 0);
+        let mut builder = Builder::create(&self.env, place, len).map_err(StageError::harmless)?;
+        if let Err(error) = builder.prepared(blob) {
+            builder.abandon();
+            return Err(StageError::harmless(error));
+        }
+        let built = builder.finish().map_err(|error| StageError::harmless(error))?;
+        let index = encode_index(&self.env, &built.line, built.index);
+        // Without the file the index is made anew when it is first needed.
+        let _ = write_index(&self.env, &built.line, &index);
+        self.enter(built.line)?;
+        let pack = Arc::new(SealedPack::new(Arc::clone(&self.env), built.line));
+        self.packs.change(|list| list.sealed.push(pack));
+        Ok(())
+    }
+}
