@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use serde_json::{Map, json};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -293,15 +294,10 @@ impl Host {
                 if culprits.contains(&thread_name(create)) {
                     let text = "it crashed the process that runs the modules; \
                                 save it or start it to try again";
-                    let mut frame = report::failure(
-                        key,
-                        Event::FinError,
-                        create,
-                        &ModuleError::new(FailureKind::Wedged, text),
-                        None,
-                    );
-                    frame.origin = None;
-                    frames.push(frame);
+                    let fields = [("code", "crashed"), ("message", text)];
+                    let fields = fields.map(|(name, text)| (name.to_owned(), json!(text)));
+                    let more = Map::from_iter(fields);
+                    frames.push(report::frame(key, Event::FinError, create, more));
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! command under load costs one commit per turn and not one per call.
 
 mod calls;
+mod end;
 mod place;
 
 use std::collections::VecDeque;
@@ -22,10 +23,10 @@ use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
 use self::place::Place;
 use super::backoff::{Backoff, random};
 use super::commit::{Outcome, commit};
-use super::driver::{Ending, is_wedged, stop_isolate, wall_ms};
-use super::store::{Finish, processor_cursor, refused};
+use super::driver::{Ending, is_wedged, wall_ms};
+use super::store::{Finish, processor_cursor};
 use super::version::{Started, Version};
-use crate::isolate::{BackendCode, BackendError, Definition, FailureKind, Isolate, ModuleError};
+use crate::isolate::{Definition, FailureKind, Isolate, ModuleError};
 
 /// Bodies of calls up to so many bytes come with their frames.
 const BODIES_UP_TO: u32 = 16 * 1024;
@@ -229,86 +230,6 @@ impl Command {
         Ok(())
     }
 
-    /// Stores the last frames of a call, and of those that ended meanwhile.
-    async fn finish(&mut self, first: Finish, stop: &CancellationToken) -> Step {
-        let mut finishes = vec![first];
-        let mut count = finishes[0].frames.len();
-        while count < COMMIT_FRAMES_MAX {
-            let Ok(more) = self.finishes.try_recv() else { break };
-            count += more.frames.len();
-            finishes.push(more);
-        }
-        let before = self.place.clone();
-        for finish in &finishes {
-            self.place.running.remove(&finish.call);
-        }
-        let frames = finishes.iter().flat_map(|finish| finish.frames.clone()).collect();
-        match self.offer(frames, stop).await? {
-            Ok(appended) => {
-                let mut stamps = appended.frames.as_slice();
-                for finish in finishes {
-                    let (own, rest) = stamps.split_at(finish.frames.len().min(stamps.len()));
-                    stamps = rest;
-                    let answer = xs_protocol::Appended { frames: own.to_vec(), ..appended.clone() };
-                    // The call may have given up on the answer; it is stored all the same.
-                    let _ = finish.answer.send(Ok(answer));
-                }
-                Ok(())
-            }
-            Err(error) => {
-                // Somebody's frames were refused: one by one each answers for its own.
-                self.place.running = before.running;
-                let alone = finishes.len() == 1;
-                for finish in finishes {
-                    let answer = if alone {
-                        Err(refused(error.clone()))
-                    } else {
-                        self.finish_alone(&finish, stop).await?
-                    };
-                    let _ = finish.answer.send(answer);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    async fn finish_alone(
-        &mut self,
-        finish: &Finish,
-        stop: &CancellationToken,
-    ) -> Step<Result<xs_protocol::Appended, BackendError>> {
-        let ran = self.place.running.remove(&finish.call);
-        let offered = self.offer(finish.frames.clone(), stop).await?;
-        if offered.is_err() && ran {
-            self.place.running.insert(finish.call);
-        }
-        Ok(offered.map_err(refused))
-    }
-
-    /// A call is over. One that succeeded has stored its end by itself.
-    async fn ended(
-        &mut self,
-        call: Queued,
-        result: Result<(), ModuleError>,
-        stop: &CancellationToken,
-    ) -> Step {
-        let Err(error) = result else {
-            self.place.running.remove(&call.input.frame.id());
-            return Ok(());
-        };
-        if is_wedged(&error) {
-            return Err(Ending::Wedged { error, input: Some(call.input.frame.id()) });
-        }
-        let frame = &call.input.frame;
-        // Its end may be stored although the isolate died before it heard of it.
-        if !self.place.running.remove(&frame.id()) && frame.offset().is_some() {
-            return Ok(());
-        }
-        let (code, text) = (error.kind.as_str(), error.message.as_str());
-        let answer = error_frame(&self.version, frame, code, text, Some(&error));
-        self.store(vec![answer], stop).await
-    }
-
     /// The isolate has failed: its calls end with its error, the next ones get a fresh one.
     async fn failed(&mut self, error: ModuleError, stop: &CancellationToken) -> Step {
         while self.calls.len() > 0 {
@@ -384,49 +305,5 @@ impl Command {
                 }
             }
         }
-    }
-
-    /// Ends it: the calls that still run are stopped and answered.
-    async fn end(self, ending: Ending) -> Ending {
-        let Self { version, isolate, mut calls, mut place, mut finishes, cursor, .. } = self;
-        if matches!(ending, Ending::Lost(_)) {
-            return ending;
-        }
-        calls.cancel_all();
-        finishes.close();
-        let mut frames = Vec::new();
-        let ending = match Arc::try_unwrap(isolate) {
-            Ok(isolate) => stop_isolate(isolate, ending).await,
-            Err(shared) => {
-                let grace = std::time::Duration::from_secs(5);
-                let drained = tokio::time::timeout(grace, calls.drain()).await.is_ok();
-                match Arc::try_unwrap(shared) {
-                    Ok(isolate) if drained => stop_isolate(isolate, ending).await,
-                    Ok(_) | Err(_) => ending,
-                }
-            }
-        };
-        while let Ok(finish) = finishes.try_recv() {
-            if place.running.remove(&finish.call) {
-                frames.extend(finish.frames.clone());
-            }
-            drop(finish.answer.send(Err(BackendError::new(BackendCode::Unavailable, "stopped"))));
-        }
-        let client = &version.shared().client;
-        for id in std::mem::take(&mut place.running) {
-            if let Ok(Some(call)) = client.get(Bound::Id(id)).await {
-                let text = "the command was stopped before the call ended; call again";
-                frames.push(error_frame(&version, &call, "interrupted", text, None));
-            }
-        }
-        if !frames.is_empty() {
-            let cursors = vec![place.change(&cursor)];
-            let batch = AppendRequest { frames, cursors, durable: false };
-            if let Err(error) = client.append(&batch).await {
-                // They are still noted as running and will be answered at the next start.
-                tracing::warn!(processor = %version.key, %error, "calls could not be answered");
-            }
-        }
-        ending
     }
 }

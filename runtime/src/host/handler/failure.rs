@@ -1,0 +1,113 @@
+//! What a handler does when its code has failed: with the frame that was being handled, and with
+//! itself.
+
+use serde_json::{Map, json};
+use tokio_util::sync::CancellationToken;
+use xs_engine::{Frame, FrameId, NewFrame, Origin, Ttl};
+
+use super::inputs::Inputs;
+use super::place::{Place, Retry};
+use super::policy::{Decision, decide};
+use super::{Break, Handler, Step};
+use crate::host::driver::{Ending, wall_ms};
+use crate::host::lifecycle::Event;
+use crate::host::report;
+use crate::isolate::{FailureKind, HandlerFailure, LogLevel, ModuleError, Verdict};
+
+impl Handler {
+    /// Does what is to be done about the first input left.
+    pub(super) async fn failed(
+        &mut self,
+        failure: HandlerFailure,
+        inputs: &mut Inputs,
+        stop: &CancellationToken,
+    ) -> Step {
+        let Some((frame, attempt)) = inputs.first() else {
+            return self.failed_alone(failure.error, stop).await;
+        };
+        let id = frame.id();
+        let decision = if failure.error.kind == FailureKind::Wedged {
+            return Err(Break::End(Ending::Wedged { error: failure.error, input: Some(id) }));
+        } else {
+            decide(self.started.definition.on_error, failure.verdict, attempt)
+        };
+        match decision {
+            Decision::Unregister => {
+                let ending = Ending::FinError { error: failure.error, input: Some(id) };
+                return Err(Break::End(ending));
+            }
+            Decision::Retry(wait) => {
+                let due_ms = wall_ms() + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2);
+                let retry = Some(Retry { attempt, due_ms });
+                let next = Place { revision: 0, retry, ..self.place.clone() };
+                let next = Place { offset: self.seen, ..next };
+                let line = self.about(Event::Retrying, &failure.error, &frame);
+                self.store_place(vec![line], next, stop).await?;
+                inputs.retry(Retry { attempt, due_ms });
+            }
+            Decision::Skip => {
+                let text = format!("frame {id} was skipped: {}", failure.error);
+                let create = self.version.create;
+                let line = report::log(&self.version.key, create, LogLevel::Error, &text, None);
+                self.pass(inputs);
+                self.store(vec![line], None, stop).await?;
+            }
+            Decision::Park => {
+                let mut parked = self.about(Event::Parked, &failure.error, &frame);
+                parked.topic = self.version.key.name.topic("parked");
+                parked.ttl = Ttl::Forever;
+                self.pass(inputs);
+                self.store(vec![parked], None, stop).await?;
+            }
+        }
+        if failure.fresh { self.fresh_or_end(Some(id)).await } else { Ok(()) }
+    }
+
+    /// Does what is to be done about a failure that belongs to no frame: of a `tick`, a timer, a
+    /// rejection that nobody handled.
+    pub(super) async fn failed_alone(
+        &mut self,
+        error: ModuleError,
+        stop: &CancellationToken,
+    ) -> Step {
+        if error.kind == FailureKind::Wedged {
+            return Err(Break::End(Ending::Wedged { error, input: None }));
+        }
+        let on_error = self.started.definition.on_error;
+        if decide(on_error, Verdict::Policy, u32::MAX) == Decision::Unregister {
+            return Err(Break::End(Ending::FinError { error, input: None }));
+        }
+        let (key, create) = (&self.version.key, self.version.create);
+        let line = report::log(key, create, LogLevel::Error, &error.to_string(), None);
+        self.store(vec![line], None, stop).await?;
+        self.fresh_or_end(None).await
+    }
+
+    pub(super) async fn fresh_or_end(&mut self, input: Option<FrameId>) -> Step {
+        let fresh = self.fresh().await;
+        fresh.map_err(|error| Break::End(Ending::FinError { error, input }))
+    }
+
+    /// A frame about a failure that names the input as its cause.
+    fn about(&self, event: Event, error: &ModuleError, input: &Frame) -> NewFrame {
+        let (key, create) = (&self.version.key, self.version.create);
+        let mut frame = report::failure(key, event, create, error, Some(input.id()));
+        frame.origin = Some(Origin {
+            processor: create,
+            input: Some(input.id()),
+            input_offset: input.offset(),
+            hops: input.origin().map_or(0, |origin| origin.hops) + 1,
+        });
+        frame
+    }
+
+    pub(super) fn too_many_hops(&self, frame: &Frame) -> NewFrame {
+        let text = "a chain of processors was cut: the frame is the result of too many others";
+        let mut fields = Map::new();
+        fields.insert("code".to_owned(), json!("hops"));
+        fields.insert("frame".to_owned(), json!(frame.id().to_string()));
+        let fields = serde_json::Value::Object(fields).to_string();
+        let (key, create) = (&self.version.key, self.version.create);
+        report::log(key, create, LogLevel::Error, text, Some(&fields))
+    }
+}
