@@ -1,11 +1,16 @@
 //! JavaScript processors of xs: generators, handlers and commands in deno_core isolates, and the
 //! Host that runs them. The only crate that sees deno_core; it owns no data.
 
+mod ext;
 pub mod host;
 pub mod isolate;
 pub mod loader;
 pub mod name;
 pub mod permissions;
 pub mod supervise;
+mod typescript;
+#[cfg(feature = "quickjs")]
+mod wamr_stubs;
 
+pub use isolate::prepare_process;
 pub use name::{Kind, NameError, ProcessorName};

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     Backend, Call, Definition, FailureKind, HandlerReply, Input, IsolateSpec, ModuleError,
 };
+use crate::isolate::stop::Stop;
 use crate::isolate::thread;
 
 /// What the thread is asked to do.
@@ -36,7 +37,7 @@ pub(crate) type Fate = Option<ModuleError>;
 pub struct Isolate {
     requests: mpsc::UnboundedSender<Request>,
     fate: watch::Receiver<Fate>,
-    stop: Arc<thread::Stop>,
+    stop: Arc<Stop>,
 }
 
 impl Isolate {

@@ -3,31 +3,31 @@
 use std::time::Duration;
 
 /// Outputs of one handler call, `ctx.append` and results together.
-pub const OUTPUTS_PER_CALL_MAX: usize = 1_000;
+pub(crate) const OUTPUTS_PER_CALL_MAX: usize = 1_000;
 /// Bytes of the body of one frame that a module makes; larger content goes through `ctx.blob.put`.
-pub const OUTPUT_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const OUTPUT_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of all bodies that one handler call buffers.
-pub const OUTPUT_BYTES_PER_CALL_MAX: usize = 8 * 1024 * 1024;
+pub(crate) const OUTPUT_BYTES_PER_CALL_MAX: usize = 8 * 1024 * 1024;
 /// Frames of a generator or a call that were yielded and are not stored yet.
-pub const OUTSTANDING_FRAMES_MAX: usize = 256;
+pub(crate) const OUTSTANDING_FRAMES_MAX: usize = 256;
 /// Bytes of such frames.
-pub const OUTSTANDING_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(crate) const OUTSTANDING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a body or a file that JavaScript reads in one piece.
-pub const READ_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(crate) const READ_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of a handler's state as JSON.
-pub const STATE_BYTES_MAX: usize = xs_engine::limits::CURSOR_STATE_BYTES_MAX;
+pub(crate) const STATE_BYTES_MAX: usize = xs_engine::limits::CURSOR_STATE_BYTES_MAX;
 /// Frames handed to a handler in one batch.
 pub const INPUTS_MAX: usize = 512;
 /// Characters of one log line; the rest is cut.
-pub const LOG_CHARS_MAX: usize = 10_000;
+pub(crate) const LOG_CHARS_MAX: usize = 10_000;
 /// Streams (reads, tails, calls) that one isolate has open at a time.
-pub const STREAMS_MAX: usize = 256;
+pub(crate) const STREAMS_MAX: usize = 256;
 /// Calls of a command that run side by side unless its definition says less or more.
-pub const CONCURRENCY_DEFAULT: usize = 64;
+pub(crate) const CONCURRENCY_DEFAULT: usize = 64;
 /// The most that a definition may say.
-pub const CONCURRENCY_MAX: usize = 1_024;
+pub(crate) const CONCURRENCY_MAX: usize = 1_024;
 /// The longest `timeout` of a definition.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Limits of one isolate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,12 @@
 
 mod backend;
 mod definition;
+mod engine;
 mod failure;
-mod handle;
-mod limits;
+pub(crate) mod handle;
+pub(crate) mod limits;
+mod parse;
+pub(crate) mod stop;
 mod thread;
 
 use std::collections::BTreeMap;
@@ -21,6 +24,7 @@ use xs_engine::{Frame, FrameId, NewFrame};
 pub use backend::{
     Backend, BackendCode, BackendError, CallRequest, FrameStream, LogLevel, TopicInfo,
 };
+pub use engine::prepare_process;
 pub use definition::{
     ArgSpec, ArgType, Definition, Kind, LastResort, OnError, OutputSpec, PermissionList, StartAt,
 };

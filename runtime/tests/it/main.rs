@@ -1,1 +1,3 @@
-fn main() {}
+//! Tests of the runtime against its public face, in one binary.
+
+mod isolate;

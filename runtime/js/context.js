@@ -1,0 +1,298 @@
+// The `ctx` of every kind of processor, over plain ops. Each run (a handler, a generator, one call)
+// has a scope: its signal, its streams, and whether it is over.
+(function () {
+const { core } = __bootstrap;
+const {
+  op_xs_append, op_xs_append_bytes, op_xs_blob_bytes, op_xs_blob_put, op_xs_call, op_xs_config,
+  op_xs_env, op_xs_fs_bytes, op_xs_fs_list, op_xs_fs_stat, op_xs_fs_text, op_xs_get, op_xs_last,
+  op_xs_last_per_topic, op_xs_log, op_xs_read, op_xs_stream_close, op_xs_stream_next, op_xs_tail,
+  op_xs_topics, op_xs_watch_signal,
+} = core.ops;
+const { parse, stringify } = JSON;
+const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
+const { emit, checkContent, duration, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+
+class Scope {
+  run;
+  over = false;
+  #controller = null;
+  #reason = null;
+  #closers = new Set();
+  constructor(run) {
+    this.run = run;
+  }
+  get signal() {
+    if (this.#controller === null) {
+      this.#controller = new AbortController();
+      if (this.over) this.#controller.abort(this.#reason);
+      // Waiting for the signal alone is a way to wait: such a run is not stalled.
+      else op_xs_watch_signal(this.run);
+    }
+    return this.#controller.signal;
+  }
+  // Ends everything that was opened in this scope.
+  end(reason) {
+    if (this.over) return;
+    this.over = true;
+    this.#reason = reason;
+    for (const close of this.#closers) close();
+    this.#closers.clear();
+    this.#controller?.abort(reason);
+  }
+  onEnd(close) {
+    if (this.over) close();
+    else this.#closers.add(close);
+    return () => this.#closers.delete(close);
+  }
+}
+
+function topicsText(topics, what) {
+  if (typeof topics === "string") return topics;
+  if (Array.isArray(topics) && topics.every((topic) => typeof topic === "string")) return topics.join(",");
+  throw new TypeError(`${what} takes a topic pattern or an array of them, not ${nameOf(topics)}`);
+}
+
+function time(value, what) {
+  if (value instanceof Date) return value.getTime();
+  return Date.now() - duration(value, what);
+}
+
+function readText(options = {}) {
+  const request = { ...options };
+  if (options.topics !== undefined) request.topics = topicsText(options.topics, "read({ topics })");
+  if (options.since !== undefined) request.since = time(options.since, "since");
+  if (options.until !== undefined) request.until = time(options.until, "until");
+  return stringify(request);
+}
+
+// The items of a stream in Rust. It is opened on the first next(), closed by return() and with the
+// scope, after which it has simply ended.
+function stream(scope, open, decode) {
+  let id = null, ready = [], at = 0, over = false, forget = () => {};
+  const close = () => {
+    over = true;
+    if (id !== null) op_xs_stream_close(id);
+  };
+  const iterator = {
+    async next() {
+      for (;;) {
+        if (at < ready.length) return { value: ready[at++], done: false };
+        if (over) return { value: undefined, done: true };
+        if (id === null) {
+          id = await open();
+          forget = scope.onEnd(close);
+          if (over) continue;
+        }
+        const text = await op_xs_stream_next(id);
+        if (text === "") {
+          over = true;
+          forget();
+          return { value: undefined, done: true };
+        }
+        ready = decode(text);
+        at = 0;
+      }
+    },
+    async return(value) {
+      if (!over) close();
+      forget();
+      ready = [];
+      return { value, done: true };
+    },
+    [Symbol.asyncIterator]() {
+      return iterator;
+    },
+    async [Symbol.asyncDispose]() {
+      await iterator.return();
+    },
+  };
+  return iterator;
+}
+
+// Items that come all at once.
+async function* listed(load) {
+  yield* await load();
+}
+
+async function collect(body) {
+  if (body instanceof Blob) return await body.bytes();
+  if (body instanceof ReadableStream) return await new Response(body).bytes();
+  return body;
+}
+
+async function bytesOf(body, what) {
+  const collected = await collect(body);
+  if (typeof collected === "string") return new TextEncoder().encode(collected);
+  if (ArrayBuffer.isView(collected)) return viewBytes(collected);
+  if (collected instanceof ArrayBuffer) return new Uint8Array(collected);
+  throw new TypeError(`${what} takes text, bytes, a Blob or a ReadableStream, not ${nameOf(collected)}`);
+}
+
+function logger(run) {
+  const at = (level) => (message, fields) => {
+    op_xs_log(level, String(message), fields === undefined ? "" : stringify(fields) ?? "");
+  };
+  return Object.freeze({ debug: at(0), info: at(1), warn: at(2), error: at(3) });
+}
+
+// What every kind has. `ready` is awaited before anything is read from the store.
+function base(scope, definition, ready) {
+  const config = parse(op_xs_config());
+  const env = Object.freeze(parse(op_xs_env()));
+  const one = async (text) => (text === "" ? undefined : frames(text)[0]);
+  return {
+    name: definition.name,
+    config,
+    env,
+    get signal() {
+      return scope.signal;
+    },
+    log: logger(scope.run),
+    read: (options) =>
+      stream(scope, async () => (await ready(), op_xs_read(readText(options))), frames),
+    get: async (id) => (await ready(), one(await op_xs_get(String(id)))),
+    last: async (topics) => (await ready(), one(await op_xs_last(topicsText(topics, "last()")))),
+    lastPerTopic: (topics) =>
+      listed(async () => (await ready(), frames(await op_xs_last_per_topic(topicsText(topics, "lastPerTopic()"))))),
+    topics: (topics = "*") =>
+      listed(async () => (await ready(), parse(await op_xs_topics(topicsText(topics, "topics()"))))),
+    blob: Object.freeze({
+      put: async (body) => op_xs_blob_put(await bytesOf(body, "blob.put()")),
+      get: async (hash) => op_xs_blob_bytes(String(hash)),
+      stream: (hash) =>
+        new ReadableStream({
+          async pull(controller) {
+            controller.enqueue(await op_xs_blob_bytes(String(hash)));
+            controller.close();
+          },
+        }),
+    }),
+    call: (name, options = {}) =>
+      stream(scope, async () => {
+        await ready();
+        const body = options.body === undefined ? new Uint8Array(0) : await bytesOf(options.body, "call({ body })");
+        const timeout = options.timeout === undefined ? -1 : duration(options.timeout, "call({ timeout })");
+        return op_xs_call(String(name), stringify(options.args ?? {}), body, timeout);
+      }, frames),
+    fs: Object.freeze({
+      text: async (path) => op_xs_fs_text(String(path)),
+      bytes: async (path) => op_xs_fs_bytes(String(path)),
+      list: async (path) => parse(await op_xs_fs_list(String(path))),
+      stat: async (path) => {
+        const { size, modified, kind } = parse(await op_xs_fs_stat(String(path)));
+        return { size, modified: new Date(modified), kind };
+      },
+    }),
+  };
+}
+
+// `append` of generators and commands: resolves with the frame once it is stored.
+function immediate(scope) {
+  return {
+    append: async (topic, content = {}) => {
+      checkContent(content, "append()");
+      if (typeof topic !== "string" || topic === "") throw new TypeError("append() needs a topic: append(\"my.topic\", { ... })");
+      if (content.topic !== undefined) throw new TypeError("append() takes the topic as its first argument only");
+      const body = content.json === undefined ? await collect(content.body) : stringify(content.json);
+      const meta = content.meta === undefined ? "" : stringify(content.meta) ?? "";
+      const ttl = content.ttl === undefined ? "" : String(content.ttl);
+      const text = body === undefined || body === null || typeof body === "string"
+        ? await op_xs_append(scope.run, topic, meta, ttl, body ?? "")
+        : await op_xs_append_bytes(scope.run, topic, meta, ttl, await bytesOf(body, "append({ body })"));
+      return frames(text)[0];
+    },
+  };
+}
+
+// Dates at a steady pace, the first one at once. A slow consumer skips beats and never gets two
+// for one.
+function every(scope, interval) {
+  const ms = Math.max(1, duration(interval, "every()"));
+  const started = performance.now();
+  let beat = -1, wake = null, timer = null, over = false;
+  const stop = () => {
+    over = true;
+    clearTimeout(timer);
+    wake?.();
+  };
+  const forget = scope.onEnd(stop);
+  const iterator = {
+    async next() {
+      if (over) return { value: undefined, done: true };
+      const passed = performance.now() - started;
+      beat = Math.max(beat + 1, Math.floor(passed / ms));
+      const wait = beat * ms - passed;
+      if (wait > 0) {
+        await new Promise((resolve) => {
+          wake = resolve;
+          timer = setTimeout(resolve, wait);
+        });
+      }
+      return over ? { value: undefined, done: true } : { value: new Date(), done: false };
+    },
+    async return(value) {
+      stop();
+      forget();
+      return { value, done: true };
+    },
+    [Symbol.asyncIterator]() {
+      return iterator;
+    },
+    async [Symbol.asyncDispose]() {
+      await iterator.return();
+    },
+  };
+  return iterator;
+}
+
+const now = () => undefined;
+
+function generatorContext(scope, definition) {
+  return Object.freeze(Object.defineProperties({}, {
+    ...Object.getOwnPropertyDescriptors(base(scope, definition, now)),
+    ...Object.getOwnPropertyDescriptors(immediate(scope)),
+    ...Object.getOwnPropertyDescriptors({
+      every: (interval) => every(scope, interval),
+      tail: (path, options = {}) =>
+        stream(scope, async () => op_xs_tail(scope.run, String(path), options.first === "start"), parse),
+    }),
+  }));
+}
+
+function commandContext(scope, definition, deadline) {
+  return Object.freeze(Object.defineProperties({}, {
+    ...Object.getOwnPropertyDescriptors(base(scope, definition, now)),
+    ...Object.getOwnPropertyDescriptors(immediate(scope)),
+    deadline: { value: new Date(deadline), enumerable: true },
+  }));
+}
+
+// The handler's: outputs are buffered, the state belongs to the driver.
+function handlerContext(scope, definition, call) {
+  return Object.freeze(Object.defineProperties({}, {
+    ...Object.getOwnPropertyDescriptors(base(scope, definition, () => call.ready())),
+    ...Object.getOwnPropertyDescriptors({
+      get state() {
+        return call.state;
+      },
+      set state(value) {
+        call.state = value;
+      },
+      get attempt() {
+        return call.attempt();
+      },
+      append(topic, content = {}) {
+        checkContent(content, "append()");
+        if (typeof topic !== "string" || topic === "") throw new TypeError("append() needs a topic: append(\"my.topic\", { ... })");
+        if (content.topic !== undefined) throw new TypeError("append() takes the topic as its first argument only");
+        if (content.body instanceof Blob || content.body instanceof ReadableStream) {
+          throw new TypeError("a handler's append() is buffered and cannot wait: await the text or bytes first");
+        }
+        emit(scope.run, call.index, topic, content, "append()");
+      },
+    }),
+  }));
+}
+
+return { Scope, generatorContext, commandContext, handlerContext };
+})();

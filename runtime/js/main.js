@@ -1,0 +1,112 @@
+// Builds the global object of a module: the web platform, loaded on first use, and nothing that
+// leads to ops. Everything not on the committed list (globals.txt) is deleted before user code runs.
+((globalThis) => {
+const { core } = __bootstrap;
+const { op_xs_log, op_xs_random, op_xs_uuid } = core.ops;
+const load = core.loadExtScript;
+
+const WEB = {
+  "ext:deno_web/00_url.js": ["URL", "URLSearchParams"],
+  "ext:deno_web/01_dom_exception.js": ["DOMException", "QuotaExceededError"],
+  "ext:deno_web/01_urlpattern.js": ["URLPattern"],
+  "ext:deno_web/02_event.js": ["CloseEvent", "CustomEvent", "ErrorEvent", "Event", "EventTarget", "MessageEvent", "ProgressEvent", "PromiseRejectionEvent"],
+  "ext:deno_web/02_timers.js": ["clearInterval", "clearTimeout", "setInterval", "setTimeout"],
+  "ext:deno_web/03_abort_signal.js": ["AbortController", "AbortSignal"],
+  "ext:deno_web/05_base64.js": ["atob", "btoa"],
+  "ext:deno_web/06_streams.js": [
+    "ByteLengthQueuingStrategy", "CountQueuingStrategy", "ReadableByteStreamController", "ReadableStream",
+    "ReadableStreamBYOBReader", "ReadableStreamBYOBRequest", "ReadableStreamDefaultController",
+    "ReadableStreamDefaultReader", "TransformStream", "TransformStreamDefaultController", "WritableStream",
+    "WritableStreamDefaultController", "WritableStreamDefaultWriter",
+  ],
+  "ext:deno_web/08_text_encoding.js": ["TextDecoder", "TextDecoderStream", "TextEncoder", "TextEncoderStream"],
+  "ext:deno_web/09_file.js": ["Blob", "File"],
+  "ext:deno_web/13_message_port.js": ["MessageChannel", "MessagePort", "structuredClone"],
+  "ext:deno_web/14_compression.js": ["CompressionStream", "DecompressionStream"],
+  "ext:deno_web/15_performance.js": ["Performance", "PerformanceEntry", "PerformanceMark", "PerformanceMeasure", "performance"],
+  "ext:deno_fetch/20_headers.js": ["Headers"],
+  "ext:deno_fetch/21_formdata.js": ["FormData"],
+  "ext:deno_fetch/23_request.js": ["Request"],
+  "ext:deno_fetch/23_response.js": ["Response"],
+};
+
+const { defineProperty } = Object;
+
+function lazily(name, get) {
+  defineProperty(globalThis, name, {
+    configurable: true,
+    enumerable: false,
+    get() {
+      const value = get();
+      defineProperty(globalThis, name, { value, configurable: true, enumerable: false, writable: true });
+      return value;
+    },
+    set(value) {
+      defineProperty(globalThis, name, { value, configurable: true, enumerable: false, writable: true });
+    },
+  });
+}
+
+for (const [script, names] of Object.entries(WEB)) {
+  for (const name of names) lazily(name, () => load(script)[name]);
+}
+
+// deno_fetch speaks of Deno's flags; the author needs the line to add.
+lazily("fetch", () => {
+  const { fetch: plain } = load("ext:deno_fetch/26_fetch.js");
+  return async function fetch(input, init = undefined) {
+    try {
+      return await plain(input, init);
+    } catch (error) {
+      const denied = /net access to "([^"]*)"/.exec(error?.message ?? "");
+      if (denied === null) throw error;
+      const message = `network access to ${denied[1]} is not allowed; add permissions: { net: ["${denied[1]}"] } to the definition`;
+      throw Object.assign(new Error(message), { name: "NotCapable" });
+    }
+  };
+});
+
+// A plain value: v8x reads globalThis.console while it restores a snapshot.
+const LEVELS = { debug: 0, log: 1, info: 1, dir: 1, table: 1, trace: 2, warn: 2, error: 3, assert: 3 };
+const METHODS = [...Object.keys(LEVELS), "count", "countReset", "group", "groupCollapsed", "groupEnd", "time", "timeEnd", "timeLog"];
+let printer = null;
+function printing() {
+  if (printer === null) {
+    const { Console } = load("ext:deno_web/01_console.js");
+    printer = new Console((message, level) => op_xs_log(level, message.replace(/\n$/, ""), ""));
+  }
+  return printer;
+}
+const console = {};
+for (const method of METHODS) console[method] = (...args) => printing()[method](...args);
+defineProperty(globalThis, "console", { value: console, configurable: true, enumerable: false, writable: true });
+
+const VIEWS = [Int8Array, Uint8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array, Uint32Array, BigInt64Array, BigUint64Array];
+defineProperty(globalThis, "crypto", {
+  value: Object.freeze({
+    getRandomValues(array) {
+      if (!VIEWS.some((View) => array instanceof View)) {
+        throw new TypeError("crypto.getRandomValues takes an array of integers such as a Uint8Array");
+      }
+      op_xs_random(new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
+      return array;
+    },
+    randomUUID: () => op_xs_uuid(),
+  }),
+  configurable: true,
+  enumerable: false,
+  writable: true,
+});
+defineProperty(globalThis, "self", { value: globalThis, configurable: true, enumerable: false, writable: true });
+
+
+// Deletes what is not on the list and hands the driver over, once.
+globalThis.__xs_boot = (list) => {
+  const allowed = new Set(list.split("\n").filter((name) => name !== ""));
+  const driver = load("ext:xs_runtime/driver.js");
+  for (const key of Reflect.ownKeys(globalThis)) {
+    if (!allowed.has(typeof key === "symbol" ? key.toString() : key)) delete globalThis[key];
+  }
+  return driver;
+};
+})(globalThis);

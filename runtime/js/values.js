@@ -1,0 +1,239 @@
+// What modules make: outputs and the errors that steer a handler. Turns any value a module returns
+// or yields into the strings that cross to Rust; whatever cannot be a frame is a TypeError that
+// names the fix.
+(function () {
+const { core } = __bootstrap;
+const { op_xs_emit, op_xs_emit_bytes } = core.ops;
+const { stringify } = JSON;
+const { getPrototypeOf } = Object;
+const { isView } = ArrayBuffer;
+
+class Retry extends Error {
+  constructor(reason, options = {}) {
+    super(reason, "cause" in options ? { cause: options.cause } : undefined);
+    this.name = "Retry";
+    this.after = options.after;
+  }
+}
+
+class Park extends Error {
+  constructor(reason, options = {}) {
+    super(reason, "cause" in options ? { cause: options.cause } : undefined);
+    this.name = "Park";
+  }
+}
+
+class Out {
+  #content;
+  constructor(content) {
+    this.#content = content;
+  }
+  static content(out) {
+    return out.#content;
+  }
+  static is(value) {
+    return typeof value === "object" && value !== null && #content in value;
+  }
+}
+
+const CONTENT_KEYS = new Set(["topic", "meta", "body", "json", "ttl"]);
+
+function frame(content) {
+  checkContent(content, "frame()");
+  return new Out({ ...content });
+}
+
+function checkContent(content, where) {
+  if (typeof content !== "object" || content === null) {
+    throw new TypeError(`${where} takes an object such as { meta: {...} } or { body: "..." }`);
+  }
+  for (const key of Object.keys(content)) {
+    if (!CONTENT_KEYS.has(key)) {
+      throw new TypeError(`${where} does not know "${key}"; put it into meta: { meta: { ${key}: ... } }`);
+    }
+  }
+  if (content.body !== undefined && content.json !== undefined) {
+    throw new TypeError(`${where} takes body or json, not both`);
+  }
+}
+
+// Names a value the way its author would.
+function nameOf(value) {
+  if (typeof value !== "object" || value === null) return `a ${typeof value}`;
+  if (Array.isArray(value)) return "an array";
+  return `a ${getPrototypeOf(value)?.constructor?.name ?? "null-prototype object"}`;
+}
+
+function isPlain(value) {
+  const prototype = getPrototypeOf(value);
+  return prototype === null || prototype === Object.prototype;
+}
+
+function metaText(meta, where) {
+  if (meta === undefined || meta === null) return "";
+  if (typeof meta !== "object" || !(isPlain(meta) || typeof meta.toJSON === "function")) {
+    throw new TypeError(`${where}: meta is ${nameOf(meta)}; use a plain object, or { json: ... } for other values`);
+  }
+  let text;
+  try {
+    text = stringify(meta);
+  } catch (error) {
+    throw new TypeError(`${where}: meta is not JSON: ${error.message}`);
+  }
+  return text ?? "";
+}
+
+// The bytes of a view, never of what lies around it.
+function viewBytes(view) {
+  return view instanceof Uint8Array
+    ? view
+    : new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+}
+
+function jsonText(value, where) {
+  let text;
+  try {
+    text = stringify(value);
+  } catch (error) {
+    throw new TypeError(`${where}: json cannot be written: ${error.message}`);
+  }
+  if (text === undefined) throw new TypeError(`${where}: json is ${nameOf(value)}, which JSON does not have`);
+  return text;
+}
+
+// Hands one frame to Rust. `run` says whose it is, `input` which frame of a batch caused it.
+function emit(run, input, topic, content, where) {
+  const meta = metaText(content.meta, where);
+  const ttl = content.ttl === undefined ? "" : String(content.ttl);
+  let body = content.json === undefined ? content.body : jsonText(content.json, where);
+  if (body === undefined || body === null) {
+    op_xs_emit(run, input, topic, meta, ttl, "");
+  } else if (typeof body === "string") {
+    op_xs_emit(run, input, topic, meta, ttl, body);
+  } else if (isView(body)) {
+    op_xs_emit_bytes(run, input, topic, meta, ttl, viewBytes(body));
+  } else if (body instanceof ArrayBuffer) {
+    op_xs_emit_bytes(run, input, topic, meta, ttl, new Uint8Array(body));
+  } else {
+    throw new TypeError(
+      `${where}: body is ${nameOf(body)}; use a string or a Uint8Array, or json: ... for any other value`,
+    );
+  }
+}
+
+// Hands over what run() returned or yielded.
+function output(run, input, value, asBody) {
+  if (value === undefined || value === null) return;
+  if (typeof value === "string") {
+    op_xs_emit(run, input, "", "", "", value);
+  } else if (typeof value !== "object") {
+    const fix = typeof value === "function" ? "call it" : `use { value: ${String(value)} } or String(...)`;
+    throw new TypeError(`${nameOf(value)} cannot become a frame; ${fix}`);
+  } else if (Out.is(value)) {
+    const content = Out.content(value);
+    emit(run, input, content.topic ?? "", content, "frame()");
+  } else if (isView(value)) {
+    op_xs_emit_bytes(run, input, "", "", "", viewBytes(value));
+  } else if (value instanceof ArrayBuffer) {
+    op_xs_emit_bytes(run, input, "", "", "", new Uint8Array(value));
+  } else if (Array.isArray(value)) {
+    for (const item of value) {
+      if (!Out.is(item)) {
+        throw new TypeError("an array cannot become a frame; return frame({ json: [...] }) for one frame, or [frame(...), frame(...)] for several");
+      }
+      output(run, input, item, asBody);
+    }
+  } else if (isPlain(value) || typeof value.toJSON === "function") {
+    if (asBody) op_xs_emit(run, input, "", "", "", jsonText(value, "the result"));
+    else op_xs_emit(run, input, "", metaText(value, "the result"), "", "");
+  } else {
+    throw new TypeError(`${nameOf(value)} cannot become a frame; return a plain object, text, bytes or frame({...})`);
+  }
+}
+
+// A state that JSON would change would differ after a restart: the path of the first such value.
+function unstorable(value, path = "state", seen = []) {
+  switch (typeof value) {
+    case "string":
+    case "boolean":
+      return null;
+    case "number":
+      return Number.isFinite(value) ? null : `${path} is ${value}`;
+    case "object":
+      break;
+    default:
+      return `${path} is ${nameOf(value)}`;
+  }
+  if (value === null) return null;
+  if (seen.includes(value)) return `${path} contains itself`;
+  if (seen.length > 100) return `${path} is nested deeper than 100 levels`;
+  const array = Array.isArray(value);
+  if (!array && !isPlain(value)) return `${path} is ${nameOf(value)}`;
+  if (Object.getOwnPropertySymbols(value).length > 0) return `${path} has a symbol as a key`;
+  seen.push(value);
+  const keys = array ? value.keys() : Object.keys(value);
+  for (const key of keys) {
+    const inner = value[key];
+    const at = array ? `${path}[${key}]` : `${path}.${key}`;
+    const found = unstorable(inner, at, seen);
+    if (found !== null) return found;
+  }
+  seen.pop();
+  return null;
+}
+
+function stateText(state) {
+  const found = unstorable(state);
+  if (found !== null) {
+    throw new TypeError(`${found}, which JSON cannot keep; state must be plain JSON (store dates as text, Maps as objects)`);
+  }
+  return stringify(state);
+}
+
+const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+// Milliseconds of a Duration.
+function duration(value, what) {
+  if (typeof value === "number" && value >= 0 && Number.isFinite(value)) return value;
+  const parts = typeof value === "string" ? /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(value) : null;
+  if (parts === null) {
+    throw new TypeError(`${what} is ${stringify(value) ?? nameOf(value)}; use milliseconds or text such as "500ms", "30s", "5m"`);
+  }
+  return Number(parts[1]) * UNITS[parts[2]];
+}
+
+// What Rust reports about a thrown value: name, message, stack, and what it asks for.
+function describe(error) {
+  let verdict = 0, after = -1, name = "", message, stack = "";
+  try {
+    if (typeof error === "object" && error !== null && typeof error.message === "string") {
+      name = String(error.name ?? "Error");
+      message = error.message;
+      stack = typeof error.stack === "string" ? error.stack : "";
+      if (error.cause !== undefined) message += ` (cause: ${brief(error.cause)})`;
+      if (error instanceof Retry) {
+        verdict = 1;
+        if (error.after !== undefined) after = duration(error.after, "Retry's after");
+      } else if (error instanceof Park) {
+        verdict = 2;
+      }
+    } else {
+      message = `threw ${brief(error)}; throw an Error to have its place reported`;
+    }
+  } catch {
+    message = "threw a value that cannot be shown";
+  }
+  // Rust takes an error without any text for success.
+  if (name === "" && message === "") message = "threw an error without a message";
+  return { name, message, stack, verdict, after };
+}
+
+function brief(value) {
+  if (typeof value === "object" && value !== null && typeof value.message === "string") {
+    return `${value.name ?? "Error"}: ${value.message}`;
+  }
+  return typeof value === "string" ? stringify(value) : typeof value === "object" ? stringify(value) ?? "an object" : String(value);
+}
+
+return { Retry, Park, Out, frame, emit, output, checkContent, stateText, duration, describe, viewBytes, nameOf };
+})();

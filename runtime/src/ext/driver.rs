@@ -1,0 +1,371 @@
+//! Ops of the loop in runtime/js/driver.js: work in, results and failures out. Strings and numbers
+//! only; nothing here panics on what JavaScript hands in.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use deno_core::{JsBuffer, OpState, op2};
+use deno_error::JsErrorBox;
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::bridge::{Bridge, HANDLER_RUN, Run, bridge};
+use super::frames;
+use super::outbox::Outbox;
+use crate::isolate::handle::Request;
+use crate::isolate::{Call, FailureKind, ModuleError, Verdict};
+
+/// The next piece of work: `S` and the state, `B` and frames, `R` and a run, `C` and a call.
+#[op2]
+#[string]
+pub(super) async fn op_xs_next(state: Rc<RefCell<OpState>>) -> String {
+    let bridge = bridge(&state);
+    loop {
+        match bridge.next_request().await {
+            Request::State { saved, answer } => {
+                *bridge.state_answer.borrow_mut() = Some(answer);
+                let text = saved.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                return format!("S{}", text.unwrap_or_default());
+            }
+            Request::Handle { inputs, replies } => {
+                let frames = inputs.iter().map(|input| &input.frame);
+                let text = match inputs.is_empty() {
+                    true => "B".to_owned(),
+                    false => format!("B{}", frames::encode(frames, &*bridge.backend)),
+                };
+                bridge.begin(inputs, replies);
+                return text;
+            }
+            Request::Run { answer } => {
+                let run = bridge.new_run(Run {
+                    outbox: Outbox::new(bridge.backend.clone()),
+                    answer: Some(answer),
+                    origin: bridge.origin(None),
+                    complete: None,
+                    body: None,
+                    results: 0,
+                    _alive: None,
+                });
+                return format!("R{run}");
+            }
+            Request::Call { call, answer } => return begin_call(&bridge, *call, answer),
+        }
+    }
+}
+
+fn begin_call(
+    bridge: &Rc<Bridge>,
+    call: Call,
+    answer: oneshot::Sender<Result<(), ModuleError>>,
+) -> String {
+    let frame = call.input.frame;
+    let over = CancellationToken::new();
+    let run = bridge.new_run(Run {
+        outbox: Outbox::new(bridge.backend.clone()),
+        answer: Some(answer),
+        origin: bridge.origin(Some(&frame)),
+        complete: Some(call.complete),
+        body: frame.hash().zip(call.input.body),
+        results: 0,
+        _alive: Some(over.clone().drop_guard()),
+    });
+    let now = now_ms();
+    let idle = bridge.timeout();
+    let deadline = call.deadline_ms;
+    let shown = deadline.unwrap_or_else(|| now.saturating_add(millis(idle)));
+    let text = frames::encode(std::iter::once(&frame), &*bridge.backend);
+    let work = json!({ "run": run, "frame": text, "deadline": shown });
+    let bridge = Rc::clone(bridge);
+    drop(deno_core::unsync::spawn(async move {
+        let error = tokio::select! {
+            () = over.cancelled() => return,
+            () = call.cancel.cancelled() =>
+                ModuleError::new(FailureKind::Cancelled, "cancelled by the caller"),
+            error = out_of_time(&bridge, run, deadline, idle) => error,
+        };
+        let name = if error.kind == FailureKind::Timeout { "TimeoutError" } else { "AbortError" };
+        let ended = bridge.runs.borrow_mut().remove(&run);
+        if let Some(answer) = ended.and_then(|run| run.answer) {
+            bridge.abort(Some(run), name, &error.message);
+            // The caller may be gone: then the error interests nobody.
+            let _ = answer.send(Err(error));
+            bridge.maybe_idle();
+        }
+    }));
+    format!("C{work}")
+}
+
+/// Resolves when the call's time is over, and also when the call is.
+async fn out_of_time(
+    bridge: &Bridge,
+    run: u32,
+    deadline_ms: Option<u64>,
+    idle: Duration,
+) -> ModuleError {
+    let mut seen = None;
+    loop {
+        let results = bridge.runs.borrow().get(&run).map(|run| run.results);
+        let stuck = seen.replace(results) == Some(results);
+        if results.is_none() || (stuck && deadline_ms.is_none()) {
+            let seconds = idle.as_secs_f64();
+            return ModuleError::new(
+                FailureKind::Timeout,
+                format!("no result for {seconds} s; raise timeout in the definition"),
+            );
+        }
+        match deadline_ms {
+            None => tokio::time::sleep(idle).await,
+            Some(at) => {
+                let left = at.saturating_sub(now_ms());
+                if left == 0 {
+                    return ModuleError::new(FailureKind::Timeout, "the call's deadline has passed");
+                }
+                tokio::time::sleep(Duration::from_millis(left)).await;
+            }
+        }
+    }
+}
+
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, millis)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The next signal to fire.
+#[op2]
+#[string]
+pub(super) async fn op_xs_control(state: Rc<RefCell<OpState>>) -> String {
+    bridge(&state).next_control().await
+}
+
+/// The module came back from a call.
+#[op2(fast)]
+pub(super) fn op_xs_alive(state: &mut OpState) {
+    state.borrow::<Rc<Bridge>>().stop.alive();
+}
+
+/// Which try of its frame the input at `index` is.
+#[op2(fast)]
+pub(super) fn op_xs_attempt(state: &mut OpState, index: u32) -> u32 {
+    let batch = state.borrow::<Rc<Bridge>>().batch.borrow();
+    let input = batch.as_ref().and_then(|batch| batch.inputs.get(index as usize));
+    input.map_or(1, |input| input.attempt)
+}
+
+/// Somebody holds a run's signal.
+#[op2(fast)]
+pub(super) fn op_xs_watch_signal(state: &mut OpState, run: u32) {
+    // A handler's calls have a timeout; only runs without one may wait for nothing but the signal.
+    if run != HANDLER_RUN {
+        state.borrow::<Rc<Bridge>>().watch_signal();
+    }
+}
+
+/// Takes an output with a text body; empty text stands for "not given".
+#[op2(fast)]
+pub(super) fn op_xs_emit(
+    state: &mut OpState,
+    run: u32,
+    input: u32,
+    #[string] topic: String,
+    #[string] meta: String,
+    #[string] ttl: String,
+    #[string] body: String,
+) -> Result<(), JsErrorBox> {
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    bridge.emit(run, input, &topic, meta, &ttl, Bytes::from(body))
+}
+
+/// Takes an output whose body is bytes.
+#[op2]
+pub(super) fn op_xs_emit_bytes(
+    state: &mut OpState,
+    run: u32,
+    input: u32,
+    #[string] topic: String,
+    #[string] meta: String,
+    #[string] ttl: String,
+    #[buffer] body: JsBuffer,
+) -> Result<(), JsErrorBox> {
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    bridge.emit(run, input, &topic, meta, &ttl, Bytes::copy_from_slice(&body))
+}
+
+/// Whether a run has as many frames under way as it may.
+#[op2(fast)]
+pub(super) fn op_xs_full(state: &mut OpState, run: u32) -> bool {
+    let runs = state.borrow::<Rc<Bridge>>().runs.borrow();
+    runs.get(&run).is_some_and(|run| run.outbox.is_full())
+}
+
+/// Resolves when a run may hand over more.
+#[op2]
+pub(super) async fn op_xs_drained(state: Rc<RefCell<OpState>>, run: u32) {
+    let outbox = bridge(&state).runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox));
+    if let Some(outbox) = outbox {
+        outbox.room().await;
+    }
+}
+
+/// Forgets the outputs since the last reply.
+#[op2(fast)]
+pub(super) fn op_xs_undo(state: &mut OpState) {
+    if let Some(batch) = state.borrow::<Rc<Bridge>>().batch.borrow_mut().as_mut() {
+        batch.undo();
+    }
+}
+
+/// The next `done` inputs are handled; empty text stands for an unchanged state.
+#[op2(fast)]
+pub(super) fn op_xs_reply(
+    state: &mut OpState,
+    done: u32,
+    #[string] text: String,
+) -> Result<(), JsErrorBox> {
+    let max = crate::isolate::limits::STATE_BYTES_MAX;
+    if text.len() > max {
+        return Err(JsErrorBox::range_error(format!(
+            "the state is {} bytes of JSON, over the limit of {max}; keep large data in frames or blobs",
+            text.len()
+        )));
+    }
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    let batch = bridge.batch.borrow_mut().take();
+    let rest = batch.and_then(|batch| {
+        batch.reply(done as usize, (!text.is_empty()).then(|| Bytes::from(text)))
+    });
+    *bridge.batch.borrow_mut() = rest;
+    bridge.maybe_idle();
+    Ok(())
+}
+
+/// Resolves when the last reply is committed.
+#[op2]
+pub(super) async fn op_xs_committed(state: Rc<RefCell<OpState>>) {
+    let bridge = bridge(&state);
+    std::future::poll_fn(|cx| match bridge.batch.borrow_mut().as_mut() {
+        Some(batch) => batch.replies.committed.poll_recv(cx).map(|_| ()),
+        None => std::task::Poll::Ready(()),
+    })
+    .await;
+}
+
+/// The call of the input at `index` waits, from now on at most for the definition's timeout; -1:
+/// none does.
+#[op2(fast)]
+pub(super) fn op_xs_waits(state: &mut OpState, index: i32, shared: bool) {
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    let wait = {
+        let mut batch = bridge.batch.borrow_mut();
+        let Some(batch) = batch.as_mut() else { return };
+        batch.wait += 1;
+        batch.waiting = usize::try_from(index).ok().map(|index| (index, shared));
+        if batch.waiting.is_none() {
+            return;
+        }
+        batch.wait
+    };
+    let timeout = bridge.timeout();
+    drop(deno_core::unsync::spawn(async move {
+        tokio::time::sleep(timeout).await;
+        let same = |batch: &super::bridge::Batch| batch.wait == wait && batch.waiting.is_some();
+        if bridge.batch.borrow().as_ref().is_some_and(same) {
+            bridge.end(ModuleError::new(
+                FailureKind::Timeout,
+                format!(
+                    "the call did not finish in {} s; raise timeout in the definition",
+                    timeout.as_secs_f64()
+                ),
+            ));
+        }
+    }));
+}
+
+/// The input at `index` could not be handled.
+#[op2(fast)]
+pub(super) fn op_xs_fail(
+    state: &mut OpState,
+    index: u32,
+    verdict: u32,
+    after_ms: f64,
+    #[string] name: String,
+    #[string] message: String,
+    #[string] stack: String,
+) {
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    let Some(batch) = bridge.batch.borrow_mut().take() else { return };
+    let error = bridge.spec.graph.thrown(&name, &message, &stack);
+    let verdict = match verdict {
+        // A float that is no number of milliseconds saturates, which is what is wanted here.
+        1 => Verdict::Retry { after_ms: (after_ms >= 0.0).then_some(after_ms as u64) },
+        2 => Verdict::Park,
+        _ => Verdict::Policy,
+    };
+    let shared = index as usize > batch.from;
+    batch.fail(index as usize, shared, false, error, verdict);
+    bridge.maybe_idle();
+}
+
+/// A run is over; an empty name and message stand for success. Run 0 is the taking of the state.
+#[op2(fast)]
+pub(super) fn op_xs_finish(
+    state: &mut OpState,
+    run: u32,
+    #[string] name: String,
+    #[string] message: String,
+    #[string] stack: String,
+) {
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    let thrown = !(name.is_empty() && message.is_empty());
+    let failure = thrown.then(|| bridge.spec.graph.thrown(&name, &message, &stack));
+    if run == HANDLER_RUN {
+        let answer = bridge.state_answer.borrow_mut().take();
+        // The Host may have given up waiting.
+        answer.map(|answer| answer.send(failure.map_or(Ok(()), Err)).is_ok());
+        return;
+    }
+    drop(deno_core::unsync::spawn(finish(bridge, run, failure)));
+}
+
+/// Waits until everything of the run is stored, then answers.
+async fn finish(bridge: Rc<Bridge>, run: u32, failure: Option<ModuleError>) {
+    let outbox = {
+        let mut runs = bridge.runs.borrow_mut();
+        let Some(run) = runs.get_mut(&run) else { return };
+        let complete = run.complete.take().filter(|_| failure.is_none());
+        if let Some(complete) = complete {
+            run.outbox.push(complete, None);
+        }
+        Rc::clone(&run.outbox)
+    };
+    outbox.empty().await;
+    let ended = bridge.runs.borrow_mut().remove(&run);
+    let refused =
+        outbox.take_refusal().map(|refusal| ModuleError::new(FailureKind::Store, refusal.message));
+    if let Some(answer) = ended.and_then(|run| run.answer) {
+        // As above.
+        let _ = answer.send(failure.or(refused).map_or(Ok(()), Err));
+    }
+    bridge.maybe_idle();
+}
+
+/// The configuration as JSON.
+#[op2]
+#[string]
+pub(super) fn op_xs_config(state: &mut OpState) -> String {
+    state.borrow::<Rc<Bridge>>().config().to_string()
+}
+
+/// The granted environment variables as JSON.
+#[op2]
+#[string]
+pub(super) fn op_xs_env(state: &mut OpState) -> String {
+    state.borrow::<Rc<Bridge>>().env().to_string()
+}

@@ -1,0 +1,108 @@
+//! The extension that joins JavaScript and Rust: ops in Rust, their faces in runtime/js. Ops take
+//! strings, numbers and buffers only: a richer value from user code could abort the process
+//! (docs/adr/0002-what-crosses.md), and none of them panics.
+
+mod bridge;
+mod driver;
+mod files;
+mod frames;
+mod outbox;
+mod random;
+mod store;
+mod streams;
+
+use std::rc::Rc;
+
+use deno_core::Extension;
+
+pub(crate) use bridge::{Bridge, stalled};
+
+deno_core::extension!(
+    xs_runtime,
+    deps = [deno_webidl, deno_web, deno_fetch],
+    ops = [
+        driver::op_xs_next,
+        driver::op_xs_control,
+        driver::op_xs_alive,
+        driver::op_xs_attempt,
+        driver::op_xs_watch_signal,
+        driver::op_xs_emit,
+        driver::op_xs_emit_bytes,
+        driver::op_xs_full,
+        driver::op_xs_drained,
+        driver::op_xs_undo,
+        driver::op_xs_reply,
+        driver::op_xs_committed,
+        driver::op_xs_waits,
+        driver::op_xs_fail,
+        driver::op_xs_finish,
+        driver::op_xs_config,
+        driver::op_xs_env,
+        store::op_xs_read,
+        store::op_xs_call,
+        store::op_xs_stream_next,
+        store::op_xs_stream_close,
+        store::op_xs_get,
+        store::op_xs_last,
+        store::op_xs_last_per_topic,
+        store::op_xs_topics,
+        store::op_xs_append,
+        store::op_xs_append_bytes,
+        store::op_xs_blob_put,
+        store::op_xs_blob_text,
+        store::op_xs_blob_bytes,
+        store::op_xs_body_now,
+        store::op_xs_log,
+        store::op_xs_id_time,
+        files::op_xs_fs_text,
+        files::op_xs_fs_bytes,
+        files::op_xs_fs_list,
+        files::op_xs_fs_stat,
+        files::op_xs_tail,
+        random::op_xs_random,
+        random::op_xs_uuid,
+    ],
+    lazy_loaded_js = [
+        dir "js",
+        "values.js",
+        "frame.js",
+        "context.js",
+        "driver.js",
+        "api.js",
+        "ext:deno_telemetry/telemetry.ts" = "telemetry.js",
+        "ext:deno_telemetry/util.ts" = "telemetry_util.js",
+        "ext:deno_net/02_tls.js" = "tls.js",
+    ],
+    synthetic_esm = ["xs:module" = "ext:xs_runtime/api.js"],
+    js = [dir "js", "main.js"],
+);
+
+/// The specifier that `import ... from "xs"` resolves to.
+pub(crate) const XS_MODULE: &str = "xs:module";
+
+/// Names that stay on the global object; runtime/js/globals.txt, one a line.
+pub(crate) const GLOBALS: &str = include_str!("../../js/globals.txt");
+
+/// All extensions of an isolate, in the order of their dependencies.
+pub(crate) fn extensions() -> Vec<Extension> {
+    let fetch = deno_fetch::Options {
+        user_agent: concat!("xs/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..deno_fetch::Options::default()
+    };
+    vec![
+        deno_webidl::deno_webidl::init(),
+        deno_web::deno_web::init(
+            std::sync::Arc::<deno_web::BlobStore>::default(),
+            None,
+            false,
+            deno_web::InMemoryBroadcastChannel::default(),
+        ),
+        deno_fetch::deno_fetch::init(fetch),
+        xs_runtime::init(),
+    ]
+}
+
+/// Gives the ops of a runtime what they work on.
+pub(crate) fn install(runtime: &mut deno_core::JsRuntime, bridge: &Rc<Bridge>) {
+    runtime.op_state().borrow_mut().put(Rc::clone(bridge));
+}

@@ -1,0 +1,383 @@
+//! Ops that read and write the store through the Backend.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use deno_core::convert::Uint8Array;
+use deno_core::{JsBuffer, OpState, op2};
+use deno_error::JsErrorBox;
+use futures::future::LocalBoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::oneshot;
+use xs_engine::{BlobHash, Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
+
+use super::bridge::{Bridge, bridge, type_error};
+use super::frames;
+use super::streams::Source;
+use crate::isolate::limits::{LOG_CHARS_MAX, READ_BYTES_MAX};
+use crate::isolate::{Backend, BackendError, CallRequest, FrameStream, LogLevel};
+
+/// Frames handed to JavaScript at once.
+const FRAMES_MAX: usize = 256;
+
+fn refused(error: BackendError) -> JsErrorBox {
+    JsErrorBox::generic(error.message)
+}
+
+/// What `ctx.read()` was given, checked as far as JSON goes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadRequest {
+    topics: Option<String>,
+    from: Option<Place>,
+    after: Option<Place>,
+    before: Option<Place>,
+    since: Option<f64>,
+    until: Option<f64>,
+    last: Option<u64>,
+    limit: Option<u64>,
+    #[serde(default)]
+    reverse: bool,
+    #[serde(default)]
+    follow: bool,
+    #[serde(default)]
+    new: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Place {
+    Offset(u64),
+    Id(String),
+}
+
+impl Place {
+    fn bound(self) -> Result<Bound, JsErrorBox> {
+        Ok(match self {
+            Self::Offset(offset) => Bound::Offset(offset),
+            Self::Id(id) => Bound::Id(FrameId::parse(&id).map_err(type_error)?),
+        })
+    }
+}
+
+impl ReadRequest {
+    fn options(self) -> Result<ReadOptions, JsErrorBox> {
+        let start = match (self.from, self.after, self.last, self.new) {
+            (None, None, None, false) => Start::First,
+            (Some(from), None, None, false) => Start::From(from.bound()?),
+            (None, Some(after), None, false) => Start::After(after.bound()?),
+            (None, None, Some(last), false) => Start::Last(last),
+            (None, None, None, true) => Start::New,
+            _ => return Err(JsErrorBox::type_error("read() takes one of from, after, last and new")),
+        };
+        if self.reverse && self.follow {
+            return Err(JsErrorBox::type_error("read() cannot follow in reverse"));
+        }
+        // Times before 1970 and after the last id saturate, which selects what was meant.
+        let time = |ms: Option<f64>| ms.map(|ms| ms as u64);
+        Ok(ReadOptions {
+            topics: self.topics.as_deref().map_or(Ok(TopicPatterns::all()), topics)?,
+            start,
+            before: self.before.map(Place::bound).transpose()?,
+            since_ms: time(self.since),
+            until_ms: time(self.until),
+            limit: self.limit,
+            reverse: self.reverse,
+            follow: self.follow || self.new,
+        })
+    }
+}
+
+fn topics(text: &str) -> Result<TopicPatterns, JsErrorBox> {
+    TopicPatterns::parse(text).map_err(type_error)
+}
+
+/// Frames of a backend stream, those that are ready together in one text.
+struct Frames {
+    bridge: Rc<Bridge>,
+    stream: FrameStream,
+    failed: Option<JsErrorBox>,
+}
+
+impl Source for Frames {
+    fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
+        async move {
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            let mut ready: Vec<Frame> = Vec::new();
+            let mut next = self.stream.next().await;
+            loop {
+                match next {
+                    Some(Ok(frame)) => ready.push(frame),
+                    // What came before it is handed over first.
+                    Some(Err(error)) => {
+                        self.failed = Some(refused(error));
+                        break;
+                    }
+                    None => break,
+                }
+                if ready.len() >= FRAMES_MAX {
+                    break;
+                }
+                match self.stream.next().now_or_never() {
+                    Some(more) => next = more,
+                    None => break,
+                }
+            }
+            match (ready.is_empty(), self.failed.take()) {
+                (true, Some(error)) => Err(error),
+                (true, None) => Ok(None),
+                (false, failed) => {
+                    self.failed = failed;
+                    Ok(Some(frames::encode(ready.iter(), &*self.bridge.backend)))
+                }
+            }
+        }
+        .boxed_local()
+    }
+}
+
+/// Opens a read; gives its stream's number.
+#[op2(fast)]
+pub(super) fn op_xs_read(
+    state: &mut OpState,
+    #[string] request: String,
+) -> Result<u32, JsErrorBox> {
+    let request: ReadRequest = serde_json::from_str(&request)
+        .map_err(|error| type_error(format!("read() does not understand its options: {error}")))?;
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    let stream = bridge.backend.read(request.options()?);
+    let source = Frames { bridge: Rc::clone(&bridge), stream, failed: None };
+    bridge.streams.open(Box::new(source))
+}
+
+/// Opens a call of another command.
+#[op2]
+pub(super) fn op_xs_call(
+    state: &mut OpState,
+    #[string] name: String,
+    #[string] args: String,
+    #[buffer] body: JsBuffer,
+    timeout_ms: f64,
+) -> Result<u32, JsErrorBox> {
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    let stream = bridge.backend.call(CallRequest {
+        name,
+        args,
+        body: Bytes::copy_from_slice(&body),
+        timeout_ms: (timeout_ms >= 0.0).then_some(timeout_ms as u64),
+    });
+    let source = Frames { bridge: Rc::clone(&bridge), stream, failed: None };
+    bridge.streams.open(Box::new(source))
+}
+
+/// The next items of a stream; empty at its end.
+#[op2]
+#[string]
+pub(super) async fn op_xs_stream_next(
+    state: Rc<RefCell<OpState>>,
+    number: u32,
+) -> Result<String, JsErrorBox> {
+    bridge(&state).streams.next(number).await
+}
+
+/// Ends a stream.
+#[op2(fast)]
+pub(super) fn op_xs_stream_close(state: &mut OpState, number: u32) {
+    state.borrow::<Rc<Bridge>>().streams.close(number);
+}
+
+fn one(frame: Option<Frame>, backend: &dyn Backend) -> String {
+    frame.map(|frame| frames::encode(std::iter::once(&frame), backend)).unwrap_or_default()
+}
+
+/// One frame by id; empty when there is none.
+#[op2]
+#[string]
+pub(super) async fn op_xs_get(
+    state: Rc<RefCell<OpState>>,
+    #[string] id: String,
+) -> Result<String, JsErrorBox> {
+    let backend = bridge(&state).backend.clone();
+    let frame = backend.get(FrameId::parse(&id).map_err(type_error)?).await.map_err(refused)?;
+    Ok(one(frame, &*backend))
+}
+
+/// The newest frame of the topics; empty when there is none.
+#[op2]
+#[string]
+pub(super) async fn op_xs_last(
+    state: Rc<RefCell<OpState>>,
+    #[string] patterns: String,
+) -> Result<String, JsErrorBox> {
+    let backend = bridge(&state).backend.clone();
+    let frame = backend.last(topics(&patterns)?).await.map_err(refused)?;
+    Ok(one(frame, &*backend))
+}
+
+/// The newest frame of each of the topics.
+#[op2]
+#[string]
+pub(super) async fn op_xs_last_per_topic(
+    state: Rc<RefCell<OpState>>,
+    #[string] patterns: String,
+) -> Result<String, JsErrorBox> {
+    let backend = bridge(&state).backend.clone();
+    let frames = backend.last_per_topic(topics(&patterns)?).await.map_err(refused)?;
+    Ok(frames::encode(frames.iter(), &*backend))
+}
+
+/// Counts of the topics as JSON.
+#[op2]
+#[string]
+pub(super) async fn op_xs_topics(
+    state: Rc<RefCell<OpState>>,
+    #[string] patterns: String,
+) -> Result<String, JsErrorBox> {
+    let backend = bridge(&state).backend.clone();
+    let infos = backend.topics(topics(&patterns)?).await.map_err(refused)?;
+    let shown = infos.into_iter().map(|info| {
+        json!({
+            "topic": info.topic, "count": info.count, "bytes": info.bytes,
+            "first": info.first.to_string(), "last": info.last.to_string(),
+        })
+    });
+    Ok(serde_json::Value::Array(shown.collect()).to_string())
+}
+
+async fn append(
+    bridge: Rc<Bridge>,
+    run: u32,
+    topic: String,
+    meta: String,
+    ttl: String,
+    body: Bytes,
+) -> Result<String, JsErrorBox> {
+    let stored = {
+        let mut runs = bridge.runs.borrow_mut();
+        let Some(run) = runs.get_mut(&run) else {
+            return Err(JsErrorBox::generic("this run is over: nothing more can be appended from it"));
+        };
+        let frame = bridge.frame(&topic, meta, &ttl, body, run.origin)?;
+        let (stored, answer) = oneshot::channel();
+        run.outbox.push(frame, Some(stored));
+        run.results += 1;
+        answer
+    };
+    match stored.await {
+        Ok(Ok(frame)) => Ok(one(Some(frame), &*bridge.backend)),
+        Ok(Err(error)) => Err(refused(error)),
+        Err(_) => Err(JsErrorBox::generic("the run ended before the frame was stored")),
+    }
+}
+
+/// Appends at once; gives the stored frame.
+#[op2]
+#[string]
+pub(super) async fn op_xs_append(
+    state: Rc<RefCell<OpState>>,
+    run: u32,
+    #[string] topic: String,
+    #[string] meta: String,
+    #[string] ttl: String,
+    #[string] body: String,
+) -> Result<String, JsErrorBox> {
+    append(bridge(&state), run, topic, meta, ttl, Bytes::from(body)).await
+}
+
+/// As `op_xs_append`, with bytes.
+#[op2]
+#[string]
+pub(super) async fn op_xs_append_bytes(
+    state: Rc<RefCell<OpState>>,
+    run: u32,
+    #[string] topic: String,
+    #[string] meta: String,
+    #[string] ttl: String,
+    #[buffer] body: JsBuffer,
+) -> Result<String, JsErrorBox> {
+    append(bridge(&state), run, topic, meta, ttl, Bytes::copy_from_slice(&body)).await
+}
+
+/// Keeps a blob; gives its hash.
+#[op2]
+#[string]
+pub(super) async fn op_xs_blob_put(
+    state: Rc<RefCell<OpState>>,
+    #[buffer] bytes: JsBuffer,
+) -> Result<String, JsErrorBox> {
+    let backend = bridge(&state).backend.clone();
+    let hash = backend.blob_put(Bytes::copy_from_slice(&bytes)).await.map_err(refused)?;
+    Ok(hash.to_string())
+}
+
+async fn blob(bridge: Rc<Bridge>, hash: &str) -> Result<Bytes, JsErrorBox> {
+    let parsed = BlobHash::parse(hash).map_err(type_error)?;
+    if let Some(bytes) = bridge.body_at_hand(parsed) {
+        return Ok(bytes);
+    }
+    let found = bridge.backend.blob_get(parsed, READ_BYTES_MAX).await.map_err(refused)?;
+    found.ok_or_else(|| JsErrorBox::generic(format!("the store has no blob {hash}")))
+}
+
+/// A body that came with its frame, as text.
+#[op2]
+#[string]
+pub(super) fn op_xs_body_now(state: &mut OpState, #[string] hash: String) -> Option<String> {
+    let hash = BlobHash::parse(&hash).ok()?;
+    let bytes = state.borrow::<Rc<Bridge>>().body_at_hand(hash)?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A blob as text; bytes that are not UTF-8 become U+FFFD.
+#[op2]
+#[string]
+pub(super) async fn op_xs_blob_text(
+    state: Rc<RefCell<OpState>>,
+    #[string] hash: String,
+) -> Result<String, JsErrorBox> {
+    let bytes = blob(bridge(&state), &hash).await?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A blob.
+#[op2]
+pub(super) async fn op_xs_blob_bytes(
+    state: Rc<RefCell<OpState>>,
+    #[string] hash: String,
+) -> Result<Uint8Array, JsErrorBox> {
+    Ok(blob(bridge(&state), &hash).await?.to_vec().into())
+}
+
+/// A line of the processor's log.
+#[op2(fast)]
+pub(super) fn op_xs_log(
+    state: &mut OpState,
+    level: u32,
+    #[string] message: String,
+    #[string] fields: String,
+) {
+    let level = match level {
+        0 => LogLevel::Debug,
+        1 => LogLevel::Info,
+        2 => LogLevel::Warn,
+        _ => LogLevel::Error,
+    };
+    let mut message = message;
+    if let Some((at, _)) = message.char_indices().nth(LOG_CHARS_MAX) {
+        message.truncate(at);
+        message.push_str("...");
+    }
+    let fields = Some(fields).filter(|fields| !fields.is_empty());
+    state.borrow::<Rc<Bridge>>().backend.log(level, message, fields);
+}
+
+/// Milliseconds since 1970 that an id carries; not a number when it is not an id.
+#[op2(fast)]
+pub(super) fn op_xs_id_time(#[string] id: String) -> f64 {
+    FrameId::parse(&id).map_or(f64::NAN, |id| id.time_ms() as f64)
+}

@@ -1,0 +1,115 @@
+//! The JavaScript engine: how the process is prepared for it, how a runtime is made, and the three
+//! calls from Rust into JavaScript that there are. All others go through ops.
+
+use std::rc::Rc;
+use std::sync::Once;
+
+use deno_core::error::{CoreError, JsError};
+use deno_core::{JsRuntime, RuntimeOptions, v8};
+
+use super::thread::Driver;
+use super::{FailureKind, Kind, Limits, ModuleError};
+use crate::ext;
+use crate::loader::GraphLoader;
+
+/// v8x keeps bytecode of every source in the user's home, and runs what it finds there, unless this
+/// is set.
+const NO_BYTECODE_CACHE: &str = "V82JSC_NO_BC_CACHE";
+/// KiB of stack that JavaScript may use.
+const STACK_FLAG: &str = "--stack-size=3072";
+
+/// Prepares the process for JavaScript. Called first in `main`.
+///
+/// # Safety
+/// No other thread may run yet: the environment is changed.
+pub unsafe fn prepare_process() {
+    // SAFETY: the caller promises that there is no other thread to read the environment meanwhile.
+    unsafe { std::env::set_var(NO_BYTECODE_CACHE, "1") };
+}
+
+/// Refuses to run JavaScript in a process that was not prepared for it.
+pub(super) fn require_prepared() -> Result<(), ModuleError> {
+    static READY: Once = Once::new();
+    if std::env::var_os(NO_BYTECODE_CACHE).is_none() {
+        return Err(ModuleError::new(
+            FailureKind::Throw,
+            "the process was not prepared for JavaScript: call prepare_process() first in main",
+        ));
+    }
+    READY.call_once(|| {
+        deno_core::v8_set_flags(vec![String::new(), STACK_FLAG.to_owned()]);
+        JsRuntime::init_platform(None);
+    });
+    Ok(())
+}
+
+/// A runtime with the extensions of xs, before any user code.
+pub(super) fn runtime(loader: Rc<GraphLoader>, limits: &Limits) -> Result<JsRuntime, CoreError> {
+    JsRuntime::try_new(RuntimeOptions {
+        module_loader: Some(loader),
+        extensions: ext::extensions(),
+        create_params: Some(v8::CreateParams::default().heap_limits(0, limits.heap_bytes)),
+        ..RuntimeOptions::default()
+    })
+}
+
+/// Reduces the global object to the list and takes the driver out of it.
+pub(super) fn boot(js: &mut JsRuntime) -> Result<Driver, CoreError> {
+    let list = serde_json::Value::from(ext::GLOBALS);
+    let value = js.execute_script("xs:boot", format!("__xs_boot({list})"))?;
+    deno_core::scope!(scope, js);
+    let value = v8::Local::new(scope, value);
+    let object = v8::Local::<v8::Object>::try_from(value)
+        .expect("runtime/js/driver.js ends with an object");
+    Ok(Driver { object: v8::Global::new(scope, object) })
+}
+
+/// The static fields of the module's default export, as JSON.
+pub(super) fn define(
+    js: &mut JsRuntime,
+    driver: &Driver,
+    namespace: &v8::Global<v8::Object>,
+    kind: Kind,
+    name: &str,
+) -> Result<String, Box<JsError>> {
+    deno_core::scope!(scope, js);
+    let namespace = v8::Local::new(scope, namespace).into();
+    let kind = string(scope, kind.as_str());
+    let name = string(scope, name);
+    call(scope, driver, "define", &[namespace, kind, name])
+}
+
+/// Starts the loop in runtime/js/driver.js; it runs whenever the event loop is polled.
+pub(super) fn start(js: &mut JsRuntime, driver: &Driver) -> Result<(), Box<JsError>> {
+    deno_core::scope!(scope, js);
+    call(scope, driver, "start", &[]).map(|_| ())
+}
+
+fn string<'s>(scope: &mut v8::PinScope<'s, '_>, text: &str) -> v8::Local<'s, v8::Value> {
+    match v8::String::new(scope, text) {
+        Some(text) => text.into(),
+        None => v8::undefined(scope).into(),
+    }
+}
+
+/// Calls one of the driver's functions; its result as text.
+fn call(
+    scope: &mut v8::PinScope<'_, '_>,
+    driver: &Driver,
+    name: &str,
+    args: &[v8::Local<'_, v8::Value>],
+) -> Result<String, Box<JsError>> {
+    v8::tc_scope!(let scope, scope);
+    let object = v8::Local::new(scope, &driver.object);
+    let key = string(scope, name);
+    let function = object.get(scope, key);
+    let function = function.and_then(|value| v8::Local::<v8::Function>::try_from(value).ok());
+    let function = function.expect("runtime/js/driver.js has the function");
+    match function.call(scope, object.into(), args) {
+        Some(value) => Ok(value.to_rust_string_lossy(scope)),
+        None => {
+            let exception = scope.exception().unwrap_or_else(|| v8::undefined(scope).into());
+            Err(JsError::from_v8_exception(scope, exception))
+        }
+    }
+}

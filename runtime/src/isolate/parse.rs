@@ -1,0 +1,285 @@
+//! From the static fields of a default export, as JSON, to a [`Definition`]. Names what is wrong and
+//! what would be right; unknown fields are errors, since they are mostly misspelt ones.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use xs_engine::{FrameId, Topic, TopicPatterns, Ttl};
+
+use super::definition::{
+    ArgSpec, ArgType, Definition, Kind, LastResort, OnError, OutputSpec, PermissionList, StartAt,
+};
+use super::limits::{CONCURRENCY_DEFAULT, CONCURRENCY_MAX, TIMEOUT_MAX};
+use super::{FailureKind, ModuleError};
+
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+const RETRIES_MAX: u32 = 1_000;
+const BACKOFF_DEFAULT: Duration = Duration::from_secs(1);
+const BACKOFF_MAX_DEFAULT: Duration = Duration::from_secs(60);
+const PULSE_MIN: Duration = Duration::from_millis(10);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Fields {
+    about: Option<String>,
+    timeout: Option<f64>,
+    isolation: Option<Isolation>,
+    #[serde(default)]
+    config: Value,
+    permissions: Option<Permissions>,
+    output: Option<Output>,
+    topics: Option<Topics>,
+    start: Option<Start>,
+    on_error: Option<Failing>,
+    pulse: Option<f64>,
+    tick: bool,
+    duplex: Option<bool>,
+    args: Option<Map<String, Value>>,
+    concurrency: Option<usize>,
+    #[serde(default, rename = "state")]
+    _state: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Isolation {
+    Thread,
+    Process,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Permissions {
+    #[serde(default)]
+    net: Vec<String>,
+    #[serde(default)]
+    read: Vec<String>,
+    #[serde(default)]
+    env: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Output {
+    topic: Option<String>,
+    ttl: Option<String>,
+    #[serde(rename = "as")]
+    form: Option<Form>,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Form {
+    Meta,
+    Body,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "topics is a pattern such as \"a.b\", \"a.*\" or \"*\", or an array of them")]
+enum Topics {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "start is \"new\", \"first\" or { after: id }")]
+enum Start {
+    Named(StartName),
+    After { after: String },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StartName {
+    New,
+    First,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "onError is \"unregister\", \"skip\", \"park\" or { retry: n, backoff, max, then }"
+)]
+enum Failing {
+    Now(Resort),
+    Retry { retry: u32, backoff: Option<f64>, max: Option<f64>, then: Option<Resort> },
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Resort {
+    Unregister,
+    Skip,
+    Park,
+}
+
+impl From<Resort> for LastResort {
+    fn from(resort: Resort) -> Self {
+        match resort {
+            Resort::Unregister => Self::Unregister,
+            Resort::Skip => Self::Skip,
+            Resort::Park => Self::Park,
+        }
+    }
+}
+
+fn wrong(message: impl Into<String>) -> ModuleError {
+    ModuleError::new(FailureKind::Definition, message)
+}
+
+fn millis(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value / 1000.0).unwrap_or(Duration::MAX)
+}
+
+/// Reads the fields of a processor of `kind`.
+pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleError> {
+    let fields: Fields = serde_json::from_str(json).map_err(|error| {
+        let text = error.to_string();
+        // The place in a text that the author never saw helps nobody.
+        let what = text.split(" at line ").next().unwrap_or_default();
+        wrong(format!("the definition is not one of a {}: {what}", kind.as_str()))
+    })?;
+    belongs(kind, &fields)?;
+    let timeout = fields.timeout.map_or(TIMEOUT_DEFAULT, millis);
+    if timeout.is_zero() || timeout > TIMEOUT_MAX {
+        return Err(wrong(format!("timeout is more than 0 and at most {TIMEOUT_MAX:?}")));
+    }
+    let concurrency = fields.concurrency.unwrap_or(CONCURRENCY_DEFAULT);
+    if !(1..=CONCURRENCY_MAX).contains(&concurrency) {
+        return Err(wrong(format!("concurrency is between 1 and {CONCURRENCY_MAX}")));
+    }
+    let pulse = fields.pulse.map(millis);
+    if pulse.is_some_and(|pulse| pulse < PULSE_MIN) {
+        return Err(wrong(format!("pulse is at least {PULSE_MIN:?}")));
+    }
+    let permissions = fields.permissions.map(|asked| PermissionList {
+        net: asked.net,
+        read: asked.read,
+        env: asked.env,
+    });
+    Ok(Definition {
+        about: fields.about,
+        timeout,
+        own_process: matches!(fields.isolation, Some(Isolation::Process)),
+        config: fields.config,
+        permissions: permissions.unwrap_or_default(),
+        output: output(fields.output)?,
+        topics: fields.topics.map(topics).transpose()?,
+        start: fields.start.map(start).transpose()?.unwrap_or_default(),
+        on_error: fields.on_error.map(on_error).transpose()?.unwrap_or_default(),
+        pulse: pulse.filter(|_| fields.tick),
+        duplex: fields.duplex.unwrap_or(false),
+        args: fields.args.map(args),
+        concurrency,
+    })
+}
+
+/// Refuses fields of another kind, which would be silently without effect.
+fn belongs(kind: Kind, fields: &Fields) -> Result<(), ModuleError> {
+    let handlers = [
+        ("topics", fields.topics.is_some()),
+        ("start", fields.start.is_some()),
+        ("onError", fields.on_error.is_some()),
+        ("pulse", fields.pulse.is_some()),
+        ("tick", fields.tick),
+        ("state", !fields._state.is_null()),
+    ];
+    let commands = [("args", fields.args.is_some()), ("concurrency", fields.concurrency.is_some())];
+    let generators = [("duplex", fields.duplex.is_some())];
+    let of = [
+        (Kind::Handler, &handlers[..]),
+        (Kind::Command, &commands[..]),
+        (Kind::Generator, &generators[..]),
+    ];
+    for (owner, names) in of {
+        for (name, given) in names {
+            if *given && owner != kind {
+                let (owner, kind) = (owner.as_str(), kind.as_str());
+                return Err(wrong(format!("{name} belongs to a {owner}; this is a {kind}")));
+            }
+        }
+    }
+    if kind == Kind::Handler && fields.topics.is_none() {
+        return Err(wrong("a handler needs topics, for example topics: \"metrics.recv\""));
+    }
+    if fields.tick != fields.pulse.is_some() {
+        return Err(wrong("pulse and tick go together: pulse: \"10s\", tick(ctx) {...}"));
+    }
+    if fields.duplex == Some(true) {
+        return Err(wrong("duplex generators are not offered by this version of xs"));
+    }
+    if matches!(fields.isolation, Some(Isolation::Process)) {
+        return Err(wrong("isolation: \"process\" is not offered by this version of xs"));
+    }
+    Ok(())
+}
+
+fn output(given: Option<Output>) -> Result<OutputSpec, ModuleError> {
+    let Some(given) = given else { return Ok(OutputSpec::default()) };
+    let topic = given.topic.map(|topic| Topic::parse(&topic)).transpose();
+    let topic = topic.map_err(|error| wrong(format!("output.topic: {error}")))?;
+    if topic.as_ref().is_some_and(Topic::is_reserved) {
+        return Err(wrong("output.topic must not begin with xs."));
+    }
+    let ttl = given.ttl.map(|ttl| Ttl::parse(&ttl)).transpose();
+    let ttl = ttl.map_err(|error| wrong(format!("output.ttl: {error}")))?;
+    Ok(OutputSpec {
+        topic,
+        ttl: ttl.unwrap_or_default(),
+        objects_as_body: given.form == Some(Form::Body),
+    })
+}
+
+fn topics(given: Topics) -> Result<TopicPatterns, ModuleError> {
+    let text = match given {
+        Topics::One(text) => text,
+        Topics::Many(texts) => texts.join(","),
+    };
+    TopicPatterns::parse(&text).map_err(|error| wrong(format!("topics: {error}")))
+}
+
+fn start(given: Start) -> Result<StartAt, ModuleError> {
+    Ok(match given {
+        Start::Named(StartName::New) => StartAt::New,
+        Start::Named(StartName::First) => StartAt::First,
+        Start::After { after } => {
+            let id = FrameId::parse(&after);
+            StartAt::After(id.map_err(|error| wrong(format!("start.after: {error}")))?)
+        }
+    })
+}
+
+fn on_error(given: Failing) -> Result<OnError, ModuleError> {
+    match given {
+        Failing::Now(resort) => Ok(OnError::Now(resort.into())),
+        Failing::Retry { retry, .. } if retry == 0 || retry > RETRIES_MAX => {
+            Err(wrong(format!("onError.retry is between 1 and {RETRIES_MAX}")))
+        }
+        Failing::Retry { retry, backoff, max, then } => Ok(OnError::Retry {
+            tries: retry,
+            backoff: backoff.map_or(BACKOFF_DEFAULT, millis),
+            backoff_max: max.map_or(BACKOFF_MAX_DEFAULT, millis),
+            then: then.map(Into::into).unwrap_or_default(),
+        }),
+    }
+}
+
+fn args(given: Map<String, Value>) -> Vec<ArgSpec> {
+    let spec = |(name, spec): (String, Value)| {
+        let text = spec.as_str().unwrap_or_default();
+        let (kind, optional) = match text.strip_suffix('?') {
+            Some(kind) => (kind, true),
+            None => (text, false),
+        };
+        let kind = match kind {
+            "string" => ArgType::String,
+            "number" => ArgType::Number,
+            "boolean" => ArgType::Boolean,
+            // JavaScript checked the words already.
+            _ => ArgType::Json,
+        };
+        ArgSpec { name, kind, optional }
+    };
+    given.into_iter().map(spec).collect()
+}

@@ -1,0 +1,284 @@
+//! How a thread that runs foreign code is watched and ended: one watchdog thread looks at the CPU
+//! clocks of all isolates. Terminating is a strong hint to QuickJS and no bound, so a thread that
+//! does not react is given up and reported as wedged; the Host then restarts.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use deno_core::v8;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, watch};
+
+use super::handle::Fate;
+use super::{FailureKind, Limits, ModuleError};
+
+/// How often the watchdog looks.
+const PERIOD: Duration = Duration::from_millis(50);
+/// How long a terminated thread may take to notice.
+const REACTION: Duration = Duration::from_secs(2);
+
+/// Why execution was terminated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It used the CPU too long.
+    Cpu = 1,
+    /// It reached its heap limit.
+    Heap = 2,
+    /// It was told to stop.
+    Stop = 3,
+}
+
+/// What the handle, the watchdog and the isolate's thread share.
+pub(crate) struct Stop {
+    name: String,
+    limits: Limits,
+    fate: watch::Sender<Fate>,
+    isolate: OnceLock<v8::IsolateHandle>,
+    clock: OnceLock<ThreadClock>,
+    /// Whether the thread is inside JavaScript.
+    busy: AtomicBool,
+    /// Changes whenever the module came back from a call.
+    progress: AtomicU32,
+    reason: AtomicU8,
+    over: AtomicBool,
+    asked: Notify,
+    watch: Mutex<Watch>,
+}
+
+/// The watchdog's notes about one isolate.
+#[derive(Default)]
+struct Watch {
+    progress: u32,
+    slice_start: Option<Duration>,
+    terminate_at: Option<Instant>,
+    give_up_at: Option<Instant>,
+}
+
+impl Stop {
+    pub(super) fn new(name: String, limits: Limits, fate: watch::Sender<Fate>) -> Arc<Self> {
+        let stop = Arc::new(Self {
+            name,
+            limits,
+            fate,
+            isolate: OnceLock::new(),
+            clock: OnceLock::new(),
+            busy: AtomicBool::new(false),
+            progress: AtomicU32::new(0),
+            reason: AtomicU8::new(0),
+            over: AtomicBool::new(false),
+            asked: Notify::new(),
+            watch: Mutex::default(),
+        });
+        watchdog().add(&stop);
+        stop
+    }
+
+    /// Called on the isolate's own thread once it has an isolate.
+    pub(super) fn attach(&self, isolate: v8::IsolateHandle) {
+        // Each is set once: a thread attaches one isolate.
+        let _ = self.clock.set(ThreadClock::of_this_thread());
+        let _ = self.isolate.set(isolate);
+    }
+
+    /// Asks the module to stop; it is terminated when it has not after the limit.
+    pub(crate) fn ask(&self) {
+        let mut watch = self.watch.lock();
+        let terminate_at = Instant::now() + self.limits.stop;
+        watch.terminate_at.get_or_insert(terminate_at);
+        watch.give_up_at.get_or_insert(terminate_at + self.limits.stop);
+        drop(watch);
+        self.asked.notify_one();
+    }
+
+    /// Stops the module without asking.
+    pub(crate) fn kill(&self) {
+        if self.over.load(Ordering::Acquire) {
+            return;
+        }
+        self.terminate(Reason::Stop);
+        self.asked.notify_one();
+    }
+
+    /// Resolves when [`Stop::ask`] or [`Stop::kill`] was called.
+    pub(super) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Ends what runs now and says why; the first reason stands.
+    pub(super) fn terminate(&self, reason: Reason) {
+        let _ = self.reason.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        let mut watch = self.watch.lock();
+        watch.give_up_at.get_or_insert_with(|| Instant::now() + REACTION);
+        drop(watch);
+        if let Some(isolate) = self.isolate.get() {
+            isolate.terminate_execution();
+        }
+    }
+
+    /// Why it was terminated, if it was.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self.reason.load(Ordering::Acquire) {
+            1 => Some(Reason::Cpu),
+            2 => Some(Reason::Heap),
+            3 => Some(Reason::Stop),
+            _ => None,
+        }
+    }
+
+    /// The failure that a termination amounts to.
+    pub(super) fn failure(&self) -> Option<ModuleError> {
+        Some(match self.reason()? {
+            Reason::Cpu => ModuleError::new(
+                FailureKind::Cpu,
+                format!(
+                    "{} ran for {:?} of CPU time without a pause; await something in long loops",
+                    self.name, self.limits.slice
+                ),
+            ),
+            Reason::Heap => ModuleError::new(
+                FailureKind::Heap,
+                format!(
+                    "{} needed more than {} MiB of memory; keep less in variables and state",
+                    self.name,
+                    self.limits.heap_bytes >> 20
+                ),
+            ),
+            Reason::Stop => ModuleError::new(FailureKind::Stopped, "stopped"),
+        })
+    }
+
+    /// Runs JavaScript under the watchdog's eyes.
+    pub(super) fn watched<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.alive();
+        self.busy.store(true, Ordering::Release);
+        let result = run();
+        self.busy.store(false, Ordering::Release);
+        result
+    }
+
+    /// The module came back from a call: its slice begins anew.
+    pub(crate) fn alive(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells everybody how it ended; the first ending stands.
+    pub(super) fn end(&self, error: ModuleError) {
+        self.fate.send_if_modified(|fate| {
+            let first = fate.is_none();
+            fate.get_or_insert(error);
+            first
+        });
+    }
+
+    /// The thread has left JavaScript for good.
+    pub(super) fn over(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// One look of the watchdog.
+    fn check(&self) {
+        if self.over.load(Ordering::Acquire) {
+            return;
+        }
+        let mut watch = self.watch.lock();
+        let now = Instant::now();
+        if watch.give_up_at.is_some_and(|at| now >= at) {
+            drop(watch);
+            self.over();
+            self.end(ModuleError::new(
+                FailureKind::Wedged,
+                format!("{} does not react to being stopped; its thread is given up", self.name),
+            ));
+            return;
+        }
+        if watch.terminate_at.is_some_and(|at| now >= at) {
+            watch.terminate_at = None;
+            drop(watch);
+            self.terminate(Reason::Stop);
+            self.asked.notify_one();
+            return;
+        }
+        let used = self.clock.get().and_then(ThreadClock::now);
+        let progress = self.progress.load(Ordering::Relaxed);
+        if !self.busy.load(Ordering::Acquire) || watch.progress != progress {
+            watch.progress = progress;
+            watch.slice_start = used;
+            return;
+        }
+        let start = *watch.slice_start.get_or_insert(used.unwrap_or_default());
+        let over = used.is_some_and(|used| used.saturating_sub(start) > self.limits.slice);
+        drop(watch);
+        // Again at each look: a termination that falls between two slices is lost.
+        if over || self.reason().is_some() {
+            self.terminate(Reason::Cpu);
+        }
+    }
+}
+
+/// The CPU clock of one thread, readable from others. Reading it after the thread's end is an error
+/// and nothing worse.
+struct ThreadClock(libc::clockid_t);
+
+impl ThreadClock {
+    fn of_this_thread() -> Self {
+        let mut clock = libc::CLOCK_MONOTONIC;
+        // SAFETY: the thread is this one, so its handle is valid, and `clock` outlives the call.
+        let failed = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+        // A wall clock is stricter than a CPU clock: a module would be stopped too early, not late.
+        Self(if failed == 0 { clock } else { libc::CLOCK_MONOTONIC })
+    }
+
+    fn now(&self) -> Option<Duration> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is valid for the write; an id of a thread that is gone gives EINVAL.
+        let failed = unsafe { libc::clock_gettime(self.0, &raw mut time) };
+        let secs = u64::try_from(time.tv_sec).ok()?;
+        let nanos = u32::try_from(time.tv_nsec).ok()?;
+        (failed == 0).then(|| Duration::new(secs, nanos))
+    }
+}
+
+/// The one thread that looks after all isolates of the process.
+struct Watchdog {
+    watched: Mutex<Vec<Weak<Stop>>>,
+    some: Condvar,
+}
+
+fn watchdog() -> &'static Watchdog {
+    static WATCHDOG: OnceLock<&'static Watchdog> = OnceLock::new();
+    WATCHDOG.get_or_init(|| {
+        let dog: &'static Watchdog =
+            Box::leak(Box::new(Watchdog { watched: Mutex::default(), some: Condvar::new() }));
+        // Without it an endless loop would run for ever: not being able to start it is fatal.
+        std::thread::Builder::new()
+            .name("xs-watchdog".to_owned())
+            .spawn(|| dog.run())
+            .expect("the watchdog thread starts when the process does");
+        dog
+    })
+}
+
+impl Watchdog {
+    fn add(&self, stop: &Arc<Stop>) {
+        self.watched.lock().push(Arc::downgrade(stop));
+        self.some.notify_one();
+    }
+
+    fn run(&self) {
+        loop {
+            let mut watched = self.watched.lock();
+            while watched.is_empty() {
+                self.some.wait(&mut watched);
+            }
+            watched.retain(|stop| {
+                stop.upgrade().is_some_and(|stop| {
+                    stop.check();
+                    !stop.over.load(Ordering::Acquire)
+                })
+            });
+            drop(watched);
+            std::thread::sleep(PERIOD);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The files of one module, found by following its imports inside the modules directory.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use xs_engine::BlobHash;
+
+use super::place;
+use crate::isolate::{FailureKind, ModuleError};
+use crate::typescript::{self, Compiled, Import};
+
+/// Files in one graph.
+const FILES_MAX: usize = 256;
+/// Bytes of one file.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of all files of a graph.
+const GRAPH_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// A module and everything it imports, read, checked and with types stripped.
+#[derive(Debug, Clone)]
+pub struct ModuleGraph {
+    entry: String,
+    files: BTreeMap<String, ModuleFile>,
+}
+
+/// One file of a graph.
+#[derive(Debug, Clone)]
+pub(super) struct ModuleFile {
+    pub(super) source: Arc<str>,
+    /// `None` for JSON.
+    pub(super) compiled: Option<Arc<Compiled>>,
+}
+
+/// Where sources come from: the directory, or what was kept of it.
+trait Sources {
+    fn read(&self, path: &str) -> Result<String, String>;
+}
+
+struct Directory<'a>(&'a Path);
+
+impl Sources for Directory<'_> {
+    fn read(&self, path: &str) -> Result<String, String> {
+        let root = self.0.canonicalize().map_err(|error| error.to_string())?;
+        let real = root.join(path).canonicalize().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            _ => error.to_string(),
+        })?;
+        if !real.starts_with(&root) {
+            return Err("it is a link that leads out of the modules directory".to_owned());
+        }
+        let meta = real.metadata().map_err(|error| error.to_string())?;
+        if !meta.is_file() {
+            return Err("it is not a file".to_owned());
+        }
+        if meta.len() > FILE_BYTES_MAX {
+            return Err(format!("it is larger than {FILE_BYTES_MAX} bytes"));
+        }
+        std::fs::read_to_string(real).map_err(|error| error.to_string())
+    }
+}
+
+struct Kept(BTreeMap<String, String>);
+
+impl Sources for Kept {
+    fn read(&self, path: &str) -> Result<String, String> {
+        self.0.get(path).cloned().ok_or_else(|| "it is not among the kept sources".to_owned())
+    }
+}
+
+impl ModuleGraph {
+    /// Reads `entry` (a path relative to `dir`) and all it imports.
+    ///
+    /// # Errors
+    /// [`ModuleError`] for a syntax error, an import that is not allowed and graphs that are too
+    /// large.
+    pub fn load(dir: &Path, entry: &str) -> Result<Self, ModuleError> {
+        Self::collect(entry, &Directory(dir))
+    }
+
+    /// Makes a graph from the sources kept in the store.
+    ///
+    /// # Errors
+    /// As [`ModuleGraph::load`], and when the bytes are not such a blob.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModuleError> {
+        let (entry, files): (String, BTreeMap<String, String>) = serde_json::from_slice(bytes)
+            .map_err(|error| {
+                ModuleError::new(
+                    FailureKind::Import,
+                    format!("the kept source is not [entry, {{path: source}}]: {error}"),
+                )
+            })?;
+        Self::collect(&entry, &Kept(files))
+    }
+
+    fn collect(entry: &str, sources: &dyn Sources) -> Result<Self, ModuleError> {
+        let mut files = BTreeMap::new();
+        let mut bytes = 0;
+        let mut wanted = VecDeque::from([(entry.to_owned(), None)]);
+        while let Some((path, importer)) = wanted.pop_front() {
+            if files.contains_key(&path) {
+                continue;
+            }
+            let fail = |message: String| import_error(&files, importer.as_ref(), message);
+            let source =
+                sources.read(&path).map_err(|why| fail(format!("cannot load {path:?}: {why}")))?;
+            bytes += source.len() as u64;
+            if files.len() >= FILES_MAX || bytes > GRAPH_BYTES_MAX {
+                return Err(fail(format!(
+                    "the module imports more than {FILES_MAX} files or {GRAPH_BYTES_MAX} bytes"
+                )));
+            }
+            let compiled = match path.ends_with(".json") {
+                true => None,
+                false => Some(Arc::new(typescript::compile(&path, &source)?)),
+            };
+            let source: Arc<str> = Arc::from(source);
+            let imports = compiled.as_ref().map_or(&[][..], |compiled| &compiled.imports);
+            for import in imports.iter().filter(|import| import.specifier != "xs") {
+                let error = |message| {
+                    let at = import.at as usize;
+                    place::error_at(FailureKind::Import, message, &path, &source, at)
+                };
+                match join(&path, &import.specifier) {
+                    Ok(target) => wanted.push_back((target, Some((path.clone(), import.clone())))),
+                    // A dynamic import that cannot work throws when it is reached.
+                    Err(_) if import.dynamic => {}
+                    Err(message) => return Err(error(message)),
+                }
+            }
+            files.insert(path, ModuleFile { source, compiled });
+        }
+        Ok(Self { entry: entry.to_owned(), files })
+    }
+
+    /// The path of the module itself, relative to the modules directory.
+    #[must_use]
+    pub fn entry(&self) -> &str {
+        &self.entry
+    }
+
+    /// Paths of all files, relative to the modules directory, in order.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// Hash over the paths and sources of all files.
+    #[must_use]
+    pub fn hash(&self) -> BlobHash {
+        BlobHash::of(&self.to_bytes())
+    }
+
+    /// The sources as one blob, from which [`ModuleGraph::from_bytes`] makes the same graph.
+    ///
+    /// # Panics
+    /// Never: a map of texts is JSON.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let files: BTreeMap<&str, &str> =
+            self.files.iter().map(|(path, file)| (path.as_str(), &*file.source)).collect();
+        serde_json::to_vec(&(&self.entry, files)).expect("a map of texts is JSON")
+    }
+
+    pub(super) fn file(&self, path: &str) -> Option<&ModuleFile> {
+        self.files.get(path)
+    }
+}
+
+/// An error at the import that led to a file, or about the module itself.
+fn import_error(
+    files: &BTreeMap<String, ModuleFile>,
+    importer: Option<&(String, Import)>,
+    message: String,
+) -> ModuleError {
+    match importer.and_then(|(path, import)| Some((path, import, files.get(path)?))) {
+        Some((path, import, file)) => {
+            let at = import.at as usize;
+            place::error_at(FailureKind::Import, message, path, &file.source, at)
+        }
+        None => ModuleError::new(FailureKind::Import, message),
+    }
+}
+
+/// The path that `specifier` means in the file `from`, both relative to the modules directory.
+pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
+    if !(specifier.starts_with("./") || specifier.starts_with("../")) {
+        return Err(foreign(specifier));
+    }
+    let mut path = PathBuf::from(from);
+    path.pop();
+    for part in Path::new(specifier).components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                if !path.pop() {
+                    return Err(format!("import {specifier:?} leads out of the modules directory"));
+                }
+            }
+            Component::Normal(name) => path.push(name),
+            Component::RootDir | Component::Prefix(_) => return Err(foreign(specifier)),
+        }
+    }
+    let path = path.to_string_lossy().into_owned();
+    if ![".js", ".ts", ".json"].iter().any(|ending| path.ends_with(ending)) {
+        return Err(format!("import {specifier:?} needs its ending: .js, .ts or .json"));
+    }
+    Ok(path)
+}
+
+fn foreign(specifier: &str) -> String {
+    if specifier.starts_with('/') || specifier.contains(':') {
+        return format!("import {specifier:?} is not allowed: modules import \"xs\" and relative files");
+    }
+    let (file, package) = (specifier.replace(['/', '@'], "-"), specifier);
+    let file = file.trim_matches('-');
+    format!(
+        "import {package:?} is a package; bundle it into lib/ and import that: \
+         npx esbuild {package} --bundle --format=esm --outfile=lib/{file}.js"
+    )
+}

@@ -1,0 +1,86 @@
+//! The engine's view of a graph: specifiers to paths, paths to code. Knows nothing outside of it.
+
+use std::sync::Arc;
+
+use deno_core::{
+    ModuleLoadOptions, ModuleLoadReferrer, ModuleLoadResponse, ModuleLoader,
+    ModuleResolveResponse, ModuleSource, ModuleSourceCode, ModuleSpecifier, ModuleType,
+    RequestedModuleType, ResolutionKind,
+};
+use deno_error::JsErrorBox;
+
+use super::graph::{ModuleGraph, join};
+use crate::ext::XS_MODULE;
+
+/// What stands before the path of a file in the names the engine sees.
+pub(super) const SCHEME: &str = "file:///";
+
+pub(crate) struct GraphLoader(pub(crate) Arc<ModuleGraph>);
+
+impl GraphLoader {
+    /// The engine's name of a file of the graph.
+    pub(crate) fn specifier(path: &str) -> Result<ModuleSpecifier, JsErrorBox> {
+        ModuleSpecifier::parse(&format!("{SCHEME}{path}"))
+            .map_err(|error| JsErrorBox::type_error(error.to_string()))
+    }
+}
+
+impl ModuleLoader for GraphLoader {
+    fn resolve(
+        &self,
+        specifier: &str,
+        referrer: &str,
+        _kind: ResolutionKind,
+    ) -> ModuleResolveResponse {
+        let parse = |text: &str| {
+            ModuleSpecifier::parse(text).map_err(|error| JsErrorBox::type_error(error.to_string()))
+        };
+        if specifier == "xs" {
+            return parse(XS_MODULE);
+        }
+        if let Some(path) = specifier.strip_prefix(SCHEME)
+            && self.0.file(path).is_some()
+        {
+            return parse(specifier);
+        }
+        let from = referrer.strip_prefix(SCHEME).unwrap_or_default();
+        let path = join(from, specifier).map_err(JsErrorBox::type_error)?;
+        if self.0.file(&path).is_none() {
+            return Err(JsErrorBox::type_error(format!(
+                "import {specifier:?} was not found when the module was loaded; \
+                 a dynamic import takes a literal path"
+            )));
+        }
+        Self::specifier(&path)
+    }
+
+    fn load(
+        &self,
+        specifier: &ModuleSpecifier,
+        _referrer: Option<&ModuleLoadReferrer>,
+        options: ModuleLoadOptions,
+    ) -> ModuleLoadResponse {
+        let path = specifier.as_str().strip_prefix(SCHEME).unwrap_or_default();
+        let Some(file) = self.0.file(path) else {
+            return ModuleLoadResponse::Sync(Err(JsErrorBox::type_error(format!(
+                "{specifier} is not part of the module"
+            ))));
+        };
+        let (code, kind) = match &file.compiled {
+            Some(compiled) => {
+                let code = compiled.code.as_deref().unwrap_or(&file.source);
+                (code.to_owned(), ModuleType::JavaScript)
+            }
+            None if options.requested_module_type == RequestedModuleType::Json => {
+                (file.source.to_string(), ModuleType::Json)
+            }
+            // Without `with { type: "json" }` the file is a module whose default export it is.
+            None => {
+                let text = serde_json::Value::from(&*file.source);
+                (format!("export default JSON.parse({text});"), ModuleType::JavaScript)
+            }
+        };
+        let code = ModuleSourceCode::String(code.into());
+        ModuleLoadResponse::Sync(Ok(ModuleSource::new(kind, code, specifier, None)))
+    }
+}

@@ -1,0 +1,88 @@
+//! What the engine says about a thrown error, in the author's terms: paths in the modules directory,
+//! lines and columns of the source as written, no frames of xs itself.
+
+use super::graph::ModuleGraph;
+use super::place;
+use super::resolve::SCHEME;
+use crate::isolate::{FailureKind, ModuleError};
+
+/// Frames of a stack that are shown.
+const FRAMES_MAX: usize = 20;
+/// Characters of a message.
+const MESSAGE_CHARS_MAX: usize = 8 * 1024;
+
+impl ModuleGraph {
+    /// The error that JavaScript threw, from its name, message and `.stack`.
+    pub(crate) fn thrown(&self, name: &str, message: &str, stack: &str) -> ModuleError {
+        let kind = match name {
+            "NotCapable" => FailureKind::Permission,
+            "SyntaxError" => FailureKind::Syntax,
+            _ => FailureKind::Throw,
+        };
+        let mut text = match (name, message) {
+            ("", message) => message.to_owned(),
+            (name, "") => name.to_owned(),
+            (name, message) => format!("{name}: {message}"),
+        };
+        if let Some((at, _)) = text.char_indices().nth(MESSAGE_CHARS_MAX) {
+            text.truncate(at);
+            text.push_str("...");
+        }
+        let mut error = ModuleError::new(kind, text);
+        let frames: Vec<Frame<'_>> = stack.lines().filter_map(|line| self.frame(line)).collect();
+        let Some(first) = frames.first() else { return error };
+        error = error.at(first.path, first.line, first.column);
+        error.code_frame =
+            self.file(first.path).and_then(|file| place::code_frame(&file.source, first.line, first.column));
+        let mut shown = error.message.clone();
+        for frame in frames.iter().take(FRAMES_MAX) {
+            let at = format!("{}:{}:{}", frame.path, frame.line, frame.column);
+            shown.push_str(&match frame.function {
+                "" => format!("\n    at {at}"),
+                function => format!("\n    at {function} ({at})"),
+            });
+        }
+        error.stack = Some(shown);
+        error
+    }
+
+    /// Reads one line of a stack; `None` when it is not in a file of this graph.
+    fn frame<'a>(&'a self, line: &'a str) -> Option<Frame<'a>> {
+        let (before, rest) = line.trim().strip_prefix("at ")?.split_once(SCHEME)?;
+        let mut parts = rest.trim_end_matches(')').rsplitn(3, ':');
+        let column: u32 = parts.next()?.parse().ok()?;
+        let made: u32 = parts.next()?.parse().ok()?;
+        let named = parts.next()?;
+        let path = self.files().find(|path| *path == named)?;
+        let (line, column) = self.written(path, made, column);
+        let function = before.trim_end_matches('(').trim();
+        Some(Frame { function, path, line, column })
+    }
+
+    /// The author's place of a place in the code that runs; both from 1.
+    fn written(&self, path: &str, line: u32, column: u32) -> (u32, u32) {
+        let compiled = self.file(path).and_then(|file| file.compiled.as_ref());
+        let mappings = compiled.map_or(&[][..], |compiled| &compiled.mappings);
+        let made = (line.saturating_sub(1), column.saturating_sub(1));
+        let after = mappings.partition_point(|mapping| mapping.made <= made);
+        let near = after.checked_sub(1).and_then(|index| mappings.get(index));
+        match near.filter(|mapping| mapping.made.0 == made.0) {
+            Some(mapping) => {
+                let beyond = made.1 - mapping.made.1;
+                // Within one token columns run in step; further out the token's start is closest.
+                let next = mappings.get(after).filter(|next| next.made.0 == made.0);
+                let inside = next.is_none_or(|next| made.1 < next.made.1) && beyond < 2;
+                let column = mapping.written.1 + if inside { beyond } else { 0 };
+                (mapping.written.0 + 1, column + 1)
+            }
+            None => (line, column),
+        }
+    }
+}
+
+struct Frame<'a> {
+    function: &'a str,
+    path: &'a str,
+    line: u32,
+    column: u32,
+}
