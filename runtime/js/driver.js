@@ -44,7 +44,9 @@ class HandlerLoop {
   index = 0;
   #saved = "null";
   #asyncRun = false;
+  #from = 0;
   #barrier = null;
+  #readers = [];
   #stride = 1;
   #scope = new Scope(HANDLER);
   #context;
@@ -56,7 +58,9 @@ class HandlerLoop {
   attempt() {
     return op_xs_attempt(this.index);
   }
+  // Before anything is read: what earlier calls appended has to be in the store.
   async ready() {
+    if (this.#from < this.index) await new Promise((resolve) => this.#readers.push(resolve));
     if (this.#barrier !== null) await this.#barrier;
   }
   load(text) {
@@ -83,19 +87,18 @@ class HandlerLoop {
   async batch(list) {
     if (list.length === 0) return await this.#tick();
     const started = performance.now();
-    let from = 0;
+    this.#from = 0;
     for (let index = 0; index < list.length; index++) {
       if (index % this.#stride === 0) op_xs_alive();
       this.index = index;
       let before = "";
       try {
         // A call that waits commits what came before it: that state has to be known by then.
-        if (this.#asyncRun && index > from) before = this.#changed();
+        if (this.#asyncRun && index > this.#from) before = this.#changed();
         const result = definition.run(list[index], this.#context);
         if (result !== undefined && result !== null) {
           if (isThenable(result)) {
-            const committed = await this.#settle(result, index, from, before);
-            from = committed;
+            await this.#settle(result, index, before);
           } else {
             output(HANDLER, index, result, about.asBody);
           }
@@ -105,7 +108,7 @@ class HandlerLoop {
       }
     }
     this.#stride = performance.now() - started < 0.2 * list.length ? 16 : 1;
-    this.#close(list.length - from, list.length - 1);
+    this.#close(list.length - this.#from, list.length - 1);
   }
   // Ends a group of calls.
   #close(done, last) {
@@ -118,24 +121,27 @@ class HandlerLoop {
     }
     this.#reply(done, text);
   }
-  // Waits for a call's promise; gives back the first input that is not committed yet.
-  async #settle(result, index, from, before) {
+  // Waits for a call's promise. One that is not settled by then is a call that waits: what came
+  // before it is committed first, and it is committed alone.
+  async #settle(result, index, before) {
     const outcome = { settled: false, failed: false, value: undefined };
     Promise.resolve(result).then(
       (value) => (outcome.settled = true, outcome.value = value),
       (error) => (outcome.settled = true, outcome.failed = true, outcome.value = error),
     );
     for (let turn = 0; turn < TURNS && !outcome.settled; turn++) await null;
-    let alone = false;
-    if (!outcome.settled) {
-      if (index > from && this.#asyncRun) {
-        this.#reply(index - from, before);
+    const waits = !outcome.settled;
+    if (waits) {
+      // Without the state before this call (the first time that a plain function gives a promise)
+      // the earlier calls cannot be committed apart from it.
+      if (index > this.#from && this.#asyncRun) {
+        this.#reply(index - this.#from, before);
+        this.#from = index;
         this.#barrier = op_xs_committed();
-        from = index;
       }
-      alone = index === from;
       this.#asyncRun = true;
-      op_xs_waits(index, index > from);
+      op_xs_waits(index, index > this.#from);
+      for (const release of this.#readers.splice(0)) release();
       try {
         outcome.value = await result;
       } finally {
@@ -147,9 +153,9 @@ class HandlerLoop {
       throw outcome.value;
     }
     output(HANDLER, index, outcome.value, about.asBody);
-    if (!alone) return from;
+    if (!waits || index > this.#from) return;
     this.#reply(1, this.#changed());
-    return index + 1;
+    this.#from = index + 1;
   }
   async #tick() {
     this.index = 0;
