@@ -114,9 +114,9 @@ impl Keeper {
                 chores.making_spare = true;
                 return Some(Chore::MakeSpare);
             }
-            let full = list.open.iter().filter(|pack| pack.is_full());
+            let mut full = list.open.iter().filter(|pack| pack.is_full());
             let hurry = full.clone().count() > BACKLOG_MAX;
-            match full.last() {
+            match full.next_back() {
                 None => self.work.wait(&mut chores),
                 Some(_) if chores.stuck => {
                     self.work.wait_for(&mut chores, RETRY);

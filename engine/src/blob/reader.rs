@@ -26,16 +26,19 @@ pub struct BlobReader {
 enum Source {
     /// Checked and whole.
     Memory(Bytes),
-    Stream {
-        bytes: Stored,
-        sha: Sha256,
-        at: Entry,
-    },
+    Stream(Box<Stream>),
+}
+
+/// A long blob on its way out.
+struct Stream {
+    bytes: Stored,
+    sha: Sha256,
+    at: Entry,
 }
 
 enum Stored {
     Raw(Chunks),
-    Zstd(Box<Decoder<'static, Chunks>>),
+    Zstd(Decoder<'static, Chunks>),
 }
 
 impl fmt::Debug for BlobReader {
@@ -80,10 +83,11 @@ impl BlobReader {
                     Ok(decoder.single_frame())
                 });
                 let failed = |_| at.corrupt(FormatError::Field("zstd frame"));
-                Stored::Zstd(Box::new(decoder.map_err(failed)?))
+                Stored::Zstd(decoder.map_err(failed)?)
             }
         };
-        Ok(Self { hash, len, left: len, source: Source::Stream { bytes, sha: Sha256::new(), at } })
+        let stream = Box::new(Stream { bytes, sha: Sha256::new(), at });
+        Ok(Self { hash, len, left: len, source: Source::Stream(stream) })
     }
 
     /// The hash.
@@ -151,7 +155,8 @@ impl BlobReader {
                 out.copy_from_slice(&bytes.split_to(want));
                 want
             }
-            Source::Stream { bytes, sha, at } => {
+            Source::Stream(stream) => {
+                let Stream { bytes, sha, at } = &mut **stream;
                 let count = bytes.read(out).map_err(|error| of_stream(error, at))?;
                 sha.update(&out[..count]);
                 // The last bytes are held back until the hash over all of them was seen.

@@ -224,11 +224,11 @@ pub(super) fn scan(
                     number,
                 }))
             }
-            Err(error) if error.is_corrupt() => damage = damage.or(Some(entry.at())),
+            Err(error) if error.is_corrupt() => damage = damage.or_else(|| Some(entry.at())),
             Err(error) => return Err(error),
         }
     }
-    Ok((found, damage.or(walk.hole())))
+    Ok((found, damage.or_else(|| walk.hole())))
 }
 
 /// The bytes of the index of a pack.

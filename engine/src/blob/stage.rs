@@ -224,7 +224,7 @@ impl Shared {
             builder.abandon();
             return Err(StageError::harmless(error));
         }
-        let built = builder.finish().map_err(|error| StageError::harmless(error))?;
+        let built = builder.finish().map_err(StageError::harmless)?;
         let index = encode_index(&self.env, &built.line, built.index);
         // Without the file the index is made anew when it is first needed.
         let _ = write_index(&self.env, &built.line, &index);

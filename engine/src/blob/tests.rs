@@ -89,6 +89,10 @@ fn noise(seed: u64, len: usize) -> Bytes {
     (0..len).map(|_| next()).collect()
 }
 
+fn put_all<'a>(blobs: &Blobs, all: impl IntoIterator<Item = &'a Bytes>) -> Vec<BlobHash> {
+    all.into_iter().map(|bytes| put(blobs, bytes)).collect()
+}
+
 fn put(blobs: &Blobs, bytes: &Bytes) -> BlobHash {
     let prepared = blobs.prepare(bytes).unwrap();
     blobs.stage(std::slice::from_ref(&prepared)).unwrap();
@@ -120,7 +124,7 @@ fn blobs_come_back_from_every_stage() {
         all.extend([text(1, 70_000), noise(2, 70_000), text(3, 3_000_000), noise(4, 1_000_000)]);
         all.extend((0..2000).map(|n| text(n + 10, 10 + (n as usize * 37) % 700)));
         let blobs = bed.open(true);
-        let hashes: Vec<_> = all.iter().map(|bytes| put(&blobs, bytes)).collect();
+        let hashes = put_all(&blobs, &all);
         let check = |blobs: &Blobs| {
             for (hash, bytes) in hashes.iter().zip(&all) {
                 assert_eq!(blobs.len_of(hash).unwrap(), Some(bytes.len() as u64));
@@ -242,9 +246,9 @@ fn a_tail_torn_at_any_byte_loses_only_what_was_torn() {
     let blobs = bed.open(true);
     let first: Vec<_> = (0..20).map(|n| text(n, 300)).collect();
     let last: Vec<_> = (100..103).map(|n| text(n, 90)).collect();
-    first.iter().for_each(|bytes| drop(put(&blobs, bytes)));
+    put_all(&blobs, &first);
     let from = blobs.shared.writing.lock().end;
-    last.iter().for_each(|bytes| drop(put(&blobs, bytes)));
+    put_all(&blobs, &last);
     let to = blobs.shared.writing.lock().end;
     drop(blobs);
     let whole = fs::read(&bed.files("pack")[0]).unwrap();
@@ -292,7 +296,7 @@ fn entries_behind_a_hole_are_kept() {
     let bed = Bed::new(PACK, MediaChoice::Auto);
     let blobs = bed.open(true);
     let all: Vec<_> = (0..9).map(|n| noise(n, 1000)).collect();
-    let hashes: Vec<_> = all.iter().map(|bytes| put(&blobs, bytes)).collect();
+    let hashes = put_all(&blobs, &all);
     drop(blobs);
     let path = &bed.files("pack")[0];
     let mut bytes = fs::read(path).unwrap();
@@ -313,7 +317,7 @@ fn damage_of_any_byte_of_a_sealed_pack_never_gives_wrong_bytes() {
     let blobs = bed.open(true);
     let mut all: Vec<_> = (0..6).map(|n| text(n, 100)).collect();
     all.extend([noise(7, 300), text(8, 17_000)]);
-    let hashes: Vec<_> = all.iter().map(|bytes| put(&blobs, bytes)).collect();
+    let hashes = put_all(&blobs, &all);
     drop(blobs);
     drop(bed.open(false));
     for kind in ["pack", "pidx"] {
@@ -432,7 +436,7 @@ fn every_failing_step_leaves_what_was_durable() {
             let bed = Bed::new(PACK, MediaChoice::Auto);
             let blobs = bed.open(true);
             let kept: Vec<_> = (0..50).map(|n| noise(n, 900)).collect();
-            kept.iter().for_each(|bytes| drop(put(&blobs, bytes)));
+            put_all(&blobs, &kept);
             blobs.sync().unwrap();
             bed.faults.set(step, step, errno);
             let mut acknowledged = Vec::new();
@@ -469,7 +473,7 @@ fn a_failing_step_of_recovery_is_made_up_for_by_the_next() {
             let bed = Bed::new(PACK, MediaChoice::Auto);
             let blobs = bed.open(true);
             let kept: Vec<_> = (0..100).map(|n| noise(n, 900)).collect();
-            kept.iter().for_each(|bytes| drop(put(&blobs, bytes)));
+            put_all(&blobs, &kept);
             blobs.sync().unwrap();
             drop(blobs);
             let env = bed.env();
