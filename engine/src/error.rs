@@ -168,6 +168,9 @@ pub enum AppendError {
         /// Bytes it may have.
         max: u64,
     },
+    /// A blob could not be hashed, compressed or read back; the store is unharmed.
+    #[error("cannot take the blob: {0}")]
+    BlobRefused(Arc<str>),
     /// The disk is full. Appends succeed again once there is room.
     #[error("the disk is full; make room, appends then go on by themselves")]
     StorageFull,
@@ -212,6 +215,9 @@ pub enum ReadError {
         /// Bytes asked for at most.
         max: u64,
     },
+    /// A blob that something names is not there.
+    #[error("the blob {0} is missing; restore it from a backup")]
+    MissingBlob(BlobHash),
     /// The store is closed.
     #[error("the store is closed")]
     Closed,

@@ -1,22 +1,43 @@
 //! The store of xs: an append-only log of frames in memory-mapped segment files and a
 //! content-addressed pack of blobs beside it. Synchronous; knows no network and no JavaScript.
 
+mod append;
+mod blob;
 mod clock;
+mod commit;
+mod cursors;
 mod env;
 mod error;
 pub mod format;
+mod ids;
+mod index;
 pub mod limits;
 mod log;
 mod manifest;
 mod media;
 mod options;
+mod read;
+mod recovery;
+mod store;
+mod store_blobs;
 mod sys;
+mod tail;
+mod upkeep;
 mod value;
 
+pub use append::{Appended, Batch, Stamp};
+pub use blob::BlobReader;
 pub use clock::{Clock, SystemClock};
+pub use commit::Ticket;
+pub use cursors::CursorSummary;
 pub use error::{AppendError, Corruption, OpenError, ReadError, ReadOnlyReason, StoreError};
 pub use format::record::RecordError;
 pub use options::{MediaChoice, OptionsError, StoreOptions, SyncPolicy};
+pub use read::{Follower, Live, Reader, TopicStats};
+pub use recovery::{Cut, RecoveryReport};
+pub use store::{Health, Store, StoreInfo};
+pub use store_blobs::BlobWriter;
+pub use tail::PublishHook;
 pub use value::{
     BlobHash, Body, Bound, Cursor, CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta,
     NewFrame, Origin, ReadOptions, Start, Topic, TopicPattern, TopicPatterns, Ttl, ValueError,

@@ -1,7 +1,9 @@
 //! The log: segments in the order of their offsets. Here is what readers share with the one
 //! writer: the list of segments and the head. Writing is in `appender`, opening in `recovery`.
 
+mod appender;
 mod open_files;
+mod sealing;
 mod segment;
 
 use std::sync::Arc;
@@ -9,8 +11,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
+pub(crate) use appender::{
+    Active, Appender, OpenBatch, Place, RESTATED_BYTES, RESTATED_COUNT, unmarked,
+};
 pub(crate) use open_files::OpenFiles;
+pub(crate) use sealing::{Fault, Sealing};
 pub(crate) use segment::{Segment, SegmentKey};
+
+/// The next segment's file before it has a place.
+pub(crate) const SPARE_NAME: &str = "spare.tmp";
 
 /// The log as readers see it.
 #[derive(Debug)]

@@ -65,12 +65,8 @@ impl Files for Disk {
     }
 
     fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        let file = File::open(path)?;
-        Ok(if self.mapped {
-            Arc::new(Mapped::sealed(file, path)?)
-        } else {
-            Arc::new(Positioned::sealed(file, path)?)
-        })
+        // Reading through a map is sound on every filesystem: the file does not change.
+        Ok(Arc::new(Mapped::sealed(File::open(path)?, path)?))
     }
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {

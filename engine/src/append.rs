@@ -1,0 +1,216 @@
+//! What is appended and what comes back. Everything about a batch that needs no lock is checked
+//! and prepared here: limits, lengths, hashes.
+
+use bytes::Bytes;
+
+use crate::blob::{Blobs, Prepared, StageError};
+use crate::cursors::{CursorRoom, HeldState};
+use crate::error::AppendError;
+use crate::format::align8;
+use crate::format::record::{FrameFields, frame_len};
+use crate::limits::{
+    BATCH_BODIES_BYTES_MAX, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BLOB_BYTES_MAX,
+    CURSOR_STATE_BYTES_MAX, RECORD_BYTES_MAX,
+};
+use crate::value::{BlobHash, Body, CursorChange, FrameId, NewFrame, Ttl};
+
+/// Frames and cursor changes that are stored together or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// The frames, in order.
+    pub frames: Vec<NewFrame>,
+    /// Changes of cursors; the batch is refused whole when one of their conditions is not met.
+    pub cursors: Vec<CursorChange>,
+    /// Acknowledge only what is durable, whatever the store's policy.
+    pub durable: bool,
+}
+
+impl From<NewFrame> for Batch {
+    fn from(frame: NewFrame) -> Self {
+        Self { frames: vec![frame], ..Self::default() }
+    }
+}
+
+/// What a frame became.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Its id.
+    pub id: FrameId,
+    /// Its offset; an ephemeral frame has none.
+    pub offset: Option<u64>,
+}
+
+/// The acknowledgement of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// One for each frame, in order.
+    pub frames: Vec<Stamp>,
+    /// The new revision of each cursor, in order; 0 for one that was removed.
+    pub cursors: Vec<u64>,
+    /// Whether a power cut can no longer take the batch.
+    pub durable: bool,
+    /// Offset of the next frame after those that are visible now, these included.
+    pub head: u64,
+}
+
+/// A batch that is ready to be given its place.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) batch: Batch,
+    /// Length and hash of each frame's body; empty when no frame has one.
+    pub(crate) bodies: Vec<Option<(u64, BlobHash)>>,
+    /// The state of each cursor that is set, in the order of the changes.
+    pub(crate) states: Vec<Option<HeldState>>,
+    /// Bodies and states that go to the packs.
+    pub(crate) staged: Vec<Prepared>,
+    /// Bytes its records take in the log, at most.
+    pub(crate) len: usize,
+}
+
+/// What a batch is checked against.
+pub(crate) struct Checks<'a> {
+    pub(crate) blobs: &'a Blobs,
+    pub(crate) segment_bytes: u64,
+    /// Bytes the table of cursors takes now; near enough to decide where a state goes.
+    pub(crate) cursor_bytes: usize,
+}
+
+/// The bytes of records a batch may have in segments of this size: half of one, so that a batch
+/// always fits behind the restated tables.
+const fn records_max(segment_bytes: u64) -> usize {
+    let half = segment_bytes as usize / 2;
+    if half < BATCH_BYTES_MAX { half } else { BATCH_BYTES_MAX }
+}
+
+impl Pending {
+    /// Checks a batch and prepares its bodies and states.
+    pub(crate) fn prepare(batch: Batch, checks: &Checks<'_>) -> Result<Self, AppendError> {
+        let count = batch.frames.len() + batch.cursors.len();
+        if !(1..=BATCH_RECORDS_MAX).contains(&count) {
+            return Err(AppendError::BatchCount { count, max: BATCH_RECORDS_MAX });
+        }
+        let mut pending =
+            Self { batch, bodies: Vec::new(), states: Vec::new(), staged: Vec::new(), len: 0 };
+        pending.prepare_bodies(checks)?;
+        pending.prepare_states(checks)?;
+        pending.len = pending.records_len()?;
+        let max = records_max(checks.segment_bytes);
+        if pending.len > max {
+            return Err(AppendError::BatchTooLarge { bytes: pending.len, max });
+        }
+        Ok(pending)
+    }
+
+    /// Length and hash of a frame's body.
+    pub(crate) fn body(&self, index: usize) -> Option<(u64, BlobHash)> {
+        self.bodies.get(index).copied().flatten()
+    }
+
+    /// Whether anything of it goes to the log.
+    pub(crate) fn is_stored(&self) -> bool {
+        let stored = |frame: &NewFrame| frame.ttl != Ttl::Ephemeral;
+        !self.batch.cursors.is_empty() || self.batch.frames.iter().any(stored)
+    }
+
+    fn prepare_bodies(&mut self, checks: &Checks<'_>) -> Result<(), AppendError> {
+        if self.batch.frames.iter().all(|frame| frame.body == Body::None) {
+            return Ok(());
+        }
+        let inline = |frame: &NewFrame| match &frame.body {
+            Body::Inline(bytes) => bytes.len(),
+            _ => 0,
+        };
+        let bytes = self.batch.frames.iter().map(inline).sum();
+        if bytes > BATCH_BODIES_BYTES_MAX {
+            return Err(AppendError::BatchTooLarge { bytes, max: BATCH_BODIES_BYTES_MAX });
+        }
+        self.bodies.reserve(self.batch.frames.len());
+        for frame in &self.batch.frames {
+            let body = match &frame.body {
+                Body::None => None,
+                // Zero bytes are no body.
+                Body::Inline(bytes) if bytes.is_empty() => None,
+                Body::Inline(bytes) => Some(stage(&mut self.staged, bytes, checks)?),
+                Body::Stored(hash) => match checks.blobs.len_of(hash) {
+                    Ok(Some(len)) => Some((len, *hash)),
+                    Ok(None) => return Err(AppendError::UnknownBlob(*hash)),
+                    Err(error) => return Err(AppendError::BlobRefused(error.to_string().into())),
+                },
+            };
+            self.bodies.push(body);
+        }
+        Ok(())
+    }
+
+    fn prepare_states(&mut self, checks: &Checks<'_>) -> Result<(), AppendError> {
+        let room = CursorRoom::new(checks.segment_bytes);
+        for (index, change) in self.batch.cursors.iter().enumerate() {
+            if self.batch.cursors[..index].iter().any(|other| other.name == change.name) {
+                return Err(AppendError::CursorTwice(change.name.clone()));
+            }
+            let state = match &change.set {
+                None => None,
+                Some((_, bytes)) if bytes.len() > CURSOR_STATE_BYTES_MAX => {
+                    return Err(AppendError::StateTooLarge {
+                        name: change.name.clone(),
+                        bytes: bytes.len(),
+                        max: CURSOR_STATE_BYTES_MAX,
+                    });
+                }
+                Some((_, bytes)) if room.is_inline(checks.cursor_bytes, bytes.len()) => {
+                    Some(HeldState::Inline(bytes.clone()))
+                }
+                Some((_, bytes)) => {
+                    let (len, hash) = stage(&mut self.staged, bytes, checks)?;
+                    Some(HeldState::Blob(len, hash))
+                }
+            };
+            self.states.push(state);
+        }
+        Ok(())
+    }
+
+    fn records_len(&self) -> Result<usize, AppendError> {
+        let mut total = 0;
+        for (index, frame) in self.batch.frames.iter().enumerate() {
+            let fields = FrameFields::of(frame, FrameId::ZERO, 0, self.body(index));
+            let len = frame_len(&fields);
+            if len > RECORD_BYTES_MAX {
+                return Err(AppendError::BatchTooLarge { bytes: len, max: RECORD_BYTES_MAX });
+            }
+            if frame.ttl != Ttl::Ephemeral {
+                total += align8(len);
+            }
+        }
+        for (change, state) in self.batch.cursors.iter().zip(&self.states) {
+            total += crate::cursors::record_len(&change.name, state.as_ref());
+        }
+        Ok(total)
+    }
+}
+
+fn stage(
+    staged: &mut Vec<Prepared>,
+    bytes: &Bytes,
+    checks: &Checks<'_>,
+) -> Result<(u64, BlobHash), AppendError> {
+    let prepared = checks
+        .blobs
+        .prepare(bytes)
+        .map_err(|error| AppendError::BlobRefused(error.to_string().into()))?;
+    let body = (bytes.len() as u64, prepared.hash());
+    staged.push(prepared);
+    Ok(body)
+}
+
+impl From<StageError> for AppendError {
+    /// What a writer of blobs is told. Whether the error poisons the store is decided elsewhere.
+    fn from(error: StageError) -> Self {
+        match error {
+            StageError::Full(_) => Self::StorageFull,
+            StageError::TooLong => Self::BlobTooLarge { max: BLOB_BYTES_MAX },
+            StageError::Refused(error) => Self::BlobRefused(error.to_string().into()),
+            StageError::Failed(_) => Self::Indeterminate,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Group commit. There is no writer thread and no delay: whoever appends while nobody leads leads,
+//! and commits in one group all that others queued meanwhile. Leading passes to a waiting thread
+//! once the leader has its own answer, so nobody works for others for ever.
+
+mod ticket;
+mod writer;
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+
+use crate::append::Pending;
+use crate::error::AppendError;
+use crate::limits::GROUP_BATCHES_MAX;
+use crate::store::Inner;
+
+pub use ticket::Ticket;
+use ticket::{Slot, Turn};
+pub(crate) use writer::{Answer, Writer};
+
+/// Batches that wait for a leader.
+#[derive(Debug, Default)]
+pub(crate) struct Commits {
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<(Pending, Reply)>,
+    /// Somebody leads, or was told to.
+    led: bool,
+}
+
+/// Where an answer goes.
+enum Reply {
+    /// To a thread that waits, or will.
+    Slot(std::sync::Arc<Slot>),
+    /// To whoever cares, on the leader's thread.
+    Call(Box<dyn FnOnce(Answer) + Send>),
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Slot(_) => "Slot",
+            Self::Call(_) => "Call",
+        })
+    }
+}
+
+impl Reply {
+    fn give(self, answer: Answer) {
+        match self {
+            Self::Slot(slot) => slot.answer(answer),
+            Self::Call(call) => call(answer),
+        }
+    }
+}
+
+impl Commits {
+    /// Queues a batch; the answer goes to `call` once somebody leads.
+    pub(crate) fn enqueue(&self, pending: Pending, call: impl FnOnce(Answer) + Send + 'static) {
+        self.queue.lock().waiting.push_back((pending, Reply::Call(Box::new(call))));
+    }
+
+    /// Queues a batch whose answer is waited for.
+    pub(crate) fn enqueue_slot(&self, pending: Pending) -> std::sync::Arc<Slot> {
+        let slot = std::sync::Arc::new(Slot::default());
+        let reply = Reply::Slot(std::sync::Arc::clone(&slot));
+        self.queue.lock().waiting.push_back((pending, reply));
+        slot
+    }
+
+    /// Commits a batch. When nobody leads and nothing waits, it goes straight to the writer.
+    pub(crate) fn append(&self, inner: &Inner, pending: Pending) -> Answer {
+        {
+            let mut queue = self.queue.lock();
+            if queue.led || !queue.waiting.is_empty() {
+                drop(queue);
+                let slot = self.enqueue_slot(pending);
+                return self.wait(inner, &slot);
+            }
+            queue.led = true;
+        }
+        let mut answers = Vec::with_capacity(1);
+        inner.writer.lock().commit(inner, std::slice::from_ref(&pending), &mut answers);
+        self.lead_on(inner, true);
+        answers.pop().expect("a group of one has one answer")
+    }
+
+    /// Waits for an answer, leading when that falls to this thread.
+    pub(crate) fn wait(&self, inner: &Inner, slot: &Slot) -> Answer {
+        loop {
+            let free = {
+                let mut queue = self.queue.lock();
+                !slot.is_answered() && !std::mem::replace(&mut queue.led, true)
+            };
+            if free {
+                self.lead_until(inner, slot);
+            }
+            match slot.wait() {
+                Turn::Answer(answer) => return answer,
+                Turn::Lead => self.lead_until(inner, slot),
+            }
+        }
+    }
+
+    /// Commits what waits, unless somebody does already. Says whether this call did.
+    pub(crate) fn lead(&self, inner: &Inner) -> bool {
+        {
+            let mut queue = self.queue.lock();
+            if queue.led || queue.waiting.is_empty() {
+                return false;
+            }
+            queue.led = true;
+        }
+        self.lead_on(inner, false);
+        true
+    }
+
+    /// Leads until the slot's answer is there, then hands on.
+    fn lead_until(&self, inner: &Inner, slot: &Slot) {
+        while !slot.is_answered() {
+            self.commit_group(inner);
+        }
+        self.lead_on(inner, true);
+    }
+
+    /// Leads until nothing waits. With `hand_on` the lead goes to a waiting thread if there is one.
+    fn lead_on(&self, inner: &Inner, hand_on: bool) {
+        loop {
+            {
+                let mut queue = self.queue.lock();
+                if queue.waiting.is_empty() {
+                    queue.led = false;
+                    return;
+                }
+                // A thread that already waits will answer its own batch and those around it; a
+                // ticket nobody waits on yet may never be waited on.
+                let passed = hand_on
+                    && queue.waiting.iter().any(|(_, reply)| match reply {
+                        Reply::Slot(slot) => slot.pass_lead(),
+                        Reply::Call(_) => false,
+                    });
+                if passed {
+                    return;
+                }
+            }
+            self.commit_group(inner);
+        }
+    }
+
+    /// Commits one group from the front of the queue.
+    fn commit_group(&self, inner: &Inner) {
+        let (mut group, mut replies) = (Vec::new(), VecDeque::new());
+        {
+            let mut queue = self.queue.lock();
+            let count = queue.waiting.len().min(GROUP_BATCHES_MAX);
+            for (pending, reply) in queue.waiting.drain(..count) {
+                group.push(pending);
+                replies.push_back(reply);
+            }
+        }
+        let mut answers = Vec::with_capacity(group.len());
+        while answers.len() < group.len() {
+            let before = answers.len();
+            inner.writer.lock().commit(inner, &group[before..], &mut answers);
+            // Answered at once and without the writer's lock: the next group need not be waited
+            // for, and a callback may ask the store something.
+            for answer in &mut answers[before..] {
+                let answer = std::mem::replace(answer, Err(AppendError::Closed));
+                if let Some(reply) = replies.pop_front() {
+                    reply.give(answer);
+                }
+            }
+        }
+    }
+}

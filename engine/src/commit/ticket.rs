@@ -1,0 +1,109 @@
+//! The promise of an answer to a batch.
+
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Answer;
+use crate::append::Appended;
+use crate::error::AppendError;
+use crate::store::Inner;
+
+/// A batch that was submitted. Dropping it gives up the answer, not the batch.
+#[must_use = "the batch is committed once somebody waits for it, or for another one"]
+#[derive(Debug)]
+pub struct Ticket {
+    inner: Arc<Inner>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Refused(AppendError),
+    Queued(Arc<Slot>),
+}
+
+impl Ticket {
+    pub(crate) fn refused(inner: Arc<Inner>, error: AppendError) -> Self {
+        Self { inner, state: State::Refused(error) }
+    }
+
+    pub(crate) fn queued(inner: Arc<Inner>, slot: Arc<Slot>) -> Self {
+        Self { inner, state: State::Queued(slot) }
+    }
+
+    /// Waits for the answer; the first to wait commits for all who submitted.
+    ///
+    /// # Errors
+    /// [`AppendError`] says why the batch was refused or what is not known about it.
+    pub fn wait(self) -> Result<Appended, AppendError> {
+        match self.state {
+            State::Refused(error) => Err(error),
+            State::Queued(slot) => self.inner.commits.wait(&self.inner, &slot),
+        }
+    }
+}
+
+/// Where an answer is put for a thread that waits.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    inside: Mutex<Inside>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    answer: Option<Answer>,
+    answered: bool,
+    /// A thread sleeps on the slot.
+    waited: bool,
+    /// It is told to lead.
+    lead: bool,
+}
+
+/// What a waiting thread wakes up to.
+pub(super) enum Turn {
+    Answer(Answer),
+    Lead,
+}
+
+impl Slot {
+    pub(super) fn answer(&self, answer: Answer) {
+        let mut inside = self.inside.lock();
+        inside.answer = Some(answer);
+        inside.answered = true;
+        self.changed.notify_one();
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        self.inside.lock().answered
+    }
+
+    /// Gives the lead to the thread that sleeps on this slot, if one does.
+    pub(super) fn pass_lead(&self) -> bool {
+        let mut inside = self.inside.lock();
+        if !inside.waited || inside.answered {
+            return false;
+        }
+        inside.lead = true;
+        self.changed.notify_one();
+        true
+    }
+
+    /// Sleeps until there is an answer or the lead.
+    pub(super) fn wait(&self) -> Turn {
+        let mut inside = self.inside.lock();
+        loop {
+            // The lead first: whoever was given it must use it or hand it on.
+            if std::mem::take(&mut inside.lead) {
+                return Turn::Lead;
+            }
+            if let Some(answer) = inside.answer.take() {
+                return Turn::Answer(answer);
+            }
+            inside.waited = true;
+            self.changed.wait(&mut inside);
+            inside.waited = false;
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The table of cursors. It is small enough to be in memory and to be restated at the beginning of
+//! each segment; states that would make it too long for that are kept as blobs.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::format::align8;
+use crate::format::control::{Control, CursorRecord, StateRecord};
+use crate::format::record::PREFIX_LEN;
+use crate::limits::{CURSOR_STATE_INLINE_MAX, CURSORS_MAX};
+use crate::value::{BlobHash, CursorName};
+
+/// Bytes of a CURSOR record besides its name and an inline state, at most.
+const RECORD_FIXED_MAX: usize = PREFIX_LEN + 4 * 8 + 8 + 32;
+
+/// A cursor as the table holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeldCursor {
+    pub(crate) revision: u64,
+    pub(crate) epoch: u64,
+    pub(crate) offset: u64,
+    pub(crate) time_ms: u64,
+    pub(crate) state: HeldState,
+}
+
+/// A cursor's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum HeldState {
+    Inline(Bytes),
+    Blob(u64, BlobHash),
+}
+
+/// What a listing tells about a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CursorSummary {
+    /// 1 for the first value, one more for each change.
+    pub revision: u64,
+    /// The epoch in which it was changed.
+    pub epoch: u64,
+    /// The first frame not yet handled.
+    pub offset: u64,
+    /// When it was changed, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// Bytes of its state.
+    pub state_len: u64,
+}
+
+/// All cursors.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cursors {
+    table: HashMap<CursorName, HeldCursor>,
+    /// Bytes that restating the table takes, at most.
+    bytes: usize,
+}
+
+impl HeldCursor {
+    pub(crate) fn summary(&self) -> CursorSummary {
+        let state_len = match &self.state {
+            HeldState::Inline(bytes) => bytes.len() as u64,
+            HeldState::Blob(len, _) => *len,
+        };
+        let Self { revision, epoch, offset, time_ms, .. } = *self;
+        CursorSummary { revision, epoch, offset, time_ms, state_len }
+    }
+
+    /// The record of this value.
+    pub(crate) fn record<'a>(&'a self, name: &'a CursorName) -> Control<'a> {
+        let Self { revision, epoch, offset, time_ms, .. } = *self;
+        let state = match &self.state {
+            HeldState::Inline(bytes) => StateRecord::Inline(bytes),
+            HeldState::Blob(len, hash) => StateRecord::Blob(*len, *hash),
+        };
+        Control::Cursor(CursorRecord {
+            name: name.as_str(),
+            revision,
+            epoch,
+            offset,
+            time_ms,
+            state,
+        })
+    }
+
+    /// Bytes its record takes, at most.
+    pub(crate) fn record_len(&self, name: &CursorName) -> usize {
+        record_len(name, Some(&self.state))
+    }
+}
+
+/// Bytes a CURSOR record takes, at most.
+pub(crate) fn record_len(name: &CursorName, state: Option<&HeldState>) -> usize {
+    let inline = match state {
+        Some(HeldState::Inline(bytes)) => bytes.len(),
+        Some(HeldState::Blob(..)) | None => 0,
+    };
+    align8(RECORD_FIXED_MAX + name.as_str().len() + inline)
+}
+
+impl Cursors {
+    pub(crate) fn get(&self, name: &CursorName) -> Option<&HeldCursor> {
+        self.table.get(name)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&CursorName, &HeldCursor)> {
+        self.table.iter()
+    }
+
+    /// Bytes that restating the table takes, at most.
+    pub(crate) const fn restated_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Sets a cursor, or removes it.
+    pub(crate) fn set(&mut self, name: CursorName, value: Option<HeldCursor>) {
+        let added = value.as_ref().map_or(0, |held| held.record_len(&name));
+        let old = match value {
+            Some(held) => self.table.insert(name.clone(), held),
+            None => self.table.remove(&name),
+        };
+        let freed = old.map_or(0, |held| held.record_len(&name));
+        self.bytes = self.bytes + added - freed;
+    }
+
+    /// Takes over what a CURSOR record says. A name that is not one of ours is left out: the record
+    /// was written by something else, and nobody could ask for it.
+    pub(crate) fn apply(&mut self, record: &CursorRecord<'_>) {
+        let Ok(name) = CursorName::parse(record.name) else { return };
+        let state = match record.state {
+            StateRecord::Removed => return self.set(name, None),
+            StateRecord::Inline(bytes) => HeldState::Inline(Bytes::copy_from_slice(bytes)),
+            StateRecord::Blob(len, hash) => HeldState::Blob(len, hash),
+        };
+        let CursorRecord { revision, epoch, offset, time_ms, .. } = *record;
+        self.set(name, Some(HeldCursor { revision, epoch, offset, time_ms, state }));
+    }
+}
+
+/// How much room the table has: it is restated at the beginning of every segment, and must leave
+/// most of it to frames.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CursorRoom {
+    segment_bytes: usize,
+}
+
+impl CursorRoom {
+    pub(crate) const fn new(segment_bytes: u64) -> Self {
+        Self { segment_bytes: segment_bytes as usize }
+    }
+
+    /// Whether a state of this length lies in its record. `used` are the bytes of the table.
+    pub(crate) const fn is_inline(&self, used: usize, len: usize) -> bool {
+        len <= CURSOR_STATE_INLINE_MAX && used + len <= self.segment_bytes / 8
+    }
+
+    /// Whether the table may have so many cursors that take so many bytes.
+    pub(crate) const fn fits(&self, count: usize, used: usize) -> bool {
+        count <= CURSORS_MAX && used <= self.segment_bytes / 4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_counts_what_restating_it_takes() {
+        let mut cursors = Cursors::default();
+        let name = CursorName::parse("a").unwrap();
+        let held = |state: &'static [u8]| HeldCursor {
+            revision: 1,
+            epoch: 1,
+            offset: 0,
+            time_ms: 0,
+            state: HeldState::Inline(Bytes::from_static(state)),
+        };
+        cursors.set(name.clone(), Some(held(b"12345678")));
+        let before = cursors.restated_bytes();
+        cursors.set(name.clone(), Some(held(b"1234567812345678")));
+        assert_eq!(cursors.restated_bytes(), before + 8);
+        let mut out = Vec::new();
+        for (name, held) in cursors.iter() {
+            crate::format::control::encode(&mut out, &held.record(name), true).unwrap();
+        }
+        assert!(out.len() <= cursors.restated_bytes());
+        cursors.set(name.clone(), None);
+        cursors.set(name, None);
+        assert_eq!((cursors.restated_bytes(), cursors.len()), (0, 0));
+    }
+}

@@ -1,0 +1,144 @@
+//! What is done for the log off the path of an append: sealing the segment before the active one,
+//! and allocating the one after it. The housekeeping thread does it; a writer that needs it done
+//! does it itself or waits for the thread.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+
+use super::{SPARE_NAME, Segment};
+use crate::format::super_file::{FileKind, FileState};
+use crate::media::Media;
+use crate::options::SyncPolicy;
+use crate::store::Inner;
+
+/// Why something was not written.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// There is no space, and nothing was changed.
+    Full,
+    /// What the disk holds is not known.
+    Failed(io::Error),
+}
+
+/// A segment that is complete and not yet sealed.
+#[derive(Debug, Clone)]
+pub(crate) struct SealJob {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) media: Arc<dyn Media>,
+    /// The file of the segment after it.
+    pub(crate) next: Arc<dyn Media>,
+    /// Where its last batch ends.
+    pub(crate) length: u64,
+    /// CRC of the file up to there.
+    pub(crate) crc: u32,
+    pub(crate) frames: u64,
+    /// Every batch with a lower seq is in this segment or an older one.
+    pub(crate) upto_seq: u64,
+}
+
+/// Work between the writer and the housekeeping thread.
+#[derive(Debug, Default)]
+pub(crate) struct Sealing {
+    /// Held while a segment is sealed, so that there is one at a time.
+    running: Mutex<()>,
+    job: Mutex<Option<SealJob>>,
+    spare: Mutex<Option<Arc<dyn Media>>>,
+    /// Sealed segments whose derived files are not written yet.
+    unindexed: Mutex<Vec<Arc<Segment>>>,
+}
+
+impl Sealing {
+    /// Leaves a segment to be sealed. The one before it was.
+    pub(crate) fn hand_over(&self, job: SealJob) {
+        *self.job.lock() = Some(job);
+    }
+
+    /// The file of the segment that waits to be sealed.
+    pub(crate) fn waiting(&self) -> Option<Arc<dyn Media>> {
+        self.job.lock().as_ref().map(|job| Arc::clone(&job.media))
+    }
+
+    /// Seals the segment that waits for it, if one does. When it returns, the active segment is the
+    /// only one that is not marked.
+    pub(crate) fn seal_now(&self, inner: &Inner) -> Result<(), Fault> {
+        let _running = self.running.lock();
+        let Some(job) = self.job.lock().clone() else { return Ok(()) };
+        // In this order: the bytes, the length, and only then the word that both are final. Blobs
+        // go with them, as no durable frame may name one that is not.
+        inner.sync_files(&[&job.media]).map_err(Fault::Failed)?;
+        let files = &inner.env.files;
+        let path = job.segment.path();
+        let same = |base: u64, generation: u32| {
+            base == job.segment.base() && generation == job.segment.generation()
+        };
+        if job.frames == 0 {
+            // Its tables are restated in the segment after it, which may not be durable yet.
+            job.next.sync().map_err(Fault::Failed)?;
+            let dropped = inner.env.manifest.update(|state| {
+                state.files.retain(|file| {
+                    file.kind != FileKind::Segment || !same(file.base, file.generation)
+                });
+            });
+            dropped.map_err(Fault::when_preparing)?;
+            inner.log.replace(&job.segment, None);
+            files.remove(path).map_err(Fault::when_preparing)?;
+        } else {
+            // Readers hold bytes below this length only, so no mapped page in use goes away.
+            files.cut(path, job.length).map_err(Fault::when_preparing)?;
+            let marked = inner.env.manifest.update(|state| {
+                for file in &mut state.files {
+                    if file.kind == FileKind::Segment && same(file.base, file.generation) {
+                        file.state = FileState::Sealed;
+                        file.length = job.length;
+                        file.crc = job.crc;
+                        file.count = job.frames;
+                    }
+                }
+            });
+            marked.map_err(Fault::when_preparing)?;
+            let sealed = inner.sealed_segment(job.segment.key(), job.length, job.frames);
+            inner.log.replace(&job.segment, Some(Arc::clone(&sealed)));
+            self.unindexed.lock().push(sealed);
+        }
+        // Only a raise: what was written since is not covered.
+        inner.durable_upto.fetch_max(job.upto_seq, Ordering::AcqRel);
+        *self.job.lock() = None;
+        Ok(())
+    }
+
+    /// Writes the derived files of sealed segments. Failing is no harm: they are made again at the
+    /// next open, and the index in memory serves until then.
+    pub(crate) fn index_sealed(&self, inner: &Inner) {
+        let segments = std::mem::take(&mut *self.unindexed.lock());
+        for segment in segments {
+            let _ = inner.index.seal(&segment);
+        }
+    }
+
+    /// Allocates the next segment ahead of its use, if there is none yet.
+    pub(crate) fn prepare_spare(&self, inner: &Inner) -> io::Result<()> {
+        let mut spare = self.spare.lock();
+        if spare.is_none() {
+            // Zeros are written for `sync` alone: its syncs then have no extents to convert.
+            *spare = Some(create_spare(inner, inner.env.options.sync == SyncPolicy::Sync)?);
+        }
+        Ok(())
+    }
+
+    /// The next segment's file, allocated now if it was not.
+    pub(super) fn take_spare(&self, inner: &Inner) -> Result<Arc<dyn Media>, Fault> {
+        match self.spare.lock().take() {
+            Some(media) => Ok(media),
+            None => create_spare(inner, false).map_err(Fault::when_preparing),
+        }
+    }
+}
+
+fn create_spare(inner: &Inner, zero: bool) -> io::Result<Arc<dyn Media>> {
+    let env = &inner.env;
+    let path = env.log_dir().join(SPARE_NAME);
+    env.files.create(&path, env.options.segment_bytes, zero)
+}

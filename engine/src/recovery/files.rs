@@ -1,0 +1,164 @@
+//! Compares the files of the log with what the manifest says, and clears away what a crash left.
+//! Every step may be repeated: a crash between any two leads to the same end.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::env::Env;
+use crate::error::{Corruption, OpenError, ReadOnlyReason};
+use crate::format::batch::BatchHeader;
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
+use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::log::{OpenFiles, Segment, SegmentKey};
+use crate::media::Media;
+
+/// The segments the manifest names, in the order of their offsets.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) sealed: Vec<Arc<Segment>>,
+    pub(super) unmarked: Vec<FileEntry>,
+    /// Something is missing or too much: nothing may be written.
+    pub(super) trouble: Option<ReadOnlyReason>,
+}
+
+/// Name of a segment file, or of one that is not in its place yet.
+fn parse_name(name: &str) -> Option<(u64, u32, bool)> {
+    let (name, unfinished) = match name.strip_suffix(".tmp") {
+        Some(name) => (name, true),
+        None => (name, false),
+    };
+    let (base, generation) = name.strip_suffix(".seg")?.split_once('.')?;
+    Some((base.parse().ok()?, generation.parse().ok()?, unfinished))
+}
+
+/// Looks at the directory of the log.
+pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, OpenError> {
+    let dir = env.log_dir();
+    let state = env.manifest.state();
+    let is_segment = |file: &&FileEntry| file.kind == FileKind::Segment;
+    let mut listed: Vec<FileEntry> = state.files.iter().filter(is_segment).copied().collect();
+    listed.sort_unstable_by_key(|file| (file.base, file.generation));
+    let mut found = Found::default();
+    let names = env.files.list(&dir).map_err(|error| OpenError::io("list", &dir, error))?;
+    finish_renames(env, &listed, &names).map_err(|error| OpenError::io("tidy", &dir, error))?;
+    for name in &names {
+        let Some((base, generation, false)) = parse_name(name) else { continue };
+        if listed.iter().any(|file| (file.base, file.generation) == (base, generation)) {
+            continue;
+        }
+        let superseded =
+            listed.iter().any(|file| file.base == base && file.generation > generation);
+        let path = dir.join(name);
+        if superseded || !holds_batches(env, &path) {
+            env.files.remove(&path).map_err(|error| OpenError::io("remove", &path, error))?;
+        } else {
+            let what = "is not one of the files the manifest names";
+            found.trouble.get_or_insert(ReadOnlyReason::Files { path, what });
+        }
+    }
+    for file in listed {
+        match file.state {
+            FileState::Unmarked => found.unmarked.push(file),
+            FileState::Sealed => match sealed(env, &file, open_files) {
+                Ok(segment) => found.sealed.push(segment),
+                Err(reason) => {
+                    found.trouble.get_or_insert(reason);
+                }
+            },
+        }
+    }
+    Ok(found)
+}
+
+/// A file the manifest names gets its name if a crash came before that; other unfinished files are
+/// removed.
+fn finish_renames(env: &Env, listed: &[FileEntry], names: &[String]) -> io::Result<()> {
+    let dir = env.log_dir();
+    let mut changed = false;
+    for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+        let is_named = parse_name(name).is_some_and(|(base, generation, _)| {
+            listed.iter().any(|file| (file.base, file.generation) == (base, generation))
+        });
+        let place = name.trim_end_matches(".tmp");
+        if is_named && !names.iter().any(|other| other == place) {
+            env.files.rename(&dir.join(name), &dir.join(place))?;
+        } else {
+            env.files.remove(&dir.join(name))?;
+        }
+        changed = true;
+    }
+    if changed { env.files.sync_dir(&dir) } else { Ok(()) }
+}
+
+/// Whether a segment that the manifest does not name holds anything. One that was made and never
+/// used does not; one whose naming was lost does.
+fn holds_batches(env: &Env, path: &std::path::Path) -> bool {
+    let Ok(media) = env.files.open_scan(path) else { return true };
+    let start = FILE_HEADER_LEN as u64;
+    let upto = media.len().min(start + FILE_HEADER_LEN as u64);
+    match media.view(start.min(upto)..upto) {
+        Ok(bytes) => BatchHeader::read(&bytes).is_ok(),
+        Err(_) => true,
+    }
+}
+
+/// The header of a segment's file, which must be the one the manifest names.
+pub(super) fn key_of(
+    env: &Env,
+    file: &FileEntry,
+    media: &Arc<dyn Media>,
+) -> Result<SegmentKey, ReadOnlyReason> {
+    let path = path_of(env, file);
+    let foreign = |what| ReadOnlyReason::Files { path: path.clone(), what };
+    let header = media
+        .view(0..media.published().min(FILE_HEADER_LEN as u64))
+        .map_err(|_| foreign("cannot be read"))?;
+    let header = FileHeader::decode(&header, Magic::Segment).map_err(|error| match error {
+        FormatError::Version { .. } => foreign("has another format version"),
+        error => ReadOnlyReason::Corrupt(Corruption::new(path.clone(), 0, error)),
+    })?;
+    let named = (file.uuid, file.base, file.generation, env.manifest.state().store);
+    if (header.file, header.base, header.generation, header.store) != named {
+        return Err(foreign("is not the file the manifest names"));
+    }
+    let FileHeader { base, generation, file: uuid, salt, .. } = header;
+    Ok(SegmentKey { base, generation, uuid, salt })
+}
+
+pub(super) fn path_of(env: &Env, file: &FileEntry) -> PathBuf {
+    env.log_path(file.base, file.generation, "seg")
+}
+
+fn sealed(
+    env: &Env,
+    file: &FileEntry,
+    open_files: &Arc<OpenFiles>,
+) -> Result<Arc<Segment>, ReadOnlyReason> {
+    let path = path_of(env, file);
+    let trouble = |what| ReadOnlyReason::Files { path: path.clone(), what };
+    let media = env.files.open_sealed(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => trouble("is missing"),
+        _ => trouble("cannot be opened"),
+    })?;
+    let key = key_of(env, file, &media)?;
+    if media.len() != file.length {
+        return Err(trouble("does not have the length it was sealed with"));
+    }
+    let open = Arc::clone(open_files);
+    Ok(Arc::new(Segment::sealed_file(key, path, file.length, file.count, open)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_name;
+
+    #[test]
+    fn names_are_read() {
+        assert_eq!(parse_name("00000000000000000007.2.seg"), Some((7, 2, false)));
+        assert_eq!(parse_name("00000000000000000007.2.seg.tmp"), Some((7, 2, true)));
+        for other in ["spare.tmp", "7.seg", "7.0.idx", "x.0.seg", "7.0.seg.bak", ""] {
+            assert_eq!(parse_name(other), None, "{other}");
+        }
+    }
+}

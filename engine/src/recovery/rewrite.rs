@@ -1,0 +1,366 @@
+//! Makes a log that was not closed in order fit to be written: what is whole is kept and made
+//! durable, the rest is gone for good.
+//!
+//! Batches that may not be durable are not trusted where they lie: after a failed sync the disk may
+//! have less than the page cache shows. Their segment is written anew as the next generation, synced,
+//! and named in the manifest in one step with everything else that changes; only then does the old
+//! file go. New files wait under a name that ends in `.tmp` and old ones to be dropped are renamed to
+//! such a name first, so at every moment the manifest tells which files are meant.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::files::path_of;
+use super::replay::{Tables, has_blobs, replay};
+use super::report::Cut;
+use super::scan::Walk;
+use super::{Examined, Opening, Recovered};
+use crate::env::Env;
+use crate::error::OpenError;
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
+use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::log::{Active, Segment, SegmentKey, unmarked};
+use crate::media::Media;
+use crate::options::SyncPolicy;
+
+/// Bytes written at a time.
+const PIECE_LEN: usize = 1024 * 1024;
+
+/// What becomes of an unmarked segment.
+#[derive(Debug)]
+enum Fate {
+    /// It is written to again as it is.
+    GoOn,
+    /// It ends where its last batch does, and is sealed.
+    Seal { crc: u32 },
+    /// It is written anew.
+    Copy(Copied),
+    /// Nothing in it counts.
+    Drop,
+}
+
+/// A segment written anew, under a temporary name.
+#[derive(Debug)]
+struct Copied {
+    key: SegmentKey,
+    length: u64,
+    prev_crc: u32,
+    crc: crc32fast::Hasher,
+    /// It goes on being written to.
+    active: bool,
+}
+
+/// Recovers the unmarked segments. `before` is the seq and offset they begin with, when what is in
+/// them does not say so.
+pub(super) fn recover(
+    opening: &mut Opening,
+    mut examined: Vec<Examined>,
+    before: Option<(u64, u64)>,
+) -> Result<Recovered, OpenError> {
+    let env = Arc::clone(&opening.env);
+    let failed = |error| OpenError::io("recover", &env.log_dir(), error);
+    let durable_upto =
+        examined.iter().map(|one| one.scanned.durable_upto).max().unwrap_or_default();
+    let kept = keep(opening, &mut examined, before, durable_upto).map_err(failed)?;
+    // What frames that are kept refer to becomes durable with them.
+    opening.blobs.sync().map_err(failed)?;
+    let last = examined[..kept].iter().rposition(|one| one.scanned.first_seq.is_some());
+    let last = last.or(kept.checked_sub(1));
+    let mut fates = Vec::new();
+    for (index, one) in examined.iter().enumerate() {
+        let fate = match last {
+            Some(last) if index <= last => decide(&env, one, index == last, durable_upto),
+            _ => Ok(Fate::Drop),
+        };
+        fates.push(fate.map_err(failed)?);
+    }
+    apply(&env, &examined, &mut fates).map_err(failed)?;
+    let (mut next_seq, mut next_offset) = before.unwrap_or_default();
+    let mut recovered = Recovered::default();
+    for (one, fate) in examined.iter().zip(fates) {
+        if matches!(fate, Fate::Drop) {
+            continue;
+        }
+        next_seq = one.scanned.next_seq.unwrap_or(next_seq);
+        next_offset = one.scanned.next_offset;
+        settle(opening, &mut recovered, one, fate).map_err(failed)?;
+    }
+    (recovered.next_seq, recovered.next_offset) = (next_seq, next_offset);
+    recovered.durable_upto = next_seq;
+    Ok(recovered)
+}
+
+/// Finds out how many of the segments, from the first on, belong to the log, and cuts the last of
+/// them where the log ends. Nothing is changed on disk.
+fn keep(
+    opening: &mut Opening,
+    examined: &mut [Examined],
+    before: Option<(u64, u64)>,
+    durable_upto: u64,
+) -> io::Result<usize> {
+    let mut expected = before.map(|(seq, _)| seq);
+    let mut kept = 0;
+    for one in &mut *examined {
+        let connected = match (one.scanned.first_seq, expected) {
+            (Some(first), Some(expected)) => first == expected,
+            _ => true,
+        };
+        if !connected {
+            break;
+        }
+        kept += 1;
+        let whole = trim(opening, one, durable_upto)?;
+        expected = one.scanned.next_seq.or(expected);
+        if !whole {
+            break;
+        }
+    }
+    report(opening, examined, kept);
+    Ok(kept)
+}
+
+/// Cuts a segment before the first batch that names a missing blob, and before a checkpoint that is
+/// not complete. Says whether all that was whole in it stays.
+fn trim(opening: &mut Opening, one: &mut Examined, durable_upto: u64) -> io::Result<bool> {
+    let mut tables = Tables::default();
+    let mut doubtful = 0;
+    let walk = replay(&one.media, &one.key, one.scanned.end, |batch| {
+        if batch.header.seq >= durable_upto {
+            if !has_blobs(batch, &opening.blobs) {
+                return ControlFlow::Break(());
+            }
+            doubtful += 1;
+        }
+        tables.take(batch);
+        ControlFlow::Continue(())
+    })?;
+    let scanned = &mut one.scanned;
+    let whole = walk.position == scanned.end;
+    if !whole {
+        let Walk { position, prev_crc, seq, offset, .. } = walk;
+        (scanned.end, scanned.prev_crc, scanned.next_offset) = (position, prev_crc, offset);
+        scanned.next_seq = seq;
+        scanned.rest_is_zero = false;
+    }
+    if scanned.first_seq.is_some() && !tables.complete {
+        scanned.next_seq = scanned.first_seq.take();
+        (scanned.end, scanned.prev_crc) = (FILE_HEADER_LEN as u64, 0);
+        scanned.next_offset = one.key.base;
+        scanned.rest_is_zero = false;
+        return Ok(false);
+    }
+    opening.report.batches_kept += doubtful;
+    Ok(whole)
+}
+
+/// Notes where the log was cut, if anything was behind that.
+fn report(opening: &mut Opening, examined: &[Examined], kept: usize) {
+    let Some(last) = kept.checked_sub(1).map(|index| &examined[index]) else { return };
+    let dropped = &examined[kept..];
+    let used =
+        |one: &Examined| one.scanned.end > FILE_HEADER_LEN as u64 || !one.scanned.rest_is_zero;
+    if last.scanned.rest_is_zero && !dropped.iter().any(used) {
+        return;
+    }
+    let behind = |one: &Examined, from: u64| one.media.len().saturating_sub(from);
+    let bytes = dropped.iter().map(|one| behind(one, FILE_HEADER_LEN as u64)).sum::<u64>();
+    opening.report.cut = Some(Cut {
+        path: path_of(&opening.env, &last.file),
+        position: last.scanned.end,
+        offset: last.scanned.next_offset,
+        bytes_max: bytes + behind(last, last.scanned.end),
+        why: last.scanned.why.to_string(),
+    });
+}
+
+/// Decides about one segment, and writes it anew if it must be.
+fn decide(env: &Env, one: &Examined, is_last: bool, durable_upto: u64) -> io::Result<Fate> {
+    let scanned = &one.scanned;
+    let durable = scanned.next_seq.is_none_or(|next| next <= durable_upto);
+    if is_last {
+        return match durable && scanned.rest_is_zero {
+            true => Ok(Fate::GoOn),
+            false => copy(env, one, env.options.segment_bytes.max(one.media.len())).map(Fate::Copy),
+        };
+    }
+    if scanned.next_offset == one.key.base {
+        // Its tables are restated in the segment after it.
+        return Ok(Fate::Drop);
+    }
+    if durable {
+        return Ok(Fate::Seal { crc: crc_of(&one.media, scanned.end)?.finalize() });
+    }
+    let mut copied = copy(env, one, scanned.end)?;
+    copied.active = false;
+    Ok(Fate::Copy(copied))
+}
+
+/// Name of a segment that is not in its place yet.
+fn unfinished(path: &std::path::Path) -> PathBuf {
+    path.with_added_extension("tmp")
+}
+
+/// Writes the whole batches of a segment into a new file, as the next generation.
+fn copy(env: &Env, one: &Examined, len: u64) -> io::Result<Copied> {
+    let key = SegmentKey {
+        generation: one.key.generation + 1,
+        uuid: env.random.bytes(),
+        salt: env.random.salt(),
+        ..one.key
+    };
+    let path = unfinished(&env.log_path(key.base, key.generation, "seg"));
+    let zero = env.options.sync == SyncPolicy::Sync;
+    let media = env.files.create(&path, len, zero && len > one.scanned.end)?;
+    let mut out = header(env, &key).to_vec();
+    let mut crc = crc32fast::Hasher::new();
+    let (mut at, mut prev_crc) = (0, 0);
+    let mut written = Ok(());
+    replay(&one.media, &one.key, one.scanned.end, |batch| {
+        let mut header = batch.header;
+        (header.salt, header.prev_crc) = (key.salt, prev_crc);
+        out.extend_from_slice(&header.encode());
+        out.extend_from_slice(&batch.records);
+        prev_crc = header.header_crc;
+        if out.len() < PIECE_LEN {
+            return ControlFlow::Continue(());
+        }
+        written = media.write_at(at, &out);
+        crc.update(&out);
+        at += out.len() as u64;
+        out.clear();
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    written?;
+    media.write_at(at, &out)?;
+    crc.update(&out);
+    media.sync()?;
+    Ok(Copied { key, length: at + out.len() as u64, prev_crc, crc, active: true })
+}
+
+fn header(env: &Env, key: &SegmentKey) -> [u8; FILE_HEADER_LEN] {
+    let header = FileHeader {
+        magic: Magic::Segment,
+        salt: key.salt,
+        store: env.manifest.state().store,
+        file: key.uuid,
+        base: key.base,
+        generation: key.generation,
+    };
+    header.encode()
+}
+
+/// CRC of the first `end` bytes of a file.
+fn crc_of(media: &Arc<dyn Media>, end: u64) -> io::Result<crc32fast::Hasher> {
+    let mut crc = crc32fast::Hasher::new();
+    let mut at = 0;
+    while at < end {
+        let upto = (at + PIECE_LEN as u64).min(end);
+        crc.update(&media.view(at..upto)?);
+        at = upto;
+    }
+    Ok(crc)
+}
+
+/// Carries the decisions out. The manifest changes once, in the middle.
+fn apply(env: &Env, examined: &[Examined], fates: &mut [Fate]) -> io::Result<()> {
+    let dir = env.log_dir();
+    let mut entries = Vec::new();
+    for (one, fate) in examined.iter().zip(&*fates) {
+        let path = path_of(env, &one.file);
+        match fate {
+            Fate::GoOn => entries.push(one.file),
+            Fate::Seal { crc } => {
+                env.files.cut(&path, one.scanned.end)?;
+                entries.push(sealed(&one.key, one, one.scanned.end, *crc));
+            }
+            Fate::Copy(copied) if copied.active => entries.push(unmarked(&copied.key)),
+            Fate::Copy(copied) => {
+                let crc = copied.crc.clone().finalize();
+                entries.push(sealed(&copied.key, one, copied.length, crc));
+            }
+            Fate::Drop => env.files.rename(&path, &unfinished(&path))?,
+        }
+    }
+    env.files.sync_dir(&dir)?;
+    env.manifest.update(|state| {
+        let gone = |file: &FileEntry| examined.iter().any(|one| one.file == *file);
+        state.files.retain(|file| file.kind != FileKind::Segment || !gone(file));
+        state.files.append(&mut entries);
+    })?;
+    for (one, fate) in examined.iter().zip(fates) {
+        let path = path_of(env, &one.file);
+        match fate {
+            Fate::Copy(Copied { key, .. }) => {
+                let place = env.log_path(key.base, key.generation, "seg");
+                env.files.rename(&unfinished(&place), &place)?;
+                env.files.sync_dir(&dir)?;
+                env.files.remove(&path)?;
+            }
+            Fate::Drop => env.files.remove(&unfinished(&path))?,
+            Fate::GoOn | Fate::Seal { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+fn sealed(key: &SegmentKey, one: &Examined, length: u64, crc: u32) -> FileEntry {
+    let count = one.scanned.next_offset - key.base;
+    FileEntry { state: FileState::Sealed, length, crc, count, ..unmarked(key) }
+}
+
+/// Opens what a segment has become.
+fn settle(
+    opening: &Opening,
+    recovered: &mut Recovered,
+    one: &Examined,
+    fate: Fate,
+) -> io::Result<()> {
+    let env = &opening.env;
+    let frames = one.scanned.next_offset - one.key.base;
+    let (key, length) = match fate {
+        Fate::Drop => return Ok(()),
+        Fate::GoOn => {
+            recovered.push_active(reopen(env, one)?);
+            return Ok(());
+        }
+        Fate::Copy(Copied { key, length, prev_crc, crc, active: true }) => {
+            let bare = one.scanned.first_seq.is_none();
+            let end = (length, prev_crc, crc);
+            recovered.push_active(open_active(env, key, end, frames, bare)?);
+            return Ok(());
+        }
+        Fate::Copy(Copied { key, length, .. }) => (key, length),
+        Fate::Seal { .. } => (one.key, one.scanned.end),
+    };
+    let path = env.log_path(key.base, key.generation, "seg");
+    let open = Arc::clone(&opening.open_files);
+    let segment = Arc::new(Segment::sealed_file(key, path, length, frames, open));
+    recovered.sealed_now.push(Arc::clone(&segment));
+    recovered.segments.push(segment);
+    Ok(())
+}
+
+/// Opens a segment to write on behind its last batch.
+pub(super) fn reopen(env: &Env, one: &Examined) -> io::Result<Active> {
+    let scanned = &one.scanned;
+    let crc = crc_of(&one.media, scanned.end)?;
+    let frames = scanned.next_offset - one.key.base;
+    let bare = scanned.first_seq.is_none();
+    open_active(env, one.key, (scanned.end, scanned.prev_crc, crc), frames, bare)
+}
+
+fn open_active(
+    env: &Env,
+    key: SegmentKey,
+    (flushed, prev_crc, crc): (u64, u32, crc32fast::Hasher),
+    frames: u64,
+    bare: bool,
+) -> io::Result<Active> {
+    let path = env.log_path(key.base, key.generation, "seg");
+    let media = env.files.open_append(&path)?;
+    media.publish(flushed);
+    let segment = Arc::new(Segment::open(key, path, Arc::clone(&media)));
+    Ok(Active { segment, media, flushed, prev_crc, crc, frames, bare })
+}

@@ -1,0 +1,361 @@
+//! The store: opening and closing, appending, and what its parts share. Reading is in `read`,
+//! blobs in `blobs`; each adds its methods to [`Store`].
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+
+use crate::append::{Appended, Batch, Checks, Pending};
+use crate::blob::Blobs;
+use crate::commit::{Commits, Ticket, Writer};
+use crate::cursors::{CursorSummary, Cursors, HeldState};
+use crate::env::Env;
+use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
+use crate::format::super_file::{EpochStart, FileKind, FileState};
+use crate::index::Index;
+use crate::limits::{CURSOR_STATE_BYTES_MAX, EPOCHS_MAX};
+use crate::log::{Fault, Log, OpenFiles, Sealing, Segment, SegmentKey};
+use crate::media::{Media, StoreLock};
+use crate::options::{StoreOptions, SyncPolicy};
+use crate::recovery::RecoveryReport;
+use crate::tail::Tail;
+use crate::upkeep::Upkeep;
+use crate::value::{Cursor, CursorName};
+
+/// An open store. Dropping it closes it in order.
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the parts of an open store share. Readers keep it alive; the store is closed by then.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) env: Arc<Env>,
+    pub(crate) log: Log,
+    pub(crate) index: Index,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) blobs: Blobs,
+    /// The cursors as readers see them.
+    pub(crate) cursors: RwLock<Cursors>,
+    pub(crate) commits: Commits,
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) sealing: Sealing,
+    pub(crate) upkeep: Upkeep,
+    pub(crate) open_files: Arc<OpenFiles>,
+    /// Every batch with a lower seq is durable. Raised only after the syncs that made it so, and
+    /// read for each header that is written; see `format::batch`.
+    pub(crate) durable_upto: AtomicU64,
+    pub(crate) epoch: u64,
+    pub(crate) read_only: Option<ReadOnlyReason>,
+    pub(crate) report: RecoveryReport,
+    pub(crate) poisoned: AtomicBool,
+    pub(crate) closed: AtomicBool,
+    pub(crate) lock: Mutex<Option<StoreLock>>,
+}
+
+/// What a store tells about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreInfo {
+    /// Its uuid.
+    pub uuid: [u8; 16],
+    /// Uuid of the store it was copied from, or zero.
+    pub parent: [u8; 16],
+    /// The present opening.
+    pub epoch: u64,
+    /// Offset of the next frame that readers will see.
+    pub head: u64,
+    /// When appends are made durable.
+    pub sync: SyncPolicy,
+    /// Whether it can be written.
+    pub health: Health,
+    /// What opening it found and did.
+    pub recovery: RecoveryReport,
+    /// Segments of the log.
+    pub segments: usize,
+    /// Bytes of the log that readers see.
+    pub log_bytes: u64,
+    /// Cursors.
+    pub cursors: usize,
+}
+
+/// Whether a store can be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It can.
+    Writable,
+    /// It can only be read.
+    ReadOnly(ReadOnlyReason),
+    /// A write failed; it can be read until it is opened again.
+    Poisoned,
+}
+
+impl Store {
+    /// Opens the store in `dir`, or makes one there.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] when another process has it; the other kinds say what is in the way. A
+    /// store with damage in acknowledged data opens, for reading: see [`StoreInfo::health`].
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, OpenError> {
+        let inner = Arc::new(crate::recovery::open(dir, options)?);
+        if inner.read_only.is_none() {
+            let started = inner.upkeep.start(&inner);
+            started.map_err(|error| OpenError::io("start a thread for", dir, error))?;
+        }
+        Ok(Self { inner })
+    }
+
+    /// Closes the store: all appended is synced and marked, so that the next open has nothing to
+    /// recover. Readers that are still there go on reading what they hold. Closing twice is no
+    /// error.
+    ///
+    /// # Errors
+    /// [`StoreError`] when that was not possible; the next open then recovers the store.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.inner.close()
+    }
+
+    /// What the store tells about itself.
+    #[must_use]
+    pub fn info(&self) -> StoreInfo {
+        let inner = &self.inner;
+        let manifest = inner.env.manifest.state();
+        let view = inner.log.view();
+        let health = match &inner.read_only {
+            Some(reason) => Health::ReadOnly(reason.clone()),
+            None if inner.is_poisoned() => Health::Poisoned,
+            None => Health::Writable,
+        };
+        StoreInfo {
+            uuid: manifest.store,
+            parent: manifest.parent,
+            epoch: inner.epoch,
+            head: view.head,
+            sync: inner.env.options.sync,
+            health,
+            recovery: inner.report.clone(),
+            segments: view.segments.len(),
+            log_bytes: view.segments.iter().map(|segment| segment.published_len()).sum(),
+            cursors: inner.cursors.read().len(),
+        }
+    }
+
+    /// Submits a batch. It is committed when this ticket or another one is waited for.
+    pub fn submit(&self, batch: Batch) -> Ticket {
+        let inner = Arc::clone(&self.inner);
+        match inner.prepare(batch) {
+            Ok(pending) => {
+                let slot = inner.commits.enqueue_slot(pending);
+                Ticket::queued(inner, slot)
+            }
+            Err(error) => Ticket::refused(inner, error),
+        }
+    }
+
+    /// Submits a batch; `done` gets the answer, on the thread that leads. It must not wait for
+    /// another append. Call [`lead`](Self::lead) afterwards.
+    pub fn submit_with(
+        &self,
+        batch: Batch,
+        done: impl FnOnce(Result<Appended, AppendError>) + Send + 'static,
+    ) {
+        match self.inner.prepare(batch) {
+            Ok(pending) => self.inner.commits.enqueue(pending, done),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Commits what was submitted, unless somebody does already; says whether this call did. It
+    /// returns when nothing is left to commit, and blocks while it syncs.
+    pub fn lead(&self) -> bool {
+        self.inner.commits.lead(&self.inner)
+    }
+
+    /// Appends a batch and waits for the acknowledgement that the store's policy, or the batch,
+    /// asks for.
+    ///
+    /// # Errors
+    /// [`AppendError`]; but for [`AppendError::Indeterminate`] nothing was appended.
+    pub fn append(&self, batch: Batch) -> Result<Appended, AppendError> {
+        let pending = self.inner.prepare(batch)?;
+        self.inner.commits.append(&self.inner, pending)
+    }
+
+    /// A cursor with its state.
+    ///
+    /// # Errors
+    /// [`ReadError`] when its state is a blob that cannot be read.
+    pub fn cursor(&self, name: &CursorName) -> Result<Option<Cursor>, ReadError> {
+        let Some(held) = self.inner.cursors.read().get(name).cloned() else { return Ok(None) };
+        let state = match &held.state {
+            HeldState::Inline(bytes) => bytes.clone(),
+            HeldState::Blob(_, hash) => match self.inner.blobs.get(hash)? {
+                Some(blob) => blob.bytes(CURSOR_STATE_BYTES_MAX as u64)?,
+                None => return Err(ReadError::MissingBlob(*hash)),
+            },
+        };
+        let CursorSummary { revision, epoch, offset, time_ms, .. } = held.summary();
+        Ok(Some(Cursor { revision, epoch, offset, time_ms, state: Bytes::from(state) }))
+    }
+
+    /// Every cursor, by name.
+    #[must_use]
+    pub fn cursors(&self) -> Vec<(CursorName, CursorSummary)> {
+        let table = self.inner.cursors.read();
+        let mut all: Vec<_> =
+            table.iter().map(|(name, held)| (name.clone(), held.summary())).collect();
+        all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Who wants to know calls `close`; the next open recovers what is left.
+        let _ = self.inner.close();
+    }
+}
+
+impl Inner {
+    /// Checks and prepares a batch, without any lock of the writer.
+    fn prepare(&self, batch: Batch) -> Result<Pending, AppendError> {
+        self.check_writable()?;
+        let cursor_bytes = match batch.cursors.is_empty() {
+            true => 0,
+            false => self.cursors.read().restated_bytes(),
+        };
+        let segment_bytes = self.env.options.segment_bytes;
+        Pending::prepare(batch, &Checks { blobs: &self.blobs, segment_bytes, cursor_bytes })
+    }
+
+    fn check_writable(&self) -> Result<(), AppendError> {
+        match &self.read_only {
+            Some(reason) => Err(AppendError::ReadOnly(reason.clone())),
+            None if self.is_poisoned() => Err(AppendError::Poisoned),
+            None if self.closed.load(Ordering::Acquire) => Err(AppendError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes sure that the store is known to be in use before anything is written, blobs too.
+    pub(crate) fn begin_writing(&self) -> Result<(), AppendError> {
+        self.check_writable()?;
+        self.begin_writing_with(&mut self.writer.lock())
+    }
+
+    /// The same for who has the writer.
+    pub(crate) fn begin_writing_with(&self, writer: &mut Writer) -> Result<(), AppendError> {
+        if writer.begun && !writer.closed && !self.is_poisoned() {
+            return Ok(());
+        }
+        self.check_writable()?;
+        if writer.closed {
+            return Err(AppendError::Closed);
+        }
+        let start = EpochStart {
+            epoch: self.epoch,
+            first_offset: writer.appender().next_offset(),
+            first_seq: writer.appender().next_seq(),
+        };
+        // Durable before the first byte: a crash from now on is recovered, and offsets of this
+        // epoch are told from those another one lost.
+        let begun = self.env.manifest.update(|state| {
+            state.clean = false;
+            state.epochs.push(start);
+            let over = state.epochs.len().saturating_sub(EPOCHS_MAX);
+            state.epochs.drain(..over);
+        });
+        match begun.map_err(Fault::when_preparing) {
+            Ok(()) => {
+                writer.begun = true;
+                Ok(())
+            }
+            Err(Fault::Full) => Err(AppendError::StorageFull),
+            Err(Fault::Failed(_)) => {
+                self.poison();
+                Err(AppendError::Poisoned)
+            }
+        }
+    }
+
+    /// Syncs files of the log, and beside them the packs.
+    pub(crate) fn sync_files(&self, media: &[&Arc<dyn Media>]) -> io::Result<()> {
+        self.blobs.sync_beside(|| media.iter().try_for_each(|media| media.sync()))
+    }
+
+    /// Takes no more appends: what the disk holds is not known.
+    pub(crate) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// A sealed segment as readers see it.
+    pub(crate) fn sealed_segment(&self, key: SegmentKey, length: u64, frames: u64) -> Arc<Segment> {
+        let path = self.env.log_path(key.base, key.generation, "seg");
+        let open = Arc::clone(&self.open_files);
+        Arc::new(Segment::sealed_file(key, path, length, frames, open))
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.upkeep.stop();
+        let mut writer = self.writer.lock();
+        // Who leads from now on answers that the store is closed.
+        writer.closed = true;
+        let closed = self.close_files(&mut writer);
+        // On every path: its thread may write to the manifest, and the lock goes next.
+        self.blobs.stop();
+        *self.lock.lock() = None;
+        closed
+    }
+
+    fn close_files(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if self.read_only.is_some() || self.env.manifest.state().clean {
+            return Ok(());
+        }
+        if self.is_poisoned() {
+            return Err(StoreError::Poisoned);
+        }
+        let told = |fault: Fault| match fault {
+            Fault::Full => StoreError::Io("the disk is full".into()),
+            Fault::Failed(error) => StoreError::Io(error.to_string().into()),
+        };
+        self.sealing.seal_now(self).map_err(told)?;
+        self.sealing.index_sealed(self);
+        match writer.mark_close(self) {
+            // The manifest says where the log ends; without room for it the mark can be spared.
+            Ok(()) | Err(Fault::Full) => {}
+            Err(fault) => return Err(told(fault)),
+        }
+        self.sealing.seal_now(self).map_err(told)?;
+        let io = |error: io::Error| StoreError::Io(error.to_string().into());
+        self.blobs.close().map_err(io)?;
+        let end = writer.appender().active().map(|active| (active.segment.key(), active.flushed));
+        let closed = self.env.manifest.update(|state| {
+            state.clean = true;
+            for file in &mut state.files {
+                let open = file.kind == FileKind::Segment && file.state == FileState::Unmarked;
+                if let Some((key, length)) = end
+                    && open
+                    && (file.base, file.generation) == (key.base, key.generation)
+                {
+                    file.length = length;
+                }
+            }
+        });
+        closed.map_err(io)
+    }
+}
+
+#[cfg(test)]
+mod tests;

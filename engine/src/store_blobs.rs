@@ -1,0 +1,101 @@
+//! Blobs through the store: put and read by hash, large ones as streams.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::blob::{BlobReader, Incoming, StageError};
+use crate::error::{AppendError, ReadError};
+use crate::options::SyncPolicy;
+use crate::store::{Inner, Store};
+use crate::value::BlobHash;
+
+impl Store {
+    /// A blob.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the packs cannot be read.
+    pub fn blob(&self, hash: &BlobHash) -> Result<Option<BlobReader>, ReadError> {
+        Ok(self.inner.blobs.get(hash)?)
+    }
+
+    /// Whether the store has a blob.
+    #[must_use]
+    pub fn has_blob(&self, hash: &BlobHash) -> bool {
+        self.inner.blobs.contains(hash)
+    }
+
+    /// Puts a blob that need not fit into memory.
+    ///
+    /// # Errors
+    /// [`AppendError`] when the store cannot be written.
+    pub fn blob_writer(&self) -> Result<BlobWriter, AppendError> {
+        self.inner.begin_writing()?;
+        Ok(BlobWriter { incoming: self.inner.blobs.incoming(), inner: Arc::clone(&self.inner) })
+    }
+
+    /// Puts a blob. When it returns, the blob is as durable as the store's policy makes an append.
+    ///
+    /// # Errors
+    /// [`AppendError`]; the blob may then be there or not.
+    pub fn blob_put(&self, bytes: &[u8]) -> Result<BlobHash, AppendError> {
+        self.inner.begin_writing()?;
+        let bytes = Bytes::copy_from_slice(bytes);
+        let prepared = self
+            .inner
+            .blobs
+            .prepare(&bytes)
+            .map_err(|error| AppendError::BlobRefused(error.to_string().into()))?;
+        let hash = prepared.hash();
+        let staged = self.inner.blobs.stage(std::slice::from_ref(&prepared));
+        self.inner.put_done(staged).map(|()| hash)
+    }
+}
+
+impl Inner {
+    /// Makes a staged blob durable if the policy asks for that.
+    fn put_done<T>(&self, staged: Result<T, StageError>) -> Result<T, AppendError> {
+        let staged = staged.inspect_err(|error| {
+            if matches!(error, StageError::Failed(_)) {
+                self.poison();
+            }
+        })?;
+        if self.env.options.sync == SyncPolicy::Sync && self.blobs.sync().is_err() {
+            self.poison();
+            return Err(AppendError::Indeterminate);
+        }
+        Ok(staged)
+    }
+}
+
+/// A blob on its way into the store. Nothing of it is there before [`finish`](Self::finish).
+#[derive(Debug)]
+pub struct BlobWriter {
+    incoming: Incoming,
+    inner: Arc<Inner>,
+}
+
+impl BlobWriter {
+    /// Completes the blob: its hash and length. It is then as durable as the store's policy makes an
+    /// append.
+    ///
+    /// # Errors
+    /// [`AppendError`]; the blob may then be there or not.
+    pub fn finish(self) -> Result<(BlobHash, u64), AppendError> {
+        // The store may have been closed since the writer was made.
+        self.inner.begin_writing()?;
+        let put = self.incoming.finish();
+        self.inner.put_done(put)
+    }
+}
+
+impl io::Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.incoming.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.incoming.flush()
+    }
+}

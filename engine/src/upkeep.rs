@@ -1,0 +1,195 @@
+//! The housekeeping thread: seals segments, allocates the next one, syncs for the `interval`
+//! policy, and marks an idle log so that less of it is in doubt after a crash. Nothing an append
+//! waits for depends on it being quick.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::format::control::Mark;
+use crate::log::Fault;
+use crate::options::SyncPolicy;
+use crate::store::Inner;
+
+/// A log that was not written for so long is marked.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long to wait before something is tried again that a full disk prevented.
+const RETRY: Duration = Duration::from_secs(1);
+/// The next segment is allocated once the active one is so full, in percent.
+const SPARE_AT_PERCENT: u64 = 50;
+
+/// What the writer and the thread tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    /// Groups written.
+    writes: AtomicU64,
+    /// Bytes written since the last timed sync.
+    unsynced: AtomicU64,
+    /// The thread looks at `writes` within its period; otherwise it must be woken.
+    awake: AtomicBool,
+    /// The active segment is so full that the next one should be allocated.
+    spare_due: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    woken: bool,
+    stop: bool,
+}
+
+impl Upkeep {
+    /// Starts the thread.
+    pub(crate) fn start(&self, inner: &Arc<Inner>) -> std::io::Result<()> {
+        let shared = Arc::clone(inner);
+        let thread =
+            std::thread::Builder::new().name("xs-upkeep".to_owned()).spawn(move || run(&shared))?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Ends the thread and waits for it.
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_all();
+        let thread = self.thread.lock().take();
+        // A panic there was a panic of ours; the store closes all the same.
+        let _ = thread.map(JoinHandle::join);
+    }
+
+    /// Wakes the thread.
+    pub(crate) fn wake(&self) {
+        self.state.lock().woken = true;
+        self.changed.notify_all();
+    }
+
+    /// Tells the thread of a group of so many bytes. Called for each, so it wakes only who sleeps.
+    pub(crate) fn wrote(&self, inner: &Inner, bytes: u64, fill_percent: u64) {
+        // Sequentially consistent with the thread's store to `awake` and load of `writes`: either
+        // it sees this write, or this sees that it is asleep.
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        let mut wake = !self.awake.load(Ordering::SeqCst);
+        if let SyncPolicy::Interval { bytes: max, .. } = inner.env.options.sync {
+            let before = self.unsynced.fetch_add(bytes, Ordering::Relaxed);
+            wake |= before < max && before + bytes >= max;
+        }
+        if fill_percent >= SPARE_AT_PERCENT && !self.spare_due.load(Ordering::Relaxed) {
+            self.spare_due.store(true, Ordering::Relaxed);
+            wake = true;
+        }
+        if wake {
+            self.wake();
+        }
+    }
+
+    /// Sleeps until woken or for `period`; says whether to go on.
+    fn sleep(&self, period: Option<Duration>) -> bool {
+        let mut state = self.state.lock();
+        if !state.stop && !state.woken {
+            match period {
+                Some(period) => drop(self.changed.wait_for(&mut state, period)),
+                None => self.changed.wait(&mut state),
+            }
+        }
+        state.woken = false;
+        !state.stop
+    }
+}
+
+/// What the thread remembers between its rounds.
+struct Rounds {
+    /// Writes that were durable after the last timed sync.
+    synced: u64,
+    /// Writes that the log was marked after.
+    marked: u64,
+    seen: u64,
+    seen_at: Instant,
+}
+
+fn run(inner: &Inner) {
+    let upkeep = &inner.upkeep;
+    let mut rounds = Rounds { synced: 0, marked: 0, seen: 0, seen_at: Instant::now() };
+    let mut period = None;
+    while upkeep.sleep(period) {
+        if inner.is_poisoned() {
+            period = None;
+            continue;
+        }
+        upkeep.awake.store(true, Ordering::SeqCst);
+        period = match round(inner, &mut rounds) {
+            Ok(Some(period)) => Some(period),
+            Ok(None) => {
+                upkeep.awake.store(false, Ordering::SeqCst);
+                let missed = upkeep.writes.load(Ordering::SeqCst) != rounds.marked;
+                missed.then_some(Duration::ZERO)
+            }
+            Err(Fault::Full) => Some(RETRY),
+            Err(Fault::Failed(_)) => {
+                inner.poison();
+                None
+            }
+        };
+    }
+}
+
+/// Does what is due, and says when to look again; `None` when nothing is left to do.
+fn round(inner: &Inner, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
+    let upkeep = &inner.upkeep;
+    inner.sealing.seal_now(inner)?;
+    inner.sealing.index_sealed(inner);
+    if upkeep.spare_due.load(Ordering::Relaxed) {
+        inner.sealing.prepare_spare(inner).map_err(Fault::when_preparing)?;
+        let used = inner.writer.lock().appender().fill_percent() < SPARE_AT_PERCENT;
+        upkeep.spare_due.store(!used, Ordering::Relaxed);
+    }
+    let writes = upkeep.writes.load(Ordering::SeqCst);
+    if writes != rounds.seen {
+        (rounds.seen, rounds.seen_at) = (writes, Instant::now());
+    }
+    match inner.env.options.sync {
+        // Nothing is synced before its time, and an unsynced log cannot be marked.
+        SyncPolicy::None => {
+            rounds.marked = writes;
+            return Ok(None);
+        }
+        SyncPolicy::Interval { ms, .. } if writes != rounds.synced => {
+            sync_log(inner)?;
+            rounds.synced = writes;
+            return Ok(Some(Duration::from_millis(ms)));
+        }
+        SyncPolicy::Sync | SyncPolicy::Interval { .. } => {}
+    }
+    if writes == rounds.marked {
+        return Ok(None);
+    }
+    let idle = rounds.seen_at.elapsed();
+    if idle < IDLE {
+        return Ok(Some(IDLE - idle));
+    }
+    let mut writer = inner.writer.lock();
+    if upkeep.writes.load(Ordering::SeqCst) == writes && !writer.closed {
+        writer.mark(inner, Mark::Sync)?;
+        rounds.marked = writes;
+        return Ok(None);
+    }
+    Ok(Some(IDLE))
+}
+
+/// Syncs what was written so far without keeping the writer from writing more.
+fn sync_log(inner: &Inner) -> Result<(), Fault> {
+    inner.upkeep.unsynced.store(0, Ordering::Relaxed);
+    let (media, seq) = {
+        let writer = inner.writer.lock();
+        let waiting = inner.sealing.waiting();
+        let media: Vec<_> = waiting.into_iter().chain(writer.appender().media().cloned()).collect();
+        (media, writer.appender().next_seq())
+    };
+    inner.sync_files(&media.iter().collect::<Vec<_>>()).map_err(Fault::Failed)?;
+    inner.durable_upto.fetch_max(seq, Ordering::AcqRel);
+    Ok(())
+}
