@@ -182,6 +182,8 @@ pub enum Detail {
     Limit(u64),
     /// The offset to go on from.
     Offset(u64),
+    /// The extension that is not known.
+    Extension(u16),
 }
 
 /// A request the server refused: the reply in place of a result, and what a

@@ -4,7 +4,9 @@
 
 mod address;
 pub mod client;
+pub mod codec;
 mod error;
+mod gather;
 pub mod limits;
 mod message;
 pub mod server;
@@ -15,11 +17,11 @@ pub use client::{
     BlobStream, CallStream, Client, ClientOptions, FrameStream, Reply, ServerInfo, Subscription,
 };
 pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
+pub use gather::Gather;
 pub use message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, LastRequest, OpRange,
-    PeerLimits, Role, Stamp, SubEvent, SubscribeOptions, TopicSummary, UnknownRole,
+    AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, GoAway, LastRequest, Op,
+    OpRange, PeerLimits, RECORD_VERSION, Role, Stamp, SubEvent, SubscribeOptions, TopicSummary,
+    UnknownRole, VERSION,
 };
 pub use server::{Listener, Server, ServerOptions};
-pub use service::{
-    BlobSink, BlobSource, Called, Done, Feed, Pulled, Service, StoreIdentity, Wake,
-};
+pub use service::{BlobSink, BlobSource, Called, Done, Feed, Pulled, Service, StoreIdentity, Wake};

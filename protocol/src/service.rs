@@ -116,7 +116,8 @@ pub trait Service: Send + Sync + 'static {
 
     /// Appends the frame of a call and opens the feed of its results. The feed ends after
     /// `<name>.complete` or `<name>.error`; dropping it before that cancels the call.
-    fn call(&self, request: CallRequest, wake: Wake) -> BoxFuture<'static, Result<Called, Refusal>>;
+    fn call(&self, request: CallRequest, wake: Wake)
+    -> BoxFuture<'static, Result<Called, Refusal>>;
 }
 
 /// A call under way.

@@ -1,6 +1,10 @@
 //! CURSOR_GET, CURSOR_SET, CURSOR_LIST.
 
-use xs_engine::CursorName;
+use xs_engine::{Cursor, CursorName};
+
+use super::coding::{Body, DecodeError};
+use crate::error::ProtocolError;
+use crate::gather::Gather;
 
 /// A cursor without its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,4 +21,102 @@ pub struct CursorSummary {
     pub time_ms: u64,
     /// Bytes of its state.
     pub state_bytes: u64,
+}
+
+/// Reads the request of CURSOR_GET.
+pub(crate) fn read_name(mut body: Body) -> Result<CursorName, DecodeError> {
+    let name = CursorName::parse(body.text("cursor name")?.as_str())?;
+    body.extensions()?;
+    Ok(name)
+}
+
+/// Adds a cursor, if there is one.
+pub(crate) fn put_cursor(out: &mut Gather, cursor: Option<&Cursor>) {
+    let Some(cursor) = cursor else { return };
+    for number in [cursor.revision, cursor.epoch, cursor.offset, cursor.time_ms] {
+        out.put_u64(number);
+    }
+    out.put_shared(&cursor.state);
+}
+
+/// Reads a cursor; an empty body is none.
+pub(crate) fn read_cursor(mut body: Body) -> Result<Option<Cursor>, ProtocolError> {
+    if body.left() == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Cursor {
+        revision: body.u64("revision")?,
+        epoch: body.u64("epoch")?,
+        offset: body.u64("offset")?,
+        time_ms: body.u64("time")?,
+        state: body.rest(),
+    }))
+}
+
+impl CursorSummary {
+    pub(crate) fn put(&self, out: &mut Gather) {
+        for number in [self.revision, self.epoch, self.offset, self.time_ms, self.state_bytes] {
+            out.put_u64(number);
+        }
+        out.put_str(self.name.as_str());
+    }
+
+    /// Reads summaries up to the end of the body.
+    pub(crate) fn read_all(mut body: Body) -> Result<Vec<Self>, ProtocolError> {
+        let mut all = Vec::new();
+        while body.left() > 0 {
+            let (revision, epoch) = (body.u64("revision")?, body.u64("epoch")?);
+            let (offset, time_ms) = (body.u64("offset")?, body.u64("time")?);
+            let state_bytes = body.u64("state bytes")?;
+            let name = CursorName::parse(body.text("cursor name")?.as_str());
+            let name = name.map_err(|_| body.wrong("cursor name"))?;
+            all.push(Self { name, revision, epoch, offset, time_ms, state_bytes });
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::message::testing::{body_of, each_cut_fails};
+
+    #[test]
+    fn cursors_round_trip() {
+        let cursor = Cursor {
+            revision: 1,
+            epoch: 2,
+            offset: 3,
+            time_ms: 4,
+            state: Bytes::from_static(b"state"),
+        };
+        for cursor in [None, Some(cursor)] {
+            let body = body_of(|out| put_cursor(out, cursor.as_ref()));
+            assert_eq!(read_cursor(Body::new("CURSOR_GET", body)).unwrap(), cursor);
+        }
+        let name = body_of(|out| out.put_str("name"));
+        let read = |bytes| read_name(Body::new("CURSOR_GET", bytes));
+        assert_eq!(read(name.clone()).unwrap().as_str(), "name");
+        each_cut_fails(&name, read);
+    }
+
+    #[test]
+    fn summaries_round_trip() {
+        let one = |name: &str| CursorSummary {
+            name: CursorName::parse(name).unwrap(),
+            revision: 1,
+            epoch: 2,
+            offset: 3,
+            time_ms: 4,
+            state_bytes: 5,
+        };
+        let body = body_of(|out| [one("a"), one("b")].iter().for_each(|one| one.put(out)));
+        let read = |bytes| CursorSummary::read_all(Body::new("CURSOR_LIST", bytes));
+        assert_eq!(read(body.clone()).unwrap(), [one("a"), one("b")]);
+        for at in 0..body.len() {
+            assert!(read(body.slice(..at)).map_or(true, |list| list.len() < 2), "{at}");
+        }
+    }
 }

@@ -3,6 +3,18 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::Op;
+use super::coding::{Body, DecodeError};
+use crate::error::{Code, ProtocolError, Refusal};
+use crate::gather::{Gather, cut};
+use crate::limits::{self, PEER_NAME_BYTES_MAX, TOKEN_BYTES_MAX};
+use crate::service::StoreIdentity;
+
+/// The version of the protocol this build speaks.
+pub const VERSION: u16 = 1;
+/// The version of the FRAME record this build reads and sends: that of docs/format.md.
+pub const RECORD_VERSION: u16 = 1;
+
 /// What a connection may do. How it came in decides: nothing in a message can raise it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -25,6 +37,18 @@ impl Role {
             Self::Append => "append",
             Self::Admin => "admin",
             Self::Host => "host",
+        }
+    }
+}
+
+impl Role {
+    const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Read),
+            1 => Some(Self::Append),
+            2 => Some(Self::Admin),
+            3 => Some(Self::Host),
+            _ => None,
         }
     }
 }
@@ -68,6 +92,18 @@ pub struct PeerLimits {
     pub batch_records: u32,
 }
 
+impl PeerLimits {
+    /// What this build's server accepts.
+    pub(crate) const OURS: Self = Self {
+        message_bytes: limits::MESSAGE_BYTES_MAX,
+        requests: limits::REQUESTS_MAX,
+        streams: limits::STREAMS_MAX,
+        chunk_bytes: limits::CHUNK_BYTES_MAX as u32,
+        upload_window: limits::UPLOAD_WINDOW,
+        batch_records: xs_engine::limits::BATCH_RECORDS_MAX as u32,
+    };
+}
+
 /// The versions of one op that a server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpRange {
@@ -77,4 +113,177 @@ pub struct OpRange {
     pub min: u16,
     /// Newest version.
     pub max: u16,
+}
+
+/// A client's introduction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HelloRequest {
+    /// Versions of the protocol it speaks: oldest, newest.
+    pub(crate) versions: (u16, u16),
+    /// Versions of the FRAME record it reads: oldest, newest.
+    pub(crate) records: (u16, u16),
+    /// What else it can do; no bit has a meaning yet.
+    pub(crate) features: u64,
+    /// Bytes of the longest message it accepts.
+    pub(crate) message_bytes: u32,
+    /// What to call it.
+    pub(crate) name: String,
+    /// Its token; empty when it has none.
+    pub(crate) token: String,
+}
+
+impl HelloRequest {
+    pub(crate) fn put(&self, out: &mut Gather) {
+        for version in [self.versions.0, self.versions.1, self.records.0, self.records.1] {
+            out.put_u16(version);
+        }
+        out.put_u64(self.features);
+        out.put_u32(self.message_bytes);
+        out.put_str(cut(&self.name, PEER_NAME_BYTES_MAX));
+        out.put_str(&self.token);
+    }
+
+    pub(crate) fn read(mut body: Body) -> Result<Self, DecodeError> {
+        let versions = (body.u16("version")?, body.u16("version")?);
+        let records = (body.u16("record version")?, body.u16("record version")?);
+        let features = body.u64("features")?;
+        let message_bytes = body.u32("message bytes")?;
+        let name = body.text("name")?.as_str().to_owned();
+        let token = body.text("token")?.as_str().to_owned();
+        if name.len() > PEER_NAME_BYTES_MAX || token.len() > TOKEN_BYTES_MAX {
+            return Err(body.wrong("name or token too long").into());
+        }
+        body.extensions()?;
+        Ok(Self { versions, records, features, message_bytes, name, token })
+    }
+
+    /// Refuses a client with which there is no common version.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        let speaks = |range: (u16, u16), ours| range.0 <= ours && ours <= range.1;
+        if !speaks(self.versions, VERSION) || !speaks(self.records, RECORD_VERSION) {
+            let text = format!(
+                "the server speaks version {VERSION} with records of version {RECORD_VERSION}, \
+                 the client versions {:?} with records {:?}",
+                self.versions, self.records
+            );
+            return Err(Refusal::new(Code::VersionMismatch, text));
+        }
+        Ok(())
+    }
+}
+
+/// A server's introduction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HelloReply {
+    pub(crate) version: u16,
+    pub(crate) records: u16,
+    pub(crate) role: Role,
+    pub(crate) features: u64,
+    pub(crate) store: StoreIdentity,
+    pub(crate) limits: PeerLimits,
+    pub(crate) name: String,
+    pub(crate) ops: Vec<OpRange>,
+}
+
+impl HelloReply {
+    pub(crate) fn put(&self, out: &mut Gather) {
+        out.put_u16(self.version);
+        out.put_u16(self.records);
+        out.put_u8(self.role as u8);
+        out.put_slice(&[0; 3]);
+        out.put_u64(self.features);
+        out.put_slice(&self.store.uuid);
+        out.put_u64(self.store.epoch);
+        out.put_u64(self.store.head);
+        let PeerLimits {
+            message_bytes,
+            requests,
+            streams,
+            chunk_bytes,
+            upload_window,
+            batch_records,
+        } = self.limits;
+        for limit in [message_bytes, requests, streams, chunk_bytes, upload_window, batch_records] {
+            out.put_u32(limit);
+        }
+        out.put_str(cut(&self.name, PEER_NAME_BYTES_MAX));
+        out.put_u16(self.ops.len() as u16);
+        for range in &self.ops {
+            out.put_u8(range.op);
+            out.put_u8(0);
+            out.put_u16(range.min);
+            out.put_u16(range.max);
+        }
+    }
+
+    pub(crate) fn read(mut body: Body) -> Result<Self, ProtocolError> {
+        let version = body.u16("version")?;
+        let records = body.u16("record version")?;
+        let role = Role::from_byte(body.u8("role")?).ok_or_else(|| body.wrong("role"))?;
+        body.zeros(3)?;
+        let features = body.u64("features")?;
+        let store = StoreIdentity {
+            uuid: body.uuid("uuid")?,
+            epoch: body.u64("epoch")?,
+            head: body.u64("head")?,
+        };
+        let limits = PeerLimits {
+            message_bytes: body.u32("limit")?,
+            requests: body.u32("limit")?,
+            streams: body.u32("limit")?,
+            chunk_bytes: body.u32("limit")?,
+            upload_window: body.u32("limit")?,
+            batch_records: body.u32("limit")?,
+        };
+        let name = body.text("name")?.as_str().to_owned();
+        let count = body.u16("count of ops")?;
+        let mut ops = Vec::with_capacity(usize::from(count).min(Op::ALL.len()));
+        for _ in 0..count {
+            let op = body.u8("op")?;
+            body.zeros(1)?;
+            ops.push(OpRange { op, min: body.u16("op version")?, max: body.u16("op version")? });
+        }
+        Ok(Self { version, records, role, features, store, limits, name, ops })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::testing::{body_of, each_cut_fails};
+
+    #[test]
+    fn requests_round_trip_and_versions_are_compared() {
+        let mut hello = HelloRequest {
+            versions: (1, 2),
+            records: (1, 1),
+            features: 0,
+            message_bytes: 1 << 20,
+            name: "test".to_owned(),
+            token: "secret".to_owned(),
+        };
+        let body = body_of(|out| hello.put(out));
+        assert_eq!(HelloRequest::read(Body::new("HELLO", body.clone())).unwrap(), hello);
+        each_cut_fails(&body, |bytes| HelloRequest::read(Body::new("HELLO", bytes)));
+        assert!(hello.check().is_ok());
+        hello.versions = (2, 3);
+        assert_eq!(hello.check().unwrap_err().code, Code::VersionMismatch);
+    }
+
+    #[test]
+    fn replies_round_trip() {
+        let reply = HelloReply {
+            version: 1,
+            records: 1,
+            role: Role::Host,
+            features: 0,
+            store: StoreIdentity { uuid: [7; 16], epoch: 3, head: 99 },
+            limits: PeerLimits::OURS,
+            name: "xs/0".to_owned(),
+            ops: Op::table(),
+        };
+        let body = body_of(|out| reply.put(out));
+        assert_eq!(HelloReply::read(Body::new("HELLO", body.clone())).unwrap(), reply);
+        each_cut_fails(&body, |bytes| HelloReply::read(Body::new("HELLO", bytes)));
+    }
 }

@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use xs_engine::Frame;
+use xs_engine::{Frame, ReadOptions};
 
-use crate::error::Refusal;
-use crate::limits::CREDIT_DEFAULT;
+use super::coding::{Body, DecodeError};
+use super::control::{put_refusal, read_refusal};
+use super::read::{put_options, read_options};
+use crate::error::{Code, Detail, ProtocolError, Refusal};
+use crate::gather::Gather;
+use crate::limits::{BODY_WITH_FRAME_MAX, CREDIT_DEFAULT, PULSE_MAX, PULSE_MIN};
 
 /// How a subscription is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,4 +81,189 @@ pub enum Gap {
         /// How many.
         count: u64,
     },
+}
+
+/// The request of a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SubscribeRequest {
+    pub(crate) options: ReadOptions,
+    pub(crate) how: SubscribeOptions,
+}
+
+impl SubscribeRequest {
+    pub(crate) fn put(&self, out: &mut Gather) {
+        out.put_u32(self.how.credit);
+        out.put_u32(self.how.bodies_up_to);
+        out.put_u64(self.how.pulse.map_or(0, millis));
+        put_options(out, &self.options);
+    }
+
+    pub(crate) fn read(mut body: Body) -> Result<Self, DecodeError> {
+        let credit = body.u32("credit")?;
+        let bodies_up_to = body.u32("bodies up to")?;
+        let pulse = match body.u64("pulse")? {
+            0 => None,
+            ms => Some(Duration::from_millis(ms)),
+        };
+        let options = read_options(&mut body)?;
+        check_bodies(bodies_up_to)?;
+        if pulse.is_some_and(|pulse| !(PULSE_MIN..=PULSE_MAX).contains(&pulse)) {
+            let text = format!("a pulse must be {PULSE_MIN:?} to {PULSE_MAX:?} long");
+            return Err(Refusal::new(Code::InvalidRead, text).into());
+        }
+        body.extensions()?;
+        Ok(Self { options, how: SubscribeOptions { credit, pulse, bodies_up_to } })
+    }
+}
+
+/// Refuses bodies with frames beyond the limit.
+pub(crate) fn check_bodies(up_to: u32) -> Result<(), Refusal> {
+    if up_to > BODY_WITH_FRAME_MAX {
+        let text = format!("bodies with frames are limited to {BODY_WITH_FRAME_MAX} bytes");
+        let refusal = Refusal::new(Code::InvalidRead, text);
+        return Err(refusal.with(Detail::Limit(u64::from(BODY_WITH_FRAME_MAX))));
+    }
+    Ok(())
+}
+
+/// Whole milliseconds, at least 1.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+const EVENT_CAUGHT_UP: u8 = 1;
+const EVENT_PULSE: u8 = 2;
+const EVENT_GAP: u8 = 3;
+const EVENT_DROPPED: u8 = 4;
+const EVENT_ENDED: u8 = 5;
+
+const GAP_CORRUPT: u8 = 1;
+const GAP_EPHEMERAL: u8 = 2;
+
+/// What SUB_EVENT says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StreamEvent {
+    CaughtUp { head: u64 },
+    Pulse,
+    Gap(Gap),
+    Dropped { refusal: Refusal, resume: u64 },
+    Ended { scanned_to: u64 },
+}
+
+impl StreamEvent {
+    /// The code for the header.
+    pub(crate) const fn code(&self) -> u16 {
+        match self {
+            Self::Dropped { refusal, .. } => refusal.code.number(),
+            _ => 0,
+        }
+    }
+
+    /// Whether the stream is over.
+    pub(crate) const fn is_last(&self) -> bool {
+        matches!(self, Self::Dropped { .. } | Self::Ended { .. })
+    }
+
+    pub(crate) fn put(&self, out: &mut Gather) {
+        match self {
+            Self::CaughtUp { head } => {
+                out.put_u8(EVENT_CAUGHT_UP);
+                out.put_u64(*head);
+            }
+            Self::Pulse => out.put_u8(EVENT_PULSE),
+            Self::Gap(gap) => {
+                out.put_u8(EVENT_GAP);
+                let (kind, from, to) = match *gap {
+                    Gap::Corrupt { from, to } => (GAP_CORRUPT, from, to),
+                    Gap::Ephemeral { count } => (GAP_EPHEMERAL, count, 0),
+                };
+                out.put_u8(kind);
+                out.put_u64(from);
+                out.put_u64(to);
+            }
+            Self::Dropped { refusal, resume } => {
+                out.put_u8(EVENT_DROPPED);
+                out.put_u64(*resume);
+                put_refusal(out, refusal);
+            }
+            Self::Ended { scanned_to } => {
+                out.put_u8(EVENT_ENDED);
+                out.put_u64(*scanned_to);
+            }
+        }
+    }
+
+    pub(crate) fn read(code: u16, mut body: Body) -> Result<Self, ProtocolError> {
+        let event = match body.u8("event")? {
+            EVENT_CAUGHT_UP => Self::CaughtUp { head: body.u64("head")? },
+            EVENT_PULSE => Self::Pulse,
+            EVENT_GAP => {
+                let kind = body.u8("kind of gap")?;
+                let (from, to) = (body.u64("gap")?, body.u64("gap")?);
+                match kind {
+                    GAP_CORRUPT => Self::Gap(Gap::Corrupt { from, to }),
+                    GAP_EPHEMERAL => Self::Gap(Gap::Ephemeral { count: from }),
+                    _ => return Err(body.wrong("kind of gap")),
+                }
+            }
+            EVENT_DROPPED => {
+                let resume = body.u64("resume offset")?;
+                return Ok(Self::Dropped { refusal: read_refusal(code, body)?, resume });
+            }
+            EVENT_ENDED => Self::Ended { scanned_to: body.u64("scanned_to")? },
+            _ => return Err(body.wrong("event")),
+        };
+        body.end()?;
+        Ok(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::testing::{body_of, each_cut_fails};
+
+    #[test]
+    fn requests_round_trip() {
+        let how = SubscribeOptions {
+            credit: 7,
+            pulse: Some(Duration::from_secs(1)),
+            bodies_up_to: BODY_WITH_FRAME_MAX,
+        };
+        let options = ReadOptions { follow: true, ..ReadOptions::default() };
+        let request = SubscribeRequest { options: options.clone(), how };
+        let body = body_of(|out| request.put(out));
+        let read = |bytes| SubscribeRequest::read(Body::new("SUBSCRIBE", bytes));
+        assert_eq!(read(body.clone()).unwrap(), request);
+        each_cut_fails(&body, read);
+        let too_much = [
+            SubscribeOptions { bodies_up_to: BODY_WITH_FRAME_MAX + 1, ..how },
+            SubscribeOptions { pulse: Some(PULSE_MIN - Duration::from_millis(1)), ..how },
+            SubscribeOptions { pulse: Some(PULSE_MAX + Duration::from_millis(1)), ..how },
+        ];
+        for how in too_much {
+            let request = SubscribeRequest { options: options.clone(), how };
+            let error = read(body_of(|out| request.put(out))).unwrap_err();
+            assert!(matches!(error, DecodeError::Refused(r) if r.code == Code::InvalidRead));
+        }
+    }
+
+    #[test]
+    fn events_round_trip() {
+        let refusal = Refusal::new(Code::Draining, "stopping");
+        let events = [
+            StreamEvent::CaughtUp { head: 1 },
+            StreamEvent::Pulse,
+            StreamEvent::Gap(Gap::Corrupt { from: 2, to: 3 }),
+            StreamEvent::Gap(Gap::Ephemeral { count: 4 }),
+            StreamEvent::Dropped { refusal, resume: 5 },
+            StreamEvent::Ended { scanned_to: 6 },
+        ];
+        for event in events {
+            let body = body_of(|out| event.put(out));
+            let read = |bytes| StreamEvent::read(event.code(), Body::new("SUB_EVENT", bytes));
+            assert_eq!(read(body.clone()).unwrap(), event);
+            each_cut_fails(&body, read);
+        }
+    }
 }

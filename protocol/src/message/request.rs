@@ -1,0 +1,188 @@
+//! What a client may send: every request as a value, to bytes and back.
+
+use bytes::Bytes;
+use xs_engine::{BlobHash, Bound, CursorChange, CursorName, TopicPatterns};
+
+use super::append::{put_cursor_change, read_cursor_change};
+use super::blob::read_has;
+use super::coding::{Body, put_bound, put_patterns};
+use super::control::{read_credit, read_ping};
+use super::cursor::read_name;
+use super::read::read_topics_request;
+use super::{
+    AppendRequest, BlobGetRequest, CallRequest, DecodeError, FetchRequest, HelloRequest,
+    LastRequest, Op, SubscribeRequest,
+};
+use crate::codec::{Envelope, FLAG_MORE, FLAG_RESPONSE, Header};
+use crate::error::{Code, ProtocolError, Refusal};
+use crate::gather::Gather;
+use crate::limits::CHUNK_BYTES_MAX;
+
+/// A message from a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Request {
+    Hello(HelloRequest),
+    Ping(Bytes),
+    /// The answer to the server's PING.
+    Pong(Bytes),
+    Append(AppendRequest),
+    Fetch(FetchRequest),
+    Get(Bound),
+    Last(LastRequest),
+    Topics(TopicPatterns),
+    Subscribe(SubscribeRequest),
+    Credit(u64),
+    Unsubscribe,
+    CursorSet(CursorChange),
+    CursorGet(CursorName),
+    CursorList,
+    BlobHas(BlobHash),
+    BlobPut,
+    BlobGet(BlobGetRequest),
+    BlobChunk {
+        bytes: Bytes,
+        last: bool,
+    },
+    Call {
+        credit: u32,
+        call: CallRequest,
+    },
+}
+
+impl Request {
+    /// The op it is sent as.
+    pub(crate) const fn op(&self) -> Op {
+        match self {
+            Self::Hello(_) => Op::Hello,
+            Self::Ping(_) | Self::Pong(_) => Op::Ping,
+            Self::Append(_) => Op::Append,
+            Self::Fetch(_) => Op::Fetch,
+            Self::Get(_) => Op::Get,
+            Self::Last(_) => Op::Last,
+            Self::Topics(_) => Op::Topics,
+            Self::Subscribe(_) => Op::Subscribe,
+            Self::Credit(_) => Op::Credit,
+            Self::Unsubscribe => Op::Unsubscribe,
+            Self::CursorSet(_) => Op::CursorSet,
+            Self::CursorGet(_) => Op::CursorGet,
+            Self::CursorList => Op::CursorList,
+            Self::BlobHas(_) => Op::BlobHas,
+            Self::BlobPut => Op::BlobPut,
+            Self::BlobGet(_) => Op::BlobGet,
+            Self::BlobChunk { .. } => Op::BlobChunk,
+            Self::Call { .. } => Op::Call,
+        }
+    }
+
+    /// Queues the message.
+    pub(crate) fn put(&self, corr: u32, sub: u32, out: &mut Gather) {
+        let (flags, code) = match self {
+            Self::BlobChunk { last: false, .. } => (FLAG_MORE, Op::VERSION),
+            Self::Pong(_) => (FLAG_RESPONSE, 0),
+            _ => (0, Op::VERSION),
+        };
+        out.begin(Header { op: self.op() as u8, flags, code, corr, sub });
+        self.put_body(out);
+        out.finish();
+    }
+
+    fn put_body(&self, out: &mut Gather) {
+        match self {
+            Self::Hello(hello) => hello.put(out),
+            Self::Ping(bytes) | Self::Pong(bytes) => out.put_slice(bytes),
+            Self::Append(batch) => batch.put(out),
+            Self::Fetch(fetch) => fetch.put(out),
+            Self::Get(at) => put_bound(out, *at),
+            Self::Last(last) => last.put(out),
+            Self::Topics(topics) => put_patterns(out, topics),
+            Self::Subscribe(subscribe) => subscribe.put(out),
+            Self::Credit(bytes) => out.put_u64(*bytes),
+            Self::Unsubscribe | Self::CursorList | Self::BlobPut => {}
+            Self::CursorSet(change) => put_cursor_change(out, change),
+            Self::CursorGet(name) => out.put_str(name.as_str()),
+            Self::BlobHas(hash) => out.put_slice(hash.as_bytes()),
+            Self::BlobGet(get) => get.put(out),
+            Self::BlobChunk { bytes, .. } => out.put_shared(bytes),
+            Self::Call { credit, call } => call.put(*credit, out),
+        }
+    }
+
+    /// Reads a message from a client.
+    pub(crate) fn read(envelope: Envelope) -> Result<Self, DecodeError> {
+        let Envelope { header, body } = envelope;
+        let op = known(header)?;
+        let body = Body::new(op.name(), body);
+        if header.is_response() {
+            return match op {
+                Op::Ping => Ok(Self::Pong(read_ping(body)?)),
+                _ => Err(body.wrong("a response from the client").into()),
+            };
+        }
+        let more_allowed = if op == Op::BlobChunk { FLAG_MORE } else { 0 };
+        if header.flags & !more_allowed != 0 {
+            return Err(body.wrong("flags").into());
+        }
+        Ok(match op {
+            Op::Hello => Self::Hello(HelloRequest::read(body)?),
+            Op::Ping => Self::Ping(read_ping(body)?),
+            Op::Append => Self::Append(AppendRequest::read(body)?),
+            Op::Fetch => Self::Fetch(FetchRequest::read(body)?),
+            Op::Get => Self::Get(read_get(body)?),
+            Op::Last => Self::Last(LastRequest::read(body)?),
+            Op::Topics => Self::Topics(read_topics_request(body)?),
+            Op::Subscribe => Self::Subscribe(SubscribeRequest::read(body)?),
+            Op::Credit => Self::Credit(read_credit(body)?),
+            Op::Unsubscribe => body.end().map(|()| Self::Unsubscribe)?,
+            Op::CursorSet => Self::CursorSet(read_cursor_set(body)?),
+            Op::CursorGet => Self::CursorGet(read_name(body)?),
+            Op::CursorList => body.extensions().map(|()| Self::CursorList)?,
+            Op::BlobHas => Self::BlobHas(read_has(body)?),
+            Op::BlobPut => body.extensions().map(|()| Self::BlobPut)?,
+            Op::BlobGet => Self::BlobGet(BlobGetRequest::read(body)?),
+            Op::BlobChunk if body.left() > CHUNK_BYTES_MAX => {
+                return Err(body.wrong("a chunk over the limit").into());
+            }
+            Op::BlobChunk => Self::BlobChunk { bytes: body.rest(), last: !header.has_more() },
+            Op::Call => {
+                let (credit, call) = CallRequest::read(body)?;
+                Self::Call { credit, call }
+            }
+            Op::GoAway | Op::Close | Op::Deliver | Op::SubEvent => {
+                return Err(body.wrong("only a server sends it").into());
+            }
+        })
+    }
+}
+
+fn known(header: Header) -> Result<Op, DecodeError> {
+    let Some(op) = Op::from_byte(header.op) else {
+        let text = format!("op {:#04x} is not known to this server", header.op);
+        return Err(Refusal::new(Code::UnknownOp, text).into());
+    };
+    if !header.is_response() && header.code != Op::VERSION {
+        let text = format!("{} has version {}, not {}", op.name(), Op::VERSION, header.code);
+        return Err(Refusal::new(Code::OpVersion, text).into());
+    }
+    Ok(op)
+}
+
+fn read_get(mut body: Body) -> Result<Bound, DecodeError> {
+    let at = body.bound()?;
+    body.extensions()?;
+    Ok(at)
+}
+
+fn read_cursor_set(mut body: Body) -> Result<CursorChange, DecodeError> {
+    let change = read_cursor_change(&mut body)?;
+    body.extensions()?;
+    Ok(change)
+}
+
+/// Whether a message of this op asks for no answer, so that a refusal of it closes the connection.
+pub(crate) const fn is_one_way(op: u8) -> bool {
+    matches!(Op::from_byte(op), Some(Op::Credit | Op::Unsubscribe | Op::BlobChunk))
+}
+
+/// A message that is not understood, on a one-way op.
+pub(crate) const ONE_WAY: ProtocolError =
+    ProtocolError::Malformed { op: "one-way message", what: "version or value" };
