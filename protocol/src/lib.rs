@@ -2,6 +2,7 @@
 //! client and a server generic over a [`Service`]. The specification is docs/wire.md.
 #![forbid(unsafe_code)]
 
+mod access;
 mod address;
 pub mod client;
 pub mod codec;
@@ -11,6 +12,7 @@ pub mod limits;
 mod message;
 pub mod server;
 mod service;
+mod session;
 
 pub use address::{Address, AddressError, SOCKET_NAME};
 pub use client::{

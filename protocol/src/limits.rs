@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// Bytes of a message, header included, once HELLO is done.
 pub const MESSAGE_BYTES_MAX: u32 = 24 * 1024 * 1024;
+/// Bytes of the longest message a server sends; a client must accept it.
+pub const SERVER_MESSAGE_BYTES_MAX: u32 = 2 * 1024 * 1024;
 /// Bytes of a message before HELLO is done.
 pub const HELLO_BYTES_MAX: u32 = 8 * 1024;
 /// Time until HELLO must be complete.
@@ -51,11 +53,13 @@ pub const CALL_DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const PULSE_MIN: Duration = Duration::from_millis(10);
 /// Longest time between two pulses of a subscription.
 pub const PULSE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Silence after which the server sends PING.
-pub const PING_AFTER: Duration = Duration::from_secs(15);
-/// Silence after which the server closes the connection.
-pub const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// Time without progress of a queued write after which the connection closes.
-pub const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+/// Silence of a client after which the server sends PING.
+pub const PING_AFTER: Duration = Duration::from_secs(60);
+/// Silence of a client after which the server closes the connection.
+pub const SILENCE_MAX: Duration = Duration::from_secs(300);
+/// Time without progress of a queued write after which the server closes the connection.
+pub const WRITE_STALL_MAX: Duration = Duration::from_secs(300);
+/// Time the server goes on taking bytes after CLOSE, so that the client can read why.
+pub const LINGER: Duration = Duration::from_secs(1);
 /// Connections of one server.
 pub const CONNECTIONS_MAX: usize = 12_000;

@@ -1,23 +1,36 @@
 //! The client: one connection, any number of requests and streams on it.
 
+mod blob;
+mod core;
+mod streams;
+
+use std::fmt;
 use std::future::Future;
-use std::marker::PhantomData;
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::oneshot;
 use xs_engine::{
-    BlobHash, Bound, Cursor, CursorChange, CursorName, Frame, FrameId, ReadOptions, TopicPatterns,
+    BlobHash, Bound, Cursor, CursorChange, CursorName, Frame, ReadOptions, TopicPatterns,
 };
 
+pub use blob::BlobStream;
+pub use streams::{CallStream, FrameStream, Subscription};
+
+use self::core::{Awaited, Handle};
+use self::streams::Line;
 use crate::address::Address;
-use crate::error::ClientError;
+use crate::error::{ClientError, ProtocolError};
+use crate::limits::CREDIT_DEFAULT;
 use crate::message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, Delivered, LastRequest, OpRange,
-    PeerLimits, Role, SubEvent, SubscribeOptions, TopicSummary,
+    AppendRequest, Appended, CallRequest, CursorSummary, GoAway, HelloReply, LastRequest, OpRange,
+    PeerLimits, Request, Response, Role, SubscribeOptions, SubscribeRequest, TopicSummary,
 };
 
 /// How to connect.
@@ -62,22 +75,62 @@ pub struct ServerInfo {
     pub ops: Vec<OpRange>,
 }
 
+impl From<HelloReply> for ServerInfo {
+    fn from(hello: HelloReply) -> Self {
+        Self {
+            uuid: hello.store.uuid,
+            epoch: hello.store.epoch,
+            head: hello.store.head,
+            name: hello.name,
+            version: hello.version,
+            role: hello.role,
+            limits: hello.limits,
+            ops: hello.ops,
+        }
+    }
+}
+
 /// A connection to a server. Clones share it; it closes when the last clone and the last stream
 /// are gone. Requests may be made from any number of tasks.
 #[derive(Clone)]
-pub struct Client {}
+pub struct Client {
+    handle: Arc<Handle>,
+    server: Arc<ServerInfo>,
+}
 
 impl Client {
-    /// Connects to a server.
+    /// Connects to a server. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ClientError`] when nobody listens there or HELLO fails.
     pub async fn connect(address: &Address, options: ClientOptions) -> Result<Self, ClientError> {
-        let _ = (address, options);
-        todo!()
+        let failed = |error: io::Error| ClientError::Connect {
+            address: address.to_string(),
+            kind: error.kind(),
+            reason: error.to_string(),
+        };
+        let timeout = options.timeout;
+        let connect = async {
+            match address {
+                Address::Unix(path) => {
+                    let stream = UnixStream::connect(path).await.map_err(failed)?;
+                    let (reader, writer) = stream.into_split();
+                    Self::hello(reader, writer, options).await
+                }
+                Address::Tcp(socket) => {
+                    let stream = TcpStream::connect(socket).await.map_err(failed)?;
+                    stream.set_nodelay(true).map_err(failed)?;
+                    let (reader, writer) = stream.into_split();
+                    Self::hello(reader, writer, options).await
+                }
+            }
+        };
+        let late = |_| failed(io::ErrorKind::TimedOut.into());
+        tokio::time::timeout(timeout, connect).await.map_err(late)?
     }
 
-    /// Speaks over a stream that is connected already, for example one end of a socket pair.
+    /// Speaks over a stream that is connected already, for example one end of a socket pair. Must
+    /// be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ClientError`] when HELLO fails.
@@ -85,27 +138,61 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
-        let _ = (stream, options);
-        todo!()
+        let (reader, writer) = tokio::io::split(stream);
+        let timeout = options.timeout;
+        let late = |_| ClientError::Disconnected("HELLO was not answered in time".to_owned());
+        tokio::time::timeout(timeout, Self::hello(reader, writer, options)).await.map_err(late)?
+    }
+
+    async fn hello<R, W>(reader: R, writer: W, options: ClientOptions) -> Result<Self, ClientError>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + 'static,
+    {
+        let token = options.token.unwrap_or_default();
+        let (handle, answer) = self::core::start(reader, writer, options.name, token)?;
+        match answer.await.unwrap_or_else(|_| Err(self::core::gone()))? {
+            Response::Hello(hello) => {
+                handle.set_limits(hello.limits);
+                Ok(Self { handle, server: Arc::new(hello.into()) })
+            }
+            _ => Err(ProtocolError::Unexpected("another answer than HELLO").into()),
+        }
     }
 
     /// What the server said in HELLO.
     #[must_use]
     pub fn server(&self) -> &ServerInfo {
-        todo!()
+        &self.server
     }
 
     /// Appends a batch. The request is on its way when this returns, so batches are appended in the
-    /// order of these calls, whenever their replies are awaited.
+    /// order of these calls, whenever their replies are awaited. The server stops reading at
+    /// [`PeerLimits::requests`] without an answer; what is queued beyond that is held here.
     pub fn append(&self, batch: &AppendRequest) -> Reply<Appended> {
-        let _ = batch;
-        todo!()
+        let records = batch.frames.len() + batch.cursors.len();
+        let max = self.server.limits.batch_records;
+        if records > max as usize {
+            return Reply::failed(
+                &self.handle,
+                ClientError::OverLimit {
+                    what: "a batch",
+                    size: records as u64,
+                    max: u64::from(max),
+                    advice: "append it in several batches",
+                },
+            );
+        }
+        Reply::of(&self.handle, self.handle.append(batch), |response| match response {
+            Response::Appended(appended) => Some(appended),
+            _ => None,
+        })
     }
 
     /// Reads what is stored, page by page. `options.follow` is not looked at.
+    #[must_use]
     pub fn fetch(&self, options: &ReadOptions) -> FrameStream {
-        let _ = options;
-        todo!()
+        FrameStream::new(&self.handle, options)
     }
 
     /// Reads what is stored and, with `options.follow`, what is appended later.
@@ -117,29 +204,48 @@ impl Client {
         options: &ReadOptions,
         how: SubscribeOptions,
     ) -> Result<Subscription, ClientError> {
-        let _ = (options, how);
-        todo!()
+        let mut line = Line::open(&self.handle, how.credit);
+        let request = Request::Subscribe(SubscribeRequest { options: options.clone(), how });
+        let reply = Reply::ask_on(&self.handle, &request, line.sub, |response| match response {
+            Response::Accepted => Some(()),
+            _ => None,
+        });
+        match reply.await {
+            Ok(()) => Ok(Subscription::new(line)),
+            Err(error) => {
+                line.refused();
+                Err(error)
+            }
+        }
     }
 
     /// The frame at an id or an offset.
     pub fn get(&self, at: Bound) -> Reply<Option<Frame>> {
-        let _ = at;
-        todo!()
+        Reply::ask(&self.handle, &Request::Get(at), |response| match response {
+            Response::Frames(frames) => Some(frames.into_iter().next()),
+            _ => None,
+        })
     }
 
     /// The newest frames, in log order.
     pub fn last(&self, request: &LastRequest) -> Reply<Vec<Frame>> {
-        let _ = request;
-        todo!()
+        let request = Request::Last(request.clone());
+        Reply::ask(&self.handle, &request, |response| match response {
+            Response::Frames(frames) => Some(frames),
+            _ => None,
+        })
     }
 
     /// The topics in use.
     pub fn topics(&self, topics: &TopicPatterns) -> Reply<Vec<TopicSummary>> {
-        let _ = topics;
-        todo!()
+        let request = Request::Topics(topics.clone());
+        Reply::ask(&self.handle, &request, |response| match response {
+            Response::Topics(topics) => Some(topics),
+            _ => None,
+        })
     }
 
-    /// Puts a blob, reading `source` as the server takes it.
+    /// Puts a blob, reading `source` as the server takes it; its hash and length.
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::Source`] when `source` fails.
@@ -147,8 +253,7 @@ impl Client {
     where
         R: AsyncRead + Send,
     {
-        let _ = source;
-        todo!()
+        blob::put(&self.handle, &self.server.limits, source).await
     }
 
     /// Puts a blob whose bytes are in memory.
@@ -156,8 +261,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`] when the server refuses.
     pub async fn blob_put_bytes(&self, bytes: Bytes) -> Result<BlobHash, ClientError> {
-        let _ = bytes;
-        todo!()
+        let (hash, _) = blob::put_bytes(&self.handle, &self.server.limits, bytes).await?;
+        Ok(hash)
     }
 
     /// Opens a blob; `None` when the store does not have it.
@@ -165,31 +270,40 @@ impl Client {
     /// # Errors
     /// [`ClientError`] when the server refuses.
     pub async fn blob_get(&self, hash: &BlobHash) -> Result<Option<BlobStream>, ClientError> {
-        let _ = hash;
-        todo!()
+        blob::get(&self.handle, hash).await
     }
 
     /// Whether the store has a blob.
     pub fn blob_has(&self, hash: &BlobHash) -> Reply<bool> {
-        let _ = hash;
-        todo!()
+        Reply::ask(&self.handle, &Request::BlobHas(*hash), |response| match response {
+            Response::Has(has) => Some(has),
+            _ => None,
+        })
     }
 
     /// A cursor with its state.
     pub fn cursor_get(&self, name: &CursorName) -> Reply<Option<Cursor>> {
-        let _ = name;
-        todo!()
+        let request = Request::CursorGet(name.clone());
+        Reply::ask(&self.handle, &request, |response| match response {
+            Response::Cursor(cursor) => Some(cursor),
+            _ => None,
+        })
     }
 
     /// Changes one cursor; its new revision, 0 when it was removed.
     pub fn cursor_set(&self, change: CursorChange) -> Reply<u64> {
-        let _ = change;
-        todo!()
+        Reply::ask(&self.handle, &Request::CursorSet(change), |response| match response {
+            Response::Number(revision) => Some(revision),
+            _ => None,
+        })
     }
 
     /// All cursors, without their states.
     pub fn cursor_list(&self) -> Reply<Vec<CursorSummary>> {
-        todo!()
+        Reply::ask(&self.handle, &Request::CursorList, |response| match response {
+            Response::Cursors(cursors) => Some(cursors),
+            _ => None,
+        })
     }
 
     /// Calls a command. Dropping the stream before its end cancels the call.
@@ -197,143 +311,98 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; [`Code::UnknownCommand`](crate::Code::UnknownCommand) when there is none.
     pub async fn call(&self, request: &CallRequest) -> Result<CallStream, ClientError> {
-        let _ = request;
-        todo!()
+        let mut line = Line::open(&self.handle, CREDIT_DEFAULT);
+        let request = Request::Call { credit: CREDIT_DEFAULT, call: request.clone() };
+        let reply = Reply::ask_on(&self.handle, &request, line.sub, |response| match response {
+            Response::Called(id) => Some(id),
+            _ => None,
+        });
+        match reply.await {
+            Ok(id) => Ok(CallStream::new(line, id)),
+            Err(error) => {
+                line.refused();
+                Err(error)
+            }
+        }
     }
 
     /// Asks for a sign of life.
     pub fn ping(&self) -> Reply<()> {
-        todo!()
+        let request = Request::Ping(Bytes::new());
+        Reply::ask(&self.handle, &request, |response| match response {
+            Response::Pong => Some(()),
+            _ => None,
+        })
     }
 
     /// Waits until the connection is closed and says why.
     pub async fn closed(&self) -> ClientError {
-        todo!()
+        self.handle.closed().await
     }
 
-    /// Whether the server said that it is stopping.
+    /// What the server said when it began to stop; `None` while it has not.
     #[must_use]
-    pub fn is_draining(&self) -> bool {
-        todo!()
+    pub fn going_away(&self) -> Option<GoAway> {
+        self.handle.going_away()
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("server", &self.server).finish_non_exhaustive()
     }
 }
 
 /// The answer to a request that is on its way. Dropping it does not take the request back.
 #[must_use = "a request that is not awaited may have failed unseen"]
 pub struct Reply<T> {
-    result: PhantomData<fn() -> T>,
+    awaited: Awaited,
+    convert: fn(Response) -> Option<T>,
+    /// The connection stays while an answer is awaited.
+    _handle: Arc<Handle>,
+}
+
+impl<T> Reply<T> {
+    fn ask(handle: &Arc<Handle>, request: &Request, convert: fn(Response) -> Option<T>) -> Self {
+        Self::ask_on(handle, request, 0, convert)
+    }
+
+    fn ask_on(
+        handle: &Arc<Handle>,
+        request: &Request,
+        sub: u32,
+        convert: fn(Response) -> Option<T>,
+    ) -> Self {
+        Self::of(handle, handle.request(request, sub), convert)
+    }
+
+    fn failed(handle: &Arc<Handle>, error: ClientError) -> Self {
+        Self::of(handle, Err(error), |_| None)
+    }
+
+    fn of(
+        handle: &Arc<Handle>,
+        asked: Result<oneshot::Receiver<Result<Response, ClientError>>, ClientError>,
+        convert: fn(Response) -> Option<T>,
+    ) -> Self {
+        let awaited = match asked {
+            Ok(answer) => Awaited::Waiting(answer),
+            Err(error) => Awaited::Failed(Some(error)),
+        };
+        Self { awaited, convert, _handle: Arc::clone(handle) }
+    }
+
+    fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, ClientError>> {
+        let response = ready!(self.awaited.poll(cx))?;
+        let other = || ProtocolError::Unexpected("the answer to another request").into();
+        Poll::Ready((self.convert)(response).ok_or_else(other))
+    }
 }
 
 impl<T> Future for Reply<T> {
     type Output = Result<T, ClientError>;
 
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
-        todo!()
-    }
-}
-
-/// A bounded read. The next page is asked for while this one is taken.
-pub struct FrameStream {}
-
-impl FrameStream {
-    /// The next frame; `None` at the end.
-    pub async fn next(&mut self) -> Option<Result<Frame, ClientError>> {
-        todo!()
-    }
-}
-
-impl Stream for FrameStream {
-    type Item = Result<Frame, ClientError>;
-
-    fn poll_next(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        todo!()
-    }
-}
-
-/// A subscription. Dropping it ends it.
-pub struct Subscription {}
-
-impl Subscription {
-    /// What happens next; `None` after the end: the limit was reached, or it does not follow and
-    /// all was delivered. After an error nothing more comes.
-    pub async fn next(&mut self) -> Option<Result<SubEvent, ClientError>> {
-        todo!()
-    }
-
-    /// The offset to go on from after what was taken so far.
-    #[must_use]
-    pub fn position(&self) -> Option<u64> {
-        todo!()
-    }
-}
-
-impl Stream for Subscription {
-    type Item = Result<SubEvent, ClientError>;
-
-    fn poll_next(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        todo!()
-    }
-}
-
-/// The results of a call, ending with `<name>.complete` or `<name>.error`.
-pub struct CallStream {}
-
-impl CallStream {
-    /// Id of the frame `<name>.call`.
-    #[must_use]
-    pub fn id(&self) -> FrameId {
-        todo!()
-    }
-
-    /// The next result; `None` after the last.
-    pub async fn next(&mut self) -> Option<Result<Delivered, ClientError>> {
-        todo!()
-    }
-}
-
-impl Stream for CallStream {
-    type Item = Result<Delivered, ClientError>;
-
-    fn poll_next(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        todo!()
-    }
-}
-
-/// A blob being fetched. Dropping it ends the download.
-pub struct BlobStream {}
-
-impl BlobStream {
-    /// Bytes of the whole blob.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        todo!()
-    }
-
-    /// Whether the blob has no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The next bytes; `None` after the last.
-    pub async fn chunk(&mut self) -> Option<Result<Bytes, ClientError>> {
-        todo!()
-    }
-
-    /// All of it.
-    ///
-    /// # Errors
-    /// [`ClientError::OverLimit`] when it has more than `max` bytes.
-    pub async fn bytes(self, max: usize) -> Result<Bytes, ClientError> {
-        let _ = max;
-        todo!()
-    }
-}
-
-impl Stream for BlobStream {
-    type Item = Result<Bytes, ClientError>;
-
-    fn poll_next(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        todo!()
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_reply(cx)
     }
 }

@@ -76,7 +76,7 @@ impl AppendRequest {
 }
 
 /// Refuses a batch of more records than the store takes.
-pub(crate) fn check_records(count: usize) -> Result<(), Refusal> {
+fn check_records(count: usize) -> Result<(), Refusal> {
     if count > BATCH_RECORDS_MAX {
         let text = format!("a batch of {count} records is over the limit of {BATCH_RECORDS_MAX}");
         let refusal = Refusal::new(Code::BatchTooLarge, text);

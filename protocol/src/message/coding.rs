@@ -13,7 +13,7 @@ pub(crate) const TAG_OPTIONAL: u16 = 0x8000;
 
 /// Why a body has no value: the bytes are no message, or they ask for what cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
+pub(crate) enum DecodeError {
     /// The structure is wrong: the connection closes.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),

@@ -16,11 +16,11 @@ const BODY_HEAD_LEN: usize = 8;
 
 /// Frames as they travel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FrameList {
+pub(crate) struct FrameList {
     /// The frames, in order, with the bodies that came with them.
-    pub frames: Vec<Delivered>,
+    pub(crate) frames: Vec<Delivered>,
     /// The offset to go on from after them.
-    pub scanned_to: u64,
+    pub(crate) scanned_to: u64,
 }
 
 /// Adds frames. `bodies` names the frames, by their place in the list, whose bodies go with them.

@@ -26,7 +26,6 @@ pub use op::Op;
 pub use read::{LastRequest, TopicSummary};
 pub use subscribe::{Delivered, Gap, SubEvent, SubscribeOptions};
 
-pub(crate) use append::check_records;
 pub(crate) use blob::{BlobGetRequest, put_stored};
 pub(crate) use coding::DecodeError;
 pub(crate) use control::put_refusal;
@@ -35,5 +34,5 @@ pub(crate) use frames::{FrameList, put_frames};
 pub(crate) use hello::{HelloReply, HelloRequest};
 pub(crate) use incoming::{Incoming, Response};
 pub(crate) use read::{FetchRequest, Page, after_page, put_page};
-pub(crate) use request::Request;
+pub(crate) use request::{ONE_WAY, Request, is_one_way};
 pub(crate) use subscribe::{StreamEvent, SubscribeRequest};

@@ -74,16 +74,26 @@ impl Request {
         }
     }
 
-    /// Queues the message.
-    pub(crate) fn put(&self, corr: u32, sub: u32, out: &mut Gather) {
+    /// Queues the message, unless it has more than `max` bytes: then how many it would have.
+    pub(crate) fn put(&self, corr: u32, sub: u32, max: u32, out: &mut Gather) -> Result<(), u64> {
         let (flags, code) = match self {
             Self::BlobChunk { last: false, .. } => (FLAG_MORE, Op::VERSION),
             Self::Pong(_) => (FLAG_RESPONSE, 0),
             _ => (0, Op::VERSION),
         };
-        out.begin(Header { op: self.op() as u8, flags, code, corr, sub });
-        self.put_body(out);
-        out.finish();
+        let header = Header { op: self.op() as u8, flags, code, corr, sub };
+        put_within(header, max, out, |out| self.put_body(out))
+    }
+
+    /// Queues an APPEND without taking the batch.
+    pub(crate) fn put_append(
+        batch: &AppendRequest,
+        corr: u32,
+        max: u32,
+        out: &mut Gather,
+    ) -> Result<(), u64> {
+        let header = Header { op: Op::Append as u8, flags: 0, code: Op::VERSION, corr, sub: 0 };
+        put_within(header, max, out, |out| batch.put(out))
     }
 
     fn put_body(&self, out: &mut Gather) {
@@ -152,6 +162,23 @@ impl Request {
             }
         })
     }
+}
+
+fn put_within(
+    header: Header,
+    max: u32,
+    out: &mut Gather,
+    put: impl FnOnce(&mut Gather),
+) -> Result<(), u64> {
+    out.begin(header);
+    put(out);
+    let size = out.message_len() as u64;
+    if size > u64::from(max) {
+        out.abandon();
+        return Err(size);
+    }
+    out.finish();
+    Ok(())
 }
 
 fn known(header: Header) -> Result<Op, DecodeError> {

@@ -1,1 +1,5 @@
-fn main() {}
+//! The protocol over real sockets and over streams in memory, with a store in memory behind it.
+
+mod memory;
+mod ops;
+mod rig;

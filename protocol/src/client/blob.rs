@@ -1,0 +1,209 @@
+//! Blobs, in pieces both ways: neither side ever holds more than a window of one.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use xs_engine::BlobHash;
+
+use super::Reply;
+use super::core::{Handle, Item};
+use super::streams::{Line, misplaced};
+use crate::error::{ClientError, Code};
+use crate::limits::CREDIT_DEFAULT;
+use crate::message::{BlobGetRequest, PeerLimits, Request, Response, StreamEvent};
+
+/// An upload under way.
+struct Upload {
+    handle: Arc<Handle>,
+    line: Line,
+    reply: Reply<(BlobHash, u64)>,
+    /// Bytes that may be sent before the server grants more.
+    window: u64,
+}
+
+impl Upload {
+    fn begin(handle: &Arc<Handle>, limits: &PeerLimits) -> Self {
+        let line = Line::open(handle, 0);
+        let reply = Reply::ask_on(handle, &Request::BlobPut, line.sub, |response| match response {
+            Response::Stored(hash, len) => Some((hash, len)),
+            _ => None,
+        });
+        let window = u64::from(limits.upload_window);
+        Self { handle: Arc::clone(handle), line, reply, window }
+    }
+
+    /// Sends a piece when there is room for it. An error is the server's refusal of the whole.
+    async fn send(&mut self, bytes: Bytes, last: bool) -> Result<(), ClientError> {
+        while (bytes.len() as u64) > self.window {
+            tokio::select! {
+                biased;
+                refused = poll_fn(|cx| self.reply.poll_reply(cx)) => {
+                    self.line.refused();
+                    return refused.and_then(|_| Err(misplaced()));
+                }
+                item = self.line.item() => match item {
+                    Some(Item::Granted(more)) => self.window += more,
+                    Some(Item::Failed(error)) => return Err(error),
+                    _ => return Err(misplaced()),
+                },
+            }
+        }
+        self.window -= bytes.len() as u64;
+        self.handle.tell(&Request::BlobChunk { bytes, last }, self.line.sub)
+    }
+
+    async fn end(mut self) -> Result<(BlobHash, u64), ClientError> {
+        let stored = (&mut self.reply).await;
+        // Answered either way: there is nothing to take back.
+        self.line.refused();
+        stored
+    }
+}
+
+/// Puts what a reader yields.
+pub(super) async fn put<R: AsyncRead + Send>(
+    handle: &Arc<Handle>,
+    limits: &PeerLimits,
+    source: R,
+) -> Result<(BlobHash, u64), ClientError> {
+    let mut upload = Upload::begin(handle, limits);
+    tokio::pin!(source);
+    let chunk = limits.chunk_bytes.min(limits.upload_window) as usize;
+    loop {
+        let mut piece = BytesMut::with_capacity(chunk);
+        let mut last = false;
+        while piece.len() < chunk && !last {
+            let mut room = (&mut source).take((chunk - piece.len()) as u64);
+            let read = room.read_buf(&mut piece).await;
+            last = read.map_err(|error| ClientError::Source(error.to_string()))? == 0;
+        }
+        upload.send(piece.freeze(), last).await?;
+        if last {
+            return upload.end().await;
+        }
+    }
+}
+
+/// Puts bytes that are in memory.
+pub(super) async fn put_bytes(
+    handle: &Arc<Handle>,
+    limits: &PeerLimits,
+    mut bytes: Bytes,
+) -> Result<(BlobHash, u64), ClientError> {
+    let mut upload = Upload::begin(handle, limits);
+    let chunk = limits.chunk_bytes.min(limits.upload_window) as usize;
+    loop {
+        let piece = bytes.split_to(bytes.len().min(chunk));
+        upload.send(piece, bytes.is_empty()).await?;
+        if bytes.is_empty() {
+            return upload.end().await;
+        }
+    }
+}
+
+/// Opens a blob; `None` when there is none.
+pub(super) async fn get(
+    handle: &Arc<Handle>,
+    hash: &BlobHash,
+) -> Result<Option<BlobStream>, ClientError> {
+    let mut line = Line::open(handle, CREDIT_DEFAULT);
+    let get = BlobGetRequest { hash: *hash, credit: CREDIT_DEFAULT };
+    let reply =
+        Reply::ask_on(handle, &Request::BlobGet(get), line.sub, |response| match response {
+            Response::Number(len) => Some(len),
+            _ => None,
+        });
+    match reply.await {
+        Ok(len) => Ok(Some(BlobStream { line, len })),
+        Err(error) => {
+            line.refused();
+            if error.code() == Some(Code::UnknownBlob) { Ok(None) } else { Err(error) }
+        }
+    }
+}
+
+/// A blob being fetched. Dropping it ends the download.
+pub struct BlobStream {
+    line: Line,
+    len: u64,
+}
+
+impl BlobStream {
+    /// Bytes of the whole blob.
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the blob has no bytes.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The next bytes; `None` after the last.
+    pub async fn chunk(&mut self) -> Option<Result<Bytes, ClientError>> {
+        poll_fn(|cx| self.poll_chunk(cx)).await
+    }
+
+    /// All that is left of it.
+    ///
+    /// # Errors
+    /// [`ClientError::OverLimit`] when the blob has more than `max` bytes, before any are taken.
+    pub async fn bytes(mut self, max: usize) -> Result<Bytes, ClientError> {
+        if self.len > max as u64 {
+            return Err(ClientError::OverLimit {
+                what: "a blob",
+                size: self.len,
+                max: max as u64,
+                advice: "read it in chunks",
+            });
+        }
+        // The first piece is the whole of a small blob, and is not copied.
+        let Some(first) = self.chunk().await else { return Ok(Bytes::new()) };
+        let first = first?;
+        if first.len() as u64 == self.len {
+            return Ok(first);
+        }
+        let mut all = BytesMut::from(&first[..]);
+        while let Some(piece) = self.chunk().await {
+            all.extend_from_slice(&piece?);
+        }
+        Ok(all.freeze())
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ClientError>>> {
+        loop {
+            let Some(item) = ready!(self.line.poll_item(cx)) else { return Poll::Ready(None) };
+            let result = match item {
+                Item::Chunk { bytes, last } => {
+                    self.line.took(bytes.len());
+                    if bytes.is_empty() && !last {
+                        continue;
+                    }
+                    Ok(bytes)
+                }
+                Item::Event(StreamEvent::Dropped { refusal, .. }) => Err(refusal.into()),
+                Item::Failed(error) => Err(error),
+                Item::Deliver { .. } | Item::Event(_) | Item::Granted(_) => Err(misplaced()),
+            };
+            if matches!(&result, Ok(bytes) if bytes.is_empty()) {
+                return Poll::Ready(None);
+            }
+            return Poll::Ready(Some(result));
+        }
+    }
+}
+
+impl Stream for BlobStream {
+    type Item = Result<Bytes, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_chunk(cx)
+    }
+}

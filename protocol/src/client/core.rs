@@ -1,0 +1,359 @@
+//! The connection under a [`Client`](super::Client): the state that its handles share, and the task
+//! that reads. Whoever makes a request writes it to the socket at once when nothing else is under
+//! way; otherwise the task writes all that is queued in one go.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::io::poll_read_buf;
+
+use crate::codec::{Codec, make_room};
+use crate::error::{ClientError, ProtocolError};
+use crate::gather::SLICES_MAX;
+use crate::limits::{CLIENT_QUEUE_MAX, SERVER_MESSAGE_BYTES_MAX};
+use crate::message::{
+    AppendRequest, FrameList, GoAway, Incoming, PeerLimits, Request, Response, StreamEvent,
+};
+use crate::session::{ClientEvent, ClientSession};
+
+/// What comes on a stream.
+#[derive(Debug)]
+pub(super) enum Item {
+    Deliver { list: FrameList, cost: usize },
+    Event(StreamEvent),
+    Chunk { bytes: Bytes, last: bool },
+    Granted(u64),
+    Failed(ClientError),
+}
+
+type Answer = oneshot::Sender<Result<Response, ClientError>>;
+
+struct Core {
+    session: ClientSession,
+    answers: HashMap<u32, Answer>,
+    streams: HashMap<u32, mpsc::UnboundedSender<Item>>,
+    writer: Pin<Box<dyn AsyncWrite + Send>>,
+    /// Wakes the task.
+    task: Option<Waker>,
+    /// Why nothing more can be asked.
+    closed: Option<ClientError>,
+    /// The last handle is gone.
+    unused: bool,
+    /// What the server said when it began to stop.
+    going_away: Option<GoAway>,
+}
+
+pub(super) struct Shared {
+    core: Mutex<Core>,
+    closed: watch::Sender<Option<ClientError>>,
+}
+
+/// A share in the connection. When the last is dropped the connection closes.
+pub(super) struct Handle(Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut core = self.0.core.lock();
+        core.unused = true;
+        core.wake();
+    }
+}
+
+/// A connection that has sent its HELLO, and the future of its answer. The task is running.
+pub(super) fn start<R, W>(
+    reader: R,
+    writer: W,
+    name: String,
+    token: String,
+) -> Result<(Arc<Handle>, oneshot::Receiver<Result<Response, ClientError>>), ClientError>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + 'static,
+{
+    let (session, corr) = ClientSession::new(name, token)?;
+    let (sender, answer) = oneshot::channel();
+    let core = Core {
+        session,
+        answers: HashMap::from([(corr, sender)]),
+        streams: HashMap::new(),
+        writer: Box::pin(writer),
+        task: None,
+        closed: None,
+        unused: false,
+        going_away: None,
+    };
+    let shared = Arc::new(Shared { core: Mutex::new(core), closed: watch::Sender::new(None) });
+    let task = Task {
+        shared: Arc::clone(&shared),
+        reader,
+        codec: Codec::new(SERVER_MESSAGE_BYTES_MAX),
+        inbox: BytesMut::new(),
+        last_read: 0,
+        incoming: Vec::new(),
+    };
+    tokio::spawn(task.run());
+    Ok((Arc::new(Handle(shared)), answer))
+}
+
+impl Handle {
+    pub(super) fn set_limits(&self, limits: PeerLimits) {
+        self.0.core.lock().session.set_limits(limits);
+    }
+
+    /// Sends a request; its answer comes through the receiver.
+    pub(super) fn request(
+        &self,
+        request: &Request,
+        sub: u32,
+    ) -> Result<oneshot::Receiver<Result<Response, ClientError>>, ClientError> {
+        self.ask(|session| session.request(request, sub))
+    }
+
+    /// Sends a batch; its answer comes through the receiver.
+    pub(super) fn append(
+        &self,
+        batch: &AppendRequest,
+    ) -> Result<oneshot::Receiver<Result<Response, ClientError>>, ClientError> {
+        self.ask(|session| session.append(batch))
+    }
+
+    fn ask(
+        &self,
+        queue: impl FnOnce(&mut ClientSession) -> Result<u32, ClientError>,
+    ) -> Result<oneshot::Receiver<Result<Response, ClientError>>, ClientError> {
+        let (sender, receiver) = oneshot::channel();
+        let mut core = self.0.core.lock();
+        if let Some(error) = &core.closed {
+            return Err(error.clone());
+        }
+        let waiting = core.session.in_flight();
+        if waiting >= CLIENT_QUEUE_MAX {
+            return Err(ClientError::OverLimit {
+                what: "a queue of requests",
+                size: waiting as u64,
+                max: CLIENT_QUEUE_MAX as u64,
+                advice: "await some replies first",
+            });
+        }
+        let corr = queue(&mut core.session)?;
+        core.answers.insert(corr, sender);
+        // Alone, a request is fastest written here. Among others it is better gathered with them.
+        core.flush(waiting == 0);
+        drop(core);
+        Ok(receiver)
+    }
+
+    /// Sends a message that is not answered; a closed connection swallows it.
+    pub(super) fn tell(&self, message: &Request, sub: u32) -> Result<(), ClientError> {
+        let mut core = self.0.core.lock();
+        if core.closed.is_none() {
+            core.session.tell(message, sub)?;
+            core.flush(true);
+        }
+        Ok(())
+    }
+
+    /// Opens a stream: its number and what comes on it.
+    pub(super) fn open(&self) -> (u32, mpsc::UnboundedReceiver<Item>) {
+        let (sender, items) = mpsc::unbounded_channel();
+        let mut core = self.0.core.lock();
+        let sub = core.session.new_sub();
+        core.streams.insert(sub, sender);
+        drop(core);
+        (sub, items)
+    }
+
+    /// Forgets a stream; the server is told when it does not know.
+    pub(super) fn forget(&self, sub: u32, tell: bool) {
+        self.0.core.lock().streams.remove(&sub);
+        if tell {
+            // An empty message is within every limit.
+            let _ = self.tell(&Request::Unsubscribe, sub);
+        }
+    }
+
+    pub(super) fn going_away(&self) -> Option<GoAway> {
+        self.0.core.lock().going_away.clone()
+    }
+
+    /// Waits until the connection is closed, and says why.
+    pub(super) async fn closed(&self) -> ClientError {
+        let mut closed = self.0.closed.subscribe();
+        let why = closed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        why.unwrap_or_else(gone)
+    }
+}
+
+/// The error of a connection whose end has no better reason.
+pub(super) fn gone() -> ClientError {
+    ClientError::Disconnected("the connection is closed".to_owned())
+}
+
+impl Core {
+    fn wake(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+
+    /// Has what is queued written: here and now, or by the task.
+    fn flush(&mut self, here: bool) {
+        if here {
+            // The task repeats a write that cannot go on and waits properly.
+            let mut cx = Context::from_waker(Waker::noop());
+            if self.write(&mut cx).is_ok() && self.session.output().is_empty() {
+                return;
+            }
+        }
+        self.wake();
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        while !self.session.output().is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let used = self.session.output().slices(&mut slices);
+            match self.writer.as_mut().poll_write_vectored(cx, &slices[..used]) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => self.session.wrote(count),
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, incoming: Incoming) -> Result<(), ClientError> {
+        let Some(event) = self.session.accept(incoming)? else { return Ok(()) };
+        let (sub, item) = match event {
+            ClientEvent::Answer { corr, result } => {
+                if let Some(answer) = self.answers.remove(&corr) {
+                    // Nobody has to wait for an answer.
+                    let _ = answer.send(result.map_err(ClientError::Refused));
+                }
+                return Ok(());
+            }
+            ClientEvent::GoAway(goaway) => {
+                self.going_away = Some(goaway);
+                return Ok(());
+            }
+            ClientEvent::Deliver { sub, list, cost } => (sub, Item::Deliver { list, cost }),
+            ClientEvent::Event { sub, event } => (sub, Item::Event(event)),
+            ClientEvent::Chunk { sub, bytes, last } => (sub, Item::Chunk { bytes, last }),
+            ClientEvent::Granted { sub, bytes } => (sub, Item::Granted(bytes)),
+        };
+        // What was on its way when a stream was given up belongs to nobody.
+        if let Some(stream) = self.streams.get(&sub) {
+            let _ = stream.send(item);
+        }
+        Ok(())
+    }
+}
+
+/// Reads, and writes what others left.
+struct Task<R> {
+    shared: Arc<Shared>,
+    reader: R,
+    codec: Codec,
+    inbox: BytesMut,
+    last_read: usize,
+    /// Kept for its memory.
+    incoming: Vec<Incoming>,
+}
+
+impl<R: AsyncRead + Unpin> Task<R> {
+    async fn run(mut self) {
+        let why = poll_fn(|cx| self.poll(cx)).await;
+        let (answers, streams) = {
+            let mut core = self.shared.core.lock();
+            core.closed = Some(why.clone());
+            (std::mem::take(&mut core.answers), std::mem::take(&mut core.streams))
+        };
+        for answer in answers.into_values() {
+            let _ = answer.send(Err(why.clone()));
+        }
+        for stream in streams.into_values() {
+            let _ = stream.send(Item::Failed(why.clone()));
+        }
+        poll_fn(|cx| {
+            let mut core = self.shared.core.lock();
+            core.writer.as_mut().poll_shutdown(cx)
+        })
+        .await
+        .unwrap_or_default();
+        self.shared.closed.send_replace(Some(why));
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ClientError> {
+        loop {
+            {
+                let mut core = self.shared.core.lock();
+                core.task = Some(cx.waker().clone());
+                if let Err(error) = core.write(cx) {
+                    return Poll::Ready(disconnected(&error));
+                }
+                if core.unused && core.session.output().is_empty() {
+                    return Poll::Ready(gone());
+                }
+            }
+            make_room(&mut self.inbox, self.last_read);
+            match poll_read_buf(Pin::new(&mut self.reader), cx, &mut self.inbox) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => {
+                    let why = "the server closed it".to_owned();
+                    return Poll::Ready(ClientError::Disconnected(why));
+                }
+                Poll::Ready(Ok(count)) => self.last_read = count,
+                Poll::Ready(Err(error)) => return Poll::Ready(disconnected(&error)),
+            }
+            if let Err(error) = self.take_in() {
+                return Poll::Ready(error);
+            }
+        }
+    }
+
+    /// Takes in what has come whole. Records are checked before the lock is taken.
+    fn take_in(&mut self) -> Result<(), ClientError> {
+        let read = self.decode();
+        let mut core = self.shared.core.lock();
+        for incoming in self.incoming.drain(..) {
+            core.accept(incoming)?;
+        }
+        Ok(read?)
+    }
+
+    fn decode(&mut self) -> Result<(), ProtocolError> {
+        while let Some(envelope) = self.codec.next(&mut self.inbox)? {
+            self.incoming.push(Incoming::read(envelope)?);
+        }
+        Ok(())
+    }
+}
+
+fn disconnected(error: &std::io::Error) -> ClientError {
+    ClientError::Disconnected(error.to_string())
+}
+
+/// A future for one answer.
+pub(super) enum Awaited {
+    Failed(Option<ClientError>),
+    Waiting(oneshot::Receiver<Result<Response, ClientError>>),
+}
+
+impl Awaited {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, ClientError>> {
+        match self {
+            Self::Failed(error) => Poll::Ready(Err(error.take().unwrap_or_else(gone))),
+            Self::Waiting(receiver) => {
+                Pin::new(receiver).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(gone())))
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Streams of a client: subscriptions, calls, bounded reads. Each grants the server credit as its
+//! items are taken, and takes itself back when it is dropped.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures::Stream;
+use tokio::sync::mpsc;
+use xs_engine::{Frame, FrameId, ReadOptions};
+
+use super::Reply;
+use super::core::{Handle, Item, gone};
+use crate::error::{ClientError, ProtocolError};
+use crate::limits::PAGE_BYTES_MAX;
+use crate::message::{Delivered, FetchRequest, Page, Request, StreamEvent, SubEvent, after_page};
+
+/// What all streams have in common.
+pub(super) struct Line {
+    handle: Arc<Handle>,
+    pub(super) sub: u32,
+    items: mpsc::UnboundedReceiver<Item>,
+    /// Credit it began with; half of it, taken, is granted anew.
+    credit: u32,
+    /// Bytes taken and not yet granted anew.
+    owed: u64,
+    /// The server knows that it is over.
+    done: bool,
+}
+
+impl Line {
+    pub(super) fn open(handle: &Arc<Handle>, credit: u32) -> Self {
+        let (sub, items) = handle.open();
+        Self { handle: Arc::clone(handle), sub, items, credit, owed: 0, done: false }
+    }
+
+    /// The next item; `None` when the stream is over.
+    pub(super) fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let item = ready!(self.items.poll_recv(cx)).unwrap_or_else(|| Item::Failed(gone()));
+        self.done = match &item {
+            Item::Failed(_) => true,
+            Item::Event(event) => event.is_last(),
+            Item::Chunk { last, .. } => *last,
+            Item::Deliver { .. } | Item::Granted(_) => false,
+        };
+        Poll::Ready(Some(item))
+    }
+
+    /// The next item.
+    pub(super) async fn item(&mut self) -> Option<Item> {
+        poll_fn(|cx| self.poll_item(cx)).await
+    }
+
+    /// Bytes were taken: the server may send as many more.
+    pub(super) fn took(&mut self, bytes: usize) {
+        self.owed += bytes as u64;
+        if !self.done && self.owed >= u64::from(self.credit / 2) {
+            // A number is within every limit.
+            let _ = self.handle.tell(&Request::Credit(self.owed), self.sub);
+            self.owed = 0;
+        }
+    }
+
+    /// The request was refused: there is nothing to take back.
+    pub(super) const fn refused(&mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.handle.forget(self.sub, !self.done);
+    }
+}
+
+/// A subscription. Dropping it ends it.
+pub struct Subscription {
+    line: Line,
+    position: Option<u64>,
+}
+
+impl Subscription {
+    pub(super) const fn new(line: Line) -> Self {
+        Self { line, position: None }
+    }
+
+    /// What happens next; `None` after the end: the limit was reached, or it does not follow and
+    /// all was delivered. After an error nothing more comes.
+    pub async fn next(&mut self) -> Option<Result<SubEvent, ClientError>> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// The offset to go on from after what was taken so far; `None` before anything was said.
+    #[must_use]
+    pub const fn position(&self) -> Option<u64> {
+        self.position
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<SubEvent, ClientError>>> {
+        let Some(item) = ready!(self.line.poll_item(cx)) else { return Poll::Ready(None) };
+        let event = match item {
+            Item::Deliver { list, cost } => {
+                self.line.took(cost);
+                self.position = Some(list.scanned_to);
+                SubEvent::Frames { frames: list.frames, scanned_to: list.scanned_to }
+            }
+            Item::Event(StreamEvent::CaughtUp { head }) => {
+                self.position = Some(self.position.map_or(head, |position| position.max(head)));
+                SubEvent::CaughtUp { head }
+            }
+            Item::Event(StreamEvent::Pulse) => SubEvent::Pulse,
+            Item::Event(StreamEvent::Gap(gap)) => SubEvent::Gap(gap),
+            Item::Event(StreamEvent::Dropped { refusal, resume }) => {
+                self.position = Some(resume);
+                SubEvent::Dropped { refusal, resume }
+            }
+            Item::Event(StreamEvent::Ended { scanned_to }) => {
+                self.position = Some(scanned_to);
+                return Poll::Ready(None);
+            }
+            Item::Failed(error) => return Poll::Ready(Some(Err(error))),
+            Item::Chunk { .. } | Item::Granted(_) => return Poll::Ready(Some(Err(misplaced()))),
+        };
+        Poll::Ready(Some(Ok(event)))
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<SubEvent, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_event(cx)
+    }
+}
+
+/// The results of a call, ending with `<name>.complete` or `<name>.error`. Dropping it before that
+/// cancels the call.
+pub struct CallStream {
+    line: Line,
+    id: FrameId,
+    results: VecDeque<Delivered>,
+}
+
+impl CallStream {
+    pub(super) const fn new(line: Line, id: FrameId) -> Self {
+        Self { line, id, results: VecDeque::new() }
+    }
+
+    /// Id of the frame `<name>.call`.
+    #[must_use]
+    pub const fn id(&self) -> FrameId {
+        self.id
+    }
+
+    /// The next result; `None` after the last.
+    pub async fn next(&mut self) -> Option<Result<Delivered, ClientError>> {
+        poll_fn(|cx| self.poll_result(cx)).await
+    }
+
+    fn poll_result(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Delivered, ClientError>>> {
+        loop {
+            if let Some(result) = self.results.pop_front() {
+                return Poll::Ready(Some(Ok(result)));
+            }
+            let Some(item) = ready!(self.line.poll_item(cx)) else { return Poll::Ready(None) };
+            match item {
+                Item::Deliver { list, cost } => {
+                    self.line.took(cost);
+                    self.results.extend(list.frames);
+                }
+                Item::Event(StreamEvent::Dropped { refusal, .. }) => {
+                    return Poll::Ready(Some(Err(refusal.into())));
+                }
+                Item::Failed(error) => return Poll::Ready(Some(Err(error))),
+                // A call is followed from its own frame on: what else is said of it is no result.
+                Item::Event(_) => {}
+                Item::Chunk { .. } | Item::Granted(_) => {
+                    return Poll::Ready(Some(Err(misplaced())));
+                }
+            }
+        }
+    }
+}
+
+impl Stream for CallStream {
+    type Item = Result<Delivered, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_result(cx)
+    }
+}
+
+/// A bounded read. The next page is asked for while this one is taken.
+pub struct FrameStream {
+    handle: Arc<Handle>,
+    /// What the page on its way was asked with.
+    options: ReadOptions,
+    page: VecDeque<Frame>,
+    coming: Option<Reply<Page>>,
+}
+
+impl FrameStream {
+    pub(super) fn new(handle: &Arc<Handle>, options: &ReadOptions) -> Self {
+        let options = ReadOptions { follow: false, ..options.clone() };
+        let coming = Some(ask_page(handle, &options));
+        Self { handle: Arc::clone(handle), options, page: VecDeque::new(), coming }
+    }
+
+    /// The next frame; `None` at the end and after an error.
+    pub async fn next(&mut self) -> Option<Result<Frame, ClientError>> {
+        poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, ClientError>>> {
+        loop {
+            if let Some(frame) = self.page.pop_front() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            let Some(coming) = &mut self.coming else { return Poll::Ready(None) };
+            let page = ready!(coming.poll_reply(cx));
+            self.coming = None;
+            match page.and_then(|page| self.turn(page)) {
+                Ok(()) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+
+    /// Takes a page and asks for the next.
+    fn turn(&mut self, page: Page) -> Result<(), ClientError> {
+        let taken = page.list.frames.len();
+        if page.more {
+            let next = after_page(&self.options, &page, taken as u64);
+            if taken == 0 && next == self.options {
+                return Err(ProtocolError::Unexpected("a page that leads to itself").into());
+            }
+            self.options = next;
+            if self.options.limit != Some(0) {
+                self.coming = Some(ask_page(&self.handle, &self.options));
+            }
+        }
+        self.page = page.list.frames.into_iter().map(|one| one.frame).collect();
+        Ok(())
+    }
+}
+
+impl Stream for FrameStream {
+    type Item = Result<Frame, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_frame(cx)
+    }
+}
+
+fn ask_page(handle: &Arc<Handle>, options: &ReadOptions) -> Reply<Page> {
+    let fetch = FetchRequest { options: options.clone(), page_bytes: PAGE_BYTES_MAX };
+    Reply::ask(handle, &Request::Fetch(fetch), |response| match response {
+        crate::message::Response::Page(page) => Some(page),
+        _ => None,
+    })
+}
+
+pub(super) fn misplaced() -> ClientError {
+    ProtocolError::Unexpected("an item that does not belong on this stream").into()
+}

@@ -1,0 +1,143 @@
+//! What other threads tell a connection's task: outcomes of requests, and feeds that have more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use xs_engine::{BlobHash, Frame};
+
+use crate::error::Refusal;
+use crate::message::{Appended, CursorSummary, TopicSummary};
+use crate::service::{BlobSink, BlobSource, Called, Wake};
+use crate::session::Ticket;
+
+/// A piece of news for a connection.
+pub(crate) enum Mail {
+    Appended {
+        ticket: Ticket,
+        result: Result<Appended, Refusal>,
+    },
+    /// A feed that was idle may have more.
+    Ready {
+        sub: u32,
+    },
+    Frames {
+        ticket: Ticket,
+        result: Result<Vec<Frame>, Refusal>,
+    },
+    Topics {
+        ticket: Ticket,
+        result: Result<Vec<TopicSummary>, Refusal>,
+    },
+    Cursors {
+        ticket: Ticket,
+        result: Result<Vec<CursorSummary>, Refusal>,
+    },
+    Called {
+        ticket: Ticket,
+        sub: u32,
+        bodies_up_to: u32,
+        flag: ReadyFlag,
+        result: Result<Called, Refusal>,
+    },
+    /// A download was opened and its first bytes read.
+    Opened {
+        ticket: Ticket,
+        sub: u32,
+        result: Result<(Box<dyn BlobSource>, Bytes), Refusal>,
+    },
+    /// More bytes of a download.
+    Piece {
+        sub: u32,
+        source: Box<dyn BlobSource>,
+        result: Result<Bytes, Refusal>,
+    },
+    /// So many bytes of an upload were taken.
+    Taken {
+        sub: u32,
+        result: Result<(Box<dyn BlobSink>, u64), Refusal>,
+    },
+    /// An upload has ended.
+    Stored {
+        sub: u32,
+        result: Result<(BlobHash, u64), Refusal>,
+    },
+    /// The server stops.
+    Drain(Duration),
+}
+
+/// A queue into one connection's task.
+#[derive(Default)]
+pub(crate) struct Mailbox(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    mail: Vec<Mail>,
+    waker: Option<Waker>,
+    /// The task is being polled and will look again: it need not be woken. This spares an append
+    /// that is committed in place a second round through the scheduler.
+    polling: bool,
+}
+
+impl Mailbox {
+    /// Adds a piece of news.
+    pub(crate) fn post(&self, mail: Mail) {
+        let waker = {
+            let mut inner = self.0.lock();
+            inner.mail.push(mail);
+            if inner.polling { None } else { inner.waker.take() }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The task begins to poll.
+    pub(crate) fn begin(&self) {
+        self.0.lock().polling = true;
+    }
+
+    /// Exchanges the news for an empty vector.
+    pub(crate) fn take(&self, into: &mut Vec<Mail>) {
+        std::mem::swap(&mut self.0.lock().mail, into);
+    }
+
+    /// The task wants to rest; `false` when there is news that it must see before.
+    pub(crate) fn end(&self, waker: &Waker) -> bool {
+        let mut inner = self.0.lock();
+        if !inner.mail.is_empty() {
+            return false;
+        }
+        inner.polling = false;
+        inner.waker = Some(waker.clone());
+        true
+    }
+
+    /// A wake for one feed. It posts once until [`ReadyFlag::clear`].
+    pub(crate) fn wake_for(self: &Arc<Self>, sub: u32) -> (Wake, ReadyFlag) {
+        let flag = ReadyFlag::default();
+        let (mailbox, queued) = (Arc::downgrade(self), Arc::clone(&flag.0));
+        let wake = move || {
+            if !queued.swap(true, Ordering::AcqRel)
+                && let Some(mailbox) = mailbox.upgrade()
+            {
+                mailbox.post(Mail::Ready { sub });
+            }
+        };
+        (Arc::new(wake), flag)
+    }
+}
+
+/// Whether a feed's wake was posted and not yet heeded.
+#[derive(Default)]
+pub(crate) struct ReadyFlag(Arc<AtomicBool>);
+
+impl ReadyFlag {
+    /// Before the feed is pulled: what comes later must be posted anew.
+    pub(crate) fn clear(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+}

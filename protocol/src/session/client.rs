@@ -1,0 +1,188 @@
+//! The client's side of a connection.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::codec::{Header, PREFACE};
+use crate::error::{ClientError, ProtocolError, Refusal};
+use crate::gather::Gather;
+use crate::limits::{HELLO_BYTES_MAX, SERVER_MESSAGE_BYTES_MAX};
+use crate::message::{
+    AppendRequest, FrameList, GoAway, HelloRequest, Incoming, Op, PeerLimits, RECORD_VERSION,
+    Request, Response, StreamEvent, VERSION,
+};
+
+/// What a message from the server means.
+#[derive(Debug)]
+pub(crate) enum ClientEvent {
+    /// A request has its answer.
+    Answer { corr: u32, result: Result<Response, Refusal> },
+    /// Frames of a stream.
+    Deliver { sub: u32, list: FrameList, cost: usize },
+    /// Something else on a stream.
+    Event { sub: u32, event: StreamEvent },
+    /// A piece of a download.
+    Chunk { sub: u32, bytes: Bytes, last: bool },
+    /// More of an upload may be sent.
+    Granted { sub: u32, bytes: u64 },
+    /// The server is stopping.
+    GoAway(GoAway),
+}
+
+#[derive(Debug)]
+struct Pending {
+    op: Op,
+    /// The parts that came so far.
+    parts: Option<Response>,
+}
+
+/// One connection as the client sees it.
+#[derive(Debug)]
+pub(crate) struct ClientSession {
+    out: Gather,
+    pending: HashMap<u32, Pending>,
+    last_corr: u32,
+    last_sub: u32,
+    /// What the server accepts; unknown until HELLO.
+    limits: Option<PeerLimits>,
+}
+
+impl ClientSession {
+    /// A session whose preface and HELLO are queued; the number of the HELLO.
+    pub(crate) fn new(name: String, token: String) -> Result<(Self, u32), ClientError> {
+        let mut out = Gather::default();
+        out.put_raw(&PREFACE);
+        let pending = HashMap::new();
+        let mut session = Self { out, pending, last_corr: 0, last_sub: 0, limits: None };
+        let hello = HelloRequest {
+            versions: (VERSION, VERSION),
+            records: (RECORD_VERSION, RECORD_VERSION),
+            features: 0,
+            message_bytes: SERVER_MESSAGE_BYTES_MAX,
+            name,
+            token,
+        };
+        let corr = session.request(&Request::Hello(hello), 0)?;
+        Ok((session, corr))
+    }
+
+    /// What the server accepts, from now on.
+    pub(crate) const fn set_limits(&mut self, limits: PeerLimits) {
+        self.limits = Some(limits);
+    }
+
+    /// Requests without an answer.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// A number for a new stream.
+    pub(crate) const fn new_sub(&mut self) -> u32 {
+        self.last_sub += 1;
+        self.last_sub
+    }
+
+    /// Queues a request that will be answered; its number.
+    pub(crate) fn request(&mut self, request: &Request, sub: u32) -> Result<u32, ClientError> {
+        let (corr, max) = (self.new_corr(), self.max());
+        request.put(corr, sub, max, &mut self.out).map_err(|size| too_large(size, max))?;
+        self.pending.insert(corr, Pending { op: request.op(), parts: None });
+        Ok(corr)
+    }
+
+    /// The same for a batch, which is not taken.
+    pub(crate) fn append(&mut self, batch: &AppendRequest) -> Result<u32, ClientError> {
+        let (corr, max) = (self.new_corr(), self.max());
+        Request::put_append(batch, corr, max, &mut self.out)
+            .map_err(|size| too_large(size, max))?;
+        self.pending.insert(corr, Pending { op: Op::Append, parts: None });
+        Ok(corr)
+    }
+
+    /// Queues a message that is not answered.
+    pub(crate) fn tell(&mut self, message: &Request, sub: u32) -> Result<(), ClientError> {
+        let max = self.max();
+        message.put(0, sub, max, &mut self.out).map_err(|size| too_large(size, max))
+    }
+
+    fn max(&self) -> u32 {
+        self.limits.map_or(HELLO_BYTES_MAX, |limits| limits.message_bytes)
+    }
+
+    fn new_corr(&mut self) -> u32 {
+        loop {
+            self.last_corr = self.last_corr.wrapping_add(1).max(1);
+            if !self.pending.contains_key(&self.last_corr) {
+                return self.last_corr;
+            }
+        }
+    }
+
+    /// Takes a message from the server. `None`: nothing anybody waits for.
+    pub(crate) fn accept(
+        &mut self,
+        incoming: Incoming,
+    ) -> Result<Option<ClientEvent>, ClientError> {
+        Ok(Some(match incoming {
+            Incoming::Response { header, result } => return Ok(self.answer(header, result)?),
+            Incoming::Deliver { sub, list, cost } => ClientEvent::Deliver { sub, list, cost },
+            Incoming::Event { sub, event } => ClientEvent::Event { sub, event },
+            Incoming::Chunk { sub, bytes, last } => ClientEvent::Chunk { sub, bytes, last },
+            Incoming::Credit { sub, bytes } => ClientEvent::Granted { sub, bytes },
+            Incoming::Ping(bytes) => {
+                self.tell(&Request::Pong(bytes), 0)?;
+                return Ok(None);
+            }
+            Incoming::GoAway(goaway) => ClientEvent::GoAway(goaway),
+            Incoming::Close(refusal) => return Err(ClientError::Refused(refusal)),
+        }))
+    }
+
+    fn answer(
+        &mut self,
+        header: Header,
+        result: Result<Response, Refusal>,
+    ) -> Result<Option<ClientEvent>, ProtocolError> {
+        let corr = header.corr;
+        let Some(pending) = self.pending.get_mut(&corr) else {
+            return Err(ProtocolError::Unexpected("an answer to nothing"));
+        };
+        if pending.op as u8 != header.op {
+            return Err(ProtocolError::Unexpected("an answer to something else"));
+        }
+        let result = match (pending.parts.take(), result) {
+            (Some(mut all), Ok(part)) => all.extend(part).map(|()| Ok(all))?,
+            (_, result) => result,
+        };
+        match result {
+            Ok(parts) if header.has_more() => {
+                pending.parts = Some(parts);
+                Ok(None)
+            }
+            result => {
+                self.pending.remove(&corr);
+                Ok(Some(ClientEvent::Answer { corr, result }))
+            }
+        }
+    }
+
+    /// What is to be written.
+    pub(crate) const fn output(&self) -> &Gather {
+        &self.out
+    }
+
+    /// Bytes were written.
+    pub(crate) fn wrote(&mut self, count: usize) {
+        self.out.advance(count);
+    }
+}
+
+const fn too_large(size: u64, max: u32) -> ClientError {
+    ClientError::OverLimit {
+        what: "a request",
+        size,
+        max: max as u64,
+        advice: "put large bodies as blobs first, or append in smaller batches",
+    }
+}

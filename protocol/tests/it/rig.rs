@@ -1,0 +1,79 @@
+//! A server over a store in memory, on a real socket, and clients of it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use xs_engine::{NewFrame, Topic};
+use xs_protocol::{
+    Address, AppendRequest, Client, ClientOptions, Listener, Role, Server, ServerOptions,
+};
+
+use crate::memory::Memory;
+
+/// Time after which a test that waits has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Rig {
+    pub(crate) memory: Memory,
+    pub(crate) server: Server,
+    pub(crate) address: Address,
+    _dir: TempDir,
+}
+
+impl Rig {
+    /// A server on a Unix socket, all of whose connections have the role.
+    pub(crate) async fn unix(role: Role) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let address = Address::of_path(dir.path());
+        Self::on(address, role, dir).await
+    }
+
+    /// A server on a loopback port.
+    pub(crate) async fn tcp() -> Self {
+        let address = Address::parse("127.0.0.1:0").unwrap();
+        Self::on(address, Role::Admin, tempfile::tempdir().unwrap()).await
+    }
+
+    async fn on(address: Address, role: Role, dir: TempDir) -> Self {
+        let memory = Memory::default();
+        let options = ServerOptions { drain: Duration::from_secs(1), ..ServerOptions::default() };
+        let server = Server::new(Arc::new(memory.clone()), options);
+        let listener = Listener::bind(&address).await.unwrap();
+        let address = listener.address().clone();
+        server.listen(listener, role);
+        Self { memory, server, address, _dir: dir }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(&self.address, ClientOptions::default()).await.unwrap()
+    }
+
+    /// A client over a stream in memory that the server has taken over.
+    pub(crate) async fn connect_as(&self, role: Role) -> Client {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        self.server.adopt(theirs, role);
+        Client::over(ours, ClientOptions::default()).await.unwrap()
+    }
+}
+
+/// Fails a test that waits for what never comes.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it did not happen in time")
+}
+
+/// Waits until a state that other tasks bring about.
+pub(crate) async fn until(is: impl Fn() -> bool) {
+    soon(async {
+        while !is() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// A batch of one frame.
+pub(crate) fn one(topic: &str) -> AppendRequest {
+    AppendRequest::frames(vec![NewFrame::new(Topic::parse(topic).unwrap())])
+}
