@@ -22,6 +22,8 @@ mod store;
 mod store_blobs;
 mod sys;
 mod tail;
+#[cfg(test)]
+mod testing;
 mod upkeep;
 mod value;
 

@@ -247,7 +247,7 @@ impl Appender {
         .encode();
         media.write_at(0, &header).and_then(|()| media.sync()).map_err(Fault::Failed)?;
         let named = || {
-            env.files.rename(&env.log_dir().join(super::SPARE_NAME), &path)?;
+            env.files.rename(media.path(), &path)?;
             env.files.sync_dir(&env.log_dir())?;
             env.manifest.update(|state| state.files.push(unmarked(&key)))
         };

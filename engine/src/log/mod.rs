@@ -18,8 +18,6 @@ pub(crate) use open_files::OpenFiles;
 pub(crate) use sealing::{Fault, Sealing};
 pub(crate) use segment::{Segment, SegmentKey};
 
-/// The next segment's file before it has a place.
-pub(crate) const SPARE_NAME: &str = "spare.tmp";
 
 /// The log as readers see it.
 #[derive(Debug)]

@@ -4,11 +4,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{SPARE_NAME, Segment};
+use super::Segment;
 use crate::format::super_file::{FileKind, FileState};
 use crate::media::Media;
 use crate::options::SyncPolicy;
@@ -46,6 +46,8 @@ pub(crate) struct Sealing {
     running: Mutex<()>,
     job: Mutex<Option<SealJob>>,
     spare: Mutex<Option<Arc<dyn Media>>>,
+    /// Spares made.
+    spares: AtomicU64,
     /// Sealed segments whose derived files are not written yet.
     unindexed: Mutex<Vec<Arc<Segment>>>,
 }
@@ -123,7 +125,7 @@ impl Sealing {
         let mut spare = self.spare.lock();
         if spare.is_none() {
             // Zeros are written for `sync` alone: its syncs then have no extents to convert.
-            *spare = Some(create_spare(inner, inner.env.options.sync == SyncPolicy::Sync)?);
+            *spare = Some(self.create_spare(inner, inner.env.options.sync == SyncPolicy::Sync)?);
         }
         Ok(())
     }
@@ -132,13 +134,17 @@ impl Sealing {
     pub(super) fn take_spare(&self, inner: &Inner) -> Result<Arc<dyn Media>, Fault> {
         match self.spare.lock().take() {
             Some(media) => Ok(media),
-            None => create_spare(inner, false).map_err(Fault::when_preparing),
+            None => self.create_spare(inner, false).map_err(Fault::when_preparing),
         }
     }
 }
 
-fn create_spare(inner: &Inner, zero: bool) -> io::Result<Arc<dyn Media>> {
-    let env = &inner.env;
-    let path = env.log_dir().join(SPARE_NAME);
-    env.files.create(&path, env.options.segment_bytes, zero)
+impl Sealing {
+    fn create_spare(&self, inner: &Inner, zero: bool) -> io::Result<Arc<dyn Media>> {
+        // A name of its own: the one before it may have been taken and not have its place yet.
+        let number = self.spares.fetch_add(1, Ordering::Relaxed);
+        let env = &inner.env;
+        let path = env.log_dir().join(format!("spare.{number}.tmp"));
+        env.files.create(&path, env.options.segment_bytes, zero)
+    }
 }

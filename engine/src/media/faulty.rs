@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::{Files, Media};
 
@@ -17,6 +18,8 @@ pub(crate) struct Faults {
     first: AtomicU64,
     last: AtomicU64,
     errno: AtomicU64,
+    /// Operations hold it shared, a crash image alone: it then is of one moment.
+    pub(crate) gate: RwLock<()>,
 }
 
 impl Faults {
@@ -27,6 +30,7 @@ impl Faults {
             first: AtomicU64::new(u64::MAX),
             last: AtomicU64::new(0),
             errno: AtomicU64::new(0),
+            gate: RwLock::new(()),
         })
     }
 
@@ -48,14 +52,15 @@ impl Faults {
         self.first.store(u64::MAX, Ordering::Relaxed);
     }
 
-    fn step(&self) -> io::Result<()> {
+    fn step(&self) -> io::Result<RwLockReadGuard<'_, ()>> {
+        let gate = self.gate.read();
         let now = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let range = self.first.load(Ordering::Relaxed)..=self.last.load(Ordering::Relaxed);
         if range.contains(&now) {
             let errno = self.errno.load(Ordering::Relaxed);
             return Err(io::Error::from_raw_os_error(errno as i32));
         }
-        Ok(())
+        Ok(gate)
     }
 }
 
@@ -84,12 +89,12 @@ struct FaultyMedia {
 
 impl Media for FaultyMedia {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.faults.step()?;
+        let _gate = self.faults.step()?;
         self.media.write_at(at, bytes)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.faults.step()?;
+        let _gate = self.faults.step()?;
         self.media.sync()
     }
 
@@ -116,7 +121,7 @@ impl Media for FaultyMedia {
 
 impl<F: Files> Files for FaultyFiles<F> {
     fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>> {
-        self.faults.step()?;
+        let _gate = self.faults.step()?;
         self.files.create(path, len, zero).map(|media| self.wrap(media))
     }
 
@@ -133,12 +138,15 @@ impl<F: Files> Files for FaultyFiles<F> {
     }
 
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.faults.step() {
-            // What a crash in the middle leaves: half of the bytes.
-            self.files.write_new(path, &bytes[..bytes.len() / 2])?;
-            return Err(error);
+        match self.faults.step() {
+            Ok(_gate) => self.files.write_new(path, bytes),
+            Err(error) => {
+                // What a crash in the middle leaves: half of the bytes.
+                let _gate = self.faults.gate.read();
+                self.files.write_new(path, &bytes[..bytes.len() / 2])?;
+                Err(error)
+            }
         }
-        self.files.write_new(path, bytes)
     }
 
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
@@ -146,22 +154,22 @@ impl<F: Files> Files for FaultyFiles<F> {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.faults.step()?;
+        let _gate = self.faults.step()?;
         self.files.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.faults.step()?;
+        let _gate = self.faults.step()?;
         self.files.remove(path)
     }
 
     fn cut(&self, path: &Path, len: u64) -> io::Result<()> {
-        self.faults.step()?;
+        let _gate = self.faults.step()?;
         self.files.cut(path, len)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.faults.step()?;
+        let _gate = self.faults.step()?;
         self.files.sync_dir(dir)
     }
 
@@ -170,7 +178,7 @@ impl<F: Files> Files for FaultyFiles<F> {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.faults.step()?;
+        let _gate = self.faults.step()?;
         self.files.create_dir(dir)
     }
 }

@@ -184,6 +184,7 @@ impl Opening {
         unmarked: &[FileEntry],
     ) -> Result<(Vec<Examined>, Option<ReadOnlyReason>), OpenError> {
         let mut examined = Vec::new();
+        let mut trouble = None;
         for file in unmarked {
             let path = files::path_of(&self.env, file);
             let opened = match self.clean {
@@ -193,25 +194,28 @@ impl Opening {
             let media = match opened {
                 Ok(media) => media,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let reason = ReadOnlyReason::Files { path, what: "is missing" };
-                    return Ok((examined, Some(reason)));
+                    trouble.get_or_insert(ReadOnlyReason::Files { path, what: "is missing" });
+                    continue;
                 }
                 Err(error) => return Err(OpenError::io("open", &path, error)),
             };
             let key = match files::key_of(&self.env, file, &media) {
                 Ok(key) => key,
-                Err(reason) => return Ok((examined, Some(reason))),
+                Err(reason) => {
+                    trouble.get_or_insert(reason);
+                    continue;
+                }
             };
             if self.clean && media.len() < file.length {
-                let what = "is shorter than when the store was closed";
-                return Ok((examined, Some(ReadOnlyReason::Files { path, what })));
+                let (path, what) = (path.clone(), "is shorter than when the store was closed");
+                trouble.get_or_insert(ReadOnlyReason::Files { path, what });
             }
-            let len = if self.clean { file.length } else { media.len() };
+            let len = if self.clean { file.length.min(media.len()) } else { media.len() };
             let scanned =
                 scan(&media, &key, len).map_err(|error| OpenError::io("read", &path, error))?;
             examined.push(Examined { file: *file, key, media, scanned });
         }
-        Ok((examined, None))
+        Ok((examined, trouble))
     }
 
     /// The tables before the first unmarked segment, read from the last sealed one when that first
@@ -375,3 +379,6 @@ impl Opening {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use bytes::Bytes;
+use rustix::io::Errno;
+
+use crate::append::Batch;
+use crate::error::{AppendError, ReadOnlyReason};
+use crate::media::faulty::Faults;
+use crate::options::SyncPolicy;
+use crate::store::{Health, Store};
+use crate::testing::{
+    batches, crash, crash_now, edit, fast_dir, frame, numbers, open, open_faulty, options,
+    segment_files,
+};
+use crate::value::Body;
+
+/// A store under `sync`, of which a crash image is taken after `count` appends.
+fn image(sync: SyncPolicy, count: u64) -> tempfile::TempDir {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let store = open_faulty(dir.path(), options(sync), &faults).unwrap();
+    for n in 0..count {
+        store.append(frame("a", n).into()).unwrap();
+    }
+    crash_now(dir.path(), &faults)
+}
+
+fn range(upto: u64) -> Vec<u64> {
+    (0..upto).collect()
+}
+
+/// Opens a crash image, appends to what is there, and opens it again.
+fn check_usable(dir: &Path, expected: u64) {
+    let faults = Faults::none();
+    let store = open_faulty(dir, options(SyncPolicy::None), &faults).unwrap();
+    assert_eq!(store.info().health, Health::Writable);
+    assert_eq!(numbers(&store), range(expected));
+    let appended = store.append(frame("a", expected).into()).unwrap();
+    assert_eq!(appended.frames[0].offset, Some(expected));
+    let second = crash_now(dir, &faults);
+    drop(store);
+    for dir in [dir, second.path()] {
+        let store = open(dir, SyncPolicy::None);
+        assert_eq!(numbers(&store), range(expected + 1));
+    }
+}
+
+#[test]
+fn a_kill_loses_nothing() {
+    for sync in [SyncPolicy::Sync, SyncPolicy::None, "interval:1".parse().unwrap()] {
+        for count in [0, 1, 20, 3000] {
+            let image = image(sync, count);
+            let store = open(image.path(), sync);
+            assert_eq!(store.info().recovery.cut, None);
+            assert_eq!(numbers(&store), range(count));
+            drop(store);
+            check_usable(image.path(), count);
+        }
+    }
+}
+
+#[test]
+fn a_torn_tail_is_cut_at_every_byte() {
+    let image = image(SyncPolicy::None, 4);
+    let path = segment_files(image.path()).remove(0);
+    let places = batches(&path);
+    // The checkpoint, then the frames: the last two are torn at every 3rd byte.
+    let (first, end) = (places[places.len() - 3], places[places.len() - 1]);
+    type Fill = fn(&mut [u8]);
+    let fills: [Fill; 3] = [
+        |bytes| bytes.fill(0),
+        |bytes| bytes.fill(0xa5),
+        |bytes| bytes[..8].iter_mut().for_each(|byte| *byte ^= 0x55),
+    ];
+    for fill in fills {
+        for at in (first..end).step_by(3) {
+            let torn = crash(image.path());
+            // A batch ends in zeros: it is torn where a byte of it is not what it was.
+            let mut same = None;
+            edit(&torn.path().join(path.strip_prefix(image.path()).unwrap()), |bytes| {
+                let before = bytes.clone();
+                fill(&mut bytes[at..]);
+                same = before.iter().zip(&*bytes).position(|(a, b)| a != b);
+            });
+            let same = same.unwrap_or(end);
+            let whole = places.iter().filter(|&&place| place <= same).count() - 2;
+            check_usable(torn.path(), whole as u64);
+        }
+    }
+}
+
+#[test]
+fn what_lies_behind_a_hole_is_cut_too() {
+    let image = image(SyncPolicy::None, 10);
+    let path = segment_files(image.path()).remove(0);
+    let places = batches(&path);
+    edit(&path, |bytes| bytes[places[4]..places[5]].fill(0));
+    let store = open(image.path(), SyncPolicy::None);
+    assert_eq!(numbers(&store), range(3));
+    let cut = store.info().recovery.cut.unwrap();
+    assert_eq!((cut.position, cut.offset), (places[4] as u64, 3));
+    drop(store);
+    check_usable(image.path(), 3);
+}
+
+#[test]
+fn damage_to_acknowledged_data_is_never_cut() {
+    let image = image(SyncPolicy::Sync, 10);
+    let path = segment_files(image.path()).remove(0);
+    let places = batches(&path);
+    for at in [places[4], places[4] + 16, places[4] + 70, places[5] - 9] {
+        let damaged = crash(image.path());
+        let path = damaged.path().join(path.strip_prefix(image.path()).unwrap());
+        edit(&path, |bytes| bytes[at] ^= 1);
+        let before = fs::read(&path).unwrap();
+        let store = open(damaged.path(), SyncPolicy::Sync);
+        let Health::ReadOnly(ReadOnlyReason::Corrupt(corruption)) = store.info().health else {
+            panic!("{:?}", store.info().health);
+        };
+        assert_eq!((&corruption.path, corruption.position), (&path, places[4] as u64));
+        assert_eq!(corruption.offset, Some(3));
+        assert_eq!(numbers(&store), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
+        let refused = store.append(frame("a", 10).into());
+        assert!(matches!(refused, Err(AppendError::ReadOnly(_))));
+        drop(store);
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}
+
+#[test]
+fn a_damaged_or_cut_store_that_was_closed_is_not_cut() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    (0..10).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    store.close().unwrap();
+    drop(store);
+    let path = segment_files(dir.path()).remove(0);
+    let places = batches(&path);
+    type Damage = fn(&mut Vec<u8>, &[usize]);
+    let damages: [Damage; 3] = [
+        |bytes, places| bytes[places[9]] ^= 1,
+        |bytes, places| bytes.truncate(places[9]),
+        |bytes, places| bytes[places[9]..].fill(0),
+    ];
+    for damage in damages {
+        let image = crash(dir.path());
+        let path = image.path().join(path.strip_prefix(dir.path()).unwrap());
+        edit(&path, |bytes| damage(bytes, &places));
+        let store = open(image.path(), SyncPolicy::None);
+        assert!(matches!(store.info().health, Health::ReadOnly(_)), "{:?}", store.info());
+        assert_eq!(numbers(&store)[..8], range(8));
+    }
+    fs::remove_file(&path).unwrap();
+    let store = open(dir.path(), SyncPolicy::None);
+    assert!(matches!(store.info().health, Health::ReadOnly(ReadOnlyReason::Files { .. })));
+}
+
+#[test]
+fn a_missing_or_foreign_segment_is_named() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    (0..3000).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    store.close().unwrap();
+    drop(store);
+    let paths = segment_files(dir.path());
+    let image = crash(dir.path());
+    let lost = image.path().join(paths[1].strip_prefix(dir.path()).unwrap());
+    fs::remove_file(&lost).unwrap();
+    let store = open(image.path(), SyncPolicy::None);
+    let Health::ReadOnly(ReadOnlyReason::Files { path, .. }) = store.info().health else {
+        panic!("{:?}", store.info().health);
+    };
+    assert_eq!(path, lost);
+    let found = numbers(&store);
+    assert!(found.starts_with(&[0, 1]) && found.ends_with(&[2999]) && found.len() < 3000);
+    drop(store);
+    // An older manifest does not make acknowledged frames into rubbish.
+    fs::copy(&paths[1], &lost).unwrap();
+    fs::copy(&paths[1], image.path().join("log/00000000000000009999.0.seg")).unwrap();
+    let store = open(image.path(), SyncPolicy::None);
+    assert!(matches!(store.info().health, Health::ReadOnly(ReadOnlyReason::Files { .. })));
+    assert_eq!(numbers(&store), range(3000));
+}
+
+#[test]
+fn a_tail_frame_without_its_blob_counts_as_torn() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    for n in 0..6 {
+        let body = Body::Inline(Bytes::from(format!("body {n}")));
+        store.append(crate::NewFrame { body, ..frame("a", n) }.into()).unwrap();
+    }
+    let image = crash(dir.path());
+    let pack = fs::read_dir(image.path().join("blobs")).unwrap();
+    let pack = pack.map(|entry| entry.unwrap().path());
+    let find = |bytes: &[u8]| bytes.windows(6).position(|found| found == b"body 3");
+    let path = pack.into_iter().find(|path| find(&fs::read(path).unwrap()).is_some()).unwrap();
+    edit(&path, |bytes| {
+        let at = find(bytes).unwrap();
+        bytes[at..].fill(0);
+    });
+    check_usable(image.path(), 3);
+}
+
+/// Appends until something fails; what was acknowledged, and what was tried.
+fn work(store: &Store) -> (u64, u64) {
+    for n in 0..600 {
+        let body = Body::Inline(Bytes::from(vec![n as u8; 300]));
+        let new = crate::NewFrame { body, ..frame("topic.with.a.name", n) };
+        let batch = Batch { durable: n % 100 == 0, ..new.into() };
+        match store.append(batch) {
+            Ok(_) => {}
+            Err(AppendError::StorageFull) => return (n, n),
+            Err(_) => return (n, n + 1),
+        }
+    }
+    (600, 600)
+}
+
+#[test]
+fn each_operation_may_fail() {
+    for (errno, forever) in [(Errno::IO, false), (Errno::IO, true), (Errno::NOSPC, true)] {
+        let mut outcomes = BTreeMap::new();
+        for k in 1.. {
+            let dir = fast_dir();
+            let faults = Faults::none();
+            faults.set(k, if forever { u64::MAX } else { k }, errno);
+            let opened = open_faulty(dir.path(), options(SyncPolicy::None), &faults);
+            let (acknowledged, tried) = match &opened {
+                Ok(store) => work(store),
+                Err(_) => (0, 0),
+            };
+            let image = crash_now(dir.path(), &faults);
+            let hit = faults.count() >= k;
+            faults.clear();
+            drop(opened);
+            for dir in [image.path(), dir.path()] {
+                let store = open(dir, SyncPolicy::None);
+                assert_eq!(store.info().health, Health::Writable, "{errno:?} {k}");
+                let found = numbers(&store);
+                assert_eq!(found, range(found.len() as u64), "{errno:?} {k}");
+                let count = found.len() as u64;
+                assert!((acknowledged..=tried).contains(&count), "{errno:?} {k}: {count}");
+                *outcomes.entry(count).or_insert(0) += 1;
+            }
+            if !hit {
+                break;
+            }
+        }
+        assert!(outcomes.len() > 3, "{outcomes:?}");
+    }
+}
+
+#[test]
+fn recovery_may_be_cut_off_at_each_operation() {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    assert_eq!(work(&store).0, 600);
+    let images = [crash_now(dir.path(), &faults), image(SyncPolicy::None, 20)];
+    edit(&segment_files(images[1].path())[0], |bytes| bytes[1500..1600].fill(7));
+    for image in images {
+        let expected = {
+            let image = crash(image.path());
+            numbers(&open(image.path(), SyncPolicy::None))
+        };
+        for k in 1.. {
+            let image = crash(image.path());
+            let faults = Faults::none();
+            faults.set(k, u64::MAX, Errno::IO);
+            let opened = open_faulty(image.path(), options(SyncPolicy::None), &faults);
+            let hit = faults.count() >= k;
+            let second = crash_now(image.path(), &faults);
+            drop(opened);
+            let store = open(second.path(), SyncPolicy::None);
+            assert_eq!(store.info().health, Health::Writable, "step {k}");
+            assert_eq!(numbers(&store), expected, "step {k}");
+            if !hit {
+                break;
+            }
+        }
+    }
+}
