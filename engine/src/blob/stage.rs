@@ -9,6 +9,7 @@ use super::build::Builder;
 use super::error::{BlobError, StageError};
 use super::found::Found;
 use super::open_pack::OpenPack;
+use super::packs::{PackList, Packs};
 use super::prepared::Prepared;
 use super::sealed::{Opened, SealedPack, encode_index, write_index};
 use crate::format::file::FILE_HEADER_LEN;
@@ -18,9 +19,11 @@ use crate::media::is_full;
 
 /// Bytes collected before they are written to the pack.
 const BUFFER_LEN: usize = 256 * 1024;
-/// Newest sealed packs that a short blob is compared with. A copy of it in an older one costs its
-/// own bytes again, a look into every pack of a large store would cost more.
-const RECENT_MAX: usize = 16;
+/// A shorter blob is compared with the newest sealed packs only: a copy of it in an older one costs
+/// its own bytes again, a look into every pack of a large store would cost more.
+const SHORT_LEN: usize = 4096;
+/// How many packs that are.
+const RECENT_MAX: usize = 4;
 
 /// What the one who stages holds.
 #[derive(Debug, Default)]
@@ -47,6 +50,17 @@ impl Writing {
         self.active.as_ref().is_some_and(|active| self.end + stride <= active.media().len())
     }
 
+    /// Keeps the newest sealed packs at hand.
+    fn refresh(&mut self, packs: &Packs, list: &PackList) {
+        if list.version == self.recent_version {
+            return;
+        }
+        self.recent_version = list.version;
+        let opened =
+            |pack: &Arc<SealedPack>| Some((Arc::clone(pack), packs.opened(list, pack).ok()?));
+        self.recent = list.sealed.iter().take(RECENT_MAX).filter_map(opened).collect();
+    }
+
     /// Whether the entry at `at`, not written yet, is this blob.
     fn buffered(&self, at: u64, blob: &Prepared) -> bool {
         let from = (at - self.written()) as usize;
@@ -61,7 +75,7 @@ impl Shared {
     /// Stores blobs, findable at once and durable after the next sync.
     pub(super) fn stage(&self, blobs: &[Prepared]) -> Result<(), StageError> {
         let alone = |blob: &&Prepared| self.is_alone(blob);
-        for blob in blobs.iter().filter(alone).filter(|blob| !self.has_long(blob)) {
+        for blob in blobs.iter().filter(alone).filter(|blob| !self.has_anywhere(blob)) {
             self.usable(false)?;
             self.own_pack(blob)?;
         }
@@ -134,33 +148,32 @@ impl Shared {
         if let Some(at) = newest.filter(|&at| at >= writing.written()) {
             return writing.buffered(at, blob);
         }
-        if blob.is_known() || blob.raw().is_none_or(|bytes| bytes.len() >= CHUNK_LEN) {
-            return self.has_long(blob);
-        }
-        let Some(bytes) = blob.raw() else { return false };
+        let Some(bytes) = blob.raw().filter(|bytes| bytes.len() < SHORT_LEN) else {
+            return self.has_anywhere(blob);
+        };
         let same = |found: Result<Option<Found>, BlobError>| {
             found.ok().flatten().is_some_and(|found| found.is(bytes))
         };
         let list = self.packs.list();
-        if list.version != writing.recent_version {
-            writing.recent_version = list.version;
-            let newest = list.sealed.iter().take(RECENT_MAX);
-            let opened = |pack: &Arc<SealedPack>| {
-                Some((Arc::clone(pack), self.packs.opened(&list, pack).ok()?))
-            };
-            writing.recent = newest.filter_map(opened).collect();
-        }
-        list.open.iter().any(|pack| same(pack.find(&hash).map(|found| found.map(Found::Entry))))
-            || writing
-                .recent
-                .iter()
-                .any(|pack| pack.1.may_hold(&hash) && same(self.packs.find_in(pack, &hash)))
+        writing.refresh(&self.packs, &list);
+        // The active pack has answered already when it knows no such prefix.
+        let passed = writing.active.as_ref().filter(|_| newest.is_none());
+        let passed = |pack: &Arc<OpenPack>| passed.is_some_and(|active| Arc::ptr_eq(active, pack));
+        let entry = |pack: &Arc<OpenPack>| pack.find(&hash).map(|found| found.map(Found::Entry));
+        let open = |pack: &Arc<OpenPack>| !passed(pack) && same(entry(pack));
+        let sealed = |pack: &(Arc<SealedPack>, Arc<Opened>)| {
+            pack.1.may_hold(&hash) && same(self.packs.find_in(pack, &hash))
+        };
+        list.open.iter().any(open) || writing.recent.iter().any(sealed)
     }
 
-    /// Whether a long blob is there, which was read through when it was prepared.
-    fn has_long(&self, blob: &Prepared) -> bool {
-        let len = self.packs.find(&blob.hash(), |found| Ok(found.len()));
-        !blob.is_rotten() && len.is_ok_and(|len| len == Some(blob.len()))
+    /// Whether any pack has a sound copy. A long blob was read through when it was prepared.
+    fn has_anywhere(&self, blob: &Prepared) -> bool {
+        let short = blob.raw().filter(|bytes| bytes.len() < CHUNK_LEN);
+        let same =
+            |found: Found| Ok(short.map_or(found.len() == blob.len(), |bytes| found.is(bytes)));
+        !blob.is_rotten()
+            && self.packs.find(&blob.hash(), same).is_ok_and(|same| same == Some(true))
     }
 
     /// Writes what was collected and makes it readable.
