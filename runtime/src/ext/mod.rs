@@ -8,6 +8,7 @@ mod files;
 mod frames;
 mod outbox;
 mod random;
+mod sources;
 mod store;
 mod streams;
 
@@ -89,7 +90,7 @@ pub(crate) fn extensions() -> Vec<Extension> {
         user_agent: concat!("xs/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..deno_fetch::Options::default()
     };
-    vec![
+    let extensions = vec![
         deno_webidl::deno_webidl::init(),
         deno_web::deno_web::init(
             std::sync::Arc::<deno_web::BlobStore>::default(),
@@ -99,10 +100,27 @@ pub(crate) fn extensions() -> Vec<Extension> {
         ),
         deno_fetch::deno_fetch::init(fetch),
         xs_runtime::init(),
-    ]
+    ];
+    extensions.into_iter().map(sources::embed).collect()
 }
 
 /// Gives the ops of a runtime what they work on.
 pub(crate) fn install(runtime: &mut deno_core::JsRuntime, bridge: &Rc<Bridge>) {
     runtime.op_state().borrow_mut().put(Rc::clone(bridge));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A script that is still a path would be looked for on the user's machine.
+    #[test]
+    fn every_script_is_in_the_binary() {
+        for extension in extensions() {
+            let (js, lazy) = (&extension.js_files, &extension.lazy_loaded_js_files);
+            for file in js.iter().chain(lazy.iter()).chain(extension.lazy_loaded_esm_files.iter()) {
+                assert!(file.is_runtime_loadable(), "{}", file.specifier);
+            }
+        }
+    }
 }

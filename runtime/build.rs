@@ -1,0 +1,59 @@
+//! Embeds the JavaScript of the extensions. Deno's crates name their sources by path and read them
+//! when a snapshot is built; a binary of ours has to run where those paths do not exist.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+/// The crates whose JavaScript an isolate may load.
+const CRATES: [&str; 3] = ["deno_fetch", "deno_web", "deno_webidl"];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=js");
+    println!("cargo:rerun-if-changed=../Cargo.lock");
+    let own = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("js");
+    let mut dirs = crate_dirs();
+    assert_eq!(dirs.len(), CRATES.len(), "cargo metadata knows {CRATES:?}");
+    dirs.push(own);
+    let mut table = String::from("&[\n");
+    for dir in dirs {
+        for path in scripts(&dir) {
+            writeln!(table, "    ({path:?}, include_str!({path:?})),").expect("a String grows");
+        }
+    }
+    table.push_str("]\n");
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
+    fs::write(out.join("sources.rs"), table).expect("OUT_DIR can be written");
+}
+
+/// Where cargo keeps the sources of the crates.
+fn crate_dirs() -> Vec<PathBuf> {
+    let cargo = env::var("CARGO").expect("cargo sets it");
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--offline", "--locked"])
+        .output()
+        .expect("cargo metadata runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
+    let packages = metadata["packages"].as_array().expect("it lists packages");
+    let wanted = packages.iter().filter(|package| {
+        package["name"].as_str().is_some_and(|name| CRATES.contains(&name))
+    });
+    let manifests = wanted.filter_map(|package| package["manifest_path"].as_str());
+    manifests.filter_map(|path| Path::new(path).parent().map(Path::to_owned)).collect()
+}
+
+/// The scripts in a directory, sorted so that equal sources give an equal binary.
+fn scripts(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("a crate's directory can be read");
+    let paths = entries.map(|entry| entry.expect("and its entries").path());
+    let mut paths: Vec<String> = paths
+        .filter(|path| path.extension().is_some_and(|ending| ending == "js"))
+        .map(|path| path.to_str().expect("a path that cargo printed is UTF-8").to_owned())
+        .collect();
+    paths.sort();
+    paths
+}
