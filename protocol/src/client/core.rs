@@ -35,6 +35,8 @@ pub(super) enum Item {
 }
 
 type Answer = oneshot::Sender<Result<Response, ClientError>>;
+/// Where an answer will come.
+pub(super) type Answered = oneshot::Receiver<Result<Response, ClientError>>;
 
 struct Core {
     session: ClientSession,
@@ -73,7 +75,7 @@ pub(super) fn start<R, W>(
     writer: W,
     name: String,
     token: String,
-) -> Result<(Arc<Handle>, oneshot::Receiver<Result<Response, ClientError>>), ClientError>
+) -> Result<(Arc<Handle>, Answered), ClientError>
 where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + 'static,
@@ -109,26 +111,19 @@ impl Handle {
     }
 
     /// Sends a request; its answer comes through the receiver.
-    pub(super) fn request(
-        &self,
-        request: &Request,
-        sub: u32,
-    ) -> Result<oneshot::Receiver<Result<Response, ClientError>>, ClientError> {
+    pub(super) fn request(&self, request: &Request, sub: u32) -> Result<Answered, ClientError> {
         self.ask(|session| session.request(request, sub))
     }
 
     /// Sends a batch; its answer comes through the receiver.
-    pub(super) fn append(
-        &self,
-        batch: &AppendRequest,
-    ) -> Result<oneshot::Receiver<Result<Response, ClientError>>, ClientError> {
+    pub(super) fn append(&self, batch: &AppendRequest) -> Result<Answered, ClientError> {
         self.ask(|session| session.append(batch))
     }
 
     fn ask(
         &self,
         queue: impl FnOnce(&mut ClientSession) -> Result<u32, ClientError>,
-    ) -> Result<oneshot::Receiver<Result<Response, ClientError>>, ClientError> {
+    ) -> Result<Answered, ClientError> {
         let (sender, receiver) = oneshot::channel();
         let mut core = self.0.core.lock();
         if let Some(error) = &core.closed {
@@ -344,7 +339,7 @@ fn disconnected(error: &std::io::Error) -> ClientError {
 /// A future for one answer.
 pub(super) enum Awaited {
     Failed(Option<ClientError>),
-    Waiting(oneshot::Receiver<Result<Response, ClientError>>),
+    Waiting(Answered),
 }
 
 impl Awaited {

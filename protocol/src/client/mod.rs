@@ -15,7 +15,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::oneshot;
 use xs_engine::{
     BlobHash, Bound, Cursor, CursorChange, CursorName, Frame, ReadOptions, TopicPatterns,
 };
@@ -23,7 +22,7 @@ use xs_engine::{
 pub use blob::BlobStream;
 pub use streams::{CallStream, FrameStream, Subscription};
 
-use self::core::{Awaited, Handle};
+use self::core::{Answered, Awaited, Handle};
 use self::streams::Line;
 use crate::address::Address;
 use crate::error::{ClientError, ProtocolError};
@@ -382,7 +381,7 @@ impl<T> Reply<T> {
 
     fn of(
         handle: &Arc<Handle>,
-        asked: Result<oneshot::Receiver<Result<Response, ClientError>>, ClientError>,
+        asked: Result<Answered, ClientError>,
         convert: fn(Response) -> Option<T>,
     ) -> Self {
         let awaited = match asked {

@@ -1,5 +1,14 @@
 //! The protocol over real sockets and over streams in memory, with a store in memory behind it.
 
+#[cfg(test)]
+mod flow;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod memory;
+#[cfg(test)]
 mod ops;
+#[cfg(test)]
+mod raw;
+#[cfg(test)]
 mod rig;

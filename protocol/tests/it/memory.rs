@@ -32,6 +32,9 @@ struct Inner {
     last_id: u64,
     wakes: Vec<Weak<dyn Fn() + Send + Sync>>,
     cancelled: Vec<FrameId>,
+    /// Frames that followers have pulled.
+    pulled: usize,
+    hold_blobs: bool,
 }
 
 impl Memory {
@@ -44,6 +47,16 @@ impl Memory {
     pub(crate) fn release(&self) {
         self.0.lock().held = false;
         self.commit();
+    }
+
+    /// Frames that followers have pulled.
+    pub(crate) fn pulled(&self) -> usize {
+        self.0.lock().pulled
+    }
+
+    /// Whether bytes of blobs wait before they are taken.
+    pub(crate) fn hold_blobs(&self, hold: bool) {
+        self.0.lock().hold_blobs = hold;
     }
 
     /// Appends waiting.
@@ -157,7 +170,7 @@ impl Inner {
 
     /// The range of offsets that options select, before topics and limit.
     fn range(&self, options: &ReadOptions) -> (u64, u64) {
-        let end = options.before.map_or(self.head(), |bound| self.at(bound)).min(self.head());
+        let end = options.before.map_or(u64::MAX, |bound| self.at(bound)).min(self.head());
         let start = match options.start {
             Start::First => 0,
             Start::From(bound) => self.at(bound),
@@ -196,10 +209,10 @@ impl Service for Memory {
     fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal> {
         let inner = self.0.lock();
         let (start, end) = inner.range(options);
-        let frames = inner.frames[start as usize..end as usize].to_vec();
         let at = if options.reverse { end } else { start };
         let (topics, limit) = (options.topics.clone(), options.limit);
-        Ok(Box::new(Bounded { frames, start, at, topics, limit, reverse: options.reverse }))
+        let (store, reverse) = (self.clone(), options.reverse);
+        Ok(Box::new(Bounded { store, start, end, at, topics, limit, reverse }))
     }
 
     fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal> {
@@ -333,8 +346,9 @@ impl Service for Memory {
 }
 
 struct Bounded {
-    frames: Vec<Frame>,
+    store: Memory,
     start: u64,
+    end: u64,
     at: u64,
     topics: TopicPatterns,
     limit: Option<u64>,
@@ -343,17 +357,15 @@ struct Bounded {
 
 impl Feed for Bounded {
     fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal> {
+        let inner = self.store.0.lock();
         let mut bytes = 0;
         while bytes < room {
-            let index = match self.reverse {
-                true if self.at == self.start => return Ok(Pulled::End),
-                true => self.at - self.start - 1,
-                false => self.at - self.start,
-            };
-            let Some(frame) = self.frames.get(index as usize) else { return Ok(Pulled::End) };
-            if self.limit == Some(0) {
+            let last = if self.reverse { self.start } else { self.end };
+            if self.at == last || self.limit == Some(0) {
                 return Ok(Pulled::End);
             }
+            let index = if self.reverse { self.at - 1 } else { self.at };
+            let frame = &inner.frames[index as usize];
             self.at = if self.reverse { self.at - 1 } else { self.at + 1 };
             if self.topics.matches(frame.topic()) {
                 bytes += frame.record().len();
@@ -383,15 +395,29 @@ struct Follow {
 impl Feed for Follow {
     fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal> {
         let _ = &self.wake;
-        let inner = self.store.0.lock();
+        let store = self.store.clone();
+        let mut inner = store.0.lock();
+        let before = frames.len();
+        let pulled = self.pull_from(&inner, frames, room);
+        inner.pulled += frames.len() - before;
+        Ok(pulled)
+    }
+
+    fn scanned_to(&self) -> u64 {
+        self.at
+    }
+}
+
+impl Follow {
+    fn pull_from(&mut self, inner: &Inner, frames: &mut Vec<Frame>, room: usize) -> Pulled {
         let mut bytes = 0;
         while bytes < room {
             if !self.caught_up && self.at >= self.threshold {
                 self.caught_up = true;
-                return Ok(Pulled::CaughtUp { head: self.threshold });
+                return Pulled::CaughtUp { head: self.threshold };
             }
             if self.options.limit == Some(0) {
-                return Ok(Pulled::End);
+                return Pulled::End;
             }
             let ephemeral = inner.ephemeral.get(self.seen_ephemeral);
             let frame = match ephemeral.filter(|(at, _)| *at <= self.at) {
@@ -404,7 +430,7 @@ impl Feed for Follow {
                         self.at += 1;
                         frame
                     }
-                    None => return Ok(Pulled::Idle),
+                    None => return Pulled::Idle,
                 },
             };
             if self.options.topics.matches(frame.topic()) {
@@ -413,11 +439,7 @@ impl Feed for Follow {
                 self.options.limit = self.options.limit.map(|limit| limit - 1);
             }
         }
-        Ok(Pulled::More)
-    }
-
-    fn scanned_to(&self) -> u64 {
-        self.at
+        Pulled::More
     }
 }
 
@@ -477,6 +499,9 @@ struct Sink {
 
 impl BlobSink for Sink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        while self.store.0.lock().hold_blobs {
+            std::thread::yield_now();
+        }
         if bytes.starts_with(b"full") {
             return Err(Refusal::new(Code::StorageFull, "the disk is full"));
         }

@@ -1,0 +1,152 @@
+//! Order, pipelining, back-pressure and the end of a server.
+
+use std::collections::VecDeque;
+
+use tokio::io::AsyncReadExt as _;
+use xs_engine::{Bound, NewFrame, ReadOptions, Start, Topic};
+use xs_protocol::codec::PREFACE;
+use xs_protocol::{AppendRequest, ClientError, Code, Op, Role, SubEvent, SubscribeOptions, limits};
+
+use crate::raw::{header, hello_body, message};
+use crate::rig::{Rig, one, soon, until};
+
+#[tokio::test]
+async fn appends_are_pipelined_and_share_a_commit() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    rig.memory.hold();
+    let replies: VecDeque<_> = (0..100).map(|_| client.append(&one("a"))).collect();
+    until(|| rig.memory.waiting() == 100).await;
+    // Others are answered meanwhile.
+    soon(client.ping()).await.unwrap();
+    rig.memory.release();
+    for (n, reply) in replies.into_iter().enumerate() {
+        assert_eq!(soon(reply).await.unwrap().frames[0].offset, Some(n as u64));
+    }
+    assert_eq!(rig.memory.commits(), 1);
+}
+
+#[tokio::test]
+async fn beyond_the_window_the_server_stops_reading_and_goes_on_later() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    rig.memory.hold();
+    let window = limits::REQUESTS_MAX as usize;
+    let replies: Vec<_> = (0..window + 200).map(|_| client.append(&one("a"))).collect();
+    until(|| rig.memory.waiting() == window).await;
+    let other = rig.client().await;
+    soon(other.ping()).await.unwrap();
+    assert_eq!(rig.memory.waiting(), window);
+    rig.memory.release();
+    for (n, reply) in replies.into_iter().enumerate() {
+        assert_eq!(soon(reply).await.unwrap().frames[0].offset, Some(n as u64));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_holds_a_bounded_queue_and_loses_nothing() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(200_000, "a");
+    let (mut stream, theirs) = tokio::io::duplex(4096);
+    rig.server.adopt(theirs, Role::Read);
+    let mut bytes = PREFACE.to_vec();
+    bytes.extend_from_slice(&message(header(Op::Hello, 1, 0), &hello_body()));
+    // Credit for everything: only the connection's own bound holds the server back.
+    let mut subscribe = vec![0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+    subscribe.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 1, 0, b'*']);
+    bytes.extend_from_slice(&message(header(Op::Subscribe, 2, 1), &subscribe));
+    tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
+    // Meanwhile others work.
+    let client = rig.client().await;
+    for _ in 0..100 {
+        soon(client.append(&one("a"))).await.unwrap();
+    }
+    assert!(rig.memory.pulled() < 20_000, "{} frames were queued", rig.memory.pulled());
+    let mut codec = xs_protocol::codec::Codec::new(limits::SERVER_MESSAGE_BYTES_MAX);
+    let (mut inbox, mut scanned_to) = (bytes::BytesMut::new(), 0);
+    while scanned_to < 200_100 {
+        soon(stream.read_buf(&mut inbox)).await.unwrap();
+        while let Some(envelope) = codec.next(&mut inbox).unwrap() {
+            if envelope.header.op == Op::Deliver as u8 {
+                let next = u64::from_le_bytes(envelope.body[..8].try_into().unwrap());
+                assert!(next > scanned_to);
+                scanned_to = next;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_ends_subscriptions_with_the_place_to_resume() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(10, "a");
+    let client = rig.client().await;
+    let options = ReadOptions { follow: true, ..ReadOptions::default() };
+    let mut subscription =
+        soon(client.subscribe(&options, SubscribeOptions::default())).await.unwrap();
+    for _ in 0..2 {
+        soon(subscription.next()).await.unwrap().unwrap();
+    }
+    rig.memory.hold();
+    let last = client.append(&one("a"));
+    until(|| rig.memory.waiting() == 1).await;
+    let stopping = tokio::spawn({
+        let server = rig.server.clone();
+        async move { server.stop().await }
+    });
+    let SubEvent::Dropped { refusal, resume } = soon(subscription.next()).await.unwrap().unwrap()
+    else {
+        panic!("not dropped")
+    };
+    assert_eq!((refusal.code, resume), (Code::Draining, 10));
+    assert!(soon(subscription.next()).await.is_none());
+    assert!(client.going_away().is_some());
+    let error = soon(client.append(&one("a"))).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Draining));
+    // What was accepted before is still answered.
+    rig.memory.release();
+    assert_eq!(soon(last).await.unwrap().frames[0].offset, Some(10));
+    soon(stopping).await.unwrap();
+    assert!(matches!(soon(client.closed()).await, ClientError::Disconnected(_)));
+    assert!(matches!(soon(client.append(&one("a"))).await, Err(ClientError::Disconnected(_))));
+    assert_eq!(rig.server.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_subscription_resumes_where_it_was_without_gap_or_double() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(5_000, "a");
+    let how = SubscribeOptions { credit: 20_000, ..SubscribeOptions::default() };
+    let (mut seen, mut position) = (Vec::new(), 0);
+    while seen.len() < 5_000 {
+        // A new connection each time, given up after a few messages.
+        let client = rig.client().await;
+        let start = Start::From(Bound::Offset(position));
+        let options = ReadOptions { start, follow: true, ..ReadOptions::default() };
+        let mut subscription = soon(client.subscribe(&options, how)).await.unwrap();
+        for _ in 0..3 {
+            if let SubEvent::Frames { frames, .. } =
+                soon(subscription.next()).await.unwrap().unwrap()
+            {
+                seen.extend(frames.iter().map(|one| one.frame.offset().unwrap()));
+            }
+            if seen.len() == 5_000 {
+                break;
+            }
+        }
+        position = subscription.position().unwrap();
+    }
+    assert_eq!(seen, (0..5_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_connection_closes_when_nobody_uses_it() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let frames = vec![NewFrame::new(Topic::parse("a").unwrap())];
+    let reply = client.append(&AppendRequest::frames(frames));
+    drop(client);
+    // An answer that is awaited keeps it.
+    soon(reply).await.unwrap();
+    until(|| rig.server.connections() == 0).await;
+}
