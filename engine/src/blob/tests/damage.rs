@@ -1,0 +1,172 @@
+//! What is read back after bytes were damaged or torn off.
+
+use super::*;
+
+/// Overwrites a byte of a file in place.
+fn damage(path: &Path, at: u64) {
+    use std::os::unix::fs::FileExt as _;
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+}
+
+#[test]
+fn a_hit_on_a_rotten_blob_writes_a_fresh_copy() {
+    let bed = Bed::new(1 << 20, MediaChoice::Auto);
+    for (bytes, sealed) in [
+        (text(1, 500), false),
+        (noise(2, 100_000), false),
+        (noise(3, 500), true),
+        (noise(4, 100_000), true),
+    ] {
+        let blobs = bed.open(false);
+        let hash = put(&blobs, &bytes);
+        let blobs = match sealed {
+            true => {
+                drop(blobs);
+                bed.open(false)
+            }
+            false => blobs,
+        };
+        let place = |found: Found| match found {
+            Found::Entry(entry) => Ok(entry.at() + 72 + 20),
+            Found::Row { entry, .. } => Ok(entry.at() + 72 + 40),
+        };
+        let at = blobs.shared.packs.find(&hash, place).unwrap().unwrap();
+        damage(bed.files("pack").last().unwrap(), at);
+        let rotten = blobs.get(&hash).and_then(|reader| reader.unwrap().all(u64::MAX));
+        assert!(matches!(rotten, Err(BlobError::Corrupt(_))), "{rotten:?}");
+        put(&blobs, &bytes);
+        assert_eq!(get(&blobs, &hash).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn damage_of_any_byte_of_a_sealed_pack_never_gives_wrong_bytes() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let mut all: Vec<_> = (0..6).map(|n| text(n, 100)).collect();
+    all.extend([noise(7, 300), text(8, 17_000)]);
+    let hashes = put_all(&blobs, &all);
+    drop(blobs);
+    drop(bed.open(false));
+    for kind in ["pack", "pidx"] {
+        let path = &bed.files(kind)[0];
+        let good = fs::read(path).unwrap();
+        let mut reported = 0;
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x20;
+            fs::write(path, bad).unwrap();
+            let blobs = bed.open(false);
+            let mut errors = 0;
+            for (hash, bytes) in hashes.iter().zip(&all) {
+                match blobs.get(hash).and_then(|reader| reader.unwrap().all(u64::MAX)) {
+                    Ok(read) => assert_eq!(read, bytes),
+                    Err(BlobError::Corrupt(_)) => errors += 1,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            reported += usize::from(errors > 0);
+            drop(blobs);
+        }
+        fs::write(path, &good).unwrap();
+        match kind {
+            // All but the few bytes of padding.
+            "pack" => assert!(reported + 24 > good.len(), "{reported} of {}", good.len()),
+            _ => assert_eq!(reported, 0, "the index is only made again"),
+        }
+    }
+}
+
+#[test]
+fn the_index_is_made_again() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let hashes: Vec<_> = (0..300).map(|n| put(&blobs, &text(n, 90))).collect();
+    drop(blobs);
+    drop(bed.open(false));
+    let path = bed.files("pidx").remove(0);
+    let good = fs::read(&path).unwrap();
+    for bad in [None, Some(&good[..0]), Some(&good[..100]), Some(&[0; 4096][..])] {
+        match bad {
+            None => fs::remove_file(&path).unwrap(),
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+        }
+        let blobs = bed.open(false);
+        assert!(hashes.iter().all(|hash| blobs.contains(hash)));
+        assert_eq!(fs::read(&path).unwrap(), good);
+    }
+}
+
+#[test]
+fn entries_behind_a_hole_are_kept() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let all: Vec<_> = (0..9).map(|n| noise(n, 1000)).collect();
+    let hashes = put_all(&blobs, &all);
+    drop(blobs);
+    let path = &bed.files("pack")[0];
+    let mut bytes = fs::read(path).unwrap();
+    let stride = 72 + 1000;
+    bytes[64 + stride..64 + 4 * stride].fill(0);
+    bytes[64 + 6 * stride + 100] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let blobs = bed.open(false);
+    for (n, hash) in hashes.iter().enumerate() {
+        let want = (![1, 2, 3, 6].contains(&n)).then(|| all[n].clone());
+        assert_eq!(get(&blobs, hash), want, "{n}");
+    }
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_loses_only_what_was_torn() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let first: Vec<_> = (0..20).map(|n| text(n, 300)).collect();
+    let last: Vec<_> = (100..103).map(|n| text(n, 90)).collect();
+    put_all(&blobs, &first);
+    let from = blobs.shared.writing.lock().end;
+    put_all(&blobs, &last);
+    let to = blobs.shared.writing.lock().end;
+    drop(blobs);
+    let whole = fs::read(&bed.files("pack")[0]).unwrap();
+    let supers = ["super.a", "super.b"].map(|name| bed.dir.path().join(name));
+    let saved = supers.each_ref().map(|path| fs::read(path).ok());
+    let stride = (to - from) / last.len() as u64;
+    for cut in from..=to {
+        for filling in [0u8, 0xA5] {
+            let _ = fs::remove_dir_all(bed.dir.path().join("blobs"));
+            fs::create_dir(bed.dir.path().join("blobs")).unwrap();
+            for (path, bytes) in supers.iter().zip(&saved) {
+                match bytes {
+                    Some(bytes) => fs::write(path, bytes).unwrap(),
+                    None => drop(fs::remove_file(path)),
+                }
+            }
+            let mut torn = whole.clone();
+            torn[cut as usize..to as usize].fill(filling);
+            let name = format!("{:020}.0.pack", 1);
+            fs::write(bed.dir.path().join("blobs").join(name), torn).unwrap();
+            let blobs = bed.open(false);
+            for bytes in &first {
+                assert_eq!(get(&blobs, &BlobHash::of(bytes)).unwrap(), bytes);
+            }
+            for (n, bytes) in (1..).zip(&last) {
+                let there = get(&blobs, &BlobHash::of(bytes));
+                // The last bytes of an entry are padding, and zero anyway.
+                if from + n * stride <= cut {
+                    assert_eq!(there.as_ref(), Some(bytes));
+                } else if from + n * stride > cut + 8 {
+                    assert_eq!(there, None);
+                }
+            }
+            drop(blobs);
+            let files = bed.files("pack");
+            let once = fs::read(&files[0]).unwrap();
+            drop(bed.open(false));
+            assert_eq!((files.len(), fs::read(&bed.files("pack")[0]).unwrap()), (1, once));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Operations that fail, and files that are gone.
+
+use rustix::io::Errno;
+
+use super::*;
+
+/// Stores and syncs blobs while operation `step` and those up to `last` fail, stops as a kill
+/// would, and opens again. Returns whether the work was done before the fault came.
+fn work_through_fault(step: u64, last: u64, errno: Errno) -> bool {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let mut durable: Vec<_> = (0..50).map(|n| noise(n, 900)).collect();
+    put_all(&blobs, &durable);
+    blobs.sync().unwrap();
+    bed.faults.set(step, last, errno);
+    for n in 100..220 {
+        let bytes = noise(n, 900);
+        let staged = blobs.stage(&[blobs.prepare(&bytes).unwrap()]);
+        if staged.is_ok() && blobs.sync().is_ok() {
+            durable.push(bytes);
+        }
+    }
+    let passed = bed.faults.count() < step;
+    drop(blobs);
+    bed.faults.clear();
+    let blobs = bed.open(false);
+    assert!(blobs.trouble().is_none());
+    for bytes in &durable {
+        assert_eq!(get(&blobs, &BlobHash::of(bytes)).as_ref(), Some(bytes), "step {step}");
+    }
+    put(&blobs, &noise(1000, 900));
+    passed
+}
+
+#[test]
+fn every_failing_step_leaves_what_was_durable() {
+    for errno in [Errno::IO, Errno::NOSPC] {
+        for once in [true, false] {
+            let last = |step| if once { step } else { u64::MAX };
+            let steps = (1..).take_while(|&step| !work_through_fault(step, last(step), errno));
+            let steps = steps.count();
+            assert!(steps > 100, "only {steps} steps");
+        }
+    }
+}
+
+#[test]
+fn a_failing_step_of_recovery_is_made_up_for_by_the_next() {
+    for errno in [Errno::IO, Errno::NOSPC] {
+        for step in 1.. {
+            let bed = Bed::new(PACK, MediaChoice::Auto);
+            let blobs = bed.open(true);
+            let kept: Vec<_> = (0..100).map(|n| noise(n, 900)).collect();
+            put_all(&blobs, &kept);
+            blobs.sync().unwrap();
+            drop(blobs);
+            let env = bed.env();
+            bed.faults.set(step, u64::MAX, errno);
+            let opened = Blobs::open(env, false);
+            let passed = bed.faults.count() < step;
+            if let Ok(blobs) = opened {
+                assert!(kept.iter().all(|bytes| get(&blobs, &BlobHash::of(bytes)).is_some()));
+            }
+            bed.faults.clear();
+            let blobs = bed.open(false);
+            for bytes in &kept {
+                assert_eq!(get(&blobs, &BlobHash::of(bytes)).as_ref(), Some(bytes), "step {step}");
+            }
+            if passed {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pack_the_manifest_lost_is_taken_in_again() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let hash = put(&blobs, &text(1, 200));
+    let long = put(&blobs, &noise(2, 50_000));
+    drop(blobs);
+    let env = bed.env();
+    env.manifest.update(|state| state.files.clear()).unwrap();
+    let blobs = Blobs::open(env, false).unwrap();
+    assert!(blobs.contains(&hash) && blobs.contains(&long));
+    drop(blobs);
+    fs::remove_file(&bed.files("pack")[0]).unwrap();
+    let blobs = bed.open(false);
+    assert!(matches!(blobs.trouble(), Some(ReadOnlyReason::Files { .. })));
+}

@@ -1,0 +1,263 @@
+//! The packs through their own front door, on real files, with faults and damage.
+
+mod damage;
+mod faults;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::clock::SystemClock;
+use crate::env::Random;
+use crate::error::ReadError;
+use crate::format::super_file::{FileState, SuperState};
+use crate::manifest::Manifest;
+use crate::media::faulty::{Faults, FaultyFiles};
+use crate::media::{Disk, Files};
+use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
+use crate::testing::fast_dir;
+
+const PACK: u64 = 64 * 1024;
+
+struct Bed {
+    dir: TempDir,
+    pack_bytes: u64,
+    media: MediaChoice,
+    faults: Arc<Faults>,
+}
+
+impl Bed {
+    fn new(pack_bytes: u64, media: MediaChoice) -> Self {
+        let dir = fast_dir();
+        Self { dir, pack_bytes, media, faults: Faults::none() }
+    }
+
+    fn env(&self) -> Arc<Env> {
+        let dir = self.dir.path().to_owned();
+        let disk = Disk::new(self.media, &dir);
+        let files: Arc<dyn Files> = Arc::new(FaultyFiles::new(disk, &self.faults));
+        let manifest = match Manifest::load(&dir, Arc::clone(&files)).unwrap() {
+            Some(manifest) => manifest,
+            None => Manifest::create(&dir, Arc::clone(&files), SuperState::default()).unwrap(),
+        };
+        let clock = Arc::new(SystemClock);
+        let options = StoreOptions {
+            pack_bytes: self.pack_bytes,
+            sync: SyncPolicy::None,
+            ..StoreOptions::default()
+        };
+        Arc::new(Env { dir, files, manifest, clock, options, random: Random::new().unwrap() })
+    }
+
+    fn open(&self, clean: bool) -> Blobs {
+        Blobs::open(self.env(), clean).unwrap()
+    }
+
+    fn files(&self, kind: &str) -> Vec<PathBuf> {
+        let dir = fs::read_dir(self.dir.path().join("blobs")).unwrap();
+        let mut paths: Vec<_> = dir.map(|entry| entry.unwrap().path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == kind));
+        paths.sort();
+        paths
+    }
+}
+
+const BOTH: [MediaChoice; 2] = [MediaChoice::Mapped, MediaChoice::Positioned];
+
+/// Text that compresses, different for each seed.
+fn text(seed: u64, len: usize) -> Bytes {
+    let mut out = Vec::new();
+    let mut n = seed;
+    while out.len() < len {
+        n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed | 1);
+        out.extend_from_slice(format!("{{\"value\":{}}}\n", n >> 50).as_bytes());
+    }
+    out.truncate(len);
+    Bytes::from(out)
+}
+
+/// Bytes that do not compress.
+fn noise(seed: u64, len: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn put_all<'a>(blobs: &Blobs, all: impl IntoIterator<Item = &'a Bytes>) -> Vec<BlobHash> {
+    all.into_iter().map(|bytes| put(blobs, bytes)).collect()
+}
+
+fn put(blobs: &Blobs, bytes: &Bytes) -> BlobHash {
+    let prepared = blobs.prepare(bytes).unwrap();
+    blobs.stage(std::slice::from_ref(&prepared)).unwrap();
+    prepared.hash()
+}
+
+fn get(blobs: &Blobs, hash: &BlobHash) -> Option<Bytes> {
+    blobs.get(hash).unwrap().map(|reader| reader.bytes(u64::MAX).unwrap())
+}
+
+fn read(reader: &mut BlobReader) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    reader.read_to_end(&mut out).map(|_| out)
+}
+
+/// Waits until nothing is left to seal.
+fn settle(blobs: &Blobs) {
+    while blobs.shared.packs.list().open.iter().any(|pack| pack.is_full()) {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn blobs_come_back_from_every_stage() {
+    for media in BOTH {
+        let bed = Bed::new(PACK, media);
+        let sizes = [0, 1, 7, 8, 100, 4000, 4096, 9000, 15_000, 16_384, 20_000, 65_535, 65_536];
+        let mut all: Vec<Bytes> = sizes.iter().map(|&len| text(len as u64, len)).collect();
+        all.extend([text(1, 70_000), noise(2, 70_000), text(3, 3_000_000), noise(4, 1_000_000)]);
+        all.extend((0..2000).map(|n| text(n + 10, 10 + (n as usize * 37) % 700)));
+        let blobs = bed.open(true);
+        let hashes = put_all(&blobs, &all);
+        let check = |blobs: &Blobs| {
+            for (hash, bytes) in hashes.iter().zip(&all) {
+                assert_eq!(blobs.len_of(hash).unwrap(), Some(bytes.len() as u64));
+                assert_eq!(get(blobs, hash).unwrap(), bytes);
+                let mut reader = blobs.get(hash).unwrap().unwrap();
+                assert_eq!(read(&mut reader).unwrap(), bytes[..]);
+            }
+            assert!(!blobs.contains(&BlobHash::of(b"never stored")));
+        };
+        check(&blobs);
+        settle(&blobs);
+        check(&blobs);
+        assert!(blobs.needs_sync());
+        blobs.sync().unwrap();
+        assert!(!blobs.needs_sync());
+        blobs.close().unwrap();
+        assert!(matches!(
+            blobs.stage(&[blobs.prepare(&text(5, 5)).unwrap()]),
+            Err(StageError::Refused(_))
+        ));
+        drop(blobs);
+        let blobs = bed.open(true);
+        check(&blobs);
+        drop(blobs);
+        // As after a kill.
+        let blobs = bed.open(false);
+        check(&blobs);
+        assert!(blobs.trouble().is_none());
+        let lines = blobs.shared.env.manifest.state().files.clone();
+        assert!(lines.iter().all(|line| line.state == FileState::Sealed));
+        assert_eq!(bed.files("pack").len(), lines.len());
+        for line in lines {
+            let path = blobs.shared.env.blob_path(line.base, line.generation, "pack");
+            let bytes = fs::read(path).unwrap();
+            assert_eq!((bytes.len() as u64, crc32fast::hash(&bytes)), (line.length, line.crc));
+        }
+    }
+}
+
+#[test]
+fn what_is_there_is_not_written_again() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let (short, long) = (text(1, 500), text(2, 100_000));
+    let batch = |n: usize| (0..n).map(|_| blobs.prepare(&short).unwrap()).collect::<Vec<_>>();
+    blobs.stage(&batch(10)).unwrap();
+    put(&blobs, &long);
+    let end = |blobs: &Blobs| blobs.shared.writing.lock().end;
+    let before = end(&blobs);
+    blobs.sync().unwrap();
+    blobs.stage(&batch(3)).unwrap();
+    put(&blobs, &long);
+    assert_eq!(end(&blobs), before);
+    assert!(!blobs.needs_sync());
+    drop(blobs);
+    let blobs = bed.open(false);
+    put(&blobs, &short);
+    put(&blobs, &long);
+    assert!(blobs.shared.packs.list().open.is_empty());
+}
+
+#[test]
+fn a_hit_that_is_not_durable_joins_the_next_sync() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    put(&blobs, &text(1, 500));
+    put(&blobs, &text(1, 500));
+    assert!(blobs.needs_sync());
+    blobs.sync_beside(|| Ok(())).unwrap();
+    assert!(!blobs.needs_sync());
+    put(&blobs, &text(2, 500));
+    let beside = blobs.sync_beside(|| Err(io::ErrorKind::StorageFull.into()));
+    assert_eq!(beside.unwrap_err().kind(), io::ErrorKind::StorageFull);
+}
+
+/// Peak resident memory of this process in bytes.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn a_long_blob_streams_both_ways_with_flat_memory() {
+    const LEN: usize = 100 << 20;
+    let bed = Bed::new(1 << 20, MediaChoice::Positioned);
+    let blobs = bed.open(true);
+    for part in [text(1, 1 << 20), noise(2, 1 << 20)] {
+        let before = peak();
+        let mut writer = blobs.incoming();
+        for n in 0..LEN / part.len() {
+            writer.write_all(&(n as u64).to_le_bytes()).unwrap();
+            writer.write_all(&part[8..]).unwrap();
+        }
+        let (hash, len) = writer.finish().unwrap();
+        assert_eq!(len, LEN as u64);
+        let mut reader = blobs.get(&hash).unwrap().unwrap();
+        let mut buffer = vec![0; 100_000];
+        let mut total = 0;
+        loop {
+            match reader.read(&mut buffer).unwrap() {
+                0 => break,
+                count => total += count,
+            }
+        }
+        assert_eq!(total, LEN);
+        // Other tests run beside this one.
+        assert!(peak() < before + LEN as u64 / 2, "{} more bytes", peak() - before);
+    }
+    assert!(matches!(blobs.get(&BlobHash::of(&[])).map(|reader| reader.is_none()), Ok(true)));
+}
+
+#[test]
+fn streamed_and_inline_blobs_are_the_same() {
+    let bed = Bed::new(1 << 20, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    for bytes in [text(1, 0), text(2, 65_535), text(3, 65_536), noise(4, 200_000), text(5, 2 << 20)]
+    {
+        let mut writer = blobs.incoming();
+        bytes.chunks(10_007).for_each(|part| writer.write_all(part).unwrap());
+        assert_eq!(writer.finish().unwrap(), (BlobHash::of(&bytes), bytes.len() as u64));
+        let before = blobs.shared.writing.lock().end;
+        let hash = put(&blobs, &bytes);
+        assert_eq!(blobs.shared.writing.lock().end, before);
+        assert_eq!(get(&blobs, &hash).unwrap(), bytes);
+        let half = blobs.get(&hash).unwrap().unwrap().bytes(bytes.len() as u64 / 2);
+        assert!(matches!(half, Err(ReadError::TooLarge { .. })) || bytes.is_empty());
+    }
+    let dropped = blobs.incoming();
+    drop(dropped);
+    assert_eq!(bed.files("tmp").len(), 0);
+}
