@@ -3,12 +3,43 @@
 //! Nothing lives here that belongs to the engine, the protocol or the runtime.
 
 mod args;
+mod connect;
 mod exit;
 mod json;
 mod output;
+mod serve;
+mod subcommand;
 
+use std::process::ExitCode;
+
+use anyhow::Context as _;
 use clap::Parser as _;
 
-fn main() {
-    let _ = args::Args::parse_from(args::lift(std::env::args_os().collect()));
+use crate::args::{Args, Subcommand};
+use crate::exit::Exit;
+
+fn main() -> ExitCode {
+    let args = Args::parse_from(args::lift(std::env::args_os().collect()));
+    // The Host has a runtime of its own making.
+    let args = match args {
+        Args { subcommand: Subcommand::Host(host), .. } => return serve::run_host(host),
+        args => args,
+    };
+    match run(args) {
+        Ok(exit) => exit.into(),
+        Err(error) if exit::is_closed_pipe(&error) => Exit::Ok.into(),
+        Err(error) => {
+            output::notice(&format!("{error:#}"));
+            exit::of(&error).into()
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<Exit> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.enable_all().build().context("start the runtime")?;
+    let ended = runtime.block_on(subcommand::run(args));
+    // Reads of standard input cannot be interrupted: they end with the process.
+    runtime.shutdown_background();
+    ended
 }

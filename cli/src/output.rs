@@ -173,8 +173,6 @@ pub(crate) enum Paint {
     Faint,
     /// The name of something.
     Name,
-    /// All is well.
-    Good,
     /// Something is wrong.
     Bad,
 }
@@ -184,7 +182,6 @@ impl Paint {
         let code = match self {
             Self::Faint => "2",
             Self::Name => "36",
-            Self::Good => "32",
             Self::Bad => "31",
         };
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
@@ -207,7 +204,11 @@ pub(crate) async fn reader_gone() {
         let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
         loop {
             match rustix::event::poll(&mut watched, None) {
-                Ok(_) => break drop(gone.send(())),
+                Ok(_) => {
+                    // Nobody waits any more when the subcommand has ended by itself.
+                    let _ = gone.send(());
+                    break;
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(_) => break,
             }
@@ -238,7 +239,9 @@ fn printable(text: &str) -> String {
 
 fn cut(text: &str, columns: usize) -> String {
     match text.char_indices().nth(columns) {
-        Some((at, _)) => format!("{}~", &text[..text[..at].char_indices().last().map_or(0, |(i, _)| i)]),
+        Some((at, _)) => {
+            format!("{}~", &text[..text[..at].char_indices().last().map_or(0, |(i, _)| i)])
+        }
         None => text.to_owned(),
     }
 }

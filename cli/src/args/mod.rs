@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueHint};
+use tracing::level_filters::LevelFilter;
 use xs_engine::{BlobHash, Meta, SyncPolicy, Topic, Ttl};
 use xs_protocol::Address;
 
@@ -97,12 +98,25 @@ pub(crate) struct ServeArgs {
     /// Also listen on this loopback address, as :port or host:port; port 0 picks a free one.
     #[arg(long, value_name = "ADDR", value_parser = Address::parse)]
     pub(crate) listen: Vec<Address>,
+    #[command(flatten)]
+    pub(crate) allow: AllowArgs,
     /// When an append is acknowledged: sync, interval:<time> or none.
     #[arg(long, value_name = "POLICY", default_value = "sync")]
     pub(crate) sync: SyncPolicy,
     /// Least important messages on standard error: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub(crate) log: tracing::level_filters::LevelFilter,
+    pub(crate) log: LevelFilter,
+}
+
+/// What modules may ask for beyond named hosts, files and variables.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct AllowArgs {
+    /// Let modules that ask for it reach every host.
+    #[arg(long)]
+    pub(crate) allow_net_any: bool,
+    /// Let modules that name them reach private and loopback addresses.
+    #[arg(long)]
+    pub(crate) allow_net_private: bool,
 }
 
 /// `xs __host`.
@@ -111,6 +125,14 @@ pub(crate) struct HostArgs {
     /// The modules directory.
     #[arg(long)]
     pub(crate) modules: PathBuf,
+    /// The store's directory, which no module may read.
+    #[arg(long)]
+    pub(crate) store: PathBuf,
+    #[command(flatten)]
+    pub(crate) allow: AllowArgs,
+    /// Least important messages on standard error.
+    #[arg(long)]
+    pub(crate) log: LevelFilter,
 }
 
 /// `xs append`.
@@ -189,7 +211,9 @@ pub(crate) struct GetArgs {
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum CasSubcommand {
     /// Write the bytes with this hash to standard output.
-    #[command(after_help = "Example:\n  xs cas get sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=")]
+    #[command(
+        after_help = "Example:\n  xs cas get sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+    )]
     Get {
         /// The hash, as an event shows it.
         hash: BlobHash,

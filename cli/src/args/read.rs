@@ -96,8 +96,13 @@ pub(crate) struct CatArgs {
 }
 
 impl CatArgs {
-    /// What to ask of the store. `--new` without `--follow` follows too, for there is nothing else
-    /// it could mean.
+    /// Whether it goes on with what is appended. `--new` without `--follow` does too, for there is
+    /// nothing else it could mean.
+    pub(crate) fn follows(&self) -> bool {
+        self.follow || self.new
+    }
+
+    /// What to ask of the store.
     ///
     /// # Errors
     /// A sentence about the option that cannot be read.
@@ -121,7 +126,7 @@ impl CatArgs {
             until_ms: time("--until", &self.until)?,
             limit: self.limit,
             reverse: self.reverse,
-            follow: self.follow || self.new,
+            follow: self.follows(),
         })
     }
 }

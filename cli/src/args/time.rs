@@ -67,9 +67,8 @@ mod tests {
 
     fn at(text: &str) -> Result<String, String> {
         let now: Zoned = "2026-11-24T12:00:00+01:00[Europe/Paris]".parse().unwrap();
-        point(text, &now).map(|ms| {
-            Timestamp::from_millisecond(i64::try_from(ms).unwrap()).unwrap().to_string()
-        })
+        point(text, &now)
+            .map(|ms| Timestamp::from_millisecond(i64::try_from(ms).unwrap()).unwrap().to_string())
     }
 
     #[test]

@@ -1,1 +1,13 @@
-fn main() {}
+//! The real binary, run as a user runs it: processes, pipes, signals, exit codes.
+
+mod addresses;
+mod client;
+mod exits;
+mod follower;
+mod golden;
+mod hostile;
+mod kill;
+mod pipes;
+mod serve;
+mod support;
+mod tidy;

@@ -1,0 +1,190 @@
+//! From an address to a client: the server that listens there or, when nobody serves the directory,
+//! the store itself, opened for as long as this process needs it and served in process through the
+//! same protocol. Subcommands see no difference.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::sync::Notify;
+use xs_engine::{OpenError, Store, StoreOptions};
+use xs_protocol::{
+    Address, Class, Client, ClientError, ClientOptions, Code, Listener, Role, SOCKET_NAME, Server,
+    ServerOptions,
+};
+
+use crate::exit::{Exit, Fault};
+use crate::serve::StoreService;
+
+/// How long to wait for a process that holds the store and does not listen: it is starting, or it
+/// is another subcommand that will be gone in a moment.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// Time between two attempts.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+/// Bytes in flight between the client and the server of one process.
+const PIPE_BYTES: usize = 1024 * 1024;
+
+/// What a subcommand needs of a store that is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// It must exist.
+    Existing,
+    /// It must exist, and others are let in too: a follower would otherwise keep everybody out
+    /// while it waits for what they append.
+    Follow,
+    /// It may be created.
+    Create,
+    /// Only a server will do.
+    Server,
+}
+
+/// A connection, and the store behind it when this process opened it.
+pub(crate) struct Session {
+    /// The connection.
+    pub(crate) client: Client,
+    local: Option<Local>,
+}
+
+struct Local {
+    server: Server,
+    store: Arc<Store>,
+    /// Where others are let in.
+    socket: Option<PathBuf>,
+}
+
+impl Session {
+    /// Connects to `address`, by default the user's own store.
+    pub(crate) async fn open(address: Option<Address>, need: Need) -> anyhow::Result<Self> {
+        let address = address.map_or_else(default_address, Ok)?;
+        let give_up = Instant::now() + LOCK_WAIT;
+        loop {
+            let error = match Client::connect(&address, ClientOptions::default()).await {
+                Ok(client) => return Ok(Self { client, local: None }),
+                Err(error) => error,
+            };
+            let Some(dir) = unserved(&address, &error) else { return Err(explain(error)) };
+            if need == Need::Server {
+                return Fault::fail(Exit::Unreachable, no_server(dir));
+            }
+            match open_local(dir, need).await? {
+                Some(session) => return Ok(session),
+                None if Instant::now() < give_up => tokio::time::sleep(LOCK_RETRY).await,
+                None => {
+                    return Fault::fail(
+                        Exit::Unreachable,
+                        format!(
+                            "{}: a process has the store open and does not answer; \
+                             its id is in {}",
+                            dir.display(),
+                            dir.join("LOCK").display()
+                        ),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Ends the connection and closes the store if this process opened it.
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
+        drop(self.client);
+        let Some(local) = self.local else { return Ok(()) };
+        local.server.stop().await;
+        if let Some(socket) = local.socket {
+            // This process still holds the store's lock, so the socket is its own.
+            let _ = std::fs::remove_file(socket);
+        }
+        let store = local.store;
+        tokio::task::spawn_blocking(move || store.close()).await?.context("close the store")
+    }
+}
+
+/// The directory of the store, when what is wrong is that nobody listens there.
+fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<&'a Path> {
+    let (Address::Unix(socket), ClientError::Connect { kind, .. }) = (address, error) else {
+        return None;
+    };
+    let nobody = matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
+    let own = socket.file_name().is_some_and(|name| name == SOCKET_NAME);
+    if nobody && own { socket.parent() } else { None }
+}
+
+/// Opens the store in this process; `None` when another process has it open.
+async fn open_local(dir: &Path, need: Need) -> anyhow::Result<Option<Session>> {
+    if need != Need::Create && !is_store(dir) {
+        return Fault::fail(
+            Exit::Unreachable,
+            format!(
+                "no store at {0}; make one with `xs serve {0}` or by appending to it",
+                dir.display()
+            ),
+        );
+    }
+    let path = dir.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&path, StoreOptions::default()));
+    let store = match opened.await? {
+        Ok(store) => Arc::new(store),
+        Err(OpenError::Locked { .. }) => return Ok(None),
+        Err(error) => {
+            return Err(error).with_context(|| format!("open the store {}", dir.display()));
+        }
+    };
+    let failed = Arc::new(Notify::new());
+    let service = StoreService::new(Arc::clone(&store), false, failed)?;
+    let server = Server::new(Arc::new(service), ServerOptions::default());
+    let socket = dir.join(SOCKET_NAME);
+    let socket = if need == Need::Follow {
+        let address = Address::Unix(socket.clone());
+        let listener = Listener::bind(&address).await;
+        server.listen(listener.with_context(|| format!("listen on {address}"))?, Role::Admin);
+        Some(socket)
+    } else {
+        None
+    };
+    let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+    server.adopt(theirs, Role::Admin);
+    let client = Client::over(ours, ClientOptions::default()).await.map_err(explain)?;
+    Ok(Some(Session { client, local: Some(Local { server, store, socket }) }))
+}
+
+/// Whether a directory holds a store. Opening one that does not would make it one.
+fn is_store(dir: &Path) -> bool {
+    ["super.a", "super.b"].iter().any(|name| dir.join(name).exists())
+}
+
+fn no_server(dir: &Path) -> String {
+    format!("no server at {0}; start one with `xs serve {0}`", dir.display())
+}
+
+fn default_address() -> anyhow::Result<Address> {
+    default_store().map(|dir| Address::Unix(dir.join(SOCKET_NAME)))
+}
+
+/// The user's own store.
+pub(crate) fn default_store() -> anyhow::Result<PathBuf> {
+    match std::env::var_os("HOME") {
+        Some(home) if !home.is_empty() => Ok(PathBuf::from(home).join(".local/share/xs/store")),
+        _ => Fault::fail(Exit::Usage, "HOME is not set; name a store with -a or $XS_ADDR"),
+    }
+}
+
+/// A client's error with the exit code it stands for.
+pub(crate) fn explain(error: ClientError) -> anyhow::Error {
+    let exit = match (error.code(), error.class()) {
+        (Some(Code::DeadlinePassed), _) => Exit::TimedOut,
+        (Some(Code::Indeterminate), _) => Exit::StoreFailed,
+        (_, Class::Absent) => Exit::NotFound,
+        (_, Class::Condition) => Exit::Condition,
+        (_, Class::Access) => Exit::Denied,
+        _ if matches!(error, ClientError::Connect { .. } | ClientError::Disconnected(_)) => {
+            Exit::Unreachable
+        }
+        _ => Exit::Failed,
+    };
+    let text = match &error {
+        ClientError::Refused(refusal) => refusal.message.clone(),
+        other => other.to_string(),
+    };
+    Fault::new(exit, text).into()
+}

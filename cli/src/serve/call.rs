@@ -1,0 +1,204 @@
+//! CALL: one frame `<name>.call`, then every frame made in answer to it until `<name>.complete` or
+//! `<name>.error`. What a command does is the Host's business; here is only the log.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use xs_engine::{
+    Batch, Body, Bound, Follower, Frame, FrameId, Live, Meta, NewFrame, PublishHook, ReadOptions,
+    Start, Topic, TopicPattern, TopicPatterns, Ttl,
+};
+use xs_protocol::{CallRequest, Called, Code, Feed, Pulled, Refusal, Wake};
+use xs_runtime::host::lifecycle::{Key, Lifecycle};
+use xs_runtime::{Kind, ProcessorName};
+
+use super::refuse;
+use super::service::Core;
+
+/// Frames looked at in one pull: all frames after the call pass by here.
+const LOOK_MAX: usize = 1024;
+/// What decides whether a command may be called. Exact topics, because `xs.command.a.*` would also
+/// find a command named `a.b`.
+const DECIDING: [&str; 7] =
+    ["create", "term", "active", "invalid", "fin.ok", "fin.error", "fin.term"];
+/// What a command's deadline is extended by before the caller gives up on the Host too.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Appends the call and opens the feed of its results.
+pub(super) async fn start(
+    core: Arc<Core>,
+    request: CallRequest,
+    wake: Wake,
+) -> Result<Called, Refusal> {
+    let name = ProcessorName::parse(request.name.as_str())
+        .map_err(|error| Refusal::new(Code::InvalidValue, error.to_string()))?;
+    let (found, core) = tokio::task::spawn_blocking({
+        let name = name.clone();
+        move || (look_up(&core, &name), core)
+    })
+    .await
+    .map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+    found?;
+    let id = append_call(&core, &name, &request).await?;
+    let options = ReadOptions {
+        topics: TopicPatterns::everything(),
+        start: Start::After(Bound::Id(id)),
+        follow: true,
+        ..ReadOptions::default()
+    };
+    let hook = core.store.on_publish(Arc::clone(&wake));
+    let follower = core.store.follow(&options).map_err(|error| refuse::read(&error))?;
+    let give_up = request.deadline.map(|deadline| {
+        let at = Instant::now() + deadline + GRACE;
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep_until(at).await;
+            wake();
+        });
+        (at, timer.abort_handle())
+    });
+    let feed = CallFeed { core, name, id, follower, _hook: hook, give_up, ended: false };
+    Ok(Called { id, feed: Box::new(feed) })
+}
+
+/// Whether the log says that the command runs, or will once the Host is there.
+fn look_up(core: &Core, name: &ProcessorName) -> Result<(), Refusal> {
+    let topics = DECIDING.map(|event| TopicPattern::Exact(command_topic(name, event)));
+    let topics = TopicPatterns::new(topics.to_vec())?;
+    let frames = core.store.last_per_topic(&topics).map_err(|error| refuse::read(&error))?;
+    let mut lifecycle = Lifecycle::default();
+    for frame in &frames {
+        lifecycle.apply(frame);
+    }
+    let key = Key { kind: Kind::Command, name: name.clone() };
+    if lifecycle.get(&key).is_some_and(|slots| slots.wants_to_run()) {
+        return Ok(());
+    }
+    let text = if frames.is_empty() {
+        format!("there is no command {name}; xs modules list names those there are")
+    } else {
+        format!("command {name} does not run; xs modules show {name} says why")
+    };
+    Err(Refusal::new(Code::UnknownCommand, text))
+}
+
+async fn append_call(
+    core: &Core,
+    name: &ProcessorName,
+    request: &CallRequest,
+) -> Result<FrameId, Refusal> {
+    let args = match std::str::from_utf8(request.args.as_bytes()) {
+        Ok(text) if !text.is_empty() => text,
+        _ => "{}",
+    };
+    let deadline = request.deadline.map(|deadline| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        format!(",\"deadline\":{}", (now + deadline).as_millis())
+    });
+    let meta = format!("{{\"args\":{args}{}}}", deadline.unwrap_or_default());
+    let frame = NewFrame {
+        meta: Meta::parse(meta)?,
+        body: if request.body.is_empty() { Body::None } else { Body::Inline(request.body.clone()) },
+        ..NewFrame::new(name.topic("call"))
+    };
+    let (done, appended) = oneshot::channel();
+    core.submit(
+        Batch { frames: vec![frame], cursors: Vec::new(), durable: false },
+        move |result| {
+            // The caller may have gone; the call is in the log all the same.
+            let _ = done.send(result);
+        },
+    );
+    core.commit();
+    let appended = appended
+        .await
+        .map_err(|_| Refusal::new(Code::Closed, "the store closed before the call was stored"))?
+        .map_err(|error| refuse::append(&error))?;
+    appended
+        .frames
+        .first()
+        .map(|stamp| stamp.id)
+        .ok_or_else(|| Refusal::new(Code::Internal, "the call got no id"))
+}
+
+fn command_topic(name: &ProcessorName, event: &str) -> Topic {
+    name.event_topic(Kind::Command, event)
+}
+
+/// The results of one call.
+struct CallFeed {
+    core: Arc<Core>,
+    name: ProcessorName,
+    id: FrameId,
+    follower: Follower,
+    _hook: PublishHook,
+    give_up: Option<(Instant, tokio::task::AbortHandle)>,
+    ended: bool,
+}
+
+impl CallFeed {
+    /// Whether a frame is the last of the call.
+    fn is_last(&self, frame: &Frame) -> bool {
+        let ending = frame.topic().strip_prefix(self.name.as_str());
+        matches!(ending, Some(".complete" | ".error"))
+    }
+}
+
+impl Feed for CallFeed {
+    fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal> {
+        if self.ended {
+            return Ok(Pulled::End);
+        }
+        let mut bytes = 0;
+        for _ in 0..LOOK_MAX {
+            if bytes >= room {
+                break;
+            }
+            match self.follower.next().map_err(|error| refuse::read(&error))? {
+                Some(Live::Frame(frame)) => {
+                    if frame.origin().and_then(|origin| origin.input) != Some(self.id) {
+                        continue;
+                    }
+                    bytes += frame.record().len();
+                    self.ended = self.is_last(&frame);
+                    frames.push(frame);
+                    if self.ended {
+                        return Ok(Pulled::End);
+                    }
+                }
+                Some(Live::CaughtUp { .. } | Live::Lost { .. }) => {}
+                None => {
+                    if self.give_up.as_ref().is_some_and(|(at, _)| Instant::now() >= *at) {
+                        let text = format!("command {} did not end before its deadline", self.name);
+                        return Err(Refusal::new(Code::DeadlinePassed, text));
+                    }
+                    return Ok(Pulled::Idle);
+                }
+            }
+        }
+        Ok(Pulled::More)
+    }
+
+    fn scanned_to(&self) -> u64 {
+        self.follower.position()
+    }
+}
+
+impl Drop for CallFeed {
+    fn drop(&mut self) {
+        if let Some((_, timer)) = &self.give_up {
+            timer.abort();
+        }
+        if self.ended {
+            return;
+        }
+        let Ok(meta) = Meta::parse(format!("{{\"call\":\"{}\"}}", self.id)) else { return };
+        let topic = command_topic(&self.name, "cancel");
+        let cancel = NewFrame { meta, ttl: Ttl::Ephemeral, ..NewFrame::new(topic) };
+        let batch = Batch { frames: vec![cancel], cursors: Vec::new(), durable: false };
+        // Nobody waits for it: a store that takes no frames has no Host that could answer either.
+        self.core.submit(batch, |_| ());
+        self.core.commit();
+    }
+}

@@ -1,0 +1,52 @@
+//! The two ends of the Host as the binary has them: `serve` keeps one running as a child of its own
+//! program, and the hidden subcommand `__host` is that child.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use xs_protocol::{Role, Server};
+use xs_runtime::permissions::Allow;
+use xs_runtime::supervise::child::{self, ChildOptions};
+use xs_runtime::supervise::{SuperviseOptions, Supervisor};
+
+use crate::args::{HostArgs, ServeArgs};
+
+/// Starts a Host for the modules of a directory. It is connected to `server` over a socket pair.
+pub(super) fn start(
+    modules: &Path,
+    store: &Path,
+    args: &ServeArgs,
+    server: &Server,
+) -> anyhow::Result<Supervisor> {
+    let mut words = vec![
+        OsString::from("__host"),
+        "--modules".into(),
+        modules.into(),
+        "--store".into(),
+        store.into(),
+        "--log".into(),
+        args.log.to_string().into(),
+    ];
+    let allow = [
+        (args.allow.allow_net_any, "--allow-net-any"),
+        (args.allow.allow_net_private, "--allow-net-private"),
+    ];
+    words.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
+    let program = std::env::current_exe().context("find the program of this process")?;
+    let server = server.clone();
+    let adopt = move |stream| drop(server.adopt(stream, Role::Host));
+    Ok(Supervisor::start(SuperviseOptions { program, args: words }, Box::new(adopt)))
+}
+
+/// Is the Host, until the server stops it.
+pub(crate) fn run(args: HostArgs) -> ExitCode {
+    super::log_to_stderr(args.log);
+    let allow = Allow {
+        net_any: args.allow.allow_net_any,
+        net_private: args.allow.allow_net_private,
+        read_denied: vec![args.store],
+    };
+    child::main(ChildOptions { modules: Some(args.modules), allow })
+}

@@ -1,0 +1,172 @@
+//! `serve`: one process that owns a store, listens, and keeps the Host running. It starts things in
+//! order, waits for a reason to stop, and stops them in the opposite order, so that neither a child
+//! process nor a socket is left behind.
+
+mod call;
+mod commit;
+mod feed;
+mod host;
+mod refuse;
+mod service;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tracing::{error, info};
+use tracing_subscriber::filter::LevelFilter;
+use xs_engine::{Batch, Health, Meta, NewFrame, Store, StoreOptions, Topic};
+use xs_protocol::{Address, Listener, Role, SOCKET_NAME, Server, ServerOptions};
+
+use crate::args::ServeArgs;
+use crate::connect::default_store;
+use crate::exit::{Exit, Fault};
+
+pub(crate) use host::run as run_host;
+pub(crate) use service::StoreService;
+
+/// Serves until SIGTERM, SIGINT or a failure of the store's files.
+pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
+    log_to_stderr(args.log);
+    let mut signals = Signals::new()?;
+    let dir = store_dir(args.store.clone(), addr)?;
+    let options = StoreOptions { sync: args.sync, ..StoreOptions::default() };
+    let path = dir.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await?;
+    let store = Arc::new(opened.with_context(|| format!("open the store {}", dir.display()))?);
+    if let Health::ReadOnly(reason) = store.info().health {
+        error!(%reason, "the store is open for reading only");
+    }
+    let failed = Arc::new(Notify::new());
+    let service = StoreService::new(Arc::clone(&store), args.modules.is_some(), failed.clone())?;
+    let server = Server::new(Arc::new(service), ServerOptions::default());
+    let socket = dir.join(SOCKET_NAME);
+    let served = serve(&args, &dir, &store, &server, &failed, &mut signals).await;
+    // Only the holder of the store's lock gets here, so the socket is its own.
+    let _ = std::fs::remove_file(&socket);
+    let closing = Arc::clone(&store);
+    let closed = tokio::task::spawn_blocking(move || closing.close()).await?;
+    match served? {
+        Exit::Ok => closed.map(|()| Exit::Ok).context("close the store"),
+        exit => Ok(exit),
+    }
+}
+
+/// From the first listener to the last connection.
+async fn serve(
+    args: &ServeArgs,
+    dir: &Path,
+    store: &Arc<Store>,
+    server: &Server,
+    failed: &Notify,
+    signals: &mut Signals,
+) -> anyhow::Result<Exit> {
+    let mut addresses = vec![Address::Unix(dir.join(SOCKET_NAME))];
+    addresses.extend(args.listen.iter().cloned());
+    let mut listening = Vec::new();
+    for address in addresses {
+        let listener = Listener::bind(&address).await;
+        let listener = listener.with_context(|| format!("listen on {address}"))?;
+        listening.push(listener.address().to_string());
+        server.listen(listener, Role::Admin);
+    }
+    let modules = args.modules.as_deref();
+    let start = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "listen": listening,
+        "modules": modules.map(|dir| dir.display().to_string()),
+        "sync": args.sync.to_string(),
+    });
+    announce(store, "xs.start", &start).await;
+    let modules = modules.map(|modules| host::start(modules, dir, args, server)).transpose()?;
+    info!(store = %dir.display(), listening = listening.join(" "), "serving");
+    let exit = tokio::select! {
+        name = signals.next() => {
+            info!(signal = name, "stopping");
+            Exit::Ok
+        }
+        () = failed.notified() => {
+            error!("a write to the store failed; stopping, for only a new start can tell what was stored");
+            Exit::StoreFailed
+        }
+    };
+    if exit == Exit::Ok {
+        announce(store, "xs.stopping", &json!({ "pid": std::process::id() })).await;
+    }
+    let stop = async {
+        if let Some(modules) = modules {
+            modules.stop().await;
+        }
+        server.stop().await;
+    };
+    tokio::select! {
+        () = stop => Ok(exit),
+        _ = signals.next() => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
+    }
+}
+
+/// Appends a frame of the server itself. A store that cannot take it says so in the log only: what
+/// it still can do, serving reads, goes on.
+async fn announce(store: &Arc<Store>, topic: &'static str, meta: &serde_json::Value) {
+    let (Ok(topic), Ok(meta)) = (Topic::parse(topic), Meta::parse(meta.to_string())) else {
+        return;
+    };
+    let frame = NewFrame { meta, ..NewFrame::new(topic) };
+    let store = Arc::clone(store);
+    let append =
+        move || store.append(Batch { frames: vec![frame], cursors: Vec::new(), durable: false });
+    match tokio::task::spawn_blocking(append).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => error!(%error, "cannot append a frame of the server"),
+        Err(error) => error!(%error, "cannot append a frame of the server"),
+    }
+}
+
+fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<PathBuf> {
+    match (typed, addr) {
+        (Some(dir), _) => Ok(dir),
+        (None, None) => default_store(),
+        (None, Some(Address::Unix(socket))) => {
+            Ok(socket.parent().map_or_else(PathBuf::new, Path::to_owned))
+        }
+        (None, Some(address @ Address::Tcp(_))) => Fault::fail(
+            Exit::Usage,
+            format!("{address} is not a directory; name the store, and --listen {address}"),
+        ),
+    }
+}
+
+fn log_to_stderr(level: LevelFilter) {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+}
+
+/// The signals that end a server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

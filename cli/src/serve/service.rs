@@ -1,0 +1,258 @@
+//! The protocol's [`Service`] over a [`Store`]: what crosses is renamed, nothing is decided.
+
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
+use xs_engine::{
+    AppendError, Appended, Batch, BlobHash, BlobReader, BlobWriter, Bound, Cursor, CursorName,
+    Frame, ReadError, ReadOptions, Store, SyncPolicy, TopicPatterns,
+};
+use xs_protocol::{
+    AppendRequest, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done, Feed,
+    LastRequest, Refusal, Service, Stamp, StoreIdentity, TopicSummary, Wake,
+};
+
+use super::commit::Committer;
+use super::feed::{FollowFeed, StoredFeed};
+use super::{call, refuse};
+
+/// A store as the protocol serves it.
+pub(crate) struct StoreService {
+    core: Arc<Core>,
+    runs_modules: bool,
+}
+
+/// What appends need, shared with the calls under way.
+pub(super) struct Core {
+    pub(super) store: Arc<Store>,
+    committer: Committer,
+    syncs: bool,
+    /// An append that is queued asks for a sync although the policy does not.
+    sync_asked: AtomicBool,
+    /// Told when a write failed, after which the store takes no more.
+    failed: Arc<Notify>,
+}
+
+impl StoreService {
+    /// A service over `store`. `runs_modules`: whether a Host will answer calls. `failed` is told
+    /// when the store's files fail.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        runs_modules: bool,
+        failed: Arc<Notify>,
+    ) -> std::io::Result<Self> {
+        let core = Core {
+            committer: Committer::start(Arc::clone(&store))?,
+            syncs: store.info().sync == SyncPolicy::Sync,
+            store,
+            sync_asked: AtomicBool::new(false),
+            failed,
+        };
+        Ok(Self { core: Arc::new(core), runs_modules })
+    }
+}
+
+impl Core {
+    /// Queues a batch.
+    pub(super) fn submit(
+        &self,
+        batch: Batch,
+        done: impl FnOnce(Result<Appended, AppendError>) + Send + 'static,
+    ) {
+        if batch.durable {
+            self.sync_asked.store(true, Ordering::Release);
+        }
+        let failed = Arc::clone(&self.failed);
+        self.store.submit_with(batch, move |result| {
+            if matches!(result, Err(AppendError::Indeterminate | AppendError::Poisoned)) {
+                failed.notify_one();
+            }
+            done(result);
+        });
+    }
+
+    /// Has what is queued committed: here when that only copies, on the committer when it syncs.
+    pub(super) fn commit(&self) {
+        if self.syncs || self.sync_asked.swap(false, Ordering::AcqRel) {
+            self.committer.wake();
+        } else {
+            while self.store.lead() {}
+        }
+    }
+}
+
+impl Service for StoreService {
+    fn identity(&self) -> StoreIdentity {
+        let info = self.core.store.info();
+        StoreIdentity { uuid: info.uuid, epoch: info.epoch, head: info.head }
+    }
+
+    fn append(&self, batch: AppendRequest, done: Done) {
+        let AppendRequest { frames, cursors, durable } = batch;
+        self.core.submit(Batch { frames, cursors, durable }, move |result| {
+            done(result.map(appended).map_err(|error| refuse::append(&error)));
+        });
+    }
+
+    fn commit(&self) {
+        self.core.commit();
+    }
+
+    fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal> {
+        let head = self.core.store.info().head;
+        let reader = self.core.store.read(options).map_err(read_refusal)?;
+        Ok(Box::new(StoredFeed::new(reader, options.reverse, head)))
+    }
+
+    fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal> {
+        let hook = self.core.store.on_publish(wake);
+        let follower = self.core.store.follow(options).map_err(read_refusal)?;
+        Ok(Box::new(FollowFeed { follower, _hook: hook }))
+    }
+
+    fn get(&self, at: Bound) -> Result<Option<Frame>, Refusal> {
+        match at {
+            Bound::Id(id) => self.core.store.get(id),
+            Bound::Offset(offset) => self.core.store.get_at(offset),
+        }
+        .map_err(read_refusal)
+    }
+
+    fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal> {
+        let store = &self.core.store;
+        match (request.per_topic, request.n) {
+            (false, n) => store.last(&request.topics, n),
+            (true, 0) => Ok(Vec::new()),
+            (true, 1) => store.last_per_topic(&request.topics),
+            (true, n) => {
+                let mut frames = Vec::new();
+                for topic in store.topics(&request.topics) {
+                    frames.extend(store.last(&topic.topic.into(), n).map_err(read_refusal)?);
+                }
+                frames.sort_by_key(Frame::id);
+                Ok(frames)
+            }
+        }
+        .map_err(read_refusal)
+    }
+
+    fn topics(&self, topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal> {
+        let summary = |topic: xs_engine::TopicStats| TopicSummary {
+            topic: topic.topic,
+            count: topic.count,
+            bytes: topic.bytes,
+            first: topic.first,
+            last: topic.last,
+            last_offset: topic.last_offset,
+        };
+        Ok(self.core.store.topics(topics).into_iter().map(summary).collect())
+    }
+
+    fn has_blob(&self, hash: &BlobHash) -> Result<bool, Refusal> {
+        Ok(self.core.store.has_blob(hash))
+    }
+
+    fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal> {
+        let reader = self.core.store.blob(hash).map_err(read_refusal)?;
+        Ok(reader.map(|reader| Box::new(Source(reader)) as Box<dyn BlobSource>))
+    }
+
+    fn small_blob(&self, hash: &BlobHash, max: usize) -> Result<Option<Bytes>, Refusal> {
+        let Some(reader) = self.core.store.blob(hash).map_err(read_refusal)? else {
+            return Ok(None);
+        };
+        if reader.len() > max as u64 {
+            return Ok(None);
+        }
+        reader.bytes(max as u64).map(Some).map_err(read_refusal)
+    }
+
+    fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {
+        let writer = self.core.store.blob_writer().map_err(|error| refuse::append(&error))?;
+        Ok(Box::new(Sink(writer)))
+    }
+
+    fn cursor(&self, name: &CursorName) -> Result<Option<Cursor>, Refusal> {
+        self.core.store.cursor(name).map_err(read_refusal)
+    }
+
+    fn cursors(&self) -> Result<Vec<CursorSummary>, Refusal> {
+        let summary = |(name, cursor): (CursorName, xs_engine::CursorSummary)| CursorSummary {
+            name,
+            revision: cursor.revision,
+            epoch: cursor.epoch,
+            offset: cursor.offset,
+            time_ms: cursor.time_ms,
+            state_bytes: cursor.state_len,
+        };
+        Ok(self.core.store.cursors().into_iter().map(summary).collect())
+    }
+
+    fn call(
+        &self,
+        request: CallRequest,
+        wake: Wake,
+    ) -> BoxFuture<'static, Result<Called, Refusal>> {
+        if !self.runs_modules {
+            let text = "this server runs no modules; start it with xs serve --modules DIR";
+            let refusal = Refusal::new(Code::UnknownCommand, text);
+            return futures::future::ready(Err(refusal)).boxed();
+        }
+        call::start(Arc::clone(&self.core), request, wake).boxed()
+    }
+}
+
+fn read_refusal(error: ReadError) -> Refusal {
+    refuse::read(&error)
+}
+
+fn appended(appended: Appended) -> xs_protocol::Appended {
+    let stamps = appended.frames.iter();
+    xs_protocol::Appended {
+        frames: stamps.map(|stamp| Stamp { id: stamp.id, offset: stamp.offset }).collect(),
+        cursors: appended.cursors,
+        durable: appended.durable,
+        head: appended.head,
+    }
+}
+
+/// A blob being read.
+struct Source(BlobReader);
+
+impl BlobSource for Source {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read(&mut self, max: usize) -> Result<Bytes, Refusal> {
+        let mut bytes = vec![0; max];
+        let mut filled = 0;
+        while filled < max {
+            match self.0.read(&mut bytes[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) => return Err(Refusal::new(Code::Corrupt, error.to_string())),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes.into())
+    }
+}
+
+/// A blob being written.
+struct Sink(BlobWriter);
+
+impl BlobSink for Sink {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.0.write_all(bytes).map_err(|error| Refusal::new(Code::Internal, error.to_string()))
+    }
+
+    fn finish(self: Box<Self>) -> Result<(BlobHash, u64), Refusal> {
+        self.0.finish().map_err(|error| refuse::append(&error))
+    }
+}

@@ -1,0 +1,64 @@
+//! Bodies of frames: fetched by hash when they did not come with the frame.
+
+use bytes::Bytes;
+use xs_engine::{BlobHash, Frame};
+use xs_protocol::Client;
+
+use crate::args::BodyArgs;
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+use crate::output::Output;
+
+/// Bytes of a body that is held in memory to become part of a line of JSON.
+const BODY_IN_JSON_MAX: u64 = 64 * 1024 * 1024;
+
+/// Prints a frame, its body, or both, as wanted.
+pub(super) async fn print(
+    client: &Client,
+    frame: &Frame,
+    wanted: BodyArgs,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    match frame.hash() {
+        Some(hash) if wanted.only => copy(client, &hash, out).await,
+        None if wanted.only => Ok(()),
+        _ if wanted.with_body => {
+            let body = whole(client, frame).await?;
+            Ok(out.frame(frame, Some(&body))?)
+        }
+        _ => Ok(out.frame(frame, None)?),
+    }
+}
+
+/// Writes a blob to the output piece by piece.
+pub(super) async fn copy(client: &Client, hash: &BlobHash, out: &mut Output) -> anyhow::Result<()> {
+    let mut blob = open(client, hash).await?;
+    while let Some(chunk) = blob.chunk().await {
+        out.bytes(&chunk.map_err(explain)?)?;
+    }
+    Ok(())
+}
+
+/// The body of a frame, empty when it has none.
+pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Bytes> {
+    let Some(hash) = frame.hash() else { return Ok(Bytes::new()) };
+    if frame.body_len() > BODY_IN_JSON_MAX {
+        return Fault::fail(
+            Exit::Failed,
+            format!(
+                "frame {} has a body of {} bytes, too long for a line; get it with xs cas get {hash}",
+                frame.id(),
+                frame.body_len()
+            ),
+        );
+    }
+    let max = usize::try_from(BODY_IN_JSON_MAX).unwrap_or(usize::MAX);
+    open(client, &hash).await?.bytes(max).await.map_err(explain)
+}
+
+async fn open(client: &Client, hash: &BlobHash) -> anyhow::Result<xs_protocol::BlobStream> {
+    match client.blob_get(hash).await.map_err(explain)? {
+        Some(blob) => Ok(blob),
+        None => Fault::fail(Exit::NotFound, format!("the store has no bytes with hash {hash}")),
+    }
+}

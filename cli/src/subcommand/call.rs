@@ -1,0 +1,176 @@
+//! `call`: the arguments of a command from words, its values to standard output as they come, its
+//! error to standard error. Dropping the call, as Ctrl-C does, cancels it.
+
+use bytes::{Bytes, BytesMut};
+use serde_json::{Map, Value};
+use tokio::io::AsyncReadExt as _;
+use xs_engine::{Frame, Meta, Topic};
+use xs_protocol::limits::BODY_WITH_FRAME_MAX;
+use xs_protocol::{CallRequest, Client, Delivered};
+
+use super::{bodies, modules};
+use crate::args::CallArgs;
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+use crate::json;
+use crate::output::Output;
+
+/// Bytes of the body of a call.
+const CALL_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    let (args, body) = words(&call).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let request = CallRequest {
+        args,
+        body: match body.as_deref() {
+            Some("-") => read_input().await?,
+            Some(text) => Bytes::copy_from_slice(text.as_bytes()),
+            None => Bytes::new(),
+        },
+        deadline: call.timeout,
+        bodies_up_to: BODY_WITH_FRAME_MAX,
+        ..CallRequest::new(call.name.clone())
+    };
+    let mut results = client.call(&request).await.map_err(explain)?;
+    while let Some(result) = results.next().await {
+        let result = result.map_err(explain)?;
+        match ending(&call.name, result.frame.topic()) {
+            Some("recv") => print(client, &result, out).await?,
+            Some("error") => {
+                out.flush()?;
+                return Err(failure(&call.name, &result.frame).into());
+            }
+            _ => {}
+        }
+        out.flush()?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// What follows the command's name in a topic.
+fn ending<'a>(name: &Topic, topic: &'a str) -> Option<&'a str> {
+    topic.strip_prefix(name.as_str())?.strip_prefix('.')
+}
+
+/// An object becomes a line of JSON, text a line, bytes stay as they are.
+async fn print(client: &Client, result: &Delivered, out: &mut Output) -> anyhow::Result<()> {
+    let Delivered { frame, body } = result;
+    let fetched;
+    let body = match body {
+        Some(body) => body,
+        None => {
+            fetched = bodies::whole(client, frame).await?;
+            &fetched
+        }
+    };
+    if !frame.meta().is_empty() || body.is_empty() {
+        out.line(&json::meta(frame))?;
+    }
+    if body.is_empty() {
+        return Ok(());
+    }
+    out.bytes(body)?;
+    if std::str::from_utf8(body).is_ok_and(|text| !text.ends_with('\n')) {
+        out.bytes(b"\n")?;
+    }
+    Ok(())
+}
+
+/// What `<name>.error` says: the message, the place in the module, and the code as exit code.
+fn failure(name: &Topic, frame: &Frame) -> Fault {
+    let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
+    let mut message = meta["message"].as_str().unwrap_or("failed without a message").to_owned();
+    if let Some(place) = modules::place(&meta) {
+        message += &format!(" ({place})");
+    }
+    let exit = match meta["code"].as_str() {
+        Some("timeout") => Exit::TimedOut,
+        Some("permission") => Exit::Denied,
+        _ => Exit::Failed,
+    };
+    Fault::new(exit, format!("{name}: {message}"))
+}
+
+/// Arguments and body among the words after the command's name.
+fn words(call: &CallArgs) -> Result<(Meta, Option<String>), String> {
+    let mut args: Map<String, Value> = match &call.args {
+        Some(meta) => serde_json::from_slice(meta.as_bytes()).map_err(|error| error.to_string())?,
+        None => Map::new(),
+    };
+    let mut body = None;
+    for (index, word) in call.words.iter().enumerate() {
+        match argument(word)? {
+            Some((key, value)) => {
+                args.insert(key.to_owned(), value);
+            }
+            None if index + 1 == call.words.len() => body = Some(word.clone()),
+            None => return Err(format!("{word:?} is neither key=text nor key:=json")),
+        }
+    }
+    if args.is_empty() {
+        return Ok((Meta::none(), body));
+    }
+    let args = Meta::parse(Value::Object(args).to_string()).map_err(|error| error.to_string())?;
+    Ok((args, body))
+}
+
+/// `key=text` or `key:=json`; `None` for any other word.
+fn argument(word: &str) -> Result<Option<(&str, Value)>, String> {
+    let Some((key, text)) = word.split_once('=') else { return Ok(None) };
+    let (key, is_json) = key.strip_suffix(':').map_or((key, false), |key| (key, true));
+    let mut letters = key.chars();
+    let is_key = letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && letters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    if !is_key {
+        return Ok(None);
+    }
+    if !is_json {
+        return Ok(Some((key, Value::from(text))));
+    }
+    let value = serde_json::from_str(text);
+    value.map(|value| Some((key, value))).map_err(|error| format!("{key}: not JSON: {error}"))
+}
+
+async fn read_input() -> anyhow::Result<Bytes> {
+    let mut body = BytesMut::new();
+    let mut input = tokio::io::stdin();
+    while input.read_buf(&mut body).await? != 0 {
+        if body.len() > CALL_BODY_BYTES_MAX {
+            let text = format!(
+                "the body is longer than {CALL_BODY_BYTES_MAX} bytes; \
+                 store it with xs cas put and pass its hash"
+            );
+            return Fault::fail(Exit::Usage, text);
+        }
+    }
+    Ok(body.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Subcommand};
+    use clap::Parser as _;
+
+    fn parsed(words_typed: &[&str]) -> Result<(String, Option<String>), String> {
+        let args = Args::try_parse_from(["xs", "call", "c"].iter().chain(words_typed)).unwrap();
+        let Subcommand::Call(call) = args.subcommand else { unreachable!("a line of call") };
+        let (args, body) = words(&call)?;
+        Ok((String::from_utf8_lossy(args.as_bytes()).into_owned(), body))
+    }
+
+    #[test]
+    fn words_become_arguments_and_a_body() {
+        let body = |text: &str| Some(text.to_owned());
+        assert_eq!(parsed(&[]), Ok((String::new(), None)));
+        assert_eq!(parsed(&["a=1", "b:=[1]"]), Ok(("{\"a\":\"1\",\"b\":[1]}".to_owned(), None)));
+        assert_eq!(
+            parsed(&["--args", "{\"a\":1,\"c\":2}", "a=x=y", "what is new?"]),
+            Ok(("{\"a\":\"x=y\",\"c\":2}".to_owned(), body("what is new?")))
+        );
+        assert_eq!(parsed(&["-"]), Ok((String::new(), body("-"))));
+        assert_eq!(parsed(&["1+1=2"]), Ok((String::new(), body("1+1=2"))));
+        assert!(parsed(&["text", "a=1"]).is_err());
+        assert!(parsed(&["a:=x"]).is_err());
+    }
+}

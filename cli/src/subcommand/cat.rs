@@ -1,0 +1,84 @@
+//! `cat` and `tail`: frames as the store has them, then as they come.
+
+use anyhow::Context as _;
+use jiff::Zoned;
+use xs_protocol::limits::BODY_WITH_FRAME_MAX;
+use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions};
+
+use super::bodies;
+use crate::args::{BodyArgs, CatArgs};
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+use crate::output::{Output, notice, reader_gone};
+
+/// Bytes of a body of which a person is shown the beginning.
+const PREVIEW_BYTES: u32 = 4 * 1024;
+
+pub(super) async fn run(client: &Client, cat: &CatArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    let options = cat.options(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let bodies_up_to = match (cat.body.wanted(), out.is_person()) {
+        (true, _) => BODY_WITH_FRAME_MAX,
+        (false, true) => PREVIEW_BYTES,
+        (false, false) => 0,
+    };
+    let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
+    let mut events = client.subscribe(&options, how).await.map_err(explain)?;
+    let gone = reader_gone();
+    tokio::pin!(gone);
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = &mut gone => return Ok(Exit::Ok),
+        };
+        match event.transpose().map_err(explain)? {
+            None => return Ok(Exit::Ok),
+            Some(SubEvent::Frames { frames, .. }) => {
+                for delivered in &frames {
+                    print(client, delivered, cat.body, out).await?;
+                }
+                out.flush()?;
+            }
+            Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
+            Some(SubEvent::Dropped { refusal, resume }) => {
+                let text = format!("{}; go on with --from {resume}", refusal.message);
+                return Fault::fail(Exit::Unreachable, text);
+            }
+            Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}
+        }
+    }
+}
+
+async fn print(
+    client: &Client,
+    delivered: &Delivered,
+    wanted: BodyArgs,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    let Delivered { frame, body } = delivered;
+    match body {
+        Some(body) if wanted.only => out.bytes(body)?,
+        Some(body) => out.frame(frame, Some(body))?,
+        None => bodies::print(client, frame, wanted, out).await?,
+    }
+    Ok(())
+}
+
+fn describe(gap: Gap) -> String {
+    match gap {
+        Gap::Corrupt { from, to } => format!("frames {from} to {to} cannot be read: skipped"),
+        Gap::Ephemeral { count } => format!("{count} ephemeral frames came too fast: skipped"),
+    }
+}
+
+/// Prints frames that came without their bodies.
+pub(super) async fn print_all(
+    client: &Client,
+    frames: &[xs_engine::Frame],
+    wanted: BodyArgs,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    for frame in frames {
+        bodies::print(client, frame, wanted, out).await.with_context(|| frame.id().to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! `get`, `last` and `topics`: single frames and counts, answered in one reply.
+
+use serde_json::json;
+use xs_engine::{Bound, TopicPatterns};
+use xs_protocol::{Client, LastRequest};
+
+use super::{bodies, cat};
+use crate::args::{GetArgs, LastArgs, TopicsArgs};
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+use crate::output::Output;
+
+pub(super) async fn get(client: &Client, get: &GetArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    let Some(frame) = client.get(get.place).await.map_err(explain)? else {
+        let place = match get.place {
+            Bound::Id(id) => format!("id {id}"),
+            Bound::Offset(offset) => format!("offset {offset}"),
+        };
+        return Fault::fail(Exit::NotFound, format!("no frame with {place}"));
+    };
+    bodies::print(client, &frame, get.body, out).await?;
+    Ok(Exit::Ok)
+}
+
+pub(super) async fn last(
+    client: &Client,
+    last: &LastArgs,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let topics = last.patterns.or(TopicPatterns::all())?;
+    let request = LastRequest { topics, n: last.count, per_topic: last.per_topic };
+    let frames = client.last(&request).await.map_err(explain)?;
+    if frames.is_empty() {
+        return Fault::fail(Exit::NotFound, format!("no frame in {}", request.topics));
+    }
+    cat::print_all(client, &frames, last.body, out).await?;
+    Ok(Exit::Ok)
+}
+
+pub(super) async fn topics(
+    client: &Client,
+    topics: &TopicsArgs,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let patterns = topics.patterns.or(TopicPatterns::all())?;
+    let found = client.topics(&patterns).await.map_err(explain)?;
+    let rows = found.iter().map(|topic| {
+        vec![
+            json!(topic.topic.as_str()),
+            json!(topic.count),
+            json!(topic.bytes),
+            json!(topic.first.to_string()),
+            json!(topic.last.to_string()),
+        ]
+    });
+    out.table(&["topic", "count", "bytes", "first", "last"], &rows.collect::<Vec<_>>())?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,315 @@
+//! `append --lines`: a frame for each line of the input. Lines that are there together share a
+//! batch; a batch leaves at once when the input is idle. Several batches are under way at a time,
+//! and when one fails the lines acknowledged before it are counted out.
+
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal as _, Read};
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use bytes::{Bytes, BytesMut};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+use xs_engine::{Body, FrameId, NewFrame};
+use xs_protocol::{AppendRequest, Appended, Client, Reply};
+
+use crate::args::{AppendArgs, meta_object};
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+use crate::output::{Output, notice};
+
+/// Bytes of one line.
+const LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Lines of one batch.
+const BATCH_LINES_MAX: usize = 512;
+/// Bytes of one batch at which it leaves.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Batches that are not acknowledged yet.
+const BATCHES_MAX: usize = 8;
+/// Bytes read at a time.
+const READ_BYTES: usize = 64 * 1024;
+/// Pieces read ahead of what is appended.
+const READ_AHEAD: usize = 8;
+/// Bytes that a frame is taken to need beside its meta and body.
+const FRAME_BYTES: usize = 512;
+
+/// What is read: pieces of the input as they come, then the end.
+type Pieces = mpsc::Receiver<io::Result<Bytes>>;
+
+pub(super) async fn run(
+    client: &Client,
+    append: AppendArgs,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let pieces = read_pieces(append.file.as_deref())?;
+    let mut lines = Lines::new(&append);
+    let mut sender = Sender::new(client);
+    let fed = feed(pieces, &mut lines, &mut sender).await;
+    let settled = sender.settle(0).await;
+    if let Err(error) = fed.and(settled) {
+        let stored = sender.stored;
+        return Err(error).context(format!("{stored} of {} lines read are stored", lines.count));
+    }
+    let text = |id: Option<FrameId>| id.map(|id| id.to_string());
+    let line = match (out.is_person(), sender.first, sender.last) {
+        (true, Some(first), Some(last)) => {
+            format!("{} lines stored, {first} to {last}", sender.stored)
+        }
+        (_, first, last) => {
+            json!({ "lines": sender.stored, "first": text(first), "last": text(last) }).to_string()
+        }
+    };
+    out.line(&line)?;
+    Ok(Exit::Ok)
+}
+
+/// Turns pieces into lines, lines into batches, and hands the batches over.
+async fn feed(
+    mut pieces: Pieces,
+    lines: &mut Lines,
+    sender: &mut Sender<'_>,
+) -> anyhow::Result<()> {
+    loop {
+        let piece = match pieces.try_recv() {
+            Ok(piece) => Some(piece),
+            Err(TryRecvError::Disconnected) => None,
+            Err(TryRecvError::Empty) => {
+                sender.send(lines.take_batch()).await?;
+                tokio::select! {
+                    piece = pieces.recv() => piece,
+                    settled = sender.settle_one(), if !sender.waiting.is_empty() => {
+                        settled?;
+                        continue;
+                    }
+                }
+            }
+        };
+        let Some(piece) = piece else { break };
+        lines.push(&piece.context("read the input")?);
+        while lines.next_line(false)? {
+            if lines.batch_is_full() {
+                sender.send(lines.take_batch()).await?;
+            }
+        }
+    }
+    lines.next_line(true)?;
+    sender.send(lines.take_batch()).await
+}
+
+/// Reads on a thread of its own, because standard input cannot be read without blocking one.
+fn read_pieces(file: Option<&Path>) -> anyhow::Result<Pieces> {
+    let source: Box<dyn Read + Send> = match file {
+        Some(path) => {
+            Box::new(std::fs::File::open(path).with_context(|| path.display().to_string())?)
+        }
+        None => {
+            if io::stdin().is_terminal() {
+                notice("each line is stored as you enter it; Ctrl-D ends");
+            }
+            Box::new(io::stdin())
+        }
+    };
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    std::thread::Builder::new()
+        .name("xs-input".to_owned())
+        .spawn(move || read_on(source, &sender))
+        .context("start a thread that reads the input")?;
+    Ok(receiver)
+}
+
+fn read_on(mut source: Box<dyn Read + Send>, sender: &mpsc::Sender<io::Result<Bytes>>) {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let piece = match source.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => Ok(Bytes::copy_from_slice(&buffer[..count])),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
+        };
+        let failed = piece.is_err();
+        if sender.blocking_send(piece).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// The lines read so far and the batch they gather in.
+struct Lines {
+    template: NewFrame,
+    json: bool,
+    pending: BytesMut,
+    /// Bytes of `pending` known to hold no line feed.
+    searched: usize,
+    batch: Vec<NewFrame>,
+    batch_bytes: usize,
+    count: u64,
+}
+
+impl Lines {
+    fn new(append: &AppendArgs) -> Self {
+        let mut template = NewFrame::new(append.topic.clone());
+        template.ttl = append.ttl;
+        template.meta = append.meta.clone().unwrap_or_default();
+        Self {
+            template,
+            json: append.json,
+            pending: BytesMut::new(),
+            searched: 0,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            count: 0,
+        }
+    }
+
+    fn push(&mut self, piece: &[u8]) {
+        self.pending.extend_from_slice(piece);
+    }
+
+    /// Moves one line into the batch; false when none is complete. At the end of the input what
+    /// is left is a line too.
+    fn next_line(&mut self, at_end: bool) -> anyhow::Result<bool> {
+        let feed = self.pending[self.searched..].iter().position(|&byte| byte == b'\n');
+        let mut line = match feed {
+            Some(at) => {
+                let mut line = self.pending.split_to(self.searched + at + 1);
+                line.truncate(line.len() - 1);
+                line
+            }
+            None if at_end && !self.pending.is_empty() => self.pending.split(),
+            None => {
+                self.searched = self.pending.len();
+                if self.searched > LINE_BYTES_MAX {
+                    bail!("line {} is longer than {LINE_BYTES_MAX} bytes", self.count + 1);
+                }
+                return Ok(false);
+            }
+        };
+        self.searched = 0;
+        if line.last() == Some(&b'\r') {
+            line.truncate(line.len() - 1);
+        }
+        self.count += 1;
+        self.take_in(line.freeze())?;
+        Ok(true)
+    }
+
+    fn take_in(&mut self, line: Bytes) -> anyhow::Result<()> {
+        let mut frame = self.template.clone();
+        if self.json {
+            if line.trim_ascii().is_empty() {
+                return Ok(());
+            }
+            let fail =
+                |text: String| Fault::new(Exit::Failed, format!("line {}: {text}", self.count));
+            let text = std::str::from_utf8(&line).map_err(|error| fail(error.to_string()))?;
+            frame.meta = meta_object(text).map_err(fail)?;
+        } else if !line.is_empty() {
+            frame.body = Body::Inline(line.clone());
+        }
+        self.batch_bytes += FRAME_BYTES + line.len() + self.template.meta.as_bytes().len();
+        self.batch.push(frame);
+        Ok(())
+    }
+
+    fn batch_is_full(&self) -> bool {
+        self.batch.len() >= BATCH_LINES_MAX || self.batch_bytes >= BATCH_BYTES
+    }
+
+    fn take_batch(&mut self) -> Vec<NewFrame> {
+        self.batch_bytes = 0;
+        std::mem::take(&mut self.batch)
+    }
+}
+
+/// Batches on their way, and what the acknowledged ones came to.
+struct Sender<'a> {
+    client: &'a Client,
+    waiting: VecDeque<Reply<Appended>>,
+    stored: u64,
+    first: Option<FrameId>,
+    last: Option<FrameId>,
+}
+
+impl<'a> Sender<'a> {
+    fn new(client: &'a Client) -> Self {
+        Self { client, waiting: VecDeque::new(), stored: 0, first: None, last: None }
+    }
+
+    async fn send(&mut self, batch: Vec<NewFrame>) -> anyhow::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.settle(BATCHES_MAX - 1).await?;
+        self.waiting.push_back(self.client.append(&AppendRequest::frames(batch)));
+        Ok(())
+    }
+
+    /// Waits until at most `left` batches are not acknowledged.
+    async fn settle(&mut self, left: usize) -> anyhow::Result<()> {
+        while self.waiting.len() > left {
+            self.settle_one().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest batch. A reply stays in the queue until it is there, so that giving up
+    /// the wait loses nothing.
+    async fn settle_one(&mut self) -> anyhow::Result<()> {
+        let Some(reply) = self.waiting.front_mut() else { return Ok(()) };
+        let appended = reply.await;
+        self.waiting.pop_front();
+        let appended = appended.map_err(explain)?;
+        self.stored += appended.frames.len() as u64;
+        self.first = self.first.or(appended.frames.first().map(|stamp| stamp.id));
+        self.last = appended.frames.last().map(|stamp| stamp.id).or(self.last);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Subcommand};
+    use clap::Parser as _;
+
+    fn split(options: &str, pieces: &[&str]) -> anyhow::Result<Vec<String>> {
+        let line = format!("xs append t --lines {options}");
+        let args = Args::try_parse_from(line.split_whitespace())?;
+        let Subcommand::Append(append) = args.subcommand else { unreachable!("a line of append") };
+        let mut lines = Lines::new(&append);
+        for piece in pieces {
+            lines.push(piece.as_bytes());
+            while lines.next_line(false)? {}
+        }
+        lines.next_line(true)?;
+        let shown = lines.take_batch().into_iter().map(|frame| match frame.body {
+            Body::Inline(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            _ => String::from_utf8_lossy(frame.meta.as_bytes()).into_owned(),
+        });
+        Ok(shown.collect())
+    }
+
+    #[test]
+    fn lines_are_found_across_pieces() {
+        assert_eq!(split("", &["a\nb", "c\r\n", "\n", "d"]).unwrap(), ["a", "bc", "", "d"]);
+        assert_eq!(split("", &["", "a\n"]).unwrap(), ["a"]);
+        assert!(split("", &[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn json_lines_become_meta_and_others_name_their_line() {
+        assert_eq!(
+            split("--json", &["{\"a\":1}\n\n", " {\"b\":2} "]).unwrap(),
+            ["{\"a\":1}", "{\"b\":2}"]
+        );
+        let error = split("--json", &["{}\n[1]\n"]).unwrap_err().to_string();
+        assert!(error.starts_with("line 2: a JSON object is expected"), "{error}");
+    }
+
+    #[test]
+    fn a_line_has_a_longest() {
+        let long = "a".repeat(LINE_BYTES_MAX + 1);
+        assert!(split("", &[&long]).unwrap_err().to_string().starts_with("line 1 is longer"));
+    }
+}

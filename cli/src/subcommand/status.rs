@@ -1,0 +1,63 @@
+//! `ping` and `version`: what is there, without looking at what it keeps.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use xs_protocol::{Address, Client, ClientError, ClientOptions, SOCKET_NAME};
+
+use crate::args::PingArgs;
+use crate::connect::{default_store, explain};
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// Time between two attempts to reach a server.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// The JavaScript engine this binary was built with.
+const JAVASCRIPT: &str = if cfg!(feature = "v8") { "v8" } else { "quickjs" };
+
+pub(super) fn version() -> anyhow::Result<Exit> {
+    let mut out = Output::stdout();
+    out.line(&format!("xs {} ({JAVASCRIPT})", env!("CARGO_PKG_VERSION")))?;
+    out.flush()?;
+    Ok(Exit::Ok)
+}
+
+pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
+    let address = match addr {
+        Some(address) => address,
+        None => Address::Unix(default_store()?.join(SOCKET_NAME)),
+    };
+    let give_up = ping.wait.map(|wait| Instant::now() + wait);
+    let (client, took) = loop {
+        match answer(&address).await {
+            Ok(answered) => break answered,
+            Err(ClientError::Connect { .. }) if give_up.is_some_and(|at| Instant::now() < at) => {
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(explain(error)),
+        }
+    };
+    let server = client.server();
+    let mut out = Output::stdout();
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let uuid: String = server.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let names = ["server", "store", "epoch", "head", "micros"];
+    let row = vec![
+        json!(server.name),
+        json!(uuid),
+        json!(server.epoch),
+        json!(server.head),
+        json!(micros),
+    ];
+    out.table(&names, &[row])?;
+    out.flush()?;
+    Ok(Exit::Ok)
+}
+
+async fn answer(address: &Address) -> Result<(Client, Duration), ClientError> {
+    let client = Client::connect(address, ClientOptions::default()).await?;
+    let begun = Instant::now();
+    client.ping().await?;
+    Ok((client, begun.elapsed()))
+}

@@ -1,0 +1,54 @@
+//! Where a store is: by option, environment, first argument or default.
+
+use std::process::Stdio;
+
+use crate::support::{Place, text};
+
+#[test]
+fn every_way_to_name_a_store_finds_the_same_one() {
+    let place = Place::new();
+    let server = place.serve(&["--listen", ":0"]);
+    let start = &place.ok(&["cat", "xs.start"]).json()[0]["meta"];
+    let tcp = start["listen"][1].as_str().unwrap().to_owned();
+    place.ok(&["append", "t", "body"]);
+    let store = place.store();
+    let socket = store.join("xs.sock");
+    let port = tcp.rsplit_once(':').unwrap().1;
+    let port = format!(":{port}");
+    for args in [
+        &["cat", "t"][..],
+        &["-a", text(&store), "cat", "t"],
+        &["cat", "t", "--addr", "store"],
+        &["cat", "./store", "t"],
+        &["cat", text(&socket), "t"],
+        &["cat", &port, "t"],
+        &["cat", &tcp, "t"],
+    ] {
+        let run = place.command(args).env("XS_ADDR", &store).output().unwrap();
+        let out = String::from_utf8_lossy(&run.stdout).into_owned();
+        assert_eq!(out.lines().count(), 1, "{args:?} {}", String::from_utf8_lossy(&run.stderr));
+    }
+    assert!(server.stop().success());
+}
+
+#[test]
+fn the_default_is_below_home() {
+    let place = Place::new();
+    let run = place.command(&["append", "t", "x"]).env_remove("XS_ADDR").output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(place.path(".local/share/xs/store/super.a").exists());
+}
+
+#[test]
+fn subcommands_without_a_server_take_turns() {
+    let place = Place::new();
+    let all: Vec<_> = (0..8)
+        .map(|n| {
+            place.command(&["append", "t", &n.to_string()]).stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut child in all {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(place.ok(&["cat", "t"]).json().len(), 8);
+}

@@ -1,0 +1,76 @@
+//! Every exit code, and what is said with it.
+
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::support::{PATIENCE, Place, signal, wait_within};
+
+#[test]
+fn each_documented_code_is_reached() {
+    let place = Place::new();
+    place.ok(&["append", "t", "x"]);
+    let missing = "00000000000000000000000zz";
+    for (args, code, said) in [
+        (&["frob"][..], 2, "unrecognized subcommand"),
+        (&["append", "9"], 2, "must begin with a letter"),
+        (&["cat", "--since", "soon"], 2, "is not a time"),
+        (&["get", missing], 3, "no frame with id"),
+        (&["get", "99"], 3, "no frame with offset 99"),
+        (&["last", "nothing"], 3, "no frame in nothing"),
+        (&["cas", "get", "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="], 3, "no bytes"),
+        (&["modules", "show", "none"], 3, "no module none"),
+        (&["cat", "./nowhere"], 5, "no store at ./nowhere"),
+        (&["call", "report"], 5, "no server at"),
+        (&["ping"], 5, "cannot connect"),
+        (&["cat", ":1"], 5, "cannot connect"),
+        (&["append", "xs.mine", "x"], 7, "xs."),
+        (&["append", "t", "--file", "nowhere"], 1, "nowhere"),
+    ] {
+        let run = place.xs(args);
+        assert_eq!(run.code, code, "xs {args:?}: {}", run.err);
+        assert!(run.err.contains(said), "xs {args:?}: {}", run.err);
+        assert!(run.out.is_empty(), "xs {args:?} printed {:?}", run.text());
+    }
+    assert!(!place.path("nowhere").exists(), "a reader must not make a store");
+}
+
+#[test]
+fn a_server_without_modules_refuses_calls_at_once() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    let run = place.xs(&["call", "report"]);
+    assert_eq!((run.code, run.err.contains("runs no modules")), (3, true), "{}", run.err);
+}
+
+#[test]
+fn a_second_server_names_the_first() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let run = place.xs(&["serve", place.store().to_str().unwrap()]);
+    assert_ne!(run.code, 0);
+    assert!(run.err.contains(&server.pid().to_string()), "{}", run.err);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn an_interrupted_follower_ends_with_130() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    let mut tail = place.command(&["tail"]).stdout(Stdio::piped()).spawn().unwrap();
+    // The first line shows that it has begun.
+    place.ok(&["append", "t", "x"]);
+    let mut line = String::new();
+    let stdout = tail.stdout.as_mut().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
+    signal(&tail, Signal::INT);
+    assert_eq!(wait_within(&mut tail, PATIENCE).code(), Some(130));
+}
+
+#[test]
+fn lines_that_fail_are_counted_out() {
+    let place = Place::new();
+    let run = place.xs_with(&["append", "t", "--lines", "--json"], b"{\"a\":1}\nno\n");
+    assert_eq!(run.code, 1);
+    assert!(run.err.contains("of 2 lines read are stored: line 2:"), "{}", run.err);
+}

@@ -1,0 +1,89 @@
+//! Pipes that close, stay open, or say nothing for a while.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::support::{PATIENCE, Place, signal, wait_within};
+
+#[test]
+fn a_closed_pipe_is_a_quiet_end() {
+    let place = Place::new();
+    let many: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    place.xs_with(&["append", "t", "--lines"], many.as_bytes());
+    let mut cat =
+        place.command(&["cat"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(cat.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let run = cat.wait_with_output().unwrap();
+    assert!(first.starts_with("{\"topic\":\"t\""), "{first}");
+    assert_eq!(run.status.code(), Some(0));
+    assert!(run.stderr.is_empty(), "{}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[test]
+fn an_idle_follower_notices_that_its_reader_has_gone() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    let mut tail = place.command(&["tail", "nothing"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(tail.stdout.take());
+    assert_eq!(wait_within(&mut tail, PATIENCE).code(), Some(0));
+}
+
+#[test]
+fn lines_are_stored_while_the_pipe_stays_open() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    let mut append = place
+        .command(&["append", "t", "--lines"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdin = append.stdin.as_mut().unwrap();
+    for n in 1..=3usize {
+        writeln!(stdin, "line {n}").unwrap();
+        stdin.flush().unwrap();
+        let frames = place.await_frames("t", n);
+        assert_eq!(frames[n - 1]["body"], format!("line {n}"));
+    }
+    drop(append.stdin.take());
+    assert!(wait_within(&mut append, PATIENCE).success());
+}
+
+#[test]
+fn a_follower_sees_history_then_what_comes() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    place.ok(&["append", "t", "1"]);
+    place.ok(&["append", "t", "2"]);
+    let mut tail = place.command(&["tail", "-n", "1", "t"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let mut next =
+        || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let second = next();
+    place.ok(&["append", "t", "3"]);
+    place.ok(&["append", "t", "4", "--ttl", "ephemeral"]);
+    let (third, fourth) = (next(), next());
+    assert_eq!(second["offset"].as_u64().map(|n| n + 1), third["offset"].as_u64());
+    assert_eq!((&fourth["offset"], &fourth["ttl"]), (&().into(), &"ephemeral".into()));
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}
+
+#[test]
+fn a_follower_without_a_server_lets_others_in() {
+    let place = Place::new();
+    place.ok(&["append", "t", "1"]);
+    let mut tail = place.command(&["tail", "t"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    assert!(next().contains("\"topic\":\"t\""));
+    place.ok(&["append", "t", "2"]);
+    assert!(next().contains("\"offset\":1"));
+    signal(&tail, Signal::INT);
+    assert_eq!(wait_within(&mut tail, PATIENCE).code(), Some(130));
+    assert!(!place.store().join("xs.sock").exists());
+    assert_eq!(place.frames("t").len(), 2);
+}

@@ -1,0 +1,64 @@
+//! The life of a server: what it says of itself, how it stops, what it leaves.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::support::{Place, eventually, is_running};
+
+const TICK: &str = r#"
+import { generator } from "xs";
+export default generator({ async *run(ctx) {
+  for await (const _ of ctx.every("20ms")) yield { tick: true };
+} });
+"#;
+
+#[test]
+fn sigterm_leaves_neither_child_nor_socket() {
+    let place = Place::new();
+    place.write("modules/generators/tick.ts", TICK);
+    let server = place.serve(&["--modules", "modules"]);
+    let socket = place.store().join("xs.sock");
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    place.await_frames("tick.recv", 3);
+    let children = server.children();
+    assert!(!children.is_empty(), "the Host is a child process");
+    let status = server.stop();
+    assert!(status.success(), "{status} {}", place.log());
+    assert!(!socket.exists());
+    for child in children {
+        eventually(|| (!is_running(child)).then_some(()));
+    }
+    let topics: Vec<_> = place
+        .ok(&["cat", "xs.start,xs.stopping"])
+        .json()
+        .iter()
+        .map(|frame| frame["topic"].clone())
+        .collect();
+    assert_eq!(topics, ["xs.start", "xs.stopping"]);
+}
+
+#[test]
+fn a_killed_server_leaves_no_host_behind_and_starts_again() {
+    let place = Place::new();
+    place.write("modules/generators/tick.ts", TICK);
+    let server = place.serve(&["--modules", "modules"]);
+    place.await_frames("tick.recv", 3);
+    let children = server.children();
+    server.kill();
+    for child in children {
+        eventually(|| (!is_running(child)).then_some(()));
+    }
+    let before = place.frames("tick.recv").len();
+    let server = place.serve(&["--modules", "modules"]);
+    place.await_frames("tick.recv", before + 3);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_stopped_server_keeps_the_store_for_subcommands() {
+    let place = Place::new();
+    let server = place.serve(&["--sync", "none"]);
+    place.ok(&["append", "t", "x"]);
+    assert!(server.stop().success());
+    assert_eq!(place.frames("t")[0]["body"], "x");
+}
