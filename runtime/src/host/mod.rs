@@ -7,6 +7,7 @@ mod command;
 mod commit;
 pub mod config;
 mod driver;
+pub mod editor;
 pub mod files;
 mod generator;
 mod handler;
@@ -118,6 +119,9 @@ impl Host {
         if let Some(dir) = &modules {
             std::fs::read_dir(dir)
                 .map_err(|error| HostError::Modules { dir: dir.clone(), error })?;
+            if let Err(error) = editor::keep_current(dir) {
+                tracing::warn!(%error, "cannot keep the types for editors current");
+            }
         }
         let watcher = modules.as_deref().map(Watcher::start);
         let shared = Arc::new(Shared {
