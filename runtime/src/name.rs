@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use xs_engine::{Topic, ValueError};
+use xs_engine::{FrameId, Topic, ValueError};
 
 /// Bytes of a processor's name. `xs.generator.<name>.fin.error` is a topic, so it must fit one.
 pub const NAME_BYTES_MAX: usize = 200;
@@ -145,6 +145,13 @@ impl fmt::Debug for ProcessorName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&*self.0, f)
     }
+}
+
+/// The name of the thread that runs a version, by its `create` frame: all that is known after the
+/// process has crashed on it. Linux keeps 15 bytes.
+#[must_use]
+pub fn thread_name(create: FrameId) -> String {
+    format!("js-{}", &create.to_string()[13..])
 }
 
 #[cfg(test)]

@@ -63,8 +63,7 @@ fn imports_of(file: &str, source: &str, kind: SourceType) -> Result<Vec<Import>,
     let allocator = Allocator::default();
     let parsed = Parser::new(&allocator, source, kind).parse();
     first_error(file, source, &parsed.diagnostics)?;
-    let checked =
-        SemanticBuilder::new().with_check_syntax_error(true).build(&parsed.program);
+    let checked = SemanticBuilder::new().with_check_syntax_error(true).build(&parsed.program);
     first_error(file, source, &checked.diagnostics)?;
     let record = &parsed.module_record;
     let mut imports: Vec<Import> = Vec::new();
@@ -90,10 +89,8 @@ fn strip(file: &str, source: &str) -> Result<(String, Vec<Mapping>), ModuleError
     let parsed = Parser::new(&allocator, source, SourceType::ts()).parse();
     first_error(file, source, &parsed.diagnostics)?;
     let mut program = parsed.program;
-    let checked = SemanticBuilder::new()
-        .with_check_syntax_error(true)
-        .with_enum_eval(true)
-        .build(&program);
+    let checked =
+        SemanticBuilder::new().with_check_syntax_error(true).with_enum_eval(true).build(&program);
     first_error(file, source, &checked.diagnostics)?;
     let scoping = checked.semantic.into_scoping();
     let options = TransformOptions::default();

@@ -23,8 +23,8 @@ use crate::isolate::limits::{
 };
 use crate::isolate::stop::Stop;
 use crate::isolate::{
-    Backend, Definition, FailureKind, HandlerFailure, HandlerReply, Input, IsolateSpec, ModuleError,
-    Verdict,
+    Backend, Definition, FailureKind, HandlerFailure, HandlerReply, Input, IsolateSpec,
+    ModuleError, Verdict,
 };
 use crate::permissions::Granted;
 
@@ -411,8 +411,7 @@ impl Batch {
         error: ModuleError,
         verdict: Verdict,
     ) {
-        let failure =
-            HandlerFailure { error, index, shared, fresh: fresh || shared, verdict };
+        let failure = HandlerFailure { error, index, shared, fresh: fresh || shared, verdict };
         // As above.
         let _ = self.replies.replies.send(HandlerReply {
             done: 0,

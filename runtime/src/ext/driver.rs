@@ -121,7 +121,10 @@ async fn out_of_time(
             Some(at) => {
                 let left = at.saturating_sub(now_ms());
                 if left == 0 {
-                    return ModuleError::new(FailureKind::Timeout, "the call's deadline has passed");
+                    return ModuleError::new(
+                        FailureKind::Timeout,
+                        "the call's deadline has passed",
+                    );
                 }
                 tokio::time::sleep(Duration::from_millis(left)).await;
             }

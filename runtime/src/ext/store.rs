@@ -71,7 +71,11 @@ impl ReadRequest {
             (None, Some(after), None, false) => Start::After(after.bound()?),
             (None, None, Some(last), false) => Start::Last(last),
             (None, None, None, true) => Start::New,
-            _ => return Err(JsErrorBox::type_error("read() takes one of from, after, last and new")),
+            _ => {
+                return Err(JsErrorBox::type_error(
+                    "read() takes one of from, after, last and new",
+                ));
+            }
         };
         if self.reverse && self.follow {
             return Err(JsErrorBox::type_error("read() cannot follow in reverse"));
@@ -260,7 +264,9 @@ async fn append(
     let stored = {
         let mut runs = bridge.runs.borrow_mut();
         let Some(run) = runs.get_mut(&run) else {
-            return Err(JsErrorBox::generic("this run is over: nothing more can be appended from it"));
+            return Err(JsErrorBox::generic(
+                "this run is over: nothing more can be appended from it",
+            ));
         };
         let frame = bridge.frame(&topic, meta, &ttl, body, run.origin)?;
         let (stored, answer) = oneshot::channel();

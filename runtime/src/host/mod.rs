@@ -39,6 +39,7 @@ use self::lifecycle::{Event, Key, Lifecycle, Versions};
 use self::version::{STARTS_MAX, Shared};
 use self::watch::Watcher;
 use crate::isolate::{FailureKind, Limits, ModuleError};
+use crate::name::thread_name;
 use crate::permissions::Allow;
 
 /// Time that all modules together have to end when the Host is stopped.
@@ -339,12 +340,6 @@ impl Host {
             tracing::error!("some modules did not end in time; they end with the process");
         }
     }
-}
-
-/// The name of the thread of a version: what is known of it after a crash.
-#[must_use]
-pub fn thread_name(create: FrameId) -> String {
-    format!("js-{}", &create.to_string()[13..])
 }
 
 async fn changed(watcher: &mut Option<Watcher>) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc};
 use xs_engine::{Frame, FrameId};
 use xs_protocol::Client;
@@ -73,6 +73,7 @@ impl Version {
             return Err(told(error));
         }
         let bytes = source(&shared.client, frame).await?;
+        let bytes = if meta["format"] == GRAPH { bytes } else { plain(key, &meta, &bytes)? };
         let graph = graph(move || ModuleGraph::from_bytes(&bytes)).await?;
         let module = shared.config.read().module(&key.name);
         let config = meta.get("config").cloned();
@@ -131,6 +132,17 @@ async fn source(client: &Client, frame: &Frame) -> Result<Bytes, ModuleError> {
         return Err(failed(format!("the source {hash} is not in the store")));
     };
     blob.bytes(SOURCE_BYTES_MAX).await.map_err(|error| failed(error.to_string()))
+}
+
+/// The graph of one source, as an admin appends it. TypeScript is a superset, so it is the default.
+fn plain(key: &Key, meta: &Value, source: &[u8]) -> Result<Bytes, ModuleError> {
+    let source = std::str::from_utf8(source).map_err(|error| {
+        ModuleError::new(FailureKind::Syntax, format!("the source is not UTF-8: {error}"))
+    })?;
+    let named = meta.get("file").and_then(Value::as_str);
+    let path = named.map_or_else(|| format!("{}/{}.ts", key.kind.dir(), key.name), str::to_owned);
+    let files = Map::from_iter([(path.clone(), Value::from(source))]);
+    Ok(Bytes::from(json!([path, files]).to_string()))
 }
 
 /// Parses sources where that may take its time.

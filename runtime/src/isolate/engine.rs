@@ -59,8 +59,8 @@ pub(super) fn boot(js: &mut JsRuntime) -> Result<Driver, CoreError> {
     let value = js.execute_script("xs:boot", format!("__xs_boot({list})"))?;
     deno_core::scope!(scope, js);
     let value = v8::Local::new(scope, value);
-    let object = v8::Local::<v8::Object>::try_from(value)
-        .expect("runtime/js/driver.js ends with an object");
+    let object =
+        v8::Local::<v8::Object>::try_from(value).expect("runtime/js/driver.js ends with an object");
     Ok(Driver { object: v8::Global::new(scope, object) })
 }
 

@@ -24,10 +24,10 @@ use xs_engine::{Frame, FrameId, NewFrame};
 pub use backend::{
     Backend, BackendCode, BackendError, CallRequest, FrameStream, LogLevel, TopicInfo,
 };
-pub use engine::prepare_process;
 pub use definition::{
     ArgSpec, ArgType, Definition, Kind, LastResort, OnError, OutputSpec, PermissionList, StartAt,
 };
+pub use engine::prepare_process;
 pub use failure::{FailureKind, ModuleError};
 pub use handle::{Handling, Isolate};
 pub use limits::{INPUTS_MAX, Limits};

@@ -76,7 +76,10 @@ enum Form {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "topics is a pattern such as \"a.b\", \"a.*\" or \"*\", or an array of them")]
+#[serde(
+    untagged,
+    expecting = "topics is a pattern such as \"a.b\", \"a.*\" or \"*\", or an array of them"
+)]
 enum Topics {
     One(String),
     Many(Vec<String>),

@@ -35,7 +35,7 @@ pub(super) fn spawn(
     let failed = |error: &std::io::Error| {
         ModuleError::new(FailureKind::Heap, format!("no thread for the module: {error}"))
     };
-    let name = format!("xs:{}", spec.name);
+    let name = crate::name::thread_name(spec.create);
     let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
     thread
         .spawn(move || {
@@ -60,7 +60,10 @@ fn panicked() -> ModuleError {
     ModuleError::new(FailureKind::Throw, "the JavaScript engine failed inside; see the Host's log")
 }
 
-fn run(bridge: &Rc<Bridge>, started: oneshot::Sender<Result<Definition, ModuleError>>) -> ModuleError {
+fn run(
+    bridge: &Rc<Bridge>,
+    started: oneshot::Sender<Result<Definition, ModuleError>>,
+) -> ModuleError {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Ok(tokio) = runtime else {
         return ModuleError::new(FailureKind::Heap, "no event loop for the module");
@@ -100,7 +103,10 @@ impl Running {
     fn new(bridge: &Rc<Bridge>) -> Result<Self, ModuleError> {
         let loader = Rc::new(GraphLoader(Arc::clone(&bridge.spec.graph)));
         let mut js = engine::runtime(loader, &bridge.spec.limits).map_err(|error| {
-            ModuleError::new(FailureKind::Throw, format!("the JavaScript engine did not start: {error}"))
+            ModuleError::new(
+                FailureKind::Throw,
+                format!("the JavaScript engine did not start: {error}"),
+            )
         })?;
         let stop = Arc::clone(&bridge.stop);
         stop.attach(js.v8_isolate().thread_safe_handle());

@@ -209,7 +209,9 @@ pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
 
 fn foreign(specifier: &str) -> String {
     if specifier.starts_with('/') || specifier.contains(':') {
-        return format!("import {specifier:?} is not allowed: modules import \"xs\" and relative files");
+        return format!(
+            "import {specifier:?} is not allowed: modules import \"xs\" and relative files"
+        );
     }
     let (file, package) = (specifier.replace(['/', '@'], "-"), specifier);
     let file = file.trim_matches('-');

@@ -28,7 +28,8 @@ pub(crate) fn code_frame(source: &str, line: u32, column: u32) -> Option<String>
     source.lines().nth(line.checked_sub(1)?)?;
     let first = line.saturating_sub(CONTEXT_LINES).max(1);
     let mut frame = String::new();
-    for (index, text) in source.lines().enumerate().skip(first - 1).take(line - first + 1 + CONTEXT_LINES)
+    for (index, text) in
+        source.lines().enumerate().skip(first - 1).take(line - first + 1 + CONTEXT_LINES)
     {
         let number = index + 1;
         let mark = if number == line { '>' } else { ' ' };

@@ -32,8 +32,9 @@ impl ModuleGraph {
         let frames: Vec<Frame<'_>> = stack.lines().filter_map(|line| self.frame(line)).collect();
         let Some(first) = frames.first() else { return error };
         error = error.at(first.path, first.line, first.column);
-        error.code_frame =
-            self.file(first.path).and_then(|file| place::code_frame(&file.source, first.line, first.column));
+        error.code_frame = self
+            .file(first.path)
+            .and_then(|file| place::code_frame(&file.source, first.line, first.column));
         let mut shown = error.message.clone();
         for frame in frames.iter().take(FRAMES_MAX) {
             let at = format!("{}:{}:{}", frame.path, frame.line, frame.column);

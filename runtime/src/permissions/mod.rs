@@ -24,8 +24,19 @@ pub struct Allow {
 
 /// Address ranges that are somebody's own network; reached only when the operator allows it.
 const PRIVATE: [&str; 13] = [
-    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
-    "192.168.0.0/16", "224.0.0.0/4", "[::]", "[::1]", "fc00::/7", "fe80::/10", "ff00::/8",
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "224.0.0.0/4",
+    "[::]",
+    "[::1]",
+    "fc00::/7",
+    "fe80::/10",
+    "ff00::/8",
 ];
 
 /// What a module was granted: the files.
@@ -70,7 +81,9 @@ impl Granted {
         let permissions = match Permissions::from_options(&*parser, &options) {
             Ok(permissions) => permissions,
             Err(error) => {
-                return refuse(format!("permissions.net: {error}; write \"host\" or \"host:port\""));
+                return refuse(format!(
+                    "permissions.net: {error}; write \"host\" or \"host:port\""
+                ));
             }
         };
         let read = asked.read.iter().map(|path| base.join(path)).collect();
@@ -107,7 +120,9 @@ impl Granted {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReadDenied {
     /// It is outside of what the module may read.
-    #[error("reading {path:?} is not allowed; add permissions: {{ read: [{path:?}] }} to the definition")]
+    #[error(
+        "reading {path:?} is not allowed; add permissions: {{ read: [{path:?}] }} to the definition"
+    )]
     Denied {
         /// The path as given.
         path: String,
@@ -142,7 +157,9 @@ fn is_private(text: &str) -> bool {
             v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified()
         }
         Ok(IpAddr::V6(v6)) => {
-            v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local()
+            v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_unique_local()
                 || v6.is_unicast_link_local()
         }
         Err(_) => false,

@@ -54,7 +54,10 @@ async fn a_throw_undoes_outputs_and_state() {
     assert_eq!((failed.outputs.len(), failed.state), (0, None));
     assert_eq!((failure.shared, failure.fresh, failure.verdict), (false, false, Verdict::Policy));
     assert_eq!(failure.error.message, "RangeError: one");
-    assert_eq!((failure.error.file.as_deref(), failure.error.line), (Some("handlers/it.js"), Some(5)));
+    assert_eq!(
+        (failure.error.file.as_deref(), failure.error.line),
+        (Some("handlers/it.js"), Some(5))
+    );
     assert_eq!(state(&reply(&isolate, alone(2)).await), json!({ "seen": [0, 2] }));
     // In a shared group nothing is written, and the isolate has to be replaced.
     let shared = reply(&isolate, inputs(&memory, 3)).await;

@@ -127,7 +127,10 @@ fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, Result<T, BackendErr
 }
 
 impl Backend for Memory {
-    fn append(&self, frames: Vec<NewFrame>) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
+    fn append(
+        &self,
+        frames: Vec<NewFrame>,
+    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
         if let Some(error) = self.inner.lock().refuse.clone() {
             return futures::future::ready(Err(error)).boxed();
         }
@@ -152,7 +155,10 @@ impl Backend for Memory {
         ready(self.inner.lock().frames.iter().find(|frame| frame.id() == id).cloned())
     }
 
-    fn last(&self, topics: TopicPatterns) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
+    fn last(
+        &self,
+        topics: TopicPatterns,
+    ) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
         let inner = self.inner.lock();
         ready(inner.frames.iter().rev().find(|frame| topics.matches(frame.topic())).cloned())
     }

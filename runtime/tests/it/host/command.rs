@@ -1,0 +1,120 @@
+//! What a command promises: each call ends exactly once, whatever else happens.
+
+use std::time::Duration;
+
+use serde_json::json;
+use xs_engine::{Frame, FrameId, Topic};
+use xs_protocol::{CallRequest, Role};
+
+use super::support::{World, meta};
+
+const REPORT: &str = r#"
+import { command } from "xs";
+export default command({ args: { n: "number" }, async *run(call, ctx) {
+  if (call.args.n < 0) throw new RangeError("negative");
+  for (let i = 1; i <= call.args.n; i++) yield { i };
+} });
+"#;
+
+const WAIT: &str = r#"
+export default { async *run(call, ctx) {
+  yield { began: call.args.id };
+  const go = ctx.read({ topics: "go", follow: true, new: true });
+  for await (const frame of go) if (frame.meta.id === call.args.id) break;
+  yield { ended: call.args.id };
+} };
+"#;
+
+/// The topics of what answers a call.
+fn answers(world: &World, call: FrameId) -> Vec<String> {
+    let answers = |frame: &Frame| frame.origin().is_some_and(|origin| origin.input == Some(call));
+    let frames = world.store.frames().into_iter().filter(answers);
+    frames.map(|frame| frame.topic().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_stream_and_are_completed() {
+    let world = World::new(&[("commands/report.ts", REPORT)]);
+    let host = world.host().await;
+    world.wait("xs.command.report.active", 1).await;
+    let client = world.client(Role::Append).await;
+    let mut request = CallRequest::new(Topic::parse("report").unwrap());
+    request.args = xs_engine::Meta::parse("{\"n\":3}").unwrap();
+    let mut call = client.call(&request).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(result) = call.next().await {
+        let frame = result.unwrap().frame;
+        seen.push((frame.topic().to_owned(), meta(&frame)));
+    }
+    let recv = |i: u64| ("report.recv".to_owned(), json!({ "i": i }));
+    let complete = ("report.complete".to_owned(), json!({ "call": call.id().to_string() }));
+    assert_eq!(seen, [recv(1), recv(2), recv(3), complete]);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_call_harms_no_other() {
+    let world = World::new(&[("commands/report.ts", REPORT)]);
+    let host = world.host().await;
+    world.wait("xs.command.report.active", 1).await;
+    let bad = world.append("report.call", json!({ "args": { "n": -1 } }), "");
+    let none = world.append("report.call", json!({ "args": { "n": 0 } }), "");
+    let good = world.append("report.call", json!({ "args": { "n": 1 } }), "");
+    world.wait("report.complete", 2).await;
+    let error = meta(&world.wait("report.error", 1).await[0]);
+    assert_eq!(
+        (&error["code"], &error["message"]),
+        (&json!("throw"), &json!("RangeError: negative"))
+    );
+    assert_eq!((&error["file"], &error["line"]), (&json!("commands/report.ts"), &json!(4)));
+    assert_eq!(answers(&world, bad), ["report.error"]);
+    assert_eq!(answers(&world, none), ["report.complete"]);
+    assert_eq!(answers(&world, good), ["report.recv", "report.complete"]);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_overlap_and_can_be_cancelled() {
+    let world = World::new(&[("commands/wait.js", WAIT)]);
+    let host = world.host().await;
+    world.wait("xs.command.wait.active", 1).await;
+    let calls: Vec<FrameId> =
+        (0..3).map(|id| world.append("wait.call", json!({ "args": { "id": id } }), "")).collect();
+    world.wait("wait.recv", 3).await;
+    world.append("xs.command.wait.cancel", json!({ "call": calls[0].to_string() }), "");
+    let error = world.wait("wait.error", 1).await;
+    assert_eq!(meta(&error[0])["code"], "cancelled");
+    for id in [2, 1] {
+        // The read may begin after the first of these: it is said until it is heard.
+        while world.topic("wait.complete").len() < 3 - id {
+            world.append("go", json!({ "id": id }), "");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let ended = [2, 1].map(|id: usize| calls[id].to_string());
+    let completes = world.topic("wait.complete");
+    assert!(completes.iter().zip(&ended).all(|(frame, call)| meta(frame)["call"] == **call));
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_outlive_their_host() {
+    let world = World::new(&[("commands/wait.js", WAIT), ("commands/report.ts", REPORT)]);
+    let host = world.host().await;
+    world.wait("xs.command.report.active", 1).await;
+    let cut = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
+    world.wait("wait.recv", 1).await;
+    host.cut().await;
+    let waiting = world.append("report.call", json!({ "args": { "n": 1 } }), "");
+    let late = world.append("report.call", json!({ "args": { "n": 1 }, "deadline": 1 }), "");
+    let host = world.host().await;
+    let error = world.wait("wait.error", 1).await;
+    assert_eq!(meta(&error[0])["code"], "interrupted");
+    world.wait("report.complete", 1).await;
+    let error = world.wait("report.error", 1).await;
+    assert_eq!(meta(&error[0])["code"], "timeout");
+    host.stop().await;
+    assert_eq!(answers(&world, cut), ["wait.recv", "wait.error"]);
+    assert_eq!(answers(&world, waiting), ["report.recv", "report.complete"]);
+    assert_eq!(answers(&world, late), ["report.error"]);
+}

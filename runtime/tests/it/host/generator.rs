@@ -1,0 +1,68 @@
+//! What a generator promises: each value at once and in order, and another run after every end.
+
+use serde_json::json;
+
+use super::support::{World, meta};
+
+const COUNT: &str = r#"
+import { generator } from "xs";
+export default generator({ async *run() { yield "one"; yield "two\nlines"; yield { n: 3 }; yield null; } });
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_are_frames_in_order() {
+    let world = World::new(&[("generators/disk/count.ts", COUNT)]);
+    let host = world.host().await;
+    let frames = world.wait("disk.count.recv", 3).await;
+    let bodies: Vec<String> = frames.iter().map(|frame| world.store.text(frame)).collect();
+    assert_eq!(bodies[..3], ["one", "two\nlines", ""]);
+    assert_eq!(meta(&frames[2]), json!({ "n": 3 }));
+    let create = world.topic("xs.generator.disk.count.create")[0].clone();
+    let origin = frames[0].origin().unwrap();
+    assert_eq!((origin.processor, origin.input), (create.id(), None));
+    let retrying = world.wait("xs.generator.disk.count.retrying", 1).await;
+    assert_eq!(meta(&retrying[0])["reason"], "finished");
+    assert_eq!(retrying[0].ttl().to_string(), "last:1");
+    host.stop().await;
+    assert_eq!(world.topic("xs.generator.disk.count.stopped").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throw_is_told_and_followed_by_another_run() {
+    let source = r#"
+export default { async *run() {
+  yield "before";
+  throw new Error("no more");
+} };
+"#;
+    let world = World::new(&[("generators/g.js", source)]);
+    let host = world.host().await;
+    world.wait("g.recv", 2).await;
+    let retrying = meta(&world.topic("xs.generator.g.retrying")[0]);
+    assert_eq!(retrying["reason"], "error");
+    assert_eq!(retrying["message"], "Error: no more");
+    assert_eq!((&retrying["file"], &retrying["line"]), (&json!("generators/g.js"), &json!(4)));
+    assert!(world.topic("xs.generator.g.fin.error").is_empty(), "it never gives up");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_a_generator_that_waits_and_stays() {
+    let source = r#"
+export default { async *run(ctx) {
+  try { yield "up"; await new Promise(() => {}); } finally { await ctx.append("g.down", {}); }
+} };
+"#;
+    let world = World::new(&[("generators/g.js", source), ("generators/other.js", source)]);
+    let host = world.host().await;
+    world.wait("g.recv", 1).await;
+    world.append("xs.generator.g.term", json!({}), "");
+    world.wait("xs.generator.g.fin.term", 1).await;
+    host.stop().await;
+    let host = world.host().await;
+    world.wait("xs.generator.other.active", 2).await;
+    world.wait("other.recv", 2).await;
+    assert_eq!(world.topic("g.recv").len(), 1);
+    assert_eq!(world.topic("xs.generator.g.create").len(), 1, "the file has not changed");
+    host.stop().await;
+}

@@ -1,0 +1,197 @@
+//! What a handler promises: state, exactly once inside the store, and errors that undo.
+
+use serde_json::json;
+use xs_engine::FrameId;
+
+use super::support::{World, meta};
+
+const SUM: &str = r#"
+import { handler } from "xs";
+export default handler({
+  topics: "in", start: "first", state: { sum: 0 },
+  run(frame, ctx) {
+    if (frame.meta.bad) { ctx.append("side", {}); throw new TypeError("bad input"); }
+    ctx.state.sum += frame.meta.n;
+    ctx.append("side", { meta: { of: frame.id } });
+    return { sum: ctx.state.sum };
+  },
+});
+"#;
+
+fn sums(world: &World) -> Vec<u64> {
+    world.topic("sum.out").iter().map(|frame| meta(frame)["sum"].as_u64().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_threads_through_and_survives_a_host() {
+    let world = World::new(&[("handlers/sum.ts", SUM)]);
+    let inputs: Vec<FrameId> =
+        (1..=600).map(|n| world.append("in", json!({ "n": n }), "")).collect();
+    let host = world.host().await;
+    world.wait("sum.out", 600).await;
+    host.stop().await;
+    world.append("in", json!({ "n": 1 }), "");
+    let host = world.host().await;
+    world.wait("sum.out", 601).await;
+    host.stop().await;
+    let expected: Vec<u64> = (1..=600).map(|n| n * (n + 1) / 2).chain([180_301]).collect();
+    assert_eq!(sums(&world), expected);
+    let sides = world.topic("side");
+    let of: Vec<String> = inputs.iter().map(ToString::to_string).collect();
+    assert!(sides.iter().zip(&of).all(|(side, of)| meta(side)["of"] == **of));
+    let origin = sides[0].origin().unwrap();
+    assert_eq!((origin.input, origin.input_offset), (Some(inputs[0]), Some(0)));
+    assert_eq!(world.store.cursor_now("handler:sum").unwrap().offset, {
+        let last = world.topic("in").last().unwrap().offset().unwrap();
+        last + 1
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_connection_doubles_and_loses_nothing() {
+    let world = World::new(&[("handlers/sum.ts", SUM)]);
+    for round in 1..=8u64 {
+        for _ in 0..500 {
+            world.append("in", json!({ "n": 1 }), "");
+        }
+        let host = world.host().await;
+        world.wait("sum.out", usize::try_from(round * 500 - 499).unwrap()).await;
+        host.cut().await;
+    }
+    let host = world.host().await;
+    world.wait("sum.out", 4_000).await;
+    host.stop().await;
+    assert_eq!(sums(&world), (1..=4_000).collect::<Vec<u64>>());
+    assert_eq!(world.topic("side").len(), 4_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throw_undoes_its_call_and_unregisters() {
+    let world = World::new(&[("handlers/sum.ts", SUM)]);
+    world.append("in", json!({ "n": 1 }), "");
+    world.append("in", json!({ "n": 2 }), "");
+    let bad = world.append("in", json!({ "bad": true }), "");
+    world.append("in", json!({ "n": 3 }), "");
+    let host = world.host().await;
+    let fin = world.wait("xs.handler.sum.fin.error", 1).await;
+    let told = meta(&fin[0]);
+    assert_eq!(told["message"], "TypeError: bad input");
+    assert_eq!(told["frame"], bad.to_string());
+    assert_eq!((&told["file"], &told["line"]), (&json!("handlers/sum.ts"), &json!(6)));
+    assert!(told["column"].as_u64().unwrap() > 1);
+    assert_eq!(sums(&world), [1, 3]);
+    assert_eq!(world.topic("side").len(), 2, "what the failing call appended is undone");
+    host.stop().await;
+    // It stays down while its source is unchanged, and goes on with the failing frame when it is.
+    let host = world.host().await;
+    world.save("handlers/sum.ts", &SUM.replace("throw new TypeError(\"bad input\")", "return"));
+    world.wait("sum.out", 3).await;
+    assert_eq!(sums(&world), [1, 3, 6]);
+    assert_eq!(world.topic("xs.handler.sum.fin.error").len(), 1);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skip_and_park_go_on() {
+    for (policy, record) in [("skip", "xs.handler.sum.log"), ("park", "sum.parked")] {
+        let source = SUM.replace("start:", &format!("onError: \"{policy}\", start:"));
+        let world = World::new(&[("handlers/sum.ts", &source)]);
+        world.append("in", json!({ "n": 1 }), "");
+        let bad = world.append("in", json!({ "bad": true }), "");
+        world.append("in", json!({ "n": 3 }), "");
+        let host = world.host().await;
+        world.wait("sum.out", 2).await;
+        host.stop().await;
+        assert_eq!(sums(&world), [1, 4]);
+        let records = world.topic(record);
+        assert_eq!(records.len(), 1);
+        assert!(String::from_utf8_lossy(records[0].meta()).contains(&bad.to_string()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retried_frame_holds_the_later_ones() {
+    let source = r#"
+export default {
+  topics: "in", start: "first", onError: { retry: 5, backoff: 10, then: "skip" },
+  run(frame, ctx) {
+    if (frame.meta.n === 1 && ctx.attempt < 3) throw new Error("not yet");
+    return { n: frame.meta.n, attempt: ctx.attempt };
+  },
+};
+"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    (0..3).for_each(|n| drop(world.append("in", json!({ "n": n }), "")));
+    let host = world.host().await;
+    let frames = world.wait("h.out", 3).await;
+    let made: Vec<_> = frames.iter().map(|frame| meta(frame)).collect();
+    assert_eq!(
+        made,
+        [
+            json!({ "n": 0, "attempt": 1 }),
+            json!({ "n": 1, "attempt": 3 }),
+            json!({ "n": 2, "attempt": 1 }),
+        ]
+    );
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_output_is_not_fed_back_and_rings_are_cut() {
+    let echo = r#"export default { topics: "loop.*", run(frame, ctx) { ctx.append("loop.again", {}); } };"#;
+    let world = World::new(&[("handlers/echo.js", echo)]);
+    let host = world.host().await;
+    world.wait("xs.handler.echo.active", 1).await;
+    world.append("loop.begin", json!({}), "");
+    world.wait("loop.again", 1).await;
+    world.append("done", json!({}), "");
+    host.stop().await;
+    assert_eq!(world.topic("loop.again").len(), 1);
+
+    let ring = |from: &str, to: &str| {
+        format!(
+            "export default {{ topics: '{from}', run(f, ctx) {{ ctx.append('{to}', {{}}); }} }};"
+        )
+    };
+    let world =
+        World::new(&[("handlers/a.js", &ring("x", "y")), ("handlers/b.js", &ring("y", "x"))]);
+    let host = world.host().await;
+    world.wait("xs.handler.a.active", 1).await;
+    world.wait("xs.handler.b.active", 1).await;
+    world.append("x", json!({}), "");
+    let logs = world.wait("xs.handler.a.log", 1).await;
+    assert_eq!(meta(&logs[0])["fields"]["code"], "hops");
+    assert_eq!(world.topic("x").len() + world.topic("y").len(), 33);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_appended_after_the_file_was_taken_is_new() {
+    let source = r#"export default { topics: "in", run(frame) { return { n: frame.meta.n }; } };"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    world.append("in", json!({ "n": 1 }), "");
+    let host = world.host().await;
+    world.wait("xs.handler.h.create", 1).await;
+    world.append("in", json!({ "n": 2 }), "");
+    let frames = world.wait("h.out", 1).await;
+    assert_eq!(meta(&frames[0])["n"], 2);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_without_outputs_moves_seldom() {
+    let source = r#"export default { topics: "in", start: "first", run() {} };"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    let before = world.store.commits();
+    (0..200).for_each(|_| drop(world.append("in", json!({}), "")));
+    let moved = async {
+        while world.store.cursor_now("handler:h").unwrap().offset < 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(super::support::PATIENCE, moved).await.unwrap();
+    assert!(world.store.commits() - before <= 200 + 2);
+    host.stop().await;
+}

@@ -1,0 +1,114 @@
+//! What the log says about modules that come, change, break and go.
+
+use serde_json::json;
+
+use super::support::{World, meta};
+
+fn emits(text: &str) -> String {
+    format!("export default {{ topics: 'in', run() {{ return {{ v: {text} }}; }} }};")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_save_replaces_and_a_broken_save_does_not() {
+    let world = World::new(&[("handlers/h.js", &emits("1"))]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.save("handlers/h.js", "export default {\n  topics: 'in', run() { return {{ } };");
+    let invalid = meta(&world.wait("xs.handler.h.invalid", 1).await[0]);
+    assert_eq!((&invalid["code"], &invalid["line"]), (&json!("syntax"), &json!(2)));
+    world.append("in", json!({}), "");
+    assert_eq!(meta(&world.wait("h.out", 1).await[0])["v"], 1, "the old version runs");
+    world.save("handlers/h.js", "throw new Error('at import');");
+    let invalid = meta(&world.wait("xs.handler.h.invalid", 2).await[1]);
+    assert_eq!((&invalid["code"], &invalid["line"]), (&json!("throw"), &json!(1)));
+    world.save("handlers/h.js", &emits("2"));
+    world.wait("xs.handler.h.active", 2).await;
+    assert_eq!(world.topic("xs.handler.h.replaced").len(), 1);
+    world.append("in", json!({}), "");
+    assert_eq!(meta(&world.wait("h.out", 2).await[1])["v"], 2);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_version_falls_back_after_a_restart() {
+    let world = World::new(&[("handlers/h.js", &emits("1"))]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    host.stop().await;
+    world.save("handlers/h.js", "syntax error");
+    let host = world.host().await;
+    world.wait("xs.handler.h.invalid", 1).await;
+    world.wait("xs.handler.h.active", 2).await;
+    let create = world.topic("xs.handler.h.create")[0].id().to_string();
+    assert!(
+        world.topic("xs.handler.h.active").iter().all(|frame| meta(frame)["create"] == *create)
+    );
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_code_replaces_its_importers_alone() {
+    let importer = "import { v } from '../lib/v.js'; export default { topics: 'in', run() { return { v }; } };";
+    let world = World::new(&[
+        ("lib/v.js", "export const v = 1;"),
+        ("handlers/a.js", importer),
+        ("handlers/b.js", &emits("1")),
+    ]);
+    let host = world.host().await;
+    world.wait("xs.handler.a.active", 1).await;
+    world.wait("xs.handler.b.active", 1).await;
+    world.save("lib/v.js", "export const v = 2;");
+    world.wait("xs.handler.a.active", 2).await;
+    world.append("in", json!({}), "");
+    assert_eq!(meta(&world.wait("a.out", 1).await[0])["v"], 2);
+    assert_eq!(world.topic("xs.handler.b.create").len(), 1);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_stops_and_restoring_starts() {
+    let world = World::new(&[("handlers/h.js", &emits("1"))]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.delete("handlers/h.js");
+    world.wait("xs.handler.h.fin.term", 1).await;
+    world.save("handlers/h.js", &emits("1"));
+    world.wait("xs.handler.h.active", 2).await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_files_of_one_name_are_both_invalid() {
+    let world = World::new(&[("handlers/h.js", &emits("1")), ("commands/h.js", &emits("1"))]);
+    let host = world.host().await;
+    for kind in ["handler", "command"] {
+        let invalid = world.wait(&format!("xs.{kind}.h.invalid"), 1).await;
+        let message = meta(&invalid[0])["message"].as_str().unwrap().to_owned();
+        assert!(
+            message.contains("handlers/h.js") && message.contains("commands/h.js"),
+            "{message}"
+        );
+    }
+    world.delete("commands/h.js");
+    world.wait("xs.handler.h.active", 1).await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_loop_harms_no_other() {
+    let world = World::new(&[
+        ("handlers/hog.js", "export default { topics: 'in', run() { for (;;) {} } };"),
+        ("handlers/evil.js", "for (;;) {}"),
+        ("handlers/h.js", &emits("1")),
+    ]);
+    let host = world.host().await;
+    world.wait("xs.handler.hog.active", 1).await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.append("in", json!({}), "");
+    world.wait("h.out", 1).await;
+    assert_eq!(meta(&world.wait("xs.handler.hog.fin.error", 1).await[0])["code"], "cpu");
+    assert_eq!(meta(&world.wait("xs.handler.evil.invalid", 1).await[0])["code"], "cpu");
+    world.append("in", json!({}), "");
+    world.wait("h.out", 2).await;
+    host.stop().await;
+}

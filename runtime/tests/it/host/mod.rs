@@ -1,0 +1,8 @@
+//! The Host with real isolates and the real protocol, beside a store in memory.
+
+mod command;
+mod generator;
+mod handler;
+mod lifecycle;
+mod supervise;
+mod support;

@@ -1,0 +1,94 @@
+//! The Host as a child process: started again after a crash without the module that crashed it, and
+//! gone when its supervisor has stopped it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use xs_runtime::name::thread_name;
+use xs_runtime::permissions::Allow;
+use xs_runtime::supervise::child::{self, ChildOptions};
+use xs_runtime::supervise::{SuperviseOptions, Supervisor};
+
+use super::support::{World, meta};
+
+/// Variables by which the test below becomes a Host process.
+const MODULES: &str = "XS_TEST_MODULES";
+const CRASHES: &str = "XS_TEST_CRASHES";
+
+/// The Host process, when the variables are set; otherwise nothing.
+#[test]
+fn process() {
+    let Some(modules) = std::env::var_os(MODULES) else { return };
+    let modules = PathBuf::from(modules);
+    let order = modules.join("crash");
+    if let Ok(thread) = std::env::var(CRASHES) {
+        let crash = move || loop {
+            if fs::remove_file(&order).is_ok() {
+                std::process::abort();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        std::thread::Builder::new().name(thread).spawn(crash).unwrap();
+    }
+    let _ = child::main(ChildOptions { modules: Some(modules), allow: Allow::default() });
+    std::process::exit(0);
+}
+
+/// Starts this program again as a Host.
+fn supervise(world: &World, crashes: Option<String>) -> (Supervisor, Arc<Mutex<u32>>) {
+    let mut args: Vec<OsString> = vec![format!("{MODULES}={}", world.path("").display()).into()];
+    args.extend(crashes.map(|thread| format!("{CRASHES}={thread}").into()));
+    args.push(std::env::current_exe().unwrap().into());
+    args.extend(["host::supervise::process", "--exact", "--nocapture"].map(OsString::from));
+    let options = SuperviseOptions { program: PathBuf::from("/usr/bin/env"), args };
+    let (started, server) = (Arc::new(Mutex::new(0)), world.server());
+    let count = Arc::clone(&started);
+    let adopt = Box::new(move |stream| {
+        *count.lock() += 1;
+        drop(server.adopt(stream, xs_protocol::Role::Host));
+    });
+    (Supervisor::start(options, adopt), started)
+}
+
+const ECHO: &str = "export default { topics: 'in', run(frame) { return { of: frame.id }; } };";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_culprit_of_a_crash_is_not_started_again() {
+    let world = World::new(&[("handlers/bad.js", ECHO), ("handlers/good.js", ECHO)]);
+    let first = world.host().await;
+    world.wait("xs.handler.bad.active", 1).await;
+    world.wait("xs.handler.good.active", 1).await;
+    first.stop().await;
+    let create = world.topic("xs.handler.bad.create")[0].id();
+    let (supervisor, started) = supervise(&world, Some(thread_name(create)));
+    world.wait("xs.handler.bad.active", 2).await;
+    world.wait("xs.handler.good.active", 2).await;
+    fs::write(world.path("crash"), "").unwrap();
+    let fin = world.wait("xs.handler.bad.fin.error", 1).await;
+    assert_eq!(meta(&fin[0])["code"], "crashed");
+    assert_eq!(meta(&fin[0])["create"], create.to_string());
+    world.wait("xs.handler.good.active", 3).await;
+    world.append("in", serde_json::json!({}), "");
+    world.wait("good.out", 1).await;
+    assert_eq!((world.topic("xs.handler.bad.active").len(), *started.lock()), (2, 2));
+    supervisor.stop().await;
+    assert_eq!(world.topic("xs.handler.good.stopped").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_supervisor_leaves_no_child() {
+    let world = World::new(&[("handlers/h.js", ECHO)]);
+    let (supervisor, started) = supervise(&world, None);
+    world.wait("xs.handler.h.active", 1).await;
+    supervisor.stop().await;
+    let dir = world.path("").display().to_string();
+    let alive = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        String::from_utf8_lossy(&environment).contains(&dir)
+    });
+    assert_eq!((alive.count(), *started.lock()), (0, 1));
+}

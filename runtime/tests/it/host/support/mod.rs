@@ -1,0 +1,163 @@
+//! A Host with a directory of modules beside a store in memory, and ways to wait for what the log
+//! will say.
+
+pub mod memory;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use xs_engine::{Frame, FrameId, Meta, NewFrame, Topic};
+use xs_protocol::{AppendRequest, Client, ClientOptions, Role, Server, ServerOptions};
+use xs_runtime::host::{self, HostEnd, HostError, HostOptions};
+use xs_runtime::isolate::Limits;
+use xs_runtime::permissions::Allow;
+
+pub use memory::Memory;
+
+/// Longest wait for anything a test expects.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A store, and the directory of the modules.
+pub struct World {
+    pub store: Memory,
+    server: Server,
+    dir: TempDir,
+}
+
+/// A Host that runs.
+pub struct Running {
+    shutdown: CancellationToken,
+    /// Carries the bytes between Host and server.
+    wire: JoinHandle<()>,
+    task: JoinHandle<Result<HostEnd, HostError>>,
+}
+
+impl World {
+    /// An empty store and these modules.
+    pub fn new(modules: &[(&str, &str)]) -> Self {
+        let store = Memory::default();
+        let server = Server::new(Arc::new(store.clone()), ServerOptions::default());
+        let world = Self { store, server, dir: tempfile::tempdir().unwrap() };
+        modules.iter().for_each(|(file, source)| world.save(file, source));
+        world
+    }
+
+    /// Saves a module as an editor does.
+    pub fn save(&self, file: &str, source: &str) {
+        let path = self.path(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, source).unwrap();
+    }
+
+    /// Deletes a module.
+    pub fn delete(&self, file: &str) {
+        fs::remove_file(self.path(file)).unwrap();
+    }
+
+    /// Where a file of the modules is.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
+    }
+
+    /// The server over the store.
+    pub fn server(&self) -> Server {
+        self.server.clone()
+    }
+
+    /// A client with a role.
+    pub async fn client(&self, role: Role) -> Client {
+        self.wired(role).await.0
+    }
+
+    async fn wired(&self, role: Role) -> (Client, JoinHandle<()>) {
+        let (near, mut middle) = tokio::io::duplex(256 * 1024);
+        let (far, mut other) = tokio::io::duplex(256 * 1024);
+        drop(self.server.adopt(far, role));
+        let wire = tokio::spawn(async move {
+            // Either end may close first; then this wire has done its work.
+            let _ = tokio::io::copy_bidirectional(&mut middle, &mut other).await;
+        });
+        (Client::over(near, ClientOptions::default()).await.unwrap(), wire)
+    }
+
+    /// Starts a Host.
+    pub async fn host(&self) -> Running {
+        let (client, wire) = self.wired(Role::Host).await;
+        let options = HostOptions {
+            client,
+            modules: Some(self.dir.path().to_owned()),
+            env: Default::default(),
+            allow: Allow::default(),
+            limits: Limits::default(),
+            culprits: Vec::new(),
+        };
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(host::run(options, shutdown.clone()));
+        Running { shutdown, wire, task }
+    }
+
+    /// Appends a frame as a user does.
+    pub fn append(&self, topic: &str, meta: Value, body: &str) -> FrameId {
+        let mut new = NewFrame::new(Topic::parse(topic).unwrap());
+        new.meta = Meta::parse(meta.to_string()).unwrap();
+        new.body = xs_engine::Body::Inline(body.to_owned().into_bytes().into());
+        self.store.put(AppendRequest::frames(vec![new])).frames[0].id
+    }
+
+    /// Frames of a topic, so far.
+    pub fn topic(&self, topic: &str) -> Vec<Frame> {
+        self.store.frames().into_iter().filter(|frame| frame.topic() == topic).collect()
+    }
+
+    /// Waits until a topic has at least `count` frames.
+    pub async fn wait(&self, topic: &str, count: usize) -> Vec<Frame> {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let frames = self.topic(topic);
+                if frames.len() >= count {
+                    return frames;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| {
+            let log: Vec<String> = self.store.frames().iter().map(describe).collect();
+            panic!("no {count} frames of {topic}; the log:\n{}", log.join("\n"))
+        })
+    }
+}
+
+impl Running {
+    /// Ends it as SIGTERM does.
+    pub async fn stop(self) -> HostEnd {
+        self.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap()
+    }
+
+    /// Cuts its connection: whatever it does now, the store does not hear of it.
+    pub async fn cut(self) {
+        self.wire.abort();
+        let end = tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap();
+        assert!(matches!(end, Err(HostError::Store(_))), "{end:?}");
+    }
+}
+
+/// A frame's meta.
+pub fn meta(frame: &Frame) -> Value {
+    if frame.meta().is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(frame.meta()).unwrap()
+    }
+}
+
+fn describe(frame: &Frame) -> String {
+    let meta = String::from_utf8_lossy(frame.meta()).into_owned();
+    format!("{:?} {} {meta}", frame.offset(), frame.topic())
+}
