@@ -100,7 +100,11 @@ impl Watch {
 }
 
 fn notices_of(dir: &Path, notices: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let notice = move |_: notify::Result<notify::Event>| {
+    let notice = move |event: notify::Result<notify::Event>| {
+        // Looking opens directories, which is noticed too and must not lead to another look.
+        if event.is_ok_and(|event| event.kind.is_access()) {
+            return;
+        }
         // A full channel holds a notice already, and one is as good as many.
         let _ = notices.try_send(());
     };
