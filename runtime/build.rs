@@ -39,9 +39,9 @@ fn crate_dirs() -> Vec<PathBuf> {
     let metadata: serde_json::Value =
         serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
     let packages = metadata["packages"].as_array().expect("it lists packages");
-    let wanted = packages.iter().filter(|package| {
-        package["name"].as_str().is_some_and(|name| CRATES.contains(&name))
-    });
+    let wanted = packages
+        .iter()
+        .filter(|package| package["name"].as_str().is_some_and(|name| CRATES.contains(&name)));
     let manifests = wanted.filter_map(|package| package["manifest_path"].as_str());
     manifests.filter_map(|path| Path::new(path).parent().map(Path::to_owned)).collect()
 }

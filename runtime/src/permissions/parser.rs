@@ -6,10 +6,10 @@ use std::path::Path;
 
 use deno_permissions::{
     AllowRunDescriptorParseResult, DenyRunDescriptor, EnvDescriptor, EnvDescriptorParseError,
-    FfiDescriptor, ImportDescriptor, NetDescriptor, NetDescriptorParseError, PathQueryDescriptor,
-    PathResolveError, PermissionDescriptorParser, ReadDescriptor, RunDescriptorParseError,
-    RunQueryDescriptor, SpecialFilePathQueryDescriptor, SysDescriptor, SysDescriptorParseError,
-    WriteDescriptor,
+    FfiDescriptor, Host, ImportDescriptor, NetDescriptor, NetDescriptorParseError,
+    PathQueryDescriptor, PathResolveError, PermissionDescriptorParser, ReadDescriptor,
+    RunDescriptorParseError, RunQueryDescriptor, SpecialFilePathQueryDescriptor, SysDescriptor,
+    SysDescriptorParseError, WriteDescriptor,
 };
 
 #[derive(Debug)]
@@ -21,6 +21,10 @@ fn no_paths<T>() -> Result<T, PathResolveError> {
 
 impl PermissionDescriptorParser for NetOnly {
     fn parse_net_descriptor(&self, text: &str) -> Result<NetDescriptor, NetDescriptorParseError> {
+        // deno_permissions reads ranges of IPv4 alone: it takes the colons of IPv6 for a port.
+        if let Ok(range) = text.parse() {
+            return Ok(NetDescriptor(Host::IpSubnet(range), None));
+        }
         NetDescriptor::parse_for_list(text)
     }
 
