@@ -17,7 +17,7 @@ use crate::codec::{Envelope, FLAG_PUSH, Header};
 use crate::error::{ProtocolError, Refusal};
 
 /// A message from a server.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Incoming {
     /// The answer, or part of it, to a request.
     Response { header: Header, result: Result<Response, Refusal> },

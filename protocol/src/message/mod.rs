@@ -16,6 +16,8 @@ mod request;
 mod subscribe;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod vectors;
 
 pub use append::{AppendRequest, Appended, Stamp};
 pub use call::CallRequest;
