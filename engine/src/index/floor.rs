@@ -52,6 +52,7 @@ impl Index {
     fn newest(&self, state: &State, topic: &str, n: usize) -> Result<VecDeque<u64>, ReadError> {
         let mut newest = VecDeque::with_capacity(n);
         let Some(totals) = state.table.find(topic) else { return Ok(newest) };
+        let floor = totals.floor(u64::MAX);
         let mut ordinal = totals.segments.at_or_before(u32::MAX);
         while let Some(number) = ordinal.filter(|_| newest.len() < n) {
             let Some(of) = self.segment(number) else { break };
@@ -60,9 +61,10 @@ impl Index {
                 _ => self.complete_postings(&of, topic)?,
             };
             let base = of.segment.base();
-            let offsets = chunks.into_iter().rev().flat_map(Chunk::backward);
-            for posting in offsets.take(n - newest.len()) {
-                newest.push_front(base + u64::from(posting.delta));
+            let places = chunks.into_iter().rev().flat_map(Chunk::backward);
+            let offsets = places.map(|posting| base + u64::from(posting.delta));
+            for offset in offsets.take_while(|&offset| offset >= floor).take(n - newest.len()) {
+                newest.push_front(offset);
             }
             ordinal = number.checked_sub(1).and_then(|below| totals.segments.at_or_before(below));
         }

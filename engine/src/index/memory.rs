@@ -42,13 +42,7 @@ pub(crate) struct MemoryTopic {
 
 impl MemoryIndex {
     pub(crate) fn new(base: u64) -> Self {
-        Self {
-            base,
-            sparse: Vec::new(),
-            step: None,
-            numbers: HashMap::new(),
-            topics: Vec::new(),
-        }
+        Self { base, sparse: Vec::new(), step: None, numbers: HashMap::new(), topics: Vec::new() }
     }
 
     /// The number of a topic that the segment already holds.
@@ -156,6 +150,10 @@ impl MemoryTopic {
     pub(super) fn postings(&self) -> Vec<Chunk> {
         let bytes = Bytes::copy_from_slice(&self.open);
         let open = Chunk { bytes, before: self.open_before, last: self.last };
-        self.runs.iter().cloned().chain([open].into_iter().filter(|c| !c.bytes.is_empty())).collect()
+        self.runs
+            .iter()
+            .cloned()
+            .chain([open].into_iter().filter(|c| !c.bytes.is_empty()))
+            .collect()
     }
 }

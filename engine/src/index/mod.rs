@@ -271,11 +271,7 @@ impl Index {
     }
 
     /// The postings of a topic in a segment, in order; empty when it does not hold the topic.
-    pub(crate) fn postings(
-        &self,
-        of: &SegmentIndex,
-        topic: &str,
-    ) -> Result<Vec<Chunk>, ReadError> {
+    pub(crate) fn postings(&self, of: &SegmentIndex, topic: &str) -> Result<Vec<Chunk>, ReadError> {
         match self.in_active(of, |memory| memory.postings(topic)) {
             Some(found) => Ok(found),
             None => self.complete_postings(of, topic),
@@ -413,10 +409,7 @@ impl Notes<'_> {
 
 /// Reads a segment from its beginning and hands out what an index must know of each frame. Says
 /// whether all of it was sound.
-fn scan(
-    segment: &Arc<Segment>,
-    mut visit: impl FnMut(&Noted<'_>),
-) -> Result<bool, ReadError> {
+fn scan(segment: &Arc<Segment>, mut visit: impl FnMut(&Noted<'_>)) -> Result<bool, ReadError> {
     let start = crate::format::file::FILE_HEADER_LEN as u64;
     let mut walk = Walk::new(segment.clone(), start, segment.base(), WINDOW_SCAN);
     let mut whole = true;

@@ -227,15 +227,21 @@ impl TopicTable {
         for pattern in patterns.as_slice() {
             match pattern {
                 TopicPattern::Exact(topic) => {
-                    found.extend(self.numbers.get_key_value(topic.as_str()).map(|(k, &n)| (&**k, n)));
+                    found.extend(
+                        self.numbers.get_key_value(topic.as_str()).map(|(k, &n)| (&**k, n)),
+                    );
                 }
                 TopicPattern::Below(prefix) => {
                     let from = format!("{prefix}.");
-                    let range = self.sorted.range::<str, _>((Bound::Included(from.as_str()), Bound::Unbounded));
+                    let range = self
+                        .sorted
+                        .range::<str, _>((Bound::Included(from.as_str()), Bound::Unbounded));
                     let below = range.take_while(|(name, _)| name.starts_with(&from));
-                    found.extend(below.map(|(name, &n)| (&**name, n)).filter(|(name, _)| {
-                        pattern.matches(name)
-                    }));
+                    found.extend(
+                        below
+                            .map(|(name, &n)| (&**name, n))
+                            .filter(|(name, _)| pattern.matches(name)),
+                    );
                 }
                 TopicPattern::All => {
                     let all = self.sorted.iter().filter(|(name, _)| pattern.matches(name));
@@ -259,7 +265,10 @@ mod tests {
         let after = |n| runs.at_or_after(n);
         let before = |n| runs.at_or_before(n);
         assert_eq!([after(0), after(2), after(4), after(11)], [Some(1), Some(2), Some(7), None]);
-        assert_eq!([before(0), before(2), before(8), before(99)], [None, Some(2), Some(7), Some(10)]);
+        assert_eq!(
+            [before(0), before(2), before(8), before(99)],
+            [None, Some(2), Some(7), Some(10)]
+        );
     }
 
     #[test]
@@ -284,7 +293,10 @@ mod tests {
             let floor = totals.note(&noted, (0, offset), keep);
             (floor, totals.live())
         };
-        assert_eq!((note(0, None), note(1, None), note(2, None)), ((None, 1), (None, 2), (None, 3)));
+        assert_eq!(
+            (note(0, None), note(1, None), note(2, None)),
+            ((None, 1), (None, 2), (None, 3))
+        );
         assert_eq!(note(3, Some(2)), (Some(2), 2));
         assert_eq!(note(4, None), (None, 3));
         assert_eq!(note(5, Some(3)), (Some(3), 3));

@@ -108,6 +108,10 @@ impl Follower {
             if let Some(head) = self.threshold.take_if(|head| *head <= self.position) {
                 return Ok(Some(Live::CaughtUp { head }));
             }
+            if let Some(threshold) = self.threshold {
+                self.begin(threshold);
+                continue;
+            }
             // The head first: every ephemeral frame that stands before it is found afterwards.
             let head = self.inner.log.head();
             match self.inner.tail.ephemeral(self.ephemeral) {
@@ -132,14 +136,13 @@ impl Follower {
         Ok(None)
     }
 
-    /// Opens the next stretch, which ends at the threshold, at the next ephemeral frame or at the
-    /// head, whichever comes first.
+    /// Opens the next stretch, which goes up to `end` unless that is far.
     fn begin(&mut self, end: u64) {
-        let end = self.threshold.map_or(end, |threshold| end.min(threshold));
         let end = end.min(self.position.saturating_add(STRETCH));
         let head = self.inner.log.head();
         let range = self.position..end;
-        let reader = Reader::over(&self.inner, &self.options.topics, range, false, (head, u64::MAX));
+        let reader =
+            Reader::over(&self.inner, &self.options.topics, range, false, (head, u64::MAX));
         self.stretch = Some((reader, end));
     }
 

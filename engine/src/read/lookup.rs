@@ -36,6 +36,12 @@ impl Inner {
         if offset >= head {
             return Ok(None);
         }
+        let found = self.stored_at(offset)?;
+        Ok(found.filter(|frame| self.is_visible(frame, head)))
+    }
+
+    /// The frame with an offset that is below the head, visible or not.
+    fn stored_at(&self, offset: u64) -> Result<Option<Frame>, ReadError> {
         let segments = self.index.segments();
         let Some(of) = segment_of(&segments, offset).and_then(|at| segments.get(at)) else {
             return Ok(None);
@@ -45,10 +51,7 @@ impl Inner {
             match found {
                 Ok(found) if found.offset < offset => {}
                 Ok(found) if found.offset > offset => break,
-                Ok(found) => {
-                    let frame = walk.frame(&found)?;
-                    return Ok(Some(frame).filter(|frame| self.is_visible(frame, head)));
-                }
+                Ok(found) => return walk.frame(&found).map(Some),
                 Err(error) if walk.next_offset() <= offset => drop(error),
                 Err(error) => return Err(error),
             }
@@ -117,7 +120,11 @@ impl Inner {
     }
 
     /// The last segment that begins before an id, or the first of all.
-    fn segment_of_id(&self, segments: &[Arc<SegmentIndex>], id: FrameId) -> Result<usize, ReadError> {
+    fn segment_of_id(
+        &self,
+        segments: &[Arc<SegmentIndex>],
+        id: FrameId,
+    ) -> Result<usize, ReadError> {
         let (mut low, mut high) = (0, segments.len());
         while low < high {
             let middle = (low + high) / 2;
@@ -169,13 +176,14 @@ impl Inner {
                     window = Some((ordinal, Window::new(of.segment().clone(), WINDOW_VISIT)));
                 }
                 let Some((_, window)) = &mut window else { continue };
-                let newest = match (offset < head).then(|| window.frame_at(u64::from(slot) * 8, offset)) {
-                    Some(frame) => match frame? {
-                        Some(frame) => Some(frame).filter(|frame| self.is_visible(frame, head)),
-                        None => return Err(window.damaged(u64::from(slot) * 8, offset)),
-                    },
-                    None => None,
-                };
+                let newest =
+                    match (offset < head).then(|| window.frame_at(u64::from(slot) * 8, offset)) {
+                        Some(frame) => match frame? {
+                            Some(frame) => Some(frame).filter(|frame| self.is_visible(frame, head)),
+                            None => return Err(window.damaged(u64::from(slot) * 8, offset)),
+                        },
+                        None => None,
+                    };
                 match newest {
                     Some(frame) => frames.push(frame),
                     None => match self.newest_before(&name, head)? {
@@ -234,7 +242,7 @@ impl Inner {
         let with_first = stats.into_iter().map(|(stats, floor)| match floor {
             0 => stats,
             // The oldest frame that is left stands exactly at the floor.
-            floor => match self.get_at(floor) {
+            floor => match self.stored_at(floor) {
                 Ok(Some(frame)) => TopicStats { first: frame.id(), ..stats },
                 _ => stats,
             },

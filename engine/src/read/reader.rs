@@ -60,9 +60,7 @@ impl Reader {
         // The list of segments is younger than the head, so it covers the range.
         let segments = inner.index.segments();
         let way = match inner.lanes(topics, &range) {
-            Some(lanes) => {
-                Way::Visit(Visit::new(inner.clone(), segments, lanes, range, reverse))
-            }
+            Some(lanes) => Way::Visit(Visit::new(inner.clone(), segments, lanes, range, reverse)),
             None => {
                 let range = scan::Range {
                     store: inner.clone(),
@@ -118,7 +116,10 @@ impl fmt::Debug for Reader {
             Way::Visit(_) => "postings",
             Way::Ended => "ended",
         };
-        f.debug_struct("Reader").field("way", &way).field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("Reader")
+            .field("way", &way)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }
 

@@ -65,7 +65,11 @@ impl Window {
     }
 
     /// The frame whose record begins at `position`, checked, or nothing when there is none.
-    pub(crate) fn frame_at(&mut self, position: u64, offset: u64) -> Result<Option<Frame>, ReadError> {
+    pub(crate) fn frame_at(
+        &mut self,
+        position: u64,
+        offset: u64,
+    ) -> Result<Option<Frame>, ReadError> {
         const PREFIX: u64 = crate::format::record::PREFIX_LEN as u64;
         let prefix = match self.get(position, PREFIX)?.map(RecordPrefix::read) {
             Some(Ok(prefix)) => prefix,

@@ -1,0 +1,259 @@
+//! Following: no gap, no double, one threshold, whatever writers do meanwhile.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use xs_engine::limits::EPHEMERAL_RING_MAX;
+use xs_engine::{
+    Bound, Follower, FrameId, Live, MediaChoice, NewFrame, ReadError, ReadOptions, Start, Store,
+    Ttl,
+};
+
+use crate::support::{
+    MEDIA, batch, everything, number_of, numbered, open, options, patterns, scratch, topic,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The next thing, waiting for it.
+fn next(follower: &mut Follower) -> Live {
+    loop {
+        if let Some(live) = follower.next().unwrap() {
+            return live;
+        }
+        assert!(follower.wait(PATIENCE), "nothing came");
+    }
+}
+
+fn next_number(follower: &mut Follower) -> u64 {
+    match next(follower) {
+        Live::Frame(frame) => number_of(&frame),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn drain(follower: &mut Follower) -> Vec<Live> {
+    std::iter::from_fn(|| follower.next().unwrap()).collect()
+}
+
+fn filled(media: MediaChoice, frames: u64) -> (tempfile::TempDir, Arc<Store>) {
+    let dir = scratch();
+    let store = open(dir.path(), &options(media));
+    for n in 0..frames {
+        store.append(numbered("a", n).into()).unwrap();
+    }
+    (dir, store)
+}
+
+fn ephemeral(n: u64) -> NewFrame {
+    NewFrame { ttl: Ttl::Ephemeral, ..numbered("a", n) }
+}
+
+#[test]
+fn eight_writers_give_one_order_to_every_follower() {
+    const WRITERS: u64 = 8;
+    const EACH: u64 = 1500;
+    for media in MEDIA {
+        let (_dir, store) = filled(media, 10);
+        let follow = |store: &Arc<Store>| {
+            let mut follower = store.follow(&everything()).unwrap();
+            thread::spawn(move || {
+                let (mut offset, mut id, mut thresholds) = (0, FrameId::ZERO, 0);
+                while offset < 10 + WRITERS * EACH {
+                    match next(&mut follower) {
+                        Live::Frame(frame) => {
+                            assert_eq!(frame.offset(), Some(offset));
+                            assert!(frame.id() > id);
+                            (offset, id) = (offset + 1, frame.id());
+                        }
+                        Live::CaughtUp { head } => {
+                            assert_eq!(head, offset);
+                            thresholds += 1;
+                        }
+                        Live::Lost { .. } => panic!("nothing ephemeral was appended"),
+                    }
+                }
+                thresholds
+            })
+        };
+        let early: Vec<_> = (0..2).map(|_| follow(&store)).collect();
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let store = store.clone();
+                thread::spawn(move || {
+                    let mut last = FrameId::ZERO;
+                    let mut n = 0;
+                    while n < EACH {
+                        let len = (1 + n % 3).min(EACH - n);
+                        let frames = (n..n + len).map(|n| numbered(&format!("w{writer}"), n));
+                        let appended = store.append(batch(frames)).unwrap();
+                        assert!(appended.frames.windows(2).all(|pair| pair[0].id < pair[1].id));
+                        assert!(appended.frames[0].id > last);
+                        last = appended.frames.last().unwrap().id;
+                        n += len;
+                    }
+                })
+            })
+            .collect();
+        let late: Vec<_> = (0..2).map(|_| follow(&store)).collect();
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        for follower in early.into_iter().chain(late) {
+            assert_eq!(follower.join().unwrap(), 1, "exactly one threshold");
+        }
+        for writer in 0..WRITERS {
+            let mine =
+                ReadOptions { topics: patterns(&format!("w{writer}")), ..ReadOptions::default() };
+            let numbers: Vec<_> =
+                store.read(&mine).unwrap().map(|f| number_of(&f.unwrap())).collect();
+            assert!(numbers.into_iter().eq(0..EACH), "the order of one writer is kept");
+        }
+    }
+}
+
+#[test]
+fn a_follower_that_sleeps_gets_everything() {
+    let (_dir, store) = filled(MediaChoice::Mapped, 0);
+    let mut all = store.follow(&everything()).unwrap();
+    let some = ReadOptions { topics: patterns("b"), ..ReadOptions::default() };
+    let mut some = store.follow(&some).unwrap();
+    for chunk in 0..400 {
+        let name = |n: u64| if n.is_multiple_of(100) { "b" } else { "a" };
+        store.append(batch((0..500).map(|n| numbered(name(n), chunk * 500 + n)))).unwrap();
+    }
+    assert_eq!(all.next().unwrap(), Some(Live::CaughtUp { head: 0 }));
+    (0..200_000).for_each(|n| assert_eq!(next_number(&mut all), n));
+    assert_eq!(all.next().unwrap(), None);
+    assert_eq!(some.next().unwrap(), Some(Live::CaughtUp { head: 0 }));
+    (0..2000).for_each(|n| assert_eq!(next_number(&mut some), n * 100));
+    assert_eq!((some.next().unwrap(), some.position()), (None, 200_000));
+}
+
+#[test]
+fn the_threshold_comes_once_and_where_it_belongs() {
+    let (_dir, store) = filled(MediaChoice::Mapped, 5);
+    let starts = [
+        (Start::First, 5),
+        (Start::From(Bound::Offset(2)), 3),
+        (Start::After(Bound::Offset(2)), 2),
+        (Start::Last(2), 2),
+        (Start::New, 0),
+        (Start::From(Bound::Offset(5)), 0),
+    ];
+    for (start, stored) in starts {
+        let mut follower = store.follow(&ReadOptions { start, ..everything() }).unwrap();
+        for n in 5 - stored..5 {
+            assert_eq!(next_number(&mut follower), n, "{start:?}");
+        }
+        assert_eq!(follower.next().unwrap(), Some(Live::CaughtUp { head: 5 }), "{start:?}");
+        assert_eq!(follower.next().unwrap(), None);
+    }
+    let none = ReadOptions { topics: patterns("b"), ..ReadOptions::default() };
+    let mut none = store.follow(&none).unwrap();
+    assert_eq!(none.next().unwrap(), Some(Live::CaughtUp { head: 5 }));
+    let reverse = store.follow(&ReadOptions { reverse: true, ..everything() });
+    assert!(matches!(reverse, Err(ReadError::Options(_))));
+}
+
+#[test]
+fn a_limit_counts_stored_and_live_frames_together() {
+    let (_dir, store) = filled(MediaChoice::Mapped, 5);
+    let follow = |limit| store.follow(&ReadOptions { limit: Some(limit), ..everything() }).unwrap();
+    let (mut fewer, mut same, mut more) = (follow(3), follow(5), follow(7));
+    assert_eq!(drain(&mut fewer).len(), 3);
+    assert_eq!(drain(&mut same).len(), 5);
+    assert!(fewer.is_done() && same.is_done() && fewer.wait(Duration::ZERO));
+    assert_eq!(drain(&mut more).len(), 6, "five frames and the threshold");
+    assert!(!more.is_done() && !more.wait(Duration::ZERO));
+    (5..9).for_each(|n| drop(store.append(numbered("a", n).into()).unwrap()));
+    assert_eq!((next_number(&mut more), next_number(&mut more)), (5, 6));
+    assert!(more.is_done() && more.next().unwrap().is_none());
+    assert!(follow(0).is_done());
+}
+
+#[test]
+fn bounds_end_a_follower() {
+    let (_dir, store) = filled(MediaChoice::Mapped, 5);
+    let before = |bound| ReadOptions { before: Some(bound), ..everything() };
+    let mut by_offset = store.follow(&before(Bound::Offset(7))).unwrap();
+    let id = store.get_at(3).unwrap().unwrap().id();
+    let mut by_id = store.follow(&before(Bound::Id(id))).unwrap();
+    assert_eq!((drain(&mut by_id).len(), by_id.is_done()), (3, true));
+    assert_eq!((drain(&mut by_offset).len(), by_offset.is_done()), (6, false));
+    (5..9).for_each(|n| drop(store.append(numbered("a", n).into()).unwrap()));
+    assert_eq!((drain(&mut by_offset).len(), by_offset.is_done()), (2, true));
+    let mut until = store.follow(&ReadOptions { until_ms: Some(1), ..everything() }).unwrap();
+    assert_eq!((drain(&mut until).len(), until.is_done()), (0, true));
+}
+
+#[test]
+fn ephemeral_frames_come_in_order_and_only_live() {
+    for media in MEDIA {
+        let (_dir, store) = filled(media, 3);
+        let mut follower = store.follow(&everything()).unwrap();
+        store.append(batch([numbered("a", 3), numbered("a", 4)])).unwrap();
+        let stamp = store.append(ephemeral(5).into()).unwrap().frames[0];
+        assert_eq!(stamp.offset, None);
+        store.append(numbered("a", 6).into()).unwrap();
+        store.append(ephemeral(7).into()).unwrap();
+        (0..3).for_each(|n| assert_eq!(next_number(&mut follower), n));
+        assert_eq!(follower.next().unwrap(), Some(Live::CaughtUp { head: 3 }));
+        let mut id = FrameId::ZERO;
+        for n in 3..8 {
+            let Live::Frame(frame) = next(&mut follower) else { panic!("a frame is missing") };
+            assert_eq!((number_of(&frame), frame.offset().is_none()), (n, n == 5 || n == 7));
+            assert!(frame.id() > id, "ids ascend over stored and ephemeral frames");
+            id = frame.id();
+        }
+        assert_eq!(follower.next().unwrap(), None);
+        assert_eq!(store.get(stamp.id).unwrap(), None);
+        assert_eq!(store.read(&everything()).unwrap().count(), 6);
+        let mut late = store.follow(&everything()).unwrap();
+        assert_eq!(drain(&mut late).len(), 7, "six stored frames and the threshold");
+    }
+}
+
+#[test]
+fn lost_ephemeral_frames_are_counted() {
+    let (_dir, store) = filled(MediaChoice::Mapped, 1);
+    let mut follower = store.follow(&everything()).unwrap();
+    let many = EPHEMERAL_RING_MAX as u64 + 500;
+    (0..many).for_each(|n| drop(store.append(ephemeral(n).into()).unwrap()));
+    store.append(numbered("a", 1).into()).unwrap();
+    assert_eq!(next_number(&mut follower), 0);
+    assert_eq!(follower.next().unwrap(), Some(Live::CaughtUp { head: 1 }));
+    assert_eq!(follower.next().unwrap(), Some(Live::Lost { ephemeral: 500 }));
+    (500..many).for_each(|n| assert_eq!(next_number(&mut follower), n));
+    assert_eq!((next_number(&mut follower), follower.next().unwrap()), (1, None));
+}
+
+#[test]
+fn hooks_are_called_after_the_frame_is_visible() {
+    let (_dir, store) = filled(MediaChoice::Mapped, 0);
+    let (calls, seen) = (Arc::new(AtomicUsize::new(0)), Arc::downgrade(&store));
+    let counter = calls.clone();
+    let hook = store.on_publish(Arc::new(move || {
+        let head = seen.upgrade().unwrap().info().head;
+        assert!(head > counter.fetch_add(1, Ordering::SeqCst) as u64);
+    }));
+    (0..3).for_each(|n| drop(store.append(numbered("a", n).into()).unwrap()));
+    drop(hook);
+    store.append(numbered("a", 3).into()).unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_follower_skips_what_last_n_removed_before_it_came() {
+    let (_dir, store) = filled(MediaChoice::Mapped, 0);
+    let keep_one = |n| NewFrame { ttl: Ttl::Last(NonZeroU64::MIN), ..numbered("state", n) };
+    let mut follower = store.follow(&everything()).unwrap();
+    for n in 0..10 {
+        store.append(keep_one(n).into()).unwrap();
+        store.append(NewFrame::new(topic("other")).into()).unwrap();
+    }
+    let lives = drain(&mut follower);
+    let states = lives.iter().filter(|live| matches!(live, Live::Frame(f) if f.topic() == "state"));
+    assert_eq!((lives.len(), states.count()), (1 + 10 + 1, 1));
+}

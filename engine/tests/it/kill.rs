@@ -1,0 +1,116 @@
+//! A process that is killed: whatever it acknowledged is there, in order, once.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use xs_engine::{Frame, SyncPolicy};
+
+use crate::support::{
+    MEDIA, batch, everything, frames, number_of, numbered, open, options, scratch, with_body,
+};
+
+const DIR: &str = "XS_IT_KILL_DIR";
+const POLICY: &str = "XS_IT_KILL_SYNC";
+const WRITERS: u64 = 4;
+
+/// Not a test of its own: what the killed process does. It tells each acknowledgement on stdout.
+#[test]
+fn child() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let sync: SyncPolicy = std::env::var(POLICY).unwrap().parse().unwrap();
+    let options = xs_engine::StoreOptions { sync, ..options(MEDIA[0]) };
+    let store = open(Path::new(&dir), &options);
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let store = store.clone();
+            thread::spawn(move || {
+                let first = frames(store.read(&everything()));
+                let topic = format!("w{writer}");
+                let mut n = first.iter().filter(|frame| frame.topic() == topic).count() as u64;
+                loop {
+                    let body = n.to_string().repeat(20);
+                    let pair =
+                        [numbered(&topic, n), with_body(numbered(&topic, n + 1), body.as_bytes())];
+                    let appended = store.append(batch(pair)).unwrap();
+                    for (stamp, n) in appended.frames.iter().zip(n..) {
+                        let line = format!("{} {} {writer} {n}\n", stamp.offset.unwrap(), stamp.id);
+                        std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+                    }
+                    n += 2;
+                }
+            })
+        })
+        .collect();
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+}
+
+/// Starts a child, kills it after some acknowledgements, and returns those it told.
+fn run_and_kill(dir: &Path, sync: SyncPolicy, acknowledged: usize) -> BTreeMap<u64, String> {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "kill::child", "--nocapture", "--test-threads=1"])
+        .env(DIR, dir)
+        .env(POLICY, sync.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BTreeMap::new();
+    let mut take = |line: String| {
+        if let Some((offset, rest)) = line.split_once(' ')
+            && let Ok(offset) = offset.parse::<u64>()
+            && rest.split(' ').count() == 3
+        {
+            told.insert(offset, rest.to_owned());
+        }
+    };
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for line in lines.by_ref().take(acknowledged) {
+        take(line.unwrap());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // What was in the pipe was acknowledged too; a last line may be cut.
+    let mut rest: Vec<_> = lines.map_while(Result::ok).collect();
+    rest.pop();
+    rest.into_iter().for_each(take);
+    told
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    for sync in [SyncPolicy::Sync, SyncPolicy::None] {
+        let dir = scratch();
+        let mut told = BTreeMap::new();
+        for round in 0..6 {
+            told.extend(run_and_kill(dir.path(), sync, 200 + 531 * round));
+            let store = open(dir.path(), &options(MEDIA[round % 2]));
+            let stored = frames(store.read(&everything()));
+            check(&stored, &told);
+            for frame in stored.iter().filter(|frame| frame.hash().is_some()) {
+                let body = store.blob(&frame.hash().unwrap()).unwrap().unwrap();
+                let text = number_of(frame).wrapping_sub(1).to_string().repeat(20);
+                assert_eq!(body.bytes(1 << 20).unwrap(), text.as_bytes());
+            }
+            store.close().unwrap();
+        }
+    }
+}
+
+fn check(stored: &[Frame], told: &BTreeMap<u64, String>) {
+    let mut next = [0; WRITERS as usize];
+    for (frame, offset) in stored.iter().zip(0..) {
+        assert_eq!(frame.offset(), Some(offset));
+        let writer: usize = frame.topic()[1..].parse().unwrap();
+        assert_eq!(number_of(frame), next[writer], "each writer's frames in order, once");
+        next[writer] += 1;
+        if let Some(told) = told.get(&offset) {
+            assert_eq!(*told, format!("{} {writer} {}", frame.id(), number_of(frame)));
+        }
+    }
+    assert!(next.iter().all(|next| next % 2 == 0), "a batch is whole or absent");
+    assert!(stored.windows(2).all(|pair| pair[0].id() < pair[1].id()));
+    let last = told.last_key_value().map_or(0, |(offset, _)| *offset);
+    assert!((stored.len() as u64) > last, "acknowledged {last}, found {}", stored.len());
+}

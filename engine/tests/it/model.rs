@@ -1,0 +1,404 @@
+//! Random operations on a store and on a plain list must give equal answers.
+
+mod oracle;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use xs_engine::{
+    AppendError, Batch, BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, Follower,
+    Frame, FrameId, Health, Live, MediaChoice, Meta, NewFrame, ReadOptions, Start, Store,
+    StoreOptions, TopicPatterns, Ttl,
+};
+
+use crate::support::{
+    MEDIA, Rng, TestClock, copy_store, everything, frames, open, options, patterns, scratch, topic,
+};
+use oracle::{Expected, Oracle};
+
+const TOPICS: [&str; 9] =
+    ["a", "a.b", "a.b.c", "a-b", "b", "busy", "state.x", "state.y", "xs.note"];
+const PATTERNS: [&str; 10] = [
+    "*",
+    "*,xs.*",
+    "a",
+    "a.*",
+    "a,a.*,a.b",
+    "busy",
+    "state.*",
+    "xs.*",
+    "absent",
+    "b,state.x,xs.note",
+];
+const CURSORS: [&str; 3] = ["one", "two", "three"];
+
+/// A follower and what it has not handed out yet.
+struct Following {
+    follower: Follower,
+    options: ReadOptions,
+    expected: VecDeque<Expected>,
+    threshold: Option<u64>,
+    left: u64,
+}
+
+struct Run {
+    rng: Rng,
+    clock: Arc<TestClock>,
+    options: StoreOptions,
+    dir: tempfile::TempDir,
+    store: Arc<Store>,
+    oracle: Oracle,
+    cursors: BTreeMap<&'static str, (u64, u64, Vec<u8>)>,
+    blobs: BTreeMap<BlobHash, Vec<u8>>,
+    following: Vec<Following>,
+}
+
+impl Run {
+    fn new(seed: u64, media: MediaChoice) -> Self {
+        let clock = TestClock::new();
+        let options = StoreOptions { clock: clock.clone(), ..options(media) };
+        let dir = scratch();
+        Self {
+            rng: Rng(seed),
+            store: open(dir.path(), &options),
+            clock,
+            options,
+            dir,
+            oracle: Oracle::default(),
+            cursors: BTreeMap::new(),
+            blobs: BTreeMap::new(),
+            following: Vec::new(),
+        }
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(40) {
+            0 => self.reopen_clean(),
+            1 => self.reopen_killed(),
+            2..=4 => self.clock.forward(self.rng.next() % 700),
+            5 => self.put_blob(),
+            6..=8 => self.follow(),
+            9..=12 => self.drain(),
+            13..=22 => self.read(),
+            23 => self.look_up(),
+            24 => self.compare_all(),
+            _ => self.append(),
+        }
+    }
+
+    fn new_frame(&mut self) -> NewFrame {
+        let rng = &mut self.rng;
+        let name = if rng.chance(2) { "busy" } else { *rng.pick(&TOPICS) };
+        let meta = match rng.below(4) {
+            0 => Meta::none(),
+            1 => Meta::parse(format!("\"{}\"", "x".repeat(rng.below(900) as usize))).unwrap(),
+            _ => Meta::parse(format!("{{\"n\":{}}}", rng.below(1000))).unwrap(),
+        };
+        let body = match rng.below(6) {
+            0 => {
+                let len = rng.below(300) as usize;
+                Body::Inline(Bytes::from(rng.bytes(len)))
+            }
+            1 if !self.blobs.is_empty() => {
+                let nth = rng.below(self.blobs.len() as u64) as usize;
+                Body::Stored(*self.blobs.keys().nth(nth).unwrap())
+            }
+            _ => Body::None,
+        };
+        let ttl = match rng.below(12) {
+            0 => Ttl::Ephemeral,
+            1 => Ttl::TimeMs(rng.below(2500)),
+            2 if name != "busy" || rng.chance(20) => {
+                Ttl::Last(NonZeroU64::new(1 + rng.below(5)).unwrap())
+            }
+            _ => Ttl::Forever,
+        };
+        NewFrame { meta, body, ttl, ..NewFrame::new(topic(name)) }
+    }
+
+    fn append(&mut self) {
+        let len = if self.rng.chance(4) { 1 + self.rng.below(40) } else { 1 };
+        let stored: Vec<_> = (0..len).map(|_| self.new_frame()).collect();
+        let batch = Batch { frames: stored, ..self.cursor_changes() };
+        let before = self.store.info().head;
+        let expected = batch.cursors.iter().find_map(|change| self.conflict(change));
+        let appended = match (self.store.append(batch.clone()), expected) {
+            (Err(AppendError::CursorConflict { actual, .. }), Some(revision)) => {
+                assert_eq!((actual, self.store.info().head), (revision, before));
+                return;
+            }
+            (appended, None) => appended.unwrap(),
+            (other, Some(_)) => panic!("a conflict was not seen: {other:?}"),
+        };
+        let mut revisions = appended.cursors.iter();
+        for change in &batch.cursors {
+            assert_eq!(*revisions.next().unwrap(), self.apply(change));
+        }
+        for (new, stamp) in batch.frames.iter().zip(&appended.frames) {
+            if let Body::Inline(bytes) = &new.body {
+                self.blobs
+                    .extend((!bytes.is_empty()).then(|| (BlobHash::of(bytes), bytes.to_vec())));
+            }
+            let expected = self.oracle.append(new, stamp);
+            for following in &mut self.following {
+                if following.options.topics.matches(new.topic.as_str()) {
+                    following.expected.push_back(expected.clone());
+                }
+            }
+        }
+        assert_eq!(appended.head, self.oracle.head());
+    }
+
+    fn cursor_changes(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        if self.rng.chance(6) {
+            let name = *self.rng.pick(&CURSORS);
+            let len = if self.rng.chance(4) { 6000 } else { self.rng.below(50) as usize };
+            let state = Bytes::from(self.rng.bytes(len));
+            let set = (!self.rng.chance(5)).then(|| (self.rng.below(100), state));
+            let expect = match self.rng.below(3) {
+                0 => ExpectRevision::Is(self.rng.below(3)),
+                1 => ExpectRevision::Is(self.cursors.get(name).map_or(0, |held| held.0)),
+                _ => ExpectRevision::Any,
+            };
+            batch.cursors.push(CursorChange {
+                name: CursorName::parse(name).unwrap(),
+                expect,
+                set,
+            });
+        }
+        batch
+    }
+
+    fn conflict(&self, change: &CursorChange) -> Option<u64> {
+        let actual = self.cursors.get(change.name.as_str()).map_or(0, |held| held.0);
+        match change.expect {
+            ExpectRevision::Is(expected) if expected != actual => Some(actual),
+            _ => None,
+        }
+    }
+
+    fn apply(&mut self, change: &CursorChange) -> u64 {
+        let name = *CURSORS.iter().find(|name| **name == change.name.as_str()).unwrap();
+        let revision = self.cursors.get(name).map_or(0, |held| held.0) + 1;
+        match &change.set {
+            Some((offset, state)) => {
+                self.cursors.insert(name, (revision, *offset, state.to_vec()));
+                revision
+            }
+            None => {
+                self.cursors.remove(name);
+                0
+            }
+        }
+    }
+
+    fn put_blob(&mut self) {
+        let len = self.rng.below(90_000) as usize;
+        let bytes = if self.rng.chance(2) { vec![7; len] } else { self.rng.bytes(len) };
+        let hash = self.store.blob_put(&bytes).unwrap();
+        assert_eq!(hash, BlobHash::of(&bytes));
+        self.blobs.insert(hash, bytes);
+    }
+
+    fn bound(&mut self) -> Bound {
+        let head = self.oracle.head();
+        match self.rng.below(6) {
+            0 => Bound::Id(*self.rng.pick(&[FrameId::ZERO, FrameId::MAX])),
+            1 | 2 => Bound::Offset(self.rng.below(head + 3)),
+            _ => {
+                let id = self.oracle.any_id(&mut self.rng);
+                Bound::Id(if self.rng.chance(3) { id.next() } else { id })
+            }
+        }
+    }
+
+    fn some_options(&mut self) -> ReadOptions {
+        let start = match self.rng.below(6) {
+            0 | 1 => Start::First,
+            2 => Start::From(self.bound()),
+            3 => Start::After(self.bound()),
+            4 => Start::Last(self.rng.below(30)),
+            _ => Start::New,
+        };
+        let optional = |rng: &mut Rng| rng.chance(4);
+        ReadOptions {
+            topics: self.some_patterns(),
+            start,
+            before: optional(&mut self.rng).then(|| self.bound()),
+            since_ms: optional(&mut self.rng).then(|| self.oracle.any_id(&mut self.rng).time_ms()),
+            until_ms: optional(&mut self.rng).then(|| self.oracle.any_id(&mut self.rng).time_ms()),
+            limit: optional(&mut self.rng).then(|| self.rng.below(40)),
+            reverse: self.rng.chance(3),
+            follow: false,
+        }
+    }
+
+    fn some_patterns(&mut self) -> TopicPatterns {
+        patterns(*self.rng.pick(&PATTERNS))
+    }
+
+    fn now(&self) -> u64 {
+        xs_engine::Clock::now_ms(&*self.clock)
+    }
+
+    fn read(&mut self) {
+        let options = self.some_options();
+        let found = frames(self.store.read(&options));
+        let expected = self.oracle.select(&options, self.now());
+        assert_frames(&found, &expected, &options);
+    }
+
+    fn look_up(&mut self) {
+        let now = self.now();
+        for _ in 0..10 {
+            let id = self.oracle.any_id(&mut self.rng);
+            let expected = self.oracle.get(|frame| frame.id == id, now);
+            assert_eq!(self.store.get(id).unwrap().map(Expected::from), expected);
+            let offset = self.rng.below(self.oracle.head() + 2);
+            let expected = self.oracle.get(|frame| frame.offset == Some(offset), now);
+            assert_eq!(self.store.get_at(offset).unwrap().map(Expected::from), expected);
+        }
+        let topics = self.some_patterns();
+        let n = self.rng.below(20);
+        let last = ReadOptions { topics: topics.clone(), start: Start::Last(n), ..everything() };
+        let found = self.store.last(&topics, n).unwrap();
+        assert_frames(&found, &self.oracle.select(&last, now), &last);
+        let found = self.store.last_per_topic(&topics).unwrap();
+        assert_frames(&found, &self.oracle.last_per_topic(&topics, now), &last);
+        let stats = self.store.topics(&topics);
+        let stats: Vec<_> = stats
+            .into_iter()
+            .map(|s| (s.topic.as_str().to_owned(), s.count, s.first, s.last, s.last_offset))
+            .collect();
+        assert_eq!(stats, self.oracle.topics(&topics));
+    }
+
+    fn compare_all(&mut self) {
+        let all = everything();
+        let expected = self.oracle.select(&all, self.now());
+        assert_frames(&frames(self.store.read(&all)), &expected, &all);
+        assert_eq!(self.store.info().head, self.oracle.head());
+        for name in CURSORS {
+            let held = self.store.cursor(&CursorName::parse(name).unwrap()).unwrap();
+            let held = held.map(|held| (held.revision, held.offset, held.state.to_vec()));
+            assert_eq!(held.as_ref(), self.cursors.get(name), "cursor {name}");
+        }
+        for (hash, bytes) in &self.blobs {
+            let blob = self.store.blob(hash).unwrap().expect("a blob that was put");
+            assert_eq!(blob.bytes(1 << 20).unwrap(), bytes);
+        }
+        assert!(!self.store.has_blob(&BlobHash::of(b"never put")));
+    }
+
+    fn follow(&mut self) {
+        if self.following.len() >= 4 {
+            self.following.remove(0);
+        }
+        let mut options = ReadOptions { reverse: false, ..self.some_options() };
+        (options.before, options.until_ms, options.since_ms) = (None, None, None);
+        // An id above all others is a start that is never reached.
+        if matches!(options.start, Start::From(Bound::Id(id)) | Start::After(Bound::Id(id)) if id == FrameId::MAX)
+            || matches!(options.start, Start::From(Bound::Offset(at)) | Start::After(Bound::Offset(at)) if at >= self.oracle.head())
+        {
+            options.start = Start::New;
+        }
+        let stored = ReadOptions { limit: None, ..options.clone() };
+        self.following.push(Following {
+            follower: self.store.follow(&options).unwrap(),
+            expected: self.oracle.select(&stored, self.now()).into(),
+            threshold: Some(self.oracle.head()),
+            left: options.limit.unwrap_or(u64::MAX),
+            options,
+        });
+    }
+
+    fn drain(&mut self) {
+        let now = self.now();
+        for following in &mut self.following {
+            let mut visible: Vec<_> = following.expected.drain(..).collect();
+            visible.retain(|frame| self.oracle.is_visible(frame, now));
+            let mut expected = visible.into_iter().peekable();
+            let context = format!("{:?}", following.options);
+            while let Some(live) = following.follower.next().unwrap() {
+                match live {
+                    Live::Frame(frame) => {
+                        let expected = expected.next();
+                        assert_eq!(Some(Expected::from(frame)), expected, "{context}");
+                        following.left -= 1;
+                    }
+                    Live::CaughtUp { head } => {
+                        assert_eq!(following.threshold.take(), Some(head), "{context}");
+                        let next = expected.peek().and_then(|frame| frame.offset);
+                        assert!(next.is_none_or(|offset| offset >= head), "{context}");
+                    }
+                    Live::Lost { .. } => panic!("the ring is longer than that"),
+                }
+            }
+            if following.left == 0 {
+                assert!(following.follower.is_done());
+            } else {
+                assert_eq!((expected.next(), following.threshold), (None, None), "{context}");
+            }
+        }
+    }
+
+    fn reopen_clean(&mut self) {
+        self.following.clear();
+        self.store.close().unwrap();
+        assert!(matches!(
+            self.store.append(Batch::from(NewFrame::new(topic("a")))),
+            Err(AppendError::Closed)
+        ));
+        self.store = open(self.dir.path(), &self.options);
+        self.compare_all();
+    }
+
+    /// What is left of a process that is killed: its files as they are.
+    fn reopen_killed(&mut self) {
+        self.following.clear();
+        let killed = scratch();
+        copy_store(self.dir.path(), killed.path());
+        self.store.close().unwrap();
+        self.store = open(killed.path(), &self.options);
+        self.dir = killed;
+        let info = self.store.info();
+        assert_eq!(
+            (info.head, info.health),
+            (self.oracle.head(), Health::Writable),
+            "{:?}",
+            info.recovery
+        );
+        self.compare_all();
+    }
+}
+
+fn assert_frames(found: &[Frame], expected: &[Expected], options: &ReadOptions) {
+    let found: Vec<_> = found.iter().cloned().map(Expected::from).collect();
+    if found != expected {
+        let offsets = |frames: &[Expected]| frames.iter().map(|f| f.offset).collect::<Vec<_>>();
+        assert_eq!(offsets(&found), offsets(expected), "{options:?}");
+        assert_eq!(found, expected, "{options:?}");
+    }
+}
+
+fn run(seed: u64, media: MediaChoice) {
+    println!("seed {seed} on {media:?}");
+    let mut run = Run::new(seed, media);
+    (0..900).for_each(|_| run.step());
+    run.compare_all();
+    run.look_up();
+    assert!(run.store.info().segments > 2, "the run must roll segments");
+}
+
+#[test]
+fn mapped() {
+    (1..=6).for_each(|seed| run(seed, MEDIA[0]));
+}
+
+#[test]
+fn positioned() {
+    (101..=106).for_each(|seed| run(seed, MEDIA[1]));
+}

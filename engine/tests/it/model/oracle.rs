@@ -1,0 +1,160 @@
+//! The list a store is compared with: every frame ever stored, and what is to be seen of it.
+
+use std::collections::BTreeMap;
+
+use xs_engine::{
+    BlobHash, Body, Bound, Frame, FrameId, NewFrame, ReadOptions, Stamp, Start, TopicPatterns, Ttl,
+};
+
+use crate::support::Rng;
+
+/// A frame as a reader must see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Expected {
+    pub(super) id: FrameId,
+    pub(super) offset: Option<u64>,
+    topic: String,
+    meta: Vec<u8>,
+    hash: Option<BlobHash>,
+    ttl: Ttl,
+}
+
+impl From<Frame> for Expected {
+    fn from(frame: Frame) -> Self {
+        Self {
+            id: frame.id(),
+            offset: frame.offset(),
+            topic: frame.topic().to_owned(),
+            meta: frame.meta().to_vec(),
+            hash: frame.hash(),
+            ttl: frame.ttl(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    stored: Vec<Expected>,
+    /// For each stored frame whether a later `last:n` removed it.
+    removed: Vec<bool>,
+    ephemeral: Vec<FrameId>,
+}
+
+impl Oracle {
+    pub(super) fn head(&self) -> u64 {
+        self.stored.len() as u64
+    }
+
+    pub(super) fn append(&mut self, new: &NewFrame, stamp: &Stamp) -> Expected {
+        let hash = match &new.body {
+            Body::Inline(bytes) if !bytes.is_empty() => Some(BlobHash::of(bytes)),
+            Body::Stored(hash) => Some(*hash),
+            _ => None,
+        };
+        let frame = Expected {
+            id: stamp.id,
+            offset: stamp.offset,
+            topic: new.topic.as_str().to_owned(),
+            meta: new.meta.as_bytes().to_vec(),
+            hash,
+            ttl: new.ttl,
+        };
+        if new.ttl == Ttl::Ephemeral {
+            assert_eq!(stamp.offset, None);
+            self.ephemeral.push(stamp.id);
+            return frame;
+        }
+        assert_eq!(stamp.offset, Some(self.head()));
+        assert!(self.stored.last().is_none_or(|last| last.id < stamp.id));
+        self.stored.push(frame.clone());
+        self.removed.push(false);
+        if let Ttl::Last(n) = new.ttl {
+            let of_topic = (0..self.stored.len()).rev();
+            let of_topic = of_topic.filter(|&at| self.stored[at].topic == frame.topic);
+            for at in of_topic.skip(n.get() as usize).collect::<Vec<_>>() {
+                self.removed[at] = true;
+            }
+        }
+        frame
+    }
+
+    pub(super) fn is_visible(&self, frame: &Expected, now: u64) -> bool {
+        let Some(offset) = frame.offset else { return true };
+        let expired = matches!(frame.ttl, Ttl::TimeMs(ms) if frame.id.time_ms() + ms <= now);
+        !expired && !self.removed[offset as usize]
+    }
+
+    /// An id of any frame, ephemeral ones too.
+    pub(super) fn any_id(&self, rng: &mut Rng) -> FrameId {
+        let nth = rng.below(self.head() + self.ephemeral.len() as u64 + 1) as usize;
+        let stored = self.stored.get(nth).map(|frame| frame.id);
+        let ephemeral = nth.checked_sub(self.stored.len()).and_then(|nth| self.ephemeral.get(nth));
+        stored.or(ephemeral.copied()).unwrap_or(FrameId::ZERO)
+    }
+
+    pub(super) fn get(&self, is: impl Fn(&Expected) -> bool, now: u64) -> Option<Expected> {
+        self.stored.iter().find(|frame| is(frame) && self.is_visible(frame, now)).cloned()
+    }
+
+    pub(super) fn select(&self, options: &ReadOptions, now: u64) -> Vec<Expected> {
+        let at_or_after = |frame: &Expected, bound: Bound| match bound {
+            Bound::Offset(offset) => frame.offset >= Some(offset),
+            Bound::Id(id) => frame.id >= id,
+        };
+        let is = |frame: &Expected, bound: Bound| match bound {
+            Bound::Offset(offset) => frame.offset == Some(offset),
+            Bound::Id(id) => frame.id == id,
+        };
+        let mut found: Vec<_> = self
+            .stored
+            .iter()
+            .filter(|frame| match options.start {
+                Start::First | Start::Last(_) => true,
+                Start::From(bound) => at_or_after(frame, bound),
+                Start::After(bound) => at_or_after(frame, bound) && !is(frame, bound),
+                Start::New => false,
+            })
+            .filter(|frame| options.before.is_none_or(|bound| !at_or_after(frame, bound)))
+            .filter(|frame| options.since_ms.is_none_or(|since| frame.id.time_ms() >= since))
+            .filter(|frame| options.until_ms.is_none_or(|until| frame.id.time_ms() < until))
+            .filter(|frame| options.topics.matches(&frame.topic))
+            .filter(|frame| self.is_visible(frame, now))
+            .cloned()
+            .collect();
+        if let Start::Last(n) = options.start {
+            found.drain(..found.len().saturating_sub(n as usize));
+        }
+        if options.reverse {
+            found.reverse();
+        }
+        found.truncate(options.limit.unwrap_or(u64::MAX) as usize);
+        found
+    }
+
+    pub(super) fn last_per_topic(&self, topics: &TopicPatterns, now: u64) -> Vec<Expected> {
+        let all = ReadOptions { topics: topics.clone(), ..ReadOptions::default() };
+        let mut last: BTreeMap<String, Expected> = BTreeMap::new();
+        for frame in self.select(&all, now) {
+            last.insert(frame.topic.clone(), frame);
+        }
+        let mut last: Vec<_> = last.into_values().collect();
+        last.sort_by_key(|frame| frame.offset);
+        last
+    }
+
+    /// Name, count, first and last id, last offset of each topic; expired frames count.
+    pub(super) fn topics(
+        &self,
+        topics: &TopicPatterns,
+    ) -> Vec<(String, u64, FrameId, FrameId, u64)> {
+        let mut stats = BTreeMap::new();
+        for (frame, _) in self.stored.iter().zip(&self.removed).filter(|(_, removed)| !**removed) {
+            let offset = frame.offset.unwrap_or_default();
+            let entry = stats.entry(frame.topic.clone());
+            let entry = entry.or_insert((0, frame.id, frame.id, offset));
+            *entry = (entry.0 + 1, entry.1, frame.id, offset);
+        }
+        let selected = stats.into_iter().filter(|(name, _)| topics.matches(name));
+        selected.map(|(name, (count, first, last, at))| (name, count, first, last, at)).collect()
+    }
+}
