@@ -72,7 +72,8 @@ const METHODS = [...Object.keys(LEVELS), "count", "countReset", "group", "groupC
 let printer = null;
 function printing() {
   if (printer === null) {
-    const { Console } = load("ext:deno_web/01_console.js");
+    const { Console, setNoColorFns } = load("ext:deno_web/01_console.js");
+    setNoColorFns(() => true, () => true);
     printer = new Console((message, level) => op_xs_log(level, message.replace(/\n$/, ""), ""));
   }
   return printer;

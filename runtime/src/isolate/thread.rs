@@ -204,6 +204,8 @@ impl Running {
         };
         match ended {
             Err(error) => self.failure(error),
+            // A termination can look like an event loop without work.
+            Ok(()) if stop.reason().is_some() => stop.failure().unwrap_or_else(panicked),
             // The driver always waits for work: only a call that waits for nothing gets here.
             Ok(()) if bridge.is_stalled() => ext::stalled(&bridge.spec.name),
             Ok(()) => stopped.await,
@@ -229,6 +231,9 @@ impl Running {
         }
         let name = error.name.as_deref().unwrap_or_default();
         let message = error.message.as_deref().unwrap_or(&error.exception_message);
+        if error.exception_message.contains("Top-level await promise never resolved") {
+            return ext::stalled(&self.bridge.spec.name);
+        }
         self.bridge.spec.graph.thrown(name, message, error.stack.as_deref().unwrap_or_default())
     }
 }

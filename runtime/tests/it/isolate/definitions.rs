@@ -1,1 +1,122 @@
+use serde_json::json;
+use xs_engine::Ttl;
+use xs_runtime::isolate::{FailureKind, LastResort, OnError, StartAt};
+
 use super::*;
+
+#[tokio::test]
+async fn a_definition_arrives_whole() {
+    let (_isolate, definition, _) = start(
+        "handlers/it.ts",
+        r#"import { handler } from "xs";
+        export default handler({ about: "all of it", topics: ["a.b", "c.*"], start: "first", timeout: "2m",
+          onError: { retry: 3, backoff: "500ms", then: "park" }, pulse: "10s", tick() {}, config: { k: 1 },
+          permissions: { net: ["example.com:443"], read: ["/proc"], env: ["TOKEN"] },
+          output: { topic: "made", ttl: "last:3", as: "body" }, run() {} });"#,
+    )
+    .await
+    .unwrap();
+    assert_eq!(definition.topics.unwrap().to_string(), "a.b,c.*");
+    assert_eq!(definition.timeout, Duration::from_secs(120));
+    assert_eq!(definition.start, StartAt::First);
+    let OnError::Retry { tries, backoff, then, .. } = definition.on_error else { panic!() };
+    assert_eq!((tries, backoff, then), (3, Duration::from_millis(500), LastResort::Park));
+    assert_eq!(definition.pulse, Some(Duration::from_secs(10)));
+    assert_eq!(definition.config, json!({ "k": 1 }));
+    assert_eq!(definition.permissions.read, ["/proc"]);
+    assert_eq!(definition.output.ttl, Ttl::parse("last:3").unwrap());
+    assert!(definition.output.objects_as_body);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_one_is_named() {
+    for (entry, source, want) in [
+        ("handlers/it.js", "export const a = 1;", "no default export"),
+        ("handlers/it.js", "export default {};", "no run function"),
+        ("handlers/it.js", "export default { run() {} };", "a handler needs topics"),
+        ("handlers/it.js", "export default { run() {}, topics: 7 };", "topics is a pattern"),
+        ("handlers/it.js", "export default { run() {}, topics: 'a b' };", "may hold only"),
+        ("handlers/it.js", "export default { run() {}, topics: 'a', topic: 'b' };", "unknown field `topic`"),
+        ("handlers/it.js", "export default { run() {}, topics: 'a', timeout: '1 minute' };", "\"500ms\""),
+        ("handlers/it.js", "export default { run() {}, topics: 'a', timeout: '1d' };", "at most"),
+        ("handlers/it.js", "export default { run() {}, topics: 'a', start: 'old' };", "start is \"new\""),
+        ("handlers/it.js", "export default { run() {}, topics: 'a', onError: 'ignore' };", "onError is"),
+        ("handlers/it.js", "export default { run() {}, topics: 'a', state: new Map() };", "state is a Map"),
+        ("handlers/it.js", "export default { run() {}, topics: 'a', tick() {} };", "pulse and tick go together"),
+        ("generators/it.js", "export default { run() {}, topics: 'a' };", "topics belongs to a handler"),
+        ("generators/it.js", "export default { run() {}, permissions: { run: ['ls'] } };", "unknown field `run`"),
+        ("generators/it.js", "export default { run() {}, output: { topic: 'xs.a' } };", "must not begin with xs."),
+        ("commands/it.js", "export default { run() {}, args: { a: 'int' } };", "args.a is \"int\""),
+        ("commands/it.js", "export default { run() {}, concurrency: 0 };", "concurrency is between"),
+    ] {
+        let error = start(entry, source).await.err().unwrap_or_else(|| panic!("{source}"));
+        assert!(error.message.contains(want), "{source}: {error}");
+        assert_eq!(error.kind, FailureKind::Definition, "{source}");
+    }
+}
+
+#[tokio::test]
+async fn typescript_keeps_its_places() {
+    let source = "import { handler, type Frame } from \"xs\";\n\
+        interface Meta { n: number }\n\
+        type Unused = { a: string };\n\
+        enum Level { Low = 1, High }\n\
+        namespace Tools { export const twice = (n: number): number => n * 2; }\n\
+        \n\
+        class Thing { constructor(private readonly n: number) {} get(): number { return this.n; } }\n\
+        \n\
+        function fail(n: number): never {\n\
+        \x20 throw new Error(`at ${n}` as string);\n\
+        }\n\
+        export default handler<{ n: number }>({\n\
+        \x20 topics: \"in\",\n\
+        \x20 run(frame: Frame, ctx) {\n\
+        \x20   if ((frame.meta as Meta).n === 1) fail(frame.meta.n!);\n\
+        \x20   return { high: Level.High, twice: Tools.twice(2), thing: new Thing(5).get() } satisfies object;\n\
+        \x20 },\n\
+        });\n";
+    let (isolate, _, memory) = start("handlers/it.ts", source).await.unwrap();
+    isolate.load_state(None).await.unwrap();
+    let good = reply(&isolate, vec![input(&memory, &json!({ "n": 0 }))]).await;
+    assert_eq!(meta(&good.outputs[0]), json!({ "high": 2, "twice": 4, "thing": 5 }));
+    let bad = reply(&isolate, vec![input(&memory, &json!({ "n": 1 }))]).await;
+    let error = bad.failure.unwrap().error;
+    assert_eq!((error.line, error.file.as_deref()), (Some(10), Some("handlers/it.ts")), "{error:?}");
+    let stack = error.stack.unwrap();
+    let lines: Vec<&str> = stack.lines().collect();
+    assert_eq!(lines[0], "Error: at 1");
+    assert!(lines[1].starts_with("    at fail (handlers/it.ts:10:"), "{stack}");
+    assert!(lines[2].contains("(handlers/it.ts:15:"), "{stack}");
+    assert_eq!(lines.len(), 3, "{stack}");
+    let error = start("handlers/it.ts", "const a: number = ;\nexport default {};").await.err().unwrap();
+    assert_eq!((error.kind, error.line, error.column), (FailureKind::Syntax, Some(1), Some(19)));
+}
+
+#[tokio::test]
+async fn a_graph_is_its_sources() {
+    let modules = Modules::new(&[
+        ("handlers/it.ts", "import { a } from \"../lib/a.ts\"; import data from \"../lib/d.json\";\n\
+            import typed from \"../lib/t.json\" with { type: \"json\" }; import type { T } from \"../lib/types.ts\";\n\
+            export default { topics: \"in\", run: async () => ({ a, data, typed, late: (await import(\"../lib/late.js\")).late }) };"),
+        ("lib/a.ts", "export const a: number = 1;"),
+        ("lib/d.json", "{\"d\": [1]}"),
+        ("lib/t.json", "[2]"),
+        ("lib/late.js", "export const late = import.meta.url;"),
+        ("lib/types.ts", "export type T = string;"),
+    ]);
+    let graph = modules.graph("handlers/it.ts").unwrap();
+    let files: Vec<&str> = graph.files().collect();
+    assert_eq!(files, ["handlers/it.ts", "lib/a.ts", "lib/d.json", "lib/late.js", "lib/t.json"]);
+    let kept = ModuleGraph::from_bytes(&graph.to_bytes()).unwrap();
+    assert_eq!(kept.hash(), graph.hash());
+    let memory = Memory::new();
+    let (isolate, _) =
+        Isolate::start(spec("handlers/it.ts", kept), memory.clone()).await.unwrap();
+    isolate.load_state(None).await.unwrap();
+    let reply = reply(&isolate, inputs(&memory, 1)).await;
+    let want = json!({ "a": 1, "data": { "d": [1] }, "typed": [2], "late": "file:///lib/late.js" });
+    assert_eq!(meta(&reply.outputs[0]), want);
+    std::fs::write(modules.0.path().join("lib/a.ts"), "export const a: number = 2;").unwrap();
+    assert_ne!(modules.graph("handlers/it.ts").unwrap().hash(), graph.hash());
+    assert!(ModuleGraph::from_bytes(b"{}").is_err());
+}

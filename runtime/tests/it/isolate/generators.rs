@@ -1,1 +1,170 @@
+use std::io::Write as _;
+
+use serde_json::json;
+use xs_runtime::isolate::{BackendCode, BackendError, FailureKind};
+
 use super::*;
+
+async fn generator(source: &str) -> (Isolate, Arc<Memory>) {
+    let (isolate, _, memory) = start("generators/it.js", source).await.unwrap();
+    (isolate, memory)
+}
+
+#[tokio::test]
+async fn what_it_yields_is_stored_in_order() {
+    let (isolate, memory) = generator(
+        r#"import { generator, frame } from "xs";
+        export default generator({ async *run(ctx) {
+          for (let n = 0; n < 1000; n++) yield { n };
+          const stored = await ctx.append("other", { json: [1] });
+          yield frame({ topic: "last", meta: { of: stored.id, offset: stored.offset } });
+        } });"#,
+    )
+    .await;
+    soon(isolate.run_generator()).await.unwrap();
+    let frames = memory.topic("it.recv");
+    assert_eq!(frames.len(), 1000);
+    assert!(frames.iter().enumerate().all(|(n, frame)| stored_meta(frame) == json!({ "n": n })));
+    let other = &memory.topic("other")[0];
+    assert_eq!(memory.body(other), "[1]");
+    let of = json!({ "of": other.id().to_string(), "offset": 1000 });
+    assert_eq!(stored_meta(&memory.topic("last")[0]), of);
+    assert_eq!(other.origin().unwrap().hops, 0);
+}
+
+#[tokio::test]
+async fn plain_iterators_and_promises_do_as_well() {
+    for (run, want) in [
+        ("*run() { yield { n: 1 }; yield 'two'; }", 2),
+        ("async run(ctx) { await ctx.append('it.recv', { meta: { n: 1 } }); }", 1),
+        ("run() { return new ReadableStream({ start(c) { c.enqueue('a'); c.close(); } }); }", 1),
+    ] {
+        let (isolate, memory) = generator(&format!("export default {{ {run} }};")).await;
+        soon(isolate.run_generator()).await.unwrap();
+        assert_eq!(memory.topic("it.recv").len(), want, "{run}");
+    }
+}
+
+#[tokio::test]
+async fn a_throw_ends_it_with_its_place() {
+    let (isolate, memory) = generator(
+        "export default { async *run() {\n  yield { n: 1 };\n  null.x;\n} };",
+    )
+    .await;
+    let error = soon(isolate.run_generator()).await.unwrap_err();
+    assert_eq!((error.kind, error.line), (FailureKind::Throw, Some(3)), "{error:?}");
+    assert_eq!(memory.topic("it.recv").len(), 1);
+}
+
+#[tokio::test]
+async fn a_bad_value_is_thrown_at_its_yield() {
+    let (isolate, memory) = generator(
+        r#"export default { async *run() {
+          try { yield 42; } catch (error) { yield { caught: error.message.includes("{ value: 42 }") }; }
+        } };"#,
+    )
+    .await;
+    soon(isolate.run_generator()).await.unwrap();
+    assert_eq!(stored_meta(&memory.topic("it.recv")[0]), json!({ "caught": true }));
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_store_ends_it() {
+    let (isolate, memory) =
+        generator("export default { async *run() { for (;;) yield { n: 1 }; } };").await;
+    memory.refuse(Some(BackendError::new(BackendCode::Unavailable, "the disk is full")));
+    let error = soon(isolate.run_generator()).await.unwrap_err();
+    assert!(error.message.contains("the disk is full"), "{error}");
+}
+
+#[tokio::test]
+async fn stopping_fires_the_signal_and_runs_finally() {
+    for wait in [
+        "for await (const _ of ctx.every(10)) yield { beat: 1 };",
+        "yield { beat: 1 }; await new Promise((done) => ctx.signal.addEventListener('abort', done));",
+        "yield { beat: 1 }; for await (const _ of ctx.read({ follow: true, topics: 'none' }));",
+    ] {
+        let (isolate, memory) = generator(&format!(
+            "export default {{ async *run(ctx) {{ try {{ {wait} }} finally {{ console.log('closed', ctx.signal.aborted); }} }} }};"
+        ))
+        .await;
+        let mut run = Box::pin(isolate.run_generator());
+
+        tokio::select! {
+            ended = &mut run => panic!("{ended:?}"),
+            _ = memory.wait("it.recv", 1) => {}
+        }
+        drop(run);
+        soon(isolate.stop()).await.unwrap();
+        assert_eq!(memory.logs()[0].1, "closed true", "{wait}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_does_not_stop_is_terminated() {
+    for run in [
+        "async *run() { yield { n: 1 }; await new Promise((done) => setTimeout(done, 60_000)); }",
+        "async *run() { try { yield { n: 1 }; await new Promise((done) => setTimeout(done, 60_000)); } finally { for (;;) {} } }",
+    ] {
+        let source = format!("export default {{ {run} }};");
+        let short = |spec: &mut IsolateSpec| spec.limits.stop = Duration::from_millis(200);
+        let (isolate, _, memory) = start_with("generators/it.js", &source, short).await.unwrap();
+        let mut run = Box::pin(isolate.run_generator());
+
+        tokio::select! {
+            ended = &mut run => panic!("{ended:?}"),
+            _ = memory.wait("it.recv", 1) => {}
+        }
+        drop(run);
+        soon(isolate.stop()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tail_goes_on_where_it_was() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("log");
+    std::fs::write(&path, "old\n").unwrap();
+    let at = path.display().to_string();
+    let source = format!(
+        "export default {{ permissions: {{ read: [\"{at}\"] }}, async *run(ctx) {{ \
+           yield {{ begun: true }}; for await (const line of ctx.tail('{at}')) yield line; }} }};"
+    );
+    let append = |text: &str| {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    let (isolate, _, memory) = start("generators/it.js", &source).await.unwrap();
+    let bodies = |frames: Vec<Frame>| -> Vec<String> {
+        frames.iter().skip(1).map(|frame| memory.body(frame)).collect()
+    };
+    let mut run = Box::pin(isolate.run_generator());
+
+    let position = format!("tail:{at}");
+    let steps = async {
+        while memory.position(&position).is_none() {
+            memory.wait("it.recv", 1).await;
+            tokio::task::yield_now().await;
+        }
+        append("one\r\ntw");
+        memory.wait("it.recv", 2).await;
+        append("o\nthree\n");
+        memory.wait("it.recv", 4).await;
+        std::fs::rename(&path, dir.path().join("log.1")).unwrap();
+        append("four\n");
+        memory.wait("it.recv", 5).await;
+        std::fs::write(&path, "").unwrap();
+        append("5\n");
+        memory.wait("it.recv", 6).await
+    };
+    let frames = tokio::select! {
+        ended = &mut run => panic!("{ended:?}"),
+        frames = soon(steps) => frames,
+    };
+    assert_eq!(bodies(frames), ["one", "two", "three", "four", "5"]);
+    let denied = start("generators/it.js", "export default { async *run(ctx) { yield* ctx.tail('/etc/passwd'); } };");
+    let (isolate, ..) = denied.await.unwrap();
+    let error = soon(isolate.run_generator()).await.unwrap_err();
+    assert_eq!(error.kind, FailureKind::Permission);
+    assert!(error.message.contains("permissions: { read: [\"/etc/passwd\"] }"), "{error}");
+}
