@@ -2,8 +2,13 @@
 //! loopback TCP and on nothing else.
 
 mod connection;
+mod desk;
+mod feed;
 mod listener;
+mod listing;
 mod mailbox;
+mod news;
+mod transfer;
 mod work;
 
 use std::collections::HashMap;

@@ -3,7 +3,6 @@
 //! in microseconds with any timing.
 
 mod client;
-
 mod server;
 
 pub(crate) use client::{ClientEvent, ClientSession};

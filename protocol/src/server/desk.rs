@@ -1,0 +1,265 @@
+//! What a connection has under way, without its socket: requests are served here and streams are
+//! kept going.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use xs_engine::Frame;
+
+use super::feed::FeedWork;
+use super::listing::Listing;
+use super::mailbox::{Mail, Mailbox};
+use super::transfer::{Download, Upload};
+use super::work::{Next, Slot, Work};
+use crate::error::{Code, Refusal};
+use crate::message::{
+    AppendRequest, CallRequest, Request, Role, StreamEvent, SubscribeRequest, put_cursor,
+    put_frames,
+};
+use crate::service::Service;
+use crate::session::{Action, ServerSession, Ticket};
+
+/// A session and all it has under way.
+pub(super) struct Desk {
+    pub(super) session: ServerSession,
+    pub(super) service: Arc<dyn Service>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) works: HashMap<u32, Slot>,
+    /// Streams that may have something to do, in turn.
+    ready: VecDeque<u32>,
+    pub(super) listings: VecDeque<Listing>,
+    /// Kept for their memory.
+    pub(super) mail: Vec<Mail>,
+    scratch: Vec<Frame>,
+}
+
+impl Desk {
+    pub(super) fn new(
+        role: Role,
+        name: &str,
+        service: Arc<dyn Service>,
+        mailbox: Arc<Mailbox>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            session: ServerSession::new(role, name, now),
+            service,
+            mailbox,
+            works: HashMap::new(),
+            ready: VecDeque::new(),
+            listings: VecDeque::new(),
+            mail: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Serves the requests that have come whole.
+    pub(super) fn serve(&mut self, inbox: &mut BytesMut, now: Instant) -> bool {
+        let (mut moved, mut appended) = (false, false);
+        while let Some(action) = self.session.receive(inbox, now) {
+            moved = true;
+            match action {
+                Action::Welcome(ticket) => self.session.welcome(ticket, self.service.identity()),
+                Action::Serve { ticket, sub, request } => {
+                    appended |= self.request(ticket, sub, request);
+                }
+                Action::Credit { sub } => self.enqueue(sub),
+                Action::Chunk { sub, bytes, last } => {
+                    if let Some(Slot { work: Work::Upload(upload), .. }) = self.works.get_mut(&sub)
+                    {
+                        upload.push(bytes, last);
+                        upload.step(sub, &self.service, &self.mailbox);
+                    }
+                }
+                Action::Cancel { sub } => self.cancel(sub),
+            }
+        }
+        if appended {
+            self.service.commit();
+        }
+        moved
+    }
+
+    /// Serves one request; whether it was an append.
+    fn request(&mut self, ticket: Ticket, sub: u32, request: Request) -> bool {
+        match request {
+            Request::Append(batch) => return self.append(ticket, batch),
+            Request::CursorSet(change) => {
+                let cursors = vec![change];
+                return self.append(ticket, AppendRequest { cursors, ..AppendRequest::default() });
+            }
+            Request::Fetch(fetch) => self.listings.push_back(Listing::Fetch(ticket, fetch)),
+            Request::Get(at) => match self.service.get(at) {
+                Ok(frame) => {
+                    let next = frame.as_ref().and_then(Frame::offset).map_or(0, |at| at + 1);
+                    let frame = frame.as_slice();
+                    self.session.reply(ticket, |out| put_frames(out, frame, &[], next));
+                }
+                Err(refusal) => self.session.refuse(ticket, &refusal),
+            },
+            Request::Last(last) => {
+                self.block(move |service| Mail::Frames { ticket, result: service.last(&last) })
+            }
+            Request::Topics(topics) => {
+                self.block(move |service| Mail::Topics { ticket, result: service.topics(&topics) })
+            }
+            Request::CursorList => {
+                self.block(move |service| Mail::Cursors { ticket, result: service.cursors() });
+            }
+            Request::CursorGet(name) => match self.service.cursor(&name) {
+                Ok(cursor) => self.session.reply(ticket, |out| put_cursor(out, cursor.as_ref())),
+                Err(refusal) => self.session.refuse(ticket, &refusal),
+            },
+            Request::BlobHas(hash) => match self.service.has_blob(&hash) {
+                Ok(has) => self.session.reply(ticket, |out| out.put_u8(u8::from(has))),
+                Err(refusal) => self.session.refuse(ticket, &refusal),
+            },
+            Request::Subscribe(subscribe) => self.subscribe(ticket, sub, &subscribe),
+            Request::BlobPut => self.start(sub, Work::Upload(Upload::new(ticket))),
+            Request::BlobGet(get) => {
+                let credit = self.session.credit(sub);
+                let download =
+                    Download::open(ticket, sub, get.hash, credit, &self.service, &self.mailbox);
+                self.start(sub, Work::Download(download));
+            }
+            Request::Call { call, .. } => self.call(ticket, sub, call),
+            // The session answers the others itself.
+            Request::Hello(_)
+            | Request::Ping(_)
+            | Request::Pong(_)
+            | Request::Credit(_)
+            | Request::Unsubscribe
+            | Request::BlobChunk { .. } => {}
+        }
+        false
+    }
+
+    fn subscribe(&mut self, ticket: Ticket, sub: u32, subscribe: &SubscribeRequest) {
+        let (wake, flag) = self.mailbox.wake_for(sub);
+        let feed = match subscribe.options.follow {
+            true => self.service.follow(&subscribe.options, wake),
+            false => self.service.read(&subscribe.options),
+        };
+        match feed {
+            Ok(feed) => {
+                self.session.reply(ticket, |_| {});
+                let work = FeedWork::new(feed, flag, subscribe.how.bodies_up_to, false);
+                self.start(sub, Work::Feed(work));
+            }
+            Err(refusal) => self.refuse_stream(ticket, sub, &refusal),
+        }
+    }
+
+    fn call(&self, ticket: Ticket, sub: u32, call: CallRequest) {
+        let (wake, flag) = self.mailbox.wake_for(sub);
+        let bodies_up_to = call.bodies_up_to;
+        let call = self.service.call(call, wake);
+        let mailbox = Arc::clone(&self.mailbox);
+        tokio::spawn(async move {
+            let result = call.await;
+            mailbox.post(Mail::Called { ticket, sub, bodies_up_to, flag, result });
+        });
+    }
+
+    fn append(&self, ticket: Ticket, batch: AppendRequest) -> bool {
+        let mailbox = Arc::clone(&self.mailbox);
+        let done = move |result| mailbox.post(Mail::Appended { ticket, result });
+        self.service.append(batch, Box::new(done));
+        true
+    }
+
+    fn block(&self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {
+        let (service, mailbox) = (Arc::clone(&self.service), Arc::clone(&self.mailbox));
+        tokio::task::spawn_blocking(move || mailbox.post(job(&*service)));
+    }
+
+    pub(super) fn start(&mut self, sub: u32, work: Work) {
+        self.works.insert(sub, Slot { work, queued: false });
+        self.enqueue(sub);
+    }
+
+    pub(super) fn enqueue(&mut self, sub: u32) {
+        if let Some(slot) = self.works.get_mut(&sub)
+            && !std::mem::replace(&mut slot.queued, true)
+        {
+            self.ready.push_back(sub);
+        }
+    }
+
+    pub(super) fn refuse_stream(&mut self, ticket: Ticket, sub: u32, refusal: &Refusal) {
+        self.works.remove(&sub);
+        self.session.forget(sub);
+        self.session.refuse(ticket, refusal);
+    }
+
+    fn cancel(&mut self, sub: u32) {
+        if let Some(Slot { work: Work::Upload(upload), .. }) = self.works.remove(&sub) {
+            let refusal = Refusal::new(Code::InvalidValue, "the upload was given up");
+            self.session.refuse(upload.ticket, &refusal);
+        }
+    }
+
+    /// Ends the streams whose time is up.
+    pub(super) fn expire(&mut self, now: Instant) {
+        for sub in self.session.tick(now) {
+            let resume = match self.works.remove(&sub) {
+                Some(Slot { work: Work::Feed(feed), .. }) => feed.resume(),
+                _ => 0,
+            };
+            let refusal = Refusal::new(Code::DeadlinePassed, "the call's deadline has passed");
+            self.session.event(sub, &StreamEvent::Dropped { refusal, resume });
+        }
+    }
+
+    /// The client sends nothing more. Its requests are answered; its streams could never get more
+    /// credit, so they end.
+    pub(super) fn hang_up(&mut self) {
+        let subs: Vec<u32> = self.works.keys().copied().collect();
+        for sub in subs {
+            self.session.forget(sub);
+            self.cancel(sub);
+        }
+    }
+
+    /// Sends what streams and long answers have, as far as there is room.
+    pub(super) fn pump(&mut self) -> bool {
+        let mut moved = false;
+        while self.session.has_room()
+            && let Some(listing) = self.listings.pop_front()
+        {
+            moved = true;
+            let rest = listing.step(&mut self.session, &*self.service, &mut self.scratch);
+            if let Some(rest) = rest {
+                self.listings.push_front(rest);
+            }
+        }
+        while self.session.has_room()
+            && let Some(sub) = self.ready.pop_front()
+        {
+            moved = true;
+            let Some(slot) = self.works.get_mut(&sub) else { continue };
+            slot.queued = false;
+            let next = match &mut slot.work {
+                Work::Feed(feed) => {
+                    feed.step(sub, &mut self.session, &*self.service, &mut self.scratch)
+                }
+                Work::Download(download) => download.step(sub, &self.session, &self.mailbox),
+                Work::Upload(_) => Next::Wait,
+            };
+            self.after_step(sub, next);
+        }
+        moved
+    }
+
+    pub(super) fn after_step(&mut self, sub: u32, next: Next) {
+        match next {
+            Next::Again => self.enqueue(sub),
+            Next::Wait => {}
+            Next::Done => {
+                self.works.remove(&sub);
+            }
+        }
+    }
+}

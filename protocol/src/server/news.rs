@@ -1,0 +1,161 @@
+//! What comes of the work that other threads did for a connection.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use xs_engine::BlobHash;
+
+use super::desk::Desk;
+use super::feed::FeedWork;
+use super::listing::Listing;
+use super::mailbox::Mail;
+use super::work::{Next, Slot, Work};
+use crate::error::{Code, Refusal};
+use crate::message::{Appended, Op, StreamEvent, put_stored};
+use crate::service::{BlobSink, BlobSource};
+use crate::session::Ticket;
+
+impl Desk {
+    /// Takes in what other threads have to say.
+    pub(super) fn open_mail(&mut self, now: Instant) -> bool {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.mailbox.take(&mut mail);
+        let moved = !mail.is_empty();
+        for news in mail.drain(..) {
+            self.take_in(news, now);
+        }
+        self.mail = mail;
+        moved
+    }
+
+    fn take_in(&mut self, news: Mail, now: Instant) {
+        match news {
+            Mail::Appended { ticket, result } => self.appended(ticket, result),
+            Mail::Ready { sub } => self.enqueue(sub),
+            Mail::Frames { ticket, result } => {
+                self.list(ticket, result.map(|all| Listing::Frames(ticket, all.into_iter())));
+            }
+            Mail::Topics { ticket, result } => {
+                self.list(ticket, result.map(|all| Listing::Topics(ticket, all.into_iter())));
+            }
+            Mail::Cursors { ticket, result } => {
+                self.list(ticket, result.map(|all| Listing::Cursors(ticket, all.into_iter())));
+            }
+            Mail::Called { ticket, sub, bodies_up_to, flag, result } => match result {
+                Ok(called) => {
+                    self.session.reply(ticket, |out| out.put_slice(called.id.as_bytes()));
+                    // A call that was given up meanwhile is cancelled by dropping its feed.
+                    if self.session.has_stream(sub) {
+                        let work = FeedWork::new(called.feed, flag, bodies_up_to, true);
+                        self.start(sub, Work::Feed(work));
+                    }
+                }
+                Err(refusal) => self.refuse_stream(ticket, sub, &refusal),
+            },
+            Mail::Opened { ticket, sub, result } => self.opened(ticket, sub, result),
+            Mail::Piece { sub, source, result } => self.piece(sub, source, result),
+            Mail::Taken { sub, result } => self.taken(sub, result),
+            Mail::Stored { sub, result } => self.stored(sub, result),
+            Mail::Drain(time) => self.drain(time, now),
+        }
+    }
+
+    fn appended(&mut self, ticket: Ticket, result: Result<Appended, Refusal>) {
+        match result {
+            Ok(appended) if ticket.op == Op::CursorSet => {
+                let revision = appended.cursors.first().copied().unwrap_or(0);
+                self.session.reply(ticket, |out| out.put_u64(revision));
+            }
+            Ok(appended) => self.session.reply(ticket, |out| appended.put(out)),
+            Err(refusal) => self.session.refuse(ticket, &refusal),
+        }
+    }
+
+    /// A download is open.
+    fn opened(
+        &mut self,
+        ticket: Ticket,
+        sub: u32,
+        result: Result<(Box<dyn BlobSource>, Bytes), Refusal>,
+    ) {
+        match result {
+            Ok((source, first)) => {
+                let len = source.len();
+                self.session.reply(ticket, |out| out.put_u64(len));
+                if let Some(Slot { work: Work::Download(download), .. }) = self.works.get_mut(&sub)
+                {
+                    download.left = len;
+                    let next = download.sent(sub, source, &first, &mut self.session);
+                    self.after_step(sub, next);
+                }
+            }
+            Err(refusal) => self.refuse_stream(ticket, sub, &refusal),
+        }
+    }
+
+    /// More of a download was read.
+    fn piece(&mut self, sub: u32, source: Box<dyn BlobSource>, result: Result<Bytes, Refusal>) {
+        let Some(Slot { work: Work::Download(download), .. }) = self.works.get_mut(&sub) else {
+            return;
+        };
+        let next = match result {
+            Ok(bytes) => download.sent(sub, source, &bytes, &mut self.session),
+            Err(refusal) => {
+                self.session.event(sub, &StreamEvent::Dropped { refusal, resume: 0 });
+                Next::Done
+            }
+        };
+        self.after_step(sub, next);
+    }
+
+    /// A part of an upload was taken.
+    fn taken(&mut self, sub: u32, result: Result<(Box<dyn BlobSink>, u64), Refusal>) {
+        let Some(Slot { work: Work::Upload(upload), .. }) = self.works.get_mut(&sub) else {
+            return;
+        };
+        match result {
+            Ok((sink, taken)) => {
+                upload.returned(sink);
+                upload.step(sub, &self.service, &self.mailbox);
+                self.session.grant(sub, taken);
+            }
+            Err(refusal) => {
+                let ticket = upload.ticket;
+                self.refuse_stream(ticket, sub, &refusal);
+            }
+        }
+    }
+
+    /// An upload has ended.
+    fn stored(&mut self, sub: u32, result: Result<(BlobHash, u64), Refusal>) {
+        let Some(Slot { work: Work::Upload(upload), .. }) = self.works.remove(&sub) else { return };
+        match result {
+            Ok((hash, len)) => {
+                self.session.forget(sub);
+                self.session.reply(upload.ticket, |out| put_stored(out, &hash, len));
+            }
+            Err(refusal) => self.refuse_stream(upload.ticket, sub, &refusal),
+        }
+    }
+
+    fn list(&mut self, ticket: Ticket, listing: Result<Listing, Refusal>) {
+        match listing {
+            Ok(listing) => self.listings.push_back(listing),
+            Err(refusal) => self.session.refuse(ticket, &refusal),
+        }
+    }
+
+    /// Ends the subscriptions with the place to resume from; the rest may finish.
+    fn drain(&mut self, time: Duration, now: Instant) {
+        self.session.go_away(time, now);
+        let session = &mut self.session;
+        self.works.retain(|&sub, slot| match &slot.work {
+            Work::Feed(feed) if !feed.is_call => {
+                let refusal = Refusal::new(Code::Draining, "the server is stopping");
+                session.event(sub, &StreamEvent::Dropped { refusal, resume: feed.resume() });
+                false
+            }
+            _ => true,
+        });
+    }
+}

@@ -1,0 +1,151 @@
+//! Blobs on their way in and out. The store is read and written on blocking threads, one piece at a
+//! time for each blob; never more than a window of it is in memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use xs_engine::BlobHash;
+
+use super::mailbox::{Mail, Mailbox};
+use super::work::Next;
+use crate::error::{Code, Refusal};
+use crate::limits::CHUNK_BYTES_MAX;
+use crate::message::StreamEvent;
+use crate::service::{BlobSink, BlobSource, Service};
+use crate::session::{ServerSession, Ticket};
+
+/// A blob on its way in.
+pub(crate) struct Upload {
+    pub(crate) ticket: Ticket,
+    sink: Option<Box<dyn BlobSink>>,
+    chunks: Vec<Bytes>,
+    /// A blocking thread has the sink.
+    busy: bool,
+    ended: bool,
+}
+
+impl Upload {
+    pub(crate) const fn new(ticket: Ticket) -> Self {
+        Self { ticket, sink: None, chunks: Vec::new(), busy: false, ended: false }
+    }
+
+    /// Takes a piece that came.
+    pub(crate) fn push(&mut self, bytes: Bytes, last: bool) {
+        if !self.ended {
+            self.chunks.push(bytes);
+            self.ended = last;
+        }
+    }
+
+    /// The sink is back.
+    pub(crate) fn returned(&mut self, sink: Box<dyn BlobSink>) {
+        (self.sink, self.busy) = (Some(sink), false);
+    }
+
+    /// Gives what has come to a blocking thread.
+    pub(crate) fn step(&mut self, sub: u32, service: &Arc<dyn Service>, mailbox: &Arc<Mailbox>) {
+        if self.busy || self.chunks.is_empty() {
+            return;
+        }
+        self.busy = true;
+        let (chunks, sink, ended) =
+            (std::mem::take(&mut self.chunks), self.sink.take(), self.ended);
+        let (service, mailbox) = (Arc::clone(service), Arc::clone(mailbox));
+        tokio::task::spawn_blocking(move || {
+            let write = || {
+                let mut sink = sink.map_or_else(|| service.blob_sink(), Ok)?;
+                chunks.iter().try_for_each(|chunk| sink.write(chunk))?;
+                Ok((sink, chunks.iter().map(|chunk| chunk.len() as u64).sum()))
+            };
+            let written = write();
+            mailbox.post(match (written, ended) {
+                (Ok((sink, _)), true) => Mail::Stored { sub, result: sink.finish() },
+                (Err(refusal), true) => Mail::Stored { sub, result: Err(refusal) },
+                (result, false) => Mail::Taken { sub, result },
+            });
+        });
+    }
+}
+
+/// A blob on its way out.
+pub(crate) struct Download {
+    /// With the connection while no blocking thread has it.
+    source: Option<Box<dyn BlobSource>>,
+    /// Bytes not yet sent, once the blob is open.
+    pub(crate) left: u64,
+    /// Bytes that the read under way asked for.
+    asked: usize,
+}
+
+impl Download {
+    /// Opens a blob and reads its first bytes on a blocking thread.
+    pub(crate) fn open(
+        ticket: Ticket,
+        sub: u32,
+        hash: BlobHash,
+        credit: i64,
+        service: &Arc<dyn Service>,
+        mailbox: &Arc<Mailbox>,
+    ) -> Self {
+        let (service, mailbox) = (Arc::clone(service), Arc::clone(mailbox));
+        let asked = piece_len(credit);
+        tokio::task::spawn_blocking(move || {
+            let open = || {
+                let Some(mut source) = service.blob(&hash)? else {
+                    let text = format!("the store has no blob {hash}");
+                    return Err(Refusal::new(Code::UnknownBlob, text));
+                };
+                let first = if asked == 0 { Bytes::new() } else { source.read(asked)? };
+                Ok((source, first))
+            };
+            mailbox.post(Mail::Opened { ticket, sub, result: open() });
+        });
+        Self { source: None, left: 0, asked }
+    }
+
+    /// Sends a piece and, when there is credit, has the next one read.
+    pub(crate) fn sent(
+        &mut self,
+        sub: u32,
+        source: Box<dyn BlobSource>,
+        bytes: &Bytes,
+        session: &mut ServerSession,
+    ) -> Next {
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        if bytes.is_empty() && self.left > 0 && self.asked > 0 {
+            let refusal = Refusal::new(Code::Corrupt, "the blob ended before its length");
+            session.event(sub, &StreamEvent::Dropped { refusal, resume: 0 });
+            return Next::Done;
+        }
+        if !bytes.is_empty() || self.left == 0 {
+            session.chunk(sub, bytes, self.left == 0);
+        }
+        self.source = Some(source);
+        if self.left == 0 { Next::Done } else { Next::Again }
+    }
+
+    /// Has the next piece read, when there is credit and nobody reads.
+    pub(crate) fn step(
+        &mut self,
+        sub: u32,
+        session: &ServerSession,
+        mailbox: &Arc<Mailbox>,
+    ) -> Next {
+        let credit = session.credit(sub);
+        if credit > 0
+            && let Some(mut source) = self.source.take()
+        {
+            let (mailbox, asked) = (Arc::clone(mailbox), piece_len(credit));
+            self.asked = asked;
+            tokio::task::spawn_blocking(move || {
+                let result = source.read(asked);
+                mailbox.post(Mail::Piece { sub, source, result });
+            });
+        }
+        Next::Wait
+    }
+}
+
+fn piece_len(credit: i64) -> usize {
+    usize::try_from(credit).unwrap_or(0).min(CHUNK_BYTES_MAX)
+}

@@ -1,0 +1,125 @@
+//! The server's side of a connection in time: deadlines, pulses, and how it ends.
+
+use std::time::{Duration, Instant};
+
+use super::{Phase, ServerSession, Stream};
+use crate::error::{Code, ProtocolError, Refusal};
+use crate::limits::{HELLO_WAIT, LINGER, PING_AFTER, SILENCE_MAX, WRITE_STALL_MAX};
+use crate::message::{GoAway, Op, StreamEvent, put_refusal};
+
+impl ServerSession {
+    /// Says GOAWAY, once. The driver ends the subscriptions; what else is under way may finish.
+    pub(crate) fn go_away(&mut self, drain: Duration, now: Instant) {
+        if self.drain_until.is_some() || self.is_closing() {
+            return;
+        }
+        self.drain_until = Some(now + drain);
+        let drain_ms = u32::try_from(drain.as_millis()).unwrap_or(u32::MAX);
+        let goaway = GoAway { drain_ms, reason: "the server is stopping".to_owned() };
+        self.push(Op::GoAway, Code::Draining.number(), 0, |out| goaway.put(out));
+    }
+
+    /// Ends the connection because of what the peer did.
+    pub(crate) fn fail(&mut self, error: &ProtocolError, now: Instant) {
+        let code = match error {
+            ProtocolError::Stalled(_) if self.phase == Phase::Hello => Code::HelloTimeout,
+            error => error.code(),
+        };
+        self.close(&Refusal::new(code, error.to_string()), now);
+    }
+
+    pub(super) fn close(&mut self, why: &Refusal, now: Instant) {
+        if self.is_closing() {
+            return;
+        }
+        // A peer that has not shown our preface would not understand the message.
+        if self.codec.has_preface() {
+            self.push(Op::Close, why.code.number(), 0, |out| put_refusal(out, why));
+        }
+        self.streams.clear();
+        self.phase = Phase::Closing(now + LINGER);
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub(crate) fn deadline(&self) -> Instant {
+        let streams = self.streams.values();
+        let streams = streams.flat_map(|stream| {
+            [stream.deadline, stream.pulse.map(|(_, next)| next)].into_iter().flatten()
+        });
+        let own = match self.phase {
+            Phase::Hello => self.began + HELLO_WAIT,
+            Phase::Closing(until) => return until,
+            Phase::Open if self.pinged => self.heard + SILENCE_MAX,
+            Phase::Open => self.heard + PING_AFTER,
+        };
+        let stall = (!self.out.is_empty()).then(|| self.progress + WRITE_STALL_MAX);
+        streams.chain(stall).chain(self.drain_until).fold(own, Instant::min)
+    }
+
+    /// Does what time brings; the streams whose deadline has passed are returned.
+    pub(crate) fn tick(&mut self, now: Instant) -> Vec<u32> {
+        match self.phase {
+            Phase::Closing(_) => return Vec::new(),
+            Phase::Hello if now >= self.began + HELLO_WAIT => {
+                self.fail(&ProtocolError::Stalled("no HELLO in time"), now);
+            }
+            Phase::Open if now >= self.heard + SILENCE_MAX => {
+                self.fail(&ProtocolError::Stalled("nothing was heard from it"), now);
+            }
+            Phase::Open if now >= self.heard + PING_AFTER && !self.pinged => {
+                self.pinged = true;
+                self.push(Op::Ping, 0, 0, |_| {});
+            }
+            Phase::Hello | Phase::Open => {}
+        }
+        if self.out.is_empty() {
+            self.progress = now;
+        } else if now >= self.progress + WRITE_STALL_MAX {
+            self.fail(&ProtocolError::Stalled("it takes no bytes"), now);
+        }
+        self.pulses(now);
+        let late = |stream: &Stream| stream.deadline.is_some_and(|deadline| now >= deadline);
+        let late = self.streams.iter().filter(|(_, stream)| late(stream));
+        late.map(|(&sub, _)| sub).collect()
+    }
+
+    fn pulses(&mut self, now: Instant) {
+        let room = self.has_room();
+        let mut due = Vec::new();
+        for (&sub, stream) in &mut self.streams {
+            if let Some((every, next)) = &mut stream.pulse
+                && now >= *next
+            {
+                // Pulses that could not be sent are not made up for.
+                *next = now + *every;
+                if room {
+                    due.push(sub);
+                }
+            }
+        }
+        due.into_iter().for_each(|sub| self.event(sub, &StreamEvent::Pulse));
+    }
+
+    /// Whether the connection is over: everything was written that had to be.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Closing(until) => now >= until,
+            _ => match self.drain_until {
+                Some(until) => now >= until || (self.is_idle() && self.out.is_empty()),
+                None => false,
+            },
+        }
+    }
+
+    /// Bytes came.
+    pub(crate) const fn heard(&mut self, now: Instant) {
+        self.heard = now;
+        self.pinged = false;
+    }
+
+    /// Bytes were written.
+    pub(crate) fn wrote(&mut self, count: usize, now: Instant) {
+        self.out.advance(count);
+        self.progress = now;
+    }
+}

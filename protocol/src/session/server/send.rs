@@ -1,0 +1,136 @@
+//! What the server says: answers, frames, events. All of it is counted here.
+
+use bytes::Bytes;
+use xs_engine::Frame;
+
+use super::{Phase, ServerSession, Ticket};
+use crate::codec::{FLAG_MORE, FLAG_PUSH, FLAG_RESPONSE, Header};
+use crate::error::Refusal;
+use crate::gather::Gather;
+use crate::message::{
+    HelloReply, Op, PeerLimits, RECORD_VERSION, StreamEvent, VERSION, put_frames, put_refusal,
+};
+use crate::service::StoreIdentity;
+
+impl ServerSession {
+    /// Answers HELLO.
+    pub(crate) fn welcome(&mut self, ticket: Ticket, store: StoreIdentity) {
+        let reply = HelloReply {
+            version: VERSION,
+            records: RECORD_VERSION,
+            role: self.role,
+            features: 0,
+            store,
+            limits: PeerLimits::OURS,
+            name: self.name.clone(),
+            ops: Op::table(),
+        };
+        self.reply(ticket, |out| reply.put(out));
+    }
+
+    /// Answers a request.
+    pub(crate) fn reply(&mut self, ticket: Ticket, put: impl FnOnce(&mut Gather)) {
+        self.settle(ticket);
+        self.respond(ticket.op as u8, ticket.corr, 0, false, put);
+    }
+
+    /// Answers a part of a request; another part follows.
+    pub(crate) fn reply_part(&mut self, ticket: Ticket, put: impl FnOnce(&mut Gather)) {
+        self.respond(ticket.op as u8, ticket.corr, 0, true, put);
+    }
+
+    /// Answers that it cannot be done.
+    pub(crate) fn refuse(&mut self, ticket: Ticket, refusal: &Refusal) {
+        self.settle(ticket);
+        let code = refusal.code.number();
+        self.respond(ticket.op as u8, ticket.corr, code, false, |out| put_refusal(out, refusal));
+    }
+
+    pub(super) fn settle(&mut self, ticket: Ticket) {
+        self.requests = self.requests.saturating_sub(1);
+        self.request_bytes = self.request_bytes.saturating_sub(ticket.cost);
+    }
+
+    pub(super) fn respond(
+        &mut self,
+        op: u8,
+        corr: u32,
+        code: u16,
+        more: bool,
+        put: impl FnOnce(&mut Gather),
+    ) {
+        let flags = FLAG_RESPONSE | if more { FLAG_MORE } else { 0 };
+        self.send(Header { op, flags, code, corr, sub: 0 }, put);
+    }
+
+    pub(super) fn push(
+        &mut self,
+        op: Op,
+        code: u16,
+        sub: u32,
+        put: impl FnOnce(&mut Gather),
+    ) -> usize {
+        self.send(Header { op: op as u8, flags: FLAG_PUSH, code, corr: 0, sub }, put)
+    }
+
+    pub(super) fn send(&mut self, header: Header, put: impl FnOnce(&mut Gather)) -> usize {
+        if matches!(self.phase, Phase::Closing(_)) {
+            return 0;
+        }
+        self.out.begin(header);
+        put(&mut self.out);
+        self.out.finish()
+    }
+
+    /// Bytes that may be sent on a stream; none when it is gone.
+    pub(crate) fn credit(&self, sub: u32) -> i64 {
+        self.streams.get(&sub).map_or(0, |stream| stream.credit)
+    }
+
+    /// Sends frames of a stream.
+    pub(crate) fn deliver(
+        &mut self,
+        sub: u32,
+        frames: &[Frame],
+        bodies: &[(u32, Bytes)],
+        scanned_to: u64,
+    ) {
+        let put = |out: &mut Gather| put_frames(out, frames, bodies, scanned_to);
+        let cost = self.push(Op::Deliver, 0, sub, put);
+        if let Some(stream) = self.streams.get_mut(&sub) {
+            stream.credit -= cost as i64;
+        }
+    }
+
+    /// Says something else on a stream; after the last word the stream is gone.
+    pub(crate) fn event(&mut self, sub: u32, event: &StreamEvent) {
+        if event.is_last() {
+            self.streams.remove(&sub);
+        }
+        self.push(Op::SubEvent, event.code(), sub, |out| event.put(out));
+    }
+
+    /// Sends a piece of a download; after the last the stream is gone.
+    pub(crate) fn chunk(&mut self, sub: u32, bytes: &Bytes, last: bool) {
+        let flags = FLAG_PUSH | if last { 0 } else { FLAG_MORE };
+        let header = Header { op: Op::BlobChunk as u8, flags, code: 0, corr: 0, sub };
+        let cost = self.send(header, |out| out.put_shared(bytes));
+        if last {
+            self.streams.remove(&sub);
+        } else if let Some(stream) = self.streams.get_mut(&sub) {
+            stream.credit -= cost as i64;
+        }
+    }
+
+    /// Lets the client send more of an upload.
+    pub(crate) fn grant(&mut self, sub: u32, bytes: u64) {
+        let Some(stream) = self.streams.get_mut(&sub) else { return };
+        stream.credit += bytes as i64;
+        self.push(Op::Credit, 0, sub, |out| out.put_u64(bytes));
+    }
+
+    /// Forgets a stream whose request was refused or is answered.
+    pub(crate) fn forget(&mut self, sub: u32) {
+        self.streams.remove(&sub);
+    }
+}
