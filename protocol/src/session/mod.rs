@@ -3,6 +3,8 @@
 //! in microseconds with any timing.
 
 mod client;
+#[cfg(test)]
+mod pair;
 mod server;
 
 pub(crate) use client::{ClientEvent, ClientSession};

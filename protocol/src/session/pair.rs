@@ -1,0 +1,342 @@
+//! Both sides of a connection in one thread, with time that stands still until it is moved and bytes
+//! that arrive in pieces of any size.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use xs_engine::{Frame, FrameId, NewFrame, ReadOptions, Topic};
+
+use super::*;
+use crate::codec::Codec;
+use crate::error::{ClientError, Code, ProtocolError, Refusal};
+use crate::limits::{
+    CHUNK_BYTES_MAX, HELLO_WAIT, LINGER, OUTBOUND_BYTES_MAX, PING_AFTER, REQUESTS_MAX, SILENCE_MAX,
+    UPLOAD_WINDOW, WRITE_STALL_MAX,
+};
+use crate::message::{
+    AppendRequest, Appended, BlobGetRequest, CallRequest, Incoming, PeerLimits, Request, Response,
+    Role, Stamp, StreamEvent, SubscribeOptions, SubscribeRequest,
+};
+use crate::service::StoreIdentity;
+
+struct Pair {
+    server: ServerSession,
+    client: ClientSession,
+    codec: Codec,
+    to_server: BytesMut,
+    to_client: BytesMut,
+    now: Instant,
+    /// Bytes that arrive at a time.
+    step: usize,
+}
+
+impl Pair {
+    /// Two sides that have not met.
+    fn new(step: usize) -> Self {
+        let now = Instant::now();
+        let (client, corr) = ClientSession::new("test".to_owned(), String::new()).unwrap();
+        assert_eq!(corr, 1);
+        Self {
+            server: ServerSession::new(Role::Admin, "server", now),
+            client,
+            codec: Codec::new(u32::MAX),
+            to_server: BytesMut::new(),
+            to_client: BytesMut::new(),
+            now,
+            step,
+        }
+    }
+
+    /// Two sides after HELLO.
+    fn met(step: usize) -> Self {
+        let mut pair = Self::new(step);
+        let actions = pair.to_server();
+        let [Action::Welcome(ticket)] = actions[..] else { panic!("{actions:?}") };
+        pair.server.welcome(ticket, StoreIdentity { uuid: [1; 16], epoch: 2, head: 3 });
+        let events = pair.to_client().unwrap();
+        let [ClientEvent::Answer { corr: 1, result: Ok(Response::Hello(hello)) }] = &events[..]
+        else {
+            panic!("{events:?}")
+        };
+        assert_eq!((hello.store.head, hello.role), (3, Role::Admin));
+        pair.client.set_limits(hello.limits);
+        pair
+    }
+
+    /// Moves what the client has queued.
+    fn to_server(&mut self) -> Vec<Action> {
+        let bytes = flat(self.client.output());
+        self.client.wrote(bytes.len());
+        let mut actions = Vec::new();
+        for piece in bytes.chunks(self.step) {
+            self.to_server.extend_from_slice(piece);
+            self.server.heard(self.now);
+            while let Some(action) = self.server.receive(&mut self.to_server, self.now) {
+                actions.push(action);
+            }
+        }
+        actions
+    }
+
+    /// Moves what the server has queued.
+    fn to_client(&mut self) -> Result<Vec<ClientEvent>, ClientError> {
+        let bytes = flat(self.server.output());
+        self.server.wrote(bytes.len(), self.now);
+        let mut events = Vec::new();
+        for piece in bytes.chunks(self.step) {
+            self.to_client.extend_from_slice(piece);
+            while let Some(envelope) = self.codec.next(&mut self.to_client)? {
+                events.extend(self.client.accept(Incoming::read(envelope)?)?);
+            }
+        }
+        Ok(events)
+    }
+
+    /// Makes a request and takes it to the server; its ticket and the number of its stream.
+    fn ask(&mut self, request: &Request) -> (Ticket, u32) {
+        let sub = self.client.new_sub();
+        self.client.request(request, sub).unwrap();
+        let mut actions = self.to_server();
+        match actions.pop() {
+            Some(Action::Serve { ticket, sub, .. }) if actions.is_empty() => (ticket, sub),
+            other => panic!("{other:?} after {actions:?}"),
+        }
+    }
+
+    fn subscribe(&mut self, credit: u32, pulse: Option<Duration>) -> u32 {
+        let how = SubscribeOptions { credit, pulse, bodies_up_to: 0 };
+        let options = ReadOptions { follow: true, ..ReadOptions::default() };
+        let (ticket, sub) = self.ask(&Request::Subscribe(SubscribeRequest { options, how }));
+        self.server.reply(ticket, |_| {});
+        assert_eq!(self.to_client().unwrap().len(), 1);
+        sub
+    }
+
+    fn pass(&mut self, time: Duration) -> Vec<u32> {
+        self.now += time;
+        self.server.tick(self.now)
+    }
+}
+
+/// What is queued, as one piece.
+fn flat(out: &crate::Gather) -> Bytes {
+    let mut slices = [std::io::IoSlice::new(&[]); crate::gather::SLICES_MAX];
+    let used = out.slices(&mut slices);
+    slices[..used].iter().flat_map(|slice| slice.to_vec()).collect()
+}
+
+fn frame(offset: u64) -> Frame {
+    let new = NewFrame::new(Topic::parse("a").unwrap());
+    Frame::assemble(&new, FrameId::first_of_ms(offset), Some(offset), None).unwrap()
+}
+
+fn one() -> Request {
+    Request::Append(AppendRequest::frames(vec![NewFrame::new(Topic::parse("a").unwrap())]))
+}
+
+#[test]
+fn a_conversation_is_the_same_in_pieces_of_any_size() {
+    for step in [1, 2, 7, 16, 4096] {
+        let mut pair = Pair::met(step);
+        let tickets: Vec<_> = (0..3).map(|_| pair.ask(&one()).0).collect();
+        // Answers may come in any order.
+        for (n, ticket) in tickets.into_iter().enumerate().rev() {
+            let frames = vec![Stamp { id: FrameId::MAX, offset: Some(n as u64) }];
+            let reply = Appended { frames, cursors: Vec::new(), durable: true, head: 3 };
+            pair.server.reply(ticket, |out| reply.put(out));
+        }
+        let events = pair.to_client().unwrap();
+        let offsets: Vec<_> = events
+            .iter()
+            .map(|event| match event {
+                ClientEvent::Answer { corr, result: Ok(Response::Appended(appended)) } => {
+                    (*corr, appended.frames[0].offset)
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(offsets, [(4, Some(2)), (3, Some(1)), (2, Some(0))]);
+        assert_eq!(pair.client.in_flight(), 0);
+    }
+}
+
+#[test]
+fn credit_goes_below_zero_by_one_message_and_comes_back() {
+    let mut pair = Pair::met(64);
+    let sub = pair.subscribe(100, None);
+    let mut offset = 0;
+    while pair.server.credit(sub) > 0 {
+        pair.server.deliver(sub, &[frame(offset)], &[], offset + 1);
+        offset += 1;
+    }
+    let events = pair.to_client().unwrap();
+    let mut costs = 0;
+    for event in &events {
+        let ClientEvent::Deliver { list, cost, .. } = event else { panic!("{event:?}") };
+        assert_eq!(list.frames.len(), 1);
+        costs += cost;
+    }
+    assert_eq!(pair.server.credit(sub), 100 - costs as i64);
+    assert!(events.len() == offset as usize && costs > 100);
+    pair.client.tell(&Request::Credit(costs as u64), sub).unwrap();
+    assert!(matches!(pair.to_server()[..], [Action::Credit { .. }]));
+    assert_eq!(pair.server.credit(sub), 100);
+    // Messages that crossed the end of a stream belong to nobody and break nothing.
+    pair.server.event(sub, &StreamEvent::Ended { scanned_to: offset });
+    pair.client.tell(&Request::Credit(5), sub).unwrap();
+    pair.client.tell(&Request::Unsubscribe, sub).unwrap();
+    assert!(pair.to_server().is_empty() && !pair.server.is_closing());
+}
+
+#[test]
+fn the_window_stops_the_server_taking_requests() {
+    let mut pair = Pair::met(1 << 20);
+    for _ in 0..=REQUESTS_MAX {
+        pair.client.request(&one(), 0).unwrap();
+    }
+    let actions = pair.to_server();
+    assert_eq!(actions.len(), REQUESTS_MAX as usize);
+    assert!(!pair.server.wants_input());
+    let Action::Serve { ticket, .. } = actions[0] else { panic!("not a request") };
+    pair.server.refuse(ticket, &Refusal::new(Code::StorageFull, "full"));
+    assert!(pair.server.wants_input());
+    let action = pair.server.receive(&mut pair.to_server, pair.now);
+    assert!(matches!(action, Some(Action::Serve { .. })));
+}
+
+#[test]
+fn uploads_keep_to_their_window() {
+    let mut pair = Pair::met(1 << 16);
+    let (_, sub) = pair.ask(&Request::BlobPut);
+    let chunk = Request::BlobChunk { bytes: Bytes::from(vec![0; CHUNK_BYTES_MAX]), last: false };
+    let chunks = UPLOAD_WINDOW as usize / CHUNK_BYTES_MAX;
+    for _ in 0..chunks {
+        pair.client.tell(&chunk, sub).unwrap();
+    }
+    assert_eq!(pair.to_server().len(), chunks);
+    pair.server.grant(sub, CHUNK_BYTES_MAX as u64);
+    let events = pair.to_client().unwrap();
+    assert!(matches!(events[..], [ClientEvent::Granted { bytes, .. }] if bytes > 0));
+    pair.client.tell(&chunk, sub).unwrap();
+    assert_eq!(pair.to_server().len(), 1);
+    pair.client.tell(&chunk, sub).unwrap();
+    assert!(pair.to_server().is_empty() && pair.server.is_closing());
+    let error = pair.to_client().unwrap_err();
+    assert_eq!(error.code(), Some(Code::FlowControl));
+}
+
+#[test]
+fn time_ends_what_does_not_go_on() {
+    let mut pair = Pair::new(1);
+    assert_eq!(pair.server.deadline(), pair.now + HELLO_WAIT);
+    pair.pass(HELLO_WAIT - Duration::from_millis(1));
+    assert!(!pair.server.is_closing());
+    pair.pass(Duration::from_millis(1));
+    assert!(pair.server.is_closing() && !pair.server.is_over(pair.now));
+    assert!(pair.server.is_over(pair.now + LINGER));
+
+    let mut pair = Pair::met(64);
+    pair.pass(PING_AFTER);
+    assert!(pair.to_client().unwrap().is_empty());
+    assert!(pair.to_server().is_empty(), "the answer to PING is not an action");
+    pair.pass(PING_AFTER);
+    pair.pass(SILENCE_MAX - PING_AFTER);
+    assert_eq!(pair.to_client().unwrap_err().code(), Some(Code::Stalled));
+
+    let mut pair = Pair::met(64);
+    let (ticket, _) = pair.ask(&one());
+    pair.server.refuse(ticket, &Refusal::new(Code::Busy, "busy"));
+    pair.server.heard(pair.now + WRITE_STALL_MAX);
+    pair.pass(WRITE_STALL_MAX);
+    assert!(pair.server.is_closing());
+}
+
+#[test]
+fn pulses_and_deadlines_come_when_they_are_due() {
+    let mut pair = Pair::met(64);
+    let every = Duration::from_secs(1);
+    let sub = pair.subscribe(0, Some(every));
+    assert_eq!(pair.server.deadline(), pair.now + every);
+    pair.pass(every);
+    pair.pass(every / 2);
+    pair.pass(every / 2);
+    let events = pair.to_client().unwrap();
+    assert_eq!(events.len(), 2);
+    for event in events {
+        assert!(matches!(event, ClientEvent::Event { event: StreamEvent::Pulse, .. }));
+    }
+    // None are queued for a client that takes nothing.
+    let large = Bytes::from(vec![0; OUTBOUND_BYTES_MAX]);
+    pair.server.chunk(sub, &large, false);
+    pair.pass(every);
+    assert_eq!(pair.to_client().unwrap().len(), 1);
+    let call =
+        CallRequest { deadline: Some(every * 3), ..CallRequest::new(Topic::parse("c").unwrap()) };
+    let (_, sub) = pair.ask(&Request::Call { credit: 1, call });
+    assert!(pair.pass(every * 3 - Duration::from_millis(1)).is_empty());
+    assert_eq!(pair.pass(Duration::from_millis(1)), [sub]);
+}
+
+#[test]
+fn a_drain_refuses_what_is_new_and_waits_for_what_is_under_way() {
+    let mut pair = Pair::met(64);
+    let (ticket, _) = pair.ask(&one());
+    pair.server.go_away(Duration::from_secs(5), pair.now);
+    pair.client.request(&one(), 0).unwrap();
+    assert!(pair.to_server().is_empty());
+    let events = pair.to_client().unwrap();
+    assert!(matches!(
+        events[..],
+        [
+            ClientEvent::GoAway(_),
+            ClientEvent::Answer { result: Err(Refusal { code: Code::Draining, .. }), .. }
+        ]
+    ));
+    assert!(!pair.server.is_over(pair.now));
+    assert!(pair.server.is_over(pair.now + Duration::from_secs(5)));
+    pair.server.refuse(ticket, &Refusal::new(Code::Busy, "busy"));
+    assert!(!pair.server.is_over(pair.now), "the answer is not written");
+    pair.to_client().unwrap();
+    assert!(pair.server.is_over(pair.now));
+}
+
+#[test]
+fn a_server_that_breaks_the_rules_is_found_out() {
+    let hash = xs_engine::BlobHash::of(b"x");
+    let lie = |tell: &dyn Fn(&mut Pair, Ticket)| {
+        let mut pair = Pair::met(64);
+        let (ticket, _) = pair.ask(&Request::BlobGet(BlobGetRequest { hash, credit: 1 }));
+        tell(&mut pair, ticket);
+        pair.to_client().unwrap_err()
+    };
+    let twice = lie(&|pair, ticket| {
+        pair.server.reply(ticket, |out| out.put_u64(1));
+        pair.server.reply(ticket, |out| out.put_u64(1));
+    });
+    assert!(matches!(twice, ClientError::Protocol(ProtocolError::Unexpected(_))));
+    let other = lie(&|pair, ticket| {
+        let mut ticket = ticket;
+        ticket.op = crate::message::Op::Ping;
+        pair.server.reply(ticket, |_| {});
+    });
+    assert!(matches!(other, ClientError::Protocol(ProtocolError::Unexpected(_))));
+    let short = lie(&|pair, ticket| pair.server.reply(ticket, |out| out.put_u32(1)));
+    assert!(matches!(short, ClientError::Protocol(ProtocolError::Malformed { .. })));
+    let parts = lie(&|pair, ticket| {
+        pair.server.reply_part(ticket, |out| out.put_u64(1));
+        pair.server.reply(ticket, |out| out.put_u64(1));
+    });
+    assert!(matches!(parts, ClientError::Protocol(ProtocolError::Unexpected(_))));
+}
+
+#[test]
+fn requests_over_the_servers_limit_are_not_sent() {
+    let mut pair = Pair::met(64);
+    pair.client.set_limits(PeerLimits { message_bytes: 41, ..PeerLimits::OURS });
+    // 16 of header, 8 of the batch, 8 of the frame and 1 of its topic.
+    assert!(pair.client.request(&one(), 0).is_ok());
+    pair.client.set_limits(PeerLimits { message_bytes: 32, ..PeerLimits::OURS });
+    let error = pair.client.request(&one(), 0).unwrap_err();
+    assert!(matches!(error, ClientError::OverLimit { size: 33, max: 32, .. }), "{error}");
+    assert_eq!(pair.to_server().len(), 1);
+}
