@@ -257,6 +257,7 @@ impl Inner {
         if writer.closed {
             return Err(AppendError::Closed);
         }
+        writer.catch_up(self).map_err(|fault| self.refuse(fault))?;
         let start = EpochStart {
             epoch: self.epoch,
             first_offset: writer.appender().next_offset(),
@@ -270,15 +271,18 @@ impl Inner {
             let over = state.epochs.len().saturating_sub(EPOCHS_MAX);
             state.epochs.drain(..over);
         });
-        match begun.map_err(Fault::when_preparing) {
-            Ok(()) => {
-                writer.begun = true;
-                Ok(())
-            }
-            Err(Fault::Full) => Err(AppendError::StorageFull),
-            Err(Fault::Failed(_)) => {
+        begun.map_err(|error| self.refuse(Fault::when_preparing(error)))?;
+        writer.begun = true;
+        Ok(())
+    }
+
+    /// The answer to who cannot be served because of a step that prepares.
+    fn refuse(&self, fault: Fault) -> AppendError {
+        match fault {
+            Fault::Full => AppendError::StorageFull,
+            Fault::Failed(_) => {
                 self.poison();
-                Err(AppendError::Poisoned)
+                AppendError::Poisoned
             }
         }
     }
@@ -330,6 +334,7 @@ impl Inner {
             Fault::Full => StoreError::Io("the disk is full".into()),
             Fault::Failed(error) => StoreError::Io(error.to_string().into()),
         };
+        writer.catch_up(self).map_err(told)?;
         self.sealing.seal_now(self).map_err(told)?;
         self.sealing.index_sealed(self);
         match writer.mark_close(self) {

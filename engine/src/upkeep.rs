@@ -24,7 +24,7 @@ const SPARE_AT_PERCENT: u64 = 50;
 /// What the writer and the thread tell each other.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
-    /// Groups written.
+    /// Groups written; not counted when nothing is done about them.
     writes: AtomicU64,
     /// Bytes written since the last timed sync.
     unsynced: AtomicU64,
@@ -70,10 +70,13 @@ impl Upkeep {
 
     /// Tells the thread of a group of so many bytes. Called for each, so it wakes only who sleeps.
     pub(crate) fn wrote(&self, inner: &Inner, bytes: u64, fill_percent: u64) {
-        // Sequentially consistent with the thread's store to `awake` and load of `writes`: either
-        // it sees this write, or this sees that it is asleep.
-        self.writes.fetch_add(1, Ordering::SeqCst);
-        let mut wake = !self.awake.load(Ordering::SeqCst);
+        let mut wake = false;
+        if inner.env.options.sync != SyncPolicy::None {
+            // Sequentially consistent with the thread's store to `awake` and load of `writes`:
+            // either it sees this write, or this sees that it is asleep.
+            self.writes.fetch_add(1, Ordering::SeqCst);
+            wake = !self.awake.load(Ordering::SeqCst);
+        }
         if let SyncPolicy::Interval { bytes: max, .. } = inner.env.options.sync {
             let before = self.unsynced.fetch_add(bytes, Ordering::Relaxed);
             wake |= before < max && before + bytes >= max;
@@ -153,10 +156,7 @@ fn round(inner: &Inner, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> 
     }
     match inner.env.options.sync {
         // Nothing is synced before its time, and an unsynced log cannot be marked.
-        SyncPolicy::None => {
-            rounds.marked = writes;
-            return Ok(None);
-        }
+        SyncPolicy::None => return Ok(None),
         SyncPolicy::Interval { ms, .. } if writes != rounds.synced => {
             sync_log(inner)?;
             rounds.synced = writes;

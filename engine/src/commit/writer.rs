@@ -23,6 +23,7 @@ use crate::ids::IdSource;
 use crate::index::Noted;
 use crate::log::{Appender, Fault, OpenBatch, Place, RESTATED_BYTES, RESTATED_COUNT};
 use crate::options::SyncPolicy;
+use crate::recovery::Plan;
 use crate::store::Inner;
 use crate::value::{CursorName, ExpectRevision, Frame, Ttl};
 
@@ -36,6 +37,8 @@ pub(crate) struct Writer {
     ids: IdSource,
     /// This opening has its epoch in the manifest, which no longer says that the store is clean.
     pub(crate) begun: bool,
+    /// What recovery could not do on a full disk; done before anything else is written.
+    deferred: Option<Plan>,
     /// The store was closed: nothing is committed any more.
     pub(crate) closed: bool,
     /// Changes of cursors in this group, not yet visible.
@@ -79,16 +82,41 @@ impl From<Fault> for Refusal {
 }
 
 impl Writer {
-    pub(crate) fn new(appender: Appender, ids: IdSource, cursors: &Cursors) -> Self {
+    pub(crate) fn new(
+        appender: Appender,
+        ids: IdSource,
+        cursors: &Cursors,
+        deferred: Option<Plan>,
+    ) -> Self {
         Self {
             appender,
             ids,
             begun: false,
+            deferred,
             closed: false,
             changed: HashMap::new(),
             cursor_bytes: cursors.restated_bytes(),
             cursor_count: cursors.len(),
         }
+    }
+
+    /// Does what recovery had to leave undone, if the disk has room for it now.
+    pub(crate) fn catch_up(&mut self, inner: &Inner) -> Result<(), Fault> {
+        let Some(plan) = &self.deferred else { return Ok(()) };
+        let recovered = plan.carry_out(&inner.env, &inner.blobs, &inner.open_files);
+        let recovered = recovered.map_err(Fault::when_preparing)?;
+        // The same bases and positions in other files, so readers notice nothing.
+        for segment in &recovered.segments {
+            inner.log.rewritten(segment);
+            inner.index.rewritten(segment);
+        }
+        for segment in &recovered.sealed_now {
+            let _ = inner.index.seal(segment);
+        }
+        self.appender.adopt(recovered.active);
+        inner.durable_upto.store(self.appender.next_seq(), Ordering::Release);
+        self.deferred = None;
+        Ok(())
     }
 
     pub(crate) const fn appender(&self) -> &Appender {

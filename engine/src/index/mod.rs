@@ -166,6 +166,24 @@ impl Index {
         }
     }
 
+    /// Reads a segment through `segment` from now on: its file was written anew, with the same
+    /// batches at the same positions.
+    pub(crate) fn rewritten(&self, segment: &Arc<Segment>) {
+        let _state = self.state.write();
+        let Some(old) = self.by_base(segment.base()) else { return };
+        let kind = std::mem::replace(&mut *old.kind.lock(), Kind::Active);
+        let new = Arc::new(SegmentIndex {
+            segment: segment.clone(),
+            ordinal: old.ordinal,
+            kind: Mutex::new(kind),
+        });
+        let mut segments = self.segments.write();
+        *segments = segments
+            .iter()
+            .map(|of| if of.ordinal == new.ordinal { new.clone() } else { of.clone() })
+            .collect();
+    }
+
     /// Ends the active index. `whole` is false when damage kept frames out of it.
     fn freeze(&self, state: &mut State, whole: bool) {
         if let Some((ordinal, memory)) = state.active.take()

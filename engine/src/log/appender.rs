@@ -82,6 +82,11 @@ impl Appender {
         Self { active, rolled: None, next_seq, next_offset, epoch, buf: Vec::new() }
     }
 
+    /// Goes on in a segment that was made fit for it only now.
+    pub(crate) fn adopt(&mut self, active: Option<Active>) {
+        self.active = active;
+    }
+
     pub(crate) const fn next_seq(&self) -> u64 {
         self.next_seq
     }

@@ -18,7 +18,6 @@ pub(crate) use open_files::OpenFiles;
 pub(crate) use sealing::{Fault, Sealing};
 pub(crate) use segment::{Segment, SegmentKey};
 
-
 /// The log as readers see it.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -64,6 +63,13 @@ impl Log {
     pub(crate) fn push(&self, segment: Arc<Segment>) {
         let mut segments = self.segments.write();
         *segments = segments.iter().cloned().chain([segment]).collect();
+    }
+
+    /// Puts a segment in the place of the one with the same base, whose file was written anew.
+    pub(crate) fn rewritten(&self, new: &Arc<Segment>) {
+        let mut segments = self.segments.write();
+        let replace = |old: &Arc<Segment>| if old.base() == new.base() { new } else { old }.clone();
+        *segments = segments.iter().map(replace).collect();
     }
 
     /// Puts `new` in the place of `old`, or takes `old` out.

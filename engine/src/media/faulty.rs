@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -18,6 +18,8 @@ pub(crate) struct Faults {
     first: AtomicU64,
     last: AtomicU64,
     errno: AtomicU64,
+    /// Only operations that take space count and fail.
+    space: AtomicBool,
     /// Operations hold it shared, a crash image alone: it then is of one moment.
     pub(crate) gate: RwLock<()>,
 }
@@ -30,6 +32,7 @@ impl Faults {
             first: AtomicU64::new(u64::MAX),
             last: AtomicU64::new(0),
             errno: AtomicU64::new(0),
+            space: AtomicBool::new(false),
             gate: RwLock::new(()),
         })
     }
@@ -47,12 +50,25 @@ impl Faults {
         self.first.store(first, Ordering::Relaxed);
     }
 
+    /// Of the operations that are to fail only those do that need space.
+    pub(crate) fn only_space(&self) {
+        self.space.store(true, Ordering::Relaxed);
+    }
+
     /// Nothing fails any longer.
     pub(crate) fn clear(&self) {
+        self.space.store(false, Ordering::Relaxed);
         self.first.store(u64::MAX, Ordering::Relaxed);
     }
 
     fn step(&self) -> io::Result<RwLockReadGuard<'_, ()>> {
+        if self.space.load(Ordering::Relaxed) {
+            return Ok(self.gate.read());
+        }
+        self.step_for_space()
+    }
+
+    fn step_for_space(&self) -> io::Result<RwLockReadGuard<'_, ()>> {
         let gate = self.gate.read();
         let now = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let range = self.first.load(Ordering::Relaxed)..=self.last.load(Ordering::Relaxed);
@@ -121,7 +137,7 @@ impl Media for FaultyMedia {
 
 impl<F: Files> Files for FaultyFiles<F> {
     fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>> {
-        let _gate = self.faults.step()?;
+        let _gate = self.faults.step_for_space()?;
         self.files.create(path, len, zero).map(|media| self.wrap(media))
     }
 
@@ -138,7 +154,7 @@ impl<F: Files> Files for FaultyFiles<F> {
     }
 
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        match self.faults.step() {
+        match self.faults.step_for_space() {
             Ok(_gate) => self.files.write_new(path, bytes),
             Err(error) => {
                 // What a crash in the middle leaves: half of the bytes.

@@ -29,7 +29,7 @@ use crate::ids::IdSource;
 use crate::index::Index;
 use crate::log::{Active, Appender, Log, OpenFiles, Sealing, Segment, SegmentKey};
 use crate::manifest::Manifest;
-use crate::media::{Disk, Files, LockError, Media, StoreLock};
+use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full};
 use crate::options::StoreOptions;
 use crate::store::Inner;
 use crate::tail::Tail;
@@ -38,6 +38,7 @@ use crate::value::FrameId;
 use files::Found;
 use replay::{Tables, note, replay};
 pub use report::{Cut, RecoveryReport};
+pub(crate) use rewrite::Plan;
 use scan::{Scanned, scan};
 
 /// An unmarked segment under examination.
@@ -51,12 +52,14 @@ struct Examined {
 
 /// The log as it will be used.
 #[derive(Debug, Default)]
-struct Recovered {
+pub(crate) struct Recovered {
     /// Those that were not sealed when the store was opened.
-    segments: Vec<Arc<Segment>>,
+    pub(crate) segments: Vec<Arc<Segment>>,
     /// Of those the ones that are sealed now; their derived files are not written yet.
-    sealed_now: Vec<Arc<Segment>>,
-    active: Option<Active>,
+    pub(crate) sealed_now: Vec<Arc<Segment>>,
+    pub(crate) active: Option<Active>,
+    /// The disk was too full to make the log fit to be written.
+    deferred: Option<Plan>,
     next_seq: u64,
     next_offset: u64,
     durable_upto: u64,
@@ -157,7 +160,7 @@ impl Opening {
                     self.as_found(examined)
                 }
                 None if self.clean => self.go_on(examined, before)?,
-                None => rewrite::recover(&mut self, examined, before)?,
+                None => self.recover(examined, before)?,
             },
             Some(_) => self.as_found(examined),
         };
@@ -277,6 +280,22 @@ impl Opening {
         (seq < durable_upto).then_some(corrupt)
     }
 
+    /// Recovers a log that was not closed in order. On a full disk it is opened as it is; that it
+    /// is made fit to be written waits for the first append that finds room.
+    fn recover(
+        &mut self,
+        examined: Vec<Examined>,
+        before: Option<(u64, u64)>,
+    ) -> Result<Recovered, OpenError> {
+        let env = Arc::clone(&self.env);
+        let failed = |error| OpenError::io("recover", &env.log_dir(), error);
+        let plan = rewrite::plan(self, examined, before).map_err(failed)?;
+        match plan.carry_out(&env, &self.blobs, &self.open_files) {
+            Err(error) if is_full(&error) => Ok(plan.deferred(&env, &self.open_files)),
+            recovered => recovered.map_err(failed),
+        }
+    }
+
     /// Goes on in the segment that a clean close left.
     fn go_on(
         &self,
@@ -349,14 +368,15 @@ impl Opening {
         let epoch = self.env.manifest.state().epochs.last().map_or(1, |last| last.epoch + 1);
         let last_id = tables.last_id.unwrap_or(FrameId::ZERO);
         let seed = u64::from_le_bytes(self.env.random.bytes());
-        let Recovered { segments, active, next_seq, next_offset, durable_upto, .. } = tail;
+        let Recovered { segments, active, deferred, next_seq, next_offset, durable_upto, .. } =
+            tail;
         let head = match segments.last() {
             Some(_) => next_offset,
             None => sealed.last().map_or(next_offset, |last| last.base() + last.frames(u64::MAX)),
         };
         let appender = Appender::new(active, next_seq, head, epoch);
         let ids = IdSource::new(last_id, seed);
-        let writer = Writer::new(appender, ids, &tables.cursors);
+        let writer = Writer::new(appender, ids, &tables.cursors, deferred);
         Inner {
             log: Log::new(sealed.into_iter().chain(segments).collect(), head),
             index,

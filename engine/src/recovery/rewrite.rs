@@ -17,11 +17,11 @@ use super::replay::{Tables, has_blobs, replay};
 use super::report::Cut;
 use super::scan::Walk;
 use super::{Examined, Opening, Recovered};
+use crate::blob::Blobs;
 use crate::env::Env;
-use crate::error::OpenError;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
-use crate::log::{Active, Segment, SegmentKey, unmarked};
+use crate::log::{Active, OpenFiles, Segment, SegmentKey, unmarked};
 use crate::media::Media;
 use crate::options::SyncPolicy;
 
@@ -52,44 +52,82 @@ struct Copied {
     active: bool,
 }
 
-/// Recovers the unmarked segments. `before` is the seq and offset they begin with, when what is in
-/// them does not say so.
-pub(super) fn recover(
+/// What is to be done about the unmarked segments. It is done when the store is opened, or, if the
+/// disk is too full for that, before the first append that finds room.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    examined: Vec<Examined>,
+    /// The last segment that is kept: it goes on being written to. Those after it are dropped.
+    last: Option<usize>,
+    durable_upto: u64,
+    next_seq: u64,
+    next_offset: u64,
+}
+
+/// Decides about the unmarked segments; nothing is changed on disk. `before` is the seq and offset
+/// they begin with, when what is in them does not say so.
+pub(super) fn plan(
     opening: &mut Opening,
     mut examined: Vec<Examined>,
     before: Option<(u64, u64)>,
-) -> Result<Recovered, OpenError> {
-    let env = Arc::clone(&opening.env);
-    let failed = |error| OpenError::io("recover", &env.log_dir(), error);
+) -> io::Result<Plan> {
     let durable_upto =
         examined.iter().map(|one| one.scanned.durable_upto).max().unwrap_or_default();
-    let kept = keep(opening, &mut examined, before, durable_upto).map_err(failed)?;
-    // What frames that are kept refer to becomes durable with them.
-    opening.blobs.sync().map_err(failed)?;
+    let kept = keep(opening, &mut examined, before, durable_upto)?;
     let last = examined[..kept].iter().rposition(|one| one.scanned.first_seq.is_some());
     let last = last.or(kept.checked_sub(1));
-    let mut fates = Vec::new();
-    for (index, one) in examined.iter().enumerate() {
-        let fate = match last {
-            Some(last) if index <= last => decide(&env, one, index == last, durable_upto),
-            _ => Ok(Fate::Drop),
-        };
-        fates.push(fate.map_err(failed)?);
-    }
-    apply(&env, &examined, &mut fates).map_err(failed)?;
     let (mut next_seq, mut next_offset) = before.unwrap_or_default();
-    let mut recovered = Recovered::default();
-    for (one, fate) in examined.iter().zip(fates) {
-        if matches!(fate, Fate::Drop) {
-            continue;
-        }
+    for one in last.map_or(&[][..], |last| &examined[..=last]) {
         next_seq = one.scanned.next_seq.unwrap_or(next_seq);
         next_offset = one.scanned.next_offset;
-        settle(opening, &mut recovered, one, fate).map_err(failed)?;
     }
-    (recovered.next_seq, recovered.next_offset) = (next_seq, next_offset);
-    recovered.durable_upto = next_seq;
-    Ok(recovered)
+    Ok(Plan { examined, last, durable_upto, next_seq, next_offset })
+}
+
+impl Plan {
+    /// Carries the plan out. After an error it may be carried out again.
+    pub(crate) fn carry_out(
+        &self,
+        env: &Env,
+        blobs: &Blobs,
+        open_files: &Arc<OpenFiles>,
+    ) -> io::Result<Recovered> {
+        // What frames that are kept refer to becomes durable with them.
+        blobs.sync()?;
+        let mut fates = Vec::new();
+        for (index, one) in self.examined.iter().enumerate() {
+            fates.push(match self.last {
+                Some(last) if index <= last => decide(env, one, index == last, self.durable_upto)?,
+                _ => Fate::Drop,
+            });
+        }
+        apply(env, &self.examined, &fates)?;
+        let mut recovered = Recovered::default();
+        for (one, fate) in self.examined.iter().zip(fates) {
+            settle(env, open_files, &mut recovered, one, fate)?;
+        }
+        let (next_seq, next_offset) = (self.next_seq, self.next_offset);
+        Ok(Recovered { next_seq, next_offset, durable_upto: next_seq, ..recovered })
+    }
+
+    /// The log as it can be read before the plan was carried out.
+    pub(super) fn deferred(self, env: &Env, open_files: &Arc<OpenFiles>) -> Recovered {
+        let kept = self.last.map_or(&[][..], |last| &self.examined[..=last]);
+        let segment = |one: &Examined| {
+            let frames = one.scanned.next_offset - one.key.base;
+            let path = path_of(env, &one.file);
+            let open = Arc::clone(open_files);
+            Arc::new(Segment::sealed_file(one.key, path, one.scanned.end, frames, open))
+        };
+        Recovered {
+            segments: kept.iter().map(segment).collect(),
+            next_seq: self.next_seq,
+            next_offset: self.next_offset,
+            durable_upto: self.durable_upto,
+            deferred: Some(self),
+            ..Recovered::default()
+        }
+    }
 }
 
 /// Finds out how many of the segments, from the first on, belong to the log, and cuts the last of
@@ -264,10 +302,10 @@ fn crc_of(media: &Arc<dyn Media>, end: u64) -> io::Result<crc32fast::Hasher> {
 }
 
 /// Carries the decisions out. The manifest changes once, in the middle.
-fn apply(env: &Env, examined: &[Examined], fates: &mut [Fate]) -> io::Result<()> {
+fn apply(env: &Env, examined: &[Examined], fates: &[Fate]) -> io::Result<()> {
     let dir = env.log_dir();
     let mut entries = Vec::new();
-    for (one, fate) in examined.iter().zip(&*fates) {
+    for (one, fate) in examined.iter().zip(fates) {
         let path = path_of(env, &one.file);
         match fate {
             Fate::GoOn => entries.push(one.file),
@@ -280,7 +318,11 @@ fn apply(env: &Env, examined: &[Examined], fates: &mut [Fate]) -> io::Result<()>
                 let crc = copied.crc.clone().finalize();
                 entries.push(sealed(&copied.key, one, copied.length, crc));
             }
-            Fate::Drop => env.files.rename(&path, &unfinished(&path))?,
+            Fate::Drop => match env.files.rename(&path, &unfinished(&path)) {
+                // Renamed by an earlier attempt, which a full disk ended.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            },
         }
     }
     env.files.sync_dir(&dir)?;
@@ -312,12 +354,12 @@ fn sealed(key: &SegmentKey, one: &Examined, length: u64, crc: u32) -> FileEntry 
 
 /// Opens what a segment has become.
 fn settle(
-    opening: &Opening,
+    env: &Env,
+    open_files: &Arc<OpenFiles>,
     recovered: &mut Recovered,
     one: &Examined,
     fate: Fate,
 ) -> io::Result<()> {
-    let env = &opening.env;
     let frames = one.scanned.next_offset - one.key.base;
     let (key, length) = match fate {
         Fate::Drop => return Ok(()),
@@ -335,7 +377,7 @@ fn settle(
         Fate::Seal { .. } => (one.key, one.scanned.end),
     };
     let path = env.log_path(key.base, key.generation, "seg");
-    let open = Arc::clone(&opening.open_files);
+    let open = Arc::clone(open_files);
     let segment = Arc::new(Segment::sealed_file(key, path, length, frames, open));
     recovered.sealed_now.push(Arc::clone(&segment));
     recovered.segments.push(segment);

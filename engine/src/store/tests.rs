@@ -1,102 +1,298 @@
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 
 use super::*;
+use crate::media::faulty::Faults;
 use crate::options::MediaChoice;
-use crate::value::{Body, Meta, NewFrame, ReadOptions, Topic};
+use crate::testing::{
+    StillClock, crash_now, fast_dir, frame, numbers, open, open_faulty, options, segment_files,
+};
+use crate::value::{Body, CursorChange, ExpectRevision, NewFrame, Topic, Ttl};
 
-fn options(sync: SyncPolicy) -> StoreOptions {
-    StoreOptions {
-        segment_bytes: 64 * 1024,
-        pack_bytes: 64 * 1024,
-        sync,
-        ..StoreOptions::default()
-    }
+fn range(upto: u64) -> Vec<u64> {
+    (0..upto).collect()
 }
 
-fn frame(topic: &str, n: u64) -> NewFrame {
-    let meta = Meta::parse(format!("{{\"n\":{n}}}")).unwrap();
-    NewFrame { meta, ..NewFrame::new(Topic::parse(topic).unwrap()) }
-}
-
-fn numbers(store: &Store) -> Vec<(u64, String)> {
-    let frames = store.read(&ReadOptions::default()).unwrap();
-    let told = |frame: crate::Frame| {
-        (frame.offset().unwrap(), String::from_utf8(frame.meta().to_vec()).unwrap())
-    };
-    frames.map(|frame| told(frame.unwrap())).collect()
-}
-
-fn open(dir: &Path, sync: SyncPolicy) -> Store {
-    Store::open(dir, options(sync)).unwrap()
+fn set(name: &str, expect: ExpectRevision, offset: u64, state: &[u8]) -> CursorChange {
+    let name = CursorName::parse(name).unwrap();
+    CursorChange { name, expect, set: Some((offset, Bytes::copy_from_slice(state))) }
 }
 
 #[test]
 fn what_is_appended_is_read_and_is_there_after_reopening() {
     for media in [MediaChoice::Mapped, MediaChoice::Positioned] {
         for sync in [SyncPolicy::Sync, SyncPolicy::None] {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = fast_dir();
             let options = StoreOptions { media, ..options(sync) };
-            let mut expected = Vec::new();
             for epoch in 1..=3 {
                 let store = Store::open(dir.path(), options.clone()).unwrap();
                 assert_eq!((store.info().epoch, store.info().health), (epoch, Health::Writable));
-                assert_eq!(numbers(&store), expected);
-                for _ in 0..50 {
-                    let offset = expected.len() as u64;
-                    let batch = Batch::from(frame("a", offset));
-                    let appended = store.append(batch).unwrap();
-                    assert_eq!(appended.frames[0].offset, Some(offset));
+                let start = (epoch - 1) * 50;
+                assert_eq!(numbers(&store), range(start));
+                for n in start..start + 50 {
+                    let appended = store.append(frame("a", n).into()).unwrap();
+                    assert_eq!(appended.frames[0].offset, Some(n));
                     assert_eq!(appended.durable, sync == SyncPolicy::Sync);
-                    expected.push((offset, format!("{{\"n\":{offset}}}")));
+                    assert_eq!(appended.head, n + 1);
                 }
-                assert_eq!(numbers(&store), expected);
+                assert_eq!(numbers(&store), range(start + 50));
                 store.close().unwrap();
+                assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::Closed));
             }
         }
     }
 }
 
 #[test]
-fn segments_follow_one_another() {
-    let dir = tempfile::tempdir().unwrap();
+fn an_opening_that_writes_nothing_leaves_the_files_alone() {
+    let dir = fast_dir();
+    open(dir.path(), SyncPolicy::None).append(frame("a", 0).into()).unwrap();
+    let bytes = |name| std::fs::read(dir.path().join(name)).unwrap();
+    let before = (bytes("super.a"), bytes("super.b"));
     let store = open(dir.path(), SyncPolicy::None);
-    let body = Bytes::from_static(b"hello");
-    for n in 0..5000 {
-        let mut new = frame("a", n);
-        if n % 100 == 0 {
-            new.body = Body::Inline(body.clone());
-        }
-        store.append(new.into()).unwrap();
-    }
-    assert!(store.info().segments > 5);
-    let expected: Vec<_> = (0..5000).map(|n| (n, format!("{{\"n\":{n}}}"))).collect();
-    assert!(numbers(&store) == expected);
+    assert_eq!((store.info().epoch, numbers(&store)), (2, range(1)));
     store.close().unwrap();
+    assert_eq!((bytes("super.a"), bytes("super.b")), before);
+}
+
+#[test]
+fn segments_follow_one_another_and_are_sealed() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    for n in 0..5000 {
+        let body =
+            if n % 100 == 0 { Body::Inline(Bytes::from_static(b"hello")) } else { Body::None };
+        store.append(NewFrame { body, ..frame("a", n) }.into()).unwrap();
+    }
+    let count = store.info().segments;
+    assert!(count > 5 && numbers(&store) == range(5000));
+    store.close().unwrap();
+    let manifest = store.inner.env.manifest.state();
+    let segments = manifest.files.iter().filter(|file| file.kind == FileKind::Segment);
+    let sealed = segments.filter(|file| file.state == FileState::Sealed);
+    for file in sealed.clone() {
+        let bytes =
+            std::fs::read(store.inner.env.log_path(file.base, file.generation, "seg")).unwrap();
+        assert_eq!((bytes.len() as u64, crc32fast::hash(&bytes)), (file.length, file.crc));
+    }
+    assert_eq!(sealed.count() + 1, segment_files(dir.path()).len());
     drop(store);
     let store = open(dir.path(), SyncPolicy::None);
-    assert!(store.info().recovery.clean);
-    assert!(numbers(&store) == expected);
+    assert!(store.info().recovery.clean && numbers(&store) == range(5000));
     assert_eq!(store.append(frame("a", 5000).into()).unwrap().frames[0].offset, Some(5000));
 }
 
 #[test]
 fn many_threads_share_groups() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast_dir();
     let store = Arc::new(open(dir.path(), SyncPolicy::Sync));
     std::thread::scope(|scope| {
         for _ in 0..8 {
+            scope
+                .spawn(|| (0..200).for_each(|n| drop(store.append(frame("a", n).into()).unwrap())));
+        }
+        for _ in 0..2 {
             scope.spawn(|| {
-                for n in 0..20 {
-                    store.append(frame("a", n).into()).unwrap();
+                let (send, receive) = std::sync::mpsc::channel();
+                for n in 0..200 {
+                    let send = send.clone();
+                    store.submit_with(frame("a", n).into(), move |answer| {
+                        send.send(answer).unwrap()
+                    });
+                    store.lead();
                 }
+                assert!((0..200).all(|_| receive.recv().unwrap().is_ok()));
             });
         }
     });
-    assert_eq!(numbers(&store).len(), 160);
+    assert_eq!(numbers(&store).len(), 2000);
     let tickets: Vec<_> = (0..10).map(|n| store.submit(frame("b", n).into())).collect();
     let offsets = tickets.into_iter().map(|ticket| ticket.wait().unwrap().frames[0].offset);
-    assert!(offsets.eq((160..170).map(Some)));
+    assert!(offsets.eq((2000..2010).map(Some)));
+    assert!(!store.lead());
+}
+
+#[test]
+fn ids_increase_across_restarts_whatever_the_clock_does() {
+    let dir = fast_dir();
+    let mut last = crate::FrameId::ZERO;
+    for now in [5_000_000, 4_000_000, 0, 9_000_000, 8_999_999] {
+        let clock = StillClock::at(now);
+        let with_clock = || StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
+        let store = Store::open(dir.path(), with_clock()).unwrap();
+        for n in 0..900 {
+            if n == 450 {
+                clock.0.store(now.saturating_sub(1000), Ordering::Relaxed);
+            }
+            let ephemeral = NewFrame { ttl: Ttl::Ephemeral, ..frame("a", n) };
+            let frames = vec![frame("a", n), ephemeral, frame("a", n)];
+            let appended = store.append(Batch { frames, ..Batch::default() }).unwrap();
+            for stamp in appended.frames {
+                assert!(stamp.id > last);
+                last = stamp.id;
+            }
+        }
+    }
+}
+
+#[test]
+fn cursors_move_with_their_batch_or_not_at_all() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let name = CursorName::parse("c").unwrap();
+    let batch = |n, change| Batch {
+        frames: vec![frame("a", n)],
+        cursors: vec![change],
+        ..Batch::default()
+    };
+    let first = store.append(batch(0, set("c", ExpectRevision::Is(0), 7, b"one"))).unwrap();
+    assert_eq!(first.cursors, [1]);
+    let conflict = store.append(batch(1, set("c", ExpectRevision::Is(0), 8, b"two")));
+    let expected = AppendError::CursorConflict { name: name.clone(), expected: 0, actual: 1 };
+    assert_eq!(conflict, Err(expected));
+    assert_eq!(numbers(&store), [0]);
+    let twice = vec![set("c", ExpectRevision::Any, 1, b""), set("c", ExpectRevision::Any, 2, b"")];
+    let refused = store.append(Batch { cursors: twice, ..Batch::default() });
+    assert_eq!(refused, Err(AppendError::CursorTwice(name.clone())));
+    let long = vec![7; 100_000];
+    let second = store.append(batch(1, set("c", ExpectRevision::Is(1), 9, &long))).unwrap();
+    assert_eq!(second.cursors, [2]);
+    let cursor = store.cursor(&name).unwrap().unwrap();
+    assert_eq!((cursor.revision, cursor.offset, cursor.epoch), (2, 9, 1));
+    assert_eq!(cursor.state, long);
+    store.append(batch(2, set("gone", ExpectRevision::Any, 1, b""))).unwrap();
+    let gone = CursorName::parse("gone").unwrap();
+    let remove = CursorChange { name: gone.clone(), expect: ExpectRevision::Any, set: None };
+    assert_eq!(store.append(batch(3, remove)).unwrap().cursors, [0]);
+    drop(store);
+    let store = open(dir.path(), SyncPolicy::None);
+    assert_eq!(store.cursor(&name).unwrap().unwrap(), cursor);
+    assert_eq!((store.cursor(&gone).unwrap(), store.cursors().len()), (None, 1));
+}
+
+#[test]
+fn cursors_are_restated_and_segments_without_frames_go() {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    store.append(frame("a", 0).into()).unwrap();
+    for n in 0..4000 {
+        let change = set(&format!("cursor {}", n % 40), ExpectRevision::Any, n, &[n as u8; 50]);
+        store.append(Batch { cursors: vec![change], ..Batch::default() }).unwrap();
+    }
+    store.append(frame("a", 1).into()).unwrap();
+    let image = crash_now(dir.path(), &faults);
+    store.close().unwrap();
+    assert!(segment_files(dir.path()).len() <= 3, "{:?}", segment_files(dir.path()));
+    let expected = store.cursors();
+    assert_eq!(expected.len(), 40);
+    for dir in [dir.path(), image.path()] {
+        drop(store.inner.lock.lock().take());
+        let store = open(dir, SyncPolicy::None);
+        assert_eq!((store.cursors(), numbers(&store)), (expected.clone(), range(2)));
+    }
+}
+
+#[test]
+fn there_is_room_for_so_many_cursors_only() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let mut refused = 0;
+    for n in 0..1000 {
+        let change = set(&format!("cursor {n}"), ExpectRevision::Any, n, b"state");
+        match store.append(Batch { cursors: vec![change], ..Batch::default() }) {
+            Ok(_) => assert_eq!(refused, 0),
+            Err(AppendError::TooManyCursors) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 0);
+    let moved = set("cursor 0", ExpectRevision::Is(1), 9, b"other");
+    store.append(Batch { cursors: vec![moved], ..Batch::default() }).unwrap();
+}
+
+#[test]
+fn a_failed_write_or_sync_poisons_the_store() {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let store = open_faulty(dir.path(), options(SyncPolicy::Sync), &faults).unwrap();
+    store.append(frame("a", 0).into()).unwrap();
+    // The write succeeds, its sync does not.
+    faults.set(2, 2, Errno::IO);
+    assert_eq!(store.append(frame("a", 1).into()), Err(AppendError::Indeterminate));
+    // The error is gone, but what the disk holds is not known: no retry.
+    assert_eq!(store.append(frame("a", 2).into()), Err(AppendError::Poisoned));
+    assert_eq!(store.info().health, Health::Poisoned);
+    assert_eq!(numbers(&store), [0]);
+    assert_eq!(store.close(), Err(StoreError::Poisoned));
+    drop(store);
+    let store = open(dir.path(), SyncPolicy::Sync);
+    assert!(!store.info().recovery.clean);
+    assert!([1, 2].contains(&numbers(&store).len()));
+}
+
+#[test]
+fn a_full_disk_refuses_and_passes() {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    store.append(frame("a", 0).into()).unwrap();
+    faults.set(1, u64::MAX, Errno::NOSPC);
+    let mut count = 1;
+    // What was allocated before the disk was full is written to without harm: writes of the log
+    // itself cannot fail for space, and are let through here.
+    faults.only_space();
+    let refused = loop {
+        match store.append(frame("a", count).into()) {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+        assert!(count < 10_000);
+    };
+    assert_eq!((refused, store.info().health), (AppendError::StorageFull, Health::Writable));
+    assert_eq!(numbers(&store), range(count));
+    assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::StorageFull));
+    let image = crash_now(dir.path(), &faults);
+    faults.clear();
+    assert_eq!(store.append(frame("a", count).into()).unwrap().frames[0].offset, Some(count));
+    // A store may be opened on a full disk: it is read, and written once there is room.
+    faults.set(1, u64::MAX, Errno::NOSPC);
+    faults.only_space();
+    let store = open_faulty(image.path(), options(SyncPolicy::None), &faults).unwrap();
+    assert_eq!(numbers(&store), range(count));
+    assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::StorageFull));
+    faults.clear();
+    for n in count..count + 1000 {
+        assert_eq!(store.append(frame("a", n).into()).unwrap().frames[0].offset, Some(n));
+    }
+    assert_eq!(numbers(&store), range(count + 1000));
+    store.close().unwrap();
+    drop(store);
+    let store = open(image.path(), SyncPolicy::None);
+    assert!(store.info().recovery.clean);
+    assert_eq!(numbers(&store), range(count + 1000));
+}
+
+#[test]
+fn a_batch_is_checked_before_anything_is_written() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let refused = |batch| store.append(batch).unwrap_err();
+    assert!(matches!(refused(Batch::default()), AppendError::BatchCount { count: 0, .. }));
+    let many = Batch { frames: vec![frame("a", 0); 4097], ..Batch::default() };
+    assert!(matches!(refused(many), AppendError::BatchCount { count: 4097, .. }));
+    let large = Batch { frames: vec![frame("a", 0); 1000], ..Batch::default() };
+    assert!(matches!(refused(large), AppendError::BatchTooLarge { .. }));
+    let hash = crate::BlobHash::of(b"nobody put this");
+    let unknown = NewFrame { body: Body::Stored(hash), ..frame("a", 0) };
+    assert_eq!(refused(unknown.into()), AppendError::UnknownBlob(hash));
+    assert_eq!(store.info().head, 0);
+    let hash = store.blob_put(b"somebody put this").unwrap();
+    let known = NewFrame { body: Body::Stored(hash), ..NewFrame::new(Topic::parse("a").unwrap()) };
+    store.append(known.into()).unwrap();
+    let found = store.get_at(0).unwrap().unwrap();
+    assert_eq!((found.hash(), found.body_len()), (Some(hash), 17));
 }
