@@ -50,10 +50,10 @@ impl Pair {
     /// Two sides after HELLO.
     fn met(step: usize) -> Self {
         let mut pair = Self::new(step);
-        let actions = pair.to_server();
+        let actions = pair.move_to_server();
         let [Action::Welcome(ticket)] = actions[..] else { panic!("{actions:?}") };
         pair.server.welcome(ticket, StoreIdentity { uuid: [1; 16], epoch: 2, head: 3 });
-        let events = pair.to_client().unwrap();
+        let events = pair.move_to_client().unwrap();
         let [ClientEvent::Answer { corr: 1, result: Ok(Response::Hello(hello)) }] = &events[..]
         else {
             panic!("{events:?}")
@@ -64,7 +64,7 @@ impl Pair {
     }
 
     /// Moves what the client has queued.
-    fn to_server(&mut self) -> Vec<Action> {
+    fn move_to_server(&mut self) -> Vec<Action> {
         let bytes = flat(self.client.output());
         self.client.wrote(bytes.len());
         let mut actions = Vec::new();
@@ -79,7 +79,7 @@ impl Pair {
     }
 
     /// Moves what the server has queued.
-    fn to_client(&mut self) -> Result<Vec<ClientEvent>, ClientError> {
+    fn move_to_client(&mut self) -> Result<Vec<ClientEvent>, ClientError> {
         let bytes = flat(self.server.output());
         self.server.wrote(bytes.len(), self.now);
         let mut events = Vec::new();
@@ -96,7 +96,7 @@ impl Pair {
     fn ask(&mut self, request: &Request) -> (Ticket, u32) {
         let sub = self.client.new_sub();
         self.client.request(request, sub).unwrap();
-        let mut actions = self.to_server();
+        let mut actions = self.move_to_server();
         match actions.pop() {
             Some(Action::Serve { ticket, sub, .. }) if actions.is_empty() => (ticket, sub),
             other => panic!("{other:?} after {actions:?}"),
@@ -108,7 +108,7 @@ impl Pair {
         let options = ReadOptions { follow: true, ..ReadOptions::default() };
         let (ticket, sub) = self.ask(&Request::Subscribe(SubscribeRequest { options, how }));
         self.server.reply(ticket, |_| {});
-        assert_eq!(self.to_client().unwrap().len(), 1);
+        assert_eq!(self.move_to_client().unwrap().len(), 1);
         sub
     }
 
@@ -145,7 +145,7 @@ fn a_conversation_is_the_same_in_pieces_of_any_size() {
             let reply = Appended { frames, cursors: Vec::new(), durable: true, head: 3 };
             pair.server.reply(ticket, |out| reply.put(out));
         }
-        let events = pair.to_client().unwrap();
+        let events = pair.move_to_client().unwrap();
         let offsets: Vec<_> = events
             .iter()
             .map(|event| match event {
@@ -169,7 +169,7 @@ fn credit_goes_below_zero_by_one_message_and_comes_back() {
         pair.server.deliver(sub, &[frame(offset)], &[], offset + 1);
         offset += 1;
     }
-    let events = pair.to_client().unwrap();
+    let events = pair.move_to_client().unwrap();
     let mut costs = 0;
     for event in &events {
         let ClientEvent::Deliver { list, cost, .. } = event else { panic!("{event:?}") };
@@ -179,13 +179,13 @@ fn credit_goes_below_zero_by_one_message_and_comes_back() {
     assert_eq!(pair.server.credit(sub), 100 - costs as i64);
     assert!(events.len() == offset as usize && costs > 100);
     pair.client.tell(&Request::Credit(costs as u64), sub).unwrap();
-    assert!(matches!(pair.to_server()[..], [Action::Credit { .. }]));
+    assert!(matches!(pair.move_to_server()[..], [Action::Credit { .. }]));
     assert_eq!(pair.server.credit(sub), 100);
     // Messages that crossed the end of a stream belong to nobody and break nothing.
     pair.server.event(sub, &StreamEvent::Ended { scanned_to: offset });
     pair.client.tell(&Request::Credit(5), sub).unwrap();
     pair.client.tell(&Request::Unsubscribe, sub).unwrap();
-    assert!(pair.to_server().is_empty() && !pair.server.is_closing());
+    assert!(pair.move_to_server().is_empty() && !pair.server.is_closing());
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn the_window_stops_the_server_taking_requests() {
     for _ in 0..=REQUESTS_MAX {
         pair.client.request(&one(), 0).unwrap();
     }
-    let actions = pair.to_server();
+    let actions = pair.move_to_server();
     assert_eq!(actions.len(), REQUESTS_MAX as usize);
     assert!(!pair.server.wants_input());
     let Action::Serve { ticket, .. } = actions[0] else { panic!("not a request") };
@@ -213,15 +213,15 @@ fn uploads_keep_to_their_window() {
     for _ in 0..chunks {
         pair.client.tell(&chunk, sub).unwrap();
     }
-    assert_eq!(pair.to_server().len(), chunks);
+    assert_eq!(pair.move_to_server().len(), chunks);
     pair.server.grant(sub, CHUNK_BYTES_MAX as u64);
-    let events = pair.to_client().unwrap();
+    let events = pair.move_to_client().unwrap();
     assert!(matches!(events[..], [ClientEvent::Granted { bytes, .. }] if bytes > 0));
     pair.client.tell(&chunk, sub).unwrap();
-    assert_eq!(pair.to_server().len(), 1);
+    assert_eq!(pair.move_to_server().len(), 1);
     pair.client.tell(&chunk, sub).unwrap();
-    assert!(pair.to_server().is_empty() && pair.server.is_closing());
-    let error = pair.to_client().unwrap_err();
+    assert!(pair.move_to_server().is_empty() && pair.server.is_closing());
+    let error = pair.move_to_client().unwrap_err();
     assert_eq!(error.code(), Some(Code::FlowControl));
 }
 
@@ -237,11 +237,11 @@ fn time_ends_what_does_not_go_on() {
 
     let mut pair = Pair::met(64);
     pair.pass(PING_AFTER);
-    assert!(pair.to_client().unwrap().is_empty());
-    assert!(pair.to_server().is_empty(), "the answer to PING is not an action");
+    assert!(pair.move_to_client().unwrap().is_empty());
+    assert!(pair.move_to_server().is_empty(), "the answer to PING is not an action");
     pair.pass(PING_AFTER);
     pair.pass(SILENCE_MAX - PING_AFTER);
-    assert_eq!(pair.to_client().unwrap_err().code(), Some(Code::Stalled));
+    assert_eq!(pair.move_to_client().unwrap_err().code(), Some(Code::Stalled));
 
     let mut pair = Pair::met(64);
     let (ticket, _) = pair.ask(&one());
@@ -260,7 +260,7 @@ fn pulses_and_deadlines_come_when_they_are_due() {
     pair.pass(every);
     pair.pass(every / 2);
     pair.pass(every / 2);
-    let events = pair.to_client().unwrap();
+    let events = pair.move_to_client().unwrap();
     assert_eq!(events.len(), 2);
     for event in events {
         assert!(matches!(event, ClientEvent::Event { event: StreamEvent::Pulse, .. }));
@@ -269,7 +269,7 @@ fn pulses_and_deadlines_come_when_they_are_due() {
     let large = Bytes::from(vec![0; OUTBOUND_BYTES_MAX]);
     pair.server.chunk(sub, &large, false);
     pair.pass(every);
-    assert_eq!(pair.to_client().unwrap().len(), 1);
+    assert_eq!(pair.move_to_client().unwrap().len(), 1);
     let call =
         CallRequest { deadline: Some(every * 3), ..CallRequest::new(Topic::parse("c").unwrap()) };
     let (_, sub) = pair.ask(&Request::Call { credit: 1, call });
@@ -283,8 +283,8 @@ fn a_drain_refuses_what_is_new_and_waits_for_what_is_under_way() {
     let (ticket, _) = pair.ask(&one());
     pair.server.go_away(Duration::from_secs(5), pair.now);
     pair.client.request(&one(), 0).unwrap();
-    assert!(pair.to_server().is_empty());
-    let events = pair.to_client().unwrap();
+    assert!(pair.move_to_server().is_empty());
+    let events = pair.move_to_client().unwrap();
     assert!(matches!(
         events[..],
         [
@@ -296,7 +296,7 @@ fn a_drain_refuses_what_is_new_and_waits_for_what_is_under_way() {
     assert!(pair.server.is_over(pair.now + Duration::from_secs(5)));
     pair.server.refuse(ticket, &Refusal::new(Code::Busy, "busy"));
     assert!(!pair.server.is_over(pair.now), "the answer is not written");
-    pair.to_client().unwrap();
+    pair.move_to_client().unwrap();
     assert!(pair.server.is_over(pair.now));
 }
 
@@ -307,7 +307,7 @@ fn a_server_that_breaks_the_rules_is_found_out() {
         let mut pair = Pair::met(64);
         let (ticket, _) = pair.ask(&Request::BlobGet(BlobGetRequest { hash, credit: 1 }));
         tell(&mut pair, ticket);
-        pair.to_client().unwrap_err()
+        pair.move_to_client().unwrap_err()
     };
     let twice = lie(&|pair, ticket| {
         pair.server.reply(ticket, |out| out.put_u64(1));
@@ -338,5 +338,5 @@ fn requests_over_the_servers_limit_are_not_sent() {
     pair.client.set_limits(PeerLimits { message_bytes: 32, ..PeerLimits::OURS });
     let error = pair.client.request(&one(), 0).unwrap_err();
     assert!(matches!(error, ClientError::OverLimit { size: 33, max: 32, .. }), "{error}");
-    assert_eq!(pair.to_server().len(), 1);
+    assert_eq!(pair.move_to_server().len(), 1);
 }
