@@ -226,7 +226,7 @@ impl Host {
             Event::Create => {
                 self.shared.versions.insert(frame.id(), key.name.clone());
                 if act {
-                    let order = match self.obstacle(&key) {
+                    let order = match self.obstacle(&key, &frame) {
                         Some(error) => Order::Refuse(frame, error),
                         None => Order::Create(frame),
                     };
@@ -239,7 +239,10 @@ impl Host {
     }
 
     /// Why a processor may not be started, although its source may be right.
-    fn obstacle(&self, key: &Key) -> Option<ModuleError> {
+    fn obstacle(&self, key: &Key, frame: &Frame) -> Option<ModuleError> {
+        if version::told_error(frame).is_some() {
+            return None;
+        }
         if let Some(rival) = self.lifecycle.rival(key) {
             let text = format!("the name {} is taken by a {}; rename one", key.name, rival.kind);
             return Some(ModuleError::new(FailureKind::Definition, text));
@@ -274,9 +277,10 @@ impl Host {
         for (key, pending, confirmed) in slots {
             let pending = self.create_frame(pending).await?;
             let confirmed = self.create_frame(confirmed).await?;
-            let order = match (self.obstacle(&key), &pending) {
-                (Some(error), Some(frame)) => Order::Refuse(frame.clone(), error),
-                (Some(_), None) | (None, _) => Order::Resume { pending, confirmed },
+            let obstacle = pending.as_ref().and_then(|frame| self.obstacle(&key, frame));
+            let order = match (obstacle, pending) {
+                (Some(error), Some(frame)) => Order::Refuse(frame, error),
+                (_, pending) => Order::Resume { pending, confirmed },
             };
             self.order(key, order);
         }

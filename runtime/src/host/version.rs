@@ -68,10 +68,10 @@ impl Version {
         frame: &Frame,
         finishes: Option<mpsc::UnboundedSender<Finish>>,
     ) -> Result<Self, ModuleError> {
-        let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
-        if let Some(error) = meta.get("error") {
-            return Err(told(error));
+        if let Some(error) = told_error(frame) {
+            return Err(error);
         }
+        let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
         let bytes = source(&shared.client, frame).await?;
         let bytes = if meta["format"] == GRAPH { bytes } else { plain(key, &meta, &bytes)? };
         let graph = graph(move || ModuleGraph::from_bytes(&bytes)).await?;
@@ -155,6 +155,11 @@ where
 }
 
 /// The error that a file was found to have before its `create` frame was appended.
+pub(super) fn told_error(frame: &Frame) -> Option<ModuleError> {
+    let meta: Value = serde_json::from_slice(frame.meta()).ok()?;
+    meta.get("error").map(told)
+}
+
 fn told(error: &Value) -> ModuleError {
     let text = |name: &str| error.get(name).and_then(Value::as_str).map(str::to_owned);
     let number = |name: &str| {
