@@ -14,11 +14,12 @@ use crate::loader::GraphLoader;
 
 /// v8x keeps bytecode of every source in the user's home, and runs what it finds there, unless this
 /// is set.
-const NO_BYTECODE_CACHE: &str = "V82JSC_NO_BC_CACHE";
+pub(crate) const NO_BYTECODE_CACHE: &str = "V82JSC_NO_BC_CACHE";
 /// KiB of stack that JavaScript may use.
 const STACK_FLAG: &str = "--stack-size=3072";
 
-/// Prepares the process for JavaScript. Called first in `main`.
+/// Prepares the process for JavaScript. Called first in `main` of a program that is not started by
+/// a supervisor, which prepares its children.
 ///
 /// # Safety
 /// No other thread may run yet: the environment is changed.

@@ -4,7 +4,7 @@
 use std::io;
 
 /// What a report begins with, before the name of the thread.
-const CRASHED: &[u8] = b"crashed ";
+pub(super) const CRASHED: &str = "crashed ";
 /// Bytes of a thread's name in Linux, with its end.
 const NAME_BYTES: usize = 16;
 /// Signals of a process that has gone wrong.
@@ -13,7 +13,7 @@ const SIGNALS: [libc::c_int; 5] =
 
 /// The thread in one line of a report.
 pub(super) fn thread_of(line: &str) -> Option<&str> {
-    line.strip_prefix("crashed ").filter(|name| !name.is_empty())
+    line.strip_prefix(CRASHED).filter(|name| !name.is_empty())
 }
 
 /// Makes a crash write `crashed <thread>` to standard output before the process dies of it.
@@ -36,7 +36,7 @@ pub(super) fn install() -> io::Result<()> {
 /// Runs inside a signal handler: only system calls, no allocation, no lock.
 extern "C" fn report(_signal: libc::c_int) {
     let mut line = [0u8; CRASHED.len() + NAME_BYTES + 1];
-    line[..CRASHED.len()].copy_from_slice(CRASHED);
+    line[..CRASHED.len()].copy_from_slice(CRASHED.as_bytes());
     // SAFETY: PR_GET_NAME writes at most NAME_BYTES bytes, which the buffer has behind the prefix.
     unsafe { libc::prctl(libc::PR_GET_NAME, line.as_mut_ptr().add(CRASHED.len())) };
     let end = line.iter().position(|&byte| byte == 0).unwrap_or(CRASHED.len() + NAME_BYTES);

@@ -1,7 +1,7 @@
 //! Child processes that die with this one. The kernel kills a child when the *thread* that made it
 //! ends, so one thread makes them all, waits for them, and lives as long as the supervisor.
 
-use std::io::{self, Read as _};
+use std::io::{self, BufRead as _, BufReader};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -16,8 +16,8 @@ use tokio::task::JoinHandle;
 use super::{CULPRITS_VARIABLE, SuperviseOptions};
 use crate::supervise::crash;
 
-/// Bytes read of what a Host says about its end.
-const REPORT_BYTES_MAX: u64 = 64 * 1024;
+/// Threads that one crash may name.
+const CULPRITS_MAX: usize = 16;
 
 type Spawned = io::Result<(OwnedFd, ChildStdout, oneshot::Receiver<io::Result<ExitStatus>>)>;
 
@@ -66,6 +66,7 @@ impl Spawner {
         command
             .args(&options.args)
             .env(CULPRITS_VARIABLE, culprits.join(","))
+            .env(crate::isolate::NO_BYTECODE_CACHE, "1")
             .stdin(Stdio::from(OwnedFd::from(socket)))
             .stdout(Stdio::piped())
             // A Ctrl-C in the terminal is for the server, which stops the Host in its turn.
@@ -104,12 +105,18 @@ fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
     drop(exited.send(child.wait()));
 }
 
-/// The threads a Host says it crashed on.
+/// The threads a Host says it crashed on. All it writes is read, so that it never has to wait.
 fn read_report(stdout: ChildStdout) -> Vec<String> {
-    let mut text = String::new();
-    // What is not text was not written by a Host.
-    let _ = stdout.take(REPORT_BYTES_MAX).read_to_string(&mut text);
-    text.lines().filter_map(crash::thread_of).map(str::to_owned).collect()
+    let mut culprits = Vec::new();
+    for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        // The line may follow something else that was written without an end.
+        let report = line.find(crash::CRASHED).and_then(|at| crash::thread_of(&line[at..]));
+        if let (Some(thread), true) = (report, culprits.len() < CULPRITS_MAX) {
+            culprits.push(thread.to_owned());
+        }
+    }
+    culprits
 }
 
 impl Child {

@@ -12,7 +12,11 @@ async fn command(source: &str) -> (Isolate, Arc<Memory>) {
 
 fn call(memory: &Memory, args: &Value) -> Call {
     Call {
-        input: Input { frame: memory.add("it.call", &json!({ "args": args }), "body"), body: None, attempt: 1 },
+        input: Input {
+            frame: memory.add("it.call", &json!({ "args": args }), "body"),
+            body: None,
+            attempt: 1,
+        },
         deadline_ms: None,
         complete: NewFrame::new(Topic::parse("it.complete").unwrap()),
         cancel: CancellationToken::new(),
@@ -46,7 +50,10 @@ async fn a_plain_return_is_one_result() {
     for run in ["run: () => ({ a: 1 })", "async run() { return { a: 1 }; }"] {
         let (isolate, memory) = command(&format!("export default {{ {run} }};")).await;
         soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
-        assert_eq!(memory.topic("it.recv").iter().map(stored_meta).collect::<Vec<_>>(), [json!({ "a": 1 })]);
+        assert_eq!(
+            memory.topic("it.recv").iter().map(stored_meta).collect::<Vec<_>>(),
+            [json!({ "a": 1 })]
+        );
         assert_eq!(memory.topic("it.complete").len(), 1);
     }
 }
@@ -121,7 +128,8 @@ async fn deadlines_and_cancels_end_a_call_with_its_signal() {
 
 #[tokio::test]
 async fn many_calls_leave_the_isolate_as_it_was() {
-    let (isolate, memory) = command("export default { run: (call) => ({ n: call.args.n }) };").await;
+    let (isolate, memory) =
+        command("export default { run: (call) => ({ n: call.args.n }) };").await;
     let started = std::time::Instant::now();
     for n in 0..5_000 {
         isolate.call(call(&memory, &json!({ "n": n }))).await.unwrap();

@@ -36,18 +36,58 @@ async fn what_is_wrong_with_one_is_named() {
         ("handlers/it.js", "export default { run() {} };", "a handler needs topics"),
         ("handlers/it.js", "export default { run() {}, topics: 7 };", "topics is a pattern"),
         ("handlers/it.js", "export default { run() {}, topics: 'a b' };", "may hold only"),
-        ("handlers/it.js", "export default { run() {}, topics: 'a', topic: 'b' };", "unknown field `topic`"),
-        ("handlers/it.js", "export default { run() {}, topics: 'a', timeout: '1 minute' };", "\"500ms\""),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', topic: 'b' };",
+            "unknown field `topic`",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', timeout: '1 minute' };",
+            "\"500ms\"",
+        ),
         ("handlers/it.js", "export default { run() {}, topics: 'a', timeout: '1d' };", "at most"),
-        ("handlers/it.js", "export default { run() {}, topics: 'a', start: 'old' };", "start is \"new\""),
-        ("handlers/it.js", "export default { run() {}, topics: 'a', onError: 'ignore' };", "onError is"),
-        ("handlers/it.js", "export default { run() {}, topics: 'a', state: new Map() };", "state is a Map"),
-        ("handlers/it.js", "export default { run() {}, topics: 'a', tick() {} };", "pulse and tick go together"),
-        ("generators/it.js", "export default { run() {}, topics: 'a' };", "topics belongs to a handler"),
-        ("generators/it.js", "export default { run() {}, permissions: { run: ['ls'] } };", "unknown field `run`"),
-        ("generators/it.js", "export default { run() {}, output: { topic: 'xs.a' } };", "must not begin with xs."),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', start: 'old' };",
+            "start is \"new\"",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', onError: 'ignore' };",
+            "onError is",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', state: new Map() };",
+            "state is a Map",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', tick() {} };",
+            "pulse and tick go together",
+        ),
+        (
+            "generators/it.js",
+            "export default { run() {}, topics: 'a' };",
+            "topics belongs to a handler",
+        ),
+        (
+            "generators/it.js",
+            "export default { run() {}, permissions: { run: ['ls'] } };",
+            "unknown field `run`",
+        ),
+        (
+            "generators/it.js",
+            "export default { run() {}, output: { topic: 'xs.a' } };",
+            "must not begin with xs.",
+        ),
         ("commands/it.js", "export default { run() {}, args: { a: 'int' } };", "args.a is \"int\""),
-        ("commands/it.js", "export default { run() {}, concurrency: 0 };", "concurrency is between"),
+        (
+            "commands/it.js",
+            "export default { run() {}, concurrency: 0 };",
+            "concurrency is between",
+        ),
     ] {
         let error = start(entry, source).await.err().unwrap_or_else(|| panic!("{source}"));
         assert!(error.message.contains(want), "{source}: {error}");
@@ -81,23 +121,31 @@ async fn typescript_keeps_its_places() {
     assert_eq!(meta(&good.outputs[0]), json!({ "high": 2, "twice": 4, "thing": 5 }));
     let bad = reply(&isolate, vec![input(&memory, &json!({ "n": 1 }))]).await;
     let error = bad.failure.unwrap().error;
-    assert_eq!((error.line, error.file.as_deref()), (Some(10), Some("handlers/it.ts")), "{error:?}");
+    assert_eq!(
+        (error.line, error.file.as_deref()),
+        (Some(10), Some("handlers/it.ts")),
+        "{error:?}"
+    );
     let stack = error.stack.unwrap();
     let lines: Vec<&str> = stack.lines().collect();
     assert_eq!(lines[0], "Error: at 1");
     assert!(lines[1].starts_with("    at fail (handlers/it.ts:10:"), "{stack}");
     assert!(lines[2].contains("(handlers/it.ts:15:"), "{stack}");
     assert_eq!(lines.len(), 3, "{stack}");
-    let error = start("handlers/it.ts", "const a: number = ;\nexport default {};").await.err().unwrap();
+    let error =
+        start("handlers/it.ts", "const a: number = ;\nexport default {};").await.err().unwrap();
     assert_eq!((error.kind, error.line, error.column), (FailureKind::Syntax, Some(1), Some(19)));
 }
 
 #[tokio::test]
 async fn a_graph_is_its_sources() {
     let modules = Modules::new(&[
-        ("handlers/it.ts", "import { a } from \"../lib/a.ts\"; import data from \"../lib/d.json\";\n\
+        (
+            "handlers/it.ts",
+            "import { a } from \"../lib/a.ts\"; import data from \"../lib/d.json\";\n\
             import typed from \"../lib/t.json\" with { type: \"json\" }; import type { T } from \"../lib/types.ts\";\n\
-            export default { topics: \"in\", run: async () => ({ a, data, typed, late: (await import(\"../lib/late.js\")).late }) };"),
+            export default { topics: \"in\", run: async () => ({ a, data, typed, late: (await import(\"../lib/late.js\")).late }) };",
+        ),
         ("lib/a.ts", "export const a: number = 1;"),
         ("lib/d.json", "{\"d\": [1]}"),
         ("lib/t.json", "[2]"),
@@ -110,8 +158,7 @@ async fn a_graph_is_its_sources() {
     let kept = ModuleGraph::from_bytes(&graph.to_bytes()).unwrap();
     assert_eq!(kept.hash(), graph.hash());
     let memory = Memory::new();
-    let (isolate, _) =
-        Isolate::start(spec("handlers/it.ts", kept), memory.clone()).await.unwrap();
+    let (isolate, _) = Isolate::start(spec("handlers/it.ts", kept), memory.clone()).await.unwrap();
     isolate.load_state(None).await.unwrap();
     let reply = reply(&isolate, inputs(&memory, 1)).await;
     let want = json!({ "a": 1, "data": { "d": [1] }, "typed": [2], "late": "file:///lib/late.js" });

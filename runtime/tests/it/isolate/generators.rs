@@ -47,10 +47,8 @@ async fn plain_iterators_and_promises_do_as_well() {
 
 #[tokio::test]
 async fn a_throw_ends_it_with_its_place() {
-    let (isolate, memory) = generator(
-        "export default { async *run() {\n  yield { n: 1 };\n  null.x;\n} };",
-    )
-    .await;
+    let (isolate, memory) =
+        generator("export default { async *run() {\n  yield { n: 1 };\n  null.x;\n} };").await;
     let error = soon(isolate.run_generator()).await.unwrap_err();
     assert_eq!((error.kind, error.line), (FailureKind::Throw, Some(3)), "{error:?}");
     assert_eq!(memory.topic("it.recv").len(), 1);
@@ -162,7 +160,10 @@ async fn a_tail_goes_on_where_it_was() {
         frames = soon(steps) => frames,
     };
     assert_eq!(bodies(frames), ["one", "two", "three", "four", "5"]);
-    let denied = start("generators/it.js", "export default { async *run(ctx) { yield* ctx.tail('/etc/passwd'); } };");
+    let denied = start(
+        "generators/it.js",
+        "export default { async *run(ctx) { yield* ctx.tail('/etc/passwd'); } };",
+    );
     let (isolate, ..) = denied.await.unwrap();
     let error = soon(isolate.run_generator()).await.unwrap_err();
     assert_eq!(error.kind, FailureKind::Permission);

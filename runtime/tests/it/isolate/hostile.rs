@@ -28,10 +28,9 @@ fn in_run(body: &str) -> String {
 
 #[tokio::test]
 async fn endless_loops_are_ended_and_the_others_go_on() {
-    let (healthy, memory) = handler(
-        "export default { topics: \"in\", state: 0, run(frame, ctx) { ctx.state++; } };",
-    )
-    .await;
+    let (healthy, memory) =
+        handler("export default { topics: \"in\", state: 0, run(frame, ctx) { ctx.state++; } };")
+            .await;
     for body in [
         "for (;;) {}",
         "for (;;) { try { for (;;) {} } catch {} finally { continue; } }",
@@ -63,7 +62,8 @@ async fn memory_without_end_is_ended() {
         "const all = []; for (;;) all.push(new ArrayBuffer(1_000_000));",
     ] {
         let error = failure_of(&in_run(body)).await;
-        let out_of_memory = error.kind == FailureKind::Heap || error.message.contains("out of memory");
+        let out_of_memory =
+            error.kind == FailureKind::Heap || error.message.contains("out of memory");
         assert!(out_of_memory, "{body}: {error:?}");
     }
     // One allocation that can never be is an ordinary error.
@@ -159,7 +159,10 @@ async fn odd_values_and_overridden_builtins_hurt_nobody() {
 async fn builtins_that_never_yield_cost_their_thread_only() {
     let body = "const o = Array.from({ length: 1e5 }, (_, i) => ({ i })); for (;;) JSON.parse(JSON.stringify(o));";
     let error = failure_of(&in_run(body)).await;
-    assert!(matches!(error.kind, FailureKind::Cpu | FailureKind::Wedged | FailureKind::Heap), "{error}");
+    assert!(
+        matches!(error.kind, FailureKind::Cpu | FailureKind::Wedged | FailureKind::Heap),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -202,7 +205,8 @@ async fn imports_stay_inside_the_directory() {
 async fn many_isolates_come_and_go() {
     let (isolates, rounds) = (8, 4);
     for _ in 0..rounds {
-        let started = (0..isolates).map(|_| handler("export default { topics: \"in\", run: () => ({}) };"));
+        let started =
+            (0..isolates).map(|_| handler("export default { topics: \"in\", run: () => ({}) };"));
         for (isolate, memory) in futures::future::join_all(started).await {
             assert_eq!(reply(&isolate, inputs(&memory, 3)).await.done, 3);
             soon(isolate.stop()).await.unwrap();

@@ -33,11 +33,17 @@ async fn globals_are_the_committed_list() {
     let mut list: Vec<&str> = include_str!("../../../js/globals.txt").lines().collect();
     list.sort_unstable();
     assert_eq!(seen, list);
-    for gone in ["Deno", "gc", "ShadowRealm", "__bootstrap", "Atomics", "WebAssembly", "SharedArrayBuffer"] {
+    for gone in
+        ["Deno", "gc", "ShadowRealm", "__bootstrap", "Atomics", "WebAssembly", "SharedArrayBuffer"]
+    {
         let probe = format!(
             "return {{ there: typeof {gone}, made: new Function('return typeof {gone}')() }}"
         );
-        assert_eq!(eval(&probe).await, json!({ "there": "undefined", "made": "undefined" }), "{gone}");
+        assert_eq!(
+            eval(&probe).await,
+            json!({ "there": "undefined", "made": "undefined" }),
+            "{gone}"
+        );
     }
 }
 
@@ -46,7 +52,10 @@ async fn the_web_platform_works_without_imports() {
     let cases = [
         ("return { v: new URL('../b?q=1', 'https://x.y/a/c').href }", json!("https://x.y/b?q=1")),
         ("return { v: new URLSearchParams({ a: '1 2' }).toString() }", json!("a=1+2")),
-        ("return { v: new TextDecoder().decode(new TextEncoder().encode('\\u00e4')) }", json!("\u{e4}")),
+        (
+            "return { v: new TextDecoder().decode(new TextEncoder().encode('\\u00e4')) }",
+            json!("\u{e4}"),
+        ),
         ("return { v: atob(btoa('xs')) }", json!("xs")),
         ("return { v: structuredClone(new Map([['a', 1]])).get('a') }", json!(1)),
         ("return { v: await new Blob(['a', 'b']).text() }", json!("ab")),
@@ -72,11 +81,11 @@ async fn the_web_platform_works_without_imports() {
         ("return { v: await new Promise((done) => setTimeout(done, 1, 'timer')) }", json!("timer")),
         ("return { v: ctx.env.TOKEN ?? null }", json!(null)),
         ("const e = new Event('x'); return { v: e.type }", json!("x")),
-        ("const d = new DOMException('m', 'AbortError'); return { v: d.name }", json!("AbortError")),
         (
-            "const f = new FormData(); f.set('a', 'b'); return { v: f.get('a') }",
-            json!("b"),
+            "const d = new DOMException('m', 'AbortError'); return { v: d.name }",
+            json!("AbortError"),
         ),
+        ("const f = new FormData(); f.set('a', 'b'); return { v: f.get('a') }", json!("b")),
     ];
     for (body, want) in cases {
         assert_eq!(eval(body).await, json!({ "v": want }), "{body}");
@@ -155,7 +164,8 @@ async fn fetch_reaches_what_was_named_and_nothing_else() {
     assert!(requests.try_recv().is_err());
     // Private addresses need the operator.
     let source = format!("export default {{ topics: \"in\", {named} run() {{}} }};");
-    let refused = start_with("handlers/it.js", &source, |spec| spec.allow.net_private = false).await;
+    let refused =
+        start_with("handlers/it.js", &source, |spec| spec.allow.net_private = false).await;
     let error = refused.err().unwrap();
     assert_eq!(error.kind, FailureKind::Permission);
     assert!(error.message.contains("--allow-net-private"), "{error}");
@@ -169,7 +179,8 @@ async fn fetch_reaches_what_was_named_and_nothing_else() {
 
 #[tokio::test]
 async fn redirects_are_checked_again() {
-    let (target, reached) = server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let (target, reached) =
+        server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     let response: &'static str = format!(
         "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{target}/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     )
@@ -217,7 +228,9 @@ async fn files_are_read_where_it_was_named() {
             "date": true, "bytes": 5, "proc": true })
     );
     for path in ["/etc/passwd", &format!("{at}/../x"), &format!("{at}/link"), &format!("{at}x")] {
-        let seen = eval_with(&format!("return {{ t: await ctx.fs.text('{path}') }}"), &named, |_| {}).await;
+        let seen =
+            eval_with(&format!("return {{ t: await ctx.fs.text('{path}') }}"), &named, |_| {})
+                .await;
         let message = seen["failed"].as_str().unwrap_or_else(|| panic!("{path}: {seen}"));
         assert!(message.contains("permissions: { read: ["), "{message}");
     }
