@@ -13,10 +13,10 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=js");
     println!("cargo:rerun-if-changed=../Cargo.lock");
-    let own = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("js");
-    let mut dirs = crate_dirs();
-    assert_eq!(dirs.len(), CRATES.len(), "cargo metadata knows {CRATES:?}");
-    dirs.push(own);
+    let own = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let mut dirs = unpacked(&own).unwrap_or_else(asked_for);
+    assert_eq!(dirs.len(), CRATES.len(), "the sources of {CRATES:?} are found");
+    dirs.push(own.join("js"));
     let mut table = String::from("&[\n");
     for dir in dirs {
         for path in scripts(&dir) {
@@ -28,11 +28,29 @@ fn main() {
     fs::write(out.join("sources.rs"), table).expect("OUT_DIR can be written");
 }
 
-/// Where cargo keeps the sources of the crates.
-fn crate_dirs() -> Vec<PathBuf> {
+/// Where cargo unpacks crates of a registry, the usual case; needs nothing that a build of one
+/// package has not downloaded.
+fn unpacked(own: &Path) -> Option<Vec<PathBuf>> {
+    let lock = fs::read_to_string(own.join("../Cargo.lock")).ok()?;
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))?;
+    let registries: Vec<PathBuf> = fs::read_dir(home.join("registry/src"))
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    let find = |name: &&str| {
+        let after = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?.1;
+        let dir = format!("{name}-{}", after.split('"').next()?);
+        registries.iter().map(|registry| registry.join(&dir)).find(|path| path.is_dir())
+    };
+    CRATES.iter().map(find).collect()
+}
+
+/// Where cargo says that they are: vendored, patched, or in a home of another kind.
+fn asked_for() -> Vec<PathBuf> {
     let cargo = env::var("CARGO").expect("cargo sets it");
     let output = Command::new(cargo)
-        .args(["metadata", "--format-version=1", "--offline", "--locked"])
+        .args(["metadata", "--format-version=1", "--locked"])
         .output()
         .expect("cargo metadata runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
