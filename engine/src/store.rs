@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use crate::append::{Appended, Batch, Checks, Pending};
@@ -200,7 +199,7 @@ impl Store {
             },
         };
         let CursorSummary { revision, epoch, offset, time_ms, .. } = held.summary();
-        Ok(Some(Cursor { revision, epoch, offset, time_ms, state: Bytes::from(state) }))
+        Ok(Some(Cursor { revision, epoch, offset, time_ms, state }))
     }
 
     /// Every cursor, by name.
@@ -317,6 +316,7 @@ impl Inner {
         // Who leads from now on answers that the store is closed.
         writer.closed = true;
         let closed = self.close_files(&mut writer);
+        self.sealing.drop_spare(self);
         // On every path: its thread may write to the manifest, and the lock goes next.
         self.blobs.stop();
         *self.lock.lock() = None;

@@ -6,6 +6,8 @@ mod ticket;
 mod writer;
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -32,27 +34,58 @@ struct Queue {
 }
 
 /// Where an answer goes.
-enum Reply {
+enum To {
     /// To a thread that waits, or will.
-    Slot(std::sync::Arc<Slot>),
+    Slot(Arc<Slot>),
     /// To whoever cares, on the leader's thread.
     Call(Box<dyn FnOnce(Answer) + Send>),
 }
 
-impl std::fmt::Debug for Reply {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Slot(_) => "Slot",
-            Self::Call(_) => "Call",
-        })
+/// The promise of an answer. Dropped by a leader that panics, it answers that nothing is known.
+struct Reply(Option<To>);
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
     }
 }
 
 impl Reply {
-    fn give(self, answer: Answer) {
-        match self {
-            Self::Slot(slot) => slot.answer(answer),
-            Self::Call(call) => call(answer),
+    fn give(mut self, answer: Answer) {
+        self.send(answer);
+    }
+
+    fn send(&mut self, answer: Answer) {
+        match self.0.take() {
+            Some(To::Slot(slot)) => slot.answer(answer),
+            Some(To::Call(call)) => call(answer),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.send(Err(AppendError::Indeterminate));
+    }
+}
+
+/// Held by who leads. A leader that panics leaves a poisoned store, not one that hangs.
+struct Lead<'a> {
+    commits: &'a Commits,
+    inner: &'a Inner,
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.inner.poison();
+            let waiting = {
+                let mut queue = self.commits.queue.lock();
+                queue.led = false;
+                std::mem::take(&mut queue.waiting)
+            };
+            drop(waiting);
         }
     }
 }
@@ -60,13 +93,14 @@ impl Reply {
 impl Commits {
     /// Queues a batch; the answer goes to `call` once somebody leads.
     pub(crate) fn enqueue(&self, pending: Pending, call: impl FnOnce(Answer) + Send + 'static) {
-        self.queue.lock().waiting.push_back((pending, Reply::Call(Box::new(call))));
+        let reply = Reply(Some(To::Call(Box::new(call))));
+        self.queue.lock().waiting.push_back((pending, reply));
     }
 
     /// Queues a batch whose answer is waited for.
-    pub(crate) fn enqueue_slot(&self, pending: Pending) -> std::sync::Arc<Slot> {
-        let slot = std::sync::Arc::new(Slot::default());
-        let reply = Reply::Slot(std::sync::Arc::clone(&slot));
+    pub(crate) fn enqueue_slot(&self, pending: Pending) -> Arc<Slot> {
+        let slot = Arc::new(Slot::default());
+        let reply = Reply(Some(To::Slot(Arc::clone(&slot))));
         self.queue.lock().waiting.push_back((pending, reply));
         slot
     }
@@ -82,6 +116,7 @@ impl Commits {
             }
             queue.led = true;
         }
+        let _lead = Lead { commits: self, inner };
         let mut answers = Vec::with_capacity(1);
         inner.writer.lock().commit(inner, std::slice::from_ref(&pending), &mut answers);
         self.lead_on(inner, true);
@@ -114,12 +149,14 @@ impl Commits {
             }
             queue.led = true;
         }
+        let _lead = Lead { commits: self, inner };
         self.lead_on(inner, false);
         true
     }
 
     /// Leads until the slot's answer is there, then hands on.
     fn lead_until(&self, inner: &Inner, slot: &Slot) {
+        let _lead = Lead { commits: self, inner };
         while !slot.is_answered() {
             self.commit_group(inner);
         }
@@ -138,9 +175,9 @@ impl Commits {
                 // A thread that already waits will answer its own batch and those around it; a
                 // ticket nobody waits on yet may never be waited on.
                 let passed = hand_on
-                    && queue.waiting.iter().any(|(_, reply)| match reply {
-                        Reply::Slot(slot) => slot.pass_lead(),
-                        Reply::Call(_) => false,
+                    && queue.waiting.iter().any(|(_, reply)| match &reply.0 {
+                        Some(To::Slot(slot)) => slot.pass_lead(),
+                        Some(To::Call(_)) | None => false,
                     });
                 if passed {
                     return;

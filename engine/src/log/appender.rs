@@ -67,7 +67,6 @@ pub(crate) struct Place {
     pub(crate) segment: Arc<Segment>,
     /// Position of its header in the file.
     pub(crate) position: u64,
-    pub(crate) base_offset: u64,
 }
 
 impl OpenBatch {
@@ -173,7 +172,6 @@ impl Appender {
         let place = Place {
             segment: Arc::clone(&active.segment),
             position: active.flushed + open.at as u64,
-            base_offset: self.next_offset,
         };
         self.next_seq += 1;
         self.next_offset += u64::from(open.frames);

@@ -82,13 +82,3 @@ impl Log {
             .collect();
     }
 }
-
-impl LogView {
-    /// The segment that holds the frame with this offset, if it is visible.
-    pub(crate) fn segment_of(&self, offset: u64) -> Option<usize> {
-        if offset >= self.head {
-            return None;
-        }
-        self.segments.partition_point(|segment| segment.base() <= offset).checked_sub(1)
-    }
-}

@@ -130,6 +130,14 @@ impl Sealing {
         Ok(())
     }
 
+    /// Gives the space of the next segment back: the store is being closed.
+    pub(crate) fn drop_spare(&self, inner: &Inner) {
+        if let Some(spare) = self.spare.lock().take() {
+            // Left behind it would be removed at the next open.
+            let _ = inner.env.files.remove(spare.path());
+        }
+    }
+
     /// The next segment's file, allocated now if it was not.
     pub(super) fn take_spare(&self, inner: &Inner) -> Result<Arc<dyn Media>, Fault> {
         match self.spare.lock().take() {

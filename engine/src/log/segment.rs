@@ -76,11 +76,6 @@ impl Segment {
         self.key
     }
 
-    /// Whether it never changes again.
-    pub(crate) const fn sealed(&self) -> bool {
-        matches!(self.source, Source::Sealed { .. })
-    }
-
     /// Its file.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -75,7 +75,7 @@ pub(super) fn plan(
         examined.iter().map(|one| one.scanned.durable_upto).max().unwrap_or_default();
     let kept = keep(opening, &mut examined, before, durable_upto)?;
     let last = examined[..kept].iter().rposition(|one| one.scanned.first_seq.is_some());
-    let last = last.or(kept.checked_sub(1));
+    let last = last.or_else(|| kept.checked_sub(1));
     let (mut next_seq, mut next_offset) = before.unwrap_or_default();
     for one in last.map_or(&[][..], |last| &examined[..=last]) {
         next_seq = one.scanned.next_seq.unwrap_or(next_seq);

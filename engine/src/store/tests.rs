@@ -296,3 +296,58 @@ fn a_batch_is_checked_before_anything_is_written() {
     let found = store.get_at(0).unwrap().unwrap();
     assert_eq!((found.hash(), found.body_len()), (Some(hash), 17));
 }
+
+#[test]
+fn an_idle_log_is_marked_and_a_timed_one_synced() {
+    for sync in [SyncPolicy::Sync, SyncPolicy::Interval { ms: 1, bytes: 1 << 20 }] {
+        let dir = fast_dir();
+        let faults = Faults::none();
+        let store = open_faulty(dir.path(), options(sync), &faults).unwrap();
+        for n in 0..5 {
+            assert_eq!(
+                store.append(frame("a", n).into()).unwrap().durable,
+                sync == SyncPolicy::Sync
+            );
+        }
+        let durable = Batch { durable: true, ..frame("a", 5).into() };
+        assert!(store.append(durable).unwrap().durable);
+        let seq = store.inner.writer.lock().appender().next_seq();
+        // The mark is a batch of its own, and durable itself.
+        let marked = || store.inner.durable_upto.load(Ordering::Acquire) > seq;
+        let started = std::time::Instant::now();
+        while !marked() {
+            assert!(started.elapsed().as_secs() < 60);
+            std::thread::yield_now();
+        }
+        let image = crash_now(dir.path(), &faults);
+        let store = open(image.path(), sync);
+        let report = store.info().recovery;
+        assert_eq!((report.batches_kept, report.cut), (1, None));
+        assert_eq!(numbers(&store), range(6));
+    }
+}
+
+#[test]
+fn a_panic_of_the_leader_poisons_the_store_and_answers_all() {
+    #[derive(Debug)]
+    struct BadClock(std::sync::atomic::AtomicBool);
+    impl crate::Clock for BadClock {
+        fn now_ms(&self) -> u64 {
+            assert!(!self.0.load(Ordering::Relaxed), "the clock stopped");
+            1
+        }
+    }
+    let dir = fast_dir();
+    let clock = Arc::new(BadClock(false.into()));
+    let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
+    let store = Store::open(dir.path(), options).unwrap();
+    store.append(frame("a", 0).into()).unwrap();
+    let tickets = [store.submit(frame("a", 1).into()), store.submit(frame("a", 2).into())];
+    clock.0.store(true, Ordering::Relaxed);
+    std::thread::scope(|scope| assert!(scope.spawn(|| store.lead()).join().is_err()));
+    clock.0.store(false, Ordering::Relaxed);
+    for ticket in tickets {
+        assert_eq!(ticket.wait(), Err(AppendError::Indeterminate));
+    }
+    assert_eq!(store.append(frame("a", 3).into()), Err(AppendError::Poisoned));
+}

@@ -8,7 +8,8 @@ use std::path::Path;
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
-/// Zeros are written in pieces of this size.
+/// Zeros are written and synced in pieces of this size: many at once would hold up the syncs of
+/// appends that go on meanwhile.
 const ZEROS_LEN: usize = 1024 * 1024;
 
 /// Gives a file `len` bytes of space that later writes cannot fail to get. With `zero` the bytes
@@ -34,6 +35,7 @@ fn write_zeros(file: &File, len: u64) -> io::Result<()> {
     while at < len {
         let piece = (len - at).min(ZEROS_LEN as u64);
         file.write_all_at(&zeros[..piece as usize], at)?;
+        file.sync_data()?;
         at += piece;
     }
     Ok(())
