@@ -2,6 +2,8 @@
 //! and commits in one group all that others queued meanwhile. Leading passes to a waiting thread
 //! once the leader has its own answer, so nobody works for others for ever.
 
+mod changes;
+mod placed;
 mod ticket;
 mod writer;
 

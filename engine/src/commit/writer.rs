@@ -6,26 +6,23 @@
 //! published length and the head move, then the callers hear of it. A frame that a reader has seen
 //! under `sync` can thus never be gone, and no acknowledged frame names a blob that is.
 
-use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::changes::{Change, Changes};
+use super::placed::{self, Placed};
 use crate::append::{Appended, Pending, Stamp};
 use crate::blob::StageError;
-use crate::cursors::{CursorRoom, Cursors, HeldCursor};
+use crate::cursors::{Cursors, HeldCursor};
 use crate::error::AppendError;
-use crate::format::align8;
-use crate::format::batch::BATCH_HEADER_LEN;
-use crate::format::control::{self, CHECKPOINT_LEN, Control, CursorRecord, Mark, StateRecord};
-use crate::format::record::{FrameFields, RecordError, encode_frame, frame_len};
+use crate::format::control::{self, Control, CursorRecord, Mark, StateRecord};
+use crate::format::record::{FrameFields, RecordError, encode_frame};
 use crate::ids::IdSource;
-use crate::index::Noted;
-use crate::log::{Appender, Fault, OpenBatch, Place, RESTATED_BYTES, RESTATED_COUNT};
+use crate::log::{Appender, Fault, OpenBatch};
 use crate::options::SyncPolicy;
 use crate::recovery::Plan;
 use crate::store::Inner;
-use crate::value::{CursorName, ExpectRevision, Frame, Ttl};
+use crate::value::{Frame, Ttl};
 
 /// The answer to one batch.
 pub(crate) type Answer = Result<Appended, AppendError>;
@@ -41,19 +38,7 @@ pub(crate) struct Writer {
     deferred: Option<Plan>,
     /// The store was closed: nothing is committed any more.
     pub(crate) closed: bool,
-    /// Changes of cursors in this group, not yet visible.
-    changed: HashMap<CursorName, Option<HeldCursor>>,
-    /// Bytes the table of cursors will take with those changes.
-    cursor_bytes: usize,
-    cursor_count: usize,
-}
-
-/// A batch of this group that was laid out.
-struct Placed {
-    appended: Appended,
-    /// Where its records are; none for a batch of ephemeral frames alone.
-    place: Option<Place>,
-    ephemeral: Vec<(u64, Frame)>,
+    changes: Changes,
 }
 
 /// Why a batch was not laid out.
@@ -94,9 +79,7 @@ impl Writer {
             begun: false,
             deferred,
             closed: false,
-            changed: HashMap::new(),
-            cursor_bytes: cursors.restated_bytes(),
-            cursor_count: cursors.len(),
+            changes: Changes::new(cursors),
         }
     }
 
@@ -171,7 +154,7 @@ impl Writer {
 
     /// Lays out one batch behind those before it.
     fn place(&mut self, inner: &Inner, pending: &Pending, now_ms: u64) -> Result<Placed, Refusal> {
-        let revisions = self.check_cursors(inner, pending)?;
+        let revisions = self.changes.check(inner, pending)?;
         let stored = pending.is_stored();
         if stored {
             self.make_room(inner, pending.len)?;
@@ -202,7 +185,7 @@ impl Writer {
         match self.encode(pending, now_ms, &mut open, &mut placed) {
             Ok(changes) => {
                 placed.place = Some(self.appender.finish(&open, Some(durable_upto)));
-                self.take_changes(inner, changes);
+                self.changes.take(inner, changes);
                 Ok(placed)
             }
             Err(error) => {
@@ -214,7 +197,7 @@ impl Writer {
 
     /// Makes sure that a batch with so many bytes of records fits where the next one goes.
     fn make_room(&mut self, inner: &Inner, len: usize) -> Result<(), Refusal> {
-        let restated = if self.appender.is_bare() { self.checkpoint_len() } else { 0 };
+        let restated = if self.appender.is_bare() { self.changes.checkpoint_len() } else { 0 };
         if !self.appender.has_room(restated + len) {
             if self.appender.has_rolled() {
                 return Err(Refusal::NextGroup);
@@ -223,57 +206,11 @@ impl Writer {
         }
         if self.appender.is_bare() {
             let table = inner.cursors.read();
-            let unchanged = table.iter().filter(|(name, _)| !self.changed.contains_key(*name));
-            let changed = self.changed.iter();
-            let changed = changed.filter_map(|(name, held)| Some((name, held.as_ref()?)));
-            let restated: Vec<_> = unchanged.chain(changed).collect();
+            let restated = self.changes.restated(&table);
             let durable_upto = inner.durable_upto.load(Ordering::Acquire);
             self.appender.checkpoint(self.ids.last(), &restated, durable_upto);
         }
         Ok(())
-    }
-
-    /// Bytes a checkpoint takes, at most.
-    const fn checkpoint_len(&self) -> usize {
-        let batches = 1 + self.cursor_count / RESTATED_COUNT + self.cursor_bytes / RESTATED_BYTES;
-        align8(CHECKPOINT_LEN) + self.cursor_bytes + batches * BATCH_HEADER_LEN
-    }
-
-    /// Checks the conditions on cursors and says which revisions they get.
-    fn check_cursors(&self, inner: &Inner, pending: &Pending) -> Result<Vec<u64>, AppendError> {
-        let changes = &pending.batch.cursors;
-        if changes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let table = inner.cursors.read();
-        let (mut bytes, mut count) = (self.cursor_bytes, self.cursor_count);
-        let mut revisions = Vec::with_capacity(changes.len());
-        for (change, state) in changes.iter().zip(&pending.states) {
-            let held = match self.changed.get(&change.name) {
-                Some(changed) => changed.as_ref(),
-                None => table.get(&change.name),
-            };
-            let actual = held.map_or(0, |held| held.revision);
-            if let ExpectRevision::Is(expected) = change.expect
-                && expected != actual
-            {
-                let name = change.name.clone();
-                return Err(AppendError::CursorConflict { name, expected, actual });
-            }
-            bytes -= held.map_or(0, |held| held.record_len(&change.name));
-            count -= usize::from(held.is_some());
-            if state.is_some() {
-                bytes += crate::cursors::record_len(&change.name, state.as_ref());
-                count += 1;
-            }
-            revisions.push(if state.is_some() { actual + 1 } else { 0 });
-        }
-        let grows = bytes > self.cursor_bytes;
-        let room = CursorRoom::new(inner.env.options.segment_bytes);
-        if grows && !room.fits(count, bytes) {
-            return Err(AppendError::TooManyCursors);
-        }
-        Ok(revisions)
     }
 
     /// Encodes the records of a batch; the caller finishes or abandons it.
@@ -283,7 +220,7 @@ impl Writer {
         now_ms: u64,
         open: &mut OpenBatch,
         placed: &mut Placed,
-    ) -> Result<Vec<(CursorName, Option<HeldCursor>)>, RecordError> {
+    ) -> Result<Vec<Change>, RecordError> {
         let base = self.appender.next_offset();
         for (index, new) in pending.batch.frames.iter().enumerate() {
             let id = self.ids.next(now_ms);
@@ -342,25 +279,6 @@ impl Writer {
         Ok(())
     }
 
-    fn take_changes(&mut self, inner: &Inner, changes: Vec<(CursorName, Option<HeldCursor>)>) {
-        if changes.is_empty() {
-            return;
-        }
-        let table = inner.cursors.read();
-        for (name, held) in changes {
-            let len = |held: &HeldCursor| held.record_len(&name);
-            let old = match self.changed.get(&name) {
-                Some(changed) => changed.as_ref(),
-                None => table.get(&name),
-            };
-            self.cursor_bytes -= old.map_or(0, len);
-            self.cursor_count -= usize::from(old.is_some());
-            self.cursor_bytes += held.as_ref().map_or(0, len);
-            self.cursor_count += usize::from(held.is_some());
-            self.changed.insert(name, held);
-        }
-    }
-
     /// Writes the group and syncs it if the policy or one of its batches asks for that.
     fn write(&mut self, inner: &Inner, durable: bool) -> io::Result<()> {
         if !self.appender.is_ahead() {
@@ -391,37 +309,8 @@ impl Writer {
         group: &[Pending],
         placed: &mut [Result<Placed, AppendError>],
     ) {
-        let mut ephemeral = Vec::new();
-        let mut batches = group
-            .iter()
-            .zip(placed)
-            .filter_map(|(pending, placed)| placed.as_mut().ok().map(|placed| (pending, placed)));
-        let mut next = batches.next();
-        while let Some((pending, batch)) = next.take() {
-            ephemeral.append(&mut batch.ephemeral);
-            let Some(place) = &batch.place else {
-                next = batches.next();
-                continue;
-            };
-            // One lock of the index for all batches in a row that share a segment.
-            let segment = Arc::clone(&place.segment);
-            let mut notes = inner.index.notes(&segment);
-            note(pending, batch, &mut |noted| notes.frame(noted));
-            for (pending, batch) in batches.by_ref() {
-                ephemeral.append(&mut batch.ephemeral);
-                match &batch.place {
-                    Some(place) if !Arc::ptr_eq(&place.segment, &segment) => {
-                        next = Some((pending, batch));
-                        break;
-                    }
-                    _ => note(pending, batch, &mut |noted| notes.frame(noted)),
-                }
-            }
-        }
-        if !self.changed.is_empty() {
-            let mut table = inner.cursors.write();
-            self.changed.drain().for_each(|(name, held)| table.set(name, held));
-        }
+        let ephemeral = placed::take_up(&inner.index, group, placed);
+        self.changes.publish(inner);
         if !ephemeral.is_empty() {
             inner.tail.push(ephemeral);
         }
@@ -465,28 +354,5 @@ impl Writer {
         self.appender.flush().and_then(|_| self.sync(inner)).map_err(Fault::Failed)?;
         self.publish_log(inner);
         Ok(())
-    }
-}
-
-/// Tells the index of the frames of one batch.
-fn note(pending: &Pending, batch: &Placed, tell: &mut impl FnMut(&Noted<'_>)) {
-    let Some(place) = &batch.place else { return };
-    let mut record = place.position + BATCH_HEADER_LEN as u64;
-    for (index, (new, stamp)) in pending.batch.frames.iter().zip(&batch.appended.frames).enumerate()
-    {
-        let Some(offset) = stamp.offset else { continue };
-        let body = pending.body(index);
-        let len = frame_len(&FrameFields::of(new, stamp.id, 0, body));
-        tell(&Noted {
-            offset,
-            id: stamp.id,
-            topic: new.topic.as_str(),
-            batch: place.position as u32,
-            record: record as u32,
-            record_len: len as u32,
-            body_len: body.map_or(0, |(len, _)| len),
-            ttl: new.ttl,
-        });
-        record += align8(len) as u64;
     }
 }

@@ -9,7 +9,7 @@ use super::{Segment, SegmentKey};
 use crate::cursors::HeldCursor;
 use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader, RecordsCrc};
 use crate::format::control::{self, Checkpoint, Control};
-use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
+use crate::format::file::FILE_HEADER_LEN;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::media::{Media, is_full};
@@ -239,15 +239,7 @@ impl Appender {
             SegmentKey { base, generation, uuid: env.random.bytes(), salt: env.random.salt() };
         let media = inner.sealing.take_spare(inner)?;
         let path = env.log_path(base, generation, "seg");
-        let header = FileHeader {
-            magic: Magic::Segment,
-            salt: key.salt,
-            store: env.manifest.state().store,
-            file: key.uuid,
-            base,
-            generation,
-        }
-        .encode();
+        let header = key.header(env.manifest.state().store);
         media.write_at(0, &header).and_then(|()| media.sync()).map_err(Fault::Failed)?;
         let named = || {
             env.files.rename(media.path(), &path)?;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::open_files::OpenFiles;
 use crate::error::ReadError;
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
 use crate::media::Media;
 
 /// Identity of a segment, from its file header.
@@ -17,6 +18,21 @@ pub(crate) struct SegmentKey {
     pub(crate) generation: u32,
     pub(crate) uuid: [u8; 16],
     pub(crate) salt: u32,
+}
+
+impl SegmentKey {
+    /// The header of the segment's file.
+    pub(crate) fn header(&self, store: [u8; 16]) -> [u8; FILE_HEADER_LEN] {
+        let header = FileHeader {
+            magic: Magic::Segment,
+            salt: self.salt,
+            store,
+            file: self.uuid,
+            base: self.base,
+            generation: self.generation,
+        };
+        header.encode()
+    }
 }
 
 /// A segment. An active one that is sealed gets a new value; readers of the old one keep it.

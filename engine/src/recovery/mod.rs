@@ -6,40 +6,30 @@
 //! store opens for reading. A bad batch at or above D is the end of the log: a write that a crash
 //! tore, and whatever lies behind it was never acknowledged either.
 
+mod copy;
 mod files;
+mod opening;
 mod replay;
 mod report;
 mod rewrite;
 mod scan;
 
-use std::io;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::blob::{BlobError, Blobs};
-use crate::commit::{Commits, Writer};
 use crate::env::{Env, Random};
-use crate::error::{Corruption, OpenError, ReadOnlyReason};
+use crate::error::OpenError;
 use crate::format::super_file::{FileEntry, SuperState};
-use crate::ids::IdSource;
-use crate::index::Index;
-use crate::log::{Active, Appender, Log, OpenFiles, Sealing, Segment, SegmentKey};
+use crate::log::{Active, OpenFiles, Segment, SegmentKey};
 use crate::manifest::Manifest;
-use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full};
+use crate::media::{Disk, Files, LockError, Media, StoreLock};
 use crate::options::StoreOptions;
 use crate::store::Inner;
-use crate::tail::Tail;
-use crate::upkeep::Upkeep;
-use crate::value::FrameId;
-use files::Found;
-use replay::{Tables, note, replay};
+use opening::Opening;
 pub use report::{Cut, RecoveryReport};
 pub(crate) use rewrite::Plan;
-use scan::{Scanned, scan};
+use scan::Scanned;
 
 /// An unmarked segment under examination.
 #[derive(Debug)]
@@ -128,276 +118,6 @@ fn environment(dir: &Path, options: StoreOptions, files: Arc<dyn Files>) -> Resu
     };
     let clock = Arc::clone(&options.clock);
     Ok(Env { dir: dir.to_owned(), files, manifest, clock, options, random })
-}
-
-/// An opening under way.
-struct Opening {
-    env: Arc<Env>,
-    blobs: Blobs,
-    open_files: Arc<OpenFiles>,
-    clean: bool,
-    report: RecoveryReport,
-}
-
-impl Opening {
-    /// From the files that were found to a store in use.
-    fn finish(
-        mut self,
-        found: Found,
-        trouble: Option<ReadOnlyReason>,
-        lock: StoreLock,
-    ) -> Result<Inner, OpenError> {
-        let Found { sealed, unmarked, trouble: missing } = found;
-        let mut trouble = missing.or(trouble);
-        let (examined, bad) = self.examine(&unmarked)?;
-        trouble = trouble.or(bad);
-        let mut tables = Tables::default();
-        let before = self.tables_before(&sealed, &examined, &mut tables)?;
-        let tail = match trouble {
-            None => match self.damage(&examined, before) {
-                Some(corruption) => {
-                    trouble = Some(ReadOnlyReason::Corrupt(corruption));
-                    self.as_found(examined)
-                }
-                None if self.clean => self.go_on(examined, before)?,
-                None => self.recover(examined, before)?,
-            },
-            Some(_) => self.as_found(examined),
-        };
-        // A damaged segment is read by the index itself, which goes on behind the damage.
-        let (indexed, noted) = match trouble {
-            Some(_) => (sealed.iter().chain(&tail.segments).cloned().collect(), false),
-            None => (sealed.clone(), true),
-        };
-        let index = Index::open(Arc::clone(&self.env), &indexed)?;
-        for segment in &tail.segments {
-            self.take_up(segment, &mut tables, noted.then_some(&index))?;
-        }
-        for segment in &tail.sealed_now {
-            // Derived: what cannot be written now is made again at the next open.
-            let _ = index.seal(segment);
-        }
-        Ok(self.build(sealed, tail, tables, index, trouble, lock))
-    }
-
-    /// Scans the unmarked segments. In a store that was not closed in order the page cache is
-    /// dropped first: after a failed sync it holds what the disk never got.
-    fn examine(
-        &self,
-        unmarked: &[FileEntry],
-    ) -> Result<(Vec<Examined>, Option<ReadOnlyReason>), OpenError> {
-        let mut examined = Vec::new();
-        let mut trouble = None;
-        for file in unmarked {
-            let path = files::path_of(&self.env, file);
-            let opened = match self.clean {
-                true => self.env.files.open_sealed(&path),
-                false => self.env.files.open_scan(&path),
-            };
-            let media = match opened {
-                Ok(media) => media,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    trouble.get_or_insert(ReadOnlyReason::Files { path, what: "is missing" });
-                    continue;
-                }
-                Err(error) => return Err(OpenError::io("open", &path, error)),
-            };
-            let key = match files::key_of(&self.env, file, &media) {
-                Ok(key) => key,
-                Err(reason) => {
-                    trouble.get_or_insert(reason);
-                    continue;
-                }
-            };
-            if self.clean && media.len() < file.length {
-                let (path, what) = (path.clone(), "is shorter than when the store was closed");
-                trouble.get_or_insert(ReadOnlyReason::Files { path, what });
-            }
-            let len = if self.clean { file.length.min(media.len()) } else { media.len() };
-            let scanned =
-                scan(&media, &key, len).map_err(|error| OpenError::io("read", &path, error))?;
-            examined.push(Examined { file: *file, key, media, scanned });
-        }
-        Ok((examined, trouble))
-    }
-
-    /// The tables before the first unmarked segment, read from the last sealed one when that first
-    /// one does not restate them whole. Returns the seq and offset that follow, when known.
-    fn tables_before(
-        &self,
-        sealed: &[Arc<Segment>],
-        examined: &[Examined],
-        tables: &mut Tables,
-    ) -> Result<Option<(u64, u64)>, OpenError> {
-        if let Some(first) = examined.first() {
-            let mut own = Tables::default();
-            let end = first.scanned.end;
-            let read = replay(&first.media, &first.key, end, |batch| {
-                own.take(batch);
-                if own.complete { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-            read.map_err(|error| self.cannot_read(&first.file, error))?;
-            if own.complete {
-                return Ok(None);
-            }
-        }
-        let Some(last) = sealed.last() else { return Ok(Some((0, 0))) };
-        let path = last.path();
-        let failed = |error| OpenError::io("read", path, error);
-        let media = self.env.files.open_sealed(path).map_err(failed)?;
-        let walk = replay(&media, &last.key(), last.published_len(), |batch| {
-            tables.take(batch);
-            ControlFlow::Continue(())
-        });
-        let walk = walk.map_err(failed)?;
-        // Damage in a sealed segment is found by who reads it; the tables are then as of the damage.
-        Ok(walk.seq.map(|seq| (seq, walk.offset)))
-    }
-
-    /// Whether acknowledged data is damaged.
-    fn damage(&self, examined: &[Examined], before: Option<(u64, u64)>) -> Option<Corruption> {
-        let durable_upto = examined.iter().map(|one| one.scanned.durable_upto).max()?;
-        let (mut seq, mut offset) = match before {
-            Some(known) => known,
-            None => (examined[0].scanned.first_seq?, examined[0].key.base),
-        };
-        let mut at = &examined[0];
-        for one in examined {
-            if one.scanned.first_seq.is_some_and(|first| first != seq) || at.key.base > one.key.base
-            {
-                break;
-            }
-            at = one;
-            seq = one.scanned.next_seq.unwrap_or(seq);
-            offset = one.scanned.next_offset;
-        }
-        let path = files::path_of(&self.env, &at.file);
-        let corrupt = Corruption::new(path, at.scanned.end, at.scanned.why).at_offset(offset);
-        if self.clean {
-            let whole = examined.iter().all(|one| one.scanned.end == one.file.length);
-            return (!whole).then_some(corrupt);
-        }
-        (seq < durable_upto).then_some(corrupt)
-    }
-
-    /// Recovers a log that was not closed in order. On a full disk it is opened as it is; that it
-    /// is made fit to be written waits for the first append that finds room.
-    fn recover(
-        &mut self,
-        examined: Vec<Examined>,
-        before: Option<(u64, u64)>,
-    ) -> Result<Recovered, OpenError> {
-        let env = Arc::clone(&self.env);
-        let failed = |error| OpenError::io("recover", &env.log_dir(), error);
-        let plan = rewrite::plan(self, examined, before).map_err(failed)?;
-        match plan.carry_out(&env, &self.blobs, &self.open_files) {
-            Err(error) if is_full(&error) => Ok(plan.deferred(&env, &self.open_files)),
-            recovered => recovered.map_err(failed),
-        }
-    }
-
-    /// Goes on in the segment that a clean close left.
-    fn go_on(
-        &self,
-        examined: Vec<Examined>,
-        before: Option<(u64, u64)>,
-    ) -> Result<Recovered, OpenError> {
-        let (mut next_seq, mut next_offset) = before.unwrap_or_default();
-        let mut recovered = Recovered::default();
-        for one in examined {
-            next_seq = one.scanned.next_seq.unwrap_or(next_seq);
-            next_offset = one.scanned.next_offset;
-            let opened = rewrite::reopen(&self.env, &one);
-            recovered.push_active(opened.map_err(|error| self.cannot_read(&one.file, error))?);
-        }
-        Ok(Recovered { next_seq, next_offset, durable_upto: next_seq, ..recovered })
-    }
-
-    /// The unmarked segments as they are, for reading only: what is whole in them, also behind a
-    /// damaged place.
-    fn as_found(&self, examined: Vec<Examined>) -> Recovered {
-        let (mut next_seq, mut next_offset) = (0, 0);
-        let mut segments = Vec::new();
-        for one in examined {
-            let scanned = &one.scanned;
-            let (end, offset) = scanned.beyond.unwrap_or((scanned.end, scanned.next_offset));
-            next_seq = scanned.next_seq.unwrap_or(next_seq);
-            next_offset = offset;
-            let path = files::path_of(&self.env, &one.file);
-            let open = Arc::clone(&self.open_files);
-            let frames = offset.saturating_sub(one.key.base);
-            segments.push(Arc::new(Segment::sealed_file(one.key, path, end, frames, open)));
-        }
-        Recovered { segments, next_seq, next_offset, ..Recovered::default() }
-    }
-
-    /// Reads a segment into the tables and the index.
-    fn take_up(
-        &self,
-        segment: &Arc<Segment>,
-        tables: &mut Tables,
-        index: Option<&Index>,
-    ) -> Result<(), OpenError> {
-        let failed = |error| OpenError::io("read", segment.path(), error);
-        tables.begin_segment();
-        let media = self.env.files.open_sealed(segment.path()).map_err(failed)?;
-        let read = replay(&media, &segment.key(), segment.published_len(), |batch| {
-            tables.take(batch);
-            if let Some(index) = index {
-                note(index, segment, batch);
-            }
-            ControlFlow::Continue(())
-        });
-        read.map(drop).map_err(failed)
-    }
-
-    fn cannot_read(&self, file: &FileEntry, error: io::Error) -> OpenError {
-        OpenError::io("read", &files::path_of(&self.env, file), error)
-    }
-
-    /// Puts the parts together.
-    fn build(
-        self,
-        sealed: Vec<Arc<Segment>>,
-        tail: Recovered,
-        tables: Tables,
-        index: Index,
-        read_only: Option<ReadOnlyReason>,
-        lock: StoreLock,
-    ) -> Inner {
-        let epoch = self.env.manifest.state().epochs.last().map_or(1, |last| last.epoch + 1);
-        let last_id = tables.last_id.unwrap_or(FrameId::ZERO);
-        let seed = u64::from_le_bytes(self.env.random.bytes());
-        let Recovered { segments, active, deferred, next_seq, next_offset, durable_upto, .. } =
-            tail;
-        let head = match segments.last() {
-            Some(_) => next_offset,
-            None => sealed.last().map_or(next_offset, |last| last.base() + last.frames(u64::MAX)),
-        };
-        let appender = Appender::new(active, next_seq, head, epoch);
-        let ids = IdSource::new(last_id, seed);
-        let writer = Writer::new(appender, ids, &tables.cursors, deferred);
-        Inner {
-            log: Log::new(sealed.into_iter().chain(segments).collect(), head),
-            index,
-            tail: Arc::new(Tail::new()),
-            blobs: self.blobs,
-            cursors: RwLock::new(tables.cursors),
-            commits: Commits::default(),
-            writer: Mutex::new(writer),
-            sealing: Sealing::default(),
-            upkeep: Upkeep::default(),
-            open_files: self.open_files,
-            durable_upto: AtomicU64::new(durable_upto),
-            epoch,
-            read_only,
-            report: self.report,
-            poisoned: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            lock: Mutex::new(Some(lock)),
-            env: self.env,
-        }
-    }
 }
 
 #[cfg(test)]

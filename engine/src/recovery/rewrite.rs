@@ -9,24 +9,20 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::copy::{Copied, copy, crc_of, unfinished};
 use super::files::path_of;
+use super::opening::Opening;
 use super::replay::{Tables, has_blobs, replay};
 use super::report::Cut;
 use super::scan::Walk;
-use super::{Examined, Opening, Recovered};
+use super::{Examined, Recovered};
 use crate::blob::Blobs;
 use crate::env::Env;
-use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
+use crate::format::file::FILE_HEADER_LEN;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::log::{Active, OpenFiles, Segment, SegmentKey, unmarked};
-use crate::media::Media;
-use crate::options::SyncPolicy;
-
-/// Bytes written at a time.
-const PIECE_LEN: usize = 1024 * 1024;
 
 /// What becomes of an unmarked segment.
 #[derive(Debug)]
@@ -39,17 +35,6 @@ enum Fate {
     Copy(Copied),
     /// Nothing in it counts.
     Drop,
-}
-
-/// A segment written anew, under a temporary name.
-#[derive(Debug)]
-struct Copied {
-    key: SegmentKey,
-    length: u64,
-    prev_crc: u32,
-    crc: crc32fast::Hasher,
-    /// It goes on being written to.
-    active: bool,
 }
 
 /// What is to be done about the unmarked segments. It is done when the store is opened, or, if the
@@ -220,7 +205,10 @@ fn decide(env: &Env, one: &Examined, is_last: bool, durable_upto: u64) -> io::Re
     if is_last {
         return match durable && scanned.rest_is_zero {
             true => Ok(Fate::GoOn),
-            false => copy(env, one, env.options.segment_bytes.max(one.media.len())).map(Fate::Copy),
+            false => {
+                let len = env.options.segment_bytes.max(one.media.len());
+                copy(env, one, len, true).map(Fate::Copy)
+            }
         };
     }
     if scanned.next_offset == one.key.base {
@@ -230,75 +218,7 @@ fn decide(env: &Env, one: &Examined, is_last: bool, durable_upto: u64) -> io::Re
     if durable {
         return Ok(Fate::Seal { crc: crc_of(&one.media, scanned.end)?.finalize() });
     }
-    let mut copied = copy(env, one, scanned.end)?;
-    copied.active = false;
-    Ok(Fate::Copy(copied))
-}
-
-/// Name of a segment that is not in its place yet.
-fn unfinished(path: &std::path::Path) -> PathBuf {
-    path.with_added_extension("tmp")
-}
-
-/// Writes the whole batches of a segment into a new file, as the next generation.
-fn copy(env: &Env, one: &Examined, len: u64) -> io::Result<Copied> {
-    let key = SegmentKey {
-        generation: one.key.generation + 1,
-        uuid: env.random.bytes(),
-        salt: env.random.salt(),
-        ..one.key
-    };
-    let path = unfinished(&env.log_path(key.base, key.generation, "seg"));
-    let zero = env.options.sync == SyncPolicy::Sync;
-    let media = env.files.create(&path, len, zero && len > one.scanned.end)?;
-    let mut out = header(env, &key).to_vec();
-    let mut crc = crc32fast::Hasher::new();
-    let (mut at, mut prev_crc) = (0, 0);
-    let mut written = Ok(());
-    replay(&one.media, &one.key, one.scanned.end, |batch| {
-        let mut header = batch.header;
-        (header.salt, header.prev_crc) = (key.salt, prev_crc);
-        out.extend_from_slice(&header.encode());
-        out.extend_from_slice(&batch.records);
-        prev_crc = header.header_crc;
-        if out.len() < PIECE_LEN {
-            return ControlFlow::Continue(());
-        }
-        written = media.write_at(at, &out);
-        crc.update(&out);
-        at += out.len() as u64;
-        out.clear();
-        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    written?;
-    media.write_at(at, &out)?;
-    crc.update(&out);
-    media.sync()?;
-    Ok(Copied { key, length: at + out.len() as u64, prev_crc, crc, active: true })
-}
-
-fn header(env: &Env, key: &SegmentKey) -> [u8; FILE_HEADER_LEN] {
-    let header = FileHeader {
-        magic: Magic::Segment,
-        salt: key.salt,
-        store: env.manifest.state().store,
-        file: key.uuid,
-        base: key.base,
-        generation: key.generation,
-    };
-    header.encode()
-}
-
-/// CRC of the first `end` bytes of a file.
-fn crc_of(media: &Arc<dyn Media>, end: u64) -> io::Result<crc32fast::Hasher> {
-    let mut crc = crc32fast::Hasher::new();
-    let mut at = 0;
-    while at < end {
-        let upto = (at + PIECE_LEN as u64).min(end);
-        crc.update(&media.view(at..upto)?);
-        at = upto;
-    }
-    Ok(crc)
+    copy(env, one, scanned.end, false).map(Fate::Copy)
 }
 
 /// Carries the decisions out. The manifest changes once, in the middle.

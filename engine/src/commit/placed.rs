@@ -1,0 +1,80 @@
+//! Batches that were laid out, on their way to readers.
+
+use std::sync::Arc;
+
+use crate::append::{Appended, Pending};
+use crate::error::AppendError;
+use crate::format::align8;
+use crate::format::batch::BATCH_HEADER_LEN;
+use crate::format::record::{FrameFields, frame_len};
+use crate::index::{Index, Noted};
+use crate::log::Place;
+use crate::value::Frame;
+
+/// A batch of this group that was laid out.
+pub(super) struct Placed {
+    pub(super) appended: Appended,
+    /// Where its records are; none for a batch of ephemeral frames alone.
+    pub(super) place: Option<Place>,
+    pub(super) ephemeral: Vec<(u64, Frame)>,
+}
+
+/// Tells the index of the frames of a group, and hands out its ephemeral frames, each with the offset
+/// of the stored frame it stands before.
+pub(super) fn take_up(
+    index: &Index,
+    group: &[Pending],
+    placed: &mut [Result<Placed, AppendError>],
+) -> Vec<(u64, Frame)> {
+    let mut ephemeral = Vec::new();
+    let mut batches = group
+        .iter()
+        .zip(placed)
+        .filter_map(|(pending, placed)| placed.as_mut().ok().map(|placed| (pending, placed)));
+    let mut next = batches.next();
+    while let Some((pending, batch)) = next.take() {
+        ephemeral.append(&mut batch.ephemeral);
+        let Some(place) = &batch.place else {
+            next = batches.next();
+            continue;
+        };
+        // One lock of the index for all batches in a row that share a segment.
+        let segment = Arc::clone(&place.segment);
+        let mut notes = index.notes(&segment);
+        note(pending, batch, &mut |noted| notes.frame(noted));
+        for (pending, batch) in batches.by_ref() {
+            ephemeral.append(&mut batch.ephemeral);
+            match &batch.place {
+                Some(place) if !Arc::ptr_eq(&place.segment, &segment) => {
+                    next = Some((pending, batch));
+                    break;
+                }
+                _ => note(pending, batch, &mut |noted| notes.frame(noted)),
+            }
+        }
+    }
+    ephemeral
+}
+
+/// Tells the index of the frames of one batch.
+fn note(pending: &Pending, batch: &Placed, tell: &mut impl FnMut(&Noted<'_>)) {
+    let Some(place) = &batch.place else { return };
+    let mut record = place.position + BATCH_HEADER_LEN as u64;
+    for (index, (new, stamp)) in pending.batch.frames.iter().zip(&batch.appended.frames).enumerate()
+    {
+        let Some(offset) = stamp.offset else { continue };
+        let body = pending.body(index);
+        let len = frame_len(&FrameFields::of(new, stamp.id, 0, body));
+        tell(&Noted {
+            offset,
+            id: stamp.id,
+            topic: new.topic.as_str(),
+            batch: place.position as u32,
+            record: record as u32,
+            record_len: len as u32,
+            body_len: body.map_or(0, |(len, _)| len),
+            ttl: new.ttl,
+        });
+        record += align8(len) as u64;
+    }
+}
