@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 use crate::clock::Clock;
 use crate::error::OpenError;
-use crate::media::Disk;
 use crate::media::faulty::{Faults, FaultyFiles};
+use crate::media::{Disk, Files};
 use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::Store;
 use crate::value::{Meta, NewFrame, ReadOptions, Topic};
@@ -57,7 +57,15 @@ pub(crate) fn open_faulty(
     faults: &Arc<Faults>,
 ) -> Result<Store, OpenError> {
     let disk = Disk::new(MediaChoice::Auto, dir);
-    let files = Arc::new(FaultyFiles::new(disk, faults));
+    open_on(dir, options, Arc::new(FaultyFiles::new(disk, faults)))
+}
+
+/// Opens a store on given files. The lock is taken in `dir` of the real filesystem.
+pub(crate) fn open_on(
+    dir: &Path,
+    options: StoreOptions,
+    files: Arc<dyn Files>,
+) -> Result<Store, OpenError> {
     let inner = Arc::new(crate::recovery::open_with(dir, options, files)?);
     if inner.read_only.is_none() {
         inner.upkeep.start(&inner).unwrap();

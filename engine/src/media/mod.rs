@@ -9,6 +9,8 @@ pub(crate) mod faulty;
 mod lock;
 mod mapped;
 mod positioned;
+#[cfg(test)]
+pub(crate) mod sim;
 
 use std::fmt::Debug;
 use std::io;
