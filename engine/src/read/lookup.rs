@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::reader::Reader;
-use super::scan::{segment_of, walk_to};
+use super::scan::{is_before, segment_of, walk_to};
 use super::walk::{WINDOW_POINT, WINDOW_VISIT, Walk, Window};
 use crate::error::ReadError;
 use crate::index::SegmentIndex;
@@ -52,7 +52,7 @@ impl Inner {
                 Ok(found) if found.offset < offset => {}
                 Ok(found) if found.offset > offset => break,
                 Ok(found) => return walk.frame(&found).map(Some),
-                Err(error) if walk.next_offset() <= offset => drop(error),
+                Err(error) if is_before(&error, walk.next_offset(), offset) => {}
                 Err(error) => return Err(error),
             }
         }

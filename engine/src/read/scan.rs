@@ -97,7 +97,7 @@ impl Forward {
 }
 
 /// Whether damage that ends before `next` concerns only frames before `start`.
-fn is_before(error: &ReadError, next: u64, start: u64) -> bool {
+pub(super) fn is_before(error: &ReadError, next: u64, start: u64) -> bool {
     let from = match error {
         ReadError::Corrupt(corruption) => corruption.offset,
         _ => None,

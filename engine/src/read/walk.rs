@@ -101,6 +101,7 @@ struct Batch {
     at: u64,
     base: u64,
     end: u64,
+    count: u32,
 }
 
 /// A FRAME record that was reached but not checked.
@@ -214,7 +215,8 @@ impl Walk {
             (Some(header), Some(end)) if end <= self.window.limit => {
                 let base = header.base_offset;
                 self.window.get(self.position, end - self.position)?;
-                self.batch = Some(Batch { at: self.position, base, end });
+                let count = header.count;
+                self.batch = Some(Batch { at: self.position, base, end, count });
                 self.next = base;
                 self.position += HEADER;
                 Ok(true)
@@ -249,15 +251,17 @@ impl Walk {
         let found = Found { offset, position, batch: batch.at, base: batch.base, prefix };
         // A delta that leaves a gap may be right in a compacted segment; it is only believed after
         // its CRC, as a wrong one could pass a wanted frame off as one before or behind.
-        if offset != self.next {
-            self.pass(&found)?;
+        if offset != self.next && RecordPrefix::check(self.peek(&found)).is_err() {
+            let expected = Found { offset: self.next, ..found };
+            self.next += 1;
+            return Err(self.bad_record(&expected));
         }
         self.next = offset + 1;
         Ok(Some(found))
     }
 
     /// The error for a record that fails its CRC. Its length may be wrong too, so the walk goes on
-    /// with the next record only when the strides of the whole batch fit together.
+    /// with the next record only when the strides of the whole batch add up.
     fn bad_record(&mut self, found: &Found) -> ReadError {
         if let Some(batch) = self.batch
             && !self.strides_fit(batch)
@@ -268,25 +272,19 @@ impl Walk {
     }
 
     fn strides_fit(&self, batch: Batch) -> bool {
-        let part = |from: u64, to: u64| {
-            let (from, to) = (from.checked_sub(self.window.at)?, to.checked_sub(self.window.at)?);
-            self.window.bytes.get(from as usize..to as usize)
-        };
-        let (Some(head), Some(mut rest)) =
-            (part(batch.at, batch.at + HEADER), part(batch.at + HEADER, batch.end))
-        else {
+        let from = |position: u64| position.checked_sub(self.window.at).map(|at| at as usize);
+        let (Some(start), Some(end)) = (from(batch.at + HEADER), from(batch.end)) else {
             return false;
         };
-        let Some(header) = read_header(head, self.window.segment.salt()) else { return false };
-        let (mut crcs, mut count) = (crc32fast::Hasher::new(), 0u32);
+        let Some(mut rest) = self.window.bytes.get(start..end) else { return false };
+        let mut count = 0;
         while !rest.is_empty() {
             let Ok(prefix) = RecordPrefix::read(rest) else { return false };
             let Some(after) = rest.get(prefix.stride()..) else { return false };
-            crcs.update(&prefix.crc.to_le_bytes());
             count += 1;
             rest = after;
         }
-        count == header.count && crcs.finalize() == header.records_crc
+        count == batch.count
     }
 
     /// Moves to the first place from `position` on where a batch of this segment begins, or to the

@@ -1,0 +1,163 @@
+//! Damage in sealed files, which opening does not scan: reading names it, goes on behind it, and
+//! indexes that are lost or wrong are made again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use xs_engine::{Bound, Frame, ReadError, ReadOptions, Start, Store};
+
+use crate::support::{
+    MEDIA, batch, everything, files, frames, number_of, numbered, open, options, patterns, scratch,
+    segments,
+};
+
+const FRAMES: u64 = 3000;
+
+fn name(n: u64) -> &'static str {
+    if n.is_multiple_of(50) { "rare" } else { "often" }
+}
+
+/// A closed store of several segments; frame n has the number n.
+fn build(dir: &Path) {
+    let store = open(dir, &options(MEDIA[0]));
+    let mut n = 0;
+    while n < FRAMES {
+        let len = (1 + n % 4).min(FRAMES - n);
+        store.append(batch((n..n + len).map(|n| numbered(name(n), n)))).unwrap();
+        n += len;
+    }
+    store.close().unwrap();
+}
+
+/// Reads on after errors: the numbers found, and for each error the offset it names.
+fn survey(store: &Store, options: &ReadOptions) -> (Vec<u64>, Vec<u64>) {
+    let (mut numbers, mut errors) = (Vec::new(), Vec::new());
+    for frame in store.read(options).unwrap() {
+        match frame {
+            Ok(frame) => numbers.push(number_of(&frame)),
+            Err(ReadError::Corrupt(corruption)) => errors.push(corruption.offset.unwrap()),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    (numbers, errors)
+}
+
+fn answers(store: &Arc<Store>) -> Vec<Vec<Frame>> {
+    let id = store.get_at(FRAMES / 2).unwrap().unwrap().id();
+    let reads = [
+        everything(),
+        ReadOptions { topics: patterns("rare"), ..everything() },
+        ReadOptions { topics: patterns("rare"), reverse: true, limit: Some(7), ..everything() },
+        ReadOptions { start: Start::After(Bound::Id(id)), ..everything() },
+        ReadOptions { start: Start::Last(200), topics: patterns("often"), ..everything() },
+    ];
+    let mut answers: Vec<_> = reads.iter().map(|options| frames(store.read(options))).collect();
+    answers.push(store.last_per_topic(&patterns("*")).unwrap());
+    answers.push(vec![store.get(id).unwrap().unwrap()]);
+    answers
+}
+
+#[test]
+fn a_damaged_record_costs_itself() {
+    let dir = scratch();
+    build(dir.path());
+    let path = &segments(dir.path())[0];
+    let sound = fs::read(path).unwrap();
+    let step = sound.len() / 60;
+    for at in (64..sound.len()).step_by(step) {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 0x40;
+        fs::write(path, &bytes).unwrap();
+        let store = open(dir.path(), &options(MEDIA[at % 2]));
+        let (numbers, errors) = survey(&store, &everything());
+        let missing: Vec<_> = (0..FRAMES).filter(|n| numbers.binary_search(n).is_err()).collect();
+        // A bit of padding or of a header's reserved bytes hits no frame.
+        assert!(missing.len() <= 4, "byte {at} costs {missing:?}");
+        assert_eq!(errors.is_empty(), missing.is_empty(), "byte {at} hides {missing:?}");
+        assert!(missing.is_empty() || missing.contains(&errors[0]), "{missing:?} {errors:?}");
+        let back = ReadOptions { reverse: true, ..everything() };
+        let (mut upwards, _) = survey(&store, &back);
+        upwards.reverse();
+        assert!(upwards == numbers, "byte {at} reads otherwise downwards");
+        for &n in &missing {
+            // By its posting a record is found even when the header before it is damaged.
+            let visit = ReadOptions { topics: patterns(name(n)), ..everything() };
+            let (found, errors) = survey(&store, &visit);
+            assert!(!errors.is_empty() || found.contains(&n), "byte {at} hides {n}");
+            assert!(matches!(store.get_at(n), Err(ReadError::Corrupt(_))), "byte {at} in {n}");
+        }
+        let beside = (0..FRAMES).find(|n| !missing.contains(n) && *n > 20).unwrap();
+        assert_eq!(number_of(&store.get_at(beside).unwrap().unwrap()), beside);
+    }
+}
+
+#[test]
+fn a_hole_of_many_batches_is_one_gap() {
+    let dir = scratch();
+    build(dir.path());
+    let path = &segments(dir.path())[1];
+    let mut bytes = fs::read(path).unwrap();
+    bytes[20_000..30_000].fill(0);
+    fs::write(path, &bytes).unwrap();
+    let store = open(dir.path(), &options(MEDIA[0]));
+    let (numbers, errors) = survey(&store, &everything());
+    let missing: Vec<_> = (0..FRAMES).filter(|n| numbers.binary_search(n).is_err()).collect();
+    assert!((50..300).contains(&missing.len()), "{}", missing.len());
+    assert!(missing.windows(2).all(|pair| pair[0] + 1 == pair[1]), "one hole");
+    assert!(missing.contains(&errors[0]) && errors.len() <= 2, "{errors:?}");
+    let mut follower = store.follow(&everything()).unwrap();
+    let mut seen = 0;
+    loop {
+        match follower.next() {
+            Ok(Some(xs_engine::Live::Frame(_))) => seen += 1,
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(error) => assert!(matches!(error, ReadError::Corrupt(_))),
+        }
+    }
+    assert_eq!(seen, numbers.len());
+}
+
+#[test]
+fn lost_and_damaged_indexes_are_made_again() {
+    let dir = scratch();
+    build(dir.path());
+    let expected = {
+        let store = open(dir.path(), &options(MEDIA[0]));
+        answers(&store)
+    };
+    let log = dir.path().join("log");
+    let indexes: Vec<PathBuf> = [files(&log, "idx"), files(&log, "top")].concat();
+    assert!(indexes.len() >= 4, "{indexes:?}");
+    let check = |what: &str| {
+        let store = open(dir.path(), &options(MEDIA[0]));
+        assert!(answers(&store) == expected, "{what}");
+        store.close().unwrap();
+    };
+    for path in &indexes {
+        check("healed");
+        let sound = fs::read(path).unwrap();
+        let what = path.display();
+        let step = 1 + sound.len() / 24;
+        for at in (0..sound.len()).step_by(step) {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 0x21;
+            fs::write(path, &bytes).unwrap();
+            check(&format!("byte {at} of {what}"));
+        }
+        for len in [0, 63, sound.len() / 2, sound.len() - 1] {
+            fs::write(path, &sound[..len]).unwrap();
+            check(&format!("{len} bytes of {what}"));
+        }
+        // It is gone already when the last check found it damaged.
+        let _ = fs::remove_file(path);
+        check(&format!("without {what}"));
+    }
+    // The index of another segment is sound and yet wrong.
+    let tops = files(&log, "top");
+    fs::copy(&tops[0], &tops[1]).unwrap();
+    check("swapped");
+    check("healed");
+    assert_eq!(files(&log, "top").len(), tops.len());
+}

@@ -1,0 +1,181 @@
+//! The end of the log after a process died: cut at every byte, and filled with what a disk may
+//! leave there. Opening keeps exactly the whole batches before the cut.
+
+use std::fs;
+use std::path::Path;
+
+use xs_engine::format::batch::{BATCH_HEADER_LEN, BatchHeader};
+use xs_engine::format::file::FILE_HEADER_LEN;
+use xs_engine::{Frame, Health, ReadOnlyReason, Store, StoreOptions};
+
+use crate::support::{
+    MEDIA, Rng, batch, copy_store, everything, frames, numbered, open, options, scratch, segments,
+};
+
+const RECORDS: usize = 64;
+
+/// A batch with frames: where it ends in the file, and the offset after its last frame.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    at: usize,
+    end: usize,
+    offset: u64,
+}
+
+/// A store as a killed process leaves it, with everything in one segment.
+fn unclean(dir: &Path, options: &StoreOptions) -> Vec<Frame> {
+    let live = scratch();
+    let store = open(live.path(), options);
+    let mut n = 0;
+    while n < 150 {
+        let len = if n < 130 { 1 } else { 1 + n % 3 };
+        store.append(batch((n..n + len).map(|n| numbered("t", n)))).unwrap();
+        n += len;
+    }
+    let written = frames(store.read(&everything()));
+    copy_store(live.path(), dir);
+    written
+}
+
+fn batches(segment: &[u8], frames: u64) -> Vec<Place> {
+    let (mut at, mut places) = (FILE_HEADER_LEN, Vec::new());
+    while let Ok(header) = BatchHeader::read(&segment[at..]) {
+        let end = at + BATCH_HEADER_LEN + header.length as usize;
+        places.push((at, end, header.base_offset));
+        at = end;
+    }
+    let next = places.iter().skip(1).map(|place| place.2).chain([frames]).collect::<Vec<_>>();
+    let places = places.into_iter().zip(next);
+    places.map(|((at, end, _), offset)| Place { at, end, offset }).collect()
+}
+
+/// What stands behind the cut.
+#[derive(Debug, Clone, Copy)]
+enum Filling {
+    Nothing,
+    Zeros,
+    Random,
+    Stale,
+}
+
+fn fill(sound: &[u8], cut: usize, filling: Filling, rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = sound.to_vec();
+    let rest = bytes.len() - cut;
+    match filling {
+        Filling::Nothing => bytes.truncate(cut),
+        Filling::Zeros => bytes[cut..].fill(0),
+        Filling::Random => bytes[cut..].copy_from_slice(&rng.bytes(rest)),
+        // Batches of the same segment from further ahead, as a recycled block would hold.
+        Filling::Stale => {
+            let older = &sound[FILE_HEADER_LEN..FILE_HEADER_LEN + rest.min(4096)];
+            bytes[cut..cut + older.len()].copy_from_slice(older);
+        }
+    }
+    bytes
+}
+
+/// The offset after the last of the batches that are whole. The zeros that pad a batch may stand
+/// behind the cut.
+fn whole(places: &[Place], sound: &[u8], left: &[u8]) -> usize {
+    let is_whole = |place: &&Place| left.get(place.at..place.end) == sound.get(place.at..place.end);
+    places.iter().take_while(is_whole).last().map_or(0, |place| place.offset as usize)
+}
+
+/// Opens a store that was cut, and checks what is there, that it goes on, and that the next open
+/// finds the same.
+fn check(dir: &Path, options: &StoreOptions, expected: &[Frame], context: &str) {
+    let store = Store::open(dir, options.clone());
+    let store = store.unwrap_or_else(|error| panic!("{context}: {error}"));
+    assert_eq!(store.info().health, Health::Writable, "{context}");
+    assert!(frames(store.read(&everything())) == expected, "{context}");
+    let head = expected.len() as u64;
+    let appended = store.append(numbered("t", 999).into()).unwrap();
+    assert_eq!(appended.frames[0].offset, Some(head), "{context}");
+    assert!(expected.last().is_none_or(|last| last.id() < appended.frames[0].id));
+    let after = frames(store.read(&everything()));
+    drop(store);
+    let store = open(dir, options);
+    assert!(frames(store.read(&everything())) == after, "{context}: second open");
+}
+
+fn cut_everywhere(options: &StoreOptions, filling: Filling, step: usize) {
+    let image = scratch();
+    let written = unclean(image.path(), options);
+    let [segment] = &segments(image.path())[..] else { panic!("one segment is expected") };
+    let sound = fs::read(segment).unwrap();
+    let places = batches(&sound, written.len() as u64);
+    let (first, last) = (places[places.len() - RECORDS], places[places.len() - 1]);
+    let dir = scratch();
+    let mut rng = Rng(first.at as u64);
+    for cut in (first.at..=last.end).step_by(step) {
+        let left = fill(&sound, cut, filling, &mut rng);
+        let expected = &written[..whole(&places, &sound, &left)];
+        let to = dir.path().join("store");
+        copy_store(image.path(), &to);
+        let name = segment.file_name().unwrap();
+        fs::write(to.join("log").join(name), left).unwrap();
+        check(&to, options, expected, &format!("{filling:?} at {cut} of {}", last.end));
+        fs::remove_dir_all(&to).unwrap();
+    }
+}
+
+#[test]
+fn cut_at_every_byte() {
+    cut_everywhere(&options(MEDIA[0]), Filling::Nothing, 1);
+}
+
+#[test]
+fn zeros_behind_the_cut() {
+    cut_everywhere(&options(MEDIA[1]), Filling::Zeros, 7);
+}
+
+#[test]
+fn random_bytes_behind_the_cut() {
+    cut_everywhere(&options(MEDIA[0]), Filling::Random, 7);
+}
+
+#[test]
+fn stale_batches_behind_the_cut() {
+    cut_everywhere(&options(MEDIA[1]), Filling::Stale, 7);
+}
+
+#[test]
+fn the_same_cut_in_a_closed_store_is_damage() {
+    let image = scratch();
+    let options = options(MEDIA[0]);
+    let store = open(image.path(), &options);
+    (0..150).for_each(|n| drop(store.append(numbered("t", n).into()).unwrap()));
+    let written = frames(store.read(&everything()));
+    store.close().unwrap();
+    drop(store);
+    let [segment] = &segments(image.path())[..] else { panic!("one segment is expected") };
+    let sound = fs::read(segment).unwrap();
+    let places = batches(&sound, written.len() as u64);
+    // The last batch is the mark of the close.
+    let (first, last) = (places[places.len() - RECORDS], places[places.len() - 2]);
+    let mut rng = Rng(1);
+    for cut in (first.at..last.end).step_by(11) {
+        for filling in [Filling::Zeros, Filling::Random] {
+            let left = fill(&sound, cut, filling, &mut rng);
+            fs::write(segment, &left).unwrap();
+            if left == sound {
+                continue;
+            }
+            let store = open(image.path(), &options);
+            let health = store.info().health;
+            let is_damage = matches!(
+                &health,
+                Health::ReadOnly(ReadOnlyReason::Corrupt(corruption))
+                    if corruption.path.ends_with(segment.file_name().unwrap())
+            );
+            assert!(is_damage, "{filling:?} at {cut}: {health:?}");
+            let found: Vec<_> = store.read(&everything()).unwrap().filter_map(Result::ok).collect();
+            assert!(found == written[..whole(&places, &sound, &left)], "{filling:?} at {cut}");
+            assert!(store.append(numbered("t", 0).into()).is_err());
+        }
+    }
+    fs::write(segment, &sound).unwrap();
+    let store = open(image.path(), &options);
+    assert_eq!(store.info().health, Health::Writable, "the bytes are back and nothing was changed");
+    assert!(frames(store.read(&everything())) == written);
+}
