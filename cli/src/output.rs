@@ -122,10 +122,14 @@ impl<W: Write> Output<W> {
         self.to.flush()
     }
 
-    /// A time as people read it: the local time of day, and the date when that is not today.
+    /// A time: RFC 3339 for a program; for a person the local time of day, and the date when that
+    /// is not today.
     pub(crate) fn time(&self, time_ms: u64) -> String {
         let at = i64::try_from(time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
         let Some(at) = at else { return "-".to_owned() };
+        if !self.is_person() {
+            return at.to_string();
+        }
         let at = at.to_zoned(self.zone.clone());
         let today = Timestamp::now().to_zoned(self.zone.clone()).date();
         let form = if at.date() == today { "%H:%M:%S%.3f" } else { "%Y-%m-%d %H:%M:%S%.3f" };

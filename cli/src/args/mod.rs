@@ -33,6 +33,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 condition not met, 5 cannot 
 /// An event store with live subscriptions and JavaScript processors next to the data.
 #[derive(Debug, Parser)]
 #[command(name = "xs", version, max_term_width = 100, after_help = ROOT_EXAMPLES)]
+#[command(subcommand_value_name = "SUBCOMMAND", subcommand_help_heading = "Subcommands")]
 pub(crate) struct Args {
     /// The store: a directory, a socket, :port or host:port.
     #[arg(short = 'a', long, global = true, env = "XS_ADDR", value_name = "ADDR",
