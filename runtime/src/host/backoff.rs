@@ -12,14 +12,14 @@ const HEALTHY: Duration = Duration::from_secs(60);
 
 /// Counts tries that followed each other too closely.
 #[derive(Debug, Clone, Default)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     tries: u32,
 }
 
 impl Backoff {
     /// The wait after a run that lasted `ran`. `random` is any number; it spreads the waits of
     /// processors that failed together over the upper half of the wait.
-    pub fn next(&mut self, ran: Duration, random: u64) -> Duration {
+    pub(crate) fn next(&mut self, ran: Duration, random: u64) -> Duration {
         if ran >= HEALTHY {
             self.tries = 0;
         }
@@ -31,14 +31,14 @@ impl Backoff {
 
     /// Tries since the last healthy run.
     #[must_use]
-    pub const fn tries(&self) -> u32 {
+    pub(crate) const fn tries(&self) -> u32 {
         self.tries
     }
 }
 
 /// A number that differs between calls and processes, for [`Backoff::next`]; not for secrets.
 #[must_use]
-pub fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one(std::time::Instant::now())
 }

@@ -65,7 +65,7 @@ struct Running {
 
 /// A version made ready, with the cursor to store beside its `active` frame.
 enum Ready {
-    Generator(Box<Generator>, Started),
+    Generator(Box<(Generator, Started)>),
     Handler(Box<Handler>),
     Command(Box<Command>, mpsc::UnboundedSender<Swap>, mpsc::UnboundedSender<Finish>),
 }
@@ -172,7 +172,7 @@ impl Keeper {
         finished: mpsc::UnboundedReceiver<Finish>,
     ) -> Result<Ready, ModuleError> {
         Ok(match self.key.kind {
-            Kind::Generator => Ready::Generator(Box::new(Generator::new(version)), started),
+            Kind::Generator => Ready::Generator(Box::new((Generator::new(version), started))),
             Kind::Handler => Ready::Handler(Box::new(Handler::new(version, started).await?)),
             Kind::Command => {
                 let (swaps, swapped) = mpsc::unbounded_channel();
@@ -202,7 +202,8 @@ impl Keeper {
         }
         let stop = CancellationToken::new();
         let (task, command) = match ready {
-            Ready::Generator(generator, started) => {
+            Ready::Generator(both) => {
+                let (generator, started) = *both;
                 (tokio::spawn(generator.run(started, stop.clone())), None)
             }
             Ready::Handler(handler) => (tokio::spawn(handler.run(stop.clone())), None),

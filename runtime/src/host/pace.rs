@@ -10,7 +10,7 @@ const STRETCH: Duration = Duration::from_secs(10);
 
 /// Counts the lines of one processor.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub(super) struct Pace {
     began: Option<Instant>,
     lines: u32,
     dropped: u64,
@@ -18,7 +18,7 @@ pub struct Pace {
 
 /// What becomes of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// It is written, after so many that were not.
     Write {
         /// Lines that were left out before it and not told yet.
@@ -30,7 +30,7 @@ pub enum Verdict {
 
 impl Pace {
     /// Judges a line said at `now`.
-    pub fn line(&mut self, now: Instant) -> Verdict {
+    pub(super) fn line(&mut self, now: Instant) -> Verdict {
         let over = self.began.is_none_or(|began| now.duration_since(began) >= STRETCH);
         if over {
             self.began = Some(now);

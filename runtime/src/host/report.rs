@@ -18,7 +18,12 @@ const LOG_LINES_KEPT: u64 = 1_000;
 
 /// A frame `xs.<kind>.<name>.<event>` about the version `create`, with more in its meta.
 #[must_use]
-pub fn frame(key: &Key, event: Event, create: FrameId, more: Map<String, Value>) -> NewFrame {
+pub(super) fn frame(
+    key: &Key,
+    event: Event,
+    create: FrameId,
+    more: Map<String, Value>,
+) -> NewFrame {
     let mut meta = Map::from_iter([("create".to_owned(), json!(create.to_string()))]);
     meta.extend(more);
     let mut frame = NewFrame::new(key.name.event_topic(key.kind, event.as_str()));
@@ -32,7 +37,7 @@ pub fn frame(key: &Key, event: Event, create: FrameId, more: Map<String, Value>)
 
 /// A frame about a failure. `input` is the frame that was being handled.
 #[must_use]
-pub fn failure(
+pub(super) fn failure(
     key: &Key,
     event: Event,
     create: FrameId,
@@ -48,7 +53,7 @@ pub fn failure(
 
 /// What is to be known of an error, as the fields of a meta.
 #[must_use]
-pub fn error_fields(error: &ModuleError) -> Map<String, Value> {
+pub(super) fn error_fields(error: &ModuleError) -> Map<String, Value> {
     let mut fields = Map::new();
     fields.insert("code".to_owned(), json!(error.kind.as_str()));
     fields.insert("message".to_owned(), json!(cut(&error.message, TEXT_BYTES_MAX)));
@@ -72,7 +77,7 @@ pub fn error_fields(error: &ModuleError) -> Map<String, Value> {
 
 /// One line of a processor's log. `fields` is the text of a JSON object.
 #[must_use]
-pub fn log(
+pub(super) fn log(
     key: &Key,
     create: FrameId,
     level: LogLevel,
@@ -94,7 +99,7 @@ pub fn log(
 /// The meta of these fields. What a module wrote may be nested too deeply for a meta or grow when
 /// escaped; then the short facts remain.
 #[must_use]
-pub fn meta_of(fields: Map<String, Value>) -> Meta {
+pub(super) fn meta_of(fields: Map<String, Value>) -> Meta {
     Meta::parse(Value::Object(fields.clone()).to_string()).unwrap_or_else(|_| {
         let short = fields.into_iter().filter_map(|(name, value)| match value {
             Value::String(text) => Some((name, json!(cut(&text, 1024)))),

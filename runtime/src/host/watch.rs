@@ -20,7 +20,7 @@ const SETTLE_WINDOWS_MAX: usize = 50;
 
 /// Watches a directory until it is dropped.
 #[derive(Debug)]
-pub struct Watcher {
+pub(super) struct Watcher {
     changes: mpsc::Receiver<()>,
     task: JoinHandle<()>,
 }
@@ -28,7 +28,7 @@ pub struct Watcher {
 impl Watcher {
     /// Begins to watch. A change made after this returns is told.
     #[must_use]
-    pub fn start(dir: &Path) -> Self {
+    pub(super) fn start(dir: &Path) -> Self {
         let (notices, noticed) = mpsc::channel(1);
         let notify = notices_of(dir, notices.clone());
         let (changed, changes) = mpsc::channel(1);
@@ -38,7 +38,7 @@ impl Watcher {
     }
 
     /// Waits for the next change; cancelling it loses none.
-    pub async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) {
         if self.changes.recv().await.is_none() {
             // The watching task never ends by itself; without it there is nothing to tell.
             std::future::pending::<()>().await;

@@ -29,32 +29,32 @@ struct Inner {
 
 /// A store in memory. Clones share it.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<Mutex<Inner>>);
+pub(crate) struct Memory(Arc<Mutex<Inner>>);
 
 impl Memory {
     /// Every stored frame.
-    pub fn frames(&self) -> Vec<Frame> {
+    pub(crate) fn frames(&self) -> Vec<Frame> {
         self.0.lock().frames.clone()
     }
 
     /// A cursor as it is.
-    pub fn cursor_now(&self, name: &str) -> Option<Cursor> {
+    pub(crate) fn cursor_now(&self, name: &str) -> Option<Cursor> {
         self.0.lock().cursors.get(&CursorName::parse(name).unwrap()).cloned()
     }
 
     /// Batches stored so far.
-    pub fn commits(&self) -> u64 {
+    pub(crate) fn commits(&self) -> u64 {
         self.0.lock().commits
     }
 
     /// The text of a frame's body.
-    pub fn text(&self, frame: &Frame) -> String {
+    pub(crate) fn text(&self, frame: &Frame) -> String {
         let blob = frame.hash().and_then(|hash| self.0.lock().blobs.get(&hash).cloned());
         String::from_utf8(blob.unwrap_or_default().to_vec()).unwrap()
     }
 
     /// Appends from outside of any connection.
-    pub fn put(&self, batch: AppendRequest) -> Appended {
+    pub(crate) fn put(&self, batch: AppendRequest) -> Appended {
         let stored = self.0.lock().append(batch).unwrap();
         self.wake();
         stored

@@ -1,7 +1,7 @@
 //! A Host with a directory of modules beside a store in memory, and ways to wait for what the log
 //! will say.
 
-pub mod memory;
+pub(crate) mod memory;
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,20 +18,20 @@ use xs_runtime::host::{self, HostEnd, HostError, HostOptions};
 use xs_runtime::isolate::Limits;
 use xs_runtime::permissions::Allow;
 
-pub use memory::Memory;
+pub(crate) use memory::Memory;
 
 /// Longest wait for anything a test expects.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A store, and the directory of the modules.
-pub struct World {
-    pub store: Memory,
+pub(crate) struct World {
+    pub(crate) store: Memory,
     server: Server,
     dir: TempDir,
 }
 
 /// A Host that runs.
-pub struct Running {
+pub(crate) struct Running {
     shutdown: CancellationToken,
     /// Carries the bytes between Host and server.
     wire: JoinHandle<()>,
@@ -40,7 +40,7 @@ pub struct Running {
 
 impl World {
     /// An empty store and these modules.
-    pub fn new(modules: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(modules: &[(&str, &str)]) -> Self {
         let store = Memory::default();
         let server = Server::new(Arc::new(store.clone()), ServerOptions::default());
         let world = Self { store, server, dir: tempfile::tempdir().unwrap() };
@@ -49,29 +49,29 @@ impl World {
     }
 
     /// Saves a module as an editor does.
-    pub fn save(&self, file: &str, source: &str) {
+    pub(crate) fn save(&self, file: &str, source: &str) {
         let path = self.path(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, source).unwrap();
     }
 
     /// Deletes a module.
-    pub fn delete(&self, file: &str) {
+    pub(crate) fn delete(&self, file: &str) {
         fs::remove_file(self.path(file)).unwrap();
     }
 
     /// Where a file of the modules is.
-    pub fn path(&self, file: &str) -> PathBuf {
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join(file)
     }
 
     /// The server over the store.
-    pub fn server(&self) -> Server {
+    pub(crate) fn server(&self) -> Server {
         self.server.clone()
     }
 
     /// A client with a role.
-    pub async fn client(&self, role: Role) -> Client {
+    pub(crate) async fn client(&self, role: Role) -> Client {
         self.wired(role).await.0
     }
 
@@ -87,7 +87,7 @@ impl World {
     }
 
     /// Starts a Host.
-    pub async fn host(&self) -> Running {
+    pub(crate) async fn host(&self) -> Running {
         let (client, wire) = self.wired(Role::Host).await;
         let options = HostOptions {
             client,
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// Appends a frame as a user does.
-    pub fn append(&self, topic: &str, meta: Value, body: &str) -> FrameId {
+    pub(crate) fn append(&self, topic: &str, meta: Value, body: &str) -> FrameId {
         let mut new = NewFrame::new(Topic::parse(topic).unwrap());
         new.meta = Meta::parse(meta.to_string()).unwrap();
         new.body = xs_engine::Body::Inline(body.to_owned().into_bytes().into());
@@ -111,12 +111,12 @@ impl World {
     }
 
     /// Frames of a topic, so far.
-    pub fn topic(&self, topic: &str) -> Vec<Frame> {
+    pub(crate) fn topic(&self, topic: &str) -> Vec<Frame> {
         self.store.frames().into_iter().filter(|frame| frame.topic() == topic).collect()
     }
 
     /// Waits until a topic has at least `count` frames.
-    pub async fn wait(&self, topic: &str, count: usize) -> Vec<Frame> {
+    pub(crate) async fn wait(&self, topic: &str, count: usize) -> Vec<Frame> {
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
                 let frames = self.topic(topic);
@@ -135,13 +135,13 @@ impl World {
 
 impl Running {
     /// Ends it as SIGTERM does.
-    pub async fn stop(self) -> HostEnd {
+    pub(crate) async fn stop(self) -> HostEnd {
         self.shutdown.cancel();
         tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap()
     }
 
     /// Cuts its connection: whatever it does now, the store does not hear of it.
-    pub async fn cut(self) {
+    pub(crate) async fn cut(self) {
         self.wire.abort();
         let end = tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap();
         assert!(matches!(end, Err(HostError::Store(_))), "{end:?}");
@@ -149,7 +149,7 @@ impl Running {
 }
 
 /// A frame's meta.
-pub fn meta(frame: &Frame) -> Value {
+pub(crate) fn meta(frame: &Frame) -> Value {
     if frame.meta().is_empty() {
         Value::Null
     } else {
