@@ -121,10 +121,12 @@ export default {
 };
 "#;
     let world = World::new(&[("handlers/h.js", source)]);
-    (0..3).for_each(|n| drop(world.append("in", json!({ "n": n }), "")));
+    for n in 0..3 {
+        world.append("in", json!({ "n": n }), "");
+    }
     let host = world.host().await;
     let frames = world.wait("h.out", 3).await;
-    let made: Vec<_> = frames.iter().map(|frame| meta(frame)).collect();
+    let made: Vec<_> = frames.iter().map(meta).collect();
     assert_eq!(
         made,
         [
@@ -185,7 +187,9 @@ async fn a_cursor_without_outputs_moves_seldom() {
     let host = world.host().await;
     world.wait("xs.handler.h.active", 1).await;
     let before = world.store.commits();
-    (0..200).for_each(|_| drop(world.append("in", json!({}), "")));
+    for _ in 0..200 {
+        world.append("in", json!({}), "");
+    }
     let moved = async {
         while world.store.cursor_now("handler:h").unwrap().offset < 200 {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -112,3 +112,28 @@ async fn an_endless_loop_harms_no_other() {
     world.wait("h.out", 2).await;
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admins_version_needs_no_file_and_stays_until_the_file_changes() {
+    let world = World::new(&[("handlers/h.js", &emits("1"))]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.append("xs.handler.h.create", json!({}), &emits("2"));
+    world.append("xs.handler.lone.create", json!({}), &emits("'typed' as string"));
+    world.wait("xs.handler.h.active", 2).await;
+    world.wait("xs.handler.lone.active", 1).await;
+    host.stop().await;
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 3).await;
+    world.append("in", json!({}), "");
+    assert_eq!(meta(&world.wait("h.out", 1).await[0])["v"], 2);
+    assert_eq!(meta(&world.wait("lone.out", 1).await[0])["v"], "typed");
+    world.save("handlers/h.js", &emits("3"));
+    world.wait("xs.handler.h.active", 4).await;
+    world.append("in", json!({}), "");
+    assert_eq!(meta(&world.wait("h.out", 2).await[1])["v"], 3);
+    world.append("xs.handler.other.create", json!({}), "");
+    let invalid = meta(&world.wait("xs.handler.other.invalid", 1).await[0]);
+    assert!(invalid["message"].as_str().unwrap().contains("no body"), "{invalid}");
+    host.stop().await;
+}
