@@ -278,14 +278,13 @@ pub fn place_frame(record: &mut [u8], id: FrameId, offset_delta: u32) -> u32 {
     seal(record)
 }
 
-/// The topic of a FRAME record whose CRC may not have been checked yet.
-pub(crate) fn peek_topic<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Option<&'a str> {
+/// The bytes of the topic of a FRAME record whose CRC may not have been checked yet.
+pub(crate) fn peek_topic<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Option<&'a [u8]> {
     let mut at = FIXED_LEN;
     at += if prefix.ttl >= 2 { TTL_VALUE_LEN } else { 0 };
     at += if prefix.flags & FLAG_BODY != 0 { BODY_LEN } else { 0 };
     at += if prefix.flags & FLAG_ORIGIN != 0 { ORIGIN_LEN } else { 0 };
-    let topic = record.get(at..at + usize::from(prefix.name_len))?;
-    std::str::from_utf8(topic).ok()
+    record.get(at..at + usize::from(prefix.name_len))
 }
 
 /// Where the parts of a checked FRAME record lie. Its methods take the record it was made from.

@@ -2,7 +2,7 @@
 //! frames arrive, at O(1) amortised for each.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::{Index, State};
 use crate::error::ReadError;
@@ -13,25 +13,37 @@ const WORDS: usize = 16;
 /// Tells most topics without a floor apart at the cost of a load, so that reading them never takes
 /// a lock.
 #[derive(Debug, Default)]
-pub(super) struct FloorFilter([AtomicU64; WORDS]);
+pub(super) struct FloorFilter {
+    any: AtomicBool,
+    bits: [AtomicU64; WORDS],
+}
 
 impl FloorFilter {
     pub(super) fn add(&self, topic: &str) {
         let (word, bit) = place(topic);
-        self.0[word].fetch_or(bit, Ordering::Release);
+        self.bits[word].fetch_or(bit, Ordering::Release);
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Whether any topic has a floor.
+    pub(super) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
     }
 
     pub(super) fn may_have(&self, topic: &str) -> bool {
         let (word, bit) = place(topic);
-        self.0[word].load(Ordering::Acquire) & bit != 0
+        self.bits[word].load(Ordering::Acquire) & bit != 0
     }
 }
 
 /// A bit for the name's length and last bytes, where names that share a prefix differ.
 fn place(topic: &str) -> (usize, u64) {
-    let end = topic.as_bytes().iter().rev().take(8);
-    let sum = end.fold(topic.len() as u64, |sum, &byte| sum << 8 ^ u64::from(byte) ^ sum >> 56);
-    let mixed = sum.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let name = topic.as_bytes();
+    let last = name.last_chunk().map_or_else(
+        || name.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte)),
+        |last| u64::from_le_bytes(*last),
+    );
+    let mixed = (last ^ name.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ((mixed >> 60) as usize % WORDS, 1 << (mixed >> 54 & 63))
 }
 

@@ -88,8 +88,9 @@ impl SegmentIndex {
         &self.segment
     }
 
-    pub(crate) const fn ordinal(&self) -> u32 {
-        self.ordinal
+    /// Whether its files are written, which is only done for a sealed segment.
+    pub(crate) fn is_sealed(&self) -> bool {
+        matches!(&*self.kind.lock(), Kind::Files(_))
     }
 
     fn frozen(&self) -> Option<Arc<MemoryIndex>> {
@@ -254,6 +255,11 @@ impl Index {
     /// The topics, locked: the caller lets go before it asks the index for anything else.
     pub(crate) fn table(&self) -> impl std::ops::Deref<Target = TopicTable> + '_ {
         RwLockReadGuard::map(self.state.read(), |state| &state.table)
+    }
+
+    /// Whether `last:n` removed anything.
+    pub(crate) fn hides_any(&self) -> bool {
+        self.floors.any()
     }
 
     /// Whether `last:n` removed a frame, for a reader that sees frames below `head`.

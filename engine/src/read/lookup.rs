@@ -1,5 +1,6 @@
 //! Single frames and what is known of topics without reading frames.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::reader::Reader;
@@ -28,6 +29,13 @@ pub struct TopicStats {
     pub last: FrameId,
     /// Offset of the newest frame.
     pub last_offset: u64,
+}
+
+/// The id of the first frame of the batch at `position`, when it can be read.
+fn first_id(of: &SegmentIndex, position: u64) -> Option<FrameId> {
+    let mut walk = Walk::new(of.segment().clone(), position, 0, WINDOW_POINT);
+    let found = walk.next()?.ok()?;
+    walk.frame(&found).ok().map(|frame| frame.id())
 }
 
 impl Inner {
@@ -97,7 +105,14 @@ impl Inner {
             if base >= head {
                 break;
             }
-            let step = self.index.step(of, |entry| entry.id_prefix < id.prefix())?;
+            // Ids of one millisecond mostly share their prefix; between steps that do, the frames
+            // themselves decide.
+            let step = self.index.step(of, |entry| match entry.id_prefix.cmp(&id.prefix()) {
+                Ordering::Equal => {
+                    first_id(of, u64::from(entry.position)).is_some_and(|at| at < id)
+                }
+                order => order == Ordering::Less,
+            })?;
             let (position, next) = step.map_or((super::scan::FIRST_BATCH, base), |entry| {
                 (u64::from(entry.position), base + u64::from(entry.offset_delta))
             });

@@ -29,7 +29,8 @@ impl Inner {
         {
             return false;
         }
-        !frame.offset().is_some_and(|offset| self.index.is_hidden(frame.topic(), offset, head))
+        let hidden = |offset| self.index.is_hidden(frame.topic(), offset, head);
+        !(self.index.hides_any() && frame.offset().is_some_and(hidden))
     }
 }
 

@@ -66,6 +66,7 @@ impl Reader {
                     store: inner.clone(),
                     segments,
                     topics: topics.clone(),
+                    takes_all: topics.as_slice().contains(&TopicPattern::All),
                     start: range.start,
                     end: range.end,
                 };

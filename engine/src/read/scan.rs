@@ -40,10 +40,20 @@ pub(super) struct Range {
     pub(super) store: Arc<Inner>,
     pub(super) segments: Arc<[Arc<SegmentIndex>]>,
     pub(super) topics: TopicPatterns,
+    /// `*` is among them.
+    pub(super) takes_all: bool,
     /// The first offset wanted.
     pub(super) start: u64,
     /// The offset after the last one wanted.
     pub(super) end: u64,
+}
+
+impl Range {
+    fn takes(&self, topic: &[u8]) -> bool {
+        // Most reads take all that is not reserved; they need not look at the topic as text.
+        (self.takes_all && !topic.starts_with(b"xs"))
+            || std::str::from_utf8(topic).is_ok_and(|topic| self.topics.matches(topic))
+    }
 }
 
 /// Upwards.
@@ -110,7 +120,7 @@ fn take(walk: &mut Walk, found: &Found, range: &Range) -> Result<Option<Frame>, 
         return Ok(None);
     }
     match peek_topic(walk.peek(found), &found.prefix) {
-        Some(topic) if range.topics.matches(topic) => walk.frame(found).map(Some),
+        Some(topic) if range.takes(topic) => walk.frame(found).map(Some),
         _ => walk.pass(found).map(|()| None),
     }
 }

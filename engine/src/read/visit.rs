@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::walk::{WINDOW_VISIT, Window};
+use super::walk::{WINDOW_SEALED, WINDOW_VISIT, Window};
 use crate::error::ReadError;
 use crate::format::postings::{Chunk, Posting};
 use crate::index::{Runs, SegmentIndex};
@@ -111,7 +111,9 @@ impl Visit {
                 places.push((topic.clone(), bounded(chunks, low..high, self.reverse)));
             }
         }
-        let window = Window::new(of.segment().clone(), WINDOW_VISIT);
+        // A sealed segment is mapped: a wide window over it costs no more than a narrow one.
+        let size = if of.is_sealed() { WINDOW_SEALED } else { WINDOW_VISIT };
+        let window = Window::new(of.segment().clone(), size);
         let mut open = Open { base, window, places, heap: BinaryHeap::new() };
         (0..open.places.len() as u32).for_each(|lane| open.refill(lane, self.reverse));
         self.open = Some(open);

@@ -19,6 +19,8 @@ use crate::value::Frame;
 pub(crate) const WINDOW_SCAN: u64 = 256 * 1024;
 /// Bytes taken by who visits chosen frames in order.
 pub(crate) const WINDOW_VISIT: u64 = 32 * 1024;
+/// Bytes taken by the same from a sealed segment.
+pub(crate) const WINDOW_SEALED: u64 = 4 * 1024 * 1024;
 /// Bytes taken by who wants one frame.
 pub(crate) const WINDOW_POINT: u64 = 4 * 1024;
 
@@ -38,10 +40,6 @@ impl Window {
     pub(crate) fn new(segment: Arc<Segment>, size: u64) -> Self {
         let limit = segment.published_len();
         Self { segment, bytes: Bytes::new(), at: 0, size, limit }
-    }
-
-    pub(crate) const fn segment(&self) -> &Arc<Segment> {
-        &self.segment
     }
 
     /// The bytes of a range, or nothing when it is not published as a whole.
