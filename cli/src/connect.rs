@@ -157,7 +157,8 @@ fn no_server(dir: &Path) -> String {
     format!("no server at {0}; start one with `xs serve {0}`", dir.display())
 }
 
-fn default_address() -> anyhow::Result<Address> {
+/// Where the user's own store is served.
+pub(crate) fn default_address() -> anyhow::Result<Address> {
     default_store().map(|dir| Address::Unix(dir.join(SOCKET_NAME)))
 }
 

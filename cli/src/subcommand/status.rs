@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use xs_protocol::{Address, Client, ClientError, ClientOptions, SOCKET_NAME};
+use xs_protocol::{Address, Client, ClientError, ClientOptions};
 
 use crate::args::PingArgs;
-use crate::connect::{default_store, explain};
+use crate::connect::{default_address, explain};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -24,10 +24,7 @@ pub(super) fn version() -> anyhow::Result<Exit> {
 }
 
 pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let address = match addr {
-        Some(address) => address,
-        None => Address::Unix(default_store()?.join(SOCKET_NAME)),
-    };
+    let address = addr.map_or_else(default_address, Ok)?;
     let give_up = ping.wait.map(|wait| Instant::now() + wait);
     let (client, took) = loop {
         match answer(&address).await {

@@ -1,6 +1,7 @@
 //! The real binary, run as a user runs it: processes, pipes, signals, exit codes.
 
 mod addresses;
+mod call;
 mod client;
 mod exits;
 mod follower;

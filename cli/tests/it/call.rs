@@ -1,0 +1,76 @@
+//! `xs call`: arguments in, values out as they come, errors as exit codes, Ctrl-C as a cancel.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::support::{PATIENCE, Place, Server, signal, wait_within};
+
+const ECHO: &str = r#"
+import { command } from "xs";
+export default command({
+  args: { n: "number", text: "string?" },
+  async run(call) { return { n: call.args.n, text: call.args.text, body: await call.text() }; },
+});
+"#;
+
+const BYTES: &str = r#"
+import { command } from "xs";
+export default command({ async *run() { yield new Uint8Array([255, 0, 10]); yield "text"; } });
+"#;
+
+const SLOW: &str = r#"
+import { command } from "xs";
+export default command({ async *run(call, ctx) {
+  yield "begun";
+  while (!ctx.signal.aborted) await new Promise((done) => setTimeout(done, 20));
+} });
+"#;
+
+fn served() -> (Place, Server) {
+    let place = Place::new();
+    place.write("modules/commands/echo.ts", ECHO);
+    place.write("modules/commands/bytes.ts", BYTES);
+    place.write("modules/commands/slow.ts", SLOW);
+    let server = place.serve(&["--modules", "modules"]);
+    place.await_frames("xs.command.echo.active", 1);
+    place.await_frames("xs.command.bytes.active", 1);
+    place.await_frames("xs.command.slow.active", 1);
+    (place, server)
+}
+
+#[test]
+fn arguments_and_body_reach_the_command_and_values_come_back() {
+    let (place, server) = served();
+    let echo = place.xs_with(&["call", "echo", "n:=3", "text=a=b", "-"], b"input");
+    assert_eq!(echo.code, 0, "{}", echo.err);
+    assert_eq!(echo.text(), "{\"n\":3,\"text\":\"a=b\",\"body\":\"input\"}\n");
+    assert_eq!(place.ok(&["call", "bytes"]).out, b"\xff\x00\ntext\n");
+    let wrong = place.xs(&["call", "echo", "n=three"]);
+    assert_eq!((wrong.code, wrong.text().as_str()), (1, ""), "{}", wrong.err);
+    assert!(wrong.err.contains("echo: "), "{}", wrong.err);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_deadline_ends_a_call_with_its_own_exit_code() {
+    let (place, server) = served();
+    let slow = place.xs(&["call", "slow", "--timeout", "300ms"]);
+    assert_eq!((slow.code, slow.text().as_str()), (6, "begun\n"), "{}", slow.err);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn an_interrupted_call_is_cancelled() {
+    let (place, server) = served();
+    let mut call = place.command(&["call", "slow"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(call.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "begun\n", "a value is printed as it comes");
+    signal(&call, Signal::INT);
+    assert_eq!(wait_within(&mut call, PATIENCE).code(), Some(130));
+    let error = &place.await_frames("slow.error", 1)[0];
+    assert_eq!(error["meta"]["code"], "cancelled", "{error}");
+    assert!(server.stop().success());
+}
