@@ -123,8 +123,8 @@ impl Iterator for Backward {
         let found = (self.end > 0).then_some(self.current)?;
         let (slot, delta) = (self.leb()?, self.leb()?);
         self.current = Posting {
-            delta: found.delta.checked_sub(delta).unwrap_or_default(),
-            slot: found.slot.checked_sub(slot).unwrap_or_default(),
+            delta: found.delta.saturating_sub(delta),
+            slot: found.slot.saturating_sub(slot),
         };
         Some(found)
     }

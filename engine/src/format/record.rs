@@ -335,8 +335,9 @@ impl FrameLayout {
         let topic_at = at;
         let meta_at = topic_at + usize::from(prefix.name_len);
         let topic = record.get(topic_at..meta_at).ok_or(RecordError::Short)?;
-        let topic = std::str::from_utf8(topic).map_err(|_| RecordError::Field("topic"))?;
-        crate::value::check_topic(topic).map_err(|_| RecordError::Field("topic"))?;
+        if !crate::value::is_topic(topic) {
+            return Err(RecordError::Field("topic"));
+        }
         if record.len() - meta_at > META_BYTES_MAX {
             return Err(RecordError::Field("meta"));
         }

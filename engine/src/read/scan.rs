@@ -191,7 +191,7 @@ impl Backward {
         // One window over the whole step, so that going down in it takes no further read.
         let mut window = Window::new(of.segment().clone(), WINDOW_SCAN);
         let found = || self.pending.iter().filter_map(|entry| entry.as_ref().ok());
-        if let (Some(first), Some(last)) = (found().next(), found().last()) {
+        if let (Some(first), Some(last)) = (found().next(), found().next_back()) {
             let end = last.position + u64::from(last.prefix.len);
             window.get(first.position, end - first.position)?;
         }

@@ -69,9 +69,8 @@ impl Window {
         offset: u64,
     ) -> Result<Option<Frame>, ReadError> {
         const PREFIX: u64 = crate::format::record::PREFIX_LEN as u64;
-        let prefix = match self.get(position, PREFIX)?.map(RecordPrefix::read) {
-            Some(Ok(prefix)) => prefix,
-            _ => return Ok(None),
+        let Some(Ok(prefix)) = self.get(position, PREFIX)?.map(RecordPrefix::read) else {
+            return Ok(None);
         };
         let Some(base) = offset.checked_sub(u64::from(prefix.offset_delta)) else {
             return Ok(None);

@@ -16,7 +16,7 @@ pub use hash::BlobHash;
 pub use id::FrameId;
 pub use meta::Meta;
 pub use read::{Bound, ReadOptions, Start};
-pub(crate) use topic::check as check_topic;
+pub(crate) use topic::is_topic;
 pub use topic::{Topic, TopicPattern, TopicPatterns};
 pub use ttl::Ttl;
 

@@ -65,6 +65,28 @@ pub(crate) fn check(text: &str) -> Result<(), ValueError> {
     Ok(())
 }
 
+/// Whether bytes are a topic: the rules of [`check`] in one pass, for who reads many.
+pub(crate) fn is_topic(bytes: &[u8]) -> bool {
+    const ALLOWED: [bool; 256] = {
+        let mut allowed = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            allowed[byte] =
+                (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'_' | b'-' | b'.');
+            byte += 1;
+        }
+        allowed
+    };
+    let mut before = b'.';
+    let sound = bytes.iter().all(|&byte| {
+        let sound = ALLOWED[usize::from(byte)] && !(byte == b'.' && before == b'.');
+        before = byte;
+        sound
+    });
+    let begins = bytes.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_');
+    sound && begins && before != b'.' && bytes.len() <= TOPIC_BYTES_MAX
+}
+
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -219,14 +241,14 @@ mod tests {
     fn topics_are_checked() {
         let longest = "a".repeat(255);
         for good in ["a", "_", "A-b_c.9", "xs.start", "a.b.c", longest.as_str()] {
-            assert!(Topic::parse(good).is_ok(), "{good}");
+            assert!(Topic::parse(good).is_ok() && is_topic(good.as_bytes()), "{good}");
         }
         let too_long = "a".repeat(256);
         for bad in [
             "", ".", "a.", ".a", "a..b", "9a", "-a", "a b", "a,b", "a/b", "a\0", "\u{e4}",
             &too_long,
         ] {
-            assert!(Topic::parse(bad).is_err(), "{bad:?}");
+            assert!(Topic::parse(bad).is_err() && !is_topic(bad.as_bytes()), "{bad:?}");
         }
     }
 

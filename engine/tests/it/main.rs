@@ -1,11 +1,19 @@
 //! The store from outside: what it promises whatever is done to it. One binary, so that it links
 //! once. Randomized tests print the seed that repeats them.
 
+#[cfg(test)]
 mod damage;
+#[cfg(test)]
 mod follow;
+#[cfg(test)]
 mod golden;
+#[cfg(test)]
 mod kill;
+#[cfg(test)]
 mod lock;
+#[cfg(test)]
 mod model;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
 mod tail_cut;

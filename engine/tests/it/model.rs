@@ -237,7 +237,7 @@ impl Run {
     }
 
     fn some_patterns(&mut self) -> TopicPatterns {
-        patterns(*self.rng.pick(&PATTERNS))
+        patterns(self.rng.pick::<&str>(&PATTERNS))
     }
 
     fn now(&self) -> u64 {

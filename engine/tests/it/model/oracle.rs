@@ -89,7 +89,7 @@ impl Oracle {
         let nth = rng.below(self.head() + self.ephemeral.len() as u64 + 1) as usize;
         let stored = self.stored.get(nth).map(|frame| frame.id);
         let ephemeral = nth.checked_sub(self.stored.len()).and_then(|nth| self.ephemeral.get(nth));
-        stored.or(ephemeral.copied()).unwrap_or(FrameId::ZERO)
+        stored.or_else(|| ephemeral.copied()).unwrap_or(FrameId::ZERO)
     }
 
     pub(super) fn get(&self, is: impl Fn(&Expected) -> bool, now: u64) -> Option<Expected> {
