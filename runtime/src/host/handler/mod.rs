@@ -104,11 +104,14 @@ impl Handler {
 
     /// Reads the place again and goes on from it with a fresh isolate.
     async fn restart(&mut self) -> Result<(), ModuleError> {
-        if let Some(place) = read_place(&self.version, &self.cursor).await? {
-            self.place = place;
-        } else {
-            self.place.revision = 0;
-        }
+        self.place = match read_place(&self.version, &self.cursor).await? {
+            Some(place) => place,
+            // Reset by its operator while it ran: what is new begins now.
+            None => match self.started.definition.start {
+                StartAt::New => Place::new(self.seen),
+                start => Place::new(first_offset(&self.version, start).await?),
+            },
+        };
         self.seen = self.place.offset;
         self.move_at = None;
         self.fresh().await

@@ -199,3 +199,19 @@ async fn a_cursor_without_outputs_moves_seldom() {
     assert!(world.store.commits() - before <= 200 + 2);
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_begins_again() {
+    let world = World::new(&[("handlers/sum.ts", SUM)]);
+    world.append("in", json!({ "n": 1 }), "");
+    let host = world.host().await;
+    world.wait("sum.out", 1).await;
+    let name = xs_engine::CursorName::parse("handler:sum").unwrap();
+    let expect = xs_engine::ExpectRevision::Any;
+    let change = xs_engine::CursorChange { name, expect, set: None };
+    world.store.put(xs_protocol::AppendRequest { cursors: vec![change], ..Default::default() });
+    world.append("in", json!({ "n": 2 }), "");
+    world.wait("sum.out", 3).await;
+    assert_eq!(sums(&world), [1, 1, 3]);
+    host.stop().await;
+}
