@@ -9,6 +9,7 @@ mod failure;
 pub(crate) mod handle;
 pub(crate) mod limits;
 mod parse;
+mod place;
 pub(crate) mod stop;
 mod thread;
 

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, watch};
 
 use super::handle::Fate;
+use super::place;
 use super::{FailureKind, Limits, ModuleError};
 
 /// How often the watchdog looks.
@@ -41,6 +42,8 @@ pub(crate) struct Stop {
     /// Changes whenever the module came back from a call.
     progress: AtomicU32,
     reason: AtomicU8,
+    /// Where the module was when it was terminated.
+    place: OnceLock<String>,
     over: AtomicBool,
     asked: Notify,
     watch: Mutex<Watch>,
@@ -66,6 +69,7 @@ impl Stop {
             busy: AtomicBool::new(false),
             progress: AtomicU32::new(0),
             reason: AtomicU8::new(0),
+            place: OnceLock::new(),
             over: AtomicBool::new(false),
             asked: Notify::new(),
             watch: Mutex::default(),
@@ -107,13 +111,28 @@ impl Stop {
 
     /// Ends what runs now and says why; the first reason stands.
     pub(super) fn terminate(&self, reason: Reason) {
-        let _ = self.reason.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        let first =
+            self.reason.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
         let mut watch = self.watch.lock();
         watch.give_up_at.get_or_insert_with(|| Instant::now() + REACTION);
         drop(watch);
         if let Some(isolate) = self.isolate.get() {
+            if first.is_ok() && reason != Reason::Stop {
+                isolate.request_interrupt(place::take, std::ptr::null_mut());
+            }
             isolate.terminate_execution();
         }
+    }
+
+    /// Notes where the module was when it was terminated: the text of a stack.
+    pub(super) fn was_at(&self, stack: String) {
+        // The first is the one that counts, and nothing asks for a second.
+        let _ = self.place.set(stack);
+    }
+
+    /// Where the module was when it was terminated, as far as that is known.
+    pub(super) fn place(&self) -> &str {
+        self.place.get().map_or("", String::as_str)
     }
 
     /// Why it was terminated, if it was.

@@ -13,9 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::handle::{Fate, Request};
 use super::stop::{Reason, Stop};
-use super::{Backend, Definition, FailureKind, IsolateSpec, ModuleError, engine, parse};
+use super::{Backend, Definition, FailureKind, IsolateSpec, ModuleError, engine, parse, place};
 use crate::ext::{self, Bridge};
-use crate::loader::GraphLoader;
+use crate::loader::{GraphLoader, ModuleGraph};
 use crate::permissions::Granted;
 
 /// Bytes of the thread's stack: QuickJS may use 3 MiB of it (`--stack-size`), Rust needs the rest.
@@ -43,8 +43,10 @@ pub(super) fn spawn(
             let run = AssertUnwindSafe(|| run(&bridge, started));
             // A panic in here is the failure of one module, not of the Host (it happens inside of
             // deno_core when memory is short).
-            let error = std::panic::catch_unwind(run)
-                .unwrap_or_else(|_| shared.failure().unwrap_or_else(panicked));
+            let error = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+                terminated(&bridge.spec.graph, &shared).unwrap_or_else(panicked)
+            });
+            place::leave();
             bridge.fail_all(&error);
             shared.end(error);
             shared.over();
@@ -54,6 +56,14 @@ pub(super) fn spawn(
             failed(&error)
         })?;
     Ok(stop)
+}
+
+/// The failure that a termination amounts to: where the code was or, when the engine did not look for
+/// interrupts in time, where its definition begins.
+fn terminated(graph: &ModuleGraph, stop: &Stop) -> Option<ModuleError> {
+    let failure = graph.located(stop.failure()?, stop.place());
+    let placeless = failure.file.is_none() && failure.kind != FailureKind::Stopped;
+    Some(if placeless { graph.at_definition(failure) } else { failure })
 }
 
 fn panicked() -> ModuleError {
@@ -85,6 +95,7 @@ fn run(
                 error
             }
         };
+        place::leave();
         bridge.fail_all(&error);
         bridge.stop.end(error.clone());
         // While the runtime is taken down nothing of the module runs any more.
@@ -110,6 +121,7 @@ impl Running {
         })?;
         let stop = Arc::clone(&bridge.stop);
         stop.attach(js.v8_isolate().thread_safe_handle());
+        place::enter(js.main_context(), Arc::clone(&stop));
         let grace = bridge.spec.limits.heap_grace_bytes;
         let mut granted = false;
         js.add_near_heap_limit_callback(move |current, _initial| {
@@ -205,16 +217,21 @@ impl Running {
         match ended {
             Err(error) => self.failure(error),
             // A termination can look like an event loop without work.
-            Ok(()) if stop.reason().is_some() => stop.failure().unwrap_or_else(panicked),
+            Ok(()) if stop.reason().is_some() => self.terminated().unwrap_or_else(panicked),
             // The driver always waits for work: only a call that waits for nothing gets here.
             Ok(()) if bridge.is_stalled() => ext::stalled(&bridge.spec.name),
             Ok(()) => stopped.await,
         }
     }
 
+    /// The failure that a termination amounts to, at its place.
+    fn terminated(&self) -> Option<ModuleError> {
+        terminated(&self.bridge.spec.graph, &self.bridge.stop)
+    }
+
     /// What an error of the engine means.
     fn failure(&self, error: impl Into<Box<CoreFailure>>) -> ModuleError {
-        if let Some(failure) = self.bridge.stop.failure() {
+        if let Some(failure) = self.terminated() {
             return failure;
         }
         let error: Box<CoreFailure> = error.into();
@@ -226,7 +243,7 @@ impl Running {
     }
 
     fn thrown(&self, error: &JsError) -> ModuleError {
-        if let Some(failure) = self.bridge.stop.failure() {
+        if let Some(failure) = self.terminated() {
             return failure;
         }
         let name = error.name.as_deref().unwrap_or_default();

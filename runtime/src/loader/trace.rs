@@ -28,7 +28,11 @@ impl ModuleGraph {
             text.truncate(at);
             text.push_str("...");
         }
-        let mut error = ModuleError::new(kind, text);
+        self.located(ModuleError::new(kind, text), stack)
+    }
+
+    /// The same error at the place that `stack`, the text of a `.stack`, begins with.
+    pub(crate) fn located(&self, mut error: ModuleError, stack: &str) -> ModuleError {
         let frames: Vec<Frame<'_>> = stack.lines().filter_map(|line| self.frame(line)).collect();
         let Some(first) = frames.first() else { return error };
         error = error.at(first.path, first.line, first.column);
@@ -45,6 +49,13 @@ impl ModuleGraph {
         }
         error.stack = Some(shown);
         error
+    }
+
+    /// The same error where the definition of the module begins.
+    pub(crate) fn at_definition(&self, error: ModuleError) -> ModuleError {
+        let source = self.file(self.entry()).map_or("", |file| &file.source);
+        let (line, column) = place::line_column(source, source.find("export default").unwrap_or(0));
+        error.at(self.entry(), line, column)
     }
 
     /// Reads one line of a stack; `None` when it is not in a file of this graph.
