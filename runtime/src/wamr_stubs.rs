@@ -1,12 +1,12 @@
-//! The 64 C functions of WAMR that v8x links and xs leaves out: WebAssembly is not offered, so none is
-//! ever called with anything (docs/adr/0001-no-webassembly.md). Each answers "nothing".
+//! The 64 C functions of WAMR that v8x links and xs leaves out: WebAssembly is not offered, so none
+//! is ever called with anything (docs/adr/0001-no-webassembly.md). Each answers "nothing".
 
 /// Defines functions that answer null, whatever they are called with: extra arguments of the C
 /// calling convention are ignored by the callee.
 macro_rules! absent {
     ($($name:ident)*) => {$(
-        // SAFETY: the name is one that v8x imports and nothing else in the binary defines, since the
-        // archive that would is empty.
+        // SAFETY: the name is one that v8x imports and nothing else in the binary defines, since
+        // the archive that would is empty.
         #[unsafe(no_mangle)]
         extern "C" fn $name() -> *const core::ffi::c_void {
             core::ptr::null()

@@ -18,8 +18,9 @@ fn sources_keep_the_rules_of_the_house() {
         }
         let opens = text.lines().find(|line| !line.starts_with("#!") && !line.is_empty());
         let generated = name.contains("vectors") || name.contains("fixtures");
+        let is_test = name.contains("/tests/") || name.ends_with("/tests.rs");
         if name.ends_with(".rs")
-            && !name.ends_with("/tests.rs")
+            && !is_test
             && !generated
             && !opens.unwrap_or("").starts_with("//!")
         {

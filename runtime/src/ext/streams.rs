@@ -1,5 +1,5 @@
-//! Streams that JavaScript pulls from: frames of a read or a call, lines of a file. Each next() takes
-//! what is ready, up to a bound, as one text; the end is an empty text.
+//! Streams that JavaScript pulls from: frames of a read or a call, lines of a file. Each next()
+//! takes what is ready, up to a bound, as one text; the end is an empty text.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,5 +1,5 @@
-//! Keeps one processor as the log says: starts a version, replaces it, stops it, and says in the log
-//! what happened. One task per name, so that what is asked of a name is done in its order.
+//! Keeps one processor as the log says: starts a version, replaces it, stops it, and says in the
+//! log what happened. One task per name, so that what is asked of a name is done in its order.
 //!
 //! A new version is evaluated while the old one runs; only one that evaluates replaces it, and it
 //! runs only after the old one has ended.

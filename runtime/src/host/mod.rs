@@ -1,6 +1,7 @@
-//! The Host: runs the modules of a directory beside a store it reaches as a client and nothing more.
-//! It follows the lifecycle frames in the log and does what they say; files are only one of those
-//! who append them. It owns no data: whatever happens to it, the next Host goes on from the log.
+//! The Host: runs the modules of a directory beside a store it reaches as a client and nothing
+//! more. It follows the lifecycle frames in the log and does what they say; files are only one of
+//! those who append them. It owns no data: whatever happens to it, the next Host goes on from the
+//! log.
 
 pub(crate) mod backoff;
 mod command;

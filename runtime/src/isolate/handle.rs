@@ -70,7 +70,8 @@ impl Isolate {
         self.answer(answered).await?
     }
 
-    /// Hands a handler up to [`INPUTS_MAX`](super::INPUTS_MAX) frames in order. One batch at a time.
+    /// Hands a handler up to [`INPUTS_MAX`](super::INPUTS_MAX) frames in order. One batch at a
+    /// time.
     ///
     /// # Errors
     /// [`ModuleError`] when the isolate has ended.
@@ -113,7 +114,8 @@ impl Isolate {
     }
 
     /// Stops the module: `ctx.signal` fires, iterators end, `finally` blocks run. After the limit
-    /// of [`Limits::stop`](super::Limits) it is terminated, after twice that its thread is given up.
+    /// of [`Limits::stop`](super::Limits) it is terminated, after twice that its thread is given
+    /// up.
     ///
     /// # Errors
     /// [`FailureKind::Wedged`] when the thread is still running.

@@ -1,5 +1,5 @@
-//! From the static fields of a default export, as JSON, to a [`Definition`]. Names what is wrong and
-//! what would be right; unknown fields are errors, since they are mostly misspelt ones.
+//! From the static fields of a default export, as JSON, to a [`Definition`]. Names what is wrong
+//! and what would be right; unknown fields are errors, since they are mostly misspelt ones.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Where a module's code was when it was terminated. A termination carries no stack, so one is taken
-//! just before it, when the engine looks for interrupts. Nothing is promised: code that is ended
-//! elsewhere, inside a native function for example, has no place.
+//! Where a module's code was when it was terminated. A termination carries no stack, so one is
+//! taken just before it, when the engine looks for interrupts. Nothing is promised: code that is
+//! ended elsewhere, inside a native function for example, has no place.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -13,9 +13,12 @@ use super::stop::Stop;
 /// Frames that are taken.
 const FRAMES_MAX: usize = 20;
 
+/// An isolate, and whom it tells its place.
+type Here = Option<(v8::Global<v8::Context>, Arc<Stop>)>;
+
 thread_local! {
     /// The isolate of this thread.
-    static HERE: RefCell<Option<(v8::Global<v8::Context>, Arc<Stop>)>> = const { RefCell::new(None) };
+    static HERE: RefCell<Here> = const { RefCell::new(None) };
 }
 
 /// Makes this thread's isolate able to tell its place to `stop`.

@@ -1,5 +1,5 @@
-//! The thread of an isolate: makes the runtime, evaluates the module, drives the event loop until the
-//! module has failed or is told to stop. Everything of the isolate lives and dies on it.
+//! The thread of an isolate: makes the runtime, evaluates the module, drives the event loop until
+//! the module has failed or is told to stop. Everything of the isolate lives and dies on it.
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -58,8 +58,8 @@ pub(super) fn spawn(
     Ok(stop)
 }
 
-/// The failure that a termination amounts to: where the code was or, when the engine did not look for
-/// interrupts in time, where its definition begins.
+/// The failure that a termination amounts to: where the code was or, when the engine did not look
+/// for interrupts in time, where its definition begins.
 fn terminated(graph: &ModuleGraph, stop: &Stop) -> Option<ModuleError> {
     let failure = graph.located(stop.failure()?, stop.place());
     let placeless = failure.file.is_none() && failure.kind != FailureKind::Stopped;

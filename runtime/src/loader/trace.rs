@@ -1,5 +1,5 @@
-//! What the engine says about a thrown error, in the author's terms: paths in the modules directory,
-//! lines and columns of the source as written, no frames of xs itself.
+//! What the engine says about a thrown error, in the author's terms: paths in the modules
+//! directory, lines and columns of the source as written, no frames of xs itself.
 
 use super::graph::ModuleGraph;
 use super::place;

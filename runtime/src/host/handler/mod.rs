@@ -1,6 +1,6 @@
-//! Drives a handler: frames in, and its outputs, state and cursor out in one commit. Every commit is
-//! conditional on the one before, so whatever fails in between, the place in the log is the truth
-//! and the handler goes on from it: exactly once inside the store.
+//! Drives a handler: frames in, and its outputs, state and cursor out in one commit. Every commit
+//! is conditional on the one before, so whatever fails in between, the place in the log is the
+//! truth and the handler goes on from it: exactly once inside the store.
 
 mod failure;
 mod inputs;

@@ -1,5 +1,5 @@
-//! Where a handler is: the cursor's revision and offset, and what its state bytes hold, which is the
-//! handler's own state and, while a frame is being retried, how often and until when.
+//! Where a handler is: the cursor's revision and offset, and what its state bytes hold, which is
+//! the handler's own state and, while a frame is being retried, how often and until when.
 
 use bytes::Bytes;
 use serde::Deserialize;
