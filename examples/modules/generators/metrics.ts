@@ -6,7 +6,7 @@ import { rounded } from "../lib/running.ts";
 interface Counters { busy: number; total: number; forks: number }
 
 export default generator({
-  about: "CPU, memory, load and new processes of this machine, every second",
+  about: "CPU, memory, load and processes of this machine, every second",
   permissions: { read: ["/proc/stat", "/proc/meminfo", "/proc/loadavg"] },
   config: { interval: "1s" as const },
   async *run(ctx) {
@@ -14,10 +14,12 @@ export default generator({
     for await (const _ of ctx.every(ctx.config.interval)) {
       const now = counters(await ctx.fs.text("/proc/stat"));
       const ticks = now.total - before.total;
+      const [load = "", , , tasks = ""] = (await ctx.fs.text("/proc/loadavg")).split(" ");
       yield {
         cpu: ticks > 0 ? rounded((now.busy - before.busy) / ticks) : 0,
         memory: memoryUsed(await ctx.fs.text("/proc/meminfo")),
-        load: Number((await ctx.fs.text("/proc/loadavg")).split(" ")[0]),
+        load: Number(load),
+        processes: Number(tasks.split("/")[1]),
         forks: now.forks - before.forks,
       };
       before = now;

@@ -15,7 +15,7 @@ export default handler({
     memory: 120,                   // values after which old ones fade
     deviations: 4,                 // how far from the mean is unusual
     // What is never unusual, however quiet it was before, in the unit of the metric.
-    slack: { cpu: 0.15, memory: 0.05, load: 1, forks: 100 } as Record<string, number>,
+    slack: { cpu: 0.15, memory: 0.05, load: 1, processes: 100, forks: 100 } as Record<string, number>,
     summary: 10,                   // a summary is emitted every so many frames
   },
   state: { frames: 0, metrics: {} } as State,
@@ -34,7 +34,9 @@ export default handler({
         });
       }
       metric.unusual = unusual;
-      take(metric, value, memory);
+      // An outlier counts as the edge of the range, or a single one would widen it for long.
+      const off = Math.max(-range, Math.min(range, value - metric.mean));
+      take(metric, unusual ? metric.mean + off : value, memory);
     }
     if (state.frames % summary !== 0) return;
     const usual = Object.entries(state.metrics).map(([name, metric]) =>
