@@ -12,7 +12,15 @@ const TEXT_MAX: u64 = 128;
 /// A held lock; dropping it lets go.
 #[derive(Debug)]
 pub(crate) struct StoreLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for StoreLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child that another thread has forked and that has not
+        // come to its exec yet shares the open file, and would keep the lock that long.
+        let _ = self.file.unlock();
+    }
 }
 
 /// Why a lock was not taken.
@@ -40,7 +48,7 @@ impl StoreLock {
         // A full disk must not keep a store from being opened: the text is a courtesy.
         match written.and_then(|()| file.write_all(text.as_bytes())) {
             Err(error) if !super::is_full(&error) => Err(LockError::Io(error)),
-            _ => Ok(Self { _file: file }),
+            _ => Ok(Self { file }),
         }
     }
 }
