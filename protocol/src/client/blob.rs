@@ -14,7 +14,7 @@ use super::Reply;
 use super::core::{Handle, Item};
 use super::streams::{Line, misplaced};
 use crate::error::{ClientError, Code};
-use crate::limits::CREDIT_DEFAULT;
+use crate::limits::{CHUNK_BYTES_MAX, CREDIT_DEFAULT};
 use crate::message::{BlobGetRequest, PeerLimits, Request, Response, StreamEvent};
 
 /// An upload under way.
@@ -73,7 +73,7 @@ pub(super) async fn put<R: AsyncRead + Send>(
 ) -> Result<(BlobHash, u64), ClientError> {
     let mut upload = Upload::begin(handle, limits);
     tokio::pin!(source);
-    let chunk = limits.chunk_bytes.min(limits.upload_window) as usize;
+    let chunk = chunk_len(limits);
     loop {
         let mut piece = BytesMut::with_capacity(chunk);
         let mut last = false;
@@ -96,7 +96,7 @@ pub(super) async fn put_bytes(
     mut bytes: Bytes,
 ) -> Result<(BlobHash, u64), ClientError> {
     let mut upload = Upload::begin(handle, limits);
-    let chunk = limits.chunk_bytes.min(limits.upload_window) as usize;
+    let chunk = chunk_len(limits);
     loop {
         let piece = bytes.split_to(bytes.len().min(chunk));
         upload.send(piece, bytes.is_empty()).await?;
@@ -104,6 +104,11 @@ pub(super) async fn put_bytes(
             return upload.end().await;
         }
     }
+}
+
+/// Bytes of the pieces of an upload, whatever the server says.
+fn chunk_len(limits: &PeerLimits) -> usize {
+    (limits.chunk_bytes.min(limits.upload_window) as usize).clamp(1, CHUNK_BYTES_MAX)
 }
 
 /// Opens a blob; `None` when there is none.
@@ -119,7 +124,7 @@ pub(super) async fn get(
             _ => None,
         });
     match reply.await {
-        Ok(len) => Ok(Some(BlobStream { line, len })),
+        Ok(len) => Ok(Some(BlobStream { line, len, left: len })),
         Err(error) => {
             line.refused();
             if error.code() == Some(Code::UnknownBlob) { Ok(None) } else { Err(error) }
@@ -131,6 +136,8 @@ pub(super) async fn get(
 pub struct BlobStream {
     line: Line,
     len: u64,
+    /// Bytes that are still to come.
+    left: u64,
 }
 
 impl BlobStream {
@@ -183,6 +190,11 @@ impl BlobStream {
             let result = match item {
                 Item::Chunk { bytes, last } => {
                     self.line.took(bytes.len());
+                    let left = self.left.checked_sub(bytes.len() as u64);
+                    match left {
+                        Some(left) if !last || left == 0 => self.left = left,
+                        _ => return Poll::Ready(Some(Err(misplaced()))),
+                    }
                     if bytes.is_empty() && !last {
                         continue;
                     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use xs_engine::limits::BATCH_RECORDS_MAX;
 use xs_engine::{
     BlobHash, Bound, Cursor, CursorChange, CursorName, Frame, ReadOptions, TopicPatterns,
 };
@@ -33,7 +34,7 @@ use crate::message::{
 };
 
 /// How to connect.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClientOptions {
     /// What the server's log calls this client; at most 255 bytes.
     pub name: String,
@@ -50,6 +51,16 @@ impl Default for ClientOptions {
             token: None,
             timeout: Duration::from_secs(10),
         }
+    }
+}
+
+impl fmt::Debug for ClientOptions {
+    /// Without the token: options end up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientOptions")
+            .field("name", &self.name)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -170,7 +181,7 @@ impl Client {
     /// [`PeerLimits::requests`] without an answer; what is queued beyond that is held here.
     pub fn append(&self, batch: &AppendRequest) -> Reply<Appended> {
         let records = batch.frames.len() + batch.cursors.len();
-        let max = self.server.limits.batch_records;
+        let max = self.server.limits.batch_records.min(BATCH_RECORDS_MAX as u32);
         if records > max as usize {
             return Reply::failed(
                 &self.handle,

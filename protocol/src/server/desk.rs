@@ -216,11 +216,10 @@ impl Desk {
     /// The client sends nothing more. Its requests are answered; its streams could never get more
     /// credit, so they end.
     pub(super) fn hang_up(&mut self) {
+        // Calls that are still being opened have no work yet, and find their stream gone.
+        self.session.forget_all();
         let subs: Vec<u32> = self.works.keys().copied().collect();
-        for sub in subs {
-            self.session.forget(sub);
-            self.cancel(sub);
-        }
+        subs.into_iter().for_each(|sub| self.cancel(sub));
     }
 
     /// Sends what streams and long answers have, as far as there is room.

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use tokio::io::AsyncReadExt as _;
 use xs_engine::{Bound, NewFrame, ReadOptions, Start, Topic};
 use xs_protocol::codec::PREFACE;
-use xs_protocol::{AppendRequest, ClientError, Code, Op, Role, SubEvent, SubscribeOptions, limits};
+use xs_protocol::{
+    AppendRequest, CallRequest, ClientError, Code, Op, Role, SubEvent, SubscribeOptions, limits,
+};
 
 use crate::raw::{header, hello_body, message};
 use crate::rig::{Rig, one, soon, until};
@@ -149,4 +151,26 @@ async fn the_connection_closes_when_nobody_uses_it() {
     // An answer that is awaited keeps it.
     soon(reply).await.unwrap();
     until(|| rig.server.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_during_a_call_cancels_it() {
+    let rig = Rig::unix(Role::Admin).await;
+    for held in [false, true] {
+        let client = rig.client().await;
+        if held {
+            rig.memory.hold();
+        }
+        let request = CallRequest::new(Topic::parse("hang").unwrap());
+        let call = tokio::spawn(async move { client.call(&request).await.map(|call| call.id()) });
+        if held {
+            until(|| rig.memory.calls() == 2).await;
+            call.abort();
+        } else {
+            soon(call).await.unwrap().unwrap();
+        }
+        until(|| rig.memory.cancelled().len() == 1).await;
+    }
+    rig.memory.release();
+    until(|| rig.memory.cancelled().len() == 2 && rig.server.connections() == 0).await;
 }

@@ -69,6 +69,12 @@ impl Memory {
         self.0.lock().commits
     }
 
+    /// Calls that were made.
+    pub(crate) fn calls(&self) -> usize {
+        let inner = self.0.lock();
+        inner.frames.iter().filter(|frame| frame.topic().ends_with(".call")).count()
+    }
+
     /// Calls that were given up.
     pub(crate) fn cancelled(&self) -> Vec<FrameId> {
         self.0.lock().cancelled.clone()
@@ -314,6 +320,7 @@ impl Service for Memory {
     }
 
     /// `echo` answers with its body and completes; `hang` never answers; there is nothing else.
+    /// While appends are held, calls are too.
     fn call(
         &self,
         request: CallRequest,
@@ -341,7 +348,13 @@ impl Service for Memory {
         drop(inner);
         let feed =
             Box::new(Results { store: self.clone(), id, at, left, ended: false, _wake: wake });
-        Box::pin(async move { Ok(Called { id, feed }) })
+        let memory = self.clone();
+        Box::pin(async move {
+            while memory.0.lock().held {
+                tokio::task::yield_now().await;
+            }
+            Ok(Called { id, feed })
+        })
     }
 }
 

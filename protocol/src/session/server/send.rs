@@ -129,6 +129,11 @@ impl ServerSession {
         self.push(Op::Credit, 0, sub, |out| out.put_u64(bytes));
     }
 
+    /// Forgets all streams.
+    pub(crate) fn forget_all(&mut self) {
+        self.streams.clear();
+    }
+
     /// Forgets a stream whose request was refused or is answered.
     pub(crate) fn forget(&mut self, sub: u32) {
         self.streams.remove(&sub);
