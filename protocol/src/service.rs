@@ -44,7 +44,8 @@ pub trait Service: Send + Sync + 'static {
     fn append(&self, batch: AppendRequest, done: Done);
 
     /// Follows after the last of the appends that were read from a socket together: the time to
-    /// commit what is queued. Must not wait for a sync: where one is needed, another thread does it.
+    /// commit what is queued. Must not wait for a sync: where one is needed, another thread does
+    /// it.
     fn commit(&self);
 
     /// Opens a bounded read; `options.follow` is false.

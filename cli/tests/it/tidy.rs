@@ -27,7 +27,9 @@ fn sources_keep_the_rules_of_the_house() {
             broken.push(format!("{name}: does not open with //!"));
         }
         for (index, line) in text.lines().enumerate() {
-            if name.ends_with(".rs") && line.chars().count() > COLUMNS_MAX && !is_text(line) {
+            let is_long = line.chars().count() > COLUMNS_MAX && !is_text(line);
+            // Tests hold modules in raw strings, where a line break would move what they look at.
+            if name.ends_with(".rs") && is_long && !is_test {
                 broken.push(format!("{name}:{}: over {COLUMNS_MAX} columns", index + 1));
             }
             if name.ends_with(".rs") && !line.is_ascii() {

@@ -1,5 +1,5 @@
-//! A list of frames: their FRAME records, whole and unchanged, in runs that share a base offset, and
-//! the bodies that travel with them. The part that DELIVER, FETCH, GET and LAST have in common.
+//! A list of frames: their FRAME records, whole and unchanged, in runs that share a base offset,
+//! and the bodies that travel with them. The part that DELIVER, FETCH, GET and LAST have in common.
 
 use bytes::Bytes;
 use xs_engine::Frame;

@@ -1,5 +1,5 @@
-//! A subscription or call: frames are pulled as the client has credit, so a slow client costs a place
-//! in the log and at most one message of frames.
+//! A subscription or call: frames are pulled as the client has credit, so a slow client costs a
+//! place in the log and at most one message of frames.
 
 use std::collections::VecDeque;
 

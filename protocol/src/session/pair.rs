@@ -1,5 +1,5 @@
-//! Both sides of a connection in one thread, with time that stands still until it is moved and bytes
-//! that arrive in pieces of any size.
+//! Both sides of a connection in one thread, with time that stands still until it is moved and
+//! bytes that arrive in pieces of any size.
 
 use std::time::{Duration, Instant};
 

@@ -41,7 +41,9 @@ impl Generator {
                 Ok(Started { isolate, .. }) => {
                     let result = tokio::select! {
                         biased;
-                        () = stop.cancelled() => return stop_isolate(isolate, Ending::Stopped).await,
+                        () = stop.cancelled() => {
+                            return stop_isolate(isolate, Ending::Stopped).await;
+                        }
                         result = isolate.run_generator() => result,
                     };
                     match stop_isolate(isolate, Ending::Stopped).await {
