@@ -233,11 +233,6 @@ impl Builder {
         Ok(())
     }
 
-    /// Whether nothing was added.
-    pub(super) fn is_empty(&self) -> bool {
-        self.index.is_empty() && self.group.is_empty()
-    }
-
     /// Ends the file at its last entry and makes it durable.
     pub(super) fn finish(mut self) -> Result<Built, BlobError> {
         self.end_group()?;

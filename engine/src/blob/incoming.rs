@@ -25,6 +25,8 @@ pub(crate) struct Incoming {
     sha: Sha256,
     len: u64,
     sink: Sink,
+    /// A write failed: what came before it is not the blob.
+    failed: Option<io::ErrorKind>,
 }
 
 enum Sink {
@@ -72,15 +74,20 @@ impl Write for Spool {
 
 impl Incoming {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, sha: Sha256::new(), len: 0, sink: Sink::Memory(Vec::new()) }
+        Self { shared, sha: Sha256::new(), len: 0, sink: Sink::Memory(Vec::new()), failed: None }
     }
 
     /// Stores the blob and returns its hash and length. It can be read at once and is durable after
     /// the next sync.
     ///
     /// # Errors
-    /// [`StageError`] when it was not stored.
+    /// [`StageError`] when it was not stored, also when a write failed before.
     pub(crate) fn finish(self) -> Result<(BlobHash, u64), StageError> {
+        match self.failed {
+            None => {}
+            Some(io::ErrorKind::FileTooLarge) => return Err(StageError::TooLong),
+            Some(kind) => return Err(StageError::harmless(kind)),
+        }
         let hash = BlobHash::from_bytes(self.sha.finalize().into());
         let prepared = match self.sink {
             Sink::Memory(bytes) => Prepared::small(hash, Bytes::from(bytes)),
@@ -131,8 +138,14 @@ impl io::Read for Reading<'_> {
     }
 }
 
-impl Write for Incoming {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl Incoming {
+    /// As if so many bytes had come.
+    #[cfg(test)]
+    pub(super) const fn pretend_len(&mut self, len: u64) {
+        self.len = len;
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.len + bytes.len() as u64 > BLOB_BYTES_MAX {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -149,7 +162,22 @@ impl Write for Incoming {
         }
         self.sha.update(bytes);
         self.len += bytes.len() as u64;
-        Ok(bytes.len())
+        Ok(())
+    }
+}
+
+impl Write for Incoming {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(kind) = self.failed {
+            return Err(kind.into());
+        }
+        match self.take(bytes) {
+            Ok(()) => Ok(bytes.len()),
+            Err(error) => {
+                self.failed = Some(error.kind());
+                Err(error)
+            }
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,9 +1,9 @@
 //! A sealed pack: it never changes, is opened when it is first needed, and finds blobs through its
 //! `.pidx`, which is made again from the pack when it is missing or damaged.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::{io, mem};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -28,7 +28,6 @@ pub(super) struct SealedPack {
     line: FileEntry,
     opened: RwLock<Option<Arc<Opened>>>,
     used: AtomicU64,
-    retired: AtomicBool,
 }
 
 /// The files of a sealed pack while they are open.
@@ -60,13 +59,7 @@ impl Opened {
 
 impl SealedPack {
     pub(super) const fn new(env: Arc<Env>, line: FileEntry) -> Self {
-        Self {
-            env,
-            line,
-            opened: RwLock::new(None),
-            used: AtomicU64::new(0),
-            retired: AtomicBool::new(false),
-        }
+        Self { env, line, opened: RwLock::new(None), used: AtomicU64::new(0) }
     }
 
     /// The pack's line in the manifest.
@@ -87,11 +80,6 @@ impl SealedPack {
     /// Lets go of the files; whoever reads them keeps them.
     pub(super) fn close(&self) {
         *self.opened.write() = None;
-    }
-
-    /// The files go when the last who uses the pack lets go of it.
-    pub(super) fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
     }
 
     /// The open files; `now` is a number that only grows.
@@ -184,18 +172,6 @@ impl SealedPack {
             }
         }
         opened.miss()
-    }
-}
-
-impl Drop for SealedPack {
-    fn drop(&mut self) {
-        if mem::take(self.retired.get_mut()) {
-            // What stays is in no manifest, and the next open removes it.
-            for extension in ["pidx", "pack"] {
-                let path = self.env.blob_path(self.line.base, self.line.generation, extension);
-                let _ = self.env.files.remove(&path);
-            }
-        }
     }
 }
 

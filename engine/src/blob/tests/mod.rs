@@ -261,3 +261,16 @@ fn streamed_and_inline_blobs_are_the_same() {
     drop(dropped);
     assert_eq!(bed.files("tmp").len(), 0);
 }
+
+#[test]
+fn a_blob_that_is_too_long_is_refused_and_not_cut() {
+    let bed = Bed::new(1 << 20, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let mut incoming = blobs.incoming();
+    incoming.write_all(b"the beginning").unwrap();
+    incoming.pretend_len(crate::limits::BLOB_BYTES_MAX);
+    let over = incoming.write(b"x").unwrap_err();
+    assert_eq!(over.kind(), io::ErrorKind::FileTooLarge);
+    assert!(matches!(incoming.finish(), Err(StageError::TooLong)));
+    assert!(!blobs.contains(&BlobHash::of(b"the beginning")));
+}
