@@ -25,8 +25,8 @@ impl IdSource {
     }
 
     /// The next id. In a new millisecond the counters start anew at random, the upper one below
-    /// half of its range; otherwise, and when the clock runs behind the ids, they count on, and what
-    /// overflows carries into the time.
+    /// half of its range; otherwise, and when the clock runs behind the ids, they count on, and
+    /// what overflows carries into the time.
     pub(crate) fn next(&mut self, now_ms: u64) -> FrameId {
         const COUNTERS: u32 = 80;
         const ENTROPY: u32 = 32;

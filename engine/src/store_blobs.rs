@@ -77,8 +77,8 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
-    /// Completes the blob: its hash and length. It is then as durable as the store's policy makes an
-    /// append.
+    /// Completes the blob: its hash and length. It is then as durable as the store's policy makes
+    /// an append.
     ///
     /// # Errors
     /// [`AppendError`]; the blob may then be there or not.

@@ -1,9 +1,9 @@
 //! The end of the log as followers see it: who wants to know of a publish, and the ephemeral frames
 //! published last.
 //!
-//! It keeps no frame of the log. A follower re-reads the log from its own offset, so a slow one costs
-//! nothing here; only ephemeral frames, which are nowhere else, are held, and only so many. A publish
-//! that nobody listens to is one fence and one load.
+//! It keeps no frame of the log. A follower re-reads the log from its own offset, so a slow one
+//! costs nothing here; only ephemeral frames, which are nowhere else, are held, and only so many. A
+//! publish that nobody listens to is one fence and one load.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -63,8 +63,8 @@ impl Tail {
         }
     }
 
-    /// Keeps ephemeral frames, each with the offset of the stored frame it stands before. The commit
-    /// calls it before it moves the head, so that who sees the head finds them.
+    /// Keeps ephemeral frames, each with the offset of the stored frame it stands before. The
+    /// commit calls it before it moves the head, so that who sees the head finds them.
     pub(crate) fn push(&self, frames: impl IntoIterator<Item = (u64, Frame)>) {
         let mut ring = self.ring.lock();
         let mut next = self.next_ephemeral.load(Ordering::Relaxed);
@@ -83,7 +83,8 @@ impl Tail {
 
     /// Wakes who listens. The commit calls it after it moved the head or pushed frames.
     pub(crate) fn publish(&self) {
-        // Pairs with the fence of a listener: either it sees the new head, or this sees the listener.
+        // Pairs with the fence of a listener: either it sees the new head, or this sees the
+        // listener.
         fence(Ordering::SeqCst);
         if self.listeners.load(Ordering::Relaxed) == 0 {
             return;

@@ -1,5 +1,5 @@
-//! A blob that comes in piece by piece. A short one stays in memory; a longer one is compressed into a
-//! file of its own on the way, so that the commit only copies it and memory stays flat.
+//! A blob that comes in piece by piece. A short one stays in memory; a longer one is compressed
+//! into a file of its own on the way, so that the commit only copies it and memory stays flat.
 
 use std::fmt;
 use std::fs::File;

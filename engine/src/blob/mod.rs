@@ -45,7 +45,8 @@ use keeper::Keeper;
 use packs::Packs;
 use stage::Writing;
 
-/// The blobs of a store. Dropped without [`close`](Self::close) it leaves the files as a crash would.
+/// The blobs of a store. Dropped without [`close`](Self::close) it leaves the files as a crash
+/// would.
 #[derive(Debug)]
 pub(crate) struct Blobs {
     shared: Arc<Shared>,
@@ -93,7 +94,8 @@ impl Blobs {
         Ok(Self { shared, keeper: Mutex::new(Some(thread)), trouble: opened.trouble })
     }
 
-    /// What was found wrong when the packs were opened and should keep the store from being written.
+    /// What was found wrong when the packs were opened and should keep the store from being
+    /// written.
     pub(crate) const fn trouble(&self) -> Option<&ReadOnlyReason> {
         self.trouble.as_ref()
     }

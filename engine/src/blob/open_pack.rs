@@ -76,8 +76,8 @@ impl OpenPack {
         Ok(pack)
     }
 
-    /// Takes over a pack that was not closed in order and cannot be rewritten yet. Only entries that
-    /// prove themselves are found; nothing is added.
+    /// Takes over a pack that was not closed in order and cannot be rewritten yet. Only entries
+    /// that prove themselves are found; nothing is added.
     pub(super) fn adopt(
         env: &Arc<Env>,
         line: &FileEntry,

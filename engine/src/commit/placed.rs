@@ -19,8 +19,8 @@ pub(super) struct Placed {
     pub(super) ephemeral: Vec<(u64, Frame)>,
 }
 
-/// Tells the index of the frames of a group, and hands out its ephemeral frames, each with the offset
-/// of the stored frame it stands before.
+/// Tells the index of the frames of a group, and hands out its ephemeral frames, each with the
+/// offset of the stored frame it stands before.
 pub(super) fn take_up(
     index: &Index,
     group: &[Pending],

@@ -1,5 +1,6 @@
 //! The sparse index of a sealed segment (`.idx`): where in the file the batch lies that holds an
-//! offset or an id. Derived: whoever finds one that does not verify makes it again from the segment.
+//! offset or an id. Derived: whoever finds one that does not verify makes it again from the
+//! segment.
 
 use bytes::Bytes;
 

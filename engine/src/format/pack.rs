@@ -93,7 +93,8 @@ impl EntryHeader {
     /// Reads and checks the header at the beginning of `bytes`, which may go on beyond it.
     ///
     /// # Errors
-    /// [`FormatError::Magic`] where no entry begins, otherwise what is wrong with the one that does.
+    /// [`FormatError::Magic`] where no entry begins, otherwise what is wrong with the one that
+    /// does.
     pub fn read(bytes: &[u8]) -> Result<Self, FormatError> {
         let header: [u8; ENTRY_HEADER_LEN] = bytes_at(bytes, 0).ok_or(FormatError::Short)?;
         let word = |at| u32_at(&header, at).ok_or(FormatError::Short);

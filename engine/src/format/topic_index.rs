@@ -1,5 +1,5 @@
-//! The topic index of a sealed segment (`.top`): a dictionary of its topics and, for each, where its
-//! frames lie. Derived: whoever finds one that does not verify makes it again from the segment.
+//! The topic index of a sealed segment (`.top`): a dictionary of its topics and, for each, where
+//! its frames lie. Derived: whoever finds one that does not verify makes it again from the segment.
 //!
 //! Dictionary and postings have a CRC each, so that opening a store touches dictionaries only.
 

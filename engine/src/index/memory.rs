@@ -1,6 +1,6 @@
-//! The index of a segment whose files are not written yet: what `.idx` and `.top` will hold, kept up
-//! to date frame by frame. No allocation per frame: a topic is interned once per segment, a posting
-//! is a few bytes at the end of a run.
+//! The index of a segment whose files are not written yet: what `.idx` and `.top` will hold, kept
+//! up to date frame by frame. No allocation per frame: a topic is interned once per segment, a
+//! posting is a few bytes at the end of a run.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Where frames are: by offset, by id, by topic. All of it is derived from the log and can be lost
-//! without loss: sealed segments keep it in `.idx` and `.top` files that are made again when they do
-//! not verify, the others in memory. The commit feeds it each group before the group is published.
+//! without loss: sealed segments keep it in `.idx` and `.top` files that are made again when they
+//! do not verify, the others in memory. The commit feeds it each group before the group is
+//! published.
 //!
 //! It answers with places and says nothing about what is there: readers check what they find.
 

@@ -1,5 +1,5 @@
-//! Reading every frame of a range of offsets, upwards or downwards, and picking those of some topics.
-//! Checks the CRC of frames it passes over too: a damaged topic must not hide a frame.
+//! Reading every frame of a range of offsets, upwards or downwards, and picking those of some
+//! topics. Checks the CRC of frames it passes over too: a damaged topic must not hide a frame.
 
 use std::sync::Arc;
 

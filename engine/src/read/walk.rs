@@ -1,8 +1,8 @@
 //! A walk over the batches of one segment, forward from any batch, up to what is published.
 //!
 //! It steps by batch headers, whose CRC it checks, and by record lengths, which it does not trust:
-//! whoever takes a record checks its CRC. Behind damage it finds the next batch by itself, so one bad
-//! place hides no more than itself. It knows nothing of topics and of what a reader may see.
+//! whoever takes a record checks its CRC. Behind damage it finds the next batch by itself, so one
+//! bad place hides no more than itself. It knows nothing of topics and of what a reader may see.
 
 use std::fmt::Display;
 use std::sync::Arc;

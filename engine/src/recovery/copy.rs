@@ -33,8 +33,8 @@ pub(super) fn unfinished(path: &Path) -> PathBuf {
     path.with_added_extension("tmp")
 }
 
-/// Writes the whole batches of a segment into a new file of `len` bytes, as the next generation. Who
-/// opens the store waits for it, so no zeros are written ahead.
+/// Writes the whole batches of a segment into a new file of `len` bytes, as the next generation.
+/// Who opens the store waits for it, so no zeros are written ahead.
 pub(super) fn copy(env: &Env, one: &Examined, len: u64, active: bool) -> io::Result<Copied> {
     let key = SegmentKey {
         generation: one.key.generation + 1,

@@ -145,7 +145,8 @@ impl Opening {
             ControlFlow::Continue(())
         });
         let walk = walk.map_err(failed)?;
-        // Damage in a sealed segment is found by who reads it; the tables are then as of the damage.
+        // Damage in a sealed segment is found by who reads it; the tables are then as of the
+        // damage.
         Ok(walk.seq.map(|seq| (seq, walk.offset)))
     }
 

@@ -2,10 +2,10 @@
 //! durable, the rest is gone for good.
 //!
 //! Batches that may not be durable are not trusted where they lie: after a failed sync the disk may
-//! have less than the page cache shows. Their segment is written anew as the next generation, synced,
-//! and named in the manifest in one step with everything else that changes; only then does the old
-//! file go. New files wait under a name that ends in `.tmp` and old ones to be dropped are renamed to
-//! such a name first, so at every moment the manifest tells which files are meant.
+//! have less than the page cache shows. Their segment is written anew as the next generation,
+//! synced, and named in the manifest in one step with everything else that changes; only then does
+//! the old file go. New files wait under a name that ends in `.tmp` and old ones to be dropped are
+//! renamed to such a name first, so at every moment the manifest tells which files are meant.
 
 use std::io;
 use std::ops::ControlFlow;
