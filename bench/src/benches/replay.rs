@@ -1,0 +1,74 @@
+//! Reading back in process, from the first frame to the last.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use xs_engine::{ReadOptions, Store, SyncPolicy};
+
+use crate::Setting;
+use crate::benches::append::fill;
+use crate::report::Row;
+use crate::scratch;
+use crate::workload::{Frames, Shape};
+
+/// Passes over the log; the best one counts, as all else is noise.
+const PASSES: usize = 3;
+const BODY_MAX: u64 = 1024;
+
+pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
+    let frames = setting.frames(10_000_000, 20_000);
+    rates(setting, frames)
+}
+
+/// Rates of whole reads.
+pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
+    let about = "in process, one thread, from the page cache; the best of 3 passes";
+    setting.report.begin("replay", about)?;
+    for shape in Shape::ALL {
+        let scratch = setting.scratch()?;
+        let dir = scratch.path().join("store");
+        let store = scratch::open(&dir, scratch::options(SyncPolicy::None))?;
+        fill(&store, &mut Frames::common(shape), 64, frames)?;
+        let headers = best(|| read(&store, &ReadOptions::default()))?;
+        let name = format!("headers, {}", shape.name());
+        setting.report.row(&Row::new(name).rate("frames", frames, headers))?;
+        if shape == Shape::Body256 {
+            let time = best(|| read_bodies(&store))?;
+            let row = Row::new("headers and bodies, 256 B body").rate("frames", frames, time);
+            setting.report.row(&row)?;
+        }
+    }
+    Ok(())
+}
+
+/// The time of the fastest of some runs.
+pub(crate) fn best(run: impl Fn() -> anyhow::Result<u64>) -> anyhow::Result<Duration> {
+    let mut fastest = Duration::MAX;
+    for _ in 0..PASSES {
+        let begun = Instant::now();
+        std::hint::black_box(run()?);
+        fastest = fastest.min(begun.elapsed());
+    }
+    Ok(fastest)
+}
+
+/// Reads frames and says how many there were.
+pub(crate) fn read(store: &Store, options: &ReadOptions) -> anyhow::Result<u64> {
+    let mut count = 0;
+    for frame in store.read(options)? {
+        std::hint::black_box(frame?);
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn read_bodies(store: &Store) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for frame in store.read(&ReadOptions::default())? {
+        if let Some(hash) = frame?.hash() {
+            let blob = store.blob(&hash)?.context("find a body that was stored")?;
+            bytes += blob.bytes(BODY_MAX)?.len() as u64;
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,92 @@
+//! Benches of xs: `cargo run --release -p xs-bench -- NAME...`. A run says first what its figures
+//! depend on, then prints them; a claim about speed is one of these commands. It judges nothing and
+//! changes nothing outside its scratch directory, but for the results it is asked to write.
+
+mod benches;
+mod environment;
+mod histogram;
+mod report;
+mod scratch;
+mod server;
+mod workload;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+use tempfile::TempDir;
+
+use crate::report::Report;
+
+/// Benches of xs.
+#[derive(Debug, Parser)]
+#[command(name = "xs-bench", max_term_width = 100, after_help = benches::list())]
+struct Args {
+    /// The benches to run, in this order.
+    #[arg(value_name = "NAME", default_value = "overview")]
+    names: Vec<String>,
+    /// Where stores are made, in directories that are removed again [default: that of the system].
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+    /// So little of everything that the figures mean nothing: shows that the benches work.
+    #[arg(long)]
+    quick: bool,
+    /// Also write each row as a line of JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How many frames, where a bench has a number that can be chosen.
+    #[arg(long, value_name = "N")]
+    frames: Option<u64>,
+    /// The `xs` binary that serves [default: the one beside this one].
+    #[arg(long, value_name = "PATH")]
+    xs: Option<PathBuf>,
+}
+
+/// What a bench is given.
+#[derive(Debug)]
+struct Setting {
+    dir: PathBuf,
+    quick: bool,
+    frames: Option<u64>,
+    xs: Option<PathBuf>,
+    report: Report,
+}
+
+impl Setting {
+    /// A directory that goes with the value.
+    fn scratch(&self) -> anyhow::Result<TempDir> {
+        tempfile::Builder::new()
+            .prefix("xs-bench.")
+            .tempdir_in(&self.dir)
+            .with_context(|| format!("make a directory in {}", self.dir.display()))
+    }
+
+    /// How much of something to do.
+    const fn amount(&self, full: u64, quick: u64) -> u64 {
+        if self.quick { quick } else { full }
+    }
+
+    /// How many frames to take, unless that was chosen.
+    fn frames(&self, full: u64, quick: u64) -> u64 {
+        self.frames.unwrap_or_else(|| self.amount(full, quick))
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let benches: Vec<_> =
+        args.names.iter().map(|name| benches::find(name)).collect::<anyhow::Result<_>>()?;
+    let dir = args.dir.unwrap_or_else(std::env::temp_dir);
+    let report = Report::new(args.json.as_deref()).context("create the file for JSON")?;
+    let Args { quick, frames, xs, .. } = args;
+    let mut setting = Setting { dir, quick, frames, xs, report };
+    environment::print(&mut setting.report, &setting.dir)
+        .with_context(|| format!("write to {}", setting.dir.display()))?;
+    if quick {
+        setting.report.line("QUICK: these figures mean nothing")?;
+    }
+    for bench in benches {
+        bench(&mut setting)?;
+    }
+    Ok(())
+}

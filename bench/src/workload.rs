@@ -1,0 +1,154 @@
+//! Frames to append. Making one costs little beside storing it, and no two bodies are the same, so
+//! that none is left out because the store has it already.
+
+use bytes::Bytes;
+use xs_engine::{Body, Meta, NewFrame, Topic};
+
+/// Metas that take turns; all were checked when they were made.
+const METAS: u64 = 1024;
+
+/// A JSON body of 256 bytes; every `0` is a digit that changes, `#` a hexadecimal one.
+const BODY: &[u8; 256] = b"{\"request\":\"################\",\"at\":1764108000000,\"host\":\"web\
+-00\",\"level\":\"info\",\"message\":\"served\",\"method\":\"GET\",\"path\":\"/api/v\
+1/items/000000\",\"status\":204,\"bytes\":1000000,\"micros\":10000,\"user\":\"\
+u-0000000\",\"agent\":\"Mozilla/5.5 (X11) Gecko\",\"cached\":false}";
+
+/// What frames look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Meta of about 40 bytes and no body.
+    Meta,
+    /// The same meta and a JSON body of 256 bytes.
+    Body256,
+}
+
+impl Shape {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Meta, Self::Body256];
+
+    /// How rows name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta only",
+            Self::Body256 => "256 B body",
+        }
+    }
+}
+
+/// Makes frames, the same ones in every run.
+#[derive(Debug, Clone)]
+pub(crate) struct Frames {
+    topics: Vec<Topic>,
+    metas: Vec<Meta>,
+    shape: Shape,
+    random: Random,
+    made: u64,
+}
+
+/// The name of the topic with a number.
+pub(crate) fn topic(number: u64) -> Topic {
+    Topic::parse(&format!("bench.t{number}")).expect("letters, digits and one dot are a topic")
+}
+
+impl Frames {
+    /// Frames that go to so many topics in turn.
+    pub(crate) fn new(shape: Shape, topics: u64) -> Self {
+        Self::on((0..topics).map(topic).collect(), shape)
+    }
+
+    /// Frames on eight topics.
+    pub(crate) fn common(shape: Shape) -> Self {
+        Self::new(shape, 8)
+    }
+
+    /// Frames on given topics in turn.
+    pub(crate) fn on(topics: Vec<Topic>, shape: Shape) -> Self {
+        let mut random = Random::new();
+        let metas = (0..METAS).map(|n| {
+            let text = format!("{{\"n\":{n},\"cpu\":0.{:06}}}", random.next() % 1_000_000);
+            Meta::parse(text).expect("this is JSON")
+        });
+        let metas = metas.collect();
+        Self { topics, metas, shape, random, made: 0 }
+    }
+
+    /// The next frame.
+    pub(crate) fn next(&mut self) -> NewFrame {
+        let topic = self.topics[(self.made % self.topics.len() as u64) as usize].clone();
+        let meta = self.metas[(self.made % METAS) as usize].clone();
+        self.made += 1;
+        let body = match self.shape {
+            Shape::Meta => Body::None,
+            Shape::Body256 => Body::Inline(self.body()),
+        };
+        NewFrame { meta, body, ..NewFrame::new(topic) }
+    }
+
+    /// The next so many frames.
+    pub(crate) fn take(&mut self, count: usize) -> Vec<NewFrame> {
+        (0..count).map(|_| self.next()).collect()
+    }
+
+    fn body(&mut self) -> Bytes {
+        let mut body = BODY.to_vec();
+        let mut pool = 0;
+        for byte in &mut body {
+            if !matches!(byte, b'0' | b'#') {
+                continue;
+            }
+            if pool < 16 {
+                // Ends within its first digits: 16 of them in hexadecimal, then the rest.
+                pool = self.random.next() | 1 << 63;
+            }
+            *byte = match byte {
+                b'#' => b"0123456789abcdef"[(pool % 16) as usize],
+                _ => b'0' + (pool % 10) as u8,
+            };
+            pool /= 16;
+        }
+        Bytes::from(body)
+    }
+}
+
+/// Numbers that look random and are the same in every run.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) const fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    pub(crate) const fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn bodies_are_json_of_256_bytes_and_all_different() {
+        let mut frames = Frames::common(Shape::Body256);
+        let mut seen = HashSet::new();
+        for _ in 0..10_000 {
+            let Body::Inline(body) = frames.next().body else { panic!("a frame without body") };
+            assert_eq!(body.len(), 256);
+            assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok(), "{body:?}");
+            assert!(seen.insert(body));
+        }
+    }
+
+    #[test]
+    fn topics_take_turns() {
+        let mut frames = Frames::new(Shape::Meta, 3);
+        let topics: Vec<_> = frames.take(4).into_iter().map(|frame| frame.topic).collect();
+        assert_eq!(topics, [topic(0), topic(1), topic(2), topic(0)]);
+    }
+}
