@@ -19,6 +19,9 @@ pub struct StoreOptions {
     pub sync: SyncPolicy,
     /// How files are written.
     pub media: MediaChoice,
+    /// Whether files that are made ahead of use are filled with zeros, which costs writing them
+    /// twice and makes syncs cheaper. Left open it is so for [`SyncPolicy::Sync`] alone.
+    pub zero_ahead: Option<bool>,
     /// Tells the time that ids carry.
     pub clock: Arc<dyn Clock>,
 }
@@ -30,6 +33,7 @@ impl Default for StoreOptions {
             pack_bytes: 64 * 1024 * 1024,
             sync: SyncPolicy::Sync,
             media: MediaChoice::Auto,
+            zero_ahead: None,
             clock: Arc::new(SystemClock),
         }
     }
@@ -53,6 +57,11 @@ pub enum OptionsError {
 }
 
 impl StoreOptions {
+    /// Whether files made ahead of use are filled with zeros: a sync then has no extents to convert.
+    pub(crate) fn zeros_ahead(&self) -> bool {
+        self.zero_ahead.unwrap_or(self.sync == SyncPolicy::Sync)
+    }
+
     pub(crate) fn check(&self) -> Result<(), OptionsError> {
         for (what, bytes) in [("segment", self.segment_bytes), ("pack", self.pack_bytes)] {
             let in_range = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes);

@@ -12,7 +12,6 @@ use super::Shared;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
 use super::seal::{NotSealed, seal};
-use crate::options::SyncPolicy;
 
 /// Unsealed packs, the active one and the one made ready included.
 const OPEN_MAX: usize = 4;
@@ -136,7 +135,7 @@ impl Keeper {
 /// The thread: does what there is to do until it is stopped.
 pub(super) fn run(shared: &Arc<Shared>) {
     let keeper = &shared.keeper;
-    let zero = shared.env.options.sync == SyncPolicy::Sync;
+    let zero = shared.env.options.zeros_ahead();
     while let Some(chore) = keeper.next(&shared.packs) {
         match chore {
             Chore::MakeSpare => {

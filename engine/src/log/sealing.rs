@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 use super::Segment;
 use crate::format::super_file::{FileKind, FileState};
 use crate::media::Media;
-use crate::options::SyncPolicy;
 use crate::store::Inner;
 
 /// Why something was not written.
@@ -124,8 +123,7 @@ impl Sealing {
     pub(crate) fn prepare_spare(&self, inner: &Inner) -> io::Result<()> {
         let mut spare = self.spare.lock();
         if spare.is_none() {
-            // Zeros are written for `sync` alone: its syncs then have no extents to convert.
-            *spare = Some(self.create_spare(inner, inner.env.options.sync == SyncPolicy::Sync)?);
+            *spare = Some(self.create_spare(inner, inner.env.options.zeros_ahead())?);
         }
         Ok(())
     }
