@@ -52,6 +52,18 @@ impl Histogram {
         self.longest = self.longest.max(nanos);
     }
 
+    /// How many durations were counted.
+    pub(crate) const fn count(&self) -> u64 {
+        self.total
+    }
+
+    /// Adds what another one counted.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
+        self.total += other.total;
+        self.longest = self.longest.max(other.longest);
+    }
+
     /// The duration that a share of all, 0 to 1, does not exceed; zero when there are none.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let rank = ((self.total as f64 * share).ceil() as u64).clamp(1, self.total.max(1));
@@ -81,8 +93,13 @@ mod tests {
 
     #[test]
     fn quantiles_are_those_of_what_was_recorded() {
-        let mut all = Histogram::default();
-        (1..=1000).for_each(|micros| all.record(Duration::from_micros(micros)));
+        let (mut all, mut odd) = (Histogram::default(), Histogram::default());
+        for micros in 1..=1000 {
+            let half = if micros % 2 == 0 { &mut all } else { &mut odd };
+            half.record(Duration::from_micros(micros));
+        }
+        all.merge(&odd);
+        assert_eq!(all.count(), 1000);
         for (share, micros) in [(0.5, 500.0), (0.99, 990.0), (0.999, 999.0), (1.0, 1000.0)] {
             let found = all.quantile(share).as_nanos() as f64 / 1000.0;
             assert!((micros..=micros * 1.04).contains(&found), "{share}: {found}");

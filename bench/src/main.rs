@@ -2,9 +2,13 @@
 //! depend on, then prints them; a claim about speed is one of these commands. It judges nothing and
 //! changes nothing outside its scratch directory, but for the results it is asked to write.
 
+mod bare;
 mod benches;
 mod environment;
 mod histogram;
+mod job;
+mod plot;
+mod process;
 mod report;
 mod scratch;
 mod server;
@@ -16,6 +20,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use tempfile::TempDir;
 
+use crate::job::Job;
 use crate::report::Report;
 
 /// Benches of xs.
@@ -40,6 +45,9 @@ struct Args {
     /// The `xs` binary that serves [default: the one beside this one].
     #[arg(long, value_name = "PATH")]
     xs: Option<PathBuf>,
+    /// Work that a bench does in a process of its own.
+    #[arg(long, hide = true, value_parser = job::parse)]
+    job: Option<Job>,
 }
 
 /// What a bench is given.
@@ -74,6 +82,9 @@ impl Setting {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if let Some(job) = args.job {
+        return job.run();
+    }
     let benches: Vec<_> =
         args.names.iter().map(|name| benches::find(name)).collect::<anyhow::Result<_>>()?;
     let dir = args.dir.unwrap_or_else(std::env::temp_dir);

@@ -72,6 +72,11 @@ impl Frames {
         Self { topics, metas, shape, random, made: 0 }
     }
 
+    /// Frames like these with other bodies, for another thread.
+    pub(crate) fn split(&mut self) -> Self {
+        Self { random: Random(self.random.next()), ..self.clone() }
+    }
+
     /// The next frame.
     pub(crate) fn next(&mut self) -> NewFrame {
         let topic = self.topics[(self.made % self.topics.len() as u64) as usize].clone();
@@ -143,6 +148,13 @@ mod tests {
             assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok(), "{body:?}");
             assert!(seen.insert(body));
         }
+    }
+
+    #[test]
+    fn frames_of_two_threads_differ() {
+        let mut frames = Frames::common(Shape::Body256);
+        let (mut one, mut other) = (frames.split(), frames.split());
+        assert_ne!(one.next().body, other.next().body);
     }
 
     #[test]

@@ -1,10 +1,17 @@
 //! The benches, one file each, and their names.
 
-mod append;
+pub(crate) mod append;
+mod curves;
+mod disk;
 mod handler;
+mod none;
+mod open;
 mod overview;
-mod replay;
+mod prepare;
+pub(crate) mod replay;
 mod socket;
+mod sync;
+mod topics;
 
 use std::fmt::Write as _;
 
@@ -18,7 +25,14 @@ type Bench = fn(&mut Setting) -> anyhow::Result<()>;
 const BENCHES: &[(&str, &str, Bench)] = &[
     ("overview", "append, replay, socket and handler, a little of each", overview::run),
     ("append", "appends in process", append::run),
-    ("replay", "reading back in process", replay::run),
+    ("none", "appends without syncs, sustained, and where the time goes", none::run),
+    ("sync", "durable appends beside a bare loop that syncs the same bytes", sync::run),
+    ("prepare", "zero-filling and writing through a map, or not", prepare::run),
+    ("replay", "reading back in process beside a bare walk", replay::run),
+    ("topics", "one topic among many, and the newest frame of one", topics::run),
+    ("open", "opening after kill -9, and memory", open::run),
+    ("disk", "bytes on disk for each frame", disk::run),
+    ("curves", "costs over frames and segments, as a table and a plot", curves::run),
     ("socket", "appends and reads over the Unix socket of a server", socket::run),
     ("handler", "frames through JavaScript handlers of a server", handler::run),
 ];

@@ -1,15 +1,16 @@
 //! Reading back in process, from the first frame to the last.
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use xs_engine::{ReadOptions, Store, SyncPolicy};
 
-use crate::Setting;
 use crate::benches::append::fill;
 use crate::report::Row;
-use crate::scratch;
 use crate::workload::{Frames, Shape};
+use crate::{Setting, bare, scratch};
 
 /// Passes over the log; the best one counts, as all else is noise.
 const PASSES: usize = 3;
@@ -30,8 +31,13 @@ pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
         let store = scratch::open(&dir, scratch::options(SyncPolicy::None))?;
         fill(&store, &mut Frames::common(shape), 64, frames)?;
         let headers = best(|| read(&store, &ReadOptions::default()))?;
-        let name = format!("headers, {}", shape.name());
-        setting.report.row(&Row::new(name).rate("frames", frames, headers))?;
+        let (walked, bare) = walk(&dir.join("log"))?;
+        anyhow::ensure!(walked == frames, "{walked} frames are in the log instead of {frames}");
+        let row = Row::new(format!("headers, {}", shape.name()))
+            .rate("frames", frames, headers)
+            .rate("a bare walk in memory", walked, bare)
+            .figure("bare walk faster by", headers.as_secs_f64() / bare.as_secs_f64(), "x");
+        setting.report.row(&row.target("10 M/s, 2 x"))?;
         if shape == Shape::Body256 {
             let time = best(|| read_bodies(&store))?;
             let row = Row::new("headers and bodies, 256 B body").rate("frames", frames, time);
@@ -39,6 +45,21 @@ pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The bare walk over a log.
+fn walk(log: &Path) -> anyhow::Result<(u64, Duration)> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(log)? {
+        let path = entry?.path();
+        // Spares hold no batches.
+        if path.extension().is_some_and(|kind| kind == "seg") {
+            segments.push(path);
+        }
+    }
+    let passes = (0..PASSES).map(|_| bare::walk(&segments));
+    let passes = passes.collect::<anyhow::Result<Vec<_>>>()?;
+    passes.into_iter().min_by_key(|(_, time)| *time).context("walk at least once")
 }
 
 /// The time of the fastest of some runs.

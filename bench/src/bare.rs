@@ -1,0 +1,212 @@
+//! What the machine does without a store: the loops that figures are compared with. Each does as
+//! little as can be done to the same bytes, and is no model of how a store should be written.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use rustix::fs::FallocateFlags;
+use sha2::{Digest as _, Sha256};
+
+/// Bytes that a copy goes to before it begins anew: more than the processor caches.
+const ARENA: usize = 64 * 1024 * 1024;
+/// Bytes of a file that is written and synced.
+pub(crate) const PREPARED: u64 = 64 * 1024 * 1024;
+const PIECE: usize = 1024 * 1024;
+
+/// Time to copy `count` pieces of `len` bytes, one behind the other.
+pub(crate) fn copy(len: usize, count: u64) -> Duration {
+    let (from, mut to) = (vec![7; len], vec![0; ARENA]);
+    let begun = Instant::now();
+    let mut at = 0;
+    for _ in 0..count {
+        if at + len > ARENA {
+            at = 0;
+            std::hint::black_box(&to);
+        }
+        to[at..at + len].copy_from_slice(std::hint::black_box(&from));
+        at += len;
+    }
+    std::hint::black_box(&to);
+    begun.elapsed()
+}
+
+/// Time to take the SHA-256 of `count` pieces of `len` bytes.
+pub(crate) fn sha256(len: usize, count: u64) -> Duration {
+    timed(len, count, |bytes| u32::from(Sha256::digest(bytes)[0]))
+}
+
+/// Time to take the CRC of `count` pieces of `len` bytes.
+pub(crate) fn crc(len: usize, count: u64) -> Duration {
+    timed(len, count, crc32fast::hash)
+}
+
+fn timed(len: usize, count: u64, sum: impl Fn(&[u8]) -> u32) -> Duration {
+    let mut bytes = vec![7; len];
+    let begun = Instant::now();
+    for n in 0..count {
+        bytes[0] = n as u8;
+        std::hint::black_box(sum(std::hint::black_box(&bytes)));
+    }
+    begun.elapsed()
+}
+
+/// Time to write so many bytes to files that are allocated first and synced when they are full.
+pub(crate) fn write_back(dir: &Path, bytes: u64) -> io::Result<Duration> {
+    let piece = vec![7; PIECE];
+    let begun = Instant::now();
+    let mut left = bytes;
+    while left > 0 {
+        let len = left.min(PREPARED);
+        let file = tempfile::tempfile_in(dir)?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, PREPARED)?;
+        for at in (0..len).step_by(PIECE) {
+            file.write_all_at(&piece[..(len - at).min(PIECE as u64) as usize], at)?;
+        }
+        file.sync_data()?;
+        left -= len;
+    }
+    Ok(begun.elapsed())
+}
+
+/// A log and a pack in space that was written and synced before, and a thread for the second sync.
+pub(crate) struct SyncLoop {
+    log: File,
+    pack: File,
+    len: u64,
+    at: u64,
+    ask: Option<SyncSender<()>>,
+    answers: Receiver<io::Result<()>>,
+    helper: Option<JoinHandle<()>>,
+}
+
+impl SyncLoop {
+    /// Prepares files of so many bytes.
+    pub(crate) fn new(dir: &Path, len: u64) -> io::Result<Self> {
+        let (log, pack) = (prepared(dir, len)?, prepared(dir, len)?);
+        let (ask, asked) = sync_channel(1);
+        let (answer, answers) = sync_channel(1);
+        let second = pack.try_clone()?;
+        let helper = std::thread::spawn(move || {
+            while asked.recv().is_ok() && answer.send(second.sync_data()).is_ok() {}
+        });
+        Ok(Self { log, pack, len, at: 0, ask: Some(ask), answers, helper: Some(helper) })
+    }
+
+    /// Writes so many bytes to each file and makes them durable, both at once. A file that nothing
+    /// is written to is not synced.
+    pub(crate) fn group(&mut self, log: &[u8], pack: &[u8]) -> io::Result<()> {
+        let longer = log.len().max(pack.len()) as u64;
+        if self.at + longer > self.len {
+            self.at = 0;
+        }
+        self.log.write_all_at(log, self.at)?;
+        self.pack.write_all_at(pack, self.at)?;
+        self.at += longer.next_multiple_of(8);
+        if pack.is_empty() {
+            return self.log.sync_data();
+        }
+        let gone = || io::Error::other("the syncing thread is gone");
+        self.ask.as_ref().ok_or_else(gone)?.send(()).map_err(|_| gone())?;
+        let first = self.log.sync_data();
+        self.answers.recv().map_err(|_| gone())?.and(first)
+    }
+}
+
+impl Drop for SyncLoop {
+    fn drop(&mut self) {
+        drop(self.ask.take());
+        // It has nothing left to say.
+        let _ = self.helper.take().map(JoinHandle::join);
+    }
+}
+
+fn prepared(dir: &Path, len: u64) -> io::Result<File> {
+    let file = tempfile::tempfile_in(dir)?;
+    let zeros = vec![0; PIECE];
+    for at in (0..len).step_by(PIECE) {
+        file.write_all_at(&zeros, at)?;
+        file.sync_data()?;
+    }
+    Ok(file)
+}
+
+/// Walks the FRAME records of segments and checks each CRC, from memory: how many there are and the
+/// time without that of reading the files.
+pub(crate) fn walk(segments: &[PathBuf]) -> anyhow::Result<(u64, Duration)> {
+    let (mut frames, mut time) = (0, Duration::ZERO);
+    for path in segments {
+        let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let begun = Instant::now();
+        frames += walk_one(&bytes).with_context(|| format!("walk {}", path.display()))?;
+        time += begun.elapsed();
+    }
+    Ok((frames, time))
+}
+
+/// The layout is that of docs/format.md, in as few steps as it can be walked in.
+fn walk_one(bytes: &[u8]) -> anyhow::Result<u64> {
+    const FILE_HEADER: usize = 64;
+    const BATCH_HEADER: usize = 64;
+    const FRAME: u8 = 1;
+    let word = |at: usize| {
+        let word = bytes.get(at..at + 4).and_then(|bytes| bytes.first_chunk());
+        word.map(|bytes| u32::from_le_bytes(*bytes))
+    };
+    let (mut at, mut frames) = (FILE_HEADER, 0);
+    while bytes.get(at..at + 4) == Some(b"XSB1") {
+        let length = word(at + 8).context("a batch is cut short")? as usize;
+        at += BATCH_HEADER;
+        let end = at + length;
+        while at < end {
+            let (crc, len) = word(at).zip(word(at + 4)).context("a record is cut short")?;
+            let record = bytes.get(at + 4..at + len as usize).context("a record is cut short")?;
+            ensure!(crc32fast::hash(record) == crc, "a record at {at} fails its CRC");
+            frames += u64::from(record.get(4) == Some(&FRAME));
+            at += (len as usize).next_multiple_of(8);
+        }
+    }
+    Ok(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use xs_engine::{Batch, Store, StoreOptions, SyncPolicy};
+
+    use super::*;
+    use crate::workload::{Frames, Shape};
+
+    #[test]
+    fn the_bare_walk_finds_every_frame_and_every_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { sync: SyncPolicy::None, ..StoreOptions::default() };
+        let store = Store::open(dir.path(), options).unwrap();
+        for size in [1, 3, 64] {
+            let frames = Frames::common(Shape::Meta).take(size);
+            store.append(Batch { frames, ..Batch::default() }).unwrap();
+        }
+        store.close().unwrap();
+        let path = dir.path().join("log").join(format!("{:020}.0.seg", 0));
+        assert_eq!(walk(std::slice::from_ref(&path)).unwrap().0, 68);
+        let mut bytes = std::fs::read(&path).unwrap();
+        // The last bytes of the first frame's meta, behind the checkpoint's batch.
+        let at = bytes.windows(5).position(|meta| meta == b"{\"n\":").unwrap();
+        bytes[at] ^= 1;
+        assert!(walk_one(&bytes).is_err());
+    }
+
+    #[test]
+    fn the_synced_loop_begins_anew_at_the_end_of_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bare = SyncLoop::new(dir.path(), PIECE as u64).unwrap();
+        let bytes = vec![1; PIECE - 8];
+        bare.group(&bytes, &[]).unwrap();
+        bare.group(&bytes[..64], &bytes[..128]).unwrap();
+        assert_eq!(bare.at, 128);
+    }
+}

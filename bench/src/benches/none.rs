@@ -1,0 +1,132 @@
+//! Appends that nobody syncs, sustained over many segments: how far the store is from the machine,
+//! and where the rest of the time goes.
+
+use std::time::{Duration, Instant};
+
+use xs_engine::{Batch, SyncPolicy};
+
+use crate::benches::append::target;
+use crate::report::Row;
+use crate::workload::{Frames, Shape};
+use crate::{Setting, bare, process, scratch};
+
+/// Pieces that a yardstick is taken over.
+const PIECES: u64 = 1_000_000;
+/// Batches between two looks at how far the log is.
+const LOOK: u64 = 4096;
+const BODY_LEN: usize = 256;
+
+/// What a run gave.
+#[derive(Debug, Clone, Copy, Default)]
+struct Run {
+    frames: u64,
+    log_bytes: u64,
+    /// Closing, and with it writing back what is left, included.
+    time: Duration,
+    /// Until the last append was acknowledged.
+    appending: Duration,
+    /// Of that, what the appending thread was on a processor.
+    busy: Duration,
+    /// What other threads of the store were meanwhile.
+    others: Duration,
+}
+
+pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
+    let segments = setting.amount(20, 1);
+    let about =
+        format!("policy none, one thread, over {segments} segments or more, closing included");
+    setting.report.begin("none", &about)?;
+    for shape in Shape::ALL {
+        for batch in [64, 1] {
+            let run = sustained(setting, shape, batch, segments)?;
+            let name = format!("batches of {batch}, {}", shape.name());
+            let row = Row::new(&name)
+                .rate("frames", run.frames, run.time)
+                .rate("until acknowledged", run.frames, run.appending)
+                .target(target(shape, batch));
+            setting.report.row(&row)?;
+            written(setting, shape, &run)?;
+            breakdown(setting, shape, batch, &run)?;
+        }
+    }
+    Ok(())
+}
+
+fn sustained(setting: &Setting, shape: Shape, batch: u64, segments: u64) -> anyhow::Result<Run> {
+    let scratch = setting.scratch()?;
+    let mut options = scratch::options(SyncPolicy::None);
+    if setting.quick {
+        options.segment_bytes = 1 << 20;
+    }
+    let store = scratch::open(scratch.path(), options)?;
+    let mut frames = Frames::common(shape);
+    let (begun, busy) = (Instant::now(), process::thread_time());
+    let mut run = Run::default();
+    while store.info().segments as u64 <= segments {
+        for _ in 0..LOOK / batch {
+            let frames = frames.take(batch as usize);
+            store.append(Batch { frames, ..Batch::default() })?;
+        }
+        run.frames += LOOK / batch * batch;
+        if setting.frames.is_some_and(|frames| run.frames >= frames) {
+            break;
+        }
+    }
+    run.appending = begun.elapsed();
+    run.busy = process::thread_time() - busy;
+    run.others = process::times_of_others().iter().map(|(_, time)| *time).sum();
+    run.log_bytes = store.info().log_bytes;
+    store.close()?;
+    run.time = begun.elapsed();
+    Ok(run)
+}
+
+/// What writing the same bytes and waiting for the disk takes without a store.
+fn written(setting: &mut Setting, shape: Shape, run: &Run) -> anyhow::Result<()> {
+    let scratch = setting.scratch()?;
+    let bytes = run.log_bytes + run.frames * entry_len(shape) as u64;
+    let time = bare::write_back(scratch.path(), bytes)?;
+    let row = Row::new("  the same bytes to bare files, synced each")
+        .rate("frames", run.frames, time)
+        .figure("", bytes as f64 / time.as_secs_f64(), "B/s")
+        .figure("fraction", time.as_secs_f64() / run.time.as_secs_f64() * 100.0, "%");
+    Ok(setting.report.row(&row)?)
+}
+
+/// Bytes of a body in its pack. docs/format.md: an entry has a header of 72 bytes.
+const fn entry_len(shape: Shape) -> usize {
+    match shape {
+        Shape::Meta => 0,
+        Shape::Body256 => 72 + BODY_LEN,
+    }
+}
+
+/// What a frame costs, in nanoseconds, and what the same bytes cost without a store.
+fn breakdown(setting: &mut Setting, shape: Shape, batch: u64, run: &Run) -> anyhow::Result<()> {
+    let pieces = setting.amount(PIECES, 1000);
+    let each = |time: Duration, count: u64| time.as_nanos() as f64 / count.max(1) as f64;
+    let log = (run.log_bytes / run.frames.max(1)) as usize;
+    let entry = entry_len(shape);
+    let copy = each(bare::copy(log + entry, pieces), pieces);
+    let crc = each(bare::crc(log + entry, pieces), pieces);
+    let sha = if entry > 0 { each(bare::sha256(BODY_LEN, pieces), pieces) } else { 0.0 };
+    let make = {
+        let mut frames = Frames::common(shape);
+        let begun = Instant::now();
+        (0..pieces / batch + 1)
+            .for_each(|_| drop(std::hint::black_box(frames.take(batch as usize))));
+        each(begun.elapsed(), pieces)
+    };
+    let (wall, busy) = (each(run.appending, run.frames), each(run.busy, run.frames));
+    let rest = busy - copy - crc - sha - make;
+    let row = Row::new(format!("  a frame, {} + {entry} B", log))
+        .figure("wall", wall, "ns")
+        .figure("memcpy", copy, "ns")
+        .figure("CRC", crc, "ns")
+        .figure("SHA-256", sha, "ns")
+        .figure("making it", make, "ns")
+        .figure("rest on the processor", rest, "ns")
+        .figure("waiting", wall - busy, "ns")
+        .figure("other threads", each(run.others, run.frames), "ns");
+    Ok(setting.report.row(&row)?)
+}

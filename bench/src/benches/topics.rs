@@ -1,0 +1,81 @@
+//! Reads of one topic among many frames: a share of the log, and the newest frame of a topic when
+//! there are a thousand segments.
+
+use std::time::Instant;
+
+use xs_engine::{Batch, NewFrame, ReadOptions, Store, StoreOptions, SyncPolicy, TopicPatterns};
+
+use crate::benches::append::fill;
+use crate::benches::replay::{best, read};
+use crate::histogram::Histogram;
+use crate::report::Row;
+use crate::workload::{Frames, Random, Shape, topic};
+use crate::{Setting, scratch};
+
+/// Topics that take turns, so that each has 1 % of the frames.
+const TOPICS: u64 = 100;
+const SEGMENT_BYTES: u64 = 1 << 20;
+
+pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
+    setting.report.begin("topics", "in process, from the page cache")?;
+    share(setting)?;
+    last(setting)
+}
+
+/// How a topic is asked for.
+pub(crate) fn only(name: &str) -> anyhow::Result<ReadOptions> {
+    Ok(ReadOptions { topics: TopicPatterns::parse(name)?, ..ReadOptions::default() })
+}
+
+fn share(setting: &mut Setting) -> anyhow::Result<()> {
+    let frames = setting.frames(5_000_000, 20_000);
+    let scratch = setting.scratch()?;
+    let store = scratch::open(scratch.path(), scratch::options(SyncPolicy::None))?;
+    fill(&store, &mut Frames::new(Shape::Meta, TOPICS), 64, frames)?;
+    let whole = best(|| read(&store, &ReadOptions::default()))?;
+    let one = only(topic(7).as_str())?;
+    let part = best(|| read(&store, &one))?;
+    let row = Row::new(format!("all of {frames} frames")).rate("frames", frames, whole);
+    setting.report.row(&row)?;
+    let row = Row::new("a topic with 1 % of them")
+        .rate("frames", frames / TOPICS, part)
+        .figure("faster than all", whole.as_secs_f64() / part.as_secs_f64(), "x")
+        .target("50 x");
+    Ok(setting.report.row(&row)?)
+}
+
+fn last(setting: &mut Setting) -> anyhow::Result<()> {
+    let segments = setting.amount(1000, 4) as usize;
+    let scratch = setting.scratch()?;
+    let options =
+        StoreOptions { segment_bytes: SEGMENT_BYTES, ..scratch::options(SyncPolicy::None) };
+    let store = scratch::open(scratch.path(), options)?;
+    // A topic that the first segment alone holds.
+    store.append(Batch::from(NewFrame::new(topic(TOPICS))))?;
+    let mut frames = Frames::new(Shape::Meta, TOPICS);
+    while store.info().segments < segments {
+        fill(&store, &mut frames, 64, 64 * 32)?;
+    }
+    let mut random = Random::new();
+    let any = |_| topic(random.next() % (TOPICS + 1));
+    let asked: Vec<_> = (0..setting.amount(10_000, 100)).map(any).collect();
+    let oldest = vec![topic(TOPICS); asked.len()];
+    for (name, asked) in [("of any topic", asked), ("of the topic of the first frame", oldest)] {
+        let times = ask(&store, &asked)?;
+        let row = Row::new(format!("last {name}, {segments} segments")).latency(&times);
+        setting.report.row(&row.target("20 us"))?;
+    }
+    Ok(())
+}
+
+fn ask(store: &Store, topics: &[xs_engine::Topic]) -> anyhow::Result<Histogram> {
+    let mut times = Histogram::default();
+    for topic in topics {
+        let patterns = TopicPatterns::parse(topic.as_str())?;
+        let begun = Instant::now();
+        let frames = store.last(&patterns, 1)?;
+        times.record(begun.elapsed());
+        anyhow::ensure!(frames.len() == 1, "{topic} has no newest frame");
+    }
+    Ok(times)
+}
