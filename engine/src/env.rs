@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::Clock;
+use crate::entropy::Entropy;
 use crate::manifest::Manifest;
 use crate::media::Files;
 use crate::options::StoreOptions;
-use crate::sys;
 
 /// Shared by all parts of an open store.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Env {
     }
 }
 
-/// Random bytes that cannot fail to come: a seed from the kernel, stretched with SHA-256.
+/// Random bytes that cannot fail to come: a seed, stretched with SHA-256.
 #[derive(Debug)]
 pub(crate) struct Random {
     seed: [u8; 32],
@@ -60,9 +60,9 @@ pub(crate) struct Random {
 }
 
 impl Random {
-    /// Takes a seed from the kernel.
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { seed: sys::random_bytes()?, count: AtomicU64::new(0) })
+    /// Takes a seed.
+    pub(crate) fn new(entropy: &dyn Entropy) -> io::Result<Self> {
+        Ok(Self { seed: entropy.seed()?, count: AtomicU64::new(0) })
     }
 
     /// At most 32 random bytes.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::clock::{Clock, SystemClock};
+use crate::entropy::{Entropy, SystemEntropy};
 use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SYNC_INTERVAL_MS_MAX};
 
 /// How a store is opened.
@@ -24,6 +25,8 @@ pub struct StoreOptions {
     pub zero_ahead: Option<bool>,
     /// Tells the time that ids carry.
     pub clock: Arc<dyn Clock>,
+    /// Gives the random bytes of uuids, salts and ids.
+    pub entropy: Arc<dyn Entropy>,
 }
 
 impl Default for StoreOptions {
@@ -35,6 +38,7 @@ impl Default for StoreOptions {
             media: MediaChoice::Auto,
             zero_ahead: None,
             clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
         }
     }
 }

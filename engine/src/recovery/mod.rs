@@ -102,7 +102,8 @@ pub(crate) fn open_with(
 
 /// The manifest, made if there is no store yet, and all that goes with it.
 fn environment(dir: &Path, options: StoreOptions, files: Arc<dyn Files>) -> Result<Env, OpenError> {
-    let random = Random::new().map_err(|error| OpenError::io("seed ids for", dir, error))?;
+    let random = Random::new(&*options.entropy)
+        .map_err(|error| OpenError::io("seed ids for", dir, error))?;
     let manifest = match Manifest::load(dir, Arc::clone(&files))? {
         Some(manifest) => manifest,
         None => {

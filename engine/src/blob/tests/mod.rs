@@ -51,7 +51,8 @@ impl Bed {
             sync: SyncPolicy::None,
             ..StoreOptions::default()
         };
-        Arc::new(Env { dir, files, manifest, clock, options, random: Random::new().unwrap() })
+        let random = Random::new(&*options.entropy).unwrap();
+        Arc::new(Env { dir, files, manifest, clock, options, random })
     }
 
     fn open(&self, clean: bool) -> Blobs {
