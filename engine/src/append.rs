@@ -9,10 +9,10 @@ use crate::error::AppendError;
 use crate::format::align8;
 use crate::format::record::{FrameFields, frame_len};
 use crate::limits::{
-    BATCH_BODIES_BYTES_MAX, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BLOB_BYTES_MAX,
+    BATCH_BODIES_BYTES_MAX, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BLOB_BYTES_MAX, CONDITIONS_MAX,
     CURSOR_STATE_BYTES_MAX, RECORD_BYTES_MAX,
 };
-use crate::value::{BlobHash, Body, CursorChange, FrameId, NewFrame, Ttl};
+use crate::value::{BlobHash, Body, Condition, CursorChange, FrameId, NewFrame, Ttl};
 
 /// Frames and cursor changes that are stored together or not at all.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,8 @@ pub struct Batch {
     pub frames: Vec<NewFrame>,
     /// Changes of cursors; the batch is refused whole when one of their conditions is not met.
     pub cursors: Vec<CursorChange>,
+    /// What must hold for the batch to be appended; all of it is refused when one does not.
+    pub conditions: Vec<Condition>,
     /// Acknowledge only what is durable, whatever the store's policy.
     pub durable: bool,
 }
@@ -88,6 +90,10 @@ impl Pending {
         let count = batch.frames.len() + batch.cursors.len();
         if !(1..=BATCH_RECORDS_MAX).contains(&count) {
             return Err(AppendError::BatchCount { count, max: BATCH_RECORDS_MAX });
+        }
+        let count = batch.conditions.len();
+        if count > CONDITIONS_MAX {
+            return Err(AppendError::TooManyConditions { count, max: CONDITIONS_MAX });
         }
         let mut pending =
             Self { batch, bodies: Vec::new(), states: Vec::new(), staged: Vec::new(), len: 0 };

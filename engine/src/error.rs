@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::format::record::RecordError;
 use crate::options::OptionsError;
-use crate::value::{BlobHash, CursorName};
+use crate::value::{BlobHash, CursorName, Unmet};
 
 /// A place where a file does not hold what it must.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,6 +155,25 @@ pub enum AppendError {
         expected: u64,
         /// The revision it has; 0 is absence.
         actual: u64,
+    },
+    /// The batch has too many conditions.
+    #[error("a batch has at most {max} conditions, this one has {count}")]
+    TooManyConditions {
+        /// How many it has.
+        count: usize,
+        /// How many it may have.
+        max: usize,
+    },
+    /// A condition of the batch does not hold.
+    #[error("{0}")]
+    ConditionNotMet(Unmet),
+    /// Whether a condition holds cannot be told.
+    #[error("cannot check condition {index}: {error}")]
+    ConditionUnread {
+        /// Its place among the conditions of the batch, from 0.
+        index: usize,
+        /// What is in the way.
+        error: ReadError,
     },
     /// There is no room for another cursor.
     #[error("the store has as many cursors as it can hold; remove some")]

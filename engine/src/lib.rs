@@ -43,6 +43,7 @@ pub use store::{Health, Store, StoreInfo};
 pub use store_blobs::BlobWriter;
 pub use tail::PublishHook;
 pub use value::{
-    BlobHash, Body, Bound, Cursor, CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta,
-    NewFrame, Origin, ReadOptions, Start, Topic, TopicPattern, TopicPatterns, Ttl, ValueError,
+    BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, ExpectRevision, Frame,
+    FrameId, Meta, NewFrame, Origin, ReadOptions, Start, Topic, TopicPattern, TopicPatterns, Ttl,
+    Unmet, ValueError,
 };

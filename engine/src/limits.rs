@@ -15,6 +15,8 @@ pub const META_DEPTH_MAX: usize = 64;
 pub const RECORD_BYTES_MAX: usize = 128 * 1024;
 /// Frames and cursor changes in one batch.
 pub const BATCH_RECORDS_MAX: usize = 4096;
+/// Conditions of one batch.
+pub const CONDITIONS_MAX: usize = 64;
 /// Bytes of the records of one batch, as they are in the log.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of the bodies that travel inline with one batch; larger bodies are put as blobs first.

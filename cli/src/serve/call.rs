@@ -103,13 +103,10 @@ async fn append_call(
         ..NewFrame::new(name.topic("call"))
     };
     let (done, appended) = oneshot::channel();
-    core.submit(
-        Batch { frames: vec![frame], cursors: Vec::new(), durable: false },
-        move |result| {
-            // The caller may have gone; the call is in the log all the same.
-            let _ = done.send(result);
-        },
-    );
+    core.submit(Batch::from(frame), move |result| {
+        // The caller may have gone; the call is in the log all the same.
+        let _ = done.send(result);
+    });
     core.commit();
     let appended = appended
         .await
@@ -196,7 +193,7 @@ impl Drop for CallFeed {
         let Ok(meta) = Meta::parse(format!("{{\"call\":\"{}\"}}", self.id)) else { return };
         let topic = command_topic(&self.name, "cancel");
         let cancel = NewFrame { meta, ttl: Ttl::Ephemeral, ..NewFrame::new(topic) };
-        let batch = Batch { frames: vec![cancel], cursors: Vec::new(), durable: false };
+        let batch = Batch::from(cancel);
         // Nobody waits for it: a store that takes no frames has no Host that could answer either.
         self.core.submit(batch, |_| ());
         self.core.commit();

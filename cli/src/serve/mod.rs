@@ -117,8 +117,7 @@ async fn announce(store: &Arc<Store>, topic: &'static str, meta: &serde_json::Va
     };
     let frame = NewFrame { meta, ..NewFrame::new(topic) };
     let store = Arc::clone(store);
-    let append =
-        move || store.append(Batch { frames: vec![frame], cursors: Vec::new(), durable: false });
+    let append = move || store.append(Batch::from(frame));
     match tokio::task::spawn_blocking(append).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => error!(%error, "cannot append a frame of the server"),

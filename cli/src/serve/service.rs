@@ -94,7 +94,7 @@ impl Service for StoreService {
 
     fn append(&self, batch: AppendRequest, done: Done) {
         let AppendRequest { frames, cursors, durable } = batch;
-        self.core.submit(Batch { frames, cursors, durable }, move |result| {
+        self.core.submit(Batch { frames, cursors, durable, ..Batch::default() }, move |result| {
             done(result.map(appended).map_err(|error| refuse::append(&error)));
         });
     }

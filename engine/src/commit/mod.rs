@@ -3,6 +3,7 @@
 //! once the leader has its own answer, so nobody works for others for ever.
 
 mod changes;
+mod conditions;
 mod placed;
 mod ticket;
 mod writer;

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use super::changes::{Change, Changes};
+use super::conditions::{Before, Conditions};
 use super::placed::{self, Placed};
 use crate::append::{Appended, Pending, Stamp};
 use crate::blob::StageError;
@@ -116,8 +117,12 @@ impl Writer {
         let now_ms = inner.env.clock.now_ms();
         let mut placed: Vec<Result<Placed, AppendError>> = Vec::with_capacity(group.len());
         let mut failed = false;
+        let mut conditions = Conditions::default();
         for pending in group {
-            match self.place(inner, pending, now_ms) {
+            let head = self.appender.next_offset();
+            let before = Before { group, placed: &placed, head, now_ms };
+            let laid = conditions.check(inner, pending, before).map_err(Refusal::from);
+            match laid.and_then(|()| self.place(inner, pending, now_ms)) {
                 Ok(batch) => placed.push(Ok(batch)),
                 Err(Refusal::Batch(error)) => placed.push(Err(error)),
                 Err(Refusal::NextGroup) => break,

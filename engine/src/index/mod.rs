@@ -13,6 +13,7 @@ mod table;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -56,6 +57,8 @@ pub(crate) struct Index {
     segments: RwLock<Arc<[Arc<SegmentIndex>]>>,
     state: RwLock<State>,
     floors: FloorFilter,
+    /// Damage kept frames of some segment out of its index.
+    partial: AtomicBool,
     /// Segments with open index files, in the order they were opened.
     loaded: Mutex<VecDeque<Arc<SegmentIndex>>>,
 }
@@ -114,6 +117,7 @@ impl Index {
             segments: RwLock::new(Arc::from([])),
             state: RwLock::default(),
             floors: FloorFilter::default(),
+            partial: AtomicBool::new(false),
             loaded: Mutex::default(),
         };
         for segment in sealed {
@@ -188,6 +192,7 @@ impl Index {
 
     /// Ends the active index. `whole` is false when damage kept frames out of it.
     fn freeze(&self, state: &mut State, whole: bool) {
+        self.partial.fetch_or(!whole, Ordering::Relaxed);
         if let Some((ordinal, memory)) = state.active.take()
             && let Some(of) = self.segment(ordinal)
         {
@@ -315,6 +320,11 @@ impl Index {
         Ok(entry.map(|entry| vec![file.postings(&entry, of.segment.base())]).unwrap_or_default())
     }
 
+    /// Whether there is a segment of which [`Self::is_whole`] does not hold.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.partial.load(Ordering::Relaxed)
+    }
+
     /// Whether the postings of a segment name all its frames: not when damage hid some.
     pub(crate) fn is_whole(&self, of: &SegmentIndex) -> bool {
         !matches!(&*of.kind.lock(), Kind::Frozen { whole: false, .. })
@@ -369,6 +379,7 @@ impl Index {
         }
         let mut memory = MemoryIndex::new(of.segment.base());
         let whole = scan(&of.segment, |noted| memory.note_unlisted(noted))?;
+        self.partial.fetch_or(!whole, Ordering::Relaxed);
         *kind = Kind::Frozen { index: Arc::new(memory), whole };
         // The next open, which knows what `last:n` removed, writes them again.
         files::discard(&self.env, &of.segment);

@@ -4,6 +4,7 @@
 
 mod follower;
 mod lookup;
+mod newest;
 mod reader;
 mod scan;
 mod visit;

@@ -1,6 +1,7 @@
 //! The values that callers, the log and the wire share: names, ids, hashes, frames. Each is valid
 //! from the moment it exists: parsing is validating. No file is touched here.
 
+mod condition;
 mod cursor;
 mod frame;
 mod hash;
@@ -10,6 +11,7 @@ mod read;
 mod topic;
 mod ttl;
 
+pub use condition::{Condition, Unmet};
 pub use cursor::{Cursor, CursorChange, CursorName, ExpectRevision};
 pub use frame::{Body, Frame, NewFrame, Origin};
 pub use hash::BlobHash;

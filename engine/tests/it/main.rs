@@ -2,6 +2,8 @@
 //! once. Randomized tests print the seed that repeats them.
 
 #[cfg(test)]
+mod append;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod follow;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use xs_engine::{
-    AppendError, Batch, BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, Follower,
-    Frame, FrameId, Health, Live, MediaChoice, Meta, NewFrame, ReadOptions, Start, Store,
-    StoreOptions, TopicPatterns, Ttl,
+    AppendError, Appended, Batch, BlobHash, Body, Bound, Condition, CursorChange, CursorName,
+    ExpectRevision, Follower, Frame, FrameId, Health, Live, MediaChoice, Meta, NewFrame,
+    ReadOptions, Start, Store, StoreOptions, TopicPatterns, Ttl,
 };
 
 use crate::support::{
@@ -121,16 +121,38 @@ impl Run {
     fn append(&mut self) {
         let len = if self.rng.chance(4) { 1 + self.rng.below(40) } else { 1 };
         let stored: Vec<_> = (0..len).map(|_| self.new_frame()).collect();
-        let batch = Batch { frames: stored, ..self.cursor_changes() };
-        let before = self.store.info().head;
-        let expected = batch.cursors.iter().find_map(|change| self.conflict(change));
-        let appended = match (self.store.append(batch.clone()), expected) {
-            (Err(AppendError::CursorConflict { actual, .. }), Some(revision)) => {
-                assert_eq!((actual, self.store.info().head), (revision, before));
+        let conditions = self.some_conditions();
+        let batch = Batch { frames: stored, conditions, ..self.cursor_changes() };
+        // Some batches are committed together, so that they must see one another.
+        let mut batches = vec![batch];
+        while self.rng.chance(3) {
+            let frames = vec![self.new_frame()];
+            batches.push(Batch { frames, conditions: self.some_conditions(), ..Batch::default() });
+        }
+        let tickets: Vec<_> =
+            batches.iter().map(|batch| self.store.submit(batch.clone())).collect();
+        self.store.lead();
+        for (batch, ticket) in batches.iter().zip(tickets) {
+            self.answered(batch, ticket.wait());
+        }
+        assert_eq!(self.store.info().head, self.oracle.head());
+    }
+
+    /// Compares an answer with what the oracle says, and takes the batch up there.
+    fn answered(&mut self, batch: &Batch, answer: Result<Appended, AppendError>) {
+        let unmet = self.oracle.unmet(&batch.conditions, self.now());
+        let conflict = batch.cursors.iter().find_map(|change| self.conflict(change));
+        let appended = match (answer, unmet, conflict) {
+            (Err(AppendError::ConditionNotMet(found)), Some(unmet), _) => {
+                assert_eq!((found.index, found.found), unmet);
                 return;
             }
-            (appended, None) => appended.unwrap(),
-            (other, Some(_)) => panic!("a conflict was not seen: {other:?}"),
+            (Err(AppendError::CursorConflict { actual, .. }), None, Some(revision)) => {
+                assert_eq!(actual, revision);
+                return;
+            }
+            (appended, None, None) => appended.unwrap(),
+            other => panic!("the store answered otherwise than the oracle: {other:?}"),
         };
         let mut revisions = appended.cursors.iter();
         for change in &batch.cursors {
@@ -148,7 +170,24 @@ impl Run {
                 }
             }
         }
-        assert_eq!(appended.head, self.oracle.head());
+        assert!(appended.head >= self.oracle.head());
+    }
+
+    /// Conditions that hold about as often as not.
+    fn some_conditions(&mut self) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        while self.rng.chance(4) {
+            let near = (self.oracle.head() + self.rng.below(4)).saturating_sub(2);
+            conditions.push(match self.rng.below(4) {
+                0 => Condition::HeadIs(near),
+                1 => Condition::Empty(self.some_patterns()),
+                _ => {
+                    let offset = near.saturating_sub(self.rng.below(30));
+                    Condition::LastAtMost { topics: self.some_patterns(), offset }
+                }
+            });
+        }
+        conditions
     }
 
     fn cursor_changes(&mut self) -> Batch {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use xs_engine::{
-    BlobHash, Body, Bound, Frame, FrameId, NewFrame, ReadOptions, Stamp, Start, TopicPatterns, Ttl,
+    BlobHash, Body, Bound, Condition, Frame, FrameId, NewFrame, ReadOptions, Stamp, Start,
+    TopicPatterns, Ttl,
 };
 
 use crate::support::Rng;
@@ -129,6 +130,24 @@ impl Oracle {
         }
         found.truncate(options.limit.unwrap_or(u64::MAX) as usize);
         found
+    }
+
+    /// The first condition that does not hold, and what it finds.
+    pub(super) fn unmet(&self, conditions: &[Condition], now: u64) -> Option<(usize, u64)> {
+        let newest = |topics: &TopicPatterns| {
+            let topics = topics.clone();
+            let last = ReadOptions { topics, start: Start::Last(1), ..ReadOptions::default() };
+            self.select(&last, now).first().and_then(|frame| frame.offset)
+        };
+        let found = |condition: &Condition| match condition {
+            Condition::HeadIs(head) => Some(self.head()).filter(|found| found != head),
+            Condition::Empty(topics) => newest(topics),
+            Condition::LastAtMost { topics, offset } => {
+                newest(topics).filter(|found| found > offset)
+            }
+        };
+        let mut numbered = conditions.iter().enumerate();
+        numbered.find_map(|(index, condition)| Some((index, found(condition)?)))
     }
 
     pub(super) fn last_per_topic(&self, topics: &TopicPatterns, now: u64) -> Vec<Expected> {
