@@ -14,13 +14,29 @@ use crate::media::Files;
 
 const NAMES: [&str; 2] = ["super.a", "super.b"];
 
+/// How far the copies are.
+#[derive(Debug)]
+struct Writing {
+    /// Sequence of the newest copy.
+    sequence: u64,
+    /// Copies whose names are not known to be durable: the process that made them may have died
+    /// before it synced the directory.
+    unnamed: usize,
+}
+
+impl Writing {
+    const fn after(sequence: u64) -> Self {
+        Self { sequence, unnamed: NAMES.len() }
+    }
+}
+
 /// The manifest of an open store.
 #[derive(Debug)]
 pub(crate) struct Manifest {
     dir: PathBuf,
     files: Arc<dyn Files>,
-    /// Sequence of the newest copy. Held while a copy is written: changes are one after another.
-    writing: Mutex<u64>,
+    /// Held while a copy is written: changes are one after another.
+    writing: Mutex<Writing>,
     state: RwLock<Arc<SuperState>>,
 }
 
@@ -30,7 +46,7 @@ impl Manifest {
         let manifest = Self {
             dir: dir.to_owned(),
             files,
-            writing: Mutex::new(0),
+            writing: Mutex::new(Writing::after(0)),
             state: RwLock::new(Arc::new(state)),
         };
         manifest.update(|_| ())?;
@@ -68,7 +84,7 @@ impl Manifest {
             (Some((sequence, state)), _) => Ok(Some(Self {
                 dir: dir.to_owned(),
                 files,
-                writing: Mutex::new(sequence),
+                writing: Mutex::new(Writing::after(sequence)),
                 state: RwLock::new(Arc::new(state)),
             })),
             // The first copy is written after everything else of a new store. Cut off, it is
@@ -89,18 +105,18 @@ impl Manifest {
     /// Changes the manifest; durable when it returns. After an error it is as before, in memory and
     /// for the next open, unless the copy was complete and only its sync failed.
     pub(crate) fn update(&self, change: impl FnOnce(&mut SuperState)) -> io::Result<()> {
-        let mut sequence = self.writing.lock();
+        let mut writing = self.writing.lock();
         let mut state = SuperState::clone(&self.state.read());
         change(&mut state);
-        let next = *sequence + 1;
+        let next = writing.sequence + 1;
         // Odd sequences go to the first copy: a new store begins with super.a.
         let path = self.dir.join(NAMES[usize::from(next.is_multiple_of(2))]);
         self.files.write_new(&path, &state.encode(next))?;
-        if next <= NAMES.len() as u64 {
-            // Each copy gets its name once.
+        if writing.unnamed > 0 {
             self.files.sync_dir(&self.dir)?;
+            writing.unnamed -= 1;
         }
-        *sequence = next;
+        writing.sequence = next;
         *self.state.write() = Arc::new(state);
         Ok(())
     }
