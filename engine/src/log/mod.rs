@@ -7,7 +7,6 @@ mod sealing;
 mod segment;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -18,11 +17,13 @@ pub(crate) use open_files::OpenFiles;
 pub(crate) use sealing::{Fault, Sealing};
 pub(crate) use segment::{Segment, SegmentKey};
 
+use crate::sys::Published;
+
 /// The log as readers see it.
 #[derive(Debug)]
 pub(crate) struct Log {
     segments: RwLock<Arc<[Arc<Segment>]>>,
-    head: AtomicU64,
+    head: Published,
 }
 
 /// The log at one moment. What it lists stays readable as long as it is held.
@@ -36,14 +37,13 @@ pub(crate) struct LogView {
 
 impl Log {
     pub(crate) fn new(segments: Vec<Arc<Segment>>, head: u64) -> Self {
-        Self { segments: RwLock::new(segments.into()), head: AtomicU64::new(head) }
+        Self { segments: RwLock::new(segments.into()), head: Published::new(head) }
     }
 
     /// Offset of the next frame that readers will see.
     pub(crate) fn head(&self) -> u64 {
-        // Acquire pairs with the Release in `publish`: who sees a head sees every published length
-        // and every index entry written before it.
-        self.head.load(Ordering::Acquire)
+        // Who sees a head sees every published length and every index entry written before it.
+        self.head.get()
     }
 
     /// The log as it is now.
@@ -56,7 +56,7 @@ impl Log {
 
     /// Makes frames below `head` visible; their bytes were published before.
     pub(crate) fn publish(&self, head: u64) {
-        self.head.store(head, Ordering::Release);
+        self.head.raise(head);
     }
 
     /// Adds the next segment.

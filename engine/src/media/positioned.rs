@@ -6,37 +6,37 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
 use super::Media;
+use crate::sys::Published;
 
 /// A file without a map.
 #[derive(Debug)]
 pub(super) struct Positioned {
     file: File,
     len: u64,
-    published: AtomicU64,
+    published: Published,
     path: PathBuf,
 }
 
 impl Positioned {
     pub(super) fn append(file: File, path: &Path) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Self { file, len, published: AtomicU64::new(0), path: path.to_owned() })
+        Ok(Self { file, len, published: Published::new(0), path: path.to_owned() })
     }
 
     pub(super) fn sealed(file: File, path: &Path) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Self { file, len, published: AtomicU64::new(len), path: path.to_owned() })
+        Ok(Self { file, len, published: Published::new(len), path: path.to_owned() })
     }
 }
 
 impl Media for Positioned {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let end = at.checked_add(bytes.len() as u64);
-        if end.is_none_or(|end| end > self.len) || at < self.published.load(Ordering::Relaxed) {
+        if end.is_none_or(|end| end > self.len) || at < self.published.get() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // write_all_at goes on after EINTR and short writes.
@@ -48,13 +48,13 @@ impl Media for Positioned {
     }
 
     fn publish(&self, upto: u64) {
-        // Release pairs with the Acquire in `published`, as for a map: the kernel orders the bytes
-        // of pwrite and pread, this orders what else the writer did before publishing.
-        self.published.fetch_max(upto.min(self.len), Ordering::Release);
+        // As for a map: the kernel orders the bytes of pwrite and pread, this orders what else the
+        // writer did before publishing.
+        self.published.raise(upto.min(self.len));
     }
 
     fn published(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.published.get()
     }
 
     fn view(&self, range: Range<u64>) -> io::Result<Bytes> {

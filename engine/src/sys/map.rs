@@ -4,15 +4,16 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::Published;
+
 /// A shared map of a whole file, of which the first `published` bytes are final.
 pub(crate) struct Map {
     raw: MmapRaw,
-    published: AtomicU64,
+    published: Published,
     writable: bool,
 }
 
@@ -26,13 +27,13 @@ impl Map {
     /// Maps a file for writing; nothing of it is published yet.
     pub(crate) fn writable(file: &File) -> io::Result<Self> {
         let raw = MmapOptions::new().map_raw(file)?;
-        Ok(Self { raw, published: AtomicU64::new(0), writable: true })
+        Ok(Self { raw, published: Published::new(0), writable: true })
     }
 
     /// Maps a file that no longer changes; all of it is published.
     pub(crate) fn read_only(file: &File) -> io::Result<Self> {
         let raw = MmapOptions::new().map_raw_read_only(file)?;
-        let published = AtomicU64::new(raw.len() as u64);
+        let published = Published::new(raw.len() as u64);
         Ok(Self { raw, published, writable: false })
     }
 
@@ -40,7 +41,7 @@ impl Map {
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let end = at.checked_add(bytes.len() as u64);
         let fits = end.is_some_and(|end| end <= self.raw.len() as u64);
-        if !fits || !self.writable || at < self.published.load(Ordering::Relaxed) {
+        if !fits || !self.writable || at < self.published.get() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // SAFETY: the range was just checked to lie in the map, which is writable. No reference to
@@ -55,15 +56,12 @@ impl Map {
 
     /// Makes the bytes below `upto` final and readable.
     pub(crate) fn publish(&self, upto: u64) {
-        let upto = upto.min(self.raw.len() as u64);
-        // Release pairs with the Acquire in `published`: who sees the length sees the bytes that
-        // were copied before it.
-        self.published.fetch_max(upto, Ordering::Release);
+        self.published.raise(upto.min(self.raw.len() as u64));
     }
 
     /// Bytes that are final.
     pub(crate) fn published(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.published.get()
     }
 
     /// Bytes of the map.

@@ -9,6 +9,8 @@
 
 mod file;
 mod map;
+mod published;
 
 pub(crate) use file::{allocate, drop_cache, is_mappable, random_bytes};
 pub(crate) use map::Map;
+pub(crate) use published::Published;
