@@ -17,6 +17,7 @@ mod log;
 mod manifest;
 mod media;
 mod options;
+mod planted;
 mod read;
 mod recovery;
 mod store;

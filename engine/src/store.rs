@@ -20,6 +20,7 @@ use crate::limits::{CURSOR_STATE_BYTES_MAX, EPOCHS_MAX};
 use crate::log::{Fault, Log, OpenFiles, Sealing, Segment, SegmentKey};
 use crate::media::{Media, StoreLock};
 use crate::options::{StoreOptions, SyncPolicy};
+use crate::planted::{Bug, is_planted};
 use crate::recovery::RecoveryReport;
 use crate::tail::Tail;
 use crate::upkeep::Upkeep;
@@ -288,7 +289,7 @@ impl Inner {
 
     /// Syncs files of the log, and beside them the packs.
     pub(crate) fn sync_files(&self, media: &[&Arc<dyn Media>]) -> io::Result<()> {
-        self.blobs.sync_beside(|| media.iter().try_for_each(|media| media.sync()))
+        self.blobs.sync_beside(|| media.iter().try_for_each(|media| sync(&***media)))
     }
 
     /// Takes no more appends: what the disk holds is not known.
@@ -359,6 +360,17 @@ impl Inner {
             }
         });
         closed.map_err(io)
+    }
+}
+
+/// Makes a file of the log durable.
+fn sync(media: &dyn Media) -> io::Result<()> {
+    if is_planted(Bug::SkipLogSync) {
+        return Ok(());
+    }
+    match media.sync() {
+        Err(_) if is_planted(Bug::RetryFailedSync) => media.sync(),
+        synced => synced,
     }
 }
 

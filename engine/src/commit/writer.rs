@@ -21,6 +21,7 @@ use crate::format::record::{FrameFields, RecordError, encode_frame};
 use crate::ids::IdSource;
 use crate::log::{Appender, Fault, OpenBatch};
 use crate::options::SyncPolicy;
+use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
 use crate::store::Inner;
 use crate::value::{Frame, Ttl};
@@ -289,8 +290,18 @@ impl Writer {
         if !self.appender.is_ahead() {
             return Ok(());
         }
+        if is_planted(Bug::AckBeforeSync) {
+            self.sync(inner)?;
+        }
         let bytes = self.appender.flush()?;
         inner.upkeep.wrote(inner, bytes, self.appender.fill_percent());
+        if is_planted(Bug::PublishBeforeDurable) {
+            self.appender.publish(inner);
+        }
+        if is_planted(Bug::AckBeforeSync) {
+            inner.durable_upto.fetch_max(self.appender.next_seq(), Ordering::AcqRel);
+            return Ok(());
+        }
         if durable || inner.env.options.sync == SyncPolicy::Sync {
             self.sync(inner)?;
         }

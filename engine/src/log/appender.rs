@@ -13,6 +13,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::media::{Media, is_full};
+use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 use crate::value::{CursorName, FrameId};
 
@@ -243,7 +244,9 @@ impl Appender {
         media.write_at(0, &header).and_then(|()| media.sync()).map_err(Fault::Failed)?;
         let named = || {
             env.files.rename(media.path(), &path)?;
-            env.files.sync_dir(&env.log_dir())?;
+            if !is_planted(Bug::SkipDirSync) {
+                env.files.sync_dir(&env.log_dir())?;
+            }
             env.manifest.update(|state| state.files.push(unmarked(&key)))
         };
         named().map_err(Fault::when_preparing)?;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::Segment;
 use crate::format::super_file::{FileKind, FileState};
 use crate::media::Media;
+use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 
 /// Why something was not written.
@@ -69,7 +70,9 @@ impl Sealing {
         let Some(job) = self.job.lock().clone() else { return Ok(()) };
         // In this order: the bytes, the length, and only then the word that both are final. Blobs
         // go with them, as no durable frame may name one that is not.
-        inner.sync_files(&[&job.media]).map_err(Fault::Failed)?;
+        if !is_planted(Bug::SealBeforeSync) {
+            inner.sync_files(&[&job.media]).map_err(Fault::Failed)?;
+        }
         let files = &inner.env.files;
         let path = job.segment.path();
         let same = |base: u64, generation: u32| {

@@ -20,6 +20,7 @@ use crate::ids::IdSource;
 use crate::index::Index;
 use crate::log::{Appender, Log, OpenFiles, Sealing, Segment};
 use crate::media::{StoreLock, is_full};
+use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 use crate::tail::Tail;
 use crate::upkeep::Upkeep;
@@ -85,7 +86,7 @@ impl Opening {
         let mut trouble = None;
         for file in unmarked {
             let path = files::path_of(&self.env, file);
-            let opened = match self.clean {
+            let opened = match self.clean || is_planted(Bug::TrustCache) {
                 true => self.env.files.open_sealed(&path),
                 false => self.env.files.open_scan(&path),
             };
@@ -173,7 +174,7 @@ impl Opening {
             let whole = examined.iter().all(|one| one.scanned.end == one.file.length);
             return (!whole).then_some(corrupt);
         }
-        (seq < durable_upto).then_some(corrupt)
+        (seq < durable_upto && !is_planted(Bug::CutAtDamage)).then_some(corrupt)
     }
 
     /// Recovers a log that was not closed in order. On a full disk it is opened as it is; that it
@@ -261,7 +262,13 @@ impl Opening {
         read_only: Option<ReadOnlyReason>,
         lock: StoreLock,
     ) -> Inner {
-        let epoch = self.env.manifest.state().epochs.last().map_or(1, |last| last.epoch + 1);
+        let epoch = self
+            .env
+            .manifest
+            .state()
+            .epochs
+            .last()
+            .map_or(1, |last| last.epoch + u64::from(!is_planted(Bug::ReuseEpoch)));
         let last_id = tables.last_id.unwrap_or(FrameId::ZERO);
         let seed = u64::from_le_bytes(self.env.random.bytes());
         let Recovered { segments, active, deferred, next_seq, next_offset, durable_upto, .. } =

@@ -1,0 +1,50 @@
+//! Bugs on purpose. Each is what a store could do wrong and what some test must notice; built with
+//! `--cfg xs_planted` one of them is switched on by the environment. In any other build none of this
+//! is there: the question is answered when the code is compiled. `scripts/planted-bugs` asks them all.
+
+/// A bug that can be planted; its name in the environment is the variant's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// The log is not synced.
+    SkipLogSync,
+    /// Packs are not synced.
+    SkipPackSync,
+    /// The directory of the log is not synced when a segment gets its name.
+    SkipDirSync,
+    /// An append is acknowledged first and synced with the next group.
+    AckBeforeSync,
+    /// A sync that failed is called again and believed.
+    RetryFailedSync,
+    /// Recovery believes the page cache, and batches that may not be durable where they lie.
+    TrustCache,
+    /// The CRC of a record is not compared.
+    IgnoreBodyCrc,
+    /// The CRC of a batch header is not compared.
+    IgnoreHeaderCrc,
+    /// Recovery goes on behind a hole in the log.
+    KeepBehindHole,
+    /// Recovery cuts the log where acknowledged data is damaged.
+    CutAtDamage,
+    /// Readers see frames before they are durable.
+    PublishBeforeDurable,
+    /// An opening has the epoch of the one before it, and its lost offsets.
+    ReuseEpoch,
+    /// A segment is marked sealed before it is synced.
+    SealBeforeSync,
+    /// Recovery keeps frames whose blobs are missing.
+    KeepWithoutBlob,
+}
+
+/// Whether a bug is planted.
+#[cfg(xs_planted)]
+pub(crate) fn is_planted(bug: Bug) -> bool {
+    use std::sync::LazyLock;
+    static PLANTED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("XS_PLANTED").ok());
+    PLANTED.as_deref() == Some(&*format!("{bug:?}"))
+}
+
+/// Whether a bug is planted.
+#[cfg(not(xs_planted))]
+pub(crate) const fn is_planted(_: Bug) -> bool {
+    false
+}
