@@ -18,6 +18,8 @@ mod manifest;
 mod media;
 mod options;
 mod planted;
+#[cfg(test)]
+mod proofs;
 mod read;
 mod recovery;
 mod store;

@@ -1,96 +1,276 @@
-//! A disk in memory for tests that forgets at a power cut what was not synced: bytes in pieces of
-//! 512, in any subset, and names whose directory was not synced.
+//! A disk for tests that forgets at a power cut what was not synced: bytes in sectors of 512, in any
+//! subset, and names whose directory was not synced. Files live in memory and are written through the
+//! same media as real ones, so what is in the page cache is what those media put there; what the disk
+//! holds is what was there when a sync returned.
+//!
+//! A sync that fails loses what it was to write, as the kernel does: the pages count as clean
+//! afterwards, no later sync writes them, and whoever drops the cache sees the old bytes.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
 
+use super::mapped::Mapped;
+use super::positioned::Positioned;
 use super::{Files, Media};
+use crate::options::MediaChoice;
 
 /// Bytes that reach the disk together.
 const SECTOR: usize = 512;
 
+/// The files of a disk: their paths below the store's directory, and their bytes.
+pub(crate) type Image = BTreeMap<PathBuf, Arc<Vec<u8>>>;
+
+/// What is called before each operation that changes something.
+type Watch = Box<dyn FnMut(u64, &Moment) + Send>;
+
 /// The disk, shared by the files on it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct SimDisk {
+    root: PathBuf,
+    mapped: bool,
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
-    names: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
-    synced_names: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    names: BTreeMap<PathBuf, Arc<Content>>,
+    synced_names: BTreeMap<PathBuf, Arc<Content>>,
     /// Operations that changed something.
     count: u64,
-    /// The power is cut before this operation; what the disk then has is kept.
-    cut_at: u64,
-    seed: u64,
-    left: Option<BTreeMap<PathBuf, Vec<u8>>>,
+    watch: Option<Watch>,
+    /// The operations that fail, and how.
+    failing: Option<(RangeInclusive<u64>, Errno)>,
+    /// Nothing changes any more: the process that used the disk is dead.
+    frozen: bool,
 }
 
-#[derive(Debug, Default, Clone)]
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+/// A file: its page cache, and what the disk has.
+#[derive(Debug)]
 struct Content {
-    bytes: Vec<u8>,
-    synced: Vec<u8>,
+    cache: File,
+    /// The cache may hold what the disk does not.
+    dirty: AtomicBool,
+    disk: Mutex<OnDisk>,
+}
+
+#[derive(Debug)]
+struct OnDisk {
+    bytes: Arc<Vec<u8>>,
+    /// What the kernel believes to be on the disk, if a failed sync made that another thing.
+    believed: Option<Arc<Vec<u8>>>,
+}
+
+impl OnDisk {
+    fn believed(&self) -> &Arc<Vec<u8>> {
+        self.believed.as_ref().unwrap_or(&self.bytes)
+    }
 }
 
 /// A small generator: the states a seed leads to are the same each time.
-fn random(seed: &mut u64) -> u64 {
+pub(crate) fn random(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^ (mixed >> 31)
 }
 
-impl State {
-    fn step(&mut self) {
-        self.count += 1;
-        if self.count == self.cut_at {
-            self.left = Some(self.power_cut());
-        }
-    }
-
-    fn power_cut(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        let mut seed = self.seed;
-        let mut left = BTreeMap::new();
-        let paths = self.names.keys().chain(self.synced_names.keys());
-        for path in paths {
-            let (now, synced) = (self.names.get(path), self.synced_names.get(path));
-            // Half of the seeds keep no name that was not synced, as most filesystems do.
-            let takes_new = self.seed.is_multiple_of(2) && random(&mut seed).is_multiple_of(2);
-            if let Some(content) = if takes_new { now } else { synced } {
-                left.entry(path.clone()).or_insert_with(|| content.lock().after_cut(&mut seed));
-            }
-        }
-        left
-    }
+fn sectors(len: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(SECTOR).map(move |at| at..(at + SECTOR).min(len))
 }
 
 impl Content {
-    fn after_cut(&self, seed: &mut u64) -> Vec<u8> {
-        let mut bytes = self.synced.clone();
-        for (at, sector) in bytes.chunks_mut(SECTOR).enumerate() {
-            let Some(new) = self.bytes.get(at * SECTOR..) else { break };
-            let new = &new[..new.len().min(sector.len())];
-            if *new != sector[..new.len()] && random(seed).is_multiple_of(2) {
-                sector[..new.len()].copy_from_slice(new);
+    fn new(bytes: Arc<Vec<u8>>) -> io::Result<Arc<Self>> {
+        let cache = File::from(rustix::fs::memfd_create("sim", MemfdFlags::CLOEXEC)?);
+        cache.set_len(bytes.len() as u64)?;
+        for range in sectors(bytes.len()) {
+            // Holes read as zeros and cost nothing.
+            if bytes[range.clone()].iter().any(|&byte| byte != 0) {
+                cache.write_all_at(&bytes[range.clone()], range.start as u64)?;
             }
         }
-        bytes
+        let disk = Mutex::new(OnDisk { bytes, believed: None });
+        Ok(Arc::new(Self { cache, dirty: AtomicBool::new(false), disk }))
+    }
+
+    fn cached(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.cache.metadata()?.len() as usize];
+        self.cache.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Writes the dirty sectors to the disk, or loses them.
+    fn sync(&self, fails: bool) -> io::Result<()> {
+        let now = Arc::new(self.cached()?);
+        let mut disk = self.disk.lock();
+        if fails {
+            disk.believed = Some(now);
+        } else if let Some(believed) = disk.believed.take() {
+            let mut bytes = disk.bytes.to_vec();
+            bytes.resize(now.len(), 0);
+            for range in sectors(now.len()) {
+                if believed.get(range.clone()) != Some(&now[range.clone()]) {
+                    bytes[range.clone()].copy_from_slice(&now[range.clone()]);
+                }
+            }
+            disk.bytes = Arc::new(bytes);
+            disk.believed = Some(now);
+        } else {
+            disk.bytes = now;
+            self.dirty.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Drops the clean pages of the cache: reads then see what the disk has of them.
+    fn drop_cache(&self) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        let Some(believed) = disk.believed.take() else { return Ok(()) };
+        let now = self.cached()?;
+        for range in sectors(now.len()) {
+            let is_clean = believed.get(range.clone()) == Some(&now[range.clone()]);
+            if let Some(bytes) = disk.bytes.get(range.clone()).filter(|_| is_clean) {
+                self.cache.write_all_at(bytes, range.start as u64)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The disk just before an operation.
+pub(crate) struct Moment {
+    names: Vec<Name>,
+}
+
+/// A name: what it stands for now, and what it stood for when its directory was synced.
+struct Name {
+    path: PathBuf,
+    now: Option<Dirty>,
+    synced: Option<Dirty>,
+    /// Names that a rename changed share this: it is done or not, never half.
+    change: usize,
+}
+
+/// A file and those of its sectors that may or may not reach the disk.
+#[derive(Clone)]
+struct Dirty {
+    disk: Arc<Vec<u8>>,
+    cache: Arc<Vec<u8>>,
+    sectors: Arc<Vec<Range<usize>>>,
+}
+
+impl Dirty {
+    fn of(content: &Content) -> Self {
+        let disk = content.disk.lock();
+        if !content.dirty.load(Ordering::Relaxed) {
+            let (disk, cache) = (Arc::clone(&disk.bytes), Arc::clone(&disk.bytes));
+            return Self { disk, cache, sectors: Arc::default() };
+        }
+        let cache = content.cached().unwrap();
+        let believed = disk.believed();
+        let is_dirty =
+            |range: &Range<usize>| believed.get(range.clone()) != cache.get(range.clone());
+        let dirty = sectors(cache.len().min(disk.bytes.len())).filter(is_dirty).collect();
+        let (disk, cache) = (Arc::clone(&disk.bytes), Arc::new(cache));
+        Self { disk, cache, sectors: Arc::new(dirty) }
+    }
+
+    fn left(&self, seed: &mut u64) -> Arc<Vec<u8>> {
+        if self.sectors.is_empty() {
+            return Arc::clone(&self.disk);
+        }
+        let mut bytes = self.disk.to_vec();
+        for range in self.sectors.iter() {
+            if random(seed).is_multiple_of(2) {
+                bytes[range.clone()].copy_from_slice(&self.cache[range.clone()]);
+            }
+        }
+        Arc::new(bytes)
+    }
+}
+
+impl Moment {
+    fn of(state: &State) -> Self {
+        let mut paths: Vec<_> = state.names.keys().chain(state.synced_names.keys()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        let names = paths.into_iter().map(|path| {
+            let (now, synced) = (state.names.get(path), state.synced_names.get(path));
+            let is_same = now.zip(synced).is_some_and(|(now, synced)| Arc::ptr_eq(now, synced));
+            let change = now.or(synced).map_or(0, |content| Arc::as_ptr(content) as usize);
+            let now = now.map(|content| Dirty::of(content));
+            let synced = if is_same { now.clone() } else { synced.map(|old| Dirty::of(old)) };
+            Name { path: path.clone(), now, synced, change }
+        });
+        Self { names: names.collect() }
+    }
+
+    /// What a power cut now leaves; which of the possible things, the seed decides.
+    pub(crate) fn power_cut(&self, seed: u64) -> Image {
+        let mut image = Image::new();
+        let mut random_seed = seed;
+        let mut done = BTreeMap::new();
+        for Name { path, now, synced, change } in &self.names {
+            // Half of the seeds keep no name that was not synced, as most filesystems do.
+            let takes_new = *done.entry(change).or_insert_with(|| {
+                seed.is_multiple_of(2) && random(&mut random_seed).is_multiple_of(2)
+            });
+            if let Some(content) = if takes_new { now } else { synced } {
+                image.insert(path.clone(), content.left(&mut random_seed));
+            }
+        }
+        image
+    }
+}
+
+impl State {
+    fn alive(&self) -> io::Result<()> {
+        if self.frozen { Err(io::Error::other("the process is dead")) } else { Ok(()) }
+    }
+
+    /// Counts an operation and lets the watcher see the disk before it; an error if it is to fail.
+    fn step(&mut self) -> io::Result<()> {
+        self.alive()?;
+        self.count += 1;
+        if let Some(mut watch) = self.watch.take() {
+            watch(self.count, &Moment::of(self));
+            self.watch = Some(watch);
+        }
+        match &self.failing {
+            Some((range, errno)) if range.contains(&self.count) => Err((*errno).into()),
+            _ => Ok(()),
+        }
     }
 }
 
 impl SimDisk {
-    /// An empty disk whose power is cut before operation number `cut_at`.
-    pub(crate) fn new(cut_at: u64, seed: u64) -> Self {
-        let disk = Self::default();
-        (disk.state.lock().cut_at, disk.state.lock().seed) = (cut_at, seed);
-        disk
+    /// A disk that holds an image below `root`, written through maps or not.
+    pub(crate) fn new(image: &Image, root: &Path, media: MediaChoice) -> Self {
+        let mut state = State::default();
+        for (path, bytes) in image {
+            let content = Content::new(Arc::clone(bytes)).unwrap();
+            state.names.insert(path.clone(), Arc::clone(&content));
+            state.synced_names.insert(path.clone(), content);
+        }
+        let mapped = media != MediaChoice::Positioned;
+        Self { root: root.to_owned(), mapped, state: Arc::new(Mutex::new(state)) }
     }
 
     /// Operations so far.
@@ -98,85 +278,135 @@ impl SimDisk {
         self.state.lock().count
     }
 
-    /// What a power cut at the set operation left, if it was reached; now, if not.
-    pub(crate) fn after_cut(&self) -> Self {
-        let mut state = self.state.lock();
-        let left = state.left.take().unwrap_or_else(|| state.power_cut());
-        let disk = Self::default();
-        for (path, bytes) in left {
-            let content = Content { synced: bytes.clone(), bytes };
-            let content = Arc::new(Mutex::new(content));
-            disk.state.lock().names.insert(path.clone(), Arc::clone(&content));
-            disk.state.lock().synced_names.insert(path, content);
-        }
-        disk
+    /// Calls `watch` before each operation with its number, counted from 1.
+    pub(crate) fn watch(&self, watch: impl FnMut(u64, &Moment) + Send + 'static) {
+        self.state.lock().watch = Some(Box::new(watch));
     }
 
-    /// Whether the power was cut.
-    pub(crate) fn is_cut(&self) -> bool {
-        self.state.lock().left.is_some()
+    /// Nobody watches any longer.
+    pub(crate) fn unwatch(&self) {
+        let watch = self.state.lock().watch.take();
+        drop(watch);
     }
 
-    fn find(&self, path: &Path) -> io::Result<Arc<Mutex<Content>>> {
-        self.state.lock().names.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    /// The operations with these numbers fail.
+    pub(crate) fn fail(&self, operations: RangeInclusive<u64>, errno: Errno) {
+        self.state.lock().failing = Some((operations, errno));
     }
 
-    fn media(&self, path: &Path, published: bool) -> io::Result<Arc<dyn Media>> {
+    /// Nothing fails any longer.
+    pub(crate) fn heal(&self) {
+        self.state.lock().failing = None;
+    }
+
+    /// The process is killed: what it still tries changes nothing.
+    pub(crate) fn freeze(&self) {
+        self.state.lock().frozen = true;
+    }
+
+    /// Another process begins.
+    pub(crate) fn thaw(&self) {
+        self.state.lock().frozen = false;
+    }
+
+    /// The disk as it is now.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment::of(&self.state.lock())
+    }
+
+    /// What a killed process leaves: all it wrote.
+    pub(crate) fn image(&self) -> Image {
+        let state = self.state.lock();
+        let cached = |content: &Arc<Content>| Arc::new(content.cached().unwrap());
+        state.names.iter().map(|(path, content)| (path.clone(), cached(content))).collect()
+    }
+
+    /// Changes a byte of a file, as a reader sees it.
+    pub(crate) fn flip(&self, path: &Path, at: usize, mask: u8) {
+        let content = self.find(&self.root.join(path)).unwrap();
+        let mut byte = [0];
+        content.cache.read_exact_at(&mut byte, at as u64).unwrap();
+        content.cache.write_all_at(&[byte[0] ^ mask], at as u64).unwrap();
+    }
+
+    /// A path below the root.
+    fn name(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.root).unwrap().to_owned()
+    }
+
+    fn find(&self, path: &Path) -> io::Result<Arc<Content>> {
+        self.state
+            .lock()
+            .names
+            .get(&self.name(path))
+            .cloned()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn appending(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         let content = self.find(path)?;
-        let len = content.lock().bytes.len() as u64;
-        let published = AtomicU64::new(if published { len } else { 0 });
-        let (disk, path) = (self.clone(), path.to_owned());
-        Ok(Arc::new(SimMedia { disk, content, path, len, published }))
+        let file = content.cache.try_clone()?;
+        let media: Arc<dyn Media> = if self.mapped {
+            Arc::new(Mapped::append(file, path)?)
+        } else {
+            Arc::new(Positioned::append(file, path)?)
+        };
+        Ok(Arc::new(SimMedia { disk: self.clone(), content, media }))
     }
 }
 
 #[derive(Debug)]
 struct SimMedia {
     disk: SimDisk,
-    content: Arc<Mutex<Content>>,
-    path: PathBuf,
-    len: u64,
-    published: AtomicU64,
+    content: Arc<Content>,
+    media: Arc<dyn Media>,
 }
 
 impl Media for SimMedia {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        assert!(at >= self.published() && at + bytes.len() as u64 <= self.len);
         let mut state = self.disk.state.lock();
-        state.step();
-        self.content.lock().bytes[at as usize..][..bytes.len()].copy_from_slice(bytes);
-        Ok(())
+        // Under the lock: nobody sees the disk between this and the write.
+        let stepped = state.step();
+        self.content.dirty.store(true, Ordering::Relaxed);
+        match stepped {
+            Ok(()) => self.media.write_at(at, bytes),
+            // A write that fails may have been done in part.
+            Err(error) => {
+                if !state.frozen {
+                    self.media.write_at(at, &bytes[..bytes.len() / 2])?;
+                }
+                Err(error)
+            }
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state.lock();
-        state.step();
-        let mut content = self.content.lock();
-        content.synced = content.bytes.clone();
-        Ok(())
+        let stepped = state.step();
+        if !state.frozen {
+            self.content.sync(stepped.is_err())?;
+        }
+        stepped
     }
 
     fn publish(&self, upto: u64) {
-        self.published.fetch_max(upto, Ordering::Release);
+        self.media.publish(upto);
     }
 
     fn published(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.media.published()
     }
 
     fn view(&self, range: Range<u64>) -> io::Result<Bytes> {
-        assert!(range.end <= self.published());
-        let content = self.content.lock();
-        let bytes = content.bytes.get(range.start as usize..range.end as usize);
-        bytes.map(Bytes::copy_from_slice).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        self.media.view(range)
     }
 
     fn len(&self) -> u64 {
-        self.len
+        self.media.len()
     }
 
     fn path(&self) -> &Path {
-        &self.path
+        self.media.path()
     }
 }
 
@@ -184,83 +414,90 @@ impl Files for SimDisk {
     fn create(&self, path: &Path, len: u64, _zero: bool) -> io::Result<Arc<dyn Media>> {
         {
             let mut state = self.state.lock();
-            state.step();
-            let bytes = vec![0; len as usize];
-            let content = Content { synced: bytes.clone(), bytes };
-            state.names.insert(path.to_owned(), Arc::new(Mutex::new(content)));
+            state.step()?;
+            let content = Content::new(Arc::new(vec![0; len as usize]))?;
+            state.names.insert(self.name(path), content);
         }
-        self.media(path, false)
+        self.appending(path)
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        self.media(path, false)
+        self.appending(path)
     }
 
     fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        self.media(path, true)
+        Ok(Arc::new(Mapped::sealed(self.find(path)?.cache.try_clone()?, path)?))
     }
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        self.media(path, true)
+        let content = self.find(path)?;
+        content.drop_cache()?;
+        Ok(Arc::new(Positioned::sealed(content.cache.try_clone()?, path)?))
     }
 
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state.lock();
-        let content = Arc::clone(state.names.entry(path.to_owned()).or_default());
-        {
-            // Opened, truncated and written, and the power may go before the sync.
-            let mut content = content.lock();
-            content.bytes = bytes.to_vec();
-            content.synced = vec![0; bytes.len()];
+        state.alive()?;
+        // The one there was is truncated and written over, and the power may go before the sync.
+        let content = Content::new(Arc::new(vec![0; bytes.len()]))?;
+        content.cache.write_all_at(bytes, 0)?;
+        content.dirty.store(true, Ordering::Relaxed);
+        let old = state.names.insert(self.name(path), Arc::clone(&content));
+        let was_synced = old.as_ref().zip(state.synced_names.get(&self.name(path)));
+        if was_synced.is_some_and(|(old, synced)| Arc::ptr_eq(old, synced)) {
+            state.synced_names.insert(self.name(path), Arc::clone(&content));
         }
-        state.step();
-        content.lock().synced = bytes.to_vec();
-        Ok(())
+        let stepped = state.step();
+        content.sync(stepped.is_err())?;
+        if stepped.is_err() {
+            // A write that fails may have been done in part.
+            content.cache.set_len(bytes.len() as u64 / 2)?;
+        }
+        stepped
     }
 
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
-        let bytes = self.find(path)?.lock().bytes.clone();
+        let bytes = self.find(path)?.cached()?;
         if bytes.len() as u64 > max { Err(io::ErrorKind::InvalidData.into()) } else { Ok(bytes) }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.step();
-        let content = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        state.names.insert(to.to_owned(), content);
+        state.step()?;
+        let content = state.names.remove(&self.name(from)).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(self.name(to), content);
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.step();
-        state.names.remove(path);
+        state.step()?;
+        state.names.remove(&self.name(path));
         Ok(())
     }
 
     fn cut(&self, path: &Path, len: u64) -> io::Result<()> {
         let content = self.find(path)?;
         let mut state = self.state.lock();
-        state.step();
-        let mut content = content.lock();
-        content.bytes.truncate(len as usize);
-        content.synced = content.bytes.clone();
-        Ok(())
+        state.step()?;
+        content.cache.set_len(len)?;
+        content.sync(false)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.step();
+        state.step()?;
+        let dir = self.name(dir);
         let State { names, synced_names, .. } = &mut *state;
-        synced_names.retain(|path, _| path.parent() != Some(dir));
-        let here = names.iter().filter(|(path, _)| path.parent() == Some(dir));
+        synced_names.retain(|path, _| path.parent() != Some(&*dir));
+        let here = names.iter().filter(|(path, _)| path.parent() == Some(&*dir));
         synced_names.extend(here.map(|(path, content)| (path.clone(), Arc::clone(content))));
         Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let state = self.state.lock();
-        let here = state.names.keys().filter(|path| path.parent() == Some(dir));
+        let (state, dir) = (self.state.lock(), self.name(dir));
+        let here = state.names.keys().filter(|path| path.parent() == Some(&*dir));
         Ok(here.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
     }
 

@@ -1,0 +1,252 @@
+//! Every bit of a small store that was closed in order, turned one at a time. Each is told by
+//! whoever meets it, or made good from the truth, or stands where nothing is ever read; frames and
+//! bodies are never others than were stored, and the frames beside the damage stay readable.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use super::workload::{LONE_BLOB_LEN, Progress};
+use super::{Holds, MEDIA, Place, body, is_long, look};
+use crate::format::batch::{BatchHeader, Records};
+use crate::format::file::FILE_HEADER_LEN;
+use crate::format::pack::{ENTRY_HEADER_LEN, EntryHeader};
+use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
+use crate::media::sim::{Image, SimDisk};
+use crate::options::{MediaChoice, SyncPolicy};
+use crate::store::{Health, Store};
+use crate::testing::tell;
+use crate::value::{BlobHash, Frame, ReadOptions, TopicPatterns};
+
+const STEPS: usize = 20;
+/// Frames of the largest batch of the workload.
+const BATCH_MAX: usize = 5;
+
+/// A store, and everything it says.
+struct Subject {
+    image: Image,
+    manifest: SuperState,
+    frames: BTreeMap<u64, Frame>,
+    holds: Holds,
+    /// By topic: what the postings find.
+    by_topic: Vec<u64>,
+    blobs: Vec<(BlobHash, u64)>,
+}
+
+/// What became of a bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    /// Whoever reads is told.
+    Told,
+    /// Nothing was asked of it, and nothing was answered otherwise.
+    Silent,
+}
+
+fn subject(place: &Place) -> Subject {
+    let disk = place.disk(&Image::new());
+    let progress = Progress::new();
+    let lived = progress.live(place, &disk, STEPS, |error| panic!("{error}"));
+    assert!(lived.is_ok());
+    // An opening that reads everything makes what derived files were not made yet.
+    let store = place.open_quietly(&disk).unwrap();
+    let holds = look(&store, "whole");
+    let frames = frames(&store, TopicPatterns::everything());
+    let frames: BTreeMap<_, _> =
+        frames.map(|frame| (frame.as_ref().unwrap().offset().unwrap(), frame.unwrap())).collect();
+    let by_topic = topic_frames(&store).unwrap();
+    let blobs = frames.values().filter_map(|frame| Some((frame.hash()?, frame.body_len())));
+    let (_, tried) = progress.bounds();
+    let lone = progress.steps()[tried].blobs.clone().into_iter();
+    let lone = lone.map(|n| (BlobHash::of(&body(n, LONE_BLOB_LEN)), LONE_BLOB_LEN as u64));
+    let blobs = blobs.chain(lone).collect();
+    let manifest = SuperState::clone(&store.inner.env.manifest.state());
+    drop(store);
+    Subject { image: disk.image(), manifest, frames, holds, by_topic, blobs }
+}
+
+fn frames(
+    store: &Store,
+    topics: TopicPatterns,
+) -> impl Iterator<Item = Result<Frame, crate::ReadError>> {
+    store.read(&ReadOptions { topics, ..ReadOptions::default() }).unwrap()
+}
+
+/// Offsets of the frames of a topic, or nothing if a reader was told of damage.
+fn topic_frames(store: &Store) -> Option<Vec<u64>> {
+    let found = frames(store, TopicPatterns::parse("a.b").unwrap());
+    found.map(|frame| frame.ok().and_then(|frame| frame.offset())).collect()
+}
+
+impl Subject {
+    fn entry(&self, path: &Path) -> Option<&FileEntry> {
+        let name = path.file_name()?.to_str()?;
+        self.manifest.files.iter().find(|file| {
+            let kind = match file.kind {
+                FileKind::Segment => "seg",
+                FileKind::Pack => "pack",
+            };
+            name == format!("{:020}.{}.{kind}", file.base, file.generation)
+        })
+    }
+
+    /// The older copy of the manifest.
+    fn is_older_manifest(&self, path: &Path) -> bool {
+        let sequence = |path: &Path| SuperState::decode(&self.image[path]).map(|read| read.0).ok();
+        match path.to_str() {
+            Some("super.a") => sequence(path) < sequence(Path::new("super.b")),
+            Some("super.b") => sequence(path) < sequence(Path::new("super.a")),
+            _ => false,
+        }
+    }
+
+    /// Ranges of a file whose bytes nobody ever reads, and those that only a check of the whole file
+    /// looks at: records that are no frames, in a segment that is sealed.
+    fn unused(&self, path: &Path) -> Vec<Range<usize>> {
+        let bytes = &self.image[path];
+        if self.is_older_manifest(path) {
+            return vec![0..bytes.len()];
+        }
+        let Some(entry) = self.entry(path) else { return Vec::new() };
+        let end = match entry.state {
+            FileState::Sealed => bytes.len(),
+            FileState::Unmarked => entry.length as usize,
+        };
+        let mut unused = match entry.kind {
+            FileKind::Segment => unused_of_segment(&bytes[..end], entry.state),
+            FileKind::Pack => unused_of_pack(&bytes[..end]),
+        };
+        unused.push(end..bytes.len());
+        unused
+    }
+
+    /// Opens the store with a bit turned and asks it everything.
+    fn ask(&self, place: &Place, disk: &SimDisk, what: &str) -> (Fate, usize) {
+        let Ok(store) = place.open_quietly(disk) else { return (Fate::Told, 0) };
+        let info = store.info();
+        let mut told = info.health != Health::Writable || !info.recovery.clean;
+        let mut found = 0;
+        for frame in frames(&store, TopicPatterns::everything()) {
+            match frame {
+                Ok(frame) => {
+                    let stored = self.frames.get(&frame.offset().unwrap());
+                    assert_eq!(stored, Some(&frame), "{what}: a frame that was never stored");
+                    found += 1;
+                }
+                Err(_) => told = true,
+            }
+        }
+        match topic_frames(&store) {
+            Some(by_topic) => assert!(told || by_topic == self.by_topic, "{what}: a topic"),
+            None => told = true,
+        }
+        for (hash, len) in &self.blobs {
+            match store.blob(hash).map(|blob| blob.map(|blob| blob.bytes(1 << 20))) {
+                Ok(Some(Ok(bytes))) => {
+                    assert!(BlobHash::of(&bytes) == *hash && bytes.len() as u64 == *len, "{what}");
+                }
+                Ok(None | Some(Err(_))) | Err(_) => told = true,
+            }
+        }
+        for (name, _) in store.cursors() {
+            match store.cursor(&name) {
+                Ok(Some(cursor)) => {
+                    let held = (cursor.offset, cursor.state.to_vec());
+                    let known = self.holds.cursors.get(name.as_str());
+                    assert!(told || known == Some(&held), "{what}: cursor {name}");
+                }
+                _ => told = true,
+            }
+        }
+        assert!(told || store.cursors().len() == self.holds.cursors.len(), "{what}: cursors");
+        (if told { Fate::Told } else { Fate::Silent }, self.frames.len() - found)
+    }
+}
+
+fn unused_of_segment(bytes: &[u8], state: FileState) -> Vec<Range<usize>> {
+    let mut unused = Vec::new();
+    let mut at = FILE_HEADER_LEN;
+    while let Ok(header) = BatchHeader::read(&bytes[at..]) {
+        let (start, end) =
+            (at + crate::format::batch::BATCH_HEADER_LEN, at + header.batch_len() as usize);
+        for (position, prefix) in Records::new(&bytes[start..end]).flatten() {
+            let record = start + position;
+            unused.push(record + prefix.len as usize..record + prefix.stride());
+            let is_frame = prefix.kind == crate::format::record::RecordKind::Frame;
+            if state == FileState::Sealed && !is_frame {
+                unused.push(record..record + prefix.len as usize);
+            }
+        }
+        at = end;
+    }
+    unused
+}
+
+fn unused_of_pack(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut unused = Vec::new();
+    let mut at = FILE_HEADER_LEN;
+    while let Ok(header) = bytes.get(at..).map_or_else(|| EntryHeader::read(&[]), EntryHeader::read)
+    {
+        let stored_end = at + ENTRY_HEADER_LEN + header.stored_len as usize;
+        unused.push(stored_end..stored_end.next_multiple_of(8));
+        let end = at + header.stride() as usize;
+        unused.push(
+            end - header.crc_list_len().next_multiple_of(8) as usize
+                + header.crc_list_len() as usize..end,
+        );
+        at = end;
+    }
+    unused
+}
+
+/// Turns every bit, or of every `step`th byte one.
+fn turn(media: MediaChoice, step: usize) {
+    let place = Place::new(SyncPolicy::None, media);
+    let subject = subject(&place);
+    let mut disk = place.disk(&subject.image);
+    let (mut turned, mut fates) = (0, BTreeMap::new());
+    for (path, bytes) in &subject.image {
+        let name = path.display().to_string();
+        let unused = subject.unused(path);
+        let is_derived = subject.entry(path).is_none() && path.components().count() > 1;
+        for at in (0..bytes.len()).step_by(if is_long() { 1 } else { step }) {
+            let bits = if is_long() { 0..8 } else { at / step % 8..at / step % 8 + 1 };
+            for bit in bits {
+                let what = format!("bit {bit} of byte {at} of {name}");
+                disk.flip(path, at, 1 << bit);
+                let (fate, lost) = subject.ask(&place, &disk, &what);
+                turned += 1;
+                *fates.entry((name.clone(), fate)).or_insert(0) += 1;
+                let is_unused = unused.iter().any(|range| range.contains(&at));
+                if is_derived {
+                    assert_eq!((fate, lost), (Fate::Silent, 0), "{what} is derived");
+                } else if !is_unused {
+                    assert_eq!(fate, Fate::Told, "{what} passes in silence");
+                }
+                // The header of a segment is the key to all in it; anything else costs itself.
+                let is_key = name.ends_with(".seg") && at < FILE_HEADER_LEN;
+                assert!(is_key || lost <= BATCH_MAX, "{what} costs {lost} frames");
+                if disk.count() > 0 {
+                    disk = place.disk(&subject.image);
+                } else {
+                    disk.flip(path, at, 1 << bit);
+                }
+            }
+        }
+    }
+    for ((name, fate), count) in &fates {
+        tell(&format!("{count:8} {fate:?} in {name}"));
+    }
+    let bits: usize = subject.image.values().map(|bytes| bytes.len() * 8).sum();
+    assert!(bits >= 524_288, "{bits}");
+    tell(&format!("{turned} bits turned of {bits}, {media:?}"));
+}
+
+#[test]
+fn every_bit_of_a_mapped_store() {
+    turn(MEDIA[0], 11);
+}
+
+#[test]
+fn every_bit_of_a_positioned_store() {
+    turn(MEDIA[1], 13);
+}

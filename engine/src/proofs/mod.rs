@@ -1,0 +1,157 @@
+//! Proofs that a store keeps its word: a workload, a model of what the store holds after each of its
+//! steps, and the check that what is found after a fault is what it held after one of them, not
+//! before the last that was acknowledged and not after the last that was tried.
+
+mod bit_flips;
+mod failing;
+mod power_cut;
+mod torn_tail;
+mod workload;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use crate::error::OpenError;
+use crate::media::sim::{Image, SimDisk};
+use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
+use crate::store::{Health, Inner, Store};
+use crate::testing::{StillClock, fast_dir, open_on, options};
+use crate::value::{BlobHash, CursorName, FrameId, ReadOptions, TopicPatterns};
+
+const MEDIA: [MediaChoice; 2] = [MediaChoice::Mapped, MediaChoice::Positioned];
+
+/// Whether the run has time: `scripts/test --long`.
+fn is_long() -> bool {
+    std::env::var_os("XS_TEST_LONG").is_some()
+}
+
+/// What a store holds, as far as the model goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Holds {
+    /// Offsets and numbers of the frames.
+    frames: Vec<(u64, u64)>,
+    /// The offset after the last frame there ever was.
+    head: u64,
+    /// Offsets and states.
+    cursors: BTreeMap<String, (u64, Vec<u8>)>,
+    /// Blobs that no frame names. Not compared: they come and go outside the order of the log.
+    blobs: Vec<u64>,
+}
+
+impl Holds {
+    fn is(&self, seen: &Self) -> bool {
+        (&self.frames, &self.cursors) == (&seen.frames, &seen.cursors)
+    }
+}
+
+/// The body of the frame or blob with a number: bytes of which some compress and some do not.
+fn body(n: u64, len: usize) -> Vec<u8> {
+    let mut seed = n;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        let word = crate::media::sim::random(&mut seed).to_le_bytes();
+        bytes.extend(if n.is_multiple_of(2) { word } else { [word[0]; 8] });
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// What a store holds. Panics when a frame is out of order, or has another body than it was given.
+fn look(store: &Store, what: &str) -> Holds {
+    let everything = ReadOptions { topics: TopicPatterns::everything(), ..ReadOptions::default() };
+    let mut holds = Holds { head: store.info().head, ..Holds::default() };
+    let mut last = (None, FrameId::ZERO);
+    for frame in store.read(&everything).expect(what) {
+        let frame = frame.expect(what);
+        let n = number(frame.meta());
+        assert!((frame.offset(), frame.id()) > last && frame.id() > last.1, "{what}: order");
+        last = (frame.offset(), frame.id());
+        if let Some(hash) = frame.hash() {
+            let blob = store.blob(&hash).expect(what).expect(what);
+            let bytes = blob.bytes(1 << 20).expect(what);
+            assert!(bytes == body(n, frame.body_len() as usize), "{what}: body of {n}");
+        }
+        holds.frames.push((frame.offset().expect(what), n));
+    }
+    for (name, _) in store.cursors() {
+        let cursor = store.cursor(&name).expect(what).expect(what);
+        holds.cursors.insert(name.as_str().to_owned(), (cursor.offset, cursor.state.to_vec()));
+    }
+    holds
+}
+
+/// The number a meta begins with, which is `[n,"padding"]`.
+fn number(meta: &[u8]) -> u64 {
+    let text = std::str::from_utf8(meta).unwrap();
+    let digits = text.trim_start_matches('[').split(',').next();
+    digits.unwrap().parse().unwrap()
+}
+
+/// A place where stores on simulated disks are opened: the lock alone is on a real one.
+struct Place {
+    dir: TempDir,
+    options: StoreOptions,
+}
+
+impl Place {
+    fn new(sync: SyncPolicy, media: MediaChoice) -> Self {
+        let clock = StillClock::at(1_700_000_000_000);
+        Self { dir: fast_dir(), options: StoreOptions { media, clock, ..options(sync) } }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A disk that holds an image.
+    fn disk(&self, image: &Image) -> SimDisk {
+        SimDisk::new(image, self.path(), self.options.media)
+    }
+
+    fn open(&self, disk: &SimDisk) -> Result<Store, OpenError> {
+        open_on(self.path(), self.options.clone(), Arc::new(disk.clone()))
+    }
+
+    /// Opens without the thread that keeps house: nothing happens but what is asked for.
+    fn open_quietly(&self, disk: &SimDisk) -> Result<Store, OpenError> {
+        let files = Arc::new(disk.clone());
+        let inner: Inner = crate::recovery::open_with(self.path(), self.options.clone(), files)?;
+        Ok(Store { inner: Arc::new(inner) })
+    }
+}
+
+/// Opens a store that must be fit to be used, and says after which of the model's steps it stands.
+fn check(
+    place: &Place,
+    disk: &SimDisk,
+    steps: &[Holds],
+    (acknowledged, tried): (usize, usize),
+    what: &str,
+) -> (Store, usize) {
+    let store = place.open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(store.info().health, Health::Writable, "{what}");
+    let seen = look(&store, what);
+    let at = (acknowledged..=tried).rev().find(|&at| steps[at].is(&seen));
+    let Some(at) = at else {
+        let somewhere = steps.iter().position(|step| step.is(&seen));
+        let frames: Vec<_> = seen.frames.iter().map(|frame| frame.1).collect();
+        panic!(
+            "{what}: the store holds {frames:?} and cursors {:?}, the state after step \
+             {somewhere:?}, but {acknowledged} steps are acknowledged and {tried} tried",
+            seen.cursors.keys().collect::<Vec<_>>(),
+        );
+    };
+    for &n in &steps[acknowledged].blobs {
+        let hash = BlobHash::of(&body(n, workload::LONE_BLOB_LEN));
+        let blob = store.blob(&hash).expect(what).unwrap_or_else(|| panic!("{what}: blob {n}"));
+        blob.bytes(1 << 20).expect(what);
+    }
+    (store, at)
+}
+
+fn cursor_name(n: u64) -> CursorName {
+    CursorName::parse(format!("reader {n}").as_str()).unwrap()
+}

@@ -1,0 +1,171 @@
+//! The power is cut at every operation of a workload, and of the recovery after it, and any subset
+//! of what was not synced is on the disk then.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use parking_lot::Mutex;
+
+use super::workload::Progress;
+use super::{Holds, MEDIA, Place, check, is_long};
+use crate::media::sim::{Image, SimDisk, random};
+use crate::options::{MediaChoice, SyncPolicy};
+use crate::testing::tell;
+
+/// Steps of a workload: enough for several segments and packs, and for a close in the middle.
+const STEPS: usize = 40;
+/// Images of each operation of a life.
+const CUTS: u64 = 8;
+
+/// What a power cut left, and what must be in it.
+struct Case {
+    image: Image,
+    steps: Arc<Vec<Holds>>,
+    bounds: (usize, usize),
+    /// The head that readers had seen.
+    seen: u64,
+    epoch: u64,
+    seed: u64,
+    what: String,
+}
+
+/// Runs a workload and hands out `cuts` images for each of its operations.
+fn live(
+    place: &Place,
+    media: MediaChoice,
+    (first_seed, cuts): (u64, u64),
+    mut hand_out: impl FnMut(Case) + Send + 'static,
+) -> u64 {
+    let disk = place.disk(&Image::new());
+    let progress = Progress::new();
+    let sync = place.options.sync;
+    let watcher = Arc::clone(&progress);
+    disk.watch(move |operation, moment| {
+        // The bounds first: what is acknowledged only now was not when the power went.
+        let bounds = watcher.bounds();
+        let seen = watcher.visible_head().filter(|_| sync == SyncPolicy::Sync).unwrap_or(0);
+        for seed in first_seed..first_seed + cuts {
+            let seed = seed * 100_000 + operation;
+            let what = format!("{sync} {media:?}: power cut at operation {operation}, seed {seed}");
+            hand_out(Case {
+                image: moment.power_cut(seed),
+                steps: watcher.steps(),
+                bounds,
+                seen,
+                epoch: watcher.epoch.load(Ordering::SeqCst),
+                seed,
+                what,
+            });
+        }
+    });
+    let failed = |error| panic!("{error}");
+    assert!(progress.live(place, &disk, STEPS, failed).is_ok());
+    disk.unwatch();
+    disk.count()
+}
+
+/// Opens what is left; every third time the power goes again while it is opened.
+fn examine(place: &Place, case: Case) {
+    let Case { image, steps, bounds, seen, epoch, seed, what } = case;
+    let mut disk = place.disk(&image);
+    let mut random_seed = seed;
+    if seed.is_multiple_of(3) {
+        let cut_at = 1 + random(&mut random_seed) % 12;
+        disk = cut_while_opening(place, &disk, (cut_at, seed));
+    }
+    let (store, at) = check(place, &disk, &steps, bounds, &what);
+    assert!(steps[at].head >= seen, "{what}: readers had seen {seen}, {} is left", steps[at].head);
+    let now = store.info().epoch;
+    assert!(now > epoch, "{what}: epoch {epoch} is used again, and with it the offsets it lost");
+    // It goes on, and a process that is killed loses nothing of it.
+    let progress = Progress::new();
+    progress.go_on_from(&steps, at, bounds.0);
+    progress.durable_step(&store).expect(&what);
+    disk.freeze();
+    drop(store);
+    disk.thaw();
+    let left = disk.moment().power_cut(seed + 1);
+    let disk = place.disk(&left);
+    let steps = progress.steps();
+    drop(check(place, &disk, &steps, (at + 1, at + 1), &format!("{what}, then once more")));
+}
+
+fn cut_while_opening(place: &Place, disk: &SimDisk, (cut_at, seed): (u64, u64)) -> SimDisk {
+    let left = Arc::new(Mutex::new(None));
+    let kept = Arc::clone(&left);
+    disk.watch(move |operation, moment| {
+        if operation == cut_at {
+            *kept.lock() = Some(moment.power_cut(seed));
+        }
+    });
+    // A crash image is all that counts of this opening; what it says is asked of the next one.
+    let store = place.open_quietly(disk);
+    disk.freeze();
+    drop(store);
+    disk.unwatch();
+    let cut = left.lock().take();
+    let left = cut.unwrap_or_else(|| disk.moment().power_cut(seed));
+    place.disk(&left)
+}
+
+/// Cuts the power in one life after the other until so many states were looked at.
+fn cut(sync: SyncPolicy, media: MediaChoice, wanted: u64) -> u64 {
+    let examined = AtomicU64::new(0);
+    let (send, receive) = sync_channel::<Case>(8);
+    // Owned by those who receive: when a check failed nobody does, and sending ends.
+    let receive: Arc<Mutex<Receiver<Case>>> = Arc::new(Mutex::new(receive));
+    let places = [(); 3].map(|()| Place::new(sync, media));
+    let (lives, checks) = places.split_first().unwrap();
+    std::thread::scope(|scope| {
+        for place in checks {
+            let (receive, examined) = (Arc::clone(&receive), &examined);
+            scope.spawn(move || {
+                loop {
+                    let received = receive.lock().recv();
+                    let Ok(case) = received else { break };
+                    examine(place, case);
+                    examined.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        drop(receive);
+        let (mut sent, mut round) = (0, 0);
+        while sent < wanted {
+            let send = send.clone();
+            let hand_out = move |case| drop(send.send(case));
+            let operations = live(lives, media, (round * CUTS, CUTS), hand_out);
+            assert!(operations > 100, "{operations}");
+            sent += operations * CUTS;
+            round += 1;
+        }
+        drop(send);
+    });
+    examined.into_inner()
+}
+
+/// Cuts the power so often that something is learned.
+fn cut_states(sync: SyncPolicy, media: MediaChoice) {
+    let states = cut(sync, media, if is_long() { 250_000 } else { 5_000 });
+    tell(&format!("{states} states after a power cut, {sync} {media:?}"));
+}
+
+#[test]
+fn a_power_cut_under_sync_mapped() {
+    cut_states(SyncPolicy::Sync, MEDIA[0]);
+}
+
+#[test]
+fn a_power_cut_under_sync_positioned() {
+    cut_states(SyncPolicy::Sync, MEDIA[1]);
+}
+
+#[test]
+fn a_power_cut_under_none_mapped() {
+    cut_states(SyncPolicy::None, MEDIA[0]);
+}
+
+#[test]
+fn a_power_cut_under_none_positioned() {
+    cut_states(SyncPolicy::None, MEDIA[1]);
+}

@@ -1,0 +1,232 @@
+//! The workload: what is done to a store, and what it then holds.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{Holds, Place, body, cursor_name};
+use crate::append::{Appended, Batch};
+use crate::error::AppendError;
+use crate::media::sim::SimDisk;
+use crate::options::SyncPolicy;
+use crate::store::{Inner, Store};
+use crate::value::{Body, CursorChange, ExpectRevision, Meta, NewFrame, Topic, Ttl};
+
+/// Bytes of a blob that is put without a frame.
+pub(super) const LONE_BLOB_LEN: usize = 700;
+
+/// What is done to the store; whether all before it and itself is durable then.
+type Act = Box<dyn FnOnce(&Store) -> Result<bool, AppendError>>;
+
+/// A step: changes the model, and says what to do to the store. The number is its own.
+type Step = fn(&mut Holds, u64) -> Act;
+
+/// The steps, taken in turn. One line for each kind of thing a store can be asked for.
+const STEPS: [Step; 10] = [
+    small_frame,
+    frame_with_body,
+    large_frame,
+    several_frames,
+    frame_and_cursor,
+    lone_blob,
+    large_frame,
+    ephemeral_frame,
+    durable_frame,
+    frame_with_long_body,
+];
+
+fn meta(n: u64, len: usize) -> Meta {
+    Meta::parse(format!("[{n},\"{}\"]", "x".repeat(len))).unwrap()
+}
+
+/// A frame of the model and of the store.
+fn frame(holds: &mut Holds, n: u64, meta_len: usize, body_len: usize) -> NewFrame {
+    holds.frames.push((holds.head, n));
+    holds.head += 1;
+    let bytes = Bytes::from(body(n, body_len));
+    let body = if body_len == 0 { Body::None } else { Body::Inline(bytes) };
+    let topic = Topic::parse(["a", "a.b", "c"][n as usize % 3]).unwrap();
+    NewFrame { meta: meta(n, meta_len), body, ..NewFrame::new(topic) }
+}
+
+fn append(batch: Batch) -> Act {
+    Box::new(|store| store.append(batch).map(|Appended { durable, .. }| durable))
+}
+
+fn small_frame(holds: &mut Holds, n: u64) -> Act {
+    append(frame(holds, n, 0, 0).into())
+}
+
+fn large_frame(holds: &mut Holds, n: u64) -> Act {
+    append(frame(holds, n, 9_000, 0).into())
+}
+
+fn frame_with_body(holds: &mut Holds, n: u64) -> Act {
+    append(frame(holds, n, 20, 1000 + n as usize * 71 % 4000).into())
+}
+
+/// A body that gets a pack of its own.
+fn frame_with_long_body(holds: &mut Holds, n: u64) -> Act {
+    append(frame(holds, n, 20, 40_000).into())
+}
+
+/// Several frames and bodies, of which all are there or none.
+fn several_frames(holds: &mut Holds, n: u64) -> Act {
+    let frames = (0..5).map(|i| frame(holds, n * 1000 + i, 300, i as usize * 900)).collect();
+    append(Batch { frames, ..Batch::default() })
+}
+
+fn frame_and_cursor(holds: &mut Holds, n: u64) -> Act {
+    let state = body(n, [30, 6000, 0][n as usize % 3]);
+    let name = cursor_name(n % 4);
+    let set = (n, Bytes::from(state.clone()));
+    let frames = vec![frame(holds, n, 0, 0)];
+    holds.cursors.insert(name.as_str().to_owned(), (n, state));
+    let change = CursorChange { name, expect: ExpectRevision::Any, set: Some(set) };
+    append(Batch { frames, cursors: vec![change], ..Batch::default() })
+}
+
+fn durable_frame(holds: &mut Holds, n: u64) -> Act {
+    append(Batch { durable: true, ..frame(holds, n, 0, 100).into() })
+}
+
+fn ephemeral_frame(_: &mut Holds, n: u64) -> Act {
+    let topic = Topic::parse("a").unwrap();
+    let new = NewFrame { ttl: Ttl::Ephemeral, meta: meta(n, 0), ..NewFrame::new(topic) };
+    append(new.into())
+}
+
+fn lone_blob(holds: &mut Holds, n: u64) -> Act {
+    holds.blobs.push(n);
+    let bytes = body(n, LONE_BLOB_LEN);
+    Box::new(move |store| {
+        store.blob_put(&bytes)?;
+        // Under `sync` it is durable, and so was everything before it.
+        Ok(store.info().sync == SyncPolicy::Sync)
+    })
+}
+
+/// How far a workload is: read by whoever looks at the disk meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Steps whose effects are durable, as the store says.
+    pub(super) acknowledged: AtomicUsize,
+    /// Steps that were begun.
+    pub(super) tried: AtomicUsize,
+    /// What the store holds after each number of steps.
+    pub(super) steps: Mutex<Arc<Vec<Holds>>>,
+    /// The store in use.
+    pub(super) store: Mutex<Option<Weak<Inner>>>,
+    /// The epoch it wrote in.
+    pub(super) epoch: AtomicU64,
+}
+
+impl Progress {
+    pub(super) fn new() -> Arc<Self> {
+        let progress = Self::default();
+        *progress.steps.lock() = Arc::new(vec![Holds::default()]);
+        Arc::new(progress)
+    }
+
+    pub(super) fn steps(&self) -> Arc<Vec<Holds>> {
+        Arc::clone(&self.steps.lock())
+    }
+
+    pub(super) fn bounds(&self) -> (usize, usize) {
+        let acknowledged = self.acknowledged.load(Ordering::SeqCst);
+        (acknowledged, self.tried.load(Ordering::SeqCst))
+    }
+
+    /// The head that readers of the store see now.
+    pub(super) fn visible_head(&self) -> Option<u64> {
+        let inner = self.store.lock().as_ref().and_then(Weak::upgrade)?;
+        Some(inner.log.head())
+    }
+
+    pub(super) fn uses(&self, store: &Store) {
+        *self.store.lock() = Some(Arc::downgrade(&store.inner));
+    }
+
+    /// Takes the next step. An error that says that nothing was done is one here too, and the step
+    /// does not count.
+    pub(super) fn step(&self, store: &Store) -> Result<(), AppendError> {
+        let number = self.tried.load(Ordering::SeqCst);
+        self.take(store, STEPS[number % STEPS.len()])
+    }
+
+    pub(super) fn take(&self, store: &Store, step: Step) -> Result<(), AppendError> {
+        let number = self.tried.load(Ordering::SeqCst);
+        let mut holds = self.steps()[number].clone();
+        let act = step(&mut holds, number as u64);
+        {
+            let mut steps = self.steps.lock();
+            let steps = Arc::make_mut(&mut *steps);
+            steps.truncate(number + 1);
+            steps.push(holds);
+        }
+        self.tried.store(number + 1, Ordering::SeqCst);
+        match act(store) {
+            Ok(durable) => {
+                self.epoch.store(store.inner.epoch, Ordering::SeqCst);
+                if durable {
+                    self.acknowledged.store(number + 1, Ordering::SeqCst);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if error != AppendError::Indeterminate {
+                    self.tried.store(number, Ordering::SeqCst);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// After a fault: the store was found after step `at`, and what comes next follows that. Of the
+    /// blobs without a frame those are there that were acknowledged.
+    pub(super) fn go_on_from(&self, steps: &[Holds], at: usize, acknowledged: usize) {
+        let mut steps = steps[..=at].to_vec();
+        let blobs = steps[acknowledged].blobs.clone();
+        steps[at].blobs = blobs;
+        *self.steps.lock() = Arc::new(steps);
+        self.tried.store(at, Ordering::SeqCst);
+        self.acknowledged.store(acknowledged, Ordering::SeqCst);
+    }
+
+    pub(super) fn durable_step(&self, store: &Store) -> Result<(), AppendError> {
+        self.take(store, durable_frame)
+    }
+
+    /// A whole life: steps, a close in the middle, and one at the end. Ends at an error that is not
+    /// of one step alone, and with the store that cannot go on; `failed` hears of the others.
+    pub(super) fn live(
+        &self,
+        place: &Place,
+        disk: &SimDisk,
+        steps: usize,
+        mut failed: impl FnMut(AppendError),
+    ) -> Result<(), Option<Store>> {
+        for half in [steps / 2, steps - steps / 2] {
+            let store = place.open(disk).map_err(|_| None)?;
+            self.uses(&store);
+            let mut poisoned = false;
+            for _ in 0..half {
+                match self.step(&store) {
+                    Ok(()) => assert!(!poisoned, "an acknowledgement after a failure"),
+                    Err(error) => {
+                        poisoned |= store.inner.is_poisoned();
+                        failed(error);
+                    }
+                }
+            }
+            let (_, tried) = self.bounds();
+            if store.close().is_err() {
+                return Err(Some(store));
+            }
+            self.acknowledged.store(tried, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
