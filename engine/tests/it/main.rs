@@ -8,6 +8,8 @@ mod damage;
 #[cfg(test)]
 mod follow;
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod kill;
@@ -16,6 +18,14 @@ mod lock;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod power;
+#[cfg(test)]
+mod reader;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
+mod syscalls;
+#[cfg(test)]
 mod tail_cut;
+#[cfg(test)]
+mod unsafe_code;

@@ -1,8 +1,9 @@
 //! What the tests share: directories, options, frames, random numbers, a clock.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -69,6 +70,92 @@ pub(crate) fn everything() -> ReadOptions {
 
 pub(crate) fn frames(reader: Result<Reader, ReadError>) -> Vec<Frame> {
     reader.unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// Says something that is seen also when the test passes.
+pub(crate) fn say(line: &str) {
+    io::stdout().lock().write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+/// Says what was counted. `scripts/test` repeats these lines.
+pub(crate) fn tell(line: &str) {
+    say(&format!("counted: {line}"));
+}
+
+/// Says that a test, or a part of one, cannot run here. `scripts/test` counts these lines.
+pub(crate) fn skip(name: &str, reason: &str) {
+    say(&format!("skipped: {name}: {reason}"));
+}
+
+/// Whether the run has time: `scripts/test --long`.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("XS_TEST_LONG").is_some()
+}
+
+/// What keeps a test from being run that needs a program or the rights of root.
+pub(crate) fn lacks(programs: &[&str], root: bool) -> Option<String> {
+    if root && !rustix::process::geteuid().is_root() {
+        return Some("needs root".to_owned());
+    }
+    let paths = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let is_there =
+        |program: &&&str| paths.split(':').any(|dir| Path::new(dir).join(program).exists());
+    let missing = programs.iter().find(|program| !is_there(program))?;
+    Some(format!("{missing} is not installed (scripts/setup says how)"))
+}
+
+/// Runs a program that must succeed.
+pub(crate) fn run(program: &str, args: &[&str]) {
+    let paths = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let output = Command::new(program).args(args).env("PATH", paths).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {told}");
+}
+
+/// A filesystem of its own, gone with this value.
+#[derive(Debug)]
+pub(crate) struct Mounted {
+    dir: tempfile::TempDir,
+}
+
+impl Mounted {
+    /// A tmpfs.
+    pub(crate) fn tmpfs(bytes: u64) -> Self {
+        let dir = scratch();
+        let size = format!("size={bytes}");
+        run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", dir.path().to_str().unwrap()]);
+        Self { dir }
+    }
+
+    /// An ext4 in a file.
+    pub(crate) fn ext4(image: &Path) -> Self {
+        let dir = scratch();
+        let place = dir.path().to_str().unwrap();
+        run("mount", &["-t", "ext4", "-o", "loop", image.to_str().unwrap(), place]);
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.dir.path()).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            // Somebody still uses it, for example after a panic: it goes when they do.
+            let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
+        }
+    }
+}
+
+/// An image with an empty ext4.
+pub(crate) fn ext4_image(dir: &Path, bytes: u64) -> PathBuf {
+    let image = dir.join("image");
+    fs::File::create(&image).unwrap().set_len(bytes).unwrap();
+    run("mkfs.ext4", &["-q", "-F", "-b", "4096", image.to_str().unwrap()]);
+    image
 }
 
 /// Copies a store as a process that is killed leaves it. Threads of the store may seal files

@@ -1,0 +1,78 @@
+//! A reader of its own, written from docs/format.md, lists the frames of the golden store as the
+//! engine does: the page is enough to read a store.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use xs_engine::{BlobHash, Frame, FrameId, Store};
+
+use crate::support::{
+    MEDIA, copy_store, everything, frames, lacks, numbered, open, options, scratch, skip, tell,
+};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+fn line(frame: &Frame) -> String {
+    let body = frame.hash().map(|hash| format!("{}:{}", frame.body_len(), hex(hash.as_bytes())));
+    let origin = frame.origin().map(|origin| {
+        let input = origin.input.unwrap_or(FrameId::ZERO);
+        let offset = origin.input_offset.unwrap_or(u64::MAX);
+        let (made, input) = (hex(origin.processor.as_bytes()), hex(input.as_bytes()));
+        format!("{made},{input},{offset},{}", origin.hops)
+    });
+    let none = || "-".to_owned();
+    [
+        frame.offset().unwrap().to_string(),
+        hex(frame.id().as_bytes()),
+        frame.topic().to_owned(),
+        frame.ttl().to_string(),
+        hex(BlobHash::of(frame.meta()).as_bytes()),
+        body.unwrap_or_else(none),
+        origin.unwrap_or_else(none),
+    ]
+    .join("\t")
+}
+
+fn listed(dir: &Path) -> Vec<String> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader.py");
+    let output = Command::new("python3").arg(program).arg(dir).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn lines(store: &Store) -> Vec<String> {
+    frames(store.read(&everything())).iter().map(line).collect()
+}
+
+#[test]
+fn a_reader_written_from_the_page_sees_the_same_frames() {
+    if let Some(reason) = lacks(&["python3"], false) {
+        return skip("reader", &reason);
+    }
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1/store");
+    let mut found = listed(&fixture);
+    let blobs = found.pop().unwrap();
+    let copy = scratch();
+    copy_store(&fixture, copy.path());
+    let store = open(copy.path(), &options(MEDIA[0]));
+    let expected = lines(&store);
+    assert_eq!(found, expected);
+    assert!(found.len() > 50 && blobs.ends_with("1 read"), "{} frames, {blobs}", found.len());
+    // The same of a store that is written now, so that the page is true of today's code.
+    for n in 0..200 {
+        store.append(numbered("reader", n).into()).unwrap();
+    }
+    let expected = lines(&store);
+    store.close().unwrap();
+    let mut found = listed(copy.path());
+    found.pop();
+    assert_eq!(found, expected);
+    tell(&format!("{} frames read by reader.py, {blobs}", found.len()));
+}
