@@ -7,12 +7,17 @@ use crate::blob::{Blobs, Prepared, StageError};
 use crate::cursors::{CursorRoom, HeldState};
 use crate::error::AppendError;
 use crate::format::align8;
+use crate::format::control::key_len;
 use crate::format::record::{FrameFields, frame_len};
+use crate::ids::is_usable;
+use crate::keys::{content_of, key_hash};
 use crate::limits::{
     BATCH_BODIES_BYTES_MAX, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BLOB_BYTES_MAX, CONDITIONS_MAX,
     CURSOR_STATE_BYTES_MAX, RECORD_BYTES_MAX,
 };
-use crate::value::{BlobHash, Body, Condition, CursorChange, FrameId, NewFrame, Ttl};
+use crate::value::{
+    BlobHash, Body, Condition, CursorChange, FrameId, IdempotencyKey, Import, NewFrame, Ttl,
+};
 
 /// Frames and cursor changes that are stored together or not at all.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +28,11 @@ pub struct Batch {
     pub cursors: Vec<CursorChange>,
     /// What must hold for the batch to be appended; all of it is refused when one does not.
     pub conditions: Vec<Condition>,
+    /// With a key the batch is stored once, however often it is sent within 24 hours (or the next
+    /// million keys). It needs a frame that is not ephemeral.
+    pub key: Option<IdempotencyKey>,
+    /// The ids its frames had where they come from: the batch is an import.
+    pub import: Option<Import>,
     /// Acknowledge only what is durable, whatever the store's policy.
     pub durable: bool,
 }
@@ -43,16 +53,30 @@ pub struct Stamp {
 }
 
 /// The acknowledgement of a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Appended {
-    /// One for each frame, in order.
+    /// One for each frame, in order. When it is repeated and the others can no longer be told, the
+    /// first frame's alone.
     pub frames: Vec<Stamp>,
-    /// The new revision of each cursor, in order; 0 for one that was removed.
+    /// The new revision of each cursor, in order; 0 for one that was removed. Empty when it is
+    /// repeated.
     pub cursors: Vec<u64>,
+    /// The batch was stored before, under the same key; this is what it became then.
+    pub repeated: bool,
     /// Whether a power cut can no longer take the batch.
     pub durable: bool,
     /// Offset of the next frame after those that are visible now, these included.
     pub head: u64,
+}
+
+/// A batch's key and what it stands for.
+#[derive(Debug)]
+pub(crate) struct HashedKey {
+    pub(crate) key: IdempotencyKey,
+    /// First 16 bytes of the hash of the key.
+    pub(crate) hash: [u8; 16],
+    /// Hash of what the batch stores.
+    pub(crate) content: BlobHash,
 }
 
 /// A batch that is ready to be given its place.
@@ -65,6 +89,7 @@ pub(crate) struct Pending {
     pub(crate) states: Vec<Option<HeldState>>,
     /// Bodies and states that go to the packs.
     pub(crate) staged: Vec<Prepared>,
+    pub(crate) key: Option<HashedKey>,
     /// Bytes its records take in the log, at most.
     pub(crate) len: usize,
 }
@@ -88,17 +113,26 @@ impl Pending {
     /// Checks a batch and prepares its bodies and states.
     pub(crate) fn prepare(batch: Batch, checks: &Checks<'_>) -> Result<Self, AppendError> {
         let count = batch.frames.len() + batch.cursors.len();
-        if !(1..=BATCH_RECORDS_MAX).contains(&count) {
-            return Err(AppendError::BatchCount { count, max: BATCH_RECORDS_MAX });
+        let max = BATCH_RECORDS_MAX - usize::from(batch.key.is_some());
+        if !(1..=max).contains(&count) {
+            return Err(AppendError::BatchCount { count, max });
         }
         let count = batch.conditions.len();
         if count > CONDITIONS_MAX {
             return Err(AppendError::TooManyConditions { count, max: CONDITIONS_MAX });
         }
-        let mut pending =
-            Self { batch, bodies: Vec::new(), states: Vec::new(), staged: Vec::new(), len: 0 };
+        check_import(&batch)?;
+        let mut pending = Self {
+            batch,
+            bodies: Vec::new(),
+            states: Vec::new(),
+            staged: Vec::new(),
+            key: None,
+            len: 0,
+        };
         pending.prepare_bodies(checks)?;
         pending.prepare_states(checks)?;
+        pending.prepare_key()?;
         pending.len = pending.records_len()?;
         let max = records_max(checks.segment_bytes);
         if pending.len > max {
@@ -110,6 +144,16 @@ impl Pending {
     /// Length and hash of a frame's body.
     pub(crate) fn body(&self, index: usize) -> Option<(u64, BlobHash)> {
         self.bodies.get(index).copied().flatten()
+    }
+
+    /// What goes into the record of a frame.
+    pub(crate) fn fields(&self, index: usize, id: FrameId, offset_delta: u32) -> FrameFields<'_> {
+        let old_id = match &self.batch.import {
+            Some(Import::NewIds(ids)) => ids.get(index).copied(),
+            Some(Import::Verbatim(_)) | None => None,
+        };
+        let new = &self.batch.frames[index];
+        FrameFields { old_id, ..FrameFields::of(new, id, offset_delta, self.body(index)) }
     }
 
     /// Whether anything of it goes to the log.
@@ -176,11 +220,20 @@ impl Pending {
         Ok(())
     }
 
+    fn prepare_key(&mut self) -> Result<(), AppendError> {
+        let Some(key) = self.batch.key.clone() else { return Ok(()) };
+        if self.batch.frames.iter().all(|frame| frame.ttl == Ttl::Ephemeral) {
+            return Err(AppendError::KeyWithoutFrame);
+        }
+        let content = content_of(self).map_err(AppendError::Invalid)?;
+        self.key = Some(HashedKey { hash: key_hash(key.as_str()), key, content });
+        Ok(())
+    }
+
     fn records_len(&self) -> Result<usize, AppendError> {
         let mut total = 0;
         for (index, frame) in self.batch.frames.iter().enumerate() {
-            let fields = FrameFields::of(frame, FrameId::ZERO, 0, self.body(index));
-            let len = frame_len(&fields);
+            let len = frame_len(&self.fields(index, FrameId::ZERO, 0));
             if len > RECORD_BYTES_MAX {
                 return Err(AppendError::BatchTooLarge { bytes: len, max: RECORD_BYTES_MAX });
             }
@@ -191,7 +244,32 @@ impl Pending {
         for (change, state) in self.batch.cursors.iter().zip(&self.states) {
             total += crate::cursors::record_len(&change.name, state.as_ref());
         }
+        total += self.key.as_ref().map_or(0, |key| key_len(key.key.as_str()));
         Ok(total)
+    }
+}
+
+/// Checks the ids of an import as far as that needs no lock.
+fn check_import(batch: &Batch) -> Result<(), AppendError> {
+    let Some(import) = &batch.import else { return Ok(()) };
+    let (frames, ids) = (batch.frames.len(), import.ids().len());
+    if frames != ids {
+        return Err(AppendError::ImportCount { frames, ids });
+    }
+    if let Some(index) = batch.frames.iter().position(|frame| frame.ttl == Ttl::Ephemeral) {
+        return Err(AppendError::ImportEphemeral { index });
+    }
+    let Import::Verbatim(ids) = import else { return Ok(()) };
+    if batch.key.is_some() {
+        return Err(AppendError::ImportKey);
+    }
+    if let Some(index) = ids.windows(2).position(|pair| pair[0] >= pair[1]) {
+        let (index, id, newest) = (index + 1, ids[index + 1], ids[index]);
+        return Err(AppendError::ImportOrder { index, id, newest });
+    }
+    match ids.last() {
+        Some(&id) if !is_usable(id) => Err(AppendError::ImportId(id)),
+        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::format::record::RecordError;
 use crate::options::OptionsError;
-use crate::value::{BlobHash, CursorName, Unmet};
+use crate::value::{BlobHash, CursorName, FrameId, IdempotencyKey, Unmet};
 
 /// A place where a file does not hold what it must.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,6 +175,50 @@ pub enum AppendError {
         /// What is in the way.
         error: ReadError,
     },
+    /// The key was used for a batch with other content.
+    #[error("key {key} was used for another batch, whose first frame is {id}; take a new key")]
+    KeyReused {
+        /// The key.
+        key: IdempotencyKey,
+        /// The first frame of the batch that used it.
+        id: FrameId,
+    },
+    /// A key came with a batch that stores no frame.
+    #[error("a batch with a key needs a frame that is not ephemeral")]
+    KeyWithoutFrame,
+    /// An import does not name an id for each of its frames.
+    #[error("an import names one id for each frame, this one {ids} for {frames} frames")]
+    ImportCount {
+        /// Frames of the batch.
+        frames: usize,
+        /// Ids that came with them.
+        ids: usize,
+    },
+    /// A frame that is never stored cannot be imported.
+    #[error("frame {index} of the import is ephemeral; leave it out")]
+    ImportEphemeral {
+        /// Its place in the batch, from 0.
+        index: usize,
+    },
+    /// Imported ids do not ascend, or not above those the store has.
+    #[error(
+        "frame {index} of the import has id {id}, which is not above {newest}; import it under a \
+         new id, or everything in order into a new store"
+    )]
+    ImportOrder {
+        /// The frame's place in the batch, from 0.
+        index: usize,
+        /// Its id.
+        id: FrameId,
+        /// The id before it: in the batch, or the newest of the store.
+        newest: FrameId,
+    },
+    /// An imported id would leave the store no ids to go on with.
+    #[error("id {0} is at the end of all ids; import the frame under a new id")]
+    ImportId(FrameId),
+    /// Ids that are kept already make an import happen once.
+    #[error("an import that keeps its ids takes no key: its ids cannot be stored twice")]
+    ImportKey,
     /// There is no room for another cursor.
     #[error("the store has as many cursors as it can hold; remove some")]
     TooManyCursors,

@@ -5,6 +5,11 @@ use crate::value::FrameId;
 /// Milliseconds an id can carry: 48 bits.
 const TIME_MS_MAX: u64 = (1 << 48) - 1;
 
+/// Whether enough ids are left after one for a store to go on: not in the last millisecond of all.
+pub(crate) fn is_usable(id: FrameId) -> bool {
+    id.time_ms() < TIME_MS_MAX
+}
+
 /// Makes the ids of one store, one after another.
 #[derive(Debug)]
 pub(crate) struct IdSource {
@@ -22,6 +27,11 @@ impl IdSource {
     /// The newest id given.
     pub(crate) fn last(&self) -> FrameId {
         FrameId::from_bytes(scru128::Id::from_u128(self.last).to_bytes())
+    }
+
+    /// Goes on after an id that was given elsewhere; it is above all given here.
+    pub(crate) fn adopt(&mut self, id: FrameId) {
+        self.last = self.last.max(scru128::Id::from_bytes(*id.as_bytes()).to_u128());
     }
 
     /// The next id. In a new millisecond the counters start anew at random, the upper one below

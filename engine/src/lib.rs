@@ -12,6 +12,7 @@ mod error;
 pub mod format;
 mod ids;
 mod index;
+mod keys;
 pub mod limits;
 mod log;
 mod manifest;
@@ -47,6 +48,6 @@ pub use store_blobs::BlobWriter;
 pub use tail::PublishHook;
 pub use value::{
     BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, ExpectRevision, Frame,
-    FrameId, Meta, NewFrame, Origin, ReadOptions, Start, Topic, TopicPattern, TopicPatterns, Ttl,
-    Unmet, ValueError,
+    FrameId, IdempotencyKey, Import, Meta, NewFrame, Origin, ReadOptions, Start, Topic,
+    TopicPattern, TopicPatterns, Ttl, Unmet, ValueError,
 };

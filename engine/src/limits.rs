@@ -15,6 +15,10 @@ pub const META_DEPTH_MAX: usize = 64;
 pub const RECORD_BYTES_MAX: usize = 128 * 1024;
 /// Frames and cursor changes in one batch.
 pub const BATCH_RECORDS_MAX: usize = 4096;
+/// Milliseconds an idempotency key counts: 24 hours.
+pub const KEY_MS: u64 = 24 * 60 * 60 * 1000;
+/// Idempotency keys that count at a time; the oldest go first.
+pub const KEYS_MAX: usize = 1_000_000;
 /// Conditions of one batch.
 pub const CONDITIONS_MAX: usize = 64;
 /// Bytes of the records of one batch, as they are in the log.

@@ -16,11 +16,13 @@ use crate::env::Env;
 use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
 use crate::format::super_file::{EpochStart, FileKind, FileState};
 use crate::index::Index;
+use crate::keys::KeyIndex;
 use crate::limits::{CURSOR_STATE_BYTES_MAX, EPOCHS_MAX};
 use crate::log::{Fault, Log, OpenFiles, Sealing, Segment, SegmentKey};
 use crate::media::{Media, StoreLock};
 use crate::options::{StoreOptions, SyncPolicy};
 use crate::planted::{Bug, is_planted};
+use crate::read::Gone;
 use crate::recovery::RecoveryReport;
 use crate::tail::Tail;
 use crate::upkeep::Upkeep;
@@ -38,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) env: Arc<Env>,
     pub(crate) log: Log,
     pub(crate) index: Index,
+    pub(crate) keys: KeyIndex,
+    pub(crate) gone: Gone,
     pub(crate) tail: Arc<Tail>,
     pub(crate) blobs: Blobs,
     /// The cursors as readers see them.

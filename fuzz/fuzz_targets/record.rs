@@ -40,6 +40,7 @@ fn frame(record: &[u8]) {
         ttl: frame.ttl(),
         body: frame.hash().map(|hash| (frame.body_len(), hash)),
         origin: frame.origin(),
+        old_id: frame.old_id(),
         topic: frame.topic(),
         meta: frame.meta(),
     };

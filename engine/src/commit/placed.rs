@@ -6,17 +6,21 @@ use crate::append::{Appended, Pending};
 use crate::error::AppendError;
 use crate::format::align8;
 use crate::format::batch::BATCH_HEADER_LEN;
-use crate::format::record::{FrameFields, frame_len};
+use crate::format::key_index::UsedKey;
+use crate::format::record::frame_len;
 use crate::index::{Index, Noted};
 use crate::log::Place;
 use crate::value::Frame;
 
 /// A batch of this group that was laid out.
+#[derive(Default)]
 pub(super) struct Placed {
     pub(super) appended: Appended,
     /// Where its records are; none for a batch of ephemeral frames alone.
     pub(super) place: Option<Place>,
     pub(super) ephemeral: Vec<(u64, Frame)>,
+    /// The batch that used its key before; nothing was laid out.
+    pub(super) repeats: Option<UsedKey>,
 }
 
 /// Tells the index of the frames of a group, and hands out its ephemeral frames, each with the
@@ -64,7 +68,7 @@ fn note(pending: &Pending, batch: &Placed, tell: &mut impl FnMut(&Noted<'_>)) {
     {
         let Some(offset) = stamp.offset else { continue };
         let body = pending.body(index);
-        let len = frame_len(&FrameFields::of(new, stamp.id, 0, body));
+        let len = frame_len(&pending.fields(index, stamp.id, 0));
         tell(&Noted {
             offset,
             id: stamp.id,

@@ -17,14 +17,16 @@ use crate::blob::StageError;
 use crate::cursors::{Cursors, HeldCursor};
 use crate::error::AppendError;
 use crate::format::control::{self, Control, CursorRecord, Mark, StateRecord};
-use crate::format::record::{FrameFields, RecordError, encode_frame};
+use crate::format::key_index::UsedKey;
+use crate::format::record::{RecordError, encode_frame};
 use crate::ids::IdSource;
+use crate::keys::{expires_ms, short};
 use crate::log::{Appender, Fault, OpenBatch};
 use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
 use crate::store::Inner;
-use crate::value::{Frame, Ttl};
+use crate::value::{Frame, FrameId, Import, Ttl};
 
 /// The answer to one batch.
 pub(crate) type Answer = Result<Appended, AppendError>;
@@ -97,6 +99,7 @@ impl Writer {
         }
         for segment in &recovered.sealed_now {
             let _ = inner.index.seal(segment);
+            let _ = inner.keys.seal(&inner.env, &inner.index, segment);
         }
         self.appender.adopt(recovered.active);
         inner.durable_upto.store(self.appender.next_seq(), Ordering::Release);
@@ -122,8 +125,7 @@ impl Writer {
         for pending in group {
             let head = self.appender.next_offset();
             let before = Before { group, placed: &placed, head, now_ms };
-            let laid = conditions.check(inner, pending, before).map_err(Refusal::from);
-            match laid.and_then(|()| self.place(inner, pending, now_ms)) {
+            match self.place(inner, pending, before, &mut conditions) {
                 Ok(batch) => placed.push(Ok(batch)),
                 Err(Refusal::Batch(error)) => placed.push(Err(error)),
                 Err(Refusal::NextGroup) => break,
@@ -134,7 +136,8 @@ impl Writer {
             }
         }
         let durable = group[..placed.len()].iter().any(|pending| pending.batch.durable);
-        if failed || self.write(inner, durable).is_err() {
+        let repeats = placed.iter().flatten().any(|batch| batch.repeats.is_some());
+        if failed || self.write(inner, durable, repeats).is_err() {
             inner.poison();
             let answer = |batch: Result<Placed, AppendError>| match batch {
                 Ok(_) => Err(AppendError::Indeterminate),
@@ -153,13 +156,34 @@ impl Writer {
         self.publish(inner, group, &mut placed);
         let (head, seq) = (inner.log.head(), self.appender.next_seq());
         let durable = inner.durable_upto.load(Ordering::Acquire) >= seq;
-        answers.extend(placed.into_iter().map(|batch| {
-            batch.map(|Placed { appended, .. }| Appended { durable, head, ..appended })
+        answers.extend(group.iter().zip(placed).map(|(pending, batch)| {
+            batch.map(|Placed { appended, repeats, .. }| match repeats {
+                Some(used) => {
+                    let frames = inner.first_stamps(&pending.batch, &used);
+                    Appended { frames, repeated: true, durable, head, ..appended }
+                }
+                None => Appended { durable, head, ..appended },
+            })
         }));
     }
 
     /// Lays out one batch behind those before it.
-    fn place(&mut self, inner: &Inner, pending: &Pending, now_ms: u64) -> Result<Placed, Refusal> {
+    fn place(
+        &mut self,
+        inner: &Inner,
+        pending: &Pending,
+        before: Before<'_>,
+        conditions: &mut Conditions,
+    ) -> Result<Placed, Refusal> {
+        let now_ms = before.now_ms;
+        if let Some(key) = &pending.key
+            && let Some(used) = inner.keys.used(key, now_ms)?
+        {
+            // Before all conditions: they held when the batch was stored.
+            return Ok(Placed { repeats: Some(used), ..Placed::default() });
+        }
+        conditions.check(inner, pending, before)?;
+        self.check_ids(pending)?;
         let revisions = self.changes.check(inner, pending)?;
         let stored = pending.is_stored();
         if stored {
@@ -172,16 +196,9 @@ impl Writer {
                 Err(error) => return Err(AppendError::from(error).into()),
             }
         }
-        let mut placed = Placed {
-            appended: Appended {
-                frames: Vec::with_capacity(pending.batch.frames.len()),
-                cursors: revisions,
-                durable: false,
-                head: 0,
-            },
-            place: None,
-            ephemeral: Vec::new(),
-        };
+        let mut placed = Placed::default();
+        placed.appended.frames.reserve_exact(pending.batch.frames.len());
+        placed.appended.cursors = revisions;
         if !stored {
             self.place_ephemeral(pending, now_ms, &mut placed)?;
             return Ok(placed);
@@ -190,8 +207,10 @@ impl Writer {
         let durable_upto = inner.durable_upto.load(Ordering::Acquire);
         match self.encode(pending, now_ms, &mut open, &mut placed) {
             Ok(changes) => {
-                placed.place = Some(self.appender.finish(&open, Some(durable_upto)));
+                let place = self.appender.finish(&open, Some(durable_upto));
                 self.changes.take(inner, changes);
+                self.take_up(inner, pending, &placed, place.segment.base());
+                placed.place = Some(place);
                 Ok(placed)
             }
             Err(error) => {
@@ -214,7 +233,8 @@ impl Writer {
             let table = inner.cursors.read();
             let restated = self.changes.restated(&table);
             let durable_upto = inner.durable_upto.load(Ordering::Acquire);
-            self.appender.checkpoint(self.ids.last(), &restated, durable_upto);
+            let known = (self.ids.last(), inner.keys.has_old_ids());
+            self.appender.checkpoint(known, &restated, durable_upto);
         }
         Ok(())
     }
@@ -229,16 +249,18 @@ impl Writer {
     ) -> Result<Vec<Change>, RecordError> {
         let base = self.appender.next_offset();
         for (index, new) in pending.batch.frames.iter().enumerate() {
-            let id = self.ids.next(now_ms);
-            let body = pending.body(index);
+            let id = match &pending.batch.import {
+                Some(Import::Verbatim(ids)) => ids[index],
+                Some(Import::NewIds(_)) | None => self.ids.next(now_ms),
+            };
             let next = base + u64::from(open.frames());
             if new.ttl == Ttl::Ephemeral {
-                placed.ephemeral.push((next, Frame::assemble(new, id, None, body)?));
+                placed.ephemeral.push((next, Frame::assemble(new, id, None, pending.body(index))?));
                 placed.appended.frames.push(Stamp { id, offset: None });
                 continue;
             }
             self.appender.record(open, true, |out, delta| {
-                encode_frame(out, &FrameFields::of(new, id, delta, body))
+                encode_frame(out, &pending.fields(index, id, delta))
             })?;
             placed.appended.frames.push(Stamp { id, offset: Some(next) });
         }
@@ -266,7 +288,51 @@ impl Writer {
             self.appender.record(open, false, |out, _| control::encode(out, &record, false))?;
             changes.push((change.name.clone(), held));
         }
+        if let Some(used) = used_key(pending, placed, base) {
+            let key = pending.key.as_ref().expect("it was used");
+            let record = Control::Key {
+                expires_ms: expires_ms(used.id),
+                id: used.id,
+                offset: base,
+                content: key.content,
+                key: key.key.as_str(),
+            };
+            self.appender.record(open, false, |out, _| control::encode(out, &record, false))?;
+        }
         Ok(changes)
+    }
+
+    /// Checks ids that frames keep.
+    fn check_ids(&self, pending: &Pending) -> Result<(), AppendError> {
+        match &pending.batch.import {
+            Some(Import::Verbatim(ids)) => match (ids.first(), self.ids.last()) {
+                (Some(&id), newest) if id <= newest => {
+                    Err(AppendError::ImportOrder { index: 0, id, newest })
+                }
+                _ => Ok(()),
+            },
+            Some(Import::NewIds(_)) | None => Ok(()),
+        }
+    }
+
+    /// Takes up the key and the ids of a batch that was laid out in the segment with this base.
+    fn take_up(&mut self, inner: &Inner, pending: &Pending, placed: &Placed, base: u64) {
+        let old_ids: &[FrameId] = match &pending.batch.import {
+            Some(Import::NewIds(ids)) => ids,
+            Some(Import::Verbatim(ids)) => {
+                ids.last().into_iter().for_each(|&id| self.ids.adopt(id));
+                &[]
+            }
+            None => &[],
+        };
+        if pending.key.is_none() && old_ids.is_empty() {
+            return;
+        }
+        let offsets = placed.appended.frames.iter().map(|stamp| stamp.offset);
+        let first = offsets.clone().flatten().next();
+        let used = first.and_then(|first| used_key(pending, placed, first));
+        let old_ids = old_ids.iter().copied().zip(offsets.flatten());
+        inner.keys.take_up(base, used, old_ids);
     }
 
     fn place_ephemeral(
@@ -286,9 +352,11 @@ impl Writer {
     }
 
     /// Writes the group and syncs it if the policy or one of its batches asks for that.
-    fn write(&mut self, inner: &Inner, durable: bool) -> io::Result<()> {
+    /// With `repeats` it answers for batches that were written before, too.
+    fn write(&mut self, inner: &Inner, durable: bool, repeats: bool) -> io::Result<()> {
         if !self.appender.is_ahead() {
-            return Ok(());
+            let behind = inner.durable_upto.load(Ordering::Acquire) < self.appender.next_seq();
+            return if durable && repeats && behind { self.sync(inner) } else { Ok(()) };
         }
         if is_planted(Bug::AckBeforeSync) {
             self.sync(inner)?;
@@ -371,4 +439,10 @@ impl Writer {
         self.publish_log(inner);
         Ok(())
     }
+}
+
+/// The key of a batch whose frames were laid out. `offset`: of the first that is stored.
+fn used_key(pending: &Pending, placed: &Placed, offset: u64) -> Option<UsedKey> {
+    let (key, first) = (pending.key.as_ref()?, placed.appended.frames.first()?);
+    Some(UsedKey { key: key.hash, content: short(&key.content), id: first.id, offset })
 }

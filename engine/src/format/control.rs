@@ -9,7 +9,8 @@ const CURSOR_STATE_BLOB: u8 = 1;
 const CURSOR_REMOVED: u8 = 1 << 1;
 const CURSOR_FIXED_LEN: usize = 4 * 8;
 const STATE_BLOB_LEN: usize = 8 + 32;
-const KEY_FIXED_LEN: usize = 8 + 16 + 32;
+const KEY_FIXED_LEN: usize = 8 + 16 + 8 + 32;
+const CHECKPOINT_OLD_IDS: u8 = 1;
 /// Bytes of a TOMBSTONE.
 pub const TOMBSTONE_LEN: usize = PREFIX_LEN + 16 + 8;
 /// Bytes of a MARK.
@@ -36,6 +37,8 @@ pub enum Control<'a> {
         expires_ms: u64,
         /// The first frame of the batch that used it.
         id: FrameId,
+        /// Offset of the first frame of that batch that was stored.
+        offset: u64,
         /// Hash of that batch's content.
         content: BlobHash,
         /// The key.
@@ -72,6 +75,8 @@ pub struct Checkpoint {
     pub next_seq: u64,
     /// The newest id given.
     pub last_id: FrameId,
+    /// Frames before it have old ids.
+    pub has_old_ids: bool,
 }
 
 /// What a CURSOR holds.
@@ -121,10 +126,11 @@ pub fn encode(
             record::finish(out, at)
         }
         Control::Cursor(ref cursor) => encode_cursor(out, cursor, restated),
-        Control::Key { expires_ms, id, content, key } => {
+        Control::Key { expires_ms, id, offset, content, key } => {
             let at = record::begin(out, RecordKind::Key, restated, name_len(key)?);
             out.extend_from_slice(&expires_ms.to_le_bytes());
             out.extend_from_slice(id.as_bytes());
+            out.extend_from_slice(&offset.to_le_bytes());
             out.extend_from_slice(content.as_bytes());
             out.extend_from_slice(key.as_bytes());
             record::finish(out, at)
@@ -140,8 +146,9 @@ pub fn encode(
             out.extend_from_slice(&time_ms.to_le_bytes());
             record::finish(out, at)
         }
-        Control::Checkpoint(Checkpoint { count, next_offset, next_seq, last_id }) => {
-            let at = record::begin(out, RecordKind::Checkpoint, restated, 0);
+        Control::Checkpoint(Checkpoint { count, next_offset, next_seq, last_id, has_old_ids }) => {
+            let flags = if has_old_ids { CHECKPOINT_OLD_IDS } else { 0 };
+            let at = record::begin(out, RecordKind::Checkpoint, flags | restated, 0);
             for number in [count, next_offset, next_seq] {
                 out.extend_from_slice(&number.to_le_bytes());
             }
@@ -149,6 +156,11 @@ pub fn encode(
             record::finish(out, at)
         }
     }
+}
+
+/// Bytes a KEY takes, padding included.
+pub(crate) const fn key_len(key: &str) -> usize {
+    super::align8(PREFIX_LEN + KEY_FIXED_LEN + key.len())
 }
 
 fn name_len(name: &str) -> Result<u8, RecordError> {
@@ -192,7 +204,7 @@ pub fn decode<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Result<Control<'a>
         RecordKind::Cursor => (None, CURSOR_STATE_BLOB | CURSOR_REMOVED),
         RecordKind::Key => (Some(PREFIX_LEN + KEY_FIXED_LEN + name_len), 0),
         RecordKind::Mark => (Some(MARK_LEN), 0),
-        RecordKind::Checkpoint => (Some(CHECKPOINT_LEN), 0),
+        RecordKind::Checkpoint => (Some(CHECKPOINT_LEN), CHECKPOINT_OLD_IDS),
     };
     if prefix.flags & !(flags | FLAG_RESTATED) != 0 {
         return Err(RecordError::Field("flag"));
@@ -214,7 +226,8 @@ pub fn decode<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Result<Control<'a>
         RecordKind::Key => Control::Key {
             expires_ms: long(AT)?,
             id: id(AT + 8)?,
-            content: bytes_at(record, AT + 24)
+            offset: long(AT + 24)?,
+            content: bytes_at(record, AT + 32)
                 .map(BlobHash::from_bytes)
                 .ok_or(RecordError::Short)?,
             key: text_at(record, AT + KEY_FIXED_LEN, name_len)?,
@@ -232,6 +245,7 @@ pub fn decode<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Result<Control<'a>
             next_offset: long(AT + 8)?,
             next_seq: long(AT + 16)?,
             last_id: id(AT + 24)?,
+            has_old_ids: prefix.flags & CHECKPOINT_OLD_IDS != 0,
         }),
     })
 }
@@ -283,6 +297,10 @@ mod tests {
 
     fn samples() -> Vec<Control<'static>> {
         let id = FrameId::first_of_ms(77);
+        let checkpoint = |has_old_ids| {
+            let (count, next_offset, next_seq, last_id) = (1, 2, 3, id);
+            Control::Checkpoint(Checkpoint { count, next_offset, next_seq, last_id, has_old_ids })
+        };
         let cursor = |state| {
             Control::Cursor(CursorRecord {
                 name: "a",
@@ -299,16 +317,17 @@ mod tests {
             cursor(StateRecord::Inline(b"")),
             cursor(StateRecord::Blob(7, BlobHash::of(b"state"))),
             cursor(StateRecord::Removed),
-            Control::Key { expires_ms: 1, id, content: BlobHash::of(b""), key: "k" },
+            Control::Key { expires_ms: 1, id, offset: 2, content: BlobHash::of(b""), key: "k" },
             Control::Mark { what: Mark::Sync, time_ms: 5 },
             Control::Mark { what: Mark::CleanClose, time_ms: 6 },
-            Control::Checkpoint(Checkpoint { count: 1, next_offset: 2, next_seq: 3, last_id: id }),
+            checkpoint(false),
+            checkpoint(true),
         ]
     }
 
     #[test]
     fn records_round_trip_and_their_lengths_are_those_of_the_page() {
-        let lengths = [40, 51, 49, 89, 49, 73, 32, 32, 56];
+        let lengths = [40, 51, 49, 89, 49, 81, 32, 32, 56, 56];
         for (control, len) in samples().iter().zip(lengths) {
             for restated in [false, true] {
                 let mut out = Vec::new();
@@ -319,6 +338,19 @@ mod tests {
                 assert_eq!(decode(&out[..len], &prefix).unwrap(), *control);
             }
         }
+    }
+
+    #[test]
+    fn a_key_is_pinned() {
+        let (id, content) = (FrameId::first_of_ms(7), BlobHash::of(b"content"));
+        let key = Control::Key { expires_ms: 1, id, offset: 2, content, key: "one" };
+        let mut out = Vec::new();
+        let crc = encode(&mut out, &key, false).unwrap();
+        let mut golden = crc.to_le_bytes().to_vec();
+        golden.extend(b"\x53\0\0\0\x04\0\x03\0\0\0\0\0\x01\0\0\0\0\0\0\0");
+        golden.extend(b"\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0");
+        golden.extend(content.as_bytes().iter().chain(b"one\0\0\0\0\0"));
+        assert_eq!((out.len(), out), (key_len("one"), golden));
     }
 
     #[test]

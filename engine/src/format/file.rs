@@ -27,6 +27,8 @@ pub enum Magic {
     Index,
     /// A topic index.
     Topic,
+    /// A key index.
+    Key,
     /// A bitmap of dead frames.
     Dead,
     /// The table of all topics.
@@ -46,6 +48,7 @@ impl Magic {
             Self::Segment => b"XSSEGMT1",
             Self::Index => b"XSINDEX1",
             Self::Topic => b"XSTOPIC1",
+            Self::Key => b"XSKEYED1",
             Self::Dead => b"XSDEADS1",
             Self::Table => b"XSTABLE1",
             Self::Pack => b"XSPACKS1",

@@ -5,6 +5,7 @@ pub mod batch;
 pub mod control;
 pub mod file;
 pub(crate) mod index;
+pub(crate) mod key_index;
 pub mod pack;
 pub mod pack_index;
 pub(crate) mod postings;

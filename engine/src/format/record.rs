@@ -23,9 +23,12 @@ const FIXED_LEN: usize = ID_AT + 16;
 const TTL_VALUE_LEN: usize = 8;
 const BODY_LEN: usize = 8 + 32;
 const ORIGIN_LEN: usize = 16 + 16 + 8 + 4 + 4;
+const OLD_ID_LEN: usize = 16;
 
 const FLAG_BODY: u8 = 1;
 const FLAG_ORIGIN: u8 = 1 << 1;
+/// Flag of a FRAME: the frame was imported and keeps the id it had before.
+pub(crate) const FLAG_OLD_ID: u8 = 1 << 2;
 /// Flag of every kind: the record repeats older state after a CHECKPOINT.
 pub const FLAG_RESTATED: u8 = 1 << 7;
 
@@ -194,6 +197,8 @@ pub struct FrameFields<'a> {
     pub body: Option<(u64, BlobHash)>,
     /// Where the frame comes from.
     pub origin: Option<Origin>,
+    /// The id it had before it was imported.
+    pub old_id: Option<FrameId>,
     /// The topic, already checked.
     pub topic: &'a str,
     /// JSON text, already checked, or empty.
@@ -215,6 +220,7 @@ impl<'a> FrameFields<'a> {
             ttl: new.ttl,
             body,
             origin: new.origin,
+            old_id: None,
             topic: new.topic.as_str(),
             meta: new.meta.as_bytes(),
         }
@@ -230,7 +236,8 @@ pub fn frame_len(fields: &FrameFields<'_>) -> usize {
     };
     let body = if fields.body.is_some() { BODY_LEN } else { 0 };
     let origin = if fields.origin.is_some() { ORIGIN_LEN } else { 0 };
-    FIXED_LEN + ttl + body + origin + fields.topic.len() + fields.meta.len()
+    let old_id = if fields.old_id.is_some() { OLD_ID_LEN } else { 0 };
+    FIXED_LEN + ttl + body + origin + old_id + fields.topic.len() + fields.meta.len()
 }
 
 /// Appends a FRAME record with its padding to `out` and returns its CRC.
@@ -249,6 +256,7 @@ pub fn encode_frame(out: &mut Vec<u8>, fields: &FrameFields<'_>) -> Result<u32, 
     let mut flags = 0;
     flags |= if fields.body.is_some() { FLAG_BODY } else { 0 };
     flags |= if fields.origin.is_some() { FLAG_ORIGIN } else { 0 };
+    flags |= if fields.old_id.is_some() { FLAG_OLD_ID } else { 0 };
     let at = begin(out, RecordKind::Frame, flags, name_len);
     out[at + TTL_AT] = ttl_byte;
     out[at + DELTA_AT..at + PREFIX_LEN].copy_from_slice(&fields.offset_delta.to_le_bytes());
@@ -266,6 +274,9 @@ pub fn encode_frame(out: &mut Vec<u8>, fields: &FrameFields<'_>) -> Result<u32, 
         out.extend_from_slice(&origin.input_offset.unwrap_or(NO_OFFSET).to_le_bytes());
         out.extend_from_slice(&origin.hops.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
+    }
+    if let Some(old_id) = fields.old_id {
+        out.extend_from_slice(old_id.as_bytes());
     }
     out.extend_from_slice(fields.topic.as_bytes());
     out.extend_from_slice(fields.meta);
@@ -286,6 +297,7 @@ pub(crate) fn peek_topic<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Option<
     at += if prefix.ttl >= 2 { TTL_VALUE_LEN } else { 0 };
     at += if prefix.flags & FLAG_BODY != 0 { BODY_LEN } else { 0 };
     at += if prefix.flags & FLAG_ORIGIN != 0 { ORIGIN_LEN } else { 0 };
+    at += if prefix.flags & FLAG_OLD_ID != 0 { OLD_ID_LEN } else { 0 };
     record.get(at..at + usize::from(prefix.name_len))
 }
 
@@ -295,6 +307,7 @@ pub(crate) struct FrameLayout {
     offset_delta: u32,
     body_at: u32,
     origin_at: u32,
+    old_id_at: u32,
     topic_at: u32,
     meta_at: u32,
     ttl: Ttl,
@@ -312,7 +325,7 @@ impl FrameLayout {
         if prefix.kind != RecordKind::Frame {
             return Err(RecordError::Field("kind"));
         }
-        if prefix.flags & !(FLAG_BODY | FLAG_ORIGIN) != 0 {
+        if prefix.flags & !(FLAG_BODY | FLAG_ORIGIN | FLAG_OLD_ID) != 0 {
             return Err(RecordError::Field("flag"));
         }
         let mut at = FIXED_LEN;
@@ -334,6 +347,8 @@ impl FrameLayout {
         at += if prefix.flags & FLAG_BODY != 0 { BODY_LEN } else { 0 };
         let origin_at = at;
         at += if prefix.flags & FLAG_ORIGIN != 0 { ORIGIN_LEN } else { 0 };
+        let old_id_at = at;
+        at += if prefix.flags & FLAG_OLD_ID != 0 { OLD_ID_LEN } else { 0 };
         let topic_at = at;
         let meta_at = topic_at + usize::from(prefix.name_len);
         let topic = record.get(topic_at..meta_at).ok_or(RecordError::Short)?;
@@ -347,6 +362,7 @@ impl FrameLayout {
             offset_delta: prefix.offset_delta,
             body_at: body_at as u32,
             origin_at: origin_at as u32,
+            old_id_at: old_id_at as u32,
             topic_at: topic_at as u32,
             meta_at: meta_at as u32,
             ttl,
@@ -388,7 +404,7 @@ impl FrameLayout {
     }
 
     pub(crate) fn origin(&self, record: &[u8]) -> Option<Origin> {
-        if self.origin_at == self.topic_at {
+        if self.origin_at == self.old_id_at {
             return None;
         }
         let at = self.origin_at as usize;
@@ -400,6 +416,13 @@ impl FrameLayout {
             input_offset: (input_offset != NO_OFFSET).then_some(input_offset),
             hops: u32_at(record, at + 40)?,
         })
+    }
+
+    pub(crate) fn old_id(&self, record: &[u8]) -> Option<FrameId> {
+        if self.old_id_at == self.topic_at {
+            return None;
+        }
+        bytes_at(record, self.old_id_at as usize).map(FrameId::from_bytes)
     }
 }
 
@@ -436,6 +459,17 @@ mod tests {
             assert_eq!((frame.topic(), frame.meta()), (new.topic.as_str(), new.meta.as_bytes()));
             assert_eq!((frame.ttl(), frame.origin()), (new.ttl, new.origin));
             assert_eq!(frame.hash().map(|hash| (frame.body_len(), hash)), body);
+            assert_eq!(frame.old_id(), None);
+            let mut record = Vec::new();
+            let imported = FrameFields { old_id: Some(FrameId::MAX), ..fields };
+            encode_frame(&mut record, &imported).unwrap();
+            record.truncate(frame_len(&imported));
+            let prefix = RecordPrefix::check(&record).unwrap();
+            assert_eq!(peek_topic(&record, &prefix), Some(new.topic.as_str().as_bytes()));
+            let kept = Frame::from_record(Bytes::from(record), Some(9)).unwrap();
+            assert_eq!((kept.old_id(), kept.origin()), (Some(FrameId::MAX), new.origin));
+            assert_eq!((kept.topic(), kept.meta()), (frame.topic(), frame.meta()));
+            assert_ne!(kept, frame);
         }
     }
 

@@ -300,6 +300,12 @@ impl Index {
         self.steps(of, |_, get| get(0))
     }
 
+    /// The time in the id of the first frame of the segment with this base, if it is known.
+    pub(crate) fn first_ms(&self, base: u64) -> Option<u64> {
+        let of = self.by_base(base)?;
+        self.first_step(&of).ok().flatten().map(|entry| entry.id_prefix >> 16)
+    }
+
     /// The postings of a topic in a segment, in order; empty when it does not hold the topic.
     pub(crate) fn postings(&self, of: &SegmentIndex, topic: &str) -> Result<Vec<Chunk>, ReadError> {
         match self.in_active(of, |memory| memory.postings(topic)) {

@@ -265,7 +265,7 @@ impl Appender {
     /// Restates the tables at the beginning of a segment, so that opening needs nothing before it.
     pub(crate) fn checkpoint(
         &mut self,
-        last_id: FrameId,
+        (last_id, has_old_ids): (FrameId, bool),
         cursors: &[(&CursorName, &HeldCursor)],
         durable_upto: u64,
     ) {
@@ -275,6 +275,7 @@ impl Appender {
             next_offset: self.next_offset,
             next_seq: self.next_seq,
             last_id,
+            has_old_ids,
         });
         self.restate(&mut open, &checkpoint);
         for (name, held) in cursors {

@@ -119,6 +119,7 @@ impl Sealing {
         let segments = std::mem::take(&mut *self.unindexed.lock());
         for segment in segments {
             let _ = inner.index.seal(&segment);
+            let _ = inner.keys.seal(&inner.env, &inner.index, &segment);
         }
     }
 

@@ -105,6 +105,11 @@ impl Segment {
         }
     }
 
+    /// Whether its file has its exact length and is opened only to be read.
+    pub(crate) const fn is_sealed(&self) -> bool {
+        matches!(self.source, Source::Sealed { .. })
+    }
+
     /// Frames in it, of those below `head`.
     pub(crate) fn frames(&self, head: u64) -> u64 {
         match &self.source {

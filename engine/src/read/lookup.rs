@@ -76,7 +76,17 @@ impl Inner {
             }
             // The frame may have been in the damaged place before the one that was found.
             (_, Some(error)) => Err(error),
-            _ => Ok(None),
+            _ => self.get_by_old(id, head),
+        }
+    }
+
+    /// The newest frame that had an id before it was imported.
+    fn get_by_old(&self, id: FrameId, head: u64) -> Result<Option<Frame>, ReadError> {
+        let segments = self.log.view().segments;
+        let found = self.keys.find_old(&self.env, &segments, id, head);
+        match found.map_err(|error| ReadError::io(&self.env.log_dir(), &error))? {
+            Some(offset) => self.get_at(offset),
+            None => Ok(None),
         }
     }
 

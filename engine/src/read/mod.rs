@@ -6,6 +6,7 @@ mod follower;
 mod lookup;
 mod newest;
 mod reader;
+mod repeated;
 mod scan;
 mod visit;
 pub(crate) mod walk;
@@ -19,6 +20,7 @@ use crate::value::{Frame, FrameId, ReadOptions, TopicPatterns, Ttl};
 
 pub use follower::{Follower, Live};
 pub use lookup::TopicStats;
+pub(crate) use newest::Gone;
 pub use reader::Reader;
 
 impl Inner {
@@ -53,7 +55,8 @@ impl Store {
         Follower::new(&self.inner, options)
     }
 
-    /// The frame with an id; nothing when there is none, or none any more.
+    /// The frame with an id, or the newest one that had it before it was imported under a new one;
+    /// nothing when there is none, or none any more.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when it lies in a damaged place.

@@ -1,8 +1,13 @@
 //! The newest visible frame of topics, for the writer: what `last` would answer, at a cost that
-//! follows the topics and not the log.
+//! follows the topics and not the log. Frames that expired or were removed are passed over once and
+//! remembered: what is gone stays gone as long as the clock does not run back.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::scan::{FIRST_BATCH, segment_of};
 use super::walk::{WINDOW_POINT, WINDOW_SCAN, Walk, Window};
@@ -11,6 +16,30 @@ use crate::format::postings::Chunk;
 use crate::index::{Runs, SegmentIndex};
 use crate::store::Inner;
 use crate::value::TopicPatterns;
+
+/// Topics of which gone frames are remembered.
+const TOPICS_MAX: usize = 1024;
+
+/// For each topic a range of offsets in which it had no visible frame, and when.
+#[derive(Debug, Default)]
+pub(crate) struct Gone(Mutex<HashMap<Arc<str>, (Range<u64>, u64)>>);
+
+impl Gone {
+    fn of(&self, topic: &str, now_ms: u64) -> Range<u64> {
+        match self.0.lock().get(topic) {
+            Some((range, at_ms)) if *at_ms <= now_ms => range.clone(),
+            _ => 0..0,
+        }
+    }
+
+    fn set(&self, topic: &Arc<str>, range: Range<u64>, now_ms: u64) {
+        let mut topics = self.0.lock();
+        if topics.len() >= TOPICS_MAX && !topics.contains_key(topic) {
+            topics.clear();
+        }
+        topics.insert(Arc::clone(topic), (range, now_ms));
+    }
+}
 
 impl Inner {
     /// The offset of the newest visible frame of the topics, if it is at least `from`.
@@ -50,35 +79,65 @@ impl Inner {
     fn newest_of(
         &self,
         segments: &[Arc<SegmentIndex>],
-        topic: &str,
+        topic: &Arc<str>,
         runs: &Runs,
         from: u64,
     ) -> Result<Option<u64>, ReadError> {
-        let head = self.log.head();
+        let (head, clock) = (self.log.head(), &self.env.clock);
+        let gone = self.gone.of(topic, clock.now_ms());
+        let (found, passed) = self.walk_down(segments, topic, runs, from..head, &gone)?;
+        if passed {
+            let low = found.map_or(from, |found| found + 1);
+            let low = if gone.contains(&low) { gone.start } else { low };
+            self.gone.set(topic, low..head, clock.now_ms());
+        }
+        Ok(found)
+    }
+
+    /// Looks for the newest visible frame of a topic in a range of offsets, but for `gone`, and says
+    /// whether it passed over any that is not.
+    fn walk_down(
+        &self,
+        segments: &[Arc<SegmentIndex>],
+        topic: &str,
+        runs: &Runs,
+        range: Range<u64>,
+        gone: &Range<u64>,
+    ) -> Result<(Option<u64>, bool), ReadError> {
+        let Range { start: from, end: head } = range;
+        let mut passed = false;
         let lowest = segment_of(segments, from).unwrap_or(0) as u32;
         let mut ordinal = runs.at_or_before(u32::MAX);
         while let Some(number) = ordinal.filter(|&number| number >= lowest) {
             let Some(of) = segments.get(number as usize) else { break };
+            ordinal = number.checked_sub(1).and_then(|below| runs.at_or_before(below));
             let base = of.segment().base();
+            let end = segments.get(number as usize + 1).map_or(head, |next| next.segment().base());
+            if gone.start <= base && end <= gone.end {
+                continue;
+            }
             let chunks = self.index.postings(of, topic)?;
             let mut window = Window::new(of.segment().clone(), WINDOW_POINT);
             for posting in chunks.into_iter().rev().flat_map(Chunk::backward) {
                 let offset = base + u64::from(posting.delta);
                 if offset < from {
-                    return Ok(None);
+                    return Ok((None, passed));
+                }
+                if gone.contains(&offset) {
+                    continue;
                 }
                 match window.frame_at(posting.position(), offset)? {
                     Some(frame) if frame.topic() == topic => {
                         if self.is_visible(&frame, head) {
-                            return Ok(Some(offset));
+                            return Ok((Some(offset), passed));
                         }
+                        passed = true;
                     }
                     _ => return Err(window.damaged(posting.position(), offset)),
                 }
             }
-            ordinal = number.checked_sub(1).and_then(|below| runs.at_or_before(below));
         }
-        Ok(None)
+        Ok((None, passed))
     }
 
     /// Damage that kept frames with an offset of `from` or more out of the postings is an error: it

@@ -8,6 +8,7 @@
 
 mod copy;
 mod files;
+mod keys;
 mod opening;
 mod replay;
 mod report;
@@ -26,6 +27,7 @@ use crate::manifest::Manifest;
 use crate::media::{Disk, Files, LockError, Media, StoreLock};
 use crate::options::StoreOptions;
 use crate::store::Inner;
+pub(crate) use keys::keys_of;
 use opening::Opening;
 pub use report::{Cut, RecoveryReport};
 pub(crate) use rewrite::Plan;

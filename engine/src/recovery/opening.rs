@@ -1,5 +1,6 @@
 //! An opening under way: from the files that were found to a store in use.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::files::{self, Found};
 use super::replay::{Tables, note, replay};
 use super::scan::scan;
-use super::{Examined, Recovered, RecoveryReport, rewrite};
+use super::{Examined, Recovered, RecoveryReport, keys, rewrite};
 use crate::blob::Blobs;
 use crate::commit::{Commits, Writer};
 use crate::env::Env;
@@ -18,9 +19,11 @@ use crate::error::{Corruption, OpenError, ReadOnlyReason};
 use crate::format::super_file::FileEntry;
 use crate::ids::IdSource;
 use crate::index::Index;
+use crate::keys::{KeyIndex, SegmentKeys};
 use crate::log::{Appender, Log, OpenFiles, Sealing, Segment};
 use crate::media::{StoreLock, is_full};
 use crate::planted::{Bug, is_planted};
+use crate::read::Gone;
 use crate::store::Inner;
 use crate::tail::Tail;
 use crate::upkeep::Upkeep;
@@ -66,14 +69,22 @@ impl Opening {
             None => (sealed.clone(), true),
         };
         let index = Index::open(Arc::clone(&self.env), &indexed)?;
+        let mut held = BTreeMap::new();
         for segment in &tail.segments {
-            self.take_up(segment, &mut tables, noted.then_some(&index))?;
+            let keys = held.entry(segment.base()).or_default();
+            self.take_up(segment, &mut tables, keys, noted.then_some(&index))?;
+        }
+        let keys = KeyIndex::new(held, tables.has_old_ids);
+        if trouble.is_none() {
+            let loaded = keys.load_window(&self.env, &sealed, self.env.clock.now_ms());
+            loaded.map_err(|error| OpenError::io("read keys in", &self.env.log_dir(), error))?;
         }
         for segment in &tail.sealed_now {
             // Derived: what cannot be written now is made again at the next open.
             let _ = index.seal(segment);
+            let _ = keys.seal(&self.env, &index, segment);
         }
-        Ok(self.build(sealed, tail, tables, index, trouble, lock))
+        Ok(self.build(sealed, tail, tables, (index, keys), trouble, lock))
     }
 
     /// Scans the unmarked segments. In a store that was not closed in order the page cache is
@@ -233,6 +244,7 @@ impl Opening {
         &self,
         segment: &Arc<Segment>,
         tables: &mut Tables,
+        held: &mut SegmentKeys,
         index: Option<&Index>,
     ) -> Result<(), OpenError> {
         let failed = |error| OpenError::io("read", segment.path(), error);
@@ -240,6 +252,7 @@ impl Opening {
         let media = self.env.files.open_sealed(segment.path()).map_err(failed)?;
         let read = replay(&media, &segment.key(), segment.published_len(), |batch| {
             tables.take(batch);
+            keys::take(held, batch);
             if let Some(index) = index {
                 note(index, segment, batch);
             }
@@ -258,7 +271,7 @@ impl Opening {
         sealed: Vec<Arc<Segment>>,
         tail: Recovered,
         tables: Tables,
-        index: Index,
+        (index, keys): (Index, KeyIndex),
         read_only: Option<ReadOnlyReason>,
         lock: StoreLock,
     ) -> Inner {
@@ -283,6 +296,8 @@ impl Opening {
         Inner {
             log: Log::new(sealed.into_iter().chain(segments).collect(), head),
             index,
+            keys,
+            gone: Gone::default(),
             tail: Arc::new(Tail::new()),
             blobs: self.blobs,
             cursors: RwLock::new(tables.cursors),

@@ -10,7 +10,7 @@ use super::scan::{Batch, Walk};
 use crate::blob::Blobs;
 use crate::cursors::Cursors;
 use crate::format::control::{self, Control};
-use crate::format::record::{FLAG_RESTATED, RecordKind};
+use crate::format::record::{FLAG_OLD_ID, FLAG_RESTATED, RecordKind};
 use crate::index::{Index, Noted};
 use crate::log::{Segment, SegmentKey};
 use crate::media::Media;
@@ -21,6 +21,8 @@ use crate::value::{Frame, FrameId};
 pub(super) struct Tables {
     pub(super) cursors: Cursors,
     pub(super) last_id: Option<FrameId>,
+    /// Some frame has an old id.
+    pub(super) has_old_ids: bool,
     /// The restatement that is being read: records to come, and what they said so far.
     restating: Option<(u64, Cursors)>,
     /// A checkpoint was complete since [`begin_segment`](Self::begin_segment).
@@ -38,6 +40,7 @@ impl Tables {
     pub(super) fn take(&mut self, batch: &Batch) {
         for (_, prefix, record) in batch.records() {
             if prefix.kind == RecordKind::Frame {
+                self.has_old_ids |= prefix.flags & FLAG_OLD_ID != 0;
                 if let Ok(frame) = Frame::from_record(record, None) {
                     self.last_id = self.last_id.max(Some(frame.id()));
                 }
@@ -49,6 +52,7 @@ impl Tables {
             match (control, &mut self.restating) {
                 (Control::Checkpoint(checkpoint), _) => {
                     self.last_id = self.last_id.max(Some(checkpoint.last_id));
+                    self.has_old_ids |= checkpoint.has_old_ids;
                     self.restating = Some((checkpoint.count, Cursors::default()));
                 }
                 (control, Some((left, cursors))) if restated => {

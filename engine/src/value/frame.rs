@@ -148,6 +148,12 @@ impl Frame {
         self.layout.origin(&self.record)
     }
 
+    /// The id it had before it was imported under a new one.
+    #[must_use]
+    pub fn old_id(&self) -> Option<FrameId> {
+        self.layout.old_id(&self.record)
+    }
+
     /// Its FRAME record, without padding.
     #[must_use]
     pub const fn record(&self) -> &Bytes {
@@ -167,7 +173,10 @@ impl PartialEq for Frame {
         let key = |frame: &Self| {
             (frame.id(), frame.offset, frame.ttl(), frame.hash(), frame.body_len(), frame.origin())
         };
-        key(self) == key(other) && self.topic() == other.topic() && self.meta() == other.meta()
+        key(self) == key(other)
+            && self.old_id() == other.old_id()
+            && self.topic() == other.topic()
+            && self.meta() == other.meta()
     }
 }
 
@@ -183,6 +192,7 @@ impl fmt::Debug for Frame {
             .field("hash", &self.hash())
             .field("ttl", &self.ttl())
             .field("origin", &self.origin())
+            .field("old_id", &self.old_id())
             .finish()
     }
 }

@@ -6,6 +6,8 @@ mod cursor;
 mod frame;
 mod hash;
 mod id;
+mod import;
+mod key;
 mod meta;
 mod read;
 mod topic;
@@ -16,6 +18,8 @@ pub use cursor::{Cursor, CursorChange, CursorName, ExpectRevision};
 pub use frame::{Body, Frame, NewFrame, Origin};
 pub use hash::BlobHash;
 pub use id::FrameId;
+pub use import::Import;
+pub use key::IdempotencyKey;
 pub use meta::Meta;
 pub use read::{Bound, ReadOptions, Start};
 pub(crate) use topic::is_topic;
@@ -66,6 +70,14 @@ pub enum ValueError {
     #[error("meta is nested deeper than {max} levels")]
     MetaDepth {
         /// The deepest allowed.
+        max: usize,
+    },
+    /// An idempotency key is empty, too long or holds control characters.
+    #[error("{key:?} is not a key: 1 to {max} bytes without control characters")]
+    IdempotencyKey {
+        /// The key as given, shortened.
+        key: String,
+        /// The longest allowed, in bytes.
         max: usize,
     },
     /// A cursor name is empty, too long or holds control characters.

@@ -205,3 +205,34 @@ fn ids_increase_with_the_offset_whatever_the_clock_does() {
             .all(|frame| { store.get(frame.id()).unwrap().as_ref() == Some(frame) })
     );
 }
+
+#[test]
+fn frames_that_come_back_with_the_clock_are_seen() {
+    let dir = scratch();
+    let clock = TestClock::new();
+    let options = StoreOptions { clock: clock.clone(), ..options(MEDIA[0]) };
+    let store = open(dir.path(), &options);
+    let timed = |n| NewFrame { ttl: Ttl::TimeMs(100), ..numbered("a", n) };
+    store.append(numbered("a", 0).into()).unwrap();
+    store.append(batch((1..5).map(timed))).unwrap();
+    let at_most_first = || store.append(given([at_most("a", 0)], numbered("b", 0)));
+    let empty_of_a = || store.append(given([empty("a")], numbered("b", 0)));
+    assert_eq!(unmet(at_most_first()), (0, 4));
+    for _ in 0..2 {
+        clock.forward(100);
+        // Twice: what was passed over once is not looked at again.
+        for _ in 0..2 {
+            at_most_first().unwrap();
+            assert_eq!(unmet(empty_of_a()), (0, 0));
+        }
+        clock.0.fetch_sub(100, Ordering::SeqCst);
+        assert_eq!(unmet(at_most_first()), (0, 4));
+        assert_eq!(unmet(empty_of_a()), (0, 4));
+    }
+    clock.forward(100);
+    let newest = store.append(timed(5).into()).unwrap().frames[0].offset.unwrap();
+    assert_eq!((unmet(at_most_first()), unmet(empty_of_a())), ((0, newest), (0, newest)));
+    clock.forward(100);
+    at_most_first().unwrap();
+    assert_eq!(unmet(empty_of_a()), (0, 0));
+}

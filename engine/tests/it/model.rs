@@ -9,14 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xs_engine::{
     AppendError, Appended, Batch, BlobHash, Body, Bound, Condition, CursorChange, CursorName,
-    ExpectRevision, Follower, Frame, FrameId, Health, Live, MediaChoice, Meta, NewFrame,
-    ReadOptions, Start, Store, StoreOptions, TopicPatterns, Ttl,
+    ExpectRevision, Follower, Frame, FrameId, Health, IdempotencyKey, Import, Live, MediaChoice,
+    Meta, NewFrame, ReadOptions, Start, Store, StoreOptions, TopicPatterns, Ttl,
 };
 
 use crate::support::{
     MEDIA, Rng, TestClock, copy_store, everything, frames, open, options, patterns, scratch, topic,
 };
-use oracle::{Expected, Oracle};
+use oracle::{Content, Expected, Oracle};
 
 const TOPICS: [&str; 9] =
     ["a", "a.b", "a.b.c", "a-b", "b", "busy", "state.x", "state.y", "xs.note"];
@@ -33,6 +33,8 @@ const PATTERNS: [&str; 10] = [
     "b,state.x,xs.note",
 ];
 const CURSORS: [&str; 3] = ["one", "two", "three"];
+const KEYS: [&str; 6] = ["k1", "k2", "k3", "k4", "k5", "k6"];
+const HOUR_MS: u64 = 3_600_000;
 
 /// A follower and what it has not handed out yet.
 struct Following {
@@ -77,7 +79,8 @@ impl Run {
         match self.rng.below(40) {
             0 => self.reopen_clean(),
             1 => self.reopen_killed(),
-            2..=4 => self.clock.forward(self.rng.next() % 700),
+            2..=3 => self.clock.forward(self.rng.next() % 700),
+            4 => self.clock.forward(self.rng.next() % (4 * HOUR_MS)),
             5 => self.put_blob(),
             6..=8 => self.follow(),
             9..=12 => self.drain(),
@@ -123,11 +126,13 @@ impl Run {
         let stored: Vec<_> = (0..len).map(|_| self.new_frame()).collect();
         let conditions = self.some_conditions();
         let batch = Batch { frames: stored, conditions, ..self.cursor_changes() };
+        let batch = self.with_key_or_ids(batch);
         // Some batches are committed together, so that they must see one another.
         let mut batches = vec![batch];
         while self.rng.chance(3) {
-            let frames = vec![self.new_frame()];
-            batches.push(Batch { frames, conditions: self.some_conditions(), ..Batch::default() });
+            let conditions = self.some_conditions();
+            let batch = Batch { conditions, ..self.new_frame().into() };
+            batches.push(self.with_key_or_ids(batch));
         }
         let tickets: Vec<_> =
             batches.iter().map(|batch| self.store.submit(batch.clone())).collect();
@@ -140,7 +145,21 @@ impl Run {
 
     /// Compares an answer with what the oracle says, and takes the batch up there.
     fn answered(&mut self, batch: &Batch, answer: Result<Appended, AppendError>) {
+        if let Some(key) = batch.key.as_ref().and_then(|key| self.oracle.used(key, self.now())) {
+            if key.content != Content::of(batch) {
+                assert!(matches!(answer, Err(AppendError::KeyReused { id, .. }) if id == key.id()));
+                return;
+            }
+            let again = answer.unwrap();
+            assert!(again.repeated && again.cursors.is_empty());
+            assert_eq!(again.frames, key.told());
+            return;
+        }
         let unmet = self.oracle.unmet(&batch.conditions, self.now());
+        if unmet.is_none() && self.oracle.is_behind(batch) {
+            assert!(matches!(answer, Err(AppendError::ImportOrder { index: 0, .. })));
+            return;
+        }
         let conflict = batch.cursors.iter().find_map(|change| self.conflict(change));
         let appended = match (answer, unmet, conflict) {
             (Err(AppendError::ConditionNotMet(found)), Some(unmet), _) => {
@@ -158,12 +177,22 @@ impl Run {
         for change in &batch.cursors {
             assert_eq!(*revisions.next().unwrap(), self.apply(change));
         }
-        for (new, stamp) in batch.frames.iter().zip(&appended.frames) {
+        assert!(!appended.repeated);
+        self.oracle.take_key(batch, &appended);
+        let old_ids = match &batch.import {
+            Some(Import::NewIds(ids)) => ids.iter().copied().map(Some).collect(),
+            Some(Import::Verbatim(ids)) => {
+                assert!(appended.frames.iter().map(|stamp| &stamp.id).eq(ids));
+                vec![None; ids.len()]
+            }
+            None => vec![None; batch.frames.len()],
+        };
+        for ((new, stamp), old_id) in batch.frames.iter().zip(&appended.frames).zip(old_ids) {
             if let Body::Inline(bytes) = &new.body {
                 self.blobs
                     .extend((!bytes.is_empty()).then(|| (BlobHash::of(bytes), bytes.to_vec())));
             }
-            let expected = self.oracle.append(new, stamp);
+            let expected = self.oracle.append(new, stamp, old_id);
             for following in &mut self.following {
                 if following.options.topics.matches(new.topic.as_str()) {
                     following.expected.push_back(expected.clone());
@@ -171,6 +200,41 @@ impl Run {
             }
         }
         assert!(appended.head >= self.oracle.head());
+    }
+
+    /// The batch with a key, sometimes one that was sent before, or as an import, or as it is.
+    fn with_key_or_ids(&mut self, batch: Batch) -> Batch {
+        let is_stored = |frame: &NewFrame| frame.ttl != Ttl::Ephemeral;
+        match self.rng.below(6) {
+            0 if batch.frames.iter().any(is_stored) => {
+                let key = IdempotencyKey::parse(self.rng.pick::<&str>(&KEYS)).unwrap();
+                match self.oracle.sent(&key).filter(|_| !self.rng.chance(4)) {
+                    Some(sent) => Batch { conditions: batch.conditions, ..sent },
+                    None => Batch { key: Some(key), ..batch },
+                }
+            }
+            1 if batch.frames.iter().all(is_stored) => {
+                let count = batch.frames.len();
+                let ids = (0..count).map(|_| self.oracle.any_id(&mut self.rng)).collect();
+                Batch { import: Some(Import::NewIds(ids)), ..batch }
+            }
+            2 if batch.frames.iter().all(is_stored) && self.rng.chance(3) => {
+                // Above the newest id, or not.
+                let mut id = match self.rng.chance(3) {
+                    true => self.oracle.newest_stored(),
+                    false => {
+                        let newest = self.oracle.newest().time_ms().max(self.now());
+                        FrameId::first_of_ms(newest + 1 + self.rng.below(20))
+                    }
+                };
+                let ids = batch.frames.iter().map(|_| {
+                    let next = id.next();
+                    std::mem::replace(&mut id, next)
+                });
+                Batch { import: Some(Import::Verbatim(ids.collect())), ..batch }
+            }
+            _ => batch,
+        }
     }
 
     /// Conditions that hold about as often as not.
@@ -294,7 +358,7 @@ impl Run {
         let now = self.now();
         for _ in 0..10 {
             let id = self.oracle.any_id(&mut self.rng);
-            let expected = self.oracle.get(|frame| frame.id == id, now);
+            let expected = self.oracle.get_by_id(id, now);
             assert_eq!(self.store.get(id).unwrap().map(Expected::from), expected);
             let offset = self.rng.below(self.oracle.head() + 2);
             let expected = self.oracle.get(|frame| frame.offset == Some(offset), now);

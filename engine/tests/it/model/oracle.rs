@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use xs_engine::{
-    BlobHash, Body, Bound, Condition, Frame, FrameId, NewFrame, ReadOptions, Stamp, Start,
-    TopicPatterns, Ttl,
+    Appended, Batch, BlobHash, Body, Bound, Condition, Frame, FrameId, IdempotencyKey, Import,
+    Meta, NewFrame, ReadOptions, Stamp, Start, TopicPatterns, Ttl,
 };
 
 use crate::support::Rng;
@@ -18,6 +19,7 @@ pub(super) struct Expected {
     meta: Vec<u8>,
     hash: Option<BlobHash>,
     ttl: Ttl,
+    old_id: Option<FrameId>,
 }
 
 impl From<Frame> for Expected {
@@ -29,6 +31,7 @@ impl From<Frame> for Expected {
             meta: frame.meta().to_vec(),
             hash: frame.hash(),
             ttl: frame.ttl(),
+            old_id: frame.old_id(),
         }
     }
 }
@@ -39,6 +42,62 @@ pub(super) struct Oracle {
     /// For each stored frame whether a later `last:n` removed it.
     removed: Vec<bool>,
     ephemeral: Vec<FrameId>,
+    keys: BTreeMap<IdempotencyKey, Used>,
+}
+
+/// What a batch stores, wherever its bodies come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Content {
+    frames: Vec<(String, Meta, Option<BlobHash>, Ttl)>,
+    cursors: Vec<(String, Option<(u64, Bytes)>)>,
+    old_ids: Vec<FrameId>,
+}
+
+impl Content {
+    pub(super) fn of(batch: &Batch) -> Self {
+        let frame = |new: &NewFrame| {
+            (new.topic.as_str().to_owned(), new.meta.clone(), hash_of(new), new.ttl)
+        };
+        Self {
+            frames: batch.frames.iter().map(frame).collect(),
+            cursors: batch
+                .cursors
+                .iter()
+                .map(|change| (change.name.as_str().to_owned(), change.set.clone()))
+                .collect(),
+            old_ids: batch.import.as_ref().map_or(Vec::new(), |import| import.ids().to_vec()),
+        }
+    }
+}
+
+/// A key, the batch that used it last, and what that became.
+#[derive(Debug, Clone)]
+pub(super) struct Used {
+    pub(super) content: Content,
+    batch: Batch,
+    stamps: Vec<Stamp>,
+}
+
+impl Used {
+    pub(super) fn id(&self) -> FrameId {
+        self.stamps[0].id
+    }
+
+    /// What a repetition is answered: all frames, unless one behind the first is nowhere.
+    pub(super) fn told(&self) -> &[Stamp] {
+        match self.stamps[1..].iter().all(|stamp| stamp.offset.is_some()) {
+            true => &self.stamps,
+            false => &self.stamps[..1],
+        }
+    }
+}
+
+fn hash_of(new: &NewFrame) -> Option<BlobHash> {
+    match &new.body {
+        Body::Inline(bytes) if !bytes.is_empty() => Some(BlobHash::of(bytes)),
+        Body::Stored(hash) => Some(*hash),
+        _ => None,
+    }
 }
 
 impl Oracle {
@@ -46,12 +105,49 @@ impl Oracle {
         self.stored.len() as u64
     }
 
-    pub(super) fn append(&mut self, new: &NewFrame, stamp: &Stamp) -> Expected {
-        let hash = match &new.body {
-            Body::Inline(bytes) if !bytes.is_empty() => Some(BlobHash::of(bytes)),
-            Body::Stored(hash) => Some(*hash),
-            _ => None,
-        };
+    /// The batch that used a key, if that counts still.
+    pub(super) fn used(&self, key: &IdempotencyKey, now: u64) -> Option<Used> {
+        const DAY_MS: u64 = 24 * 3_600_000;
+        self.keys.get(key).filter(|used| used.id().time_ms() + DAY_MS > now).cloned()
+    }
+
+    /// The batch that was sent with a key.
+    pub(super) fn sent(&self, key: &IdempotencyKey) -> Option<Batch> {
+        self.keys.get(key).map(|used| used.batch.clone())
+    }
+
+    pub(super) fn take_key(&mut self, batch: &Batch, appended: &Appended) {
+        if let Some(key) = &batch.key {
+            let (content, stamps) = (Content::of(batch), appended.frames.clone());
+            self.keys.insert(key.clone(), Used { content, batch: batch.clone(), stamps });
+        }
+    }
+
+    /// The newest id given.
+    pub(super) fn newest(&self) -> FrameId {
+        self.newest_stored().max(self.ephemeral.last().copied().unwrap_or(FrameId::ZERO))
+    }
+
+    /// The newest id of a stored frame.
+    pub(super) fn newest_stored(&self) -> FrameId {
+        self.stored.last().map_or(FrameId::ZERO, |frame| frame.id)
+    }
+
+    /// Whether a batch would keep ids that are not above those there are.
+    pub(super) fn is_behind(&self, batch: &Batch) -> bool {
+        match &batch.import {
+            Some(Import::Verbatim(ids)) => ids.first().is_some_and(|id| *id <= self.newest()),
+            _ => false,
+        }
+    }
+
+    pub(super) fn append(
+        &mut self,
+        new: &NewFrame,
+        stamp: &Stamp,
+        old_id: Option<FrameId>,
+    ) -> Expected {
+        let hash = hash_of(new);
         let frame = Expected {
             id: stamp.id,
             offset: stamp.offset,
@@ -59,6 +155,7 @@ impl Oracle {
             meta: new.meta.as_bytes().to_vec(),
             hash,
             ttl: new.ttl,
+            old_id,
         };
         if new.ttl == Ttl::Ephemeral {
             assert_eq!(stamp.offset, None);
@@ -95,6 +192,13 @@ impl Oracle {
 
     pub(super) fn get(&self, is: impl Fn(&Expected) -> bool, now: u64) -> Option<Expected> {
         self.stored.iter().find(|frame| is(frame) && self.is_visible(frame, now)).cloned()
+    }
+
+    /// The frame with an id, or the newest that had it before.
+    pub(super) fn get_by_id(&self, id: FrameId, now: u64) -> Option<Expected> {
+        let stored = self.stored.iter().find(|frame| frame.id == id);
+        let old = || self.stored.iter().rfind(|frame| frame.old_id == Some(id));
+        stored.or_else(old).filter(|frame| self.is_visible(frame, now)).cloned()
     }
 
     pub(super) fn select(&self, options: &ReadOptions, now: u64) -> Vec<Expected> {

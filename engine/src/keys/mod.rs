@@ -1,0 +1,228 @@
+//! Idempotency keys, and the ids that imported frames had before. The log is the truth of both; here
+//! is what answers without reading it: the keys that count in memory, and for each segment what a
+//! `.key` file holds once the segment is sealed. It knows nothing of what a reader may see.
+
+mod content;
+mod files;
+mod window;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::append::HashedKey;
+use crate::env::Env;
+use crate::error::AppendError;
+use crate::format::key_index::{KeyFile, OldId, UsedKey};
+use crate::index::Index;
+use crate::limits::{FILES_MAX, KEY_MS};
+use crate::log::Segment;
+use crate::value::FrameId;
+
+pub(crate) use content::{content_of, key_hash, short};
+use window::KeyWindow;
+pub(crate) use window::expires_ms;
+
+/// Key files that are held open for old ids.
+const LOADED_MAX: usize = 16;
+
+/// What one segment holds.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentKeys {
+    /// The time in the id of its first frame.
+    pub(crate) first_ms: Option<u64>,
+    /// In the order of the log.
+    pub(crate) keys: Vec<UsedKey>,
+    pub(crate) old_ids: BTreeSet<OldId>,
+}
+
+/// Base and generation of a segment.
+type Name = (u64, u32);
+
+/// The keys and old ids of a store.
+#[derive(Debug, Default)]
+pub(crate) struct KeyIndex {
+    /// The keys that count. Only who commits waits for it, and who seals.
+    window: Mutex<KeyWindow>,
+    /// Segments whose files are not written, by their bases. One that holds neither keys nor old
+    /// ids need not be here.
+    open: RwLock<BTreeMap<u64, SegmentKeys>>,
+    /// Some frame has an old id.
+    has_old_ids: AtomicBool,
+    sealed: Mutex<SealedOldIds>,
+}
+
+/// What is known of the old ids of sealed segments.
+#[derive(Debug, Default)]
+struct SealedOldIds {
+    ranges: HashMap<Name, Option<(FrameId, FrameId)>>,
+    loaded: VecDeque<(Name, Arc<KeyFile>)>,
+}
+
+impl KeyIndex {
+    /// Takes over what opening read of the segments that are not sealed, by their bases, and whether
+    /// older ones have frames with old ids.
+    pub(crate) fn new(open: BTreeMap<u64, SegmentKeys>, has_old_ids: bool) -> Self {
+        let has_old_ids = has_old_ids || open.values().any(|held| !held.old_ids.is_empty());
+        Self { open: RwLock::new(open), has_old_ids: has_old_ids.into(), ..Self::default() }
+    }
+
+    /// Reads the keys that count: those of the open segments, and before them those of sealed ones
+    /// as far back as any can count.
+    ///
+    /// # Errors
+    /// What the files answered when a key file is lost and its segment cannot be read either.
+    pub(crate) fn load_window(
+        &self,
+        env: &Env,
+        sealed: &[Arc<Segment>],
+        now_ms: u64,
+    ) -> io::Result<()> {
+        let mut window = self.window.lock();
+        let is_over = |first_ms: u64| first_ms.saturating_add(KEY_MS) <= now_ms;
+        let mut more = true;
+        for held in self.open.read().values().rev() {
+            more = more && window.extend_back(held.keys.iter().rev().copied(), now_ms);
+            more &= !held.first_ms.is_some_and(is_over);
+        }
+        for segment in sealed.iter().rev() {
+            if !more {
+                break;
+            }
+            let file = files::load(env, segment)?;
+            more = window.extend_back(file.keys_backward(), now_ms) && !is_over(file.first_ms());
+        }
+        window.number();
+        Ok(())
+    }
+
+    /// Who used a key before, if it counts still.
+    ///
+    /// # Errors
+    /// [`AppendError::KeyReused`] when that batch held something else.
+    pub(crate) fn used(
+        &self,
+        key: &HashedKey,
+        now_ms: u64,
+    ) -> Result<Option<UsedKey>, AppendError> {
+        match self.window.lock().find(&key.hash, now_ms) {
+            Some(used) if used.content != short(&key.content) => {
+                Err(AppendError::KeyReused { key: key.key.clone(), id: used.id })
+            }
+            used => Ok(used),
+        }
+    }
+
+    /// Whether the KEY record of a batch counts still: by the hash of its key and the id in it. One
+    /// that does not may go when its segment is written anew, and never counts again.
+    pub(crate) fn needs(&self, key: &[u8; 16], id: FrameId, now_ms: u64) -> bool {
+        let used = self.window.lock().get(key);
+        used.is_some_and(|used| used.id == id) && expires_ms(id) > now_ms
+    }
+
+    /// Takes up what the newest batch brought to the segment with this base.
+    pub(crate) fn take_up(
+        &self,
+        base: u64,
+        used: Option<UsedKey>,
+        old_ids: impl Iterator<Item = OldId>,
+    ) {
+        let mut open = self.open.write();
+        let held = open.entry(base).or_default();
+        held.keys.extend(used);
+        let before = held.old_ids.len();
+        held.old_ids.extend(old_ids);
+        if held.old_ids.len() > before {
+            self.has_old_ids.store(true, Ordering::Release);
+        }
+        drop(open);
+        if let Some(used) = used {
+            self.window.lock().push(used);
+        }
+    }
+
+    /// Whether some frame has an old id.
+    pub(crate) fn has_old_ids(&self) -> bool {
+        self.has_old_ids.load(Ordering::Acquire)
+    }
+
+    /// Writes the key file of a sealed segment.
+    ///
+    /// # Errors
+    /// What the files answered; all stays in memory then, and the next open makes the file.
+    pub(crate) fn seal(&self, env: &Env, index: &Index, segment: &Segment) -> io::Result<()> {
+        let first_ms = index.first_ms(segment.base()).unwrap_or(u64::MAX);
+        let now_ms = env.clock.now_ms();
+        let bytes = {
+            let mut open = self.open.write();
+            match open.get_mut(&segment.base()) {
+                Some(held) => {
+                    held.keys.retain(|used| self.needs(&used.key, used.id, now_ms));
+                    files::encode(env, segment, first_ms, held)
+                }
+                None => files::encode(env, segment, first_ms, &SegmentKeys::default()),
+            }
+        };
+        files::write(env, segment, &bytes)?;
+        self.open.write().remove(&segment.base());
+        Ok(())
+    }
+
+    /// The offset, below `head`, of the newest frame that had an id before it was imported.
+    ///
+    /// # Errors
+    /// What the files answered when a key file is lost and its segment cannot be read either.
+    pub(crate) fn find_old(
+        &self,
+        env: &Env,
+        segments: &[Arc<Segment>],
+        id: FrameId,
+        head: u64,
+    ) -> io::Result<Option<u64>> {
+        if !self.has_old_ids() {
+            return Ok(None);
+        }
+        for segment in segments.iter().rev() {
+            let found = match self.open.read().get(&segment.base()) {
+                Some(held) => {
+                    let mut of_id = held.old_ids.range((id, 0)..=(id, u64::MAX));
+                    of_id.next_back().map(|(_, offset)| *offset)
+                }
+                None if segment.is_sealed() => self.find_sealed(env, segment, id)?,
+                None => None,
+            };
+            if let Some(offset) = found.filter(|&offset| offset < head) {
+                return Ok(Some(offset));
+            }
+        }
+        Ok(None)
+    }
+
+    fn find_sealed(&self, env: &Env, segment: &Segment, id: FrameId) -> io::Result<Option<u64>> {
+        let name = (segment.base(), segment.generation());
+        let mut sealed = self.sealed.lock();
+        if let Some(range) = sealed.ranges.get(&name)
+            && range.is_none_or(|(first, last)| !(first..=last).contains(&id))
+        {
+            return Ok(None);
+        }
+        if let Some((_, file)) = sealed.loaded.iter().find(|(loaded, _)| *loaded == name) {
+            return Ok(file.find(id));
+        }
+        if sealed.ranges.len() > FILES_MAX {
+            sealed.ranges.clear();
+        }
+        let file = Arc::new(files::load(env, segment)?);
+        sealed.ranges.insert(name, file.old_ids_range());
+        if file.old_ids_range().is_some() {
+            sealed.loaded.push_back((name, Arc::clone(&file)));
+            if sealed.loaded.len() > LOADED_MAX {
+                sealed.loaded.pop_front();
+            }
+        }
+        Ok(file.find(id))
+    }
+}

@@ -1,0 +1,52 @@
+//! Reads the idempotency keys and old ids of a segment out of its batches.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use super::replay::replay;
+use super::scan::Batch;
+use crate::env::Env;
+use crate::format::control::{self, Control};
+use crate::format::key_index::UsedKey;
+use crate::format::record::{FLAG_OLD_ID, RecordKind};
+use crate::keys::{SegmentKeys, key_hash, short};
+use crate::log::Segment;
+use crate::value::Frame;
+
+/// What a sealed segment holds, and whether it was read to its end. Behind damage nothing is read.
+///
+/// # Errors
+/// What the file answered.
+pub(crate) fn keys_of(env: &Env, segment: &Segment) -> io::Result<(SegmentKeys, bool)> {
+    let media = env.files.open_sealed(segment.path())?;
+    let mut held = SegmentKeys::default();
+    let walk = replay(&media, &segment.key(), segment.published_len(), |batch| {
+        take(&mut held, batch);
+        ControlFlow::Continue(())
+    })?;
+    Ok((held, walk.position == segment.published_len()))
+}
+
+/// Takes up what a batch holds.
+pub(super) fn take(held: &mut SegmentKeys, batch: &Batch) {
+    for (_, prefix, record) in batch.records() {
+        match prefix.kind {
+            RecordKind::Frame if held.first_ms.is_none() || prefix.flags & FLAG_OLD_ID != 0 => {
+                let frame = Frame::from_record(record, Some(batch.header.base_offset));
+                let Ok(frame) = frame else { continue };
+                held.first_ms.get_or_insert(frame.id().time_ms());
+                held.old_ids.extend(frame.old_id().zip(frame.offset()));
+            }
+            RecordKind::Key => {
+                let Ok(Control::Key { id, offset, content, key, .. }) =
+                    control::decode(&record, &prefix)
+                else {
+                    continue;
+                };
+                let (key, content) = (key_hash(key), short(&content));
+                held.keys.push(UsedKey { key, content, id, offset });
+            }
+            _ => {}
+        }
+    }
+}

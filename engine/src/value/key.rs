@@ -1,0 +1,43 @@
+//! Idempotency keys.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{ValueError, shorten};
+use crate::limits::NAME_BYTES_MAX;
+
+/// The name a client gives to a batch, so that sending it again stores nothing twice: 1 to 255
+/// bytes of UTF-8 without control characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
+impl IdempotencyKey {
+    /// Checks `text` and keeps it.
+    ///
+    /// # Errors
+    /// [`ValueError::IdempotencyKey`] when it is empty, too long or holds a control character.
+    pub fn parse(text: &str) -> Result<Self, ValueError> {
+        if text.is_empty() || text.len() > NAME_BYTES_MAX || text.chars().any(char::is_control) {
+            return Err(ValueError::IdempotencyKey { key: shorten(text), max: NAME_BYTES_MAX });
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
