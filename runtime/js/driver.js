@@ -8,7 +8,7 @@ const {
 } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { output, emit, Out, stateText, duration, describe, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+const { buffer, output, emit, Out, stateText, duration, describe, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 const { Scope, generatorContext, commandContext, handlerContext } = core.loadExtScript("ext:xs_runtime/context.js");
 
 // Microtask turns granted to a promise before it counts as waiting.
@@ -44,7 +44,10 @@ class HandlerLoop {
   index = 0;
   #saved = "null";
   #asyncRun = false;
+  // The first input that no reply covers yet, and how many there are.
   #from = 0;
+  #count = 0;
+  // Resolves when the last reply is committed.
   #barrier = null;
   #readers = [];
   #stride = 1;
@@ -74,9 +77,14 @@ class HandlerLoop {
     const text = stateText(this.state ?? null);
     return text === this.#saved ? "" : text;
   }
-  #reply(done, text) {
-    if (text !== "") this.#saved = text;
+  // Answers for the next calls. Until that is committed nothing later is read or answered.
+  async #reply(done, text) {
+    if (this.#barrier !== null) await this.#barrier;
     op_xs_reply(done, text);
+    if (text !== "") this.#saved = text;
+    buffer.full = false;
+    this.#from += done;
+    this.#barrier = this.#from < this.#count ? op_xs_committed() : null;
   }
   #fail(index, error) {
     const { name, message, stack, verdict, after } = describe(error);
@@ -88,6 +96,9 @@ class HandlerLoop {
     if (list.length === 0) return await this.#tick();
     const started = performance.now();
     this.#from = 0;
+    this.#count = list.length;
+    this.#barrier = null;
+    buffer.full = false;
     for (let index = 0; index < list.length; index++) {
       if (index % this.#stride === 0) op_xs_alive();
       this.index = index;
@@ -103,23 +114,15 @@ class HandlerLoop {
             output(HANDLER, index, result, about.asBody);
           }
         }
+        const last = index + 1 === list.length;
+        if ((last || buffer.full) && index >= this.#from) {
+          await this.#reply(index + 1 - this.#from, this.#changed());
+        }
       } catch (error) {
         return this.#fail(index, error);
       }
     }
     this.#stride = performance.now() - started < 0.2 * list.length ? 16 : 1;
-    this.#close(list.length - this.#from, list.length - 1);
-  }
-  // Ends a group of calls.
-  #close(done, last) {
-    if (done === 0) return;
-    let text;
-    try {
-      text = this.#changed();
-    } catch (error) {
-      return this.#fail(last, error);
-    }
-    this.#reply(done, text);
   }
   // Waits for a call's promise. One that is not settled by then is a call that waits: what came
   // before it is committed first, and it is committed alone.
@@ -132,45 +135,39 @@ class HandlerLoop {
     for (let turn = 0; turn < TURNS && !outcome.settled; turn++) await null;
     const waits = !outcome.settled;
     if (waits) {
-      // Without the state before this call (the first time that a plain function gives a promise)
-      // the earlier calls cannot be committed apart from it.
-      if (index > this.#from && this.#asyncRun) {
-        this.#reply(index - this.#from, before);
-        this.#from = index;
-        this.#barrier = op_xs_committed();
-      }
+      // The first promise of a plain function: the state before this call is not known, so the
+      // earlier calls cannot be committed apart from it. All are repeated, each alone.
+      if (index > this.#from && !this.#asyncRun) throw new Error("a call waits in a shared group");
       this.#asyncRun = true;
-      op_xs_waits(index, index > this.#from);
+      if (index > this.#from) await this.#reply(index - this.#from, before);
+      op_xs_waits(index);
       for (const release of this.#readers.splice(0)) release();
       try {
         outcome.value = await result;
       } finally {
-        op_xs_waits(-1, false);
-        if (this.#barrier !== null) await this.#barrier;
-        this.#barrier = null;
+        op_xs_waits(-1);
       }
     } else if (outcome.failed) {
       throw outcome.value;
     }
     output(HANDLER, index, outcome.value, about.asBody);
-    if (!waits || index > this.#from) return;
-    this.#reply(1, this.#changed());
-    this.#from = index + 1;
+    if (waits) await this.#reply(1, this.#changed());
   }
   async #tick() {
-    this.index = 0;
+    this.index = this.#from = this.#count = 0;
+    this.#barrier = null;
     try {
       let result = definition.tick(this.#context);
       if (isThenable(result)) {
-        op_xs_waits(0, false);
+        op_xs_waits(0);
         try {
           result = await result;
         } finally {
-          op_xs_waits(-1, false);
+          op_xs_waits(-1);
         }
       }
       output(HANDLER, 0, result, about.asBody);
-      this.#reply(0, this.#changed());
+      await this.#reply(0, this.#changed());
     } catch (error) {
       this.#fail(0, error);
     }

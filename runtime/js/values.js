@@ -101,41 +101,44 @@ function jsonText(value, where) {
   return text;
 }
 
+// Whether the outputs buffered for a handler fill a commit; the handler's loop takes it back.
+const buffer = { full: false };
+
 // Hands one frame to Rust. `run` says whose it is, `input` which frame of a batch caused it.
+function hand(run, input, topic, meta, ttl, body) {
+  const full = typeof body === "string"
+    ? op_xs_emit(run, input, topic, meta, ttl, body)
+    : op_xs_emit_bytes(run, input, topic, meta, ttl, isView(body) ? viewBytes(body) : new Uint8Array(body));
+  if (full) buffer.full = true;
+}
+
+const isBytes = (value) => isView(value) || value instanceof ArrayBuffer;
+
 function emit(run, input, topic, content, where) {
   const meta = metaText(content.meta, where);
   const ttl = content.ttl === undefined ? "" : String(content.ttl);
-  let body = content.json === undefined ? content.body : jsonText(content.json, where);
-  if (body === undefined || body === null) {
-    op_xs_emit(run, input, topic, meta, ttl, "");
-  } else if (typeof body === "string") {
-    op_xs_emit(run, input, topic, meta, ttl, body);
-  } else if (isView(body)) {
-    op_xs_emit_bytes(run, input, topic, meta, ttl, viewBytes(body));
-  } else if (body instanceof ArrayBuffer) {
-    op_xs_emit_bytes(run, input, topic, meta, ttl, new Uint8Array(body));
-  } else {
+  const body = (content.json === undefined ? content.body : jsonText(content.json, where)) ?? "";
+  if (typeof body !== "string" && !isBytes(body)) {
     throw new TypeError(
       `${where}: body is ${nameOf(body)}; use a string or a Uint8Array, or json: ... for any other value`,
     );
   }
+  hand(run, input, topic, meta, ttl, body);
 }
 
 // Hands over what run() returned or yielded.
 function output(run, input, value, asBody) {
   if (value === undefined || value === null) return;
   if (typeof value === "string") {
-    op_xs_emit(run, input, "", "", "", value);
+    hand(run, input, "", "", "", value);
   } else if (typeof value !== "object") {
     const fix = typeof value === "function" ? "call it" : `use { value: ${String(value)} } or String(...)`;
     throw new TypeError(`${nameOf(value)} cannot become a frame; ${fix}`);
   } else if (Out.is(value)) {
     const content = Out.content(value);
     emit(run, input, content.topic ?? "", content, "frame()");
-  } else if (isView(value)) {
-    op_xs_emit_bytes(run, input, "", "", "", viewBytes(value));
-  } else if (value instanceof ArrayBuffer) {
-    op_xs_emit_bytes(run, input, "", "", "", new Uint8Array(value));
+  } else if (isBytes(value)) {
+    hand(run, input, "", "", "", value);
   } else if (Array.isArray(value)) {
     for (const item of value) {
       if (!Out.is(item)) {
@@ -144,8 +147,8 @@ function output(run, input, value, asBody) {
       output(run, input, item, asBody);
     }
   } else if (isPlain(value) || typeof value.toJSON === "function") {
-    if (asBody) op_xs_emit(run, input, "", "", "", jsonText(value, "the result"));
-    else op_xs_emit(run, input, "", metaText(value, "the result"), "", "");
+    if (asBody) hand(run, input, "", "", "", jsonText(value, "the result"));
+    else hand(run, input, "", metaText(value, "the result"), "", "");
   } else {
     throw new TypeError(`${nameOf(value)} cannot become a frame; return a plain object, text, bytes or frame({...})`);
   }
@@ -235,5 +238,5 @@ function brief(value) {
   return typeof value === "string" ? stringify(value) : typeof value === "object" ? stringify(value) ?? "an object" : String(value);
 }
 
-return { Retry, Park, Out, frame, emit, output, checkContent, stateText, duration, describe, viewBytes, nameOf };
+return { Retry, Park, Out, buffer, frame, emit, output, checkContent, stateText, duration, describe, viewBytes, nameOf };
 })();

@@ -6,6 +6,7 @@ mod client;
 mod exits;
 mod follower;
 mod golden;
+mod handlers;
 mod hostile;
 mod kill;
 mod pipes;

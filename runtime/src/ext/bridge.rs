@@ -15,11 +15,12 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 use xs_engine::{BlobHash, Body, Frame, Meta, NewFrame, Origin, Topic, Ttl};
 
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Weight};
 use super::streams::Streams;
 use crate::isolate::handle::{Replies, Request};
 use crate::isolate::limits::{
-    OUTPUT_BODY_BYTES_MAX, OUTPUT_BYTES_PER_CALL_MAX, OUTPUTS_PER_CALL_MAX,
+    GROUP_BODIES_BYTES, GROUP_OUTPUTS, GROUP_RECORDS_BYTES, OUTPUT_BODY_BYTES_MAX,
+    OUTPUT_BYTES_PER_CALL_MAX, OUTPUT_RECORDS_BYTES_PER_CALL_MAX, OUTPUTS_PER_CALL_MAX,
 };
 use crate::isolate::stop::Stop;
 use crate::isolate::{
@@ -59,11 +60,15 @@ pub(super) struct Batch {
     pub(super) from: usize,
     /// Outputs since the last reply, with the index of the input they are from.
     outputs: Vec<(usize, NewFrame)>,
-    bytes: usize,
+    /// What they weigh together.
+    weight: Weight,
+    /// The input that the last of them are from, how many these are and what they weigh.
+    latest: (usize, usize, Weight),
     pub(super) replies: Replies,
     /// Counts the calls that waited, so that a timer knows whether its call is still the one.
     pub(super) wait: u64,
-    pub(super) waiting: Option<(usize, bool)>,
+    /// The input whose call waits. What came before it is answered for.
+    pub(super) waiting: Option<usize>,
 }
 
 /// A generator's run or one call.
@@ -213,7 +218,8 @@ impl Bridge {
     pub(crate) fn fail_all(&self, error: &ModuleError) {
         if let Some(batch) = self.batch.borrow_mut().take() {
             let unfinished = batch.inputs.len().saturating_sub(batch.from);
-            let (index, shared) = batch.waiting.unwrap_or((batch.from, unfinished > 1));
+            let (index, shared) =
+                batch.waiting.map_or((batch.from, unfinished > 1), |index| (index, false));
             batch.fail(index, shared, true, error.clone(), Verdict::Policy);
         }
         for (_, run) in self.runs.borrow_mut().drain() {
@@ -250,7 +256,8 @@ impl Bridge {
             inputs,
             from: 0,
             outputs: Vec::new(),
-            bytes: 0,
+            weight: Weight::default(),
+            latest: Default::default(),
             replies,
             wait: 0,
             waiting: None,
@@ -329,7 +336,7 @@ impl Bridge {
         Ok(topic)
     }
 
-    /// Takes one output of a run.
+    /// Takes one output of a run; whether the outputs buffered for a handler fill a commit.
     pub(super) fn emit(
         &self,
         run: u32,
@@ -338,7 +345,7 @@ impl Bridge {
         meta: String,
         ttl: &str,
         body: Bytes,
-    ) -> Result<(), JsErrorBox> {
+    ) -> Result<bool, JsErrorBox> {
         if run == HANDLER_RUN {
             return self.emit_buffered(input as usize, topic, meta, ttl, body);
         }
@@ -352,7 +359,7 @@ impl Bridge {
             return Err(JsErrorBox::generic(refusal.message));
         }
         outbox.push(self.frame(topic, meta, ttl, body, origin)?, None);
-        Ok(())
+        Ok(false)
     }
 
     fn emit_buffered(
@@ -362,26 +369,41 @@ impl Bridge {
         meta: String,
         ttl: &str,
         body: Bytes,
-    ) -> Result<(), JsErrorBox> {
+    ) -> Result<bool, JsErrorBox> {
         let mut batch = self.batch.borrow_mut();
         let Some(batch) = batch.as_mut() else { return Err(over()) };
-        let bytes = batch.bytes + body.len();
-        let of_call = batch.outputs.iter().rev().take_while(|(index, _)| *index == input).count();
-        if of_call >= OUTPUTS_PER_CALL_MAX || bytes > OUTPUT_BYTES_PER_CALL_MAX {
+        let origin = self.origin(batch.inputs.get(input).map(|input| &input.frame));
+        let frame = self.frame(topic, meta, ttl, body, origin)?;
+        let weight = Weight::of(&frame);
+        let (count, of_call) = match batch.latest {
+            (index, count, before) if index == input => (count + 1, before + weight),
+            _ => (1, weight),
+        };
+        if count > OUTPUTS_PER_CALL_MAX
+            || of_call.bodies > OUTPUT_BYTES_PER_CALL_MAX
+            || of_call.records > OUTPUT_RECORDS_BYTES_PER_CALL_MAX
+        {
             return Err(JsErrorBox::range_error(format!(
                 "a call may append {OUTPUTS_PER_CALL_MAX} frames with \
+                 {OUTPUT_RECORDS_BYTES_PER_CALL_MAX} bytes of meta and \
                  {OUTPUT_BYTES_PER_CALL_MAX} bytes of bodies; a generator or a command may append more"
             )));
         }
-        let origin = self.origin(batch.inputs.get(input).map(|input| &input.frame));
-        let frame = self.frame(topic, meta, ttl, body, origin)?;
-        batch.bytes = bytes;
+        batch.latest = (input, count, of_call);
+        batch.weight = batch.weight + weight;
         batch.outputs.push((input, frame));
-        Ok(())
+        Ok(batch.is_full())
     }
 }
 
 impl Batch {
+    /// Whether the calls so far should be committed before another begins.
+    const fn is_full(&self) -> bool {
+        self.outputs.len() >= GROUP_OUTPUTS
+            || self.weight.bodies >= GROUP_BODIES_BYTES
+            || self.weight.records >= GROUP_RECORDS_BYTES
+    }
+
     /// Answers for the next `done` inputs; `None` when that was the last answer.
     pub(super) fn reply(mut self, done: usize, state: Option<Bytes>) -> Option<Self> {
         let until = self.from + done;
@@ -390,7 +412,8 @@ impl Batch {
         let rest = self.outputs.split_off(later.unwrap_or(self.outputs.len()));
         let outputs = std::mem::replace(&mut self.outputs, rest);
         let outputs = outputs.into_iter().map(|(_, frame)| frame).collect();
-        self.bytes = 0;
+        let left = self.outputs.iter().map(|(_, frame)| Weight::of(frame));
+        self.weight = left.fold(Weight::default(), |sum, more| sum + more);
         self.from = until;
         // The Host may have dropped its end: then nobody wants the rest either.
         let _ = self.replies.replies.send(HandlerReply { done, outputs, state, failure: None });
@@ -399,7 +422,7 @@ impl Batch {
 
     pub(super) fn undo(&mut self) {
         self.outputs.clear();
-        self.bytes = 0;
+        self.weight = Weight::default();
     }
 
     /// Answers that the input at `index` could not be handled.

@@ -171,7 +171,8 @@ pub(super) fn op_xs_watch_signal(state: &mut OpState, run: u32) {
     }
 }
 
-/// Takes an output with a text body; empty text stands for "not given".
+/// Takes an output with a text body; empty text stands for "not given". Whether what is buffered
+/// fills a commit.
 #[op2(fast)]
 pub(super) fn op_xs_emit(
     state: &mut OpState,
@@ -181,12 +182,12 @@ pub(super) fn op_xs_emit(
     #[string] meta: String,
     #[string] ttl: String,
     #[string] body: String,
-) -> Result<(), JsErrorBox> {
+) -> Result<bool, JsErrorBox> {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
     bridge.emit(run, input, &topic, meta, &ttl, Bytes::from(body))
 }
 
-/// Takes an output whose body is bytes.
+/// As `op_xs_emit`, with bytes.
 #[op2]
 pub(super) fn op_xs_emit_bytes(
     state: &mut OpState,
@@ -196,7 +197,7 @@ pub(super) fn op_xs_emit_bytes(
     #[string] meta: String,
     #[string] ttl: String,
     #[buffer] body: JsBuffer,
-) -> Result<(), JsErrorBox> {
+) -> Result<bool, JsErrorBox> {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
     bridge.emit(run, input, &topic, meta, &ttl, Bytes::copy_from_slice(&body))
 }
@@ -263,13 +264,13 @@ pub(super) async fn op_xs_committed(state: Rc<RefCell<OpState>>) {
 /// The call of the input at `index` waits, from now on at most for the definition's timeout; -1:
 /// none does.
 #[op2(fast)]
-pub(super) fn op_xs_waits(state: &mut OpState, index: i32, shared: bool) {
+pub(super) fn op_xs_waits(state: &mut OpState, index: i32) {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
     let wait = {
         let mut batch = bridge.batch.borrow_mut();
         let Some(batch) = batch.as_mut() else { return };
         batch.wait += 1;
-        batch.waiting = usize::try_from(index).ok().map(|index| (index, shared));
+        batch.waiting = usize::try_from(index).ok();
         if batch.waiting.is_none() {
             return;
         }

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::Add;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,12 +30,39 @@ struct Inner {
     refused: Option<BackendError>,
 }
 
-fn weight(frame: &NewFrame) -> usize {
-    let body = match &frame.body {
-        Body::Inline(bytes) => bytes.len(),
-        Body::None | Body::Stored(_) => 0,
-    };
-    128 + frame.meta.as_bytes().len() + body
+/// Bytes of a record at most beside topic and meta.
+const RECORD_BYTES: usize = 160;
+
+/// What a frame, or several, add to a batch of the store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// Bytes of records at most, without the bodies.
+    pub(super) records: usize,
+    /// Bytes of inline bodies.
+    pub(super) bodies: usize,
+}
+
+impl Weight {
+    pub(super) fn of(frame: &NewFrame) -> Self {
+        let bodies = match &frame.body {
+            Body::Inline(bytes) => bytes.len(),
+            Body::None | Body::Stored(_) => 0,
+        };
+        let name = frame.topic.as_str().len();
+        Self { records: RECORD_BYTES + name + frame.meta.as_bytes().len(), bodies }
+    }
+
+    const fn total(self) -> usize {
+        self.records + self.bodies
+    }
+}
+
+impl Add for Weight {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { records: self.records + other.records, bodies: self.bodies + other.bodies }
+    }
 }
 
 impl Outbox {
@@ -47,7 +75,7 @@ impl Outbox {
         let start = {
             let mut inner = self.inner.borrow_mut();
             inner.frames += 1;
-            inner.bytes += weight(&frame);
+            inner.bytes += Weight::of(&frame).total();
             inner.queue.push_back((frame, stored));
             !std::mem::replace(&mut inner.pumping, true)
         };
@@ -107,7 +135,7 @@ impl Outbox {
         let (mut frames, mut waiting, mut bytes) = (Vec::new(), Vec::new(), 0);
         while frames.len() < OUTSTANDING_FRAMES_MAX {
             let Some((next, _)) = inner.queue.front() else { break };
-            let more = weight(next);
+            let more = Weight::of(next).total();
             if !frames.is_empty() && bytes + more > xs_engine::limits::BATCH_BYTES_MAX {
                 break;
             }

@@ -8,6 +8,14 @@ pub(crate) const OUTPUTS_PER_CALL_MAX: usize = 1_000;
 pub(crate) const OUTPUT_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of all bodies that one handler call buffers.
 pub(crate) const OUTPUT_BYTES_PER_CALL_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of the records, bodies apart, that one handler call buffers.
+pub(crate) const OUTPUT_RECORDS_BYTES_PER_CALL_MAX: usize = 2 * 1024 * 1024;
+/// Outputs of handler calls that share a commit beyond which no further call joins them.
+pub(crate) const GROUP_OUTPUTS: usize = 2_048;
+/// Bytes of their bodies beyond which none does.
+pub(crate) const GROUP_BODIES_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of their records beyond which none does.
+pub(crate) const GROUP_RECORDS_BYTES: usize = 1024 * 1024;
 /// Frames of a generator or a call that were yielded and are not stored yet.
 pub(crate) const OUTSTANDING_FRAMES_MAX: usize = 256;
 /// Bytes of such frames.
@@ -16,6 +24,15 @@ pub(crate) const OUTSTANDING_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(crate) const READ_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of a handler's state as JSON.
 pub(crate) const STATE_BYTES_MAX: usize = xs_engine::limits::CURSOR_STATE_BYTES_MAX;
+// Whatever the last call of a group adds, the group is one batch of the store, its cursor included.
+const _: () = assert!(GROUP_OUTPUTS + OUTPUTS_PER_CALL_MAX < xs_engine::limits::BATCH_RECORDS_MAX);
+const _: () = assert!(
+    GROUP_BODIES_BYTES + OUTPUT_BYTES_PER_CALL_MAX + STATE_BYTES_MAX
+        < xs_engine::limits::BATCH_BODIES_BYTES_MAX
+);
+const _: () = assert!(
+    GROUP_RECORDS_BYTES + OUTPUT_RECORDS_BYTES_PER_CALL_MAX < xs_engine::limits::BATCH_BYTES_MAX
+);
 /// Frames handed to a handler in one batch.
 pub const INPUTS_MAX: usize = 512;
 /// Characters of one log line; the rest is cut.

@@ -93,6 +93,92 @@ async fn a_call_that_waits_commits_what_came_before_it() {
     assert!(handling.next().await.unwrap().is_none());
 }
 
+/// Replies came without waiting for the commit before them, so that a call read a store without
+/// what the call before it had appended.
+#[tokio::test]
+async fn a_waiting_call_reads_what_the_waiting_call_before_it_appended() {
+    let (isolate, memory) = handler(
+        r#"export default { topics: "in", async run(frame, ctx) {
+          await new Promise((done) => setTimeout(done, 1));
+          const last = await ctx.last("it.out");
+          return { n: (last?.meta.n ?? 0) + 1 };
+        } };"#,
+    )
+    .await;
+    let mut handling = isolate.handle(inputs(&memory, 4)).unwrap();
+    for n in 1..=4 {
+        let reply = soon(handling.next()).await.unwrap().unwrap();
+        assert_eq!((reply.done, meta(&reply.outputs[0])), (1, json!({ "n": n })));
+        // The commit takes its time.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        reply.outputs.iter().for_each(|frame| drop(memory.push(frame)));
+    }
+    assert!(handling.next().await.unwrap().is_none());
+}
+
+/// A plain function's first promise in a group cannot be committed apart from what came before it.
+#[tokio::test]
+async fn a_first_promise_in_a_group_has_the_group_repeated() {
+    let source = r#"export default { topics: "in", state: 0, run(frame, ctx) {
+      ctx.state++;
+      if (frame.meta.n < 2) return { n: frame.meta.n };
+      return ctx.last("it.out").then((last) => ({ seen: last?.meta.n ?? null }));
+    } };"#;
+    let (isolate, memory) = handler(source).await;
+    let reply = super::reply(&isolate, inputs(&memory, 3)).await;
+    let failure = reply.failure.unwrap();
+    assert_eq!((reply.outputs.len(), failure.index), (0, 2));
+    assert!(failure.shared && failure.fresh, "{failure:?}");
+}
+
+/// The outputs of one group went to the store as one batch, whatever the store's limits are.
+#[tokio::test]
+async fn a_group_ends_where_a_commit_is_full() {
+    let cases = [
+        ("for (let i = 0; i < 50; i++) ctx.append('o', { meta: { i } });", 50),
+        ("ctx.append('o', { meta: { text: 'x'.repeat(60_000) } });", 1),
+        ("for (let i = 0; i < 3; i++) ctx.append('o', { body: 'x'.repeat(100_000) });", 3),
+    ];
+    for (body, outputs) in cases {
+        let (isolate, memory) = handler(&format!(
+            "export default {{ topics: 'in', state: 0, run(frame, ctx) {{ ctx.state++; {body} }} }};"
+        ))
+        .await;
+        let replies = soon(replies(&isolate, inputs(&memory, 512))).await.unwrap();
+        assert!(replies.len() > 1, "{body}");
+        assert_eq!(replies.iter().map(|reply| reply.done).sum::<usize>(), 512, "{body}");
+        let mut done = 0;
+        for reply in &replies {
+            assert_eq!(reply.failure, None, "{body}");
+            done += reply.done;
+            assert_eq!(state(reply), json!(done), "{body}");
+            assert_eq!(reply.outputs.len(), reply.done * outputs, "{body}");
+            let meta: usize = reply.outputs.iter().map(|frame| frame.meta.as_bytes().len()).sum();
+            let bodies: usize = reply.outputs.iter().map(|frame| super::body(frame).len()).sum();
+            assert!(reply.outputs.len() < xs_engine::limits::BATCH_RECORDS_MAX, "{body}");
+            assert!(meta < xs_engine::limits::BATCH_BYTES_MAX, "{body}: {meta}");
+            assert!(bodies < xs_engine::limits::BATCH_BODIES_BYTES_MAX, "{body}: {bodies}");
+        }
+    }
+    // What one call makes is bounded too, and a state that is too large is its call's error.
+    for (body, want) in [
+        (
+            "for (let i = 0; i < 40; i++) ctx.append('o', { meta: { t: 'x'.repeat(60_000) } });",
+            "bytes of meta",
+        ),
+        ("ctx.state = 'x'.repeat(2e6);", "over the limit"),
+    ] {
+        let (isolate, memory) =
+            handler(&format!("export default {{ topics: 'in', run(frame, ctx) {{ {body} }} }};"))
+                .await;
+        for _ in 0..2 {
+            let failure = reply(&isolate, inputs(&memory, 1)).await.failure.unwrap();
+            assert!(failure.error.message.contains(want), "{}", failure.error);
+            assert!(!failure.fresh, "the isolate goes on");
+        }
+    }
+}
+
 #[tokio::test]
 async fn values_become_frames_or_errors_that_name_the_fix() {
     let source = |value: &str| {
