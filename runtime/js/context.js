@@ -65,6 +65,13 @@ function readText(options = {}) {
   return stringify(request);
 }
 
+// What `for await` and `await using` need of an iterator.
+function iterable(iterator) {
+  iterator[Symbol.asyncIterator] = () => iterator;
+  iterator[Symbol.asyncDispose] = async () => void (await iterator.return());
+  return iterator;
+}
+
 // The items of a stream in Rust. It is opened on the first next(), closed by return() and with the
 // scope, after which it has simply ended.
 function stream(scope, open, decode) {
@@ -99,14 +106,8 @@ function stream(scope, open, decode) {
       ready = [];
       return { value, done: true };
     },
-    [Symbol.asyncIterator]() {
-      return iterator;
-    },
-    async [Symbol.asyncDispose]() {
-      await iterator.return();
-    },
   };
-  return iterator;
+  return iterable(iterator);
 }
 
 // Items that come all at once.
@@ -186,13 +187,17 @@ function base(scope, definition, ready) {
   };
 }
 
+function checkAppend(topic, content) {
+  checkContent(content, "append()");
+  if (typeof topic !== "string" || topic === "") throw new TypeError("append() needs a topic: append(\"my.topic\", { ... })");
+  if (content.topic !== undefined) throw new TypeError("append() takes the topic as its first argument only");
+}
+
 // `append` of generators and commands: resolves with the frame once it is stored.
 function immediate(scope) {
   return {
     append: async (topic, content = {}) => {
-      checkContent(content, "append()");
-      if (typeof topic !== "string" || topic === "") throw new TypeError("append() needs a topic: append(\"my.topic\", { ... })");
-      if (content.topic !== undefined) throw new TypeError("append() takes the topic as its first argument only");
+      checkAppend(topic, content);
       const body = content.json === undefined ? await collect(content.body) : stringify(content.json);
       const meta = content.meta === undefined ? "" : stringify(content.meta) ?? "";
       const ttl = content.ttl === undefined ? "" : String(content.ttl);
@@ -235,14 +240,8 @@ function every(scope, interval) {
       forget();
       return { value, done: true };
     },
-    [Symbol.asyncIterator]() {
-      return iterator;
-    },
-    async [Symbol.asyncDispose]() {
-      await iterator.return();
-    },
   };
-  return iterator;
+  return iterable(iterator);
 }
 
 const now = () => undefined;
@@ -282,9 +281,7 @@ function handlerContext(scope, definition, call) {
         return call.attempt();
       },
       append(topic, content = {}) {
-        checkContent(content, "append()");
-        if (typeof topic !== "string" || topic === "") throw new TypeError("append() needs a topic: append(\"my.topic\", { ... })");
-        if (content.topic !== undefined) throw new TypeError("append() takes the topic as its first argument only");
+        checkAppend(topic, content);
         if (content.body instanceof Blob || content.body instanceof ReadableStream) {
           throw new TypeError("a handler's append() is buffered and cannot wait: await the text or bytes first");
         }
