@@ -315,7 +315,7 @@ function define(namespace, kind, name) {
   if (plain.state !== undefined) stateText(plain.state);
   definition = found;
   about = { name, kind, asBody: found.output?.as === "body" };
-  return stringify({ ...plain, tick: typeof found.tick === "function" });
+  return stringify({ ...plain, tick: found.tick !== undefined, migrate: found.migrate !== undefined });
 }
 
 // ---- work

@@ -114,10 +114,6 @@ impl Version {
         let _turn = self.shared.starts.acquire().await;
         let start = Isolate::start(self.spec.clone(), Arc::clone(&self.backend));
         let (isolate, definition) = start.await?;
-        if definition.own_process {
-            let text = "isolation: \"process\" is not offered; leave it out";
-            return Err(ModuleError::new(FailureKind::Definition, text));
-        }
         Ok(Started { isolate, definition })
     }
 }

@@ -109,8 +109,6 @@ pub struct Definition {
     pub about: Option<String>,
     /// Longest wall time of one handler call, or of a command without a result.
     pub timeout: Duration,
-    /// `isolation: "process"`.
-    pub own_process: bool,
     /// Defaults of the configuration.
     pub config: Value,
     /// What it asks to be allowed.
@@ -125,8 +123,6 @@ pub struct Definition {
     pub on_error: OnError,
     /// Handler: time between two calls of `tick`, when it has one.
     pub pulse: Option<Duration>,
-    /// Generator: whether it reads `<name>.send`.
-    pub duplex: bool,
     /// Command: its arguments; `None` when any are taken as they are.
     pub args: Option<Vec<ArgSpec>>,
     /// Command: calls that run side by side.

@@ -63,7 +63,7 @@ impl Isolate {
     /// before the first [`Isolate::handle`].
     ///
     /// # Errors
-    /// [`ModuleError`] when it is not JSON or `migrate` throws.
+    /// [`ModuleError`] when it is not JSON.
     pub async fn load_state(&self, saved: Option<Bytes>) -> Result<(), ModuleError> {
         let (answer, answered) = oneshot::channel();
         self.send(Request::State { saved, answer })?;

@@ -34,6 +34,7 @@ struct Fields {
     on_error: Option<Failing>,
     pulse: Option<f64>,
     tick: bool,
+    migrate: bool,
     duplex: Option<bool>,
     args: Option<Map<String, Value>>,
     concurrency: Option<usize>,
@@ -164,7 +165,6 @@ pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleErr
     Ok(Definition {
         about: fields.about,
         timeout,
-        own_process: matches!(fields.isolation, Some(Isolation::Process)),
         config: fields.config,
         permissions: permissions.unwrap_or_default(),
         output: output(fields.output)?,
@@ -172,7 +172,6 @@ pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleErr
         start: fields.start.map(start).transpose()?.unwrap_or_default(),
         on_error: fields.on_error.map(on_error).transpose()?.unwrap_or_default(),
         pulse: pulse.filter(|_| fields.tick),
-        duplex: fields.duplex.unwrap_or(false),
         args: fields.args.map(args),
         concurrency,
     })
@@ -209,13 +208,16 @@ fn belongs(kind: Kind, fields: &Fields) -> Result<(), ModuleError> {
     if fields.tick != fields.pulse.is_some() {
         return Err(wrong("pulse and tick go together: pulse: \"10s\", tick(ctx) {...}"));
     }
-    if fields.duplex == Some(true) {
-        return Err(wrong("duplex generators are not offered by this version of xs"));
+    // What would be without effect must not look as if it had one.
+    let absent = [
+        ("duplex", fields.duplex == Some(true)),
+        ("isolation: \"process\"", matches!(fields.isolation, Some(Isolation::Process))),
+        ("migrate", fields.migrate),
+    ];
+    match absent.into_iter().find(|(_, asked)| *asked) {
+        Some((what, _)) => Err(wrong(format!("{what} is not offered by this version of xs"))),
+        None => Ok(()),
     }
-    if matches!(fields.isolation, Some(Isolation::Process)) {
-        return Err(wrong("isolation: \"process\" is not offered by this version of xs"));
-    }
-    Ok(())
 }
 
 fn output(given: Option<Output>) -> Result<OutputSpec, ModuleError> {

@@ -10,7 +10,7 @@ async fn command(source: &str) -> (Isolate, Arc<Memory>) {
     (isolate, memory)
 }
 
-fn call(memory: &Memory, args: &Value) -> Call {
+pub(super) fn call(memory: &Memory, args: &Value) -> Call {
     Call {
         input: Input {
             frame: memory.add("it.call", &json!({ "args": args }), "body"),

@@ -73,6 +73,17 @@ async fn what_is_wrong_with_one_is_named() {
             "topics belongs to a handler",
         ),
         (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', migrate() {} };",
+            "migrate is not offered",
+        ),
+        ("generators/it.js", "export default { run() {}, duplex: true };", "duplex is not offered"),
+        (
+            "commands/it.js",
+            "export default { run() {}, isolation: 'process' };",
+            "isolation: \"process\" is not offered",
+        ),
+        (
             "generators/it.js",
             "export default { run() {}, permissions: { run: ['ls'] } };",
             "unknown field `run`",

@@ -6,6 +6,7 @@ mod generators;
 mod handlers;
 mod hostile;
 mod memory;
+mod types;
 mod web;
 
 use std::sync::Arc;
