@@ -1,11 +1,14 @@
 //! What all drivers have in common: how they end, and how an isolate is ended with them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use xs_engine::FrameId;
 use xs_protocol::ClientError;
 
 use crate::isolate::{FailureKind, Isolate, ModuleError};
+
+/// Wait before a subscription that the server ended is made anew.
+pub(super) const RESUBSCRIBE: Duration = Duration::from_millis(250);
 
 /// Why a driver is over.
 #[derive(Debug)]

@@ -31,6 +31,7 @@ use serde_json::{Map, json};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, Client, ClientError, SubEvent, SubscribeOptions, Subscription};
 
@@ -47,6 +48,11 @@ use crate::permissions::Allow;
 const STOP_MAX: Duration = Duration::from_secs(12);
 /// Processors of one Host.
 const PROCESSORS_MAX: usize = 256;
+/// Isolates that a Host makes beyond the first of each processor. The engine gives about 0.8 MB of
+/// each back only with the process.
+pub const SPENT_ISOLATES_MAX: usize = 256;
+/// Time that calls under way have to end when a Host is to be replaced by a fresh one.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// What a Host runs.
 pub struct HostOptions {
@@ -62,6 +68,9 @@ pub struct HostOptions {
     pub limits: Limits,
     /// Threads on which the Host before this one crashed, as [`crate::supervise`] learned of them.
     pub culprits: Vec<String>,
+    /// Isolates it may make beyond the first of each processor before it ends as
+    /// [`HostEnd::Worn`].
+    pub spent_isolates_max: usize,
 }
 
 /// Why a Host ended.
@@ -71,6 +80,8 @@ pub enum HostEnd {
     Stopped,
     /// A thread of a module does not end: another process has to go on.
     Wedged,
+    /// The isolates it made have left enough memory behind for a fresh process to go on.
+    Worn,
 }
 
 /// Why a Host could not go on.
@@ -109,6 +120,7 @@ struct Host {
     folded: u64,
     /// All before this offset must be folded before the files are looked at again.
     ahead: u64,
+    spent_isolates_max: usize,
     keepers: HashMap<Key, (mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
     fatal: (mpsc::UnboundedSender<Fatal>, mpsc::UnboundedReceiver<Fatal>),
     shutdown: CancellationToken,
@@ -117,7 +129,8 @@ struct Host {
 impl Host {
     /// Reads the log and the files, and begins to run what is to run.
     async fn start(options: HostOptions, shutdown: CancellationToken) -> Result<Self, HostError> {
-        let HostOptions { client, modules, env, allow, limits, culprits } = options;
+        let HostOptions { client, modules, env, allow, limits, culprits, spent_isolates_max } =
+            options;
         if let Some(dir) = &modules {
             std::fs::read_dir(dir)
                 .map_err(|error| HostError::Modules { dir: dir.clone(), error })?;
@@ -135,6 +148,8 @@ impl Host {
             allow,
             limits,
             starts: Semaphore::new(STARTS_MAX),
+            made: tokio::sync::watch::channel(0).0,
+            calls: TaskTracker::new(),
         });
         let options = ReadOptions {
             topics: TopicPatterns::parse("xs.generator.*,xs.handler.*,xs.command.*")
@@ -151,6 +166,7 @@ impl Host {
             watcher,
             folded: 0,
             ahead: 0,
+            spent_isolates_max,
             keepers: HashMap::new(),
             fatal: mpsc::unbounded_channel(),
             shutdown,
@@ -167,11 +183,17 @@ impl Host {
 
     /// Follows log and files until it is over.
     async fn work(&mut self, shutdown: &CancellationToken) -> Result<HostEnd, HostError> {
+        let mut made = self.shared.made.subscribe();
         loop {
             let rested = self.folded >= self.ahead;
+            let isolates_max = self.spent_isolates_max.saturating_add(self.keepers.len());
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(HostEnd::Stopped),
+                () = above(&mut made, isolates_max) => {
+                    tracing::info!(isolates_max, "another Host goes on");
+                    return Ok(self.drain(shutdown).await);
+                }
                 Some(fatal) = self.fatal.1.recv() => match fatal {
                     Fatal::Wedged(key) => {
                         tracing::error!(processor = %key, "wedged; another Host has to go on");
@@ -184,6 +206,16 @@ impl Host {
                 }
                 () = changed(&mut self.watcher), if rested => self.sync().await?,
             }
+        }
+    }
+
+    /// Lets the calls under way end. Others wait in the log for the next Host.
+    async fn drain(&self, shutdown: &CancellationToken) -> HostEnd {
+        self.shared.calls.close();
+        tokio::select! {
+            () = shutdown.cancelled() => HostEnd::Stopped,
+            // Those that take longer are answered as interrupted.
+            _ = tokio::time::timeout(DRAIN_MAX, self.shared.calls.wait()) => HostEnd::Worn,
         }
     }
 
@@ -345,6 +377,12 @@ impl Host {
             tracing::error!("some modules did not end in time; they end with the process");
         }
     }
+}
+
+/// Waits until a count is above a limit.
+async fn above(count: &mut tokio::sync::watch::Receiver<usize>, limit: usize) {
+    // It never fails: who counts lives as long as who waits.
+    drop(count.wait_for(|count| *count > limit).await);
 }
 
 async fn changed(watcher: &mut Option<Watcher>) {

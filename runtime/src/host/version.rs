@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use serde_json::{Map, Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::task::TaskTracker;
 use xs_engine::{Frame, FrameId};
 use xs_protocol::Client;
 
@@ -37,6 +38,10 @@ pub(super) struct Shared {
     pub(super) allow: Allow,
     pub(super) limits: Limits,
     pub(super) starts: Semaphore,
+    /// How many isolates were made.
+    pub(super) made: watch::Sender<usize>,
+    /// Calls of commands that have begun and are not answered; closed when no more may begin.
+    pub(super) calls: TaskTracker,
 }
 
 /// A version that can be started.
@@ -112,6 +117,7 @@ impl Version {
     /// [`ModuleError`] says what is wrong with the module, and where.
     pub(super) async fn start(&self) -> Result<Started, ModuleError> {
         let _turn = self.shared.starts.acquire().await;
+        self.shared.made.send_modify(|made| *made += 1);
         let start = Isolate::start(self.spec.clone(), Arc::clone(&self.backend));
         let (isolate, definition) = start.await?;
         Ok(Started { isolate, definition })

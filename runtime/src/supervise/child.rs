@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use xs_protocol::{Client, ClientError, ClientOptions};
 
-use super::{CULPRITS_VARIABLE, EXIT_WEDGED, crash};
+use super::{CULPRITS_VARIABLE, EXIT_WEDGED, EXIT_WORN, crash};
 use crate::host::{self, HostEnd, HostError, HostOptions};
 use crate::isolate::Limits;
 use crate::permissions::Allow;
@@ -46,6 +46,7 @@ pub fn main(options: ChildOptions) -> ExitCode {
         Ok(HostEnd::Stopped) => ExitCode::SUCCESS,
         // Exits now: waiting for the thread that does not end would take for ever.
         Ok(HostEnd::Wedged) => std::process::exit(i32::from(EXIT_WEDGED)),
+        Ok(HostEnd::Worn) => ExitCode::from(EXIT_WORN),
         Err(error) => {
             tracing::error!(%error, "the Host ends");
             ExitCode::FAILURE
@@ -91,6 +92,7 @@ async fn serve(options: ChildOptions) -> Result<HostEnd, ChildError> {
         allow: options.allow,
         limits: Limits::default(),
         culprits: culprits.collect(),
+        spent_isolates_max: host::SPENT_ISOLATES_MAX,
     };
     Ok(host::run(options, shutdown).await?)
 }

@@ -22,6 +22,8 @@ use crate::host::backoff::{Backoff, random};
 const CULPRITS_VARIABLE: &str = "XS_HOST_CULPRITS";
 /// Exit code of a Host that has to be replaced because a thread of it does not end.
 const EXIT_WEDGED: u8 = 75;
+/// Exit code of a Host whose memory is to be given back.
+const EXIT_WORN: u8 = 76;
 /// Wait before the next Host when it is known what the last one ended for.
 const KNOWN_CAUSE: Duration = Duration::from_millis(100);
 /// Time a Host has to end after SIGTERM: its own limit and some more.
@@ -75,9 +77,14 @@ async fn supervise(options: SuperviseOptions, adopt: Adopt, stop: CancellationTo
             Ok(mut child) => {
                 tokio::select! {
                     exit = child.exited() => {
-                        tracing::error!(exit, "the Host ended");
                         culprits = child.culprits().await;
-                        !culprits.is_empty() || child.code() == Some(i32::from(EXIT_WEDGED))
+                        let ended_with = |code: u8| child.code() == Some(i32::from(code));
+                        if ended_with(EXIT_WORN) {
+                            tracing::info!("the Host is replaced by a fresh one");
+                        } else {
+                            tracing::error!(exit, "the Host ended");
+                        }
+                        !culprits.is_empty() || ended_with(EXIT_WEDGED) || ended_with(EXIT_WORN)
                     }
                     () = stop.cancelled() => return child.stop(STOP_MAX).await,
                 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use xs_engine::limits::HOPS_MAX;
 use xs_engine::{Frame, FrameId, NewFrame, Origin};
 use xs_protocol::Delivered;
@@ -17,11 +18,13 @@ use crate::isolate::{Call, FailureKind, Input, Isolate, ModuleError};
 /// The last part of `xs.command.<name>.cancel`.
 pub(super) const CANCEL: &str = "cancel";
 
-/// A call that has not begun.
+/// A call that has not begun, or not been answered.
 pub(super) struct Queued {
     pub(super) input: Input,
     pub(super) cancelled: bool,
     deadline_ms: Option<u64>,
+    /// Says that it has begun, until it is answered.
+    _begun: Option<TaskTrackerToken>,
 }
 
 impl Queued {
@@ -29,7 +32,8 @@ impl Queued {
     pub(super) fn new(Delivered { frame, body }: Delivered) -> Self {
         let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
         let deadline_ms = meta.get("deadline").and_then(Value::as_u64);
-        Self { input: Input { frame, body, attempt: 1 }, cancelled: false, deadline_ms }
+        let input = Input { frame, body, attempt: 1 };
+        Self { input, cancelled: false, deadline_ms, _begun: None }
     }
 
     /// Why it must not begin any more, if so: a code and a sentence.
@@ -62,7 +66,8 @@ impl Calls {
 
     /// Runs a call. The task holds the isolate, so that one that was replaced lives as long as its
     /// last call.
-    pub(super) fn begin(&mut self, version: &Version, isolate: &Arc<Isolate>, queued: Queued) {
+    pub(super) fn begin(&mut self, version: &Version, isolate: &Arc<Isolate>, mut queued: Queued) {
+        queued._begun = Some(version.shared().calls.token());
         let cancel = CancellationToken::new();
         self.cancels.insert(queued.input.frame.id(), cancel.clone());
         let call = Call {

@@ -15,15 +15,13 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
-use xs_protocol::{
-    AppendRequest, ClientError, Delivered, SubEvent, SubscribeOptions, Subscription,
-};
+use xs_protocol::{AppendRequest, ClientError, Delivered, SubEvent, SubscribeOptions};
 
 use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
 use self::place::Place;
 use super::backoff::{Backoff, random};
 use super::commit::{Outcome, commit};
-use super::driver::{Ending, is_wedged, wall_ms};
+use super::driver::{Ending, RESUBSCRIBE, is_wedged, wall_ms};
 use super::store::{Finish, processor_cursor};
 use super::version::{Started, Version};
 use crate::isolate::{Definition, FailureKind, Isolate, ModuleError};
@@ -156,7 +154,7 @@ impl Command {
                 (call, result) = self.calls.ended() => self.ended(call, result, stop).await?,
                 error = self.isolate.failed() => self.failed(error, stop).await?,
                 event = subscription.next(), if self.queue.len() < QUEUE_MAX => {
-                    if !self.event(event, &mut subscription).await? {
+                    if !self.event(event).await? {
                         return Ok(());
                     }
                 }
@@ -165,11 +163,7 @@ impl Command {
     }
 
     /// Takes what the subscription tells; `false` when it is over.
-    async fn event(
-        &mut self,
-        event: Option<Result<SubEvent, ClientError>>,
-        _subscription: &mut Subscription,
-    ) -> Step<bool> {
+    async fn event(&mut self, event: Option<Result<SubEvent, ClientError>>) -> Step<bool> {
         match event {
             Some(Ok(SubEvent::Frames { frames, .. })) => {
                 for delivered in frames {
@@ -179,7 +173,7 @@ impl Command {
             }
             Some(Ok(SubEvent::CaughtUp { .. } | SubEvent::Pulse | SubEvent::Gap(_))) => Ok(true),
             Some(Ok(SubEvent::Dropped { .. })) | None => {
-                tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                tokio::time::sleep(RESUBSCRIBE).await;
                 Ok(false)
             }
             Some(Err(error)) => Err(Ending::Lost(error)),
@@ -202,6 +196,9 @@ impl Command {
 
     /// Begins as many calls as may run, after it is stored that they have begun.
     async fn begin(&mut self, stop: &CancellationToken) -> Step {
+        if self.version.shared().calls.is_closed() {
+            return Ok(());
+        }
         let room = self.definition.concurrency.saturating_sub(self.calls.len());
         let (mut begun, mut frames) = (Vec::new(), Vec::new());
         let now_ms = wall_ms();

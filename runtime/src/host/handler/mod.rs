@@ -17,7 +17,7 @@ use xs_protocol::{AppendRequest, ClientError, SubEvent, SubscribeOptions, Subscr
 use self::inputs::{Inputs, Next};
 use self::place::Place;
 use super::commit::{Outcome, commit};
-use super::driver::{Ending, stop_isolate, wall_ms};
+use super::driver::{Ending, RESUBSCRIBE, stop_isolate, wall_ms};
 use super::store::processor_cursor;
 use super::version::{Started, Version};
 use crate::isolate::{
@@ -28,8 +28,6 @@ use crate::isolate::{
 const BODIES_UP_TO: u32 = 16 * 1024;
 /// A cursor that moves without outputs is written at most so often.
 const MOVE_EVERY: Duration = Duration::from_secs(1);
-/// Wait before a subscription that the server ended is made anew.
-const RESUBSCRIBE: Duration = Duration::from_millis(250);
 
 /// A handler that is ready to run.
 pub(super) struct Handler {

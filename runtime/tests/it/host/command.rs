@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use xs_engine::{Frame, FrameId, Topic};
 use xs_protocol::{CallRequest, Role};
+use xs_runtime::host::HostEnd;
 
 use super::support::{World, meta};
 
@@ -94,6 +95,38 @@ async fn calls_overlap_and_can_be_cancelled() {
     let ended = [2, 1].map(|id: usize| calls[id].to_string());
     let completes = world.topic("wait.complete");
     assert!(completes.iter().zip(&ended).all(|(frame, call)| meta(frame)["call"] == **call));
+    host.stop().await;
+}
+
+/// Each isolate leaves memory behind that only the end of the process gives back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_made_many_isolates_lets_calls_end_and_makes_room() {
+    let world = World::new(&[("commands/wait.js", WAIT), ("handlers/h.js", "")]);
+    let host = world.host_that_spends(2).await;
+    world.wait("xs.command.wait.active", 1).await;
+    let begun = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
+    world.wait("wait.recv", 1).await;
+    for n in 0..3 {
+        world.save("handlers/h.js", &format!("export default {{ topics: 'a', run: () => {n} }};"));
+        world.wait("xs.handler.h.active", n + 1).await;
+    }
+    let later = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
+    // The first call ends as if nothing was; the second one waits for the next Host.
+    while world.topic("wait.complete").is_empty() {
+        world.append("go", json!({ "id": 1 }), "");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(matches!(host.ended().await, HostEnd::Worn));
+    assert_eq!(answers(&world, begun), ["wait.recv", "wait.recv", "wait.complete"]);
+    assert!(answers(&world, later).is_empty());
+    assert!(world.topic("wait.error").is_empty());
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 4).await;
+    while world.topic("wait.complete").len() < 2 {
+        world.append("go", json!({ "id": 1 }), "");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(answers(&world, later), ["wait.recv", "wait.recv", "wait.complete"]);
     host.stop().await;
 }
 

@@ -88,6 +88,11 @@ impl World {
 
     /// Starts a Host.
     pub(crate) async fn host(&self) -> Running {
+        self.host_that_spends(usize::MAX).await
+    }
+
+    /// Starts a Host that ends after so many isolates beyond the first of each processor.
+    pub(crate) async fn host_that_spends(&self, spent_isolates_max: usize) -> Running {
         let (client, wire) = self.wired(Role::Host).await;
         let options = HostOptions {
             client,
@@ -96,6 +101,7 @@ impl World {
             allow: Allow::default(),
             limits: Limits::default(),
             culprits: Vec::new(),
+            spent_isolates_max,
         };
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(host::run(options, shutdown.clone()));
@@ -137,6 +143,11 @@ impl Running {
     /// Ends it as SIGTERM does.
     pub(crate) async fn stop(self) -> HostEnd {
         self.shutdown.cancel();
+        self.ended().await
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(self) -> HostEnd {
         tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap()
     }
 
