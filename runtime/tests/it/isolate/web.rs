@@ -47,6 +47,17 @@ async fn globals_are_the_committed_list() {
     }
 }
 
+/// The engine reads `console` while it restores a snapshot, and crashes on an accessor.
+#[tokio::test]
+async fn the_console_is_a_plain_value() {
+    let seen = eval(
+        "const { value, get } = Object.getOwnPropertyDescriptor(globalThis, 'console'); \
+         return { value: typeof value, get: typeof get };",
+    )
+    .await;
+    assert_eq!(seen, json!({ "value": "object", "get": "undefined" }));
+}
+
 #[tokio::test]
 async fn the_web_platform_works_without_imports() {
     let cases = [
@@ -169,11 +180,31 @@ async fn fetch_reaches_what_was_named_and_nothing_else() {
     let error = refused.err().unwrap();
     assert_eq!(error.kind, FailureKind::Permission);
     assert!(error.message.contains("--allow-net-private"), "{error}");
-    // A name that leads to one is no way around.
-    let fetch = format!("await fetch('http://localhost.localdomain:{port}/'); return {{}}");
-    let named = format!("permissions: {{ net: [\"localhost.localdomain:{port}\"] }},");
-    let seen = eval_with(&fetch, &named, |spec| spec.allow.net_private = false).await;
-    assert!(seen["failed"].is_string(), "{seen}");
+    // Neither a name that leads to one nor an address that stands for one is a way around.
+    for host in ["localhost.localdomain", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"] {
+        let source = format!(
+            "export default {{ topics: \"in\", permissions: {{ net: [\"{host}:{port}\"] }}, \
+             async run() {{ await fetch('http://{host}:{port}/'); }} }};"
+        );
+        let shut = |spec: &mut IsolateSpec| spec.allow.net_private = false;
+        if let Ok((isolate, _, memory)) = start_with("handlers/it.js", &source, shut).await {
+            isolate.load_state(None).await.unwrap();
+            let reply = soon(reply(&isolate, inputs(&memory, 1))).await;
+            assert!(reply.failure.is_some(), "{host}");
+        }
+        assert!(requests.try_recv().is_err(), "{host}");
+    }
+    // Nor is asking for every host, where that is allowed.
+    let source = format!(
+        "export default {{ topics: \"in\", permissions: {{ net: [\"*\"] }}, \
+         async run() {{ await fetch('http://[::ffff:127.0.0.1]:{port}/'); }} }};"
+    );
+    let any = |spec: &mut IsolateSpec| {
+        spec.allow = Allow { net_any: true, ..Allow::default() };
+    };
+    let (isolate, _, memory) = start_with("handlers/it.js", &source, any).await.unwrap();
+    isolate.load_state(None).await.unwrap();
+    assert!(soon(reply(&isolate, inputs(&memory, 1))).await.failure.is_some());
     assert!(requests.try_recv().is_err());
 }
 
