@@ -113,6 +113,41 @@ pub(crate) fn install(runtime: &mut deno_core::JsRuntime, bridge: &Rc<Bridge>) {
 mod tests {
     use super::*;
 
+    /// An op that takes a richer type panics on a Symbol, and the process dies of it.
+    #[test]
+    fn ops_take_strings_numbers_and_bytes_only() {
+        let sources = [
+            include_str!("driver.rs"),
+            include_str!("files.rs"),
+            include_str!("random.rs"),
+            include_str!("store.rs"),
+        ];
+        let known = [
+            "OpState",
+            "Rc",
+            "RefCell",
+            "String",
+            "Option",
+            "Result",
+            "JsErrorBox",
+            "JsBuffer",
+            "Uint8Array",
+        ];
+        let mut ops = 0;
+        for source in sources {
+            for op in source.split("#[op2").skip(1) {
+                let (head, _) = op.split_once(" {\n").unwrap();
+                let words = head.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                // What begins small is a name, a number or a truth value.
+                let mut types = words.filter(|word| word.starts_with(|c: char| c.is_uppercase()));
+                let other = types.find(|word| !known.contains(word));
+                assert!(other.is_none() && !head.contains("serde"), "{other:?} in {head}");
+                ops += 1;
+            }
+        }
+        assert!(ops >= 40, "{ops}");
+    }
+
     /// A script that is still a path would be looked for on the user's machine.
     #[test]
     fn every_script_is_in_the_binary() {
