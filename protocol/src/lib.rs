@@ -13,6 +13,7 @@ mod message;
 pub mod server;
 mod service;
 mod session;
+mod socket;
 
 pub use address::{Address, AddressError, SOCKET_NAME};
 pub use client::{

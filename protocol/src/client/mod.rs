@@ -32,6 +32,7 @@ use crate::message::{
     AppendRequest, Appended, CallRequest, CursorSummary, GoAway, HelloReply, LastRequest, OpRange,
     PeerLimits, Request, Response, Role, SubscribeOptions, SubscribeRequest, TopicSummary,
 };
+use crate::socket::SocketPath;
 
 /// How to connect.
 #[derive(Clone)]
@@ -123,7 +124,8 @@ impl Client {
         let connect = async {
             match address {
                 Address::Unix(path) => {
-                    let stream = UnixStream::connect(path).await.map_err(failed)?;
+                    let path = SocketPath::of(path).map_err(failed)?;
+                    let stream = UnixStream::connect(path.as_path()).await.map_err(failed)?;
                     let (reader, writer) = stream.into_split();
                     Self::hello(reader, writer, options).await
                 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::address::Address;
+use crate::socket::SocketPath;
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Listener {
 /// Binds under another name, closes the socket to others, and only then puts it in its place: at no
 /// moment can anyone else open it.
 async fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    if UnixStream::connect(path).await.is_ok() {
+    if UnixStream::connect(SocketPath::of(path)?.as_path()).await.is_ok() {
         let text = format!("a server listens on {} already", path.display());
         return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
     }
@@ -88,7 +89,7 @@ async fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&unfinished)?;
+    let listener = UnixListener::bind(SocketPath::of(&unfinished)?.as_path())?;
     let put = || {
         fs::set_permissions(&unfinished, Permissions::from_mode(0o600))?;
         let inode = fs::symlink_metadata(&unfinished)?.ino();
