@@ -36,6 +36,8 @@ pub(crate) enum Need {
     Follow,
     /// It may be created.
     Create,
+    /// It may be created, and others are let in too: the pipe that feeds it may stay open.
+    Feed,
     /// Only a server will do.
     Server,
 }
@@ -101,7 +103,7 @@ impl Session {
 }
 
 /// The directory of the store, when what is wrong is that nobody listens there.
-fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<&'a Path> {
+pub(crate) fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<&'a Path> {
     let (Address::Unix(socket), ClientError::Connect { kind, .. }) = (address, error) else {
         return None;
     };
@@ -112,7 +114,7 @@ fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<&'a Path> {
 
 /// Opens the store in this process; `None` when another process has it open.
 async fn open_local(dir: &Path, need: Need) -> anyhow::Result<Option<Session>> {
-    if need != Need::Create && !is_store(dir) {
+    if !matches!(need, Need::Create | Need::Feed) && !is_store(dir) {
         return Fault::fail(
             Exit::Unreachable,
             format!(
@@ -134,7 +136,7 @@ async fn open_local(dir: &Path, need: Need) -> anyhow::Result<Option<Session>> {
     let service = StoreService::new(Arc::clone(&store), false, failed)?;
     let server = Server::new(Arc::new(service), ServerOptions::default());
     let socket = dir.join(SOCKET_NAME);
-    let socket = if need == Need::Follow {
+    let socket = if matches!(need, Need::Follow | Need::Feed) {
         let address = Address::Unix(socket.clone());
         let listener = Listener::bind(&address).await;
         server.listen(listener.with_context(|| format!("listen on {address}"))?, Role::Admin);
@@ -153,7 +155,8 @@ fn is_store(dir: &Path) -> bool {
     ["super.a", "super.b"].iter().any(|name| dir.join(name).exists())
 }
 
-fn no_server(dir: &Path) -> String {
+/// What to say where only a server will do.
+pub(crate) fn no_server(dir: &Path) -> String {
     format!("no server at {0}; start one with `xs serve {0}`", dir.display())
 }
 

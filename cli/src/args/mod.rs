@@ -11,6 +11,7 @@ use clap::{Parser, ValueHint};
 use tracing::level_filters::LevelFilter;
 use xs_engine::{BlobHash, Meta, SyncPolicy, Topic, Ttl};
 use xs_protocol::Address;
+use xs_protocol::limits::LAST_MAX;
 
 pub(crate) use address::lift;
 pub(crate) use read::{BodyArgs, CatArgs, PatternArgs, TailArgs, bound};
@@ -185,7 +186,8 @@ pub(crate) struct LastArgs {
     #[command(flatten)]
     pub(crate) patterns: PatternArgs,
     /// How many, the newest last.
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..=LAST_MAX))]
     pub(crate) count: u64,
     /// The newest event of each topic instead.
     #[arg(long, conflicts_with = "count")]
@@ -332,6 +334,8 @@ mod tests {
             "xs cat --last 3 --new",
             "xs cat --reverse --follow",
             "xs last -n 2 --per-topic",
+            "xs last -n 0",
+            "xs last -n 1000001",
             "xs get !",
             "xs call name --timeout soon",
         ] {

@@ -32,6 +32,15 @@ pub(crate) use service::StoreService;
 pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
     log_to_stderr(args.log);
     let mut signals = Signals::new()?;
+    for address in &args.listen {
+        address.check_local().map_err(|error| Fault::new(Exit::Usage, error.to_string()))?;
+    }
+    if let Some(modules) = &args.modules {
+        std::fs::read_dir(modules).map_err(|error| {
+            let text = format!("cannot read the modules in {}: {error}", modules.display());
+            Fault::new(Exit::Usage, text)
+        })?;
+    }
     let dir = store_dir(args.store.clone(), addr)?;
     let options = StoreOptions { sync: args.sync, ..StoreOptions::default() };
     let path = dir.clone();

@@ -40,7 +40,7 @@ pub(super) async fn run(client: &Client, cat: &CatArgs, out: &mut Output) -> any
             }
             Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
             Some(SubEvent::Dropped { refusal, resume }) => {
-                let text = format!("{}; go on with --from {resume}", refusal.message);
+                let text = format!("{}; go on with xs cat -f --from {resume}", refusal.message);
                 return Fault::fail(Exit::Unreachable, text);
             }
             Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}

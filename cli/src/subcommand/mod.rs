@@ -47,6 +47,7 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
 
 fn need(subcommand: &Subcommand) -> Need {
     match subcommand {
+        Subcommand::Append(append) if append.lines => Need::Feed,
         Subcommand::Append(_) | Subcommand::Cas(CasSubcommand::Put { .. }) => Need::Create,
         Subcommand::Call(_) => Need::Server,
         Subcommand::Tail(_) => Need::Follow,

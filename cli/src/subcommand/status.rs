@@ -6,8 +6,8 @@ use serde_json::json;
 use xs_protocol::{Address, Client, ClientError, ClientOptions};
 
 use crate::args::PingArgs;
-use crate::connect::{default_address, explain};
-use crate::exit::Exit;
+use crate::connect::{default_address, explain, no_server, unserved};
+use crate::exit::{Exit, Fault};
 use crate::output::Output;
 
 /// Time between two attempts to reach a server.
@@ -32,7 +32,12 @@ pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Resu
             Err(ClientError::Connect { .. }) if give_up.is_some_and(|at| Instant::now() < at) => {
                 tokio::time::sleep(RETRY).await;
             }
-            Err(error) => return Err(explain(error)),
+            Err(error) => {
+                return match unserved(&address, &error) {
+                    Some(dir) => Fault::fail(Exit::Unreachable, no_server(dir)),
+                    None => Err(explain(error)),
+                };
+            }
         }
     };
     let server = client.server();

@@ -2,7 +2,9 @@
 
 use std::process::Stdio;
 
-use crate::support::{Place, text};
+use rustix::process::Signal;
+
+use crate::support::{PATIENCE, Place, signal, text, wait_within};
 
 #[test]
 fn every_way_to_name_a_store_finds_the_same_one() {
@@ -29,6 +31,37 @@ fn every_way_to_name_a_store_finds_the_same_one() {
         assert_eq!(out.lines().count(), 1, "{args:?} {}", String::from_utf8_lossy(&run.stderr));
     }
     assert!(server.stop().success());
+}
+
+/// The address of a Unix socket holds 107 bytes.
+#[test]
+fn a_store_may_lie_deep() {
+    let place = Place::new();
+    let deep = format!("{}/store", vec!["a".repeat(50); 5].join("/"));
+    let store = format!("./{deep}");
+    place.ok(&["append", &store, "t", "one"]);
+    let absolute = place.path(&deep);
+    let mut server =
+        place.command(&["serve", text(&absolute)]).stderr(Stdio::null()).spawn().unwrap();
+    place.ok(&["ping", &store, "--wait", "60s"]);
+    place.ok(&["append", text(&absolute), "t", "two"]);
+    assert_eq!(place.ok(&["cat", &store, "t"]).json().len(), 2);
+    signal(&server, Signal::TERM);
+    assert!(wait_within(&mut server, PATIENCE).success());
+    assert!(!absolute.join("xs.sock").exists());
+}
+
+/// What needs TLS is refused before anything is opened or made.
+#[test]
+fn other_machines_are_out_of_reach() {
+    let place = Place::new();
+    let store = place.store();
+    let listen = place.xs(&["serve", text(&store), "--listen", "0.0.0.0:0"]);
+    assert_eq!(listen.code, 2, "{}", listen.err);
+    assert!(listen.err.contains("not a loopback address"), "{}", listen.err);
+    let tls = place.xs(&["cat", "xss://example.com:1"]);
+    assert_eq!((tls.code, tls.err.contains("TLS is not supported")), (2, true), "{}", tls.err);
+    assert!(!store.exists(), "nothing was made");
 }
 
 #[test]

@@ -22,7 +22,9 @@ fn each_documented_code_is_reached() {
         (&["modules", "show", "none"], 3, "no module none"),
         (&["cat", "./nowhere"], 5, "no store at ./nowhere"),
         (&["call", "report"], 5, "no server at"),
-        (&["ping"], 5, "cannot connect"),
+        (&["ping"], 5, "start one with `xs serve"),
+        (&["serve", "./s", "--modules", "./none"], 2, "cannot read the modules in ./none"),
+        (&["last", "-n", "0"], 2, "1..=1000000"),
         (&["cat", ":1"], 5, "cannot connect"),
         (&["append", "xs.mine", "x"], 7, "xs."),
         (&["append", "t", "--file", "nowhere"], 1, "nowhere"),
@@ -33,6 +35,7 @@ fn each_documented_code_is_reached() {
         assert!(run.out.is_empty(), "xs {args:?} printed {:?}", run.text());
     }
     assert!(!place.path("nowhere").exists(), "a reader must not make a store");
+    assert!(!place.path("s").exists(), "a server that cannot do its work makes none");
 }
 
 #[test]

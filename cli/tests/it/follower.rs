@@ -1,11 +1,16 @@
-//! A follower that sleeps: it misses nothing, and the server keeps nothing for it.
+//! Followers that sleep: they miss nothing, and the server keeps nothing for them. One is a client
+//! that does not take what it is sent, one the binary itself, stopped by a signal.
 
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+
+use rustix::process::Signal;
 use serde_json::json;
 use xs_engine::{ReadOptions, Start};
 use xs_protocol::{AppendRequest, SubEvent, SubscribeOptions};
 
 use crate::client::{connect, frame, runtime};
-use crate::support::Place;
+use crate::support::{PATIENCE, Place, signal, wait_within};
 
 const FRAMES: usize = 200_000;
 const BATCH: usize = 500;
@@ -13,7 +18,7 @@ const BATCH: usize = 500;
 const GROWTH_MAX: u64 = 24 * 1024 * 1024;
 
 #[test]
-fn a_sleeping_follower_gets_everything_and_costs_nothing() {
+fn sleeping_followers_get_everything_and_cost_nothing() {
     let place = Place::new();
     let server = place.serve(&["--sync", "none"]);
     let (store, body) = (place.store(), [b'x'; 200]);
@@ -31,6 +36,10 @@ fn a_sleeping_follower_gets_everything_and_costs_nothing() {
         let follower = connect(&store).await;
         let options = ReadOptions { start: Start::First, follow: true, ..ReadOptions::default() };
         let mut sub = follower.subscribe(&options, SubscribeOptions::default()).await.unwrap();
+        let limit = FRAMES.to_string();
+        let mut cat = place.command(&["cat", "-f", "--limit", &limit, "t"]);
+        let mut cat = cat.stdout(File::create(place.path("cat")).unwrap()).spawn().unwrap();
+        signal(&cat, Signal::STOP);
         for first in (20 * BATCH..FRAMES).step_by(BATCH) {
             append.append(&batch(first)).await.unwrap();
         }
@@ -51,8 +60,16 @@ fn a_sleeping_follower_gets_everything_and_costs_nothing() {
                 other => panic!("after {next} frames: {other:?}"),
             }
         }
+        signal(&cat, Signal::CONT);
+        assert!(wait_within(&mut cat, PATIENCE).success());
         let end = server.rss_anon();
         assert!(end <= before + GROWTH_MAX, "RssAnon went from {before} to {end}");
     });
+    let lines = BufReader::new(File::open(place.path("cat")).unwrap()).lines();
+    let printed = lines.map(|line| {
+        let frame: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        usize::try_from(frame["meta"]["n"].as_u64().unwrap()).unwrap()
+    });
+    assert!(printed.eq(0..FRAMES), "what the binary printed is not every frame, once, in order");
     assert!(server.stop().success());
 }

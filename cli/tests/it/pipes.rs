@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, signal, wait_within};
+use crate::support::{PATIENCE, Place, eventually, signal, wait_within};
 
 #[test]
 fn a_closed_pipe_is_a_quiet_end() {
@@ -50,6 +50,28 @@ fn lines_are_stored_while_the_pipe_stays_open() {
     }
     drop(append.stdin.take());
     assert!(wait_within(&mut append, PATIENCE).success());
+}
+
+#[test]
+fn lines_without_a_server_let_others_in() {
+    let place = Place::new();
+    let mut append = place
+        .command(&["append", "t", "--lines"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdin = append.stdin.as_mut().unwrap();
+    writeln!(stdin, "one").unwrap();
+    // The store is there once the process has made it.
+    eventually(|| place.store().join("xs.sock").exists().then_some(()));
+    assert_eq!(place.await_frames("t", 1)[0]["body"], "one");
+    place.ok(&["append", "t", "two"]);
+    writeln!(append.stdin.as_mut().unwrap(), "three").unwrap();
+    drop(append.stdin.take());
+    assert!(wait_within(&mut append, PATIENCE).success());
+    assert_eq!(place.frames("t").len(), 3);
+    assert!(!place.store().join("xs.sock").exists());
 }
 
 #[test]

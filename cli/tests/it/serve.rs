@@ -37,6 +37,23 @@ fn sigterm_leaves_neither_child_nor_socket() {
     assert_eq!(topics, ["xs.start", "xs.stopping"]);
 }
 
+/// The engine keeps bytecode below the user's home, and runs what it finds there, unless the Host is
+/// started in the right way.
+#[test]
+fn modules_leave_nothing_in_the_home_of_the_user() {
+    let place = Place::new();
+    place.write("modules/generators/tick.ts", TICK);
+    let server = place.serve(&["--modules", "modules"]);
+    place.await_frames("tick.recv", 1);
+    assert!(server.stop().success());
+    let mut names: Vec<_> = fs::read_dir(place.path("."))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["log", "modules", "store"]);
+}
+
 #[test]
 fn a_killed_server_leaves_no_host_behind_and_starts_again() {
     let place = Place::new();

@@ -48,6 +48,7 @@ impl Place {
             .env("XS_ADDR", self.store())
             .env("HOME", self.dir.path())
             .env("TZ", "UTC")
+            .env_remove("V82JSC_NO_BC_CACHE")
             .stdin(Stdio::null());
         command
     }
