@@ -15,8 +15,8 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(decode(&stream, stream.len().max(1)), decode(&stream, usize::from(step) + 1));
 });
 
-/// The messages of a stream that comes `step` bytes at a time, and whether it ended in an error. Its
-/// text may differ: it can only tell of bytes that have come.
+/// The messages of a stream that comes `step` bytes at a time, and whether it ended in an error.
+/// Its text may differ: it can only tell of bytes that have come.
 fn decode(stream: &[u8], step: usize) -> (Vec<Envelope>, bool) {
     let mut codec = Codec::new(MAX);
     let mut buf = BytesMut::new();

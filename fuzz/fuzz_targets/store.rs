@@ -1,5 +1,5 @@
-//! A whole store with bytes changed in its files: opening and reading it gives what was stored or an
-//! error, never other frames, never other bodies, and never a panic.
+//! A whole store with bytes changed in its files: opening and reading it gives what was stored or
+//! an error, never other frames, never other bodies, and never a panic.
 #![no_main]
 
 use std::collections::HashMap;
