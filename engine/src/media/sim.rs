@@ -54,6 +54,10 @@ struct State {
     failing: Option<(RangeInclusive<u64>, Errno)>,
     /// Nothing changes any more: the process that used the disk is dead.
     frozen: bool,
+    /// The power is cut before this operation; what the disk then has is kept.
+    cut_at: u64,
+    seed: u64,
+    left: Option<Image>,
 }
 
 impl fmt::Debug for State {
@@ -249,6 +253,9 @@ impl State {
     fn step(&mut self) -> io::Result<()> {
         self.alive()?;
         self.count += 1;
+        if self.count == self.cut_at {
+            self.left = Some(Moment::of(self).power_cut(self.seed));
+        }
         if let Some(mut watch) = self.watch.take() {
             watch(self.count, &Moment::of(self));
             self.watch = Some(watch);
@@ -261,8 +268,15 @@ impl State {
 }
 
 impl SimDisk {
+    /// An empty disk, written through maps, whose power is cut before operation number `cut_at`.
+    pub(crate) fn new(cut_at: u64, seed: u64) -> Self {
+        let disk = Self::holding(&Image::new(), Path::new("/"), MediaChoice::Mapped);
+        disk.cut_before(cut_at, seed);
+        disk
+    }
+
     /// A disk that holds an image below `root`, written through maps or not.
-    pub(crate) fn new(image: &Image, root: &Path, media: MediaChoice) -> Self {
+    pub(crate) fn holding(image: &Image, root: &Path, media: MediaChoice) -> Self {
         let mut state = State::default();
         for (path, bytes) in image {
             let content = Content::new(Arc::clone(bytes)).unwrap();
@@ -276,6 +290,27 @@ impl SimDisk {
     /// Operations so far.
     pub(crate) fn count(&self) -> u64 {
         self.state.lock().count
+    }
+
+    /// The power is cut before operation number `cut_at`, counted from 1. The disk goes on as if it
+    /// were not; what the cut left is kept.
+    pub(crate) fn cut_before(&self, cut_at: u64, seed: u64) {
+        let mut state = self.state.lock();
+        (state.cut_at, state.seed, state.left) = (cut_at, seed, None);
+    }
+
+    /// Whether the power was cut.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.state.lock().left.is_some()
+    }
+
+    /// What a power cut at the set operation left, if it was reached; now, if not.
+    pub(crate) fn after_cut(&self) -> Self {
+        let mut state = self.state.lock();
+        let left = state.left.take();
+        let left = left.unwrap_or_else(|| Moment::of(&state).power_cut(state.seed));
+        let media = if self.mapped { MediaChoice::Mapped } else { MediaChoice::Positioned };
+        Self::holding(&left, &self.root, media)
     }
 
     /// Calls `watch` before each operation with its number, counted from 1.
@@ -503,5 +538,69 @@ impl Files for SimDisk {
 
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "/dir/file";
+
+    fn disk_with_file(cut_at: u64, seed: u64) -> (SimDisk, Arc<dyn Media>) {
+        let disk = SimDisk::new(cut_at, seed);
+        let media = disk.create(Path::new(FILE), 4096, false).unwrap();
+        disk.sync_dir(Path::new("/dir")).unwrap();
+        (disk, media)
+    }
+
+    #[test]
+    fn what_was_not_synced_is_kept_in_any_subset_of_sectors() {
+        let mut kept = std::collections::BTreeSet::new();
+        for seed in 0..64 {
+            let (disk, media) = disk_with_file(5, seed);
+            media.write_at(0, &[1; 512]).unwrap();
+            media.sync().unwrap();
+            media.write_at(512, &[2; 1024]).unwrap();
+            assert!(disk.is_cut());
+            let left = disk.after_cut().read(Path::new(FILE), 4096).unwrap();
+            assert_eq!(left[..512], [1; 512]);
+            assert!(left[512..].iter().all(|&byte| byte == 0), "the cut came before the write");
+            disk.cut_before(u64::MAX, seed);
+            let left = disk.after_cut().read(Path::new(FILE), 4096).unwrap();
+            assert!(left[512..].chunks(512).all(|sector| sector.iter().all(|b| *b == sector[0])));
+            kept.insert((left[512], left[1024]));
+        }
+        assert_eq!(kept.len(), 4, "{kept:?}");
+    }
+
+    #[test]
+    fn a_sync_that_fails_loses_what_it_was_to_write() {
+        let (disk, media) = disk_with_file(u64::MAX, 0);
+        media.write_at(0, &[1; 512]).unwrap();
+        let failing = disk.count() + 1;
+        disk.fail(failing..=failing, Errno::IO);
+        assert!(media.sync().is_err());
+        media.write_at(512, &[2; 512]).unwrap();
+        media.sync().unwrap();
+        // The cache has both, the disk has what became dirty after the failure.
+        media.publish(1024);
+        assert_eq!(media.view(0..1024).unwrap()[..], [[1; 512], [2; 512]].concat()[..]);
+        let left = disk.after_cut().read(Path::new(FILE), 4096).unwrap();
+        assert_eq!(left[..1024], [[0; 512], [2; 512]].concat()[..]);
+        let dropped = disk.open_scan(Path::new(FILE)).unwrap();
+        assert_eq!(dropped.view(0..1024).unwrap()[..], [[0; 512], [2; 512]].concat()[..]);
+    }
+
+    #[test]
+    fn names_are_kept_once_their_directory_was_synced_and_a_rename_is_whole() {
+        for seed in 0..32 {
+            let (disk, _media) = disk_with_file(u64::MAX, seed);
+            disk.rename(Path::new(FILE), Path::new("/dir/other")).unwrap();
+            disk.create(Path::new("/dir/new"), 512, false).unwrap();
+            let mut names = disk.after_cut().list(Path::new("/dir")).unwrap();
+            names.retain(|name| name != "new");
+            assert!(names == ["file"] || names == ["other"], "{names:?}");
+        }
     }
 }

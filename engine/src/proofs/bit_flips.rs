@@ -104,7 +104,7 @@ impl Subject {
     fn unused(&self, path: &Path) -> Vec<Range<usize>> {
         let bytes = &self.image[path];
         if self.is_older_manifest(path) {
-            return vec![0..bytes.len()];
+            return std::iter::once(0..bytes.len()).collect();
         }
         let Some(entry) = self.entry(path) else { return Vec::new() };
         let end = match entry.state {

@@ -108,7 +108,7 @@ impl Place {
 
     /// A disk that holds an image.
     fn disk(&self, image: &Image) -> SimDisk {
-        SimDisk::new(image, self.path(), self.options.media)
+        SimDisk::holding(image, self.path(), self.options.media)
     }
 
     fn open(&self, disk: &SimDisk) -> Result<Store, OpenError> {

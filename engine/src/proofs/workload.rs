@@ -12,7 +12,7 @@ use crate::error::AppendError;
 use crate::media::sim::SimDisk;
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
-use crate::value::{Body, CursorChange, ExpectRevision, Meta, NewFrame, Topic, Ttl};
+use crate::value::{Body, Condition, CursorChange, ExpectRevision, Meta, NewFrame, Topic, Ttl};
 
 /// Bytes of a blob that is put without a frame.
 pub(super) const LONE_BLOB_LEN: usize = 700;
@@ -24,7 +24,7 @@ type Act = Box<dyn FnOnce(&Store) -> Result<bool, AppendError>>;
 type Step = fn(&mut Holds, u64) -> Act;
 
 /// The steps, taken in turn. One line for each kind of thing a store can be asked for.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     small_frame,
     frame_with_body,
     large_frame,
@@ -34,6 +34,7 @@ const STEPS: [Step; 10] = [
     large_frame,
     ephemeral_frame,
     durable_frame,
+    frame_on_condition,
     frame_with_long_body,
 ];
 
@@ -90,6 +91,11 @@ fn frame_and_cursor(holds: &mut Holds, n: u64) -> Act {
 
 fn durable_frame(holds: &mut Holds, n: u64) -> Act {
     append(Batch { durable: true, ..frame(holds, n, 0, 100).into() })
+}
+
+fn frame_on_condition(holds: &mut Holds, n: u64) -> Act {
+    let conditions = vec![Condition::HeadIs(holds.head)];
+    append(Batch { conditions, ..frame(holds, n, 0, 0).into() })
 }
 
 fn ephemeral_frame(_: &mut Holds, n: u64) -> Act {

@@ -36,10 +36,8 @@ fn child() {
     let Ok(dir) = std::env::var(DIR) else { return };
     // The harness has begun a line of its own.
     say("");
-    let store = match Store::open(Path::new(&dir), store_options(&std::env::var(MEDIA).unwrap())) {
-        Ok(store) => store,
-        Err(_) => return say("not opened"),
-    };
+    let options = store_options(&std::env::var(MEDIA).unwrap());
+    let Ok(store) = Store::open(Path::new(&dir), options) else { return say("not opened") };
     let mut n = 0;
     for _ in 0..FRAMES {
         match store.append(frame(n).into()) {
