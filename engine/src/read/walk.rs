@@ -79,7 +79,7 @@ impl Window {
             return Ok(None);
         }
         let record = self.share(position, u64::from(prefix.len));
-        Ok(Frame::from_record(record, Some(base)).ok())
+        Ok(Frame::of_prefix(record, &prefix, Some(base)).ok())
     }
 
     /// The error for a record that fails its check.
@@ -176,9 +176,10 @@ impl Walk {
     }
 
     /// The record of a frame that was found, checked.
+    #[inline]
     pub(crate) fn frame(&mut self, found: &Found) -> Result<Frame, ReadError> {
         let record = self.window.share(found.position, u64::from(found.prefix.len));
-        match Frame::from_record(record, Some(found.base)) {
+        match Frame::of_prefix(record, &found.prefix, Some(found.base)) {
             Ok(frame) => {
                 self.next = frame.offset().unwrap_or(found.offset) + 1;
                 Ok(frame)
@@ -196,8 +197,8 @@ impl Walk {
     /// Checks the CRC of a frame that is not taken, so that damage cannot hide a frame by changing
     /// its topic.
     pub(crate) fn pass(&mut self, found: &Found) -> Result<(), ReadError> {
-        match RecordPrefix::check(self.peek(found)) {
-            Ok(_) => Ok(()),
+        match found.prefix.verify(self.peek(found)) {
+            Ok(()) => Ok(()),
             Err(_) => Err(self.bad_record(found)),
         }
     }
@@ -248,7 +249,7 @@ impl Walk {
         let found = Found { offset, position, batch: batch.at, base: batch.base, prefix };
         // A delta that leaves a gap may be right in a compacted segment; it is only believed after
         // its CRC, as a wrong one could pass a wanted frame off as one before or behind.
-        if offset != self.next && RecordPrefix::check(self.peek(&found)).is_err() {
+        if offset != self.next && found.prefix.verify(self.peek(&found)).is_err() {
             let expected = Found { offset: self.next, ..found };
             self.next += 1;
             return Err(self.bad_record(&expected));

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::{BlobHash, FrameId, Meta, Topic, Ttl};
-use crate::format::record::{FrameFields, FrameLayout, RecordError, encode_frame};
+use crate::format::record::{FrameFields, FrameLayout, RecordError, RecordPrefix, encode_frame};
 
 /// Where a derived frame comes from. Only a Host may set it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +72,19 @@ impl Frame {
     /// # Errors
     /// [`RecordError`] says what is wrong with the record.
     pub fn from_record(record: Bytes, base_offset: Option<u64>) -> Result<Self, RecordError> {
-        let layout = FrameLayout::check(&record)?;
+        let prefix = RecordPrefix::read(&record)?;
+        Self::of_prefix(record, &prefix, base_offset)
+    }
+
+    /// The same for who has read the prefix of this record already.
+    #[inline]
+    pub(crate) fn of_prefix(
+        record: Bytes,
+        prefix: &RecordPrefix,
+        base_offset: Option<u64>,
+    ) -> Result<Self, RecordError> {
+        prefix.verify(&record)?;
+        let layout = FrameLayout::of_checked(&record, prefix)?;
         let offset = match base_offset {
             Some(base) => Some(
                 base.checked_add(u64::from(layout.offset_delta()))
