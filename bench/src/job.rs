@@ -14,6 +14,7 @@ use xs_engine::{Batch, NewFrame, ReadOptions, Store, StoreOptions, SyncPolicy, T
 use crate::benches::append::fill;
 use crate::benches::replay::{best, read};
 use crate::histogram::Histogram;
+use crate::process::Times;
 use crate::workload::{Frames, Random, Shape, topic};
 use crate::{process, scratch};
 
@@ -42,6 +43,8 @@ pub(crate) struct Job {
 pub(crate) struct Answer {
     /// From nothing to an open store.
     pub(crate) open: f64,
+    /// Of that, what this thread was on a processor.
+    pub(crate) open_busy: f64,
     /// Bytes that no file backs, before and after that.
     pub(crate) rss_before: u64,
     pub(crate) rss_open: u64,
@@ -88,9 +91,10 @@ impl Job {
     /// Does it in this process.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let mut answer = Answer { rss_before: process::rss_anon()?, ..Answer::default() };
-        let begun = Instant::now();
+        let (begun, before) = (Instant::now(), Times::of_this_thread());
         let store = scratch::open(&self.dir, self.options()?)?;
         answer.open = begun.elapsed().as_secs_f64();
+        answer.open_busy = Times::of_this_thread().since(before).busy.as_secs_f64();
         answer.rss_open = process::rss_anon()?;
         if self.frames > 0 {
             let mut frames = Frames::new(Shape::Meta, self.topics);

@@ -1,6 +1,7 @@
 //! What the kernel says of processes: memory that no file backs, time on a processor.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,34 +14,45 @@ pub(crate) fn rss_anon() -> anyhow::Result<u64> {
     Ok(kib.context("find RssAnon in /proc/self/status")? * 1024)
 }
 
-/// Time this thread has spent on a processor.
-pub(crate) fn thread_time() -> Duration {
-    time_of("/proc/thread-self/schedstat")
+/// What threads have done with their time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Times {
+    /// On a processor.
+    pub(crate) busy: Duration,
+    /// Ready to run while others had the processors: time that neighbours took.
+    pub(crate) queued: Duration,
 }
 
-/// Time that the other threads of this process have spent on a processor, by their names; those of
-/// one name together.
-pub(crate) fn times_of_others() -> Vec<(String, Duration)> {
-    let mut times: Vec<(String, Duration)> = Vec::new();
-    let me = fs::read_link("/proc/thread-self").unwrap_or_default();
-    for task in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
-        if me.ends_with(task.file_name()) {
-            continue;
-        }
-        let path = task.path();
-        let Ok(name) = fs::read_to_string(path.join("comm")) else { continue };
-        let time = time_of(&path.join("schedstat").to_string_lossy());
-        match times.iter_mut().find(|(known, _)| known == name.trim()) {
-            Some((_, sum)) => *sum += time,
-            None => times.push((name.trim().to_owned(), time)),
+impl Times {
+    /// Of this thread so far.
+    pub(crate) fn of_this_thread() -> Self {
+        Self::read(Path::new("/proc/thread-self/schedstat"))
+    }
+
+    /// Of the other threads of this process that run now, so far.
+    pub(crate) fn of_the_others() -> Self {
+        let me = fs::read_link("/proc/thread-self").unwrap_or_default();
+        let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        let others = tasks.filter(|task| !me.ends_with(task.file_name()));
+        others.map(|task| Self::read(&task.path().join("schedstat"))).fold(
+            Self::default(),
+            |sum, times| Self { busy: sum.busy + times.busy, queued: sum.queued + times.queued },
+        )
+    }
+
+    /// What came on top since then.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            busy: self.busy.saturating_sub(before.busy),
+            queued: self.queued.saturating_sub(before.queued),
         }
     }
-    times
-}
 
-/// The first number of a `schedstat` is nanoseconds on a processor.
-fn time_of(path: &str) -> Duration {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let nanos = text.split_whitespace().next().and_then(|word| word.parse().ok());
-    Duration::from_nanos(nanos.unwrap_or(0))
+    /// A `schedstat` begins with nanoseconds on a processor and nanoseconds in the queue for one.
+    fn read(schedstat: &Path) -> Self {
+        let text = fs::read_to_string(schedstat).unwrap_or_default();
+        let mut nanos = text.split_whitespace().map(|word| word.parse().unwrap_or(0));
+        let mut next = || Duration::from_nanos(nanos.next().unwrap_or(0));
+        Self { busy: next(), queued: next() }
+    }
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use xs_engine::{Batch, SyncPolicy};
 
 use crate::benches::append::target;
+use crate::process::Times;
 use crate::report::Row;
 use crate::workload::{Frames, Shape};
-use crate::{Setting, bare, process, scratch};
+use crate::{Setting, bare, scratch};
 
 /// Pieces that a yardstick is taken over.
 const PIECES: u64 = 1_000_000;
@@ -25,10 +26,16 @@ struct Run {
     time: Duration,
     /// Until the last append was acknowledged.
     appending: Duration,
-    /// Of that, what the appending thread was on a processor.
-    busy: Duration,
-    /// What other threads of the store were meanwhile.
-    others: Duration,
+    /// What the appending thread did meanwhile, and those of the store.
+    thread: Times,
+    others: Times,
+}
+
+impl Run {
+    /// Until the last append was acknowledged, had no neighbour taken the processor.
+    fn alone(&self) -> Duration {
+        self.appending.saturating_sub(self.thread.queued)
+    }
 }
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
@@ -43,6 +50,7 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
             let row = Row::new(&name)
                 .rate("frames", run.frames, run.time)
                 .rate("until acknowledged", run.frames, run.appending)
+                .rate("with a processor of its own", run.frames, run.alone())
                 .target(target(shape, batch));
             setting.report.row(&row)?;
             written(setting, shape, &run)?;
@@ -60,7 +68,7 @@ fn sustained(setting: &Setting, shape: Shape, batch: u64, segments: u64) -> anyh
     }
     let store = scratch::open(scratch.path(), options)?;
     let mut frames = Frames::common(shape);
-    let (begun, busy) = (Instant::now(), process::thread_time());
+    let (begun, thread) = (Instant::now(), Times::of_this_thread());
     let mut run = Run::default();
     while store.info().segments as u64 <= segments {
         for _ in 0..LOOK / batch {
@@ -73,8 +81,8 @@ fn sustained(setting: &Setting, shape: Shape, batch: u64, segments: u64) -> anyh
         }
     }
     run.appending = begun.elapsed();
-    run.busy = process::thread_time() - busy;
-    run.others = process::times_of_others().iter().map(|(_, time)| *time).sum();
+    run.thread = Times::of_this_thread().since(thread);
+    run.others = Times::of_the_others();
     run.log_bytes = store.info().log_bytes;
     store.close()?;
     run.time = begun.elapsed();
@@ -117,7 +125,8 @@ fn breakdown(setting: &mut Setting, shape: Shape, batch: u64, run: &Run) -> anyh
             .for_each(|_| drop(std::hint::black_box(frames.take(batch as usize))));
         each(begun.elapsed(), pieces)
     };
-    let (wall, busy) = (each(run.appending, run.frames), each(run.busy, run.frames));
+    let (wall, busy) = (each(run.appending, run.frames), each(run.thread.busy, run.frames));
+    let queued = each(run.thread.queued, run.frames);
     let rest = busy - copy - crc - sha - make;
     let row = Row::new(format!("  a frame, {} + {entry} B", log))
         .figure("wall", wall, "ns")
@@ -126,7 +135,8 @@ fn breakdown(setting: &mut Setting, shape: Shape, batch: u64, run: &Run) -> anyh
         .figure("SHA-256", sha, "ns")
         .figure("making it", make, "ns")
         .figure("rest on the processor", rest, "ns")
-        .figure("waiting", wall - busy, "ns")
-        .figure("other threads", each(run.others, run.frames), "ns");
+        .figure("queued for one", queued, "ns")
+        .figure("asleep", wall - busy - queued, "ns")
+        .figure("other threads", each(run.others.busy, run.frames), "ns");
     Ok(setting.report.row(&row)?)
 }

@@ -47,6 +47,7 @@ fn one(
     let row = Row::new(format!("{topics} topics"))
         .figure("first", first * 1e3, "ms")
         .figure("median", median.open * 1e3, "ms")
+        .figure("on the processor", median.open_busy * 1e3, "ms")
         .figure("RssAnon", mib(median.rss_open), "MiB")
         .figure("of which before", mib(median.rss_before), "MiB")
         .figure("segments", median.segments as f64, "")
