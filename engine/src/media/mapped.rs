@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Media;
+use super::{Media, Syncs};
 use crate::sys::Map;
 
 /// A mapped file.
@@ -16,18 +16,19 @@ use crate::sys::Map;
 pub(super) struct Mapped {
     file: File,
     map: Arc<Map>,
+    syncs: Syncs,
     path: PathBuf,
 }
 
 impl Mapped {
     pub(super) fn append(file: File, path: &Path) -> io::Result<Self> {
         let map = Arc::new(Map::writable(&file)?);
-        Ok(Self { file, map, path: path.to_owned() })
+        Ok(Self { file, map, syncs: Syncs::default(), path: path.to_owned() })
     }
 
     pub(super) fn sealed(file: File, path: &Path) -> io::Result<Self> {
         let map = Arc::new(Map::read_only(&file)?);
-        Ok(Self { file, map, path: path.to_owned() })
+        Ok(Self { file, map, syncs: Syncs::default(), path: path.to_owned() })
     }
 }
 
@@ -38,7 +39,7 @@ impl Media for Mapped {
 
     fn sync(&self) -> io::Result<()> {
         // The page cache is one: fdatasync covers pages dirtied through the map.
-        self.file.sync_data()
+        self.syncs.run(|| self.file.sync_data())
     }
 
     fn publish(&self, upto: u64) {

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 pub(crate) use disk::Disk;
 pub(crate) use lock::{LockError, StoreLock};
@@ -71,6 +72,26 @@ pub(crate) trait Files: Send + Sync + Debug {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Makes a directory if there is none, and makes its name durable.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// The syncs of one file: one at a time, and none after one that failed. The kernel tells of a lost
+/// write once; whoever synced beside or after would be told that all is well.
+#[derive(Debug, Default)]
+pub(crate) struct Syncs {
+    failed: Mutex<bool>,
+}
+
+impl Syncs {
+    /// Runs a sync, unless one failed before.
+    pub(crate) fn run(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut failed = self.failed.lock();
+        if *failed {
+            return Err(io::Error::other("an earlier sync failed"));
+        }
+        let synced = sync();
+        *failed = synced.is_err();
+        synced
+    }
 }
 
 /// Whether an error says that there is no space: nothing was lost, and it may pass.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::Media;
+use super::{Media, Syncs};
 use crate::sys::Published;
 
 /// A file without a map.
@@ -18,18 +18,24 @@ pub(super) struct Positioned {
     file: File,
     len: u64,
     published: Published,
+    syncs: Syncs,
     path: PathBuf,
 }
 
 impl Positioned {
     pub(super) fn append(file: File, path: &Path) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Self { file, len, published: Published::new(0), path: path.to_owned() })
+        Ok(Self::new(file, len, 0, path))
     }
 
     pub(super) fn sealed(file: File, path: &Path) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Self { file, len, published: Published::new(len), path: path.to_owned() })
+        Ok(Self::new(file, len, len, path))
+    }
+
+    fn new(file: File, len: u64, published: u64, path: &Path) -> Self {
+        let (published, path) = (Published::new(published), path.to_owned());
+        Self { file, len, published, syncs: Syncs::default(), path }
     }
 }
 
@@ -44,7 +50,7 @@ impl Media for Positioned {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.syncs.run(|| self.file.sync_data())
     }
 
     fn publish(&self, upto: u64) {
