@@ -20,6 +20,8 @@ mod kill;
 #[cfg(test)]
 mod lock;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod power;

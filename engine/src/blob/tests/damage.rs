@@ -14,14 +14,16 @@ fn damage(path: &Path, at: u64) {
 #[test]
 fn a_hit_on_a_rotten_blob_writes_a_fresh_copy() {
     let bed = Bed::new(1 << 20, MediaChoice::Auto);
-    for (bytes, sealed) in [
-        (text(1, 500), false),
-        (noise(2, 100_000), false),
-        (noise(3, 500), true),
-        (noise(4, 100_000), true),
+    for (bytes, sealed, neighbours) in [
+        (text(1, 500), false, 0),
+        (noise(2, 100_000), false, 0),
+        (noise(3, 500), true, 0),
+        (noise(4, 100_000), true, 0),
+        (noise(5, 500), true, 20),
     ] {
         let blobs = bed.open(false);
         let hash = put(&blobs, &bytes);
+        put_all(&blobs, &(0..neighbours).map(|n| text(n, 500)).collect::<Vec<_>>());
         let blobs = match sealed {
             true => {
                 drop(blobs);
@@ -35,6 +37,14 @@ fn a_hit_on_a_rotten_blob_writes_a_fresh_copy() {
         };
         let at = blobs.shared.packs.find(&hash, place).unwrap().unwrap();
         damage(bed.files("pack").last().unwrap(), at);
+        // What was decompressed already would hide it.
+        let blobs = match neighbours {
+            0 => blobs,
+            _ => {
+                drop(blobs);
+                bed.open(false)
+            }
+        };
         let rotten = blobs.get(&hash).and_then(|reader| reader.unwrap().all(u64::MAX));
         assert!(matches!(rotten, Err(BlobError::Corrupt(_))), "{rotten:?}");
         put(&blobs, &bytes);
@@ -70,6 +80,9 @@ fn damage_of_any_byte_of_a_sealed_pack_never_gives_wrong_bytes() {
             }
             reported += usize::from(errors > 0);
             drop(blobs);
+            if kind == "pidx" {
+                assert_eq!(fs::read(path).unwrap(), good, "byte {at} was not put right");
+            }
         }
         fs::write(path, &good).unwrap();
         match kind {
