@@ -294,6 +294,7 @@ impl From<StageError> for AppendError {
             StageError::Full(_) => Self::StorageFull,
             StageError::TooLong => Self::BlobTooLarge { max: BLOB_BYTES_MAX },
             StageError::Refused(error) => Self::BlobRefused(error.to_string().into()),
+            StageError::Gone => Self::BlobRefused(error.to_string().into()),
             StageError::Failed(_) => Self::Indeterminate,
         }
     }

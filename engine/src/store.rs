@@ -246,6 +246,16 @@ impl Inner {
         }
     }
 
+    /// Makes sure that files may be changed that are not the log's.
+    pub(crate) fn begin_changing(&self) -> Result<(), AppendError> {
+        self.check_writable()?;
+        let mut writer = self.writer.lock();
+        if writer.closed {
+            return Err(AppendError::Closed);
+        }
+        writer.catch_up(self).map_err(|fault| self.refuse(fault))
+    }
+
     /// Makes sure that the store is known to be in use before anything is written, blobs too.
     pub(crate) fn begin_writing(&self) -> Result<(), AppendError> {
         self.check_writable()?;
@@ -317,6 +327,8 @@ impl Inner {
             return Ok(());
         }
         self.upkeep.stop();
+        // Without the writer's lock, which a sweep needs to end.
+        self.blobs.end_sweeps();
         let mut writer = self.writer.lock();
         // Who leads from now on answers that the store is closed.
         writer.closed = true;

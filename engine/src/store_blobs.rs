@@ -48,8 +48,8 @@ impl Store {
             .prepare(&bytes)
             .map_err(|error| AppendError::BlobRefused(error.to_string().into()))?;
         let hash = prepared.hash();
-        let staged = self.inner.blobs.stage(std::slice::from_ref(&prepared));
-        self.inner.put_done(staged).map(|()| hash)
+        let put = self.inner.blobs.put(&prepared);
+        self.inner.put_done(put).map(|()| hash)
     }
 }
 

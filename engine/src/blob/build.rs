@@ -44,6 +44,7 @@ pub(super) struct Builder {
 }
 
 /// A pack that was written and is in no manifest yet.
+#[derive(Debug)]
 pub(super) struct Built {
     pub(super) line: FileEntry,
     pub(super) index: Vec<IndexEntry>,
@@ -100,6 +101,24 @@ impl Builder {
                 self.copy(entry)
             }
         }
+    }
+
+    /// Adds the blobs of a BLOCK that `keep` takes, told by their numbers and hashes.
+    pub(super) fn add_some(
+        &mut self,
+        entry: &Entry,
+        keep: impl Fn(u32, &BlobHash) -> bool,
+    ) -> Result<(), BlobError> {
+        let wrong = |what| entry.corrupt(what);
+        let block = Block::decode(entry.header(), &entry.stored()?).map_err(wrong)?;
+        check_rows(&block).map_err(wrong)?;
+        for number in 0..entry.header().count {
+            let Some((hash, bytes)) = block.blob(number) else { continue };
+            if keep(number, &hash) {
+                self.small(hash, bytes)?;
+            }
+        }
+        Ok(())
     }
 
     fn small(&mut self, hash: BlobHash, bytes: Bytes) -> Result<(), BlobError> {
@@ -257,6 +276,7 @@ impl Builder {
             length: len,
             crc: crc.finalize(),
             count: index.len() as u64,
+            newest_ms: env.clock.now_ms(),
         };
         Ok(Built { line, index })
     }

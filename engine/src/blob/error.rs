@@ -78,6 +78,9 @@ pub(crate) enum StageError {
     /// The blob could not be compressed, hashed or read back; the store is unharmed.
     #[error("cannot take the blob: {0}")]
     Refused(#[source] io::Error),
+    /// The blob was there when it was looked for and was swept since; it must be put again.
+    #[error("the blob was swept meanwhile; put it again")]
+    Gone,
     /// A write or sync failed: what the packs hold is unknown until the store is opened again.
     #[error("writing blobs failed: {0}")]
     Failed(#[source] io::Error),

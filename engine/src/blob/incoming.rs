@@ -89,20 +89,24 @@ impl Incoming {
             Some(kind) => return Err(StageError::harmless(kind)),
         }
         let hash = BlobHash::from_bytes(self.sha.finalize().into());
-        let prepared = match self.sink {
-            Sink::Memory(bytes) => Prepared::small(hash, Bytes::from(bytes)),
+        let shared = &self.shared;
+        match self.sink {
+            Sink::Memory(bytes) => shared.put(&Prepared::small(hash, Bytes::from(bytes)))?,
             Sink::Spool(encoder) => {
                 let spool = encoder.finish().map_err(StageError::harmless)?;
-                match self.shared.look_through(&hash).map_err(StageError::harmless)? {
-                    Some(true) => Prepared::known(hash, self.len),
-                    sound => {
-                        let blob = spool.prepare(&self.shared, hash, self.len);
-                        blob.map_err(StageError::harmless)?.rotten(sound == Some(false))
+                let there = shared.look_through(&hash).map_err(StageError::harmless)?;
+                let known = || shared.put(&Prepared::known(hash, self.len, None));
+                let put = if there == Some(true) { known() } else { Err(StageError::Gone) };
+                match put {
+                    Err(StageError::Gone) => {
+                        let blob = spool.prepare(shared, hash, self.len);
+                        let blob = blob.map_err(StageError::harmless)?;
+                        shared.put(&blob.rotten(there == Some(false)))?;
                     }
+                    put => put?,
                 }
             }
-        };
-        self.shared.stage(std::slice::from_ref(&prepared))?;
+        }
         Ok((hash, self.len))
     }
 }

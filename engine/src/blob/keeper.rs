@@ -93,6 +93,24 @@ impl Keeper {
         }
     }
 
+    /// Waits until no full pack is left to seal.
+    ///
+    /// # Errors
+    /// As those of [`next_pack`](Self::next_pack).
+    pub(super) fn wait_sealed(&self, packs: &Packs) -> io::Result<()> {
+        let mut chores = self.chores.lock();
+        while packs.list().open.iter().any(|pack| pack.is_full()) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            if chores.stuck {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room.wait(&mut chores);
+        }
+        Ok(())
+    }
+
     /// Ends the thread after at most one more entry.
     pub(super) fn stop(&self) {
         let _chores = self.chores.lock();
@@ -115,13 +133,16 @@ impl Keeper {
             }
             let mut full = list.open.iter().filter(|pack| pack.is_full());
             let hurry = full.clone().count() > BACKLOG_MAX;
-            match full.next_back() {
+            let oldest = full.next_back().cloned();
+            // A list that is held keeps the files of packs that are replaced meanwhile.
+            drop(list);
+            match oldest {
                 None => self.work.wait(&mut chores),
                 Some(_) if chores.stuck => {
                     self.work.wait_for(&mut chores, RETRY);
                     chores.stuck = false;
                 }
-                Some(pack) => return Some(Chore::Seal { pack: Arc::clone(pack), hurry }),
+                Some(pack) => return Some(Chore::Seal { pack, hurry }),
             }
         }
     }

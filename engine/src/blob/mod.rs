@@ -19,6 +19,7 @@ mod recover;
 mod seal;
 mod sealed;
 mod stage;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -44,6 +45,8 @@ use found::Found;
 use keeper::Keeper;
 use packs::Packs;
 use stage::Writing;
+use sweep::Sweeps;
+pub(crate) use sweep::{Condemned, Group, Marker, Sweep, SweepError, Switched, Tally};
 
 /// The blobs of a store. Dropped without [`close`](Self::close) it leaves the files as a crash
 /// would.
@@ -63,6 +66,7 @@ struct Shared {
     number: AtomicU64,
     /// A write or sync failed.
     failed: AtomicBool,
+    sweeps: Sweeps,
 }
 
 impl Blobs {
@@ -83,6 +87,7 @@ impl Blobs {
             keeper: Keeper::default(),
             number: AtomicU64::new(opened.number),
             failed: AtomicBool::new(false),
+            sweeps: Sweeps::default(),
         });
         shared.choose_active();
         let run = {
@@ -112,7 +117,7 @@ impl Blobs {
         }
         let there = self.shared.look_through(&hash)?;
         if there == Some(true) {
-            return Ok(Prepared::known(hash, bytes.len() as u64));
+            return Ok(Prepared::known(hash, bytes.len() as u64, Some(bytes.clone())));
         }
         let failed = |error| BlobError::io(&self.shared.env.blob_dir(), error);
         Ok(Prepared::long(hash, bytes.clone()).map_err(failed)?.rotten(there == Some(false)))
@@ -125,6 +130,14 @@ impl Blobs {
     /// [`StageError`]; only after [`StageError::Failed`] is anything in doubt.
     pub(crate) fn stage(&self, blobs: &[Prepared]) -> Result<(), StageError> {
         if blobs.is_empty() { Ok(()) } else { self.shared.stage(blobs) }
+    }
+
+    /// Stores a blob that no record names yet: see [`stage`](Self::stage).
+    ///
+    /// # Errors
+    /// [`StageError`].
+    pub(crate) fn put(&self, blob: &Prepared) -> Result<(), StageError> {
+        self.shared.put(blob)
     }
 
     /// Begins a blob whose bytes are still to come.

@@ -16,7 +16,7 @@ use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
-use crate::media::Media;
+use crate::media::{Media, Syncs};
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 
@@ -31,6 +31,7 @@ pub(super) struct OpenPack {
     media: Arc<dyn Media>,
     slots: RwLock<Slots>,
     synced: AtomicU64,
+    syncs: Syncs,
     full: AtomicBool,
     retired: AtomicBool,
 }
@@ -118,6 +119,7 @@ impl OpenPack {
             media,
             slots: RwLock::new(Slots { newest: HashMap::with_hasher(spread), others: Vec::new() }),
             synced: AtomicU64::new(synced),
+            syncs: Syncs::default(),
             full: AtomicBool::new(false),
             retired: AtomicBool::new(false),
         }
@@ -150,7 +152,12 @@ impl OpenPack {
             length: self.media.published(),
             crc: 0,
             count: 0,
+            newest_ms: 0,
         }
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.env.clock.now_ms()
     }
 
     /// Whether nothing was ever put into it.
@@ -210,12 +217,18 @@ impl OpenPack {
 
     /// Makes all that is published durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        let upto = self.media.published();
-        if !is_planted(Bug::SkipPackSync) {
-            self.media.sync()?;
-        }
-        self.synced.fetch_max(upto, Ordering::Release);
-        Ok(())
+        let wanted = self.media.published();
+        self.syncs.run(|| {
+            // Whoever waited for another's sync may have nothing left to do.
+            if self.synced.load(Ordering::Acquire) < wanted {
+                let upto = self.media.published();
+                if !is_planted(Bug::SkipPackSync) {
+                    self.media.sync()?;
+                }
+                self.synced.fetch_max(upto, Ordering::Release);
+            }
+            Ok(())
+        })
     }
 
     /// Whether nothing is added any more.

@@ -26,8 +26,9 @@ pub(crate) struct Prepared {
 
 #[derive(Debug)]
 enum Stored {
-    /// In the packs already, and read through to be sure.
-    Known,
+    /// In the packs already, and read through to be sure. The bytes, if they are at hand, are for
+    /// the case that it is swept before it is staged.
+    Known(Option<Bytes>),
     Memory(Bytes),
     Spool {
         file: File,
@@ -66,9 +67,9 @@ impl Prepared {
     }
 
     /// A blob that the packs have, whole.
-    pub(super) const fn known(hash: BlobHash, raw_len: u64) -> Self {
+    pub(super) const fn known(hash: BlobHash, raw_len: u64, bytes: Option<Bytes>) -> Self {
         let crc_list = Vec::new();
-        let stored = Stored::Known;
+        let stored = Stored::Known(bytes);
         Self { hash, raw_len, kind: EntryKind::Raw, stored_crc: 0, crc_list, stored, rotten: false }
     }
 
@@ -105,7 +106,15 @@ impl Prepared {
     }
 
     pub(super) const fn is_known(&self) -> bool {
-        matches!(self.stored, Stored::Known)
+        matches!(self.stored, Stored::Known(_))
+    }
+
+    /// A blob that the packs no longer have, prepared anew.
+    pub(super) fn again(&self) -> Option<io::Result<Self>> {
+        match &self.stored {
+            Stored::Known(Some(bytes)) => Some(Self::long(self.hash, bytes.clone())),
+            _ => None,
+        }
     }
 
     /// The bytes of a blob in memory that is kept as it is, to compare with what is stored.
@@ -118,7 +127,7 @@ impl Prepared {
 
     pub(super) fn stored_len(&self) -> u64 {
         match &self.stored {
-            Stored::Known => 0,
+            Stored::Known(_) => 0,
             Stored::Memory(bytes) => bytes.len() as u64,
             Stored::Spool { len, .. } => *len,
         }
@@ -150,7 +159,7 @@ impl Prepared {
 
     fn pieces(&self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         match &self.stored {
-            Stored::Known => Ok(()),
+            Stored::Known(_) => Ok(()),
             Stored::Memory(bytes) => write(bytes),
             Stored::Spool { file, from, len } => {
                 let mut buffer = vec![0; CHUNK_LEN];

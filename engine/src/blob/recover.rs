@@ -3,6 +3,7 @@
 //! goes. Doing this twice, or half of it and then all, ends in the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
 use super::build::Builder;
@@ -31,10 +32,16 @@ pub(super) struct Opened {
 pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
     let dir = env.blob_dir();
     env.files.create_dir(&dir).map_err(|error| BlobError::io(&dir, error))?;
-    let lines: Vec<FileEntry> =
+    let mut lines: Vec<FileEntry> =
         env.manifest.state().files.iter().filter(|l| l.kind == FileKind::Pack).copied().collect();
-    let named: BTreeSet<_> = lines.iter().map(|line| (line.base, line.generation)).collect();
+    let number = lines.iter().map(|line| line.base).max().unwrap_or(0);
     let mut there = inventory(env)?;
+    for line in lines.extract_if(.., |line| line.state == FileState::Dropped) {
+        there.remove(&(line.base, line.generation));
+        remove_dropped(env, &line).map_err(|error| BlobError::io(&dir, error))?;
+    }
+    forget_dropped(env).map_err(|error| BlobError::io(&dir, error))?;
+    let named: BTreeSet<_> = lines.iter().map(|line| (line.base, line.generation)).collect();
     let replaced: Vec<_> = there
         .keys()
         .filter(|place| !named.contains(place))
@@ -46,8 +53,7 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
         remove(env, number, generation);
     }
     let mut opened = Opened { list: PackList::default(), number: 0, trouble: None };
-    let numbers = there.keys().map(|place| place.0).chain(lines.iter().map(|line| line.base));
-    opened.number = numbers.max().unwrap_or(0);
+    opened.number = there.keys().map(|place| place.0).max().unwrap_or(0).max(number);
     for line in &lines {
         if !has(&there, line) {
             let path = env.blob_path(line.base, line.generation, "pack");
@@ -67,6 +73,27 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
         }
     }
     Ok(opened)
+}
+
+/// Removes the files of a pack that was dropped; they may be gone already.
+pub(super) fn remove_dropped(env: &Env, line: &FileEntry) -> io::Result<()> {
+    let remove = |kind| env.files.remove(&env.blob_path(line.base, line.generation, kind));
+    remove("pidx").and_then(|()| remove("pack"))
+}
+
+/// Takes the packs that were dropped, and whose files are gone, out of the manifest. Without room
+/// for it they stay there until the next open.
+fn forget_dropped(env: &Env) -> io::Result<()> {
+    let dropped = |file: &FileEntry| file.state == FileState::Dropped;
+    if !env.manifest.state().files.iter().any(dropped) {
+        return Ok(());
+    }
+    // First the names: a file that came back after a crash would not be known as dropped.
+    env.files.sync_dir(&env.blob_dir())?;
+    match env.manifest.update(|state| state.files.retain(|file| !dropped(file))) {
+        Err(error) if is_full(&error) => Ok(()),
+        updated => updated,
+    }
 }
 
 type Inventory = BTreeMap<(u64, u32), Option<FileHeader>>;
@@ -153,6 +180,7 @@ impl Opened {
             length: 0,
             crc: 0,
             count: 0,
+            newest_ms: 0,
         };
         self.salvage(env, &line, header.salt, &media)
     }

@@ -138,6 +138,7 @@ fn in_place(pack: &Arc<OpenPack>) -> Result<Built, NotSealed> {
     let (index, _) = scan(media, pack.salt()).map_err(failed)?;
     let state = FileState::Sealed;
     let count = index.len() as u64;
-    let line = FileEntry { state, length: media.len(), crc: crc.finalize(), count, ..pack.line() };
+    let (length, crc, newest_ms) = (media.len(), crc.finalize(), pack.now_ms());
+    let line = FileEntry { state, length, crc, count, newest_ms, ..pack.line() };
     Ok(Built { line, index })
 }

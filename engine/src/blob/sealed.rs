@@ -2,7 +2,7 @@
 //! `.pidx`, which is made again from the pack when it is missing or damaged.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use super::entry::Entry;
 use super::error::BlobError;
 use super::found::{Blocks, Found};
 use super::open_pack::read_header;
+use super::recover::remove_dropped;
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
@@ -21,6 +22,10 @@ use crate::format::super_file::FileEntry;
 use crate::media::Media;
 use crate::value::BlobHash;
 
+/// How far `newest_ms` may lag behind: a put that finds its blob in a pack writes the manifest at most
+/// this often.
+pub(super) const TOUCH_MS: u64 = 60_000;
+
 /// A sealed pack.
 #[derive(Debug)]
 pub(super) struct SealedPack {
@@ -28,6 +33,8 @@ pub(super) struct SealedPack {
     line: FileEntry,
     opened: RwLock<Option<Arc<Opened>>>,
     used: AtomicU64,
+    newest_ms: AtomicU64,
+    retired: AtomicBool,
 }
 
 /// The files of a sealed pack while they are open.
@@ -49,6 +56,49 @@ impl Opened {
         self.index.may_hold(hash.prefix())
     }
 
+    /// A pack that is not sealed, with an index of what is in it now.
+    pub(super) fn of_open(
+        env: &Env,
+        media: &Arc<dyn Media>,
+        salt: u32,
+        line: &FileEntry,
+    ) -> Result<Self, BlobError> {
+        let (entries, damage) = scan(media, salt)?;
+        let index = PackIndex::open(Bytes::from(encode_index(env, line, entries)));
+        let index = index.map_err(|what| BlobError::corrupt(media.path(), 0, what))?;
+        Ok(Self { media: Arc::clone(media), salt, index, entries: OnceLock::from(true), damage })
+    }
+
+    #[cfg(test)]
+    pub(super) fn pretend(
+        env: &Env,
+        pack: &super::open_pack::OpenPack,
+        entries: Vec<IndexEntry>,
+    ) -> Self {
+        let index = encode_index(env, &pack.line(), entries);
+        let index = PackIndex::open(Bytes::from(index)).unwrap();
+        let (media, entries) = (Arc::clone(pack.media()), OnceLock::from(true));
+        Self { media, salt: pack.salt(), index, entries, damage: None }
+    }
+
+    /// The index, whose entries were checked.
+    pub(super) const fn index(&self) -> &PackIndex<Bytes> {
+        &self.index
+    }
+
+    /// Where the pack is damaged, if that was seen.
+    pub(super) const fn damage(&self) -> Option<u64> {
+        self.damage
+    }
+
+    pub(super) fn corrupt(&self, at: u64, what: FormatError) -> BlobError {
+        BlobError::corrupt(self.media.path(), at, what)
+    }
+
+    pub(super) fn walk(&self) -> Walk {
+        Walk::new(&self.media, self.salt)
+    }
+
     fn miss(&self) -> Result<Option<Found>, BlobError> {
         match self.damage {
             None => Ok(None),
@@ -57,14 +107,49 @@ impl Opened {
     }
 }
 
+impl Drop for SealedPack {
+    fn drop(&mut self) {
+        if *self.retired.get_mut() {
+            // What stays is known to the manifest as dropped, and the next open removes it.
+            let _ = remove_dropped(&self.env, &self.line);
+        }
+    }
+}
+
 impl SealedPack {
     pub(super) const fn new(env: Arc<Env>, line: FileEntry) -> Self {
-        Self { env, line, opened: RwLock::new(None), used: AtomicU64::new(0) }
+        Self {
+            env,
+            line,
+            opened: RwLock::new(None),
+            used: AtomicU64::new(0),
+            newest_ms: AtomicU64::new(line.newest_ms),
+            retired: AtomicBool::new(false),
+        }
     }
 
     /// The pack's line in the manifest.
     pub(super) const fn line(&self) -> &FileEntry {
         &self.line
+    }
+
+    /// When a blob was last put into it or found there by a put, within [`TOUCH_MS`].
+    pub(super) fn newest_ms(&self) -> u64 {
+        self.newest_ms.load(Ordering::Acquire)
+    }
+
+    /// Notes that a put found its blob here; says whether the manifest must be told.
+    pub(super) fn touch(&self, now_ms: u64) -> bool {
+        let stale = now_ms >= self.newest_ms().saturating_add(TOUCH_MS);
+        if stale {
+            self.newest_ms.fetch_max(now_ms, Ordering::AcqRel);
+        }
+        stale
+    }
+
+    /// The files go when the last who looks into the pack lets go of it.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
     }
 
     /// When the pack was last used, as [`opened`](Self::opened) was told.
@@ -145,6 +230,14 @@ impl SealedPack {
         Ok(opened)
     }
 
+    /// The open files with an index whose entries passed their CRC.
+    pub(super) fn indexed(&self, opened: &Arc<Opened>) -> Result<Arc<Opened>, BlobError> {
+        match *opened.entries.get_or_init(|| opened.index.check_entries().is_ok()) {
+            true => Ok(Arc::clone(opened)),
+            false => self.reindex(opened),
+        }
+    }
+
     /// Looks for a blob in the open files.
     pub(super) fn find(
         &self,
@@ -155,8 +248,7 @@ impl SealedPack {
         if !opened.may_hold(hash) {
             return opened.miss();
         }
-        let sound = *opened.entries.get_or_init(|| opened.index.check_entries().is_ok());
-        let opened = if sound { Arc::clone(opened) } else { self.reindex(opened)? };
+        let opened = self.indexed(opened)?;
         for candidate in opened.index.find(hash.prefix()) {
             let entry = Entry::read(&opened.media, u64::from(candidate.slot) * 8, opened.salt)?;
             if entry.header().kind != EntryKind::Block {

@@ -4,6 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use super::Shared;
 use super::build::Builder;
 use super::error::{BlobError, StageError};
@@ -16,6 +18,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::{CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader};
 use crate::format::super_file::FileEntry;
 use crate::media::is_full;
+use crate::value::BlobHash;
 
 /// Bytes collected before they are written to the pack.
 const BUFFER_LEN: usize = 256 * 1024;
@@ -50,6 +53,12 @@ impl Writing {
         self.active.as_ref().is_some_and(|active| self.end + stride <= active.media().len())
     }
 
+    /// Lets go of the packs at hand.
+    pub(super) fn forget(&mut self) {
+        self.recent.clear();
+        self.recent_version = 0;
+    }
+
     /// Keeps the newest sealed packs at hand.
     fn refresh(&mut self, packs: &Packs, list: &PackList) {
         if list.version == self.recent_version {
@@ -72,21 +81,98 @@ impl Writing {
 }
 
 impl Shared {
-    /// Stores blobs, findable at once and durable after the next sync.
+    /// Stores the blobs of records that are about to be written, findable at once and durable after
+    /// the next sync.
     pub(super) fn stage(&self, blobs: &[Prepared]) -> Result<(), StageError> {
+        self.take(blobs).map(drop)
+    }
+
+    /// Stores a blob that nothing names yet. It is kept for a while from now on, also when it was
+    /// there before.
+    pub(super) fn put(&self, blob: &Prepared) -> Result<(), StageError> {
+        let writing = self.take(std::slice::from_ref(blob))?;
+        // Before the lock goes: a sweep under way then sees that the pack was touched.
+        let touched = self.touch(&blob.hash());
+        drop(writing);
+        touched.map_or(Ok(()), |pack| self.tell_touched(&pack))
+    }
+
+    /// Stores blobs, and keeps the lock.
+    fn take(&self, blobs: &[Prepared]) -> Result<MutexGuard<'_, Writing>, StageError> {
         let alone = |blob: &&Prepared| self.is_alone(blob);
-        for blob in blobs.iter().filter(alone).filter(|blob| !self.has_anywhere(blob)) {
-            self.usable(false)?;
-            self.own_pack(blob)?;
-        }
-        let mut writing = self.writing.lock();
-        self.usable(writing.closed)?;
+        let mut writing = loop {
+            for blob in blobs.iter().filter(alone).filter(|blob| !self.has_anywhere(blob)) {
+                self.usable(false)?;
+                self.own_pack(blob)?;
+            }
+            let writing = self.writing.lock();
+            self.usable(writing.closed)?;
+            // What was found without the lock may have been swept since.
+            let here = |blob: &Prepared| blob.is_rotten() || self.has_anywhere(blob);
+            if blobs.iter().filter(alone).all(here) {
+                break writing;
+            }
+        };
         let rest = |blob: &&Prepared| !self.is_alone(blob);
         let staged = blobs.iter().filter(rest).try_for_each(|blob| self.one(&mut writing, blob));
         match staged {
-            Err(StageError::Failed(_)) => staged,
+            Err(StageError::Failed(_)) => staged?,
             // What was taken before an error that breaks nothing stays: it is whole.
-            _ => self.flush(&mut writing).and(staged),
+            _ => self.flush(&mut writing).and(staged)?,
+        }
+        Ok(writing)
+    }
+
+    /// Notes that a blob was put. One in an open pack is young anyway, as the pack is sealed later.
+    fn touch(&self, hash: &BlobHash) -> Option<Arc<SealedPack>> {
+        let list = self.packs.list();
+        if list.open.iter().any(|pack| pack.find(hash).is_ok_and(|found| found.is_some())) {
+            return None;
+        }
+        let now_ms = self.env.clock.now_ms();
+        let holds = |pack: &&Arc<SealedPack>| {
+            let opened = self.packs.opened(&list, pack).ok();
+            opened.is_some_and(|opened| {
+                let found = self.packs.find_in(&(Arc::clone(pack), opened), hash);
+                found.is_ok_and(|found| found.is_some())
+            })
+        };
+        list.sealed.iter().find(holds).filter(|pack| pack.touch(now_ms)).cloned()
+    }
+
+    /// Makes durable that a pack was touched.
+    fn tell_touched(&self, pack: &SealedPack) -> Result<(), StageError> {
+        let line = pack.line();
+        let told = self.env.manifest.update(|state| {
+            let same = |file: &&mut FileEntry| {
+                (file.kind, file.base, file.generation) == (line.kind, line.base, line.generation)
+            };
+            if let Some(file) = state.files.iter_mut().find(same) {
+                file.newest_ms = pack.newest_ms();
+            }
+        });
+        told.map_err(|error| self.not_told(error))
+    }
+
+    fn not_told(&self, error: io::Error) -> StageError {
+        if is_full(&error) { StageError::Full(error) } else { self.fail(error) }
+    }
+
+    /// Ends the active pack and waits until all that is full was sealed.
+    pub(super) fn seal_all(&self) -> Result<(), StageError> {
+        {
+            let mut writing = self.writing.lock();
+            self.usable(writing.closed)?;
+            self.flush(&mut writing)?;
+            if let Some(active) = writing.active.take() {
+                writing.asked = false;
+                active.set_full();
+                self.keeper.wake();
+            }
+        }
+        match self.keeper.wait_sealed(&self.packs) {
+            Ok(()) => self.usable(false),
+            Err(error) => Err(StageError::harmless(error)),
         }
     }
 
@@ -100,7 +186,11 @@ impl Shared {
             return Ok(());
         }
         if blob.is_known() {
-            return Err(StageError::Refused(io::ErrorKind::Interrupted.into()));
+            let blob = blob.again().ok_or(StageError::Gone)?.map_err(StageError::harmless)?;
+            return match self.is_alone(&blob) {
+                true => self.own_pack(&blob),
+                false => self.one(writing, &blob),
+            };
         }
         let stride = blob.header(0).stride();
         if !writing.has_room(stride) {
@@ -222,10 +312,7 @@ impl Shared {
 
     fn enter(&self, line: FileEntry) -> Result<(), StageError> {
         let entered = self.env.manifest.update(|state| state.files.push(line));
-        entered.map_err(|error| match is_full(&error) {
-            true => StageError::Full(error),
-            false => self.fail(error),
-        })
+        entered.map_err(|error| self.not_told(error))
     }
 
     /// Writes a pack that holds one long blob, durable when it returns.

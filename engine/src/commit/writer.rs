@@ -26,7 +26,7 @@ use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
 use crate::store::Inner;
-use crate::value::{Frame, FrameId, Import, Ttl};
+use crate::value::{Body, Frame, FrameId, Import, Ttl};
 
 /// The answer to one batch.
 pub(crate) type Answer = Result<Appended, AppendError>;
@@ -196,6 +196,7 @@ impl Writer {
                 Err(error) => return Err(AppendError::from(error).into()),
             }
         }
+        still_there(inner, pending)?;
         let mut placed = Placed::default();
         placed.appended.frames.reserve_exact(pending.batch.frames.len());
         placed.appended.cursors = revisions;
@@ -445,4 +446,18 @@ impl Writer {
 fn used_key(pending: &Pending, placed: &Placed, offset: u64) -> Option<UsedKey> {
     let (key, first) = (pending.key.as_ref()?, placed.appended.frames.first()?);
     Some(UsedKey { key: key.hash, content: short(&key.content), id: first.id, offset })
+}
+
+/// Checks that the packs still have the blobs that frames name by hash. Asked for while the writer is
+/// held, so that none is swept before the frame is published.
+fn still_there(inner: &Inner, pending: &Pending) -> Result<(), AppendError> {
+    for frame in &pending.batch.frames {
+        let Body::Stored(hash) = &frame.body else { continue };
+        match inner.blobs.len_of(hash) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(AppendError::UnknownBlob(*hash)),
+            Err(error) => return Err(AppendError::BlobRefused(error.to_string().into())),
+        }
+    }
+    Ok(())
 }

@@ -196,10 +196,15 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
 
     /// All entries with a prefix.
     pub fn find(&self, prefix: u64) -> impl Iterator<Item = IndexEntry> + '_ {
-        let first = self.lower_bound(prefix);
-        (first..self.count)
+        (self.lower_bound(prefix)..self.count)
             .map_while(|n| self.entry(n))
             .take_while(move |entry| entry.prefix == prefix)
+    }
+
+    /// The numbers of the entries with a prefix, in order of prefixes.
+    pub fn numbers(&self, prefix: u64) -> impl Iterator<Item = usize> + '_ {
+        let same = move |&n: &usize| self.entry(n).is_some_and(|entry| entry.prefix == prefix);
+        (self.lower_bound(prefix)..self.count).take_while(same)
     }
 
     /// Number of the first entry whose prefix is not below `prefix`. Hashes are spread evenly, so

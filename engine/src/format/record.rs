@@ -298,6 +298,13 @@ pub fn place_frame(record: &mut [u8], id: FrameId, offset_delta: u32) -> u32 {
     seal(record)
 }
 
+/// SHA-256 of the body of a FRAME record whose CRC was checked, if it has one.
+pub(crate) fn body_hash(record: &[u8], prefix: &RecordPrefix) -> Option<BlobHash> {
+    let at = FIXED_LEN + if prefix.ttl >= 2 { TTL_VALUE_LEN } else { 0 } + size_of::<u64>();
+    let hash = bytes_at(record, at).filter(|_| prefix.flags & FLAG_BODY != 0);
+    hash.map(BlobHash::from_bytes)
+}
+
 /// The bytes of the topic of a FRAME record whose CRC may not have been checked yet.
 pub(crate) fn peek_topic<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Option<&'a [u8]> {
     let mut at = FIXED_LEN;

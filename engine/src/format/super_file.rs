@@ -16,8 +16,8 @@ const UUID_AT: usize = BASE_AT + 8;
 const LENGTH_AT: usize = UUID_AT + 16;
 const CRC_AT: usize = LENGTH_AT + 8;
 const COUNT_AT: usize = CRC_AT + 4 + 4;
-const RESERVED_AT: usize = COUNT_AT + 8;
-const _: () = assert!(RESERVED_AT + 8 == ENTRY_LEN);
+const NEWEST_AT: usize = COUNT_AT + 8;
+const _: () = assert!(NEWEST_AT + 8 == ENTRY_LEN);
 
 /// Bytes of the longest super file.
 pub const SUPER_BYTES_MAX: u64 =
@@ -66,6 +66,8 @@ pub enum FileState {
     Unmarked,
     /// It never changes again.
     Sealed,
+    /// A pack whose blobs are elsewhere or wanted by nobody: its file is being removed.
+    Dropped,
 }
 
 /// One file.
@@ -87,6 +89,9 @@ pub struct FileEntry {
     pub crc: u32,
     /// Frames or blobs in it, when sealed.
     pub count: u64,
+    /// Sealed pack: no blob was put into it later than this, in milliseconds since 1970. A put that
+    /// finds its blob there counts, within a minute.
+    pub newest_ms: u64,
 }
 
 impl SuperState {
@@ -174,6 +179,7 @@ impl FileEntry {
         let state = match self.state {
             FileState::Unmarked => 1,
             FileState::Sealed => 2,
+            FileState::Dropped => 3,
         };
         out.extend_from_slice(&[kind, state, 0, 0]);
         out.extend_from_slice(&self.generation.to_le_bytes());
@@ -183,7 +189,7 @@ impl FileEntry {
         out.extend_from_slice(&self.crc.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&self.count.to_le_bytes());
-        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&self.newest_ms.to_le_bytes());
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
@@ -191,7 +197,7 @@ impl FileEntry {
         let long = |at| u64_at(bytes, at).ok_or(FormatError::Short);
         let [kind, state, reserved @ ..] =
             bytes_at::<GENERATION_AT>(bytes, 0).ok_or(FormatError::Short)?;
-        if reserved != [0, 0] || word(CRC_AT + 4)? != 0 || long(RESERVED_AT)? != 0 {
+        if reserved != [0, 0] || word(CRC_AT + 4)? != 0 || (kind == 1 && long(NEWEST_AT)? != 0) {
             return Err(FormatError::Field("reserved field"));
         }
         Ok(Self {
@@ -203,6 +209,7 @@ impl FileEntry {
             state: match state {
                 1 => FileState::Unmarked,
                 2 => FileState::Sealed,
+                3 if kind == 2 => FileState::Dropped,
                 _ => return Err(FormatError::Field("file state")),
             },
             generation: word(GENERATION_AT)?,
@@ -211,6 +218,7 @@ impl FileEntry {
             length: long(LENGTH_AT)?,
             crc: word(CRC_AT)?,
             count: long(COUNT_AT)?,
+            newest_ms: long(NEWEST_AT)?,
         })
     }
 }
@@ -229,7 +237,9 @@ mod tests {
             length: 4,
             crc: 5,
             count: 6,
+            newest_ms: 0,
         };
+        let pack = FileEntry { kind: FileKind::Pack, newest_ms: 7, ..segment };
         SuperState {
             store: [1; 16],
             parent: [2; 16],
@@ -237,7 +247,8 @@ mod tests {
             epochs: vec![EpochStart { epoch: 1, first_offset: 2, first_seq: 3 }],
             files: vec![
                 segment,
-                FileEntry { kind: FileKind::Pack, state: FileState::Unmarked, ..segment },
+                FileEntry { state: FileState::Unmarked, ..pack },
+                FileEntry { state: FileState::Dropped, ..pack },
             ],
         }
     }
@@ -246,12 +257,13 @@ mod tests {
     fn the_bytes_are_pinned() {
         let bytes = sample().encode(9);
         let mut golden = bytes[..FILE_HEADER_LEN].to_vec();
-        golden.extend(b"\x01\0\0\0\x01\0\0\0\x02\0\0\0\0\0\0\0");
+        golden.extend(b"\x01\0\0\0\x01\0\0\0\x03\0\0\0\0\0\0\0");
         golden.extend(b"\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0");
-        for head in [b"\x01\x02\0\0\x01\0\0\0", b"\x02\x01\0\0\x01\0\0\0"] {
-            golden.extend(head.iter().chain(b"\x02\0\0\0\0\0\0\0").chain(&[3; 16]));
+        for (kind, state, newest) in [(1, 2, 0), (2, 1, 7), (2, 3, 7)] {
+            golden.extend([kind, state, 0, 0, 1, 0, 0, 0]);
+            golden.extend(b"\x02\0\0\0\0\0\0\0".iter().chain(&[3; 16]));
             golden.extend(b"\x04\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0");
-            golden.extend([0; 8]);
+            golden.extend([newest, 0, 0, 0, 0, 0, 0, 0]);
         }
         golden.extend(crc32fast::hash(&golden[FILE_HEADER_LEN..]).to_le_bytes());
         golden.extend([0; 4]);

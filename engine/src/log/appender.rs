@@ -309,6 +309,7 @@ pub(crate) fn unmarked(key: &SegmentKey) -> FileEntry {
         length: 0,
         crc: 0,
         count: 0,
+        newest_ms: 0,
     }
 }
 

@@ -108,7 +108,7 @@ impl Subject {
         }
         let Some(entry) = self.entry(path) else { return Vec::new() };
         let end = match entry.state {
-            FileState::Sealed => bytes.len(),
+            FileState::Sealed | FileState::Dropped => bytes.len(),
             FileState::Unmarked => entry.length as usize,
         };
         let mut unused = match entry.kind {

@@ -60,6 +60,8 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, Open
     for file in listed {
         match file.state {
             FileState::Unmarked => found.unmarked.push(file),
+            // Only packs are dropped.
+            FileState::Dropped => {}
             FileState::Sealed => match sealed(env, &file, open_files) {
                 Ok(segment) => found.sealed.push(segment),
                 Err(reason) => {

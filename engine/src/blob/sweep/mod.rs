@@ -1,0 +1,377 @@
+//! Sweeping: packs lose the blobs that nothing wants, by being written anew without them. It runs
+//! beside everything else and changes no file that counts until the next generation is complete.
+//!
+//! What keeps a blob that is about to be named: the one who appends looks, under the lock of the
+//! writer, whether the packs have it, and the record that names it is published under the same hold
+//! of that lock. A sweep takes that lock too, reads the names that were published since it last
+//! looked, and only then takes the old packs out of the list. So either the name was published
+//! first, and the sweep sees it and lets the pack be; or the list changed first, and the one who
+//! appends no longer finds the blob: it writes a copy, or is told that there is none. The manifest
+//! follows outside the lock, for until it does the old packs, which have everything, count.
+//!
+//! A put has no name yet. It finds its blob, and marks the pack as touched, under the lock of who
+//! stages; a sweep that honours a grace looks at that mark under the same lock.
+
+mod marks;
+mod plan;
+mod rewrite;
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::error::{BlobError, StageError};
+use super::recover::remove_dropped;
+use super::sealed::{Opened, SealedPack};
+use super::{Blobs, Shared};
+use crate::error::Corruption;
+use crate::format::super_file::{FileEntry, FileState};
+use crate::media::is_full;
+use crate::value::BlobHash;
+pub(crate) use marks::Marker;
+use marks::{Marked, Target};
+pub(crate) use plan::{Group, Tally};
+pub(crate) use rewrite::Rewritten;
+
+/// How long a sweep that holds back sleeps before it looks whether it should stop.
+const NAP: Duration = Duration::from_millis(20);
+
+/// What all sweeps of a store share.
+#[derive(Debug, Default)]
+pub(super) struct Sweeps {
+    /// Held by the sweep at work: there is one at a time.
+    one: Mutex<()>,
+    stop: AtomicBool,
+    /// Packs that were replaced, and whose files go when nobody looks into them any more.
+    leaving: Mutex<Vec<(Weak<dyn Debug + Send + Sync>, FileEntry)>>,
+}
+
+/// What a sweep takes away.
+#[derive(Debug)]
+pub(crate) enum Condemned {
+    /// Blobs that nothing names, of packs into which nothing was put for so many milliseconds, and
+    /// which have at least so many percent of bytes to lose.
+    Unnamed { grace_ms: u64, min_dead_percent: u8 },
+    /// These, unless something names them.
+    These(BTreeSet<BlobHash>),
+}
+
+/// Why a sweep ended early. What it did before stands, and nothing is lost.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SweepError {
+    /// The store is being closed.
+    #[error("the store is being closed")]
+    Stopped,
+    /// There is no space.
+    #[error("no space for packs")]
+    Full,
+    /// A pack cannot be read, or its next generation not be written.
+    #[error("{0}")]
+    Read(#[source] BlobError),
+    /// The manifest could not be written: what the disk holds is unknown.
+    #[error("writing packs failed: {0}")]
+    Failed(#[source] io::Error),
+}
+
+impl SweepError {
+    fn of(error: BlobError) -> Self {
+        match error {
+            BlobError::Io { source, .. } if is_full(&source) => Self::Full,
+            other => Self::Read(other),
+        }
+    }
+}
+
+impl From<StageError> for SweepError {
+    fn from(error: StageError) -> Self {
+        match error {
+            StageError::Full(_) => Self::Full,
+            StageError::Failed(error) => Self::Failed(error),
+            StageError::TooLong | StageError::Refused(_) | StageError::Gone => Self::Stopped,
+        }
+    }
+}
+
+/// A sweep at work.
+#[derive(Debug)]
+pub(crate) struct Sweep<'a> {
+    shared: &'a Shared,
+    _one: MutexGuard<'a, ()>,
+    bytes_per_second: Option<u64>,
+    began: Instant,
+    passed: AtomicU64,
+}
+
+/// Packs that were taken out of the list, to be taken out of the manifest.
+#[derive(Debug)]
+pub(crate) struct Switched {
+    old: Vec<Arc<SealedPack>>,
+    new: Option<Arc<SealedPack>>,
+}
+
+impl Blobs {
+    /// Begins a sweep; waits for another one to end.
+    pub(crate) fn sweep(&self, bytes_per_second: Option<u64>) -> Sweep<'_> {
+        let shared = &*self.shared;
+        let one = shared.sweeps.one.lock();
+        let passed = AtomicU64::new(0);
+        Sweep { shared, _one: one, bytes_per_second, began: Instant::now(), passed }
+    }
+
+    /// Ends a sweep at work and lets none begin.
+    pub(crate) fn end_sweeps(&self) {
+        self.shared.sweeps.stop.store(true, Ordering::Release);
+        drop(self.shared.sweeps.one.lock());
+    }
+}
+
+impl Sweep<'_> {
+    /// Seals the packs that are written to, so that they can be swept.
+    pub(crate) fn seal_all(&self) -> Result<(), SweepError> {
+        let open: Vec<_> = self.shared.packs.list().open.clone();
+        self.shared.seal_all()?;
+        let list = self.shared.packs.list();
+        let mut leaving = self.shared.sweeps.leaving.lock();
+        for pack in open {
+            let line = pack.line();
+            let same = |new: &&Arc<SealedPack>| new.line().base == line.base;
+            if list.sealed.iter().find(same).is_some_and(|new| new.line().uuid != line.uuid) {
+                let pack: Arc<dyn Debug + Send + Sync> = pack;
+                leaving.push((Arc::downgrade(&pack), line));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the sealed packs, and at those that are written to if `open` says so. At first
+    /// everything is wanted, or nothing is. Returns where packs are damaged that cannot be looked at.
+    pub(crate) fn examine(
+        &self,
+        open: bool,
+        wanted: bool,
+    ) -> Result<(Marker, Vec<Corruption>), SweepError> {
+        let list = self.shared.packs.list();
+        let (mut marker, mut unread) = (Marker::new(), Vec::new());
+        let mut add = |target, newest_ms, opened: Result<Arc<Opened>, BlobError>| match opened {
+            Ok(opened) => {
+                marker.add(target, newest_ms, &opened, wanted);
+                Ok(())
+            }
+            Err(BlobError::Corrupt(corruption)) => {
+                unread.push(corruption);
+                Ok(())
+            }
+            Err(error) => Err(SweepError::Read(error)),
+        };
+        for pack in &list.sealed {
+            let opened = self.shared.packs.opened(&list, pack);
+            let opened = opened.and_then(|opened| pack.indexed(&opened));
+            add(Target::Sealed(Arc::clone(pack)), pack.newest_ms(), opened)?;
+        }
+        for pack in list.open.iter().filter(|pack| open && !pack.is_empty()) {
+            let env = &self.shared.env;
+            let opened = Opened::of_open(env, pack.media(), pack.salt(), &pack.line());
+            match opened.map(Arc::new) {
+                Ok(opened) => {
+                    let target = Target::Open(Arc::clone(pack), Arc::clone(&opened));
+                    add(target, env.clock.now_ms(), Ok(opened))?;
+                }
+                Err(error) => return Err(SweepError::of(error)),
+            }
+        }
+        Ok((marker, unread))
+    }
+
+    /// Notes a name, and compares those noted with the packs when there are many.
+    pub(crate) fn name(&self, marker: &mut Marker, hash: &BlobHash) -> Result<(), SweepError> {
+        if marker.name(hash) { self.take_names(marker) } else { Ok(()) }
+    }
+
+    /// Compares the names noted with the packs.
+    pub(crate) fn take_names(&self, marker: &mut Marker) -> Result<(), SweepError> {
+        self.check_stop()?;
+        marker.take(self.shared, true)
+    }
+
+    /// Says which blobs are not wanted, before names are noted.
+    pub(crate) fn condemn(
+        &self,
+        marker: &mut Marker,
+        hashes: &BTreeSet<BlobHash>,
+    ) -> Result<(), SweepError> {
+        for hash in hashes {
+            marker.name(hash);
+        }
+        marker.take(self.shared, false)
+    }
+
+    /// Puts the new generation in the place of a group, unless one of its blobs is wanted by now.
+    /// The caller holds the writer's lock and has noted all names that are published.
+    pub(crate) fn switch(
+        &self,
+        marker: &mut Marker,
+        group: &Group,
+        new: &Rewritten,
+        condemned: &Condemned,
+    ) -> Result<Option<Switched>, SweepError> {
+        self.take_names(marker)?;
+        let shared = self.shared;
+        let mut writing = shared.writing.lock();
+        shared.usable(writing.closed)?;
+        let now_ms = shared.env.clock.now_ms();
+        let packs: Vec<&Marked> =
+            group.numbers.iter().filter_map(|number| marker.packs.get(number)).collect();
+        let mut old = Vec::with_capacity(packs.len());
+        for marked in packs {
+            let Target::Sealed(pack) = &marked.target else { return Ok(None) };
+            let touched = pack.newest_ms() != marked.newest_ms;
+            let spared = touched && condemned.spares(pack.newest_ms(), now_ms);
+            if marked.is_wanted_again() || spared {
+                return Ok(None);
+            }
+            old.push(Arc::clone(pack));
+        }
+        let newest = old.iter().map(|pack| pack.newest_ms()).max().unwrap_or(0);
+        let new = new.0.as_ref().map(|built| {
+            let line = FileEntry { newest_ms: newest, ..built.line };
+            Arc::new(SealedPack::new(Arc::clone(&shared.env), line))
+        });
+        shared.packs.change(|list| {
+            list.sealed.retain(|pack| !old.iter().any(|old| Arc::ptr_eq(old, pack)));
+            list.sealed.extend(new.clone());
+        });
+        writing.forget();
+        Ok(Some(Switched { old, new }))
+    }
+
+    /// Makes a switch durable and lets the old files go. Without it the old packs count again.
+    pub(crate) fn settle(&self, marker: &mut Marker, switched: Switched) -> Result<(), SweepError> {
+        let Switched { old, new } = switched;
+        let shared = self.shared;
+        let place = |line: &FileEntry| (line.kind, line.base, line.generation);
+        let gone: BTreeSet<_> = old.iter().map(|pack| pack.line().base).collect();
+        let updated = shared.env.manifest.update(|state| {
+            let kept = new.as_ref().map(|new| new.line().base);
+            let is_old =
+                |file: &FileEntry| old.iter().any(|pack| place(pack.line()) == place(file));
+            state.files.retain(|file| !(is_old(file) && Some(file.base) == kept));
+            for file in state.files.iter_mut().filter(|file| is_old(file)) {
+                file.state = FileState::Dropped;
+            }
+            state.files.extend(
+                new.as_ref().map(|new| FileEntry { newest_ms: new.newest_ms(), ..*new.line() }),
+            );
+        });
+        if let Err(error) = updated {
+            shared.packs.change(|list| {
+                list.sealed.retain(|pack| !new.as_ref().is_some_and(|new| Arc::ptr_eq(new, pack)));
+                list.sealed.extend(old);
+            });
+            shared.writing.lock().forget();
+            if is_full(&error) {
+                if let Some(new) = new {
+                    new.retire();
+                }
+                return Err(SweepError::Full);
+            }
+            shared.failed.store(true, Ordering::Release);
+            return Err(SweepError::Failed(error));
+        }
+        gone.iter().for_each(|number| drop(marker.packs.remove(number)));
+        let mut leaving = shared.sweeps.leaving.lock();
+        for pack in old {
+            pack.retire();
+            let line = *pack.line();
+            let pack: Arc<dyn Debug + Send + Sync> = pack;
+            leaving.push((Arc::downgrade(&pack), line));
+        }
+        Ok(())
+    }
+
+    /// Takes packs whose files are gone out of the manifest. With `wait` all of them are: it waits for
+    /// those that look for a blob there just now. A file that is being streamed has no name any more,
+    /// and its bytes go when the stream ends.
+    pub(crate) fn tidy(&self, wait: bool) -> Result<(), SweepError> {
+        let shared = self.shared;
+        let mut leaving = shared.sweeps.leaving.lock();
+        while wait && leaving.iter().any(|(pack, _)| pack.strong_count() > 0) {
+            self.check_stop()?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let gone: Vec<_> = leaving.extract_if(.., |(pack, _)| pack.strong_count() == 0).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let failed = |error: io::Error| {
+            let dir = shared.env.blob_dir();
+            SweepError::of(BlobError::io(&dir, error))
+        };
+        // Whoever let go of it last may be about to do the same.
+        gone.iter().try_for_each(|(_, line)| remove_dropped(&shared.env, line)).map_err(failed)?;
+        shared.env.files.sync_dir(&shared.env.blob_dir()).map_err(failed)?;
+        let same = |file: &FileEntry| {
+            file.state == FileState::Dropped
+                && gone
+                    .iter()
+                    .any(|(_, line)| (line.base, line.generation) == (file.base, file.generation))
+        };
+        if !shared.env.manifest.state().files.iter().any(same) {
+            return Ok(());
+        }
+        match shared.env.manifest.update(|state| state.files.retain(|file| !same(file))) {
+            Ok(()) => Ok(()),
+            // The next open forgets them.
+            Err(error) if is_full(&error) => Ok(()),
+            Err(error) => {
+                shared.failed.store(true, Ordering::Release);
+                Err(SweepError::Failed(error))
+            }
+        }
+    }
+
+    /// As if there were a pack with these blobs.
+    #[cfg(test)]
+    pub(crate) fn pretend_pack(
+        &self,
+        marker: &mut Marker,
+        entries: Vec<crate::format::pack_index::IndexEntry>,
+    ) {
+        let pack = super::open_pack::OpenPack::create(&self.shared.env, 1 << 40, false).unwrap();
+        let opened = Opened::pretend(&self.shared.env, &pack, entries);
+        let target = Target::Open(Arc::new(pack), Arc::new(opened));
+        let Target::Open(_, opened) = &target else { return };
+        let opened = Arc::clone(opened);
+        marker.add(target, 0, &opened, false);
+    }
+
+    /// Blobs that are not wanted.
+    #[cfg(test)]
+    pub(crate) fn dead(&self, marker: &Marker) -> usize {
+        marker.packs.values().map(Marked::dead).sum()
+    }
+
+    fn check_stop(&self) -> Result<(), SweepError> {
+        match self.shared.sweeps.stop.load(Ordering::Acquire) {
+            true => Err(SweepError::Stopped),
+            false => Ok(()),
+        }
+    }
+
+    /// Counts bytes that were read, and sleeps when they come too fast.
+    fn pass(&self, bytes: u64) -> Result<(), SweepError> {
+        self.check_stop()?;
+        let passed = self.passed.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let Some(rate) = self.bytes_per_second else { return Ok(()) };
+        let due = Duration::from_secs_f64(passed as f64 / rate.max(1) as f64);
+        while let Some(early) = due.checked_sub(self.began.elapsed()).filter(|e| !e.is_zero()) {
+            std::thread::sleep(early.min(NAP));
+            self.check_stop()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,253 @@
+//! What a sweep will do: which packs lose blobs, and which are written together. Reads headers and
+//! tables of packs that have something to lose, changes nothing.
+
+use super::super::error::BlobError;
+use super::super::sealed::{Opened, TOUCH_MS};
+use super::marks::Marked;
+use super::{Condemned, Marker, Sweep, SweepError};
+use crate::error::Corruption;
+use crate::format::file::{FILE_HEADER_LEN, FormatError};
+use crate::format::pack::{BlockTable, ENTRY_HEADER_LEN, EntryKind};
+
+/// Blobs in one pack that was rewritten.
+const COUNT_MAX: u64 = 1 << 24;
+/// A pack that is this many times smaller than others is written together with its neighbours.
+const SMALL_FACTOR: u64 = 4;
+/// So many small neighbours are worth a rewrite that frees nothing.
+const SMALL_COUNT: usize = 4;
+
+/// Packs that are replaced by one, or by none when nothing of them is wanted.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Their numbers, in order.
+    pub(super) numbers: Vec<u64>,
+    /// Bytes of the pack that replaces them, at most; 0 when there is none.
+    pub(super) room: u64,
+}
+
+impl Group {
+    /// Whether there is no pack in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) groups: Vec<Group>,
+    pub(crate) tally: Tally,
+}
+
+/// Blobs and packs that were looked at.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) packs: u64,
+    pub(crate) blobs: u64,
+    /// Unnamed, but in packs that are too young.
+    pub(crate) young: u64,
+    pub(crate) dead: u64,
+    pub(crate) dead_bytes: u64,
+    /// Of the dead those that go.
+    pub(crate) swept: u64,
+    pub(crate) swept_bytes: u64,
+    pub(crate) dropped: u64,
+    pub(crate) rewritten: u64,
+    pub(crate) damaged: Vec<Corruption>,
+}
+
+/// What would become of a pack.
+#[derive(Debug, Clone, Copy, Default)]
+struct Weight {
+    dead: u64,
+    dead_bytes: u64,
+    bytes: u64,
+    /// Bytes that the entries of the others take, at most.
+    room: u64,
+    live: u64,
+}
+
+impl Condemned {
+    /// Whether a pack keeps everything because of when a blob was last put into it.
+    pub(super) const fn spares(&self, newest_ms: u64, now_ms: u64) -> bool {
+        match self {
+            Self::Unnamed { grace_ms: 0, .. } | Self::These(_) => false,
+            Self::Unnamed { grace_ms, .. } => {
+                now_ms.saturating_sub(newest_ms) < grace_ms.saturating_add(TOUCH_MS)
+            }
+        }
+    }
+
+    /// Whether small packs are put together while at it.
+    const fn merges(&self) -> bool {
+        matches!(self, Self::Unnamed { .. })
+    }
+
+    const fn is_worth_it(&self, weight: &Weight) -> bool {
+        match self {
+            Self::These(_) => true,
+            Self::Unnamed { min_dead_percent, .. } => {
+                weight.dead_bytes as u128 * 100 >= *min_dead_percent as u128 * weight.bytes as u128
+            }
+        }
+    }
+}
+
+impl Sweep<'_> {
+    /// Decides what is to be done. Packs that cannot be read are told of and left.
+    pub(crate) fn plan(
+        &self,
+        marker: &mut Marker,
+        condemned: &Condemned,
+    ) -> Result<Plan, SweepError> {
+        let mut plan = Plan::default();
+        let now_ms = self.shared.env.clock.now_ms();
+        let mut together = Together::new(self.shared.env.options.pack_bytes);
+        for (&number, marked) in &mut marker.packs {
+            self.check_stop()?;
+            plan.tally.packs += 1;
+            plan.tally.blobs += marked.count as u64;
+            let dead = marked.dead() as u64;
+            let young = condemned.spares(marked.newest_ms, now_ms);
+            if young {
+                plan.tally.young += dead;
+                together.end(&mut plan);
+                continue;
+            }
+            let weight = match self.weigh(marked) {
+                Ok(weight) => weight,
+                Err(BlobError::Corrupt(corruption)) => {
+                    plan.tally.damaged.push(corruption);
+                    together.end(&mut plan);
+                    continue;
+                }
+                Err(error) => return Err(SweepError::Read(error)),
+            };
+            plan.tally.dead += weight.dead;
+            plan.tally.dead_bytes += weight.dead_bytes;
+            let goes = weight.dead > 0 && condemned.is_worth_it(&weight);
+            if goes {
+                marked.choose();
+                plan.tally.swept += weight.dead;
+                plan.tally.swept_bytes += weight.dead_bytes;
+            }
+            match goes {
+                true if weight.live == 0 => {
+                    plan.tally.dropped += 1;
+                    plan.groups.push(Group { numbers: vec![number], room: 0 });
+                }
+                true => {
+                    plan.tally.rewritten += 1;
+                    together.add(number, &weight, &mut plan);
+                }
+                false if condemned.merges() && weight.dead == 0 && together.is_small(&weight) => {
+                    together.add(number, &weight, &mut plan);
+                }
+                false => together.end(&mut plan),
+            }
+        }
+        together.end(&mut plan);
+        // What frees space without taking any comes first.
+        plan.groups.sort_by_key(|group| group.room > 0);
+        Ok(plan)
+    }
+
+    fn weigh(&self, marked: &Marked) -> Result<Weight, BlobError> {
+        let opened = marked.opened(self.shared)?;
+        let mut weight = Weight { live: marked.count as u64, ..Weight::default() };
+        if marked.dead() == 0 {
+            weight.room = marked.line().length.saturating_sub(FILE_HEADER_LEN as u64);
+            return Ok(weight);
+        }
+        if let Some(at) = opened.damage() {
+            return Err(opened.corrupt(at, FormatError::Crc));
+        }
+        weigh_entries(marked, &opened, &mut weight)?;
+        Ok(weight)
+    }
+}
+
+fn weigh_entries(marked: &Marked, opened: &Opened, weight: &mut Weight) -> Result<(), BlobError> {
+    let dead = marked.dead_places(opened);
+    let mut rest = &dead[..];
+    let mut walk = opened.walk();
+    while let Some(entry) = walk.next()? {
+        let header = entry.header();
+        let (here, later) = split(rest, entry.at());
+        rest = later;
+        weight.bytes += header.raw_len;
+        weight.dead += here.len() as u64;
+        let alone = |len: u64| ENTRY_HEADER_LEN as u64 + len.next_multiple_of(8);
+        if here.is_empty() {
+            weight.room += header.stride().max(alone(header.raw_len.min(header.stored_len)));
+        } else if header.kind == EntryKind::Block {
+            let stored = entry.stored()?;
+            let table = BlockTable::read(header, &stored).map_err(|what| entry.corrupt(what))?;
+            let mut dead = here.iter().map(|(_, number)| *number).peekable();
+            for ((_, len), number) in table.rows().zip(0..) {
+                match dead.next_if_eq(&number) {
+                    Some(_) => weight.dead_bytes += len,
+                    None => weight.room += alone(len),
+                }
+            }
+        } else {
+            weight.dead_bytes += header.raw_len;
+        }
+    }
+    // An entry that the index knows and the walk does not find is damage as well.
+    let hole = walk.hole().or_else(|| rest.first().map(|(slot, _)| u64::from(*slot) * 8));
+    if let Some(at) = hole {
+        return Err(opened.corrupt(at, FormatError::Crc));
+    }
+    weight.live -= weight.dead;
+    Ok(())
+}
+
+/// Position of an entry divided by 8, and the number of a blob in it.
+pub(super) type Place = (u32, u32);
+
+/// The places in the entry at a position, and those behind it.
+pub(super) fn split(places: &[Place], at: u64) -> (&[Place], &[Place]) {
+    // One before this entry is in none that was found; it stays in front and is told of as damage.
+    let here = places.iter().take_while(|(slot, _)| u64::from(*slot) * 8 == at).count();
+    places.split_at(here)
+}
+
+/// Neighbours that may be written together.
+struct Together {
+    pack_bytes: u64,
+    group: Group,
+    count: u64,
+    frees: bool,
+}
+
+impl Together {
+    const fn new(pack_bytes: u64) -> Self {
+        let group = Group { numbers: Vec::new(), room: 0 };
+        Self { pack_bytes, group, count: 0, frees: false }
+    }
+
+    const fn is_small(&self, weight: &Weight) -> bool {
+        weight.room <= self.pack_bytes / SMALL_FACTOR
+    }
+
+    fn add(&mut self, number: u64, weight: &Weight, plan: &mut Plan) {
+        let full =
+            self.group.room + weight.room > self.pack_bytes || self.count + weight.live > COUNT_MAX;
+        if full {
+            self.end(plan);
+        }
+        self.group.numbers.push(number);
+        self.group.room += weight.room;
+        self.count += weight.live;
+        self.frees |= weight.dead > 0;
+    }
+
+    fn end(&mut self, plan: &mut Plan) {
+        let next = Self::new(self.pack_bytes);
+        let ended = std::mem::replace(self, next);
+        if ended.frees || ended.group.numbers.len() >= SMALL_COUNT {
+            plan.groups.push(ended.group);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Collections beside those who put, append and read.
+
+use std::io::Read as _;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use super::*;
+
+/// Appends that name blobs by hash, puts of blobs that are about to be swept, bodies that are found
+/// in packs, all beside collections that take whatever they can: no frame loses its body.
+#[test]
+fn no_frame_loses_its_body() {
+    let dir = fast_dir();
+    let store = Arc::new(open(dir.path(), SyncPolicy::None));
+    let stop = AtomicBool::new(false);
+    let refused = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..2u64 {
+            let (store, refused) = (&store, &refused);
+            scope.spawn(move || {
+                for n in 0..600u64 {
+                    // Bodies repeat, so that most of them are there already, named or not.
+                    let seed = 1000 * (n % 4) + n / 16 + thread;
+                    let len = if n % 50 == 7 { 70_000 } else { 400 };
+                    let bytes = noise(seed, len);
+                    let hash = store.blob_put(&bytes).unwrap();
+                    match n % 4 {
+                        0 => append(store, n, bytes),
+                        1 => {
+                            let body = Body::Stored(hash);
+                            let frame = NewFrame { body, ..frame("a", n) };
+                            match store.append(frame.into()) {
+                                Ok(_) => {}
+                                Err(crate::AppendError::UnknownBlob(_)) => {
+                                    refused.fetch_add(1, Ordering::Relaxed);
+                                }
+                                Err(error) => panic!("{error}"),
+                            }
+                        }
+                        2 => {
+                            let ticket = store.submit(
+                                NewFrame { body: Body::Inline(bytes), ..frame("a", n) }.into(),
+                            );
+                            std::thread::yield_now();
+                            ticket.wait().unwrap();
+                        }
+                        _ => {}
+                    }
+                }
+            });
+        }
+        let (store, stop) = (&store, &stop);
+        let collector = scope.spawn(move || {
+            let mut swept = 0;
+            while !stop.load(Ordering::Relaxed) {
+                swept += store.gc(&GcOptions::everything()).unwrap().swept;
+            }
+            swept
+        });
+        // The others end by themselves.
+        scope.spawn(move || {
+            while store.info().log_bytes == 0 || store.inner.log.head() < 850 {
+                std::thread::yield_now();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(collector.join().unwrap() > 0);
+    });
+    let named = |store: &Store| {
+        let frames = store.read(&crate::ReadOptions::default()).unwrap();
+        let mut count = 0;
+        for frame in frames {
+            let hash = frame.unwrap().hash().unwrap();
+            let blob = store.blob(&hash).unwrap().expect("a body that was acknowledged");
+            assert_eq!(BlobHash::of(&blob.bytes(1 << 20).unwrap()), hash);
+            count += 1;
+        }
+        count
+    };
+    let count = named(&store);
+    assert!(count >= 850, "{count}");
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(named(&open(dir.path(), SyncPolicy::None)), count);
+}
+
+#[test]
+fn who_reads_an_old_generation_reads_on() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let long = noise(1, 300_000);
+    let hash = store.blob_put(&long).unwrap();
+    let mut streamed = store.blob(&hash).unwrap().unwrap();
+    let mut read = vec![0; 100_000];
+    streamed.read_exact(&mut read).unwrap();
+    assert_eq!(store.gc(&GcOptions::everything()).unwrap().packs_dropped, 1);
+    assert!(store.blob(&hash).unwrap().is_none() && packs(dir.path()).is_empty());
+    streamed.read_to_end(&mut read).unwrap();
+    assert_eq!(read, long);
+}
+
+#[test]
+fn closing_ends_a_collection_that_holds_back() {
+    let dir = fast_dir();
+    let (store, _) = third_named(dir.path(), 600);
+    let slow = GcOptions { bytes_per_second: Some(1), ..GcOptions::everything() };
+    let began = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            began.store(true, Ordering::Release);
+            store.gc(&slow)
+        });
+        while !began.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        store.close().unwrap();
+        assert_eq!(collector.join().unwrap(), Err(GcError::Closed));
+    });
+    drop(store);
+    check(&open(dir.path(), SyncPolicy::None), 600, true);
+}
