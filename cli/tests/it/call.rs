@@ -56,7 +56,7 @@ fn arguments_and_body_reach_the_command_and_values_come_back() {
 #[test]
 fn a_deadline_ends_a_call_with_its_own_exit_code() {
     let (place, server) = served();
-    let slow = place.xs(&["call", "slow", "--timeout", "300ms"]);
+    let slow = place.xs(&["call", "slow", "--timeout", "3s"]);
     assert_eq!((slow.code, slow.text().as_str()), (6, "begun\n"), "{}", slow.err);
     assert!(server.stop().success());
 }
