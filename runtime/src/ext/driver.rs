@@ -23,36 +23,34 @@ use crate::isolate::{Call, FailureKind, ModuleError, Verdict};
 #[string]
 pub(super) async fn op_xs_next(state: Rc<RefCell<OpState>>) -> String {
     let bridge = bridge(&state);
-    loop {
-        match bridge.next_request().await {
-            Request::State { saved, answer } => {
-                *bridge.state_answer.borrow_mut() = Some(answer);
-                let text = saved.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-                return format!("S{}", text.unwrap_or_default());
-            }
-            Request::Handle { inputs, replies } => {
-                let frames = inputs.iter().map(|input| &input.frame);
-                let text = match inputs.is_empty() {
-                    true => "B".to_owned(),
-                    false => format!("B{}", frames::encode(frames, &*bridge.backend)),
-                };
-                bridge.begin(inputs, replies);
-                return text;
-            }
-            Request::Run { answer } => {
-                let run = bridge.new_run(Run {
-                    outbox: Outbox::new(bridge.backend.clone()),
-                    answer: Some(answer),
-                    origin: bridge.origin(None),
-                    complete: None,
-                    body: None,
-                    results: 0,
-                    _alive: None,
-                });
-                return format!("R{run}");
-            }
-            Request::Call { call, answer } => return begin_call(&bridge, *call, answer),
+    match bridge.next_request().await {
+        Request::State { saved, answer } => {
+            *bridge.state_answer.borrow_mut() = Some(answer);
+            let text = saved.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            format!("S{}", text.unwrap_or_default())
         }
+        Request::Handle { inputs, replies } => {
+            let frames = inputs.iter().map(|input| &input.frame);
+            let text = match inputs.is_empty() {
+                true => "B".to_owned(),
+                false => format!("B{}", frames::encode(frames, &*bridge.backend)),
+            };
+            bridge.begin(inputs, replies);
+            text
+        }
+        Request::Run { answer } => {
+            let run = bridge.new_run(Run {
+                outbox: Outbox::new(bridge.backend.clone()),
+                answer: Some(answer),
+                origin: bridge.origin(None),
+                complete: None,
+                body: None,
+                results: 0,
+                _alive: None,
+            });
+            format!("R{run}")
+        }
+        Request::Call { call, answer } => begin_call(&bridge, *call, answer),
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) async fn op_xs_fs_text(
     state: Rc<RefCell<OpState>>,
     #[string] path: String,
 ) -> Result<String, JsErrorBox> {
-    let bytes = blocking(&*bridge(&state), path, read_all).await?;
+    let bytes = blocking(&bridge(&state), path, read_all).await?;
     Ok(String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
@@ -87,7 +87,7 @@ pub(super) async fn op_xs_fs_bytes(
     state: Rc<RefCell<OpState>>,
     #[string] path: String,
 ) -> Result<Uint8Array, JsErrorBox> {
-    Ok(blocking(&*bridge(&state), path, read_all).await?.into())
+    Ok(blocking(&bridge(&state), path, read_all).await?.into())
 }
 
 /// The names in a directory, sorted, as JSON.
@@ -105,7 +105,7 @@ pub(super) async fn op_xs_fs_list(
         names.sort();
         Ok(names)
     };
-    Ok(json!(blocking(&*bridge(&state), path, list).await?).to_string())
+    Ok(json!(blocking(&bridge(&state), path, list).await?).to_string())
 }
 
 /// What the file system knows about a path, as JSON.
@@ -115,7 +115,7 @@ pub(super) async fn op_xs_fs_stat(
     state: Rc<RefCell<OpState>>,
     #[string] path: String,
 ) -> Result<String, JsErrorBox> {
-    let meta = blocking(&*bridge(&state), path, |path| path.metadata()).await?;
+    let meta = blocking(&bridge(&state), path, |path| path.metadata()).await?;
     let kind = match (meta.is_file(), meta.is_dir()) {
         (true, _) => "file",
         (_, true) => "dir",

@@ -225,7 +225,7 @@ impl Stop {
             watch.slice_start = used;
             return;
         }
-        let start = *watch.slice_start.get_or_insert(used.unwrap_or_default());
+        let start = *watch.slice_start.get_or_insert_with(|| used.unwrap_or_default());
         let over = used.is_some_and(|used| used.saturating_sub(start) > self.limits.slice);
         drop(watch);
         // Again at each look: a termination that falls between two slices is lost.
