@@ -172,10 +172,11 @@ impl From<TailArgs> for CatArgs {
 /// # Errors
 /// A sentence that says what is expected.
 pub(crate) fn bound(text: &str) -> Result<Bound, String> {
-    if text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        if let Ok(offset) = text.parse() {
-            return Ok(Bound::Offset(offset));
-        }
+    if text.len() <= 20
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && let Ok(offset) = text.parse()
+    {
+        return Ok(Bound::Offset(offset));
     }
     match FrameId::parse(text) {
         Ok(id) => Ok(Bound::Id(id)),

@@ -261,7 +261,7 @@ impl<'a> Sender<'a> {
         self.waiting.pop_front();
         let appended = appended.map_err(explain)?;
         self.stored += appended.frames.len() as u64;
-        self.first = self.first.or(appended.frames.first().map(|stamp| stamp.id));
+        self.first = self.first.or_else(|| appended.frames.first().map(|stamp| stamp.id));
         self.last = appended.frames.last().map(|stamp| stamp.id).or(self.last);
         Ok(())
     }

@@ -1,15 +1,29 @@
 //! The real binary, run as a user runs it: processes, pipes, signals, exit codes.
 
+// Spelled out for clippy, which takes helpers for tests only below this attribute.
+#[cfg(test)]
 mod addresses;
+#[cfg(test)]
 mod call;
+#[cfg(test)]
 mod client;
+#[cfg(test)]
 mod exits;
+#[cfg(test)]
 mod follower;
+#[cfg(test)]
 mod golden;
+#[cfg(test)]
 mod handlers;
+#[cfg(test)]
 mod hostile;
+#[cfg(test)]
 mod kill;
+#[cfg(test)]
 mod pipes;
+#[cfg(test)]
 mod serve;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
 mod tidy;
