@@ -58,7 +58,12 @@ fn subject(place: &Place) -> Subject {
     let (_, tried) = progress.bounds();
     let lone = progress.steps()[tried].blobs.clone().into_iter();
     let lone = lone.map(|n| (BlobHash::of(&body(n, LONE_BLOB_LEN)), LONE_BLOB_LEN as u64));
-    let blobs = blobs.chain(lone).collect();
+    // States of cursors, also those that were superseded: their blobs are still there.
+    let steps = progress.steps();
+    let states = steps.iter().flat_map(|step| step.cursors.values());
+    let states = states.map(|(_, state)| (BlobHash::of(state), state.len() as u64));
+    let states = states.filter(|(hash, _)| store.has_blob(hash));
+    let blobs = blobs.chain(lone).chain(states).collect::<BTreeMap<_, _>>().into_iter().collect();
     let manifest = SuperState::clone(&store.inner.env.manifest.state());
     drop(store);
     Subject { image: disk.image(), manifest, frames, holds, by_topic, blobs }

@@ -37,6 +37,8 @@ struct Holds {
     head: u64,
     /// Offsets and states.
     cursors: BTreeMap<String, (u64, Vec<u8>)>,
+    /// Number and offset of the newest frame that was sent with a key.
+    keyed: Option<(u64, u64)>,
     /// Blobs that no frame names. Not compared: they come and go outside the order of the log.
     blobs: Vec<u64>,
 }
@@ -148,6 +150,11 @@ fn check(
         let hash = BlobHash::of(&body(n, workload::LONE_BLOB_LEN));
         let blob = store.blob(&hash).expect(what).unwrap_or_else(|| panic!("{what}: blob {n}"));
         blob.bytes(1 << 20).expect(what);
+    }
+    if let Some((n, offset)) = steps[at].keyed {
+        let again = store.append(workload::keyed(&mut Holds::default(), n)).expect(what);
+        assert!(again.repeated, "{what}: frame {n} is stored twice under one key");
+        assert_eq!(again.frames[0].offset, Some(offset), "{what}: frame {n}");
     }
     (store, at)
 }

@@ -12,7 +12,9 @@ use crate::error::AppendError;
 use crate::media::sim::SimDisk;
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
-use crate::value::{Body, Condition, CursorChange, ExpectRevision, Meta, NewFrame, Topic, Ttl};
+use crate::value::{
+    Body, Condition, CursorChange, ExpectRevision, IdempotencyKey, Meta, NewFrame, Topic, Ttl,
+};
 
 /// Bytes of a blob that is put without a frame.
 pub(super) const LONE_BLOB_LEN: usize = 700;
@@ -24,7 +26,7 @@ type Act = Box<dyn FnOnce(&Store) -> Result<bool, AppendError>>;
 type Step = fn(&mut Holds, u64) -> Act;
 
 /// The steps, taken in turn. One line for each kind of thing a store can be asked for.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     small_frame,
     frame_with_body,
     large_frame,
@@ -35,6 +37,7 @@ const STEPS: [Step; 11] = [
     ephemeral_frame,
     durable_frame,
     frame_on_condition,
+    keyed_frame,
     frame_with_long_body,
 ];
 
@@ -96,6 +99,17 @@ fn durable_frame(holds: &mut Holds, n: u64) -> Act {
 fn frame_on_condition(holds: &mut Holds, n: u64) -> Act {
     let conditions = vec![Condition::HeadIs(holds.head)];
     append(Batch { conditions, ..frame(holds, n, 0, 0).into() })
+}
+
+/// A batch that is stored once, however often it is sent.
+pub(super) fn keyed(holds: &mut Holds, n: u64) -> Batch {
+    let key = IdempotencyKey::parse(&format!("key {n}")).unwrap();
+    Batch { key: Some(key), ..frame(holds, n, 0, 0).into() }
+}
+
+fn keyed_frame(holds: &mut Holds, n: u64) -> Act {
+    holds.keyed = Some((n, holds.head));
+    append(keyed(holds, n))
 }
 
 fn ephemeral_frame(_: &mut Holds, n: u64) -> Act {
