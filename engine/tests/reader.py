@@ -21,7 +21,7 @@ BATCH_HEADER = 64
 ENTRY_HEADER = 72
 CHUNK = 65536
 SEGMENT, PACK = 1, 2
-UNMARKED, SEALED = 1, 2
+UNMARKED, SEALED, DROPPED = 1, 2, 3
 FRAME, TOMBSTONE = 1, 2
 RAW, ZSTD, BLOCK = 1, 2, 3
 
@@ -71,9 +71,9 @@ def manifest(store):
         need(len(data) == at + 64 * files + 8, name + ": length")
         entries = []
         for n in range(files):
-            kind, state, r1, generation, base, file, length, crc, r2, count, r3 = (
+            kind, state, r1, generation, base, file, length, crc, r2, count, _newest_ms = (
                 struct.unpack_from("<BBHIQ16sQIIQQ", data, at + 64 * n))
-            need((r1, r2, r3) == (0, 0, 0), name + ": reserved")
+            need((r1, r2) == (0, 0), name + ": reserved")
             entries.append((kind, state, generation, base, file, length, crc, count))
         if best is None or sequence > best[0]:
             best = (sequence, uuid, flags, entries)
@@ -192,6 +192,7 @@ def main(store):
     _, uuid, flags, entries = manifest(store)
     need(flags & 1, "the store was not closed in order")
     frames, seq, found, read = [], [None], {}, 0
+    entries = [entry for entry in entries if entry[1] != DROPPED]
     for entry in sorted(entries, key=lambda entry: entry[:1] + entry[3:4]):
         name = "%020d.%d" % (entry[3], entry[2])
         if entry[0] == SEGMENT:

@@ -269,14 +269,14 @@ impl State {
 
 impl SimDisk {
     /// An empty disk, written through maps, whose power is cut before operation number `cut_at`.
-    pub(crate) fn new(cut_at: u64, seed: u64) -> Self {
-        let disk = Self::holding(&Image::new(), Path::new("/"), MediaChoice::Mapped);
+    pub(crate) fn empty(cut_at: u64, seed: u64) -> Self {
+        let disk = Self::new(&Image::new(), Path::new("/"), MediaChoice::Mapped);
         disk.cut_before(cut_at, seed);
         disk
     }
 
     /// A disk that holds an image below `root`, written through maps or not.
-    pub(crate) fn holding(image: &Image, root: &Path, media: MediaChoice) -> Self {
+    pub(crate) fn new(image: &Image, root: &Path, media: MediaChoice) -> Self {
         let mut state = State::default();
         for (path, bytes) in image {
             let content = Content::new(Arc::clone(bytes)).unwrap();
@@ -310,7 +310,7 @@ impl SimDisk {
         let left = state.left.take();
         let left = left.unwrap_or_else(|| Moment::of(&state).power_cut(state.seed));
         let media = if self.mapped { MediaChoice::Mapped } else { MediaChoice::Positioned };
-        Self::holding(&left, &self.root, media)
+        Self::new(&left, &self.root, media)
     }
 
     /// Calls `watch` before each operation with its number, counted from 1.
@@ -548,7 +548,7 @@ mod tests {
     const FILE: &str = "/dir/file";
 
     fn disk_with_file(cut_at: u64, seed: u64) -> (SimDisk, Arc<dyn Media>) {
-        let disk = SimDisk::new(cut_at, seed);
+        let disk = SimDisk::empty(cut_at, seed);
         let media = disk.create(Path::new(FILE), 4096, false).unwrap();
         disk.sync_dir(Path::new("/dir")).unwrap();
         (disk, media)

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -9,6 +10,7 @@ use parking_lot::Mutex;
 use super::{Holds, Place, body, cursor_name};
 use crate::append::{Appended, Batch};
 use crate::error::AppendError;
+use crate::gc::GcOptions;
 use crate::media::sim::SimDisk;
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
@@ -26,7 +28,7 @@ type Act = Box<dyn FnOnce(&Store) -> Result<bool, AppendError>>;
 type Step = fn(&mut Holds, u64) -> Act;
 
 /// The steps, taken in turn. One line for each kind of thing a store can be asked for.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     small_frame,
     frame_with_body,
     large_frame,
@@ -39,6 +41,7 @@ const STEPS: [Step; 12] = [
     frame_on_condition,
     keyed_frame,
     frame_with_long_body,
+    collect,
 ];
 
 fn meta(n: u64, len: usize) -> Meta {
@@ -125,6 +128,17 @@ fn lone_blob(holds: &mut Holds, n: u64) -> Act {
         store.blob_put(&bytes)?;
         // Under `sync` it is durable, and so was everything before it.
         Ok(store.info().sync == SyncPolicy::Sync)
+    })
+}
+
+/// Blobs that nothing names go. What an error leaves undone the next collection does.
+fn collect(holds: &mut Holds, _: u64) -> Act {
+    holds.blobs.clear();
+    let everything =
+        GcOptions { grace: Duration::ZERO, min_dead_percent: 0, ..GcOptions::default() };
+    Box::new(move |store| match store.gc(&everything) {
+        Ok(_) => Ok(false),
+        Err(_) => Err(AppendError::Indeterminate),
     })
 }
 
