@@ -22,19 +22,8 @@ pub(crate) fn print(report: &mut Report, scratch: &Path) -> io::Result<()> {
     let syncs = sync_latency(scratch)?;
     let micros = |share: f64| syncs.quantile(share).as_nanos() as f64 / 1e3;
     let (p50, p99) = (micros(0.5), micros(0.99));
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let facts = [
-        ("cpu", cpu()),
-        ("cores", cores.to_string()),
-        ("memory", line_of("/proc/meminfo", "MemTotal:")),
-        ("kernel", text_of("/proc/sys/kernel/osrelease")),
-        ("scratch", scratch.display().to_string()),
-        ("filesystem", filesystem(scratch)),
-        ("rustc", output("rustc", &["--version"])),
-        ("commit", commit()),
-        ("load", text_of("/proc/loadavg")),
-        ("fdatasync", format!("4 KiB into zeros: p50 {p50:.0} us, p99 {p99:.0} us")),
-    ];
+    let mut facts = facts(scratch);
+    facts.push(("fdatasync", format!("4 KiB into zeros: p50 {p50:.0} us, p99 {p99:.0} us")));
     for (name, fact) in &facts {
         report.line(&format!("{name:<12}{fact}"))?;
     }
@@ -44,6 +33,22 @@ pub(crate) fn print(report: &mut Report, scratch: &Path) -> io::Result<()> {
         "fdatasync_p50_us": p50,
         "fdatasync_p99_us": p99,
     }))
+}
+
+/// Machine, filesystem, compiler, commit and load, each with its name.
+pub(crate) fn facts(scratch: &Path) -> Vec<(&'static str, String)> {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    vec![
+        ("cpu", cpu()),
+        ("cores", cores.to_string()),
+        ("memory", line_of("/proc/meminfo", "MemTotal:")),
+        ("kernel", text_of("/proc/sys/kernel/osrelease")),
+        ("scratch", scratch.display().to_string()),
+        ("filesystem", filesystem(scratch)),
+        ("rustc", output("rustc", &["--version"])),
+        ("commit", commit()),
+        ("load", text_of("/proc/loadavg")),
+    ]
 }
 
 /// What a sync costs in a directory, into space that was written before.

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::Setting;
 use crate::benches::open::mib;
 use crate::job::{self, Answer, Job};
 use crate::plot::{Panel, svg};
 use crate::report::{Row, human};
+use crate::{Setting, environment};
 
 /// Topics that frames go to in turn: one has 1 % of the frames.
 const TOPICS: u64 = 100;
@@ -55,7 +55,7 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     let by_segments = curve(setting, &by_segments)?;
     let results =
         if setting.quick { setting.dir.join("xs-bench.quick") } else { PathBuf::from(RESULTS) };
-    write(&results, &by_frames, &by_segments)?;
+    write(&results, &environment::facts(&setting.dir), &by_frames, &by_segments)?;
     if setting.quick {
         return Ok(fs::remove_dir_all(&results)?);
     }
@@ -111,11 +111,18 @@ fn measure(setting: &Setting, frames: u64, segment_bytes: u64) -> anyhow::Result
 }
 
 /// Writes the table and the plot.
-fn write(dir: &Path, by_frames: &[Point], by_segments: &[Point]) -> anyhow::Result<()> {
+fn write(
+    dir: &Path,
+    facts: &[(&str, String)],
+    by_frames: &[Point],
+    by_segments: &[Point],
+) -> anyhow::Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     let mut table = "# Cost curves\n\nMade by `cargo run --release -p xs-bench -- curves`; \
-                     `curves.svg` shows the same.\n\n| frames | segments |"
+                     `curves.svg` shows the same.\n\n"
         .to_owned();
+    facts.iter().for_each(|(name, fact)| table += &format!("- {name}: {fact}\n"));
+    table += "\n| frames | segments |";
     names().for_each(|name| table += &format!(" {name} |"));
     table += "\n|";
     (0..names().count() + 2).for_each(|_| table += "---|");
