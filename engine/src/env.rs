@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
+use crate::maintain::Holds;
 use crate::manifest::Manifest;
 use crate::media::Files;
 use crate::options::StoreOptions;
@@ -28,6 +29,8 @@ pub(crate) struct Env {
     pub(crate) options: StoreOptions,
     /// Uuids and salts.
     pub(crate) random: Random,
+    /// Who still needs files that are replaced.
+    pub(crate) holds: Holds,
 }
 
 impl Env {

@@ -52,6 +52,17 @@ pub enum ReadOnlyReason {
     /// Acknowledged data is damaged; writing on could hide that.
     #[error("acknowledged data is damaged, restore it from a backup or repair it: {0}")]
     Corrupt(Corruption),
+    /// It is a backup, which is added to by the store it is of.
+    #[error("it is a backup: restore it into a directory of its own to write to it")]
+    Backup,
+    /// A file of the store was written by another version of the format.
+    #[error("{path} has format version {found}, which this program cannot read", path = path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version it has.
+        found: u32,
+    },
     /// A file that the manifest names is not there, or one is there that it does not name.
     #[error("{path} {what}: the store's files are not complete, put back what is missing")]
     Files {
@@ -88,6 +99,12 @@ pub enum OpenError {
         path: PathBuf,
         /// The version it has.
         found: u32,
+    },
+    /// There are segments and no manifest that names them.
+    #[error("{dir} holds segments and no manifest: repair it into another directory, or delete what an unfinished repair left", dir = dir.display())]
+    NoManifest {
+        /// The directory.
+        dir: PathBuf,
     },
     /// The manifest, without which nothing can be read, is damaged.
     #[error("{0}; restore the store from a backup")]
@@ -270,6 +287,19 @@ pub enum ReadError {
     /// The options contradict each other.
     #[error("{0}")]
     Options(&'static str),
+    /// A resume point lies beyond what its epoch holds, or its epoch is not one of this store:
+    /// frames that its reader saw may be lost, and others stand in their place.
+    #[error("the position lies beyond what its epoch holds; go on from offset {offset}")]
+    CursorAhead {
+        /// Where the reader can go on. What is there from here on it has not seen.
+        offset: u64,
+    },
+    /// A resume point belongs to another store, for example the one this one was forked from.
+    #[error("the position belongs to another store; begin anew, or read from that one")]
+    OtherStore {
+        /// Uuid of that store.
+        store: [u8; 16],
+    },
     /// A blob is longer than the caller wants to hold at once.
     #[error("blob of {bytes} bytes is over the {max} asked for; read it as a stream")]
     TooLarge {

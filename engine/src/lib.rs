@@ -16,6 +16,7 @@ mod index;
 mod keys;
 pub mod limits;
 mod log;
+mod maintain;
 mod manifest;
 mod media;
 mod options;
@@ -42,8 +43,13 @@ pub use entropy::{Entropy, SystemEntropy};
 pub use error::{AppendError, Corruption, OpenError, ReadError, ReadOnlyReason, StoreError};
 pub use format::record::RecordError;
 pub use gc::{GcError, GcOptions, GcReport};
-pub use options::{MediaChoice, OptionsError, StoreOptions, SyncPolicy};
-pub use read::{Follower, Live, Reader, TopicStats};
+pub use maintain::{
+    CommitTimes, CopyOptions, CopyReport, CountBytes, FileStats, Finding, FrameStats, Histogram,
+    MaintainError, Problem, Progress, RepairReport, ScrubStats, Severity, StoreStats,
+    UpgradeReport, VerifyReport, repair, restore, upgrade, verify,
+};
+pub use options::{MediaChoice, OptionsError, ScrubOptions, StoreOptions, SyncPolicy};
+pub use read::{Follower, Live, Reader, ResumePoint, TopicStats};
 pub use recovery::{Cut, RecoveryReport};
 pub use store::{Health, Store, StoreInfo};
 pub use store_blobs::BlobWriter;

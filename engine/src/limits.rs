@@ -49,7 +49,27 @@ pub const SYNC_INTERVAL_MS_MAX: u64 = 60_000;
 pub const EPOCHS_MAX: usize = 4096;
 /// Files the manifest names.
 pub const FILES_MAX: usize = 1024 * 1024;
+/// Files that a store has mapped at a time, but for those that a reader holds bytes of.
+pub const MAPS_MAX: usize = 1024;
 /// Sealed segments that are open at a time.
-pub const OPEN_SEGMENTS_MAX: usize = 1024;
+pub const OPEN_SEGMENTS_MAX: usize = 512;
+/// Sealed segments whose `.idx` and `.top` are open at a time.
+pub const OPEN_INDEXES_MAX: usize = 128;
+/// Sealed segments whose `.key` is open at a time.
+pub const OPEN_KEY_FILES_MAX: usize = 16;
+/// Sealed packs that are open at a time, each with its `.pidx`.
+pub const OPEN_PACKS_MAX: usize = 96;
+/// Unsealed segments and packs, and files that are looked at in passing.
+const OPEN_OTHERS_MAX: usize = 48;
+const _: () = assert!(
+    OPEN_SEGMENTS_MAX
+        + 2 * OPEN_INDEXES_MAX
+        + OPEN_KEY_FILES_MAX
+        + 2 * OPEN_PACKS_MAX
+        + OPEN_OTHERS_MAX
+        <= MAPS_MAX
+);
+/// Findings that a check of a store lists; more are only counted.
+pub const FINDINGS_MAX: usize = 4096;
 /// Batches that one group takes.
 pub const GROUP_BATCHES_MAX: usize = 4096;

@@ -43,14 +43,16 @@ pub(crate) struct Manifest {
 impl Manifest {
     /// Writes the manifest of a new store.
     pub(crate) fn create(dir: &Path, files: Arc<dyn Files>, state: SuperState) -> io::Result<Self> {
-        let manifest = Self {
-            dir: dir.to_owned(),
-            files,
-            writing: Mutex::new(Writing::after(0)),
-            state: RwLock::new(Arc::new(state)),
-        };
+        let manifest = Self::unwritten(dir, files, state);
         manifest.update(|_| ())?;
         Ok(manifest)
+    }
+
+    /// A manifest that is not on disk before its first change is. The directory holds none.
+    pub(crate) fn unwritten(dir: &Path, files: Arc<dyn Files>, state: SuperState) -> Self {
+        let writing = Mutex::new(Writing::after(0));
+        let state = RwLock::new(Arc::new(state));
+        Self { dir: dir.to_owned(), files, writing, state }
     }
 
     /// Reads the manifest, or nothing when the store was never made: neither copy exists, or the

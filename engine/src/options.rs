@@ -27,6 +27,23 @@ pub struct StoreOptions {
     pub clock: Arc<dyn Clock>,
     /// Gives the random bytes of uuids, salts and ids.
     pub entropy: Arc<dyn Entropy>,
+    /// Check every byte in the background, over and over; off by default.
+    pub scrub: Option<ScrubOptions>,
+}
+
+/// How a store is checked in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScrubOptions {
+    /// Bytes read a second, on average.
+    pub bytes_per_second: u64,
+    /// Milliseconds from the end of a pass to the beginning of the next.
+    pub pause_ms: u64,
+}
+
+impl Default for ScrubOptions {
+    fn default() -> Self {
+        Self { bytes_per_second: 10 * 1000 * 1000, pause_ms: 7 * 24 * 3600 * 1000 }
+    }
 }
 
 impl Default for StoreOptions {
@@ -39,6 +56,7 @@ impl Default for StoreOptions {
             zero_ahead: None,
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
+            scrub: None,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::index::Index;
 use crate::keys::KeyIndex;
 use crate::limits::{CURSOR_STATE_BYTES_MAX, EPOCHS_MAX};
 use crate::log::{Fault, Log, OpenFiles, Sealing, Segment, SegmentKey};
+use crate::maintain::{Scrub, Timing};
 use crate::media::{Media, StoreLock};
 use crate::options::{StoreOptions, SyncPolicy};
 use crate::planted::{Bug, is_planted};
@@ -50,6 +51,8 @@ pub(crate) struct Inner {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) sealing: Sealing,
     pub(crate) upkeep: Upkeep,
+    pub(crate) scrub: Scrub,
+    pub(crate) timing: Timing,
     pub(crate) open_files: Arc<OpenFiles>,
     /// Every batch with a lower seq is durable. Raised only after the syncs that made it so, and
     /// read for each header that is written; see `format::batch`.
@@ -111,6 +114,8 @@ impl Store {
             let started = inner.upkeep.start(&inner);
             started.map_err(|error| OpenError::io("start a thread for", dir, error))?;
         }
+        let started = inner.scrub.start(&inner);
+        started.map_err(|error| OpenError::io("start a thread for", dir, error))?;
         Ok(Self { inner })
     }
 
@@ -326,6 +331,7 @@ impl Inner {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        self.scrub.stop();
         self.upkeep.stop();
         // Without the writer's lock, which a sweep needs to end.
         self.blobs.end_sweeps();

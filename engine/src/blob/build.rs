@@ -121,7 +121,13 @@ impl Builder {
         Ok(())
     }
 
-    fn small(&mut self, hash: BlobHash, bytes: Bytes) -> Result<(), BlobError> {
+    /// Whether nothing was added.
+    pub(super) fn is_empty(&self) -> bool {
+        self.index.is_empty() && self.group.is_empty()
+    }
+
+    /// Adds a small blob.
+    pub(super) fn small(&mut self, hash: BlobHash, bytes: Bytes) -> Result<(), BlobError> {
         if bytes.len() > GROUPED_BYTES_MAX {
             return self.single(hash, &bytes);
         }
@@ -317,7 +323,7 @@ impl Built {
 }
 
 /// Compares every blob of a BLOCK with its hash.
-fn check_rows(block: &Block) -> Result<(), FormatError> {
+pub(super) fn check_rows(block: &Block) -> Result<(), FormatError> {
     let sound = |number| block.blob(number).is_some_and(|(hash, b)| BlobHash::of(&b) == hash);
     match (0..block.table().rows().len() as u32).all(sound) {
         true => Ok(()),

@@ -6,6 +6,7 @@
 //! them), full (waiting), sealed (a new generation, compressed, verified, found through `.pidx`).
 
 mod build;
+mod check;
 mod entry;
 mod error;
 mod found;
@@ -16,6 +17,7 @@ mod packs;
 mod prepared;
 mod reader;
 mod recover;
+mod save;
 mod seal;
 mod sealed;
 mod stage;
@@ -32,10 +34,12 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+pub(crate) use check::{BadEntry, LookedAt, PackView, check_pack_file, pack_entries};
 pub(crate) use error::{BlobError, StageError};
 pub(crate) use incoming::Incoming;
 pub(crate) use prepared::Prepared;
 pub use reader::BlobReader;
+pub(crate) use save::{find_pack_salt, save_pack};
 
 use crate::env::Env;
 use crate::error::ReadOnlyReason;
@@ -158,12 +162,26 @@ impl Blobs {
         self.len_of(hash).is_ok_and(|len| len.is_some())
     }
 
+    /// Whether a sound copy of a blob is there; reads all of it.
+    pub(crate) fn contains_sound(&self, hash: &BlobHash) -> bool {
+        self.shared.look_through(hash).is_ok_and(|sound| sound == Some(true))
+    }
+
     /// A blob, if it is there.
     ///
     /// # Errors
     /// [`BlobError`] when it cannot be read or is damaged in every place it is in.
     pub(crate) fn get(&self, hash: &BlobHash) -> Result<Option<BlobReader>, BlobError> {
         self.shared.packs.find(hash, Found::reader)
+    }
+
+    /// Number, generation and final bytes of each pack that is not sealed.
+    pub(crate) fn open_packs(&self) -> Vec<((u64, u32), u64)> {
+        let line = |pack: &Arc<open_pack::OpenPack>| {
+            let line = pack.line();
+            ((line.base, line.generation), line.length)
+        };
+        self.shared.packs.list().open.iter().map(line).collect()
     }
 
     /// Whether anything staged is not durable.

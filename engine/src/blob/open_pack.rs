@@ -252,7 +252,7 @@ impl Drop for OpenPack {
         if mem::take(self.retired.get_mut()) {
             // One that stays is in no manifest, and the next open removes it.
             let path = self.env.blob_path(self.number, self.generation, "pack");
-            let _ = self.env.files.remove(&path);
+            let _ = self.env.retire(&path);
         }
     }
 }

@@ -10,10 +10,8 @@ use super::error::BlobError;
 use super::found::{Blocks, Found};
 use super::open_pack::OpenPack;
 use super::sealed::{Opened, SealedPack};
+use crate::limits::OPEN_PACKS_MAX;
 use crate::value::BlobHash;
-
-/// Sealed packs whose files are open at a time; each takes two maps.
-const OPENED_MAX: usize = 256;
 
 /// All packs of a store.
 #[derive(Debug, Default)]
@@ -94,7 +92,7 @@ impl Packs {
         }
         let opened = pack.opened(now)?;
         let others = list.sealed.iter().filter(|other| other.is_open());
-        if others.clone().count() > OPENED_MAX
+        if others.clone().count() > OPEN_PACKS_MAX
             && let Some(oldest) = others.min_by_key(|other| other.last_used())
         {
             oldest.close();

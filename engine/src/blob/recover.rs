@@ -18,6 +18,7 @@ use crate::error::ReadOnlyReason;
 use crate::format::file::{FileHeader, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::media::{Media, is_full};
+use crate::recovery::is_meant;
 
 /// What opening found.
 pub(super) struct Opened {
@@ -109,11 +110,31 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
     let names = env.files.list(&dir).map_err(|error| BlobError::io(&dir, error))?;
     let store = env.manifest.state().store;
     let mut packs = BTreeMap::new();
+    let state = env.manifest.state();
+    let mut found = Vec::new();
     for name in &names {
-        if name.ends_with(".tmp") {
+        let Some(place) = name.strip_suffix(".tmp") else {
+            found.push(name.as_str());
+            continue;
+        };
+        let named = parse_name(place, "pack").and_then(|at| {
+            let is_it = |file: &&FileEntry| {
+                file.kind == FileKind::Pack && at == (file.base, file.generation)
+            };
+            state.files.iter().find(is_it)
+        });
+        let meant = |file: &FileEntry| is_meant(env.files.as_ref(), &dir, (name, place), file);
+        if named.is_some_and(meant) {
+            let failed = |error| BlobError::io(&dir.join(name), error);
+            env.files.rename(&dir.join(name), &dir.join(place)).map_err(failed)?;
+            env.files.sync_dir(&dir).map_err(failed)?;
+            found.push(place);
+        } else {
             // What stays is in nobody's way.
             let _ = env.files.remove(&dir.join(name));
         }
+    }
+    for name in found {
         let Some((number, generation)) = parse_name(name, "pack") else { continue };
         let media = env.files.open_sealed(&dir.join(name));
         let head = media.and_then(|media| media.view(0..media.len().min(64)));

@@ -11,12 +11,14 @@ mod writer;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use crate::append::Pending;
 use crate::error::AppendError;
 use crate::limits::GROUP_BATCHES_MAX;
+use crate::maintain::Stage;
 use crate::store::Inner;
 
 pub use ticket::Ticket;
@@ -32,6 +34,8 @@ pub(crate) struct Commits {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<(Pending, Reply)>,
+    /// Since when the first of them waits.
+    since: Option<Instant>,
     /// Somebody leads, or was told to.
     led: bool,
 }
@@ -93,18 +97,27 @@ impl Drop for Lead<'_> {
     }
 }
 
+impl Queue {
+    fn push(&mut self, pending: Pending, reply: Reply) {
+        if self.waiting.is_empty() {
+            self.since = Some(Instant::now());
+        }
+        self.waiting.push_back((pending, reply));
+    }
+}
+
 impl Commits {
     /// Queues a batch; the answer goes to `call` once somebody leads.
     pub(crate) fn enqueue(&self, pending: Pending, call: impl FnOnce(Answer) + Send + 'static) {
         let reply = Reply(Some(To::Call(Box::new(call))));
-        self.queue.lock().waiting.push_back((pending, reply));
+        self.queue.lock().push(pending, reply);
     }
 
     /// Queues a batch whose answer is waited for.
     pub(crate) fn enqueue_slot(&self, pending: Pending) -> Arc<Slot> {
         let slot = Arc::new(Slot::default());
         let reply = Reply(Some(To::Slot(Arc::clone(&slot))));
-        self.queue.lock().waiting.push_back((pending, reply));
+        self.queue.lock().push(pending, reply);
         slot
     }
 
@@ -196,6 +209,9 @@ impl Commits {
         {
             let mut queue = self.queue.lock();
             let count = queue.waiting.len().min(GROUP_BATCHES_MAX);
+            if let Some(since) = queue.since.take() {
+                inner.timing.add(Stage::Queue, since.elapsed());
+            }
             for (pending, reply) in queue.waiting.drain(..count) {
                 group.push(pending);
                 replies.push_back(reply);

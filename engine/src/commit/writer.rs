@@ -8,6 +8,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::changes::{Change, Changes};
 use super::conditions::{Before, Conditions};
@@ -22,6 +23,7 @@ use crate::format::record::{RecordError, encode_frame};
 use crate::ids::IdSource;
 use crate::keys::{expires_ms, short};
 use crate::log::{Appender, Fault, OpenBatch};
+use crate::maintain::Stage;
 use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
@@ -119,6 +121,7 @@ impl Writer {
             return;
         }
         let now_ms = inner.env.clock.now_ms();
+        let mut since = inner.timing.begin(inner.env.options.sync == SyncPolicy::Sync);
         let mut placed: Vec<Result<Placed, AppendError>> = Vec::with_capacity(group.len());
         let mut failed = false;
         let mut conditions = Conditions::default();
@@ -137,7 +140,7 @@ impl Writer {
         }
         let durable = group[..placed.len()].iter().any(|pending| pending.batch.durable);
         let repeats = placed.iter().flatten().any(|batch| batch.repeats.is_some());
-        if failed || self.write(inner, durable, repeats).is_err() {
+        if failed || self.write(inner, (durable, repeats), &mut since).is_err() {
             inner.poison();
             let answer = |batch: Result<Placed, AppendError>| match batch {
                 Ok(_) => Err(AppendError::Indeterminate),
@@ -154,6 +157,7 @@ impl Writer {
             return;
         }
         self.publish(inner, group, &mut placed);
+        inner.timing.end(Stage::Publish, &mut since);
         let (head, seq) = (inner.log.head(), self.appender.next_seq());
         let durable = inner.durable_upto.load(Ordering::Acquire) >= seq;
         answers.extend(group.iter().zip(placed).map(|(pending, batch)| {
@@ -354,7 +358,12 @@ impl Writer {
 
     /// Writes the group and syncs it if the policy or one of its batches asks for that.
     /// With `repeats` it answers for batches that were written before, too.
-    fn write(&mut self, inner: &Inner, durable: bool, repeats: bool) -> io::Result<()> {
+    fn write(
+        &mut self,
+        inner: &Inner,
+        (durable, repeats): (bool, bool),
+        since: &mut Option<Instant>,
+    ) -> io::Result<()> {
         if !self.appender.is_ahead() {
             let behind = inner.durable_upto.load(Ordering::Acquire) < self.appender.next_seq();
             return if durable && repeats && behind { self.sync(inner) } else { Ok(()) };
@@ -363,6 +372,7 @@ impl Writer {
             self.sync(inner)?;
         }
         let bytes = self.appender.flush()?;
+        inner.timing.end(Stage::Write, since);
         inner.upkeep.wrote(inner, bytes, self.appender.fill_percent());
         if is_planted(Bug::PublishBeforeDurable) {
             self.appender.publish(inner);
@@ -373,6 +383,7 @@ impl Writer {
         }
         if durable || inner.env.options.sync == SyncPolicy::Sync {
             self.sync(inner)?;
+            inner.timing.end(Stage::Sync, since);
         }
         Ok(())
     }

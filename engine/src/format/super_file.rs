@@ -5,6 +5,7 @@ use super::{bytes_at, u32_at, u64_at};
 use crate::limits::{EPOCHS_MAX, FILES_MAX};
 
 const FLAG_CLEAN: u32 = 1;
+const FLAG_BACKUP: u32 = 1 << 1;
 const COUNTS_LEN: usize = 4 * 4;
 const EPOCH_LEN: usize = 3 * 8;
 const ENTRY_LEN: usize = 64;
@@ -33,6 +34,8 @@ pub struct SuperState {
     pub parent: [u8; 16],
     /// The store was closed in order and not written since.
     pub clean: bool,
+    /// It is a backup of the store with this uuid: it is read and added to, never written.
+    pub backup: bool,
     /// The newest epochs, oldest first.
     pub epochs: Vec<EpochStart>,
     /// Every file of the log and the packs.
@@ -107,7 +110,8 @@ impl SuperState {
             generation: 0,
         };
         let mut out = header.encode().to_vec();
-        let flags = if self.clean { FLAG_CLEAN } else { 0 };
+        let mut flags = if self.clean { FLAG_CLEAN } else { 0 };
+        flags |= if self.backup { FLAG_BACKUP } else { 0 };
         for word in [flags, self.epochs.len() as u32, self.files.len() as u32, 0] {
             out.extend_from_slice(&word.to_le_bytes());
         }
@@ -147,7 +151,10 @@ impl SuperState {
         if crc32fast::hash(covered) != word(crc_at)? {
             return Err(FormatError::Crc);
         }
-        if flags & !FLAG_CLEAN != 0 || word(FILE_HEADER_LEN + 12)? != 0 || word(crc_at + 4)? != 0 {
+        if flags & !(FLAG_CLEAN | FLAG_BACKUP) != 0
+            || word(FILE_HEADER_LEN + 12)? != 0
+            || word(crc_at + 4)? != 0
+        {
             return Err(FormatError::Field("reserved field"));
         }
         let epoch = |index: usize| {
@@ -163,6 +170,7 @@ impl SuperState {
             store: header.store,
             parent: header.file,
             clean: flags & FLAG_CLEAN != 0,
+            backup: flags & FLAG_BACKUP != 0,
             epochs: (0..epochs).map(epoch).collect::<Result<_, FormatError>>()?,
             files: (0..files).map(file).collect::<Result<_, _>>()?,
         };
@@ -244,6 +252,7 @@ mod tests {
             store: [1; 16],
             parent: [2; 16],
             clean: true,
+            backup: false,
             epochs: vec![EpochStart { epoch: 1, first_offset: 2, first_seq: 3 }],
             files: vec![
                 segment,

@@ -33,7 +33,7 @@ impl Loaded {
         if self.sparse.is_none() {
             let bytes = open(env, segment, SPARSE)?;
             let (header, file) = SparseFile::read(bytes).ok()?;
-            self.sparse = (header == header_of(env, segment, Magic::Index)).then(|| Arc::new(file));
+            self.sparse = is_of(&header, segment).then(|| Arc::new(file));
         }
         self.sparse.clone()
     }
@@ -52,13 +52,19 @@ impl Loaded {
 /// The topic index of a segment, its postings not checked; nothing when it does not verify.
 pub(super) fn load_topics(env: &Env, segment: &Segment) -> Option<TopicFile> {
     let (header, file) = TopicFile::read(open(env, segment, TOPICS)?).ok()?;
-    (header == header_of(env, segment, Magic::Topic)).then_some(file)
+    is_of(&header, segment).then_some(file)
 }
 
 fn open(env: &Env, segment: &Segment, kind: &str) -> Option<Bytes> {
     let path = env.log_path(segment.base(), segment.generation(), kind);
     let media = env.files.open_sealed(&path).ok()?;
     media.view(0..media.published()).ok()
+}
+
+/// Whether a file was made from this very segment, by this store or an ancestor.
+fn is_of(header: &FileHeader, segment: &Segment) -> bool {
+    let named = (header.file, header.base, header.generation);
+    named == (segment.uuid(), segment.base(), segment.generation())
 }
 
 fn header_of(env: &Env, segment: &Segment, magic: Magic) -> FileHeader {

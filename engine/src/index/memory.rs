@@ -112,7 +112,7 @@ impl MemoryIndex {
         self.topics[number as usize].entry.floor = floor;
     }
 
-    pub(super) fn sparse(&self) -> &[SparseEntry] {
+    pub(crate) fn sparse(&self) -> &[SparseEntry] {
         &self.sparse
     }
 
@@ -124,7 +124,7 @@ impl MemoryIndex {
 
     /// Takes up a frame outside the store's table: the segment is indexed once more, after its
     /// files were lost.
-    pub(super) fn note_unlisted(&mut self, noted: &Noted<'_>) {
+    pub(crate) fn note_unlisted(&mut self, noted: &Noted<'_>) {
         let number = self.number_of(noted.topic).unwrap_or_else(|| {
             let name = Arc::from(noted.topic);
             self.intern(name, u32::MAX, noted)
@@ -133,7 +133,7 @@ impl MemoryIndex {
     }
 
     /// The bytes of the `.top` file.
-    pub(super) fn encode_topics(&self, header: &FileHeader) -> Result<Vec<u8>, FormatError> {
+    pub(crate) fn encode_topics(&self, header: &FileHeader) -> Result<Vec<u8>, FormatError> {
         let mut sorted: Vec<&MemoryTopic> = self.topics.iter().collect();
         sorted.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let mut builder = TopicFileBuilder::new();

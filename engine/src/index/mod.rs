@@ -21,17 +21,15 @@ use crate::env::Env;
 use crate::error::{OpenError, ReadError};
 use crate::format::index::SparseEntry;
 use crate::format::postings::Chunk;
+use crate::limits::OPEN_INDEXES_MAX;
 use crate::log::Segment;
 use crate::read::walk::{WINDOW_SCAN, Walk};
 use crate::value::{FrameId, Ttl};
 
 use files::Loaded;
 use floor::FloorFilter;
-use memory::MemoryIndex;
+pub(crate) use memory::MemoryIndex;
 pub(crate) use table::{Runs, TopicTable};
-
-/// Sealed segments whose index files are held open.
-const LOADED_MAX: usize = 128;
 
 /// A frame as the index takes it up.
 #[derive(Debug, Clone, Copy)]
@@ -398,7 +396,7 @@ impl Index {
         let oldest = {
             let mut loaded = self.loaded.lock();
             loaded.push_back(opened);
-            if loaded.len() > LOADED_MAX { loaded.pop_front() } else { None }
+            if loaded.len() > OPEN_INDEXES_MAX { loaded.pop_front() } else { None }
         };
         if let Some(oldest) = oldest
             && let Kind::Files(loaded) = &mut *oldest.kind.lock()

@@ -18,16 +18,13 @@ use crate::env::Env;
 use crate::error::AppendError;
 use crate::format::key_index::{KeyFile, OldId, UsedKey};
 use crate::index::Index;
-use crate::limits::{FILES_MAX, KEY_MS};
+use crate::limits::{FILES_MAX, KEY_MS, OPEN_KEY_FILES_MAX};
 use crate::log::Segment;
 use crate::value::FrameId;
 
 pub(crate) use content::{content_of, key_hash, short};
 use window::KeyWindow;
 pub(crate) use window::expires_ms;
-
-/// Key files that are held open for old ids.
-const LOADED_MAX: usize = 16;
 
 /// What one segment holds.
 #[derive(Debug, Default)]
@@ -219,7 +216,7 @@ impl KeyIndex {
         sealed.ranges.insert(name, file.old_ids_range());
         if file.old_ids_range().is_some() {
             sealed.loaded.push_back((name, Arc::clone(&file)));
-            if sealed.loaded.len() > LOADED_MAX {
+            if sealed.loaded.len() > OPEN_KEY_FILES_MAX {
                 sealed.loaded.pop_front();
             }
         }

@@ -88,7 +88,7 @@ impl Sealing {
             });
             dropped.map_err(Fault::when_preparing)?;
             inner.log.replace(&job.segment, None);
-            files.remove(path).map_err(Fault::when_preparing)?;
+            inner.env.retire(path).map_err(Fault::when_preparing)?;
         } else {
             // Readers hold bytes below this length only, so no mapped page in use goes away.
             files.cut(path, job.length).map_err(Fault::when_preparing)?;

@@ -66,7 +66,7 @@ impl Files for Disk {
 
     fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         // Reading through a map is sound on every filesystem: the file does not change.
-        Ok(Arc::new(Mapped::sealed(File::open(path)?, path)?))
+        Ok(Arc::new(Mapped::sealed(&File::open(path)?, path)?))
     }
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
@@ -88,6 +88,15 @@ impl Files for Disk {
             return Err(io::ErrorKind::InvalidData.into());
         }
         Ok(bytes)
+    }
+
+    fn len_of(&self, path: &Path) -> io::Result<u64> {
+        fs::metadata(path).map(|metadata| metadata.len())
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.remove(to)?;
+        fs::hard_link(from, to)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

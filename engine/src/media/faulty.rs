@@ -169,6 +169,15 @@ impl<F: Files> Files for FaultyFiles<F> {
         self.files.read(path, max)
     }
 
+    fn len_of(&self, path: &Path) -> io::Result<u64> {
+        self.files.len_of(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _gate = self.faults.step_for_space()?;
+        self.files.link(from, to)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let _gate = self.faults.step()?;
         self.files.rename(from, to)

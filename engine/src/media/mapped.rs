@@ -14,7 +14,8 @@ use crate::sys::Map;
 /// A mapped file.
 #[derive(Debug)]
 pub(super) struct Mapped {
-    file: File,
+    /// Nothing for a file that does not change: its map needs no descriptor.
+    file: Option<File>,
     map: Arc<Map>,
     syncs: Syncs,
     path: PathBuf,
@@ -23,12 +24,12 @@ pub(super) struct Mapped {
 impl Mapped {
     pub(super) fn append(file: File, path: &Path) -> io::Result<Self> {
         let map = Arc::new(Map::writable(&file)?);
-        Ok(Self { file, map, syncs: Syncs::default(), path: path.to_owned() })
+        Ok(Self { file: Some(file), map, syncs: Syncs::default(), path: path.to_owned() })
     }
 
-    pub(super) fn sealed(file: File, path: &Path) -> io::Result<Self> {
-        let map = Arc::new(Map::read_only(&file)?);
-        Ok(Self { file, map, syncs: Syncs::default(), path: path.to_owned() })
+    pub(super) fn sealed(file: &File, path: &Path) -> io::Result<Self> {
+        let map = Arc::new(Map::read_only(file)?);
+        Ok(Self { file: None, map, syncs: Syncs::default(), path: path.to_owned() })
     }
 }
 
@@ -39,7 +40,10 @@ impl Media for Mapped {
 
     fn sync(&self) -> io::Result<()> {
         // The page cache is one: fdatasync covers pages dirtied through the map.
-        self.syncs.run(|| self.file.sync_data())
+        match &self.file {
+            Some(file) => self.syncs.run(|| file.sync_data()),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     fn publish(&self, upto: u64) {

@@ -9,6 +9,7 @@ pub(crate) mod faulty;
 mod lock;
 mod mapped;
 mod positioned;
+mod prefix;
 #[cfg(test)]
 pub(crate) mod sim;
 
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 
 pub(crate) use disk::Disk;
 pub(crate) use lock::{LockError, StoreLock};
+pub(crate) use prefix::prefix;
 
 /// One file. Bytes are written once, above what is published; publishing makes them final.
 pub(crate) trait Media: Send + Sync + Debug {
@@ -60,6 +62,10 @@ pub(crate) trait Files: Send + Sync + Debug {
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Reads a file of at most `max` bytes.
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>>;
+    /// Bytes of a file.
+    fn len_of(&self, path: &Path) -> io::Result<u64>;
+    /// Gives a file a second name; neither is the first one then. Not every filesystem can.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames a file over another.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Unlinks a file; a missing one is no error.

@@ -461,7 +461,7 @@ impl Files for SimDisk {
     }
 
     fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        Ok(Arc::new(Mapped::sealed(self.find(path)?.cache.try_clone()?, path)?))
+        Ok(Arc::new(Mapped::sealed(&self.find(path)?.cache.try_clone()?, path)?))
     }
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
@@ -494,6 +494,18 @@ impl Files for SimDisk {
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
         let bytes = self.find(path)?.cached()?;
         if bytes.len() as u64 > max { Err(io::ErrorKind::InvalidData.into()) } else { Ok(bytes) }
+    }
+
+    fn len_of(&self, path: &Path) -> io::Result<u64> {
+        Ok(self.find(path)?.cache.metadata()?.len())
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let content = self.find(from)?;
+        let mut state = self.state.lock();
+        state.step()?;
+        state.names.insert(self.name(to), content);
+        Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -7,6 +7,7 @@ mod lookup;
 mod newest;
 mod reader;
 mod repeated;
+mod resume;
 mod scan;
 mod visit;
 pub(crate) mod walk;
@@ -22,11 +23,12 @@ pub use follower::{Follower, Live};
 pub use lookup::TopicStats;
 pub(crate) use newest::Gone;
 pub use reader::Reader;
+pub use resume::ResumePoint;
 
 impl Inner {
     /// Whether a reader that sees frames below `head` may see a frame: it is neither expired nor
     /// removed by `last:n`.
-    fn is_visible(&self, frame: &Frame, head: u64) -> bool {
+    pub(crate) fn is_visible(&self, frame: &Frame, head: u64) -> bool {
         if let Ttl::TimeMs(ms) = frame.ttl()
             && frame.id().time_ms().saturating_add(ms) <= self.env.clock.now_ms()
         {

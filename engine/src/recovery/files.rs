@@ -2,7 +2,7 @@
 //! Every step may be repeated: a crash between any two leads to the same end.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::env::Env;
@@ -11,7 +11,7 @@ use crate::format::batch::BatchHeader;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::log::{OpenFiles, Segment, SegmentKey};
-use crate::media::Media;
+use crate::media::{Files, Media};
 
 /// The segments the manifest names, in the order of their offsets.
 #[derive(Debug, Default)]
@@ -79,11 +79,11 @@ fn finish_renames(env: &Env, listed: &[FileEntry], names: &[String]) -> io::Resu
     let dir = env.log_dir();
     let mut changed = false;
     for name in names.iter().filter(|name| name.ends_with(".tmp")) {
-        let is_named = parse_name(name).is_some_and(|(base, generation, _)| {
-            listed.iter().any(|file| (file.base, file.generation) == (base, generation))
+        let named = parse_name(name).and_then(|(base, generation, _)| {
+            listed.iter().find(|file| (file.base, file.generation) == (base, generation))
         });
         let place = name.trim_end_matches(".tmp");
-        if is_named && !names.iter().any(|other| other == place) {
+        if named.is_some_and(|file| is_meant(env.files.as_ref(), &dir, (name, place), file)) {
             env.files.rename(&dir.join(name), &dir.join(place))?;
         } else {
             env.files.remove(&dir.join(name))?;
@@ -93,9 +93,26 @@ fn finish_renames(env: &Env, listed: &[FileEntry], names: &[String]) -> io::Resu
     if changed { env.files.sync_dir(&dir) } else { Ok(()) }
 }
 
+/// Whether an unfinished file is the one the manifest names: nothing has the name yet, or only a
+/// shorter form of the file, as in a backup that was added to.
+pub(crate) fn is_meant(
+    files: &dyn Files,
+    dir: &Path,
+    (unfinished, place): (&str, &str),
+    named: &FileEntry,
+) -> bool {
+    match files.len_of(&dir.join(place)) {
+        Ok(len) => {
+            let whole = files.len_of(&dir.join(unfinished)).is_ok_and(|len| len == named.length);
+            len < named.length && whole
+        }
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 /// Whether a segment that the manifest does not name holds anything. One that was made and never
 /// used does not; one whose naming was lost does.
-fn holds_batches(env: &Env, path: &std::path::Path) -> bool {
+fn holds_batches(env: &Env, path: &Path) -> bool {
     let Ok(media) = env.files.open_scan(path) else { return true };
     let start = FILE_HEADER_LEN as u64;
     let upto = media.len().min(start + FILE_HEADER_LEN as u64);
@@ -117,11 +134,12 @@ pub(super) fn key_of(
         .view(0..media.published().min(FILE_HEADER_LEN as u64))
         .map_err(|_| foreign("cannot be read"))?;
     let header = FileHeader::decode(&header, Magic::Segment).map_err(|error| match error {
-        FormatError::Version { .. } => foreign("has another format version"),
+        FormatError::Version { found } => ReadOnlyReason::Version { path: path.clone(), found },
         error => ReadOnlyReason::Corrupt(Corruption::new(path.clone(), 0, error)),
     })?;
-    let named = (file.uuid, file.base, file.generation, env.manifest.state().store);
-    if (header.file, header.base, header.generation, header.store) != named {
+    // Not the store's uuid: an ancestor may have written the file.
+    let named = (file.uuid, file.base, file.generation);
+    if (header.file, header.base, header.generation) != named {
         return Err(foreign("is not the file the manifest names"));
     }
     let FileHeader { base, generation, file: uuid, salt, .. } = header;

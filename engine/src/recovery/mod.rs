@@ -6,27 +6,29 @@
 //! store opens for reading. A bad batch at or above D is the end of the log: a write that a crash
 //! tore, and whatever lies behind it was never acknowledged either.
 
-mod copy;
+pub(crate) mod copy;
 mod files;
 mod keys;
 mod opening;
-mod replay;
+pub(crate) mod replay;
 mod report;
 mod rewrite;
-mod scan;
+pub(crate) mod scan;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::blob::{BlobError, Blobs};
 use crate::env::{Env, Random};
-use crate::error::OpenError;
+use crate::error::{OpenError, ReadOnlyReason};
 use crate::format::super_file::{FileEntry, SuperState};
 use crate::log::{Active, OpenFiles, Segment, SegmentKey};
+use crate::maintain::Holds;
 use crate::manifest::Manifest;
 use crate::media::{Disk, Files, LockError, Media, StoreLock};
 use crate::options::StoreOptions;
 use crate::store::Inner;
+pub(crate) use files::is_meant;
 pub(crate) use keys::keys_of;
 use opening::Opening;
 pub use report::{Cut, RecoveryReport};
@@ -80,14 +82,7 @@ pub(crate) fn open_with(
     options: StoreOptions,
     files: Arc<dyn Files>,
 ) -> Result<Inner, OpenError> {
-    let lock_path = dir.join("LOCK");
-    let lock =
-        StoreLock::take(&lock_path, options.clock.now_ms()).map_err(|error| match error {
-            LockError::Held { pid, since_ms } => {
-                OpenError::Locked { dir: dir.to_owned(), pid, since: since_ms }
-            }
-            LockError::Io(error) => OpenError::io("lock", &lock_path, error),
-        })?;
+    let lock = lock(dir, options.clock.now_ms())?;
     let env = Arc::new(environment(dir, options, files)?);
     let clean = env.manifest.state().clean;
     let blobs = Blobs::open(Arc::clone(&env), clean).map_err(|error| match error {
@@ -96,10 +91,22 @@ pub(crate) fn open_with(
     })?;
     let open_files = Arc::new(OpenFiles::new(Arc::clone(&env.files)));
     let found = files::look(&env, &open_files)?;
-    let trouble = blobs.trouble().cloned();
+    let backup = env.manifest.state().backup.then_some(ReadOnlyReason::Backup);
+    let trouble = blobs.trouble().cloned().or(backup);
     let mut opening = Opening { env, blobs, open_files, clean, report: RecoveryReport::default() };
     opening.report.clean = clean;
     opening.finish(found, trouble, lock)
+}
+
+/// Takes the lock of the store in `dir`.
+pub(crate) fn lock(dir: &Path, now_ms: u64) -> Result<StoreLock, OpenError> {
+    let path = dir.join("LOCK");
+    StoreLock::take(&path, now_ms).map_err(|error| match error {
+        LockError::Held { pid, since_ms } => {
+            OpenError::Locked { dir: dir.to_owned(), pid, since: since_ms }
+        }
+        LockError::Io(error) => OpenError::io("lock", &path, error),
+    })
 }
 
 /// The manifest, made if there is no store yet, and all that goes with it.
@@ -110,6 +117,10 @@ fn environment(dir: &Path, options: StoreOptions, files: Arc<dyn Files>) -> Resu
         Some(manifest) => manifest,
         None => {
             let made = |error| OpenError::io("make a store in", dir, error);
+            let log = files.list(&dir.join("log")).unwrap_or_default();
+            if log.iter().any(|name| name.ends_with(".seg")) {
+                return Err(OpenError::NoManifest { dir: dir.to_owned() });
+            }
             for sub in ["log", "blobs"] {
                 files.create_dir(&dir.join(sub)).map_err(made)?;
             }
@@ -120,7 +131,8 @@ fn environment(dir: &Path, options: StoreOptions, files: Arc<dyn Files>) -> Resu
         }
     };
     let clock = Arc::clone(&options.clock);
-    Ok(Env { dir: dir.to_owned(), files, manifest, clock, options, random })
+    let holds = Holds::default();
+    Ok(Env { dir: dir.to_owned(), files, manifest, clock, options, random, holds })
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::ids::IdSource;
 use crate::index::Index;
 use crate::keys::{KeyIndex, SegmentKeys};
 use crate::log::{Appender, Log, OpenFiles, Sealing, Segment};
+use crate::maintain::{Scrub, Timing};
 use crate::media::{StoreLock, is_full};
 use crate::planted::{Bug, is_planted};
 use crate::read::Gone;
@@ -305,6 +306,8 @@ impl Opening {
             writer: Mutex::new(writer),
             sealing: Sealing::default(),
             upkeep: Upkeep::default(),
+            scrub: Scrub::default(),
+            timing: Timing::default(),
             open_files: self.open_files,
             durable_upto: AtomicU64::new(durable_upto),
             epoch,

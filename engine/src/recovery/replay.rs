@@ -18,26 +18,26 @@ use crate::value::{Frame, FrameId};
 
 /// What the log says, as far as it was read.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tables {
-    pub(super) cursors: Cursors,
-    pub(super) last_id: Option<FrameId>,
+pub(crate) struct Tables {
+    pub(crate) cursors: Cursors,
+    pub(crate) last_id: Option<FrameId>,
     /// Some frame has an old id.
-    pub(super) has_old_ids: bool,
+    pub(crate) has_old_ids: bool,
     /// The restatement that is being read: records to come, and what they said so far.
     restating: Option<(u64, Cursors)>,
     /// A checkpoint was complete since [`begin_segment`](Self::begin_segment).
-    pub(super) complete: bool,
+    pub(crate) complete: bool,
 }
 
 impl Tables {
     /// A new segment begins, and with it should a checkpoint.
-    pub(super) fn begin_segment(&mut self) {
+    pub(crate) fn begin_segment(&mut self) {
         self.restating = None;
         self.complete = false;
     }
 
     /// Takes up the records of a batch that are not frames, and the ids of those that are.
-    pub(super) fn take(&mut self, batch: &Batch) {
+    pub(crate) fn take(&mut self, batch: &Batch) {
         for (_, prefix, record) in batch.records() {
             if prefix.kind == RecordKind::Frame {
                 self.has_old_ids |= prefix.flags & FLAG_OLD_ID != 0;
@@ -74,7 +74,7 @@ impl Tables {
 }
 
 /// Walks the batches of a segment below `end`, until `visit` breaks. Says where it stood.
-pub(super) fn replay(
+pub(crate) fn replay(
     media: &Arc<dyn Media>,
     key: &SegmentKey,
     end: u64,
@@ -95,7 +95,7 @@ pub(super) fn replay(
 }
 
 /// Whether every blob that the frames of a batch name is there.
-pub(super) fn has_blobs(batch: &Batch, blobs: &Blobs) -> bool {
+pub(crate) fn has_blobs(batch: &Batch, blobs: &Blobs) -> bool {
     batch.records().all(|(_, prefix, record)| match prefix.kind {
         RecordKind::Frame => match Frame::from_record(record, None) {
             Ok(frame) => frame.hash().is_none_or(|hash| blobs.contains(&hash)),
@@ -113,7 +113,7 @@ pub(super) fn has_blobs(batch: &Batch, blobs: &Blobs) -> bool {
 }
 
 /// Tells the index of the frames of a batch.
-pub(super) fn note(index: &Index, segment: &Arc<Segment>, batch: &Batch) {
+pub(crate) fn note(index: &Index, segment: &Arc<Segment>, batch: &Batch) {
     let frames: Vec<(u64, Frame)> = batch
         .records()
         .filter(|(_, prefix, _)| prefix.kind == RecordKind::Frame)

@@ -21,7 +21,7 @@ const WINDOW_LEN: u64 = 1024 * 1024;
 
 /// Reads a file front to back in large pieces.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     media: Arc<dyn Media>,
     end: u64,
     start: u64,
@@ -30,12 +30,12 @@ pub(super) struct Window {
 
 impl Window {
     /// Reads below `end`, which is published.
-    pub(super) fn new(media: Arc<dyn Media>, end: u64) -> Self {
+    pub(crate) fn new(media: Arc<dyn Media>, end: u64) -> Self {
         Self { media, end, start: 0, bytes: Bytes::new() }
     }
 
     /// A range of the file, as much of it as lies below the end.
-    pub(super) fn get(&mut self, range: Range<u64>) -> io::Result<Bytes> {
+    pub(crate) fn get(&mut self, range: Range<u64>) -> io::Result<Bytes> {
         let end = range.end.min(self.end);
         let start = range.start.min(end);
         let have = self.start..self.start + self.bytes.len() as u64;
@@ -51,15 +51,15 @@ impl Window {
 
 /// A batch that verified.
 #[derive(Debug)]
-pub(super) struct Batch {
-    pub(super) header: BatchHeader,
-    pub(super) position: u64,
-    pub(super) records: Bytes,
+pub(crate) struct Batch {
+    pub(crate) header: BatchHeader,
+    pub(crate) position: u64,
+    pub(crate) records: Bytes,
 }
 
 impl Batch {
     /// The records: their positions in the file, prefixes and bytes.
-    pub(super) fn records(&self) -> impl Iterator<Item = (u64, RecordPrefix, Bytes)> + '_ {
+    pub(crate) fn records(&self) -> impl Iterator<Item = (u64, RecordPrefix, Bytes)> + '_ {
         let at_file = self.position + BATCH_HEADER_LEN as u64;
         Records::new(&self.records).flatten().map(move |(at, prefix)| {
             let record = self.records.slice(at..at + prefix.len as usize);
@@ -67,7 +67,7 @@ impl Batch {
         })
     }
 
-    pub(super) fn frames(&self) -> u64 {
+    pub(crate) fn frames(&self) -> u64 {
         let frame = |(_, prefix, _): &(u64, RecordPrefix, Bytes)| prefix.kind == RecordKind::Frame;
         self.records().filter(frame).count() as u64
     }
@@ -75,21 +75,21 @@ impl Batch {
 
 /// Walks the batches of a segment as long as they are whole and in their places.
 #[derive(Debug)]
-pub(super) struct Walk {
+pub(crate) struct Walk {
     window: Window,
     salt: u32,
     /// Where the next batch begins.
-    pub(super) position: u64,
+    pub(crate) position: u64,
     /// Its seq, once one is known.
-    pub(super) seq: Option<u64>,
-    pub(super) prev_crc: u32,
+    pub(crate) seq: Option<u64>,
+    pub(crate) prev_crc: u32,
     /// Its base offset.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
 }
 
 impl Walk {
     /// Begins behind the file header. `end` is published.
-    pub(super) fn new(media: Arc<dyn Media>, key: &SegmentKey, end: u64) -> Self {
+    pub(crate) fn new(media: Arc<dyn Media>, key: &SegmentKey, end: u64) -> Self {
         Self {
             window: Window::new(media, end),
             salt: key.salt,
@@ -101,7 +101,7 @@ impl Walk {
     }
 
     /// The next batch, or what is wrong where it should be.
-    pub(super) fn next(&mut self) -> io::Result<Result<Batch, BatchError>> {
+    pub(crate) fn next(&mut self) -> io::Result<Result<Batch, BatchError>> {
         let expect = Expect { salt: self.salt, seq: self.seq, prev_crc: self.prev_crc };
         let batch = match self.read(self.position)? {
             Ok(batch) => batch,
@@ -154,28 +154,28 @@ impl Walk {
 
 /// What a scan found out about a segment.
 #[derive(Debug)]
-pub(super) struct Scanned {
+pub(crate) struct Scanned {
     /// Where the first bad batch is, or nothing begins.
-    pub(super) end: u64,
-    pub(super) prev_crc: u32,
+    pub(crate) end: u64,
+    pub(crate) prev_crc: u32,
     /// Seq of its first batch, if that is whole.
-    pub(super) first_seq: Option<u64>,
+    pub(crate) first_seq: Option<u64>,
     /// Seq of the batch at `end`, if any is known.
-    pub(super) next_seq: Option<u64>,
+    pub(crate) next_seq: Option<u64>,
     /// Offset of the frame at `end`.
-    pub(super) next_offset: u64,
+    pub(crate) next_offset: u64,
     /// What is wrong at `end`.
-    pub(super) why: BatchError,
+    pub(crate) why: BatchError,
     /// Whether all behind `end` is zero.
-    pub(super) rest_is_zero: bool,
+    pub(crate) rest_is_zero: bool,
     /// The highest `durable_upto` of any header in it.
-    pub(super) durable_upto: u64,
+    pub(crate) durable_upto: u64,
     /// Where the last whole batch ends that lies behind `end`, and the offset after it.
-    pub(super) beyond: Option<(u64, u64)>,
+    pub(crate) beyond: Option<(u64, u64)>,
 }
 
 /// Scans the first `len` bytes of a segment, all of them published.
-pub(super) fn scan(media: &Arc<dyn Media>, key: &SegmentKey, len: u64) -> io::Result<Scanned> {
+pub(crate) fn scan(media: &Arc<dyn Media>, key: &SegmentKey, len: u64) -> io::Result<Scanned> {
     let mut walk = Walk::new(Arc::clone(media), key, len);
     let (mut first_seq, mut durable_upto) = (None, 0);
     let why = loop {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
@@ -17,6 +18,20 @@ pub(crate) struct Map {
     writable: bool,
 }
 
+/// Maps that this process has.
+static MAPS_OPEN: AtomicU64 = AtomicU64::new(0);
+
+/// Maps that this process has.
+pub(crate) fn maps_open() -> u64 {
+    MAPS_OPEN.load(Ordering::Relaxed)
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        MAPS_OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl std::fmt::Debug for Map {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Map").field("len", &self.raw.len()).finish_non_exhaustive()
@@ -27,12 +42,14 @@ impl Map {
     /// Maps a file for writing; nothing of it is published yet.
     pub(crate) fn writable(file: &File) -> io::Result<Self> {
         let raw = MmapOptions::new().map_raw(file)?;
+        MAPS_OPEN.fetch_add(1, Ordering::Relaxed);
         Ok(Self { raw, published: Published::new(0), writable: true })
     }
 
     /// Maps a file that no longer changes; all of it is published.
     pub(crate) fn read_only(file: &File) -> io::Result<Self> {
         let raw = MmapOptions::new().map_raw_read_only(file)?;
+        MAPS_OPEN.fetch_add(1, Ordering::Relaxed);
         let published = Published::new(raw.len() as u64);
         Ok(Self { raw, published, writable: false })
     }

@@ -12,5 +12,5 @@ mod map;
 mod published;
 
 pub(crate) use file::{allocate, drop_cache, is_mappable, random_bytes};
-pub(crate) use map::Map;
+pub(crate) use map::{Map, maps_open};
 pub(crate) use published::Published;

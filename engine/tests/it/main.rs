@@ -18,7 +18,11 @@ mod keys;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod lock;
+#[cfg(test)]
+mod maintain;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]

@@ -52,7 +52,7 @@ impl Bed {
             ..StoreOptions::default()
         };
         let random = Random::new(&*options.entropy).unwrap();
-        Arc::new(Env { dir, files, manifest, clock, options, random })
+        Arc::new(Env { dir, files, manifest, clock, options, random, holds: Default::default() })
     }
 
     fn open(&self, clean: bool) -> Blobs {

@@ -1,0 +1,150 @@
+//! Checking packs that nobody need have open: every entry of a file, and whether a blob is in any
+//! of several packs.
+
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use super::build::check_rows;
+use super::error::BlobError;
+use super::open_pack::OpenPack;
+use super::packs::Packs;
+use super::reader::BlobReader;
+use super::sealed::{SealedPack, scan};
+use super::walk::Walk;
+use crate::env::Env;
+use crate::format::file::FILE_HEADER_LEN;
+use crate::format::pack::{Block, EntryKind};
+use crate::format::pack_index::IndexEntry;
+use crate::format::super_file::FileEntry;
+use crate::media::Media;
+use crate::value::BlobHash;
+
+/// Bytes looked through at a time.
+const WINDOW_LEN: u64 = 256 * 1024;
+
+/// Is told of a place that does not verify, and of the blob that should be there, if that is known;
+/// and, without an error, of each piece that was read.
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(u64, Option<BlobHash>, &BadEntry) -> ControlFlow<()>;
+
+/// What is wrong in a pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BadEntry {
+    /// An entry that can be found is not what was stored.
+    Entry(Arc<str>),
+    /// Between the entries lies something that is none.
+    Hole,
+    /// Nothing: so far all is well.
+    None,
+}
+
+impl std::fmt::Display for BadEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Entry(what) => f.write_str(what),
+            Self::Hole => f.write_str("no blob entry begins here"),
+            Self::None => Ok(()),
+        }
+    }
+}
+
+/// Reads every entry of a pack, up to what is published of it, and compares every blob with its
+/// hash. Returns how many were sound.
+pub(crate) fn check_pack_file(
+    media: &Arc<dyn Media>,
+    salt: u32,
+    tell: Tell<'_>,
+) -> io::Result<u64> {
+    let mut walk = Walk::new(media, salt);
+    let (mut sound, mut end) = (0, FILE_HEADER_LEN as u64);
+    while let Some(entry) = walk.next().map_err(io::Error::from)? {
+        let (at, hash) = (entry.at(), entry.header().hash);
+        if end < at && !is_blank(media, end..at)? && tell(end, None, &BadEntry::Hole).is_break() {
+            return Ok(sound);
+        }
+        end = entry.end();
+        let count = u64::from(entry.header().count);
+        let is_block = entry.header().kind == EntryKind::Block;
+        let checked = if is_block {
+            entry.stored().and_then(|stored| {
+                let wrong = |what| entry.corrupt(what);
+                let block = Block::decode(entry.header(), &stored).map_err(wrong)?;
+                check_rows(&block).map_err(wrong)
+            })
+        } else {
+            BlobReader::open(entry.clone()).and_then(BlobReader::check)
+        };
+        let (hash, bad) = match checked {
+            Ok(()) => (None, BadEntry::None),
+            Err(BlobError::Io { source, .. }) => return Err(source),
+            Err(BlobError::Corrupt(corruption)) => {
+                ((!is_block).then_some(hash), BadEntry::Entry(corruption.what))
+            }
+            Err(error) => ((!is_block).then_some(hash), BadEntry::Entry(error.to_string().into())),
+        };
+        sound += if bad == BadEntry::None { count } else { 0 };
+        if tell(at, hash, &bad).is_break() {
+            return Ok(sound);
+        }
+    }
+    let upto = media.published();
+    if end < upto && !is_blank(media, end..upto)? {
+        // The caller has what it wanted either way.
+        let _ = tell(end, None, &BadEntry::Hole);
+    }
+    Ok(sound)
+}
+
+/// Where every blob of a sound pack lies.
+pub(crate) fn pack_entries(media: &Arc<dyn Media>, salt: u32) -> io::Result<Vec<IndexEntry>> {
+    Ok(scan(media, salt)?.0)
+}
+
+fn is_blank(media: &Arc<dyn Media>, range: Range<u64>) -> io::Result<bool> {
+    let mut at = range.start;
+    while at < range.end {
+        let upto = (at + WINDOW_LEN).min(range.end);
+        if media.view(at..upto)?.iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        at = upto;
+    }
+    Ok(true)
+}
+
+/// An unsealed pack that was checked, its file and its salt.
+pub(crate) type LookedAt = (FileEntry, Arc<dyn Media>, u32);
+
+/// Packs that are only looked into. Of unsealed ones only entries that prove themselves count.
+#[derive(Debug)]
+pub(crate) struct PackView {
+    packs: Packs,
+}
+
+impl PackView {
+    /// Looks into sealed packs, and unsealed ones; those that cannot be opened are left out.
+    pub(crate) fn new(env: &Arc<Env>, sealed: &[FileEntry], open: &[LookedAt]) -> Self {
+        let packs = Packs::default();
+        packs.change(|list| {
+            let new = |line: &FileEntry| Arc::new(SealedPack::new(Arc::clone(env), *line));
+            list.sealed.extend(sealed.iter().map(new));
+            let adopt = |(line, media, salt): &LookedAt| {
+                OpenPack::adopt(env, line, *salt, media).ok().map(Arc::new)
+            };
+            list.open.extend(open.iter().filter_map(adopt));
+        });
+        Self { packs }
+    }
+
+    /// Whether a blob is there, as far as its header tells. One that may lie in a damaged place is
+    /// not.
+    pub(crate) fn contains(&self, hash: &BlobHash) -> bool {
+        self.packs.find(hash, |found| Ok(found.len())).is_ok_and(|len| len.is_some())
+    }
+
+    /// Whether a sound copy of a blob is there; reads all of it.
+    pub(crate) fn contains_sound(&self, hash: &BlobHash) -> bool {
+        let read = self.packs.find(hash, |found| found.reader()?.check());
+        read.is_ok_and(|found| found.is_some())
+    }
+}

@@ -1,0 +1,107 @@
+//! What can be read of a damaged pack, written as a new one.
+
+use std::sync::Arc;
+
+use super::build::{Builder, check_rows};
+use super::check::BadEntry;
+use super::entry::Entry;
+use super::error::BlobError;
+use super::seal::finish;
+use super::sealed::{encode_index, write_index};
+use super::walk::Walk;
+use crate::env::Env;
+use crate::format::file::FILE_HEADER_LEN;
+use crate::format::pack::{Block, ENTRY_MAGIC, EntryHeader, EntryKind};
+use crate::format::super_file::FileEntry;
+use crate::media::Media;
+use crate::value::BlobHash;
+
+/// Bytes looked through at a time; a multiple of 8.
+const WINDOW_LEN: u64 = 256 * 1024;
+
+/// Is told of each place of the old pack that is lost, and of the blob there, if that is known.
+pub(crate) type Lost<'a> = &'a mut dyn FnMut(u64, Option<BlobHash>, &BadEntry);
+
+/// Writes the sound blobs of a pack as pack `number` of another store, durably and with its index.
+/// Nothing when none is sound. In no manifest yet.
+pub(crate) fn save_pack(
+    env: &Arc<Env>,
+    number: u64,
+    media: &Arc<dyn Media>,
+    salt: u32,
+    lost: Lost<'_>,
+) -> Result<Option<FileEntry>, BlobError> {
+    let created = Builder::create(env, (number, 0), media.len());
+    let mut builder = created.map_err(|error| BlobError::io(media.path(), error))?;
+    let mut walk = Walk::new(media, salt);
+    let mut end = FILE_HEADER_LEN as u64;
+    while let Some(entry) = walk.next()? {
+        if end < entry.at() {
+            lost(end, None, &BadEntry::Hole);
+        }
+        end = entry.end();
+        add(&mut builder, entry, lost)?;
+    }
+    if builder.is_empty() {
+        builder.abandon();
+        return Ok(None);
+    }
+    let built = finish(env, builder)?;
+    let index = encode_index(env, &built.line, built.index);
+    // Without the file the index is made anew when it is first needed.
+    let _ = write_index(env, &built.line, &index);
+    Ok(Some(built.line))
+}
+
+/// Adds what is sound of an entry.
+fn add(builder: &mut Builder, entry: Entry, lost: Lost<'_>) -> Result<(), BlobError> {
+    let header = *entry.header();
+    let at = entry.at();
+    if header.kind != EntryKind::Block {
+        return match builder.add(entry) {
+            Err(BlobError::Corrupt(corruption)) => {
+                lost(at, Some(header.hash), &BadEntry::Entry(corruption.what));
+                Ok(())
+            }
+            other => other,
+        };
+    }
+    let block = entry
+        .stored()
+        .and_then(|stored| Block::decode(&header, &stored).map_err(|what| entry.corrupt(what)));
+    let block = match block {
+        Ok(block) if check_rows(&block).is_ok() => return builder.add(entry),
+        Ok(block) => block,
+        Err(BlobError::Corrupt(corruption)) => {
+            lost(at, None, &BadEntry::Entry(corruption.what));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    for row in 0..header.count {
+        match block.blob(row) {
+            Some((hash, bytes)) if BlobHash::of(&bytes) == hash => builder.small(hash, bytes)?,
+            Some((hash, _)) => lost(at, Some(hash), &BadEntry::Entry("fails its hash".into())),
+            None => lost(at, None, &BadEntry::Entry("is cut short".into())),
+        }
+    }
+    Ok(())
+}
+
+/// The salt of a pack whose header is damaged, from the first entry that verifies.
+pub(crate) fn find_pack_salt(media: &Arc<dyn Media>) -> Option<u32> {
+    let mut at = FILE_HEADER_LEN as u64;
+    while at < media.published() {
+        let upto = (at + WINDOW_LEN).min(media.published());
+        let bytes = media.view(at..upto).ok()?;
+        for step in (0..bytes.len()).step_by(8) {
+            if bytes[step..].starts_with(&ENTRY_MAGIC)
+                && let Ok(header) = EntryHeader::read(&bytes[step..])
+            {
+                return Some(header.salt);
+            }
+        }
+        at = upto;
+    }
+    None
+}

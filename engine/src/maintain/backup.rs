@@ -1,0 +1,306 @@
+//! Backup, fork and restore: a store copied while it is in use, or one that lies on disk.
+//!
+//! A backup keeps the uuid of its store, can be added to, and is not written; a fork and what is
+//! restored are stores of their own, with a uuid of their own and epochs that the store they come
+//! from never has, so that no resume point of its later life passes for one of theirs.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::copy::{Copier, Counts, has_gone};
+use super::error::MaintainError;
+use super::finding::Progress;
+use super::snapshot::Snapshot;
+use crate::clock::{Clock as _, SystemClock};
+use crate::entropy::SystemEntropy;
+use crate::env::Random;
+use crate::error::OpenError;
+use crate::format::super_file::{EpochStart, SuperState};
+use crate::limits::EPOCHS_MAX;
+use crate::manifest::Manifest;
+use crate::media::{Disk, Files, StoreLock};
+use crate::options::MediaChoice;
+use crate::recovery;
+use crate::store::{Inner, Store};
+
+/// Attempts at a copy whose files were replaced meanwhile.
+const ATTEMPTS: usize = 16;
+/// A store's epochs and those of its forks are at least so far apart.
+const EPOCH_GAP: u64 = 1 << 16;
+
+/// How a store is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CopyOptions {
+    /// Give files that never change again a second name instead of copying them, where the
+    /// filesystem can. It takes no time and no room; but both names then share what a bad disk does
+    /// to the bytes.
+    pub link: bool,
+    /// Compare every blob that is copied with its hash. Files are compared with their CRC anyway.
+    pub check_blobs: bool,
+}
+
+impl CopyOptions {
+    /// For a backup: everything is copied and checked.
+    #[must_use]
+    pub const fn copies() -> Self {
+        Self { link: false, check_blobs: true }
+    }
+
+    /// For a sandbox: what can be linked is linked, and nothing is read to be checked.
+    #[must_use]
+    pub const fn links() -> Self {
+        Self { link: true, check_blobs: false }
+    }
+}
+
+/// What was copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CopyReport {
+    /// Uuid of the copy; a backup has that of its store.
+    pub uuid: [u8; 16],
+    /// Uuid of the store it comes from.
+    pub source: [u8; 16],
+    /// Offset of the next frame.
+    pub head: u64,
+    /// Files that were there already.
+    pub files_kept: u64,
+    /// Files that got a second name.
+    pub files_linked: u64,
+    /// Files that were copied.
+    pub files_copied: u64,
+    /// Bytes that were copied.
+    pub bytes_copied: u64,
+    /// Bytes of all segments and packs of the copy.
+    pub bytes: u64,
+}
+
+/// What a copy is to be.
+enum Role {
+    Backup,
+    Store,
+}
+
+impl Store {
+    /// Copies the store as it is now into `dest`, which is empty, does not exist, or holds an
+    /// earlier backup of this store: then only what is new is copied. Appends go on meanwhile.
+    /// `watch` is called for each file and stops the work by breaking.
+    ///
+    /// The backup opens for reading. It becomes a store to write to by [`restore`].
+    ///
+    /// # Errors
+    /// [`MaintainError`]; the destination is then what it was, and the next attempt takes up what
+    /// this one has copied.
+    pub fn backup(
+        &self,
+        dest: &Path,
+        options: CopyOptions,
+        watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<CopyReport, MaintainError> {
+        let to_files = target_files(dest)?;
+        self.inner.copy_to(dest, &to_files, &Role::Backup, options, watch)
+    }
+
+    /// Makes a store of its own in `dest`, which is empty or does not exist, with all that this one
+    /// holds now.
+    ///
+    /// # Errors
+    /// [`MaintainError`]; there is no store in the destination then.
+    pub fn fork(&self, dest: &Path) -> Result<CopyReport, MaintainError> {
+        let to_files = target_files(dest)?;
+        let watch = &mut |_: &Progress<'_>| ControlFlow::Continue(());
+        self.inner.copy_to(dest, &to_files, &Role::Store, CopyOptions::links(), watch)
+    }
+}
+
+/// Makes a store of its own in `dest`, which is empty or does not exist, from the backup or the
+/// store in `from` that nobody has open.
+///
+/// # Errors
+/// [`MaintainError::NotClosed`] when `from` was not closed in order; the other kinds say what is in
+/// the way. There is no store in the destination then.
+pub fn restore(
+    from: &Path,
+    dest: &Path,
+    options: CopyOptions,
+    watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+) -> Result<CopyReport, MaintainError> {
+    let from_files: Arc<dyn Files> = Arc::new(Disk::new(MediaChoice::Positioned, from));
+    if !from.join("super.a").exists() && !from.join("super.b").exists() {
+        return Err(MaintainError::NoStore { dir: from.to_owned() });
+    }
+    let _lock = lock_to_read(from)?;
+    let to_files = target_files(dest)?;
+    let snapshot = Snapshot::of_closed(from, &from_files)?;
+    let _dest_lock = lock(dest)?;
+    let copier = Copier {
+        from,
+        from_files: &from_files,
+        to: dest,
+        to_files: &to_files,
+        link: options.link,
+        check: options.check_blobs,
+    };
+    copy(&copier, &snapshot, &Role::Store, watch)
+}
+
+/// Takes the lock of a store.
+pub(super) fn lock(dir: &Path) -> Result<StoreLock, OpenError> {
+    recovery::lock(dir, SystemClock.now_ms())
+}
+
+/// The lock of a store that is only read; nothing where not even a lock can be written.
+pub(super) fn lock_to_read(dir: &Path) -> Result<Option<StoreLock>, OpenError> {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    match lock(dir) {
+        Err(OpenError::Io { error, .. })
+            if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) =>
+        {
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
+}
+
+/// The files of a directory that is made if need be. They are written with `pwrite`: nothing of a
+/// copy is read through a map, and its filesystem may not allow for one.
+pub(super) fn target_files(dest: &Path) -> Result<Arc<dyn Files>, MaintainError> {
+    let files: Arc<dyn Files> = Arc::new(Disk::new(MediaChoice::Positioned, dest));
+    files.create_dir(dest).map_err(|error| MaintainError::io("make", dest, error))?;
+    Ok(files)
+}
+
+impl Inner {
+    /// A backup through files of the test's.
+    #[cfg(test)]
+    pub(super) fn backup_on(
+        &self,
+        dest: &Path,
+        to_files: &Arc<dyn Files>,
+        options: CopyOptions,
+        watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<CopyReport, MaintainError> {
+        self.copy_to(dest, to_files, &Role::Backup, options, watch)
+    }
+
+    fn copy_to(
+        &self,
+        dest: &Path,
+        to_files: &Arc<dyn Files>,
+        role: &Role,
+        options: CopyOptions,
+        watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<CopyReport, MaintainError> {
+        let _lock = lock(dest)?;
+        let _hold = self.env.hold();
+        let copier = Copier {
+            from: &self.env.dir,
+            from_files: &self.env.files,
+            to: dest,
+            to_files,
+            link: options.link,
+            check: options.check_blobs,
+        };
+        for _ in 0..ATTEMPTS {
+            let snapshot = Snapshot::of_durable(self)?;
+            match copy(&copier, &snapshot, role, watch) {
+                // Replaced before this held it. What was copied is found again.
+                Err(error) if has_gone(&error) && !self.closed.load(Ordering::Acquire) => {}
+                done => return done,
+            }
+        }
+        Err(MaintainError::Changing)
+    }
+}
+
+/// Makes `copier.to` a copy of what the snapshot says.
+fn copy(
+    copier: &Copier<'_>,
+    snapshot: &Snapshot,
+    role: &Role,
+    watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+) -> Result<CopyReport, MaintainError> {
+    let dir = copier.to;
+    let source = snapshot.state.store;
+    let loaded = Manifest::load(dir, Arc::clone(copier.to_files))?;
+    let (manifest, state) = match (role, loaded) {
+        (Role::Backup, Some(manifest)) => {
+            let there = manifest.state();
+            if !there.backup || there.store != source {
+                return Err(MaintainError::OtherStore { dir: dir.to_owned() });
+            }
+            (manifest, SuperState { backup: true, ..snapshot.state.clone() })
+        }
+        (Role::Store, Some(_)) => return Err(MaintainError::NotEmpty { dir: dir.to_owned() }),
+        (role, None) => {
+            check_empty(dir, copier.to_files)?;
+            let state = match role {
+                Role::Backup => SuperState { backup: true, ..snapshot.state.clone() },
+                Role::Store => own(snapshot)?,
+            };
+            let blank = SuperState { store: state.store, ..SuperState::default() };
+            (Manifest::unwritten(dir, Arc::clone(copier.to_files), blank), state)
+        }
+    };
+    let uuid = state.store;
+    let mut counts = Counts::default();
+    copier.run(snapshot, &manifest, state, watch, &mut counts)?;
+    Ok(CopyReport {
+        uuid,
+        source,
+        head: snapshot.head,
+        files_kept: counts.kept,
+        files_linked: counts.linked,
+        files_copied: counts.copied,
+        bytes_copied: counts.bytes_copied,
+        bytes: manifest.state().files.iter().map(|file| file.length).sum(),
+    })
+}
+
+/// The manifest of a store of its own: a new uuid, and epochs of its own from here on.
+fn own(snapshot: &Snapshot) -> Result<SuperState, MaintainError> {
+    let random = Random::new(&SystemEntropy);
+    let random = random
+        .map_err(|error| MaintainError::io("seed ids from", "/dev/urandom".as_ref(), error))?;
+    let mut state = snapshot.state.clone();
+    (state.parent, state.store) = (state.store, random.bytes());
+    state.backup = false;
+    jump(&mut state, snapshot.head, &random);
+    Ok(state)
+}
+
+/// Ends the epochs of the source at `head`, with a number that its later ones will not have.
+pub(super) fn jump(state: &mut SuperState, head: u64, random: &Random) {
+    let last = state.epochs.last().copied();
+    let gaps = u64::from(u32::from_le_bytes(random.bytes()) >> 4);
+    state.epochs.push(EpochStart {
+        epoch: last.map_or(0, |last| last.epoch) + EPOCH_GAP * (1 + gaps),
+        first_offset: head,
+        first_seq: last.map_or(0, |last| last.first_seq),
+    });
+    let over = state.epochs.len().saturating_sub(EPOCHS_MAX);
+    state.epochs.drain(..over);
+}
+
+/// Refuses a directory that holds anything but what an attempt before this one left.
+pub(super) fn check_empty(dir: &Path, files: &Arc<dyn Files>) -> Result<(), MaintainError> {
+    let list = |dir: &Path| match files.list(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(|error| MaintainError::io("list", dir, error)),
+    };
+    let known = ["LOCK", "log", "blobs", "super.a"];
+    let mut strange = list(dir)?.iter().any(|name| !known.contains(&name.as_str()));
+    for sub in ["log", "blobs"] {
+        let left = |name: &String| {
+            ["tmp", "idx", "top", "key", "pidx"].iter().any(|end| name.ends_with(end))
+        };
+        strange |= list(&dir.join(sub))?.iter().any(|name| !left(name));
+    }
+    match strange {
+        true => Err(MaintainError::NotEmpty { dir: dir.to_owned() }),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,218 @@
+//! Checks what is not the log: the manifest, the packs, and what else lies in the directories.
+
+use std::collections::HashSet;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::copy::{place, suffix};
+use super::derived;
+use super::error::MaintainError;
+use super::finding::{Finding, Problem, Severity};
+use super::verify::Checker;
+use crate::blob::{BadEntry, LookedAt, check_pack_file, pack_entries};
+use crate::format::file::{FileHeader, FormatError, Magic};
+use crate::format::super_file::{FileEntry, FileKind, FileState, SUPER_BYTES_MAX, SuperState};
+use crate::media::{Media, prefix};
+
+/// A file whose header is right, and its salt.
+type Opened = (Arc<dyn Media>, u32);
+
+impl Checker<'_> {
+    /// Checks both copies of the manifest.
+    pub(super) fn manifest(&mut self) {
+        let mut bad = Vec::new();
+        let mut good = 0;
+        for name in ["super.a", "super.b"] {
+            let path = self.env.dir.join(name);
+            let bytes = match self.env.files.read(&path, SUPER_BYTES_MAX) {
+                Ok(bytes) => bytes,
+                // The second copy is written with the first change.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    bad.push((path, error.to_string()));
+                    continue;
+                }
+            };
+            self.report.files += 1;
+            self.report.bytes += bytes.len() as u64;
+            match SuperState::decode(&bytes) {
+                Ok(_) => good += 1,
+                // A running store may write it just now.
+                Err(_) if self.live => good += 1,
+                Err(error) => bad.push((path, error.to_string())),
+            }
+        }
+        let severity = if good > 0 { Severity::Derived } else { Severity::Lost };
+        for (path, what) in bad {
+            self.report.add(Finding::new(severity, Problem::Manifest, &path, 0, what));
+        }
+    }
+
+    /// Looks for files that belong to nothing.
+    pub(super) fn strangers(&mut self, files: &[FileEntry]) -> Result<(), MaintainError> {
+        for (sub, kind) in [("log", FileKind::Segment), ("blobs", FileKind::Pack)] {
+            let dir = self.env.dir.join(sub);
+            let stems: HashSet<String> = (files.iter().filter(|file| file.kind == kind))
+                .map(|file| format!("{:020}.{}", file.base, file.generation))
+                .collect();
+            let names = self.env.files.list(&dir);
+            for name in names.map_err(|error| MaintainError::io("list", &dir, error))? {
+                let (stem, end) = name.rsplit_once('.').unwrap_or((&name, ""));
+                if stems.contains(stem) || self.live {
+                    continue;
+                }
+                let what = match end {
+                    "tmp" => "is unfinished",
+                    _ => "does not belong to the store",
+                };
+                let path = dir.join(&name);
+                self.report.add(Finding::new(Severity::Unused, Problem::Stranger, &path, 0, what));
+            }
+        }
+        let dir = self.env.dir.clone();
+        let names = self.env.files.list(&dir);
+        for name in names.map_err(|error| MaintainError::io("list", &dir, error))? {
+            if name.starts_with("topics.") && !name.ends_with(".tmp") {
+                derived::table(self, &dir.join(&name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a pack, and returns what a look for blobs in it needs.
+    pub(super) fn pack(&mut self, file: &FileEntry) -> Result<Option<LookedAt>, MaintainError> {
+        let path = place(&self.env.dir, file, suffix(file.kind));
+        let before = self.report.findings_total;
+        let Some((media, salt)) = self.open(file, &path, Magic::Pack)? else { return Ok(None) };
+        let state = self.env.manifest.state();
+        let open_end = file.state == FileState::Unmarked && !state.clean;
+        // What a running store adds is not looked at.
+        let end = if open_end { media.len() } else { file.length };
+        let media = prefix(media, end);
+        let failed = |error| MaintainError::io("read", &path, error);
+        let mut at = 0;
+        let mut stopped = None;
+        let blobs = check_pack_file(&media, salt, &mut |position, hash, bad| {
+            let passed = position.saturating_sub(at);
+            at = at.max(position);
+            if *bad != BadEntry::None {
+                let severity = if open_end { Severity::Unused } else { Severity::Lost };
+                let finding = Finding::new(severity, Problem::Blob, &path, position, bad);
+                self.report.add(finding.blob(hash));
+                self.suspect(hash);
+            }
+            match self.advance(&path, passed) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    stopped = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        self.report.blobs += blobs.map_err(failed)?;
+        stopped.map_or(Ok(()), Err)?;
+        self.advance(&path, media.len().saturating_sub(at))?;
+        if self.is_exact(file) && self.report.findings_total == before {
+            self.file_crc(file, &path, &media)?;
+            let entries = pack_entries(&media, salt).map_err(failed)?;
+            derived::pack(self, file, &entries);
+        }
+        Ok(Some((*file, media, salt)))
+    }
+
+    /// Opens a file of the manifest and checks its header and length.
+    pub(super) fn open(
+        &mut self,
+        file: &FileEntry,
+        path: &Path,
+        magic: Magic,
+    ) -> Result<Option<Opened>, MaintainError> {
+        let media = match self.env.files.open_scan(path) {
+            Ok(media) => media,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !self.is_replaced(file) {
+                    let (severity, problem) = (Severity::Lost, Problem::Missing);
+                    let finding = Finding::new(severity, problem, path, 0, "the file is missing");
+                    self.report.add(self.all_of(file, finding));
+                }
+                return Ok(None);
+            }
+            Err(error) => return Err(MaintainError::io("open", path, error)),
+        };
+        self.report.files += 1;
+        let named = (file.uuid, file.base, file.generation);
+        let (problem, what) = match self.header_of(&media, magic) {
+            Ok(header) if (header.file, header.base, header.generation) == named => {
+                if media.len() < file.length || self.is_exact(file) && media.len() != file.length {
+                    let what = format!("has {} bytes, not {}", media.len(), file.length);
+                    let severity = match media.len() < file.length {
+                        true => Severity::Lost,
+                        false => Severity::Unused,
+                    };
+                    let position = media.len().min(file.length);
+                    let finding = Finding::new(severity, Problem::Length, path, position, what);
+                    self.report.add(finding);
+                }
+                return Ok(Some((media, header.salt)));
+            }
+            Ok(_) => (Problem::Header, "is not the file the manifest names".to_owned()),
+            Err(error @ FormatError::Version { .. }) => (Problem::Version, error.to_string()),
+            Err(error) => (Problem::Header, error.to_string()),
+        };
+        let finding = Finding::new(Severity::Lost, problem, path, 0, what);
+        self.report.add(self.all_of(file, finding));
+        Ok(None)
+    }
+
+    /// Whether a file was sealed when the check began. The snapshot of a running store takes files
+    /// for sealed that were still written to, and does not know their CRC.
+    pub(super) fn is_exact(&self, file: &FileEntry) -> bool {
+        file.state == FileState::Sealed && !(self.live && file.crc == 0)
+    }
+
+    /// All frames of a file are hit.
+    fn all_of(&self, file: &FileEntry, finding: Finding) -> Finding {
+        let end = (file.state == FileState::Sealed).then(|| file.base + file.count);
+        match file.kind {
+            FileKind::Segment => finding.frames(file.base, end, None),
+            FileKind::Pack => finding,
+        }
+    }
+
+    pub(super) fn header_of(
+        &self,
+        media: &Arc<dyn Media>,
+        magic: Magic,
+    ) -> Result<FileHeader, FormatError> {
+        let head = media.view(0..media.len().min(crate::format::file::FILE_HEADER_LEN as u64));
+        FileHeader::decode(&head.map_err(|_| FormatError::Short)?, magic)
+    }
+
+    /// Compares a sealed file with the CRC of the manifest. Called when all its parts verify.
+    pub(super) fn file_crc(
+        &mut self,
+        file: &FileEntry,
+        path: &Path,
+        media: &Arc<dyn Media>,
+    ) -> Result<(), MaintainError> {
+        if !self.is_exact(file) {
+            return Ok(());
+        }
+        let (mut crc, mut at) = (crc32fast::Hasher::new(), 0);
+        while at < media.len() {
+            let upto = (at + super::verify::PIECE_LEN).min(media.len());
+            let bytes = media.view(at..upto);
+            crc.update(&bytes.map_err(|error| MaintainError::io("read", path, error))?);
+            at = upto;
+            self.pace(path)?;
+        }
+        if crc.finalize() != file.crc {
+            let what = "the file fails the CRC of its sealing, though all its parts verify";
+            let finding = Finding::new(Severity::Unused, Problem::FileCrc, path, 0, what);
+            self.report.add(finding);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,328 @@
+//! Checks the segments of the log: every batch, every record, what they name, and that ids and
+//! offsets increase from the first segment to the last.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::copy::{place, suffix};
+use super::derived;
+use super::error::MaintainError;
+use super::finding::{Finding, Problem, Severity};
+use super::survey::{SoundRecord, Stretch, Survey};
+use super::verify::Checker;
+use crate::format::control::{self, Control, CursorRecord, StateRecord};
+use crate::format::file::{FILE_HEADER_LEN, Magic};
+use crate::format::record::RecordKind;
+use crate::format::super_file::{FileEntry, FileState};
+use crate::index::{MemoryIndex, Noted};
+use crate::log::SegmentKey;
+use crate::media::Media;
+use crate::recovery::scan::scan;
+use crate::value::{BlobHash, Frame, FrameId};
+
+/// What is known of the log up to where the check is.
+#[derive(Debug)]
+pub(super) struct LogState {
+    last_id: FrameId,
+    /// Every batch with a lower seq was durable, in a store that was not closed in order.
+    durable_upto: u64,
+    /// The end of the log was passed.
+    torn: bool,
+}
+
+/// A segment being checked.
+struct Segment {
+    path: PathBuf,
+    survey: Survey,
+    /// The offset after its last frame, as far as the manifest tells.
+    limit: Option<u64>,
+    index: MemoryIndex,
+    damaged: bool,
+    /// What is wrong with the stretch before, told once it is known where the next one begins.
+    pending: Option<Stretch>,
+}
+
+impl Checker<'_> {
+    /// Checks all segments, given in order.
+    pub(super) fn log(&mut self, files: &[FileEntry]) -> Result<(), MaintainError> {
+        let unclean = !self.env.manifest.state().clean;
+        let mut state = LogState { last_id: FrameId::ZERO, durable_upto: 0, torn: false };
+        if unclean {
+            for file in files.iter().filter(|file| file.state == FileState::Unmarked) {
+                state.durable_upto = state.durable_upto.max(self.durable_upto(file));
+            }
+        }
+        for (at, file) in files.iter().enumerate() {
+            let limit = files.get(at + 1).map(|next| next.base);
+            self.segment(file, limit, unclean, &mut state)?;
+        }
+        Ok(())
+    }
+
+    /// What an unmarked segment knows of what was durable.
+    fn durable_upto(&self, file: &FileEntry) -> u64 {
+        let path = place(&self.env.dir, file, suffix(file.kind));
+        let Ok(media) = self.env.files.open_scan(&path) else { return 0 };
+        let Ok(header) = self.header_of(&media, Magic::Segment) else { return 0 };
+        let key = SegmentKey {
+            base: header.base,
+            generation: header.generation,
+            uuid: header.file,
+            salt: header.salt,
+        };
+        scan(&media, &key, media.len()).map_or(0, |scanned| scanned.durable_upto)
+    }
+
+    fn segment(
+        &mut self,
+        file: &FileEntry,
+        limit: Option<u64>,
+        unclean: bool,
+        state: &mut LogState,
+    ) -> Result<(), MaintainError> {
+        let path = place(&self.env.dir, file, suffix(file.kind));
+        let before = self.report.findings_total;
+        let Some((media, salt)) = self.open(file, &path, Magic::Segment)? else { return Ok(()) };
+        let open_end = file.state == FileState::Unmarked && unclean;
+        let end = if open_end { media.len() } else { file.length.min(media.len()) };
+        let mut segment = Segment {
+            survey: Survey::new(Arc::clone(&media), salt, file.base, end),
+            limit,
+            index: MemoryIndex::new(file.base),
+            damaged: false,
+            pending: None,
+            path,
+        };
+        loop {
+            let from = segment.survey.position;
+            let next = segment.survey.next();
+            let next = next.map_err(|error| MaintainError::io("read", &segment.path, error))?;
+            let Some(stretch) = next else { break };
+            self.tell(&mut segment, Some(stretch.base));
+            let is_torn = open_end && stretch.is_torn(state.durable_upto);
+            if is_torn || state.torn {
+                self.torn(&segment, &stretch, state);
+                break;
+            }
+            self.stretch(&mut segment, &stretch, state)?;
+            if stretch.bad.is_some() {
+                segment.damaged = true;
+                segment.pending = Some(stretch);
+            }
+            self.advance(&segment.path, segment.survey.position - from)?;
+        }
+        let limit = segment.limit;
+        self.tell(&mut segment, limit);
+        let sound = self.report.findings_total == before;
+        if !open_end {
+            self.trailing(file, &segment.path, &media, end)?;
+        }
+        if self.is_exact(file) {
+            if sound {
+                self.file_crc(file, &segment.path, &media)?;
+            }
+            derived::keys(self, file);
+            if !segment.damaged {
+                derived::segment(self, file, &segment.index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports the end of a log that was not closed in order, once.
+    fn torn(&mut self, segment: &Segment, stretch: &Stretch, state: &mut LogState) {
+        if !std::mem::replace(&mut state.torn, true)
+            && let Some((position, why)) = &stretch.bad
+        {
+            let found = (Severity::Unused, Problem::TornTail);
+            let finding = Finding::new(found.0, found.1, &segment.path, *position, why);
+            self.report.add(finding.frames(stretch.base, None, None));
+        }
+    }
+
+    /// Checks the records of a stretch.
+    fn stretch(
+        &mut self,
+        segment: &mut Segment,
+        stretch: &Stretch,
+        state: &mut LogState,
+    ) -> Result<(), MaintainError> {
+        for record in &stretch.records {
+            match record.prefix.kind {
+                RecordKind::Frame => {
+                    self.frame(segment, stretch, record, state);
+                }
+                _ => self.control(segment, record),
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        segment: &mut Segment,
+        stretch: &Stretch,
+        record: &SoundRecord,
+        state: &mut LogState,
+    ) {
+        let offset = stretch.base.saturating_add(u64::from(record.prefix.offset_delta));
+        let frame = match Frame::from_record(record.bytes.clone(), Some(stretch.base)) {
+            Ok(frame) => frame,
+            Err(error) => {
+                let (severity, problem) = (Severity::Lost, Problem::Record);
+                let finding =
+                    Finding::new(severity, problem, &segment.path, record.position, error);
+                self.report.add(finding.frames(offset, None, None));
+                return;
+            }
+        };
+        self.report.frames += 1;
+        if frame.id() <= state.last_id {
+            let what = format!("the id is not above {}", state.last_id);
+            let (severity, problem) = (Severity::Lost, Problem::Order);
+            let finding = Finding::new(severity, problem, &segment.path, record.position, what);
+            self.report.add(finding.frames(offset, None, Some(frame.id())));
+        }
+        state.last_id = state.last_id.max(frame.id());
+        if let Some(hash) = frame.hash()
+            && !self.has_blob(&hash)
+            && self.is_visible(&frame)
+        {
+            self.missing_blob(&segment.path, record, hash, Some((offset, frame.id())));
+        }
+        segment.index.note_unlisted(&Noted {
+            offset,
+            id: frame.id(),
+            topic: frame.topic(),
+            batch: stretch.range.start as u32,
+            record: record.position as u32,
+            record_len: record.prefix.len,
+            body_len: frame.body_len(),
+            ttl: frame.ttl(),
+        });
+    }
+
+    fn control(&mut self, segment: &Segment, record: &SoundRecord) {
+        match control::decode(&record.bytes, &record.prefix) {
+            Ok(Control::Cursor(CursorRecord { state: StateRecord::Blob(_, hash), .. })) => {
+                if !self.has_blob(&hash) {
+                    self.missing_blob(&segment.path, record, hash, None);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => self.report.add(Finding::new(
+                Severity::Lost,
+                Problem::Record,
+                &segment.path,
+                record.position,
+                error,
+            )),
+        }
+    }
+
+    fn missing_blob(
+        &mut self,
+        path: &Path,
+        record: &SoundRecord,
+        hash: BlobHash,
+        frame: Option<(u64, FrameId)>,
+    ) {
+        let what = "the blob it names is missing or damaged";
+        let (severity, problem) = (Severity::Lost, Problem::MissingBlob);
+        let finding = Finding::new(severity, problem, path, record.position, what).blob(Some(hash));
+        self.report.add(match frame {
+            Some((offset, id)) => finding.frames(offset, None, Some(id)),
+            None => finding,
+        });
+    }
+
+    /// Reports the stretch that waits, now that it is known where the next one begins.
+    fn tell(&mut self, segment: &mut Segment, next: Option<u64>) {
+        let Some(stretch) = segment.pending.take() else { return };
+        let Some((position, why)) = &stretch.bad else { return };
+        let problem = match why {
+            crate::format::batch::BatchError::Record(_) => Problem::Record,
+            _ => Problem::Batch,
+        };
+        let lost = missing(&stretch, next, false);
+        let all = stretch.header.is_some_and(|h| h.count as usize == stretch.records.len());
+        let severity = match lost {
+            None if all => Severity::Unused,
+            _ => Severity::Lost,
+        };
+        let mut finding = Finding::new(severity, problem, &segment.path, *position, why);
+        if let Some(lost) = lost {
+            let id = self.peek_id(segment, &stretch, *position);
+            finding = finding.frames(lost.start, Some(lost.end), id);
+        }
+        self.report.add(finding);
+    }
+
+    /// The id of a damaged frame, if what stands there can be one.
+    fn peek_id(&self, segment: &mut Segment, stretch: &Stretch, at: u64) -> Option<FrameId> {
+        const ID: Range<u64> = 16..32;
+        if at == stretch.range.start {
+            return None;
+        }
+        let bytes = segment.survey.peek(at + ID.start..at + ID.end).ok()?;
+        let id = FrameId::from_bytes(bytes.as_ref().try_into().ok()?);
+        let near = stretch.records.iter().filter(|r| r.prefix.kind == RecordKind::Frame);
+        let ids = near.filter_map(|r| {
+            let frame = Frame::from_record(r.bytes.clone(), Some(stretch.base)).ok()?;
+            Some((r.position < at, frame.id()))
+        });
+        let fits = ids.into_iter().all(|(before, other)| (other < id) == before);
+        (fits && id > FrameId::ZERO).then_some(id)
+    }
+
+    /// Bytes behind the last batch.
+    fn trailing(
+        &mut self,
+        file: &FileEntry,
+        path: &Path,
+        media: &Arc<dyn Media>,
+        end: u64,
+    ) -> Result<(), MaintainError> {
+        if self.live || file.state == FileState::Sealed || media.len() <= end {
+            return Ok(());
+        }
+        let mut at = end.max(FILE_HEADER_LEN as u64);
+        while at < media.len() {
+            let upto = (at + super::verify::PIECE_LEN).min(media.len());
+            let bytes = media.view(at..upto);
+            let bytes = bytes.map_err(|error| MaintainError::io("read", path, error))?;
+            if let Some(place) = bytes.iter().position(|&byte| byte != 0) {
+                let what = "the bytes behind the end of the log are not zero";
+                let (severity, problem) = (Severity::Unused, Problem::Trailing);
+                let finding = Finding::new(severity, problem, path, at + place as u64, what);
+                self.report.add(finding);
+                return Ok(());
+            }
+            at = upto;
+        }
+        Ok(())
+    }
+}
+
+/// The offsets from the first frame of a stretch that cannot be read to the one after the last.
+pub(super) fn missing(stretch: &Stretch, next: Option<u64>, saved: bool) -> Option<Range<u64>> {
+    // What is sound behind a damaged header is no use to readers, but can be saved.
+    let there = |offset: u64| {
+        (saved || stretch.header.is_some())
+            && stretch.records.iter().any(|record| {
+                record.prefix.kind == RecordKind::Frame
+                    && stretch.base.saturating_add(u64::from(record.prefix.offset_delta)) == offset
+            })
+    };
+    let count = stretch.header.map_or(0, |header| u64::from(header.count));
+    // Without a next one, a batch may hold as many frames as it has records.
+    let sound = stretch.records.len() as u64;
+    let next = next.unwrap_or_else(|| {
+        let lost = count.saturating_sub(sound);
+        stretch.next_offset().max(stretch.base.saturating_add(lost))
+    });
+    let first = (stretch.base..next).find(|&offset| !there(offset))?;
+    let last = (first..next).rev().find(|&offset| !there(offset)).unwrap_or(first);
+    Some(first..last + 1)
+}

@@ -1,0 +1,325 @@
+//! Copies the files of a store into another directory. They wait under a name that ends in `.tmp`
+//! until the manifest of the copy names them, so the directory is at every moment what it was or
+//! what it is to be, and what a crash left is taken up by the next attempt.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::MaintainError;
+use super::finding::Progress;
+use super::snapshot::Snapshot;
+use crate::blob::{BadEntry, check_pack_file};
+use crate::error::Corruption;
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
+use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
+use crate::manifest::Manifest;
+use crate::media::Files;
+
+/// Bytes copied at a time.
+const PIECE_LEN: u64 = 1024 * 1024;
+
+/// Called as work proceeds; to break is to stop.
+pub(super) type Watch<'a> = &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>;
+
+/// What was done to the files of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counts {
+    pub(super) kept: u64,
+    pub(super) linked: u64,
+    pub(super) copied: u64,
+    pub(super) bytes_copied: u64,
+}
+
+/// Where files come from and go to.
+pub(super) struct Copier<'a> {
+    pub(super) from: &'a Path,
+    pub(super) from_files: &'a Arc<dyn Files>,
+    pub(super) to: &'a Path,
+    pub(super) to_files: &'a Arc<dyn Files>,
+    /// Files that never change again get a second name instead of a copy, where that can be done.
+    pub(super) link: bool,
+    /// What is copied is compared with its CRC and hashes.
+    pub(super) check: bool,
+}
+
+/// The place of a file in a store's directory.
+pub(super) fn place(dir: &Path, file: &FileEntry, kind: &str) -> PathBuf {
+    let sub = match file.kind {
+        FileKind::Segment => "log",
+        FileKind::Pack => "blobs",
+    };
+    dir.join(sub).join(format!("{:020}.{}.{kind}", file.base, file.generation))
+}
+
+/// The suffix of the file itself.
+pub(super) const fn suffix(kind: FileKind) -> &'static str {
+    match kind {
+        FileKind::Segment => "seg",
+        FileKind::Pack => "pack",
+    }
+}
+
+/// The suffixes of the files that are made from it alone.
+const fn derived(kind: FileKind) -> &'static [&'static str] {
+    match kind {
+        FileKind::Segment => &["idx", "top", "key"],
+        FileKind::Pack => &["pidx"],
+    }
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_added_extension("tmp")
+}
+
+/// Whether an entry of one manifest stands for the same bytes as that of another.
+fn is_same(a: &FileEntry, b: &FileEntry) -> bool {
+    let of = |file: &FileEntry| (file.kind, file.base, file.generation, file.uuid, file.length);
+    of(a) == of(b)
+}
+
+impl Copier<'_> {
+    /// Makes the copy what the snapshot says and its manifest `state`, but for the files.
+    pub(super) fn run(
+        &self,
+        snapshot: &Snapshot,
+        manifest: &Manifest,
+        state: SuperState,
+        watch: Watch<'_>,
+        counts: &mut Counts,
+    ) -> Result<(), MaintainError> {
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |error| MaintainError::io(what, &path, error)
+        };
+        for sub in ["log", "blobs"] {
+            let dir = self.to.join(sub);
+            self.to_files.create_dir(&dir).map_err(failed("make", &dir))?;
+        }
+        let before = manifest.state();
+        let mut files = Vec::with_capacity(snapshot.state.files.len());
+        let bytes_total = snapshot.state.files.iter().map(|file| file.length).sum();
+        let mut bytes = 0;
+        for file in &snapshot.state.files {
+            let path = place(self.from, file, suffix(file.kind));
+            if watch(&Progress { path: &path, bytes, bytes_total }).is_break() {
+                return Err(MaintainError::Stopped);
+            }
+            let there = before.files.iter().find(|old| is_same(old, file));
+            files.push(match there.filter(|_| self.is_in_place(file)) {
+                Some(old) => {
+                    counts.kept += 1;
+                    FileEntry { newest_ms: old.newest_ms.max(file.newest_ms), ..*old }
+                }
+                None => self.bring(file, counts)?,
+            });
+            bytes += file.length;
+        }
+        self.sync_dirs()?;
+        let next = SuperState { files, ..state };
+        let update = manifest.update(|state| *state = next);
+        update.map_err(failed("write the manifest in", self.to))?;
+        self.settle(&manifest.state())
+    }
+
+    fn is_in_place(&self, file: &FileEntry) -> bool {
+        let path = place(self.to, file, suffix(file.kind));
+        self.to_files.len_of(&path).is_ok_and(|len| len == file.length)
+    }
+
+    /// Brings a file under its unfinished name and returns its entry.
+    fn bring(&self, file: &FileEntry, counts: &mut Counts) -> Result<FileEntry, MaintainError> {
+        let sealed = file.state == FileState::Sealed;
+        // The CRC of one that was unmarked a moment ago is not known yet.
+        let expected = Some(file.crc).filter(|&crc| sealed && crc != 0);
+        let from = place(self.from, file, suffix(file.kind));
+        let to = unfinished(&place(self.to, file, suffix(file.kind)));
+        let mut file = *file;
+        // What is there was made from a shorter form of the file.
+        derived(file.kind).iter().for_each(|kind| self.remove(&place(self.to, &file, kind)));
+        if sealed && self.link && expected.is_some() {
+            self.bring_derived(&file);
+            match self.to_files.link(&from, &to) {
+                Ok(()) => {
+                    counts.linked += 1;
+                    return Ok(file);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(MaintainError::io("link", &from, error));
+                }
+                // Another filesystem, or one without links.
+                Err(_) => {}
+            }
+        }
+        if expected.is_some() && self.is_left_whole(&to, &file) {
+            self.bring_derived(&file);
+            counts.kept += 1;
+            return Ok(file);
+        }
+        let crc = self.copy(&from, &to, file.length)?;
+        if expected.is_some_and(|expected| expected != crc) {
+            let corruption = Corruption::new(&from, 0, "the file fails the CRC of its sealing");
+            return Err(MaintainError::Corrupt(corruption));
+        }
+        self.check(&mut file, &from, &to, expected.is_none())?;
+        if sealed {
+            file.crc = crc;
+            if expected.is_some() {
+                self.bring_derived(&file);
+            }
+        }
+        counts.copied += 1;
+        counts.bytes_copied += file.length;
+        Ok(file)
+    }
+
+    /// Checks what a CRC of the whole file does not cover: that it is the file it should be, and
+    /// the hashes of blobs. Counts the blobs of a pack that was not sealed.
+    fn check(
+        &self,
+        file: &mut FileEntry,
+        from: &Path,
+        to: &Path,
+        was_open: bool,
+    ) -> Result<(), MaintainError> {
+        let failed = |error| MaintainError::io("read", to, error);
+        let media = self.to_files.open_sealed(to).map_err(failed)?;
+        let head = media.view(0..media.len().min(FILE_HEADER_LEN as u64)).map_err(failed)?;
+        let magic = match file.kind {
+            FileKind::Segment => Magic::Segment,
+            FileKind::Pack => Magic::Pack,
+        };
+        let corrupt = |position, what: &dyn std::fmt::Display| {
+            MaintainError::Corrupt(Corruption::new(from, position, what))
+        };
+        let header = FileHeader::decode(&head, magic).map_err(|error| corrupt(0, &error))?;
+        if (header.file, header.base, header.generation) != (file.uuid, file.base, file.generation)
+        {
+            return Err(corrupt(0, &"is not the file the manifest names"));
+        }
+        if file.kind == FileKind::Pack && (self.check || was_open) {
+            let mut bad = None;
+            let blobs = check_pack_file(&media, header.salt, &mut |position, _, what| {
+                if *what == BadEntry::None {
+                    return ControlFlow::Continue(());
+                }
+                bad = Some((position, what.to_string()));
+                ControlFlow::Break(())
+            });
+            let blobs = blobs.map_err(|error| MaintainError::io("read", to, error))?;
+            if let Some((position, what)) = bad {
+                return Err(corrupt(position, &what));
+            }
+            if was_open {
+                file.count = blobs;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an attempt that was cut off has left the whole file.
+    fn is_left_whole(&self, path: &Path, file: &FileEntry) -> bool {
+        let Ok(media) = self.to_files.open_scan(path) else { return false };
+        let mut crc = crc32fast::Hasher::new();
+        let mut at = 0;
+        while at < media.len() && media.len() == file.length {
+            let upto = (at + PIECE_LEN).min(media.len());
+            let Ok(bytes) = media.view(at..upto) else { return false };
+            crc.update(&bytes);
+            at = upto;
+        }
+        // What was read may not be durable yet.
+        crc.finalize() == file.crc && at == file.length && self.sync(path).is_ok()
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.to_files.open_append(path)?.sync()
+    }
+
+    /// Copies the first `len` bytes of a file, durably, and returns their CRC.
+    fn copy(&self, from: &Path, to: &Path, len: u64) -> Result<u32, MaintainError> {
+        let source = self.from_files.open_scan(from);
+        let source = source.map_err(|error| MaintainError::io("open", from, error))?;
+        if source.len() < len {
+            let what = "the file is shorter than the manifest says";
+            return Err(MaintainError::Corrupt(Corruption::new(from, source.len(), what)));
+        }
+        let failed = |error| MaintainError::io("write", to, error);
+        let target = self.to_files.create(to, len, false).map_err(failed)?;
+        let mut crc = crc32fast::Hasher::new();
+        let mut at = 0;
+        while at < len {
+            let upto = (at + PIECE_LEN).min(len);
+            let bytes = source.view(at..upto);
+            let bytes = bytes.map_err(|error| MaintainError::io("read", from, error))?;
+            crc.update(&bytes);
+            target.write_at(at, &bytes).map_err(failed)?;
+            at = upto;
+        }
+        target.sync().map_err(failed)?;
+        Ok(crc.finalize())
+    }
+
+    /// Brings the indexes made from a sealed file. They are made again when they do not come along.
+    fn bring_derived(&self, file: &FileEntry) {
+        for kind in derived(file.kind) {
+            let (from, to) = (place(self.from, file, kind), place(self.to, file, kind));
+            if self.link && self.to_files.link(&from, &to).is_ok() {
+                continue;
+            }
+            let Ok(len) = self.from_files.len_of(&from) else { continue };
+            if self.copy(&from, &unfinished(&to), len).is_ok() {
+                let _ = self.to_files.rename(&unfinished(&to), &to);
+            }
+        }
+    }
+
+    fn sync_dirs(&self) -> Result<(), MaintainError> {
+        for sub in ["log", "blobs"] {
+            let dir = self.to.join(sub);
+            let synced = self.to_files.sync_dir(&dir);
+            synced.map_err(|error| MaintainError::io("sync", &dir, error))?;
+        }
+        Ok(())
+    }
+
+    /// Gives files the names the manifest has for them and removes those it does not name. An open
+    /// does the same when this did not come to its end.
+    fn settle(&self, state: &SuperState) -> Result<(), MaintainError> {
+        let failed = |path: &Path, error| MaintainError::io("rename", path, error);
+        for file in &state.files {
+            let path = place(self.to, file, suffix(file.kind));
+            if self.to_files.len_of(&unfinished(&path)).is_err() {
+                continue;
+            }
+            let renamed = self.to_files.rename(&unfinished(&path), &path);
+            renamed.map_err(|error| failed(&path, error))?;
+        }
+        self.sync_dirs()?;
+        for (sub, kind) in [("log", FileKind::Segment), ("blobs", FileKind::Pack)] {
+            let dir = self.to.join(sub);
+            let names = self.to_files.list(&dir);
+            for name in names.map_err(|error| MaintainError::io("list", &dir, error))? {
+                let stem = name.rsplit_once('.').map_or("", |(stem, _)| stem);
+                let is_named = state.files.iter().any(|file| {
+                    file.kind == kind && stem == format!("{:020}.{}", file.base, file.generation)
+                });
+                if !is_named {
+                    self.remove(&dir.join(&name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) {
+        // What stays takes room and does no harm; an open removes it.
+        let _ = self.to_files.remove(path);
+    }
+}
+
+/// Whether a file was replaced by another while it was to be copied.
+pub(super) fn has_gone(error: &MaintainError) -> bool {
+    matches!(error, MaintainError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
+}

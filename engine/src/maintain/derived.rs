@@ -1,0 +1,126 @@
+//! Compares derived files with what they were made from. One that is missing is no finding: it is
+//! made when it is needed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::copy::place;
+use super::finding::{Finding, Problem, Severity};
+use super::verify::Checker;
+use crate::format::file::{FileHeader, FormatError, Magic};
+use crate::format::index::{self, SparseFile};
+use crate::format::key_index::KeyFile;
+use crate::format::pack_index::{IndexEntry, PackIndex};
+use crate::format::super_file::FileEntry;
+use crate::format::topic_index::{TopicEntry, TopicFile};
+use crate::index::MemoryIndex;
+
+/// Compares `.idx` and `.top` of a sealed segment with an index made from it.
+pub(super) fn segment(checker: &mut Checker<'_>, file: &FileEntry, made: &MemoryIndex) {
+    let path = place(&checker.env.dir, file, "idx");
+    if let Some(bytes) = checker.read_derived(&path) {
+        let read = SparseFile::read(bytes.clone()).map(|(header, _)| header);
+        let same = |header: &FileHeader| index::encode(header, made.sparse()) == bytes;
+        judge(checker, file, &path, read, same);
+    }
+    let path = place(&checker.env.dir, file, "top");
+    if let Some(bytes) = checker.read_derived(&path) {
+        let read = TopicFile::read(bytes);
+        let read = read.and_then(|(header, topics)| {
+            topics.check_postings()?;
+            Ok((header, topics))
+        });
+        match read {
+            Ok((header, topics)) => {
+                judge(checker, file, &path, Ok(header), |header| {
+                    says_the_same(header, &topics, made)
+                });
+            }
+            Err(error) => judge(checker, file, &path, Err(error), |_| true),
+        }
+    }
+}
+
+/// Checks `.key`. Which keys it holds depends on when it was made, so only that it is sound.
+pub(super) fn keys(checker: &mut Checker<'_>, file: &FileEntry) {
+    let path = place(&checker.env.dir, file, "key");
+    if let Some(bytes) = checker.read_derived(&path) {
+        let read = KeyFile::read(bytes).map(|(header, _)| header);
+        judge(checker, file, &path, read, |_| true);
+    }
+}
+
+/// Compares the entries of two topic indexes, but for what `last:n` of later frames removed.
+fn says_the_same(header: &FileHeader, topics: &TopicFile, made: &MemoryIndex) -> bool {
+    let Ok(made) = made.encode_topics(header) else { return true };
+    let Ok((_, made)) = TopicFile::read(Bytes::from(made)) else { return true };
+    let list = |file: &TopicFile| {
+        let mut all = BTreeMap::new();
+        file.for_each(|name, entry| {
+            all.insert(name.to_owned(), TopicEntry { floor: 0, ..*entry });
+        });
+        all
+    };
+    let (found, expected) = (list(topics), list(&made));
+    let places = |file: &TopicFile, entry: &TopicEntry| -> Vec<_> {
+        file.postings(entry, header.base).forward().collect()
+    };
+    let same = |(name, entry): (&String, &TopicEntry)| {
+        expected
+            .get(name)
+            .is_some_and(|other| entry == other && places(topics, entry) == places(&made, other))
+    };
+    found.len() == expected.len() && found.iter().all(same)
+}
+
+/// Compares `.pidx` with where the blobs of its pack lie.
+pub(super) fn pack(checker: &mut Checker<'_>, file: &FileEntry, entries: &[IndexEntry]) {
+    let path = place(&checker.env.dir, file, "pidx");
+    let Some(bytes) = checker.read_derived(&path) else { return };
+    let read = PackIndex::open(bytes).and_then(|index| {
+        index.check_filter()?;
+        index.check_entries()?;
+        Ok(index)
+    });
+    match read {
+        Ok(index) => {
+            let holds = |entry: &IndexEntry| {
+                index.may_hold(entry.prefix) && index.find(entry.prefix).any(|e| e == *entry)
+            };
+            let same = index.count() == entries.len() && entries.iter().all(holds);
+            judge(checker, file, &path, Ok(*index.header()), |_| same);
+        }
+        Err(error) => judge(checker, file, &path, Err(error), |_| true),
+    }
+}
+
+fn judge(
+    checker: &mut Checker<'_>,
+    file: &FileEntry,
+    path: &Path,
+    read: Result<FileHeader, FormatError>,
+    says_the_same: impl FnOnce(&FileHeader) -> bool,
+) {
+    let named = (file.uuid, file.base, file.generation);
+    let (problem, what) = match read {
+        Err(error) => (Problem::Index, error.to_string()),
+        Ok(header) if (header.file, header.base, header.generation) != named => {
+            (Problem::IndexContent, "is made from another file".to_owned())
+        }
+        Ok(header) if !says_the_same(&header) => {
+            (Problem::IndexContent, "does not say what the file it is made from says".to_owned())
+        }
+        Ok(_) => return,
+    };
+    checker.report.add(Finding::new(Severity::Derived, problem, path, 0, what));
+}
+
+/// The kinds of derived files that are not made from one file.
+pub(super) fn table(checker: &mut Checker<'_>, path: &Path) {
+    let Some(bytes) = checker.read_derived(path) else { return };
+    if let Err(error) = FileHeader::decode(&bytes, Magic::Table) {
+        checker.report.add(Finding::new(Severity::Derived, Problem::Index, path, 0, error));
+    }
+}

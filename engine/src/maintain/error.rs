@@ -1,0 +1,70 @@
+//! Why a store could not be checked, copied or saved.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Corruption, OpenError};
+
+/// Why a store could not be checked, copied or saved. What it was made from is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MaintainError {
+    /// The store, or what is to become one, cannot be opened.
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    /// There is no store in the directory.
+    #[error("{dir} holds no store; name the directory with super.a and super.b", dir = dir.display())]
+    NoStore {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The destination holds something else.
+    #[error("{dir} is not empty; name a directory that is, or that does not exist", dir = dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The destination is a store, or a backup of another one.
+    #[error("{dir} is not a backup of this store; name another directory", dir = dir.display())]
+    OtherStore {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A store on disk was not closed in order, so its end is not known.
+    #[error("{dir} was not closed in order; open and close it once, then try again", dir = dir.display())]
+    NotClosed {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The source is damaged: a copy of it would be damaged too.
+    #[error("{0}; repair the store, or restore it from a backup")]
+    Corrupt(Corruption),
+    /// The operating system refused something.
+    #[error("cannot {what} {path}: {error}", path = path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+    /// Files came and went faster than they could be copied.
+    #[error("the store's files change too fast to be copied; try again")]
+    Changing,
+    /// A write to the store failed, so what it holds is not known.
+    #[error("an earlier write to the store failed; reopen it first")]
+    Poisoned,
+    /// The store was closed meanwhile.
+    #[error("the store is closed")]
+    Closed,
+    /// Who watches the progress asked to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl MaintainError {
+    pub(super) fn io(what: &'static str, path: &Path, error: io::Error) -> Self {
+        Self::Io { what, path: path.to_owned(), error }
+    }
+}

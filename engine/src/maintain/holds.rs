@@ -1,0 +1,62 @@
+//! Keeps files that were replaced from being unlinked while somebody still copies them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::env::Env;
+
+/// Who needs old files, and which ones wait to go.
+#[derive(Debug, Default)]
+pub(crate) struct Holds {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    holders: usize,
+    waiting: Vec<PathBuf>,
+}
+
+/// While it lives, [`Env::retire`] unlinks nothing.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    env: Arc<Env>,
+}
+
+impl Env {
+    /// Keeps files that are replaced from now on until the hold is dropped.
+    pub(crate) fn hold(self: &Arc<Self>) -> Hold {
+        self.holds.state.lock().holders += 1;
+        Hold { env: Arc::clone(self) }
+    }
+
+    /// Unlinks a file that the manifest does not name any more, now or when nobody holds it. One
+    /// that a crash leaves behind is removed at the next open.
+    pub(crate) fn retire(&self, path: &Path) -> io::Result<()> {
+        {
+            let mut state = self.holds.state.lock();
+            if state.holders > 0 {
+                state.waiting.push(path.to_owned());
+                return Ok(());
+            }
+        }
+        self.files.remove(path)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let gone = {
+            let mut state = self.env.holds.state.lock();
+            state.holders -= 1;
+            if state.holders > 0 { Vec::new() } else { std::mem::take(&mut state.waiting) }
+        };
+        for path in gone {
+            // What stays is removed at the next open.
+            let _ = self.env.files.remove(&path);
+        }
+    }
+}

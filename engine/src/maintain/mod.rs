@@ -1,0 +1,37 @@
+//! Looking after a store: checking every byte, copying it, saving what is left of it, telling how
+//! it is. Nothing here is on the way of an append, and nothing here writes to the store it looks
+//! at.
+
+mod backup;
+mod check_files;
+mod check_log;
+mod copy;
+mod derived;
+mod error;
+mod finding;
+mod holds;
+mod read_only;
+mod repair;
+mod save_log;
+mod scrub;
+mod snapshot;
+mod stats;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod timing;
+mod upgrade;
+mod verify;
+
+pub use backup::{CopyOptions, CopyReport, restore};
+pub use error::MaintainError;
+pub use finding::{Finding, Problem, Progress, Severity, VerifyReport};
+pub(crate) use holds::Holds;
+pub use repair::{RepairReport, repair};
+pub(crate) use scrub::Scrub;
+pub use scrub::ScrubStats;
+pub use stats::{CountBytes, FileStats, FrameStats, StoreStats};
+pub use timing::{CommitTimes, Histogram};
+pub(crate) use timing::{Stage, Timing};
+pub use upgrade::{UpgradeReport, upgrade};
+pub use verify::verify;

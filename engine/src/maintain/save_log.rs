@@ -1,0 +1,209 @@
+//! Writes segments of a store that is being saved: the records are those that were found, the
+//! batches around them new.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::survey::{SoundRecord, Stretch};
+use crate::env::Env;
+use crate::format::align8;
+use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader, RecordsCrc};
+use crate::format::control::{self, Checkpoint, Control};
+use crate::format::file::FILE_HEADER_LEN;
+use crate::format::record::{FLAG_RESTATED, RecordKind};
+use crate::format::super_file::{FileEntry, FileState};
+use crate::log::{Active, Appender, Segment, SegmentKey, unmarked};
+use crate::media::Media;
+use crate::recovery::replay::Tables;
+use crate::recovery::scan::Batch;
+
+/// Bytes collected before they are written.
+const BUFFER_LEN: usize = 1024 * 1024;
+
+/// What goes from segment to segment.
+#[derive(Debug, Default)]
+pub(super) struct Chain {
+    /// Number of the next batch.
+    pub(super) next_seq: u64,
+    /// Frames with a lower offset are written.
+    pub(super) next_offset: u64,
+    pub(super) epoch: u64,
+    pub(super) tables: Tables,
+}
+
+/// A segment being written.
+pub(super) struct SegmentWriter {
+    env: Arc<Env>,
+    key: SegmentKey,
+    path: PathBuf,
+    media: Arc<dyn Media>,
+    buffer: Vec<u8>,
+    written: u64,
+    crc: crc32fast::Hasher,
+    prev_crc: u32,
+    frames: u64,
+}
+
+impl SegmentWriter {
+    /// Begins a segment that will have at most `len_max` bytes.
+    pub(super) fn create(env: &Arc<Env>, base: u64, len_max: u64) -> io::Result<Self> {
+        let (uuid, salt) = (env.random.bytes(), env.random.salt());
+        let key = SegmentKey { base, generation: 0, uuid, salt };
+        let path = env.log_path(base, 0, "seg");
+        let media = env.files.create(&path, len_max.max(FILE_HEADER_LEN as u64), false)?;
+        Ok(Self {
+            env: Arc::clone(env),
+            path,
+            media,
+            buffer: key.header(env.manifest.state().store).to_vec(),
+            key,
+            written: 0,
+            crc: crc32fast::Hasher::new(),
+            prev_crc: 0,
+            frames: 0,
+        })
+    }
+
+    /// Writes the records of a stretch that are new as one batch. Returns the frames it kept.
+    pub(super) fn add(&mut self, stretch: &Stretch, chain: &mut Chain) -> io::Result<u64> {
+        let at = self.buffer.len();
+        self.buffer.resize(at + BATCH_HEADER_LEN, 0);
+        let (mut crcs, mut count, mut frames) = (RecordsCrc::default(), 0, 0);
+        let mut next_offset = chain.next_offset;
+        for record in &stretch.records {
+            if record.prefix.kind == RecordKind::Frame {
+                let delta = u64::from(record.prefix.offset_delta);
+                let offset = stretch.base.saturating_add(delta);
+                if offset < next_offset {
+                    continue;
+                }
+                next_offset = offset + 1;
+                frames += 1;
+            }
+            crcs.add(self.record(record, chain.next_seq));
+            count += 1;
+        }
+        if count == 0 {
+            self.buffer.truncate(at);
+            return Ok(0);
+        }
+        chain.epoch = stretch.header.map_or(chain.epoch, |header| header.epoch);
+        let mut header = BatchHeader {
+            header_crc: 0,
+            length: (self.buffer.len() - at - BATCH_HEADER_LEN) as u32,
+            count,
+            base_offset: stretch.base,
+            epoch: chain.epoch,
+            durable_upto: chain.next_seq,
+            salt: self.key.salt,
+            records_crc: crcs.value(),
+            seq: chain.next_seq,
+            prev_crc: self.prev_crc,
+        };
+        self.buffer[at..at + BATCH_HEADER_LEN].copy_from_slice(&header.encode());
+        self.prev_crc = header.header_crc;
+        chain.next_seq += 1;
+        chain.next_offset = next_offset;
+        let records = Bytes::copy_from_slice(&self.buffer[at + BATCH_HEADER_LEN..]);
+        chain.tables.take(&Batch { header, position: self.written + at as u64, records });
+        self.frames += frames;
+        if self.buffer.len() >= BUFFER_LEN {
+            self.flush()?;
+        }
+        Ok(frames)
+    }
+
+    /// Appends a record as it is, but for the number of its batch in a checkpoint. Returns its CRC.
+    fn record(&mut self, record: &SoundRecord, next_seq: u64) -> u32 {
+        if let Some(checkpoint) = checkpoint_of(record) {
+            let at = self.buffer.len();
+            let restated = record.prefix.flags & FLAG_RESTATED != 0;
+            let again = Control::Checkpoint(Checkpoint { next_seq, ..checkpoint });
+            match control::encode(&mut self.buffer, &again, restated) {
+                Ok(crc) => return crc,
+                Err(_) => self.buffer.truncate(at),
+            }
+        }
+        let at = self.buffer.len();
+        self.buffer.extend_from_slice(&record.bytes);
+        self.buffer.resize(at + align8(record.bytes.len()), 0);
+        record.prefix.crc
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.media.write_at(self.written, &self.buffer)?;
+        self.crc.update(&self.buffer);
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Ends the segment where its last batch ends. Nothing stays of one without frames: what else
+    /// it held is restated behind the last one.
+    pub(super) fn finish(mut self) -> io::Result<Option<FileEntry>> {
+        if self.frames == 0 {
+            self.env.files.remove(&self.path)?;
+            return Ok(None);
+        }
+        self.flush()?;
+        self.media.sync()?;
+        drop(self.media);
+        self.env.files.cut(&self.path, self.written)?;
+        Ok(Some(FileEntry {
+            state: FileState::Sealed,
+            length: self.written,
+            crc: self.crc.finalize(),
+            count: self.frames,
+            ..unmarked(&self.key)
+        }))
+    }
+}
+
+fn checkpoint_of(record: &SoundRecord) -> Option<Checkpoint> {
+    if record.prefix.kind != RecordKind::Checkpoint {
+        return None;
+    }
+    match control::decode(&record.bytes, &record.prefix) {
+        Ok(Control::Checkpoint(checkpoint)) => Some(checkpoint),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Writes the last segment: it holds no frame and restates the tables, so that opening needs
+/// nothing of what may have been damaged.
+pub(super) fn last_segment(env: &Arc<Env>, chain: &Chain) -> io::Result<FileEntry> {
+    let (uuid, salt) = (env.random.bytes(), env.random.salt());
+    let key = SegmentKey { base: chain.next_offset, generation: 0, uuid, salt };
+    let path = env.log_path(key.base, 0, "seg");
+    let mut cursors: Vec<_> = chain.tables.cursors.iter().collect();
+    cursors.sort_unstable_by(|a, b| a.0.cmp(b.0));
+    // A batch header for each record is more than there will be.
+    let room = chain.tables.cursors.restated_bytes() + (cursors.len() + 4) * BATCH_HEADER_LEN * 2;
+    let media = env.files.create(&path, (FILE_HEADER_LEN + room) as u64, false)?;
+    let header = key.header(env.manifest.state().store);
+    media.write_at(0, &header)?;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&header);
+    let segment = Arc::new(Segment::open(key, path.clone(), Arc::clone(&media)));
+    let flushed = FILE_HEADER_LEN as u64;
+    let active = Active {
+        segment,
+        media: Arc::clone(&media),
+        flushed,
+        prev_crc: 0,
+        crc,
+        frames: 0,
+        bare: true,
+    };
+    let mut appender = Appender::new(Some(active), chain.next_seq, chain.next_offset, chain.epoch);
+    let last_id = chain.tables.last_id.unwrap_or(crate::value::FrameId::ZERO);
+    appender.checkpoint((last_id, chain.tables.has_old_ids), &cursors, chain.next_seq);
+    let length = flushed + appender.flush()?;
+    media.sync()?;
+    drop((appender, media));
+    env.files.cut(&path, length)?;
+    Ok(FileEntry { length, ..unmarked(&key) })
+}

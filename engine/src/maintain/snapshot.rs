@@ -1,0 +1,161 @@
+//! A store at one moment: its manifest as if it had just been closed, so that whoever copies the
+//! files it names, up to the lengths it names, has a store that was closed in order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::copy::{place, suffix};
+use super::error::MaintainError;
+use crate::clock::{Clock as _, SystemClock};
+use crate::error::Corruption;
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
+use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
+use crate::log::SegmentKey;
+use crate::manifest::Manifest;
+use crate::media::{Files, Media};
+use crate::recovery::scan::scan;
+use crate::store::Inner;
+
+/// Attempts to see the manifest and the open files agree.
+const ATTEMPTS: usize = 64;
+
+/// A store at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct Snapshot {
+    /// What the manifest would say after a clean close; the CRC of unmarked files is not known.
+    pub(super) state: SuperState,
+    /// Offset of the next frame.
+    pub(super) head: u64,
+}
+
+impl Snapshot {
+    /// The present moment of an open store, all of it durable.
+    pub(super) fn of_durable(inner: &Inner) -> Result<Self, MaintainError> {
+        let (snapshot, media) = Self::of_open(inner)?;
+        if inner.read_only.is_none() && inner.sync_files(&media.iter().collect::<Vec<_>>()).is_err()
+        {
+            inner.poison();
+            return Err(MaintainError::Poisoned);
+        }
+        Ok(snapshot)
+    }
+
+    /// The present moment of an open store as readers see it.
+    pub(super) fn of_open(inner: &Inner) -> Result<(Self, Vec<Arc<dyn Media>>), MaintainError> {
+        for _ in 0..ATTEMPTS {
+            if inner.closed.load(Ordering::Acquire) {
+                return Err(MaintainError::Closed);
+            }
+            if inner.is_poisoned() {
+                return Err(MaintainError::Poisoned);
+            }
+            let (mut snapshot, lengths, media) = {
+                let writer = inner.writer.lock();
+                // While nobody writes, what is published is all that was written.
+                let state = SuperState::clone(&inner.env.manifest.state());
+                let view = inner.log.view();
+                let waiting = inner.sealing.waiting();
+                let media: Vec<_> =
+                    waiting.into_iter().chain(writer.appender().media().cloned()).collect();
+                let lengths: Vec<_> = (view.segments.iter())
+                    .map(|s| ((s.base(), s.generation()), s.published_len()))
+                    .collect();
+                (Self { state, head: view.head }, lengths, media)
+            };
+            // After the frames: every blob they name was published before them.
+            let packs = inner.blobs.open_packs();
+            let length = |file: &FileEntry| {
+                let known = match file.kind {
+                    FileKind::Segment => &lengths,
+                    FileKind::Pack => &packs,
+                };
+                let mut same =
+                    known.iter().filter(|(place, _)| *place == (file.base, file.generation));
+                same.next().map(|(_, length)| *length)
+            };
+            if !snapshot.close(inner.env.clock.now_ms(), length) {
+                // A file was sealed between the two looks.
+                std::thread::yield_now();
+                continue;
+            }
+            return Ok((snapshot, media));
+        }
+        Err(MaintainError::Changing)
+    }
+
+    /// A store that nobody has open and that was closed in order.
+    pub(super) fn of_closed(dir: &Path, files: &Arc<dyn Files>) -> Result<Self, MaintainError> {
+        let manifest = Manifest::load(dir, Arc::clone(files))?;
+        let manifest = manifest.ok_or_else(|| MaintainError::NoStore { dir: dir.to_owned() })?;
+        let state = SuperState::clone(&manifest.state());
+        if !state.clean {
+            return Err(MaintainError::NotClosed { dir: dir.to_owned() });
+        }
+        let mut snapshot = Self { state, head: 0 };
+        snapshot.close(SystemClock.now_ms(), |file| Some(file.length));
+        snapshot.head = snapshot.end(dir, files)?;
+        Ok(snapshot)
+    }
+
+    /// Offset of the next frame, from the last segment.
+    fn end(&self, dir: &Path, files: &Arc<dyn Files>) -> Result<u64, MaintainError> {
+        let segments = self.state.files.iter().filter(|file| file.kind == FileKind::Segment);
+        let Some(last) = segments.max_by_key(|file| file.base) else { return Ok(0) };
+        if last.state == FileState::Sealed {
+            return Ok(last.base + last.count);
+        }
+        let path = place(dir, last, suffix(last.kind));
+        let failed = |error| MaintainError::io("read", &path, error);
+        let media = files.open_scan(&path).map_err(failed)?;
+        let head = media.view(0..media.len().min(FILE_HEADER_LEN as u64)).map_err(failed)?;
+        let corrupt = |error| MaintainError::Corrupt(Corruption::new(&path, 0, error));
+        let FileHeader { base, generation, file: uuid, salt, .. } =
+            FileHeader::decode(&head, Magic::Segment).map_err(corrupt)?;
+        let key = SegmentKey { base, generation, uuid, salt };
+        let scanned = scan(&media, &key, last.length.min(media.len())).map_err(failed)?;
+        Ok(scanned.next_offset)
+    }
+
+    /// Sets the lengths of unmarked files and leaves out those that hold nothing. False when a
+    /// length is not known.
+    fn close(&mut self, now_ms: u64, length: impl Fn(&FileEntry) -> Option<u64>) -> bool {
+        let mut known = true;
+        for file in &mut self.state.files {
+            if file.state == FileState::Unmarked {
+                match length(file) {
+                    Some(length) => file.length = length,
+                    None => known = false,
+                }
+            }
+        }
+        self.state.clean = true;
+        let segments: Vec<(u64, u32)> = (self.state.files.iter())
+            .filter(|file| file.kind == FileKind::Segment)
+            .map(|file| (file.base, file.generation))
+            .collect();
+        self.state.files.retain_mut(|file| match (file.kind, file.state) {
+            (FileKind::Pack, FileState::Unmarked) => {
+                // A pack stands for itself at any length, so it is a sealed one.
+                (file.state, file.newest_ms) = (FileState::Sealed, now_ms);
+                file.length > FILE_HEADER_LEN as u64
+            }
+            (FileKind::Segment, FileState::Unmarked) => {
+                let behind = segments.iter().filter(|&&place| place > (file.base, file.generation));
+                match behind.min() {
+                    // A segment without frames, whose tables the next one restates.
+                    Some((base, _)) if *base == file.base => false,
+                    Some((base, _)) => {
+                        file.state = FileState::Sealed;
+                        file.count = base - file.base;
+                        true
+                    }
+                    None => true,
+                }
+            }
+            (_, FileState::Dropped) => false,
+            (_, FileState::Sealed) => true,
+        });
+        known
+    }
+}

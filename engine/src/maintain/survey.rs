@@ -1,0 +1,261 @@
+//! Walks a segment of the log from end to end whatever is in it: whole batches, what is sound of
+//! damaged ones, and places where none can be made out. Unlike the walk of recovery it goes on
+//! behind damage, and unlike that of readers it keeps what is not a frame.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::format::batch::{BATCH_HEADER_LEN, BATCH_MAGIC, BatchError, BatchHeader, Expect};
+use crate::format::file::FILE_HEADER_LEN;
+use crate::format::record::{PREFIX_LEN, RecordError, RecordKind, RecordPrefix};
+use crate::limits::BATCH_BYTES_MAX;
+use crate::media::Media;
+use crate::recovery::scan::Window;
+
+const HEADER_LEN: u64 = BATCH_HEADER_LEN as u64;
+/// Bytes looked through at a time for the next batch; a multiple of 8.
+const SEARCH_LEN: u64 = 256 * 1024;
+
+/// A record that passed its CRC.
+#[derive(Debug, Clone)]
+pub(super) struct SoundRecord {
+    /// Where it begins in the file.
+    pub(super) position: u64,
+    pub(super) prefix: RecordPrefix,
+    pub(super) bytes: Bytes,
+}
+
+/// A stretch of a segment that was written by one append, as far as it can be made out.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    /// Where in the file.
+    pub(super) range: Range<u64>,
+    /// Its header, if that is sound.
+    pub(super) header: Option<BatchHeader>,
+    /// The offset its deltas count from; without a header what it should be.
+    pub(super) base: u64,
+    pub(super) records: Vec<SoundRecord>,
+    /// Number of the batch behind it, as far as known.
+    pub(super) seq_end: Option<u64>,
+    /// What is wrong with it, and where.
+    pub(super) bad: Option<(u64, BatchError)>,
+}
+
+impl Stretch {
+    /// Whether it is damaged and was never known to be durable: every batch with a lower number
+    /// than `durable_upto` was.
+    pub(super) fn is_torn(&self, durable_upto: u64) -> bool {
+        self.bad.is_some() && self.seq_end.is_some_and(|end| end > durable_upto)
+    }
+
+    /// The offset after its last sound frame.
+    pub(super) fn next_offset(&self) -> u64 {
+        let frames = self.records.iter().filter(|record| record.prefix.kind == RecordKind::Frame);
+        let deltas = frames.map(|record| u64::from(record.prefix.offset_delta) + 1);
+        self.base.saturating_add(deltas.max().unwrap_or(0))
+    }
+}
+
+/// The walk.
+#[derive(Debug)]
+pub(super) struct Survey {
+    window: Window,
+    salt: u32,
+    end: u64,
+    /// Where it is.
+    pub(super) position: u64,
+    /// What the next header must say to follow the one before it.
+    expect: Expect,
+    /// The offset of the next frame when none is missing.
+    pub(super) next_offset: u64,
+}
+
+impl Survey {
+    /// Reads below `end`, which is published.
+    pub(super) fn new(media: Arc<dyn Media>, salt: u32, base: u64, end: u64) -> Self {
+        Self {
+            window: Window::new(media, end),
+            salt,
+            end,
+            position: FILE_HEADER_LEN as u64,
+            expect: Expect { salt, seq: None, prev_crc: 0 },
+            next_offset: base,
+        }
+    }
+
+    /// The next stretch, or nothing at the end: when the file ends or only zeros follow.
+    pub(super) fn next(&mut self) -> io::Result<Option<Stretch>> {
+        if self.position >= self.end {
+            return Ok(None);
+        }
+        let at = self.position;
+        let stretch = match self.header_at(at)? {
+            Ok(header) if header.salt == self.salt => self.batch(at, header)?,
+            Ok(_) => self.hole(at, BatchError::Chain("salt"))?,
+            Err(BatchError::Absent) if self.is_zero_from(at)? => {
+                self.position = self.end;
+                return Ok(None);
+            }
+            Err(error) => self.hole(at, error)?,
+        };
+        self.position = stretch.range.end;
+        self.next_offset = stretch.next_offset().max(self.next_offset);
+        Ok(Some(stretch))
+    }
+
+    fn header_at(&mut self, at: u64) -> io::Result<Result<BatchHeader, BatchError>> {
+        Ok(BatchHeader::read(&self.window.get(at..at + HEADER_LEN)?))
+    }
+
+    /// A stretch whose header is sound.
+    fn batch(&mut self, at: u64, header: BatchHeader) -> io::Result<Stretch> {
+        let from = at + HEADER_LEN;
+        let end = (from + u64::from(header.length)).min(self.end);
+        let bytes = self.window.get(from..end)?;
+        let mut bad = header.check_records(&bytes).err().map(|error| (at, error));
+        let records = sound_records(&bytes, from, &mut bad);
+        if bad.is_none() {
+            // After damage was told, the batch behind it is not told again.
+            let place = header.check_place(&self.expect);
+            bad = place.err().map(|error| (at, error));
+        }
+        if bad.is_none() && header.base_offset < self.next_offset {
+            bad = Some((at, BatchError::Chain("base offset")));
+        }
+        let seq_end = Some(header.seq.saturating_add(1));
+        (self.expect.seq, self.expect.prev_crc) = (seq_end, header.header_crc);
+        let base = header.base_offset;
+        Ok(Stretch { range: at..end, header: Some(header), base, records, seq_end, bad })
+    }
+
+    /// A stretch without a header: goes on to the next one that is sound. Records behind a header
+    /// that is damaged can be sound all the same.
+    fn hole(&mut self, at: u64, why: BatchError) -> io::Result<Stretch> {
+        let end = self.find_header(at + 8)?;
+        let from = (at + HEADER_LEN).min(end);
+        let near = end.min(from + BATCH_BYTES_MAX as u64);
+        let records = sound_records(&self.window.get(from..near)?, from, &mut None);
+        let next = if end < self.end { self.header_at(end)?.ok() } else { None };
+        // The batch behind follows one that is not known.
+        let at_least = self.expect.seq.map(|seq| seq.saturating_add(1));
+        let seq_end = next.map(|header| header.seq).or(at_least);
+        self.expect.seq = next.map(|header| header.seq);
+        self.expect.prev_crc = next.map_or(0, |header| header.prev_crc);
+        let mut stretch = Stretch {
+            range: at..end,
+            header: None,
+            base: self.next_offset,
+            records,
+            seq_end,
+            bad: Some((at, why)),
+        };
+        if next.is_some_and(|next| stretch.next_offset() > next.base_offset) {
+            // They are not the ones that are missing here.
+            stretch.records.clear();
+        }
+        Ok(stretch)
+    }
+
+    /// Bytes of the file as they are, as many of them as there are.
+    pub(super) fn peek(&mut self, range: Range<u64>) -> io::Result<Bytes> {
+        self.window.get(range)
+    }
+
+    /// Where the next sound header of this segment is, or the end.
+    fn find_header(&mut self, from: u64) -> io::Result<u64> {
+        let mut at = from;
+        while at < self.end {
+            let upto = (at + SEARCH_LEN).min(self.end);
+            let bytes = self.window.get(at..upto)?;
+            for step in (0..bytes.len()).step_by(8) {
+                if !bytes[step..].starts_with(&BATCH_MAGIC) {
+                    continue;
+                }
+                let position = at + step as u64;
+                if self.header_at(position)?.is_ok_and(|header| header.salt == self.salt) {
+                    return Ok(position);
+                }
+            }
+            at = upto;
+        }
+        Ok(self.end)
+    }
+
+    /// Whether only zeros follow.
+    pub(super) fn is_zero_from(&mut self, from: u64) -> io::Result<bool> {
+        let mut at = from;
+        while at < self.end {
+            let upto = (at + SEARCH_LEN).min(self.end);
+            if self.window.get(at..upto)?.iter().any(|&byte| byte != 0) {
+                return Ok(false);
+            }
+            at = upto;
+        }
+        Ok(true)
+    }
+}
+
+/// The records of `bytes`, which begin at `from` in the file, that pass their CRC. Where one does
+/// not, `bad` is moved to it, and the walk goes on where it says it ends, if a sound one is there.
+fn sound_records(
+    bytes: &Bytes,
+    from: u64,
+    bad: &mut Option<(u64, BatchError)>,
+) -> Vec<SoundRecord> {
+    let mut records = Vec::new();
+    let mut at = 0;
+    let mut told = false;
+    while at + PREFIX_LEN <= bytes.len() {
+        let checked = RecordPrefix::read(&bytes[at..]).and_then(|prefix| {
+            let record = bytes.get(at..at + prefix.len as usize);
+            let record = record.ok_or(RecordError::Short)?;
+            RecordPrefix::check(record).map(|prefix| (prefix, bytes.slice_ref(record)))
+        });
+        match checked {
+            Ok((prefix, record)) => {
+                records.push(SoundRecord { position: from + at as u64, prefix, bytes: record });
+                at += prefix.stride();
+            }
+            Err(error) => {
+                if let Some(bad) = bad.as_mut().filter(|_| !std::mem::replace(&mut told, true)) {
+                    *bad = (from + at as u64, error.into());
+                }
+                at = next_sound(bytes, at + 8);
+            }
+        }
+    }
+    records
+}
+
+/// Where behind a damaged record the next sound one begins.
+fn next_sound(bytes: &Bytes, from: usize) -> usize {
+    (from..bytes.len())
+        .step_by(8)
+        .find(|&at| {
+            let Ok(prefix) = RecordPrefix::read(&bytes[at..]) else { return false };
+            let record = bytes.get(at..at + prefix.len as usize);
+            record.is_some_and(|record| RecordPrefix::check(record).is_ok())
+        })
+        .unwrap_or(bytes.len())
+}
+
+/// The salt of a segment whose header is damaged, from the first batch that verifies.
+pub(super) fn find_salt(media: &Arc<dyn Media>) -> Option<u32> {
+    let mut at = FILE_HEADER_LEN as u64;
+    while at < media.published() {
+        let upto = (at + SEARCH_LEN).min(media.published());
+        let bytes = media.view(at..upto).ok()?;
+        for step in (0..bytes.len()).step_by(8) {
+            if bytes[step..].starts_with(&BATCH_MAGIC)
+                && let Ok(header) = BatchHeader::read(&bytes[step..])
+            {
+                return Some(header.salt);
+            }
+        }
+        at = upto;
+    }
+    None
+}

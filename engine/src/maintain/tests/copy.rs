@@ -1,0 +1,239 @@
+//! Backup, fork and restore: what the copy holds, also when the copying is cut off anywhere.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{build, check, fill, go_on, none, tell};
+use crate::error::{ReadError, ReadOnlyReason};
+use crate::maintain::{CopyOptions, MaintainError, restore};
+use crate::media::Files;
+use crate::media::sim::{Image, SimDisk};
+use crate::options::{MediaChoice, SyncPolicy};
+use crate::read::ResumePoint;
+use crate::store::{Health, Store};
+use crate::testing::{fast_dir, frame, numbers, open, open_on, options, segment_files};
+
+#[test]
+fn a_backup_opens_with_all_there_was_and_grows() {
+    let dir = fast_dir();
+    let dest = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    fill(&store);
+    let copies = CopyOptions::copies();
+    let first = store.backup(dest.path(), copies, &mut go_on).unwrap();
+    assert_eq!((first.uuid, first.head), (store.info().uuid, store.info().head));
+    assert!(first.files_copied > 4 && first.files_kept == 0, "{first:?}");
+    let report = check(dest.path());
+    assert!(report.is_clean(), "{:#?}", report.findings);
+    let expected = tell(&store);
+    {
+        let backup = Store::open(dest.path(), none()).unwrap();
+        assert_eq!(backup.info().health, Health::ReadOnly(ReadOnlyReason::Backup));
+        assert!(tell(&backup) == expected);
+        backup.close().unwrap();
+    }
+    (0..700).for_each(|n| drop(store.append(frame("more", n).into()).unwrap()));
+    let second = store.backup(dest.path(), copies, &mut go_on).unwrap();
+    assert!(second.files_kept + 3 > first.files_copied, "{second:?}");
+    assert!(second.bytes_copied < first.bytes_copied / 2, "{second:?} {first:?}");
+    let expected = tell(&store);
+    let backup = Store::open(dest.path(), none()).unwrap();
+    assert!(tell(&backup) == expected);
+    backup.close().unwrap();
+    let report = check(dest.path());
+    assert!(report.is_clean(), "{:#?}", report.findings);
+    let third = store.backup(dest.path(), copies, &mut go_on).unwrap();
+    assert_eq!((third.files_copied, third.bytes_copied), (0, 0), "{third:?}");
+}
+
+#[test]
+fn what_is_no_place_for_a_backup_is_refused() {
+    let (dir, other, dest) = (fast_dir(), fast_dir(), fast_dir());
+    build(dir.path());
+    build(other.path());
+    let store = open(dir.path(), SyncPolicy::None);
+    let copies = CopyOptions::copies();
+    let backup = |dest: &Path| store.backup(dest, copies, &mut go_on);
+    assert!(matches!(backup(other.path()), Err(MaintainError::OtherStore { .. })));
+    assert!(matches!(backup(dir.path()), Err(MaintainError::Open(_))));
+    fs::write(dest.path().join("notes.txt"), "mine").unwrap();
+    assert!(matches!(backup(dest.path()), Err(MaintainError::NotEmpty { .. })));
+    assert!(matches!(store.fork(other.path()), Err(MaintainError::NotEmpty { .. })));
+    let there = fast_dir();
+    open(other.path(), SyncPolicy::None).backup(there.path(), copies, &mut go_on).unwrap();
+    assert!(matches!(backup(there.path()), Err(MaintainError::OtherStore { .. })));
+    store.close().unwrap();
+    assert!(matches!(backup(there.path()), Err(MaintainError::Closed)));
+}
+
+#[test]
+fn a_damaged_store_is_not_copied_over_a_good_backup() {
+    let (dir, dest) = (fast_dir(), fast_dir());
+    build(dir.path());
+    let segment = segment_files(dir.path()).remove(0);
+    let file = fs::File::options().write(true).open(&segment).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rot!", 3000).unwrap();
+    let store = open(dir.path(), SyncPolicy::None);
+    let refused = store.backup(dest.path(), CopyOptions::copies(), &mut go_on);
+    match refused {
+        Err(MaintainError::Corrupt(corruption)) => assert_eq!(corruption.path, segment),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_fork_shares_the_past_and_has_a_future_of_its_own() {
+    let (dir, dest) = (fast_dir(), fast_dir());
+    let store = open(dir.path(), SyncPolicy::None);
+    fill(&store);
+    let report = store.fork(dest.path()).unwrap();
+    assert!(report.files_linked >= 3 && report.files_copied > 0, "{report:?}");
+    let sealed = segment_files(dest.path()).remove(0);
+    assert_eq!(fs::metadata(sealed).unwrap().nlink(), 2);
+    let report = check(dest.path());
+    assert!(report.is_clean(), "{:#?}", report.findings);
+    let fork = open(dest.path(), SyncPolicy::None);
+    let (past, parent) = (tell(&store), store.info());
+    assert!(tell(&fork) == past);
+    assert_eq!((fork.info().parent, fork.info().health), (parent.uuid, Health::Writable));
+    assert_ne!(fork.info().uuid, parent.uuid);
+    fork.append(frame("only.fork", 1).into()).unwrap();
+    store.append(frame("only.parent", 1).into()).unwrap();
+    store.append(frame("only.parent", 2).into()).unwrap();
+    assert_eq!((tell(&store).len(), tell(&fork).len()), (past.len() + 2, past.len() + 1));
+    // The parent's later life is refused, what both share is not.
+    let head = parent.head;
+    let anonymous = |point: ResumePoint| ResumePoint { store: None, ..point };
+    let ahead = |point| match fork.check_resume(&point) {
+        Err(ReadError::CursorAhead { offset }) => Some(offset),
+        Ok(()) => None,
+        Err(other) => panic!("{other}"),
+    };
+    assert_eq!(ahead(anonymous(store.resume_point(head + 1))), Some(head));
+    assert_eq!(ahead(anonymous(store.resume_point(head))), None);
+    let foreign = fork.check_resume(&store.resume_point(3));
+    assert_eq!(foreign, Err(ReadError::OtherStore { store: parent.uuid }));
+    store.close().unwrap();
+    let store = open(dir.path(), SyncPolicy::None);
+    store.append(frame("only.parent", 3).into()).unwrap();
+    assert_eq!(ahead(anonymous(store.resume_point(7))), Some(7));
+    assert_eq!(ahead(fork.resume_point(head + 1)), None);
+    // Each goes on alone.
+    drop(store);
+    fs::remove_dir_all(dir.path()).unwrap();
+    fork.close().unwrap();
+    assert!(check(dest.path()).is_clean());
+    let fork = open(dest.path(), SyncPolicy::None);
+    assert_eq!(tell(&fork).len(), past.len() + 1);
+}
+
+#[test]
+fn a_backup_is_restored_as_a_store_of_its_own() {
+    let (dir, dest, back) = (fast_dir(), fast_dir(), fast_dir());
+    let store = open(dir.path(), SyncPolicy::None);
+    fill(&store);
+    store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
+    let (past, parent) = (tell(&store), store.info());
+    for options in [CopyOptions::copies(), CopyOptions::links()] {
+        let back = back.path().join(format!("{}", options.link));
+        let report = restore(dest.path(), &back, options, &mut go_on).unwrap();
+        assert_eq!((report.head, report.source), (parent.head, parent.uuid));
+        let restored = open(&back, SyncPolicy::None);
+        assert!(tell(&restored) == past);
+        assert_eq!(restored.info().parent, parent.uuid);
+        assert!(restored.info().epoch > parent.epoch);
+        restored.append(frame("after", 1).into()).unwrap();
+        restored.close().unwrap();
+        assert!(check(&back).is_clean());
+    }
+    assert!(check(dest.path()).is_clean());
+    let crashed = crate::testing::crash(dir.path());
+    let refused =
+        restore(crashed.path(), &back.path().join("no"), CopyOptions::links(), &mut go_on);
+    assert!(matches!(refused, Err(MaintainError::NotClosed { .. })));
+}
+
+#[test]
+fn an_empty_store_is_copied_too() {
+    let (dir, dest, fork) = (fast_dir(), fast_dir(), fast_dir());
+    let store = open(dir.path(), SyncPolicy::Sync);
+    store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
+    store.fork(fork.path()).unwrap();
+    let fork = open(fork.path(), SyncPolicy::Sync);
+    fork.append(frame("a", 1).into()).unwrap();
+    assert_eq!(numbers(&fork), [1]);
+    let cursors = vec![super::cursor("only", 3, b"state")];
+    store.append(crate::append::Batch { cursors, ..Default::default() }).unwrap();
+    store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
+    let backup = Store::open(dest.path(), none()).unwrap();
+    assert_eq!(backup.cursors().len(), 1);
+}
+
+#[test]
+fn a_copy_can_be_stopped_and_taken_up() {
+    let (dir, dest) = (fast_dir(), fast_dir());
+    build(dir.path());
+    let store = open(dir.path(), SyncPolicy::None);
+    let copies = CopyOptions::copies();
+    let stopped = store.backup(dest.path(), copies, &mut |progress| match progress.bytes
+        > progress.bytes_total / 2
+    {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    });
+    assert!(matches!(stopped, Err(MaintainError::Stopped)));
+    let report = store.backup(dest.path(), copies, &mut go_on).unwrap();
+    assert!(report.files_kept >= 2, "{report:?}");
+    assert!(tell(&Store::open(dest.path(), none()).unwrap()) == tell(&store));
+}
+
+#[test]
+fn a_power_cut_anywhere_leaves_the_backup_before_or_the_one_after() {
+    let root = fast_dir();
+    let (home, dest) = (root.path().join("home"), root.path().join("dest"));
+    [&home, &dest].map(|dir| fs::create_dir(dir).unwrap());
+    let disk = SimDisk::new(&Image::new(), root.path(), MediaChoice::Positioned);
+    let files: Arc<dyn Files> = Arc::new(disk.clone());
+    let store = open_on(&home, options(SyncPolicy::Sync), Arc::clone(&files)).unwrap();
+    let images = Arc::new(Mutex::new(Vec::new()));
+    for head in [0, 500] {
+        for n in head..head + 500 {
+            let new = super::with_body(frame("a", n), format!("{n}").repeat(40).as_bytes());
+            store.append(new.into()).unwrap();
+        }
+        let kept = Arc::clone(&images);
+        disk.watch(move |number, moment| kept.lock().push((number, moment.power_cut(number))));
+        let copies = CopyOptions::copies();
+        store.inner.backup_on(&dest, &files, copies, &mut go_on).unwrap();
+        disk.unwatch();
+        images.lock().push((disk.count(), disk.moment().power_cut(disk.count())));
+    }
+    store.close().unwrap();
+    let mut seen = BTreeSet::new();
+    for (cut_at, image) in images.lock().drain(..) {
+        let left = SimDisk::new(&image, root.path(), MediaChoice::Positioned);
+        let files: Arc<dyn Files> = Arc::new(left);
+        let backup = match open_on(&dest, none(), Arc::clone(&files)) {
+            Ok(backup) => backup,
+            Err(error) => panic!("cut at {cut_at}: {error}"),
+        };
+        let found = numbers(&backup).len();
+        if found > 0 {
+            let health = backup.info().health;
+            assert_eq!(health, Health::ReadOnly(ReadOnlyReason::Backup), "cut at {cut_at}");
+            let bodies = backup.read(&Default::default()).unwrap().map(|frame| {
+                backup.blob(&frame.unwrap().hash().unwrap()).unwrap().unwrap().bytes(1 << 20)
+            });
+            assert_eq!(bodies.filter(Result::is_ok).count(), found, "cut at {cut_at}");
+        }
+        seen.insert(found);
+        assert!([0, 500, 1000].contains(&found), "cut at {cut_at}: {found} frames");
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 500, 1000]);
+}

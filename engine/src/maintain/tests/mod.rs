@@ -1,0 +1,119 @@
+//! What the tests of looking after a store share.
+
+mod copy;
+mod repair;
+mod verify;
+
+use std::num::NonZeroU64;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::finding::{Progress, VerifyReport};
+use crate::append::Batch;
+use crate::options::{StoreOptions, SyncPolicy};
+use crate::store::Store;
+use crate::testing::{frame, options};
+use crate::value::{
+    Body, CursorChange, CursorName, ExpectRevision, FrameId, NewFrame, Origin, Ttl,
+};
+
+/// Frames that fill one segment of the smallest size several times.
+const FRAMES: u64 = 1200;
+
+fn go_on(_progress: &Progress<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn with_body(new: NewFrame, body: &[u8]) -> NewFrame {
+    NewFrame { body: Body::Inline(Bytes::copy_from_slice(body)), ..new }
+}
+
+fn cursor(name: &str, offset: u64, state: &[u8]) -> CursorChange {
+    CursorChange {
+        name: CursorName::parse(name).unwrap(),
+        expect: ExpectRevision::Any,
+        set: Some((offset, Bytes::copy_from_slice(state))),
+    }
+}
+
+/// Bytes that do not compress.
+fn noise(len: usize, mut seed: u64) -> Vec<u8> {
+    (0..len)
+        .map(|_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 56) as u8
+        })
+        .collect()
+}
+
+/// Fills a store with everything one can hold, over several segments and packs.
+fn fill(store: &Store) {
+    for n in 0..FRAMES {
+        let topic = ["a", "a.b", "metrics.cpu"][n as usize % 3];
+        let new = match n % 40 {
+            7 => with_body(frame(topic, n), &noise(1500, n)),
+            8 => with_body(frame(topic, n), format!("body {n} ").repeat(40).as_bytes()),
+            9 => NewFrame { ttl: Ttl::Last(NonZeroU64::new(3).unwrap()), ..frame("state", n) },
+            10 => NewFrame { ttl: Ttl::TimeMs(u64::MAX), ..frame(topic, n) },
+            11 => NewFrame { origin: Some(origin()), ..frame(topic, n) },
+            12 => NewFrame { ttl: Ttl::Ephemeral, ..frame(topic, n) },
+            _ => frame(topic, n),
+        };
+        let cursors = match n % 100 {
+            0 => vec![cursor("reader", n, b"{}"), cursor("long", n, &noise(9000, n))],
+            50 => vec![cursor("gone", n, b"")],
+            51 => vec![CursorChange { set: None, ..cursor("gone", 0, b"") }],
+            _ => Vec::new(),
+        };
+        store.append(Batch { frames: vec![new], cursors, ..Batch::default() }).unwrap();
+    }
+    store.append(with_body(frame("long", 1), &noise(40_000, 9)).into()).unwrap();
+    store.append(with_body(frame("longer", 1), &noise(200_000, 11)).into()).unwrap();
+}
+
+fn origin() -> Origin {
+    Origin {
+        processor: FrameId::first_of_ms(1),
+        input: Some(FrameId::first_of_ms(2)),
+        input_offset: Some(3),
+        hops: 4,
+    }
+}
+
+/// A closed store with everything in it.
+fn build(dir: &Path) {
+    let store = Store::open(dir, none()).unwrap();
+    fill(&store);
+    store.close().unwrap();
+}
+
+fn none() -> StoreOptions {
+    options(SyncPolicy::None)
+}
+
+fn check(dir: &Path) -> VerifyReport {
+    super::verify(dir, &mut go_on).unwrap()
+}
+
+/// All that readers can see, as text.
+fn tell(store: &Store) -> Vec<String> {
+    let everything = crate::value::TopicPatterns::everything();
+    let options = crate::value::ReadOptions { topics: everything, ..Default::default() };
+    let mut told: Vec<String> = store
+        .read(&options)
+        .unwrap()
+        .map(|frame| {
+            let frame = frame.unwrap();
+            let body = frame
+                .hash()
+                .map(|hash| store.blob(&hash).unwrap().unwrap().bytes(u64::MAX).unwrap().len());
+            format!("{:?} {} {} {body:?}", frame.offset(), frame.id(), frame.topic())
+        })
+        .collect();
+    for (name, _) in store.cursors() {
+        told.push(format!("{name} {:?}", store.cursor(&name).unwrap()));
+    }
+    told
+}

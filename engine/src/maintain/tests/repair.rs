@@ -1,0 +1,273 @@
+//! Repair: what verifies is saved with its ids and offsets, what is lost is named.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{build, check, go_on, none, tell};
+use crate::error::OpenError;
+use crate::maintain::repair::{RepairReport, repair_files};
+use crate::maintain::{MaintainError, Problem, Severity, repair};
+use crate::media::sim::{Image, SimDisk};
+use crate::media::{Disk, Files};
+use crate::options::{MediaChoice, SyncPolicy};
+use crate::store::{Health, Store};
+use crate::testing::{
+    batches, crash, edit, fast_dir, frame, open, open_on, options, segment_files,
+};
+
+/// What a store holds, each frame under its offset.
+fn held(store: &Store) -> BTreeMap<u64, String> {
+    let options = crate::value::ReadOptions {
+        topics: crate::value::TopicPatterns::everything(),
+        ..Default::default()
+    };
+    let frames = store.read(&options).unwrap().flatten();
+    frames
+        .map(|frame| (frame.offset().unwrap(), format!("{} {:?}", frame.id(), frame.record())))
+        .collect()
+}
+
+/// Repairs a damaged copy of a store; the report, and what the new store holds.
+fn saved(dir: &Path, change: impl FnOnce(&Path)) -> (RepairReport, BTreeMap<u64, String>) {
+    let (image, into) = (crash(dir), fast_dir());
+    change(image.path());
+    let report = repair(image.path(), into.path(), &mut go_on).unwrap();
+    let checked = check(into.path());
+    let lost_blobs = |f: &&crate::maintain::Finding| f.problem != Problem::MissingBlob;
+    assert!(checked.findings.iter().find(lost_blobs).is_none(), "{:#?}", checked.findings);
+    let store = open(into.path(), SyncPolicy::None);
+    assert_eq!(store.info().health, Health::Writable);
+    assert_eq!((store.info().uuid, store.info().head), (report.uuid, report.head));
+    let all = held(&store);
+    // It is a store like any other.
+    let stamp = store.append(frame("after", 1).into()).unwrap().frames[0];
+    assert_eq!(stamp.offset, Some(report.head));
+    assert!(all.values().all(|text| *text < format!("{} ", stamp.id)), "ids go on");
+    assert_eq!(store.cursors().len() as u64, report.cursors);
+    store.close().unwrap();
+    assert!(open(into.path(), SyncPolicy::None).get_at(report.head).unwrap().is_some());
+    (report, all)
+}
+
+#[test]
+fn a_sound_store_is_saved_whole() {
+    let dir = fast_dir();
+    build(dir.path());
+    let (whole, before) = {
+        let store = Store::open(dir.path(), none()).unwrap();
+        let told = (held(&store), tell(&store));
+        store.close().unwrap();
+        told
+    };
+    for without_manifest in [false, true] {
+        let (image, into) = (crash(dir.path()), fast_dir());
+        if without_manifest {
+            for name in ["super.a", "super.b"] {
+                edit(&image.path().join(name), |bytes| bytes[30] ^= 1);
+            }
+            assert!(matches!(Store::open(image.path(), none()), Err(OpenError::Corrupt(_))));
+        }
+        let report = repair(image.path(), into.path(), &mut go_on).unwrap();
+        assert_eq!((report.lost_total, report.frames_lost), (0, 0), "{report:#?}");
+        assert_eq!(report.manifest_rebuilt, without_manifest);
+        let store = Store::open(into.path(), none()).unwrap();
+        assert!(held(&store) == whole && tell(&store) == before);
+        assert_eq!(store.info().parent, report.source);
+        assert_ne!(store.info().parent, [0; 16]);
+    }
+    // Without any manifest there is no store to open, and all of it to save.
+    let (image, into) = (crash(dir.path()), fast_dir());
+    fs::remove_file(image.path().join("super.a")).unwrap();
+    fs::remove_file(image.path().join("super.b")).unwrap();
+    assert!(matches!(Store::open(image.path(), none()), Err(OpenError::NoManifest { .. })));
+    let report = repair(image.path(), into.path(), &mut go_on).unwrap();
+    assert_eq!((report.frames as usize, report.lost_total), (whole.len(), 0));
+}
+
+#[test]
+fn what_is_lost_is_named_and_the_rest_keeps_its_place() {
+    let dir = fast_dir();
+    build(dir.path());
+    let whole = held(&Store::open(dir.path(), none()).unwrap());
+    let segment = segment_files(dir.path()).remove(0);
+    let name = segment.strip_prefix(dir.path()).unwrap().to_owned();
+    let places = batches(&segment);
+    // A record: one frame.
+    let (report, all) = saved(dir.path(), |dir| {
+        edit(&dir.join(&name), |bytes| bytes[places[20] + 64 + 33] ^= 1);
+    });
+    assert_eq!((report.frames_lost, report.lost_total), (1, 1), "{report:#?}");
+    let lost = report.lost[0].offset.unwrap();
+    assert_eq!((report.lost[0].severity, all.len() + 1), (Severity::Lost, whole.len()));
+    assert!(whole.iter().all(|(offset, text)| *offset == lost || all.get(offset) == Some(text)));
+    // A batch header: nothing, for the record behind it is sound.
+    let (report, all) = saved(dir.path(), |dir| {
+        edit(&dir.join(&name), |bytes| bytes[places[20] + 17] ^= 1);
+    });
+    assert_eq!((report.frames_lost, all == whole), (0, true), "{report:#?}");
+    // The file header: nothing, for the batches are sound.
+    let (report, all) = saved(dir.path(), |dir| edit(&dir.join(&name), |bytes| bytes[3] ^= 1));
+    assert_eq!((report.frames_lost, all == whole), (0, true), "{report:#?}");
+    // A hole.
+    let (report, all) = saved(dir.path(), |dir| {
+        edit(&dir.join(&name), |bytes| bytes[places[20]..places[60]].fill(0xff));
+    });
+    let range = report.lost[0].offset.unwrap()..report.lost[0].offset_end.unwrap();
+    assert_eq!(report.frames_lost, range.end - range.start, "{report:#?}");
+    let kept = |(offset, text): (&u64, &String)| match range.contains(offset) {
+        true => !all.contains_key(offset),
+        false => all.get(offset) == Some(text),
+    };
+    assert!(range.end - range.start > 30 && whole.iter().all(kept));
+    // A file.
+    let (report, all) = saved(dir.path(), |dir| fs::remove_file(dir.join(&name)).unwrap());
+    assert_eq!(report.lost[0].problem, Problem::Missing);
+    assert_eq!(all.len() as u64 + report.frames_lost, whole.len() as u64, "{report:#?}");
+}
+
+#[test]
+fn damaged_packs_cost_their_damaged_blobs() {
+    let dir = fast_dir();
+    build(dir.path());
+    let blobs = dir.path().join("blobs");
+    let packs = fs::read_dir(&blobs).unwrap().map(|entry| entry.unwrap().path());
+    let mut packs: Vec<_> = packs.filter(|p| p.extension().unwrap() == "pack").collect();
+    packs.sort();
+    let sound = check(dir.path()).blobs;
+    let name = packs[0].strip_prefix(dir.path()).unwrap();
+    let (report, _) = saved(dir.path(), |dir| {
+        edit(&dir.join(name), |bytes| bytes[200] ^= 1);
+    });
+    assert!(report.blobs < sound && report.blobs + 40 > sound, "{report:#?}");
+    let of = |problem| report.lost.iter().filter(|f| f.problem == problem).count();
+    assert!(of(Problem::Blob) >= 1 && of(Problem::MissingBlob) >= 1, "{report:#?}");
+    let (report, _) = saved(dir.path(), |dir| edit(&dir.join(name), |bytes| bytes[3] ^= 1));
+    assert_eq!((report.blobs, report.lost_total), (sound, 0), "{report:#?}");
+}
+
+#[test]
+fn the_cursors_survive_the_loss_of_their_checkpoint() {
+    let dir = fast_dir();
+    build(dir.path());
+    let cursors = Store::open(dir.path(), none()).unwrap().cursors();
+    let last = segment_files(dir.path()).pop().unwrap();
+    let name = last.strip_prefix(dir.path()).unwrap();
+    let places = batches(&last);
+    let (image, into) = (crash(dir.path()), fast_dir());
+    edit(&image.path().join(name), |bytes| bytes[places[0]..places[1]].fill(0xee));
+    repair(image.path(), into.path(), &mut go_on).unwrap();
+    let saved = Store::open(into.path(), none()).unwrap().cursors();
+    assert!(!saved.is_empty() && saved == cursors);
+}
+
+#[test]
+fn what_was_never_acknowledged_is_not_saved_behind_a_hole() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    (0..50).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    let image = crash(dir.path());
+    let segment = segment_files(image.path()).remove(0);
+    let places = batches(&segment);
+    edit(&segment, |bytes| bytes[places[20] + 80] ^= 1);
+    let into = fast_dir();
+    let report = repair(image.path(), into.path(), &mut go_on).unwrap();
+    let opened = open(image.path(), SyncPolicy::None).info().head;
+    assert_eq!((report.head, report.frames), (opened, opened), "{report:#?}");
+}
+
+#[test]
+fn any_damage_is_survived() {
+    let dir = fast_dir();
+    build(dir.path());
+    let whole = held(&Store::open(dir.path(), none()).unwrap());
+    let mut seed = 11u64;
+    let mut random = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) as usize % below
+    };
+    for round in 0..40 {
+        let (report, all) = saved(dir.path(), |image| {
+            let mut files = Vec::new();
+            for sub in ["log", "blobs", ""] {
+                let listed = fs::read_dir(image.join(sub)).unwrap();
+                files.extend(listed.map(|e| e.unwrap().path()).filter(|path| path.is_file()));
+            }
+            files.sort();
+            for _ in 0..4 {
+                let path = &files[random(files.len())];
+                edit(path, |bytes| {
+                    let at = random(bytes.len().max(1));
+                    match random(3) {
+                        0 => bytes.truncate(at),
+                        1 => {
+                            bytes.iter_mut().skip(at).take(500).for_each(|b| *b = random(256) as u8)
+                        }
+                        _ => bytes.iter_mut().skip(at).take(1).for_each(|b| *b ^= 1 << random(8)),
+                    }
+                });
+            }
+        });
+        let same = |(offset, text)| whole.get(offset) == Some(text);
+        assert!(all.iter().all(same), "round {round}: {report:#?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_repaired_is_refused() {
+    let (dir, into) = (fast_dir(), fast_dir());
+    let nothing = repair(dir.path(), into.path(), &mut go_on);
+    assert!(matches!(nothing, Err(MaintainError::NoStore { .. })), "{nothing:?}");
+    build(dir.path());
+    let other = fast_dir();
+    build(other.path());
+    let full = repair(dir.path(), other.path(), &mut go_on);
+    assert!(matches!(full, Err(MaintainError::NotEmpty { .. })), "{full:?}");
+    let mut at = 0;
+    let stopped = repair(dir.path(), into.path(), &mut |_| {
+        at += 1;
+        match at > 9 {
+            true => std::ops::ControlFlow::Break(()),
+            false => std::ops::ControlFlow::Continue(()),
+        }
+    });
+    assert!(matches!(stopped, Err(MaintainError::Stopped)), "{stopped:?}");
+    let store = Store::open(dir.path(), none()).unwrap();
+    let used = repair(dir.path(), fast_dir().path(), &mut go_on);
+    assert!(matches!(used, Err(MaintainError::Open(OpenError::Locked { .. }))), "{used:?}");
+    store.close().unwrap();
+}
+
+#[test]
+fn a_power_cut_leaves_no_store_or_the_whole_one() {
+    let (home, dest) = (fast_dir(), fast_dir());
+    build(home.path());
+    let whole = held(&Store::open(home.path(), none()).unwrap());
+    let disk = SimDisk::new(&Image::new(), dest.path(), MediaChoice::Positioned);
+    let to: Arc<dyn Files> = Arc::new(disk.clone());
+    let from: Arc<dyn Files> = Arc::new(Disk::new(MediaChoice::Positioned, home.path()));
+    let images = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&images);
+    disk.watch(move |number, moment| kept.lock().push(moment.power_cut(number)));
+    repair_files(home.path(), from, dest.path(), to, &mut go_on).unwrap();
+    disk.unwatch();
+    images.lock().push(disk.moment().power_cut(1));
+    let mut whole_ones = 0;
+    for (cut_at, image) in images.lock().drain(..).enumerate() {
+        let left = SimDisk::new(&image, dest.path(), MediaChoice::Positioned);
+        let files: Arc<dyn Files> = Arc::new(left);
+        match open_on(dest.path(), options(SyncPolicy::None), files) {
+            Ok(store) if held(&store).is_empty() => assert_eq!(store.info().head, 0),
+            Ok(store) => {
+                assert!(held(&store) == whole, "cut at {cut_at}");
+                whole_ones += 1;
+            }
+            Err(OpenError::NoManifest { .. }) => {}
+            Err(error) => panic!("cut at {cut_at}: {error}"),
+        }
+    }
+    assert!(whole_ones > 0);
+}

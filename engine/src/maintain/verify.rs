@@ -1,0 +1,225 @@
+//! Checks every byte of every file of a store and names what is wrong. It reports and never edits,
+//! reads front to back, and takes no more memory for a large store than for a small one.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::backup::lock_to_read;
+use super::copy::Watch;
+use super::error::MaintainError;
+use super::finding::{Progress, VerifyReport};
+use super::read_only::ReadOnlyFiles;
+use super::snapshot::Snapshot;
+use crate::blob::PackView;
+use crate::env::{Env, Random};
+use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
+use crate::limits::FINDINGS_MAX;
+use crate::manifest::Manifest;
+use crate::media::{Disk, Files};
+use crate::options::{MediaChoice, StoreOptions};
+use crate::store::{Inner, Store};
+use crate::value::{BlobHash, Frame};
+
+/// Bytes read at a time.
+pub(super) const PIECE_LEN: u64 = 1024 * 1024;
+/// The longest derived file that is read.
+const DERIVED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// A check under way.
+pub(super) struct Checker<'a> {
+    /// The store as it was when the check began, for reading only.
+    pub(super) env: Arc<Env>,
+    /// The store that is open in this process, if it is.
+    inner: Option<&'a Inner>,
+    pub(super) live: bool,
+    pub(super) report: VerifyReport,
+    packs: Option<PackView>,
+    /// Blobs of which a copy is damaged: their being there proves nothing.
+    bad_blobs: HashSet<BlobHash>,
+    /// There are too many of them to remember each, or it is not known which they are.
+    many_bad: bool,
+    watch: Watch<'a>,
+    bytes: u64,
+    bytes_total: u64,
+}
+
+impl Store {
+    /// Checks every byte of the store as it is now; appends go on meanwhile. `watch` is called as
+    /// the check proceeds, at least once for each batch and blob, and stops it by breaking.
+    ///
+    /// # Errors
+    /// [`MaintainError`] when the check cannot go on; what is wrong with the store is no error but
+    /// in the report.
+    pub fn verify(
+        &self,
+        watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<VerifyReport, MaintainError> {
+        self.inner.verify(watch)
+    }
+}
+
+/// Checks every byte of the store in `dir`, which nobody has open. Nothing is changed, also not
+/// what the next open will clear away.
+///
+/// # Errors
+/// [`MaintainError`] when the check cannot go on: the store is open somewhere, there is none, or
+/// neither copy of its manifest tells which files it has. What is wrong with the store is no error
+/// but in the report.
+pub fn verify(
+    dir: &Path,
+    watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+) -> Result<VerifyReport, MaintainError> {
+    if !dir.join("super.a").exists() && !dir.join("super.b").exists() {
+        return Err(MaintainError::NoStore { dir: dir.to_owned() });
+    }
+    let _lock = lock_to_read(dir)?;
+    verify_files(dir, Arc::new(Disk::new(MediaChoice::Positioned, dir)), watch)
+}
+
+/// The same through `files`, without the lock.
+pub(super) fn verify_files(
+    dir: &Path,
+    files: Arc<dyn Files>,
+    watch: Watch<'_>,
+) -> Result<VerifyReport, MaintainError> {
+    let manifest = Manifest::load(dir, Arc::clone(&files))?;
+    let manifest = manifest.ok_or_else(|| MaintainError::NoStore { dir: dir.to_owned() })?;
+    let state = SuperState::clone(&manifest.state());
+    let env = Arc::new(looked_at(dir, files, state)?);
+    Checker::new(env, None, watch).run()
+}
+
+impl Inner {
+    pub(super) fn verify(&self, watch: Watch<'_>) -> Result<VerifyReport, MaintainError> {
+        let (snapshot, _) = Snapshot::of_open(self)?;
+        let files = Arc::clone(&self.env.files);
+        let env = Arc::new(looked_at(&self.env.dir, files, snapshot.state)?);
+        Checker::new(env, Some(self), watch).run()
+    }
+}
+
+/// A store that is only looked at.
+fn looked_at(dir: &Path, files: Arc<dyn Files>, state: SuperState) -> Result<Env, MaintainError> {
+    let files: Arc<dyn Files> = Arc::new(ReadOnlyFiles(files));
+    let options = StoreOptions::default();
+    let random = Random::new(&*options.entropy);
+    Ok(Env {
+        dir: dir.to_owned(),
+        manifest: Manifest::unwritten(dir, Arc::clone(&files), state),
+        files,
+        clock: Arc::clone(&options.clock),
+        options,
+        random: random.map_err(|error| MaintainError::io("seed ids for", dir, error))?,
+        holds: super::Holds::default(),
+    })
+}
+
+impl<'a> Checker<'a> {
+    fn new(env: Arc<Env>, inner: Option<&'a Inner>, watch: Watch<'a>) -> Self {
+        let bytes_total = env.manifest.state().files.iter().map(|file| file.length).sum();
+        Self {
+            env,
+            inner,
+            live: inner.is_some(),
+            report: VerifyReport::default(),
+            packs: None,
+            bad_blobs: HashSet::new(),
+            many_bad: false,
+            watch,
+            bytes: 0,
+            bytes_total,
+        }
+    }
+
+    fn run(mut self) -> Result<VerifyReport, MaintainError> {
+        self.manifest();
+        let mut files = self.env.manifest.state().files.clone();
+        files.sort_unstable_by_key(|file| (file.base, file.generation));
+        self.strangers(&files)?;
+        files.retain(|file| file.state != FileState::Dropped);
+        let of = |kind| move |file: &&FileEntry| file.kind == kind;
+        // The packs first: the log is asked whether what it names is there.
+        let (mut sealed, mut open) = (Vec::new(), Vec::new());
+        for file in files.iter().filter(of(FileKind::Pack)) {
+            match self.pack(file)? {
+                Some(_) if file.state == FileState::Sealed => sealed.push(*file),
+                other => open.extend(other),
+            }
+        }
+        if !self.live {
+            self.packs = Some(PackView::new(&self.env, &sealed, &open));
+        }
+        drop(open);
+        let segments: Vec<FileEntry> =
+            files.iter().filter(of(FileKind::Segment)).copied().collect();
+        self.log(&segments)?;
+        Ok(self.report)
+    }
+
+    /// Whether a blob is there and sound.
+    pub(super) fn has_blob(&self, hash: &BlobHash) -> bool {
+        let suspect = self.many_bad || self.bad_blobs.contains(hash);
+        match (self.inner, &self.packs) {
+            (Some(inner), _) if suspect => inner.blobs.contains_sound(hash),
+            (Some(inner), _) => inner.blobs.contains(hash),
+            (None, Some(packs)) if suspect => packs.contains_sound(hash),
+            (None, Some(packs)) => packs.contains(hash),
+            (None, None) => true,
+        }
+    }
+
+    /// Remembers a blob of which a copy is damaged.
+    pub(super) fn suspect(&mut self, hash: Option<BlobHash>) {
+        self.many_bad |= hash.is_none() || self.bad_blobs.len() >= FINDINGS_MAX;
+        self.bad_blobs.extend(hash.filter(|_| !self.many_bad));
+    }
+
+    /// Whether readers of a running store may see a frame: what is gone may have lost its blob.
+    pub(super) fn is_visible(&self, frame: &Frame) -> bool {
+        self.inner.is_none_or(|inner| inner.is_visible(frame, inner.log.head()))
+    }
+
+    /// Whether a file of a running store was replaced since the check began.
+    pub(super) fn is_replaced(&self, file: &FileEntry) -> bool {
+        self.inner.is_some_and(|inner| {
+            let now = inner.env.manifest.state();
+            let same = |other: &FileEntry| {
+                (other.kind, other.base, other.generation)
+                    == (file.kind, file.base, file.generation)
+            };
+            !now.files.iter().any(same)
+        })
+    }
+
+    /// Counts bytes that were read, and asks whether to go on.
+    pub(super) fn advance(&mut self, path: &Path, bytes: u64) -> Result<(), MaintainError> {
+        self.report.bytes += bytes;
+        self.bytes += bytes;
+        self.pace(path)
+    }
+
+    /// Asks whether to go on.
+    pub(super) fn pace(&mut self, path: &Path) -> Result<(), MaintainError> {
+        let (bytes, bytes_total) = (self.bytes, self.bytes_total.max(self.bytes));
+        match (self.watch)(&Progress { path, bytes, bytes_total }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(MaintainError::Stopped),
+        }
+    }
+
+    /// The bytes of a derived file, if it is there and can be read.
+    pub(super) fn read_derived(&mut self, path: &Path) -> Option<Bytes> {
+        let len = self.env.files.len_of(path).ok()?;
+        if len > DERIVED_BYTES_MAX {
+            return None;
+        }
+        let media = self.env.files.open_sealed(path).ok()?;
+        self.report.files += 1;
+        self.report.bytes += len;
+        media.view(0..media.len()).ok()
+    }
+}

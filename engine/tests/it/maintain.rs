@@ -1,0 +1,181 @@
+//! Looking after a store while it is in use, and being killed over it.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use xs_engine::{
+    CopyOptions, Frame, Health, MaintainError, Progress, ReadOnlyReason, Severity, Store,
+    SyncPolicy, verify,
+};
+
+use crate::support::{
+    MEDIA, batch, everything, frames, number_of, numbered, open, options, scratch, with_body,
+};
+
+const DIR: &str = "XS_IT_BACKUP_DIR";
+
+fn go_on(_progress: &Progress<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// Appends pairs of frames until told to stop, every third with a body.
+fn write_until(store: &Store, topic: &str, stop: &AtomicBool) {
+    for n in (0..).step_by(2) {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let body = n.to_string().repeat(30);
+        let second = match n % 3 {
+            0 => with_body(numbered(topic, n + 1), body.as_bytes()),
+            _ => numbered(topic, n + 1),
+        };
+        store.append(batch([numbered(topic, n), second])).unwrap();
+    }
+}
+
+/// The frames of a copy with their bodies, which are checked.
+fn read_copy(dir: &Path) -> Vec<Frame> {
+    let copy = open(dir, &options(MEDIA[0]));
+    let stored = frames(copy.read(&everything()));
+    for hash in stored.iter().filter_map(Frame::hash) {
+        copy.blob(&hash).unwrap().expect("the blob of a frame").bytes(1 << 20).unwrap();
+    }
+    stored
+}
+
+fn is_prefix(copy: &[Frame], log: &[Frame]) -> bool {
+    let same = |(a, b): (&Frame, &Frame)| a.offset() == b.offset() && a.record() == b.record();
+    copy.len() <= log.len() && copy.iter().zip(log).all(same)
+}
+
+#[test]
+fn a_backup_under_appends_is_a_prefix_of_the_log() {
+    for (media, sync) in [(MEDIA[0], SyncPolicy::None), (MEDIA[1], SyncPolicy::Sync)] {
+        let (dir, dest, forks) = (scratch(), scratch(), scratch());
+        let store = open(dir.path(), &xs_engine::StoreOptions { sync, ..options(media) });
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers: Vec<_> = ["a", "b", "c"]
+            .map(|topic| {
+                let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+                thread::spawn(move || write_until(&store, topic, &stop))
+            })
+            .into();
+        let mut copies = Vec::new();
+        for round in 0..6 {
+            let report = store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
+            let checked = verify(dest.path(), &mut go_on).unwrap();
+            assert!(checked.is_clean(), "{:#?}", checked.findings);
+            let stored = read_copy(dest.path());
+            assert_eq!(stored.len() as u64, report.head, "round {round}");
+            copies.push(stored);
+            let fork = forks.path().join(round.to_string());
+            let report = store.fork(&fork).unwrap();
+            let stored = read_copy(&fork);
+            assert_eq!(stored.len() as u64, report.head, "round {round}");
+            copies.push(stored);
+        }
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        let log = frames(store.read(&everything()));
+        assert!(copies.iter().all(|copy| is_prefix(copy, &log)));
+        assert!(copies.windows(2).all(|pair| pair[0].len() <= pair[1].len()));
+        assert!(copies.last().unwrap().len() > copies[0].len(), "the appends went on");
+    }
+}
+
+/// Not a test of its own: what the killed process does.
+#[test]
+fn backup_child() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let dir = Path::new(&dir);
+    let store = open(&dir.join("store"), &options(MEDIA[0]));
+    for n in 0.. {
+        let body = format!("{n} ").repeat(200);
+        store.append(with_body(numbered("a", n), body.as_bytes()).into()).unwrap();
+        if n % 20 == 0 {
+            store.backup(&dir.join("backup"), CopyOptions::copies(), &mut go_on).unwrap();
+            std::io::stdout().lock().write_all(b"backed up\n").unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_backup_survives_the_death_of_who_writes_it() {
+    let dir = scratch();
+    for round in 0..8 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "maintain::backup_child", "--nocapture", "--test-threads=1"])
+            .env(DIR, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let told = lines.map_while(Result::ok).filter(|line| line.ends_with("backed up"));
+        assert_eq!(told.take(1 + round % 3).count(), 1 + round % 3);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let backup = dir.path().join("backup");
+        let store = open(&dir.path().join("store"), &options(MEDIA[0]));
+        let log = frames(store.read(&everything()));
+        let report = verify(&backup, &mut go_on).unwrap();
+        assert!(report.worst.is_none_or(|worst| worst == Severity::Unused), "{report:#?}");
+        {
+            let copy = open(&backup, &options(MEDIA[1]));
+            let health = copy.info().health;
+            assert_eq!(health, Health::ReadOnly(ReadOnlyReason::Backup));
+        }
+        let stored = read_copy(&backup);
+        assert!(!stored.is_empty() && is_prefix(&stored, &log));
+        store.backup(&backup, CopyOptions::copies(), &mut go_on).unwrap();
+        assert!(verify(&backup, &mut go_on).unwrap().is_clean());
+        assert!(is_prefix(&log, &read_copy(&backup)));
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn a_store_tells_its_numbers() {
+    let dir = scratch();
+    let sync = SyncPolicy::Sync;
+    let store = open(dir.path(), &xs_engine::StoreOptions { sync, ..options(MEDIA[0]) });
+    let empty = store.stats();
+    assert_eq!((empty.frames.stored, empty.topics, empty.commit.groups), (0, 0, 0));
+    for n in 0..400 {
+        let topic = ["a", "b.c", "xs.note"][n as usize % 3];
+        store.append(with_body(numbered(topic, n), &[n as u8; 900]).into()).unwrap();
+    }
+    let threads: Vec<_> = (0..4)
+        .map(|writer| {
+            let store = Arc::clone(&store);
+            thread::spawn(move || {
+                (0..100).for_each(|n| drop(store.append(numbered("t", writer * 100 + n).into())));
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let stats = store.stats();
+    assert_eq!((stats.frames.stored, stats.frames.live, stats.topics), (800, 800, 4));
+    assert_eq!(stats.info.head, 800);
+    let commit = &stats.commit;
+    assert!(commit.groups >= 500 && commit.groups <= 800, "{commit:?}");
+    assert_eq!(commit.sync.count(), commit.groups, "each group was synced and measured");
+    assert_eq!((commit.write.count(), commit.publish.count()), (commit.groups, commit.groups));
+    assert!(commit.sync.below_us(990) >= commit.sync.below_us(500));
+    assert!(commit.sync.max_ns <= commit.sync.total_ns && commit.sync.total_ns > 0);
+    store.close().unwrap();
+    let files = store.stats().files;
+    assert_eq!((files.manifests.count, files.segments_active.count), (2, 1), "{files:?}");
+    assert!(files.segments_sealed.count >= 1 && files.packs_sealed.count >= 1, "{files:?}");
+    assert!(files.segments_sealed.bytes > 32 * 1024 && files.derived.count >= 3, "{files:?}");
+    assert_eq!(files.other.count, 0, "{files:?}");
+    assert!(stats.maps_open > 0 && stats.blobs_sealed > 0);
+    let poor = store.backup(dir.path(), CopyOptions::copies(), &mut go_on);
+    assert!(matches!(poor, Err(MaintainError::Closed)), "{poor:?}");
+    let frame = store.get_at(399).unwrap().unwrap();
+    assert_eq!(number_of(&frame), 399);
+}
