@@ -1,5 +1,7 @@
-//! What is appended and what comes back. Everything about a batch that needs no lock is checked
-//! and prepared here: limits, lengths, hashes.
+//! What is appended or removed and what comes back. Everything about a batch that needs no lock is
+//! checked and prepared here: limits, lengths, hashes, which frames are to be removed.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -7,7 +9,7 @@ use crate::blob::{Blobs, Prepared, StageError};
 use crate::cursors::{CursorRoom, HeldState};
 use crate::error::AppendError;
 use crate::format::align8;
-use crate::format::control::key_len;
+use crate::format::control::{Tombstone, key_len};
 use crate::format::record::{FrameFields, frame_len};
 use crate::ids::is_usable;
 use crate::keys::{content_of, key_hash};
@@ -19,11 +21,14 @@ use crate::value::{
     BlobHash, Body, Condition, CursorChange, FrameId, IdempotencyKey, Import, NewFrame, Ttl,
 };
 
-/// Frames and cursor changes that are stored together or not at all.
+/// Frames, cursor changes and removals that are stored together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// The frames, in order.
     pub frames: Vec<NewFrame>,
+    /// Frames to remove, before the new ones are stored. One that is not there is no error: see
+    /// [`Removal`].
+    pub removes: Vec<FrameId>,
     /// Changes of cursors; the batch is refused whole when one of their conditions is not met.
     pub cursors: Vec<CursorChange>,
     /// What must hold for the batch to be appended; all of it is refused when one does not.
@@ -52,6 +57,16 @@ pub struct Stamp {
     pub offset: Option<u64>,
 }
 
+/// What became of a frame that was to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It was there and is gone now, on every path.
+    Removed,
+    /// It was not there: it never was, or was removed before, has expired, or was ephemeral. Nothing
+    /// was stored for it.
+    Absent,
+}
+
 /// The acknowledgement of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Appended {
@@ -63,6 +78,8 @@ pub struct Appended {
     pub cursors: Vec<u64>,
     /// The batch was stored before, under the same key; this is what it became then.
     pub repeated: bool,
+    /// What became of each frame that was to be removed, in order.
+    pub removed: Vec<Removal>,
     /// Whether a power cut can no longer take the batch.
     pub durable: bool,
     /// Offset of the next frame after those that are visible now, these included.
@@ -87,11 +104,33 @@ pub(crate) struct Pending {
     pub(crate) bodies: Vec<Option<(u64, BlobHash)>>,
     /// The state of each cursor that is set, in the order of the changes.
     pub(crate) states: Vec<Option<HeldState>>,
+    /// The frames to remove that are there, in the order of the ids.
+    pub(crate) targets: Vec<Option<Target>>,
     /// Bodies and states that go to the packs.
     pub(crate) staged: Vec<Prepared>,
     pub(crate) key: Option<HashedKey>,
     /// Bytes its records take in the log, at most.
     pub(crate) len: usize,
+}
+
+/// A frame that is to be removed, as it was found.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) id: FrameId,
+    pub(crate) offset: u64,
+    /// Bytes of its record without padding.
+    pub(crate) len: u32,
+    pub(crate) topic: Arc<str>,
+    /// What the index had been rewritten so often.
+    pub(crate) rewrites: u64,
+}
+
+impl Target {
+    /// The record that removes it.
+    pub(crate) fn tombstone(&self) -> Tombstone<'_> {
+        let Self { id, offset, len, ref topic, .. } = *self;
+        Tombstone { id, offset, len, topic }
+    }
 }
 
 /// What a batch is checked against.
@@ -100,6 +139,8 @@ pub(crate) struct Checks<'a> {
     pub(crate) segment_bytes: u64,
     /// Bytes the table of cursors takes now; near enough to decide where a state goes.
     pub(crate) cursor_bytes: usize,
+    /// Finds a frame that is to be removed.
+    pub(crate) find: &'a dyn Fn(FrameId) -> Result<Option<Target>, AppendError>,
 }
 
 /// The bytes of records a batch may have in segments of this size: half of one, so that a batch
@@ -112,7 +153,7 @@ const fn records_max(segment_bytes: u64) -> usize {
 impl Pending {
     /// Checks a batch and prepares its bodies and states.
     pub(crate) fn prepare(batch: Batch, checks: &Checks<'_>) -> Result<Self, AppendError> {
-        let count = batch.frames.len() + batch.cursors.len();
+        let count = batch.frames.len() + batch.cursors.len() + batch.removes.len();
         let max = BATCH_RECORDS_MAX - usize::from(batch.key.is_some());
         if !(1..=max).contains(&count) {
             return Err(AppendError::BatchCount { count, max });
@@ -126,6 +167,7 @@ impl Pending {
             batch,
             bodies: Vec::new(),
             states: Vec::new(),
+            targets: Vec::new(),
             staged: Vec::new(),
             key: None,
             len: 0,
@@ -133,6 +175,8 @@ impl Pending {
         pending.prepare_bodies(checks)?;
         pending.prepare_states(checks)?;
         pending.prepare_key()?;
+        let ids = pending.batch.removes.iter();
+        pending.targets = ids.map(|&id| (checks.find)(id)).collect::<Result<_, _>>()?;
         pending.len = pending.records_len()?;
         let max = records_max(checks.segment_bytes);
         if pending.len > max {
@@ -156,10 +200,10 @@ impl Pending {
         FrameFields { old_id, ..FrameFields::of(new, id, offset_delta, self.body(index)) }
     }
 
-    /// Whether anything of it goes to the log.
-    pub(crate) fn is_stored(&self) -> bool {
+    /// Whether anything of it goes to the log, given whether something is removed.
+    pub(crate) fn is_stored(&self, removes: bool) -> bool {
         let stored = |frame: &NewFrame| frame.ttl != Ttl::Ephemeral;
-        !self.batch.cursors.is_empty() || self.batch.frames.iter().any(stored)
+        removes || !self.batch.cursors.is_empty() || self.batch.frames.iter().any(stored)
     }
 
     fn prepare_bodies(&mut self, checks: &Checks<'_>) -> Result<(), AppendError> {
@@ -245,6 +289,8 @@ impl Pending {
             total += crate::cursors::record_len(&change.name, state.as_ref());
         }
         total += self.key.as_ref().map_or(0, |key| key_len(key.key.as_str()));
+        let tombstone = |target: &Target| target.tombstone().record_len() as usize;
+        total += self.targets.iter().flatten().map(tombstone).sum::<usize>();
         Ok(total)
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::format::record::RecordError;
+use crate::gc::GcError;
 use crate::options::OptionsError;
 use crate::value::{BlobHash, CursorName, FrameId, IdempotencyKey, Unmet};
 
@@ -131,8 +132,8 @@ impl OpenError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// The batch has neither frames nor cursor changes, or too many.
-    #[error("a batch holds 1 to {max} frames and cursor changes, this one has {count}")]
+    /// The batch has neither frames nor cursor changes nor removals, or too many.
+    #[error("a batch holds 1 to {max} frames, cursor changes and removals, this one has {count}")]
     BatchCount {
         /// How many it has.
         count: usize,
@@ -242,6 +243,9 @@ pub enum AppendError {
     /// A frame names a blob the store does not have.
     #[error("the store has no blob {0}; put it first")]
     UnknownBlob(BlobHash),
+    /// Whether a frame that is to be removed is there cannot be told.
+    #[error("cannot look up the frame to remove: {0}")]
+    Unreadable(ReadError),
     /// A blob is too long.
     #[error("blob is longer than {max} bytes")]
     BlobTooLarge {
@@ -326,6 +330,39 @@ impl From<Corruption> for ReadError {
     fn from(corruption: Corruption) -> Self {
         Self::Corrupt(corruption)
     }
+}
+
+/// Why segments could not be compacted. What can be read stays readable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompactError {
+    /// The frames could not be removed.
+    #[error("{0}")]
+    Append(#[from] AppendError),
+    /// The store is open for reading only.
+    #[error("the store is read-only: {0}")]
+    ReadOnly(ReadOnlyReason),
+    /// An earlier write failed.
+    #[error("an earlier write failed: the store takes no more until it is reopened")]
+    Poisoned,
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+    /// There is no room for what is kept. Old segments go only once the new one is complete.
+    #[error("the disk is full; make room for one segment, compaction then makes more")]
+    StorageFull,
+    /// A segment cannot be read.
+    #[error("{0}")]
+    Unreadable(ReadError),
+    /// Frames that are removed are still in segments that cannot be rewritten: damaged ones.
+    #[error("{0} removed frames are still in damaged segments; repair the store, then try again")]
+    Left(usize),
+    /// The bodies of removed frames could not be taken out of the packs; the frames are gone.
+    #[error("{0}")]
+    Blobs(#[from] GcError),
+    /// The operating system refused something.
+    #[error("cannot compact: {0}")]
+    Io(Arc<str>),
 }
 
 /// Why a store could not be closed in order. What was acknowledged under its policy is kept.

@@ -5,6 +5,7 @@ mod append;
 mod blob;
 mod clock;
 mod commit;
+mod compact;
 mod cursors;
 mod entropy;
 mod env;
@@ -25,6 +26,7 @@ mod planted;
 mod proofs;
 mod read;
 mod recovery;
+mod remove;
 mod store;
 mod store_blobs;
 mod sys;
@@ -34,13 +36,16 @@ mod testing;
 mod upkeep;
 mod value;
 
-pub use append::{Appended, Batch, Stamp};
+pub use append::{Appended, Batch, Removal, Stamp};
 pub use blob::BlobReader;
 pub use clock::{Clock, SystemClock};
 pub use commit::Ticket;
+pub use compact::{CompactOptions, CompactReport};
 pub use cursors::CursorSummary;
 pub use entropy::{Entropy, SystemEntropy};
-pub use error::{AppendError, Corruption, OpenError, ReadError, ReadOnlyReason, StoreError};
+pub use error::{
+    AppendError, CompactError, Corruption, OpenError, ReadError, ReadOnlyReason, StoreError,
+};
 pub use format::record::RecordError;
 pub use gc::{GcError, GcOptions, GcReport};
 pub use maintain::{

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::clock::{Clock, SystemClock};
+use crate::compact::CompactOptions;
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SYNC_INTERVAL_MS_MAX};
 
@@ -23,6 +24,8 @@ pub struct StoreOptions {
     /// Whether files that are made ahead of use are filled with zeros, which costs writing them
     /// twice and makes syncs cheaper. Left open it is so for [`SyncPolicy::Sync`] alone.
     pub zero_ahead: Option<bool>,
+    /// When sealed segments are compacted by themselves; when there is none, only when asked.
+    pub compaction: Option<CompactOptions>,
     /// Tells the time that ids carry.
     pub clock: Arc<dyn Clock>,
     /// Gives the random bytes of uuids, salts and ids.
@@ -54,6 +57,7 @@ impl Default for StoreOptions {
             sync: SyncPolicy::Sync,
             media: MediaChoice::Auto,
             zero_ahead: None,
+            compaction: Some(CompactOptions::default()),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
             scrub: None,

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::append::{Appended, Batch, Checks, Pending};
 use crate::blob::Blobs;
 use crate::commit::{Commits, Ticket, Writer};
+use crate::compact::Compaction;
 use crate::cursors::{CursorSummary, Cursors, HeldState};
 use crate::env::Env;
 use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     pub(crate) upkeep: Upkeep,
     pub(crate) scrub: Scrub,
     pub(crate) timing: Timing,
+    pub(crate) compaction: Compaction,
     pub(crate) open_files: Arc<OpenFiles>,
     /// Every batch with a lower seq is durable. Raised only after the syncs that made it so, and
     /// read for each header that is written; see `format::batch`.
@@ -112,6 +114,7 @@ impl Store {
         let inner = Arc::new(crate::recovery::open(dir, options)?);
         if inner.read_only.is_none() {
             let started = inner.upkeep.start(&inner);
+            let started = started.and_then(|()| inner.compaction.start(&inner));
             started.map_err(|error| OpenError::io("start a thread for", dir, error))?;
         }
         let started = inner.scrub.start(&inner);
@@ -239,7 +242,9 @@ impl Inner {
             false => self.cursors.read().restated_bytes(),
         };
         let segment_bytes = self.env.options.segment_bytes;
-        Pending::prepare(batch, &Checks { blobs: &self.blobs, segment_bytes, cursor_bytes })
+        let find = |id| self.target(id);
+        let blobs = &self.blobs;
+        Pending::prepare(batch, &Checks { blobs, segment_bytes, cursor_bytes, find: &find })
     }
 
     fn check_writable(&self) -> Result<(), AppendError> {
@@ -335,6 +340,7 @@ impl Inner {
         self.upkeep.stop();
         // Without the writer's lock, which a sweep needs to end.
         self.blobs.end_sweeps();
+        self.compaction.stop();
         let mut writer = self.writer.lock();
         // Who leads from now on answers that the store is closed.
         writer.closed = true;
@@ -359,7 +365,7 @@ impl Inner {
         };
         writer.catch_up(self).map_err(told)?;
         self.sealing.seal_now(self).map_err(told)?;
-        self.sealing.index_sealed(self);
+        let _indexed = self.sealing.index_sealed(self);
         match writer.mark_close(self) {
             // The manifest says where the log ends; without room for it the mark can be spared.
             Ok(()) | Err(Fault::Full) => {}

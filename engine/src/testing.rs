@@ -44,7 +44,10 @@ pub(crate) fn fast_dir() -> TempDir {
 
 pub(crate) fn options(sync: SyncPolicy) -> StoreOptions {
     const SMALL: u64 = 64 * 1024;
-    StoreOptions { segment_bytes: SMALL, pack_bytes: SMALL, sync, ..StoreOptions::default() }
+    // Compaction comes when a test asks for it.
+    let compaction = None;
+    let default = StoreOptions::default();
+    StoreOptions { segment_bytes: SMALL, pack_bytes: SMALL, sync, compaction, ..default }
 }
 
 pub(crate) fn open(dir: &Path, sync: SyncPolicy) -> Store {

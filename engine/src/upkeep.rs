@@ -144,7 +144,9 @@ fn run(inner: &Inner) {
 fn round(inner: &Inner, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
     let upkeep = &inner.upkeep;
     inner.sealing.seal_now(inner)?;
-    inner.sealing.index_sealed(inner);
+    if inner.sealing.index_sealed(inner) {
+        inner.compaction.wake();
+    }
     if upkeep.spare_due.load(Ordering::Relaxed) {
         inner.sealing.prepare_spare(inner).map_err(Fault::when_preparing)?;
         let used = inner.writer.lock().appender().fill_percent() < SPARE_AT_PERCENT;
@@ -181,7 +183,7 @@ fn round(inner: &Inner, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> 
 }
 
 /// Syncs what was written so far without keeping the writer from writing more.
-fn sync_log(inner: &Inner) -> Result<(), Fault> {
+pub(crate) fn sync_log(inner: &Inner) -> Result<(), Fault> {
     inner.upkeep.unsynced.store(0, Ordering::Relaxed);
     let (media, seq) = {
         let writer = inner.writer.lock();

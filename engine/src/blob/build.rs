@@ -283,6 +283,8 @@ impl Builder {
             crc: crc.finalize(),
             count: index.len() as u64,
             newest_ms: env.clock.now_ms(),
+            gone: 0,
+            settled: 0,
         };
         Ok(Built { line, index })
     }

@@ -153,6 +153,8 @@ impl OpenPack {
             crc: 0,
             count: 0,
             newest_ms: 0,
+            gone: 0,
+            settled: 0,
         }
     }
 

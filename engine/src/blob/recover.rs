@@ -202,6 +202,8 @@ impl Opened {
             crc: 0,
             count: 0,
             newest_ms: 0,
+            gone: 0,
+            settled: 0,
         };
         self.salvage(env, &line, header.salt, &media)
     }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::append::{Appended, Pending};
+use crate::append::{Appended, Pending, Target};
 use crate::error::AppendError;
 use crate::format::align8;
 use crate::format::batch::BATCH_HEADER_LEN;
 use crate::format::key_index::UsedKey;
 use crate::format::record::frame_len;
-use crate::index::{Index, Noted};
+use crate::index::{Index, Noted, Notes};
 use crate::log::Place;
 use crate::value::Frame;
 
@@ -21,9 +21,11 @@ pub(super) struct Placed {
     pub(super) ephemeral: Vec<(u64, Frame)>,
     /// The batch that used its key before; nothing was laid out.
     pub(super) repeats: Option<UsedKey>,
+    /// The frames it removes.
+    pub(super) removed: Vec<Target>,
 }
 
-/// Tells the index of the frames of a group, and hands out its ephemeral frames, each with the
+/// Tells the index of the frames and removals of a group, and hands out its ephemeral frames, each with the
 /// offset of the stored frame it stands before.
 pub(super) fn take_up(
     index: &Index,
@@ -45,7 +47,7 @@ pub(super) fn take_up(
         // One lock of the index for all batches in a row that share a segment.
         let segment = Arc::clone(&place.segment);
         let mut notes = index.notes(&segment);
-        note(pending, batch, &mut |noted| notes.frame(noted));
+        note(pending, batch, &mut notes);
         for (pending, batch) in batches.by_ref() {
             ephemeral.append(&mut batch.ephemeral);
             match &batch.place {
@@ -53,23 +55,29 @@ pub(super) fn take_up(
                     next = Some((pending, batch));
                     break;
                 }
-                _ => note(pending, batch, &mut |noted| notes.frame(noted)),
+                _ => note(pending, batch, &mut notes),
             }
         }
     }
     ephemeral
 }
 
-/// Tells the index of the frames of one batch.
-fn note(pending: &Pending, batch: &Placed, tell: &mut impl FnMut(&Noted<'_>)) {
+/// Tells the index of the frames that one batch removes, then of its own: in the order in which they
+/// lie in the log, as `last:n` counts what is there.
+fn note(pending: &Pending, batch: &Placed, notes: &mut Notes<'_>) {
     let Some(place) = &batch.place else { return };
     let mut record = place.position + BATCH_HEADER_LEN as u64;
+    for target in &batch.removed {
+        let tombstone = target.tombstone();
+        notes.tombstone(place.seq, &tombstone, Some(place.next_offset));
+        record += tombstone.record_len();
+    }
     for (index, (new, stamp)) in pending.batch.frames.iter().zip(&batch.appended.frames).enumerate()
     {
         let Some(offset) = stamp.offset else { continue };
         let body = pending.body(index);
         let len = frame_len(&pending.fields(index, stamp.id, 0));
-        tell(&Noted {
+        notes.frame(&Noted {
             offset,
             id: stamp.id,
             topic: new.topic.as_str(),

@@ -6,6 +6,7 @@
 //! published length and the head move, then the callers hear of it. A frame that a reader has seen
 //! under `sync` can thus never be gone, and no acknowledged frame names a blob that is.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -13,7 +14,7 @@ use std::time::Instant;
 use super::changes::{Change, Changes};
 use super::conditions::{Before, Conditions};
 use super::placed::{self, Placed};
-use crate::append::{Appended, Pending, Stamp};
+use crate::append::{Appended, Pending, Removal, Stamp, Target};
 use crate::blob::StageError;
 use crate::cursors::{Cursors, HeldCursor};
 use crate::error::AppendError;
@@ -28,7 +29,7 @@ use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
 use crate::store::Inner;
-use crate::value::{Body, Frame, FrameId, Import, Ttl};
+use crate::value::{Body, Frame, FrameId, Import, NewFrame, Ttl};
 
 /// The answer to one batch.
 pub(crate) type Answer = Result<Appended, AppendError>;
@@ -45,6 +46,14 @@ pub(crate) struct Writer {
     /// The store was closed: nothing is committed any more.
     pub(crate) closed: bool,
     changes: Changes,
+    /// Offsets of the frames that this group removes.
+    removing: HashSet<u64>,
+    /// A frame of this group may hide others.
+    hides: bool,
+}
+
+fn answer_to(target: &Option<Target>) -> Removal {
+    if target.is_some() { Removal::Removed } else { Removal::Absent }
 }
 
 /// Why a batch was not laid out.
@@ -86,6 +95,8 @@ impl Writer {
             deferred,
             closed: false,
             changes: Changes::new(cursors),
+            removing: HashSet::new(),
+            hides: false,
         }
     }
 
@@ -186,10 +197,19 @@ impl Writer {
             // Before all conditions: they held when the batch was stored.
             return Ok(Placed { repeats: Some(used), ..Placed::default() });
         }
+        if !self.removing.is_empty() && !pending.batch.conditions.is_empty() {
+            // Conditions must see what the group has removed.
+            return Err(Refusal::NextGroup);
+        }
         conditions.check(inner, pending, before)?;
         self.check_ids(pending)?;
         let revisions = self.changes.check(inner, pending)?;
-        let stored = pending.is_stored();
+        if self.hides && pending.targets.iter().any(Option::is_some) {
+            // Removals must see what the group has hidden.
+            return Err(Refusal::NextGroup);
+        }
+        let targets = self.targets(inner, pending)?;
+        let stored = pending.is_stored(targets.iter().any(Option::is_some));
         if stored {
             self.make_room(inner, pending.len)?;
         }
@@ -204,6 +224,8 @@ impl Writer {
         let mut placed = Placed::default();
         placed.appended.frames.reserve_exact(pending.batch.frames.len());
         placed.appended.cursors = revisions;
+        placed.appended.removed = targets.iter().map(answer_to).collect();
+        placed.removed = targets.into_iter().flatten().collect();
         if !stored {
             self.place_ephemeral(pending, now_ms, &mut placed)?;
             return Ok(placed);
@@ -214,6 +236,9 @@ impl Writer {
             Ok(changes) => {
                 let place = self.appender.finish(&open, Some(durable_upto));
                 self.changes.take(inner, changes);
+                self.removing.extend(placed.removed.iter().map(|target| target.offset));
+                let hides = |frame: &NewFrame| matches!(frame.ttl, Ttl::Last(_));
+                self.hides |= pending.batch.frames.iter().any(hides);
                 self.take_up(inner, pending, &placed, place.segment.base());
                 placed.place = Some(place);
                 Ok(placed)
@@ -223,6 +248,32 @@ impl Writer {
                 Err(AppendError::Invalid(error).into())
             }
         }
+    }
+
+    /// The frames that a batch removes, in the order of its ids: those that are still there, each
+    /// once.
+    fn targets(
+        &self,
+        inner: &Inner,
+        pending: &Pending,
+    ) -> Result<Vec<Option<Target>>, AppendError> {
+        let mut met = HashSet::new();
+        let mut targets = Vec::with_capacity(pending.targets.len());
+        for target in &pending.targets {
+            let mut target = target.clone();
+            if let Some(found) = &target
+                && found.rewrites != inner.index.rewrites()
+            {
+                // Compaction came in between. It cannot now: it needs the writer for that.
+                target = inner.target(found.id)?;
+            }
+            let is_there = |found: &Target| {
+                let Target { offset, topic, .. } = found;
+                !self.removing.contains(offset) && !inner.index.is_hidden(topic, *offset, u64::MAX)
+            };
+            targets.push(target.filter(is_there).filter(|found| met.insert(found.offset)));
+        }
+        Ok(targets)
     }
 
     /// Makes sure that a batch with so many bytes of records fits where the next one goes.
@@ -252,6 +303,12 @@ impl Writer {
         open: &mut OpenBatch,
         placed: &mut Placed,
     ) -> Result<Vec<Change>, RecordError> {
+        // First, as a `last:n` behind them counts what is there then.
+        for target in &placed.removed {
+            let record = Control::Tombstone(target.tombstone());
+            self.appender.record(open, false, |out, _| control::encode(out, &record, false))?;
+            self.appender.note_tombstone();
+        }
         let base = self.appender.next_offset();
         for (index, new) in pending.batch.frames.iter().enumerate() {
             let id = match &pending.batch.import {
@@ -407,6 +464,8 @@ impl Writer {
     ) {
         let ephemeral = placed::take_up(&inner.index, group, placed);
         self.changes.publish(inner);
+        self.removing.clear();
+        self.hides = false;
         if !ephemeral.is_empty() {
             inner.tail.push(ephemeral);
         }
@@ -421,6 +480,30 @@ impl Writer {
             inner.sealing.hand_over(job);
             inner.upkeep.wake();
         }
+    }
+
+    /// Whether recovery left something undone.
+    pub(crate) const fn is_deferred(&self) -> bool {
+        self.deferred.is_some()
+    }
+
+    /// Makes sure that the segment written to begins with a durable checkpoint, so that opening the
+    /// store needs none of an older one; with `roll` it is a new one. False when there is none.
+    pub(crate) fn secure(&mut self, inner: &Inner, roll: bool) -> Result<bool, Fault> {
+        self.catch_up(inner)?;
+        if roll && !self.appender.has_rolled() {
+            self.appender.roll(inner)?;
+        }
+        let Some(active) = self.appender.active() else { return Ok(false) };
+        let durable = inner.durable_upto.load(Ordering::Acquire) >= self.appender.next_seq();
+        if !active.bare && durable && !roll {
+            return Ok(true);
+        }
+        if !self.begun {
+            return Ok(false);
+        }
+        self.mark(inner, Mark::Sync)?;
+        Ok(true)
     }
 
     /// Writes the MARK of a clean close, if there is a segment to write it to.

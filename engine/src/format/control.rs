@@ -1,7 +1,7 @@
-//! The records that are not frames: TOMBSTONE, CURSOR, KEY, MARK and CHECKPOINT.
+//! The records that are not frames: TOMBSTONE, CURSOR, KEY, MARK, CHECKPOINT and FLOOR.
 
 use super::record::{self, FLAG_RESTATED, PREFIX_LEN, RecordError, RecordKind, RecordPrefix};
-use super::{bytes_at, u32_at, u64_at};
+use super::{align8, bytes_at, u32_at, u64_at};
 use crate::limits::NAME_BYTES_MAX;
 use crate::value::{BlobHash, FrameId};
 
@@ -11,24 +11,21 @@ const CURSOR_FIXED_LEN: usize = 4 * 8;
 const STATE_BLOB_LEN: usize = 8 + 32;
 const KEY_FIXED_LEN: usize = 8 + 16 + 8 + 32;
 const CHECKPOINT_OLD_IDS: u8 = 1;
-/// Bytes of a TOMBSTONE.
-pub const TOMBSTONE_LEN: usize = PREFIX_LEN + 16 + 8;
+const TOMBSTONE_FIXED_LEN: usize = 16 + 8 + 4 + 4;
+const FLOOR_FIXED_LEN: usize = 8;
+/// Bytes of a TOMBSTONE without the topic.
+pub const TOMBSTONE_LEN: usize = PREFIX_LEN + TOMBSTONE_FIXED_LEN;
 /// Bytes of a MARK.
 pub const MARK_LEN: usize = PREFIX_LEN + 4 + 4 + 8;
 /// Bytes of a CHECKPOINT.
 pub const CHECKPOINT_LEN: usize = PREFIX_LEN + 8 + 8 + 8 + 16;
-const _: () = assert!(TOMBSTONE_LEN == 40 && MARK_LEN == 32 && CHECKPOINT_LEN == 56);
+const _: () = assert!(TOMBSTONE_LEN == 48 && MARK_LEN == 32 && CHECKPOINT_LEN == 56);
 
 /// A record that is not a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control<'a> {
     /// A frame is removed.
-    Tombstone {
-        /// Its id.
-        id: FrameId,
-        /// Its offset.
-        offset: u64,
-    },
+    Tombstone(Tombstone<'a>),
     /// A cursor's value.
     Cursor(CursorRecord<'a>),
     /// An idempotency key was used.
@@ -53,6 +50,40 @@ pub enum Control<'a> {
     },
     /// The tables are restated from here.
     Checkpoint(Checkpoint),
+    /// What `last:n` removed, said once the frames that did it may be gone.
+    Floor {
+        /// Frames of the topic with a lower offset are removed.
+        offset: u64,
+        /// The topic.
+        topic: &'a str,
+    },
+}
+
+/// What a TOMBSTONE holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tombstone<'a> {
+    /// Id of the frame that is removed.
+    pub id: FrameId,
+    /// Its offset.
+    pub offset: u64,
+    /// Bytes of its record without padding.
+    pub len: u32,
+    /// Its topic.
+    pub topic: &'a str,
+}
+
+impl Tombstone<'_> {
+    /// Bytes that the record of the frame takes, with padding.
+    #[must_use]
+    pub const fn target_len(&self) -> u64 {
+        align8(self.len as usize) as u64
+    }
+
+    /// Bytes its own record takes, with padding.
+    #[must_use]
+    pub const fn record_len(&self) -> u64 {
+        align8(TOMBSTONE_LEN + self.topic.len()) as u64
+    }
 }
 
 /// Why a MARK was written.
@@ -119,10 +150,19 @@ pub fn encode(
 ) -> Result<u32, RecordError> {
     let restated = if restated { FLAG_RESTATED } else { 0 };
     match *control {
-        Control::Tombstone { id, offset } => {
-            let at = record::begin(out, RecordKind::Tombstone, restated, 0);
+        Control::Tombstone(Tombstone { id, offset, len, topic }) => {
+            let at = record::begin(out, RecordKind::Tombstone, restated, name_len(topic)?);
             out.extend_from_slice(id.as_bytes());
             out.extend_from_slice(&offset.to_le_bytes());
+            out.extend_from_slice(&len.to_le_bytes());
+            out.extend_from_slice(&[0; 4]);
+            out.extend_from_slice(topic.as_bytes());
+            record::finish(out, at)
+        }
+        Control::Floor { offset, topic } => {
+            let at = record::begin(out, RecordKind::Floor, restated, name_len(topic)?);
+            out.extend_from_slice(&offset.to_le_bytes());
+            out.extend_from_slice(topic.as_bytes());
             record::finish(out, at)
         }
         Control::Cursor(ref cursor) => encode_cursor(out, cursor, restated),
@@ -200,11 +240,12 @@ pub fn decode<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Result<Control<'a>
     let name_len = usize::from(prefix.name_len);
     let (fixed, flags) = match prefix.kind {
         RecordKind::Frame => return Err(RecordError::Field("kind")),
-        RecordKind::Tombstone => (Some(TOMBSTONE_LEN), 0),
+        RecordKind::Tombstone => (Some(TOMBSTONE_LEN + name_len), 0),
         RecordKind::Cursor => (None, CURSOR_STATE_BLOB | CURSOR_REMOVED),
         RecordKind::Key => (Some(PREFIX_LEN + KEY_FIXED_LEN + name_len), 0),
         RecordKind::Mark => (Some(MARK_LEN), 0),
         RecordKind::Checkpoint => (Some(CHECKPOINT_LEN), CHECKPOINT_OLD_IDS),
+        RecordKind::Floor => (Some(PREFIX_LEN + FLOOR_FIXED_LEN + name_len), 0),
     };
     if prefix.flags & !(flags | FLAG_RESTATED) != 0 {
         return Err(RecordError::Field("flag"));
@@ -212,7 +253,7 @@ pub fn decode<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Result<Control<'a>
     if fixed.is_some_and(|len| len != record.len()) || prefix.len as usize != record.len() {
         return Err(RecordError::Field("length"));
     }
-    let named = matches!(prefix.kind, RecordKind::Cursor | RecordKind::Key);
+    let named = !matches!(prefix.kind, RecordKind::Mark | RecordKind::Checkpoint);
     if prefix.ttl != 0 || prefix.offset_delta != 0 || named != (name_len != 0) {
         return Err(RecordError::Field("reserved field"));
     }
@@ -221,7 +262,15 @@ pub fn decode<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Result<Control<'a>
     const AT: usize = PREFIX_LEN;
     Ok(match prefix.kind {
         RecordKind::Frame => return Err(RecordError::Field("kind")),
-        RecordKind::Tombstone => Control::Tombstone { id: id(AT)?, offset: long(AT + 16)? },
+        RecordKind::Tombstone => Control::Tombstone(Tombstone {
+            id: id(AT)?,
+            offset: long(AT + 16)?,
+            len: match (u32_at(record, AT + 24), u32_at(record, AT + 28)) {
+                (Some(len), Some(0)) => len,
+                _ => return Err(RecordError::Field("reserved field")),
+            },
+            topic: text_at(record, TOMBSTONE_LEN, name_len)?,
+        }),
         RecordKind::Cursor => Control::Cursor(decode_cursor(record, prefix)?),
         RecordKind::Key => Control::Key {
             expires_ms: long(AT)?,
@@ -247,6 +296,10 @@ pub fn decode<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Result<Control<'a>
             last_id: id(AT + 24)?,
             has_old_ids: prefix.flags & CHECKPOINT_OLD_IDS != 0,
         }),
+        RecordKind::Floor => Control::Floor {
+            offset: long(AT)?,
+            topic: text_at(record, AT + FLOOR_FIXED_LEN, name_len)?,
+        },
     })
 }
 
@@ -312,7 +365,7 @@ mod tests {
             })
         };
         vec![
-            Control::Tombstone { id, offset: 9 },
+            Control::Tombstone(Tombstone { id, offset: 9, len: 100, topic: "a.b" }),
             cursor(StateRecord::Inline(b"{}")),
             cursor(StateRecord::Inline(b"")),
             cursor(StateRecord::Blob(7, BlobHash::of(b"state"))),
@@ -322,12 +375,13 @@ mod tests {
             Control::Mark { what: Mark::CleanClose, time_ms: 6 },
             checkpoint(false),
             checkpoint(true),
+            Control::Floor { offset: 7, topic: "a.b" },
         ]
     }
 
     #[test]
     fn records_round_trip_and_their_lengths_are_those_of_the_page() {
-        let lengths = [40, 51, 49, 89, 49, 81, 32, 32, 56, 56];
+        let lengths = [51, 51, 49, 89, 49, 81, 32, 32, 56, 56, 27];
         for (control, len) in samples().iter().zip(lengths) {
             for restated in [false, true] {
                 let mut out = Vec::new();

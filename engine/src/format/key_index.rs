@@ -117,12 +117,12 @@ impl KeyFile {
         Some((self.old_id(0)?.0, self.old_id(last)?.0))
     }
 
-    /// The offset of the newest frame that had this id.
-    pub(crate) fn find(&self, id: FrameId) -> Option<u64> {
+    /// The offset, below `head`, of the newest frame that had this id.
+    pub(crate) fn find(&self, id: FrameId, head: u64) -> Option<u64> {
         let (mut low, mut high) = (0, self.old_ids);
         while low < high {
             let middle = (low + high) / 2;
-            if self.old_id(middle).is_some_and(|(at, _)| at <= id) {
+            if self.old_id(middle).is_some_and(|old| old < (id, head)) {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(file.keys_backward().collect::<Vec<_>>(), [key(2), key(1)]);
         let id = FrameId::first_of_ms;
         assert_eq!(file.old_ids_range(), Some((id(3), id(8))));
-        let found = [2, 3, 4, 5, 8, 9].map(|ms| file.find(id(ms)));
+        let found = [2, 3, 4, 5, 8, 9].map(|ms| file.find(id(ms), u64::MAX));
         assert_eq!(found, [None, Some(9), None, Some(11), Some(10), None]);
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
@@ -195,6 +195,6 @@ mod tests {
         }
         let none = encode(&header(), 0, &[], [].iter());
         let (_, file) = KeyFile::read(Bytes::from(none)).unwrap();
-        assert_eq!((file.old_ids_range(), file.find(id(3))), (None, None));
+        assert_eq!((file.old_ids_range(), file.find(id(3), u64::MAX)), (None, None));
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod control;
+pub(crate) mod dead;
 pub mod file;
 pub(crate) mod index;
 pub(crate) mod key_index;

@@ -48,8 +48,10 @@ pub enum RecordKind {
     Key = 4,
     /// A sync mark or a clean close.
     Mark = 5,
-    /// The beginning of a restatement of cursors, keys and tombstones.
+    /// The beginning of a restatement of cursors and keys.
     Checkpoint = 6,
+    /// What `last:n` removed of a topic, in a compacted segment.
+    Floor = 7,
 }
 
 impl RecordKind {
@@ -61,6 +63,7 @@ impl RecordKind {
             4 => Some(Self::Key),
             5 => Some(Self::Mark),
             6 => Some(Self::Checkpoint),
+            7 => Some(Self::Floor),
             _ => None,
         }
     }

@@ -16,9 +16,12 @@ const BASE_AT: usize = 8;
 const UUID_AT: usize = BASE_AT + 8;
 const LENGTH_AT: usize = UUID_AT + 16;
 const CRC_AT: usize = LENGTH_AT + 8;
-const COUNT_AT: usize = CRC_AT + 4 + 4;
+const GONE_AT: usize = CRC_AT + 4;
+const COUNT_AT: usize = GONE_AT + 4;
 const NEWEST_AT: usize = COUNT_AT + 8;
 const _: () = assert!(NEWEST_AT + 8 == ENTRY_LEN);
+/// The same place in the entry of a segment.
+const SETTLED_AT: usize = NEWEST_AT;
 
 /// Bytes of the longest super file.
 pub const SUPER_BYTES_MAX: u64 =
@@ -95,6 +98,12 @@ pub struct FileEntry {
     /// Sealed pack: no blob was put into it later than this, in milliseconds since 1970. A put that
     /// finds its blob there counts, within a minute.
     pub newest_ms: u64,
+    /// Frames that were compacted away from a sealed segment: it stands for the offsets from its base
+    /// on, as many as these and those in it.
+    pub gone: u32,
+    /// Every tombstone in a batch with a lower seq that hits a frame of this sealed segment was
+    /// applied: the frame is not in it.
+    pub settled: u64,
 }
 
 impl SuperState {
@@ -179,6 +188,12 @@ impl SuperState {
 }
 
 impl FileEntry {
+    /// The offset after those that a sealed segment stands for.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.base.saturating_add(self.count).saturating_add(self.gone as u64)
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         let kind = match self.kind {
             FileKind::Segment => 1,
@@ -195,9 +210,13 @@ impl FileEntry {
         out.extend_from_slice(&self.uuid);
         out.extend_from_slice(&self.length.to_le_bytes());
         out.extend_from_slice(&self.crc.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.gone.to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
-        out.extend_from_slice(&self.newest_ms.to_le_bytes());
+        let last = match self.kind {
+            FileKind::Segment => self.settled,
+            FileKind::Pack => self.newest_ms,
+        };
+        out.extend_from_slice(&last.to_le_bytes());
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
@@ -205,7 +224,7 @@ impl FileEntry {
         let long = |at| u64_at(bytes, at).ok_or(FormatError::Short);
         let [kind, state, reserved @ ..] =
             bytes_at::<GENERATION_AT>(bytes, 0).ok_or(FormatError::Short)?;
-        if reserved != [0, 0] || word(CRC_AT + 4)? != 0 || (kind == 1 && long(NEWEST_AT)? != 0) {
+        if reserved != [0, 0] || (kind == 2 && word(GONE_AT)? != 0) {
             return Err(FormatError::Field("reserved field"));
         }
         Ok(Self {
@@ -225,8 +244,10 @@ impl FileEntry {
             uuid: bytes_at(bytes, UUID_AT).ok_or(FormatError::Short)?,
             length: long(LENGTH_AT)?,
             crc: word(CRC_AT)?,
+            gone: word(GONE_AT)?,
             count: long(COUNT_AT)?,
-            newest_ms: long(NEWEST_AT)?,
+            newest_ms: if kind == 2 { long(NEWEST_AT)? } else { 0 },
+            settled: if kind == 1 { long(SETTLED_AT)? } else { 0 },
         })
     }
 }
@@ -246,6 +267,8 @@ mod tests {
             crc: 5,
             count: 6,
             newest_ms: 0,
+            gone: 0,
+            settled: 0,
         };
         let pack = FileEntry { kind: FileKind::Pack, newest_ms: 7, ..segment };
         SuperState {

@@ -145,6 +145,8 @@ impl Store {
     /// [`GcError`]; what was done before it stands.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport, GcError> {
         let inner = &self.inner;
+        // Names are read on from where they were read last: no frame may move meanwhile.
+        let _still = inner.compaction.hold();
         let sweep = inner.blobs.sweep(options.bytes_per_second);
         let condemned = Condemned::Unnamed {
             grace_ms: options.grace_ms(),
@@ -172,12 +174,12 @@ impl Store {
 impl Inner {
     /// Takes these blobs out of the packs, unless something in the log or a cursor still names them,
     /// and returns when their bytes are gone from every file. A blob that is streamed just now is
-    /// gone when the stream ends. Returns those that are still named; they stay.
+    /// gone when the stream ends. Returns those that are still named; they stay. The caller holds
+    /// compaction off.
     ///
     /// # Errors
     /// [`GcError`]; blobs may then be there or not. Damaged packs are an error here: what they hold
     /// cannot be taken out.
-    #[allow(dead_code, reason = "called when frames are removed for good")]
     pub(crate) fn drop_blobs(
         &self,
         hashes: BTreeSet<BlobHash>,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::memory::MemoryIndex;
 use crate::env::Env;
+use crate::format::dead::DeadFile;
 use crate::format::file::{FileHeader, Magic};
 use crate::format::index::{self, SparseFile};
 use crate::format::topic_index::TopicFile;
@@ -15,6 +16,7 @@ use crate::log::Segment;
 
 const SPARSE: &str = "idx";
 const TOPICS: &str = "top";
+const DEAD: &str = "dead";
 
 /// The files of one segment that are open.
 #[derive(Debug, Default)]
@@ -55,6 +57,12 @@ pub(super) fn load_topics(env: &Env, segment: &Segment) -> Option<TopicFile> {
     is_of(&header, segment).then_some(file)
 }
 
+/// What a segment says about dead frames; nothing when it does not verify.
+pub(super) fn load_dead(env: &Env, segment: &Segment) -> Option<DeadFile> {
+    let (header, file) = DeadFile::read(open(env, segment, DEAD)?).ok()?;
+    (header == header_of(env, segment, Magic::Dead)).then_some(file)
+}
+
 fn open(env: &Env, segment: &Segment, kind: &str) -> Option<Bytes> {
     let path = env.log_path(segment.base(), segment.generation(), kind);
     let media = env.files.open_sealed(&path).ok()?;
@@ -78,12 +86,13 @@ fn header_of(env: &Env, segment: &Segment, magic: Magic) -> FileHeader {
     }
 }
 
-/// Writes both files of a segment.
+/// Writes the files of a segment.
 pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::Result<()> {
     let topics = memory.encode_topics(&header_of(env, segment, Magic::Topic));
     let topics = topics.map_err(io::Error::other)?;
     let sparse = index::encode(&header_of(env, segment, Magic::Index), memory.sparse());
-    for (kind, bytes) in [(SPARSE, sparse), (TOPICS, topics)] {
+    let dead = memory.dead().encode(&header_of(env, segment, Magic::Dead));
+    for (kind, bytes) in [(SPARSE, sparse), (TOPICS, topics), (DEAD, dead)] {
         let path = env.log_path(segment.base(), segment.generation(), kind);
         let unfinished = path.with_extension(format!("{kind}.tmp"));
         env.files.write_new(&unfinished, &bytes)?;
@@ -94,7 +103,7 @@ pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::R
 
 /// Removes files that do not verify. One that stays is found bad again.
 pub(super) fn discard(env: &Env, segment: &Segment) {
-    for kind in [SPARSE, TOPICS] {
+    for kind in [SPARSE, TOPICS, DEAD] {
         let path = env.log_path(segment.base(), segment.generation(), kind);
         if env.files.remove(&path).is_err() {
             return;

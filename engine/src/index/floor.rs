@@ -1,12 +1,15 @@
 //! What `last:n` removed: the floor of a topic is the first offset that is left. Kept exact as
 //! frames arrive, at O(1) amortised for each.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{Index, State};
+use super::recent::Recent;
+use super::{Index, Noted, SegmentIndex, State};
 use crate::error::ReadError;
-use crate::format::postings::Chunk;
+use crate::format::postings::{Chunk, Posting};
+use crate::read::walk::{WINDOW_VISIT, Window};
+use crate::value::Ttl;
 
 const WORDS: usize = 16;
 
@@ -50,42 +53,59 @@ fn place(topic: &str) -> (usize, u64) {
 impl Index {
     /// Makes sure that the table knows the newest offsets of a topic before `last:n` is applied to
     /// it. False when they could not be read: then nothing is removed.
-    pub(super) fn prepare_floor(&self, state: &mut State, topic: &str, n: u64) -> bool {
-        let Some(number) = state.table.number_of(topic) else { return true };
+    pub(super) fn prepare_floor(&self, state: &mut State, noted: &Noted<'_>, n: u64) -> bool {
+        let Some(number) = state.table.number_of(noted.topic) else { return true };
         let Some(want) = state.table.get(number).wants_recent(n) else { return true };
-        match self.newest(state, topic, want as usize) {
+        match self.newest(state, noted, want) {
             Ok(recent) => state.table.get_mut(number).set_recent(recent),
             Err(_) => return false,
         }
         true
     }
 
-    /// The newest offsets of a topic, ascending.
-    fn newest(&self, state: &State, topic: &str, n: usize) -> Result<VecDeque<u64>, ReadError> {
-        let mut newest = VecDeque::with_capacity(n);
-        let Some(totals) = state.table.find(topic) else { return Ok(newest) };
+    /// The newest frames of a topic that are there when a frame is appended, at least `n` if there
+    /// are so many.
+    fn newest(&self, state: &State, noted: &Noted<'_>, n: u64) -> Result<Recent, ReadError> {
+        let now_ms = noted.id.time_ms();
+        let mut newest: Vec<(u64, Option<u64>)> = Vec::new();
+        let Some(totals) = state.table.find(noted.topic) else { return Ok(Recent::default()) };
         let floor = totals.floor(u64::MAX);
         let mut ordinal = totals.segments.at_or_before(u32::MAX);
-        while let Some(number) = ordinal.filter(|_| newest.len() < n) {
+        while let Some(number) = ordinal.filter(|_| (newest.len() as u64) < n) {
             let Some(of) = self.segment(number) else { break };
-            let chunks = match &state.active {
-                Some((active, memory)) if *active == number => memory.postings(topic),
-                _ => self.complete_postings(&of, topic)?,
+            let active = state.active.as_ref().filter(|(active, _)| *active == number);
+            let chunks = match active {
+                Some((_, memory)) => memory.postings(noted.topic),
+                None => self.complete_postings(&of, noted.topic)?,
+            };
+            let mut expiries = match active {
+                Some((_, memory)) => Expiries::Memory(memory),
+                None => Expiries::of(&of),
             };
             let base = of.segment.base();
-            let places = chunks.into_iter().rev().flat_map(Chunk::backward);
-            let offsets = places.map(|posting| base + u64::from(posting.delta));
-            for offset in offsets.take_while(|&offset| offset >= floor).take(n - newest.len()) {
-                newest.push_front(offset);
+            for posting in chunks.into_iter().rev().flat_map(Chunk::backward) {
+                let offset = base + u64::from(posting.delta);
+                if offset < floor || newest.len() as u64 == n {
+                    break;
+                }
+                if self.removed.contains(offset, u64::MAX) {
+                    continue;
+                }
+                let expires_ms = expiries.of_frame(noted.topic, offset, posting)?;
+                if expires_ms.is_none_or(|at| at > now_ms) {
+                    newest.push((offset, expires_ms));
+                }
             }
             ordinal = number.checked_sub(1).and_then(|below| totals.segments.at_or_before(below));
         }
-        Ok(newest)
+        let mut recent = Recent::default();
+        newest.iter().rev().for_each(|&(offset, expires_ms)| recent.push(offset, expires_ms));
+        Ok(recent)
     }
 
-    /// Sets how many frames of each topic are removed, after the floors were read from files.
+    /// Sets how many frames of each topic are removed, after all was read from files.
     pub(super) fn count_hidden(&self) {
-        let numbers = self.state.read().table.with_floor();
+        let numbers = self.state.write().table.begin_hidden();
         for number in numbers {
             let (name, floor, runs) = {
                 let state = self.state.read();
@@ -107,5 +127,49 @@ impl Index {
             }
             self.state.write().table.set_hidden(number, hidden);
         }
+        let mut state = self.state.write();
+        for (number, offset) in state.opening.take().unwrap_or_default() {
+            state.table.get_mut(number).remove(offset);
+        }
+    }
+}
+
+/// Tells when frames of a segment expire.
+enum Expiries<'a> {
+    Memory(&'a super::memory::MemoryIndex),
+    Frozen(Arc<super::memory::MemoryIndex>),
+    /// No frame of it does.
+    Never,
+    /// The frames themselves say.
+    Records(Window),
+}
+
+impl Expiries<'_> {
+    fn of(of: &SegmentIndex) -> Self {
+        match of.frozen() {
+            Some(frozen) => Self::Frozen(frozen),
+            None if of.decay.never_expires() => Self::Never,
+            None => Self::Records(Window::new(of.segment.clone(), WINDOW_VISIT)),
+        }
+    }
+
+    fn of_frame(
+        &mut self,
+        topic: &str,
+        offset: u64,
+        posting: Posting,
+    ) -> Result<Option<u64>, ReadError> {
+        Ok(match self {
+            Self::Memory(memory) => memory.expires(topic, offset),
+            Self::Frozen(memory) => memory.expires(topic, offset),
+            Self::Never => None,
+            Self::Records(window) => match window.frame_at(posting.position(), offset)? {
+                Some(frame) => match frame.ttl() {
+                    Ttl::TimeMs(ms) => Some(frame.id().time_ms().saturating_add(ms)),
+                    _ => None,
+                },
+                None => return Err(window.damaged(posting.position(), offset)),
+            },
+        })
     }
 }

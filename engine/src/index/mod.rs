@@ -8,27 +8,38 @@
 mod files;
 mod floor;
 mod memory;
+mod notes;
+mod recent;
+mod removed;
+mod rewrite;
 mod table;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::env::Env;
 use crate::error::{OpenError, ReadError};
+use crate::format::control::Tombstone;
 use crate::format::index::SparseEntry;
 use crate::format::postings::Chunk;
+use crate::format::super_file::{FileKind, FileState};
 use crate::limits::OPEN_INDEXES_MAX;
 use crate::log::Segment;
-use crate::read::walk::{WINDOW_SCAN, Walk};
 use crate::value::{FrameId, Ttl};
 
 use files::Loaded;
 use floor::FloorFilter;
 pub(crate) use memory::MemoryIndex;
+pub(crate) use notes::Notes;
+use notes::{Met, scan};
+pub(crate) use removed::Marks;
+use removed::Removed;
+pub(crate) use rewrite::{Candidate, GoneOf, Rewriting, Rewritten};
+use rewrite::{Decay, Leaving};
 pub(crate) use table::{Runs, TopicTable};
 
 /// A frame as the index takes it up.
@@ -48,6 +59,16 @@ pub(crate) struct Noted<'a> {
     pub(crate) ttl: Ttl,
 }
 
+impl Noted<'_> {
+    /// When the frame expires, if it does.
+    pub(crate) fn expires_ms(&self) -> Option<u64> {
+        match self.ttl {
+            Ttl::TimeMs(ms) => Some(self.id.time_ms().saturating_add(ms)),
+            _ => None,
+        }
+    }
+}
+
 /// The index of the store.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -57,6 +78,10 @@ pub(crate) struct Index {
     floors: FloorFilter,
     /// Damage kept frames of some segment out of its index.
     partial: AtomicBool,
+    removed: Removed,
+    /// Counts how often frames were compacted away.
+    rewrites: AtomicU64,
+    leaving: Leaving,
     /// Segments with open index files, in the order they were opened.
     loaded: Mutex<VecDeque<Arc<SegmentIndex>>>,
 }
@@ -65,6 +90,11 @@ pub(crate) struct Index {
 struct State {
     table: TopicTable,
     active: Option<(u32, MemoryIndex)>,
+    /// While sealed segments are taken up: the removed frames in them, each with its topic.
+    opening: Option<Vec<(u32, u64)>>,
+    /// Of each segment that was sealed when the store was opened, by base: the offset after it, and
+    /// the number of the batch below which tombstones have had their effect on it.
+    settled: BTreeMap<u64, (u64, u64)>,
 }
 
 /// The index of one segment.
@@ -73,6 +103,7 @@ pub(crate) struct SegmentIndex {
     segment: Arc<Segment>,
     ordinal: u32,
     kind: Mutex<Kind>,
+    decay: Arc<Decay>,
 }
 
 #[derive(Debug)]
@@ -101,6 +132,12 @@ impl SegmentIndex {
             Kind::Active | Kind::Files(_) => None,
         }
     }
+
+    /// The same segment, read in another way from now on.
+    fn changed(&self, segment: &Arc<Segment>, kind: Kind) -> Self {
+        let (segment, decay) = (segment.clone(), self.decay.clone());
+        Self { segment, ordinal: self.ordinal, kind: Mutex::new(kind), decay }
+    }
 }
 
 impl Index {
@@ -116,8 +153,21 @@ impl Index {
             state: RwLock::default(),
             floors: FloorFilter::default(),
             partial: AtomicBool::new(false),
+            removed: Removed::default(),
+            rewrites: AtomicU64::new(0),
+            leaving: Leaving::default(),
             loaded: Mutex::default(),
         };
+        {
+            let mut state = index.state.write();
+            state.opening = Some(Vec::new());
+            let manifest = index.env.manifest.state();
+            let sealed = manifest
+                .files
+                .iter()
+                .filter(|file| file.kind == FileKind::Segment && file.state == FileState::Sealed);
+            state.settled = sealed.map(|file| (file.base, (file.end(), file.settled))).collect();
+        }
         for segment in sealed {
             index.add_sealed(segment)?;
         }
@@ -126,7 +176,8 @@ impl Index {
     }
 
     fn add_sealed(&self, segment: &Arc<Segment>) -> Result<(), OpenError> {
-        if let Some(topics) = files::load_topics(&self.env, segment) {
+        let topics = files::load_topics(&self.env, segment);
+        if let Some((topics, dead)) = topics.zip(files::load_dead(&self.env, segment)) {
             let mut state = self.state.write();
             self.freeze(&mut state, true);
             let ordinal = self.push(segment, Kind::Files(Loaded::default()));
@@ -136,10 +187,19 @@ impl Index {
                     self.floors.add(name);
                 }
             });
+            dead.for_each(|seq, tombstone| self.remove(&mut state, seq, tombstone, None));
+            if let Some(of) = self.segment(ordinal) {
+                of.decay.set(dead.kept, dead.expiring);
+            }
             return Ok(());
         }
         let mut notes = self.notes(segment);
-        let scanned = scan(segment, |noted| notes.frame(noted));
+        notes.begin();
+        let scanned = scan(segment, |met| match met {
+            Met::Frame(noted) => notes.frame(&noted),
+            Met::Tombstone(seq, tombstone) => notes.tombstone(seq, &tombstone, None),
+            Met::Floor(topic, floor) => notes.floor(topic, floor),
+        });
         drop(notes);
         let whole = match scanned {
             Ok(whole) => whole,
@@ -157,7 +217,7 @@ impl Index {
 
     /// Takes the lock for a group's frames in one segment.
     pub(crate) fn notes<'a>(&'a self, segment: &'a Arc<Segment>) -> Notes<'a> {
-        Notes { index: self, segment, state: self.state.write(), group: None }
+        Notes::new(self, segment)
     }
 
     /// Makes a segment the active one, unless it is.
@@ -176,11 +236,7 @@ impl Index {
         let _state = self.state.write();
         let Some(old) = self.by_base(segment.base()) else { return };
         let kind = std::mem::replace(&mut *old.kind.lock(), Kind::Active);
-        let new = Arc::new(SegmentIndex {
-            segment: segment.clone(),
-            ordinal: old.ordinal,
-            kind: Mutex::new(kind),
-        });
+        let new = Arc::new(old.changed(segment, kind));
         let mut segments = self.segments.write();
         *segments = segments
             .iter()
@@ -194,6 +250,7 @@ impl Index {
         if let Some((ordinal, memory)) = state.active.take()
             && let Some(of) = self.segment(ordinal)
         {
+            of.decay.set(memory.dead().kept, memory.dead().expiring.clone());
             *of.kind.lock() = Kind::Frozen { index: Arc::new(memory), whole };
         }
     }
@@ -201,7 +258,8 @@ impl Index {
     fn push(&self, segment: &Arc<Segment>, kind: Kind) -> u32 {
         let mut segments = self.segments.write();
         let ordinal = segments.len() as u32;
-        let new = SegmentIndex { segment: segment.clone(), ordinal, kind: Mutex::new(kind) };
+        let (segment, kind) = (segment.clone(), Mutex::new(kind));
+        let new = SegmentIndex { segment, ordinal, kind, decay: Arc::default() };
         *segments = segments.iter().cloned().chain([Arc::new(new)]).collect();
         ordinal
     }
@@ -227,11 +285,7 @@ impl Index {
             Ok(()) if whole => Kind::Files(Loaded::default()),
             _ => Kind::Frozen { index, whole },
         };
-        let new = Arc::new(SegmentIndex {
-            segment: segment.clone(),
-            ordinal: old.ordinal,
-            kind: Mutex::new(kind),
-        });
+        let new = Arc::new(old.changed(segment, kind));
         let mut segments = self.segments.write();
         let replace = |of: &Arc<SegmentIndex>| match of.ordinal == new.ordinal {
             true => new.clone(),
@@ -261,15 +315,54 @@ impl Index {
         RwLockReadGuard::map(self.state.read(), |state| &state.table)
     }
 
-    /// Whether `last:n` removed anything.
+    /// Whether anything was removed.
     pub(crate) fn hides_any(&self) -> bool {
-        self.floors.any()
+        self.floors.any() || self.removed.any()
     }
 
-    /// Whether `last:n` removed a frame, for a reader that sees frames below `head`.
+    /// Whether a frame was removed, for a reader that sees frames below `head`.
     pub(crate) fn is_hidden(&self, topic: &str, offset: u64, head: u64) -> bool {
-        self.floors.may_have(topic)
-            && self.table().find(topic).is_some_and(|totals| offset < totals.floor(head))
+        let below = |topic| self.table().find(topic).is_some_and(|of| offset < of.floor(head));
+        self.removed.contains(offset, head) || (self.floors.may_have(topic) && below(topic))
+    }
+
+    /// Whether a frame was removed by a tombstone.
+    pub(crate) fn is_removed(&self, offset: u64) -> bool {
+        self.removed.contains(offset, u64::MAX)
+    }
+
+    /// Counts how often frames were compacted away: what was looked up before may be gone.
+    pub(crate) fn rewrites(&self) -> u64 {
+        self.rewrites.load(Ordering::Acquire)
+    }
+
+    /// Takes up a tombstone, for readers that see frames below `from` or more; for all when the
+    /// store is being opened, and then the frame it hits may be gone.
+    fn remove(&self, state: &mut State, seq: u64, tombstone: &Tombstone<'_>, from: Option<u64>) {
+        let Tombstone { offset, topic, .. } = *tombstone;
+        let Some(number) = state.table.number_of(topic) else { return };
+        let Some(of) = self.holder(offset) else { return };
+        if from.is_none()
+            && let Some(&(end, settled)) = state.settled.get(&of.segment.base())
+            && (offset >= end || seq < settled)
+        {
+            return;
+        }
+        if !self.removed.mark(offset, from.unwrap_or(0)) {
+            return;
+        }
+        if let Some(removed) = &mut state.opening {
+            removed.push((number, offset));
+        }
+        state.table.get_mut(number).remove(offset);
+        of.decay.removed(tombstone.target_len());
+    }
+
+    /// The segment that an offset belongs to.
+    fn holder(&self, offset: u64) -> Option<Arc<SegmentIndex>> {
+        let segments = self.segments.read();
+        let found = segments.partition_point(|of| of.segment.base() <= offset).checked_sub(1)?;
+        segments.get(found).cloned()
     }
 
     /// The last sparse entry of a segment that `before` holds for; it must hold for a first part of
@@ -382,7 +475,11 @@ impl Index {
             return Ok(Some(found));
         }
         let mut memory = MemoryIndex::new(of.segment.base());
-        let whole = scan(&of.segment, |noted| memory.note_unlisted(noted))?;
+        let whole = scan(&of.segment, |met| match met {
+            Met::Frame(noted) => memory.note_unlisted(&noted),
+            Met::Tombstone(seq, tombstone) => memory.note_tombstone(seq, &tombstone),
+            Met::Floor(topic, floor) => memory.note_floor(topic, floor),
+        })?;
         self.partial.fetch_or(!whole, Ordering::Relaxed);
         *kind = Kind::Frozen { index: Arc::new(memory), whole };
         // The next open, which knows what `last:n` removed, writes them again.
@@ -404,71 +501,4 @@ impl Index {
             *loaded = Loaded::default();
         }
     }
-}
-
-/// The index, locked to take up frames of one group in one segment.
-pub(crate) struct Notes<'a> {
-    index: &'a Index,
-    segment: &'a Arc<Segment>,
-    state: RwLockWriteGuard<'a, State>,
-    group: Option<u64>,
-}
-
-impl Notes<'_> {
-    /// Takes up the next frame.
-    pub(crate) fn frame(&mut self, noted: &Noted<'_>) {
-        // A segment that only cursors were written to may be dropped again; it is listed with its
-        // first frame.
-        let group = *self.group.get_or_insert_with(|| {
-            self.index.activate(&mut self.state, self.segment);
-            noted.offset
-        });
-        let mut keep = match noted.ttl {
-            Ttl::Last(n) => Some(n.get()),
-            _ => None,
-        };
-        if let Some(n) = keep
-            && !self.index.prepare_floor(&mut self.state, noted.topic, n)
-        {
-            keep = None;
-        }
-        let State { table, active } = &mut *self.state;
-        let Some((ordinal, memory)) = active else { return };
-        let number = memory.number_of(noted.topic).unwrap_or_else(|| {
-            let listed = table.intern(noted.topic, noted.id);
-            memory.intern(table.get(listed).name.clone(), listed, noted)
-        });
-        let listed = memory.note(number, noted);
-        table.count_frame();
-        if let Some(floor) = table.get_mut(listed).note(noted, (*ordinal, group), keep) {
-            memory.set_floor(number, floor);
-            self.index.floors.add(noted.topic);
-        }
-    }
-}
-
-/// Reads a segment from its beginning and hands out what an index must know of each frame. Says
-/// whether all of it was sound.
-fn scan(segment: &Arc<Segment>, mut visit: impl FnMut(&Noted<'_>)) -> Result<bool, ReadError> {
-    let start = crate::format::file::FILE_HEADER_LEN as u64;
-    let mut walk = Walk::new(segment.clone(), start, segment.base(), WINDOW_SCAN);
-    let mut whole = true;
-    while let Some(found) = walk.next() {
-        let frame = found.and_then(|found| walk.frame(&found).map(|frame| (found, frame)));
-        match frame {
-            Ok((found, frame)) => visit(&Noted {
-                offset: found.offset,
-                id: frame.id(),
-                topic: frame.topic(),
-                batch: found.batch as u32,
-                record: found.position as u32,
-                record_len: found.prefix.len,
-                body_len: frame.body_len(),
-                ttl: frame.ttl(),
-            }),
-            Err(ReadError::Corrupt(_)) => whole = false,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(whole)
 }

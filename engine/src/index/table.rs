@@ -1,16 +1,15 @@
 //! All topics of the store: totals, the segments that hold each, and what `last:n` has removed.
 //! Kept in memory, rebuilt at open from the dictionaries of the sealed segments.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Noted;
+use super::recent::Recent;
+use super::rewrite::TopicChange;
 use crate::format::topic_index::TopicEntry;
 use crate::value::{FrameId, TopicPattern, TopicPatterns};
-
-/// Live frames of a topic remembered for `last:n` beyond what n asks for.
-const RECENT_SPARE: usize = 65_536;
 
 /// The topics by number and by name.
 #[derive(Debug, Default)]
@@ -27,11 +26,14 @@ pub(crate) struct TopicTotals {
     pub(crate) name: Arc<str>,
     /// Frames stored, removed ones included.
     stored: u64,
-    /// Frames removed by `last:n`.
+    /// Frames of these that were removed, by `last:n` or one by one; while the newest ones are
+    /// known, these count instead.
     hidden: u64,
     /// Bytes of records and bodies, removed ones included.
     pub(crate) bytes: u64,
     pub(crate) first: FrameId,
+    /// Offset of the first frame stored; nothing when that was compacted away.
+    pub(crate) first_offset: Option<u64>,
     pub(crate) last: FrameId,
     pub(crate) last_offset: u64,
     /// Position of the last frame's record, divided by 8, in the last segment that holds the topic.
@@ -45,24 +47,26 @@ pub(crate) struct TopicTotals {
     /// Ordinals of the segments that hold the topic.
     pub(crate) segments: Runs,
     /// Offsets of all live frames, kept while `last:n` is in use.
-    recent: Option<VecDeque<u64>>,
+    recent: Option<Recent>,
 }
 
 impl TopicTotals {
-    /// Frames that a reader can see, expired ones included.
-    pub(crate) const fn live(&self) -> u64 {
-        self.stored - self.hidden
+    /// Frames that a reader can see; expired ones may be counted.
+    pub(crate) fn live(&self) -> u64 {
+        match &self.recent {
+            Some(recent) => recent.live(),
+            None => self.stored.saturating_sub(self.hidden),
+        }
     }
 
-    /// Whether `last:n` must first learn the newest offsets, and how many.
+    /// Whether `last:n` must first learn the newest offsets, and how many at most.
     pub(super) fn wants_recent(&self, n: u64) -> Option<u64> {
-        (self.recent.is_none() && n > 1).then(|| self.live().min(n))
+        (self.recent.is_none() && n > 1).then(|| self.stored.min(n))
     }
 
-    /// Gives what [`Self::wants_recent`] asked for: the newest live offsets, ascending.
-    pub(super) fn set_recent(&mut self, offsets: VecDeque<u64>) {
-        self.hidden = self.stored - offsets.len() as u64;
-        self.recent = Some(offsets);
+    /// Gives what [`Self::wants_recent`] asked for: the newest live frames.
+    pub(super) fn set_recent(&mut self, recent: Recent) {
+        self.recent = Some(recent);
     }
 
     /// The first offset that is not removed, for a reader that sees frames below `head`: a removal
@@ -86,26 +90,24 @@ impl TopicTotals {
         self.last_offset = noted.offset;
         self.last_slot = noted.record / 8;
         self.segments.add(ordinal);
+        let expires_ms = noted.expires_ms();
         if keep == Some(1) {
-            let recent = self.recent.get_or_insert_default();
-            recent.clear();
-            recent.push_back(noted.offset);
-        } else {
-            let recent = self.recent.as_mut()?;
-            recent.push_back(noted.offset);
-            let keep = keep.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-            let excess = recent.len().saturating_sub(keep);
-            recent.drain(..excess);
-            if keep == usize::MAX {
-                if recent.len() > RECENT_SPARE {
-                    self.recent = None;
-                }
-                return None;
-            }
+            self.recent = Some(Recent::default());
         }
-        let recent = self.recent.as_ref()?;
-        self.hidden = self.stored - recent.len() as u64;
-        let floor = recent.front().copied().filter(|_| self.hidden > 0)?;
+        let recent = self.recent.as_mut()?;
+        recent.push(noted.offset, expires_ms);
+        let Some(keep) = keep else {
+            if recent.is_long() {
+                self.hidden = self.stored - recent.live();
+                self.recent = None;
+            }
+            return None;
+        };
+        // By the id's time, not the clock's: read again later, the log must say the same.
+        recent.expire(noted.id.time_ms());
+        recent.keep(keep);
+        let first = recent.first().unwrap_or(noted.offset + 1);
+        let floor = Some(first).filter(|_| self.stored > recent.live())?;
         (floor > self.floor).then(|| {
             if self.floor_by < group {
                 self.floor_before = self.floor;
@@ -114,6 +116,50 @@ impl TopicTotals {
             self.floor_by = noted.offset;
             floor
         })
+    }
+
+    /// A frame that was there is removed.
+    pub(super) fn remove(&mut self, offset: u64) {
+        match &mut self.recent {
+            Some(recent) => recent.remove(offset),
+            None if offset >= self.floor => self.hidden += 1,
+            None => {}
+        }
+    }
+
+    /// Takes over what a FLOOR record says.
+    pub(super) fn raise_floor(&mut self, floor: u64) {
+        if floor > self.floor {
+            (self.floor, self.floor_by, self.floor_before) = (floor, floor, floor);
+            if let Some(recent) = &mut self.recent {
+                recent.keep_from(floor);
+            }
+        }
+    }
+
+    /// Frames of it were compacted away.
+    pub(super) fn rewritten(&mut self, change: &TopicChange<'_>) {
+        let gone = |offset: &&u64| **offset < self.floor || (change.was_removed)(**offset);
+        let hidden = change.hidden + change.expired.iter().filter(gone).count() as u64;
+        self.stored = self.stored.saturating_sub(change.hidden + change.expired.len() as u64);
+        self.hidden = self.hidden.saturating_sub(hidden);
+        self.bytes = self.bytes.saturating_sub(change.bytes);
+        if let Some(recent) = &mut self.recent {
+            change.expired.iter().for_each(|&offset| recent.remove(offset));
+        }
+        let (first, last) = (self.segments.at_or_after(0), self.segments.at_or_before(u32::MAX));
+        let is_old = |ordinal: Option<u32>| ordinal.is_some_and(|n| change.replaced.contains(&n));
+        let (replaces_first, replaces_last) = (is_old(first), is_old(last));
+        self.segments.replace(change.replaced.clone(), change.entry.map(|_| change.ordinal));
+        if replaces_first {
+            self.first_offset = change.entry.map(|entry| entry.first_offset);
+            self.first = change.entry.map_or(self.first, |entry| entry.first_id);
+        }
+        if replaces_last && let Some(entry) = change.entry.or(change.before) {
+            self.last = entry.last_id;
+            self.last_offset = entry.last_offset;
+            self.last_slot = entry.last_slot;
+        }
     }
 }
 
@@ -128,6 +174,25 @@ impl Runs {
             Some((_, last)) if *last + 1 == number => *last = number,
             _ => self.0.push((number, number)),
         }
+    }
+
+    /// Takes numbers out and puts one of them, or none, in their place.
+    pub(super) fn replace(&mut self, old: std::ops::RangeInclusive<u32>, new: Option<u32>) {
+        let (low, high) = old.into_inner();
+        let mut runs = Vec::with_capacity(self.0.len() + 1);
+        let below = self.0.iter().filter(|(first, _)| *first < low);
+        runs.extend(below.map(|&(first, last)| (first, last.min(low.saturating_sub(1)))));
+        let above = self.0.iter().filter(|(_, last)| *last > high);
+        let above = above.map(|&(first, last)| (first.max(high.saturating_add(1)), last));
+        let mut replaced = Self(runs);
+        new.into_iter().for_each(|number| replaced.add(number));
+        for (first, last) in above {
+            replaced.add(first);
+            if let Some(run) = replaced.0.last_mut() {
+                run.1 = last;
+            }
+        }
+        *self = replaced;
     }
 
     /// The smallest number at or after `number`.
@@ -166,7 +231,7 @@ impl TopicTable {
     }
 
     /// The number of a topic, which is made when it is new.
-    pub(super) fn intern(&mut self, topic: &str, first: FrameId) -> u32 {
+    pub(super) fn intern(&mut self, topic: &str, first_offset: u64, first: FrameId) -> u32 {
         if let Some(&number) = self.numbers.get(topic) {
             return number;
         }
@@ -179,6 +244,7 @@ impl TopicTable {
             hidden: 0,
             bytes: 0,
             first,
+            first_offset: Some(first_offset),
             last: first,
             last_offset: 0,
             last_slot: 0,
@@ -195,9 +261,20 @@ impl TopicTable {
         self.frames += 1;
     }
 
+    pub(super) fn uncount_frames(&mut self, frames: u64) {
+        self.frames = self.frames.saturating_sub(frames);
+    }
+
     /// Takes up what a sealed segment holds of a topic.
     pub(super) fn add(&mut self, topic: &str, entry: &TopicEntry, ordinal: u32) {
-        let number = self.intern(topic, entry.first_id);
+        if entry.count == 0 {
+            // What its floor hides lies before it: a topic that was not met yet hides nothing.
+            if let Some(number) = self.number_of(topic) {
+                self.get_mut(number).raise_floor(entry.floor);
+            }
+            return;
+        }
+        let number = self.intern(topic, entry.first_offset, entry.first_id);
         self.frames += u64::from(entry.count);
         let totals = self.get_mut(number);
         totals.stored += u64::from(entry.count);
@@ -205,13 +282,15 @@ impl TopicTable {
         totals.last = entry.last_id;
         totals.last_offset = entry.last_offset;
         totals.last_slot = entry.last_slot;
-        totals.floor = totals.floor.max(entry.floor);
-        totals.floor_by = totals.floor;
+        totals.raise_floor(entry.floor);
         totals.segments.add(ordinal);
+        // From the dictionaries alone the newest frames are not known.
+        totals.recent = None;
     }
 
-    /// The numbers of topics of which `last:n` removed something.
-    pub(super) fn with_floor(&self) -> Vec<u32> {
+    /// Forgets how many frames are hidden, and says of which topics `last:n` removed something.
+    pub(super) fn begin_hidden(&mut self) -> Vec<u32> {
+        self.topics.iter_mut().for_each(|totals| totals.hidden = 0);
         let numbered = self.topics.iter().zip(0u32..);
         numbered.filter(|(totals, _)| totals.floor > 0).map(|(_, number)| number).collect()
     }
@@ -272,9 +351,27 @@ mod tests {
     }
 
     #[test]
+    fn runs_are_replaced() {
+        for (old, new, expected) in [
+            (2..=3, Some(3), vec![(1, 1), (3, 3), (7, 7), (9, 10)]),
+            (3..=7, Some(7), vec![(1, 2), (7, 7), (9, 10)]),
+            (3..=8, Some(8), vec![(1, 2), (8, 10)]),
+            (1..=3, None, vec![(7, 7), (9, 10)]),
+            (0..=20, None, vec![]),
+            (0..=20, Some(20), vec![(20, 20)]),
+            (2..=2, None, vec![(1, 1), (3, 3), (7, 7), (9, 10)]),
+            (4..=6, Some(6), vec![(1, 3), (6, 7), (9, 10)]),
+        ] {
+            let mut runs = Runs(vec![(1, 3), (7, 7), (9, 10)]);
+            runs.replace(old, new);
+            assert_eq!(runs.0, expected);
+        }
+    }
+
+    #[test]
     fn last_n_moves_the_floor() {
         let mut table = TopicTable::default();
-        let number = table.intern("a", FrameId::ZERO);
+        let number = table.intern("a", 0, FrameId::ZERO);
         let mut note = |offset: u64, keep: Option<u64>| {
             let noted = Noted {
                 offset,
@@ -288,7 +385,9 @@ mod tests {
             };
             let totals = table.get_mut(number);
             if let Some(want) = keep.and_then(|n| totals.wants_recent(n)) {
-                totals.set_recent((offset - want..offset).collect());
+                let mut recent = Recent::default();
+                (offset - want..offset).for_each(|offset| recent.push(offset, None));
+                totals.set_recent(recent);
             }
             let floor = totals.note(&noted, (0, offset), keep);
             (floor, totals.live())

@@ -22,7 +22,7 @@ pub(super) fn load(env: &Env, segment: &Segment) -> io::Result<KeyFile> {
     if let Some(file) = read(env, segment) {
         return Ok(file);
     }
-    let (held, whole) = recovery::keys_of(env, segment)?;
+    let (held, whole) = recovery::keys_of(segment)?;
     let bytes = encode(env, segment, held.first_ms.unwrap_or(u64::MAX), &held);
     if whole {
         // Without room for it the file is made once more by who asks next.

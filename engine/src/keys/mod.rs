@@ -168,6 +168,14 @@ impl KeyIndex {
         Ok(())
     }
 
+    /// Makes the key file of a segment that was written anew.
+    ///
+    /// # Errors
+    /// What the files answered; who needs the file makes it then.
+    pub(crate) fn make(&self, env: &Env, segment: &Segment) -> io::Result<()> {
+        files::load(env, segment).map(drop)
+    }
+
     /// The offset, below `head`, of the newest frame that had an id before it was imported.
     ///
     /// # Errors
@@ -185,20 +193,26 @@ impl KeyIndex {
         for segment in segments.iter().rev() {
             let found = match self.open.read().get(&segment.base()) {
                 Some(held) => {
-                    let mut of_id = held.old_ids.range((id, 0)..=(id, u64::MAX));
+                    let mut of_id = held.old_ids.range((id, 0)..(id, head));
                     of_id.next_back().map(|(_, offset)| *offset)
                 }
-                None if segment.is_sealed() => self.find_sealed(env, segment, id)?,
+                None if segment.is_sealed() => self.find_sealed(env, segment, id, head)?,
                 None => None,
             };
-            if let Some(offset) = found.filter(|&offset| offset < head) {
-                return Ok(Some(offset));
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
     }
 
-    fn find_sealed(&self, env: &Env, segment: &Segment, id: FrameId) -> io::Result<Option<u64>> {
+    fn find_sealed(
+        &self,
+        env: &Env,
+        segment: &Segment,
+        id: FrameId,
+        head: u64,
+    ) -> io::Result<Option<u64>> {
         let name = (segment.base(), segment.generation());
         let mut sealed = self.sealed.lock();
         if let Some(range) = sealed.ranges.get(&name)
@@ -207,7 +221,7 @@ impl KeyIndex {
             return Ok(None);
         }
         if let Some((_, file)) = sealed.loaded.iter().find(|(loaded, _)| *loaded == name) {
-            return Ok(file.find(id));
+            return Ok(file.find(id, head));
         }
         if sealed.ranges.len() > FILES_MAX {
             sealed.ranges.clear();
@@ -220,6 +234,6 @@ impl KeyIndex {
                 sealed.loaded.pop_front();
             }
         }
-        Ok(file.find(id))
+        Ok(file.find(id, head))
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Active {
     pub(crate) crc: crc32fast::Hasher,
     /// Frames in it.
     pub(crate) frames: u64,
+    /// It holds tombstones: it stays also without a frame.
+    pub(crate) tombstones: bool,
     /// It does not yet begin with a complete checkpoint.
     pub(crate) bare: bool,
 }
@@ -68,6 +70,10 @@ pub(crate) struct Place {
     pub(crate) segment: Arc<Segment>,
     /// Position of its header in the file.
     pub(crate) position: u64,
+    /// Its number.
+    pub(crate) seq: u64,
+    /// The offset after its frames.
+    pub(crate) next_offset: u64,
 }
 
 impl OpenBatch {
@@ -146,6 +152,13 @@ impl Appender {
         Ok(())
     }
 
+    /// A tombstone was laid out.
+    pub(crate) fn note_tombstone(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.tombstones = true;
+        }
+    }
+
     /// Takes back a batch that could not be laid out.
     pub(crate) fn abandon(&mut self, open: &OpenBatch) {
         self.buf.truncate(open.at);
@@ -173,9 +186,11 @@ impl Appender {
         let place = Place {
             segment: Arc::clone(&active.segment),
             position: active.flushed + open.at as u64,
+            seq: self.next_seq,
+            next_offset: self.next_offset + u64::from(open.frames),
         };
         self.next_seq += 1;
-        self.next_offset += u64::from(open.frames);
+        self.next_offset = place.next_offset;
         place
     }
 
@@ -217,10 +232,11 @@ impl Appender {
     /// The segment the published group rolled away from, to be sealed.
     pub(crate) fn take_rolled(&mut self) -> Option<SealJob> {
         let (rolled, upto_seq) = self.rolled.take()?;
-        let Active { segment, media, flushed, crc, frames, .. } = rolled;
+        let Active { segment, media, flushed, crc, frames, tombstones, .. } = rolled;
         let next = self.active.as_ref().map(|active| Arc::clone(&active.media))?;
         let crc = crc.finalize();
-        Some(SealJob { segment, media, next, length: flushed, crc, frames, upto_seq })
+        let length = flushed;
+        Some(SealJob { segment, media, next, length, crc, frames, tombstones, upto_seq })
     }
 
     /// Goes on in a new segment. It belongs to the store, durably, before it is used; until then
@@ -229,8 +245,16 @@ impl Appender {
         self.flush().map_err(Fault::Failed)?;
         inner.sealing.seal_now(inner)?;
         let env = &inner.env;
+        // Segments that stay differ in their base. One that holds tombstones and no frame stays, and
+        // takes an offset with it that no frame ever has.
+        if let Some(active) = &self.active
+            && active.tombstones
+            && active.segment.base() == self.next_offset
+        {
+            self.next_offset += 1;
+        }
         let base = self.next_offset;
-        // A segment without frames has the same base: it is dropped once this one restates its
+        // A segment without either has the same base: it is dropped once this one restates its
         // tables, and until then the generation tells them apart.
         let generation = match &self.active {
             Some(active) if active.segment.base() == base => active.segment.generation() + 1,
@@ -256,7 +280,16 @@ impl Appender {
         let mut crc = crc32fast::Hasher::new();
         crc.update(&header);
         let flushed = FILE_HEADER_LEN as u64;
-        let active = Active { segment, media, flushed, prev_crc: 0, crc, frames: 0, bare: true };
+        let active = Active {
+            segment,
+            media,
+            flushed,
+            prev_crc: 0,
+            crc,
+            frames: 0,
+            tombstones: false,
+            bare: true,
+        };
         let next_seq = self.next_seq;
         self.rolled = self.active.replace(active).map(|rolled| (rolled, next_seq));
         Ok(())
@@ -310,6 +343,8 @@ pub(crate) fn unmarked(key: &SegmentKey) -> FileEntry {
         crc: 0,
         count: 0,
         newest_ms: 0,
+        gone: 0,
+        settled: 0,
     }
 }
 

@@ -19,6 +19,9 @@ pub(crate) use segment::{Segment, SegmentKey};
 
 use crate::sys::Published;
 
+/// The kinds of files that derive from a sealed segment.
+pub(crate) const DERIVED: [&str; 4] = ["idx", "top", "dead", "key"];
+
 /// The log as readers see it.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -80,5 +83,15 @@ impl Log {
             .iter()
             .filter_map(|segment| if same(segment) { new.clone() } else { Some(segment.clone()) })
             .collect();
+    }
+
+    /// Takes segments out, and puts `new` in their place.
+    pub(crate) fn compacted(&self, old: &[Arc<Segment>], new: Option<Arc<Segment>>) {
+        let mut segments = self.segments.write();
+        let is_old = |segment: &Arc<Segment>| old.iter().any(|old| old.key() == segment.key());
+        let kept = segments.iter().filter(|segment| !is_old(segment)).cloned();
+        let mut listed: Vec<_> = kept.chain(new).collect();
+        listed.sort_by_key(|segment| (segment.base(), segment.generation()));
+        *segments = listed.into();
     }
 }

@@ -47,4 +47,11 @@ impl OpenFiles {
         table.open.insert(key, (Arc::clone(&media), now));
         Ok(media)
     }
+
+    /// The same for a segment whose file is about to go: it is not kept in the table.
+    pub(super) fn take(&self, segment: &Segment) -> io::Result<Arc<dyn Media>> {
+        let media = self.get(segment)?;
+        self.table.lock().open.remove(&(segment.base(), segment.generation()));
+        Ok(media)
+    }
 }

@@ -35,6 +35,7 @@ pub(crate) struct SealJob {
     /// CRC of the file up to there.
     pub(crate) crc: u32,
     pub(crate) frames: u64,
+    pub(crate) tombstones: bool,
     /// Every batch with a lower seq is in this segment or an older one.
     pub(crate) upto_seq: u64,
 }
@@ -78,7 +79,7 @@ impl Sealing {
         let same = |base: u64, generation: u32| {
             base == job.segment.base() && generation == job.segment.generation()
         };
-        if job.frames == 0 {
+        if job.frames == 0 && !job.tombstones {
             // Its tables are restated in the segment after it, which may not be durable yet.
             job.next.sync().map_err(Fault::Failed)?;
             let dropped = inner.env.manifest.update(|state| {
@@ -113,14 +114,15 @@ impl Sealing {
         Ok(())
     }
 
-    /// Writes the derived files of sealed segments. Failing is no harm: they are made again at the
-    /// next open, and the index in memory serves until then.
-    pub(crate) fn index_sealed(&self, inner: &Inner) {
+    /// Writes the derived files of sealed segments; says whether there were any. Failing is no harm:
+    /// they are made again at the next open, and the index in memory serves until then.
+    pub(crate) fn index_sealed(&self, inner: &Inner) -> bool {
         let segments = std::mem::take(&mut *self.unindexed.lock());
-        for segment in segments {
-            let _ = inner.index.seal(&segment);
-            let _ = inner.keys.seal(&inner.env, &inner.index, &segment);
+        for segment in &segments {
+            let _ = inner.index.seal(segment);
+            let _ = inner.keys.seal(&inner.env, &inner.index, segment);
         }
+        !segments.is_empty()
     }
 
     /// Allocates the next segment ahead of its use, if there is none yet.

@@ -1,8 +1,9 @@
 //! One segment as readers see it: a place in the order of offsets, and bytes that are final.
 
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -41,6 +42,9 @@ pub(crate) struct Segment {
     key: SegmentKey,
     path: PathBuf,
     source: Source,
+    /// Its medium, kept open from the moment its file is about to go: whoever reads the segment then
+    /// reads on.
+    pinned: OnceLock<Arc<dyn Media>>,
 }
 
 #[derive(Debug)]
@@ -48,24 +52,42 @@ enum Source {
     /// Written to, or left by a writer: its medium says what is final.
     Open(Arc<dyn Media>),
     /// Of exact length, opened when it is read.
-    Sealed { length: u64, frames: u64, open: Arc<OpenFiles> },
+    Sealed { length: u64, span: u64, open: Arc<OpenFiles> },
+    /// No file and no bytes: what there was is in the segment after it, or nowhere.
+    Gone,
 }
 
 impl Segment {
     /// A segment whose medium stays open: the active one.
     pub(crate) fn open(key: SegmentKey, path: PathBuf, media: Arc<dyn Media>) -> Self {
-        Self { key, path, source: Source::Open(media) }
+        Self { key, path, source: Source::Open(media), pinned: OnceLock::new() }
     }
 
-    /// A sealed segment.
+    /// A sealed segment that stands for `span` offsets.
     pub(crate) fn sealed_file(
         key: SegmentKey,
         path: PathBuf,
         length: u64,
-        frames: u64,
+        span: u64,
         open: Arc<OpenFiles>,
     ) -> Self {
-        Self { key, path, source: Source::Sealed { length, frames, open } }
+        let source = Source::Sealed { length, span, open };
+        Self { key, path, source, pinned: OnceLock::new() }
+    }
+
+    /// What stands in the place of a segment that was compacted away.
+    pub(crate) fn gone(base: u64) -> Self {
+        let key = SegmentKey { base, generation: u32::MAX, uuid: [0; 16], salt: 0 };
+        Self { key, path: PathBuf::new(), source: Source::Gone, pinned: OnceLock::new() }
+    }
+
+    /// Keeps the file open for those who read it, as it is about to be unlinked.
+    pub(crate) fn pin(&self) -> io::Result<()> {
+        if let Source::Sealed { open, .. } = &self.source {
+            let media = open.take(self)?;
+            let _already = self.pinned.set(media);
+        }
+        Ok(())
     }
 
     /// Offset of the first frame in it, or of the next if it holds none.
@@ -102,6 +124,7 @@ impl Segment {
         match &self.source {
             Source::Open(media) => media.published(),
             Source::Sealed { length, .. } => *length,
+            Source::Gone => FILE_HEADER_LEN as u64,
         }
     }
 
@@ -110,11 +133,11 @@ impl Segment {
         matches!(self.source, Source::Sealed { .. })
     }
 
-    /// Frames in it, of those below `head`.
-    pub(crate) fn frames(&self, head: u64) -> u64 {
+    /// The offset after those a sealed segment stands for.
+    pub(crate) fn end(&self) -> u64 {
         match &self.source {
-            Source::Open(_) => head.saturating_sub(self.key.base),
-            Source::Sealed { frames, .. } => (*frames).min(head.saturating_sub(self.key.base)),
+            Source::Open(_) | Source::Gone => self.key.base,
+            Source::Sealed { span, .. } => self.key.base.saturating_add(*span),
         }
     }
 
@@ -125,8 +148,26 @@ impl Segment {
     pub(crate) fn bytes(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
         let viewed = match &self.source {
             Source::Open(media) => media.view(range),
-            Source::Sealed { open, .. } => open.get(self).and_then(|media| media.view(range)),
+            Source::Sealed { open, .. } => self.opened(open).and_then(|media| media.view(range)),
+            Source::Gone => Err(io::ErrorKind::NotFound.into()),
         };
         viewed.map_err(|error| ReadError::io(&self.path, &error))
+    }
+
+    /// The medium of a sealed segment.
+    pub(crate) fn media(&self) -> io::Result<Arc<dyn Media>> {
+        match &self.source {
+            Source::Open(media) => Ok(Arc::clone(media)),
+            Source::Sealed { open, .. } => self.opened(open),
+            Source::Gone => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn opened(&self, open: &OpenFiles) -> io::Result<Arc<dyn Media>> {
+        if let Some(media) = self.pinned.get() {
+            return Ok(Arc::clone(media));
+        }
+        // Between the two the file may have been pinned and unlinked.
+        open.get(self).or_else(|error| self.pinned.get().cloned().ok_or(error))
     }
 }

@@ -197,6 +197,7 @@ pub(super) fn last_segment(env: &Arc<Env>, chain: &Chain) -> io::Result<FileEntr
         crc,
         frames: 0,
         bare: true,
+        tombstones: false,
     };
     let mut appender = Appender::new(Some(active), chain.next_seq, chain.next_offset, chain.epoch);
     let last_id = chain.tables.last_id.unwrap_or(crate::value::FrameId::ZERO);

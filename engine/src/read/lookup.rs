@@ -14,14 +14,16 @@ use crate::value::{Frame, FrameId, Topic, TopicPatterns};
 /// Tries of a lookup that a writer's `last:n` overtakes.
 const TRIES: usize = 8;
 
-/// What a store holds of one topic. Frames that expired count until they are compacted away.
+/// What a store holds of one topic. Frames that expired may count until they are compacted away;
+/// all others that are gone do not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicStats {
     /// The topic.
     pub topic: Topic,
     /// Frames.
     pub count: u64,
-    /// Bytes of all records and bodies ever stored under it.
+    /// Bytes of the records and bodies in the store, those of frames that are gone too as long as
+    /// they are not compacted away.
     pub bytes: u64,
     /// Id of the oldest frame.
     pub first: FrameId,
@@ -39,7 +41,7 @@ fn first_id(of: &SegmentIndex, position: u64) -> Option<FrameId> {
 }
 
 impl Inner {
-    pub(super) fn get_at(&self, offset: u64) -> Result<Option<Frame>, ReadError> {
+    pub(crate) fn get_at(&self, offset: u64) -> Result<Option<Frame>, ReadError> {
         let head = self.log.head();
         if offset >= head {
             return Ok(None);
@@ -49,7 +51,7 @@ impl Inner {
     }
 
     /// The frame with an offset that is below the head, visible or not.
-    fn stored_at(&self, offset: u64) -> Result<Option<Frame>, ReadError> {
+    pub(crate) fn stored_at(&self, offset: u64) -> Result<Option<Frame>, ReadError> {
         let segments = self.index.segments();
         let Some(of) = segment_of(&segments, offset).and_then(|at| segments.get(at)) else {
             return Ok(None);
@@ -67,27 +69,54 @@ impl Inner {
         Ok(None)
     }
 
-    pub(super) fn get(&self, id: FrameId) -> Result<Option<Frame>, ReadError> {
+    pub(crate) fn get(&self, id: FrameId) -> Result<Option<Frame>, ReadError> {
         let head = self.log.head();
         let (found, damage) = self.seek(id, head)?;
         match (found, damage) {
-            (Some(frame), _) if frame.id() == id => {
-                Ok(Some(frame).filter(|frame| self.is_visible(frame, head)))
-            }
+            (Some(frame), _) if frame.id() == id => match self.is_visible(&frame, head) {
+                true => Ok(Some(frame)),
+                false => self.get_by_old(id, head),
+            },
             // The frame may have been in the damaged place before the one that was found.
             (_, Some(error)) => Err(error),
             _ => self.get_by_old(id, head),
         }
     }
 
-    /// The newest frame that had an id before it was imported.
+    /// The newest visible frame that had an id before it was imported.
     fn get_by_old(&self, id: FrameId, head: u64) -> Result<Option<Frame>, ReadError> {
+        let mut below = head;
+        while let Some(offset) = self.old_offset(id, below)? {
+            match self.get_at(offset)? {
+                Some(frame) => return Ok(Some(frame)),
+                None => below = offset,
+            }
+        }
+        Ok(None)
+    }
+
+    fn old_offset(&self, id: FrameId, head: u64) -> Result<Option<u64>, ReadError> {
         let segments = self.log.view().segments;
         let found = self.keys.find_old(&self.env, &segments, id, head);
-        match found.map_err(|error| ReadError::io(&self.env.log_dir(), &error))? {
-            Some(offset) => self.get_at(offset),
-            None => Ok(None),
+        found.map_err(|error| ReadError::io(&self.env.log_dir(), &error))
+    }
+
+    /// The offsets of the frames with an id, or that had it before, that are in the log, visible or
+    /// not.
+    pub(crate) fn stored_offsets(&self, id: FrameId) -> Result<Vec<u64>, ReadError> {
+        let head = self.log.head();
+        let (found, damage) = self.seek(id, head)?;
+        let found = found.filter(|frame| frame.id() == id).and_then(|frame| frame.offset());
+        if let (None, Some(error)) = (found, damage) {
+            return Err(error);
         }
+        let mut offsets = Vec::from_iter(found);
+        let mut below = head;
+        while let Some(offset) = self.old_offset(id, below)? {
+            offsets.push(offset);
+            below = offset;
+        }
+        Ok(offsets)
     }
 
     /// The offset of the first frame with this id or a later one, `head` when there is none.
@@ -152,10 +181,16 @@ impl Inner {
     ) -> Result<usize, ReadError> {
         let (mut low, mut high) = (0, segments.len());
         while low < high {
-            let middle = (low + high) / 2;
-            let first = self.index.first_step(&segments[middle])?;
+            let middle = low.midpoint(high);
+            // Segments without frames say nothing; the next one that has some speaks for them.
+            let mut at = middle;
+            let mut first = None;
+            while at < high && first.is_none() {
+                first = self.index.first_step(&segments[at])?;
+                at += 1;
+            }
             if first.is_some_and(|entry| entry.id_prefix < id.prefix()) {
-                low = middle + 1;
+                low = at;
             } else {
                 high = middle;
             }
@@ -181,16 +216,17 @@ impl Inner {
         topics: &TopicPatterns,
     ) -> Result<Vec<Frame>, ReadError> {
         self.settled(|head| {
-            let segments = self.index.segments();
-            let mut places: Vec<_> = {
+            let (mut places, segments): (Vec<_>, _) = {
                 let table = self.index.table();
+                // With the table, as the numbers it names are those of this list.
+                let segments = self.index.segments();
                 let numbers = table.select(topics).into_iter();
                 let place = |number| {
                     let totals = table.get(number);
                     let ordinal = totals.segments.at_or_before(u32::MAX)?;
                     Some((ordinal, totals.last_slot, totals.last_offset, totals.name.clone()))
                 };
-                numbers.filter_map(place).collect()
+                (numbers.filter_map(place).collect(), segments)
             };
             places.sort_unstable_by_key(|&(.., offset, _)| offset);
             let (mut frames, mut complete) = (Vec::with_capacity(places.len()), true);
@@ -245,33 +281,56 @@ impl Inner {
         }
     }
 
-    pub(super) fn topics(&self, topics: &TopicPatterns) -> Vec<TopicStats> {
-        let stats: Vec<(TopicStats, u64)> = {
+    pub(super) fn topics(self: &Arc<Self>, topics: &TopicPatterns) -> Vec<TopicStats> {
+        let stats: Vec<(TopicStats, u64, bool)> = {
             let table = self.index.table();
             let numbers = table.select(topics).into_iter();
-            numbers
-                .filter_map(|number| {
-                    let totals = table.get(number);
-                    let stats = TopicStats {
-                        topic: Topic::parse(&totals.name).ok()?,
-                        count: totals.live(),
-                        bytes: totals.bytes,
-                        first: totals.first,
-                        last: totals.last,
-                        last_offset: totals.last_offset,
-                    };
-                    Some((stats, totals.floor(u64::MAX)))
-                })
-                .collect()
+            let live = numbers.map(|number| table.get(number)).filter(|totals| totals.live() > 0);
+            let each = live.filter_map(|totals| {
+                let stats = TopicStats {
+                    topic: Topic::parse(&totals.name).ok()?,
+                    count: totals.live(),
+                    bytes: totals.bytes,
+                    first: totals.first,
+                    last: totals.last,
+                    last_offset: totals.last_offset,
+                };
+                let floor = totals.floor(u64::MAX);
+                let is_there = |at: u64| at >= floor && !self.index.is_removed(at);
+                Some((stats, floor, totals.first_offset.is_some_and(is_there)))
+            });
+            each.collect()
         };
-        let with_first = stats.into_iter().map(|(stats, floor)| match floor {
-            0 => stats,
-            // The oldest frame that is left stands exactly at the floor.
-            floor => match self.stored_at(floor) {
-                Ok(Some(frame)) => TopicStats { first: frame.id(), ..stats },
-                _ => stats,
-            },
-        });
-        with_first.collect()
+        let settle = |(stats, floor, first_is_there)| self.with_ends(stats, floor, first_is_there);
+        stats.into_iter().filter_map(settle).collect()
+    }
+
+    /// Corrects the first and the last frame of a topic where those in the table are gone. Nothing
+    /// when none can be found: all that is left has expired.
+    fn with_ends(
+        self: &Arc<Self>,
+        stats: TopicStats,
+        floor: u64,
+        is_first: bool,
+    ) -> Option<TopicStats> {
+        let mut stats = stats;
+        if !is_first {
+            let head = self.log.head();
+            let topics = stats.topic.clone().into();
+            let mut reader = Reader::over(self, &topics, floor..head, false, (head, 1));
+            // One that cannot be read is there all the same.
+            if let Ok(frame) = reader.next()? {
+                stats.first = frame.id();
+            }
+        }
+        if self.index.is_removed(stats.last_offset) {
+            let newest = self.newest_before(stats.topic.as_str(), self.log.head());
+            if let Ok(newest) = newest {
+                let frame = newest?;
+                stats.last = frame.id();
+                stats.last_offset = frame.offset().unwrap_or(stats.last_offset);
+            }
+        }
+        Some(stats)
     }
 }

@@ -27,7 +27,7 @@ pub use resume::ResumePoint;
 
 impl Inner {
     /// Whether a reader that sees frames below `head` may see a frame: it is neither expired nor
-    /// removed by `last:n`.
+    /// removed, by `last:n` or one by one.
     pub(crate) fn is_visible(&self, frame: &Frame, head: u64) -> bool {
         if let Ttl::TimeMs(ms) = frame.ttl()
             && frame.id().time_ms().saturating_add(ms) <= self.env.clock.now_ms()

@@ -51,15 +51,16 @@ impl Inner {
         topics: &TopicPatterns,
         from: u64,
     ) -> Result<Option<u64>, ReadError> {
-        let mut lanes: Vec<(u64, Arc<str>, Runs)> = {
+        let (mut lanes, segments): (Vec<(u64, Arc<str>, Runs)>, _) = {
             let table = self.index.table();
+            // With the table: the runs number the segments of this very list.
+            let segments = self.index.segments();
             let selected = table.select(topics).into_iter().map(|number| table.get(number));
             let recent = selected.filter(|totals| totals.last_offset >= from);
-            recent
-                .map(|totals| (totals.last_offset, totals.name.clone(), totals.segments.clone()))
-                .collect()
+            let lane = recent
+                .map(|totals| (totals.last_offset, totals.name.clone(), totals.segments.clone()));
+            (lane.collect(), segments)
         };
-        let segments = self.index.segments();
         self.check_whole(&segments, from)?;
         // From the topic with the newest frame on: mostly the first one decides.
         lanes.sort_unstable_by_key(|&(last, ..)| Reverse(last));

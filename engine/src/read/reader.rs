@@ -7,8 +7,11 @@ use std::sync::Arc;
 use super::scan::{self, Backward, Forward};
 use super::visit::{Lane, Visit};
 use crate::error::ReadError;
+use crate::index::SegmentIndex;
 use crate::store::Inner;
 use crate::value::{Bound, Frame, FrameId, ReadOptions, Start, TopicPattern, TopicPatterns};
+
+type Segments = Arc<[Arc<SegmentIndex>]>;
 
 /// Topics above which merging their postings costs more than reading everything.
 const LANES_MAX: usize = 4096;
@@ -58,10 +61,12 @@ impl Reader {
         (head, left): (u64, u64),
     ) -> Self {
         // The list of segments is younger than the head, so it covers the range.
-        let segments = inner.index.segments();
         let way = match inner.lanes(topics, &range) {
-            Some(lanes) => Way::Visit(Visit::new(inner.clone(), segments, lanes, range, reverse)),
+            Some((lanes, segments)) => {
+                Way::Visit(Visit::new(inner.clone(), segments, lanes, range, reverse))
+            }
             None => {
+                let segments = inner.index.segments();
                 let range = scan::Range {
                     store: inner.clone(),
                     segments,
@@ -178,8 +183,9 @@ impl Inner {
         Ok(start)
     }
 
-    /// The topics whose postings to visit, or nothing when everything is to be read.
-    fn lanes(&self, topics: &TopicPatterns, range: &Range<u64>) -> Option<Vec<Lane>> {
+    /// The topics whose postings to visit and the segments they name, or nothing when everything is
+    /// to be read.
+    fn lanes(&self, topics: &TopicPatterns, range: &Range<u64>) -> Option<(Vec<Lane>, Segments)> {
         let frames = range.end.saturating_sub(range.start);
         let takes_all = topics.as_slice().contains(&TopicPattern::All);
         if frames <= SCAN_FRAMES || takes_all {
@@ -199,8 +205,11 @@ impl Inner {
             (totals.name.clone(), totals.segments.clone())
         };
         let lanes = numbers.iter().map(lane).collect();
+        // With the table: the lanes name segments by their place in this very list.
+        let segments = self.index.segments();
         drop(table);
         // Damage can keep a frame out of the postings; reading everything reports it.
-        self.index.segments().iter().all(|of| self.index.is_whole(of)).then_some(lanes)
+        let whole = segments.iter().all(|of| self.index.is_whole(of));
+        whole.then_some((lanes, segments))
     }
 }

@@ -99,9 +99,10 @@ struct Batch {
     base: u64,
     end: u64,
     count: u32,
+    seq: u64,
 }
 
-/// A FRAME record that was reached but not checked.
+/// A record that was reached but not checked: a FRAME, unless others were asked for too.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found {
     /// Its offset, if the batch has no gaps; sure once the record was checked.
@@ -124,12 +125,25 @@ pub(crate) struct Walk {
     batch: Option<Batch>,
     /// Offset of the next frame when nothing is missing.
     next: u64,
+    /// Whether records that are not frames are handed out too.
+    controls: bool,
 }
 
 impl Walk {
     /// Begins at a batch. `next` is the offset of the first frame at or after it, as far as known.
     pub(crate) fn new(segment: Arc<Segment>, position: u64, next: u64, window: u64) -> Self {
-        Self { window: Window::new(segment, window), position, batch: None, next }
+        let window = Window::new(segment, window);
+        Self { window, position, batch: None, next, controls: false }
+    }
+
+    /// The same walk, which hands out records of every kind.
+    pub(crate) fn with_controls(self) -> Self {
+        Self { controls: true, ..self }
+    }
+
+    /// The number of the batch that the record found last belongs to.
+    pub(crate) fn batch_seq(&self) -> u64 {
+        self.batch.map_or(0, |batch| batch.seq)
     }
 
     /// The offset of the next frame when nothing is missing.
@@ -156,23 +170,25 @@ impl Walk {
         }
     }
 
-    /// Passes over whole batches that end before `offset`.
+    /// Passes over whole batches that end before `offset`: those that are followed by one that does
+    /// not begin beyond it. How far a batch reaches its own header does not say, as frames may have
+    /// been compacted away from it.
     pub(crate) fn skip_to(&mut self, offset: u64) -> Result<(), ReadError> {
+        self.batch = None;
+        let salt = self.window.segment.salt();
+        let Some(mut header) = self.header_at(self.position, salt)? else { return Ok(()) };
         loop {
-            self.batch = None;
-            let salt = self.window.segment.salt();
-            let Some(bytes) = self.window.get(self.position, HEADER)? else { return Ok(()) };
-            let Some(header) = read_header(bytes, salt) else {
-                return Ok(());
-            };
-            // Every record of the batch could be a frame, none can be beyond this.
-            let past = header.base_offset.saturating_add(u64::from(header.count));
-            if past > offset {
-                return Ok(());
+            let position = self.position + HEADER + u64::from(header.length);
+            match self.header_at(position, salt)? {
+                Some(next) if next.base_offset <= offset => header = next,
+                _ => return Ok(()),
             }
-            self.next = past;
-            self.position += HEADER + u64::from(header.length);
+            (self.position, self.next) = (position, header.base_offset);
         }
+    }
+
+    fn header_at(&mut self, position: u64, salt: u32) -> Result<Option<BatchHeader>, ReadError> {
+        Ok(self.window.get(position, HEADER)?.and_then(|bytes| read_header(bytes, salt)))
     }
 
     /// The record of a frame that was found, checked.
@@ -194,6 +210,11 @@ impl Walk {
         self.window.bytes.get(from..from + found.prefix.len as usize).unwrap_or_default()
     }
 
+    /// The error for a record that was found and is not what it should be.
+    pub(crate) fn damaged(&self, found: &Found) -> ReadError {
+        self.window.damaged(found.position, found.offset)
+    }
+
     /// Checks the CRC of a frame that is not taken, so that damage cannot hide a frame by changing
     /// its topic.
     pub(crate) fn pass(&mut self, found: &Found) -> Result<(), ReadError> {
@@ -213,8 +234,8 @@ impl Walk {
             (Some(header), Some(end)) if end <= self.window.limit => {
                 let base = header.base_offset;
                 self.window.get(self.position, end - self.position)?;
-                let count = header.count;
-                self.batch = Some(Batch { at: self.position, base, end, count });
+                let (count, seq) = (header.count, header.seq);
+                self.batch = Some(Batch { at: self.position, base, end, count, seq });
                 self.next = base;
                 self.position += HEADER;
                 Ok(true)
@@ -243,7 +264,9 @@ impl Walk {
         };
         self.position += prefix.stride() as u64;
         if prefix.kind != RecordKind::Frame {
-            return Ok(None);
+            let (batch_at, base) = (batch.at, batch.base);
+            let found = Found { offset: self.next, position, batch: batch_at, base, prefix };
+            return Ok(self.controls.then_some(found));
         }
         let offset = batch.base.saturating_add(u64::from(prefix.offset_delta));
         let found = Found { offset, position, batch: batch.at, base: batch.base, prefix };

@@ -10,7 +10,7 @@ use crate::error::{Corruption, OpenError, ReadOnlyReason};
 use crate::format::batch::BatchHeader;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
-use crate::log::{OpenFiles, Segment, SegmentKey};
+use crate::log::{DERIVED, OpenFiles, Segment, SegmentKey};
 use crate::media::{Files, Media};
 
 /// The segments the manifest names, in the order of their offsets.
@@ -32,6 +32,13 @@ fn parse_name(name: &str) -> Option<(u64, u32, bool)> {
     Some((base.parse().ok()?, generation.parse().ok()?, unfinished))
 }
 
+/// Name of a file that derives from a segment.
+fn parse_derived(name: &str) -> Option<(u64, u32)> {
+    let (name, kind) = name.rsplit_once('.')?;
+    let (base, generation) = name.split_once('.').filter(|_| DERIVED.contains(&kind))?;
+    Some((base.parse().ok()?, generation.parse().ok()?))
+}
+
 /// Looks at the directory of the log.
 pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, OpenError> {
     let dir = env.log_dir();
@@ -42,6 +49,13 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, Open
     let mut found = Found::default();
     let names = env.files.list(&dir).map_err(|error| OpenError::io("list", &dir, error))?;
     finish_renames(env, &listed, &names).map_err(|error| OpenError::io("tidy", &dir, error))?;
+    for name in &names {
+        let Some((base, generation)) = parse_derived(name) else { continue };
+        if !listed.iter().any(|file| (file.base, file.generation) == (base, generation)) {
+            // Of a segment that was rewritten. One that stays is in nobody's way.
+            let _ = env.files.remove(&dir.join(name));
+        }
+    }
     for name in &names {
         let Some((base, generation, false)) = parse_name(name) else { continue };
         if listed.iter().any(|file| (file.base, file.generation) == (base, generation)) {
@@ -166,7 +180,8 @@ fn sealed(
         return Err(trouble("does not have the length it was sealed with"));
     }
     let open = Arc::clone(open_files);
-    Ok(Arc::new(Segment::sealed_file(key, path, file.length, file.count, open)))
+    let span = file.end() - file.base;
+    Ok(Arc::new(Segment::sealed_file(key, path, file.length, span, open)))
 }
 
 #[cfg(test)]

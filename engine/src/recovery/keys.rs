@@ -1,11 +1,9 @@
 //! Reads the idempotency keys and old ids of a segment out of its batches.
 
 use std::io;
-use std::ops::ControlFlow;
 
-use super::replay::replay;
+use super::replay::replay_sealed;
 use super::scan::Batch;
-use crate::env::Env;
 use crate::format::control::{self, Control};
 use crate::format::key_index::UsedKey;
 use crate::format::record::{FLAG_OLD_ID, RecordKind};
@@ -17,13 +15,10 @@ use crate::value::Frame;
 ///
 /// # Errors
 /// What the file answered.
-pub(crate) fn keys_of(env: &Env, segment: &Segment) -> io::Result<(SegmentKeys, bool)> {
-    let media = env.files.open_sealed(segment.path())?;
+pub(crate) fn keys_of(segment: &Segment) -> io::Result<(SegmentKeys, bool)> {
+    let media = segment.media()?;
     let mut held = SegmentKeys::default();
-    let walk = replay(&media, &segment.key(), segment.published_len(), |batch| {
-        take(&mut held, batch);
-        ControlFlow::Continue(())
-    })?;
+    let walk = replay_sealed(&media, segment, |batch| take(&mut held, batch))?;
     Ok((held, walk.position == segment.published_len()))
 }
 

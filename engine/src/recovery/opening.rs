@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use parking_lot::{Mutex, RwLock};
 
 use super::files::{self, Found};
-use super::replay::{Tables, note, replay};
+use super::replay::{Tables, note, replay, replay_sealed};
 use super::scan::scan;
 use super::{Examined, Recovered, RecoveryReport, keys, rewrite};
 use crate::blob::Blobs;
 use crate::commit::{Commits, Writer};
+use crate::compact::Compaction;
 use crate::env::Env;
 use crate::error::{Corruption, OpenError, ReadOnlyReason};
 use crate::format::super_file::FileEntry;
@@ -153,11 +154,7 @@ impl Opening {
         let path = last.path();
         let failed = |error| OpenError::io("read", path, error);
         let media = self.env.files.open_sealed(path).map_err(failed)?;
-        let walk = replay(&media, &last.key(), last.published_len(), |batch| {
-            tables.take(batch);
-            ControlFlow::Continue(())
-        });
-        let walk = walk.map_err(failed)?;
+        let walk = replay_sealed(&media, last, |batch| tables.take(batch)).map_err(failed)?;
         // Damage in a sealed segment is found by who reads it; the tables are then as of the
         // damage.
         Ok(walk.seq.map(|seq| (seq, walk.offset)))
@@ -289,7 +286,7 @@ impl Opening {
             tail;
         let head = match segments.last() {
             Some(_) => next_offset,
-            None => sealed.last().map_or(next_offset, |last| last.base() + last.frames(u64::MAX)),
+            None => sealed.last().map_or(next_offset, |last| last.end()),
         };
         let appender = Appender::new(active, next_seq, head, epoch);
         let ids = IdSource::new(last_id, seed);
@@ -308,6 +305,7 @@ impl Opening {
             upkeep: Upkeep::default(),
             scrub: Scrub::default(),
             timing: Timing::default(),
+            compaction: Compaction::default(),
             open_files: self.open_files,
             durable_upto: AtomicU64::new(durable_upto),
             epoch,

@@ -78,9 +78,25 @@ pub(crate) fn replay(
     media: &Arc<dyn Media>,
     key: &SegmentKey,
     end: u64,
-    mut visit: impl FnMut(&Batch) -> ControlFlow<()>,
+    visit: impl FnMut(&Batch) -> ControlFlow<()>,
 ) -> io::Result<Walk> {
-    let mut walk = Walk::new(Arc::clone(media), key, end);
+    replay_on(Walk::new(Arc::clone(media), key, end), visit)
+}
+
+/// Walks all batches of a sealed segment, which may have been compacted.
+pub(super) fn replay_sealed(
+    media: &Arc<dyn Media>,
+    segment: &Segment,
+    mut visit: impl FnMut(&Batch),
+) -> io::Result<Walk> {
+    let walk = Walk::new(Arc::clone(media), &segment.key(), segment.published_len());
+    replay_on(walk.sealed(), |batch| {
+        visit(batch);
+        ControlFlow::Continue(())
+    })
+}
+
+fn replay_on(mut walk: Walk, mut visit: impl FnMut(&Batch) -> ControlFlow<()>) -> io::Result<Walk> {
     loop {
         // A copy of the place, as a batch that is refused was not passed.
         let (position, seq, prev_crc, offset) =
@@ -112,7 +128,7 @@ pub(crate) fn has_blobs(batch: &Batch, blobs: &Blobs) -> bool {
     })
 }
 
-/// Tells the index of the frames of a batch.
+/// Tells the index of the frames and the tombstones of a batch.
 pub(crate) fn note(index: &Index, segment: &Arc<Segment>, batch: &Batch) {
     let frames: Vec<(u64, Frame)> = batch
         .records()
@@ -123,6 +139,13 @@ pub(crate) fn note(index: &Index, segment: &Arc<Segment>, batch: &Batch) {
         })
         .collect();
     let mut notes = index.notes(segment);
+    for (_, prefix, record) in batch.records() {
+        if prefix.kind == RecordKind::Tombstone
+            && let Ok(Control::Tombstone(tombstone)) = control::decode(&record, &prefix)
+        {
+            notes.tombstone(batch.header.seq, &tombstone, None);
+        }
+    }
     for (at, frame) in &frames {
         notes.frame(&Noted {
             offset: frame.offset().unwrap_or(batch.header.base_offset),

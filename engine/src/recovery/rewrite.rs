@@ -213,7 +213,7 @@ fn decide(env: &Env, one: &Examined, is_last: bool, durable_upto: u64) -> io::Re
             }
         };
     }
-    if scanned.next_offset == one.key.base {
+    if scanned.next_offset == one.key.base && !scanned.tombstones {
         // Its tables are restated in the segment after it.
         return Ok(Fate::Drop);
     }
@@ -292,7 +292,8 @@ fn settle(
         Fate::Copy(Copied { key, length, prev_crc, crc, active: true }) => {
             let bare = one.scanned.first_seq.is_none();
             let end = (length, prev_crc, crc);
-            recovered.push_active(open_active(env, key, end, frames, bare)?);
+            let held = (frames, one.scanned.tombstones);
+            recovered.push_active(open_active(env, key, end, held, bare)?);
             return Ok(());
         }
         Fate::Copy(Copied { key, length, .. }) => (key, length),
@@ -312,19 +313,20 @@ pub(super) fn reopen(env: &Env, one: &Examined) -> io::Result<Active> {
     let crc = crc_of(&one.media, scanned.end)?;
     let frames = scanned.next_offset - one.key.base;
     let bare = scanned.first_seq.is_none();
-    open_active(env, one.key, (scanned.end, scanned.prev_crc, crc), frames, bare)
+    let held = (frames, scanned.tombstones);
+    open_active(env, one.key, (scanned.end, scanned.prev_crc, crc), held, bare)
 }
 
 fn open_active(
     env: &Env,
     key: SegmentKey,
     (flushed, prev_crc, crc): (u64, u32, crc32fast::Hasher),
-    frames: u64,
+    (frames, tombstones): (u64, bool),
     bare: bool,
 ) -> io::Result<Active> {
     let path = env.log_path(key.base, key.generation, "seg");
     let media = env.files.open_append(&path)?;
     media.publish(flushed);
     let segment = Arc::new(Segment::open(key, path, Arc::clone(&media)));
-    Ok(Active { segment, media, flushed, prev_crc, crc, frames, bare })
+    Ok(Active { segment, media, flushed, prev_crc, crc, frames, tombstones, bare })
 }

@@ -85,6 +85,8 @@ pub(crate) struct Walk {
     pub(crate) prev_crc: u32,
     /// Its base offset.
     pub(crate) offset: u64,
+    /// Batches and frames may be missing: it may have been compacted.
+    leaps: bool,
 }
 
 impl Walk {
@@ -97,12 +99,19 @@ impl Walk {
             seq: None,
             prev_crc: 0,
             offset: key.base,
+            leaps: false,
         }
+    }
+
+    /// The same for a sealed segment, which may have been compacted.
+    pub(crate) fn sealed(self) -> Self {
+        Self { leaps: true, ..self }
     }
 
     /// The next batch, or what is wrong where it should be.
     pub(crate) fn next(&mut self) -> io::Result<Result<Batch, BatchError>> {
-        let expect = Expect { salt: self.salt, seq: self.seq, prev_crc: self.prev_crc };
+        let seq = self.seq.filter(|_| !self.leaps);
+        let expect = Expect { salt: self.salt, seq, prev_crc: self.prev_crc };
         let batch = match self.read(self.position)? {
             Ok(batch) => batch,
             Err(_) if is_planted(Bug::KeepBehindHole) && self.find_behind()? => return self.next(),
@@ -110,6 +119,17 @@ impl Walk {
         };
         if let Err(error) = batch.header.check_place(&expect) {
             return Ok(Err(error));
+        }
+        if self.leaps {
+            let header = &batch.header;
+            // Neither falls; the floors at the end share the number of the batch before them.
+            if self.seq.is_some_and(|seq| header.seq.saturating_add(1) < seq) {
+                return Ok(Err(BatchError::Chain("sequence")));
+            }
+            if header.base_offset < self.offset {
+                return Ok(Err(BatchError::Chain("base offset")));
+            }
+            self.offset = header.base_offset;
         }
         if batch.header.base_offset != self.offset {
             return Ok(Err(BatchError::Chain("base offset")));
@@ -166,6 +186,8 @@ pub(crate) struct Scanned {
     pub(crate) next_offset: u64,
     /// What is wrong at `end`.
     pub(crate) why: BatchError,
+    /// Whether there is a tombstone in it.
+    pub(crate) tombstones: bool,
     /// Whether all behind `end` is zero.
     pub(crate) rest_is_zero: bool,
     /// The highest `durable_upto` of any header in it.
@@ -177,12 +199,14 @@ pub(crate) struct Scanned {
 /// Scans the first `len` bytes of a segment, all of them published.
 pub(crate) fn scan(media: &Arc<dyn Media>, key: &SegmentKey, len: u64) -> io::Result<Scanned> {
     let mut walk = Walk::new(Arc::clone(media), key, len);
-    let (mut first_seq, mut durable_upto) = (None, 0);
+    let (mut first_seq, mut durable_upto, mut tombstones) = (None, 0, false);
     let why = loop {
         match walk.next()? {
             Ok(batch) => {
                 first_seq.get_or_insert(batch.header.seq);
                 durable_upto = durable_upto.max(batch.header.durable_upto);
+                let is_tombstone = |kind| kind == RecordKind::Tombstone;
+                tombstones |= batch.records().any(|(_, prefix, _)| is_tombstone(prefix.kind));
             }
             Err(error) => break error,
         }
@@ -194,6 +218,7 @@ pub(crate) fn scan(media: &Arc<dyn Media>, key: &SegmentKey, len: u64) -> io::Re
         next_seq: walk.seq,
         next_offset: walk.offset,
         why,
+        tombstones,
         rest_is_zero: true,
         durable_upto,
         beyond: None,

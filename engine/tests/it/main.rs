@@ -32,6 +32,8 @@ mod power;
 #[cfg(test)]
 mod reader;
 #[cfg(test)]
+mod remove;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod syscalls;

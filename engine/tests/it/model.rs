@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use xs_engine::{
-    AppendError, Appended, Batch, BlobHash, Body, Bound, Condition, CursorChange, CursorName,
-    ExpectRevision, Follower, Frame, FrameId, Health, IdempotencyKey, Import, Live, MediaChoice,
-    Meta, NewFrame, ReadOptions, Start, Store, StoreOptions, TopicPatterns, Ttl,
+    AppendError, Appended, Batch, BlobHash, Body, Bound, CompactOptions, Condition, CursorChange,
+    CursorName, ExpectRevision, Follower, Frame, FrameId, Health, IdempotencyKey, Import, Live,
+    MediaChoice, Meta, NewFrame, ReadOptions, Start, Store, StoreOptions, TopicPatterns, Ttl,
 };
 
 use crate::support::{
@@ -55,6 +55,10 @@ struct Run {
     cursors: BTreeMap<&'static str, (u64, u64, Vec<u8>)>,
     blobs: BTreeMap<BlobHash, Vec<u8>>,
     following: Vec<Following>,
+    /// Frames that were compacted away.
+    compacted: u64,
+    /// The most segments there were.
+    segments: usize,
 }
 
 impl Run {
@@ -72,11 +76,14 @@ impl Run {
             cursors: BTreeMap::new(),
             blobs: BTreeMap::new(),
             following: Vec::new(),
+            compacted: 0,
+            segments: 0,
         }
     }
 
     fn step(&mut self) {
-        match self.rng.below(40) {
+        self.segments = self.segments.max(self.store.info().segments);
+        match self.rng.below(42) {
             0 => self.reopen_clean(),
             1 => self.reopen_killed(),
             2..=3 => self.clock.forward(self.rng.next() % 700),
@@ -87,6 +94,7 @@ impl Run {
             13..=22 => self.read(),
             23 => self.look_up(),
             24 => self.compare_all(),
+            25 => self.compact(),
             _ => self.append(),
         }
     }
@@ -125,13 +133,18 @@ impl Run {
         let len = if self.rng.chance(4) { 1 + self.rng.below(40) } else { 1 };
         let stored: Vec<_> = (0..len).map(|_| self.new_frame()).collect();
         let conditions = self.some_conditions();
-        let batch = Batch { frames: stored, conditions, ..self.cursor_changes() };
+        let removes = self.some_removes();
+        let mut batch = Batch { frames: stored, conditions, removes, ..self.cursor_changes() };
+        if self.rng.chance(12) && !(batch.removes.is_empty() && batch.cursors.is_empty()) {
+            batch.frames.clear();
+        }
         let batch = self.with_key_or_ids(batch);
         // Some batches are committed together, so that they must see one another.
         let mut batches = vec![batch];
         while self.rng.chance(3) {
             let conditions = self.some_conditions();
-            let batch = Batch { conditions, ..self.new_frame().into() };
+            let removes = self.some_removes();
+            let batch = Batch { conditions, removes, ..self.new_frame().into() };
             batches.push(self.with_key_or_ids(batch));
         }
         let tickets: Vec<_> =
@@ -179,6 +192,9 @@ impl Run {
         }
         assert!(!appended.repeated);
         self.oracle.take_key(batch, &appended);
+        let now = self.now();
+        let removed = batch.removes.iter().map(|&id| self.oracle.remove(id, now));
+        assert_eq!(appended.removed, removed.collect::<Vec<_>>());
         let old_ids = match &batch.import {
             Some(Import::NewIds(ids)) => ids.iter().copied().map(Some).collect(),
             Some(Import::Verbatim(ids)) => {
@@ -254,6 +270,22 @@ impl Run {
         conditions
     }
 
+    fn some_removes(&mut self) -> Vec<FrameId> {
+        let count = match self.rng.below(12) {
+            0 => 1 + self.rng.below(30),
+            1..=3 => 1,
+            _ => 0,
+        };
+        let newest = self.store.last(&patterns("*"), 3).unwrap();
+        let newest: Vec<_> = newest.iter().map(Frame::id).collect();
+        let mut id = |_| match self.rng.below(6) {
+            0 if !newest.is_empty() => *self.rng.pick(&newest),
+            1 => self.oracle.any_id(&mut self.rng).next(),
+            _ => self.oracle.any_id(&mut self.rng),
+        };
+        (0..count).map(&mut id).collect()
+    }
+
     fn cursor_changes(&mut self) -> Batch {
         let mut batch = Batch::default();
         if self.rng.chance(6) {
@@ -296,6 +328,23 @@ impl Run {
                 0
             }
         }
+    }
+
+    fn compact(&mut self) {
+        if self.rng.chance(4) {
+            let ids = self.some_removes();
+            let now = self.now();
+            self.store.remove_now(&ids).unwrap();
+            for id in ids {
+                self.oracle.remove(id, now);
+            }
+        }
+        let dead_percent = *self.rng.pick(&[1, 10, 50]);
+        let options = CompactOptions { dead_percent, bytes_per_second: None };
+        let report = self.store.compact(options).unwrap();
+        assert!(report.damaged.is_empty(), "{report:?}");
+        self.compacted += report.frames;
+        self.look_up();
     }
 
     fn put_blob(&mut self) {
@@ -371,18 +420,33 @@ impl Run {
         assert_frames(&found, &self.oracle.select(&last, now), &last);
         let found = self.store.last_per_topic(&topics).unwrap();
         assert_frames(&found, &self.oracle.last_per_topic(&topics, now), &last);
-        let stats = self.store.topics(&topics);
-        let stats: Vec<_> = stats
-            .into_iter()
-            .map(|s| (s.topic.as_str().to_owned(), s.count, s.first, s.last, s.last_offset))
-            .collect();
-        assert_eq!(stats, self.oracle.topics(&topics));
+        self.compare_topics(&topics);
+    }
+
+    /// Counts may hold frames that have expired, but no others that are gone.
+    fn compare_topics(&self, topics: &TopicPatterns) {
+        let mut expected = self.oracle.topics(topics, self.now());
+        for stats in self.store.topics(topics) {
+            let name = stats.topic.as_str();
+            let ids = expected.remove(name).unwrap_or_else(|| panic!("{name} is all gone"));
+            let visible: Vec<_> = ids.iter().filter(|(_, expired)| !expired).collect();
+            let count = stats.count as usize;
+            assert!((visible.len()..=ids.len()).contains(&count), "{name}: {count} of {ids:?}");
+            assert_eq!(Some(stats.last_offset), self.oracle.offset_of(stats.last), "{name}");
+            let first = visible.first().is_none_or(|first| stats.first <= first.0);
+            let last = visible.last().is_none_or(|last| stats.last >= last.0);
+            let known = |id| ids.iter().any(|(known, _)| *known == id);
+            assert!(first && last && known(stats.first) && known(stats.last), "{stats:?} {ids:?}");
+        }
+        let all_expired = |ids: &Vec<(FrameId, bool)>| ids.iter().all(|(_, expired)| *expired);
+        assert!(expected.values().all(all_expired), "{expected:?}");
     }
 
     fn compare_all(&mut self) {
         let all = everything();
         let expected = self.oracle.select(&all, self.now());
         assert_frames(&frames(self.store.read(&all)), &expected, &all);
+        self.compare_topics(&TopicPatterns::everything());
         assert_eq!(self.store.info().head, self.oracle.head());
         for name in CURSORS {
             let held = self.store.cursor(&CursorName::parse(name).unwrap()).unwrap();
@@ -493,7 +557,8 @@ fn run(seed: u64, media: MediaChoice) {
     (0..900).for_each(|_| run.step());
     run.compare_all();
     run.look_up();
-    assert!(run.store.info().segments > 2, "the run must roll segments");
+    assert!(run.segments > 2, "the run must roll segments");
+    assert!(run.compacted > 0, "the run must compact something");
 }
 
 #[test]

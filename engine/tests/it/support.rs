@@ -30,6 +30,7 @@ pub(crate) fn options(media: MediaChoice) -> StoreOptions {
         pack_bytes: 64 * 1024,
         sync: SyncPolicy::None,
         media,
+        compaction: None,
         ..StoreOptions::default()
     }
 }

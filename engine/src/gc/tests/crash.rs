@@ -52,7 +52,7 @@ fn open_sim(dir: &Path, disk: &SimDisk, sync: SyncPolicy) -> Store {
 #[test]
 fn a_hit_that_is_not_durable_joins_the_sync_of_its_frame() {
     let dir = fast_dir();
-    let disk = SimDisk::holding(&Image::new(), dir.path(), MediaChoice::Auto);
+    let disk = SimDisk::new(&Image::new(), dir.path(), MediaChoice::Auto);
     let store = open_sim(dir.path(), &disk, SyncPolicy::None);
     let bodies = [noise(1, 500), noise(2, 2000)];
     let hash = bodies.each_ref().map(|body| store.blob_put(body).unwrap())[0];
@@ -63,7 +63,7 @@ fn a_hit_that_is_not_durable_joins_the_sync_of_its_frame() {
     }
     let left = disk.moment().power_cut(1);
     drop(store);
-    let disk = SimDisk::holding(&left, dir.path(), MediaChoice::Auto);
+    let disk = SimDisk::new(&left, dir.path(), MediaChoice::Auto);
     let store = open_sim(dir.path(), &disk, SyncPolicy::None);
     assert_eq!(crate::testing::numbers(&store), [0, 1]);
     for body in &bodies {
@@ -74,7 +74,7 @@ fn a_hit_that_is_not_durable_joins_the_sync_of_its_frame() {
 #[test]
 fn a_power_cut_at_any_operation_loses_nothing_that_is_named() {
     let dir = fast_dir();
-    let disk = SimDisk::holding(&Image::new(), dir.path(), MediaChoice::Auto);
+    let disk = SimDisk::new(&Image::new(), dir.path(), MediaChoice::Auto);
     let store = open_sim(dir.path(), &disk, SyncPolicy::Sync);
     fill(&store);
     store.inner.blobs.sweep(None).seal_all().unwrap();
@@ -92,7 +92,7 @@ fn a_power_cut_at_any_operation_loses_nothing_that_is_named() {
     let cases = std::mem::take(&mut *cases.lock());
     assert!(cases.len() > 4 * 20, "only {} states", cases.len());
     for (what, image) in cases {
-        let disk = SimDisk::holding(&image, dir.path(), MediaChoice::Auto);
+        let disk = SimDisk::new(&image, dir.path(), MediaChoice::Auto);
         for _ in 0..2 {
             let store = open_sim(dir.path(), &disk, SyncPolicy::Sync);
             let list = || Files::list(&disk, &store.inner.env.blob_dir()).unwrap();

@@ -197,7 +197,7 @@ fn a_copy_can_be_stopped_and_taken_up() {
 fn a_power_cut_anywhere_leaves_the_backup_before_or_the_one_after() {
     let root = fast_dir();
     let (home, dest) = (root.path().join("home"), root.path().join("dest"));
-    [&home, &dest].map(|dir| fs::create_dir(dir).unwrap());
+    [&home, &dest].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
     let disk = SimDisk::new(&Image::new(), root.path(), MediaChoice::Positioned);
     let files: Arc<dyn Files> = Arc::new(disk.clone());
     let store = open_on(&home, options(SyncPolicy::Sync), Arc::clone(&files)).unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use xs_engine::{
     Appended, Batch, BlobHash, Body, Bound, Condition, Frame, FrameId, IdempotencyKey, Import,
-    Meta, NewFrame, ReadOptions, Stamp, Start, TopicPatterns, Ttl,
+    Meta, NewFrame, ReadOptions, Removal, Stamp, Start, TopicPatterns, Ttl,
 };
 
 use crate::support::Rng;
@@ -39,7 +39,7 @@ impl From<Frame> for Expected {
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
     stored: Vec<Expected>,
-    /// For each stored frame whether a later `last:n` removed it.
+    /// For each stored frame whether a later `last:n` or a removal took it away.
     removed: Vec<bool>,
     ephemeral: Vec<FrameId>,
     keys: BTreeMap<IdempotencyKey, Used>,
@@ -50,6 +50,7 @@ pub(super) struct Oracle {
 pub(super) struct Content {
     frames: Vec<(String, Meta, Option<BlobHash>, Ttl)>,
     cursors: Vec<(String, Option<(u64, Bytes)>)>,
+    removes: Vec<FrameId>,
     old_ids: Vec<FrameId>,
 }
 
@@ -65,6 +66,7 @@ impl Content {
                 .iter()
                 .map(|change| (change.name.as_str().to_owned(), change.set.clone()))
                 .collect(),
+            removes: batch.removes.clone(),
             old_ids: batch.import.as_ref().map_or(Vec::new(), |import| import.ids().to_vec()),
         }
     }
@@ -167,8 +169,11 @@ impl Oracle {
         self.stored.push(frame.clone());
         self.removed.push(false);
         if let Ttl::Last(n) = new.ttl {
+            // The newest n of what is there: not of what was removed or has expired.
+            let now = stamp.id.time_ms();
             let of_topic = (0..self.stored.len()).rev();
             let of_topic = of_topic.filter(|&at| self.stored[at].topic == frame.topic);
+            let of_topic = of_topic.filter(|&at| self.is_visible(&self.stored[at], now));
             for at in of_topic.skip(n.get() as usize).collect::<Vec<_>>() {
                 self.removed[at] = true;
             }
@@ -180,6 +185,17 @@ impl Oracle {
         let Some(offset) = frame.offset else { return true };
         let expired = matches!(frame.ttl, Ttl::TimeMs(ms) if frame.id.time_ms() + ms <= now);
         !expired && !self.removed[offset as usize]
+    }
+
+    /// Removes a frame, if a reader could see it.
+    pub(super) fn remove(&mut self, id: FrameId, now: u64) -> Removal {
+        match self.get_by_id(id, now).and_then(|frame| frame.offset) {
+            Some(offset) => {
+                self.removed[offset as usize] = true;
+                Removal::Removed
+            }
+            None => Removal::Absent,
+        }
     }
 
     /// An id of any frame, ephemeral ones too.
@@ -194,11 +210,11 @@ impl Oracle {
         self.stored.iter().find(|frame| is(frame) && self.is_visible(frame, now)).cloned()
     }
 
-    /// The frame with an id, or the newest that had it before.
+    /// The frame with an id, or the newest that had it before, of those that can be seen.
     pub(super) fn get_by_id(&self, id: FrameId, now: u64) -> Option<Expected> {
-        let stored = self.stored.iter().find(|frame| frame.id == id);
-        let old = || self.stored.iter().rfind(|frame| frame.old_id == Some(id));
-        stored.or_else(old).filter(|frame| self.is_visible(frame, now)).cloned()
+        let visible = || self.stored.iter().filter(|frame| self.is_visible(frame, now));
+        let stored = visible().find(|frame| frame.id == id);
+        stored.or_else(|| visible().rfind(|frame| frame.old_id == Some(id))).cloned()
     }
 
     pub(super) fn select(&self, options: &ReadOptions, now: u64) -> Vec<Expected> {
@@ -265,19 +281,24 @@ impl Oracle {
         last
     }
 
-    /// Name, count, first and last id, last offset of each topic; expired frames count.
+    /// Of each topic the ids of the frames that count; those marked have expired and may be missing.
     pub(super) fn topics(
         &self,
         topics: &TopicPatterns,
-    ) -> Vec<(String, u64, FrameId, FrameId, u64)> {
-        let mut stats = BTreeMap::new();
+        now: u64,
+    ) -> BTreeMap<String, Vec<(FrameId, bool)>> {
+        let mut counted: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for (frame, _) in self.stored.iter().zip(&self.removed).filter(|(_, removed)| !**removed) {
-            let offset = frame.offset.unwrap_or_default();
-            let entry = stats.entry(frame.topic.clone());
-            let entry = entry.or_insert((0, frame.id, frame.id, offset));
-            *entry = (entry.0 + 1, entry.1, frame.id, offset);
+            if topics.matches(&frame.topic) {
+                let ids = counted.entry(frame.topic.clone()).or_default();
+                ids.push((frame.id, !self.is_visible(frame, now)));
+            }
         }
-        let selected = stats.into_iter().filter(|(name, _)| topics.matches(name));
-        selected.map(|(name, (count, first, last, at))| (name, count, first, last, at)).collect()
+        counted
+    }
+
+    /// The offset of a stored frame.
+    pub(super) fn offset_of(&self, id: FrameId) -> Option<u64> {
+        self.stored.iter().find(|frame| frame.id == id).and_then(|frame| frame.offset)
     }
 }

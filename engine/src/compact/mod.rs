@@ -1,0 +1,304 @@
+//! Compaction: gives back the space of frames that are gone. Sealed segments are written anew
+//! without them, as the next generation and of exact length, with the offsets and ids of what
+//! stays; neighbours that have become small are put together, and of what is wholly dead nothing is
+//! left.
+//!
+//! The manifest changes once, after the new file is durable and before an old one is unlinked, so a
+//! crash at any step leaves either the old or the new. It never touches a segment that is written
+//! to.
+
+mod pace;
+mod plan;
+mod survey;
+mod switch;
+mod thread;
+mod write;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::error::{CompactError, Corruption, ReadError};
+use crate::index::Candidate;
+use crate::log::Fault;
+use crate::store::{Inner, Store};
+use crate::value::{BlobHash, FrameId};
+use pace::Pace;
+pub(crate) use thread::Compaction;
+
+/// Tries of a rewrite that removals overtake.
+const TRIES: usize = 4;
+
+/// Removals in one batch, which fit into the smallest segment.
+const REMOVES_PER_BATCH: usize = 64;
+
+/// How segments are compacted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompactOptions {
+    /// A segment is rewritten once so many percent of its bytes are dead, 1 to 100.
+    pub dead_percent: u8,
+    /// Bytes read and written in a second; as fast as possible when there is none.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Default for CompactOptions {
+    fn default() -> Self {
+        Self { dead_percent: 50, bytes_per_second: Some(32 * 1024 * 1024) }
+    }
+}
+
+/// What a compaction did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct CompactReport {
+    /// Segments that were rewritten.
+    pub rewritten: u64,
+    /// Segments that took their place.
+    pub written: u64,
+    /// Frames that are gone for good.
+    pub frames: u64,
+    /// Bytes of the segments that were rewritten.
+    pub bytes_before: u64,
+    /// Bytes of those that took their place.
+    pub bytes_after: u64,
+    /// Damage that was met. The segments that have it stay as they are.
+    pub damaged: Vec<Corruption>,
+    /// Of the bodies of frames that were removed for good those that stay, as another frame or a
+    /// cursor names them.
+    pub named: Vec<BlobHash>,
+}
+
+/// What a step of compaction answers.
+type Stopped<T> = Result<T, Stop>;
+
+/// Why segments were not rewritten.
+#[derive(Debug)]
+enum Stop {
+    /// One of them is damaged.
+    Damaged(Corruption),
+    Unreadable(ReadError),
+    Failed(Fault),
+    /// The store is being closed.
+    Closing,
+    /// A frame was removed meanwhile that had been taken for expired.
+    Overtaken,
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+/// Which segments to rewrite.
+enum Which<'a> {
+    /// Those with so many dead bytes, in percent, and small neighbours.
+    Dead(u8),
+    /// Those that hold a frame of these offsets.
+    Holding(&'a [u64]),
+}
+
+impl Store {
+    /// Rewrites the sealed segments of which enough is dead. Waits for another compaction that is
+    /// under way. What was done when it fails stays done.
+    ///
+    /// # Errors
+    /// [`CompactError`]; all that can be read stays readable.
+    pub fn compact(&self, options: CompactOptions) -> Result<CompactReport, CompactError> {
+        let inner = &self.inner;
+        let _one = inner.compaction.running.lock();
+        // After the lock, which closing the store waits for.
+        inner.check_compactable()?;
+        let last = inner.secure_log(&[])?;
+        let percent = options.dead_percent.clamp(1, 100);
+        inner.compact(&Which::Dead(percent), last, options.bytes_per_second)
+    }
+
+    /// Removes frames and ends when none of their bytes is left in the log, and none of their bodies'
+    /// in the packs unless something else names the same body: the files that held them are
+    /// rewritten. A file that a reader still has open keeps its bytes, without a name, until the
+    /// reader is gone. Frames that were removed before, or have expired, count as well.
+    ///
+    /// # Errors
+    /// [`CompactError`]; the frames may be removed and their bytes still there: try again.
+    pub fn remove_now(&self, ids: &[FrameId]) -> Result<CompactReport, CompactError> {
+        let inner = &self.inner;
+        inner.check_compactable()?;
+        for ids in ids.chunks(REMOVES_PER_BATCH) {
+            let removes = ids.to_vec();
+            self.append(crate::Batch { removes, durable: true, ..crate::Batch::default() })?;
+        }
+        let _one = inner.compaction.running.lock();
+        inner.check_compactable()?;
+        let mut offsets = Vec::with_capacity(ids.len());
+        for &id in ids {
+            let found = inner.stored_offsets(id).map_err(CompactError::Unreadable)?;
+            // Of several that had an id before, those that a reader can see stay.
+            for offset in found {
+                let visible = inner.get_at(offset).map_err(CompactError::Unreadable)?;
+                offsets.extend(visible.is_none().then_some(offset));
+            }
+        }
+        if offsets.is_empty() {
+            return Ok(CompactReport::default());
+        }
+        let mut bodies = BTreeSet::new();
+        for &offset in &offsets {
+            let frame = inner.stored_at(offset).map_err(CompactError::Unreadable)?;
+            bodies.extend(frame.and_then(|frame| frame.hash()));
+        }
+        let mut report = CompactReport::default();
+        for _ in 0..TRIES {
+            let last = inner.secure_log(&offsets)?;
+            report.add(&inner.compact(&Which::Holding(&offsets), last, None)?);
+            let mut left = Vec::new();
+            for offset in offsets {
+                let found = inner.stored_at(offset).map_err(CompactError::Unreadable)?;
+                left.extend(found.map(|_| offset));
+            }
+            if left.is_empty() {
+                report.named = inner.drop_blobs(bodies)?.into_iter().collect();
+                return Ok(report);
+            }
+            offsets = left;
+        }
+        Err(CompactError::Left(offsets.len()))
+    }
+}
+
+impl Inner {
+    fn check_compactable(&self) -> Result<(), CompactError> {
+        match &self.read_only {
+            Some(reason) => Err(CompactError::ReadOnly(reason.clone())),
+            None if self.is_poisoned() => Err(CompactError::Poisoned),
+            None if self.compaction.is_stopped() => Err(CompactError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes sure that opening the store would need nothing of the sealed segments but their frames
+    /// and tombstones; says whether it does. What holds a frame of `offsets` is sealed then.
+    fn secure_log(&self, offsets: &[u64]) -> Result<bool, CompactError> {
+        let secured = {
+            let mut writer = self.writer.lock();
+            let active = writer.appender().active().map(|active| active.segment.base());
+            let roll = active.is_some_and(|base| offsets.iter().any(|&offset| offset >= base));
+            if roll {
+                self.begin_writing_with(&mut writer)?;
+            }
+            writer.secure(self, roll)
+        };
+        let secured = secured.map_err(|fault| self.compact_error(fault, true))?;
+        self.sealing.seal_now(self).map_err(|fault| self.compact_error(fault, true))?;
+        let _indexed = self.sealing.index_sealed(self);
+        Ok(secured)
+    }
+
+    /// Rewrites segments, the last sealed one only with `last`. The caller holds the lock.
+    fn compact(
+        &self,
+        which: &Which<'_>,
+        last: bool,
+        bytes_per_second: Option<u64>,
+    ) -> Result<CompactReport, CompactError> {
+        self.index.forget_gone();
+        let mut report = CompactReport::default();
+        if self.writer.lock().is_deferred() {
+            // The log is not fit to be written yet.
+            return Ok(report);
+        }
+        let mut candidates = self.index.candidates(self.env.clock.now_ms());
+        if !last {
+            candidates.pop();
+        }
+        let mut pace = Pace::new(self, bytes_per_second);
+        for job in plan::plan(&candidates, which, self.env.options.segment_bytes) {
+            let inputs = candidates[job].to_vec();
+            match self.rewrite(inputs, matches!(which, Which::Holding(_)), &mut pace) {
+                Ok(done) => report.add(&done),
+                Err(Stop::Damaged(corruption)) => report.damaged.push(corruption),
+                Err(Stop::Overtaken) => {}
+                Err(Stop::Closing) => return Err(CompactError::Closed),
+                Err(Stop::Unreadable(error)) => return Err(CompactError::Unreadable(error)),
+                Err(Stop::Failed(fault)) => return Err(self.compact_error(fault, false)),
+            }
+        }
+        self.index.forget_gone();
+        Ok(report)
+    }
+
+    /// Rewrites segments that follow one another.
+    fn rewrite(
+        &self,
+        inputs: Vec<Candidate>,
+        forced: bool,
+        pace: &mut Pace<'_>,
+    ) -> Stopped<CompactReport> {
+        let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
+            return Ok(CompactReport::default());
+        };
+        let offsets = first.segment.base()..last.segment.end().max(first.segment.base());
+        let mut tries = TRIES;
+        loop {
+            // Under the writer's lock, so that the tombstones before this batch are just these.
+            let (settled, marks) = {
+                let writer = self.writer.lock();
+                (writer.appender().next_seq(), self.index.marks(offsets.clone()))
+            };
+            let survey = survey::survey(self, inputs.clone(), offsets.clone(), marks, pace)?;
+            if !forced && !plan::is_worth_it(&survey) {
+                return Ok(CompactReport::default());
+            }
+            // What frames are left out for must not be lost where they are not.
+            self.sync_log_written().map_err(Stop::Failed)?;
+            let written = write::write(self, &survey, pace)?;
+            match switch::switch(self, &survey, written, settled) {
+                Err(Stop::Overtaken) if tries > 1 => tries -= 1,
+                done => return done,
+            }
+        }
+    }
+
+    /// Makes everything written so far durable.
+    fn sync_log_written(&self) -> Result<(), Fault> {
+        use std::sync::atomic::Ordering;
+        let seq = self.writer.lock().appender().next_seq();
+        if self.durable_upto.load(Ordering::Acquire) >= seq {
+            return Ok(());
+        }
+        let synced = crate::upkeep::sync_log(self);
+        if matches!(synced, Err(Fault::Failed(_))) {
+            self.poison();
+        }
+        synced
+    }
+
+    fn compact_error(&self, fault: Fault, poisons: bool) -> CompactError {
+        match fault {
+            Fault::Full => CompactError::StorageFull,
+            Fault::Failed(error) => {
+                if poisons {
+                    self.poison();
+                }
+                CompactError::Io(error.to_string().into())
+            }
+        }
+    }
+}
+
+impl CompactReport {
+    fn add(&mut self, done: &Self) {
+        self.rewritten += done.rewritten;
+        self.written += done.written;
+        self.frames += done.frames;
+        self.bytes_before += done.bytes_before;
+        self.bytes_after += done.bytes_after;
+    }
+}
+
+/// Name of a file that has no place yet, or none any more.
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_added_extension("tmp")
+}
+
+#[cfg(test)]
+mod tests;

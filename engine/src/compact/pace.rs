@@ -1,0 +1,43 @@
+//! How fast compaction reads and writes, and how it is told to stop.
+
+use std::time::{Duration, Instant};
+
+use super::{Stop, Stopped};
+use crate::store::Inner;
+
+/// Bytes between two looks at the clock.
+const CHUNK_BYTES: u64 = 256 * 1024;
+
+/// Holds a rate of bytes a second.
+#[derive(Debug)]
+pub(super) struct Pace<'a> {
+    inner: &'a Inner,
+    bytes_per_second: Option<u64>,
+    began: Instant,
+    bytes: u64,
+    chunk: u64,
+}
+
+impl<'a> Pace<'a> {
+    pub(super) fn new(inner: &'a Inner, bytes_per_second: Option<u64>) -> Self {
+        Self { inner, bytes_per_second, began: Instant::now(), bytes: 0, chunk: 0 }
+    }
+
+    /// So many bytes were read or written. Waits when that was too fast, and says when to stop.
+    pub(super) fn pass(&mut self, bytes: usize) -> Stopped<()> {
+        self.chunk += bytes as u64;
+        if self.chunk < CHUNK_BYTES {
+            return Ok(());
+        }
+        self.bytes += std::mem::take(&mut self.chunk);
+        if let Some(rate) = self.bytes_per_second {
+            let due = Duration::from_secs_f64(self.bytes as f64 / rate.max(1) as f64);
+            if let Some(early) = due.checked_sub(self.began.elapsed())
+                && self.inner.compaction.sleep(early)
+            {
+                return Err(Stop::Closing);
+            }
+        }
+        if self.inner.compaction.is_stopped() { Err(Stop::Closing) } else { Ok(()) }
+    }
+}

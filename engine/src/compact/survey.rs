@@ -1,0 +1,238 @@
+//! Goes through segments before they are rewritten and decides about each record. Whatever the
+//! answer is based on holds for good: what was removed, has expired or lies below a floor stays so.
+
+use std::collections::HashMap;
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+
+use super::pace::Pace;
+use super::{Stop, Stopped};
+use crate::format::align8;
+use crate::format::batch::BATCH_HEADER_LEN;
+use crate::format::control::{self, Control};
+use crate::format::record::{PREFIX_LEN, RecordKind, RecordPrefix};
+use crate::index::{Candidate, GoneOf, Marks};
+use crate::keys::key_hash;
+use crate::log::{RESTATED_BYTES, RESTATED_COUNT};
+use crate::read::walk::{Found, WINDOW_SCAN, Walk};
+use crate::store::Inner;
+use crate::value::Ttl;
+
+/// One bit for each record of a segment: whether it stays.
+#[derive(Debug, Default)]
+pub(super) struct Bits {
+    words: Vec<u64>,
+    len: usize,
+}
+
+impl Bits {
+    fn push(&mut self, bit: bool) {
+        if self.len.is_multiple_of(64) {
+            self.words.push(0);
+        }
+        if let Some(word) = self.words.last_mut() {
+            *word |= u64::from(bit) << (self.len % 64);
+        }
+        self.len += 1;
+    }
+
+    pub(super) fn get(&self, at: usize) -> bool {
+        self.words.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 != 0)
+    }
+}
+
+/// What is to become of segments that follow one another.
+pub(super) struct Survey {
+    pub(super) inputs: Vec<Candidate>,
+    /// For each segment its records that stay.
+    pub(super) keep: Vec<Bits>,
+    /// Bytes of the batches that stay, without floors.
+    pub(super) kept_len: u64,
+    /// What is gone of each topic that is met.
+    pub(super) gone: HashMap<Arc<str>, GoneOf>,
+    /// Frames that are gone.
+    pub(super) dropped: u64,
+    /// Floors that hide frames elsewhere.
+    pub(super) floors: Vec<(Arc<str>, u64)>,
+    /// The removed frames that were applied.
+    pub(super) marks: Marks,
+    /// The offsets the segments stand for.
+    pub(super) offsets: Range<u64>,
+}
+
+impl Survey {
+    /// The places of the segments.
+    pub(super) fn replaced(&self) -> RangeInclusive<u32> {
+        let ordinal = |of: Option<&Candidate>| of.map_or(0, |of| of.ordinal);
+        ordinal(self.inputs.first())..=ordinal(self.inputs.last())
+    }
+
+    /// Bytes the segments have now.
+    pub(super) fn input_len(&self) -> u64 {
+        self.inputs.iter().map(|input| input.segment.published_len()).sum()
+    }
+
+    /// Bytes that stay, at most.
+    pub(super) fn output_len(&self) -> u64 {
+        let record = |topic: &str| align8(PREFIX_LEN + 8 + topic.len());
+        let floors: usize = self.floors.iter().map(|(topic, _)| record(topic)).sum();
+        let batches = match self.floors.len() {
+            0 => 0,
+            count => 1 + count / RESTATED_COUNT + floors / RESTATED_BYTES,
+        };
+        self.kept_len + (floors + batches * BATCH_HEADER_LEN) as u64
+    }
+
+    /// Whether a frame was left out that was not removed at the time.
+    pub(super) fn has_expired(&self, offset: u64) -> bool {
+        self.gone.values().any(|gone| gone.expired.binary_search(&offset).is_ok())
+    }
+}
+
+/// Decides about the records of segments. `marks` are the removed frames among `offsets`.
+pub(super) fn survey(
+    inner: &Inner,
+    inputs: Vec<Candidate>,
+    offsets: Range<u64>,
+    marks: Marks,
+    pace: &mut Pace<'_>,
+) -> Stopped<Survey> {
+    let mut survey = Survey {
+        inputs,
+        keep: Vec::new(),
+        kept_len: 0,
+        gone: HashMap::new(),
+        dropped: 0,
+        floors: Vec::new(),
+        marks,
+        offsets,
+    };
+    let mut deciding = Deciding { inner, now_ms: inner.env.clock.now_ms(), floors: HashMap::new() };
+    for input in survey.inputs.clone() {
+        let bits = deciding.segment(&input, &mut survey, pace)?;
+        survey.keep.push(bits);
+    }
+    let replaced = survey.replaced();
+    for topic in survey.gone.keys() {
+        let (floor, beside) = inner.index.floor_beside(topic, &replaced);
+        // Frames after these are hidden by what comes after these.
+        let floor = floor.min(survey.offsets.end);
+        if beside && floor > 0 {
+            survey.floors.push((topic.clone(), floor));
+        }
+    }
+    survey.floors.sort_unstable();
+    Ok(survey)
+}
+
+struct Deciding<'a> {
+    inner: &'a Inner,
+    now_ms: u64,
+    floors: HashMap<Arc<str>, u64>,
+}
+
+impl Deciding<'_> {
+    fn segment(
+        &mut self,
+        input: &Candidate,
+        survey: &mut Survey,
+        pace: &mut Pace<'_>,
+    ) -> Stopped<Bits> {
+        let mut walk = walk(input);
+        let mut bits = Bits::default();
+        let mut batch = 0;
+        while let Some(found) = walk.next() {
+            let found = found?;
+            let keep = self.record(&mut walk, &found, survey)?;
+            bits.push(keep);
+            if keep {
+                if batch != found.batch {
+                    batch = found.batch;
+                    survey.kept_len += BATCH_HEADER_LEN as u64;
+                }
+                survey.kept_len += found.prefix.stride() as u64;
+            }
+            pace.pass(found.prefix.stride())?;
+        }
+        Ok(bits)
+    }
+
+    fn record(&mut self, walk: &mut Walk, found: &Found, survey: &mut Survey) -> Stopped<bool> {
+        if found.prefix.kind == RecordKind::Frame {
+            return self.frame(walk, found, survey);
+        }
+        let record = walk.peek(found);
+        let decoded = RecordPrefix::check(record)
+            .and_then(|prefix| control::decode(record, &prefix))
+            .map_err(|_| walk.damaged(found))?;
+        Ok(match decoded {
+            // Tombstones of what is rewritten have their effect now.
+            Control::Tombstone(tombstone) => {
+                let here = survey.offsets.contains(&tombstone.offset);
+                !here && self.inner.index.is_removed(tombstone.offset)
+            }
+            Control::Key { id, key, .. } => self.inner.keys.needs(&key_hash(key), id, self.now_ms),
+            // Cursors are restated in the segments after it, floors below.
+            Control::Floor { topic, .. } => {
+                gone_of(survey, topic);
+                false
+            }
+            Control::Cursor(_) | Control::Mark { .. } | Control::Checkpoint(_) => false,
+        })
+    }
+
+    fn frame(&mut self, walk: &mut Walk, found: &Found, survey: &mut Survey) -> Stopped<bool> {
+        let frame = walk.frame(found)?;
+        let offset = found.offset;
+        let hidden = offset < self.floor(frame.topic()) || survey.marks.contains(offset);
+        let expired = match frame.ttl() {
+            Ttl::TimeMs(ms) => frame.id().time_ms().saturating_add(ms) <= self.now_ms,
+            _ => false,
+        };
+        let bytes = frame.record().len() as u64 + frame.body_len();
+        let gone = gone_of(survey, frame.topic());
+        if hidden {
+            gone.hidden += 1;
+        } else if expired {
+            gone.expired.push(offset);
+        } else {
+            return Ok(true);
+        }
+        gone.bytes += bytes;
+        survey.dropped += 1;
+        Ok(false)
+    }
+
+    fn floor(&mut self, topic: &str) -> u64 {
+        if let Some(&floor) = self.floors.get(topic) {
+            return floor;
+        }
+        let floor = self.inner.index.table().find(topic).map_or(0, |of| of.floor(u64::MAX));
+        self.floors.insert(Arc::from(topic), floor);
+        floor
+    }
+}
+
+fn gone_of<'s>(survey: &'s mut Survey, topic: &str) -> &'s mut GoneOf {
+    if !survey.gone.contains_key(topic) {
+        survey.gone.insert(Arc::from(topic), GoneOf::default());
+    }
+    survey.gone.get_mut(topic).expect("it was put there when it was missing")
+}
+
+/// A walk over all records of a segment.
+pub(super) fn walk(input: &Candidate) -> Walk {
+    let start = crate::format::file::FILE_HEADER_LEN as u64;
+    let segment = input.segment.clone();
+    let base = segment.base();
+    Walk::new(segment, start, base, WINDOW_SCAN).with_controls()
+}
+
+impl From<crate::error::ReadError> for Stop {
+    fn from(error: crate::error::ReadError) -> Self {
+        match error {
+            crate::error::ReadError::Corrupt(corruption) => Self::Damaged(corruption),
+            error => Self::Unreadable(error),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Puts a written segment in the place of those it was made from: on disk, then for readers.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::survey::Survey;
+use super::write::Written;
+use super::{CompactReport, Stop, Stopped, unfinished};
+use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::index::Rewritten;
+use crate::log::{DERIVED, Fault, Segment, unmarked};
+use crate::store::Inner;
+
+/// Switches over. Whoever reads an old segment reads on: its file stays open until then.
+pub(super) fn switch(
+    inner: &Inner,
+    survey: &Survey,
+    written: Option<Written>,
+    settled: u64,
+) -> Stopped<CompactReport> {
+    let old: Vec<_> = survey.inputs.iter().map(|input| input.segment.clone()).collect();
+    let report = CompactReport {
+        rewritten: old.len() as u64,
+        written: u64::from(written.is_some()),
+        frames: survey.dropped,
+        bytes_before: survey.input_len(),
+        bytes_after: written.as_ref().map_or(0, |written| written.length),
+        ..CompactReport::default()
+    };
+    let index = written.as_ref().map(|written| &written.index);
+    let before = inner.index.entries_before(&survey.gone, index, &survey.replaced())?;
+    let new = {
+        // With the writer nothing is appended or removed meanwhile.
+        let writer = inner.writer.lock();
+        let place = written.as_ref().map(|written| place_of(inner, written));
+        if writer.closed || inner.is_poisoned() {
+            discard(inner, place.as_ref());
+            return Err(Stop::Closing);
+        }
+        // A tombstone that came since hits nothing if its frame was left out as expired; the next
+        // open could not tell, so the frame is looked at again.
+        let marks = inner.index.marks(survey.offsets.clone());
+        let mut later = marks.iter(survey.offsets.clone());
+        if later.any(|offset| !survey.marks.contains(offset) && survey.has_expired(offset)) {
+            discard(inner, place.as_ref());
+            return Err(Stop::Overtaken);
+        }
+        on_disk(inner, survey, &old, written.as_ref(), settled)?;
+        let new = written.map(|Written { key, length, index, .. }| {
+            let span = survey.offsets.end - survey.offsets.start;
+            (inner.sealed_segment(key, length, span), index)
+        });
+        let segment = new.as_ref().map(|(segment, _)| Arc::clone(segment));
+        inner.index.rewrite(Rewritten {
+            replaced: survey.replaced(),
+            new,
+            gone: &survey.gone,
+            marks: &survey.marks,
+            offsets: survey.offsets.clone(),
+            before,
+        });
+        inner.log.compacted(&old, segment.clone());
+        drop(writer);
+        segment
+    };
+    clear(inner, &old);
+    if let Some(segment) = new {
+        // Derived: made again at the next open when there is no room now.
+        let _ = inner.index.seal(&segment);
+        let _ = inner.keys.make(&inner.env, &segment);
+    }
+    Ok(report)
+}
+
+fn place_of(inner: &Inner, written: &Written) -> PathBuf {
+    inner.env.log_path(written.key.base, written.key.generation, "seg")
+}
+
+/// Removes what was written. One that stays is removed at the next open.
+fn discard(inner: &Inner, place: Option<&PathBuf>) {
+    let _ = place.map(|place| inner.env.files.remove(&unfinished(place)));
+}
+
+/// Changes the manifest. Old files are set aside under names that say so first: whatever then
+/// happens, the manifest tells which are meant.
+fn on_disk(
+    inner: &Inner,
+    survey: &Survey,
+    old: &[Arc<Segment>],
+    written: Option<&Written>,
+    settled: u64,
+) -> Stopped<()> {
+    let env = &inner.env;
+    let dir = env.log_dir();
+    let place = written.map(|written| place_of(inner, written));
+    let mut aside: Vec<&Segment> = Vec::new();
+    let prepared = old.iter().try_for_each(|segment| {
+        segment.pin()?;
+        env.files.rename(segment.path(), &unfinished(segment.path()))?;
+        aside.push(segment);
+        Ok(())
+    });
+    let prepared = prepared.and_then(|()| env.files.sync_dir(&dir));
+    let changed = prepared.is_ok();
+    let changes = prepared.and_then(|()| {
+        env.manifest.update(|state| {
+            let is_old = |file: &FileEntry| {
+                let key = (file.base, file.generation);
+                file.kind == FileKind::Segment
+                    && old.iter().any(|old| (old.base(), old.generation()) == key)
+            };
+            state.files.retain(|file| !is_old(file));
+            state.files.extend(written.map(|written| entry(survey, written, settled)));
+        })
+    });
+    if let Err(error) = changes {
+        let fault = Fault::when_preparing(error);
+        if changed && matches!(fault, Fault::Failed(_)) {
+            // Nobody knows which manifest the next open finds; as the files are now, it can do with
+            // either.
+            inner.poison();
+            return Err(Stop::Failed(fault));
+        }
+        let back = aside
+            .iter()
+            .try_for_each(|segment| env.files.rename(&unfinished(segment.path()), segment.path()));
+        match back {
+            Ok(()) => discard(inner, place.as_ref()),
+            Err(_) => inner.poison(),
+        }
+        return Err(Stop::Failed(fault));
+    }
+    let named = || -> io::Result<()> {
+        if let Some(place) = &place {
+            env.files.rename(&unfinished(place), place)?;
+            env.files.sync_dir(&dir)?;
+        }
+        Ok(())
+    };
+    named().map_err(|error| {
+        inner.poison();
+        Stop::Failed(Fault::Failed(error))
+    })
+}
+
+/// The manifest's entry of a compacted segment.
+fn entry(survey: &Survey, written: &Written, settled: u64) -> FileEntry {
+    let span = survey.offsets.end - survey.offsets.start;
+    FileEntry {
+        state: FileState::Sealed,
+        length: written.length,
+        crc: written.crc,
+        count: written.frames,
+        gone: (span - written.frames) as u32,
+        settled,
+        ..unmarked(&written.key)
+    }
+}
+
+/// Removes files that the manifest no longer names. What stays is removed at the next open.
+fn clear(inner: &Inner, old: &[Arc<Segment>]) {
+    for segment in old {
+        let _ = inner.env.files.remove(&unfinished(segment.path()));
+        for kind in DERIVED {
+            let path = inner.env.log_path(segment.base(), segment.generation(), kind);
+            let _ = inner.env.files.remove(&path);
+        }
+    }
+}

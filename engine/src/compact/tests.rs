@@ -1,0 +1,527 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::*;
+use crate::append::{Batch, Removal};
+use crate::format::super_file::{FileKind, FileState};
+use crate::media::faulty::Faults;
+use crate::media::sim::{Image, SimDisk};
+use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
+use crate::store::Health;
+use crate::testing::{
+    StillClock, crash, crash_now, edit, fast_dir, frame, open, open_faulty, open_on, options,
+    segment_files,
+};
+use crate::value::{Body, Meta, NewFrame, ReadOptions, Topic, TopicPatterns, Ttl};
+
+const ALL: CompactOptions = CompactOptions { dead_percent: 1, bytes_per_second: None };
+
+/// A frame with a number and some weight.
+fn heavy(topic: &str, n: u64) -> NewFrame {
+    let meta = Meta::parse(format!("[{n},\"{}\"]", "x".repeat(400))).unwrap();
+    NewFrame { meta, ..NewFrame::new(Topic::parse(topic).unwrap()) }
+}
+
+fn last(keep: u64, new: NewFrame) -> NewFrame {
+    NewFrame { ttl: Ttl::Last(NonZeroU64::new(keep).unwrap()), ..new }
+}
+
+fn append(store: &Store, new: NewFrame) -> FrameId {
+    store.append(new.into()).unwrap().frames[0].id
+}
+
+/// The offsets of all frames, read in each way there is.
+fn offsets(store: &Store) -> Vec<u64> {
+    let read = |options: &ReadOptions| -> Vec<u64> {
+        let frames = store.read(options).unwrap().map(|frame| frame.unwrap());
+        frames.map(|frame| frame.offset().unwrap()).collect()
+    };
+    let all = ReadOptions::default();
+    let found = read(&all);
+    let mut reverse = read(&ReadOptions { reverse: true, ..all.clone() });
+    reverse.reverse();
+    assert_eq!(found, reverse);
+    for stats in store.topics(&TopicPatterns::all()) {
+        let of_topic = read(&ReadOptions { topics: stats.topic.clone().into(), ..all.clone() });
+        assert_eq!(of_topic.len() as u64, stats.count, "{}", stats.topic.as_str());
+        assert_eq!(of_topic.last(), Some(&stats.last_offset));
+        let first = store.get_at(of_topic[0]).unwrap().unwrap();
+        assert_eq!((first.id(), first.topic()), (stats.first, stats.topic.as_str()));
+        assert_eq!(store.get(stats.last).unwrap().unwrap().offset(), Some(stats.last_offset));
+    }
+    let head = store.info().head;
+    let got = (0..head).filter(|&at| store.get_at(at).unwrap().is_some()).collect::<Vec<_>>();
+    assert_eq!(found, got);
+    let newest = store.last_per_topic(&TopicPatterns::all()).unwrap();
+    assert!(newest.iter().all(|frame| found.contains(&frame.offset().unwrap())));
+    assert_eq!(newest.len(), store.topics(&TopicPatterns::all()).len());
+    found
+}
+
+fn log_bytes(dir: &Path) -> u64 {
+    let sealed = segment_files(dir).into_iter().map(|path| fs::metadata(path).unwrap().len());
+    sealed.sum()
+}
+
+/// Whether any file of a store holds these bytes.
+fn holds(dir: &Path, needle: &[u8]) -> bool {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut found = entries.filter(|path| match path.is_dir() {
+        true => holds(path, needle),
+        false => fs::read(path).unwrap().windows(needle.len()).any(|bytes| bytes == needle),
+    });
+    found.next().is_some()
+}
+
+/// Three segments and more: `keep` frames, removed ones, `last:2` ones; returns what is left.
+fn mixed(store: &Store) -> Vec<u64> {
+    let mut left = Vec::new();
+    let mut states = Vec::new();
+    for n in 0..600 {
+        let new = match n % 6 {
+            0 => heavy("keep", n),
+            1 => last(2, heavy("state", n)),
+            2 => last(1, heavy(&format!("many.{}", n % 30), n)),
+            _ => heavy("junk", n),
+        };
+        let id = append(store, new);
+        match n % 6 {
+            0 => left.push(n),
+            1 => states.push(n),
+            2 if n >= 570 => left.push(n),
+            2 => {}
+            _ => assert_eq!(store.remove(id).unwrap(), Removal::Removed),
+        }
+    }
+    left.extend(&states[states.len() - 2..]);
+    left.sort_unstable();
+    left
+}
+
+#[test]
+fn what_is_dead_goes_and_all_else_stays() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let left = mixed(&store);
+    assert_eq!(offsets(&store), left);
+    let before = (store.info().segments, log_bytes(dir.path()));
+    assert!(before.0 > 4);
+    let report = store.compact(ALL).unwrap();
+    assert!(report.frames > 300 && report.damaged.is_empty(), "{report:?}");
+    assert!(store.info().segments < before.0 && log_bytes(dir.path()) < before.1 / 2);
+    assert_eq!(offsets(&store), left);
+    let names = || -> Vec<_> {
+        let names = fs::read_dir(dir.path().join("log")).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let listed = |store: &Store| {
+        let manifest = store.inner.env.manifest.state();
+        let sealed = manifest
+            .files
+            .iter()
+            .filter(|file| file.kind == FileKind::Segment && file.state == FileState::Sealed);
+        sealed.map(|file| (file.base, file.count, file.crc)).collect::<Vec<_>>()
+    };
+    for (base, count, crc) in listed(&store) {
+        let segment = store.inner.log.view().segments.iter().find(|of| of.base() == base).cloned();
+        let bytes = fs::read(segment.unwrap().path()).unwrap();
+        assert_eq!(crc32fast::hash(&bytes), crc, "{base} {count}");
+    }
+    // Again there is nothing to do.
+    let again = store.compact(ALL).unwrap();
+    assert_eq!(again.frames, 0, "{again:?}");
+    let image = crash(dir.path());
+    store.close().unwrap();
+    drop(store);
+    let kept = names();
+    assert!(kept.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{kept:?}");
+    for dir in [dir.path(), image.path()] {
+        let store = open(dir, SyncPolicy::None);
+        assert_eq!((store.info().health, offsets(&store)), (Health::Writable, left.clone()));
+        let next = store.append(frame("a", 1).into()).unwrap().frames[0].offset;
+        assert_eq!(next, Some(600));
+    }
+}
+
+#[test]
+fn derived_files_are_made_again_from_compacted_segments() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let mut left = mixed(&store);
+    store.compact(ALL).unwrap();
+    // A removal after compaction, of a frame in a compacted segment.
+    let victim = store.get_at(left[3]).unwrap().unwrap();
+    assert_eq!(store.remove(victim.id()).unwrap(), Removal::Removed);
+    left.remove(3);
+    store.close().unwrap();
+    drop(store);
+    for damage in [false, true] {
+        for kind in DERIVED_KINDS {
+            let image = crash(dir.path());
+            for entry in fs::read_dir(image.path().join("log")).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|found| found == kind) {
+                    match damage {
+                        true => edit(&path, |bytes| bytes[70] ^= 1),
+                        false => fs::remove_file(path).unwrap(),
+                    }
+                }
+            }
+            for _ in 0..2 {
+                let store = open(image.path(), SyncPolicy::None);
+                assert_eq!(offsets(&store), left, "{kind} {damage}");
+            }
+        }
+    }
+}
+
+const DERIVED_KINDS: [&str; 4] = crate::log::DERIVED;
+
+#[test]
+fn a_floor_outlives_the_frame_that_caused_it() {
+    let dir = fast_dir();
+    let clock = StillClock::at(1_000_000);
+    let with_clock = || StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
+    let store = Store::open(dir.path(), with_clock()).unwrap();
+    let fill = |upto: u64| {
+        for n in 0..upto {
+            append(&store, heavy("fill", n));
+        }
+    };
+    // The first segment is full of what stays, and stays as it is.
+    append(&store, heavy("t", 0));
+    fill(126);
+    let timed = NewFrame { ttl: Ttl::TimeMs(1000), ..heavy("t", 1) };
+    append(&store, timed);
+    let cause = append(&store, last(2, heavy("t", 2)));
+    let junk: Vec<_> = (0..250).map(|n| append(&store, heavy("junk", n))).collect();
+    fill(200);
+    // Of `t` only the cause is left, then nothing; the first one must not come back.
+    clock.0.fetch_add(5000, Ordering::Relaxed);
+    for id in junk.into_iter().chain([cause]) {
+        store.remove(id).unwrap();
+    }
+    let of_t = |store: &Store| {
+        let t: TopicPatterns = Topic::parse("t").unwrap().into();
+        store.read(&ReadOptions { topics: t, ..ReadOptions::default() }).unwrap().count()
+    };
+    assert_eq!(of_t(&store), 0);
+    let report = store.compact(CompactOptions { dead_percent: 60, ..ALL }).unwrap();
+    assert!(report.frames >= 250, "{report:?}");
+    let is_stored = |at| store.inner.stored_at(at).unwrap().is_some();
+    assert_eq!([0, 127, 128].map(is_stored), [true, false, false]);
+    assert_eq!(of_t(&store), 0);
+    store.close().unwrap();
+    drop(store);
+    for kind in ["none", "top", "dead"] {
+        let image = crash(dir.path());
+        for entry in fs::read_dir(image.path().join("log")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|found| found == kind) {
+                fs::remove_file(path).unwrap();
+            }
+        }
+        let store = Store::open(image.path(), with_clock()).unwrap();
+        assert_eq!(of_t(&store), 0, "{kind}");
+        append(&store, heavy("t", 3));
+        assert_eq!(of_t(&store), 1);
+        append(&store, last(2, heavy("t", 4)));
+        assert_eq!(of_t(&store), 2);
+    }
+}
+
+#[test]
+fn readers_and_followers_go_on() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let left = mixed(&store);
+    let by_topic = |name: &str| ReadOptions {
+        topics: TopicPatterns::parse(name).unwrap(),
+        ..ReadOptions::default()
+    };
+    let mut readers: Vec<_> = ["*", "keep", "many.*", "keep,state"]
+        .iter()
+        .flat_map(|name| [false, true].map(|reverse| ReadOptions { reverse, ..by_topic(name) }))
+        .map(|options| {
+            let expected = store.read(&options).unwrap().flatten();
+            let expected: Vec<_> = expected.map(|frame| frame.offset().unwrap()).collect();
+            (store.read(&options).unwrap(), expected)
+        })
+        .collect();
+    let mut follower = store.follow(&ReadOptions::default()).unwrap();
+    let mut followed = Vec::new();
+    let mut take = |store: &Store, count: usize| {
+        for _ in 0..count {
+            if let Some(crate::Live::Frame(frame)) = follower.next().unwrap() {
+                followed.push(frame.offset().unwrap());
+            }
+        }
+        let _ = store;
+    };
+    let mut found = vec![Vec::new(); readers.len()];
+    for ((reader, _), found) in readers.iter_mut().zip(&mut found) {
+        found.extend(reader.by_ref().take(5).map(|frame| frame.unwrap().offset().unwrap()));
+    }
+    take(&store, 7);
+    let report = store.compact(ALL).unwrap();
+    assert!(report.frames > 300);
+    for ((reader, expected), found) in readers.iter_mut().zip(&mut found) {
+        found.extend(reader.map(|frame| frame.unwrap().offset().unwrap()));
+        assert_eq!(found, expected);
+    }
+    take(&store, 1000);
+    assert_eq!(followed, left);
+    drop(readers);
+    store.compact(ALL).unwrap();
+    assert_eq!(offsets(&store), left);
+}
+
+#[test]
+fn disk_use_converges_under_last_1() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    const SEGMENT: u64 = 64 * 1024;
+    let mut highest = 0;
+    for n in 0..20_000u64 {
+        append(&store, last(1, heavy(&format!("state.{}", n % 7), n)));
+        if n % 500 == 499 {
+            store.compact(CompactOptions { dead_percent: 50, ..ALL }).unwrap();
+            highest = highest.max(log_bytes(dir.path()));
+            assert!(store.info().segments <= 4, "{:?}", store.info());
+        }
+    }
+    // 10 MB were written. What is left: one full segment that is written to, and a few small ones.
+    assert!(highest <= 4 * SEGMENT, "{highest}");
+    assert_eq!(numbers_left(&store), (19_993..20_000).collect::<Vec<_>>());
+    let manifest = store.inner.env.manifest.state();
+    assert!(manifest.files.len() <= 6, "{}", manifest.files.len());
+}
+
+fn numbers_left(store: &Store) -> Vec<u64> {
+    let frames = store.read(&ReadOptions::default()).unwrap().flatten();
+    frames.map(|frame| frame.offset().unwrap()).collect()
+}
+
+#[test]
+fn removals_alone_fill_segments_and_go_again() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let ids: Vec<_> = (0..4000).map(|n| append(&store, frame("a", n))).collect();
+    for ids in ids.chunks(50) {
+        let batch = Batch { removes: ids.to_vec(), ..Batch::default() };
+        let removed = store.append(batch).unwrap().removed;
+        assert!(removed.iter().all(|removal| *removal == Removal::Removed));
+    }
+    assert_eq!(offsets(&store), [0; 0]);
+    let image = crash(dir.path());
+    let check = |store: &Store| {
+        assert_eq!(store.info().health, Health::Writable);
+        assert_eq!(offsets(store), [0; 0]);
+        assert!(store.topics(&TopicPatterns::all()).is_empty());
+        assert_eq!(store.remove(ids[7]).unwrap(), Removal::Absent);
+    };
+    check(&open(image.path(), SyncPolicy::None));
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path(), SyncPolicy::None);
+    check(&store);
+    let before = store.info().segments;
+    for _ in 0..3 {
+        store.compact(ALL).unwrap();
+    }
+    assert!(before > 8 && store.info().segments <= 3, "{before}: {:?}", store.info());
+    let appended = append(&store, frame("a", 1));
+    assert!(store.get(appended).unwrap().is_some());
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path(), SyncPolicy::None);
+    assert_eq!(offsets(&store).len(), 1);
+}
+
+#[test]
+fn a_damaged_segment_stays_as_it_is() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let left = mixed(&store);
+    store.close().unwrap();
+    drop(store);
+    let path = segment_files(dir.path()).remove(1);
+    let places = crate::testing::batches(&path);
+    edit(&path, |bytes| bytes[places[8] + 80] ^= 1);
+    let before = fs::read(&path).unwrap();
+    let store = open(dir.path(), SyncPolicy::None);
+    let visible = numbers_left(&store).len();
+    let report = store.compact(ALL).unwrap();
+    assert_eq!(report.damaged.len(), 1, "{report:?}");
+    assert_eq!((&report.damaged[0].path, fs::read(&path).unwrap()), (&path, before));
+    assert_eq!(numbers_left(&store).len(), visible);
+    assert!(visible >= left.len() - 1);
+    store.close().unwrap();
+}
+
+#[test]
+fn compaction_may_fail_or_be_cut_off_at_each_operation() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let left = mixed(&store);
+    store.close().unwrap();
+    drop(store);
+    for (errno, forever) in [(Errno::IO, false), (Errno::IO, true), (Errno::NOSPC, true)] {
+        let mut outcomes = BTreeMap::new();
+        for k in 1.. {
+            let image = crash(dir.path());
+            let faults = Faults::none();
+            let store = open_faulty(image.path(), options(SyncPolicy::None), &faults).unwrap();
+            let opened = faults.count();
+            faults.set(opened + k, if forever { u64::MAX } else { opened + k }, errno);
+            let done = store.compact(ALL);
+            let hit = faults.count() >= opened + k;
+            // Readers of the store notice nothing.
+            assert_eq!(numbers_left(&store), left, "{errno:?} {k}: {done:?}");
+            let cut = crash_now(image.path(), &faults);
+            faults.clear();
+            drop(store);
+            *outcomes.entry(done.is_ok()).or_insert(0) += 1;
+            for dir in [cut.path(), image.path()] {
+                let store = open(dir, SyncPolicy::None);
+                assert_eq!(store.info().health, Health::Writable, "{errno:?} {k}");
+                assert_eq!(offsets(&store), left, "{errno:?} {k}");
+                store.compact(ALL).unwrap();
+                assert_eq!(offsets(&store), left, "{errno:?} {k}");
+                append(&store, frame("a", 1));
+            }
+            if !hit {
+                break;
+            }
+        }
+        assert!(outcomes.len() == 2 && outcomes[&false] > 3, "{outcomes:?}");
+    }
+}
+
+/// Frames that must be there, and frames that must not, once a power cut has passed.
+#[derive(Debug, Default, Clone)]
+struct Promised {
+    kept: Vec<FrameId>,
+    removed: Vec<FrameId>,
+}
+
+/// One life with compactions; the disk at many of its moments, and what was promised by then.
+fn live(dir: &Path, sync: SyncPolicy, seed: u64) -> Vec<(Image, Promised, u64)> {
+    let disk = SimDisk::new(&Image::new(), dir, MediaChoice::Auto);
+    let promised = Arc::new(Mutex::new(Promised::default()));
+    let left = Arc::new(Mutex::new(Vec::new()));
+    let (watched, kept) = (Arc::clone(&promised), Arc::clone(&left));
+    disk.watch(move |operation, moment| {
+        if operation % 4 == seed {
+            let promised = watched.lock().clone();
+            kept.lock().push((moment.power_cut(seed + operation), promised, operation));
+        }
+    });
+    let store = open_on(dir, options(sync), Arc::new(disk.clone())).unwrap();
+    let mut doubtful = Promised::default();
+    for n in 0..480 {
+        let durable = n % 40 == 39;
+        let newest = match n % 3 {
+            0 => Vec::new(),
+            _ => store.last(&Topic::parse("junk").unwrap().into(), 1).unwrap(),
+        };
+        let removes: Vec<_> = newest.iter().map(crate::Frame::id).collect();
+        let topic = if n % 3 == 0 { "keep" } else { "junk" };
+        let frames = vec![heavy(topic, n)];
+        let batch = Batch { frames, removes: removes.clone(), durable, ..Batch::default() };
+        let id = store.append(batch).unwrap().frames[0].id;
+        doubtful.kept.extend((topic == "keep").then_some(id));
+        doubtful.removed.extend(removes);
+        if durable || sync == SyncPolicy::Sync {
+            *promised.lock() = doubtful.clone();
+        }
+        if n % 160 == 159 {
+            let report = store.compact(ALL).unwrap();
+            assert!(report.frames > 20, "{report:?}");
+        }
+    }
+    store.close().unwrap();
+    disk.unwatch();
+    drop(store);
+    let left = left.lock().drain(..).collect();
+    left
+}
+
+#[test]
+fn a_power_cut_during_compaction_takes_nothing_and_brings_nothing_back() {
+    let dir = fast_dir();
+    for (sync, seed) in [(SyncPolicy::Sync, 0), (SyncPolicy::None, 1), (SyncPolicy::None, 2)] {
+        let cuts = live(dir.path(), sync, seed);
+        assert!(cuts.len() > 30, "{}", cuts.len());
+        for (image, promised, operation) in cuts {
+            let what = format!("{sync} cut at {operation}, seed {seed}");
+            let disk = SimDisk::new(&image, dir.path(), MediaChoice::Auto);
+            let store = open_on(dir.path(), options(sync), Arc::new(disk.clone())).expect(&what);
+            assert_eq!(store.info().health, Health::Writable, "{what}");
+            for id in &promised.kept {
+                assert!(store.get(*id).unwrap().is_some(), "{what}: {id} is lost");
+            }
+            for id in &promised.removed {
+                assert!(store.get(*id).unwrap().is_none(), "{what}: {id} is back");
+            }
+            let left = offsets(&store);
+            store.compact(ALL).unwrap();
+            assert_eq!(offsets(&store), left, "{what}");
+            append(&store, frame("a", 1));
+            store.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_removed_now_leaves_no_bytes() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let mut secrets = Vec::new();
+    for n in 0..300 {
+        let text = format!("secret-{n}-{}", "y".repeat(300));
+        let meta = Meta::parse(format!("\"{text}\"")).unwrap();
+        // Every third body is one of two frames.
+        let body = Body::Inline(Bytes::from(format!("body-{}-{}", n - n % 3 / 2, "z".repeat(90))));
+        let id = append(&store, NewFrame { meta, body, ..frame("a", n) });
+        secrets.push((id, text));
+    }
+    // In the first segment, twice; removed before; in the last sealed one; in the active one.
+    store.remove(secrets[9].0).unwrap();
+    let chosen = [3, 4, 9, 180, 299];
+    assert!(chosen.iter().all(|&n| holds(dir.path(), secrets[n].1.as_bytes())));
+    let ids: Vec<_> = chosen.iter().map(|&n| secrets[n].0).collect();
+    let report = store.remove_now(&ids).unwrap();
+    // The body of 4 is one with that of 5, which stays.
+    assert_eq!(report.named.len(), 1, "{report:?}");
+    let body = |n: u64| format!("body-{n}-zz");
+    assert!(!holds(dir.path(), body(3).as_bytes()) && !holds(dir.path(), body(9).as_bytes()));
+    let fifth = store.get(secrets[5].0).unwrap().unwrap();
+    let kept = store.blob(&fifth.hash().unwrap()).unwrap().unwrap().bytes(1 << 10).unwrap();
+    assert!(kept.starts_with(body(4).as_bytes()));
+    for (n, (id, text)) in secrets.iter().enumerate() {
+        let gone = chosen.contains(&n);
+        assert_eq!(holds(dir.path(), text.as_bytes()), !gone, "{n}");
+        assert_eq!(store.get(*id).unwrap().is_none(), gone, "{n}");
+    }
+    assert_eq!(offsets(&store).len(), 295);
+    assert_eq!(store.remove_now(&[FrameId::MAX]).unwrap(), CompactReport::default());
+    append(&store, frame("a", 1));
+    let image = crash(dir.path());
+    store.close().unwrap();
+    drop(store);
+    for dir in [dir.path(), image.path()] {
+        let store = open(dir, SyncPolicy::None);
+        assert_eq!((store.info().health, offsets(&store).len()), (Health::Writable, 296));
+    }
+}

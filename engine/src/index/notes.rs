@@ -1,0 +1,146 @@
+//! What the index takes up: the frames and tombstones of a group, under one lock, or all that a
+//! segment holds, read from its beginning.
+
+use std::sync::Arc;
+
+use parking_lot::RwLockWriteGuard;
+
+use super::{Index, Noted, State};
+use crate::error::ReadError;
+use crate::format::control::{self, Control, Tombstone};
+use crate::format::record::{RecordKind, RecordPrefix};
+use crate::log::Segment;
+use crate::read::walk::{WINDOW_SCAN, Walk};
+use crate::value::Ttl;
+
+/// The index, locked to take up frames of one group in one segment.
+pub(crate) struct Notes<'a> {
+    index: &'a Index,
+    segment: &'a Arc<Segment>,
+    state: RwLockWriteGuard<'a, State>,
+    group: Option<u64>,
+}
+
+impl<'a> Notes<'a> {
+    pub(super) fn new(index: &'a Index, segment: &'a Arc<Segment>) -> Self {
+        Notes { index, segment, state: index.state.write(), group: None }
+    }
+
+    /// Lists the segment, whatever is in it.
+    pub(super) fn begin(&mut self) {
+        self.index.activate(&mut self.state, self.segment);
+    }
+
+    /// Takes up the next frame.
+    pub(crate) fn frame(&mut self, noted: &Noted<'_>) {
+        // A segment that only cursors were written to may be dropped again; it is listed with its
+        // first frame or tombstone.
+        let group = *self.group.get_or_insert_with(|| {
+            self.index.activate(&mut self.state, self.segment);
+            noted.offset
+        });
+        let mut keep = match noted.ttl {
+            Ttl::Last(n) => Some(n.get()),
+            _ => None,
+        };
+        if let Some(n) = keep
+            && !self.index.prepare_floor(&mut self.state, noted, n)
+        {
+            keep = None;
+        }
+        let State { table, active, .. } = &mut *self.state;
+        let Some((ordinal, memory)) = active else { return };
+        let number = memory.number_of(noted.topic).unwrap_or_else(|| {
+            let listed = table.intern(noted.topic, noted.offset, noted.id);
+            let name = table.get(listed).name.clone();
+            memory.intern(name, listed, noted.offset, noted.id)
+        });
+        let listed = memory.note(number, noted);
+        table.count_frame();
+        if let Some(floor) = table.get_mut(listed).note(noted, (*ordinal, group), keep) {
+            memory.set_floor(number, floor);
+            self.index.floors.add(noted.topic);
+        }
+    }
+
+    /// Takes up a tombstone of the batch with number `seq`, for readers that see frames below
+    /// `from` or more; for all when the store is being opened.
+    pub(crate) fn tombstone(&mut self, seq: u64, tombstone: &Tombstone<'_>, from: Option<u64>) {
+        self.begin();
+        if let Some((_, memory)) = &mut self.state.active {
+            memory.note_tombstone(seq, tombstone);
+        }
+        self.index.remove(&mut self.state, seq, tombstone, from);
+    }
+
+    /// Takes up what a FLOOR record says.
+    pub(super) fn floor(&mut self, topic: &str, floor: u64) {
+        let State { table, active, .. } = &mut *self.state;
+        if let Some((_, memory)) = active {
+            memory.note_floor(topic, floor);
+        }
+        // What it hides lies before it: a topic that was not met yet has nothing hidden.
+        if let Some(number) = table.number_of(topic) {
+            table.get_mut(number).raise_floor(floor);
+            self.index.floors.add(topic);
+        }
+    }
+}
+
+/// What an index must know of a segment.
+pub(super) enum Met<'a> {
+    Frame(Noted<'a>),
+    /// With the number of its batch.
+    Tombstone(u64, Tombstone<'a>),
+    Floor(&'a str, u64),
+}
+
+/// Reads a segment from its beginning and hands out what an index must know. Says whether all of it
+/// was sound.
+pub(super) fn scan(
+    segment: &Arc<Segment>,
+    mut visit: impl FnMut(Met<'_>),
+) -> Result<bool, ReadError> {
+    let start = crate::format::file::FILE_HEADER_LEN as u64;
+    let mut walk = Walk::new(segment.clone(), start, segment.base(), WINDOW_SCAN).with_controls();
+    let mut whole = true;
+    while let Some(found) = walk.next() {
+        let found = match found {
+            Ok(found) => found,
+            Err(ReadError::Corrupt(_)) => {
+                whole = false;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if found.prefix.kind != RecordKind::Frame {
+            let record = walk.peek(&found);
+            let checked =
+                RecordPrefix::check(record).and_then(|prefix| control::decode(record, &prefix));
+            match checked {
+                Ok(Control::Tombstone(tombstone)) => {
+                    visit(Met::Tombstone(walk.batch_seq(), tombstone));
+                }
+                Ok(Control::Floor { offset, topic }) => visit(Met::Floor(topic, offset)),
+                Ok(_) => {}
+                Err(_) => whole = false,
+            }
+            continue;
+        }
+        match walk.frame(&found) {
+            Ok(frame) => visit(Met::Frame(Noted {
+                offset: found.offset,
+                id: frame.id(),
+                topic: frame.topic(),
+                batch: found.batch as u32,
+                record: found.position as u32,
+                record_len: found.prefix.len,
+                body_len: frame.body_len(),
+                ttl: frame.ttl(),
+            })),
+            Err(ReadError::Corrupt(_)) => whole = false,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(whole)
+}

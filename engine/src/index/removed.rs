@@ -1,0 +1,184 @@
+//! Which frames were removed by a tombstone and still lie in the log: one bit each, in pieces of a
+//! thousand offsets, so that it takes memory for what was removed and for nothing else.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+/// Offsets that share a piece.
+const PIECE: u64 = 1024;
+const WORDS: usize = PIECE as usize / 64;
+/// Removals that a reader with an older head can still be kept from seeing.
+const NEWEST_MAX: usize = 4096;
+const FILTER_WORDS: usize = 64;
+
+type Pieces = BTreeMap<u64, [u64; WORDS]>;
+
+/// Removed frames that were not compacted away yet.
+#[derive(Debug, Default)]
+pub(crate) struct Removed {
+    any: AtomicBool,
+    /// A bit for pieces that may hold a removed frame, so that most reads never take the lock.
+    filter: Filter,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct Filter([AtomicU64; FILTER_WORDS]);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; FILTER_WORDS])
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    marks: Marks,
+    /// The newest removals that came with frames: the head from which on they count, and the
+    /// offset. Heads ascend.
+    newest: VecDeque<(u64, u64)>,
+}
+
+/// Removed frames at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Marks {
+    pieces: Pieces,
+}
+
+fn place(offset: u64) -> (u64, usize, u64) {
+    let within = (offset % PIECE) as usize;
+    (offset / PIECE, within / 64, 1 << (within % 64))
+}
+
+fn filter_place(piece: u64) -> (usize, u64) {
+    let mixed = piece.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed >> 58) as usize % FILTER_WORDS, 1 << (mixed >> 52 & 63))
+}
+
+impl Marks {
+    /// Whether a frame was removed.
+    pub(crate) fn contains(&self, offset: u64) -> bool {
+        let (piece, word, bit) = place(offset);
+        self.pieces.get(&piece).is_some_and(|words| words[word] & bit != 0)
+    }
+
+    fn set(&mut self, offset: u64) -> bool {
+        let (piece, word, bit) = place(offset);
+        let words = self.pieces.entry(piece).or_insert([0; WORDS]);
+        let new = words[word] & bit == 0;
+        words[word] |= bit;
+        new
+    }
+
+    fn clear(&mut self, offset: u64) {
+        let (piece, word, bit) = place(offset);
+        if let Some(words) = self.pieces.get_mut(&piece) {
+            words[word] &= !bit;
+            if *words == [0; WORDS] {
+                self.pieces.remove(&piece);
+            }
+        }
+    }
+
+    /// The removed frames of a range, ascending.
+    pub(crate) fn iter(&self, range: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+        let pieces = self.pieces.range(range.start / PIECE..range.end.div_ceil(PIECE));
+        let bits = pieces.flat_map(|(piece, words)| {
+            let base = piece * PIECE;
+            let each = (0..PIECE).filter(|&n| words[n as usize / 64] >> (n % 64) & 1 != 0);
+            each.map(move |n| base + n)
+        });
+        bits.filter(move |offset| range.contains(offset))
+    }
+}
+
+impl Removed {
+    /// Whether any frame was removed.
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// Whether a frame was removed, for a reader that sees frames below `head`.
+    pub(crate) fn contains(&self, offset: u64, head: u64) -> bool {
+        if !self.any() {
+            return false;
+        }
+        let (word, bit) = filter_place(offset / PIECE);
+        if self.filter.0[word].load(Ordering::Acquire) & bit == 0 {
+            return false;
+        }
+        let state = self.state.read();
+        if !state.marks.contains(offset) {
+            return false;
+        }
+        let later = state.newest.partition_point(|&(from, _)| from <= head);
+        !state.newest.range(later..).any(|&(_, removed)| removed == offset)
+    }
+
+    /// Removes a frame for readers that see frames below `from` or more. False when it was.
+    pub(super) fn mark(&self, offset: u64, from: u64) -> bool {
+        let (word, bit) = filter_place(offset / PIECE);
+        let mut state = self.state.write();
+        if !state.marks.set(offset) {
+            return false;
+        }
+        let newest = &mut state.newest;
+        if newest.len() >= NEWEST_MAX {
+            newest.pop_front();
+        }
+        let from = newest.back().map_or(from, |&(last, _)| last.max(from));
+        newest.push_back((from, offset));
+        self.filter.0[word].fetch_or(bit, Ordering::Release);
+        self.any.store(true, Ordering::Release);
+        true
+    }
+
+    /// The removed frames of a range.
+    pub(crate) fn marks(&self, range: Range<u64>) -> Marks {
+        let state = self.state.read();
+        let mut marks = Marks::default();
+        for offset in state.marks.iter(range) {
+            marks.set(offset);
+        }
+        marks
+    }
+
+    /// Forgets frames that are gone from the log.
+    pub(super) fn forget(&self, gone: impl Iterator<Item = u64>) {
+        let mut state = self.state.write();
+        gone.for_each(|offset| state.marks.clear(offset));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_seen_from_their_head_on() {
+        let removed = Removed::default();
+        assert!(!removed.contains(5, 100));
+        assert!(removed.mark(5, 10) && !removed.mark(5, 11));
+        assert!(removed.mark(5000, 12));
+        assert!(!removed.contains(5, 9) && removed.contains(5, 10) && removed.contains(5, 11));
+        assert!(!removed.contains(5000, 11) && removed.contains(5000, 12));
+        assert!(!removed.contains(6, 100));
+        let marks = removed.marks(0..5001);
+        assert_eq!(marks.iter(0..u64::MAX).collect::<Vec<_>>(), [5, 5000]);
+        assert_eq!(marks.iter(6..5000).count(), 0);
+        removed.forget([5].into_iter());
+        assert!(!removed.contains(5, 100) && removed.contains(5000, 100));
+        assert_eq!(removed.state.read().marks.pieces.len(), 1);
+    }
+
+    #[test]
+    fn memory_is_bounded_by_what_is_removed() {
+        let removed = Removed::default();
+        assert!((0..100_000).all(|n| removed.mark(n, n)));
+        let state = removed.state.read();
+        assert!(state.marks.pieces.len() < 100 && state.newest.len() <= NEWEST_MAX);
+    }
+}

@@ -1,0 +1,343 @@
+//! What compaction asks of the index: how much of a segment is dead, and the switch from segments
+//! to the one that takes their place.
+
+use std::collections::HashMap;
+use std::ops::{Range, RangeInclusive};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+
+use super::memory::MemoryIndex;
+use super::removed::Marks;
+use super::{Index, Kind, Noted, SegmentIndex, files};
+use crate::error::ReadError;
+use crate::format::control::Tombstone;
+use crate::format::dead::Expiring;
+use crate::format::topic_index::TopicEntry;
+use crate::log::Segment;
+
+/// Topics that are looked up under one lock.
+const LOOKUPS: usize = 1024;
+
+/// How much of a segment dies.
+#[derive(Debug, Default)]
+pub(super) struct Decay {
+    /// Bytes that stay when no frame dies, and when frames expire; known once the segment is
+    /// complete.
+    complete: OnceLock<(u64, Expiring)>,
+    /// Bytes of frames that were removed one by one.
+    removed: AtomicU64,
+}
+
+impl Decay {
+    pub(super) fn set(&self, kept: u64, expiring: Expiring) {
+        // The same segment says the same each time.
+        let _ = self.complete.set((kept, expiring));
+    }
+
+    pub(super) fn removed(&self, bytes: u64) {
+        self.removed.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn never_expires(&self) -> bool {
+        self.complete.get().is_some_and(|(_, expiring)| expiring.is_empty())
+    }
+
+    fn kept(&self) -> Option<u64> {
+        self.complete.get().map(|&(kept, _)| kept)
+    }
+
+    /// Bytes of frames that are dead, but for those below a floor.
+    fn dead(&self, now_ms: u64) -> u64 {
+        let expired = self.complete.get().map_or(0, |(_, expiring)| expiring.expired(now_ms));
+        expired + self.removed.load(Ordering::Relaxed)
+    }
+}
+
+/// Removed frames that were compacted away, and who may still read segments that hold them.
+#[derive(Debug, Default)]
+pub(super) struct Leaving(Mutex<Vec<(Vec<Weak<Decay>>, Vec<u64>)>>);
+
+/// A segment that compaction may rewrite.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    pub(crate) segment: Arc<Segment>,
+    /// Where it stands among all segments.
+    pub(crate) ordinal: u32,
+    /// Bytes that would be gone, as far as can be told without reading it.
+    pub(crate) dead: u64,
+    /// Whether no damage in it is known.
+    pub(crate) usable: bool,
+}
+
+/// What is gone of a topic once segments are rewritten.
+#[derive(Debug, Default)]
+pub(crate) struct GoneOf {
+    /// Frames that were removed, by `last:n` or one by one.
+    pub(crate) hidden: u64,
+    /// Offsets of frames that have expired, ascending.
+    pub(crate) expired: Vec<u64>,
+    /// Bytes of records and bodies.
+    pub(crate) bytes: u64,
+}
+
+/// The index of a segment that is being written to take the place of others.
+#[derive(Debug)]
+pub(crate) struct Rewriting {
+    memory: MemoryIndex,
+}
+
+/// What is to take the place of segments.
+pub(crate) struct Rewritten<'a> {
+    /// The segments, by where they stand; they follow one another.
+    pub(crate) replaced: RangeInclusive<u32>,
+    /// What holds what is left of them, with its index; nothing when nothing is left.
+    pub(crate) new: Option<(Arc<Segment>, Rewriting)>,
+    /// What is gone of each topic that was in them.
+    pub(crate) gone: &'a HashMap<Arc<str>, GoneOf>,
+    /// The removed frames that were applied: none of them is left.
+    pub(crate) marks: &'a Marks,
+    /// The offsets they stand for.
+    pub(crate) offsets: Range<u64>,
+    /// What segments before them hold of topics: see [`Index::entries_before`].
+    pub(crate) before: HashMap<Arc<str>, TopicEntry>,
+}
+
+impl Rewriting {
+    pub(crate) fn new(base: u64) -> Self {
+        Self { memory: MemoryIndex::new(base) }
+    }
+
+    pub(crate) fn frame(&mut self, noted: &Noted<'_>) {
+        self.memory.note_unlisted(noted);
+    }
+
+    pub(crate) fn tombstone(&mut self, seq: u64, tombstone: &Tombstone<'_>) {
+        self.memory.note_tombstone(seq, tombstone);
+    }
+
+    pub(crate) fn floor(&mut self, topic: &str, floor: u64) {
+        self.memory.note_floor(topic, floor);
+    }
+}
+
+impl Index {
+    /// The sealed segments, in order, with what would be gone if they were rewritten.
+    pub(crate) fn candidates(&self, now_ms: u64) -> Vec<Candidate> {
+        let segments = self.segments();
+        let complete = segments.iter().filter(|of| of.segment.is_sealed());
+        let candidate = |of: &Arc<SegmentIndex>| {
+            let kept = of.decay.kept()?;
+            let control = of.segment.published_len().saturating_sub(kept);
+            let dead = (of.decay.dead(now_ms) + self.below_floors(of, kept)).min(kept);
+            let segment = of.segment.clone();
+            let (ordinal, usable) = (of.ordinal, self.is_whole(of));
+            Some(Candidate { segment, ordinal, dead: control + dead, usable })
+        };
+        complete.filter_map(candidate).collect()
+    }
+
+    /// About how many bytes of a segment lie below floors.
+    fn below_floors(&self, of: &SegmentIndex, kept: u64) -> u64 {
+        if !self.floors.any() {
+            return 0;
+        }
+        let mut frames = 0u64;
+        let mut some: Vec<(Arc<str>, TopicEntry)> = Vec::new();
+        let mut take = |name: &str, entry: &TopicEntry| {
+            frames += u64::from(entry.count);
+            if entry.count > 0 && self.floors.may_have(name) {
+                some.push((Arc::from(name), *entry));
+            }
+        };
+        match of.frozen() {
+            Some(frozen) => frozen.entries().for_each(|(name, entry)| take(name, entry)),
+            None => match files::load_topics(&self.env, &of.segment) {
+                Some(file) => file.for_each(take),
+                None => return 0,
+            },
+        }
+        let mut hidden = 0;
+        for entries in some.chunks(LOOKUPS) {
+            let table = self.table();
+            for (name, entry) in entries {
+                let floor = table.find(name).map_or(0, |totals| totals.floor(u64::MAX));
+                let span = u128::from(entry.last_offset - entry.first_offset) + 1;
+                let below = u128::from(floor.saturating_sub(entry.first_offset)).min(span);
+                hidden += (u128::from(entry.count) * below / span) as u64;
+            }
+        }
+        (u128::from(kept) * u128::from(hidden) / u128::from(frames.max(1))) as u64
+    }
+
+    /// The removed frames of a range that are in the log.
+    pub(crate) fn marks(&self, offsets: Range<u64>) -> Marks {
+        self.removed.marks(offsets)
+    }
+
+    /// The floor of a topic, and whether it hides frames of segments that are not rewritten.
+    pub(crate) fn floor_beside(&self, topic: &str, replaced: &RangeInclusive<u32>) -> (u64, bool) {
+        let table = self.table();
+        let Some(totals) = table.find(topic) else { return (0, false) };
+        let floor = totals.floor(u64::MAX);
+        let mut next = totals.segments.at_or_after(0);
+        while let Some(of) = next.and_then(|ordinal| self.segment(ordinal)) {
+            if of.segment.base() >= floor {
+                break;
+            }
+            if !replaced.contains(&of.ordinal) {
+                return (floor, true);
+            }
+            next = totals.segments.at_or_after(of.ordinal + 1);
+        }
+        (floor, false)
+    }
+
+    /// What the last segments before a place hold of topics, as far as nothing at or behind it
+    /// holds anything of them once segments are rewritten.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the index of such a segment cannot be read.
+    pub(crate) fn entries_before(
+        &self,
+        gone: &HashMap<Arc<str>, GoneOf>,
+        new: Option<&Rewriting>,
+        replaced: &RangeInclusive<u32>,
+    ) -> Result<HashMap<Arc<str>, TopicEntry>, ReadError> {
+        let mut before = HashMap::new();
+        for name in gone.keys() {
+            let is_left = new.and_then(|new| new.memory.entry(name)).is_some_and(|e| e.count > 0);
+            if !is_left && let Some(entry) = self.entry_before(name, replaced)? {
+                before.insert(name.clone(), entry);
+            }
+        }
+        Ok(before)
+    }
+
+    /// Puts what was rewritten in the place of what it was made from. The caller has the writer, so
+    /// that nothing is appended or removed meanwhile. Readers of the old segments go on.
+    pub(crate) fn rewrite(&self, rewritten: Rewritten<'_>) {
+        let Rewritten { replaced, new, gone, marks, offsets, before } = rewritten;
+        let (low, high) = (*replaced.start(), *replaced.end());
+        let memory = new.as_ref().map(|(_, rewriting)| &rewriting.memory);
+        let mut state = self.state.write();
+        let was_removed = |offset: u64| self.is_removed(offset);
+        let mut frames = 0;
+        for (name, gone) in gone {
+            let entry = memory.and_then(|memory| memory.entry(name));
+            frames += gone.hidden + gone.expired.len() as u64;
+            if let Some(number) = state.table.number_of(name) {
+                state.table.get_mut(number).rewritten(&TopicChange {
+                    hidden: gone.hidden,
+                    expired: &gone.expired,
+                    bytes: gone.bytes,
+                    was_removed: &was_removed,
+                    replaced: replaced.clone(),
+                    ordinal: high,
+                    entry: entry.filter(|entry| entry.count > 0),
+                    before: before.get(name),
+                });
+            }
+        }
+        state.table.uncount_frames(frames);
+        let old: Vec<_> = (low..=high).filter_map(|ordinal| self.segment(ordinal)).collect();
+        self.place(&old, new);
+        drop(state);
+        self.loaded.lock().retain(|of| !replaced.contains(&of.ordinal));
+        // What all states of a segment share lives as long as the last one that reads any of them.
+        let readers = old.iter().map(|of| Arc::downgrade(&of.decay)).collect();
+        let applied = marks.iter(offsets).collect();
+        self.leaving.0.lock().push((readers, applied));
+        self.rewrites.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Lists what takes the place of segments. Each place keeps its number: what is left stands in
+    /// the last one, and the others are empty.
+    fn place(&self, old: &[Arc<SegmentIndex>], new: Option<(Arc<Segment>, Rewriting)>) {
+        let mut segments = self.segments.write();
+        let mut listed = segments.to_vec();
+        let mut put = |of: SegmentIndex| {
+            if let Some(place) = listed.get_mut(of.ordinal as usize) {
+                *place = Arc::new(of);
+            }
+        };
+        let base = new.as_ref().map(|(segment, _)| segment.base());
+        for of in old {
+            let base = base.unwrap_or_else(|| of.segment.base());
+            put(SegmentIndex::complete(
+                Arc::new(Segment::gone(base)),
+                of.ordinal,
+                MemoryIndex::new(base),
+            ));
+        }
+        if let (Some((segment, rewriting)), Some(last)) = (new, old.last()) {
+            put(SegmentIndex::complete(segment, last.ordinal, rewriting.memory));
+        }
+        *segments = listed.into();
+    }
+
+    /// What the last segment before a place holds of a topic that nothing behind it holds.
+    fn entry_before(
+        &self,
+        topic: &str,
+        replaced: &RangeInclusive<u32>,
+    ) -> Result<Option<TopicEntry>, ReadError> {
+        let before = {
+            let table = self.table();
+            let last = |runs: &super::Runs| runs.at_or_before(u32::MAX);
+            let runs = table.find(topic).map(|totals| &totals.segments);
+            let is_last = runs.and_then(last).is_some_and(|last| replaced.contains(&last));
+            let below = replaced.start().checked_sub(1).filter(|_| is_last);
+            runs.zip(below).and_then(|(runs, below)| runs.at_or_before(below))
+        };
+        let Some(of) = before.and_then(|ordinal| self.segment(ordinal)) else { return Ok(None) };
+        if let Some(frozen) = of.frozen() {
+            return Ok(frozen.entry(topic).copied());
+        }
+        let file = self.loaded(&of, files::Loaded::topics)?;
+        match file {
+            Some(file) => Ok(file.find(topic)),
+            None => Ok(of.frozen().and_then(|frozen| frozen.entry(topic).copied())),
+        }
+    }
+
+    /// Forgets removed frames that are gone from the log and from all who read it.
+    pub(crate) fn forget_gone(&self) {
+        self.leaving.0.lock().retain(|(readers, offsets)| {
+            let is_read = readers.iter().any(|reader| reader.strong_count() > 0);
+            if !is_read {
+                self.removed.forget(offsets.iter().copied());
+            }
+            is_read
+        });
+    }
+}
+
+impl SegmentIndex {
+    fn complete(segment: Arc<Segment>, ordinal: u32, memory: MemoryIndex) -> Self {
+        let decay = Arc::new(Decay::default());
+        decay.set(memory.dead().kept, memory.dead().expiring.clone());
+        let kind = Kind::Frozen { index: Arc::new(memory), whole: true };
+        Self { segment, ordinal, kind: Mutex::new(kind), decay }
+    }
+}
+
+/// What happened to one topic when segments were rewritten.
+pub(super) struct TopicChange<'a> {
+    /// Frames that are gone and were removed before.
+    pub(super) hidden: u64,
+    /// Offsets of frames that are gone because they had expired.
+    pub(super) expired: &'a [u64],
+    /// Bytes of records and bodies that are gone.
+    pub(super) bytes: u64,
+    /// Whether a frame was removed one by one.
+    pub(super) was_removed: &'a dyn Fn(u64) -> bool,
+    /// Segments that were rewritten, and the one that holds what is left.
+    pub(super) replaced: RangeInclusive<u32>,
+    pub(super) ordinal: u32,
+    /// What that holds of the topic; nothing when it holds no frame of it.
+    pub(super) entry: Option<&'a TopicEntry>,
+    /// What the last segment before them holds of the topic, if the table needs to know.
+    pub(super) before: Option<&'a TopicEntry>,
+}
