@@ -7,8 +7,9 @@ Nothing here is shared with the engine: what the two say about one store must be
 page says enough to read a store without the engine. Blobs in zstd are named, not read: the standard
 library has no zstd. Any byte that is not as the page says ends the listing with an error.
 
-A line: offset, id, topic, ttl, SHA-256 of the meta, length and SHA-256 of the body, origin,
-separated by tabs, ids and hashes in hex, "-" where there is none. A last line counts the blobs.
+A line: offset, id, topic, ttl, SHA-256 of the meta, length and SHA-256 of the body, origin, old
+id, separated by tabs, ids and hashes in hex, "-" where there is none. A last line counts the
+blobs.
 """
 import hashlib
 import os
@@ -121,9 +122,10 @@ def records(data, salt, path, seq):
 
 
 def frame(base, record):
-    """A FRAME: offset, id, topic, ttl, meta, body, origin."""
+    """A FRAME: offset, id, topic, ttl, meta, body, origin, old id."""
     flags, name_len, ttl, delta = struct.unpack_from("<BBBI", record, 9)
-    at, value, body, origin = 32, None, None, None
+    at, value, body, origin, old_id = 32, None, None, None, None
+    need(not flags & ~7, "flags of a frame")
     if ttl in (2, 3):
         value, = struct.unpack_from("<Q", record, at)
         at += 8
@@ -134,8 +136,12 @@ def frame(base, record):
         origin = struct.unpack_from("<16s16sQII", record, at)
         need(origin[4] == 0, "reserved field of an origin")
         at += 48
+    if flags & 4:
+        old_id = record[at:at + 16]
+        at += 16
     topic = record[at:at + name_len].decode()
-    return base + delta, record[16:32], topic, (ttl, value), record[at + name_len:], body, origin
+    meta = record[at + name_len:]
+    return base + delta, record[16:32], topic, (ttl, value), meta, body, origin, old_id
 
 
 def blobs(data, salt, path):
@@ -212,14 +218,15 @@ def main(store):
             more, raw = blobs(data, salt, path)
             found.update(more)
             read += raw
-    for offset, frame_id, topic, (ttl, value), meta, body, origin in visible(frames):
+    for offset, frame_id, topic, (ttl, value), meta, body, origin, old_id in visible(frames):
         need(body is None or found.get(body[1]) == body[0], "body of frame %d" % offset)
         ttls = {0: "forever", 2: "time:%s" % value, 3: "last:%s" % value}
         body = "-" if body is None else "%d:%s" % (body[0], body[1].hex())
         origin = "-" if origin is None else "%s,%s,%d,%d" % (
             origin[0].hex(), origin[1].hex(), origin[2], origin[3])
         meta = hashlib.sha256(meta).hexdigest()
-        print(offset, frame_id.hex(), topic, ttls[ttl], meta, body, origin, sep="\t")
+        old_id = "-" if old_id is None else old_id.hex()
+        print(offset, frame_id.hex(), topic, ttls[ttl], meta, body, origin, old_id, sep="\t")
     print("%d blobs, %d read" % (len(found), read))
 
 

@@ -350,8 +350,7 @@ impl Writer {
             self.appender.record(open, false, |out, _| control::encode(out, &record, false))?;
             changes.push((change.name.clone(), held));
         }
-        if let Some(used) = used_key(pending, placed, base) {
-            let key = pending.key.as_ref().expect("it was used");
+        if let Some((key, used)) = pending.key.as_ref().zip(used_key(pending, placed, base)) {
             let record = Control::Key {
                 expires_ms: expires_ms(used.id),
                 id: used.id,

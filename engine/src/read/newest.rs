@@ -22,7 +22,10 @@ const TOPICS_MAX: usize = 1024;
 
 /// For each topic a range of offsets in which it had no visible frame, and when.
 #[derive(Debug, Default)]
-pub(crate) struct Gone(Mutex<HashMap<Arc<str>, (Range<u64>, u64)>>);
+pub(crate) struct Gone(Mutex<HashMap<Arc<str>, Passed>>);
+
+/// Offsets, and the time in ms since 1970.
+type Passed = (Range<u64>, u64);
 
 impl Gone {
     fn of(&self, topic: &str, now_ms: u64) -> Range<u64> {
@@ -51,24 +54,27 @@ impl Inner {
         topics: &TopicPatterns,
         from: u64,
     ) -> Result<Option<u64>, ReadError> {
-        let (mut lanes, segments): (Vec<(u64, Arc<str>, Runs)>, _) = {
+        let (mut recent, segments): (Vec<(u64, Arc<str>)>, _) = {
             let table = self.index.table();
-            // With the table: the runs number the segments of this very list.
-            let segments = self.index.segments();
             let selected = table.select(topics).into_iter().map(|number| table.get(number));
             let recent = selected.filter(|totals| totals.last_offset >= from);
-            let lane = recent
-                .map(|totals| (totals.last_offset, totals.name.clone(), totals.segments.clone()));
-            (lane.collect(), segments)
+            let recent = recent.map(|totals| (totals.last_offset, totals.name.clone()));
+            (recent.collect(), self.index.segments())
         };
         self.check_whole(&segments, from)?;
         // From the topic with the newest frame on: mostly the first one decides.
-        lanes.sort_unstable_by_key(|&(last, ..)| Reverse(last));
+        recent.sort_unstable_by_key(|(last, _)| Reverse(*last));
         let (mut from, mut newest) = (from, None);
-        for (last, name, runs) in lanes {
+        for (last, name) in recent {
             if last < from {
                 break;
             }
+            let (runs, segments) = {
+                let table = self.index.table();
+                let Some(totals) = table.find(&name) else { continue };
+                // With the table: the runs number the segments of this very list.
+                (totals.segments.clone(), self.index.segments())
+            };
             if let Some(found) = self.newest_of(&segments, &name, &runs, from)? {
                 (from, newest) = (found + 1, Some(found));
             }
@@ -125,7 +131,10 @@ impl Inner {
                     return Ok((None, passed));
                 }
                 if gone.contains(&offset) {
-                    continue;
+                    match gone.start <= base.max(from) {
+                        true => break,
+                        false => continue,
+                    }
                 }
                 match window.frame_at(posting.position(), offset)? {
                     Some(frame) if frame.topic() == topic => {

@@ -29,7 +29,7 @@ pub(super) fn take(held: &mut SegmentKeys, batch: &Batch) {
             RecordKind::Frame if held.first_ms.is_none() || prefix.flags & FLAG_OLD_ID != 0 => {
                 let frame = Frame::from_record(record, Some(batch.header.base_offset));
                 let Ok(frame) = frame else { continue };
-                held.first_ms.get_or_insert(frame.id().time_ms());
+                held.first_ms.get_or_insert_with(|| frame.id().time_ms());
                 held.old_ids.extend(frame.old_id().zip(frame.offset()));
             }
             RecordKind::Key => {

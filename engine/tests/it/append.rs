@@ -85,8 +85,7 @@ fn conditions_see_what_a_reader_of_the_newest_frame_sees() {
 #[test]
 fn conditions_see_the_batches_before_them_in_the_group() {
     let dir = scratch();
-    let clock = TestClock::new();
-    let options = StoreOptions { clock, ..options(MEDIA[0]) };
+    let options = StoreOptions { clock: TestClock::new(), ..options(MEDIA[0]) };
     let store = open(dir.path(), &options);
     let timed = NewFrame { ttl: Ttl::TimeMs(0), ..numbered("gone", 0) };
     let ephemeral = NewFrame { ttl: Ttl::Ephemeral, ..numbered("live", 0) };

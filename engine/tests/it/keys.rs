@@ -1,8 +1,10 @@
 //! Idempotency keys: a batch that is sent again is stored once, whatever happened in between.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::num::NonZeroU64;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,8 +15,8 @@ use xs_engine::{
 
 use crate::append::empty;
 use crate::support::{
-    MEDIA, TestClock, batch, copy_store, files, numbered, open, options, scratch, segments,
-    with_body,
+    MEDIA, TestClock, batch, copy_store, everything, files, frames, number_of, numbered, open,
+    options, scratch, segments, with_body,
 };
 
 const HOUR_MS: u64 = 3_600_000;
@@ -46,20 +48,27 @@ fn a_batch_with_a_key_is_stored_once() {
     // Its conditions held when it was stored; that they do not now is no matter.
     let conditions = vec![empty("*"), Condition::HeadIs(0)];
     repeat(&store, &Batch { conditions, durable: true, ..one.clone() }, &first);
-    assert!(store.append(Batch { durable: true, ..one.clone() }).unwrap().durable);
+    assert!(store.append(Batch { durable: true, ..one }).unwrap().durable);
     // A body is the same wherever it comes from.
     let stored = NewFrame { body: Body::Stored(BlobHash::of(b"body")), ..numbered("b", 2) };
     repeat(&store, &keyed("one", [numbered("a", 1), stored]), &first);
     let other = store.append(keyed("one", [numbered("a", 1)]));
     assert!(is_reused(&other, &first), "{other:?}");
     assert_eq!(store.info().head, 3);
-    let ephemeral = NewFrame { ttl: Ttl::Ephemeral, ..numbered("a", 0) };
-    let none = store.append(keyed("none", [ephemeral.clone()]));
+    let ephemeral = || NewFrame { ttl: Ttl::Ephemeral, ..numbered("a", 0) };
+    let none = store.append(keyed("none", [ephemeral()]));
     assert_eq!(none, Err(AppendError::KeyWithoutFrame));
     // Ephemeral frames are nowhere, so only the first frame can be told.
-    let mixed = keyed("mixed", [ephemeral.clone(), numbered("a", 4), ephemeral]);
+    let mixed = keyed("mixed", [ephemeral(), numbered("a", 4), ephemeral()]);
     let first = store.append(mixed.clone()).unwrap();
     assert_eq!(store.append(mixed).unwrap().frames, first.frames[..1]);
+    let behind = keyed("behind", [ephemeral(), numbered("a", 5), numbered("a", 6)]);
+    let first = store.append(behind.clone()).unwrap();
+    assert_eq!(
+        first.frames.iter().map(|stamp| stamp.offset).collect::<Vec<_>>(),
+        [None, Some(4), Some(5)]
+    );
+    repeat(&store, &behind, &first);
     let many = keyed("many", (0..4096).map(|n| numbered("a", n)));
     let refused = AppendError::BatchCount { count: 4096, max: 4095 };
     assert_eq!(store.append(many), Err(refused));
@@ -77,7 +86,7 @@ fn all_that_a_batch_stores_is_its_content() {
     };
     let with = |frames, cursors| Batch { cursors, ..keyed("key", frames) };
     let base = with(vec![frame(), frame()], vec![cursor("c", 1, b"state")]);
-    let first = store.append(base.clone()).unwrap();
+    let first = store.append(base).unwrap();
     let again = with(vec![frame(), frame()], vec![cursor("c", 1, b"state")]);
     let expecting = |mut batch: Batch| {
         batch.cursors[0].expect = ExpectRevision::Is(0);
@@ -247,4 +256,55 @@ fn many_threads_with_one_key_store_one_batch() {
         assert!(answers.iter().all(|answer| answer.frames == answers[0].frames));
     }
     assert_eq!(store.info().head, 20);
+}
+
+const DIR: &str = "XS_IT_KEYS_DIR";
+
+/// The batch that the killed process sends as its nth.
+fn nth(n: u64) -> Batch {
+    keyed(&format!("batch {n}"), [numbered("a", n), with_body(numbered("b", n), b"body")])
+}
+
+/// Not a test of its own: what the killed process does. It tells each acknowledgement on stdout.
+#[test]
+fn child() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let store = open(Path::new(&dir), &options(MEDIA[0]));
+    for n in 0.. {
+        let repeated = store.append(nth(n)).unwrap().repeated;
+        let line = format!("sent {n} {repeated}\n");
+        std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn who_is_killed_and_sends_all_again_stores_it_once() {
+    let dir = scratch();
+    let mut acknowledged = 0;
+    for round in 1..4 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "keys::child", "--nocapture", "--test-threads=1"])
+            .env(DIR, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        // The harness writes its own words before the first line.
+        let sent = lines.filter_map(|line| line.split_once("sent ").map(|(_, n)| n.to_owned()));
+        for (n, line) in (0..round * 700).zip(sent) {
+            // All the process before it was told of, and at most the one after that.
+            let repeated = line == format!("{n} true");
+            assert!(repeated || line == format!("{n} false"), "{line}");
+            assert!(repeated || n >= acknowledged, "{n} was stored twice");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        acknowledged = round * 700;
+    }
+    let store = open(dir.path(), &options(MEDIA[0]));
+    let stored = frames(store.read(&everything()));
+    for (index, frame) in stored.iter().enumerate() {
+        assert_eq!((number_of(frame), frame.topic()), (index as u64 / 2, ["a", "b"][index % 2]));
+    }
+    assert!(stored.len() as u64 >= 2 * acknowledged);
 }

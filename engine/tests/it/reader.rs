@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use xs_engine::{BlobHash, Frame, FrameId, Store};
+use xs_engine::{Batch, BlobHash, Frame, FrameId, IdempotencyKey, Import, Store};
 
 use crate::support::{
     MEDIA, copy_store, everything, frames, lacks, numbered, open, options, scratch, skip, tell,
@@ -35,6 +35,7 @@ fn line(frame: &Frame) -> String {
         hex(BlobHash::of(frame.meta()).as_bytes()),
         body.unwrap_or_else(none),
         origin.unwrap_or_else(none),
+        frame.old_id().map_or_else(none, |id| hex(id.as_bytes())),
     ]
     .join("\t")
 }
@@ -69,6 +70,10 @@ fn a_reader_written_from_the_page_sees_the_same_frames() {
     for n in 0..200 {
         store.append(numbered("reader", n).into()).unwrap();
     }
+    let import = Some(Import::NewIds(vec![FrameId::first_of_ms(5)]));
+    store.append(Batch { import, ..numbered("reader", 200).into() }).unwrap();
+    let key = Some(IdempotencyKey::parse("key").unwrap());
+    store.append(Batch { key, ..numbered("reader", 201).into() }).unwrap();
     let expected = lines(&store);
     store.close().unwrap();
     let mut found = listed(copy.path());
