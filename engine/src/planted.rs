@@ -33,6 +33,16 @@ pub(crate) enum Bug {
     SealBeforeSync,
     /// Recovery keeps frames whose blobs are missing.
     KeepWithoutBlob,
+    /// Compaction unlinks old segments before the manifest names the new one.
+    UnlinkBeforeSwitch,
+    /// Compaction does not sync what it wrote.
+    SkipCompactSync,
+    /// Compaction forgets floors with the frames that caused them.
+    ForgetFloors,
+    /// Removed frames are forgotten while a reader has segments that hold them.
+    ForgetWhileRead,
+    /// Opening takes tombstones for new that had their effect before.
+    IgnoreSettled,
 }
 
 /// Whether a bug is planted.

@@ -10,6 +10,7 @@ use super::{CompactReport, Stop, Stopped, unfinished};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::index::Rewritten;
 use crate::log::{DERIVED, Fault, Segment, unmarked};
+use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 
 /// Switches over. Whoever reads an old segment reads on: its file stays open until then.
@@ -103,6 +104,9 @@ fn on_disk(
     });
     let prepared = prepared.and_then(|()| env.files.sync_dir(&dir));
     let changed = prepared.is_ok();
+    if is_planted(Bug::UnlinkBeforeSwitch) {
+        clear(inner, old);
+    }
     let changes = prepared.and_then(|()| {
         env.manifest.update(|state| {
             let is_old = |file: &FileEntry| {

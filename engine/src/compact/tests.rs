@@ -90,6 +90,7 @@ fn mixed(store: &Store) -> Vec<u64> {
             0 => heavy("keep", n),
             1 => last(2, heavy("state", n)),
             2 => last(1, heavy(&format!("many.{}", n % 30), n)),
+            3 => heavy("keep", n),
             _ => heavy("junk", n),
         };
         let id = append(store, new);
@@ -491,7 +492,7 @@ fn what_is_removed_now_leaves_no_bytes() {
     for n in 0..300 {
         let text = format!("secret-{n}-{}", "y".repeat(300));
         let meta = Meta::parse(format!("\"{text}\"")).unwrap();
-        // Every third body is one of two frames.
+        // Two of three frames share a body.
         let body = Body::Inline(Bytes::from(format!("body-{}-{}", n - n % 3 / 2, "z".repeat(90))));
         let id = append(&store, NewFrame { meta, body, ..frame("a", n) });
         secrets.push((id, text));
@@ -502,9 +503,11 @@ fn what_is_removed_now_leaves_no_bytes() {
     assert!(chosen.iter().all(|&n| holds(dir.path(), secrets[n].1.as_bytes())));
     let ids: Vec<_> = chosen.iter().map(|&n| secrets[n].0).collect();
     let report = store.remove_now(&ids).unwrap();
-    // The body of 4 is one with that of 5, which stays.
-    assert_eq!(report.named.len(), 1, "{report:?}");
-    let body = |n: u64| format!("body-{n}-zz");
+    // The body of 4 is that of 5, which stays, and that of 299 that of 298.
+    assert_eq!(report.named.len(), 2, "{report:?}");
+    let body = |n: u64| format!("body-{n}-{}", "z".repeat(90));
+    assert!([3, 9, 180].iter().all(|&n| !store.has_blob(&BlobHash::of(body(n).as_bytes()))));
+    assert!([4, 298].iter().all(|&n| store.has_blob(&BlobHash::of(body(n).as_bytes()))));
     assert!(!holds(dir.path(), body(3).as_bytes()) && !holds(dir.path(), body(9).as_bytes()));
     let fifth = store.get(secrets[5].0).unwrap().unwrap();
     let kept = store.blob(&fifth.hash().unwrap()).unwrap().unwrap().bytes(1 << 10).unwrap();

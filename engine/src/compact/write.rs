@@ -11,6 +11,7 @@ use crate::format::record::{RecordKind, RecordPrefix};
 use crate::index::{Noted, Rewriting};
 use crate::log::{Fault, RESTATED_BYTES, RESTATED_COUNT, Segment, SegmentKey};
 use crate::media::Media;
+use crate::planted::{Bug, is_planted};
 use crate::read::walk::{Found, Walk};
 use crate::store::Inner;
 
@@ -214,7 +215,9 @@ impl Output {
 
     fn finish(mut self, path: &std::path::Path, inner: &Inner, len: u64) -> Stopped<Written> {
         self.flush()?;
-        self.media.sync().map_err(Fault::when_preparing)?;
+        if !is_planted(Bug::SkipCompactSync) {
+            self.media.sync().map_err(Fault::when_preparing)?;
+        }
         if self.at < len {
             inner.env.files.cut(path, self.at).map_err(Fault::when_preparing)?;
         }

@@ -29,6 +29,7 @@ use crate::format::postings::Chunk;
 use crate::format::super_file::{FileKind, FileState};
 use crate::limits::OPEN_INDEXES_MAX;
 use crate::log::Segment;
+use crate::planted::{Bug, is_planted};
 use crate::value::{FrameId, Ttl};
 
 use files::Loaded;
@@ -345,6 +346,7 @@ impl Index {
         if from.is_none()
             && let Some(&(end, settled)) = state.settled.get(&of.segment.base())
             && (offset >= end || seq < settled)
+            && !is_planted(Bug::IgnoreSettled)
         {
             return;
         }

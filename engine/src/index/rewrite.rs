@@ -16,6 +16,7 @@ use crate::format::control::Tombstone;
 use crate::format::dead::Expiring;
 use crate::format::topic_index::TopicEntry;
 use crate::log::Segment;
+use crate::planted::{Bug, is_planted};
 
 /// Topics that are looked up under one lock.
 const LOOKUPS: usize = 1024;
@@ -305,7 +306,8 @@ impl Index {
     /// Forgets removed frames that are gone from the log and from all who read it.
     pub(crate) fn forget_gone(&self) {
         self.leaving.0.lock().retain(|(readers, offsets)| {
-            let is_read = readers.iter().any(|reader| reader.strong_count() > 0);
+            let is_read = readers.iter().any(|reader| reader.strong_count() > 0)
+                && !is_planted(Bug::ForgetWhileRead);
             if !is_read {
                 self.removed.forget(offsets.iter().copied());
             }
