@@ -18,7 +18,7 @@ use crate::store::{Health, Store};
 use crate::testing::tell;
 use crate::value::{BlobHash, Frame, ReadOptions, TopicPatterns};
 
-const STEPS: usize = 20;
+const STEPS: usize = 32;
 /// Frames of the largest batch of the workload.
 const BATCH_MAX: usize = 5;
 

@@ -53,7 +53,7 @@ fn live_through(place: &Place, media: MediaChoice, fault: Fault) -> bool {
     drop(check(place, &left, &steps, bounds, &format!("{what}, then a power cut ({errors:?})")));
     // The process alone dies. Its successor sees what the cache has, not what the disk has.
     let (store, at) = check(place, &disk, &steps, bounds, &format!("{what} ({errors:?})"));
-    progress.go_on_from(&steps, at, bounds.0);
+    progress.go_on_from(&steps, at, bounds);
     for _ in 0..3 {
         progress.durable_step(&store).expect(&what);
     }

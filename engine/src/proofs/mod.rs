@@ -146,9 +146,7 @@ fn check(
             seen.cursors.keys().collect::<Vec<_>>(),
         );
     };
-    // A collection that was tried may have come to its end.
-    let wanted = steps[acknowledged].blobs.iter().filter(|n| steps[tried].blobs.contains(n));
-    for &n in wanted {
+    for n in workload::wanted_blobs(steps, (acknowledged, tried)) {
         let hash = BlobHash::of(&body(n, workload::LONE_BLOB_LEN));
         let blob = store.blob(&hash).expect(what).unwrap_or_else(|| panic!("{what}: blob {n}"));
         blob.bytes(1 << 20).expect(what);

@@ -80,7 +80,7 @@ fn examine(place: &Place, case: Case) -> bool {
     assert!(now > epoch, "{what}: epoch {epoch} is used again, and with it the offsets it lost");
     // It goes on, and a process that is killed loses nothing of it.
     let progress = Progress::new();
-    progress.go_on_from(&steps, at, bounds.0);
+    progress.go_on_from(&steps, at, bounds);
     progress.durable_step(&store).expect(&what);
     disk.freeze();
     drop(store);

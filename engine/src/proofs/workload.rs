@@ -142,6 +142,13 @@ fn collect(holds: &mut Holds, _: u64) -> Act {
     })
 }
 
+/// The blobs without a frame that must be there: a collection that was tried may have come to its
+/// end.
+pub(super) fn wanted_blobs(steps: &[Holds], (acknowledged, tried): (usize, usize)) -> Vec<u64> {
+    let stays = |n: &&u64| steps[tried].blobs.contains(n);
+    steps[acknowledged].blobs.iter().filter(stays).copied().collect()
+}
+
 /// How far a workload is: read by whoever looks at the disk meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -219,14 +226,14 @@ impl Progress {
     }
 
     /// After a fault: the store was found after step `at`, and what comes next follows that. Of the
-    /// blobs without a frame those are there that were acknowledged.
-    pub(super) fn go_on_from(&self, steps: &[Holds], at: usize, acknowledged: usize) {
+    /// blobs without a frame those are there that were acknowledged and not collected.
+    pub(super) fn go_on_from(&self, steps: &[Holds], at: usize, bounds: (usize, usize)) {
+        let wanted = wanted_blobs(steps, bounds);
         let mut steps = steps[..=at].to_vec();
-        let blobs = steps[acknowledged].blobs.clone();
-        steps[at].blobs = blobs;
+        steps[at].blobs = wanted;
         *self.steps.lock() = Arc::new(steps);
         self.tried.store(at, Ordering::SeqCst);
-        self.acknowledged.store(acknowledged, Ordering::SeqCst);
+        self.acknowledged.store(bounds.0, Ordering::SeqCst);
     }
 
     pub(super) fn durable_step(&self, store: &Store) -> Result<(), AppendError> {
