@@ -23,7 +23,7 @@ ENTRY_HEADER = 72
 CHUNK = 65536
 SEGMENT, PACK = 1, 2
 UNMARKED, SEALED, DROPPED = 1, 2, 3
-FRAME, TOMBSTONE = 1, 2
+FRAME, TOMBSTONE, FLOOR = 1, 2, 7
 RAW, ZSTD, BLOCK = 1, 2, 3
 
 
@@ -95,8 +95,9 @@ def contents(store, uuid, entry, magic, path):
     return salt, data[:length]
 
 
-def records(data, salt, path, seq):
-    """The records of a segment, each with its batch's base offset; then the next seq."""
+def records(data, salt, path, seq, compacted):
+    """The records of a segment, each with its batch's base offset; then the next seq. In one that
+    was compacted the seq may leap, and stay."""
     at, previous = FILE_HEADER, 0
     while at < len(data) and not zeros(data[at:at + 8]):
         where = "%s: batch at %d" % (path, at)
@@ -105,7 +106,8 @@ def records(data, salt, path, seq):
          reserved) = struct.unpack_from("<IIIQQQIIQII", data, at + 4)
         need(header_crc == zlib.crc32(data[at + 8:at + BATCH_HEADER]), where + ": header crc")
         need((own_salt, prev_crc, reserved) == (salt, previous, 0), where + ": chain")
-        need(seq[0] is None or number == seq[0], where + ": seq")
+        leaps = compacted and number >= seq[0] - 1 if seq[0] is not None else True
+        need(leaps or number == seq[0], where + ": seq")
         need(durable <= number, where + ": durable_upto")
         seq[0], previous = number + 1, header_crc
         at += BATCH_HEADER
@@ -179,38 +181,45 @@ def blobs(data, salt, path):
     return found, read
 
 
-def visible(frames):
-    """Those of the frames that no later one, and no tombstone, has removed."""
+def visible(happened):
+    """The frames that no later one, no tombstone and no floor has removed."""
     kept = {}
-    for offset, what in frames:
-        if what is None:
-            kept.pop(offset, None)
-            continue
-        kept[offset] = what
-        ttl, value = what[3]
-        if ttl == 3:
-            same = sorted(other for other in kept if kept[other][2] == what[2])
-            for other in same[:-value]:
-                del kept[other]
+    for kind, what in happened:
+        if kind == TOMBSTONE:
+            kept.pop(what, None)
+        elif kind == FLOOR:
+            topic, floor = what
+            for offset in [other for other in kept if kept[other][2] == topic and other < floor]:
+                del kept[offset]
+        else:
+            kept[what[0]] = what
+            ttl, value = what[3]
+            if ttl == 3:
+                same = sorted(other for other in kept if kept[other][2] == what[2])
+                for other in same[:-value]:
+                    del kept[other]
     return [kept[offset] for offset in sorted(kept)]
 
 
 def main(store):
     _, uuid, flags, entries = manifest(store)
     need(flags & 1, "the store was not closed in order")
-    frames, seq, found, read = [], [None], {}, 0
+    happened, seq, found, read = [], [None], {}, 0
     entries = [entry for entry in entries if entry[1] != DROPPED]
     for entry in sorted(entries, key=lambda entry: entry[:1] + entry[3:4]):
         name = "%020d.%d" % (entry[3], entry[2])
         if entry[0] == SEGMENT:
             path = "log/%s.seg" % name
             salt, data = contents(store, uuid, entry, b"XSSEGMT1", path)
-            for base, record in records(data, salt, path, seq):
-                if record[8] == FRAME:
-                    frames.append((base + struct.unpack_from("<I", record, 12)[0],
-                                   frame(base, record)))
-                elif record[8] == TOMBSTONE:
-                    frames.append((struct.unpack_from("<Q", record, 32)[0], None))
+            for base, record in records(data, salt, path, seq, entry[2] > 0):
+                kind, name_len = record[8], record[10]
+                if kind == FRAME:
+                    happened.append((kind, frame(base, record)))
+                elif kind == TOMBSTONE:
+                    happened.append((kind, struct.unpack_from("<Q", record, 32)[0]))
+                elif kind == FLOOR:
+                    floor, = struct.unpack_from("<Q", record, 16)
+                    happened.append((kind, (record[24:24 + name_len].decode(), floor)))
         else:
             need(entry[0] == PACK, "kind of a file")
             path = "blobs/%s.pack" % name
@@ -218,7 +227,7 @@ def main(store):
             more, raw = blobs(data, salt, path)
             found.update(more)
             read += raw
-    for offset, frame_id, topic, (ttl, value), meta, body, origin, old_id in visible(frames):
+    for offset, frame_id, topic, (ttl, value), meta, body, origin, old_id in visible(happened):
         need(body is None or found.get(body[1]) == body[0], "body of frame %d" % offset)
         ttls = {0: "forever", 2: "time:%s" % value, 3: "last:%s" % value}
         body = "-" if body is None else "%d:%s" % (body[0], body[1].hex())

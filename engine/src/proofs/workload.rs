@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::{Holds, Place, body, cursor_name};
 use crate::append::{Appended, Batch};
+use crate::compact::CompactOptions;
 use crate::error::AppendError;
 use crate::gc::GcOptions;
 use crate::media::sim::SimDisk;
@@ -28,7 +29,7 @@ type Act = Box<dyn FnOnce(&Store) -> Result<bool, AppendError>>;
 type Step = fn(&mut Holds, u64) -> Act;
 
 /// The steps, taken in turn. One line for each kind of thing a store can be asked for.
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 16] = [
     small_frame,
     frame_with_body,
     large_frame,
@@ -41,7 +42,10 @@ const STEPS: [Step; 13] = [
     frame_on_condition,
     keyed_frame,
     frame_with_long_body,
+    remove_frame,
+    compact,
     collect,
+    remove_frame,
 ];
 
 fn meta(n: u64, len: usize) -> Meta {
@@ -128,6 +132,26 @@ fn lone_blob(holds: &mut Holds, n: u64) -> Act {
         store.blob_put(&bytes)?;
         // Under `sync` it is durable, and so was everything before it.
         Ok(store.info().sync == SyncPolicy::Sync)
+    })
+}
+
+/// A frame in the middle goes.
+fn remove_frame(holds: &mut Holds, _: u64) -> Act {
+    let (offset, _) = holds.frames.remove(holds.frames.len() / 3);
+    holds.keyed = holds.keyed.filter(|(_, keyed)| *keyed != offset);
+    Box::new(move |store| {
+        let frame = store.get_at(offset).unwrap().expect("a frame of the model");
+        let batch = Batch { removes: vec![frame.id()], ..Batch::default() };
+        store.append(batch).map(|Appended { durable, .. }| durable)
+    })
+}
+
+/// What was removed leaves the log. What an error leaves undone the next compaction does.
+fn compact(_: &mut Holds, _: u64) -> Act {
+    let everything = CompactOptions { dead_percent: 1, bytes_per_second: None };
+    Box::new(move |store| match store.compact(everything) {
+        Ok(_) => Ok(false),
+        Err(_) => Err(AppendError::Indeterminate),
     })
 }
 
