@@ -60,7 +60,7 @@ pub(super) fn load_topics(env: &Env, segment: &Segment) -> Option<TopicFile> {
 /// What a segment says about dead frames; nothing when it does not verify.
 pub(super) fn load_dead(env: &Env, segment: &Segment) -> Option<DeadFile> {
     let (header, file) = DeadFile::read(open(env, segment, DEAD)?).ok()?;
-    (header == header_of(env, segment, Magic::Dead)).then_some(file)
+    is_of(&header, segment).then_some(file)
 }
 
 fn open(env: &Env, segment: &Segment, kind: &str) -> Option<Bytes> {

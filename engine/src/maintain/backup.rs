@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::copy::{Copier, Counts, has_gone};
 use super::error::MaintainError;
@@ -204,11 +205,14 @@ impl Inner {
             link: options.link,
             check: options.check_blobs,
         };
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let snapshot = Snapshot::of_durable(self)?;
             match copy(&copier, &snapshot, role, watch) {
-                // Replaced before this held it. What was copied is found again.
-                Err(error) if has_gone(&error) && !self.closed.load(Ordering::Acquire) => {}
+                // Compaction set it aside, and names what takes its place in a moment. What was
+                // copied is found again.
+                Err(error) if has_gone(&error) && !self.closed.load(Ordering::Acquire) => {
+                    std::thread::sleep(Duration::from_millis(1 << attempt.min(9)));
+                }
                 done => return done,
             }
         }
@@ -295,7 +299,7 @@ pub(super) fn check_empty(dir: &Path, files: &Arc<dyn Files>) -> Result<(), Main
     let mut strange = list(dir)?.iter().any(|name| !known.contains(&name.as_str()));
     for sub in ["log", "blobs"] {
         let left = |name: &String| {
-            ["tmp", "idx", "top", "key", "pidx"].iter().any(|end| name.ends_with(end))
+            ["tmp", "idx", "top", "key", "dead", "pidx"].iter().any(|end| name.ends_with(end))
         };
         strange |= list(&dir.join(sub))?.iter().any(|name| !left(name));
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::copy::{place, suffix};
 use super::derived;
@@ -15,6 +16,10 @@ use crate::blob::{BadEntry, LookedAt, check_pack_file, pack_entries};
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SUPER_BYTES_MAX, SuperState};
 use crate::media::{Media, prefix};
+
+/// How often a file of a running store is looked for that is being replaced, and how long between.
+const ATTEMPTS: usize = 100;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A file whose header is right, and its salt.
 type Opened = (Arc<dyn Media>, u32);
@@ -60,7 +65,13 @@ impl Checker<'_> {
             let names = self.env.files.list(&dir);
             for name in names.map_err(|error| MaintainError::io("list", &dir, error))? {
                 let (stem, end) = name.rsplit_once('.').unwrap_or((&name, ""));
-                if stems.contains(stem) || self.live {
+                let is_aside = end == "tmp"
+                    && stem.rsplit_once('.').is_some_and(|(inner, of)| {
+                        of == suffix(kind)
+                            && stems.contains(inner)
+                            && self.env.files.len_of(&dir.join(stem)).is_err()
+                    });
+                if stems.contains(stem) || is_aside || self.live {
                     continue;
                 }
                 let what = match end {
@@ -129,7 +140,7 @@ impl Checker<'_> {
         path: &Path,
         magic: Magic,
     ) -> Result<Option<Opened>, MaintainError> {
-        let media = match self.env.files.open_scan(path) {
+        let media = match self.open_named(file, path) {
             Ok(media) => media,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if !self.is_replaced(file) {
@@ -166,6 +177,23 @@ impl Checker<'_> {
         Ok(None)
     }
 
+    /// Opens a file of the manifest, also under the name it has until a switch of files is
+    /// complete: the next open gives it its own.
+    fn open_named(&self, file: &FileEntry, path: &Path) -> io::Result<Arc<dyn Media>> {
+        for _ in 0..ATTEMPTS {
+            match self.env.files.open_scan(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+            if !self.live || self.is_replaced(file) {
+                break;
+            }
+            // It is being replaced: the manifest will say so in a moment.
+            std::thread::sleep(PAUSE);
+        }
+        self.env.files.open_scan(&path.with_added_extension("tmp"))
+    }
+
     /// Whether a file was sealed when the check began. The snapshot of a running store takes files
     /// for sealed that were still written to, and does not know their CRC.
     pub(super) fn is_exact(&self, file: &FileEntry) -> bool {
@@ -174,7 +202,7 @@ impl Checker<'_> {
 
     /// All frames of a file are hit.
     fn all_of(&self, file: &FileEntry, finding: Finding) -> Finding {
-        let end = (file.state == FileState::Sealed).then(|| file.base + file.count);
+        let end = (file.state == FileState::Sealed).then(|| file.end());
         match file.kind {
             FileKind::Segment => finding.frames(file.base, end, None),
             FileKind::Pack => finding,

@@ -85,9 +85,10 @@ impl Checker<'_> {
         let before = self.report.findings_total;
         let Some((media, salt)) = self.open(file, &path, Magic::Segment)? else { return Ok(()) };
         let open_end = file.state == FileState::Unmarked && unclean;
+        let leaps = file.state == FileState::Sealed;
         let end = if open_end { media.len() } else { file.length.min(media.len()) };
         let mut segment = Segment {
-            survey: Survey::new(Arc::clone(&media), salt, file.base, end),
+            survey: Survey::new(Arc::clone(&media), (salt, file.base), end, leaps),
             limit,
             index: MemoryIndex::new(file.base),
             damaged: false,
@@ -122,7 +123,7 @@ impl Checker<'_> {
             if sound {
                 self.file_crc(file, &segment.path, &media)?;
             }
-            derived::keys(self, file);
+            derived::sound(self, file);
             if !segment.damaged {
                 derived::segment(self, file, &segment.index);
             }
@@ -315,14 +316,15 @@ pub(super) fn missing(stretch: &Stretch, next: Option<u64>, saved: bool) -> Opti
                     && stretch.base.saturating_add(u64::from(record.prefix.offset_delta)) == offset
             })
     };
-    let count = stretch.header.map_or(0, |header| u64::from(header.count));
-    // Without a next one, a batch may hold as many frames as it has records.
-    let sound = stretch.records.len() as u64;
-    let next = next.unwrap_or_else(|| {
-        let lost = count.saturating_sub(sound);
-        stretch.next_offset().max(stretch.base.saturating_add(lost))
-    });
-    let first = (stretch.base..next).find(|&offset| !there(offset))?;
-    let last = (first..next).rev().find(|&offset| !there(offset)).unwrap_or(first);
+    let end = match stretch.header {
+        // Its frames have no more offsets than it has records, but for what was compacted away.
+        Some(header) => {
+            let own = stretch.base.saturating_add(u64::from(header.count));
+            own.max(stretch.next_offset()).min(next.unwrap_or(u64::MAX))
+        }
+        None => next.unwrap_or_else(|| stretch.next_offset()),
+    };
+    let first = (stretch.base..end).find(|&offset| !there(offset))?;
+    let last = (first..end).rev().find(|&offset| !there(offset)).unwrap_or(first);
     Some(first..last + 1)
 }

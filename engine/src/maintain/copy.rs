@@ -64,7 +64,7 @@ pub(super) const fn suffix(kind: FileKind) -> &'static str {
 /// The suffixes of the files that are made from it alone.
 const fn derived(kind: FileKind) -> &'static [&'static str] {
     match kind {
-        FileKind::Segment => &["idx", "top", "key"],
+        FileKind::Segment => &["idx", "top", "key", "dead"],
         FileKind::Pack => &["pidx"],
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::copy::place;
 use super::finding::{Finding, Problem, Severity};
 use super::verify::Checker;
+use crate::format::dead::DeadFile;
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::index::{self, SparseFile};
 use crate::format::key_index::KeyFile;
@@ -43,12 +44,16 @@ pub(super) fn segment(checker: &mut Checker<'_>, file: &FileEntry, made: &Memory
     }
 }
 
-/// Checks `.key`. Which keys it holds depends on when it was made, so only that it is sound.
-pub(super) fn keys(checker: &mut Checker<'_>, file: &FileEntry) {
+/// Checks `.key` and `.dead`. What they hold depends on when they were made, so only that they are
+/// sound and made from this file.
+pub(super) fn sound(checker: &mut Checker<'_>, file: &FileEntry) {
     let path = place(&checker.env.dir, file, "key");
     if let Some(bytes) = checker.read_derived(&path) {
-        let read = KeyFile::read(bytes).map(|(header, _)| header);
-        judge(checker, file, &path, read, |_| true);
+        judge(checker, file, &path, KeyFile::read(bytes).map(|(header, _)| header), |_| true);
+    }
+    let path = place(&checker.env.dir, file, "dead");
+    if let Some(bytes) = checker.read_derived(&path) {
+        judge(checker, file, &path, DeadFile::read(bytes).map(|(header, _)| header), |_| true);
     }
 }
 
@@ -58,8 +63,11 @@ fn says_the_same(header: &FileHeader, topics: &TopicFile, made: &MemoryIndex) ->
     let Ok((_, made)) = TopicFile::read(Bytes::from(made)) else { return true };
     let list = |file: &TopicFile| {
         let mut all = BTreeMap::new();
+        // Of a topic without frames only the floor is known.
         file.for_each(|name, entry| {
-            all.insert(name.to_owned(), TopicEntry { floor: 0, ..*entry });
+            if entry.count > 0 {
+                all.insert(name.to_owned(), TopicEntry { floor: 0, ..*entry });
+            }
         });
         all
     };

@@ -82,6 +82,8 @@ struct Candidate {
     base: u64,
     generation: u32,
     named: bool,
+    /// It has its name with `.tmp` behind it: a switch of files was cut off.
+    aside: bool,
 }
 
 /// A file that was opened, and its salt.
@@ -211,7 +213,11 @@ impl Rescue<'_> {
         };
         let mut found: BTreeMap<u64, Candidate> = BTreeMap::new();
         for name in names {
-            let mut parts = name.split('.');
+            let (whole, aside) = match name.strip_suffix(".tmp") {
+                Some(whole) => (whole, true),
+                None => (name.as_str(), false),
+            };
+            let mut parts = whole.split('.');
             let (Some(base), Some(generation), Some(end), None) = (
                 parts.next().and_then(|part| part.parse().ok()),
                 parts.next().and_then(|part| part.parse().ok()),
@@ -231,9 +237,14 @@ impl Rescue<'_> {
             }
             let named = entry.is_some();
             self.bytes_total += self.from_files.len_of(&dir.join(&name)).unwrap_or(0);
-            let better = |old: &Candidate| (named, generation) > (old.named, old.generation);
+            // Of files that were set aside the older one is complete for sure.
+            let rank = |named: bool, aside: bool, generation: u32| {
+                (named, !aside, if aside { u32::MAX - generation } else { generation })
+            };
+            let new = rank(named, aside, generation);
+            let better = |old: &Candidate| new > rank(old.named, old.aside, old.generation);
             if found.get(&base).is_none_or(better) {
-                found.insert(base, Candidate { base, generation, named });
+                found.insert(base, Candidate { base, generation, named, aside });
             }
         }
         Ok(found.into_values().collect())
@@ -252,8 +263,7 @@ impl Rescue<'_> {
             let (severity, problem) = (Severity::Lost, Problem::Missing);
             let mut finding = Finding::new(severity, problem, &path, 0, "the file is missing");
             if file.kind == FileKind::Segment && file.state == FileState::Sealed {
-                let end = file.base + file.count;
-                finding = finding.frames(file.base, Some(end), None);
+                finding = finding.frames(file.base, Some(file.end()), None);
                 self.report.frames_lost += file.count;
             }
             self.lose(finding);
@@ -279,6 +289,7 @@ impl Rescue<'_> {
         tell: bool,
     ) -> Result<Option<Opened>, MaintainError> {
         let path = place(self.from, &Self::entry(kind, one), suffix(kind));
+        let path = if one.aside { path.with_added_extension("tmp") } else { path };
         let media = self.from_files.open_scan(&path);
         let media = media.map_err(|error| MaintainError::io("open", &path, error))?;
         let len = media.len().min(FILE_HEADER_LEN as u64);
@@ -361,7 +372,8 @@ impl Rescue<'_> {
             let Some((media, salt)) = self.open(FileKind::Segment, one, true)? else { continue };
             let path = media.path().to_owned();
             let failed = |error| MaintainError::io("save", &path, error);
-            let mut survey = Survey::new(Arc::clone(&media), salt, one.base, media.len());
+            let leaps = self.may_leap(one);
+            let mut survey = Survey::new(Arc::clone(&media), (salt, one.base), media.len(), leaps);
             let base = one.base.max(chain.next_offset);
             let mut writer = SegmentWriter::create(&self.env, base, media.len()).map_err(failed)?;
             chain.tables.begin_segment();
@@ -383,12 +395,22 @@ impl Rescue<'_> {
                 self.step(&path, survey.position - from)?;
             }
             self.lose_stretch(&path, pending.take(), next);
-            files.extend(writer.finish().map_err(failed)?);
+            files.extend(writer.finish(chain).map_err(failed)?);
             if is_end {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Whether a segment may have been compacted: only one that was not sealed may not.
+    fn may_leap(&self, one: &Candidate) -> bool {
+        let unmarked = |file: &FileEntry| {
+            file.kind == FileKind::Segment
+                && file.state == FileState::Unmarked
+                && (file.base, file.generation) == (one.base, one.generation)
+        };
+        !self.known.as_ref().is_some_and(|known| known.files.iter().any(unmarked))
     }
 
     /// Remembers epochs, and looks for the blobs of a stretch.

@@ -2,6 +2,7 @@
 //! batches around them new.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,6 +33,25 @@ pub(super) struct Chain {
     pub(super) next_offset: u64,
     pub(super) epoch: u64,
     pub(super) tables: Tables,
+    /// Offsets below the next one that no frame has.
+    holes: Vec<Range<u64>>,
+}
+
+impl Chain {
+    /// Whether a tombstone still has a frame to hide.
+    fn holds(&self, offset: u64) -> bool {
+        let behind = self.holes.partition_point(|hole| hole.end <= offset);
+        let in_hole = self.holes.get(behind).is_some_and(|hole| hole.start <= offset);
+        offset < self.next_offset && !in_hole
+    }
+
+    /// Goes on behind a frame.
+    fn pass(&mut self, offset: u64) {
+        if offset > self.next_offset {
+            self.holes.push(self.next_offset..offset);
+        }
+        self.next_offset = offset + 1;
+    }
 }
 
 /// A segment being written.
@@ -45,6 +65,7 @@ pub(super) struct SegmentWriter {
     crc: crc32fast::Hasher,
     prev_crc: u32,
     frames: u64,
+    tombstones: bool,
 }
 
 impl SegmentWriter {
@@ -64,6 +85,7 @@ impl SegmentWriter {
             crc: crc32fast::Hasher::new(),
             prev_crc: 0,
             frames: 0,
+            tombstones: false,
         })
     }
 
@@ -72,16 +94,23 @@ impl SegmentWriter {
         let at = self.buffer.len();
         self.buffer.resize(at + BATCH_HEADER_LEN, 0);
         let (mut crcs, mut count, mut frames) = (RecordsCrc::default(), 0, 0);
-        let mut next_offset = chain.next_offset;
         for record in &stretch.records {
-            if record.prefix.kind == RecordKind::Frame {
-                let delta = u64::from(record.prefix.offset_delta);
-                let offset = stretch.base.saturating_add(delta);
-                if offset < next_offset {
-                    continue;
+            match record.prefix.kind {
+                RecordKind::Frame => {
+                    let delta = u64::from(record.prefix.offset_delta);
+                    let offset = stretch.base.saturating_add(delta);
+                    if offset < chain.next_offset {
+                        continue;
+                    }
+                    chain.pass(offset);
+                    frames += 1;
                 }
-                next_offset = offset + 1;
-                frames += 1;
+                RecordKind::Tombstone => match tombstone_of(record) {
+                    Some(offset) if chain.holds(offset) => self.tombstones = true,
+                    // What it hid is gone.
+                    _ => continue,
+                },
+                _ => {}
             }
             crcs.add(self.record(record, chain.next_seq));
             count += 1;
@@ -106,7 +135,6 @@ impl SegmentWriter {
         self.buffer[at..at + BATCH_HEADER_LEN].copy_from_slice(&header.encode());
         self.prev_crc = header.header_crc;
         chain.next_seq += 1;
-        chain.next_offset = next_offset;
         let records = Bytes::copy_from_slice(&self.buffer[at + BATCH_HEADER_LEN..]);
         chain.tables.take(&Batch { header, position: self.written + at as u64, records });
         self.frames += frames;
@@ -141,13 +169,19 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Ends the segment where its last batch ends. Nothing stays of one without frames: what else
-    /// it held is restated behind the last one.
-    pub(super) fn finish(mut self) -> io::Result<Option<FileEntry>> {
-        if self.frames == 0 {
+    /// Ends the segment where its last batch ends. Nothing stays of one with neither frames nor
+    /// tombstones: what else it held is restated behind the last one.
+    pub(super) fn finish(mut self, chain: &mut Chain) -> io::Result<Option<FileEntry>> {
+        if self.frames == 0 && !self.tombstones {
             self.env.files.remove(&self.path)?;
             return Ok(None);
         }
+        if self.frames == 0 {
+            // Segments differ in their base: it takes an offset with it that no frame has.
+            chain.pass(self.key.base);
+        }
+        let span = chain.next_offset.saturating_sub(self.key.base);
+        let gone = u32::try_from(span.saturating_sub(self.frames)).unwrap_or(u32::MAX);
         self.flush()?;
         self.media.sync()?;
         drop(self.media);
@@ -157,8 +191,16 @@ impl SegmentWriter {
             length: self.written,
             crc: self.crc.finalize(),
             count: self.frames,
+            gone,
             ..unmarked(&self.key)
         }))
+    }
+}
+
+fn tombstone_of(record: &SoundRecord) -> Option<u64> {
+    match control::decode(&record.bytes, &record.prefix) {
+        Ok(Control::Tombstone(tombstone)) => Some(tombstone.offset),
+        Ok(_) | Err(_) => None,
     }
 }
 

@@ -52,6 +52,11 @@ impl Snapshot {
             }
             let (mut snapshot, lengths, media) = {
                 let writer = inner.writer.lock();
+                if inner.read_only.is_none() {
+                    // So that one segment is written to. What cannot be sealed now is taken as it
+                    // is.
+                    let _ = inner.sealing.seal_now(inner);
+                }
                 // While nobody writes, what is published is all that was written.
                 let state = SuperState::clone(&inner.env.manifest.state());
                 let view = inner.log.view();
@@ -103,7 +108,7 @@ impl Snapshot {
         let segments = self.state.files.iter().filter(|file| file.kind == FileKind::Segment);
         let Some(last) = segments.max_by_key(|file| file.base) else { return Ok(0) };
         if last.state == FileState::Sealed {
-            return Ok(last.base + last.count);
+            return Ok(last.end());
         }
         let path = place(dir, last, suffix(last.kind));
         let failed = |error| MaintainError::io("read", &path, error);

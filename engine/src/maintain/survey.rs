@@ -69,19 +69,28 @@ pub(super) struct Survey {
     pub(super) position: u64,
     /// What the next header must say to follow the one before it.
     expect: Expect,
+    /// Batches and frames may be missing: it may have been compacted.
+    leaps: bool,
     /// The offset of the next frame when none is missing.
     pub(super) next_offset: u64,
 }
 
 impl Survey {
-    /// Reads below `end`, which is published.
-    pub(super) fn new(media: Arc<dyn Media>, salt: u32, base: u64, end: u64) -> Self {
+    /// Reads below `end`, which is published. `leaps` says that the segment is sealed and so may
+    /// have been compacted.
+    pub(super) fn new(
+        media: Arc<dyn Media>,
+        (salt, base): (u32, u64),
+        end: u64,
+        leaps: bool,
+    ) -> Self {
         Self {
             window: Window::new(media, end),
             salt,
             end,
             position: FILE_HEADER_LEN as u64,
             expect: Expect { salt, seq: None, prev_crc: 0 },
+            leaps,
             next_offset: base,
         }
     }
@@ -119,8 +128,7 @@ impl Survey {
         let records = sound_records(&bytes, from, &mut bad);
         if bad.is_none() {
             // After damage was told, the batch behind it is not told again.
-            let place = header.check_place(&self.expect);
-            bad = place.err().map(|error| (at, error));
+            bad = self.check_place(&header).err().map(|error| (at, error));
         }
         if bad.is_none() && header.base_offset < self.next_offset {
             bad = Some((at, BatchError::Chain("base offset")));
@@ -129,6 +137,17 @@ impl Survey {
         (self.expect.seq, self.expect.prev_crc) = (seq_end, header.header_crc);
         let base = header.base_offset;
         Ok(Stretch { range: at..end, header: Some(header), base, records, seq_end, bad })
+    }
+
+    /// Whether a header follows the one before it.
+    fn check_place(&self, header: &BatchHeader) -> Result<(), BatchError> {
+        let seq = self.expect.seq.filter(|_| !self.leaps);
+        header.check_place(&Expect { seq, ..self.expect })?;
+        // Numbers do not fall; the floors at the end share that of the batch before them.
+        match self.expect.seq.is_some_and(|seq| header.seq.saturating_add(1) < seq) {
+            true => Err(BatchError::Chain("sequence")),
+            false => Ok(()),
+        }
     }
 
     /// A stretch without a header: goes on to the next one that is sound. Records behind a header

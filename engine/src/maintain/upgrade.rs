@@ -77,8 +77,9 @@ fn oldest(dir: &Path, files: &Arc<dyn Files>, to: u32) -> Result<u32, MaintainEr
                     return Err(OpenError::Version { path, found }.into());
                 }
                 Err(FormatError::Version { found }) => oldest = oldest.min(found),
+                Ok(_) => oldest = oldest.min(FORMAT_VERSION),
                 // Damage is for verify and repair.
-                Ok(_) | Err(_) => {}
+                Err(_) => {}
             }
         }
     }

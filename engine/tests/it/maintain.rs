@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use xs_engine::{
-    CopyOptions, Frame, Health, MaintainError, Progress, ReadOnlyReason, Severity, Store,
-    SyncPolicy, verify,
+    CompactOptions, CopyOptions, Frame, Health, MaintainError, NewFrame, Progress, ReadOnlyReason,
+    Severity, Store, SyncPolicy, Ttl, verify,
 };
 
 use crate::support::{
@@ -85,6 +85,54 @@ fn a_backup_under_appends_is_a_prefix_of_the_log() {
         assert!(copies.iter().all(|copy| is_prefix(copy, &log)));
         assert!(copies.windows(2).all(|pair| pair[0].len() <= pair[1].len()));
         assert!(copies.last().unwrap().len() > copies[0].len(), "the appends went on");
+    }
+}
+
+#[test]
+fn a_backup_under_compaction_lacks_nothing() {
+    let (dir, dest) = (scratch(), scratch());
+    let store = open(dir.path(), &options(MEDIA[0]));
+    let stop = Arc::new(AtomicBool::new(false));
+    let run = |work: fn(&Store, u64)| {
+        let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+        thread::spawn(move || {
+            for n in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                work(&store, n);
+            }
+        })
+    };
+    let append = |store: &Store, n: u64| {
+        let last = Ttl::Last(std::num::NonZeroU64::MIN);
+        let state = NewFrame { ttl: last, ..with_body(numbered("state", n), &[n as u8; 400]) };
+        store.append(batch([numbered("keep", n), state])).unwrap();
+    };
+    let compact = |store: &Store, _| {
+        let all = CompactOptions { dead_percent: 1, bytes_per_second: None };
+        store.compact(all).unwrap();
+    };
+    let workers = [run(append), run(compact)];
+    let keep = |frames: Vec<Frame>| -> Vec<Frame> {
+        frames.into_iter().filter(|frame| frame.topic() == "keep").collect()
+    };
+    let mut copies = Vec::new();
+    for _ in 0..6 {
+        let report = store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
+        let checked = verify(dest.path(), &mut go_on).unwrap();
+        assert!(checked.is_clean(), "{:#?}", checked.findings);
+        let live = store.verify(&mut go_on).unwrap();
+        assert!(live.is_clean(), "{:#?}", live.findings);
+        assert_eq!(open(dest.path(), &options(MEDIA[0])).info().head, report.head);
+        copies.push((report.head, keep(read_copy(dest.path()))));
+    }
+    stop.store(true, Ordering::Relaxed);
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+    let log = keep(frames(store.read(&everything())));
+    for (head, copy) in copies {
+        assert_eq!(copy.len() as u64, head / 2, "every other frame is kept");
+        assert!(is_prefix(&copy, &log));
     }
 }
 

@@ -12,11 +12,12 @@ use bytes::Bytes;
 
 use super::finding::{Progress, VerifyReport};
 use crate::append::Batch;
+use crate::compact::CompactOptions;
 use crate::options::{StoreOptions, SyncPolicy};
 use crate::store::Store;
 use crate::testing::{frame, options};
 use crate::value::{
-    Body, CursorChange, CursorName, ExpectRevision, FrameId, NewFrame, Origin, Ttl,
+    Body, CursorChange, CursorName, ExpectRevision, FrameId, IdempotencyKey, NewFrame, Origin, Ttl,
 };
 
 /// Frames that fill one segment of the smallest size several times.
@@ -50,6 +51,7 @@ fn noise(len: usize, mut seed: u64) -> Vec<u8> {
 
 /// Fills a store with everything one can hold, over several segments and packs.
 fn fill(store: &Store) {
+    let mut ids = Vec::new();
     for n in 0..FRAMES {
         let topic = ["a", "a.b", "metrics.cpu"][n as usize % 3];
         let new = match n % 40 {
@@ -67,7 +69,22 @@ fn fill(store: &Store) {
             51 => vec![CursorChange { set: None, ..cursor("gone", 0, b"") }],
             _ => Vec::new(),
         };
-        store.append(Batch { frames: vec![new], cursors, ..Batch::default() }).unwrap();
+        let key = (n % 90 == 0).then(|| IdempotencyKey::parse(&format!("key {n}")).unwrap());
+        let removes = match n % 60 {
+            30 => ids.drain(..10).collect(),
+            31 => vec![ids[0]],
+            _ => Vec::new(),
+        };
+        let appended =
+            store.append(Batch { frames: vec![new], cursors, removes, key, ..Batch::default() });
+        ids.extend(
+            appended.unwrap().frames.iter().filter_map(|stamp| stamp.offset.map(|_| stamp.id)),
+        );
+        if n == FRAMES * 2 / 3 {
+            // From here on there are holes, too.
+            let all = CompactOptions { dead_percent: 1, bytes_per_second: None };
+            assert!(store.compact(all).unwrap().rewritten > 0);
+        }
     }
     store.append(with_body(frame("long", 1), &noise(40_000, 9)).into()).unwrap();
     store.append(with_body(frame("longer", 1), &noise(200_000, 11)).into()).unwrap();
