@@ -76,7 +76,8 @@ def manifest(store):
                 struct.unpack_from("<BBHIQ16sQIIQQ", data, at + 64 * n))
             need(r1 == 0, name + ": reserved")
             need(kind == 2 or (gone, tail) == (0, 0), name + ": compacted")
-            entries.append((kind, state, generation, base, file, length, crc, count))
+            if state != DROPPED:
+                entries.append((kind, state, generation, base, file, length, crc, count))
         if best is None or sequence > best[0]:
             best = (sequence, uuid, flags, entries)
     need(best is not None, "no manifest verifies")
@@ -146,9 +147,41 @@ def frame(base, record):
     return base + delta, record[16:32], topic, (ttl, value), meta, body, origin, old_id
 
 
+def lengths(stored, count):
+    """The table of a BLOCK: LEB128 numbers."""
+    at = 0
+    for _ in range(count):
+        length = shift = 0
+        while True:
+            byte = stored[at]
+            at, length, shift = at + 1, length | (byte & 0x7F) << shift, shift + 7
+            if byte < 0x80:
+                break
+        yield length
+
+
+def index(store, uuid, entry, name, sizes):
+    """The index of a sealed pack: beginning of a hash to the length of the blob."""
+    path = "blobs/%s.pidx" % name
+    with open(os.path.join(store, path), "rb") as file:
+        data = file.read()
+    _, of_store, of_file, base, generation = file_header(data, b"XSPKIDX1", path)
+    need((of_store, of_file, base, generation) == (uuid, entry[4], entry[3], entry[2]), path)
+    count, blocks, filter_crc, entries_crc, places, _, crc = struct.unpack_from("<QIIIIII", data, 64)
+    need(crc == zlib.crc32(data[64:92]) and count == len(sizes), path + ": head")
+    at = 96 + 32 * blocks
+    need(filter_crc == zlib.crc32(data[96:at]), path + ": filter")
+    need(entries_crc == zlib.crc32(data[at:]), path + ": entries")
+    need(len(data) == at + 11 * count + 8 * places, path + ": length")
+    for n in range(at, at + 11 * count, 11):
+        number = int.from_bytes(data[n + 8:n + 11], "little")
+        yield data[n:n + 8][::-1], sizes[number]
+
+
 def blobs(data, salt, path):
-    """The blobs of a pack: hash to length. Those that are RAW are read and hashed."""
-    at, found, read = FILE_HEADER, {}, 0
+    """The blobs of a pack: beginning of the hash to length, and the lengths of all in order. Those
+    that are RAW are read and hashed; the hashes of those in a BLOCK only the index tells."""
+    at, found, sizes, read = FILE_HEADER, {}, [], 0
     while at < len(data) and not zeros(data[at:at + 4]):
         where = "%s: entry at %d" % (path, at)
         need(data[at:at + 4] == b"XSE1", where)
@@ -169,16 +202,16 @@ def blobs(data, salt, path):
             at += align8(len(crcs))
         if kind == RAW:
             need(hashlib.sha256(stored).digest() == sha, where + ": SHA-256")
-            found[sha] = raw_len
             read += 1
-        elif kind == ZSTD:
-            found[sha] = raw_len
+        if kind in (RAW, ZSTD):
+            found[sha[:8]] = raw_len
+            sizes.append(raw_len)
         else:
             need(kind == BLOCK, where + ": kind")
-            rows = [struct.unpack_from("<32sI", stored, 36 * n) for n in range(count)]
-            need(sum(row[1] for row in rows) == raw_len, where + ": lengths in the table")
-            found.update(rows)
-    return found, read
+            rows = list(lengths(stored, count))
+            need(sum(rows) == raw_len, where + ": lengths in the table")
+            sizes.extend(rows)
+    return found, sizes, read
 
 
 def visible(happened):
@@ -224,11 +257,13 @@ def main(store):
             need(entry[0] == PACK, "kind of a file")
             path = "blobs/%s.pack" % name
             salt, data = contents(store, uuid, entry, b"XSPACKS1", path)
-            more, raw = blobs(data, salt, path)
+            more, sizes, raw = blobs(data, salt, path)
             found.update(more)
+            if entry[1] == SEALED:
+                found.update(index(store, uuid, entry, name, sizes))
             read += raw
     for offset, frame_id, topic, (ttl, value), meta, body, origin, old_id in visible(happened):
-        need(body is None or found.get(body[1]) == body[0], "body of frame %d" % offset)
+        need(body is None or found.get(body[1][:8]) == body[0], "body of frame %d" % offset)
         ttls = {0: "forever", 2: "time:%s" % value, 3: "last:%s" % value}
         body = "-" if body is None else "%d:%s" % (body[0], body[1].hex())
         origin = "-" if origin is None else "%s,%s,%d,%d" % (

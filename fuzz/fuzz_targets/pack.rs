@@ -32,12 +32,8 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn block(header: &EntryHeader, stored: &[u8]) {
     let Ok(block) = Block::decode(header, stored) else { return };
-    let mut total = 0;
-    for (number, (hash, len)) in (0..).zip(block.table().rows()) {
-        let (other, bytes) = block.blob(number).expect("each row has its bytes");
-        assert_eq!((other, bytes.len() as u64), (hash, len));
-        total += bytes.len();
-    }
-    assert!(total <= BLOCK_BYTES_MAX);
+    assert_eq!(block.blobs().count(), header.count as usize);
+    let total: usize = block.blobs().map(|bytes| bytes.len()).sum();
+    assert!(total as u64 == header.raw_len && total <= BLOCK_BYTES_MAX);
     assert!(block.blob(header.count).is_none());
 }

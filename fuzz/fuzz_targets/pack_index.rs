@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use xs_engine::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
-use xs_engine::format::pack_index::{HEAD_LEN, IndexEntry, PackIndex, encode};
+use xs_engine::format::pack_index::{Contents, HEAD_LEN, IndexEntry, PackIndex, encode};
 
 fuzz_target!(|bytes: &[u8]| {
     let header = FileHeader {
@@ -29,13 +29,17 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-    let entries: Vec<IndexEntry> = (0..)
-        .zip(bytes.chunks_exact(8))
-        .map(|(slot, bytes)| IndexEntry { prefix: word(bytes), slot, number: slot % 3 })
-        .collect();
-    let index = PackIndex::open(encode(&header, entries.clone())).expect("what was encoded opens");
-    for entry in entries {
-        assert!(index.may_hold(entry.prefix));
-        assert!(index.find(entry.prefix).any(|found| found == entry));
+    let mut contents = Contents::default();
+    let entries: Vec<&[u8]> = bytes.chunks(8 * 3).collect();
+    for (slot, entry) in (0..).zip(&entries) {
+        contents.push(slot, entry.chunks_exact(8).map(word));
+    }
+    let index = PackIndex::open(encode(&header, &contents)).expect("what was encoded opens");
+    for (slot, entry) in (0..).zip(&entries) {
+        for (number, prefix) in (0..).zip(entry.chunks_exact(8).map(word)) {
+            assert!(index.may_hold(prefix));
+            let same = |found: IndexEntry| (found.slot, found.number) == (slot, number);
+            assert!(index.find(prefix).any(same));
+        }
     }
 });

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use zstd::bulk;
 
 use super::entry::Entry;
@@ -17,9 +18,9 @@ use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::pack::{
     BLOCK_BLOBS_MAX, BLOCK_BYTES_MAX, Block, CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader, EntryKind,
-    Small, ZSTD_LEVEL, encode_block, worth_it,
+    ZSTD_LEVEL, encode_block, worth_it,
 };
-use crate::format::pack_index::IndexEntry;
+use crate::format::pack_index::Contents;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::media::Media;
 use crate::value::BlobHash;
@@ -40,14 +41,17 @@ pub(super) struct Builder {
     group: Vec<(BlobHash, Bytes)>,
     group_len: usize,
     zstd: bulk::Compressor<'static>,
-    index: Vec<IndexEntry>,
+    contents: Contents,
+    hashes: Sha256,
 }
 
 /// A pack that was written and is in no manifest yet.
 #[derive(Debug)]
 pub(super) struct Built {
     pub(super) line: FileEntry,
-    pub(super) index: Vec<IndexEntry>,
+    pub(super) contents: Contents,
+    /// SHA-256 of the hashes of all its blobs, in order.
+    pub(super) hashes: [u8; 32],
 }
 
 impl Builder {
@@ -77,7 +81,8 @@ impl Builder {
             group: Vec::new(),
             group_len: 0,
             zstd: bulk::Compressor::new(ZSTD_LEVEL)?,
-            index: Vec::new(),
+            contents: Contents::default(),
+            hashes: Sha256::new(),
         })
     }
 
@@ -86,12 +91,7 @@ impl Builder {
     pub(super) fn add(&mut self, entry: Entry) -> Result<(), BlobError> {
         let header = *entry.header();
         match header.kind {
-            EntryKind::Block => {
-                let stored = entry.stored()?;
-                let block = Block::decode(&header, &stored).map_err(|what| entry.corrupt(what))?;
-                check_rows(&block).map_err(|what| entry.corrupt(what))?;
-                self.push(&header, &stored, block.table().rows().map(|(hash, _)| hash))
-            }
+            EntryKind::Block => self.add_block(&entry, |_, _| Ok(true)),
             _ if header.raw_len < CHUNK_LEN as u64 => {
                 let bytes = BlobReader::open(entry)?.all(CHUNK_LEN as u64)?;
                 self.small(header.hash, bytes)
@@ -103,18 +103,23 @@ impl Builder {
         }
     }
 
-    /// Adds the blobs of a BLOCK that `keep` takes, told by their numbers and hashes.
-    pub(super) fn add_some(
+    /// Adds the blobs of a BLOCK that `keep` takes, told by their numbers and hashes: as it is when
+    /// that is all of them.
+    pub(super) fn add_block(
         &mut self,
         entry: &Entry,
-        keep: impl Fn(u32, &BlobHash) -> bool,
+        keep: impl Fn(u32, &BlobHash) -> Result<bool, BlobError>,
     ) -> Result<(), BlobError> {
-        let wrong = |what| entry.corrupt(what);
-        let block = Block::decode(entry.header(), &entry.stored()?).map_err(wrong)?;
-        check_rows(&block).map_err(wrong)?;
-        for number in 0..entry.header().count {
-            let Some((hash, bytes)) = block.blob(number) else { continue };
-            if keep(number, &hash) {
+        let stored = entry.stored()?;
+        let block = Block::decode(entry.header(), &stored).map_err(|what| entry.corrupt(what))?;
+        let hashes: Vec<_> = block.blobs().map(|bytes| BlobHash::of(&bytes)).collect();
+        let kept = (0..).zip(&hashes).map(|(number, hash)| keep(number, hash));
+        let kept = kept.collect::<Result<Vec<bool>, _>>()?;
+        if kept.iter().all(|&kept| kept) {
+            return self.push(entry.header(), &stored, hashes);
+        }
+        for ((bytes, hash), kept) in block.blobs().zip(hashes).zip(kept) {
+            if kept {
                 self.small(hash, bytes)?;
             }
         }
@@ -123,11 +128,11 @@ impl Builder {
 
     /// Whether nothing was added.
     pub(super) fn is_empty(&self) -> bool {
-        self.index.is_empty() && self.group.is_empty()
+        self.contents.count() == 0 && self.group.is_empty()
     }
 
     /// Adds a small blob.
-    pub(super) fn small(&mut self, hash: BlobHash, bytes: Bytes) -> Result<(), BlobError> {
+    fn small(&mut self, hash: BlobHash, bytes: Bytes) -> Result<(), BlobError> {
         if bytes.len() > GROUPED_BYTES_MAX {
             return self.single(hash, &bytes);
         }
@@ -142,10 +147,8 @@ impl Builder {
     /// Writes the blobs collected so far as one BLOCK, or each alone where that is shorter.
     fn end_group(&mut self) -> Result<(), BlobError> {
         self.group_len = 0;
-        let group = std::mem::take(&mut self.group);
-        let small: Vec<_> =
-            group.iter().map(|(hash, bytes)| Small { hash: *hash, bytes }).collect();
-        let alone = |blob: &Small<'_>| ENTRY_HEADER_LEN + blob.bytes.len().next_multiple_of(8);
+        let (hashes, small): (Vec<_>, Vec<_>) = std::mem::take(&mut self.group).into_iter().unzip();
+        let alone = |blob: &Bytes| ENTRY_HEADER_LEN + blob.len().next_multiple_of(8);
         if small.len() > 1 {
             let (stored, raw_len) = encode_block(&small, &mut self.zstd)
                 .map_err(|what| BlobError::corrupt(self.media.path(), self.at(), what))?;
@@ -159,10 +162,10 @@ impl Builder {
                 count: small.len() as u32,
             };
             if header.stride() <= small.iter().map(alone).sum::<usize>() as u64 {
-                return self.push(&header, &stored, small.iter().map(|blob| blob.hash));
+                return self.push(&header, &stored, hashes);
             }
         }
-        small.iter().try_for_each(|blob| self.single(blob.hash, blob.bytes))
+        hashes.into_iter().zip(&small).try_for_each(|(hash, bytes)| self.single(hash, bytes))
     }
 
     fn single(&mut self, hash: BlobHash, bytes: &[u8]) -> Result<(), BlobError> {
@@ -233,12 +236,8 @@ impl Builder {
 
     fn note(&mut self, hashes: impl IntoIterator<Item = BlobHash>) {
         let slot = (self.at() / 8) as u32;
-        let rows = hashes.into_iter().zip(0..);
-        self.index.extend(rows.map(|(hash, number)| IndexEntry {
-            prefix: hash.prefix(),
-            slot,
-            number,
-        }));
+        let hashes = hashes.into_iter().inspect(|hash| self.hashes.update(hash.as_bytes()));
+        self.contents.push(slot, hashes.map(|hash| hash.prefix()));
     }
 
     fn failed(&self, error: io::Error) -> BlobError {
@@ -265,7 +264,7 @@ impl Builder {
         let (len, path) = (self.written, self.media.path().to_owned());
         let failed = |error| BlobError::io(&path, error);
         self.media.sync().map_err(failed)?;
-        let Self { env, header, media, crc, index, .. } = self;
+        let Self { env, header, media, crc, contents, hashes, .. } = self;
         // The map of the file goes before the file is cut.
         let cut = media.len() > len;
         drop(media);
@@ -281,12 +280,12 @@ impl Builder {
             uuid: header.file,
             length: len,
             crc: crc.finalize(),
-            count: index.len() as u64,
+            count: contents.count() as u64,
             newest_ms: env.clock.now_ms(),
             gone: 0,
             settled: 0,
         };
-        Ok(Built { line, index })
+        Ok(Built { line, contents, hashes: hashes.finalize().into() })
     }
 
     /// Removes what was written of a pack that will not be finished.
@@ -304,31 +303,27 @@ impl Built {
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
         let salt = super::open_pack::read_header(&media, &self.line)?.salt;
         let mut walk = Walk::new(&media, salt);
-        let mut count = 0;
+        let mut hashes = Sha256::new();
         while let Some(entry) = walk.next()? {
-            count += u64::from(entry.header().count);
             match entry.header().kind {
                 EntryKind::Block => {
-                    let stored = entry.stored()?;
-                    let wrong = |what| entry.corrupt(what);
-                    let block = Block::decode(entry.header(), &stored).map_err(wrong)?;
-                    check_rows(&block).map_err(wrong)?;
+                    let block = Block::decode(entry.header(), &entry.stored()?);
+                    let block = block.map_err(|what| entry.corrupt(what))?;
+                    block.blobs().for_each(|bytes| hashes.update(BlobHash::of(&bytes).as_bytes()));
                 }
-                _ => BlobReader::open(entry)?.check()?,
+                _ => {
+                    hashes.update(entry.header().hash.as_bytes());
+                    BlobReader::open(entry)?.check()?;
+                }
             }
         }
-        match (count == self.line.count, walk.hole()) {
+        let same = <[u8; 32]>::from(hashes.finalize()) == self.hashes;
+        match (same, walk.hole()) {
             (true, None) => Ok(()),
-            (_, at) => Err(BlobError::corrupt(&path, at.unwrap_or(0), FormatError::Short)),
+            (_, at) => {
+                let what = FormatError::Field("SHA-256");
+                Err(BlobError::corrupt(&path, at.unwrap_or(0), what))
+            }
         }
-    }
-}
-
-/// Compares every blob of a BLOCK with its hash.
-pub(super) fn check_rows(block: &Block) -> Result<(), FormatError> {
-    let sound = |number| block.blob(number).is_some_and(|(hash, b)| BlobHash::of(&b) == hash);
-    match (0..block.table().rows().len() as u32).all(sound) {
-        true => Ok(()),
-        false => Err(FormatError::Field("SHA-256")),
     }
 }

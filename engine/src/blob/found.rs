@@ -10,11 +10,10 @@ use parking_lot::Mutex;
 use super::entry::Entry;
 use super::error::BlobError;
 use super::reader::BlobReader;
-use crate::format::file::FormatError;
 use crate::format::pack::{Block, EntryKind};
 use crate::value::BlobHash;
 
-/// Blocks kept: with at most 32 KiB of blobs and 512 rows each, less than 4 MiB.
+/// Blocks kept: with at most 32 KiB of blobs each, about 2 MiB.
 const BLOCKS_MAX: usize = 64;
 
 /// Where a blob is.
@@ -22,8 +21,8 @@ const BLOCKS_MAX: usize = 64;
 pub(super) enum Found {
     /// It is an entry of its own.
     Entry(Entry),
-    /// It is in a BLOCK.
-    Row { block: Arc<Block>, number: u32, entry: Entry },
+    /// It is in a BLOCK, decompressed and compared with its hash.
+    Row { bytes: Bytes, hash: BlobHash },
 }
 
 impl Found {
@@ -31,7 +30,7 @@ impl Found {
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Entry(entry) => entry.header().raw_len,
-            Self::Row { block, number, .. } => block.table().row(*number).map_or(0, |(_, len)| len),
+            Self::Row { bytes, .. } => bytes.len() as u64,
         }
     }
 
@@ -39,13 +38,7 @@ impl Found {
     pub(super) fn reader(self) -> Result<BlobReader, BlobError> {
         match self {
             Self::Entry(entry) => BlobReader::open(entry),
-            Self::Row { block, number, entry } => {
-                let sound = |(hash, bytes): &(BlobHash, Bytes)| BlobHash::of(bytes) == *hash;
-                match block.blob(number).filter(sound) {
-                    Some((hash, bytes)) => Ok(BlobReader::memory(hash, bytes)),
-                    None => Err(entry.corrupt(FormatError::Field("SHA-256"))),
-                }
-            }
+            Self::Row { bytes, hash } => Ok(BlobReader::memory(hash, bytes)),
         }
     }
 
@@ -59,9 +52,7 @@ impl Found {
                 let read = BlobReader::open(entry.clone());
                 read.and_then(|reader| reader.all(bytes.len() as u64)).is_ok_and(|b| b == bytes)
             }
-            Self::Row { block, number, .. } => {
-                block.blob(*number).is_some_and(|(_, stored)| stored == bytes)
-            }
+            Self::Row { bytes: stored, .. } => stored == bytes,
         }
     }
 }

@@ -246,7 +246,7 @@ impl Opened {
             }
             Err(error) => return Err(error),
         };
-        let index = encode_index(env, &built.line, built.index);
+        let index = encode_index(env, &built.line, &built.contents);
         // Without the file the index is made anew when it is first needed.
         let _ = write_index(env, &built.line, &index);
         replace_line(env, line, Some(built.line)).map_err(failed)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::build::{Builder, check_rows};
+use super::build::Builder;
 use super::check::BadEntry;
 use super::entry::Entry;
 use super::error::BlobError;
@@ -11,7 +11,7 @@ use super::sealed::{encode_index, write_index};
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::pack::{Block, ENTRY_MAGIC, EntryHeader, EntryKind};
+use crate::format::pack::{ENTRY_MAGIC, EntryHeader, EntryKind};
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
 use crate::value::BlobHash;
@@ -47,7 +47,7 @@ pub(crate) fn save_pack(
         return Ok(None);
     }
     let built = finish(env, builder)?;
-    let index = encode_index(env, &built.line, built.index);
+    let index = encode_index(env, &built.line, &built.contents);
     // Without the file the index is made anew when it is first needed.
     let _ = write_index(env, &built.line, &index);
     Ok(Some(built.line))
@@ -55,37 +55,15 @@ pub(crate) fn save_pack(
 
 /// Adds what is sound of an entry.
 fn add(builder: &mut Builder, entry: Entry, lost: Lost<'_>) -> Result<(), BlobError> {
-    let header = *entry.header();
-    let at = entry.at();
-    if header.kind != EntryKind::Block {
-        return match builder.add(entry) {
-            Err(BlobError::Corrupt(corruption)) => {
-                lost(at, Some(header.hash), &BadEntry::Entry(corruption.what));
-                Ok(())
-            }
-            other => other,
-        };
-    }
-    let block = entry
-        .stored()
-        .and_then(|stored| Block::decode(&header, &stored).map_err(|what| entry.corrupt(what)));
-    let block = match block {
-        Ok(block) if check_rows(&block).is_ok() => return builder.add(entry),
-        Ok(block) => block,
+    let (at, header) = (entry.at(), *entry.header());
+    match builder.add(entry) {
         Err(BlobError::Corrupt(corruption)) => {
-            lost(at, None, &BadEntry::Entry(corruption.what));
-            return Ok(());
+            let hash = (header.kind != EntryKind::Block).then_some(header.hash);
+            lost(at, hash, &BadEntry::Entry(corruption.what));
+            Ok(())
         }
-        Err(error) => return Err(error),
-    };
-    for row in 0..header.count {
-        match block.blob(row) {
-            Some((hash, bytes)) if BlobHash::of(&bytes) == hash => builder.small(hash, bytes)?,
-            Some((hash, _)) => lost(at, Some(hash), &BadEntry::Entry("fails its hash".into())),
-            None => lost(at, None, &BadEntry::Entry("is cut short".into())),
-        }
+        other => other,
     }
-    Ok(())
 }
 
 /// The salt of a pack whose header is damaged, from the first entry that verifies.

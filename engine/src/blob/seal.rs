@@ -42,7 +42,7 @@ pub(super) fn seal(
         Some(built) => built,
         None => in_place(pack)?,
     };
-    let index = encode_index(env, &built.line, built.index);
+    let index = encode_index(env, &built.line, &built.contents);
     // Without the file the index is made anew when it is first needed.
     let _ = write_index(env, &built.line, &index);
     replace_line(env, &pack.line(), Some(built.line)).map_err(|error| match is_full(&error) {
@@ -135,10 +135,11 @@ fn in_place(pack: &Arc<OpenPack>) -> Result<Built, NotSealed> {
         crc.update(&part?);
         at = to;
     }
-    let (index, _) = scan(media, pack.salt()).map_err(failed)?;
+    let (contents, _) = scan(media, pack.salt()).map_err(failed)?;
     let state = FileState::Sealed;
-    let count = index.len() as u64;
+    let count = contents.count() as u64;
     let (length, crc, newest_ms) = (media.len(), crc.finalize(), pack.now_ms());
     let line = FileEntry { state, length, crc, count, newest_ms, ..pack.line() };
-    Ok(Built { line, index })
+    // Nothing was written anew, so nothing is compared with these.
+    Ok(Built { line, contents, hashes: [0; 32] })
 }

@@ -16,8 +16,8 @@ use super::recover::remove_dropped;
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
-use crate::format::pack::{BlockTable, EntryKind};
-use crate::format::pack_index::{self, IndexEntry, PackIndex};
+use crate::format::pack::{Block, EntryKind};
+use crate::format::pack_index::{self, Contents, PackIndex};
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
 use crate::value::BlobHash;
@@ -64,7 +64,7 @@ impl Opened {
         line: &FileEntry,
     ) -> Result<Self, BlobError> {
         let (entries, damage) = scan(media, salt)?;
-        let index = PackIndex::open(Bytes::from(encode_index(env, line, entries)));
+        let index = PackIndex::open(Bytes::from(encode_index(env, line, &entries)));
         let index = index.map_err(|what| BlobError::corrupt(media.path(), 0, what))?;
         Ok(Self { media: Arc::clone(media), salt, index, entries: OnceLock::from(true), damage })
     }
@@ -73,9 +73,9 @@ impl Opened {
     pub(super) fn pretend(
         env: &Env,
         pack: &super::open_pack::OpenPack,
-        entries: Vec<IndexEntry>,
+        contents: &Contents,
     ) -> Self {
-        let index = encode_index(env, &pack.line(), entries);
+        let index = encode_index(env, &pack.line(), contents);
         let index = PackIndex::open(Bytes::from(index)).unwrap();
         let (media, entries) = (Arc::clone(pack.media()), OnceLock::from(true));
         Self { media, salt: pack.salt(), index, entries, damage: None }
@@ -84,6 +84,12 @@ impl Opened {
     /// The index, whose entries were checked.
     pub(super) const fn index(&self) -> &PackIndex<Bytes> {
         &self.index
+    }
+
+    /// Whether the index has a blob in this place: number `number` in the entry at `slot` times 8.
+    pub(super) fn lists(&self, hash: &BlobHash, slot: u32, number: u32) -> bool {
+        let mut same = self.index.find(hash.prefix());
+        same.any(|entry| (entry.slot, entry.number) == (slot, number))
     }
 
     /// Where the pack is damaged, if that was seen.
@@ -211,7 +217,7 @@ impl SealedPack {
         salt: u32,
     ) -> Result<(PackIndex<Bytes>, Option<u64>), BlobError> {
         let (entries, damage) = scan(media, salt)?;
-        let bytes = encode_index(&self.env, &self.line, entries);
+        let bytes = encode_index(&self.env, &self.line, &entries);
         if damage.is_none() {
             // The pack can be read without the file; the next open tries again.
             let _ = write_index(&self.env, &self.line, &bytes);
@@ -258,9 +264,9 @@ impl SealedPack {
                 continue;
             }
             let block = blocks.get(self.line.uuid, &entry)?;
-            let number = candidate.number;
-            if block.table().row(number).is_some_and(|(other, _)| other == *hash) {
-                return Ok(Some(Found::Row { block, number, entry }));
+            let row = block.blob(candidate.number);
+            if let Some(bytes) = row.filter(|bytes| BlobHash::of(bytes) == *hash) {
+                return Ok(Some(Found::Row { bytes, hash: *hash }));
             }
         }
         opened.miss()
@@ -271,27 +277,21 @@ impl SealedPack {
 pub(super) fn scan(
     media: &Arc<dyn Media>,
     salt: u32,
-) -> Result<(Vec<IndexEntry>, Option<u64>), BlobError> {
-    let mut found = Vec::new();
+) -> Result<(Contents, Option<u64>), BlobError> {
+    let mut found = Contents::default();
     let mut damage = None;
     let mut walk = Walk::new(media, salt);
     while let Some(entry) = walk.next()? {
         let slot = (entry.at() / 8) as u32;
         if entry.header().kind != EntryKind::Block {
-            found.push(IndexEntry { prefix: entry.header().hash.prefix(), slot, number: 0 });
+            found.push(slot, [entry.header().hash.prefix()]);
             continue;
         }
-        let table = entry.stored().and_then(|stored| {
-            BlockTable::read(entry.header(), &stored).map_err(|what| entry.corrupt(what))
+        let block = entry.stored().and_then(|stored| {
+            Block::decode(entry.header(), &stored).map_err(|what| entry.corrupt(what))
         });
-        match table {
-            Ok(table) => {
-                found.extend(table.rows().zip(0..).map(|((hash, _), number)| IndexEntry {
-                    prefix: hash.prefix(),
-                    slot,
-                    number,
-                }))
-            }
+        match block {
+            Ok(block) => found.push(slot, block.blobs().map(|bytes| BlobHash::of(&bytes).prefix())),
             Err(error) if error.is_corrupt() => damage = damage.or_else(|| Some(entry.at())),
             Err(error) => return Err(error),
         }
@@ -300,7 +300,7 @@ pub(super) fn scan(
 }
 
 /// The bytes of the index of a pack.
-pub(super) fn encode_index(env: &Env, line: &FileEntry, entries: Vec<IndexEntry>) -> Vec<u8> {
+pub(super) fn encode_index(env: &Env, line: &FileEntry, contents: &Contents) -> Vec<u8> {
     let header = FileHeader {
         magic: Magic::PackIndex,
         salt: 0,
@@ -309,7 +309,7 @@ pub(super) fn encode_index(env: &Env, line: &FileEntry, entries: Vec<IndexEntry>
         base: line.base,
         generation: line.generation,
     };
-    pack_index::encode(&header, entries)
+    pack_index::encode(&header, contents)
 }
 
 /// Puts the index of a pack in its place.

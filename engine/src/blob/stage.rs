@@ -325,7 +325,7 @@ impl Shared {
             return Err(StageError::harmless(error));
         }
         let built = builder.finish().map_err(StageError::harmless)?;
-        let index = encode_index(&self.env, &built.line, built.index);
+        let index = encode_index(&self.env, &built.line, &built.contents);
         // Without the file the index is made anew when it is first needed.
         let _ = write_index(&self.env, &built.line, &index);
         self.enter(built.line)?;

@@ -37,9 +37,11 @@ const STORED_CRC_AT: usize = 64;
 const COUNT_AT: usize = 68;
 const _: () = assert!(COUNT_AT + size_of::<u32>() == ENTRY_HEADER_LEN);
 
-const TABLE_ROW_LEN: usize = 32 + 4;
+/// Bytes of the length of a blob in the table of a BLOCK, at most.
+const TABLE_ROW_MAX: usize = 3;
+const _: () = assert!(BLOCK_BYTES_MAX < 1 << (7 * TABLE_ROW_MAX));
 /// The longest a BLOCK can be: its table and a zstd frame that did not shrink.
-const BLOCK_STORED_MAX: usize = BLOCK_BLOBS_MAX * TABLE_ROW_LEN + BLOCK_BYTES_MAX + 512;
+const BLOCK_STORED_MAX: usize = BLOCK_BLOBS_MAX * TABLE_ROW_MAX + BLOCK_BYTES_MAX + 512;
 
 /// How an entry keeps its blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,43 +249,41 @@ pub fn unzstd(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, FormatError> {
     }
 }
 
-/// A blob about to go into a BLOCK.
-#[derive(Debug, Clone, Copy)]
-pub struct Small<'a> {
-    /// Its hash.
-    pub hash: BlobHash,
-    /// Its bytes.
-    pub bytes: &'a [u8],
-}
-
-/// The stored bytes of a BLOCK. The caller keeps to [`BLOCK_BLOBS_MAX`] and [`BLOCK_BYTES_MAX`].
+/// The stored bytes of a BLOCK and the bytes of its blobs together. The caller keeps to
+/// [`BLOCK_BLOBS_MAX`] and [`BLOCK_BYTES_MAX`].
 ///
 /// # Errors
 /// [`FormatError::Field`] when the limits are not kept or zstd fails.
 pub fn encode_block(
-    blobs: &[Small<'_>],
+    blobs: &[Bytes],
     zstd: &mut bulk::Compressor<'_>,
 ) -> Result<(Vec<u8>, u64), FormatError> {
-    let raw_len: usize = blobs.iter().map(|blob| blob.bytes.len()).sum();
+    let raw_len: usize = blobs.iter().map(Bytes::len).sum();
     if blobs.is_empty() || blobs.len() > BLOCK_BLOBS_MAX || raw_len > BLOCK_BYTES_MAX {
         return Err(FormatError::Field("count"));
     }
-    let mut stored = Vec::with_capacity(blobs.len() * TABLE_ROW_LEN + raw_len);
+    let mut stored = Vec::with_capacity(blobs.len() * TABLE_ROW_MAX + raw_len);
     let mut raw = Vec::with_capacity(raw_len);
     for blob in blobs {
-        stored.extend_from_slice(blob.hash.as_bytes());
-        stored.extend_from_slice(&(blob.bytes.len() as u32).to_le_bytes());
-        raw.extend_from_slice(blob.bytes);
+        let mut len = blob.len();
+        while len >= 0x80 {
+            stored.push(len as u8 | 0x80);
+            len >>= 7;
+        }
+        stored.push(len as u8);
+        raw.extend_from_slice(blob);
     }
     let frame = zstd.compress(&raw).map_err(|_| FormatError::Field("zstd frame"))?;
     stored.extend_from_slice(&frame);
     Ok((stored, raw_len as u64))
 }
 
-/// The table of a BLOCK: hashes, and where each blob lies in the decompressed bytes.
+/// The table of a BLOCK: where each blob lies in the decompressed bytes. Their hashes are not in it:
+/// they can be computed from the bytes, and take more room than the bytes do.
 #[derive(Debug, Clone)]
 pub struct BlockTable {
-    rows: Vec<(BlobHash, Range<u32>)>,
+    rows: Vec<Range<u16>>,
+    frame_at: usize,
 }
 
 impl BlockTable {
@@ -296,31 +296,39 @@ impl BlockTable {
             return Err(FormatError::Field("kind"));
         }
         let mut rows = Vec::with_capacity(header.count as usize);
-        let mut end = 0u32;
-        for number in 0..header.count as usize {
-            let at = number * TABLE_ROW_LEN;
-            let hash = bytes_at(stored, at).ok_or(FormatError::Short)?;
-            let len = u32_at(stored, at + 32).ok_or(FormatError::Short)?;
+        let (mut at, mut end) = (0, 0u16);
+        for _ in 0..header.count {
+            let (len, read) = read_len(stored.get(at..).unwrap_or_default())?;
+            at += read;
             let start = end;
             end = start.checked_add(len).ok_or(FormatError::Field("length"))?;
-            rows.push((BlobHash::from_bytes(hash), start..end));
+            rows.push(start..end);
         }
         match u64::from(end) == header.raw_len {
-            true => Ok(Self { rows }),
+            true => Ok(Self { rows, frame_at: at }),
             false => Err(FormatError::Field("length")),
         }
     }
 
-    /// Hash and length of each blob, in order.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = (BlobHash, u64)> + '_ {
-        self.rows.iter().map(|(hash, range)| (*hash, u64::from(range.end - range.start)))
+    /// Length of each blob, in order.
+    pub fn lengths(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.rows.iter().map(|range| range.len() as u64)
     }
+}
 
-    /// Hash and length of the blob with a number.
-    #[must_use]
-    pub fn row(&self, number: u32) -> Option<(BlobHash, u64)> {
-        let (hash, range) = self.rows.get(number as usize)?;
-        Some((*hash, u64::from(range.end - range.start)))
+/// A length in the shortest form it has, and the bytes it takes.
+fn read_len(bytes: &[u8]) -> Result<(u16, usize), FormatError> {
+    let mut len = 0u32;
+    for (n, &byte) in bytes.iter().take(TABLE_ROW_MAX).enumerate() {
+        len |= u32::from(byte & 0x7f) << (7 * n);
+        if byte < 0x80 {
+            let len = u16::try_from(len).ok().filter(|_| n == 0 || byte > 0);
+            return len.map(|len| (len, n + 1)).ok_or(FormatError::Field("length"));
+        }
+    }
+    match bytes.len() < TABLE_ROW_MAX {
+        true => Err(FormatError::Short),
+        false => Err(FormatError::Field("length")),
     }
 }
 
@@ -339,23 +347,28 @@ impl Block {
     pub fn decode(header: &EntryHeader, stored: &[u8]) -> Result<Self, FormatError> {
         header.check_stored(stored)?;
         let table = BlockTable::read(header, stored)?;
-        let frame = stored.get(table.rows.len() * TABLE_ROW_LEN..).ok_or(FormatError::Short)?;
+        let frame = stored.get(table.frame_at..).ok_or(FormatError::Short)?;
         let bytes = unzstd(frame, header.raw_len as usize)?;
         Ok(Self { table, bytes: Bytes::from(bytes) })
     }
 
-    /// The table.
+    /// Blobs in it.
     #[must_use]
-    pub const fn table(&self) -> &BlockTable {
-        &self.table
+    pub const fn count(&self) -> usize {
+        self.table.rows.len()
     }
 
-    /// Hash and bytes of the blob with a number.
+    /// Bytes of the blob with a number.
     #[must_use]
-    pub fn blob(&self, number: u32) -> Option<(BlobHash, Bytes)> {
-        let (hash, range) = self.table.rows.get(number as usize)?;
+    pub fn blob(&self, number: u32) -> Option<Bytes> {
+        let range = self.table.rows.get(number as usize)?;
         let range = range.start as usize..range.end as usize;
-        (range.end <= self.bytes.len()).then(|| (*hash, self.bytes.slice(range)))
+        (range.end <= self.bytes.len()).then(|| self.bytes.slice(range))
+    }
+
+    /// The blobs, in order.
+    pub fn blobs(&self) -> impl Iterator<Item = Bytes> + '_ {
+        (0..self.count() as u32).filter_map(|number| self.blob(number))
     }
 }
 
@@ -374,10 +387,11 @@ mod tests {
     }
 
     fn block() -> (EntryHeader, Vec<u8>) {
-        let texts: [&[u8]; 3] = [b"one one one one one one one one", b"", b"two"];
-        let small = texts.map(|bytes| Small { hash: BlobHash::of(bytes), bytes });
+        let texts: [&'static [u8]; 3] = [b"one one one one one one one one", b"", b"two"];
+        let blobs = texts.map(Bytes::from_static);
         let mut zstd = bulk::Compressor::new(ZSTD_LEVEL).unwrap();
-        let (stored, raw_len) = encode_block(&small, &mut zstd).unwrap();
+        let (stored, raw_len) = encode_block(&blobs, &mut zstd).unwrap();
+        assert_eq!(stored[..3], [31, 0, 3]);
         (header(EntryKind::Block, &stored, raw_len, 3), stored)
     }
 
@@ -427,10 +441,9 @@ mod tests {
     fn blocks_give_back_their_blobs_or_an_error() {
         let (header, stored) = block();
         let block = Block::decode(&header, &stored).unwrap();
-        assert_eq!(&block.blob(2).unwrap().1[..], b"two");
-        assert_eq!(block.blob(1).unwrap(), (BlobHash::of(b""), Bytes::new()));
-        assert_eq!(block.blob(3), None);
-        assert_eq!(block.table().rows().map(|(_, len)| len).collect::<Vec<_>>(), [31, 0, 3]);
+        assert_eq!((block.blob(1), block.blob(3)), (Some(Bytes::new()), None));
+        assert_eq!(block.blobs().map(|blob| blob.len()).collect::<Vec<_>>(), [31, 0, 3]);
+        assert_eq!(&block.blobs().last().unwrap()[..], b"two");
         for at in 0..stored.len() {
             assert!(Block::decode(&header, &stored[..at]).is_err());
             for bit in 0..8 {
@@ -443,6 +456,24 @@ mod tests {
         assert!(Block::decode(&lie, &stored).is_err());
         let lie = EntryHeader { count: 512, ..header };
         assert!(Block::decode(&lie, &stored).is_err());
+    }
+
+    #[test]
+    fn lengths_have_one_form() {
+        for len in [0, 1, 127, 128, 16_383, 16_384, 32_768] {
+            let mut zstd = bulk::Compressor::new(ZSTD_LEVEL).unwrap();
+            let blobs = [Bytes::from(vec![7; len])];
+            let (stored, raw_len) = encode_block(&blobs, &mut zstd).unwrap();
+            let (read, count) = read_len(&stored).unwrap();
+            assert_eq!((usize::from(read), raw_len), (len, len as u64));
+            assert!((0..count).all(|cut| read_len(&stored[..cut]) == Err(FormatError::Short)));
+        }
+        for bad in [&[0x80, 0][..], &[0xff, 0x80, 0], &[0x80, 0x80, 4], &[0x80, 0x80, 0x80, 1]] {
+            assert_eq!(read_len(bad), Err(FormatError::Field("length")), "{bad:?}");
+        }
+        let mut zstd = bulk::Compressor::new(ZSTD_LEVEL).unwrap();
+        assert!(encode_block(&[Bytes::from(vec![7; BLOCK_BYTES_MAX + 1])], &mut zstd).is_err());
+        assert!(encode_block(&vec![Bytes::new(); BLOCK_BLOBS_MAX + 1], &mut zstd).is_err());
     }
 
     #[test]

@@ -11,16 +11,19 @@ const COUNT_AT: usize = FILE_HEADER_LEN;
 const BLOCKS_AT: usize = COUNT_AT + 8;
 const FILTER_CRC_AT: usize = BLOCKS_AT + 4;
 const ENTRIES_CRC_AT: usize = FILTER_CRC_AT + 4;
-const RESERVED_AT: usize = ENTRIES_CRC_AT + 4;
-const HEAD_CRC_AT: usize = RESERVED_AT + 8;
+const PLACES_AT: usize = ENTRIES_CRC_AT + 4;
+const RESERVED_AT: usize = PLACES_AT + 4;
+const HEAD_CRC_AT: usize = RESERVED_AT + 4;
 const _: () = assert!(HEAD_CRC_AT + size_of::<u32>() == HEAD_LEN);
 
-const ENTRY_LEN: usize = 16;
+const ORDINAL_LEN: usize = 3;
+const ENTRY_LEN: usize = 8 + ORDINAL_LEN;
+const PLACE_LEN: usize = 4 + 4;
 const BLOCK_LEN: usize = 32;
 /// Bits of the filter for each blob: about one wrong "maybe" in 800.
 const FILTER_BITS: u64 = 16;
-/// Blobs in one pack; more would need a longer position than an entry has.
-const COUNT_MAX: u64 = 1 << 32;
+/// Blobs in one pack.
+pub const COUNT_MAX: u64 = 1 << (8 * ORDINAL_LEN);
 
 /// Where a blob lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,19 +36,57 @@ pub struct IndexEntry {
     pub number: u32,
 }
 
-/// The bytes of an index. `entries` may be in any order.
+/// What a pack holds, in the order of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Of each entry its position divided by 8, and the blobs before it.
+    places: Vec<(u32, u32)>,
+    prefixes: Vec<u64>,
+}
+
+impl Contents {
+    /// Adds an entry and the prefixes of its blobs. Entries come in the order of their positions.
+    pub fn push(&mut self, slot: u32, prefixes: impl IntoIterator<Item = u64>) {
+        self.places.push((slot, self.prefixes.len() as u32));
+        self.prefixes.extend(prefixes);
+    }
+
+    /// Blobs in the pack.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.prefixes.len()
+    }
+
+    /// Where each blob lies, in the order of the file.
+    pub fn entries(&self) -> impl Iterator<Item = IndexEntry> + '_ {
+        let ends = self.places.iter().skip(1).map(|(_, first)| *first);
+        let ends = ends.chain([self.prefixes.len() as u32]);
+        self.places.iter().zip(ends).flat_map(|(&(slot, first), end)| {
+            let prefixes = self.prefixes.get(first as usize..end as usize).unwrap_or_default();
+            let entry = move |(&prefix, number)| IndexEntry { prefix, slot, number };
+            prefixes.iter().zip(0..).map(entry)
+        })
+    }
+}
+
+/// The bytes of an index of at most [`COUNT_MAX`] blobs.
 #[must_use]
-pub fn encode(header: &FileHeader, mut entries: Vec<IndexEntry>) -> Vec<u8> {
-    entries.sort_unstable();
-    let count = entries.len() as u64;
+pub fn encode(header: &FileHeader, contents: &Contents) -> Vec<u8> {
+    let count = contents.count() as u64;
     let blocks = (count * FILTER_BITS).div_ceil(BLOCK_LEN as u64 * 8).max(1);
     let mut filter = vec![0; blocks as usize * BLOCK_LEN];
-    let mut list = Vec::with_capacity(entries.len() * ENTRY_LEN);
-    for entry in &entries {
-        filter_insert(&mut filter, entry.prefix);
-        list.extend_from_slice(&entry.prefix.to_le_bytes());
-        list.extend_from_slice(&entry.slot.to_le_bytes());
-        list.extend_from_slice(&entry.number.to_le_bytes());
+    let places = contents.places.len();
+    let mut list = Vec::with_capacity(contents.count() * ENTRY_LEN + places * PLACE_LEN);
+    let mut entries: Vec<(u64, u32)> = contents.prefixes.iter().copied().zip(0..).collect();
+    entries.sort_unstable();
+    for (prefix, ordinal) in entries {
+        filter_insert(&mut filter, prefix);
+        list.extend_from_slice(&prefix.to_le_bytes());
+        list.extend_from_slice(&ordinal.to_le_bytes()[..ORDINAL_LEN]);
+    }
+    for (slot, first) in &contents.places {
+        list.extend_from_slice(&slot.to_le_bytes());
+        list.extend_from_slice(&first.to_le_bytes());
     }
     let mut out = Vec::with_capacity(HEAD_LEN + filter.len() + list.len());
     out.extend_from_slice(&header.encode());
@@ -53,7 +94,8 @@ pub fn encode(header: &FileHeader, mut entries: Vec<IndexEntry>) -> Vec<u8> {
     out.extend_from_slice(&(blocks as u32).to_le_bytes());
     out.extend_from_slice(&crc32fast::hash(&filter).to_le_bytes());
     out.extend_from_slice(&crc32fast::hash(&list).to_le_bytes());
-    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&(places as u32).to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
     let crc = crc32fast::hash(&out[FILE_HEADER_LEN..]);
     out.extend_from_slice(&crc.to_le_bytes());
     out.extend_from_slice(&filter);
@@ -110,6 +152,7 @@ pub struct PackIndex<B> {
     header: FileHeader,
     filter_end: usize,
     count: usize,
+    places: usize,
 }
 
 impl<B: AsRef<[u8]>> PackIndex<B> {
@@ -127,13 +170,14 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         }
         let count = u64_at(head, COUNT_AT).ok_or(FormatError::Short)?;
         let blocks = u32_at(head, BLOCKS_AT).ok_or(FormatError::Short)?;
-        if count > COUNT_MAX || blocks == 0 || head[RESERVED_AT..HEAD_CRC_AT] != [0; 8] {
+        if count > COUNT_MAX || blocks == 0 || head[RESERVED_AT..HEAD_CRC_AT] != [0; 4] {
             return Err(FormatError::Field("head"));
         }
         let filter_end = HEAD_LEN + blocks as usize * BLOCK_LEN;
+        let places = u32_at(head, PLACES_AT).ok_or(FormatError::Short)? as usize;
         let count = count as usize;
-        match filter_end + count * ENTRY_LEN == all.len() {
-            true => Ok(Self { header, filter_end, count, bytes }),
+        match filter_end + count * ENTRY_LEN + places * PLACE_LEN == all.len() {
+            true => Ok(Self { header, filter_end, count, places, bytes }),
             false => Err(FormatError::Field("length")),
         }
     }
@@ -184,33 +228,55 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         filter_holds(self.filter(), prefix)
     }
 
+    /// The prefix with a number in order of prefixes.
+    pub fn prefix(&self, n: usize) -> Option<u64> {
+        let at = n.checked_mul(ENTRY_LEN)?;
+        if n < self.count { u64_at(self.entries(), at) } else { None }
+    }
+
     /// The entry with a number in order of prefixes.
     pub fn entry(&self, n: usize) -> Option<IndexEntry> {
-        let bytes: [u8; ENTRY_LEN] = bytes_at(self.entries(), n.checked_mul(ENTRY_LEN)?)?;
-        Some(IndexEntry {
-            prefix: u64_at(&bytes, 0)?,
-            slot: u32_at(&bytes, 8)?,
-            number: u32_at(&bytes, 12)?,
-        })
+        let prefix = self.prefix(n)?;
+        let [a, b, c] = bytes_at::<ORDINAL_LEN>(self.entries(), n * ENTRY_LEN + 8)?;
+        let ordinal = u32::from_le_bytes([a, b, c, 0]);
+        let place = self.place_of(ordinal)?;
+        let number = ordinal.checked_sub(place.1)?;
+        Some(IndexEntry { prefix, slot: place.0, number })
+    }
+
+    /// The last place with no more blobs before it than `ordinal`.
+    fn place_of(&self, ordinal: u32) -> Option<(u32, u32)> {
+        let place = |n: usize| {
+            let at = self.count * ENTRY_LEN + n * PLACE_LEN;
+            Some((u32_at(self.entries(), at)?, u32_at(self.entries(), at + 4)?))
+        };
+        let (mut low, mut high) = (0, self.places);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if place(middle)?.1 <= ordinal {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low.checked_sub(1).and_then(place)
     }
 
     /// All entries with a prefix.
     pub fn find(&self, prefix: u64) -> impl Iterator<Item = IndexEntry> + '_ {
-        (self.lower_bound(prefix)..self.count)
-            .map_while(|n| self.entry(n))
-            .take_while(move |entry| entry.prefix == prefix)
+        self.numbers(prefix).map_while(|n| self.entry(n))
     }
 
     /// The numbers of the entries with a prefix, in order of prefixes.
     pub fn numbers(&self, prefix: u64) -> impl Iterator<Item = usize> + '_ {
-        let same = move |&n: &usize| self.entry(n).is_some_and(|entry| entry.prefix == prefix);
+        let same = move |&n: &usize| self.prefix(n) == Some(prefix);
         (self.lower_bound(prefix)..self.count).take_while(same)
     }
 
     /// Number of the first entry whose prefix is not below `prefix`. Hashes are spread evenly, so
     /// the search starts where the prefix should be and widens from there.
     fn lower_bound(&self, prefix: u64) -> usize {
-        let below = |n: usize| self.entry(n).is_some_and(|entry| entry.prefix < prefix);
+        let below = |n: usize| self.prefix(n).is_some_and(|other| other < prefix);
         let guess = ((u128::from(prefix) * self.count as u128) >> 64) as usize;
         let (mut low, mut high) = (guess, guess);
         let mut step = 16;
@@ -250,16 +316,29 @@ mod tests {
         }
     }
 
-    fn entries(count: u32) -> Vec<IndexEntry> {
+    /// Entries of one to seven blobs.
+    fn contents(count: u32) -> (Contents, Vec<IndexEntry>) {
         let prefix = |n: u32| BlobHash::of(&n.to_le_bytes()).prefix();
-        (0..count).map(|n| IndexEntry { prefix: prefix(n), slot: n, number: n % 7 }).collect()
+        let (mut contents, mut all, mut next) = (Contents::default(), Vec::new(), 0);
+        for slot in 8.. {
+            let end = count.min(next + 1 + slot % 7);
+            contents.push(slot, (next..end).map(prefix));
+            let entry = |n| IndexEntry { prefix: prefix(n), slot, number: n - next };
+            all.extend((next..end).map(entry));
+            next = end;
+            if next == count {
+                break;
+            }
+        }
+        (contents, all)
     }
 
     #[test]
     fn every_blob_is_found_and_few_others_pass_the_filter() {
         for count in [0, 1, 2, 1000, 20_000] {
-            let all = entries(count);
-            let index = PackIndex::open(encode(&header(), all.clone())).unwrap();
+            let (contents, all) = contents(count);
+            assert!(contents.entries().eq(all.iter().copied()));
+            let index = PackIndex::open(encode(&header(), &contents)).unwrap();
             index.check_filter().unwrap();
             index.check_entries().unwrap();
             assert_eq!((index.count(), index.header()), (count as usize, &header()));
@@ -278,17 +357,18 @@ mod tests {
 
     #[test]
     fn uneven_and_equal_prefixes_are_found() {
-        let of = |prefix, slot| IndexEntry { prefix, slot, number: 0 };
-        let mut all: Vec<_> = (0..500).map(|n| of(u64::from(n) * 3, n)).collect();
-        all.extend((0..40).map(|n| of(7 << 60, n)));
-        let index = PackIndex::open(encode(&header(), all)).unwrap();
-        assert_eq!(index.find(7 << 60).count(), 40);
+        let mut contents = Contents::default();
+        (0..500).for_each(|n| contents.push(n, [u64::from(n) * 3]));
+        contents.push(500, [7 << 60; 40]);
+        let index = PackIndex::open(encode(&header(), &contents)).unwrap();
+        let same: Vec<_> = index.find(7 << 60).collect();
+        assert!(same.iter().map(|entry| (entry.slot, entry.number)).eq((0..40).map(|n| (500, n))));
         assert_eq!((0..1500).filter(|&prefix| index.find(prefix).count() == 1).count(), 500);
     }
 
     #[test]
     fn damage_is_found_at_every_byte_and_cut() {
-        let good = encode(&header(), entries(40));
+        let good = encode(&header(), &contents(40).0);
         let whole = |bytes: Vec<u8>| {
             PackIndex::open(bytes)
                 .and_then(|index| index.check_filter().and_then(|()| index.check_entries()))
@@ -304,11 +384,13 @@ mod tests {
 
     #[test]
     fn the_bytes_are_pinned() {
-        let bytes = encode(&header(), vec![IndexEntry { prefix: 9, slot: 8, number: 7 }]);
+        let mut contents = Contents::default();
+        contents.push(8, [10, 9]);
+        let bytes = encode(&header(), &contents);
         let text: String = bytes[64..].iter().map(|byte| format!("{byte:02x}")).collect();
-        let want = "0100000000000000010000008122be0b8766f27f000000000000000019891ea5\
-                    0000010000200000000000020000800000000040000008000000040080000000\
-                    09000000000000000800000007000000";
+        let want = "020000000000000001000000426349c0bda7cabd010000000000000066b8f2c60000\
+                    01020020200000040002000880000010004000000802400004008000080009000000\
+                    000000000100000a000000000000000000000800000000000000";
         assert_eq!(text, want);
     }
 }

@@ -134,11 +134,11 @@ impl Marked {
         }
         let mut names = names.iter().copied().peekable();
         for n in 0..self.count {
-            let Some(entry) = index.entry(n) else { break };
-            while names.next_if(|&name| name < entry.prefix).is_some() {}
+            let Some(prefix) = index.prefix(n) else { break };
+            while names.next_if(|&name| name < prefix).is_some() {}
             match names.peek() {
                 None => break,
-                Some(&name) if name == entry.prefix => self.wanted.put(n, wanted),
+                Some(&name) if name == prefix => self.wanted.put(n, wanted),
                 Some(_) => {}
             }
         }

@@ -339,10 +339,10 @@ impl Sweep<'_> {
     pub(crate) fn pretend_pack(
         &self,
         marker: &mut Marker,
-        entries: Vec<crate::format::pack_index::IndexEntry>,
+        contents: &crate::format::pack_index::Contents,
     ) {
         let pack = super::open_pack::OpenPack::create(&self.shared.env, 1 << 40, false).unwrap();
-        let opened = Opened::pretend(&self.shared.env, &pack, entries);
+        let opened = Opened::pretend(&self.shared.env, &pack, contents);
         let target = Target::Open(Arc::new(pack), Arc::new(opened));
         let Target::Open(_, opened) = &target else { return };
         let opened = Arc::clone(opened);

@@ -8,9 +8,8 @@ use super::{Condemned, Marker, Sweep, SweepError};
 use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FormatError};
 use crate::format::pack::{BlockTable, ENTRY_HEADER_LEN, EntryKind};
+use crate::format::pack_index::COUNT_MAX;
 
-/// Blobs in one pack that was rewritten.
-const COUNT_MAX: u64 = 1 << 24;
 /// A pack that is this many times smaller than others is written together with its neighbours.
 const SMALL_FACTOR: u64 = 4;
 /// So many small neighbours are worth a rewrite that frees nothing.
@@ -184,7 +183,7 @@ fn weigh_entries(marked: &Marked, opened: &Opened, weight: &mut Weight) -> Resul
             let stored = entry.stored()?;
             let table = BlockTable::read(header, &stored).map_err(|what| entry.corrupt(what))?;
             let mut dead = here.iter().map(|(_, number)| *number).peekable();
-            for ((_, len), number) in table.rows().zip(0..) {
+            for (len, number) in table.lengths().zip(0..) {
                 match dead.next_if_eq(&number) {
                     Some(_) => weight.dead_bytes += len,
                     None => weight.room += alone(len),

@@ -5,9 +5,9 @@ use super::super::build::{Builder, Built};
 use super::super::entry::Entry;
 use super::super::error::BlobError;
 use super::super::seal::finish;
-use super::super::sealed::{encode_index, write_index};
+use super::super::sealed::{Opened, encode_index, write_index};
 use super::marks::Marked;
-use super::plan::split;
+use super::plan::{Place, split};
 use super::{Condemned, Group, Marker, Sweep, SweepError};
 use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FormatError};
@@ -82,7 +82,7 @@ impl Sweep<'_> {
             }
         }
         let built = finish(env, builder).map_err(other)?;
-        let index = encode_index(env, &built.line, built.index.clone());
+        let index = encode_index(env, &built.line, &built.contents);
         // Without the file the index is made anew when it is first needed.
         let _ = write_index(env, &built.line, &index);
         Ok(Some(built))
@@ -108,7 +108,7 @@ impl Sweep<'_> {
             self.pass(entry.header().stride()).map_err(NotRewritten::Other)?;
             let (here, later) = split(rest, entry.at());
             rest = later;
-            self.keep(entry, here, condemned, builder).map_err(fault)?;
+            self.keep(entry, here, (&opened, condemned), builder).map_err(fault)?;
         }
         let hole = walk.hole().or_else(|| rest.first().map(|(slot, _)| u64::from(*slot) * 8));
         match hole {
@@ -121,19 +121,23 @@ impl Sweep<'_> {
     fn keep(
         &self,
         entry: Entry,
-        dead: &[(u32, u32)],
-        condemned: &Condemned,
+        dead: &[Place],
+        (opened, condemned): (&Opened, &Condemned),
         builder: &mut Builder,
     ) -> Result<(), BlobError> {
         let header = entry.header();
-        if dead.is_empty() || (header.kind != EntryKind::Block && !condemned.means(&header.hash)) {
-            return builder.add(entry);
-        }
         if header.kind != EntryKind::Block {
-            return Ok(());
+            let goes = !dead.is_empty() && condemned.means(&header.hash);
+            return if goes { Ok(()) } else { builder.add(entry) };
         }
         let chosen = |number: u32| dead.binary_search_by_key(&number, |(_, n)| *n).is_ok();
-        builder.add_some(&entry, |number, hash| !(chosen(number) && condemned.means(hash)))
+        builder.add_block(&entry, |number, hash| {
+            // Its hashes are not stored: that they are those it had, the index tells.
+            match opened.lists(hash, (entry.at() / 8) as u32, number) {
+                true => Ok(!(chosen(number) && condemned.means(hash))),
+                false => Err(entry.corrupt(FormatError::Field("SHA-256"))),
+            }
+        })
     }
 
     /// Removes what was written for a group that stays as it is.

@@ -290,11 +290,9 @@ fn a_million_blobs_take_a_few_megabytes() {
     let store = open(dir.path(), SyncPolicy::None);
     let sweep = store.inner.blobs.sweep(None);
     let (mut marker, _) = sweep.examine(false, false).unwrap();
-    let entry = |n: u64| {
-        let prefix = BlobHash::of(&n.to_le_bytes()).prefix();
-        crate::format::pack_index::IndexEntry { prefix, slot: n as u32, number: 0 }
-    };
-    sweep.pretend_pack(&mut marker, (0..COUNT as u64).map(entry).collect());
+    let mut contents = crate::format::pack_index::Contents::default();
+    contents.push(8, (0..COUNT as u64).map(|n| BlobHash::of(&n.to_le_bytes()).prefix()));
+    sweep.pretend_pack(&mut marker, &contents);
     for n in (0..COUNT as u64).step_by(2) {
         sweep.name(&mut marker, &BlobHash::of(&n.to_le_bytes())).unwrap();
     }
