@@ -35,6 +35,9 @@ pub(crate) struct Upkeep {
     state: Mutex<State>,
     changed: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Merges the table of topics, which may take longer than anything else here may wait.
+    merge: Mutex<Option<JoinHandle<()>>>,
+    stop_merge: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -50,16 +53,36 @@ impl Upkeep {
         let thread =
             std::thread::Builder::new().name("xs-upkeep".to_owned()).spawn(move || run(&shared))?;
         *self.thread.lock() = Some(thread);
+        if inner.index.merge_is_due() {
+            self.wake();
+        }
         Ok(())
     }
 
-    /// Ends the thread and waits for it.
+    /// Ends the threads and waits for them.
     pub(crate) fn stop(&self) {
         self.state.lock().stop = true;
         self.changed.notify_all();
+        self.stop_merge.store(true, Ordering::Relaxed);
         let thread = self.thread.lock().take();
         // A panic there was a panic of ours; the store closes all the same.
         let _ = thread.map(JoinHandle::join);
+        let _ = self.merge.lock().take().map(JoinHandle::join);
+    }
+
+    /// Merges the table of topics if that is due and not being done.
+    fn merge_topics(&self, inner: &Arc<Inner>) {
+        let mut merge = self.merge.lock();
+        let is_running = merge.as_ref().is_some_and(|merge| !merge.is_finished());
+        if is_running || !inner.index.merge_is_due() {
+            return;
+        }
+        let shared = Arc::clone(inner);
+        let merged = std::thread::Builder::new().name("xs-topics".to_owned()).spawn(move || {
+            // Derived: what cannot be written now is tried again after the next segment.
+            let _ = shared.index.merge(&shared.upkeep.stop_merge);
+        });
+        *merge = merged.ok();
     }
 
     /// Wakes the thread.
@@ -114,7 +137,7 @@ struct Rounds {
     seen_at: Instant,
 }
 
-fn run(inner: &Inner) {
+fn run(inner: &Arc<Inner>) {
     let upkeep = &inner.upkeep;
     let mut rounds = Rounds { synced: 0, marked: 0, seen: 0, seen_at: Instant::now() };
     let mut period = None;
@@ -141,10 +164,12 @@ fn run(inner: &Inner) {
 }
 
 /// Does what is due, and says when to look again; `None` when nothing is left to do.
-fn round(inner: &Inner, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
+fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
     let upkeep = &inner.upkeep;
     inner.sealing.seal_now(inner)?;
-    if inner.sealing.index_sealed(inner) {
+    let indexed = inner.sealing.index_sealed(inner);
+    upkeep.merge_topics(inner);
+    if indexed {
         inner.compaction.wake();
     }
     if upkeep.spare_due.load(Ordering::Relaxed) {

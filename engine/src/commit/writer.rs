@@ -211,6 +211,9 @@ impl Writer {
         let targets = self.targets(inner, pending)?;
         let stored = pending.is_stored(targets.iter().any(Option::is_some));
         if stored {
+            if self.has_too_many_topics(inner) {
+                self.appender.roll(inner)?;
+            }
             self.make_room(inner, pending.len)?;
         }
         if !pending.staged.is_empty() {
@@ -274,6 +277,14 @@ impl Writer {
             targets.push(target.filter(is_there).filter(|found| met.insert(found.offset)));
         }
         Ok(targets)
+    }
+
+    /// Whether the active segment should take no more topics. A segment without frames takes any.
+    fn has_too_many_topics(&self, inner: &Inner) -> bool {
+        // While the group has rolled, the index knows of the segment before only.
+        self.appender.active().is_some_and(|active| active.frames > 0)
+            && !self.appender.has_rolled()
+            && inner.index.is_full()
     }
 
     /// Makes sure that a batch with so many bytes of records fits where the next one goes.

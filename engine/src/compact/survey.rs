@@ -208,7 +208,7 @@ impl Deciding<'_> {
         if let Some(&floor) = self.floors.get(topic) {
             return floor;
         }
-        let floor = self.inner.index.table().find(topic).map_or(0, |of| of.floor(u64::MAX));
+        let floor = self.inner.index.floor(topic, u64::MAX);
         self.floors.insert(Arc::from(topic), floor);
         floor
     }

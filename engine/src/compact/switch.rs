@@ -29,8 +29,6 @@ pub(super) fn switch(
         bytes_after: written.as_ref().map_or(0, |written| written.length),
         ..CompactReport::default()
     };
-    let index = written.as_ref().map(|written| &written.index);
-    let before = inner.index.entries_before(&survey.gone, index, &survey.replaced())?;
     let new = {
         // With the writer nothing is appended or removed meanwhile.
         let writer = inner.writer.lock();
@@ -59,7 +57,6 @@ pub(super) fn switch(
             gone: &survey.gone,
             marks: &survey.marks,
             offsets: survey.offsets.clone(),
-            before,
         });
         inner.log.compacted(&old, segment.clone());
         drop(writer);

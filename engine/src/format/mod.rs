@@ -5,6 +5,7 @@ pub mod batch;
 pub mod control;
 pub(crate) mod dead;
 pub mod file;
+pub(crate) mod floors;
 pub(crate) mod index;
 pub(crate) mod key_index;
 pub mod pack;
@@ -13,6 +14,7 @@ pub(crate) mod postings;
 pub mod record;
 pub mod super_file;
 pub(crate) mod topic_index;
+pub(crate) mod topic_table;
 
 /// `n` rounded up to a multiple of 8.
 #[must_use]

@@ -28,7 +28,8 @@ pub(crate) fn push(out: &mut Vec<u8>, last: Posting, next: Posting) {
     push_leb(out, next.slot.wrapping_sub(last.slot));
 }
 
-fn push_leb(out: &mut Vec<u8>, mut value: u32) {
+/// Appends a number in LEB128.
+pub(super) fn push_leb(out: &mut Vec<u8>, mut value: u32) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -67,17 +68,22 @@ pub(crate) struct Forward {
 
 impl Forward {
     fn leb(&mut self) -> Option<u32> {
-        let mut value = 0u32;
-        for shift in 0..LEB_LEN_MAX as u32 {
-            let byte = *self.bytes.get(self.at)?;
-            self.at += 1;
-            value |= u32::from(byte & 0x7f) << (7 * shift);
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
+        leb(&self.bytes, &mut self.at)
     }
+}
+
+/// Reads a number in LEB128 and moves behind it.
+pub(super) fn leb(bytes: &[u8], at: &mut usize) -> Option<u32> {
+    let mut value = 0u32;
+    for shift in 0..LEB_LEN_MAX as u32 {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        value |= u32::from(byte & 0x7f) << (7 * shift);
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 impl Iterator for Forward {

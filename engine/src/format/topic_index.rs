@@ -1,12 +1,13 @@
 //! The topic index of a sealed segment (`.top`): a dictionary of its topics and, for each, where
 //! its frames lie. Derived: whoever finds one that does not verify makes it again from the segment.
 //!
-//! Dictionary and postings have a CRC each, so that opening a store touches dictionaries only.
+//! Dictionary and postings have a CRC each, so that who asks what there is reads dictionaries only.
 
 use bytes::Bytes;
 use fst::Streamer as _;
 
 use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
+use super::floors::{FLOORS_LEN, Floors};
 use super::postings::{Chunk, Posting};
 use super::{align8, bytes_at, u32_at, u64_at};
 use crate::value::FrameId;
@@ -16,9 +17,10 @@ const FST_LEN_AT: usize = TOPICS_AT + 4;
 const POSTINGS_LEN_AT: usize = FST_LEN_AT + 4;
 const POSTINGS_CRC_AT: usize = POSTINGS_LEN_AT + 8;
 const DICTIONARY_CRC_AT: usize = POSTINGS_CRC_AT + 4;
-const ENTRIES_AT: usize = DICTIONARY_CRC_AT + 4;
+const FLOORS_AT: usize = DICTIONARY_CRC_AT + 4;
+const ENTRIES_AT: usize = FLOORS_AT + FLOORS_LEN;
 const ENTRY_LEN: usize = 4 * 4 + 4 * 8 + 2 * 16;
-const _: () = assert!(ENTRIES_AT == 88 && ENTRY_LEN == 80);
+const _: () = assert!(FLOORS_AT == 88 && ENTRIES_AT == 216 && ENTRY_LEN == 80);
 
 /// What a segment holds of one topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +81,7 @@ pub(crate) struct TopicFileBuilder {
     names: fst::MapBuilder<Vec<u8>>,
     entries: Vec<u8>,
     topics: u32,
+    floors: Floors,
     postings: Vec<u8>,
 }
 
@@ -89,6 +92,7 @@ impl TopicFileBuilder {
             names: fst::MapBuilder::memory(),
             entries: Vec::new(),
             topics: 0,
+            floors: Floors::default(),
             postings: Vec::new(),
         }
     }
@@ -107,6 +111,9 @@ impl TopicFileBuilder {
         let number = u64::from(self.topics);
         self.names.insert(name, number).map_err(|_| FormatError::Field("order of topics"))?;
         entry.encode(&mut self.entries);
+        if entry.floor > 0 {
+            self.floors.add(name.as_bytes());
+        }
         self.topics += 1;
         Ok(())
     }
@@ -125,9 +132,11 @@ impl TopicFileBuilder {
         out.extend_from_slice(&crc32fast::hash(&self.postings).to_le_bytes());
         let mut crc = crc32fast::Hasher::new();
         crc.update(&out);
-        crc.update(&self.entries);
-        crc.update(&names);
+        let mut floors = Vec::with_capacity(FLOORS_LEN);
+        self.floors.encode(&mut floors);
+        [&floors, &self.entries, &names].into_iter().for_each(|part| crc.update(part));
         out.extend_from_slice(&crc.finalize().to_le_bytes());
+        out.extend_from_slice(&floors);
         out.extend_from_slice(&self.entries);
         out.extend_from_slice(&names);
         out.extend_from_slice(&self.postings);
@@ -163,7 +172,7 @@ impl TopicFile {
         }
         let mut crc = crc32fast::Hasher::new();
         crc.update(&bytes[..DICTIONARY_CRC_AT]);
-        crc.update(&bytes[ENTRIES_AT..postings_at]);
+        crc.update(&bytes[FLOORS_AT..postings_at]);
         if word(DICTIONARY_CRC_AT)? != crc.finalize() {
             return Err(FormatError::Crc);
         }
@@ -179,7 +188,18 @@ impl TopicFile {
         if crc == crc32fast::hash(postings) { Ok(()) } else { Err(FormatError::Crc) }
     }
 
-    fn entry(&self, number: u64) -> Option<TopicEntry> {
+    /// The topics, each with the number of its entry.
+    pub(crate) const fn names(&self) -> &fst::Map<Bytes> {
+        &self.names
+    }
+
+    /// Which topics may have a floor.
+    pub(crate) fn floors(&self) -> Floors {
+        Floors::read(&self.bytes, FLOORS_AT).unwrap_or(Floors([u64::MAX; 16]))
+    }
+
+    /// The entry with a number that [`Self::names`] gave.
+    pub(crate) fn entry(&self, number: u64) -> Option<TopicEntry> {
         let at = usize::try_from(number).ok()?.checked_mul(ENTRY_LEN)?.checked_add(ENTRIES_AT)?;
         TopicEntry::read(&self.bytes, at)
     }
@@ -245,7 +265,7 @@ mod tests {
                 first_offset: 102,
                 last_offset: 100 + u64::from(last.delta),
                 bytes: 77,
-                floor: 0,
+                floor: if topic == "a.b" { 102 } else { 0 },
                 first_id: FrameId::ZERO,
                 last_id: FrameId::MAX,
             };
@@ -270,6 +290,9 @@ mod tests {
         let mut names = Vec::new();
         file.for_each(|name, entry| names.push((name.to_owned(), entry.count)));
         assert_eq!(names, [("a".into(), 2), ("a.b".into(), 1), ("z".into(), 3)]);
+        let mut floors = Floors::default();
+        floors.add(b"a.b");
+        assert_eq!(file.floors(), floors);
     }
 
     #[test]

@@ -63,6 +63,16 @@ pub(super) fn load_dead(env: &Env, segment: &Segment) -> Option<DeadFile> {
     is_of(&header, segment).then_some(file)
 }
 
+/// Whether there are topic indexes of all these segments, whatever is in them.
+pub(super) fn all_named(env: &Env, segments: &[Arc<Segment>]) -> bool {
+    let Ok(names) = env.files.list(&env.log_dir()) else { return false };
+    let names: std::collections::HashSet<String> = names.into_iter().collect();
+    segments.iter().all(|segment| {
+        let path = env.log_path(segment.base(), segment.generation(), TOPICS);
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| names.contains(name))
+    })
+}
+
 fn open(env: &Env, segment: &Segment, kind: &str) -> Option<Bytes> {
     let path = env.log_path(segment.base(), segment.generation(), kind);
     let media = env.files.open_sealed(&path).ok()?;

@@ -4,28 +4,42 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::memory::MemoryIndex;
 use super::recent::Recent;
-use super::{Index, Noted, SegmentIndex, State};
+use super::runs::Runs;
+use super::topics::Topics;
+use super::{Index, Noted, SegmentIndex};
 use crate::error::ReadError;
+use crate::format::floors::{Floors, place};
 use crate::format::postings::{Chunk, Posting};
 use crate::read::walk::{WINDOW_VISIT, Window};
 use crate::value::Ttl;
-
-const WORDS: usize = 16;
 
 /// Tells most topics without a floor apart at the cost of a load, so that reading them never takes
 /// a lock.
 #[derive(Debug, Default)]
 pub(super) struct FloorFilter {
     any: AtomicBool,
-    bits: [AtomicU64; WORDS],
+    bits: [AtomicU64; 16],
 }
 
 impl FloorFilter {
     pub(super) fn add(&self, topic: &str) {
-        let (word, bit) = place(topic);
-        self.bits[word].fetch_or(bit, Ordering::Release);
-        self.any.store(true, Ordering::Release);
+        let (word, bit) = place(topic.as_bytes());
+        if self.bits[word].load(Ordering::Relaxed) & bit == 0 {
+            self.bits[word].fetch_or(bit, Ordering::Release);
+            self.any.store(true, Ordering::Release);
+        }
+    }
+
+    /// Adds all topics of a file.
+    pub(super) fn add_all(&self, floors: &Floors) {
+        for (mine, &bits) in self.bits.iter().zip(&floors.0) {
+            mine.fetch_or(bits, Ordering::Release);
+        }
+        if *floors != Floors::default() {
+            self.any.store(true, Ordering::Release);
+        }
     }
 
     /// Whether any topic has a floor.
@@ -34,46 +48,43 @@ impl FloorFilter {
     }
 
     pub(super) fn may_have(&self, topic: &str) -> bool {
-        let (word, bit) = place(topic);
+        let (word, bit) = place(topic.as_bytes());
         self.bits[word].load(Ordering::Acquire) & bit != 0
     }
 }
 
-/// A bit for the name's length and last bytes, where names that share a prefix differ.
-fn place(topic: &str) -> (usize, u64) {
-    let name = topic.as_bytes();
-    let last = name.last_chunk().map_or_else(
-        || name.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte)),
-        |last| u64::from_le_bytes(*last),
-    );
-    let mixed = (last ^ name.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed >> 60) as usize % WORDS, 1 << (mixed >> 54 & 63))
-}
-
 impl Index {
-    /// Makes sure that the table knows the newest offsets of a topic before `last:n` is applied to
-    /// it. False when they could not be read: then nothing is removed.
-    pub(super) fn prepare_floor(&self, state: &mut State, noted: &Noted<'_>, n: u64) -> bool {
-        let Some(number) = state.table.number_of(noted.topic) else { return true };
-        let Some(want) = state.table.get(number).wants_recent(n) else { return true };
-        match self.newest(state, noted, want) {
-            Ok(recent) => state.table.get_mut(number).set_recent(recent),
-            Err(_) => return false,
+    /// Makes sure that the newest frames of a topic are known before the `last:n` of a frame is
+    /// applied to it. False when they could not be read: then nothing is removed.
+    pub(super) fn prepare_floor(&self, topics: &mut Topics, noted: &Noted<'_>, n: u64) -> bool {
+        let active = topics.active.as_ref();
+        // With n = 1 the frame itself is all that is left.
+        if n == 1 || !active.is_some_and(|(_, active)| active.wants_recent(noted.topic)) {
+            return true;
+        }
+        let Ok(recent) = self.newest_frames(topics, noted, n) else { return false };
+        if let Some((_, active)) = &mut topics.active {
+            active.set_recent(noted.topic, recent);
         }
         true
     }
 
     /// The newest frames of a topic that are there when a frame is appended, at least `n` if there
     /// are so many.
-    fn newest(&self, state: &State, noted: &Noted<'_>, n: u64) -> Result<Recent, ReadError> {
+    fn newest_frames(
+        &self,
+        topics: &Topics,
+        noted: &Noted<'_>,
+        n: u64,
+    ) -> Result<Recent, ReadError> {
         let now_ms = noted.id.time_ms();
         let mut newest: Vec<(u64, Option<u64>)> = Vec::new();
-        let Some(totals) = state.table.find(noted.topic) else { return Ok(Recent::default()) };
-        let floor = totals.floor(u64::MAX);
-        let mut ordinal = totals.segments.at_or_before(u32::MAX);
-        while let Some(number) = ordinal.filter(|_| (newest.len() as u64) < n) {
-            let Some(of) = self.segment(number) else { break };
-            let active = state.active.as_ref().filter(|(active, _)| *active == number);
+        let (floor, runs) = (topics.floor(noted.topic, u64::MAX), topics.runs(noted.topic));
+        let mut below = runs.at_or_before(u64::MAX);
+        while let Some(of) =
+            below.filter(|_| (newest.len() as u64) < n).and_then(|offset| self.holder(offset))
+        {
+            let active = topics.active.as_ref().filter(|(active, _)| *active == of.ordinal);
             let chunks = match active {
                 Some((_, memory)) => memory.postings(noted.topic),
                 None => self.complete_postings(&of, noted.topic)?,
@@ -96,48 +107,46 @@ impl Index {
                     newest.push((offset, expires_ms));
                 }
             }
-            ordinal = number.checked_sub(1).and_then(|below| totals.segments.at_or_before(below));
+            below = base.checked_sub(1).and_then(|below| runs.at_or_before(below));
         }
         let mut recent = Recent::default();
         newest.iter().rev().for_each(|&(offset, expires_ms)| recent.push(offset, expires_ms));
         Ok(recent)
     }
 
-    /// Sets how many frames of each topic are removed, after all was read from files.
-    pub(super) fn count_hidden(&self) {
-        let numbers = self.state.write().table.begin_hidden();
-        for number in numbers {
-            let (name, floor, runs) = {
-                let state = self.state.read();
-                let totals = state.table.get(number);
-                (totals.name.clone(), totals.floor(u64::MAX), totals.segments.clone())
+    /// How many frames of a topic have an offset from `from` up to `to`. One that cannot be read is
+    /// not counted.
+    pub(super) fn count_between(
+        &self,
+        active: Option<&(u32, MemoryIndex)>,
+        topic: &str,
+        runs: &Runs,
+        (from, to): (u64, u64),
+    ) -> u64 {
+        let (mut count, mut next) = (0, self.holder(from).map(|of| of.segment.base()));
+        while let Some(of) = next
+            .and_then(|offset| runs.at_or_after(offset))
+            .filter(|&offset| offset < to)
+            .and_then(|offset| self.holder(offset))
+        {
+            let base = of.segment.base();
+            let chunks = match active.filter(|(active, _)| *active == of.ordinal) {
+                Some((_, memory)) => memory.postings(topic),
+                None => self.complete_postings(&of, topic).unwrap_or_default(),
             };
-            let (mut hidden, mut next) = (0u64, runs.at_or_after(0));
-            while let Some(of) = next.and_then(|ordinal| self.segment(ordinal)) {
-                let base = of.segment.base();
-                if base >= floor {
-                    break;
-                }
-                // A segment that cannot be read shows its frames or errors; counts may be off then.
-                let chunks = self.postings(&of, &name).unwrap_or_default();
-                let deltas = chunks.into_iter().flat_map(Chunk::forward);
-                let below = deltas.take_while(|posting| base + u64::from(posting.delta) < floor);
-                hidden += below.count() as u64;
-                next = runs.at_or_after(of.ordinal + 1);
-            }
-            self.state.write().table.set_hidden(number, hidden);
+            let offsets = chunks.into_iter().flat_map(Chunk::forward);
+            let offsets = offsets.map(|posting| base + u64::from(posting.delta));
+            count += offsets.filter(|offset| (from..to).contains(offset)).count() as u64;
+            next = self.base_after(base);
         }
-        let mut state = self.state.write();
-        for (number, offset) in state.opening.take().unwrap_or_default() {
-            state.table.get_mut(number).remove(offset);
-        }
+        count
     }
 }
 
 /// Tells when frames of a segment expire.
 enum Expiries<'a> {
-    Memory(&'a super::memory::MemoryIndex),
-    Frozen(Arc<super::memory::MemoryIndex>),
+    Memory(&'a MemoryIndex),
+    Frozen(Arc<MemoryIndex>),
     /// No frame of it does.
     Never,
     /// The frames themselves say.

@@ -1,13 +1,15 @@
 //! The index of a segment whose files are not written yet: what `.idx` and `.top` will hold, kept
 //! up to date frame by frame. No allocation per frame: a topic is interned once per segment, a
-//! posting is a few bytes at the end of a run.
+//! posting is a few bytes at the end of a run, and a topic with one frame has no run at all.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::hash::BuildHasher as _;
 
 use bytes::Bytes;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Noted;
+use super::recent::Recent;
 use crate::format::align8;
 use crate::format::batch::BATCH_HEADER_LEN;
 use crate::format::control::Tombstone;
@@ -31,23 +33,92 @@ pub(crate) struct MemoryIndex {
     sparse: Vec<SparseEntry>,
     /// The step of the segment that the last sparse entry stands for.
     step: Option<u64>,
-    numbers: HashMap<Arc<str>, u32>,
+    hasher: DefaultHashBuilder,
+    numbers: HashTable<u32>,
+    /// The names of all topics, one after another.
+    names: String,
     topics: Vec<MemoryTopic>,
+    /// Numbers in byte order of the names, as far as they were asked for.
+    sorted: Mutex<Vec<u32>>,
 }
 
 /// What the segment holds of one topic.
 #[derive(Debug)]
-pub(crate) struct MemoryTopic {
-    name: Arc<str>,
-    /// Its number in the table of the store.
-    pub(super) table: u32,
+struct MemoryTopic {
+    name_at: u32,
+    name_len: u8,
     entry: TopicEntry,
-    runs: Vec<Chunk>,
+    /// Postings of more than one frame, behind those that are closed.
     open: Vec<u8>,
-    open_before: Posting,
-    last: Posting,
+    more: Option<Box<More>>,
+}
+
+/// What few topics have.
+#[derive(Debug, Default)]
+struct More {
+    /// Runs that are shared with readers.
+    closed: Vec<Chunk>,
+    /// The last posting in them.
+    closed_last: Posting,
     /// Offsets of the frames that expire, and when.
     timed: Vec<(u64, u64)>,
+    floor: FloorState,
+}
+
+/// What `last:n` does to a topic, for as long as frames with it arrive in the segment.
+#[derive(Debug, Default)]
+struct FloorState {
+    /// Every frame with a lower offset is removed; 0: this segment removed none.
+    floor: u64,
+    /// Offset of the frame that did it.
+    by: u64,
+    /// The floor before the group of that frame, if it was set in this segment.
+    before: u64,
+    /// The newest live frames; not kept when nothing would ask for them.
+    recent: Option<Recent>,
+}
+
+impl FloorState {
+    /// The floor for a reader that sees frames below `head`, 0 when older segments say it: a removal
+    /// counts from the moment the frame that causes it is visible.
+    const fn at(&self, head: u64) -> u64 {
+        if self.by < head { self.floor } else { self.before }
+    }
+
+    /// Takes up a frame; `keep` is the n of its `last:n`.
+    fn note(&mut self, noted: &Noted<'_>, group: u64, keep: Option<u64>) {
+        if keep == Some(1) {
+            self.recent = Some(Recent::default());
+        }
+        let Some(recent) = &mut self.recent else { return };
+        recent.push(noted.offset, noted.expires_ms());
+        let Some(keep) = keep else {
+            if recent.is_long() {
+                self.recent = None;
+            }
+            return;
+        };
+        // By the id's time, not the clock's: read again later, the log must say the same.
+        recent.expire(noted.id.time_ms());
+        recent.keep(keep);
+        let floor = recent.first().unwrap_or(noted.offset + 1);
+        if floor > self.floor {
+            if self.by < group {
+                self.before = self.floor;
+            }
+            (self.floor, self.by) = (floor, noted.offset);
+        }
+    }
+
+    /// Takes over what a FLOOR record says.
+    fn raise(&mut self, floor: u64) {
+        if floor > self.floor {
+            (self.floor, self.by, self.before) = (floor, floor, floor);
+            if let Some(recent) = &mut self.recent {
+                recent.keep_from(floor);
+            }
+        }
+    }
 }
 
 impl MemoryIndex {
@@ -58,53 +129,72 @@ impl MemoryIndex {
             batch: 0,
             sparse: Vec::new(),
             step: None,
-            numbers: HashMap::new(),
+            hasher: DefaultHashBuilder::default(),
+            numbers: HashTable::new(),
+            names: String::new(),
             topics: Vec::new(),
+            sorted: Mutex::default(),
         }
+    }
+
+    pub(super) const fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Topics in it.
+    pub(super) const fn topics(&self) -> usize {
+        self.topics.len()
     }
 
     /// The number of a topic that the segment already holds.
     pub(super) fn number_of(&self, topic: &str) -> Option<u32> {
-        self.numbers.get(topic).copied()
+        self.number_of_hash(topic, self.hasher.hash_one(topic))
     }
 
-    /// Makes room for a topic new to the segment. `table` is its number in the store's table.
-    pub(super) fn intern(
-        &mut self,
-        name: Arc<str>,
-        table: u32,
-        first_offset: u64,
-        first_id: FrameId,
-    ) -> u32 {
+    fn number_of_hash(&self, topic: &str, hash: u64) -> Option<u32> {
+        self.numbers.find(hash, |&number| self.name(number) == topic).copied()
+    }
+
+    /// The name of a topic.
+    pub(super) fn name(&self, number: u32) -> &str {
+        self.topics[number as usize].name(&self.names)
+    }
+
+    /// The number of a topic, which is made when it is new to the segment.
+    fn intern(&mut self, name: &str) -> u32 {
+        let hash = self.hasher.hash_one(name);
+        if let Some(number) = self.number_of_hash(name, hash) {
+            return number;
+        }
         let number = self.topics.len() as u32;
-        self.numbers.insert(name.clone(), number);
         self.topics.push(MemoryTopic {
-            name,
-            table,
+            name_at: self.names.len() as u32,
+            name_len: name.len() as u8,
             entry: TopicEntry {
                 count: 0,
                 postings_at: 0,
                 postings_len: 0,
                 last_slot: 0,
-                first_offset,
-                last_offset: first_offset,
+                first_offset: 0,
+                last_offset: 0,
                 bytes: 0,
                 floor: 0,
-                first_id,
-                last_id: first_id,
+                first_id: FrameId::ZERO,
+                last_id: FrameId::ZERO,
             },
-            runs: Vec::new(),
             open: Vec::new(),
-            open_before: Posting::default(),
-            last: Posting::default(),
-            timed: Vec::new(),
+            more: None,
+        });
+        self.names.push_str(name);
+        let Self { numbers, hasher, topics, names, .. } = self;
+        numbers.insert_unique(hash, number, |&other| {
+            hasher.hash_one(topics[other as usize].name(names))
         });
         number
     }
 
-    /// Takes up a frame of the topic with this number in the segment; returns the topic's number in
-    /// the store's table.
-    pub(super) fn note(&mut self, number: u32, noted: &Noted<'_>) -> u32 {
+    /// Takes up a frame; returns its topic's number.
+    pub(crate) fn note(&mut self, noted: &Noted<'_>) -> u32 {
         let delta = (noted.offset - self.base) as u32;
         let step = u64::from(noted.batch) / STEP_BYTES;
         if self.step != Some(step) {
@@ -120,39 +210,42 @@ impl MemoryIndex {
         if std::mem::replace(&mut self.batch, noted.batch) != noted.batch {
             self.dead.kept += BATCH_HEADER_LEN as u64;
         }
+        let number = self.intern(noted.topic);
+        let base = self.base;
         let topic = &mut self.topics[number as usize];
         if let Some(expires_ms) = noted.expires_ms() {
             self.dead.expiring.add(expires_ms, len);
-            topic.timed.push((noted.offset, expires_ms));
+            topic.more.get_or_insert_default().timed.push((noted.offset, expires_ms));
         }
-        let next = Posting { delta, slot: noted.record / 8 };
-        push(&mut topic.open, topic.last, next);
-        topic.last = next;
-        topic.entry.count += 1;
-        topic.entry.bytes += u64::from(noted.record_len) + noted.body_len;
-        topic.entry.last_offset = noted.offset;
-        topic.entry.last_id = noted.id;
-        topic.entry.last_slot = next.slot;
-        if topic.open.len() >= RUN_BYTES {
-            let bytes = Bytes::from(std::mem::take(&mut topic.open));
-            topic.runs.push(Chunk { bytes, before: topic.open_before, last: next });
-            topic.open_before = next;
-        }
-        topic.table
+        topic.note(noted, base);
+        number
     }
 
-    /// Records that a frame of this segment removed all frames of the topic below an offset.
-    pub(super) fn set_floor(&mut self, number: u32, floor: u64) {
-        self.topics[number as usize].entry.floor = floor;
+    /// Applies the `last:n` of frames of the topic, with n in `keep`, after a frame was taken up.
+    /// `group` is the offset of the first frame of the group. Says whether the topic has a floor.
+    pub(super) fn apply_last(
+        &mut self,
+        number: u32,
+        noted: &Noted<'_>,
+        group: u64,
+        keep: Option<u64>,
+    ) -> bool {
+        let topic = &mut self.topics[number as usize];
+        if keep.is_some() {
+            topic.more.get_or_insert_default();
+        }
+        let Some(more) = &mut topic.more else { return false };
+        more.floor.note(noted, group, keep);
+        topic.entry.floor = topic.entry.floor.max(more.floor.floor);
+        more.floor.floor > 0
     }
 
-    /// The same for a topic that the segment may hold no frame of.
+    /// Takes over what a FLOOR record says of a topic, of which the segment may hold no frame.
     pub(super) fn note_floor(&mut self, topic: &str, floor: u64) {
-        let number = self
-            .number_of(topic)
-            .unwrap_or_else(|| self.intern(Arc::from(topic), u32::MAX, 0, FrameId::ZERO));
-        let entry = &mut self.topics[number as usize].entry;
-        entry.floor = entry.floor.max(floor);
+        let number = self.intern(topic);
+        let topic = &mut self.topics[number as usize];
+        topic.entry.floor = topic.entry.floor.max(floor);
+        topic.more.get_or_insert_default().floor.raise(floor);
     }
 
     /// Takes up a tombstone of the batch with number `seq`.
@@ -165,21 +258,64 @@ impl MemoryIndex {
         &self.dead
     }
 
+    /// Whether `last:n` must first learn the newest frames of a topic.
+    pub(super) fn wants_recent(&self, topic: &str) -> bool {
+        self.more(topic).is_none_or(|more| more.floor.recent.is_none())
+    }
+
+    /// Sets the newest live frames of a topic.
+    pub(super) fn set_recent(&mut self, topic: &str, recent: Recent) {
+        let number = self.intern(topic);
+        let more = self.topics[number as usize].more.get_or_insert_default();
+        more.floor.recent = Some(recent);
+    }
+
+    /// A frame of a topic was removed.
+    pub(super) fn remove_recent(&mut self, topic: &str, offset: u64) {
+        let Some(number) = self.number_of(topic) else { return };
+        let more = self.topics[number as usize].more.as_mut();
+        if let Some(recent) = more.and_then(|more| more.floor.recent.as_mut()) {
+            recent.remove(offset);
+        }
+    }
+
+    /// Forgets what only arriving frames ask for: the segment is complete.
+    pub(super) fn complete(&mut self) {
+        for more in self.topics.iter_mut().filter_map(|topic| topic.more.as_mut()) {
+            more.floor.recent = None;
+        }
+    }
+
     /// When a frame of a topic expires.
     pub(super) fn expires(&self, topic: &str, offset: u64) -> Option<u64> {
-        let timed = &self.topics[self.number_of(topic)? as usize].timed;
+        let timed = &self.more(topic)?.timed;
         let at = timed.binary_search_by_key(&offset, |&(offset, _)| offset).ok()?;
         timed.get(at).map(|&(_, expires_ms)| expires_ms)
     }
 
     /// What it holds of each topic.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Arc<str>, &TopicEntry)> {
-        self.topics.iter().map(|topic| (&topic.name, &topic.entry))
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&str, &TopicEntry)> {
+        self.topics.iter().map(|topic| (topic.name(&self.names), &topic.entry))
     }
 
-    /// What it holds of a topic.
-    pub(super) fn entry(&self, topic: &str) -> Option<&TopicEntry> {
-        self.number_of(topic).map(|number| &self.topics[number as usize].entry)
+    fn more(&self, topic: &str) -> Option<&More> {
+        self.topics[self.number_of(topic)? as usize].more.as_deref()
+    }
+
+    /// What the segment holds of a topic.
+    pub(super) fn find(&self, topic: &str) -> Option<TopicEntry> {
+        self.number_of(topic).and_then(|number| self.entry(number))
+    }
+
+    /// What the segment holds of the topic with this number.
+    pub(super) fn entry(&self, number: u32) -> Option<TopicEntry> {
+        self.topics.get(number as usize).map(|topic| topic.entry)
+    }
+
+    /// The floor that this segment set for a topic, for a reader that sees frames below `head`;
+    /// 0 when it set none.
+    pub(super) fn floor(&self, topic: &str, head: u64) -> u64 {
+        self.more(topic).map_or(0, |more| more.floor.at(head))
     }
 
     pub(crate) fn sparse(&self) -> &[SparseEntry] {
@@ -189,44 +325,176 @@ impl MemoryIndex {
     /// The postings of a topic, in order.
     pub(super) fn postings(&self, topic: &str) -> Vec<Chunk> {
         let number = self.number_of(topic);
-        number.map(|number| self.topics[number as usize].postings()).unwrap_or_default()
+        number.map(|number| self.topics[number as usize].postings(self.base)).unwrap_or_default()
     }
 
-    /// Takes up a frame outside the store's table: the segment is indexed once more, after its
-    /// files were lost.
-    pub(crate) fn note_unlisted(&mut self, noted: &Noted<'_>) {
-        let number = self.number_of(noted.topic).unwrap_or_else(|| {
-            self.intern(Arc::from(noted.topic), u32::MAX, noted.offset, noted.id)
-        });
-        let entry = &mut self.topics[number as usize].entry;
-        if entry.count == 0 {
-            (entry.first_offset, entry.first_id) = (noted.offset, noted.id);
+    /// The numbers of all topics, in byte order of the names.
+    pub(super) fn sorted(&self) -> MutexGuard<'_, Vec<u32>> {
+        let mut sorted = self.sorted.lock();
+        if sorted.len() < self.topics.len() {
+            let known = sorted.len() as u32;
+            sorted.extend(known..self.topics.len() as u32);
+            // Stable, so that it finds what is sorted already.
+            sorted.sort_by(|&a, &b| self.name(a).cmp(self.name(b)));
         }
-        self.note(number, noted);
+        sorted
     }
 
     /// The bytes of the `.top` file.
     pub(crate) fn encode_topics(&self, header: &FileHeader) -> Result<Vec<u8>, FormatError> {
-        let mut sorted: Vec<&MemoryTopic> = self.topics.iter().collect();
-        sorted.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let mut builder = TopicFileBuilder::new();
-        for topic in sorted {
-            let runs = topic.runs.iter().map(|run| &run.bytes[..]);
-            builder.add(&topic.name, topic.entry, runs.chain([&topic.open[..]]))?;
+        for &number in self.sorted().iter() {
+            let topic = &self.topics[number as usize];
+            let runs = topic.postings(self.base);
+            let runs = runs.iter().map(|run| &run.bytes[..]);
+            builder.add(topic.name(&self.names), topic.entry, runs)?;
         }
         builder.finish(header)
     }
 }
 
 impl MemoryTopic {
+    fn name<'a>(&self, names: &'a str) -> &'a str {
+        let at = self.name_at as usize;
+        &names[at..at + usize::from(self.name_len)]
+    }
+
+    fn note(&mut self, noted: &Noted<'_>, base: u64) {
+        let next = Posting { delta: (noted.offset - base) as u32, slot: noted.record / 8 };
+        match self.entry.count {
+            0 => (self.entry.first_offset, self.entry.first_id) = (noted.offset, noted.id),
+            count => {
+                let last = self.last(base);
+                if count == 1 {
+                    push(&mut self.open, Posting::default(), last);
+                }
+                push(&mut self.open, last, next);
+            }
+        }
+        self.entry.count += 1;
+        self.entry.bytes += u64::from(noted.record_len) + noted.body_len;
+        self.entry.last_offset = noted.offset;
+        self.entry.last_id = noted.id;
+        self.entry.last_slot = next.slot;
+        if self.open.len() >= RUN_BYTES {
+            let bytes = Bytes::from(std::mem::take(&mut self.open));
+            let more = self.more.get_or_insert_default();
+            more.closed.push(Chunk { bytes, before: more.closed_last, last: next });
+            more.closed_last = next;
+        }
+    }
+
+    /// The place of the last frame.
+    const fn last(&self, base: u64) -> Posting {
+        let delta = self.entry.last_offset.saturating_sub(base) as u32;
+        Posting { delta, slot: self.entry.last_slot }
+    }
+
     /// All postings. The open run is copied; it has at most a few KiB.
-    pub(super) fn postings(&self) -> Vec<Chunk> {
-        let bytes = Bytes::copy_from_slice(&self.open);
-        let open = Chunk { bytes, before: self.open_before, last: self.last };
-        self.runs
-            .iter()
-            .cloned()
-            .chain([open].into_iter().filter(|c| !c.bytes.is_empty()))
-            .collect()
+    fn postings(&self, base: u64) -> Vec<Chunk> {
+        let last = self.last(base);
+        let more = self.more.as_deref();
+        let before = more.map_or_else(Posting::default, |more| more.closed_last);
+        let mut all = more.map(|more| more.closed.clone()).unwrap_or_default();
+        let mut open = Bytes::copy_from_slice(&self.open);
+        if self.entry.count == 1 {
+            let mut single = Vec::new();
+            push(&mut single, before, last);
+            open = single.into();
+        }
+        if !open.is_empty() {
+            all.push(Chunk { bytes: open, before, last });
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Ttl;
+
+    fn noted(topic: &str, offset: u64) -> Noted<'_> {
+        Noted {
+            offset,
+            id: FrameId::first_of_ms(offset),
+            topic,
+            batch: 64 + offset as u32 * 400,
+            record: 128 + offset as u32 * 400,
+            record_len: 40,
+            body_len: 2,
+            ttl: Ttl::Forever,
+        }
+    }
+
+    #[test]
+    fn topics_are_found_sorted_and_hold_their_postings() {
+        let mut index = MemoryIndex::new(100);
+        let names: Vec<String> = (0..500).map(|n| format!("t{}", n * 7 % 500)).collect();
+        let mut offset = 100;
+        for round in 0..3 {
+            for name in names.iter().filter(|name| name.len() > round + 1) {
+                index.note(&noted(name, offset));
+                offset += 1;
+            }
+            let mut sorted = names.clone();
+            sorted.sort();
+            let found: Vec<_> = index.sorted().iter().map(|&n| index.name(n).to_owned()).collect();
+            assert_eq!(found, sorted);
+        }
+        assert_eq!(index.topics(), 500);
+        let of = |name: &str| {
+            let chunks = index.postings(name);
+            let places = chunks.into_iter().flat_map(Chunk::forward);
+            places.map(|place| (place.delta, place.slot)).collect::<Vec<_>>()
+        };
+        let slot = |delta: u32| 16 + (delta + 100) * 50;
+        assert_eq!(of("t0"), [(0, slot(0))]);
+        assert_eq!(of("t7").first(), Some(&(1, slot(1))));
+        assert_eq!((of("t7").len(), of("t10").len(), of("t100").len()), (1, 2, 3));
+        assert_eq!((of("t"), index.find("t")), (vec![], None));
+        assert_eq!(index.find("t100").unwrap().bytes, 126);
+    }
+
+    #[test]
+    fn long_postings_are_closed_and_still_whole() {
+        let mut index = MemoryIndex::new(0);
+        let frames = RUN_BYTES as u64 * 5 / 4;
+        for offset in 0..frames {
+            index.note(&noted("a", offset));
+        }
+        let chunks = index.postings("a");
+        assert!(chunks.len() > 2);
+        let all: Vec<_> = chunks.into_iter().flat_map(Chunk::forward).collect();
+        assert!(
+            all.iter().zip(0..).all(|(place, n)| place.delta == n) && all.len() as u64 == frames
+        );
+    }
+
+    #[test]
+    fn last_n_moves_the_floor() {
+        let mut index = MemoryIndex::new(0);
+        let mut note = |offset: u64, keep: Option<u64>| {
+            let frame = noted("a", offset);
+            if keep.is_some_and(|n| n > 1) && index.wants_recent("a") {
+                let mut recent = Recent::default();
+                let first = offset.saturating_sub(keep.unwrap_or(0));
+                (first..offset).for_each(|offset| recent.push(offset, None));
+                index.set_recent("a", recent);
+            }
+            let number = index.note(&frame);
+            index.apply_last(number, &frame, offset, keep);
+            (index.find("a").unwrap().floor, index.floor("a", offset))
+        };
+        assert_eq!((note(0, None), note(1, None), note(2, None)), ((0, 0), (0, 0), (0, 0)));
+        assert_eq!(note(3, Some(2)), (2, 0));
+        assert_eq!(note(4, None), (2, 2));
+        assert_eq!(note(5, Some(3)), (3, 2));
+        assert_eq!(note(6, Some(100)), (3, 3));
+        assert_eq!(note(7, Some(1)), (7, 3));
+        assert_eq!(note(8, Some(2)), (7, 7));
+        index.note_floor("b", 6);
+        assert_eq!((index.find("b").unwrap().floor, index.floor("b", 7)), (6, 6));
+        assert_eq!(index.find("b").unwrap().count, 0);
     }
 }

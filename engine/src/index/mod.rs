@@ -8,29 +8,36 @@
 mod files;
 mod floor;
 mod memory;
+mod merge;
 mod notes;
 mod recent;
 mod removed;
 mod rewrite;
-mod table;
+mod runs;
+#[cfg(test)]
+mod tests;
+mod topics;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock};
 
 use crate::env::Env;
 use crate::error::{OpenError, ReadError};
 use crate::format::control::Tombstone;
+use crate::format::dead::DeadFile;
 use crate::format::index::SparseEntry;
 use crate::format::postings::Chunk;
-use crate::format::super_file::{FileKind, FileState};
+use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::format::topic_table::TableFile;
+pub(crate) use crate::format::topic_table::TopicTotals;
 use crate::limits::OPEN_INDEXES_MAX;
 use crate::log::Segment;
 use crate::planted::{Bug, is_planted};
-use crate::value::{FrameId, Ttl};
+use crate::value::{FrameId, TopicPatterns, Ttl};
 
 use files::Loaded;
 use floor::FloorFilter;
@@ -41,7 +48,15 @@ pub(crate) use removed::Marks;
 use removed::Removed;
 pub(crate) use rewrite::{Candidate, GoneOf, Rewriting, Rewritten};
 use rewrite::{Decay, Leaving};
-pub(crate) use table::{Runs, TopicTable};
+pub(crate) use runs::Runs;
+pub(crate) use topics::Newest;
+use topics::{Layer, Source, Topics};
+
+/// Topics taken from the layers under one lock.
+const PAGE: usize = 1024;
+/// Topics in the segment that frames are added to, after which the next one is begun: so many are
+/// kept in memory, and taken up again by an open after a crash.
+const SEGMENT_TOPICS_MAX: usize = 131_072;
 
 /// A frame as the index takes it up.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +90,12 @@ impl Noted<'_> {
 pub(crate) struct Index {
     env: Arc<Env>,
     segments: RwLock<Arc<[Arc<SegmentIndex>]>>,
-    state: RwLock<State>,
+    topics: RwLock<Topics>,
+    /// Of each segment that was sealed when the store was opened, by base: the offset after it, and
+    /// the number of the batch below which tombstones have had their effect on it.
+    settled: BTreeMap<u64, (u64, u64)>,
+    /// Frames in the log.
+    frames: AtomicU64,
     floors: FloorFilter,
     /// Damage kept frames of some segment out of its index.
     partial: AtomicBool,
@@ -85,17 +105,8 @@ pub(crate) struct Index {
     leaving: Leaving,
     /// Segments with open index files, in the order they were opened.
     loaded: Mutex<VecDeque<Arc<SegmentIndex>>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    table: TopicTable,
-    active: Option<(u32, MemoryIndex)>,
-    /// While sealed segments are taken up: the removed frames in them, each with its topic.
-    opening: Option<Vec<(u32, u64)>>,
-    /// Of each segment that was sealed when the store was opened, by base: the offset after it, and
-    /// the number of the batch below which tombstones have had their effect on it.
-    settled: BTreeMap<u64, (u64, u64)>,
+    /// Held while the table is merged.
+    merging: Mutex<merge::Generations>,
 }
 
 /// The index of one segment.
@@ -109,7 +120,7 @@ pub(crate) struct SegmentIndex {
 
 #[derive(Debug)]
 enum Kind {
-    /// In memory, in [`State::active`].
+    /// In memory, in [`Topics::active`].
     Active,
     /// In memory, complete. `whole` unless damage hid frames when it was made.
     Frozen { index: Arc<MemoryIndex>, whole: bool },
@@ -142,56 +153,80 @@ impl SegmentIndex {
 }
 
 impl Index {
-    /// Takes up sealed segments, given in order, from their dictionaries. Files that do not verify
-    /// are made again.
+    /// Takes up sealed segments, given in order: those that the table covers as they are, the others
+    /// from their dictionaries. Files that do not verify are made again; when a segment has lost
+    /// one, then all from the first on are taken up, as what `last:n` removed depends on what is
+    /// before. In a store that is only read (`writable` is false) no table is written.
     ///
     /// # Errors
     /// [`OpenError::Io`] when a segment whose files are lost cannot be read either.
-    pub(crate) fn open(env: Arc<Env>, sealed: &[Arc<Segment>]) -> Result<Self, OpenError> {
-        let index = Self {
+    pub(crate) fn open(
+        env: Arc<Env>,
+        sealed: &[Arc<Segment>],
+        writable: bool,
+    ) -> Result<Self, OpenError> {
+        let manifest = env.manifest.state();
+        let is_sealed =
+            |file: &&FileEntry| file.kind == FileKind::Segment && file.state == FileState::Sealed;
+        let files = manifest.files.iter().filter(is_sealed);
+        let settled = files.map(|file| (file.base, (file.end(), file.settled))).collect();
+        let (table, generations) = merge::find(&env, sealed, writable);
+        let mut index = Self {
             env,
             segments: RwLock::new(Arc::from([])),
-            state: RwLock::default(),
+            topics: RwLock::default(),
+            settled,
+            frames: AtomicU64::new(0),
             floors: FloorFilter::default(),
             partial: AtomicBool::new(false),
             removed: Removed::default(),
             rewrites: AtomicU64::new(0),
             leaving: Leaving::default(),
             loaded: Mutex::default(),
+            merging: Mutex::new(generations),
         };
-        {
-            let mut state = index.state.write();
-            state.opening = Some(Vec::new());
-            let manifest = index.env.manifest.state();
-            let sealed = manifest
-                .files
-                .iter()
-                .filter(|file| file.kind == FileKind::Segment && file.state == FileState::Sealed);
-            state.settled = sealed.map(|file| (file.base, (file.end(), file.settled))).collect();
-        }
-        for segment in sealed {
+        let covered = table.map_or(0, |table| index.cover(table, sealed));
+        for segment in sealed.iter().skip(covered) {
             index.add_sealed(segment)?;
+            if writable && index.topics.read().mergeable() >= merge::MERGE_AT_OPEN {
+                // Derived: without room for it the layers serve.
+                let _ = index.merge(&AtomicBool::new(false));
+            }
         }
-        index.count_hidden();
         Ok(index)
     }
 
+    /// Takes up the segments that a table covers; says how many, none when one has lost a file.
+    fn cover(&mut self, table: Arc<TableFile>, sealed: &[Arc<Segment>]) -> usize {
+        let covered = &sealed[..table.segments().len().min(sealed.len())];
+        let dead = covered.iter().map(|segment| files::load_dead(&self.env, segment));
+        let Some(dead) = dead.collect::<Option<Vec<_>>>() else { return 0 };
+        if !files::all_named(&self.env, covered) {
+            return 0;
+        }
+        let list = covered.iter().zip(0..).map(|(segment, ordinal)| {
+            let (segment, kind) = (segment.clone(), Mutex::new(Kind::Files(Loaded::default())));
+            Arc::new(SegmentIndex { segment, ordinal, kind, decay: Arc::default() })
+        });
+        *self.segments.get_mut() = list.collect();
+        self.floors.add_all(table.floors());
+        self.topics.get_mut().table = Some(table);
+        for (segment, dead) in covered.iter().zip(dead) {
+            self.take_dead(&mut self.topics.write(), segment, dead);
+        }
+        covered.len()
+    }
+
     fn add_sealed(&self, segment: &Arc<Segment>) -> Result<(), OpenError> {
-        let topics = files::load_topics(&self.env, segment);
-        if let Some((topics, dead)) = topics.zip(files::load_dead(&self.env, segment)) {
-            let mut state = self.state.write();
-            self.freeze(&mut state, true);
-            let ordinal = self.push(segment, Kind::Files(Loaded::default()));
-            topics.for_each(|name, entry| {
-                state.table.add(name, entry, ordinal);
-                if entry.floor > 0 {
-                    self.floors.add(name);
-                }
-            });
-            dead.for_each(|seq, tombstone| self.remove(&mut state, seq, tombstone, None));
-            if let Some(of) = self.segment(ordinal) {
-                of.decay.set(dead.kept, dead.expiring);
-            }
+        let file = files::load_topics(&self.env, segment);
+        if let Some((file, dead)) = file.zip(files::load_dead(&self.env, segment)) {
+            let mut topics = self.topics.write();
+            self.freeze(&mut topics, true);
+            self.push(segment, Kind::Files(Loaded::default()));
+            self.floors.add_all(&file.floors());
+            let source = Source::File(Arc::new(file));
+            topics.layers.push(Layer { of: merge::covered(segment), source });
+            self.take_dead(&mut topics, segment, dead);
             return Ok(());
         }
         let mut notes = self.notes(segment);
@@ -210,10 +245,25 @@ impl Index {
             }
             Err(_) => false,
         };
-        self.freeze(&mut self.state.write(), whole);
+        self.freeze(&mut self.topics.write(), whole);
         // Without room for the files the index stays in memory; the next open tries again.
         let _kept_in_memory = self.seal(segment);
         Ok(())
+    }
+
+    /// Takes up what a sealed segment, which is listed, says of dead frames, and counts its frames.
+    fn take_dead(&self, topics: &mut Topics, segment: &Segment, dead: DeadFile) {
+        let manifest = self.env.manifest.state();
+        let key = (segment.base(), segment.generation());
+        let named = |file: &&FileEntry| {
+            file.kind == FileKind::Segment && (file.base, file.generation) == key
+        };
+        let frames = manifest.files.iter().find(named).map_or(0, |file| file.count);
+        self.frames.fetch_add(frames, Ordering::Relaxed);
+        dead.for_each(|seq, tombstone| self.remove(topics, seq, tombstone, None));
+        if let Some(of) = self.by_key(segment) {
+            of.decay.set(dead.kept, dead.expiring);
+        }
     }
 
     /// Takes the lock for a group's frames in one segment.
@@ -222,19 +272,19 @@ impl Index {
     }
 
     /// Makes a segment the active one, unless it is.
-    fn activate(&self, state: &mut State, segment: &Arc<Segment>) {
-        let current = state.active.as_ref().and_then(|(ordinal, _)| self.segment(*ordinal));
+    fn activate(&self, topics: &mut Topics, segment: &Arc<Segment>) {
+        let current = topics.active.as_ref().and_then(|(ordinal, _)| self.segment(*ordinal));
         if current.is_none_or(|current| current.segment.base() != segment.base()) {
-            self.freeze(state, true);
+            self.freeze(topics, true);
             let ordinal = self.push(segment, Kind::Active);
-            state.active = Some((ordinal, MemoryIndex::new(segment.base())));
+            topics.active = Some((ordinal, MemoryIndex::new(segment.base())));
         }
     }
 
     /// Reads a segment through `segment` from now on: its file was written anew, with the same
     /// batches at the same positions.
     pub(crate) fn rewritten(&self, segment: &Arc<Segment>) {
-        let _state = self.state.write();
+        let _topics = self.topics.write();
         let Some(old) = self.by_base(segment.base()) else { return };
         let kind = std::mem::replace(&mut *old.kind.lock(), Kind::Active);
         let new = Arc::new(old.changed(segment, kind));
@@ -246,13 +296,17 @@ impl Index {
     }
 
     /// Ends the active index. `whole` is false when damage kept frames out of it.
-    fn freeze(&self, state: &mut State, whole: bool) {
+    fn freeze(&self, topics: &mut Topics, whole: bool) {
         self.partial.fetch_or(!whole, Ordering::Relaxed);
-        if let Some((ordinal, memory)) = state.active.take()
+        if let Some((ordinal, mut memory)) = topics.active.take()
             && let Some(of) = self.segment(ordinal)
         {
+            memory.complete();
             of.decay.set(memory.dead().kept, memory.dead().expiring.clone());
-            *of.kind.lock() = Kind::Frozen { index: Arc::new(memory), whole };
+            let index = Arc::new(memory);
+            let source = Source::Memory(index.clone());
+            topics.layers.push(Layer { of: merge::covered(&of.segment), source });
+            *of.kind.lock() = Kind::Frozen { index, whole };
         }
     }
 
@@ -270,11 +324,11 @@ impl Index {
     /// # Errors
     /// What the files answered; the index then stays in memory.
     pub(crate) fn seal(&self, segment: &Arc<Segment>) -> io::Result<()> {
-        let Some(old) = self.by_base(segment.base()) else { return Ok(()) };
+        let Some(old) = self.by_key(segment) else { return Ok(()) };
         {
-            let mut state = self.state.write();
-            if state.active.as_ref().is_some_and(|(ordinal, _)| *ordinal == old.ordinal) {
-                self.freeze(&mut state, true);
+            let mut topics = self.topics.write();
+            if topics.active.as_ref().is_some_and(|(ordinal, _)| *ordinal == old.ordinal) {
+                self.freeze(&mut topics, true);
             }
         }
         let (index, whole) = match &*old.kind.lock() {
@@ -282,8 +336,17 @@ impl Index {
             Kind::Active | Kind::Files(_) => return Ok(()),
         };
         let written = if whole { files::write(&self.env, segment, &index) } else { Ok(()) };
-        let kind = match &written {
-            Ok(()) if whole => Kind::Files(Loaded::default()),
+        let file = match &written {
+            Ok(()) if whole => files::load_topics(&self.env, segment),
+            _ => None,
+        };
+        let mut topics = self.topics.write();
+        let layer = topics.layers.iter_mut().find(|layer| layer.is_of(&index));
+        let kind = match (file, layer) {
+            (Some(file), Some(layer)) => {
+                (layer.of, layer.source) = (merge::covered(segment), Source::File(Arc::new(file)));
+                Kind::Files(Loaded::default())
+            }
             _ => Kind::Frozen { index, whole },
         };
         let new = Arc::new(old.changed(segment, kind));
@@ -311,9 +374,107 @@ impl Index {
         segments.get(found).filter(|of| of.segment.base() == base).cloned()
     }
 
-    /// The topics, locked: the caller lets go before it asks the index for anything else.
-    pub(crate) fn table(&self) -> impl std::ops::Deref<Target = TopicTable> + '_ {
-        RwLockReadGuard::map(self.state.read(), |state| &state.table)
+    /// The same segment. One with tombstones and no frames has the base of the next one.
+    fn by_key(&self, segment: &Segment) -> Option<Arc<SegmentIndex>> {
+        let segments = self.segments.read();
+        let first = segments.partition_point(|of| of.segment.base() < segment.base());
+        let same = segments.get(first..)?.iter();
+        let mut same = same.take_while(|of| of.segment.base() == segment.base());
+        same.find(|of| of.segment.generation() == segment.generation()).cloned()
+    }
+
+    /// The base of the segment after the one with this base.
+    fn base_after(&self, base: u64) -> Option<u64> {
+        let segments = self.segments.read();
+        let next = segments.partition_point(|of| of.segment.base() <= base);
+        segments.get(next).map(|of| of.segment.base())
+    }
+
+    /// Whether the segment that frames are added to should take no more topics.
+    pub(crate) fn is_full(&self) -> bool {
+        let topics = self.topics.read();
+        topics.active.as_ref().is_some_and(|(_, active)| active.topics() >= SEGMENT_TOPICS_MAX)
+    }
+
+    fn count_frame(&self) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Frames in the log.
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Where the newest frame of a topic is.
+    pub(crate) fn newest(&self, topic: &str) -> Option<Newest> {
+        self.topics.read().newest(topic)
+    }
+
+    /// The segments that hold a topic.
+    pub(crate) fn runs(&self, topic: &str) -> Runs {
+        self.topics.read().runs(topic)
+    }
+
+    /// The topics that any of the patterns selects and whose names come after `after`, with what
+    /// the store holds of them, in byte order, at most `limit`.
+    pub(crate) fn page(
+        &self,
+        patterns: &TopicPatterns,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(Arc<str>, TopicTotals)> {
+        self.topics.read().page(patterns, after, limit)
+    }
+
+    /// The same with exact counts of what is left of each; expired frames are counted.
+    pub(crate) fn page_counted(
+        &self,
+        patterns: &TopicPatterns,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(Arc<str>, TopicTotals)> {
+        let topics = self.topics.read();
+        let mut page = topics.page(patterns, after, limit);
+        for (name, totals) in &mut page {
+            if !totals.is_exact {
+                let (runs, range) = (topics.runs(name), (totals.floor, u64::MAX));
+                totals.left = self.count_between(topics.active.as_ref(), name, &runs, range);
+                totals.is_exact = true;
+            }
+            let removed = topics.removed_from(name, totals.floor);
+            totals.left = totals.left.saturating_sub(removed);
+        }
+        page
+    }
+
+    /// All topics that any of the patterns selects, in byte order. The lock is let go in between, so
+    /// a topic may be as it was a moment ago.
+    pub(crate) fn each(
+        &self,
+        patterns: &TopicPatterns,
+        mut visit: impl FnMut(Arc<str>, &TopicTotals),
+    ) {
+        let mut after: Option<Arc<str>> = None;
+        loop {
+            let page = self.page(patterns, after.as_deref(), PAGE);
+            let is_last = page.len() < PAGE;
+            after = page.last().map(|(name, _)| name.clone());
+            page.into_iter().for_each(|(name, totals)| visit(name, &totals));
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    /// Every frame of a topic with a lower offset was removed by `last:n`, for a reader that sees
+    /// frames below `head`; 0 when none was.
+    pub(crate) fn floor(&self, topic: &str, head: u64) -> u64 {
+        if self.floors.may_have(topic) { self.topics.read().floor(topic, head) } else { 0 }
+    }
+
+    /// Whether `last:n` may have removed frames of a topic.
+    pub(crate) fn may_have_floor(&self, topic: &str) -> bool {
+        self.floors.any() && self.floors.may_have(topic)
     }
 
     /// Whether anything was removed.
@@ -323,8 +484,12 @@ impl Index {
 
     /// Whether a frame was removed, for a reader that sees frames below `head`.
     pub(crate) fn is_hidden(&self, topic: &str, offset: u64, head: u64) -> bool {
-        let below = |topic| self.table().find(topic).is_some_and(|of| offset < of.floor(head));
-        self.removed.contains(offset, head) || (self.floors.may_have(topic) && below(topic))
+        self.is_removed_for(offset, head) || offset < self.floor(topic, head)
+    }
+
+    /// Whether a frame was removed by a tombstone, for a reader that sees frames below `head`.
+    pub(crate) fn is_removed_for(&self, offset: u64, head: u64) -> bool {
+        self.removed.contains(offset, head)
     }
 
     /// Whether a frame was removed by a tombstone.
@@ -339,12 +504,14 @@ impl Index {
 
     /// Takes up a tombstone, for readers that see frames below `from` or more; for all when the
     /// store is being opened, and then the frame it hits may be gone.
-    fn remove(&self, state: &mut State, seq: u64, tombstone: &Tombstone<'_>, from: Option<u64>) {
+    fn remove(&self, topics: &mut Topics, seq: u64, tombstone: &Tombstone<'_>, from: Option<u64>) {
         let Tombstone { offset, topic, .. } = *tombstone;
-        let Some(number) = state.table.number_of(topic) else { return };
+        if !topics.holds(topic) {
+            return;
+        }
         let Some(of) = self.holder(offset) else { return };
         if from.is_none()
-            && let Some(&(end, settled)) = state.settled.get(&of.segment.base())
+            && let Some(&(end, settled)) = self.settled.get(&of.segment.base())
             && (offset >= end || seq < settled)
             && !is_planted(Bug::IgnoreSettled)
         {
@@ -353,10 +520,7 @@ impl Index {
         if !self.removed.mark(offset, from.unwrap_or(0)) {
             return;
         }
-        if let Some(removed) = &mut state.opening {
-            removed.push((number, offset));
-        }
-        state.table.get_mut(number).remove(offset);
+        topics.remove(topic, offset);
         of.decay.removed(tombstone.target_len());
     }
 
@@ -430,8 +594,8 @@ impl Index {
     }
 
     fn in_active<R>(&self, of: &SegmentIndex, ask: impl FnOnce(&MemoryIndex) -> R) -> Option<R> {
-        let state = self.state.read();
-        let active = state.active.as_ref().filter(|(ordinal, _)| *ordinal == of.ordinal);
+        let topics = self.topics.read();
+        let active = topics.active.as_ref().filter(|(ordinal, _)| *ordinal == of.ordinal);
         active.map(|(_, memory)| ask(memory))
     }
 
@@ -478,7 +642,9 @@ impl Index {
         }
         let mut memory = MemoryIndex::new(of.segment.base());
         let whole = scan(&of.segment, |met| match met {
-            Met::Frame(noted) => memory.note_unlisted(&noted),
+            Met::Frame(noted) => {
+                memory.note(&noted);
+            }
             Met::Tombstone(seq, tombstone) => memory.note_tombstone(seq, &tombstone),
             Met::Floor(topic, floor) => memory.note_floor(topic, floor),
         })?;

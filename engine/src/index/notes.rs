@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::RwLockWriteGuard;
 
-use super::{Index, Noted, State};
+use super::topics::Topics;
+use super::{Index, Noted};
 use crate::error::ReadError;
 use crate::format::control::{self, Control, Tombstone};
 use crate::format::record::{RecordKind, RecordPrefix};
@@ -17,18 +18,18 @@ use crate::value::Ttl;
 pub(crate) struct Notes<'a> {
     index: &'a Index,
     segment: &'a Arc<Segment>,
-    state: RwLockWriteGuard<'a, State>,
+    topics: RwLockWriteGuard<'a, Topics>,
     group: Option<u64>,
 }
 
 impl<'a> Notes<'a> {
     pub(super) fn new(index: &'a Index, segment: &'a Arc<Segment>) -> Self {
-        Notes { index, segment, state: index.state.write(), group: None }
+        Notes { index, segment, topics: index.topics.write(), group: None }
     }
 
     /// Lists the segment, whatever is in it.
     pub(super) fn begin(&mut self) {
-        self.index.activate(&mut self.state, self.segment);
+        self.index.activate(&mut self.topics, self.segment);
     }
 
     /// Takes up the next frame.
@@ -36,7 +37,7 @@ impl<'a> Notes<'a> {
         // A segment that only cursors were written to may be dropped again; it is listed with its
         // first frame or tombstone.
         let group = *self.group.get_or_insert_with(|| {
-            self.index.activate(&mut self.state, self.segment);
+            self.index.activate(&mut self.topics, self.segment);
             noted.offset
         });
         let mut keep = match noted.ttl {
@@ -44,21 +45,14 @@ impl<'a> Notes<'a> {
             _ => None,
         };
         if let Some(n) = keep
-            && !self.index.prepare_floor(&mut self.state, noted, n)
+            && !self.index.prepare_floor(&mut self.topics, noted, n)
         {
             keep = None;
         }
-        let State { table, active, .. } = &mut *self.state;
-        let Some((ordinal, memory)) = active else { return };
-        let number = memory.number_of(noted.topic).unwrap_or_else(|| {
-            let listed = table.intern(noted.topic, noted.offset, noted.id);
-            let name = table.get(listed).name.clone();
-            memory.intern(name, listed, noted.offset, noted.id)
-        });
-        let listed = memory.note(number, noted);
-        table.count_frame();
-        if let Some(floor) = table.get_mut(listed).note(noted, (*ordinal, group), keep) {
-            memory.set_floor(number, floor);
+        let Some((_, active)) = &mut self.topics.active else { return };
+        let number = active.note(noted);
+        self.index.count_frame();
+        if active.apply_last(number, noted, group, keep) {
             self.index.floors.add(noted.topic);
         }
     }
@@ -67,22 +61,20 @@ impl<'a> Notes<'a> {
     /// `from` or more; for all when the store is being opened.
     pub(crate) fn tombstone(&mut self, seq: u64, tombstone: &Tombstone<'_>, from: Option<u64>) {
         self.begin();
-        if let Some((_, memory)) = &mut self.state.active {
+        if let Some((_, memory)) = &mut self.topics.active {
             memory.note_tombstone(seq, tombstone);
         }
-        self.index.remove(&mut self.state, seq, tombstone, from);
+        self.index.remove(&mut self.topics, seq, tombstone, from);
     }
 
     /// Takes up what a FLOOR record says.
     pub(super) fn floor(&mut self, topic: &str, floor: u64) {
-        let State { table, active, .. } = &mut *self.state;
-        if let Some((_, memory)) = active {
-            memory.note_floor(topic, floor);
-        }
         // What it hides lies before it: a topic that was not met yet has nothing hidden.
-        if let Some(number) = table.number_of(topic) {
-            table.get_mut(number).raise_floor(floor);
+        if self.topics.holds(topic) {
             self.index.floors.add(topic);
+        }
+        if let Some((_, memory)) = &mut self.topics.active {
+            memory.note_floor(topic, floor);
         }
     }
 }

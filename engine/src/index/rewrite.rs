@@ -9,12 +9,14 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use super::memory::MemoryIndex;
+use super::merge::{covered, is_one};
 use super::removed::Marks;
-use super::{Index, Kind, Noted, SegmentIndex, files};
-use crate::error::ReadError;
+use super::topics::{Layer, Source};
+use super::{Index, Kind, Loaded, Noted, SegmentIndex, files};
 use crate::format::control::Tombstone;
 use crate::format::dead::Expiring;
 use crate::format::topic_index::TopicEntry;
+use crate::format::topic_table::TableFile;
 use crate::log::Segment;
 use crate::planted::{Bug, is_planted};
 
@@ -101,8 +103,6 @@ pub(crate) struct Rewritten<'a> {
     pub(crate) marks: &'a Marks,
     /// The offsets they stand for.
     pub(crate) offsets: Range<u64>,
-    /// What segments before them hold of topics: see [`Index::entries_before`].
-    pub(crate) before: HashMap<Arc<str>, TopicEntry>,
 }
 
 impl Rewriting {
@@ -111,7 +111,7 @@ impl Rewriting {
     }
 
     pub(crate) fn frame(&mut self, noted: &Noted<'_>) {
-        self.memory.note_unlisted(noted);
+        self.memory.note(noted);
     }
 
     pub(crate) fn tombstone(&mut self, seq: u64, tombstone: &Tombstone<'_>) {
@@ -161,9 +161,9 @@ impl Index {
         }
         let mut hidden = 0;
         for entries in some.chunks(LOOKUPS) {
-            let table = self.table();
+            let topics = self.topics.read();
             for (name, entry) in entries {
-                let floor = table.find(name).map_or(0, |totals| totals.floor(u64::MAX));
+                let floor = topics.floor(name, u64::MAX);
                 let span = u128::from(entry.last_offset - entry.first_offset) + 1;
                 let below = u128::from(floor.saturating_sub(entry.first_offset)).min(span);
                 hidden += (u128::from(entry.count) * below / span) as u64;
@@ -179,72 +179,57 @@ impl Index {
 
     /// The floor of a topic, and whether it hides frames of segments that are not rewritten.
     pub(crate) fn floor_beside(&self, topic: &str, replaced: &RangeInclusive<u32>) -> (u64, bool) {
-        let table = self.table();
-        let Some(totals) = table.find(topic) else { return (0, false) };
-        let floor = totals.floor(u64::MAX);
-        let mut next = totals.segments.at_or_after(0);
-        while let Some(of) = next.and_then(|ordinal| self.segment(ordinal)) {
-            if of.segment.base() >= floor {
+        let (floor, runs) = {
+            let topics = self.topics.read();
+            (topics.floor(topic, u64::MAX), topics.runs(topic))
+        };
+        let mut next = runs.at_or_after(0);
+        while let Some(of) = next.and_then(|offset| self.holder(offset)) {
+            let base = of.segment.base();
+            if base >= floor {
                 break;
             }
             if !replaced.contains(&of.ordinal) {
                 return (floor, true);
             }
-            next = totals.segments.at_or_after(of.ordinal + 1);
+            next = self.base_after(base).and_then(|next| runs.at_or_after(next));
         }
         (floor, false)
-    }
-
-    /// What the last segments before a place hold of topics, as far as nothing at or behind it
-    /// holds anything of them once segments are rewritten.
-    ///
-    /// # Errors
-    /// [`ReadError`] when the index of such a segment cannot be read.
-    pub(crate) fn entries_before(
-        &self,
-        gone: &HashMap<Arc<str>, GoneOf>,
-        new: Option<&Rewriting>,
-        replaced: &RangeInclusive<u32>,
-    ) -> Result<HashMap<Arc<str>, TopicEntry>, ReadError> {
-        let mut before = HashMap::new();
-        for name in gone.keys() {
-            let is_left = new.and_then(|new| new.memory.entry(name)).is_some_and(|e| e.count > 0);
-            if !is_left && let Some(entry) = self.entry_before(name, replaced)? {
-                before.insert(name.clone(), entry);
-            }
-        }
-        Ok(before)
     }
 
     /// Puts what was rewritten in the place of what it was made from. The caller has the writer, so
     /// that nothing is appended or removed meanwhile. Readers of the old segments go on.
     pub(crate) fn rewrite(&self, rewritten: Rewritten<'_>) {
-        let Rewritten { replaced, new, gone, marks, offsets, before } = rewritten;
-        let (low, high) = (*replaced.start(), *replaced.end());
-        let memory = new.as_ref().map(|(_, rewriting)| &rewriting.memory);
-        let mut state = self.state.write();
-        let was_removed = |offset: u64| self.is_removed(offset);
-        let mut frames = 0;
-        for (name, gone) in gone {
-            let entry = memory.and_then(|memory| memory.entry(name));
-            frames += gone.hidden + gone.expired.len() as u64;
-            if let Some(number) = state.table.number_of(name) {
-                state.table.get_mut(number).rewritten(&TopicChange {
-                    hidden: gone.hidden,
-                    expired: &gone.expired,
-                    bytes: gone.bytes,
-                    was_removed: &was_removed,
-                    replaced: replaced.clone(),
-                    ordinal: high,
-                    entry: entry.filter(|entry| entry.count > 0),
-                    before: before.get(name),
-                });
+        let Rewritten { replaced, new, gone, marks, offsets } = rewritten;
+        let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
+        let new = new.map(|(segment, rewriting)| (segment, Arc::new(rewriting.memory)));
+        let mut topics = loop {
+            let (table, layers) = self.uncovered(&old);
+            let mut topics = self.topics.write();
+            // A merge may have put another one in its place meanwhile.
+            if !is_one(topics.table.as_ref(), table.as_ref()) {
+                continue;
             }
+            if let Some(layers) = layers {
+                topics.outdated = topics.table.take();
+                topics.layers.splice(..0, layers);
+            }
+            break topics;
+        };
+        let is_old = |layer: &Layer| old.iter().any(|of| covered(&of.segment) == layer.of);
+        let at = topics.layers.iter().position(is_old).unwrap_or(topics.layers.len());
+        topics.layers.retain(|layer| !is_old(layer));
+        if let Some((segment, index)) = &new {
+            let source = Source::Memory(index.clone());
+            topics.layers.insert(at, Layer { of: covered(segment), source });
         }
-        state.table.uncount_frames(frames);
-        let old: Vec<_> = (low..=high).filter_map(|ordinal| self.segment(ordinal)).collect();
+        for (name, gone) in gone {
+            let frames = gone.hidden + gone.expired.len() as u64;
+            self.frames.fetch_sub(frames, Ordering::Relaxed);
+            topics.forget_removed(name, |at| offsets.contains(&at) && marks.contains(at));
+        }
         self.place(&old, new);
-        drop(state);
+        drop(topics);
         self.loaded.lock().retain(|of| !replaced.contains(&of.ordinal));
         // What all states of a segment share lives as long as the last one that reads any of them.
         let readers = old.iter().map(|of| Arc::downgrade(&of.decay)).collect();
@@ -255,7 +240,7 @@ impl Index {
 
     /// Lists what takes the place of segments. Each place keeps its number: what is left stands in
     /// the last one, and the others are empty.
-    fn place(&self, old: &[Arc<SegmentIndex>], new: Option<(Arc<Segment>, Rewriting)>) {
+    fn place(&self, old: &[Arc<SegmentIndex>], new: Option<(Arc<Segment>, Arc<MemoryIndex>)>) {
         let mut segments = self.segments.write();
         let mut listed = segments.to_vec();
         let mut put = |of: SegmentIndex| {
@@ -269,38 +254,43 @@ impl Index {
             put(SegmentIndex::complete(
                 Arc::new(Segment::gone(base)),
                 of.ordinal,
-                MemoryIndex::new(base),
+                Arc::new(MemoryIndex::new(base)),
             ));
         }
-        if let (Some((segment, rewriting)), Some(last)) = (new, old.last()) {
-            put(SegmentIndex::complete(segment, last.ordinal, rewriting.memory));
+        if let (Some((segment, index)), Some(last)) = (new, old.last()) {
+            put(SegmentIndex::complete(segment, last.ordinal, index));
         }
         *segments = listed.into();
     }
 
-    /// What the last segment before a place holds of a topic that nothing behind it holds.
-    fn entry_before(
-        &self,
-        topic: &str,
-        replaced: &RangeInclusive<u32>,
-    ) -> Result<Option<TopicEntry>, ReadError> {
-        let before = {
-            let table = self.table();
-            let last = |runs: &super::Runs| runs.at_or_before(u32::MAX);
-            let runs = table.find(topic).map(|totals| &totals.segments);
-            let is_last = runs.and_then(last).is_some_and(|last| replaced.contains(&last));
-            let below = replaced.start().checked_sub(1).filter(|_| is_last);
-            runs.zip(below).and_then(|(runs, below)| runs.at_or_before(below))
-        };
-        let Some(of) = before.and_then(|ordinal| self.segment(ordinal)) else { return Ok(None) };
-        if let Some(frozen) = of.frozen() {
-            return Ok(frozen.entry(topic).copied());
+    /// The table, and when it covers any of these segments the layers that say what it says without
+    /// it. It is not to be believed once they are gone, but for the floors.
+    fn uncovered(&self, old: &[Arc<SegmentIndex>]) -> (Option<Arc<TableFile>>, Option<Vec<Layer>>) {
+        let Some(table) = self.topics.read().table.clone() else { return (None, None) };
+        let end = table.segments().last().map_or(0, |last| last.base);
+        if old.iter().all(|of| of.segment.base() > end) {
+            return (Some(table), None);
         }
-        let file = self.loaded(&of, files::Loaded::topics)?;
-        match file {
-            Some(file) => Ok(file.find(topic)),
-            None => Ok(of.frozen().and_then(|frozen| frozen.entry(topic).copied())),
+        let segments = self.segments();
+        let layers = table.segments().iter().filter_map(|named| {
+            let of = segments.iter().find(|of| covered(&of.segment) == *named)?;
+            let source = match of.frozen() {
+                Some(frozen) => Source::Memory(frozen),
+                None => self.layer_of(of)?,
+            };
+            Some(Layer { of: *named, source })
+        });
+        let layers = layers.collect();
+        (Some(table), Some(layers))
+    }
+
+    fn layer_of(&self, of: &SegmentIndex) -> Option<Source> {
+        if let Some(file) = files::load_topics(&self.env, &of.segment) {
+            return Some(Source::File(Arc::new(file)));
         }
+        // It is made again in memory.
+        let _ = self.loaded(of, Loaded::topics);
+        of.frozen().map(Source::Memory)
     }
 
     /// Forgets removed frames that are gone from the log and from all who read it.
@@ -317,29 +307,10 @@ impl Index {
 }
 
 impl SegmentIndex {
-    fn complete(segment: Arc<Segment>, ordinal: u32, memory: MemoryIndex) -> Self {
+    fn complete(segment: Arc<Segment>, ordinal: u32, index: Arc<MemoryIndex>) -> Self {
         let decay = Arc::new(Decay::default());
-        decay.set(memory.dead().kept, memory.dead().expiring.clone());
-        let kind = Kind::Frozen { index: Arc::new(memory), whole: true };
+        decay.set(index.dead().kept, index.dead().expiring.clone());
+        let kind = Kind::Frozen { index, whole: true };
         Self { segment, ordinal, kind: Mutex::new(kind), decay }
     }
-}
-
-/// What happened to one topic when segments were rewritten.
-pub(super) struct TopicChange<'a> {
-    /// Frames that are gone and were removed before.
-    pub(super) hidden: u64,
-    /// Offsets of frames that are gone because they had expired.
-    pub(super) expired: &'a [u64],
-    /// Bytes of records and bodies that are gone.
-    pub(super) bytes: u64,
-    /// Whether a frame was removed one by one.
-    pub(super) was_removed: &'a dyn Fn(u64) -> bool,
-    /// Segments that were rewritten, and the one that holds what is left.
-    pub(super) replaced: RangeInclusive<u32>,
-    pub(super) ordinal: u32,
-    /// What that holds of the topic; nothing when it holds no frame of it.
-    pub(super) entry: Option<&'a TopicEntry>,
-    /// What the last segment before them holds of the topic, if the table needs to know.
-    pub(super) before: Option<&'a TopicEntry>,
 }

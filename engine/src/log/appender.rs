@@ -244,6 +244,7 @@ impl Appender {
     pub(crate) fn roll(&mut self, inner: &Inner) -> Result<(), Fault> {
         self.flush().map_err(Fault::Failed)?;
         inner.sealing.seal_now(inner)?;
+        inner.sealing.index_excess(inner);
         let env = &inner.env;
         // Segments that stay differ in their base. One that holds tombstones and no frame stays, and
         // takes an offset with it that no frame ever has.

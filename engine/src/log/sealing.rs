@@ -2,6 +2,7 @@
 //! and allocating the one after it. The housekeeping thread does it; a writer that needs it done
 //! does it itself or waits for the thread.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,10 @@ use crate::format::super_file::{FileKind, FileState};
 use crate::media::Media;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
+
+/// Sealed segments whose derived files are not written yet, and whose index is in memory for so
+/// long. Who would seal more than the thread can index waits for it, or memory would fill up.
+const UNINDEXED_MAX: usize = 2;
 
 /// Why something was not written.
 #[derive(Debug)]
@@ -50,7 +55,9 @@ pub(crate) struct Sealing {
     /// Spares made.
     spares: AtomicU64,
     /// Sealed segments whose derived files are not written yet.
-    unindexed: Mutex<Vec<Arc<Segment>>>,
+    unindexed: Mutex<VecDeque<Arc<Segment>>>,
+    /// Held while the files of one are written.
+    indexing: Mutex<()>,
 }
 
 impl Sealing {
@@ -106,7 +113,7 @@ impl Sealing {
             marked.map_err(Fault::when_preparing)?;
             let sealed = inner.sealed_segment(job.segment.key(), job.length, job.frames);
             inner.log.replace(&job.segment, Some(Arc::clone(&sealed)));
-            self.unindexed.lock().push(sealed);
+            self.unindexed.lock().push_back(sealed);
         }
         // Only a raise: what was written since is not covered.
         inner.durable_upto.fetch_max(job.upto_seq, Ordering::AcqRel);
@@ -117,12 +124,29 @@ impl Sealing {
     /// Writes the derived files of sealed segments; says whether there were any. Failing is no harm:
     /// they are made again at the next open, and the index in memory serves until then.
     pub(crate) fn index_sealed(&self, inner: &Inner) -> bool {
-        let segments = std::mem::take(&mut *self.unindexed.lock());
-        for segment in &segments {
-            let _ = inner.index.seal(segment);
-            let _ = inner.keys.seal(&inner.env, &inner.index, segment);
+        self.index_until(inner, 0)
+    }
+
+    /// Writes derived files, or waits for who does, until there are not too many to write.
+    pub(super) fn index_excess(&self, inner: &Inner) {
+        if self.unindexed.lock().len() > UNINDEXED_MAX {
+            self.index_until(inner, UNINDEXED_MAX);
         }
-        !segments.is_empty()
+    }
+
+    fn index_until(&self, inner: &Inner, left: usize) -> bool {
+        let mut any = false;
+        loop {
+            let _one = self.indexing.lock();
+            let next = {
+                let mut unindexed = self.unindexed.lock();
+                if unindexed.len() > left { unindexed.pop_front() } else { None }
+            };
+            let Some(segment) = next else { return any };
+            let _ = inner.index.seal(&segment);
+            let _ = inner.keys.seal(&inner.env, &inner.index, &segment);
+            any = true;
+        }
     }
 
     /// Allocates the next segment ahead of its use, if there is none yet.

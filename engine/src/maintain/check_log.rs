@@ -192,7 +192,7 @@ impl Checker<'_> {
         {
             self.missing_blob(&segment.path, record, hash, Some((offset, frame.id())));
         }
-        segment.index.note_unlisted(&Noted {
+        segment.index.note(&Noted {
             offset,
             id: frame.id(),
             topic: frame.topic(),

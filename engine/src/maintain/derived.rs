@@ -10,12 +10,13 @@ use super::copy::place;
 use super::finding::{Finding, Problem, Severity};
 use super::verify::Checker;
 use crate::format::dead::DeadFile;
-use crate::format::file::{FileHeader, FormatError, Magic};
+use crate::format::file::{FileHeader, FormatError};
 use crate::format::index::{self, SparseFile};
 use crate::format::key_index::KeyFile;
 use crate::format::pack_index::{IndexEntry, PackIndex};
 use crate::format::super_file::FileEntry;
 use crate::format::topic_index::{TopicEntry, TopicFile};
+use crate::format::topic_table::TableFile;
 use crate::index::MemoryIndex;
 
 /// Compares `.idx` and `.top` of a sealed segment with an index made from it.
@@ -128,7 +129,7 @@ fn judge(
 /// The kinds of derived files that are not made from one file.
 pub(super) fn table(checker: &mut Checker<'_>, path: &Path) {
     let Some(bytes) = checker.read_derived(path) else { return };
-    if let Err(error) = FileHeader::decode(&bytes, Magic::Table) {
+    if let Err(error) = TableFile::read(bytes.into()) {
         checker.report.add(Finding::new(Severity::Derived, Problem::Index, path, 0, error));
     }
 }

@@ -92,7 +92,7 @@ impl Store {
             info: self.info(),
             files: inner.file_stats(&manifest.files),
             frames: FrameStats {
-                stored: inner.index.table().frames(),
+                stored: inner.index.frames(),
                 live: topics.iter().map(|topic| topic.count).sum(),
                 log_bytes: log_bytes(&view),
             },

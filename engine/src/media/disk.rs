@@ -81,6 +81,16 @@ impl Files for Disk {
         file.sync_all()
     }
 
+    fn write_stream(
+        &self,
+        path: &Path,
+        fill: &mut dyn FnMut(&mut dyn io::Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut file = options(true).truncate(true).open(path)?;
+        fill(&mut file)?;
+        file.sync_all()
+    }
+
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         File::open(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;

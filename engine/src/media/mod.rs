@@ -60,6 +60,17 @@ pub(crate) trait Files: Send + Sync + Debug {
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
     /// Writes a small file whole and syncs it; its directory is not synced.
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Writes a file whole, piece by piece as `fill` does, and syncs it; its directory is not
+    /// synced.
+    fn write_stream(
+        &self,
+        path: &Path,
+        fill: &mut dyn FnMut(&mut dyn io::Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        fill(&mut bytes)?;
+        self.write_new(path, &bytes)
+    }
     /// Reads a file of at most `max` bytes.
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>>;
     /// Bytes of a file.

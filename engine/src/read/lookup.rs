@@ -7,12 +7,14 @@ use super::reader::Reader;
 use super::scan::{is_before, segment_of, walk_to};
 use super::walk::{WINDOW_POINT, WINDOW_VISIT, Walk, Window};
 use crate::error::ReadError;
-use crate::index::SegmentIndex;
+use crate::index::{Newest, SegmentIndex, TopicTotals};
 use crate::store::Inner;
-use crate::value::{Frame, FrameId, Topic, TopicPatterns};
+use crate::value::{Frame, FrameId, Topic, TopicPattern, TopicPatterns};
 
 /// Tries of a lookup that a writer's `last:n` overtakes.
 const TRIES: usize = 8;
+/// Topics asked of the index at a time.
+const PAGE: usize = 1024;
 
 /// What a store holds of one topic. Frames that expired may count until they are compacted away;
 /// all others that are gone do not.
@@ -203,6 +205,18 @@ impl Inner {
         topics: &TopicPatterns,
         n: u64,
     ) -> Result<Vec<Frame>, ReadError> {
+        if let ([TopicPattern::Exact(topic)], 1) = (topics.as_slice(), n) {
+            let found = self.settled(|head| {
+                let Some(newest) = self.index.newest(topic.as_str()) else {
+                    return Ok((true, None));
+                };
+                let mut window = None;
+                let window = (&mut window, WINDOW_POINT);
+                let frame = self.newest_frame(topic.as_str(), &newest, head, window)?;
+                Ok((frame.is_some(), frame))
+            })?;
+            return Ok(found.into_iter().collect());
+        }
         self.settled(|head| {
             let reader = Reader::over(self, topics, 0..head, true, (head, n));
             let mut frames = reader.collect::<Result<Vec<_>, _>>()?;
@@ -215,47 +229,58 @@ impl Inner {
         self: &Arc<Self>,
         topics: &TopicPatterns,
     ) -> Result<Vec<Frame>, ReadError> {
-        self.settled(|head| {
-            let (mut places, segments): (Vec<_>, _) = {
-                let table = self.index.table();
-                // With the table, as the numbers it names are those of this list.
-                let segments = self.index.segments();
-                let numbers = table.select(topics).into_iter();
-                let place = |number| {
-                    let totals = table.get(number);
-                    let ordinal = totals.segments.at_or_before(u32::MAX)?;
-                    Some((ordinal, totals.last_slot, totals.last_offset, totals.name.clone()))
-                };
-                (numbers.filter_map(place).collect(), segments)
-            };
-            places.sort_unstable_by_key(|&(.., offset, _)| offset);
-            let (mut frames, mut complete) = (Vec::with_capacity(places.len()), true);
-            let mut window: Option<(u32, Window)> = None;
-            for (ordinal, slot, offset, name) in places {
-                if window.as_ref().is_none_or(|(of, _)| *of != ordinal) {
-                    let Some(of) = segments.get(ordinal as usize) else { continue };
-                    window = Some((ordinal, Window::new(of.segment().clone(), WINDOW_VISIT)));
+        let mut frames = Vec::new();
+        let mut after: Option<Arc<str>> = None;
+        loop {
+            let mut page = self.index.page(topics, after.as_deref(), PAGE);
+            let is_last = page.len() < PAGE;
+            after = page.last().map(|(name, _)| name.clone());
+            page.sort_unstable_by_key(|(_, totals)| totals.last_offset);
+            let mut found = self.settled(|head| {
+                let (mut window, mut found) = (None, Vec::with_capacity(page.len()));
+                for (name, totals) in &page {
+                    let newest = Newest::of(totals);
+                    let window = (&mut window, WINDOW_VISIT);
+                    found.extend(self.newest_frame(name, &newest, head, window)?);
                 }
-                let Some((_, window)) = &mut window else { continue };
-                let newest =
-                    match (offset < head).then(|| window.frame_at(u64::from(slot) * 8, offset)) {
-                        Some(frame) => match frame? {
-                            Some(frame) => Some(frame).filter(|frame| self.is_visible(frame, head)),
-                            None => return Err(window.damaged(u64::from(slot) * 8, offset)),
-                        },
-                        None => None,
-                    };
-                match newest {
-                    Some(frame) => frames.push(frame),
-                    None => match self.newest_before(&name, head)? {
-                        Some(frame) => frames.push(frame),
-                        None => complete = false,
-                    },
+                Ok((found.len() == page.len(), found))
+            })?;
+            frames.append(&mut found);
+            if is_last {
+                break;
+            }
+        }
+        frames.sort_unstable_by_key(Frame::offset);
+        Ok(frames)
+    }
+
+    /// The newest frame of a topic that a reader of frames below `head` sees: mostly the one that
+    /// the index names. The window is kept for the next one, which may be in the same segment.
+    fn newest_frame(
+        self: &Arc<Self>,
+        topic: &str,
+        newest: &Newest,
+        head: u64,
+        (window, size): (&mut Option<(u64, Window)>, u64),
+    ) -> Result<Option<Frame>, ReadError> {
+        let segments = self.index.segments();
+        let of = segment_of(&segments, newest.offset).and_then(|at| segments.get(at));
+        if let Some(of) = of.filter(|_| newest.offset < head) {
+            let base = of.segment().base();
+            if window.as_ref().is_none_or(|(kept, _)| *kept != base) {
+                *window = Some((base, Window::new(of.segment().clone(), size)));
+            }
+            if let Some((_, window)) = window {
+                let frame = window.frame_at(newest.position, newest.offset)?;
+                // Another one, or none, stands there when the segment was rewritten meanwhile, or
+                // is damaged.
+                let frame = frame.filter(|frame| frame.id() == newest.id);
+                if let Some(frame) = frame.filter(|frame| self.is_visible(frame, head)) {
+                    return Ok(Some(frame));
                 }
             }
-            frames.sort_unstable_by_key(Frame::offset);
-            Ok((complete, frames))
-        })
+        }
+        self.newest_before(topic, head)
     }
 
     /// The newest visible frame of one topic.
@@ -282,27 +307,43 @@ impl Inner {
     }
 
     pub(super) fn topics(self: &Arc<Self>, topics: &TopicPatterns) -> Vec<TopicStats> {
-        let stats: Vec<(TopicStats, u64, bool)> = {
-            let table = self.index.table();
-            let numbers = table.select(topics).into_iter();
-            let live = numbers.map(|number| table.get(number)).filter(|totals| totals.live() > 0);
-            let each = live.filter_map(|totals| {
-                let stats = TopicStats {
-                    topic: Topic::parse(&totals.name).ok()?,
-                    count: totals.live(),
-                    bytes: totals.bytes,
-                    first: totals.first,
-                    last: totals.last,
-                    last_offset: totals.last_offset,
-                };
-                let floor = totals.floor(u64::MAX);
-                let is_there = |at: u64| at >= floor && !self.index.is_removed(at);
-                Some((stats, floor, totals.first_offset.is_some_and(is_there)))
-            });
-            each.collect()
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let (mut page, next) = self.topics_page(topics, after.as_ref(), PAGE);
+            all.append(&mut page);
+            match next {
+                Some(next) => after = Some(next),
+                None => return all,
+            }
+        }
+    }
+
+    pub(super) fn topics_page(
+        self: &Arc<Self>,
+        topics: &TopicPatterns,
+        after: Option<&Topic>,
+        limit: usize,
+    ) -> (Vec<TopicStats>, Option<Topic>) {
+        let page = self.index.page_counted(topics, after.map(Topic::as_str), limit);
+        let last = page.last().filter(|_| page.len() >= limit);
+        let next = last.and_then(|(name, _)| Topic::parse(name).ok());
+        let live = page.iter().filter(|(_, totals)| totals.left > 0);
+        let stats = live.filter_map(|(name, totals)| self.stats(name, totals));
+        (stats.collect(), next)
+    }
+
+    fn stats(self: &Arc<Self>, name: &str, totals: &TopicTotals) -> Option<TopicStats> {
+        let stats = TopicStats {
+            topic: Topic::parse(name).ok()?,
+            count: totals.left,
+            bytes: totals.bytes,
+            first: totals.first,
+            last: totals.last,
+            last_offset: totals.last_offset,
         };
-        let settle = |(stats, floor, first_is_there)| self.with_ends(stats, floor, first_is_there);
-        stats.into_iter().filter_map(settle).collect()
+        let at = totals.first_offset;
+        let first_is_there = at >= totals.floor && !self.index.is_removed(at);
+        self.with_ends(stats, totals.floor, first_is_there)
     }
 
     /// Corrects the first and the last frame of a topic where those in the table are gone. Nothing

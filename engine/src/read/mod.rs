@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::error::ReadError;
 use crate::store::{Inner, Store};
 use crate::tail::PublishHook;
-use crate::value::{Frame, FrameId, ReadOptions, TopicPatterns, Ttl};
+use crate::value::{Frame, FrameId, ReadOptions, Topic, TopicPatterns, Ttl};
 
 pub use follower::{Follower, Live};
 pub use lookup::TopicStats;
@@ -29,13 +29,15 @@ impl Inner {
     /// Whether a reader that sees frames below `head` may see a frame: it is neither expired nor
     /// removed, by `last:n` or one by one.
     pub(crate) fn is_visible(&self, frame: &Frame, head: u64) -> bool {
-        if let Ttl::TimeMs(ms) = frame.ttl()
-            && frame.id().time_ms().saturating_add(ms) <= self.env.clock.now_ms()
-        {
-            return false;
-        }
         let hidden = |offset| self.index.is_hidden(frame.topic(), offset, head);
-        !(self.index.hides_any() && frame.offset().is_some_and(hidden))
+        !self.is_expired(frame) && !(self.index.hides_any() && frame.offset().is_some_and(hidden))
+    }
+
+    fn is_expired(&self, frame: &Frame) -> bool {
+        match frame.ttl() {
+            Ttl::TimeMs(ms) => frame.id().time_ms().saturating_add(ms) <= self.env.clock.now_ms(),
+            _ => false,
+        }
     }
 }
 
@@ -94,6 +96,19 @@ impl Store {
     #[must_use]
     pub fn topics(&self, topics: &TopicPatterns) -> Vec<TopicStats> {
         self.inner.topics(topics)
+    }
+
+    /// The same for at most `limit` of the topics, those whose names come after `after`: for who does
+    /// not want a million of them at once. The next page begins after the name that is returned;
+    /// there is none behind the last page.
+    #[must_use]
+    pub fn topics_page(
+        &self,
+        topics: &TopicPatterns,
+        after: Option<&Topic>,
+        limit: usize,
+    ) -> (Vec<TopicStats>, Option<Topic>) {
+        self.inner.topics_page(topics, after, limit)
     }
 
     /// Calls `waker` after each publish, on the thread that published, until the hook is dropped.

@@ -54,13 +54,13 @@ impl Inner {
         topics: &TopicPatterns,
         from: u64,
     ) -> Result<Option<u64>, ReadError> {
-        let (mut recent, segments): (Vec<(u64, Arc<str>)>, _) = {
-            let table = self.index.table();
-            let selected = table.select(topics).into_iter().map(|number| table.get(number));
-            let recent = selected.filter(|totals| totals.last_offset >= from);
-            let recent = recent.map(|totals| (totals.last_offset, totals.name.clone()));
-            (recent.collect(), self.index.segments())
-        };
+        let mut recent: Vec<(u64, Arc<str>)> = Vec::new();
+        self.index.each(topics, |name, totals| {
+            if totals.last_offset >= from {
+                recent.push((totals.last_offset, name));
+            }
+        });
+        let segments = self.index.segments();
         self.check_whole(&segments, from)?;
         // From the topic with the newest frame on: mostly the first one decides.
         recent.sort_unstable_by_key(|(last, _)| Reverse(*last));
@@ -69,12 +69,7 @@ impl Inner {
             if last < from {
                 break;
             }
-            let (runs, segments) = {
-                let table = self.index.table();
-                let Some(totals) = table.find(&name) else { continue };
-                // With the table: the runs number the segments of this very list.
-                (totals.segments.clone(), self.index.segments())
-            };
+            let runs = self.index.runs(&name);
             if let Some(found) = self.newest_of(&segments, &name, &runs, from)? {
                 (from, newest) = (found + 1, Some(found));
             }
@@ -113,13 +108,15 @@ impl Inner {
     ) -> Result<(Option<u64>, bool), ReadError> {
         let Range { start: from, end: head } = range;
         let mut passed = false;
-        let lowest = segment_of(segments, from).unwrap_or(0) as u32;
-        let mut ordinal = runs.at_or_before(u32::MAX);
-        while let Some(number) = ordinal.filter(|&number| number >= lowest) {
-            let Some(of) = segments.get(number as usize) else { break };
-            ordinal = number.checked_sub(1).and_then(|below| runs.at_or_before(below));
+        let mut below = runs.at_or_before(u64::MAX);
+        while let Some(number) = below.and_then(|offset| segment_of(segments, offset)) {
+            let of = &segments[number];
             let base = of.segment().base();
-            let end = segments.get(number as usize + 1).map_or(head, |next| next.segment().base());
+            let end = segments.get(number + 1).map_or(head, |next| next.segment().base());
+            if end <= from {
+                break;
+            }
+            below = base.checked_sub(1).and_then(|below| runs.at_or_before(below));
             if gone.start <= base && end <= gone.end {
                 continue;
             }

@@ -1,5 +1,6 @@
 //! A bounded read: options become a range of offsets and a way through it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ type Segments = Arc<[Arc<SegmentIndex>]>;
 const LANES_MAX: usize = 4096;
 /// A share of all frames (one in so many) from which on reading everything costs less.
 const SCAN_SHARE: u64 = 6;
+/// Topics with a floor that one read remembers.
+const FLOORS_MAX: usize = 4096;
 /// Frames up to which nothing is gained by asking the index.
 const SCAN_FRAMES: u64 = 64;
 
@@ -27,6 +30,8 @@ pub struct Reader {
     way: Way,
     head: u64,
     left: u64,
+    /// Floors of topics met, so that each is looked up once.
+    floors: HashMap<Box<str>, u64>,
 }
 
 enum Way {
@@ -81,7 +86,30 @@ impl Reader {
                 }
             }
         };
-        Self { inner: inner.clone(), way, head, left }
+        Self { inner: inner.clone(), way, head, left, floors: HashMap::new() }
+    }
+
+    fn is_visible(&mut self, frame: &Frame) -> bool {
+        let (index, topic) = (&self.inner.index, frame.topic());
+        let Some(offset) = frame.offset() else { return true };
+        if self.inner.is_expired(frame) || index.is_removed_for(offset, self.head) {
+            return false;
+        }
+        if !index.may_have_floor(topic) {
+            return true;
+        }
+        let floor = match self.floors.get(topic) {
+            Some(&floor) => floor,
+            None => {
+                let floor = index.floor(topic, self.head);
+                if self.floors.len() >= FLOORS_MAX {
+                    self.floors.clear();
+                }
+                self.floors.insert(topic.into(), floor);
+                floor
+            }
+        };
+        offset >= floor
     }
 }
 
@@ -97,7 +125,7 @@ impl Iterator for Reader {
                 Way::Ended => None,
             }?;
             match next {
-                Ok(frame) if self.inner.is_visible(&frame, self.head) => {
+                Ok(frame) if self.is_visible(&frame) => {
                     self.left -= 1;
                     return Some(Ok(frame));
                 }
@@ -191,25 +219,23 @@ impl Inner {
         if frames <= SCAN_FRAMES || takes_all {
             return None;
         }
-        let table = self.index.table();
-        let numbers = table.select(topics);
-        if numbers.len() > LANES_MAX {
+        let found = self.index.page(topics, None, LANES_MAX + 1);
+        if found.len() > LANES_MAX {
             return None;
         }
-        let selected: u64 = numbers.iter().map(|&number| table.get(number).live()).sum();
-        if selected.saturating_mul(SCAN_SHARE) > table.frames() {
+        let selected: u64 = found.iter().map(|(_, totals)| totals.stored).sum();
+        if selected.saturating_mul(SCAN_SHARE) > self.index.frames() {
             return None;
         }
-        let lane = |&number: &u32| {
-            let totals = table.get(number);
-            (totals.name.clone(), totals.segments.clone())
+        let lane = |(name, _): (Arc<str>, _)| {
+            let runs = self.index.runs(&name);
+            (name, runs)
         };
-        let lanes = numbers.iter().map(lane).collect();
-        // With the table: the lanes name segments by their place in this very list.
+        let lanes = found.into_iter().map(lane).collect();
+        // After the lanes: it lists every segment that they name.
         let segments = self.index.segments();
-        drop(table);
         // Damage can keep a frame out of the postings; reading everything reports it.
-        let whole = segments.iter().all(|of| self.index.is_whole(of));
+        let whole = !self.index.is_partial() || segments.iter().all(|of| self.index.is_whole(of));
         whole.then_some((lanes, segments))
     }
 }

@@ -26,8 +26,8 @@ pub(super) struct Visit {
     start: u64,
     end: u64,
     reverse: bool,
-    /// The segment to open next.
-    ordinal: Option<u32>,
+    /// Where to look for the next segment to open: an offset at or before it in the order.
+    at: Option<u64>,
     open: Option<Open>,
 }
 
@@ -51,7 +51,8 @@ impl Visit {
         reverse: bool,
     ) -> Self {
         let edge = if reverse { range.end.saturating_sub(1) } else { range.start };
-        let first = super::scan::segment_of(&segments, edge).unwrap_or(0) as u32;
+        let first = super::scan::segment_of(&segments, edge).and_then(|first| segments.get(first));
+        let at = if reverse { edge } else { first.map_or(0, |of| of.segment().base()) };
         Self {
             store,
             segments,
@@ -59,7 +60,7 @@ impl Visit {
             start: range.start,
             end: range.end,
             reverse,
-            ordinal: Some(first),
+            at: Some(at),
             open: None,
         }
     }
@@ -89,24 +90,31 @@ impl Visit {
     }
 
     fn open_next(&mut self) -> Result<bool, ReadError> {
-        let Some(from) = self.ordinal else { return Ok(false) };
+        let Some(from) = self.at.take() else { return Ok(false) };
         let holders = self.lanes.iter();
-        let ordinal = if self.reverse {
+        let offset = if self.reverse {
             holders.filter_map(|(_, runs)| runs.at_or_before(from)).max()
         } else {
             holders.filter_map(|(_, runs)| runs.at_or_after(from)).min()
         };
-        let of = ordinal.and_then(|ordinal| self.segments.get(ordinal as usize));
-        let (Some(ordinal), Some(of)) = (ordinal, of) else {
-            self.ordinal = None;
+        let number = offset.and_then(|offset| super::scan::segment_of(&self.segments, offset));
+        let Some((number, of)) = number.and_then(|at| Some((at, self.segments.get(at)?))) else {
             return Ok(false);
         };
-        self.ordinal = if self.reverse { ordinal.checked_sub(1) } else { Some(ordinal + 1) };
         let base = of.segment().base();
+        let next = self.segments.get(number + 1).map(|next| next.segment().base());
+        let is_past = match self.reverse {
+            true => next.is_some_and(|next| next <= self.start),
+            false => base >= self.end,
+        };
+        if is_past {
+            return Ok(false);
+        }
+        self.at = if self.reverse { base.checked_sub(1) } else { next };
         let (low, high) = (self.start.saturating_sub(base), self.end.saturating_sub(base));
         let mut places: Vec<(Arc<str>, Places)> = Vec::new();
         for (topic, runs) in &self.lanes {
-            if runs.at_or_after(ordinal) == Some(ordinal) {
+            if runs.at_or_after(base).is_some_and(|offset| next.is_none_or(|next| offset < next)) {
                 let chunks = self.store.index.postings(of, topic)?;
                 places.push((topic.clone(), bounded(chunks, low..high, self.reverse)));
             }

@@ -70,7 +70,7 @@ impl Opening {
             Some(_) => (sealed.iter().chain(&tail.segments).cloned().collect(), false),
             None => (sealed.clone(), true),
         };
-        let index = Index::open(Arc::clone(&self.env), &indexed)?;
+        let index = Index::open(Arc::clone(&self.env), &indexed, trouble.is_none())?;
         let mut held = BTreeMap::new();
         for segment in &tail.segments {
             let keys = held.entry(segment.base()).or_default();

@@ -1,0 +1,281 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use super::merge::MERGE_AT;
+use crate::options::{StoreOptions, SyncPolicy};
+use crate::store::Store;
+use crate::testing::{StillClock, batches, crash, edit, fast_dir, frame, options, segment_files};
+use crate::value::{Frame, FrameId, NewFrame, ReadOptions, TopicPatterns, Ttl};
+
+const TOPICS: u64 = 40;
+
+/// What is left of each topic: offsets and ids, oldest first.
+type Left = BTreeMap<String, Vec<(u64, FrameId)>>;
+
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+fn open(dir: &Path) -> Store {
+    let clock = StillClock::at(1_000);
+    Store::open(dir, StoreOptions { clock, ..options(SyncPolicy::None) }).unwrap()
+}
+
+/// A frame of a random topic; frequent ones come often, some keep only their newest frames.
+fn random(rng: &mut Rng, n: u64) -> NewFrame {
+    let of = rng.below(TOPICS) * rng.below(TOPICS) / TOPICS;
+    let keep = match of % 5 {
+        0 if rng.below(3) == 0 => Some(1 + rng.below(1 + of)),
+        1 => Some(1),
+        _ => None,
+    };
+    let ttl = keep.and_then(NonZeroU64::new).map_or(Ttl::Forever, Ttl::Last);
+    let name = format!("t{}.n{of}", of % 3);
+    let wide = format!("\"{}\"", "w".repeat(400));
+    let meta = crate::value::Meta::parse(wide).unwrap();
+    NewFrame { ttl, meta, ..frame(&name, n) }
+}
+
+/// Appends frames until so many segments more are sealed; keeps account of what is left.
+fn fill(store: &Store, rng: &mut Rng, left: &mut Left, segments: usize) {
+    let want = store.info().segments + segments;
+    while store.info().segments < want {
+        let new = random(rng, 0);
+        let (topic, ttl) = (new.topic.as_str().to_owned(), new.ttl);
+        let stamp = store.append(new.into()).unwrap().frames[0];
+        let of = left.entry(topic).or_default();
+        of.push((stamp.offset.unwrap(), stamp.id));
+        if let Ttl::Last(n) = ttl {
+            let excess = of.len().saturating_sub(n.get() as usize);
+            of.drain(..excess);
+        }
+    }
+}
+
+/// Seals what can be, and merges the table however little there is to merge.
+fn merge(store: &Store) {
+    store.inner.sealing.seal_now(&store.inner).unwrap();
+    store.inner.sealing.index_sealed(&store.inner);
+    store.inner.index.merge(&AtomicBool::new(false)).unwrap();
+}
+
+fn covered(store: &Store) -> usize {
+    let topics = store.inner.index.topics.read();
+    topics.table.as_ref().map_or(0, |table| table.segments().len())
+}
+
+/// Compares every answer about topics with what is left of them.
+fn check(store: &Store, left: &Left, what: &str) {
+    let all = TopicPatterns::all();
+    let stats = store.topics(&all);
+    let told: Vec<_> = stats.iter().map(|of| (of.topic.as_str().to_owned(), of.count)).collect();
+    let expected: Vec<_> = left.iter().map(|(name, of)| (name.clone(), of.len() as u64)).collect();
+    assert_eq!(told, expected, "{what}: counts");
+    let ends = stats.iter().map(|of| (of.first, of.last, of.last_offset));
+    let end = |of: &Vec<(u64, FrameId)>| (of[0].1, of[of.len() - 1].1, of[of.len() - 1].0);
+    assert!(ends.eq(left.values().map(end)), "{what}: first and last");
+    let (mut paged, mut after) = (Vec::new(), None);
+    loop {
+        let (page, next) = store.topics_page(&all, after.as_ref(), 7);
+        paged.extend(page);
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, stats, "{what}: pages");
+    let mut newest: Vec<u64> = left.values().map(|of| of[of.len() - 1].0).collect();
+    newest.sort_unstable();
+    let offsets = |frames: Vec<Frame>| frames.iter().filter_map(Frame::offset).collect::<Vec<_>>();
+    assert_eq!(offsets(store.last_per_topic(&all).unwrap()), newest, "{what}: last per topic");
+    for (name, of) in left {
+        let topics = TopicPatterns::parse(name).unwrap();
+        let of: Vec<u64> = of.iter().map(|&(offset, _)| offset).collect();
+        for n in [1, 2, 30] {
+            let found = offsets(store.last(&topics, n).unwrap());
+            assert_eq!(
+                found,
+                of[of.len().saturating_sub(n as usize)..],
+                "{what}: last {n} of {name}"
+            );
+        }
+        let read = store.read(&ReadOptions { topics, ..ReadOptions::default() }).unwrap();
+        let found: Vec<u64> = read.filter_map(|frame| frame.unwrap().offset()).collect();
+        assert_eq!(found, of, "{what}: all of {name}");
+    }
+    let mut below: Vec<u64> = left
+        .iter()
+        .filter(|(name, _)| name.starts_with("t1."))
+        .flat_map(|(_, of)| of)
+        .map(|&(at, _)| at)
+        .collect();
+    below.sort_unstable();
+    let options =
+        ReadOptions { topics: TopicPatterns::parse("t1.*").unwrap(), ..ReadOptions::default() };
+    let found: Vec<u64> =
+        store.read(&options).unwrap().filter_map(|frame| frame.unwrap().offset()).collect();
+    assert_eq!(found, below, "{what}: below t1");
+}
+
+fn derived(dir: &Path) -> Vec<PathBuf> {
+    let listed = |dir: PathBuf| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<PathBuf> = listed(dir.join("log")).chain(listed(dir.to_owned())).collect();
+    all.retain(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.ends_with(".idx") || name.ends_with(".top") || name.starts_with("topics.")
+    });
+    all.sort();
+    all
+}
+
+#[test]
+fn a_table_answers_as_its_segments_do() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(7), Left::new());
+    for round in 0..5 {
+        let store = open(dir.path());
+        check(&store, &left, &format!("round {round} opened"));
+        fill(&store, &mut rng, &mut left, 3);
+        check(&store, &left, &format!("round {round} filled"));
+        let before = covered(&store);
+        merge(&store);
+        assert!(covered(&store) > before, "round {round}");
+        check(&store, &left, &format!("round {round} merged"));
+        fill(&store, &mut rng, &mut left, 1);
+        check(&store, &left, &format!("round {round} filled again"));
+        if round % 2 == 0 {
+            store.close().unwrap();
+        }
+    }
+    let tables = derived(dir.path());
+    let tables = tables.iter().filter(|path| path.parent() == Some(dir.path()));
+    assert_eq!(tables.count(), 1, "old tables are removed");
+}
+
+#[test]
+fn derived_files_are_made_again_whatever_happened_to_them() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(3), Left::new());
+    {
+        let store = open(dir.path());
+        fill(&store, &mut rng, &mut left, 6);
+        merge(&store);
+        fill(&store, &mut rng, &mut left, 3);
+        store.close().unwrap();
+    }
+    assert!(derived(dir.path()).len() > 16);
+    for round in 0..60 {
+        for path in derived(dir.path()) {
+            match rng.below(12) {
+                0 => fs::remove_file(&path).unwrap(),
+                1 => edit(&path, |bytes| {
+                    let at = rng.below(bytes.len() as u64) as usize;
+                    bytes[at] ^= 1 << rng.below(8);
+                }),
+                2 => edit(&path, |bytes| bytes.truncate(rng.below(bytes.len() as u64) as usize)),
+                _ => {}
+            }
+        }
+        let store = open(dir.path());
+        check(&store, &left, &format!("round {round}"));
+        if round % 4 == 0 {
+            merge(&store);
+            check(&store, &left, &format!("round {round} merged"));
+        }
+        store.close().unwrap();
+    }
+    derived(dir.path()).iter().for_each(|path| fs::remove_file(path).unwrap());
+    check(&open(dir.path()), &left, "all removed");
+}
+
+#[test]
+fn a_table_counts_sealed_segments_only() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(5), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 4);
+    // A crash between sealing and merging, and one in the middle of the merge.
+    let (sealed, known) = (crash(dir.path()), left.clone());
+    fs::write(sealed.path().join("topics.1.tmp"), b"XSTABLE1").unwrap();
+    check(&open(sealed.path()), &known, "sealed and not merged");
+    assert!(!sealed.path().join("topics.1.tmp").exists());
+    merge(&store);
+    fill(&store, &mut rng, &mut left, 2);
+    merge(&store);
+    let counted = store.inner.index.topics.read().table.clone().unwrap();
+    let unsealed = counted.segments().last().unwrap().base;
+    // A power cut takes the end of the last segment.
+    let image = crash(dir.path());
+    let last = segment_files(image.path()).pop().unwrap();
+    let places = batches(&last);
+    edit(&last, |bytes| bytes[places[places.len() / 2]..].fill(0));
+    let cut = open(image.path());
+    let head = cut.info().head;
+    assert!(head < store.info().head && head > unsealed);
+    let mut again = Left::new();
+    let mut replayed = Rng(5);
+    for offset in 0..head {
+        let new = random(&mut replayed, 0);
+        let of = again.entry(new.topic.as_str().to_owned()).or_default();
+        of.push((offset, FrameId::ZERO));
+        if let Ttl::Last(n) = new.ttl {
+            let excess = of.len().saturating_sub(n.get() as usize);
+            of.drain(..excess);
+        }
+    }
+    for (offset, id) in again.values_mut().flatten() {
+        *id = cut.get_at(*offset).unwrap().unwrap().id();
+    }
+    check(&cut, &again, "cut");
+    // A table of another store's segments is not believed.
+    drop(cut);
+    fs::copy(dir.path().join("topics.2"), sealed.path().join("topics.7")).unwrap();
+    let other = open(sealed.path());
+    assert_eq!(covered(&other), 0);
+    check(&other, &known, "a foreign table");
+}
+
+#[test]
+fn the_table_is_merged_by_itself() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(11), Left::new());
+    let store = open(dir.path());
+    while covered(&store) < MERGE_AT {
+        fill(&store, &mut rng, &mut left, 1);
+    }
+    check(&store, &left, "merged");
+    store.close().unwrap();
+    let store = open(dir.path());
+    assert!(covered(&store) >= MERGE_AT);
+    check(&store, &left, "opened");
+}
+
+#[test]
+fn a_merge_that_fails_leaves_the_table() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(13), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 4);
+    merge(&store);
+    let before = covered(&store);
+    // What cannot be written over.
+    fs::create_dir(dir.path().join("topics.2.tmp")).unwrap();
+    fill(&store, &mut rng, &mut left, 3);
+    store.inner.sealing.index_sealed(&store.inner);
+    assert!(store.inner.index.merge(&AtomicBool::new(false)).is_err());
+    assert_eq!(covered(&store), before);
+    check(&store, &left, "not merged");
+    fs::remove_dir(dir.path().join("topics.2.tmp")).unwrap();
+    merge(&store);
+    assert!(covered(&store) > before);
+    check(&store, &left, "merged");
+}
