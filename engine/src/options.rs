@@ -21,8 +21,9 @@ pub struct StoreOptions {
     pub sync: SyncPolicy,
     /// How files are written.
     pub media: MediaChoice,
-    /// Whether files that are made ahead of use are filled with zeros, which costs writing them
-    /// twice and makes syncs cheaper. Left open it is so for [`SyncPolicy::Sync`] alone.
+    /// Whether files are filled with zeros before they are written to, which costs writing them
+    /// twice and makes syncs cheaper. Left open it is so for [`SyncPolicy::Sync`] alone, and only
+    /// for files made ahead of use; when it is true, somebody may have to wait for zeros.
     pub zero_ahead: Option<bool>,
     /// When sealed segments are compacted by themselves; when there is none, only when asked.
     pub compaction: Option<CompactOptions>,
@@ -86,6 +87,11 @@ impl StoreOptions {
     /// Whether files made ahead of use are filled with zeros: a sync then has no extents to convert.
     pub(crate) fn zeros_ahead(&self) -> bool {
         self.zero_ahead.unwrap_or(self.sync == SyncPolicy::Sync)
+    }
+
+    /// Whether files that somebody waits for are filled with zeros too.
+    pub(crate) fn zeros_always(&self) -> bool {
+        self.zero_ahead == Some(true)
     }
 
     pub(crate) fn check(&self) -> Result<(), OptionsError> {

@@ -284,7 +284,7 @@ impl Shared {
         self.flush(writing)?;
         let next = match self.keeper.next_pack(&self.packs) {
             Ok(Some(spare)) => spare,
-            Ok(None) => self.add_pack(false)?,
+            Ok(None) => self.add_pack(self.env.options.zeros_always())?,
             Err(error) => {
                 self.usable(writing.closed)?;
                 return Err(StageError::harmless(error));

@@ -83,10 +83,6 @@ impl Recent {
         self.frames.front().map(|&(offset, _)| offset)
     }
 
-    pub(super) const fn live(&self) -> u64 {
-        self.live as u64
-    }
-
     /// Whether there are more than it pays to remember.
     pub(super) fn is_long(&self) -> bool {
         self.frames.len() > SPARE
@@ -107,16 +103,16 @@ mod tests {
         recent.remove(8);
         recent.remove(99);
         recent.expire(99);
-        assert_eq!((recent.live(), recent.first()), (9, Some(0)));
+        assert_eq!((recent.live, recent.first()), (9, Some(0)));
         recent.expire(100);
         recent.keep(3);
-        assert_eq!((recent.live(), recent.first()), (3, Some(5)));
+        assert_eq!((recent.live, recent.first()), (3, Some(5)));
         recent.remove(5);
-        assert_eq!((recent.live(), recent.first()), (2, Some(6)));
+        assert_eq!((recent.live, recent.first()), (2, Some(6)));
         recent.keep_from(7);
-        assert_eq!((recent.live(), recent.first()), (1, Some(9)));
+        assert_eq!((recent.live, recent.first()), (1, Some(9)));
         recent.remove(9);
-        assert_eq!((recent.live(), recent.first()), (0, None));
+        assert_eq!((recent.live, recent.first()), (0, None));
     }
 
     #[test]
@@ -126,6 +122,6 @@ mod tests {
             recent.push(offset, Some(u64::MAX));
             recent.keep(5);
         }
-        assert!(recent.expiring.len() < 100 && recent.live() == 5);
+        assert!(recent.expiring.len() < 100 && recent.live == 5);
     }
 }

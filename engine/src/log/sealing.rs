@@ -170,7 +170,10 @@ impl Sealing {
     pub(super) fn take_spare(&self, inner: &Inner) -> Result<Arc<dyn Media>, Fault> {
         match self.spare.lock().take() {
             Some(media) => Ok(media),
-            None => self.create_spare(inner, false).map_err(Fault::when_preparing),
+            None => {
+                let zero = inner.env.options.zeros_always();
+                self.create_spare(inner, zero).map_err(Fault::when_preparing)
+            }
         }
     }
 }

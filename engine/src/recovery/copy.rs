@@ -34,7 +34,7 @@ pub(super) fn unfinished(path: &Path) -> PathBuf {
 }
 
 /// Writes the whole batches of a segment into a new file of `len` bytes, as the next generation.
-/// Who opens the store waits for it, so no zeros are written ahead.
+/// Who opens the store waits for it, so zeros are written ahead only when they always are.
 pub(super) fn copy(env: &Env, one: &Examined, len: u64, active: bool) -> io::Result<Copied> {
     let key = SegmentKey {
         generation: one.key.generation + 1,
@@ -43,7 +43,7 @@ pub(super) fn copy(env: &Env, one: &Examined, len: u64, active: bool) -> io::Res
         ..one.key
     };
     let path = unfinished(&env.log_path(key.base, key.generation, "seg"));
-    let media = env.files.create(&path, len, false)?;
+    let media = env.files.create(&path, len, active && env.options.zeros_always())?;
     let mut out = key.header(env.manifest.state().store).to_vec();
     let mut crc = crc32fast::Hasher::new();
     let (mut at, mut prev_crc) = (0, 0);

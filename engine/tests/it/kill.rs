@@ -14,6 +14,7 @@ use crate::support::{
 
 const DIR: &str = "XS_IT_KILL_DIR";
 const POLICY: &str = "XS_IT_KILL_SYNC";
+const ZEROS: &str = "XS_IT_KILL_ZEROS";
 const WRITERS: u64 = 4;
 
 /// Not a test of its own: what the killed process does. It tells each acknowledgement on stdout.
@@ -23,7 +24,8 @@ fn child() {
     // The harness has begun a line of its own.
     say("");
     let sync: SyncPolicy = std::env::var(POLICY).unwrap().parse().unwrap();
-    let options = xs_engine::StoreOptions { sync, ..options(MEDIA[0]) };
+    let zero_ahead = std::env::var_os(ZEROS).map(|_| true);
+    let options = xs_engine::StoreOptions { sync, zero_ahead, ..options(MEDIA[0]) };
     let store = open(Path::new(&dir), &options);
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
@@ -50,14 +52,18 @@ fn child() {
 }
 
 /// Starts a child, kills it after some acknowledgements and what `before` does, and returns those it
-/// told.
+/// told. With `zeros` every file is zeroed before the child writes to it.
 pub(crate) fn run_and_kill(
     dir: &Path,
-    sync: SyncPolicy,
+    (sync, zeros): (SyncPolicy, bool),
     acknowledged: usize,
     before: impl FnOnce(),
 ) -> BTreeMap<u64, String> {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if zeros {
+        command.env(ZEROS, "yes");
+    }
+    let mut child = command
         .args(["--exact", "kill::child", "--nocapture", "--test-threads=1"])
         .env(DIR, dir)
         .env(POLICY, sync.to_string())
@@ -94,7 +100,7 @@ fn what_was_acknowledged_survives_a_kill() {
         let dir = scratch();
         let mut told = BTreeMap::new();
         for round in 0..6 {
-            told.extend(run_and_kill(dir.path(), sync, 200 + 531 * round, || ()));
+            told.extend(run_and_kill(dir.path(), (sync, false), 200 + 531 * round, || ()));
             let store = open(dir.path(), &options(MEDIA[round % 2]));
             let stored = frames(store.read(&everything()));
             check(&stored, &told);
