@@ -212,6 +212,10 @@ impl Inner {
         }
         let mut pace = Pace::new(self, bytes_per_second);
         for job in plan::plan(&candidates, which, self.env.options.segment_bytes) {
+            if matches!(which, Which::Dead(_)) && self.env.is_held() {
+                // A copy is being made of the files as they are.
+                break;
+            }
             let inputs = candidates[job].to_vec();
             match self.rewrite(inputs, matches!(which, Which::Holding(_)), &mut pace) {
                 Ok(done) => report.add(&done),

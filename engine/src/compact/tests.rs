@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU64;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +13,7 @@ use rustix::io::Errno;
 use super::*;
 use crate::append::{Batch, Removal};
 use crate::format::super_file::{FileKind, FileState};
+use crate::maintain::{CopyOptions, Progress, repair, verify};
 use crate::media::faulty::Faults;
 use crate::media::sim::{Image, SimDisk};
 use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
@@ -187,6 +189,27 @@ fn derived_files_are_made_again_from_compacted_segments() {
 }
 
 const DERIVED_KINDS: [&str; 4] = crate::log::DERIVED;
+
+#[test]
+fn compacted_stores_are_verified_copied_and_repaired() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let left = mixed(&store);
+    assert!(store.compact(ALL).unwrap().frames > 300);
+    let watch = &mut |_: &Progress<'_>| ControlFlow::Continue(());
+    let (backup, fork, saved) = (fast_dir(), fast_dir(), fast_dir());
+    store.backup(backup.path(), CopyOptions::links(), watch).unwrap();
+    store.fork(fork.path()).unwrap();
+    assert_eq!(store.verify(watch).unwrap().findings, []);
+    store.close().unwrap();
+    drop(store);
+    let verified = verify(dir.path(), watch).unwrap();
+    assert_eq!(verified.findings, []);
+    assert_eq!(offsets(&open(fork.path(), SyncPolicy::None)), left);
+    let repaired = repair(dir.path(), saved.path(), watch).unwrap();
+    assert_eq!((repaired.lost_total, repaired.frames_lost), (0, 0), "{repaired:#?}");
+    assert_eq!(numbers_left(&open(saved.path(), SyncPolicy::None)), left);
+}
 
 #[test]
 fn a_floor_outlives_the_frame_that_caused_it() {
@@ -454,8 +477,7 @@ fn live(dir: &Path, sync: SyncPolicy, seed: u64) -> Vec<(Image, Promised, u64)> 
     store.close().unwrap();
     disk.unwatch();
     drop(store);
-    let left = left.lock().drain(..).collect();
-    left
+    std::mem::take(&mut *left.lock())
 }
 
 #[test]

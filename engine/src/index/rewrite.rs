@@ -60,7 +60,14 @@ impl Decay {
 
 /// Removed frames that were compacted away, and who may still read segments that hold them.
 #[derive(Debug, Default)]
-pub(super) struct Leaving(Mutex<Vec<(Vec<Weak<Decay>>, Vec<u64>)>>);
+pub(super) struct Leaving(Mutex<Vec<Left>>);
+
+/// The segments of one rewrite, and the offsets of removed frames in them.
+#[derive(Debug)]
+struct Left {
+    readers: Vec<Weak<Decay>>,
+    offsets: Vec<u64>,
+}
 
 /// A segment that compaction may rewrite.
 #[derive(Debug, Clone)]
@@ -233,8 +240,8 @@ impl Index {
         self.loaded.lock().retain(|of| !replaced.contains(&of.ordinal));
         // What all states of a segment share lives as long as the last one that reads any of them.
         let readers = old.iter().map(|of| Arc::downgrade(&of.decay)).collect();
-        let applied = marks.iter(offsets).collect();
-        self.leaving.0.lock().push((readers, applied));
+        let offsets = marks.iter(offsets).collect();
+        self.leaving.0.lock().push(Left { readers, offsets });
         self.rewrites.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -295,7 +302,7 @@ impl Index {
 
     /// Forgets removed frames that are gone from the log and from all who read it.
     pub(crate) fn forget_gone(&self) {
-        self.leaving.0.lock().retain(|(readers, offsets)| {
+        self.leaving.0.lock().retain(|Left { readers, offsets }| {
             let is_read = readers.iter().any(|reader| reader.strong_count() > 0)
                 && !is_planted(Bug::ForgetWhileRead);
             if !is_read {

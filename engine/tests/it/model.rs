@@ -10,7 +10,7 @@ use bytes::Bytes;
 use xs_engine::{
     AppendError, Appended, Batch, BlobHash, Body, Bound, CompactOptions, Condition, CursorChange,
     CursorName, ExpectRevision, Follower, Frame, FrameId, Health, IdempotencyKey, Import, Live,
-    MediaChoice, Meta, NewFrame, ReadOptions, Start, Store, StoreOptions, TopicPatterns, Ttl,
+    MediaChoice, Meta, NewFrame, ReadOptions, Stamp, Start, Store, StoreOptions, TopicPatterns, Ttl,
 };
 
 use crate::support::{
@@ -165,7 +165,11 @@ impl Run {
             }
             let again = answer.unwrap();
             assert!(again.repeated && again.cursors.is_empty());
-            assert_eq!(again.frames, key.told());
+            // The first frame alone when another one may have been compacted away.
+            let told = key.told();
+            let is_gone = |stamp: &Stamp| self.oracle.get_by_id(stamp.id, self.now()).is_none();
+            let some_gone = told[1..].iter().any(is_gone);
+            assert!(again.frames == told || (some_gone && again.frames == told[..1]));
             return;
         }
         let unmet = self.oracle.unmet(&batch.conditions, self.now());
@@ -334,8 +338,14 @@ impl Run {
         if self.rng.chance(4) {
             let ids = self.some_removes();
             let now = self.now();
-            self.store.remove_now(&ids).unwrap();
+            let report = self.store.remove_now(&ids).unwrap();
             for id in ids {
+                // Bodies went too, unless something else names them.
+                for hash in self.oracle.bodies_of(id) {
+                    if !report.named.contains(&hash) {
+                        self.blobs.remove(&hash);
+                    }
+                }
                 self.oracle.remove(id, now);
             }
         }

@@ -198,6 +198,12 @@ impl Oracle {
         }
     }
 
+    /// The bodies of frames with an id, or that had it before.
+    pub(super) fn bodies_of(&self, id: FrameId) -> Vec<BlobHash> {
+        let of_id = self.stored.iter().filter(|frame| frame.id == id || frame.old_id == Some(id));
+        of_id.filter_map(|frame| frame.hash).collect()
+    }
+
     /// An id of any frame, ephemeral ones too.
     pub(super) fn any_id(&self, rng: &mut Rng) -> FrameId {
         let nth = rng.below(self.head() + self.ephemeral.len() as u64 + 1) as usize;
