@@ -196,7 +196,13 @@ impl Inner {
         watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
     ) -> Result<CopyReport, MaintainError> {
         let _lock = lock(dest)?;
+        // Segments stay what they are meanwhile, and replaced packs stay where they are.
+        let _still = self.compaction.hold();
         let _hold = self.env.hold();
+        let watch = &mut |progress: &Progress<'_>| match self.closed.load(Ordering::Acquire) {
+            true => ControlFlow::Break(()),
+            false => watch(progress),
+        };
         let copier = Copier {
             from: &self.env.dir,
             from_files: &self.env.files,
@@ -208,9 +214,9 @@ impl Inner {
         for attempt in 0..ATTEMPTS {
             let snapshot = Snapshot::of_durable(self)?;
             match copy(&copier, &snapshot, role, watch) {
-                // Compaction set it aside, and names what takes its place in a moment. What was
-                // copied is found again.
-                Err(error) if has_gone(&error) && !self.closed.load(Ordering::Acquire) => {
+                Err(_) if self.closed.load(Ordering::Acquire) => return Err(MaintainError::Closed),
+                // It was replaced before this held it. What was copied is found again.
+                Err(error) if has_gone(&error) => {
                     std::thread::sleep(Duration::from_millis(1 << attempt.min(9)));
                 }
                 done => return done,

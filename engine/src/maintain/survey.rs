@@ -171,8 +171,12 @@ impl Survey {
             seq_end,
             bad: Some((at, why)),
         };
-        if next.is_some_and(|next| stretch.next_offset() > next.base_offset) {
-            // They are not the ones that are missing here.
+        // Which offsets they have is known only when they are all that is missing here.
+        let fits = match next {
+            Some(next) => stretch.next_offset() == next.base_offset,
+            None => !self.leaps,
+        };
+        if !fits {
             stretch.records.clear();
         }
         Ok(stretch)

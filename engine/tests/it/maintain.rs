@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use xs_engine::{
@@ -23,10 +23,24 @@ fn go_on(_progress: &Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// Appends pairs of frames until told to stop, every third with a body.
-fn write_until(store: &Store, topic: &str, stop: &AtomicBool) {
+/// Batches that each writer may append for each round of the test.
+const ROUND: u64 = 2000;
+
+/// Waits until batch number `n` may be appended; says whether to go on at all.
+fn may_append(n: u64, allowed: &AtomicU64) -> bool {
+    loop {
+        match allowed.load(Ordering::Relaxed) {
+            0 => return false,
+            allowed if n < allowed => return true,
+            _ => thread::yield_now(),
+        }
+    }
+}
+
+/// Appends pairs of frames as long as it may, every third with a body.
+fn write_allowed(store: &Store, topic: &str, allowed: &AtomicU64) {
     for n in (0..).step_by(2) {
-        if stop.load(Ordering::Relaxed) {
+        if !may_append(n / 2, allowed) {
             return;
         }
         let body = n.to_string().repeat(30);
@@ -58,15 +72,16 @@ fn a_backup_under_appends_is_a_prefix_of_the_log() {
     for (media, sync) in [(MEDIA[0], SyncPolicy::None), (MEDIA[1], SyncPolicy::Sync)] {
         let (dir, dest, forks) = (scratch(), scratch(), scratch());
         let store = open(dir.path(), &xs_engine::StoreOptions { sync, ..options(media) });
-        let stop = Arc::new(AtomicBool::new(false));
+        let allowed = Arc::new(AtomicU64::new(ROUND));
         let writers: Vec<_> = ["a", "b", "c"]
             .map(|topic| {
-                let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
-                thread::spawn(move || write_until(&store, topic, &stop))
+                let (store, allowed) = (Arc::clone(&store), Arc::clone(&allowed));
+                thread::spawn(move || write_allowed(&store, topic, &allowed))
             })
             .into();
         let mut copies = Vec::new();
         for round in 0..6 {
+            allowed.fetch_add(ROUND, Ordering::Relaxed);
             let report = store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
             let checked = verify(dest.path(), &mut go_on).unwrap();
             assert!(checked.is_clean(), "{:#?}", checked.findings);
@@ -79,7 +94,7 @@ fn a_backup_under_appends_is_a_prefix_of_the_log() {
             assert_eq!(stored.len() as u64, report.head, "round {round}");
             copies.push(stored);
         }
-        stop.store(true, Ordering::Relaxed);
+        allowed.store(0, Ordering::Relaxed);
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         let log = frames(store.read(&everything()));
         assert!(copies.iter().all(|copy| is_prefix(copy, &log)));
@@ -92,16 +107,11 @@ fn a_backup_under_appends_is_a_prefix_of_the_log() {
 fn a_backup_under_compaction_lacks_nothing() {
     let (dir, dest) = (scratch(), scratch());
     let store = open(dir.path(), &options(MEDIA[0]));
-    let stop = Arc::new(AtomicBool::new(false));
+    let allowed = Arc::new(AtomicU64::new(ROUND));
     let run = |work: fn(&Store, u64)| {
-        let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+        let (store, allowed) = (Arc::clone(&store), Arc::clone(&allowed));
         thread::spawn(move || {
-            for n in 0.. {
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                work(&store, n);
-            }
+            (0..).take_while(|&n| may_append(n, &allowed)).for_each(|n| work(&store, n))
         })
     };
     let append = |store: &Store, n: u64| {
@@ -119,6 +129,7 @@ fn a_backup_under_compaction_lacks_nothing() {
     };
     let mut copies = Vec::new();
     for _ in 0..6 {
+        allowed.fetch_add(ROUND, Ordering::Relaxed);
         let report = store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
         let checked = verify(dest.path(), &mut go_on).unwrap();
         assert!(checked.is_clean(), "{:#?}", checked.findings);
@@ -127,7 +138,7 @@ fn a_backup_under_compaction_lacks_nothing() {
         assert_eq!(open(dest.path(), &options(MEDIA[0])).info().head, report.head);
         copies.push((report.head, keep(read_copy(dest.path()))));
     }
-    stop.store(true, Ordering::Relaxed);
+    allowed.store(0, Ordering::Relaxed);
     workers.into_iter().for_each(|worker| worker.join().unwrap());
     let log = keep(frames(store.read(&everything())));
     for (head, copy) in copies {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::{build, check, go_on, none, tell};
 use crate::error::OpenError;
+use crate::format::batch::BatchHeader;
 use crate::maintain::repair::{RepairReport, repair_files};
 use crate::maintain::{MaintainError, Problem, Severity, repair};
 use crate::media::sim::{Image, SimDisk};
@@ -89,6 +90,16 @@ fn a_sound_store_is_saved_whole() {
     assert_eq!(report.lost_total, 0, "{report:#?}");
 }
 
+/// The number of a batch of one frame, with one beside it on either side.
+fn among_neighbours(path: &Path, places: &[usize]) -> usize {
+    let bytes = fs::read(path).unwrap();
+    let header = |n: usize| BatchHeader::read(&bytes[places[n]..]).unwrap();
+    let follows = |n: usize| header(n).base_offset == header(n - 1).base_offset + 1;
+    (20..places.len() - 2)
+        .find(|&n| (n..n + 2).all(follows) && header(n).count == 1 && header(n - 1).count == 1)
+        .unwrap()
+}
+
 #[test]
 fn what_is_lost_is_named_and_the_rest_keeps_its_place() {
     let dir = fast_dir();
@@ -97,9 +108,10 @@ fn what_is_lost_is_named_and_the_rest_keeps_its_place() {
     let segment = segment_files(dir.path()).remove(0);
     let name = segment.strip_prefix(dir.path()).unwrap().to_owned();
     let places = batches(&segment);
+    let n = among_neighbours(&segment, &places);
     // A record: one frame.
     let (report, all) = saved(dir.path(), |dir| {
-        edit(&dir.join(&name), |bytes| bytes[places[20] + 64 + 33] ^= 1);
+        edit(&dir.join(&name), |bytes| bytes[places[n] + 64 + 33] ^= 1);
     });
     assert_eq!((report.frames_lost, report.lost_total), (1, 1), "{report:#?}");
     let lost = report.lost[0].offset.unwrap();
@@ -107,7 +119,7 @@ fn what_is_lost_is_named_and_the_rest_keeps_its_place() {
     assert!(whole.iter().all(|(offset, text)| *offset == lost || all.get(offset) == Some(text)));
     // A batch header: nothing, for the record behind it is sound.
     let (report, all) = saved(dir.path(), |dir| {
-        edit(&dir.join(&name), |bytes| bytes[places[20] + 17] ^= 1);
+        edit(&dir.join(&name), |bytes| bytes[places[n] + 17] ^= 1);
     });
     assert_eq!((report.frames_lost, all == whole), (0, true), "{report:#?}");
     // The file header: nothing, for the batches are sound.
@@ -143,9 +155,11 @@ fn damaged_packs_cost_their_damaged_blobs() {
     let sound = check(dir.path()).blobs;
     let name = packs[0].strip_prefix(dir.path()).unwrap();
     let (report, _) = saved(dir.path(), |dir| {
-        edit(&dir.join(name), |bytes| bytes[200] ^= 1);
+        edit(&dir.join(name), |bytes| {
+            bytes.iter_mut().skip(200).step_by(3000).for_each(|b| *b ^= 1)
+        });
     });
-    assert!(report.blobs < sound && report.blobs + 40 > sound, "{report:#?}");
+    assert!(report.blobs < sound && report.blobs > 0, "{report:#?}");
     let of = |problem| report.lost.iter().filter(|f| f.problem == problem).count();
     assert!(of(Problem::Blob) >= 1 && of(Problem::MissingBlob) >= 1, "{report:#?}");
     let (report, _) = saved(dir.path(), |dir| edit(&dir.join(name), |bytes| bytes[3] ^= 1));

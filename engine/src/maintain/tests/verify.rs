@@ -39,7 +39,7 @@ fn a_store_of_everything_is_clean_closed_open_and_cut_off() {
     fill(&store);
     let report = store.verify(&mut go_on).unwrap();
     assert!(report.is_clean(), "{:#?}", report.findings);
-    assert!(report.frames > FRAMES * 9 / 10 && report.blobs > 20, "{report:?}");
+    assert!(report.frames > FRAMES / 2 && report.blobs > 20, "{report:?}");
     let image = crash(dir.path());
     let report = check(image.path());
     assert!(report.findings.iter().all(|f| f.problem == Problem::Stranger), "{report:#?}");
@@ -100,7 +100,7 @@ fn damage_in_the_log_names_the_frames() {
     let told = (record.position, record.offset, record.offset_end, record.id);
     assert_eq!(told, (place as u64, Some(offset), Some(offset + 1), Some(lost.id())), "{record}");
     let hole = one(dir.path(), |dir| {
-        edit(&dir.join(name), |b| b[places[10] - 4..places[30]].fill(0));
+        edit(&dir.join(name), |b| b[places[10]..places[30]].fill(0));
     });
     is(&hole, Severity::Lost, Problem::Batch);
     assert!(hole.offset_end.unwrap() >= hole.offset.unwrap() + 20, "{hole}");
