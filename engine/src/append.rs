@@ -62,8 +62,8 @@ pub struct Stamp {
 pub enum Removal {
     /// It was there and is gone now, on every path.
     Removed,
-    /// It was not there: it never was, or was removed before, has expired, or was ephemeral. Nothing
-    /// was stored for it.
+    /// It was not there: it never was, or was removed before, has expired, or was ephemeral.
+    /// Nothing was stored for it.
     Absent,
 }
 

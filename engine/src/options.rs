@@ -84,7 +84,8 @@ pub enum OptionsError {
 }
 
 impl StoreOptions {
-    /// Whether files made ahead of use are filled with zeros: a sync then has no extents to convert.
+    /// Whether files made ahead of use are filled with zeros: a sync then has no extents to
+    /// convert.
     pub(crate) fn zeros_ahead(&self) -> bool {
         self.zero_ahead.unwrap_or(self.sync == SyncPolicy::Sync)
     }

@@ -1,6 +1,7 @@
 //! Bugs on purpose. Each is what a store could do wrong and what some test must notice; built with
-//! `--cfg xs_planted` one of them is switched on by the environment. In any other build none of this
-//! is there: the question is answered when the code is compiled. `scripts/planted-bugs` asks them all.
+//! `--cfg xs_planted` one of them is switched on by the environment. In any other build none of
+//! this is there: the question is answered when the code is compiled. `scripts/planted-bugs` asks
+//! them all.
 
 /// A bug that can be planted; its name in the environment is the variant's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,8 +22,8 @@ use crate::format::super_file::FileEntry;
 use crate::media::Media;
 use crate::value::BlobHash;
 
-/// How far `newest_ms` may lag behind: a put that finds its blob in a pack writes the manifest at most
-/// this often.
+/// How far `newest_ms` may lag behind: a put that finds its blob in a pack writes the manifest at
+/// most this often.
 pub(super) const TOUCH_MS: u64 = 60_000;
 
 /// A sealed pack.

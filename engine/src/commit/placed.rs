@@ -25,8 +25,8 @@ pub(super) struct Placed {
     pub(super) removed: Vec<Target>,
 }
 
-/// Tells the index of the frames and removals of a group, and hands out its ephemeral frames, each with the
-/// offset of the stored frame it stands before.
+/// Tells the index of the frames and removals of a group, and hands out its ephemeral frames, each
+/// with the offset of the stored frame it stands before.
 pub(super) fn take_up(
     index: &Index,
     group: &[Pending],
@@ -62,8 +62,8 @@ pub(super) fn take_up(
     ephemeral
 }
 
-/// Tells the index of the frames that one batch removes, then of its own: in the order in which they
-/// lie in the log, as `last:n` counts what is there.
+/// Tells the index of the frames that one batch removes, then of its own: in the order in which
+/// they lie in the log, as `last:n` counts what is there.
 fn note(pending: &Pending, batch: &Placed, notes: &mut Notes<'_>) {
     let Some(place) = &batch.place else { return };
     let mut record = place.position + BATCH_HEADER_LEN as u64;

@@ -552,8 +552,8 @@ fn used_key(pending: &Pending, placed: &Placed, offset: u64) -> Option<UsedKey> 
     Some(UsedKey { key: key.hash, content: short(&key.content), id: first.id, offset })
 }
 
-/// Checks that the packs still have the blobs that frames name by hash. Asked for while the writer is
-/// held, so that none is swept before the frame is published.
+/// Checks that the packs still have the blobs that frames name by hash. Asked for while the writer
+/// is held, so that none is swept before the frame is published.
 fn still_there(inner: &Inner, pending: &Pending) -> Result<(), AppendError> {
     for frame in &pending.batch.frames {
         let Body::Stored(hash) = &frame.body else { continue };

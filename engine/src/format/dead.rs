@@ -1,6 +1,6 @@
-//! What a sealed segment says about dead frames (`.dead`): the tombstones in it, and how many of its
-//! bytes stay, now and later. Derived: whoever finds one that does not verify makes it again from
-//! the segment.
+//! What a sealed segment says about dead frames (`.dead`): the tombstones in it, and how many of
+//! its bytes stay, now and later. Derived: whoever finds one that does not verify makes it again
+//! from the segment.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ const STEP_LEN: usize = 8 + 8;
 const TRAILER_LEN: usize = 8;
 const _: () = assert!(BODY_AT == 80);
 
-/// When how many bytes of a segment expire, to a grain that doubles when there are too many moments.
-/// Bytes are never said to expire before they do.
+/// When how many bytes of a segment expire, to a grain that doubles when there are too many
+/// moments. Bytes are never said to expire before they do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Expiring {
     steps: BTreeMap<u64, u64>,

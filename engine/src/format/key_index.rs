@@ -33,8 +33,8 @@ pub(crate) struct UsedKey {
 /// The id an imported frame had before, and its offset.
 pub(crate) type OldId = (FrameId, u64);
 
-/// The bytes of the file. `first_ms`: the time in the id of the segment's first frame. `old_ids` are
-/// in order.
+/// The bytes of the file. `first_ms`: the time in the id of the segment's first frame. `old_ids`
+/// are in order.
 pub(crate) fn encode<'a>(
     header: &FileHeader,
     first_ms: u64,

@@ -278,8 +278,8 @@ pub fn encode_block(
     Ok((stored, raw_len as u64))
 }
 
-/// The table of a BLOCK: where each blob lies in the decompressed bytes. Their hashes are not in it:
-/// they can be computed from the bytes, and take more room than the bytes do.
+/// The table of a BLOCK: where each blob lies in the decompressed bytes. Their hashes are not in
+/// it: they can be computed from the bytes, and take more room than the bytes do.
 #[derive(Debug, Clone)]
 pub struct BlockTable {
     rows: Vec<Range<u16>>,

@@ -98,8 +98,8 @@ pub struct FileEntry {
     /// Sealed pack: no blob was put into it later than this, in milliseconds since 1970. A put that
     /// finds its blob there counts, within a minute.
     pub newest_ms: u64,
-    /// Frames that were compacted away from a sealed segment: it stands for the offsets from its base
-    /// on, as many as these and those in it.
+    /// Frames that were compacted away from a sealed segment: it stands for the offsets from its
+    /// base on, as many as these and those in it.
     pub gone: u32,
     /// Every tombstone in a batch with a lower seq that hits a frame of this sealed segment was
     /// applied: the frame is not in it.

@@ -17,8 +17,8 @@ use names::Names;
 /// How garbage is collected.
 #[derive(Debug, Clone, Copy)]
 pub struct GcOptions {
-    /// A blob that nothing names is kept for this long after it was put. Time is told for packs as a
-    /// whole: a blob stays until the newest one in its pack is that old.
+    /// A blob that nothing names is kept for this long after it was put. Time is told for packs as
+    /// a whole: a blob stays until the newest one in its pack is that old.
     pub grace: Duration,
     /// A pack is rewritten when at least so many percent of its bytes are dead. With 0 and no grace
     /// no dead blob stays, the packs that are written to included.
@@ -81,8 +81,8 @@ pub struct GcReport {
     pub packs_rewritten: u64,
     /// Packs that cannot be read in full. They stay as they are.
     pub damaged: Vec<Corruption>,
-    /// Groups of packs that were left because meanwhile something came to name a blob of theirs; the
-    /// next collection gets them. Always 0 in a dry run.
+    /// Groups of packs that were left because meanwhile something came to name a blob of theirs;
+    /// the next collection gets them. Always 0 in a dry run.
     pub left: u64,
 }
 
@@ -137,9 +137,9 @@ impl GcReport {
 }
 
 impl Store {
-    /// Takes blobs out of the packs that nothing names: no frame in the log, expired or removed ones
-    /// included until they are compacted away, and no cursor. Runs beside reads and appends; one
-    /// that comes to name a blob meanwhile keeps it.
+    /// Takes blobs out of the packs that nothing names: no frame in the log, expired or removed
+    /// ones included until they are compacted away, and no cursor. Runs beside reads and appends;
+    /// one that comes to name a blob meanwhile keeps it.
     ///
     /// # Errors
     /// [`GcError`]; what was done before it stands.
@@ -172,10 +172,10 @@ impl Store {
 }
 
 impl Inner {
-    /// Takes these blobs out of the packs, unless something in the log or a cursor still names them,
-    /// and returns when their bytes are gone from every file. A blob that is streamed just now is
-    /// gone when the stream ends. Returns those that are still named; they stay. The caller holds
-    /// compaction off.
+    /// Takes these blobs out of the packs, unless something in the log or a cursor still names
+    /// them, and returns when their bytes are gone from every file. A blob that is streamed just
+    /// now is gone when the stream ends. Returns those that are still named; they stay. The caller
+    /// holds compaction off.
     ///
     /// # Errors
     /// [`GcError`]; blobs may then be there or not. Damaged packs are an error here: what they hold

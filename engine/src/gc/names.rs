@@ -18,9 +18,9 @@ use crate::value::BlobHash;
 
 /// Bytes of a segment taken at a time, but at least a whole batch.
 const WINDOW: u64 = 1024 * 1024;
-/// Of so many of the newest segments every cursor record counts, of older ones only what is current.
-/// A power cut can take what is unsynced, two segments at most, and opening then goes back to the
-/// checkpoint in the one before: all that it can find is in these.
+/// Of so many of the newest segments every cursor record counts, of older ones only what is
+/// current. A power cut can take what is unsynced, two segments at most, and opening then goes back
+/// to the checkpoint in the one before: all that it can find is in these.
 const CURSOR_SEGMENTS: usize = 3;
 
 /// Reads names, each time those that came since.

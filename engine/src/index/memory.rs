@@ -79,8 +79,8 @@ struct FloorState {
 }
 
 impl FloorState {
-    /// The floor for a reader that sees frames below `head`, 0 when older segments say it: a removal
-    /// counts from the moment the frame that causes it is visible.
+    /// The floor for a reader that sees frames below `head`, 0 when older segments say it: a
+    /// removal counts from the moment the frame that causes it is visible.
     const fn at(&self, head: u64) -> u64 {
         if self.by < head { self.floor } else { self.before }
     }

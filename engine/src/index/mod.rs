@@ -153,10 +153,10 @@ impl SegmentIndex {
 }
 
 impl Index {
-    /// Takes up sealed segments, given in order: those that the table covers as they are, the others
-    /// from their dictionaries. Files that do not verify are made again; when a segment has lost
-    /// one, then all from the first on are taken up, as what `last:n` removed depends on what is
-    /// before. In a store that is only read (`writable` is false) no table is written.
+    /// Takes up sealed segments, given in order: those that the table covers as they are, the
+    /// others from their dictionaries. Files that do not verify are made again; when a segment has
+    /// lost one, then all from the first on are taken up, as what `last:n` removed depends on what
+    /// is before. In a store that is only read (`writable` is false) no table is written.
     ///
     /// # Errors
     /// [`OpenError::Io`] when a segment whose files are lost cannot be read either.
@@ -447,8 +447,8 @@ impl Index {
         page
     }
 
-    /// All topics that any of the patterns selects, in byte order. The lock is let go in between, so
-    /// a topic may be as it was a moment ago.
+    /// All topics that any of the patterns selects, in byte order. The lock is let go in between,
+    /// so a topic may be as it was a moment ago.
     pub(crate) fn each(
         &self,
         patterns: &TopicPatterns,

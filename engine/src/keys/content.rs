@@ -21,9 +21,9 @@ pub(crate) fn short(hash: &BlobHash) -> [u8; 16] {
 }
 
 /// SHA-256 of the records a batch would store, in order, with all that the store decides left zero:
-/// ids, revisions, epochs, times; then the ids of the frames it would remove. States count by their hash, wherever they are kept. What a batch
-/// asks for without storing it is no content: conditions and durability may differ when it is sent
-/// again.
+/// ids, revisions, epochs, times; then the ids of the frames it would remove. States count by their
+/// hash, wherever they are kept. What a batch asks for without storing it is no content: conditions
+/// and durability may differ when it is sent again.
 pub(crate) fn content_of(pending: &Pending) -> Result<BlobHash, RecordError> {
     let mut hasher = Sha256::new();
     let mut record = Vec::new();

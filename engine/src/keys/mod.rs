@@ -1,5 +1,6 @@
-//! Idempotency keys, and the ids that imported frames had before. The log is the truth of both; here
-//! is what answers without reading it: the keys that count in memory, and for each segment what a
+//! Idempotency keys, and the ids that imported frames had before. The log is the truth of both;
+//! here is what answers without reading it: the keys that count in memory, and for each segment
+//! what a
 //! `.key` file holds once the segment is sealed. It knows nothing of what a reader may see.
 
 mod content;
@@ -60,8 +61,8 @@ struct SealedOldIds {
 }
 
 impl KeyIndex {
-    /// Takes over what opening read of the segments that are not sealed, by their bases, and whether
-    /// older ones have frames with old ids.
+    /// Takes over what opening read of the segments that are not sealed, by their bases, and
+    /// whether older ones have frames with old ids.
     pub(crate) fn new(open: BTreeMap<u64, SegmentKeys>, has_old_ids: bool) -> Self {
         let has_old_ids = has_old_ids || open.values().any(|held| !held.old_ids.is_empty());
         Self { open: RwLock::new(open), has_old_ids: has_old_ids.into(), ..Self::default() }

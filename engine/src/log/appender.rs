@@ -246,8 +246,8 @@ impl Appender {
         inner.sealing.seal_now(inner)?;
         inner.sealing.index_excess(inner);
         let env = &inner.env;
-        // Segments that stay differ in their base. One that holds tombstones and no frame stays, and
-        // takes an offset with it that no frame ever has.
+        // Segments that stay differ in their base. One that holds tombstones and no frame stays,
+        // and takes an offset with it that no frame ever has.
         if let Some(active) = &self.active
             && active.tombstones
             && active.segment.base() == self.next_offset

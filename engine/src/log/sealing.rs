@@ -121,8 +121,8 @@ impl Sealing {
         Ok(())
     }
 
-    /// Writes the derived files of sealed segments; says whether there were any. Failing is no harm:
-    /// they are made again at the next open, and the index in memory serves until then.
+    /// Writes the derived files of sealed segments; says whether there were any. Failing is no
+    /// harm: they are made again at the next open, and the index in memory serves until then.
     pub(crate) fn index_sealed(&self, inner: &Inner) -> bool {
         self.index_until(inner, 0)
     }

@@ -42,8 +42,8 @@ pub(crate) struct Segment {
     key: SegmentKey,
     path: PathBuf,
     source: Source,
-    /// Its medium, kept open from the moment its file is about to go: whoever reads the segment then
-    /// reads on.
+    /// Its medium, kept open from the moment its file is about to go: whoever reads the segment
+    /// then reads on.
     pinned: OnceLock<Arc<dyn Media>>,
 }
 

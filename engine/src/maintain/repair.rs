@@ -101,8 +101,8 @@ impl Candidate {
 /// breaking. The old store is not changed.
 ///
 /// # Errors
-/// [`MaintainError`]; there is no store in `into` then. A store of a newer format version is refused,
-/// damage of any kind is not.
+/// [`MaintainError`]; there is no store in `into` then. A store of a newer format version is
+/// refused, damage of any kind is not.
 pub fn repair(
     dir: &Path,
     into: &Path,

@@ -32,8 +32,8 @@ pub struct UpgradeReport {
 /// already is left as it is.
 ///
 /// # Errors
-/// [`OpenError::Version`] names the first file of a newer version, or of one that is too old for this
-/// program; nothing was changed then.
+/// [`OpenError::Version`] names the first file of a newer version, or of one that is too old for
+/// this program; nothing was changed then.
 pub fn upgrade(dir: &Path) -> Result<UpgradeReport, MaintainError> {
     if !dir.join("super.a").exists() && !dir.join("super.b").exists() {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });

@@ -1,7 +1,7 @@
-//! A disk for tests that forgets at a power cut what was not synced: bytes in sectors of 512, in any
-//! subset, and names whose directory was not synced. Files live in memory and are written through the
-//! same media as real ones, so what is in the page cache is what those media put there; what the disk
-//! holds is what was there when a sync returned.
+//! A disk for tests that forgets at a power cut what was not synced: bytes in sectors of 512, in
+//! any subset, and names whose directory was not synced. Files live in memory and are written
+//! through the same media as real ones, so what is in the page cache is what those media put there;
+//! what the disk holds is what was there when a sync returned.
 //!
 //! A sync that fails loses what it was to write, as the kernel does: the pages count as clean
 //! afterwards, no later sync writes them, and whoever drops the cache sees the old bytes.

@@ -1,6 +1,7 @@
-//! Each operation of a workload fails in turn, once or for ever. What was acknowledged stays, nothing
-//! is acknowledged after a failure that leaves anything in doubt, and the next process, which sees the
-//! page cache as the kernel left it, acknowledges only what a power cut then cannot take.
+//! Each operation of a workload fails in turn, once or for ever. What was acknowledged stays,
+//! nothing is acknowledged after a failure that leaves anything in doubt, and the next process,
+//! which sees the page cache as the kernel left it, acknowledges only what a power cut then cannot
+//! take.
 
 use std::collections::BTreeMap;
 

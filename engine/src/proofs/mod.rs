@@ -1,5 +1,5 @@
-//! Proofs that a store keeps its word: a workload, a model of what the store holds after each of its
-//! steps, and the check that what is found after a fault is what it held after one of them, not
+//! Proofs that a store keeps its word: a workload, a model of what the store holds after each of
+//! its steps, and the check that what is found after a fault is what it held after one of them, not
 //! before the last that was acknowledged and not after the last that was tried.
 
 mod bit_flips;

@@ -1,5 +1,6 @@
-//! The end of the log torn at every byte of its last records, with everything a disk may leave there:
-//! opening keeps exactly the whole batches before, goes on, and finds the same the next time.
+//! The end of the log torn at every byte of its last records, with everything a disk may leave
+//! there: opening keeps exactly the whole batches before, goes on, and finds the same the next
+//! time.
 
 use std::path::PathBuf;
 use std::sync::Arc;

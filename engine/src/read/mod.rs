@@ -98,9 +98,9 @@ impl Store {
         self.inner.topics(topics)
     }
 
-    /// The same for at most `limit` of the topics, those whose names come after `after`: for who does
-    /// not want a million of them at once. The next page begins after the name that is returned;
-    /// there is none behind the last page.
+    /// The same for at most `limit` of the topics, those whose names come after `after`: for who
+    /// does not want a million of them at once. The next page begins after the name that is
+    /// returned; there is none behind the last page.
     #[must_use]
     pub fn topics_page(
         &self,

@@ -96,8 +96,8 @@ impl Inner {
         Ok(found)
     }
 
-    /// Looks for the newest visible frame of a topic in a range of offsets, but for `gone`, and says
-    /// whether it passed over any that is not.
+    /// Looks for the newest visible frame of a topic in a range of offsets, but for `gone`, and
+    /// says whether it passed over any that is not.
     fn walk_down(
         &self,
         segments: &[Arc<SegmentIndex>],

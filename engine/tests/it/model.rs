@@ -10,7 +10,8 @@ use bytes::Bytes;
 use xs_engine::{
     AppendError, Appended, Batch, BlobHash, Body, Bound, CompactOptions, Condition, CursorChange,
     CursorName, ExpectRevision, Follower, Frame, FrameId, Health, IdempotencyKey, Import, Live,
-    MediaChoice, Meta, NewFrame, ReadOptions, Stamp, Start, Store, StoreOptions, TopicPatterns, Ttl,
+    MediaChoice, Meta, NewFrame, ReadOptions, Stamp, Start, Store, StoreOptions, TopicPatterns,
+    Ttl,
 };
 
 use crate::support::{

@@ -149,7 +149,8 @@ impl Sweep<'_> {
     }
 
     /// Looks at the sealed packs, and at those that are written to if `open` says so. At first
-    /// everything is wanted, or nothing is. Returns where packs are damaged that cannot be looked at.
+    /// everything is wanted, or nothing is. Returns where packs are damaged that cannot be looked
+    /// at.
     pub(crate) fn examine(
         &self,
         open: bool,
@@ -293,9 +294,9 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Takes packs whose files are gone out of the manifest. With `wait` all of them are: it waits for
-    /// those that look for a blob there just now. A file that is being streamed has no name any more,
-    /// and its bytes go when the stream ends.
+    /// Takes packs whose files are gone out of the manifest. With `wait` all of them are: it waits
+    /// for those that look for a blob there just now. A file that is being streamed has no name any
+    /// more, and its bytes go when the stream ends.
     pub(crate) fn tidy(&self, wait: bool) -> Result<(), SweepError> {
         let shared = self.shared;
         let mut leaving = shared.sweeps.leaving.lock();

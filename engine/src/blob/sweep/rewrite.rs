@@ -37,8 +37,8 @@ impl Condemned {
 }
 
 impl Sweep<'_> {
-    /// Writes what stays of a group. A pack that turns out to be damaged is told of and left, and the
-    /// group falls in two: what is returned then is the damage and the two groups.
+    /// Writes what stays of a group. A pack that turns out to be damaged is told of and left, and
+    /// the group falls in two: what is returned then is the damage and the two groups.
     pub(crate) fn rewrite(
         &self,
         marker: &Marker,
