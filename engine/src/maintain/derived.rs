@@ -129,7 +129,7 @@ fn judge(
 /// The kinds of derived files that are not made from one file.
 pub(super) fn table(checker: &mut Checker<'_>, path: &Path) {
     let Some(bytes) = checker.read_derived(path) else { return };
-    if let Err(error) = TableFile::read(bytes.into()) {
+    if let Err(error) = TableFile::read(bytes) {
         checker.report.add(Finding::new(Severity::Derived, Problem::Index, path, 0, error));
     }
 }

@@ -29,8 +29,11 @@ impl Inner {
     /// Whether a reader that sees frames below `head` may see a frame: it is neither expired nor
     /// removed, by `last:n` or one by one.
     pub(crate) fn is_visible(&self, frame: &Frame, head: u64) -> bool {
+        if self.is_expired(frame) {
+            return false;
+        }
         let hidden = |offset| self.index.is_hidden(frame.topic(), offset, head);
-        !self.is_expired(frame) && !(self.index.hides_any() && frame.offset().is_some_and(hidden))
+        !(self.index.hides_any() && frame.offset().is_some_and(hidden))
     }
 
     fn is_expired(&self, frame: &Frame) -> bool {
