@@ -50,7 +50,9 @@ fn packs(dir: &Path) -> Vec<PathBuf> {
 fn lies_in_packs(dir: &Path, bytes: &[u8]) -> bool {
     let needle = &bytes[bytes.len() / 2..][..24];
     let holds = |path: PathBuf| {
-        fs::read(path).unwrap().windows(needle.len()).any(|window| window == needle)
+        // A file that was replaced may go just now.
+        let bytes = fs::read(path).unwrap_or_default();
+        bytes.windows(needle.len()).any(|window| window == needle)
     };
     fs::read_dir(dir.join("blobs")).unwrap().any(|entry| holds(entry.unwrap().path()))
 }
