@@ -72,12 +72,10 @@ def manifest(store):
         need(len(data) == at + 64 * files + 8, name + ": length")
         entries = []
         for n in range(files):
-            kind, state, r1, generation, base, file, length, crc, gone, count, tail = (
+            kind, state, r1, generation, base, file, length, crc, _gone, count, _tail = (
                 struct.unpack_from("<BBHIQ16sQIIQQ", data, at + 64 * n))
             need(r1 == 0, name + ": reserved")
-            need(kind == 2 or (gone, tail) == (0, 0), name + ": compacted")
-            if state != DROPPED:
-                entries.append((kind, state, generation, base, file, length, crc, count))
+            entries.append((kind, state, generation, base, file, length, crc, count))
         if best is None or sequence > best[0]:
             best = (sequence, uuid, flags, entries)
     need(best is not None, "no manifest verifies")

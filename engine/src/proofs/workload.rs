@@ -71,7 +71,7 @@ fn small_frame(holds: &mut Holds, n: u64) -> Act {
 }
 
 fn large_frame(holds: &mut Holds, n: u64) -> Act {
-    append(frame(holds, n, 9_000, 0).into())
+    append(frame(holds, n, 14_000, 0).into())
 }
 
 fn frame_with_body(holds: &mut Holds, n: u64) -> Act {

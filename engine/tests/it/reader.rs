@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use xs_engine::{Batch, BlobHash, Frame, FrameId, IdempotencyKey, Import, Store};
+use xs_engine::{
+    Batch, BlobHash, CompactOptions, Frame, FrameId, IdempotencyKey, Import, Meta, NewFrame, Store,
+    Ttl,
+};
 
 use crate::support::{
     MEDIA, copy_store, everything, frames, lacks, numbered, open, options, scratch, skip, tell,
@@ -74,6 +77,19 @@ fn a_reader_written_from_the_page_sees_the_same_frames() {
     store.append(Batch { import, ..numbered("reader", 200).into() }).unwrap();
     let key = Some(IdempotencyKey::parse("key").unwrap());
     store.append(Batch { key, ..numbered("reader", 201).into() }).unwrap();
+    let filler = "f".repeat(2000);
+    for n in 0..200 {
+        let meta = Meta::parse(format!("[{n},\"{filler}\"]")).unwrap();
+        let ttl = if n % 9 == 0 { Ttl::Last(NonZeroU64::new(3).unwrap()) } else { Ttl::Forever };
+        let name = ["reader", "kept"][n as usize % 2];
+        let appended = store.append(NewFrame { meta, ttl, ..numbered(name, n) }.into()).unwrap();
+        if n % 7 == 0 {
+            store.remove(appended.frames[0].id).unwrap();
+        }
+    }
+    let everything = CompactOptions { dead_percent: 1, bytes_per_second: None };
+    let compacted = store.compact(everything).unwrap();
+    assert!(compacted.rewritten > 2 && compacted.frames > 20, "{compacted:?}");
     let expected = lines(&store);
     store.close().unwrap();
     let mut found = listed(copy.path());
