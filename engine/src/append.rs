@@ -9,13 +9,13 @@ use crate::blob::{Blobs, Prepared, StageError};
 use crate::cursors::{CursorRoom, HeldState};
 use crate::error::AppendError;
 use crate::format::align8;
-use crate::format::control::{Tombstone, key_len};
+use crate::format::control::{TOMBSTONE_LEN, Tombstone, key_len};
 use crate::format::record::{FrameFields, frame_len};
 use crate::ids::is_usable;
 use crate::keys::{content_of, key_hash};
 use crate::limits::{
     BATCH_BODIES_BYTES_MAX, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BLOB_BYTES_MAX, CONDITIONS_MAX,
-    CURSOR_STATE_BYTES_MAX, RECORD_BYTES_MAX,
+    CURSOR_STATE_BYTES_MAX, RECORD_BYTES_MAX, TOPIC_BYTES_MAX,
 };
 use crate::value::{
     BlobHash, Body, Condition, CursorChange, FrameId, IdempotencyKey, Import, NewFrame, Ttl,
@@ -106,6 +106,8 @@ pub(crate) struct Pending {
     pub(crate) states: Vec<Option<HeldState>>,
     /// The frames to remove that are there, in the order of the ids.
     pub(crate) targets: Vec<Option<Target>>,
+    /// As of when they were looked up.
+    pub(crate) looked_up: LookedUp,
     /// Bodies and states that go to the packs.
     pub(crate) staged: Vec<Prepared>,
     pub(crate) key: Option<HashedKey>,
@@ -121,8 +123,15 @@ pub(crate) struct Target {
     /// Bytes of its record without padding.
     pub(crate) len: u32,
     pub(crate) topic: Arc<str>,
-    /// What the index had been rewritten so often.
+}
+
+/// When frames were looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct LookedUp {
+    /// How often segments had been rewritten.
     pub(crate) rewrites: u64,
+    /// The head readers saw.
+    pub(crate) head: u64,
 }
 
 impl Target {
@@ -139,6 +148,8 @@ pub(crate) struct Checks<'a> {
     pub(crate) segment_bytes: u64,
     /// Bytes the table of cursors takes now; near enough to decide where a state goes.
     pub(crate) cursor_bytes: usize,
+    /// As of when frames to remove are looked up.
+    pub(crate) looked_up: LookedUp,
     /// Finds a frame that is to be removed.
     pub(crate) find: &'a dyn Fn(FrameId) -> Result<Option<Target>, AppendError>,
 }
@@ -168,6 +179,7 @@ impl Pending {
             bodies: Vec::new(),
             states: Vec::new(),
             targets: Vec::new(),
+            looked_up: checks.looked_up,
             staged: Vec::new(),
             key: None,
             len: 0,
@@ -289,8 +301,8 @@ impl Pending {
             total += crate::cursors::record_len(&change.name, state.as_ref());
         }
         total += self.key.as_ref().map_or(0, |key| key_len(key.key.as_str()));
-        let tombstone = |target: &Target| target.tombstone().record_len() as usize;
-        total += self.targets.iter().flatten().map(tombstone).sum::<usize>();
+        // Which frames these are is settled by the writer.
+        total += self.targets.len() * align8(TOMBSTONE_LEN + TOPIC_BYTES_MAX);
         Ok(total)
     }
 }

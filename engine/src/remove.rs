@@ -1,7 +1,7 @@
 //! Removing single frames. A removal is a tombstone in the log, written like anything else that is
 //! appended; the frame's bytes stay until its segment is compacted.
 
-use crate::append::{Appended, Batch, Removal, Target};
+use crate::append::{Appended, Batch, LookedUp, Removal, Target};
 use crate::error::AppendError;
 use crate::store::{Inner, Store};
 use crate::value::FrameId;
@@ -20,16 +20,19 @@ impl Store {
 }
 
 impl Inner {
+    /// When frames are looked up: asked before, so that they are as of then or later.
+    pub(crate) fn looked_up(&self) -> LookedUp {
+        LookedUp { rewrites: self.index.rewrites(), head: self.log.head() }
+    }
+
     /// The frame with an id, when a reader could see it.
     pub(crate) fn target(&self, id: FrameId) -> Result<Option<Target>, AppendError> {
-        // Read first: what is found is as of then or later.
-        let rewrites = self.index.rewrites();
         let found = self.get(id).map_err(AppendError::Unreadable)?;
         Ok(found.and_then(|frame| {
             let (offset, len) = (frame.offset()?, frame.record().len() as u32);
             // It may have been found by the id it had before it was imported.
             let (id, topic) = (frame.id(), frame.topic().into());
-            Some(Target { id, offset, len, topic, rewrites })
+            Some(Target { id, offset, len, topic })
         }))
     }
 }

@@ -244,7 +244,9 @@ impl Inner {
         let segment_bytes = self.env.options.segment_bytes;
         let find = |id| self.target(id);
         let blobs = &self.blobs;
-        Pending::prepare(batch, &Checks { blobs, segment_bytes, cursor_bytes, find: &find })
+        let looked_up = self.looked_up();
+        let checks = Checks { blobs, segment_bytes, cursor_bytes, looked_up, find: &find };
+        Pending::prepare(batch, &checks)
     }
 
     fn check_writable(&self) -> Result<(), AppendError> {

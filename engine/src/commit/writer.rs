@@ -48,7 +48,7 @@ pub(crate) struct Writer {
     changes: Changes,
     /// Offsets of the frames that this group removes.
     removing: HashSet<u64>,
-    /// A frame of this group may hide others.
+    /// A frame of this group may hide others, or have an id that was known before.
     hides: bool,
 }
 
@@ -204,8 +204,8 @@ impl Writer {
         conditions.check(inner, pending, before)?;
         self.check_ids(pending)?;
         let revisions = self.changes.check(inner, pending)?;
-        if self.hides && pending.targets.iter().any(Option::is_some) {
-            // Removals must see what the group has hidden.
+        if self.hides && !pending.targets.is_empty() {
+            // Removals must see what the group has hidden and brought.
             return Err(Refusal::NextGroup);
         }
         let targets = self.targets(inner, pending)?;
@@ -242,6 +242,7 @@ impl Writer {
                 self.removing.extend(placed.removed.iter().map(|target| target.offset));
                 let hides = |frame: &NewFrame| matches!(frame.ttl, Ttl::Last(_));
                 self.hides |= pending.batch.frames.iter().any(hides);
+                self.hides |= pending.batch.import.is_some();
                 self.take_up(inner, pending, &placed, place.segment.base());
                 placed.place = Some(place);
                 Ok(placed)
@@ -262,13 +263,18 @@ impl Writer {
     ) -> Result<Vec<Option<Target>>, AppendError> {
         let mut met = HashSet::new();
         let mut targets = Vec::with_capacity(pending.targets.len());
-        for target in &pending.targets {
+        if pending.targets.is_empty() {
+            return Ok(targets);
+        }
+        let now = inner.looked_up();
+        for (target, &id) in pending.targets.iter().zip(&pending.batch.removes) {
             let mut target = target.clone();
-            if let Some(found) = &target
-                && found.rewrites != inner.index.rewrites()
-            {
-                // Compaction came in between. It cannot now: it needs the writer for that.
-                target = inner.target(found.id)?;
+            // Compaction may have come in between, and frames whose ids were known before. Neither
+            // can now: they need the writer for that.
+            let grown = now.head != pending.looked_up.head;
+            let other = grown && (target.is_none() || inner.keys.has_old_ids());
+            if other || now.rewrites != pending.looked_up.rewrites {
+                target = inner.target(id)?;
             }
             let is_there = |found: &Target| {
                 let Target { offset, topic, .. } = found;
