@@ -2,6 +2,7 @@
 //! engine does: the page is enough to read a store.
 
 use std::fmt::Write as _;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::process::Command;
 
