@@ -26,8 +26,8 @@ use crate::value::{
 pub struct Batch {
     /// The frames, in order.
     pub frames: Vec<NewFrame>,
-    /// Frames to remove, before the new ones are stored. One that is not there is no error: see
-    /// [`Removal`].
+    /// Frames to remove, before the new ones are stored. All ids are looked up first; one that is
+    /// not there, or means a frame that another one of them does, is no error: see [`Removal`].
     pub removes: Vec<FrameId>,
     /// Changes of cursors; the batch is refused whole when one of their conditions is not met.
     pub cursors: Vec<CursorChange>,

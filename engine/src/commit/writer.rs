@@ -256,25 +256,25 @@ impl Writer {
 
     /// The frames that a batch removes, in the order of its ids: those that are still there, each
     /// once.
-    fn targets(
-        &self,
-        inner: &Inner,
-        pending: &Pending,
-    ) -> Result<Vec<Option<Target>>, AppendError> {
+    fn targets(&self, inner: &Inner, pending: &Pending) -> Result<Vec<Option<Target>>, Refusal> {
         let mut met = HashSet::new();
         let mut targets = Vec::with_capacity(pending.targets.len());
         if pending.targets.is_empty() {
             return Ok(targets);
         }
-        let now = inner.looked_up();
+        let (now, old_ids) = (inner.looked_up(), inner.keys.has_old_ids());
         for (target, &id) in pending.targets.iter().zip(&pending.batch.removes) {
             let mut target = target.clone();
-            // Compaction may have come in between, and frames whose ids were known before. Neither
-            // can now: they need the writer for that.
-            let grown = now.head != pending.looked_up.head;
-            let other = grown && (target.is_none() || inner.keys.has_old_ids());
-            if other || now.rewrites != pending.looked_up.rewrites {
+            // Compaction may have come in between, and frames or removals that change which frame
+            // an id means. None can now: they need the writer for that.
+            let grown = now.head != pending.looked_up.head && target.is_none();
+            if old_ids || grown || now.rewrites != pending.looked_up.rewrites {
                 target = inner.target(id)?;
+            }
+            let removing = |found: &Target| self.removing.contains(&found.offset);
+            if old_ids && target.as_ref().is_some_and(removing) {
+                // Once that is seen, the id may mean another frame that had it before.
+                return Err(Refusal::NextGroup);
             }
             let is_there = |found: &Target| {
                 let Target { offset, topic, .. } = found;

@@ -198,8 +198,7 @@ impl Run {
         assert!(!appended.repeated);
         self.oracle.take_key(batch, &appended);
         let now = self.now();
-        let removed = batch.removes.iter().map(|&id| self.oracle.remove(id, now));
-        assert_eq!(appended.removed, removed.collect::<Vec<_>>());
+        assert_eq!(appended.removed, self.oracle.remove(&batch.removes, now));
         let old_ids = match &batch.import {
             Some(Import::NewIds(ids)) => ids.iter().copied().map(Some).collect(),
             Some(Import::Verbatim(ids)) => {
@@ -347,7 +346,7 @@ impl Run {
                         self.blobs.remove(&hash);
                     }
                 }
-                self.oracle.remove(id, now);
+                self.oracle.remove(&[id], now);
             }
         }
         let dead_percent = *self.rng.pick(&[1, 10, 50]);

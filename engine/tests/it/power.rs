@@ -12,7 +12,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use xs_engine::{Health, SyncPolicy};
+use xs_engine::{Health, Store, StoreOptions, SyncPolicy};
 
 use crate::kill;
 use crate::support::{
@@ -86,8 +86,10 @@ fn cut(sync: SyncPolicy, rounds: usize) -> usize {
         }
         let disk = Mounted::ext4(&image);
         let path = disk.path().join(&name);
-        let store = xs_engine::Store::open(&path, options(crate::support::MEDIA[round % 2]));
-        let store = store.unwrap();
+        // Zeroed here too: the child goes on in the segment that recovery writes.
+        let media = options(crate::support::MEDIA[round % 2]);
+        let options = StoreOptions { zero_ahead: Some(true), ..media };
+        let store = Store::open(&path, options).unwrap();
         assert_eq!(store.info().health, Health::Writable, "{sync}, round {round}");
         let stored = frames(store.read(&everything()));
         let last = told.last_key_value().map_or(0, |(offset, _)| offset + 1);

@@ -187,15 +187,17 @@ impl Oracle {
         !expired && !self.removed[offset as usize]
     }
 
-    /// Removes a frame, if a reader could see it.
-    pub(super) fn remove(&mut self, id: FrameId, now: u64) -> Removal {
-        match self.get_by_id(id, now).and_then(|frame| frame.offset) {
-            Some(offset) => {
-                self.removed[offset as usize] = true;
+    /// Removes frames, those that a reader could see. All ids are looked up before anything is removed; a frame they mean twice goes once.
+    pub(super) fn remove(&mut self, ids: &[FrameId], now: u64) -> Vec<Removal> {
+        let found = |&id| self.get_by_id(id, now).and_then(|frame| frame.offset);
+        let found: Vec<_> = ids.iter().map(found).collect();
+        let remove = |offset: Option<u64>| match offset {
+            Some(offset) if !std::mem::replace(&mut self.removed[offset as usize], true) => {
                 Removal::Removed
             }
-            None => Removal::Absent,
-        }
+            _ => Removal::Absent,
+        };
+        found.into_iter().map(remove).collect()
     }
 
     /// The bodies of frames with an id, or that had it before.
