@@ -102,7 +102,7 @@ pub(crate) struct ServeArgs {
     pub(crate) listen: Vec<Address>,
     #[command(flatten)]
     pub(crate) allow: AllowArgs,
-    /// When an append is acknowledged: sync, interval:<time> or none.
+    /// When an append is acknowledged: sync, interval:TIME or none.
     #[arg(long, value_name = "POLICY", default_value = "sync")]
     pub(crate) sync: SyncPolicy,
     /// Least important messages on standard error: error, warn, info, debug or trace.
@@ -170,7 +170,7 @@ pub(crate) struct AppendArgs {
     /// Meta: a JSON object.
     #[arg(long, value_name = "JSON", value_parser = meta_object)]
     pub(crate) meta: Option<Meta>,
-    /// How long it is kept: forever, ephemeral, time:<ms> or last:<n>.
+    /// How long it is kept: forever, ephemeral, time:MS or last:N.
     #[arg(long, default_value = "forever")]
     pub(crate) ttl: Ttl,
 }

@@ -153,8 +153,7 @@ pub struct Progress<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// What is wrong, in the order it was found; the first
-    /// [`FINDINGS_MAX`](crate::limits::FINDINGS_MAX).
+    /// What is wrong, in the order it was found; the first [`FINDINGS_MAX`].
     pub findings: Vec<Finding>,
     /// How many things are wrong.
     pub findings_total: u64,

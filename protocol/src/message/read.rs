@@ -159,7 +159,7 @@ pub(crate) fn after_page(options: &ReadOptions, page: &Page, taken: u64) -> Read
 pub struct LastRequest {
     /// Among which topics.
     pub topics: TopicPatterns,
-    /// How many; at most [`LAST_MAX`](crate::limits::LAST_MAX).
+    /// How many; at most [`LAST_MAX`].
     pub n: u64,
     /// So many of each topic instead of all together.
     pub per_topic: bool,
