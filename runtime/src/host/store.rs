@@ -216,12 +216,12 @@ impl Backend for ProcessorStore {
 
 /// The cursor of a processor itself.
 pub(super) fn processor_cursor(key: &Key) -> CursorName {
-    CursorName::parse(&format!("{}:{}", key.kind, key.name)).expect("a name leaves room for a kind")
+    CursorName::parse(&format!("xs.{}.{}", key.kind, key.name)).expect("a name leaves room for a kind")
 }
 
 /// The cursor of a position kept under a key of the module's, which may be longer than a name.
 fn position_cursor(processor: &Key, key: &str) -> CursorName {
-    let prefix = format!("{}:{}", processor.kind, processor.name);
+    let prefix = format!("xs.{}.{}", processor.kind, processor.name);
     CursorName::parse(&format!("{prefix}:{key}")).unwrap_or_else(|_| {
         let hash = BlobHash::of(key.as_bytes());
         let short: String = hash.as_bytes()[..16].iter().map(|b| format!("{b:02x}")).collect();
@@ -302,7 +302,7 @@ mod tests {
     fn every_position_has_a_cursor() {
         let longest = "a".repeat(crate::name::NAME_BYTES_MAX);
         let key = Key { kind: Kind::Generator, name: ProcessorName::parse(&longest).unwrap() };
-        assert_eq!(processor_cursor(&key).as_str(), format!("generator:{longest}"));
+        assert_eq!(processor_cursor(&key).as_str(), format!("xs.generator.{longest}"));
         assert!(position_cursor(&key, "input").as_str().ends_with(":input"));
         let (one, two) = (position_cursor(&key, &"x".repeat(300)), position_cursor(&key, "a\nb"));
         assert_ne!(one, two);

@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_place_survives_its_cursor() {
-        let name = CursorName::parse("command:a").unwrap();
+        let name = CursorName::parse("xs.command.a").unwrap();
         let mut place = Place::new(3);
         for ids in [vec![], vec![FrameId::first_of_ms(1), FrameId::first_of_ms(2)]] {
             place.running = ids.into_iter().collect();

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     fn round_trip(place: &Place) -> Place {
-        let name = CursorName::parse("handler:a").unwrap();
+        let name = CursorName::parse("xs.handler.a").unwrap();
         let (offset, state) = Place::new(0).change(&name, place).set.unwrap();
         let cursor = Cursor { revision: place.revision, epoch: 1, offset, time_ms: 0, state };
         Place::of(&cursor).unwrap()

@@ -41,7 +41,7 @@ async fn state_threads_through_and_survives_a_host() {
     assert!(sides.iter().zip(&of).all(|(side, of)| meta(side)["of"] == **of));
     let origin = sides[0].origin().unwrap();
     assert_eq!((origin.input, origin.input_offset), (Some(inputs[0]), Some(0)));
-    assert_eq!(world.store.cursor_now("handler:sum").unwrap().offset, {
+    assert_eq!(world.store.cursor_now("xs.handler.sum").unwrap().offset, {
         let last = world.topic("in").last().unwrap().offset().unwrap();
         last + 1
     });
@@ -191,7 +191,7 @@ async fn a_cursor_without_outputs_moves_seldom() {
         world.append("in", json!({}), "");
     }
     let moved = async {
-        while world.store.cursor_now("handler:h").unwrap().offset < 200 {
+        while world.store.cursor_now("xs.handler.h").unwrap().offset < 200 {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
@@ -206,7 +206,7 @@ async fn a_reset_begins_again() {
     world.append("in", json!({ "n": 1 }), "");
     let host = world.host().await;
     world.wait("sum.out", 1).await;
-    let name = xs_engine::CursorName::parse("handler:sum").unwrap();
+    let name = xs_engine::CursorName::parse("xs.handler.sum").unwrap();
     let expect = xs_engine::ExpectRevision::Any;
     let change = xs_engine::CursorChange { name, expect, set: None };
     world.store.put(xs_protocol::AppendRequest { cursors: vec![change], ..Default::default() });
