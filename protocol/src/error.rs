@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 
-use xs_engine::{CursorName, RecordError, ValueError};
+use xs_engine::{CursorName, FrameId, RecordError, ValueError};
 
 /// What a caller may do about a refusal. The first decimal digit of every code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,10 +114,18 @@ codes! {
     InvalidRead = 305,
     /// The connection already has as many streams as it may have.
     TooManyStreams = 306,
+    /// The idempotency key was used for a batch with other content.
+    KeyReused = 307,
+    /// Imported ids do not ascend, or not above those that the store gave.
+    ImportOrder = 308,
     /// A cursor's revision is not the expected one.
     CursorConflict = 400,
     /// The position lies beyond what its epoch holds.
     CursorAhead = 401,
+    /// A condition of the batch does not hold.
+    ConditionFailed = 402,
+    /// The position belongs to another store.
+    OtherStore = 403,
     /// Some limit of the server is reached.
     Busy = 500,
     /// The server is stopping: reconnect.
@@ -132,6 +140,8 @@ codes! {
     Closed = 602,
     /// The server failed in a way it did not foresee.
     Internal = 603,
+    /// The system refuses to read the store's files.
+    Unreadable = 604,
     /// No such blob.
     UnknownBlob = 700,
     /// No such command, or it is not active.
@@ -184,6 +194,15 @@ pub enum Detail {
     Offset(u64),
     /// The extension that is not known.
     Extension(u16),
+    /// The condition that does not hold, and what is there now.
+    Condition {
+        /// Its place among the conditions of the batch, from 0.
+        index: u32,
+        /// The offset of the newest frame of its topics, or the head.
+        found: u64,
+    },
+    /// The first frame of the batch that used the key.
+    Frame(FrameId),
 }
 
 /// A request the server refused: the reply in place of a result, and what a

@@ -4,38 +4,151 @@
 use xs_engine::{AppendError, ReadError};
 use xs_protocol::{Code, Detail, Refusal};
 
+/// Why a batch or a blob was not taken.
 pub(super) fn append(error: &AppendError) -> Refusal {
     let code = match error {
+        // An empty batch is wrong, whatever the limit.
+        AppendError::BatchCount { count: 0, .. } => Code::InvalidValue,
         AppendError::BatchCount { .. }
         | AppendError::BatchTooLarge { .. }
         | AppendError::StateTooLarge { .. }
+        | AppendError::TooManyConditions { .. }
         | AppendError::BlobTooLarge { .. } => Code::BatchTooLarge,
-        AppendError::Invalid(_) | AppendError::CursorTwice(_) => Code::InvalidValue,
+        AppendError::Invalid(_)
+        | AppendError::CursorTwice(_)
+        | AppendError::KeyWithoutFrame
+        | AppendError::ImportCount { .. }
+        | AppendError::ImportEphemeral { .. }
+        | AppendError::ImportId(_)
+        | AppendError::ImportKey => Code::InvalidValue,
+        AppendError::ImportOrder { .. } => Code::ImportOrder,
+        AppendError::KeyReused { .. } => Code::KeyReused,
         AppendError::CursorConflict { .. } => Code::CursorConflict,
+        AppendError::ConditionNotMet(_) => Code::ConditionFailed,
         AppendError::TooManyCursors => Code::Busy,
         AppendError::UnknownBlob(_) => Code::UnknownBlob,
         AppendError::StorageFull => Code::StorageFull,
+        AppendError::ConditionUnread { error, .. } | AppendError::Unreadable(error) => {
+            read_code(error)
+        }
+        AppendError::BlobRefused(_) => Code::Unreadable,
         AppendError::ReadOnly(_) => Code::ReadOnly,
         AppendError::Indeterminate => Code::Indeterminate,
         AppendError::Poisoned | AppendError::Closed => Code::Closed,
         _ => Code::Internal,
     };
     let refusal = Refusal::new(code, error.to_string());
+    let limit = |max: usize| Detail::Limit(max as u64);
     match error {
         AppendError::CursorConflict { name, actual, .. } => {
             refusal.with(Detail::Cursor { name: name.clone(), revision: *actual })
         }
-        AppendError::BatchTooLarge { max, .. } => refusal.with(Detail::Limit(*max as u64)),
+        AppendError::ConditionNotMet(unmet) => {
+            let index = u32::try_from(unmet.index).unwrap_or(u32::MAX);
+            refusal.with(Detail::Condition { index, found: unmet.found })
+        }
+        AppendError::KeyReused { id, .. } => refusal.with(Detail::Frame(*id)),
+        AppendError::BatchCount { max, .. }
+        | AppendError::BatchTooLarge { max, .. }
+        | AppendError::StateTooLarge { max, .. }
+        | AppendError::TooManyConditions { max, .. } => refusal.with(limit(*max)),
+        AppendError::BlobTooLarge { max } => refusal.with(Detail::Limit(*max)),
         _ => refusal,
     }
 }
 
+/// Why something could not be read.
 pub(super) fn read(error: &ReadError) -> Refusal {
-    let code = match error {
-        ReadError::Corrupt(_) => Code::Corrupt,
-        ReadError::Options(_) => Code::InvalidRead,
+    let refusal = Refusal::new(read_code(error), error.to_string());
+    match error {
+        ReadError::CursorAhead { offset } => refusal.with(Detail::Offset(*offset)),
+        ReadError::TooLarge { max, .. } => refusal.with(Detail::Limit(*max)),
+        _ => refusal,
+    }
+}
+
+const fn read_code(error: &ReadError) -> Code {
+    match error {
+        ReadError::Corrupt(_) | ReadError::MissingBlob(_) => Code::Corrupt,
+        ReadError::Io { .. } => Code::Unreadable,
+        ReadError::Options(_) | ReadError::TooLarge { .. } => Code::InvalidRead,
+        ReadError::CursorAhead { .. } => Code::CursorAhead,
+        ReadError::OtherStore { .. } => Code::OtherStore,
         ReadError::Closed => Code::Closed,
         _ => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use xs_engine::{
+        BlobHash, Condition, CursorName, FrameId, IdempotencyKey, ReadOnlyReason, RecordError,
+        Unmet,
     };
-    Refusal::new(code, error.to_string())
+
+    use super::*;
+
+    fn unmet() -> AppendError {
+        let condition = Condition::HeadIs(3);
+        AppendError::ConditionNotMet(Unmet { index: 1, condition, found: 9 })
+    }
+
+    #[test]
+    fn every_error_of_an_append_has_its_code() {
+        let (id, hash) = (FrameId::MAX, BlobHash::of(b"x"));
+        let cursor = CursorName::parse("c").unwrap();
+        let key = IdempotencyKey::parse("k").unwrap();
+        let conflict = AppendError::CursorConflict { name: cursor.clone(), expected: 1, actual: 2 };
+        let unread = AppendError::ConditionUnread { index: 0, error: ReadError::MissingBlob(hash) };
+        let cases = [
+            (AppendError::BatchCount { count: 0, max: 2 }, Code::InvalidValue),
+            (AppendError::BatchCount { count: 3, max: 2 }, Code::BatchTooLarge),
+            (AppendError::BatchTooLarge { bytes: 3, max: 2 }, Code::BatchTooLarge),
+            (
+                AppendError::StateTooLarge { name: cursor.clone(), bytes: 3, max: 2 },
+                Code::BatchTooLarge,
+            ),
+            (AppendError::TooManyConditions { count: 65, max: 64 }, Code::BatchTooLarge),
+            (AppendError::BlobTooLarge { max: 2 }, Code::BatchTooLarge),
+            (AppendError::Invalid(RecordError::Short), Code::InvalidValue),
+            (AppendError::CursorTwice(cursor), Code::InvalidValue),
+            (AppendError::KeyWithoutFrame, Code::InvalidValue),
+            (AppendError::ImportCount { frames: 1, ids: 2 }, Code::InvalidValue),
+            (AppendError::ImportEphemeral { index: 0 }, Code::InvalidValue),
+            (AppendError::ImportId(id), Code::InvalidValue),
+            (AppendError::ImportKey, Code::InvalidValue),
+            (AppendError::ImportOrder { index: 0, id, newest: id }, Code::ImportOrder),
+            (AppendError::KeyReused { key, id }, Code::KeyReused),
+            (conflict, Code::CursorConflict),
+            (unmet(), Code::ConditionFailed),
+            (unread, Code::Corrupt),
+            (AppendError::Unreadable(ReadError::Closed), Code::Closed),
+            (AppendError::TooManyCursors, Code::Busy),
+            (AppendError::UnknownBlob(hash), Code::UnknownBlob),
+            (AppendError::BlobRefused(Arc::from("why")), Code::Unreadable),
+            (AppendError::StorageFull, Code::StorageFull),
+            (AppendError::ReadOnly(ReadOnlyReason::Backup), Code::ReadOnly),
+            (AppendError::Indeterminate, Code::Indeterminate),
+            (AppendError::Poisoned, Code::Closed),
+            (AppendError::Closed, Code::Closed),
+        ];
+        for (error, code) in cases {
+            assert_eq!(append(&error).code, code, "{error}");
+        }
+    }
+
+    #[test]
+    fn details_tell_what_is_there() {
+        let id = FrameId::MAX;
+        assert_eq!(append(&unmet()).details, [Detail::Condition { index: 1, found: 9 }]);
+        let reused = AppendError::KeyReused { key: IdempotencyKey::parse("k").unwrap(), id };
+        assert_eq!(append(&reused).details, [Detail::Frame(id)]);
+        let ahead = read(&ReadError::CursorAhead { offset: 7 });
+        assert_eq!((ahead.code, ahead.details), (Code::CursorAhead, vec![Detail::Offset(7)]));
+        assert_eq!(read(&ReadError::OtherStore { store: [1; 16] }).code, Code::OtherStore);
+        let io = ReadError::Io { path: "x".into(), what: Arc::from("why") };
+        assert_eq!(read(&io).code, Code::Unreadable);
+    }
 }

@@ -93,8 +93,9 @@ impl Service for StoreService {
     }
 
     fn append(&self, batch: AppendRequest, done: Done) {
-        let AppendRequest { frames, cursors, durable } = batch;
-        self.core.submit(Batch { frames, cursors, durable, ..Batch::default() }, move |result| {
+        let AppendRequest { frames, cursors, conditions, key, durable } = batch;
+        let batch = Batch { frames, cursors, conditions, key, durable, ..Batch::default() };
+        self.core.submit(batch, move |result| {
             done(result.map(appended).map_err(|error| refuse::append(&error)));
         });
     }
@@ -216,6 +217,7 @@ fn appended(appended: Appended) -> xs_protocol::Appended {
     xs_protocol::Appended {
         frames: stamps.map(|stamp| Stamp { id: stamp.id, offset: stamp.offset }).collect(),
         cursors: appended.cursors,
+        repeated: appended.repeated,
         durable: appended.durable,
         head: appended.head,
     }

@@ -27,3 +27,5 @@ mod serve;
 mod support;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod wire;

@@ -180,9 +180,11 @@ impl Client {
 
     /// Appends a batch. The request is on its way when this returns, so batches are appended in the
     /// order of these calls, whenever their replies are awaited. The server stops reading at
-    /// [`PeerLimits::requests`] without an answer; what is queued beyond that is held here.
+    /// [`PeerLimits::requests`] without an answer; what is queued beyond that is held here. When
+    /// the connection is lost before the answer, a batch with a key can be sent again as it is; one
+    /// without may then be stored twice.
     pub fn append(&self, batch: &AppendRequest) -> Reply<Appended> {
-        let records = batch.frames.len() + batch.cursors.len();
+        let records = batch.frames.len() + batch.cursors.len() + usize::from(batch.key.is_some());
         let max = self.server.limits.batch_records.min(BATCH_RECORDS_MAX as u32);
         if records > max as usize {
             return Reply::failed(

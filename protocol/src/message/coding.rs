@@ -134,9 +134,18 @@ impl Body {
         if self.bytes.is_empty() { Ok(()) } else { Err(self.wrong("bytes after the end")) }
     }
 
-    /// The extensions at the end of a request. None is known yet: one that may not be passed over
-    /// is refused.
-    pub(crate) fn extensions(mut self) -> Result<(), DecodeError> {
+    /// The extensions at the end of a request that knows none: one that may not be passed over is
+    /// refused.
+    pub(crate) fn extensions(self) -> Result<(), DecodeError> {
+        self.extensions_with(|_, _| Ok(false))
+    }
+
+    /// The extensions at the end of a request. `take` gets each and says whether it knows it; one
+    /// that nobody knows and that may not be passed over is refused.
+    pub(crate) fn extensions_with(
+        mut self,
+        mut take: impl FnMut(u16, Self) -> Result<bool, DecodeError>,
+    ) -> Result<(), DecodeError> {
         let mut count = 0;
         while self.left() > 0 {
             count += 1;
@@ -146,8 +155,8 @@ impl Body {
             let tag = self.u16("extension tag")?;
             self.zeros(2)?;
             let len = self.u32("extension length")?;
-            self.take(len as usize, "extension")?;
-            if tag < TAG_OPTIONAL {
+            let value = Self::new(self.op, self.take(len as usize, "extension")?);
+            if !take(tag, value)? && tag < TAG_OPTIONAL {
                 let text = format!("extension {tag} of {} is not known to this server", self.op);
                 let refusal = Refusal::new(Code::UnknownExtension, text);
                 return Err(refusal.with(Detail::Extension(tag)).into());
@@ -218,6 +227,17 @@ pub(crate) fn put_patterns(out: &mut Gather, patterns: &TopicPatterns) {
     for pattern in patterns.as_slice() {
         out.put_str(&pattern.to_string());
     }
+}
+
+/// Adds an extension.
+pub(crate) fn put_extension(out: &mut Gather, tag: u16, put: impl FnOnce(&mut Gather)) {
+    out.put_u16(tag);
+    out.put_u16(0);
+    let mark = out.mark();
+    out.put_u32(0);
+    let before = out.message_len();
+    put(out);
+    out.patch_u32(mark, (out.message_len() - before) as u32);
 }
 
 /// Adds an optional number: `u64::MAX` is "none".

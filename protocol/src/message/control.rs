@@ -12,6 +12,8 @@ const DETAIL_CURSOR: u16 = 2;
 const DETAIL_LIMIT: u16 = 3;
 const DETAIL_OFFSET: u16 = 4;
 const DETAIL_EXTENSION: u16 = 5;
+const DETAIL_CONDITION: u16 = 6;
+const DETAIL_FRAME: u16 = 7;
 
 /// Adds the body of a refusal; its code is in the header.
 pub(crate) fn put_refusal(out: &mut Gather, refusal: &Refusal) {
@@ -44,6 +46,15 @@ pub(crate) fn put_refusal(out: &mut Gather, refusal: &Refusal) {
                 head(DETAIL_EXTENSION, 2);
                 out.put_u16(*tag);
             }
+            Detail::Condition { index, found } => {
+                head(DETAIL_CONDITION, 12);
+                out.put_u32(*index);
+                out.put_u64(*found);
+            }
+            Detail::Frame(id) => {
+                head(DETAIL_FRAME, 16);
+                out.put_slice(id.as_bytes());
+            }
         }
     }
 }
@@ -72,6 +83,11 @@ pub(crate) fn read_refusal(code: u16, mut body: Body) -> Result<Refusal, Protoco
             DETAIL_LIMIT => details.push(Detail::Limit(value.u64("limit")?)),
             DETAIL_OFFSET => details.push(Detail::Offset(value.u64("offset")?)),
             DETAIL_EXTENSION => details.push(Detail::Extension(value.u16("extension")?)),
+            DETAIL_CONDITION => {
+                let (index, found) = (value.u32("condition")?, value.u64("what is there")?);
+                details.push(Detail::Condition { index, found });
+            }
+            DETAIL_FRAME => details.push(Detail::Frame(value.id("frame")?)),
             _ => {}
         }
     }
@@ -126,6 +142,8 @@ mod tests {
             .with(Detail::Cursor { name: CursorName::parse("c").unwrap(), revision: 3 })
             .with(Detail::Limit(9))
             .with(Detail::Extension(7))
+            .with(Detail::Condition { index: 1, found: 8 })
+            .with(Detail::Frame(xs_engine::FrameId::MAX))
             .with(Detail::Offset(u64::MAX));
         let body = body_of(|out| put_refusal(out, &refusal));
         let read = |bytes| read_refusal(400, Body::new("REFUSAL", bytes));

@@ -1,10 +1,15 @@
-//! CURSOR_GET, CURSOR_SET, CURSOR_LIST.
+//! CURSOR_GET, CURSOR_SET, CURSOR_LIST, and the changes of cursors that a batch carries.
 
-use xs_engine::{Cursor, CursorName};
+use bytes::Bytes;
+use xs_engine::limits::CURSOR_STATE_BYTES_MAX;
+use xs_engine::{Cursor, CursorChange, CursorName, ExpectRevision};
 
 use super::coding::{Body, DecodeError};
-use crate::error::ProtocolError;
+use crate::error::{Code, Detail, ProtocolError, Refusal};
 use crate::gather::Gather;
+
+const CURSOR_SET: u8 = 1;
+const CURSOR_EXPECT: u8 = 2;
 
 /// A cursor without its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +26,51 @@ pub struct CursorSummary {
     pub time_ms: u64,
     /// Bytes of its state.
     pub state_bytes: u64,
+}
+
+/// Adds a change.
+pub(crate) fn put_cursor_change(out: &mut Gather, change: &CursorChange) {
+    let mut flags = if change.set.is_some() { CURSOR_SET } else { 0 };
+    let mut expected = 0;
+    if let ExpectRevision::Is(revision) = change.expect {
+        (flags, expected) = (flags | CURSOR_EXPECT, revision);
+    }
+    let empty = Bytes::new();
+    let (offset, state) = change.set.as_ref().map_or((0, &empty), |(at, state)| (*at, state));
+    out.put_u8(flags);
+    out.put_u8(change.name.as_str().len() as u8);
+    out.put_u16(0);
+    out.put_u32(state.len() as u32);
+    out.put_u64(expected);
+    out.put_u64(offset);
+    out.put_slice(change.name.as_str().as_bytes());
+    out.put_shared(state);
+}
+
+/// Reads a change.
+pub(crate) fn read_cursor_change(body: &mut Body) -> Result<CursorChange, DecodeError> {
+    let flags = body.u8("flags of a cursor")?;
+    let name_len = body.u8("name length")?;
+    body.zeros(2)?;
+    let state_len = body.u32("state length")? as usize;
+    let expected = body.u64("revision")?;
+    let offset = body.u64("offset")?;
+    if flags & !(CURSOR_SET | CURSOR_EXPECT) != 0 {
+        return Err(body.wrong("flags of a cursor").into());
+    }
+    let name = body.text_of(usize::from(name_len), "cursor name")?;
+    let state = body.take(state_len, "state")?;
+    if state_len > CURSOR_STATE_BYTES_MAX {
+        let text = format!("a state of {state_len} bytes is over {CURSOR_STATE_BYTES_MAX}");
+        let refusal = Refusal::new(Code::InvalidValue, text);
+        return Err(refusal.with(Detail::Limit(CURSOR_STATE_BYTES_MAX as u64)).into());
+    }
+    let expect = match flags & CURSOR_EXPECT {
+        0 => ExpectRevision::Any,
+        _ => ExpectRevision::Is(expected),
+    };
+    let set = (flags & CURSOR_SET != 0).then_some((offset, state));
+    Ok(CursorChange { name: CursorName::parse(name.as_str())?, expect, set })
 }
 
 /// Reads the request of CURSOR_GET.
@@ -78,8 +128,6 @@ impl CursorSummary {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::message::testing::{body_of, each_cut_fails};
 

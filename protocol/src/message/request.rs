@@ -3,11 +3,10 @@
 use bytes::Bytes;
 use xs_engine::{BlobHash, Bound, CursorChange, CursorName, TopicPatterns};
 
-use super::append::{put_cursor_change, read_cursor_change};
 use super::blob::read_has;
 use super::coding::{Body, put_bound, put_patterns};
 use super::control::{read_credit, read_ping};
-use super::cursor::read_name;
+use super::cursor::{put_cursor_change, read_cursor_change, read_name};
 use super::read::read_topics_request;
 use super::{
     AppendRequest, BlobGetRequest, CallRequest, DecodeError, FetchRequest, HelloRequest,

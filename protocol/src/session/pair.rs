@@ -142,7 +142,7 @@ fn a_conversation_is_the_same_in_pieces_of_any_size() {
         // Answers may come in any order.
         for (n, ticket) in tickets.into_iter().enumerate().rev() {
             let frames = vec![Stamp { id: FrameId::MAX, offset: Some(n as u64) }];
-            let reply = Appended { frames, cursors: Vec::new(), durable: true, head: 3 };
+            let reply = Appended { frames, durable: true, head: 3, ..Appended::default() };
             pair.server.reply(ticket, |out| reply.put(out));
         }
         let events = pair.move_to_client().unwrap();

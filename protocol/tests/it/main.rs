@@ -7,6 +7,8 @@ mod hostile;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod once;
+#[cfg(test)]
 mod ops;
 #[cfg(test)]
 mod raw;

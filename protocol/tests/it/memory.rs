@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use xs_engine::{
-    BlobHash, Body, Bound, Cursor, CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta,
-    NewFrame, Origin, ReadOptions, Start, Topic, TopicPatterns, Ttl,
+    BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, ExpectRevision, Frame,
+    FrameId, IdempotencyKey, Meta, NewFrame, Origin, ReadOptions, Start, Topic, TopicPatterns, Ttl,
 };
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary,
@@ -26,6 +26,7 @@ struct Inner {
     ephemeral: Vec<(u64, Frame)>,
     blobs: BTreeMap<BlobHash, Bytes>,
     cursors: BTreeMap<CursorName, Cursor>,
+    keys: BTreeMap<IdempotencyKey, (AppendRequest, Appended)>,
     queue: Vec<(AppendRequest, Done)>,
     held: bool,
     commits: u64,
@@ -135,7 +136,43 @@ impl Inner {
         Ok(Stamp { id, offset })
     }
 
+    /// The first condition that does not hold.
+    fn unmet(&self, conditions: &[Condition]) -> Option<Refusal> {
+        let newest = |topics: &TopicPatterns| {
+            self.frames.iter().rposition(|frame| topics.matches(frame.topic()))
+        };
+        conditions.iter().zip(0..).find_map(|(condition, index)| {
+            let found = match condition {
+                Condition::HeadIs(head) => Some(self.head()).filter(|found| found != head),
+                Condition::Empty(topics) => newest(topics).map(|found| found as u64),
+                Condition::LastAtMost { topics, offset } => {
+                    newest(topics).map(|found| found as u64).filter(|found| found > offset)
+                }
+            }?;
+            let text = format!("condition {index} is not met");
+            let detail = Detail::Condition { index, found };
+            Some(Refusal::new(Code::ConditionFailed, text).with(detail))
+        })
+    }
+
     fn apply(&mut self, batch: &AppendRequest) -> Result<Appended, Refusal> {
+        let Some(key) = &batch.key else { return self.store(batch) };
+        if let Some((before, appended)) = self.keys.get(key) {
+            if before.frames == batch.frames {
+                return Ok(Appended { repeated: true, ..appended.clone() });
+            }
+            let detail = Detail::Frame(appended.frames[0].id);
+            return Err(Refusal::new(Code::KeyReused, "another batch has the key").with(detail));
+        }
+        let appended = self.store(batch)?;
+        self.keys.insert(key.clone(), (batch.clone(), appended.clone()));
+        Ok(appended)
+    }
+
+    fn store(&mut self, batch: &AppendRequest) -> Result<Appended, Refusal> {
+        if let Some(refusal) = self.unmet(&batch.conditions) {
+            return Err(refusal);
+        }
         for CursorChange { name, expect, .. } in &batch.cursors {
             let actual = self.cursors.get(name).map_or(0, |cursor| cursor.revision);
             if let ExpectRevision::Is(expected) = expect
@@ -148,7 +185,8 @@ impl Inner {
         }
         let frames = batch.frames.iter().map(|new| self.add(new)).collect::<Result<_, _>>()?;
         let cursors = batch.cursors.iter().map(|change| self.set(change)).collect();
-        Ok(Appended { frames, cursors, durable: true, head: self.head() })
+        let (durable, head) = (true, self.head());
+        Ok(Appended { frames, cursors, durable, head, ..Appended::default() })
     }
 
     fn set(&mut self, change: &CursorChange) -> u64 {

@@ -277,7 +277,7 @@ impl Keeper {
 
     /// Appends what is to be said; `None` when it could not be.
     async fn say(&self, frames: Vec<NewFrame>, cursors: Vec<CursorChange>) -> Option<Appended> {
-        let batch = AppendRequest { frames, cursors, durable: false };
+        let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
         // The last words of a Host that ends are said too, as long as the store takes them at once.
         match commit(&self.shared.client, &batch, &self.shutdown).await {
             Outcome::Stored(appended) => return Some(appended),

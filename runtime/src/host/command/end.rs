@@ -131,7 +131,7 @@ impl Command {
         }
         if !frames.is_empty() {
             let cursors = vec![place.change(&cursor)];
-            let batch = AppendRequest { frames, cursors, durable: false };
+            let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
             if let Err(error) = client.append(&batch).await {
                 // They are still noted as running and will be answered at the next start.
                 tracing::warn!(processor = %version.key, %error, "calls could not be answered");

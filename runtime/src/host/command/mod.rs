@@ -285,7 +285,8 @@ impl Command {
         let client = self.version.shared().client.clone();
         loop {
             let cursors = vec![self.place.change(&self.cursor)];
-            let batch = AppendRequest { frames: frames.clone(), cursors, durable: false };
+            let batch =
+                AppendRequest { frames: frames.clone(), cursors, ..AppendRequest::default() };
             match commit(&client, &batch, stop).await {
                 Outcome::Stored(appended) => {
                     self.place.revision = appended.cursors.first().copied().unwrap_or_default();

@@ -306,7 +306,7 @@ impl Handler {
         stop: &CancellationToken,
     ) -> Step {
         let change = self.place.change(&self.cursor, &next);
-        let batch = AppendRequest { frames, cursors: vec![change], durable: false };
+        let batch = AppendRequest { frames, cursors: vec![change], ..AppendRequest::default() };
         match commit(&self.version.shared().client, &batch, stop).await {
             Outcome::Stored(appended) => {
                 let revision = appended.cursors.first().copied().unwrap_or_default();

@@ -148,7 +148,8 @@ impl Inner {
             }
         }
         let head = self.frames.len() as u64;
-        Ok(Appended { frames: stamps, cursors: revisions, durable: true, head })
+        let durable = true;
+        Ok(Appended { frames: stamps, cursors: revisions, durable, head, ..Appended::default() })
     }
 }
 

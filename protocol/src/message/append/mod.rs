@@ -1,26 +1,21 @@
 //! APPEND: frames and cursor changes in one atomic batch.
 
-use std::num::NonZeroU64;
+mod extensions;
+mod frame;
 
-use xs_engine::limits::{BATCH_RECORDS_MAX, CURSOR_STATE_BYTES_MAX};
-use xs_engine::{
-    Body as FrameBody, CursorChange, CursorName, ExpectRevision, FrameId, Meta, NewFrame, Origin,
-    Topic, Ttl,
-};
+use xs_engine::limits::BATCH_RECORDS_MAX;
+use xs_engine::{Condition, CursorChange, FrameId, IdempotencyKey, NewFrame, Topic};
 
+use self::frame::{put_frame, read_frame};
 use super::coding::{Body, DecodeError, NONE};
+use super::cursor::{put_cursor_change, read_cursor_change};
 use crate::error::{Code, Detail, ProtocolError, Refusal};
 use crate::gather::Gather;
 
 const FLAG_DURABLE: u8 = 1;
 
-const BODY_MASK: u8 = 3;
-const BODY_INLINE: u8 = 1;
-const BODY_STORED: u8 = 2;
-const FLAG_ORIGIN: u8 = 4;
-
-const CURSOR_SET: u8 = 1;
-const CURSOR_EXPECT: u8 = 2;
+const REPLY_DURABLE: u8 = 1;
+const REPLY_REPEATED: u8 = 2;
 
 /// A batch to append: all of it or nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,6 +24,11 @@ pub struct AppendRequest {
     pub frames: Vec<NewFrame>,
     /// Cursors that move in the same batch.
     pub cursors: Vec<CursorChange>,
+    /// What must hold, or nothing is stored.
+    pub conditions: Vec<Condition>,
+    /// With a key the batch is stored once, however often it is sent within 24 hours (or the next
+    /// million keys): after a lost answer it can be sent again.
+    pub key: Option<IdempotencyKey>,
     /// Ask for an answer only after a sync, whatever the store's policy.
     pub durable: bool,
 }
@@ -48,6 +48,7 @@ impl AppendRequest {
         out.put_u16(0);
         self.frames.iter().for_each(|frame| put_frame(out, frame));
         self.cursors.iter().for_each(|change| put_cursor_change(out, change));
+        extensions::put(out, self);
     }
 
     pub(crate) fn read(mut body: Body) -> Result<Self, DecodeError> {
@@ -62,7 +63,6 @@ impl AppendRequest {
         check_records(frames + cursors)?;
         let mut batch = Self { durable: flags & FLAG_DURABLE != 0, ..Self::default() };
         batch.frames.reserve_exact(frames);
-        // Frames of one batch mostly share their topic: its name is kept once.
         let mut topic: Option<Topic> = None;
         for _ in 0..frames {
             batch.frames.push(read_frame(&mut body, &mut topic)?);
@@ -70,7 +70,7 @@ impl AppendRequest {
         for _ in 0..cursors {
             batch.cursors.push(read_cursor_change(&mut body)?);
         }
-        body.extensions()?;
+        extensions::read(body, &mut batch)?;
         Ok(batch)
     }
 }
@@ -85,142 +85,6 @@ fn check_records(count: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn put_frame(out: &mut Gather, frame: &NewFrame) {
-    let body = match &frame.body {
-        FrameBody::None => 0,
-        FrameBody::Inline(_) => BODY_INLINE,
-        FrameBody::Stored(_) => BODY_STORED,
-    };
-    let (ttl, ttl_value) = match frame.ttl {
-        Ttl::Forever => (0, None),
-        Ttl::Ephemeral => (1, None),
-        Ttl::TimeMs(ms) => (2, Some(ms)),
-        Ttl::Last(n) => (3, Some(n.get())),
-    };
-    out.put_u8(body | if frame.origin.is_some() { FLAG_ORIGIN } else { 0 });
-    out.put_u8(ttl);
-    out.put_u8(frame.topic.as_str().len() as u8);
-    out.put_u8(0);
-    out.put_u32(frame.meta.as_bytes().len() as u32);
-    if let Some(value) = ttl_value {
-        out.put_u64(value);
-    }
-    match &frame.body {
-        FrameBody::None => {}
-        FrameBody::Inline(bytes) => out.put_u32(bytes.len() as u32),
-        FrameBody::Stored(hash) => out.put_slice(hash.as_bytes()),
-    }
-    if let Some(origin) = &frame.origin {
-        out.put_slice(origin.processor.as_bytes());
-        out.put_slice(origin.input.unwrap_or(FrameId::ZERO).as_bytes());
-        out.put_u64(origin.input_offset.unwrap_or(NONE));
-        out.put_u32(origin.hops);
-        out.put_u32(0);
-    }
-    out.put_slice(frame.topic.as_str().as_bytes());
-    out.put_slice(frame.meta.as_bytes());
-    if let FrameBody::Inline(bytes) = &frame.body {
-        out.put_shared(bytes);
-    }
-}
-
-fn read_frame(body: &mut Body, last_topic: &mut Option<Topic>) -> Result<NewFrame, DecodeError> {
-    let flags = body.u8("flags of a frame")?;
-    let ttl = body.u8("ttl")?;
-    let topic_len = body.u8("topic length")?;
-    body.zeros(1)?;
-    let meta_len = body.u32("meta length")?;
-    if flags & !(BODY_MASK | FLAG_ORIGIN) != 0 {
-        return Err(body.wrong("flags of a frame").into());
-    }
-    let ttl = match ttl {
-        0 => Ttl::Forever,
-        1 => Ttl::Ephemeral,
-        2 => Ttl::TimeMs(body.u64("ttl value")?),
-        3 => {
-            let n = NonZeroU64::new(body.u64("ttl value")?);
-            Ttl::Last(n.ok_or_else(|| body.wrong("ttl value"))?)
-        }
-        _ => return Err(body.wrong("ttl").into()),
-    };
-    let mut inline = 0;
-    let mut content = FrameBody::None;
-    match flags & BODY_MASK {
-        0 => {}
-        BODY_INLINE => inline = body.u32("body length")?,
-        BODY_STORED => content = FrameBody::Stored(body.hash("body hash")?),
-        _ => return Err(body.wrong("kind of body").into()),
-    }
-    let origin = if flags & FLAG_ORIGIN != 0 { Some(read_origin(body)?) } else { None };
-    let name = body.text_of(usize::from(topic_len), "topic")?;
-    let topic = match last_topic {
-        Some(last) if last.as_str() == name.as_str() => last.clone(),
-        _ => last_topic.insert(Topic::parse(name.as_str())?).clone(),
-    };
-    let meta = Meta::parse(body.take(meta_len as usize, "meta")?)?;
-    if inline > 0 {
-        content = FrameBody::Inline(body.take(inline as usize, "body")?);
-    }
-    Ok(NewFrame { topic, meta, body: content, ttl, origin })
-}
-
-fn read_origin(body: &mut Body) -> Result<Origin, ProtocolError> {
-    let processor = body.id("origin")?;
-    let input = body.id("origin")?;
-    let input_offset = body.u64("origin")?;
-    let hops = body.u32("origin")?;
-    body.zeros(4)?;
-    Ok(Origin {
-        processor,
-        input: (input != FrameId::ZERO).then_some(input),
-        input_offset: (input_offset != NONE).then_some(input_offset),
-        hops,
-    })
-}
-
-pub(crate) fn put_cursor_change(out: &mut Gather, change: &CursorChange) {
-    let mut flags = if change.set.is_some() { CURSOR_SET } else { 0 };
-    let mut expected = 0;
-    if let ExpectRevision::Is(revision) = change.expect {
-        (flags, expected) = (flags | CURSOR_EXPECT, revision);
-    }
-    let empty = bytes::Bytes::new();
-    let (offset, state) = change.set.as_ref().map_or((0, &empty), |(at, state)| (*at, state));
-    out.put_u8(flags);
-    out.put_u8(change.name.as_str().len() as u8);
-    out.put_u16(0);
-    out.put_u32(state.len() as u32);
-    out.put_u64(expected);
-    out.put_u64(offset);
-    out.put_slice(change.name.as_str().as_bytes());
-    out.put_shared(state);
-}
-
-pub(crate) fn read_cursor_change(body: &mut Body) -> Result<CursorChange, DecodeError> {
-    let flags = body.u8("flags of a cursor")?;
-    let name_len = body.u8("name length")?;
-    body.zeros(2)?;
-    let state_len = body.u32("state length")? as usize;
-    let expected = body.u64("revision")?;
-    let offset = body.u64("offset")?;
-    if flags & !(CURSOR_SET | CURSOR_EXPECT) != 0 {
-        return Err(body.wrong("flags of a cursor").into());
-    }
-    let name = body.text_of(usize::from(name_len), "cursor name")?;
-    let state = body.take(state_len, "state")?;
-    if state_len > CURSOR_STATE_BYTES_MAX {
-        let text = format!("a state of {state_len} bytes is over {CURSOR_STATE_BYTES_MAX}");
-        let refusal = Refusal::new(Code::InvalidValue, text);
-        return Err(refusal.with(Detail::Limit(CURSOR_STATE_BYTES_MAX as u64)).into());
-    }
-    let expect = match flags & CURSOR_EXPECT {
-        0 => ExpectRevision::Any,
-        _ => ExpectRevision::Is(expected),
-    };
-    let set = (flags & CURSOR_SET != 0).then_some((offset, state));
-    Ok(CursorChange { name: CursorName::parse(name.as_str())?, expect, set })
-}
-
 /// What a frame got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
@@ -231,12 +95,16 @@ pub struct Stamp {
 }
 
 /// A batch that was appended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Appended {
-    /// One for each frame, in order.
+    /// One for each frame, in order. Of a repeated batch, when the others can no longer be told,
+    /// the first frame's alone.
     pub frames: Vec<Stamp>,
-    /// The new revision of each cursor, in order; 0 for one that was removed.
+    /// The new revision of each cursor, in order; 0 for one that was removed. Empty when the
+    /// batch is repeated.
     pub cursors: Vec<u64>,
+    /// The batch was stored before, under the same key; this is what it became then.
+    pub repeated: bool,
     /// Whether the batch was durable when this was sent.
     pub durable: bool,
     /// The offset after the last frame readers can see.
@@ -246,7 +114,8 @@ pub struct Appended {
 impl Appended {
     pub(crate) fn put(&self, out: &mut Gather) {
         out.put_u64(self.head);
-        out.put_u8(u8::from(self.durable));
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        out.put_u8(flag(self.durable, REPLY_DURABLE) | flag(self.repeated, REPLY_REPEATED));
         out.put_u8(0);
         out.put_u16(self.frames.len() as u16);
         out.put_u16(self.cursors.len() as u16);
@@ -260,7 +129,10 @@ impl Appended {
 
     pub(crate) fn read(mut body: Body) -> Result<Self, ProtocolError> {
         let head = body.u64("head")?;
-        let durable = body.u8("durable")? != 0;
+        let flags = body.u8("flags")?;
+        if flags & !(REPLY_DURABLE | REPLY_REPEATED) != 0 {
+            return Err(body.wrong("flags"));
+        }
         body.zeros(1)?;
         let frames = usize::from(body.u16("count of frames")?);
         let cursors = usize::from(body.u16("count of cursors")?);
@@ -275,14 +147,22 @@ impl Appended {
             stamps.push(Stamp { id, offset: (offset != NONE).then_some(offset) });
         }
         let revisions = (0..cursors).map(|_| body.u64("revision")).collect::<Result<_, _>>()?;
-        Ok(Self { frames: stamps, cursors: revisions, durable, head })
+        Ok(Self {
+            frames: stamps,
+            cursors: revisions,
+            repeated: flags & REPLY_REPEATED != 0,
+            durable: flags & REPLY_DURABLE != 0,
+            head,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use bytes::Bytes;
-    use xs_engine::BlobHash;
+    use xs_engine::{BlobHash, Body as FrameBody, CursorName, ExpectRevision, Meta, Origin, Ttl};
 
     use super::*;
     use crate::message::testing::{body_of, each_cut_fails};
@@ -326,6 +206,7 @@ mod tests {
                 },
             ],
             durable: true,
+            ..AppendRequest::default()
         }
     }
 
@@ -353,9 +234,9 @@ mod tests {
             read(body)
         };
         assert_eq!(with(0x8001).unwrap(), batch());
-        let Err(DecodeError::Refused(refusal)) = with(1) else { panic!("accepted") };
+        let Err(DecodeError::Refused(refusal)) = with(0x7fff) else { panic!("accepted") };
         assert_eq!(refusal.code, Code::UnknownExtension);
-        assert_eq!(refusal.details, [Detail::Extension(1)]);
+        assert_eq!(refusal.details, [Detail::Extension(0x7fff)]);
     }
 
     #[test]
@@ -386,6 +267,7 @@ mod tests {
                 Stamp { id: FrameId::ZERO, offset: None },
             ],
             cursors: vec![5, 0],
+            repeated: true,
             durable: true,
             head: 4,
         };

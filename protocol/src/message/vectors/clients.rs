@@ -1,0 +1,135 @@
+//! What clients send.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use xs_engine::{
+    BlobHash, Body as FrameBody, Bound, Condition, CursorChange, CursorName, ExpectRevision,
+    IdempotencyKey, Meta, NewFrame, Origin, ReadOptions, Start, TopicPatterns, Ttl,
+};
+
+use super::{id, topic};
+use crate::gather::Gather;
+use crate::limits::MESSAGE_BYTES_MAX;
+use crate::message::*;
+
+/// A message of a client: its name, number, stream and value.
+pub(super) type Sent = (&'static str, u32, u32, Request);
+
+/// The bytes of a message.
+pub(super) fn bytes_of((_, corr, sub, request): &Sent) -> Bytes {
+    let mut out = Gather::default();
+    request.put(*corr, *sub, MESSAGE_BYTES_MAX, &mut out).unwrap();
+    out.take_all()
+}
+
+fn batch() -> AppendRequest {
+    let origin = Origin { processor: id(1), input: Some(id(2)), input_offset: Some(9), hops: 1 };
+    let frame = NewFrame::new(topic("a.b"));
+    AppendRequest {
+        frames: vec![
+            NewFrame {
+                meta: Meta::parse(r#"{"n":1}"#).unwrap(),
+                body: FrameBody::Inline(Bytes::from_static(b"hello")),
+                ..frame.clone()
+            },
+            NewFrame { ttl: Ttl::Ephemeral, ..frame.clone() },
+            NewFrame {
+                body: FrameBody::Stored(BlobHash::of(b"hello")),
+                ttl: Ttl::Last(NonZeroU64::MIN),
+                origin: Some(origin),
+                ..frame.clone()
+            },
+            NewFrame { ttl: Ttl::TimeMs(60_000), ..frame },
+        ],
+        cursors: vec![CursorChange {
+            name: CursorName::parse("c").unwrap(),
+            expect: ExpectRevision::Is(3),
+            set: Some((10, Bytes::from_static(b"{}"))),
+        }],
+        durable: true,
+        ..AppendRequest::default()
+    }
+}
+
+/// A batch that is stored once, and only when nobody else wrote meanwhile.
+fn conditional() -> AppendRequest {
+    AppendRequest {
+        conditions: vec![
+            Condition::LastAtMost { topics: TopicPatterns::parse("a.b,c.*").unwrap(), offset: 41 },
+            Condition::Empty(TopicPatterns::parse("d").unwrap()),
+            Condition::HeadIs(42),
+        ],
+        key: Some(IdempotencyKey::parse("order-17").unwrap()),
+        ..AppendRequest::frames(vec![NewFrame::new(topic("a.b"))])
+    }
+}
+
+pub(super) fn requests() -> Vec<Sent> {
+    let options = ReadOptions {
+        topics: TopicPatterns::parse("a.b,c.*,*").unwrap(),
+        start: Start::After(Bound::Id(id(3))),
+        before: Some(Bound::Offset(100)),
+        since_ms: Some(1),
+        until_ms: Some(2),
+        limit: Some(5),
+        reverse: true,
+        follow: false,
+    };
+    let how =
+        SubscribeOptions { credit: 1000, pulse: Some(Duration::from_secs(1)), bodies_up_to: 4096 };
+    let follow = ReadOptions { follow: true, start: Start::New, ..ReadOptions::default() };
+    let remove = CursorChange {
+        name: CursorName::parse("c").unwrap(),
+        expect: ExpectRevision::Any,
+        set: None,
+    };
+    let call = CallRequest {
+        args: Meta::parse(r#"{"url":"x"}"#).unwrap(),
+        body: Bytes::from_static(b"body"),
+        deadline: Some(Duration::from_secs(5)),
+        bodies_up_to: 100,
+        ..CallRequest::new(topic("report"))
+    };
+    let hello = HelloRequest {
+        versions: (1, 1),
+        records: (1, 1),
+        features: 0,
+        message_bytes: 2 << 20,
+        name: "test/1".to_owned(),
+        token: String::new(),
+    };
+    let last = LastRequest { topics: TopicPatterns::all(), n: 10, per_topic: true };
+    let chunk = |last| Request::BlobChunk { bytes: Bytes::from_static(b"piece"), last };
+    vec![
+        ("hello", 1, 0, Request::Hello(hello)),
+        ("ping", 2, 0, Request::Ping(Bytes::from_static(b"alive?"))),
+        ("pong", 0, 0, Request::Pong(Bytes::new())),
+        ("append", 3, 0, Request::Append(batch())),
+        ("append-conditions", 3, 0, Request::Append(conditional())),
+        ("append-empty", 4, 0, Request::Append(AppendRequest::default())),
+        ("fetch", 5, 0, Request::Fetch(FetchRequest { options, page_bytes: 65_536 })),
+        ("get-by-offset", 6, 0, Request::Get(Bound::Offset(7))),
+        ("get-by-id", 7, 0, Request::Get(Bound::Id(id(4)))),
+        ("last", 8, 0, Request::Last(last)),
+        ("topics", 9, 0, Request::Topics(TopicPatterns::everything())),
+        ("subscribe", 10, 1, Request::Subscribe(SubscribeRequest { options: follow, how })),
+        ("credit", 0, 1, Request::Credit(640)),
+        ("unsubscribe", 0, 1, Request::Unsubscribe),
+        ("cursor-set-remove", 11, 0, Request::CursorSet(remove)),
+        ("cursor-get", 12, 0, Request::CursorGet(CursorName::parse("c").unwrap())),
+        ("cursor-list", 13, 0, Request::CursorList),
+        ("blob-has", 14, 0, Request::BlobHas(BlobHash::of(b"hello"))),
+        ("blob-put", 15, 2, Request::BlobPut),
+        ("blob-chunk", 0, 2, chunk(false)),
+        ("blob-chunk-last", 0, 2, chunk(true)),
+        (
+            "blob-get",
+            16,
+            3,
+            Request::BlobGet(BlobGetRequest { hash: BlobHash::of(b"hello"), credit: 1 << 20 }),
+        ),
+        ("call", 17, 4, Request::Call { credit: 1 << 20, call }),
+    ]
+}

@@ -1,0 +1,119 @@
+//! What nobody may send.
+
+use super::clients::{bytes_of, requests};
+use crate::error::Code;
+use crate::limits::{MESSAGE_BYTES_MAX, PING_BYTES_MAX};
+
+/// Bytes that a server must not take: what they are, and the code it answers with. Codes of class
+/// 1 close the connection, others refuse the request.
+pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
+    let good = |name: &str| {
+        let all = requests();
+        bytes_of(all.iter().find(|(found, ..)| *found == name).unwrap()).to_vec()
+    };
+    let changed = |name: &str, at: usize, byte: u8| {
+        let mut bytes = good(name);
+        bytes[at] = byte;
+        bytes
+    };
+    let longer = |name: &str, extra: &[u8]| {
+        let mut bytes = good(name);
+        bytes.extend_from_slice(extra);
+        let len = (bytes.len() - 4) as u32;
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        bytes
+    };
+    let shorter = |name: &str| {
+        let mut bytes = good(name);
+        bytes.pop();
+        let len = (bytes.len() - 4) as u32;
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        bytes
+    };
+    let extension_of = |tag: u16, value: &[u8]| {
+        let mut bytes = tag.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&[0, 0]);
+        bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(value);
+        bytes
+    };
+    let extension = |tag: u16| extension_of(tag, &[0xaa]);
+    let heads = |count: u16| {
+        let mut value = count.to_le_bytes().to_vec();
+        value.extend_from_slice(&[0, 0]);
+        (0..count).for_each(|_| value.extend_from_slice(&[3, 0, 0, 0, 0, 0, 0, 0, 0]));
+        extension_of(1, &value)
+    };
+    let announced = |len: u32| {
+        let mut bytes = good("ping");
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        bytes
+    };
+    let mut cases = vec![
+        ("length-0", announced(0), Code::Malformed),
+        ("length-11", announced(11), Code::Malformed),
+        ("length-over", announced(MESSAGE_BYTES_MAX - 3), Code::TooLarge),
+        ("length-max", announced(u32::MAX), Code::TooLarge),
+        ("flags-unknown", changed("ping", 5, 0x80), Code::Malformed),
+        ("flags-response-and-push", changed("ping", 5, 3), Code::Malformed),
+        ("flags-more", changed("ping", 5, 4), Code::Malformed),
+        ("flags-push", changed("ping", 5, 2), Code::Malformed),
+        ("op-unknown", changed("ping", 4, 0x7f), Code::UnknownOp),
+        ("op-of-servers", changed("ping", 4, 0x31), Code::Malformed),
+        ("op-version", changed("cursor-list", 6, 2), Code::OpVersion),
+        ("ping-too-long", longer("ping", &[0; PING_BYTES_MAX]), Code::Malformed),
+        ("append-flag", changed("append", 16, 2), Code::Malformed),
+        ("append-reserved", changed("append", 17, 1), Code::Malformed),
+        ("append-too-many", changed("append", 19, 0x20), Code::BatchTooLarge),
+        ("append-frame-flag", changed("append", 24, 8), Code::Malformed),
+        ("append-ttl", changed("append", 25, 4), Code::Malformed),
+        ("append-topic-rule", changed("append", 36, b'9'), Code::InvalidValue),
+        ("append-topic-utf8", changed("append", 36, 0xff), Code::Malformed),
+        ("append-meta-json", changed("append", 39, b'x'), Code::InvalidValue),
+        ("append-extension", longer("append", &extension(0x7fff)), Code::UnknownExtension),
+        ("append-extension-cut", longer("append", &[1, 0, 0, 0, 9, 0, 0, 0]), Code::Malformed),
+        ("append-conditions-cut", longer("append", &extension(1)), Code::Malformed),
+        (
+            "append-conditions-twice",
+            longer("append", &[heads(1), heads(1)].concat()),
+            Code::Malformed,
+        ),
+        (
+            "append-condition-kind",
+            longer("append", &extension_of(1, &[1, 0, 0, 0, 4])),
+            Code::Malformed,
+        ),
+        ("append-conditions-many", longer("append", &heads(65)), Code::BatchTooLarge),
+        (
+            "append-condition-topic",
+            longer("append", &extension_of(1, &[1, 0, 0, 0, 2, 1, 0, 1, 0, b'9'])),
+            Code::InvalidValue,
+        ),
+        ("append-key-utf8", longer("append", &extension_of(2, &[0xff])), Code::Malformed),
+        ("append-key-empty", longer("append", &extension_of(2, &[])), Code::InvalidValue),
+        ("append-key-long", longer("append", &extension_of(2, &[b'k'; 256])), Code::InvalidValue),
+        ("fetch-flag", changed("fetch", 20, 0xff), Code::Malformed),
+        ("fetch-start", changed("fetch", 21, 5), Code::Malformed),
+        ("fetch-follow", changed("fetch", 20, 0x3f), Code::InvalidRead),
+        ("get-bound", changed("get-by-offset", 16, 2), Code::Malformed),
+        ("credit-extension", longer("credit", &extension(0x8000)), Code::Malformed),
+        ("hello-name-length", changed("hello", 37, 0xff), Code::Malformed),
+    ];
+    for name in [
+        "hello",
+        "append",
+        "fetch",
+        "get-by-id",
+        "last",
+        "topics",
+        "subscribe",
+        "credit",
+        "cursor-get",
+        "blob-has",
+        "blob-get",
+        "call",
+    ] {
+        cases.push((name, shorter(name), Code::Malformed));
+    }
+    cases
+}

@@ -1,0 +1,201 @@
+//! What servers send.
+
+use bytes::Bytes;
+use xs_engine::{BlobHash, Cursor, CursorName, Frame, Meta, NewFrame, Origin};
+
+use super::{id, topic};
+use crate::codec::{FLAG_MORE, FLAG_PUSH, FLAG_RESPONSE, Header};
+use crate::error::{Code, Detail, Refusal};
+use crate::gather::Gather;
+use crate::message::*;
+use crate::service::StoreIdentity;
+
+/// The bytes of a message.
+pub(super) fn bytes_of((_, header, put): &Sent) -> Bytes {
+    let mut out = Gather::default();
+    out.begin(*header);
+    put(&mut out);
+    out.finish();
+    out.take_all()
+}
+
+/// A message of a server, as its parts.
+pub(super) type Sent = (&'static str, Header, Box<dyn Fn(&mut Gather)>);
+
+pub(super) fn replies() -> Vec<Sent> {
+    let response =
+        |op: Op, code: u16, corr| Header { op: op as u8, flags: FLAG_RESPONSE, code, corr, sub: 0 };
+    let push = |op: Op, code, sub| Header { op: op as u8, flags: FLAG_PUSH, code, corr: 0, sub };
+    let origin = Origin { processor: id(1), input: None, input_offset: None, hops: 2 };
+    let frame = |n, offset, body: Option<&[u8]>| {
+        let new = NewFrame {
+            meta: Meta::parse(r#"{"n":1}"#).unwrap(),
+            origin: body.is_some().then_some(origin),
+            ..NewFrame::new(topic("a.b"))
+        };
+        let body = body.map(|bytes| (bytes.len() as u64, BlobHash::of(bytes)));
+        Frame::assemble(&new, id(n), offset, body).unwrap()
+    };
+    let frames =
+        vec![frame(1, Some(7), None), frame(2, None, None), frame(3, Some(8), Some(b"hello"))];
+    let bodies = vec![(2, Bytes::from_static(b"hello"))];
+    let hello = HelloReply {
+        version: 1,
+        records: 1,
+        role: Role::Admin,
+        features: 0,
+        store: StoreIdentity { uuid: [7; 16], epoch: 3, head: 99 },
+        limits: PeerLimits::OURS,
+        name: "xs/test".to_owned(),
+        ops: Op::table(),
+    };
+    let appended = Appended {
+        frames: vec![Stamp { id: id(1), offset: Some(7) }, Stamp { id: id(2), offset: None }],
+        cursors: vec![4, 0],
+        durable: true,
+        head: 8,
+        ..Appended::default()
+    };
+    let repeated = Appended {
+        frames: vec![Stamp { id: id(1), offset: Some(7) }],
+        repeated: true,
+        head: 9,
+        ..Appended::default()
+    };
+    let unmet = Refusal::new(
+        Code::ConditionFailed,
+        "condition 0 is not met: the newest frame of a.b has offset 57, above 41",
+    )
+    .with(Detail::Condition { index: 0, found: 57 });
+    let reused = Refusal::new(Code::KeyReused, "key order-17 was used for another batch")
+        .with(Detail::Frame(id(1)));
+    let summary = TopicSummary {
+        topic: topic("a.b"),
+        count: 2,
+        bytes: 300,
+        first: id(1),
+        last: id(3),
+        last_offset: 8,
+    };
+    let name = CursorName::parse("c").unwrap();
+    let cursor = Cursor {
+        revision: 4,
+        epoch: 3,
+        offset: 10,
+        time_ms: 1_700_000_000_000,
+        state: Bytes::from_static(b"{}"),
+    };
+    let listed = CursorSummary {
+        name: name.clone(),
+        revision: 4,
+        epoch: 3,
+        offset: 10,
+        time_ms: 1_700_000_000_000,
+        state_bytes: 2,
+    };
+    let conflict = Refusal::new(Code::CursorConflict, "cursor c has revision 4, not 3")
+        .with(Detail::Cursor { name, revision: 4 })
+        .with(Detail::RetryAfterMs(10));
+    let full = Refusal::new(Code::TooLarge, "message of 9000 bytes exceeds the limit of 8192")
+        .with(Detail::Limit(8192));
+    let mut sent: Vec<Sent> = vec![
+        ("hello-reply", response(Op::Hello, 0, 1), Box::new(move |out| hello.put(out))),
+        ("pong", response(Op::Ping, 0, 2), Box::new(|out| out.put_slice(b"alive?"))),
+        ("append-reply", response(Op::Append, 0, 3), Box::new(move |out| appended.put(out))),
+        ("append-repeated", response(Op::Append, 0, 3), Box::new(move |out| repeated.put(out))),
+        (
+            "append-condition-failed",
+            response(Op::Append, 402, 3),
+            Box::new(move |out| put_refusal(out, &unmet)),
+        ),
+        (
+            "append-key-reused",
+            response(Op::Append, 307, 3),
+            Box::new(move |out| put_refusal(out, &reused)),
+        ),
+        (
+            "append-refused",
+            response(Op::Append, 400, 3),
+            Box::new(move |out| {
+                put_refusal(out, &conflict);
+            }),
+        ),
+        ("get-none", response(Op::Get, 0, 7), Box::new(|out| put_frames(out, &[], &[], 0))),
+        (
+            "topics-part",
+            Header { flags: FLAG_RESPONSE | FLAG_MORE, ..response(Op::Topics, 0, 9) },
+            Box::new(move |out| summary.put(out)),
+        ),
+        ("subscribed", response(Op::Subscribe, 0, 10), Box::new(|_| {})),
+        ("cursor-set-reply", response(Op::CursorSet, 0, 11), Box::new(|out| out.put_u64(5))),
+        (
+            "cursor-get-reply",
+            response(Op::CursorGet, 0, 12),
+            Box::new(move |out| {
+                put_cursor(out, Some(&cursor));
+            }),
+        ),
+        (
+            "cursor-list-reply",
+            response(Op::CursorList, 0, 13),
+            Box::new(move |out| {
+                listed.put(out);
+            }),
+        ),
+        ("blob-has-reply", response(Op::BlobHas, 0, 14), Box::new(|out| out.put_u8(1))),
+        (
+            "blob-put-reply",
+            response(Op::BlobPut, 0, 15),
+            Box::new(|out| {
+                put_stored(out, &BlobHash::of(b"hello"), 5);
+            }),
+        ),
+        ("blob-get-reply", response(Op::BlobGet, 0, 16), Box::new(|out| out.put_u64(5))),
+        ("blob-chunk", push(Op::BlobChunk, 0, 3), Box::new(|out| out.put_slice(b"hello"))),
+        ("call-reply", response(Op::Call, 0, 17), Box::new(|out| out.put_slice(id(5).as_bytes()))),
+        ("upload-credit", push(Op::Credit, 0, 2), Box::new(|out| out.put_u64(262_144))),
+        ("ping", push(Op::Ping, 0, 0), Box::new(|_| {})),
+        (
+            "goaway",
+            push(Op::GoAway, 501, 0),
+            Box::new(|out| {
+                GoAway { drain_ms: 5000, reason: "the server is stopping".to_owned() }.put(out);
+            }),
+        ),
+        ("close", push(Op::Close, 102, 0), Box::new(move |out| put_refusal(out, &full))),
+    ];
+    let page = frames.clone();
+    sent.push((
+        "fetch-reply",
+        response(Op::Fetch, 0, 5),
+        Box::new(move |out| {
+            put_page(out, &page, 9, true, 100);
+        }),
+    ));
+    sent.push((
+        "deliver",
+        push(Op::Deliver, 0, 1),
+        Box::new(move |out| {
+            put_frames(out, &frames, &bodies, 9);
+        }),
+    ));
+    let events = [
+        ("event-caught-up", StreamEvent::CaughtUp { head: 9 }),
+        ("event-pulse", StreamEvent::Pulse),
+        ("event-gap-corrupt", StreamEvent::Gap(Gap::Corrupt { from: 3, to: 5 })),
+        ("event-gap-ephemeral", StreamEvent::Gap(Gap::Ephemeral { count: 12 })),
+        (
+            "event-dropped",
+            StreamEvent::Dropped {
+                refusal: Refusal::new(Code::Draining, "the server is stopping"),
+                resume: 9,
+            },
+        ),
+        ("event-ended", StreamEvent::Ended { scanned_to: 9 }),
+    ];
+    for (name, event) in events {
+        let header = push(Op::SubEvent, event.code(), 1);
+        sent.push((name, header, Box::new(move |out| event.put(out))));
+    }
+    sent
+}
