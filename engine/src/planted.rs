@@ -44,6 +44,24 @@ pub(crate) enum Bug {
     ForgetWhileRead,
     /// Opening takes tombstones for new that had their effect before.
     IgnoreSettled,
+    /// A blob that was put counts as durable, so a frame that finds it does not wait for its sync.
+    SkipHitSync,
+    /// A copy of a blob that is there is believed to be whole.
+    BelieveRotten,
+    /// Garbage collection does not read what came to name a blob while it was at work.
+    ForgetLateNames,
+    /// Garbage collection takes blobs that were put a moment ago.
+    IgnoreGrace,
+    /// A put that finds its blob does not begin its grace anew.
+    ForgetTouch,
+    /// Garbage collection does not take the states of cursors for names.
+    ForgetStates,
+    /// Garbage collection goes on where the log cannot be read.
+    SweepOverDamage,
+    /// A sweep unlinks old packs before the manifest names the new one.
+    UnlinkBeforeSettle,
+    /// A pack that is written in one go is not synced.
+    SkipBuildSync,
 }
 
 /// Whether a bug is planted.

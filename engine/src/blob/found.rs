@@ -11,6 +11,7 @@ use super::entry::Entry;
 use super::error::BlobError;
 use super::reader::BlobReader;
 use crate::format::pack::{Block, EntryKind};
+use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 
 /// Blocks kept: with at most 32 KiB of blobs each, about 2 MiB.
@@ -45,6 +46,7 @@ impl Found {
     /// Whether the blob can be read and is exactly `bytes`.
     pub(super) fn is(&self, bytes: &Bytes) -> bool {
         match self {
+            Self::Entry(_) if is_planted(Bug::BelieveRotten) => true,
             Self::Entry(entry) if entry.header().kind == EntryKind::Raw => {
                 entry.stored().is_ok_and(|stored| stored == bytes)
             }

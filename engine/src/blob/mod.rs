@@ -44,6 +44,7 @@ pub(crate) use save::{find_pack_salt, save_pack};
 use crate::env::Env;
 use crate::error::ReadOnlyReason;
 use crate::format::pack::CHUNK_LEN;
+use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 use found::Found;
 use keeper::Keeper;
@@ -292,7 +293,7 @@ impl Shared {
     fn look_through(&self, hash: &BlobHash) -> Result<Option<bool>, BlobError> {
         match self.packs.find(hash, |found| found.reader()?.check()) {
             Ok(found) => Ok(found.map(|()| true)),
-            Err(error) if error.is_corrupt() => Ok(Some(false)),
+            Err(error) if error.is_corrupt() => Ok(Some(is_planted(Bug::BelieveRotten))),
             Err(error) => Err(error),
         }
     }

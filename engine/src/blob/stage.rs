@@ -18,6 +18,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::{CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader};
 use crate::format::super_file::FileEntry;
 use crate::media::is_full;
+use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 
 /// Bytes collected before they are written to the pack.
@@ -91,6 +92,9 @@ impl Shared {
     /// there before.
     pub(super) fn put(&self, blob: &Prepared) -> Result<(), StageError> {
         let writing = self.take(std::slice::from_ref(blob))?;
+        if is_planted(Bug::SkipHitSync) {
+            self.packs.list().open.iter().for_each(|pack| pack.pretend_synced());
+        }
         // Before the lock goes: a sweep under way then sees that the pack was touched.
         let touched = self.touch(&blob.hash());
         drop(writing);
@@ -125,6 +129,9 @@ impl Shared {
 
     /// Notes that a blob was put. One in an open pack is young anyway, as the pack is sealed later.
     fn touch(&self, hash: &BlobHash) -> Option<Arc<SealedPack>> {
+        if is_planted(Bug::ForgetTouch) {
+            return None;
+        }
         let list = self.packs.list();
         if list.open.iter().any(|pack| pack.find(hash).is_ok_and(|found| found.is_some())) {
             return None;

@@ -13,6 +13,7 @@ use crate::format::control::{self, Control, StateRecord};
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::{RecordKind, RecordPrefix, body_hash};
 use crate::log::Segment;
+use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 use crate::value::BlobHash;
 
@@ -39,7 +40,10 @@ impl Names {
         inner: &Inner,
         mut take: impl FnMut(&BlobHash) -> Result<(), E>,
     ) -> Result<(), E> {
-        if !self.began {
+        if self.began && is_planted(Bug::ForgetLateNames) {
+            return Ok(());
+        }
+        if !self.began && !is_planted(Bug::ForgetStates) {
             let states: Vec<BlobHash> = inner
                 .cursors
                 .read()
@@ -86,6 +90,9 @@ fn read_batches<E: From<ReadError>>(
             let want = whole.map_or(WINDOW, |len| (len as u64).max(WINDOW));
             let to = (position + want).min(range.end);
             if window.len() as u64 >= to - position {
+                if is_planted(Bug::SweepOverDamage) {
+                    return Ok(());
+                }
                 return Err(damaged(segment, position, "no batch begins here").into());
             }
             window = segment.bytes(position..to)?;
@@ -110,6 +117,9 @@ fn read_records<E: From<ReadError>>(
             let record = records.get(..prefix.len as usize).unwrap_or_default();
             RecordPrefix::check(record).map(|prefix| (prefix, record))
         });
+        if checked.is_err() && is_planted(Bug::SweepOverDamage) {
+            return Ok(());
+        }
         let (prefix, record) = checked.map_err(|error| damaged(segment, batch, error))?;
         match prefix.kind {
             RecordKind::Frame => {
@@ -117,7 +127,7 @@ fn read_records<E: From<ReadError>>(
                     take(&hash)?;
                 }
             }
-            RecordKind::Cursor if cursors => {
+            RecordKind::Cursor if cursors && !is_planted(Bug::ForgetStates) => {
                 if let Ok(Control::Cursor(cursor)) = control::decode(record, &prefix)
                     && let StateRecord::Blob(_, hash) = cursor.state
                 {

@@ -6,6 +6,7 @@ mod bit_flips;
 mod failing;
 mod power_cut;
 mod torn_tail;
+mod unsynced;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::error::OpenError;
+use crate::media::Files;
 use crate::media::sim::{Image, SimDisk};
 use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::{Health, Inner, Store};
@@ -118,7 +120,7 @@ impl Place {
     }
 
     /// Opens without the thread that keeps house: nothing happens but what is asked for.
-    fn open_quietly(&self, disk: &SimDisk) -> Result<Store, OpenError> {
+    fn open_quietly(&self, disk: &(impl Files + Clone + 'static)) -> Result<Store, OpenError> {
         let files = Arc::new(disk.clone());
         let inner: Inner = crate::recovery::open_with(self.path(), self.options.clone(), files)?;
         Ok(Store { inner: Arc::new(inner) })

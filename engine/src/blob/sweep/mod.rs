@@ -32,6 +32,7 @@ use super::{Blobs, Shared};
 use crate::error::Corruption;
 use crate::format::super_file::{FileEntry, FileState};
 use crate::media::is_full;
+use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 pub(crate) use marks::Marker;
 use marks::{Marked, Target};
@@ -256,6 +257,10 @@ impl Sweep<'_> {
         let shared = self.shared;
         let place = |line: &FileEntry| (line.kind, line.base, line.generation);
         let gone: BTreeSet<_> = old.iter().map(|pack| pack.line().base).collect();
+        if is_planted(Bug::UnlinkBeforeSettle) {
+            let lines = old.iter().map(|pack| pack.line());
+            lines.for_each(|line| drop(remove_dropped(&shared.env, line)));
+        }
         let updated = shared.env.manifest.update(|state| {
             let kept = new.as_ref().map(|new| new.line().base);
             let is_old =

@@ -9,6 +9,7 @@ use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FormatError};
 use crate::format::pack::{BlockTable, ENTRY_HEADER_LEN, EntryKind};
 use crate::format::pack_index::COUNT_MAX;
+use crate::planted::{Bug, is_planted};
 
 /// A pack that is this many times smaller than others is written together with its neighbours.
 const SMALL_FACTOR: u64 = 4;
@@ -68,8 +69,9 @@ struct Weight {
 
 impl Condemned {
     /// Whether a pack keeps everything because of when a blob was last put into it.
-    pub(super) const fn spares(&self, newest_ms: u64, now_ms: u64) -> bool {
+    pub(super) fn spares(&self, newest_ms: u64, now_ms: u64) -> bool {
         match self {
+            _ if is_planted(Bug::IgnoreGrace) => false,
             Self::Unnamed { grace_ms: 0, .. } | Self::These(_) => false,
             Self::Unnamed { grace_ms, .. } => {
                 now_ms.saturating_sub(newest_ms) < grace_ms.saturating_add(TOUCH_MS)

@@ -84,6 +84,28 @@ fn no_frame_loses_its_body() {
 }
 
 #[test]
+fn a_blob_that_is_named_while_its_pack_is_swept_stays() {
+    let dir = fast_dir();
+    let (store, _) = third_named(dir.path(), 60);
+    let sweep = store.inner.blobs.sweep(None);
+    sweep.seal_all().unwrap();
+    let condemned = Condemned::Unnamed { grace_ms: 0, min_dead_percent: 0 };
+    let mut collection = Collection::begin(&store.inner, sweep, condemned, false).unwrap();
+    collection.read_names().unwrap();
+    let (mut report, groups) = collection.plan().unwrap();
+    assert!(report.swept == 40 && !groups.is_empty(), "{report:?}");
+    let late = NewFrame { body: Body::Stored(BlobHash::of(&body(1))), ..frame("late", 1) };
+    store.append(late.into()).unwrap();
+    collection.sweep_groups(groups, &mut report).unwrap();
+    collection.end(false).unwrap();
+    drop(collection);
+    assert!(report.left > 0, "{report:?}");
+    assert_eq!(read(&store, &body(1)), Some(body(1)));
+    assert_eq!(store.gc(&GcOptions::everything()).unwrap().swept, 39);
+    assert_eq!(read(&store, &body(1)), Some(body(1)));
+}
+
+#[test]
 fn who_reads_an_old_generation_reads_on() {
     let dir = fast_dir();
     let store = open(dir.path(), SyncPolicy::None);

@@ -1,0 +1,77 @@
+//! What the page cache shows and the disk does not have, met on purpose: the shortest way into what
+//! the other proofs come upon among a thousand states.
+
+use rustix::io::Errno;
+
+use super::{MEDIA, Place, body, look};
+use crate::error::AppendError;
+use crate::media::sim::{Image, SimDisk};
+use crate::options::SyncPolicy;
+use crate::store::{Health, Store};
+use crate::testing::frame;
+use crate::value::{Body, Meta, NewFrame};
+
+/// Leaves the disk as a process that is killed does.
+fn kill(disk: &SimDisk, store: Store) {
+    disk.freeze();
+    drop(store);
+    disk.thaw();
+}
+
+/// A frame whose record lies in sectors that it shares with no other.
+fn wide(n: u64) -> NewFrame {
+    let meta = Meta::parse(format!("[{n},\"{}\"]", "x".repeat(3000))).unwrap();
+    NewFrame { meta, ..frame("a", n) }
+}
+
+#[test]
+fn nothing_is_built_on_bytes_that_a_failed_sync_lost() {
+    for media in MEDIA {
+        let place = Place::new(SyncPolicy::Sync, media);
+        let disk = place.disk(&Image::new());
+        let store = place.open_quietly(&disk).unwrap();
+        store.append(wide(0).into()).unwrap();
+        // The write passes, the sync after it fails.
+        let sync = disk.count() + 2;
+        disk.fail(sync..=sync, Errno::IO);
+        assert_eq!(store.append(wide(1).into()).unwrap_err(), AppendError::Indeterminate);
+        kill(&disk, store);
+        disk.heal();
+        let store = place.open_quietly(&disk).unwrap();
+        let mut holds = look(&store, "after the failure");
+        let appended = store.append(wide(2).into()).unwrap();
+        assert!(appended.durable);
+        holds.frames.push((appended.frames[0].offset.unwrap(), 2));
+        kill(&disk, store);
+        let left = place.disk(&disk.moment().power_cut(1));
+        let store = place.open_quietly(&left).unwrap();
+        assert_eq!(look(&store, "after a power cut").frames, holds.frames, "{media:?}");
+    }
+}
+
+#[test]
+fn a_segment_is_sealed_only_when_the_disk_has_it_and_its_blobs() {
+    for media in MEDIA {
+        let place = Place::new(SyncPolicy::None, media);
+        let disk = place.disk(&Image::new());
+        let store = place.open_quietly(&disk).unwrap();
+        for n in 0.. {
+            let bytes = body(n, 1500);
+            let new = NewFrame { body: Body::Inline(bytes.into()), ..wide(n) };
+            store.append(new.into()).unwrap();
+            if store.info().segments > 1 {
+                break;
+            }
+        }
+        store.inner.sealing.seal_now(&store.inner).unwrap();
+        let whole = look(&store, "whole").frames;
+        kill(&disk, store);
+        for seed in 0..8 {
+            let left = place.disk(&disk.moment().power_cut(seed));
+            let opened = place.open_quietly(&left).unwrap();
+            assert_eq!(opened.info().health, Health::Writable);
+            let found = look(&opened, "after a power cut").frames;
+            assert!(found.len() > 10 && found[..] == whole[..found.len()], "{seed}: {found:?}");
+        }
+    }
+}
