@@ -8,6 +8,8 @@ mod disk;
 pub(crate) mod faulty;
 mod lock;
 mod mapped;
+#[cfg(test)]
+pub(crate) mod memory;
 mod positioned;
 mod prefix;
 #[cfg(test)]

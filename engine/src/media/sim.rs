@@ -104,12 +104,11 @@ impl Content {
     fn new(bytes: Arc<Vec<u8>>) -> io::Result<Arc<Self>> {
         let cache = File::from(rustix::fs::memfd_create("sim", MemfdFlags::CLOEXEC)?);
         cache.set_len(bytes.len() as u64)?;
-        for range in sectors(bytes.len()) {
-            // Holes read as zeros and cost nothing.
-            if bytes[range.clone()].iter().any(|&byte| byte != 0) {
-                cache.write_all_at(&bytes[range.clone()], range.start as u64)?;
-            }
-        }
+        // The hole behind the last byte reads as zeros and costs nothing.
+        let zero = |sector: &[u8]| sector == &[0; SECTOR][..sector.len()];
+        let end = bytes.chunks(SECTOR).rposition(|sector| !zero(sector));
+        let end = end.map_or(0, |last| ((last + 1) * SECTOR).min(bytes.len()));
+        cache.write_all_at(&bytes[..end], 0)?;
         let disk = Mutex::new(OnDisk { bytes, believed: None });
         Ok(Arc::new(Self { cache, dirty: AtomicBool::new(false), disk }))
     }
