@@ -1,0 +1,508 @@
+"""The asyncio face: `AsyncClient`, made by `connect`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from typing import (
+    Any,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    TypeVar,
+    Union,
+    overload,
+)
+
+from . import messages
+from .address import Address, parse_address
+from .blobs import BlobReader, BlobWriter, Source, pieces
+from .calls import Call
+from .coding import Op, Writer
+from .connection import Connection, NotSent, open_connection
+from .errors import (
+    AddressError,
+    ClientClosed,
+    ConnectError,
+    ConnectionLost,
+    Unavailable,
+    XsError,
+)
+from .frames import Frame
+from .limits import CREDIT_DEFAULT, INLINE_BYTES_MAX, PAGE_BYTES_MAX
+from .messages import Batch, Page, ReadOptions, read_options
+from .reading import Backoff, Reading, Retry
+from .streams import Follow, Read
+from .values import (
+    FOREVER,
+    Appended,
+    Blob,
+    BlobHash,
+    Body,
+    Bound,
+    Condition,
+    Cursor,
+    CursorChange,
+    CursorSummary,
+    Json,
+    NewFrame,
+    ResumePoint,
+    ServerInfo,
+    Stamp,
+    Time,
+    Topics,
+    TopicSummary,
+    Ttl,
+    bound_of,
+    json_bytes,
+    patterns_of,
+)
+
+__all__ = ["AsyncClient", "connect"]
+
+VERSION = "0.1.0"
+T = TypeVar("T")
+
+
+async def connect(
+    address: Union[str, "os.PathLike[str]"],
+    *,
+    token: Optional[str] = None,
+    tls: Union[ssl.SSLContext, str, None] = None,
+    name: str = f"xs-python/{VERSION}",
+    timeout: float = 10.0,
+    wait: float = 0.0,
+    retry: Retry = Retry(),  # noqa: B008 (it is frozen)
+) -> "AsyncClient":
+    """Connects to a server: a store directory, its socket, `:port`, `host:port` or
+    `xss://host:port` (TLS).
+
+    tls: an SSLContext, or a file with the certificates to trust, for `xss://` addresses.
+    timeout: seconds for the connection to be made and HELLO to be answered.
+    wait: seconds to go on trying when nobody listens there yet.
+
+    Raises AddressError, ConnectError, AccessError, ProtocolError.
+    """
+    client = AsyncClient(address, token=token, tls=tls, name=name, timeout=timeout, retry=retry)
+    try:
+        await client._connection(give_up=wait)
+    except BaseException:
+        await client.close()
+        raise
+    return client
+
+
+class AsyncClient:
+    """A client of one server: any number of requests and streams at a time, from one event loop.
+    It connects when it has to, and anew when the connection was lost: then what changes nothing is
+    asked again, streams go on where they were, and an append without a key, which may or may not
+    have been stored, raises ConnectionLost."""
+
+    def __init__(
+        self,
+        address: Union[str, "os.PathLike[str]"],
+        *,
+        token: Optional[str] = None,
+        tls: Union[ssl.SSLContext, str, None] = None,
+        name: str = f"xs-python/{VERSION}",
+        timeout: float = 10.0,
+        retry: Retry = Retry(),  # noqa: B008 (it is frozen)
+    ) -> None:
+        self.address: Address = parse_address(address)
+        self.retry = retry
+        if tls is not None and not self.address.tls:
+            raise AddressError(f"{self.address}: tls belongs to an address with xss://")
+        self._tls = ssl.create_default_context(cafile=tls) if isinstance(tls, str) else tls
+        self._token, self._name, self._timeout = token, name, timeout
+        self._current: Optional[Connection] = None
+        self._making: Optional["asyncio.Task[Connection]"] = None
+        self._old: Set[Connection] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({str(self.address)!r})"
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection and what is under way on it. May be called twice."""
+        self._closed = True
+        if self._making is not None:
+            self._making.cancel()
+        connections = [*self._old, *([self._current] if self._current else [])]
+        for connection in connections:
+            connection.abandon(ConnectionLost("the client was closed"))
+        for connection in connections:
+            await connection.closed()
+        self._old.clear()
+
+    @property
+    def server(self) -> ServerInfo:
+        """What the server said of itself when the present or last connection was made."""
+        if self._current is None:
+            raise ConnectError(f"{self.address}: there was no connection yet")
+        return self._current.info
+
+    # Connections.
+
+    async def _connection(self, give_up: Optional[float] = None) -> Connection:
+        """The connection for new requests; makes one, for so many seconds at most, if need be."""
+        if self._closed:
+            raise ClientClosed("the client was closed")
+        current = self._current
+        if current is not None and current.is_usable:
+            return current
+        if self._making is None:
+            wait = self.retry.give_up if give_up is None else give_up
+            self._making = asyncio.get_running_loop().create_task(self._connect(wait))
+            self._making.add_done_callback(self._made)
+        try:
+            # A caller that stops waiting does not take the connection from the others.
+            return await asyncio.shield(self._making)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise ClientClosed("the client was closed") from None
+            raise
+
+    def _made(self, task: "asyncio.Task[Connection]") -> None:
+        self._making = None
+        if not task.cancelled():
+            task.exception()
+
+    async def _connect(self, give_up: float) -> Connection:
+        loop = asyncio.get_running_loop()
+        backoff, until = Backoff(self.retry), loop.time() + give_up
+        while True:
+            try:
+                connection = await open_connection(
+                    self.address, self._name, self._token, self._tls, self._timeout
+                )
+            except (ConnectError, Unavailable) as error:
+                details = error.details.retry_after_ms if isinstance(error, Unavailable) else None
+                wait = backoff.wait(details)
+                if not error.retryable or loop.time() + wait > until:
+                    raise
+                await asyncio.sleep(wait)
+                continue
+            if self._current is not None:
+                self._retire(self._current)
+            self._current = connection
+            return connection
+
+    def _retire(self, connection: Connection) -> None:
+        """Lets what is under way on a connection that is not the present one come to its end."""
+        self._old = {one for one in self._old if one.failure is None}
+        if connection.failure is None:
+            self._old.add(connection)
+            connection.close_when_idle()
+
+    async def _try(self, once: Callable[[Connection], Awaitable[T]], again: bool) -> T:
+        """Does something on a connection, again where nothing was done or doing it twice is the
+        same as once (`again`). Raises what ends it."""
+        loop = asyncio.get_running_loop()
+        backoff, until = Backoff(self.retry), loop.time() + self.retry.give_up
+        while True:
+            connection = await self._connection(max(0.0, until - loop.time()))
+            try:
+                return await once(connection)
+            except NotSent:
+                wait = 0.0
+            except ConnectionLost:
+                if self._closed or not again or loop.time() > until:
+                    raise
+                wait = backoff.wait()
+            except Unavailable as error:
+                if error.code == 501:
+                    connection.draining = connection.draining or error.message
+                wait = backoff.wait(error.details.retry_after_ms)
+                if loop.time() + wait > until:
+                    raise
+            await asyncio.sleep(wait)
+
+    async def _ask(
+        self, op: int, body: Union[bytes, bytearray] = b"", again: bool = True
+    ) -> Sequence[bytes]:
+        return await self._try(lambda connection: connection.ask(op, body), again)
+
+    # Appending.
+
+    async def append(
+        self,
+        topic: str,
+        body: Union[Body, Source] = None,
+        *,
+        meta: Json = None,
+        json: Json = None,
+        ttl: Union[str, Ttl] = FOREVER,
+        conditions: Sequence[Condition] = (),
+        key: Optional[str] = None,
+        durable: bool = False,
+    ) -> Stamp:
+        """Appends one frame. `body` may also be a file or an iterable of bytes; that and one
+        longer than 1 MiB is uploaded as a blob before the frame is appended.
+
+        key: the store keeps a batch with this key once, so it is sent again by itself after a
+        lost connection. durable: answer only when it is synced, whatever the store's policy.
+        """
+        if body is not None and not isinstance(body, (bytes, bytearray, memoryview, str)):
+            body = (await self.put_blob(body)).hash
+        frame = NewFrame(topic, body, meta, ttl, json)
+        done = await self.append_batch([frame], conditions=conditions, key=key, durable=durable)
+        return done.frames[0]
+
+    async def append_batch(
+        self,
+        frames: Iterable[NewFrame] = (),
+        *,
+        cursors: Sequence[CursorChange] = (),
+        conditions: Sequence[Condition] = (),
+        key: Optional[str] = None,
+        durable: bool = False,
+    ) -> Appended:
+        """Appends frames and changes cursors, all of it or nothing."""
+        ready = [await self._ready(frame) for frame in frames]
+        batch = Batch(ready, cursors, conditions, key, durable)
+        body = messages.append(batch)
+        return messages.read_appended((await self._ask(Op.APPEND, body, key is not None))[0])
+
+    async def _ready(self, frame: NewFrame) -> NewFrame:
+        body = frame.body_bytes()
+        if body is None or len(body) <= INLINE_BYTES_MAX:
+            return frame
+        blob = await self.put_blob(body)
+        return NewFrame(frame.topic, blob.hash, frame.meta, frame.ttl, None, frame.meta_json)
+
+    # Reading.
+
+    def read(
+        self,
+        topics: Topics = "*",
+        *,
+        from_: Optional[Bound] = None,
+        after: Optional[Bound] = None,
+        last: Optional[int] = None,
+        before: Optional[Bound] = None,
+        since: Optional[Time] = None,
+        until: Optional[Time] = None,
+        limit: Optional[int] = None,
+        reverse: bool = False,
+        bodies: int = 0,
+        credit: int = CREDIT_DEFAULT,
+    ) -> Read:
+        """The stored frames of some topics, in order: `async for frame in client.read(..)`.
+
+        Bodies up to `bodies` bytes come with their frames. `credit` bounds the bytes that the
+        server sends ahead of what was taken.
+        """
+        options = read_options(
+            topics,
+            from_=from_,
+            after=after,
+            last=last,
+            before=before,
+            since=since,
+            until=until,
+            limit=limit,
+            reverse=reverse,
+        )
+        return Read(self, Reading(options), bodies, credit)
+
+    def follow(
+        self,
+        topics: Topics = "*",
+        *,
+        from_: Optional[Bound] = None,
+        after: Optional[Bound] = None,
+        last: Optional[int] = None,
+        new: bool = False,
+        resume: Optional[ResumePoint] = None,
+        before: Optional[Bound] = None,
+        since: Optional[Time] = None,
+        until: Optional[Time] = None,
+        limit: Optional[int] = None,
+        bodies: int = 0,
+        pulse: float = 0.0,
+        credit: int = CREDIT_DEFAULT,
+    ) -> Follow:
+        """The stored frames, then those that come: items whose `kind` is frame, caught_up, gap,
+        pulse or resumed. It goes on over lost connections until it is closed or the `limit` is
+        reached.
+
+        resume: go on from a point that another follower's `point` gave. pulse: seconds between
+        two pulses, 0 for none.
+        """
+        options = read_options(
+            topics,
+            from_=from_,
+            after=after,
+            last=last,
+            new=new,
+            before=before,
+            since=since,
+            until=until,
+            limit=limit,
+            follow=True,
+        )
+        return Follow(self, Reading(options, resume), bodies, credit, round(pulse * 1000))
+
+    @overload
+    async def fetch(self, topics: ReadOptions, *, page_bytes: int = ...) -> Page: ...
+
+    @overload
+    async def fetch(self, topics: Topics = ..., *, page_bytes: int = ..., **where: Any) -> Page: ...
+
+    async def fetch(
+        self,
+        topics: Union[Topics, ReadOptions] = "*",
+        *,
+        page_bytes: int = PAGE_BYTES_MAX,
+        **where: Any,
+    ) -> Page:
+        """One page of a bounded read, which is selected as for `read`; the next one is
+        `fetch(page.next)`. Unlike `read` it leaves nothing behind on the server."""
+        options = topics if isinstance(topics, ReadOptions) else read_options(topics, **where)
+        parts = await self._ask(Op.FETCH, messages.fetch(options, page_bytes))
+        return messages.read_page(parts[0], options)
+
+    async def get(self, bound: Bound) -> Optional[Frame]:
+        """The frame with an id or an offset; None when there is none."""
+        parts = await self._ask(Op.GET, messages.get(bound_of(bound)))
+        frames = messages.read_list(parts[0]).frames
+        return frames[0] if frames else None
+
+    async def _last(self, topics: Topics, n: int, per_topic: bool) -> List[Frame]:
+        parts = await self._ask(Op.LAST, messages.last(patterns_of(topics), n, per_topic))
+        return [frame for part in parts for frame in messages.read_list(part).frames]
+
+    async def last(self, topics: Topics = "*", n: int = 1) -> List[Frame]:
+        """The newest `n` frames of some topics, in the order of the log."""
+        return await self._last(topics, n, False)
+
+    async def last_per_topic(self, topics: Topics = "*", n: int = 1) -> List[Frame]:
+        """The newest `n` frames of each of some topics, in the order of the log."""
+        return await self._last(topics, n, True)
+
+    async def topics(self, topics: Topics = "*") -> List[TopicSummary]:
+        """What the store holds of some topics, in byte order of their names."""
+        parts = await self._ask(Op.TOPICS, messages.topics(patterns_of(topics)))
+        return [one for part in parts for one in messages.read_topics(part)]
+
+    # Blobs.
+
+    async def has_blob(self, name: BlobHash) -> bool:
+        """Whether the store has a blob."""
+        return (await self._ask(Op.BLOB_HAS, name))[0] == b"\1"
+
+    async def put_blob(self, source: Union[Body, Source, AsyncIterable[bytes]]) -> Blob:
+        """Stores bytes, text, a file or an iterable of bytes, whose pieces are sent as they come.
+        Bytes are sent again after a lost connection; of other sources that raises."""
+        if isinstance(source, str):
+            source = source.encode()
+        if source is None or isinstance(source, (bytes, bytearray, memoryview)):
+            whole = bytes(source or b"")
+            if len(whole) > INLINE_BYTES_MAX and await self.has_blob(BlobHash.of(whole)):
+                return Blob(BlobHash.of(whole), len(whole))
+            return await self._try(lambda connection: _put(connection, whole), True)
+        async with self.blob_writer() as writer:
+            async for piece in pieces(source):
+                await writer.write(piece)
+            return await writer.finish()
+
+    def blob_writer(self) -> BlobWriter:
+        """An upload piece by piece: `write`, then `finish`; without it nothing is stored."""
+        return BlobWriter(self)
+
+    def get_blob(self, name: BlobHash, *, credit: int = CREDIT_DEFAULT) -> BlobReader:
+        """The pieces of a blob: `async for piece in client.get_blob(hash)`. The last one comes
+        only when all of them match the hash. Raises NotFound."""
+        return BlobReader(self, name, credit)
+
+    async def read_blob(self, name: BlobHash) -> bytes:
+        """A whole blob."""
+        async with self.get_blob(name) as reader:
+            return b"".join([piece async for piece in reader])
+
+    async def body(self, frame: Frame) -> bytes:
+        """A frame's body, whether it came with it or not."""
+        body, name = frame.body, frame.hash
+        if body is not None:
+            return body
+        return await self.read_blob(name) if name is not None else b""
+
+    # Cursors.
+
+    async def cursor_get(self, name: str) -> Optional[Cursor]:
+        """A cursor; None when there is none."""
+        parts = await self._ask(Op.CURSOR_GET, messages.cursor_get(name))
+        return messages.read_cursor(name, parts[0])
+
+    async def cursor_set(
+        self, name: str, offset: int, *, state: bytes = b"", expect: Optional[int] = None
+    ) -> int:
+        """Moves a cursor and gives its new revision. `expect` is the revision it must have now,
+        0 for none yet; with another one it raises CursorConflict."""
+        return await self._change(CursorChange(name, offset, state, expect))
+
+    async def cursor_remove(self, name: str, *, expect: Optional[int] = None) -> None:
+        """Removes a cursor."""
+        await self._change(CursorChange(name, None, b"", expect))
+
+    async def _change(self, change: CursorChange) -> int:
+        out = Writer()
+        messages.put_cursor_change(out, change)
+        return messages.read_number((await self._ask(Op.CURSOR_SET, out.data, False))[0])
+
+    async def cursor_list(self) -> List[CursorSummary]:
+        """All cursors, in byte order of their names."""
+        parts = await self._ask(Op.CURSOR_LIST)
+        return [one for part in parts for one in messages.read_cursors(part)]
+
+    # Calls and the rest.
+
+    def call(
+        self,
+        name: str,
+        args: Optional[Mapping[str, Json]] = None,
+        *,
+        body: Union[bytes, str, None] = None,
+        deadline: Optional[float] = None,
+        bodies: int = 1024 * 1024,
+        credit: int = CREDIT_DEFAULT,
+    ) -> Call:
+        """Calls a command; its results come as frames: `async for frame in client.call(..)`.
+        Closing it before the end cancels the call. `deadline` is in seconds from now.
+
+        Raises NotFound (no such command, or 702 at the deadline) and CommandFailed.
+        """
+        text = b"" if args is None else json_bytes(args)
+        raw = body.encode() if isinstance(body, str) else body or b""
+        return Call(self, name, text, raw, round((deadline or 0.0) * 1000), bodies, credit)
+
+    async def ping(self, data: bytes = b"") -> float:
+        """Seconds until the server sent up to 64 bytes back."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        parts = await self._ask(Op.PING, data)
+        if parts[0] != data:
+            raise XsError("the server sent other bytes back")
+        return loop.time() - begun
+
+
+async def _put(connection: Connection, whole: bytes) -> Blob:
+    writer = BlobWriter(None, connection)
+    try:
+        await writer.write(whole)
+        return await writer.finish()
+    finally:
+        await writer.aclose()

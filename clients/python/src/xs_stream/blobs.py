@@ -1,0 +1,252 @@
+"""Blobs as streams in asyncio, both ways with bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import (
+    IO,
+    TYPE_CHECKING,
+    Any,
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Optional,
+    Sequence,
+    Set,
+    Union,
+)
+
+from . import messages
+from .coding import MORE, Op, Reader
+from .connection import Connection, Line
+from .errors import (
+    ClientClosed,
+    ConnectionLost,
+    IntegrityError,
+    InvalidValue,
+    ProtocolError,
+    Unavailable,
+)
+from .messages import Dropped, read_event
+from .reading import Backoff
+from .values import Blob, BlobHash
+
+if TYPE_CHECKING:
+    from .aio import AsyncClient
+
+__all__ = ["BlobReader", "BlobWriter", "Source", "pieces"]
+
+Source = Union[IO[bytes], Iterable[bytes], AsyncIterable[bytes]]
+"""Where the bytes of a blob come from: a file opened for bytes, or an iterable."""
+
+PIECE = 256 * 1024
+
+
+async def pieces(source: Any) -> AsyncIterator[bytes]:
+    """The pieces of a source. A file is read in another thread, so that it holds nobody up."""
+    if hasattr(source, "__aiter__"):
+        async for piece in source:
+            yield piece
+    elif hasattr(source, "read"):
+        loop = asyncio.get_running_loop()
+        while True:
+            piece = await loop.run_in_executor(None, source.read, PIECE)
+            if not piece:
+                return
+            yield piece
+    else:
+        for piece in source:
+            yield piece
+
+
+class BlobWriter:
+    """An upload: `write` pieces, then `finish`. Leaving `async with` before that forgets it."""
+
+    def __init__(
+        self, client: Optional["AsyncClient"], connection: Optional[Connection] = None
+    ) -> None:
+        self._client = client
+        self._connection = connection
+        self._line: Optional[Line] = None
+        self._answer: Optional["asyncio.Future[Sequence[bytes]]"] = None
+        self._window = 0
+        self._held = bytearray()
+
+    async def __aenter__(self) -> "BlobWriter":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _open(self) -> Line:
+        if self._line is None:
+            if self._connection is None:
+                if self._client is None:
+                    raise ClientClosed("the upload is over")
+                self._connection = await self._client._connection()
+            await self._connection._writable()
+            self._window = self._connection.info.upload_window
+            self._line = self._connection.open(1)
+            self._answer = self._connection.send(Op.BLOB_PUT, b"", self._line)
+        return self._line
+
+    async def write(self, data: Union[bytes, bytearray, memoryview]) -> None:
+        """Sends bytes, as fast as the server takes them."""
+        line = await self._open()
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise InvalidValue(f"a blob is written in bytes, not {type(data).__name__}")
+        view, size = memoryview(data).cast("B"), self._chunk_bytes
+        at = 0
+        while len(self._held) + len(view) - at > size:
+            fits = size - len(self._held)
+            chunk = bytes(self._held) + bytes(view[at : at + fits])
+            self._held.clear()
+            at += fits
+            await self._send(line, chunk, MORE)
+        self._held += view[at:]
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return self._connection.info.chunk_bytes if self._connection else PIECE
+
+    async def _send(self, line: Line, chunk: bytes, flags: int) -> None:
+        if self._connection is None or self._answer is None:
+            raise ClientClosed("the upload is over")
+        while self._window < len(chunk) and not self._answer.done():
+            item = asyncio.ensure_future(line.item())
+            both: Set["asyncio.Future[Any]"] = {item, self._answer}
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not item.done():
+                    item.cancel()
+            if item.done() and not item.cancelled():
+                push = item.result()
+                if push.op == Op.CREDIT:
+                    self._window += messages.read_number(push.body)
+        if self._answer.done():
+            # A refusal may come before the end.
+            self._answer.result()
+        self._window -= len(chunk)
+        await self._connection.send_chunk(line, chunk, flags)
+
+    async def finish(self) -> Blob:
+        """Sends the last of it and waits until it is stored."""
+        line = await self._open()
+        chunk = bytes(self._held)
+        self._held.clear()
+        await self._send(line, chunk, 0)
+        if self._answer is None:
+            raise ClientClosed("the upload is over")
+        parts = await self._answer
+        line.over = True
+        reader = Reader(parts[0])
+        return Blob(reader.hash("hash"), reader.u64("length"))
+
+    async def aclose(self) -> None:
+        """Forgets an upload that was not finished."""
+        answer, line, self._line = self._answer, self._line, None
+        self._answer = None
+        if answer is not None and not answer.done():
+            answer.cancel()
+        elif answer is not None and not answer.cancelled():
+            answer.exception()
+            if line is not None:
+                line.over = True
+        if line is not None:
+            line.close()
+
+
+class BlobReader:
+    """The pieces of a blob, as an async iterator. After a lost connection it begins anew and
+    passes over what was handed out. `bytes` is known once the first piece came."""
+
+    def __init__(self, client: "AsyncClient", name: BlobHash, credit: int) -> None:
+        self.hash = name
+        self.bytes: Optional[int] = None
+        self._client, self._credit = client, credit
+        self._line: Optional[Line] = None
+        self._taken: Any = None
+        self._sum = hashlib.sha256()
+        self._given = 0
+        self._passed = 0
+        self._over = False
+        self._backoff = Backoff(client.retry)
+
+    async def __aenter__(self) -> "BlobReader":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> "BlobReader":
+        return self
+
+    async def aclose(self) -> None:
+        """Ends the download. May be called twice."""
+        self._over = True
+        self._drop()
+
+    def _drop(self) -> None:
+        line, self._line, self._taken = self._line, None, None
+        if line is not None:
+            line.close()
+
+    async def __anext__(self) -> bytes:
+        while not self._over:
+            try:
+                piece = await self._piece()
+            except (ConnectionLost, Unavailable) as error:
+                self._drop()
+                if self._client._closed:
+                    raise
+                after = error.details.retry_after_ms if isinstance(error, Unavailable) else None
+                await asyncio.sleep(self._backoff.wait(after))
+                continue
+            except BaseException:
+                await self.aclose()
+                raise
+            if piece:
+                return piece
+        raise StopAsyncIteration
+
+    async def _piece(self) -> bytes:
+        if self._line is None:
+            await self._open()
+            return b""
+        if self._taken is not None:
+            self._line.took(self._taken)
+        push = self._taken = await self._line.item()
+        if push.op == Op.SUB_EVENT:
+            event = read_event(push.code, push.body)
+            if isinstance(event, Dropped):
+                self._line.over = True
+                raise event.refusal
+            return b""
+        if push.op != Op.BLOB_CHUNK:
+            raise ProtocolError(f"op {push.op:#x} does not belong on a download")
+        piece = push.body
+        skip = min(len(piece), self._given - self._passed)
+        self._passed += len(piece)
+        piece = piece[skip:] if skip else piece
+        self._sum.update(piece)
+        self._given += len(piece)
+        self._backoff.reset()
+        if not push.more:
+            self._line.over = True
+            self._check()
+            self._over = True
+            self._drop()
+        return piece
+
+    def _check(self) -> None:
+        if self._sum.digest() != self.hash or self._passed != self.bytes:
+            raise IntegrityError(f"what came for {self.hash} is something else")
+
+    async def _open(self) -> None:
+        connection = await self._client._connection()
+        body = messages.blob_get(self.hash, self._credit)
+        self._passed = 0
+        self._line, parts = await connection.ask_stream(Op.BLOB_GET, body, self._credit)
+        self.bytes = messages.read_number(parts[0])

@@ -1,0 +1,116 @@
+"""Calls of commands in asyncio: a stream of result frames."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Deque, Dict, Optional
+
+from . import messages
+from .coding import Op, Reader
+from .connection import Line
+from .errors import CommandFailed, ProtocolError, XsError
+from .frames import Frame
+from .messages import Dropped, Ended, read_event, read_list
+from .values import FrameId
+
+if TYPE_CHECKING:
+    from .aio import AsyncClient
+
+__all__ = ["Call"]
+
+
+class Call:
+    """The results of a call, as an async iterator of frames. The frame `<name>.complete` ends it
+    and is kept in `complete`; `<name>.error` raises CommandFailed. Closing it, or leaving `async
+    with`, before the end cancels the call. It is never made twice by itself."""
+
+    def __init__(
+        self,
+        client: "AsyncClient",
+        name: str,
+        args: bytes,
+        body: bytes,
+        deadline_ms: int,
+        bodies: int,
+        credit: int,
+    ) -> None:
+        self.name = name
+        self.id: Optional[FrameId] = None
+        """Id of the frame `<name>.call`, once the server accepted the call."""
+        self.complete: Optional[Frame] = None
+        """The frame `<name>.complete`, once it came."""
+        self._client, self._credit = client, credit
+        self._request = messages.call(name, args, body, deadline_ms, credit, bodies)
+        self._line: Optional[Line] = None
+        self._frames: Deque[Frame] = deque()
+        self._taken: Any = None
+        self._over = False
+
+    async def __aenter__(self) -> "Call":
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> "Call":
+        return self
+
+    async def open(self) -> FrameId:
+        """Makes the call unless it was made, and gives the id of `<name>.call`."""
+        if self.id is None:
+            self._line, parts = await self._client._try(
+                lambda connection: connection.ask_stream(Op.CALL, self._request, self._credit),
+                False,
+            )
+            self.id = Reader(parts[0]).id("id")
+        return self.id
+
+    async def aclose(self) -> None:
+        """Ends the stream, and cancels the call if it is not over. May be called twice."""
+        self._over = True
+        line, self._line, self._taken = self._line, None, None
+        if line is not None:
+            line.close()
+
+    async def __anext__(self) -> Frame:
+        await self.open()
+        try:
+            while True:
+                while self._frames:
+                    frame = self._frames.popleft()
+                    if frame.topic == f"{self.name}.error":
+                        raise CommandFailed(self.name, _object(frame))
+                    if frame.topic != f"{self.name}.complete":
+                        return frame
+                    self.complete = frame
+                if self._over or self._line is None:
+                    await self.aclose()
+                    raise StopAsyncIteration
+                await self._more(self._line)
+        except (XsError, ValueError):
+            await self.aclose()
+            raise
+
+    async def _more(self, line: Line) -> None:
+        if self._taken is not None:
+            line.took(self._taken)
+            self._taken = None
+        push = await line.item()
+        if push.op == Op.DELIVER:
+            self._taken = push
+            self._frames.extend(read_list(push.body).frames)
+            return
+        if push.op != Op.SUB_EVENT:
+            raise ProtocolError(f"op {push.op:#x} does not belong on a call")
+        event = read_event(push.code, push.body)
+        if isinstance(event, Dropped):
+            line.over = True
+            raise event.refusal
+        if isinstance(event, Ended):
+            line.over = self._over = True
+
+
+def _object(frame: Frame) -> Dict[str, object]:
+    meta = frame.meta
+    return meta if isinstance(meta, dict) else {}

@@ -1,0 +1,369 @@
+"""One connection in asyncio: a socket around a Session. It ends with the first error and is never
+made again; that is the client's business."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections import deque
+from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple, Union, cast
+
+from . import messages
+from .address import Address
+from .coding import Op
+from .errors import (
+    AddressError,
+    ConnectError,
+    ConnectionLost,
+    ProtocolError,
+    Refusal,
+    TlsError,
+    XsError,
+    refusal_of,
+)
+from .session import Answer, Closed, Event, Flow, GoAway, Push, Session, Welcome
+from .values import ServerInfo
+
+__all__ = ["Connection", "Line", "NotSent", "open_connection"]
+
+SOCKET_PATH_MAX = 107
+WRITE_BUFFER = 1024 * 1024
+CLOSE_WAIT = 2.0
+
+
+class NotSent(ConnectionLost):
+    """The connection was over before the request was sent: nothing was done."""
+
+    @property
+    def retryable(self) -> bool:
+        return True
+
+
+class Line:
+    """A stream as the connection sees it: what came for it and was not yet taken. Credit bounds
+    how much that is."""
+
+    def __init__(self, connection: "Connection", sub: int, credit: int) -> None:
+        self._connection = connection
+        self._items: Deque[Push] = deque()
+        self._waiter: Optional["asyncio.Future[None]"] = None
+        self._failure: Optional[XsError] = None
+        self._flow = Flow(credit)
+        self.sub = sub
+        self.over = False
+        """The server knows that the stream is over."""
+
+    def put(self, push: Push) -> None:
+        self._items.append(push)
+        self._wake()
+
+    def fail(self, failure: XsError) -> None:
+        self._failure = failure
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def item(self) -> Push:
+        """The next message. Raises what ended the connection once all before it was taken."""
+        while not self._items:
+            if self._failure is not None:
+                raise self._failure
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._items.popleft()
+
+    def poll(self) -> Optional[Push]:
+        """The next message if one is there."""
+        return self._items.popleft() if self._items else None
+
+    def took(self, push: Push) -> None:
+        """What a message brought was used up: the server may send as much more."""
+        grant = self._flow.took(len(push.body))
+        if grant and not self.over and self._failure is None:
+            self._connection.tell(Op.CREDIT, self.sub, messages.credit(grant))
+
+    def close(self) -> None:
+        """Ends the stream, from this side if need be."""
+        self._connection.forget(self, tell=not self.over)
+        self.over = True
+
+
+class Connection(asyncio.Protocol):
+    """A connection whose HELLO was or will be answered."""
+
+    def __init__(self, name: str, token: Optional[str]) -> None:
+        loop = asyncio.get_running_loop()
+        self._session = Session(name, token)
+        self._transport: Optional[asyncio.Transport] = None
+        self._pending: Dict[int, "asyncio.Future[Sequence[bytes]]"] = {}
+        self._lines: Dict[int, Line] = {}
+        self._welcome: "asyncio.Future[ServerInfo]" = loop.create_future()
+        self._ended: "asyncio.Future[None]" = loop.create_future()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._turn = asyncio.Lock()
+        self._flush_due = False
+        self._loop = loop
+        self.failure: Optional[XsError] = None
+        self.draining: Optional[str] = None
+        """Why the server is stopping; new requests belong on another connection."""
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for event in self._session.receive(data):
+                self._happened(event)
+        except ProtocolError as error:
+            self._end(error)
+        self._flush()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        why = f": {exc}" if exc else ""
+        self._end(ConnectionLost(f"the connection to the server ended{why}"))
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
+
+    # What the client calls.
+
+    @property
+    def info(self) -> ServerInfo:
+        if self._session.info is None:
+            raise ProtocolError("HELLO was not answered")
+        return self._session.info
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether new requests may be made on it."""
+        return self.failure is None and self.draining is None
+
+    async def welcome(self) -> ServerInfo:
+        """Waits for the answer to HELLO."""
+        return await asyncio.shield(self._welcome)
+
+    async def ask(
+        self, op: int, body: Union[bytes, bytearray] = b"", line: Optional[Line] = None
+    ) -> Sequence[bytes]:
+        """Sends a request and waits for all parts of its answer. Raises Refusal, NotSent,
+        ConnectionLost, InvalidValue."""
+        await self._writable()
+        return await self.send(op, body, line)
+
+    def send(
+        self, op: int, body: Union[bytes, bytearray] = b"", line: Optional[Line] = None
+    ) -> "asyncio.Future[Sequence[bytes]]":
+        """Sends a request at once; the answer comes later."""
+        corr = self._session.request(op, body, line.sub if line else 0)
+        future: "asyncio.Future[Sequence[bytes]]" = self._loop.create_future()
+        self._pending[corr] = future
+        future.add_done_callback(lambda _: self._pending.pop(corr, None))
+        self._flush_soon()
+        return future
+
+    async def _writable(self) -> None:
+        """Waits in order until the server takes more."""
+        if not self._room.is_set() or self._turn.locked():
+            async with self._turn:
+                await self._room.wait()
+        if self.failure is not None:
+            raise NotSent(str(self.failure)) from self.failure
+
+    def open(self, credit: int) -> Line:
+        """A new stream; the request that opens it must be the next that is sent."""
+        line = Line(self, self._session.stream(), credit)
+        self._lines[line.sub] = line
+        return line
+
+    async def ask_stream(
+        self, op: int, body: Union[bytes, bytearray], credit: int
+    ) -> Tuple[Line, Sequence[bytes]]:
+        """Opens a stream and waits until the server has accepted it."""
+        await self._writable()
+        line = self.open(credit)
+        try:
+            return line, await self.send(op, body, line)
+        except BaseException as error:
+            # Whoever stops waiting takes the stream back; one that was refused does not exist.
+            line.over = isinstance(error, XsError)
+            line.close()
+            raise
+
+    async def send_chunk(self, line: Line, chunk: bytes, flags: int) -> None:
+        """Sends a piece of an upload."""
+        await self._writable()
+        self._session.tell(Op.BLOB_CHUNK, line.sub, chunk, flags)
+        self._flush()
+
+    def tell(self, op: int, sub: int, body: Union[bytes, bytearray] = b"") -> None:
+        """Sends a small one-way message; on a connection that is over it has no effect."""
+        if self.failure is None:
+            self._session.tell(op, sub, body)
+            self._flush_soon()
+
+    def forget(self, line: Line, tell: bool) -> None:
+        """Gives nothing more to a stream."""
+        if self._lines.pop(line.sub, None) is not None and tell:
+            self.tell(Op.UNSUBSCRIBE, line.sub)
+
+    def close_when_idle(self) -> None:
+        """Ends a connection on which nothing is under way."""
+        if not self._pending and not self._lines:
+            self.abandon(ConnectionLost("the connection is not used any more"))
+
+    def abandon(self, why: XsError) -> None:
+        """Ends the connection; what was sent before is still delivered."""
+        self._flush()
+        self._end(why)
+
+    async def closed(self) -> None:
+        """Waits until the socket is closed; what the server does not take is given up."""
+        if self._transport is None:
+            return
+        try:
+            await asyncio.wait_for(asyncio.shield(self._ended), CLOSE_WAIT)
+        except asyncio.TimeoutError:
+            self._transport.abort()
+
+    # What happens.
+
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, Push):
+            line = self._lines.get(event.sub)
+            if line is not None:
+                line.put(event)
+        elif isinstance(event, Answer):
+            self._answered(event)
+        elif isinstance(event, Welcome):
+            if not self._welcome.done():
+                self._welcome.set_result(event.info)
+        elif isinstance(event, GoAway):
+            self.draining = event.reason
+        elif isinstance(event, Closed):
+            self._end(event.refusal)
+
+    def _answered(self, event: Answer) -> None:
+        if not self._welcome.done() and event.refusal is not None:
+            self._end(event.refusal)
+        future = self._pending.get(event.corr)
+        if future is None or future.done():
+            return
+        if event.refusal is None:
+            future.set_result(event.parts)
+        else:
+            future.set_exception(event.refusal)
+
+    def _end(self, why: XsError) -> None:
+        if self.failure is not None:
+            return
+        self.failure = why
+        if self._transport is not None:
+            self._transport.close()
+        if not self._welcome.done():
+            self._welcome.set_exception(why)
+            self._welcome.exception()
+        for future in list(self._pending.values()):
+            if not future.done():
+                future.set_exception(_told(why))
+                future.exception()
+        for line in self._lines.values():
+            line.fail(_told(why))
+        self._room.set()
+
+    def _flush_soon(self) -> None:
+        """Requests made in one turn of the loop leave together."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._transport is not None and not self._transport.is_closing():
+            out = self._session.outgoing()
+            if out:
+                self._transport.write(out)
+
+
+def _told(why: XsError) -> XsError:
+    """What each request and stream is told of the end of its connection. A breach of the protocol
+    and a lost right are final; after anything else it is only not known what was done."""
+    if isinstance(why, Refusal) and why.code not in (104, 106) and why.code < 300:
+        return refusal_of(why.code, why.message, why.details)
+    told = type(why)(*why.args) if isinstance(why, ProtocolError) else ConnectionLost(str(why))
+    told.__cause__ = why
+    return told
+
+
+async def open_connection(
+    address: Address,
+    name: str,
+    token: Optional[str],
+    tls: Optional[ssl.SSLContext],
+    timeout: float,
+) -> Connection:
+    """Connects and says HELLO. Raises ConnectError, Refusal, ProtocolError, AddressError."""
+    if token and not address.is_local and not address.tls:
+        raise AddressError(f"{address}: a token goes to another machine over TLS only (xss://)")
+    loop = asyncio.get_running_loop()
+    made: List[Connection] = []
+
+    def make() -> Connection:
+        made.append(Connection(name, token))
+        return made[-1]
+
+    async def connect() -> Connection:
+        if address.path is not None:
+            await _connect_unix(loop, make, address.path)
+        else:
+            context = (tls or ssl.create_default_context()) if address.tls else None
+            await loop.create_connection(make, address.host, address.port, ssl=context)
+        await made[-1].welcome()
+        return made[-1]
+
+    try:
+        return await asyncio.wait_for(connect(), timeout)
+    except BaseException as error:
+        for connection in made:
+            connection.abandon(ConnectionLost("the connection was not wanted any more"))
+        if isinstance(error, (ConnectionLost, asyncio.TimeoutError)):
+            why = str(error) or f"no answer within {timeout:g} s"
+            raise ConnectError(f"{address}: {why}") from error
+        if isinstance(error, ssl.SSLError):
+            raise TlsError(f"{address}: {error.reason or error}: {error}") from error
+        if isinstance(error, OSError) and not isinstance(error, XsError):
+            raise ConnectError(f"{address}: {error.strerror or error}") from error
+        raise
+
+
+async def _connect_unix(loop: asyncio.AbstractEventLoop, make: Any, path: str) -> None:
+    if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
+        await loop.create_unix_connection(make, path)
+        return
+    # The kernel takes no longer path, but one through an open directory is short.
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        short = f"/proc/self/fd/{directory}/{os.path.basename(path)}"
+        if len(os.fsencode(short)) > SOCKET_PATH_MAX:
+            raise AddressError(f"{path}: the name of the socket is too long")
+        await loop.create_unix_connection(make, short)
+    finally:
+        os.close(directory)

@@ -1,0 +1,247 @@
+"""What can go wrong, by whose doing it is. `retryable` says whether the same request may be made
+again, unchanged and without looking; nothing here retries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Optional, Type
+
+__all__ = [
+    "AccessError",
+    "AddressError",
+    "ClientClosed",
+    "CommandFailed",
+    "ConditionFailed",
+    "ConnectError",
+    "ConnectionLost",
+    "CorruptRange",
+    "CursorAhead",
+    "CursorConflict",
+    "Details",
+    "Indeterminate",
+    "IntegrityError",
+    "InvalidRequest",
+    "InvalidValue",
+    "NotFound",
+    "OtherStore",
+    "ProtocolError",
+    "ProtocolRefused",
+    "Refusal",
+    "StorageError",
+    "TlsError",
+    "Unavailable",
+    "XsError",
+]
+
+
+class XsError(Exception):
+    """Everything this package raises."""
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may be made again, unchanged and without looking."""
+        return False
+
+
+class AddressError(XsError, ValueError):
+    """Text that names no server, or one that may not be spoken to so."""
+
+
+class InvalidValue(XsError, ValueError):
+    """An argument that can never be sent: it breaks a rule of the protocol."""
+
+
+class ConnectError(XsError, ConnectionError):
+    """No connection could be made; nothing was done."""
+
+    @property
+    def retryable(self) -> bool:
+        return True
+
+
+class TlsError(ConnectError):
+    """The server could not show who it is, or does not speak TLS."""
+
+    @property
+    def retryable(self) -> bool:
+        return False
+
+
+class ConnectionLost(XsError, ConnectionError):
+    """The connection ended before the answer: what was asked for may or may not have been done.
+
+    Requests that change nothing, and appends with a key, are made again by the client itself.
+    """
+
+
+class ClientClosed(XsError):
+    """The client was closed."""
+
+
+class ProtocolError(XsError):
+    """The server sent what the protocol does not allow; the connection is given up."""
+
+
+class IntegrityError(ProtocolError):
+    """Bytes that do not match their CRC or their hash."""
+
+
+class CorruptRange(XsError):
+    """Stored frames that the server cannot read. `resume` is the offset to go on from."""
+
+    def __init__(self, first: int, resume: int) -> None:
+        super().__init__(f"frames {first} to {resume - 1} cannot be read; go on from {resume}")
+        self.first = first
+        self.resume = resume
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a refusal says beside its message; None where it says nothing."""
+
+    retry_after_ms: Optional[int] = None
+    cursor: Optional[str] = None
+    revision: Optional[int] = None
+    limit: Optional[int] = None
+    offset: Optional[int] = None
+    extension: Optional[int] = None
+    condition: Optional[int] = None
+    found: Optional[int] = None
+    frame: Optional[bytes] = None
+
+
+CODES: Dict[int, str] = {
+    100: "Malformed",
+    101: "VersionMismatch",
+    102: "TooLarge",
+    103: "HelloExpected",
+    104: "HelloTimeout",
+    105: "FlowControl",
+    106: "Stalled",
+    200: "Unauthenticated",
+    201: "Denied",
+    300: "InvalidValue",
+    301: "UnknownOp",
+    302: "OpVersion",
+    303: "UnknownExtension",
+    304: "BatchTooLarge",
+    305: "InvalidRead",
+    306: "TooManyStreams",
+    307: "KeyReused",
+    308: "ImportOrder",
+    400: "CursorConflict",
+    401: "CursorAhead",
+    402: "ConditionFailed",
+    403: "OtherStore",
+    500: "Busy",
+    501: "Draining",
+    502: "StorageFull",
+    600: "ReadOnly",
+    601: "Corrupt",
+    602: "Closed",
+    603: "Internal",
+    604: "Unreadable",
+    700: "UnknownBlob",
+    701: "UnknownCommand",
+    702: "DeadlinePassed",
+    800: "Indeterminate",
+}
+
+
+class Refusal(XsError):
+    """The server refused a request. The subclass is the class of its code."""
+
+    def __init__(self, code: int, message: str, details: Optional[Details] = None) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.details = details or Details()
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.name}: {self.message}"
+
+    @property
+    def name(self) -> str:
+        """The name of the code as docs/wire.md spells it; `Other` for one not known here."""
+        return CODES.get(self.code, "Other")
+
+
+class ProtocolRefused(Refusal):
+    """1xx: what this client sent broke the protocol; the connection closes."""
+
+
+class AccessError(Refusal):
+    """2xx: the token is missing or wrong, or the role does not allow it."""
+
+
+class InvalidRequest(Refusal):
+    """3xx: the request cannot succeed as it is."""
+
+
+class ConditionFailed(Refusal):
+    """4xx: a condition does not hold: read the present state, then make a new request."""
+
+
+class CursorConflict(ConditionFailed):
+    """400: the cursor has another revision, `details.revision`."""
+
+
+class CursorAhead(ConditionFailed):
+    """401: frames that were seen are lost, so an offset may stand for another frame now.
+    `details.offset` is the offset to go on from."""
+
+
+class OtherStore(ConditionFailed):
+    """403: the position belongs to another store."""
+
+
+class Unavailable(Refusal):
+    """5xx: not now, and nothing was done: the same request may be made later."""
+
+    @property
+    def retryable(self) -> bool:
+        return True
+
+
+class StorageError(Refusal):
+    """6xx: the store needs its operator."""
+
+
+class NotFound(Refusal):
+    """7xx: what was asked for is not there."""
+
+
+class Indeterminate(Refusal):
+    """8xx: it may or may not have been done: read before repeating it."""
+
+
+_CLASSES: Dict[int, Type[Refusal]] = {
+    1: ProtocolRefused,
+    2: AccessError,
+    3: InvalidRequest,
+    4: ConditionFailed,
+    5: Unavailable,
+    6: StorageError,
+    7: NotFound,
+    8: Indeterminate,
+}
+
+_SPECIAL: Dict[int, Type[Refusal]] = {400: CursorConflict, 401: CursorAhead, 403: OtherStore}
+
+
+def refusal_of(code: int, message: str, details: Optional[Details] = None) -> Refusal:
+    """The exception for a code. A class that is not known is as final as any."""
+    kind = _SPECIAL.get(code) or _CLASSES.get(code // 100, Refusal)
+    return kind(code, message, details)
+
+
+class CommandFailed(XsError):
+    """A command answered with `<name>.error`. `code` is what it calls the failure, if anything;
+    `meta` all it says of it."""
+
+    def __init__(self, name: str, meta: Dict[str, object]) -> None:
+        code, message = meta.get("code"), meta.get("message")
+        super().__init__(f"{name}: {message or 'failed without a message'}")
+        self.command = name
+        self.code = code if isinstance(code, str) else None
+        self.meta = meta

@@ -1,0 +1,200 @@
+"""Frames as they come from a server: FRAME records of docs/format.md, whose CRC is checked when
+they arrive and whose parts are read when they are asked for."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import struct
+from typing import Any, List, NamedTuple, Optional, Tuple
+from zlib import crc32
+
+from .coding import Reader
+from .errors import IntegrityError, ProtocolError
+from .limits import NO_OFFSET
+from .values import FOREVER, BlobHash, FrameId, Origin, Ttl, ttl_of
+
+__all__ = ["Frame", "FrameList"]
+
+_HEAD = struct.Struct("<IIBBBBI")
+_U64 = struct.Struct("<Q")
+_ORIGIN = struct.Struct("<16s16sQII")
+_KIND_FRAME = 1
+_BODY, _ORIGINATED, _OLD_ID, _RESTATED = 1, 2, 4, 0x80
+_UNREAD: Any = object()
+
+
+class Frame:
+    """One stored event. What it is made of is read from its record when asked for."""
+
+    __slots__ = ("_body", "_meta", "_record", "offset")
+
+    kind = "frame"
+
+    def __init__(self, record: bytes, offset: Optional[int], body: Optional[bytes] = None) -> None:
+        self._record = record
+        self.offset = offset
+        """Its ordinal in the log; None when it is ephemeral."""
+        self._body = body
+        self._meta: Any = _UNREAD
+
+    @property
+    def id(self) -> FrameId:
+        return FrameId(self._record[16:32])
+
+    @property
+    def time_ms(self) -> int:
+        """Milliseconds since 1970 when it was appended."""
+        return int.from_bytes(self._record[16:22], "big")
+
+    @property
+    def time(self) -> datetime.datetime:
+        """When it was appended, in UTC."""
+        return datetime.datetime.fromtimestamp(self.time_ms / 1000, datetime.timezone.utc)
+
+    @property
+    def _topic_at(self) -> int:
+        flags, ttl = self._record[9], self._record[11]
+        at = 40 if ttl >= 2 else 32
+        return at + 40 * (flags & _BODY) + 24 * (flags & _ORIGINATED) + 4 * (flags & _OLD_ID)
+
+    @property
+    def topic(self) -> str:
+        at = self._topic_at
+        return self._record[at : at + self._record[10]].decode()
+
+    @property
+    def meta_json(self) -> bytes:
+        """The meta's JSON text as it was written; empty when there is none."""
+        return self._record[self._topic_at + self._record[10] :]
+
+    @property
+    def meta(self) -> Any:
+        """The meta, parsed on first use; None when there is none."""
+        if self._meta is _UNREAD:
+            text = self.meta_json
+            self._meta = json.loads(text) if text else None
+        return self._meta
+
+    @property
+    def ttl(self) -> Ttl:
+        number = self._record[11]
+        if number < 2:
+            return FOREVER if number == 0 else ttl_of(number, 0)
+        return ttl_of(number, _U64.unpack_from(self._record, 32)[0])
+
+    @property
+    def hash(self) -> Optional[BlobHash]:
+        """The hash of its body; None when it has none."""
+        if not self._record[9] & _BODY:
+            return None
+        at = 40 if self._record[11] >= 2 else 32
+        return BlobHash(self._record[at + 8 : at + 40])
+
+    @property
+    def body_bytes(self) -> int:
+        """The length of its body; 0 when it has none."""
+        if not self._record[9] & _BODY:
+            return 0
+        at = 40 if self._record[11] >= 2 else 32
+        return int(_U64.unpack_from(self._record, at)[0])
+
+    @property
+    def body(self) -> Optional[bytes]:
+        """Its body, if it came with the frame or there is none (then empty). None: read it with
+        the client's `body(frame)`."""
+        return self._body if self._record[9] & _BODY else b""
+
+    def text(self) -> str:
+        """The body that came with the frame as text. Raises ValueError when it did not come."""
+        if self.body is None:
+            raise ValueError("the body did not come with the frame; read it with body(frame)")
+        return self.body.decode()
+
+    def json(self) -> Any:
+        """The body that came with the frame as JSON. Raises ValueError when it did not come."""
+        return json.loads(self.text())
+
+    @property
+    def origin(self) -> Optional[Origin]:
+        """Which processor made it; None when none did."""
+        flags = self._record[9]
+        if not flags & _ORIGINATED:
+            return None
+        at = (40 if self._record[11] >= 2 else 32) + 40 * (flags & _BODY)
+        made, source, offset, hops, _ = _ORIGIN.unpack_from(self._record, at)
+        came = FrameId(source) if any(source) else None
+        return Origin(FrameId(made), came, None if offset == NO_OFFSET else offset, hops)
+
+    @property
+    def old_id(self) -> Optional[FrameId]:
+        """The id it had before it was imported under a new one."""
+        if not self._record[9] & _OLD_ID:
+            return None
+        at = self._topic_at - 16
+        return FrameId(self._record[at : at + 16])
+
+    def __repr__(self) -> str:
+        return f"Frame(offset={self.offset}, topic={self.topic!r}, id={self.id})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Frame):
+            return NotImplemented
+        return self._record[4:] == other._record[4:] and self.offset == other.offset
+
+    def __hash__(self) -> int:
+        return hash(self._record[16:32])
+
+
+class FrameList(NamedTuple):
+    """What FETCH, GET, LAST and DELIVER have in common."""
+
+    frames: List[Frame]
+    scanned_to: int
+
+
+def read_record(data: bytes, at: int, end: int) -> Tuple[bytes, int, int]:
+    """A FRAME record that lies in data[at:end]: its bytes, its offset delta, where the next one
+    begins. Raises IntegrityError when it is not what its CRC says."""
+    if end - at < 32:
+        raise ProtocolError("a record ends within its head")
+    crc, length, kind, flags, name, ttl, delta = _HEAD.unpack_from(data, at)
+    if length < 32 or length > end - at:
+        raise ProtocolError(f"a record of {length} bytes does not fit its run")
+    record = data[at : at + length]
+    if crc32(memoryview(record)[4:]) != crc:
+        raise IntegrityError("a record does not match its CRC")
+    fixed = 32 + 8 * (ttl >= 2) + 40 * (flags & _BODY) + 24 * (flags & _ORIGINATED)
+    fixed += 4 * (flags & _OLD_ID) + name
+    known = _BODY | _ORIGINATED | _OLD_ID | _RESTATED
+    if kind != _KIND_FRAME or ttl > 3 or flags & ~known or fixed > length or not name:
+        raise ProtocolError("a record is not a frame")
+    return record, delta, at + ((length + 7) & ~7)
+
+
+def read_frame_list(reader: Reader, data: bytes) -> FrameList:
+    """Reads a frame list to the end of `data`, which `reader` reads."""
+    scanned_to, runs = reader.u64("scanned_to"), reader.u32("runs")
+    bodies = reader.u32("bodies")
+    frames: List[Frame] = []
+    for _ in range(runs):
+        base, length = reader.u64("run"), reader.u32("run")
+        count = reader.u32("run")
+        at = reader.skip(length, "run")
+        end = at + length
+        if count == 0 or count > length // 32:
+            raise ProtocolError("a run does not hold as many records as it says")
+        for _ in range(count):
+            record, delta, at = read_record(data, at, end)
+            frames.append(Frame(record, None if base == NO_OFFSET else base + delta))
+        if at != end:
+            raise ProtocolError("bytes follow the records of a run")
+    for _ in range(bodies):
+        place, length = reader.u32("body"), reader.u32("body")
+        body = reader.take(length, "body")
+        reader.skip(-length % 8, "body")
+        if place >= len(frames):
+            raise ProtocolError("a body belongs to no frame")
+        frames[place]._body = body
+    reader.end("frame list")
+    return FrameList(frames, scanned_to)

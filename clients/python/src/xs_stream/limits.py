@@ -1,0 +1,30 @@
+"""Every maximum of the protocol that a client has to know (docs/wire.md, Limits)."""
+
+MESSAGE_BYTES_MAX = 24 * 1024 * 1024
+"""Bytes of the longest message a server accepts, header included."""
+SERVER_MESSAGE_BYTES_MAX = 2 * 1024 * 1024
+"""Bytes of the longest message a server sends, header included."""
+HEADER_BYTES = 16
+PEER_NAME_BYTES_MAX = 255
+TOKEN_BYTES_MAX = 1024
+TOPIC_BYTES_MAX = 255
+NAME_BYTES_MAX = 255
+META_BYTES_MAX = 64 * 1024
+CURSOR_STATE_BYTES_MAX = 1024 * 1024
+BATCH_RECORDS_MAX = 4096
+CONDITIONS_MAX = 64
+PATTERNS_MAX = 64
+PING_BYTES_MAX = 64
+PAGE_BYTES_MAX = 1024 * 1024
+CHUNK_BYTES_MAX = 256 * 1024
+BODY_WITH_FRAME_MAX = 1024 * 1024
+LAST_MAX = 1_000_000
+CREDIT_MAX = 1 << 32
+PULSE_MS_MIN = 10
+DAY_MS = 24 * 3600 * 1000
+CORR_MAX = (1 << 32) - 1
+NO_OFFSET = (1 << 64) - 1
+INLINE_BYTES_MAX = 1024 * 1024
+"""Bytes of a body beyond which this client uploads it as a blob before it appends the frame."""
+CREDIT_DEFAULT = 1024 * 1024
+"""Bytes a server may send ahead of what was taken, for each stream, unless told otherwise."""

@@ -1,0 +1,171 @@
+"""What a reader has seen and where it goes on, without a connection: the part of `read`, `follow`
+and reconnecting that both faces share."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import Callable, List, Optional, Union
+
+from .coding import Op
+from .errors import CorruptRange, CursorAhead, Details, OtherStore, ProtocolError
+from .frames import Frame
+from .messages import START_FROM, Dropped, Ended, ReadOptions, read_event, read_list
+from .session import Push
+from .values import CaughtUp, Gap, Pulse, Resumed, ResumePoint, ServerInfo
+
+__all__ = ["Backoff", "Item", "Reading", "Retry"]
+
+Item = Union[Frame, CaughtUp, Gap, Pulse, Resumed]
+"""What a follower is given; `kind` tells which: frame, caught_up, gap, pulse, resumed."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How a client goes on when the server is away or busy: it waits `first` seconds, then
+    `factor` times as long, up to `most`, each time between half of it and all of it by chance.
+    A request gives up after `give_up` seconds; followers never do."""
+
+    first: float = 0.05
+    most: float = 5.0
+    factor: float = 2.0
+    give_up: float = 30.0
+
+
+class Backoff:
+    """The waiting times of one attempt after another."""
+
+    def __init__(self, retry: Retry, chance: Callable[[], float] = random.random) -> None:
+        self._retry = retry
+        self._chance = chance
+        self._next = retry.first
+
+    def reset(self) -> None:
+        """What was tried has worked."""
+        self._next = self._retry.first
+
+    def wait(self, at_least_ms: Optional[int] = None) -> float:
+        """Seconds to wait before the next attempt."""
+        wait = self._next * (0.5 + 0.5 * self._chance())
+        self._next = min(self._next * self._retry.factor, self._retry.most)
+        return max(wait, (at_least_ms or 0) / 1000)
+
+
+class Reading:
+    """One read or follow over as many connections as it takes: `begin` on each of them, `take`
+    for what comes, and `gave` for what was handed out, which moves the position."""
+
+    def __init__(self, options: ReadOptions, point: Optional[ResumePoint] = None) -> None:
+        if point is not None:
+            options = replace(options, start=START_FROM, bound=point.offset)
+        self._options = options
+        self.rest = options
+        """What there is still to read."""
+        self._caught_up = False
+        self._started = False
+        self._seen: Optional[int] = point.offset if point else None
+        self._given = self._seen
+        self._store: Optional[bytes] = point.store if point else None
+        self._epoch = point.epoch if point else 0
+        self.done = False
+        """All that there is to read was given."""
+
+    @property
+    def position(self) -> Optional[int]:
+        """The offset to go on from after what was handed out; None before anything is known."""
+        return self._given
+
+    @property
+    def point(self) -> Optional[ResumePoint]:
+        """The position with the store and the epoch it holds for."""
+        if self._given is None or self._store is None:
+            return None
+        return ResumePoint(self._store, self._epoch, self._given)
+
+    def begin(self, info: ServerInfo) -> ReadOptions:
+        """What to subscribe to on a new connection. Raises OtherStore and CursorAhead when the
+        position does not hold in the store that is there now."""
+        if self._store is not None and self._store != info.store:
+            raise OtherStore(403, "the position belongs to another store")
+        # An epoch ends where the next one begins, which is no later than HELLO said.
+        is_past = self._store is not None and self._epoch != info.epoch
+        if is_past and self._seen is not None and self._seen > info.head:
+            raise CursorAhead(
+                401,
+                f"offset {self._seen} is beyond the head, {info.head}: frames were lost",
+                Details(offset=info.head),
+            )
+        return self.rest
+
+    def began(self, info: ServerInfo) -> Optional[Resumed]:
+        """The server accepted; after the first time there is something to tell."""
+        self._store, self._epoch = info.store, info.epoch
+        if self._started:
+            return Resumed(self._seen)
+        self._started = True
+        return None
+
+    def gave(self, item: Item, is_last: bool) -> None:
+        """An item was handed out, the last of those that `take` gave or not."""
+        if is_last:
+            self._given = self._seen
+        elif isinstance(item, Frame) and item.offset is not None:
+            self._given = item.offset if self._options.reverse else item.offset + 1
+
+    def take(self, push: Push) -> List[Item]:
+        """What a message brings. Raises the refusal with which the server ended the stream, and
+        CorruptRange where a bounded read cannot go on."""
+        items = self._take(push)
+        if not items:
+            self._given = self._seen
+        return items
+
+    def _take(self, push: Push) -> List[Item]:
+        if push.op == Op.DELIVER:
+            return self._frames(push.body)
+        if push.op != Op.SUB_EVENT:
+            raise ProtocolError(f"op {push.op:#x} does not belong on this stream")
+        event = read_event(push.code, push.body)
+        if isinstance(event, Ended):
+            self._move(event.scanned_to)
+            self.done = True
+        elif isinstance(event, Dropped):
+            self._move(event.resume)
+            raise event.refusal
+        elif isinstance(event, CaughtUp):
+            self._move(max(event.head, self._seen or 0))
+            if not self._caught_up:
+                self._caught_up = True
+                return [event]
+        elif isinstance(event, Gap):
+            return self._gap(event)
+        elif event is not None:
+            return [event]
+        return []
+
+    def _frames(self, body: bytes) -> List[Item]:
+        frames, scanned_to = read_list(body)
+        if not self._options.reverse:
+            at = self._seen or 0
+            for frame in frames:
+                if frame.offset is not None:
+                    if frame.offset < at:
+                        raise ProtocolError(f"frame {frame.offset} came after frame {at - 1}")
+                    at = frame.offset + 1
+        self.rest = self.rest.going_on(scanned_to, len(frames))
+        self._seen = scanned_to
+        if self.rest.limit == 0:
+            self.done = True
+        return list(frames)
+
+    def _gap(self, gap: Gap) -> List[Item]:
+        if gap.first is not None and gap.end is not None:
+            self._move(gap.first if self._options.reverse else gap.end)
+            if not self._options.follow:
+                raise CorruptRange(gap.first, gap.end)
+        return [gap]
+
+    def _move(self, offset: int) -> None:
+        """Notes how far the server looked."""
+        self.rest = self.rest.going_on(offset, 0)
+        self._seen = offset

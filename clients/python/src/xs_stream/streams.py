@@ -1,0 +1,170 @@
+"""Reads and follows in asyncio: a Reading over one connection after another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Deque, List, Optional, TypeVar
+
+from . import messages
+from .coding import Op
+from .connection import Connection, Line, NotSent
+from .errors import ConnectError, ConnectionLost, Unavailable, XsError
+from .frames import Frame
+from .reading import Backoff, Item, Reading
+from .values import ResumePoint
+
+if TYPE_CHECKING:
+    from .aio import AsyncClient
+
+__all__ = ["Follow", "Read"]
+
+S = TypeVar("S", bound="_Reader")
+
+
+class _Reader:
+    """What a read and a follow have in common. Closing it, or leaving `async with`, ends it."""
+
+    def __init__(
+        self, client: "AsyncClient", reading: Reading, bodies: int, credit: int, pulse_ms: int = 0
+    ) -> None:
+        self._client = client
+        self._reading = reading
+        self._bodies, self._credit, self._pulse_ms = bodies, credit, pulse_ms
+        self._line: Optional[Line] = None
+        self._taken: Any = None
+        self._items: Deque[Item] = deque()
+        self._backoff = Backoff(client.retry)
+        self._closed = False
+        # Encoded before anything is sent, so that a wrong argument is told by the call.
+        messages.subscribe(reading.rest, credit, bodies, pulse_ms)
+
+    async def __aenter__(self: S) -> S:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Has the server begin, so that nothing that comes later is missed; iterating and `async
+        with` do so too."""
+        while self._line is None and not self._closed and not self._reading.done:
+            await self._more()
+
+    async def aclose(self) -> None:
+        """Ends the stream. May be called twice."""
+        self._closed = True
+        self._items.clear()
+        self._drop()
+
+    def _drop(self) -> None:
+        line, self._line, self._taken = self._line, None, None
+        if line is not None:
+            line.close()
+
+    @property
+    def position(self) -> Optional[int]:
+        """The offset to go on from after what was handed out; None before anything is known."""
+        return self._reading.position
+
+    @property
+    def point(self) -> Optional[ResumePoint]:
+        """The position with the store and the epoch it holds for: keep it to go on later."""
+        return self._reading.point
+
+    async def _next(self) -> Item:
+        while not self._items:
+            await self._more()
+        item = self._items.popleft()
+        self._reading.gave(item, not self._items)
+        return item
+
+    async def _peek(self, taken: int) -> List[Item]:
+        """Drops what the caller has taken of what it was shown, and shows what comes next: at
+        least one item. What a caller did not get to see is shown again."""
+        for _ in range(min(taken, len(self._items))):
+            self._items.popleft()
+        while not self._items:
+            await self._more()
+        return list(self._items)
+
+    async def _more(self) -> None:
+        """Takes one message more, over as many connections as that takes."""
+        if self._closed or self._reading.done:
+            self._drop()
+            raise StopAsyncIteration
+        wait = 0.0
+        try:
+            if self._line is None:
+                await self._open()
+                return
+            if self._taken is not None:
+                self._line.took(self._taken)
+                self._taken = None
+            push = await self._line.item()
+            if push.op == Op.DELIVER:
+                self._taken = push
+            self._items.extend(self._reading.take(push))
+            self._backoff.reset()
+            if self._reading.done:
+                self._line.over = True
+            return
+        except (ConnectionLost, ConnectError, Unavailable) as error:
+            wait = self._lost(error)
+        except XsError:
+            self._closed = True
+            self._drop()
+            raise
+        await asyncio.sleep(wait)
+
+    def _lost(self, error: XsError) -> float:
+        """Whether to go on after what ended the stream; how many seconds to wait before that."""
+        connection = self._line._connection if self._line else None
+        if isinstance(error, Unavailable):
+            # The server has ended the stream, or refused it.
+            if self._line is not None:
+                self._line.over = True
+            if connection is not None and error.code == 501:
+                connection.draining = connection.draining or error.message
+        self._drop()
+        if self._client._closed:
+            self._closed = True
+            raise error
+        if isinstance(error, NotSent):
+            return 0.0
+        after = error.details.retry_after_ms if isinstance(error, Unavailable) else None
+        return self._backoff.wait(after)
+
+    async def _open(self) -> None:
+        connection: Connection = await self._client._connection()
+        options = self._reading.begin(connection.info)
+        body = messages.subscribe(options, self._credit, self._bodies, self._pulse_ms)
+        self._line, _ = await connection.ask_stream(Op.SUBSCRIBE, body, self._credit)
+        resumed = self._reading.began(connection.info)
+        if resumed is not None and isinstance(self, Follow):
+            self._items.append(resumed)
+
+
+class Read(_Reader):
+    """The frames of a bounded read, as an async iterator."""
+
+    def __aiter__(self) -> "Read":
+        return self
+
+    async def __anext__(self) -> Frame:
+        while True:
+            item = await self._next()
+            if isinstance(item, Frame):
+                return item
+
+
+class Follow(_Reader):
+    """What a follower is given, as an async iterator of frames, caught_up, gaps, pulses and
+    resumed; after a connection was lost it goes on where it was."""
+
+    def __aiter__(self) -> "Follow":
+        return self
+
+    async def __anext__(self) -> Item:
+        return await self._next()

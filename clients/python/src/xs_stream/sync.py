@@ -1,0 +1,559 @@
+"""The synchronous face: `Client`, made by `connect`. Its methods are those of AsyncClient and wait
+for what they do. A thread of its own keeps the connection alive while nobody waits; any number of
+threads may use one client."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import ssl
+import threading
+from collections import deque
+from typing import (
+    Any,
+    Coroutine,
+    Deque,
+    Generic,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    TypeVar,
+    Union,
+)
+
+from . import aio
+from .address import Address
+from .blobs import PIECE, BlobReader, BlobWriter
+from .blobs import Source as AsyncSource
+from .calls import Call
+from .errors import ClientClosed
+from .frames import Frame
+from .limits import CREDIT_DEFAULT, PAGE_BYTES_MAX
+from .messages import Page, ReadOptions
+from .reading import Item, Retry
+from .streams import Follow, Read
+from .values import (
+    FOREVER,
+    Appended,
+    Blob,
+    BlobHash,
+    Body,
+    Bound,
+    Condition,
+    Cursor,
+    CursorChange,
+    CursorSummary,
+    FrameId,
+    Json,
+    NewFrame,
+    ResumePoint,
+    ServerInfo,
+    Stamp,
+    Time,
+    Topics,
+    TopicSummary,
+    Ttl,
+)
+
+__all__ = ["BlobStream", "CallStream", "Client", "FollowStream", "ReadStream", "connect"]
+
+T = TypeVar("T")
+R = TypeVar("R", Read, Follow)
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._main, name="xs-stream", daemon=True)
+        self._thread.start()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T], timeout: Optional[float] = None) -> T:
+        """Does it in the loop and waits. Raises TimeoutError after so many seconds; whatever ends
+        the waiting also ends the work."""
+        if not self._thread.is_alive():
+            work.close()
+            raise ClientClosed("the client was closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout)
+        except concurrent.futures.TimeoutError:
+            if future.done() and not future.cancelled():
+                raise
+            future.cancel()
+            raise TimeoutError(f"nothing within {timeout:g} s") from None
+        except concurrent.futures.CancelledError:
+            raise ClientClosed("the client was closed") from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """Ends what still runs, and the thread."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def connect(
+    address: Union[str, "os.PathLike[str]"],
+    *,
+    token: Optional[str] = None,
+    tls: Union[ssl.SSLContext, str, None] = None,
+    name: str = f"xs-python/{aio.VERSION}",
+    timeout: float = 10.0,
+    wait: float = 0.0,
+    retry: Retry = Retry(),  # noqa: B008 (it is frozen)
+) -> "Client":
+    """Connects to a server, as `xs_stream.aio.connect` does."""
+    loop = _Loop()
+    try:
+        inner = loop.run(
+            aio.connect(
+                address, token=token, tls=tls, name=name, timeout=timeout, wait=wait, retry=retry
+            )
+        )
+    except BaseException:
+        loop.stop()
+        raise
+    return Client(loop, inner)
+
+
+class _Stream(Generic[T]):
+    """A stream that is read by waiting. Closing it, or leaving `with`, ends it."""
+
+    def __init__(self, loop: _Loop, inner: Any) -> None:
+        self._loop = loop
+        self._inner = inner
+
+    def __enter__(self: "S") -> "S":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the stream. May be called twice."""
+        with contextlib.suppress(ClientClosed):
+            self._loop.run(self._inner.aclose())
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        return self.next()
+
+    def next(self, timeout: Optional[float] = None) -> T:
+        """What comes next. Raises StopIteration at the end, TimeoutError after so many seconds,
+        after which the stream goes on."""
+        try:
+            return self._take(timeout)
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def _take(self, timeout: Optional[float]) -> T:
+        taken: T = self._loop.run(self._inner.__anext__(), timeout)
+        return taken
+
+
+S = TypeVar("S", bound=_Stream[Any])
+
+
+class _Reader(_Stream[T]):
+    """Takes what is there at once, so that not each frame costs a change of threads."""
+
+    def __init__(self, loop: _Loop, inner: Union[Read, Follow]) -> None:
+        super().__init__(loop, inner)
+        self._shown: Deque[Item] = deque()
+        self._taken = 0
+
+    def __enter__(self: "S2") -> "S2":
+        self.open()
+        return self
+
+    def open(self) -> None:
+        """Has the server begin, so that nothing that comes later is missed; iterating and `with`
+        do so too."""
+        self._loop.run(self._inner.open())
+
+    def close(self) -> None:
+        self._shown.clear()
+        super().close()
+
+    def _take(self, timeout: Optional[float]) -> Any:
+        if not self._shown:
+            items: List[Item] = self._loop.run(self._inner._peek(self._taken), timeout)
+            self._taken = len(items)
+            self._shown.extend(items)
+        item = self._shown.popleft()
+        self._inner._reading.gave(item, not self._shown)
+        return item
+
+    @property
+    def position(self) -> Optional[int]:
+        """The offset to go on from after what was handed out; None before anything is known."""
+        position: Optional[int] = self._inner.position
+        return position
+
+    @property
+    def point(self) -> Optional[ResumePoint]:
+        """The position with the store and the epoch it holds for: keep it to go on later."""
+        point: Optional[ResumePoint] = self._inner.point
+        return point
+
+
+S2 = TypeVar("S2", bound=_Reader[Any])
+
+
+class ReadStream(_Reader[Frame]):
+    """The frames of a bounded read, as an iterator."""
+
+    def _take(self, timeout: Optional[float]) -> Frame:
+        while True:
+            item = super()._take(timeout)
+            if isinstance(item, Frame):
+                return item
+
+
+class FollowStream(_Reader[Item]):
+    """What a follower is given, as an iterator of frames, caught_up, gaps, pulses and resumed."""
+
+
+class BlobStream(_Stream[bytes]):
+    """The pieces of a blob, as an iterator."""
+
+    _inner: BlobReader
+
+    @property
+    def bytes(self) -> Optional[int]:
+        """The length of the blob, once the first piece came."""
+        return self._inner.bytes
+
+
+class CallStream(_Stream[Frame]):
+    """The results of a call, as an iterator of frames. Closing it before the end cancels it."""
+
+    _inner: Call
+
+    def open(self) -> FrameId:
+        """Makes the call unless it was made, and gives the id of `<name>.call`."""
+        return self._loop.run(self._inner.open())
+
+    @property
+    def complete(self) -> Optional[Frame]:
+        """The frame `<name>.complete`, once it came."""
+        return self._inner.complete
+
+
+class BlobUpload:
+    """An upload: `write` pieces, then `finish`. Leaving `with` before that forgets it."""
+
+    def __init__(self, loop: _Loop, inner: BlobWriter) -> None:
+        self._loop, self._inner = loop, inner
+
+    def __enter__(self) -> "BlobUpload":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run(self._inner.aclose())
+
+    def write(self, data: Union[bytes, bytearray, memoryview]) -> None:
+        """Sends bytes, as fast as the server takes them."""
+        self._loop.run(self._inner.write(data))
+
+    def finish(self) -> Blob:
+        """Sends the last of it and waits until it is stored."""
+        return self._loop.run(self._inner.finish())
+
+
+class Client:
+    """A client of one server that waits for what it does. What the methods do, take and raise is
+    told at AsyncClient; `timeout` is in seconds, and with it they also raise TimeoutError."""
+
+    def __init__(self, loop: _Loop, inner: aio.AsyncClient) -> None:
+        self._loop = loop
+        self._inner = inner
+
+    def __repr__(self) -> str:
+        return f"Client({str(self._inner.address)!r})"
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection and what is under way on it. May be called twice."""
+        try:
+            self._loop.run(self._inner.close())
+        except ClientClosed:
+            return
+        self._loop.stop()
+
+    @property
+    def address(self) -> Address:
+        return self._inner.address
+
+    @property
+    def server(self) -> ServerInfo:
+        """What the server said of itself when the present or last connection was made."""
+        return self._inner.server
+
+    # Appending.
+
+    def append(
+        self,
+        topic: str,
+        body: Union[Body, AsyncSource] = None,
+        *,
+        meta: Json = None,
+        json: Json = None,
+        ttl: Union[str, Ttl] = FOREVER,
+        conditions: Sequence[Condition] = (),
+        key: Optional[str] = None,
+        durable: bool = False,
+        timeout: Optional[float] = None,
+    ) -> Stamp:
+        """Appends one frame."""
+        if body is not None and not isinstance(body, (bytes, bytearray, memoryview, str)):
+            body = self.put_blob(body).hash
+        return self._loop.run(
+            self._inner.append(
+                topic,
+                body,
+                meta=meta,
+                json=json,
+                ttl=ttl,
+                conditions=conditions,
+                key=key,
+                durable=durable,
+            ),
+            timeout,
+        )
+
+    def append_batch(
+        self,
+        frames: Iterable[NewFrame] = (),
+        *,
+        cursors: Sequence[CursorChange] = (),
+        conditions: Sequence[Condition] = (),
+        key: Optional[str] = None,
+        durable: bool = False,
+        timeout: Optional[float] = None,
+    ) -> Appended:
+        """Appends frames and changes cursors, all of it or nothing."""
+        work = self._inner.append_batch(
+            list(frames), cursors=cursors, conditions=conditions, key=key, durable=durable
+        )
+        return self._loop.run(work, timeout)
+
+    # Reading.
+
+    def read(
+        self,
+        topics: Topics = "*",
+        *,
+        from_: Optional[Bound] = None,
+        after: Optional[Bound] = None,
+        last: Optional[int] = None,
+        before: Optional[Bound] = None,
+        since: Optional[Time] = None,
+        until: Optional[Time] = None,
+        limit: Optional[int] = None,
+        reverse: bool = False,
+        bodies: int = 0,
+        credit: int = CREDIT_DEFAULT,
+    ) -> ReadStream:
+        """The stored frames of some topics, in order: `for frame in client.read(..)`."""
+        inner = self._inner.read(
+            topics,
+            from_=from_,
+            after=after,
+            last=last,
+            before=before,
+            since=since,
+            until=until,
+            limit=limit,
+            reverse=reverse,
+            bodies=bodies,
+            credit=credit,
+        )
+        return ReadStream(self._loop, inner)
+
+    def follow(
+        self,
+        topics: Topics = "*",
+        *,
+        from_: Optional[Bound] = None,
+        after: Optional[Bound] = None,
+        last: Optional[int] = None,
+        new: bool = False,
+        resume: Optional[ResumePoint] = None,
+        before: Optional[Bound] = None,
+        since: Optional[Time] = None,
+        until: Optional[Time] = None,
+        limit: Optional[int] = None,
+        bodies: int = 0,
+        pulse: float = 0.0,
+        credit: int = CREDIT_DEFAULT,
+    ) -> FollowStream:
+        """The stored frames, then those that come: `for item in client.follow(..)`."""
+        inner = self._inner.follow(
+            topics,
+            from_=from_,
+            after=after,
+            last=last,
+            new=new,
+            resume=resume,
+            before=before,
+            since=since,
+            until=until,
+            limit=limit,
+            bodies=bodies,
+            pulse=pulse,
+            credit=credit,
+        )
+        return FollowStream(self._loop, inner)
+
+    def fetch(
+        self,
+        topics: Union[Topics, ReadOptions] = "*",
+        *,
+        page_bytes: int = PAGE_BYTES_MAX,
+        timeout: Optional[float] = None,
+        **where: Any,
+    ) -> Page:
+        """One page of a bounded read."""
+        if isinstance(topics, ReadOptions):
+            return self._loop.run(self._inner.fetch(topics, page_bytes=page_bytes), timeout)
+        return self._loop.run(self._inner.fetch(topics, page_bytes=page_bytes, **where), timeout)
+
+    def get(self, bound: Bound, *, timeout: Optional[float] = None) -> Optional[Frame]:
+        """The frame with an id or an offset; None when there is none."""
+        return self._loop.run(self._inner.get(bound), timeout)
+
+    def last(
+        self, topics: Topics = "*", n: int = 1, *, timeout: Optional[float] = None
+    ) -> List[Frame]:
+        """The newest `n` frames of some topics, in the order of the log."""
+        return self._loop.run(self._inner.last(topics, n), timeout)
+
+    def last_per_topic(
+        self, topics: Topics = "*", n: int = 1, *, timeout: Optional[float] = None
+    ) -> List[Frame]:
+        """The newest `n` frames of each of some topics, in the order of the log."""
+        return self._loop.run(self._inner.last_per_topic(topics, n), timeout)
+
+    def topics(
+        self, topics: Topics = "*", *, timeout: Optional[float] = None
+    ) -> List[TopicSummary]:
+        """What the store holds of some topics, in byte order of their names."""
+        return self._loop.run(self._inner.topics(topics), timeout)
+
+    # Blobs.
+
+    def has_blob(self, name: BlobHash, *, timeout: Optional[float] = None) -> bool:
+        """Whether the store has a blob."""
+        return self._loop.run(self._inner.has_blob(name), timeout)
+
+    def put_blob(self, source: Union[Body, AsyncSource]) -> Blob:
+        """Stores bytes, text, a file or an iterable of bytes, which is gone through in the
+        caller's thread."""
+        if source is None or isinstance(source, (bytes, bytearray, memoryview, str)):
+            return self._loop.run(self._inner.put_blob(source))
+        with self.blob_writer() as writer:
+            read = getattr(source, "read", None)
+            parts: Any = iter(lambda: read(PIECE), b"") if read is not None else source
+            for part in parts:
+                writer.write(part)
+            return writer.finish()
+
+    def blob_writer(self) -> BlobUpload:
+        """An upload piece by piece."""
+        return BlobUpload(self._loop, self._inner.blob_writer())
+
+    def get_blob(self, name: BlobHash, *, credit: int = CREDIT_DEFAULT) -> BlobStream:
+        """The pieces of a blob: `for piece in client.get_blob(hash)`."""
+        return BlobStream(self._loop, self._inner.get_blob(name, credit=credit))
+
+    def read_blob(self, name: BlobHash, *, timeout: Optional[float] = None) -> bytes:
+        """A whole blob."""
+        return self._loop.run(self._inner.read_blob(name), timeout)
+
+    def body(self, frame: Frame, *, timeout: Optional[float] = None) -> bytes:
+        """A frame's body, whether it came with it or not."""
+        body = frame.body
+        return body if body is not None else self._loop.run(self._inner.body(frame), timeout)
+
+    # Cursors.
+
+    def cursor_get(self, name: str, *, timeout: Optional[float] = None) -> Optional[Cursor]:
+        """A cursor; None when there is none."""
+        return self._loop.run(self._inner.cursor_get(name), timeout)
+
+    def cursor_set(
+        self,
+        name: str,
+        offset: int,
+        *,
+        state: bytes = b"",
+        expect: Optional[int] = None,
+        timeout: Optional[float] = None,
+    ) -> int:
+        """Moves a cursor and gives its new revision."""
+        work = self._inner.cursor_set(name, offset, state=state, expect=expect)
+        return self._loop.run(work, timeout)
+
+    def cursor_remove(
+        self, name: str, *, expect: Optional[int] = None, timeout: Optional[float] = None
+    ) -> None:
+        """Removes a cursor."""
+        self._loop.run(self._inner.cursor_remove(name, expect=expect), timeout)
+
+    def cursor_list(self, *, timeout: Optional[float] = None) -> List[CursorSummary]:
+        """All cursors, in byte order of their names."""
+        return self._loop.run(self._inner.cursor_list(), timeout)
+
+    # Calls and the rest.
+
+    def call(
+        self,
+        name: str,
+        args: Optional[Mapping[str, Json]] = None,
+        *,
+        body: Union[bytes, str, None] = None,
+        deadline: Optional[float] = None,
+        bodies: int = 1024 * 1024,
+        credit: int = CREDIT_DEFAULT,
+    ) -> CallStream:
+        """Calls a command; its results come as frames: `for frame in client.call(..)`."""
+        inner = self._inner.call(
+            name, args, body=body, deadline=deadline, bodies=bodies, credit=credit
+        )
+        return CallStream(self._loop, inner)
+
+    def ping(self, data: bytes = b"", *, timeout: Optional[float] = None) -> float:
+        """Seconds until the server sent up to 64 bytes back."""
+        return self._loop.run(self._inner.ping(data), timeout)

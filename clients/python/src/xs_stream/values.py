@@ -1,0 +1,420 @@
+"""The values of a store: ids, hashes, ttls, frames to append and what surrounds them. A value is
+good from the moment it exists; the topic rules are left to the server, which names them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
+
+from .errors import InvalidValue
+from .limits import NO_OFFSET, PATTERNS_MAX
+
+__all__ = [
+    "Appended",
+    "Blob",
+    "BlobHash",
+    "Bound",
+    "CaughtUp",
+    "Condition",
+    "Cursor",
+    "CursorChange",
+    "CursorSummary",
+    "FrameId",
+    "Gap",
+    "NewFrame",
+    "Origin",
+    "Pulse",
+    "ResumePoint",
+    "Resumed",
+    "ServerInfo",
+    "Stamp",
+    "TopicSummary",
+    "Topics",
+    "Ttl",
+    "empty",
+    "head_is",
+    "last_at_most",
+]
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+class FrameId(bytes):
+    """A frame's id: 16 bytes (SCRU128) whose order is the order of the log. `str()` gives its 25
+    digits of base 36."""
+
+    __slots__ = ()
+
+    def __new__(cls, raw: bytes) -> "FrameId":
+        if len(raw) != 16:
+            raise InvalidValue(f"a frame id has 16 bytes, not {len(raw)}")
+        return super().__new__(cls, raw)
+
+    @classmethod
+    def parse(cls, text: str) -> "FrameId":
+        """Reads the 25 digits, in either case. Raises InvalidValue."""
+        number = -1
+        if len(text) == 25 and text.isascii() and text.isalnum():
+            number = int(text, 36)
+        if not 0 <= number < 1 << 128:
+            raise InvalidValue(f"{text[:40]!r} is not a frame id of 25 digits of base 36")
+        return cls(number.to_bytes(16, "big"))
+
+    @property
+    def time_ms(self) -> int:
+        """Milliseconds since 1970 that the id carries."""
+        return int.from_bytes(self[:6], "big")
+
+    def __str__(self) -> str:
+        number, digits = int.from_bytes(self, "big"), []
+        for _ in range(25):
+            number, digit = divmod(number, 36)
+            digits.append(_DIGITS[digit])
+        return "".join(reversed(digits))
+
+    def __repr__(self) -> str:
+        return f"FrameId({self})"
+
+
+class BlobHash(bytes):
+    """The SHA-256 that names a blob. `str()` gives `sha256-` and base64, as browsers write it."""
+
+    __slots__ = ()
+
+    def __new__(cls, raw: bytes) -> "BlobHash":
+        if len(raw) != 32:
+            raise InvalidValue(f"a hash has 32 bytes, not {len(raw)}")
+        return super().__new__(cls, raw)
+
+    @classmethod
+    def of(cls, data: bytes) -> "BlobHash":
+        """The hash of some bytes."""
+        return cls(hashlib.sha256(data).digest())
+
+    @classmethod
+    def parse(cls, text: str) -> "BlobHash":
+        """Reads `sha256-<base64>`. Raises InvalidValue."""
+        try:
+            if text.startswith("sha256-"):
+                return cls(base64.b64decode(text[7:], validate=True))
+        except (InvalidValue, binascii.Error, ValueError):
+            pass
+        raise InvalidValue(f"{text[:60]!r} is not sha256- and 44 digits of base64")
+
+    def __str__(self) -> str:
+        return "sha256-" + base64.b64encode(self).decode()
+
+    def __repr__(self) -> str:
+        return f"BlobHash({self})"
+
+
+@dataclass(frozen=True)
+class Ttl:
+    """How long a frame is kept. `value` is milliseconds of `time`, the count of `last`."""
+
+    kind: str
+    value: int = 0
+
+    def __post_init__(self) -> None:
+        wants = self.kind in ("time", "last")
+        if self.kind not in _TTLS or (wants and not 0 < self.value <= NO_OFFSET):
+            raise InvalidValue("a ttl is forever, ephemeral, time:<ms> or last:<n>, n from 1 on")
+        if not wants and self.value:
+            raise InvalidValue(f"the ttl {self.kind} has no number")
+
+    @classmethod
+    def parse(cls, text: str) -> "Ttl":
+        """Reads `forever`, `ephemeral`, `time:<ms>` or `last:<n>`. Raises InvalidValue."""
+        kind, _, value = text.partition(":")
+        return cls(kind, int(value) if value.isascii() and value.isdigit() else 0)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.value}" if self.value else self.kind
+
+    @property
+    def number(self) -> int:
+        """The kind on the wire."""
+        return _TTLS.index(self.kind)
+
+
+_TTLS = ("forever", "ephemeral", "time", "last")
+FOREVER = Ttl("forever")
+
+
+def ttl_of(number: int, value: int) -> Ttl:
+    """The ttl of its number on the wire. Raises InvalidValue."""
+    if number >= len(_TTLS):
+        raise InvalidValue(f"ttl {number} is not known")
+    return FOREVER if number == 0 else Ttl(_TTLS[number], value)
+
+
+Bound = Union[int, FrameId, str]
+"""A place in the log: an offset, an id, or the text of an id. An id need not exist."""
+
+Time = Union[int, datetime.datetime]
+"""Milliseconds since 1970, or a time of its own zone."""
+
+Topics = Union[str, Iterable[str]]
+"""Patterns: `a.b`, `a.b.*`, `*`, several with commas between or in a list."""
+
+
+def patterns_of(topics: Topics) -> List[str]:
+    """The patterns as a list. Raises InvalidValue for none or too many."""
+    parts = topics.split(",") if isinstance(topics, str) else list(topics)
+    if not 1 <= len(parts) <= PATTERNS_MAX:
+        raise InvalidValue(f"a read takes 1 to {PATTERNS_MAX} topic patterns, not {len(parts)}")
+    return [part.strip() for part in parts]
+
+
+def bound_of(bound: Bound) -> Union[int, FrameId]:
+    """An offset or an id. Raises InvalidValue."""
+    if isinstance(bound, str):
+        return FrameId.parse(bound)
+    if isinstance(bound, int) and not 0 <= bound <= NO_OFFSET:
+        raise InvalidValue(f"{bound} is not an offset")
+    return bound
+
+
+def time_of(time: Time) -> int:
+    """Milliseconds since 1970."""
+    if isinstance(time, datetime.datetime):
+        return int(time.timestamp() * 1000)
+    return time
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which processor made a frame, and from which input."""
+
+    processor: FrameId
+    input: Optional[FrameId]
+    input_offset: Optional[int]
+    hops: int
+
+
+Json = Any
+"""What json.dumps takes."""
+
+Body = Union[None, bytes, bytearray, memoryview, str, BlobHash]
+"""None, bytes, text (UTF-8), or the hash of a blob that the store has."""
+
+
+@dataclass(frozen=True)
+class NewFrame:
+    """A frame to append. `meta` is any JSON value, None for none; `meta_json` is its text
+    instead, sent as it is. `json` is a body in JSON instead of `body`."""
+
+    topic: str
+    body: Body = None
+    meta: Json = None
+    ttl: Union[str, Ttl] = FOREVER
+    json: Json = None
+    meta_json: Optional[bytes] = None
+
+    def body_bytes(self) -> Union[bytes, BlobHash, None]:
+        """The body as it is sent."""
+        if self.json is not None:
+            if self.body is not None:
+                raise InvalidValue("a frame has body or json, not both")
+            return json_bytes(self.json)
+        if self.body is None or isinstance(self.body, bytes):
+            return self.body
+        return self.body.encode() if isinstance(self.body, str) else bytes(self.body)
+
+    def meta_bytes(self) -> bytes:
+        """The meta as it is sent."""
+        if self.meta_json is not None:
+            return self.meta_json
+        return b"" if self.meta is None else json_bytes(self.meta)
+
+
+def json_bytes(value: Json) -> bytes:
+    """Compact JSON. Raises InvalidValue for what JSON cannot say."""
+    try:
+        return json.dumps(
+            value, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidValue(f"not JSON: {error}") from error
+
+
+@dataclass(frozen=True)
+class CursorChange:
+    """A change of one cursor, stored in the same batch as the frames beside it. `offset` None
+    removes it. `expect` is the revision it must have; 0: it must not exist; None: any."""
+
+    name: str
+    offset: Optional[int]
+    state: bytes = b""
+    expect: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What must hold for a batch to be stored: made by last_at_most, empty and head_is."""
+
+    kind: int
+    topics: Tuple[str, ...] = ()
+    offset: int = 0
+
+
+def last_at_most(topics: Topics, offset: int) -> Condition:
+    """No frame of the topics has a higher offset."""
+    return Condition(1, tuple(patterns_of(topics)), offset)
+
+
+def empty(topics: Topics) -> Condition:
+    """The topics hold no frame."""
+    return Condition(2, tuple(patterns_of(topics)))
+
+
+def head_is(offset: int) -> Condition:
+    """The next frame of the log gets this offset."""
+    return Condition(3, (), offset)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What the store gave a frame; an ephemeral one has no offset."""
+
+    id: FrameId
+    offset: Optional[int]
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What became of a batch. `cursors` holds the new revisions, 0 for removed ones; `head` is
+    the offset after the last frame readers can see; `durable` whether it was synced."""
+
+    frames: Sequence[Stamp]
+    cursors: Sequence[int]
+    durable: bool
+    head: int
+
+
+@dataclass(frozen=True)
+class TopicSummary:
+    """What the store holds of one topic."""
+
+    name: str
+    count: int
+    bytes: int
+    first: FrameId
+    last: FrameId
+    last_offset: int
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A named, durable position: the offset of the first frame not yet handled."""
+
+    name: str
+    revision: int
+    epoch: int
+    offset: int
+    time_ms: int
+    state: bytes
+
+
+@dataclass(frozen=True)
+class CursorSummary:
+    """A cursor without its state."""
+
+    name: str
+    revision: int
+    epoch: int
+    offset: int
+    time_ms: int
+    state_bytes: int
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A stored blob."""
+
+    hash: BlobHash
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a reader goes on: the first frame not yet seen, and where that offset was seen. It
+    holds for this store and this epoch."""
+
+    store: bytes
+    epoch: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.store.hex()}:{self.epoch}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "ResumePoint":
+        """Reads what `str()` gave. Raises InvalidValue."""
+        try:
+            store, epoch, offset = text.split(":")
+            point = cls(bytes.fromhex(store), int(epoch), int(offset))
+        except ValueError:
+            raise InvalidValue(f"{text[:80]!r} is not a resume point") from None
+        if len(point.store) != 16:
+            raise InvalidValue(f"{text[:80]!r} is not a resume point")
+        return point
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """All that was stored at the beginning was given; what comes now is new. Comes once."""
+
+    head: int
+    kind: str = "caught_up"
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """The time asked for has passed."""
+
+    kind: str = "pulse"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Frames are missing here: stored ones from `first` to before `end` that cannot be read, or
+    `count` ephemeral ones that came faster than they were taken."""
+
+    first: Optional[int] = None
+    end: Optional[int] = None
+    count: int = 0
+    kind: str = "gap"
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The connection was lost and made again: no stored frame is missing or doubled, ephemeral
+    ones of the meantime are. `offset` is where it went on; None: from its start."""
+
+    offset: Optional[int]
+    kind: str = "resumed"
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What the server said of itself and of its store when the connection was made."""
+
+    name: str
+    version: int
+    role: str
+    store: bytes
+    epoch: int
+    head: int
+    message_bytes: int
+    requests: int
+    streams: int
+    chunk_bytes: int
+    upload_window: int
+    batch_records: int
+    ops: Tuple[Tuple[int, int, int], ...]

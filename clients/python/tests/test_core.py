@@ -1,0 +1,344 @@
+"""The parts without a connection: values, addresses, back-off, credit, the session, and where a
+reader goes on."""
+
+from __future__ import annotations
+
+import datetime
+import unittest
+from typing import Any, List, Optional
+from zlib import crc32
+
+from xs_stream import (
+    AddressError,
+    BlobHash,
+    CaughtUp,
+    CorruptRange,
+    CursorAhead,
+    Frame,
+    FrameId,
+    Gap,
+    InvalidValue,
+    OtherStore,
+    ProtocolError,
+    Resumed,
+    ResumePoint,
+    Retry,
+    ServerInfo,
+    Ttl,
+    Unavailable,
+    messages,
+    parse_address,
+)
+from xs_stream.coding import PREFACE, PUSH, RESPONSE, Op, Writer, message
+from xs_stream.errors import CODES, refusal_of
+from xs_stream.messages import ReadOptions, read_options
+from xs_stream.reading import Backoff, Reading
+from xs_stream.session import Answer, Flow, Push, Session
+from xs_stream.values import patterns_of
+
+
+class Values(unittest.TestCase):
+    def test_ids_are_text_and_order_like_bytes(self) -> None:
+        text = "03haz7sn27d6aj2qw4jm7lv3h"
+        made = FrameId.parse(text)
+        self.assertEqual(str(made), text)
+        self.assertEqual(FrameId.parse(text.upper()), made)
+        self.assertEqual(made.time_ms, int.from_bytes(made[:6], "big"))
+        self.assertLess(FrameId.parse("0" * 25), made)
+        for bad in ("", "0", "z" * 25, "0" * 26, "!" + "0" * 24, "\u0660" * 25, "-" + "0" * 24):
+            with self.assertRaises(InvalidValue, msg=bad):
+                FrameId.parse(bad)
+
+    def test_hashes_are_text(self) -> None:
+        made = BlobHash.of(b"hello")
+        self.assertEqual(str(made), "sha256-LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=")
+        self.assertEqual(BlobHash.parse(str(made)), made)
+        for bad in ("", "sha256-", "sha256-AAAA", str(made)[7:], "sha512-" + str(made)[7:]):
+            with self.assertRaises(InvalidValue, msg=bad):
+                BlobHash.parse(bad)
+
+    def test_ttls_are_checked(self) -> None:
+        for text in ("forever", "ephemeral", "time:1", "last:18446744073709551615"):
+            self.assertEqual(str(Ttl.parse(text)), text)
+        for bad in ("", "time", "time:", "time:0", "last:-1", "last:1.5", "forever:1", "never"):
+            with self.assertRaises(InvalidValue, msg=bad):
+                Ttl.parse(bad)
+
+    def test_resume_points_are_text(self) -> None:
+        point = ResumePoint(bytes(range(16)), 3, 99)
+        self.assertEqual(ResumePoint.parse(str(point)), point)
+        for bad in ("", "1:2:3", "00" * 16 + ":1", "00" * 16 + ":x:1"):
+            with self.assertRaises(InvalidValue, msg=bad):
+                ResumePoint.parse(bad)
+
+    def test_patterns_have_a_most(self) -> None:
+        self.assertEqual(patterns_of("a, b.*"), ["a", "b.*"])
+        self.assertEqual(len(patterns_of(["a"] * 64)), 64)
+        for bad in ([], ["a"] * 65):
+            with self.assertRaises(InvalidValue):
+                patterns_of(bad)
+
+    def test_every_code_has_a_class_that_tells_whether_to_retry(self) -> None:
+        for code, name in CODES.items():
+            refusal = refusal_of(code, "why")
+            self.assertEqual((refusal.name, refusal.retryable), (name, code // 100 == 5))
+        self.assertEqual(refusal_of(599, "new").name, "Other")
+        self.assertTrue(refusal_of(599, "new").retryable)
+        self.assertFalse(refusal_of(999, "new").retryable)
+
+
+class Addresses(unittest.TestCase):
+    def test_addresses_are_told_apart(self) -> None:
+        cases = {
+            "./store": "./store/xs.sock",
+            "store": "store/xs.sock",
+            "/run/a.sock": "/run/a.sock",
+            "./a:1/b": "./a:1/b/xs.sock",
+            ":4000": "127.0.0.1:4000",
+            "localhost:4000": "localhost:4000",
+            "[::1]:4000": "[::1]:4000",
+            "10.0.0.1:65535": "10.0.0.1:65535",
+            "xss://example.org:4000": "xss://example.org:4000",
+        }
+        for text, expected in cases.items():
+            self.assertEqual(str(parse_address(text)), expected)
+        for bad in ("", ":", ":0", ":65536", ":-1", "a:b", "::1:80", "xss://:1", "http://a:1"):
+            with self.assertRaises(AddressError, msg=bad):
+                parse_address(bad)
+
+    def test_local_is_this_machine(self) -> None:
+        local = [":1", "127.0.0.2:1", "[::1]:1", "localhost:1", "./a"]
+        self.assertTrue(all(parse_address(text).is_local for text in local))
+        remote = ["10.0.0.1:1", "127.example.org:1", "xss://example.org:1"]
+        self.assertFalse(any(parse_address(text).is_local for text in remote))
+
+
+class Waiting(unittest.TestCase):
+    def test_waits_grow_to_a_most_and_vary_by_half(self) -> None:
+        retry = Retry(first=1, most=5, factor=2)
+        longest, shortest = Backoff(retry, lambda: 1.0), Backoff(retry, lambda: 0.0)
+        self.assertEqual([longest.wait() for _ in range(5)], [1, 2, 4, 5, 5])
+        self.assertEqual([shortest.wait() for _ in range(4)], [0.5, 1, 2, 2.5])
+        self.assertEqual(longest.wait(60_000), 60)
+        longest.reset()
+        self.assertEqual(longest.wait(), 1)
+
+    def test_credit_is_granted_in_halves(self) -> None:
+        flow = Flow(1000)
+        self.assertEqual([flow.took(n) for n in (400, 99, 1, 640, 499)], [0, 0, 500, 640, 0])
+        self.assertEqual(Flow(1).took(1), 1)
+        self.assertEqual(Flow(0).took(5), 5)
+
+
+class Sessions(unittest.TestCase):
+    def test_bytes_may_come_one_at_a_time(self) -> None:
+        session = Session("test")
+        data = PREFACE + message(Op.PING, PUSH, 0, 0, 0, b"x") + message(Op.DELIVER, PUSH, 0, 0, 7)
+        session.outgoing()
+        events: List[Any] = []
+        for at in range(len(data)):
+            events += session.receive(data[at : at + 1])
+        self.assertEqual(events, [Push(7, Op.DELIVER, 0, False, b"")])
+        self.assertEqual(session.outgoing(), message(Op.PING, RESPONSE, 0, 0, 0, b"x"))
+
+    def test_what_is_no_xsp_is_told(self) -> None:
+        for data, why in (
+            (b"HTTP/1.1 400", "does not speak XSP"),
+            (b"XSP\0\2\0\0\0", "XSP/2"),
+            (b"XSP\0\1\0\0\1", "does not speak XSP"),
+        ):
+            with self.assertRaisesRegex(ProtocolError, why):
+                Session("test").receive(data)
+
+    def test_answers_are_put_to_their_questions(self) -> None:
+        session = Session("test")
+        session.receive(PREFACE)
+        one, two = session.request(Op.TOPICS), session.request(Op.PING)
+        data = message(Op.TOPICS, RESPONSE | 4, 0, one, 0, b"a")
+        data += message(Op.PING, RESPONSE, 0, two, 0) + message(
+            Op.TOPICS, RESPONSE, 0, one, 0, b"b"
+        )
+        ping, topics = session.receive(data)
+        self.assertEqual(ping, Answer(two, [b""], None))
+        self.assertEqual(topics, Answer(one, [b"a", b"b"], None))
+        for wrong in (
+            message(Op.PING, RESPONSE, 0, two, 0),
+            message(Op.PING, 0, 1, 9, 0),
+            message(Op.HELLO, PUSH, 0, 0, 0),
+        ):
+            with self.assertRaises(ProtocolError):
+                session.receive(wrong)
+
+    def test_an_answer_to_another_op_is_refused(self) -> None:
+        session = Session("test")
+        session.receive(PREFACE)
+        corr = session.request(Op.PING)
+        with self.assertRaises(ProtocolError):
+            session.receive(message(Op.GET, RESPONSE, 0, corr, 0))
+
+    def test_a_request_has_a_longest(self) -> None:
+        session = Session("test")
+        most = 24 * 1024 * 1024 - 16
+        session.request(Op.APPEND, bytes(most))
+        with self.assertRaises(InvalidValue):
+            session.request(Op.APPEND, bytes(most + 1))
+
+
+STORE = bytes(16)
+
+
+def info(epoch: int = 1, head: int = 100, store: bytes = STORE) -> ServerInfo:
+    return ServerInfo("xs", 1, "admin", store, epoch, head, 1, 1, 1, 1, 1, 1, ())
+
+
+def record(topic: str, delta: int) -> bytes:
+    body = bytes([1, 0, len(topic), 0]) + delta.to_bytes(4, "little") + bytes(16) + topic.encode()
+    rest = (8 + len(body)).to_bytes(4, "little") + body
+    return crc32(rest).to_bytes(4, "little") + rest
+
+
+def deliver(offsets: List[Optional[int]], scanned_to: int) -> Push:
+    out = Writer()
+    out.u64(scanned_to)
+    out.u32(len(offsets))
+    out.u32(0)
+    for offset in offsets:
+        one = record("a", 0)
+        out.u64((1 << 64) - 1 if offset is None else offset)
+        out.u32((len(one) + 7) & ~7)
+        out.u32(1)
+        out.raw(one + bytes(-len(one) % 8))
+    return Push(1, Op.DELIVER, 0, False, bytes(out.data))
+
+
+def event(kind: int, *numbers: int, code: int = 0, rest: bytes = b"") -> Push:
+    out = Writer()
+    out.u8(kind)
+    for number in numbers:
+        out.u64(number)
+    return Push(1, Op.SUB_EVENT, code, False, bytes(out.data) + rest)
+
+
+def gap(kind: int, first: int, end: int) -> Push:
+    out = Writer()
+    out.u8(3)
+    out.u8(kind)
+    out.u64(first)
+    out.u64(end)
+    return Push(1, Op.SUB_EVENT, 0, False, bytes(out.data))
+
+
+class Readings(unittest.TestCase):
+    def given(self, reading: Reading, push: Push) -> List[Any]:
+        items = reading.take(push)
+        for at, item in enumerate(items):
+            reading.gave(item, at == len(items) - 1)
+        return items
+
+    def test_the_position_follows_what_was_handed_out(self) -> None:
+        reading = Reading(read_options(follow=True))
+        self.assertIsNone(reading.point)
+        reading.begin(info())
+        self.assertIsNone(reading.began(info()))
+        items = reading.take(deliver([3, None, 5], 9))
+        reading.gave(items[0], False)
+        self.assertEqual(reading.position, 4)
+        reading.gave(items[1], False)
+        self.assertEqual(reading.position, 4)
+        reading.gave(items[2], True)
+        self.assertEqual(reading.point, ResumePoint(STORE, 1, 9))
+        self.given(reading, deliver([], 2000))
+        self.assertEqual(reading.position, 2000)
+
+    def test_it_goes_on_where_it_was(self) -> None:
+        reading = Reading(read_options(last=10, limit=5, follow=True))
+        reading.begin(info())
+        reading.began(info())
+        self.given(reading, deliver([3, 4], 9))
+        rest = reading.begin(info())
+        self.assertEqual((rest.start, rest.bound, rest.limit), (messages.START_FROM, 9, 3))
+        self.assertEqual(reading.began(info()), Resumed(9))
+        self.given(reading, deliver([9, 10, 11], 12))
+        self.assertTrue(reading.done)
+
+    def test_new_goes_on_from_its_threshold(self) -> None:
+        reading = Reading(read_options(new=True, follow=True))
+        reading.began(info())
+        self.assertEqual(reading.begin(info()).start, messages.START_NEW)
+        self.assertEqual(self.given(reading, event(1, 7)), [CaughtUp(7)])
+        rest = reading.begin(info())
+        self.assertEqual((rest.start, rest.bound), (messages.START_FROM, 7))
+
+    def test_the_threshold_comes_once(self) -> None:
+        reading = Reading(read_options(follow=True))
+        self.assertEqual(self.given(reading, event(1, 7)), [CaughtUp(7)])
+        reading.began(info())
+        self.assertEqual(self.given(reading, event(1, 9)), [])
+        self.assertEqual(reading.position, 9)
+
+    def test_a_backward_read_goes_on_downwards(self) -> None:
+        reading = Reading(read_options(last=5, reverse=True))
+        reading.began(info())
+        items = reading.take(deliver([9, 8], 8))
+        reading.gave(items[0], False)
+        self.assertEqual(reading.position, 9)
+        rest = reading.rest
+        self.assertEqual((rest.start, rest.before, rest.limit), (messages.START_FIRST, 8, 3))
+
+    def test_a_frame_that_comes_twice_is_an_error(self) -> None:
+        for offsets in ([3, 3], [4, 3]):
+            with self.assertRaises(ProtocolError):
+                Reading(read_options()).take(deliver(list(offsets), 9))
+        reading = Reading(read_options(follow=True))
+        reading.take(deliver([3], 9))
+        with self.assertRaises(ProtocolError):
+            reading.take(deliver([8], 10))
+
+    def test_gaps_are_told_to_followers_and_end_reads(self) -> None:
+        reading = Reading(read_options(follow=True))
+        self.assertEqual(self.given(reading, gap(1, 3, 5)), [Gap(3, 5)])
+        self.assertEqual(reading.position, 5)
+        self.assertEqual(self.given(reading, gap(2, 12, 0)), [Gap(count=12)])
+        self.assertEqual(reading.position, 5)
+        with self.assertRaises(CorruptRange) as caught:
+            Reading(read_options()).take(gap(1, 3, 5))
+        self.assertEqual((caught.exception.first, caught.exception.resume), (3, 5))
+
+    def test_what_drops_it_is_raised_and_its_offset_kept(self) -> None:
+        reading = Reading(read_options(follow=True))
+        with self.assertRaises(Unavailable):
+            reading.take(event(4, 42, code=501, rest=b"\3\0why"))
+        self.assertEqual(reading.rest.bound, 42)
+
+    def test_a_point_holds_for_its_store_and_epoch(self) -> None:
+        point = ResumePoint(STORE, 1, 100)
+        ahead = ResumePoint(STORE, 1, 101)
+        options = read_options(follow=True)
+        self.assertEqual(Reading(options, point).begin(info(2)).bound, 100)
+        # The head of the same epoch may have moved since HELLO.
+        self.assertEqual(Reading(options, ahead).begin(info(1)).bound, 101)
+        with self.assertRaises(CursorAhead) as caught:
+            Reading(options, ahead).begin(info(2))
+        self.assertEqual(caught.exception.details.offset, 100)
+        with self.assertRaises(OtherStore):
+            Reading(options, point).begin(info(store=bytes([1] * 16)))
+
+    def test_options_that_contradict_are_refused(self) -> None:
+        wrong: List[Any] = [{"from_": 1, "new": True}, {"last": 1, "after": 2}]
+        for options in [*wrong, {"reverse": True, "follow": True}, {"from_": -1}, {"topics": []}]:
+            with self.assertRaises(InvalidValue, msg=str(options)):
+                read_options(**options)
+        moment = datetime.datetime(2030, 1, 1, tzinfo=datetime.timezone.utc)
+        self.assertEqual(read_options(since=moment).since_ms, 1_893_456_000_000)
+        with self.assertRaises(InvalidValue):
+            ReadOptions(limit=1 << 64).put(Writer())
+
+
+class Frames(unittest.TestCase):
+    def test_a_body_that_did_not_come_is_told(self) -> None:
+        frame = Frame(record("a", 0), 1)
+        self.assertEqual((frame.body, frame.text(), frame.meta), (b"", "", None))
+        with self.assertRaises(ValueError):
+            frame.json()
+        self.assertEqual(frame, Frame(record("a", 0), 1))
+        self.assertNotEqual(frame, Frame(record("a", 0), 2))
