@@ -1,0 +1,216 @@
+// Blobs as streams, both ways with bounded memory.
+
+import { createHash } from "node:crypto";
+import { MORE, Op, Reader } from "./coding.js";
+import type { Connection, Line } from "./connection.js";
+import {
+  ClientClosed,
+  ConnectionLost,
+  IntegrityError,
+  InvalidValue,
+  ProtocolError,
+  Unavailable,
+} from "./errors.js";
+import { blobGet, readEvent, readNumber } from "./messages.js";
+import { Backoff } from "./reading.js";
+import type { Push } from "./session.js";
+import { Stream, type Host } from "./streams.js";
+import { asBuffer, hashBytes, type Blob, type BlobHash } from "./values.js";
+import { check, sleep, until } from "./waiting.js";
+
+/** Where the bytes of a blob come from: a Readable, a ReadableStream, any iterable of bytes. */
+export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
+
+/** An upload: `write` pieces, then `finish`; without it, after `close`, nothing is stored. */
+export class BlobWriter {
+  #connection: Connection | undefined;
+  #line: Line | undefined;
+  #answer: Promise<readonly Buffer[]> | undefined;
+  #isAnswered = false;
+  #isOver = false;
+  #window = 0;
+  #held: Buffer[] = [];
+  #heldBytes = 0;
+
+  constructor(
+    private readonly connect: (signal?: AbortSignal) => Promise<Connection>,
+    private readonly signal?: AbortSignal,
+  ) {}
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+
+  async #open(): Promise<{ connection: Connection; line: Line }> {
+    if (this.#isOver) throw new ClientClosed("the upload is over");
+    if (!this.#connection || !this.#line) {
+      const connection = await this.connect(this.signal);
+      await connection.writable(this.signal);
+      this.#connection = connection;
+      this.#window = connection.info.uploadWindow;
+      this.#line = connection.open(1);
+      this.#answer = connection.send(Op.BLOB_PUT, [], this.#line);
+      const answered = () => void (this.#isAnswered = true);
+      this.#answer.then(answered, answered);
+    }
+    return { connection: this.#connection, line: this.#line };
+  }
+
+  /** Sends bytes, as fast as the server takes them. */
+  async write(data: Uint8Array): Promise<void> {
+    if (!(data instanceof Uint8Array)) throw new InvalidValue("a blob is written in bytes");
+    const { connection } = await this.#open();
+    const size = connection.info.chunkBytes;
+    let left = asBuffer(data);
+    while (this.#heldBytes + left.length > size) {
+      const fits = size - this.#heldBytes;
+      const chunk = Buffer.concat([...this.#held, left.subarray(0, fits)]);
+      this.#held = [];
+      this.#heldBytes = 0;
+      left = left.subarray(fits);
+      await this.#send(chunk, MORE);
+    }
+    // The caller may use its memory again.
+    if (left.length > 0) this.#held.push(Buffer.from(left));
+    this.#heldBytes += left.length;
+  }
+
+  async #send(chunk: Buffer, flags: number): Promise<void> {
+    const { connection, line } = await this.#open();
+    while (this.#window < chunk.length && !this.#isAnswered) {
+      // A refusal may come before the end.
+      const push = await Promise.race([line.item(this.signal), this.#answer]);
+      if (push && "op" in push && push.op === Op.CREDIT) this.#window += Number(readNumber(push.body));
+    }
+    if (this.#isAnswered) await this.#answer;
+    this.#window -= chunk.length;
+    await connection.sendChunk(line, chunk, flags, this.signal);
+  }
+
+  /** Sends the last of it and waits until it is stored. */
+  async finish(): Promise<Blob> {
+    const { line } = await this.#open();
+    const chunk = Buffer.concat(this.#held);
+    this.#held = [];
+    await this.#send(chunk, 0);
+    if (!this.#answer) throw new ClientClosed("the upload is over");
+    const [body] = await until(this.#answer, this.signal);
+    line.isOver = true;
+    this.close();
+    const reader = new Reader(body ?? Buffer.alloc(0));
+    return { hash: reader.hash("hash"), bytes: reader.u64("length") };
+  }
+
+  /** Forgets an upload that was not finished. May be called twice. */
+  close(): void {
+    if (this.#line && this.#isAnswered) this.#line.isOver = true;
+    this.#isOver = true;
+    this.#line?.close();
+    this.#line = undefined;
+  }
+}
+
+/**
+ * The pieces of a blob. The last one comes only when all of them match the hash. After a lost
+ * connection it begins anew and passes over what was handed out.
+ */
+export class BlobReader extends Stream<Buffer> {
+  /** The length of the blob, once the first piece came. */
+  bytes: bigint | undefined;
+  #line: Line | undefined;
+  #taken: Push | undefined;
+  #given = 0;
+  #passed = 0;
+  #isOver = false;
+  readonly #sum = createHash("sha256");
+  readonly #backoff: Backoff;
+
+  constructor(
+    private readonly host: Host,
+    readonly hash: BlobHash,
+    private readonly credit: number,
+    private readonly signal: AbortSignal | undefined,
+  ) {
+    super();
+    this.#backoff = new Backoff(host.retry);
+    hashBytes(hash);
+  }
+
+  close(): void {
+    this.#isOver = true;
+    this.#drop();
+  }
+
+  #drop(): void {
+    const line = this.#line;
+    this.#line = this.#taken = undefined;
+    line?.close();
+  }
+
+  async next(): Promise<IteratorResult<Buffer, undefined>> {
+    while (!this.#isOver) {
+      try {
+        check(this.signal);
+        const piece = await this.#piece();
+        if (piece.length > 0) return { done: false, value: piece };
+      } catch (error) {
+        const isRefused = error instanceof Unavailable;
+        if (!(isRefused || error instanceof ConnectionLost) || this.host.isClosed) {
+          this.close();
+          throw error;
+        }
+        this.#drop();
+        const atLeast = isRefused ? error.details.retryAfterMs : 0;
+        await sleep(this.#backoff.wait(atLeast), this.signal);
+      }
+    }
+    return { done: true, value: undefined };
+  }
+
+  async #piece(): Promise<Buffer> {
+    if (!this.#line) {
+      await this.#open();
+      return Buffer.alloc(0);
+    }
+    if (this.#taken) this.#line.took(this.#taken);
+    const push = (this.#taken = await this.#line.item(this.signal));
+    if (push.op === Op.SUB_EVENT) {
+      const event = readEvent(push.code, push.body);
+      if (event?.kind !== "dropped") return Buffer.alloc(0);
+      this.#line.isOver = true;
+      throw event.refusal;
+    }
+    if (push.op !== Op.BLOB_CHUNK) {
+      throw new ProtocolError(`op ${push.op} does not belong on a download`);
+    }
+    const skip = Math.min(push.body.length, this.#given - this.#passed);
+    const piece = push.body.subarray(skip);
+    this.#passed += push.body.length;
+    this.#given += piece.length;
+    this.#sum.update(piece);
+    this.#backoff.reset();
+    if (!push.more) {
+      this.#line.isOver = true;
+      this.#check();
+      this.close();
+    }
+    return piece;
+  }
+
+  #check(): void {
+    const isSame = this.#sum.digest().equals(hashBytes(this.hash));
+    if (!isSame || BigInt(this.#passed) !== this.bytes) {
+      throw new IntegrityError(`what came for ${this.hash} is something else`);
+    }
+  }
+
+  async #open(): Promise<void> {
+    const connection = await this.host.connection(this.signal);
+    const body = blobGet(this.hash, this.credit);
+    this.#passed = 0;
+    const { line, parts } = await connection.askStream(Op.BLOB_GET, body, this.credit, this.signal);
+    this.#line = line;
+    this.bytes = readNumber(parts[0] ?? Buffer.alloc(0));
+    if (this.#isOver) this.#drop();
+  }
+}

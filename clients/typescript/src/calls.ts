@@ -1,0 +1,109 @@
+// Calls of commands: a stream of result frames.
+
+import { Op, Reader } from "./coding.js";
+import type { Connection, Line } from "./connection.js";
+import { CommandFailed, ProtocolError } from "./errors.js";
+import type { Frame } from "./frames.js";
+import { call, readEvent, readList, type CallRequest } from "./messages.js";
+import type { Push } from "./session.js";
+import { Stream } from "./streams.js";
+import type { FrameId } from "./values.js";
+
+type Try = <T>(once: (connection: Connection) => Promise<T>) => Promise<T>;
+
+/**
+ * The results of a call. The frame `<name>.complete` ends it and is kept in `complete`;
+ * `<name>.error` throws CommandFailed. Closing it before the end cancels the call. It is never
+ * made twice by itself.
+ */
+export class Call extends Stream<Frame> {
+  /** Id of the frame `<name>.call`, once the server accepted the call. */
+  id: FrameId | undefined;
+  /** The frame `<name>.complete`, once it came. */
+  complete: Frame | undefined;
+  readonly #body: Buffer[];
+  #line: Line | undefined;
+  #opening: Promise<FrameId> | undefined;
+  #frames: Frame[] = [];
+  #taken: Push | undefined;
+  #isOver = false;
+
+  constructor(
+    private readonly tryOnce: Try,
+    private readonly request: CallRequest,
+    private readonly signal: AbortSignal | undefined,
+  ) {
+    super();
+    this.#body = call(request);
+  }
+
+  /** Makes the call unless it was made, and gives the id of `<name>.call`. */
+  open(): Promise<FrameId> {
+    this.#opening ??= this.#open();
+    return this.#opening;
+  }
+
+  async #open(): Promise<FrameId> {
+    const { credit } = this.request;
+    const { line, parts } = await this.tryOnce((connection) =>
+      connection.askStream(Op.CALL, this.#body, credit, this.signal),
+    );
+    this.#line = line;
+    if (this.#isOver) this.close();
+    this.id = new Reader(parts[0] ?? Buffer.alloc(0)).id("id");
+    return this.id;
+  }
+
+  close(): void {
+    this.#isOver = true;
+    const line = this.#line;
+    this.#line = this.#taken = undefined;
+    line?.close();
+  }
+
+  async next(): Promise<IteratorResult<Frame, undefined>> {
+    try {
+      await this.open();
+      for (;;) {
+        const frame = this.#frames.shift();
+        if (frame?.topic === `${this.request.name}.error`) {
+          throw new CommandFailed(this.request.name, objectOf(frame));
+        }
+        if (frame?.topic === `${this.request.name}.complete`) this.complete = frame;
+        else if (frame) return { done: false, value: frame };
+        else if (this.#isOver || !this.#line) {
+          this.close();
+          return { done: true, value: undefined };
+        } else await this.#more(this.#line);
+      }
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  async #more(line: Line): Promise<void> {
+    if (this.#taken) line.took(this.#taken);
+    this.#taken = undefined;
+    const push = await line.item(this.signal);
+    if (push.op === Op.DELIVER) {
+      this.#taken = push;
+      this.#frames = readList(push.body).frames;
+      return;
+    }
+    if (push.op !== Op.SUB_EVENT) {
+      throw new ProtocolError(`op ${push.op} does not belong on a call`);
+    }
+    const event = readEvent(push.code, push.body);
+    if (event?.kind === "dropped") {
+      line.isOver = true;
+      throw event.refusal;
+    }
+    if (event?.kind === "ended") line.isOver = this.#isOver = true;
+  }
+}
+
+function objectOf(frame: Frame): Record<string, unknown> {
+  const meta: unknown = frame.meta;
+  return typeof meta === "object" && meta !== null ? (meta as Record<string, unknown>) : {};
+}

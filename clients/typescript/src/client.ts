@@ -1,0 +1,489 @@
+// The client: requests and streams over one connection after another.
+
+import type { ConnectionOptions } from "node:tls";
+import { addressText, parseAddress, type Address } from "./address.js";
+import { BlobReader, BlobWriter, type Source } from "./blobs.js";
+import { Call } from "./calls.js";
+import { Op } from "./coding.js";
+import { openConnection, type Connection, type Dial } from "./connection.js";
+import {
+  AddressError,
+  ClientClosed,
+  ConnectError,
+  ConnectionLost,
+  NotSent,
+  ProtocolError,
+  Unavailable,
+} from "./errors.js";
+import type { Frame } from "./frames.js";
+import { CREDIT_DEFAULT, INLINE_BYTES_MAX, PAGE_BYTES_MAX } from "./limits.js";
+import * as messages from "./messages.js";
+import { selection, type Batch, type Page, type ReadOptions, type Selection } from "./messages.js";
+import { Backoff, Reading, RETRY, type Retry } from "./reading.js";
+import { Follow, Read, type Host } from "./streams.js";
+import {
+  asBuffer,
+  blobHash,
+  bodyOf,
+  jsonBytes,
+  type Appended,
+  type Blob,
+  type BlobHash,
+  type Body,
+  type Bound,
+  type Cursor,
+  type CursorSummary,
+  type NewFrame,
+  type ResumePoint,
+  type ServerInfo,
+  type Stamp,
+  type Topics,
+  type TopicSummary,
+} from "./values.js";
+import { check, sleep, until } from "./waiting.js";
+
+export const VERSION = "0.1.0";
+
+/** What ends the waiting of a request or a stream. */
+export interface Signal {
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** How to connect. */
+export interface ConnectOptions extends Signal {
+  /** A token, where the server asks for one. */
+  readonly token?: string | undefined;
+  /** TLS options of `xss://` addresses, for example `{ ca }` with the certificates to trust. */
+  readonly tls?: ConnectionOptions | undefined;
+  /** What the server's log calls this client. */
+  readonly name?: string | undefined;
+  /** For the connection to be made and HELLO to be answered; 10,000 unless given. */
+  readonly timeoutMs?: number | undefined;
+  /** How long to go on trying when nobody listens there yet; 0 unless given. */
+  readonly waitMs?: number | undefined;
+  readonly retry?: Partial<Retry> | undefined;
+}
+
+/** How one frame is appended. */
+export interface AppendOptions extends Omit<NewFrame, "topic" | "body">, Omit<Batch, "frames" | "cursors">, Signal {}
+
+/** How a stream is served. */
+export interface StreamOptions extends Signal {
+  /** Bodies up to so many bytes come with their frames; 0 unless given. */
+  readonly bodies?: number | undefined;
+  /** Bytes that the server may send ahead of what was taken. */
+  readonly credit?: number | undefined;
+}
+
+export interface FollowOptions extends Omit<ReadOptions, "reverse">, StreamOptions {
+  /** Begin with what comes from now on. */
+  readonly new?: boolean | undefined;
+  /** Go on from a point that another follower's `point` gave. */
+  readonly resume?: ResumePoint | undefined;
+  /** Milliseconds between two pulses. */
+  readonly pulseMs?: number | undefined;
+}
+
+export interface CallOptions extends StreamOptions {
+  readonly body?: Uint8Array | string | undefined;
+  /** From now; the command's own unless given. */
+  readonly deadlineMs?: number | undefined;
+}
+
+/**
+ * Connects to a server: a store directory, its socket, `:port`, `host:port` or
+ * `xss://host:port` (TLS).
+ *
+ * @throws {AddressError}, {ConnectError}, {AccessError}, {ProtocolError}
+ */
+export async function connect(address: string, options: ConnectOptions = {}): Promise<Client> {
+  const client = new Client(address, options);
+  try {
+    await client.open(options.waitMs ?? 0, options.signal);
+    return client;
+  } catch (error) {
+    await client.close();
+    throw error;
+  }
+}
+
+/**
+ * A client of one server: any number of requests and streams at a time. It connects when it has
+ * to, and anew when the connection was lost: then what changes nothing is asked again, streams go
+ * on where they were, and an append without a key, which may or may not have been stored, throws
+ * ConnectionLost.
+ */
+export class Client {
+  readonly address: Address;
+  readonly #dial: Dial;
+  readonly #host: Host;
+  readonly #retry: Retry;
+  #current: Connection | undefined;
+  #making: Promise<Connection> | undefined;
+  #old = new Set<Connection>();
+  readonly #closing = new AbortController();
+
+  constructor(address: string, options: ConnectOptions = {}) {
+    const { token, tls, name = `xs-typescript/${VERSION}`, timeoutMs = 10_000 } = options;
+    this.address = parseAddress(address);
+    if (tls && !("tls" in this.address && this.address.tls)) {
+      throw new AddressError(`${address}: tls belongs to an address with xss://`);
+    }
+    this.#retry = { ...RETRY, ...options.retry };
+    this.#dial = { address: this.address, name, token, tls, timeoutMs };
+    const closing = this.#closing.signal;
+    this.#host = {
+      get isClosed() {
+        return closing.aborted;
+      },
+      retry: this.#retry,
+      connection: (signal) => this.#connection(this.#retry.giveUpMs, signal),
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** Makes the connection now, and goes on trying for so long when nobody listens there. */
+  async open(waitMs = 0, signal?: AbortSignal): Promise<ServerInfo> {
+    return (await this.#connection(waitMs, signal)).info;
+  }
+
+  /** Ends the connection and what is under way on it. May be called twice. */
+  async close(): Promise<void> {
+    this.#closing.abort(new ClientClosed("the client was closed"));
+    const connections = [...this.#old, ...(this.#current ? [this.#current] : [])];
+    for (const one of connections) one.abandon(new ConnectionLost("the client was closed"));
+    await Promise.all(connections.map((one) => one.closed()));
+    this.#old.clear();
+  }
+
+  /** What the server said of itself when the present or last connection was made. */
+  get server(): ServerInfo {
+    if (!this.#current) {
+      throw new ConnectError(`${addressText(this.address)}: there was no connection yet`);
+    }
+    return this.#current.info;
+  }
+
+  // Connections.
+
+  async #connection(giveUpMs: number, signal?: AbortSignal): Promise<Connection> {
+    check(this.#closing.signal);
+    if (this.#current?.isUsable) return this.#current;
+    this.#making ??= this.#connect(giveUpMs).finally(() => (this.#making = undefined));
+    // A caller that stops waiting does not take the connection from the others.
+    return until(this.#making, signal);
+  }
+
+  async #connect(giveUpMs: number): Promise<Connection> {
+    const backoff = new Backoff(this.#retry);
+    const end = performance.now() + giveUpMs;
+    const { signal } = this.#closing;
+    for (;;) {
+      try {
+        const connection = await openConnection(this.#dial, signal);
+        if (this.#current) this.#retire(this.#current);
+        this.#current = connection;
+        return connection;
+      } catch (error) {
+        const isAway = error instanceof ConnectError || error instanceof Unavailable;
+        const after = error instanceof Unavailable ? error.details.retryAfterMs : 0;
+        const wait = backoff.wait(after);
+        if (!isAway || !error.retryable || performance.now() + wait > end) throw error;
+        await sleep(wait, signal);
+      }
+    }
+  }
+
+  /** Lets what is under way on a connection that is not the present one come to its end. */
+  #retire(connection: Connection): void {
+    this.#old = new Set([...this.#old].filter((one) => !one.failure));
+    if (connection.failure) return;
+    this.#old.add(connection);
+    connection.closeWhenIdle();
+  }
+
+  /**
+   * Does something on a connection, again where nothing was done or doing it twice is the same as
+   * once (`again`). @throws what ends it
+   */
+  async #try<T>(
+    once: (connection: Connection) => Promise<T>,
+    again: boolean,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    const backoff = new Backoff(this.#retry);
+    const end = performance.now() + this.#retry.giveUpMs;
+    for (;;) {
+      const left = Math.max(0, end - performance.now());
+      const connection = await this.#connection(left, signal);
+      let wait = 0;
+      try {
+        return await once(connection);
+      } catch (error) {
+        if (error instanceof Unavailable) {
+          if (error.code === 501) connection.draining ??= error.text;
+          wait = backoff.wait(error.details.retryAfterMs);
+          if (performance.now() + wait > end) throw error;
+        } else if (error instanceof ConnectionLost && !(error instanceof NotSent)) {
+          if (this.#host.isClosed || !again || performance.now() > end) throw error;
+          wait = backoff.wait();
+        } else if (!(error instanceof NotSent)) throw error;
+      }
+      await sleep(wait, signal);
+    }
+  }
+
+  async #ask(
+    op: number,
+    body: readonly Buffer[],
+    signal: AbortSignal | undefined,
+    again = true,
+  ): Promise<readonly Buffer[]> {
+    check(signal);
+    return this.#try((connection) => connection.ask(op, body, signal), again, signal);
+  }
+
+  // Appending.
+
+  /**
+   * Appends one frame. `body` may also be a Readable or another iterable of bytes; that and one
+   * longer than 1 MiB is uploaded as a blob before the frame is appended.
+   *
+   * With a `key`, the store keeps the batch once, so it is sent again by itself after a lost
+   * connection.
+   */
+  async append(
+    topic: string,
+    body?: Body | Source,
+    options: AppendOptions = {},
+  ): Promise<Stamp> {
+    const { conditions, key, durable, signal, ...rest } = options;
+    let sent: Body | undefined;
+    if (body === undefined || typeof body === "string" || body instanceof Uint8Array) sent = body;
+    else if ("blob" in body) sent = body;
+    else sent = { blob: (await this.putBlob(body, { signal })).hash };
+    const frames = [{ ...rest, topic, body: sent }];
+    const done = await this.appendBatch({ frames, conditions, key, durable }, { signal });
+    const [stamp] = done.frames;
+    if (!stamp) throw new ProtocolError("the server stored another batch");
+    return stamp;
+  }
+
+  /** Appends frames and changes cursors, all of it or nothing. */
+  async appendBatch(batch: Batch, options: Signal = {}): Promise<Appended> {
+    const { signal } = options;
+    let { frames = [] } = batch;
+    if (frames.some(isLong)) {
+      const ready: NewFrame[] = [];
+      for (const frame of frames) ready.push(isLong(frame) ? await this.#upload(frame, signal) : frame);
+      frames = ready;
+    }
+    const body = messages.append({ ...batch, frames });
+    const parts = await this.#ask(Op.APPEND, body, signal, batch.key !== undefined);
+    return messages.readAppended(only(parts));
+  }
+
+  async #upload(frame: NewFrame, signal: AbortSignal | undefined): Promise<NewFrame> {
+    const body = bodyOf(frame);
+    if (!body || "blob" in body) return frame;
+    const { hash } = await this.putBlob(body, { signal });
+    return { ...frame, json: undefined, body: { blob: hash } };
+  }
+
+  // Reading.
+
+  /** The stored frames of some topics, in order: `for await (const frame of client.read(..))`. */
+  read(topics: Topics = "*", options: ReadOptions & StreamOptions = {}): Read {
+    const { bodies = 0, credit = CREDIT_DEFAULT, signal } = options;
+    const reading = new Reading(selection(topics, options, false));
+    return new Read(this.#host, reading, { bodies, credit, pulseMs: 0 }, false, signal);
+  }
+
+  /**
+   * The stored frames, then those that come: items whose `kind` is frame, caught_up, gap, pulse
+   * or resumed. It goes on over lost connections until it is closed or the `limit` is reached.
+   */
+  follow(topics: Topics = "*", options: FollowOptions = {}): Follow {
+    const { bodies = 0, credit = CREDIT_DEFAULT, pulseMs = 0, resume, signal } = options;
+    const reading = new Reading(selection(topics, options, true), resume);
+    return new Follow(this.#host, reading, { bodies, credit, pulseMs }, true, signal);
+  }
+
+  /**
+   * One page of a bounded read; the next one is `fetch(page.next)`. Unlike `read` it leaves
+   * nothing behind on the server.
+   */
+  async fetch(
+    topics: Topics | Selection = "*",
+    options: ReadOptions & Signal & { readonly pageBytes?: number } = {},
+  ): Promise<Page> {
+    const isNext = typeof topics === "object" && "start" in topics;
+    const read = isNext ? topics : selection(topics, options, false);
+    const body = messages.fetch(read, options.pageBytes ?? PAGE_BYTES_MAX);
+    return messages.readPage(only(await this.#ask(Op.FETCH, body, options.signal)), read);
+  }
+
+  /** The frame with an id or an offset. */
+  async get(bound: Bound, options: Signal = {}): Promise<Frame | undefined> {
+    const parts = await this.#ask(Op.GET, messages.get(bound), options.signal);
+    return messages.readList(only(parts)).frames[0];
+  }
+
+  /** The newest `n` frames of some topics, in the order of the log. */
+  async last(topics: Topics = "*", n = 1, options: Signal = {}): Promise<Frame[]> {
+    const parts = await this.#ask(Op.LAST, messages.last(topics, n, false), options.signal);
+    return parts.flatMap((part) => messages.readList(part).frames);
+  }
+
+  /** The newest `n` frames of each of some topics, in the order of the log. */
+  async lastPerTopic(topics: Topics = "*", n = 1, options: Signal = {}): Promise<Frame[]> {
+    const parts = await this.#ask(Op.LAST, messages.last(topics, n, true), options.signal);
+    return parts.flatMap((part) => messages.readList(part).frames);
+  }
+
+  /** What the store holds of some topics, in byte order of their names. */
+  async topics(topics: Topics = "*", options: Signal = {}): Promise<TopicSummary[]> {
+    const parts = await this.#ask(Op.TOPICS, messages.topics(topics), options.signal);
+    return parts.flatMap(messages.readTopics);
+  }
+
+  // Blobs.
+
+  /** Whether the store has a blob. */
+  async hasBlob(hash: BlobHash, options: Signal = {}): Promise<boolean> {
+    return only(await this.#ask(Op.BLOB_HAS, messages.blobName(hash), options.signal))[0] === 1;
+  }
+
+  /**
+   * Stores bytes, text, or what a Readable or another iterable of bytes gives, as it comes. Bytes
+   * are sent again after a lost connection; of other sources that throws.
+   */
+  async putBlob(source: Uint8Array | string | Source, options: Signal = {}): Promise<Blob> {
+    const { signal } = options;
+    if (typeof source === "string" || source instanceof Uint8Array) {
+      const whole = typeof source === "string" ? Buffer.from(source) : asBuffer(source);
+      if (whole.length > INLINE_BYTES_MAX) {
+        const hash = blobHash(whole);
+        if (await this.hasBlob(hash, options)) return { hash, bytes: BigInt(whole.length) };
+      }
+      const put = (connection: Connection) =>
+        store(new BlobWriter(async () => connection, signal), [whole]);
+      return this.#try(put, true, signal);
+    }
+    return store(this.blobWriter(options), source);
+  }
+
+  /** An upload piece by piece: `write`, then `finish`; without it nothing is stored. */
+  blobWriter(options: Signal = {}): BlobWriter {
+    return new BlobWriter(this.#host.connection, options.signal);
+  }
+
+  /** The pieces of a blob: `for await (const piece of client.getBlob(hash))`. */
+  getBlob(hash: BlobHash, options: Omit<StreamOptions, "bodies"> = {}): BlobReader {
+    return new BlobReader(this.#host, hash, options.credit ?? CREDIT_DEFAULT, options.signal);
+  }
+
+  /** A whole blob. */
+  async readBlob(hash: BlobHash, options: Signal = {}): Promise<Buffer> {
+    const pieces: Buffer[] = [];
+    for await (const piece of this.getBlob(hash, options)) pieces.push(piece);
+    return Buffer.concat(pieces);
+  }
+
+  /** A frame's body, whether it came with it or not. */
+  async body(frame: Frame, options: Signal = {}): Promise<Buffer> {
+    const { body, hash } = frame;
+    if (body) return body;
+    return hash === null ? Buffer.alloc(0) : this.readBlob(hash, options);
+  }
+
+  // Cursors.
+
+  /** A cursor. */
+  async cursorGet(name: string, options: Signal = {}): Promise<Cursor | undefined> {
+    const parts = await this.#ask(Op.CURSOR_GET, messages.cursorGet(name), options.signal);
+    return messages.readCursor(name, only(parts));
+  }
+
+  /**
+   * Moves a cursor and gives its new revision. `expect` is the revision it must have now, 0 for
+   * none yet; with another one it throws CursorConflict.
+   */
+  async cursorSet(
+    name: string,
+    offset: bigint | number,
+    options: Signal & { readonly state?: Uint8Array; readonly expect?: bigint | number } = {},
+  ): Promise<bigint> {
+    const { signal, state, expect } = options;
+    const body = messages.cursorSet({ name, offset, state, expect });
+    return messages.readNumber(only(await this.#ask(Op.CURSOR_SET, body, signal, false)));
+  }
+
+  /** Removes a cursor. */
+  async cursorRemove(
+    name: string,
+    options: Signal & { readonly expect?: bigint | number } = {},
+  ): Promise<void> {
+    const body = messages.cursorSet({ name, offset: null, expect: options.expect });
+    await this.#ask(Op.CURSOR_SET, body, options.signal, false);
+  }
+
+  /** All cursors, in byte order of their names. */
+  async cursorList(options: Signal = {}): Promise<CursorSummary[]> {
+    return (await this.#ask(Op.CURSOR_LIST, [], options.signal)).flatMap(messages.readCursors);
+  }
+
+  // Calls and the rest.
+
+  /**
+   * Calls a command; its results come as frames: `for await (const frame of client.call(..))`.
+   * Closing it before the end cancels the call.
+   *
+   * @throws {NotFound} (no such command, or 702 at the deadline) and {CommandFailed}
+   */
+  call(name: string, args?: Record<string, unknown>, options: CallOptions = {}): Call {
+    const { body = "", deadlineMs = 0, signal } = options;
+    const { credit = CREDIT_DEFAULT, bodies = 1024 * 1024 } = options;
+    const request = {
+      name,
+      args: args === undefined ? Buffer.alloc(0) : jsonBytes(args),
+      body: typeof body === "string" ? Buffer.from(body) : asBuffer(body),
+      deadlineMs,
+      credit,
+      bodies,
+    };
+    return new Call((once) => this.#try(once, false, signal), request, signal);
+  }
+
+  /** Milliseconds until the server sent up to 64 bytes back. */
+  async ping(data: Uint8Array = new Uint8Array(), options: Signal = {}): Promise<number> {
+    const begun = performance.now();
+    const parts = await this.#ask(Op.PING, [asBuffer(data)], options.signal);
+    if (!only(parts).equals(data)) throw new ProtocolError("the server sent other bytes back");
+    return performance.now() - begun;
+  }
+}
+
+function isLong(frame: NewFrame): boolean {
+  const body = bodyOf(frame);
+  return body !== undefined && !("blob" in body) && body.length > INLINE_BYTES_MAX;
+}
+
+async function store(writer: BlobWriter, source: Source): Promise<Blob> {
+  try {
+    for await (const piece of source) await writer.write(piece);
+    return await writer.finish();
+  } finally {
+    writer.close();
+  }
+}
+
+function only(parts: readonly Buffer[]): Buffer {
+  const [part] = parts;
+  if (!part || parts.length > 1) throw new ProtocolError("the answer has too many parts");
+  return part;
+}
+

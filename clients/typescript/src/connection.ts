@@ -1,0 +1,413 @@
+// One connection: a socket around a Session. It ends with the first error and is never made
+// again; that is the client's business.
+
+import { closeSync, constants, openSync } from "node:fs";
+import * as net from "node:net";
+import { basename, dirname } from "node:path";
+import * as tls from "node:tls";
+import { addressText, isLocal, type Address } from "./address.js";
+import { Op } from "./coding.js";
+import {
+  AccessError,
+  AddressError,
+  ConnectError,
+  ConnectionLost,
+  NotSent,
+  ProtocolError,
+  ProtocolRefused,
+  TlsError,
+  XsError,
+} from "./errors.js";
+import * as messages from "./messages.js";
+import { Flow, Session, type Event, type Push } from "./session.js";
+import type { ServerInfo } from "./values.js";
+import { Settle, sleep, until } from "./waiting.js";
+
+const SOCKET_PATH_MAX = 107;
+const CLOSE_WAIT_MS = 2000;
+
+/**
+ * A stream as the connection sees it: what came for it and was not yet taken. Credit bounds how
+ * much that is.
+ */
+export class Line {
+  /** The server knows that the stream is over. */
+  isOver = false;
+  readonly #items: Push[] = [];
+  #waiter: Settle<void> | undefined;
+  #failure: XsError | undefined;
+  readonly #flow: Flow;
+
+  constructor(
+    readonly connection: Connection,
+    readonly sub: number,
+    credit: number,
+  ) {
+    this.#flow = new Flow(credit);
+  }
+
+  put(push: Push): void {
+    this.#items.push(push);
+    this.#waiter?.resolve();
+  }
+
+  fail(failure: XsError): void {
+    this.#failure = failure;
+    this.#waiter?.resolve();
+  }
+
+  /** The next message. @throws what ended the connection once all before it was taken */
+  async item(signal?: AbortSignal): Promise<Push> {
+    for (;;) {
+      const item = this.#items.shift();
+      if (item) return item;
+      if (this.#failure) throw this.#failure;
+      this.#waiter = new Settle<void>();
+      await until(this.#waiter.promise, signal);
+    }
+  }
+
+  /** What a message brought was used up: the server may send as much more. */
+  took(push: Push): void {
+    const grant = this.#flow.took(push.body.length);
+    if (grant > 0 && !this.isOver) {
+      this.connection.tell(Op.CREDIT, this.sub, messages.credit(grant));
+    }
+  }
+
+  /** Ends the stream, from this side if need be. */
+  close(): void {
+    this.connection.forget(this, !this.isOver);
+    this.isOver = true;
+  }
+}
+
+/** A connection whose HELLO was or will be answered. */
+export class Connection {
+  /** Why it is over. */
+  failure: XsError | undefined;
+  /** Why the server is stopping; new requests belong on another connection. */
+  draining: string | undefined;
+  readonly #socket: net.Socket;
+  readonly #session: Session;
+  readonly #pending = new Map<number, Settle<readonly Buffer[]>>();
+  readonly #lines = new Map<number, Line>();
+  readonly #welcome = new Settle<ServerInfo>();
+  readonly #ended = new Settle<void>();
+  /** Who waits, in order, until the server takes more. */
+  readonly #queue: Array<Settle<void>> = [];
+  #isFull = false;
+  #isFlushDue = false;
+
+  constructor(socket: net.Socket, name: string, token: string | undefined) {
+    this.#socket = socket;
+    this.#session = new Session(name, token);
+    socket.setNoDelay(true);
+    socket.on("data", (data: Buffer) => this.#received(data));
+    socket.on("drain", () => this.#drained());
+    socket.on("error", (error) => this.#end(new ConnectionLost(error.message, { cause: error })));
+    socket.on("end", () => this.#end(new ConnectionLost("the server ended the connection")));
+    socket.on("close", () => {
+      this.#end(new ConnectionLost("the connection to the server ended"));
+      this.#ended.resolve();
+    });
+  }
+
+  /** Says HELLO; the socket is connected. */
+  greet(signal?: AbortSignal): Promise<ServerInfo> {
+    this.#flush();
+    return until(this.#welcome.promise, signal);
+  }
+
+  get info(): ServerInfo {
+    if (!this.#session.info) throw new ProtocolError("HELLO was not answered");
+    return this.#session.info;
+  }
+
+  /** Whether new requests may be made on it. */
+  get isUsable(): boolean {
+    return this.failure === undefined && this.draining === undefined;
+  }
+
+  /**
+   * Sends a request and waits for all parts of its answer. @throws {Refusal}, {NotSent},
+   * {ConnectionLost}, {InvalidValue}
+   */
+  async ask(
+    op: number,
+    body: readonly Buffer[] = [],
+    signal?: AbortSignal,
+  ): Promise<readonly Buffer[]> {
+    await this.writable(signal);
+    return until(this.send(op, body), signal);
+  }
+
+  /** Sends a request at once; the answer comes later. */
+  send(op: number, body: readonly Buffer[] = [], line?: Line): Promise<readonly Buffer[]> {
+    const corr = this.#session.request(op, body, line?.sub ?? 0);
+    const answer = new Settle<readonly Buffer[]>();
+    this.#pending.set(corr, answer);
+    this.#flushSoon();
+    return answer.promise;
+  }
+
+  /** Opens a stream and waits until the server has accepted it. */
+  async askStream(
+    op: number,
+    body: readonly Buffer[],
+    credit: number,
+    signal?: AbortSignal,
+  ): Promise<{ line: Line; parts: readonly Buffer[] }> {
+    await this.writable(signal);
+    const line = this.open(credit);
+    try {
+      return { line, parts: await until(this.send(op, body, line), signal) };
+    } catch (error) {
+      // Whoever stops waiting takes the stream back; one that was refused does not exist.
+      line.isOver = error instanceof XsError;
+      line.close();
+      throw error;
+    }
+  }
+
+  /** Waits in order until the server takes more. @throws {NotSent} */
+  async writable(signal?: AbortSignal): Promise<void> {
+    if (this.#isFull || this.#queue.length > 0) {
+      const turn = new Settle<void>();
+      this.#queue.push(turn);
+      try {
+        await until(turn.promise, signal);
+      } finally {
+        const at = this.#queue.indexOf(turn);
+        if (at >= 0) this.#queue.splice(at, 1);
+        // Whoever is next follows once this one has sent.
+        if (!this.#isFull) setImmediate(() => this.#drained());
+      }
+    }
+    if (this.failure) throw new NotSent(this.failure.message, { cause: this.failure });
+  }
+
+  #drained(): void {
+    this.#isFull = this.#socket.writableNeedDrain && this.failure === undefined;
+    if (!this.#isFull) this.#queue.shift()?.resolve();
+  }
+
+  /** A new stream; the request that opens it must be the next that is sent. */
+  open(credit: number): Line {
+    const line = new Line(this, this.#session.stream(), credit);
+    this.#lines.set(line.sub, line);
+    return line;
+  }
+
+  /** Sends a piece of an upload. */
+  async sendChunk(line: Line, chunk: Buffer, flags: number, signal?: AbortSignal): Promise<void> {
+    await this.writable(signal);
+    this.#session.tell(Op.BLOB_CHUNK, line.sub, [chunk], flags);
+    this.#flush();
+  }
+
+  /** Sends a small one-way message; on a connection that is over it has no effect. */
+  tell(op: number, sub: number, body: readonly Buffer[] = []): void {
+    if (this.failure) return;
+    this.#session.tell(op, sub, body);
+    this.#flushSoon();
+  }
+
+  /** Gives nothing more to a stream. */
+  forget(line: Line, tell: boolean): void {
+    if (this.#lines.delete(line.sub) && tell) this.tell(Op.UNSUBSCRIBE, line.sub);
+  }
+
+  /** Ends a connection on which nothing is under way. */
+  closeWhenIdle(): void {
+    if (this.#pending.size === 0 && this.#lines.size === 0) {
+      this.abandon(new ConnectionLost("the connection is not used any more"));
+    }
+  }
+
+  /** Ends the connection; what was sent before is still delivered. */
+  abandon(why: XsError): void {
+    this.#flush();
+    this.#end(why);
+  }
+
+  /** Waits until the socket is closed; what the server does not take is given up. */
+  async closed(): Promise<void> {
+    const late = new AbortController();
+    await Promise.race([this.#ended.promise, sleep(CLOSE_WAIT_MS, late.signal)]);
+    late.abort();
+    this.#socket.destroy();
+  }
+
+  #received(data: Buffer): void {
+    try {
+      for (const event of this.#session.receive(data)) this.#happened(event);
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      this.#end(error);
+    }
+    this.#flush();
+  }
+
+  #happened(event: Event): void {
+    switch (event.kind) {
+      case "push":
+        this.#lines.get(event.sub)?.put(event);
+        break;
+      case "answer": {
+        const answer = this.#pending.get(event.corr);
+        this.#pending.delete(event.corr);
+        if (event.refusal && !this.#session.info) this.#end(event.refusal);
+        if (event.refusal) answer?.reject(event.refusal);
+        else answer?.resolve(event.parts);
+        break;
+      }
+      case "welcome":
+        this.#welcome.resolve(event.info);
+        break;
+      case "goaway":
+        this.draining = event.reason;
+        break;
+      case "closed":
+        this.#end(event.refusal);
+    }
+  }
+
+  #end(why: XsError): void {
+    if (this.failure) return;
+    this.failure = why;
+    this.#socket.end();
+    this.#welcome.reject(why);
+    for (const answer of this.#pending.values()) answer.reject(told(why));
+    this.#pending.clear();
+    for (const line of this.#lines.values()) line.fail(told(why));
+    for (const turn of this.#queue.splice(0)) turn.resolve();
+    // The peer may never close its side; nothing more is wanted of it.
+    if (!(why instanceof ConnectionLost)) this.#socket.destroySoon();
+  }
+
+  /** Requests made in one turn of the loop leave together. */
+  #flushSoon(): void {
+    if (this.#isFlushDue) return;
+    this.#isFlushDue = true;
+    process.nextTick(() => this.#flush());
+  }
+
+  #flush(): void {
+    this.#isFlushDue = false;
+    const out = this.#session.outgoing();
+    if (out.length === 0 || !this.#socket.writable) return;
+    this.#socket.cork();
+    for (const piece of out) this.#socket.write(piece);
+    this.#socket.uncork();
+    this.#isFull = this.#socket.writableNeedDrain;
+  }
+}
+
+/**
+ * What each request and stream is told of the end of its connection. A breach of the protocol and
+ * a lost right are final; after anything else it is only not known what was done.
+ */
+function told(why: XsError): XsError {
+  if (why instanceof ProtocolError || why instanceof AccessError) return why;
+  if (why instanceof ProtocolRefused && why.code !== 104 && why.code !== 106) return why;
+  return new ConnectionLost(why.message, { cause: why });
+}
+
+/** How a connection is made. */
+export interface Dial {
+  readonly address: Address;
+  readonly name: string;
+  readonly token: string | undefined;
+  readonly tls: tls.ConnectionOptions | undefined;
+  readonly timeoutMs: number;
+}
+
+/**
+ * Connects and says HELLO. @throws {ConnectError}, {Refusal}, {ProtocolError}, {AddressError}
+ */
+export async function openConnection(dial: Dial, signal?: AbortSignal): Promise<Connection> {
+  const { address, timeoutMs } = dial;
+  const text = addressText(address);
+  if (dial.token && !isLocal(address) && !("tls" in address && address.tls)) {
+    throw new AddressError(`${text}: a token goes to another machine over TLS only (xss://)`);
+  }
+  const timeout = new AbortController();
+  const late = new ConnectError(`${text}: no answer within ${timeoutMs} ms`);
+  const timer = setTimeout(() => timeout.abort(late), timeoutMs);
+  const stop = signal ? AbortSignal.any([signal, timeout.signal]) : timeout.signal;
+  let socket: net.Socket | undefined;
+  try {
+    const { dialed, isReady, release } = dialSocket(dial);
+    socket = dialed;
+    await until(isReady, stop).finally(release);
+    const connection = new Connection(socket, dial.name, dial.token);
+    await connection.greet(stop);
+    return connection;
+  } catch (error) {
+    socket?.on("error", () => undefined);
+    socket?.destroy();
+    if (error instanceof ConnectionLost) {
+      throw new ConnectError(`${text}: ${error.message}`, { cause: error });
+    }
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+interface Dialed {
+  readonly dialed: net.Socket;
+  readonly isReady: Promise<void>;
+  readonly release: () => void;
+}
+
+function dialSocket(dial: Dial): Dialed {
+  const { address } = dial;
+  let release = () => undefined as void;
+  let socket: net.Socket;
+  let event = "connect";
+  if ("path" in address) {
+    const short = shortPath(address.path);
+    release = short.release;
+    socket = net.connect({ path: short.path });
+  } else if (address.tls) {
+    const { host, port } = address;
+    const named = net.isIP(host) ? {} : { servername: host };
+    socket = tls.connect({ ...named, ...dial.tls, host, port });
+    event = "secureConnect";
+  } else {
+    socket = net.connect({ host: address.host, port: address.port });
+  }
+  const isReady = new Promise<void>((resolve, reject) => {
+    socket.once(event, () => {
+      socket.removeListener("error", fail);
+      resolve();
+    });
+    const fail = (cause: NodeJS.ErrnoException) => {
+      const text = `${addressText(address)}: ${cause.message || cause.code}`;
+      const isTls = "tls" in address && address.tls && !cause.syscall && cause.code !== "ECONNRESET";
+      reject(isTls ? new TlsError(text, { cause }) : new ConnectError(text, { cause }));
+    };
+    socket.once("error", fail);
+  });
+  isReady.catch(() => undefined);
+  return { dialed: socket, isReady, release };
+}
+
+/** The kernel takes no long path, but one through an open directory is short. */
+function shortPath(path: string): { path: string; release: () => void } {
+  if (Buffer.byteLength(path) <= SOCKET_PATH_MAX) return { path, release: () => undefined };
+  let directory: number;
+  try {
+    directory = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
+  } catch (cause) {
+    throw new ConnectError(`${path}: ${(cause as Error).message}`, { cause });
+  }
+  const short = `/proc/self/fd/${directory}/${basename(path)}`;
+  if (Buffer.byteLength(short) > SOCKET_PATH_MAX) {
+    closeSync(directory);
+    throw new AddressError(`${path}: the name of the socket is too long`);
+  }
+  return { path: short, release: () => closeSync(directory) };
+}

@@ -1,0 +1,222 @@
+// Frames as they come from a server: FRAME records of docs/format.md, whose CRC is checked when
+// they arrive and whose parts are read when they are asked for.
+
+import { crc32 } from "./crc.js";
+import type { Reader } from "./coding.js";
+import { IntegrityError, ProtocolError, XsError } from "./errors.js";
+import { NO_OFFSET } from "./limits.js";
+import {
+  hashOfBytes,
+  idOfBytes,
+  ttlText,
+  type BlobHash,
+  type FrameId,
+  type Origin,
+  type Ttl,
+} from "./values.js";
+
+const KIND_FRAME = 1;
+const BODY = 1;
+const ORIGINATED = 2;
+const OLD_ID = 4;
+const RESTATED = 0x80;
+const NONE = Buffer.alloc(0);
+
+/** One stored event. What it is made of is read from its record when asked for. */
+export class Frame {
+  readonly kind = "frame";
+  #meta: unknown;
+  #isRead = false;
+  readonly #record: Buffer;
+  #body: Buffer | undefined;
+
+  constructor(
+    record: Buffer,
+    /** Its ordinal in the log; null when it is ephemeral. */
+    readonly offset: bigint | null,
+    body?: Buffer,
+  ) {
+    this.#record = record;
+    this.#body = body;
+  }
+
+  get id(): FrameId {
+    return idOfBytes(this.#record.subarray(16, 32));
+  }
+
+  /** Milliseconds since 1970 when it was appended. */
+  get timeMs(): number {
+    return this.#record.readUIntBE(16, 6);
+  }
+
+  /** When it was appended. */
+  get time(): Date {
+    return new Date(this.timeMs);
+  }
+
+  get #bodyAt(): number {
+    return this.#byte(11) >= 2 ? 40 : 32;
+  }
+
+  get #topicAt(): number {
+    const flags = this.#byte(9);
+    const at = this.#bodyAt + 40 * (flags & BODY);
+    return at + 24 * (flags & ORIGINATED) + 4 * (flags & OLD_ID);
+  }
+
+  #byte(at: number): number {
+    return this.#record[at] ?? 0;
+  }
+
+  get topic(): string {
+    const at = this.#topicAt;
+    return this.#record.toString("utf8", at, at + this.#byte(10));
+  }
+
+  /** The meta's JSON text as it was written; empty when there is none. */
+  get metaJson(): string {
+    return this.#record.toString("utf8", this.#topicAt + this.#byte(10));
+  }
+
+  /** The meta, parsed on first use; undefined when there is none. */
+  get meta(): any {
+    if (!this.#isRead) {
+      const text = this.metaJson;
+      this.#meta = text === "" ? undefined : JSON.parse(text);
+      this.#isRead = true;
+    }
+    return this.#meta;
+  }
+
+  get ttl(): Ttl {
+    const kind = this.#byte(11);
+    return ttlText(kind, kind >= 2 ? this.#record.readBigUInt64LE(32) : 0n);
+  }
+
+  get #hasBody(): boolean {
+    return (this.#byte(9) & BODY) !== 0;
+  }
+
+  /** The hash of its body; null when it has none. */
+  get hash(): BlobHash | null {
+    const at = this.#bodyAt + 8;
+    return this.#hasBody ? hashOfBytes(this.#record.subarray(at, at + 32)) : null;
+  }
+
+  /** The length of its body; 0 when it has none. */
+  get bodyBytes(): bigint {
+    return this.#hasBody ? this.#record.readBigUInt64LE(this.#bodyAt) : 0n;
+  }
+
+  /**
+   * Its body, if it came with the frame or there is none (then empty). undefined: read it with
+   * the client's `body(frame)`.
+   */
+  get body(): Buffer | undefined {
+    return this.#hasBody ? this.#body : NONE;
+  }
+
+  /** The body that came with the frame as text. @throws {XsError} when it did not come */
+  text(): string {
+    const body = this.body;
+    if (!body) throw new XsError("the body did not come with the frame; read it with body(frame)");
+    return body.toString("utf8");
+  }
+
+  /** The body that came with the frame as JSON. @throws {XsError} when it did not come */
+  json(): any {
+    return JSON.parse(this.text());
+  }
+
+  /** Which processor made it; null when none did. */
+  get origin(): Origin | null {
+    const flags = this.#byte(9);
+    if (!(flags & ORIGINATED)) return null;
+    const at = this.#bodyAt + 40 * (flags & BODY);
+    const input = this.#record.subarray(at + 16, at + 32);
+    const offset = this.#record.readBigUInt64LE(at + 32);
+    return {
+      processor: idOfBytes(this.#record.subarray(at, at + 16)),
+      input: input.some((byte) => byte !== 0) ? idOfBytes(input) : null,
+      inputOffset: offset === NO_OFFSET ? null : offset,
+      hops: this.#record.readUInt32LE(at + 40),
+    };
+  }
+
+  /** The id it had before it was imported under a new one. */
+  get oldId(): FrameId | null {
+    const at = this.#topicAt - 16;
+    return this.#byte(9) & OLD_ID ? idOfBytes(this.#record.subarray(at, at + 16)) : null;
+  }
+
+  /** Takes the body that came with it. */
+  give(body: Buffer): void {
+    this.#body = body;
+  }
+}
+
+/** What FETCH, GET, LAST and DELIVER have in common. */
+export interface FrameList {
+  readonly frames: Frame[];
+  readonly scannedTo: bigint;
+}
+
+/**
+ * The FRAME record at the beginning of some bytes. @throws {ProtocolError}, and IntegrityError
+ * when it is not what its CRC says
+ */
+export function readRecord(run: Buffer): { record: Buffer; delta: number } {
+  if (run.length < 32) throw new ProtocolError("a record ends within its head");
+  const length = run.readUInt32LE(4);
+  if (length < 32 || length > run.length) {
+    throw new ProtocolError(`a record of ${length} bytes does not fit its run`);
+  }
+  const record = run.subarray(0, length);
+  if (crc32(record.subarray(4)) !== record.readUInt32LE(0)) {
+    throw new IntegrityError("a record does not match its CRC");
+  }
+  const [kind = 0, flags = 0, name = 0, ttl = 0] = record.subarray(8, 12);
+  let fixed = 32 + (ttl >= 2 ? 8 : 0) + 40 * (flags & BODY) + 24 * (flags & ORIGINATED);
+  fixed += 4 * (flags & OLD_ID) + name;
+  const known = BODY | ORIGINATED | OLD_ID | RESTATED;
+  if (kind !== KIND_FRAME || ttl > 3 || flags & ~known || fixed > length || name === 0) {
+    throw new ProtocolError("a record is not a frame");
+  }
+  return { record, delta: record.readUInt32LE(12) };
+}
+
+/** Reads a frame list to the end of a body. @throws {ProtocolError} */
+export function readFrameList(reader: Reader): FrameList {
+  const scannedTo = reader.u64("scanned_to");
+  const runs = reader.u32("runs");
+  const bodies = reader.u32("bodies");
+  const frames: Frame[] = [];
+  for (let run = 0; run < runs; run++) readRun(reader, frames);
+  for (let body = 0; body < bodies; body++) {
+    const place = reader.u32("body");
+    const length = reader.u32("body");
+    const bytes = reader.take(length, "body");
+    reader.take((8 - (length % 8)) % 8, "body");
+    const frame = frames[place];
+    if (!frame) throw new ProtocolError("a body belongs to no frame");
+    frame.give(bytes);
+  }
+  reader.end("frame list");
+  return { frames, scannedTo };
+}
+
+function readRun(reader: Reader, frames: Frame[]): void {
+  const base = reader.u64("run");
+  const length = reader.u32("run");
+  const count = reader.u32("run");
+  let left = reader.take(length, "run");
+  if (count === 0 || count > length / 32) {
+    throw new ProtocolError("a run does not hold as many records as it says");
+  }
+  for (let at = 0; at < count; at++) {
+    const { record, delta } = readRecord(left);
+    frames.push(new Frame(record, base === NO_OFFSET ? null : base + BigInt(delta)));
+    left = left.subarray((record.length + 7) & ~7);
+  }
+  if (left.length > 0) throw new ProtocolError("bytes follow the records of a run");
+}

@@ -1,0 +1,48 @@
+// A client of xs, the event stream store.
+
+export { addressText, parseAddress, type Address } from "./address.js";
+export { BlobReader, BlobWriter, type Source } from "./blobs.js";
+export { Call } from "./calls.js";
+export {
+  Client,
+  connect,
+  VERSION,
+  type AppendOptions,
+  type CallOptions,
+  type ConnectOptions,
+  type FollowOptions,
+  type Signal,
+  type StreamOptions,
+} from "./client.js";
+export * from "./errors.js";
+export { Frame } from "./frames.js";
+export type { Batch, Page, ReadOptions, Selection } from "./messages.js";
+export type { Item, Retry } from "./reading.js";
+export { Follow, Read } from "./streams.js";
+export { blobHash, idTimeMs, parseResume, resumeText } from "./values.js";
+export type {
+  Appended,
+  Blob,
+  BlobHash,
+  BlobRef,
+  Body,
+  Bound,
+  CaughtUp,
+  Condition,
+  Cursor,
+  CursorChange,
+  CursorSummary,
+  FrameId,
+  Gap,
+  NewFrame,
+  Origin,
+  Pulse,
+  Resumed,
+  ResumePoint,
+  ServerInfo,
+  Stamp,
+  Time,
+  Topics,
+  TopicSummary,
+  Ttl,
+} from "./values.js";

@@ -1,0 +1,513 @@
+// The bodies of requests, responses and pushes, one function each, in the order of docs/wire.md.
+
+import { Reader, readExtensions, Writer } from "./coding.js";
+import { InvalidValue, ProtocolError, refusalOf, type Details, type Refusal } from "./errors.js";
+import { readFrameList, type Frame, type FrameList } from "./frames.js";
+import * as limits from "./limits.js";
+import {
+  asBuffer,
+  bodyOf,
+  hashBytes,
+  idBytes,
+  metaOf,
+  patternsOf,
+  timeMs,
+  ttlNumbers,
+  u64,
+  type Appended,
+  type Bound,
+  type CaughtUp,
+  type Condition,
+  type Cursor,
+  type CursorChange,
+  type CursorSummary,
+  type FrameId,
+  type Gap,
+  type NewFrame,
+  type Pulse,
+  type ServerInfo,
+  type Stamp,
+  type Time,
+  type Topics,
+  type TopicSummary,
+} from "./values.js";
+
+const ROLES = ["read", "append", "admin", "host"] as const;
+const EXT_CONDITIONS = 1;
+const EXT_KEY = 2;
+
+export function hello(name: string, token: string): Buffer[] {
+  return new Writer()
+    .u16(1)
+    .u16(1)
+    .u16(1)
+    .u16(1)
+    .u64(0n)
+    .u32(limits.SERVER_MESSAGE_BYTES_MAX)
+    .text(name, limits.PEER_NAME_BYTES_MAX, "client's name")
+    .text(token, limits.TOKEN_BYTES_MAX, "token")
+    .done();
+}
+
+export function readHello(body: Buffer): ServerInfo {
+  const reader = new Reader(body);
+  const version = reader.u16("version");
+  const records = reader.u16("version");
+  const role = ROLES[reader.u8("role")];
+  if (version !== 1 || records !== 1 || !role) {
+    throw new ProtocolError(`the server chose version ${version}, records ${records}`);
+  }
+  reader.take(3 + 8, "features");
+  const store = reader.take(16, "store").toString("hex");
+  const epoch = reader.u64("epoch");
+  const head = reader.u64("head");
+  const messageBytes = reader.u32("limits");
+  const requests = reader.u32("limits");
+  const streams = reader.u32("limits");
+  const chunkBytes = reader.u32("limits");
+  const uploadWindow = reader.u32("limits");
+  const batchRecords = reader.u32("limits");
+  const name = reader.text("name");
+  const ops = [];
+  for (let left = reader.u16("ops"); left > 0; left--) {
+    const op = reader.u8("op");
+    reader.u8("op");
+    ops.push({ op, oldest: reader.u16("op"), newest: reader.u16("op") });
+  }
+  const sizes = { messageBytes, requests, streams, chunkBytes, uploadWindow, batchRecords };
+  return { name, version, role, store, epoch, head, ...sizes, ops };
+}
+
+export function readRefusal(code: number, body: Buffer): Refusal {
+  const reader = new Reader(body);
+  const text = reader.text("message");
+  const details: Details = {};
+  for (const { tag, value } of readExtensions(reader)) {
+    if (tag === 1) details.retryAfterMs = value.u32("detail");
+    else if (tag === 2) {
+      details.revision = value.u64("detail");
+      details.cursor = value.rest().toString("utf8");
+    } else if (tag === 3) details.limit = value.u64("detail");
+    else if (tag === 4) details.offset = value.u64("detail");
+    else if (tag === 5) details.extension = value.u16("detail");
+    else if (tag === 6) {
+      details.condition = value.u32("detail");
+      details.found = value.u64("detail");
+    } else if (tag === 7) details.frame = value.id("detail");
+  }
+  return refusalOf(code, text, details);
+}
+
+// APPEND
+
+/** What one APPEND stores, all of it or nothing. */
+export interface Batch {
+  readonly frames?: readonly NewFrame[] | undefined;
+  readonly cursors?: readonly CursorChange[] | undefined;
+  readonly conditions?: readonly Condition[] | undefined;
+  /** The store keeps a batch with this key once. */
+  readonly key?: string | undefined;
+  /** Answer only when it is synced, whatever the store's policy. */
+  readonly durable?: boolean | undefined;
+}
+
+export function append(batch: Batch): Buffer[] {
+  const { frames = [], cursors = [], conditions = [], key, durable } = batch;
+  if (frames.length + cursors.length > limits.BATCH_RECORDS_MAX) {
+    const most = limits.BATCH_RECORDS_MAX;
+    throw new InvalidValue(`a batch has at most ${most} frames and cursor changes`);
+  }
+  const out = new Writer().u8(durable ? 1 : 0).u8(0);
+  out.u16(frames.length).u16(cursors.length).u16(0);
+  for (const frame of frames) putFrame(out, frame);
+  for (const change of cursors) putCursorChange(out, change);
+  if (conditions.length > 0) out.extension(EXT_CONDITIONS, conditionBytes(conditions));
+  if (key !== undefined) out.extension(EXT_KEY, nameBytes(key, "key"));
+  return out.done();
+}
+
+function putFrame(out: Writer, frame: NewFrame): void {
+  const topic = Buffer.from(frame.topic);
+  const meta = metaOf(frame);
+  const body = bodyOf(frame);
+  const ttl = ttlNumbers(frame.ttl ?? "forever");
+  if (topic.length < 1 || topic.length > limits.TOPIC_BYTES_MAX) {
+    const most = limits.TOPIC_BYTES_MAX;
+    throw new InvalidValue(`a topic has 1 to ${most} bytes, not ${topic.length}`);
+  }
+  if (meta.length > limits.META_BYTES_MAX) {
+    throw new InvalidValue(`meta has at most ${limits.META_BYTES_MAX} bytes, not ${meta.length}`);
+  }
+  const inline = body !== undefined && !("blob" in body) && body.length > 0 ? body : undefined;
+  const stored = body !== undefined && "blob" in body ? hashBytes(body.blob) : undefined;
+  const { origin } = frame;
+  out.u8((stored ? 2 : inline ? 1 : 0) | (origin ? 4 : 0)).u8(ttl.kind);
+  out.u8(topic.length).u8(0).u32(meta.length);
+  if (ttl.kind >= 2) out.u64(ttl.value);
+  if (stored) out.raw(stored);
+  if (inline) out.u32(inline.length);
+  if (origin) {
+    out.raw(idBytes(origin.processor));
+    out.raw(origin.input === null ? Buffer.alloc(16) : idBytes(origin.input));
+    out.u64(origin.inputOffset ?? limits.NO_OFFSET).u32(origin.hops).u32(0);
+  }
+  out.raw(topic).raw(meta);
+  if (inline) out.raw(inline);
+}
+
+function nameBytes(text: string, what: string): Buffer {
+  const raw = Buffer.from(text);
+  if (raw.length < 1 || raw.length > limits.NAME_BYTES_MAX) {
+    throw new InvalidValue(`a ${what} has 1 to ${limits.NAME_BYTES_MAX} bytes, not ${raw.length}`);
+  }
+  return raw;
+}
+
+export function putCursorChange(out: Writer, change: CursorChange): Writer {
+  const name = nameBytes(change.name, "cursor's name");
+  const state = asBuffer(change.state ?? new Uint8Array());
+  const { offset, expect } = change;
+  if (state.length > limits.CURSOR_STATE_BYTES_MAX) {
+    throw new InvalidValue(`a cursor's state has at most ${limits.CURSOR_STATE_BYTES_MAX} bytes`);
+  }
+  out.u8((offset === null ? 0 : 1) | (expect === undefined ? 0 : 2));
+  out.u8(name.length).u16(0).u32(state.length);
+  out.u64(u64(expect ?? 0n, "a revision")).u64(u64(offset ?? 0n, "an offset"));
+  return out.raw(name).raw(state);
+}
+
+function conditionBytes(conditions: readonly Condition[]): Buffer {
+  if (conditions.length > limits.CONDITIONS_MAX) {
+    throw new InvalidValue(`a batch has at most ${limits.CONDITIONS_MAX} conditions`);
+  }
+  const out = new Writer().u16(conditions.length).u16(0);
+  for (const condition of conditions) {
+    if ("lastAtMost" in condition) {
+      out.u8(1).u64(u64(condition.lastAtMost, "an offset")).patterns(patternsOf(condition.topics));
+    } else if ("empty" in condition) out.u8(2).patterns(patternsOf(condition.empty));
+    else out.u8(3).u64(u64(condition.headIs, "an offset"));
+  }
+  return out.bytes();
+}
+
+export function readAppended(body: Buffer): Appended {
+  const reader = new Reader(body);
+  const head = reader.u64("head");
+  const durable = reader.u8("durable") === 1;
+  reader.u8("reserved");
+  let frameCount = reader.u16("frames");
+  let cursorCount = reader.u16("cursors");
+  reader.u16("reserved");
+  const frames: Stamp[] = [];
+  for (; frameCount > 0; frameCount--) {
+    const id = reader.id("id");
+    const offset = reader.u64("offset");
+    frames.push({ id, offset: offset === limits.NO_OFFSET ? null : offset });
+  }
+  const cursors: bigint[] = [];
+  for (; cursorCount > 0; cursorCount--) cursors.push(reader.u64("revision"));
+  return { frames, cursors, durable, head };
+}
+
+// Reading
+
+export type Start =
+  | { readonly at: "first" | "new" }
+  | { readonly at: "from" | "after"; readonly bound: bigint | FrameId }
+  | { readonly at: "last"; readonly count: bigint };
+
+/** What a read selects, in the protocol's terms; made by `selection`. */
+export interface Selection {
+  readonly topics: readonly string[];
+  readonly start: Start;
+  readonly before: bigint | FrameId | undefined;
+  readonly sinceMs: bigint | undefined;
+  readonly untilMs: bigint | undefined;
+  readonly limit: bigint | undefined;
+  readonly reverse: boolean;
+  readonly follow: boolean;
+}
+
+/** Where a read begins: in one place at most; without any at the first frame. */
+export interface Begin {
+  readonly from?: Bound | undefined;
+  readonly after?: Bound | undefined;
+  /** With the newest so many frames. */
+  readonly last?: number | bigint | undefined;
+}
+
+/** What a read selects. */
+export interface ReadOptions extends Begin {
+  readonly before?: Bound | undefined;
+  /** The least time. */
+  readonly since?: Time | undefined;
+  /** The first time no longer wanted. */
+  readonly until?: Time | undefined;
+  /** Frames at most. */
+  readonly limit?: number | bigint | undefined;
+  readonly reverse?: boolean | undefined;
+}
+
+const boundOf = (bound: Bound): bigint | FrameId =>
+  typeof bound === "string" ? bound : u64(bound, "an offset");
+
+/** Read options in the protocol's terms. @throws {InvalidValue} */
+export function selection(
+  topics: Topics,
+  options: ReadOptions & { readonly new?: boolean | undefined },
+  follow: boolean,
+): Selection {
+  const { from, after, last, before, since, until, limit, reverse = false } = options;
+  const starts: Start[] = [];
+  if (from !== undefined) starts.push({ at: "from", bound: boundOf(from) });
+  if (after !== undefined) starts.push({ at: "after", bound: boundOf(after) });
+  if (last !== undefined) starts.push({ at: "last", count: u64(last, "last") });
+  if (options.new) starts.push({ at: "new" });
+  if (starts.length > 1) {
+    throw new InvalidValue("a read begins in one place: from, after, last or new");
+  }
+  if (reverse && follow) throw new InvalidValue("what is followed cannot be read backwards");
+  return {
+    topics: patternsOf(topics),
+    start: starts[0] ?? { at: "first" },
+    before: before === undefined ? undefined : boundOf(before),
+    sinceMs: since === undefined ? undefined : timeMs(since),
+    untilMs: until === undefined ? undefined : timeMs(until),
+    limit: limit === undefined ? undefined : u64(limit, "a limit"),
+    reverse,
+    follow,
+  };
+}
+
+const STARTS = ["first", "from", "after", "last", "new"] as const;
+
+function putSelection(out: Writer, read: Selection): Writer {
+  const { start, before, sinceMs, untilMs, limit } = read;
+  const given = [before, sinceMs, untilMs, limit];
+  let flags = (read.reverse ? 1 : 0) | (read.follow ? 2 : 0);
+  given.forEach((one, at) => (flags |= one === undefined ? 0 : 4 << at));
+  out.u8(flags).u8(STARTS.indexOf(start.at));
+  if ("bound" in start) out.bound(start.bound);
+  else if ("count" in start) out.u64(start.count);
+  if (before !== undefined) out.bound(before);
+  for (const number of [sinceMs, untilMs, limit]) if (number !== undefined) out.u64(number);
+  return out.patterns(read.topics);
+}
+
+/** The rest of a read after `taken` frames, up to `scannedTo`. */
+export function goingOn(read: Selection, scannedTo: bigint, taken: number): Selection {
+  const { start } = read;
+  let { limit } = read;
+  if (start.at === "last" && !read.follow && (limit === undefined || limit > start.count)) {
+    limit = start.count;
+  }
+  if (limit !== undefined) limit = limit > BigInt(taken) ? limit - BigInt(taken) : 0n;
+  if (!read.reverse) return { ...read, start: { at: "from", bound: scannedTo }, limit };
+  const begin: Start = start.at === "last" ? { at: "first" } : start;
+  return { ...read, start: begin, before: scannedTo, limit };
+}
+
+export function fetch(read: Selection, pageBytes: number): Buffer[] {
+  if (!(pageBytes >= 1 && pageBytes <= limits.PAGE_BYTES_MAX)) {
+    throw new InvalidValue(`a page has 1 to ${limits.PAGE_BYTES_MAX} bytes, not ${pageBytes}`);
+  }
+  return putSelection(new Writer().u32(pageBytes), read).done();
+}
+
+/** One page of a bounded read. */
+export interface Page {
+  readonly frames: Frame[];
+  readonly head: bigint;
+  readonly scannedTo: bigint;
+  /** What selects the page after it; undefined at the end. */
+  readonly next: Selection | undefined;
+}
+
+export function readPage(body: Buffer, read: Selection): Page {
+  const reader = new Reader(body);
+  const head = reader.u64("head");
+  const more = reader.u32("more");
+  reader.u32("reserved");
+  const { frames, scannedTo } = readFrameList(reader);
+  let next: Selection | undefined;
+  if (more) {
+    const fixed = read.reverse || read.before !== undefined ? read : { ...read, before: head };
+    next = goingOn(fixed, scannedTo, frames.length);
+    const stands = "bound" in read.start ? read.start.bound : read.before;
+    if (next.limit === 0n) next = undefined;
+    else if (frames.length === 0 && stands === scannedTo) {
+      throw new ProtocolError("the server gave a page that leads to itself");
+    }
+  }
+  return { frames, head, scannedTo, next };
+}
+
+export function get(bound: Bound): Buffer[] {
+  return new Writer().bound(boundOf(bound)).done();
+}
+
+export function last(topics: Topics, n: number, perTopic: boolean): Buffer[] {
+  if (!(n >= 0 && n <= limits.LAST_MAX)) {
+    throw new InvalidValue(`last takes up to ${limits.LAST_MAX} frames, not ${n}`);
+  }
+  const out = new Writer().u64(u64(n, "a count")).u8(perTopic ? 1 : 0);
+  return out.patterns(patternsOf(topics)).done();
+}
+
+export function topics(patterns: Topics): Buffer[] {
+  return new Writer().patterns(patternsOf(patterns)).done();
+}
+
+export function readList(body: Buffer): FrameList {
+  return readFrameList(new Reader(body));
+}
+
+export function readTopics(body: Buffer): TopicSummary[] {
+  const reader = new Reader(body);
+  const found: TopicSummary[] = [];
+  while (reader.left > 0) {
+    const count = reader.u64("count");
+    const bytes = reader.u64("bytes");
+    const first = reader.id("id");
+    const newest = reader.id("id");
+    const lastOffset = reader.u64("offset");
+    const name = reader.text("topic");
+    found.push({ name, count, bytes, first, last: newest, lastOffset });
+  }
+  return found;
+}
+
+// Streams
+
+/** How a subscription is served. */
+export interface How {
+  readonly credit: number;
+  readonly bodies: number;
+  readonly pulseMs: number;
+}
+
+export function subscribe(read: Selection, how: How): Buffer[] {
+  checkBodies(how.bodies);
+  const { pulseMs } = how;
+  if (pulseMs !== 0 && !(pulseMs >= limits.PULSE_MS_MIN && pulseMs <= limits.DAY_MS)) {
+    throw new InvalidValue(`a pulse takes ${limits.PULSE_MS_MIN} ms to a day, not ${pulseMs} ms`);
+  }
+  const out = new Writer().u32(how.credit).u32(how.bodies).u64(u64(pulseMs, "a pulse"));
+  return putSelection(out, read).done();
+}
+
+function checkBodies(bodies: number): void {
+  if (!(bodies >= 0 && bodies <= limits.BODY_WITH_FRAME_MAX)) {
+    throw new InvalidValue(`bodies with frames have at most ${limits.BODY_WITH_FRAME_MAX} bytes`);
+  }
+}
+
+/** The limit is reached, or without follow all was delivered. */
+export interface Ended {
+  readonly kind: "ended";
+  readonly scannedTo: bigint;
+}
+
+/** The server ended the stream. */
+export interface Dropped {
+  readonly kind: "dropped";
+  readonly refusal: Refusal;
+  readonly resume: bigint;
+}
+
+export type StreamEvent = CaughtUp | Pulse | Gap | Dropped | Ended;
+
+/** What SUB_EVENT says; undefined for an event not known here. */
+export function readEvent(code: number, body: Buffer): StreamEvent | undefined {
+  const reader = new Reader(body);
+  switch (reader.u8("event")) {
+    case 1:
+      return { kind: "caught_up", head: reader.u64("head") };
+    case 2:
+      return { kind: "pulse" };
+    case 3: {
+      const kind = reader.u8("gap");
+      const [first, end] = [reader.u64("gap"), reader.u64("gap")];
+      if (kind === 2) return { kind: "gap", first: null, end: null, count: first };
+      return { kind: "gap", first, end, count: 0n };
+    }
+    case 4: {
+      const resume = reader.u64("resume");
+      return { kind: "dropped", refusal: readRefusal(code, reader.rest()), resume };
+    }
+    case 5:
+      return { kind: "ended", scannedTo: reader.u64("scanned_to") };
+    default:
+      return undefined;
+  }
+}
+
+export function credit(count: number): Buffer[] {
+  return new Writer().u64(u64(count, "credit")).done();
+}
+
+export function readNumber(body: Buffer): bigint {
+  return new Reader(body).u64("number");
+}
+
+// Blobs, calls, cursors
+
+export function blobName(hash: string): Buffer[] {
+  return [hashBytes(hash)];
+}
+
+export function blobGet(hash: string, grant: number): Buffer[] {
+  return new Writer().raw(hashBytes(hash)).u32(grant).done();
+}
+
+/** A call as it is asked for. */
+export interface CallRequest {
+  readonly name: string;
+  readonly args: Buffer;
+  readonly body: Buffer;
+  readonly deadlineMs: number;
+  readonly credit: number;
+  readonly bodies: number;
+}
+
+export function call(request: CallRequest): Buffer[] {
+  const { name, args, body, deadlineMs } = request;
+  checkBodies(request.bodies);
+  if (!(deadlineMs >= 0 && deadlineMs <= limits.DAY_MS)) {
+    throw new InvalidValue("a deadline is at most a day from now");
+  }
+  const out = new Writer().u32(request.credit).u32(request.bodies);
+  out.u64(u64(deadlineMs, "a deadline")).u32(args.length).u32(body.length);
+  return out.text(name, limits.NAME_BYTES_MAX, "command's name").raw(args).raw(body).done();
+}
+
+export function cursorSet(change: CursorChange): Buffer[] {
+  return putCursorChange(new Writer(), change).done();
+}
+
+export function cursorGet(name: string): Buffer[] {
+  return new Writer().text(name, limits.NAME_BYTES_MAX, "cursor's name").done();
+}
+
+export function readCursor(name: string, body: Buffer): Cursor | undefined {
+  if (body.length === 0) return undefined;
+  const reader = new Reader(body);
+  const revision = reader.u64("revision");
+  const epoch = reader.u64("epoch");
+  const offset = reader.u64("offset");
+  return { name, revision, epoch, offset, timeMs: reader.u64("time"), state: reader.rest() };
+}
+
+export function readCursors(body: Buffer): CursorSummary[] {
+  const reader = new Reader(body);
+  const found: CursorSummary[] = [];
+  while (reader.left > 0) {
+    const revision = reader.u64("cursor");
+    const epoch = reader.u64("cursor");
+    const offset = reader.u64("cursor");
+    const timeMs = reader.u64("cursor");
+    const stateBytes = reader.u64("cursor");
+    found.push({ name: reader.text("name"), revision, epoch, offset, timeMs, stateBytes });
+  }
+  return found;
+}

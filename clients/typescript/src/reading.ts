@@ -1,0 +1,194 @@
+// What a reader has seen and where it goes on, without a connection.
+
+import { Op } from "./coding.js";
+import { CorruptRange, CursorAhead, OtherStore, ProtocolError } from "./errors.js";
+import type { Frame } from "./frames.js";
+import { goingOn, readEvent, readList, type Selection } from "./messages.js";
+import type { Push } from "./session.js";
+import type { CaughtUp, Gap, Pulse, Resumed, ResumePoint, ServerInfo } from "./values.js";
+
+/** What a follower is given. */
+export type Item = Frame | CaughtUp | Gap | Pulse | Resumed;
+
+/**
+ * How a client goes on when the server is away or busy: it waits `firstMs`, then `factor` times
+ * as long, up to `mostMs`, each time between half of it and all of it by chance. A request gives
+ * up after `giveUpMs`; followers never do.
+ */
+export interface Retry {
+  readonly firstMs: number;
+  readonly mostMs: number;
+  readonly factor: number;
+  readonly giveUpMs: number;
+}
+
+export const RETRY: Retry = { firstMs: 50, mostMs: 5000, factor: 2, giveUpMs: 30_000 };
+
+/** The waiting times of one attempt after another. */
+export class Backoff {
+  #next: number;
+
+  constructor(
+    private readonly retry: Retry,
+    private readonly chance: () => number = Math.random,
+  ) {
+    this.#next = retry.firstMs;
+  }
+
+  /** What was tried has worked. */
+  reset(): void {
+    this.#next = this.retry.firstMs;
+  }
+
+  /** Milliseconds to wait before the next attempt. */
+  wait(atLeastMs = 0): number {
+    const wait = this.#next * (0.5 + 0.5 * this.chance());
+    this.#next = Math.min(this.#next * this.retry.factor, this.retry.mostMs);
+    return Math.max(wait, atLeastMs);
+  }
+}
+
+/**
+ * One read or follow over as many connections as it takes: `begin` on each of them, `take` for
+ * what comes, and `gave` for what was handed out, which moves the position.
+ */
+export class Reading {
+  /** What there is still to read. */
+  rest: Selection;
+  /** All that there is to read was given. */
+  isDone = false;
+  readonly #reverse: boolean;
+  readonly #follow: boolean;
+  #isCaughtUp = false;
+  #isStarted = false;
+  #seen: bigint | undefined;
+  #given: bigint | undefined;
+  #store: string | undefined;
+  #epoch = 0n;
+
+  constructor(selection: Selection, point?: ResumePoint) {
+    this.rest = point
+      ? { ...selection, start: { at: "from", bound: point.offset } }
+      : selection;
+    this.#reverse = selection.reverse;
+    this.#follow = selection.follow;
+    this.#seen = this.#given = point?.offset;
+    this.#store = point?.store;
+    this.#epoch = point?.epoch ?? 0n;
+  }
+
+  /** The offset to go on from after what was handed out; undefined before anything is known. */
+  get position(): bigint | undefined {
+    return this.#given;
+  }
+
+  /** The position with the store and the epoch it holds for. */
+  get point(): ResumePoint | undefined {
+    if (this.#given === undefined || this.#store === undefined) return undefined;
+    return { store: this.#store, epoch: this.#epoch, offset: this.#given };
+  }
+
+  /**
+   * What to subscribe to on a new connection. @throws {OtherStore} and {CursorAhead} when the
+   * position does not hold in the store that is there now
+   */
+  begin(info: ServerInfo): Selection {
+    if (this.#store !== undefined && this.#store !== info.store) {
+      throw new OtherStore(403, "the position belongs to another store");
+    }
+    // An epoch ends where the next one begins, which is no later than HELLO said.
+    const isPast = this.#store !== undefined && this.#epoch !== info.epoch;
+    if (isPast && this.#seen !== undefined && this.#seen > info.head) {
+      const text = `offset ${this.#seen} is beyond the head, ${info.head}: frames were lost`;
+      throw new CursorAhead(401, text, { offset: info.head });
+    }
+    return this.rest;
+  }
+
+  /** The server accepted; after the first time there is something to tell. */
+  began(info: ServerInfo): Resumed | undefined {
+    this.#store = info.store;
+    this.#epoch = info.epoch;
+    if (this.#isStarted) return { kind: "resumed", offset: this.#seen ?? null };
+    this.#isStarted = true;
+    return undefined;
+  }
+
+  /** An item was handed out, the last of those that `take` gave or not. */
+  gave(item: Item, isLast: boolean): void {
+    if (isLast) this.#given = this.#seen;
+    else if (item.kind === "frame" && item.offset !== null) {
+      this.#given = this.#reverse ? item.offset : item.offset + 1n;
+    }
+  }
+
+  /**
+   * What a message brings. @throws the refusal with which the server ended the stream, and
+   * {CorruptRange} where a bounded read cannot go on
+   */
+  take(push: Push): Item[] {
+    const items = this.#take(push);
+    if (items.length === 0) this.#given = this.#seen;
+    return items;
+  }
+
+  #take(push: Push): Item[] {
+    if (push.op === Op.DELIVER) return this.#frames(push.body);
+    if (push.op !== Op.SUB_EVENT) {
+      throw new ProtocolError(`op ${push.op} does not belong on this stream`);
+    }
+    const event = readEvent(push.code, push.body);
+    switch (event?.kind) {
+      case "ended":
+        this.#move(event.scannedTo);
+        this.isDone = true;
+        return [];
+      case "dropped":
+        this.#move(event.resume);
+        throw event.refusal;
+      case "caught_up": {
+        const seen = this.#seen ?? 0n;
+        this.#move(event.head > seen ? event.head : seen);
+        const isFirst = !this.#isCaughtUp;
+        this.#isCaughtUp = true;
+        return isFirst ? [event] : [];
+      }
+      case "gap":
+        return this.#gap(event);
+      case "pulse":
+        return [event];
+      default:
+        return [];
+    }
+  }
+
+  #frames(body: Buffer): Item[] {
+    const { frames, scannedTo } = readList(body);
+    if (!this.#reverse) {
+      let at = this.#seen ?? 0n;
+      for (const { offset } of frames) {
+        if (offset === null) continue;
+        if (offset < at) throw new ProtocolError(`frame ${offset} came after frame ${at - 1n}`);
+        at = offset + 1n;
+      }
+    }
+    this.rest = goingOn(this.rest, scannedTo, frames.length);
+    this.#seen = scannedTo;
+    if (this.rest.limit === 0n) this.isDone = true;
+    return frames;
+  }
+
+  #gap(gap: Gap): Item[] {
+    if (gap.first !== null && gap.end !== null) {
+      this.#move(this.#reverse ? gap.first : gap.end);
+      if (!this.#follow) throw new CorruptRange(gap.first, gap.end);
+    }
+    return [gap];
+  }
+
+  /** Notes how far the server looked. */
+  #move(offset: bigint): void {
+    this.rest = goingOn(this.rest, offset, 0);
+    this.#seen = offset;
+  }
+}

@@ -1,0 +1,206 @@
+// The client's half of a connection without a socket or a clock: bytes in, events out. It numbers
+// requests and streams, puts answers to their questions and answers PING.
+
+import { header, MORE, Op, PREFACE, PUSH, Reader, readHeader, RESPONSE } from "./coding.js";
+import type { Header } from "./coding.js";
+import { InvalidValue, ProtocolError, type Refusal } from "./errors.js";
+import {
+  HEADER_BYTES,
+  MESSAGE_BYTES_MAX,
+  NUMBER_MAX,
+  SERVER_MESSAGE_BYTES_MAX,
+} from "./limits.js";
+import * as messages from "./messages.js";
+import type { ServerInfo } from "./values.js";
+
+/** A message on a stream: DELIVER, SUB_EVENT, BLOB_CHUNK or CREDIT. */
+export interface Push {
+  readonly kind: "push";
+  readonly sub: number;
+  readonly op: number;
+  readonly code: number;
+  readonly more: boolean;
+  readonly body: Buffer;
+}
+
+/** What the server's bytes mean. */
+export type Event =
+  /** HELLO was answered: requests may be made. */
+  | { readonly kind: "welcome"; readonly info: ServerInfo }
+  /** The whole answer to a request: the parts of its body, or why it was refused. */
+  | {
+      readonly kind: "answer";
+      readonly corr: number;
+      readonly parts: readonly Buffer[];
+      readonly refusal?: Refusal;
+    }
+  | Push
+  /** The server is stopping; new requests belong on another connection. */
+  | { readonly kind: "goaway"; readonly drainMs: number; readonly reason: string }
+  /** The server closes the connection and says why. */
+  | { readonly kind: "closed"; readonly refusal: Refusal };
+
+const PUSHES: readonly number[] = [Op.DELIVER, Op.SUB_EVENT, Op.BLOB_CHUNK, Op.CREDIT];
+
+/** One connection, from its first byte. What is to be sent is taken with `outgoing`. */
+export class Session {
+  info: ServerInfo | undefined;
+  #in: Buffer[] = [];
+  #held = 0;
+  /** Bytes without which there is nothing more to read. */
+  #wanted = PREFACE.length;
+  #isGreeted = false;
+  #out: Buffer[] = [PREFACE];
+  #corr = 0;
+  #sub = 0;
+  readonly #asked = new Map<number, { op: number; parts: Buffer[] }>();
+
+  constructor(name: string, token = "") {
+    this.request(Op.HELLO, messages.hello(name, token));
+  }
+
+  /** Takes what is to be sent. */
+  outgoing(): Buffer[] {
+    const out = this.#out;
+    this.#out = [];
+    return out;
+  }
+
+  /** Asks, and gives the number under which the answer comes. @throws {InvalidValue} */
+  request(op: number, body: readonly Buffer[] = [], sub = 0): number {
+    const most = this.info?.messageBytes ?? MESSAGE_BYTES_MAX;
+    if (HEADER_BYTES + total(body) > most) {
+      throw new InvalidValue(`a request has at most ${most} bytes; put its bodies as blobs`);
+    }
+    do this.#corr = (this.#corr % NUMBER_MAX) + 1;
+    while (this.#asked.has(this.#corr));
+    this.#asked.set(this.#corr, { op, parts: [] });
+    this.#send({ op, flags: 0, code: 1, corr: this.#corr, sub }, body);
+    return this.#corr;
+  }
+
+  /** Sends a one-way message. */
+  tell(op: number, sub: number, body: readonly Buffer[] = [], flags = 0): void {
+    this.#send({ op, flags, code: 1, corr: 0, sub }, body);
+  }
+
+  #send(fields: Omit<Header, "length">, body: readonly Buffer[]): void {
+    this.#out.push(header(fields, total(body)), ...body);
+  }
+
+  /** The number of a new stream; the request that opens it must come next. */
+  stream(): number {
+    if (this.#sub >= NUMBER_MAX) {
+      throw new ProtocolError("the connection has no stream numbers left");
+    }
+    return ++this.#sub;
+  }
+
+  /** Takes bytes of the server. @throws {ProtocolError}; then the connection is of no use */
+  receive(data: Buffer): Event[] {
+    this.#in.push(data);
+    this.#held += data.length;
+    const events: Event[] = [];
+    // Pieces are put together only when a whole message is there: each byte is copied once.
+    if (this.#held < this.#wanted && this.#isGreeted) return events;
+    let buffer = this.#in.length === 1 ? data : Buffer.concat(this.#in);
+    if (!this.#isGreeted) buffer = this.#preface(buffer);
+    while (this.#isGreeted) {
+      this.#wanted = HEADER_BYTES;
+      if (buffer.length < HEADER_BYTES) break;
+      const head = readHeader(buffer);
+      const whole = head.length + 4;
+      if (whole < HEADER_BYTES || whole > SERVER_MESSAGE_BYTES_MAX) {
+        throw new ProtocolError(`the server announced a message of ${whole} bytes`);
+      }
+      this.#wanted = whole;
+      if (buffer.length < whole) break;
+      const event = this.#take(head, buffer.subarray(HEADER_BYTES, whole));
+      if (event) events.push(event);
+      buffer = buffer.subarray(whole);
+    }
+    this.#in = buffer.length > 0 ? [buffer] : [];
+    this.#held = buffer.length;
+    return events;
+  }
+
+  #preface(buffer: Buffer): Buffer {
+    const met = buffer.subarray(0, PREFACE.length);
+    if (!met.equals(PREFACE.subarray(0, met.length))) {
+      const isXsp = met.length > 4 && met.subarray(0, 4).equals(PREFACE.subarray(0, 4));
+      throw new ProtocolError(
+        isXsp && met[4] !== PREFACE[4]
+          ? `the server speaks XSP/${met[4]}, this client XSP/1`
+          : "what listens there does not speak XSP",
+      );
+    }
+    if (met.length < PREFACE.length) return buffer;
+    this.#isGreeted = true;
+    return buffer.subarray(PREFACE.length);
+  }
+
+  #take(head: Header, body: Buffer): Event | undefined {
+    const { op, flags, code, sub } = head;
+    const who = flags & (RESPONSE | PUSH);
+    if (flags & ~(RESPONSE | PUSH | MORE) || (who !== RESPONSE && who !== PUSH)) {
+      throw new ProtocolError(`the server sent a message with flags ${flags}`);
+    }
+    if (who === RESPONSE) return this.#answer(head, body);
+    if (PUSHES.includes(op)) {
+      return { kind: "push", sub, op, code, more: (flags & MORE) !== 0, body };
+    }
+    if (op === Op.PING) {
+      this.#send({ op, flags: RESPONSE, code: 0, corr: 0, sub: 0 }, [body]);
+      return undefined;
+    }
+    if (op === Op.CLOSE) return { kind: "closed", refusal: messages.readRefusal(code, body) };
+    if (op === Op.GOAWAY) {
+      const reader = new Reader(body);
+      const drainMs = reader.u32("drain time");
+      return { kind: "goaway", drainMs, reason: reader.text("reason") };
+    }
+    throw new ProtocolError(`the server pushed a message with op ${op}`);
+  }
+
+  #answer(head: Header, body: Buffer): Event | undefined {
+    const { op, code, corr } = head;
+    const asked = this.#asked.get(corr);
+    if (asked?.op !== op) throw new ProtocolError("the server answered what was not asked");
+    if (code !== 0) {
+      this.#asked.delete(corr);
+      return { kind: "answer", corr, parts: [], refusal: messages.readRefusal(code, body) };
+    }
+    asked.parts.push(body);
+    if (head.flags & MORE) return undefined;
+    this.#asked.delete(corr);
+    if (op !== Op.HELLO) return { kind: "answer", corr, parts: asked.parts };
+    this.info = messages.readHello(body);
+    return { kind: "welcome", info: this.info };
+  }
+}
+
+function total(parts: readonly Buffer[]): number {
+  return parts.reduce((sum, part) => sum + part.length, 0);
+}
+
+/**
+ * The credit of one stream: what was taken is granted anew when it is half of what the stream
+ * began with.
+ */
+export class Flow {
+  readonly #step: number;
+  #owed = 0;
+
+  constructor(credit: number) {
+    this.#step = Math.max(1, Math.floor(credit / 2));
+  }
+
+  /** Notes bytes that were used up, and says how many are to be granted now. */
+  took(count: number): number {
+    this.#owed += count;
+    if (this.#owed < this.#step) return 0;
+    const owed = this.#owed;
+    this.#owed = 0;
+    return owed;
+  }
+}

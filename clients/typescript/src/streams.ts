@@ -1,0 +1,193 @@
+// Reads and follows: a Reading over one connection after another.
+
+import { Op } from "./coding.js";
+import type { Connection, Line } from "./connection.js";
+import { ConnectError, ConnectionLost, NotSent, Unavailable, XsError } from "./errors.js";
+import type { Frame } from "./frames.js";
+import { subscribe, type How } from "./messages.js";
+import { Backoff, type Item, type Reading, type Retry } from "./reading.js";
+import type { Push } from "./session.js";
+import type { ResumePoint } from "./values.js";
+import { check, sleep } from "./waiting.js";
+
+/** What streams need of their client. */
+export interface Host {
+  readonly isClosed: boolean;
+  readonly retry: Retry;
+  connection(signal?: AbortSignal): Promise<Connection>;
+}
+
+/** An iterator that is its own iterable; leaving a `for await` ends it. */
+abstract class Stream<T> implements AsyncIterableIterator<T> {
+  abstract next(): Promise<IteratorResult<T, undefined>>;
+  /** Ends the stream. May be called twice. */
+  abstract close(): void;
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async return(): Promise<IteratorResult<T, undefined>> {
+    this.close();
+    return { done: true, value: undefined };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+}
+
+export { Stream };
+
+abstract class ReaderStream<T> extends Stream<T> {
+  #line: Line | undefined;
+  #taken: Push | undefined;
+  #items: Item[] = [];
+  #at = 0;
+  #isClosed = false;
+  /** Calls of `next` that overlap take turns. */
+  #turn: Promise<unknown> = Promise.resolve();
+  readonly #backoff: Backoff;
+
+  constructor(
+    private readonly host: Host,
+    private readonly reading: Reading,
+    private readonly how: How,
+    private readonly tellsResumed: boolean,
+    private readonly signal: AbortSignal | undefined,
+  ) {
+    super();
+    this.#backoff = new Backoff(host.retry);
+    // Encoded before anything is sent, so that a wrong argument is told by the call.
+    subscribe(reading.rest, how);
+  }
+
+  /** The offset to go on from after what was handed out; undefined before anything is known. */
+  get position(): bigint | undefined {
+    return this.reading.position;
+  }
+
+  /** The position with the store and the epoch it holds for: keep it to go on later. */
+  get point(): ResumePoint | undefined {
+    return this.reading.point;
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    this.#items = [];
+    this.#at = 0;
+    this.#drop();
+  }
+
+  #drop(): void {
+    const line = this.#line;
+    this.#line = this.#taken = undefined;
+    line?.close();
+  }
+
+  /**
+   * Has the server begin, so that nothing that comes later is missed; iterating does so too.
+   */
+  async open(): Promise<this> {
+    const opened = this.#turn.then(async () => {
+      while (!this.#line && !this.#isClosed && !this.reading.isDone) await this.#more();
+    });
+    this.#turn = opened.catch(() => undefined);
+    await opened;
+    return this;
+  }
+
+  /** The next item; undefined at the end. */
+  protected item(): Promise<Item | undefined> {
+    const item = this.#turn.then(() => this.#next());
+    this.#turn = item.catch(() => undefined);
+    return item;
+  }
+
+  async #next(): Promise<Item | undefined> {
+    for (;;) {
+      const item = this.#items[this.#at];
+      if (item) {
+        const isLast = ++this.#at === this.#items.length;
+        if (isLast) {
+          this.#items = [];
+          this.#at = 0;
+        }
+        this.reading.gave(item, isLast);
+        return item;
+      }
+      if (this.#isClosed || this.reading.isDone) {
+        this.#drop();
+        return undefined;
+      }
+      await this.#more();
+    }
+  }
+
+  /** Takes one message more, over as many connections as that takes. */
+  async #more(): Promise<void> {
+    try {
+      check(this.signal);
+      if (!this.#line) return await this.#open();
+      if (this.#taken) this.#line.took(this.#taken);
+      this.#taken = undefined;
+      const push = await this.#line.item(this.signal);
+      if (push.op === Op.DELIVER) this.#taken = push;
+      this.#items = this.reading.take(push);
+      this.#backoff.reset();
+      if (this.reading.isDone && this.#line) this.#line.isOver = push.op === Op.SUB_EVENT;
+    } catch (error) {
+      if (this.#isClosed) return;
+      await sleep(this.#lost(error), this.signal);
+    }
+  }
+
+  /** Whether to go on after what ended the stream; how many milliseconds to wait before that. */
+  #lost(error: unknown): number {
+    const connection = this.#line?.connection;
+    const isRefused = error instanceof Unavailable;
+    if (this.#line && error instanceof XsError) this.#line.isOver = isRefused;
+    if (isRefused && error.code === 501 && connection) connection.draining ??= error.text;
+    this.#drop();
+    const goesOn = isRefused || error instanceof ConnectionLost || error instanceof ConnectError;
+    if (!goesOn || this.host.isClosed || (error instanceof ConnectError && !error.retryable)) {
+      this.#isClosed = true;
+      throw error;
+    }
+    if (error instanceof NotSent) return 0;
+    return this.#backoff.wait(isRefused ? error.details.retryAfterMs : 0);
+  }
+
+  async #open(): Promise<void> {
+    const connection = await this.host.connection(this.signal);
+    const body = subscribe(this.reading.begin(connection.info), this.how);
+    const { credit } = this.how;
+    const { line } = await connection.askStream(Op.SUBSCRIBE, body, credit, this.signal);
+    if (this.#isClosed) return line.close();
+    this.#line = line;
+    const resumed = this.reading.began(connection.info);
+    if (resumed && this.tellsResumed) this.#items = [resumed];
+  }
+}
+
+/** The frames of a bounded read. */
+export class Read extends ReaderStream<Frame> {
+  async next(): Promise<IteratorResult<Frame, undefined>> {
+    for (;;) {
+      const item = await this.item();
+      if (!item) return { done: true, value: undefined };
+      if (item.kind === "frame") return { done: false, value: item };
+    }
+  }
+}
+
+/**
+ * What a follower is given: frames, caught_up, gaps, pulses and resumed; after a connection was
+ * lost it goes on where it was.
+ */
+export class Follow extends ReaderStream<Item> {
+  async next(): Promise<IteratorResult<Item, undefined>> {
+    const item = await this.item();
+    return item ? { done: false, value: item } : { done: true, value: undefined };
+  }
+}

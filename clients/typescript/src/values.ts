@@ -1,0 +1,325 @@
+// The values of a store: ids, hashes, ttls, frames to append and what surrounds them. Ids and
+// hashes are their text; the topic rules are left to the server, which names them.
+
+import { createHash } from "node:crypto";
+import { InvalidValue } from "./errors.js";
+import { NO_OFFSET, PATTERNS_MAX } from "./limits.js";
+
+/** A frame's id: 25 digits of base 36, whose order is the order of the log. */
+export type FrameId = string;
+
+/** The id of its 16 bytes. */
+export function idOfBytes(bytes: Buffer): FrameId {
+  const number = (bytes.readBigUInt64BE(0) << 64n) | bytes.readBigUInt64BE(8);
+  return number.toString(36).padStart(25, "0");
+}
+
+/** The 16 bytes of an id. @throws {InvalidValue} */
+export function idBytes(id: FrameId): Buffer {
+  let number = -1n;
+  if (/^[0-9a-z]{25}$/i.test(id)) {
+    number = 0n;
+    for (const digit of id) number = number * 36n + BigInt(parseInt(digit, 36));
+  }
+  if (number < 0n || number >= 1n << 128n) {
+    throw new InvalidValue(`"${id.slice(0, 40)}" is not a frame id of 25 digits of base 36`);
+  }
+  return Buffer.from(number.toString(16).padStart(32, "0"), "hex");
+}
+
+/** Milliseconds since 1970 that an id carries. @throws {InvalidValue} */
+export function idTimeMs(id: FrameId): number {
+  return idBytes(id).readUIntBE(0, 6);
+}
+
+/** The SHA-256 that names a blob: `sha256-` and base64, as browsers write it. */
+export type BlobHash = `sha256-${string}`;
+
+/** The hash of its 32 bytes. */
+export function hashOfBytes(bytes: Buffer): BlobHash {
+  return `sha256-${bytes.toString("base64")}`;
+}
+
+/** The 32 bytes of a hash. @throws {InvalidValue} */
+export function hashBytes(hash: string): Buffer {
+  const bytes = /^sha256-[A-Za-z0-9+/]{43}=$/.test(hash)
+    ? Buffer.from(hash.slice(7), "base64")
+    : Buffer.alloc(0);
+  if (bytes.length !== 32) {
+    throw new InvalidValue(`"${hash.slice(0, 60)}" is not sha256- and 44 digits of base64`);
+  }
+  return bytes;
+}
+
+/** The hash of some bytes. */
+export function blobHash(bytes: Uint8Array): BlobHash {
+  return hashOfBytes(createHash("sha256").update(bytes).digest());
+}
+
+/** A blob the store has, as a frame's body. */
+export interface BlobRef {
+  readonly blob: BlobHash;
+}
+
+/** How long a frame is kept: `time` in milliseconds, `last` in frames of its topic. */
+export type Ttl = "forever" | "ephemeral" | `time:${number | bigint}` | `last:${number | bigint}`;
+
+const TTLS = ["forever", "ephemeral", "time", "last"] as const;
+
+/** A ttl as it travels. @throws {InvalidValue} */
+export function ttlNumbers(ttl: string): { kind: number; value: bigint } {
+  const [kind = "", digits] = ttl.split(":");
+  const number = TTLS.indexOf(kind as (typeof TTLS)[number]);
+  const value = digits !== undefined && /^\d{1,20}$/.test(digits) ? BigInt(digits) : 0n;
+  const wants = number >= 2;
+  if (number < 0 || wants !== (digits !== undefined) || (wants && (value < 1n || value > NO_OFFSET))) {
+    throw new InvalidValue("a ttl is forever, ephemeral, time:<ms> or last:<n>, n from 1 on");
+  }
+  return { kind: number, value };
+}
+
+/** The ttl of its number on the wire. */
+export function ttlText(kind: number, value: bigint): Ttl {
+  if (kind < 2) return kind === 0 ? "forever" : "ephemeral";
+  return `${kind === 2 ? "time" : "last"}:${value}`;
+}
+
+/** A place in the log: an offset, or an id, which need not exist. */
+export type Bound = bigint | number | FrameId;
+
+/** Milliseconds since 1970, or a date. */
+export type Time = number | bigint | Date;
+
+/** Patterns: `a.b`, `a.b.*`, `*`, several with commas between or in a list. */
+export type Topics = string | readonly string[];
+
+/** The patterns as a list. @throws {InvalidValue} */
+export function patternsOf(topics: Topics): string[] {
+  const parts = typeof topics === "string" ? topics.split(",") : [...topics];
+  if (parts.length < 1 || parts.length > PATTERNS_MAX) {
+    throw new InvalidValue(`a read takes 1 to ${PATTERNS_MAX} topic patterns, not ${parts.length}`);
+  }
+  return parts.map((part) => part.trim());
+}
+
+/** A u64 from what people give. @throws {InvalidValue} */
+export function u64(number: bigint | number, what: string): bigint {
+  if (typeof number === "number" && !Number.isSafeInteger(number)) {
+    throw new InvalidValue(`${number} is not a whole number for ${what}; give a bigint`);
+  }
+  const value = BigInt(number);
+  if (value < 0n || value > NO_OFFSET) throw new InvalidValue(`${number} is out of range: ${what}`);
+  return value;
+}
+
+/** Milliseconds since 1970. @throws {InvalidValue} */
+export function timeMs(time: Time): bigint {
+  return u64(time instanceof Date ? time.getTime() : time, "a time");
+}
+
+/** Which processor made a frame, and from which input. */
+export interface Origin {
+  readonly processor: FrameId;
+  readonly input: FrameId | null;
+  readonly inputOffset: bigint | null;
+  readonly hops: number;
+}
+
+/** A body: bytes, text (UTF-8), or the name of a blob that the store has. */
+export type Body = Uint8Array | string | BlobRef;
+
+/** A frame to append. */
+export interface NewFrame {
+  readonly topic: string;
+  readonly body?: Body | undefined;
+  /** A body in JSON instead of `body`. */
+  readonly json?: unknown;
+  /** Any JSON value; undefined or null for none. */
+  readonly meta?: unknown;
+  /** The text of the meta instead, sent as it is. */
+  readonly metaJson?: Uint8Array | string | undefined;
+  /** `forever` unless given. */
+  readonly ttl?: Ttl | undefined;
+  /** Only the host role may give it. */
+  readonly origin?: Origin | undefined;
+}
+
+/** A body as it is sent. @throws {InvalidValue} */
+export function bodyOf(frame: NewFrame): Buffer | BlobRef | undefined {
+  const { body, json } = frame;
+  if (json !== undefined) {
+    if (body !== undefined) throw new InvalidValue("a frame has body or json, not both");
+    return jsonBytes(json);
+  }
+  if (typeof body === "string") return Buffer.from(body);
+  return body instanceof Uint8Array ? asBuffer(body) : body;
+}
+
+/** A meta as it is sent. @throws {InvalidValue} */
+export function metaOf(frame: NewFrame): Buffer {
+  const { meta, metaJson } = frame;
+  if (metaJson !== undefined) {
+    return typeof metaJson === "string" ? Buffer.from(metaJson) : asBuffer(metaJson);
+  }
+  return meta === undefined || meta === null ? Buffer.alloc(0) : jsonBytes(meta);
+}
+
+/** Compact JSON. @throws {InvalidValue} for what JSON cannot say */
+export function jsonBytes(value: unknown): Buffer {
+  let text: string | undefined;
+  try {
+    text = JSON.stringify(value);
+  } catch (error) {
+    throw new InvalidValue(`not JSON: ${String(error)}`, { cause: error });
+  }
+  if (text === undefined) throw new InvalidValue("not JSON: a function or symbol");
+  return Buffer.from(text);
+}
+
+/** The same bytes as a Buffer. */
+export function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.isBuffer(bytes)
+    ? bytes
+    : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** A change of one cursor, stored in the same batch as the frames beside it. */
+export interface CursorChange {
+  readonly name: string;
+  /** The offset of the first frame not yet handled; null removes the cursor. */
+  readonly offset: bigint | number | null;
+  readonly state?: Uint8Array | undefined;
+  /** The revision it must have; 0: it must not exist; left out: any. */
+  readonly expect?: bigint | number | undefined;
+}
+
+/** What must hold for a batch to be stored. */
+export type Condition =
+  /** No frame of the topics has a higher offset. */
+  | { readonly lastAtMost: bigint | number; readonly topics: Topics }
+  /** The topics hold no frame. */
+  | { readonly empty: Topics }
+  /** The next frame of the log gets this offset. */
+  | { readonly headIs: bigint | number };
+
+/** What the store gave a frame; an ephemeral one has no offset. */
+export interface Stamp {
+  readonly id: FrameId;
+  readonly offset: bigint | null;
+}
+
+/** What became of a batch. */
+export interface Appended {
+  readonly frames: readonly Stamp[];
+  /** The new revisions, 0 for removed cursors. */
+  readonly cursors: readonly bigint[];
+  /** Whether it was synced. */
+  readonly durable: boolean;
+  /** The offset after the last frame readers can see. */
+  readonly head: bigint;
+}
+
+/** What the store holds of one topic. */
+export interface TopicSummary {
+  readonly name: string;
+  readonly count: bigint;
+  readonly bytes: bigint;
+  readonly first: FrameId;
+  readonly last: FrameId;
+  readonly lastOffset: bigint;
+}
+
+/** A cursor without its state. */
+export interface CursorSummary {
+  readonly name: string;
+  readonly revision: bigint;
+  readonly epoch: bigint;
+  /** Of the first frame not yet handled. */
+  readonly offset: bigint;
+  /** When it was changed, in milliseconds since 1970. */
+  readonly timeMs: bigint;
+  readonly stateBytes: bigint;
+}
+
+/** A named, durable position. */
+export interface Cursor extends Omit<CursorSummary, "stateBytes"> {
+  readonly state: Buffer;
+}
+
+/** A stored blob. */
+export interface Blob {
+  readonly hash: BlobHash;
+  readonly bytes: bigint;
+}
+
+/**
+ * Where a reader goes on: the first frame not yet seen, and where that offset was seen. It holds
+ * for this store (32 hexadecimal digits) and this epoch.
+ */
+export interface ResumePoint {
+  readonly store: string;
+  readonly epoch: bigint;
+  readonly offset: bigint;
+}
+
+/** A resume point as text. */
+export function resumeText(point: ResumePoint): string {
+  return `${point.store}:${point.epoch}:${point.offset}`;
+}
+
+/** The resume point of its text. @throws {InvalidValue} */
+export function parseResume(text: string): ResumePoint {
+  const found = /^([0-9a-f]{32}):(\d{1,20}):(\d{1,20})$/.exec(text);
+  if (!found) throw new InvalidValue(`"${text.slice(0, 80)}" is not a resume point`);
+  const [, store = "", epoch = "", offset = ""] = found;
+  return { store, epoch: BigInt(epoch), offset: BigInt(offset) };
+}
+
+/** All that was stored at the beginning was given; what comes now is new. Comes once. */
+export interface CaughtUp {
+  readonly kind: "caught_up";
+  readonly head: bigint;
+}
+
+/** The time asked for has passed. */
+export interface Pulse {
+  readonly kind: "pulse";
+}
+
+/**
+ * Frames are missing here: stored ones from `first` to before `end` that cannot be read, or
+ * `count` ephemeral ones that came faster than they were taken.
+ */
+export interface Gap {
+  readonly kind: "gap";
+  readonly first: bigint | null;
+  readonly end: bigint | null;
+  readonly count: bigint;
+}
+
+/**
+ * The connection was lost and made again: no stored frame is missing or doubled, ephemeral ones
+ * of the meantime are. `offset` is where it went on; null: from its start.
+ */
+export interface Resumed {
+  readonly kind: "resumed";
+  readonly offset: bigint | null;
+}
+
+/** What the server said of itself and of its store when the connection was made. */
+export interface ServerInfo {
+  readonly name: string;
+  readonly version: number;
+  readonly role: "read" | "append" | "admin" | "host";
+  /** The store's uuid, 32 hexadecimal digits. */
+  readonly store: string;
+  readonly epoch: bigint;
+  readonly head: bigint;
+  readonly messageBytes: number;
+  readonly requests: number;
+  readonly streams: number;
+  readonly chunkBytes: number;
+  readonly uploadWindow: number;
+  readonly batchRecords: number;
+  readonly ops: ReadonlyArray<{ op: number; oldest: number; newest: number }>;
+}

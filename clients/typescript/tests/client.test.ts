@@ -1,0 +1,429 @@
+// What the conformance script cannot say: waiting, giving up, and servers that stop, vanish or
+// lie.
+
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import * as net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, afterEach, before, beforeEach, describe, it } from "node:test";
+import { Op, PREFACE, PUSH, readHeader, RESPONSE, Writer, type Header } from "../src/coding.js";
+import {
+  AccessError,
+  AddressError,
+  blobHash,
+  Client,
+  ClientClosed,
+  connect,
+  ConnectError,
+  ConnectionLost,
+  IntegrityError,
+  ProtocolError,
+  ProtocolRefused,
+  Unavailable,
+  type ConnectOptions,
+  type Item,
+} from "../src/index.js";
+import { deliver, event, message, PATIENCE_MS, Server } from "./support.js";
+
+const QUICK = { firstMs: 10, mostMs: 50, giveUpMs: PATIENCE_MS };
+
+async function take<T>(stream: AsyncIterator<T, undefined>): Promise<T> {
+  const { done, value } = await stream.next();
+  assert(!done);
+  return value;
+}
+
+describe("over xs serve", () => {
+  let server: Server;
+  let client: Client;
+  before(async () => {
+    server = new Server();
+    client = await connect(server.store, { waitMs: PATIENCE_MS });
+  });
+  after(async () => {
+    await client.close();
+    await server.close();
+  });
+
+  it("a signal ends every wait with its reason", async () => {
+    const reason = new Error("enough");
+    const aborted = AbortSignal.abort(reason);
+    const { hash } = await client.putBlob("some bytes");
+    const waits: Array<() => Promise<unknown>> = [
+      () => connect(server.store, { signal: aborted }),
+      () => client.append("s", "x", { signal: aborted }),
+      () => client.ping(undefined, { signal: aborted }),
+      () => client.read("s", { signal: aborted }).next(),
+      () => client.follow("s", { signal: aborted }).next(),
+      () => client.getBlob(hash, { signal: aborted }).next(),
+      () => client.putBlob("x", { signal: aborted }),
+      () => client.call("nobody", {}, { signal: aborted }).next(),
+    ];
+    for (const wait of waits) await assert.rejects(wait, reason);
+    const later = new AbortController();
+    const follow = client.follow("s", { new: true, signal: later.signal });
+    assert.equal((await take(follow)).kind, "caught_up");
+    const told = assert.rejects(follow.next(), reason);
+    later.abort(reason);
+    await told;
+    assert((await client.ping()) >= 0);
+  });
+
+  it("requests are pipelined and appends keep their order", async () => {
+    const body = "x".repeat(2000);
+    const wanted = Array.from({ length: 3000 }, (_, meta) => client.append("piped", body, { meta }));
+    const offsets = (await Promise.all(wanted)).map(({ offset }) => Number(offset));
+    assert.deepEqual(offsets, [...offsets].sort((a, b) => a - b));
+    let n = 0;
+    for await (const frame of client.read("piped")) assert.equal(frame.meta, n++);
+    assert.equal(n, 3000);
+  });
+
+  it("a loop that is left ends its stream on the server", async () => {
+    const frames = Array.from({ length: 100 }, (_, meta) => ({ topic: "left", meta }));
+    await client.appendBatch({ frames });
+    // More than the 256 streams that one connection may have open.
+    for (let turn = 0; turn < 300; turn++) {
+      for await (const frame of client.read("left", { credit: 1 })) {
+        assert.equal(frame.meta, 0);
+        break;
+      }
+    }
+  });
+
+  it("calls of next may overlap", async () => {
+    const frames = [0, 1, 2].map((meta) => ({ topic: "overlap", meta }));
+    await client.appendBatch({ frames });
+    const read = client.read("overlap");
+    const found = await Promise.all([read.next(), read.next(), read.next(), read.next()]);
+    assert.deepEqual(found.map(({ value }) => value?.meta), [0, 1, 2, undefined]);
+  });
+
+  it("a closed client says so", async () => {
+    const other = await connect(server.store);
+    const follow = other.follow("closed", { new: true });
+    assert.equal((await take(follow)).kind, "caught_up");
+    const told = assert.rejects(follow.next(), ConnectionLost);
+    await other.close();
+    await other.close();
+    await told;
+    await assert.rejects(other.ping(), ClientClosed);
+    await assert.rejects(other.follow("x").open(), ClientClosed);
+  });
+
+  it("a path may be long", async () => {
+    const root = mkdtempSync(join(tmpdir(), "xs-ts-long-"));
+    const deep = join(root, ...["d", "d", "d", "d"].map((letter) => letter.repeat(50)));
+    mkdirSync(deep, { recursive: true });
+    symlinkSync(server.store, join(deep, "store"));
+    const other = await connect(join(deep, "store"));
+    assert((await other.ping()) >= 0);
+    await other.close();
+    rmSync(root, { recursive: true });
+  });
+
+  it("blobs pass through in pieces", async () => {
+    const piece = Buffer.alloc(256 * 1024, "piece");
+    const pieces = async function* () {
+      for (let n = 0; n < 200; n++) yield piece;
+    };
+    const blob = await client.putBlob(pieces());
+    assert.equal(blob.bytes, 200n * BigInt(piece.length));
+    const reader = client.getBlob(blob.hash, { credit: 1 << 18 });
+    let bytes = 0;
+    for await (const one of reader) bytes += one.length;
+    assert.deepEqual([BigInt(bytes), reader.bytes], [blob.bytes, blob.bytes]);
+  });
+});
+
+type Talk = (peer: Peer) => Promise<void>;
+
+/** A connection as a server that lies sees it. */
+class Peer {
+  #data: Buffer = Buffer.alloc(0);
+  #isOver = false;
+
+  constructor(readonly socket: net.Socket) {
+    socket.on("data", (data: Buffer) => (this.#data = Buffer.concat([this.#data, data])));
+    socket.on("close", () => (this.#isOver = true));
+    socket.on("error", () => undefined);
+  }
+
+  async take(count: number): Promise<Buffer> {
+    while (this.#data.length < count) {
+      if (this.#isOver) throw new Error("the client is gone");
+      await Promise.race([once(this.socket, "data"), once(this.socket, "close")]);
+    }
+    const taken = this.#data.subarray(0, count);
+    this.#data = this.#data.subarray(count);
+    return taken;
+  }
+
+  async request(): Promise<Header> {
+    const header = readHeader(await this.take(16));
+    await this.take(header.length - 12);
+    return header;
+  }
+
+  /** The next request of this kind; others are passed over. */
+  async expect(op: number): Promise<Header> {
+    for (;;) {
+      const header = await this.request();
+      if (header.op === op) return header;
+    }
+  }
+
+  send(data: Buffer): void {
+    this.socket.write(data);
+  }
+
+  push(op: number, sub: number, body: Buffer, code = 0, more = 0): void {
+    this.send(message({ op, flags: PUSH | more, code, corr: 0, sub }, body));
+  }
+
+  answer(asked: Header, body: Buffer = Buffer.alloc(0), code = 0): void {
+    const { op, corr, sub } = asked;
+    this.send(message({ op, flags: RESPONSE, code, corr, sub }, body));
+  }
+
+  async greet(): Promise<void> {
+    await this.take(8);
+    this.send(PREFACE);
+    const out = new Writer().u16(1).u16(1).u32(2).u64(0n).zeros(16).u64(1n).u64(100n);
+    for (const limit of [24 << 20, 1024, 256, 256 << 10, 1 << 20, 4096]) out.u32(limit);
+    this.answer(await this.request(), out.text("liar", 99, "name").u16(0).bytes());
+  }
+
+  /** Until the client is gone. */
+  async rest(): Promise<void> {
+    for (;;) await this.request();
+  }
+}
+
+const refused = (text: string) => new Writer().text(text, 999, "text").bytes();
+
+/** The answer to an append of one frame, at offset 7. */
+const STORED = new Writer().u64(8n).u8(1).u8(0).u16(1).u32(0).zeros(16).u64(7n).bytes();
+
+describe("over servers that lie", () => {
+  let talks: Talk[];
+  let connections: number;
+  let root: string;
+  let server: net.Server;
+  let clients: Client[];
+  let sockets: Set<net.Socket>;
+
+  beforeEach(async () => {
+    [talks, connections, clients, sockets] = [[], 0, [], new Set()];
+    root = mkdtempSync(join(tmpdir(), "xs-ts-"));
+    server = net.createServer((socket) => {
+      sockets.add(socket);
+      const talk = talks[Math.min(connections++, talks.length - 1)];
+      const ended = talk?.(new Peer(socket)) ?? Promise.resolve();
+      ended.catch(() => undefined).finally(() => socket.end());
+    });
+    server.listen(join(root, "xs.sock"));
+    await once(server, "listening");
+  });
+  afterEach(async () => {
+    for (const client of clients) await client.close();
+    for (const socket of sockets) socket.destroy();
+    server.close();
+    rmSync(root, { recursive: true });
+  });
+
+  async function dial(list: Talk[], options: ConnectOptions = {}): Promise<Client> {
+    talks = list;
+    const client = await connect(join(root, "xs.sock"), { retry: QUICK, ...options });
+    clients.push(client);
+    return client;
+  }
+
+  it("no answer to HELLO ends the wait", async () => {
+    await assert.rejects(
+      dial([(peer) => peer.rest()], { timeoutMs: 50 }),
+      (error) => error instanceof ConnectError && /no answer within/.test(error.message),
+    );
+  });
+
+  it("another protocol is told", async () => {
+    const other: Talk = async (peer) => {
+      peer.send(Buffer.from("XSP\0\x02\0\0\0"));
+      await peer.rest();
+    };
+    await assert.rejects(
+      dial([other]),
+      (error) => error instanceof ProtocolError && /XSP\/2/.test(error.message),
+    );
+  });
+
+  it("a refused token is final", async () => {
+    const stern: Talk = async (peer) => {
+      await peer.take(8);
+      peer.send(PREFACE);
+      peer.answer(await peer.request(), refused("no such token"), 200);
+      await peer.rest();
+    };
+    await assert.rejects(dial([stern], { waitMs: PATIENCE_MS }), AccessError);
+    assert.equal(connections, 1);
+  });
+
+  const vanish: Talk = async (peer) => {
+    await peer.greet();
+    await peer.expect(Op.APPEND);
+  };
+
+  it("an append without a key is not repeated", async () => {
+    const client = await dial([vanish]);
+    await assert.rejects(
+      client.append("a"),
+      (error) => error instanceof ConnectionLost && !error.retryable,
+    );
+  });
+
+  it("an append with a key is repeated", async () => {
+    const store: Talk = async (peer) => {
+      await peer.greet();
+      peer.answer(await peer.expect(Op.APPEND), STORED);
+      await peer.rest();
+    };
+    const client = await dial([vanish, vanish, store]);
+    assert.equal((await client.append("a", "", { key: "k" })).offset, 7n);
+    assert.equal(connections, 3);
+  });
+
+  it("what is busy is asked again, for a time", async () => {
+    const busy = (times: number): Talk => async (peer) => {
+      await peer.greet();
+      for (let left = times; left > 0; left--) {
+        peer.answer(await peer.expect(Op.APPEND), refused("full"), 502);
+      }
+      peer.answer(await peer.expect(Op.APPEND), STORED);
+      await peer.rest();
+    };
+    const patient = await dial([busy(3)]);
+    assert.equal((await patient.append("a")).offset, 7n);
+    const hasty = await dial([busy(1e9)], { retry: { ...QUICK, giveUpMs: 100 } });
+    await assert.rejects(hasty.append("a"), Unavailable);
+  });
+
+  it("a server that goes away is left", async () => {
+    let finish: () => void = () => undefined;
+    const finished = new Promise<void>((resolve) => (finish = resolve));
+    const leaving: Talk = async (peer) => {
+      await peer.greet();
+      const subscribed = await peer.expect(Op.SUBSCRIBE);
+      peer.answer(subscribed);
+      const slow = await peer.expect(Op.TOPICS);
+      const reason = new Writer().u32(5000).raw(refused("stopping")).bytes();
+      peer.push(Op.GOAWAY, 0, reason, 501);
+      const drop = event(4, 42n, 501, refused("stopping"));
+      peer.push(drop.op, subscribed.sub, drop.body, 501);
+      await finished;
+      peer.answer(slow);
+      await peer.rest();
+    };
+    const fresh: Talk = async (peer) => {
+      await peer.greet();
+      for (;;) {
+        const header = await peer.request();
+        peer.answer(header);
+        if (header.op === Op.SUBSCRIBE) peer.push(Op.SUB_EVENT, header.sub, event(1, 50n).body);
+      }
+    };
+    const client = await dial([leaving, fresh]);
+    const follow = await client.follow("*").open();
+    let isAnswered = false;
+    const topics = client.topics().finally(() => (isAnswered = true));
+    assert.deepEqual(await take<Item>(follow), { kind: "resumed", offset: 42n });
+    assert.deepEqual(await take<Item>(follow), { kind: "caught_up", head: 50n });
+    await client.ping();
+    assert(!isAnswered);
+    finish();
+    assert.deepEqual(await topics, []);
+  });
+
+  it("damage on the way ends the stream", async () => {
+    const damage: Talk = async (peer) => {
+      await peer.greet();
+      const header = await peer.expect(Op.SUBSCRIBE);
+      peer.answer(header);
+      const { body } = deliver([3n], 4n);
+      body[body.length - 9]! ^= 1;
+      peer.push(Op.DELIVER, header.sub, body);
+      await peer.expect(Op.UNSUBSCRIBE);
+      peer.answer(await peer.expect(Op.PING));
+      await peer.rest();
+    };
+    const client = await dial([damage]);
+    await assert.rejects(client.follow("*").next(), IntegrityError);
+    await client.ping();
+  });
+
+  it("a breach is final", async () => {
+    const breach: Talk = async (peer) => {
+      await peer.greet();
+      peer.answer(await peer.expect(Op.SUBSCRIBE));
+      peer.push(Op.CLOSE, 0, refused("too much"), 105);
+      await peer.rest();
+    };
+    const client = await dial([breach]);
+    await assert.rejects(client.follow("*").next(), ProtocolRefused);
+    assert.equal(connections, 1);
+  });
+
+  it("a download goes on and is checked", async () => {
+    const data = Buffer.from("0123456789".repeat(10));
+    const hash = blobHash(data);
+    const part = (upTo: number, source: Buffer, stay: boolean): Talk => async (peer) => {
+      await peer.greet();
+      const header = await peer.expect(Op.BLOB_GET);
+      peer.answer(header, new Writer().u64(BigInt(data.length)).bytes());
+      for (let at = 0; at < upTo; at += 20) {
+        peer.push(Op.BLOB_CHUNK, header.sub, source.subarray(at, at + 20), 0, at === 80 ? 0 : 4);
+      }
+      if (stay) await peer.rest();
+    };
+    const client = await dial([part(40, data, false), part(100, data, true)]);
+    assert.deepEqual(await client.readBlob(hash), data);
+    assert.equal(connections, 2);
+    const lied = await dial([part(100, Buffer.alloc(100), true)]);
+    await assert.rejects(lied.readBlob(hash), IntegrityError);
+  });
+
+  it("an upload keeps to its window", async () => {
+    let received = 0;
+    let beyond = 0;
+    const count: Talk = async (peer) => {
+      await peer.greet();
+      let granted = 1 << 20;
+      let put: Header | undefined;
+      for (;;) {
+        const header = await peer.request();
+        if (header.op === Op.BLOB_PUT) put = header;
+        if (header.op !== Op.BLOB_CHUNK || !put) continue;
+        received += header.length - 12;
+        beyond = Math.max(beyond, received - granted);
+        if (!(header.flags & 4)) {
+          peer.answer(put, new Writer().zeros(32).u64(BigInt(received)).bytes());
+        } else if (received === granted) {
+          // Only when the window is used up: the client has to wait for it.
+          granted += 1 << 20;
+          peer.push(Op.CREDIT, put.sub, new Writer().u64(1n << 20n).bytes());
+        }
+      }
+    };
+    const client = await dial([count]);
+    const pieces = new Array<Buffer>(50).fill(Buffer.alloc(100_000));
+    assert.equal((await client.putBlob(pieces)).bytes, 5_000_000n);
+    assert.equal(beyond, 0);
+  });
+
+  it("a token is not sent in the clear", async () => {
+    const token = "secret";
+    await assert.rejects(connect("192.0.2.1:1", { token, timeoutMs: 100 }), AddressError);
+    assert.throws(() => new Client(join(root, "xs.sock"), { tls: {} }), AddressError);
+  });
+});

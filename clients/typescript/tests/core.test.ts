@@ -1,0 +1,363 @@
+// The parts without a connection: values, addresses, back-off, credit, the session, and where a
+// reader goes on.
+
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { header, Op, PREFACE, PUSH, RESPONSE } from "../src/coding.js";
+import { crc32, crc32InJs } from "../src/crc.js";
+import { CODES, refusalOf } from "../src/errors.js";
+import {
+  AddressError,
+  addressText,
+  blobHash,
+  CorruptRange,
+  CursorAhead,
+  Frame,
+  idTimeMs,
+  InvalidValue,
+  OtherStore,
+  parseAddress,
+  parseResume,
+  ProtocolError,
+  resumeText,
+  Unavailable,
+  XsError,
+  type Item,
+  type ServerInfo,
+} from "../src/index.js";
+import { isLocal } from "../src/address.js";
+import { append, selection } from "../src/messages.js";
+import { Backoff, Reading } from "../src/reading.js";
+import { Flow, Session, type Event } from "../src/session.js";
+import { hashBytes, idBytes, idOfBytes, patternsOf, ttlNumbers, ttlText } from "../src/values.js";
+import { deliver, event, gap, message, record } from "./support.js";
+
+describe("values", () => {
+  it("ids are text and order like bytes", () => {
+    const text = "03haz7sn27d6aj2qw4jm7lv3h";
+    assert.equal(idOfBytes(idBytes(text)), text);
+    assert.equal(idOfBytes(idBytes(text.toUpperCase())), text);
+    assert.equal(idTimeMs(text), idBytes(text).readUIntBE(0, 6));
+    for (const bad of ["", "0", "z".repeat(25), "0".repeat(26), `!${"0".repeat(24)}`]) {
+      assert.throws(() => idBytes(bad), InvalidValue, bad);
+    }
+  });
+
+  it("hashes are text", () => {
+    const made = blobHash(Buffer.from("hello"));
+    assert.equal(made, "sha256-LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=");
+    assert.equal(hashBytes(made).length, 32);
+    for (const bad of ["", "sha256-", "sha256-AAAA", made.slice(7), `sha512-${made.slice(7)}`]) {
+      assert.throws(() => hashBytes(bad), InvalidValue, bad);
+    }
+  });
+
+  it("ttls are checked", () => {
+    for (const text of ["forever", "ephemeral", "time:1", "last:18446744073709551615"]) {
+      const { kind, value } = ttlNumbers(text);
+      assert.equal(ttlText(kind, value), text);
+    }
+    const wrong = ["", "time", "time:", "time:0", "last:-1", "last:1.5", "forever:1", "never"];
+    for (const bad of wrong) assert.throws(() => ttlNumbers(bad), InvalidValue, bad);
+  });
+
+  it("resume points are text", () => {
+    const point = { store: "0f".repeat(16), epoch: 3n, offset: 1n << 63n };
+    assert.deepEqual(parseResume(resumeText(point)), point);
+    for (const bad of ["", "1:2:3", `${"00".repeat(16)}:1`, `${"00".repeat(16)}:x:1`]) {
+      assert.throws(() => parseResume(bad), InvalidValue, bad);
+    }
+  });
+
+  it("patterns have a most", () => {
+    assert.deepEqual(patternsOf("a, b.*"), ["a", "b.*"]);
+    assert.equal(patternsOf(new Array<string>(64).fill("a")).length, 64);
+    for (const count of [0, 65]) {
+      assert.throws(() => patternsOf(new Array<string>(count).fill("a")), InvalidValue);
+    }
+  });
+
+  it("every code has a class that tells whether to retry", () => {
+    for (const [code, name] of Object.entries(CODES)) {
+      const refusal = refusalOf(Number(code), "why");
+      assert.equal(refusal.codeName, name);
+      assert.equal(refusal.retryable, code.startsWith("5"));
+    }
+    assert.equal(refusalOf(599, "new").codeName, "Other");
+    assert.equal(refusalOf(599, "new").retryable, true);
+    assert.equal(refusalOf(999, "new").retryable, false);
+  });
+
+  it("numbers beyond what is exact are asked for as bigints", () => {
+    const at = (offset: number | bigint) => append({ cursors: [{ name: "c", offset }] });
+    assert.throws(() => at(2 ** 53), InvalidValue);
+    assert.throws(() => at(-1), InvalidValue);
+    assert.throws(() => at(1n << 64n), InvalidValue);
+    assert.equal(Buffer.concat(at((1n << 64n) - 1n)).readBigUInt64LE(24), (1n << 64n) - 1n);
+  });
+
+  it("both CRCs are the same", () => {
+    for (const text of ["", "123456789", "x".repeat(1000)]) {
+      assert.equal(crc32InJs(Buffer.from(text)), crc32(Buffer.from(text)));
+    }
+    assert.equal(crc32InJs(Buffer.from("123456789")), 0xcbf43926);
+  });
+});
+
+describe("addresses", () => {
+  it("are told apart", () => {
+    const cases = {
+      "./store": "store/xs.sock",
+      store: "store/xs.sock",
+      "/run/a.sock": "/run/a.sock",
+      "./a:1/b": "a:1/b/xs.sock",
+      ":4000": "127.0.0.1:4000",
+      "localhost:4000": "localhost:4000",
+      "[::1]:4000": "[::1]:4000",
+      "10.0.0.1:65535": "10.0.0.1:65535",
+      "xss://example.org:4000": "xss://example.org:4000",
+    };
+    for (const [text, expected] of Object.entries(cases)) {
+      assert.equal(addressText(parseAddress(text)), expected);
+    }
+    for (const bad of ["", ":", ":0", ":65536", ":-1", "a:b", "::1:80", "xss://:1", "http://a:1"]) {
+      assert.throws(() => parseAddress(bad), AddressError, bad);
+    }
+  });
+
+  it("local is this machine", () => {
+    for (const text of [":1", "127.0.0.2:1", "[::1]:1", "localhost:1", "./a"]) {
+      assert(isLocal(parseAddress(text)), text);
+    }
+    for (const text of ["10.0.0.1:1", "127.example.org:1", "xss://example.org:1"]) {
+      assert(!isLocal(parseAddress(text)), text);
+    }
+  });
+});
+
+describe("waiting", () => {
+  it("waits grow to a most and vary by half", () => {
+    const retry = { firstMs: 1, mostMs: 5, factor: 2, giveUpMs: 0 };
+    const longest = new Backoff(retry, () => 1);
+    const shortest = new Backoff(retry, () => 0);
+    assert.deepEqual([1, 2, 3, 4, 5].map(() => longest.wait()), [1, 2, 4, 5, 5]);
+    assert.deepEqual([1, 2, 3, 4].map(() => shortest.wait()), [0.5, 1, 2, 2.5]);
+    assert.equal(longest.wait(60), 60);
+    longest.reset();
+    assert.equal(longest.wait(), 1);
+  });
+
+  it("credit is granted in halves", () => {
+    const flow = new Flow(1000);
+    assert.deepEqual([400, 99, 1, 640, 499].map((n) => flow.took(n)), [0, 0, 500, 640, 0]);
+    assert.equal(new Flow(1).took(1), 1);
+    assert.equal(new Flow(0).took(5), 5);
+  });
+});
+
+const NONE = { code: 0, corr: 0, sub: 0 };
+
+describe("sessions", () => {
+  it("bytes may come one at a time", () => {
+    const session = new Session("test");
+    session.outgoing();
+    const ping = message({ ...NONE, op: Op.PING, flags: PUSH }, Buffer.from("x"));
+    const push = message({ ...NONE, op: Op.DELIVER, flags: PUSH, sub: 7 });
+    const events: Event[] = [];
+    for (const byte of Buffer.concat([PREFACE, ping, push])) {
+      events.push(...session.receive(Buffer.from([byte])));
+    }
+    const body = Buffer.alloc(0);
+    const expected = { kind: "push", sub: 7, op: Op.DELIVER, code: 0, more: false, body };
+    assert.deepEqual(events, [expected]);
+    const pong = message({ ...NONE, op: Op.PING, flags: RESPONSE }, Buffer.from("x"));
+    assert.deepEqual(Buffer.concat(session.outgoing()), pong);
+  });
+
+  it("what is no XSP is told", () => {
+    for (const [data, why] of [
+      ["HTTP/1.1 400", /does not speak XSP/],
+      ["XSP\0\x02\0\0\0", /XSP\/2/],
+      ["XSP\0\x01\0\0\x01", /does not speak XSP/],
+    ] as const) {
+      assert.throws(() => new Session("test").receive(Buffer.from(data)), why);
+    }
+  });
+
+  it("answers are put to their questions", () => {
+    const session = new Session("test");
+    session.receive(PREFACE);
+    const [one, two] = [session.request(Op.TOPICS), session.request(Op.PING)];
+    const part = (op: number, corr: number, flags: number, text: string) =>
+      message({ ...NONE, op, flags, corr }, Buffer.from(text));
+    const data = [
+      part(Op.TOPICS, one, RESPONSE | 4, "a"),
+      part(Op.PING, two, RESPONSE, ""),
+      part(Op.TOPICS, one, RESPONSE, "b"),
+    ];
+    const [ping, topics] = session.receive(Buffer.concat(data));
+    assert(ping?.kind === "answer" && topics?.kind === "answer");
+    assert.equal(ping.corr, two);
+    assert.equal(Buffer.concat([...topics.parts]).toString(), "ab");
+    for (const wrong of [
+      part(Op.PING, two, RESPONSE, ""),
+      message({ ...NONE, op: Op.PING, flags: 0, corr: 9 }),
+      message({ ...NONE, op: Op.HELLO, flags: PUSH }),
+    ]) {
+      assert.throws(() => session.receive(wrong), ProtocolError);
+    }
+  });
+
+  it("an answer to another op is refused", () => {
+    const session = new Session("test");
+    session.receive(PREFACE);
+    const corr = session.request(Op.PING);
+    const wrong = message({ ...NONE, op: Op.GET, flags: RESPONSE, corr });
+    assert.throws(() => session.receive(wrong), ProtocolError);
+  });
+
+  it("a request has a longest", () => {
+    const session = new Session("test");
+    const most = 24 * 1024 * 1024 - 16;
+    session.request(Op.APPEND, [Buffer.alloc(most)]);
+    assert.throws(() => session.request(Op.APPEND, [Buffer.alloc(most + 1)]), InvalidValue);
+  });
+
+  it("headers are written as they are read", () => {
+    assert.equal(header({ ...NONE, op: 1, flags: 0, corr: 0xffff_ffff }, 4).readUInt32LE(8), 2 ** 32 - 1);
+  });
+});
+
+const STORE = "00".repeat(16);
+
+function info(epoch = 1n, head = 100n, store = STORE): ServerInfo {
+  const sizes = { messageBytes: 1, requests: 1, streams: 1, chunkBytes: 1, uploadWindow: 1 };
+  return { ...sizes, name: "xs", version: 1, role: "admin", store, epoch, head, batchRecords: 1, ops: [] };
+}
+
+function given(reading: Reading, push: Parameters<Reading["take"]>[0]): Item[] {
+  const items = reading.take(push);
+  items.forEach((item, at) => reading.gave(item, at === items.length - 1));
+  return items;
+}
+
+describe("readings", () => {
+  const following = (options = {}) => new Reading(selection("*", options, true));
+
+  it("the position follows what was handed out", () => {
+    const reading = following();
+    assert.equal(reading.point, undefined);
+    reading.begin(info());
+    assert.equal(reading.began(info()), undefined);
+    const [one, two, three] = reading.take(deliver([3n, null, 5n], 9n)) as [Item, Item, Item];
+    reading.gave(one, false);
+    assert.equal(reading.position, 4n);
+    reading.gave(two, false);
+    assert.equal(reading.position, 4n);
+    reading.gave(three, true);
+    assert.deepEqual(reading.point, { store: STORE, epoch: 1n, offset: 9n });
+    given(reading, deliver([], 2000n));
+    assert.equal(reading.position, 2000n);
+  });
+
+  it("it goes on where it was", () => {
+    const reading = following({ last: 10, limit: 5 });
+    reading.begin(info());
+    reading.began(info());
+    given(reading, deliver([3n, 4n], 9n));
+    const rest = reading.begin(info());
+    assert.deepEqual([rest.start, rest.limit], [{ at: "from", bound: 9n }, 3n]);
+    assert.deepEqual(reading.began(info()), { kind: "resumed", offset: 9n });
+    given(reading, deliver([9n, 10n, 11n], 12n));
+    assert(reading.isDone);
+  });
+
+  it("new goes on from its threshold", () => {
+    const reading = following({ new: true });
+    reading.began(info());
+    assert.deepEqual(reading.begin(info()).start, { at: "new" });
+    assert.deepEqual(given(reading, event(1, 7n)), [{ kind: "caught_up", head: 7n }]);
+    assert.deepEqual(reading.begin(info()).start, { at: "from", bound: 7n });
+  });
+
+  it("the threshold comes once", () => {
+    const reading = following();
+    assert.equal(given(reading, event(1, 7n)).length, 1);
+    reading.began(info());
+    assert.equal(given(reading, event(1, 9n)).length, 0);
+    assert.equal(reading.position, 9n);
+  });
+
+  it("a backward read goes on downwards", () => {
+    const reading = new Reading(selection("*", { last: 5, reverse: true }, false));
+    reading.began(info());
+    const [one] = reading.take(deliver([9n, 8n], 8n)) as [Item];
+    reading.gave(one, false);
+    assert.equal(reading.position, 9n);
+    const { start, before, limit } = reading.rest;
+    assert.deepEqual([start, before, limit], [{ at: "first" }, 8n, 3n]);
+  });
+
+  it("a frame that comes twice is an error", () => {
+    for (const offsets of [[3n, 3n], [4n, 3n]]) {
+      assert.throws(() => following().take(deliver(offsets, 9n)), ProtocolError);
+    }
+    const reading = following();
+    reading.take(deliver([3n], 9n));
+    assert.throws(() => reading.take(deliver([8n], 10n)), ProtocolError);
+  });
+
+  it("gaps are told to followers and end reads", () => {
+    const reading = following();
+    const lost = { kind: "gap", first: 3n, end: 5n, count: 0n };
+    assert.deepEqual(given(reading, gap(1, 3n, 5n)), [lost]);
+    assert.equal(reading.position, 5n);
+    const missed = { kind: "gap", first: null, end: null, count: 12n };
+    assert.deepEqual(given(reading, gap(2, 12n, 0n)), [missed]);
+    assert.equal(reading.position, 5n);
+    const bounded = new Reading(selection("*", {}, false));
+    assert.throws(
+      () => bounded.take(gap(1, 3n, 5n)),
+      (error) => error instanceof CorruptRange && error.first === 3n && error.resume === 5n,
+    );
+  });
+
+  it("what drops it is thrown and its offset kept", () => {
+    const reading = following();
+    const dropped = event(4, 42n, 501, Buffer.from("\x03\0why"));
+    assert.throws(() => reading.take(dropped), Unavailable);
+    assert.deepEqual(reading.rest.start, { at: "from", bound: 42n });
+  });
+
+  it("a point holds for its store and epoch", () => {
+    const point = { store: STORE, epoch: 1n, offset: 100n };
+    const at = (offset: bigint) => new Reading(selection("*", {}, true), { ...point, offset });
+    assert.deepEqual(at(100n).begin(info(2n)).start, { at: "from", bound: 100n });
+    // The head of the same epoch may have moved since HELLO.
+    assert.deepEqual(at(101n).begin(info(1n)).start, { at: "from", bound: 101n });
+    assert.throws(
+      () => at(101n).begin(info(2n)),
+      (error) => error instanceof CursorAhead && error.details.offset === 100n,
+    );
+    assert.throws(() => at(100n).begin(info(1n, 100n, "01".repeat(16))), OtherStore);
+  });
+
+  it("options that contradict are refused", () => {
+    for (const options of [{ from: 1, new: true }, { last: 1, after: 2 }, { from: -1 }]) {
+      assert.throws(() => selection("*", options, false), InvalidValue);
+    }
+    assert.throws(() => selection("*", { reverse: true }, true), InvalidValue);
+    const since = new Date("2030-01-01T00:00:00Z");
+    assert.equal(selection("*", { since }, false).sinceMs, 1_893_456_000_000n);
+  });
+});
+
+describe("frames", () => {
+  it("a body that did not come is told", () => {
+    const frame = new Frame(record("a", 0), 1n);
+    assert.deepEqual([frame.body?.length, frame.text(), frame.meta], [0, "", undefined]);
+    const bodied = record("a", 0);
+    bodied[9] = 1;
+    assert.throws(() => new Frame(Buffer.concat([bodied, Buffer.alloc(40)]), 1n).text(), XsError);
+  });
+});
