@@ -80,7 +80,8 @@ export class BlobWriter {
     while (this.#window < chunk.length && !this.#isAnswered) {
       // A refusal may come before the end.
       const push = await Promise.race([line.item(this.signal), this.#answer]);
-      if (push && "op" in push && push.op === Op.CREDIT) this.#window += Number(readNumber(push.body));
+      if (push && "op" in push && push.op === Op.CREDIT)
+        this.#window += Number(readNumber(push.body));
     }
     if (this.#isAnswered) await this.#answer;
     this.#window -= chunk.length;

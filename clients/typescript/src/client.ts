@@ -65,7 +65,10 @@ export interface ConnectOptions extends Signal {
 }
 
 /** How one frame is appended. */
-export interface AppendOptions extends Omit<NewFrame, "topic" | "body">, Omit<Batch, "frames" | "cursors">, Signal {}
+export interface AppendOptions
+  extends Omit<NewFrame, "topic" | "body">,
+    Omit<Batch, "frames" | "cursors">,
+    Signal {}
 
 /** How a stream is served. */
 export interface StreamOptions extends Signal {
@@ -255,11 +258,7 @@ export class Client {
    * With a `key`, the store keeps the batch once, so it is sent again by itself after a lost
    * connection.
    */
-  async append(
-    topic: string,
-    body?: Body | Source,
-    options: AppendOptions = {},
-  ): Promise<Stamp> {
+  async append(topic: string, body?: Body | Source, options: AppendOptions = {}): Promise<Stamp> {
     const { conditions, key, durable, signal, ...rest } = options;
     let sent: Body | undefined;
     if (body === undefined || typeof body === "string" || body instanceof Uint8Array) sent = body;
@@ -278,7 +277,8 @@ export class Client {
     let { frames = [] } = batch;
     if (frames.some(isLong)) {
       const ready: NewFrame[] = [];
-      for (const frame of frames) ready.push(isLong(frame) ? await this.#upload(frame, signal) : frame);
+      for (const frame of frames)
+        ready.push(isLong(frame) ? await this.#upload(frame, signal) : frame);
       frames = ready;
     }
     const body = messages.append({ ...batch, frames });
@@ -486,4 +486,3 @@ function only(parts: readonly Buffer[]): Buffer {
   if (!part || parts.length > 1) throw new ProtocolError("the answer has too many parts");
   return part;
 }
-

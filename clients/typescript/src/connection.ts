@@ -386,7 +386,8 @@ function dialSocket(dial: Dial): Dialed {
     });
     const fail = (cause: NodeJS.ErrnoException) => {
       const text = `${addressText(address)}: ${cause.message || cause.code}`;
-      const isTls = "tls" in address && address.tls && !cause.syscall && cause.code !== "ECONNRESET";
+      const isTls =
+        "tls" in address && address.tls && !cause.syscall && cause.code !== "ECONNRESET";
       reject(isTls ? new TlsError(text, { cause }) : new ConnectError(text, { cause }));
     };
     socket.once("error", fail);

@@ -149,7 +149,10 @@ function putFrame(out: Writer, frame: NewFrame): void {
   if (origin) {
     out.raw(idBytes(origin.processor));
     out.raw(origin.input === null ? Buffer.alloc(16) : idBytes(origin.input));
-    out.u64(origin.inputOffset ?? limits.NO_OFFSET).u32(origin.hops).u32(0);
+    out
+      .u64(origin.inputOffset ?? limits.NO_OFFSET)
+      .u32(origin.hops)
+      .u32(0);
   }
   out.raw(topic).raw(meta);
   if (inline) out.raw(inline);

@@ -67,9 +67,7 @@ export class Reading {
   #epoch = 0n;
 
   constructor(selection: Selection, point?: ResumePoint) {
-    this.rest = point
-      ? { ...selection, start: { at: "from", bound: point.offset } }
-      : selection;
+    this.rest = point ? { ...selection, start: { at: "from", bound: point.offset } } : selection;
     this.#reverse = selection.reverse;
     this.#follow = selection.follow;
     this.#seen = this.#given = point?.offset;

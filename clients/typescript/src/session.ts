@@ -4,12 +4,7 @@
 import { header, MORE, Op, PREFACE, PUSH, Reader, readHeader, RESPONSE } from "./coding.js";
 import type { Header } from "./coding.js";
 import { InvalidValue, ProtocolError, type Refusal } from "./errors.js";
-import {
-  HEADER_BYTES,
-  MESSAGE_BYTES_MAX,
-  NUMBER_MAX,
-  SERVER_MESSAGE_BYTES_MAX,
-} from "./limits.js";
+import { HEADER_BYTES, MESSAGE_BYTES_MAX, NUMBER_MAX, SERVER_MESSAGE_BYTES_MAX } from "./limits.js";
 import * as messages from "./messages.js";
 import type { ServerInfo } from "./values.js";
 

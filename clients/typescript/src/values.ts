@@ -72,7 +72,11 @@ export function ttlNumbers(ttl: string): { kind: number; value: bigint } {
   const number = TTLS.indexOf(kind as (typeof TTLS)[number]);
   const value = digits !== undefined && /^\d{1,20}$/.test(digits) ? BigInt(digits) : 0n;
   const wants = number >= 2;
-  if (number < 0 || wants !== (digits !== undefined) || (wants && (value < 1n || value > NO_OFFSET))) {
+  if (
+    number < 0 ||
+    wants !== (digits !== undefined) ||
+    (wants && (value < 1n || value > NO_OFFSET))
+  ) {
     throw new InvalidValue("a ttl is forever, ephemeral, time:<ms> or last:<n>, n from 1 on");
   }
   return { kind: number, value };

@@ -73,9 +73,14 @@ describe("over xs serve", () => {
 
   it("requests are pipelined and appends keep their order", async () => {
     const body = "x".repeat(2000);
-    const wanted = Array.from({ length: 3000 }, (_, meta) => client.append("piped", body, { meta }));
+    const wanted = Array.from({ length: 3000 }, (_, meta) =>
+      client.append("piped", body, { meta }),
+    );
     const offsets = (await Promise.all(wanted)).map(({ offset }) => Number(offset));
-    assert.deepEqual(offsets, [...offsets].sort((a, b) => a - b));
+    assert.deepEqual(
+      offsets,
+      [...offsets].sort((a, b) => a - b),
+    );
     let n = 0;
     for await (const frame of client.read("piped")) assert.equal(frame.meta, n++);
     assert.equal(n, 3000);
@@ -98,7 +103,10 @@ describe("over xs serve", () => {
     await client.appendBatch({ frames });
     const read = client.read("overlap");
     const found = await Promise.all([read.next(), read.next(), read.next(), read.next()]);
-    assert.deepEqual(found.map(({ value }) => value?.meta), [0, 1, 2, undefined]);
+    assert.deepEqual(
+      found.map(({ value }) => value?.meta),
+      [0, 1, 2, undefined],
+    );
   });
 
   it("a closed client says so", async () => {
@@ -295,14 +303,16 @@ describe("over servers that lie", () => {
   });
 
   it("what is busy is asked again, for a time", async () => {
-    const busy = (times: number): Talk => async (peer) => {
-      await peer.greet();
-      for (let left = times; left > 0; left--) {
-        peer.answer(await peer.expect(Op.APPEND), refused("full"), 502);
-      }
-      peer.answer(await peer.expect(Op.APPEND), STORED);
-      await peer.rest();
-    };
+    const busy =
+      (times: number): Talk =>
+      async (peer) => {
+        await peer.greet();
+        for (let left = times; left > 0; left--) {
+          peer.answer(await peer.expect(Op.APPEND), refused("full"), 502);
+        }
+        peer.answer(await peer.expect(Op.APPEND), STORED);
+        await peer.rest();
+      };
     const patient = await dial([busy(3)]);
     assert.equal((await patient.append("a")).offset, 7n);
     const hasty = await dial([busy(1e9)], { retry: { ...QUICK, giveUpMs: 100 } });
@@ -377,15 +387,17 @@ describe("over servers that lie", () => {
   it("a download goes on and is checked", async () => {
     const data = Buffer.from("0123456789".repeat(10));
     const hash = blobHash(data);
-    const part = (upTo: number, source: Buffer, stay: boolean): Talk => async (peer) => {
-      await peer.greet();
-      const header = await peer.expect(Op.BLOB_GET);
-      peer.answer(header, new Writer().u64(BigInt(data.length)).bytes());
-      for (let at = 0; at < upTo; at += 20) {
-        peer.push(Op.BLOB_CHUNK, header.sub, source.subarray(at, at + 20), 0, at === 80 ? 0 : 4);
-      }
-      if (stay) await peer.rest();
-    };
+    const part =
+      (upTo: number, source: Buffer, stay: boolean): Talk =>
+      async (peer) => {
+        await peer.greet();
+        const header = await peer.expect(Op.BLOB_GET);
+        peer.answer(header, new Writer().u64(BigInt(data.length)).bytes());
+        for (let at = 0; at < upTo; at += 20) {
+          peer.push(Op.BLOB_CHUNK, header.sub, source.subarray(at, at + 20), 0, at === 80 ? 0 : 4);
+        }
+        if (stay) await peer.rest();
+      };
     const client = await dial([part(40, data, false), part(100, data, true)]);
     assert.deepEqual(await client.readBlob(hash), data);
     assert.equal(connections, 2);

@@ -140,8 +140,14 @@ describe("waiting", () => {
     const retry = { firstMs: 1, mostMs: 5, factor: 2, giveUpMs: 0 };
     const longest = new Backoff(retry, () => 1);
     const shortest = new Backoff(retry, () => 0);
-    assert.deepEqual([1, 2, 3, 4, 5].map(() => longest.wait()), [1, 2, 4, 5, 5]);
-    assert.deepEqual([1, 2, 3, 4].map(() => shortest.wait()), [0.5, 1, 2, 2.5]);
+    assert.deepEqual(
+      [1, 2, 3, 4, 5].map(() => longest.wait()),
+      [1, 2, 4, 5, 5],
+    );
+    assert.deepEqual(
+      [1, 2, 3, 4].map(() => shortest.wait()),
+      [0.5, 1, 2, 2.5],
+    );
     assert.equal(longest.wait(60), 60);
     longest.reset();
     assert.equal(longest.wait(), 1);
@@ -149,7 +155,10 @@ describe("waiting", () => {
 
   it("credit is granted in halves", () => {
     const flow = new Flow(1000);
-    assert.deepEqual([400, 99, 1, 640, 499].map((n) => flow.took(n)), [0, 0, 500, 640, 0]);
+    assert.deepEqual(
+      [400, 99, 1, 640, 499].map((n) => flow.took(n)),
+      [0, 0, 500, 640, 0],
+    );
     assert.equal(new Flow(1).took(1), 1);
     assert.equal(new Flow(0).took(5), 5);
   });
@@ -224,7 +233,10 @@ describe("sessions", () => {
   });
 
   it("headers are written as they are read", () => {
-    assert.equal(header({ ...NONE, op: 1, flags: 0, corr: 0xffff_ffff }, 4).readUInt32LE(8), 2 ** 32 - 1);
+    assert.equal(
+      header({ ...NONE, op: 1, flags: 0, corr: 0xffff_ffff }, 4).readUInt32LE(8),
+      2 ** 32 - 1,
+    );
   });
 });
 
@@ -232,7 +244,17 @@ const STORE = "00".repeat(16);
 
 function info(epoch = 1n, head = 100n, store = STORE): ServerInfo {
   const sizes = { messageBytes: 1, requests: 1, streams: 1, chunkBytes: 1, uploadWindow: 1 };
-  return { ...sizes, name: "xs", version: 1, role: "admin", store, epoch, head, batchRecords: 1, ops: [] };
+  return {
+    ...sizes,
+    name: "xs",
+    version: 1,
+    role: "admin",
+    store,
+    epoch,
+    head,
+    batchRecords: 1,
+    ops: [],
+  };
 }
 
 function given(reading: Reading, push: Parameters<Reading["take"]>[0]): Item[] {
@@ -299,7 +321,10 @@ describe("readings", () => {
   });
 
   it("a frame that comes twice is an error", () => {
-    for (const offsets of [[3n, 3n], [4n, 3n]]) {
+    for (const offsets of [
+      [3n, 3n],
+      [4n, 3n],
+    ]) {
       assert.throws(() => following().take(deliver(offsets, 9n)), ProtocolError);
     }
     const reading = following();

@@ -25,7 +25,10 @@ it("the ten lines of the README", async () => {
     const args = [join(root, "program.mjs"), server.store];
     const { stdout, stderr } = await promisify(execFile)(process.execPath, args);
     assert.equal(stderr, "");
-    const lines = stdout.trim().split("\n").map((line) => line.replace(/^\d+n? /, ""));
+    const lines = stdout
+      .trim()
+      .split("\n")
+      .map((line) => line.replace(/^\d+n? /, ""));
     assert.deepEqual(lines, ["buy milk { urgent: true }", "and bread undefined"]);
   } finally {
     await server.close();

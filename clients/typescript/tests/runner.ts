@@ -69,7 +69,9 @@ export function difference(expected: Json, found: Json, at = ""): string | undef
       .map(([key, one]) => difference(one, found[key] ?? null, `${at}.${key}`))
       .find(Boolean);
   }
-  return expected === found ? undefined : `${at}: wanted ${JSON.stringify(expected)}, found ${shown}`;
+  return expected === found
+    ? undefined
+    : `${at}: wanted ${JSON.stringify(expected)}, found ${shown}`;
 }
 
 const repeated = (pair: Json): string => (pair[0] as string).repeat(pair[1]);

@@ -99,7 +99,11 @@ export function deliver(offsets: ReadonlyArray<bigint | null>, scannedTo: bigint
   for (const offset of offsets) {
     const one = record("a", 0);
     const padded = Buffer.concat([one, Buffer.alloc((8 - (one.length % 8)) % 8)]);
-    out.u64(offset ?? (1n << 64n) - 1n).u32(padded.length).u32(1).raw(padded);
+    out
+      .u64(offset ?? (1n << 64n) - 1n)
+      .u32(padded.length)
+      .u32(1)
+      .raw(padded);
   }
   return push(Op.DELIVER, out.bytes());
 }
@@ -109,7 +113,12 @@ function push(op: number, body: Buffer, code = 0): Push {
 }
 
 /** A SUB_EVENT. */
-export function event(kind: number, number: bigint, code = 0, rest: Buffer = Buffer.alloc(0)): Push {
+export function event(
+  kind: number,
+  number: bigint,
+  code = 0,
+  rest: Buffer = Buffer.alloc(0),
+): Push {
   return push(Op.SUB_EVENT, new Writer().u8(kind).u64(number).raw(rest).bytes(), code);
 }
 

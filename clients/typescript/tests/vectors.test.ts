@@ -162,7 +162,9 @@ describe("answers", () => {
     assert.deepEqual([info.epoch, info.head], [3n, 99n]);
     assert.equal(info.store, "07".repeat(16));
     assert.equal(info.messageBytes, 25_165_824);
-    assert(info.ops.some(({ op, oldest, newest }) => op === Op.CALL && oldest === 1 && newest === 1));
+    assert(
+      info.ops.some(({ op, oldest, newest }) => op === Op.CALL && oldest === 1 && newest === 1),
+    );
   });
 
   it("appended", () => {
@@ -207,7 +209,14 @@ describe("answers", () => {
     assert.deepEqual(events("topics-part"), []);
     const [topic] = messages.readTopics(golden("server", "topics-part").subarray(16));
     const first = anId(1);
-    assert.deepEqual(topic, { name: "a.b", count: 2n, bytes: 300n, first, last: anId(3), lastOffset: 8n });
+    assert.deepEqual(topic, {
+      name: "a.b",
+      count: 2n,
+      bytes: 300n,
+      first,
+      last: anId(3),
+      lastOffset: 8n,
+    });
     const [cursor] = messages.readCursors(answer("cursor-list-reply"));
     assert.deepEqual([cursor?.name, cursor?.revision, cursor?.stateBytes], ["c", 4n, 2n]);
   });
@@ -240,11 +249,19 @@ describe("answers", () => {
   it("stream events", () => {
     assert.deepEqual(streamEvent("event-caught-up"), { kind: "caught_up", head: 9n });
     assert.deepEqual(streamEvent("event-pulse"), { kind: "pulse" });
-    assert.deepEqual(streamEvent("event-gap-corrupt"), { kind: "gap", first: 3n, end: 5n, count: 0n });
+    assert.deepEqual(streamEvent("event-gap-corrupt"), {
+      kind: "gap",
+      first: 3n,
+      end: 5n,
+      count: 0n,
+    });
     const lost = { kind: "gap", first: null, end: null, count: 12n };
     assert.deepEqual(streamEvent("event-gap-ephemeral"), lost);
     const dropped = streamEvent("event-dropped");
-    assert.deepEqual([dropped.resume, dropped.refusal.code, dropped.refusal.retryable], [9n, 501, true]);
+    assert.deepEqual(
+      [dropped.resume, dropped.refusal.code, dropped.refusal.retryable],
+      [9n, 501, true],
+    );
     assert.deepEqual(streamEvent("event-ended"), { kind: "ended", scannedTo: 9n });
   });
 });
@@ -363,4 +380,3 @@ describe("the server refuses", () => {
     }
   }
 });
-
