@@ -47,7 +47,9 @@ fn check_frame(role: Role, frame: &NewFrame) -> Result<(), Refusal> {
         // A name may hold dots: between the kind and the event lies at least one part.
         Role::Admin => {
             let event = parts.next_back();
-            of_processor && matches!(event, Some("create" | "term")) && parts.next().is_some()
+            of_processor
+                && matches!(event, Some("create" | "term" | "unpark" | "discard"))
+                && parts.next().is_some()
         }
         Role::Read | Role::Append => false,
     };
@@ -55,7 +57,7 @@ fn check_frame(role: Role, frame: &NewFrame) -> Result<(), Refusal> {
         return Ok(());
     }
     let whose = match role {
-        Role::Admin => "an admin may append xs.<kind>.<name>.create and .term",
+        Role::Admin => "an admin may append xs.<kind>.<name>.create, .term, .unpark and .discard",
         _ => "topics that begin with xs belong to the store",
     };
     Err(denied(format!("{topic} cannot be appended by the role {role}: {whose}")))
@@ -94,6 +96,7 @@ mod tests {
             ("xs.start", [false, false, false, false]),
             ("xs", [false, false, false, false]),
             ("xs.handler.a.create", [false, false, true, true]),
+            ("xs.handler.a.unpark", [false, false, true, true]),
             ("xs.handler.a.b.term", [false, false, true, true]),
             ("xs.handler.create", [false, false, false, true]),
             ("xs.command.a.active", [false, false, false, true]),

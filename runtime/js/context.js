@@ -4,7 +4,7 @@
 const { core } = __bootstrap;
 const {
   op_xs_append, op_xs_append_bytes, op_xs_blob_bytes, op_xs_blob_put, op_xs_call, op_xs_config,
-  op_xs_env, op_xs_fs_bytes, op_xs_fs_list, op_xs_fs_stat, op_xs_fs_text, op_xs_get, op_xs_last,
+  op_xs_env, op_xs_fs_bytes, op_xs_fs_list, op_xs_fs_stat, op_xs_fs_text, op_xs_get, op_xs_input, op_xs_input_left, op_xs_last,
   op_xs_last_per_topic, op_xs_log, op_xs_read, op_xs_stream_close, op_xs_stream_next, op_xs_tail,
   op_xs_topics, op_xs_watch_signal,
 } = core.ops;
@@ -74,7 +74,7 @@ function iterable(iterator) {
 
 // The items of a stream in Rust. It is opened on the first next(), closed by return() and with the
 // scope, after which it has simply ended.
-function stream(scope, open, decode) {
+function stream(scope, open, decode, left = () => {}) {
   let id = null, ready = [], at = 0, over = false, forget = () => {};
   const close = () => {
     over = true;
@@ -101,7 +101,10 @@ function stream(scope, open, decode) {
       }
     },
     async return(value) {
-      if (!over) close();
+      if (!over) {
+        left();
+        close();
+      }
       forget();
       ready = [];
       return { value, done: true };
@@ -251,6 +254,7 @@ function generatorContext(scope, definition) {
     ...Object.getOwnPropertyDescriptors(base(scope, definition, now)),
     ...Object.getOwnPropertyDescriptors(immediate(scope)),
     ...Object.getOwnPropertyDescriptors({
+      input: { [Symbol.asyncIterator]: () => stream(scope, async () => op_xs_input(scope.run), frames, () => op_xs_input_left()) },
       every: (interval) => every(scope, interval),
       tail: (path, options = {}) =>
         stream(scope, async () => op_xs_tail(scope.run, String(path), options.first === "start"), parse),

@@ -43,6 +43,8 @@ class HandlerLoop {
   state = undefined;
   index = 0;
   #saved = "null";
+  // What the store has; not the same after a migration that is not committed yet.
+  #stored = "null";
   #asyncRun = false;
   // The first input that no reply covers yet, and how many there are.
   #from = 0;
@@ -66,22 +68,24 @@ class HandlerLoop {
     if (this.#from < this.index) await new Promise((resolve) => this.#readers.push(resolve));
     if (this.#barrier !== null) await this.#barrier;
   }
-  load(text) {
-    this.state = text === "" ? definition.state : parse(text);
-    this.#saved = stateText(this.state ?? null);
+  load(text, foreign) {
+    let state = text === "" ? definition.state : parse(text);
+    if (foreign && definition.migrate !== undefined) state = definition.migrate(state);
+    this.#saved = stateText(state ?? null);
+    this.#stored = text === "" ? this.#saved : text;
     // A copy of its own: the definition's object must not change with the first call.
     this.state = parse(this.#saved);
   }
   // The state's text when it is not the saved one.
   #changed() {
     const text = stateText(this.state ?? null);
-    return text === this.#saved ? "" : text;
+    return text === this.#stored ? "" : text;
   }
   // Answers for the next calls. Until that is committed nothing later is read or answered.
   async #reply(done, text) {
     if (this.#barrier !== null) await this.#barrier;
     op_xs_reply(done, text);
-    if (text !== "") this.#saved = text;
+    if (text !== "") this.#saved = this.#stored = text;
     buffer.full = false;
     this.#from += done;
     this.#barrier = this.#from < this.#count ? op_xs_committed() : null;
@@ -341,7 +345,7 @@ async function work() {
       case "S":
         try {
           handling ??= new HandlerLoop();
-          handling.load(text.slice(1));
+          handling.load(text.slice(2), text[1] === "F");
           op_xs_finish(HANDLER, "", "", "");
         } catch (error) {
           report(op_xs_finish, HANDLER, error);

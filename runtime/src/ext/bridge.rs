@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,20 +13,15 @@ use deno_error::JsErrorBox;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::DropGuard;
-use xs_engine::{BlobHash, Body, Frame, Meta, NewFrame, Origin, Topic, Ttl};
+use xs_engine::{BlobHash, NewFrame, Origin};
 
-use super::outbox::{Outbox, Weight};
+use super::batch::Batch;
+use super::input::Keeping;
+use super::outbox::Outbox;
 use super::streams::Streams;
 use crate::isolate::handle::{Replies, Request};
-use crate::isolate::limits::{
-    GROUP_BODIES_BYTES, GROUP_OUTPUTS, GROUP_RECORDS_BYTES, OUTPUT_BODY_BYTES_MAX,
-    OUTPUT_BYTES_PER_CALL_MAX, OUTPUT_RECORDS_BYTES_PER_CALL_MAX, OUTPUTS_PER_CALL_MAX,
-};
 use crate::isolate::stop::Stop;
-use crate::isolate::{
-    Backend, Definition, FailureKind, HandlerFailure, HandlerReply, Input, IsolateSpec,
-    ModuleError, Verdict,
-};
+use crate::isolate::{Backend, Definition, FailureKind, Input, IsolateSpec, ModuleError, Verdict};
 use crate::permissions::Granted;
 
 /// The number of the handler's run; generators and calls count from 1.
@@ -38,10 +33,12 @@ pub(crate) struct Bridge {
     pub(crate) stop: Arc<Stop>,
     pub(super) streams: Streams,
     requests: RefCell<Option<mpsc::UnboundedReceiver<Request>>>,
-    definition: RefCell<Option<Definition>>,
+    pub(super) definition: RefCell<Option<Definition>>,
     granted: RefCell<Granted>,
     pub(super) batch: RefCell<Option<Batch>>,
     pub(super) runs: RefCell<HashMap<u32, Run>>,
+    /// The input of the generator, as it was opened last.
+    pub(super) input: RefCell<Weak<Keeping>>,
     next_run: Cell<u32>,
     pub(super) state_answer: RefCell<Option<oneshot::Sender<Result<(), ModuleError>>>>,
     control: RefCell<VecDeque<String>>,
@@ -51,24 +48,6 @@ pub(crate) struct Bridge {
     idle: Notify,
     /// Somebody waits for a signal: an event loop without work is then no stall.
     signal_awaited: Cell<bool>,
-}
-
-/// A batch of frames in a handler.
-pub(super) struct Batch {
-    pub(super) inputs: Vec<Input>,
-    /// The first input that no reply covers yet.
-    pub(super) from: usize,
-    /// Outputs since the last reply, with the index of the input they are from.
-    outputs: Vec<(usize, NewFrame)>,
-    /// What they weigh together.
-    weight: Weight,
-    /// The input that the last of them are from, how many these are and what they weigh.
-    latest: (usize, usize, Weight),
-    pub(super) replies: Replies,
-    /// Counts the calls that waited, so that a timer knows whether its call is still the one.
-    pub(super) wait: u64,
-    /// The input whose call waits. What came before it is answered for.
-    pub(super) waiting: Option<usize>,
 }
 
 /// A generator's run or one call.
@@ -105,6 +84,7 @@ impl Bridge {
             granted: RefCell::default(),
             batch: RefCell::default(),
             runs: RefCell::default(),
+            input: RefCell::default(),
             next_run: Cell::new(HANDLER_RUN + 1),
             state_answer: RefCell::default(),
             control: RefCell::default(),
@@ -128,6 +108,11 @@ impl Bridge {
 
     pub(super) fn timeout(&self) -> Duration {
         self.definition.borrow().as_ref().map_or(Duration::from_secs(30), |known| known.timeout)
+    }
+
+    /// Whether a generator reads what is sent to it.
+    pub(super) fn is_duplex(&self) -> bool {
+        self.definition.borrow().as_ref().is_some_and(|known| known.duplex)
     }
 
     /// The configuration: the definition's defaults with the operator's values over them.
@@ -252,16 +237,7 @@ impl Bridge {
     }
 
     pub(super) fn begin(&self, inputs: Vec<Input>, replies: Replies) {
-        *self.batch.borrow_mut() = Some(Batch {
-            inputs,
-            from: 0,
-            outputs: Vec::new(),
-            weight: Weight::default(),
-            latest: Default::default(),
-            replies,
-            wait: 0,
-            waiting: None,
-        });
+        *self.batch.borrow_mut() = Some(Batch::new(inputs, replies));
     }
 
     /// The body of a frame that travelled along with it.
@@ -277,180 +253,10 @@ impl Bridge {
         let mut bodies = runs.values().filter_map(|run| run.body.as_ref());
         bodies.find(|(of, _)| *of == hash).map(|(_, body)| body.clone())
     }
-
-    // ---- outputs
-
-    /// Origin of what an input causes.
-    pub(super) fn origin(&self, input: Option<&Frame>) -> Origin {
-        let hops = input.map_or(0, |frame| frame.origin().map_or(0, |origin| origin.hops) + 1);
-        Origin {
-            processor: self.spec.create,
-            input: input.map(Frame::id),
-            input_offset: input.and_then(Frame::offset),
-            hops,
-        }
-    }
-
-    /// A frame as the module describes it; empty text stands for "not given".
-    pub(super) fn frame(
-        &self,
-        topic: &str,
-        meta: String,
-        ttl: &str,
-        body: Bytes,
-        origin: Origin,
-    ) -> Result<NewFrame, JsErrorBox> {
-        if body.len() > OUTPUT_BODY_BYTES_MAX {
-            return Err(JsErrorBox::range_error(format!(
-                "a body of {} bytes is over the limit of {OUTPUT_BODY_BYTES_MAX}; \
-                 keep large content with ctx.blob.put() and append its hash",
-                body.len()
-            )));
-        }
-        let definition = self.definition.borrow();
-        let output = definition.as_ref().map(|known| &known.output);
-        let topic = match (topic.is_empty(), output.and_then(|output| output.topic.clone())) {
-            (true, Some(topic)) => topic,
-            (true, None) => {
-                let suffix = self.spec.kind.result_suffix();
-                self.topic(&format!("{}.{suffix}", self.spec.name))?
-            }
-            (false, _) => self.topic(topic)?,
-        };
-        let ttl = match ttl {
-            "" => output.map_or(Ttl::Forever, |output| output.ttl),
-            text => Ttl::parse(text).map_err(type_error)?,
-        };
-        let meta = Meta::parse(meta).map_err(type_error)?;
-        let body = if body.is_empty() { Body::None } else { Body::Inline(body) };
-        Ok(NewFrame { topic, meta, body, ttl, origin: Some(origin) })
-    }
-
-    fn topic(&self, text: &str) -> Result<Topic, JsErrorBox> {
-        let topic = Topic::parse(text).map_err(type_error)?;
-        if topic.is_reserved() {
-            return Err(JsErrorBox::type_error(format!(
-                "topic {text:?} belongs to xs itself; append to a topic that does not begin with xs."
-            )));
-        }
-        Ok(topic)
-    }
-
-    /// Takes one output of a run; whether the outputs buffered for a handler fill a commit.
-    pub(super) fn emit(
-        &self,
-        run: u32,
-        input: u32,
-        topic: &str,
-        meta: String,
-        ttl: &str,
-        body: Bytes,
-    ) -> Result<bool, JsErrorBox> {
-        if run == HANDLER_RUN {
-            return self.emit_buffered(input as usize, topic, meta, ttl, body);
-        }
-        let (outbox, origin) = {
-            let mut runs = self.runs.borrow_mut();
-            let Some(run) = runs.get_mut(&run) else { return Err(over()) };
-            run.results += 1;
-            (Rc::clone(&run.outbox), run.origin)
-        };
-        if let Some(refusal) = outbox.take_refusal() {
-            return Err(JsErrorBox::generic(refusal.message));
-        }
-        outbox.push(self.frame(topic, meta, ttl, body, origin)?, None);
-        Ok(false)
-    }
-
-    fn emit_buffered(
-        &self,
-        input: usize,
-        topic: &str,
-        meta: String,
-        ttl: &str,
-        body: Bytes,
-    ) -> Result<bool, JsErrorBox> {
-        let mut batch = self.batch.borrow_mut();
-        let Some(batch) = batch.as_mut() else { return Err(over()) };
-        let origin = self.origin(batch.inputs.get(input).map(|input| &input.frame));
-        let frame = self.frame(topic, meta, ttl, body, origin)?;
-        let weight = Weight::of(&frame);
-        let (count, of_call) = match batch.latest {
-            (index, count, before) if index == input => (count + 1, before + weight),
-            _ => (1, weight),
-        };
-        if count > OUTPUTS_PER_CALL_MAX
-            || of_call.bodies > OUTPUT_BYTES_PER_CALL_MAX
-            || of_call.records > OUTPUT_RECORDS_BYTES_PER_CALL_MAX
-        {
-            return Err(JsErrorBox::range_error(format!(
-                "a call may append {OUTPUTS_PER_CALL_MAX} frames with \
-                 {OUTPUT_RECORDS_BYTES_PER_CALL_MAX} bytes of meta and \
-                 {OUTPUT_BYTES_PER_CALL_MAX} bytes of bodies; a generator or a command may append more"
-            )));
-        }
-        batch.latest = (input, count, of_call);
-        batch.weight = batch.weight + weight;
-        batch.outputs.push((input, frame));
-        Ok(batch.is_full())
-    }
-}
-
-impl Batch {
-    /// Whether the calls so far should be committed before another begins.
-    const fn is_full(&self) -> bool {
-        self.outputs.len() >= GROUP_OUTPUTS
-            || self.weight.bodies >= GROUP_BODIES_BYTES
-            || self.weight.records >= GROUP_RECORDS_BYTES
-    }
-
-    /// Answers for the next `done` inputs; `None` when that was the last answer.
-    pub(super) fn reply(mut self, done: usize, state: Option<Bytes>) -> Option<Self> {
-        let until = self.from + done;
-        let tick = self.inputs.is_empty();
-        let later = self.outputs.iter().position(|(index, _)| *index >= until && !tick);
-        let rest = self.outputs.split_off(later.unwrap_or(self.outputs.len()));
-        let outputs = std::mem::replace(&mut self.outputs, rest);
-        let outputs = outputs.into_iter().map(|(_, frame)| frame).collect();
-        let left = self.outputs.iter().map(|(_, frame)| Weight::of(frame));
-        self.weight = left.fold(Weight::default(), |sum, more| sum + more);
-        self.from = until;
-        // The Host may have dropped its end: then nobody wants the rest either.
-        let _ = self.replies.replies.send(HandlerReply { done, outputs, state, failure: None });
-        (self.from < self.inputs.len()).then_some(self)
-    }
-
-    pub(super) fn undo(&mut self) {
-        self.outputs.clear();
-        self.weight = Weight::default();
-    }
-
-    /// Answers that the input at `index` could not be handled.
-    pub(super) fn fail(
-        self,
-        index: usize,
-        shared: bool,
-        fresh: bool,
-        error: ModuleError,
-        verdict: Verdict,
-    ) {
-        let failure = HandlerFailure { error, index, shared, fresh: fresh || shared, verdict };
-        // As above.
-        let _ = self.replies.replies.send(HandlerReply {
-            done: 0,
-            outputs: Vec::new(),
-            state: None,
-            failure: Some(failure),
-        });
-    }
 }
 
 pub(super) fn type_error(error: impl std::fmt::Display) -> JsErrorBox {
     JsErrorBox::type_error(error.to_string())
-}
-
-fn over() -> JsErrorBox {
-    JsErrorBox::generic("this run is over: nothing more can be appended from it")
 }
 
 /// What a promise that nothing can settle amounts to.

@@ -18,16 +18,18 @@ use super::outbox::Outbox;
 use crate::isolate::handle::Request;
 use crate::isolate::{Call, FailureKind, ModuleError, Verdict};
 
-/// The next piece of work: `S` and the state, `B` and frames, `R` and a run, `C` and a call.
+/// The next piece of work: `S` and the state (`F` before one that other code made, else `O`), `B`
+/// and frames, `R` and a run, `C` and a call.
 #[op2]
 #[string]
 pub(super) async fn op_xs_next(state: Rc<RefCell<OpState>>) -> String {
     let bridge = bridge(&state);
     match bridge.next_request().await {
-        Request::State { saved, answer } => {
+        Request::State { saved, foreign, answer } => {
             *bridge.state_answer.borrow_mut() = Some(answer);
             let text = saved.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-            format!("S{}", text.unwrap_or_default())
+            let whose = if foreign { 'F' } else { 'O' };
+            format!("S{whose}{}", text.unwrap_or_default())
         }
         Request::Handle { inputs, replies } => {
             let frames = inputs.iter().map(|input| &input.frame);
@@ -277,7 +279,7 @@ pub(super) fn op_xs_waits(state: &mut OpState, index: i32) {
     let timeout = bridge.timeout();
     drop(deno_core::unsync::spawn(async move {
         tokio::time::sleep(timeout).await;
-        let same = |batch: &super::bridge::Batch| batch.wait == wait && batch.waiting.is_some();
+        let same = |batch: &super::batch::Batch| batch.wait == wait && batch.waiting.is_some();
         if bridge.batch.borrow().as_ref().is_some_and(same) {
             bridge.end(ModuleError::new(
                 FailureKind::Timeout,

@@ -2,11 +2,14 @@
 //! strings, numbers and buffers only: a richer value from user code could abort the process
 //! (docs/adr/0002-what-crosses.md), and none of them panics.
 
+mod batch;
 mod bridge;
 mod driver;
 mod files;
 mod frames;
+mod input;
 mod outbox;
+mod outputs;
 mod random;
 mod sources;
 mod store;
@@ -60,6 +63,8 @@ deno_core::extension!(
         files::op_xs_fs_list,
         files::op_xs_fs_stat,
         files::op_xs_tail,
+        input::op_xs_input,
+        input::op_xs_input_left,
         random::op_xs_random,
         random::op_xs_uuid,
     ],
@@ -119,6 +124,7 @@ mod tests {
         let sources = [
             include_str!("driver.rs"),
             include_str!("files.rs"),
+            include_str!("input.rs"),
             include_str!("random.rs"),
             include_str!("store.rs"),
         ];

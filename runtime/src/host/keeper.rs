@@ -22,7 +22,7 @@ use super::lifecycle::{Event, Key};
 use super::report;
 use super::store::Finish;
 use super::version::{Shared, Started, Version};
-use crate::isolate::{FailureKind, ModuleError};
+use crate::isolate::{Definition, FailureKind, ModuleError};
 use crate::name::Kind;
 
 /// What is asked of a processor.
@@ -189,7 +189,12 @@ impl Keeper {
             Ready::Handler(handler) => handler.first_change(),
             Ready::Command(command, ..) => command.first_change(),
         };
-        let frames = self.turn(&frame, old);
+        let definition = match &ready {
+            Ready::Generator(both) => &both.1.definition,
+            Ready::Handler(handler) => handler.definition(),
+            Ready::Command(command, ..) => command.definition(),
+        };
+        let frames = self.turn(&frame, old, definition);
         let Some(appended) = self.say(frames, first.into_iter().collect()).await else {
             return false;
         };
@@ -219,18 +224,20 @@ impl Keeper {
     async fn swap(&mut self, frame: Frame, version: Version, started: Started) -> bool {
         let Some(running) = &mut self.running else { return false };
         let old = std::mem::replace(&mut running.create, frame.clone()).id();
-        let swapped = running.command.as_ref();
-        let sent = swapped.is_some_and(|(swaps, _)| swaps.send(Swap { version, started }).is_ok());
-        let frames = self.turn(&frame, Some(old).filter(|old| *old != frame.id()));
+        let swaps = running.command.as_ref().map(|(swaps, _)| swaps.clone());
+        let old = Some(old).filter(|old| *old != frame.id());
+        let frames = self.turn(&frame, old, &started.definition);
+        let sent = swaps.is_some_and(|swaps| swaps.send(Swap { version, started }).is_ok());
         sent && self.say(frames, Vec::new()).await.is_some()
     }
 
-    fn turn(&self, frame: &Frame, old: Option<FrameId>) -> Vec<NewFrame> {
+    fn turn(&self, frame: &Frame, old: Option<FrameId>, definition: &Definition) -> Vec<NewFrame> {
         let replaced = old.map(|old| {
             let by = Map::from_iter([("by".to_owned(), json!(frame.id().to_string()))]);
             report::frame(&self.key, Event::Replaced, old, by)
         });
-        let active = report::frame(&self.key, Event::Active, frame.id(), Map::new());
+        let facts = report::facts(definition);
+        let active = report::frame(&self.key, Event::Active, frame.id(), facts);
         replaced.into_iter().chain([active]).collect()
     }
 

@@ -4,6 +4,7 @@
 //! log.
 
 pub(crate) mod backoff;
+pub mod check;
 mod command;
 mod commit;
 pub mod config;
@@ -43,6 +44,10 @@ use self::watch::Watcher;
 use crate::isolate::{FailureKind, Limits, ModuleError};
 use crate::name::thread_name;
 use crate::permissions::Allow;
+
+pub use handler::parked::{DISCARD, PARKED, UNPARK, about};
+pub use handler::place::{Place, PlaceError, Retry, State};
+pub use store::processor_cursor;
 
 /// Time that all modules together have to end when the Host is stopped.
 const STOP_MAX: Duration = Duration::from_secs(12);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use xs_engine::{FrameId, Meta, NewFrame, Origin, Ttl};
 
 use super::lifecycle::{Event, Key};
-use crate::isolate::{LogLevel, ModuleError};
+use crate::isolate::{Definition, LogLevel, ModuleError};
 
 /// Bytes of a message or a code frame in a report.
 const TEXT_BYTES_MAX: usize = 4 * 1024;
@@ -73,6 +73,38 @@ pub(super) fn error_fields(error: &ModuleError) -> Map<String, Value> {
         }
     }
     fields
+}
+
+impl ModuleError {
+    /// What is to be known of it, as lifecycle frames say it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        Value::Object(error_fields(self))
+    }
+}
+
+/// What a definition says that an operator asks about, as the fields of a meta.
+#[must_use]
+pub(super) fn facts(definition: &Definition) -> Map<String, Value> {
+    let mut facts = Map::new();
+    if let Some(about) = &definition.about {
+        facts.insert("about".to_owned(), json!(cut(about, 1024)));
+    }
+    if let Some(topics) = &definition.topics {
+        let patterns: Vec<_> = topics.as_slice().iter().map(ToString::to_string).collect();
+        facts.insert("topics".to_owned(), json!(patterns));
+    }
+    let asked = &definition.permissions;
+    let asked = [("net", &asked.net), ("read", &asked.read), ("env", &asked.env)];
+    let asked: Map<_, _> = asked
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| (what.to_owned(), json!(names)))
+        .collect();
+    if !asked.is_empty() {
+        facts.insert("permissions".to_owned(), Value::Object(asked));
+    }
+    facts
 }
 
 /// One line of a processor's log. `fields` is the text of a JSON object.

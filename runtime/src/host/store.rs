@@ -215,7 +215,11 @@ impl Backend for ProcessorStore {
 }
 
 /// The cursor of a processor itself.
-pub(super) fn processor_cursor(key: &Key) -> CursorName {
+///
+/// # Panics
+/// Never: a name leaves room for a kind.
+#[must_use]
+pub fn processor_cursor(key: &Key) -> CursorName {
     CursorName::parse(&format!("xs.{}.{}", key.kind, key.name)).expect("a name leaves room for a kind")
 }
 

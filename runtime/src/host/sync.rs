@@ -22,11 +22,11 @@ use crate::loader::ModuleGraph;
 const INLINE_MAX: usize = 1024 * 1024;
 
 /// What a file is now.
-struct Found {
+pub(super) struct Found {
     taken: Taken,
-    source: Vec<u8>,
-    config: ModuleConfig,
-    error: Option<ModuleError>,
+    pub(super) source: Vec<u8>,
+    pub(super) config: ModuleConfig,
+    pub(super) error: Option<ModuleError>,
 }
 
 /// Appends what the files ask for. Returns the offset behind the last frame appended, if any.
@@ -117,7 +117,8 @@ fn look(dir: &Path, known: &[(Key, Taken)]) -> Result<Looked, String> {
     Ok((config, gone, changed))
 }
 
-fn find(dir: &Path, scan: &Scan, key: &Key, config: ModuleConfig) -> Found {
+/// What defines a processor now. Blocks.
+pub(super) fn find(dir: &Path, scan: &Scan, key: &Key, config: ModuleConfig) -> Found {
     let own = scan.modules.get(key).map(Vec::as_slice).unwrap_or_default();
     let file = own.first().cloned().unwrap_or_default();
     let claims = scan.claims(key);

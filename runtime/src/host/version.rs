@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
-use xs_engine::{Frame, FrameId};
+use xs_engine::{BlobHash, Frame, FrameId};
 use xs_protocol::Client;
 
 use super::config::Config;
@@ -51,6 +51,7 @@ pub(super) struct Version {
     pub(super) create: FrameId,
     /// Offset of its `create` frame: what comes after it is new to it.
     pub(super) offset: u64,
+    code: BlobHash,
     spec: IsolateSpec,
     pub(super) backend: Arc<dyn Backend>,
     shared: Arc<Shared>,
@@ -82,6 +83,7 @@ impl Version {
         let graph = graph(move || ModuleGraph::from_bytes(&bytes)).await?;
         let module = shared.config.read().module(&key.name);
         let config = meta.get("config").cloned();
+        let code = graph.hash();
         let spec = IsolateSpec {
             name: key.name.as_str().to_owned(),
             kind: key.kind,
@@ -100,10 +102,16 @@ impl Version {
             key: key.clone(),
             create: frame.id(),
             offset: frame.offset().unwrap_or_default(),
+            code,
             spec,
             backend: super::store::shared(store),
             shared: Arc::clone(shared),
         })
+    }
+
+    /// The hash over its sources, which says whether a state is its own.
+    pub(super) const fn code(&self) -> BlobHash {
+        self.code
     }
 
     /// What it shares with the others.

@@ -123,8 +123,12 @@ pub struct Definition {
     pub on_error: OnError,
     /// Handler: time between two calls of `tick`, when it has one.
     pub pulse: Option<Duration>,
+    /// Generator: whether it reads what is sent to it.
+    pub duplex: bool,
     /// Command: its arguments; `None` when any are taken as they are.
     pub args: Option<Vec<ArgSpec>>,
     /// Command: calls that run side by side.
     pub concurrency: usize,
+    /// Command: whether a call that a crash cut off is run again instead of failing.
+    pub retry_after_crash: bool,
 }

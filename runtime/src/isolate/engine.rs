@@ -28,6 +28,21 @@ pub unsafe fn prepare_process() {
     unsafe { std::env::set_var(NO_BYTECODE_CACHE, "1") };
 }
 
+/// Starts the program again, prepared for JavaScript; returns at once when it is. For a program
+/// that must not change its environment itself.
+///
+/// # Errors
+/// When the program cannot be started again.
+pub fn prepare_by_exec() -> std::io::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    if std::env::var_os(NO_BYTECODE_CACHE).is_some() {
+        return Ok(());
+    }
+    let program = std::env::current_exe()?;
+    let mut again = std::process::Command::new(program);
+    Err(again.args(std::env::args_os().skip(1)).env(NO_BYTECODE_CACHE, "1").exec())
+}
+
 /// Refuses to run JavaScript in a process that was not prepared for it.
 pub(super) fn require_prepared() -> Result<(), ModuleError> {
     static READY: Once = Once::new();

@@ -15,7 +15,7 @@ use crate::isolate::thread;
 /// What the thread is asked to do.
 pub(crate) enum Request {
     /// Take the saved state, before the first batch.
-    State { saved: Option<Bytes>, answer: oneshot::Sender<Result<(), ModuleError>> },
+    State { saved: Option<Bytes>, foreign: bool, answer: oneshot::Sender<Result<(), ModuleError>> },
     /// Handle inputs; an empty batch is a `tick`.
     Handle { inputs: Vec<Input>, replies: Replies },
     /// Run the generator until it ends.
@@ -65,8 +65,21 @@ impl Isolate {
     /// # Errors
     /// [`ModuleError`] when it is not JSON.
     pub async fn load_state(&self, saved: Option<Bytes>) -> Result<(), ModuleError> {
+        self.take_state(saved, false).await
+    }
+
+    /// As [`Isolate::load_state`], with a state that other code saved: the definition's `migrate`
+    /// converts it, if there is one.
+    ///
+    /// # Errors
+    /// [`ModuleError`] when it is not JSON, or `migrate` failed.
+    pub async fn migrate_state(&self, saved: Bytes) -> Result<(), ModuleError> {
+        self.take_state(Some(saved), true).await
+    }
+
+    async fn take_state(&self, saved: Option<Bytes>, foreign: bool) -> Result<(), ModuleError> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::State { saved, answer })?;
+        self.send(Request::State { saved, foreign, answer })?;
         self.answer(answered).await?
     }
 

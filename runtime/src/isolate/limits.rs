@@ -22,8 +22,8 @@ pub(crate) const OUTSTANDING_FRAMES_MAX: usize = 256;
 pub(crate) const OUTSTANDING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a body or a file that JavaScript reads in one piece.
 pub(crate) const READ_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Bytes of a handler's state as JSON.
-pub(crate) const STATE_BYTES_MAX: usize = xs_engine::limits::CURSOR_STATE_BYTES_MAX;
+/// Bytes of a handler's state as JSON: what a cursor keeps, without what is kept beside it.
+pub(crate) const STATE_BYTES_MAX: usize = xs_engine::limits::CURSOR_STATE_BYTES_MAX - 1024;
 // Whatever the last call of a group adds, the group is one batch of the store, its cursor included.
 const _: () = assert!(GROUP_OUTPUTS + OUTPUTS_PER_CALL_MAX < xs_engine::limits::BATCH_RECORDS_MAX);
 const _: () = assert!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use xs_engine::limits::PATTERNS_MAX;
 use xs_engine::{FrameId, Topic, TopicPatterns, Ttl};
 
 use super::definition::{
@@ -34,10 +35,13 @@ struct Fields {
     on_error: Option<Failing>,
     pulse: Option<f64>,
     tick: bool,
-    migrate: bool,
+    // The function stays in JavaScript.
+    #[serde(rename = "migrate")]
+    _migrate: bool,
     duplex: Option<bool>,
     args: Option<Map<String, Value>>,
     concurrency: Option<usize>,
+    on_crash: Option<Crash>,
     #[serde(default, rename = "state")]
     _state: Value,
 }
@@ -110,6 +114,13 @@ enum Failing {
     Retry { retry: u32, backoff: Option<f64>, max: Option<f64>, then: Option<Resort> },
 }
 
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Crash {
+    Fail,
+    Retry,
+}
+
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
 enum Resort {
@@ -172,8 +183,10 @@ pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleErr
         start: fields.start.map(start).transpose()?.unwrap_or_default(),
         on_error: fields.on_error.map(on_error).transpose()?.unwrap_or_default(),
         pulse: pulse.filter(|_| fields.tick),
+        duplex: fields.duplex.unwrap_or_default(),
         args: fields.args.map(args),
         concurrency,
+        retry_after_crash: fields.on_crash == Some(Crash::Retry),
     })
 }
 
@@ -186,8 +199,13 @@ fn belongs(kind: Kind, fields: &Fields) -> Result<(), ModuleError> {
         ("pulse", fields.pulse.is_some()),
         ("tick", fields.tick),
         ("state", !fields._state.is_null()),
+        ("migrate", fields._migrate),
     ];
-    let commands = [("args", fields.args.is_some()), ("concurrency", fields.concurrency.is_some())];
+    let commands = [
+        ("args", fields.args.is_some()),
+        ("concurrency", fields.concurrency.is_some()),
+        ("onCrash", fields.on_crash.is_some()),
+    ];
     let generators = [("duplex", fields.duplex.is_some())];
     let of = [
         (Kind::Handler, &handlers[..]),
@@ -209,15 +227,10 @@ fn belongs(kind: Kind, fields: &Fields) -> Result<(), ModuleError> {
         return Err(wrong("pulse and tick go together: pulse: \"10s\", tick(ctx) {...}"));
     }
     // What would be without effect must not look as if it had one.
-    let absent = [
-        ("duplex", fields.duplex == Some(true)),
-        ("isolation: \"process\"", matches!(fields.isolation, Some(Isolation::Process))),
-        ("migrate", fields.migrate),
-    ];
-    match absent.into_iter().find(|(_, asked)| *asked) {
-        Some((what, _)) => Err(wrong(format!("{what} is not offered by this version of xs"))),
-        None => Ok(()),
+    if matches!(fields.isolation, Some(Isolation::Process)) {
+        return Err(wrong("isolation: \"process\" is not offered by this version of xs"));
     }
+    Ok(())
 }
 
 fn output(given: Option<Output>) -> Result<OutputSpec, ModuleError> {
@@ -241,7 +254,12 @@ fn topics(given: Topics) -> Result<TopicPatterns, ModuleError> {
         Topics::One(text) => text,
         Topics::Many(texts) => texts.join(","),
     };
-    TopicPatterns::parse(&text).map_err(|error| wrong(format!("topics: {error}")))
+    let topics = TopicPatterns::parse(&text).map_err(|error| wrong(format!("topics: {error}")))?;
+    // One is kept for what is unparked.
+    if topics.as_slice().len() >= PATTERNS_MAX {
+        return Err(wrong(format!("topics: at most {} patterns", PATTERNS_MAX - 1)));
+    }
+    Ok(topics)
 }
 
 fn start(given: Start) -> Result<StartAt, ModuleError> {

@@ -19,6 +19,9 @@ const PERIOD: Duration = Duration::from_millis(50);
 /// How long a terminated thread may take to notice.
 const REACTION: Duration = Duration::from_secs(2);
 
+/// How much longer one may take that the machine gives no CPU time to.
+const STARVED_MAX: Duration = Duration::from_secs(10);
+
 /// Why execution was terminated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -55,6 +58,8 @@ struct Watch {
     progress: u32,
     slice_start: Option<Duration>,
     terminate_at: Option<Instant>,
+    /// CPU time of the thread when it was terminated.
+    terminated: Option<Duration>,
     give_up_at: Option<Instant>,
 }
 
@@ -115,6 +120,7 @@ impl Stop {
             self.reason.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
         let mut watch = self.watch.lock();
         watch.give_up_at.get_or_insert_with(|| Instant::now() + REACTION);
+        watch.terminated = watch.terminated.or_else(|| self.clock.get().and_then(ThreadClock::now));
         drop(watch);
         if let Some(isolate) = self.isolate.get() {
             if first.is_ok() && reason != Reason::Stop {
@@ -195,6 +201,13 @@ impl Stop {
         self.over.store(true, Ordering::Release);
     }
 
+    /// Whether a thread could not react yet: a busy machine has not let it run.
+    fn is_starved(&self, watch: &Watch, late: Duration) -> bool {
+        let used = self.clock.get().and_then(ThreadClock::now);
+        let since = used.zip(watch.terminated).map(|(now, then)| now.saturating_sub(then));
+        late < STARVED_MAX && since.is_some_and(|since| since < REACTION / 2)
+    }
+
     /// One look of the watchdog.
     fn check(&self) {
         if self.over.load(Ordering::Acquire) {
@@ -202,7 +215,7 @@ impl Stop {
         }
         let mut watch = self.watch.lock();
         let now = Instant::now();
-        if watch.give_up_at.is_some_and(|at| now >= at) {
+        if watch.give_up_at.is_some_and(|at| now >= at && !self.is_starved(&watch, now - at)) {
             drop(watch);
             self.over();
             self.end(ModuleError::new(

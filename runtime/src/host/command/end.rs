@@ -67,8 +67,8 @@ impl Command {
     ) -> Step<Result<Appended, BackendError>> {
         let ran = self.place.running.remove(&finish.call);
         let offered = self.offer(finish.frames.clone(), stop).await?;
-        if offered.is_err() && ran {
-            self.place.running.insert(finish.call);
+        if let (Err(_), Some(tries)) = (&offered, ran) {
+            self.place.running.insert(finish.call, tries);
         }
         Ok(offered.map_err(refused))
     }
@@ -89,7 +89,7 @@ impl Command {
         }
         let frame = &call.input.frame;
         // Its end may be stored although the isolate died before it heard of it.
-        if !self.place.running.remove(&frame.id()) && frame.offset().is_some() {
+        if self.place.running.remove(&frame.id()).is_none() && frame.offset().is_some() {
             return Ok(());
         }
         let (code, text) = (error.kind.as_str(), error.message.as_str());
@@ -117,13 +117,13 @@ impl Command {
             }
         };
         while let Ok(finish) = finishes.try_recv() {
-            if place.running.remove(&finish.call) {
+            if place.running.remove(&finish.call).is_some() {
                 frames.extend(finish.frames.clone());
             }
             drop(finish.answer.send(Err(BackendError::new(BackendCode::Unavailable, "stopped"))));
         }
         let client = &version.shared().client;
-        for id in std::mem::take(&mut place.running) {
+        for (id, _) in std::mem::take(&mut place.running) {
             if let Ok(Some(call)) = client.get(Bound::Id(id)).await {
                 let text = "the command was stopped before the call ended; call again";
                 frames.push(error_frame(&version, &call, "interrupted", text, None));

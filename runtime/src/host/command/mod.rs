@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
+use xs_engine::{Bound, CursorName, NewFrame, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, ClientError, Delivered, SubEvent, SubscribeOptions};
 
 use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
@@ -30,6 +30,8 @@ use crate::isolate::{Definition, FailureKind, Isolate, ModuleError};
 const BODIES_UP_TO: u32 = 16 * 1024;
 /// Calls taken from the log and not begun; more wait in the log.
 const QUEUE_MAX: usize = 1_024;
+/// Times that one call is begun, when each time the process ends before the call does.
+const CRASH_TRIES_MAX: u32 = 3;
 /// Frames in one commit.
 const COMMIT_FRAMES_MAX: usize = 1_024;
 
@@ -47,6 +49,8 @@ pub(super) struct Command {
     cursor: CursorName,
     place: Place,
     queue: VecDeque<Queued>,
+    /// Calls that a crash cut off and that are run again, before all others.
+    again: VecDeque<Queued>,
     calls: Calls,
     finishes: mpsc::UnboundedReceiver<Finish>,
     swaps: mpsc::UnboundedReceiver<Swap>,
@@ -79,6 +83,7 @@ impl Command {
             cursor,
             place,
             queue: VecDeque::new(),
+            again: VecDeque::new(),
             calls: Calls::default(),
             finishes,
             swaps,
@@ -90,6 +95,11 @@ impl Command {
     /// The change that stores the place of a command that had none, beside its `active` frame.
     pub(super) fn first_change(&self) -> Option<xs_engine::CursorChange> {
         (self.place.revision == 0).then(|| self.place.change(&self.cursor))
+    }
+
+    /// What its module says about itself.
+    pub(super) const fn definition(&self) -> &Definition {
+        &self.definition
     }
 
     /// Notes that the first change was stored.
@@ -111,21 +121,28 @@ impl Command {
         self.end(ending).await
     }
 
-    /// Answers the calls that a crash cut off.
+    /// Answers the calls that a crash cut off, or lets them run again.
     async fn interrupted(&mut self, stop: &CancellationToken) -> Step {
-        let cut: Vec<FrameId> = std::mem::take(&mut self.place.running).into_iter().collect();
-        if cut.is_empty() {
-            return Ok(());
-        }
+        let cut: Vec<_> = self.place.running.clone().into_iter().collect();
         let mut frames = Vec::with_capacity(cut.len());
-        for id in cut {
+        for (id, tries) in cut {
             let call = self.version.shared().client.get(Bound::Id(id)).await;
-            if let Some(call) = call.map_err(Ending::Lost)? {
-                let text = "the call was cut off when its process ended; call again";
-                frames.push(error_frame(&self.version, &call, "interrupted", text, None));
+            let call = call.map_err(Ending::Lost)?;
+            match call {
+                Some(frame) if self.definition.retry_after_crash && tries < CRASH_TRIES_MAX => {
+                    self.again.push_back(Queued::new(Delivered { frame, body: None }));
+                }
+                Some(call) => {
+                    self.place.running.remove(&id);
+                    let text = "the call was cut off when its process ended; call again";
+                    frames.push(error_frame(&self.version, &call, "interrupted", text, None));
+                }
+                None => {
+                    self.place.running.remove(&id);
+                }
             }
         }
-        self.store(frames, stop).await
+        if frames.is_empty() { Ok(()) } else { self.store(frames, stop).await }
     }
 
     /// One subscription, from the first call not begun.
@@ -185,7 +202,8 @@ impl Command {
         if delivered.frame.topic().starts_with("xs.") {
             let Some(call) = cancelled_call(&delivered.frame) else { return };
             self.calls.cancel(call);
-            let queued = self.queue.iter_mut().find(|queued| queued.input.frame.id() == call);
+            let mut queued = self.again.iter_mut().chain(&mut self.queue);
+            let queued = queued.find(|queued| queued.input.frame.id() == call);
             if let Some(queued) = queued {
                 queued.cancelled = true;
             }
@@ -203,17 +221,20 @@ impl Command {
         let (mut begun, mut frames) = (Vec::new(), Vec::new());
         let now_ms = wall_ms();
         while begun.len() < room && frames.len() < COMMIT_FRAMES_MAX {
-            let Some(queued) = self.queue.pop_front() else { break };
+            let next = self.again.pop_front().or_else(|| self.queue.pop_front());
+            let Some(queued) = next else { break };
             let call = &queued.input.frame;
             if let Some(offset) = call.offset() {
-                self.place.offset = offset + 1;
+                // One that runs again is behind the place already.
+                self.place.offset = self.place.offset.max(offset + 1);
             }
             if let Some((code, text)) = queued.refusal(now_ms) {
+                self.place.running.remove(&call.id());
                 frames.push(error_frame(&self.version, call, code, text, None));
                 continue;
             }
             if call.offset().is_some() {
-                self.place.running.insert(call.id());
+                *self.place.running.entry(call.id()).or_default() += 1;
             }
             begun.push(queued);
         }

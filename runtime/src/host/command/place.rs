@@ -1,8 +1,9 @@
 //! Where a command is: the first call not begun, and the calls that have begun and not ended. Both
 //! are stored before a call runs, so that after a crash each call is either begun again or answered
-//! as interrupted, and never both.
+//! as interrupted, and never both. How often each has begun is kept too: a call that brings its
+//! process down every time must not do so for ever.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -15,31 +16,34 @@ pub(super) struct Place {
     pub(super) revision: u64,
     /// The first call not begun.
     pub(super) offset: u64,
-    /// Calls begun and not ended.
-    pub(super) running: BTreeSet<FrameId>,
+    /// Calls begun and not ended, and how often.
+    pub(super) running: BTreeMap<FrameId, u32>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Saved {
-    running: Vec<String>,
+    running: BTreeMap<String, u32>,
 }
 
 impl Place {
     /// A place that is not stored yet.
     pub(super) const fn new(offset: u64) -> Self {
-        Self { revision: 0, offset, running: BTreeSet::new() }
+        Self { revision: 0, offset, running: BTreeMap::new() }
     }
 
     /// What a cursor says; what it holds besides calls is passed over.
     pub(super) fn of(cursor: &Cursor) -> Self {
-        let saved = serde_json::from_slice(&cursor.state).unwrap_or(Saved { running: Vec::new() });
-        let running = saved.running.iter().filter_map(|id| FrameId::parse(id).ok()).collect();
+        let saved: Saved = serde_json::from_slice(&cursor.state).unwrap_or_default();
+        let Saved { running } = saved;
+        let running = running.into_iter();
+        let running = running.filter_map(|(id, tries)| Some((FrameId::parse(&id).ok()?, tries)));
+        let running = running.collect();
         Self { revision: cursor.revision, offset: cursor.offset, running }
     }
 
     /// The change that stores this place over the one of `revision`.
     pub(super) fn change(&self, name: &CursorName) -> CursorChange {
-        let running = self.running.iter().map(ToString::to_string).collect();
+        let running = self.running.iter().map(|(id, tries)| (id.to_string(), *tries)).collect();
         let state = if self.running.is_empty() {
             Bytes::new()
         } else {
@@ -58,7 +62,7 @@ mod tests {
     fn a_place_survives_its_cursor() {
         let name = CursorName::parse("xs.command.a").unwrap();
         let mut place = Place::new(3);
-        for ids in [vec![], vec![FrameId::first_of_ms(1), FrameId::first_of_ms(2)]] {
+        for ids in [vec![], vec![(FrameId::first_of_ms(1), 1), (FrameId::first_of_ms(2), 3)]] {
             place.running = ids.into_iter().collect();
             let (offset, state) = place.change(&name).set.unwrap();
             let cursor = Cursor { revision: 0, epoch: 1, offset, time_ms: 0, state };

@@ -38,12 +38,12 @@ impl Handler {
             }
             Decision::Retry(wait) => {
                 let due_ms = wall_ms() + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2);
-                let retry = Some(Retry { attempt, due_ms });
-                let next = Place { revision: 0, retry, ..self.place.clone() };
+                let retry = Retry { frame: id, attempt, due_ms };
+                let next = Place { revision: 0, retry: Some(retry), ..self.place.clone() };
                 let next = Place { offset: self.seen, ..next };
-                let line = self.about(Event::Retrying, &failure.error, &frame);
+                let line = self.retrying(&failure.error, &frame, retry);
                 self.store_place(vec![line], next, stop).await?;
-                inputs.retry(Retry { attempt, due_ms });
+                inputs.retry(retry);
             }
             Decision::Skip => {
                 let text = format!("frame {id} was skipped: {}", failure.error);
@@ -99,6 +99,14 @@ impl Handler {
             hops: input.origin().map_or(0, |origin| origin.hops) + 1,
         });
         frame
+    }
+
+    fn retrying(&self, error: &ModuleError, input: &Frame, retry: Retry) -> NewFrame {
+        let mut fields = report::error_fields(error);
+        fields.insert("frame".to_owned(), json!(input.id().to_string()));
+        fields.insert("tries".to_owned(), json!(retry.attempt));
+        fields.insert("due_ms".to_owned(), json!(retry.due_ms));
+        report::frame(&self.version.key, Event::Retrying, self.version.create, fields)
     }
 
     pub(super) fn too_many_hops(&self, frame: &Frame) -> NewFrame {

@@ -22,9 +22,17 @@ pub(super) enum Next {
     TooManyHops(Frame),
 }
 
+/// A frame to be handled.
+pub(super) struct Offered {
+    pub(super) delivered: Delivered,
+    /// Where the handler is once it is handled: behind this offset. Not the frame's own when it was
+    /// parked and comes again.
+    pub(super) at: Option<u64>,
+}
+
 /// Frames not handled yet.
 pub(super) struct Inputs {
-    queue: VecDeque<Input>,
+    queue: VecDeque<(Input, Option<u64>)>,
     /// So many of the first go alone.
     alone: usize,
     retry: Option<Retry>,
@@ -32,20 +40,24 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// Frames as they came. `retry` is about the first of them, when it has failed before.
-    pub(super) fn new(version: &Version, frames: Vec<Delivered>, retry: Option<Retry>) -> Self {
+    pub(super) fn new(version: &Version, frames: Vec<Offered>, retry: Option<Retry>) -> Self {
         let versions = &version.shared().versions;
         let others = frames
             .into_iter()
-            .filter(|delivered| !versions.made_by(&delivered.frame, &version.key.name));
+            .filter(|offered| !versions.made_by(&offered.delivered.frame, &version.key.name));
         Self::of(others, retry)
     }
 
-    fn of(frames: impl Iterator<Item = Delivered>, retry: Option<Retry>) -> Self {
+    fn of(frames: impl Iterator<Item = Offered>, retry: Option<Retry>) -> Self {
         let queue = frames
-            .map(|Delivered { frame, body }| Input { frame, body, attempt: 1 })
+            .map(|Offered { delivered: Delivered { frame, body }, at }| {
+                (Input { frame, body, attempt: 1 }, at)
+            })
             .collect::<VecDeque<_>>();
         let mut inputs = Self { queue, alone: 0, retry: None };
-        if let Some(retry) = retry {
+        // An ephemeral frame that failed does not come again after a restart.
+        let first = inputs.queue.front().map(|(input, _)| input.frame.id());
+        if let Some(retry) = retry.filter(|retry| first == Some(retry.frame)) {
             inputs.retry(retry);
         }
         inputs
@@ -53,12 +65,13 @@ impl Inputs {
 
     /// What comes next; asking again without [`Inputs::pass`] gives the same.
     pub(super) fn next(&self) -> Next {
-        let Some(first) = self.queue.front() else { return Next::None };
+        let Some((first, _)) = self.queue.front() else { return Next::None };
         if too_many_hops(&first.frame) {
             return Next::TooManyHops(first.frame.clone());
         }
         let most = if self.alone > 0 { 1 } else { INPUTS_MAX };
-        let batch = self.queue.iter().take(most).take_while(|input| !too_many_hops(&input.frame));
+        let batch = self.queue.iter().map(|(input, _)| input).take(most);
+        let batch = batch.take_while(|input| !too_many_hops(&input.frame));
         Next::Batch(batch.cloned().collect())
     }
 
@@ -69,14 +82,14 @@ impl Inputs {
 
     /// The first input and which try of it this is.
     pub(super) fn first(&self) -> Option<(Frame, u32)> {
-        self.queue.front().map(|input| (input.frame.clone(), input.attempt))
+        self.queue.front().map(|(input, _)| (input.frame.clone(), input.attempt))
     }
 
-    /// Leaves the first behind; its offset, if it was a stored frame.
+    /// Leaves the first behind; the offset that is passed with it, if it was a stored frame.
     pub(super) fn pass(&mut self) -> Option<u64> {
         self.retry = None;
         self.alone = self.alone.saturating_sub(1);
-        self.queue.pop_front().and_then(|input| input.frame.offset())
+        self.queue.pop_front().and_then(|(_, at)| at)
     }
 
     /// The first inputs up to this index go alone from now on.
@@ -86,7 +99,7 @@ impl Inputs {
 
     /// The first is to be tried again.
     pub(super) fn retry(&mut self, retry: Retry) {
-        if let Some(first) = self.queue.front_mut() {
+        if let Some((first, _)) = self.queue.front_mut() {
             first.attempt = retry.attempt.saturating_add(1);
             self.retry = Some(retry);
             self.alone = self.alone.max(1);
@@ -104,13 +117,14 @@ mod tests {
 
     use super::*;
 
-    fn frame(offset: u64, hops: u32) -> Delivered {
+    fn frame(offset: u64, hops: u32) -> Offered {
         let mut new = NewFrame::new(Topic::parse("a").unwrap());
         let processor = FrameId::ZERO;
         new.origin =
             (hops > 0).then_some(Origin { processor, input: None, input_offset: None, hops });
         let id = FrameId::first_of_ms(offset);
-        Delivered { frame: Frame::assemble(&new, id, Some(offset), None).unwrap(), body: None }
+        let frame = Frame::assemble(&new, id, Some(offset), None).unwrap();
+        Offered { delivered: Delivered { frame, body: None }, at: Some(offset) }
     }
 
     fn batch(inputs: &Inputs) -> Vec<(u64, u32)> {
@@ -152,7 +166,10 @@ mod tests {
 
     #[test]
     fn a_retried_frame_goes_alone_with_its_attempt() {
-        let retry = Retry { attempt: 2, due_ms: 9 };
+        let retry = Retry { frame: FrameId::first_of_ms(0), attempt: 2, due_ms: 9 };
+        let other = Retry { frame: FrameId::first_of_ms(1), ..retry };
+        let inputs = Inputs::of((0..3).map(|offset| frame(offset, 0)), Some(other));
+        assert_eq!((batch(&inputs).len(), inputs.due()), (3, None), "it is about another frame");
         let mut inputs = Inputs::of((0..3).map(|offset| frame(offset, 0)), Some(retry));
         assert_eq!((batch(&inputs), inputs.due()), (vec![(0, 3)], Some(9)));
         assert_eq!(inputs.first().unwrap().1, 3);

@@ -4,7 +4,8 @@
 
 mod failure;
 mod inputs;
-mod place;
+pub(super) mod parked;
+pub(super) mod place;
 mod policy;
 
 use std::time::Duration;
@@ -15,13 +16,14 @@ use xs_engine::{Bound, CursorName, NewFrame, ReadOptions, Start};
 use xs_protocol::{AppendRequest, ClientError, SubEvent, SubscribeOptions, Subscription};
 
 use self::inputs::{Inputs, Next};
-use self::place::Place;
+use self::place::{Place, State};
 use super::commit::{Outcome, commit};
 use super::driver::{Ending, RESUBSCRIBE, stop_isolate, wall_ms};
 use super::store::processor_cursor;
 use super::version::{Started, Version};
 use crate::isolate::{
-    FailureKind, HandlerFailure, Handling, Input, LogLevel, ModuleError, StartAt, Verdict,
+    Definition, FailureKind, HandlerFailure, Handling, Input, LogLevel, ModuleError, StartAt,
+    Verdict,
 };
 
 /// Bodies up to so many bytes come with their frames.
@@ -64,7 +66,7 @@ impl Handler {
             Some(place) => place,
             None => Place::new(first_offset(&version, started.definition.start).await?),
         };
-        started.isolate.load_state(place.state.clone()).await?;
+        load(&version, &started, &place).await?;
         let seen = place.offset;
         Ok(Self { version, started, cursor, place, seen, move_at: None })
     }
@@ -72,6 +74,11 @@ impl Handler {
     /// The change that stores the place of a handler that had none, beside its `active` frame.
     pub(super) fn first_change(&self) -> Option<xs_engine::CursorChange> {
         (self.place.revision == 0).then(|| self.place.change(&self.cursor, &self.place))
+    }
+
+    /// What its module says about itself.
+    pub(super) const fn definition(&self) -> &Definition {
+        &self.started.definition
     }
 
     /// Notes that the first change was stored.
@@ -118,14 +125,13 @@ impl Handler {
     /// Replaces the isolate by one that starts from the saved state.
     async fn fresh(&mut self) -> Result<(), ModuleError> {
         self.started = self.version.start().await?;
-        self.started.isolate.load_state(self.place.state.clone()).await
+        load(&self.version, &self.started, &self.place).await
     }
 
     /// One subscription, from the first frame not handled.
     async fn follow(&mut self, stop: &CancellationToken) -> Step {
-        let topics = self.started.definition.topics.clone();
         let options = ReadOptions {
-            topics: topics.unwrap_or_else(xs_engine::TopicPatterns::all),
+            topics: self.topics(),
             start: Start::From(Bound::Offset(self.seen)),
             follow: true,
             ..ReadOptions::default()
@@ -170,6 +176,7 @@ impl Handler {
     ) -> Step<bool> {
         match event {
             Some(Ok(SubEvent::Frames { frames, scanned_to })) => {
+                let frames = self.with_unparked(frames).await?;
                 let mut inputs = Inputs::new(&self.version, frames, self.place.retry);
                 self.work(&mut inputs, stop).await?;
                 self.seen = self.seen.max(scanned_to);
@@ -294,7 +301,8 @@ impl Handler {
         state: Option<bytes::Bytes>,
         stop: &CancellationToken,
     ) -> Step {
-        let state = state.or_else(|| self.place.state.clone());
+        let code = self.version.code();
+        let state = state.map(|json| State { json, code }).or_else(|| self.place.state.clone());
         let next = Place { revision: 0, offset: self.seen, state, retry: None };
         self.store_place(frames, next, stop).await
     }
@@ -350,6 +358,17 @@ fn lost_or_again(error: ClientError) -> Break {
     match error {
         ClientError::Refused(_) => Break::Again,
         other => Break::End(Ending::Lost(other)),
+    }
+}
+
+/// Gives an isolate the state of a place.
+async fn load(version: &Version, started: &Started, place: &Place) -> Result<(), ModuleError> {
+    match &place.state {
+        Some(State { json, code }) if *code != version.code() => {
+            started.isolate.migrate_state(json.clone()).await
+        }
+        Some(State { json, .. }) => started.isolate.load_state(Some(json.clone())).await,
+        None => started.isolate.load_state(None).await,
     }
 }
 

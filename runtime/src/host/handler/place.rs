@@ -1,18 +1,21 @@
 //! Where a handler is: the cursor's revision and offset, and what its state bytes hold, which is
-//! the handler's own state and, while a frame is being retried, how often and until when.
+//! the handler's own state with the code that made it and, while a frame is being retried, how
+//! often and until when.
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use xs_engine::{Cursor, CursorChange, CursorName, ExpectRevision};
+use xs_engine::{BlobHash, Cursor, CursorChange, CursorName, ExpectRevision, FrameId};
 
 /// A frame that failed and is to be tried again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub(super) struct Retry {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// The frame.
+    pub frame: FrameId,
     /// Tries made so far.
-    pub(super) attempt: u32,
+    pub attempt: u32,
     /// When the next is due, in milliseconds since 1970.
-    pub(super) due_ms: u64,
+    pub due_ms: u64,
 }
 
 /// What a cursor's state holds.
@@ -21,20 +24,52 @@ struct Saved<'a> {
     #[serde(borrow, default)]
     state: Option<&'a RawValue>,
     #[serde(default)]
-    retry: Option<Retry>,
+    code: Option<String>,
+    #[serde(default)]
+    retry: Option<SavedRetry>,
+}
+
+#[derive(Deserialize)]
+struct SavedRetry {
+    frame: String,
+    attempt: u32,
+    due_ms: u64,
+}
+
+/// A state, and the sources of the module that made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// As JSON.
+    pub json: Bytes,
+    /// The hash over the module's import graph.
+    pub code: BlobHash,
 }
 
 /// A handler's place, as it was last stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
     /// The cursor's revision; 0 when there is none.
-    pub(super) revision: u64,
+    pub revision: u64,
     /// The first frame not handled.
-    pub(super) offset: u64,
-    /// The handler's state as JSON; `None` for its initial one.
-    pub(super) state: Option<Bytes>,
+    pub offset: u64,
+    /// The handler's state; `None` for its initial one.
+    pub state: Option<State>,
     /// The first frame not handled has failed before.
-    pub(super) retry: Option<Retry>,
+    pub retry: Option<Retry>,
+}
+
+/// Why a cursor is not the place of a handler.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// Its state is not what a Host writes.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// A part of it has a wrong form.
+    #[error(transparent)]
+    Value(#[from] xs_engine::ValueError),
+    /// There is a state, and nothing says what made it.
+    #[error("the state has no code")]
+    NoCode,
 }
 
 impl Place {
@@ -46,14 +81,20 @@ impl Place {
     /// What a cursor says.
     ///
     /// # Errors
-    /// When its state was not written by a Host.
-    pub(super) fn of(cursor: &Cursor) -> Result<Self, serde_json::Error> {
+    /// [`PlaceError`] when its state was not written by a Host.
+    pub fn of(cursor: &Cursor) -> Result<Self, PlaceError> {
         let mut place = Self::new(cursor.offset);
         place.revision = cursor.revision;
-        if !cursor.state.is_empty() {
-            let saved: Saved<'_> = serde_json::from_slice(&cursor.state)?;
-            place.state = saved.state.map(|raw| cursor.state.slice_ref(raw.get().as_bytes()));
-            place.retry = saved.retry;
+        if cursor.state.is_empty() {
+            return Ok(place);
+        }
+        let saved: Saved<'_> = serde_json::from_slice(&cursor.state)?;
+        if let Some(raw) = saved.state {
+            let code = BlobHash::parse(&saved.code.ok_or(PlaceError::NoCode)?)?;
+            place.state = Some(State { json: cursor.state.slice_ref(raw.get().as_bytes()), code });
+        }
+        if let Some(SavedRetry { frame, attempt, due_ms }) = saved.retry {
+            place.retry = Some(Retry { frame: FrameId::parse(&frame)?, attempt, due_ms });
         }
         Ok(place)
     }
@@ -65,17 +106,22 @@ impl Place {
     }
 
     fn bytes(&self) -> Bytes {
-        if self.state.is_none() && self.retry.is_none() {
-            return Bytes::new();
+        let mut text = Vec::with_capacity(self.state.as_ref().map_or(0, |s| s.json.len()) + 256);
+        if let Some(State { json, code }) = &self.state {
+            text.extend_from_slice(b"{\"state\":");
+            text.extend_from_slice(json);
+            text.extend_from_slice(format!(",\"code\":\"{code}\"").as_bytes());
         }
-        let mut text = Vec::with_capacity(self.state.as_ref().map_or(0, Bytes::len) + 64);
-        text.extend_from_slice(b"{\"state\":");
-        text.extend_from_slice(self.state.as_deref().unwrap_or(b"null"));
-        if let Some(Retry { attempt, due_ms }) = self.retry {
-            let retry = format!(",\"retry\":{{\"attempt\":{attempt},\"due_ms\":{due_ms}}}");
+        if let Some(Retry { frame, attempt, due_ms }) = self.retry {
+            text.push(if text.is_empty() { b'{' } else { b',' });
+            let retry = format!(
+                "\"retry\":{{\"frame\":\"{frame}\",\"attempt\":{attempt},\"due_ms\":{due_ms}}}"
+            );
             text.extend_from_slice(retry.as_bytes());
         }
-        text.push(b'}');
+        if !text.is_empty() {
+            text.push(b'}');
+        }
         Bytes::from(text)
     }
 }
@@ -95,15 +141,18 @@ mod tests {
     fn a_place_survives_its_cursor() {
         let mut place = Place::new(7);
         assert_eq!(round_trip(&place), place);
-        place.state = Some(Bytes::from_static(b"{\"n\": 1, \"big\": 12345678901234567890}"));
+        let json = Bytes::from_static(b"{\"n\": 1, \"big\": 12345678901234567890}");
+        place.state = Some(State { json, code: BlobHash::of(b"code") });
         assert_eq!(round_trip(&place), place);
-        place.retry = Some(Retry { attempt: 3, due_ms: u64::MAX });
+        place.retry = Some(Retry { frame: FrameId::first_of_ms(9), attempt: 3, due_ms: u64::MAX });
+        assert_eq!(round_trip(&place), place);
+        place.state = None;
         assert_eq!(round_trip(&place), place);
     }
 
     #[test]
     fn foreign_states_are_refused() {
-        for state in ["7", "{\"retry\":1}", "{\"state\":", "\u{0}"] {
+        for state in ["7", "{\"retry\":1}", "{\"state\":", "{\"state\":1}", "\u{0}"] {
             let state = Bytes::from_static(state.as_bytes());
             let cursor = Cursor { revision: 1, epoch: 1, offset: 0, time_ms: 0, state };
             assert!(Place::of(&cursor).is_err());

@@ -151,3 +151,61 @@ async fn calls_outlive_their_host() {
     assert_eq!(answers(&world, waiting), ["report.recv", "report.complete"]);
     assert_eq!(answers(&world, late), ["report.error"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_a_crash_cut_off_is_run_again_where_that_is_wanted() {
+    let again = WAIT.replace("export default {", "export default { onCrash: 'retry',");
+    let world = World::new(&[("commands/wait.js", &again)]);
+    let host = world.host().await;
+    world.wait("xs.command.wait.active", 1).await;
+    let call = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
+    let short = json!({ "args": { "id": 2 }, "deadline": wall_ms() + 2_000 });
+    let late = world.append("wait.call", short, "");
+    world.wait("wait.recv", 2).await;
+    host.cut().await;
+    while wall_ms() < meta(&world.topic("wait.call")[1])["deadline"].as_u64().unwrap() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let host = world.host().await;
+    let error = world.wait("wait.error", 1).await;
+    assert_eq!(meta(&error[0])["code"], "timeout");
+    world.wait("wait.recv", 3).await;
+    host.cut().await;
+    let host = world.host().await;
+    world.wait("wait.recv", 4).await;
+    host.cut().await;
+    // Three times are enough: it may be what brings its process down.
+    let host = world.host().await;
+    let error = world.wait("wait.error", 2).await;
+    assert_eq!(meta(&error[1])["code"], "interrupted");
+    host.stop().await;
+    assert_eq!(answers(&world, call), ["wait.recv", "wait.recv", "wait.recv", "wait.error"]);
+    assert_eq!(answers(&world, late), ["wait.recv", "wait.error"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_calls_than_may_run_wait_for_their_turn() {
+    let two = WAIT.replace("export default {", "export default { concurrency: 2,");
+    let world = World::new(&[("commands/wait.js", &two)]);
+    let host = world.host().await;
+    world.wait("xs.command.wait.active", 1).await;
+    for id in 0..6 {
+        world.append("wait.call", json!({ "args": { "id": id } }), "");
+    }
+    for ended in 0..6 {
+        let begun =
+            || world.topic("wait.recv").iter().filter(|f| meta(f)["began"].is_u64()).count();
+        while world.topic("wait.complete").len() <= ended {
+            assert!(begun() <= ended + 2, "more than two run");
+            world.append("go", json!({ "id": ended }), "");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    host.stop().await;
+    assert!(world.topic("wait.error").is_empty());
+}
+
+fn wall_ms() -> u64 {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    u64::try_from(now.as_millis()).unwrap()
+}

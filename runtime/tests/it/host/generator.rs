@@ -66,3 +66,58 @@ export default { async *run(ctx) {
     assert_eq!(world.topic("xs.generator.g.create").len(), 1, "the file has not changed");
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_is_taken_once_whenever_it_was_sent() {
+    let source = r#"
+import { generator } from "xs";
+export default generator({ duplex: true, async *run(ctx) {
+  for await (const frame of ctx.input) {
+    await ctx.append("g.send", { body: "its own is not its input" });
+    yield { n: frame.meta.n, text: await frame.text() };
+    if (frame.meta.n % 3 === 2) return;
+  }
+} });
+"#;
+    let world = World::new(&[("generators/g.ts", source)]);
+    world.append("g.send", json!({ "n": -1 }), "before there was a generator");
+    let host = world.host().await;
+    world.wait("xs.generator.g.active", 1).await;
+    for n in 0..4 {
+        world.append("g.send", json!({ "n": n }), "hello");
+    }
+    // The run ends with the third and goes on with the fourth.
+    world.wait("g.recv", 4).await;
+    let kept = || {
+        world.store.cursor_now("generator:g:input").map_or(0, |cursor| {
+            let place: serde_json::Value = serde_json::from_slice(&cursor.state).unwrap();
+            place["offset"].as_u64().unwrap()
+        })
+    };
+    let sent = |n: u64| world.topic("g.send").iter().find(|f| meta(f)["n"] == n).unwrap().offset();
+    let saved = async {
+        while kept() <= sent(3).unwrap() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(super::support::PATIENCE, saved).await.unwrap();
+    host.stop().await;
+    world.append("g.send", json!({ "n": 4 }), "while it was down");
+    let host = world.host().await;
+    world.wait("g.recv", 5).await;
+    host.stop().await;
+    let made: Vec<_> = world.topic("g.recv").iter().map(|f| meta(f)["n"].clone()).collect();
+    assert_eq!(made, [0, 1, 2, 3, 4].map(|n| json!(n)));
+    assert_eq!(meta(&world.topic("g.recv")[4])["text"], "while it was down");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn input_needs_to_be_asked_for() {
+    let source =
+        "export default { async *run(ctx) { for await (const f of ctx.input) yield f; } };";
+    let world = World::new(&[("generators/g.js", source)]);
+    let host = world.host().await;
+    let retrying = meta(&world.wait("xs.generator.g.retrying", 1).await[0]);
+    assert!(retrying["message"].as_str().unwrap().contains("duplex: true"), "{retrying}");
+    host.stop().await;
+}

@@ -4,5 +4,7 @@ mod command;
 mod generator;
 mod handler;
 mod lifecycle;
+mod parked;
+mod state;
 mod supervise;
 mod support;

@@ -72,12 +72,14 @@ async fn what_is_wrong_with_one_is_named() {
             "export default { run() {}, topics: 'a' };",
             "topics belongs to a handler",
         ),
+        ("generators/it.js", "export default { run() {}, migrate() {} };", "migrate belongs to"),
+        ("commands/it.js", "export default { run() {}, duplex: true };", "duplex belongs to"),
         (
             "handlers/it.js",
-            "export default { run() {}, topics: 'a', migrate() {} };",
-            "migrate is not offered",
+            "export default { run() {}, topics: 'a', onCrash: 'retry' };",
+            "onCrash",
         ),
-        ("generators/it.js", "export default { run() {}, duplex: true };", "duplex is not offered"),
+        ("commands/it.js", "export default { run() {}, onCrash: 'again' };", "`fail` or `retry`"),
         (
             "commands/it.js",
             "export default { run() {}, isolation: 'process' };",

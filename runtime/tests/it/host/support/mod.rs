@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Frame, FrameId, Meta, NewFrame, Topic};
+use xs_engine::{CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta, NewFrame, Topic};
 use xs_protocol::{AppendRequest, Client, ClientOptions, Role, Server, ServerOptions};
 use xs_runtime::host::{self, HostEnd, HostError, HostOptions};
 use xs_runtime::isolate::Limits;
@@ -114,6 +114,14 @@ impl World {
         new.meta = Meta::parse(meta.to_string()).unwrap();
         new.body = xs_engine::Body::Inline(body.to_owned().into_bytes().into());
         self.store.put(AppendRequest::frames(vec![new])).frames[0].id
+    }
+
+    /// Sets a cursor as an operator does.
+    pub(crate) fn set_cursor(&self, name: &str, offset: u64, state: &str) {
+        let name = CursorName::parse(name).unwrap();
+        let set = Some((offset, state.to_owned().into_bytes().into()));
+        let change = CursorChange { name, expect: ExpectRevision::Any, set };
+        self.store.put(AppendRequest { cursors: vec![change], ..Default::default() });
     }
 
     /// Frames of a topic, so far.

@@ -1,0 +1,118 @@
+//! A batch of frames in a handler: what its calls made since the last reply, and what was answered
+//! for. Nothing is stored from here; the Host commits what a reply holds.
+
+use bytes::Bytes;
+use deno_error::JsErrorBox;
+use xs_engine::NewFrame;
+
+use super::outbox::Weight;
+use crate::isolate::handle::Replies;
+use crate::isolate::limits::{
+    GROUP_BODIES_BYTES, GROUP_OUTPUTS, GROUP_RECORDS_BYTES, OUTPUT_BYTES_PER_CALL_MAX,
+    OUTPUT_RECORDS_BYTES_PER_CALL_MAX, OUTPUTS_PER_CALL_MAX,
+};
+use crate::isolate::{HandlerFailure, HandlerReply, Input, ModuleError, Verdict};
+
+/// A batch of frames in a handler.
+pub(super) struct Batch {
+    pub(super) inputs: Vec<Input>,
+    /// The first input that no reply covers yet.
+    pub(super) from: usize,
+    /// Outputs since the last reply, with the index of the input they are from.
+    outputs: Vec<(usize, NewFrame)>,
+    /// What they weigh together.
+    weight: Weight,
+    /// The input that the last of them are from, how many these are and what they weigh.
+    latest: (usize, usize, Weight),
+    pub(super) replies: Replies,
+    /// Counts the calls that waited, so that a timer knows whether its call is still the one.
+    pub(super) wait: u64,
+    /// The input whose call waits. What came before it is answered for.
+    pub(super) waiting: Option<usize>,
+}
+
+impl Batch {
+    /// A batch of which nothing is handled yet.
+    pub(super) fn new(inputs: Vec<Input>, replies: Replies) -> Self {
+        Self {
+            inputs,
+            from: 0,
+            outputs: Vec::new(),
+            weight: Weight::default(),
+            latest: Default::default(),
+            replies,
+            wait: 0,
+            waiting: None,
+        }
+    }
+
+    /// Buffers what the call of the input at `index` made; whether a commit is full with it.
+    pub(super) fn push(&mut self, index: usize, frame: NewFrame) -> Result<bool, JsErrorBox> {
+        let weight = Weight::of(&frame);
+        let (count, of_call) = match self.latest {
+            (latest, count, before) if latest == index => (count + 1, before + weight),
+            _ => (1, weight),
+        };
+        if count > OUTPUTS_PER_CALL_MAX
+            || of_call.bodies > OUTPUT_BYTES_PER_CALL_MAX
+            || of_call.records > OUTPUT_RECORDS_BYTES_PER_CALL_MAX
+        {
+            return Err(JsErrorBox::range_error(format!(
+                "a call may append {OUTPUTS_PER_CALL_MAX} frames with \
+                 {OUTPUT_RECORDS_BYTES_PER_CALL_MAX} bytes of meta and \
+                 {OUTPUT_BYTES_PER_CALL_MAX} bytes of bodies; a generator or a command may append more"
+            )));
+        }
+        self.latest = (index, count, of_call);
+        self.weight = self.weight + weight;
+        self.outputs.push((index, frame));
+        Ok(self.is_full())
+    }
+
+    /// Whether the calls so far should be committed before another begins.
+    const fn is_full(&self) -> bool {
+        self.outputs.len() >= GROUP_OUTPUTS
+            || self.weight.bodies >= GROUP_BODIES_BYTES
+            || self.weight.records >= GROUP_RECORDS_BYTES
+    }
+
+    /// Answers for the next `done` inputs; `None` when that was the last answer.
+    pub(super) fn reply(mut self, done: usize, state: Option<Bytes>) -> Option<Self> {
+        let until = self.from + done;
+        let tick = self.inputs.is_empty();
+        let later = self.outputs.iter().position(|(index, _)| *index >= until && !tick);
+        let rest = self.outputs.split_off(later.unwrap_or(self.outputs.len()));
+        let outputs = std::mem::replace(&mut self.outputs, rest);
+        let outputs = outputs.into_iter().map(|(_, frame)| frame).collect();
+        let left = self.outputs.iter().map(|(_, frame)| Weight::of(frame));
+        self.weight = left.fold(Weight::default(), |sum, more| sum + more);
+        self.from = until;
+        // The Host may have dropped its end: then nobody wants the rest either.
+        let _ = self.replies.replies.send(HandlerReply { done, outputs, state, failure: None });
+        (self.from < self.inputs.len()).then_some(self)
+    }
+
+    pub(super) fn undo(&mut self) {
+        self.outputs.clear();
+        self.weight = Weight::default();
+    }
+
+    /// Answers that the input at `index` could not be handled.
+    pub(super) fn fail(
+        self,
+        index: usize,
+        shared: bool,
+        fresh: bool,
+        error: ModuleError,
+        verdict: Verdict,
+    ) {
+        let failure = HandlerFailure { error, index, shared, fresh: fresh || shared, verdict };
+        // As above.
+        let _ = self.replies.replies.send(HandlerReply {
+            done: 0,
+            outputs: Vec::new(),
+            state: None,
+            failure: Some(failure),
+        });
+    }
+}

@@ -1,0 +1,146 @@
+//! The input of a generator: frames `<name>.send`, each handed over alone, so that the place kept
+//! for the next run is exactly behind the last one taken. A frame is taken when the next is asked
+//! for, and when its loop is left. A crash may repeat the last, never lose one.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use deno_core::{OpState, op2};
+use deno_error::JsErrorBox;
+use futures::future::LocalBoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use xs_engine::{Bound, Frame, ReadOptions, Start, TopicPatterns};
+
+use super::bridge::{Bridge, type_error};
+use super::frames;
+use super::outbox::Outbox;
+use super::streams::Source;
+use crate::isolate::FrameStream;
+
+/// The key of the place among the generator's positions.
+const KEY: &str = "input";
+
+/// Where the input goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Position {
+    offset: u64,
+}
+
+/// Keeps the newest place that was reached, one write at a time.
+pub(super) struct Keeping {
+    bridge: Rc<Bridge>,
+    outbox: Rc<Outbox>,
+    /// The offset of the frame handed over last.
+    given: Cell<Option<u64>>,
+    next: Cell<Option<u64>>,
+    busy: Cell<bool>,
+}
+
+struct Sends {
+    bridge: Rc<Bridge>,
+    keeping: Rc<Keeping>,
+    stream: Option<FrameStream>,
+}
+
+/// Opens the input; gives its stream's number.
+#[op2(fast)]
+pub(super) fn op_xs_input(state: &mut OpState, run: u32) -> Result<u32, JsErrorBox> {
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    if !bridge.is_duplex() {
+        return Err(JsErrorBox::type_error(
+            "ctx.input needs duplex: true in the definition of the generator",
+        ));
+    }
+    let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
+        return Err(JsErrorBox::generic("this run is over"));
+    };
+    let keeping = Keeping {
+        bridge: Rc::clone(&bridge),
+        outbox,
+        given: Cell::new(None),
+        next: Cell::new(None),
+        busy: Cell::new(false),
+    };
+    let keeping = Rc::new(keeping);
+    *bridge.input.borrow_mut() = Rc::downgrade(&keeping);
+    let source = Sends { bridge: Rc::clone(&bridge), keeping, stream: None };
+    bridge.streams.open(Box::new(source))
+}
+
+/// The loop over the input was left: its last frame is done with.
+#[op2(fast)]
+pub(super) fn op_xs_input_left(state: &mut OpState) {
+    let keeping = state.borrow::<Rc<Bridge>>().input.borrow().upgrade();
+    if let Some(keeping) = keeping {
+        keeping.taken();
+    }
+}
+
+impl Source for Sends {
+    fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
+        async move {
+            self.keeping.taken();
+            loop {
+                let stream = match &mut self.stream {
+                    Some(stream) => stream,
+                    None => self.stream.insert(open(&self.bridge).await?),
+                };
+                match stream.next().await {
+                    Some(Ok(frame)) if self.is_own(&frame) => {}
+                    Some(Ok(frame)) => {
+                        self.keeping.given.set(frame.offset());
+                        let one = std::iter::once(&frame);
+                        return Ok(Some(frames::encode(one, &*self.bridge.backend)));
+                    }
+                    Some(Err(error)) => return Err(JsErrorBox::generic(error.message)),
+                    None => return Ok(None),
+                }
+            }
+        }
+        .boxed_local()
+    }
+}
+
+impl Sends {
+    /// What it sent itself is not its input.
+    fn is_own(&self, frame: &Frame) -> bool {
+        let maker = frame.origin().and_then(|o| self.bridge.backend.processor_name(o.processor));
+        maker.is_some_and(|name| name == self.bridge.spec.name)
+    }
+}
+
+/// Follows the input from where it was; everything behind the version's `create` frame is new.
+async fn open(bridge: &Bridge) -> Result<FrameStream, JsErrorBox> {
+    let saved = bridge.backend.position_get(KEY.to_owned()).await.map_err(type_error)?;
+    let saved = saved.and_then(|bytes| serde_json::from_slice::<Position>(&bytes).ok());
+    let topics = TopicPatterns::parse(&format!("{}.send", bridge.spec.name)).map_err(type_error)?;
+    let start = match saved {
+        Some(Position { offset }) => Start::From(Bound::Offset(offset)),
+        None => Start::After(Bound::Id(bridge.spec.create)),
+    };
+    Ok(bridge.backend.read(ReadOptions { topics, start, follow: true, ..ReadOptions::default() }))
+}
+
+impl Keeping {
+    fn taken(self: &Rc<Self>) {
+        let Some(offset) = self.given.take() else { return };
+        self.next.set(Some(offset + 1));
+        if self.busy.replace(true) {
+            return;
+        }
+        let keeping = Rc::clone(self);
+        drop(deno_core::unsync::spawn(async move {
+            while let Some(offset) = keeping.next.take() {
+                // What was made of the frame is stored before it counts as taken.
+                keeping.outbox.empty().await;
+                let value = Bytes::from(json!(Position { offset }).to_string());
+                // A place that is not kept repeats frames after a restart; it never loses any.
+                let _ = keeping.bridge.backend.position_set(KEY.to_owned(), value).await;
+            }
+            keeping.busy.set(false);
+        }));
+    }
+}

@@ -1,0 +1,114 @@
+//! From what a module says to frames: topics, ttls and limits are checked here, and the origin is
+//! set, which no module can write.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use deno_error::JsErrorBox;
+use xs_engine::{Body, Frame, Meta, NewFrame, Origin, Topic, Ttl};
+
+use super::bridge::{Bridge, HANDLER_RUN, type_error};
+use crate::isolate::limits::OUTPUT_BODY_BYTES_MAX;
+
+impl Bridge {
+    /// Origin of what an input causes.
+    pub(super) fn origin(&self, input: Option<&Frame>) -> Origin {
+        let hops = input.map_or(0, |frame| frame.origin().map_or(0, |origin| origin.hops) + 1);
+        Origin {
+            processor: self.spec.create,
+            input: input.map(Frame::id),
+            input_offset: input.and_then(Frame::offset),
+            hops,
+        }
+    }
+
+    /// A frame as the module describes it; empty text stands for "not given".
+    pub(super) fn frame(
+        &self,
+        topic: &str,
+        meta: String,
+        ttl: &str,
+        body: Bytes,
+        origin: Origin,
+    ) -> Result<NewFrame, JsErrorBox> {
+        if body.len() > OUTPUT_BODY_BYTES_MAX {
+            return Err(JsErrorBox::range_error(format!(
+                "a body of {} bytes is over the limit of {OUTPUT_BODY_BYTES_MAX}; \
+                 keep large content with ctx.blob.put() and append its hash",
+                body.len()
+            )));
+        }
+        let definition = self.definition.borrow();
+        let output = definition.as_ref().map(|known| &known.output);
+        let topic = match (topic.is_empty(), output.and_then(|output| output.topic.clone())) {
+            (true, Some(topic)) => topic,
+            (true, None) => {
+                let suffix = self.spec.kind.result_suffix();
+                self.topic(&format!("{}.{suffix}", self.spec.name))?
+            }
+            (false, _) => self.topic(topic)?,
+        };
+        let ttl = match ttl {
+            "" => output.map_or(Ttl::Forever, |output| output.ttl),
+            text => Ttl::parse(text).map_err(type_error)?,
+        };
+        let meta = Meta::parse(meta).map_err(type_error)?;
+        let body = if body.is_empty() { Body::None } else { Body::Inline(body) };
+        Ok(NewFrame { topic, meta, body, ttl, origin: Some(origin) })
+    }
+
+    fn topic(&self, text: &str) -> Result<Topic, JsErrorBox> {
+        let topic = Topic::parse(text).map_err(type_error)?;
+        if topic.is_reserved() {
+            return Err(JsErrorBox::type_error(format!(
+                "topic {text:?} belongs to xs itself; append to a topic that does not begin with xs."
+            )));
+        }
+        Ok(topic)
+    }
+
+    /// Takes one output of a run; whether the outputs buffered for a handler fill a commit.
+    pub(super) fn emit(
+        &self,
+        run: u32,
+        input: u32,
+        topic: &str,
+        meta: String,
+        ttl: &str,
+        body: Bytes,
+    ) -> Result<bool, JsErrorBox> {
+        if run == HANDLER_RUN {
+            return self.emit_buffered(input as usize, topic, meta, ttl, body);
+        }
+        let (outbox, origin) = {
+            let mut runs = self.runs.borrow_mut();
+            let Some(run) = runs.get_mut(&run) else { return Err(over()) };
+            run.results += 1;
+            (Rc::clone(&run.outbox), run.origin)
+        };
+        if let Some(refusal) = outbox.take_refusal() {
+            return Err(JsErrorBox::generic(refusal.message));
+        }
+        outbox.push(self.frame(topic, meta, ttl, body, origin)?, None);
+        Ok(false)
+    }
+
+    fn emit_buffered(
+        &self,
+        input: usize,
+        topic: &str,
+        meta: String,
+        ttl: &str,
+        body: Bytes,
+    ) -> Result<bool, JsErrorBox> {
+        let mut batch = self.batch.borrow_mut();
+        let Some(batch) = batch.as_mut() else { return Err(over()) };
+        let origin = self.origin(batch.inputs.get(input).map(|input| &input.frame));
+        let frame = self.frame(topic, meta, ttl, body, origin)?;
+        batch.push(input, frame)
+    }
+}
+
+fn over() -> JsErrorBox {
+    JsErrorBox::generic("this run is over: nothing more can be appended from it")
+}

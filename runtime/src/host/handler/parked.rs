@@ -1,0 +1,79 @@
+//! Inputs that were set aside and come again: `xs.handler.<name>.unpark` in the log is an input of
+//! its own, in whose place the handler is given the frame that was parked. So it is handled once,
+//! in order with all others, and parked anew when it fails again.
+
+use serde_json::Value;
+use xs_engine::{Bound, Frame, FrameId, Topic, TopicPattern, TopicPatterns};
+use xs_protocol::Delivered;
+
+use super::inputs::Offered;
+use super::{Handler, Step, lost_or_again};
+use crate::host::lifecycle::Key;
+use crate::isolate::LogLevel;
+
+/// The last part of the topic by which an operator has a parked input handled again.
+pub const UNPARK: &str = "unpark";
+/// The last part of the topic by which an operator gives a parked input up.
+pub const DISCARD: &str = "discard";
+/// The last part of the topic of parked inputs, behind the handler's name.
+pub const PARKED: &str = "parked";
+
+/// The frame that an `unpark`, a `discard` or a record of a parked input is about.
+#[must_use]
+pub fn about(frame: &Frame, field: &str) -> Option<FrameId> {
+    let meta: Value = serde_json::from_slice(frame.meta()).ok()?;
+    FrameId::parse(meta.get(field)?.as_str()?).ok()
+}
+
+fn unpark_topic(key: &Key) -> Topic {
+    key.name.event_topic(key.kind, UNPARK)
+}
+
+impl Handler {
+    /// What it reads: its own topics, and what is unparked.
+    pub(super) fn topics(&self) -> TopicPatterns {
+        let topics = self.started.definition.topics.clone().unwrap_or_else(TopicPatterns::all);
+        let unpark = TopicPattern::Exact(unpark_topic(&self.version.key));
+        let both = topics.as_slice().iter().cloned().chain([unpark]).collect();
+        TopicPatterns::new(both).unwrap_or(topics)
+    }
+
+    /// Puts parked inputs into the places of the frames that ask for them.
+    pub(super) async fn with_unparked(&self, frames: Vec<Delivered>) -> Step<Vec<Offered>> {
+        let topic = unpark_topic(&self.version.key);
+        let mut offered = Vec::with_capacity(frames.len());
+        for delivered in frames {
+            let at = delivered.frame.offset();
+            if delivered.frame.topic() != topic.as_str() {
+                offered.push(Offered { delivered, at });
+                continue;
+            }
+            match self.parked_input(&delivered.frame).await? {
+                Some(frame) => {
+                    offered.push(Offered { delivered: Delivered { frame, body: None }, at });
+                }
+                None => {
+                    let text = format!(
+                        "frame {} unparks nothing: what it names is no parked input of this \
+                         handler, or is not in the store any more",
+                        delivered.frame.id()
+                    );
+                    self.version.backend.log(LogLevel::Warn, text, None);
+                }
+            }
+        }
+        Ok(offered)
+    }
+
+    /// The input that an `unpark` is about.
+    async fn parked_input(&self, unpark: &Frame) -> Step<Option<Frame>> {
+        let Some(record) = self.frame_of(about(unpark, PARKED)).await? else { return Ok(None) };
+        let own = record.topic() == self.version.key.name.topic(PARKED).as_str();
+        self.frame_of(about(&record, "frame").filter(|_| own)).await
+    }
+
+    async fn frame_of(&self, id: Option<FrameId>) -> Step<Option<Frame>> {
+        let Some(id) = id else { return Ok(None) };
+        self.version.shared().client.get(Bound::Id(id)).await.map_err(lost_or_again)
+    }
+}
