@@ -88,6 +88,11 @@ impl Session {
         }
     }
 
+    /// Whether a server answers, and not the store opened by this process.
+    pub(crate) const fn is_served(&self) -> bool {
+        self.local.is_none()
+    }
+
     /// Ends the connection and closes the store if this process opened it.
     pub(crate) async fn close(self) -> anyhow::Result<()> {
         drop(self.client);

@@ -25,6 +25,12 @@ fn main() -> ExitCode {
         Args { subcommand: Subcommand::Host(host), .. } => return serve::run_host(host),
         args => args,
     };
+    if args.runs_javascript()
+        && let Err(error) = xs_runtime::prepare_by_exec()
+    {
+        output::notice(&format!("cannot prepare for JavaScript: {error}"));
+        return Exit::Failed.into();
+    }
     match run(args) {
         Ok(exit) => exit.into(),
         Err(error) if exit::is_closed_pipe(&error) => Exit::Ok.into(),

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use clap::{Parser, ValueHint};
 use tracing::level_filters::LevelFilter;
-use xs_engine::{BlobHash, Meta, SyncPolicy, Topic, Ttl};
+use xs_engine::{BlobHash, FrameId, Meta, SyncPolicy, Topic, Ttl};
 use xs_protocol::Address;
 use xs_protocol::limits::LAST_MAX;
+use xs_runtime::permissions::Allow;
 
 pub(crate) use address::lift;
 pub(crate) use read::{BodyArgs, CatArgs, PatternArgs, TailArgs, bound};
@@ -43,6 +44,13 @@ pub(crate) struct Args {
     /// What to do.
     #[command(subcommand)]
     pub(crate) subcommand: Subcommand,
+}
+
+impl Args {
+    /// Whether this process itself evaluates modules.
+    pub(crate) const fn runs_javascript(&self) -> bool {
+        matches!(self.subcommand, Subcommand::Modules(ModulesSubcommand::Check { .. }))
+    }
 }
 
 /// The subcommands.
@@ -119,6 +127,13 @@ pub(crate) struct AllowArgs {
     /// Let modules that name them reach private and loopback addresses.
     #[arg(long)]
     pub(crate) allow_net_private: bool,
+}
+
+impl AllowArgs {
+    /// The same as the runtime takes it. No module may read below `read_denied`.
+    pub(crate) fn allow(self, read_denied: Vec<PathBuf>) -> Allow {
+        Allow { net_any: self.allow_net_any, net_private: self.allow_net_private, read_denied }
+    }
 }
 
 /// `xs __host`.
@@ -267,14 +282,134 @@ pub(crate) struct TopicsArgs {
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ModulesSubcommand {
     /// List the modules and how they are.
-    #[command(after_help = "Example:\n  xs modules list ./store")]
-    List,
-    /// Show one module: its state, its position, what went wrong and where.
+    #[command(after_help = "Examples:\n  xs modules list ./store\n  xs modules list --check")]
+    List {
+        /// End with exit code 1 when any has failed or is invalid.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Show one module: its state, its position, what went wrong and where, and what helps.
     #[command(after_help = "Example:\n  xs modules show anomaly")]
     Show {
         /// The module's name.
         name: Topic,
     },
+    /// Print what a handler remembers, as JSON.
+    #[command(after_help = "Example:\n  xs modules state anomaly")]
+    State {
+        /// The handler's name.
+        name: Topic,
+    },
+    /// Print what a module has said with console and ctx.log.
+    #[command(
+        after_help = "Examples:\n  xs modules logs anomaly\n  xs modules logs -f -n 0 anomaly"
+    )]
+    Logs {
+        /// The module's name.
+        name: Topic,
+        /// How many lines, the newest last.
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 50,
+            value_parser = clap::value_parser!(u64).range(0..=LAST_MAX))]
+        count: u64,
+        /// Go on with what it says from now on.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Evaluate the modules of a directory without running them, and say what is wrong.
+    #[command(after_help = "Example:\n  xs modules check ./modules")]
+    Check {
+        /// The modules directory.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        #[command(flatten)]
+        allow: AllowArgs,
+    },
+    /// Stop a module; it stays stopped until it is started or its file is saved.
+    #[command(after_help = "Example:\n  xs modules stop anomaly")]
+    Stop {
+        /// The module's name.
+        name: Topic,
+    },
+    /// Start a module that was stopped or has failed, from where it was.
+    #[command(after_help = "Example:\n  xs modules start anomaly")]
+    Start {
+        /// The module's name.
+        name: Topic,
+    },
+    /// Forget the position and the state of a module, so that it begins anew.
+    #[command(
+        after_help = "Examples:\n  xs modules reset anomaly --dry-run\n  xs modules reset anomaly --yes"
+    )]
+    Reset {
+        /// The module's name.
+        name: Topic,
+        #[command(flatten)]
+        sure: SureArgs,
+    },
+    /// List the inputs that a handler has set aside.
+    #[command(after_help = "Example:\n  xs modules parked webhook")]
+    Parked {
+        /// The handler's name.
+        name: Topic,
+    },
+    /// Have parked inputs handled again.
+    #[command(after_help = "Examples:\n  xs modules unpark webhook\n  \
+        xs modules unpark webhook 03g4a5lk7bc9ucnxswp2nn1gj")]
+    Unpark {
+        /// The handler's name.
+        name: Topic,
+        /// Ids of parked inputs, or of the frames they are about [default: all].
+        #[arg(value_name = "ID", value_parser = frame_id)]
+        ids: Vec<FrameId>,
+    },
+    /// Give parked inputs up.
+    #[command(after_help = "Example:\n  xs modules discard webhook --yes")]
+    Discard {
+        /// The handler's name.
+        name: Topic,
+        /// Ids of parked inputs, or of the frames they are about [default: all].
+        #[arg(value_name = "ID", value_parser = frame_id)]
+        ids: Vec<FrameId>,
+        #[command(flatten)]
+        sure: SureArgs,
+    },
+    /// Write a first version of a module.
+    #[command(after_help = "Example:\n  xs modules new handler anomaly --dir ./modules")]
+    New {
+        /// What it is to be.
+        kind: KindArg,
+        /// Its name: xs modules new handler disk.usage makes handlers/disk.usage.ts.
+        name: String,
+        /// The modules directory.
+        #[arg(long, default_value = ".", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
+}
+
+/// A kind of module.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum KindArg {
+    /// Emits events.
+    Generator,
+    /// Reacts to events.
+    Handler,
+    /// Answers calls.
+    Command,
+}
+
+/// What makes a destructive subcommand go on.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct SureArgs {
+    /// Do not ask. Needed where there is no terminal to ask on.
+    #[arg(short = 'y', long)]
+    pub(crate) yes: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+fn frame_id(text: &str) -> Result<FrameId, String> {
+    FrameId::parse(text).map_err(|error| error.to_string())
 }
 
 /// `xs ping`.

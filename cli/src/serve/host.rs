@@ -7,7 +7,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use xs_protocol::{Role, Server};
-use xs_runtime::permissions::Allow;
 use xs_runtime::supervise::child::{self, ChildOptions};
 use xs_runtime::supervise::{SuperviseOptions, Supervisor};
 
@@ -43,10 +42,6 @@ pub(super) fn start(
 /// Is the Host, until the server stops it.
 pub(crate) fn run(args: HostArgs) -> ExitCode {
     super::log_to_stderr(args.log);
-    let allow = Allow {
-        net_any: args.allow.allow_net_any,
-        net_private: args.allow.allow_net_private,
-        read_denied: vec![args.store],
-    };
+    let allow = args.allow.allow(vec![args.store]);
     child::main(ChildOptions { modules: Some(args.modules), allow })
 }

@@ -10,9 +10,10 @@ mod frames;
 mod lines;
 mod modules;
 mod status;
+mod sure;
 
 use tokio::signal::unix::{SignalKind, signal};
-use xs_protocol::{Address, Client};
+use xs_protocol::Address;
 
 use crate::args::{Args, CasSubcommand, ModulesSubcommand, Subcommand};
 use crate::connect::{Need, Session};
@@ -27,6 +28,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Subcommand::Serve(serve) => serve::run(serve, addr).await,
         Subcommand::Version => status::version(),
         Subcommand::Ping(ping) => status::ping(&ping, addr).await,
+        Subcommand::Modules(modules) => match modules::without_store(modules).await {
+            Ok(ended) => ended,
+            Err(modules) => with_store(addr, Subcommand::Modules(modules)).await,
+        },
         subcommand => with_store(addr, subcommand).await,
     }
 }
@@ -37,7 +42,7 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
     let mut terminate = signal(SignalKind::terminate())?;
     let session = Session::open(addr, need(&subcommand)).await?;
     let ended = tokio::select! {
-        ended = on_store(&session.client, subcommand) => ended,
+        ended = on_store(&session, subcommand) => ended,
         _ = interrupt.recv() => Ok(Exit::Interrupted),
         _ = terminate.recv() => Ok(Exit::Interrupted),
     };
@@ -52,11 +57,13 @@ fn need(subcommand: &Subcommand) -> Need {
         Subcommand::Call(_) => Need::Server,
         Subcommand::Tail(_) => Need::Follow,
         Subcommand::Cat(cat) if cat.follows() => Need::Follow,
+        Subcommand::Modules(ModulesSubcommand::Logs { follow: true, .. }) => Need::Follow,
         _ => Need::Existing,
     }
 }
 
-async fn on_store(client: &Client, subcommand: Subcommand) -> anyhow::Result<Exit> {
+async fn on_store(session: &Session, subcommand: Subcommand) -> anyhow::Result<Exit> {
+    let client = &session.client;
     let mut output = Output::stdout();
     let out = &mut output;
     let exit = match subcommand {
@@ -69,9 +76,9 @@ async fn on_store(client: &Client, subcommand: Subcommand) -> anyhow::Result<Exi
         Subcommand::Cas(CasSubcommand::Put { file }) => cas::put(client, file, out).await,
         Subcommand::Call(call) => call::run(client, call, out).await,
         Subcommand::Topics(topics) => frames::topics(client, &topics, out).await,
-        Subcommand::Modules(ModulesSubcommand::List) => modules::list(client, out).await,
-        Subcommand::Modules(ModulesSubcommand::Show { name }) => {
-            modules::show(client, &name, out).await
+        Subcommand::Modules(subcommand) => {
+            let asked = modules::Asked { client, served: session.is_served() };
+            modules::run(asked, subcommand, out).await
         }
         Subcommand::Serve(_) | Subcommand::Host(_) | Subcommand::Ping(_) | Subcommand::Version => {
             unreachable!("taken where no store is needed")

@@ -20,6 +20,8 @@ mod hostile;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod modules;
+#[cfg(test)]
 mod pipes;
 #[cfg(test)]
 mod serve;

@@ -1,0 +1,185 @@
+//! `modules stop`, `start` and `reset`: what an operator asks for goes into the log as frames, and
+//! what came of it is read from there.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use xs_engine::{
+    Body, Bound, CursorChange, CursorName, ExpectRevision, FrameId, Meta, NewFrame, ReadOptions,
+    Start, Topic, TopicPattern, TopicPatterns,
+};
+use xs_protocol::{AppendRequest, Client, SubEvent, SubscribeOptions};
+use xs_runtime::host::lifecycle::{Event, Key, parse_topic};
+use xs_runtime::host::processor_cursor;
+
+use super::Asked;
+use super::survey::{self, Module, meta, summary};
+use crate::args::SureArgs;
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+use crate::output::Output;
+use crate::subcommand::sure;
+
+/// Time a server has to do what was asked of it: modules have several seconds to stop.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+pub(super) async fn stop(asked: Asked<'_>, name: &Topic, out: &mut Output) -> anyhow::Result<Exit> {
+    let (key, module) = survey::one(asked.client, asked.served, name).await?;
+    if !module.wanted {
+        out.line(&format!("{key} does not run"))?;
+        return Ok(Exit::Ok);
+    }
+    let term = NewFrame::new(key.name.event_topic(key.kind, Event::Term.as_str()));
+    let asked_by = append(asked.client, vec![term], Vec::new()).await?;
+    settle(asked, &key, asked_by, &[Event::FinTerm, Event::FinError], out).await
+}
+
+pub(super) async fn start(
+    asked: Asked<'_>,
+    name: &Topic,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let (key, module) = survey::one(asked.client, asked.served, name).await?;
+    let create = again(&key, &module)?;
+    let asked_by = append(asked.client, vec![create], Vec::new()).await?;
+    settle(asked, &key, asked_by, &[Event::Active, Event::Invalid], out).await
+}
+
+pub(super) async fn reset(
+    asked: Asked<'_>,
+    name: &Topic,
+    sure: SureArgs,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let (key, module) = survey::one(asked.client, asked.served, name).await?;
+    let cursors = cursors_of(asked.client, &key).await?;
+    let what = format!("{key}: its position and state, {} cursors", cursors.len());
+    if sure.dry_run {
+        out.line(&format!("would forget {what}"))?;
+        return Ok(Exit::Ok);
+    }
+    sure::ask(&format!("forget {what}"), sure)?;
+    let drop = |name| CursorChange { name, expect: ExpectRevision::Any, set: None };
+    let cursors = cursors.into_iter().map(drop).collect();
+    // One that runs is started anew in the same batch, so that nothing of its memory goes on.
+    let create = if module.wanted { vec![again(&key, &module)?] } else { Vec::new() };
+    if create.is_empty() {
+        append(asked.client, create, cursors).await?;
+        out.line(&format!("{key} begins anew when it is started"))?;
+        return Ok(Exit::Ok);
+    }
+    let asked_by = append(asked.client, create, cursors).await?;
+    settle(asked, &key, asked_by, &[Event::Active, Event::Invalid], out).await
+}
+
+/// The newest version once more. It names the same file, which then counts as taken.
+fn again(key: &Key, module: &Module) -> anyhow::Result<NewFrame> {
+    let Some(create) = &module.create else {
+        return Fault::fail(Exit::NotFound, format!("no source of {key} is in the log"));
+    };
+    if !meta(create)["error"].is_null() {
+        let text =
+            format!("the newest version of {key} cannot run; save its file: {}", summary(create));
+        return Fault::fail(Exit::Failed, text);
+    }
+    let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create.as_str()));
+    frame.meta = Meta::parse(create.meta().to_vec())?;
+    frame.body = create.hash().map_or(Body::None, Body::Stored);
+    Ok(frame)
+}
+
+/// The cursors that belong to a module: its own, and those of its tails and its input.
+async fn cursors_of(client: &Client, key: &Key) -> anyhow::Result<BTreeSet<CursorName>> {
+    let own = processor_cursor(key);
+    let below = format!("{own}:");
+    let all = client.cursor_list().await.map_err(explain)?.into_iter().map(|cursor| cursor.name);
+    Ok(all.filter(|name| *name == own || name.as_str().starts_with(&below)).collect())
+}
+
+/// Appends; the id of the first frame.
+async fn append(
+    client: &Client,
+    frames: Vec<NewFrame>,
+    cursors: Vec<CursorChange>,
+) -> anyhow::Result<FrameId> {
+    let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
+    let appended = client.append(&batch).await.map_err(explain)?;
+    Ok(appended.frames.first().map_or(FrameId::ZERO, |stamp| stamp.id))
+}
+
+/// Waits for what comes of a frame, and tells it. Without a server it is told that it will.
+async fn settle(
+    asked: Asked<'_>,
+    key: &Key,
+    asked_by: FrameId,
+    outcomes: &[Event],
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    if !asked.served {
+        out.line(&format!("{key}: the next server with its modules will do it"))?;
+        return Ok(Exit::Ok);
+    }
+    let waited = outcome(asked.client, key, asked_by, outcomes);
+    let Ok(found) = tokio::time::timeout(ANSWER_MAX, waited).await else {
+        let text = format!("no server said what came of it; xs modules show {}", key.name);
+        return Fault::fail(Exit::TimedOut, text);
+    };
+    let (event, told) = found?;
+    let mut fields = Map::new();
+    for (name, value) in
+        [("name", key.name.as_str()), ("kind", key.kind.as_str()), ("event", event.as_str())]
+    {
+        fields.insert(name.to_owned(), json!(value));
+    }
+    match event {
+        Event::Invalid | Event::FinError => {
+            let message = told["message"].as_str().unwrap_or("no message");
+            let place = survey::place(&told).map(|place| format!(" ({place})"));
+            let text = format!("{key}: {message}{}", place.unwrap_or_default());
+            Fault::fail(Exit::Failed, text)
+        }
+        _ if out.is_person() => {
+            out.line(&format!("{key}: {}", event.as_str()))?;
+            Ok(Exit::Ok)
+        }
+        _ => {
+            out.line(&Value::Object(fields).to_string())?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// The first of the outcomes behind a frame.
+async fn outcome(
+    client: &Client,
+    key: &Key,
+    asked_by: FrameId,
+    outcomes: &[Event],
+) -> anyhow::Result<(Event, Value)> {
+    let topics = outcomes
+        .iter()
+        .map(|event| TopicPattern::Exact(key.name.event_topic(key.kind, event.as_str())));
+    let options = ReadOptions {
+        topics: TopicPatterns::new(topics.collect())?,
+        start: Start::After(Bound::Id(asked_by)),
+        follow: true,
+        ..ReadOptions::default()
+    };
+    let subscribed = client.subscribe(&options, SubscribeOptions::default()).await;
+    let mut subscription = subscribed.map_err(explain)?;
+    while let Some(event) = subscription.next().await {
+        let SubEvent::Frames { frames, .. } = event.map_err(explain)? else { continue };
+        for delivered in frames {
+            let meta = meta(&delivered.frame);
+            // What is said of an older version meanwhile is not about this.
+            let about = meta["create"].as_str().map(str::to_owned);
+            let Some((_, event)) = parse_topic(delivered.frame.topic()) else { continue };
+            let newer = event == Event::FinTerm || about == Some(asked_by.to_string());
+            if newer || event == Event::FinError {
+                return Ok((event, meta));
+            }
+        }
+    }
+    Fault::fail(Exit::Unreachable, "the server ended")
+}

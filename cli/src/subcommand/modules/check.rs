@@ -1,0 +1,36 @@
+//! `modules check`: evaluates the modules of a directory as a server would, runs none of them, and
+//! says what is wrong. Needs no store.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde_json::json;
+use xs_runtime::host::check::{Checked, check};
+
+use super::survey;
+use crate::args::AllowArgs;
+use crate::exit::Exit;
+use crate::output::{Output, Paint};
+
+pub(super) async fn run(dir: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit> {
+    let checked = check(&dir, &allowed.allow(Vec::new())).await;
+    let checked = checked.with_context(|| format!("check the modules in {}", dir.display()))?;
+    let mut out = Output::stdout();
+    for Checked { key, file, error } in &checked {
+        let error = error.as_ref().map(|error| error.to_json());
+        if !out.is_person() {
+            let line = json!({
+                "kind": key.kind.as_str(), "name": key.name.as_str(), "file": file, "error": error,
+            });
+            out.line(&line.to_string())?;
+        } else if let Some(error) = &error {
+            let text = out.paint(Paint::Bad, &survey::describe(error));
+            out.line(&format!("{file}: {text}"))?;
+        } else {
+            out.line(&format!("{file}: ok"))?;
+        }
+    }
+    out.flush()?;
+    let failed = checked.iter().any(|checked| checked.error.is_some());
+    Ok(if failed { Exit::Failed } else { Exit::Ok })
+}

@@ -1,0 +1,72 @@
+//! `modules new`: a first version of a module, and the types an editor needs beside it.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use xs_runtime::host::editor;
+use xs_runtime::{Kind, ProcessorName};
+
+use crate::args::KindArg;
+use crate::exit::{Exit, Fault};
+use crate::output::Output;
+
+const GENERATOR: &str = r#"import { generator } from "xs";
+
+// Each value yielded becomes one frame NAME.recv; objects become meta, text becomes the body.
+export default generator({
+  about: "says the time once a minute",
+  async *run(ctx) {
+    for await (const time of ctx.every("1m")) yield { time: time.toISOString() };
+  },
+});
+"#;
+
+const HANDLER: &str = r#"import { handler } from "xs";
+
+// Called for each frame of its topics, one at a time. What it returns becomes one frame NAME.out,
+// stored together with the state or not at all.
+export default handler({
+  about: "counts what happens",
+  topics: "*",
+  start: "new",
+  state: { count: 0 },
+  run(frame, ctx) {
+    ctx.state.count++;
+    return { count: ctx.state.count, of: frame.topic };
+  },
+});
+"#;
+
+const COMMAND: &str = r#"import { command } from "xs";
+
+// Answers `xs call NAME who=...`. Each value yielded becomes one frame NAME.recv at once.
+export default command({
+  about: "greets",
+  args: { who: "string?" },
+  async *run(call, ctx) {
+    yield { hello: call.args.who ?? "world" };
+  },
+});
+"#;
+
+pub(super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit> {
+    let name = ProcessorName::parse(name)
+        .map_err(|error| Fault::new(Exit::Usage, format!("{name:?}: {error}")))?;
+    let (kind, text) = match kind {
+        KindArg::Generator => (Kind::Generator, GENERATOR),
+        KindArg::Handler => (Kind::Handler, HANDLER),
+        KindArg::Command => (Kind::Command, COMMAND),
+    };
+    let path = dir.join(kind.dir()).join(format!("{name}.ts"));
+    fs::create_dir_all(dir.join(kind.dir())).context("make the directory of the module")?;
+    let made = fs::File::options().write(true).create_new(true).open(&path);
+    let mut file = made.with_context(|| format!("make {}", path.display()))?;
+    file.write_all(text.replace("NAME", name.as_str()).as_bytes())?;
+    editor::keep_current(dir).context("write the types for editors")?;
+    let mut out = Output::stdout();
+    out.line(&path.display().to_string())?;
+    out.flush()?;
+    Ok(Exit::Ok)
+}

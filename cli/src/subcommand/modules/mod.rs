@@ -1,0 +1,82 @@
+//! `modules`: how the modules are, and what an operator does about one. All of it is frames in the
+//! log and cursors beside it; nothing here talks to the Host.
+
+mod act;
+mod check;
+mod fresh;
+mod logs;
+mod parked;
+mod show;
+mod survey;
+
+use serde_json::json;
+use xs_protocol::Client;
+
+pub(super) use survey::place;
+
+use crate::args::ModulesSubcommand;
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// The store that is asked, and whether a server answers for it.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) client: &'a Client,
+    pub(super) served: bool,
+}
+
+/// Runs a subcommand that needs no store; gives back one that does.
+pub(super) async fn without_store(
+    subcommand: ModulesSubcommand,
+) -> Result<anyhow::Result<Exit>, ModulesSubcommand> {
+    match subcommand {
+        ModulesSubcommand::New { kind, name, dir } => Ok(fresh::make(kind, &name, &dir)),
+        ModulesSubcommand::Check { dir, allow } => Ok(check::run(dir, allow).await),
+        subcommand => Err(subcommand),
+    }
+}
+
+/// Runs a subcommand on a store.
+pub(super) async fn run(
+    asked: Asked<'_>,
+    subcommand: ModulesSubcommand,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    match subcommand {
+        ModulesSubcommand::List { check } => list(asked, check, out).await,
+        ModulesSubcommand::Show { name } => show::show(asked, &name, out).await,
+        ModulesSubcommand::State { name } => show::state(asked, &name, out).await,
+        ModulesSubcommand::Logs { name, count, follow } => {
+            logs::run(asked, &name, count, follow, out).await
+        }
+        ModulesSubcommand::Stop { name } => act::stop(asked, &name, out).await,
+        ModulesSubcommand::Start { name } => act::start(asked, &name, out).await,
+        ModulesSubcommand::Reset { name, sure } => act::reset(asked, &name, sure, out).await,
+        ModulesSubcommand::Parked { name } => parked::list(asked, &name, out).await,
+        ModulesSubcommand::Unpark { name, ids } => parked::unpark(asked, &name, ids, out).await,
+        ModulesSubcommand::Discard { name, ids, sure } => {
+            parked::discard(asked, &name, ids, sure, out).await
+        }
+        ModulesSubcommand::New { .. } | ModulesSubcommand::Check { .. } => {
+            unreachable!("taken where no store is needed")
+        }
+    }
+}
+
+async fn list(asked: Asked<'_>, check: bool, out: &mut Output) -> anyhow::Result<Exit> {
+    let modules = survey::all(asked.client, asked.served).await?;
+    let rows = modules.iter().map(|(key, module)| {
+        vec![
+            json!(key.kind.as_str()),
+            json!(key.name.as_str()),
+            json!(module.state()),
+            json!(out.time(module.latest.1.id().time_ms())),
+            json!(module.file),
+            json!(module.error.as_ref().map(survey::summary)),
+        ]
+    });
+    let rows: Vec<_> = rows.collect();
+    out.table(&["kind", "name", "state", "since", "file", "error"], &rows)?;
+    let failed = modules.values().any(survey::Module::has_failed);
+    Ok(if check && failed { Exit::Failed } else { Exit::Ok })
+}

@@ -1,0 +1,128 @@
+//! `modules show` and `modules state`: everything about one module.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use xs_engine::{Bound, Cursor, ReadOptions, Start, Topic, TopicPatterns};
+use xs_protocol::Client;
+use xs_runtime::Kind;
+use xs_runtime::host::{Place, Retry};
+
+use super::survey::{self, Facts, Module, describe, meta};
+use super::{Asked, parked};
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+use crate::output::{Output, Paint};
+
+/// Frames counted to tell how far a handler is behind; more are told as more.
+const LAG_MAX: u64 = 10_000;
+
+pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> anyhow::Result<Exit> {
+    let (key, module) = survey::one(asked.client, asked.served, name).await?;
+    let cursor = match key.kind {
+        Kind::Handler | Kind::Command => survey::cursor(asked.client, &key).await?,
+        Kind::Generator => None,
+    };
+    let active = module.active.as_ref().map(meta).unwrap_or_default();
+    let create = module.create.as_ref().map(meta).unwrap_or_default();
+    let mut facts = Facts::default();
+    facts.add("name", key.name.as_str());
+    facts.add("kind", key.kind.as_str());
+    facts.add("about", active["about"].clone());
+    facts.add("state", module.state());
+    facts.add("since", out.time(module.latest.1.id().time_ms()));
+    facts.add("file", json!(module.file));
+    facts.add("topics", active["topics"].clone());
+    facts.add("position", json!(cursor.as_ref().map(|cursor| cursor.offset)));
+    if key.kind == Kind::Handler {
+        facts.add("lag", lag(asked.client, cursor.as_ref(), &active["topics"]).await?);
+        facts.add("parked", parked::open(asked.client, &key).await?.len());
+    }
+    next_try(&module, cursor.as_ref(), &mut facts, out);
+    facts.add("config", create["config"].clone());
+    facts.add("permissions", active["permissions"].clone());
+    facts.add("error", module.error.as_ref().map_or(Value::Null, meta));
+    facts.add("help", json!(module.help(key.name.as_str())));
+    print(&facts, out)?;
+    Ok(Exit::Ok)
+}
+
+/// What waits to be tried again, how often it was, and when it will be.
+fn next_try(module: &Module, cursor: Option<&Cursor>, facts: &mut Facts, out: &Output) {
+    let place = cursor.and_then(|cursor| Place::of(cursor).ok());
+    if let Some(Retry { frame, attempt, due_ms }) = place.and_then(|place| place.retry) {
+        facts.add("retrying", frame.to_string());
+        facts.add("tries", attempt);
+        facts.add_time("due", Some(out.time(due_ms)));
+        return;
+    }
+    let Some(frame) = module.error.as_ref().filter(|_| module.state() == "retrying") else {
+        return;
+    };
+    let meta = meta(frame);
+    facts.add("tries", meta["tries"].clone());
+    let wait = meta["wait_ms"].as_u64().map(Duration::from_millis);
+    let due = wait.map(|wait| out.time(frame.id().time_ms() + wait.as_millis() as u64));
+    facts.add_time("due", due);
+}
+
+/// Frames that the handler has not seen.
+async fn lag(client: &Client, cursor: Option<&Cursor>, topics: &Value) -> anyhow::Result<Value> {
+    let patterns = topics.as_array().map(|topics| {
+        let topics: Vec<_> = topics.iter().filter_map(Value::as_str).collect();
+        TopicPatterns::parse(&topics.join(","))
+    });
+    let (Some(cursor), Some(Ok(topics))) = (cursor, patterns) else { return Ok(Value::Null) };
+    let options = ReadOptions {
+        topics,
+        start: Start::From(Bound::Offset(cursor.offset)),
+        limit: Some(LAG_MAX),
+        ..ReadOptions::default()
+    };
+    let (mut frames, mut count) = (client.fetch(&options), 0);
+    while let Some(frame) = frames.next().await {
+        frame.map_err(explain)?;
+        count += 1;
+    }
+    Ok(if count == LAG_MAX { json!(format!("{LAG_MAX} or more")) } else { json!(count) })
+}
+
+pub(super) fn print(facts: &Facts, out: &mut Output) -> std::io::Result<()> {
+    if !out.is_person() {
+        return out.line(&Value::Object(facts.0.clone()).to_string());
+    }
+    for (name, value) in &facts.0 {
+        let text = match value {
+            Value::Null => continue,
+            Value::Object(_) if name == "error" => out.paint(Paint::Bad, &describe(value)),
+            Value::String(text) => text.clone(),
+            Value::Array(items) => {
+                let items = items.iter().map(|item| item.as_str().unwrap_or_default());
+                items.collect::<Vec<_>>().join(" ")
+            }
+            other => other.to_string(),
+        };
+        let label = out.paint(Paint::Faint, &format!("{name:<11}"));
+        out.line(&format!("{label} {text}"))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn state(
+    asked: Asked<'_>,
+    name: &Topic,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let (key, _) = survey::one(asked.client, asked.served, name).await?;
+    if key.kind != Kind::Handler {
+        return Fault::fail(Exit::Usage, format!("{key} keeps no state; only handlers do"));
+    }
+    let Some(cursor) = survey::cursor(asked.client, &key).await? else {
+        return Fault::fail(Exit::NotFound, format!("{key} has not begun: there is no state yet"));
+    };
+    let state = Place::of(&cursor)?.state;
+    out.line(
+        &state.map_or("null".into(), |state| String::from_utf8_lossy(&state.json).into_owned()),
+    )?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,237 @@
+//! How each module is, as the lifecycle frames in the log say it. The log is the only source, so
+//! this works without a server too; but a module that ran when its server was killed has had nobody
+//! to say so, and only a newer start of a server tells.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use xs_engine::{Cursor, Frame, FrameId, Topic, TopicPatterns};
+use xs_protocol::{Client, LastRequest};
+use xs_runtime::host::lifecycle::{Event, Key, Lifecycle, parse_topic};
+use xs_runtime::host::processor_cursor;
+
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+
+/// Where the frames about modules are, and about the servers that ran them.
+const TOPICS: &str = "xs.generator.*,xs.handler.*,xs.command.*,xs.start";
+
+/// One module, from the newest frame of each of its events.
+pub(super) struct Module {
+    /// The event that tells how it is, and its frame.
+    pub(super) latest: (Event, Frame),
+    /// The newest frame that says what went wrong, unless it has been active since.
+    pub(super) error: Option<Frame>,
+    /// The newest `create` and `active` frames.
+    pub(super) create: Option<Frame>,
+    pub(super) active: Option<Frame>,
+    /// The file its present version was taken from.
+    pub(super) file: Option<String>,
+    /// Whether it is to run whenever there is a server for it.
+    pub(super) wanted: bool,
+    /// Whether an older version runs although the newest could not.
+    fallen_back: bool,
+    running: Running,
+}
+
+/// What is known of the process that would run a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Running {
+    /// No server that runs modules.
+    Nobody,
+    /// A server whose start is newer than the newest frame about the module.
+    Starting,
+    /// A server that has said something about it.
+    Somebody,
+}
+
+/// Every module that the log knows. `served`: whether a server answered.
+pub(super) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMap<Key, Module>> {
+    let request = LastRequest { topics: TopicPatterns::parse(TOPICS)?, n: 1, per_topic: true };
+    let frames = client.last(&request).await.map_err(explain)?;
+    let mut lifecycle = Lifecycle::default();
+    let mut modules: BTreeMap<Key, Module> = BTreeMap::new();
+    let mut start = None;
+    for frame in frames {
+        lifecycle.apply(&frame);
+        if frame.topic() == "xs.start" {
+            start = Some(frame);
+            continue;
+        }
+        let Some((key, event)) = parse_topic(frame.topic()) else { continue };
+        if !matches!(event, Event::Log | Event::Parked) {
+            modules.entry(key).or_insert_with(|| Module::new(event, &frame)).take(event, frame);
+        }
+    }
+    let runs_modules = |start: &Frame| !meta(start)["modules"].is_null();
+    let start = start.filter(|start| served && runs_modules(start)).map(|start| start.id());
+    for (key, module) in &mut modules {
+        let slots = lifecycle.get(key);
+        module.file = slots.and_then(|slots| slots.taken()).map(|taken| taken.file.clone());
+        module.wanted = slots.is_some_and(|slots| slots.wants_to_run());
+        module.fallen_back = module.latest.0 == Event::Invalid
+            && slots.is_some_and(|slots| slots.confirmed().is_some());
+        module.running = running(start, &module.latest.1);
+    }
+    Ok(modules)
+}
+
+fn running(start: Option<FrameId>, latest: &Frame) -> Running {
+    match start {
+        None => Running::Nobody,
+        Some(start) if start > latest.id() => Running::Starting,
+        Some(_) => Running::Somebody,
+    }
+}
+
+/// The module of a name: the one that is to run, when several kinds have had it.
+pub(super) async fn one(
+    client: &Client,
+    served: bool,
+    name: &Topic,
+) -> anyhow::Result<(Key, Module)> {
+    let named = all(client, served).await?.into_iter();
+    let mut named: Vec<_> = named.filter(|(key, _)| key.name.as_str() == name.as_str()).collect();
+    named.sort_by_key(|(_, module)| (module.wanted, module.latest.1.id()));
+    named.pop().ok_or_else(|| {
+        let text = format!("no module {name}; xs modules list names those there are");
+        Fault::new(Exit::NotFound, text).into()
+    })
+}
+
+/// The cursor of a module, for the kinds that keep one.
+pub(super) async fn cursor(client: &Client, key: &Key) -> anyhow::Result<Option<Cursor>> {
+    client.cursor_get(&processor_cursor(key)).await.map_err(explain)
+}
+
+impl Module {
+    fn new(event: Event, frame: &Frame) -> Self {
+        Self {
+            latest: (event, frame.clone()),
+            error: None,
+            create: None,
+            active: None,
+            file: None,
+            wanted: false,
+            fallen_back: false,
+            running: Running::Nobody,
+        }
+    }
+
+    fn take(&mut self, event: Event, frame: Frame) {
+        match event {
+            Event::Create => self.create = Some(frame.clone()),
+            Event::Active => {
+                self.error = None;
+                self.active = Some(frame.clone());
+            }
+            Event::Invalid | Event::FinError | Event::Retrying => self.error = Some(frame.clone()),
+            _ => {}
+        }
+        self.latest = (event, frame);
+    }
+
+    /// One word, or a few, for how it is.
+    pub(super) fn state(&self) -> &'static str {
+        match self.latest.0 {
+            Event::FinOk => "ended",
+            Event::FinError => "failed",
+            Event::Term | Event::FinTerm => "stopped",
+            Event::Invalid if !self.fallen_back => "invalid",
+            _ if self.running == Running::Nobody => "waiting for a server",
+            _ if self.running == Running::Starting => "starting",
+            Event::Active => "active",
+            Event::Retrying => "retrying",
+            Event::Invalid => "active, newest invalid",
+            _ => "starting",
+        }
+    }
+
+    /// Whether somebody has to look after it.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.latest.0, Event::Invalid | Event::FinError)
+    }
+
+    /// What would help, as something to type.
+    pub(super) fn help(&self, name: &str) -> Option<String> {
+        Some(match self.state() {
+            "failed" => format!("save its file, or: xs modules start {name}"),
+            "stopped" => format!("xs modules start {name}"),
+            "invalid" | "active, newest invalid" => "save its file".to_owned(),
+            "waiting for a server" => "xs serve --modules DIR".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+/// The meta of a frame.
+pub(super) fn meta(frame: &Frame) -> Value {
+    serde_json::from_slice(frame.meta()).unwrap_or_default()
+}
+
+/// The first line of what went wrong, and where.
+pub(super) fn summary(frame: &Frame) -> String {
+    let meta = meta(frame);
+    let message = meta["message"].as_str().unwrap_or("no message");
+    let place = place(&meta).map(|place| format!(" ({place})")).unwrap_or_default();
+    format!("{}{place}", message.lines().next().unwrap_or_default())
+}
+
+/// Everything about what went wrong, with the stack.
+pub(super) fn describe(error: &Value) -> String {
+    let message = error["message"].as_str().unwrap_or("no message");
+    let code = error["code"].as_str().map(|code| format!("{code}: ")).unwrap_or_default();
+    let place = place(error).map(|place| format!("\n  at {place}")).unwrap_or_default();
+    let more = ["code_frame", "stack"].iter().filter_map(|key| error[*key].as_str());
+    let more: String = more.map(|text| format!("\n{text}")).collect();
+    format!("{code}{message}{place}{more}")
+}
+
+/// `file:line:column`, as far as it is known.
+pub(crate) fn place(error: &Value) -> Option<String> {
+    let mut place = error["file"].as_str()?.to_owned();
+    for number in ["line", "column"].iter().filter_map(|key| error[*key].as_u64()) {
+        place += &format!(":{number}");
+    }
+    Some(place)
+}
+
+/// Facts by name, in the order in which they are told.
+#[derive(Default)]
+pub(super) struct Facts(pub(super) Map<String, Value>);
+
+impl Facts {
+    pub(super) fn add(&mut self, name: &str, value: impl Into<Value>) {
+        self.0.insert(name.to_owned(), value.into());
+    }
+
+    /// A time, as the printer shows it.
+    pub(super) fn add_time(&mut self, name: &str, shown: Option<String>) {
+        self.0.insert(name.to_owned(), json!(shown));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xs_engine::NewFrame;
+
+    fn module(event: Event, running: Running) -> Module {
+        let new = NewFrame::new(Topic::parse("xs.handler.a.active").unwrap());
+        let frame = Frame::assemble(&new, FrameId::first_of_ms(5), Some(1), None).unwrap();
+        Module { running, ..Module::new(event, &frame) }
+    }
+
+    #[test]
+    fn what_ran_under_a_server_that_is_gone_does_not_run() {
+        let state = |event, running| module(event, running).state();
+        assert_eq!(state(Event::Active, Running::Somebody), "active");
+        assert_eq!(state(Event::Active, Running::Nobody), "waiting for a server");
+        assert_eq!(state(Event::Retrying, Running::Starting), "starting");
+        assert_eq!(state(Event::FinError, Running::Nobody), "failed");
+        let frame = module(Event::Active, Running::Nobody).latest.1;
+        assert_eq!(running(None, &frame), Running::Nobody);
+        assert_eq!(running(Some(FrameId::first_of_ms(4)), &frame), Running::Somebody);
+        assert_eq!(running(Some(FrameId::first_of_ms(6)), &frame), Running::Starting);
+    }
+}

@@ -1,0 +1,158 @@
+//! `xs modules`: what an operator sees of the modules and does about them.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::{Place, Server, eventually};
+
+const SUM: &str = r#"
+import { handler, Park } from "xs";
+export default handler({
+  about: "sums up", topics: "in", state: { sum: 0 },
+  run(frame, ctx) {
+    if (frame.meta.n === 0) throw new Park("nothing to add");
+    if (frame.meta.n < 0) throw new RangeError("negative");
+    console.log("adding", frame.meta.n);
+    ctx.state.sum += frame.meta.n;
+    return { sum: ctx.state.sum };
+  },
+});
+"#;
+
+fn served() -> (Place, Server) {
+    let place = Place::new();
+    place.write("modules/handlers/sum.ts", SUM);
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("xs.handler.sum.active", 1);
+    (place, server)
+}
+
+fn add(place: &Place, n: i64) {
+    place.ok(&["append", "in", "-n", "--meta", &json!({ "n": n }).to_string()]);
+}
+
+fn state_of(place: &Place, name: &str) -> Value {
+    let listed = place.ok(&["modules", "list"]).json();
+    listed.iter().find(|module| module["name"] == name).unwrap()["state"].clone()
+}
+
+#[test]
+fn a_module_is_stopped_started_and_reset() {
+    let (place, server) = served();
+    add(&place, 3);
+    place.await_frames("sum.out", 1);
+    assert_eq!(place.ok(&["modules", "state", "sum"]).text(), "{\"sum\":3}\n");
+    let stopped = place.ok(&["modules", "stop", "sum"]).json();
+    assert_eq!(stopped[0]["event"], "fin.term");
+    assert_eq!(state_of(&place, "sum"), "stopped");
+    assert_eq!(place.ok(&["modules", "stop", "sum"]).text(), "handler sum does not run\n");
+    add(&place, 4);
+    let started = place.ok(&["modules", "start", "sum"]).json();
+    assert_eq!(started[0]["event"], "active");
+    assert_eq!(place.await_frames("sum.out", 2)[1]["meta"]["sum"], 7);
+    // A server that starts again takes it neither for stopped nor for new.
+    assert!(server.stop().success());
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("xs.handler.sum.active", 3);
+    assert_eq!(place.frames("xs.handler.sum.create").len(), 2);
+    let refused = place.xs(&["modules", "reset", "sum"]);
+    assert_eq!((refused.code, refused.err.contains("--yes")), (2, true), "{}", refused.err);
+    let dry = place.ok(&["modules", "reset", "sum", "--dry-run"]).text();
+    assert!(dry.contains("handler sum") && dry.contains("1 cursors"), "{dry}");
+    place.ok(&["modules", "reset", "sum", "--yes"]);
+    add(&place, 5);
+    assert_eq!(place.await_frames("sum.out", 3)[2]["meta"]["sum"], 5);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn what_failed_is_shown_and_found_by_scripts() {
+    let (place, server) = served();
+    assert_eq!(place.xs(&["modules", "list", "--check"]).code, 0);
+    add(&place, 1);
+    add(&place, -1);
+    place.await_frames("xs.handler.sum.fin.error", 1);
+    assert_eq!(place.xs(&["modules", "list", "--check"]).code, 1);
+    let shown = place.ok(&["modules", "show", "sum"]).json().remove(0);
+    assert_eq!((&shown["state"], &shown["about"]), (&json!("failed"), &json!("sums up")));
+    assert_eq!((&shown["topics"], &shown["lag"]), (&json!(["in"]), &json!(1)));
+    assert_eq!(shown["error"]["line"], 7);
+    assert!(shown["error"]["code_frame"].as_str().unwrap().contains(">    7 |"), "{shown}");
+    assert_eq!(shown["error"]["frame"], place.frames("in")[1]["id"]);
+    assert!(shown["help"].as_str().unwrap().contains("xs modules start sum"), "{shown}");
+    let logs = place.ok(&["modules", "logs", "sum"]).json();
+    assert_eq!(logs[0]["meta"]["message"], "adding 1");
+    // Started again it meets the same frame.
+    let again = place.xs(&["modules", "start", "sum"]);
+    assert_eq!(again.code, 0, "{}", again.err);
+    place.await_frames("xs.handler.sum.fin.error", 2);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn parked_inputs_are_handled_again_or_given_up() {
+    let (place, server) = served();
+    for n in [0, 1, 0, 0] {
+        add(&place, n);
+    }
+    place.await_frames("sum.parked", 3);
+    let parked = place.ok(&["modules", "parked", "sum"]).json();
+    let inputs = place.frames("in");
+    let frames: Vec<_> = parked.iter().map(|record| record["frame"].clone()).collect();
+    assert_eq!(frames, [0, 2, 3].map(|at: usize| inputs[at]["id"].clone()));
+    assert!(parked[0]["error"].as_str().unwrap().contains("nothing to add"), "{parked:?}");
+    place.write("modules/handlers/sum.ts", &SUM.replace("frame.meta.n === 0", "false"));
+    place.await_frames("xs.handler.sum.active", 2);
+    let id = parked[1]["id"].as_str().unwrap();
+    let one = place.ok(&["modules", "unpark", "sum", id]).text();
+    assert_eq!(one, "1 inputs of handler sum will be handled again\n");
+    assert_eq!(place.await_frames("sum.out", 2)[1]["meta"]["sum"], 1);
+    assert_eq!(place.xs(&["modules", "unpark", "sum", id]).code, 3, "it is not parked any more");
+    let input = inputs[0]["id"].as_str().unwrap();
+    let gone = place.ok(&["modules", "discard", "sum", input, "--yes"]).text();
+    assert_eq!(gone, "1 parked inputs of handler sum were given up\n");
+    assert_eq!(place.ok(&["modules", "show", "sum"]).json()[0]["parked"], 1);
+    place.ok(&["modules", "unpark", "sum"]);
+    place.await_frames("sum.out", 3);
+    assert_eq!(place.ok(&["modules", "parked", "sum"]).text(), "");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_killed_servers_modules_are_not_called_active() {
+    let (place, server) = served();
+    assert_eq!(state_of(&place, "sum"), "active");
+    server.kill();
+    assert_eq!(state_of(&place, "sum"), "waiting for a server");
+    let server = place.serve(&["--sync", "none"]);
+    assert_eq!(state_of(&place, "sum"), "waiting for a server", "this one runs no modules");
+    assert!(server.stop().success());
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    eventually(|| (state_of(&place, "sum") == "active").then_some(()));
+    assert!(server.stop().success());
+}
+
+#[test]
+fn modules_are_made_and_checked_without_a_store() {
+    let place = Place::new();
+    for kind in ["generator", "handler", "command"] {
+        let name = format!("a.{kind}");
+        let made = place.ok(&["modules", "new", kind, &name, "--dir", "m"]).text();
+        assert_eq!(made, format!("m/{kind}s/a.{kind}.ts\n"));
+        let again = place.xs(&["modules", "new", kind, &name, "--dir", "m"]);
+        assert_eq!(again.code, 1, "{}", again.err);
+    }
+    assert!(fs::exists(place.path("m/.xs/xs.d.ts")).unwrap());
+    let checked = place.ok(&["modules", "check", "m"]).json();
+    assert_eq!(checked.len(), 3);
+    assert!(checked.iter().all(|module| module["error"].is_null()), "{checked:?}");
+    place.write("m/handlers/bad.ts", "export default { topics: 'a',\n  run() { };\n");
+    place.write("m/commands/worse.ts", "export default { run() {}, topics: 'a' };");
+    let run = place.xs(&["modules", "check", "m"]);
+    assert_eq!(run.code, 1, "{}", run.err);
+    let errors = run.json().into_iter().filter(|module| !module["error"].is_null());
+    let errors: Vec<_> = errors.map(|module| module["error"]["code"].clone()).collect();
+    assert_eq!(errors, ["syntax", "definition"]);
+    assert!(!fs::exists(place.path("store")).unwrap());
+}
