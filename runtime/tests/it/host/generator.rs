@@ -89,7 +89,7 @@ export default generator({ duplex: true, async *run(ctx) {
     // The run ends with the third and goes on with the fourth.
     world.wait("g.recv", 4).await;
     let kept = || {
-        world.store.cursor_now("generator:g:input").map_or(0, |cursor| {
+        world.store.cursor_now("xs.generator.g:input").map_or(0, |cursor| {
             let place: serde_json::Value = serde_json::from_slice(&cursor.state).unwrap();
             place["offset"].as_u64().unwrap()
         })

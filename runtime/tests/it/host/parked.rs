@@ -83,7 +83,7 @@ export default handler({
     let retrying = meta(&world.topic("xs.handler.h.retrying")[1]);
     assert_eq!((&retrying["frame"], &retrying["tries"]), (&json!(input.to_string()), &json!(2)));
     let saved = |world: &World| -> serde_json::Value {
-        let cursor = world.store.cursor_now("handler:h").unwrap();
+        let cursor = world.store.cursor_now("xs.handler.h").unwrap();
         serde_json::from_slice(&cursor.state).unwrap()
     };
     let due = saved(&world)["retry"]["due_ms"].as_u64().unwrap();
@@ -97,7 +97,7 @@ export default handler({
     // The moment has come: the third try of this frame, and the first of the next.
     let mut place = saved(&world);
     place["retry"]["due_ms"] = json!(1);
-    world.set_cursor("handler:h", 0, &place.to_string());
+    world.set_cursor("xs.handler.h", 0, &place.to_string());
     let host = world.host().await;
     let out = world.wait("h.out", 1).await;
     assert_eq!(meta(&out[0])["attempt"], 3);

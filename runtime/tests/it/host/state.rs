@@ -123,7 +123,7 @@ export default { topics: "in", state: { ticks: 0 }, pulse: 20,
     host.stop().await;
     let ticks: Vec<_> = world.topic("h.out").iter().map(|f| meta(f)["ticks"].clone()).collect();
     assert_eq!(ticks, [json!(1), json!(2), json!(3)]);
-    let cursor = world.store.cursor_now("handler:h").unwrap();
+    let cursor = world.store.cursor_now("xs.handler.h").unwrap();
     let saved: serde_json::Value = serde_json::from_slice(&cursor.state).unwrap();
     assert!(saved["state"]["ticks"].as_u64().unwrap() >= 3);
 }
