@@ -10,20 +10,7 @@ use super::refuse;
 const LOOK_MAX: usize = 512;
 
 /// A read of what is stored.
-pub(super) struct StoredFeed {
-    reader: Reader,
-    reverse: bool,
-    /// What was handed out reaches to here; the head of the opening once all was.
-    scanned: u64,
-    head: u64,
-}
-
-impl StoredFeed {
-    /// A feed over `reader`, which was opened when `head` was the next offset.
-    pub(super) fn new(reader: Reader, reverse: bool, head: u64) -> Self {
-        Self { reader, reverse, scanned: if reverse { head } else { 0 }, head }
-    }
-}
+pub(super) struct StoredFeed(pub(super) Reader);
 
 impl Feed for StoredFeed {
     fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal> {
@@ -32,16 +19,10 @@ impl Feed for StoredFeed {
             if bytes >= room {
                 break;
             }
-            match self.reader.next() {
-                None => {
-                    self.scanned = if self.reverse { 0 } else { self.head };
-                    return Ok(Pulled::End);
-                }
-                Some(Err(error)) => return gap(&error, self.scanned),
+            match self.0.next() {
+                None => return Ok(Pulled::End),
+                Some(Err(error)) => return gap(&error, self.0.position()),
                 Some(Ok(frame)) => {
-                    if let Some(offset) = frame.offset() {
-                        self.scanned = if self.reverse { offset } else { offset + 1 };
-                    }
                     bytes += frame.record().len();
                     frames.push(frame);
                 }
@@ -51,7 +32,7 @@ impl Feed for StoredFeed {
     }
 
     fn scanned_to(&self) -> u64 {
-        self.scanned
+        self.0.position()
     }
 }
 

@@ -105,9 +105,7 @@ impl Service for StoreService {
     }
 
     fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal> {
-        let head = self.core.store.info().head;
-        let reader = self.core.store.read(options).map_err(read_refusal)?;
-        Ok(Box::new(StoredFeed::new(reader, options.reverse, head)))
+        Ok(Box::new(StoredFeed(self.core.store.read(options).map_err(read_refusal)?)))
     }
 
     fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal> {

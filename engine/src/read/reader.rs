@@ -30,6 +30,9 @@ pub struct Reader {
     way: Way,
     head: u64,
     left: u64,
+    /// Offsets that are left; with `reverse` it shrinks from its end.
+    rest: Range<u64>,
+    reverse: bool,
     /// Floors of topics met, so that each is looked up once.
     floors: HashMap<Box<str>, u64>,
 }
@@ -65,6 +68,7 @@ impl Reader {
         reverse: bool,
         (head, left): (u64, u64),
     ) -> Self {
+        let rest = range.clone();
         // The list of segments is younger than the head, so it covers the range.
         let way = match inner.lanes(topics, &range) {
             Some((lanes, segments)) => {
@@ -86,7 +90,22 @@ impl Reader {
                 }
             }
         };
-        Self { inner: inner.clone(), way, head, left, floors: HashMap::new() }
+        Self { inner: inner.clone(), way, head, left, rest, reverse, floors: HashMap::new() }
+    }
+
+    /// The offset to go on from: behind what was handed out, and the end of what was asked for once
+    /// there is no more. With `reverse` the lowest offset looked at.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        if self.reverse { self.rest.end } else { self.rest.start }
+    }
+
+    /// All up to `offset` was looked at.
+    const fn pass(&mut self, offset: u64) {
+        match self.reverse {
+            true => self.rest.end = offset,
+            false => self.rest.start = offset + 1,
+        }
     }
 
     fn is_visible(&mut self, frame: &Frame) -> bool {
@@ -122,11 +141,22 @@ impl Iterator for Reader {
                 Way::Forward(way) => way.next(),
                 Way::Backward(way) => way.next(),
                 Way::Visit(way) => way.next(),
-                Way::Ended => None,
-            }?;
+                Way::Ended => return None,
+            };
+            let Some(next) = next else {
+                self.rest = if self.reverse {
+                    self.rest.start..self.rest.start
+                } else {
+                    self.rest.end..self.rest.end
+                };
+                return None;
+            };
             match next {
                 Ok(frame) if self.is_visible(&frame) => {
                     self.left -= 1;
+                    if let Some(offset) = frame.offset() {
+                        self.pass(offset);
+                    }
                     return Some(Ok(frame));
                 }
                 Ok(_) => {}

@@ -257,3 +257,30 @@ fn a_follower_skips_what_last_n_removed_before_it_came() {
     let states = lives.iter().filter(|live| matches!(live, Live::Frame(f) if f.topic() == "state"));
     assert_eq!((lives.len(), states.count()), (1 + 10 + 1, 1));
 }
+
+#[test]
+fn a_reader_says_where_to_go_on() {
+    let dir = scratch();
+    let store = open(dir.path(), &options(MEDIA[0]));
+    for n in 0..10 {
+        store.append(numbered(if n % 3 == 0 { "a" } else { "b" }, n).into()).unwrap();
+    }
+    let end_of = |options: ReadOptions| {
+        let mut reader = store.read(&options).unwrap();
+        reader.by_ref().for_each(|frame| drop(frame.unwrap()));
+        reader.position()
+    };
+    let a = || ReadOptions { topics: patterns("a"), ..everything() };
+    assert_eq!(end_of(everything()), 10);
+    assert_eq!(end_of(ReadOptions { limit: Some(2), ..a() }), 4, "behind the second a");
+    assert_eq!(end_of(ReadOptions { before: Some(Bound::Offset(8)), ..a() }), 8);
+    assert_eq!(end_of(ReadOptions { topics: patterns("c"), ..everything() }), 10);
+    let back = |options| end_of(ReadOptions { reverse: true, ..options });
+    assert_eq!(back(everything()), 0);
+    assert_eq!(back(ReadOptions { limit: Some(2), ..a() }), 6);
+    assert_eq!(back(ReadOptions { start: Start::From(Bound::Offset(2)), ..a() }), 2);
+    let mut unread = store.read(&everything()).unwrap();
+    assert_eq!(unread.position(), 0);
+    unread.next().unwrap().unwrap();
+    assert_eq!(unread.position(), 1);
+}
