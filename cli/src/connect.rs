@@ -46,6 +46,8 @@ pub(crate) enum Need {
 pub(crate) struct Session {
     /// The connection.
     pub(crate) client: Client,
+    /// Where others reach the same store.
+    pub(crate) address: Address,
     local: Option<Local>,
 }
 
@@ -63,14 +65,14 @@ impl Session {
         let give_up = Instant::now() + LOCK_WAIT;
         loop {
             let error = match Client::connect(&address, ClientOptions::default()).await {
-                Ok(client) => return Ok(Self { client, local: None }),
+                Ok(client) => return Ok(Self { client, address, local: None }),
                 Err(error) => error,
             };
             let Some(dir) = unserved(&address, &error) else { return Err(explain(error)) };
             if need == Need::Server {
                 return Fault::fail(Exit::Unreachable, no_server(dir));
             }
-            match open_local(dir, need).await? {
+            match open_local(dir, &address, need).await? {
                 Some(session) => return Ok(session),
                 None if Instant::now() < give_up => tokio::time::sleep(LOCK_RETRY).await,
                 None => {
@@ -118,7 +120,7 @@ pub(crate) fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<
 }
 
 /// Opens the store in this process; `None` when another process has it open.
-async fn open_local(dir: &Path, need: Need) -> anyhow::Result<Option<Session>> {
+async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result<Option<Session>> {
     if !matches!(need, Need::Create | Need::Feed) && !is_store(dir) {
         return Fault::fail(
             Exit::Unreachable,
@@ -152,7 +154,8 @@ async fn open_local(dir: &Path, need: Need) -> anyhow::Result<Option<Session>> {
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
     server.adopt(theirs, Role::Admin);
     let client = Client::over(ours, ClientOptions::default()).await.map_err(explain)?;
-    Ok(Some(Session { client, local: Some(Local { server, store, socket }) }))
+    let address = address.clone();
+    Ok(Some(Session { client, address, local: Some(Local { server, store, socket }) }))
 }
 
 /// Whether a directory holds a store. Opening one that does not would make it one.

@@ -7,6 +7,7 @@ mod connect;
 mod exit;
 mod json;
 mod output;
+mod progress;
 mod serve;
 mod subcommand;
 

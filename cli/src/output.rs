@@ -50,6 +50,8 @@ pub(crate) struct Output<W: Write = Stdout> {
     to: BufWriter<W>,
     audience: Audience,
     zone: TimeZone,
+    /// How deep the next frame stands in a tree.
+    depth: usize,
 }
 
 impl Output {
@@ -62,12 +64,17 @@ impl Output {
 impl<W: Write> Output<W> {
     /// A printer for an audience in a time zone.
     pub(crate) fn new(to: W, audience: Audience, zone: TimeZone) -> Self {
-        Self { to: BufWriter::with_capacity(BUFFER_BYTES, to), audience, zone }
+        Self { to: BufWriter::with_capacity(BUFFER_BYTES, to), audience, zone, depth: 0 }
     }
 
     /// Whether a person reads.
     pub(crate) fn is_person(&self) -> bool {
         matches!(self.audience, Audience::Person { .. })
+    }
+
+    /// The next frame stands so deep in a tree. A program sees that by its origin.
+    pub(crate) const fn indent(&mut self, depth: usize) {
+        self.depth = depth;
     }
 
     /// One frame on one line.
@@ -76,6 +83,7 @@ impl<W: Write> Output<W> {
             Audience::Program => json::frame(frame, body),
             Audience::Person { columns, colour } => self.row(frame, body, columns, colour),
         };
+        self.depth = 0;
         self.line(&line)
     }
 
@@ -146,7 +154,7 @@ impl<W: Write> Output<W> {
 
     fn row(&self, frame: &Frame, body: Option<&[u8]>, columns: usize, colour: bool) -> String {
         let time = self.time(frame.id().time_ms());
-        let topic = printable(frame.topic());
+        let topic = format!("{}{}", "  ".repeat(self.depth), printable(frame.topic()));
         let mut content = if frame.meta().is_empty() { String::new() } else { json::meta(frame) };
         let preview = match (body, frame.hash()) {
             (Some(bytes), _) => String::from_utf8_lossy(bytes).into_owned(),
@@ -165,7 +173,7 @@ impl<W: Write> Output<W> {
             return format!("{head}  {content}").trim_end().to_owned();
         }
         let faint = Paint::Faint.around(&format!("{time}  {}", frame.id()));
-        let name = if topic.starts_with("xs.") { Paint::Faint } else { Paint::Name };
+        let name = if frame.topic().starts_with("xs.") { Paint::Faint } else { Paint::Name };
         format!("{faint}  {}{}  {content}", name.around(&topic), " ".repeat(padding))
     }
 }
@@ -279,6 +287,19 @@ mod tests {
         assert!(line.contains("  metrics.recv          {"), "{line}");
         assert!(line.trim_end().chars().count() <= 90, "{line}");
         assert!(!line.contains('\u{1b}'), "{line}");
+    }
+
+    #[test]
+    fn a_tree_is_indented_for_a_person() {
+        let person = Audience::Person { columns: 90, colour: false };
+        let lines = printed(person, |output| {
+            output.indent(2);
+            output.frame(&sample(), None).unwrap();
+            output.frame(&sample(), None).unwrap();
+        });
+        let places = lines.lines().map(|line| line.find("metrics.recv").unwrap());
+        let places: Vec<_> = places.collect();
+        assert_eq!(places[0], places[1] + 4, "{lines}");
     }
 
     #[test]

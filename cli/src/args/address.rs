@@ -8,7 +8,7 @@ use super::Args;
 
 /// Moves an address typed as the first positional argument of a subcommand behind `--addr`, as in
 /// `xs cat ./store`. A word is an address when it cannot be a topic: it holds `/` or `:` or begins
-/// with `.`. `serve` is left alone, because its own argument is the store.
+/// with `.`. Subcommands whose own arguments are directories are left alone.
 pub(crate) fn lift(argv: Vec<OsString>) -> Vec<OsString> {
     let root = Args::command();
     let Some(at) = first_positional(&argv, &root) else { return argv };
@@ -40,7 +40,7 @@ fn first_positional(argv: &[OsString], root: &Command) -> Option<usize> {
             continue;
         }
         match command.find_subcommand(word) {
-            Some(below) if below.get_name() == "serve" => return None,
+            Some(below) if takes_directories(below) => return None,
             Some(below) => command = below,
             None if command.has_subcommands() => return None,
             None => return Some(index),
@@ -48,6 +48,12 @@ fn first_positional(argv: &[OsString], root: &Command) -> Option<usize> {
         index += 1;
     }
     None
+}
+
+/// Whether what the subcommand is given are directories of its own.
+fn takes_directories(command: &Command) -> bool {
+    let hint = |arg: &clap::Arg| arg.get_value_hint() == clap::ValueHint::DirPath;
+    command.get_positionals().any(hint)
 }
 
 /// Whether the option `word` has its value in the argument that follows.
@@ -89,6 +95,9 @@ mod tests {
             ("xs cas get ./s sha256-a/b=", "xs cas get --addr ./s sha256-a/b="),
             ("xs modules list host:1", "xs modules list --addr host:1"),
             ("xs serve ./store", "xs serve ./store"),
+            ("xs backup ./store ./copy", "xs backup ./store ./copy"),
+            ("xs each ./s a -- ./run", "xs each --addr ./s a -- ./run"),
+            ("xs cursor set ./s c first", "xs cursor set --addr ./s c first"),
             ("xs cat a -- ./b", "xs cat a -- ./b"),
             ("xs nothing ./b", "xs nothing ./b"),
             ("xs", "xs"),

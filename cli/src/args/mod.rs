@@ -1,6 +1,9 @@
 //! What was typed, as types. Pure: nothing here opens a file, a socket or asks for the time.
 
 mod address;
+mod cursor;
+mod expect;
+mod maintain;
 mod read;
 mod time;
 
@@ -9,14 +12,20 @@ use std::time::Duration;
 
 use clap::{Parser, ValueHint};
 use tracing::level_filters::LevelFilter;
-use xs_engine::{BlobHash, FrameId, Meta, SyncPolicy, Topic, Ttl};
+use xs_engine::{BlobHash, FrameId, IdempotencyKey, Meta, SyncPolicy, Topic, Ttl};
 use xs_protocol::Address;
 use xs_protocol::limits::LAST_MAX;
 use xs_runtime::permissions::Allow;
 
 pub(crate) use address::lift;
-pub(crate) use read::{BodyArgs, CatArgs, PatternArgs, TailArgs, bound};
-pub(crate) use time::duration;
+pub(crate) use cursor::{CursorSubcommand, EachArgs, Place};
+pub(crate) use expect::Expect;
+pub(crate) use maintain::{
+    BackupArgs, CompactArgs, CompletionsArgs, CopyArgs, FromTo, GcArgs, IdArgs, ManArgs,
+    RepairArgs, UpgradeArgs, VerifyArgs,
+};
+pub(crate) use read::{BodyArgs, CatArgs, EffectsArgs, PatternArgs, TailArgs, WhyArgs, bound};
+pub(crate) use time::{duration, point};
 
 const ROOT_EXAMPLES: &str = "\
 Examples:
@@ -64,10 +73,16 @@ pub(crate) enum Subcommand {
     Cat(CatArgs),
     /// Print the newest events and those that follow: cat --follow --last 10.
     Tail(TailArgs),
+    /// Run a command for each event, and remember how far it came.
+    Each(EachArgs),
     /// Print the newest events of topics.
     Last(LastArgs),
     /// Print one event.
     Get(GetArgs),
+    /// Print what led to an event: its cause, the cause of that, and so on, the first one first.
+    Why(WhyArgs),
+    /// Print what came of an event, as a tree.
+    Effects(EffectsArgs),
     /// Read and write the content-addressed bodies.
     #[command(subcommand)]
     Cas(CasSubcommand),
@@ -75,11 +90,39 @@ pub(crate) enum Subcommand {
     Call(CallArgs),
     /// List topics with their sizes.
     Topics(TopicsArgs),
+    /// Named positions of readers.
+    #[command(subcommand)]
+    Cursor(CursorSubcommand),
     /// See the modules that a server runs.
     #[command(subcommand)]
     Modules(ModulesSubcommand),
     /// Ask a server whether it is there.
     Ping(PingArgs),
+    /// Look for what is wrong with a store's surroundings: its disk, its limits, its server.
+    #[command(after_help = "Examples:\n  xs doctor\n  xs doctor ./store")]
+    Doctor,
+    /// Check every byte of a store that nobody serves.
+    Verify(VerifyArgs),
+    /// Save what is left of a damaged store into a new one.
+    Repair(RepairArgs),
+    /// Copy a store; only what is new is copied the next time.
+    Backup(BackupArgs),
+    /// Make a store of its own out of another: its whole history, in no time.
+    Fork(CopyArgs),
+    /// Make a store out of a backup.
+    Restore(CopyArgs),
+    /// Bring a store to the present format.
+    Upgrade(UpgradeArgs),
+    /// Give back the space of events that are gone.
+    Compact(CompactArgs),
+    /// Give back the space of bodies that no event names any more.
+    Gc(GcArgs),
+    /// Make an id, or tell the time of one.
+    Id(IdArgs),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual, or write its pages into a directory.
+    Man(ManArgs),
     /// Print the version of xs and of its JavaScript engine.
     Version,
     /// The process that runs modules; started by `serve`, over a socket it inherits.
@@ -162,6 +205,8 @@ Examples:
   journalctl -f -o cat | xs append journal --lines
   jq -c . data.json | xs append readings --lines --json
   xs append deploy.done -n
+  xs append account.7 --expect 41 '-12.50'
+  xs append orders --key \"$ORDER_ID\" --file order.json
 
 Without BODY the body is read from standard input to its end; on a terminal there is none.")]
 pub(crate) struct AppendArgs {
@@ -188,6 +233,13 @@ pub(crate) struct AppendArgs {
     /// How long it is kept: forever, ephemeral, time:MS or last:N.
     #[arg(long, default_value = "forever")]
     pub(crate) ttl: Ttl,
+    /// Append only if the topic holds nothing (empty) or nothing newer than an offset; head=N: only
+    /// if the next event gets offset N; TOPICS=... looks at other topics. Otherwise exit code 4.
+    #[arg(long, value_name = "CONDITION", value_parser = Expect::parse, conflicts_with = "lines")]
+    pub(crate) expect: Vec<Expect>,
+    /// Store this once, however often it is sent with the same key within 24 hours.
+    #[arg(long, value_parser = IdempotencyKey::parse, conflicts_with = "lines")]
+    pub(crate) key: Option<IdempotencyKey>,
 }
 
 /// `xs last`.
@@ -473,6 +525,13 @@ mod tests {
             "xs last -n 1000001",
             "xs get !",
             "xs call name --timeout soon",
+            "xs each a",
+            "xs each a --cursor xs.handler.b -- true",
+            "xs cat --cursor a --reverse",
+            "xs cursor set a last",
+            "xs backup",
+            "xs backup a b c",
+            "xs compact --dead-percent 0",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

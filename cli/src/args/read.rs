@@ -1,8 +1,11 @@
 //! The options of reading, shared by every subcommand that prints events.
 
 use jiff::Zoned;
-use xs_engine::{Bound, FrameId, ReadOptions, Start, TopicPattern, TopicPatterns, ValueError};
+use xs_engine::{
+    Bound, CursorName, FrameId, ReadOptions, Start, TopicPattern, TopicPatterns, ValueError,
+};
 
+use super::cursor::reader_cursor;
 use super::time::point;
 
 /// Which topics.
@@ -14,7 +17,7 @@ pub(crate) struct PatternArgs {
 }
 
 #[derive(Debug, Clone)]
-struct PatternList(Vec<TopicPattern>);
+pub(super) struct PatternList(pub(super) Vec<TopicPattern>);
 
 impl PatternArgs {
     /// The patterns, or `default` when none were typed.
@@ -47,26 +50,12 @@ impl BodyArgs {
     }
 }
 
-/// `xs cat`.
-#[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "\
-Examples:
-  xs cat                            everything but xs.*
-  xs cat -f --new metrics.          what is appended from now on below metrics
-  xs cat --since 2h --until now     the last two hours
-  xs cat --after 03g4a5lk7bc9ucnxswp2nn1gj --limit 100
-  xs cat --last 1 -b notes          the newest body of notes
-
-Times: 2h, yesterday, 2026-11-24, 2026-11-24T08:30 (local), RFC 3339.")]
-pub(crate) struct CatArgs {
-    #[command(flatten)]
-    patterns: PatternArgs,
-    /// Go on with events as they are appended.
-    #[arg(short = 'f', long)]
-    follow: bool,
+/// Where a read begins.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Begin {
     /// Begin with the next event appended.
     #[arg(long, group = "begin")]
-    new: bool,
+    pub(crate) new: bool,
     /// Begin with this event, by id or offset.
     #[arg(long, value_name = "ID", value_parser = bound, group = "begin")]
     from: Option<Bound>,
@@ -76,6 +65,45 @@ pub(crate) struct CatArgs {
     /// Begin with the newest so many.
     #[arg(long, value_name = "N", group = "begin")]
     last: Option<u64>,
+}
+
+impl Begin {
+    /// As the store is asked for it.
+    pub(crate) fn start(self) -> Start {
+        match (self.new, self.from, self.after, self.last) {
+            (true, ..) => Start::New,
+            (_, Some(bound), ..) => Start::From(bound),
+            (_, _, Some(bound), _) => Start::After(bound),
+            (_, _, _, Some(count)) => Start::Last(count),
+            _ => Start::First,
+        }
+    }
+}
+
+/// `xs cat`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs cat                            everything but xs.*
+  xs cat -f --new metrics.          what is appended from now on below metrics
+  xs cat --since 2h --until now     the last two hours
+  xs cat --after 03g4a5lk7bc9ucnxswp2nn1gj --limit 100
+  xs cat --last 1 -b notes          the newest body of notes
+  xs cat --cursor report orders.    what came since the last time
+
+Times: 2h, yesterday, 2026-11-24, 2026-11-24T08:30 (local), RFC 3339.")]
+pub(crate) struct CatArgs {
+    #[command(flatten)]
+    patterns: PatternArgs,
+    /// Go on with events as they are appended.
+    #[arg(short = 'f', long)]
+    follow: bool,
+    #[command(flatten)]
+    begin: Begin,
+    /// Go on where this cursor is, and move it with what is printed. Where to begin counts only as
+    /// long as there is none.
+    #[arg(long, value_name = "NAME", value_parser = reader_cursor, conflicts_with = "reverse")]
+    pub(crate) cursor: Option<CursorName>,
     /// End before this event, by id or offset.
     #[arg(long, value_name = "ID", value_parser = bound)]
     before: Option<Bound>,
@@ -99,7 +127,7 @@ impl CatArgs {
     /// Whether it goes on with what is appended. `--new` without `--follow` does too, for there is
     /// nothing else it could mean.
     pub(crate) fn follows(&self) -> bool {
-        self.follow || self.new
+        self.follow || self.begin.new
     }
 
     /// What to ask of the store.
@@ -111,16 +139,9 @@ impl CatArgs {
             Some(text) => point(text, now).map(Some).map_err(|error| format!("{option}: {error}")),
             None => Ok(None),
         };
-        let start = match (self.new, self.from, self.after, self.last) {
-            (true, ..) => Start::New,
-            (_, Some(bound), ..) => Start::From(bound),
-            (_, _, Some(bound), _) => Start::After(bound),
-            (_, _, _, Some(count)) => Start::Last(count),
-            _ => Start::First,
-        };
         Ok(ReadOptions {
             topics: self.patterns.or(TopicPatterns::all()).map_err(|error| error.to_string())?,
-            start,
+            start: self.begin.start(),
             before: self.before,
             since_ms: time("--since", &self.since)?,
             until_ms: time("--until", &self.until)?,
@@ -144,6 +165,9 @@ pub(crate) struct TailArgs {
     /// How many stored events come first.
     #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 10)]
     last: u64,
+    /// Go on where this cursor is, and move it with what is printed.
+    #[arg(long, value_name = "NAME", value_parser = reader_cursor)]
+    pub(crate) cursor: Option<CursorName>,
     #[command(flatten)]
     body: BodyArgs,
 }
@@ -153,10 +177,8 @@ impl From<TailArgs> for CatArgs {
         Self {
             patterns: tail.patterns,
             follow: true,
-            new: false,
-            from: None,
-            after: None,
-            last: Some(tail.last),
+            begin: Begin { last: Some(tail.last), ..Begin::default() },
+            cursor: tail.cursor,
             before: None,
             since: None,
             until: None,
@@ -165,6 +187,36 @@ impl From<TailArgs> for CatArgs {
             body: tail.body,
         }
     }
+}
+
+/// `xs why`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  xs why 03g4a5lk7bc9ucnxswp2nn1gj")]
+pub(crate) struct WhyArgs {
+    /// The event's id, or its offset.
+    #[arg(value_parser = bound, value_name = "ID")]
+    pub(crate) place: Bound,
+    #[command(flatten)]
+    pub(crate) body: BodyArgs,
+}
+
+/// `xs effects`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs effects 03g4a5lk7bc9ucnxswp2nn1gj
+  xs effects 42 --limit 100
+
+Reads the log from the event to its head.")]
+pub(crate) struct EffectsArgs {
+    /// The event's id, or its offset.
+    #[arg(value_parser = bound, value_name = "ID")]
+    pub(crate) place: Bound,
+    /// Stop after so many effects.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) body: BodyArgs,
 }
 
 /// An event by its id, or by its offset: up to 20 digits.
@@ -185,7 +237,7 @@ pub(crate) fn bound(text: &str) -> Result<Bound, String> {
 }
 
 /// A comma list of patterns, where `a.` is short for `a.*`.
-fn pattern_list(text: &str) -> Result<PatternList, ValueError> {
+pub(super) fn pattern_list(text: &str) -> Result<PatternList, ValueError> {
     let one = |part: &str| match part.strip_suffix('.') {
         Some(prefix) => TopicPattern::parse(&format!("{prefix}.*")),
         None => TopicPattern::parse(part),

@@ -46,7 +46,11 @@ pub(super) async fn run(
             Some((len, hash))
         }
     };
-    let request = AppendRequest::frames(vec![new.clone()]);
+    let request = AppendRequest {
+        conditions: append.expect.iter().map(|expect| expect.condition(&new.topic)).collect(),
+        key: append.key.clone(),
+        ..AppendRequest::frames(vec![new.clone()])
+    };
     let appended = client.append(&request).await.map_err(explain)?;
     let stamp = appended.frames.first().context("the server confirmed no frame")?;
     let frame = Frame::assemble(&new, stamp.id, stamp.offset, known)?;

@@ -2,10 +2,13 @@
 
 use anyhow::Context as _;
 use jiff::Zoned;
+use tokio_util::sync::CancellationToken;
+use xs_engine::{Bound, ReadOptions, Start};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions};
 
 use super::bodies;
+use super::position::Position;
 use crate::args::{BodyArgs, CatArgs};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
@@ -14,29 +17,72 @@ use crate::output::{Output, notice, reader_gone};
 /// Bytes of a body of which a person is shown the beginning.
 const PREVIEW_BYTES: u32 = 4 * 1024;
 
-pub(super) async fn run(client: &Client, cat: &CatArgs, out: &mut Output) -> anyhow::Result<Exit> {
-    let options = cat.options(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
+pub(super) async fn run(
+    client: &Client,
+    cat: &CatArgs,
+    stop: &CancellationToken,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let mut options = cat.options(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let mut position = match &cat.cursor {
+        Some(name) => Some(Position::open(client, name).await?),
+        None => None,
+    };
+    if let Some(offset) = position.as_ref().and_then(Position::offset) {
+        options.start = Start::From(Bound::Offset(offset));
+    }
+    let ended = print_events(client, cat, &options, position.as_mut(), stop, out).await;
+    // What was printed counts as read, however it ended.
+    if let Some(position) = &mut position {
+        position.save().await?;
+    }
+    ended
+}
+
+async fn print_events(
+    client: &Client,
+    cat: &CatArgs,
+    options: &ReadOptions,
+    mut position: Option<&mut Position<'_>>,
+    stop: &CancellationToken,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
     let bodies_up_to = match (cat.body.wanted(), out.is_person()) {
         (true, _) => BODY_WITH_FRAME_MAX,
         (false, true) => PREVIEW_BYTES,
         (false, false) => 0,
     };
     let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
-    let mut events = client.subscribe(&options, how).await.map_err(explain)?;
+    let mut events = client.subscribe(options, how).await.map_err(explain)?;
     let gone = reader_gone();
     tokio::pin!(gone);
     loop {
         let event = tokio::select! {
             event = events.next() => event,
             () = &mut gone => return Ok(Exit::Ok),
+            () = stop.cancelled() => return Ok(Exit::Interrupted),
+            () = save_is_due(position.as_deref()) => {
+                if let Some(position) = &mut position {
+                    position.save().await?;
+                }
+                continue;
+            }
         };
         match event.transpose().map_err(explain)? {
-            None => return Ok(Exit::Ok),
-            Some(SubEvent::Frames { frames, .. }) => {
+            None => {
+                if let (Some(position), Some(offset)) = (position, events.position()) {
+                    position.reach(offset);
+                }
+                return Ok(Exit::Ok);
+            }
+            Some(SubEvent::Frames { frames, scanned_to }) => {
                 for delivered in &frames {
                     print(client, delivered, cat.body, out).await?;
                 }
                 out.flush()?;
+                if let Some(position) = &mut position {
+                    position.reach(scanned_to);
+                }
             }
             Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
             Some(SubEvent::Dropped { refusal, resume }) => {
@@ -45,6 +91,14 @@ pub(super) async fn run(client: &Client, cat: &CatArgs, out: &mut Output) -> any
             }
             Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}
         }
+    }
+}
+
+/// Ends when the position has to be saved; never when there is none or it did not move.
+async fn save_is_due(position: Option<&Position<'_>>) {
+    match position.and_then(Position::due) {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -63,7 +117,7 @@ async fn print(
     Ok(())
 }
 
-fn describe(gap: Gap) -> String {
+pub(super) fn describe(gap: Gap) -> String {
     match gap {
         Gap::Corrupt { from, to } => format!("frames {from} to {to} cannot be read: skipped"),
         Gap::Ephemeral { count } => format!("{count} ephemeral frames came too fast: skipped"),

@@ -1,7 +1,7 @@
 //! `get`, `last` and `topics`: single frames and counts, answered in one reply.
 
 use serde_json::json;
-use xs_engine::{Bound, TopicPatterns};
+use xs_engine::{Bound, Frame, TopicPatterns};
 use xs_protocol::{Client, LastRequest};
 
 use super::{bodies, cat};
@@ -11,15 +11,21 @@ use crate::exit::{Exit, Fault};
 use crate::output::Output;
 
 pub(super) async fn get(client: &Client, get: &GetArgs, out: &mut Output) -> anyhow::Result<Exit> {
-    let Some(frame) = client.get(get.place).await.map_err(explain)? else {
-        let place = match get.place {
-            Bound::Id(id) => format!("id {id}"),
-            Bound::Offset(offset) => format!("offset {offset}"),
-        };
-        return Fault::fail(Exit::NotFound, format!("no frame with {place}"));
-    };
+    let frame = existing(client, get.place).await?;
     bodies::print(client, &frame, get.body, out).await?;
     Ok(Exit::Ok)
+}
+
+/// The frame at a place where there must be one.
+pub(super) async fn existing(client: &Client, place: Bound) -> anyhow::Result<Frame> {
+    if let Some(frame) = client.get(place).await.map_err(explain)? {
+        return Ok(frame);
+    }
+    let place = match place {
+        Bound::Id(id) => format!("id {id}"),
+        Bound::Offset(offset) => format!("offset {offset}"),
+    };
+    Fault::fail(Exit::NotFound, format!("no frame with {place}"))
 }
 
 pub(super) async fn last(

@@ -6,13 +6,23 @@ mod bodies;
 mod call;
 mod cas;
 mod cat;
+mod causes;
+mod cursor;
+mod doctor;
+mod each;
 mod frames;
 mod lines;
+mod maintain;
 mod modules;
+mod position;
 mod status;
 mod sure;
+mod tools;
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use xs_protocol::Address;
 
 use crate::args::{Args, CasSubcommand, ModulesSubcommand, Subcommand};
@@ -20,6 +30,9 @@ use crate::connect::{Need, Session};
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::serve;
+
+/// Time that a reader with a position has to save it when it is stopped.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs what was typed.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -32,6 +45,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
             Ok(ended) => ended,
             Err(modules) => with_store(addr, Subcommand::Modules(modules)).await,
         },
+        Subcommand::Doctor => doctor::run(addr).await,
+        Subcommand::Verify(verify) => maintain::verify(&verify, addr).await,
+        Subcommand::Repair(repair) => maintain::repair(&repair, addr).await,
+        Subcommand::Backup(backup) => maintain::backup(&backup, addr).await,
+        Subcommand::Fork(fork) => maintain::fork(&fork, addr).await,
+        Subcommand::Restore(restore) => maintain::restore(&restore, addr).await,
+        Subcommand::Upgrade(upgrade) => maintain::upgrade(&upgrade, addr).await,
+        Subcommand::Compact(compact) => maintain::compact(&compact, addr).await,
+        Subcommand::Gc(gc) => maintain::gc(&gc, addr).await,
+        Subcommand::Id(id) => tools::id(&id),
+        Subcommand::Completions(completions) => tools::completions(&completions),
+        Subcommand::Man(man) => tools::man(&man),
         subcommand => with_store(addr, subcommand).await,
     }
 }
@@ -41,13 +66,43 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let session = Session::open(addr, need(&subcommand)).await?;
-    let ended = tokio::select! {
-        ended = on_store(&session, subcommand) => ended,
-        _ = interrupt.recv() => Ok(Exit::Interrupted),
-        _ = terminate.recv() => Ok(Exit::Interrupted),
+    let grace = if keeps_position(&subcommand) { GRACE } else { Duration::ZERO };
+    let stop = CancellationToken::new();
+    let ended = {
+        let work = on_store(&session, subcommand, &stop);
+        tokio::pin!(work);
+        tokio::select! {
+            ended = &mut work => ended,
+            () = either(&mut interrupt, &mut terminate) => {
+                stop.cancel();
+                tokio::select! {
+                    ended = tokio::time::timeout(grace, work) => {
+                        ended.unwrap_or(Ok(Exit::Interrupted))
+                    }
+                    () = either(&mut interrupt, &mut terminate) => Ok(Exit::Interrupted),
+                }
+            }
+        }
     };
     let closed = session.close().await;
     ended.and_then(|exit| closed.map(|()| exit))
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+/// Whether it has a position to save before it ends.
+const fn keeps_position(subcommand: &Subcommand) -> bool {
+    match subcommand {
+        Subcommand::Each(_) => true,
+        Subcommand::Cat(cat) => cat.cursor.is_some(),
+        Subcommand::Tail(tail) => tail.cursor.is_some(),
+        _ => false,
+    }
 }
 
 fn need(subcommand: &Subcommand) -> Need {
@@ -55,23 +110,31 @@ fn need(subcommand: &Subcommand) -> Need {
         Subcommand::Append(append) if append.lines => Need::Feed,
         Subcommand::Append(_) | Subcommand::Cas(CasSubcommand::Put { .. }) => Need::Create,
         Subcommand::Call(_) => Need::Server,
-        Subcommand::Tail(_) => Need::Follow,
+        Subcommand::Tail(_) | Subcommand::Each(_) => Need::Follow,
         Subcommand::Cat(cat) if cat.follows() => Need::Follow,
         Subcommand::Modules(ModulesSubcommand::Logs { follow: true, .. }) => Need::Follow,
         _ => Need::Existing,
     }
 }
 
-async fn on_store(session: &Session, subcommand: Subcommand) -> anyhow::Result<Exit> {
+async fn on_store(
+    session: &Session,
+    subcommand: Subcommand,
+    stop: &CancellationToken,
+) -> anyhow::Result<Exit> {
     let client = &session.client;
     let mut output = Output::stdout();
     let out = &mut output;
     let exit = match subcommand {
         Subcommand::Append(append) => append::run(client, append, out).await,
-        Subcommand::Cat(cat) => cat::run(client, &cat, out).await,
-        Subcommand::Tail(tail) => cat::run(client, &tail.into(), out).await,
+        Subcommand::Cat(cat) => cat::run(client, &cat, stop, out).await,
+        Subcommand::Tail(tail) => cat::run(client, &tail.into(), stop, out).await,
+        Subcommand::Each(each) => each::run(client, &session.address, &each, stop).await,
+        Subcommand::Cursor(cursor) => cursor::run(client, cursor, out).await,
         Subcommand::Last(last) => frames::last(client, &last, out).await,
         Subcommand::Get(get) => frames::get(client, &get, out).await,
+        Subcommand::Why(why) => causes::why(client, &why, out).await,
+        Subcommand::Effects(effects) => causes::effects(client, &effects, out).await,
         Subcommand::Cas(CasSubcommand::Get { hash }) => cas::get(client, &hash, out).await,
         Subcommand::Cas(CasSubcommand::Put { file }) => cas::put(client, file, out).await,
         Subcommand::Call(call) => call::run(client, call, out).await,
@@ -80,9 +143,7 @@ async fn on_store(session: &Session, subcommand: Subcommand) -> anyhow::Result<E
             let asked = modules::Asked { client, served: session.is_served() };
             modules::run(asked, subcommand, out).await
         }
-        Subcommand::Serve(_) | Subcommand::Host(_) | Subcommand::Ping(_) | Subcommand::Version => {
-            unreachable!("taken where no store is needed")
-        }
+        _ => unreachable!("taken where no store is needed"),
     }?;
     output.flush()?;
     Ok(exit)

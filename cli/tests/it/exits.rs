@@ -28,6 +28,15 @@ fn each_documented_code_is_reached() {
         (&["cat", ":1"], 5, "cannot connect"),
         (&["append", "xs.mine", "x"], 7, "xs."),
         (&["append", "t", "--file", "nowhere"], 1, "nowhere"),
+        (&["append", "t", "y", "--expect", "empty"], 4, "should be empty"),
+        (&["append", "u", "y", "--expect", "t=empty"], 4, "should be empty"),
+        (&["append", "t", "y", "--expect", "head=7"], 4, "the head is 1, not 7"),
+        (&["append", "t", "y", "--expect", "soon"], 2, "head=OFFSET"),
+        (&["cursor", "get", "none"], 3, "no cursor none"),
+        (&["cursor", "set", "c", "9"], 3, "beyond the head"),
+        (&["cursor", "rm", "none", "--yes"], 3, "no cursor none"),
+        (&["cursor", "set", "c", "head", "--expect", "3"], 4, "revision"),
+        (&["verify", "nowhere"], 5, "holds no store"),
     ] {
         let run = place.xs(args);
         assert_eq!(run.code, code, "xs {args:?}: {}", run.err);

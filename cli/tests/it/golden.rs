@@ -123,3 +123,16 @@ fn topics_are_counted() {
         assert_ne!(topics[0]["first"], topics[0]["last"]);
     });
 }
+
+#[test]
+fn an_append_with_a_key_is_stored_once() {
+    both(|place| {
+        let keyed = ["append", "t", "--key", "order-7", "x"];
+        let first = place.ok(&keyed).text();
+        assert_eq!(place.ok(&keyed).text(), first);
+        assert_eq!(place.ok(&["cat", "t"]).json().len(), 1);
+        let other = place.xs(&["append", "t", "--key", "order-7", "y"]);
+        assert_eq!(other.code, 1, "{}", other.err);
+        place.ok(&["append", "t", "--expect", "t=99", "--expect", "u.=empty", "z"]);
+    });
+}

@@ -6,7 +6,11 @@ mod addresses;
 #[cfg(test)]
 mod call;
 #[cfg(test)]
+mod causes;
+#[cfg(test)]
 mod client;
+#[cfg(test)]
+mod cursors;
 #[cfg(test)]
 mod exits;
 #[cfg(test)]
@@ -19,6 +23,8 @@ mod handlers;
 mod hostile;
 #[cfg(test)]
 mod kill;
+#[cfg(test)]
+mod maintain;
 #[cfg(test)]
 mod modules;
 #[cfg(test)]

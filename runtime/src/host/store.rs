@@ -220,7 +220,8 @@ impl Backend for ProcessorStore {
 /// Never: a name leaves room for a kind.
 #[must_use]
 pub fn processor_cursor(key: &Key) -> CursorName {
-    CursorName::parse(&format!("xs.{}.{}", key.kind, key.name)).expect("a name leaves room for a kind")
+    CursorName::parse(&format!("xs.{}.{}", key.kind, key.name))
+        .expect("a name leaves room for a kind")
 }
 
 /// The cursor of a position kept under a key of the module's, which may be longer than a name.

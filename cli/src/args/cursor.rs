@@ -1,0 +1,147 @@
+//! Cursors as they are typed: their names, where they are put, and who moves one while reading.
+
+use clap::ValueHint;
+use std::ffi::OsString;
+use std::time::Duration;
+
+use xs_engine::{Bound, CursorName, Topic};
+
+use super::SureArgs;
+use super::read::{Begin, PatternArgs, bound};
+use super::time::duration;
+
+/// Attempts of one frame, at most.
+const RETRIES_MAX: u64 = 1000;
+
+/// `xs cursor`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum CursorSubcommand {
+    /// List the cursors and how far behind the head they are.
+    #[command(after_help = "Example:\n  xs cursor list ./store")]
+    List,
+    /// Show one cursor with its state.
+    #[command(after_help = "Example:\n  xs cursor get mailer")]
+    Get {
+        /// The cursor's name.
+        #[arg(value_parser = CursorName::parse)]
+        name: CursorName,
+    },
+    /// Put a cursor before an event. It is made if it does not exist, otherwise it keeps its state.
+    #[command(after_help = "\
+Examples:
+  xs cursor set mailer first                        read everything again
+  xs cursor set mailer head                         skip what is stored
+  xs cursor set mailer 03g4a5lk7bc9ucnxswp2nn1gj    go on with this event")]
+    Set {
+        /// The cursor's name.
+        #[arg(value_parser = CursorName::parse)]
+        name: CursorName,
+        /// The next event to read: first, head, an id or an offset.
+        #[arg(value_parser = place)]
+        place: Place,
+        /// Only if the cursor has this revision; 0: only if it does not exist.
+        #[arg(long, value_name = "REVISION")]
+        expect: Option<u64>,
+    },
+    /// Remove a cursor, its state included.
+    #[command(after_help = "Example:\n  xs cursor rm mailer --yes")]
+    Rm {
+        /// The cursor's name.
+        #[arg(value_parser = CursorName::parse)]
+        name: CursorName,
+        #[command(flatten)]
+        sure: SureArgs,
+    },
+}
+
+/// Where a cursor is put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Before everything.
+    First,
+    /// Behind everything.
+    Head,
+    /// Before an event.
+    Before(Bound),
+}
+
+fn place(text: &str) -> Result<Place, String> {
+    match text {
+        "first" => Ok(Place::First),
+        "head" => Ok(Place::Head),
+        other => bound(other)
+            .map(Place::Before)
+            .map_err(|_| "first, head, an id of 25 digits and letters or an offset".to_owned()),
+    }
+}
+
+/// The name of a cursor that a reader moves. Those of processors hold state that belongs to the
+/// position, so only `xs cursor set` touches them.
+pub(crate) fn reader_cursor(text: &str) -> Result<CursorName, String> {
+    if text.starts_with("xs.") {
+        return Err("the cursor belongs to a processor; choose another name".to_owned());
+    }
+    CursorName::parse(text).map_err(|error| error.to_string())
+}
+
+/// `xs each`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs each alerts. --cursor pager -f -- ./page-me
+  xs each photos --cursor thumbs -- sh -c 'convert - thumbs/$XS_ID.png'
+  xs each orders -f --cursor bill --retry 5 --park orders.failed -- ./bill
+
+The command gets the body on standard input, and XS_ID, XS_TOPIC, XS_META, XS_OFFSET, XS_HASH and
+XS_ADDR in its environment. The cursor moves when it exits with 0; an event is handled at least
+once. Otherwise it is tried again, then parked or the end: the next run begins with that event.")]
+pub(crate) struct EachArgs {
+    #[command(flatten)]
+    pub(crate) patterns: PatternArgs,
+    #[command(flatten)]
+    pub(crate) begin: Begin,
+    /// Go on with events as they are appended.
+    #[arg(short = 'f', long)]
+    pub(crate) follow: bool,
+    /// Go on where this cursor is, and move it. Without one nothing is remembered.
+    #[arg(long, value_name = "NAME", value_parser = reader_cursor)]
+    pub(crate) cursor: Option<CursorName>,
+    /// At most so many events.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Try so many more times when the command fails, after 1 s, 2 s, 4 s and so on to 30 s.
+    #[arg(long, value_name = "N", default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(0..=RETRIES_MAX))]
+    pub(crate) retry: u64,
+    /// Kill the command when one run takes longer; that is a failure.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Append an event here for one that failed for good, with its body, and go on.
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) park: Option<Topic>,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND",
+        value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_word_an_id_or_an_offset() {
+        assert_eq!(place("first"), Ok(Place::First));
+        assert_eq!(place("head"), Ok(Place::Head));
+        assert_eq!(place("7"), Ok(Place::Before(Bound::Offset(7))));
+        assert!(place("03g4a5lk7bc9ucnxswp2nn1gj").is_ok() && place("last").is_err());
+    }
+
+    #[test]
+    fn readers_leave_the_cursors_of_processors_alone() {
+        assert!(reader_cursor("mailer").is_ok());
+        for name in ["xs.handler.a", "xs.generator.a:tail", "xs.a", ""] {
+            assert!(reader_cursor(name).is_err(), "{name}");
+        }
+    }
+}

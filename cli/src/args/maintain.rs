@@ -1,0 +1,191 @@
+//! Looking after a store, and what needs no store at all.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueHint;
+use clap_complete::Shell;
+use xs_engine::FrameId;
+
+use super::SureArgs;
+use super::time::duration;
+
+/// Two directories, or one when the store is named by `--addr`, $XS_ADDR or the default.
+#[derive(Debug, Clone)]
+pub(crate) struct FromTo {
+    /// The store; `None`: that of the address.
+    pub(crate) from: Option<PathBuf>,
+    /// The new directory.
+    pub(crate) to: PathBuf,
+}
+
+fn from_to(paths: &[PathBuf]) -> FromTo {
+    match paths {
+        [from, to] => FromTo { from: Some(from.clone()), to: to.clone() },
+        [to] => FromTo { from: None, to: to.clone() },
+        _ => unreachable!("one or two paths are let in"),
+    }
+}
+
+/// `xs verify`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs verify ./store
+  xs verify /backups/store && echo sound
+
+Prints what is wrong, then a summary. Exit code 1 when events, cursors or bodies are lost.")]
+pub(crate) struct VerifyArgs {
+    /// Directory of the store or backup [default: that of --addr].
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+}
+
+/// `xs repair`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  xs repair ./store ./saved
+
+The old store is left as it is. Events keep their ids and offsets; what is lost is listed.")]
+pub(crate) struct RepairArgs {
+    /// The damaged store, if not that of --addr, and a directory that is empty or does not exist.
+    #[arg(value_name = "[STORE] INTO", required = true, num_args = 1..=2,
+        value_hint = ValueHint::DirPath)]
+    paths: Vec<PathBuf>,
+}
+
+impl RepairArgs {
+    /// From where to where.
+    pub(crate) fn paths(&self) -> FromTo {
+        from_to(&self.paths)
+    }
+}
+
+/// `xs backup`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs backup ./store /backups/store
+  xs backup /backups/store            the store of --addr or $XS_ADDR
+
+What is copied is checked. xs restore makes a store of a backup.")]
+pub(crate) struct BackupArgs {
+    /// The store, if not that of --addr, and the directory of the backup.
+    #[arg(value_name = "[STORE] DEST", required = true, num_args = 1..=2,
+        value_hint = ValueHint::DirPath)]
+    paths: Vec<PathBuf>,
+    /// Give files that never change a second name instead of copying them: no time, no space, and
+    /// no protection from a bad disk.
+    #[arg(long)]
+    pub(crate) link: bool,
+}
+
+impl BackupArgs {
+    /// From where to where.
+    pub(crate) fn paths(&self) -> FromTo {
+        from_to(&self.paths)
+    }
+}
+
+/// `xs fork` and `xs restore`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs fork ./store ./sandbox
+  xs restore /backups/store ./store
+
+The new store has an id of its own: positions of readers in the old one do not pass for its own.")]
+pub(crate) struct CopyArgs {
+    /// The store or backup, if not that of --addr, and a directory that is empty or does not exist.
+    #[arg(value_name = "[STORE] DEST", required = true, num_args = 1..=2,
+        value_hint = ValueHint::DirPath)]
+    paths: Vec<PathBuf>,
+}
+
+impl CopyArgs {
+    /// From where to where.
+    pub(crate) fn paths(&self) -> FromTo {
+        from_to(&self.paths)
+    }
+}
+
+/// `xs upgrade`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  xs upgrade ./store")]
+pub(crate) struct UpgradeArgs {
+    /// Directory of the store [default: that of --addr].
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+}
+
+/// `xs compact`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  xs compact ./store\n  xs compact ./store --dead-percent 1")]
+pub(crate) struct CompactArgs {
+    /// Directory of the store [default: that of --addr].
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+    /// Rewrite files of which so much is dead.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50,
+        value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) dead_percent: u8,
+}
+
+/// `xs gc`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs gc ./store --dry-run
+  xs gc ./store --grace 1h --yes")]
+pub(crate) struct GcArgs {
+    /// Directory of the store [default: that of --addr].
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+    /// Keep bodies that nothing names for so long after they were put.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "24h")]
+    pub(crate) grace: Duration,
+    /// Rewrite packs of which so much is dead; with 0 and no grace all that is dead goes.
+    #[arg(long, value_name = "PERCENT", default_value_t = 25,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) dead_percent: u8,
+    #[command(flatten)]
+    pub(crate) sure: SureArgs,
+}
+
+/// `xs id`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs id
+  xs id 03g4a5lk7bc9ucnxswp2nn1gj
+  xs cat --after $(xs id --at yesterday)")]
+pub(crate) struct IdArgs {
+    /// Tell when this id was made.
+    #[arg(value_parser = FrameId::parse, conflicts_with = "at")]
+    pub(crate) id: Option<FrameId>,
+    /// The lowest id of this time, to read from there on.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+}
+
+/// `xs completions`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs completions bash > ~/.local/share/bash-completion/completions/xs
+  xs completions fish > ~/.config/fish/completions/xs.fish
+  xs completions zsh > ~/.zfunc/_xs")]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    pub(crate) shell: Shell,
+}
+
+/// `xs man`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  xs man | man -l -\n  xs man --dir /usr/local/share/man/man1")]
+pub(crate) struct ManArgs {
+    /// Write a page for xs and one for each subcommand into this directory.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
+}

@@ -1,0 +1,60 @@
+//! Long work on a store's files: on a thread of its own, stopped by Ctrl-C, its progress shown to
+//! whoever watches a terminal.
+
+use std::io::IsTerminal as _;
+use std::ops::ControlFlow;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use xs_engine::{MaintainError, Progress};
+
+use crate::exit::{Exit, Fault};
+
+/// Called by the work as it proceeds; to break is to stop.
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>;
+
+/// Runs `work` to its end or until the user stops it.
+///
+/// # Errors
+/// What the work says, [`Exit::Interrupted`] when it was stopped.
+pub(crate) async fn watched<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce(Watch<'_>) -> Result<T, MaintainError> + Send + 'static,
+) -> anyhow::Result<T> {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let bar = bar(what);
+        let done = work(&mut |progress| {
+            bar.set_length(progress.bytes_total);
+            bar.set_position(progress.bytes);
+            if stopped.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        bar.finish_and_clear();
+        done
+    });
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::pin!(work);
+    let done = tokio::select! {
+        done = &mut work => done?,
+        _ = interrupt.recv() => { stop.cancel(); work.await? }
+        _ = terminate.recv() => { stop.cancel(); work.await? }
+    };
+    match done {
+        Err(MaintainError::Stopped) => Fault::fail(Exit::Interrupted, "stopped"),
+        done => Ok(done?),
+    }
+}
+
+fn bar(what: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0).with_message(what);
+    let form = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {eta} left";
+    bar.with_style(
+        ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    )
+}

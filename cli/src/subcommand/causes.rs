@@ -1,0 +1,75 @@
+//! `why` and `effects`: the frames that led to one, and those that came of it, by their origins. A
+//! frame's cause is older than the frame, so one walk up, or one read forwards, finds them all.
+
+use std::collections::HashMap;
+
+use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
+use xs_protocol::{Client, FrameStream};
+
+use super::bodies;
+use super::frames::existing;
+use crate::args::{EffectsArgs, WhyArgs};
+use crate::connect::explain;
+use crate::exit::Exit;
+use crate::output::{Output, notice};
+
+/// Causes of causes: a store ends loops long before that.
+const DEPTH_MAX: usize = 256;
+
+pub(super) async fn why(client: &Client, why: &WhyArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    let mut chain = vec![existing(client, why.place).await?];
+    while let Some(input) = chain.last().and_then(cause) {
+        if chain.len() > DEPTH_MAX {
+            notice(&format!("the first of more than {DEPTH_MAX} causes are left out"));
+            break;
+        }
+        match client.get(Bound::Id(input)).await.map_err(explain)? {
+            Some(frame) => chain.push(frame),
+            None => {
+                notice(&format!("the cause {input} is not in the store any more"));
+                break;
+            }
+        }
+    }
+    for (depth, frame) in chain.iter().rev().enumerate() {
+        out.indent(depth);
+        bodies::print(client, frame, why.body, out).await?;
+    }
+    Ok(Exit::Ok)
+}
+
+pub(super) async fn effects(
+    client: &Client,
+    effects: &EffectsArgs,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let root = existing(client, effects.place).await?;
+    let mut depths = HashMap::from([(root.id(), 0)]);
+    bodies::print(client, &root, effects.body, out).await?;
+    let mut frames = client.fetch(&ReadOptions {
+        topics: TopicPatterns::everything(),
+        start: Start::After(Bound::Id(root.id())),
+        ..ReadOptions::default()
+    });
+    let mut left = effects.limit.unwrap_or(u64::MAX);
+    while let Some(frame) = next(&mut frames).await? {
+        let Some(depth) = cause(&frame).and_then(|input| depths.get(&input)) else { continue };
+        let depth = depth + 1;
+        depths.insert(frame.id(), depth);
+        out.indent(depth);
+        bodies::print(client, &frame, effects.body, out).await?;
+        left -= 1;
+        if left == 0 {
+            break;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+async fn next(frames: &mut FrameStream) -> anyhow::Result<Option<Frame>> {
+    frames.next().await.transpose().map_err(explain)
+}
+
+fn cause(frame: &Frame) -> Option<FrameId> {
+    frame.origin().and_then(|origin| origin.input)
+}

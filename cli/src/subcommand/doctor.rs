@@ -1,0 +1,261 @@
+//! `doctor`: looks at what a store depends on, the disk, the limits of the process, the server, and
+//! says for each whether it will do. It writes nothing but a file of its own that it removes.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
+use rustix::process::{Resource, getrlimit};
+use serde_json::json;
+use xs_protocol::{Address, Client, ClientOptions};
+
+use super::maintain::hex;
+use crate::connect::{default_address, unserved};
+use crate::exit::Exit;
+use crate::output::{Output, Paint};
+
+/// Syncs that are timed.
+const SYNCS: usize = 20;
+/// Bytes written before each of them.
+const SYNC_BYTES: usize = 4096;
+/// A sync that takes longer than this makes every durable append slow.
+const SYNC_SLOW: Duration = Duration::from_millis(20);
+/// A store needs room for a segment, a pack, and what compaction writes before it unlinks.
+const FREE_BYTES: u64 = 512 * 1024 * 1024;
+/// Descriptors for the files of a store and a few hundred connections.
+const DESCRIPTORS: u64 = 4096;
+/// Maps that a store may have open, and as many for everything else in the process.
+const MAPS: u64 = 2048;
+
+/// How a check ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Good,
+    /// It works, but less well than it could.
+    Poor,
+    Bad,
+}
+
+/// What was looked at and found.
+struct Check {
+    name: &'static str,
+    state: State,
+    found: String,
+}
+
+impl Check {
+    fn new(name: &'static str, state: State, found: impl Into<String>) -> Self {
+        Self { name, state, found: found.into() }
+    }
+
+    fn of(name: &'static str, good: bool, found: impl Into<String>, advice: &str) -> Self {
+        let found = found.into();
+        match good {
+            true => Self::new(name, State::Good, found),
+            false => Self::new(name, State::Poor, format!("{found}: {advice}")),
+        }
+    }
+}
+
+pub(super) async fn run(addr: Option<Address>) -> anyhow::Result<Exit> {
+    let address = addr.map_or_else(default_address, Ok)?;
+    let version = format!(
+        "xs {} on {} {}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    );
+    let mut checks = vec![Check::new("version", State::Good, version)];
+    checks.push(server(&address).await);
+    checks.push(descriptors());
+    checks.push(maps());
+    if let Address::Unix(socket) = &address {
+        let dir = socket.parent().map_or_else(PathBuf::new, Path::to_owned);
+        checks.extend(tokio::task::spawn_blocking(move || directory(&dir)).await?);
+    }
+    let mut out = Output::stdout();
+    for check in &checks {
+        print(check, &mut out)?;
+    }
+    out.flush()?;
+    Ok(if checks.iter().any(|check| check.state == State::Bad) { Exit::Failed } else { Exit::Ok })
+}
+
+fn print(check: &Check, out: &mut Output) -> anyhow::Result<()> {
+    let state = match check.state {
+        State::Good => "ok",
+        State::Poor => "poor",
+        State::Bad => "bad",
+    };
+    if !out.is_person() {
+        let line = json!({ "check": check.name, "state": state, "found": check.found });
+        out.line(&line.to_string())?;
+        return Ok(());
+    }
+    let state = format!("{state:<4}");
+    let state = match check.state {
+        State::Good => out.paint(Paint::Faint, &state),
+        State::Poor => out.paint(Paint::Name, &state),
+        State::Bad => out.paint(Paint::Bad, &state),
+    };
+    out.line(&format!("{state}  {:<12}  {}", check.name, check.found))?;
+    Ok(())
+}
+
+async fn server(address: &Address) -> Check {
+    let begun = Instant::now();
+    let name = "server";
+    match Client::connect(address, ClientOptions::default()).await {
+        Ok(client) => match client.ping().await {
+            Ok(()) => {
+                let server = client.server();
+                let text = format!(
+                    "{} at {address}, store {}, head {}, answered in {} us",
+                    server.name,
+                    hex(&server.uuid),
+                    server.head,
+                    begun.elapsed().as_micros()
+                );
+                Check::new(name, State::Good, text)
+            }
+            Err(error) => Check::new(name, State::Bad, format!("{address}: {error}")),
+        },
+        Err(error) if unserved(address, &error).is_some() => Check::new(
+            name,
+            State::Good,
+            format!("nobody serves {address}; subcommands open the store themselves"),
+        ),
+        Err(error) => Check::new(name, State::Bad, format!("{address}: {error}")),
+    }
+}
+
+fn descriptors() -> Check {
+    let limit = getrlimit(Resource::Nofile);
+    let text =
+        limit.current.map_or_else(|| "no limit".to_owned(), |soft| format!("{soft} at a time"));
+    let good = limit.current.is_none_or(|soft| soft >= DESCRIPTORS);
+    let advice =
+        "raise it for a server with many connections: ulimit -n, or LimitNOFILE in its unit";
+    Check::of("descriptors", good, text, advice)
+}
+
+fn maps() -> Check {
+    let read = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+    match read.ok().and_then(|text| text.trim().parse::<u64>().ok()) {
+        Some(most) => Check::of(
+            "maps",
+            most >= MAPS,
+            format!("{most} at a time"),
+            "raise it: sysctl vm.max_map_count=65530",
+        ),
+        None => Check::new("maps", State::Good, "the system does not say how many there may be"),
+    }
+}
+
+fn directory(dir: &Path) -> Vec<Check> {
+    let metadata = match std::fs::metadata(dir) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let text = format!("{} does not exist; xs serve or xs append makes it", dir.display());
+            return vec![Check::new("directory", State::Poor, text)];
+        }
+        Err(error) => {
+            return vec![Check::new(
+                "directory",
+                State::Bad,
+                format!("{}: {error}", dir.display()),
+            )];
+        }
+    };
+    let mode = metadata.permissions().mode() & 0o777;
+    let own = metadata.uid() == rustix::process::geteuid().as_raw();
+    let text = format!("{} has mode {mode:03o}", dir.display());
+    let owner = match own {
+        false => Check::new(
+            "directory",
+            State::Bad,
+            format!("{text} and belongs to user {}", metadata.uid()),
+        ),
+        true => Check::of("directory", mode & 0o077 == 0, text, "others can enter; chmod 700"),
+    };
+    vec![owner, filesystem(dir), space(dir), sync(dir)]
+}
+
+fn filesystem(dir: &Path) -> Check {
+    let name = "filesystem";
+    let magic = match statfs(dir) {
+        Ok(found) => found.f_type as u64 & 0xffff_ffff,
+        Err(error) => return Check::new(name, State::Bad, format!("{}: {error}", dir.display())),
+    };
+    // The magic numbers are those of statfs(2).
+    let kind = match magic {
+        0xef53 => ("ext4", State::Good),
+        0x5846_5342 => ("xfs", State::Good),
+        0x0102_1994 => ("tmpfs: gone with the next boot", State::Poor),
+        0x9123_683e => ("btrfs: written with pwrite, compaction costs more there", State::Poor),
+        0x2fc1_2fc1 => ("zfs: written with pwrite", State::Poor),
+        0x6969 => ("nfs: locks and syncs depend on the server", State::Poor),
+        0x794c_7630 => ("overlayfs: keep a store on a volume of its own", State::Poor),
+        _ => return Check::new(name, State::Poor, format!("type {magic:#x}, not tried by us")),
+    };
+    Check::new(name, kind.1, kind.0)
+}
+
+fn space(dir: &Path) -> Check {
+    match statvfs(dir) {
+        Ok(found) if found.f_flag.contains(StatVfsMountFlags::RDONLY) => {
+            Check::new("space", State::Bad, "the filesystem is mounted read-only")
+        }
+        Ok(found) => {
+            let free = found.f_bavail.saturating_mul(found.f_frsize);
+            let text = format!("{} MiB free", free / (1024 * 1024));
+            Check::of("space", free >= FREE_BYTES, text, "appends are refused when it runs out")
+        }
+        Err(error) => Check::new("space", State::Bad, format!("{}: {error}", dir.display())),
+    }
+}
+
+/// What a durable append pays at least.
+fn sync(dir: &Path) -> Check {
+    let path = dir.join(format!("doctor.{}.tmp", std::process::id()));
+    let timed = time_syncs(&path);
+    // One that stays is cleared away by the next open of the store.
+    let _ = std::fs::remove_file(&path);
+    match timed {
+        Ok(mut times) => {
+            times.sort_unstable();
+            let (half, worst) = (times[times.len() / 2], times[times.len() - 1]);
+            let text = format!(
+                "fdatasync takes {} us, at worst {} us of {SYNCS}",
+                half.as_micros(),
+                worst.as_micros()
+            );
+            Check::of(
+                "sync",
+                half <= SYNC_SLOW,
+                text,
+                "durable appends wait for it; see --sync interval:50ms",
+            )
+        }
+        Err(error) => Check::new("sync", State::Bad, format!("{}: {error}", path.display())),
+    }
+}
+
+fn time_syncs(path: &Path) -> std::io::Result<Vec<Duration>> {
+    let mut file = File::options().write(true).create_new(true).open(path)?;
+    // Space first, as the store does it: what is timed is the sync of bytes, not of a length.
+    file.write_all(&vec![0; SYNCS * SYNC_BYTES])?;
+    file.sync_all()?;
+    let bytes = [1; SYNC_BYTES];
+    (0..SYNCS)
+        .map(|round| {
+            file.write_all_at(&bytes, (round * SYNC_BYTES) as u64)?;
+            let begun = Instant::now();
+            file.sync_data()?;
+            Ok(begun.elapsed())
+        })
+        .collect()
+}

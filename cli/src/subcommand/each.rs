@@ -1,0 +1,292 @@
+//! `each`: a command for every frame. The cursor moves when the command exits with 0, or together
+//! with the frame that says it was given up; a frame is handled at least once, never skipped.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio_util::sync::CancellationToken;
+use xs_engine::{Body, Bound, Frame, Meta, NewFrame, ReadOptions, Start, TopicPatterns};
+use xs_protocol::limits::BODY_WITH_FRAME_MAX;
+use xs_protocol::{Address, AppendRequest, Class, Client, Delivered, SubEvent, SubscribeOptions};
+
+use super::cat::describe;
+use super::position::Position;
+use crate::args::EachArgs;
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+use crate::output::notice;
+
+/// The wait before the first retry; it doubles up to the longest.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
+/// Bytes of frames the server may send ahead: commands are slow, and what waits here is read again
+/// by the next run anyway.
+const CREDIT: u32 = 256 * 1024;
+
+pub(super) async fn run(
+    client: &Client,
+    address: &Address,
+    each: &EachArgs,
+    stop: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let mut position = match &each.cursor {
+        Some(name) => Some(Position::open(client, name).await?),
+        None => None,
+    };
+    let resume = position.as_ref().and_then(Position::offset);
+    let options = ReadOptions {
+        topics: each.patterns.or(TopicPatterns::all())?,
+        start: resume
+            .map_or_else(|| each.begin.start(), |offset| Start::From(Bound::Offset(offset))),
+        limit: each.limit,
+        follow: each.follow || each.begin.new,
+        ..ReadOptions::default()
+    };
+    let how = SubscribeOptions {
+        credit: CREDIT,
+        bodies_up_to: BODY_WITH_FRAME_MAX,
+        ..Default::default()
+    };
+    let mut events = client.subscribe(&options, how).await.map_err(explain)?;
+    let runner = Runner { client, address, each, stop };
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = stop.cancelled() => break,
+        };
+        match event.transpose().map_err(explain)? {
+            None => {
+                if let (Some(position), Some(offset)) = (&mut position, events.position()) {
+                    position.reach(offset);
+                }
+                break;
+            }
+            Some(SubEvent::Frames { frames, scanned_to }) => {
+                for delivered in frames {
+                    if stop.is_cancelled() || !runner.handle(delivered, &mut position).await? {
+                        return runner.end(position).await;
+                    }
+                }
+                if let Some(position) = &mut position {
+                    position.reach(scanned_to);
+                }
+            }
+            Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
+            Some(SubEvent::Dropped { refusal, .. }) => {
+                return Fault::fail(Exit::Unreachable, refusal.message);
+            }
+            Some(SubEvent::CaughtUp { .. }) => save(&mut position).await?,
+            Some(SubEvent::Pulse) => {}
+        }
+    }
+    runner.end(position).await
+}
+
+async fn save(position: &mut Option<Position<'_>>) -> anyhow::Result<()> {
+    match position {
+        Some(position) => position.save().await,
+        None => Ok(()),
+    }
+}
+
+/// What is the same for every frame.
+struct Runner<'a> {
+    client: &'a Client,
+    address: &'a Address,
+    each: &'a EachArgs,
+    stop: &'a CancellationToken,
+}
+
+impl Runner<'_> {
+    async fn end(&self, mut position: Option<Position<'_>>) -> anyhow::Result<Exit> {
+        save(&mut position).await?;
+        Ok(if self.stop.is_cancelled() { Exit::Interrupted } else { Exit::Ok })
+    }
+
+    /// Handles one frame; false when it is to stop before the frame was handled.
+    async fn handle(
+        &self,
+        delivered: Delivered,
+        position: &mut Option<Position<'_>>,
+    ) -> anyhow::Result<bool> {
+        let frame = &delivered.frame;
+        let mut wait = RETRY_FIRST;
+        let mut attempts = 1;
+        let failure = loop {
+            let Some(failure) = self.attempt(&delivered).await? else { break None };
+            if attempts > self.each.retry {
+                break Some(failure);
+            }
+            let id = frame.id();
+            notice(&format!("{id}: {failure}; attempt {attempts}, again in {} s", wait.as_secs()));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => return Ok(false),
+            }
+            wait = (wait * 2).min(RETRY_LONGEST);
+            attempts += 1;
+        };
+        let done = failure.is_none() || self.each.park.is_some();
+        if let (true, Some(position), Some(offset)) = (done, position.as_mut(), frame.offset()) {
+            position.reach(offset + 1);
+        }
+        match failure {
+            None => save(position).await?,
+            // Ctrl-C reaches the command too: that is no failure of the frame's.
+            Some(_) if self.stop.is_cancelled() => return Ok(false),
+            Some(failure) => self.give_up(frame, &failure, attempts, position).await?,
+        }
+        Ok(true)
+    }
+
+    /// Runs the command once; what went wrong, if anything did.
+    async fn attempt(&self, delivered: &Delivered) -> anyhow::Result<Option<Failure>> {
+        let Delivered { frame, body } = delivered;
+        let [program, arguments @ ..] = self.each.command.as_slice() else {
+            return Fault::fail(Exit::Usage, "there is no command");
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).envs(environment(frame, self.address)).kill_on_drop(true);
+        command.stdin(if frame.hash().is_some() { Stdio::piped() } else { Stdio::null() });
+        let mut child =
+            command.spawn().with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
+        let stdin = child.stdin.take();
+        let feed = async {
+            match stdin {
+                Some(stdin) => self.feed(stdin, frame, body.as_ref()).await,
+                None => Ok(()),
+            }
+        };
+        let ended = async {
+            let (fed, status) = tokio::join!(feed, child.wait());
+            fed.and_then(|()| Ok(status?))
+        };
+        let status = match self.each.timeout {
+            None => ended.await?,
+            Some(limit) => match tokio::time::timeout(limit, ended).await {
+                Ok(status) => status?,
+                Err(_) => return kill(child, limit).await.map(Some),
+            },
+        };
+        Ok((!status.success()).then_some(Failure::Exited(status)))
+    }
+
+    /// Writes the body to the command, which need not read it.
+    async fn feed(
+        &self,
+        mut stdin: ChildStdin,
+        frame: &Frame,
+        body: Option<&Bytes>,
+    ) -> anyhow::Result<()> {
+        if let Some(body) = body {
+            // A command that ends without reading is judged by its exit code.
+            let _ = stdin.write_all(body).await;
+            return Ok(());
+        }
+        let Some(hash) = frame.hash() else { return Ok(()) };
+        let Some(mut blob) = self.client.blob_get(&hash).await.map_err(explain)? else {
+            return Fault::fail(Exit::NotFound, format!("the store has no bytes with hash {hash}"));
+        };
+        while let Some(chunk) = blob.chunk().await {
+            if stdin.write_all(&chunk.map_err(explain)?).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Parks the frame, or ends.
+    async fn give_up(
+        &self,
+        frame: &Frame,
+        failure: &Failure,
+        attempts: u64,
+        position: &mut Option<Position<'_>>,
+    ) -> anyhow::Result<()> {
+        let id = frame.id();
+        let Some(topic) = &self.each.park else {
+            let next = match (&self.each.cursor, frame.offset()) {
+                (Some(name), Some(offset)) => {
+                    format!(
+                        "; the next run begins with it, xs cursor set {name} {} skips it",
+                        offset + 1
+                    )
+                }
+                _ => String::new(),
+            };
+            return Fault::fail(Exit::Failed, format!("{id}: {failure}{next}"));
+        };
+        let meta = json!({
+            "input": id.to_string(),
+            "topic": frame.topic(),
+            "error": failure.to_string(),
+            "attempts": attempts,
+        });
+        let parked = NewFrame {
+            meta: Meta::parse(meta.to_string())?,
+            body: frame.hash().map_or(Body::None, Body::Stored),
+            ..NewFrame::new(topic.clone())
+        };
+        let change = position.as_ref().and_then(Position::change);
+        let request = AppendRequest {
+            cursors: change.into_iter().collect(),
+            ..AppendRequest::frames(vec![parked])
+        };
+        let appended = match self.client.append(&request).await {
+            Ok(appended) => appended,
+            Err(error) if error.class() == Class::Condition => {
+                let text = position.as_ref().map_or_else(|| error.to_string(), Position::in_use);
+                return Fault::fail(Exit::Condition, text);
+            }
+            Err(error) => return Err(explain(error)),
+        };
+        if let (Some(position), Some(revision)) = (position, appended.cursors.first()) {
+            position.changed(*revision);
+        }
+        notice(&format!("{id}: {failure}; parked in {topic} after {attempts} attempts"));
+        Ok(())
+    }
+}
+
+/// Why a frame was not handled.
+enum Failure {
+    Exited(ExitStatus),
+    TimedOut(Duration),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => match status.code() {
+                Some(code) => write!(f, "the command exited with {code}"),
+                None => write!(f, "the command was ended: {status}"),
+            },
+            Self::TimedOut(limit) => write!(f, "the command took longer than {limit:?}"),
+        }
+    }
+}
+
+async fn kill(mut child: Child, limit: Duration) -> anyhow::Result<Failure> {
+    child.kill().await.context("kill the command")?;
+    Ok(Failure::TimedOut(limit))
+}
+
+/// What the command is told about its frame.
+fn environment(frame: &Frame, address: &Address) -> Vec<(&'static str, OsString)> {
+    let meta: &[u8] = if frame.meta().is_empty() { b"{}" } else { frame.meta() };
+    vec![
+        ("XS_ID", frame.id().to_string().into()),
+        ("XS_TOPIC", frame.topic().into()),
+        ("XS_META", String::from_utf8_lossy(meta).into_owned().into()),
+        ("XS_OFFSET", frame.offset().map(|offset| offset.to_string()).unwrap_or_default().into()),
+        ("XS_HASH", frame.hash().map(|hash| hash.to_string()).unwrap_or_default().into()),
+        ("XS_ADDR", address.to_string().into()),
+    ]
+}

@@ -1,0 +1,98 @@
+//! A cursor that moves with what a reader has handled. It is saved now and then and when the reader
+//! ends, always behind what was handled, so what a crash takes from it is handled again.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use xs_engine::{CursorChange, CursorName, ExpectRevision};
+use xs_protocol::{Class, Client};
+
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+
+/// Time between two saves of a position that moves.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Where a reader is.
+pub(super) struct Position<'a> {
+    client: &'a Client,
+    name: CursorName,
+    /// The cursor as it was last seen; 0 when there was none.
+    revision: u64,
+    state: Bytes,
+    saved: Option<u64>,
+    reached: Option<u64>,
+    due: Instant,
+}
+
+impl<'a> Position<'a> {
+    /// Reads the cursor.
+    pub(super) async fn open(client: &'a Client, name: &CursorName) -> anyhow::Result<Self> {
+        let cursor = client.cursor_get(name).await.map_err(explain)?;
+        let saved = cursor.as_ref().map(|cursor| cursor.offset);
+        let (revision, state) =
+            cursor.map_or_else(Default::default, |cursor| (cursor.revision, cursor.state));
+        Ok(Self {
+            client,
+            name: name.clone(),
+            revision,
+            state,
+            saved,
+            reached: saved,
+            due: Instant::now(),
+        })
+    }
+
+    /// The first frame that was not handled; `None` when the cursor does not exist.
+    pub(super) const fn offset(&self) -> Option<u64> {
+        self.saved
+    }
+
+    /// All before `offset` was handled.
+    pub(super) fn reach(&mut self, offset: u64) {
+        self.reached = self.reached.max(Some(offset));
+    }
+
+    /// When the next save is due; `None` when there is nothing to save.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (self.reached != self.saved).then_some(self.due)
+    }
+
+    /// The change that saves the position, for a batch that has more in it.
+    pub(super) fn change(&self) -> Option<CursorChange> {
+        let offset = self.reached.filter(|_| self.reached != self.saved)?;
+        Some(CursorChange {
+            name: self.name.clone(),
+            expect: ExpectRevision::Is(self.revision),
+            set: Some((offset, self.state.clone())),
+        })
+    }
+
+    /// The change was made.
+    pub(super) fn changed(&mut self, revision: u64) {
+        self.revision = revision;
+        self.saved = self.reached;
+        self.due = Instant::now() + SAVE_EVERY;
+    }
+
+    /// Saves the position if it moved.
+    pub(super) async fn save(&mut self) -> anyhow::Result<()> {
+        let Some(change) = self.change() else { return Ok(()) };
+        match self.client.cursor_set(change).await {
+            Ok(revision) => {
+                self.changed(revision);
+                Ok(())
+            }
+            Err(error) if error.class() == Class::Condition => {
+                Fault::fail(Exit::Condition, self.in_use())
+            }
+            Err(error) => Err(explain(error)),
+        }
+    }
+
+    /// What to say when somebody else moved the cursor.
+    pub(super) fn in_use(&self) -> String {
+        let name = &self.name;
+        format!("cursor {name} was moved by another reader; give each reader a cursor of its own")
+    }
+}
