@@ -9,7 +9,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 use xs_engine::{BlobHash, Bound, CursorName, ReadOptions, TopicPatterns};
 use xs_protocol::codec::PREFACE;
-use xs_protocol::{Client, ClientOptions, LastRequest, SubscribeOptions};
+use xs_protocol::{
+    Client, ClientOptions, ImportIds, ImportRequest, LastRequest, RemoveRequest, SubscribeOptions,
+};
 
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
@@ -63,5 +65,15 @@ async fn talk(stream: tokio::io::DuplexStream) {
     if let Ok(mut live) = client.subscribe(&options, SubscribeOptions::default()).await {
         while let Some(Ok(_)) = live.next().await {}
     }
+    let remove = RemoveRequest { frames: vec![Bound::Offset(0)], ..RemoveRequest::default() };
+    let _ = tokio::join!(client.remove(&remove), client.stats());
+    let mut frames = Vec::new();
+    if let Ok(mut export) = client.export(&options, None).await {
+        while let Some(Ok(more)) = export.next().await {
+            frames.extend(more);
+        }
+    }
+    let import = ImportRequest { frames, ids: ImportIds::New, durable: false };
+    let _ = client.import(&import).await;
     let _ = client.closed().await;
 }

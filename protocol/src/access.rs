@@ -1,6 +1,6 @@
 //! What each role may do. The only place where `xs.*`, origins and reserved cursors are judged.
 
-use xs_engine::{CursorChange, NewFrame};
+use xs_engine::{CursorChange, NewFrame, TopicPattern, TopicPatterns};
 
 use crate::error::{Code, Refusal};
 use crate::message::{Request, Role};
@@ -13,7 +13,15 @@ pub(crate) fn check(role: Role, request: &Request) -> Result<(), Refusal> {
         Request::Append(batch) => {
             check_writer(role)?;
             batch.frames.iter().try_for_each(|frame| check_frame(role, frame))?;
-            batch.cursors.iter().try_for_each(|change| check_cursor(role, change))
+            batch.cursors.iter().try_for_each(|change| check_cursor(role, change))?;
+            match batch.removes.is_empty() {
+                true => Ok(()),
+                false => check_remove(role, batch.removes_within.as_ref(), false),
+            }
+        }
+        Request::Remove(remove) => check_remove(role, remove.within.as_ref(), remove.now),
+        Request::Import(_) | Request::Stats if role != Role::Admin => {
+            Err(denied(format!("{} is for admins", request.op().name())))
         }
         Request::CursorSet(change) => {
             check_writer(role)?;
@@ -28,6 +36,25 @@ fn check_writer(role: Role) -> Result<(), Refusal> {
     match role {
         Role::Read => Err(denied("this connection may only read".to_owned())),
         Role::Append | Role::Admin | Role::Host => Ok(()),
+    }
+}
+
+/// An admin removes anything. The host removes for its modules, so it names the topics that the
+/// module may remove from, and the server holds it to them; they are never the store's own.
+fn check_remove(role: Role, within: Option<&TopicPatterns>, now: bool) -> Result<(), Refusal> {
+    let is_reserved = |pattern: &TopicPattern| match pattern {
+        TopicPattern::Exact(topic) => topic.is_reserved(),
+        pattern => pattern.to_string().starts_with("xs."),
+    };
+    match (role, within) {
+        (Role::Admin, _) => Ok(()),
+        (Role::Host, Some(topics)) if !now && !topics.as_slice().iter().any(is_reserved) => Ok(()),
+        (Role::Host, _) => Err(denied(
+            "the host of modules removes within topics it names, none of the store's own, and not \
+             at once"
+                .to_owned(),
+        )),
+        (Role::Read | Role::Append, _) => Err(denied("only an admin may remove frames".to_owned())),
     }
 }
 
@@ -78,10 +105,10 @@ fn denied(message: String) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use xs_engine::{CursorName, ExpectRevision, FrameId, Origin, Topic};
+    use xs_engine::{Bound, CursorName, ExpectRevision, FrameId, Origin, Topic};
 
     use super::*;
-    use crate::message::AppendRequest;
+    use crate::message::{AppendRequest, RemoveRequest};
 
     const ROLES: [Role; 4] = [Role::Read, Role::Append, Role::Admin, Role::Host];
 
@@ -111,6 +138,29 @@ mod tests {
             let derived = append(NewFrame { origin: Some(origin), ..frame });
             assert_eq!(allowed(&derived), [false, false, false, expected[3]], "{topic}");
         }
+    }
+
+    #[test]
+    fn removing_is_for_admins_and_for_hosts_within_topics() {
+        let cases = [
+            (None, false, [false, false, true, false]),
+            (Some("a.*"), false, [false, false, true, true]),
+            (Some("*"), false, [false, false, true, true]),
+            (Some("a.*"), true, [false, false, true, false]),
+            (Some("a,xs.*"), false, [false, false, true, false]),
+            (Some("xs.handler.a.create"), false, [false, false, true, false]),
+        ];
+        for (topics, now, expected) in cases {
+            let within = topics.map(|topics| TopicPatterns::parse(topics).unwrap());
+            let frames = vec![Bound::Offset(1)];
+            let remove = RemoveRequest { frames, within, now, ..RemoveRequest::default() };
+            assert_eq!(allowed(&Request::Remove(remove.clone())), expected, "{topics:?} {now}");
+            if !now {
+                let batch = Request::Append(remove.into_batch());
+                assert_eq!(allowed(&batch), expected, "{topics:?}");
+            }
+        }
+        assert_eq!(allowed(&Request::Stats), [false, false, true, false]);
     }
 
     #[test]

@@ -132,6 +132,8 @@ codes! {
     Draining = 501,
     /// The disk is full; appends resume by themselves.
     StorageFull = 502,
+    /// The subscription fell further behind than it was to.
+    TooSlow = 503,
     /// The store is open for reading only.
     ReadOnly = 600,
     /// Stored bytes fail their checks.

@@ -17,14 +17,18 @@ mod socket;
 
 pub use address::{Address, AddressError, SOCKET_NAME};
 pub use client::{
-    BlobStream, CallStream, Client, ClientOptions, FrameStream, Reply, ServerInfo, Subscription,
+    BlobStream, CallStream, Client, ClientOptions, Export, FrameStream, Reply, ServerInfo,
+    Subscription,
 };
 pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
 pub use gather::Gather;
 pub use message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, GoAway, LastRequest, Op,
-    OpRange, PeerLimits, RECORD_VERSION, Role, Stamp, SubEvent, SubscribeOptions, TopicSummary,
-    UnknownRole, VERSION,
+    AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, GoAway, ImportIds,
+    ImportOutcome, ImportRequest, Imported, LastRequest, Op, OpRange, PeerLimits, RECORD_VERSION,
+    RemoveRequest, Resume, Role, Slow, Stamp, SubEvent, SubscribeOptions, TopicSummary,
+    UnknownRole, VERSION, Ways,
 };
 pub use server::{Listener, Server, ServerOptions};
-pub use service::{BlobSink, BlobSource, Called, Done, Feed, Pulled, Service, StoreIdentity, Wake};
+pub use service::{
+    BlobSink, BlobSource, Called, Done, DoneImport, Feed, Pulled, Service, StoreIdentity, Wake,
+};

@@ -45,6 +45,8 @@ pub const LAST_MAX: u64 = 1_000_000;
 pub const REFUSAL_TEXT_MAX: usize = 4 * 1024;
 /// Extensions in one request.
 pub const EXTENSIONS_MAX: usize = 64;
+/// Bytes of the text of STATS.
+pub const STATS_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes that PING may carry.
 pub const PING_BYTES_MAX: usize = 64;
 /// Longest deadline of a call.

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use xs_engine::{BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, TopicPatterns};
 
-use crate::error::Refusal;
+use crate::error::{Code, Refusal};
 use crate::message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, LastRequest, TopicSummary,
+    AppendRequest, Appended, CallRequest, CursorSummary, ImportRequest, Imported, LastRequest,
+    Resume, TopicSummary,
 };
 
 /// Called, from any thread and as often as one likes, when a [`Feed`] that was idle may have more.
@@ -19,6 +20,9 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Takes the outcome of an append, once, from any thread, also from inside [`Service::append`].
 pub type Done = Box<dyn FnOnce(Result<Appended, Refusal>) + Send>;
+
+/// Takes the outcome of an import, as [`Done`] that of an append.
+pub type DoneImport = Box<dyn FnOnce(Result<Imported, Refusal>) + Send>;
 
 /// The store that HELLO tells about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +43,55 @@ pub trait Service: Send + Sync + 'static {
     /// Uuid, epoch and head as they are now.
     fn identity(&self) -> StoreIdentity;
 
+    /// The offset that the next frame will get.
+    fn head(&self) -> u64 {
+        self.identity().head
+    }
+
     /// Takes a batch into the queue and returns without waiting for it. Batches of one connection
     /// come in their order and must be committed in it. Roles were checked before.
     fn append(&self, batch: AppendRequest, done: Done);
+
+    /// Takes frames of another store into the queue, in order with the appends. A frame that cannot
+    /// be stored keeps none of the others out.
+    fn import(&self, import: ImportRequest, done: DoneImport) {
+        drop(import);
+        done(Err(unserved("IMPORT")));
+    }
+
+    /// Removes frames and returns when none of their bytes is left in the store's files. May block
+    /// for as long as rewriting them takes.
+    ///
+    /// # Errors
+    /// [`Refusal`]; the frames may be removed and their bytes still be there.
+    fn remove_now(&self, batch: AppendRequest) -> Result<Appended, Refusal> {
+        drop(batch);
+        Err(unserved("REMOVE with NOW"))
+    }
+
+    /// What the store tells about itself: the JSON text of an object. May block.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it cannot be told.
+    fn stats(&self) -> Result<String, Refusal> {
+        Err(unserved("STATS"))
+    }
+
+    /// Whether an offset that was seen elsewhere, or earlier, still stands for the same frames.
+    ///
+    /// # Errors
+    /// [`Refusal`] with [`Code::CursorAhead`] or [`Code::OtherStore`] when it does not.
+    fn check_resume(&self, from: Resume, offset: u64) -> Result<(), Refusal> {
+        let store = self.identity();
+        if from.store != store.uuid {
+            return Err(Refusal::new(Code::OtherStore, "the position belongs to another store"));
+        }
+        if from.epoch != store.epoch || offset > store.head {
+            let text = "the position lies beyond what is known of its epoch";
+            return Err(Refusal::new(Code::CursorAhead, text));
+        }
+        Ok(())
+    }
 
     /// Follows after the last of the appends that were read from a socket together: the time to
     /// commit what is queued. Must not wait for a sync: where one is needed, another thread does
@@ -119,6 +169,11 @@ pub trait Service: Send + Sync + 'static {
     /// `<name>.complete` or `<name>.error`; dropping it before that cancels the call.
     fn call(&self, request: CallRequest, wake: Wake)
     -> BoxFuture<'static, Result<Called, Refusal>>;
+}
+
+/// The refusal of a service that does not keep what an op is about.
+fn unserved(op: &str) -> Refusal {
+    Refusal::new(Code::UnknownOp, format!("{op} is not known to this server"))
 }
 
 /// A call under way.

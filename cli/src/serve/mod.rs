@@ -6,8 +6,11 @@ mod call;
 mod commit;
 mod feed;
 mod host;
+mod import;
 mod refuse;
+mod remove;
 mod service;
+mod stats;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

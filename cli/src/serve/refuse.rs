@@ -1,7 +1,7 @@
 //! The engine's errors as the protocol's refusals. One place decides which code, and with it the
 //! class that tells a client whether to try again.
 
-use xs_engine::{AppendError, ReadError};
+use xs_engine::{AppendError, CompactError, GcError, ReadError};
 use xs_protocol::{Code, Detail, Refusal};
 
 /// Why a batch or a blob was not taken.
@@ -64,6 +64,32 @@ pub(super) fn read(error: &ReadError) -> Refusal {
         ReadError::CursorAhead { offset } => refusal.with(Detail::Offset(*offset)),
         ReadError::TooLarge { max, .. } => refusal.with(Detail::Limit(*max)),
         _ => refusal,
+    }
+}
+
+/// Why frames could not be taken out of the files.
+pub(super) fn compact(error: &CompactError) -> Refusal {
+    let code = match error {
+        CompactError::Append(error) => return append(error),
+        CompactError::Unreadable(error) => return read(error),
+        CompactError::Left(_) => Code::Corrupt,
+        CompactError::StorageFull => Code::StorageFull,
+        CompactError::ReadOnly(_) => Code::ReadOnly,
+        CompactError::Poisoned | CompactError::Closed => Code::Closed,
+        CompactError::Blobs(error) => gc_code(error),
+        CompactError::Io(_) => Code::Unreadable,
+        _ => Code::Internal,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+const fn gc_code(error: &GcError) -> Code {
+    match error {
+        GcError::Read(error) => read_code(error),
+        GcError::ReadOnly(_) => Code::ReadOnly,
+        GcError::StorageFull => Code::StorageFull,
+        GcError::Poisoned | GcError::Closed => Code::Closed,
+        _ => Code::Internal,
     }
 }
 

@@ -10,16 +10,17 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use xs_engine::{
     AppendError, Appended, Batch, BlobHash, BlobReader, BlobWriter, Bound, Cursor, CursorName,
-    Frame, ReadError, ReadOptions, Store, SyncPolicy, TopicPatterns,
+    Frame, ReadError, ReadOptions, Removal, ResumePoint, Store, SyncPolicy, TopicPatterns,
 };
 use xs_protocol::{
-    AppendRequest, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done, Feed,
-    LastRequest, Refusal, Service, Stamp, StoreIdentity, TopicSummary, Wake,
+    AppendRequest, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
+    DoneImport, Feed, ImportRequest, LastRequest, Refusal, Resume, Service, Stamp, StoreIdentity,
+    TopicSummary, Wake,
 };
 
 use super::commit::Committer;
 use super::feed::{FollowFeed, StoredFeed};
-use super::{call, refuse};
+use super::{call, import, refuse, remove, stats};
 
 /// A store as the protocol serves it.
 pub(crate) struct StoreService {
@@ -93,11 +94,34 @@ impl Service for StoreService {
     }
 
     fn append(&self, batch: AppendRequest, done: Done) {
-        let AppendRequest { frames, cursors, conditions, key, durable } = batch;
-        let batch = Batch { frames, cursors, conditions, key, durable, ..Batch::default() };
+        let (batch, removes) = match remove::resolve(&self.core.store, batch) {
+            Ok(resolved) => resolved,
+            Err(refusal) => return done(Err(refusal)),
+        };
+        if let Some(nothing) = removes.nothing_to_do(&self.core.store, &batch) {
+            return done(Ok(nothing));
+        }
         self.core.submit(batch, move |result| {
-            done(result.map(appended).map_err(|error| refuse::append(&error)));
+            let result = result.map(|result| removes.outcome(appended(result)));
+            done(result.map_err(|error| refuse::append(&error)));
         });
+    }
+
+    fn remove_now(&self, batch: AppendRequest) -> Result<xs_protocol::Appended, Refusal> {
+        remove::now(&self.core.store, batch)
+    }
+
+    fn import(&self, request: ImportRequest, done: DoneImport) {
+        import::submit(&self.core, request, done);
+    }
+
+    fn stats(&self) -> Result<String, Refusal> {
+        Ok(stats::text(&self.core.store.stats()))
+    }
+
+    fn check_resume(&self, from: Resume, offset: u64) -> Result<(), Refusal> {
+        let point = ResumePoint { store: Some(from.store), epoch: from.epoch, offset };
+        self.core.store.check_resume(&point).map_err(read_refusal)
     }
 
     fn commit(&self) {
@@ -210,11 +234,12 @@ fn read_refusal(error: ReadError) -> Refusal {
     refuse::read(&error)
 }
 
-fn appended(appended: Appended) -> xs_protocol::Appended {
+pub(super) fn appended(appended: Appended) -> xs_protocol::Appended {
     let stamps = appended.frames.iter();
     xs_protocol::Appended {
         frames: stamps.map(|stamp| Stamp { id: stamp.id, offset: stamp.offset }).collect(),
         cursors: appended.cursors,
+        removed: appended.removed.iter().map(|one| *one == Removal::Removed).collect(),
         repeated: appended.repeated,
         durable: appended.durable,
         head: appended.head,

@@ -121,6 +121,9 @@ pub(super) fn describe(gap: Gap) -> String {
     match gap {
         Gap::Corrupt { from, to } => format!("frames {from} to {to} cannot be read: skipped"),
         Gap::Ephemeral { count } => format!("{count} ephemeral frames came too fast: skipped"),
+        Gap::Conflated { from, to } => {
+            format!("of the frames {from} to {to} only the newest of each topic follow")
+        }
     }
 }
 

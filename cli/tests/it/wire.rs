@@ -1,7 +1,13 @@
 //! What the protocol promises, with the store behind it.
 
-use xs_engine::{Condition, IdempotencyKey, TopicPatterns};
-use xs_protocol::{AppendRequest, Client, ClientError, Code, Detail, Refusal};
+use xs_engine::{
+    Bound, Condition, FrameId, IdempotencyKey, NewFrame, ReadOptions, Start, Topic, TopicPatterns,
+    Ttl,
+};
+use xs_protocol::{
+    AppendRequest, Client, ClientError, Code, Detail, Gap, ImportIds, ImportRequest, Refusal,
+    RemoveRequest, SubEvent, SubscribeOptions,
+};
 
 use crate::client::{connect, frame, runtime};
 use crate::support::Place;
@@ -53,5 +59,165 @@ fn conditions_and_keys_reach_the_store() {
             ..AppendRequest::default()
         };
         assert_eq!(refused(&client, &empty).await.code, Code::InvalidValue);
+    });
+}
+
+/// Imports all that a store holds of some topics into another; how many were new, there, refused.
+async fn import(from: &Client, to: &Client, ids: ImportIds) -> (usize, usize, usize) {
+    let topics = TopicPatterns::parse("a.*,b").unwrap();
+    let options = ReadOptions { topics, ..ReadOptions::default() };
+    let mut export = from.export(&options, None).await.unwrap();
+    let mut sum = (0, 0, 0);
+    while let Some(frames) = export.next().await {
+        let import = ImportRequest { frames: frames.unwrap(), ids, durable: true };
+        let (new, there, refused) = to.import(&import).await.unwrap().counts();
+        sum = (sum.0 + new, sum.1 + there, sum.2 + refused);
+    }
+    sum
+}
+
+#[test]
+fn frames_move_between_stores_under_old_and_new_ids() {
+    let (place, fresh, used) = (Place::new(), Place::new(), Place::new());
+    let servers = [&place, &fresh, &used].map(|place| place.serve(&["--sync", "none"]));
+    runtime().block_on(async {
+        let source = connect(&place.store()).await;
+        let mut ids: Vec<FrameId> = Vec::new();
+        for n in 0..500 {
+            let appended = source.append(&one(&format!("a.t{}", n % 7))).await.unwrap();
+            ids.push(appended.frames[0].id);
+        }
+        let used = connect(&used.store()).await;
+        used.append(&one("b")).await.unwrap();
+        assert_eq!(import(&source, &used, ImportIds::Verbatim).await, (0, 0, 500));
+        for pass in [(500, 0, 0), (0, 500, 0)] {
+            assert_eq!(import(&source, &used, ImportIds::New).await, pass);
+        }
+        let moved = used.get(Bound::Id(ids[3])).await.unwrap().unwrap();
+        assert_eq!((moved.old_id(), moved.topic()), (Some(ids[3]), "a.t3"));
+        let body = used.blob_get(&moved.hash().unwrap()).await.unwrap().unwrap();
+        assert_eq!(body.bytes(100).await.unwrap(), "body");
+        // A store that has only its own first frame, which is older than none of these.
+        let fresh = connect(&fresh.store()).await;
+        let start = fresh.get(Bound::Offset(0)).await.unwrap().unwrap();
+        let above = ids.iter().filter(|id| **id > start.id()).count();
+        let counts = import(&source, &fresh, ImportIds::Verbatim).await;
+        assert_eq!(counts, (above, 0, 500 - above));
+        assert!(above > 0);
+        assert_eq!(import(&source, &fresh, ImportIds::Verbatim).await, (0, above, 500 - above));
+        let same = fresh.get(Bound::Id(ids[499])).await.unwrap().unwrap();
+        assert_eq!((same.id(), same.old_id()), (ids[499], None));
+    });
+    drop(servers);
+}
+
+#[test]
+fn removals_by_id_and_offset_reach_the_files() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        let secret = frame("a", &serde_json::json!({}), b"a very secret body");
+        let appended = client.append(&AppendRequest::frames(vec![secret])).await.unwrap();
+        let (id, offset) = (appended.frames[0].id, appended.frames[0].offset.unwrap());
+        let hash = client.get(Bound::Id(id)).await.unwrap().unwrap().hash().unwrap();
+        let kept = client.append(&one("a")).await.unwrap().frames[0];
+        let remove = RemoveRequest {
+            frames: vec![Bound::Offset(offset), Bound::Id(id), Bound::Offset(9_999)],
+            now: true,
+            ..RemoveRequest::default()
+        };
+        assert_eq!(client.remove(&remove).await.unwrap().removed[..1], [true]);
+        assert_eq!(client.get(Bound::Id(id)).await.unwrap(), None);
+        assert!(!client.blob_has(&hash).await.unwrap());
+        let nothing =
+            RemoveRequest { frames: vec![Bound::Offset(9_999)], ..RemoveRequest::default() };
+        assert_eq!(client.remove(&nothing).await.unwrap().removed, [false]);
+        // In one batch with an append, within topics.
+        let batch = |topics: &str| AppendRequest {
+            removes: vec![Bound::Id(kept.id)],
+            removes_within: Some(TopicPatterns::parse(topics).unwrap()),
+            ..one("b")
+        };
+        let denied = refused(&client, &batch("b")).await;
+        assert_eq!(
+            (denied.code, &denied.details[..]),
+            (Code::Denied, &[Detail::Frame(kept.id)][..])
+        );
+        let appended = client.append(&batch("a,c.*")).await.unwrap();
+        assert_eq!((appended.removed, appended.frames.len()), (vec![true], 1));
+        let stats: serde_json::Value =
+            serde_json::from_str(&client.stats().await.unwrap()).unwrap();
+        assert_eq!(stats["store"]["head"], appended.head);
+        assert_eq!(stats["store"]["health"], "writable");
+        assert!(stats["store"]["commit"]["sync"]["count"].as_u64().unwrap() > 0);
+    });
+}
+
+#[test]
+fn places_hold_for_the_store_and_epoch_they_are_from() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let (before, head) = runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        let head = client.append(&one("a")).await.unwrap().head;
+        (client.server().resume(), head)
+    });
+    assert!(server.stop().success());
+    let _server = place.serve(&[]);
+    runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        assert!(client.server().epoch > before.epoch);
+        let subscribe = async |offset, resume| {
+            let start = Start::From(Bound::Offset(offset));
+            let options = ReadOptions { start, ..ReadOptions::default() };
+            let how = SubscribeOptions { resume: Some(resume), ..SubscribeOptions::default() };
+            match client.subscribe(&options, how).await {
+                Ok(_) => None,
+                Err(ClientError::Refused(refusal)) => Some((refusal.code, refusal.details)),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(subscribe(head, before).await, None);
+        let (code, details) = subscribe(head + 1_000, before).await.unwrap();
+        assert_eq!(code, Code::CursorAhead);
+        assert!(matches!(details[..], [Detail::Offset(offset)] if offset >= head));
+        let other = xs_protocol::Resume { store: [9; 16], ..before };
+        assert_eq!(subscribe(head, other).await.unwrap().0, Code::OtherStore);
+    });
+}
+
+#[test]
+fn ephemeral_frames_beyond_the_ring_are_a_gap() {
+    let place = Place::new();
+    let _server = place.serve(&["--sync", "none"]);
+    runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        let options = ReadOptions { start: Start::New, follow: true, ..ReadOptions::default() };
+        let how = SubscribeOptions { credit: 1000, ..SubscribeOptions::default() };
+        let mut slow = client.subscribe(&options, how).await.unwrap();
+        const FRAMES: u64 = 5000;
+        for _ in 0..FRAMES / 100 {
+            let note =
+                NewFrame { ttl: Ttl::Ephemeral, ..NewFrame::new(Topic::parse("n").unwrap()) };
+            client.append(&AppendRequest::frames(vec![note; 100])).await.unwrap();
+        }
+        client.append(&one("end")).await.unwrap();
+        let (mut came, mut lost) = (0, 0);
+        while let Some(event) = slow.next().await {
+            match event.unwrap() {
+                SubEvent::Frames { frames, .. } => {
+                    if frames.iter().any(|one| one.frame.topic() == "end") {
+                        came += frames.len() as u64 - 1;
+                        break;
+                    }
+                    came += frames.len() as u64;
+                }
+                SubEvent::Gap(Gap::Ephemeral { count }) => lost += count,
+                SubEvent::CaughtUp { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(lost > 0 && came + lost == FRAMES, "{came} came, {lost} were lost");
     });
 }

@@ -20,7 +20,7 @@ use crate::error::{ClientError, ProtocolError};
 use crate::gather::SLICES_MAX;
 use crate::limits::{CLIENT_QUEUE_MAX, SERVER_MESSAGE_BYTES_MAX};
 use crate::message::{
-    AppendRequest, FrameList, GoAway, Incoming, PeerLimits, Request, Response, StreamEvent,
+    AppendRequest, FrameList, GoAway, Incoming, OpRange, PeerLimits, Request, Response, StreamEvent,
 };
 use crate::session::{ClientEvent, ClientSession};
 
@@ -106,8 +106,11 @@ where
 }
 
 impl Handle {
-    pub(super) fn set_limits(&self, limits: PeerLimits) {
-        self.0.core.lock().session.set_limits(limits);
+    /// Heeds what the server said in HELLO.
+    pub(super) fn heed(&self, limits: PeerLimits, ops: &[OpRange]) {
+        let session = &mut self.0.core.lock().session;
+        session.set_limits(limits);
+        session.set_ops(ops.to_vec());
     }
 
     /// Sends a request; its answer comes through the receiver.

@@ -2,36 +2,28 @@
 
 mod blob;
 mod core;
+mod export;
+mod reply;
+mod requests;
 mod streams;
 
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use xs_engine::limits::BATCH_RECORDS_MAX;
-use xs_engine::{
-    BlobHash, Bound, Cursor, CursorChange, CursorName, Frame, ReadOptions, TopicPatterns,
-};
 
 pub use blob::BlobStream;
+pub use export::Export;
+pub use reply::Reply;
 pub use streams::{CallStream, FrameStream, Subscription};
 
-use self::core::{Answered, Awaited, Handle};
-use self::streams::Line;
+use self::core::Handle;
 use crate::address::Address;
 use crate::error::{ClientError, ProtocolError};
-use crate::limits::CREDIT_DEFAULT;
-use crate::message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, GoAway, HelloReply, LastRequest, OpRange,
-    PeerLimits, Request, Response, Role, SubscribeOptions, SubscribeRequest, TopicSummary,
-};
+use crate::message::{GoAway, HelloReply, OpRange, PeerLimits, Response, Resume, Role};
 use crate::socket::SocketPath;
 
 /// How to connect.
@@ -84,6 +76,15 @@ pub struct ServerInfo {
     pub limits: PeerLimits,
     /// The ops it knows.
     pub ops: Vec<OpRange>,
+}
+
+impl ServerInfo {
+    /// Where the offsets that this connection tells were seen: what a later subscription that
+    /// starts from one of them names.
+    #[must_use]
+    pub const fn resume(&self) -> Resume {
+        Resume { store: self.uuid, epoch: self.epoch }
+    }
 }
 
 impl From<HelloReply> for ServerInfo {
@@ -165,7 +166,7 @@ impl Client {
         let (handle, answer) = self::core::start(reader, writer, options.name, token)?;
         match answer.await.unwrap_or_else(|_| Err(self::core::gone()))? {
             Response::Hello(hello) => {
-                handle.set_limits(hello.limits);
+                handle.heed(hello.limits, &hello.ops);
                 Ok(Self { handle, server: Arc::new(hello.into()) })
             }
             _ => Err(ProtocolError::Unexpected("another answer than HELLO").into()),
@@ -176,177 +177,6 @@ impl Client {
     #[must_use]
     pub fn server(&self) -> &ServerInfo {
         &self.server
-    }
-
-    /// Appends a batch. The request is on its way when this returns, so batches are appended in the
-    /// order of these calls, whenever their replies are awaited. The server stops reading at
-    /// [`PeerLimits::requests`] without an answer; what is queued beyond that is held here. When
-    /// the connection is lost before the answer, a batch with a key can be sent again as it is; one
-    /// without may then be stored twice.
-    pub fn append(&self, batch: &AppendRequest) -> Reply<Appended> {
-        let records = batch.frames.len() + batch.cursors.len() + usize::from(batch.key.is_some());
-        let max = self.server.limits.batch_records.min(BATCH_RECORDS_MAX as u32);
-        if records > max as usize {
-            return Reply::failed(
-                &self.handle,
-                ClientError::OverLimit {
-                    what: "a batch",
-                    size: records as u64,
-                    max: u64::from(max),
-                    advice: "append it in several batches",
-                },
-            );
-        }
-        Reply::of(&self.handle, self.handle.append(batch), |response| match response {
-            Response::Appended(appended) => Some(appended),
-            _ => None,
-        })
-    }
-
-    /// Reads what is stored, page by page. `options.follow` is not looked at.
-    #[must_use]
-    pub fn fetch(&self, options: &ReadOptions) -> FrameStream {
-        FrameStream::new(&self.handle, options)
-    }
-
-    /// Reads what is stored and, with `options.follow`, what is appended later.
-    ///
-    /// # Errors
-    /// [`ClientError`] when the server refuses.
-    pub async fn subscribe(
-        &self,
-        options: &ReadOptions,
-        how: SubscribeOptions,
-    ) -> Result<Subscription, ClientError> {
-        let mut line = Line::open(&self.handle, how.credit);
-        let request = Request::Subscribe(SubscribeRequest { options: options.clone(), how });
-        let reply = Reply::ask_on(&self.handle, &request, line.sub, |response| match response {
-            Response::Accepted => Some(()),
-            _ => None,
-        });
-        match reply.await {
-            Ok(()) => Ok(Subscription::new(line)),
-            Err(error) => {
-                line.refused();
-                Err(error)
-            }
-        }
-    }
-
-    /// The frame at an id or an offset.
-    pub fn get(&self, at: Bound) -> Reply<Option<Frame>> {
-        Reply::ask(&self.handle, &Request::Get(at), |response| match response {
-            Response::Frames(frames) => Some(frames.into_iter().next()),
-            _ => None,
-        })
-    }
-
-    /// The newest frames, in log order.
-    pub fn last(&self, request: &LastRequest) -> Reply<Vec<Frame>> {
-        let request = Request::Last(request.clone());
-        Reply::ask(&self.handle, &request, |response| match response {
-            Response::Frames(frames) => Some(frames),
-            _ => None,
-        })
-    }
-
-    /// The topics in use.
-    pub fn topics(&self, topics: &TopicPatterns) -> Reply<Vec<TopicSummary>> {
-        let request = Request::Topics(topics.clone());
-        Reply::ask(&self.handle, &request, |response| match response {
-            Response::Topics(topics) => Some(topics),
-            _ => None,
-        })
-    }
-
-    /// Puts a blob, reading `source` as the server takes it; its hash and length.
-    ///
-    /// # Errors
-    /// [`ClientError`]; [`ClientError::Source`] when `source` fails.
-    pub async fn blob_put<R>(&self, source: R) -> Result<(BlobHash, u64), ClientError>
-    where
-        R: AsyncRead + Send,
-    {
-        blob::put(&self.handle, &self.server.limits, source).await
-    }
-
-    /// Puts a blob whose bytes are in memory.
-    ///
-    /// # Errors
-    /// [`ClientError`] when the server refuses.
-    pub async fn blob_put_bytes(&self, bytes: Bytes) -> Result<BlobHash, ClientError> {
-        let (hash, _) = blob::put_bytes(&self.handle, &self.server.limits, bytes).await?;
-        Ok(hash)
-    }
-
-    /// Opens a blob; `None` when the store does not have it.
-    ///
-    /// # Errors
-    /// [`ClientError`] when the server refuses.
-    pub async fn blob_get(&self, hash: &BlobHash) -> Result<Option<BlobStream>, ClientError> {
-        blob::get(&self.handle, hash).await
-    }
-
-    /// Whether the store has a blob.
-    pub fn blob_has(&self, hash: &BlobHash) -> Reply<bool> {
-        Reply::ask(&self.handle, &Request::BlobHas(*hash), |response| match response {
-            Response::Has(has) => Some(has),
-            _ => None,
-        })
-    }
-
-    /// A cursor with its state.
-    pub fn cursor_get(&self, name: &CursorName) -> Reply<Option<Cursor>> {
-        let request = Request::CursorGet(name.clone());
-        Reply::ask(&self.handle, &request, |response| match response {
-            Response::Cursor(cursor) => Some(cursor),
-            _ => None,
-        })
-    }
-
-    /// Changes one cursor; its new revision, 0 when it was removed.
-    pub fn cursor_set(&self, change: CursorChange) -> Reply<u64> {
-        Reply::ask(&self.handle, &Request::CursorSet(change), |response| match response {
-            Response::Number(revision) => Some(revision),
-            _ => None,
-        })
-    }
-
-    /// All cursors, without their states.
-    pub fn cursor_list(&self) -> Reply<Vec<CursorSummary>> {
-        Reply::ask(&self.handle, &Request::CursorList, |response| match response {
-            Response::Cursors(cursors) => Some(cursors),
-            _ => None,
-        })
-    }
-
-    /// Calls a command. Dropping the stream before its end cancels the call.
-    ///
-    /// # Errors
-    /// [`ClientError`]; [`Code::UnknownCommand`](crate::Code::UnknownCommand) when there is none.
-    pub async fn call(&self, request: &CallRequest) -> Result<CallStream, ClientError> {
-        let mut line = Line::open(&self.handle, CREDIT_DEFAULT);
-        let request = Request::Call { credit: CREDIT_DEFAULT, call: request.clone() };
-        let reply = Reply::ask_on(&self.handle, &request, line.sub, |response| match response {
-            Response::Called(id) => Some(id),
-            _ => None,
-        });
-        match reply.await {
-            Ok(id) => Ok(CallStream::new(line, id)),
-            Err(error) => {
-                line.refused();
-                Err(error)
-            }
-        }
-    }
-
-    /// Asks for a sign of life.
-    pub fn ping(&self) -> Reply<()> {
-        let request = Request::Ping(Bytes::new());
-        Reply::ask(&self.handle, &request, |response| match response {
-            Response::Pong => Some(()),
-            _ => None,
-        })
     }
 
     /// Waits until the connection is closed and says why.
@@ -364,59 +194,5 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("server", &self.server).finish_non_exhaustive()
-    }
-}
-
-/// The answer to a request that is on its way. Dropping it does not take the request back.
-#[must_use = "a request that is not awaited may have failed unseen"]
-pub struct Reply<T> {
-    awaited: Awaited,
-    convert: fn(Response) -> Option<T>,
-    /// The connection stays while an answer is awaited.
-    _handle: Arc<Handle>,
-}
-
-impl<T> Reply<T> {
-    fn ask(handle: &Arc<Handle>, request: &Request, convert: fn(Response) -> Option<T>) -> Self {
-        Self::ask_on(handle, request, 0, convert)
-    }
-
-    fn ask_on(
-        handle: &Arc<Handle>,
-        request: &Request,
-        sub: u32,
-        convert: fn(Response) -> Option<T>,
-    ) -> Self {
-        Self::of(handle, handle.request(request, sub), convert)
-    }
-
-    fn failed(handle: &Arc<Handle>, error: ClientError) -> Self {
-        Self::of(handle, Err(error), |_| None)
-    }
-
-    fn of(
-        handle: &Arc<Handle>,
-        asked: Result<Answered, ClientError>,
-        convert: fn(Response) -> Option<T>,
-    ) -> Self {
-        let awaited = match asked {
-            Ok(answer) => Awaited::Waiting(answer),
-            Err(error) => Awaited::Failed(Some(error)),
-        };
-        Self { awaited, convert, _handle: Arc::clone(handle) }
-    }
-
-    fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, ClientError>> {
-        let response = ready!(self.awaited.poll(cx))?;
-        let other = || ProtocolError::Unexpected("the answer to another request").into();
-        Poll::Ready((self.convert)(response).ok_or_else(other))
-    }
-}
-
-impl<T> Future for Reply<T> {
-    type Output = Result<T, ClientError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.poll_reply(cx)
     }
 }

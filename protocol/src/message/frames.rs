@@ -59,8 +59,15 @@ fn base(frame: &Frame) -> u64 {
     frame.offset().map_or(NONE, |offset| offset - u64::from(frame.offset_delta()))
 }
 
-/// Reads frames and checks the CRC and structure of every record.
+/// Reads a body that is frames and nothing else.
 pub(crate) fn read_frames(mut body: Body) -> Result<FrameList, ProtocolError> {
+    let list = read_list(&mut body)?;
+    body.end()?;
+    Ok(list)
+}
+
+/// Reads frames and checks the CRC and structure of every record.
+pub(crate) fn read_list(body: &mut Body) -> Result<FrameList, ProtocolError> {
     let scanned_to = body.u64("scanned_to")?;
     let runs = body.u32("count of runs")? as usize;
     let bodies = body.u32("count of bodies")? as usize;
@@ -69,7 +76,7 @@ pub(crate) fn read_frames(mut body: Body) -> Result<FrameList, ProtocolError> {
     }
     let mut frames = Vec::new();
     for _ in 0..runs {
-        read_run(&mut body, &mut frames)?;
+        read_run(body, &mut frames)?;
     }
     if body.left() < bodies.saturating_mul(BODY_HEAD_LEN) || bodies > frames.len() {
         return Err(body.wrong("count of bodies"));
@@ -86,7 +93,6 @@ pub(crate) fn read_frames(mut body: Body) -> Result<FrameList, ProtocolError> {
             _ => return Err(body.wrong("frame of a body")),
         }
     }
-    body.end()?;
     Ok(FrameList { frames, scanned_to })
 }
 

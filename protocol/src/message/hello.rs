@@ -280,7 +280,7 @@ mod tests {
             store: StoreIdentity { uuid: [7; 16], epoch: 3, head: 99 },
             limits: PeerLimits::OURS,
             name: "xs/0".to_owned(),
-            ops: Op::table(),
+            ops: Op::RANGES.to_vec(),
         };
         let body = body_of(|out| reply.put(out));
         assert_eq!(HelloReply::read(Body::new("HELLO", body.clone())).unwrap(), reply);

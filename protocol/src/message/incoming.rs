@@ -11,7 +11,8 @@ use super::cursor::read_cursor;
 use super::frames::read_frames;
 use super::read::read_page;
 use super::{
-    Appended, CursorSummary, FrameList, GoAway, HelloReply, Op, Page, StreamEvent, TopicSummary,
+    Appended, CursorSummary, FrameList, GoAway, HelloReply, Imported, Op, Page, StreamEvent,
+    TopicSummary,
 };
 use crate::codec::{Envelope, FLAG_PUSH, Header};
 use crate::error::{ProtocolError, Refusal};
@@ -42,7 +43,9 @@ pub(crate) enum Incoming {
 pub(crate) enum Response {
     Hello(HelloReply),
     Pong,
+    /// APPEND and REMOVE.
     Appended(Appended),
+    Imported(Imported),
     Page(Page),
     /// GET and LAST.
     Frames(Vec<Frame>),
@@ -56,6 +59,8 @@ pub(crate) enum Response {
     Has(bool),
     Stored(BlobHash, u64),
     Called(FrameId),
+    /// STATS: JSON.
+    Stats(String),
 }
 
 impl Incoming {
@@ -100,7 +105,8 @@ impl Response {
         match op {
             Op::Hello => HelloReply::read(body).map(Self::Hello),
             Op::Ping => Ok(Self::Pong),
-            Op::Append => Appended::read(body).map(Self::Appended),
+            Op::Append | Op::Remove => Appended::read(body).map(Self::Appended),
+            Op::Import => Imported::read(body).map(Self::Imported),
             Op::Fetch => read_page(body).map(Self::Page),
             Op::Get | Op::Last => frames(body),
             Op::Topics => TopicSummary::read_all(body).map(Self::Topics),
@@ -111,6 +117,11 @@ impl Response {
             Op::BlobHas => read_flag(body).map(Self::Has),
             Op::BlobPut => read_stored(body).map(|(hash, len)| Self::Stored(hash, len)),
             Op::Call => read_called(body).map(Self::Called),
+            Op::Stats => {
+                let mut body = body;
+                let text = body.text_of(body.left(), "statistics")?;
+                Ok(Self::Stats(text.as_str().to_owned()))
+            }
             Op::GoAway
             | Op::Close
             | Op::Deliver

@@ -9,11 +9,15 @@ mod control;
 mod cursor;
 mod frames;
 mod hello;
+mod import;
 mod incoming;
 mod op;
 mod read;
+mod remove;
 mod request;
 mod subscribe;
+#[cfg(test)]
+mod tables;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -24,9 +28,11 @@ pub use call::CallRequest;
 pub use control::GoAway;
 pub use cursor::CursorSummary;
 pub use hello::{OpRange, PeerLimits, RECORD_VERSION, Role, UnknownRole, VERSION};
-pub use op::Op;
+pub use import::{ImportIds, ImportOutcome, ImportRequest, Imported};
+pub use op::{Op, Ways};
 pub use read::{LastRequest, TopicSummary};
-pub use subscribe::{Delivered, Gap, SubEvent, SubscribeOptions};
+pub use remove::RemoveRequest;
+pub use subscribe::{Delivered, Gap, Resume, Slow, SubEvent, SubscribeOptions};
 
 pub(crate) use blob::{BlobGetRequest, put_stored};
 pub(crate) use coding::DecodeError;

@@ -1,9 +1,30 @@
-//! The table of ops.
+//! The table of ops. docs/wire.toml holds the same for programs, and a test compares them.
 
 use super::OpRange;
 
+/// How a message of an op travels. An op may travel in several ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ways {
+    /// The client asks and gets an answer.
+    pub request: bool,
+    /// The client says it and gets none.
+    pub one_way: bool,
+    /// The server says it unasked.
+    pub push: bool,
+    /// The request opens a stream.
+    pub stream: bool,
+}
+
+const NO: Ways = Ways { request: false, one_way: false, push: false, stream: false };
+const REQUEST: Ways = Ways { request: true, ..NO };
+const STREAM: Ways = Ways { stream: true, ..REQUEST };
+const ONE_WAY: Ways = Ways { one_way: true, ..NO };
+const PUSH: Ways = Ways { push: true, ..NO };
+const ASKED_AND_PUSHED: Ways = Ways { push: true, ..REQUEST };
+const BOTH_WAYS: Ways = Ways { push: true, ..ONE_WAY };
+
 macro_rules! ops {
-    ($($(#[$doc:meta])* $name:ident = $number:literal $text:literal,)*) => {
+    ($($(#[$doc:meta])* $name:ident = $number:literal $text:literal $ways:ident,)*) => {
         /// What a message is about.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -14,6 +35,10 @@ macro_rules! ops {
         impl Op {
             /// Every op.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The ops and versions this build serves: of each the present and the previous one.
+            pub const RANGES: &[OpRange] =
+                &[$(OpRange { op: $number, min: Self::VERSION, max: Self::VERSION },)*];
 
             /// The op of a number.
             #[must_use]
@@ -31,65 +56,80 @@ macro_rules! ops {
                     $(Self::$name => $text,)*
                 }
             }
+
+            /// How it travels.
+            #[must_use]
+            pub const fn ways(self) -> Ways {
+                match self {
+                    $(Self::$name => $ways,)*
+                }
+            }
         }
     };
 }
 
 ops! {
     /// Introductions; first on every connection.
-    Hello = 0x01 "HELLO",
+    Hello = 0x01 "HELLO" REQUEST,
     /// A sign of life, asked for by either side.
-    Ping = 0x03 "PING",
+    Ping = 0x03 "PING" ASKED_AND_PUSHED,
     /// The server is stopping.
-    GoAway = 0x04 "GOAWAY",
+    GoAway = 0x04 "GOAWAY" PUSH,
     /// The server closes the connection, and why.
-    Close = 0x05 "CLOSE",
+    Close = 0x05 "CLOSE" PUSH,
     /// Append a batch.
-    Append = 0x10 "APPEND",
+    Append = 0x10 "APPEND" REQUEST,
+    /// Remove frames.
+    Remove = 0x11 "REMOVE" REQUEST,
+    /// Append frames of another store.
+    Import = 0x12 "IMPORT" REQUEST,
     /// One page of a bounded read.
-    Fetch = 0x20 "FETCH",
+    Fetch = 0x20 "FETCH" REQUEST,
     /// One frame.
-    Get = 0x21 "GET",
+    Get = 0x21 "GET" REQUEST,
     /// The newest frames.
-    Last = 0x22 "LAST",
+    Last = 0x22 "LAST" REQUEST,
     /// The topics in use.
-    Topics = 0x23 "TOPICS",
+    Topics = 0x23 "TOPICS" REQUEST,
     /// Begin a subscription.
-    Subscribe = 0x30 "SUBSCRIBE",
+    Subscribe = 0x30 "SUBSCRIBE" STREAM,
     /// Frames of a subscription or call.
-    Deliver = 0x31 "DELIVER",
+    Deliver = 0x31 "DELIVER" PUSH,
     /// More bytes may be sent on a stream.
-    Credit = 0x32 "CREDIT",
+    Credit = 0x32 "CREDIT" BOTH_WAYS,
     /// End a stream.
-    Unsubscribe = 0x33 "UNSUBSCRIBE",
+    Unsubscribe = 0x33 "UNSUBSCRIBE" ONE_WAY,
     /// Something other than frames on a stream.
-    SubEvent = 0x34 "SUB_EVENT",
+    SubEvent = 0x34 "SUB_EVENT" PUSH,
     /// Change a cursor.
-    CursorSet = 0x40 "CURSOR_SET",
+    CursorSet = 0x40 "CURSOR_SET" REQUEST,
     /// A cursor with its state.
-    CursorGet = 0x41 "CURSOR_GET",
+    CursorGet = 0x41 "CURSOR_GET" REQUEST,
     /// All cursors.
-    CursorList = 0x42 "CURSOR_LIST",
+    CursorList = 0x42 "CURSOR_LIST" REQUEST,
     /// Whether there is a blob.
-    BlobHas = 0x50 "BLOB_HAS",
+    BlobHas = 0x50 "BLOB_HAS" REQUEST,
     /// Begin an upload.
-    BlobPut = 0x51 "BLOB_PUT",
+    BlobPut = 0x51 "BLOB_PUT" STREAM,
     /// Begin a download.
-    BlobGet = 0x52 "BLOB_GET",
+    BlobGet = 0x52 "BLOB_GET" STREAM,
     /// A piece of a blob, either way.
-    BlobChunk = 0x53 "BLOB_CHUNK",
+    BlobChunk = 0x53 "BLOB_CHUNK" BOTH_WAYS,
     /// Call a command.
-    Call = 0x60 "CALL",
+    Call = 0x60 "CALL" STREAM,
+    /// What server and store tell about themselves.
+    Stats = 0x70 "STATS" REQUEST,
 }
 
 impl Op {
     /// The version of every op of this build.
     pub const VERSION: u16 = 1;
+}
 
-    /// The ops and versions this build serves.
+impl OpRange {
+    /// Whether a version of the op is served.
     #[must_use]
-    pub fn table() -> Vec<OpRange> {
-        let range = |op: &Self| OpRange { op: *op as u8, min: Self::VERSION, max: Self::VERSION };
-        Self::ALL.iter().map(range).collect()
+    pub const fn has(&self, version: u16) -> bool {
+        self.min <= version && version <= self.max
     }
 }

@@ -10,7 +10,7 @@ use super::cursor::{put_cursor_change, read_cursor_change, read_name};
 use super::read::read_topics_request;
 use super::{
     AppendRequest, BlobGetRequest, CallRequest, DecodeError, FetchRequest, HelloRequest,
-    LastRequest, Op, SubscribeRequest,
+    ImportRequest, LastRequest, Op, OpRange, RemoveRequest, SubscribeRequest,
 };
 use crate::codec::{Envelope, FLAG_MORE, FLAG_RESPONSE, Header};
 use crate::error::{Code, ProtocolError, Refusal};
@@ -25,6 +25,8 @@ pub(crate) enum Request {
     /// The answer to the server's PING.
     Pong(Bytes),
     Append(AppendRequest),
+    Remove(RemoveRequest),
+    Import(ImportRequest),
     Fetch(FetchRequest),
     Get(Bound),
     Last(LastRequest),
@@ -46,6 +48,7 @@ pub(crate) enum Request {
         credit: u32,
         call: CallRequest,
     },
+    Stats,
 }
 
 impl Request {
@@ -55,6 +58,8 @@ impl Request {
             Self::Hello(_) => Op::Hello,
             Self::Ping(_) | Self::Pong(_) => Op::Ping,
             Self::Append(_) => Op::Append,
+            Self::Remove(_) => Op::Remove,
+            Self::Import(_) => Op::Import,
             Self::Fetch(_) => Op::Fetch,
             Self::Get(_) => Op::Get,
             Self::Last(_) => Op::Last,
@@ -70,6 +75,7 @@ impl Request {
             Self::BlobGet(_) => Op::BlobGet,
             Self::BlobChunk { .. } => Op::BlobChunk,
             Self::Call { .. } => Op::Call,
+            Self::Stats => Op::Stats,
         }
     }
 
@@ -100,13 +106,15 @@ impl Request {
             Self::Hello(hello) => hello.put(out),
             Self::Ping(bytes) | Self::Pong(bytes) => out.put_slice(bytes),
             Self::Append(batch) => batch.put(out),
+            Self::Remove(remove) => remove.put(out),
+            Self::Import(import) => import.put(out),
             Self::Fetch(fetch) => fetch.put(out),
             Self::Get(at) => put_bound(out, *at),
             Self::Last(last) => last.put(out),
             Self::Topics(topics) => put_patterns(out, topics),
             Self::Subscribe(subscribe) => subscribe.put(out),
             Self::Credit(bytes) => out.put_u64(*bytes),
-            Self::Unsubscribe | Self::CursorList | Self::BlobPut => {}
+            Self::Unsubscribe | Self::CursorList | Self::BlobPut | Self::Stats => {}
             Self::CursorSet(change) => put_cursor_change(out, change),
             Self::CursorGet(name) => out.put_str(name.as_str()),
             Self::BlobHas(hash) => out.put_slice(hash.as_bytes()),
@@ -116,10 +124,10 @@ impl Request {
         }
     }
 
-    /// Reads a message from a client.
-    pub(crate) fn read(envelope: Envelope) -> Result<Self, DecodeError> {
+    /// Reads a message from a client in one of the versions that are served.
+    pub(crate) fn read(envelope: Envelope, served: &[OpRange]) -> Result<Self, DecodeError> {
         let Envelope { header, body } = envelope;
-        let op = known(header)?;
+        let op = known(header, served)?;
         let body = Body::new(op.name(), body);
         if header.is_response() {
             return match op {
@@ -135,6 +143,8 @@ impl Request {
             Op::Hello => Self::Hello(HelloRequest::read(body)?),
             Op::Ping => Self::Ping(read_ping(body)?),
             Op::Append => Self::Append(AppendRequest::read(body)?),
+            Op::Remove => Self::Remove(RemoveRequest::read(body)?),
+            Op::Import => Self::Import(ImportRequest::read(body)?),
             Op::Fetch => Self::Fetch(FetchRequest::read(body)?),
             Op::Get => Self::Get(read_get(body)?),
             Op::Last => Self::Last(LastRequest::read(body)?),
@@ -156,6 +166,7 @@ impl Request {
                 let (credit, call) = CallRequest::read(body)?;
                 Self::Call { credit, call }
             }
+            Op::Stats => body.extensions().map(|()| Self::Stats)?,
             Op::GoAway | Op::Close | Op::Deliver | Op::SubEvent => {
                 return Err(body.wrong("only a server sends it").into());
             }
@@ -180,13 +191,22 @@ fn put_within(
     Ok(())
 }
 
-fn known(header: Header) -> Result<Op, DecodeError> {
+fn known(header: Header, served: &[OpRange]) -> Result<Op, DecodeError> {
     let Some(op) = Op::from_byte(header.op) else {
         let text = format!("op {:#04x} is not known to this server", header.op);
         return Err(Refusal::new(Code::UnknownOp, text).into());
     };
-    if !header.is_response() && header.code != Op::VERSION {
-        let text = format!("{} has version {}, not {}", op.name(), Op::VERSION, header.code);
+    let range = served.iter().find(|range| range.op == header.op);
+    if !header.is_response()
+        && let Some(range) = range.filter(|range| !range.has(header.code))
+    {
+        let text = format!(
+            "{} is served in versions {} to {}, not {}",
+            op.name(),
+            range.min,
+            range.max,
+            header.code
+        );
         return Err(Refusal::new(Code::OpVersion, text).into());
     }
     Ok(op)
@@ -206,7 +226,10 @@ fn read_cursor_set(mut body: Body) -> Result<CursorChange, DecodeError> {
 
 /// Whether a message of this op asks for no answer, so that a refusal of it closes the connection.
 pub(crate) const fn is_one_way(op: u8) -> bool {
-    matches!(Op::from_byte(op), Some(Op::Credit | Op::Unsubscribe | Op::BlobChunk))
+    match Op::from_byte(op) {
+        Some(op) => op.ways().one_way,
+        None => false,
+    }
 }
 
 /// A message that is not understood, on a one-way op.

@@ -3,14 +3,20 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use xs_engine::{Frame, ReadOptions};
+use xs_engine::{Bound, Frame, ReadOptions, Start};
 
-use super::coding::{Body, DecodeError};
+use super::coding::{Body, DecodeError, put_extension};
 use super::control::{put_refusal, read_refusal};
 use super::read::{put_options, read_options};
 use crate::error::{Code, Detail, ProtocolError, Refusal};
 use crate::gather::Gather;
 use crate::limits::{BODY_WITH_FRAME_MAX, CREDIT_DEFAULT, PULSE_MAX, PULSE_MIN};
+
+const RESUME: u16 = 1;
+const SLOW: u16 = 2;
+
+const SLOW_LATEST: u8 = 1;
+const SLOW_DROP: u8 = 2;
 
 /// How a subscription is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +27,48 @@ pub struct SubscribeOptions {
     pub pulse: Option<Duration>,
     /// Bodies up to so many bytes travel with their frames.
     pub bodies_up_to: u32,
+    /// What becomes of it when it takes frames more slowly than they come.
+    pub slow: Slow,
+    /// Where the offset it starts from was seen: it is refused with
+    /// [`Code::CursorAhead`] when frames that were seen there are lost, so that others never pass
+    /// for them, and with [`Code::OtherStore`] when the offset is another store's.
+    pub resume: Option<Resume>,
 }
 
 impl Default for SubscribeOptions {
     fn default() -> Self {
-        Self { credit: CREDIT_DEFAULT, pulse: None, bodies_up_to: 0 }
+        let (slow, resume) = (Slow::Wait, None);
+        Self { credit: CREDIT_DEFAULT, pulse: None, bodies_up_to: 0, slow, resume }
     }
+}
+
+/// What becomes of a subscription that takes frames more slowly than they come. It counts from
+/// CAUGHT_UP on: what was stored before is always delivered whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Slow {
+    /// It is waited for: it lags, and misses no stored frame.
+    #[default]
+    Wait,
+    /// When it is more than so many frames behind and can take some, it gets a
+    /// [`Gap::Conflated`] and of each topic the newest frame of the gap.
+    Latest {
+        /// Frames it may be behind.
+        behind: u64,
+    },
+    /// When it is more than so many frames behind it is dropped, with the offset to go on from.
+    Drop {
+        /// Frames it may be behind.
+        behind: u64,
+    },
+}
+
+/// In which opening of which store an offset was seen: what HELLO said then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Resume {
+    /// The store's uuid.
+    pub store: [u8; 16],
+    /// Its epoch.
+    pub epoch: u64,
 }
 
 /// A frame, and its body when that was asked for and is small enough.
@@ -81,6 +123,13 @@ pub enum Gap {
         /// How many.
         count: u64,
     },
+    /// Of the frames `from..to` only the newest of each topic come; they are next.
+    Conflated {
+        /// The first.
+        from: u64,
+        /// The one after the last.
+        to: u64,
+    },
 }
 
 /// The request of a subscription.
@@ -96,6 +145,21 @@ impl SubscribeRequest {
         out.put_u32(self.how.bodies_up_to);
         out.put_u64(self.how.pulse.map_or(0, millis));
         put_options(out, &self.options);
+        if let Some(resume) = &self.how.resume {
+            put_extension(out, RESUME, |out| {
+                out.put_slice(&resume.store);
+                out.put_u64(resume.epoch);
+            });
+        }
+        let (policy, behind) = match self.how.slow {
+            Slow::Wait => return,
+            Slow::Latest { behind } => (SLOW_LATEST, behind),
+            Slow::Drop { behind } => (SLOW_DROP, behind),
+        };
+        put_extension(out, SLOW, |out| {
+            out.put_u8(policy);
+            out.put_u64(behind);
+        });
     }
 
     pub(crate) fn read(mut body: Body) -> Result<Self, DecodeError> {
@@ -111,8 +175,51 @@ impl SubscribeRequest {
             let text = format!("a pulse must be {PULSE_MIN:?} to {PULSE_MAX:?} long");
             return Err(Refusal::new(Code::InvalidRead, text).into());
         }
-        body.extensions()?;
-        Ok(Self { options, how: SubscribeOptions { credit, pulse, bodies_up_to } })
+        let mut how =
+            SubscribeOptions { credit, pulse, bodies_up_to, ..SubscribeOptions::default() };
+        how.read_extensions(body, &options)?;
+        Ok(Self { options, how })
+    }
+}
+
+impl SubscribeOptions {
+    fn read_extensions(&mut self, body: Body, options: &ReadOptions) -> Result<(), DecodeError> {
+        let mut slow = None;
+        body.extensions_with(|tag, mut value| {
+            match tag {
+                RESUME if self.resume.is_some() => return Err(value.wrong("resume twice").into()),
+                RESUME => {
+                    let (store, epoch) = (value.uuid("store")?, value.u64("epoch")?);
+                    self.resume = Some(Resume { store, epoch });
+                }
+                SLOW if slow.is_some() => return Err(value.wrong("slow twice").into()),
+                SLOW => {
+                    let (policy, behind) = (value.u8("policy")?, value.u64("frames behind")?);
+                    slow = Some(match policy {
+                        SLOW_LATEST => Slow::Latest { behind },
+                        SLOW_DROP => Slow::Drop { behind },
+                        _ => return Err(value.wrong("policy").into()),
+                    });
+                }
+                _ => return Ok(false),
+            }
+            value.end()?;
+            Ok(true)
+        })?;
+        self.slow = slow.unwrap_or_default();
+        if self.resume.is_some() && !matches!(options.start, Start::From(Bound::Offset(_))) {
+            let text = "what resumes starts from an offset";
+            return Err(Refusal::new(Code::InvalidRead, text).into());
+        }
+        if self.slow != Slow::Wait && !options.follow {
+            let text = "only who follows can be too slow; leave out the policy";
+            return Err(Refusal::new(Code::InvalidRead, text).into());
+        }
+        if matches!(self.slow, Slow::Latest { .. }) && options.limit.is_some() {
+            let text = "a limit cannot count frames that are left out; leave out one of them";
+            return Err(Refusal::new(Code::InvalidRead, text).into());
+        }
+        Ok(())
     }
 }
 
@@ -139,6 +246,7 @@ const EVENT_ENDED: u8 = 5;
 
 const GAP_CORRUPT: u8 = 1;
 const GAP_EPHEMERAL: u8 = 2;
+const GAP_CONFLATED: u8 = 3;
 
 /// What SUB_EVENT says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,6 +284,7 @@ impl StreamEvent {
                 let (kind, from, to) = match *gap {
                     Gap::Corrupt { from, to } => (GAP_CORRUPT, from, to),
                     Gap::Ephemeral { count } => (GAP_EPHEMERAL, count, 0),
+                    Gap::Conflated { from, to } => (GAP_CONFLATED, from, to),
                 };
                 out.put_u8(kind);
                 out.put_u64(from);
@@ -203,6 +312,7 @@ impl StreamEvent {
                 match kind {
                     GAP_CORRUPT => Self::Gap(Gap::Corrupt { from, to }),
                     GAP_EPHEMERAL => Self::Gap(Gap::Ephemeral { count: from }),
+                    GAP_CONFLATED => Self::Gap(Gap::Conflated { from, to }),
                     _ => return Err(body.wrong("kind of gap")),
                 }
             }
@@ -229,6 +339,7 @@ mod tests {
             credit: 7,
             pulse: Some(Duration::from_secs(1)),
             bodies_up_to: BODY_WITH_FRAME_MAX,
+            ..SubscribeOptions::default()
         };
         let options = ReadOptions { follow: true, ..ReadOptions::default() };
         let request = SubscribeRequest { options: options.clone(), how };
@@ -249,6 +360,32 @@ mod tests {
     }
 
     #[test]
+    fn policies_and_resume_points_round_trip() {
+        let start = Start::From(Bound::Offset(9));
+        let options = ReadOptions { start, follow: true, ..ReadOptions::default() };
+        let read = |bytes| SubscribeRequest::read(Body::new("SUBSCRIBE", bytes));
+        let resume = Some(Resume { store: [3; 16], epoch: 7 });
+        for slow in [Slow::Wait, Slow::Latest { behind: 0 }, Slow::Drop { behind: u64::MAX }] {
+            let how = SubscribeOptions { slow, resume, ..SubscribeOptions::default() };
+            let request = SubscribeRequest { options: options.clone(), how };
+            assert_eq!(read(body_of(|out| request.put(out))).unwrap(), request);
+        }
+        let refused = |options: ReadOptions, how| {
+            let request = SubscribeRequest { options, how };
+            let error = read(body_of(|out| request.put(out))).unwrap_err();
+            assert!(matches!(error, DecodeError::Refused(r) if r.code == Code::InvalidRead));
+        };
+        let how = SubscribeOptions { resume, ..SubscribeOptions::default() };
+        refused(ReadOptions { start: Start::New, ..options.clone() }, how);
+        let how =
+            SubscribeOptions { slow: Slow::Drop { behind: 1 }, ..SubscribeOptions::default() };
+        refused(ReadOptions { follow: false, ..options.clone() }, how);
+        let how =
+            SubscribeOptions { slow: Slow::Latest { behind: 1 }, ..SubscribeOptions::default() };
+        refused(ReadOptions { limit: Some(5), ..options }, how);
+    }
+
+    #[test]
     fn events_round_trip() {
         let refusal = Refusal::new(Code::Draining, "stopping");
         let events = [
@@ -256,6 +393,7 @@ mod tests {
             StreamEvent::Pulse,
             StreamEvent::Gap(Gap::Corrupt { from: 2, to: 3 }),
             StreamEvent::Gap(Gap::Ephemeral { count: 4 }),
+            StreamEvent::Gap(Gap::Conflated { from: 2, to: 9 }),
             StreamEvent::Dropped { refusal, resume: 5 },
             StreamEvent::Ended { scanned_to: 6 },
         ];

@@ -108,6 +108,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 }
                 Poll::Ready(Ok(count)) => {
                     self.last_read = count;
+                    self.desk.came(count);
                     self.desk.session.heard(now());
                 }
                 Poll::Ready(Err(error)) => return Err(error),
@@ -130,6 +131,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => {
+                    self.desk.went(count);
                     self.desk.session.wrote(count, now());
                     moved = true;
                 }

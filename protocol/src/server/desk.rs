@@ -3,20 +3,23 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use xs_engine::Frame;
+use xs_engine::{Bound, Frame, Start};
 
 use super::feed::FeedWork;
+use super::lag::Lag;
 use super::listing::Listing;
 use super::mailbox::{Mail, Mailbox};
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
 use crate::error::{Code, Refusal};
+use crate::limits::STATS_BYTES_MAX;
 use crate::message::{
-    AppendRequest, CallRequest, Request, Role, StreamEvent, SubscribeRequest, put_cursor,
-    put_frames,
+    AppendRequest, CallRequest, ImportRequest, RemoveRequest, Request, Role, Slow, StreamEvent,
+    SubscribeRequest, put_cursor, put_frames,
 };
 use crate::service::Service;
 use crate::session::{Action, ServerSession, Ticket};
@@ -55,6 +58,20 @@ impl Desk {
         }
     }
 
+    /// Bytes came from the client.
+    pub(super) fn came(&self, count: usize) {
+        self.mailbox.seat.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes went to the client.
+    pub(super) fn went(&self, count: usize) {
+        let (requests, streams) = self.session.under_way();
+        let seat = &self.mailbox.seat;
+        seat.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
+        seat.requests.store(requests, Ordering::Relaxed);
+        seat.streams.store(streams, Ordering::Relaxed);
+    }
+
     /// Serves the requests that have come whole.
     pub(super) fn serve(&mut self, inbox: &mut BytesMut, now: Instant) -> bool {
         let (mut moved, mut appended) = (false, false);
@@ -86,6 +103,8 @@ impl Desk {
     fn request(&mut self, ticket: Ticket, sub: u32, request: Request) -> bool {
         match request {
             Request::Append(batch) => return self.append(ticket, batch),
+            Request::Remove(remove) => return self.remove(ticket, remove),
+            Request::Import(import) => return self.import(ticket, import),
             Request::CursorSet(change) => {
                 let cursors = vec![change];
                 return self.append(ticket, AppendRequest { cursors, ..AppendRequest::default() });
@@ -125,6 +144,7 @@ impl Desk {
                 self.start(sub, Work::Download(download));
             }
             Request::Call { call, .. } => self.call(ticket, sub, call),
+            Request::Stats => self.stats(ticket),
             // The session answers the others itself.
             Request::Hello(_)
             | Request::Ping(_)
@@ -137,19 +157,58 @@ impl Desk {
     }
 
     fn subscribe(&mut self, ticket: Ticket, sub: u32, subscribe: &SubscribeRequest) {
+        let SubscribeRequest { options, how } = subscribe;
         let (wake, flag) = self.mailbox.wake_for(sub);
-        let feed = match subscribe.options.follow {
-            true => self.service.follow(&subscribe.options, wake),
-            false => self.service.read(&subscribe.options),
+        let resumed = match (how.resume, options.start) {
+            (Some(resume), Start::From(Bound::Offset(offset))) => {
+                self.service.check_resume(resume, offset)
+            }
+            _ => Ok(()),
         };
+        let feed = resumed.and_then(|()| match options.follow {
+            true => self.service.follow(options, wake),
+            false => self.service.read(options),
+        });
         match feed {
             Ok(feed) => {
                 self.session.reply(ticket, |_| {});
-                let work = FeedWork::new(feed, flag, subscribe.how.bodies_up_to, false);
+                let lag = (how.slow != Slow::Wait).then(|| Lag::new(how.slow, options));
+                let work = FeedWork::new(feed, flag, how.bodies_up_to, false);
+                let work = work.subscription(&self.mailbox, lag);
                 self.start(sub, Work::Feed(work));
             }
             Err(refusal) => self.refuse_stream(ticket, sub, &refusal),
         }
+    }
+
+    fn remove(&self, ticket: Ticket, remove: RemoveRequest) -> bool {
+        let now = remove.now;
+        let batch = remove.into_batch();
+        if !now {
+            return self.append(ticket, batch);
+        }
+        self.block(move |service| Mail::Appended { ticket, result: service.remove_now(batch) });
+        false
+    }
+
+    fn import(&self, ticket: Ticket, import: ImportRequest) -> bool {
+        let mailbox = Arc::clone(&self.mailbox);
+        let done = move |result| mailbox.post(Mail::Imported { ticket, result });
+        self.service.import(import, Box::new(done));
+        true
+    }
+
+    fn stats(&self, ticket: Ticket) {
+        let mailbox = Arc::clone(&self.mailbox);
+        self.block(move |service| {
+            let text =
+                service.stats().map(|store| mailbox.census(service.head()).with_store(&store));
+            let result = text.and_then(|text| match text.len() <= STATS_BYTES_MAX {
+                true => Ok(text),
+                false => Err(Refusal::new(Code::Internal, "the statistics are too long to send")),
+            });
+            Mail::Stats { ticket, result }
+        });
     }
 
     fn call(&self, ticket: Ticket, sub: u32, call: CallRequest) {
@@ -242,7 +301,8 @@ impl Desk {
             slot.queued = false;
             let next = match &mut slot.work {
                 Work::Feed(feed) => {
-                    feed.step(sub, &mut self.session, &*self.service, &mut self.scratch)
+                    let (service, mailbox) = (&self.service, &self.mailbox);
+                    feed.step(sub, &mut self.session, service, mailbox, &mut self.scratch)
                 }
                 Work::Download(download) => download.step(sub, &self.session, &self.mailbox),
                 Work::Upload(_) => Next::Wait,

@@ -2,11 +2,15 @@
 //! place in the log and at most one message of frames.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use xs_engine::Frame;
+use xs_engine::{Bound, Frame};
 
-use super::mailbox::ReadyFlag;
+use super::census::Place;
+use super::lag::{Lag, Leap, Verdict};
+use super::mailbox::{Mailbox, ReadyFlag};
 use super::work::Next;
+use crate::error::Refusal;
 use crate::limits::DELIVER_BYTES;
 use crate::message::{Gap, StreamEvent};
 use crate::service::{Feed, Pulled, Service};
@@ -26,8 +30,14 @@ pub(crate) struct FeedWork {
     /// Frames that were pulled and not yet sent, and what comes after them.
     pulled: VecDeque<Frame>,
     after: Pulled,
+    /// They were pulled before the stream ran out of credit: some may be gone since.
+    waited: bool,
     /// Where a reader goes on after what was sent.
     sent_to: u64,
+    /// The same for who counts; a call has none.
+    place: Option<Arc<Place>>,
+    /// Only of a subscription that is not waited for.
+    lag: Option<Lag>,
 }
 
 impl FeedWork {
@@ -38,8 +48,25 @@ impl FeedWork {
         is_call: bool,
     ) -> Self {
         let sent_to = feed.scanned_to();
-        let pulled = VecDeque::new();
-        Self { feed, flag, bodies_up_to, is_call, pulled, after: Pulled::More, sent_to }
+        Self {
+            feed,
+            flag,
+            bodies_up_to,
+            is_call,
+            pulled: VecDeque::new(),
+            after: Pulled::More,
+            waited: false,
+            sent_to,
+            place: None,
+            lag: None,
+        }
+    }
+
+    /// A subscription: it is counted, and may have a policy.
+    pub(crate) fn subscription(mut self, mailbox: &Mailbox, lag: Option<Lag>) -> Self {
+        self.place = Some(mailbox.seat.place(self.sent_to));
+        self.lag = lag;
+        self
     }
 
     /// Where a reader goes on after what was sent.
@@ -52,12 +79,26 @@ impl FeedWork {
         &mut self,
         sub: u32,
         session: &mut ServerSession,
-        service: &dyn Service,
+        service: &Arc<dyn Service>,
+        mailbox: &Arc<Mailbox>,
         scratch: &mut Vec<Frame>,
     ) -> Next {
         let credit = session.credit(sub);
         if credit <= 0 {
+            self.waited = true;
+        }
+        if self.lag.is_some()
+            && let Some(next) = self.heed_lag(sub, credit, session, service, mailbox)
+        {
+            return next;
+        }
+        if credit <= 0 {
             return Next::Wait;
+        }
+        if std::mem::take(&mut self.waited) && !self.pulled.is_empty() {
+            // What was removed or has expired meanwhile is sent to nobody.
+            let is_gone = |frame: &Frame| matches!(service.get(Bound::Id(frame.id())), Ok(None));
+            self.pulled.retain(|frame| frame.offset().is_none() || !is_gone(frame));
         }
         let room = usize::try_from(credit).unwrap_or(usize::MAX).min(DELIVER_BYTES);
         if self.pulled.is_empty() {
@@ -65,23 +106,20 @@ impl FeedWork {
             scratch.clear();
             self.after = match self.feed.pull(scratch, room) {
                 Ok(after) => after,
-                Err(refusal) => {
-                    let resume = self.sent_to;
-                    session.event(sub, &StreamEvent::Dropped { refusal, resume });
-                    return Next::Done;
-                }
+                Err(refusal) => return self.end(sub, refusal, session),
             };
             if self.bodies_up_to == 0 {
                 if !scratch.is_empty() {
-                    self.sent_to = self.feed.scanned_to();
+                    self.moved_to(self.feed.scanned_to());
                     session.deliver(sub, scratch, &[], self.sent_to);
+                    self.note_sent(session);
                 }
                 return self.say_after(sub, session);
             }
             self.pulled.extend(scratch.drain(..));
         }
         if !self.pulled.is_empty() {
-            self.deliver_with_bodies(sub, room, session, service);
+            self.deliver_with_bodies(sub, room, session, &**service);
             if !self.pulled.is_empty() {
                 return Next::Again;
             }
@@ -113,12 +151,100 @@ impl FeedWork {
             }
             frames.push(frame);
         }
-        self.sent_to = match frames.iter().rev().find_map(Frame::offset) {
+        self.moved_to(match frames.iter().rev().find_map(Frame::offset) {
             _ if self.pulled.is_empty() => self.feed.scanned_to(),
             Some(offset) => offset + 1,
             None => self.sent_to,
-        };
+        });
         session.deliver(sub, &frames, &bodies, self.sent_to);
+        self.note_sent(session);
+    }
+
+    fn moved_to(&mut self, offset: u64) {
+        self.sent_to = offset;
+        if let Some(place) = &self.place {
+            place.set(offset);
+        }
+    }
+
+    fn note_sent(&mut self, session: &ServerSession) {
+        if let Some(lag) = &mut self.lag {
+            lag.sent();
+            if !session.has_room() {
+                lag.stall();
+            }
+        }
+    }
+
+    /// Does what the policy of a subscription asks for; `None` to go on as usual.
+    fn heed_lag(
+        &mut self,
+        sub: u32,
+        credit: i64,
+        session: &mut ServerSession,
+        service: &Arc<dyn Service>,
+        mailbox: &Arc<Mailbox>,
+    ) -> Option<Next> {
+        let lag = self.lag.as_mut()?;
+        if credit <= 0 {
+            lag.stall();
+            if lag.is_watched() {
+                // Each publish is to be heard of, though nothing is pulled.
+                self.flag.clear();
+            }
+        }
+        let position = if self.pulled.is_empty() { self.feed.scanned_to() } else { self.sent_to };
+        match lag.judge(position, &**service) {
+            Verdict::Go => {
+                if credit > 0 {
+                    lag.sent();
+                }
+                None
+            }
+            Verdict::Wait => Some(Next::Wait),
+            Verdict::Drop(refusal) => {
+                session.event(sub, &StreamEvent::Dropped { refusal, resume: self.sent_to });
+                Some(Next::Done)
+            }
+            Verdict::Conflate if credit <= 0 => None,
+            Verdict::Conflate => {
+                // Frames that were pulled and not sent are part of the gap.
+                self.pulled.clear();
+                lag.look(sub, position, service, mailbox);
+                Some(Next::Wait)
+            }
+        }
+    }
+
+    /// Goes on behind a gap, once the newest frames in it are found.
+    pub(crate) fn leap(
+        &mut self,
+        sub: u32,
+        leap: Leap,
+        session: &mut ServerSession,
+        service: &dyn Service,
+        mailbox: &Arc<Mailbox>,
+    ) -> Next {
+        let Some(lag) = &mut self.lag else { return Next::Again };
+        match lag.reopen(sub, leap.to, service, mailbox) {
+            Ok((feed, flag)) => (self.feed, self.flag) = (feed, flag),
+            Err(refusal) => return self.end(sub, refusal, session),
+        }
+        if leap.newest.is_empty() {
+            self.moved_to(leap.to);
+        } else {
+            let gap = Gap::Conflated { from: leap.from, to: leap.to };
+            session.event(sub, &StreamEvent::Gap(gap));
+        }
+        self.pulled = leap.newest.into();
+        self.after = Pulled::More;
+        Next::Again
+    }
+
+    /// Ends the stream, and says where to go on.
+    pub(crate) fn end(&self, sub: u32, refusal: Refusal, session: &mut ServerSession) -> Next {
+        session.event(sub, &StreamEvent::Dropped { refusal, resume: self.sent_to });
+        Next::Done
     }
 
     fn say_after(&mut self, sub: u32, session: &mut ServerSession) -> Next {
@@ -127,10 +253,16 @@ impl FeedWork {
             Pulled::Idle => {
                 let scanned_to = self.feed.scanned_to();
                 if scanned_to >= self.sent_to.saturating_add(SCANNED_STEP) {
-                    self.sent_to = scanned_to;
+                    self.moved_to(scanned_to);
                     session.deliver(sub, &[], &[], scanned_to);
+                } else if let Some(place) = &self.place {
+                    // It has nothing before it, though it is not told so each time.
+                    place.set(scanned_to);
                 }
                 return Next::Wait;
+            }
+            Pulled::CaughtUp { .. } if self.lag.as_mut().is_some_and(|lag| !lag.catch_up()) => {
+                return Next::Again;
             }
             Pulled::CaughtUp { head } => StreamEvent::CaughtUp { head },
             Pulled::Lost { ephemeral } => StreamEvent::Gap(Gap::Ephemeral { count: ephemeral }),

@@ -1,7 +1,7 @@
 //! What other threads tell a connection's task: outcomes of requests, and feeds that have more.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -9,8 +9,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xs_engine::{BlobHash, Frame};
 
+use super::census::{Census, Connections, Seat};
+use super::lag::Leap;
 use crate::error::Refusal;
-use crate::message::{Appended, CursorSummary, TopicSummary};
+use crate::message::{Appended, CursorSummary, Imported, TopicSummary};
 use crate::service::{BlobSink, BlobSource, Called, Wake};
 use crate::session::Ticket;
 
@@ -19,6 +21,19 @@ pub(crate) enum Mail {
     Appended {
         ticket: Ticket,
         result: Result<Appended, Refusal>,
+    },
+    Imported {
+        ticket: Ticket,
+        result: Result<Imported, Refusal>,
+    },
+    Stats {
+        ticket: Ticket,
+        result: Result<String, Refusal>,
+    },
+    /// The newest frames were found for a subscription that is too far behind.
+    Newest {
+        sub: u32,
+        result: Result<Leap, Refusal>,
     },
     /// A feed that was idle may have more.
     Ready {
@@ -69,9 +84,14 @@ pub(crate) enum Mail {
     Drain(Duration),
 }
 
-/// A queue into one connection's task.
+/// A queue into one connection's task, and what the connection tells about itself.
 #[derive(Default)]
-pub(crate) struct Mailbox(Mutex<Inner>);
+pub(crate) struct Mailbox {
+    inner: Mutex<Inner>,
+    pub(crate) seat: Seat,
+    /// All connections of the server, this one among them.
+    connections: Weak<Connections>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -83,10 +103,21 @@ struct Inner {
 }
 
 impl Mailbox {
+    /// The mailbox of one of these connections.
+    pub(crate) fn among(connections: &Arc<Connections>) -> Self {
+        Self { connections: Arc::downgrade(connections), ..Self::default() }
+    }
+
+    /// What the connections of the server come to.
+    pub(crate) fn census(&self, head: u64) -> Census {
+        let connections = self.connections.upgrade();
+        connections.map_or_else(Census::default, |connections| Census::of(&connections, head))
+    }
+
     /// Adds a piece of news.
     pub(crate) fn post(&self, mail: Mail) {
         let waker = {
-            let mut inner = self.0.lock();
+            let mut inner = self.inner.lock();
             inner.mail.push(mail);
             if inner.polling { None } else { inner.waker.take() }
         };
@@ -97,17 +128,17 @@ impl Mailbox {
 
     /// The task begins to poll.
     pub(crate) fn begin(&self) {
-        self.0.lock().polling = true;
+        self.inner.lock().polling = true;
     }
 
     /// Exchanges the news for an empty vector.
     pub(crate) fn take(&self, into: &mut Vec<Mail>) {
-        std::mem::swap(&mut self.0.lock().mail, into);
+        std::mem::swap(&mut self.inner.lock().mail, into);
     }
 
     /// The task wants to rest; `false` when there is news that it must see before.
     pub(crate) fn end(&self, waker: &Waker) -> bool {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         if !inner.mail.is_empty() {
             return false;
         }

@@ -1,9 +1,11 @@
 //! The server: listeners and connections over a [`Service`]. It listens on Unix sockets and on
 //! loopback TCP and on nothing else.
 
+mod census;
 mod connection;
 mod desk;
 mod feed;
+mod lag;
 mod listener;
 mod listing;
 mod mailbox;
@@ -11,13 +13,11 @@ mod news;
 mod transfer;
 mod work;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 pub use listener::Listener;
 
+use self::census::Connections;
 use self::connection::Connection;
 use self::listener::Accepted;
 use self::mailbox::{Mail, Mailbox};
@@ -68,7 +69,7 @@ struct Shared {
     tasks: TaskTracker,
     /// Permits for connections.
     room: Arc<Semaphore>,
-    connections: Mutex<HashMap<u64, Arc<Mailbox>>>,
+    connections: Arc<Connections>,
     next_connection: AtomicU64,
 }
 
@@ -81,7 +82,7 @@ impl Server {
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            connections: Mutex::new(HashMap::new()),
+            connections: Arc::default(),
             next_connection: AtomicU64::new(0),
         }))
     }
@@ -124,7 +125,7 @@ impl Server {
         P: Send + 'static,
     {
         let shared = Arc::clone(&self.0);
-        let mailbox = Arc::<Mailbox>::default();
+        let mailbox = Arc::new(Mailbox::among(&shared.connections));
         let number = shared.next_connection.fetch_add(1, Ordering::Relaxed);
         shared.connections.lock().insert(number, Arc::clone(&mailbox));
         if shared.stopping.is_cancelled() {

@@ -7,6 +7,7 @@ use xs_engine::BlobHash;
 
 use super::desk::Desk;
 use super::feed::FeedWork;
+use super::lag::Leap;
 use super::listing::Listing;
 use super::mailbox::Mail;
 use super::work::{Next, Slot, Work};
@@ -31,6 +32,15 @@ impl Desk {
     fn take_in(&mut self, news: Mail, now: Instant) {
         match news {
             Mail::Appended { ticket, result } => self.appended(ticket, result),
+            Mail::Imported { ticket, result } => match result {
+                Ok(imported) => self.session.reply(ticket, |out| imported.put(out)),
+                Err(refusal) => self.session.refuse(ticket, &refusal),
+            },
+            Mail::Stats { ticket, result } => match result {
+                Ok(text) => self.session.reply(ticket, |out| out.put_slice(text.as_bytes())),
+                Err(refusal) => self.session.refuse(ticket, &refusal),
+            },
+            Mail::Newest { sub, result } => self.newest(sub, result),
             Mail::Ready { sub } => self.enqueue(sub),
             Mail::Frames { ticket, result } => {
                 self.list(ticket, result.map(|all| Listing::Frames(ticket, all.into_iter())));
@@ -58,6 +68,16 @@ impl Desk {
             Mail::Stored { sub, result } => self.stored(sub, result),
             Mail::Drain(time) => self.drain(time, now),
         }
+    }
+
+    /// The newest frames for a subscription that is too far behind.
+    fn newest(&mut self, sub: u32, result: Result<Leap, Refusal>) {
+        let Some(Slot { work: Work::Feed(feed), .. }) = self.works.get_mut(&sub) else { return };
+        let next = match result {
+            Ok(leap) => feed.leap(sub, leap, &mut self.session, &*self.service, &self.mailbox),
+            Err(refusal) => feed.end(sub, refusal, &mut self.session),
+        };
+        self.after_step(sub, next);
     }
 
     fn appended(&mut self, ticket: Ticket, result: Result<Appended, Refusal>) {

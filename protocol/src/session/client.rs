@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::codec::{Header, PREFACE};
-use crate::error::{ClientError, ProtocolError, Refusal};
+use crate::error::{ClientError, Code, ProtocolError, Refusal};
 use crate::gather::Gather;
 use crate::limits::{HELLO_BYTES_MAX, SERVER_MESSAGE_BYTES_MAX};
 use crate::message::{
-    AppendRequest, FrameList, GoAway, HelloRequest, Incoming, Op, PeerLimits, RECORD_VERSION,
-    Request, Response, StreamEvent, VERSION,
+    AppendRequest, FrameList, GoAway, HelloRequest, Incoming, Op, OpRange, PeerLimits,
+    RECORD_VERSION, Request, Response, StreamEvent, VERSION,
 };
 
 /// What a message from the server means.
@@ -46,6 +46,8 @@ pub(crate) struct ClientSession {
     last_sub: u32,
     /// What the server accepts; unknown until HELLO.
     limits: Option<PeerLimits>,
+    /// The ops the server serves; unknown until HELLO.
+    ops: Vec<OpRange>,
 }
 
 impl ClientSession {
@@ -54,7 +56,8 @@ impl ClientSession {
         let mut out = Gather::default();
         out.put_raw(&PREFACE);
         let pending = HashMap::new();
-        let mut session = Self { out, pending, last_corr: 0, last_sub: 0, limits: None };
+        let mut session =
+            Self { out, pending, last_corr: 0, last_sub: 0, limits: None, ops: Vec::new() };
         let hello = HelloRequest {
             versions: (VERSION, VERSION),
             records: (RECORD_VERSION, RECORD_VERSION),
@@ -72,6 +75,37 @@ impl ClientSession {
         self.limits = Some(limits);
     }
 
+    /// The ops and versions the server serves, from now on.
+    pub(crate) fn set_ops(&mut self, ops: Vec<OpRange>) {
+        self.ops = ops;
+    }
+
+    /// Refuses here what the server does not serve.
+    fn check_served(&self, op: Op) -> Result<(), ClientError> {
+        if self.ops.is_empty() {
+            return Ok(());
+        }
+        let refusal = match self.ops.iter().find(|range| range.op == op as u8) {
+            Some(range) if range.has(Op::VERSION) => return Ok(()),
+            Some(range) => {
+                let text = format!(
+                    "this client speaks {} in version {}, the server in {} to {}; use a client \
+                     of its time",
+                    op.name(),
+                    Op::VERSION,
+                    range.min,
+                    range.max
+                );
+                Refusal::new(Code::OpVersion, text)
+            }
+            None => {
+                let text = format!("the server does not know {}; it is too old", op.name());
+                Refusal::new(Code::UnknownOp, text)
+            }
+        };
+        Err(refusal.into())
+    }
+
     /// Requests without an answer.
     pub(crate) fn in_flight(&self) -> usize {
         self.pending.len()
@@ -85,6 +119,7 @@ impl ClientSession {
 
     /// Queues a request that will be answered; its number.
     pub(crate) fn request(&mut self, request: &Request, sub: u32) -> Result<u32, ClientError> {
+        self.check_served(request.op())?;
         let (corr, max) = (self.new_corr(), self.max());
         request.put(corr, sub, max, &mut self.out).map_err(|size| too_large(size, max))?;
         self.pending.insert(corr, Pending { op: request.op(), parts: None });
@@ -93,6 +128,7 @@ impl ClientSession {
 
     /// The same for a batch, which is not taken.
     pub(crate) fn append(&mut self, batch: &AppendRequest) -> Result<u32, ClientError> {
+        self.check_served(Op::Append)?;
         let (corr, max) = (self.new_corr(), self.max());
         Request::put_append(batch, corr, max, &mut self.out)
             .map_err(|size| too_large(size, max))?;

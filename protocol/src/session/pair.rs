@@ -14,8 +14,8 @@ use crate::limits::{
     UPLOAD_WINDOW, WRITE_STALL_MAX,
 };
 use crate::message::{
-    AppendRequest, Appended, BlobGetRequest, CallRequest, Incoming, PeerLimits, Request, Response,
-    Role, Stamp, StreamEvent, SubscribeOptions, SubscribeRequest,
+    AppendRequest, Appended, BlobGetRequest, CallRequest, Incoming, Op, OpRange, PeerLimits,
+    Request, Response, Role, Stamp, StreamEvent, SubscribeOptions, SubscribeRequest,
 };
 use crate::service::StoreIdentity;
 
@@ -104,7 +104,7 @@ impl Pair {
     }
 
     fn subscribe(&mut self, credit: u32, pulse: Option<Duration>) -> u32 {
-        let how = SubscribeOptions { credit, pulse, bodies_up_to: 0 };
+        let how = SubscribeOptions { credit, pulse, ..SubscribeOptions::default() };
         let options = ReadOptions { follow: true, ..ReadOptions::default() };
         let (ticket, sub) = self.ask(&Request::Subscribe(SubscribeRequest { options, how }));
         self.server.reply(ticket, |_| {});
@@ -339,4 +339,62 @@ fn requests_over_the_servers_limit_are_not_sent() {
     let error = pair.client.request(&one(), 0).unwrap_err();
     assert!(matches!(error, ClientError::OverLimit { size: 33, max: 32, .. }), "{error}");
     assert_eq!(pair.move_to_server().len(), 1);
+}
+
+/// A server of the next release: PING has a second version beside the first, and the first of
+/// CURSOR_LIST is no longer served.
+const NEXT: &[OpRange] = &[
+    OpRange { op: Op::Hello as u8, min: 1, max: 1 },
+    OpRange { op: Op::Ping as u8, min: 1, max: 2 },
+    OpRange { op: Op::CursorList as u8, min: 2, max: 3 },
+];
+
+#[test]
+fn the_present_and_the_previous_version_of_an_op_are_served() {
+    let mut pair = Pair::met(64);
+    pair.server.serve_versions(NEXT);
+    let ping = |code: u16, corr: u8| {
+        let [low, high] = code.to_le_bytes();
+        [12, 0, 0, 0, Op::Ping as u8, 0, low, high, corr, 0, 0, 0, 0, 0, 0, 0]
+    };
+    for (version, served) in [(0, false), (1, true), (2, true), (3, false)] {
+        pair.client.request(&Request::Ping(Bytes::new()), 0).unwrap();
+        let mut bytes = BytesMut::from(&flat(pair.client.output())[..]);
+        pair.client.wrote(bytes.len());
+        let corr = bytes[8];
+        bytes.copy_from_slice(&ping(version, corr));
+        assert!(pair.server.receive(&mut bytes, pair.now).is_none());
+        let events = pair.move_to_client().unwrap();
+        let [ClientEvent::Answer { result, .. }] = &events[..] else { panic!("{events:?}") };
+        match result {
+            Ok(_) => assert!(served, "{version}"),
+            Err(refusal) => assert!(!served && refusal.code == Code::OpVersion, "{version}"),
+        }
+    }
+    // A client that knows does not ask.
+    pair.client.set_ops(NEXT.to_vec());
+    assert!(pair.client.request(&Request::Ping(Bytes::new()), 0).is_ok());
+    for (request, code) in
+        [(Request::CursorList, Code::OpVersion), (Request::Stats, Code::UnknownOp)]
+    {
+        assert_eq!(pair.client.request(&request, 0).unwrap_err().code(), Some(code));
+    }
+}
+
+#[test]
+fn the_bytes_of_requests_without_an_answer_are_bounded() {
+    let mut pair = Pair::met(1 << 20);
+    let body = xs_engine::Body::Inline(Bytes::from(vec![1; 4 << 20]));
+    let frame = NewFrame { body, ..NewFrame::new(Topic::parse("a").unwrap()) };
+    let batch = Request::Append(AppendRequest::frames(vec![frame]));
+    for _ in 0..20 {
+        pair.client.request(&batch, 0).unwrap();
+    }
+    let actions = pair.move_to_server();
+    let window = crate::limits::REQUEST_BYTES_MAX.div_ceil(4 << 20);
+    assert_eq!(actions.len(), window);
+    assert!(!pair.server.wants_input());
+    let Action::Serve { ticket, .. } = actions[0] else { panic!("not a request") };
+    pair.server.refuse(ticket, &Refusal::new(Code::StorageFull, "full"));
+    assert!(pair.server.wants_input());
 }

@@ -5,7 +5,11 @@ mod flow;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod memory;
+#[cfg(test)]
+mod moving;
 #[cfg(test)]
 mod once;
 #[cfg(test)]
@@ -14,3 +18,5 @@ mod ops;
 mod raw;
 #[cfg(test)]
 mod rig;
+#[cfg(test)]
+mod slow;

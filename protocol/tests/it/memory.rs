@@ -1,6 +1,6 @@
 //! A store in memory, as plain as can be, so that what the tests see is the protocol's doing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use xs_engine::{
 };
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary,
-    Detail, Done, Feed, LastRequest, Pulled, Refusal, Service, Stamp, StoreIdentity, TopicSummary,
-    Wake,
+    Delivered, Detail, Done, DoneImport, Feed, ImportOutcome, ImportRequest, Imported, LastRequest,
+    Pulled, Refusal, Service, Stamp, StoreIdentity, TopicSummary, Wake,
 };
 
 /// A store that commits in place, or, when `held` is set, only on [`Memory::release`].
@@ -27,6 +27,7 @@ struct Inner {
     blobs: BTreeMap<BlobHash, Bytes>,
     cursors: BTreeMap<CursorName, Cursor>,
     keys: BTreeMap<IdempotencyKey, (AppendRequest, Appended)>,
+    removed: BTreeSet<u64>,
     queue: Vec<(AppendRequest, Done)>,
     held: bool,
     commits: u64,
@@ -183,10 +184,38 @@ impl Inner {
                 return Err(Refusal::new(Code::CursorConflict, text).with(detail));
             }
         }
+        let removed = self.remove(batch)?;
         let frames = batch.frames.iter().map(|new| self.add(new)).collect::<Result<_, _>>()?;
         let cursors = batch.cursors.iter().map(|change| self.set(change)).collect();
         let (durable, head) = (true, self.head());
-        Ok(Appended { frames, cursors, durable, head, ..Appended::default() })
+        Ok(Appended { frames, cursors, removed, durable, head, ..Appended::default() })
+    }
+
+    fn remove(&mut self, batch: &AppendRequest) -> Result<Vec<bool>, Refusal> {
+        let mut found = Vec::new();
+        for &at in &batch.removes {
+            let frame = self.visible(at);
+            if let Some((frame, topics)) = frame.zip(batch.removes_within.as_ref())
+                && !topics.matches(frame.topic())
+            {
+                let refusal = Refusal::new(Code::Denied, "it has another topic");
+                return Err(refusal.with(Detail::Frame(frame.id())));
+            }
+            found.push(frame.and_then(Frame::offset));
+        }
+        let gone = found.into_iter().map(|at| at.is_some_and(|at| self.removed.insert(at)));
+        Ok(gone.collect())
+    }
+
+    /// The frame at a place, when a reader may see it.
+    fn visible(&self, at: Bound) -> Option<&Frame> {
+        let frame = self.frames.get(self.at(at) as usize)?;
+        let is_it = match at {
+            Bound::Offset(offset) => frame.offset() == Some(offset),
+            Bound::Id(id) => frame.id() == id,
+        };
+        let gone = frame.offset().is_some_and(|offset| self.removed.contains(&offset));
+        (is_it && !gone).then_some(frame)
     }
 
     fn set(&mut self, change: &CursorChange) -> u64 {
@@ -240,6 +269,35 @@ impl Service for Memory {
         self.0.lock().queue.push((batch, done));
     }
 
+    fn import(&self, import: ImportRequest, done: DoneImport) {
+        let mut inner = self.0.lock();
+        let mut outcomes = Vec::new();
+        for Delivered { frame, body } in &import.frames {
+            let topic = Topic::parse(frame.topic()).unwrap();
+            let is_there = inner.frames.iter().any(|one| one.id() == frame.id());
+            outcomes.push(match (is_there, frame.hash(), body) {
+                (true, ..) => ImportOutcome::There,
+                (false, Some(_), None) => ImportOutcome::Refused(Code::UnknownBlob),
+                _ => {
+                    let body = body.clone().map_or(Body::None, Body::Inline);
+                    inner.add(&NewFrame { body, ..NewFrame::new(topic) }).unwrap();
+                    ImportOutcome::New
+                }
+            });
+        }
+        let head = inner.head();
+        drop(inner);
+        done(Ok(Imported { outcomes, durable: true, head }));
+    }
+
+    fn remove_now(&self, batch: AppendRequest) -> Result<Appended, Refusal> {
+        self.0.lock().apply(&batch)
+    }
+
+    fn stats(&self) -> Result<String, Refusal> {
+        Ok(format!("{{\"head\":{}}}", self.0.lock().head()))
+    }
+
     fn commit(&self) {
         let outcomes = self.commit_all();
         if outcomes.is_empty() {
@@ -273,12 +331,7 @@ impl Service for Memory {
     }
 
     fn get(&self, at: Bound) -> Result<Option<Frame>, Refusal> {
-        let inner = self.0.lock();
-        let frame = inner.frames.get(inner.at(at) as usize).cloned();
-        Ok(frame.filter(|frame| match at {
-            Bound::Offset(offset) => frame.offset() == Some(offset),
-            Bound::Id(id) => frame.id() == id,
-        }))
+        Ok(self.0.lock().visible(at).cloned())
     }
 
     fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal> {
@@ -418,7 +471,7 @@ impl Feed for Bounded {
             let index = if self.reverse { self.at - 1 } else { self.at };
             let frame = &inner.frames[index as usize];
             self.at = if self.reverse { self.at - 1 } else { self.at + 1 };
-            if self.topics.matches(frame.topic()) {
+            if self.topics.matches(frame.topic()) && !inner.removed.contains(&index) {
                 bytes += frame.record().len();
                 frames.push(frame.clone());
                 self.limit = self.limit.map(|limit| limit - 1);
@@ -479,6 +532,9 @@ impl Follow {
                 None => match inner.frames.get(self.at as usize) {
                     Some(frame) => {
                         self.at += 1;
+                        if inner.removed.contains(&(self.at - 1)) {
+                            continue;
+                        }
                         frame
                     }
                     None => return Pulled::Idle,

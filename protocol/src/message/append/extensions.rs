@@ -1,8 +1,9 @@
-//! What an APPEND may carry beside its frames: conditions and an idempotency key. Their tags are
+//! What an APPEND may carry beside its frames: conditions, an idempotency key, a bound on what it
+//! removes. Their tags are
 //! below the optional ones, so that a server that does not know them never ignores them.
 
 use xs_engine::limits::CONDITIONS_MAX;
-use xs_engine::{Condition, IdempotencyKey};
+use xs_engine::{Condition, IdempotencyKey, TopicPatterns};
 
 use super::AppendRequest;
 use crate::error::{Code, Detail, Refusal};
@@ -13,6 +14,8 @@ use crate::message::coding::{Body, DecodeError, put_extension, put_patterns};
 pub(super) const CONDITIONS: u16 = 1;
 /// The name under which the batch is stored once.
 pub(super) const KEY: u16 = 2;
+/// The topics that frames which are removed must have.
+const WITHIN: u16 = 3;
 
 const LAST_AT_MOST: u8 = 1;
 const EMPTY: u8 = 2;
@@ -30,11 +33,37 @@ pub(super) fn put(out: &mut Gather, batch: &AppendRequest) {
     if let Some(key) = &batch.key {
         put_extension(out, KEY, |out| out.put_slice(key.as_str().as_bytes()));
     }
+    put_within(out, batch.removes_within.as_ref());
+}
+
+/// Adds the topics that frames which are removed must have.
+pub(in crate::message) fn put_within(out: &mut Gather, within: Option<&TopicPatterns>) {
+    if let Some(topics) = within {
+        put_extension(out, WITHIN, |out| put_patterns(out, topics));
+    }
+}
+
+/// Reads the extensions of a removal.
+pub(in crate::message) fn read_within(body: Body) -> Result<Option<TopicPatterns>, DecodeError> {
+    let mut within = None;
+    body.extensions_with(|tag, value| match tag {
+        WITHIN => set_within(&mut within, value).map(|()| true),
+        _ => Ok(false),
+    })?;
+    Ok(within)
+}
+
+fn set_within(within: &mut Option<TopicPatterns>, mut value: Body) -> Result<(), DecodeError> {
+    if within.is_some() {
+        return Err(value.wrong("topics twice").into());
+    }
+    *within = Some(value.patterns()?);
+    Ok(value.end()?)
 }
 
 /// Reads the extensions into a batch that has none yet.
 pub(super) fn read(body: Body, batch: &mut AppendRequest) -> Result<(), DecodeError> {
-    let (mut conditions, mut key) = (None, None);
+    let (mut conditions, mut key, mut within) = (None, None, None);
     body.extensions_with(|tag, value| {
         match tag {
             CONDITIONS if conditions.is_some() => {
@@ -43,10 +72,12 @@ pub(super) fn read(body: Body, batch: &mut AppendRequest) -> Result<(), DecodeEr
             CONDITIONS => conditions = Some(read_conditions(value)?),
             KEY if key.is_some() => return Err(value.wrong("a key twice").into()),
             KEY => key = Some(read_key(value)?),
+            WITHIN => set_within(&mut within, value)?,
             _ => return Ok(false),
         }
         Ok(true)
     })?;
+    batch.removes_within = within;
     batch.conditions = conditions.unwrap_or_default();
     batch.key = key;
     Ok(())
@@ -121,6 +152,7 @@ mod tests {
                 Condition::HeadIs(u64::MAX),
             ],
             key: Some(IdempotencyKey::parse("order 17").unwrap()),
+            removes_within: Some(topics()),
             ..AppendRequest::default()
         }
     }
@@ -130,8 +162,9 @@ mod tests {
         let body = body_of(|out| put(out, &full()));
         assert_eq!(read_all(body.clone()).unwrap(), full());
         for at in 0..body.len() {
-            // A cut between the two leaves a batch with conditions and no key.
-            assert!(read_all(body.slice(..at)).map_or(true, |batch| batch.key.is_none()), "{at}");
+            // A cut between two leaves a batch with fewer of them.
+            let cut = read_all(body.slice(..at));
+            assert!(cut.map_or(true, |batch| batch.removes_within.is_none()), "{at}");
         }
         assert_eq!(read_all(Bytes::new()).unwrap(), AppendRequest::default());
     }

@@ -1,13 +1,16 @@
-//! APPEND: frames and cursor changes in one atomic batch.
+//! APPEND: frames, cursor changes and removals in one atomic batch.
 
 mod extensions;
 mod frame;
 
 use xs_engine::limits::BATCH_RECORDS_MAX;
-use xs_engine::{Condition, CursorChange, FrameId, IdempotencyKey, NewFrame, Topic};
+use xs_engine::{
+    Bound, Condition, CursorChange, FrameId, IdempotencyKey, NewFrame, Topic, TopicPatterns,
+};
 
+pub(super) use self::extensions::{put_within, read_within};
 use self::frame::{put_frame, read_frame};
-use super::coding::{Body, DecodeError, NONE};
+use super::coding::{Body, DecodeError, NONE, put_bound};
 use super::cursor::{put_cursor_change, read_cursor_change};
 use crate::error::{Code, Detail, ProtocolError, Refusal};
 use crate::gather::Gather;
@@ -24,6 +27,10 @@ pub struct AppendRequest {
     pub frames: Vec<NewFrame>,
     /// Cursors that move in the same batch.
     pub cursors: Vec<CursorChange>,
+    /// Frames to remove, before the new ones are stored. One that is not there is no error.
+    pub removes: Vec<Bound>,
+    /// Nothing is removed, and nothing stored, when one of them has another topic.
+    pub removes_within: Option<TopicPatterns>,
     /// What must hold, or nothing is stored.
     pub conditions: Vec<Condition>,
     /// With a key the batch is stored once, however often it is sent within 24 hours (or the next
@@ -45,9 +52,10 @@ impl AppendRequest {
         out.put_u8(0);
         out.put_u16(self.frames.len() as u16);
         out.put_u16(self.cursors.len() as u16);
-        out.put_u16(0);
+        out.put_u16(self.removes.len() as u16);
         self.frames.iter().for_each(|frame| put_frame(out, frame));
         self.cursors.iter().for_each(|change| put_cursor_change(out, change));
+        self.removes.iter().for_each(|&at| put_bound(out, at));
         extensions::put(out, self);
     }
 
@@ -59,8 +67,8 @@ impl AppendRequest {
         body.zeros(1)?;
         let frames = usize::from(body.u16("count of frames")?);
         let cursors = usize::from(body.u16("count of cursors")?);
-        body.zeros(2)?;
-        check_records(frames + cursors)?;
+        let removes = usize::from(body.u16("count of removals")?);
+        check_records(frames + cursors + removes)?;
         let mut batch = Self { durable: flags & FLAG_DURABLE != 0, ..Self::default() };
         batch.frames.reserve_exact(frames);
         let mut topic: Option<Topic> = None;
@@ -70,13 +78,16 @@ impl AppendRequest {
         for _ in 0..cursors {
             batch.cursors.push(read_cursor_change(&mut body)?);
         }
+        for _ in 0..removes {
+            batch.removes.push(body.bound()?);
+        }
         extensions::read(body, &mut batch)?;
         Ok(batch)
     }
 }
 
 /// Refuses a batch of more records than the store takes.
-fn check_records(count: usize) -> Result<(), Refusal> {
+pub(super) fn check_records(count: usize) -> Result<(), Refusal> {
     if count > BATCH_RECORDS_MAX {
         let text = format!("a batch of {count} records is over the limit of {BATCH_RECORDS_MAX}");
         let refusal = Refusal::new(Code::BatchTooLarge, text);
@@ -103,6 +114,8 @@ pub struct Appended {
     /// The new revision of each cursor, in order; 0 for one that was removed. Empty when the
     /// batch is repeated.
     pub cursors: Vec<u64>,
+    /// Of each frame that was to be removed, in order, whether it was there.
+    pub removed: Vec<bool>,
     /// The batch was stored before, under the same key; this is what it became then.
     pub repeated: bool,
     /// Whether the batch was durable when this was sent.
@@ -119,12 +132,13 @@ impl Appended {
         out.put_u8(0);
         out.put_u16(self.frames.len() as u16);
         out.put_u16(self.cursors.len() as u16);
-        out.put_u16(0);
+        out.put_u16(self.removed.len() as u16);
         for stamp in &self.frames {
             out.put_slice(stamp.id.as_bytes());
             out.put_u64(stamp.offset.unwrap_or(NONE));
         }
         self.cursors.iter().for_each(|&revision| out.put_u64(revision));
+        self.removed.iter().for_each(|&removed| out.put_u8(u8::from(removed)));
     }
 
     pub(crate) fn read(mut body: Body) -> Result<Self, ProtocolError> {
@@ -136,8 +150,8 @@ impl Appended {
         body.zeros(1)?;
         let frames = usize::from(body.u16("count of frames")?);
         let cursors = usize::from(body.u16("count of cursors")?);
-        body.zeros(2)?;
-        if body.left() < frames * 24 + cursors * 8 {
+        let removes = usize::from(body.u16("count of removals")?);
+        if body.left() < frames * 24 + cursors * 8 + removes {
             return Err(body.wrong("stamps"));
         }
         let mut stamps = Vec::with_capacity(frames);
@@ -147,9 +161,14 @@ impl Appended {
             stamps.push(Stamp { id, offset: (offset != NONE).then_some(offset) });
         }
         let revisions = (0..cursors).map(|_| body.u64("revision")).collect::<Result<_, _>>()?;
+        let mut removed = Vec::with_capacity(removes);
+        for _ in 0..removes {
+            removed.push(body.u8("removal")? != 0);
+        }
         Ok(Self {
             frames: stamps,
             cursors: revisions,
+            removed,
             repeated: flags & REPLY_REPEATED != 0,
             durable: flags & REPLY_DURABLE != 0,
             head,
@@ -205,6 +224,7 @@ mod tests {
                     set: None,
                 },
             ],
+            removes: vec![Bound::Offset(3), Bound::Id(FrameId::MAX)],
             durable: true,
             ..AppendRequest::default()
         }
@@ -251,7 +271,7 @@ mod tests {
             matches!(changed(16, b'-'), DecodeError::Refused(r) if r.code == Code::InvalidValue)
         );
         assert!(matches!(changed(16, 0xff), DecodeError::Protocol(_)), "not UTF-8");
-        for (at, byte) in [(0, 2), (1, 1), (8, 3), (8, 8), (9, 4), (11, 1)] {
+        for (at, byte) in [(0, 2), (1, 1), (6, 3), (8, 3), (8, 8), (9, 4), (11, 1)] {
             assert!(matches!(changed(at, byte), DecodeError::Protocol(_)), "{at}");
         }
         assert!(
@@ -267,6 +287,7 @@ mod tests {
                 Stamp { id: FrameId::ZERO, offset: None },
             ],
             cursors: vec![5, 0],
+            removed: vec![true, false],
             repeated: true,
             durable: true,
             head: 4,

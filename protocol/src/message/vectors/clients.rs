@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use xs_engine::{
-    BlobHash, Body as FrameBody, Bound, Condition, CursorChange, CursorName, ExpectRevision,
+    BlobHash, Body as FrameBody, Bound, Condition, CursorChange, CursorName, ExpectRevision, Frame,
     IdempotencyKey, Meta, NewFrame, Origin, ReadOptions, Start, TopicPatterns, Ttl,
 };
 
@@ -15,7 +15,7 @@ use crate::limits::MESSAGE_BYTES_MAX;
 use crate::message::*;
 
 /// A message of a client: its name, number, stream and value.
-pub(super) type Sent = (&'static str, u32, u32, Request);
+pub(in crate::message) type Sent = (&'static str, u32, u32, Request);
 
 /// The bytes of a message.
 pub(super) fn bytes_of((_, corr, sub, request): &Sent) -> Bytes {
@@ -57,16 +57,39 @@ fn batch() -> AppendRequest {
 fn conditional() -> AppendRequest {
     AppendRequest {
         conditions: vec![
-            Condition::LastAtMost { topics: TopicPatterns::parse("a.b,c.*").unwrap(), offset: 41 },
-            Condition::Empty(TopicPatterns::parse("d").unwrap()),
-            Condition::HeadIs(42),
+            Condition::LastAtMost { topics: TopicPatterns::parse("a.b,c.*").unwrap(), offset: 7 },
+            Condition::Empty(TopicPatterns::all()),
+            Condition::HeadIs(9),
         ],
-        key: Some(IdempotencyKey::parse("order-17").unwrap()),
+        key: Some(IdempotencyKey::parse("order 17").unwrap()),
         ..AppendRequest::frames(vec![NewFrame::new(topic("a.b"))])
     }
 }
 
-pub(super) fn requests() -> Vec<Sent> {
+/// A batch that takes the place of older frames.
+fn removing() -> AppendRequest {
+    AppendRequest {
+        removes: vec![Bound::Id(id(2)), Bound::Offset(40)],
+        removes_within: Some(TopicPatterns::parse("a.*").unwrap()),
+        ..AppendRequest::frames(vec![NewFrame::new(topic("a.b"))])
+    }
+}
+
+/// Frames as an export delivers them, one with its body.
+fn imported() -> Vec<Delivered> {
+    let new = NewFrame { meta: Meta::parse(r#"{"n":1}"#).unwrap(), ..NewFrame::new(topic("a.b")) };
+    let frame = |n, offset, body: Option<&[u8]>| {
+        let body = body.map(|bytes| (bytes.len() as u64, BlobHash::of(bytes)));
+        Frame::assemble(&new, id(n), Some(offset), body).unwrap()
+    };
+    let body = Some(Bytes::from_static(b"hello"));
+    vec![
+        Delivered { frame: frame(1, 7, None), body: None },
+        Delivered { frame: frame(3, 9, Some(b"hello")), body },
+    ]
+}
+
+pub(in crate::message) fn requests() -> Vec<Sent> {
     let options = ReadOptions {
         topics: TopicPatterns::parse("a.b,c.*,*").unwrap(),
         start: Start::After(Bound::Id(id(3))),
@@ -77,8 +100,27 @@ pub(super) fn requests() -> Vec<Sent> {
         reverse: true,
         follow: false,
     };
-    let how =
-        SubscribeOptions { credit: 1000, pulse: Some(Duration::from_secs(1)), bodies_up_to: 4096 };
+    let how = SubscribeOptions {
+        credit: 1000,
+        pulse: Some(Duration::from_secs(1)),
+        bodies_up_to: 4096,
+        ..SubscribeOptions::default()
+    };
+    let resumed = SubscribeOptions {
+        resume: Some(Resume { store: [7; 16], epoch: 3 }),
+        slow: Slow::Latest { behind: 100 },
+        ..how
+    };
+    let start = Start::From(Bound::Offset(41));
+    let resume = ReadOptions { follow: true, start, ..ReadOptions::default() };
+    let dropped = SubscribeOptions { slow: Slow::Drop { behind: 10_000 }, ..how };
+    let remove_now = RemoveRequest {
+        frames: vec![Bound::Id(id(2)), Bound::Offset(40)],
+        within: Some(TopicPatterns::parse("a.*").unwrap()),
+        durable: true,
+        now: true,
+    };
+    let import = ImportRequest { frames: imported(), ids: ImportIds::Verbatim, durable: true };
     let follow = ReadOptions { follow: true, start: Start::New, ..ReadOptions::default() };
     let remove = CursorChange {
         name: CursorName::parse("c").unwrap(),
@@ -108,13 +150,28 @@ pub(super) fn requests() -> Vec<Sent> {
         ("pong", 0, 0, Request::Pong(Bytes::new())),
         ("append", 3, 0, Request::Append(batch())),
         ("append-conditions", 3, 0, Request::Append(conditional())),
+        ("append-removes", 3, 0, Request::Append(removing())),
         ("append-empty", 4, 0, Request::Append(AppendRequest::default())),
+        ("remove", 18, 0, Request::Remove(remove_now)),
+        ("import", 19, 0, Request::Import(import)),
         ("fetch", 5, 0, Request::Fetch(FetchRequest { options, page_bytes: 65_536 })),
         ("get-by-offset", 6, 0, Request::Get(Bound::Offset(7))),
         ("get-by-id", 7, 0, Request::Get(Bound::Id(id(4)))),
         ("last", 8, 0, Request::Last(last)),
         ("topics", 9, 0, Request::Topics(TopicPatterns::everything())),
-        ("subscribe", 10, 1, Request::Subscribe(SubscribeRequest { options: follow, how })),
+        ("subscribe", 10, 1, Request::Subscribe(SubscribeRequest { options: follow.clone(), how })),
+        (
+            "subscribe-resumed",
+            10,
+            1,
+            Request::Subscribe(SubscribeRequest { options: resume, how: resumed }),
+        ),
+        (
+            "subscribe-drop",
+            10,
+            1,
+            Request::Subscribe(SubscribeRequest { options: follow, how: dropped }),
+        ),
         ("credit", 0, 1, Request::Credit(640)),
         ("unsubscribe", 0, 1, Request::Unsubscribe),
         ("cursor-set-remove", 11, 0, Request::CursorSet(remove)),
@@ -131,5 +188,6 @@ pub(super) fn requests() -> Vec<Sent> {
             Request::BlobGet(BlobGetRequest { hash: BlobHash::of(b"hello"), credit: 1 << 20 }),
         ),
         ("call", 17, 4, Request::Call { credit: 1 << 20, call }),
+        ("stats", 20, 0, Request::Stats),
     ]
 }

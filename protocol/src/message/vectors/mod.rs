@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
 use xs_engine::{FrameId, Topic};
 
-use self::clients::requests;
+pub(super) use self::clients::requests;
 use self::malformed::malformed;
 use self::servers::replies;
 use super::*;
@@ -69,7 +69,7 @@ fn messages_of_clients() {
         let mut bytes = BytesMut::from(&unhex(entry["hex"].as_str().unwrap())[..]);
         let envelope = codec().next(&mut bytes).unwrap().unwrap();
         assert_eq!((envelope.header.corr, envelope.header.sub), (corr, sub), "{name}");
-        assert_eq!(Request::read(envelope).unwrap(), request, "{name}");
+        assert_eq!(Request::read(envelope, Op::RANGES).unwrap(), request, "{name}");
     }
 }
 
@@ -98,7 +98,7 @@ fn malformed_messages_of_clients() {
             Ok(envelope) => envelope.expect("a whole message"),
             Err(error) => return error.code(),
         };
-        match Request::read(envelope).unwrap_err() {
+        match Request::read(envelope, Op::RANGES).unwrap_err() {
             DecodeError::Protocol(error) => error.code(),
             DecodeError::Refused(refusal) => refusal.code,
         }
@@ -149,7 +149,7 @@ fn bent_messages_are_survived() {
             refused += 1;
             continue;
         };
-        let request = Request::read(envelope.clone()).is_ok();
+        let request = Request::read(envelope.clone(), Op::RANGES).is_ok();
         if request || Incoming::read(envelope).is_ok() { read += 1 } else { refused += 1 }
     }
     assert!(read > 5_000 && refused > 5_000, "{read} were read, {refused} refused");

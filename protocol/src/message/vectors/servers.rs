@@ -47,7 +47,7 @@ pub(super) fn replies() -> Vec<Sent> {
         store: StoreIdentity { uuid: [7; 16], epoch: 3, head: 99 },
         limits: PeerLimits::OURS,
         name: "xs/test".to_owned(),
-        ops: Op::table(),
+        ops: Op::RANGES.to_vec(),
     };
     let appended = Appended {
         frames: vec![Stamp { id: id(1), offset: Some(7) }, Stamp { id: id(2), offset: None }],
@@ -55,6 +55,16 @@ pub(super) fn replies() -> Vec<Sent> {
         durable: true,
         head: 8,
         ..Appended::default()
+    };
+    let removed = Appended { removed: vec![true, false], head: 9, ..Appended::default() };
+    let imported = Imported {
+        outcomes: vec![
+            ImportOutcome::New,
+            ImportOutcome::There,
+            ImportOutcome::Refused(Code::ImportOrder),
+        ],
+        durable: true,
+        head: 9,
     };
     let repeated = Appended {
         frames: vec![Stamp { id: id(1), offset: Some(7) }],
@@ -67,7 +77,7 @@ pub(super) fn replies() -> Vec<Sent> {
         "condition 0 is not met: the newest frame of a.b has offset 57, above 41",
     )
     .with(Detail::Condition { index: 0, found: 57 });
-    let reused = Refusal::new(Code::KeyReused, "key order-17 was used for another batch")
+    let reused = Refusal::new(Code::KeyReused, "key order 17 was used for another batch")
         .with(Detail::Frame(id(1)));
     let summary = TopicSummary {
         topic: topic("a.b"),
@@ -102,6 +112,13 @@ pub(super) fn replies() -> Vec<Sent> {
         ("hello-reply", response(Op::Hello, 0, 1), Box::new(move |out| hello.put(out))),
         ("pong", response(Op::Ping, 0, 2), Box::new(|out| out.put_slice(b"alive?"))),
         ("append-reply", response(Op::Append, 0, 3), Box::new(move |out| appended.put(out))),
+        ("remove-reply", response(Op::Remove, 0, 18), Box::new(move |out| removed.put(out))),
+        ("import-reply", response(Op::Import, 0, 19), Box::new(move |out| imported.put(out))),
+        (
+            "stats-reply",
+            response(Op::Stats, 0, 20),
+            Box::new(|out| out.put_slice(br#"{"server":{"connections":1},"store":{"head":9}}"#)),
+        ),
         ("append-repeated", response(Op::Append, 0, 3), Box::new(move |out| repeated.put(out))),
         (
             "append-condition-failed",
@@ -184,6 +201,7 @@ pub(super) fn replies() -> Vec<Sent> {
         ("event-pulse", StreamEvent::Pulse),
         ("event-gap-corrupt", StreamEvent::Gap(Gap::Corrupt { from: 3, to: 5 })),
         ("event-gap-ephemeral", StreamEvent::Gap(Gap::Ephemeral { count: 12 })),
+        ("event-gap-conflated", StreamEvent::Gap(Gap::Conflated { from: 3, to: 90 })),
         (
             "event-dropped",
             StreamEvent::Dropped {

@@ -17,7 +17,7 @@ use crate::limits::{
     REQUESTS_MAX, SERVER_MESSAGE_BYTES_MAX, STREAMS_MAX, UPLOAD_WINDOW,
 };
 use crate::message::{
-    DecodeError, HelloRequest, ONE_WAY, Op, Request, Role, is_one_way, put_refusal,
+    DecodeError, HelloRequest, ONE_WAY, Op, OpRange, Request, Role, is_one_way, put_refusal,
 };
 
 /// A request that waits for its answer.
@@ -81,6 +81,8 @@ pub(crate) struct ServerSession {
     /// The last time the queue was empty or shrank.
     progress: Instant,
     client_name: String,
+    /// The ops and versions that are served.
+    ops: &'static [OpRange],
 }
 
 impl ServerSession {
@@ -103,7 +105,14 @@ impl ServerSession {
             pinged: false,
             progress: now,
             client_name: String::new(),
+            ops: Op::RANGES,
         }
+    }
+
+    /// A session that serves other versions than this build.
+    #[cfg(test)]
+    pub(crate) fn serve_versions(&mut self, ops: &'static [OpRange]) {
+        self.ops = ops;
     }
 
     /// What the client calls itself.
@@ -131,7 +140,7 @@ impl ServerSession {
                 }
             };
             let (header, cost) = (envelope.header, envelope.body.len());
-            let request = match Request::read(envelope) {
+            let request = match Request::read(envelope, self.ops) {
                 Ok(request) => request,
                 Err(DecodeError::Refused(_)) if is_one_way(header.op) => {
                     self.fail(&ONE_WAY, now);
@@ -313,6 +322,11 @@ impl ServerSession {
     /// Whether a stream is still open.
     pub(crate) fn has_stream(&self, sub: u32) -> bool {
         self.streams.contains_key(&sub)
+    }
+
+    /// Requests without an answer, and open streams.
+    pub(crate) fn under_way(&self) -> (u64, u64) {
+        (u64::from(self.requests), self.streams.len() as u64)
     }
 
     /// Whether nothing is under way.

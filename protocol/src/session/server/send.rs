@@ -23,7 +23,7 @@ impl ServerSession {
             store,
             limits: PeerLimits::OURS,
             name: self.name.clone(),
-            ops: Op::table(),
+            ops: self.ops.to_vec(),
         };
         self.reply(ticket, |out| reply.put(out));
     }

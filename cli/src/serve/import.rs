@@ -1,0 +1,124 @@
+//! IMPORT: frames of another store become one batch of this one. What cannot be stored is told frame
+//! by frame; the rest is stored together.
+
+use std::sync::Arc;
+
+use xs_engine::{
+    Batch, BlobHash, Body, Frame, FrameId, IdempotencyKey, Import, Meta, NewFrame, Store, Topic,
+    TopicPatterns, Ttl,
+};
+use xs_protocol::{
+    Code, Delivered, DoneImport, ImportIds, ImportOutcome, ImportRequest, Imported, Refusal,
+};
+
+use super::refuse;
+use super::service::Core;
+
+/// Frames on their way into the store.
+struct Plan {
+    outcomes: Vec<ImportOutcome>,
+    frames: Vec<NewFrame>,
+    ids: Vec<FrameId>,
+}
+
+/// Queues what of a request can be stored.
+pub(super) fn submit(core: &Arc<Core>, request: ImportRequest, done: DoneImport) {
+    let (ids, durable) = (request.ids, request.durable);
+    let Plan { mut outcomes, frames, ids: of_frames } = match plan(&core.store, request) {
+        Ok(plan) => plan,
+        Err(refusal) => return done(Err(refusal)),
+    };
+    if frames.is_empty() {
+        let head = core.store.info().head;
+        return done(Ok(Imported { outcomes, durable: true, head }));
+    }
+    let (import, key) = match ids {
+        ImportIds::Verbatim => (Import::Verbatim(of_frames), None),
+        // Sent twice while the first is still queued, it is stored once.
+        ImportIds::New => {
+            let key = key_of(&of_frames);
+            (Import::NewIds(of_frames), key)
+        }
+    };
+    let batch = Batch { frames, key, import: Some(import), durable, ..Batch::default() };
+    core.submit(batch, move |result| {
+        done(result.map_err(|error| refuse::append(&error)).map(|appended| {
+            if appended.repeated {
+                let new = outcomes.iter_mut().filter(|one| **one == ImportOutcome::New);
+                new.for_each(|one| *one = ImportOutcome::There);
+            }
+            Imported { outcomes, durable: appended.durable, head: appended.head }
+        }));
+    });
+}
+
+/// The name under which a batch of these frames is stored once.
+fn key_of(ids: &[FrameId]) -> Option<IdempotencyKey> {
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
+    IdempotencyKey::parse(&format!("xs.import {}", BlobHash::of(&bytes))).ok()
+}
+
+fn plan(store: &Store, request: ImportRequest) -> Result<Plan, Refusal> {
+    let ImportRequest { frames, ids, .. } = request;
+    let read = |error| refuse::read(&error);
+    let newest = store.last(&TopicPatterns::everything(), 1).map_err(read)?;
+    let mut newest = newest.first().map_or(FrameId::ZERO, Frame::id);
+    let mut plan =
+        Plan { outcomes: Vec::with_capacity(frames.len()), frames: Vec::new(), ids: Vec::new() };
+    for Delivered { frame, body } in frames {
+        let id = frame.id();
+        let is_above = id > newest;
+        let found = match ids {
+            ImportIds::Verbatim if is_above => None,
+            _ => store.get(id).map_err(read)?,
+        };
+        let outcome = match found {
+            Some(found) if is_same(&found, &frame) => ImportOutcome::There,
+            Some(_) => ImportOutcome::Refused(Code::ImportOrder),
+            None if ids == ImportIds::Verbatim && !is_above => {
+                ImportOutcome::Refused(Code::ImportOrder)
+            }
+            None => match new_frame(store, &frame, body) {
+                Ok(new) => {
+                    plan.frames.push(new);
+                    plan.ids.push(id);
+                    newest = newest.max(id);
+                    ImportOutcome::New
+                }
+                Err(code) => ImportOutcome::Refused(code),
+            },
+        };
+        plan.outcomes.push(outcome);
+    }
+    Ok(plan)
+}
+
+/// Whether a frame of the store is the one that is to be imported.
+fn is_same(found: &Frame, frame: &Frame) -> bool {
+    found.topic() == frame.topic()
+        && found.meta() == frame.meta()
+        && found.hash() == frame.hash()
+        && found.ttl() == frame.ttl()
+        && found.origin() == frame.origin()
+}
+
+/// What is appended for a frame, or why it cannot be.
+fn new_frame(store: &Store, frame: &Frame, body: Option<bytes::Bytes>) -> Result<NewFrame, Code> {
+    if frame.ttl() == Ttl::Ephemeral {
+        return Err(Code::InvalidValue);
+    }
+    let body = match (frame.hash(), body) {
+        (None, _) => Body::None,
+        (Some(hash), Some(bytes)) if BlobHash::of(&bytes) == hash => Body::Inline(bytes),
+        (Some(_), Some(_)) => return Err(Code::InvalidValue),
+        (Some(hash), None) if store.has_blob(&hash) => Body::Stored(hash),
+        (Some(_), None) => return Err(Code::UnknownBlob),
+    };
+    // A record that was read is in order; a peer may still have made one that is not.
+    let topic = Topic::parse(frame.topic()).map_err(|_| Code::InvalidValue)?;
+    let meta = match frame.meta() {
+        [] => Meta::none(),
+        text => Meta::parse(text.to_vec()).map_err(|_| Code::InvalidValue)?,
+    };
+    Ok(NewFrame { topic, meta, body, ttl: frame.ttl(), origin: frame.origin() })
+}

@@ -1,0 +1,84 @@
+//! Removals: from the ids and offsets of a request to ids of the store, and back to an answer for
+//! each. Who may remove what was judged before; here it is only seen to that topics are kept to.
+
+use xs_engine::{Batch, Bound, FrameId, Store, TopicPatterns};
+use xs_protocol::{AppendRequest, Appended, Code, Detail, Refusal};
+
+use super::refuse;
+use super::service::appended;
+
+/// What was asked to be removed, in order: ids, or nothing where no frame is.
+pub(super) struct Removes(Vec<Option<FrameId>>);
+
+impl Removes {
+    /// The answer to a batch that comes to nothing, as nothing that it removes is there.
+    pub(super) fn nothing_to_do(&self, store: &Store, batch: &Batch) -> Option<Appended> {
+        let is_empty =
+            batch.frames.is_empty() && batch.cursors.is_empty() && batch.removes.is_empty();
+        let is_plain = batch.conditions.is_empty() && batch.key.is_none();
+        (is_empty && is_plain && !self.0.is_empty()).then(|| Appended {
+            removed: vec![false; self.0.len()],
+            durable: true,
+            head: store.info().head,
+            ..Appended::default()
+        })
+    }
+
+    /// An answer in which each that was asked for has its place.
+    pub(super) fn outcome(&self, mut appended: Appended) -> Appended {
+        let mut done = std::mem::take(&mut appended.removed).into_iter();
+        let found = |id: &Option<FrameId>| id.is_some() && done.next().unwrap_or(false);
+        appended.removed = self.0.iter().map(found).collect();
+        appended
+    }
+}
+
+/// The batch of the store for one of the protocol.
+///
+/// # Errors
+/// [`Refusal`] when a frame that is to be removed has another topic, or cannot be read.
+pub(super) fn resolve(store: &Store, batch: AppendRequest) -> Result<(Batch, Removes), Refusal> {
+    let within = batch.removes_within.as_ref();
+    let ids = batch.removes.iter().map(|&at| id_of(store, at, within));
+    let ids = ids.collect::<Result<Vec<_>, _>>()?;
+    let AppendRequest { frames, cursors, conditions, key, durable, .. } = batch;
+    let removes = ids.iter().copied().flatten().collect();
+    let batch = Batch { frames, removes, cursors, conditions, key, durable, ..Batch::default() };
+    Ok((batch, Removes(ids)))
+}
+
+/// The id of a frame that is to be removed; none when there is no such frame.
+fn id_of(
+    store: &Store,
+    at: Bound,
+    within: Option<&TopicPatterns>,
+) -> Result<Option<FrameId>, Refusal> {
+    let frame = match (at, within) {
+        (Bound::Id(id), None) => return Ok(Some(id)),
+        (Bound::Id(id), Some(_)) => store.get(id),
+        (Bound::Offset(offset), _) => store.get_at(offset),
+    };
+    let Some(frame) = frame.map_err(|error| refuse::read(&error))? else { return Ok(None) };
+    if within.is_some_and(|topics| !topics.matches(frame.topic())) {
+        let text = format!("frame {} of {} may not be removed here", frame.id(), frame.topic());
+        return Err(Refusal::new(Code::Denied, text).with(Detail::Frame(frame.id())));
+    }
+    Ok(Some(frame.id()))
+}
+
+/// Removes frames and their bytes.
+///
+/// # Errors
+/// [`Refusal`]; the frames may be removed and their bytes still be there.
+pub(super) fn now(store: &Store, batch: AppendRequest) -> Result<Appended, Refusal> {
+    let (batch, removes) = resolve(store, batch)?;
+    if let Some(nothing) = removes.nothing_to_do(store, &batch) {
+        return Ok(nothing);
+    }
+    let ids = batch.removes.clone();
+    let done = store.append(Batch { durable: true, ..batch });
+    let done = done.map_err(|error| refuse::append(&error))?;
+    let report = store.remove_now(&ids).map_err(|error| refuse::compact(&error))?;
+    tracing::info!(frames = ids.len(), rewritten = report.rewritten, "removed for good");
+    Ok(removes.outcome(appended(done)))
+}

@@ -1,0 +1,81 @@
+//! What a store tells about itself, as the JSON of STATS. docs/wire.md lists the names.
+
+use serde_json::{Value, json};
+use xs_engine::{CountBytes, Health, Histogram, StoreStats};
+
+/// The text of the part of STATS that is the store's.
+pub(super) fn text(stats: &StoreStats) -> String {
+    let StoreStats { info, files, frames, commit, scrub, .. } = stats;
+    let count = |of: &CountBytes| json!({ "count": of.count, "bytes": of.bytes });
+    let health = match &info.health {
+        Health::Writable => "writable",
+        Health::ReadOnly(_) => "read-only",
+        Health::Poisoned => "failed",
+    };
+    let scrubbed = scrub.last.as_ref().map(|report| {
+        json!({
+            "findings": report.findings_total,
+            "bytes": report.bytes,
+            "frames": report.frames,
+            "blobs": report.blobs,
+        })
+    });
+    json!({
+        "uuid": hex(&info.uuid),
+        "parent": (info.parent != [0; 16]).then(|| hex(&info.parent)),
+        "epoch": info.epoch,
+        "head": info.head,
+        "sync": info.sync.to_string(),
+        "health": health,
+        "frames": {
+            "stored": frames.stored,
+            "live": frames.live,
+            "log_bytes": frames.log_bytes,
+        },
+        "topics": stats.topics,
+        "cursors": stats.cursors,
+        "cursors_bytes": stats.cursors_bytes,
+        "blobs_sealed": stats.blobs_sealed,
+        "maps_open": stats.maps_open,
+        "files": {
+            "manifests": count(&files.manifests),
+            "segments_active": count(&files.segments_active),
+            "segments_sealed": count(&files.segments_sealed),
+            "packs_active": count(&files.packs_active),
+            "packs_sealed": count(&files.packs_sealed),
+            "derived": count(&files.derived),
+            "other": count(&files.other),
+        },
+        "commit": {
+            "groups": commit.groups,
+            "queue": times(&commit.queue),
+            "write": times(&commit.write),
+            "sync": times(&commit.sync),
+            "publish": times(&commit.publish),
+        },
+        "scrub": {
+            "passes": scrub.passes,
+            "bytes": scrub.bytes,
+            "bytes_total": scrub.bytes_total,
+            "last": scrubbed,
+            "last_ms": scrub.last_ms,
+            "failure": scrub.failure.as_deref(),
+        },
+    })
+    .to_string()
+}
+
+fn times(of: &Histogram) -> Value {
+    json!({
+        "count": of.count(),
+        "total_ns": of.total_ns,
+        "max_ns": of.max_ns,
+        "p50_below_us": of.below_us(500),
+        "p99_below_us": of.below_us(990),
+        "p999_below_us": of.below_us(999),
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,68 @@
+//! The answer to a request, as a future.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::core::{Answered, Awaited, Handle};
+use crate::error::{ClientError, ProtocolError};
+use crate::message::{Request, Response};
+
+/// The answer to a request that is on its way. Dropping it does not take the request back.
+#[must_use = "a request that is not awaited may have failed unseen"]
+pub struct Reply<T> {
+    awaited: Awaited,
+    convert: fn(Response) -> Option<T>,
+    /// The connection stays while an answer is awaited.
+    _handle: Arc<Handle>,
+}
+
+impl<T> Reply<T> {
+    pub(super) fn ask(
+        handle: &Arc<Handle>,
+        request: &Request,
+        convert: fn(Response) -> Option<T>,
+    ) -> Self {
+        Self::ask_on(handle, request, 0, convert)
+    }
+
+    pub(super) fn ask_on(
+        handle: &Arc<Handle>,
+        request: &Request,
+        sub: u32,
+        convert: fn(Response) -> Option<T>,
+    ) -> Self {
+        Self::of(handle, handle.request(request, sub), convert)
+    }
+
+    pub(super) fn failed(handle: &Arc<Handle>, error: ClientError) -> Self {
+        Self::of(handle, Err(error), |_| None)
+    }
+
+    pub(super) fn of(
+        handle: &Arc<Handle>,
+        asked: Result<Answered, ClientError>,
+        convert: fn(Response) -> Option<T>,
+    ) -> Self {
+        let awaited = match asked {
+            Ok(answer) => Awaited::Waiting(answer),
+            Err(error) => Awaited::Failed(Some(error)),
+        };
+        Self { awaited, convert, _handle: Arc::clone(handle) }
+    }
+
+    pub(super) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, ClientError>> {
+        let response = ready!(self.awaited.poll(cx))?;
+        let other = || ProtocolError::Unexpected("the answer to another request").into();
+        Poll::Ready((self.convert)(response).ok_or_else(other))
+    }
+}
+
+impl<T> Future for Reply<T> {
+    type Output = Result<T, ClientError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_reply(cx)
+    }
+}

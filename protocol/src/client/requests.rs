@@ -1,0 +1,240 @@
+//! What a client can ask for.
+
+use bytes::Bytes;
+use tokio::io::AsyncRead;
+use xs_engine::limits::BATCH_RECORDS_MAX;
+use xs_engine::{
+    BlobHash, Bound, Cursor, CursorChange, CursorName, Frame, ReadOptions, TopicPatterns,
+};
+
+use super::streams::Line;
+use super::{BlobStream, CallStream, Client, Export, FrameStream, Reply, Subscription, blob};
+use crate::error::ClientError;
+use crate::limits::CREDIT_DEFAULT;
+use crate::message::{
+    AppendRequest, Appended, CallRequest, CursorSummary, ImportRequest, Imported, LastRequest,
+    RemoveRequest, Request, Response, Resume, SubscribeOptions, SubscribeRequest, TopicSummary,
+};
+
+impl Client {
+    /// Appends a batch. The request is on its way when this returns, so batches are appended in the
+    /// order of these calls, whenever their replies are awaited. The server stops reading at
+    /// [`PeerLimits::requests`] without an answer; what is queued beyond that is held here. When
+    /// the connection is lost before the answer, a batch with a key can be sent again as it is; one
+    /// without may then be stored twice.
+    pub fn append(&self, batch: &AppendRequest) -> Reply<Appended> {
+        let counts = [batch.frames.len(), batch.cursors.len(), batch.removes.len()];
+        let records = counts.iter().sum::<usize>() + usize::from(batch.key.is_some());
+        if let Some(error) = self.over_batch(records) {
+            return Reply::failed(&self.handle, error);
+        }
+        Reply::of(&self.handle, self.handle.append(batch), |response| match response {
+            Response::Appended(appended) => Some(appended),
+            _ => None,
+        })
+    }
+
+    /// Removes frames: all of them that are there, or none.
+    pub fn remove(&self, request: &RemoveRequest) -> Reply<Appended> {
+        if let Some(error) = self.over_batch(request.frames.len()) {
+            return Reply::failed(&self.handle, error);
+        }
+        let request = Request::Remove(request.clone());
+        Reply::ask(&self.handle, &request, |response| match response {
+            Response::Appended(appended) => Some(appended),
+            _ => None,
+        })
+    }
+
+    /// Appends frames of another store, as [`export`](Self::export) delivers them there. Imports of
+    /// one connection are done in the order of these calls. Sent again after a lost connection,
+    /// frames that were stored are there already.
+    pub fn import(&self, request: &ImportRequest) -> Reply<Imported> {
+        if let Some(error) = self.over_batch(request.frames.len()) {
+            return Reply::failed(&self.handle, error);
+        }
+        let request = Request::Import(request.clone());
+        Reply::ask(&self.handle, &request, |response| match response {
+            Response::Imported(imported) => Some(imported),
+            _ => None,
+        })
+    }
+
+    /// Reads what is stored for another store: every frame with its body, or with the hash of a
+    /// body that is longer than a message carries.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the server refuses.
+    pub async fn export(
+        &self,
+        options: &ReadOptions,
+        resume: Option<Resume>,
+    ) -> Result<Export, ClientError> {
+        Export::begin(self, options, resume).await
+    }
+
+    /// What server and store tell about themselves: the JSON text of an object.
+    pub fn stats(&self) -> Reply<String> {
+        Reply::ask(&self.handle, &Request::Stats, |response| match response {
+            Response::Stats(text) => Some(text),
+            _ => None,
+        })
+    }
+
+    /// The error for more records than one batch may have.
+    fn over_batch(&self, records: usize) -> Option<ClientError> {
+        let max = self.server.limits.batch_records.min(BATCH_RECORDS_MAX as u32);
+        (records > max as usize).then_some(ClientError::OverLimit {
+            what: "a batch",
+            size: records as u64,
+            max: u64::from(max),
+            advice: "send it in several batches",
+        })
+    }
+
+    /// Reads what is stored, page by page. `options.follow` is not looked at.
+    #[must_use]
+    pub fn fetch(&self, options: &ReadOptions) -> FrameStream {
+        FrameStream::new(&self.handle, options)
+    }
+
+    /// Reads what is stored and, with `options.follow`, what is appended later.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the server refuses.
+    pub async fn subscribe(
+        &self,
+        options: &ReadOptions,
+        how: SubscribeOptions,
+    ) -> Result<Subscription, ClientError> {
+        let mut line = Line::open(&self.handle, how.credit);
+        let request = Request::Subscribe(SubscribeRequest { options: options.clone(), how });
+        let reply = Reply::ask_on(&self.handle, &request, line.sub, |response| match response {
+            Response::Accepted => Some(()),
+            _ => None,
+        });
+        match reply.await {
+            Ok(()) => Ok(Subscription::new(line)),
+            Err(error) => {
+                line.refused();
+                Err(error)
+            }
+        }
+    }
+
+    /// The frame at an id or an offset.
+    pub fn get(&self, at: Bound) -> Reply<Option<Frame>> {
+        Reply::ask(&self.handle, &Request::Get(at), |response| match response {
+            Response::Frames(frames) => Some(frames.into_iter().next()),
+            _ => None,
+        })
+    }
+
+    /// The newest frames, in log order.
+    pub fn last(&self, request: &LastRequest) -> Reply<Vec<Frame>> {
+        let request = Request::Last(request.clone());
+        Reply::ask(&self.handle, &request, |response| match response {
+            Response::Frames(frames) => Some(frames),
+            _ => None,
+        })
+    }
+
+    /// The topics in use.
+    pub fn topics(&self, topics: &TopicPatterns) -> Reply<Vec<TopicSummary>> {
+        let request = Request::Topics(topics.clone());
+        Reply::ask(&self.handle, &request, |response| match response {
+            Response::Topics(topics) => Some(topics),
+            _ => None,
+        })
+    }
+
+    /// Puts a blob, reading `source` as the server takes it; its hash and length.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Source`] when `source` fails.
+    pub async fn blob_put<R>(&self, source: R) -> Result<(BlobHash, u64), ClientError>
+    where
+        R: AsyncRead + Send,
+    {
+        blob::put(&self.handle, &self.server.limits, source).await
+    }
+
+    /// Puts a blob whose bytes are in memory.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the server refuses.
+    pub async fn blob_put_bytes(&self, bytes: Bytes) -> Result<BlobHash, ClientError> {
+        let (hash, _) = blob::put_bytes(&self.handle, &self.server.limits, bytes).await?;
+        Ok(hash)
+    }
+
+    /// Opens a blob; `None` when the store does not have it.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the server refuses.
+    pub async fn blob_get(&self, hash: &BlobHash) -> Result<Option<BlobStream>, ClientError> {
+        blob::get(&self.handle, hash).await
+    }
+
+    /// Whether the store has a blob.
+    pub fn blob_has(&self, hash: &BlobHash) -> Reply<bool> {
+        Reply::ask(&self.handle, &Request::BlobHas(*hash), |response| match response {
+            Response::Has(has) => Some(has),
+            _ => None,
+        })
+    }
+
+    /// A cursor with its state.
+    pub fn cursor_get(&self, name: &CursorName) -> Reply<Option<Cursor>> {
+        let request = Request::CursorGet(name.clone());
+        Reply::ask(&self.handle, &request, |response| match response {
+            Response::Cursor(cursor) => Some(cursor),
+            _ => None,
+        })
+    }
+
+    /// Changes one cursor; its new revision, 0 when it was removed.
+    pub fn cursor_set(&self, change: CursorChange) -> Reply<u64> {
+        Reply::ask(&self.handle, &Request::CursorSet(change), |response| match response {
+            Response::Number(revision) => Some(revision),
+            _ => None,
+        })
+    }
+
+    /// All cursors, without their states.
+    pub fn cursor_list(&self) -> Reply<Vec<CursorSummary>> {
+        Reply::ask(&self.handle, &Request::CursorList, |response| match response {
+            Response::Cursors(cursors) => Some(cursors),
+            _ => None,
+        })
+    }
+
+    /// Calls a command. Dropping the stream before its end cancels the call.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`Code::UnknownCommand`](crate::Code::UnknownCommand) when there is none.
+    pub async fn call(&self, request: &CallRequest) -> Result<CallStream, ClientError> {
+        let mut line = Line::open(&self.handle, CREDIT_DEFAULT);
+        let request = Request::Call { credit: CREDIT_DEFAULT, call: request.clone() };
+        let reply = Reply::ask_on(&self.handle, &request, line.sub, |response| match response {
+            Response::Called(id) => Some(id),
+            _ => None,
+        });
+        match reply.await {
+            Ok(id) => Ok(CallStream::new(line, id)),
+            Err(error) => {
+                line.refused();
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks for a sign of life.
+    pub fn ping(&self) -> Reply<()> {
+        let request = Request::Ping(Bytes::new());
+        Reply::ask(&self.handle, &request, |response| match response {
+            Response::Pong => Some(()),
+            _ => None,
+        })
+    }
+}

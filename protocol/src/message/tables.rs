@@ -1,0 +1,184 @@
+//! The tables of the protocol, three times: in the code, in docs/wire.toml for programs, in
+//! docs/wire.md for people. They say the same.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use toml::{Table, Value};
+use xs_engine::limits as store;
+
+use super::*;
+use crate::access;
+use crate::codec::{FLAG_MORE, FLAG_PUSH, FLAG_RESPONSE, HEADER_LEN, MAJOR, PREFACE};
+use crate::error::{Class, Code};
+use crate::limits;
+
+const WIRE_MD: &str = include_str!("../../../docs/wire.md");
+const WIRE_TOML: &str = include_str!("../../../docs/wire.toml");
+
+const ROLES: [Role; 4] = [Role::Read, Role::Append, Role::Admin, Role::Host];
+
+fn tables() -> Table {
+    WIRE_TOML.parse().unwrap()
+}
+
+fn number(value: &Value) -> u64 {
+    u64::try_from(value.as_integer().unwrap()).unwrap()
+}
+
+fn words(value: Option<&Value>) -> BTreeSet<&str> {
+    value.map_or_else(BTreeSet::new, |list| {
+        list.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect()
+    })
+}
+
+/// The cells of every line of a table in docs/wire.md.
+fn rows() -> Vec<Vec<&'static str>> {
+    let lines = WIRE_MD.lines().filter(|line| line.starts_with('|'));
+    lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+#[test]
+fn the_ops_are_the_same_three_times() {
+    let tables = tables();
+    let listed = tables["op"].as_array().unwrap();
+    assert_eq!(listed.len(), Op::ALL.len());
+    let rows = rows();
+    for (&op, (range, entry)) in Op::ALL.iter().zip(Op::RANGES.iter().zip(listed)) {
+        let name = op.name();
+        assert_eq!((entry["name"].as_str().unwrap(), number(&entry["number"])), (name, op as u64));
+        let versions: Vec<u64> = entry["versions"].as_array().unwrap().iter().map(number).collect();
+        assert_eq!(versions, [u64::from(range.min), u64::from(range.max)], "{name}");
+        assert!(range.max == Op::VERSION && range.max - range.min <= 1, "{name}");
+        let Ways { request, one_way, push, stream } = op.ways();
+        let ways = [(request, "request"), (one_way, "one-way"), (push, "push"), (stream, "stream")];
+        let expected = ways.into_iter().filter_map(|(is, word)| is.then_some(word));
+        assert_eq!(words(entry.get("ways")), expected.collect(), "{name}");
+        // In the page an op stands in a row of its number, its name and how it travels.
+        let number = format!("{:#04x}", op as u8);
+        let ways = ways.into_iter().take(3).filter_map(|(is, word)| is.then_some(word));
+        let ways = ways.collect::<Vec<_>>().join(", ");
+        let in_page = rows
+            .iter()
+            .any(|row| row.windows(3).any(|cells| cells == [number.as_str(), name, ways.as_str()]));
+        assert!(in_page, "wire.md has no row {number} {name} {ways}");
+    }
+}
+
+#[test]
+fn the_roles_are_those_the_server_heeds() {
+    let tables = tables();
+    for role in ROLES {
+        assert_eq!(number(&tables["roles"][role.as_str()]), role as u64);
+    }
+    let samples = vectors::requests();
+    for entry in tables["op"].as_array().unwrap() {
+        let name = entry["name"].as_str().unwrap();
+        let of_op: Vec<_> =
+            samples.iter().filter(|(.., request)| request.op().name() == name).collect();
+        let allowed = ROLES.into_iter().filter(|&role| {
+            of_op.iter().any(|(.., request)| match request {
+                // Frames with an origin are the host's; a plain one stands for the others.
+                Request::Append(batch) => {
+                    let mut batch = batch.clone();
+                    batch.frames.retain(|frame| frame.origin.is_none());
+                    batch.removes.clear();
+                    access::check(role, &Request::Append(batch)).is_ok()
+                }
+                Request::Remove(remove) => {
+                    let remove = RemoveRequest { now: false, ..remove.clone() };
+                    access::check(role, &Request::Remove(remove)).is_ok()
+                }
+                request => access::check(role, request).is_ok(),
+            })
+        });
+        let allowed: BTreeSet<&str> = allowed.map(Role::as_str).collect();
+        assert_eq!(words(entry.get("roles")), allowed, "{name}");
+    }
+}
+
+#[test]
+fn the_codes_are_the_same_three_times() {
+    let tables = tables();
+    let listed = tables["code"].as_array().unwrap();
+    assert_eq!(listed.len(), Code::ALL.len());
+    let classes = tables["class"].as_array().unwrap();
+    let rows = rows();
+    for (code, entry) in Code::ALL.iter().zip(listed) {
+        assert_eq!(number(&entry["number"]), u64::from(code.number()));
+        assert_eq!(entry["name"].as_str().unwrap(), code.name());
+        let class = classes.iter().find(|class| class["name"] == entry["class"]).unwrap();
+        assert_eq!(number(&class["number"]), u64::from(code.number() / 100));
+        let may_retry = class["retry"].as_str().unwrap() == "later, unchanged";
+        assert_eq!(may_retry, code.class().may_retry());
+        let number = code.number().to_string();
+        let in_page = rows.iter().any(|row| row.starts_with(&[number.as_str(), code.name()]));
+        assert!(in_page, "wire.md has no row {number} {}", code.name());
+    }
+    assert_eq!(Code::Other(901).class(), Class::Storage, "an unknown class is an operator's");
+}
+
+#[test]
+fn fixed_numbers_and_limits_are_those_of_the_code() {
+    let tables = tables();
+    let fixed = [
+        ("protocol", u64::from(VERSION)),
+        ("record", u64::from(RECORD_VERSION)),
+        ("major", u64::from(MAJOR)),
+        ("header_bytes", HEADER_LEN as u64),
+        ("optional_extensions_from", u64::from(coding::TAG_OPTIONAL)),
+    ];
+    for (name, expected) in fixed {
+        assert_eq!(number(&tables[name]), expected, "{name}");
+    }
+    let preface: String = PREFACE.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(tables["preface"].as_str().unwrap(), preface);
+    for (name, flag) in [("RESPONSE", FLAG_RESPONSE), ("PUSH", FLAG_PUSH), ("MORE", FLAG_MORE)] {
+        assert_eq!(number(&tables["flags"][name]), u64::from(flag));
+    }
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap();
+    let expected = [
+        ("hello_bytes", u64::from(limits::HELLO_BYTES_MAX)),
+        ("client_message_bytes", u64::from(limits::MESSAGE_BYTES_MAX)),
+        ("server_message_bytes", u64::from(limits::SERVER_MESSAGE_BYTES_MAX)),
+        ("peer_name_bytes", limits::PEER_NAME_BYTES_MAX as u64),
+        ("token_bytes", limits::TOKEN_BYTES_MAX as u64),
+        ("batch_records", store::BATCH_RECORDS_MAX as u64),
+        ("batch_log_bytes", store::BATCH_BYTES_MAX as u64),
+        ("batch_bodies_bytes", store::BATCH_BODIES_BYTES_MAX as u64),
+        ("conditions", store::CONDITIONS_MAX as u64),
+        ("key_bytes", store::NAME_BYTES_MAX as u64),
+        ("topic_bytes", store::TOPIC_BYTES_MAX as u64),
+        ("meta_bytes", store::META_BYTES_MAX as u64),
+        ("meta_depth", store::META_DEPTH_MAX as u64),
+        ("cursor_state_bytes", store::CURSOR_STATE_BYTES_MAX as u64),
+        ("patterns", store::PATTERNS_MAX as u64),
+        ("extensions", limits::EXTENSIONS_MAX as u64),
+        ("requests", u64::from(limits::REQUESTS_MAX)),
+        ("request_bytes", limits::REQUEST_BYTES_MAX as u64),
+        ("streams", u64::from(limits::STREAMS_MAX)),
+        ("connections", limits::CONNECTIONS_MAX as u64),
+        ("outbound_bytes", limits::OUTBOUND_BYTES_MAX as u64),
+        ("chunk_bytes", limits::CHUNK_BYTES_MAX as u64),
+        ("upload_window_bytes", u64::from(limits::UPLOAD_WINDOW)),
+        ("credit_bytes", limits::CREDIT_MAX),
+        ("body_with_frame_bytes", u64::from(limits::BODY_WITH_FRAME_MAX)),
+        ("page_bytes", u64::from(limits::PAGE_BYTES_MAX)),
+        ("last_frames", limits::LAST_MAX),
+        ("stats_bytes", limits::STATS_BYTES_MAX as u64),
+        ("refusal_text_bytes", limits::REFUSAL_TEXT_MAX as u64),
+        ("ping_bytes", limits::PING_BYTES_MAX as u64),
+        ("hello_ms", ms(limits::HELLO_WAIT)),
+        ("ping_after_ms", ms(limits::PING_AFTER)),
+        ("silence_ms", ms(limits::SILENCE_MAX)),
+        ("write_stall_ms", ms(limits::WRITE_STALL_MAX)),
+        ("pulse_ms_min", ms(limits::PULSE_MIN)),
+        ("pulse_ms_max", ms(limits::PULSE_MAX)),
+        ("call_deadline_ms", ms(limits::CALL_DEADLINE_MAX)),
+    ];
+    let listed = tables["limits"].as_table().unwrap();
+    assert_eq!(listed.len(), expected.len());
+    for (name, limit) in expected {
+        assert_eq!(number(&listed[name]), limit, "{name}");
+    }
+}

@@ -1,0 +1,136 @@
+//! Who is connected and how far behind they are, for those who count: STATS and metrics. It keeps
+//! numbers only, and a connection never waits for who reads them.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::mailbox::Mailbox;
+
+/// The connections of a server, by number.
+pub(crate) type Connections = Mutex<HashMap<u64, Arc<Mailbox>>>;
+
+/// What one connection tells about itself.
+#[derive(Default)]
+pub(crate) struct Seat {
+    /// Requests without an answer.
+    pub(crate) requests: AtomicU64,
+    /// Streams that are open.
+    pub(crate) streams: AtomicU64,
+    /// Bytes that came and went.
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+    /// The subscriptions, as long as they last.
+    places: Mutex<Vec<Weak<Place>>>,
+}
+
+/// Where a subscription is: the offset after what was sent on it.
+#[derive(Default)]
+pub(crate) struct Place(AtomicU64);
+
+impl Place {
+    pub(crate) fn set(&self, offset: u64) {
+        self.0.store(offset, Ordering::Relaxed);
+    }
+}
+
+impl Seat {
+    /// A place for a new subscription.
+    pub(crate) fn place(&self, offset: u64) -> Arc<Place> {
+        let place = Arc::new(Place(AtomicU64::new(offset)));
+        let mut places = self.places.lock();
+        places.retain(|place| place.strong_count() > 0);
+        places.push(Arc::downgrade(&place));
+        place
+    }
+}
+
+/// What the connections of a server come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Census {
+    connections: u64,
+    requests: u64,
+    streams: u64,
+    subscriptions: u64,
+    /// Frames that the subscription furthest behind has before it.
+    lag_frames_max: u64,
+    /// Frames that all subscriptions have before them.
+    lag_frames_total: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl Census {
+    /// Counts, given the offset of the next frame.
+    pub(crate) fn of(connections: &Connections, head: u64) -> Self {
+        let seats: Vec<_> = connections.lock().values().cloned().collect();
+        let mut census = Self { connections: seats.len() as u64, ..Self::default() };
+        for mailbox in &seats {
+            let seat = &mailbox.seat;
+            census.requests += seat.requests.load(Ordering::Relaxed);
+            census.streams += seat.streams.load(Ordering::Relaxed);
+            census.bytes_in += seat.bytes_in.load(Ordering::Relaxed);
+            census.bytes_out += seat.bytes_out.load(Ordering::Relaxed);
+            for place in seat.places.lock().iter().filter_map(Weak::upgrade) {
+                let lag = head.saturating_sub(place.0.load(Ordering::Relaxed));
+                census.subscriptions += 1;
+                census.lag_frames_max = census.lag_frames_max.max(lag);
+                census.lag_frames_total = census.lag_frames_total.saturating_add(lag);
+            }
+        }
+        census
+    }
+
+    /// The text of STATS: these numbers, and what the store says of itself.
+    pub(crate) fn with_store(&self, store: &str) -> String {
+        let mut text = String::from("{\"server\":{");
+        let numbers = [
+            ("connections", self.connections),
+            ("requests", self.requests),
+            ("streams", self.streams),
+            ("subscriptions", self.subscriptions),
+            ("lag_frames_max", self.lag_frames_max),
+            ("lag_frames_total", self.lag_frames_total),
+            ("bytes_in", self.bytes_in),
+            ("bytes_out", self.bytes_out),
+        ];
+        for (index, (name, number)) in numbers.into_iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            // Writing to a string does not fail.
+            let _ = write!(text, "{comma}\"{name}\":{number}");
+        }
+        text.push_str("},\"store\":");
+        text.push_str(store);
+        text.push('}');
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_and_lags_are_counted_while_they_last() {
+        let connections = Connections::default();
+        let mailbox = Arc::new(Mailbox::default());
+        connections.lock().insert(1, Arc::clone(&mailbox));
+        connections.lock().insert(2, Arc::default());
+        let (near, far) = (mailbox.seat.place(90), mailbox.seat.place(40));
+        mailbox.seat.bytes_in.store(5, Ordering::Relaxed);
+        let census = Census::of(&connections, 100);
+        assert_eq!((census.connections, census.subscriptions, census.bytes_in), (2, 2, 5));
+        assert_eq!((census.lag_frames_max, census.lag_frames_total), (60, 70));
+        drop(far);
+        near.set(100);
+        let census = Census::of(&connections, 100);
+        assert_eq!((census.subscriptions, census.lag_frames_max), (1, 0));
+        let text: serde_json::Value =
+            serde_json::from_str(&census.with_store("{\"head\":100}")).unwrap();
+        assert_eq!(text["server"]["subscriptions"], 1);
+        assert_eq!(text["store"]["head"], 100);
+    }
+}

@@ -1,0 +1,138 @@
+//! What becomes of a subscription that takes frames more slowly than they come. The default, to
+//! wait for it, needs nothing of this.
+
+use std::sync::Arc;
+
+use xs_engine::{Bound, Frame, ReadOptions, Start};
+
+use super::mailbox::{Mail, Mailbox, ReadyFlag};
+use crate::error::{Code, Refusal};
+use crate::message::{LastRequest, Slow};
+use crate::service::{Feed, Service};
+
+/// The policy of a subscription, and what is known of how it does.
+pub(crate) struct Lag {
+    policy: Slow,
+    /// What it asked for, to go on with after a gap.
+    options: ReadOptions,
+    /// All that was stored when it began is delivered.
+    caught_up: bool,
+    /// It had no credit, or the connection's queue was full, since frames were sent last.
+    stalled: bool,
+    /// A blocking thread looks for the newest frames.
+    looking: bool,
+}
+
+/// What is to be done about a lag.
+pub(crate) enum Verdict {
+    /// Nothing: go on.
+    Go,
+    /// Nothing can be sent now.
+    Wait,
+    /// End it.
+    Drop(Refusal),
+    /// Leave out what lies between its place and the head.
+    Conflate,
+}
+
+/// What goes on after a gap.
+pub(crate) struct Leap {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// The newest frame of each topic that lies between.
+    pub(crate) newest: Vec<Frame>,
+}
+
+impl Lag {
+    pub(crate) fn new(policy: Slow, options: &ReadOptions) -> Self {
+        let options = options.clone();
+        Self { policy, options, caught_up: false, stalled: false, looking: false }
+    }
+
+    /// All that was stored is delivered; whether that is news.
+    pub(crate) fn catch_up(&mut self) -> bool {
+        !std::mem::replace(&mut self.caught_up, true)
+    }
+
+    /// Notes that it could not be sent more.
+    pub(crate) const fn stall(&mut self) {
+        self.stalled = true;
+    }
+
+    /// Frames were sent.
+    pub(crate) const fn sent(&mut self) {
+        self.stalled = false;
+    }
+
+    /// Whether its wake must be heeded although nothing can be sent.
+    pub(crate) const fn is_watched(&self) -> bool {
+        matches!(self.policy, Slow::Drop { .. }) && self.caught_up
+    }
+
+    /// Judges it at `position`.
+    pub(crate) fn judge(&self, position: u64, service: &dyn Service) -> Verdict {
+        if self.looking {
+            return Verdict::Wait;
+        }
+        let (Slow::Latest { behind } | Slow::Drop { behind }) = self.policy else {
+            return Verdict::Go;
+        };
+        if !self.caught_up || !self.stalled {
+            return Verdict::Go;
+        }
+        let lag = service.head().saturating_sub(position);
+        match self.policy {
+            _ if lag <= behind => Verdict::Go,
+            Slow::Latest { .. } => Verdict::Conflate,
+            Slow::Drop { .. } | Slow::Wait => {
+                let text = format!(
+                    "the subscription is {lag} frames behind, more than the {behind} it allows; go \
+                     on from the offset"
+                );
+                Verdict::Drop(Refusal::new(Code::TooSlow, text))
+            }
+        }
+    }
+
+    /// Has the newest frames looked for from `from` on.
+    pub(crate) fn look(
+        &mut self,
+        sub: u32,
+        from: u64,
+        service: &Arc<dyn Service>,
+        mailbox: &Arc<Mailbox>,
+    ) {
+        self.looking = true;
+        let to = service.head();
+        let last = LastRequest { topics: self.options.topics.clone(), n: 1, per_topic: true };
+        let (service, mailbox) = (Arc::clone(service), Arc::clone(mailbox));
+        tokio::task::spawn_blocking(move || {
+            let found = service.last(&last).map(|mut newest| {
+                // What is newer still follows by itself.
+                let between =
+                    |frame: &Frame| frame.offset().is_some_and(|at| at >= from && at < to);
+                newest.retain(between);
+                Leap { from, to, newest }
+            });
+            mailbox.post(Mail::Newest { sub, result: found });
+        });
+    }
+
+    /// Opens the feed behind a gap.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the log cannot be read.
+    pub(crate) fn reopen(
+        &mut self,
+        sub: u32,
+        to: u64,
+        service: &dyn Service,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<(Box<dyn Feed>, ReadyFlag), Refusal> {
+        (self.looking, self.stalled) = (false, false);
+        let (wake, flag) = mailbox.wake_for(sub);
+        let start = Start::From(Bound::Offset(to));
+        let options = ReadOptions { start, ..self.options.clone() };
+        Ok((service.follow(&options, wake)?, flag))
+    }
+}

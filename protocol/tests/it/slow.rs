@@ -1,0 +1,172 @@
+//! Subscriptions that take frames more slowly than they come, and those that come back.
+
+use std::collections::BTreeMap;
+
+use xs_engine::{Bound, ReadOptions, Start, TopicPatterns};
+use xs_protocol::{
+    Client, ClientError, Code, Detail, Gap, RemoveRequest, Resume, Role, Slow, SubEvent,
+    SubscribeOptions, Subscription,
+};
+
+use crate::rig::{Rig, one, soon};
+
+/// A subscription that has caught up and has little credit.
+async fn follow(client: &Client, topics: &str, slow: Slow) -> Subscription {
+    let topics = TopicPatterns::parse(topics).unwrap();
+    let options = ReadOptions { topics, follow: true, ..ReadOptions::default() };
+    let how = SubscribeOptions { credit: 400, slow, ..SubscribeOptions::default() };
+    let mut subscription = soon(client.subscribe(&options, how)).await.unwrap();
+    loop {
+        if let SubEvent::CaughtUp { .. } = soon(subscription.next()).await.unwrap().unwrap() {
+            return subscription;
+        }
+    }
+}
+
+async fn append(client: &Client, topic: &str, count: usize) {
+    for _ in 0..count {
+        soon(client.append(&one(topic))).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_latest_of_each_topic_comes_behind_a_gap() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    append(&client, "a", 3).await;
+    let mut subscription = follow(&client, "*", Slow::Latest { behind: 10 }).await;
+    append(&client, "a", 300).await;
+    append(&client, "b", 1).await;
+    append(&client, "a", 300).await;
+    let end = 604;
+    let (mut next, mut gaps, mut newest) = (3, 0, BTreeMap::new());
+    while subscription.position() != Some(end) {
+        match soon(subscription.next()).await.unwrap().unwrap() {
+            SubEvent::Frames { frames, scanned_to } => {
+                for frame in frames {
+                    let offset = frame.frame.offset().unwrap();
+                    assert!(offset >= next, "{offset} came after {next}");
+                    newest.insert(frame.frame.topic().to_owned(), offset);
+                    next = offset + 1;
+                }
+                next = next.max(scanned_to);
+            }
+            SubEvent::Gap(Gap::Conflated { from, to }) => {
+                assert!(from == next && to > from + 10, "{from}..{to} after {next}");
+                gaps += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(gaps >= 1);
+    assert_eq!(newest, BTreeMap::from([("a".to_owned(), end - 1), ("b".to_owned(), 303)]));
+    // It goes on live.
+    append(&client, "c", 1).await;
+    let event = soon(subscription.next()).await.unwrap().unwrap();
+    let SubEvent::Frames { frames, .. } = event else { panic!("{event:?}") };
+    assert_eq!(frames[0].frame.offset(), Some(end));
+}
+
+#[tokio::test]
+async fn one_that_is_dropped_goes_on_where_it_was() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let mut subscription = follow(&client, "*", Slow::Drop { behind: 50 }).await;
+    append(&client, "a", 200).await;
+    let mut next = 0;
+    let resume = loop {
+        match soon(subscription.next()).await.unwrap().unwrap() {
+            SubEvent::Frames { frames, .. } => {
+                for frame in frames {
+                    assert_eq!(frame.frame.offset(), Some(next));
+                    next += 1;
+                }
+            }
+            SubEvent::Dropped { refusal, resume } => {
+                assert_eq!(refusal.code, Code::TooSlow);
+                break resume;
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(resume == next && next < 150, "{resume} after {next}");
+    assert!(soon(subscription.next()).await.is_none());
+    let start = Start::From(Bound::Offset(resume));
+    let options = ReadOptions { start, ..ReadOptions::default() };
+    let resume = Some(client.server().resume());
+    let how = SubscribeOptions { resume, ..SubscribeOptions::default() };
+    let mut rest = soon(client.subscribe(&options, how)).await.unwrap();
+    while let Some(event) = soon(rest.next()).await {
+        if let SubEvent::Frames { frames, .. } = event.unwrap() {
+            next += frames.len() as u64;
+        }
+    }
+    assert_eq!(next, 200);
+}
+
+#[tokio::test]
+async fn a_place_of_another_store_or_of_a_lost_end_is_refused() {
+    let rig = Rig::unix(Role::Read).await;
+    rig.memory.fill(5, "a");
+    let client = rig.client().await;
+    let here = client.server().resume();
+    let subscribe = async |offset, resume| {
+        let start = Start::From(Bound::Offset(offset));
+        let options = ReadOptions { start, ..ReadOptions::default() };
+        let how = SubscribeOptions { resume: Some(resume), ..SubscribeOptions::default() };
+        match soon(client.subscribe(&options, how)).await {
+            Ok(_) => None,
+            Err(ClientError::Refused(refusal)) => Some(refusal.code),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(subscribe(5, here).await, None);
+    assert_eq!(subscribe(6, here).await, Some(Code::CursorAhead));
+    assert_eq!(subscribe(1, Resume { store: [1; 16], ..here }).await, Some(Code::OtherStore));
+}
+
+#[tokio::test]
+async fn what_is_removed_while_a_subscription_waits_is_not_sent() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(100, "a");
+    let client = rig.client().await;
+    // With bodies, frames are pulled in one go and sent as credit comes.
+    let how = SubscribeOptions { credit: 300, bodies_up_to: 100, ..SubscribeOptions::default() };
+    let mut subscription = soon(client.subscribe(&ReadOptions::default(), how)).await.unwrap();
+    soon(client.ping()).await.unwrap();
+    let frames = (50..100).map(Bound::Offset).collect();
+    let remove = RemoveRequest { frames, ..RemoveRequest::default() };
+    let removed = soon(client.remove(&remove)).await.unwrap().removed;
+    assert_eq!(removed, [true; 50]);
+    assert_eq!(soon(client.remove(&remove)).await.unwrap().removed, [false; 50]);
+    let mut offsets = Vec::new();
+    while let Some(event) = soon(subscription.next()).await {
+        if let SubEvent::Frames { frames, .. } = event.unwrap() {
+            offsets.extend(frames.iter().map(|one| one.frame.offset().unwrap()));
+        }
+    }
+    assert_eq!(offsets, (0..50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn removals_keep_to_the_topics_they_name() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(2, "a");
+    rig.memory.fill(1, "b");
+    let client = rig.connect_as(Role::Host).await;
+    let within = Some(TopicPatterns::parse("a").unwrap());
+    let remove = |frames: &[u64]| RemoveRequest {
+        frames: frames.iter().copied().map(Bound::Offset).collect(),
+        within: within.clone(),
+        ..RemoveRequest::default()
+    };
+    let ClientError::Refused(refusal) = soon(client.remove(&remove(&[0, 2]))).await.unwrap_err()
+    else {
+        panic!("not refused")
+    };
+    assert_eq!(refusal.code, Code::Denied);
+    assert!(matches!(refusal.details[..], [Detail::Frame(_)]));
+    assert_eq!(soon(client.remove(&remove(&[0, 7]))).await.unwrap().removed, [true, false]);
+    assert_eq!(soon(client.get(Bound::Offset(0))).await.unwrap(), None);
+    assert!(soon(client.get(Bound::Offset(2))).await.unwrap().is_some());
+}
