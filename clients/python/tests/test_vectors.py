@@ -63,8 +63,8 @@ REQUESTS: Dict[str, Callable[[], Any]] = {
     "append-conditions": lambda: messages.append(
         Batch(
             [NewFrame("a.b")],
-            conditions=[last_at_most("a.b,c.*", 7), empty("*"), head_is(9)],
-            key="order 17",
+            conditions=[last_at_most("a.b,c.*", 41), empty("d"), head_is(42)],
+            key="order-17",
         )
     ),
     "fetch": lambda: messages.fetch(
@@ -166,6 +166,16 @@ class Answers(unittest.TestCase):
         self.assertEqual((done.head, done.durable, list(done.cursors)), (8, True, [4, 0]))
         self.assertEqual([stamp.offset for stamp in done.frames], [7, None])
         self.assertEqual(done.frames[0].id, an_id(1))
+        self.assertFalse(done.repeated)
+        again = messages.read_appended(self.answer("append-repeated"))
+        self.assertEqual((again.repeated, again.durable, again.head), (True, False, 9))
+        (event,) = self.events("append-condition-failed")
+        assert isinstance(event, Answer) and event.refusal is not None
+        details = event.refusal.details
+        self.assertEqual((event.refusal.code, details.condition, details.found), (402, 0, 57))
+        (event,) = self.events("append-key-reused")
+        assert isinstance(event, Answer) and event.refusal is not None
+        self.assertEqual((event.refusal.code, event.refusal.details.frame), (307, an_id(1)))
         (event,) = self.events("append-refused")
         assert isinstance(event, Answer) and event.refusal is not None
         refusal = event.refusal

@@ -11,6 +11,7 @@ import {
   ClientClosed,
   ConnectError,
   ConnectionLost,
+  Indeterminate,
   NotSent,
   ProtocolError,
   Unavailable,
@@ -230,7 +231,7 @@ export class Client {
           if (error.code === 501) connection.draining ??= error.text;
           wait = backoff.wait(error.details.retryAfterMs);
           if (performance.now() + wait > end) throw error;
-        } else if (error instanceof ConnectionLost && !(error instanceof NotSent)) {
+        } else if (isUnknown(error)) {
           if (this.#host.isClosed || !again || performance.now() > end) throw error;
           wait = backoff.wait();
         } else if (!(error instanceof NotSent)) throw error;
@@ -465,6 +466,12 @@ export class Client {
     if (!only(parts).equals(data)) throw new ProtocolError("the server sent other bytes back");
     return performance.now() - begun;
   }
+}
+
+/** Whether it is not known what was done. */
+function isUnknown(error: unknown): boolean {
+  const isLost = error instanceof ConnectionLost && !(error instanceof NotSent);
+  return isLost || error instanceof Indeterminate;
 }
 
 function isLong(frame: NewFrame): boolean {

@@ -196,7 +196,7 @@ function conditionBytes(conditions: readonly Condition[]): Buffer {
 export function readAppended(body: Buffer): Appended {
   const reader = new Reader(body);
   const head = reader.u64("head");
-  const durable = reader.u8("durable") === 1;
+  const flags = reader.u8("flags");
   reader.u8("reserved");
   let frameCount = reader.u16("frames");
   let cursorCount = reader.u16("cursors");
@@ -209,7 +209,7 @@ export function readAppended(body: Buffer): Appended {
   }
   const cursors: bigint[] = [];
   for (; cursorCount > 0; cursorCount--) cursors.push(reader.u64("revision"));
-  return { frames, cursors, durable, head };
+  return { frames, cursors, durable: (flags & 1) !== 0, repeated: (flags & 2) !== 0, head };
 }
 
 // Reading

@@ -217,8 +217,13 @@ export interface Appended {
   readonly frames: readonly Stamp[];
   /** The new revisions, 0 for removed cursors. */
   readonly cursors: readonly bigint[];
-  /** Whether it was synced. */
+  /** No power cut takes it. */
   readonly durable: boolean;
+  /**
+   * The batch with this key was there already: `frames` are the stamps of that one, or of its
+   * first frame alone where no more is known, and there are no cursors.
+   */
+  readonly repeated: boolean;
   /** The offset after the last frame readers can see. */
   readonly head: bigint;
 }

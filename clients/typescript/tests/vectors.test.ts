@@ -59,8 +59,8 @@ const REQUESTS: Record<string, () => Buffer[]> = {
   "append-conditions": () =>
     messages.append({
       frames: [{ topic: "a.b" }],
-      conditions: [{ lastAtMost: 7, topics: "a.b,c.*" }, { empty: "*" }, { headIs: 9n }],
-      key: "order 17",
+      conditions: [{ lastAtMost: 41, topics: "a.b,c.*" }, { empty: "d" }, { headIs: 42n }],
+      key: "order-17",
     }),
   fetch: () => messages.fetch(fetchSelection, 65536),
   "get-by-offset": () => messages.get(7),
@@ -176,6 +176,12 @@ describe("answers", () => {
       { id: anId(1), offset: 7n },
       { id: anId(2), offset: null },
     ]);
+    const again = messages.readAppended(answer("append-repeated"));
+    assert.deepEqual([done.repeated, again.repeated, again.durable, again.head], [false, true, false, 9n]);
+    const unmet = only("append-condition-failed", "answer").refusal;
+    assert.deepEqual([unmet?.code, unmet?.details], [402, { condition: 0, found: 57n }]);
+    const reused = only("append-key-reused", "answer").refusal;
+    assert.deepEqual([reused?.code, reused?.details], [307, { frame: anId(1) }]);
     const { refusal } = only("append-refused", "answer");
     assert.deepEqual([refusal?.code, refusal?.codeName], [400, "CursorConflict"]);
     assert.equal(refusal?.text, "cursor c has revision 4, not 3");

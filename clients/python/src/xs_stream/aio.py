@@ -32,6 +32,7 @@ from .errors import (
     ClientClosed,
     ConnectError,
     ConnectionLost,
+    Indeterminate,
     Unavailable,
     XsError,
 )
@@ -218,7 +219,7 @@ class AsyncClient:
                 return await once(connection)
             except NotSent:
                 wait = 0.0
-            except ConnectionLost:
+            except (ConnectionLost, Indeterminate):
                 if self._closed or not again or loop.time() > until:
                     raise
                 wait = backoff.wait()

@@ -226,7 +226,7 @@ def _conditions(conditions: Sequence[Condition]) -> bytes:
 
 def read_appended(body: bytes) -> Appended:
     reader = Reader(body)
-    head, durable, _ = reader.u64("head"), reader.u8("durable"), reader.u8("reserved")
+    head, flags, _ = reader.u64("head"), reader.u8("flags"), reader.u8("reserved")
     frames, cursors = reader.u16("frames"), reader.u16("cursors")
     reader.u16("reserved")
     stamps = []
@@ -234,7 +234,7 @@ def read_appended(body: bytes) -> Appended:
         made, offset = reader.id("id"), reader.u64("offset")
         stamps.append(Stamp(made, None if offset == NO_OFFSET else offset))
     revisions = [reader.u64("revision") for _ in range(cursors)]
-    return Appended(stamps, revisions, durable == 1, head)
+    return Appended(stamps, revisions, bool(flags & 1), bool(flags & 2), head)
 
 
 # Reading

@@ -288,12 +288,15 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Appended:
-    """What became of a batch. `cursors` holds the new revisions, 0 for removed ones; `head` is
-    the offset after the last frame readers can see; `durable` whether it was synced."""
+    """What became of a batch. `cursors` holds the new revisions, 0 for removed ones; `durable`
+    tells that no power cut takes it; `head` is the offset after the last frame readers can see.
+    `repeated`: the batch with this key was there already; then `frames` are the stamps of that
+    one, or of its first frame alone where no more is known, and there are no cursors."""
 
     frames: Sequence[Stamp]
     cursors: Sequence[int]
     durable: bool
+    repeated: bool
     head: int
 
 
