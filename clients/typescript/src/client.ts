@@ -12,12 +12,13 @@ import {
   ConnectError,
   ConnectionLost,
   Indeterminate,
+  InvalidValue,
   NotSent,
   ProtocolError,
   Unavailable,
 } from "./errors.js";
 import type { Frame } from "./frames.js";
-import { CREDIT_DEFAULT, INLINE_BYTES_MAX, PAGE_BYTES_MAX } from "./limits.js";
+import { CREDIT_DEFAULT, INLINE_BYTES_MAX, PAGE_BYTES_MAX, PING_BYTES_MAX } from "./limits.js";
 import * as messages from "./messages.js";
 import { selection, type Batch, type Page, type ReadOptions, type Selection } from "./messages.js";
 import { Backoff, Reading, RETRY, type Retry } from "./reading.js";
@@ -461,6 +462,9 @@ export class Client {
 
   /** Milliseconds until the server sent up to 64 bytes back. */
   async ping(data: Uint8Array = new Uint8Array(), options: Signal = {}): Promise<number> {
+    if (data.length > PING_BYTES_MAX) {
+      throw new InvalidValue(`a ping carries at most ${PING_BYTES_MAX} bytes, not ${data.length}`);
+    }
     const begun = performance.now();
     const parts = await this.#ask(Op.PING, [asBuffer(data)], options.signal);
     if (!only(parts).equals(data)) throw new ProtocolError("the server sent other bytes back");

@@ -177,7 +177,10 @@ describe("answers", () => {
       { id: anId(2), offset: null },
     ]);
     const again = messages.readAppended(answer("append-repeated"));
-    assert.deepEqual([done.repeated, again.repeated, again.durable, again.head], [false, true, false, 9n]);
+    assert.deepEqual(
+      [done.repeated, again.repeated, again.durable, again.head],
+      [false, true, false, 9n],
+    );
     const unmet = only("append-condition-failed", "answer").refusal;
     assert.deepEqual([unmet?.code, unmet?.details], [402, { condition: 0, found: 57n }]);
     const reused = only("append-key-reused", "answer").refusal;

@@ -33,11 +33,12 @@ from .errors import (
     ConnectError,
     ConnectionLost,
     Indeterminate,
+    InvalidValue,
+    ProtocolError,
     Unavailable,
-    XsError,
 )
 from .frames import Frame
-from .limits import CREDIT_DEFAULT, INLINE_BYTES_MAX, PAGE_BYTES_MAX
+from .limits import CREDIT_DEFAULT, INLINE_BYTES_MAX, PAGE_BYTES_MAX, PING_BYTES_MAX
 from .messages import Batch, Page, ReadOptions, read_options
 from .reading import Backoff, Reading, Retry
 from .streams import Follow, Read
@@ -492,11 +493,13 @@ class AsyncClient:
 
     async def ping(self, data: bytes = b"") -> float:
         """Seconds until the server sent up to 64 bytes back."""
+        if len(data) > PING_BYTES_MAX:
+            raise InvalidValue(f"a ping carries at most {PING_BYTES_MAX} bytes, not {len(data)}")
         loop = asyncio.get_running_loop()
         begun = loop.time()
         parts = await self._ask(Op.PING, data)
         if parts[0] != data:
-            raise XsError("the server sent other bytes back")
+            raise ProtocolError("the server sent other bytes back")
         return loop.time() - begun
 
 
