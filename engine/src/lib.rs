@@ -61,6 +61,6 @@ pub use store_blobs::BlobWriter;
 pub use tail::PublishHook;
 pub use value::{
     BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, ExpectRevision, Frame,
-    FrameId, IdempotencyKey, Import, Meta, NewFrame, Origin, ReadOptions, Start, Topic,
+    FrameId, FrameRef, IdempotencyKey, Import, Meta, NewFrame, Origin, ReadOptions, Start, Topic,
     TopicPattern, TopicPatterns, Ttl, Unmet, ValueError,
 };

@@ -1,6 +1,7 @@
 //! Reading back in process, from the first frame to the last.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,9 @@ pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
             .rate("a bare walk in memory", walked, bare)
             .figure("bare walk faster by", headers.as_secs_f64() / bare.as_secs_f64(), "x");
         setting.report.row(&row.target("10 M/s, 2 x"))?;
+        let taken = best(|| take(&store))?;
+        let row = Row::new(format!("frames as values, {}", shape.name()));
+        setting.report.row(&row.rate("frames", frames, taken))?;
         if shape == Shape::Body256 {
             let time = best(|| read_bodies(&store))?;
             let row = Row::new("headers and bodies, 256 B body").rate("frames", frames, time);
@@ -73,10 +77,23 @@ pub(crate) fn best(run: impl Fn() -> anyhow::Result<u64>) -> anyhow::Result<Dura
     Ok(fastest)
 }
 
-/// Reads frames and says how many there were.
+/// Looks at frames where they lie and says how many there were.
 pub(crate) fn read(store: &Store, options: &ReadOptions) -> anyhow::Result<u64> {
     let mut count = 0;
-    for frame in store.read(options)? {
+    let mut reader = store.read(options)?;
+    let flow = reader.visit(|frame| {
+        std::hint::black_box(frame);
+        count += 1;
+        ControlFlow::Continue(())
+    })?;
+    anyhow::ensure!(flow.is_continue(), "the visit ended early");
+    Ok(count)
+}
+
+/// The same with a value for each that may be kept.
+fn take(store: &Store) -> anyhow::Result<u64> {
+    let mut count = 0;
+    for frame in store.read(&ReadOptions::default())? {
         std::hint::black_box(frame?);
         count += 1;
     }

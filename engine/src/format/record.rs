@@ -55,6 +55,7 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
+    #[inline]
     const fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Frame),
@@ -111,6 +112,7 @@ impl RecordPrefix {
     ///
     /// # Errors
     /// [`RecordError`] when there are too few bytes or a field is out of its range.
+    #[inline]
     pub fn read(bytes: &[u8]) -> Result<Self, RecordError> {
         let prefix: [u8; PREFIX_LEN] = bytes_at(bytes, 0).ok_or(RecordError::Short)?;
         let word = |at| u32_at(&prefix, at).ok_or(RecordError::Short);
@@ -159,6 +161,7 @@ impl RecordPrefix {
     }
 
     /// From the beginning of this record to that of the next.
+    #[inline]
     #[must_use]
     pub const fn stride(&self) -> usize {
         align8(self.len as usize)
@@ -301,6 +304,11 @@ pub fn place_frame(record: &mut [u8], id: FrameId, offset_delta: u32) -> u32 {
     seal(record)
 }
 
+/// The id of a FRAME record whose CRC was checked.
+pub(crate) fn frame_id(record: &[u8]) -> Option<FrameId> {
+    bytes_at(record, ID_AT).map(FrameId::from_bytes)
+}
+
 /// SHA-256 of the body of a FRAME record whose CRC was checked, if it has one.
 pub(crate) fn body_hash(record: &[u8], prefix: &RecordPrefix) -> Option<BlobHash> {
     let at = FIXED_LEN + if prefix.ttl >= 2 { TTL_VALUE_LEN } else { 0 } + size_of::<u64>();
@@ -309,6 +317,7 @@ pub(crate) fn body_hash(record: &[u8], prefix: &RecordPrefix) -> Option<BlobHash
 }
 
 /// The bytes of the topic of a FRAME record whose CRC may not have been checked yet.
+#[inline]
 pub(crate) fn peek_topic<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Option<&'a [u8]> {
     let mut at = FIXED_LEN;
     at += if prefix.ttl >= 2 { TTL_VALUE_LEN } else { 0 };
@@ -319,19 +328,23 @@ pub(crate) fn peek_topic<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Option<
 }
 
 /// Where the parts of a checked FRAME record lie. Its methods take the record it was made from.
+/// Small, as one is made and moved for each frame that is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FrameLayout {
     offset_delta: u32,
-    body_at: u32,
-    origin_at: u32,
-    old_id_at: u32,
-    topic_at: u32,
-    meta_at: u32,
-    ttl: Ttl,
+    meta_at: u16,
+    body_at: u8,
+    origin_at: u8,
+    old_id_at: u8,
+    topic_at: u8,
+    ttl: u8,
 }
+
+const _: () = assert!(FIXED_LEN + TTL_VALUE_LEN + BODY_LEN + ORIGIN_LEN + OLD_ID_LEN < 256);
 
 impl FrameLayout {
     /// The structure of a record whose CRC was checked.
+    #[inline]
     pub(crate) fn of_checked(record: &[u8], prefix: &RecordPrefix) -> Result<Self, RecordError> {
         if prefix.kind != RecordKind::Frame {
             return Err(RecordError::Field("kind"));
@@ -340,20 +353,13 @@ impl FrameLayout {
             return Err(RecordError::Field("flag"));
         }
         let mut at = FIXED_LEN;
-        let ttl = match prefix.ttl {
-            0 => Ttl::Forever,
-            1 => Ttl::Ephemeral,
-            2 | 3 => {
-                let value = u64_at(record, at).ok_or(RecordError::Short)?;
-                at += TTL_VALUE_LEN;
-                match NonZeroU64::new(value) {
-                    _ if prefix.ttl == 2 => Ttl::TimeMs(value),
-                    Some(n) => Ttl::Last(n),
-                    None => return Err(RecordError::Field("ttl")),
-                }
+        if prefix.ttl >= 2 {
+            let value = u64_at(record, at).ok_or(RecordError::Short)?;
+            if prefix.ttl > 3 || (prefix.ttl == 3 && value == 0) {
+                return Err(RecordError::Field("ttl"));
             }
-            _ => return Err(RecordError::Field("ttl")),
-        };
+            at += TTL_VALUE_LEN;
+        }
         let body_at = at;
         at += if prefix.flags & FLAG_BODY != 0 { BODY_LEN } else { 0 };
         let origin_at = at;
@@ -371,12 +377,12 @@ impl FrameLayout {
         }
         Ok(Self {
             offset_delta: prefix.offset_delta,
-            body_at: body_at as u32,
-            origin_at: origin_at as u32,
-            old_id_at: old_id_at as u32,
-            topic_at: topic_at as u32,
-            meta_at: meta_at as u32,
-            ttl,
+            meta_at: meta_at as u16,
+            body_at: body_at as u8,
+            origin_at: origin_at as u8,
+            old_id_at: old_id_at as u8,
+            topic_at: topic_at as u8,
+            ttl: prefix.ttl,
         })
     }
 
@@ -389,8 +395,21 @@ impl FrameLayout {
         self.offset_delta
     }
 
-    pub(crate) const fn ttl(&self) -> Ttl {
-        self.ttl
+    #[inline]
+    pub(crate) fn ttl(&self, record: &[u8]) -> Ttl {
+        let value = || u64_at(record, FIXED_LEN).unwrap_or_default();
+        match self.ttl {
+            0 => Ttl::Forever,
+            2 => Ttl::TimeMs(value()),
+            3 => NonZeroU64::new(value()).map_or(Ttl::Forever, Ttl::Last),
+            _ => Ttl::Ephemeral,
+        }
+    }
+
+    /// Milliseconds after the time in its id when it expires, if it does.
+    #[inline]
+    pub(crate) fn expires_after_ms(&self, record: &[u8]) -> Option<u64> {
+        if self.ttl == 2 { u64_at(record, FIXED_LEN) } else { None }
     }
 
     pub(crate) fn id(&self, record: &[u8]) -> FrameId {
@@ -398,19 +417,19 @@ impl FrameLayout {
     }
 
     pub(crate) fn topic<'a>(&self, record: &'a [u8]) -> &'a str {
-        let topic = record.get(self.topic_at as usize..self.meta_at as usize);
+        let topic = record.get(usize::from(self.topic_at)..usize::from(self.meta_at));
         topic.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 
     pub(crate) fn meta<'a>(&self, record: &'a [u8]) -> &'a [u8] {
-        record.get(self.meta_at as usize..).unwrap_or_default()
+        record.get(usize::from(self.meta_at)..).unwrap_or_default()
     }
 
     pub(crate) fn body(&self, record: &[u8]) -> Option<(u64, BlobHash)> {
         if self.body_at == self.origin_at {
             return None;
         }
-        let at = self.body_at as usize;
+        let at = usize::from(self.body_at);
         Some((u64_at(record, at)?, BlobHash::from_bytes(bytes_at(record, at + 8)?)))
     }
 
@@ -418,7 +437,7 @@ impl FrameLayout {
         if self.origin_at == self.old_id_at {
             return None;
         }
-        let at = self.origin_at as usize;
+        let at = usize::from(self.origin_at);
         let input = FrameId::from_bytes(bytes_at(record, at + 16)?);
         let input_offset = u64_at(record, at + 32)?;
         Some(Origin {
@@ -433,7 +452,7 @@ impl FrameLayout {
         if self.old_id_at == self.topic_at {
             return None;
         }
-        bytes_at(record, self.old_id_at as usize).map(FrameId::from_bytes)
+        bytes_at(record, usize::from(self.old_id_at)).map(FrameId::from_bytes)
     }
 }
 

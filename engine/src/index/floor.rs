@@ -43,6 +43,7 @@ impl FloorFilter {
     }
 
     /// Whether any topic has a floor.
+    #[inline]
     pub(super) fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
     }

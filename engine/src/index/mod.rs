@@ -273,8 +273,7 @@ impl Index {
 
     /// Makes a segment the active one, unless it is.
     fn activate(&self, topics: &mut Topics, segment: &Arc<Segment>) {
-        let current = topics.active.as_ref().and_then(|(ordinal, _)| self.segment(*ordinal));
-        if current.is_none_or(|current| current.segment.base() != segment.base()) {
+        if topics.active.as_ref().is_none_or(|(_, memory)| memory.base() != segment.base()) {
             self.freeze(topics, true);
             let ordinal = self.push(segment, Kind::Active);
             topics.active = Some((ordinal, MemoryIndex::new(segment.base())));
@@ -396,8 +395,8 @@ impl Index {
         topics.active.as_ref().is_some_and(|(_, active)| active.topics() >= SEGMENT_TOPICS_MAX)
     }
 
-    fn count_frame(&self) {
-        self.frames.fetch_add(1, Ordering::Relaxed);
+    fn count_frames(&self, count: u64) {
+        self.frames.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Frames in the log.
@@ -478,6 +477,7 @@ impl Index {
     }
 
     /// Whether anything was removed.
+    #[inline]
     pub(crate) fn hides_any(&self) -> bool {
         self.floors.any() || self.removed.any()
     }

@@ -20,11 +20,19 @@ pub(crate) struct Notes<'a> {
     segment: &'a Arc<Segment>,
     topics: RwLockWriteGuard<'a, Topics>,
     group: Option<u64>,
+    /// Frames taken up.
+    frames: u64,
+}
+
+impl Drop for Notes<'_> {
+    fn drop(&mut self) {
+        self.index.count_frames(self.frames);
+    }
 }
 
 impl<'a> Notes<'a> {
     pub(super) fn new(index: &'a Index, segment: &'a Arc<Segment>) -> Self {
-        Notes { index, segment, topics: index.topics.write(), group: None }
+        Notes { index, segment, topics: index.topics.write(), group: None, frames: 0 }
     }
 
     /// Lists the segment, whatever is in it.
@@ -51,7 +59,7 @@ impl<'a> Notes<'a> {
         }
         let Some((_, active)) = &mut self.topics.active else { return };
         let number = active.note(noted);
-        self.index.count_frame();
+        self.frames += 1;
         if active.apply_last(number, noted, group, keep) {
             self.index.floors.add(noted.topic);
         }

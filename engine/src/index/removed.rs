@@ -97,6 +97,7 @@ impl Marks {
 
 impl Removed {
     /// Whether any frame was removed.
+    #[inline]
     pub(crate) fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
     }

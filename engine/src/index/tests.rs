@@ -97,6 +97,16 @@ fn check(store: &Store, left: &Left, what: &str) {
     newest.sort_unstable();
     let offsets = |frames: Vec<Frame>| frames.iter().filter_map(Frame::offset).collect::<Vec<_>>();
     assert_eq!(offsets(store.last_per_topic(&all).unwrap()), newest, "{what}: last per topic");
+    let (mut paged, mut after) = (Vec::new(), None);
+    loop {
+        let (page, next) = store.last_per_topic_page(&all, after.as_ref(), 2).unwrap();
+        assert!(page.len() <= 2);
+        paged.extend(page);
+        let Some(next) = next else { break };
+        after = Some(next);
+    }
+    paged.sort_unstable_by_key(Frame::offset);
+    assert_eq!(offsets(paged), newest, "{what}: last per topic, in pages");
     for (name, of) in left {
         let topics = TopicPatterns::parse(name).unwrap();
         let of: Vec<u64> = of.iter().map(|&(offset, _)| offset).collect();

@@ -229,29 +229,41 @@ impl Inner {
         self: &Arc<Self>,
         topics: &TopicPatterns,
     ) -> Result<Vec<Frame>, ReadError> {
-        let mut frames = Vec::new();
-        let mut after: Option<Arc<str>> = None;
+        let (mut frames, mut after) = (Vec::new(), None);
         loop {
-            let mut page = self.index.page(topics, after.as_deref(), PAGE);
-            let is_last = page.len() < PAGE;
-            after = page.last().map(|(name, _)| name.clone());
-            page.sort_unstable_by_key(|(_, totals)| totals.last_offset);
-            let mut found = self.settled(|head| {
-                let (mut window, mut found) = (None, Vec::with_capacity(page.len()));
-                for (name, totals) in &page {
-                    let newest = Newest::of(totals);
-                    let window = (&mut window, WINDOW_VISIT);
-                    found.extend(self.newest_frame(name, &newest, head, window)?);
-                }
-                Ok((found.len() == page.len(), found))
-            })?;
-            frames.append(&mut found);
-            if is_last {
-                break;
+            let (mut page, next) = self.last_per_topic_page(topics, after.as_ref(), PAGE)?;
+            frames.append(&mut page);
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
             }
         }
         frames.sort_unstable_by_key(Frame::offset);
         Ok(frames)
+    }
+
+    pub(super) fn last_per_topic_page(
+        self: &Arc<Self>,
+        topics: &TopicPatterns,
+        after: Option<&Topic>,
+        limit: usize,
+    ) -> Result<(Vec<Frame>, Option<Topic>), ReadError> {
+        let mut page = self.index.page(topics, after.map(Topic::as_str), limit);
+        let last = page.last().filter(|_| page.len() >= limit);
+        let next = last.and_then(|(name, _)| Topic::parse(name).ok());
+        // In the order of the log, so that one window serves many.
+        page.sort_unstable_by_key(|(_, totals)| totals.last_offset);
+        let mut frames = self.settled(|head| {
+            let (mut window, mut found) = (None, Vec::with_capacity(page.len()));
+            for (name, totals) in &page {
+                let newest = Newest::of(totals);
+                let window = (&mut window, WINDOW_VISIT);
+                found.extend(self.newest_frame(name, &newest, head, window)?);
+            }
+            Ok((found.len() == page.len(), found))
+        })?;
+        frames.sort_unstable_by_key(Frame::offset);
+        Ok((frames, next))
     }
 
     /// The newest frame of a topic that a reader of frames below `head` sees: mostly the one that

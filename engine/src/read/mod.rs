@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::error::ReadError;
 use crate::store::{Inner, Store};
 use crate::tail::PublishHook;
-use crate::value::{Frame, FrameId, ReadOptions, Topic, TopicPatterns, Ttl};
+use crate::value::{Frame, FrameId, ReadOptions, Topic, TopicPatterns};
 
 pub use follower::{Follower, Live};
 pub use lookup::TopicStats;
@@ -36,11 +36,9 @@ impl Inner {
         !(self.index.hides_any() && frame.offset().is_some_and(hidden))
     }
 
+    #[inline]
     fn is_expired(&self, frame: &Frame) -> bool {
-        match frame.ttl() {
-            Ttl::TimeMs(ms) => frame.id().time_ms().saturating_add(ms) <= self.env.clock.now_ms(),
-            _ => false,
-        }
+        frame.expires_ms().is_some_and(|at| at <= self.env.clock.now_ms())
     }
 }
 
@@ -93,6 +91,21 @@ impl Store {
     /// [`ReadError::Corrupt`] when one of them lies in a damaged place.
     pub fn last_per_topic(&self, topics: &TopicPatterns) -> Result<Vec<Frame>, ReadError> {
         self.inner.last_per_topic(topics)
+    }
+
+    /// The same for at most `limit` of the topics, those whose names come after `after`: for who
+    /// does not want a million frames at once. The next page begins after the name that is
+    /// returned; there is none behind the last page.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] when one of them lies in a damaged place.
+    pub fn last_per_topic_page(
+        &self,
+        topics: &TopicPatterns,
+        after: Option<&Topic>,
+        limit: usize,
+    ) -> Result<(Vec<Frame>, Option<Topic>), ReadError> {
+        self.inner.last_per_topic_page(topics, after, limit)
     }
 
     /// What the store holds of each of the topics, in byte order of their names.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::scan::{self, Backward, Forward};
@@ -10,7 +10,9 @@ use super::visit::{Lane, Visit};
 use crate::error::ReadError;
 use crate::index::SegmentIndex;
 use crate::store::Inner;
-use crate::value::{Bound, Frame, FrameId, ReadOptions, Start, TopicPattern, TopicPatterns};
+use crate::value::{
+    Bound, Frame, FrameId, FrameRef, ReadOptions, Start, TopicPattern, TopicPatterns,
+};
 
 type Segments = Arc<[Arc<SegmentIndex>]>;
 
@@ -108,14 +110,63 @@ impl Reader {
         }
     }
 
+    /// Hands the frames to `visit` as they lie in the log, until there are no more or it breaks;
+    /// says which. For who looks at each frame and keeps none: it costs a fraction of taking them.
+    ///
+    /// # Errors
+    /// [`ReadError`] for a damaged place; the next call goes on behind it.
+    pub fn visit(
+        &mut self,
+        mut visit: impl FnMut(&FrameRef<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ReadError> {
+        loop {
+            // What may be hidden is looked up one by one. A removal that comes now is of no
+            // concern: this read began before it.
+            if self.left > 0
+                && let Way::Forward(way) = &mut self.way
+                && !self.inner.index.hides_any()
+            {
+                let (clock, left) = (&self.inner.env.clock, &mut self.left);
+                let (mut flow, mut seen) = (ControlFlow::Continue(()), None);
+                let visited = way.visit(|frame| {
+                    if frame.expires_ms().is_some_and(|at| at <= clock.now_ms()) {
+                        return ControlFlow::Continue(());
+                    }
+                    *left -= 1;
+                    seen = frame.offset();
+                    flow = visit(frame);
+                    if *left == 0 { ControlFlow::Break(()) } else { flow }
+                });
+                seen.into_iter().for_each(|offset| self.pass(offset));
+                visited?;
+                if flow.is_break() {
+                    return Ok(flow);
+                }
+            }
+            match self.next().transpose()? {
+                Some(frame) if visit(&frame.borrow()).is_break() => {
+                    return Ok(ControlFlow::Break(()));
+                }
+                Some(_) => {}
+                None => return Ok(ControlFlow::Continue(())),
+            }
+        }
+    }
+
+    #[inline]
     fn is_visible(&mut self, frame: &Frame) -> bool {
+        // In most stores nothing is hidden, and nothing is looked up.
+        !(self.inner.is_expired(frame) || self.inner.index.hides_any() && self.is_hidden(frame))
+    }
+
+    fn is_hidden(&mut self, frame: &Frame) -> bool {
         let (index, topic) = (&self.inner.index, frame.topic());
-        let Some(offset) = frame.offset() else { return true };
-        if self.inner.is_expired(frame) || index.is_removed_for(offset, self.head) {
-            return false;
+        let Some(offset) = frame.offset() else { return false };
+        if index.is_removed_for(offset, self.head) {
+            return true;
         }
         if !index.may_have_floor(topic) {
-            return true;
+            return false;
         }
         let floor = match self.floors.get(topic) {
             Some(&floor) => floor,
@@ -128,7 +179,7 @@ impl Reader {
                 floor
             }
         };
-        offset >= floor
+        offset < floor
     }
 }
 

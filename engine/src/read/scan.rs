@@ -1,6 +1,7 @@
 //! Reading every frame of a range of offsets, upwards or downwards, and picking those of some
 //! topics. Checks the CRC of frames it passes over too: a damaged topic must not hide a frame.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::walk::{Found, WINDOW_SCAN, Walk, Window};
@@ -9,7 +10,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::peek_topic;
 use crate::index::{Index, SegmentIndex};
 use crate::store::Inner;
-use crate::value::{Frame, TopicPatterns};
+use crate::value::{Frame, FrameRef, TopicPatterns};
 
 pub(super) const FIRST_BATCH: u64 = FILE_HEADER_LEN as u64;
 
@@ -49,6 +50,7 @@ pub(super) struct Range {
 }
 
 impl Range {
+    #[inline]
     fn takes(&self, topic: &[u8]) -> bool {
         // Most reads take all that is not reserved; they need not look at the topic as text.
         (self.takes_all && !topic.starts_with(b"xs"))
@@ -70,6 +72,7 @@ impl Forward {
     }
 
     /// The next frame, or an error for a damaged place; the next call goes on behind it.
+    #[inline]
     pub(super) fn next(&mut self) -> Option<Result<Frame, ReadError>> {
         while self.range.start < self.range.end {
             let walk = match &mut self.walk {
@@ -106,6 +109,38 @@ impl Forward {
     }
 }
 
+impl Forward {
+    /// Hands the frames that follow in this segment to `visit`, until it breaks. What is left then,
+    /// and whatever is not a sound frame, is for [`Self::next`].
+    #[inline]
+    pub(super) fn visit(
+        &mut self,
+        mut visit: impl FnMut(&FrameRef<'_>) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let Some(walk) = &mut self.walk else { return Ok(()) };
+        loop {
+            let range = &self.range;
+            let flow = walk.visit(range.end, |offset, prefix, record| {
+                let topic = peek_topic(record, prefix);
+                if offset < range.start || !topic.is_some_and(|topic| range.takes(topic)) {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                Ok(visit(&FrameRef::of_checked(record, prefix, offset)?))
+            })?;
+            self.range.start = self.range.start.max(walk.next_offset());
+            if flow.is_break() || self.range.start >= self.range.end {
+                return Ok(());
+            }
+            match walk.enter() {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) if is_before(&error, walk.next_offset(), self.range.start) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
 /// Whether damage that ends before `next` concerns only frames before `start`.
 pub(super) fn is_before(error: &ReadError, next: u64, start: u64) -> bool {
     let from = match error {
@@ -115,6 +150,7 @@ pub(super) fn is_before(error: &ReadError, next: u64, start: u64) -> bool {
     from.is_some_and(|from| from < next && next <= start)
 }
 
+#[inline]
 fn take(walk: &mut Walk, found: &Found, range: &Range) -> Result<Option<Frame>, ReadError> {
     if found.offset < range.start {
         return Ok(None);

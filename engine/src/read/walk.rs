@@ -5,6 +5,7 @@
 //! bad place hides no more than itself. It knows nothing of topics and of what a reader may see.
 
 use std::fmt::Display;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,6 +44,7 @@ impl Window {
     }
 
     /// The bytes of a range, or nothing when it is not published as a whole.
+    #[inline]
     pub(crate) fn get(&mut self, position: u64, len: u64) -> Result<Option<&[u8]>, ReadError> {
         let Some(end) = position.checked_add(len).filter(|&end| end <= self.limit) else {
             return Ok(None);
@@ -57,6 +59,7 @@ impl Window {
     }
 
     /// The same bytes as [`Self::get`] gave, sharing the file's memory.
+    #[inline]
     fn share(&self, position: u64, len: u64) -> Bytes {
         let from = (position - self.at) as usize;
         self.bytes.slice(from..from + len as usize)
@@ -153,6 +156,7 @@ impl Walk {
 
     /// The next FRAME record, nothing at the end of what is published, or an error for a damaged
     /// place; the walk goes on behind it.
+    #[inline]
     pub(crate) fn next(&mut self) -> Option<Result<Found, ReadError>> {
         loop {
             match self.batch {
@@ -167,6 +171,50 @@ impl Walk {
                     Err(error) => return Some(Err(error)),
                 },
             }
+        }
+    }
+
+    /// Hands the frames that follow in this batch to `visit` with their offsets, their CRCs
+    /// checked, until it breaks or one is not below `end`. Stops before whatever [`Self::next`] has
+    /// to decide about, and before a record that `visit` refuses.
+    #[inline]
+    pub(crate) fn visit(
+        &mut self,
+        end: u64,
+        mut visit: impl FnMut(u64, &RecordPrefix, &[u8]) -> Result<ControlFlow<()>, RecordError>,
+    ) -> Result<ControlFlow<()>, ReadError> {
+        let Some(batch) = self.batch.filter(|batch| self.position < batch.end) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let bytes = self.window.get(self.position, batch.end - self.position)?.unwrap_or_default();
+        let (mut at, mut next, mut flow) = (0, self.next, ControlFlow::Continue(()));
+        while flow.is_continue()
+            && next < end
+            && let Some(rest) = bytes.get(at..)
+            && let Ok(prefix) = RecordPrefix::read(rest)
+            && prefix.kind == RecordKind::Frame
+            && prefix.stride() <= rest.len()
+            && batch.base.checked_add(u64::from(prefix.offset_delta)) == Some(next)
+            && let Some(record) = rest.get(..prefix.len as usize)
+            && prefix.verify(record).is_ok()
+            && let Ok(told) = visit(next, &prefix, record)
+        {
+            flow = told;
+            at += prefix.stride();
+            next += 1;
+        }
+        self.position += at as u64;
+        self.next = next;
+        Ok(flow)
+    }
+
+    /// Goes into the next batch if the one at hand was read to its end. Says whether it did: not
+    /// within one, and not at the end of what is published.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Result<bool, ReadError> {
+        match self.batch {
+            Some(batch) if self.position < batch.end => Ok(false),
+            _ => self.header(),
         }
     }
 
@@ -205,6 +253,7 @@ impl Walk {
     }
 
     /// The bytes of a frame that was found, for who decides whether to take it.
+    #[inline]
     pub(crate) fn peek(&self, found: &Found) -> &[u8] {
         let from = (found.position - self.window.at) as usize;
         self.window.bytes.get(from..from + found.prefix.len as usize).unwrap_or_default()
@@ -217,6 +266,7 @@ impl Walk {
 
     /// Checks the CRC of a frame that is not taken, so that damage cannot hide a frame by changing
     /// its topic.
+    #[inline]
     pub(crate) fn pass(&mut self, found: &Found) -> Result<(), ReadError> {
         match found.prefix.verify(self.peek(found)) {
             Ok(()) => Ok(()),
@@ -252,6 +302,7 @@ impl Walk {
         }
     }
 
+    #[inline]
     fn record(&mut self, batch: Batch) -> Result<Option<Found>, ReadError> {
         let position = self.position;
         let bytes = self.window.get(position, batch.end - position)?.unwrap_or_default();

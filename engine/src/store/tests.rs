@@ -1,3 +1,4 @@
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,9 +9,12 @@ use super::*;
 use crate::media::faulty::Faults;
 use crate::options::MediaChoice;
 use crate::testing::{
-    StillClock, crash_now, fast_dir, frame, numbers, open, open_faulty, options, segment_files,
+    StillClock, batches, crash_now, fast_dir, frame, numbers, open, open_faulty, options,
+    segment_files,
 };
-use crate::value::{Body, CursorChange, ExpectRevision, NewFrame, Topic, Ttl};
+use crate::value::{
+    Body, CursorChange, ExpectRevision, Frame, Meta, NewFrame, ReadOptions, Topic, Ttl,
+};
 
 fn range(upto: u64) -> Vec<u64> {
     (0..upto).collect()
@@ -350,4 +354,70 @@ fn a_panic_of_the_leader_poisons_the_store_and_answers_all() {
         assert_eq!(ticket.wait(), Err(AppendError::Indeterminate));
     }
     assert_eq!(store.append(frame("a", 3).into()), Err(AppendError::Poisoned));
+}
+
+#[test]
+fn a_visit_meets_what_the_iterator_does() {
+    let dir = fast_dir();
+    let clock = StillClock::at(1_000_000);
+    let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    for n in 0..2_000 {
+        let size = 1 + n % 7;
+        let frames = (0..size).map(|at| {
+            let ttl = if at == 3 { Ttl::TimeMs(50) } else { Ttl::Forever };
+            NewFrame { ttl, ..frame(["a", "b.c", "xs.d"][(n + at) as usize % 3], n) }
+        });
+        store.append(Batch { frames: frames.collect(), ..Batch::default() }).unwrap();
+    }
+    store.close().unwrap();
+    drop(store);
+    clock.0.store(1_000_100, Ordering::Relaxed);
+    let path = segment_files(dir.path()).remove(0);
+    let damaged = [5, 40].map(|batch| batches(&path)[batch]);
+    crate::testing::edit(&path, |bytes| {
+        // A record and a header.
+        bytes[damaged[0] + 64 + 20] ^= 1;
+        bytes[damaged[1] + 8] ^= 1;
+    });
+    let store = Store::open(dir.path(), options).unwrap();
+    let first = store.read(&ReadOptions::default()).unwrap().flatten().nth(100).unwrap();
+    for topics in ["*", "*,xs.*", "b.*,a", "a"] {
+        for (start, limit) in [(0, None), (17, None), (3000, Some(7)), (0, Some(1)), (0, Some(0))] {
+            let start = crate::value::Start::From(crate::value::Bound::Offset(start));
+            let topics = crate::value::TopicPatterns::parse(topics).unwrap();
+            let read = ReadOptions { topics, start, limit, ..ReadOptions::default() };
+            let met: Vec<_> = store.read(&read).unwrap().map(|met| met.ok()).collect();
+            let (mut visited, mut reader) = (Vec::new(), store.read(&read).unwrap());
+            loop {
+                let seen = reader.visit(|frame| {
+                    visited.push(Some((frame.offset(), frame.id(), frame.topic().to_owned())));
+                    // Breaking now and then loses nothing.
+                    if visited.len() % 100 == 0 {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                });
+                match seen {
+                    Ok(ControlFlow::Continue(())) => break,
+                    Ok(ControlFlow::Break(())) => {}
+                    Err(_) => visited.push(None),
+                }
+            }
+            let key = |frame: Frame| (frame.offset(), frame.id(), frame.topic().to_owned());
+            let met: Vec<_> = met.into_iter().map(|met| met.map(key)).collect();
+            assert!(met == visited, "{read:?}: {} and {}", met.len(), visited.len());
+        }
+    }
+    let mut seen = None;
+    let after = crate::value::Start::From(crate::value::Bound::Id(first.id()));
+    let read = ReadOptions { start: after, ..ReadOptions::default() };
+    let flow = store.read(&read).unwrap().visit(|frame| {
+        seen = Some((frame.meta().to_vec(), frame.record().to_vec(), frame.body(), frame.ttl()));
+        ControlFlow::Break(())
+    });
+    assert!(flow.is_ok_and(|flow| flow.is_break()));
+    let expected = (first.meta().to_vec(), first.record().to_vec(), None, first.ttl());
+    assert!(seen.is_some_and(|seen| seen == expected));
 }

@@ -114,6 +114,7 @@ impl Frame {
 
     /// Its id.
     #[must_use]
+    #[inline]
     pub fn id(&self) -> FrameId {
         self.layout.id(&self.record)
     }
@@ -126,6 +127,7 @@ impl Frame {
 
     /// Its topic.
     #[must_use]
+    #[inline]
     pub fn topic(&self) -> &str {
         self.layout.topic(&self.record)
     }
@@ -151,7 +153,13 @@ impl Frame {
     /// How long it is kept.
     #[must_use]
     pub fn ttl(&self) -> Ttl {
-        self.layout.ttl()
+        self.layout.ttl(&self.record)
+    }
+
+    /// Milliseconds since 1970 when it expires, if it does.
+    #[inline]
+    pub(crate) fn expires_ms(&self) -> Option<u64> {
+        self.borrow().expires_ms()
     }
 
     /// Where it comes from.
@@ -176,6 +184,83 @@ impl Frame {
     #[must_use]
     pub const fn offset_delta(&self) -> u32 {
         self.layout.offset_delta()
+    }
+}
+
+impl Frame {
+    /// The same frame, borrowed.
+    pub(crate) fn borrow(&self) -> FrameRef<'_> {
+        FrameRef { record: &self.record, layout: self.layout, offset: self.offset }
+    }
+}
+
+/// A frame that is looked at where it lies: its FRAME record, checked, and its offset.
+#[derive(Debug, Clone, Copy)]
+pub struct FrameRef<'a> {
+    record: &'a [u8],
+    layout: FrameLayout,
+    offset: Option<u64>,
+}
+
+impl<'a> FrameRef<'a> {
+    /// The frame of a record whose CRC was checked.
+    #[inline]
+    pub(crate) fn of_checked(
+        record: &'a [u8],
+        prefix: &RecordPrefix,
+        offset: u64,
+    ) -> Result<Self, RecordError> {
+        let layout = FrameLayout::of_checked(record, prefix)?;
+        Ok(Self { record, layout, offset: Some(offset) })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> FrameId {
+        self.layout.id(self.record)
+    }
+
+    /// Its offset; an ephemeral frame has none.
+    #[must_use]
+    pub const fn offset(&self) -> Option<u64> {
+        self.offset
+    }
+
+    /// Its topic.
+    #[must_use]
+    pub fn topic(&self) -> &'a str {
+        self.layout.topic(self.record)
+    }
+
+    /// The JSON text of its meta; empty when it has none.
+    #[must_use]
+    pub fn meta(&self) -> &'a [u8] {
+        self.layout.meta(self.record)
+    }
+
+    /// Length and hash of its body.
+    #[must_use]
+    pub fn body(&self) -> Option<(u64, BlobHash)> {
+        self.layout.body(self.record)
+    }
+
+    /// How long it is kept.
+    #[must_use]
+    pub fn ttl(&self) -> Ttl {
+        self.layout.ttl(self.record)
+    }
+
+    /// Its FRAME record, without padding.
+    #[must_use]
+    pub const fn record(&self) -> &'a [u8] {
+        self.record
+    }
+
+    /// Milliseconds since 1970 when it expires, if it does.
+    #[inline]
+    pub(crate) fn expires_ms(&self) -> Option<u64> {
+        let after = self.layout.expires_after_ms(self.record)?;
+        Some(self.id().time_ms().saturating_add(after))
     }
 }
 

@@ -15,7 +15,7 @@ mod ttl;
 
 pub use condition::{Condition, Unmet};
 pub use cursor::{Cursor, CursorChange, CursorName, ExpectRevision};
-pub use frame::{Body, Frame, NewFrame, Origin};
+pub use frame::{Body, Frame, FrameRef, NewFrame, Origin};
 pub use hash::BlobHash;
 pub use id::FrameId;
 pub use import::Import;
