@@ -179,6 +179,16 @@ impl BatchHeader {
     /// # Errors
     /// [`BatchError`] says what does not fit.
     pub fn check_records(&self, records: &[u8]) -> Result<(), BatchError> {
+        self.check_each(records, |_, _| {})
+    }
+
+    /// The same; `visit` gets the place and the prefix of each record that is sound, also when a
+    /// later one is not.
+    pub(crate) fn check_each(
+        &self,
+        records: &[u8],
+        mut visit: impl FnMut(usize, &RecordPrefix),
+    ) -> Result<(), BatchError> {
         if records.len() != self.length as usize {
             return Err(BatchError::Short);
         }
@@ -186,13 +196,14 @@ impl BatchHeader {
         for record in Records::new(records) {
             let (at, prefix) = record?;
             let record = records.get(at..at + prefix.len as usize).ok_or(BatchError::Short)?;
-            RecordPrefix::check(record)?;
+            prefix.verify(record)?;
             let padding = records.get(at + prefix.len as usize..at + prefix.stride());
             if padding.is_none_or(|bytes| bytes.iter().any(|&byte| byte != 0)) {
                 return Err(RecordError::Field("padding").into());
             }
             crcs.add(prefix.crc);
             count += 1;
+            visit(at, &prefix);
         }
         if count != self.count || crcs.value() != self.records_crc {
             return Err(BatchError::RecordsCrc);
@@ -236,6 +247,7 @@ impl<'a> Records<'a> {
 impl Iterator for Records<'_> {
     type Item = Result<(usize, RecordPrefix), RecordError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let rest = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())?;
         let at = self.at;

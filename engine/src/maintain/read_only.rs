@@ -1,6 +1,7 @@
 //! Files of a store that is only looked at: whatever would change one is refused.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,6 +30,14 @@ impl Files for ReadOnlyFiles {
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         self.0.open_scan(path)
+    }
+
+    fn open_unmapped(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        self.0.open_unmapped(path)
+    }
+
+    fn forget(&self, path: &Path, part: Range<u64>) -> io::Result<()> {
+        self.0.forget(path, part)
     }
 
     fn write_new(&self, _path: &Path, _bytes: &[u8]) -> io::Result<()> {

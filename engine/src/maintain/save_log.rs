@@ -19,7 +19,7 @@ use crate::format::super_file::{FileEntry, FileState};
 use crate::log::{Active, Appender, Segment, SegmentKey, unmarked};
 use crate::media::Media;
 use crate::recovery::replay::Tables;
-use crate::recovery::scan::Batch;
+use crate::recovery::scan::{Batch, Kinds};
 
 /// Bytes collected before they are written.
 const BUFFER_LEN: usize = 1024 * 1024;
@@ -136,7 +136,8 @@ impl SegmentWriter {
         self.prev_crc = header.header_crc;
         chain.next_seq += 1;
         let records = Bytes::copy_from_slice(&self.buffer[at + BATCH_HEADER_LEN..]);
-        chain.tables.take(&Batch { header, position: self.written + at as u64, records });
+        let (position, kinds) = (self.written + at as u64, Kinds::of(&records));
+        chain.tables.take(&Batch { header, position, records, kinds });
         self.frames += frames;
         if self.buffer.len() >= BUFFER_LEN {
             self.flush()?;

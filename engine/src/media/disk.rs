@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -71,8 +72,16 @@ impl Files for Disk {
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         let file = File::open(path)?;
-        sys::drop_cache(&file)?;
+        sys::drop_cache(&file, 0..u64::MAX)?;
         Ok(Arc::new(Positioned::sealed(file, path)?))
+    }
+
+    fn open_unmapped(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        Ok(Arc::new(Positioned::sealed(File::open(path)?, path)?))
+    }
+
+    fn forget(&self, path: &Path, part: Range<u64>) -> io::Result<()> {
+        sys::drop_cache(&File::open(path)?, part)
     }
 
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -153,6 +153,14 @@ impl<F: Files> Files for FaultyFiles<F> {
         self.files.open_scan(path).map(|media| self.wrap(media))
     }
 
+    fn open_unmapped(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        self.files.open_unmapped(path).map(|media| self.wrap(media))
+    }
+
+    fn forget(&self, path: &Path, part: Range<u64>) -> io::Result<()> {
+        self.files.forget(path, part)
+    }
+
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         match self.faults.step_for_space() {
             Ok(_gate) => self.files.write_new(path, bytes),

@@ -60,6 +60,11 @@ pub(crate) trait Files: Send + Sync + Debug {
     /// Opens a file to read it as the disk has it: through reads, its cached pages dropped first.
     /// Nothing of it is mapped, so it may be cut while it is open.
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
+    /// Opens a file to read it through reads, as the page cache has it. Nothing of it is mapped, so
+    /// it may be cut while it is open.
+    fn open_unmapped(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
+    /// Has the cached pages of a part of a file dropped: reads then see what the disk has of it.
+    fn forget(&self, path: &Path, part: Range<u64>) -> io::Result<()>;
     /// Writes a small file whole and syncs it; its directory is not synced.
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Writes a file whole, piece by piece as `fill` does, and syncs it; its directory is not

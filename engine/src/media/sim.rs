@@ -142,17 +142,23 @@ impl Content {
         Ok(())
     }
 
-    /// Drops the clean pages of the cache: reads then see what the disk has of them.
-    fn drop_cache(&self) -> io::Result<()> {
+    /// Drops the clean pages of a part of the cache: reads then see what the disk has of them.
+    fn drop_cache(&self, part: Range<u64>) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        let Some(believed) = disk.believed.take() else { return Ok(()) };
-        let now = self.cached()?;
+        let Some(believed) = disk.believed.clone() else { return Ok(()) };
+        let (now, mut believed) = (self.cached()?, believed.to_vec());
+        believed.resize(now.len(), 0);
         for range in sectors(now.len()) {
-            let is_clean = believed.get(range.clone()) == Some(&now[range.clone()]);
+            if range.end as u64 <= part.start || part.end <= range.start as u64 {
+                continue;
+            }
+            let is_clean = believed[range.clone()] == now[range.clone()];
             if let Some(bytes) = disk.bytes.get(range.clone()).filter(|_| is_clean) {
                 self.cache.write_all_at(bytes, range.start as u64)?;
+                believed[range].copy_from_slice(bytes);
             }
         }
+        disk.believed = Some(Arc::new(believed)).filter(|believed| **believed != *disk.bytes);
         Ok(())
     }
 }
@@ -465,8 +471,16 @@ impl Files for SimDisk {
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         let content = self.find(path)?;
-        content.drop_cache()?;
+        content.drop_cache(0..u64::MAX)?;
         Ok(Arc::new(Positioned::sealed(content.cache.try_clone()?, path)?))
+    }
+
+    fn open_unmapped(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        Ok(Arc::new(Positioned::sealed(self.find(path)?.cache.try_clone()?, path)?))
+    }
+
+    fn forget(&self, path: &Path, part: Range<u64>) -> io::Result<()> {
+        self.find(path)?.drop_cache(part)
     }
 
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -6,10 +6,9 @@ use super::replay::replay_sealed;
 use super::scan::Batch;
 use crate::format::control::{self, Control};
 use crate::format::key_index::UsedKey;
-use crate::format::record::{FLAG_OLD_ID, RecordKind};
+use crate::format::record::{FLAG_OLD_ID, FrameLayout, RecordKind};
 use crate::keys::{SegmentKeys, key_hash, short};
 use crate::log::Segment;
-use crate::value::Frame;
 
 /// What a sealed segment holds, and whether it was read to its end. Behind damage nothing is read.
 ///
@@ -18,23 +17,27 @@ use crate::value::Frame;
 pub(crate) fn keys_of(segment: &Segment) -> io::Result<(SegmentKeys, bool)> {
     let media = segment.media()?;
     let mut held = SegmentKeys::default();
-    let walk = replay_sealed(&media, segment, |batch| take(&mut held, batch))?;
-    Ok((held, walk.position == segment.published_len()))
+    let reached = replay_sealed(&media, segment, |batch| take(&mut held, batch))?;
+    Ok((held, reached.position == segment.published_len()))
 }
 
 /// Takes up what a batch holds.
 pub(super) fn take(held: &mut SegmentKeys, batch: &Batch) {
+    if held.first_ms.is_some() && !batch.kinds.has_keys() {
+        return;
+    }
     for (_, prefix, record) in batch.records() {
         match prefix.kind {
             RecordKind::Frame if held.first_ms.is_none() || prefix.flags & FLAG_OLD_ID != 0 => {
-                let frame = Frame::from_record(record, Some(batch.header.base_offset));
-                let Ok(frame) = frame else { continue };
-                held.first_ms.get_or_insert_with(|| frame.id().time_ms());
-                held.old_ids.extend(frame.old_id().zip(frame.offset()));
+                let Ok(layout) = FrameLayout::of_checked(record, &prefix) else { continue };
+                held.first_ms.get_or_insert_with(|| layout.id(record).time_ms());
+                let delta = u64::from(layout.offset_delta());
+                let offset = batch.header.base_offset.checked_add(delta);
+                held.old_ids.extend(layout.old_id(record).zip(offset));
             }
             RecordKind::Key => {
                 let Ok(Control::Key { id, offset, content, key, .. }) =
-                    control::decode(&record, &prefix)
+                    control::decode(record, &prefix)
                 else {
                     continue;
                 };

@@ -6,7 +6,6 @@
 //! store opens for reading. A bad batch at or above D is the end of the log: a write that a crash
 //! tore, and whatever lies behind it was never acknowledged either.
 
-pub(crate) mod copy;
 mod files;
 mod keys;
 mod opening;

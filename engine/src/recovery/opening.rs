@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use parking_lot::{Mutex, RwLock};
 
 use super::files::{self, Found};
-use super::replay::{Tables, note, replay, replay_sealed};
-use super::scan::scan;
+use super::replay::{Tables, note, replay_on, replay_sealed};
+use super::scan::{Walk, scan};
 use super::{Examined, Recovered, RecoveryReport, keys, rewrite};
 use crate::blob::Blobs;
 use crate::commit::{Commits, Writer};
@@ -89,8 +89,9 @@ impl Opening {
         Ok(self.build(sealed, tail, tables, (index, keys), trouble, lock))
     }
 
-    /// Scans the unmarked segments. In a store that was not closed in order the page cache is
-    /// dropped first: after a failed sync it holds what the disk never got.
+    /// Scans the unmarked segments. In a store that was not closed in order, what may not be
+    /// durable is scanned again behind the page cache: after a failed sync it holds what the disk
+    /// never got.
     fn examine(
         &self,
         unmarked: &[FileEntry],
@@ -99,9 +100,9 @@ impl Opening {
         let mut trouble = None;
         for file in unmarked {
             let path = files::path_of(&self.env, file);
-            let opened = match self.clean || is_planted(Bug::TrustCache) {
+            let opened = match self.clean {
                 true => self.env.files.open_sealed(&path),
-                false => self.env.files.open_scan(&path),
+                false => self.env.files.open_unmapped(&path),
             };
             let media = match opened {
                 Ok(media) => media,
@@ -127,7 +128,25 @@ impl Opening {
                 scan(&media, &key, len).map_err(|error| OpenError::io("read", &path, error))?;
             examined.push(Examined { file: *file, key, media, scanned });
         }
+        if !self.clean && !is_planted(Bug::TrustCache) {
+            self.look_behind_the_cache(&mut examined)?;
+        }
         Ok((examined, trouble))
+    }
+
+    /// Scans again what may not be durable. How far the log was durable once is true wherever it is
+    /// read; that a batch is there is true only of the disk.
+    fn look_behind_the_cache(&self, examined: &mut [Examined]) -> Result<(), OpenError> {
+        let durable_upto = examined.iter().map(|one| one.scanned.durable_upto).max();
+        let durable_upto = durable_upto.unwrap_or_default();
+        for one in examined {
+            let Some(part) = one.scanned.disbelieved(durable_upto) else { continue };
+            let path = files::path_of(&self.env, &one.file);
+            let again = self.env.files.forget(&path, part);
+            let again = again.and_then(|()| one.scanned.again(&one.media, &one.key, durable_upto));
+            again.map_err(|error| OpenError::io("read", &path, error))?;
+        }
+        Ok(())
     }
 
     /// The tables before the first unmarked segment, read from the last sealed one when that first
@@ -138,26 +157,17 @@ impl Opening {
         examined: &[Examined],
         tables: &mut Tables,
     ) -> Result<Option<(u64, u64)>, OpenError> {
-        if let Some(first) = examined.first() {
-            let mut own = Tables::default();
-            let end = first.scanned.end;
-            let read = replay(&first.media, &first.key, end, |batch| {
-                own.take(batch);
-                if own.complete { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-            read.map_err(|error| self.cannot_read(&first.file, error))?;
-            if own.complete {
-                return Ok(None);
-            }
+        if examined.first().is_some_and(|first| first.scanned.complete_at.is_some()) {
+            return Ok(None);
         }
         let Some(last) = sealed.last() else { return Ok(Some((0, 0))) };
         let path = last.path();
         let failed = |error| OpenError::io("read", path, error);
         let media = self.env.files.open_sealed(path).map_err(failed)?;
-        let walk = replay_sealed(&media, last, |batch| tables.take(batch)).map_err(failed)?;
+        let reached = replay_sealed(&media, last, |batch| tables.take(batch)).map_err(failed)?;
         // Damage in a sealed segment is found by who reads it; the tables are then as of the
         // damage.
-        Ok(walk.seq.map(|seq| (seq, walk.offset)))
+        Ok(reached.seq.map(|seq| (seq, reached.offset)))
     }
 
     /// Whether acknowledged data is damaged.
@@ -213,7 +223,7 @@ impl Opening {
         for one in examined {
             next_seq = one.scanned.next_seq.unwrap_or(next_seq);
             next_offset = one.scanned.next_offset;
-            let opened = rewrite::reopen(&self.env, &one);
+            let opened = rewrite::reopen(&self.env, &one, None);
             recovered.push_active(opened.map_err(|error| self.cannot_read(&one.file, error))?);
         }
         Ok(Recovered { next_seq, next_offset, durable_upto: next_seq, ..recovered })
@@ -248,7 +258,10 @@ impl Opening {
         let failed = |error| OpenError::io("read", segment.path(), error);
         tables.begin_segment();
         let media = self.env.files.open_sealed(segment.path()).map_err(failed)?;
-        let read = replay(&media, &segment.key(), segment.published_len(), |batch| {
+        let walk = Walk::new(media, &segment.key(), segment.published_len());
+        // What is taken up for the index was scanned; a segment in trouble may hold anything.
+        let walk = if index.is_some() { walk.trusting() } else { walk };
+        let read = replay_on(walk, |batch| {
             tables.take(batch);
             keys::take(held, batch);
             if let Some(index) = index {

@@ -4,17 +4,15 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::scan::{Batch, Walk};
+use super::scan::{Batch, Spot, Walk};
 use crate::blob::Blobs;
 use crate::cursors::Cursors;
 use crate::format::control::{self, Control};
-use crate::format::record::{FLAG_OLD_ID, FLAG_RESTATED, RecordKind};
+use crate::format::record::{FLAG_RESTATED, FrameLayout, RecordKind, frame_id};
 use crate::index::{Index, Noted};
-use crate::log::{Segment, SegmentKey};
+use crate::log::Segment;
 use crate::media::Media;
-use crate::value::{Frame, FrameId};
+use crate::value::FrameId;
 
 /// What the log says, as far as it was read.
 #[derive(Debug, Clone, Default)]
@@ -38,16 +36,18 @@ impl Tables {
 
     /// Takes up the records of a batch that are not frames, and the ids of those that are.
     pub(crate) fn take(&mut self, batch: &Batch) {
+        // Ids ascend.
+        self.last_id = self.last_id.max(batch.last_frame().and_then(frame_id));
+        self.has_old_ids |= batch.kinds.old_ids;
+        if batch.kinds.is_frames_alone() {
+            return;
+        }
         for (_, prefix, record) in batch.records() {
             if prefix.kind == RecordKind::Frame {
-                self.has_old_ids |= prefix.flags & FLAG_OLD_ID != 0;
-                if let Ok(frame) = Frame::from_record(record, None) {
-                    self.last_id = self.last_id.max(Some(frame.id()));
-                }
                 continue;
             }
             // A record of a sound batch that cannot be read was not written by us.
-            let Ok(control) = control::decode(&record, &prefix) else { continue };
+            let Ok(control) = control::decode(record, &prefix) else { continue };
             let restated = prefix.flags & FLAG_RESTATED != 0;
             match (control, &mut self.restating) {
                 (Control::Checkpoint(checkpoint), _) => {
@@ -73,22 +73,12 @@ impl Tables {
     }
 }
 
-/// Walks the batches of a segment below `end`, until `visit` breaks. Says where it stood.
-pub(crate) fn replay(
-    media: &Arc<dyn Media>,
-    key: &SegmentKey,
-    end: u64,
-    visit: impl FnMut(&Batch) -> ControlFlow<()>,
-) -> io::Result<Walk> {
-    replay_on(Walk::new(Arc::clone(media), key, end), visit)
-}
-
 /// Walks all batches of a sealed segment, which may have been compacted.
 pub(super) fn replay_sealed(
     media: &Arc<dyn Media>,
     segment: &Segment,
     mut visit: impl FnMut(&Batch),
-) -> io::Result<Walk> {
+) -> io::Result<Spot> {
     let walk = Walk::new(Arc::clone(media), &segment.key(), segment.published_len());
     replay_on(walk.sealed(), |batch| {
         visit(batch);
@@ -96,16 +86,17 @@ pub(super) fn replay_sealed(
     })
 }
 
-fn replay_on(mut walk: Walk, mut visit: impl FnMut(&Batch) -> ControlFlow<()>) -> io::Result<Walk> {
+/// Walks the batches that are left of a walk, until `visit` breaks. Says where it stood.
+pub(super) fn replay_on(
+    mut walk: Walk,
+    mut visit: impl FnMut(&Batch) -> ControlFlow<()>,
+) -> io::Result<Spot> {
     loop {
         // A copy of the place, as a batch that is refused was not passed.
-        let (position, seq, prev_crc, offset) =
-            (walk.position, walk.seq, walk.prev_crc, walk.offset);
-        let Ok(batch) = walk.next()? else { return Ok(walk) };
+        let before = walk.at;
+        let Ok(batch) = walk.next()? else { return Ok(walk.at) };
         if visit(&batch).is_break() {
-            (walk.position, walk.prev_crc, walk.offset) = (position, prev_crc, offset);
-            walk.seq = seq.or(Some(batch.header.seq));
-            return Ok(walk);
+            return Ok(Spot { seq: before.seq.or(Some(batch.header.seq)), ..before });
         }
     }
 }
@@ -113,11 +104,11 @@ fn replay_on(mut walk: Walk, mut visit: impl FnMut(&Batch) -> ControlFlow<()>) -
 /// Whether every blob that the frames of a batch name is there.
 pub(crate) fn has_blobs(batch: &Batch, blobs: &Blobs) -> bool {
     batch.records().all(|(_, prefix, record)| match prefix.kind {
-        RecordKind::Frame => match Frame::from_record(record, None) {
-            Ok(frame) => frame.hash().is_none_or(|hash| blobs.contains(&hash)),
+        RecordKind::Frame => match FrameLayout::of_checked(record, &prefix) {
+            Ok(layout) => layout.body(record).is_none_or(|(_, hash)| blobs.contains(&hash)),
             Err(_) => true,
         },
-        RecordKind::Cursor => match control::decode(&record, &prefix) {
+        RecordKind::Cursor => match control::decode(record, &prefix) {
             Ok(Control::Cursor(control::CursorRecord {
                 state: control::StateRecord::Blob(_, hash),
                 ..
@@ -130,32 +121,32 @@ pub(crate) fn has_blobs(batch: &Batch, blobs: &Blobs) -> bool {
 
 /// Tells the index of the frames and the tombstones of a batch.
 pub(crate) fn note(index: &Index, segment: &Arc<Segment>, batch: &Batch) {
-    let frames: Vec<(u64, Frame)> = batch
-        .records()
-        .filter(|(_, prefix, _)| prefix.kind == RecordKind::Frame)
-        .filter_map(|(at, _, record): (u64, _, Bytes)| {
-            let frame = Frame::from_record(record, Some(batch.header.base_offset));
-            Some((at, frame.ok()?))
-        })
-        .collect();
     let mut notes = index.notes(segment);
-    for (_, prefix, record) in batch.records() {
-        if prefix.kind == RecordKind::Tombstone
-            && let Ok(Control::Tombstone(tombstone)) = control::decode(&record, &prefix)
-        {
-            notes.tombstone(batch.header.seq, &tombstone, None);
+    if batch.kinds.has(RecordKind::Tombstone) {
+        for (_, prefix, record) in batch.records() {
+            if prefix.kind == RecordKind::Tombstone
+                && let Ok(Control::Tombstone(tombstone)) = control::decode(record, &prefix)
+            {
+                notes.tombstone(batch.header.seq, &tombstone, None);
+            }
         }
     }
-    for (at, frame) in &frames {
+    for (at, prefix, record) in batch.records() {
+        if prefix.kind != RecordKind::Frame {
+            continue;
+        }
+        let Ok(layout) = FrameLayout::of_checked(record, &prefix) else { continue };
+        let offset = batch.header.base_offset.checked_add(u64::from(layout.offset_delta()));
+        let Some(offset) = offset else { continue };
         notes.frame(&Noted {
-            offset: frame.offset().unwrap_or(batch.header.base_offset),
-            id: frame.id(),
-            topic: frame.topic(),
+            offset,
+            id: layout.id(record),
+            topic: layout.topic(record),
             batch: batch.position as u32,
-            record: *at as u32,
-            record_len: frame.record().len() as u32,
-            body_len: frame.body_len(),
-            ttl: frame.ttl(),
+            record: at as u32,
+            record_len: prefix.len,
+            body_len: layout.body(record).map_or(0, |(len, _)| len),
+            ttl: layout.ttl(record),
         });
     }
 }

@@ -2,38 +2,41 @@
 //! durable, the rest is gone for good.
 //!
 //! Batches that may not be durable are not trusted where they lie: after a failed sync the disk may
-//! have less than the page cache shows. Their segment is written anew as the next generation,
-//! synced, and named in the manifest in one step with everything else that changes; only then does
-//! the old file go. New files wait under a name that ends in `.tmp` and old ones to be dropped are
-//! renamed to such a name first, so at every moment the manifest tells which files are meant.
+//! have less than the page cache shows, and no later sync would write it. So they are written once
+//! more, the same bytes to the same places, zeros over what is behind them, and then synced. Cut
+//! off anywhere it leaves what it found, or the same with fewer bytes that count for nothing. Old
+//! files to be dropped are renamed to a name that ends in `.tmp` first, so at every moment the
+//! manifest tells which files are meant.
 
 use std::io;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::copy::{Copied, copy, crc_of, unfinished};
 use super::files::path_of;
 use super::opening::Opening;
-use super::replay::{Tables, has_blobs, replay};
+use super::replay::{has_blobs, replay_on};
 use super::report::Cut;
-use super::scan::Walk;
+use super::scan::{Scanned, Spot};
 use super::{Examined, Recovered};
 use crate::blob::Blobs;
 use crate::env::Env;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
-use crate::log::{Active, OpenFiles, Segment, SegmentKey, unmarked};
+use crate::log::{Active, OpenFiles, Segment, unmarked};
+use crate::media::Media;
 use crate::planted::{Bug, is_planted};
+
+/// Bytes read or written at a time.
+const PIECE_LEN: u64 = 1024 * 1024;
 
 /// What becomes of an unmarked segment.
 #[derive(Debug)]
 enum Fate {
-    /// It is written to again as it is.
-    GoOn,
+    /// It is written to again, through the medium it was mended through if it was.
+    GoOn(Option<Arc<dyn Media>>),
     /// It ends where its last batch does, and is sealed.
     Seal { crc: u32 },
-    /// It is written anew.
-    Copy(Copied),
     /// Nothing in it counts.
     Drop,
 }
@@ -148,31 +151,23 @@ fn keep(
 /// Cuts a segment before the first batch that names a missing blob, and before a checkpoint that is
 /// not complete. Says whether all that was whole in it stays.
 fn trim(opening: &mut Opening, one: &mut Examined, durable_upto: u64) -> io::Result<bool> {
-    let mut tables = Tables::default();
     let mut doubtful = 0;
-    let walk = replay(&one.media, &one.key, one.scanned.end, |batch| {
-        if batch.header.seq >= durable_upto {
-            if !has_blobs(batch, &opening.blobs) && !is_planted(Bug::KeepWithoutBlob) {
-                return ControlFlow::Break(());
-            }
-            doubtful += 1;
+    let walk = one.scanned.doubtful(&one.media, &one.key, durable_upto)?;
+    let reached = replay_on(walk, |batch| {
+        if !has_blobs(batch, &opening.blobs) && !is_planted(Bug::KeepWithoutBlob) {
+            return ControlFlow::Break(());
         }
-        tables.take(batch);
+        doubtful += 1;
         ControlFlow::Continue(())
     })?;
     let scanned = &mut one.scanned;
-    let whole = walk.position == scanned.end;
+    let whole = reached.position == scanned.end;
     if !whole {
-        let Walk { position, prev_crc, seq, offset, .. } = walk;
-        (scanned.end, scanned.prev_crc, scanned.next_offset) = (position, prev_crc, offset);
-        scanned.next_seq = seq;
-        scanned.rest_is_zero = false;
+        scanned.cut(reached);
     }
-    if scanned.first_seq.is_some() && !tables.complete {
-        scanned.next_seq = scanned.first_seq.take();
-        (scanned.end, scanned.prev_crc) = (FILE_HEADER_LEN as u64, 0);
-        scanned.next_offset = one.key.base;
-        scanned.rest_is_zero = false;
+    if scanned.first_seq.is_some() && scanned.complete_at.is_none_or(|at| at > scanned.end) {
+        let (position, seq) = (FILE_HEADER_LEN as u64, scanned.first_seq.take());
+        scanned.cut(Spot { position, seq, prev_crc: 0, offset: one.key.base });
         return Ok(false);
     }
     opening.report.batches_kept += doubtful;
@@ -184,8 +179,8 @@ fn report(opening: &mut Opening, examined: &[Examined], kept: usize) {
     let Some(last) = kept.checked_sub(1).map(|index| &examined[index]) else { return };
     let dropped = &examined[kept..];
     let used =
-        |one: &Examined| one.scanned.end > FILE_HEADER_LEN as u64 || !one.scanned.rest_is_zero;
-    if last.scanned.rest_is_zero && !dropped.iter().any(used) {
+        |one: &Examined| one.scanned.end > FILE_HEADER_LEN as u64 || !one.scanned.rest_is_zero();
+    if last.scanned.rest_is_zero() && !dropped.iter().any(used) {
         return;
     }
     let behind = |one: &Examined, from: u64| one.media.len().saturating_sub(from);
@@ -199,46 +194,76 @@ fn report(opening: &mut Opening, examined: &[Examined], kept: usize) {
     });
 }
 
-/// Decides about one segment, and writes it anew if it must be.
+/// Decides about one segment, and mends it if it must be.
 fn decide(env: &Env, one: &Examined, is_last: bool, durable_upto: u64) -> io::Result<Fate> {
     let scanned = &one.scanned;
-    let durable =
-        scanned.next_seq.is_none_or(|next| next <= durable_upto) || is_planted(Bug::TrustCache);
-    if is_last {
-        return match durable && scanned.rest_is_zero {
-            true => Ok(Fate::GoOn),
-            false => {
-                let len = env.options.segment_bytes.max(one.media.len());
-                copy(env, one, len, true).map(Fate::Copy)
-            }
-        };
-    }
-    if scanned.next_offset == one.key.base && !scanned.tombstones {
+    if !is_last && scanned.next_offset == one.key.base && !scanned.tombstones {
         // Its tables are restated in the segment after it.
         return Ok(Fate::Drop);
     }
-    if durable {
-        return Ok(Fate::Seal { crc: crc_of(&one.media, scanned.end)?.finalize() });
+    let durable =
+        scanned.next_seq.is_none_or(|next| next <= durable_upto) || is_planted(Bug::TrustCache);
+    if is_last {
+        let mended = match durable && scanned.rest_is_zero() {
+            true => None,
+            false => Some(mend(env, one, durable_upto, scanned.zero_from)?),
+        };
+        return Ok(Fate::GoOn(mended));
     }
-    copy(env, one, scanned.end, false).map(Fate::Copy)
+    if !durable {
+        // What is behind its end is cut.
+        mend(env, one, durable_upto, scanned.end)?;
+    }
+    Ok(Fate::Seal { crc: crc_of(one)?.finalize() })
 }
 
-/// Carries the decisions out. The manifest changes once, in the middle.
+/// Makes the whole batches durable that may not be, and what is behind them zero, up to `upto`.
+fn mend(env: &Env, one: &Examined, durable_upto: u64, upto: u64) -> io::Result<Arc<dyn Media>> {
+    let media = env.files.open_append(&path_of(env, &one.file))?;
+    let mut at = one.scanned.doubtful(&one.media, &one.key, durable_upto)?.at.position;
+    while at < one.scanned.end {
+        let piece = one.media.view(at..(at + PIECE_LEN).min(one.scanned.end))?;
+        media.write_at(at, &piece)?;
+        at += piece.len() as u64;
+    }
+    let zeros = vec![0; upto.saturating_sub(at).min(PIECE_LEN) as usize];
+    while at < upto {
+        let piece = &zeros[..(upto - at).min(PIECE_LEN) as usize];
+        media.write_at(at, piece)?;
+        at += piece.len() as u64;
+    }
+    media.sync()?;
+    Ok(media)
+}
+
+/// CRC of the file up to where its last batch ends.
+fn crc_of(one: &Examined) -> io::Result<crc32fast::Hasher> {
+    if let Some(crc) = &one.scanned.crc {
+        return Ok(crc.clone());
+    }
+    let mut crc = crc32fast::Hasher::new();
+    let mut at = 0;
+    while at < one.scanned.end {
+        let piece = one.media.view(at..(at + PIECE_LEN).min(one.scanned.end))?;
+        crc.update(&piece);
+        at += piece.len() as u64;
+    }
+    Ok(crc)
+}
+
+/// Carries the decisions out. The manifest changes once, in the middle, if at all.
 fn apply(env: &Env, examined: &[Examined], fates: &[Fate]) -> io::Result<()> {
-    let dir = env.log_dir();
+    if fates.iter().all(|fate| matches!(fate, Fate::GoOn(_))) {
+        return Ok(());
+    }
     let mut entries = Vec::new();
     for (one, fate) in examined.iter().zip(fates) {
         let path = path_of(env, &one.file);
         match fate {
-            Fate::GoOn => entries.push(one.file),
+            Fate::GoOn(_) => entries.push(one.file),
             Fate::Seal { crc } => {
                 env.files.cut(&path, one.scanned.end)?;
-                entries.push(sealed(&one.key, one, one.scanned.end, *crc));
-            }
-            Fate::Copy(copied) if copied.active => entries.push(unmarked(&copied.key)),
-            Fate::Copy(copied) => {
-                let crc = copied.crc.clone().finalize();
-                entries.push(sealed(&copied.key, one, copied.length, crc));
+                entries.push(sealed(one, *crc));
             }
             Fate::Drop => match env.files.rename(&path, &unfinished(&path)) {
                 // Renamed by an earlier attempt, which a full disk ended.
@@ -247,31 +272,28 @@ fn apply(env: &Env, examined: &[Examined], fates: &[Fate]) -> io::Result<()> {
             },
         }
     }
-    env.files.sync_dir(&dir)?;
+    env.files.sync_dir(&env.log_dir())?;
     env.manifest.update(|state| {
         let gone = |file: &FileEntry| examined.iter().any(|one| one.file == *file);
         state.files.retain(|file| file.kind != FileKind::Segment || !gone(file));
         state.files.append(&mut entries);
     })?;
-    for (one, fate) in examined.iter().zip(fates) {
-        let path = path_of(env, &one.file);
-        match fate {
-            Fate::Copy(Copied { key, .. }) => {
-                let place = env.log_path(key.base, key.generation, "seg");
-                env.files.rename(&unfinished(&place), &place)?;
-                env.files.sync_dir(&dir)?;
-                env.files.remove(&path)?;
-            }
-            Fate::Drop => env.files.remove(&unfinished(&path))?,
-            Fate::GoOn | Fate::Seal { .. } => {}
-        }
+    let dropped = examined.iter().zip(fates).filter(|(_, fate)| matches!(fate, Fate::Drop));
+    for (one, _) in dropped {
+        env.files.remove(&unfinished(&path_of(env, &one.file)))?;
     }
     Ok(())
 }
 
-fn sealed(key: &SegmentKey, one: &Examined, length: u64, crc: u32) -> FileEntry {
-    let count = one.scanned.next_offset - key.base;
-    FileEntry { state: FileState::Sealed, length, crc, count, ..unmarked(key) }
+/// Name of a segment that is about to go.
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_added_extension("tmp")
+}
+
+fn sealed(one: &Examined, crc: u32) -> FileEntry {
+    let count = one.scanned.next_offset - one.key.base;
+    let length = one.scanned.end;
+    FileEntry { state: FileState::Sealed, length, crc, count, ..unmarked(&one.key) }
 }
 
 /// Opens what a segment has become.
@@ -282,51 +304,40 @@ fn settle(
     one: &Examined,
     fate: Fate,
 ) -> io::Result<()> {
-    let frames = one.scanned.next_offset - one.key.base;
-    let (key, length) = match fate {
-        Fate::Drop => return Ok(()),
-        Fate::GoOn => {
-            recovered.push_active(reopen(env, one)?);
-            return Ok(());
+    match fate {
+        Fate::Drop => {}
+        Fate::GoOn(media) => recovered.push_active(reopen(env, one, media)?),
+        Fate::Seal { .. } => {
+            let frames = one.scanned.next_offset - one.key.base;
+            let (path, open) = (path_of(env, &one.file), Arc::clone(open_files));
+            let segment = Segment::sealed_file(one.key, path, one.scanned.end, frames, open);
+            let segment = Arc::new(segment);
+            recovered.sealed_now.push(Arc::clone(&segment));
+            recovered.segments.push(segment);
         }
-        Fate::Copy(Copied { key, length, prev_crc, crc, active: true }) => {
-            let bare = one.scanned.first_seq.is_none();
-            let end = (length, prev_crc, crc);
-            let held = (frames, one.scanned.tombstones);
-            recovered.push_active(open_active(env, key, end, held, bare)?);
-            return Ok(());
-        }
-        Fate::Copy(Copied { key, length, .. }) => (key, length),
-        Fate::Seal { .. } => (one.key, one.scanned.end),
-    };
-    let path = env.log_path(key.base, key.generation, "seg");
-    let open = Arc::clone(open_files);
-    let segment = Arc::new(Segment::sealed_file(key, path, length, frames, open));
-    recovered.sealed_now.push(Arc::clone(&segment));
-    recovered.segments.push(segment);
+    }
     Ok(())
 }
 
-/// Opens a segment to write on behind its last batch.
-pub(super) fn reopen(env: &Env, one: &Examined) -> io::Result<Active> {
-    let scanned = &one.scanned;
-    let crc = crc_of(&one.media, scanned.end)?;
-    let frames = scanned.next_offset - one.key.base;
-    let bare = scanned.first_seq.is_none();
-    let held = (frames, scanned.tombstones);
-    open_active(env, one.key, (scanned.end, scanned.prev_crc, crc), held, bare)
-}
-
-fn open_active(
+/// Opens a segment to write on behind its last batch, unless it is open already.
+pub(super) fn reopen(
     env: &Env,
-    key: SegmentKey,
-    (flushed, prev_crc, crc): (u64, u32, crc32fast::Hasher),
-    (frames, tombstones): (u64, bool),
-    bare: bool,
+    one: &Examined,
+    media: Option<Arc<dyn Media>>,
 ) -> io::Result<Active> {
-    let path = env.log_path(key.base, key.generation, "seg");
-    let media = env.files.open_append(&path)?;
-    media.publish(flushed);
-    let segment = Arc::new(Segment::open(key, path, Arc::clone(&media)));
-    Ok(Active { segment, media, flushed, prev_crc, crc, frames, tombstones, bare })
+    let Scanned { end, prev_crc, next_offset, first_seq, tombstones, .. } = one.scanned;
+    let path = path_of(env, &one.file);
+    let media = media.map_or_else(|| env.files.open_append(&path), Ok)?;
+    media.publish(end);
+    let segment = Arc::new(Segment::open(one.key, path, Arc::clone(&media)));
+    Ok(Active {
+        segment,
+        media,
+        flushed: end,
+        prev_crc,
+        crc: crc_of(one)?,
+        frames: next_offset - one.key.base,
+        tombstones,
+        bare: first_seq.is_none(),
+    })
 }

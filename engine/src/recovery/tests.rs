@@ -90,6 +90,27 @@ fn a_torn_tail_is_cut_at_every_byte() {
 }
 
 #[test]
+fn a_tail_is_mended_where_it_lies() {
+    let image = image(SyncPolicy::None, 200);
+    let path = segment_files(image.path()).remove(0);
+    let places = batches(&path);
+    // Two batches beyond the place where a scan can be begun again, and bytes behind them.
+    let end = places[places.len() - 3];
+    assert!(end > 16 * 1024, "{end}");
+    edit(&path, |bytes| bytes[end..end + 100].fill(7));
+    let before = fs::read(&path).unwrap();
+    let manifest = fs::read(image.path().join("super.a")).unwrap();
+    let store = open(image.path(), SyncPolicy::None);
+    assert_eq!(numbers(&store), range(198));
+    let after = fs::read(&path).unwrap();
+    assert_eq!((&after[..end], after.len()), (&before[..end], before.len()));
+    assert!(after[end..].iter().all(|&byte| byte == 0));
+    assert_eq!(fs::read(image.path().join("super.a")).unwrap(), manifest);
+    drop(store);
+    check_usable(image.path(), 198);
+}
+
+#[test]
 fn what_lies_behind_a_hole_is_cut_too() {
     let image = image(SyncPolicy::None, 10);
     let path = segment_files(image.path()).remove(0);

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -41,10 +43,16 @@ fn write_zeros(file: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks the kernel to forget the clean pages of a file, so that reads see what the disk has. After
-/// a failed sync the page cache holds bytes the disk never got.
-pub(crate) fn drop_cache(file: &File) -> io::Result<()> {
-    Ok(rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?)
+/// Pages that the kernel keeps as one, at most: it forgets all of them or none.
+const FOLIO_MAX: u64 = 2 * 1024 * 1024;
+
+/// Asks the kernel to forget the clean pages of a part of a file, so that reads see what the disk
+/// has. After a failed sync the page cache holds bytes the disk never got.
+pub(crate) fn drop_cache(file: &File, part: Range<u64>) -> io::Result<()> {
+    let from = part.start - part.start % FOLIO_MAX;
+    let len = part.end.checked_next_multiple_of(FOLIO_MAX).map(|end| end.saturating_sub(from));
+    // No length stands for all to the end.
+    Ok(rustix::fs::fadvise(file, from, len.and_then(NonZeroU64::new), Advice::DontNeed)?)
 }
 
 /// Whether stores into a map of a file in `dir` are as safe as writes: the filesystem writes in
