@@ -367,13 +367,15 @@ impl Inner {
         };
         writer.catch_up(self).map_err(told)?;
         self.sealing.seal_now(self).map_err(told)?;
-        let _indexed = self.sealing.index_sealed(self);
+        writer.leave_long(self).map_err(told)?;
         match writer.mark_close(self) {
             // The manifest says where the log ends; without room for it the mark can be spared.
-            Ok(()) | Err(Fault::Full) => {}
+            Ok(()) => {}
+            Err(Fault::Full) if !writer.appender().has_rolled() => {}
             Err(fault) => return Err(told(fault)),
         }
         self.sealing.seal_now(self).map_err(told)?;
+        let _indexed = self.sealing.index_sealed(self);
         let io = |error: io::Error| StoreError::Io(error.to_string().into());
         self.blobs.close().map_err(io)?;
         let end = writer.appender().active().map(|active| (active.segment.key(), active.flushed));

@@ -23,7 +23,7 @@ use crate::format::key_index::UsedKey;
 use crate::format::record::{RecordError, encode_frame};
 use crate::ids::IdSource;
 use crate::keys::{expires_ms, short};
-use crate::log::{Appender, Fault, OpenBatch};
+use crate::log::{Active, Appender, Fault, OpenBatch};
 use crate::maintain::Stage;
 use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
@@ -33,6 +33,9 @@ use crate::value::{Body, Frame, FrameId, Import, NewFrame, Ttl};
 
 /// The answer to one batch.
 pub(crate) type Answer = Result<Appended, AppendError>;
+
+/// Bytes of its last segment that an open in order takes up, at most.
+const REOPENED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// What only the one who leads touches.
 #[derive(Debug)]
@@ -520,6 +523,19 @@ impl Writer {
         }
         self.mark(inner, Mark::Sync)?;
         Ok(true)
+    }
+
+    /// Goes on in a new segment when taking the present one up again would hold up the next open.
+    /// Without room for that it stays.
+    pub(crate) fn leave_long(&mut self, inner: &Inner) -> Result<(), Fault> {
+        let is_long = |active: &Active| active.flushed > REOPENED_BYTES_MAX;
+        if !self.appender.active().is_some_and(is_long) {
+            return Ok(());
+        }
+        match self.appender.roll(inner) {
+            Err(Fault::Full) => Ok(()),
+            rolled => rolled,
+        }
     }
 
     /// Writes the MARK of a clean close, if there is a segment to write it to.

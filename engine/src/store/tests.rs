@@ -357,6 +357,32 @@ fn a_panic_of_the_leader_poisons_the_store_and_answers_all() {
 }
 
 #[test]
+fn a_close_leaves_little_for_the_next_open_to_take_up() {
+    let dir = fast_dir();
+    let long = || StoreOptions { segment_bytes: 16 << 20, ..options(SyncPolicy::None) };
+    let store = Store::open(dir.path(), long()).unwrap();
+    let meta = Meta::parse(format!("\"{}\"", "x".repeat(60_000))).unwrap();
+    for n in 0..90 {
+        let new = NewFrame { meta: meta.clone(), ..frame("a", n) };
+        store.append(new.into()).unwrap();
+    }
+    let old = store.info();
+    store.close().unwrap();
+    drop(store);
+    let kind = |path: &Path, kind: &str| path.with_extension(kind).exists();
+    let segments = segment_files(dir.path());
+    assert_eq!((old.segments, segments.len()), (1, 2));
+    assert!(kind(&segments[0], "idx") && kind(&segments[0], "top"));
+    assert!(batches(&segments[1]).last().is_some_and(|&end| end < 4096));
+    for _ in 0..2 {
+        let store = Store::open(dir.path(), long()).unwrap();
+        assert!(store.info().recovery.clean);
+        assert_eq!(store.read(&ReadOptions::default()).unwrap().flatten().count(), 90);
+        assert_eq!(store.info().segments, 2);
+    }
+}
+
+#[test]
 fn a_visit_meets_what_the_iterator_does() {
     let dir = fast_dir();
     let clock = StillClock::at(1_000_000);
