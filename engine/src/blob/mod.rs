@@ -5,6 +5,7 @@
 //! A pack lives through three stages: open (entries are added at its end, a table in memory finds
 //! them), full (waiting), sealed (a new generation, compressed, verified, found through `.pidx`).
 
+mod beside;
 mod build;
 mod check;
 mod entry;
@@ -46,6 +47,7 @@ use crate::error::ReadOnlyReason;
 use crate::format::pack::CHUNK_LEN;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
+use beside::{Asked, Beside};
 use found::Found;
 use keeper::Keeper;
 use packs::Packs;
@@ -68,6 +70,7 @@ struct Shared {
     packs: Packs,
     writing: Mutex<Writing>,
     keeper: Keeper,
+    beside: Beside,
     number: AtomicU64,
     /// A write or sync failed.
     failed: AtomicBool,
@@ -90,6 +93,7 @@ impl Blobs {
             packs,
             writing: Mutex::default(),
             keeper: Keeper::default(),
+            beside: Beside::default(),
             number: AtomicU64::new(opened.number),
             failed: AtomicBool::new(false),
             sweeps: Sweeps::default(),
@@ -195,13 +199,7 @@ impl Blobs {
     /// # Errors
     /// What the system says; nothing more is stored then.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        for pack in self.shared.packs.list().open.iter().filter(|pack| pack.needs_sync()) {
-            if let Err(error) = pack.sync() {
-                self.shared.failed.store(true, Ordering::Release);
-                return Err(error);
-            }
-        }
-        Ok(())
+        self.shared.sync()
     }
 
     /// Runs `work`, which syncs other files, while the packs are synced on another thread, if they
@@ -213,12 +211,10 @@ impl Blobs {
         if !self.needs_sync() {
             return work();
         }
-        thread::scope(|scope| {
-            let packs = scope.spawn(|| self.sync());
-            let done = work();
-            let died = |_| Err(io::Error::other("the thread that syncs packs died"));
-            packs.join().unwrap_or_else(died).and(done)
-        })
+        let asked = self.shared.beside.ask(&self.shared);
+        let done = work();
+        let packs = asked.map_or_else(|| self.sync(), Asked::wait);
+        packs.and(done)
     }
 
     /// Ends work in the background, makes everything durable and tells the manifest where each
@@ -252,6 +248,7 @@ impl Blobs {
     /// Ends work in the background: from now on this process changes nothing but what is staged.
     pub(crate) fn stop(&self) {
         self.shared.keeper.stop();
+        self.shared.beside.stop();
         if let Some(thread) = self.keeper.lock().take() {
             // A panic there was printed there, and left the files as a crash would.
             let _ = thread.join();
@@ -283,6 +280,17 @@ impl Shared {
         if let Some(spare) = spare {
             self.keeper.put_spare(Arc::clone(spare));
         }
+    }
+
+    /// Makes all that was staged durable.
+    fn sync(&self) -> io::Result<()> {
+        for pack in self.packs.list().open.iter().filter(|pack| pack.needs_sync()) {
+            if let Err(error) = pack.sync() {
+                self.failed.store(true, Ordering::Release);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     fn next_number(&self) -> u64 {
