@@ -41,6 +41,8 @@ pub(crate) struct Frames {
     topics: Vec<Topic>,
     metas: Vec<Meta>,
     shape: Shape,
+    /// The bytes of a body that change.
+    digits: Vec<u8>,
     random: Random,
     made: u64,
 }
@@ -69,7 +71,9 @@ impl Frames {
             Meta::parse(text).expect("this is JSON")
         });
         let metas = metas.collect();
-        Self { topics, metas, shape, random, made: 0 }
+        let changes = |&at: &u8| matches!(BODY[usize::from(at)], b'0' | b'#');
+        let digits = (0..=u8::MAX).filter(changes).collect();
+        Self { topics, metas, shape, digits, random, made: 0 }
     }
 
     /// Frames like these with other bodies, for another thread.
@@ -97,15 +101,13 @@ impl Frames {
     fn body(&mut self) -> Bytes {
         let mut body = BODY.to_vec();
         let mut pool = 0;
-        for byte in &mut body {
-            if !matches!(byte, b'0' | b'#') {
-                continue;
-            }
+        for &at in &self.digits {
             if pool < 16 {
                 // Ends within its first digits: 16 of them in hexadecimal, then the rest.
                 pool = self.random.next() | 1 << 63;
             }
-            *byte = match byte {
+            let byte = &mut body[usize::from(at)];
+            *byte = match *byte {
                 b'#' => b"0123456789abcdef"[(pool % 16) as usize],
                 _ => b'0' + (pool % 10) as u8,
             };

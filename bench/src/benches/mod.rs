@@ -1,6 +1,7 @@
 //! The benches, one file each, and their names.
 
 pub(crate) mod append;
+mod blobs;
 mod curves;
 mod disk;
 mod handler;
@@ -31,6 +32,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("replay", "reading back in process beside a bare walk", replay::run),
     ("topics", "one topic among many, and the newest frame of one", topics::run),
     ("open", "opening after kill -9, and memory", open::run),
+    ("blobs", "small blobs in blocks or with a dictionary, in memory", blobs::run),
     ("disk", "bytes on disk for each frame", disk::run),
     ("curves", "costs over frames and segments, as a table and a plot", curves::run),
     ("socket", "appends and reads over the Unix socket of a server", socket::run),

@@ -1,62 +1,98 @@
 //! How files are made ready and written: filled with zeros or only allocated, through a map or with
-//! `pwrite`. Sustained rates and the latencies that few appends see.
+//! `pwrite`. Sustained rates and the latencies that few appends see. The ways take turns, in one
+//! order and then in the other, so that a neighbour of the machine meets all of them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use xs_engine::{MediaChoice, StoreOptions, SyncPolicy};
 
 use crate::benches::append::fill;
+use crate::histogram::Histogram;
 use crate::report::Row;
 use crate::workload::{Frames, Shape};
 use crate::{Setting, scratch};
 
 const BATCH: usize = 64;
 /// Frames of a synced run, as a share of those of one that is not.
-const SYNC_SHARE: u64 = 10;
+const SYNC_SHARE: u64 = 20;
+/// Frames of a run with bodies, likewise.
+const BODY_SHARE: u64 = 5;
+/// Turns of each way; each begins with an empty directory and ends with a closed store.
+const TURNS: u64 = 4;
+
+/// A way to make files ready and to write them.
+#[derive(Debug)]
+struct Way {
+    media: MediaChoice,
+    zero: bool,
+    frames: u64,
+    time: Duration,
+    times: Histogram,
+}
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
-    let frames = setting.frames(10_000_000, 20_000);
-    let about = format!("{frames} frames (sync: a tenth) in batches of {BATCH}, closing included");
+    let frames = setting.frames(50_000_000, 20_000);
+    let about = format!(
+        "{frames} frames (bodies: 1 in {BODY_SHARE}, sync: 1 in {SYNC_SHARE}) in batches of \
+         {BATCH}, in {TURNS} turns, closing included"
+    );
     setting.report.begin("prepare", &about)?;
     for policy in [SyncPolicy::None, SyncPolicy::Sync] {
         for shape in Shape::ALL {
-            for media in [MediaChoice::Mapped, MediaChoice::Positioned] {
-                for zero in [false, true] {
-                    let options =
-                        StoreOptions { media, zero_ahead: Some(zero), ..scratch::options(policy) };
-                    one(setting, shape, options, frames)?;
-                }
-            }
+            let share = match (policy, shape) {
+                (SyncPolicy::None, Shape::Meta) => 1,
+                (SyncPolicy::None, Shape::Body256) => BODY_SHARE,
+                _ => SYNC_SHARE,
+            };
+            all(setting, policy, shape, (frames / share).max(TURNS * BATCH as u64))?;
         }
     }
     Ok(())
 }
 
+/// All ways, turn by turn.
+fn all(setting: &mut Setting, policy: SyncPolicy, shape: Shape, frames: u64) -> anyhow::Result<()> {
+    let media = [MediaChoice::Mapped, MediaChoice::Positioned].into_iter();
+    let ways = media.flat_map(|media| [false, true].map(|zero| way(media, zero)));
+    let mut ways: Vec<Way> = ways.collect();
+    for _ in 0..TURNS {
+        for _ in 0..ways.len() {
+            one(setting, policy, shape, frames / TURNS, &mut ways[0])?;
+            ways.rotate_left(1);
+        }
+        ways.reverse();
+    }
+    for Way { media, zero, frames, time, times } in ways {
+        let written = if media == MediaChoice::Mapped { "mapped" } else { "positioned" };
+        let zeros = if zero { "zeroed" } else { "allocated" };
+        let name = format!("{policy}, {}, {written}, {zeros}", shape.name());
+        let worst = times.quantile(1.0).as_nanos() as f64 / 1e3;
+        let row = Row::new(name).rate("frames", frames, time).latency(&times);
+        setting.report.row(&row.figure("worst", worst, "us"))?;
+    }
+    Ok(())
+}
+
+fn way(media: MediaChoice, zero: bool) -> Way {
+    Way { media, zero, frames: 0, time: Duration::ZERO, times: Histogram::default() }
+}
+
+/// One turn of a way.
 fn one(
-    setting: &mut Setting,
+    setting: &Setting,
+    policy: SyncPolicy,
     shape: Shape,
-    options: StoreOptions,
     frames: u64,
+    way: &mut Way,
 ) -> anyhow::Result<()> {
     let scratch = setting.scratch()?;
-    let way = match options.media {
-        MediaChoice::Positioned => "positioned",
-        _ => "mapped",
-    };
-    let zeros = if options.zero_ahead == Some(true) { "zeroed" } else { "allocated" };
-    let name = format!("{}, {}, {way}, {zeros}", options.sync, shape.name());
-    let frames = match options.sync {
-        SyncPolicy::None => frames,
-        _ => (frames / SYNC_SHARE).max(BATCH as u64),
-    };
-    let store = scratch::open(scratch.path(), options)?;
+    let (media, zero_ahead) = (way.media, Some(way.zero));
+    let options = StoreOptions { media, zero_ahead, ..scratch::options(policy) };
+    let store = scratch::open(&scratch.path().join("store"), options)?;
     let begun = Instant::now();
-    let times = fill(&store, &mut Frames::common(shape), BATCH, frames)?;
+    way.times.merge(&fill(&store, &mut Frames::common(shape), BATCH, frames)?);
     store.close()?;
-    let row = Row::new(name).rate("frames", frames, begun.elapsed()).latency(&times).figure(
-        "worst",
-        times.quantile(1.0).as_nanos() as f64 / 1e3,
-        "us",
-    );
-    Ok(setting.report.row(&row)?)
+    way.time += begun.elapsed();
+    way.frames += frames;
+    Ok(())
 }
