@@ -40,13 +40,23 @@ impl Export {
                 Ok(SubEvent::Frames { frames, .. }) if frames.is_empty() => continue,
                 Ok(SubEvent::Frames { frames, .. }) => Ok(frames),
                 Ok(SubEvent::Gap(gap)) => {
-                    self.gaps.push_back(gap);
+                    self.note(gap);
                     continue;
                 }
                 Ok(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => continue,
                 Ok(SubEvent::Dropped { refusal, .. }) => Err(refusal.into()),
                 Err(error) => Err(error),
             });
+        }
+    }
+
+    /// Keeps a gap; neighbours become one, so that a damaged stretch is a single one.
+    fn note(&mut self, gap: Gap) {
+        match (self.gaps.back_mut(), gap) {
+            (Some(Gap::Corrupt { to: end, .. }), Gap::Corrupt { from, to }) if *end == from => {
+                *end = to;
+            }
+            _ => self.gaps.push_back(gap),
         }
     }
 

@@ -123,7 +123,8 @@ pub enum Gap {
         /// How many.
         count: u64,
     },
-    /// Of the frames `from..to` only the newest of each topic come; they are next.
+    /// Of the frames `from..to` only the newest of each topic come; they are next. Ephemeral ones
+    /// do not.
     Conflated {
         /// The first.
         from: u64,

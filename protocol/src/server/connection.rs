@@ -80,6 +80,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             moved |= self.desk.serve(&mut self.inbox, now());
             moved |= self.desk.open_mail(now());
             moved |= self.desk.pump();
+            self.desk.tell();
             moved |= self.write(cx)?;
             if self.is_over(cx)? {
                 return Poll::Ready(Ok(()));

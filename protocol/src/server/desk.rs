@@ -65,11 +65,14 @@ impl Desk {
 
     /// Bytes went to the client.
     pub(super) fn went(&self, count: usize) {
+        self.mailbox.seat.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Tells those who count what is under way.
+    pub(super) fn tell(&self) {
         let (requests, streams) = self.session.under_way();
-        let seat = &self.mailbox.seat;
-        seat.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
-        seat.requests.store(requests, Ordering::Relaxed);
-        seat.streams.store(streams, Ordering::Relaxed);
+        self.mailbox.seat.requests.store(requests, Ordering::Relaxed);
+        self.mailbox.seat.streams.store(streams, Ordering::Relaxed);
     }
 
     /// Serves the requests that have come whole.

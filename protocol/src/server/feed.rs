@@ -99,6 +99,11 @@ impl FeedWork {
             // What was removed or has expired meanwhile is sent to nobody.
             let is_gone = |frame: &Frame| matches!(service.get(Bound::Id(frame.id())), Ok(None));
             self.pulled.retain(|frame| frame.offset().is_none() || !is_gone(frame));
+            if self.pulled.is_empty() {
+                // What comes after them is still to be said.
+                self.moved_to(self.feed.scanned_to());
+                return self.say_after(sub, session);
+            }
         }
         let room = usize::try_from(credit).unwrap_or(usize::MAX).min(DELIVER_BYTES);
         if self.pulled.is_empty() {
@@ -230,12 +235,9 @@ impl FeedWork {
             Ok((feed, flag)) => (self.feed, self.flag) = (feed, flag),
             Err(refusal) => return self.end(sub, refusal, session),
         }
-        if leap.newest.is_empty() {
-            self.moved_to(leap.to);
-        } else {
-            let gap = Gap::Conflated { from: leap.from, to: leap.to };
-            session.event(sub, &StreamEvent::Gap(gap));
-        }
+        let gap = Gap::Conflated { from: leap.from, to: leap.to };
+        session.event(sub, &StreamEvent::Gap(gap));
+        self.moved_to(leap.to);
         self.pulled = leap.newest.into();
         self.after = Pulled::More;
         Next::Again
