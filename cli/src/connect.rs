@@ -184,6 +184,7 @@ pub(crate) fn default_store() -> anyhow::Result<PathBuf> {
 /// A client's error with the exit code it stands for.
 pub(crate) fn explain(error: ClientError) -> anyhow::Error {
     let exit = match (error.code(), error.class()) {
+        _ if matches!(error, ClientError::Untrusted { .. }) => Exit::Unreachable,
         (Some(Code::DeadlinePassed), _) => Exit::TimedOut,
         (Some(Code::Indeterminate), _) => Exit::StoreFailed,
         (_, Class::Absent) => Exit::NotFound,

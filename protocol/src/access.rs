@@ -1,35 +1,103 @@
-//! What each role may do. The only place where `xs.*`, origins and reserved cursors are judged.
+//! What each request needs. The only place where `xs.*`, origins, reserved cursors, the topics of
+//! tokens and the use of blobs by their hash are judged. An op that is not named here is an
+//! admin's.
 
-use xs_engine::{CursorChange, NewFrame, TopicPattern, TopicPatterns};
+use xs_engine::{
+    BlobHash, Body, Condition, CursorChange, CursorName, NewFrame, Topic, TopicPattern,
+    TopicPatterns,
+};
 
+use crate::auth::{Access, KnownBlobs};
 use crate::error::{Code, Refusal};
-use crate::message::{Request, Role};
+use crate::message::{CallRequest, Request, Role};
 
 const KINDS: [&str; 3] = ["generator", "handler", "command"];
+/// What the frames that a command answers with end with.
+const ANSWERS: [&str; 3] = ["recv", "complete", "error"];
 
-/// Refuses what the role of a connection does not allow.
-pub(crate) fn check(role: Role, request: &Request) -> Result<(), Refusal> {
+/// Refuses what a connection may not do, and narrows what it reads to what it may see. `blobs` are
+/// those that a connection limited to some topics may use; `None` for others, which may use all.
+pub(crate) fn check(
+    access: &Access,
+    blobs: Option<&KnownBlobs>,
+    request: &mut Request,
+) -> Result<(), Refusal> {
+    let role = access.role;
     match request {
         Request::Append(batch) => {
             check_writer(role)?;
-            batch.frames.iter().try_for_each(|frame| check_frame(role, frame))?;
-            batch.cursors.iter().try_for_each(|change| check_cursor(role, change))?;
+            for frame in &batch.frames {
+                check_frame(access, frame)?;
+                if let Body::Stored(hash) = &frame.body {
+                    check_blob(blobs, hash)?;
+                }
+            }
+            batch.conditions.iter().try_for_each(|condition| check_condition(access, condition))?;
+            batch.cursors.iter().try_for_each(|change| check_cursor_set(access, change))?;
             match batch.removes.is_empty() {
                 true => Ok(()),
                 false => check_remove(role, batch.removes_within.as_ref(), false),
             }
         }
         Request::Remove(remove) => check_remove(role, remove.within.as_ref(), remove.now),
-        Request::Import(_) | Request::Stats if role != Role::Admin => {
-            Err(denied(format!("{} is for admins", request.op().name())))
-        }
         Request::CursorSet(change) => {
             check_writer(role)?;
-            check_cursor(role, change)
+            check_cursor_set(access, change)
         }
-        Request::BlobPut | Request::Call { .. } => check_writer(role),
+        Request::BlobPut => check_writer(role),
+        Request::Call { call, .. } => {
+            check_writer(role)?;
+            check_call(access, call)
+        }
+        Request::Fetch(fetch) => narrow(access, &mut fetch.options.topics),
+        Request::Subscribe(subscribe) => narrow(access, &mut subscribe.options.topics),
+        Request::Last(last) => narrow(access, &mut last.topics),
+        Request::Topics(topics) => narrow(access, topics),
+        Request::CursorGet(name) => match sees_cursor(access, name) {
+            true => Ok(()),
+            false => Err(denied(format!("cursor {name} cannot be read with this token"))),
+        },
+        Request::BlobGet(get) => check_blob(blobs, &get.hash),
+        // What is answered is narrowed where the answer is made.
+        Request::Get(_) | Request::CursorList | Request::BlobHas(_) => Ok(()),
+        // The session takes these itself.
+        Request::Hello(_)
+        | Request::Ping(_)
+        | Request::Pong(_)
+        | Request::Credit(_)
+        | Request::Unsubscribe
+        | Request::BlobChunk { .. } => Ok(()),
+        _ if role == Role::Admin => Ok(()),
+        _ => Err(denied(format!("{} is for admins", request.op().name()))),
+    }
+}
+
+/// Whether a connection may see a cursor. Those of processors hold the states of handlers; of the
+/// others a limited connection sees those whose names its patterns select, as if they were topics.
+pub(crate) fn sees_cursor(access: &Access, name: &CursorName) -> bool {
+    match access.role {
+        Role::Admin | Role::Host => true,
+        Role::Read | Role::Append => !is_processors(name) && access.read.holds(name.as_str()),
+    }
+}
+
+/// Whether a connection may use a blob that it names by its hash.
+pub(crate) fn check_blob(blobs: Option<&KnownBlobs>, hash: &BlobHash) -> Result<(), Refusal> {
+    match blobs {
+        Some(known) if !known.has(hash) => {
+            let text = format!(
+                "no blob {hash} that this token may use: put it, or read a frame that has it, on \
+                 this connection first"
+            );
+            Err(Refusal::new(Code::UnknownBlob, text))
+        }
         _ => Ok(()),
     }
+}
+
+fn narrow(access: &Access, topics: &mut TopicPatterns) -> Result<(), Refusal> {
+    *topics = access.read.narrow(topics)?;
+    Ok(())
 }
 
 fn check_writer(role: Role) -> Result<(), Refusal> {
@@ -58,12 +126,50 @@ fn check_remove(role: Role, within: Option<&TopicPatterns>, now: bool) -> Result
     }
 }
 
-fn check_frame(role: Role, frame: &NewFrame) -> Result<(), Refusal> {
+/// Who calls appends the call and waits for the answers, so both must be allowed: nobody is left to
+/// wait for frames that are never shown.
+fn check_call(access: &Access, call: &CallRequest) -> Result<(), Refusal> {
+    let topic = |event: &str| format!("{}.{event}", call.name);
+    if call.name.is_reserved() || !access.append.holds(&topic("call")) {
+        return Err(denied(format!("{} cannot be appended with this token", topic("call"))));
+    }
+    match ANSWERS.map(topic).into_iter().find(|answer| !access.read.holds(answer)) {
+        Some(answer) => Err(denied(format!(
+            "{answer}, where {} answers, cannot be read with this token",
+            call.name
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// A condition tells how far topics have come: it is a read of them.
+fn check_condition(access: &Access, condition: &Condition) -> Result<(), Refusal> {
+    match condition {
+        Condition::LastAtMost { topics, .. } | Condition::Empty(topics)
+            if !access.read.covers(topics) =>
+        {
+            Err(denied(format!(
+                "conditions on {topics} need to read them, which this token may not"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_topic(access: &Access, topic: &Topic) -> Result<(), Refusal> {
+    if access.append.holds(topic.as_str()) {
+        return Ok(());
+    }
+    Err(denied(format!("{topic} cannot be appended to with this token")))
+}
+
+fn check_frame(access: &Access, frame: &NewFrame) -> Result<(), Refusal> {
+    let role = access.role;
     if frame.origin.is_some() && role != Role::Host {
         return Err(denied("only the host of modules may set an origin".to_owned()));
     }
     if !frame.topic.is_reserved() {
-        return Ok(());
+        return check_topic(access, &frame.topic);
     }
     let topic = frame.topic.as_str();
     let mut parts = topic.split('.');
@@ -90,13 +196,23 @@ fn check_frame(role: Role, frame: &NewFrame) -> Result<(), Refusal> {
     Err(denied(format!("{topic} cannot be appended by the role {role}: {whose}")))
 }
 
-fn check_cursor(role: Role, change: &CursorChange) -> Result<(), Refusal> {
-    let reserved = change.name.as_str().starts_with("xs.");
-    if reserved && !matches!(role, Role::Admin | Role::Host) {
-        let name = &change.name;
+fn check_cursor_set(access: &Access, change: &CursorChange) -> Result<(), Refusal> {
+    let name = &change.name;
+    if matches!(access.role, Role::Admin | Role::Host) {
+        return Ok(());
+    }
+    if is_processors(name) {
         return Err(denied(format!("cursor {name} belongs to a processor: use another name")));
     }
+    if !access.append.holds(name.as_str()) {
+        return Err(denied(format!("cursor {name} cannot be set with this token")));
+    }
     Ok(())
+}
+
+/// Whether a cursor keeps the position and state of a processor.
+fn is_processors(name: &CursorName) -> bool {
+    name.as_str() == "xs" || name.as_str().starts_with("xs.")
 }
 
 fn denied(message: String) -> Refusal {
@@ -104,75 +220,4 @@ fn denied(message: String) -> Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use xs_engine::{Bound, CursorName, ExpectRevision, FrameId, Origin, Topic};
-
-    use super::*;
-    use crate::message::{AppendRequest, RemoveRequest};
-
-    const ROLES: [Role; 4] = [Role::Read, Role::Append, Role::Admin, Role::Host];
-
-    fn allowed(request: &Request) -> [bool; 4] {
-        ROLES.map(|role| check(role, request).is_ok())
-    }
-
-    #[test]
-    fn reserved_topics_are_for_admins_and_hosts() {
-        let cases = [
-            ("a.b", [false, true, true, true]),
-            ("xs.start", [false, false, false, false]),
-            ("xs", [false, false, false, false]),
-            ("xs.handler.a.create", [false, false, true, true]),
-            ("xs.handler.a.unpark", [false, false, true, true]),
-            ("xs.handler.a.b.term", [false, false, true, true]),
-            ("xs.handler.create", [false, false, false, true]),
-            ("xs.command.a.active", [false, false, false, true]),
-            ("xs.other.a.create", [false, false, false, false]),
-        ];
-        for (topic, expected) in cases {
-            let frame = NewFrame::new(Topic::parse(topic).unwrap());
-            let append = |frame| Request::Append(AppendRequest::frames(vec![frame]));
-            assert_eq!(allowed(&append(frame.clone())), expected, "{topic}");
-            let origin =
-                Origin { processor: FrameId::ZERO, input: None, input_offset: None, hops: 0 };
-            let derived = append(NewFrame { origin: Some(origin), ..frame });
-            assert_eq!(allowed(&derived), [false, false, false, expected[3]], "{topic}");
-        }
-    }
-
-    #[test]
-    fn removing_is_for_admins_and_for_hosts_within_topics() {
-        let cases = [
-            (None, false, [false, false, true, false]),
-            (Some("a.*"), false, [false, false, true, true]),
-            (Some("*"), false, [false, false, true, true]),
-            (Some("a.*"), true, [false, false, true, false]),
-            (Some("a,xs.*"), false, [false, false, true, false]),
-            (Some("xs.handler.a.create"), false, [false, false, true, false]),
-        ];
-        for (topics, now, expected) in cases {
-            let within = topics.map(|topics| TopicPatterns::parse(topics).unwrap());
-            let frames = vec![Bound::Offset(1)];
-            let remove = RemoveRequest { frames, within, now, ..RemoveRequest::default() };
-            assert_eq!(allowed(&Request::Remove(remove.clone())), expected, "{topics:?} {now}");
-            if !now {
-                let batch = Request::Append(remove.into_batch());
-                assert_eq!(allowed(&batch), expected, "{topics:?}");
-            }
-        }
-        assert_eq!(allowed(&Request::Stats), [false, false, true, false]);
-    }
-
-    #[test]
-    fn cursors_of_processors_are_reserved() {
-        for (name, expected) in
-            [("mine", [false, true, true, true]), ("xs.handler.a", [false, false, true, true])]
-        {
-            let name = CursorName::parse(name).unwrap();
-            let change = CursorChange { name, expect: ExpectRevision::Any, set: None };
-            assert_eq!(allowed(&Request::CursorSet(change)), expected);
-        }
-        assert_eq!(allowed(&Request::BlobPut), [false, true, true, true]);
-        assert_eq!(allowed(&Request::CursorList), [true; 4]);
-    }
-}
+mod tests;

@@ -1,8 +1,10 @@
 //! Where a server listens, as people write it. Resolves no names beyond what a socket needs.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+
+use rustls::pki_types::ServerName;
 
 /// File name of a store's socket inside its directory.
 pub const SOCKET_NAME: &str = "xs.sock";
@@ -14,6 +16,13 @@ pub enum Address {
     Unix(PathBuf),
     /// TCP.
     Tcp(SocketAddr),
+    /// TLS over TCP.
+    Tls {
+        /// A name or an IP address; the server's certificate must be for it.
+        host: String,
+        /// The port.
+        port: u16,
+    },
 }
 
 /// Text that is no address.
@@ -29,18 +38,20 @@ pub enum AddressError {
     /// The host is neither an IP address nor `localhost`.
     #[error("{0:?} is not an IP address or localhost")]
     Host(String),
-    /// TLS is not offered.
-    #[error("{0:?}: TLS is not supported; use a Unix socket, or ssh -L to reach another machine")]
+    /// No name and port behind `xss://`.
+    #[error("{0:?} is not xss://host:port")]
     Tls(String),
     /// An address that anyone on the network could reach.
-    #[error("{0} is not a loopback address: it needs TLS and tokens, which are not supported")]
+    #[error(
+        "{0} is not a loopback address: beyond this machine xs speaks with TLS and tokens only"
+    )]
     NotLoopback(SocketAddr),
 }
 
 impl Address {
-    /// Reads a store directory (its `xs.sock`), the path of a socket, `:port` or `host:port`. Text
-    /// with `/`, or that begins with `.` or `~`, is a path; `~/` is the home directory. Port 0 lets
-    /// a listener choose.
+    /// Reads a store directory (its `xs.sock`), the path of a socket, `:port`, `host:port`, or
+    /// `xss://host:port` for TLS. Text with `/`, or that begins with `.` or `~`, is a path; `~/` is
+    /// the home directory. Port 0 lets a listener choose.
     ///
     /// # Errors
     /// [`AddressError`] says what is missing.
@@ -48,8 +59,8 @@ impl Address {
         if text.is_empty() {
             return Err(AddressError::Empty);
         }
-        if text.starts_with("xss://") {
-            return Err(AddressError::Tls(text.to_owned()));
+        if let Some(rest) = text.strip_prefix("xss://") {
+            return parse_tls(rest).ok_or_else(|| AddressError::Tls(text.to_owned()));
         }
         if text.contains('/') || text.starts_with(['.', '~']) || !text.contains(':') {
             return Ok(Self::of_path(&expand_home(text)));
@@ -71,6 +82,22 @@ impl Address {
         Self::Unix(if is_socket { path.to_owned() } else { path.join(SOCKET_NAME) })
     }
 
+    /// The socket of an address that a server can listen on: an IP address, or this machine.
+    #[must_use]
+    pub fn to_listen(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp(socket) => Some(*socket),
+            Self::Tls { host, port } => {
+                let ip = match host.as_str() {
+                    "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    host => host.parse().ok()?,
+                };
+                Some(SocketAddr::new(ip, *port))
+            }
+        }
+    }
+
     /// Refuses what would let others than this machine's users in.
     ///
     /// # Errors
@@ -85,6 +112,18 @@ impl Address {
     }
 }
 
+fn parse_tls(text: &str) -> Option<Address> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = match bare {
+        Some(v6) => v6.parse::<Ipv6Addr>().ok()?.to_string(),
+        None => host.to_owned(),
+    };
+    ServerName::try_from(host.as_str()).ok()?;
+    Some(Address::Tls { host, port })
+}
+
 fn expand_home(text: &str) -> PathBuf {
     match (text.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
@@ -97,6 +136,8 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "{}", path.display()),
             Self::Tcp(socket) => write!(f, "{socket}"),
+            Self::Tls { host, port } if host.contains(':') => write!(f, "xss://[{host}]:{port}"),
+            Self::Tls { host, port } => write!(f, "xss://{host}:{port}"),
         }
     }
 }
@@ -122,7 +163,15 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(Address::parse(text).unwrap(), expected, "{text}");
         }
-        for bad in ["", ":", ":65536", ":-1", "host:1", "xss://a:1", "a:b"] {
+        for (text, host) in
+            [("xss://a.b:1", "a.b"), ("xss://10.0.0.1:1", "10.0.0.1"), ("xss://[::1]:1", "::1")]
+        {
+            let address = Address::parse(text).unwrap();
+            assert_eq!(address, Address::Tls { host: host.to_owned(), port: 1 });
+            assert_eq!(address.to_string(), text);
+        }
+        let tls = ["xss://", "xss://a", "xss://:1", "xss://a:b", "xss://a/b:1", "xss://[a]:1"];
+        for bad in ["", ":", ":65536", ":-1", "host:1", "a:b"].into_iter().chain(tls) {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
         assert!(Address::parse("10.0.0.1:1").unwrap().check_local().is_err());

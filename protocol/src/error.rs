@@ -246,7 +246,7 @@ impl From<ValueError> for Refusal {
 #[non_exhaustive]
 pub enum ProtocolError {
     /// The first bytes are not the preface.
-    #[error("the peer does not speak XSP: its first bytes are {0:02x?}")]
+    #[error("the peer does not speak XSP{hint}: its first bytes are {0:02x?}", hint = hint(.0))]
     Preface([u8; 8]),
     /// The peer speaks another major version.
     #[error("the peer speaks XSP/{theirs}, this side XSP/{ours}")]
@@ -287,6 +287,15 @@ pub enum ProtocolError {
     /// Nothing came, or nothing was taken, for too long.
     #[error("the peer stalled: {0}")]
     Stalled(&'static str),
+}
+
+/// What else first bytes may be.
+fn hint(bytes: &[u8; 8]) -> &'static str {
+    match bytes {
+        [0x14..=0x17, 3, ..] => " but TLS (use xss://host:port)",
+        [b'H', b'T', b'T', b'P', ..] => " but HTTP",
+        _ => "",
+    }
 }
 
 impl ProtocolError {
@@ -336,6 +345,15 @@ pub enum ClientError {
         /// The system's words.
         reason: String,
     },
+    /// The other side cannot be trusted to be the server, or the token not to be overheard: nothing
+    /// was said to it.
+    #[error("{address}: {reason}")]
+    Untrusted {
+        /// Where to.
+        address: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The connection ended before the answer came. A request that changes the store may or may
     /// not have been done.
     #[error("the connection closed before the answer came: {0}")]
@@ -354,6 +372,7 @@ impl ClientError {
             Self::Protocol(_) => Class::Protocol,
             Self::OverLimit { .. } | Self::Source(_) => Class::Invalid,
             Self::Connect { .. } => Class::Busy,
+            Self::Untrusted { .. } => Class::Access,
             Self::Disconnected(_) => Class::Unknown,
         }
     }

@@ -4,6 +4,8 @@
 
 mod access;
 mod address;
+mod auth;
+mod certificate;
 pub mod client;
 pub mod codec;
 mod error;
@@ -14,8 +16,11 @@ pub mod server;
 mod service;
 mod session;
 mod socket;
+mod stamp;
+mod tls;
 
 pub use address::{Address, AddressError, SOCKET_NAME};
+pub use auth::{Guard, NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile};
 pub use client::{
     BlobStream, CallStream, Client, ClientOptions, Export, FrameStream, Reply, ServerInfo,
     Subscription,
@@ -28,7 +33,8 @@ pub use message::{
     RemoveRequest, Resume, Role, Slow, Stamp, SubEvent, SubscribeOptions, TopicSummary,
     UnknownRole, VERSION, Ways,
 };
-pub use server::{Listener, Server, ServerOptions};
+pub use server::{Entry, Listener, Server, ServerOptions, ServerStats};
 pub use service::{
     BlobSink, BlobSource, Called, Done, DoneImport, Feed, Pulled, Service, StoreIdentity, Wake,
 };
+pub use tls::{ClientTls, ServerTls, TlsError};

@@ -65,3 +65,26 @@ pub const WRITE_STALL_MAX: Duration = Duration::from_secs(300);
 pub const LINGER: Duration = Duration::from_secs(1);
 /// Connections of one server.
 pub const CONNECTIONS_MAX: usize = 12_000;
+/// Tokens of a store.
+pub const TOKENS_MAX: usize = 1000;
+/// Bytes of the file of tokens.
+pub const TOKENS_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of the name of a token.
+pub const TOKEN_NAME_BYTES_MAX: usize = 64;
+/// Blobs that a connection whose token is limited to some topics may use, of those it was told of.
+pub const KNOWN_BLOBS_MAX: usize = 16_384;
+/// Wrong tokens of one address that are answered at once.
+pub const FAILURES_FREE: u32 = 5;
+/// Time without a wrong token after which those of an address are forgotten.
+pub const FAILURE_MEMORY: Duration = Duration::from_secs(60);
+/// Longest time that the answer to a wrong token is held back; less than [`HELLO_WAIT`].
+pub const FAILURE_DELAY_MAX: Duration = Duration::from_secs(8);
+/// Answers to wrong tokens of one address that are held back at a time; further ones are refused
+/// with [`Code::Busy`](crate::Code::Busy).
+pub const FAILURES_WAITING_MAX: u32 = 16;
+/// Addresses whose wrong tokens are remembered.
+pub const THROTTLE_PEERS_MAX: usize = 4096;
+/// Time between two looks at the files of tokens and certificates.
+pub const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of a file of certificates or keys.
+pub const PEM_BYTES_MAX: u64 = 1024 * 1024;

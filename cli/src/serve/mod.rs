@@ -144,7 +144,7 @@ fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<Pa
         (None, Some(Address::Unix(socket))) => {
             Ok(socket.parent().map_or_else(PathBuf::new, Path::to_owned))
         }
-        (None, Some(address @ Address::Tcp(_))) => Fault::fail(
+        (None, Some(address)) => Fault::fail(
             Exit::Usage,
             format!("{address} is not a directory; name the store, and --listen {address}"),
         ),

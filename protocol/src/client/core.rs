@@ -207,25 +207,26 @@ impl Core {
         if here {
             // The task repeats a write that cannot go on and waits properly.
             let mut cx = Context::from_waker(Waker::noop());
-            if self.write(&mut cx).is_ok() && self.session.output().is_empty() {
+            if self.write(&mut cx).is_ok_and(|all| all) {
                 return;
             }
         }
         self.wake();
     }
 
-    fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+    /// Writes what is queued; whether all of it is on its way. TLS may hold some back.
+    fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
         while !self.session.output().is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let used = self.session.output().slices(&mut slices);
             match self.writer.as_mut().poll_write_vectored(cx, &slices[..used]) {
-                Poll::Pending => break,
+                Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => self.session.wrote(count),
                 Poll::Ready(Err(error)) => return Err(error),
             }
         }
-        Ok(())
+        Ok(self.writer.as_mut().poll_flush(cx)?.is_ready())
     }
 
     fn accept(&mut self, incoming: Incoming) -> Result<(), ClientError> {

@@ -12,8 +12,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 
 pub use blob::BlobStream;
 pub use export::Export;
@@ -25,6 +27,7 @@ use crate::address::Address;
 use crate::error::{ClientError, ProtocolError};
 use crate::message::{GoAway, HelloReply, OpRange, PeerLimits, Response, Resume, Role};
 use crate::socket::SocketPath;
+use crate::tls::{self, ClientTls};
 
 /// How to connect.
 #[derive(Clone)]
@@ -33,6 +36,8 @@ pub struct ClientOptions {
     pub name: String,
     /// A token, where the server asks for one.
     pub token: Option<String>,
+    /// Whom to trust over TLS; without it no server is.
+    pub tls: Option<ClientTls>,
     /// Time until the connection is made and HELLO answered.
     pub timeout: Duration,
 }
@@ -42,6 +47,7 @@ impl Default for ClientOptions {
         Self {
             name: concat!("xs-rust/", env!("CARGO_PKG_VERSION")).to_owned(),
             token: None,
+            tls: None,
             timeout: Duration::from_secs(10),
         }
     }
@@ -122,6 +128,12 @@ impl Client {
             reason: error.to_string(),
         };
         let timeout = options.timeout;
+        let untrusted =
+            |reason: String| ClientError::Untrusted { address: address.to_string(), reason };
+        if options.token.is_some() && address.check_local().is_err() {
+            let text = "a token is not sent to another machine without TLS: use xss://host:port";
+            return Err(untrusted(text.to_owned()));
+        }
         let connect = async {
             match address {
                 Address::Unix(path) => {
@@ -134,6 +146,26 @@ impl Client {
                     let stream = TcpStream::connect(socket).await.map_err(failed)?;
                     stream.set_nodelay(true).map_err(failed)?;
                     let (reader, writer) = stream.into_split();
+                    Self::hello(reader, writer, options).await
+                }
+                Address::Tls { host, port } => {
+                    let name = ServerName::try_from(host.clone());
+                    let name = name.map_err(|error| untrusted(error.to_string()))?;
+                    let Some(tls) = &options.tls else {
+                        return Err(untrusted("no CA to trust was named".to_owned()));
+                    };
+                    let connector = TlsConnector::from(tls.config());
+                    let stream = TcpStream::connect((host.as_str(), *port)).await;
+                    let stream = stream.map_err(failed)?;
+                    stream.set_nodelay(true).map_err(failed)?;
+                    let stream =
+                        connector.connect(name, stream).await.map_err(
+                            |error| match tls::untrusted(&error) {
+                                Some(reason) => untrusted(reason),
+                                None => failed(error),
+                            },
+                        )?;
+                    let (reader, writer) = tokio::io::split(stream);
                     Self::hello(reader, writer, options).await
                 }
             }

@@ -116,7 +116,7 @@ pub struct OpRange {
 }
 
 /// A client's introduction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HelloRequest {
     /// Versions of the protocol it speaks: oldest, newest.
     pub(crate) versions: (u16, u16),
@@ -130,6 +130,21 @@ pub(crate) struct HelloRequest {
     pub(crate) name: String,
     /// Its token; empty when it has none.
     pub(crate) token: String,
+}
+
+impl fmt::Debug for HelloRequest {
+    /// Without the token: messages end up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { versions, records, features, message_bytes, name, token } = self;
+        f.debug_struct("HelloRequest")
+            .field("versions", versions)
+            .field("records", records)
+            .field("features", features)
+            .field("message_bytes", message_bytes)
+            .field("name", name)
+            .field("token", if token.is_empty() { &"" } else { &".." })
+            .finish()
+    }
 }
 
 impl HelloRequest {
@@ -262,6 +277,7 @@ mod tests {
             name: "test".to_owned(),
             token: "secret".to_owned(),
         };
+        assert!(!format!("{hello:?}").contains("secret"));
         let body = body_of(|out| hello.put(out));
         assert_eq!(HelloRequest::read(Body::new("HELLO", body.clone())).unwrap(), hello);
         each_cut_fails(&body, |bytes| HelloRequest::read(Body::new("HELLO", bytes)));

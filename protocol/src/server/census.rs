@@ -51,12 +51,12 @@ impl Seat {
 /// What the connections of a server come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Census {
-    connections: u64,
+    pub(super) connections: u64,
     requests: u64,
-    streams: u64,
-    subscriptions: u64,
+    pub(super) streams: u64,
+    pub(super) subscriptions: u64,
     /// Frames that the subscription furthest behind has before it.
-    lag_frames_max: u64,
+    pub(super) lag_frames_max: u64,
     /// Frames that all subscriptions have before them.
     lag_frames_total: u64,
     bytes_in: u64,

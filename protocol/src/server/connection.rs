@@ -14,10 +14,12 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
 use super::desk::Desk;
+use super::entry::Visitor;
 use super::mailbox::Mailbox;
+use super::meter::Meter;
 use crate::codec::make_room;
 use crate::gather::SLICES_MAX;
-use crate::message::Role;
+use crate::limits::LINGER;
 use crate::service::Service;
 
 /// Rounds of reading, serving and writing before other tasks have their turn.
@@ -33,6 +35,8 @@ pub(super) struct Connection<S> {
     last_read: usize,
     /// The client sends nothing more.
     eof: bool,
+    /// What was written may still be in the hands of TLS.
+    unflushed: bool,
     /// CLOSE is written and our direction shut.
     shut: bool,
     timer: Pin<Box<Sleep>>,
@@ -41,18 +45,20 @@ pub(super) struct Connection<S> {
 impl<S: AsyncRead + AsyncWrite> Connection<S> {
     pub(super) fn new(
         io: S,
-        role: Role,
+        visitor: Visitor,
         name: &str,
         service: Arc<dyn Service>,
         mailbox: Arc<Mailbox>,
+        meter: Arc<Meter>,
     ) -> Self {
         let now = Instant::now();
         Self {
             io: Box::pin(io),
-            desk: Desk::new(role, name, service, mailbox, now.into_std()),
+            desk: Desk::new(visitor, name, service, mailbox, meter, now.into_std()),
             inbox: BytesMut::new(),
             last_read: 0,
             eof: false,
+            unflushed: false,
             shut: false,
             timer: Box::pin(tokio::time::sleep_until(now)),
         }
@@ -64,6 +70,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     /// The error of the transport that ended it.
     pub(super) async fn run(mut self) -> io::Result<()> {
         let result = poll_fn(|cx| self.poll(cx)).await;
+        if result.is_ok() && !self.shut {
+            // Over TLS a client tells an end that was meant from a cut by this last word.
+            let shut = poll_fn(|cx| self.io.as_mut().poll_shutdown(cx));
+            let _ = tokio::time::timeout(LINGER, shut).await;
+        }
         let client = self.desk.session.client_name();
         tracing::debug!(
             client,
@@ -81,6 +92,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             moved |= self.desk.open_mail(now());
             moved |= self.desk.pump();
             self.desk.tell();
+            self.desk.count_refusals();
             moved |= self.write(cx)?;
             if self.is_over(cx)? {
                 return Poll::Ready(Ok(()));
@@ -110,6 +122,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 Poll::Ready(Ok(count)) => {
                     self.last_read = count;
                     self.desk.came(count);
+                    self.desk.meter.read(count);
                     self.desk.session.heard(now());
                 }
                 Poll::Ready(Err(error)) => return Err(error),
@@ -134,17 +147,21 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 Poll::Ready(Ok(count)) => {
                     self.desk.went(count);
                     self.desk.session.wrote(count, now());
-                    moved = true;
+                    self.desk.meter.wrote(count);
+                    (moved, self.unflushed) = (true, true);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
             }
+        }
+        if self.unflushed && self.desk.session.output().is_empty() {
+            self.unflushed = self.io.as_mut().poll_flush(cx)?.is_pending();
         }
         Ok(moved)
     }
 
     /// Whether all that was to be said is written and nothing is waited for.
     fn is_over(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let written = self.desk.session.output().is_empty();
+        let written = self.desk.session.output().is_empty() && !self.unflushed;
         if self.desk.session.is_closing() && written && !self.shut {
             self.shut = self.io.as_mut().poll_shutdown(cx)?.is_ready();
         }

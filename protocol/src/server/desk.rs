@@ -9,16 +9,19 @@ use std::time::Instant;
 use bytes::BytesMut;
 use xs_engine::{Bound, Frame, Start};
 
+use super::entry::{Entry, Visitor};
 use super::feed::FeedWork;
 use super::lag::Lag;
 use super::listing::Listing;
 use super::mailbox::{Mail, Mailbox};
+use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
+use crate::auth::{Secret, Verdict};
 use crate::error::{Code, Refusal};
 use crate::limits::STATS_BYTES_MAX;
 use crate::message::{
-    AppendRequest, CallRequest, ImportRequest, RemoveRequest, Request, Role, Slow, StreamEvent,
+    AppendRequest, CallRequest, ImportRequest, Op, RemoveRequest, Request, Slow, StreamEvent,
     SubscribeRequest, put_cursor, put_frames,
 };
 use crate::service::Service;
@@ -27,8 +30,10 @@ use crate::session::{Action, ServerSession, Ticket};
 /// A session and all it has under way.
 pub(super) struct Desk {
     pub(super) session: ServerSession,
+    visitor: Visitor,
     pub(super) service: Arc<dyn Service>,
     pub(super) mailbox: Arc<Mailbox>,
+    pub(super) meter: Arc<Meter>,
     pub(super) works: HashMap<u32, Slot>,
     /// Streams that may have something to do, in turn.
     ready: VecDeque<u32>,
@@ -40,16 +45,22 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(
-        role: Role,
+        visitor: Visitor,
         name: &str,
         service: Arc<dyn Service>,
         mailbox: Arc<Mailbox>,
+        meter: Arc<Meter>,
         now: Instant,
     ) -> Self {
         Self {
-            session: ServerSession::new(role, name, now),
+            session: match &visitor.entry {
+                Entry::Role(role) => ServerSession::new(*role, name, now),
+                Entry::Token { .. } => ServerSession::guarded(name, now),
+            },
+            visitor,
             service,
             mailbox,
+            meter,
             works: HashMap::new(),
             ready: VecDeque::new(),
             listings: VecDeque::new(),
@@ -78,11 +89,19 @@ impl Desk {
     /// Serves the requests that have come whole.
     pub(super) fn serve(&mut self, inbox: &mut BytesMut, now: Instant) -> bool {
         let (mut moved, mut appended) = (false, false);
+        // Pipelined requests are mostly of one op: a run of them is counted at once.
+        let mut run = (Op::Ping, 0);
         while let Some(action) = self.session.receive(inbox, now) {
             moved = true;
             match action {
                 Action::Welcome(ticket) => self.session.welcome(ticket, self.service.identity()),
+                Action::Admit { ticket, token } => self.admit(ticket, &token, now),
                 Action::Serve { ticket, sub, request } => {
+                    if run.0 != ticket.op {
+                        self.meter.requested(run.0, run.1);
+                        run = (ticket.op, 0);
+                    }
+                    run.1 += 1;
                     appended |= self.request(ticket, sub, request);
                 }
                 Action::Credit { sub } => self.enqueue(sub),
@@ -96,10 +115,45 @@ impl Desk {
                 Action::Cancel { sub } => self.cancel(sub),
             }
         }
+        if run.1 > 0 {
+            self.meter.requested(run.0, run.1);
+        }
         if appended {
             self.service.commit();
         }
         moved
+    }
+
+    /// Hands on what the session has counted.
+    pub(super) fn count_refusals(&mut self) {
+        if let Some(counts) = self.session.take_refused() {
+            self.meter.refused(&counts);
+        }
+    }
+
+    /// Lets a client in that shows a token, or none.
+    fn admit(&mut self, ticket: Ticket, token: &Secret, now: Instant) {
+        let Entry::Token { guard, or } = &self.visitor.entry else { return };
+        match guard.admit(token.reveal(), *or, self.visitor.peer, now) {
+            Verdict::Granted(access) => {
+                self.session.let_in(access);
+                self.session.welcome(ticket, self.service.identity());
+            }
+            Verdict::Refused(refusal, at) => self.session.turn_away(ticket, refusal, at),
+        }
+    }
+
+    /// The tokens have changed: a client whose token no longer lets it do what it may do goes.
+    pub(super) fn recheck(&mut self, now: Instant) {
+        let Entry::Token { guard, or } = &self.visitor.entry else { return };
+        if !self.session.is_open() {
+            return;
+        }
+        if let Err(refusal) = guard.recheck(self.session.access(), *or) {
+            self.works.clear();
+            self.listings.clear();
+            self.session.close(&refusal, now);
+        }
     }
 
     /// Serves one request; whether it was an append.
@@ -115,8 +169,12 @@ impl Desk {
             Request::Fetch(fetch) => self.listings.push_back(Listing::Fetch(ticket, fetch)),
             Request::Get(at) => match self.service.get(at) {
                 Ok(frame) => {
+                    // A frame that may not be read is, to this client, not there.
+                    let read = &self.session.access().read;
+                    let frame = frame.filter(|frame| read.holds(frame.topic()));
                     let next = frame.as_ref().and_then(Frame::offset).map_or(0, |at| at + 1);
                     let frame = frame.as_slice();
+                    self.session.shown(frame);
                     self.session.reply(ticket, |out| put_frames(out, frame, &[], next));
                 }
                 Err(refusal) => self.session.refuse(ticket, &refusal),
@@ -134,6 +192,9 @@ impl Desk {
                 Ok(cursor) => self.session.reply(ticket, |out| put_cursor(out, cursor.as_ref())),
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
+            Request::BlobHas(hash) if !self.session.may_use(&hash) => {
+                self.session.reply(ticket, |out| out.put_u8(0));
+            }
             Request::BlobHas(hash) => match self.service.has_blob(&hash) {
                 Ok(has) => self.session.reply(ticket, |out| out.put_u8(u8::from(has))),
                 Err(refusal) => self.session.refuse(ticket, &refusal),

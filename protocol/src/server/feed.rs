@@ -113,6 +113,16 @@ impl FeedWork {
                 Ok(after) => after,
                 Err(refusal) => return self.end(sub, refusal, session),
             };
+            if scratch.is_empty()
+                && let Some(place) = &self.place
+            {
+                place.set(self.feed.scanned_to());
+            }
+            if self.is_call {
+                // What a command answers elsewhere is shown to who may read there.
+                let read = &session.access().read;
+                scratch.retain(|frame| read.holds(frame.topic()));
+            }
             if self.bodies_up_to == 0 {
                 if !scratch.is_empty() {
                     self.moved_to(self.feed.scanned_to());

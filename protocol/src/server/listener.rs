@@ -1,14 +1,18 @@
-//! Sockets that accept connections: Unix ones that only their owner can open, and loopback TCP.
+//! Sockets that accept connections: Unix ones that only their owner can open, loopback TCP, and
+//! TLS.
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsAcceptor;
 
 use crate::address::Address;
 use crate::socket::SocketPath;
+use crate::tls::ServerTls;
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -21,12 +25,15 @@ pub struct Listener {
 enum Socket {
     Unix { listener: UnixListener, _file: SocketFile },
     Tcp(TcpListener),
+    Tls(TcpListener, ServerTls),
 }
 
 /// A connection that came in.
 pub(super) enum Accepted {
     Unix(UnixStream),
-    Tcp(TcpStream),
+    Tcp(TcpStream, IpAddr),
+    /// Its handshake is yet to come.
+    Tls(TcpStream, IpAddr, TlsAcceptor),
 }
 
 impl Listener {
@@ -51,6 +58,34 @@ impl Listener {
                 let address = Address::Tcp(listener.local_addr()?);
                 Ok(Self { address, socket: Socket::Tcp(listener) })
             }
+            Address::Tls { .. } => {
+                let text = format!("{address} needs a certificate");
+                Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+            }
+        }
+    }
+
+    /// Binds a TCP address, of any network, whose connections speak TLS.
+    ///
+    /// # Errors
+    /// An error of the system: `InvalidInput` for an address that is no IP address and port.
+    pub async fn bind_tls(address: &Address, tls: ServerTls) -> io::Result<Self> {
+        let socket = address.to_listen().ok_or_else(|| {
+            let text = format!("{address} is no IP address and port to listen on");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })?;
+        let listener = TcpListener::bind(socket).await?;
+        let bound = listener.local_addr()?;
+        let host = bound.ip().to_string();
+        let address = Address::Tls { host, port: bound.port() };
+        Ok(Self { address, socket: Socket::Tls(listener, tls) })
+    }
+
+    /// The certificate of a listener that speaks TLS.
+    pub(super) const fn tls(&self) -> Option<&ServerTls> {
+        match &self.socket {
+            Socket::Tls(_, tls) => Some(tls),
+            _ => None,
         }
     }
 
@@ -66,13 +101,22 @@ impl Listener {
                 listener.accept().await.map(|(stream, _)| Accepted::Unix(stream))
             }
             Socket::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                // Replies are written whole: there is nothing to wait for.
-                stream.set_nodelay(true)?;
-                Ok(Accepted::Tcp(stream))
+                let (stream, peer) = accept_tcp(listener).await?;
+                Ok(Accepted::Tcp(stream, peer))
+            }
+            Socket::Tls(listener, tls) => {
+                let (stream, peer) = accept_tcp(listener).await?;
+                Ok(Accepted::Tls(stream, peer, TlsAcceptor::from(tls.config())))
             }
         }
     }
+}
+
+async fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
+    let (stream, peer) = listener.accept().await?;
+    // Replies are written whole: there is nothing to wait for.
+    stream.set_nodelay(true)?;
+    Ok((stream, peer.ip()))
 }
 
 /// Binds under another name, closes the socket to others, and only then puts it in its place: at no

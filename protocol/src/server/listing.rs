@@ -34,6 +34,7 @@ impl Listing {
             Self::Fetch(ticket, fetch) => {
                 match page(&fetch, service, scratch) {
                     Ok((scanned_to, more, head)) => {
+                        session.shown(scratch);
                         session.reply(ticket, |out| put_page(out, scratch, scanned_to, more, head))
                     }
                     Err(refusal) => session.refuse(ticket, &refusal),
@@ -50,6 +51,7 @@ impl Listing {
                     scratch.push(frame);
                 }
                 let is_last = rest.as_slice().is_empty();
+                session.shown(scratch);
                 part(session, ticket, is_last, |out| put_frames(out, scratch, &[], 0));
                 (!is_last).then_some(Self::Frames(ticket, rest))
             }

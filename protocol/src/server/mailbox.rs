@@ -82,6 +82,8 @@ pub(crate) enum Mail {
     },
     /// The server stops.
     Drain(Duration),
+    /// The tokens have changed.
+    Recheck,
 }
 
 /// A queue into one connection's task, and what the connection tells about itself.

@@ -1,38 +1,48 @@
-//! The server: listeners and connections over a [`Service`]. It listens on Unix sockets and on
-//! loopback TCP and on nothing else.
+//! The server: listeners and connections over a [`Service`]. It listens on Unix sockets, on
+//! loopback TCP, and anywhere with TLS.
 
 mod census;
 mod connection;
 mod desk;
+mod entry;
 mod feed;
 mod lag;
 mod listener;
 mod listing;
 mod mailbox;
+mod meter;
 mod news;
 mod transfer;
 mod work;
 
 use std::fmt;
+use std::future::{Future, ready};
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use entry::Entry;
 pub use listener::Listener;
+pub(crate) use meter::CLASSES;
+pub use meter::ServerStats;
 
-use self::census::Connections;
+use self::census::{Census, Connections};
 use self::connection::Connection;
+use self::entry::Visitor;
 use self::listener::Accepted;
 use self::mailbox::{Mail, Mailbox};
-use crate::limits::CONNECTIONS_MAX;
-use crate::message::Role;
+use self::meter::Meter;
+use crate::limits::{CONNECTIONS_MAX, HELLO_WAIT, WATCH_EVERY};
 use crate::service::Service;
+use crate::tls::ServerTls;
 
 /// How long accepting rests after an error such as "too many open files".
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -71,6 +81,9 @@ struct Shared {
     room: Arc<Semaphore>,
     connections: Arc<Connections>,
     next_connection: AtomicU64,
+    meter: Arc<Meter>,
+    /// Told when files of tokens and certificates are to be looked at at once.
+    look: Notify,
 }
 
 impl Server {
@@ -84,25 +97,78 @@ impl Server {
             room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             connections: Arc::default(),
             next_connection: AtomicU64::new(0),
+            meter: Arc::default(),
+            look: Notify::new(),
         }))
     }
 
-    /// Accepts connections with a role in a task of its own, until the server stops.
-    pub fn listen(&self, listener: Listener, role: Role) {
-        let server = self.clone();
+    /// Accepts connections in a task of its own, until the server stops. What lets them in is a
+    /// role or tokens; tokens and certificates are looked at every second, and taken when they
+    /// change.
+    pub fn listen(&self, listener: Listener, entry: impl Into<Entry>) {
+        let (server, entry) = (self.clone(), entry.into());
         self.0.tasks.spawn(async move {
             let stopping = server.0.stopping.clone();
-            stopping.run_until_cancelled(server.accept(&listener, role)).await;
+            let watch = server.watch(&listener, &entry);
+            let accept = server.accept(&listener, &entry);
+            stopping.run_until_cancelled(async { tokio::join!(watch, accept) }).await;
         });
     }
 
-    async fn accept(&self, listener: &Listener, role: Role) {
+    /// Looks at the files of tokens and certificates at once.
+    pub fn look_at_files(&self) {
+        self.0.look.notify_waiters();
+    }
+
+    async fn watch(&self, listener: &Listener, entry: &Entry) {
+        let guard = match entry {
+            Entry::Token { guard, .. } => Some(guard),
+            Entry::Role(_) => None,
+        };
+        if guard.is_none() && listener.tls().is_none() {
+            return;
+        }
+        let mut version = guard.map_or(0, |guard| guard.refresh());
+        loop {
+            // Either of them is a reason to look.
+            let _ = tokio::time::timeout(WATCH_EVERY, self.0.look.notified()).await;
+            let found = guard.map_or(0, |guard| guard.refresh());
+            if std::mem::replace(&mut version, found) != found {
+                for mailbox in self.0.connections.lock().values() {
+                    mailbox.post(Mail::Recheck);
+                }
+            }
+            match listener.tls().map(ServerTls::refresh) {
+                None | Some(Ok(false)) => {}
+                Some(Ok(true)) => tracing::info!("the certificate has changed"),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "the changed certificate is not taken; the last one holds");
+                }
+            }
+        }
+    }
+
+    async fn accept(&self, listener: &Listener, entry: &Entry) {
+        let visitor = |peer: Option<IpAddr>| Visitor { entry: entry.clone(), peer };
         loop {
             // At the limit, connections wait in the backlog rather than be refused.
             let Ok(permit) = Arc::clone(&self.0.room).acquire_owned().await else { return };
             match listener.accept().await {
-                Ok(Accepted::Unix(stream)) => drop(self.serve(stream, role, permit)),
-                Ok(Accepted::Tcp(stream)) => drop(self.serve(stream, role, permit)),
+                Ok(Accepted::Unix(stream)) => {
+                    drop(self.serve(ready(Ok(stream)), visitor(None), permit));
+                }
+                Ok(Accepted::Tcp(stream, peer)) => {
+                    drop(self.serve(ready(Ok(stream)), visitor(Some(peer)), permit));
+                }
+                Ok(Accepted::Tls(stream, peer, acceptor)) => {
+                    let stream = async move {
+                        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+                        tokio::time::timeout(HELLO_WAIT, acceptor.accept(stream))
+                            .await
+                            .map_err(late)?
+                    };
+                    drop(self.serve(stream, visitor(Some(peer)), permit));
+                }
                 Err(error) => {
                     tracing::warn!(%error, address = %listener.address(), "cannot accept");
                     tokio::time::sleep(ACCEPT_REST).await;
@@ -112,32 +178,41 @@ impl Server {
     }
 
     /// Serves a stream that is connected already, in a task of its own, which ends with it.
-    pub fn adopt<S>(&self, stream: S, role: Role) -> JoinHandle<()>
+    pub fn adopt<S>(&self, stream: S, entry: impl Into<Entry>) -> JoinHandle<()>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
-        self.serve(stream, role, ())
+        self.serve(ready(Ok(stream)), Visitor { entry: entry.into(), peer: None }, ())
     }
 
-    fn serve<S, P>(&self, stream: S, role: Role, permit: P) -> JoinHandle<()>
+    /// Serves what `stream` becomes, which may take a handshake.
+    fn serve<F, S, P>(&self, stream: F, visitor: Visitor, permit: P) -> JoinHandle<()>
     where
+        F: Future<Output = io::Result<S>> + Send + 'static,
         S: AsyncRead + AsyncWrite + Send + 'static,
         P: Send + 'static,
     {
         let shared = Arc::clone(&self.0);
         let mailbox = Arc::new(Mailbox::among(&shared.connections));
+        shared.meter.accepted();
         let number = shared.next_connection.fetch_add(1, Ordering::Relaxed);
         shared.connections.lock().insert(number, Arc::clone(&mailbox));
         if shared.stopping.is_cancelled() {
             mailbox.post(Mail::Drain(shared.options.drain));
         }
-        let service = Arc::clone(&shared.service);
-        let connection =
-            Connection::new(stream, role, &shared.options.name, service, Arc::clone(&mailbox));
         self.0.tasks.spawn(async move {
             let registered = Registered { shared, number };
-            if let Err(error) = connection.run().await {
-                tracing::debug!(%error, connection = number, "connection ended");
+            let peer = visitor.peer;
+            let run = async {
+                let Shared { service, options, meter, .. } = &*registered.shared;
+                let stream = stream.await.inspect_err(|_| meter.handshake_failed())?;
+                let (service, meter) = (Arc::clone(service), Arc::clone(meter));
+                let name = &options.name;
+                Connection::new(stream, visitor, name, service, mailbox, meter).run().await
+            };
+            if let Err(error) = run.await {
+                let peer = peer.map(tracing::field::display);
+                tracing::debug!(%error, connection = number, peer, "connection ended");
             }
             drop((registered, permit));
         })
@@ -147,6 +222,13 @@ impl Server {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.0.connections.lock().len()
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        let head = self.0.service.identity().head;
+        self.0.meter.snapshot(&Census::of(&self.0.connections, head))
     }
 
     /// Stops: no new connections, GOAWAY to all, and returns when the last has ended or the drain

@@ -49,7 +49,11 @@ impl Desk {
                 self.list(ticket, result.map(|all| Listing::Topics(ticket, all.into_iter())));
             }
             Mail::Cursors { ticket, result } => {
-                self.list(ticket, result.map(|all| Listing::Cursors(ticket, all.into_iter())));
+                let result = result.map(|mut all| {
+                    all.retain(|cursor| self.session.sees_cursor(&cursor.name));
+                    Listing::Cursors(ticket, all.into_iter())
+                });
+                self.list(ticket, result);
             }
             Mail::Called { ticket, sub, bodies_up_to, flag, result } => match result {
                 Ok(called) => {
@@ -67,6 +71,7 @@ impl Desk {
             Mail::Taken { sub, result } => self.taken(sub, result),
             Mail::Stored { sub, result } => self.stored(sub, result),
             Mail::Drain(time) => self.drain(time, now),
+            Mail::Recheck => self.recheck(now),
         }
     }
 
@@ -152,6 +157,7 @@ impl Desk {
         match result {
             Ok((hash, len)) => {
                 self.session.forget(sub);
+                self.session.has_put(hash);
                 self.session.reply(upload.ticket, |out| put_stored(out, &hash, len));
             }
             Err(refusal) => self.refuse_stream(upload.ticket, sub, &refusal),

@@ -20,3 +20,7 @@ mod raw;
 mod rig;
 #[cfg(test)]
 mod slow;
+#[cfg(test)]
+mod tls;
+#[cfg(test)]
+mod tokens;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Phase, ServerSession, Stream};
+use super::{Phase, ServerSession, Stream, Ticket};
 use crate::error::{Code, ProtocolError, Refusal};
 use crate::limits::{HELLO_WAIT, LINGER, PING_AFTER, SILENCE_MAX, WRITE_STALL_MAX};
 use crate::message::{GoAway, Op, StreamEvent, put_refusal};
@@ -28,7 +28,13 @@ impl ServerSession {
         self.close(&Refusal::new(code, error.to_string()), now);
     }
 
-    pub(super) fn close(&mut self, why: &Refusal, now: Instant) {
+    /// Tells a client at `at` that it may not come in, and closes the connection.
+    pub(crate) fn turn_away(&mut self, ticket: Ticket, refusal: Refusal, at: Instant) {
+        self.turned_away = Some((at, ticket, refusal));
+    }
+
+    /// Ends the connection, saying why.
+    pub(crate) fn close(&mut self, why: &Refusal, now: Instant) {
         if self.is_closing() {
             return;
         }
@@ -48,6 +54,10 @@ impl ServerSession {
         });
         let own = match self.phase {
             Phase::Hello => self.began + HELLO_WAIT,
+            Phase::Greeting => match &self.turned_away {
+                Some((at, ..)) => *at,
+                None => self.began + HELLO_WAIT,
+            },
             Phase::Closing(until) => return until,
             Phase::Open if self.pinged => self.heard + SILENCE_MAX,
             Phase::Open => self.heard + PING_AFTER,
@@ -62,6 +72,13 @@ impl ServerSession {
             Phase::Closing(_) => return Vec::new(),
             Phase::Hello if now >= self.began + HELLO_WAIT => {
                 self.fail(&ProtocolError::Stalled("no HELLO in time"), now);
+            }
+            Phase::Greeting => {
+                if let Some((_, ticket, refusal)) = self.turned_away.take_if(|(at, ..)| now >= *at)
+                {
+                    self.refuse(ticket, &refusal);
+                    self.close(&refusal, now);
+                }
             }
             Phase::Open if now >= self.heard + SILENCE_MAX => {
                 self.fail(&ProtocolError::Stalled("nothing was heard from it"), now);

@@ -8,17 +8,21 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use xs_engine::{BlobHash, CursorName, Frame};
+
 use crate::access;
+use crate::auth::{Access, KnownBlobs, Secret};
 use crate::codec::{Codec, Header, PREFACE};
 use crate::error::{Code, Detail, ProtocolError, Refusal};
 use crate::gather::Gather;
 use crate::limits::{
-    CREDIT_MAX, HELLO_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, REQUEST_BYTES_MAX,
-    REQUESTS_MAX, SERVER_MESSAGE_BYTES_MAX, STREAMS_MAX, UPLOAD_WINDOW,
+    CREDIT_MAX, HELLO_BYTES_MAX, OUTBOUND_BYTES_MAX, REQUEST_BYTES_MAX, REQUESTS_MAX,
+    SERVER_MESSAGE_BYTES_MAX, STREAMS_MAX, UPLOAD_WINDOW,
 };
 use crate::message::{
     DecodeError, HelloRequest, ONE_WAY, Op, OpRange, Request, Role, is_one_way, put_refusal,
 };
+use crate::server::CLASSES;
 
 /// A request that waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,9 @@ pub(crate) struct Ticket {
 pub(crate) enum Action {
     /// Answer with [`ServerSession::welcome`].
     Welcome(Ticket),
+    /// A client shows its token, or none: [`ServerSession::let_in`] and welcome it, or
+    /// [`ServerSession::turn_away`]. Nothing else is taken until then.
+    Admit { ticket: Ticket, token: Secret },
     /// Answer the ticket. A request that opens a stream has its number in `sub`.
     Serve { ticket: Ticket, sub: u32, request: Request },
     /// More may be sent on a stream.
@@ -46,6 +53,8 @@ pub(crate) enum Action {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Hello,
+    /// HELLO came and is not answered.
+    Greeting,
     Open,
     /// CLOSE is queued; what comes is thrown away until then.
     Closing(Instant),
@@ -64,7 +73,13 @@ struct Stream {
 /// One connection as the server sees it.
 #[derive(Debug)]
 pub(crate) struct ServerSession {
-    role: Role,
+    access: Access,
+    /// Whether HELLO must show what it may do.
+    asks: bool,
+    /// When a client is told that it may not come in.
+    turned_away: Option<(Instant, Ticket, Refusal)>,
+    /// What a connection that is limited to some topics knows of blobs.
+    blobs: Option<KnownBlobs>,
     name: String,
     codec: Codec,
     out: Gather,
@@ -83,6 +98,8 @@ pub(crate) struct ServerSession {
     client_name: String,
     /// The ops and versions that are served.
     ops: &'static [OpRange],
+    /// Refusals that were not counted yet, by class.
+    refused: Option<[u32; CLASSES]>,
 }
 
 impl ServerSession {
@@ -90,7 +107,10 @@ impl ServerSession {
         let mut out = Gather::default();
         out.put_raw(&PREFACE);
         Self {
-            role,
+            access: Access::of(role),
+            asks: false,
+            turned_away: None,
+            blobs: None,
             name: name.to_owned(),
             codec: Codec::new(HELLO_BYTES_MAX),
             out,
@@ -106,7 +126,13 @@ impl ServerSession {
             progress: now,
             client_name: String::new(),
             ops: Op::RANGES,
+            refused: None,
         }
+    }
+
+    /// A session whose client must show a token.
+    pub(crate) fn guarded(name: &str, now: Instant) -> Self {
+        Self { asks: true, ..Self::new(Role::Read, name, now) }
     }
 
     /// A session that serves other versions than this build.
@@ -169,7 +195,7 @@ impl ServerSession {
         &mut self,
         header: Header,
         cost: usize,
-        request: Request,
+        mut request: Request,
         now: Instant,
     ) -> Result<Option<Action>, ProtocolError> {
         let (sub, corr) = (header.sub, header.corr);
@@ -181,7 +207,7 @@ impl ServerSession {
             Request::Hello(_) if self.phase == Phase::Open => {
                 return Err(ProtocolError::Unexpected("a second HELLO"));
             }
-            Request::Hello(hello) => return Ok(self.hello(corr, cost, &hello, now)),
+            Request::Hello(hello) => return Ok(self.hello(corr, cost, hello, now)),
             Request::Ping(bytes) => {
                 self.respond(header.op, corr, 0, false, |out| out.put_slice(&bytes));
                 return Ok(None);
@@ -207,7 +233,7 @@ impl ServerSession {
             }
             self.last_sub = sub;
         }
-        if let Err(refusal) = self.admit(&request, opens.is_some()) {
+        if let Err(refusal) = self.admit(&mut request, opens.is_some()) {
             self.refuse(ticket, &refusal);
             return Ok(None);
         }
@@ -221,7 +247,7 @@ impl ServerSession {
         &mut self,
         corr: u32,
         cost: usize,
-        hello: &HelloRequest,
+        hello: HelloRequest,
         now: Instant,
     ) -> Option<Action> {
         let ticket = Ticket { op: Op::Hello, corr, cost };
@@ -237,10 +263,12 @@ impl ServerSession {
             self.close(&refusal, now);
             return None;
         }
-        self.client_name.clone_from(&hello.name);
-        self.codec.set_max(MESSAGE_BYTES_MAX);
-        self.phase = Phase::Open;
-        Some(Action::Welcome(ticket))
+        self.client_name = hello.name;
+        self.phase = Phase::Greeting;
+        Some(match self.asks {
+            true => Action::Admit { ticket, token: Secret::shown(hello.token) },
+            false => Action::Welcome(ticket),
+        })
     }
 
     /// The stream that a request opens.
@@ -266,7 +294,7 @@ impl ServerSession {
         }
     }
 
-    fn admit(&self, request: &Request, opens: bool) -> Result<(), Refusal> {
+    fn admit(&self, request: &mut Request, opens: bool) -> Result<(), Refusal> {
         if self.drain_until.is_some() {
             return Err(Refusal::new(Code::Draining, "the server is stopping; connect again"));
         }
@@ -275,7 +303,7 @@ impl ServerSession {
             let refusal = Refusal::new(Code::TooManyStreams, text);
             return Err(refusal.with(Detail::Limit(u64::from(STREAMS_MAX))));
         }
-        access::check(self.role, request)
+        access::check(&self.access, self.blobs.as_ref(), request)
     }
 
     fn credited(&mut self, sub: u32, bytes: u64) -> Result<Option<Action>, ProtocolError> {
@@ -306,7 +334,43 @@ impl ServerSession {
 
     /// Whether more requests may be taken.
     pub(crate) fn wants_input(&self) -> bool {
-        self.requests < REQUESTS_MAX && self.request_bytes < REQUEST_BYTES_MAX
+        self.phase != Phase::Greeting
+            && self.requests < REQUESTS_MAX
+            && self.request_bytes < REQUEST_BYTES_MAX
+    }
+
+    /// Refusals since this was asked last, by class.
+    pub(crate) const fn take_refused(&mut self) -> Option<[u32; CLASSES]> {
+        self.refused.take()
+    }
+
+    /// What the client may do.
+    pub(crate) const fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Whether the client may see a cursor.
+    pub(crate) fn sees_cursor(&self, name: &CursorName) -> bool {
+        access::sees_cursor(&self.access, name)
+    }
+
+    /// Whether the client may use a blob that it names by its hash.
+    pub(crate) fn may_use(&self, hash: &BlobHash) -> bool {
+        access::check_blob(self.blobs.as_ref(), hash).is_ok()
+    }
+
+    /// The client has put a blob.
+    pub(crate) fn has_put(&mut self, hash: BlobHash) {
+        if let Some(blobs) = &mut self.blobs {
+            blobs.add(hash);
+        }
+    }
+
+    /// The client is sent frames: it may use their bodies.
+    pub(crate) fn shown(&mut self, frames: &[Frame]) {
+        if let Some(blobs) = &mut self.blobs {
+            frames.iter().filter_map(Frame::hash).for_each(|hash| blobs.add(hash));
+        }
     }
 
     /// Whether streams and reads may queue more.
@@ -332,6 +396,11 @@ impl ServerSession {
     /// Whether nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.requests == 0 && self.streams.is_empty()
+    }
+
+    /// Whether HELLO is done and the end has not begun.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
     }
 
     /// Whether CLOSE was said.

@@ -4,21 +4,32 @@ use bytes::Bytes;
 use xs_engine::Frame;
 
 use super::{Phase, ServerSession, Ticket};
+use crate::auth::{Access, KnownBlobs};
 use crate::codec::{FLAG_MORE, FLAG_PUSH, FLAG_RESPONSE, Header};
 use crate::error::Refusal;
 use crate::gather::Gather;
+use crate::limits::MESSAGE_BYTES_MAX;
 use crate::message::{
     HelloReply, Op, PeerLimits, RECORD_VERSION, StreamEvent, VERSION, put_frames, put_refusal,
 };
+use crate::server::CLASSES;
 use crate::service::StoreIdentity;
 
 impl ServerSession {
+    /// Decides what the client may do, before it is welcomed.
+    pub(crate) fn let_in(&mut self, access: Access) {
+        self.blobs = (!access.read.is_whole()).then(KnownBlobs::default);
+        self.access = access;
+    }
+
     /// Answers HELLO.
     pub(crate) fn welcome(&mut self, ticket: Ticket, store: StoreIdentity) {
+        self.codec.set_max(MESSAGE_BYTES_MAX);
+        self.phase = Phase::Open;
         let reply = HelloReply {
             version: VERSION,
             records: RECORD_VERSION,
-            role: self.role,
+            role: self.access.role,
             features: 0,
             store,
             limits: PeerLimits::OURS,
@@ -59,6 +70,10 @@ impl ServerSession {
         more: bool,
         put: impl FnOnce(&mut Gather),
     ) {
+        if code != 0 {
+            let class = usize::from(code / 100).min(CLASSES - 1);
+            self.refused.get_or_insert_default()[class] += 1;
+        }
         let flags = FLAG_RESPONSE | if more { FLAG_MORE } else { 0 };
         self.send(Header { op, flags, code, corr, sub: 0 }, put);
     }
@@ -95,6 +110,7 @@ impl ServerSession {
         bodies: &[(u32, Bytes)],
         scanned_to: u64,
     ) {
+        self.shown(frames);
         let put = |out: &mut Gather| put_frames(out, frames, bodies, scanned_to);
         let cost = self.push(Op::Deliver, 0, sub, put);
         if let Some(stream) = self.streams.get_mut(&sub) {

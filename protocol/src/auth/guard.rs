@@ -1,0 +1,264 @@
+//! Asks for tokens: answers who may come in, notices when the file of tokens changes, and says of a
+//! connection that is in whether it may stay.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::throttle::{Answer, Throttle};
+use super::{Access, TOKENS_NAME, TokenError, TokenFile, TokenHash};
+use crate::error::{Code, Detail, Refusal};
+use crate::limits::FAILURE_DELAY_MAX;
+use crate::message::Role;
+use crate::stamp::Stamp;
+
+/// The tokens of a store that is being served.
+#[derive(Debug)]
+pub struct Guard {
+    path: PathBuf,
+    state: RwLock<State>,
+    throttle: Mutex<Throttle>,
+    refused: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The file that was looked at last, also when it could not be taken.
+    seen: Option<Stamp>,
+    /// `None` while there is no file.
+    tokens: Option<Arc<TokenFile>>,
+    /// The last moment for which expiries were looked at.
+    checked_ms: u64,
+    /// Whether the last file that was looked at was taken.
+    is_current: bool,
+    /// Grows when connections must be looked at anew.
+    version: u64,
+}
+
+/// Whether a client may come in.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It may do this.
+    Granted(Access),
+    /// It may not, and is told so at that moment.
+    Refused(Refusal, Instant),
+}
+
+impl Guard {
+    /// Reads the tokens of the store in `dir`, if it has any.
+    ///
+    /// # Errors
+    /// [`TokenError`] when there is a file that cannot be taken.
+    pub fn open(dir: &Path) -> Result<Self, TokenError> {
+        let path = dir.join(TOKENS_NAME);
+        let seen = Stamp::of(&path);
+        let tokens = TokenFile::load(&path)?.map(Arc::new);
+        let state = State { seen, tokens, checked_ms: now_ms(), is_current: true, version: 0 };
+        let (state, throttle) = (RwLock::new(state), Mutex::default());
+        Ok(Self { path, state, throttle, refused: AtomicU64::new(0) })
+    }
+
+    /// How many tokens there are that have not ended.
+    #[must_use]
+    pub fn usable(&self) -> usize {
+        let now = now_ms();
+        let state = self.state.read();
+        let tokens = state.tokens.as_deref().map_or(&[][..], TokenFile::tokens);
+        tokens.iter().filter(|token| !token.is_expired(now)).count()
+    }
+
+    /// Whether the tokens in use are those of the file. They are not while the file is damaged;
+    /// then the last good ones hold.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.state.read().is_current
+    }
+
+    /// How many clients were refused since the store was opened.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Looks whether the file has changed. What it returns has grown when connections must be
+    /// looked at anew, because of that or because a token has ended; several may ask, each on its
+    /// own.
+    pub fn refresh(&self) -> u64 {
+        let (found, now) = (Stamp::of(&self.path), now_ms());
+        let mut state = self.state.write();
+        let since = std::mem::replace(&mut state.checked_ms, now);
+        let ended = state.tokens.as_deref().is_some_and(|file| {
+            file.tokens().iter().any(|token| token.is_expired(now) && !token.is_expired(since))
+        });
+        state.version += u64::from(ended);
+        if found == state.seen {
+            return state.version;
+        }
+        state.seen = found;
+        match TokenFile::load(&self.path) {
+            Ok(tokens) => {
+                let count = tokens.as_ref().map_or(0, |file| file.tokens().len());
+                tracing::info!(count, "the tokens have changed");
+                state.tokens = tokens.map(Arc::new);
+                state.is_current = true;
+                state.version += 1;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the changed tokens are not taken; the last ones hold");
+                state.is_current = false;
+            }
+        }
+        state.version
+    }
+
+    /// Whether a client with a token may come in. `or`: what it may do where the store has no file
+    /// of tokens.
+    pub(crate) fn admit(
+        &self,
+        token: &str,
+        or: Option<Role>,
+        peer: Option<IpAddr>,
+        now: Instant,
+    ) -> Verdict {
+        if Stamp::of(&self.path) != self.state.read().seen {
+            self.refresh();
+        }
+        let state = self.state.read();
+        let found = match (&state.tokens, or) {
+            (None, Some(role)) => return Verdict::Granted(Access::of(role)),
+            (tokens, _) => {
+                let hash = TokenHash::of(token);
+                tokens.as_ref().and_then(|file| file.find(&hash))
+            }
+        };
+        let refusal = match found {
+            Some(token) if !token.is_expired(now_ms()) => return Verdict::Granted(token.access()),
+            Some(token) => format!("the token {} has expired", token.name),
+            None if token.is_empty() => "a token is needed; xs token create makes one".to_owned(),
+            None => "the token is not known here; it may have been revoked".to_owned(),
+        };
+        drop(state);
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        tracing::warn!(%peer, reason = refusal, "a client was refused");
+        match self.throttle.lock().failed(peer, now) {
+            Answer::At(at) => Verdict::Refused(Refusal::new(Code::Unauthenticated, refusal), at),
+            Answer::TooMany => {
+                let ms = u32::try_from(FAILURE_DELAY_MAX.as_millis()).unwrap_or(u32::MAX);
+                let refusal = Refusal::new(Code::Busy, "too many failed attempts; try again later");
+                Verdict::Refused(refusal.with(Detail::RetryAfterMs(ms)), now)
+            }
+        }
+    }
+
+    /// Whether a client that came in with `access` may stay.
+    pub(crate) fn recheck(&self, access: &Access, or: Option<Role>) -> Result<(), Refusal> {
+        let state = self.state.read();
+        let text = match (&state.tokens, access.token) {
+            (None, None) if or.is_some() => return Ok(()),
+            (_, None) => "the store has tokens now: connect with one".to_owned(),
+            (tokens, Some(hash)) => match tokens.as_ref().and_then(|file| file.find(&hash)) {
+                Some(token) if token.is_expired(now_ms()) => {
+                    format!("the token {} has expired", token.name)
+                }
+                Some(token) if token.access() != *access => {
+                    format!("what the token {} may do has changed: connect anew", token.name)
+                }
+                Some(_) => return Ok(()),
+                None => "the token was revoked".to_owned(),
+            },
+        };
+        Err(Refusal::new(Code::Unauthenticated, text))
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::auth::{NewToken, Secret};
+
+    fn create(dir: &Path, name: &str, expires_ms: Option<u64>) -> Secret {
+        let new = NewToken {
+            name: name.to_owned(),
+            role: Role::Append,
+            read: None,
+            append: None,
+            created_ms: now_ms(),
+            expires_ms,
+        };
+        TokenFile::create(dir, new).unwrap().1
+    }
+
+    fn admit(guard: &Guard, token: &str) -> Result<Access, Code> {
+        match guard.admit(token, None, None, Instant::now()) {
+            Verdict::Granted(access) => Ok(access),
+            Verdict::Refused(refusal, _) => Err(refusal.code),
+        }
+    }
+
+    #[test]
+    fn tokens_are_taken_while_they_are_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let guard = Guard::open(dir.path()).unwrap();
+        assert_eq!(guard.refresh(), 0);
+        assert_eq!(admit(&guard, ""), Err(Code::Unauthenticated));
+        let open = guard.admit("", Some(Role::Admin), None, Instant::now());
+        let Verdict::Granted(open) = open else { panic!("refused") };
+        guard.recheck(&open, Some(Role::Admin)).unwrap();
+        let secret = create(dir.path(), "a", None);
+        let access = admit(&guard, secret.reveal()).unwrap();
+        guard.recheck(&access, None).unwrap();
+        assert_eq!(guard.usable(), 1);
+        let refused = guard.recheck(&open, Some(Role::Admin)).unwrap_err();
+        assert_eq!(refused.code, Code::Unauthenticated, "with the first token, all need one");
+        let refused = guard.admit("", Some(Role::Admin), None, Instant::now());
+        assert!(matches!(refused, Verdict::Refused(..)));
+        let before = guard.refresh();
+        assert_eq!(before, 1, "it was noticed when somebody came");
+        TokenFile::revoke(dir.path(), "a").unwrap();
+        assert_eq!((guard.refresh(), guard.refresh()), (2, 2));
+        assert_eq!(guard.recheck(&access, None).unwrap_err().code, Code::Unauthenticated);
+        assert_eq!(admit(&guard, secret.reveal()), Err(Code::Unauthenticated));
+        let refused = guard.admit("", Some(Role::Admin), None, Instant::now());
+        assert!(matches!(refused, Verdict::Refused(..)), "an empty file still asks for tokens");
+    }
+
+    #[test]
+    fn tokens_end_at_their_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let late = create(dir.path(), "late", Some(now_ms() + 3_600_000));
+        let over = create(dir.path(), "over", Some(now_ms()));
+        let guard = Guard::open(dir.path()).unwrap();
+        assert!(admit(&guard, late.reveal()).is_ok());
+        assert_eq!(admit(&guard, over.reveal()), Err(Code::Unauthenticated));
+        assert_eq!(guard.usable(), 1);
+        guard.state.write().checked_ms = now_ms() - 10_000;
+        assert_eq!(guard.refresh(), 1, "a token ended since");
+    }
+
+    #[test]
+    fn a_damaged_file_leaves_the_last_good_tokens() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = create(dir.path(), "a", None);
+        let guard = Guard::open(dir.path()).unwrap();
+        let path = dir.path().join(TOKENS_NAME);
+        let good = fs::read_to_string(&path).unwrap();
+        fs::write(&path, "nonsense").unwrap();
+        assert!(guard.refresh() == 0 && !guard.is_current());
+        assert!(admit(&guard, secret.reveal()).is_ok());
+        assert!(Guard::open(dir.path()).is_err());
+        fs::write(&path, good).unwrap();
+        assert!(guard.refresh() == 1 && guard.is_current());
+    }
+}

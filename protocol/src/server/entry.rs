@@ -1,0 +1,35 @@
+//! How connections come in, and what that lets them do.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::auth::Guard;
+use crate::message::Role;
+
+/// What lets the connections of a listener in.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// Whoever can open the socket has the role.
+    Role(Role),
+    /// A token of the guard's.
+    Token {
+        /// Whom to ask.
+        guard: Arc<Guard>,
+        /// The role of those who come without one, while the store has no file of tokens.
+        or: Option<Role>,
+    },
+}
+
+impl From<Role> for Entry {
+    fn from(role: Role) -> Self {
+        Self::Role(role)
+    }
+}
+
+/// A connection that has come in.
+#[derive(Debug, Clone)]
+pub(super) struct Visitor {
+    pub(super) entry: Entry,
+    /// Its address, over TCP.
+    pub(super) peer: Option<IpAddr>,
+}

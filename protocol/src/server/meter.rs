@@ -1,0 +1,126 @@
+//! What a server counts since it was made, over all its connections: how many came, bytes, requests,
+//! refusals. What is under way at present is the census's. Counting is an addition to a shared number
+//! for each read and write of a socket, and for each run of requests of one op.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::census::Census;
+use crate::message::Op;
+
+/// Classes of codes, 1 to 8; 0 is not used.
+pub(crate) const CLASSES: usize = 9;
+
+/// What a server has counted since it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// Connections at present.
+    pub connections: u64,
+    /// Connections that came in.
+    pub accepted: u64,
+    /// Of those the ones that ended before HELLO could come: handshakes of TLS that failed.
+    pub handshakes_failed: u64,
+    /// Bytes read from connections.
+    pub read_bytes: u64,
+    /// Bytes written to connections.
+    pub written_bytes: u64,
+    /// Requests that were served, by op; ops without any are left out.
+    pub requests: Vec<(Op, u64)>,
+    /// Refusals by the class of their code, 1 to 8 in order.
+    pub refused: [u64; CLASSES - 1],
+    /// Streams at present: subscriptions, calls, uploads, downloads.
+    pub streams: u64,
+    /// Subscriptions at present.
+    pub subscriptions: u64,
+    /// How many offsets the subscription furthest behind has before it.
+    pub lag_frames_max: u64,
+}
+
+/// The counters.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    accepted: AtomicU64,
+    handshakes_failed: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+    requests: [AtomicU64; 256],
+    refused: [AtomicU64; CLASSES],
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self {
+            accepted: AtomicU64::new(0),
+            handshakes_failed: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            requests: std::array::from_fn(|_| AtomicU64::new(0)),
+            refused: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+}
+
+impl Meter {
+    pub(crate) fn accepted(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn requested(&self, op: Op, count: u64) {
+        self.requests[op as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn refused(&self, counts: &[u32; CLASSES]) {
+        for (counter, count) in self.refused.iter().zip(counts) {
+            counter.fetch_add(u64::from(*count), Ordering::Relaxed);
+        }
+    }
+
+    /// What was counted, beside what is under way.
+    pub(crate) fn snapshot(&self, census: &Census) -> ServerStats {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ServerStats {
+            connections: census.connections,
+            accepted: load(&self.accepted),
+            handshakes_failed: load(&self.handshakes_failed),
+            read_bytes: load(&self.read),
+            written_bytes: load(&self.written),
+            requests: Op::ALL
+                .iter()
+                .map(|&op| (op, load(&self.requests[op as usize])))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            refused: std::array::from_fn(|class| load(&self.refused[class + 1])),
+            streams: census.streams,
+            subscriptions: census.subscriptions,
+            lag_frames_max: census.lag_frames_max,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_refusals_are_counted_by_kind() {
+        let meter = Meter::default();
+        meter.requested(Op::Append, 3);
+        meter.requested(Op::Get, 1);
+        meter.refused(&[0, 0, 5, 0, 0, 0, 0, 0, 1]);
+        let stats = meter.snapshot(&Census::default());
+        assert_eq!(stats.requests, [(Op::Append, 3), (Op::Get, 1)]);
+        assert_eq!(stats.refused, [0, 5, 0, 0, 0, 0, 0, 1]);
+    }
+}

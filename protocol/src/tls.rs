@@ -1,0 +1,278 @@
+//! TLS 1.3 for both sides, with certificates and keys from files. No roots of the system are
+//! trusted and no client certificates asked for: a client trusts the CAs it was given, a server its
+//! tokens.
+//!
+//! The cryptography is aws-lc-rs, which the JavaScript runtime's `fetch` brings anyway. With a
+//! second provider in the same binary rustls would no longer know which one is meant by default.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore, ServerConfig};
+
+use crate::certificate;
+use crate::limits::PEM_BYTES_MAX;
+use crate::stamp::Stamp;
+
+/// What both sides say they speak inside (ALPN): bytes meant for another protocol go nowhere.
+const ALPN: &[u8] = b"xsp/1";
+/// Permissions of everybody but the owner and the group.
+const ANYBODY: u32 = 0o007;
+
+/// What is wrong with certificates or keys.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// A file holds more bytes than certificates take.
+    #[error("{path} is longer than {PEM_BYTES_MAX} bytes")]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Anybody may read a key.
+    #[error("{path} has mode {mode:03o}: anybody can read this key; chmod 600 it")]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A file does not hold what it should.
+    #[error("{path} holds no {what} in PEM form: {reason}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is looked for.
+        what: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Certificate and key cannot be used, or not together.
+    #[error("{cert} and {key} cannot be used together: {reason}")]
+    Pair {
+        /// The file of the certificate.
+        cert: PathBuf,
+        /// The file of its key.
+        key: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The server's side: its certificate, read again when the files change.
+#[derive(Clone)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    certificates: Arc<Certificates>,
+}
+
+/// The certificate and the key in use.
+struct Certificates {
+    cert: PathBuf,
+    key: PathBuf,
+    current: Mutex<Arc<CertifiedKey>>,
+    /// The files that were looked at last, also when they could not be taken.
+    seen: Mutex<[Option<Stamp>; 2]>,
+}
+
+impl ServerTls {
+    /// Reads a certificate, those above it, and its key.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn open(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        let seen = [cert, key].map(Stamp::of);
+        let certificates = Arc::new(Certificates {
+            current: Mutex::new(Arc::new(load(cert, key)?)),
+            seen: Mutex::new(seen),
+            cert: cert.to_owned(),
+            key: key.to_owned(),
+        });
+        let builder = ServerConfig::builder_with_provider(provider());
+        let builder = builder.with_protocol_versions(&[&TLS13]).map_err(|error| {
+            TlsError::Pair { cert: cert.to_owned(), key: key.to_owned(), reason: error.to_string() }
+        })?;
+        let resolver = Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>;
+        let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // Each connection proves the certificate anew, so a replaced one is soon out of use.
+        config.send_tls13_tickets = 0;
+        Ok(Self { config: Arc::new(config), certificates })
+    }
+
+    /// Takes the files again if they have changed; whether they were taken. While they do not fit
+    /// together, as between the replacement of one and of the other, the last ones stay in use.
+    ///
+    /// # Errors
+    /// [`TlsError`], once for each change.
+    pub fn refresh(&self) -> Result<bool, TlsError> {
+        let Certificates { cert, key, current, seen } = &*self.certificates;
+        let found = [cert, key].map(|path| Stamp::of(path));
+        if std::mem::replace(&mut *seen.lock(), found) == found {
+            return Ok(false);
+        }
+        let loaded = load(cert, key)?;
+        *current.lock() = Arc::new(loaded);
+        Ok(true)
+    }
+
+    /// When the certificate in use ends, in seconds since 1970; `None` when that cannot be told.
+    #[must_use]
+    pub fn not_after(&self) -> Option<i64> {
+        let current = self.certificates.current.lock();
+        current.cert.first().and_then(|certificate| certificate::not_after(certificate))
+    }
+
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.certificates.fmt(f)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.lock()))
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").field("cert", &self.cert).finish_non_exhaustive()
+    }
+}
+
+/// The client's side: the CAs it trusts.
+#[derive(Clone)]
+pub struct ClientTls(Arc<ClientConfig>);
+
+impl ClientTls {
+    /// Trusts the certificates of a PEM file and nothing else.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn trusting(path: &Path) -> Result<Self, TlsError> {
+        let wrong =
+            |reason: String| TlsError::Pem { path: path.to_owned(), what: "certificates", reason };
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(path)? {
+            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+        }
+        let builder = ClientConfig::builder_with_provider(provider());
+        let builder = builder.with_protocol_versions(&[&TLS13]);
+        let builder = builder.map_err(|error| wrong(error.to_string()))?;
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(Self(Arc::new(config)))
+    }
+
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientTls(..)")
+    }
+}
+
+/// Why a handshake failed, when it was by what the other side is or showed: trying again would not
+/// help. `None`: the transport failed.
+pub(crate) fn untrusted(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    Some(match error {
+        Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "the server's certificate has expired".to_owned(),
+        Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => "the server's certificate is not from a CA that this client was told to trust"
+            .to_owned(),
+        Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "the server's certificate is for another name".to_owned(),
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "the server does not speak TLS there".to_owned()
+        }
+        other => format!("TLS: {other}"),
+    })
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn load(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
+    let chain = certificates(cert)?;
+    let (bytes, mode) = read(key)?;
+    if mode & ANYBODY != 0 {
+        return Err(TlsError::Exposed { path: key.to_owned(), mode });
+    }
+    let private = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| TlsError::Pem {
+        path: key.to_owned(),
+        what: "private key",
+        reason: said(&error),
+    })?;
+    CertifiedKey::from_der(chain, private, &provider()).map_err(|error| TlsError::Pair {
+        cert: cert.to_owned(),
+        key: key.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wrong = |reason| TlsError::Pem { path: path.to_owned(), what: "certificates", reason };
+    let (bytes, _) = read(path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err(wrong("there is none".to_owned())),
+        Ok(all) => Ok(all),
+        Err(error) => Err(wrong(said(&error))),
+    }
+}
+
+fn said(error: &pem::Error) -> String {
+    match error {
+        pem::Error::NoItemsFound => "there is none".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The bytes of a file and its permissions.
+fn read(path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
+    let failed = |error| TlsError::Io { path: path.to_owned(), error };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+    let mut bytes = Vec::new();
+    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > PEM_BYTES_MAX {
+        return Err(TlsError::TooLong { path: path.to_owned() });
+    }
+    Ok((bytes, mode))
+}
