@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -15,7 +16,7 @@ from typing import Any, Dict, List, Optional
 import xs_stream
 from xs_stream import BlobHash, CursorChange, Frame, NewFrame, ResumePoint, aio
 
-from .support import CONFORMANCE, PATIENCE, Server
+from .support import CONFORMANCE, PATIENCE, XS, Server
 
 
 class SyncFace:
@@ -128,8 +129,10 @@ class Runner:
             # The server keeps files of its own beside the modules.
             self._modules = tempfile.mkdtemp(prefix="xs-py-modules-")
             shutil.copytree(CONFORMANCE / "modules", self._modules, dirs_exist_ok=True)
-        self.server = Server(Path(self._modules) if self._modules else None)
+        modules = Path(self._modules) if self._modules else None
+        self.server = Server(modules, bool(script.get("tls")))
         self._client = face.connect(self.server.store, wait=PATIENCE)
+        self._owner = self._client
         self._saved: Dict[str, Any] = {}
         self._streams: Dict[str, Any] = {}
         self.used: List[str] = []
@@ -226,6 +229,26 @@ class Runner:
         self._face.do(client.close())
 
     _is_up = True
+
+    def do_login(self, trust: Optional[str] = None, token: Optional[str] = None) -> None:
+        address = f"localhost:{self.server.tls_port()}"
+        options: Dict[str, Any] = {"token": token, "timeout": PATIENCE if trust else 2.0}
+        if trust:
+            address = f"xss://{address}"
+            options["tls"] = str(CONFORMANCE / "tls" / f"{trust}.pem")
+        self._client = self._face.connect(address, **options)
+
+    def do_logout(self) -> None:
+        self._face.do(self._client.close())
+        self._client = self._owner
+
+    def do_token(self, args: List[str]) -> str:
+        command = [XS, "token", "create", "-a", self.server.store, *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def do_revoke_token(self, name: str) -> None:
+        command = [XS, "token", "revoke", "-a", self.server.store, name]
+        subprocess.run(command, check=True, capture_output=True)
 
     def do_server(self) -> Any:
         return self._client.server

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, List, Optional
 
@@ -27,10 +29,16 @@ def vectors(name: str) -> List[Any]:
 class Server:
     """`xs serve` over a store in a temporary directory."""
 
-    def __init__(self, modules: Optional[Path] = None) -> None:
+    def __init__(self, modules: Optional[Path] = None, tls: bool = False) -> None:
         self.dir = tempfile.mkdtemp(prefix="xs-py-")
         self.store = os.path.join(self.dir, "store")
         self._args = ["--modules", str(modules)] if modules else []
+        if tls:
+            # The server takes no key that others may read.
+            key = shutil.copy(CONFORMANCE / "tls" / "key.pem", self.dir)
+            os.chmod(key, 0o600)
+            cert = str(CONFORMANCE / "tls" / "cert.pem")
+            self._args += ["--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key]
         self._log = open(os.path.join(self.dir, "log"), "ab")  # noqa: SIM115 (closed below)
         self._child: Optional[subprocess.Popen[bytes]] = None
         self.start()
@@ -59,6 +67,16 @@ class Server:
         self.kill()
         self._log.close()
         shutil.rmtree(self.dir)
+
+    def tls_port(self) -> int:
+        """The port on which it speaks TLS, once it says so."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            ports = re.findall(r"xss://127\.0\.0\.1:(\d+)", self.log())
+            if ports:
+                return int(ports[-1])
+            time.sleep(0.01)
+        raise AssertionError(f"no TLS: {self.log()}")
 
     def log(self) -> str:
         return Path(self.dir, "log").read_text(errors="replace")

@@ -2,9 +2,11 @@
 // does; every verb has an entry in `VERBS`.
 
 import { createHash } from "node:crypto";
-import { cpSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { execFile } from "node:child_process";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import {
   connect,
   Frame,
@@ -18,7 +20,9 @@ import {
   type Follow,
   type Item,
 } from "../src/index.js";
-import { CONFORMANCE, PATIENCE_MS, Server } from "./support.js";
+import { CONFORMANCE, PATIENCE_MS, Server, XS } from "./support.js";
+
+const run = promisify(execFile);
 
 type Json = any;
 type Step = Record<string, Json>;
@@ -26,6 +30,7 @@ type Step = Record<string, Json>;
 export interface Script {
   readonly about: string;
   readonly modules?: boolean;
+  readonly tls?: boolean;
   readonly cases: ReadonlyArray<{ readonly name: string; readonly steps: readonly Step[] }>;
 }
 
@@ -102,6 +107,7 @@ export class Runner {
   readonly streams = new Map<string, Follow>();
   isUp = true;
   client!: Client;
+  owner!: Client;
   readonly #saved = new Map<string, Json>();
 
   private constructor(
@@ -116,8 +122,10 @@ export class Runner {
       modules = mkdtempSync(join(tmpdir(), "xs-ts-modules-"));
       cpSync(join(CONFORMANCE, "modules"), modules, { recursive: true });
     }
-    const runner = new Runner(new Server(modules ? ["--modules", modules] : []), modules);
+    const server = new Server(modules ? ["--modules", modules] : [], script.tls);
+    const runner = new Runner(server, modules);
     runner.client = await connect(runner.server.store, { waitMs: PATIENCE_MS });
+    runner.owner = runner.client;
     if (modules) await runner.#awaitModules(modules);
     return runner;
   }
@@ -217,6 +225,26 @@ async function append({ client }: Runner, step: Step): Promise<unknown> {
 export const VERBS: Readonly<Record<string, Verb>> = {
   async connect({ server, isUp }) {
     await (await connect(server.store, { waitMs: isUp ? PATIENCE_MS : 0 })).close();
+  },
+  async login(runner, { trust, token }) {
+    const address = `localhost:${await runner.server.tlsPort()}`;
+    if (!trust) {
+      runner.client = await connect(address, { token, timeoutMs: 2000 });
+      return;
+    }
+    const ca = readFileSync(join(CONFORMANCE, "tls", `${trust}.pem`));
+    runner.client = await connect(`xss://${address}`, { token, tls: { ca } });
+  },
+  async logout(runner) {
+    await runner.client.close();
+    runner.client = runner.owner;
+  },
+  async token({ server }, { args }) {
+    const { stdout } = await run(XS, ["token", "create", "-a", server.store, ...args]);
+    return stdout.trim();
+  },
+  async revoke_token({ server }, { name }) {
+    await run(XS, ["token", "revoke", "-a", server.store, name]);
   },
   async server({ client }) {
     return client.server;

@@ -2,9 +2,18 @@
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { header, Op, Writer, type Header } from "../src/coding.js";
 import { crc32InJs } from "../src/crc.js";
@@ -42,7 +51,18 @@ export class Server {
   readonly #log: number;
   #child: ChildProcess | undefined;
 
-  constructor(private readonly args: readonly string[] = []) {
+  readonly #args: string[];
+
+  constructor(args: readonly string[] = [], tls = false) {
+    this.#args = [...args];
+    if (tls) {
+      // The server takes no key that others may read.
+      const key = join(this.dir, "key.pem");
+      copyFileSync(join(CONFORMANCE, "tls", "key.pem"), key);
+      chmodSync(key, 0o600);
+      const cert = join(CONFORMANCE, "tls", "cert.pem");
+      this.#args.push("--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key);
+    }
     this.#log = openSync(join(this.dir, "log"), "a");
     this.start();
   }
@@ -50,7 +70,7 @@ export class Server {
   /** Starts it; who connects has to wait until it listens. */
   start(): void {
     const stdio = ["ignore", this.#log, this.#log] as const;
-    this.#child = spawn(XS, ["serve", this.store, ...this.args], { stdio: [...stdio] });
+    this.#child = spawn(XS, ["serve", this.store, ...this.#args], { stdio: [...stdio] });
   }
 
   /** Ends it with a signal and waits until it is gone. */
@@ -67,6 +87,15 @@ export class Server {
     await this.end("SIGKILL");
     closeSync(this.#log);
     rmSync(this.dir, { recursive: true });
+  }
+
+  /** The port on which it speaks TLS, once it says so. */
+  async tlsPort(): Promise<number> {
+    for (let end = Date.now() + PATIENCE_MS; Date.now() < end; await setTimeout(10)) {
+      const port = [...this.log().matchAll(/xss:\/\/127\.0\.0\.1:(\d+)/g)].at(-1)?.[1];
+      if (port) return Number(port);
+    }
+    throw new Error(`no TLS: ${this.log()}`);
   }
 
   log(): string {
