@@ -355,7 +355,9 @@ class Runner:
 
     # "as" and "from" are no names in Python.
     def do_follow(self, pulse_ms: int = 0, resume: Optional[str] = None, **options: Any) -> None:
-        name = options.pop("as")
+        name, slow = options.pop("as"), options.pop("slow", {})
+        for policy, behind in slow.items():
+            options["slow"] = getattr(xs_stream, policy)(behind)
         point = ResumePoint.parse(resume) if resume else None
         options = self._where(options)
         stream = self._client.follow(pulse=pulse_ms / 1000, resume=point, **options)
@@ -434,6 +436,12 @@ class Runner:
         first = self._face.next(call)
         self._face.close(call)
         return first
+
+    def do_remove(self, bounds: Any, **options: Any) -> Any:
+        return list(self._face.do(self._client.remove(*bounds, **options)))
+
+    def do_stats(self) -> Any:
+        return self._face.do(self._client.stats())
 
     def do_kill(self) -> None:
         self.server.kill()

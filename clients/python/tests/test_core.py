@@ -13,7 +13,6 @@ from xs_stream import (
     BlobHash,
     CaughtUp,
     CorruptRange,
-    CursorAhead,
     Frame,
     FrameId,
     Gap,
@@ -296,10 +295,15 @@ class Readings(unittest.TestCase):
 
     def test_gaps_are_told_to_followers_and_end_reads(self) -> None:
         reading = Reading(read_options(follow=True))
-        self.assertEqual(self.given(reading, gap(1, 3, 5)), [Gap(3, 5)])
+        self.assertEqual(self.given(reading, gap(1, 3, 5)), [Gap("corrupt", 3, 5)])
         self.assertEqual(reading.position, 5)
-        self.assertEqual(self.given(reading, gap(2, 12, 0)), [Gap(count=12)])
+        self.assertEqual(self.given(reading, gap(2, 12, 0)), [Gap("ephemeral", count=12)])
         self.assertEqual(reading.position, 5)
+        # The newest of its frames are still to come.
+        self.assertEqual(self.given(reading, gap(3, 5, 90)), [Gap("conflated", 5, 90)])
+        self.assertEqual(reading.position, 5)
+        self.given(reading, deliver([40, 89], 90))
+        self.assertEqual(reading.position, 90)
         with self.assertRaises(CorruptRange) as caught:
             Reading(read_options()).take(gap(1, 3, 5))
         self.assertEqual((caught.exception.first, caught.exception.resume), (3, 5))
@@ -312,16 +316,21 @@ class Readings(unittest.TestCase):
 
     def test_a_point_holds_for_its_store_and_epoch(self) -> None:
         point = ResumePoint(STORE, 1, 100)
-        ahead = ResumePoint(STORE, 1, 101)
         options = read_options(follow=True)
-        self.assertEqual(Reading(options, point).begin(info(2)).bound, 100)
-        # The head of the same epoch may have moved since HELLO.
-        self.assertEqual(Reading(options, ahead).begin(info(1)).bound, 101)
-        with self.assertRaises(CursorAhead) as caught:
-            Reading(options, ahead).begin(info(2))
-        self.assertEqual(caught.exception.details.offset, 100)
+        reading = Reading(options, point)
+        self.assertEqual(reading.begin(info(2)).bound, 100)
+        self.assertEqual(reading.seen_in, (STORE, 1))
+        reading.began(info(2))
+        self.assertEqual(reading.seen_in, (STORE, 2))
         with self.assertRaises(OtherStore):
             Reading(options, point).begin(info(store=bytes([1] * 16)))
+        # What was not seen anywhere needs no epoch.
+        fresh = Reading(read_options(from_=5))
+        self.assertIsNone(fresh.seen_in)
+        backward = Reading(read_options(reverse=True))
+        backward.began(info())
+        backward.take(deliver([9], 9))
+        self.assertIsNone(backward.seen_in)
 
     def test_options_that_contradict_are_refused(self) -> None:
         wrong: List[Any] = [{"from_": 1, "new": True}, {"last": 1, "after": 2}]

@@ -38,6 +38,7 @@ import {
   type NewFrame,
   type ResumePoint,
   type ServerInfo,
+  type Slow,
   type Stamp,
   type Topics,
   type TopicSummary,
@@ -69,7 +70,7 @@ export interface ConnectOptions extends Signal {
 /** How one frame is appended. */
 export interface AppendOptions
   extends Omit<NewFrame, "topic" | "body">,
-    Omit<Batch, "frames" | "cursors">,
+    Omit<Batch, "frames" | "cursors" | "remove" | "within">,
     Signal {}
 
 /** How a stream is served. */
@@ -85,6 +86,8 @@ export interface FollowOptions extends Omit<ReadOptions, "reverse">, StreamOptio
   readonly new?: boolean | undefined;
   /** Go on from a point that another follower's `point` gave. */
   readonly resume?: ResumePoint | undefined;
+  /** What becomes of it when it takes frames too slowly; it is waited for unless given. */
+  readonly slow?: Slow | undefined;
   /** Milliseconds between two pulses. */
   readonly pulseMs?: number | undefined;
 }
@@ -273,7 +276,7 @@ export class Client {
     return stamp;
   }
 
-  /** Appends frames and changes cursors, all of it or nothing. */
+  /** Removes and appends frames and changes cursors, all of it or nothing. */
   async appendBatch(batch: Batch, options: Signal = {}): Promise<Appended> {
     const { signal } = options;
     let { frames = [] } = batch;
@@ -286,6 +289,15 @@ export class Client {
     const body = messages.append({ ...batch, frames });
     const parts = await this.#ask(Op.APPEND, body, signal, batch.key !== undefined);
     return messages.readAppended(only(parts));
+  }
+
+  /** Removes frames, all of them, and tells of each whether it was there. */
+  async remove(
+    bounds: readonly Bound[],
+    options: messages.RemoveOptions & Signal = {},
+  ): Promise<readonly boolean[]> {
+    const body = messages.remove(bounds, options);
+    return messages.readAppended(only(await this.#ask(Op.REMOVE, body, options.signal))).removed;
   }
 
   async #upload(frame: NewFrame, signal: AbortSignal | undefined): Promise<NewFrame> {
@@ -309,9 +321,9 @@ export class Client {
    * or resumed. It goes on over lost connections until it is closed or the `limit` is reached.
    */
   follow(topics: Topics = "*", options: FollowOptions = {}): Follow {
-    const { bodies = 0, credit = CREDIT_DEFAULT, pulseMs = 0, resume, signal } = options;
+    const { bodies = 0, credit = CREDIT_DEFAULT, pulseMs = 0, slow, resume, signal } = options;
     const reading = new Reading(selection(topics, options, true), resume);
-    return new Follow(this.#host, reading, { bodies, credit, pulseMs }, true, signal);
+    return new Follow(this.#host, reading, { bodies, credit, pulseMs, slow }, true, signal);
   }
 
   /**
@@ -458,6 +470,16 @@ export class Client {
       bodies,
     };
     return new Call((once) => this.#try(once, false, signal), request, signal);
+  }
+
+  /** What the server counts, as docs/wire.md names it. */
+  async stats(options: Signal = {}): Promise<Record<string, any>> {
+    const parts = await this.#ask(Op.STATS, [], options.signal);
+    try {
+      return JSON.parse(only(parts).toString("utf8")) as Record<string, any>;
+    } catch (cause) {
+      throw new ProtocolError("the server's JSON is broken", { cause });
+    }
   }
 
   /** Milliseconds until the server sent up to 64 bytes back. */

@@ -18,6 +18,7 @@ export const Op = {
   GOAWAY: 0x04,
   CLOSE: 0x05,
   APPEND: 0x10,
+  REMOVE: 0x11,
   FETCH: 0x20,
   GET: 0x21,
   LAST: 0x22,
@@ -35,6 +36,7 @@ export const Op = {
   BLOB_GET: 0x52,
   BLOB_CHUNK: 0x53,
   CALL: 0x60,
+  STATS: 0x70,
 } as const;
 
 /** The 16 bytes before each body. */

@@ -119,6 +119,7 @@ export const CODES: Readonly<Record<number, string>> = {
   500: "Busy",
   501: "Draining",
   502: "StorageFull",
+  503: "TooSlow",
   600: "ReadOnly",
   601: "Corrupt",
   602: "Closed",

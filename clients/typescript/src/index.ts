@@ -16,7 +16,7 @@ export {
 } from "./client.js";
 export * from "./errors.js";
 export { Frame } from "./frames.js";
-export type { Batch, Page, ReadOptions, Selection } from "./messages.js";
+export type { Batch, Page, ReadOptions, RemoveOptions, Selection } from "./messages.js";
 export type { Item, Retry } from "./reading.js";
 export { Follow, Read } from "./streams.js";
 export { blobHash, idTimeMs, parseResume, resumeText } from "./values.js";
@@ -40,6 +40,7 @@ export type {
   Resumed,
   ResumePoint,
   ServerInfo,
+  Slow,
   Stamp,
   Time,
   Topics,

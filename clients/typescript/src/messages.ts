@@ -25,7 +25,9 @@ import {
   type Gap,
   type NewFrame,
   type Pulse,
+  type ResumePoint,
   type ServerInfo,
+  type Slow,
   type Stamp,
   type Time,
   type Topics,
@@ -35,6 +37,9 @@ import {
 const ROLES = ["read", "append", "admin", "host"] as const;
 const EXT_CONDITIONS = 1;
 const EXT_KEY = 2;
+const EXT_WITHIN = 3;
+const EXT_RESUME = 1;
+const EXT_SLOW = 2;
 
 export function hello(name: string, token: string): Buffer[] {
   return new Writer()
@@ -109,20 +114,26 @@ export interface Batch {
   readonly key?: string | undefined;
   /** Answer only when it is synced, whatever the store's policy. */
   readonly durable?: boolean | undefined;
+  /** Ids or offsets of frames that are to be gone before the new ones are stored. */
+  readonly remove?: readonly Bound[] | undefined;
+  /** Nothing is stored when a frame to remove has another topic. */
+  readonly within?: Topics | undefined;
 }
 
 export function append(batch: Batch): Buffer[] {
-  const { frames = [], cursors = [], conditions = [], key, durable } = batch;
-  if (frames.length + cursors.length > limits.BATCH_RECORDS_MAX) {
+  const { frames = [], cursors = [], conditions = [], key, durable, remove: gone = [] } = batch;
+  if (frames.length + cursors.length + gone.length > limits.BATCH_RECORDS_MAX) {
     const most = limits.BATCH_RECORDS_MAX;
-    throw new InvalidValue(`a batch has at most ${most} frames and cursor changes`);
+    throw new InvalidValue(`a batch has at most ${most} frames, cursor changes and removals`);
   }
   const out = new Writer().u8(durable ? 1 : 0).u8(0);
-  out.u16(frames.length).u16(cursors.length).u16(0);
+  out.u16(frames.length).u16(cursors.length).u16(gone.length);
   for (const frame of frames) putFrame(out, frame);
   for (const change of cursors) putCursorChange(out, change);
+  for (const bound of gone) out.bound(boundOf(bound));
   if (conditions.length > 0) out.extension(EXT_CONDITIONS, conditionBytes(conditions));
   if (key !== undefined) out.extension(EXT_KEY, nameBytes(key, "key"));
+  putWithin(out, batch.within);
   return out.done();
 }
 
@@ -200,7 +211,7 @@ export function readAppended(body: Buffer): Appended {
   reader.u8("reserved");
   let frameCount = reader.u16("frames");
   let cursorCount = reader.u16("cursors");
-  reader.u16("reserved");
+  let removals = reader.u16("removals");
   const frames: Stamp[] = [];
   for (; frameCount > 0; frameCount--) {
     const id = reader.id("id");
@@ -209,7 +220,44 @@ export function readAppended(body: Buffer): Appended {
   }
   const cursors: bigint[] = [];
   for (; cursorCount > 0; cursorCount--) cursors.push(reader.u64("revision"));
-  return { frames, cursors, durable: (flags & 1) !== 0, repeated: (flags & 2) !== 0, head };
+  const removed: boolean[] = [];
+  for (; removals > 0; removals--) removed.push(reader.u8("removal") === 1);
+  return {
+    frames,
+    cursors,
+    durable: (flags & 1) !== 0,
+    repeated: (flags & 2) !== 0,
+    removed,
+    head,
+  };
+}
+
+function putWithin(out: Writer, within: Topics | undefined): void {
+  if (within === undefined) return;
+  out.extension(EXT_WITHIN, new Writer().patterns(patternsOf(within)).bytes());
+}
+
+/** How frames are removed. */
+export interface RemoveOptions {
+  readonly durable?: boolean | undefined;
+  /** Answer when none of their bytes is left in the store's files, which may take minutes. */
+  readonly now?: boolean | undefined;
+  /** Nothing is removed, and AccessError thrown, when one has another topic. */
+  readonly within?: Topics | undefined;
+}
+
+export function remove(bounds: readonly Bound[], options: RemoveOptions): Buffer[] {
+  const { durable, now } = options;
+  if (bounds.length > limits.BATCH_RECORDS_MAX) {
+    throw new InvalidValue(`at most ${limits.BATCH_RECORDS_MAX} frames are removed at a time`);
+  }
+  const out = new Writer()
+    .u8((durable ? 1 : 0) | (now ? 2 : 0))
+    .u8(0)
+    .u16(bounds.length);
+  for (const bound of bounds) out.bound(boundOf(bound));
+  putWithin(out, options.within);
+  return out.done();
 }
 
 // Reading
@@ -387,16 +435,29 @@ export interface How {
   readonly credit: number;
   readonly bodies: number;
   readonly pulseMs: number;
+  readonly slow?: Slow | undefined;
 }
 
-export function subscribe(read: Selection, how: How): Buffer[] {
+/** The store and the epoch in which the offset that a read starts from was seen. */
+export type SeenIn = Omit<ResumePoint, "offset">;
+
+export function subscribe(read: Selection, how: How, seenIn?: SeenIn): Buffer[] {
   checkBodies(how.bodies);
   const { pulseMs } = how;
   if (pulseMs !== 0 && !(pulseMs >= limits.PULSE_MS_MIN && pulseMs <= limits.DAY_MS)) {
     throw new InvalidValue(`a pulse takes ${limits.PULSE_MS_MIN} ms to a day, not ${pulseMs} ms`);
   }
   const out = new Writer().u32(how.credit).u32(how.bodies).u64(u64(pulseMs, "a pulse"));
-  return putSelection(out, read).done();
+  putSelection(out, read);
+  if (seenIn) {
+    const value = new Writer().raw(Buffer.from(seenIn.store, "hex")).u64(seenIn.epoch);
+    out.extension(EXT_RESUME, value.bytes());
+  }
+  if (how.slow) {
+    const [policy, behind] = "latest" in how.slow ? [1, how.slow.latest] : [2, how.slow.drop];
+    out.extension(EXT_SLOW, new Writer().u8(policy).u64(u64(behind, "frames behind")).bytes());
+  }
+  return out.done();
 }
 
 function checkBodies(bodies: number): void {
@@ -418,6 +479,8 @@ export interface Dropped {
   readonly resume: bigint;
 }
 
+const GAPS = [undefined, "corrupt", "ephemeral", "conflated"] as const;
+
 export type StreamEvent = CaughtUp | Pulse | Gap | Dropped | Ended;
 
 /** What SUB_EVENT says; undefined for an event not known here. */
@@ -431,8 +494,9 @@ export function readEvent(code: number, body: Buffer): StreamEvent | undefined {
     case 3: {
       const kind = reader.u8("gap");
       const [first, end] = [reader.u64("gap"), reader.u64("gap")];
-      if (kind === 2) return { kind: "gap", first: null, end: null, count: first };
-      return { kind: "gap", first, end, count: 0n };
+      const reason = GAPS[kind] ?? "other";
+      if (kind === 2) return { kind: "gap", reason, first: null, end: null, count: first };
+      return { kind: "gap", reason, first, end, count: 0n };
     }
     case 4: {
       const resume = reader.u64("resume");

@@ -1,9 +1,9 @@
 // What a reader has seen and where it goes on, without a connection.
 
 import { Op } from "./coding.js";
-import { CorruptRange, CursorAhead, OtherStore, ProtocolError } from "./errors.js";
+import { CorruptRange, OtherStore, ProtocolError } from "./errors.js";
 import type { Frame } from "./frames.js";
-import { goingOn, readEvent, readList, type Selection } from "./messages.js";
+import { goingOn, readEvent, readList, type SeenIn, type Selection } from "./messages.js";
 import type { Push } from "./session.js";
 import type { CaughtUp, Gap, Pulse, Resumed, ResumePoint, ServerInfo } from "./values.js";
 
@@ -86,21 +86,22 @@ export class Reading {
     return { store: this.#store, epoch: this.#epoch, offset: this.#given };
   }
 
-  /**
-   * What to subscribe to on a new connection. @throws {OtherStore} and {CursorAhead} when the
-   * position does not hold in the store that is there now
-   */
+  /** What to subscribe to on a new connection. @throws {OtherStore} */
   begin(info: ServerInfo): Selection {
     if (this.#store !== undefined && this.#store !== info.store) {
       throw new OtherStore(403, "the position belongs to another store");
     }
-    // An epoch ends where the next one begins, which is no later than HELLO said.
-    const isPast = this.#store !== undefined && this.#epoch !== info.epoch;
-    if (isPast && this.#seen !== undefined && this.#seen > info.head) {
-      const text = `offset ${this.#seen} is beyond the head, ${info.head}: frames were lost`;
-      throw new CursorAhead(401, text, { offset: info.head });
-    }
     return this.rest;
+  }
+
+  /**
+   * The store and the epoch in which the offset that the rest begins at was seen: the server
+   * refuses it when frames that were seen there are lost.
+   */
+  get seenIn(): SeenIn | undefined {
+    if (this.#store === undefined || this.#seen === undefined) return undefined;
+    if (this.rest.start.at !== "from") return undefined;
+    return { store: this.#store, epoch: this.#epoch };
   }
 
   /** The server accepted; after the first time there is something to tell. */
@@ -177,7 +178,7 @@ export class Reading {
   }
 
   #gap(gap: Gap): Item[] {
-    if (gap.first !== null && gap.end !== null) {
+    if (gap.reason === "corrupt" && gap.first !== null && gap.end !== null) {
       this.#move(this.#reverse ? gap.first : gap.end);
       if (!this.#follow) throw new CorruptRange(gap.first, gap.end);
     }

@@ -149,7 +149,10 @@ abstract class ReaderStream<T> extends Stream<T> {
     if (this.#line && error instanceof XsError) this.#line.isOver = isRefused;
     if (isRefused && error.code === 501 && connection) connection.draining ??= error.text;
     this.#drop();
-    const goesOn = isRefused || error instanceof ConnectionLost || error instanceof ConnectError;
+    // Who asked to be dropped when too slow is told.
+    const isSlow = isRefused && error.code === 503;
+    const goesOn =
+      (isRefused && !isSlow) || error instanceof ConnectionLost || error instanceof ConnectError;
     if (!goesOn || this.host.isClosed || (error instanceof ConnectError && !error.retryable)) {
       this.#isClosed = true;
       throw error;
@@ -160,7 +163,8 @@ abstract class ReaderStream<T> extends Stream<T> {
 
   async #open(): Promise<void> {
     const connection = await this.host.connection(this.signal);
-    const body = subscribe(this.reading.begin(connection.info), this.how);
+    const read = this.reading.begin(connection.info);
+    const body = subscribe(read, this.how, this.reading.seenIn);
     const { credit } = this.how;
     const { line } = await connection.askStream(Op.SUBSCRIBE, body, credit, this.signal);
     if (this.#isClosed) return line.close();

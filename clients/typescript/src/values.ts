@@ -206,6 +206,13 @@ export type Condition =
   /** The next frame of the log gets this offset. */
   | { readonly headIs: bigint | number };
 
+/**
+ * What becomes of a follower that takes frames more slowly than they come. latest: when it is more
+ * than so many frames behind, it gets a gap and the newest of each topic. drop: then it ends with
+ * Unavailable, code 503. Without either it is waited for, and misses no stored frame.
+ */
+export type Slow = { readonly latest: bigint | number } | { readonly drop: bigint | number };
+
 /** What the store gave a frame; an ephemeral one has no offset. */
 export interface Stamp {
   readonly id: FrameId;
@@ -224,6 +231,8 @@ export interface Appended {
    * first frame alone where no more is known, and there are no cursors.
    */
   readonly repeated: boolean;
+  /** Of each frame that was to be removed, whether it was there. */
+  readonly removed: readonly boolean[];
   /** The offset after the last frame readers can see. */
   readonly head: bigint;
 }
@@ -296,11 +305,13 @@ export interface Pulse {
 }
 
 /**
- * Frames are missing here: stored ones from `first` to before `end` that cannot be read, or
- * `count` ephemeral ones that came faster than they were taken.
+ * Frames are missing here. corrupt: stored ones from `first` to before `end` cannot be read.
+ * conflated: of those only the newest of each topic follow, as `slow` asked for. ephemeral:
+ * `count` of these came faster than they were taken.
  */
 export interface Gap {
   readonly kind: "gap";
+  readonly reason: "corrupt" | "conflated" | "ephemeral" | "other";
   readonly first: bigint | null;
   readonly end: bigint | null;
   readonly count: bigint;

@@ -11,7 +11,6 @@ import {
   addressText,
   blobHash,
   CorruptRange,
-  CursorAhead,
   Frame,
   idTimeMs,
   InvalidValue,
@@ -334,12 +333,18 @@ describe("readings", () => {
 
   it("gaps are told to followers and end reads", () => {
     const reading = following();
-    const lost = { kind: "gap", first: 3n, end: 5n, count: 0n };
+    const lost = { kind: "gap", reason: "corrupt", first: 3n, end: 5n, count: 0n };
     assert.deepEqual(given(reading, gap(1, 3n, 5n)), [lost]);
     assert.equal(reading.position, 5n);
-    const missed = { kind: "gap", first: null, end: null, count: 12n };
+    const missed = { kind: "gap", reason: "ephemeral", first: null, end: null, count: 12n };
     assert.deepEqual(given(reading, gap(2, 12n, 0n)), [missed]);
     assert.equal(reading.position, 5n);
+    // The newest of its frames are still to come.
+    const conflated = { ...lost, reason: "conflated", first: 5n, end: 90n };
+    assert.deepEqual(given(reading, gap(3, 5n, 90n)), [conflated]);
+    assert.equal(reading.position, 5n);
+    given(reading, deliver([40n, 89n], 90n));
+    assert.equal(reading.position, 90n);
     const bounded = new Reading(selection("*", {}, false));
     assert.throws(
       () => bounded.take(gap(1, 3n, 5n)),
@@ -356,15 +361,18 @@ describe("readings", () => {
 
   it("a point holds for its store and epoch", () => {
     const point = { store: STORE, epoch: 1n, offset: 100n };
-    const at = (offset: bigint) => new Reading(selection("*", {}, true), { ...point, offset });
-    assert.deepEqual(at(100n).begin(info(2n)).start, { at: "from", bound: 100n });
-    // The head of the same epoch may have moved since HELLO.
-    assert.deepEqual(at(101n).begin(info(1n)).start, { at: "from", bound: 101n });
-    assert.throws(
-      () => at(101n).begin(info(2n)),
-      (error) => error instanceof CursorAhead && error.details.offset === 100n,
-    );
-    assert.throws(() => at(100n).begin(info(1n, 100n, "01".repeat(16))), OtherStore);
+    const reading = new Reading(selection("*", {}, true), point);
+    assert.deepEqual(reading.begin(info(2n)).start, { at: "from", bound: 100n });
+    assert.deepEqual(reading.seenIn, { store: STORE, epoch: 1n });
+    reading.began(info(2n));
+    assert.deepEqual(reading.seenIn, { store: STORE, epoch: 2n });
+    assert.throws(() => reading.begin(info(1n, 100n, "01".repeat(16))), OtherStore);
+    // What was not seen anywhere needs no epoch.
+    assert.equal(new Reading(selection("*", { from: 5 }, true)).seenIn, undefined);
+    const backward = new Reading(selection("*", { reverse: true }, false));
+    backward.began(info());
+    backward.take(deliver([9n], 9n));
+    assert.equal(backward.seenIn, undefined);
   });
 
   it("options that contradict are refused", () => {

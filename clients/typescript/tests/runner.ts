@@ -253,9 +253,11 @@ export const VERBS: Readonly<Record<string, Verb>> = {
     return (await client.ping(Buffer.from(data_repeat ? repeated(data_repeat) : data))) >= 0;
   },
   append,
-  async append_batch({ client }, { frames, cursors = [], key, durable, conditions: wanted }) {
+  async append_batch({ client }, step) {
+    const { frames, cursors = [], key, durable, remove, conditions: wanted } = step;
     const changes = cursors.map((one: Json) => ({ ...one, state: Buffer.from(one.state ?? "") }));
-    const batch = { frames, cursors: changes, key, durable, conditions: conditions(wanted) };
+    const where = { conditions: conditions(wanted), remove };
+    const batch = { frames, cursors: changes, key, durable, ...where };
     return client.appendBatch(batch);
   },
   async append_many({ client }, { topic, count, first = 0 }) {
@@ -376,6 +378,12 @@ export const VERBS: Readonly<Record<string, Verb>> = {
     const { value } = await call.next();
     call.close();
     return value;
+  },
+  async remove({ client }, { bounds, ...options }) {
+    return client.remove(bounds, options);
+  },
+  async stats({ client }) {
+    return client.stats();
   },
   async kill(runner) {
     await runner.server.end("SIGKILL");

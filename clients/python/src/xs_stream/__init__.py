@@ -55,12 +55,15 @@ from .values import (
     Resumed,
     ResumePoint,
     ServerInfo,
+    Slow,
     Stamp,
     TopicSummary,
     Ttl,
+    drop,
     empty,
     head_is,
     last_at_most,
+    latest,
 )
 
 __all__ = [
@@ -108,6 +111,7 @@ __all__ = [
     "Resumed",
     "Retry",
     "ServerInfo",
+    "Slow",
     "Stamp",
     "StorageError",
     "TlsError",
@@ -118,8 +122,10 @@ __all__ = [
     "__version__",
     "aio",
     "connect",
+    "drop",
     "empty",
     "head_is",
     "last_at_most",
+    "latest",
     "parse_address",
 ]

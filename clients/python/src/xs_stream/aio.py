@@ -10,6 +10,7 @@ from typing import (
     AsyncIterable,
     Awaitable,
     Callable,
+    Dict,
     Iterable,
     List,
     Mapping,
@@ -57,6 +58,7 @@ from .values import (
     NewFrame,
     ResumePoint,
     ServerInfo,
+    Slow,
     Stamp,
     Time,
     Topics,
@@ -64,6 +66,7 @@ from .values import (
     Ttl,
     bound_of,
     json_bytes,
+    json_value,
     patterns_of,
 )
 
@@ -271,10 +274,12 @@ class AsyncClient:
         conditions: Sequence[Condition] = (),
         key: Optional[str] = None,
         durable: bool = False,
+        remove: Sequence[Bound] = (),
     ) -> Appended:
-        """Appends frames and changes cursors, all of it or nothing."""
+        """Removes and appends frames and changes cursors, all of it or nothing."""
         ready = [await self._ready(frame) for frame in frames]
-        batch = Batch(ready, cursors, conditions, key, durable)
+        gone = [bound_of(bound) for bound in remove]
+        batch = Batch(ready, cursors, conditions, key, durable, gone)
         body = messages.append(batch)
         return messages.read_appended((await self._ask(Op.APPEND, body, key is not None))[0])
 
@@ -284,6 +289,21 @@ class AsyncClient:
             return frame
         blob = await self.put_blob(body)
         return NewFrame(frame.topic, blob.hash, frame.meta, frame.ttl, None, frame.meta_json)
+
+    async def remove(
+        self,
+        *bounds: Bound,
+        within: Optional[Topics] = None,
+        durable: bool = False,
+        now: bool = False,
+    ) -> Sequence[bool]:
+        """Removes frames, all of them, and tells of each whether it was there.
+
+        within: nothing is removed, and AccessError raised, when one has another topic. now: answer
+        when none of their bytes is left in the store's files, which may take minutes.
+        """
+        body = messages.remove([bound_of(bound) for bound in bounds], durable, now, within)
+        return messages.read_appended((await self._ask(Op.REMOVE, body))[0]).removed
 
     # Reading.
 
@@ -318,7 +338,7 @@ class AsyncClient:
             limit=limit,
             reverse=reverse,
         )
-        return Read(self, Reading(options), bodies, credit)
+        return Read(self, Reading(options), messages.How(credit, bodies))
 
     def follow(
         self,
@@ -335,6 +355,7 @@ class AsyncClient:
         limit: Optional[int] = None,
         bodies: int = 0,
         pulse: float = 0.0,
+        slow: Optional[Slow] = None,
         credit: int = CREDIT_DEFAULT,
     ) -> Follow:
         """The stored frames, then those that come: items whose `kind` is frame, caught_up, gap,
@@ -342,7 +363,7 @@ class AsyncClient:
         reached.
 
         resume: go on from a point that another follower's `point` gave. pulse: seconds between
-        two pulses, 0 for none.
+        two pulses, 0 for none. slow: latest(n) or drop(n), unless it shall be waited for.
         """
         options = read_options(
             topics,
@@ -356,7 +377,8 @@ class AsyncClient:
             limit=limit,
             follow=True,
         )
-        return Follow(self, Reading(options, resume), bodies, credit, round(pulse * 1000))
+        how = messages.How(credit, bodies, round(pulse * 1000), slow)
+        return Follow(self, Reading(options, resume), how)
 
     @overload
     async def fetch(self, topics: ReadOptions, *, page_bytes: int = ...) -> Page: ...
@@ -490,6 +512,11 @@ class AsyncClient:
         text = b"" if args is None else json_bytes(args)
         raw = body.encode() if isinstance(body, str) else body or b""
         return Call(self, name, text, raw, round((deadline or 0.0) * 1000), bodies, credit)
+
+    async def stats(self) -> Dict[str, Any]:
+        """What the server counts, as docs/wire.md names it."""
+        found: Dict[str, Any] = json_value((await self._ask(Op.STATS))[0])
+        return found
 
     async def ping(self, data: bytes = b"") -> float:
         """Seconds until the server sent up to 64 bytes back."""

@@ -136,6 +136,7 @@ CODES: Dict[int, str] = {
     500: "Busy",
     501: "Draining",
     502: "StorageFull",
+    503: "TooSlow",
     600: "ReadOnly",
     601: "Corrupt",
     602: "Closed",

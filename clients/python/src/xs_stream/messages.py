@@ -41,6 +41,7 @@ from .values import (
     Origin,
     Pulse,
     ServerInfo,
+    Slow,
     Stamp,
     Time,
     Topics,
@@ -52,7 +53,9 @@ from .values import (
 )
 
 ROLES = ("read", "append", "admin", "host")
-EXT_CONDITIONS, EXT_KEY = 1, 2
+EXT_CONDITIONS, EXT_KEY, EXT_WITHIN = 1, 2, 3
+EXT_RESUME, EXT_SLOW = 1, 2
+GAPS = {1: "corrupt", 2: "ephemeral", 3: "conflated"}
 
 
 def hello(name: str, token: str) -> bytearray:
@@ -133,6 +136,8 @@ class Batch:
     conditions: Sequence[Condition] = ()
     key: Optional[str] = None
     durable: bool = False
+    remove: Sequence[Union[int, FrameId]] = ()
+    within: Optional[Topics] = None
 
 
 _FRAME = struct.Struct("<BBBBI")
@@ -140,22 +145,28 @@ _FRAME = struct.Struct("<BBBBI")
 
 def append(batch: Batch, origins: Sequence[Optional[Origin]] = ()) -> bytearray:
     out = Writer()
-    if len(batch.frames) + len(batch.cursors) > BATCH_RECORDS_MAX:
-        raise InvalidValue(f"a batch has at most {BATCH_RECORDS_MAX} frames and cursor changes")
+    if len(batch.frames) + len(batch.cursors) + len(batch.remove) > BATCH_RECORDS_MAX:
+        raise InvalidValue(
+            f"a batch has at most {BATCH_RECORDS_MAX} frames, cursor changes and removals"
+        )
     out.u8(1 if batch.durable else 0)
     out.u8(0)
     out.u16(len(batch.frames))
     out.u16(len(batch.cursors))
-    out.u16(0)
+    out.u16(len(batch.remove))
     for at, frame in enumerate(batch.frames):
         _put_frame(out, frame, origins[at] if at < len(origins) else None)
     for change in batch.cursors:
         put_cursor_change(out, change)
+    for bound in batch.remove:
+        out.bound(bound)
     extensions: List[Tuple[int, bytes]] = []
     if batch.conditions:
         extensions.append((EXT_CONDITIONS, _conditions(batch.conditions)))
     if batch.key is not None:
         extensions.append((EXT_KEY, _name(batch.key, "key")))
+    if batch.within is not None:
+        extensions.append((EXT_WITHIN, _patterns(batch.within)))
     out.extensions(extensions)
     return out.data
 
@@ -209,6 +220,12 @@ def put_cursor_change(out: Writer, change: CursorChange) -> None:
     out.raw(change.state)
 
 
+def _patterns(patterns: Topics) -> bytes:
+    out = Writer()
+    out.patterns(patterns_of(patterns))
+    return bytes(out.data)
+
+
 def _conditions(conditions: Sequence[Condition]) -> bytes:
     if len(conditions) > CONDITIONS_MAX:
         raise InvalidValue(f"a batch has at most {CONDITIONS_MAX} conditions")
@@ -228,13 +245,30 @@ def read_appended(body: bytes) -> Appended:
     reader = Reader(body)
     head, flags, _ = reader.u64("head"), reader.u8("flags"), reader.u8("reserved")
     frames, cursors = reader.u16("frames"), reader.u16("cursors")
-    reader.u16("reserved")
+    removals = reader.u16("removals")
     stamps = []
     for _ in range(frames):
         made, offset = reader.id("id"), reader.u64("offset")
         stamps.append(Stamp(made, None if offset == NO_OFFSET else offset))
     revisions = [reader.u64("revision") for _ in range(cursors)]
-    return Appended(stamps, revisions, bool(flags & 1), bool(flags & 2), head)
+    removed = [reader.u8("removal") == 1 for _ in range(removals)]
+    return Appended(stamps, revisions, bool(flags & 1), bool(flags & 2), head, removed)
+
+
+def remove(
+    bounds: Sequence[Union[int, FrameId]], durable: bool, now: bool, within: Optional[Topics]
+) -> bytearray:
+    if len(bounds) > BATCH_RECORDS_MAX:
+        raise InvalidValue(f"at most {BATCH_RECORDS_MAX} frames are removed at a time")
+    out = Writer()
+    out.u8((1 if durable else 0) | (2 if now else 0))
+    out.u8(0)
+    out.u16(len(bounds))
+    for bound in bounds:
+        out.bound(bound)
+    if within is not None:
+        out.extensions([(EXT_WITHIN, _patterns(within))])
+    return out.data
 
 
 # Reading
@@ -400,9 +434,21 @@ def read_topics(body: bytes) -> List[TopicSummary]:
 # Streams
 
 
+@dataclass(frozen=True)
+class How:
+    """How a subscription is served."""
+
+    credit: int
+    bodies: int = 0
+    pulse_ms: int = 0
+    slow: Optional[Slow] = None
+
+
 def subscribe(
-    options: ReadOptions, credit: int, bodies: int, pulse_ms: int, extensions: bytes = b""
+    options: ReadOptions, how: How, seen: Optional[Tuple[bytes, int]] = None
 ) -> bytearray:
+    """`seen` is the store and the epoch in which the offset that it starts from was seen."""
+    credit, bodies, pulse_ms = how.credit, how.bodies, how.pulse_ms
     check_bodies(bodies)
     if pulse_ms and not PULSE_MS_MIN <= pulse_ms <= DAY_MS:
         raise InvalidValue(f"a pulse takes {PULSE_MS_MIN} ms to a day, not {pulse_ms} ms")
@@ -411,7 +457,18 @@ def subscribe(
     out.u32(bodies)
     out.u64(pulse_ms)
     options.put(out)
-    out.raw(extensions)
+    extensions = []
+    if seen is not None:
+        inner = Writer()
+        inner.raw(seen[0])
+        inner.u64(seen[1])
+        extensions.append((EXT_RESUME, bytes(inner.data)))
+    if how.slow is not None:
+        inner = Writer()
+        inner.u8(how.slow.policy)
+        inner.u64(how.slow.behind)
+        extensions.append((EXT_SLOW, bytes(inner.data)))
+    out.extensions(extensions)
     return out.data
 
 
@@ -446,7 +503,8 @@ def read_event(code: int, body: bytes) -> Optional[StreamEvent]:
         return Pulse()
     if event == 3:
         kind, first, end = reader.u8("gap"), reader.u64("gap"), reader.u64("gap")
-        return Gap(count=first) if kind == 2 else Gap(first, end)
+        reason = GAPS.get(kind, "other")
+        return Gap(reason, count=first) if kind == 2 else Gap(reason, first, end)
     if event == 4:
         resume = reader.u64("resume")
         return Dropped(read_refusal(code, reader.rest()), resume)

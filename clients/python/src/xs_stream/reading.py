@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import Callable, List, Optional, Union
+from typing import Callable, List, Optional, Tuple, Union
 
 from .coding import Op
-from .errors import CorruptRange, CursorAhead, Details, OtherStore, ProtocolError
+from .errors import CorruptRange, OtherStore, ProtocolError
 from .frames import Frame
 from .messages import START_FROM, Dropped, Ended, ReadOptions, read_event, read_list
 from .session import Push
@@ -83,19 +83,18 @@ class Reading:
         return ResumePoint(self._store, self._epoch, self._given)
 
     def begin(self, info: ServerInfo) -> ReadOptions:
-        """What to subscribe to on a new connection. Raises OtherStore and CursorAhead when the
-        position does not hold in the store that is there now."""
+        """What to subscribe to on a new connection. Raises OtherStore."""
         if self._store is not None and self._store != info.store:
             raise OtherStore(403, "the position belongs to another store")
-        # An epoch ends where the next one begins, which is no later than HELLO said.
-        is_past = self._store is not None and self._epoch != info.epoch
-        if is_past and self._seen is not None and self._seen > info.head:
-            raise CursorAhead(
-                401,
-                f"offset {self._seen} is beyond the head, {info.head}: frames were lost",
-                Details(offset=info.head),
-            )
         return self.rest
+
+    @property
+    def seen_in(self) -> Optional[Tuple[bytes, int]]:
+        """The store and the epoch in which the offset that the rest begins at was seen: the server
+        refuses it when frames that were seen there are lost."""
+        if self._store is None or self._seen is None or self.rest.start != START_FROM:
+            return None
+        return self._store, self._epoch
 
     def began(self, info: ServerInfo) -> Optional[Resumed]:
         """The server accepted; after the first time there is something to tell."""
@@ -159,7 +158,7 @@ class Reading:
         return list(frames)
 
     def _gap(self, gap: Gap) -> List[Item]:
-        if gap.first is not None and gap.end is not None:
+        if gap.reason == "corrupt" and gap.first is not None and gap.end is not None:
             self._move(gap.first if self._options.reverse else gap.end)
             if not self._options.follow:
                 raise CorruptRange(gap.first, gap.end)

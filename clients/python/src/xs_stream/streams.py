@@ -25,19 +25,17 @@ S = TypeVar("S", bound="_Reader")
 class _Reader:
     """What a read and a follow have in common. Closing it, or leaving `async with`, ends it."""
 
-    def __init__(
-        self, client: "AsyncClient", reading: Reading, bodies: int, credit: int, pulse_ms: int = 0
-    ) -> None:
+    def __init__(self, client: "AsyncClient", reading: Reading, how: messages.How) -> None:
         self._client = client
         self._reading = reading
-        self._bodies, self._credit, self._pulse_ms = bodies, credit, pulse_ms
+        self._how = how
         self._line: Optional[Line] = None
         self._taken: Any = None
         self._items: Deque[Item] = deque()
         self._backoff = Backoff(client.retry)
         self._closed = False
         # Encoded before anything is sent, so that a wrong argument is told by the call.
-        messages.subscribe(reading.rest, credit, bodies, pulse_ms)
+        messages.subscribe(reading.rest, how)
 
     async def __aenter__(self: S) -> S:
         await self.open()
@@ -128,7 +126,13 @@ class _Reader:
             if connection is not None and error.code == 501:
                 connection.draining = connection.draining or error.message
         self._drop()
-        if self._client._closed:
+        # Who asked to be dropped when too slow is told.
+        is_slow = isinstance(error, Unavailable) and error.code == 503
+        if (
+            self._client._closed
+            or is_slow
+            or (isinstance(error, ConnectError) and not error.retryable)
+        ):
             self._closed = True
             raise error
         if isinstance(error, NotSent):
@@ -139,8 +143,8 @@ class _Reader:
     async def _open(self) -> None:
         connection: Connection = await self._client._connection()
         options = self._reading.begin(connection.info)
-        body = messages.subscribe(options, self._credit, self._bodies, self._pulse_ms)
-        self._line, _ = await connection.ask_stream(Op.SUBSCRIBE, body, self._credit)
+        body = messages.subscribe(options, self._how, self._reading.seen_in)
+        self._line, _ = await connection.ask_stream(Op.SUBSCRIBE, body, self._how.credit)
         resumed = self._reading.began(connection.info)
         if resumed is not None and isinstance(self, Follow):
             self._items.append(resumed)

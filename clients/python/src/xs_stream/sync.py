@@ -15,6 +15,7 @@ from typing import (
     Any,
     Coroutine,
     Deque,
+    Dict,
     Generic,
     Iterable,
     Iterator,
@@ -53,6 +54,7 @@ from .values import (
     NewFrame,
     ResumePoint,
     ServerInfo,
+    Slow,
     Stamp,
     Time,
     Topics,
@@ -361,12 +363,30 @@ class Client:
         conditions: Sequence[Condition] = (),
         key: Optional[str] = None,
         durable: bool = False,
+        remove: Sequence[Bound] = (),
         timeout: Optional[float] = None,
     ) -> Appended:
-        """Appends frames and changes cursors, all of it or nothing."""
+        """Removes and appends frames and changes cursors, all of it or nothing."""
         work = self._inner.append_batch(
-            list(frames), cursors=cursors, conditions=conditions, key=key, durable=durable
+            list(frames),
+            cursors=cursors,
+            conditions=conditions,
+            key=key,
+            durable=durable,
+            remove=remove,
         )
+        return self._loop.run(work, timeout)
+
+    def remove(
+        self,
+        *bounds: Bound,
+        within: Optional[Topics] = None,
+        durable: bool = False,
+        now: bool = False,
+        timeout: Optional[float] = None,
+    ) -> Sequence[bool]:
+        """Removes frames, all of them, and tells of each whether it was there."""
+        work = self._inner.remove(*bounds, within=within, durable=durable, now=now)
         return self._loop.run(work, timeout)
 
     # Reading.
@@ -417,6 +437,7 @@ class Client:
         limit: Optional[int] = None,
         bodies: int = 0,
         pulse: float = 0.0,
+        slow: Optional[Slow] = None,
         credit: int = CREDIT_DEFAULT,
     ) -> FollowStream:
         """The stored frames, then those that come: `for item in client.follow(..)`."""
@@ -433,6 +454,7 @@ class Client:
             limit=limit,
             bodies=bodies,
             pulse=pulse,
+            slow=slow,
             credit=credit,
         )
         return FollowStream(self._loop, inner)
@@ -553,6 +575,10 @@ class Client:
             name, args, body=body, deadline=deadline, bodies=bodies, credit=credit
         )
         return CallStream(self._loop, inner)
+
+    def stats(self, *, timeout: Optional[float] = None) -> Dict[str, Any]:
+        """What the server counts, as docs/wire.md names it."""
+        return self._loop.run(self._inner.stats(), timeout)
 
     def ping(self, data: bytes = b"", *, timeout: Optional[float] = None) -> float:
         """Seconds until the server sent up to 64 bytes back."""

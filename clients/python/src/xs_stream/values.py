@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
 
-from .errors import InvalidValue
+from .errors import InvalidValue, ProtocolError
 from .limits import NO_OFFSET, PATTERNS_MAX
 
 __all__ = [
@@ -32,13 +32,16 @@ __all__ = [
     "ResumePoint",
     "Resumed",
     "ServerInfo",
+    "Slow",
     "Stamp",
     "TopicSummary",
     "Topics",
     "Ttl",
+    "drop",
     "empty",
     "head_is",
     "last_at_most",
+    "latest",
 ]
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -243,6 +246,14 @@ def json_bytes(value: Json) -> bytes:
         raise InvalidValue(f"not JSON: {error}") from error
 
 
+def json_value(text: bytes) -> Json:
+    """The value of the server's JSON. Raises ProtocolError."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ProtocolError(f"the server's JSON is broken: {error}") from error
+
+
 @dataclass(frozen=True)
 class CursorChange:
     """A change of one cursor, stored in the same batch as the frames beside it. `offset` None
@@ -279,6 +290,25 @@ def head_is(offset: int) -> Condition:
 
 
 @dataclass(frozen=True)
+class Slow:
+    """What becomes of a follower that takes frames more slowly than they come: made by latest and
+    drop. Without one it is waited for, and misses no stored frame."""
+
+    policy: int
+    behind: int
+
+
+def latest(behind: int) -> Slow:
+    """When it is more than so many frames behind, it gets a gap and the newest of each topic."""
+    return Slow(1, behind)
+
+
+def drop(behind: int) -> Slow:
+    """When it is more than so many frames behind, it ends with Unavailable, code 503."""
+    return Slow(2, behind)
+
+
+@dataclass(frozen=True)
 class Stamp:
     """What the store gave a frame; an ephemeral one has no offset."""
 
@@ -291,13 +321,15 @@ class Appended:
     """What became of a batch. `cursors` holds the new revisions, 0 for removed ones; `durable`
     tells that no power cut takes it; `head` is the offset after the last frame readers can see.
     `repeated`: the batch with this key was there already; then `frames` are the stamps of that
-    one, or of its first frame alone where no more is known, and there are no cursors."""
+    one, or of its first frame alone where no more is known, and there are no cursors. `removed`
+    tells for each frame that was to be removed whether it was there."""
 
     frames: Sequence[Stamp]
     cursors: Sequence[int]
     durable: bool
     repeated: bool
     head: int
+    removed: Sequence[bool] = ()
 
 
 @dataclass(frozen=True)
@@ -386,9 +418,11 @@ class Pulse:
 
 @dataclass(frozen=True)
 class Gap:
-    """Frames are missing here: stored ones from `first` to before `end` that cannot be read, or
-    `count` ephemeral ones that came faster than they were taken."""
+    """Frames are missing here, for a `reason`. corrupt: stored ones from `first` to before `end`
+    cannot be read. conflated: of those only the newest of each topic follow, as `slow` asked for.
+    ephemeral: `count` of these came faster than they were taken."""
 
+    reason: str
     first: Optional[int] = None
     end: Optional[int] = None
     count: int = 0
