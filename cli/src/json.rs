@@ -19,10 +19,11 @@ pub(crate) fn frame(frame: &Frame, body: Option<&[u8]>) -> String {
     out += &format!(",\"meta\":{},\"ttl\":\"{}\"", meta(frame), frame.ttl());
     if let Some(origin) = frame.origin() {
         let input = origin.input.map_or_else(|| "null".to_owned(), |id| format!("\"{id}\""));
-        out += &format!(
-            ",\"origin\":{{\"processor\":\"{}\",\"input\":{input},\"hops\":{}}}",
-            origin.processor, origin.hops
-        );
+        out += &format!(",\"origin\":{{\"processor\":\"{}\",\"input\":{input}", origin.processor);
+        if let Some(offset) = origin.input_offset {
+            out += &format!(",\"input_offset\":{offset}");
+        }
+        out += &format!(",\"hops\":{}}}", origin.hops);
     }
     match body.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
         Some((_, Ok(body))) => out += &format!(",\"body\":{}", text(body)),
@@ -82,7 +83,8 @@ mod tests {
         let expected = format!(
             "{{\"topic\":\"a.b\",\"id\":\"{id}\",\"offset\":7,\"hash\":\"{hash}\",\
              \"meta\":{{\"a\":[1.0,\"x \\\" y\\\\\"],\"b\":18446744073709551615}},\"ttl\":\"time:5\",\
-             \"origin\":{{\"processor\":\"{id}\",\"input\":\"{}\",\"hops\":1}},\"body\":\"hi\\n\"}}",
+             \"origin\":{{\"processor\":\"{id}\",\"input\":\"{}\",\"input_offset\":3,\"hops\":1}},\
+             \"body\":\"hi\\n\"}}",
             id.next()
         );
         assert_eq!(frame(&made, Some(b"hi\n")), expected);

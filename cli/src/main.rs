@@ -4,6 +4,7 @@
 
 mod args;
 mod connect;
+mod dump;
 mod exit;
 mod json;
 mod output;

@@ -48,13 +48,29 @@ pub(crate) async fn watched<T: Send + 'static>(
     }
 }
 
+/// A bar for bytes that somebody else counts.
+pub(crate) fn bytes(what: &'static str, total: u64) -> ProgressBar {
+    let bar = bar(what);
+    bar.set_length(total);
+    bar
+}
+
+/// A bar for so many things.
+pub(crate) fn count(what: &'static str, total: u64) -> ProgressBar {
+    let bar = styled(what, "{msg} {wide_bar} {human_pos} of {human_len}, {eta} left");
+    bar.set_length(total);
+    bar
+}
+
 fn bar(what: &'static str) -> ProgressBar {
+    styled(what, "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {eta} left")
+}
+
+fn styled(what: &'static str, form: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(0).with_message(what);
-    let form = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {eta} left";
-    bar.with_style(
-        ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    )
+    let style = ProgressStyle::with_template(form);
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_message(what).with_style(style)
 }

@@ -6,6 +6,7 @@ mod expect;
 mod maintain;
 mod read;
 mod time;
+mod transfer;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub(crate) use maintain::{
 };
 pub(crate) use read::{BodyArgs, CatArgs, EffectsArgs, PatternArgs, TailArgs, WhyArgs, bound};
 pub(crate) use time::{duration, point};
+pub(crate) use transfer::{ExportArgs, ImportArgs, RemoveArgs};
 
 const ROOT_EXAMPLES: &str = "\
 Examples:
@@ -90,6 +92,15 @@ pub(crate) enum Subcommand {
     Call(CallArgs),
     /// List topics with their sizes.
     Topics(TopicsArgs),
+    /// Remove events for good.
+    Remove(RemoveArgs),
+    /// Write events and their bodies into a directory.
+    Export(ExportArgs),
+    /// Read events and their bodies from a directory.
+    Import(ImportArgs),
+    /// Tell about a store and its server in numbers.
+    #[command(after_help = "Examples:\n  xs stats\n  xs stats ./store | jq .commit.sync")]
+    Stats,
     /// Named positions of readers.
     #[command(subcommand)]
     Cursor(CursorSubcommand),

@@ -15,9 +15,11 @@ mod lines;
 mod maintain;
 mod modules;
 mod position;
+mod stats;
 mod status;
 mod sure;
 mod tools;
+mod transfer;
 
 use std::time::Duration;
 
@@ -57,6 +59,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Subcommand::Id(id) => tools::id(&id),
         Subcommand::Completions(completions) => tools::completions(&completions),
         Subcommand::Man(man) => tools::man(&man),
+        Subcommand::Import(mut import) => {
+            let store = import.store.take().map(|dir| Address::of_path(&dir));
+            with_store(store.or(addr), Subcommand::Import(import)).await
+        }
         subcommand => with_store(addr, subcommand).await,
     }
 }
@@ -108,7 +114,9 @@ const fn keeps_position(subcommand: &Subcommand) -> bool {
 fn need(subcommand: &Subcommand) -> Need {
     match subcommand {
         Subcommand::Append(append) if append.lines => Need::Feed,
-        Subcommand::Append(_) | Subcommand::Cas(CasSubcommand::Put { .. }) => Need::Create,
+        Subcommand::Append(_)
+        | Subcommand::Import(_)
+        | Subcommand::Cas(CasSubcommand::Put { .. }) => Need::Create,
         Subcommand::Call(_) => Need::Server,
         Subcommand::Tail(_) | Subcommand::Each(_) => Need::Follow,
         Subcommand::Cat(cat) if cat.follows() => Need::Follow,
@@ -130,6 +138,10 @@ async fn on_store(
         Subcommand::Cat(cat) => cat::run(client, &cat, stop, out).await,
         Subcommand::Tail(tail) => cat::run(client, &tail.into(), stop, out).await,
         Subcommand::Each(each) => each::run(client, &session.address, &each, stop).await,
+        Subcommand::Remove(remove) => transfer::remove(client, remove, out).await,
+        Subcommand::Export(export) => transfer::export(client, &export, out).await,
+        Subcommand::Import(import) => transfer::import(client, &import, out).await,
+        Subcommand::Stats => stats::run(client, out).await,
         Subcommand::Cursor(cursor) => cursor::run(client, cursor, out).await,
         Subcommand::Last(last) => frames::last(client, &last, out).await,
         Subcommand::Get(get) => frames::get(client, &get, out).await,

@@ -38,4 +38,6 @@ mod support;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]
+mod transfer;
+#[cfg(test)]
 mod wire;

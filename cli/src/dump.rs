@@ -1,0 +1,342 @@
+//! The directory that `export` writes and `import` reads: `frames.jsonl`, a frame a line in the JSON
+//! form of every subcommand, and `cas/`, the bodies, each named by its hash in base64, which has no
+//! slash in it. cross.stream's `.export` writes the same.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+use xs_engine::{BlobHash, FrameId, Meta, NewFrame, Origin, Topic, Ttl};
+
+/// Bytes of one line: a frame's meta, at most 64 KiB, and what is around it.
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Bytes looked at a time.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What was exported, so that another export does not end up in the same directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Selection {
+    /// The store's uuid, in hex.
+    pub(crate) store: String,
+    /// The topic patterns.
+    pub(crate) topics: String,
+    /// The times, in milliseconds since 1970.
+    pub(crate) since_ms: Option<u64>,
+    pub(crate) until_ms: Option<u64>,
+    /// The epoch in which the export began.
+    pub(crate) epoch: u64,
+}
+
+/// A directory of frames and bodies.
+#[derive(Debug, Clone)]
+pub(crate) struct Dump {
+    dir: PathBuf,
+}
+
+impl Dump {
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    pub(crate) fn frames(&self) -> PathBuf {
+        self.dir.join("frames.jsonl")
+    }
+
+    fn selection(&self) -> PathBuf {
+        self.dir.join("export.json")
+    }
+
+    /// Where the body with a hash is.
+    pub(crate) fn blob(&self, hash: &BlobHash) -> PathBuf {
+        self.dir.join("cas").join(STANDARD.encode(hash.to_string()))
+    }
+
+    /// Makes the directory, or takes up an export that was cut off: the offset after the last frame
+    /// that is there, and the epoch it was seen in.
+    ///
+    /// # Errors
+    /// The directory holds another export, or something else; or it cannot be written.
+    pub(crate) fn begin(&self, selection: &Selection) -> io::Result<Option<(u64, u64)>> {
+        std::fs::create_dir_all(self.dir.join("cas"))?;
+        let path = self.selection();
+        let epoch = match std::fs::read(&path) {
+            Ok(bytes) => {
+                let there: Selection = serde_json::from_slice(&bytes)?;
+                let same = Selection { epoch: selection.epoch, ..there.clone() } == *selection;
+                if !same {
+                    let text = format!("{} holds another export", self.dir.display());
+                    return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+                }
+                there.epoch
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.frames().exists() {
+                    let text = format!("{} is not an export of ours", self.frames().display());
+                    return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+                }
+                self.select(selection)?;
+                selection.epoch
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(self.after_last_line()?.map(|offset| (offset, epoch)))
+    }
+
+    /// Says what is exported, from now on in the epoch it names.
+    pub(crate) fn select(&self, selection: &Selection) -> io::Result<()> {
+        write_whole(&self.selection(), &serde_json::to_vec(selection)?)
+    }
+
+    /// Cuts a line that was not finished and tells the offset after the last one.
+    fn after_last_line(&self) -> io::Result<Option<u64>> {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(self.frames())?;
+        let len = file.metadata()?.len();
+        let from = len.saturating_sub(2 * LINE_BYTES_MAX);
+        file.seek(SeekFrom::Start(from))?;
+        let mut end = Vec::new();
+        file.read_to_end(&mut end)?;
+        let whole = end.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        file.set_len(from + whole as u64)?;
+        let lines = end[..whole].strip_suffix(b"\n").unwrap_or_default();
+        let last = lines.rsplit(|&byte| byte == b'\n').next().filter(|line| !line.is_empty());
+        let Some(last) = last else { return Ok(None) };
+        let line: Line<'_> = serde_json::from_slice(last)?;
+        Ok(line.offset.map(|offset| offset + 1))
+    }
+
+    /// Keeps a body, durable before the frame that names it is written.
+    pub(crate) fn keep(&self, hash: &BlobHash, bytes: &[u8]) -> io::Result<()> {
+        if BlobHash::of(bytes) != *hash {
+            return Err(other_bytes(hash));
+        }
+        let path = self.blob(hash);
+        if path.exists() { Ok(()) } else { write_whole(&path, bytes) }
+    }
+
+    /// Whether a whole body is there already: it gets its name when it is.
+    pub(crate) fn has(&self, hash: &BlobHash) -> bool {
+        self.blob(hash).exists()
+    }
+}
+
+/// A body that is written piece by piece.
+pub(crate) struct Incoming {
+    hash: BlobHash,
+    path: PathBuf,
+    file: File,
+    hasher: Sha256,
+}
+
+impl Incoming {
+    pub(crate) fn new(dump: &Dump, hash: &BlobHash) -> io::Result<Self> {
+        let path = dump.blob(hash);
+        let file = File::create(unfinished(&path))?;
+        Ok(Self { hash: *hash, path, file, hasher: Sha256::new() })
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)
+    }
+
+    /// Gives the body its name.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        if BlobHash::from_bytes(self.hasher.finalize().into()) != self.hash {
+            return Err(other_bytes(&self.hash));
+        }
+        self.file.sync_all()?;
+        std::fs::rename(unfinished(&self.path), &self.path)
+    }
+}
+
+fn other_bytes(hash: &BlobHash) -> io::Error {
+    let text = format!("the store has other bytes under {hash}; verify it");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_added_extension("tmp")
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(unfinished(path))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(unfinished(path), path)
+}
+
+/// A line of frames.jsonl. Keys that are not known are passed over: cross.stream may add some.
+#[derive(Deserialize)]
+struct Line<'a> {
+    topic: String,
+    id: String,
+    #[serde(default)]
+    offset: Option<u64>,
+    #[serde(default)]
+    hash: Option<String>,
+    #[serde(borrow, default)]
+    meta: Option<&'a RawValue>,
+    #[serde(default)]
+    ttl: Option<String>,
+    #[serde(default)]
+    origin: Option<LineOrigin>,
+}
+
+#[derive(Deserialize)]
+struct LineOrigin {
+    processor: String,
+    input: Option<String>,
+    #[serde(default)]
+    input_offset: Option<u64>,
+    hops: u32,
+}
+
+/// A frame as a line has it.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) id: FrameId,
+    pub(crate) new: NewFrame,
+    pub(crate) hash: Option<BlobHash>,
+}
+
+/// Reads a line.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub(crate) fn parse(line: &[u8]) -> Result<Stored, String> {
+    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let id = |text: &str| FrameId::parse(text).map_err(|error| error.to_string());
+    let mut new = NewFrame::new(Topic::parse(&line.topic).map_err(|error| error.to_string())?);
+    if let Some(meta) = line.meta.map(RawValue::get).filter(|meta| *meta != "null") {
+        new.meta = Meta::parse(meta.to_owned()).map_err(|error| error.to_string())?;
+    }
+    if let Some(ttl) = line.ttl.as_deref().filter(|ttl| !ttl.is_empty()) {
+        new.ttl = Ttl::parse(ttl).map_err(|error| error.to_string())?;
+    }
+    if let Some(origin) = line.origin {
+        new.origin = Some(Origin {
+            processor: id(&origin.processor)?,
+            input: origin.input.as_deref().map(id).transpose()?,
+            input_offset: origin.input_offset,
+            hops: origin.hops,
+        });
+    }
+    let hash = line.hash.as_deref().map(BlobHash::parse).transpose();
+    Ok(Stored { id: id(&line.id)?, new, hash: hash.map_err(|error| error.to_string())? })
+}
+
+/// The lines of a file, with their numbers and where they end.
+pub(crate) struct Lines {
+    file: BufReader<File>,
+    line: Vec<u8>,
+    number: u64,
+    read: u64,
+}
+
+impl Lines {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = BufReader::with_capacity(PIECE_BYTES, File::open(path)?);
+        Ok(Self { file, line: Vec::new(), number: 0, read: 0 })
+    }
+
+    /// Bytes read so far.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.read
+    }
+
+    /// The next line that is not empty.
+    pub(crate) fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
+        loop {
+            self.line.clear();
+            let mut rest = (&mut self.file).take(LINE_BYTES_MAX);
+            let count = rest.read_until(b'\n', &mut self.line)?;
+            if count == 0 {
+                return Ok(None);
+            }
+            (self.number, self.read) = (self.number + 1, self.read + count as u64);
+            if count as u64 == LINE_BYTES_MAX && self.line.last() != Some(&b'\n') {
+                let text = format!("line {} is longer than {LINE_BYTES_MAX} bytes", self.number);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            if !self.line.trim_ascii().is_empty() {
+                break;
+            }
+        }
+        Ok(Some((self.number, self.line.trim_ascii())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_a_frame_or_says_what_is_wrong() {
+        let id = "03g4a5lk7bc9ucnxswp2nn1gj";
+        let line = format!(
+            "{{\"topic\":\"a\",\"id\":\"{id}\",\"hash\":null,\"meta\":{{ \"x\": 1.0 }},\
+             \"ttl\":\"last:3\",\"extra\":1}}"
+        );
+        let stored = parse(line.as_bytes()).unwrap();
+        assert_eq!((stored.id.to_string().as_str(), stored.hash), (id, None));
+        assert_eq!(stored.new.meta.as_bytes(), b"{ \"x\": 1.0 }");
+        assert_eq!(stored.new.ttl.to_string(), "last:3");
+        for (line, said) in [
+            ("{}", "missing field"),
+            ("{\"topic\":\"9\",\"id\":\"x\"}", "topic"),
+            ("{\"topic\":\"a\",\"id\":\"x\"}", "id"),
+            ("[1]", "invalid"),
+        ] {
+            let error = parse(line.as_bytes()).unwrap_err();
+            assert!(error.contains(said), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_export_is_taken_up_after_its_last_whole_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let dump = Dump::at(dir.path());
+        let selection = Selection {
+            store: "ab".to_owned(),
+            topics: "*".to_owned(),
+            since_ms: None,
+            until_ms: Some(3),
+            epoch: 1,
+        };
+        assert_eq!(dump.begin(&selection).unwrap(), None);
+        let line = "{\"topic\":\"a\",\"id\":\"03g4a5lk7bc9ucnxswp2nn1gj\",\"offset\":41}\n";
+        std::fs::write(dump.frames(), format!("{line}{{\"topic\":")).unwrap();
+        let later = Selection { epoch: 2, ..selection.clone() };
+        assert_eq!(dump.begin(&later).unwrap(), Some((42, 1)));
+        dump.select(&later).unwrap();
+        assert_eq!(dump.begin(&later).unwrap(), Some((42, 2)));
+        assert_eq!(std::fs::read_to_string(dump.frames()).unwrap(), line);
+        let other = Selection { topics: "b".to_owned(), ..selection };
+        assert!(dump.begin(&other).is_err());
+    }
+
+    #[test]
+    fn bodies_are_what_their_names_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let dump = Dump::at(dir.path());
+        std::fs::create_dir(dir.path().join("cas")).unwrap();
+        let hash = BlobHash::of(b"whole");
+        assert!(dump.keep(&hash, b"other").is_err() && !dump.has(&hash));
+        let mut incoming = Incoming::new(&dump, &hash).unwrap();
+        incoming.write(b"who").unwrap();
+        assert!(incoming.finish().is_err() && !dump.has(&hash));
+        let mut incoming = Incoming::new(&dump, &hash).unwrap();
+        incoming.write(b"who").unwrap();
+        incoming.write(b"le").unwrap();
+        incoming.finish().unwrap();
+        assert!(dump.has(&hash) && dump.blob(&hash).file_name().unwrap().len() == 68);
+    }
+}

@@ -1,0 +1,282 @@
+//! `export`, `import` and `remove`: frames on their way out of a store, into another, and out of the
+//! world.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use jiff::Zoned;
+use serde_json::json;
+use xs_engine::{Bound, Frame, ReadOptions, Start, TopicPatterns, Ttl};
+use xs_protocol::limits::BODY_WITH_FRAME_MAX;
+use xs_protocol::{
+    Client, Delivered, ImportIds, ImportOutcome, ImportRequest, Imported, RemoveRequest, Reply,
+    Resume,
+};
+
+use super::cat::describe;
+use super::frames::existing;
+use super::maintain::hex;
+use super::sure;
+use crate::args::{ExportArgs, ImportArgs, RemoveArgs, point};
+use crate::connect::explain;
+use crate::dump::{Dump, Incoming, Lines, Selection, Stored, parse};
+use crate::exit::{Exit, Fault};
+use crate::json;
+use crate::output::{Output, notice};
+use crate::progress;
+
+/// Frames of one import, and bytes of bodies with them.
+const BATCH_FRAMES: usize = 512;
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Imports that are not answered yet.
+const BATCHES_MAX: usize = 4;
+/// Frames that were refused of which each is named.
+const NAMED_MAX: u64 = 20;
+
+pub(super) async fn export(
+    client: &Client,
+    export: &ExportArgs,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let now = Zoned::now();
+    let time = |text: &Option<String>| match text {
+        Some(text) => point(text, &now).map(Some).map_err(|text| Fault::new(Exit::Usage, text)),
+        None => Ok(None),
+    };
+    let topics = export.patterns.or(TopicPatterns::everything())?;
+    let server = client.server();
+    let selection = Selection {
+        store: hex(&server.uuid),
+        topics: topics.to_string(),
+        since_ms: time(&export.since)?,
+        until_ms: time(&export.until)?,
+        epoch: server.epoch,
+    };
+    let dump = Dump::at(&export.dir);
+    let begun = dump.begin(&selection).with_context(|| export.dir.display().to_string())?;
+    let options = ReadOptions {
+        topics,
+        start: begun.map_or(Start::First, |(offset, _)| Start::From(Bound::Offset(offset))),
+        since_ms: selection.since_ms,
+        until_ms: selection.until_ms,
+        ..ReadOptions::default()
+    };
+    let resume = begun.map(|(_, epoch)| Resume { store: server.uuid, epoch });
+    let mut frames = client.export(&options, resume).await.map_err(explain)?;
+    dump.select(&selection)?;
+    let bar = progress::count("exporting", server.head - begun.map_or(0, |(offset, _)| offset));
+    let file = File::options().append(true).open(dump.frames())?;
+    let (mut file, mut count) = (BufWriter::new(file), 0_u64);
+    while let Some(batch) = frames.next().await {
+        for Delivered { frame, body } in batch.map_err(explain)? {
+            keep_body(client, &dump, &frame, body).await?;
+            writeln!(file, "{}", json::frame(&frame, None))?;
+            count += 1;
+        }
+        bar.set_position(count);
+        while let Some(gap) = frames.gap() {
+            notice(&describe(gap));
+        }
+    }
+    file.into_inner().map_err(|error| error.into_error())?.sync_all()?;
+    bar.finish_and_clear();
+    out.table(&["exported", "there_before"], &[vec![json!(count), json!(begun.is_some())]])?;
+    Ok(Exit::Ok)
+}
+
+/// Writes a body before the frame that names it.
+async fn keep_body(
+    client: &Client,
+    dump: &Dump,
+    frame: &Frame,
+    body: Option<Bytes>,
+) -> anyhow::Result<()> {
+    let Some(hash) = frame.hash() else { return Ok(()) };
+    let failed = || format!("the body of {}", frame.id());
+    match body {
+        Some(body) => dump.keep(&hash, &body).with_context(failed),
+        None if dump.has(&hash) => Ok(()),
+        None => {
+            let blob = client.blob_get(&hash).await.map_err(explain)?;
+            let Some(mut blob) = blob else {
+                return Fault::fail(Exit::NotFound, format!("{} is not in the store", failed()));
+            };
+            let mut incoming = Incoming::new(dump, &hash).with_context(failed)?;
+            while let Some(chunk) = blob.chunk().await {
+                incoming.write(&chunk.map_err(explain)?).with_context(failed)?;
+            }
+            incoming.finish().with_context(failed)
+        }
+    }
+}
+
+pub(super) async fn import(
+    client: &Client,
+    import: &ImportArgs,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let dump = Dump::at(&import.dir);
+    let path = dump.frames();
+    let mut lines = Lines::open(&path).with_context(|| path.display().to_string())?;
+    let bar = progress::bytes("importing", std::fs::metadata(&path)?.len());
+    let mut importer =
+        Importer::new(client, if import.new_ids { ImportIds::New } else { ImportIds::Verbatim });
+    loop {
+        let line = lines.next().with_context(|| path.display().to_string())?;
+        let Some((number, line)) = line else { break };
+        let stored = parse(line);
+        match stored {
+            Ok(stored) => importer.take(number, stored, &dump).await?,
+            Err(error) => importer.refuse(number, &error),
+        }
+        bar.set_position(lines.bytes());
+    }
+    importer.send().await?;
+    importer.settle(0).await?;
+    bar.finish_and_clear();
+    let Importer { new, there, refused, .. } = importer;
+    out.table(&["new", "there", "refused"], &[vec![json!(new), json!(there), json!(refused)]])?;
+    Ok(if refused == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+/// Frames on their way into a store, and what became of the others.
+struct Importer<'a> {
+    client: &'a Client,
+    ids: ImportIds,
+    batch: Vec<Delivered>,
+    numbers: Vec<u64>,
+    bytes: usize,
+    waiting: VecDeque<(Vec<u64>, Reply<Imported>)>,
+    new: u64,
+    there: u64,
+    refused: u64,
+}
+
+impl<'a> Importer<'a> {
+    fn new(client: &'a Client, ids: ImportIds) -> Self {
+        Self {
+            client,
+            ids,
+            batch: Vec::new(),
+            numbers: Vec::new(),
+            bytes: 0,
+            waiting: VecDeque::new(),
+            new: 0,
+            there: 0,
+            refused: 0,
+        }
+    }
+
+    fn refuse(&mut self, number: u64, why: &str) {
+        self.refused += 1;
+        if self.refused <= NAMED_MAX {
+            notice(&format!("line {number}: {why}"));
+        } else if self.refused == NAMED_MAX + 1 {
+            notice("more are refused that are not named");
+        }
+    }
+
+    /// Adds a frame. Its body comes along when a message can carry it, and goes before it otherwise.
+    async fn take(&mut self, number: u64, stored: Stored, dump: &Dump) -> anyhow::Result<()> {
+        let Stored { id, new, hash } = stored;
+        if new.ttl == Ttl::Ephemeral {
+            self.refuse(number, "an ephemeral frame is never stored");
+            return Ok(());
+        }
+        let (mut body, mut known) = (None, None);
+        if let Some(hash) = hash {
+            let path = dump.blob(&hash);
+            let len = match std::fs::metadata(&path) {
+                Ok(metadata) => metadata.len(),
+                Err(error) => {
+                    self.refuse(number, &format!("its body {}: {error}", path.display()));
+                    return Ok(());
+                }
+            };
+            known = Some((len, hash));
+            if len <= u64::from(BODY_WITH_FRAME_MAX) {
+                let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+                self.bytes += bytes.len();
+                body = Some(Bytes::from(bytes));
+            } else if !self.client.blob_has(&hash).await.map_err(explain)? {
+                let file = tokio::fs::File::open(&path).await;
+                let file = file.with_context(|| path.display().to_string())?;
+                let (put, _) = self.client.blob_put(file).await.map_err(explain)?;
+                if put != hash {
+                    self.refuse(number, &format!("{} has other bytes", path.display()));
+                    return Ok(());
+                }
+            }
+        }
+        let frame = match Frame::assemble(&new, id, None, known) {
+            Ok(frame) => frame,
+            Err(error) => {
+                self.refuse(number, &error.to_string());
+                return Ok(());
+            }
+        };
+        self.bytes += frame.record().len();
+        self.batch.push(Delivered { frame, body });
+        self.numbers.push(number);
+        if self.batch.len() >= BATCH_FRAMES || self.bytes >= BATCH_BYTES {
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> anyhow::Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.settle(BATCHES_MAX - 1).await?;
+        let frames = std::mem::take(&mut self.batch);
+        let request = ImportRequest { frames, ids: self.ids, durable: false };
+        let numbers = std::mem::take(&mut self.numbers);
+        self.waiting.push_back((numbers, self.client.import(&request)));
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// Waits until at most `left` imports are not answered.
+    async fn settle(&mut self, left: usize) -> anyhow::Result<()> {
+        while self.waiting.len() > left {
+            let Some((numbers, reply)) = self.waiting.pop_front() else { break };
+            let imported = reply.await.map_err(explain)?;
+            for (number, outcome) in numbers.iter().zip(&imported.outcomes) {
+                match outcome {
+                    ImportOutcome::New => self.new += 1,
+                    ImportOutcome::There => self.there += 1,
+                    ImportOutcome::Refused(code) => self.refuse(*number, &code.to_string()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) async fn remove(
+    client: &Client,
+    remove: RemoveArgs,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    if remove.sure.dry_run {
+        for place in &remove.places {
+            out.frame(&existing(client, *place).await?, None)?;
+        }
+        return Ok(Exit::Ok);
+    }
+    let what = match remove.places.as_slice() {
+        [_] => "remove 1 event for good".to_owned(),
+        places => format!("remove {} events for good", places.len()),
+    };
+    sure::ask(&what, remove.sure)?;
+    let count = remove.places.len();
+    let request = RemoveRequest { frames: remove.places, now: remove.now, ..Default::default() };
+    let removed = client.remove(&request).await.map_err(explain)?.removed;
+    let removed = removed.iter().filter(|removed| **removed).count();
+    out.table(&["removed", "not_there"], &[vec![json!(removed), json!(count - removed)]])?;
+    Ok(if removed == 0 { Exit::NotFound } else { Exit::Ok })
+}

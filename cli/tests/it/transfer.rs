@@ -1,0 +1,109 @@
+//! Stores written out, read in again, and events removed.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::Place;
+
+/// What a frame says, without its offset, which an import does not keep.
+fn content(frames: &[Value]) -> Vec<Value> {
+    let without = |frame: &Value| {
+        let mut frame = frame.clone();
+        frame.as_object_mut().unwrap().remove("offset");
+        frame
+    };
+    frames.iter().map(without).collect()
+}
+
+fn all(place: &Place, store: &str) -> Vec<Value> {
+    content(&place.ok(&["cat", store, "--with-body"]).json())
+}
+
+fn filled(place: &Place) {
+    place.ok(&["append", "a", "--meta", "{ \"n\": 1.0 }", "one"]);
+    place.ok(&["append", "b", "--ttl", "last:2", "-n"]);
+    place.xs_with(&["append", "a.bytes"], b"\xff\x00");
+    let large = vec![b'x'; 3 * 1024 * 1024];
+    assert_eq!(place.xs_with(&["append", "a.large"], &large).code, 0);
+}
+
+#[test]
+fn an_export_becomes_the_same_store() {
+    let place = Place::new();
+    filled(&place);
+    let told = &place.ok(&["export", "dump"]).json()[0];
+    assert_eq!(told["exported"], 4);
+    assert_eq!(fs::read_dir(place.path("dump/cas")).unwrap().count(), 3);
+    let told = &place.ok(&["import", "dump", "copy"]).json()[0];
+    assert_eq!(told, &json!({ "new": 4, "there": 0, "refused": 0 }));
+    let first = all(&place, "./store");
+    assert_eq!(all(&place, "./copy"), first);
+    let told = &place.ok(&["import", "dump", "copy"]).json()[0];
+    assert_eq!(told, &json!({ "new": 0, "there": 4, "refused": 0 }));
+    // Into a store in use ids are new, and the old ones find the frames.
+    place.ok(&["append", "./used", "z", "-n"]);
+    let refused = place.xs(&["import", "dump", "used"]);
+    assert_eq!(refused.code, 1, "{}", refused.err);
+    place.ok(&["import", "dump", "used", "--new-ids"]);
+    let old = first[0]["id"].as_str().unwrap();
+    assert_eq!(place.ok(&["get", "./used", old, "-b"]).text(), "one");
+}
+
+#[test]
+fn an_export_that_was_cut_off_goes_on() {
+    let place = Place::new();
+    filled(&place);
+    place.ok(&["export", "dump"]);
+    let whole = fs::read(place.path("dump/frames.jsonl")).unwrap();
+    let second = 1 + whole.iter().position(|&byte| byte == b'\n').unwrap();
+    fs::write(place.path("dump/frames.jsonl"), &whole[..second + 9]).unwrap();
+    let told = &place.ok(&["export", "dump"]).json()[0];
+    assert_eq!((&told["exported"], &told["there_before"]), (&3.into(), &true.into()));
+    assert_eq!(fs::read(place.path("dump/frames.jsonl")).unwrap(), whole);
+    let other = place.xs(&["export", "dump", "a"]);
+    assert_eq!(other.code, 1);
+    assert!(other.err.contains("holds another export"), "{}", other.err);
+}
+
+#[test]
+fn what_cannot_be_imported_is_named_and_the_rest_is() {
+    let place = Place::new();
+    // As cross.stream writes it: no offset, no origin, keys of its own.
+    let ids =
+        ["03g4a5lk7bc9ucnxswp2nn1gj", "03g4a5lk7bc9ucnxswp2nn1gk", "03g4a5lk7bc9ucnxswp2nn1gl"];
+    let lines = [
+        json!({ "topic": "a", "id": ids[0], "hash": null, "meta": { "k": 1 }, "ttl": "forever" }),
+        json!({ "topic": "9", "id": ids[1], "hash": null, "meta": null, "ttl": null }),
+        json!({ "topic": "b", "id": ids[2], "hash": null, "meta": null, "extra": [] }),
+        json!({ "topic": "b", "id": ids[1], "hash": null, "meta": null }),
+        json!({ "topic": "c", "id": "0zzzzzzzzzzzzzzzzzzzzzzzz",
+            "hash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=" }),
+    ];
+    let text = lines.map(|line| line.to_string()).join("\n");
+    place.write("dump/frames.jsonl", &text);
+    let run = place.xs(&["import", "dump", "copy"]);
+    assert_eq!(run.code, 1);
+    assert_eq!(run.json(), [json!({ "new": 2, "there": 0, "refused": 3 })]);
+    for number in [2, 4, 5] {
+        assert!(run.err.contains(&format!("line {number}: ")), "{}", run.err);
+    }
+    assert_eq!(place.ok(&["get", "./copy", ids[2]]).json()[0]["topic"], "b");
+    assert_eq!(place.xs(&["import", "nowhere", "copy"]).code, 1);
+}
+
+#[test]
+fn removed_events_are_gone() {
+    let place = Place::new();
+    filled(&place);
+    assert_eq!(place.xs(&["remove", "0"]).code, 2, "it asks first");
+    assert_eq!(place.ok(&["remove", "0", "--dry-run"]).json()[0]["topic"], "a");
+    let told = &place.ok(&["remove", "0", "77", "--yes"]).json()[0];
+    assert_eq!(told, &json!({ "removed": 1, "not_there": 1 }));
+    assert_eq!(place.xs(&["get", "0"]).code, 3);
+    assert_eq!(place.xs(&["remove", "0", "--yes"]).code, 3);
+    place.ok(&["remove", "2", "--now", "--yes"]);
+    assert_eq!(place.ok(&["cat"]).json().len(), 2);
+    let stats = &place.ok(&["stats"]).json()[0];
+    assert_eq!(stats["store"]["frames"]["live"], 2, "{stats}");
+}
