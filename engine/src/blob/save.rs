@@ -13,11 +13,8 @@ use crate::env::Env;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::{ENTRY_MAGIC, EntryHeader, EntryKind};
 use crate::format::super_file::FileEntry;
-use crate::media::Media;
+use crate::media::{Media, find_first};
 use crate::value::BlobHash;
-
-/// Bytes looked through at a time; a multiple of 8.
-const WINDOW_LEN: u64 = 256 * 1024;
 
 /// Is told of each place of the old pack that is lost, and of the blob there, if that is known.
 pub(crate) type Lost<'a> = &'a mut dyn FnMut(u64, Option<BlobHash>, &BadEntry);
@@ -67,19 +64,7 @@ fn add(builder: &mut Builder, entry: Entry, lost: Lost<'_>) -> Result<(), BlobEr
 }
 
 /// The salt of a pack whose header is damaged, from the first entry that verifies.
-pub(crate) fn find_pack_salt(media: &Arc<dyn Media>) -> Option<u32> {
-    let mut at = FILE_HEADER_LEN as u64;
-    while at < media.published() {
-        let upto = (at + WINDOW_LEN).min(media.published());
-        let bytes = media.view(at..upto).ok()?;
-        for step in (0..bytes.len()).step_by(8) {
-            if bytes[step..].starts_with(&ENTRY_MAGIC)
-                && let Ok(header) = EntryHeader::read(&bytes[step..])
-            {
-                return Some(header.salt);
-            }
-        }
-        at = upto;
-    }
-    None
+pub(crate) fn find_pack_salt(media: &dyn Media) -> Option<u32> {
+    let salt = |bytes: &[u8]| EntryHeader::read(bytes).ok().map(|header| header.salt);
+    find_first(media, FILE_HEADER_LEN as u64, &ENTRY_MAGIC, salt)
 }

@@ -3,6 +3,7 @@
 //! at.
 
 mod backup;
+mod candidates;
 mod check_files;
 mod check_log;
 mod copy;

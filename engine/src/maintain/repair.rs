@@ -4,30 +4,27 @@
 //!
 //! Frames keep their ids and offsets; where frames are lost the new log has a hole.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::backup::{check_empty, jump, lock, lock_to_read, target_files};
+use super::candidates::Candidate;
 use super::check_log::missing;
 use super::copy::{Watch, place, suffix};
 use super::error::MaintainError;
 use super::finding::{Finding, Problem, Progress, Severity};
 use super::save_log::{Chain, SegmentWriter, last_segment};
-use super::survey::{Stretch, Survey, find_salt};
-use crate::blob::{PackView, find_pack_salt, save_pack};
+use super::survey::{Stretch, Survey};
+use crate::blob::{PackView, save_pack};
 use crate::entropy::SystemEntropy;
 use crate::env::{Env, Random};
 use crate::error::OpenError;
-use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::record::RecordKind;
 use crate::format::super_file::{EpochStart, FileEntry, FileKind, FileState, SuperState};
 use crate::limits::FINDINGS_MAX;
-use crate::log::{SegmentKey, unmarked};
 use crate::manifest::Manifest;
-use crate::media::{Disk, Files, Media};
+use crate::media::{Disk, Files};
 use crate::options::{MediaChoice, StoreOptions};
 use crate::recovery::scan::scan;
 use crate::value::Frame;
@@ -62,38 +59,18 @@ pub struct RepairReport {
 }
 
 /// A saving under way.
-struct Rescue<'a> {
-    from: &'a Path,
-    from_files: Arc<dyn Files>,
+pub(super) struct Rescue<'a> {
+    pub(super) from: &'a Path,
+    pub(super) from_files: Arc<dyn Files>,
     /// The new store.
     env: Arc<Env>,
     /// What the old manifest says, if one copy verifies.
-    known: Option<SuperState>,
-    report: RepairReport,
+    pub(super) known: Option<SuperState>,
+    pub(super) report: RepairReport,
     epochs: Vec<EpochStart>,
     watch: Watch<'a>,
     bytes: u64,
-    bytes_total: u64,
-}
-
-/// A file that is there, named by the manifest or not.
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    base: u64,
-    generation: u32,
-    named: bool,
-    /// It has its name with `.tmp` behind it: a switch of files was cut off.
-    aside: bool,
-}
-
-/// A file that was opened, and its salt.
-type Opened = (Arc<dyn Media>, u32);
-
-impl Candidate {
-    /// What identifies a segment, but for its uuid.
-    const fn key(&self, salt: u32) -> SegmentKey {
-        SegmentKey { base: self.base, generation: self.generation, uuid: [0; 16], salt }
-    }
+    pub(super) bytes_total: u64,
 }
 
 /// Saves what is left of the store in `dir`, which nobody has open, into a new store in `into`,
@@ -204,52 +181,6 @@ impl Rescue<'_> {
         Ok(self.report)
     }
 
-    /// The files of a kind, one for each base: the one the manifest names, or the newest.
-    fn candidates(&mut self, kind: FileKind) -> Result<Vec<Candidate>, MaintainError> {
-        let dir = self.from.join(if kind == FileKind::Segment { "log" } else { "blobs" });
-        let names = match self.from_files.list(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            other => other.map_err(|error| MaintainError::io("list", &dir, error))?,
-        };
-        let mut found: BTreeMap<u64, Candidate> = BTreeMap::new();
-        for name in names {
-            let (whole, aside) = match name.strip_suffix(".tmp") {
-                Some(whole) => (whole, true),
-                None => (name.as_str(), false),
-            };
-            let mut parts = whole.split('.');
-            let (Some(base), Some(generation), Some(end), None) = (
-                parts.next().and_then(|part| part.parse().ok()),
-                parts.next().and_then(|part| part.parse().ok()),
-                parts.next(),
-                parts.next(),
-            ) else {
-                continue;
-            };
-            let entry = self.known.as_ref().and_then(|known| {
-                let same = |file: &&FileEntry| {
-                    (file.kind, file.base, file.generation) == (kind, base, generation)
-                };
-                known.files.iter().find(same)
-            });
-            if end != suffix(kind) || entry.is_some_and(|file| file.state == FileState::Dropped) {
-                continue;
-            }
-            let named = entry.is_some();
-            self.bytes_total += self.from_files.len_of(&dir.join(&name)).unwrap_or(0);
-            // Of files that were set aside the older one is complete for sure.
-            let rank = |named: bool, aside: bool, generation: u32| {
-                (named, !aside, if aside { u32::MAX - generation } else { generation })
-            };
-            let new = rank(named, aside, generation);
-            let better = |old: &Candidate| new > rank(old.named, old.aside, old.generation);
-            if found.get(&base).is_none_or(better) {
-                found.insert(base, Candidate { base, generation, named, aside });
-            }
-        }
-        Ok(found.into_values().collect())
-    }
-
     /// Lists the files that the manifest names and that are not there.
     fn lose_missing(&mut self, segments: &[Candidate], packs: &[Candidate]) {
         let Some(known) = self.known.clone() else { return };
@@ -270,51 +201,11 @@ impl Rescue<'_> {
         }
     }
 
-    fn lose(&mut self, finding: Finding) {
+    pub(super) fn lose(&mut self, finding: Finding) {
         self.report.lost_total += 1;
         if self.report.lost.len() < FINDINGS_MAX {
             self.report.lost.push(finding);
         }
-    }
-
-    fn entry(kind: FileKind, one: &Candidate) -> FileEntry {
-        FileEntry { kind, ..unmarked(&one.key(0)) }
-    }
-
-    /// Opens a file and finds its salt. Nothing when nothing of it can be told.
-    fn open(
-        &mut self,
-        kind: FileKind,
-        one: &Candidate,
-        tell: bool,
-    ) -> Result<Option<Opened>, MaintainError> {
-        let path = place(self.from, &Self::entry(kind, one), suffix(kind));
-        let path = if one.aside { path.with_added_extension("tmp") } else { path };
-        let media = self.from_files.open_scan(&path);
-        let media = media.map_err(|error| MaintainError::io("open", &path, error))?;
-        let len = media.len().min(FILE_HEADER_LEN as u64);
-        let head = media.view(0..len).map_err(|error| MaintainError::io("read", &path, error))?;
-        let magic = if kind == FileKind::Segment { Magic::Segment } else { Magic::Pack };
-        let error = match FileHeader::decode(&head, magic) {
-            Ok(header) => {
-                if self.report.source == [0; 16] {
-                    self.report.source = header.store;
-                }
-                return Ok(Some((media, header.salt)));
-            }
-            Err(FormatError::Version { found }) => {
-                return Err(OpenError::Version { path, found }.into());
-            }
-            Err(error) => error,
-        };
-        let salt = match kind {
-            FileKind::Segment => find_salt(&media),
-            FileKind::Pack => find_pack_salt(&media),
-        };
-        if salt.is_none() && tell {
-            self.lose(Finding::new(Severity::Lost, Problem::Header, &path, 0, error));
-        }
-        Ok(salt.map(|salt| (media, salt)))
     }
 
     fn step(&mut self, path: &Path, bytes: u64) -> Result<(), MaintainError> {

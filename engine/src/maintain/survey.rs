@@ -12,7 +12,7 @@ use crate::format::batch::{BATCH_HEADER_LEN, BATCH_MAGIC, BatchError, BatchHeade
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::{PREFIX_LEN, RecordError, RecordKind, RecordPrefix};
 use crate::limits::BATCH_BYTES_MAX;
-use crate::media::Media;
+use crate::media::{Media, find_first};
 use crate::recovery::scan::Window;
 
 const HEADER_LEN: u64 = BATCH_HEADER_LEN as u64;
@@ -266,19 +266,7 @@ fn next_sound(bytes: &Bytes, from: usize) -> usize {
 }
 
 /// The salt of a segment whose header is damaged, from the first batch that verifies.
-pub(super) fn find_salt(media: &Arc<dyn Media>) -> Option<u32> {
-    let mut at = FILE_HEADER_LEN as u64;
-    while at < media.published() {
-        let upto = (at + SEARCH_LEN).min(media.published());
-        let bytes = media.view(at..upto).ok()?;
-        for step in (0..bytes.len()).step_by(8) {
-            if bytes[step..].starts_with(&BATCH_MAGIC)
-                && let Ok(header) = BatchHeader::read(&bytes[step..])
-            {
-                return Some(header.salt);
-            }
-        }
-        at = upto;
-    }
-    None
+pub(crate) fn find_salt(media: &dyn Media) -> Option<u32> {
+    let salt = |bytes: &[u8]| BatchHeader::read(bytes).ok().map(|header| header.salt);
+    find_first(media, FILE_HEADER_LEN as u64, &BATCH_MAGIC, salt)
 }

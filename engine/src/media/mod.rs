@@ -6,6 +6,7 @@
 mod disk;
 #[cfg(test)]
 pub(crate) mod faulty;
+mod find;
 mod lock;
 mod mapped;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 pub(crate) use disk::Disk;
+pub(crate) use find::find_first;
 pub(crate) use lock::{LockError, StoreLock};
 pub(crate) use prefix::prefix;
 
