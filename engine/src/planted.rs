@@ -62,6 +62,10 @@ pub(crate) enum Bug {
     UnlinkBeforeSettle,
     /// A pack that is written in one go is not synced.
     SkipBuildSync,
+    /// What a backup copies is not synced.
+    SkipBackupSync,
+    /// Tombstones that damage took are not looked for in the `.dead` file.
+    ForgetDead,
 }
 
 /// Whether a bug is planted.

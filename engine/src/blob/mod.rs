@@ -43,7 +43,7 @@ pub use reader::BlobReader;
 pub(crate) use save::{find_pack_salt, save_pack};
 
 use crate::env::Env;
-use crate::error::ReadOnlyReason;
+use crate::error::{Corruption, ReadOnlyReason};
 use crate::format::pack::CHUNK_LEN;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
@@ -62,6 +62,7 @@ pub(crate) struct Blobs {
     shared: Arc<Shared>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     trouble: Option<ReadOnlyReason>,
+    dropped: Vec<Corruption>,
 }
 
 #[derive(Debug)]
@@ -105,13 +106,20 @@ impl Blobs {
         };
         let thread = thread::Builder::new().name("xs-packs".to_owned()).spawn(run);
         let thread = thread.map_err(|error| BlobError::io(&shared.env.blob_dir(), error))?;
-        Ok(Self { shared, keeper: Mutex::new(Some(thread)), trouble: opened.trouble })
+        let (keeper, trouble) = (Mutex::new(Some(thread)), opened.trouble);
+        Ok(Self { shared, keeper, trouble, dropped: opened.dropped })
     }
 
     /// What was found wrong when the packs were opened and should keep the store from being
     /// written.
     pub(crate) const fn trouble(&self) -> Option<&ReadOnlyReason> {
         self.trouble.as_ref()
+    }
+
+    /// Where packs that were not closed in order had something that does not verify: it was torn,
+    /// or is damaged, and was left out.
+    pub(crate) fn dropped(&self) -> &[Corruption] {
+        &self.dropped
     }
 
     /// Hashes a blob, and compresses it if it is long: the costly part of storing it, which needs

@@ -14,19 +14,23 @@ use super::seal::{finish, replace_line};
 use super::sealed::{SealedPack, encode_index, write_index};
 use super::walk::Walk;
 use crate::env::Env;
-use crate::error::ReadOnlyReason;
-use crate::format::file::{FileHeader, Magic};
+use crate::error::{Corruption, ReadOnlyReason};
+use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::limits::FINDINGS_MAX;
 use crate::media::{Media, is_full};
 use crate::recovery::is_meant;
 
 /// What opening found.
+#[derive(Default)]
 pub(super) struct Opened {
     pub(super) list: PackList,
     /// The highest number any pack has.
     pub(super) number: u64,
     /// Why nothing more should be written, if so.
     pub(super) trouble: Option<ReadOnlyReason>,
+    /// Where packs that were not closed in order lost something.
+    pub(super) dropped: Vec<Corruption>,
 }
 
 /// Opens all packs; `clean` says that the store was closed in order.
@@ -36,7 +40,7 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
     let mut lines: Vec<FileEntry> =
         env.manifest.state().files.iter().filter(|l| l.kind == FileKind::Pack).copied().collect();
     let number = lines.iter().map(|line| line.base).max().unwrap_or(0);
-    let mut there = inventory(env)?;
+    let Inventory { packs: mut there, newer } = inventory(env)?;
     for line in lines.extract_if(.., |line| line.state == FileState::Dropped) {
         there.remove(&(line.base, line.generation));
         remove_dropped(env, &line).map_err(|error| BlobError::io(&dir, error))?;
@@ -53,7 +57,8 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
         there.remove(&(number, generation));
         remove(env, number, generation);
     }
-    let mut opened = Opened { list: PackList::default(), number: 0, trouble: None };
+    let mut opened = Opened::default();
+    opened.trouble = newer;
     opened.number = there.keys().map(|place| place.0).max().unwrap_or(0).max(number);
     for line in &lines {
         if !has(&there, line) {
@@ -97,19 +102,26 @@ fn forget_dropped(env: &Env) -> io::Result<()> {
     }
 }
 
-type Inventory = BTreeMap<(u64, u32), Option<FileHeader>>;
+type There = BTreeMap<(u64, u32), Option<FileHeader>>;
 
-fn has(there: &Inventory, line: &FileEntry) -> bool {
+/// What lies in the directory of the packs.
+struct Inventory {
+    /// The packs, with their headers if these are of this store.
+    packs: There,
+    /// A pack of a newer format version, if there is one.
+    newer: Option<ReadOnlyReason>,
+}
+
+fn has(there: &There, line: &FileEntry) -> bool {
     there.contains_key(&(line.base, line.generation))
 }
 
-/// The packs in the directory, with their headers if these are of this store. Unfinished files and
-/// indexes without a pack are removed.
+/// The packs in the directory. Unfinished files and indexes without a pack are removed.
 fn inventory(env: &Env) -> Result<Inventory, BlobError> {
     let dir = env.blob_dir();
     let names = env.files.list(&dir).map_err(|error| BlobError::io(&dir, error))?;
     let store = env.manifest.state().store;
-    let mut packs = BTreeMap::new();
+    let (mut packs, mut newer) = (BTreeMap::new(), None);
     let state = env.manifest.state();
     let mut found = Vec::new();
     for name in &names {
@@ -138,7 +150,18 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
         let Some((number, generation)) = parse_name(name, "pack") else { continue };
         let media = env.files.open_sealed(&dir.join(name));
         let head = media.and_then(|media| media.view(0..media.len().min(64)));
-        let header = head.ok().and_then(|head| FileHeader::decode(&head, Magic::Pack).ok());
+        let header = head.ok().map(|head| FileHeader::decode(&head, Magic::Pack));
+        if let Some(Err(FormatError::Version { found })) = header {
+            newer = newer.or(Some(ReadOnlyReason::Version { path: dir.join(name), found }));
+            // One that the manifest does not name is not for this program to remove either.
+            let named = |file: &FileEntry| {
+                file.kind == FileKind::Pack && (file.base, file.generation) == (number, generation)
+            };
+            if !state.files.iter().any(named) {
+                continue;
+            }
+        }
+        let header = header.and_then(Result::ok);
         let named = |header: &FileHeader| {
             (header.store, header.base, header.generation) == (store, number, generation)
         };
@@ -149,7 +172,7 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
             let _ = env.files.remove(&dir.join(name));
         }
     }
-    Ok(packs)
+    Ok(Inventory { packs, newer })
 }
 
 fn parse_name(name: &str, kind: &str) -> Option<(u64, u32)> {
@@ -217,6 +240,7 @@ impl Opened {
         media: &Arc<dyn Media>,
     ) -> Result<(), BlobError> {
         let failed = |error| BlobError::io(media.path(), error);
+        let mut dropped = Vec::new();
         let mut walk = Walk::new(media, salt);
         let Some(first) = walk.next()? else {
             replace_line(env, line, None).map_err(failed)?;
@@ -229,10 +253,15 @@ impl Opened {
                 let mut next = Some(first);
                 while let Some(entry) = next {
                     match builder.add(entry) {
-                        Err(error) if !error.is_corrupt() => return Err(error),
                         // Torn, and with that never acknowledged, or damaged, and with that lost.
-                        Err(_) | Ok(()) => next = walk.next()?,
+                        Err(BlobError::Corrupt(corruption)) => dropped.push(corruption),
+                        added => added?,
                     }
+                    next = walk.next()?;
+                }
+                if let Some(at) = walk.hole() {
+                    let what = "no entry begins here";
+                    dropped.push(Corruption::new(media.path(), at, what));
                 }
                 finish(env, builder)
             });
@@ -246,6 +275,7 @@ impl Opened {
             }
             Err(error) => return Err(error),
         };
+        self.dropped.extend(dropped.into_iter().take(FINDINGS_MAX));
         let index = encode_index(env, &built.line, &built.contents);
         // Without the file the index is made anew when it is first needed.
         let _ = write_index(env, &built.line, &index);

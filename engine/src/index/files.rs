@@ -111,9 +111,10 @@ pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::R
     env.files.sync_dir(&env.log_dir())
 }
 
-/// Removes files that do not verify. One that stays is found bad again.
+/// Removes files that do not verify. One that stays is found bad again. What is said about dead
+/// frames stays: it hides them also when their tombstones are damaged.
 pub(super) fn discard(env: &Env, segment: &Segment) {
-    for kind in [SPARSE, TOPICS, DEAD] {
+    for kind in [SPARSE, TOPICS] {
         let path = env.log_path(segment.base(), segment.generation(), kind);
         if env.files.remove(&path).is_err() {
             return;

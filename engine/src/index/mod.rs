@@ -20,13 +20,13 @@ mod topics;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
 use crate::env::Env;
-use crate::error::{OpenError, ReadError};
+use crate::error::{Corruption, OpenError, ReadError};
 use crate::format::control::Tombstone;
 use crate::format::dead::DeadFile;
 use crate::format::index::SparseEntry;
@@ -103,6 +103,8 @@ pub(crate) struct Index {
     /// Counts how often frames were compacted away.
     rewrites: AtomicU64,
     leaving: Leaving,
+    /// Why it is not known which frames were removed, if so.
+    doubt: OnceLock<Corruption>,
     /// Segments with open index files, in the order they were opened.
     loaded: Mutex<VecDeque<Arc<SegmentIndex>>>,
     /// Held while the table is merged.
@@ -182,6 +184,7 @@ impl Index {
             removed: Removed::default(),
             rewrites: AtomicU64::new(0),
             leaving: Leaving::default(),
+            doubt: OnceLock::new(),
             loaded: Mutex::default(),
             merging: Mutex::new(generations),
         };
@@ -218,17 +221,20 @@ impl Index {
     }
 
     fn add_sealed(&self, segment: &Arc<Segment>) -> Result<(), OpenError> {
-        let file = files::load_topics(&self.env, segment);
-        if let Some((file, dead)) = file.zip(files::load_dead(&self.env, segment)) {
-            let mut topics = self.topics.write();
-            self.freeze(&mut topics, true);
-            self.push(segment, Kind::Files(Loaded::default()));
-            self.floors.add_all(&file.floors());
-            let source = Source::File(Arc::new(file));
-            topics.layers.push(Layer { of: merge::covered(segment), source });
-            self.take_dead(&mut topics, segment, dead);
-            return Ok(());
-        }
+        let topics = files::load_topics(&self.env, segment);
+        let dead = match (topics, files::load_dead(&self.env, segment)) {
+            (Some(file), Some(dead)) => {
+                let mut topics = self.topics.write();
+                self.freeze(&mut topics, true);
+                self.push(segment, Kind::Files(Loaded::default()));
+                self.floors.add_all(&file.floors());
+                let source = Source::File(Arc::new(file));
+                topics.layers.push(Layer { of: merge::covered(segment), source });
+                self.take_dead(&mut topics, segment, dead);
+                return Ok(());
+            }
+            (_, dead) => dead,
+        };
         let mut notes = self.notes(segment);
         notes.begin();
         let scanned = scan(segment, |met| match met {
@@ -246,6 +252,18 @@ impl Index {
             Err(_) => false,
         };
         self.freeze(&mut self.topics.write(), whole);
+        match dead {
+            // The tombstones that damage took are here as well.
+            Some(dead) if !whole && !is_planted(Bug::ForgetDead) => {
+                let mut topics = self.topics.write();
+                dead.for_each(|seq, tombstone| self.remove(&mut topics, seq, tombstone, None));
+            }
+            None if !whole => {
+                let what = "it is damaged and its .dead file is lost: what it removed may be back";
+                self.doubt.get_or_init(|| Corruption::new(segment.path(), 0, what));
+            }
+            _ => {}
+        }
         // Without room for the files the index stays in memory; the next open tries again.
         let _kept_in_memory = self.seal(segment);
         Ok(())
@@ -500,6 +518,11 @@ impl Index {
     /// Counts how often frames were compacted away: what was looked up before may be gone.
     pub(crate) fn rewrites(&self) -> u64 {
         self.rewrites.load(Ordering::Acquire)
+    }
+
+    /// What keeps it from being known which frames were removed.
+    pub(crate) fn doubt(&self) -> Option<&Corruption> {
+        self.doubt.get()
     }
 
     /// Takes up a tombstone, for readers that see frames below `from` or more; for all when the

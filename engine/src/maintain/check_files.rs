@@ -11,6 +11,7 @@ use super::copy::{place, suffix};
 use super::derived;
 use super::error::MaintainError;
 use super::finding::{Finding, Problem, Severity};
+use super::survey::find_salt;
 use super::verify::Checker;
 use crate::blob::{BadEntry, LookedAt, check_pack_file, pack_entries};
 use crate::format::file::{FileHeader, FormatError, Magic};
@@ -170,7 +171,16 @@ impl Checker<'_> {
             }
             Ok(_) => (Problem::Header, "is not the file the manifest names".to_owned()),
             Err(error @ FormatError::Version { .. }) => (Problem::Version, error.to_string()),
-            Err(error) => (Problem::Header, error.to_string()),
+            Err(error) => {
+                let salt = if magic == Magic::Segment { find_salt(&*media) } else { None };
+                if let Some(salt) = salt {
+                    // What is behind it is read with the salt of the batches.
+                    let (severity, problem) = (Severity::Derived, Problem::Header);
+                    self.report.add(Finding::new(severity, problem, path, 0, error));
+                    return Ok(Some((media, salt)));
+                }
+                (Problem::Header, error.to_string())
+            }
         };
         let finding = Finding::new(Severity::Lost, problem, path, 0, what);
         self.report.add(self.all_of(file, finding));

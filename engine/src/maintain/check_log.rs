@@ -9,7 +9,7 @@ use super::copy::{place, suffix};
 use super::derived;
 use super::error::MaintainError;
 use super::finding::{Finding, Problem, Severity};
-use super::survey::{SoundRecord, Stretch, Survey};
+use super::survey::{SoundRecord, Stretch, Survey, find_salt};
 use super::verify::Checker;
 use crate::format::control::{self, Control, CursorRecord, StateRecord};
 use crate::format::file::{FILE_HEADER_LEN, Magic};
@@ -64,13 +64,11 @@ impl Checker<'_> {
     fn durable_upto(&self, file: &FileEntry) -> u64 {
         let path = place(&self.env.dir, file, suffix(file.kind));
         let Ok(media) = self.env.files.open_scan(&path) else { return 0 };
-        let Ok(header) = self.header_of(&media, Magic::Segment) else { return 0 };
-        let key = SegmentKey {
-            base: header.base,
-            generation: header.generation,
-            uuid: header.file,
-            salt: header.salt,
-        };
+        let header = self.header_of(&media, Magic::Segment);
+        let salt = header.map_or_else(|_| find_salt(&*media), |header| Some(header.salt));
+        let Some(salt) = salt else { return 0 };
+        let &FileEntry { base, generation, uuid, .. } = file;
+        let key = SegmentKey { base, generation, uuid, salt };
         scan(&media, &key, media.len()).map_or(0, |scanned| scanned.durable_upto)
     }
 

@@ -12,7 +12,7 @@ use crate::value::{BlobHash, FrameId};
 pub enum Severity {
     /// Bytes that hold nothing: what a crash left behind, or a file nobody needs.
     Unused,
-    /// What is damaged is held elsewhere too and is made again by itself.
+    /// What is damaged is held elsewhere too: nothing is lost.
     Derived,
     /// Frames, cursors or blobs that were stored cannot be read.
     Lost,

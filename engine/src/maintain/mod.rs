@@ -32,6 +32,7 @@ pub use repair::{RepairReport, repair};
 pub(crate) use scrub::Scrub;
 pub use scrub::ScrubStats;
 pub use stats::{CountBytes, FileStats, FrameStats, StoreStats};
+pub(crate) use survey::find_salt;
 pub use timing::{CommitTimes, Histogram};
 pub(crate) use timing::{Stage, Timing};
 pub use upgrade::{UpgradeReport, upgrade};

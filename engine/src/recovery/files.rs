@@ -11,6 +11,7 @@ use crate::format::batch::BatchHeader;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::log::{DERIVED, OpenFiles, Segment, SegmentKey};
+use crate::maintain::find_salt;
 use crate::media::{Files, Media};
 
 /// The segments the manifest names, in the order of their offsets.
@@ -77,7 +78,10 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, Open
             // Only packs are dropped.
             FileState::Dropped => {}
             FileState::Sealed => match sealed(env, &file, open_files) {
-                Ok(segment) => found.sealed.push(segment),
+                Ok((segment, trouble)) => {
+                    found.sealed.push(segment);
+                    found.trouble = found.trouble.or(trouble);
+                }
                 Err(reason) => {
                     found.trouble.get_or_insert(reason);
                 }
@@ -136,28 +140,40 @@ fn holds_batches(env: &Env, path: &Path) -> bool {
     }
 }
 
-/// The header of a segment's file, which must be the one the manifest names.
+/// The identity of a segment's file, which must be the one the manifest names, and what is wrong
+/// with its header. Of a header that does not verify the manifest knows all but the salt, and that
+/// is in each batch as well.
 pub(super) fn key_of(
     env: &Env,
     file: &FileEntry,
     media: &Arc<dyn Media>,
-) -> Result<SegmentKey, ReadOnlyReason> {
+) -> Result<(SegmentKey, Option<ReadOnlyReason>), ReadOnlyReason> {
     let path = path_of(env, file);
     let foreign = |what| ReadOnlyReason::Files { path: path.clone(), what };
     let header = media
         .view(0..media.published().min(FILE_HEADER_LEN as u64))
         .map_err(|_| foreign("cannot be read"))?;
-    let header = FileHeader::decode(&header, Magic::Segment).map_err(|error| match error {
-        FormatError::Version { found } => ReadOnlyReason::Version { path: path.clone(), found },
-        error => ReadOnlyReason::Corrupt(Corruption::new(path.clone(), 0, error)),
-    })?;
+    let header = match FileHeader::decode(&header, Magic::Segment) {
+        Ok(header) => header,
+        Err(FormatError::Version { found }) => {
+            return Err(ReadOnlyReason::Version { path, found });
+        }
+        Err(error) => {
+            let reason = ReadOnlyReason::Corrupt(Corruption::new(path, 0, error));
+            let &FileEntry { base, generation, uuid, .. } = file;
+            return match find_salt(&**media) {
+                Some(salt) => Ok((SegmentKey { base, generation, uuid, salt }, Some(reason))),
+                None => Err(reason),
+            };
+        }
+    };
     // Not the store's uuid: an ancestor may have written the file.
     let named = (file.uuid, file.base, file.generation);
     if (header.file, header.base, header.generation) != named {
         return Err(foreign("is not the file the manifest names"));
     }
     let FileHeader { base, generation, file: uuid, salt, .. } = header;
-    Ok(SegmentKey { base, generation, uuid, salt })
+    Ok((SegmentKey { base, generation, uuid, salt }, None))
 }
 
 pub(super) fn path_of(env: &Env, file: &FileEntry) -> PathBuf {
@@ -168,20 +184,20 @@ fn sealed(
     env: &Env,
     file: &FileEntry,
     open_files: &Arc<OpenFiles>,
-) -> Result<Arc<Segment>, ReadOnlyReason> {
+) -> Result<(Arc<Segment>, Option<ReadOnlyReason>), ReadOnlyReason> {
     let path = path_of(env, file);
     let trouble = |what| ReadOnlyReason::Files { path: path.clone(), what };
     let media = env.files.open_sealed(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => trouble("is missing"),
         _ => trouble("cannot be opened"),
     })?;
-    let key = key_of(env, file, &media)?;
+    let (key, damaged) = key_of(env, file, &media)?;
     if media.len() != file.length {
         return Err(trouble("does not have the length it was sealed with"));
     }
     let open = Arc::clone(open_files);
     let span = file.end() - file.base;
-    Ok(Arc::new(Segment::sealed_file(key, path, file.length, span, open)))
+    Ok((Arc::new(Segment::sealed_file(key, path, file.length, span, open)), damaged))
 }
 
 #[cfg(test)]

@@ -94,6 +94,7 @@ pub(crate) fn open_with(
     let trouble = blobs.trouble().cloned().or(backup);
     let mut opening = Opening { env, blobs, open_files, clean, report: RecoveryReport::default() };
     opening.report.clean = clean;
+    opening.report.blobs_dropped = opening.blobs.dropped().to_vec();
     opening.finish(found, trouble, lock)
 }
 

@@ -71,6 +71,8 @@ impl Opening {
             None => (sealed.clone(), true),
         };
         let index = Index::open(Arc::clone(&self.env), &indexed, trouble.is_none())?;
+        // Nothing is written where frames that were removed may be back.
+        trouble = trouble.or_else(|| index.doubt().cloned().map(ReadOnlyReason::Corrupt));
         let mut held = BTreeMap::new();
         for segment in &tail.segments {
             let keys = held.entry(segment.base()).or_default();
@@ -113,7 +115,10 @@ impl Opening {
                 Err(error) => return Err(OpenError::io("open", &path, error)),
             };
             let key = match files::key_of(&self.env, file, &media) {
-                Ok(key) => key,
+                Ok((key, damaged)) => {
+                    trouble = trouble.or(damaged);
+                    key
+                }
                 Err(reason) => {
                     trouble.get_or_insert(reason);
                     continue;

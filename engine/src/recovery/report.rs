@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::error::Corruption;
+
 /// What opening a store found and did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -12,6 +14,10 @@ pub struct RecoveryReport {
     pub batches_kept: u64,
     /// Where the log was cut: what follows was never acknowledged as durable.
     pub cut: Option<Cut>,
+    /// Where packs that were not closed in order had something that does not verify, and that was
+    /// left out: blobs that were torn and never acknowledged as durable, or that are damaged and
+    /// lost. At most 4,096 of each pack.
+    pub blobs_dropped: Vec<Corruption>,
 }
 
 /// Where a log was cut.

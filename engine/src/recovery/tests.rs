@@ -1,4 +1,5 @@
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -12,7 +13,8 @@ use crate::testing::{
     batches, crash, crash_now, edit, fast_dir, frame, numbers, open, open_faulty, options,
     segment_files,
 };
-use crate::value::Body;
+use crate::value::{BlobHash, Body};
+use crate::{Problem, Severity};
 
 /// A store under `sync`, of which a crash image is taken after `count` appends.
 fn image(sync: SyncPolicy, count: u64) -> tempfile::TempDir {
@@ -174,6 +176,138 @@ fn a_damaged_or_cut_store_that_was_closed_is_not_cut() {
     fs::remove_file(&path).unwrap();
     let store = open(dir.path(), SyncPolicy::None);
     assert!(matches!(store.info().health, Health::ReadOnly(ReadOnlyReason::Files { .. })));
+}
+
+#[test]
+fn a_damaged_header_costs_no_frame() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    (0..3000).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    store.close().unwrap();
+    drop(store);
+    let crashed = image(SyncPolicy::None, 3000);
+    for (dir, clean) in [(crashed.path(), false), (dir.path(), true)] {
+        let paths = segment_files(dir);
+        assert!(paths.len() > 2);
+        for path in [&paths[1], paths.last().unwrap()] {
+            for at in [2, 9, 13, 20, 37, 50, 61] {
+                let image = crash(dir);
+                let path = image.path().join(path.strip_prefix(dir).unwrap());
+                edit(&path, |bytes| bytes[at] ^= 16);
+                let checked = crate::verify(image.path(), &mut |_| ControlFlow::Continue(()));
+                let found = checked.unwrap().findings;
+                let told = found.iter().any(|f| f.problem == Problem::Header && f.path == path);
+                assert!(told && found.iter().all(|f| f.severity < Severity::Lost), "{found:?}");
+                let store = open(image.path(), SyncPolicy::None);
+                let Health::ReadOnly(ReadOnlyReason::Corrupt(told)) = store.info().health else {
+                    panic!("{clean} {at}: {:?}", store.info().health);
+                };
+                assert_eq!((told.path, told.position), (path, 0), "{clean} {at}");
+                assert_eq!(numbers(&store), range(3000), "{clean} {at}");
+            }
+        }
+    }
+}
+
+/// A sealed segment in which frame 5 was removed, and its directory.
+fn removed_in_a_sealed_segment() -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let first = (0..10).map(|n| store.append(frame("a", n).into()).unwrap().frames[0].id);
+    let removes = vec![first.collect::<Vec<_>>()[5]];
+    store.append(crate::Batch { removes, ..Default::default() }).unwrap();
+    (10..3000).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    store.close().unwrap();
+    drop(store);
+    let path = segment_files(dir.path()).remove(0);
+    // Behind the checkpoint and ten frames stands the tombstone.
+    let at = batches(&path)[11];
+    edit(&path, |bytes| bytes[at + 64 + 20] ^= 1);
+    (dir, path)
+}
+
+#[test]
+fn a_removed_frame_stays_hidden_when_its_tombstone_is_damaged() {
+    let (dir, path) = removed_in_a_sealed_segment();
+    let there: Vec<u64> = (0..3000).filter(|&n| n != 5).collect();
+    for lost in [None, Some("top"), Some("idx")] {
+        if let Some(kind) = lost {
+            edit(&path.with_extension(kind), |bytes| bytes[100] ^= 1);
+        }
+        // Whoever meets the damaged file puts it away, and what is said about dead frames stays.
+        for _ in 0..2 {
+            let store = open(dir.path(), SyncPolicy::None);
+            assert_eq!(numbers(&store), there, "{lost:?}");
+            assert_eq!(store.info().health, Health::Writable, "{lost:?}");
+        }
+    }
+}
+
+#[test]
+fn a_removed_frame_that_may_be_back_is_told_of() {
+    let (dir, path) = removed_in_a_sealed_segment();
+    fs::remove_file(path.with_extension("dead")).unwrap();
+    let store = open(dir.path(), SyncPolicy::None);
+    let Health::ReadOnly(ReadOnlyReason::Corrupt(told)) = store.info().health else {
+        panic!("{:?}", store.info().health);
+    };
+    assert_eq!(told.path, path);
+    assert_eq!(numbers(&store), range(3000));
+}
+
+#[test]
+fn a_pack_of_a_newer_version_is_told_of_when_it_is_opened() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let body = Body::Inline(Bytes::from_static(b"a body"));
+    store.append(crate::NewFrame { body, ..frame("a", 0) }.into()).unwrap();
+    let crashed = crash(dir.path());
+    store.close().unwrap();
+    drop(store);
+    for dir in [dir.path(), crashed.path()] {
+        let packs = fs::read_dir(dir.join("blobs")).unwrap().map(|entry| entry.unwrap().path());
+        let pack = packs.filter(|path| path.extension().is_some_and(|end| end == "pack")).min();
+        let pack = pack.unwrap();
+        edit(&pack, |bytes| {
+            bytes[8] = 9;
+            let crc = crc32fast::hash(&bytes[..60]);
+            bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+        });
+        let before = fs::read(&pack).unwrap();
+        let store = open(dir, SyncPolicy::None);
+        let newer = ReadOnlyReason::Version { path: pack.clone(), found: 9 };
+        assert_eq!(store.info().health, Health::ReadOnly(newer));
+        assert_eq!(numbers(&store), range(1));
+        drop(store);
+        assert_eq!(fs::read(&pack).unwrap(), before);
+    }
+}
+
+#[test]
+fn what_recovery_leaves_out_of_a_pack_is_told() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::Sync);
+    let body = |n| Bytes::from(format!("body {n}").repeat(40));
+    for n in 0..6 {
+        let body = Body::Inline(body(n));
+        store.append(crate::NewFrame { body, ..frame("a", n) }.into()).unwrap();
+    }
+    let image = crash(dir.path());
+    let packs =
+        fs::read_dir(image.path().join("blobs")).unwrap().map(|entry| entry.unwrap().path());
+    let find = |bytes: &[u8]| bytes.windows(6).position(|found| found == b"body 3");
+    let mut packs = packs.filter(|path| find(&fs::read(path).unwrap()).is_some());
+    let pack = packs.next().unwrap();
+    edit(&pack, |bytes| {
+        let at = find(bytes).unwrap();
+        bytes[at] ^= 1;
+    });
+    let store = open(image.path(), SyncPolicy::None);
+    let dropped = &store.info().recovery.blobs_dropped;
+    assert_eq!((dropped.len(), &dropped[0].path), (1, &pack), "{dropped:?}");
+    let there = |n: u64| store.has_blob(&BlobHash::of(&body(n)));
+    assert!((0..6).all(|n| there(n) == (n != 3)));
+    assert_eq!(numbers(&store), range(6));
 }
 
 #[test]

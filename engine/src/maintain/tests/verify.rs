@@ -116,7 +116,7 @@ fn damaged_and_missing_files_are_told_apart() {
     is(&missing, Severity::Lost, Problem::Missing);
     assert!(missing.offset_end > missing.offset && missing.offset.is_some());
     let header = one(dir.path(), |dir| edit(&dir.join(name), |bytes| bytes[20] ^= 1));
-    is(&header, Severity::Lost, Problem::Header);
+    is(&header, Severity::Derived, Problem::Header);
     let newer = one(dir.path(), |dir| {
         edit(&dir.join(name), |bytes| {
             bytes[8] = 2;
