@@ -177,7 +177,7 @@ pub(super) fn target_files(dest: &Path) -> Result<Arc<dyn Files>, MaintainError>
 impl Inner {
     /// A backup through files of the test's.
     #[cfg(test)]
-    pub(super) fn backup_on(
+    pub(crate) fn backup_on(
         &self,
         dest: &Path,
         to_files: &Arc<dyn Files>,

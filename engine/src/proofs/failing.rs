@@ -4,11 +4,12 @@
 //! take.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
-use super::workload::Progress;
-use super::{MEDIA, Place, check, is_long};
+use super::workload::Life;
+use super::{MEDIA, Place, check, check_backup};
 use crate::error::AppendError;
 use crate::media::sim::Image;
 use crate::options::{MediaChoice, SyncPolicy};
@@ -30,9 +31,9 @@ fn live_through(place: &Place, media: MediaChoice, fault: Fault) -> bool {
     let disk = place.disk(&Image::new());
     let last = if fault.forever { u64::MAX } else { fault.first };
     disk.fail(fault.first..=last, fault.errno);
-    let progress = Progress::new();
+    let life = Life::new();
     let mut errors = BTreeMap::new();
-    let lived = progress.live(place, &disk, STEPS, |error| {
+    let lived = life.live(place, &disk, STEPS, |error| {
         *errors.entry(error.to_string()).or_insert(0) += 1;
         let is_told = matches!(
             error,
@@ -48,15 +49,17 @@ fn live_through(place: &Place, media: MediaChoice, fault: Fault) -> bool {
     drop(lived);
     disk.thaw();
     disk.heal();
-    let (steps, bounds) = (progress.steps(), progress.bounds());
+    let (steps, bounds) = (life.steps(), life.bounds());
     // The machine dies too.
     let left = place.disk(&disk.moment().power_cut(fault.first));
-    drop(check(place, &left, &steps, bounds, &format!("{what}, then a power cut ({errors:?})")));
+    let after = format!("{what}, then a power cut ({errors:?})");
+    check_backup(place, &left, &steps, life.backed_up.load(Ordering::SeqCst), &after);
+    drop(check(place, &left, &steps, bounds, &after));
     // The process alone dies. Its successor sees what the cache has, not what the disk has.
     let (store, at) = check(place, &disk, &steps, bounds, &format!("{what} ({errors:?})"));
-    progress.go_on_from(&steps, at, bounds);
+    life.go_on_from(&steps, at, bounds);
     for _ in 0..3 {
-        progress.durable_step(&store).expect(&what);
+        life.durable_step(&store).expect(&what);
     }
     disk.freeze();
     drop(store);
@@ -64,21 +67,20 @@ fn live_through(place: &Place, media: MediaChoice, fault: Fault) -> bool {
     for seed in [1, 2] {
         let left = place.disk(&disk.moment().power_cut(fault.first * 2 + seed));
         let what = format!("{what}, then another process, then a power cut ({errors:?})");
-        drop(check(place, &left, &progress.steps(), (at + 3, at + 3), &what));
+        drop(check(place, &left, &life.steps(), (at + 3, at + 3), &what));
     }
     hit
 }
 
-/// Every operation fails, or every `step`th where time is short.
-fn fail_each(sync: SyncPolicy, media: MediaChoice, step: u64) {
+/// Every operation fails in each way.
+fn fail_each(sync: SyncPolicy, media: MediaChoice) {
     let place = Place::new(sync, media);
     let mut lives = 0;
     for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::INTR] {
         for forever in [false, true] {
-            let step = if is_long() || (errno, forever) == (Errno::IO, false) { 1 } else { step };
             let mut first = 1;
             while live_through(&place, media, Fault { errno, first, forever }) {
-                first += step;
+                first += 1;
                 lives += 1;
             }
             assert!(first > 60, "{first}");
@@ -89,20 +91,20 @@ fn fail_each(sync: SyncPolicy, media: MediaChoice, step: u64) {
 
 #[test]
 fn each_operation_fails_under_sync_mapped() {
-    fail_each(SyncPolicy::Sync, MEDIA[0], 5);
+    fail_each(SyncPolicy::Sync, MEDIA[0]);
 }
 
 #[test]
 fn each_operation_fails_under_sync_positioned() {
-    fail_each(SyncPolicy::Sync, MEDIA[1], 5);
+    fail_each(SyncPolicy::Sync, MEDIA[1]);
 }
 
 #[test]
 fn each_operation_fails_under_none_mapped() {
-    fail_each(SyncPolicy::None, MEDIA[0], 5);
+    fail_each(SyncPolicy::None, MEDIA[0]);
 }
 
 #[test]
 fn each_operation_fails_under_none_positioned() {
-    fail_each(SyncPolicy::None, MEDIA[1], 5);
+    fail_each(SyncPolicy::None, MEDIA[1]);
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::error::OpenError;
+use crate::error::{OpenError, ReadOnlyReason};
 use crate::media::Files;
 use crate::media::sim::{Image, SimDisk};
 use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
@@ -41,6 +41,8 @@ struct Holds {
     cursors: BTreeMap<String, (u64, Vec<u8>)>,
     /// Number and offset of the newest frame that was sent with a key.
     keyed: Option<(u64, u64)>,
+    /// The step after which the newest backup was tried; 0 when none was. Not compared.
+    backup: usize,
     /// Blobs that no frame names. Not compared: they come and go outside the order of the log.
     blobs: Vec<u64>,
 }
@@ -94,7 +96,7 @@ fn number(meta: &[u8]) -> u64 {
     digits.unwrap().parse().unwrap()
 }
 
-/// A place where stores on simulated disks are opened: the lock alone is on a real one.
+/// A place where stores on simulated disks are opened: the locks alone are on a real one.
 struct Place {
     dir: TempDir,
     options: StoreOptions,
@@ -103,7 +105,9 @@ struct Place {
 impl Place {
     fn new(sync: SyncPolicy, media: MediaChoice) -> Self {
         let clock = StillClock::at(1_700_000_000_000);
-        Self { dir: fast_dir(), options: StoreOptions { media, clock, ..options(sync) } }
+        let dir = fast_dir();
+        std::fs::create_dir(workload::backup_dir(dir.path())).unwrap();
+        Self { dir, options: StoreOptions { media, clock, ..options(sync) } }
     }
 
     fn path(&self) -> &Path {
@@ -159,6 +163,25 @@ fn check(
         assert_eq!(again.frames[0].offset, Some(offset), "{what}: frame {n}");
     }
     (store, at)
+}
+
+/// Opens the backup on a disk, which is that of step `done` or a later one that was tried.
+fn check_backup(place: &Place, disk: &SimDisk, steps: &[Holds], done: usize, what: &str) {
+    let dir = workload::backup_dir(place.path());
+    if ["super.a", "super.b"].iter().all(|name| disk.len_of(&dir.join(name)).is_err()) {
+        return assert_eq!(done, 0, "{what}: the backup is gone");
+    }
+    let backup = crate::recovery::open_with(&dir, place.options.clone(), Arc::new(disk.clone()));
+    let inner = backup.unwrap_or_else(|error| panic!("{what}: the backup: {error}"));
+    let backup = Store { inner: Arc::new(inner) };
+    let what = format!("{what}: the backup");
+    let seen = look(&backup, &what);
+    let tried = steps.iter().map(|step| step.backup).max().unwrap_or(0);
+    let at = (done..=tried).find(|&at| steps[at].is(&seen));
+    assert!(at.is_some(), "{what}: {seen:?} is none of {done} to {tried}");
+    // One that was cut off at its very first is no backup yet, but an empty store.
+    let is_whole = backup.info().health == Health::ReadOnly(ReadOnlyReason::Backup);
+    assert!(is_whole || done == 0 && seen.head == 0, "{what}: {:?}", backup.info().health);
 }
 
 fn cursor_name(n: u64) -> CursorName {

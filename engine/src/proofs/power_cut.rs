@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use parking_lot::Mutex;
 
-use super::workload::Progress;
-use super::{Holds, MEDIA, Place, check, is_long};
+use super::workload::Life;
+use super::{Holds, MEDIA, Place, check, check_backup, is_long};
 use crate::media::sim::{Image, SimDisk, random};
 use crate::options::{MediaChoice, SyncPolicy};
 use crate::testing::tell;
@@ -26,6 +26,8 @@ struct Case {
     /// The head that readers had seen.
     seen: u64,
     epoch: u64,
+    /// The step of the newest whole backup.
+    backed_up: usize,
     seed: u64,
     what: String,
 }
@@ -38,9 +40,9 @@ fn live(
     mut hand_out: impl FnMut(Case) + Send + 'static,
 ) -> u64 {
     let disk = place.disk(&Image::new());
-    let progress = Progress::new();
+    let life = Life::new();
     let sync = place.options.sync;
-    let watcher = Arc::clone(&progress);
+    let watcher = Arc::clone(&life);
     disk.watch(move |operation, moment| {
         // The bounds first: what is acknowledged only now was not when the power went.
         let bounds = watcher.bounds();
@@ -54,40 +56,44 @@ fn live(
                 bounds,
                 seen,
                 epoch: watcher.epoch.load(Ordering::SeqCst),
+                backed_up: watcher.backed_up.load(Ordering::SeqCst),
                 seed,
                 what,
             });
         }
     });
     let failed = |error| panic!("{error}");
-    assert!(progress.live(place, &disk, STEPS, failed).is_ok());
+    assert!(life.live(place, &disk, STEPS, failed).is_ok());
     disk.unwatch();
     disk.count()
 }
 
 /// Opens what is left; every third time the power goes again while it is opened. Whether it did.
 fn examine(place: &Place, case: Case) -> bool {
-    let Case { image, steps, bounds, seen, epoch, seed, what } = case;
+    let Case { image, steps, bounds, seen, epoch, backed_up, seed, what } = case;
     let mut disk = place.disk(&image);
     let (mut random_seed, mut again) = (seed, false);
     if seed.is_multiple_of(3) {
         let cut_at = 1 + random(&mut random_seed) % 12;
         (disk, again) = cut_while_opening(place, &disk, (cut_at, seed));
     }
+    if seed % 3 == 1 {
+        check_backup(place, &disk, &steps, backed_up, &what);
+    }
     let (store, at) = check(place, &disk, &steps, bounds, &what);
     assert!(steps[at].head >= seen, "{what}: readers had seen {seen}, {} is left", steps[at].head);
     let now = store.info().epoch;
     assert!(now > epoch, "{what}: epoch {epoch} is used again, and with it the offsets it lost");
     // It goes on, and a process that is killed loses nothing of it.
-    let progress = Progress::new();
-    progress.go_on_from(&steps, at, bounds);
-    progress.durable_step(&store).expect(&what);
+    let life = Life::new();
+    life.go_on_from(&steps, at, bounds);
+    life.durable_step(&store).expect(&what);
     disk.freeze();
     drop(store);
     disk.thaw();
     let left = disk.moment().power_cut(seed + 1);
     let disk = place.disk(&left);
-    let steps = progress.steps();
+    let steps = life.steps();
     drop(check(place, &disk, &steps, (at + 1, at + 1), &format!("{what}, then once more")));
     again
 }

@@ -1,5 +1,7 @@
 //! The workload: what is done to a store, and what it then holds.
 
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use crate::append::{Appended, Batch};
 use crate::compact::CompactOptions;
 use crate::error::AppendError;
 use crate::gc::GcOptions;
+use crate::maintain::{CopyOptions, Progress};
 use crate::media::sim::SimDisk;
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
@@ -22,6 +25,9 @@ use crate::value::{
 /// Bytes of a blob that is put without a frame.
 pub(super) const LONE_BLOB_LEN: usize = 700;
 
+/// The directory of the backup, in that of the store.
+pub(super) const BACKUP: &str = "backup";
+
 /// What is done to the store; whether all before it and itself is durable then.
 type Act = Box<dyn FnOnce(&Store) -> Result<bool, AppendError>>;
 
@@ -29,7 +35,7 @@ type Act = Box<dyn FnOnce(&Store) -> Result<bool, AppendError>>;
 type Step = fn(&mut Holds, u64) -> Act;
 
 /// The steps, taken in turn. One line for each kind of thing a store can be asked for.
-const STEPS: [Step; 16] = [
+const STEPS: [Step; 17] = [
     small_frame,
     frame_with_body,
     large_frame,
@@ -46,6 +52,7 @@ const STEPS: [Step; 16] = [
     compact,
     collect,
     remove_frame,
+    back_up,
 ];
 
 fn meta(n: u64, len: usize) -> Meta {
@@ -166,6 +173,25 @@ fn collect(holds: &mut Holds, _: u64) -> Act {
     })
 }
 
+/// A copy of the store is made, or the one there is added to.
+fn back_up(holds: &mut Holds, n: u64) -> Act {
+    holds.backup = n as usize + 1;
+    Box::new(|store| {
+        let (dir, files) = (backup_dir(&store.inner.env.dir), &store.inner.env.files);
+        let go_on = &mut |_: &Progress<'_>| ControlFlow::Continue(());
+        match store.inner.backup_on(&dir, files, CopyOptions::copies(), go_on) {
+            // It holds what is durable, and begins by making all durable.
+            Ok(_) => Ok(true),
+            Err(_) => Err(AppendError::Indeterminate),
+        }
+    })
+}
+
+/// Where the backup of a store lies: on the disk of the store.
+pub(super) fn backup_dir(home: &Path) -> PathBuf {
+    home.join(BACKUP)
+}
+
 /// The blobs without a frame that must be there: a collection that was tried may have come to its
 /// end.
 pub(super) fn wanted_blobs(steps: &[Holds], (acknowledged, tried): (usize, usize)) -> Vec<u64> {
@@ -175,11 +201,13 @@ pub(super) fn wanted_blobs(steps: &[Holds], (acknowledged, tried): (usize, usize
 
 /// How far a workload is: read by whoever looks at the disk meanwhile.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct Life {
     /// Steps whose effects are durable, as the store says.
     pub(super) acknowledged: AtomicUsize,
     /// Steps that were begun.
     pub(super) tried: AtomicUsize,
+    /// The step after which the newest backup was made that is whole; 0 when there is none.
+    pub(super) backed_up: AtomicUsize,
     /// What the store holds after each number of steps.
     pub(super) steps: Mutex<Arc<Vec<Holds>>>,
     /// The store in use.
@@ -188,7 +216,7 @@ pub(super) struct Progress {
     pub(super) epoch: AtomicU64,
 }
 
-impl Progress {
+impl Life {
     pub(super) fn new() -> Arc<Self> {
         let progress = Self::default();
         *progress.steps.lock() = Arc::new(vec![Holds::default()]);
@@ -237,6 +265,9 @@ impl Progress {
                 self.epoch.store(store.inner.epoch, Ordering::SeqCst);
                 if durable {
                     self.acknowledged.store(number + 1, Ordering::SeqCst);
+                }
+                if self.steps()[number + 1].backup == number + 1 {
+                    self.backed_up.store(number + 1, Ordering::SeqCst);
                 }
                 Ok(())
             }
