@@ -148,13 +148,28 @@ impl Files for Disk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        if dir.is_dir() {
-            return Ok(());
-        }
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        match dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
-            _ => self.sync_dir(Path::new(".")),
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let made = match fs::read_dir(dir).map(|mut names| names.next().is_some()) {
+            // Whoever put something there has come through here before.
+            Ok(true) => return Ok(()),
+            // Whoever made it may have been killed before its name was durable.
+            Ok(false) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                parent.map_or(Ok(()), |parent| self.create_dir(parent))?;
+                match DirBuilder::new().mode(0o700).create(dir) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    made => made?,
+                }
+                true
+            }
+            // One that may be used and not listed is there.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match self.sync_dir(parent.unwrap_or(Path::new("."))) {
+            // A directory that somebody else made, in one that is not ours to open.
+            Err(error) if !made && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
         }
     }
 }

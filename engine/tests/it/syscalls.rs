@@ -107,6 +107,33 @@ fn run(media: &str, calls: &str, fault: &str) -> bool {
 }
 
 #[test]
+fn a_directory_that_holds_nothing_has_its_name_made_durable() {
+    if let Some(reason) = lacks(&["strace"], false) {
+        return skip("names of directories", &reason);
+    }
+    // As one leaves it who was killed between making it and syncing the directory it is in.
+    for made in [false, true] {
+        let dir = scratch();
+        if made {
+            fs::create_dir(dir.path().join("store")).unwrap();
+        }
+        let log = dir.path().join("trace");
+        let traced = Command::new("strace")
+            .args(["-f", "-qq", "-y", "-e", "signal=none", "-e", "trace=fsync", "-o"])
+            .arg(&log)
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "syscalls::child", "--nocapture", "--test-threads=1"])
+            .env(DIR, dir.path().join("store"))
+            .env(MEDIA, "mapped")
+            .output()
+            .unwrap();
+        assert!(traced.status.success(), "{}", String::from_utf8_lossy(&traced.stderr));
+        let synced = format!("<{}>)", dir.path().canonicalize().unwrap().display());
+        assert!(fs::read_to_string(&log).unwrap().contains(&synced), "made before: {made}");
+    }
+}
+
+#[test]
 fn a_system_call_fails_at_each_place() {
     if let Some(reason) = lacks(&["strace"], false) {
         return skip("system calls", &reason);
