@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::control::{self, Control, Tombstone};
-use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
+use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic, check_end, push_end};
 use super::record::RecordPrefix;
 use super::{align8, u32_at, u64_at};
 
@@ -19,7 +19,6 @@ const STEPS_AT: usize = KEPT_AT + 8;
 const COUNT_AT: usize = STEPS_AT + 4;
 const BODY_AT: usize = COUNT_AT + 4;
 const STEP_LEN: usize = 8 + 8;
-const TRAILER_LEN: usize = 8;
 const _: () = assert!(BODY_AT == 80);
 
 /// When how many bytes of a segment expire, to a grain that doubles when there are too many
@@ -101,9 +100,7 @@ impl DeadBuilder {
             out.extend_from_slice(&bytes.to_le_bytes());
         }
         out.extend_from_slice(&self.tombstones);
-        let crc = crc32fast::hash(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        push_end(&mut out);
         out
     }
 }
@@ -125,15 +122,9 @@ impl DeadFile {
         let kept = u64_at(&bytes, KEPT_AT).ok_or(FormatError::Short)?;
         let steps = u32_at(&bytes, STEPS_AT).ok_or(FormatError::Short)? as usize;
         let count = u32_at(&bytes, COUNT_AT).ok_or(FormatError::Short)?;
-        let end = bytes.len().checked_sub(TRAILER_LEN).ok_or(FormatError::Short)?;
+        let end = check_end(&bytes)?;
         if steps > STEPS_MAX || BODY_AT + steps * STEP_LEN > end {
             return Err(FormatError::Field("steps"));
-        }
-        if u32_at(&bytes, end) != Some(crc32fast::hash(&bytes[..end])) {
-            return Err(FormatError::Crc);
-        }
-        if u32_at(&bytes, end + 4) != Some(0) {
-            return Err(FormatError::Field("reserved field"));
         }
         let mut expiring = Expiring::default();
         for step in 0..steps {

@@ -143,6 +143,28 @@ impl FileHeader {
     }
 }
 
+/// Bytes of the end of a derived file: the CRC of all before them, and zeros.
+pub(crate) const END_LEN: usize = 8;
+
+/// Ends the bytes of a derived file.
+pub(crate) fn push_end(out: &mut Vec<u8>) {
+    let crc = crc32fast::hash(out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+}
+
+/// Checks all bytes of a derived file by its end; returns where that begins.
+pub(crate) fn check_end(bytes: &[u8]) -> Result<usize, FormatError> {
+    let end = bytes.len().checked_sub(END_LEN).ok_or(FormatError::Short)?;
+    if u32_at(bytes, end) != Some(crc32fast::hash(&bytes[..end])) {
+        return Err(FormatError::Crc);
+    }
+    match u32_at(bytes, end + 4) {
+        Some(0) => Ok(end),
+        _ => Err(FormatError::Field("reserved field")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
+use super::file::{END_LEN, FILE_HEADER_LEN, FileHeader, FormatError, Magic, check_end, push_end};
 use super::{u32_at, u64_at};
 
 /// Bytes of the segment that share one entry.
@@ -13,7 +13,6 @@ pub(crate) const STEP_BYTES: u64 = 4096;
 const COUNT_AT: usize = FILE_HEADER_LEN;
 const ENTRIES_AT: usize = COUNT_AT + size_of::<u64>();
 const ENTRY_LEN: usize = 4 + 4 + 8;
-const TRAILER_LEN: usize = 8;
 const _: () = assert!(ENTRIES_AT == 72 && ENTRY_LEN == 16);
 
 /// The first batch with a frame that begins in a step of the segment.
@@ -29,7 +28,7 @@ pub(crate) struct SparseEntry {
 
 /// The bytes of the file.
 pub(crate) fn encode(header: &FileHeader, entries: &[SparseEntry]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(ENTRIES_AT + entries.len() * ENTRY_LEN + TRAILER_LEN);
+    let mut out = Vec::with_capacity(ENTRIES_AT + entries.len() * ENTRY_LEN + END_LEN);
     out.extend_from_slice(&header.encode());
     out.extend_from_slice(&(entries.len() as u64).to_le_bytes());
     for entry in entries {
@@ -37,9 +36,7 @@ pub(crate) fn encode(header: &FileHeader, entries: &[SparseEntry]) -> Vec<u8> {
         out.extend_from_slice(&entry.position.to_le_bytes());
         out.extend_from_slice(&entry.id_prefix.to_le_bytes());
     }
-    let crc = crc32fast::hash(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
+    push_end(&mut out);
     out
 }
 
@@ -58,14 +55,8 @@ impl SparseFile {
         let entries = usize::try_from(count).ok().and_then(|count| count.checked_mul(ENTRY_LEN));
         let end = entries.and_then(|len| len.checked_add(ENTRIES_AT));
         let end = end.ok_or(FormatError::Field("count"))?;
-        if bytes.len().checked_sub(TRAILER_LEN) != Some(end) {
+        if check_end(&bytes)? != end {
             return Err(FormatError::Field("length"));
-        }
-        if u32_at(&bytes, end) != Some(crc32fast::hash(&bytes[..end])) {
-            return Err(FormatError::Crc);
-        }
-        if u32_at(&bytes, end + 4) != Some(0) {
-            return Err(FormatError::Field("reserved"));
         }
         Ok((header, Self { bytes, count: count as usize }))
     }

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
+use super::file::{END_LEN, FILE_HEADER_LEN, FileHeader, FormatError, Magic, check_end, push_end};
 use super::{bytes_at, u32_at, u64_at};
 use crate::value::FrameId;
 
@@ -14,7 +14,6 @@ const OLD_IDS_AT: usize = KEYS_AT + size_of::<u32>();
 const ENTRIES_AT: usize = OLD_IDS_AT + size_of::<u32>();
 const KEY_LEN: usize = 16 + 16 + 16 + 8;
 const OLD_ID_LEN: usize = 16 + 8;
-const TRAILER_LEN: usize = 8;
 const _: () = assert!(ENTRIES_AT == 80 && KEY_LEN == 56 && OLD_ID_LEN == 24);
 
 /// A key that a batch used.
@@ -41,7 +40,7 @@ pub(crate) fn encode<'a>(
     keys: &[UsedKey],
     old_ids: impl ExactSizeIterator<Item = &'a OldId>,
 ) -> Vec<u8> {
-    let len = ENTRIES_AT + keys.len() * KEY_LEN + old_ids.len() * OLD_ID_LEN + TRAILER_LEN;
+    let len = ENTRIES_AT + keys.len() * KEY_LEN + old_ids.len() * OLD_ID_LEN + END_LEN;
     let mut out = Vec::with_capacity(len);
     out.extend_from_slice(&header.encode());
     out.extend_from_slice(&first_ms.to_le_bytes());
@@ -57,9 +56,7 @@ pub(crate) fn encode<'a>(
         out.extend_from_slice(id.as_bytes());
         out.extend_from_slice(&offset.to_le_bytes());
     }
-    let crc = crc32fast::hash(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
+    push_end(&mut out);
     out
 }
 
@@ -81,14 +78,8 @@ impl KeyFile {
         let old_ids = u32_at(&bytes, OLD_IDS_AT).ok_or(FormatError::Short)? as usize;
         // Both counts are 32 bits wide, so this does not overflow.
         let end = ENTRIES_AT + keys * KEY_LEN + old_ids * OLD_ID_LEN;
-        if bytes.len().checked_sub(TRAILER_LEN) != Some(end) {
+        if check_end(&bytes)? != end {
             return Err(FormatError::Field("length"));
-        }
-        if u32_at(&bytes, end) != Some(crc32fast::hash(&bytes[..end])) {
-            return Err(FormatError::Crc);
-        }
-        if u32_at(&bytes, end + 4) != Some(0) {
-            return Err(FormatError::Field("reserved"));
         }
         Ok((header, Self { bytes, first_ms, keys, old_ids }))
     }

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 
-use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
+use super::file::{END_LEN, FILE_HEADER_LEN, FileHeader, FormatError, Magic, check_end};
 use super::floors::{FLOORS_LEN, Floors};
 use super::postings::{leb, push_leb};
 use super::topic_index::TopicEntry;
@@ -29,7 +29,7 @@ const FST_LEN_AT: usize = ENTRIES_LEN_AT + 8;
 const SEGMENTS_LEN_AT: usize = FST_LEN_AT + 8;
 const FLOORS_AT: usize = SEGMENTS_LEN_AT + 8;
 const CRC_AT: usize = FLOORS_AT + FLOORS_LEN;
-const TRAILER_LEN: usize = CRC_AT + 8;
+const TRAILER_LEN: usize = CRC_AT + END_LEN;
 const _: () = assert!(TRAILER_LEN == 168);
 
 /// Bytes laid out before they are written.
@@ -280,14 +280,7 @@ impl TableFile {
     pub(crate) fn read(bytes: Bytes) -> Result<(FileHeader, Self), FormatError> {
         let header = FileHeader::decode(&bytes, Magic::Table)?;
         let trailer = bytes.len().checked_sub(TRAILER_LEN).ok_or(FormatError::Short)?;
-        let word = |at| u32_at(&bytes, trailer + at).ok_or(FormatError::Short);
-        let crc = word(CRC_AT)?;
-        if crc != crc32fast::hash(&bytes[..trailer + CRC_AT]) {
-            return Err(FormatError::Crc);
-        }
-        if word(CRC_AT + 4)? != 0 {
-            return Err(FormatError::Field("reserved field"));
-        }
+        check_end(&bytes)?;
         let long = |at| {
             let number = u64_at(&bytes, trailer + at).ok_or(FormatError::Short)?;
             usize::try_from(number).map_err(|_| FormatError::Field("length"))
