@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use tempfile::TempDir;
 
 use crate::clock::Clock;
@@ -120,13 +121,30 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The segments of a store, oldest first.
-pub(crate) fn segment_files(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir.join("log")).unwrap();
+/// Bytes that do not compress, so that they can be looked for in files; others for each seed.
+pub(crate) fn noise(seed: u64, len: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// The files with an extension in a directory of a store, in order of their names.
+pub(crate) fn files_in(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    paths.retain(|path| path.extension().is_some_and(|found| found == extension));
     paths.sort();
     paths
+}
+
+/// The segments of a store, oldest first.
+pub(crate) fn segment_files(dir: &Path) -> Vec<PathBuf> {
+    files_in(&dir.join("log"), "seg")
 }
 
 /// Where the batches of a segment begin, and where the last one ends.

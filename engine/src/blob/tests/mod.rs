@@ -20,7 +20,7 @@ use crate::manifest::Manifest;
 use crate::media::faulty::{Faults, FaultyFiles};
 use crate::media::{Disk, Files};
 use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
-use crate::testing::fast_dir;
+use crate::testing::{fast_dir, files_in, noise};
 
 const PACK: u64 = 64 * 1024;
 
@@ -60,11 +60,7 @@ impl Bed {
     }
 
     fn files(&self, kind: &str) -> Vec<PathBuf> {
-        let dir = fs::read_dir(self.dir.path().join("blobs")).unwrap();
-        let mut paths: Vec<_> = dir.map(|entry| entry.unwrap().path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == kind));
-        paths.sort();
-        paths
+        files_in(&self.dir.path().join("blobs"), kind)
     }
 }
 
@@ -80,18 +76,6 @@ fn text(seed: u64, len: usize) -> Bytes {
     }
     out.truncate(len);
     Bytes::from(out)
-}
-
-/// Bytes that do not compress.
-fn noise(seed: u64, len: usize) -> Bytes {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 fn put_all<'a>(blobs: &Blobs, all: impl IntoIterator<Item = &'a Bytes>) -> Vec<BlobHash> {

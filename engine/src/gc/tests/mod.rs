@@ -13,20 +13,8 @@ use bytes::Bytes;
 use super::*;
 use crate::format::super_file::{FileKind, FileState};
 use crate::options::{StoreOptions, SyncPolicy};
-use crate::testing::{StillClock, edit, fast_dir, frame, open, options};
+use crate::testing::{StillClock, edit, fast_dir, files_in, frame, noise, open, options};
 use crate::value::{Body, CursorChange, CursorName, ExpectRevision, NewFrame};
-
-/// Bytes that do not compress, so that they can be looked for in files.
-fn noise(seed: u64, len: usize) -> Bytes {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    (0..len).map(|_| next()).collect()
-}
 
 fn append(store: &Store, n: u64, body: Bytes) {
     let frame = NewFrame { body: Body::Inline(body), ..frame("a", n) };
@@ -39,11 +27,7 @@ fn read(store: &Store, bytes: &[u8]) -> Option<Bytes> {
 }
 
 fn packs(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir.join("blobs")).unwrap();
-    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pack"));
-    paths.sort();
-    paths
+    files_in(&dir.join("blobs"), "pack")
 }
 
 /// Whether some bytes of a blob that does not compress are in a file of the packs.

@@ -15,7 +15,7 @@ use crate::append::Batch;
 use crate::compact::CompactOptions;
 use crate::options::{StoreOptions, SyncPolicy};
 use crate::store::Store;
-use crate::testing::{frame, options};
+use crate::testing::{frame, noise, options};
 use crate::value::{
     Body, CursorChange, CursorName, ExpectRevision, FrameId, IdempotencyKey, NewFrame, Origin, Ttl,
 };
@@ -39,23 +39,13 @@ fn cursor(name: &str, offset: u64, state: &[u8]) -> CursorChange {
     }
 }
 
-/// Bytes that do not compress.
-fn noise(len: usize, mut seed: u64) -> Vec<u8> {
-    (0..len)
-        .map(|_| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (seed >> 56) as u8
-        })
-        .collect()
-}
-
 /// Fills a store with everything one can hold, over several segments and packs.
 fn fill(store: &Store) {
     let (mut ids, mut rewritten) = (Vec::new(), 0);
     for n in 0..FRAMES {
         let topic = ["a", "a.b", "metrics.cpu"][n as usize % 3];
         let new = match n % 40 {
-            7 => with_body(frame(topic, n), &noise(1500, n)),
+            7 => with_body(frame(topic, n), &noise(n, 1500)),
             8 => with_body(frame(topic, n), format!("body {n} ").repeat(40).as_bytes()),
             9 => NewFrame { ttl: Ttl::Last(NonZeroU64::new(3).unwrap()), ..frame("state", n) },
             10 => NewFrame { ttl: Ttl::TimeMs(u64::MAX), ..frame(topic, n) },
@@ -64,7 +54,7 @@ fn fill(store: &Store) {
             _ => frame(topic, n),
         };
         let cursors = match n % 100 {
-            0 => vec![cursor("reader", n, b"{}"), cursor("long", n, &noise(9000, n))],
+            0 => vec![cursor("reader", n, b"{}"), cursor("long", n, &noise(n, 9000))],
             50 => vec![cursor("gone", n, b"")],
             51 => vec![CursorChange { set: None, ..cursor("gone", 0, b"") }],
             _ => Vec::new(),
@@ -87,8 +77,8 @@ fn fill(store: &Store) {
         }
     }
     assert!(rewritten > 0);
-    store.append(with_body(frame("long", 1), &noise(40_000, 9)).into()).unwrap();
-    store.append(with_body(frame("longer", 1), &noise(200_000, 11)).into()).unwrap();
+    store.append(with_body(frame("long", 1), &noise(9, 40_000)).into()).unwrap();
+    store.append(with_body(frame("longer", 1), &noise(11, 200_000)).into()).unwrap();
 }
 
 fn origin() -> Origin {
