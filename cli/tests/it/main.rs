@@ -40,4 +40,6 @@ mod tidy;
 #[cfg(test)]
 mod transfer;
 #[cfg(test)]
+mod tutorial;
+#[cfg(test)]
 mod wire;

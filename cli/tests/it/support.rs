@@ -53,6 +53,14 @@ impl Place {
         command
     }
 
+    /// A shell in this directory that runs a script.
+    pub(crate) fn shell(&self, script: &str) -> Command {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).current_dir(self.dir.path()).env("HOME", self.dir.path());
+        shell.env("TZ", "UTC").env_remove("V82JSC_NO_BC_CACHE").stdin(Stdio::null());
+        shell
+    }
+
     /// Runs the binary to its end.
     pub(crate) fn xs(&self, args: &[&str]) -> Run {
         self.xs_with(args, b"")
@@ -216,7 +224,7 @@ pub(crate) fn wait_within(child: &mut Child, patience: Duration) -> ExitStatus {
     })
 }
 
-fn output_within(child: Child, patience: Duration) -> Output {
+pub(crate) fn output_within(child: Child, patience: Duration) -> Output {
     let pid = Pid::from_child(&child);
     let (ended, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || ended.send(child.wait_with_output().unwrap()));
