@@ -5,11 +5,10 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::media::Files;
-use crate::media::faulty::Faults;
 use crate::media::sim::{Image, SimDisk};
 use crate::options::MediaChoice;
 use crate::store::Health;
-use crate::testing::{open_faulty, open_on};
+use crate::testing::open_on;
 
 const COUNT: u64 = 150;
 

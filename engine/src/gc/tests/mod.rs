@@ -12,8 +12,11 @@ use bytes::Bytes;
 
 use super::*;
 use crate::format::super_file::{FileKind, FileState};
+use crate::media::faulty::Faults;
 use crate::options::{StoreOptions, SyncPolicy};
-use crate::testing::{StillClock, edit, fast_dir, files_in, frame, noise, open, options};
+use crate::testing::{
+    StillClock, crash_now, edit, fast_dir, files_in, frame, noise, open, open_faulty, options,
+};
 use crate::value::{Body, CursorChange, CursorName, ExpectRevision, NewFrame};
 
 fn append(store: &Store, n: u64, body: Bytes) {
@@ -46,14 +49,17 @@ fn third_named(dir: &Path, count: u64) -> (Store, Arc<StillClock>) {
     let clock = StillClock::at(1_000_000);
     let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
     let store = Store::open(dir, options).unwrap();
+    name_every_third(&store, count);
+    (store, clock)
+}
+
+fn name_every_third(store: &Store, count: u64) {
     for n in 0..count {
-        let body = noise(n, 300 + (n as usize * 37) % 900);
         match n % 3 {
-            0 => append(&store, n, body),
-            _ => drop(store.blob_put(&body).unwrap()),
+            0 => append(store, n, body(n)),
+            _ => drop(store.blob_put(&body(n)).unwrap()),
         }
     }
-    (store, clock)
 }
 
 fn body(n: u64) -> Bytes {
@@ -122,11 +128,13 @@ fn what_nothing_names_goes_to_the_last_byte() {
 fn the_grace_counts_from_the_last_put_and_outlives_the_process() {
     const HOUR: u64 = 3_600_000;
     let dir = fast_dir();
-    let (store, clock) = third_named(dir.path(), 300);
-    // As after a kill: blobs nobody refers to, every pack sealed at the recovery.
-    let image = crate::testing::crash(dir.path());
-    drop(store);
+    let (clock, faults) = (StillClock::at(1_000_000), Faults::none());
     let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
+    let store = open_faulty(dir.path(), options.clone(), &faults).unwrap();
+    name_every_third(&store, 300);
+    // As after a kill: blobs nobody refers to, every pack sealed at the recovery.
+    let image = crash_now(dir.path(), &faults);
+    drop(store);
     let reopen = || Store::open(image.path(), options.clone()).unwrap();
     let gc = GcOptions { grace: Duration::from_secs(2 * 3600), ..GcOptions::everything() };
     let store = reopen();
