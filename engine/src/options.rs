@@ -21,10 +21,9 @@ pub struct StoreOptions {
     pub sync: SyncPolicy,
     /// How files are written.
     pub media: MediaChoice,
-    /// Whether files are filled with zeros before they are written to, which costs writing them
-    /// twice and makes syncs cheaper. Left open it is so for [`SyncPolicy::Sync`] alone, and only
-    /// for files made ahead of use; when it is true, somebody may have to wait for zeros.
-    pub zero_ahead: Option<bool>,
+    /// Fill files with zeros before they are used, not only allocate them: a sync is then a little
+    /// quicker, and while zeros are written others wait. Worth it where there is time in between.
+    pub zero_ahead: bool,
     /// When sealed segments are compacted by themselves; when there is none, only when asked.
     pub compaction: Option<CompactOptions>,
     /// Tells the time that ids carry.
@@ -57,7 +56,7 @@ impl Default for StoreOptions {
             pack_bytes: 64 * 1024 * 1024,
             sync: SyncPolicy::Sync,
             media: MediaChoice::Auto,
-            zero_ahead: None,
+            zero_ahead: false,
             compaction: Some(CompactOptions::default()),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
@@ -84,17 +83,6 @@ pub enum OptionsError {
 }
 
 impl StoreOptions {
-    /// Whether files made ahead of use are filled with zeros: a sync then has no extents to
-    /// convert.
-    pub(crate) fn zeros_ahead(&self) -> bool {
-        self.zero_ahead.unwrap_or(self.sync == SyncPolicy::Sync)
-    }
-
-    /// Whether files that somebody waits for are filled with zeros too.
-    pub(crate) fn zeros_always(&self) -> bool {
-        self.zero_ahead == Some(true)
-    }
-
     pub(crate) fn check(&self) -> Result<(), OptionsError> {
         for (what, bytes) in [("segment", self.segment_bytes), ("pack", self.pack_bytes)] {
             let in_range = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes);

@@ -86,7 +86,7 @@ fn one(
     way: &mut Way,
 ) -> anyhow::Result<()> {
     let scratch = setting.scratch()?;
-    let (media, zero_ahead) = (way.media, Some(way.zero));
+    let (media, zero_ahead) = (way.media, way.zero);
     let options = StoreOptions { media, zero_ahead, ..scratch::options(policy) };
     let store = scratch::open(&scratch.path().join("store"), options)?;
     let begun = Instant::now();

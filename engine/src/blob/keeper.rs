@@ -156,7 +156,7 @@ impl Keeper {
 /// The thread: does what there is to do until it is stopped.
 pub(super) fn run(shared: &Arc<Shared>) {
     let keeper = &shared.keeper;
-    let zero = shared.env.options.zeros_ahead();
+    let zero = shared.env.options.zero_ahead;
     while let Some(chore) = keeper.next(&shared.packs) {
         match chore {
             Chore::MakeSpare => {

@@ -291,7 +291,7 @@ impl Shared {
         self.flush(writing)?;
         let next = match self.keeper.next_pack(&self.packs) {
             Ok(Some(spare)) => spare,
-            Ok(None) => self.add_pack(self.env.options.zeros_always())?,
+            Ok(None) => self.add_pack(self.env.options.zero_ahead)?,
             Err(error) => {
                 self.usable(writing.closed)?;
                 return Err(StageError::harmless(error));

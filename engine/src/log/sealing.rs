@@ -153,7 +153,7 @@ impl Sealing {
     pub(crate) fn prepare_spare(&self, inner: &Inner) -> io::Result<()> {
         let mut spare = self.spare.lock();
         if spare.is_none() {
-            *spare = Some(self.create_spare(inner, inner.env.options.zeros_ahead())?);
+            *spare = Some(self.create_spare(inner)?);
         }
         Ok(())
     }
@@ -170,20 +170,17 @@ impl Sealing {
     pub(super) fn take_spare(&self, inner: &Inner) -> Result<Arc<dyn Media>, Fault> {
         match self.spare.lock().take() {
             Some(media) => Ok(media),
-            None => {
-                let zero = inner.env.options.zeros_always();
-                self.create_spare(inner, zero).map_err(Fault::when_preparing)
-            }
+            None => self.create_spare(inner).map_err(Fault::when_preparing),
         }
     }
 }
 
 impl Sealing {
-    fn create_spare(&self, inner: &Inner, zero: bool) -> io::Result<Arc<dyn Media>> {
+    fn create_spare(&self, inner: &Inner) -> io::Result<Arc<dyn Media>> {
         // A name of its own: the one before it may have been taken and not have its place yet.
         let number = self.spares.fetch_add(1, Ordering::Relaxed);
         let env = &inner.env;
         let path = env.log_dir().join(format!("spare.{number}.tmp"));
-        env.files.create(&path, env.options.segment_bytes, zero)
+        env.files.create(&path, env.options.segment_bytes, env.options.zero_ahead)
     }
 }

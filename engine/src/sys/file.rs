@@ -10,9 +10,12 @@ use std::path::Path;
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
-/// Zeros are written and synced in pieces of this size: many at once would hold up the syncs of
-/// appends that go on meanwhile.
-const ZEROS_LEN: usize = 1024 * 1024;
+/// Zeros are synced in pieces of this size: many at once would hold up the syncs of appends that go
+/// on meanwhile.
+const ZEROS_SYNCED: u64 = 1024 * 1024;
+/// And written in pieces of a page: what is written at once the page cache keeps as one folio, of
+/// which a store through a map then makes all dirty, and each sync writes all again.
+const ZEROS_LEN: usize = 4096;
 
 /// Gives a file `len` bytes of space that later writes cannot fail to get. With `zero` the bytes
 /// are written as well, so that a later sync has no extents to convert.
@@ -32,13 +35,15 @@ pub(crate) fn allocate(file: &File, len: u64, zero: bool) -> io::Result<()> {
 }
 
 fn write_zeros(file: &File, len: u64) -> io::Result<()> {
-    let zeros = vec![0; ZEROS_LEN];
+    let zeros = [0; ZEROS_LEN];
     let mut at = 0;
     while at < len {
         let piece = (len - at).min(ZEROS_LEN as u64);
         file.write_all_at(&zeros[..piece as usize], at)?;
-        file.sync_data()?;
         at += piece;
+        if at.is_multiple_of(ZEROS_SYNCED) || at == len {
+            file.sync_data()?;
+        }
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ fn child() {
     // The harness has begun a line of its own.
     say("");
     let sync: SyncPolicy = std::env::var(POLICY).unwrap().parse().unwrap();
-    let zero_ahead = std::env::var_os(ZEROS).map(|_| true);
+    let zero_ahead = std::env::var_os(ZEROS).is_some();
     let options = xs_engine::StoreOptions { sync, zero_ahead, ..options(MEDIA[0]) };
     let store = open(Path::new(&dir), &options);
     let writers: Vec<_> = (0..WRITERS)

@@ -88,7 +88,7 @@ fn cut(sync: SyncPolicy, rounds: usize) -> usize {
         let path = disk.path().join(&name);
         // Zeroed here too: the child goes on in the segment that recovery writes.
         let media = options(crate::support::MEDIA[round % 2]);
-        let options = StoreOptions { zero_ahead: Some(true), ..media };
+        let options = StoreOptions { zero_ahead: true, ..media };
         let store = Store::open(&path, options).unwrap();
         assert_eq!(store.info().health, Health::Writable, "{sync}, round {round}");
         let stored = frames(store.read(&everything()));
