@@ -46,6 +46,10 @@ pub(crate) trait Media: Send + Sync + Debug {
     fn view(&self, range: Range<u64>) -> io::Result<Bytes>;
     /// Allocated bytes.
     fn len(&self) -> u64;
+    /// All from there on is zero, as far as can be told without reading it.
+    fn zero_from(&self) -> u64 {
+        self.len()
+    }
     /// Where the file was opened; a file renamed since keeps its old path here.
     fn path(&self) -> &Path;
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::{Media, Syncs};
-use crate::sys::Published;
+use crate::sys::{Published, data_end};
 
 /// A file without a map.
 #[derive(Debug)]
@@ -74,6 +74,10 @@ impl Media for Positioned {
 
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn zero_from(&self) -> u64 {
+        data_end(&self.file, self.len)
     }
 
     fn path(&self) -> &Path {

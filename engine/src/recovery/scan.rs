@@ -287,7 +287,7 @@ struct Mark {
 
 /// Scans the first `len` bytes of a segment, all of them published.
 pub(crate) fn scan(media: &Arc<dyn Media>, key: &SegmentKey, len: u64) -> io::Result<Scanned> {
-    begin(media, key, (len, len))
+    begin(media, key, (len, media.zero_from().min(len)))
 }
 
 /// The same when all from `zero_from` on is known to be zero.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use rustix::fs::{Advice, FallocateFlags};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
 /// Zeros are synced in pieces of this size: many at once would hold up the syncs of appends that go
@@ -60,6 +60,27 @@ pub(crate) fn drop_cache(file: &File, part: Range<u64>) -> io::Result<()> {
     Ok(rustix::fs::fadvise(file, from, len.and_then(NonZeroU64::new), Advice::DontNeed)?)
 }
 
+/// Stretches of data that are asked for; a file that has more is taken to be full of them.
+const STRETCHES_MAX: usize = 256;
+
+/// Where the data of a file of `len` bytes ends: behind it is a hole, or space that was allocated and
+/// never written, and both read as zeros. `len` where the filesystem cannot tell.
+pub(crate) fn data_end(file: &File, len: u64) -> u64 {
+    let mut end = 0;
+    for _ in 0..STRETCHES_MAX {
+        let data = match seek(file, SeekFrom::Data(end)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => return end,
+            Err(_) => return len,
+        };
+        match seek(file, SeekFrom::Hole(data)) {
+            Ok(hole) if hole < len => end = hole,
+            _ => return len,
+        }
+    }
+    len
+}
+
 /// Whether stores into a map of a file in `dir` are as safe as writes: the filesystem writes in
 /// place, so allocated space cannot run out later.
 pub(crate) fn is_mappable(dir: &Path) -> bool {
@@ -78,4 +99,30 @@ pub(crate) fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_ends_where_only_zeros_follow() {
+        let file = tempfile::tempfile().unwrap();
+        const LEN: u64 = 1 << 20;
+        allocate(&file, LEN, false).unwrap();
+        let ends_in = |file: &File, range: Range<u64>| {
+            let end = data_end(file, LEN);
+            assert!(range.contains(&end) || end == LEN, "{end}");
+            let mut rest = vec![1; (LEN - end) as usize];
+            file.read_exact_at(&mut rest, end).unwrap();
+            assert!(rest.iter().all(|&byte| byte == 0));
+        };
+        ends_in(&file, 0..1);
+        file.write_all_at(&[7; 100], 5000).unwrap();
+        ends_in(&file, 5100..LEN);
+        file.write_all_at(&[7], 300_000).unwrap();
+        ends_in(&file, 300_001..LEN);
+        file.write_all_at(&[7], LEN - 1).unwrap();
+        assert_eq!(data_end(&file, LEN), LEN);
+    }
 }

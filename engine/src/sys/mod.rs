@@ -11,6 +11,6 @@ mod file;
 mod map;
 mod published;
 
-pub(crate) use file::{allocate, drop_cache, is_mappable, random_bytes};
+pub(crate) use file::{allocate, data_end, drop_cache, is_mappable, random_bytes};
 pub(crate) use map::{Map, maps_open};
 pub(crate) use published::Published;
