@@ -44,7 +44,7 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let (store, log) = (dir.join("store"), dir.join("log"));
         let mut command = Command::new(xs);
-        command.arg("serve").arg(&store).args(["--log", "warn", "--sync", &sync.to_string()]);
+        command.arg("serve").arg(&store).args(["--log-level", "warn", "--sync", &sync.to_string()]);
         if let Some(modules) = modules {
             command.arg("--modules").arg(modules);
         }

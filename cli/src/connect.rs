@@ -16,6 +16,7 @@ use xs_protocol::{
 };
 
 use crate::exit::{Exit, Fault};
+use crate::reach::options;
 use crate::serve::StoreService;
 
 /// How long to wait for a process that holds the store and does not listen: it is starting, or it
@@ -64,7 +65,7 @@ impl Session {
         let address = address.map_or_else(default_address, Ok)?;
         let give_up = Instant::now() + LOCK_WAIT;
         loop {
-            let error = match Client::connect(&address, ClientOptions::default()).await {
+            let error = match Client::connect(&address, options()).await {
                 Ok(client) => return Ok(Self { client, address, local: None }),
                 Err(error) => error,
             };
@@ -140,7 +141,7 @@ async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result
         }
     };
     let failed = Arc::new(Notify::new());
-    let service = StoreService::new(Arc::clone(&store), false, failed)?;
+    let service = StoreService::new(Arc::clone(&store), false, failed, Arc::default())?;
     let server = Server::new(Arc::new(service), ServerOptions::default());
     let socket = dir.join(SOCKET_NAME);
     let socket = if matches!(need, Need::Follow | Need::Feed) {
@@ -159,7 +160,7 @@ async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result
 }
 
 /// Whether a directory holds a store. Opening one that does not would make it one.
-fn is_store(dir: &Path) -> bool {
+pub(crate) fn is_store(dir: &Path) -> bool {
     ["super.a", "super.b"].iter().any(|name| dir.join(name).exists())
 }
 

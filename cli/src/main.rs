@@ -9,6 +9,7 @@ mod exit;
 mod json;
 mod output;
 mod progress;
+mod reach;
 mod serve;
 mod subcommand;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<Exit> {
+    reach::prepare(&args.reach)?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.enable_all().build().context("start the runtime")?;
     let ended = runtime.block_on(subcommand::run(args));

@@ -4,15 +4,17 @@ mod address;
 mod cursor;
 mod expect;
 mod maintain;
+mod reach;
 mod read;
+mod serve;
 mod time;
+mod token;
 mod transfer;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueHint};
-use tracing::level_filters::LevelFilter;
 use xs_engine::{BlobHash, FrameId, IdempotencyKey, Meta, SyncPolicy, Topic, Ttl};
 use xs_protocol::Address;
 use xs_protocol::limits::LAST_MAX;
@@ -25,8 +27,11 @@ pub(crate) use maintain::{
     BackupArgs, CompactArgs, CompletionsArgs, CopyArgs, FromTo, GcArgs, IdArgs, ManArgs,
     RepairArgs, UpgradeArgs, VerifyArgs,
 };
+pub(crate) use reach::ReachArgs;
 pub(crate) use read::{BodyArgs, CatArgs, EffectsArgs, PatternArgs, TailArgs, WhyArgs, bound};
+pub(crate) use serve::{LogArgs, LogFormat, MetricsArgs, TlsArgs};
 pub(crate) use time::{duration, point};
+pub(crate) use token::{TokenCreateArgs, TokenSubcommand};
 pub(crate) use transfer::{ExportArgs, ImportArgs, RemoveArgs};
 
 const ROOT_EXAMPLES: &str = "\
@@ -36,9 +41,10 @@ Examples:
   xs tail ./store notes                   follow it live
   xs call ./store report topic=metrics.recv
 
-Addresses: a store directory, its socket, :port or host:port. Give one with -a, in $XS_ADDR, or as
-the first argument when it holds / or : or begins with a dot. The default is
-~/.local/share/xs/store. Nobody serves a directory? Then xs opens it itself, without modules.
+Addresses: a store directory, its socket, :port, host:port, or xss://host:port with TLS. Give one
+with -a, in $XS_ADDR, or as the first argument when it holds / or : or begins with a dot. The
+default is ~/.local/share/xs/store. Nobody serves a directory? Then xs opens it itself, without
+modules. A token is taken from --token-file or $XS_TOKEN.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 condition not met, 5 cannot reach a store,
 6 timed out, 7 denied, 8 the store's files failed, 130 interrupted.";
@@ -48,10 +54,12 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 condition not met, 5 cannot 
 #[command(name = "xs", version, max_term_width = 100, after_help = ROOT_EXAMPLES)]
 #[command(subcommand_value_name = "SUBCOMMAND", subcommand_help_heading = "Subcommands")]
 pub(crate) struct Args {
-    /// The store: a directory, a socket, :port or host:port.
+    /// The store: a directory, a socket, :port, host:port or xss://host:port.
     #[arg(short = 'a', long, global = true, env = "XS_ADDR", value_name = "ADDR",
         value_parser = Address::parse)]
     pub(crate) addr: Option<Address>,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
     /// What to do.
     #[command(subcommand)]
     pub(crate) subcommand: Subcommand,
@@ -107,6 +115,9 @@ pub(crate) enum Subcommand {
     /// See the modules that a server runs.
     #[command(subcommand)]
     Modules(ModulesSubcommand),
+    /// Make, list and revoke what lets others connect over the network.
+    #[command(subcommand)]
+    Token(TokenSubcommand),
     /// Ask a server whether it is there.
     Ping(PingArgs),
     /// Look for what is wrong with a store's surroundings: its disk, its limits, its server.
@@ -148,6 +159,8 @@ Examples:
   xs serve ./store
   xs serve ./store --modules ./modules --listen :4000
   xs serve ./store --sync interval:50ms
+  xs serve ./store --listen 0.0.0.0:4000 --tls-cert cert.pem --tls-key key.pem
+  xs serve ./store --metrics :9100 --log json
 
 Sync policies: sync acknowledges an event when it survives a power cut. interval:50ms acknowledges
 at once and syncs 50 ms later: kill -9 loses nothing, a power cut at most that. none leaves the
@@ -159,17 +172,21 @@ pub(crate) struct ServeArgs {
     /// Directory with generators/, handlers/, commands/ and lib/ to run.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) modules: Option<PathBuf>,
-    /// Also listen on this loopback address, as :port or host:port; port 0 picks a free one.
+    /// Also listen on this address, as :port or host:port; port 0 picks a free one. Beyond loopback
+    /// that takes TLS and a token.
     #[arg(long, value_name = "ADDR", value_parser = Address::parse)]
     pub(crate) listen: Vec<Address>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsArgs,
     #[command(flatten)]
     pub(crate) allow: AllowArgs,
     /// When an append is acknowledged: sync, interval:TIME or none.
     #[arg(long, value_name = "POLICY", default_value = "sync")]
     pub(crate) sync: SyncPolicy,
-    /// Least important messages on standard error: error, warn, info, debug or trace.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub(crate) log: LevelFilter,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 /// What modules may ask for beyond named hosts, files and variables.
@@ -201,9 +218,8 @@ pub(crate) struct HostArgs {
     pub(crate) store: PathBuf,
     #[command(flatten)]
     pub(crate) allow: AllowArgs,
-    /// Least important messages on standard error.
-    #[arg(long)]
-    pub(crate) log: LevelFilter,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 /// `xs append`.
@@ -543,6 +559,11 @@ mod tests {
             "xs backup",
             "xs backup a b c",
             "xs compact --dead-percent 0",
+            "xs serve --tls-cert cert.pem",
+            "xs serve --metrics-public",
+            "xs token create a",
+            "xs token create a --role root",
+            "xs token create a --role read --read b --no-read",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jiff::civil::{Date, DateTime};
-use jiff::{Span, Timestamp, ToSpan as _, Zoned};
+use jiff::{Span, SpanRelativeTo, Timestamp, ToSpan as _, Zoned};
 
 /// The longest duration an option takes.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -24,16 +24,18 @@ pub(crate) fn point(text: &str, now: &Zoned) -> Result<u64, String> {
     })
 }
 
-/// A length of time: `500ms`, `30s`, `2m`, `1h 30m`.
+/// A length of time: `500ms`, `30s`, `2m`, `1h 30m`, `30d`; a day has 24 hours.
 ///
 /// # Errors
 /// A sentence that says which forms are known.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<jiff::SignedDuration>().ok();
+    let days = || text.parse::<Span>().ok()?.to_duration(SpanRelativeTo::days_are_24_hours()).ok();
     parsed
+        .or_else(days)
         .and_then(|signed| Duration::try_from(signed).ok())
         .filter(|length| *length <= DURATION_MAX)
-        .ok_or_else(|| format!("{text:?} is not a duration: 500ms, 30s, 2m, 1h"))
+        .ok_or_else(|| format!("{text:?} is not a duration: 500ms, 30s, 2m, 1h, 30d"))
 }
 
 fn named(text: &str, now: &Zoned) -> Option<Zoned> {
@@ -97,6 +99,7 @@ mod tests {
     fn durations_have_a_largest() {
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
         for bad in ["", "-1s", "5", "20y", "100000d"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

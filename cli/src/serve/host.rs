@@ -26,7 +26,9 @@ pub(super) fn start(
         "--store".into(),
         store.into(),
         "--log".into(),
-        args.log.to_string().into(),
+        args.log.log.as_str().into(),
+        "--log-level".into(),
+        args.log.log_level.to_string().into(),
     ];
     let allow = [
         (args.allow.allow_net_any, "--allow-net-any"),
@@ -41,7 +43,7 @@ pub(super) fn start(
 
 /// Is the Host, until the server stops it.
 pub(crate) fn run(args: HostArgs) -> ExitCode {
-    super::log_to_stderr(args.log);
+    super::log::start(args.log);
     let allow = args.allow.allow(vec![args.store]);
     child::main(ChildOptions { modules: Some(args.modules), allow })
 }

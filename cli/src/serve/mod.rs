@@ -7,6 +7,9 @@ mod commit;
 mod feed;
 mod host;
 mod import;
+mod listen;
+mod log;
+mod metrics;
 mod refuse;
 mod remove;
 mod service;
@@ -20,24 +23,24 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{error, info};
-use tracing_subscriber::filter::LevelFilter;
 use xs_engine::{Batch, Health, Meta, NewFrame, Store, StoreOptions, Topic};
-use xs_protocol::{Address, Listener, Role, SOCKET_NAME, Server, ServerOptions};
+use xs_protocol::{Address, SOCKET_NAME, Server, ServerOptions};
 
 use crate::args::ServeArgs;
 use crate::connect::default_store;
 use crate::exit::{Exit, Fault};
 
+use self::listen::Plan;
+use self::metrics::{Metrics, Probe, Served};
 pub(crate) use host::run as run_host;
+pub(crate) use metrics::Fullness;
 pub(crate) use service::StoreService;
 
 /// Serves until SIGTERM, SIGINT or a failure of the store's files.
 pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    log_to_stderr(args.log);
+    log::start(args.log);
     let mut signals = Signals::new()?;
-    for address in &args.listen {
-        address.check_local().map_err(|error| Fault::new(Exit::Usage, error.to_string()))?;
-    }
+    metrics::check(&args.metrics)?;
     if let Some(modules) = &args.modules {
         std::fs::read_dir(modules).map_err(|error| {
             let text = format!("cannot read the modules in {}: {error}", modules.display());
@@ -45,6 +48,8 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
         })?;
     }
     let dir = store_dir(args.store.clone(), addr)?;
+    let plan = Plan::make(&args, &dir)?;
+    let metrics = Metrics::start(&args.metrics).await?;
     let options = StoreOptions { sync: args.sync, ..StoreOptions::default() };
     let path = dir.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await?;
@@ -53,10 +58,25 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
         error!(%reason, "the store is open for reading only");
     }
     let failed = Arc::new(Notify::new());
-    let service = StoreService::new(Arc::clone(&store), args.modules.is_some(), failed.clone())?;
+    let fullness = Arc::<Fullness>::default();
+    let service = StoreService::new(
+        Arc::clone(&store),
+        args.modules.is_some(),
+        failed.clone(),
+        Arc::clone(&fullness),
+    )?;
     let server = Server::new(Arc::new(service), ServerOptions::default());
     let socket = dir.join(SOCKET_NAME);
-    let served = serve(&args, &dir, &store, &server, &failed, &mut signals).await;
+    let served = Served {
+        store: Arc::clone(&store),
+        dir: dir.clone(),
+        server: server.clone(),
+        guard: plan.guard(),
+        tls: plan.tls(),
+        fullness,
+    };
+    let served = serve(&args, plan, served, &metrics.probe, &failed, &mut signals).await;
+    drop(metrics);
     // Only the holder of the store's lock gets here, so the socket is its own.
     let _ = std::fs::remove_file(&socket);
     let closing = Arc::clone(&store);
@@ -70,21 +90,15 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
 /// From the first listener to the last connection.
 async fn serve(
     args: &ServeArgs,
-    dir: &Path,
-    store: &Arc<Store>,
-    server: &Server,
+    plan: Plan,
+    served: Served,
+    probe: &Probe,
     failed: &Notify,
     signals: &mut Signals,
 ) -> anyhow::Result<Exit> {
-    let mut addresses = vec![Address::Unix(dir.join(SOCKET_NAME))];
-    addresses.extend(args.listen.iter().cloned());
-    let mut listening = Vec::new();
-    for address in addresses {
-        let listener = Listener::bind(&address).await;
-        let listener = listener.with_context(|| format!("listen on {address}"))?;
-        listening.push(listener.address().to_string());
-        server.listen(listener, Role::Admin);
-    }
+    let (store, server) = (Arc::clone(&served.store), served.server.clone());
+    let (store, server, dir) = (&store, &server, &served.dir.clone());
+    let listening = plan.listen(dir, server).await?;
     let modules = args.modules.as_deref();
     let start = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -96,16 +110,23 @@ async fn serve(
     announce(store, "xs.start", &start).await;
     let modules = modules.map(|modules| host::start(modules, dir, args, server)).transpose()?;
     info!(store = %dir.display(), listening = listening.join(" "), "serving");
-    let exit = tokio::select! {
-        name = signals.next() => {
-            info!(signal = name, "stopping");
-            Exit::Ok
-        }
-        () = failed.notified() => {
-            error!("a write to the store failed; stopping, for only a new start can tell what was stored");
-            Exit::StoreFailed
+    probe.serving(served);
+    let exit = loop {
+        tokio::select! {
+            asked = signals.asked() => match asked {
+                Asked::Stop(name) => {
+                    info!(signal = name, "stopping");
+                    break Exit::Ok;
+                }
+                Asked::Look => server.look_at_files(),
+            },
+            () = failed.notified() => {
+                error!("a write to the store failed; stopping, for only a new start can tell what was stored");
+                break Exit::StoreFailed;
+            }
         }
     };
+    probe.stopping();
     if exit == Exit::Ok {
         announce(store, "xs.stopping", &json!({ "pid": std::process::id() })).await;
     }
@@ -117,7 +138,7 @@ async fn serve(
     };
     tokio::select! {
         () = stop => Ok(exit),
-        _ = signals.next() => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
+        () = signals.stop() => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
     }
 }
 
@@ -151,19 +172,19 @@ fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<Pa
     }
 }
 
-fn log_to_stderr(level: LevelFilter) {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(level)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Stop(&'static str),
+    /// To look at the files of tokens and certificates.
+    Look,
 }
 
-/// The signals that end a server.
+/// The signals that a server heeds.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -171,13 +192,19 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn asked(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+            _ = self.hangup.recv() => Asked::Look,
         }
+    }
+
+    async fn stop(&mut self) {
+        while self.asked().await == Asked::Look {}
     }
 }

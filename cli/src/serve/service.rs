@@ -20,6 +20,7 @@ use xs_protocol::{
 
 use super::commit::Committer;
 use super::feed::{FollowFeed, StoredFeed};
+use super::metrics::Fullness;
 use super::{call, import, refuse, remove, stats};
 
 /// A store as the protocol serves it.
@@ -37,15 +38,18 @@ pub(super) struct Core {
     sync_asked: AtomicBool,
     /// Told when a write failed, after which the store takes no more.
     failed: Arc<Notify>,
+    /// Told whether there was room for the last append.
+    fullness: Arc<Fullness>,
 }
 
 impl StoreService {
     /// A service over `store`. `runs_modules`: whether a Host will answer calls. `failed` is told
-    /// when the store's files fail.
+    /// when the store's files fail, `fullness` when there is no room in them, or again.
     pub(crate) fn new(
         store: Arc<Store>,
         runs_modules: bool,
         failed: Arc<Notify>,
+        fullness: Arc<Fullness>,
     ) -> std::io::Result<Self> {
         let core = Core {
             committer: Committer::start(Arc::clone(&store))?,
@@ -53,6 +57,7 @@ impl StoreService {
             store,
             sync_asked: AtomicBool::new(false),
             failed,
+            fullness,
         };
         Ok(Self { core: Arc::new(core), runs_modules })
     }
@@ -68,10 +73,15 @@ impl Core {
         if batch.durable {
             self.sync_asked.store(true, Ordering::Release);
         }
-        let failed = Arc::clone(&self.failed);
+        let (failed, fullness) = (Arc::clone(&self.failed), Arc::clone(&self.fullness));
         self.store.submit_with(batch, move |result| {
             if matches!(result, Err(AppendError::Indeterminate | AppendError::Poisoned)) {
                 failed.notify_one();
+            }
+            match &result {
+                Ok(_) => fullness.note(false),
+                Err(AppendError::StorageFull) => fullness.note(true),
+                Err(_) => {}
             }
             done(result);
         });

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 use rustix::process::{Resource, getrlimit};
 use serde_json::json;
-use xs_protocol::{Address, Client, ClientOptions};
+use xs_protocol::{Address, Client};
 
 use super::maintain::hex;
 use crate::connect::{default_address, unserved};
 use crate::exit::Exit;
 use crate::output::{Output, Paint};
+use crate::reach::options;
 
 /// Syncs that are timed.
 const SYNCS: usize = 20;
@@ -108,7 +109,7 @@ fn print(check: &Check, out: &mut Output) -> anyhow::Result<()> {
 async fn server(address: &Address) -> Check {
     let begun = Instant::now();
     let name = "server";
-    match Client::connect(address, ClientOptions::default()).await {
+    match Client::connect(address, options()).await {
         Ok(client) => match client.ping().await {
             Ok(()) => {
                 let server = client.server();

@@ -18,11 +18,13 @@ mod position;
 mod stats;
 mod status;
 mod sure;
+mod token;
 mod tools;
 mod transfer;
 
 use std::time::Duration;
 
+pub(crate) use modules::{MODULE_TOPICS, module_states};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use xs_protocol::Address;
@@ -63,6 +65,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
             let store = import.store.take().map(|dir| Address::of_path(&dir));
             with_store(store.or(addr), Subcommand::Import(import)).await
         }
+        Subcommand::Token(token) => token::run(token, addr),
         subcommand => with_store(addr, subcommand).await,
     }
 }

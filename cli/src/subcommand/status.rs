@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use xs_protocol::{Address, Client, ClientError, ClientOptions};
+use xs_protocol::{Address, Client, ClientError};
 
 use crate::args::PingArgs;
 use crate::connect::{default_address, explain, no_server, unserved};
 use crate::exit::{Exit, Fault};
 use crate::output::Output;
+use crate::reach::options;
 
 /// Time between two attempts to reach a server.
 const RETRY: Duration = Duration::from_millis(50);
@@ -58,7 +59,7 @@ pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Resu
 }
 
 async fn answer(address: &Address) -> Result<(Client, Duration), ClientError> {
-    let client = Client::connect(address, ClientOptions::default()).await?;
+    let client = Client::connect(address, options()).await?;
     let begun = Instant::now();
     client.ping().await?;
     Ok((client, begun.elapsed()))

@@ -60,7 +60,7 @@ fn nothing_acknowledged_is_lost_and_no_output_is_doubled() {
     let mut seen = Seen::default();
     let mut acknowledged = Vec::new();
     for round in 0..rounds {
-        let server = place.serve(&["--modules", "modules", "--log", "warn"]);
+        let server = place.serve(&["--modules", "modules", "--log-level", "warn"]);
         acknowledged = runtime().block_on(async {
             let client = connect(&place.store()).await;
             look(&client, &mut seen).await;

@@ -28,7 +28,11 @@ mod kill;
 #[cfg(test)]
 mod maintain;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod modules;
+#[cfg(test)]
+mod network;
 #[cfg(test)]
 mod pipes;
 #[cfg(test)]

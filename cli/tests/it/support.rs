@@ -49,6 +49,8 @@ impl Place {
             .env("HOME", self.dir.path())
             .env("TZ", "UTC")
             .env_remove("V82JSC_NO_BC_CACHE")
+            .env_remove("XS_TOKEN")
+            .env_remove("XS_TLS_CA")
             .stdin(Stdio::null());
         command
     }
@@ -213,6 +215,11 @@ impl Drop for Server {
 
 pub(crate) fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+pub(crate) fn signal_pid(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
 }
 
 /// Waits for a process; fails the test, and ends the process, when it takes too long.

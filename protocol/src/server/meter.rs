@@ -1,6 +1,6 @@
-//! What a server counts since it was made, over all its connections: how many came, bytes, requests,
-//! refusals. What is under way at present is the census's. Counting is an addition to a shared number
-//! for each read and write of a socket, and for each run of requests of one op.
+//! What a server counts since it was made, over all its connections: how many came, bytes,
+//! requests, refusals. What is under way at present is the census's. Counting is an addition to a
+//! shared number for each read and write of a socket, and for each run of requests of one op.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

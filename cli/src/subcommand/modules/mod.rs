@@ -13,6 +13,7 @@ use serde_json::json;
 use xs_protocol::Client;
 
 pub(super) use survey::place;
+pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
 
 use crate::args::ModulesSubcommand;
 use crate::exit::Exit;

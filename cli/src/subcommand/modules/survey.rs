@@ -14,7 +14,7 @@ use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 
 /// Where the frames about modules are, and about the servers that ran them.
-const TOPICS: &str = "xs.generator.*,xs.handler.*,xs.command.*,xs.start";
+pub(crate) const TOPICS: &str = "xs.generator.*,xs.handler.*,xs.command.*,xs.start";
 
 /// One module, from the newest frame of each of its events.
 pub(super) struct Module {
@@ -48,7 +48,17 @@ enum Running {
 /// Every module that the log knows. `served`: whether a server answered.
 pub(super) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMap<Key, Module>> {
     let request = LastRequest { topics: TopicPatterns::parse(TOPICS)?, n: 1, per_topic: true };
-    let frames = client.last(&request).await.map_err(explain)?;
+    Ok(fold(client.last(&request).await.map_err(explain)?, served))
+}
+
+/// The kind and the state of every module of a store that is served, from the newest frame of each
+/// of [`TOPICS`].
+pub(crate) fn states(frames: Vec<Frame>) -> Vec<(&'static str, &'static str)> {
+    let modules = fold(frames, true);
+    modules.iter().map(|(key, module)| (key.kind.as_str(), module.state())).collect()
+}
+
+fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
     let mut lifecycle = Lifecycle::default();
     let mut modules: BTreeMap<Key, Module> = BTreeMap::new();
     let mut start = None;
@@ -73,7 +83,7 @@ pub(super) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMa
             && slots.is_some_and(|slots| slots.confirmed().is_some());
         module.running = running(start, &module.latest.1);
     }
-    Ok(modules)
+    modules
 }
 
 fn running(start: Option<FrameId>, latest: &Frame) -> Running {

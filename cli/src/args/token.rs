@@ -1,0 +1,57 @@
+//! What `token` is told.
+
+use std::time::Duration;
+
+use xs_engine::TopicPatterns;
+use xs_protocol::Role;
+
+use super::duration;
+
+/// `xs token`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum TokenSubcommand {
+    /// Make a token and print it: it is kept as a hash only and cannot be shown again.
+    Create(TokenCreateArgs),
+    /// List the tokens of a store.
+    #[command(after_help = "Example:\n  xs token list ./store")]
+    List,
+    /// Take a token away. Connections that came with it end.
+    #[command(after_help = "Example:\n  xs token revoke ./store ci")]
+    Revoke {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// `xs token create`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs token create ci --role append --topics 'builds.*' --expires 30d > ci.token
+  xs token create sensor-7 --role append --append sensors.7 --no-read
+  xs token create dashboard --role read --read 'metrics.*,alerts.*'
+
+The token goes to whoever connects: in $XS_TOKEN, or in a file named by --token-file. A server that
+runs notices tokens that are made or revoked.")]
+pub(crate) struct TokenCreateArgs {
+    /// What to call it: 1 to 64 of a-z A-Z 0-9 _ - and .
+    pub(crate) name: String,
+    /// What it may do: read, append, admin or host.
+    #[arg(long)]
+    pub(crate) role: Role,
+    /// Topics to read and, with the role append, to append to [default: all but xs.*].
+    #[arg(long, value_name = "PATTERNS")]
+    pub(crate) topics: Option<TopicPatterns>,
+    /// Topics to read, instead of --topics.
+    #[arg(long, value_name = "PATTERNS")]
+    pub(crate) read: Option<TopicPatterns>,
+    /// Topics to append to, instead of --topics.
+    #[arg(long, value_name = "PATTERNS")]
+    pub(crate) append: Option<TopicPatterns>,
+    /// Nothing may be read.
+    #[arg(long, conflicts_with = "read")]
+    pub(crate) no_read: bool,
+    /// It ends after this time: 12h, 30d, 52w.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) expires: Option<Duration>,
+}

@@ -1,0 +1,79 @@
+//! How this process shows who it is, and whom it trusts: told once, at its start.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use xs_protocol::limits::TOKEN_BYTES_MAX;
+use xs_protocol::{ClientOptions, ClientTls};
+
+use crate::args::ReachArgs;
+use crate::exit::{Exit, Fault};
+
+/// The variable that holds a token.
+const TOKEN_VARIABLE: &str = "XS_TOKEN";
+
+static OPTIONS: OnceLock<ClientOptions> = OnceLock::new();
+
+/// Takes what was typed and what the environment says.
+///
+/// # Errors
+/// A fault of usage when a file cannot be used.
+pub(crate) fn prepare(args: &ReachArgs) -> anyhow::Result<()> {
+    let usage = |text: String| Fault::new(Exit::Usage, text);
+    let token = match &args.token_file {
+        Some(path) => Some(read_token(path).map_err(usage)?),
+        None => std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()),
+    };
+    if let Some(token) = &token {
+        check(token).map_err(usage)?;
+    }
+    let tls = args.tls_ca.as_deref().map(ClientTls::trusting).transpose();
+    let tls = tls.map_err(|error| usage(error.to_string()))?;
+    // A second call would find the first one's: there is one command line.
+    let _ = OPTIONS.set(ClientOptions { token, tls, ..ClientOptions::default() });
+    Ok(())
+}
+
+/// How to connect to a server.
+pub(crate) fn options() -> ClientOptions {
+    OPTIONS.get().cloned().unwrap_or_default()
+}
+
+fn read_token(path: &Path) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut text = String::new();
+    let file = File::open(path).map_err(failed)?;
+    // The end of the line may follow the token.
+    file.take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut text).map_err(failed)?;
+    match text.trim() {
+        "" => Err(format!("{} holds no token", path.display())),
+        token => Ok(token.to_owned()),
+    }
+}
+
+fn check(token: &str) -> Result<(), String> {
+    let plain = token.len() <= TOKEN_BYTES_MAX && token.bytes().all(|b| b.is_ascii_graphic());
+    if plain { Ok(()) } else { Err("what was given as a token is none".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_the_line_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "xst_abc\r\n").unwrap();
+        assert_eq!(read_token(&path).unwrap(), "xst_abc");
+        std::fs::write(&path, " \n").unwrap();
+        assert!(read_token(&path).unwrap_err().contains("holds no token"));
+        assert!(read_token(dir.path()).is_err());
+        for bad in ["a b", "a\nb", "\u{e4}", "a".repeat(TOKEN_BYTES_MAX + 1).as_str()] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        assert!(check("xst_abc").is_ok());
+    }
+}

@@ -1,0 +1,160 @@
+//! Where a server listens and what lets connections in: decided before anything is opened, so that
+//! a server that may not listen as told does not start at all.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use xs_protocol::{Address, Entry, Guard, Listener, Role, SOCKET_NAME, Server, ServerTls};
+
+use crate::args::ServeArgs;
+use crate::exit::{Exit, Fault};
+
+/// Where to listen.
+pub(super) struct Plan {
+    addresses: Vec<Address>,
+    tls: Option<ServerTls>,
+    /// Asks for tokens on TCP; there is one when anything listens there.
+    guard: Option<Arc<Guard>>,
+}
+
+impl Plan {
+    /// Decides for the store in `dir`.
+    ///
+    /// # Errors
+    /// A fault of usage says what is missing: a certificate, a token, or both.
+    pub(super) fn make(args: &ServeArgs, dir: &Path) -> anyhow::Result<Self> {
+        let usage = |text: String| Fault::new(Exit::Usage, text);
+        let tls = match (&args.tls.tls_cert, &args.tls.tls_key) {
+            (Some(cert), Some(key)) => {
+                Some(ServerTls::open(cert, key).map_err(|error| usage(error.to_string()))?)
+            }
+            _ => None,
+        };
+        let end = tls.as_ref().and_then(ServerTls::not_after);
+        if end.is_some_and(|end| end <= now()) {
+            tracing::warn!("the certificate has expired: clients will not connect");
+        }
+        let guard = match args.listen.iter().all(|address| matches!(address, Address::Unix(_))) {
+            true => None,
+            false => {
+                let guard = Guard::open(dir).map_err(|error| usage(error.to_string()))?;
+                Some(Arc::new(guard))
+            }
+        };
+        let tokens = guard.as_ref().map_or(0, |guard| guard.usable());
+        for address in &args.listen {
+            check(address, tls.is_some(), tokens).map_err(usage)?;
+        }
+        Ok(Self { addresses: args.listen.clone(), tls, guard })
+    }
+
+    /// The guard, where tokens are asked for.
+    pub(super) fn guard(&self) -> Option<Arc<Guard>> {
+        self.guard.clone()
+    }
+
+    /// The certificate, where TLS is spoken.
+    pub(super) fn tls(&self) -> Option<ServerTls> {
+        self.tls.clone()
+    }
+
+    /// Begins to listen: at the store's socket, whose owner is admin, and where it was told to. The
+    /// addresses, with the ports that were chosen.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on.
+    pub(super) async fn listen(&self, dir: &Path, server: &Server) -> anyhow::Result<Vec<String>> {
+        let mut addresses = vec![Address::Unix(dir.join(SOCKET_NAME))];
+        addresses.extend(self.addresses.iter().cloned());
+        let mut listening = Vec::new();
+        for address in addresses {
+            let listener = match (&address, &self.tls) {
+                (Address::Tcp(_) | Address::Tls { .. }, Some(tls)) => {
+                    Listener::bind_tls(&address, tls.clone()).await
+                }
+                _ => Listener::bind(&address).await,
+            };
+            let listener = listener.map_err(|error| {
+                anyhow::anyhow!("{error}").context(format!("listen on {address}"))
+            })?;
+            listening.push(listener.address().to_string());
+            server.listen(listener, self.entry(&address));
+        }
+        Ok(listening)
+    }
+
+    fn entry(&self, address: &Address) -> Entry {
+        match (&self.guard, address.to_listen()) {
+            (Some(guard), Some(socket)) => {
+                let or = socket.ip().is_loopback().then_some(Role::Admin);
+                Entry::Token { guard: Arc::clone(guard), or }
+            }
+            _ => Entry::Role(Role::Admin),
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Whether a server with so many tokens may listen at an address.
+fn check(address: &Address, has_tls: bool, tokens: usize) -> Result<(), String> {
+    if matches!(address, Address::Unix(_)) {
+        return Ok(());
+    }
+    let Some(socket) = address.to_listen() else {
+        return Err(format!("{address}: a server listens on an IP address"));
+    };
+    if matches!(address, Address::Tls { .. }) && !has_tls {
+        return Err(format!("{address} needs --tls-cert and --tls-key"));
+    }
+    if socket.ip().is_loopback() {
+        return Ok(());
+    }
+    let mut missing = Vec::new();
+    if !has_tls {
+        missing.push("TLS (--tls-cert and --tls-key)");
+    }
+    if tokens == 0 {
+        missing.push("a token (xs token create)");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{address} is not a loopback address: other machines could reach the store, so it needs {}",
+        missing.join(" and ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_loopback_tls_and_a_token_are_needed() {
+        for (address, has_tls, tokens, missing) in [
+            ("./store", false, 0, None),
+            (":1", false, 0, None),
+            ("[::1]:1", true, 0, None),
+            ("xss://localhost:1", true, 0, None),
+            ("xss://localhost:1", false, 1, Some("--tls-cert")),
+            ("0.0.0.0:1", true, 1, None),
+            ("xss://0.0.0.0:1", true, 1, None),
+            ("0.0.0.0:1", false, 1, Some("--tls-cert")),
+            ("0.0.0.0:1", true, 0, Some("xs token create")),
+            ("[::]:1", false, 0, Some("--tls-key) and a token")),
+            ("xss://example.com:1", true, 1, Some("an IP address")),
+        ] {
+            let found = check(&Address::parse(address).unwrap(), has_tls, tokens);
+            match missing {
+                None => assert_eq!(found, Ok(()), "{address}"),
+                Some(text) => assert!(found.unwrap_err().contains(text), "{address}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Whether a server is alive, and whether it is ready: recovered, not stopping, and able to take
+//! appends. A store that only cannot be written still serves reads, and says why it is not ready.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+use xs_engine::Health;
+
+use super::Served;
+
+/// Free bytes with which a store that was full is taken to have room again: a segment's worth.
+const ROOM_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How far the server is.
+#[derive(Default)]
+enum State {
+    #[default]
+    Recovering,
+    Serving(Arc<Served>),
+    Stopping,
+}
+
+/// What the pages look at.
+#[derive(Default)]
+pub(in crate::serve) struct Probe(RwLock<State>);
+
+/// Whether the last append found the disk full.
+#[derive(Debug, Default)]
+pub(crate) struct Fullness(AtomicBool);
+
+impl Fullness {
+    /// An append was refused for want of room, or was stored.
+    pub(crate) fn note(&self, is_full: bool) {
+        // Stored appends are many: the flag is written when it changes.
+        if self.0.load(Ordering::Relaxed) != is_full {
+            self.0.store(is_full, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Fullness {
+    /// Whether the store is full still. Nobody may have appended since there is room again.
+    fn still(&self, free: impl FnOnce() -> Option<u64>) -> bool {
+        self.0.load(Ordering::Relaxed) && free().is_none_or(|free| free < ROOM_BYTES)
+    }
+}
+
+/// One thing that must be so.
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) failure: Option<String>,
+}
+
+impl Probe {
+    /// The store is open and listened for.
+    pub(in crate::serve) fn serving(&self, served: Served) {
+        *self.0.write() = State::Serving(Arc::new(served));
+    }
+
+    /// The server begins to stop.
+    pub(in crate::serve) fn stopping(&self) {
+        *self.0.write() = State::Stopping;
+    }
+
+    /// What is served, while something is.
+    pub(super) fn served(&self) -> Option<Arc<Served>> {
+        match &*self.0.read() {
+            State::Serving(served) => Some(Arc::clone(served)),
+            State::Recovering | State::Stopping => None,
+        }
+    }
+
+    /// What must be so for the process to be worth keeping.
+    pub(super) fn health(&self) -> Vec<Check> {
+        let served = self.served();
+        let failed = served.is_some_and(|served| served.store.info().health == Health::Poisoned);
+        let failure = failed.then(|| "a write failed: only a new start can go on".to_owned());
+        vec![Check { name: "alive", failure }]
+    }
+
+    /// What must be so for appends to be taken.
+    pub(super) fn readiness(&self) -> Vec<Check> {
+        let (recovered, stopping) = match &*self.0.read() {
+            State::Recovering => (false, false),
+            State::Serving(_) => (true, false),
+            State::Stopping => (true, true),
+        };
+        let failure = |failed: bool, why: &str| failed.then(|| why.to_owned());
+        let mut checks = vec![
+            Check { name: "recovered", failure: failure(!recovered, "the store is being opened") },
+            Check { name: "serving", failure: failure(stopping, "the server is stopping") },
+        ];
+        if let Some(served) = self.served() {
+            let writable = match served.store.info().health {
+                Health::Writable => None,
+                Health::ReadOnly(reason) => Some(format!("read-only: {reason}")),
+                Health::Poisoned => Some("a write failed".to_owned()),
+            };
+            checks.push(Check { name: "writable", failure: writable });
+            let free = || super::store::room(&served.dir).map(|(free, _)| free);
+            let full = served.fullness.still(free);
+            checks.push(Check { name: "room", failure: failure(full, "the disk is full") });
+        }
+        checks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(checks: &[Check]) -> Vec<&'static str> {
+        checks.iter().filter(|check| check.failure.is_some()).map(|check| check.name).collect()
+    }
+
+    #[test]
+    fn a_server_is_alive_before_it_is_ready_and_after() {
+        let probe = Probe::default();
+        assert_eq!(failed(&probe.readiness()), ["recovered"]);
+        assert!(failed(&probe.health()).is_empty());
+        probe.stopping();
+        assert_eq!(failed(&probe.readiness()), ["serving"]);
+        assert!(failed(&probe.health()).is_empty());
+    }
+
+    #[test]
+    fn a_full_disk_is_over_with_an_append_or_with_room() {
+        let fullness = Fullness::default();
+        assert!(!fullness.still(|| Some(0)), "no append has failed");
+        fullness.note(true);
+        assert!(fullness.still(|| Some(ROOM_BYTES - 1)) && fullness.still(|| None));
+        assert!(!fullness.still(|| Some(ROOM_BYTES)));
+        fullness.note(false);
+        assert!(!fullness.still(|| Some(0)));
+    }
+}

@@ -1,0 +1,146 @@
+//! What is told of the store, the server over it, and its tokens.
+
+use std::path::Path;
+
+use xs_engine::{CommitTimes, FileStats, Histogram, Store};
+use xs_protocol::{Guard, ServerStats};
+
+use super::text::{Exposition, Kind};
+
+/// The classes of refusals, from 1.
+const CLASSES: [&str; 8] =
+    ["protocol", "access", "invalid", "condition", "busy", "storage", "absent", "unknown"];
+
+/// The numbers of the store.
+pub(super) fn expose(store: &Store, dir: &Path, out: &mut Exposition) {
+    let stats = store.stats();
+    let mut gauge = |name, help, value| {
+        out.family(name, Kind::Gauge, help).value(&[], value);
+    };
+    gauge("xs_log_head_offset", "Offset that the next frame will get.", stats.info.head);
+    gauge("xs_log_bytes", "Bytes of the log that readers see.", stats.frames.log_bytes);
+    gauge("xs_store_epoch", "The present opening of the store.", stats.info.epoch);
+    gauge("xs_topics", "Topics with at least one frame.", stats.topics);
+    gauge("xs_cursors", "Cursors.", stats.cursors);
+    gauge("xs_blobs_sealed", "Blobs in sealed packs.", stats.blobs_sealed);
+    gauge("xs_maps_open", "Files that are mapped.", stats.maps_open);
+    gauge("xs_scrub_read_bytes", "Bytes that the present scrub has read.", stats.scrub.bytes);
+    out.family("xs_scrub_passes_total", Kind::Counter, "Scrubs that came to their end.")
+        .value(&[], stats.scrub.passes);
+    out.family("xs_frames", Kind::Gauge, "Frames in the log, and of those the ones not removed.")
+        .value(&[("state", "stored")], stats.frames.stored)
+        .value(&[("state", "live")], stats.frames.live);
+    expose_files(&stats.files, out);
+    if let Some((free, size)) = room(dir) {
+        out.family("xs_filesystem_avail_bytes", Kind::Gauge, "Free bytes where the store is.")
+            .value(&[], free);
+        out.family("xs_filesystem_size_bytes", Kind::Gauge, "All bytes where the store is.")
+            .value(&[], size);
+    }
+    expose_commits(&stats.commit, out);
+}
+
+fn expose_files(files: &FileStats, out: &mut Exposition) {
+    let kinds = [
+        ("manifest", files.manifests),
+        ("segment_active", files.segments_active),
+        ("segment_sealed", files.segments_sealed),
+        ("pack_active", files.packs_active),
+        ("pack_sealed", files.packs_sealed),
+        ("derived", files.derived),
+        ("other", files.other),
+    ];
+    let mut family = out.family("xs_files", Kind::Gauge, "Files of the store.");
+    for (kind, files) in kinds {
+        family.value(&[("kind", kind)], files.count);
+    }
+    let mut family = out.family("xs_file_bytes", Kind::Gauge, "Bytes of the store's files.");
+    for (kind, files) in kinds {
+        family.value(&[("kind", kind)], files.bytes);
+    }
+}
+
+fn expose_commits(times: &CommitTimes, out: &mut Exposition) {
+    out.family("xs_commits_total", Kind::Counter, "Groups of batches that were committed.")
+        .value(&[], times.groups);
+    let mut family = out.family(
+        "xs_commit_stage_duration_seconds",
+        Kind::Histogram,
+        "Time of the stages of a commit: waiting for the one before (queue), handing the bytes to \
+         the operating system (write), fsync (sync), telling readers (publish). Of commits \
+         without a sync one in sixteen is measured.",
+    );
+    for (stage, histogram) in [
+        ("queue", &times.queue),
+        ("write", &times.write),
+        ("sync", &times.sync),
+        ("publish", &times.publish),
+    ] {
+        // Bucket n holds what took less than 2^n microseconds; the last one the rest.
+        let Histogram { counts, total_ns, .. } = histogram;
+        let bounds = (0..counts.len() - 1).map(|n| (1u64 << n) as f64 / 1e6);
+        family.histogram(&[("stage", stage)], bounds, counts, *total_ns as f64 / 1e9);
+    }
+}
+
+/// The numbers of the server.
+pub(super) fn expose_server(stats: &ServerStats, out: &mut Exposition) {
+    let mut one = |name, kind, help, value| {
+        out.family(name, kind, help).value(&[], value);
+    };
+    one("xs_connections", Kind::Gauge, "Connections.", stats.connections);
+    one(
+        "xs_connections_accepted_total",
+        Kind::Counter,
+        "Connections that came in.",
+        stats.accepted,
+    );
+    one(
+        "xs_tls_handshakes_failed_total",
+        Kind::Counter,
+        "TLS handshakes that failed.",
+        stats.handshakes_failed,
+    );
+    one("xs_received_bytes_total", Kind::Counter, "Bytes from connections.", stats.read_bytes);
+    one("xs_sent_bytes_total", Kind::Counter, "Bytes to connections.", stats.written_bytes);
+    one("xs_streams", Kind::Gauge, "Subscriptions, calls, uploads and downloads.", stats.streams);
+    one("xs_subscriptions", Kind::Gauge, "Subscriptions.", stats.subscriptions);
+    one(
+        "xs_subscription_lag_max_frames",
+        Kind::Gauge,
+        "How many offsets the slowest subscription lies behind the head.",
+        stats.lag_frames_max,
+    );
+    let mut family = out.family("xs_requests_total", Kind::Counter, "Requests that were served.");
+    for (op, count) in &stats.requests {
+        family.value(&[("op", &op.name().to_ascii_lowercase())], *count);
+    }
+    let mut family = out.family(
+        "xs_refusals_total",
+        Kind::Counter,
+        "Requests that were refused, by the class of the code.",
+    );
+    for (class, count) in CLASSES.iter().zip(stats.refused) {
+        family.value(&[("class", class)], count);
+    }
+}
+
+/// The numbers of the tokens.
+pub(super) fn expose_guard(guard: &Guard, out: &mut Exposition) {
+    out.family("xs_tokens", Kind::Gauge, "Tokens that have not expired.")
+        .value(&[], guard.usable() as u64);
+    out.family(
+        "xs_tokens_current",
+        Kind::Gauge,
+        "Whether the tokens in use are those of the file; 0 while it is damaged.",
+    )
+    .value(&[], u64::from(guard.is_current()));
+    out.family("xs_logins_refused_total", Kind::Counter, "Clients without a good token.")
+        .value(&[], guard.refused());
+}
+
+/// Free bytes and all bytes of the filesystem that the store is on.
+pub(super) fn room(dir: &Path) -> Option<(u64, u64)> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    Some((found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize))
+}

@@ -1,0 +1,97 @@
+//! `token create`, `list` and `revoke`: the tokens of a store, made where its files are. Whoever
+//! may write there is its owner; no server is asked, and one that runs notices.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use xs_protocol::{Address, NewToken, Scope, TOKENS_NAME, TokenError, TokenFile};
+
+use crate::args::{TokenCreateArgs, TokenSubcommand};
+use crate::connect::{default_address, is_store};
+use crate::exit::{Exit, Fault};
+use crate::output::{Output, notice};
+
+pub(super) fn run(token: TokenSubcommand, addr: Option<Address>) -> anyhow::Result<Exit> {
+    let dir = directory(addr)?;
+    let mut out = Output::stdout();
+    match token {
+        TokenSubcommand::Create(create) => make(&dir, create, &mut out)?,
+        TokenSubcommand::List => list(&dir, &mut out)?,
+        TokenSubcommand::Revoke { name } => {
+            TokenFile::revoke(&dir, &name).map_err(fault)?;
+        }
+    }
+    out.flush()?;
+    Ok(Exit::Ok)
+}
+
+fn make(dir: &Path, create: TokenCreateArgs, out: &mut Output) -> anyhow::Result<()> {
+    let TokenCreateArgs { name, role, topics, read, append, no_read, expires } = create;
+    let now = now_ms();
+    let writes = role == xs_protocol::Role::Append;
+    let read = match no_read {
+        true => Some(Scope::Nothing),
+        false => read.or_else(|| topics.clone()).map(Scope::Topics),
+    };
+    let append = append.or_else(|| topics.filter(|_| writes)).map(Scope::Topics);
+    let expires_ms =
+        expires.map(|time| now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
+    let new = NewToken { name, role, read, append, created_ms: now, expires_ms };
+    let (token, secret) = TokenFile::create(dir, new).map_err(fault)?;
+    out.line(secret.reveal())?;
+    if out.is_person() {
+        notice(&format!("this is the only time that the token {} is shown", token.name));
+    }
+    Ok(())
+}
+
+fn list(dir: &Path, out: &mut Output) -> anyhow::Result<()> {
+    let file = TokenFile::load(&dir.join(TOKENS_NAME)).map_err(fault)?.unwrap_or_default();
+    let now = now_ms();
+    let row = |token: &xs_protocol::Token| {
+        vec![
+            json!(token.name),
+            json!(token.role.as_str()),
+            json!(token.read.to_string()),
+            json!(token.append.to_string()),
+            json!(out.time(token.created_ms)),
+            json!(token.expires_ms.map(|at| out.time(at))),
+            json!(if token.is_expired(now) { "expired" } else { "good" }),
+        ]
+    };
+    let rows: Vec<_> = file.tokens().iter().map(row).collect();
+    let names = ["name", "role", "read", "append", "created", "expires", "state"];
+    Ok(out.table(&names, &rows)?)
+}
+
+/// The directory of the store, which must be there.
+fn directory(addr: Option<Address>) -> anyhow::Result<PathBuf> {
+    let dir = match addr.map_or_else(default_address, Ok)? {
+        Address::Unix(socket) => socket.parent().map_or_else(PathBuf::new, Path::to_owned),
+        other => {
+            let text = format!("{other} is no directory; tokens are made where the store is");
+            return Fault::fail(Exit::Usage, text);
+        }
+    };
+    if !is_store(&dir) {
+        let text = format!("no store at {0}; make one with `xs serve {0}`", dir.display());
+        return Fault::fail(Exit::Unreachable, text);
+    }
+    Ok(dir)
+}
+
+fn fault(error: TokenError) -> anyhow::Error {
+    let exit = match error {
+        TokenError::Unknown(_) => Exit::NotFound,
+        TokenError::NameTaken(_) => Exit::Condition,
+        TokenError::Invalid(_) => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Fault::new(exit, error.to_string()).into()
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,164 @@
+//! What others on the network meet: tokens, TLS, and that neither reaches the log.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::process::Stdio;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+use crate::support::{PATIENCE, Place, Run, Server, eventually, signal_pid, text, wait_within};
+
+/// Where a server listens beside its socket.
+fn listening(place: &Place) -> String {
+    let start = place.ok(&["last", "xs.start"]).json();
+    start[0]["meta"]["listen"][1].as_str().unwrap().to_owned()
+}
+
+fn create(place: &Place, args: &[&str]) -> String {
+    let mut all = vec!["token", "create"];
+    all.extend(args);
+    let made = place.ok(&all).text();
+    let token = made.trim_end();
+    assert!(token.starts_with("xst_") && token.len() == 47, "{token}");
+    token.to_owned()
+}
+
+/// Runs the binary with a token.
+fn with_token(place: &Place, token: &str, args: &[&str]) -> Run {
+    Run::from(place.command(args).env("XS_TOKEN", token).output().unwrap())
+}
+
+#[test]
+fn tokens_decide_who_may_do_what_and_never_reach_the_log() {
+    let place = Place::new();
+    place.ok(&["append", "b.hidden", "x"]);
+    let early = create(&place, &["early", "--role", "append", "--topics", "a.*"]);
+    let server = place.serve(&["--listen", ":0", "--log-level", "trace"]);
+    let addr = listening(&place);
+    assert_eq!(place.xs(&["cat", "-a", &addr]).code, 7, "no token");
+    let appended = with_token(&place, &early, &["append", "-a", &addr, "a.x", "shown"]);
+    assert_eq!(appended.code, 0, "{}", appended.err);
+    assert_eq!(with_token(&place, &early, &["append", "-a", &addr, "b", "x"]).code, 7);
+    assert_eq!(with_token(&place, &early, &["cat", "-a", &addr, "b.hidden"]).code, 7);
+    let read = with_token(&place, &early, &["cat", "-a", &addr, "--with-body"]).json();
+    assert_eq!(read.len(), 1);
+    assert_eq!((&read[0]["topic"], &read[0]["body"]), (&"a.x".into(), &"shown".into()));
+
+    let late = create(&place, &["late", "--role", "read", "--expires", "1h"]);
+    let file = place.write("late.token", &format!("{late}\n"));
+    let count = |run: Run| (run.code, run.json().len());
+    let args = ["cat", "-a", &addr, "--token-file", text(&file)];
+    assert_eq!(count(place.xs(&args)), (0, 2), "a server that runs notices new tokens");
+    let mut tail = place
+        .command(&["tail", "-a", &addr])
+        .env("XS_TOKEN", &late)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let list = place.ok(&["token", "list"]);
+    assert!(!list.text().contains("xst_"), "{}", list.text());
+    let rows = list.json();
+    assert_eq!((&rows[0]["name"], &rows[0]["append"]), (&"early".into(), &"a.*".into()));
+    assert_eq!((&rows[1]["role"], &rows[1]["state"]), (&"read".into(), &"good".into()));
+    assert_eq!(place.xs(&["token", "create", "late", "--role", "read"]).code, 4);
+    assert_eq!(place.xs(&["token", "create", "x", "--role", "read", "--topics", "xs.*"]).code, 2);
+    assert_eq!(place.xs(&["token", "create", "x", "--role", "admin", "--topics", "a"]).code, 2);
+    place.ok(&["token", "revoke", "late"]);
+    assert_eq!(place.xs(&["token", "revoke", "late"]).code, 3);
+    assert_eq!(wait_within(&mut tail, PATIENCE).code(), Some(7), "revoked while connected");
+    assert_eq!(place.xs(&args).code, 7);
+    assert!(server.stop().success());
+    let (log, kept) = (place.log(), fs::read_to_string(place.store().join("tokens")).unwrap());
+    let hash = kept.split("sha256=").nth(1).unwrap().trim_end();
+    assert!(log.contains("TRACE") && log.contains("a client was refused"), "{log}");
+    for secret in [&early[4..], &late[4..], hash] {
+        assert!(!log.contains(secret), "a secret is in the log");
+    }
+}
+
+#[test]
+fn nothing_can_be_made_of_a_token_that_is_none() {
+    let place = Place::new();
+    place.ok(&["append", "a", "x"]);
+    for token in ["with space", "\u{e4}"] {
+        assert_eq!(with_token(&place, token, &["cat"]).code, 2, "{token}");
+    }
+    assert_eq!(place.xs(&["cat", "--token-file", "missing"]).code, 2);
+    assert_eq!(place.xs(&["token", "list", "localhost:1"]).code, 2);
+    assert_eq!(place.xs(&["token", "list", "./nowhere"]).code, 5);
+    let far = with_token(&place, "xst_a", &["cat", "192.0.2.1:1"]);
+    assert_eq!((far.code, far.err.contains("not sent")), (5, true), "{}", far.err);
+    fs::write(place.store().join("tokens"), "nonsense").unwrap();
+    let damaged = place.xs(&["serve", text(&place.store()), "--listen", ":0"]);
+    assert_eq!(damaged.code, 2, "{}", damaged.err);
+}
+
+/// A CA, and a server's certificate from it, in files.
+fn certify(place: &Place, host: &str) -> [String; 3] {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().unwrap();
+    let ca = params.self_signed(&ca_key).unwrap().pem();
+    let issuer = Issuer::new(params, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+    let cert = params.signed_by(&key, &issuer).unwrap().pem();
+    let put = |name: &str, text: &str| {
+        let path = place.path(name);
+        let mut file = fs::File::options();
+        let mut file =
+            file.write(true).create(true).truncate(true).mode(0o600).open(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    [put("ca.pem", &ca), put("cert.pem", &cert), put("key.pem", &key.serialize_pem())]
+}
+
+fn serve_tls(place: &Place, cert: &str, key: &str) -> Server {
+    place.serve(&["--listen", "0.0.0.0:0", "--tls-cert", cert, "--tls-key", key])
+}
+
+#[test]
+fn other_machines_need_tls_and_a_token() {
+    let place = Place::new();
+    place.ok(&["append", "a", "x"]);
+    let [ca, cert, key] = certify(&place, "127.0.0.1");
+    let store = place.store();
+    let serve = |args: &[&str]| {
+        let mut all = vec!["serve", text(&store), "--listen", "0.0.0.0:0"];
+        all.extend(args);
+        place.xs(&all)
+    };
+    let tls = ["--tls-cert", &cert, "--tls-key", &key];
+    for (args, missing) in [(&[][..], "--tls-cert"), (&tls[..], "xs token create")] {
+        let run = serve(args);
+        assert_eq!((run.code, run.err.contains(missing)), (2, true), "{}", run.err);
+    }
+    assert_eq!(serve(&["--tls-cert", &key, "--tls-key", &key]).code, 2);
+    let token = create(&place, &["t", "--role", "append"]);
+    let server = serve_tls(&place, &cert, &key);
+    let port = listening(&place).rsplit_once(':').unwrap().1.to_owned();
+    let addr = format!("xss://127.0.0.1:{port}");
+    let append = with_token(&place, &token, &["append", "-a", &addr, "--tls-ca", &ca, "b", "y"]);
+    assert_eq!(append.code, 0, "{}", append.err);
+    let mut cat = place.command(&["cat", &addr, "--with-body"]);
+    let cat = Run::from(cat.env("XS_TOKEN", &token).env("XS_TLS_CA", &ca).output().unwrap());
+    assert_eq!(cat.json().len(), 2, "{}", cat.err);
+    let without = place.xs(&["cat", &addr, "--tls-ca", &ca]);
+    assert_eq!(without.code, 7, "{}", without.err);
+    let named = format!("xss://localhost:{port}");
+    let wrong = with_token(&place, &token, &["cat", &named, "--tls-ca", &ca]);
+    assert_eq!((wrong.code, wrong.err.contains("another name")), (5, true), "{}", wrong.err);
+    let plain = place.xs(&["cat", &format!("127.0.0.1:{port}")]);
+    assert!(plain.code != 0 && plain.err.contains("xss://"), "{}", plain.err);
+    // Another certificate is taken while the server runs; SIGHUP asks for it at once.
+    let [ca, ..] = certify(&place, "localhost");
+    signal_pid(server.pid(), rustix::process::Signal::HUP);
+    eventually(|| {
+        let run = with_token(&place, &token, &["cat", &named, "--tls-ca", &ca]);
+        (run.code == 0).then_some(())
+    });
+    assert!(server.stop().success());
+}
