@@ -3,13 +3,14 @@ and what becomes of bytes that are wrong."""
 
 from __future__ import annotations
 
+import re
 import socket
 import unittest
 from typing import Any, Callable, Dict, List, Optional
 
 from xs_stream import BlobHash, CursorChange, FrameId, NewFrame, Origin, connect, messages
 from xs_stream.coding import MORE, PUSH, RESPONSE, Header, Op, Writer, message
-from xs_stream.errors import ProtocolError, XsError
+from xs_stream.errors import CODES, ProtocolError, XsError
 from xs_stream.messages import Batch, Dropped, Ended, How, ReadOptions
 from xs_stream.session import Answer, Closed, Event, GoAway, Push, Session, Welcome
 from xs_stream.values import (
@@ -26,7 +27,7 @@ from xs_stream.values import (
     latest,
 )
 
-from .support import PATIENCE, Server, vectors
+from .support import PATIENCE, ROOT, Server, vectors
 
 HELLO_HASH = BlobHash.of(b"hello")
 
@@ -308,6 +309,18 @@ READERS: Dict[int, Callable[[bytes], Any]] = {
     Op.CURSOR_LIST: messages.read_cursors,
     Op.BLOB_GET: messages.read_number,
 }
+
+
+class Tables(unittest.TestCase):
+    def test_numbers_and_names_are_those_of_the_page(self) -> None:
+        text = (ROOT / "docs" / "wire.toml").read_text()
+        ops = re.findall(r"\[\[op\]\]\nname = \"(\w+)\"\nnumber = (0x\w+)", text)
+        self.assertGreater(len(ops), 20)
+        for name, number in ops:
+            if name not in NOT_OFFERED:
+                self.assertEqual(getattr(Op, name), int(number, 16), name)
+        codes = re.findall(r"\[\[code\]\]\nnumber = (\d+)\nname = \"(\w+)\"", text)
+        self.assertEqual({int(number): name for number, name in codes}, CODES)
 
 
 class Malformed(unittest.TestCase):

@@ -3,14 +3,16 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import * as net from "node:net";
+import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { MORE, Op, PREFACE, PUSH, readHeader, RESPONSE } from "../src/coding.js";
-import { connect, ProtocolError, XsError, type Frame } from "../src/index.js";
+import { CODES, connect, ProtocolError, XsError, type Frame } from "../src/index.js";
 import * as messages from "../src/messages.js";
 import { Session, type Event } from "../src/session.js";
 import { blobHash, hashOfBytes, idOfBytes, type FrameId } from "../src/values.js";
-import { message, PATIENCE_MS, Server, vectors, type Vector } from "./support.js";
+import { message, PATIENCE_MS, ROOT, Server, vectors, type Vector } from "./support.js";
 
 const HELLO = blobHash(Buffer.from("hello"));
 
@@ -292,6 +294,18 @@ describe("answers", () => {
     );
     assert.deepEqual(streamEvent("event-ended"), { kind: "ended", scannedTo: 9n });
   });
+});
+
+it("numbers and names are those of docs/wire.toml", () => {
+  const text = readFileSync(join(ROOT, "docs", "wire.toml"), "utf8");
+  const ops = [...text.matchAll(/\[\[op\]\]\nname = "(\w+)"\nnumber = (0x\w+)/g)];
+  assert(ops.length > 20);
+  for (const [, name = "", number] of ops) {
+    if (NOT_OFFERED.includes(name)) continue;
+    assert.equal(Op[name as keyof typeof Op], Number(number), name);
+  }
+  const codes = [...text.matchAll(/\[\[code\]\]\nnumber = (\d+)\nname = "(\w+)"/g)];
+  assert.deepEqual(Object.fromEntries(codes.map(([, number, name]) => [number, name])), CODES);
 });
 
 const READERS: Record<number, (body: Buffer) => unknown> = {

@@ -19,6 +19,7 @@ from typing import (
     Set,
     TypeVar,
     Union,
+    cast,
     overload,
 )
 
@@ -262,7 +263,7 @@ class AsyncClient:
         """
         if body is not None and not isinstance(body, (bytes, bytearray, memoryview, str)):
             body = (await self.put_blob(body)).hash
-        frame = NewFrame(topic, body, meta, ttl, json)
+        frame = NewFrame(topic, cast(Body, body), meta, ttl, json)
         done = await self.append_batch([frame], conditions=conditions, key=key, durable=durable)
         return done.frames[0]
 
