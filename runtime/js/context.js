@@ -3,13 +3,15 @@
 (function () {
 const { core } = __bootstrap;
 const {
-  op_xs_append, op_xs_append_bytes, op_xs_blob_bytes, op_xs_blob_put, op_xs_call, op_xs_config,
+  op_xs_append, op_xs_append_bytes, op_xs_append_if, op_xs_append_stored, op_xs_blob_bytes, op_xs_blob_put, op_xs_call,
+  op_xs_config, op_xs_cron_next,
   op_xs_env, op_xs_fs_bytes, op_xs_fs_list, op_xs_fs_stat, op_xs_fs_text, op_xs_get, op_xs_input, op_xs_input_left, op_xs_last,
   op_xs_last_per_topic, op_xs_log, op_xs_read, op_xs_stream_close, op_xs_stream_next, op_xs_tail,
-  op_xs_topics, op_xs_watch_signal,
+  op_xs_topics, op_xs_watch, op_xs_watch_signal,
 } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
+const { blobStream, isLarge, upload } = core.loadExtScript("ext:xs_runtime/bytes.js");
 const { emit, checkContent, duration, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 
 class Scope {
@@ -161,15 +163,9 @@ function base(scope, definition, ready) {
     topics: (topics = "*") =>
       listed(async () => (await ready(), parse(await op_xs_topics(topicsText(topics, "topics()"))))),
     blob: Object.freeze({
-      put: async (body) => op_xs_blob_put(await bytesOf(body, "blob.put()")),
+      put: async (body) => (isLarge(body) ? upload(body) : op_xs_blob_put(await bytesOf(body, "blob.put()"))),
       get: async (hash) => op_xs_blob_bytes(String(hash)),
-      stream: (hash) =>
-        new ReadableStream({
-          async pull(controller) {
-            controller.enqueue(await op_xs_blob_bytes(String(hash)));
-            controller.close();
-          },
-        }),
+      stream: (hash) => blobStream(String(hash)),
     }),
     call: (name, options = {}) =>
       stream(scope, async () => {
@@ -187,6 +183,8 @@ function base(scope, definition, ready) {
         return { size, modified: new Date(modified), kind };
       },
     }),
+    spawn: (command, args, options) =>
+      core.loadExtScript("ext:xs_runtime/child.js").spawn(scope, command, args, options),
   };
 }
 
@@ -199,11 +197,24 @@ function checkAppend(topic, content) {
 // `append` of generators and commands: resolves with the frame once it is stored.
 function immediate(scope) {
   return {
-    append: async (topic, content = {}) => {
+    append: async (topic, options = {}) => {
+      const { key, expect, ...content } = options;
       checkAppend(topic, content);
-      const body = content.json === undefined ? await collect(content.body) : stringify(content.json);
+      const body = content.json === undefined ? content.body : stringify(content.json);
       const meta = content.meta === undefined ? "" : stringify(content.meta) ?? "";
       const ttl = content.ttl === undefined ? "" : String(content.ttl);
+      if (key !== undefined || expect !== undefined) {
+        const none = body === undefined || body === null || body === "";
+        const hash = none ? "" : isLarge(body) ? await upload(body) : await op_xs_blob_put(await bytesOf(body, "append({ body })"));
+        const of = expect?.of === undefined ? undefined : topicsText(expect.of, "expect.of");
+        const terms = { expect: of === undefined ? expect : { ...expect, of }, key: key === undefined ? undefined : String(key) };
+        const text = await op_xs_append_if(scope.run, topic, meta, ttl, hash, stringify(terms));
+        if (text.startsWith("!")) throw Object.assign(new Error(text.slice(1)), { name: "Conflict" });
+        return frames(text)[0];
+      }
+      if (isLarge(body)) {
+        return frames(await op_xs_append_stored(scope.run, topic, meta, ttl, await upload(body)))[0];
+      }
       const text = body === undefined || body === null || typeof body === "string"
         ? await op_xs_append(scope.run, topic, meta, ttl, body ?? "")
         : await op_xs_append_bytes(scope.run, topic, meta, ttl, await bytesOf(body, "append({ body })"));
@@ -247,6 +258,39 @@ function every(scope, interval) {
   return iterable(iterator);
 }
 
+// The times of a cron expression. One that passes while the loop is busy is not made up for.
+function cron(scope, expression, zone = "") {
+  let wake = null, timer = null, over = false, last = Date.now();
+  const next = () => op_xs_cron_next(String(expression), String(zone), Math.max(last, Date.now()));
+  const stop = () => {
+    over = true;
+    clearTimeout(timer);
+    wake?.();
+  };
+  next();
+  const forget = scope.onEnd(stop);
+  return iterable({
+    async next() {
+      if (over) return { value: undefined, done: true };
+      const at = next();
+      // In pieces: the clock may be set meanwhile, and a timer has a longest time.
+      while (!over && Date.now() < at) {
+        await new Promise((resolve) => {
+          wake = resolve;
+          timer = setTimeout(resolve, Math.min(at - Date.now(), 60_000));
+        });
+      }
+      last = at;
+      return over ? { value: undefined, done: true } : { value: new Date(at), done: false };
+    },
+    async return(value) {
+      stop();
+      forget();
+      return { value, done: true };
+    },
+  });
+}
+
 const now = () => undefined;
 
 function generatorContext(scope, definition) {
@@ -256,6 +300,10 @@ function generatorContext(scope, definition) {
     ...Object.getOwnPropertyDescriptors({
       input: { [Symbol.asyncIterator]: () => stream(scope, async () => op_xs_input(scope.run), frames, () => op_xs_input_left()) },
       every: (interval) => every(scope, interval),
+      cron: (expression, zone) => cron(scope, expression, zone),
+      watch: (path) => stream(scope, () => op_xs_watch(String(path)), parse),
+      socket: (url, options) =>
+        iterable(core.loadExtScript("ext:xs_runtime/socket.js").messages(scope, url, options)),
       tail: (path, options = {}) =>
         stream(scope, async () => op_xs_tail(scope.run, String(path), options.first === "start"), parse),
     }),

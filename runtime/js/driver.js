@@ -8,6 +8,7 @@ const {
 } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
+const { isLarge, upload } = core.loadExtScript("ext:xs_runtime/bytes.js");
 const { buffer, output, emit, Out, stateText, duration, describe, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 const { Scope, generatorContext, commandContext, handlerContext } = core.loadExtScript("ext:xs_runtime/context.js");
 
@@ -207,9 +208,9 @@ async function result(scope, value) {
   if (value === undefined || value === null || scope.over) return;
   if (op_xs_full(scope.run)) await op_xs_drained(scope.run);
   const content = Out.is(value) ? Out.content(value) : null;
-  if (content !== null && (content.body instanceof Blob || content.body instanceof ReadableStream)) {
-    const body = await new Response(content.body).bytes();
-    emit(scope.run, 0, content.topic ?? "", { ...content, body }, "frame()");
+  if (content !== null && isLarge(content.body)) {
+    const stored = await upload(content.body);
+    emit(scope.run, 0, content.topic ?? "", { ...content, body: undefined, stored }, "frame()");
   } else {
     output(scope.run, 0, value, about.asBody);
   }

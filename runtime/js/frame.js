@@ -3,6 +3,7 @@
 (function () {
 const { core } = __bootstrap;
 const { op_xs_id_time, op_xs_body_now, op_xs_blob_text, op_xs_blob_bytes } = core.ops;
+const { blobStream } = core.loadExtScript("ext:xs_runtime/bytes.js");
 const { parse } = JSON;
 const FIELDS = 7;
 const EMPTY = Object.freeze({});
@@ -44,16 +45,7 @@ class Frame {
     return this.hash === null ? new Uint8Array(0) : await op_xs_blob_bytes(this.hash);
   }
   stream() {
-    const frame = this;
-    return new ReadableStream({
-      type: "bytes",
-      async pull(controller) {
-        const bytes = await frame.bytes();
-        if (bytes.byteLength > 0) controller.enqueue(bytes);
-        controller.close();
-        if (bytes.byteLength === 0) controller.byobRequest?.respond(0);
-      },
-    });
+    return this.hash === null ? new Blob([]).stream() : blobStream(this.hash);
   }
   toJSON() {
     const { id, offset, topic, ttl, hash, meta, cause } = this;

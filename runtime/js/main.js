@@ -2,7 +2,7 @@
 // leads to ops. Everything not on the committed list (globals.txt) is deleted before user code runs.
 ((globalThis) => {
 const { core } = __bootstrap;
-const { op_xs_log, op_xs_random, op_xs_uuid } = core.ops;
+const { op_xs_log } = core.ops;
 const load = core.loadExtScript;
 
 const WEB = {
@@ -28,6 +28,8 @@ const WEB = {
   "ext:deno_fetch/21_formdata.js": ["FormData"],
   "ext:deno_fetch/23_request.js": ["Request"],
   "ext:deno_fetch/23_response.js": ["Response"],
+  "ext:deno_fetch/27_eventsource.js": ["EventSource"],
+  "ext:xs_runtime/socket.js": ["WebSocket"],
 };
 
 const { defineProperty } = Object;
@@ -82,32 +84,18 @@ const console = {};
 for (const method of METHODS) console[method] = (...args) => printing()[method](...args);
 defineProperty(globalThis, "console", { value: console, configurable: true, enumerable: false, writable: true });
 
-const VIEWS = [Int8Array, Uint8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array, Uint32Array, BigInt64Array, BigUint64Array];
-defineProperty(globalThis, "crypto", {
-  value: Object.freeze({
-    getRandomValues(array) {
-      if (!VIEWS.some((View) => array instanceof View)) {
-        throw new TypeError("crypto.getRandomValues takes an array of integers such as a Uint8Array");
-      }
-      op_xs_random(new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
-      return array;
-    },
-    randomUUID: () => op_xs_uuid(),
-  }),
-  configurable: true,
-  enumerable: false,
-  writable: true,
-});
+lazily("crypto", () => load("ext:xs_runtime/crypto.js"));
 defineProperty(globalThis, "self", { value: globalThis, configurable: true, enumerable: false, writable: true });
 
-
-// Deletes what is not on the list and hands the driver over, once.
-globalThis.__xs_boot = (list) => {
+// Deletes what is not on the list and hands the driver over, once. `trial` is the time at which a
+// module under trial begins.
+globalThis.__xs_boot = (list, trial) => {
   const allowed = new Set(list.split("\n").filter((name) => name !== ""));
   const driver = load("ext:xs_runtime/driver.js");
   for (const key of Reflect.ownKeys(globalThis)) {
     if (!allowed.has(typeof key === "symbol" ? key.toString() : key)) delete globalThis[key];
   }
+  if (trial !== null) load("ext:xs_runtime/trial.js").install(globalThis, trial);
   return driver;
 };
 })(globalThis);

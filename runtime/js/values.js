@@ -3,7 +3,7 @@
 // names the fix.
 (function () {
 const { core } = __bootstrap;
-const { op_xs_emit, op_xs_emit_bytes } = core.ops;
+const { op_xs_emit, op_xs_emit_bytes, op_xs_emit_stored } = core.ops;
 const { stringify } = JSON;
 const { getPrototypeOf } = Object;
 const { isView } = ArrayBuffer;
@@ -117,6 +117,7 @@ const isBytes = (value) => isView(value) || value instanceof ArrayBuffer;
 function emit(run, input, topic, content, where) {
   const meta = metaText(content.meta, where);
   const ttl = content.ttl === undefined ? "" : String(content.ttl);
+  if (content.stored !== undefined) return op_xs_emit_stored(run, topic, meta, ttl, content.stored);
   const body = (content.json === undefined ? content.body : jsonText(content.json, where)) ?? "";
   if (typeof body !== "string" && !isBytes(body)) {
     throw new TypeError(

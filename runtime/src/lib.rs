@@ -1,6 +1,7 @@
 //! JavaScript processors of xs: generators, handlers and commands in deno_core isolates, and the
 //! Host that runs them. The only crate that sees deno_core; it owns no data.
 
+mod cron;
 mod ext;
 pub mod host;
 pub mod isolate;
@@ -8,6 +9,7 @@ pub mod loader;
 pub mod name;
 pub mod permissions;
 pub mod supervise;
+pub mod trial;
 mod typescript;
 #[cfg(feature = "quickjs")]
 mod wamr_stubs;

@@ -68,7 +68,12 @@ pub(crate) struct Args {
 impl Args {
     /// Whether this process itself evaluates modules.
     pub(crate) const fn runs_javascript(&self) -> bool {
-        matches!(self.subcommand, Subcommand::Modules(ModulesSubcommand::Check { .. }))
+        matches!(
+            self.subcommand,
+            Subcommand::Modules(
+                ModulesSubcommand::Check { .. } | ModulesSubcommand::State { at: Some(_), .. }
+            ) | Subcommand::Test(_)
+        )
     }
 }
 
@@ -115,6 +120,10 @@ pub(crate) enum Subcommand {
     /// See the modules that a server runs.
     #[command(subcommand)]
     Modules(ModulesSubcommand),
+    /// Work on modules: serve a store of their own, and show what becomes of each save.
+    Dev(DevArgs),
+    /// Run the tests of modules, against a store in memory.
+    Test(TestArgs),
     /// Make, list and revoke what lets others connect over the network.
     #[command(subcommand)]
     Token(TokenSubcommand),
@@ -198,12 +207,20 @@ pub(crate) struct AllowArgs {
     /// Let modules that name them reach private and loopback addresses.
     #[arg(long)]
     pub(crate) allow_net_private: bool,
+    /// Let modules that name them run programs.
+    #[arg(long)]
+    pub(crate) allow_run: bool,
 }
 
 impl AllowArgs {
     /// The same as the runtime takes it. No module may read below `read_denied`.
     pub(crate) fn allow(self, read_denied: Vec<PathBuf>) -> Allow {
-        Allow { net_any: self.allow_net_any, net_private: self.allow_net_private, read_denied }
+        Allow {
+            net_any: self.allow_net_any,
+            net_private: self.allow_net_private,
+            run: self.allow_run,
+            read_denied,
+        }
     }
 }
 
@@ -374,10 +391,14 @@ pub(crate) enum ModulesSubcommand {
         name: Topic,
     },
     /// Print what a handler remembers, as JSON.
-    #[command(after_help = "Example:\n  xs modules state anomaly")]
+    #[command(after_help = "Examples:\n  xs modules state anomaly\n  \
+        xs modules state anomaly --at 03g4a5lk7bc9ucnxswp2nn1gj")]
     State {
         /// The handler's name.
         name: Topic,
+        /// After this frame: its present code over all it was given up to there.
+        #[arg(long, value_name = "ID", value_parser = frame_id)]
+        at: Option<FrameId>,
     },
     /// Print what a module has said with console and ctx.log.
     #[command(
@@ -489,6 +510,40 @@ pub(crate) struct SureArgs {
 
 fn frame_id(text: &str) -> Result<FrameId, String> {
     FrameId::parse(text).map_err(|error| error.to_string())
+}
+
+/// `xs dev`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs dev ./modules
+  xs append ./modules/.xs/dev hello -n
+
+The store is DIR/.xs/dev. A line tells what became of each save; what modules log and the frames
+that are appended follow as they come. Ctrl-C ends it.")]
+pub(crate) struct DevArgs {
+    /// The modules directory.
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) allow: AllowArgs,
+}
+
+/// `xs test`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs test ./modules
+  xs test ./modules anomaly
+
+Runs every *.test.ts below the directory: import { test, trial } from \"xs/test\". Nothing outside is
+reached: files, variables and answers of fetch are those that a test makes up.")]
+pub(crate) struct TestArgs {
+    /// The modules directory.
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    /// Only the files whose path holds one of these.
+    pub(crate) only: Vec<String>,
 }
 
 /// `xs ping`.

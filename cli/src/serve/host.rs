@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use xs_protocol::{Role, Server};
+use xs_runtime::host::SPENT_ISOLATES_MAX;
 use xs_runtime::supervise::child::{self, ChildOptions};
 use xs_runtime::supervise::{SuperviseOptions, Supervisor};
 
@@ -33,6 +34,7 @@ pub(super) fn start(
     let allow = [
         (args.allow.allow_net_any, "--allow-net-any"),
         (args.allow.allow_net_private, "--allow-net-private"),
+        (args.allow.allow_run, "--allow-run"),
     ];
     words.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
     let program = std::env::current_exe().context("find the program of this process")?;
@@ -45,5 +47,6 @@ pub(super) fn start(
 pub(crate) fn run(args: HostArgs) -> ExitCode {
     super::log::start(args.log);
     let allow = args.allow.allow(vec![args.store]);
-    child::main(ChildOptions { modules: Some(args.modules), allow })
+    let spent_isolates_max = SPENT_ISOLATES_MAX;
+    child::main(ChildOptions { modules: Some(args.modules), allow, spent_isolates_max })
 }

@@ -8,6 +8,7 @@ mod cas;
 mod cat;
 mod causes;
 mod cursor;
+mod dev;
 mod doctor;
 mod each;
 mod frames;
@@ -18,6 +19,7 @@ mod position;
 mod stats;
 mod status;
 mod sure;
+mod test;
 mod token;
 mod tools;
 mod transfer;
@@ -45,6 +47,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Subcommand::Serve(serve) => serve::run(serve, addr).await,
         Subcommand::Version => status::version(),
         Subcommand::Ping(ping) => status::ping(&ping, addr).await,
+        Subcommand::Dev(dev) => dev::run(dev).await,
+        Subcommand::Test(tests) => test::run(&tests).await,
         Subcommand::Modules(modules) => match modules::without_store(modules).await {
             Ok(ended) => ended,
             Err(modules) => with_store(addr, Subcommand::Modules(modules)).await,

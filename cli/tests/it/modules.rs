@@ -43,6 +43,12 @@ fn a_module_is_stopped_started_and_reset() {
     add(&place, 3);
     place.await_frames("sum.out", 1);
     assert_eq!(place.ok(&["modules", "state", "sum"]).text(), "{\"sum\":3}\n");
+    add(&place, 0);
+    add(&place, 2);
+    place.await_frames("sum.out", 2);
+    let at = |n: usize| place.frames("in")[n]["id"].as_str().unwrap().to_owned();
+    let then = |n: usize| place.ok(&["modules", "state", "sum", "--at", &at(n)]).text();
+    assert_eq!([then(0), then(1), then(2)], ["3", "3", "5"].map(|n| format!("{{\"sum\":{n}}}\n")));
     let stopped = place.ok(&["modules", "stop", "sum"]).json();
     assert_eq!(stopped[0]["event"], "fin.term");
     assert_eq!(state_of(&place, "sum"), "stopped");
@@ -50,7 +56,7 @@ fn a_module_is_stopped_started_and_reset() {
     add(&place, 4);
     let started = place.ok(&["modules", "start", "sum"]).json();
     assert_eq!(started[0]["event"], "active");
-    assert_eq!(place.await_frames("sum.out", 2)[1]["meta"]["sum"], 7);
+    assert_eq!(place.await_frames("sum.out", 3)[2]["meta"]["sum"], 9);
     // A server that starts again takes it neither for stopped nor for new.
     assert!(server.stop().success());
     let server = place.serve(&["--modules", "modules", "--sync", "none"]);
@@ -62,7 +68,7 @@ fn a_module_is_stopped_started_and_reset() {
     assert!(dry.contains("handler sum") && dry.contains("1 cursors"), "{dry}");
     place.ok(&["modules", "reset", "sum", "--yes"]);
     add(&place, 5);
-    assert_eq!(place.await_frames("sum.out", 3)[2]["meta"]["sum"], 5);
+    assert_eq!(place.await_frames("sum.out", 4)[3]["meta"]["sum"], 5);
     assert!(server.stop().success());
 }
 
@@ -155,4 +161,50 @@ fn modules_are_made_and_checked_without_a_store() {
     let errors: Vec<_> = errors.map(|module| module["error"]["code"].clone()).collect();
     assert_eq!(errors, ["syntax", "definition"]);
     assert!(!fs::exists(place.path("store")).unwrap());
+}
+
+#[test]
+fn tests_of_modules_are_run_and_counted_by_their_exit_code() {
+    let place = Place::new();
+    place.write("m/handlers/sum.ts", SUM);
+    let test = r#"
+import { assertEquals, test, trial } from "xs/test";
+import sum from "./sum.ts";
+test("it adds", async () => {
+  const frames = [1, 2].map((n) => ({ topic: "in", meta: { n } }));
+  assertEquals((await trial(sum, { frames })).state, { sum: WANTED });
+});
+"#;
+    place.write("m/handlers/sum.test.ts", &test.replace("WANTED", "3"));
+    let good = place.ok(&["test", "m"]).json();
+    assert_eq!((&good[0]["test"], &good[0]["error"]), (&json!("it adds"), &Value::Null));
+    place.write("m/handlers/sum.test.ts", &test.replace("WANTED", "4"));
+    let bad = place.xs(&["test", "m", "sum"]);
+    assert_eq!(bad.code, 1, "{}", bad.err);
+    assert_eq!(bad.json()[0]["error"]["line"], 6);
+    assert_eq!(place.xs(&["test", "m", "other"]).code, 3);
+    assert!(!fs::exists(place.path("store")).unwrap());
+}
+
+#[test]
+fn dev_serves_a_store_of_its_own_and_shows_what_happens() {
+    use std::io::{BufRead as _, BufReader};
+    let place = Place::new();
+    place.write("m/handlers/sum.ts", SUM);
+    let mut command = place.command(&["dev", "m"]);
+    let mut dev = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
+    let mut until = |what: &str| {
+        let found = lines.by_ref().map(Result::unwrap).find(|line| line.contains(what));
+        found.unwrap_or_else(|| panic!("nothing is said of {what}"))
+    };
+    until("m/.xs/dev");
+    until("xs.handler.sum.active");
+    place.ok(&["append", "./m/.xs/dev", "in", "-n", "--meta", "{\"n\":2}"]);
+    until("adding 2");
+    until("sum.out");
+    place.write("m/handlers/sum.ts", "export default {");
+    until("xs.handler.sum.invalid");
+    crate::support::signal(&dev, rustix::process::Signal::INT);
+    assert!(crate::support::wait_within(&mut dev, crate::support::PATIENCE).success());
 }

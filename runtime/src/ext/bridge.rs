@@ -16,9 +16,13 @@ use tokio_util::sync::DropGuard;
 use xs_engine::{BlobHash, NewFrame, Origin};
 
 use super::batch::Batch;
+use super::blobs::Uploads;
+use super::child::Children;
 use super::input::Keeping;
 use super::outbox::Outbox;
+use super::socket::Sockets;
 use super::streams::Streams;
+use super::trial::Answers;
 use crate::isolate::handle::{Replies, Request};
 use crate::isolate::stop::Stop;
 use crate::isolate::{Backend, Definition, FailureKind, Input, IsolateSpec, ModuleError, Verdict};
@@ -31,7 +35,12 @@ pub(crate) struct Bridge {
     pub(crate) spec: IsolateSpec,
     pub(super) backend: Arc<dyn Backend>,
     pub(crate) stop: Arc<Stop>,
-    pub(super) streams: Streams,
+    pub(super) streams: Streams<String>,
+    pub(super) bytes: Streams<Bytes>,
+    pub(super) uploads: Uploads,
+    pub(super) children: Children,
+    pub(super) sockets: Sockets,
+    pub(super) answers: Answers,
     requests: RefCell<Option<mpsc::UnboundedReceiver<Request>>>,
     pub(super) definition: RefCell<Option<Definition>>,
     granted: RefCell<Granted>,
@@ -79,6 +88,11 @@ impl Bridge {
             backend,
             stop,
             streams: Streams::default(),
+            bytes: Streams::default(),
+            uploads: Uploads::default(),
+            children: Children::default(),
+            sockets: Sockets::default(),
+            answers: Answers::default(),
             requests: RefCell::new(Some(requests)),
             definition: RefCell::default(),
             granted: RefCell::default(),

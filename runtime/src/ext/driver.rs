@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::bridge::{Bridge, HANDLER_RUN, Run, bridge};
 use super::frames;
 use super::outbox::Outbox;
+use super::outputs::{inline, stored};
 use crate::isolate::handle::Request;
 use crate::isolate::{Call, FailureKind, ModuleError, Verdict};
 
@@ -184,7 +185,7 @@ pub(super) fn op_xs_emit(
     #[string] body: String,
 ) -> Result<bool, JsErrorBox> {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
-    bridge.emit(run, input, &topic, meta, &ttl, Bytes::from(body))
+    bridge.emit(run, input, &topic, meta, &ttl, inline(body))
 }
 
 /// As `op_xs_emit`, with bytes.
@@ -199,7 +200,21 @@ pub(super) fn op_xs_emit_bytes(
     #[buffer] body: JsBuffer,
 ) -> Result<bool, JsErrorBox> {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
-    bridge.emit(run, input, &topic, meta, &ttl, Bytes::copy_from_slice(&body))
+    bridge.emit(run, input, &topic, meta, &ttl, inline(Bytes::copy_from_slice(&body)))
+}
+
+/// As `op_xs_emit`, for a generator or a call, with a body that is in the store already.
+#[op2(fast)]
+pub(super) fn op_xs_emit_stored(
+    state: &mut OpState,
+    run: u32,
+    #[string] topic: String,
+    #[string] meta: String,
+    #[string] ttl: String,
+    #[string] hash: &str,
+) -> Result<bool, JsErrorBox> {
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    bridge.emit(run, 0, &topic, meta, &ttl, stored(hash)?)
 }
 
 /// Whether a run has as many frames under way as it may.

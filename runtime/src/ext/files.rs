@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::fs::{File, Metadata};
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -34,7 +34,7 @@ const POSITION_PERIOD: Duration = Duration::from_secs(1);
 /// Entries of a directory listing.
 const ENTRIES_MAX: usize = 100_000;
 
-fn denied(error: ReadDenied) -> JsErrorBox {
+pub(super) fn denied(error: ReadDenied) -> JsErrorBox {
     match error {
         ReadDenied::Denied { .. } => JsErrorBox::new("NotCapable", error.to_string()),
         ReadDenied::Io { .. } => JsErrorBox::generic(error.to_string()),
@@ -45,12 +45,12 @@ fn denied(error: ReadDenied) -> JsErrorBox {
 async fn blocking<T: Send + 'static>(
     bridge: &Bridge,
     path: String,
-    work: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
+    work: impl FnOnce(File) -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, JsErrorBox> {
     let granted = bridge.granted();
     let done = tokio::task::spawn_blocking(move || {
-        let real = granted.readable(&path)?;
-        work(&real).map_err(|error| ReadDenied::Io { path, error: error.to_string() })
+        let (file, _) = granted.open(&path)?;
+        work(file).map_err(|error| ReadDenied::Io { path, error: error.to_string() })
     });
     match done.await {
         Ok(result) => result.map_err(denied),
@@ -59,9 +59,9 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Reads to the end of the file, whatever size it claims: files in /proc claim none.
-fn read_all(path: &Path) -> std::io::Result<Vec<u8>> {
+fn read_all(file: File) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(READ_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    file.take(READ_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > READ_BYTES_MAX {
         let message = format!("it is larger than {READ_BYTES_MAX} bytes; use ctx.tail() for it");
         return Err(std::io::Error::other(message));
@@ -97,9 +97,11 @@ pub(super) async fn op_xs_fs_list(
     state: Rc<RefCell<OpState>>,
     #[string] path: String,
 ) -> Result<String, JsErrorBox> {
-    let list = |path: &Path| {
+    let list = |dir: File| {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(path)?.take(ENTRIES_MAX) {
+        for entry in
+            std::fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))?.take(ENTRIES_MAX)
+        {
             names.push(entry?.file_name().to_string_lossy().into_owned());
         }
         names.sort();
@@ -115,7 +117,7 @@ pub(super) async fn op_xs_fs_stat(
     state: Rc<RefCell<OpState>>,
     #[string] path: String,
 ) -> Result<String, JsErrorBox> {
-    let meta = blocking(&bridge(&state), path, |path| path.metadata()).await?;
+    let meta = blocking(&bridge(&state), path, |file| file.metadata()).await?;
     let kind = match (meta.is_file(), meta.is_dir()) {
         (true, _) => "file",
         (_, true) => "dir",
@@ -186,7 +188,7 @@ pub(super) async fn op_xs_tail(
     bridge.streams.open(Box::new(source))
 }
 
-impl Source for Tail {
+impl Source<String> for Tail {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
             self.save();
@@ -234,18 +236,13 @@ impl Tail {
     }
 
     fn open(&self) -> Result<Option<(File, Metadata)>, JsErrorBox> {
-        let real = match self.granted.readable(&self.path) {
-            Ok(real) => real,
+        let file = match self.granted.open(&self.path) {
+            Ok((file, _)) => file,
+            // Between two files of a rotation there may be none: looked for again next time.
             Err(ReadDenied::Io { .. }) => return Ok(None),
             Err(error) => return Err(denied(error)),
         };
-        let open = |real: PathBuf| {
-            let file = File::open(real)?;
-            let meta = file.metadata()?;
-            Ok::<_, std::io::Error>((file, meta))
-        };
-        // Between two files of a rotation there may be none: looked for again next time.
-        Ok(open(real).ok())
+        Ok(file.metadata().ok().map(|meta| (file, meta)))
     }
 
     fn start(&mut self, file: File, meta: &Metadata, offset: u64) {

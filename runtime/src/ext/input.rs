@@ -79,7 +79,7 @@ pub(super) fn op_xs_input_left(state: &mut OpState) {
     }
 }
 
-impl Source for Sends {
+impl Source<String> for Sends {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
             self.keeping.taken();

@@ -3,17 +3,23 @@
 //! (docs/adr/0002-what-crosses.md), and none of them panics.
 
 mod batch;
+mod blobs;
 mod bridge;
+mod child;
+mod crypto;
 mod driver;
 mod files;
 mod frames;
 mod input;
 mod outbox;
 mod outputs;
-mod random;
+mod socket;
 mod sources;
 mod store;
 mod streams;
+mod times;
+mod trial;
+mod watch;
 
 use std::rc::Rc;
 
@@ -32,6 +38,7 @@ deno_core::extension!(
         driver::op_xs_watch_signal,
         driver::op_xs_emit,
         driver::op_xs_emit_bytes,
+        driver::op_xs_emit_stored,
         driver::op_xs_full,
         driver::op_xs_drained,
         driver::op_xs_undo,
@@ -52,6 +59,8 @@ deno_core::extension!(
         store::op_xs_topics,
         store::op_xs_append,
         store::op_xs_append_bytes,
+        store::op_xs_append_stored,
+        store::op_xs_append_if,
         store::op_xs_blob_put,
         store::op_xs_blob_text,
         store::op_xs_blob_bytes,
@@ -65,13 +74,47 @@ deno_core::extension!(
         files::op_xs_tail,
         input::op_xs_input,
         input::op_xs_input_left,
-        random::op_xs_random,
-        random::op_xs_uuid,
+        blobs::op_xs_blob_open,
+        blobs::op_xs_bytes_next,
+        blobs::op_xs_bytes_close,
+        blobs::op_xs_upload,
+        blobs::op_xs_upload_write,
+        blobs::op_xs_upload_end,
+        blobs::op_xs_upload_drop,
+        child::op_xs_spawn,
+        child::op_xs_child_status,
+        child::op_xs_child_kill,
+        child::op_xs_child_write,
+        child::op_xs_child_close,
+        crypto::op_xs_random,
+        crypto::op_xs_uuid,
+        crypto::op_xs_digest,
+        crypto::op_xs_hmac,
+        crypto::op_xs_hmac_verify,
+        socket::op_xs_socket,
+        socket::op_xs_socket_next,
+        socket::op_xs_socket_text,
+        socket::op_xs_socket_bytes,
+        socket::op_xs_socket_close,
+        socket::op_xs_socket_drop,
+        times::op_xs_cron_next,
+        trial::op_xs_trial,
+        trial::op_xs_trial_asked,
+        trial::op_xs_trial_answer,
+        trial::op_xs_trial_ended,
+        trial::op_xs_ask,
+        watch::op_xs_watch,
     ],
     lazy_loaded_js = [
         dir "js",
         "values.js",
+        "bytes.js",
+        "child.js",
+        "crypto.js",
         "frame.js",
+        "socket.js",
+        "test.js",
+        "trial.js",
         "context.js",
         "driver.js",
         "api.js",
@@ -79,12 +122,18 @@ deno_core::extension!(
         "ext:deno_telemetry/util.ts" = "telemetry_util.js",
         "ext:deno_net/02_tls.js" = "tls.js",
     ],
-    synthetic_esm = ["xs:module" = "ext:xs_runtime/api.js"],
+    synthetic_esm = [
+        "xs:module" = "ext:xs_runtime/api.js",
+        "xs:test" = "ext:xs_runtime/test.js",
+    ],
     js = [dir "js", "main.js"],
 );
 
 /// The specifier that `import ... from "xs"` resolves to.
 pub(crate) const XS_MODULE: &str = "xs:module";
+
+/// The specifier that `import ... from "xs/test"` resolves to.
+pub(crate) const XS_TEST_MODULE: &str = "xs:test";
 
 /// Names that stay on the global object; runtime/js/globals.txt, one a line.
 pub(crate) const GLOBALS: &str = include_str!("../../js/globals.txt");
@@ -122,11 +171,17 @@ mod tests {
     #[test]
     fn ops_take_strings_numbers_and_bytes_only() {
         let sources = [
+            include_str!("blobs.rs"),
+            include_str!("child.rs"),
+            include_str!("crypto.rs"),
             include_str!("driver.rs"),
             include_str!("files.rs"),
             include_str!("input.rs"),
-            include_str!("random.rs"),
+            include_str!("socket.rs"),
             include_str!("store.rs"),
+            include_str!("times.rs"),
+            include_str!("trial.rs"),
+            include_str!("watch.rs"),
         ];
         let known = [
             "OpState",
@@ -151,7 +206,7 @@ mod tests {
                 ops += 1;
             }
         }
-        assert!(ops >= 40, "{ops}");
+        assert!(ops >= 65, "{ops}");
     }
 
     /// A script that is still a path would be looked for on the user's machine.

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use tokio::sync::{Notify, oneshot};
 use xs_engine::{Body, Frame, NewFrame};
 
-use crate::isolate::limits::{OUTSTANDING_BYTES_MAX, OUTSTANDING_FRAMES_MAX};
+use crate::isolate::limits::{
+    OUTSTANDING_BYTES_MAX, OUTSTANDING_FRAMES_MAX, UNAWAITED_BYTES_MAX, UNAWAITED_FRAMES_MAX,
+};
 use crate::isolate::{Backend, BackendCode, BackendError};
 
 type Stored = oneshot::Sender<Result<Frame, BackendError>>;
@@ -88,6 +90,12 @@ impl Outbox {
     pub(super) fn is_full(&self) -> bool {
         let inner = self.inner.borrow();
         inner.frames >= OUTSTANDING_FRAMES_MAX || inner.bytes >= OUTSTANDING_BYTES_MAX
+    }
+
+    /// Whether nobody waits for what is handed over, so that it would pile up without end.
+    pub(super) fn is_flooded(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.frames >= UNAWAITED_FRAMES_MAX || inner.bytes >= UNAWAITED_BYTES_MAX
     }
 
     /// A refusal that nobody was told yet.

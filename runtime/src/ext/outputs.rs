@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use deno_error::JsErrorBox;
-use xs_engine::{Body, Frame, Meta, NewFrame, Origin, Topic, Ttl};
+use xs_engine::{BlobHash, Body, Frame, Meta, NewFrame, Origin, Topic, Ttl};
 
 use super::bridge::{Bridge, HANDLER_RUN, type_error};
 use crate::isolate::limits::OUTPUT_BODY_BYTES_MAX;
@@ -28,14 +28,16 @@ impl Bridge {
         topic: &str,
         meta: String,
         ttl: &str,
-        body: Bytes,
+        body: Body,
         origin: Origin,
     ) -> Result<NewFrame, JsErrorBox> {
-        if body.len() > OUTPUT_BODY_BYTES_MAX {
+        if let Body::Inline(bytes) = &body
+            && bytes.len() > OUTPUT_BODY_BYTES_MAX
+        {
             return Err(JsErrorBox::range_error(format!(
                 "a body of {} bytes is over the limit of {OUTPUT_BODY_BYTES_MAX}; \
-                 keep large content with ctx.blob.put() and append its hash",
-                body.len()
+                 hand it over as a Blob or a ReadableStream",
+                bytes.len()
             )));
         }
         let definition = self.definition.borrow();
@@ -53,7 +55,6 @@ impl Bridge {
             text => Ttl::parse(text).map_err(type_error)?,
         };
         let meta = Meta::parse(meta).map_err(type_error)?;
-        let body = if body.is_empty() { Body::None } else { Body::Inline(body) };
         Ok(NewFrame { topic, meta, body, ttl, origin: Some(origin) })
     }
 
@@ -75,7 +76,7 @@ impl Bridge {
         topic: &str,
         meta: String,
         ttl: &str,
-        body: Bytes,
+        body: Body,
     ) -> Result<bool, JsErrorBox> {
         if run == HANDLER_RUN {
             return self.emit_buffered(input as usize, topic, meta, ttl, body);
@@ -99,7 +100,7 @@ impl Bridge {
         topic: &str,
         meta: String,
         ttl: &str,
-        body: Bytes,
+        body: Body,
     ) -> Result<bool, JsErrorBox> {
         let mut batch = self.batch.borrow_mut();
         let Some(batch) = batch.as_mut() else { return Err(over()) };
@@ -107,6 +108,20 @@ impl Bridge {
         let frame = self.frame(topic, meta, ttl, body, origin)?;
         batch.push(input, frame)
     }
+}
+
+/// A body that travels with its frame; an empty one is none.
+pub(super) fn inline(bytes: impl Into<Bytes>) -> Body {
+    let bytes = bytes.into();
+    if bytes.is_empty() { Body::None } else { Body::Inline(bytes) }
+}
+
+/// A body that is in the store already.
+///
+/// # Errors
+/// When that is no hash.
+pub(super) fn stored(hash: &str) -> Result<Body, JsErrorBox> {
+    BlobHash::parse(hash).map(Body::Stored).map_err(type_error)
 }
 
 fn over() -> JsErrorBox {

@@ -12,13 +12,17 @@ use futures::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
-use xs_engine::{BlobHash, Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
+use xs_engine::{
+    BlobHash, Body, Bound, Condition, Frame, FrameId, IdempotencyKey, ReadOptions, Start,
+    TopicPatterns,
+};
 
 use super::bridge::{Bridge, bridge, type_error};
 use super::frames;
+use super::outputs::{inline, stored};
 use super::streams::Source;
-use crate::isolate::limits::{LOG_CHARS_MAX, READ_BYTES_MAX};
-use crate::isolate::{Backend, BackendError, CallRequest, FrameStream, LogLevel};
+use crate::isolate::limits::{LOG_CHARS_MAX, READ_BYTES_MAX, UNAWAITED_FRAMES_MAX};
+use crate::isolate::{Backend, BackendCode, BackendError, CallRequest, FrameStream, LogLevel};
 
 /// Frames handed to JavaScript at once.
 const FRAMES_MAX: usize = 256;
@@ -106,7 +110,7 @@ struct Frames {
     failed: Option<JsErrorBox>,
 }
 
-impl Source for Frames {
+impl Source<String> for Frames {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
             if let Some(error) = self.failed.take() {
@@ -186,7 +190,7 @@ pub(super) async fn op_xs_stream_next(
     state: Rc<RefCell<OpState>>,
     number: u32,
 ) -> Result<String, JsErrorBox> {
-    bridge(&state).streams.next(number).await
+    Ok(bridge(&state).streams.next(number).await?.unwrap_or_default())
 }
 
 /// Ends a stream.
@@ -259,7 +263,7 @@ async fn append(
     topic: String,
     meta: String,
     ttl: String,
-    body: Bytes,
+    body: Body,
 ) -> Result<String, JsErrorBox> {
     let stored = {
         let mut runs = bridge.runs.borrow_mut();
@@ -268,6 +272,11 @@ async fn append(
                 "this run is over: nothing more can be appended from it",
             ));
         };
+        if run.outbox.is_flooded() {
+            return Err(JsErrorBox::range_error(format!(
+                "{UNAWAITED_FRAMES_MAX} frames are on their way to the store; await ctx.append()"
+            )));
+        }
         let frame = bridge.frame(&topic, meta, &ttl, body, run.origin)?;
         let (stored, answer) = oneshot::channel();
         run.outbox.push(frame, Some(stored));
@@ -292,7 +301,7 @@ pub(super) async fn op_xs_append(
     #[string] ttl: String,
     #[string] body: String,
 ) -> Result<String, JsErrorBox> {
-    append(bridge(&state), run, topic, meta, ttl, Bytes::from(body)).await
+    append(bridge(&state), run, topic, meta, ttl, inline(body)).await
 }
 
 /// As `op_xs_append`, with bytes.
@@ -306,7 +315,93 @@ pub(super) async fn op_xs_append_bytes(
     #[string] ttl: String,
     #[buffer] body: JsBuffer,
 ) -> Result<String, JsErrorBox> {
-    append(bridge(&state), run, topic, meta, ttl, Bytes::copy_from_slice(&body)).await
+    append(bridge(&state), run, topic, meta, ttl, inline(Bytes::copy_from_slice(&body))).await
+}
+
+/// As `op_xs_append`, with a body that is in the store already.
+#[op2]
+#[string]
+pub(super) async fn op_xs_append_stored(
+    state: Rc<RefCell<OpState>>,
+    run: u32,
+    #[string] topic: String,
+    #[string] meta: String,
+    #[string] ttl: String,
+    #[string] hash: String,
+) -> Result<String, JsErrorBox> {
+    append(bridge(&state), run, topic, meta, ttl, stored(&hash)?).await
+}
+
+/// Under which condition an append is to happen, and how often.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Terms {
+    expect: Option<Expect>,
+    key: Option<String>,
+}
+
+/// What an append expects of the log.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expect {
+    last: Place,
+    of: Option<String>,
+}
+
+impl Expect {
+    /// The condition. An id stands for the offset of its frame.
+    async fn condition(self, bridge: &Bridge, topic: &str) -> Result<Condition, JsErrorBox> {
+        let topics = topics(self.of.as_deref().unwrap_or(topic))?;
+        let offset = match self.last {
+            Place::Id(none) if none == "none" => return Ok(Condition::Empty(topics)),
+            Place::Offset(offset) => offset,
+            Place::Id(id) => {
+                let parsed = FrameId::parse(&id).map_err(type_error)?;
+                let frame = bridge.backend.get(parsed).await.map_err(refused)?;
+                let offset = frame.and_then(|frame| frame.offset());
+                let missing = || type_error(format!("expect: no stored frame has the id {id}"));
+                offset.ok_or_else(missing)?
+            }
+        };
+        Ok(Condition::LastAtMost { topics, offset })
+    }
+}
+
+/// Appends a frame on terms, given as JSON. The body is one that is in the store already; an empty
+/// hash is none. What does not hold comes back behind a `!`.
+#[op2]
+#[string]
+pub(super) async fn op_xs_append_if(
+    state: Rc<RefCell<OpState>>,
+    run: u32,
+    #[string] topic: String,
+    #[string] meta: String,
+    #[string] ttl: String,
+    #[string] hash: String,
+    #[string] terms: String,
+) -> Result<String, JsErrorBox> {
+    let bridge = bridge(&state);
+    let known = bridge.runs.borrow().get(&run).map(|run| (Rc::clone(&run.outbox), run.origin));
+    let Some((outbox, origin)) = known else {
+        let text = "this run is over: nothing more can be appended from it";
+        return Err(JsErrorBox::generic(text));
+    };
+    let body = if hash.is_empty() { Body::None } else { stored(&hash)? };
+    let frame = bridge.frame(&topic, meta, &ttl, body, origin)?;
+    let Terms { expect, key } = serde_json::from_str(&terms)
+        .map_err(|_| type_error("expect is { last: \"none\" | offset | id, of?: topics }"))?;
+    let conditions = match expect {
+        Some(expect) => vec![expect.condition(&bridge, &topic).await?],
+        None => Vec::new(),
+    };
+    let key = key.map(|key| IdempotencyKey::parse(&key)).transpose().map_err(type_error)?;
+    // What was said before it is stored before it.
+    outbox.empty().await;
+    match bridge.backend.append_if(vec![frame], conditions, key).await {
+        Ok(frames) => Ok(one(frames.into_iter().next(), &*bridge.backend)),
+        Err(error) if error.code == BackendCode::Conflict => Ok(format!("!{}", error.message)),
+        Err(error) => Err(refused(error)),
+    }
 }
 
 /// Keeps a blob; gives its hash.

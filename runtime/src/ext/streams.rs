@@ -1,5 +1,5 @@
-//! Streams that JavaScript pulls from: frames of a read or a call, lines of a file. Each next()
-//! takes what is ready, up to a bound, as one text; the end is an empty text.
+//! Streams that JavaScript pulls from: frames of a read or a call, lines of a file, bytes. Each
+//! next() takes what is ready, up to a bound, as one item; the end is no item.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,27 +11,37 @@ use tokio_util::sync::CancellationToken;
 
 use crate::isolate::limits::STREAMS_MAX;
 
-/// One source of texts.
-pub(super) trait Source {
-    /// The next items as one text, `None` at the end.
-    fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>>;
+/// One source of texts or bytes.
+pub(super) trait Source<T> {
+    /// What is next, `None` at the end.
+    fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<T>, JsErrorBox>>;
 }
 
-#[derive(Default)]
-pub(super) struct Streams {
-    open: RefCell<HashMap<u32, Open>>,
+pub(super) struct Streams<T> {
+    open: RefCell<HashMap<u32, Open<T>>>,
     next: Cell<u32>,
 }
 
-#[derive(Clone)]
-struct Open {
-    source: Rc<tokio::sync::Mutex<Box<dyn Source>>>,
+struct Open<T> {
+    source: Rc<tokio::sync::Mutex<Box<dyn Source<T>>>>,
     closed: CancellationToken,
 }
 
-impl Streams {
+impl<T> Clone for Open<T> {
+    fn clone(&self) -> Self {
+        Self { source: Rc::clone(&self.source), closed: self.closed.clone() }
+    }
+}
+
+impl<T> Default for Streams<T> {
+    fn default() -> Self {
+        Self { open: RefCell::default(), next: Cell::new(0) }
+    }
+}
+
+impl<T> Streams<T> {
     /// Keeps a source under a new number.
-    pub(super) fn open(&self, source: Box<dyn Source>) -> Result<u32, JsErrorBox> {
+    pub(super) fn open(&self, source: Box<dyn Source<T>>) -> Result<u32, JsErrorBox> {
         let mut open = self.open.borrow_mut();
         if open.len() >= STREAMS_MAX {
             return Err(JsErrorBox::range_error(format!(
@@ -50,20 +60,18 @@ impl Streams {
         Ok(number)
     }
 
-    /// The next text; empty once the stream has ended or was closed.
-    pub(super) async fn next(&self, number: u32) -> Result<String, JsErrorBox> {
-        let Some(open) = self.open.borrow().get(&number).cloned() else {
-            return Ok(String::new());
-        };
-        let text = tokio::select! {
+    /// What is next; nothing once the stream has ended or was closed.
+    pub(super) async fn next(&self, number: u32) -> Result<Option<T>, JsErrorBox> {
+        let Some(open) = self.open.borrow().get(&number).cloned() else { return Ok(None) };
+        let item = tokio::select! {
             biased;
             () = open.closed.cancelled() => Ok(None),
-            text = async { open.source.lock().await.next().await } => text,
+            item = async { open.source.lock().await.next().await } => item,
         };
-        if !matches!(text, Ok(Some(_))) {
+        if !matches!(item, Ok(Some(_))) {
             self.open.borrow_mut().remove(&number);
         }
-        text.map(Option::unwrap_or_default)
+        item
     }
 
     /// Ends a stream, also one that is being waited for.

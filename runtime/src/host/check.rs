@@ -11,15 +11,17 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream;
 use serde_json::Value;
-use xs_engine::{BlobHash, Frame, FrameId, NewFrame, ReadOptions, TopicPatterns};
+use xs_engine::{
+    BlobHash, Condition, Frame, FrameId, IdempotencyKey, NewFrame, ReadOptions, TopicPatterns,
+};
 
 use super::config::Config;
 use super::files;
 use super::lifecycle::Key;
 use super::sync::find;
 use crate::isolate::{
-    Backend, BackendCode, BackendError, CallRequest, FrameStream, Isolate, IsolateSpec, Limits,
-    LogLevel, ModuleError, TopicInfo,
+    Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, Isolate, IsolateSpec,
+    Limits, LogLevel, ModuleError, TopicInfo,
 };
 use crate::loader::ModuleGraph;
 use crate::permissions::Allow;
@@ -73,6 +75,9 @@ async fn evaluate(
         limits: Limits::default(),
         allow,
         base: dir.to_owned(),
+        sealed: false,
+        trial: None,
+        trials: None,
     };
     let (isolate, _) = Isolate::start(spec, Arc::new(NoStore)).await?;
     if key.kind == crate::name::Kind::Handler {
@@ -82,7 +87,7 @@ async fn evaluate(
 }
 
 /// The store of a module that is not run.
-struct NoStore;
+pub(super) struct NoStore;
 
 fn absent<T: Send + 'static>() -> BoxFuture<'static, Result<T, BackendError>> {
     Box::pin(async { Err(no_store()) })
@@ -98,6 +103,15 @@ fn no_frames() -> FrameStream {
 
 impl Backend for NoStore {
     fn append(&self, _: Vec<NewFrame>) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
+        absent()
+    }
+
+    fn append_if(
+        &self,
+        _: Vec<NewFrame>,
+        _: Vec<Condition>,
+        _: Option<IdempotencyKey>,
+    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
         absent()
     }
 
@@ -133,6 +147,17 @@ impl Backend for NoStore {
         _: BlobHash,
         _: u64,
     ) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
+        absent()
+    }
+
+    fn blob_chunks(
+        &self,
+        _: BlobHash,
+    ) -> BoxFuture<'static, Result<Option<ByteStream>, BackendError>> {
+        absent()
+    }
+
+    fn blob_put_from(&self, _: ByteStream) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
         absent()
     }
 

@@ -61,6 +61,8 @@ pub enum Grant {
     NetAny,
     /// Private, loopback and link-local addresses.
     NetPrivate,
+    /// Programs.
+    Run,
 }
 
 impl Config {
@@ -101,6 +103,7 @@ impl ModuleConfig {
         let mut allow = host.clone();
         allow.net_any |= self.allow.contains(&Grant::NetAny);
         allow.net_private |= self.allow.contains(&Grant::NetPrivate);
+        allow.run |= self.allow.contains(&Grant::Run);
         allow
     }
 

@@ -61,6 +61,22 @@ pub fn scan(dir: &Path) -> io::Result<Scan> {
     Ok(scan)
 }
 
+/// The JavaScript and TypeScript files below a directory that are not hidden, relative to it and in
+/// order.
+///
+/// # Errors
+/// As [`scan`].
+pub fn sources(dir: &Path) -> io::Result<Vec<String>> {
+    fs::read_dir(dir)?;
+    let files = walk(dir, Path::new(""), &mut 0)?.into_iter();
+    let mut files: Vec<String> = files
+        .filter(|path| path.extension().is_some_and(|end| end == "ts" || end == "js"))
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
 /// A fingerprint of everything that can change what a module is: equal fingerprints mean that
 /// nothing was saved in between.
 ///

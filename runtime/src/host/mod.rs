@@ -16,6 +16,7 @@ mod handler;
 mod keeper;
 pub mod lifecycle;
 mod pace;
+pub mod replay;
 mod report;
 mod store;
 mod sync;

@@ -95,7 +95,8 @@ pub(super) fn facts(definition: &Definition) -> Map<String, Value> {
         facts.insert("topics".to_owned(), json!(patterns));
     }
     let asked = &definition.permissions;
-    let asked = [("net", &asked.net), ("read", &asked.read), ("env", &asked.env)];
+    let asked =
+        [("net", &asked.net), ("read", &asked.read), ("run", &asked.run), ("env", &asked.env)];
     let asked: Map<_, _> = asked
         .into_iter()
         .filter(|(_, names)| !names.is_empty())

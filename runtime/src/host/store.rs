@@ -10,9 +10,10 @@ use futures::future::BoxFuture;
 use futures::stream;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::io::StreamReader;
 use xs_engine::{
-    BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta,
-    NewFrame, ReadOptions, Topic, TopicPatterns,
+    BlobHash, Body, Bound, Condition, CursorChange, CursorName, ExpectRevision, Frame, FrameId,
+    IdempotencyKey, Meta, NewFrame, ReadOptions, Topic, TopicPatterns,
 };
 use xs_protocol::{
     AppendRequest, Appended, Class, Client, ClientError, Code, LastRequest, SubEvent,
@@ -23,7 +24,7 @@ use super::lifecycle::{Key, Versions};
 use super::pace::{Pace, Verdict};
 use super::report;
 use crate::isolate::{
-    Backend, BackendCode, BackendError, CallRequest, FrameStream, LogLevel, TopicInfo,
+    Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, LogLevel, TopicInfo,
 };
 
 /// Frames that end a call, to be committed together with the cursor of the command.
@@ -88,6 +89,17 @@ impl Backend for ProcessorStore {
         }
         // Sent before the future is polled: outputs are stored in the order they were said in.
         let request = AppendRequest::frames(frames);
+        let reply = self.client.append(&request);
+        Box::pin(async move { stored(&request.frames, &reply.await.map_err(refused)?) })
+    }
+
+    fn append_if(
+        &self,
+        frames: Vec<NewFrame>,
+        conditions: Vec<Condition>,
+        key: Option<IdempotencyKey>,
+    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
+        let request = AppendRequest { frames, conditions, key, ..AppendRequest::default() };
         let reply = self.client.append(&request);
         Box::pin(async move { stored(&request.frames, &reply.await.map_err(refused)?) })
     }
@@ -162,6 +174,34 @@ impl Backend for ProcessorStore {
             let max = usize::try_from(max).unwrap_or(usize::MAX);
             blob.bytes(max).await.map(Some).map_err(refused)
         })
+    }
+
+    fn blob_chunks(
+        &self,
+        hash: BlobHash,
+    ) -> BoxFuture<'static, Result<Option<ByteStream>, BackendError>> {
+        let client = self.client.clone();
+        Box::pin(async move {
+            let Some(blob) = client.blob_get(&hash).await.map_err(refused)? else {
+                return Ok(None);
+            };
+            let pieces = stream::unfold(blob, |mut blob| async move {
+                let piece = blob.chunk().await?;
+                Some((piece.map_err(refused), blob))
+            });
+            Ok(Some(pieces.boxed()))
+        })
+    }
+
+    fn blob_put_from(
+        &self,
+        pieces: ByteStream,
+    ) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
+        let client = self.client.clone();
+        let source = StreamReader::new(pieces.map(|piece| piece.map_err(std::io::Error::other)));
+        Box::pin(
+            async move { client.blob_put(source).await.map(|(hash, _)| hash).map_err(refused) },
+        )
     }
 
     fn call(&self, request: CallRequest) -> FrameStream {
@@ -286,9 +326,8 @@ pub(super) fn refused(error: ClientError) -> BackendError {
         (Some(Code::DeadlinePassed), _) => BackendCode::TimedOut,
         (_, Class::Absent) => BackendCode::NotFound,
         (_, Class::Busy | Class::Storage | Class::Unknown) => BackendCode::Unavailable,
-        (_, Class::Protocol | Class::Access | Class::Invalid | Class::Condition) => {
-            BackendCode::Refused
-        }
+        (_, Class::Condition) => BackendCode::Conflict,
+        (_, Class::Protocol | Class::Access | Class::Invalid) => BackendCode::Refused,
     };
     BackendError::new(code, error.to_string())
 }

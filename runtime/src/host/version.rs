@@ -78,9 +78,7 @@ impl Version {
             return Err(error);
         }
         let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
-        let bytes = source(&shared.client, frame).await?;
-        let bytes = if meta["format"] == GRAPH { bytes } else { plain(key, &meta, &bytes)? };
-        let graph = graph(move || ModuleGraph::from_bytes(&bytes)).await?;
+        let graph = graph_of(&shared.client, key, frame).await?;
         let module = shared.config.read().module(&key.name);
         let config = meta.get("config").cloned();
         let code = graph.hash();
@@ -94,6 +92,9 @@ impl Version {
             limits: shared.limits,
             allow: module.widen(&shared.allow),
             base: shared.dir.clone(),
+            sealed: false,
+            trial: None,
+            trials: None,
         };
         let finishes = finishes.filter(|_| key.kind == Kind::Command);
         let (client, versions) = (shared.client.clone(), shared.versions.clone());
@@ -130,6 +131,21 @@ impl Version {
         let (isolate, definition) = start.await?;
         Ok(Started { isolate, definition })
     }
+}
+
+/// The sources of a `create` frame.
+///
+/// # Errors
+/// [`ModuleError`] when they are not there or are no module.
+pub(super) async fn graph_of(
+    client: &Client,
+    key: &Key,
+    frame: &Frame,
+) -> Result<ModuleGraph, ModuleError> {
+    let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
+    let bytes = source(client, frame).await?;
+    let bytes = if meta["format"] == GRAPH { bytes } else { plain(key, &meta, &bytes)? };
+    graph(move || ModuleGraph::from_bytes(&bytes)).await
 }
 
 /// The body of a `create` frame.

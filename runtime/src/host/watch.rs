@@ -100,9 +100,15 @@ impl Watch {
 }
 
 fn notices_of(dir: &Path, notices: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let root = dir.to_owned();
+    let hidden = move |path: &PathBuf| {
+        let below = path.strip_prefix(&root).unwrap_or(path);
+        below.iter().any(|part| part.to_str().is_none_or(files::hidden))
+    };
     let notice = move |event: notify::Result<notify::Event>| {
-        // Looking opens directories, which is noticed too and must not lead to another look.
-        if event.is_ok_and(|event| event.kind.is_access()) {
+        // Looking opens directories, which is noticed too and must not lead to another look; nor
+        // must a store below the directory, which `xs dev` has in `.xs`.
+        if event.is_ok_and(|event| event.kind.is_access() || event.paths.iter().all(&hidden)) {
             return;
         }
         // A full channel holds a notice already, and one is as good as many.

@@ -4,7 +4,9 @@
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use xs_engine::{BlobHash, Frame, FrameId, NewFrame, ReadOptions, TopicPatterns};
+use xs_engine::{
+    BlobHash, Condition, Frame, FrameId, IdempotencyKey, NewFrame, ReadOptions, TopicPatterns,
+};
 
 /// Why the store refused or could not be reached. Cheap to clone, since several waiting outputs
 /// can share one refusal.
@@ -23,6 +25,8 @@ pub struct BackendError {
 pub enum BackendCode {
     /// The request itself is wrong: trying again gives the same answer.
     Refused,
+    /// A condition does not hold, or the key was used for something else.
+    Conflict,
     /// The named frame, blob or command does not exist.
     NotFound,
     /// The store cannot take it now: it is full, read-only or gone.
@@ -97,12 +101,22 @@ pub struct CallRequest {
 
 /// Frames one after another; an error is the last item.
 pub type FrameStream = BoxStream<'static, Result<Frame, BackendError>>;
+/// Pieces of a blob; an error is the last item, and then there is no blob.
+pub type ByteStream = BoxStream<'static, Result<Bytes, BackendError>>;
 
 /// The store as an isolate sees it. Dropping a future or a stream gives the request up.
 pub trait Backend: Send + Sync + 'static {
     /// Appends frames as one batch and gives them back as stored. Their origin is set already.
     fn append(&self, frames: Vec<NewFrame>)
     -> BoxFuture<'static, Result<Vec<Frame>, BackendError>>;
+    /// As [`Backend::append`], if the conditions hold, and once for a key: with one that was used
+    /// before it gives back what was stored then.
+    fn append_if(
+        &self,
+        frames: Vec<NewFrame>,
+        conditions: Vec<Condition>,
+        key: Option<IdempotencyKey>,
+    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>>;
     /// Reads frames; a following read goes on until it is dropped.
     fn read(&self, options: ReadOptions) -> FrameStream;
     /// One frame by its id.
@@ -130,6 +144,16 @@ pub trait Backend: Send + Sync + 'static {
         hash: BlobHash,
         max: u64,
     ) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>>;
+    /// A blob in pieces; `None` when the store does not have it.
+    fn blob_chunks(
+        &self,
+        hash: BlobHash,
+    ) -> BoxFuture<'static, Result<Option<ByteStream>, BackendError>>;
+    /// Keeps what a stream yields as a blob; nothing when it yields an error.
+    fn blob_put_from(
+        &self,
+        pieces: ByteStream,
+    ) -> BoxFuture<'static, Result<BlobHash, BackendError>>;
     /// Calls a command; the stream ends after its last result.
     fn call(&self, request: CallRequest) -> FrameStream;
     /// One line of the processor's log. Never blocks; may drop lines above the log's rate.

@@ -98,6 +98,8 @@ pub struct PermissionList {
     pub net: Vec<String>,
     /// Paths, each with everything below it.
     pub read: Vec<String>,
+    /// Programs, as they are called.
+    pub run: Vec<String>,
     /// Names of environment variables.
     pub env: Vec<String>,
 }

@@ -69,10 +69,12 @@ pub(super) fn runtime(loader: Rc<GraphLoader>, limits: &Limits) -> Result<JsRunt
     })
 }
 
-/// Reduces the global object to the list and takes the driver out of it.
-pub(super) fn boot(js: &mut JsRuntime) -> Result<Driver, CoreError> {
+/// Reduces the global object to the list and takes the driver out of it. A module under trial has a
+/// clock that begins at `trial_ms`.
+pub(super) fn boot(js: &mut JsRuntime, trial_ms: Option<u64>) -> Result<Driver, CoreError> {
     let list = serde_json::Value::from(ext::GLOBALS);
-    let value = js.execute_script("xs:boot", format!("__xs_boot({list})"))?;
+    let trial = trial_ms.map_or_else(|| "null".to_owned(), |ms| ms.to_string());
+    let value = js.execute_script("xs:boot", format!("__xs_boot({list}, {trial})"))?;
     deno_core::scope!(scope, js);
     let value = v8::Local::new(scope, value);
     let object =

@@ -20,6 +20,10 @@ pub(crate) const GROUP_RECORDS_BYTES: usize = 1024 * 1024;
 pub(crate) const OUTSTANDING_FRAMES_MAX: usize = 256;
 /// Bytes of such frames.
 pub(crate) const OUTSTANDING_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Frames of one run that it may append without waiting for any of them.
+pub(crate) const UNAWAITED_FRAMES_MAX: usize = 4_096;
+/// Bytes of those frames.
+pub(crate) const UNAWAITED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of a body or a file that JavaScript reads in one piece.
 pub(crate) const READ_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of a handler's state as JSON: what a cursor keeps, without what is kept beside it.

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use xs_engine::{Frame, FrameId, NewFrame};
 
 pub use backend::{
-    Backend, BackendCode, BackendError, CallRequest, FrameStream, LogLevel, TopicInfo,
+    Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, LogLevel, TopicInfo,
 };
 pub use definition::{
     ArgSpec, ArgType, Definition, Kind, LastResort, OnError, OutputSpec, PermissionList, StartAt,
@@ -36,6 +36,7 @@ pub use limits::{INPUTS_MAX, Limits};
 
 use crate::loader::ModuleGraph;
 use crate::permissions::Allow;
+use crate::trial::{Trial, Trials};
 
 /// Everything an isolate is made from.
 #[derive(Debug, Clone)]
@@ -58,6 +59,33 @@ pub struct IsolateSpec {
     pub allow: Allow,
     /// Directory that relative paths in `permissions.read` and `ctx.fs` start from.
     pub base: PathBuf,
+    /// Whether nothing outside may be reached, whatever it names and the operator allows.
+    pub sealed: bool,
+    /// What a test has made up for it, when it is under trial.
+    pub trial: Option<Arc<Trial>>,
+    /// The trials it may make, when it is a test.
+    pub(crate) trials: Option<Arc<Trials>>,
+}
+
+impl IsolateSpec {
+    /// A module with the default limits, no configuration and nothing allowed.
+    #[must_use]
+    pub fn new(name: &str, kind: Kind, create: FrameId, graph: ModuleGraph) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            create,
+            graph: Arc::new(graph),
+            config: Value::Null,
+            env: BTreeMap::new(),
+            limits: Limits::default(),
+            allow: Allow::default(),
+            base: PathBuf::from("/"),
+            sealed: false,
+            trial: None,
+            trials: None,
+        }
+    }
 }
 
 /// A frame handed to a handler or a command.

@@ -61,6 +61,8 @@ struct Permissions {
     #[serde(default)]
     read: Vec<String>,
     #[serde(default)]
+    run: Vec<String>,
+    #[serde(default)]
     env: Vec<String>,
 }
 
@@ -171,6 +173,7 @@ pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleErr
     let permissions = fields.permissions.map(|asked| PermissionList {
         net: asked.net,
         read: asked.read,
+        run: asked.run,
         env: asked.env,
     });
     Ok(Definition {

@@ -138,7 +138,9 @@ impl Running {
     async fn evaluate(&mut self) -> Result<Definition, ModuleError> {
         let bridge = Rc::clone(&self.bridge);
         let stop = Arc::clone(&bridge.stop);
-        let driver = stop.watched(|| engine::boot(&mut self.js)).map_err(|e| self.failure(e))?;
+        let now_ms = bridge.spec.trial.as_ref().map(|trial| trial.now_ms);
+        let booted = stop.watched(|| engine::boot(&mut self.js, now_ms));
+        let driver = booted.map_err(|e| self.failure(e))?;
         let entry = GraphLoader::specifier(bridge.spec.graph.entry())
             .map_err(|error| ModuleError::new(FailureKind::Import, error.to_string()))?;
         let loaded = {
@@ -181,8 +183,17 @@ impl Running {
                 error
             })?;
         let definition = parse::definition(spec.kind, &json)?;
-        let (granted, permissions) =
-            Granted::new(&definition.permissions, &spec.allow, &spec.base)?;
+        let mut asked = definition.permissions.clone();
+        if spec.sealed {
+            asked.net.clear();
+            asked.run.clear();
+        }
+        if spec.sealed && spec.trial.is_none() {
+            asked.read.clear();
+        }
+        let (granted, permissions) = Granted::new(&asked, &spec.allow, &spec.base)?;
+        let root = spec.trial.as_ref().map(|trial| trial.files.clone());
+        let granted = granted.below(root);
         self.js.op_state().borrow_mut().put(permissions);
         bridge.define(definition.clone(), granted);
         stop.watched(|| engine::start(&mut self.js, &driver)).map_err(|e| self.thrown(&e))?;

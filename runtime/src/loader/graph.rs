@@ -1,13 +1,18 @@
 //! The files of one module, found by following its imports inside the modules directory.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use xs_engine::BlobHash;
 
 use super::place;
 use crate::isolate::{FailureKind, ModuleError};
+use crate::name::Kind;
 use crate::typescript::{self, Compiled, Import};
 
 /// Files in one graph.
@@ -16,6 +21,14 @@ const FILES_MAX: usize = 256;
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes of all files of a graph.
 const GRAPH_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// The entry of a test: no file can be called that, as a colon makes a specifier foreign.
+const TEST_ENTRY: &str = "xs-test:entry.js";
+
+/// Whether a specifier names a module that is always there.
+pub(super) fn is_built_in(specifier: &str) -> bool {
+    matches!(specifier, "xs" | "xs/test")
+}
 
 /// A module and everything it imports, read, checked and with types stripped.
 #[derive(Debug, Clone)]
@@ -41,22 +54,31 @@ struct Directory<'a>(&'a Path);
 
 impl Sources for Directory<'_> {
     fn read(&self, path: &str) -> Result<String, String> {
-        let root = self.0.canonicalize().map_err(|error| error.to_string())?;
-        let real = root.join(path).canonicalize().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
-            _ => error.to_string(),
-        })?;
-        if !real.starts_with(&root) {
-            return Err("it is a link that leads out of the modules directory".to_owned());
-        }
-        let meta = real.metadata().map_err(|error| error.to_string())?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat2(CWD, self.0, flags, Mode::empty(), ResolveFlags::empty());
+        let root = root.map_err(|error| error.to_string())?;
+        // Opened once and read from there: whatever links are turned meanwhile, it stays inside.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let file =
+            openat2(&root, path, flags, Mode::empty(), inside).map_err(|errno| match errno {
+                Errno::NOENT => "there is no such file".to_owned(),
+                Errno::XDEV | Errno::LOOP => {
+                    "it is a link that leads out of the modules directory".to_owned()
+                }
+                other => other.to_string(),
+            })?;
+        let file = File::from(file);
+        let meta = file.metadata().map_err(|error| error.to_string())?;
         if !meta.is_file() {
             return Err("it is not a file".to_owned());
         }
-        if meta.len() > FILE_BYTES_MAX {
+        let mut text = String::new();
+        let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
+        if text.len() as u64 > FILE_BYTES_MAX || meta.len() > FILE_BYTES_MAX {
             return Err(format!("it is larger than {FILE_BYTES_MAX} bytes"));
         }
-        std::fs::read_to_string(real).map_err(|error| error.to_string())
+        read.map(|_| text).map_err(|error| error.to_string())
     }
 }
 
@@ -76,6 +98,34 @@ impl ModuleGraph {
     /// large.
     pub fn load(dir: &Path, entry: &str) -> Result<Self, ModuleError> {
         Self::collect(entry, &Directory(dir))
+    }
+
+    /// Reads a test file and all it imports, with an entry that runs its tests.
+    ///
+    /// # Errors
+    /// As [`ModuleGraph::load`].
+    pub fn of_test(dir: &Path, test: &str) -> Result<Self, ModuleError> {
+        let mut graph = Self::load(dir, test)?;
+        let quoted = |path: &str| serde_json::Value::from(format!("./{path}")).to_string();
+        let modules = graph.files.iter().filter(|(path, file)| {
+            let first = path.split('/').next().unwrap_or_default();
+            let defines = Kind::ALL.iter().any(|kind| kind.dir() == first);
+            file.compiled.is_some() && *path != test && defines
+        });
+        let mut source = String::from("import { register, suite } from \"xs/test\";\n");
+        let mut registered = String::new();
+        for (number, (path, _)) in modules.enumerate() {
+            source += &format!("import * as m{number} from {};\n", quoted(path));
+            let path = serde_json::Value::from(path.as_str());
+            registered += &format!("register({path}, m{number}.default);\n");
+        }
+        source += &format!("import {};\n{registered}export default suite();\n", quoted(test));
+        let imports = Vec::new();
+        let compiled = Compiled { code: None, mappings: Vec::new(), imports };
+        let entry = ModuleFile { source: source.into(), compiled: Some(Arc::new(compiled)) };
+        graph.files.insert(TEST_ENTRY.to_owned(), entry);
+        graph.entry = TEST_ENTRY.to_owned();
+        Ok(graph)
     }
 
     /// Makes a graph from the sources kept in the store.
@@ -116,7 +166,7 @@ impl ModuleGraph {
             };
             let source: Arc<str> = Arc::from(source);
             let imports = compiled.as_ref().map_or(&[][..], |compiled| &compiled.imports);
-            for import in imports.iter().filter(|import| import.specifier != "xs") {
+            for import in imports.iter().filter(|import| !is_built_in(&import.specifier)) {
                 let error = |message| {
                     let at = import.at as usize;
                     place::error_at(FailureKind::Import, message, &path, &source, at)

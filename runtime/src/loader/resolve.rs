@@ -10,7 +10,7 @@ use deno_core::{
 use deno_error::JsErrorBox;
 
 use super::graph::{ModuleGraph, join};
-use crate::ext::XS_MODULE;
+use crate::ext::{XS_MODULE, XS_TEST_MODULE};
 
 /// What stands before the path of a file in the names the engine sees.
 pub(super) const SCHEME: &str = "file:///";
@@ -35,8 +35,10 @@ impl ModuleLoader for GraphLoader {
         let parse = |text: &str| {
             ModuleSpecifier::parse(text).map_err(|error| JsErrorBox::type_error(error.to_string()))
         };
-        if specifier == "xs" {
-            return parse(XS_MODULE);
+        match specifier {
+            "xs" => return parse(XS_MODULE),
+            "xs/test" => return parse(XS_TEST_MODULE),
+            _ => {}
         }
         if let Some(path) = specifier.strip_prefix(SCHEME)
             && self.0.file(path).is_some()

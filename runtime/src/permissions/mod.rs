@@ -3,7 +3,10 @@
 
 mod parser;
 
+use std::fs::File;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +21,8 @@ pub struct Allow {
     pub net_any: bool,
     /// Whether private, loopback and link-local addresses may be named in `net`.
     pub net_private: bool,
+    /// Whether modules may run the programs that they name.
+    pub run: bool,
     /// Directories that no module may read, whatever it names: the store's own files.
     pub read_denied: Vec<PathBuf>,
 }
@@ -39,9 +44,12 @@ const PRIVATE: [&str; 13] = [
     "ff00::/8",
 ];
 
-/// What a module was granted: the files.
+/// What a module was granted: files and programs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Granted {
+    /// The directory that stands for the root, for a module under trial.
+    root: Option<PathBuf>,
+    run: Vec<String>,
     base: PathBuf,
     read: Vec<PathBuf>,
     denied: Vec<PathBuf>,
@@ -68,6 +76,9 @@ impl Granted {
                 ));
             }
         }
+        if !asked.run.is_empty() && !allow.run {
+            return refuse("permissions.run needs `xs serve --allow-run`".into());
+        }
         let any = asked.net.iter().any(|host| host == "*");
         let options = PermissionsOptions {
             allow_net: (!asked.net.is_empty())
@@ -87,8 +98,58 @@ impl Granted {
             }
         };
         let read = asked.read.iter().map(|path| base.join(path)).collect();
-        let granted = Self { base: base.to_owned(), read, denied: allow.read_denied.clone() };
+        let (run, denied) = (asked.run.clone(), allow.read_denied.clone());
+        let granted = Self { root: None, run, base: base.to_owned(), read, denied };
         Ok((granted, PermissionsContainer::new(parser, permissions)))
+    }
+
+    /// The same below a directory that stands for the root.
+    pub(crate) fn below(self, root: Option<PathBuf>) -> Self {
+        Self { root, ..self }
+    }
+
+    /// Whether a program may be run. It is named as it is called: a name is looked for in PATH.
+    pub(crate) fn may_run(&self, command: &str) -> bool {
+        self.run.iter().any(|named| named == command)
+    }
+
+    /// Opens what may be read, and judges what was opened: a link that is turned in between leads
+    /// nowhere else. Also the real path. Blocks for as long as the file system does.
+    ///
+    /// # Errors
+    /// As [`Granted::readable`].
+    pub(crate) fn open(&self, path: &str) -> Result<(File, PathBuf), ReadDenied> {
+        let failed = |error: std::io::Error| ReadDenied::Io {
+            path: path.to_owned(),
+            error: error.to_string(),
+        };
+        let real = self.readable(path)?;
+        // Opening a pipe must not wait for who writes into it.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(real);
+        let file = file.map_err(failed)?;
+        let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let opened = std::fs::read_link(own).map_err(failed)?;
+        if !self.holds(&opened) {
+            return Err(ReadDenied::Denied { path: path.to_owned() });
+        }
+        Ok((file, opened))
+    }
+
+    /// Where a path of the module's is.
+    fn at(&self, path: &Path) -> PathBuf {
+        match &self.root {
+            None => path.to_owned(),
+            Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+        }
+    }
+
+    /// Whether a real path is within what was granted.
+    fn holds(&self, found: &Path) -> bool {
+        let inside = |roots: &[PathBuf]| {
+            let mut roots = roots.iter().filter_map(|root| self.at(root).canonicalize().ok());
+            roots.any(|root| found.starts_with(root))
+        };
+        inside(&self.read) && !inside(&self.denied)
     }
 
     /// The real path behind `path` when it may be read. Blocks for as long as the file system does.
@@ -99,20 +160,15 @@ impl Granted {
         let wanted = self.base.join(path);
         // Checked before the file system is asked: a denial must not tell whether a file exists.
         let named = self.read.iter().any(|root| normal(&wanted).starts_with(normal(root)));
-        let real = |path: &Path| path.canonicalize();
         let denied = || ReadDenied::Denied { path: path.to_owned() };
         if !named {
             return Err(denied());
         }
-        let found = real(&wanted)
+        let found = self
+            .at(&wanted)
+            .canonicalize()
             .map_err(|error| ReadDenied::Io { path: path.to_owned(), error: error.to_string() })?;
-        let inside = |roots: &[PathBuf]| {
-            roots.iter().any(|root| real(root).is_ok_and(|root| found.starts_with(root)))
-        };
-        if !inside(&self.read) || inside(&self.denied) {
-            return Err(denied());
-        }
-        Ok(found)
+        if self.holds(&found) { Ok(found) } else { Err(denied()) }
     }
 }
 

@@ -26,6 +26,9 @@ pub struct ChildOptions {
     pub modules: Option<PathBuf>,
     /// What modules may ask for.
     pub allow: Allow,
+    /// Isolates it may make beyond the first of each processor, in practice
+    /// [`host::SPENT_ISOLATES_MAX`].
+    pub spent_isolates_max: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +95,7 @@ async fn serve(options: ChildOptions) -> Result<HostEnd, ChildError> {
         allow: options.allow,
         limits: Limits::default(),
         culprits: culprits.collect(),
-        spent_isolates_max: host::SPENT_ISOLATES_MAX,
+        spent_isolates_max: options.spent_isolates_max,
     };
     Ok(host::run(options, shutdown).await?)
 }

@@ -23,7 +23,7 @@ const CULPRITS_VARIABLE: &str = "XS_HOST_CULPRITS";
 /// Exit code of a Host that has to be replaced because a thread of it does not end.
 const EXIT_WEDGED: u8 = 75;
 /// Exit code of a Host whose memory is to be given back.
-const EXIT_WORN: u8 = 76;
+pub const EXIT_WORN: u8 = 76;
 /// Wait before the next Host when it is known what the last one ended for.
 const KNOWN_CAUSE: Duration = Duration::from_millis(100);
 /// Time a Host has to end after SIGTERM: its own limit and some more.

@@ -5,3 +5,5 @@
 mod host;
 #[cfg(test)]
 mod isolate;
+mod trial;
+mod tsc;

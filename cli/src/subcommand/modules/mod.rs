@@ -12,7 +12,8 @@ mod survey;
 use serde_json::json;
 use xs_protocol::Client;
 
-pub(super) use survey::place;
+pub(super) use logs::said;
+pub(super) use survey::{describe, meta, place};
 pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
 
 use crate::args::ModulesSubcommand;
@@ -46,7 +47,7 @@ pub(super) async fn run(
     match subcommand {
         ModulesSubcommand::List { check } => list(asked, check, out).await,
         ModulesSubcommand::Show { name } => show::show(asked, &name, out).await,
-        ModulesSubcommand::State { name } => show::state(asked, &name, out).await,
+        ModulesSubcommand::State { name, at } => show::state(asked, &name, at, out).await,
         ModulesSubcommand::Logs { name, count, follow } => {
             logs::run(asked, &name, count, follow, out).await
         }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use xs_engine::{Bound, Cursor, ReadOptions, Start, Topic, TopicPatterns};
+use xs_engine::{Bound, Cursor, FrameId, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::Client;
 use xs_runtime::Kind;
+use xs_runtime::host::replay::state_at;
 use xs_runtime::host::{Place, Retry};
 
 use super::survey::{self, Facts, Module, describe, meta};
@@ -111,18 +112,25 @@ pub(super) fn print(facts: &Facts, out: &mut Output) -> std::io::Result<()> {
 pub(super) async fn state(
     asked: Asked<'_>,
     name: &Topic,
+    at: Option<FrameId>,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let (key, _) = survey::one(asked.client, asked.served, name).await?;
     if key.kind != Kind::Handler {
         return Fault::fail(Exit::Usage, format!("{key} keeps no state; only handlers do"));
     }
-    let Some(cursor) = survey::cursor(asked.client, &key).await? else {
-        return Fault::fail(Exit::NotFound, format!("{key} has not begun: there is no state yet"));
+    let json = match at {
+        Some(at) => state_at(asked.client, &key, at).await?,
+        None => {
+            let Some(cursor) = survey::cursor(asked.client, &key).await? else {
+                let text = format!("{key} has not begun: there is no state yet");
+                return Fault::fail(Exit::NotFound, text);
+            };
+            Place::of(&cursor)?.state.map(|state| state.json)
+        }
     };
-    let state = Place::of(&cursor)?.state;
     out.line(
-        &state.map_or("null".into(), |state| String::from_utf8_lossy(&state.json).into_owned()),
+        &json.map_or_else(|| "null".into(), |json| String::from_utf8_lossy(&json).into_owned()),
     )?;
     Ok(Exit::Ok)
 }

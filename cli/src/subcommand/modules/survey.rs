@@ -175,7 +175,7 @@ impl Module {
 }
 
 /// The meta of a frame.
-pub(super) fn meta(frame: &Frame) -> Value {
+pub(crate) fn meta(frame: &Frame) -> Value {
     serde_json::from_slice(frame.meta()).unwrap_or_default()
 }
 
@@ -188,7 +188,7 @@ pub(super) fn summary(frame: &Frame) -> String {
 }
 
 /// Everything about what went wrong, with the stack.
-pub(super) fn describe(error: &Value) -> String {
+pub(crate) fn describe(error: &Value) -> String {
     let message = error["message"].as_str().unwrap_or("no message");
     let code = error["code"].as_str().map(|code| format!("{code}: ")).unwrap_or_default();
     let place = place(error).map(|place| format!("\n  at {place}")).unwrap_or_default();

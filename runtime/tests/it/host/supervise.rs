@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use parking_lot::Mutex;
 use xs_runtime::name::thread_name;
 use xs_runtime::permissions::Allow;
 use xs_runtime::supervise::child::{self, ChildOptions};
-use xs_runtime::supervise::{SuperviseOptions, Supervisor};
+use xs_runtime::supervise::{EXIT_WORN, SuperviseOptions, Supervisor};
 
 use super::support::{World, meta};
 
 /// Variables by which the test below becomes a Host process.
 const MODULES: &str = "XS_TEST_MODULES";
 const CRASHES: &str = "XS_TEST_CRASHES";
+const SPENDS: &str = "XS_TEST_SPENDS";
 
 /// The Host process, when the variables are set; otherwise nothing.
 #[test]
@@ -34,14 +36,26 @@ fn process() {
         };
         std::thread::Builder::new().name(thread).spawn(crash).unwrap();
     }
-    let _ = child::main(ChildOptions { modules: Some(modules), allow: Allow::default() });
-    std::process::exit(0);
+    let spends = std::env::var(SPENDS).ok().and_then(|text| text.parse().ok());
+    let options = ChildOptions {
+        modules: Some(modules),
+        allow: Allow::default(),
+        spent_isolates_max: spends.unwrap_or(usize::MAX),
+    };
+    let end = child::main(options);
+    // The code is what the supervisor goes by.
+    let code = if format!("{end:?}") == format!("{:?}", ExitCode::from(EXIT_WORN)) {
+        i32::from(EXIT_WORN)
+    } else {
+        0
+    };
+    std::process::exit(code);
 }
 
 /// Starts this program again as a Host.
-fn supervise(world: &World, crashes: Option<String>) -> (Supervisor, Arc<Mutex<u32>>) {
+fn supervise(world: &World, more: Option<String>) -> (Supervisor, Arc<Mutex<u32>>) {
     let mut args: Vec<OsString> = vec![format!("{MODULES}={}", world.path("").display()).into()];
-    args.extend(crashes.map(|thread| format!("{CRASHES}={thread}").into()));
+    args.extend(more.map(OsString::from));
     args.push(std::env::current_exe().unwrap().into());
     args.extend(["host::supervise::process", "--exact", "--nocapture"].map(OsString::from));
     let options = SuperviseOptions { program: PathBuf::from("/usr/bin/env"), args };
@@ -64,7 +78,8 @@ async fn the_culprit_of_a_crash_is_not_started_again() {
     world.wait("xs.handler.good.active", 1).await;
     first.stop().await;
     let create = world.topic("xs.handler.bad.create")[0].id();
-    let (supervisor, started) = supervise(&world, Some(thread_name(create)));
+    let (supervisor, started) =
+        supervise(&world, Some(format!("{CRASHES}={}", thread_name(create))));
     world.wait("xs.handler.bad.active", 2).await;
     world.wait("xs.handler.good.active", 2).await;
     fs::write(world.path("crash"), "").unwrap();
@@ -91,4 +106,25 @@ async fn a_stopped_supervisor_leaves_no_child() {
         String::from_utf8_lossy(&environment).contains(&dir)
     });
     assert_eq!((alive.count(), *started.lock()), (0, 1));
+}
+
+/// Each isolate leaves memory behind: a Host that has made many is replaced, and that is no crash.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worn_host_is_replaced_at_once() {
+    let world = World::new(&[("handlers/h.js", ECHO), ("handlers/other.js", ECHO)]);
+    let (supervisor, started) = supervise(&world, Some(format!("{SPENDS}=2")));
+    world.wait("xs.handler.h.active", 1).await;
+    for n in 0..3 {
+        world.save("handlers/h.js", &format!("{ECHO} // {n}"));
+        world.wait("xs.handler.h.create", n + 2).await;
+        world.wait("xs.handler.h.active", n + 2).await;
+    }
+    world.wait("xs.handler.other.active", 2).await;
+    world.wait("xs.handler.h.active", 5).await;
+    world.append("in", serde_json::json!({}), "");
+    world.wait("h.out", 1).await;
+    world.wait("other.out", 1).await;
+    assert_eq!(*started.lock(), 2);
+    supervisor.stop().await;
+    assert!(world.topic("xs.handler.h.fin.error").is_empty());
 }

@@ -2,10 +2,13 @@
 
 mod commands;
 mod definitions;
+mod escapes;
+mod floods;
 mod generators;
 mod handlers;
 mod hostile;
 mod memory;
+mod reach;
 mod types;
 mod web;
 
@@ -52,17 +55,10 @@ pub(crate) fn kind_of(entry: &str) -> Kind {
 }
 
 pub(crate) fn spec(entry: &str, graph: ModuleGraph) -> IsolateSpec {
-    IsolateSpec {
-        name: "it".to_owned(),
-        kind: kind_of(entry),
-        create: FrameId::first_of_ms(1),
-        graph: Arc::new(graph),
-        config: Value::Null,
-        env: [("TOKEN".to_owned(), "secret".to_owned())].into(),
-        limits: Limits::default(),
-        allow: Allow { net_private: true, ..Allow::default() },
-        base: "/".into(),
-    }
+    let mut spec = IsolateSpec::new("it", kind_of(entry), FrameId::first_of_ms(1), graph);
+    spec.env = [("TOKEN".to_owned(), "secret".to_owned())].into();
+    spec.allow.net_private = true;
+    spec
 }
 
 pub(crate) async fn start_with(

@@ -7,11 +7,15 @@ use xs_runtime::isolate::{FailureKind, LogLevel};
 use super::*;
 
 /// Runs the body of an async function in a module and gives what it returns.
-async fn eval(body: &str) -> Value {
+pub(crate) async fn eval(body: &str) -> Value {
     eval_with(body, "", |_| {}).await
 }
 
-async fn eval_with(body: &str, fields: &str, change: impl FnOnce(&mut IsolateSpec)) -> Value {
+pub(crate) async fn eval_with(
+    body: &str,
+    fields: &str,
+    change: impl FnOnce(&mut IsolateSpec),
+) -> Value {
     let source = format!(
         "export default {{ topics: \"in\", {fields} async run(frame, ctx) {{ {body} }} }};"
     );

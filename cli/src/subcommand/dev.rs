@@ -1,0 +1,175 @@
+//! `dev`: a store of its own below the modules directory, a server for it, and one stream of what
+//! the author wants to see: what became of each save, what modules say, and the frames they make.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Parser as _;
+use serde_json::Value;
+use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
+use xs_protocol::{
+    Address, Client, ClientOptions, LastRequest, SOCKET_NAME, SubEvent, SubscribeOptions,
+};
+use xs_runtime::host::lifecycle::{Event, Key, parse_topic};
+
+use super::modules::{describe, meta, said};
+use crate::args::{Args, DevArgs, Subcommand};
+use crate::connect::explain;
+use crate::exit::Exit;
+use crate::output::{Output, Paint};
+use crate::serve;
+
+/// Time between two looks for the server, which is part of this process.
+const RETRY: Duration = Duration::from_millis(20);
+
+pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
+    let store = dev.dir.join(".xs/dev");
+    let mut words = vec!["xs".into(), "serve".into(), store.clone().into_os_string()];
+    words.extend(["--modules".into(), dev.dir.clone().into_os_string()]);
+    words.extend(["--sync", "none", "--log", "error"].map(Into::into));
+    let allow = [
+        (dev.allow.allow_net_any, "--allow-net-any"),
+        (dev.allow.allow_net_private, "--allow-net-private"),
+        (dev.allow.allow_run, "--allow-run"),
+    ];
+    words.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
+    let Subcommand::Serve(serve) = Args::parse_from(words).subcommand else {
+        unreachable!("a line of serve")
+    };
+    std::fs::create_dir_all(&store)?;
+    // The server stops on the signals that stop this; what it still says is shown until then.
+    tokio::select! {
+        served = serve::run(serve, None) => served,
+        failed = watch(&store) => failed.map(|()| Exit::Ok),
+    }
+}
+
+/// Shows what happens until the server has gone.
+async fn watch(store: &Path) -> anyhow::Result<()> {
+    let address = Address::Unix(store.join(SOCKET_NAME));
+    let client = loop {
+        match Client::connect(&address, ClientOptions::default()).await {
+            Ok(client) => break client,
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    };
+    let mut view = View { out: Output::stdout(), saves: HashMap::new(), running: HashMap::new() };
+    view.out.line(&format!("store {}", store.display()))?;
+    let options = ReadOptions {
+        topics: TopicPatterns::everything(),
+        start: Start::After(Bound::Id(start_of_this(&client).await?)),
+        follow: true,
+        ..ReadOptions::default()
+    };
+    let how = SubscribeOptions { bodies_up_to: 4096, ..SubscribeOptions::default() };
+    let mut subscription = client.subscribe(&options, how).await.map_err(explain)?;
+    while let Some(event) = subscription.next().await {
+        let Ok(event) = event else { break };
+        if let SubEvent::Frames { frames, .. } = event {
+            for delivered in frames {
+                view.show(&delivered.frame, delivered.body.as_deref())?;
+            }
+            view.out.flush()?;
+        }
+    }
+    // The server says how it ended.
+    std::future::pending().await
+}
+
+/// The frame by which this server has said that it is there.
+async fn start_of_this(client: &Client) -> anyhow::Result<FrameId> {
+    let pid = u64::from(std::process::id());
+    let request = LastRequest { topics: TopicPatterns::parse("xs.start")?, n: 1, per_topic: false };
+    loop {
+        let last = client.last(&request).await.map_err(explain)?.pop();
+        if let Some(start) = last.filter(|start| meta(start)["pid"] == pid) {
+            return Ok(start.id());
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+struct View {
+    out: Output,
+    /// The file and the time of each `create` frame.
+    saves: HashMap<String, (String, u64)>,
+    /// The version of each processor that runs.
+    running: HashMap<Key, String>,
+}
+
+impl View {
+    fn show(&mut self, frame: &Frame, body: Option<&[u8]>) -> std::io::Result<()> {
+        let Some((key, event)) = parse_topic(frame.topic()) else {
+            return if frame.topic().starts_with("xs.") {
+                Ok(())
+            } else {
+                self.out.frame(frame, body)
+            };
+        };
+        if !self.out.is_person() {
+            return self.out.frame(frame, None);
+        }
+        let meta = meta(frame);
+        let create = meta["create"].as_str().unwrap_or_default().to_owned();
+        match event {
+            Event::Create => {
+                let file = meta["file"].as_str().map_or_else(|| key.to_string(), str::to_owned);
+                self.saves.insert(frame.id().to_string(), (file, frame.id().time_ms()));
+                Ok(())
+            }
+            Event::Active => self.active(key, create, frame),
+            Event::Invalid => self.invalid(&key, &create, &meta),
+            Event::FinError => {
+                self.running.remove(&key);
+                self.bad(&format!("{} failed: {}", self.file(&key, &create), describe(&meta)))
+            }
+            Event::FinTerm => {
+                self.running.remove(&key);
+                self.out.line(&format!("{} stopped", self.file(&key, &create)))
+            }
+            Event::Retrying => {
+                let file = self.file(&key, &create);
+                match meta["message"].as_str() {
+                    Some(_) => self.bad(&format!("{file}, to be tried again: {}", describe(&meta))),
+                    None => self.out.line(&format!("{file} has ended and runs again")),
+                }
+            }
+            Event::Log => {
+                let text = format!("{}  {}", key.name, said(&meta, &self.out));
+                self.out.line(&text)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One line for a save that worked.
+    fn active(&mut self, key: Key, create: String, frame: &Frame) -> std::io::Result<()> {
+        let file = self.file(&key, &create);
+        let saved = self.saves.get(&create).map_or(frame.id().time_ms(), |(_, ms)| *ms);
+        let took = frame.id().time_ms().saturating_sub(saved);
+        let what = match self.running.insert(key, create) {
+            Some(_) => format!("{file} replaced in {took} ms, its place and state kept"),
+            None => format!("{file} started in {took} ms"),
+        };
+        self.out.line(&what)
+    }
+
+    /// The code frame of a save that did not.
+    fn invalid(&mut self, key: &Key, create: &str, error: &Value) -> std::io::Result<()> {
+        self.bad(&format!("{}: {}", self.file(key, create), describe(error).trim_end()))?;
+        match self.running.contains_key(key) {
+            true => self.out.line("old version still running"),
+            false => Ok(()),
+        }
+    }
+
+    fn bad(&mut self, text: &str) -> std::io::Result<()> {
+        let text = self.out.paint(Paint::Bad, text);
+        self.out.line(&text)
+    }
+
+    fn file(&self, key: &Key, create: &str) -> String {
+        self.saves.get(create).map_or_else(|| key.to_string(), |(file, _)| file.clone())
+    }
+}

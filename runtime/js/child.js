@@ -1,0 +1,46 @@
+// Programs that modules run: their streams and their end, over plain ops.
+(function () {
+const { core } = __bootstrap;
+const { op_xs_child_close, op_xs_child_kill, op_xs_child_status, op_xs_child_write, op_xs_spawn } = core.ops;
+const { parse, stringify } = JSON;
+const { byteStream } = core.loadExtScript("ext:xs_runtime/bytes.js");
+const { viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+
+function bytesOf(chunk) {
+  if (typeof chunk === "string") return new TextEncoder().encode(chunk);
+  if (ArrayBuffer.isView(chunk)) return viewBytes(chunk);
+  if (chunk instanceof ArrayBuffer) return new Uint8Array(chunk);
+  throw new TypeError(`stdin takes text and bytes, not ${nameOf(chunk)}`);
+}
+
+// Starts a program in a scope; it is killed when the scope ends.
+function spawn(scope, command, args = [], options = {}) {
+  const { cwd, env, stdin: input } = options;
+  const request = { command: String(command), args: [...args].map(String), cwd, env };
+  const { child, stdout, stderr } = parse(op_xs_spawn(stringify(request)));
+  const forget = scope.onEnd(() => op_xs_child_kill(child, "SIGKILL"));
+  const status = op_xs_child_status(child).then((text) => {
+    forget();
+    return parse(text);
+  });
+  const stdin = new WritableStream({
+    write: (chunk) => op_xs_child_write(child, bytesOf(chunk)),
+    close: () => op_xs_child_close(child),
+    abort: () => op_xs_child_close(child),
+  });
+  if (input !== undefined) {
+    const source = input instanceof ReadableStream ? input : new Blob([input]).stream();
+    // A program that ends without reading all of its input has done nothing wrong.
+    source.pipeTo(stdin).catch(() => {});
+  }
+  return Object.freeze({
+    stdin,
+    stdout: byteStream(async () => stdout),
+    stderr: byteStream(async () => stderr),
+    status,
+    kill: (signal = "SIGTERM") => op_xs_child_kill(child, String(signal)),
+  });
+}
+
+return { spawn };
+})();

@@ -1,0 +1,202 @@
+// WebSocket as the standard has it, and ctx.socket(), which is one to loop over.
+(function () {
+const { core } = __bootstrap;
+const {
+  op_xs_socket, op_xs_socket_bytes, op_xs_socket_close, op_xs_socket_drop, op_xs_socket_next, op_xs_socket_text,
+} = core.ops;
+const { parse, stringify } = JSON;
+const { CloseEvent, ErrorEvent, Event, EventTarget, MessageEvent, defineEventHandler } = core.loadExtScript("ext:deno_web/02_event.js");
+const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
+const { Blob } = core.loadExtScript("ext:deno_web/09_file.js");
+const { viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+
+const TEXT = 0, BINARY = 1;
+const CLEAN = new Set([1000, 1001, 1005]);
+const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
+
+async function open(url, headers, protocols) {
+  return parse(await op_xs_socket(stringify({ url: String(url), headers: [...new Headers(headers)], protocols })));
+}
+
+// One message: its data, or how the socket ended.
+async function next(id) {
+  const message = await op_xs_socket_next(id);
+  const rest = message.subarray(1);
+  if (message[0] === TEXT) return { data: new TextDecoder().decode(rest) };
+  if (message[0] === BINARY) return { data: rest };
+  return { code: rest[0] * 256 + rest[1], reason: new TextDecoder().decode(rest.subarray(2)) };
+}
+
+async function send(id, data) {
+  if (typeof data === "string") return await op_xs_socket_text(id, data);
+  if (data instanceof Blob) return await op_xs_socket_bytes(id, await data.bytes());
+  if (ArrayBuffer.isView(data)) return await op_xs_socket_bytes(id, viewBytes(data));
+  if (data instanceof ArrayBuffer) return await op_xs_socket_bytes(id, new Uint8Array(data));
+  return await op_xs_socket_text(id, String(data));
+}
+
+function protocolsOf(protocols) {
+  const list = typeof protocols === "string" ? [protocols] : [...protocols];
+  if (list.some((name) => !TOKEN.test(name)) || new Set(list.map((name) => name.toLowerCase())).size !== list.length) {
+    throw new DOMException("the protocols of a socket are different tokens", "SyntaxError");
+  }
+  return list;
+}
+
+class WebSocket extends EventTarget {
+  static CONNECTING = 0;
+  static OPEN = 1;
+  static CLOSING = 2;
+  static CLOSED = 3;
+  CONNECTING = 0;
+  OPEN = 1;
+  CLOSING = 2;
+  CLOSED = 3;
+  #state = 0;
+  #id = null;
+  #url;
+  #protocol = "";
+  #binaryType = "blob";
+  #buffered = 0;
+  #sending = Promise.resolve();
+  #closing = null;
+  constructor(url, protocols = []) {
+    super();
+    let parsed;
+    try {
+      parsed = new URL(url);
+    } catch {
+      throw new DOMException(`${url} is not a URL`, "SyntaxError");
+    }
+    if (parsed.protocol === "http:") parsed.protocol = "ws:";
+    if (parsed.protocol === "https:") parsed.protocol = "wss:";
+    if (parsed.protocol !== "ws:" && parsed.protocol !== "wss:") {
+      throw new DOMException(`a socket's URL begins with wss:, not ${parsed.protocol}`, "SyntaxError");
+    }
+    if (parsed.hash !== "") throw new DOMException("a socket's URL has no fragment", "SyntaxError");
+    this.#url = parsed.href;
+    void this.#run(protocolsOf(protocols));
+  }
+  get url() {
+    return this.#url;
+  }
+  get readyState() {
+    return this.#state;
+  }
+  get protocol() {
+    return this.#protocol;
+  }
+  get extensions() {
+    return "";
+  }
+  get bufferedAmount() {
+    return this.#buffered;
+  }
+  get binaryType() {
+    return this.#binaryType;
+  }
+  set binaryType(type) {
+    if (type === "blob" || type === "arraybuffer") this.#binaryType = type;
+  }
+  async #run(protocols) {
+    let end = { code: 1006, reason: "" };
+    try {
+      const { socket, protocol } = await open(this.#url, undefined, protocols);
+      this.#id = socket;
+      this.#protocol = protocol;
+      if (this.#closing !== null) {
+        op_xs_socket_drop(socket);
+      } else {
+        this.#state = 1;
+        this.dispatchEvent(new Event("open"));
+        end = await this.#receive(socket);
+      }
+    } catch (error) {
+      if (this.#closing === null) this.dispatchEvent(new ErrorEvent("error", { error, message: error.message }));
+    }
+    const wasClean = end.code !== 1006;
+    if (!wasClean && this.#id !== null && this.#closing === null) {
+      this.dispatchEvent(new ErrorEvent("error", { error: new Error(end.reason), message: end.reason }));
+    }
+    this.#state = 3;
+    this.dispatchEvent(new CloseEvent("close", { wasClean, code: end.code, reason: end.reason }));
+  }
+  async #receive(id) {
+    for (;;) {
+      const message = await next(id);
+      if (message.code !== undefined) return message;
+      if (this.#state !== 1) continue;
+      let { data } = message;
+      if (typeof data !== "string") {
+        const bytes = data.slice();
+        data = this.#binaryType === "blob" ? new Blob([bytes]) : bytes.buffer;
+      }
+      this.dispatchEvent(new MessageEvent("message", { data, origin: new URL(this.#url).origin }));
+    }
+  }
+  send(data) {
+    if (this.#state === 0) throw new DOMException("the socket is not open yet", "InvalidStateError");
+    if (this.#state !== 1) return;
+    const size = typeof data === "string" ? data.length : data?.byteLength ?? data?.size ?? 0;
+    this.#buffered += size;
+    this.#sending = this.#sending
+      .then(() => send(this.#id, data))
+      .catch(() => {})
+      .then(() => void (this.#buffered -= size));
+  }
+  close(code = 0, reason = "") {
+    if (code !== 0 && code !== 1000 && !(code >= 3000 && code <= 4999)) {
+      throw new DOMException(`${code} is no code to close a socket with; use 1000 or 3000 to 4999`, "InvalidAccessError");
+    }
+    if (new TextEncoder().encode(reason).byteLength > 123) {
+      throw new DOMException("the reason of a close has at most 123 bytes", "SyntaxError");
+    }
+    if (this.#state > 1) return;
+    this.#closing = { code, reason };
+    this.#state = 2;
+    if (this.#id !== null) void this.#sending.then(() => op_xs_socket_close(this.#id, code, String(reason)));
+  }
+}
+for (const name of ["open", "message", "error", "close"]) defineEventHandler(WebSocket.prototype, name);
+
+// Messages one by one; what `send` yields goes out. Ends on a clean close and throws on any other.
+async function* messages(scope, url, options = {}) {
+  const protocols = protocolsOf(options.protocols ?? []);
+  const { socket: id } = await open(url, options.headers, protocols);
+  const drop = () => op_xs_socket_drop(id);
+  const forget = scope.onEnd(drop);
+  let failure = null;
+  const sending = async () => {
+    for await (const data of options.send) {
+      if (typeof data !== "string" && !ArrayBuffer.isView(data)) {
+        throw new TypeError(`socket({ send }) takes text and bytes, not ${nameOf(data)}`);
+      }
+      await send(id, data);
+    }
+    await op_xs_socket_close(id, 1000, "");
+  };
+  if (options.send !== undefined) {
+    sending().catch((error) => {
+      failure ??= error;
+      drop();
+    });
+  }
+  try {
+    for (;;) {
+      const message = await next(id);
+      if (message.code === undefined) {
+        yield message.data;
+        continue;
+      }
+      if (failure !== null) throw failure;
+      if (CLEAN.has(message.code) || scope.over) return;
+      throw new Error(`the socket ended with ${message.code} ${message.reason}`.trim());
+    }
+  } finally {
+    forget();
+    void op_xs_socket_close(id, 1000, "");
+  }
+}
+
+return { WebSocket, messages };
+})();

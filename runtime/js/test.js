@@ -1,0 +1,122 @@
+// The built-in module "xs/test": exactly what runtime/xs.d.ts declares, and what the entry of a test
+// file needs (suite, register).
+(function () {
+const { core } = __bootstrap;
+const { op_xs_trial, op_xs_trial_answer, op_xs_trial_asked, op_xs_trial_ended } = core.ops;
+const { parse, stringify } = JSON;
+const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
+const { describe, nameOf, viewBytes } = core.loadExtScript("ext:xs_runtime/values.js");
+
+// The longest time that one test may take without an end.
+const TEST_MS = 120_000;
+const tests = [];
+const files = new Map();
+
+function test(name, body) {
+  if (typeof body !== "function") throw new TypeError(`test(${stringify(name)}) takes a function, not ${nameOf(body)}`);
+  tests.push({ name: String(name), body });
+}
+
+function register(file, definition) {
+  if (typeof definition === "object" && definition !== null) files.set(definition, file);
+}
+
+function suite() {
+  return {
+    timeout: TEST_MS,
+    async *run() {
+      for (const { name, body } of tests) {
+        const begun = performance.now();
+        let error = null;
+        try {
+          await body();
+        } catch (thrown) {
+          const { name, message, stack } = describe(thrown);
+          error = { name, message: message.slice(0, 16_000), stack: stack.slice(0, 16_000) };
+        }
+        yield { name, ms: performance.now() - begun, error };
+      }
+    },
+  };
+}
+
+async function bytesOf(content) {
+  const body = content.json === undefined ? content.body : stringify(content.json);
+  if (body === undefined || body === null) return "";
+  const bytes = typeof body === "string" ? new TextEncoder().encode(body)
+    : ArrayBuffer.isView(body) ? viewBytes(body)
+    : await new Response(body).bytes();
+  return bytes.toBase64();
+}
+
+async function given({ topic, meta, ttl, ...content }) {
+  return { topic, meta: meta === undefined ? "" : stringify(meta), ttl: ttl ?? "", body: await bytesOf(content) };
+}
+
+async function answer(fake, { number, request, body }) {
+  try {
+    if (fake === undefined) throw new TypeError("fetch() reaches nothing in a test: give trial() a fetch");
+    const { url, method, headers } = parse(request);
+    const init = { method, headers: new Headers(headers) };
+    if (body !== "") init.body = Uint8Array.fromBase64(body);
+    const response = await fake(url, init);
+    const head = { status: response.status, statusText: response.statusText, headers: [...response.headers] };
+    op_xs_trial_answer(number, stringify(head), await response.bytes());
+  } catch (error) {
+    op_xs_trial_answer(number, "", new TextEncoder().encode(error?.message ?? String(error)));
+  }
+}
+
+async function asked(trial, fake) {
+  for (;;) {
+    const text = await op_xs_trial_asked(trial);
+    if (text === "") return;
+    void answer(fake, parse(text));
+  }
+}
+
+async function trial(module, options = {}) {
+  const file = files.get(module);
+  if (file === undefined) throw new TypeError("trial() takes the default export of a module, as the test imports it");
+  const { fetch: fake, frames: before = [], now, ...rest } = options;
+  const request = { ...rest, file, frames: await Promise.all(before.map(given)) };
+  if (now !== undefined) request.now = new Date(now).getTime();
+  const number = op_xs_trial(stringify(request));
+  void asked(number, fake);
+  const text = await op_xs_trial_ended(number);
+  const end = text.indexOf("\n");
+  const { state, error } = parse(text.slice(0, end));
+  const result = { out: frames(text.slice(end + 1)), state: state === null ? undefined : parse(state) };
+  if (error !== null) {
+    const place = error.file === undefined ? "" : ` (${error.file}:${error.line}:${error.column})`;
+    result.error = Object.assign(new Error(error.message), { name: "TrialError", code: error.code, place: place.slice(2, -1) });
+  }
+  return result;
+}
+
+function shown(value) {
+  return typeof value === "string" ? stringify(value) : stringify(value) ?? String(value);
+}
+
+function same(a, b) {
+  if (Object.is(a, b)) return true;
+  if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;
+  if (Array.isArray(a) !== Array.isArray(b)) return false;
+  if (ArrayBuffer.isView(a) && ArrayBuffer.isView(b)) return viewBytes(a).toHex() === viewBytes(b).toHex();
+  if (a instanceof Date && b instanceof Date) return a.getTime() === b.getTime();
+  const keys = Object.keys(a);
+  return keys.length === Object.keys(b).length && keys.every((key) => Object.hasOwn(b, key) && same(a[key], b[key]));
+}
+
+function assert(condition, message = "the condition does not hold") {
+  if (!condition) throw Object.assign(new Error(message), { name: "AssertionError" });
+}
+
+function assertEquals(actual, expected, message = "") {
+  if (same(actual, expected)) return;
+  const text = `${message}${message && ": "}got ${shown(actual)}, expected ${shown(expected)}`;
+  throw Object.assign(new Error(text), { name: "AssertionError" });
+}
+
+return { assert, assertEquals, register, suite, test, trial };
+})();

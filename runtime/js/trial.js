@@ -1,0 +1,67 @@
+// What is different for a module under trial: requests go to the test, and time passes as fast as it
+// is waited for.
+(function () {
+const { core } = __bootstrap;
+const { op_xs_ask } = core.ops;
+const { parse, stringify } = JSON;
+const NO_BODY = new Set([101, 204, 205, 304]);
+
+async function fetch(input, init = undefined) {
+  const request = new Request(input, init);
+  request.signal.throwIfAborted();
+  const { url, method } = request;
+  const bytes = request.body === null ? new Uint8Array(0) : await request.bytes();
+  const { head, body } = parse(await op_xs_ask(stringify({ url, method, headers: [...request.headers] }), bytes));
+  const { status, statusText, headers } = parse(head);
+  return new Response(NO_BODY.has(status) ? null : Uint8Array.fromBase64(body), { status, statusText, headers });
+}
+
+// Timers fire in their order, each a moment after the one before, at the time they were set for.
+function clock(globalThis, start) {
+  const { setTimeout: soon, Date: RealDate } = globalThis;
+  const timers = new Map();
+  let now = start, next = 1, pumping = false;
+  const pump = () => {
+    pumping = true;
+    soon(() => {
+      let first = null;
+      for (const [id, timer] of timers) if (first === null || timer.at < timers.get(first).at) first = id;
+      pumping = false;
+      if (first === null) return;
+      const timer = timers.get(first);
+      timers.delete(first);
+      now = Math.max(now, timer.at);
+      if (timer.every !== null) timers.set(first, { ...timer, at: now + timer.every });
+      if (timers.size > 0) pump();
+      timer.run();
+    }, 0);
+  };
+  const set = (repeat) => (run, ms = 0, ...args) => {
+    const wait = Math.max(0, Number(ms) || 0);
+    timers.set(next, { at: now + wait, every: repeat ? Math.max(1, wait) : null, run: () => run(...args) });
+    if (!pumping) pump();
+    return next++;
+  };
+  const clear = (id) => void timers.delete(id);
+  globalThis.setTimeout = set(false);
+  globalThis.setInterval = set(true);
+  globalThis.clearTimeout = globalThis.clearInterval = clear;
+  globalThis.Date = class Date extends RealDate {
+    constructor(...args) {
+      if (args.length === 0) super(now);
+      else super(...args);
+    }
+    static now() {
+      return now;
+    }
+  };
+  Object.defineProperty(globalThis.performance, "now", { value: () => now - start, configurable: true });
+}
+
+function install(globalThis, start) {
+  globalThis.fetch = fetch;
+  clock(globalThis, start);
+}
+
+return { install };
+})();

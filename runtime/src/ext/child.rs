@@ -1,0 +1,251 @@
+//! Programs that modules run, where the operator allows it. A program is in a process group of its
+//! own, has no variables but its PATH and those it is given, and is killed with everything in its
+//! group when its module ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitStatus, Stdio};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use deno_core::{JsBuffer, OpState, op2};
+use deno_error::JsErrorBox;
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::Notify;
+
+use super::bridge::{Bridge, bridge, type_error};
+use super::streams::Source;
+
+/// Programs of one module at a time.
+const CHILDREN_MAX: usize = 64;
+/// Bytes read from a program at once.
+const READ_BYTES: usize = 64 * 1024;
+/// Bytes of the words and variables a program is given.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// Signals by the names that modules use.
+const SIGNALS: [(&str, libc::c_int); 8] = [
+    ("SIGTERM", libc::SIGTERM),
+    ("SIGKILL", libc::SIGKILL),
+    ("SIGINT", libc::SIGINT),
+    ("SIGHUP", libc::SIGHUP),
+    ("SIGQUIT", libc::SIGQUIT),
+    ("SIGUSR1", libc::SIGUSR1),
+    ("SIGUSR2", libc::SIGUSR2),
+    ("SIGPIPE", libc::SIGPIPE),
+];
+
+/// The programs of one isolate. Dropping it kills them.
+#[derive(Default)]
+pub(super) struct Children {
+    open: RefCell<HashMap<u32, Rc<Running>>>,
+    next: Cell<u32>,
+}
+
+struct Running {
+    group: libc::pid_t,
+    stdin: tokio::sync::Mutex<Option<ChildStdin>>,
+    status: RefCell<Option<ExitStatus>>,
+    ended: Notify,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    command: String,
+    args: Vec<String>,
+    cwd: Option<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+}
+
+/// Starts a program; gives the numbers of it and of its two outputs as JSON.
+#[op2]
+#[string]
+pub(super) fn op_xs_spawn(
+    state: &mut OpState,
+    #[string] request: String,
+) -> Result<String, JsErrorBox> {
+    if request.len() > REQUEST_BYTES_MAX {
+        let text = format!("spawn() takes at most {REQUEST_BYTES_MAX} bytes of words");
+        return Err(JsErrorBox::range_error(text));
+    }
+    let request: Request = serde_json::from_str(&request)
+        .map_err(|error| type_error(format!("spawn() does not understand this: {error}")))?;
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    if !bridge.granted().may_run(&request.command) {
+        let name = &request.command;
+        let text = format!(
+            "running {name:?} is not allowed; add permissions: {{ run: [{name:?}] }} to the definition"
+        );
+        return Err(JsErrorBox::new("NotCapable", text));
+    }
+    if bridge.children.open.borrow().len() >= CHILDREN_MAX {
+        let text = format!("{CHILDREN_MAX} programs run at once; await the status of some of them");
+        return Err(JsErrorBox::range_error(text));
+    }
+    let mut child = command(&bridge, &request).spawn().map_err(|error| {
+        JsErrorBox::generic(format!("cannot run {:?}: {error}", request.command))
+    })?;
+    let group = child.id().and_then(|id| libc::pid_t::try_from(id).ok()).unwrap_or_default();
+    let running = Rc::new(Running {
+        group,
+        stdin: tokio::sync::Mutex::new(child.stdin.take()),
+        status: RefCell::default(),
+        ended: Notify::new(),
+    });
+    let stdout = child.stdout.take().map(|pipe| Output(Box::new(pipe)));
+    let stderr = child.stderr.take().map(|pipe| Output(Box::new(pipe)));
+    let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
+        return Err(JsErrorBox::generic("the program has no outputs"));
+    };
+    let stdout = bridge.bytes.open(Box::new(stdout))?;
+    let stderr = bridge.bytes.open(Box::new(stderr))?;
+    let number = bridge.children.next.get();
+    bridge.children.next.set(number.wrapping_add(1));
+    bridge.children.open.borrow_mut().insert(number, Rc::clone(&running));
+    drop(deno_core::unsync::spawn(wait(Rc::clone(&bridge), number, running, child)));
+    Ok(json!({ "child": number, "stdout": stdout, "stderr": stderr }).to_string())
+}
+
+fn command(bridge: &Bridge, request: &Request) -> Command {
+    let mut command = Command::new(&request.command);
+    command
+        .args(&request.args)
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .envs(&request.env)
+        .current_dir(
+            request.cwd.as_ref().map_or(bridge.spec.base.clone(), |dir| bridge.spec.base.join(dir)),
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    // SAFETY: prctl is async-signal-safe and touches nothing of this process.
+    unsafe {
+        // It dies with this thread, which is the module's, whatever the thread dies of.
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    command
+}
+
+async fn wait(bridge: Rc<Bridge>, number: u32, running: Rc<Running>, mut child: Child) {
+    let status = child.wait().await;
+    *running.status.borrow_mut() = status.ok();
+    bridge.children.open.borrow_mut().remove(&number);
+    running.ended.notify_waiters();
+}
+
+/// Waits for the end of a program: its exit code or the signal that ended it, as JSON.
+#[op2]
+#[string]
+pub(super) async fn op_xs_child_status(state: Rc<RefCell<OpState>>, number: u32) -> String {
+    let running = bridge(&state).children.open.borrow().get(&number).cloned();
+    let Some(running) = running else { return status_text(None) };
+    let ended = running.ended.notified();
+    let known = running.status.borrow().is_some();
+    if !known {
+        ended.await;
+    }
+    let status = *running.status.borrow();
+    status_text(status)
+}
+
+fn status_text(status: Option<ExitStatus>) -> String {
+    let signal = status.and_then(|status| status.signal());
+    let name = signal.map(|signal| {
+        let known = SIGNALS.iter().find(|(_, number)| *number == signal);
+        known.map_or_else(|| format!("SIG{signal}"), |(name, _)| (*name).to_owned())
+    });
+    json!({ "code": status.and_then(|status| status.code()), "signal": name }).to_string()
+}
+
+/// Sends a signal to a program and all it has started.
+#[op2(fast)]
+pub(super) fn op_xs_child_kill(
+    state: &mut OpState,
+    number: u32,
+    #[string] signal: &str,
+) -> Result<(), JsErrorBox> {
+    let known = SIGNALS.iter().find(|(name, _)| *name == signal);
+    let Some((_, signal)) = known else {
+        return Err(type_error(format!("there is no signal {signal:?}; use \"SIGTERM\"")));
+    };
+    let bridge = state.borrow::<Rc<Bridge>>();
+    if let Some(running) = bridge.children.open.borrow().get(&number) {
+        running.signal(*signal);
+    }
+    Ok(())
+}
+
+/// Writes to a program's standard input, once there is room for it.
+#[op2]
+pub(super) async fn op_xs_child_write(
+    state: Rc<RefCell<OpState>>,
+    number: u32,
+    #[buffer] bytes: JsBuffer,
+) -> Result<(), JsErrorBox> {
+    let running = bridge(&state).children.open.borrow().get(&number).cloned();
+    let Some(running) = running else { return Err(JsErrorBox::generic("the program has ended")) };
+    let mut stdin = running.stdin.lock().await;
+    let Some(pipe) = stdin.as_mut() else {
+        return Err(JsErrorBox::generic("the program's input is closed"));
+    };
+    let written = tokio::select! {
+        written = pipe.write_all(&bytes) => written,
+        () = running.ended.notified() => return Err(JsErrorBox::generic("the program has ended")),
+    };
+    written.map_err(|error| JsErrorBox::generic(format!("writing to the program: {error}")))
+}
+
+/// Ends a program's standard input.
+#[op2]
+pub(super) async fn op_xs_child_close(state: Rc<RefCell<OpState>>, number: u32) {
+    let running = bridge(&state).children.open.borrow().get(&number).cloned();
+    if let Some(running) = running {
+        running.stdin.lock().await.take();
+    }
+}
+
+/// What a program writes.
+struct Output(Box<dyn AsyncRead + Unpin>);
+
+impl Source<Bytes> for Output {
+    fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<Bytes>, JsErrorBox>> {
+        async move {
+            let mut piece = bytes::BytesMut::with_capacity(READ_BYTES);
+            let read = self.0.read_buf(&mut piece).await;
+            let count = read.map_err(|error| JsErrorBox::generic(error.to_string()))?;
+            Ok((count > 0).then(|| piece.freeze()))
+        }
+        .boxed_local()
+    }
+}
+
+impl Running {
+    fn signal(&self, signal: libc::c_int) {
+        if self.group > 1 && self.status.borrow().is_none() {
+            // SAFETY: kill takes numbers only. The group is the child's own as long as it was not
+            // waited for, which the status tells.
+            unsafe { libc::kill(-self.group, signal) };
+        }
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        for running in self.open.get_mut().values() {
+            running.signal(libc::SIGKILL);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `xs test`: runs `*.test.ts`, each in an isolate of its own, and the modules that they try in
+//! others, against a store in memory. Files, variables and what the network answers are made up by
+//! the test; nothing outside is reached, and no time is waited for.
+
+mod memory;
+mod run;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use xs_engine::{Frame, FrameId, NewFrame, Topic};
+
+use self::memory::{Blobs, Store};
+use crate::host::files;
+use crate::isolate::{Call, FailureKind, Input, Isolate, IsolateSpec, Limits, ModuleError};
+use crate::loader::ModuleGraph;
+use crate::name::Kind;
+use crate::permissions::Allow;
+
+/// The name that tests go by in their own messages.
+const NAME: &str = "test";
+
+/// What a module under trial asks the test for.
+pub(crate) struct Ask {
+    /// Method, URL and headers, as JSON.
+    pub(crate) request: String,
+    pub(crate) body: Bytes,
+    /// The test's answer: status and headers as JSON, and the body; or why there is none.
+    pub(crate) answer: oneshot::Sender<Result<(String, Bytes), String>>,
+}
+
+/// What makes an isolate one under trial.
+#[derive(Debug)]
+pub struct Trial {
+    /// Where its requests go.
+    pub(crate) asks: mpsc::UnboundedSender<Ask>,
+    /// The directory that stands for the root of its files.
+    pub(crate) files: PathBuf,
+    /// The time at which it begins, in milliseconds since 1970.
+    pub(crate) now_ms: u64,
+}
+
+impl std::fmt::Debug for Ask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.request)
+    }
+}
+
+/// The trials of one test file.
+pub(crate) struct Trials {
+    dir: PathBuf,
+    blobs: Arc<Blobs>,
+    next: AtomicU32,
+    open: Mutex<HashMap<u32, Open>>,
+}
+
+/// A trial under way.
+struct Open {
+    asks: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Ask>>>,
+    outcome: Option<oneshot::Receiver<(String, Vec<Frame>)>>,
+}
+
+impl std::fmt::Debug for Trials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trials").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Trials {
+    /// Begins a trial; its number.
+    ///
+    /// # Errors
+    /// What of the request is not understood.
+    pub(crate) fn begin(&self, request: &str) -> Result<u32, String> {
+        let request: run::Request =
+            serde_json::from_str(request).map_err(|error| format!("trial(): {error}"))?;
+        let (asks, asked) = mpsc::unbounded_channel();
+        let (done, outcome) = oneshot::channel();
+        let (dir, blobs) = (self.dir.clone(), Arc::clone(&self.blobs));
+        tokio::task::spawn(async move {
+            let outcome = run::run(&dir, request, asks, blobs).await;
+            let (state, error, out) = match outcome {
+                Ok(outcome) => (outcome.state, outcome.error, outcome.out),
+                Err(error) => (None, Some(error), Vec::new()),
+            };
+            let state = state.map(|text| String::from_utf8_lossy(&text).into_owned());
+            let error = error.map(|error| error.to_json());
+            // The test may not wait any more.
+            let _ = done.send((json!({ "state": state, "error": error }).to_string(), out));
+        });
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let asks = Arc::new(tokio::sync::Mutex::new(asked));
+        self.open.lock().insert(number, Open { asks, outcome: Some(outcome) });
+        Ok(number)
+    }
+
+    /// What the module of a trial asks next; nothing once it is over.
+    pub(crate) async fn asked(&self, number: u32) -> Option<Ask> {
+        let asks = self.open.lock().get(&number).map(|open| Arc::clone(&open.asks))?;
+        let ask = asks.lock().await.recv().await;
+        ask
+    }
+
+    /// What came of a trial: its state and its error as JSON, and its frames.
+    pub(crate) async fn ended(&self, number: u32) -> Option<(String, Vec<Frame>)> {
+        let outcome = self.open.lock().get_mut(&number).and_then(|open| open.outcome.take())?;
+        let outcome = outcome.await.ok();
+        self.open.lock().remove(&number);
+        outcome
+    }
+}
+
+/// What came of a test.
+#[derive(Debug)]
+pub struct Tested {
+    /// Its name.
+    pub name: String,
+    /// How long it took, in milliseconds.
+    pub ms: f64,
+    /// Why it failed.
+    pub error: Option<ModuleError>,
+}
+
+/// What came of a test file.
+#[derive(Debug)]
+pub struct TestFile {
+    /// Its tests, in order.
+    pub tests: Vec<Tested>,
+    /// Why not all of them were run.
+    pub error: Option<ModuleError>,
+}
+
+/// The test files of a modules directory, relative to it, in order.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn test_files(dir: &Path) -> io::Result<Vec<String>> {
+    let files = files::sources(dir)?.into_iter();
+    Ok(files.filter(|file| file.ends_with(".test.ts") || file.ends_with(".test.js")).collect())
+}
+
+/// Runs the tests of a file in a modules directory.
+pub async fn run_file(dir: &Path, file: &str) -> TestFile {
+    match run_tests(dir, file).await {
+        Ok(tested) => tested,
+        Err(error) => TestFile { tests: Vec::new(), error: Some(error) },
+    }
+}
+
+async fn run_tests(dir: &Path, file: &str) -> Result<TestFile, ModuleError> {
+    let graph = Arc::new(ModuleGraph::of_test(dir, file)?);
+    let blobs = Arc::<Blobs>::default();
+    let trials = Trials {
+        dir: dir.to_owned(),
+        blobs: Arc::clone(&blobs),
+        next: AtomicU32::new(0),
+        open: Mutex::default(),
+    };
+    let store = Store::new(NAME, 0, blobs);
+    let spec = IsolateSpec {
+        name: NAME.to_owned(),
+        kind: Kind::Command,
+        create: FrameId::ZERO,
+        graph: Arc::clone(&graph),
+        config: Value::Null,
+        env: BTreeMap::new(),
+        limits: Limits::default(),
+        allow: Allow::default(),
+        base: dir.to_owned(),
+        sealed: false,
+        trial: None,
+        trials: Some(Arc::new(trials)),
+    };
+    let (isolate, _) = Isolate::start(spec, store.clone()).await?;
+    let topic = |text: &str| Topic::parse(text).expect("a constant that parses");
+    let refused =
+        |error: crate::isolate::BackendError| ModuleError::new(FailureKind::Store, error.message);
+    let frame = store.push(&NewFrame::new(topic("test.call"))).map_err(refused)?;
+    let call = Call {
+        input: Input { frame, body: None, attempt: 1 },
+        deadline_ms: None,
+        complete: NewFrame::new(topic("test.complete")),
+        cancel: CancellationToken::new(),
+    };
+    let error = isolate.call(call).await.err();
+    // What a test left running ends with it.
+    let _ = isolate.stop().await;
+    let results = store.frames().into_iter().filter(|frame| frame.topic() == "test.recv");
+    let tests = results.map(|frame| tested(&graph, &frame)).collect();
+    Ok(TestFile { tests, error })
+}
+
+fn tested(graph: &ModuleGraph, frame: &Frame) -> Tested {
+    let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let error = &meta["error"];
+    let failed = (!error.is_null()).then(|| {
+        graph.thrown(&text(&error["name"]), &text(&error["message"]), &text(&error["stack"]))
+    });
+    Tested { name: text(&meta["name"]), ms: meta["ms"].as_f64().unwrap_or_default(), error: failed }
+}

@@ -1,0 +1,167 @@
+//! Modules that do too much of what is allowed: each is told, slowed down or ended by itself, and
+//! another one in the same process goes on.
+
+use serde_json::json;
+use xs_runtime::isolate::FailureKind;
+
+use super::*;
+
+/// What becomes of a generator that does this: its failure, or none.
+async fn run(body: &str) -> (Result<(), ModuleError>, Arc<Memory>) {
+    let source = format!("export default {{ async *run(ctx) {{ {body} }} }};");
+    let (isolate, _, memory) = start("generators/it.js", &source).await.unwrap();
+    let ended = soon(isolate.run_generator()).await;
+    soon(isolate.stop()).await.unwrap();
+    (ended, memory)
+}
+
+async fn goes_on(healthy: &Isolate, memory: &Memory) {
+    let reply = soon(reply(healthy, inputs(memory, 4))).await;
+    assert_eq!((reply.done, reply.failure), (4, None));
+}
+
+#[tokio::test]
+async fn floods_are_bounded_and_told() {
+    let (healthy, beside) =
+        handler("export default { topics: 'in', state: 0, run(f, ctx) { ctx.state++; } };").await;
+    // Appends that nobody waits for.
+    let (ended, memory) = run(
+        "const all = []; for (let i = 0; i < 20_000; i++) all.push(ctx.append('flood', { meta: { i } }).catch((e) => e.message)); \
+         const got = await Promise.all(all); const no = got.find((m) => typeof m === 'string'); \
+         yield { no, stored: got.filter((m) => typeof m !== 'string').length };",
+    )
+    .await;
+    assert!(ended.is_ok(), "{ended:?}");
+    let told = stored_meta(&memory.topic("it.recv")[0]);
+    assert!(told["no"].as_str().unwrap().contains("await"), "{told}");
+    assert_eq!(memory.topic("flood").len() as u64, told["stored"].as_u64().unwrap());
+    goes_on(&healthy, &beside).await;
+    // Yields in a tight loop wait for the store.
+    let (ended, memory) = run("for (let i = 0; i < 20_000; i++) yield { i };").await;
+    assert!(ended.is_ok() && memory.topic("it.recv").len() == 20_000, "{ended:?}");
+    // Timers and promises without end cost their own memory.
+    for body in [
+        "for (let i = 0; i < 1e6; i++) setTimeout(() => {}, 1e6); yield { ok: true };",
+        "const all = []; for (let i = 0; i < 1e6; i++) all.push(new Promise(() => {})); yield { ok: all.length };",
+        "const all = []; for (let i = 0; i < 1e6; i++) all.push(ctx.every('1h')); yield { ok: all.length };",
+        "const all = []; for (;;) { all.push(new Array(1e4).fill(i => i)); await null; }",
+    ] {
+        let (ended, memory) = run(body).await;
+        let kind = ended.err().map(|error| error.kind);
+        let ended = matches!(kind, None | Some(FailureKind::Heap | FailureKind::Cpu));
+        assert!(ended || kind == Some(FailureKind::Throw), "{body}: {kind:?}");
+        drop(memory);
+        goes_on(&healthy, &beside).await;
+    }
+    // Reads, bodies and programs that are never ended.
+    let (ended, memory) = run(
+        "const got = {}; const open = async (name, one) => { try { for (let i = 0; i < 2000; i++) await one(); } catch (e) { got[name] = e.message; } }; \
+         await open('reads', () => { const r = ctx.read({ follow: true }); return Promise.race([r.next(), null]); }); \
+         yield got;",
+    )
+    .await;
+    assert!(ended.is_ok(), "{ended:?}");
+    let told = stored_meta(&memory.topic("it.recv")[0]);
+    assert!(told["reads"].as_str().is_none_or(|text| text.contains("open at once")), "{told}");
+    goes_on(&healthy, &beside).await;
+}
+
+#[tokio::test]
+async fn nothing_is_appended_from_a_run_that_is_over() {
+    let (ended, memory) = run(
+        "globalThis.late = ctx; setTimeout(() => ctx.append('late', {}).catch((e) => console.log(e.message)), 5); return { last: true };",
+    )
+    .await;
+    assert!(ended.is_ok());
+    assert!(memory.topic("late").is_empty());
+    let source = "let kept; export default { topics: 'in', run(f, ctx) { \
+        if (kept === undefined) { kept = ctx; setTimeout(() => { try { kept.append('late', {}); } catch (e) { console.log(e.message); } }, 5); return; } \
+        return { second: true }; } };";
+    let (isolate, memory) = handler(source).await;
+    soon(reply(&isolate, inputs(&memory, 1))).await;
+    let told = async {
+        while memory.logs().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(told).await;
+    assert!(memory.logs()[0].1.contains("this run is over"), "{:?}", memory.logs());
+    let reply = soon(reply(&isolate, inputs(&memory, 1))).await;
+    assert_eq!(reply.outputs.len(), 1);
+}
+
+#[tokio::test]
+async fn odd_results_are_errors_that_name_the_fix() {
+    for (value, want) in [
+        ("1n", "bigint"),
+        ("Symbol('x')", "symbol"),
+        ("new Map([[1, 2]])", "a Map"),
+        ("new Date()", "frame"),
+        ("[1, 2]", "an array"),
+        ("Object.freeze({ then: 1, a: 1 })", ""),
+        ("({ get a() { throw new Error('getter'); } })", "getter"),
+        ("({ then(done) { done({ thenable: true }); } })", ""),
+        ("({ then(_, fail) { fail(new Error('thenable')); } })", "thenable"),
+        ("({ then() { throw new Error('then throws'); } })", "then throws"),
+        ("new Proxy({}, { ownKeys() { throw new Error('keys'); } })", "keys"),
+        ("'x'.repeat(5_000_000)", "over the limit"),
+        ("new Uint8Array(5_000_000)", "over the limit"),
+        ("({ a: 'x'.repeat(2_000_000) })", ""),
+    ] {
+        let source =
+            format!("export default {{ topics: 'in', timeout: 2000, run: () => ({value}) }};");
+        let (isolate, memory) = handler(&source).await;
+        let reply = soon(reply(&isolate, inputs(&memory, 1))).await;
+        match reply.failure {
+            Some(failure) => {
+                let message = failure.error.message;
+                assert!(
+                    message.to_lowercase().contains(&want.to_lowercase()),
+                    "{value}: {message}"
+                );
+            }
+            None => assert!(want.is_empty() || want == "frame", "{value}"),
+        }
+    }
+}
+
+/// What a handler leaks with each frame is its own, and its heap is a bound for it.
+#[tokio::test]
+async fn a_leak_ends_the_module_that_has_it() {
+    let source = "const kept = []; export default { topics: 'in', run(f) { kept.push('x'.repeat(8192) + f.meta.n); } };";
+    let (isolate, memory) = handler(source).await;
+    let mut failed = None;
+    for _ in 0..40 {
+        match soon(replies(&isolate, inputs(&memory, 512))).await {
+            Ok(replies) => failed = replies.into_iter().find_map(|reply| reply.failure),
+            Err(error) => {
+                assert_eq!(error.kind, FailureKind::Heap, "{error}");
+                return;
+            }
+        }
+        if let Some(failure) = &failed {
+            let out = failure.error.message.contains("memory");
+            assert!(failure.error.kind == FailureKind::Heap || out, "{failure:?}");
+            return;
+        }
+    }
+    panic!("it is still there: {failed:?} {}", json!(memory.topic("in").len()));
+}
+
+/// What many isolates take, they give back: threads and descriptors at once.
+#[tokio::test]
+async fn a_hundred_starts_and_stops_leave_no_thread_and_no_descriptor() {
+    let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+    let cycle = || async {
+        let (isolate, memory) = handler("export default { topics: 'in', run: () => ({}) };").await;
+        soon(reply(&isolate, inputs(&memory, 1))).await;
+        soon(isolate.stop()).await.unwrap();
+    };
+    cycle().await;
+    let before = count("fd");
+    for _ in 0..100 {
+        cycle().await;
+    }
+    // Other tests run beside this one: only what a hundred cycles would leave is much.
+    assert!(count("fd") < before + 80, "{} after {before}", count("fd"));
+}

@@ -1,0 +1,134 @@
+//! `xs test`: what a test sees of the modules it tries.
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+use xs_runtime::trial::{TestFile, run_file, test_files};
+
+async fn tested(files: &[(&str, &str)]) -> TestFile {
+    let dir = TempDir::new().unwrap();
+    for (path, source) in files {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, source).unwrap();
+    }
+    run_file(dir.path(), files[0].0).await
+}
+
+/// What went wrong in each test, empty when nothing did.
+fn errors(tested: &TestFile) -> Vec<String> {
+    let errors = tested.tests.iter();
+    errors.map(|test| test.error.as_ref().map_or_else(String::new, ToString::to_string)).collect()
+}
+
+#[tokio::test]
+async fn the_examples_pass_their_tests() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/modules");
+    let files = test_files(&dir).unwrap();
+    assert!(files.len() >= 11, "{files:?}");
+    for file in files {
+        let tested = run_file(&dir, &file).await;
+        assert!(tested.error.is_none() && !tested.tests.is_empty(), "{file}: {tested:?}");
+        for test in tested.tests {
+            assert!(test.error.is_none(), "{file}: {}: {:?}", test.name, test.error);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failure_has_its_place_and_harms_no_other() {
+    let tested = tested(&[(
+        "handlers/h.test.ts",
+        r#"import { assert, assertEquals, test } from "xs/test";
+test("first", () => {
+  const wrong: number = 1;
+  assertEquals({ a: [wrong] }, { a: [2] }, "the list");
+});
+test("second", async () => { await null; assert(true); });
+test("third", () => assert(false, "never"));
+"#,
+    )])
+    .await;
+    assert!(tested.error.is_none(), "{tested:?}");
+    let names: Vec<_> = tested.tests.iter().map(|test| test.name.as_str()).collect();
+    assert_eq!(names, ["first", "second", "third"]);
+    let error = tested.tests[0].error.as_ref().unwrap();
+    assert_eq!(error.message, "AssertionError: the list: got {\"a\":[1]}, expected {\"a\":[2]}");
+    assert_eq!((error.file.as_deref(), error.line), (Some("handlers/h.test.ts"), Some(4)));
+    assert!(error.code_frame.is_some());
+    assert!(errors(&tested)[1].is_empty() && errors(&tested)[2].contains("never"));
+}
+
+#[tokio::test]
+async fn what_a_test_makes_up_is_all_that_there_is() {
+    let tested = tested(&[
+        (
+            "commands/c.test.ts",
+            r#"import { assertEquals, test, trial } from "xs/test";
+import c from "./c.ts";
+import g from "../generators/g.ts";
+test("files, variables, config and the network", async () => {
+  const asked: unknown[] = [];
+  const { out, error } = await trial(c, {
+    args: { n: 2 }, config: { k: "given" }, env: { A: "seen", B: "not named" }, files: { "/etc/hostname": "made up" },
+    fetch: async (url, init) => { asked.push([url, init.method, await new Response(init.body).text()]); return Response.json({ ok: 1 }, { status: 201 }); },
+  });
+  assertEquals(error, undefined);
+  assertEquals(out[0]?.meta, { n: 2, k: "given", env: { A: "seen" }, file: "made up", status: 201, ok: 1, denied: true });
+  assertEquals(asked, [["https://x.y/z", "POST", "body"]]);
+});
+test("no network but that of the test", async () => {
+  const { error } = await trial(c, { args: { n: 1 }, files: { "/etc/hostname": "" } });
+  assertEquals(error?.message, "TypeError: fetch() reaches nothing in a test: give trial() a fetch");
+});
+test("time passes as it is waited for", async () => {
+  const begun = performance.now();
+  const { out } = await trial(g, { now: "2026-01-01T00:00:00Z", take: 3 });
+  assertEquals(out.slice(0, 3).map((f) => f.meta.at), ["2026-01-01T00:00:00.000Z", "2026-01-01T01:00:00.000Z", "2026-01-01T02:00:00.000Z"]);
+  assertEquals(performance.now() - begun < 10_000, true);
+});
+"#,
+        ),
+        (
+            "commands/c.ts",
+            r#"import { command } from "xs";
+export default command({
+  args: { n: "number" }, config: { k: "default" },
+  permissions: { net: ["x.y"], read: ["/etc/hostname"], env: ["A"] },
+  async *run(call, ctx) {
+    const file = await ctx.fs.text("/etc/hostname");
+    const r = await fetch("https://x.y/z", { method: "POST", body: "body" });
+    const denied = await ctx.fs.text("/etc/passwd").catch((e) => e.message.includes("add permissions"));
+    yield { n: call.args.n, k: ctx.config.k, env: ctx.env, file, status: r.status, ...(await r.json()), denied };
+  },
+});
+"#,
+        ),
+        (
+            "generators/g.ts",
+            r#"import { generator } from "xs";
+export default generator({ async *run(ctx) { for await (const at of ctx.every("1h")) yield { at: at.toISOString() }; } });
+"#,
+        ),
+    ])
+    .await;
+    assert!(tested.error.is_none(), "{tested:?}");
+    let errors: Vec<String> = errors(&tested).into_iter().filter(|e| !e.is_empty()).collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_says_so() {
+    let missing = tested(&[("lib/a.test.ts", "import './gone.ts';")]).await;
+    assert!(missing.error.unwrap().message.contains("there is no such file"));
+    let syntax = tested(&[("lib/a.test.ts", "test(")]).await;
+    assert_eq!(syntax.error.unwrap().line, Some(1));
+    let source = "import { test, trial } from 'xs/test'; test('a', async () => void (await trial({ topics: 'a', run() {} })));";
+    let foreign = tested(&[("lib/a.test.ts", source)]).await;
+    assert!(errors(&foreign)[0].contains("default export of a module"), "{foreign:?}");
+    let source =
+        "import { test } from 'xs/test'; test('a', () => { for (;;); }); test('b', () => {});";
+    let endless = tested(&[("lib/a.test.ts", source)]).await;
+    assert!(endless.error.unwrap().message.contains("CPU time"));
+}
