@@ -13,8 +13,8 @@ use serde_json::json;
 use xs_protocol::Client;
 
 pub(super) use logs::said;
-pub(super) use survey::{describe, meta, place};
 pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
+pub(super) use survey::{describe, meta, place};
 
 use crate::args::ModulesSubcommand;
 use crate::exit::Exit;
