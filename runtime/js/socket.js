@@ -24,7 +24,7 @@ async function next(id) {
   const rest = message.subarray(1);
   if (message[0] === TEXT) return { data: new TextDecoder().decode(rest) };
   if (message[0] === BINARY) return { data: rest };
-  return { code: rest[0] * 256 + rest[1], reason: new TextDecoder().decode(rest.subarray(2)) };
+  return { code: rest[0] + rest[1] * 256, reason: new TextDecoder().decode(rest.subarray(2)) };
 }
 
 async function send(id, data) {

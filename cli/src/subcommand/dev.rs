@@ -146,7 +146,7 @@ impl View {
     /// One line for a save that worked.
     fn active(&mut self, key: Key, create: String, frame: &Frame) -> std::io::Result<()> {
         let file = self.file(&key, &create);
-        let saved = self.saves.get(&create).map_or(frame.id().time_ms(), |(_, ms)| *ms);
+        let saved = self.saves.get(&create).map_or_else(|| frame.id().time_ms(), |(_, ms)| *ms);
         let took = frame.id().time_ms().saturating_sub(saved);
         let what = match self.running.insert(key, create) {
             Some(_) => format!("{file} replaced in {took} ms, its place and state kept"),

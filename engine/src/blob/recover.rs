@@ -57,9 +57,8 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
         there.remove(&(number, generation));
         remove(env, number, generation);
     }
-    let mut opened = Opened::default();
-    opened.trouble = newer;
-    opened.number = there.keys().map(|place| place.0).max().unwrap_or(0).max(number);
+    let number = there.keys().map(|place| place.0).max().unwrap_or(0).max(number);
+    let mut opened = Opened { trouble: newer, number, ..Opened::default() };
     for line in &lines {
         if !has(&there, line) {
             let path = env.blob_path(line.base, line.generation, "pack");
@@ -152,7 +151,7 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
         let head = media.and_then(|media| media.view(0..media.len().min(64)));
         let header = head.ok().map(|head| FileHeader::decode(&head, Magic::Pack));
         if let Some(Err(FormatError::Version { found })) = header {
-            newer = newer.or(Some(ReadOnlyReason::Version { path: dir.join(name), found }));
+            newer = newer.or_else(|| Some(ReadOnlyReason::Version { path: dir.join(name), found }));
             // One that the manifest does not name is not for this program to remove either.
             let named = |file: &FileEntry| {
                 file.kind == FileKind::Pack && (file.base, file.generation) == (number, generation)

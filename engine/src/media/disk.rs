@@ -166,7 +166,7 @@ impl Files for Disk {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
             Err(error) => return Err(error),
         };
-        match self.sync_dir(parent.unwrap_or(Path::new("."))) {
+        match self.sync_dir(parent.unwrap_or_else(|| Path::new("."))) {
             // A directory that somebody else made, in one that is not ours to open.
             Err(error) if !made && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             synced => synced,

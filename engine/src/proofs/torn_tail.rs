@@ -139,13 +139,16 @@ fn whole(left: &Left, torn: &[u8]) -> usize {
 /// The files of stores by the number of whole batches, once they were asked for in full.
 type Known = BTreeMap<usize, Image>;
 
+/// How to take the files of a disk as they are, and how to end all writing to it.
+type Handle<D> = (fn(&D) -> Image, fn(&D));
+
 /// Opens a torn store and appends to it, on a disk that `disk` makes. What the files then say is
 /// told by their bytes: the same bytes are examined once.
 fn open_torn<D: Files + Clone + 'static>(
     (place, left, known): (&mut Place, &Left, &mut Known),
     (tear, filling): (usize, Filling),
     disk: impl Fn(&Place, &Image) -> D,
-    (image_of, kill): (fn(&D) -> Image, fn(&D)),
+    (image_of, kill): Handle<D>,
 ) {
     let what = || format!("{filling:?} at {tear} of {}", left.segment.len());
     let torn = fill(&left.segment, tear, filling);

@@ -121,7 +121,10 @@ fn command(bridge: &Bridge, request: &Request) -> Command {
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .envs(&request.env)
         .current_dir(
-            request.cwd.as_ref().map_or(bridge.spec.base.clone(), |dir| bridge.spec.base.join(dir)),
+            request
+                .cwd
+                .as_ref()
+                .map_or_else(|| bridge.spec.base.clone(), |dir| bridge.spec.base.join(dir)),
         )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -240,7 +240,7 @@ fn tagged(tag: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn closed(code: u16, reason: &str) -> Vec<u8> {
-    let mut message = tagged(CLOSED, &code.to_be_bytes());
+    let mut message = tagged(CLOSED, &code.to_le_bytes());
     message.extend_from_slice(reason.as_bytes());
     message
 }

@@ -105,8 +105,7 @@ impl Trials {
     /// What the module of a trial asks next; nothing once it is over.
     pub(crate) async fn asked(&self, number: u32) -> Option<Ask> {
         let asks = self.open.lock().get(&number).map(|open| Arc::clone(&open.asks))?;
-        let ask = asks.lock().await.recv().await;
-        ask
+        asks.lock().await.recv().await
     }
 
     /// What came of a trial: its state and its error as JSON, and its frames.

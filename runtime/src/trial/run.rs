@@ -188,7 +188,7 @@ impl Driver {
                 for new in &reply.outputs {
                     self.push(new)?;
                 }
-                *state = reply.state.or(state.take());
+                *state = reply.state.or_else(|| state.take());
                 if let Some(failure) = reply.failure {
                     return Err(failure.error);
                 }

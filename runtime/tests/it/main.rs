@@ -5,5 +5,7 @@
 mod host;
 #[cfg(test)]
 mod isolate;
+#[cfg(test)]
 mod trial;
+#[cfg(test)]
 mod tsc;

@@ -34,7 +34,7 @@ export const b = generator({
     const child = ctx.spawn("ls", ["-l"], { stdin: "text" });
     for await (const line of lines(child.stdout)) yield line;
     yield { code: (await child.status).code };
-    await ctx.append("e", { body: child.stderr });
+    await ctx.append("e", { body: child.stderr, key: "k", expect: { last: "none", of: ["e"] } });
   },
 });
 export const c = command({

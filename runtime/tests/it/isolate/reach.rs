@@ -147,6 +147,7 @@ fn echo(stream: TcpStream) {
     use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
     use tokio_tungstenite::tungstenite::protocol::CloseFrame;
     use tokio_tungstenite::tungstenite::{Message, accept_hdr};
+    #[expect(clippy::result_large_err, reason = "the type of the error is tungstenite's")]
     let agree = |request: &Request, mut response: Response| {
         if let Some(protocols) = request.headers().get("sec-websocket-protocol") {
             let first = protocols.to_str().unwrap().split(',').next().unwrap().to_owned();
