@@ -88,7 +88,7 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "generators/it.js",
             "export default { run() {}, permissions: { run: ['ls'] } };",
-            "unknown field `run`",
+            "needs `xs serve --allow-run`",
         ),
         (
             "generators/it.js",

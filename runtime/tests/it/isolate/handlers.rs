@@ -222,7 +222,7 @@ async fn values_become_frames_or_errors_that_name_the_fix() {
         ("frame({ mata: {} })", "does not know \"mata\""),
         ("frame({ ttl: 'soon' })", "is not a ttl"),
         ("frame({ meta: { t: 'x'.repeat(70000) } })", "put large content into the body"),
-        ("frame({ body: 'x'.repeat(5e6) })", "ctx.blob.put()"),
+        ("frame({ body: 'x'.repeat(5e6) })", "as a Blob"),
         ("({ get a() { throw new Error('getter') } })", "getter"),
         ("({ get then() { throw new Error('then') } })", "then"),
     ];

@@ -82,7 +82,7 @@ async fn digests_and_signatures_are_those_of_the_standards() {
         "{hex} const key = await crypto.subtle.importKey('raw', text('Jefe'), {{ name: 'HMAC', hash: 'SHA-256' }}, true, ['sign', 'verify']); \
          const data = text('what do ya want for nothing?'); const s = await crypto.subtle.sign('HMAC', key, data); \
          const other = await crypto.subtle.importKey('jwk', await crypto.subtle.exportKey('jwk', key), {{ name: 'HMAC', hash: 'SHA-256' }}, false, ['verify']); \
-         const bent = new Uint8Array(s); bent[0] ^= 1; \
+         const bent = new Uint8Array(s.slice(0)); bent[0] ^= 1; \
          const fails = async (f) => {{ try {{ await f(); return ''; }} catch (e) {{ return e.name; }} }}; \
          return {{ s: hex(s).slice(0, 16), ok: await crypto.subtle.verify('HMAC', other, s, data), bent: await crypto.subtle.verify('HMAC', other, bent, data), \
            kept: await fails(() => crypto.subtle.exportKey('raw', other)), unasked: await fails(() => crypto.subtle.sign('HMAC', other, data)), \
