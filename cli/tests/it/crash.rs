@@ -65,7 +65,7 @@ fn a_crash_of_either_process_doubles_and_loses_nothing() {
     place.write("modules/generators/count.ts", GENERATOR);
     let rounds = if std::env::var_os("XS_TEST_LONG").is_some() { ROUNDS_LONG } else { ROUNDS };
     let mut random = Random(0x2545_f491_4f6c_dd1d);
-    let serve = || place.serve(&["--modules", "modules", "--sync", "none", "--log", "warn"]);
+    let serve = || place.serve(&["--modules", "modules", "--sync", "none", "--log-level", "warn"]);
     let mut server = Some(serve());
     let (mut inputs, mut calls) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..rounds {
