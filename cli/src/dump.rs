@@ -1,6 +1,6 @@
-//! The directory that `export` writes and `import` reads: `frames.jsonl`, a frame a line in the JSON
-//! form of every subcommand, and `cas/`, the bodies, each named by its hash in base64, which has no
-//! slash in it. cross.stream's `.export` writes the same.
+//! The directory that `export` writes and `import` reads: `frames.jsonl`, a frame a line in the
+//! JSON form of every subcommand, and `cas/`, the bodies, each named by its hash in base64, which
+//! has no slash in it. cross.stream's `.export` writes the same.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};

@@ -1,5 +1,5 @@
-//! IMPORT: frames of another store become one batch of this one. What cannot be stored is told frame
-//! by frame; the rest is stored together.
+//! IMPORT: frames of another store become one batch of this one. What cannot be stored is told
+//! frame by frame; the rest is stored together.
 
 use std::sync::Arc;
 

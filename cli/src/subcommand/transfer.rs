@@ -1,5 +1,5 @@
-//! `export`, `import` and `remove`: frames on their way out of a store, into another, and out of the
-//! world.
+//! `export`, `import` and `remove`: frames on their way out of a store, into another, and out of
+//! the world.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -179,7 +179,7 @@ impl<'a> Importer<'a> {
         }
     }
 
-    /// Adds a frame. Its body comes along when a message can carry it, and goes before it otherwise.
+    /// Adds a frame. Its body comes along when a message can carry it, else it goes before.
     async fn take(&mut self, number: u64, stored: Stored, dump: &Dump) -> anyhow::Result<()> {
         let Stored { id, new, hash } = stored;
         if new.ttl == Ttl::Ephemeral {

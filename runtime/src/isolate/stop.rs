@@ -151,6 +151,11 @@ impl Stop {
         }
     }
 
+    /// Whether it was terminated for what it did.
+    pub(super) fn is_terminated(&self) -> bool {
+        self.reason().is_some_and(|reason| reason != Reason::Stop)
+    }
+
     /// The failure that a termination amounts to.
     pub(super) fn failure(&self) -> Option<ModuleError> {
         Some(match self.reason()? {
@@ -234,6 +239,10 @@ impl Stop {
         let used = self.clock.get().and_then(ThreadClock::now);
         let progress = self.progress.load(Ordering::Relaxed);
         if !self.busy.load(Ordering::Acquire) || watch.progress != progress {
+            // Terminated just when it began to wait, it has to be told.
+            if self.is_terminated() {
+                self.asked.notify_one();
+            }
             watch.progress = progress;
             watch.slice_start = used;
             return;

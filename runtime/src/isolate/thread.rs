@@ -66,6 +66,11 @@ fn terminated(graph: &ModuleGraph, stop: &Stop) -> Option<ModuleError> {
     Some(if placeless { graph.at_definition(failure) } else { failure })
 }
 
+/// The end of one that was told to stop, or terminated while it waited.
+fn ended(graph: &ModuleGraph, stop: &Stop) -> ModuleError {
+    terminated(graph, stop).unwrap_or_else(|| ModuleError::new(FailureKind::Stopped, "stopped"))
+}
+
 fn panicked() -> ModuleError {
     ModuleError::new(FailureKind::Throw, "the JavaScript engine failed inside; see the Host's log")
 }
@@ -154,7 +159,8 @@ impl Running {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 looped => match evaluated.as_mut().poll(cx) {
                     Poll::Ready(done) => Poll::Ready(done),
-                    Poll::Pending if looped.is_ready() => {
+                    // Nothing will come of it, or it was terminated among microtasks.
+                    Poll::Pending if looped.is_ready() || stop.is_terminated() => {
                         Poll::Ready(Err(CoreErrorKind::PendingPromiseResolution.into_box()))
                     }
                     Poll::Pending => Poll::Pending,
@@ -170,7 +176,7 @@ impl Running {
                     format!("the module's top level did not finish in {limit:?}"),
                 ));
             }
-            () = stop.asked() => return Err(ModuleError::new(FailureKind::Stopped, "stopped")),
+            () = stop.asked() => return Err(ended(&bridge.spec.graph, &stop)),
         };
         done.map_err(|error| self.failure(error))?;
         let namespace = self.js.get_module_namespace(id).map_err(|error| self.failure(error))?;
@@ -213,19 +219,22 @@ impl Running {
                     () = stop.asked() => {}
                 }
             }
-            ModuleError::new(FailureKind::Stopped, "stopped")
+            ended(&bridge.spec.graph, &stop)
         };
         let mut stopped = std::pin::pin!(stopped.fuse());
         let turns = std::future::poll_fn(|cx| {
-            stop.watched(|| self.js.poll_event_loop(cx, PollEventLoopOptions::default()))
+            let turn =
+                stop.watched(|| self.js.poll_event_loop(cx, PollEventLoopOptions::default()));
+            // Terminated among microtasks, what waits for the rest of them waits for ever.
+            if turn.is_pending() && stop.is_terminated() { Poll::Ready(Ok(())) } else { turn }
         });
-        let ended = tokio::select! {
+        let turn = tokio::select! {
             biased;
             error = bridge.ended() => return error,
             turn = turns => turn,
             error = &mut stopped => return error,
         };
-        match ended {
+        match turn {
             Err(error) => self.failure(error),
             // A termination can look like an event loop without work.
             Ok(()) if stop.reason().is_some() => self.terminated().unwrap_or_else(panicked),

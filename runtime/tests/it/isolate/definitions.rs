@@ -87,11 +87,6 @@ async fn what_is_wrong_with_one_is_named() {
         ),
         (
             "generators/it.js",
-            "export default { run() {}, permissions: { run: ['ls'] } };",
-            "needs `xs serve --allow-run`",
-        ),
-        (
-            "generators/it.js",
             "export default { run() {}, output: { topic: 'xs.a' } };",
             "must not begin with xs.",
         ),
@@ -106,6 +101,10 @@ async fn what_is_wrong_with_one_is_named() {
         assert!(error.message.contains(want), "{source}: {error}");
         assert_eq!(error.kind, FailureKind::Definition, "{source}");
     }
+    let source = "export default { run() {}, permissions: { run: ['ls'] } };";
+    let error = start("generators/it.js", source).await.err().unwrap();
+    assert!(error.message.contains("needs `xs serve --allow-run`"), "{error}");
+    assert_eq!(error.kind, FailureKind::Permission);
 }
 
 #[tokio::test]
