@@ -19,9 +19,9 @@ use crate::message::{
 impl Client {
     /// Appends a batch. The request is on its way when this returns, so batches are appended in the
     /// order of these calls, whenever their replies are awaited. The server stops reading at
-    /// [`PeerLimits::requests`] without an answer; what is queued beyond that is held here. When
-    /// the connection is lost before the answer, a batch with a key can be sent again as it is; one
-    /// without may then be stored twice.
+    /// [`PeerLimits::requests`](crate::PeerLimits::requests) without an answer; what is queued
+    /// beyond that is held here. When the connection is lost before the answer, a batch with a key
+    /// can be sent again as it is; one without may then be stored twice.
     pub fn append(&self, batch: &AppendRequest) -> Reply<Appended> {
         let counts = [batch.frames.len(), batch.cursors.len(), batch.removes.len()];
         let records = counts.iter().sum::<usize>() + usize::from(batch.key.is_some());
