@@ -63,8 +63,8 @@ pub(crate) fn drop_cache(file: &File, part: Range<u64>) -> io::Result<()> {
 /// Stretches of data that are asked for; a file that has more is taken to be full of them.
 const STRETCHES_MAX: usize = 256;
 
-/// Where the data of a file of `len` bytes ends: behind it is a hole, or space that was allocated and
-/// never written, and both read as zeros. `len` where the filesystem cannot tell.
+/// Where the data of a file of `len` bytes ends: behind it is a hole, or space that was allocated
+/// and never written, and both read as zeros. `len` where the filesystem cannot tell.
 pub(crate) fn data_end(file: &File, len: u64) -> u64 {
     let mut end = 0;
     for _ in 0..STRETCHES_MAX {
