@@ -205,6 +205,13 @@ pub(crate) fn notice(text: &str) {
     let _ = writeln!(io::stderr().lock(), "xs: {text}");
 }
 
+/// Asks the person on standard error; the answer follows on the same line.
+pub(crate) fn question(text: &str) -> io::Result<()> {
+    let mut to = io::stderr().lock();
+    to.write_all(text.as_bytes())?;
+    to.flush()
+}
+
 /// Ends when whoever reads standard output has gone away. A follower with nothing to print would
 /// otherwise learn it only with its next line. Never ends when that cannot be watched.
 pub(crate) async fn reader_gone() {

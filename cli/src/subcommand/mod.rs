@@ -1,5 +1,5 @@
-//! What each subcommand does with a connection. Each takes what was typed, asks the store through
-//! the protocol's client, and prints; how the connection came about is not its business.
+//! What each subcommand does. Most take what was typed, ask the store through the protocol's client,
+//! and print; how the connection came about is not their business. `maintain` works on files.
 
 mod append;
 mod bodies;

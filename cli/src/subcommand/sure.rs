@@ -1,9 +1,10 @@
 //! The question before something is destroyed: asked on a terminal, answered by `--yes` elsewhere.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _};
 
 use crate::args::SureArgs;
 use crate::exit::{Exit, Fault};
+use crate::output::question;
 
 /// Goes on only when whoever typed the line is sure. `what` completes "about to ...".
 pub(super) fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
@@ -13,9 +14,7 @@ pub(super) fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Fault::fail(Exit::Usage, format!("about to {what}: add --yes to do it"));
     }
-    let mut ask = io::stderr().lock();
-    write!(ask, "About to {what}. Go on? [y/N] ")?;
-    ask.flush()?;
+    question(&format!("About to {what}. Go on? [y/N] "))?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     match answer.trim() {
