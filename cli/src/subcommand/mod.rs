@@ -1,5 +1,6 @@
-//! What each subcommand does. Most take what was typed, ask the store through the protocol's client,
-//! and print; how the connection came about is not their business. `maintain` works on files.
+//! What each subcommand does. Most take what was typed, ask the store through the client of the
+//! protocol, and print; how the connection came about is not their business. `maintain` works on
+//! files.
 
 mod append;
 mod bodies;

@@ -27,7 +27,9 @@ fn may_open(count: usize, test: &str) -> bool {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         let is_enough = limit.maximum.is_none_or(|maximum| maximum >= wanted);
         if !is_enough || setrlimit(Resource::Nofile, raised).is_err() {
-            println!("skipped: {test}: {wanted} descriptors are more than this process may have");
+            // Not through the macros, whose output of a test that passes nobody sees.
+            let text = format!("skipped: {test}: {wanted} descriptors are more than allowed\n");
+            std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).unwrap();
             return false;
         }
     }
