@@ -4,6 +4,7 @@
 
 mod changes;
 mod conditions;
+mod gather;
 mod placed;
 mod ticket;
 mod writer;
@@ -13,14 +14,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::append::Pending;
 use crate::error::AppendError;
 use crate::limits::GROUP_BATCHES_MAX;
 use crate::maintain::Stage;
+use crate::options::SyncPolicy;
 use crate::store::Inner;
 
+use gather::Gather;
 pub use ticket::Ticket;
 use ticket::{Slot, Turn};
 pub(crate) use writer::{Answer, Writer};
@@ -29,6 +32,8 @@ pub(crate) use writer::{Answer, Writer};
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
     queue: Mutex<Queue>,
+    /// Told when as many wait as the leader waits for.
+    gathered: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +43,8 @@ struct Queue {
     since: Option<Instant>,
     /// Somebody leads, or was told to.
     led: bool,
+    /// Whether the next group waits for those who were answered last.
+    gather: Gather,
 }
 
 /// Where an answer goes.
@@ -60,6 +67,17 @@ impl fmt::Debug for Reply {
 impl Reply {
     fn give(mut self, answer: Answer) {
         self.send(answer);
+    }
+
+    /// Where the answer is waited for, if a thread does or will.
+    fn slot(&mut self) -> Option<Arc<Slot>> {
+        match self.0.take() {
+            Some(To::Slot(slot)) => Some(slot),
+            other => {
+                self.0 = other;
+                None
+            }
+        }
     }
 
     fn send(&mut self, answer: Answer) {
@@ -109,23 +127,30 @@ impl Queue {
 impl Commits {
     /// Queues a batch; the answer goes to `call` once somebody leads.
     pub(crate) fn enqueue(&self, pending: Pending, call: impl FnOnce(Answer) + Send + 'static) {
-        let reply = Reply(Some(To::Call(Box::new(call))));
-        self.queue.lock().push(pending, reply);
+        self.push(pending, Reply(Some(To::Call(Box::new(call)))));
     }
 
     /// Queues a batch whose answer is waited for.
     pub(crate) fn enqueue_slot(&self, pending: Pending) -> Arc<Slot> {
         let slot = Arc::new(Slot::default());
-        let reply = Reply(Some(To::Slot(Arc::clone(&slot))));
-        self.queue.lock().push(pending, reply);
+        self.push(pending, Reply(Some(To::Slot(Arc::clone(&slot)))));
         slot
     }
 
-    /// Commits a batch. When nobody leads and nothing waits, it goes straight to the writer.
+    fn push(&self, pending: Pending, reply: Reply) {
+        let mut queue = self.queue.lock();
+        queue.push(pending, reply);
+        if queue.gather.is_enough(queue.waiting.len()) {
+            self.gathered.notify_one();
+        }
+    }
+
+    /// Commits a batch. When nobody leads, nothing waits and nobody is expected, it goes straight to
+    /// the writer.
     pub(crate) fn append(&self, inner: &Inner, pending: Pending) -> Answer {
         {
             let mut queue = self.queue.lock();
-            if queue.led || !queue.waiting.is_empty() {
+            if queue.led || !queue.waiting.is_empty() || queue.gather.expects_others() {
                 drop(queue);
                 let slot = self.enqueue_slot(pending);
                 return self.wait(inner, &slot);
@@ -142,6 +167,9 @@ impl Commits {
     /// Waits for an answer, leading when that falls to this thread.
     pub(crate) fn wait(&self, inner: &Inner, slot: &Slot) -> Answer {
         loop {
+            if let Some(answer) = slot.take() {
+                return answer;
+            }
             let free = {
                 let mut queue = self.queue.lock();
                 !slot.is_answered() && !std::mem::replace(&mut queue.led, true)
@@ -203,11 +231,30 @@ impl Commits {
         }
     }
 
+    /// Waits for those who are expected to come back, if it is worth it.
+    fn gather(&self, queue: &mut MutexGuard<'_, Queue>) {
+        let waiting = queue.waiting.len();
+        let Some(patience) = queue.gather.begin(waiting, GROUP_BATCHES_MAX) else { return };
+        let until = Instant::now() + patience;
+        while !queue.gather.is_enough(queue.waiting.len()) {
+            if self.gathered.wait_until(queue, until).timed_out() {
+                break;
+            }
+        }
+        let waiting = queue.waiting.len();
+        queue.gather.end(waiting);
+    }
+
     /// Commits one group from the front of the queue.
     fn commit_group(&self, inner: &Inner) {
         let (mut group, mut replies) = (Vec::new(), VecDeque::new());
+        // Without syncs a group costs too little to wait for company.
+        let gathers = inner.env.options.sync == SyncPolicy::Sync;
         {
             let mut queue = self.queue.lock();
+            if gathers {
+                self.gather(&mut queue);
+            }
             let count = queue.waiting.len().min(GROUP_BATCHES_MAX);
             if let Some(since) = queue.since.take() {
                 inner.timing.add(Stage::Queue, since.elapsed());
@@ -219,16 +266,35 @@ impl Commits {
         }
         let mut answers = Vec::with_capacity(group.len());
         while answers.len() < group.len() {
-            let before = answers.len();
+            let (before, begun) = (answers.len(), gathers.then(Instant::now));
             inner.writer.lock().commit(inner, &group[before..], &mut answers);
+            if let Some(begun) = begun {
+                let mut queue = self.queue.lock();
+                let waiting = queue.waiting.len() + group.len() - answers.len();
+                queue.gather.answered(answers.len() - before, waiting, begun.elapsed());
+            }
             // Answered at once and without the writer's lock: the next group need not be waited
             // for, and a callback may ask the store something.
-            for answer in &mut answers[before..] {
-                let answer = std::mem::replace(answer, Err(AppendError::Closed));
-                if let Some(reply) = replies.pop_front() {
-                    reply.give(answer);
-                }
-            }
+            reply(replies.drain(..answers.len() - before), &mut answers[before..]);
         }
     }
+}
+
+/// Gives answers to those they are for.
+fn reply(replies: impl Iterator<Item = Reply>, answers: &mut [Answer]) {
+    let (mut asleep, mut calls) = (Vec::new(), Vec::new());
+    for (mut reply, answer) in replies.zip(answers) {
+        let answer = std::mem::replace(answer, Err(AppendError::Closed));
+        let Some(slot) = reply.slot() else {
+            calls.push((reply, answer));
+            continue;
+        };
+        if slot.leave(answer) {
+            asleep.push(slot);
+        }
+    }
+    // Woken once all answers are there: a thread takes one after the other, and one that was woken
+    // for the first would go to sleep over the second.
+    asleep.iter().for_each(|slot| slot.wake());
+    calls.into_iter().for_each(|(reply, answer)| reply.give(answer));
 }

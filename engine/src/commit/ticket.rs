@@ -69,10 +69,27 @@ pub(super) enum Turn {
 
 impl Slot {
     pub(super) fn answer(&self, answer: Answer) {
+        if self.leave(answer) {
+            self.wake();
+        }
+    }
+
+    /// Leaves the answer here. Whether a thread sleeps that must be woken to take it.
+    pub(super) fn leave(&self, answer: Answer) -> bool {
         let mut inside = self.inside.lock();
         inside.answer = Some(answer);
         inside.answered = true;
+        inside.waited
+    }
+
+    /// Wakes the thread that sleeps on this slot.
+    pub(super) fn wake(&self) {
         self.changed.notify_one();
+    }
+
+    /// The answer, if it is there.
+    pub(super) fn take(&self) -> Option<Answer> {
+        self.inside.lock().answer.take()
     }
 
     pub(super) fn is_answered(&self) -> bool {

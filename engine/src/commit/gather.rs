@@ -1,0 +1,131 @@
+//! Whether a group that will be synced waits a moment for those who were answered just before.
+//!
+//! Callers who append again as soon as they are answered come back while the next leader is already
+//! at work: they would split into two parties that take turns, each with half of the syncs. So a
+//! leader expects as many batches as were answered last or queued meanwhile, and waits for them, no
+//! longer than a part of what a commit takes. Where they do not come back, as with callers who
+//! append by a clock of their own, it soon stops to expect them. Knows no clock.
+
+use std::time::Duration;
+
+/// The longest wait.
+const PATIENCE_MAX: Duration = Duration::from_millis(1);
+/// The part of the last commit's time that a wait may take: one in so many.
+const PATIENCE_PART: u32 = 2;
+/// Groups that go without a wait after waits in vain, at most.
+const REST_MAX: u32 = 256;
+
+/// What is expected of the next group.
+#[derive(Debug, Default)]
+pub(super) struct Gather {
+    /// Batches that were answered last or queued meanwhile.
+    expected: usize,
+    /// How long their commit took.
+    took: Duration,
+    /// Waits in vain, in a row.
+    in_vain: u32,
+    /// Groups that go without a wait.
+    rest: u32,
+    /// The batches that a leader waits for; 0 when none does.
+    wanted: usize,
+}
+
+impl Gather {
+    /// Notes a commit: how many batches it answered, how many wait now, and how long it took.
+    pub(super) fn answered(&mut self, answered: usize, waiting: usize, took: Duration) {
+        self.expected = answered + waiting;
+        self.took = took;
+    }
+
+    /// Whether somebody besides one caller is expected.
+    pub(super) const fn expects_others(&self) -> bool {
+        self.expected > 1
+    }
+
+    /// How long to wait for more than the batches that are there, if at all.
+    pub(super) fn begin(&mut self, waiting: usize, max: usize) -> Option<Duration> {
+        let wanted = self.expected.min(max);
+        if waiting >= wanted {
+            return None;
+        }
+        if self.rest > 0 {
+            self.rest -= 1;
+            return None;
+        }
+        self.wanted = wanted;
+        Some((self.took / PATIENCE_PART).min(PATIENCE_MAX))
+    }
+
+    /// Whether a leader waits for no more than these.
+    pub(super) const fn is_enough(&self, waiting: usize) -> bool {
+        self.wanted != 0 && waiting >= self.wanted
+    }
+
+    /// Notes what a wait has brought.
+    pub(super) fn end(&mut self, waiting: usize) {
+        if waiting >= std::mem::take(&mut self.wanted) {
+            self.in_vain = 0;
+        } else {
+            self.in_vain = self.in_vain.saturating_add(1);
+            self.rest = (1 << self.in_vain.min(31)).min(REST_MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYNC: Duration = Duration::from_micros(200);
+
+    #[test]
+    fn callers_who_come_back_are_waited_for() {
+        let mut gather = Gather::default();
+        assert_eq!(gather.begin(1, 100), None);
+        gather.answered(2, 6, SYNC);
+        assert_eq!(gather.begin(6, 100), Some(SYNC / 2));
+        assert!(!gather.is_enough(7) && gather.is_enough(8));
+        gather.end(8);
+        assert!(!gather.is_enough(8), "nobody waits any more");
+        gather.answered(8, 0, SYNC);
+        assert_eq!(gather.begin(2, 100), Some(SYNC / 2));
+    }
+
+    #[test]
+    fn one_caller_never_waits() {
+        let mut gather = Gather::default();
+        for _ in 0..10 {
+            assert!(!gather.expects_others());
+            assert_eq!(gather.begin(1, 100), None);
+            gather.answered(1, 0, SYNC);
+        }
+    }
+
+    #[test]
+    fn waits_are_short_and_ask_for_no_more_than_a_group_takes() {
+        let mut gather = Gather::default();
+        gather.answered(200, 0, Duration::from_secs(1));
+        assert_eq!(gather.begin(99, 100), Some(PATIENCE_MAX));
+        assert!(gather.is_enough(100));
+        gather.end(100);
+        assert_eq!(gather.begin(100, 100), None);
+    }
+
+    #[test]
+    fn waits_in_vain_become_rare() {
+        let mut gather = Gather::default();
+        let mut waits = 0;
+        for _ in 0..10_000 {
+            gather.answered(8, 0, SYNC);
+            if gather.begin(1, 100).is_some() {
+                waits += 1;
+                gather.end(1);
+            }
+        }
+        assert!(waits < 60, "{waits} waits");
+        // One that is not in vain makes them usual again.
+        while gather.begin(1, 100).is_none() {}
+        gather.end(8);
+        assert!(gather.begin(1, 100).is_some());
+    }
+}
