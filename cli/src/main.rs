@@ -10,6 +10,7 @@ mod json;
 mod output;
 mod progress;
 mod reach;
+mod report;
 mod serve;
 mod subcommand;
 

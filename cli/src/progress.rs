@@ -3,6 +3,7 @@
 
 use std::io::IsTerminal as _;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
@@ -59,6 +60,13 @@ pub(crate) fn bytes(what: &'static str, total: u64) -> ProgressBar {
 pub(crate) fn count(what: &'static str, total: u64) -> ProgressBar {
     let bar = styled(what, "{msg} {wide_bar} {human_pos} of {human_len}, {eta} left");
     bar.set_length(total);
+    bar
+}
+
+/// A sign that somebody else is at work, who does not say how far they are.
+pub(crate) fn spinner(what: &'static str) -> ProgressBar {
+    let bar = styled(what, "{spinner} {msg}, {elapsed}");
+    bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }
 

@@ -29,9 +29,9 @@ pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
 pub use gather::Gather;
 pub use message::{
     AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, GoAway, ImportIds,
-    ImportOutcome, ImportRequest, Imported, LastRequest, Op, OpRange, PeerLimits, RECORD_VERSION,
-    RemoveRequest, Resume, Role, Slow, Stamp, SubEvent, SubscribeOptions, TopicSummary,
-    UnknownRole, VERSION, Ways,
+    ImportOutcome, ImportRequest, Imported, LastRequest, MaintainRequest, Op, OpRange, PeerLimits,
+    RECORD_VERSION, RemoveRequest, Resume, Role, Slow, Stamp, SubEvent, SubscribeOptions,
+    TopicSummary, UnknownRole, VERSION, Ways,
 };
 pub use server::{Entry, Listener, Server, ServerOptions, ServerStats};
 pub use service::{

@@ -47,6 +47,8 @@ pub const REFUSAL_TEXT_MAX: usize = 4 * 1024;
 pub const EXTENSIONS_MAX: usize = 64;
 /// Bytes of the text of STATS.
 pub const STATS_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a path in MAINTAIN.
+pub const PATH_BYTES_MAX: usize = 4096;
 /// Bytes that PING may carry.
 pub const PING_BYTES_MAX: usize = 64;
 /// Longest deadline of a call.

@@ -11,7 +11,7 @@ use xs_engine::{BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions
 use crate::error::{Code, Refusal};
 use crate::message::{
     AppendRequest, Appended, CallRequest, CursorSummary, ImportRequest, Imported, LastRequest,
-    Resume, TopicSummary,
+    MaintainRequest, Resume, TopicSummary,
 };
 
 /// Called, from any thread and as often as one likes, when a [`Feed`] that was idle may have more.
@@ -75,6 +75,21 @@ pub trait Service: Send + Sync + 'static {
     /// [`Refusal`] when it cannot be told.
     fn stats(&self) -> Result<String, Refusal> {
         Err(unserved("STATS"))
+    }
+
+    /// Works on the store's files, and tells what was done: the JSON text of an object. May block
+    /// for as long as the work takes. `given_up` says whether nobody waits for it any more: work
+    /// that can be stopped is stopped then.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it could not be done.
+    fn maintain(
+        &self,
+        request: &MaintainRequest,
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<String, Refusal> {
+        let _ = (request, given_up);
+        Err(unserved("MAINTAIN"))
     }
 
     /// Whether an offset that was seen elsewhere, or earlier, still stands for the same frames.

@@ -69,7 +69,8 @@ Examples:
   xs backup ./store /backups/store
   xs backup /backups/store            the store of --addr or $XS_ADDR
 
-What is copied is checked. xs restore makes a store of a backup.")]
+What is copied is checked. xs restore makes a store of a backup. A store that is served is copied by
+its server, while it goes on.")]
 pub(crate) struct BackupArgs {
     /// The store, if not that of --addr, and the directory of the backup.
     #[arg(value_name = "[STORE] DEST", required = true, num_args = 1..=2,

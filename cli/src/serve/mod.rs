@@ -9,6 +9,7 @@ mod host;
 mod import;
 mod listen;
 mod log;
+mod maintain;
 mod metrics;
 mod refuse;
 mod remove;

@@ -1,7 +1,9 @@
 //! The engine's errors as the protocol's refusals. One place decides which code, and with it the
 //! class that tells a client whether to try again.
 
-use xs_engine::{AppendError, CompactError, GcError, ReadError};
+use std::io;
+
+use xs_engine::{AppendError, CompactError, GcError, MaintainError, ReadError};
 use xs_protocol::{Code, Detail, Refusal};
 
 /// Why a batch or a blob was not taken.
@@ -78,6 +80,27 @@ pub(super) fn compact(error: &CompactError) -> Refusal {
         CompactError::Poisoned | CompactError::Closed => Code::Closed,
         CompactError::Blobs(error) => gc_code(error),
         CompactError::Io(_) => Code::Unreadable,
+        _ => Code::Internal,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// Why blobs could not be taken out of the files.
+pub(super) fn gc(error: &GcError) -> Refusal {
+    Refusal::new(gc_code(error), error.to_string())
+}
+
+/// Why the store could not be checked or copied.
+pub(super) fn maintain(error: &MaintainError) -> Refusal {
+    let code = match error {
+        MaintainError::NotEmpty { .. } | MaintainError::OtherStore { .. } => Code::InvalidValue,
+        MaintainError::Corrupt(_) => Code::Corrupt,
+        MaintainError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
+            Code::StorageFull
+        }
+        MaintainError::Io { .. } => Code::Unreadable,
+        MaintainError::Changing => Code::Busy,
+        MaintainError::Poisoned | MaintainError::Closed => Code::Closed,
         _ => Code::Internal,
     };
     Refusal::new(code, error.to_string())

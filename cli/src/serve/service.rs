@@ -14,12 +14,13 @@ use xs_engine::{
 };
 use xs_protocol::{
     AppendRequest, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
-    DoneImport, Feed, ImportRequest, LastRequest, Refusal, Resume, Service, Stamp, StoreIdentity,
-    TopicSummary, Wake,
+    DoneImport, Feed, ImportRequest, LastRequest, MaintainRequest, Refusal, Resume, Service, Stamp,
+    StoreIdentity, TopicSummary, Wake,
 };
 
 use super::commit::Committer;
 use super::feed::{FollowFeed, StoredFeed};
+use super::maintain::Turn;
 use super::metrics::Fullness;
 use super::{call, import, refuse, remove, stats};
 
@@ -27,6 +28,7 @@ use super::{call, import, refuse, remove, stats};
 pub(crate) struct StoreService {
     core: Arc<Core>,
     runs_modules: bool,
+    maintenance: Turn,
 }
 
 /// What appends need, shared with the calls under way.
@@ -59,7 +61,7 @@ impl StoreService {
             failed,
             fullness,
         };
-        Ok(Self { core: Arc::new(core), runs_modules })
+        Ok(Self { core: Arc::new(core), runs_modules, maintenance: Turn::default() })
     }
 }
 
@@ -127,6 +129,14 @@ impl Service for StoreService {
 
     fn stats(&self) -> Result<String, Refusal> {
         Ok(stats::text(&self.core.store.stats()))
+    }
+
+    fn maintain(
+        &self,
+        request: &MaintainRequest,
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<String, Refusal> {
+        self.maintenance.run(&self.core.store, request, given_up)
     }
 
     fn check_resume(&self, from: Resume, offset: u64) -> Result<(), Refusal> {

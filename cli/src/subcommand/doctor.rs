@@ -12,11 +12,11 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 use xs_protocol::{Address, Client};
 
-use super::maintain::hex;
 use crate::connect::{default_address, unserved};
 use crate::exit::Exit;
 use crate::output::{Output, Paint};
 use crate::reach::options;
+use crate::report::hex;
 
 /// Syncs that are timed.
 const SYNCS: usize = 20;

@@ -1,23 +1,81 @@
-//! Subcommands that work on the files of a store nobody serves: check, save, copy, tidy up.
+//! Subcommands that work on a store's files: check, save, copy, tidy up. A server that has the
+//! store does what can be done beside its work; this process does the rest, and all when there is no
+//! server.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use xs_engine::{
-    CompactOptions, CopyOptions, CopyReport, Finding, GcOptions, MaintainError, OpenError,
-    Severity, Store, StoreOptions,
+    CompactOptions, CopyOptions, GcOptions, MaintainError, OpenError, Store, StoreOptions,
 };
-use xs_protocol::Address;
+use xs_protocol::{Address, Client, MaintainRequest, SOCKET_NAME};
 
 use super::sure;
 use crate::args::{
     BackupArgs, CompactArgs, CopyArgs, FromTo, GcArgs, RepairArgs, UpgradeArgs, VerifyArgs,
 };
-use crate::connect::default_store;
+use crate::connect::{self, default_address, default_store, unserved};
 use crate::exit::{Exit, Fault};
 use crate::output::Output;
-use crate::progress::watched;
+use crate::progress::{self, watched};
+use crate::reach::options;
+use crate::report;
+
+/// Where the work is to be done.
+enum Place {
+    /// By the server that has the store.
+    Served(Client),
+    /// On the files, by this process.
+    Files(PathBuf),
+}
+
+impl Place {
+    async fn find(typed: Option<&PathBuf>, addr: Option<Address>) -> anyhow::Result<Self> {
+        let address = match (typed, addr) {
+            (Some(dir), _) => Address::Unix(dir.join(SOCKET_NAME)),
+            (None, Some(address)) => address,
+            (None, None) => default_address()?,
+        };
+        match Client::connect(&address, options()).await {
+            Ok(client) => Ok(Self::Served(client)),
+            Err(error) => match unserved(&address, &error) {
+                Some(dir) => Ok(Self::Files(dir.to_owned())),
+                None => Err(connect::explain(error)),
+            },
+        }
+    }
+}
+
+/// Has a server work; its report. Ctrl-C makes it stop.
+async fn ask(client: Client, request: &MaintainRequest) -> anyhow::Result<Value> {
+    let bar = progress::spinner("the server is at work");
+    let text = tokio::select! {
+        text = client.maintain(request) => text.map_err(connect::explain)?,
+        _ = tokio::signal::ctrl_c() => return Fault::fail(Exit::Interrupted, "stopped"),
+    };
+    bar.finish_and_clear();
+    serde_json::from_str(&text).context("read the server's report")
+}
+
+/// A path as a server understands it.
+fn there(path: &Path) -> anyhow::Result<String> {
+    let path = std::path::absolute(path).with_context(|| format!("find {}", path.display()))?;
+    match path.into_os_string().into_string() {
+        Ok(path) => Ok(path),
+        Err(path) => Fault::fail(
+            Exit::Usage,
+            format!("{} is not UTF-8, so a server cannot be told of it", path.display()),
+        ),
+    }
+}
+
+/// Prints some of a report as a table of one line.
+fn told(report: &Value, columns: &[&str], out: &mut Output) -> anyhow::Result<()> {
+    let row = columns.iter().map(|column| report[column].clone()).collect();
+    out.table(columns, &[row])?;
+    Ok(out.flush()?)
+}
 
 /// The directory of the store that is meant.
 fn directory(typed: Option<&PathBuf>, addr: Option<Address>) -> anyhow::Result<PathBuf> {
@@ -58,52 +116,30 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
 }
 
 pub(super) async fn verify(args: &VerifyArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let dir = directory(args.store.as_ref(), addr)?;
-    let checked = watched("checking", move |watch| xs_engine::verify(&dir, watch)).await;
-    let report = checked.map_err(explain)?;
+    let report = match Place::find(args.store.as_ref(), addr).await? {
+        Place::Served(client) => ask(client, &MaintainRequest::Verify).await?,
+        Place::Files(dir) => {
+            let checked = watched("checking", move |watch| xs_engine::verify(&dir, watch)).await;
+            report::verify(&checked.map_err(explain)?)
+        }
+    };
     let mut out = Output::stdout();
-    findings(&report.findings, report.findings_total, &mut out)?;
-    out.table(
-        &["files", "bytes", "frames", "blobs", "findings", "worst"],
-        &[vec![
-            json!(report.files),
-            json!(report.bytes),
-            json!(report.frames),
-            json!(report.blobs),
-            json!(report.findings_total),
-            json!(report.worst.map(severity)),
-        ]],
-    )?;
-    out.flush()?;
-    Ok(if report.worst == Some(Severity::Lost) { Exit::Failed } else { Exit::Ok })
-}
-
-const fn severity(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Unused => "unused",
-        Severity::Derived => "derived",
-        Severity::Lost => "lost",
-    }
+    let listed = report["listed"].as_array().map(Vec::as_slice).unwrap_or_default();
+    findings(listed, report["findings"].as_u64().unwrap_or_default(), &mut out)?;
+    told(&report, &["files", "bytes", "frames", "blobs", "findings", "worst"], &mut out)?;
+    Ok(if report["worst"] == "lost" { Exit::Failed } else { Exit::Ok })
 }
 
 /// A line for each finding.
-fn findings(list: &[Finding], total: u64, out: &mut Output) -> anyhow::Result<()> {
+fn findings(list: &[Value], total: u64, out: &mut Output) -> anyhow::Result<()> {
     for finding in list {
         if out.is_person() {
-            out.line(&finding.to_string())?;
+            out.line(finding["text"].as_str().unwrap_or_default())?;
             continue;
         }
-        let line = json!({
-            "severity": severity(finding.severity),
-            "path": finding.path.display().to_string(),
-            "position": finding.position,
-            "offset": finding.offset,
-            "offset_end": finding.offset_end,
-            "id": finding.id.map(|id| id.to_string()),
-            "blob": finding.blob.map(|blob| blob.to_string()),
-            "what": &*finding.what,
-        });
-        out.line(&line.to_string())?;
+        let mut finding = finding.clone();
+        finding.as_object_mut().and_then(|fields| fields.remove("text"));
+        out.line(&finding.to_string())?;
     }
     let more = total.saturating_sub(list.len() as u64);
     if more > 0 {
@@ -117,11 +153,12 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
     let saved = watched("saving", move |watch| xs_engine::repair(&from, &to, watch)).await;
     let report = saved.map_err(explain)?;
     let mut out = Output::stdout();
-    findings(&report.lost, report.lost_total, &mut out)?;
+    let lost: Vec<Value> = report.lost.iter().map(report::finding).collect();
+    findings(&lost, report.lost_total, &mut out)?;
     out.table(
         &["store", "head", "frames", "frames_lost", "cursors", "blobs", "manifest_rebuilt"],
         &[vec![
-            json!(hex(&report.uuid)),
+            json!(report::hex(&report.uuid)),
             json!(report.head),
             json!(report.frames),
             json!(report.frames_lost),
@@ -135,26 +172,41 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
 }
 
 pub(super) async fn backup(args: &BackupArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let (from, to) = between(args.paths(), addr)?;
-    let options = if args.link { CopyOptions::links() } else { CopyOptions::copies() };
-    let copied = watched("copying", move |watch| {
-        let store = open(&from)?;
-        let report = store.backup(&to, options, watch)?;
-        close(&store, &from)?;
-        Ok(report)
-    });
-    copied_to(&copied.await.map_err(explain)?)
+    let FromTo { from, to } = args.paths();
+    let report = match Place::find(from.as_ref(), addr).await? {
+        Place::Served(client) => {
+            let request = MaintainRequest::Backup { to: there(&to)?, link: args.link };
+            ask(client, &request).await?
+        }
+        Place::Files(from) => {
+            let options = if args.link { CopyOptions::links() } else { CopyOptions::copies() };
+            let copied = watched("copying", move |watch| {
+                let store = open(&from)?;
+                let report = store.backup(&to, options, watch)?;
+                close(&store, &from)?;
+                Ok(report)
+            });
+            report::copy(&copied.await.map_err(explain)?)
+        }
+    };
+    copied_to(&report)
 }
 
 pub(super) async fn fork(args: &CopyArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let (from, to) = between(args.paths(), addr)?;
-    let copied = watched("copying", move |_| {
-        let store = open(&from)?;
-        let report = store.fork(&to)?;
-        close(&store, &from)?;
-        Ok(report)
-    });
-    copied_to(&copied.await.map_err(explain)?)
+    let FromTo { from, to } = args.paths();
+    let report = match Place::find(from.as_ref(), addr).await? {
+        Place::Served(client) => ask(client, &MaintainRequest::Fork { to: there(&to)? }).await?,
+        Place::Files(from) => {
+            let copied = watched("copying", move |_| {
+                let store = open(&from)?;
+                let report = store.fork(&to)?;
+                close(&store, &from)?;
+                Ok(report)
+            });
+            report::copy(&copied.await.map_err(explain)?)
+        }
+    };
+    copied_to(&report)
 }
 
 pub(super) async fn restore(args: &CopyArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
@@ -162,7 +214,7 @@ pub(super) async fn restore(args: &CopyArgs, addr: Option<Address>) -> anyhow::R
     let options = CopyOptions::copies();
     let copied =
         watched("copying", move |watch| xs_engine::restore(&from, &to, options, watch)).await;
-    copied_to(&copied.map_err(explain)?)
+    copied_to(&report::copy(&copied.map_err(explain)?))
 }
 
 /// Opens a store that must exist.
@@ -181,21 +233,10 @@ fn close(store: &Store, dir: &Path) -> Result<(), MaintainError> {
     })
 }
 
-fn copied_to(report: &CopyReport) -> anyhow::Result<Exit> {
-    let mut out = Output::stdout();
-    out.table(
-        &["store", "source", "head", "files_kept", "files_linked", "files_copied", "bytes_copied"],
-        &[vec![
-            json!(hex(&report.uuid)),
-            json!(hex(&report.source)),
-            json!(report.head),
-            json!(report.files_kept),
-            json!(report.files_linked),
-            json!(report.files_copied),
-            json!(report.bytes_copied),
-        ]],
-    )?;
-    out.flush()?;
+fn copied_to(report: &Value) -> anyhow::Result<Exit> {
+    let columns =
+        ["store", "source", "head", "files_kept", "files_linked", "files_copied", "bytes_copied"];
+    told(report, &columns, &mut Output::stdout())?;
     Ok(Exit::Ok)
 }
 
@@ -224,61 +265,55 @@ async fn with_open<T: Send + 'static>(
 }
 
 pub(super) async fn compact(args: &CompactArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let dir = directory(args.store.as_ref(), addr)?;
-    let options = CompactOptions { dead_percent: args.dead_percent, bytes_per_second: None };
-    let report = with_open(dir, move |store| Ok(store.compact(options)?)).await?;
-    let mut out = Output::stdout();
-    out.table(
-        &["rewritten", "written", "frames", "bytes_before", "bytes_after", "damaged"],
-        &[vec![
-            json!(report.rewritten),
-            json!(report.written),
-            json!(report.frames),
-            json!(report.bytes_before),
-            json!(report.bytes_after),
-            json!(report.damaged.len()),
-        ]],
-    )?;
-    out.flush()?;
-    Ok(if report.damaged.is_empty() { Exit::Ok } else { Exit::Failed })
+    let dead_percent = args.dead_percent;
+    let report = match Place::find(args.store.as_ref(), addr).await? {
+        Place::Served(client) => ask(client, &MaintainRequest::Compact { dead_percent }).await?,
+        Place::Files(dir) => {
+            let options = CompactOptions { dead_percent, bytes_per_second: None };
+            let done = with_open(dir, move |store| Ok(store.compact(options)?)).await?;
+            report::compact(&done)
+        }
+    };
+    let columns = ["rewritten", "written", "frames", "bytes_before", "bytes_after", "damaged"];
+    told(&report, &columns, &mut Output::stdout())?;
+    Ok(damaged(&report))
 }
 
 pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let dir = directory(args.store.as_ref(), addr)?;
     let dry_run = args.sure.dry_run;
     if !dry_run {
-        let what = format!("remove bodies in {} that no event names", dir.display());
-        sure::ask(&what, args.sure)?;
+        let of = match (&args.store, &addr) {
+            (Some(dir), _) => dir.display().to_string(),
+            (None, Some(address)) => address.to_string(),
+            (None, None) => default_store()?.display().to_string(),
+        };
+        sure::ask(&format!("remove bodies in {of} that no event names"), args.sure)?;
     }
-    let options = GcOptions {
-        grace: args.grace,
-        min_dead_percent: args.dead_percent,
-        dry_run,
-        bytes_per_second: None,
+    let (grace, dead_percent) = (args.grace, args.dead_percent);
+    let report = match Place::find(args.store.as_ref(), addr).await? {
+        Place::Served(client) => {
+            ask(client, &MaintainRequest::Gc { grace, dead_percent, dry_run }).await?
+        }
+        Place::Files(dir) => {
+            let options = GcOptions {
+                grace,
+                min_dead_percent: dead_percent,
+                dry_run,
+                bytes_per_second: None,
+            };
+            let done = with_open(dir, move |store| Ok(store.gc(&options)?)).await?;
+            report::gc(&done, dry_run)
+        }
     };
-    let report = with_open(dir, move |store| Ok(store.gc(&options)?)).await?;
-    let mut out = Output::stdout();
-    out.table(
-        &["packs", "blobs", "young", "dead", "dead_bytes", "swept", "swept_bytes", "dry_run"],
-        &[vec![
-            json!(report.packs),
-            json!(report.blobs),
-            json!(report.young),
-            json!(report.dead),
-            json!(report.dead_bytes),
-            json!(report.swept),
-            json!(report.swept_bytes),
-            json!(dry_run),
-        ]],
-    )?;
-    for damage in &report.damaged {
-        crate::output::notice(&damage.to_string());
-    }
-    out.flush()?;
-    Ok(if report.damaged.is_empty() { Exit::Ok } else { Exit::Failed })
+    let columns =
+        ["packs", "blobs", "young", "dead", "dead_bytes", "swept", "swept_bytes", "dry_run"];
+    told(&report, &columns, &mut Output::stdout())?;
+    Ok(damaged(&report))
 }
 
-/// A uuid as text.
-pub(super) fn hex(uuid: &[u8; 16]) -> String {
-    uuid.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Tells of damage that was met, and what that makes of the exit code.
+fn damaged(report: &Value) -> Exit {
+    let places = report["places"].as_array().map(Vec::as_slice).unwrap_or_default();
+    places.iter().filter_map(Value::as_str).for_each(crate::output::notice);
+    if places.is_empty() { Exit::Ok } else { Exit::Failed }
 }

@@ -18,7 +18,6 @@ use xs_protocol::{
 
 use super::cat::describe;
 use super::frames::existing;
-use super::maintain::hex;
 use super::sure;
 use crate::args::{ExportArgs, ImportArgs, RemoveArgs, point};
 use crate::connect::explain;
@@ -27,6 +26,7 @@ use crate::exit::{Exit, Fault};
 use crate::json;
 use crate::output::{Output, notice};
 use crate::progress;
+use crate::report::hex;
 
 /// Frames of one import, and bytes of bodies with them.
 const BATCH_FRAMES: usize = 512;

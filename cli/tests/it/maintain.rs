@@ -56,7 +56,7 @@ fn a_backup_grows_and_becomes_a_store_again() {
 fn what_is_in_use_or_not_there_is_said() {
     let place = filled();
     let server = place.serve(&[]);
-    for args in [&["verify"][..], &["backup", "b"], &["compact"], &["gc", "--yes"], &["upgrade"]] {
+    for args in [&["repair", "b"][..], &["restore", "store", "b"], &["upgrade"]] {
         let run = place.xs(args);
         assert_eq!(run.code, 5, "xs {args:?}: {}", run.err);
         assert!(run.err.contains(&server.pid().to_string()), "xs {args:?}: {}", run.err);
@@ -64,6 +64,37 @@ fn what_is_in_use_or_not_there_is_said() {
     let run = place.xs(&["verify", "nowhere"]);
     assert_eq!(run.code, 5, "{}", run.err);
     assert_eq!(place.xs(&["gc"]).code, 2, "gc asks first");
+}
+
+#[test]
+fn a_served_store_is_looked_after_while_it_serves() {
+    let place = filled();
+    let server = place.serve(&[]);
+    for text in ["a", "b", "c"] {
+        place.ok(&["append", "state", "--ttl", "last:1", text]);
+    }
+    assert_eq!(place.ok(&["verify"]).json()[0]["frames"], 4);
+    assert_eq!(place.ok(&["backup", "store", "backup"]).json()[0]["head"], 6);
+    place.ok(&["append", "t", "four"]);
+    let again = &place.ok(&["backup", "backup"]).json()[0];
+    assert_eq!(again["head"], 7, "relative to where xs runs, not the server");
+    place.ok(&["fork", "fork"]);
+    place.ok(&["compact", "--dead-percent", "1"]);
+    assert_eq!(place.ok(&["gc", "--dry-run"]).json()[0]["dry_run"], true);
+    place.ok(&["gc", "--grace", "0s", "--dead-percent", "0", "--yes"]);
+    let refused = place.xs(&["fork", "fork"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("is not empty"), "{}", refused.err);
+    place.ok(&["append", "t", "five"]);
+    let all = "onetwothreecfourfive";
+    assert_eq!(place.ok(&["cat", "-b"]).text(), all);
+    assert!(server.stop().success());
+    place.ok(&["verify"]);
+    assert_eq!(place.ok(&["cat", "-b"]).text(), all);
+    place.ok(&["restore", "backup", "restored"]);
+    for copy in ["./restored", "./fork"] {
+        assert_eq!(place.ok(&["cat", copy, "-b"]).text(), "onetwothreecfour", "{copy}");
+    }
 }
 
 #[test]

@@ -110,7 +110,7 @@ REQUESTS: Dict[str, Callable[[], Any]] = {
 }
 
 # Ops, and vectors of ops, that this client does not offer: maintenance is the command line's.
-NOT_OFFERED = ["IMPORT"]
+NOT_OFFERED = ["IMPORT", "MAINTAIN"]
 
 
 class Requests(unittest.TestCase):

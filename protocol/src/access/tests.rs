@@ -9,8 +9,8 @@ use xs_engine::{
 use super::*;
 use crate::auth::Scope;
 use crate::message::{
-    AppendRequest, BlobGetRequest, FetchRequest, ImportIds, ImportRequest, LastRequest, Op,
-    RemoveRequest, SubscribeOptions, SubscribeRequest,
+    AppendRequest, BlobGetRequest, FetchRequest, ImportIds, ImportRequest, LastRequest,
+    MaintainRequest, Op, RemoveRequest, SubscribeOptions, SubscribeRequest,
 };
 
 const ROLES: [Role; 4] = [Role::Read, Role::Append, Role::Admin, Role::Host];
@@ -157,6 +157,7 @@ fn every_op_has_its_roles() {
             Op::Remove => (Request::Remove(RemoveRequest::default()), admins),
             Op::Import => (Request::Import(import.clone()), admins),
             Op::Stats => (Request::Stats, admins),
+            Op::Maintain => (Request::Maintain(MaintainRequest::Verify), admins),
             Op::CursorSet => (cursor_set("a"), writers),
             Op::CursorGet => (cursor_get("a"), readers),
             Op::CursorList => (Request::CursorList, readers),

@@ -13,7 +13,8 @@ use crate::error::ClientError;
 use crate::limits::CREDIT_DEFAULT;
 use crate::message::{
     AppendRequest, Appended, CallRequest, CursorSummary, ImportRequest, Imported, LastRequest,
-    RemoveRequest, Request, Response, Resume, SubscribeOptions, SubscribeRequest, TopicSummary,
+    MaintainRequest, RemoveRequest, Request, Response, Resume, SubscribeOptions, SubscribeRequest,
+    TopicSummary,
 };
 
 impl Client {
@@ -76,7 +77,15 @@ impl Client {
     /// What server and store tell about themselves: the JSON text of an object.
     pub fn stats(&self) -> Reply<String> {
         Reply::ask(&self.handle, &Request::Stats, |response| match response {
-            Response::Stats(text) => Some(text),
+            Response::Told(text) => Some(text),
+            _ => None,
+        })
+    }
+
+    /// Has work done on the store's files, which may take long: the JSON text of a report.
+    pub fn maintain(&self, request: &MaintainRequest) -> Reply<String> {
+        Reply::ask(&self.handle, &Request::Maintain(request.clone()), |response| match response {
+            Response::Told(text) => Some(text),
             _ => None,
         })
     }

@@ -59,8 +59,8 @@ pub(crate) enum Response {
     Has(bool),
     Stored(BlobHash, u64),
     Called(FrameId),
-    /// STATS: JSON.
-    Stats(String),
+    /// STATS and MAINTAIN: JSON.
+    Told(String),
 }
 
 impl Incoming {
@@ -117,10 +117,10 @@ impl Response {
             Op::BlobHas => read_flag(body).map(Self::Has),
             Op::BlobPut => read_stored(body).map(|(hash, len)| Self::Stored(hash, len)),
             Op::Call => read_called(body).map(Self::Called),
-            Op::Stats => {
+            Op::Stats | Op::Maintain => {
                 let mut body = body;
-                let text = body.text_of(body.left(), "statistics")?;
-                Ok(Self::Stats(text.as_str().to_owned()))
+                let text = body.text_of(body.left(), "report")?;
+                Ok(Self::Told(text.as_str().to_owned()))
             }
             Op::GoAway
             | Op::Close

@@ -119,6 +119,8 @@ ops! {
     Call = 0x60 "CALL" STREAM,
     /// What server and store tell about themselves.
     Stats = 0x70 "STATS" REQUEST,
+    /// Work on the store's files.
+    Maintain = 0x71 "MAINTAIN" REQUEST,
 }
 
 impl Op {

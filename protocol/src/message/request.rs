@@ -10,7 +10,7 @@ use super::cursor::{put_cursor_change, read_cursor_change, read_name};
 use super::read::read_topics_request;
 use super::{
     AppendRequest, BlobGetRequest, CallRequest, DecodeError, FetchRequest, HelloRequest,
-    ImportRequest, LastRequest, Op, OpRange, RemoveRequest, SubscribeRequest,
+    ImportRequest, LastRequest, MaintainRequest, Op, OpRange, RemoveRequest, SubscribeRequest,
 };
 use crate::codec::{Envelope, FLAG_MORE, FLAG_RESPONSE, Header};
 use crate::error::{Code, ProtocolError, Refusal};
@@ -49,6 +49,7 @@ pub(crate) enum Request {
         call: CallRequest,
     },
     Stats,
+    Maintain(MaintainRequest),
 }
 
 impl Request {
@@ -76,6 +77,7 @@ impl Request {
             Self::BlobChunk { .. } => Op::BlobChunk,
             Self::Call { .. } => Op::Call,
             Self::Stats => Op::Stats,
+            Self::Maintain(_) => Op::Maintain,
         }
     }
 
@@ -121,6 +123,7 @@ impl Request {
             Self::BlobGet(get) => get.put(out),
             Self::BlobChunk { bytes, .. } => out.put_shared(bytes),
             Self::Call { credit, call } => call.put(*credit, out),
+            Self::Maintain(maintain) => maintain.put(out),
         }
     }
 
@@ -167,6 +170,7 @@ impl Request {
                 Self::Call { credit, call }
             }
             Op::Stats => body.extensions().map(|()| Self::Stats)?,
+            Op::Maintain => Self::Maintain(MaintainRequest::read(body)?),
             Op::GoAway | Op::Close | Op::Deliver | Op::SubEvent => {
                 return Err(body.wrong("only a server sends it").into());
             }

@@ -171,6 +171,7 @@ fn fixed_numbers_and_limits_are_those_of_the_code() {
         ("page_bytes", u64::from(limits::PAGE_BYTES_MAX)),
         ("last_frames", limits::LAST_MAX),
         ("stats_bytes", limits::STATS_BYTES_MAX as u64),
+        ("path_bytes", limits::PATH_BYTES_MAX as u64),
         ("refusal_text_bytes", limits::REFUSAL_TEXT_MAX as u64),
         ("ping_bytes", limits::PING_BYTES_MAX as u64),
         ("hello_ms", ms(limits::HELLO_WAIT)),

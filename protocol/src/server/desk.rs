@@ -21,8 +21,8 @@ use crate::auth::{Secret, Verdict};
 use crate::error::{Code, Refusal};
 use crate::limits::STATS_BYTES_MAX;
 use crate::message::{
-    AppendRequest, CallRequest, ImportRequest, Op, RemoveRequest, Request, Slow, StreamEvent,
-    SubscribeRequest, put_cursor, put_frames,
+    AppendRequest, CallRequest, ImportRequest, MaintainRequest, Op, RemoveRequest, Request, Slow,
+    StreamEvent, SubscribeRequest, put_cursor, put_frames,
 };
 use crate::service::Service;
 use crate::session::{Action, ServerSession, Ticket};
@@ -209,6 +209,7 @@ impl Desk {
             }
             Request::Call { call, .. } => self.call(ticket, sub, call),
             Request::Stats => self.stats(ticket),
+            Request::Maintain(maintain) => self.maintain(ticket, maintain),
             // The session answers the others itself.
             Request::Hello(_)
             | Request::Ping(_)
@@ -271,7 +272,20 @@ impl Desk {
                 true => Ok(text),
                 false => Err(Refusal::new(Code::Internal, "the statistics are too long to send")),
             });
-            Mail::Stats { ticket, result }
+            Mail::Told { ticket, result }
+        });
+    }
+
+    fn maintain(&mut self, ticket: Ticket, request: MaintainRequest) {
+        if request.path().is_some() && self.visitor.peer.is_some() {
+            // An admin of the events is not one of the machine.
+            let text = "this writes files where the server runs: ask over its Unix socket";
+            return self.session.refuse(ticket, &Refusal::new(Code::Denied, text));
+        }
+        let mailbox = Arc::clone(&self.mailbox);
+        self.block(move |service| {
+            let result = service.maintain(&request, &|| mailbox.is_closed());
+            Mail::Told { ticket, result }
         });
     }
 
@@ -384,5 +398,11 @@ impl Desk {
                 self.works.remove(&sub);
             }
         }
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.mailbox.close();
     }
 }

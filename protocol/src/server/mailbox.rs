@@ -26,7 +26,8 @@ pub(crate) enum Mail {
         ticket: Ticket,
         result: Result<Imported, Refusal>,
     },
-    Stats {
+    /// STATS and MAINTAIN.
+    Told {
         ticket: Ticket,
         result: Result<String, Refusal>,
     },
@@ -91,6 +92,8 @@ pub(crate) enum Mail {
 pub(crate) struct Mailbox {
     inner: Mutex<Inner>,
     pub(crate) seat: Seat,
+    /// The connection is gone: nobody takes the mail.
+    gone: AtomicBool,
     /// All connections of the server, this one among them.
     connections: Weak<Connections>,
 }
@@ -108,6 +111,16 @@ impl Mailbox {
     /// The mailbox of one of these connections.
     pub(crate) fn among(connections: &Arc<Connections>) -> Self {
         Self { connections: Arc::downgrade(connections), ..Self::default() }
+    }
+
+    /// Nobody will take the mail any more.
+    pub(crate) fn close(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Whether nobody will take the mail.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// What the connections of the server come to.

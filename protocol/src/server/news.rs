@@ -36,7 +36,7 @@ impl Desk {
                 Ok(imported) => self.session.reply(ticket, |out| imported.put(out)),
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
-            Mail::Stats { ticket, result } => match result {
+            Mail::Told { ticket, result } => match result {
                 Ok(text) => self.session.reply(ticket, |out| out.put_slice(text.as_bytes())),
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },

@@ -13,7 +13,7 @@ use xs_engine::{
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary,
     Delivered, Detail, Done, DoneImport, Feed, ImportOutcome, ImportRequest, Imported, LastRequest,
-    Pulled, Refusal, Service, Stamp, StoreIdentity, TopicSummary, Wake,
+    MaintainRequest, Pulled, Refusal, Service, Stamp, StoreIdentity, TopicSummary, Wake,
 };
 
 /// A store that commits in place, or, when `held` is set, only on [`Memory::release`].
@@ -37,6 +37,8 @@ struct Inner {
     /// Frames that followers have pulled.
     pulled: usize,
     hold_blobs: bool,
+    /// Checks that nobody waited for any more.
+    given_up: usize,
 }
 
 impl Memory {
@@ -49,6 +51,11 @@ impl Memory {
     pub(crate) fn release(&self) {
         self.0.lock().held = false;
         self.commit();
+    }
+
+    /// Checks that nobody waited for any more.
+    pub(crate) fn given_up(&self) -> usize {
+        self.0.lock().given_up
     }
 
     /// Frames that followers have pulled.
@@ -296,6 +303,21 @@ impl Service for Memory {
 
     fn stats(&self) -> Result<String, Refusal> {
         Ok(format!("{{\"head\":{}}}", self.0.lock().head()))
+    }
+
+    /// A check goes on for as long as somebody waits for it.
+    fn maintain(
+        &self,
+        request: &MaintainRequest,
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<String, Refusal> {
+        if *request == MaintainRequest::Verify {
+            while !given_up() {
+                std::thread::yield_now();
+            }
+            self.0.lock().given_up += 1;
+        }
+        Ok(format!("{{\"did\":\"{request:?}\"}}"))
     }
 
     fn commit(&self) {

@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 use xs_engine::{Body, NewFrame, ReadOptions, Topic};
-use xs_protocol::{AppendRequest, ImportIds, ImportOutcome, ImportRequest, Role, SubscribeOptions};
+use xs_protocol::{
+    AppendRequest, Code, ImportIds, ImportOutcome, ImportRequest, MaintainRequest, Role,
+    SubscribeOptions,
+};
 
-use crate::rig::{Rig, one, soon};
+use crate::rig::{Rig, one, soon, until};
 
 #[tokio::test]
 async fn what_is_exported_can_be_imported_and_once_is_enough() {
@@ -79,5 +82,33 @@ async fn statistics_count_connections_and_lag() {
     assert!(server["bytes_in"].as_u64().unwrap() > 0 && server["bytes_out"].as_u64().unwrap() > 0);
     drop(stalled);
     let other = rig.connect_as(Role::Host).await;
-    assert_eq!(soon(other.stats()).await.unwrap_err().code(), Some(xs_protocol::Code::Denied));
+    assert_eq!(soon(other.stats()).await.unwrap_err().code(), Some(Code::Denied));
+}
+
+#[tokio::test]
+async fn files_are_written_for_who_is_on_the_machine() {
+    let fork = MaintainRequest::Fork { to: "/somewhere".to_owned() };
+    let compact = MaintainRequest::Compact { dead_percent: 50 };
+    let near = Rig::unix(Role::Admin).await;
+    let text = soon(near.client().await.maintain(&fork)).await.unwrap();
+    assert!(text.contains("/somewhere"), "{text}");
+    let host = near.connect_as(Role::Host).await;
+    assert_eq!(soon(host.maintain(&compact)).await.unwrap_err().code(), Some(Code::Denied));
+    let tcp = Rig::tcp().await;
+    let far = tcp.client().await;
+    assert_eq!(soon(far.maintain(&fork)).await.unwrap_err().code(), Some(Code::Denied));
+    let text = soon(far.maintain(&compact)).await.unwrap();
+    assert!(text.contains("Compact"), "{text}");
+}
+
+#[tokio::test]
+async fn work_that_nobody_waits_for_is_told_so() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let check = client.maintain(&MaintainRequest::Verify);
+    // Requests are served in their order: it has begun when this one is answered.
+    soon(client.stats()).await.unwrap();
+    assert_eq!(rig.memory.given_up(), 0);
+    drop((check, client));
+    until(|| rig.memory.given_up() == 1).await;
 }

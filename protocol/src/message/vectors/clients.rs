@@ -143,6 +143,9 @@ pub(in crate::message) fn requests() -> Vec<Sent> {
         token: String::new(),
     };
     let last = LastRequest { topics: TopicPatterns::all(), n: 10, per_topic: true };
+    let grace = Duration::from_secs(3600);
+    let gc = MaintainRequest::Gc { grace, dead_percent: 25, dry_run: true };
+    let backup = MaintainRequest::Backup { to: "/backups/store".to_owned(), link: true };
     let chunk = |last| Request::BlobChunk { bytes: Bytes::from_static(b"piece"), last };
     vec![
         ("hello", 1, 0, Request::Hello(hello)),
@@ -189,5 +192,7 @@ pub(in crate::message) fn requests() -> Vec<Sent> {
         ),
         ("call", 17, 4, Request::Call { credit: 1 << 20, call }),
         ("stats", 20, 0, Request::Stats),
+        ("maintain-gc", 21, 0, Request::Maintain(gc)),
+        ("maintain-backup", 22, 0, Request::Maintain(backup)),
     ]
 }

@@ -119,6 +119,11 @@ pub(super) fn replies() -> Vec<Sent> {
             response(Op::Stats, 0, 20),
             Box::new(|out| out.put_slice(br#"{"server":{"connections":1},"store":{"head":9}}"#)),
         ),
+        (
+            "maintain-reply",
+            response(Op::Maintain, 0, 22),
+            Box::new(|out| out.put_slice(br#"{"head":9,"files_copied":3}"#)),
+        ),
         ("append-repeated", response(Op::Append, 0, 3), Box::new(move |out| repeated.put(out))),
         (
             "append-condition-failed",

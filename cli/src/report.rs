@@ -1,0 +1,95 @@
+//! What work on a store's files has done, as JSON: the same whether this process did it or a server
+//! that was asked to.
+
+use serde_json::{Value, json};
+use xs_engine::{CompactReport, CopyReport, Corruption, Finding, GcReport, Severity, VerifyReport};
+
+/// Findings, or damaged places, that one report lists; more are only counted.
+const LISTED_MAX: usize = 500;
+
+/// `xs verify`.
+pub(crate) fn verify(report: &VerifyReport) -> Value {
+    json!({
+        "files": report.files,
+        "bytes": report.bytes,
+        "frames": report.frames,
+        "blobs": report.blobs,
+        "findings": report.findings_total,
+        "worst": report.worst.map(severity),
+        "listed": report.findings.iter().take(LISTED_MAX).map(finding).collect::<Vec<_>>(),
+    })
+}
+
+/// `xs compact`.
+pub(crate) fn compact(report: &CompactReport) -> Value {
+    json!({
+        "rewritten": report.rewritten,
+        "written": report.written,
+        "frames": report.frames,
+        "bytes_before": report.bytes_before,
+        "bytes_after": report.bytes_after,
+        "damaged": report.damaged.len(),
+        "places": places(&report.damaged),
+    })
+}
+
+/// `xs gc`.
+pub(crate) fn gc(report: &GcReport, dry_run: bool) -> Value {
+    json!({
+        "packs": report.packs,
+        "blobs": report.blobs,
+        "young": report.young,
+        "dead": report.dead,
+        "dead_bytes": report.dead_bytes,
+        "swept": report.swept,
+        "swept_bytes": report.swept_bytes,
+        "dry_run": dry_run,
+        "damaged": report.damaged.len(),
+        "places": places(&report.damaged),
+    })
+}
+
+/// `xs backup`, `xs fork` and `xs restore`.
+pub(crate) fn copy(report: &CopyReport) -> Value {
+    json!({
+        "store": hex(&report.uuid),
+        "source": hex(&report.source),
+        "head": report.head,
+        "files_kept": report.files_kept,
+        "files_linked": report.files_linked,
+        "files_copied": report.files_copied,
+        "bytes_copied": report.bytes_copied,
+    })
+}
+
+/// One thing that a check found; `text` says it in a sentence.
+pub(crate) fn finding(finding: &Finding) -> Value {
+    json!({
+        "severity": severity(finding.severity),
+        "path": finding.path.display().to_string(),
+        "position": finding.position,
+        "offset": finding.offset,
+        "offset_end": finding.offset_end,
+        "id": finding.id.map(|id| id.to_string()),
+        "blob": finding.blob.map(|blob| blob.to_string()),
+        "what": &*finding.what,
+        "text": finding.to_string(),
+    })
+}
+
+fn places(damaged: &[Corruption]) -> Vec<String> {
+    damaged.iter().take(LISTED_MAX).map(ToString::to_string).collect()
+}
+
+const fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Unused => "unused",
+        Severity::Derived => "derived",
+        Severity::Lost => "lost",
+    }
+}
+
+/// A uuid as text.
+pub(crate) fn hex(uuid: &[u8; 16]) -> String {
+    uuid.iter().map(|byte| format!("{byte:02x}")).collect()
+}

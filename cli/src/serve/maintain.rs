@@ -1,0 +1,66 @@
+//! MAINTAIN: work on the files of the store that is served, beside its appends and reads.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use parking_lot::Mutex;
+use xs_engine::{CompactOptions, CopyOptions, GcOptions, Progress, Store};
+use xs_protocol::{Code, MaintainRequest, Refusal};
+
+use super::refuse;
+use crate::report;
+
+/// Lets one piece of work in at a time: each of them reads all of the disk.
+#[derive(Debug, Default)]
+pub(super) struct Turn(Mutex<()>);
+
+impl Turn {
+    /// Does what is asked and tells of it, in JSON.
+    ///
+    /// # Errors
+    /// [`Refusal`] when something is done already, or what was asked for could not be.
+    pub(super) fn run(
+        &self,
+        store: &Store,
+        request: &MaintainRequest,
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<String, Refusal> {
+        let Some(_turn) = self.0.try_lock() else {
+            let text = "other work on the store's files is under way; try again when it has ended";
+            return Err(Refusal::new(Code::Busy, text));
+        };
+        let watch = &mut |_: &Progress<'_>| match given_up() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let done = match request {
+            MaintainRequest::Verify => store.verify(watch).map(|done| report::verify(&done)),
+            MaintainRequest::Backup { to, link } => {
+                let options = if *link { CopyOptions::links() } else { CopyOptions::copies() };
+                store.backup(Path::new(to), options, watch).map(|done| report::copy(&done))
+            }
+            MaintainRequest::Fork { to } => {
+                store.fork(Path::new(to)).map(|done| report::copy(&done))
+            }
+            MaintainRequest::Compact { dead_percent } => {
+                let options =
+                    CompactOptions { dead_percent: *dead_percent, bytes_per_second: None };
+                let done = store.compact(options).map_err(|error| refuse::compact(&error))?;
+                Ok(report::compact(&done))
+            }
+            MaintainRequest::Gc { grace, dead_percent, dry_run } => {
+                let options = GcOptions {
+                    grace: *grace,
+                    min_dead_percent: *dead_percent,
+                    dry_run: *dry_run,
+                    bytes_per_second: None,
+                };
+                let done = store.gc(&options).map_err(|error| refuse::gc(&error))?;
+                Ok(report::gc(&done, *dry_run))
+            }
+        };
+        let done = done.map_err(|error| refuse::maintain(&error))?;
+        tracing::info!(?request, report = %done, "worked on the store's files");
+        Ok(done.to_string())
+    }
+}
