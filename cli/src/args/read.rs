@@ -4,6 +4,7 @@ use jiff::Zoned;
 use xs_engine::{
     Bound, CursorName, FrameId, ReadOptions, Start, TopicPattern, TopicPatterns, ValueError,
 };
+use xs_protocol::limits::LAST_MAX;
 
 use super::cursor::reader_cursor;
 use super::time::point;
@@ -187,6 +188,41 @@ impl From<TailArgs> for CatArgs {
             body: tail.body,
         }
     }
+}
+
+/// `xs last`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs last metrics.recv
+  xs last -n 5 'alerts.*'
+  xs last --per-topic metrics.")]
+pub(crate) struct LastArgs {
+    #[command(flatten)]
+    pub(crate) patterns: PatternArgs,
+    /// How many, the newest last.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..=LAST_MAX))]
+    pub(crate) count: u64,
+    /// The newest event of each topic instead.
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) per_topic: bool,
+    #[command(flatten)]
+    pub(crate) body: BodyArgs,
+}
+
+/// `xs get`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs get 03g4a5lk7bc9ucnxswp2nn1gj
+  xs get 42 --body > body.bin")]
+pub(crate) struct GetArgs {
+    /// Its id, or its offset.
+    #[arg(value_parser = bound, value_name = "ID")]
+    pub(crate) place: Bound,
+    #[command(flatten)]
+    pub(crate) body: BodyArgs,
 }
 
 /// `xs why`.

@@ -1,10 +1,90 @@
-//! What `serve` is told about its network, its messages and its numbers.
+//! What `serve` is told, and what it tells the Host.
 
 use std::path::PathBuf;
 
 use clap::ValueHint;
 use tracing::level_filters::LevelFilter;
+use xs_engine::SyncPolicy;
 use xs_protocol::Address;
+use xs_runtime::permissions::Allow;
+
+/// `xs serve`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs serve ./store
+  xs serve ./store --modules ./modules --listen :4000
+  xs serve ./store --sync interval:50ms
+  xs serve ./store --listen 0.0.0.0:4000 --tls-cert cert.pem --tls-key key.pem
+  xs serve ./store --metrics :9100 --log json
+
+Sync policies: sync acknowledges an event when it survives a power cut. interval:50ms acknowledges
+at once and syncs 50 ms later: kill -9 loses nothing, a power cut at most that. none leaves the
+writing to the operating system.")]
+pub(crate) struct ServeArgs {
+    /// Directory of the store, created if absent [default: that of --addr].
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+    /// Directory with generators/, handlers/, commands/ and lib/ to run.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) modules: Option<PathBuf>,
+    /// Also listen on this address, as :port or host:port; port 0 picks a free one. Beyond loopback
+    /// that takes TLS and a token.
+    #[arg(long, value_name = "ADDR", value_parser = Address::parse)]
+    pub(crate) listen: Vec<Address>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsArgs,
+    #[command(flatten)]
+    pub(crate) allow: AllowArgs,
+    /// When an append is acknowledged: sync, interval:TIME or none.
+    #[arg(long, value_name = "POLICY", default_value = "sync")]
+    pub(crate) sync: SyncPolicy,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// What modules may ask for beyond named hosts, files and variables.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct AllowArgs {
+    /// Let modules that ask for it reach every host.
+    #[arg(long)]
+    pub(crate) allow_net_any: bool,
+    /// Let modules that name them reach private and loopback addresses.
+    #[arg(long)]
+    pub(crate) allow_net_private: bool,
+    /// Let modules that name them run programs.
+    #[arg(long)]
+    pub(crate) allow_run: bool,
+}
+
+impl AllowArgs {
+    /// The same as the runtime takes it. No module may read below `read_denied`.
+    pub(crate) fn allow(self, read_denied: Vec<PathBuf>) -> Allow {
+        Allow {
+            net_any: self.allow_net_any,
+            net_private: self.allow_net_private,
+            run: self.allow_run,
+            read_denied,
+        }
+    }
+}
+
+/// `xs __host`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HostArgs {
+    /// The modules directory.
+    #[arg(long)]
+    pub(crate) modules: PathBuf,
+    /// The store's directory, which no module may read.
+    #[arg(long)]
+    pub(crate) store: PathBuf,
+    #[command(flatten)]
+    pub(crate) allow: AllowArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
 
 /// How messages look on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
