@@ -3,6 +3,7 @@
 //! Nothing lives here that belongs to the engine, the protocol or the runtime.
 
 mod args;
+mod config;
 mod connect;
 mod dump;
 mod exit;
@@ -23,10 +24,17 @@ use crate::args::{Args, Subcommand};
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
-    let args = Args::parse_from(args::lift(std::env::args_os().collect()));
+    let argv = match config::take_in(args::lift(std::env::args_os().collect())) {
+        Ok(argv) => argv,
+        Err(error) => return end(Err(error)),
+    };
+    let args = Args::parse_from(&argv);
     // The Host has a runtime of its own making.
     let args = match args {
         Args { subcommand: Subcommand::Host(host), .. } => return serve::run_host(host),
+        Args { subcommand: Subcommand::Serve(serve), .. } if serve.print_config => {
+            return end(config::print(&argv));
+        }
         args => args,
     };
     if args.runs_javascript()
@@ -35,7 +43,12 @@ fn main() -> ExitCode {
         output::notice(&format!("cannot prepare for JavaScript: {error}"));
         return Exit::Failed.into();
     }
-    match run(args) {
+    end(run(args))
+}
+
+/// Says what went wrong, if anything did.
+fn end(ended: anyhow::Result<Exit>) -> ExitCode {
+    match ended {
         Ok(exit) => exit.into(),
         Err(error) if exit::is_closed_pipe(&error) => Exit::Ok.into(),
         Err(error) => {

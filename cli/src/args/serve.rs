@@ -17,6 +17,8 @@ Examples:
   xs serve ./store --sync interval:50ms
   xs serve ./store --listen 0.0.0.0:4000 --tls-cert cert.pem --tls-key key.pem
   xs serve ./store --metrics :9100 --log json
+  xs serve --config /etc/xs/serve.toml
+  xs serve ./store --sync none --print-config > serve.toml
 
 Sync policies: sync acknowledges an event when it survives a power cut. interval:50ms acknowledges
 at once and syncs 50 ms later: kill -9 loses nothing, a power cut at most that. none leaves the
@@ -43,6 +45,13 @@ pub(crate) struct ServeArgs {
     pub(crate) sync: SyncPolicy,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+    /// Take options from a file (TOML): each key is the name of an option without its dashes. Paths
+    /// are relative to the file; what is typed counts more.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the options in effect as such a file, and end.
+    #[arg(long)]
+    pub(crate) print_config: bool,
 }
 
 /// What modules may ask for beyond named hosts, files and variables.

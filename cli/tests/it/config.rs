@@ -1,0 +1,87 @@
+//! `xs serve --config`: what a file says, what is typed over it, and what is wrong with it.
+
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::support::{PATIENCE, Place, signal, text, wait_within};
+
+#[test]
+fn a_server_starts_from_a_file_wherever_it_is_started() {
+    let place = Place::new();
+    place.write("etc/modules/handlers/.keep", "");
+    let file = place.write(
+        "etc/serve.toml",
+        "store = \"../store\"\nmodules = \"modules\"\nsync = \"none\"\nlisten = [\":0\", \"s/l.sock\"]\n",
+    );
+    std::fs::create_dir(place.path("etc/s")).unwrap();
+    let log = std::fs::File::create(place.path("log")).unwrap();
+    let mut serve = place.command(&["serve", "--config", text(&file), "--sync", "interval:50ms"]);
+    // The store of the file counts more than that of the environment.
+    let serve = serve.current_dir("/").env("XS_ADDR", "/nowhere").stderr(log);
+    let mut child = serve.stdout(Stdio::null()).spawn().unwrap();
+    let ping = place.xs(&["ping", "--wait", "60s"]);
+    assert_eq!(ping.code, 0, "{}\n{}", ping.err, place.log());
+    let start = &place.ok(&["last", "xs.start"]).json()[0]["meta"];
+    assert_eq!(start["sync"], "interval:50ms", "what is typed counts more");
+    let listening: Vec<_> =
+        start["listen"].as_array().unwrap().iter().map(|at| at.as_str().unwrap()).collect();
+    assert!(listening[1].starts_with("127.0.0.1:"), "{listening:?}");
+    assert_eq!(listening[2], text(&place.path("etc/s/l.sock")), "{listening:?}");
+    assert_eq!(start["modules"], text(&place.path("etc/modules")));
+    place.ok(&["append", listening[2], "t", "x"]);
+    signal(&child, Signal::TERM);
+    assert!(wait_within(&mut child, PATIENCE).success());
+}
+
+#[test]
+fn what_a_file_says_wrongly_is_named_and_nothing_is_made() {
+    let place = Place::new();
+    for (file, said) in [
+        (
+            "store = \"s\"\nlisten = \":1\"\nstoer = \"s\"\n",
+            "bad.toml:3: \"stoer\" is no option of",
+        ),
+        ("store = \"s\"\nsync = \"soon\"\n", "bad.toml:2: sync: invalid value 'soon'"),
+        ("store = \"s\"\n\nlog-level = [\"info\"]\n", "bad.toml:3: log-level: text in quotes"),
+        ("store = \"s\"\ntls-cert = \"cert.pem\"\n", "--tls-key"),
+        ("store = \"s\"\nlisten = \"0.0.0.0:1\"\n", "not a loopback address"),
+        ("store = s\n", "bad.toml:1: "),
+    ] {
+        place.write("bad.toml", file);
+        let run = place.xs(&["serve", "--config", "bad.toml"]);
+        assert_eq!(run.code, 2, "{file}: {}", run.err);
+        assert!(run.err.contains(said), "{file}: {}", run.err);
+    }
+    assert_eq!(place.xs(&["serve", "--config", "none.toml"]).code, 2);
+    assert!(!place.path("s").exists());
+}
+
+#[test]
+fn the_printed_file_is_what_was_printed() {
+    let place = Place::new();
+    let args = ["serve", "./s", "--listen", ":0", "--sync", "none", "--allow-run"];
+    let printed = place.ok(&[&args[..], &["--print-config"]].concat()).text();
+    for line in [
+        format!("store = \"{}\"", text(&place.path("s"))),
+        "listen = [\":0\"]".to_owned(),
+        "sync = \"none\"".to_owned(),
+        "allow-run = true".to_owned(),
+        "# allow-net-any = false".to_owned(),
+        "# log-level = \"info\"".to_owned(),
+    ] {
+        assert!(printed.lines().any(|found| found == line), "{line}\n{printed}");
+    }
+    let file = place.write("elsewhere/printed.toml", &printed);
+    let again = place.ok(&["serve", "--config", text(&file), "--print-config"]).text();
+    assert_eq!(again, printed);
+    assert!(!place.path("s").exists(), "printing makes no store");
+}
+
+#[test]
+fn the_example_is_understood() {
+    let place = Place::new();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/serve.toml");
+    let printed = place.ok(&["serve", "--config", example, "--print-config"]).text();
+    assert!(printed.contains("\nlog = \"json\"\n"), "{printed}");
+}
