@@ -168,7 +168,7 @@ fn text(arg: &Arg, value: &DeValue<'_>, file: &Path) -> Result<OsString, String>
         return Err(format!("{text:?}: write the whole path, or one relative to this file"));
     }
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
-    Ok(dir.unwrap_or(Path::new(".")).join(text).into_os_string())
+    Ok(dir.unwrap_or_else(|| Path::new(".")).join(text).into_os_string())
 }
 
 fn is_path(arg: &Arg, text: &str) -> bool {

@@ -60,6 +60,9 @@ fn end(ended: anyhow::Result<Exit>) -> ExitCode {
 
 fn run(args: Args) -> anyhow::Result<Exit> {
     reach::prepare(&args.reach)?;
+    if matches!(args.subcommand, Subcommand::Serve(_)) {
+        serve::take_sockets()?;
+    }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.enable_all().build().context("start the runtime")?;
     let ended = runtime.block_on(subcommand::run(args));

@@ -5,14 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use xs_protocol::{Address, Entry, Guard, Listener, Role, SOCKET_NAME, Server, ServerTls};
 
+use super::inherited::{self, Inherited};
 use crate::args::ServeArgs;
 use crate::exit::{Exit, Fault};
 
 /// Where to listen.
 pub(super) struct Plan {
     addresses: Vec<Address>,
+    /// Sockets that were open before this process began.
+    inherited: Vec<Inherited>,
     tls: Option<ServerTls>,
     /// Asks for tokens on TCP; there is one when anything listens there.
     guard: Option<Arc<Guard>>,
@@ -35,7 +39,11 @@ impl Plan {
         if end.is_some_and(|end| end <= now()) {
             tracing::warn!("the certificate has expired: clients will not connect");
         }
-        let guard = match args.listen.iter().all(|address| matches!(address, Address::Unix(_))) {
+        let inherited = inherited::all();
+        inherited.iter().try_for_each(Inherited::check_owner).map_err(usage)?;
+        let mut all = args.listen.clone();
+        all.extend(inherited.iter().map(Inherited::address));
+        let guard = match all.iter().all(|address| matches!(address, Address::Unix(_))) {
             true => None,
             false => {
                 let guard = Guard::open(dir).map_err(|error| usage(error.to_string()))?;
@@ -43,10 +51,10 @@ impl Plan {
             }
         };
         let tokens = guard.as_ref().map_or(0, |guard| guard.usable());
-        for address in &args.listen {
+        for address in &all {
             check(address, tls.is_some(), tokens).map_err(usage)?;
         }
-        Ok(Self { addresses: args.listen.clone(), tls, guard })
+        Ok(Self { addresses: args.listen.clone(), inherited, tls, guard })
     }
 
     /// The guard, where tokens are asked for.
@@ -59,13 +67,19 @@ impl Plan {
         self.tls.clone()
     }
 
-    /// Begins to listen: at the store's socket, whose owner is admin, and where it was told to. The
-    /// addresses, with the ports that were chosen.
+    /// Whether the store's own socket is somebody else's, who goes on listening there.
+    pub(super) fn leaves_socket(&self, dir: &Path) -> bool {
+        self.inherited.iter().any(|socket| socket.is_at(&dir.join(SOCKET_NAME)))
+    }
+
+    /// Begins to listen: at the store's socket, whose owner is admin, where it was told to, and at
+    /// the sockets it was given. The addresses, with the ports that were chosen.
     ///
     /// # Errors
     /// The first address that cannot be listened on.
-    pub(super) async fn listen(&self, dir: &Path, server: &Server) -> anyhow::Result<Vec<String>> {
-        let mut addresses = vec![Address::Unix(dir.join(SOCKET_NAME))];
+    pub(super) async fn listen(self, dir: &Path, server: &Server) -> anyhow::Result<Vec<String>> {
+        let own = Address::Unix(dir.join(SOCKET_NAME));
+        let mut addresses = if self.leaves_socket(dir) { vec![] } else { vec![own] };
         addresses.extend(self.addresses.iter().cloned());
         let mut listening = Vec::new();
         for address in addresses {
@@ -79,19 +93,30 @@ impl Plan {
                 anyhow::anyhow!("{error}").context(format!("listen on {address}"))
             })?;
             listening.push(listener.address().to_string());
-            server.listen(listener, self.entry(&address));
+            server.listen(listener, entry(self.guard.as_ref(), &address));
+        }
+        for socket in self.inherited {
+            let address = socket.address();
+            let listener = match socket {
+                Inherited::Unix(listener, path) => Listener::given_unix(listener, &path),
+                Inherited::Tcp(listener, _) => Listener::given_tcp(listener, self.tls.clone()),
+            };
+            let listener = listener.with_context(|| format!("listen on {address}"))?;
+            listening.push(listener.address().to_string());
+            server.listen(listener, entry(self.guard.as_ref(), &address));
         }
         Ok(listening)
     }
+}
 
-    fn entry(&self, address: &Address) -> Entry {
-        match (&self.guard, address.to_listen()) {
-            (Some(guard), Some(socket)) => {
-                let or = socket.ip().is_loopback().then_some(Role::Admin);
-                Entry::Token { guard: Arc::clone(guard), or }
-            }
-            _ => Entry::Role(Role::Admin),
+/// What lets connections to an address in.
+fn entry(guard: Option<&Arc<Guard>>, address: &Address) -> Entry {
+    match (guard, address.to_listen()) {
+        (Some(guard), Some(socket)) => {
+            let or = socket.ip().is_loopback().then_some(Role::Admin);
+            Entry::Token { guard: Arc::clone(guard), or }
         }
+        _ => Entry::Role(Role::Admin),
     }
 }
 

@@ -7,9 +7,11 @@ mod commit;
 mod feed;
 mod host;
 mod import;
+mod inherited;
 mod listen;
 mod log;
 mod maintain;
+mod manager;
 mod metrics;
 mod refuse;
 mod remove;
@@ -32,8 +34,10 @@ use crate::connect::default_store;
 use crate::exit::{Exit, Fault};
 
 use self::listen::Plan;
+use self::manager::Manager;
 use self::metrics::{Metrics, Probe, Served};
 pub(crate) use host::run as run_host;
+pub(crate) use inherited::take as take_sockets;
 pub(crate) use metrics::Fullness;
 pub(crate) use service::StoreService;
 
@@ -76,10 +80,13 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
         tls: plan.tls(),
         fullness,
     };
+    let keeps_socket = plan.leaves_socket(&dir);
     let served = serve(&args, plan, served, &metrics.probe, &failed, &mut signals).await;
     drop(metrics);
-    // Only the holder of the store's lock gets here, so the socket is its own.
-    let _ = std::fs::remove_file(&socket);
+    if !keeps_socket {
+        // Only the holder of the store's lock gets here, so the socket is its own.
+        let _ = std::fs::remove_file(&socket);
+    }
     let closing = Arc::clone(&store);
     let closed = tokio::task::spawn_blocking(move || closing.close()).await?;
     match served? {
@@ -112,6 +119,8 @@ async fn serve(
     let modules = modules.map(|modules| host::start(modules, dir, args, server)).transpose()?;
     info!(store = %dir.display(), listening = listening.join(" "), "serving");
     probe.serving(served);
+    let mut manager = Manager::find();
+    manager.tell(&format!("READY=1\nSTATUS=serving {}", dir.display()));
     let exit = loop {
         tokio::select! {
             asked = signals.asked() => match asked {
@@ -121,6 +130,7 @@ async fn serve(
                 }
                 Asked::Look => server.look_at_files(),
             },
+            () = manager.beat() => manager.tell("WATCHDOG=1"),
             () = failed.notified() => {
                 error!("a write to the store failed; stopping, for only a new start can tell what was stored");
                 break Exit::StoreFailed;
@@ -128,6 +138,7 @@ async fn serve(
         }
     };
     probe.stopping();
+    manager.tell("STOPPING=1\nSTATUS=stopping");
     if exit == Exit::Ok {
         announce(store, "xs.stopping", &json!({ "pid": std::process::id() })).await;
     }

@@ -32,6 +32,8 @@ mod kill;
 #[cfg(test)]
 mod maintain;
 #[cfg(test)]
+mod manager;
+#[cfg(test)]
 mod metrics;
 #[cfg(test)]
 mod modules;

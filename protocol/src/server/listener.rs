@@ -3,8 +3,9 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -23,7 +24,11 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Socket {
-    Unix { listener: UnixListener, _file: SocketFile },
+    /// With its file, unless somebody else made that.
+    Unix {
+        listener: UnixListener,
+        _file: Option<SocketFile>,
+    },
     Tcp(TcpListener),
     Tls(TcpListener, ServerTls),
 }
@@ -50,7 +55,7 @@ impl Listener {
         match address {
             Address::Unix(path) => {
                 let (listener, _file) = bind_unix(path).await?;
-                let socket = Socket::Unix { listener, _file };
+                let socket = Socket::Unix { listener, _file: Some(_file) };
                 Ok(Self { address: address.clone(), socket })
             }
             Address::Tcp(socket) => {
@@ -78,6 +83,36 @@ impl Listener {
         let bound = listener.local_addr()?;
         let host = bound.ip().to_string();
         let address = Address::Tls { host, port: bound.port() };
+        Ok(Self { address, socket: Socket::Tls(listener, tls) })
+    }
+
+    /// A Unix socket that somebody else listens on already, and whose file stays: who can open it
+    /// is theirs to say.
+    ///
+    /// # Errors
+    /// When it cannot be watched.
+    pub fn given_unix(listener: StdUnixListener, path: &Path) -> io::Result<Self> {
+        let listener = UnixListener::from_std(listener)?;
+        let address = Address::Unix(path.to_owned());
+        Ok(Self { address, socket: Socket::Unix { listener, _file: None } })
+    }
+
+    /// A TCP socket that somebody else listens on already. With `tls` its connections speak that;
+    /// without, it must be a loopback address.
+    ///
+    /// # Errors
+    /// When it cannot be watched; `InvalidInput` for an address beyond loopback without `tls`.
+    pub fn given_tcp(listener: StdTcpListener, tls: Option<ServerTls>) -> io::Result<Self> {
+        let listener = TcpListener::from_std(listener)?;
+        let bound = listener.local_addr()?;
+        let Some(tls) = tls else {
+            let address = Address::Tcp(bound);
+            address
+                .check_local()
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+            return Ok(Self { address, socket: Socket::Tcp(listener) });
+        };
+        let address = Address::Tls { host: bound.ip().to_string(), port: bound.port() };
         Ok(Self { address, socket: Socket::Tls(listener, tls) })
     }
 

@@ -1,0 +1,77 @@
+//! What a service manager is told of the server's life (`NOTIFY_SOCKET`, as systemd's
+//! `Type=notify` reads it): ready, stopping and, when it wants that, a beat of the loop that waits
+//! for both. Nobody answers; a manager that cannot be told is not waited for.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+/// The shortest time between two beats that is kept to.
+const BEAT_MIN: Duration = Duration::from_millis(10);
+
+/// The manager, if there is one.
+pub(super) struct Manager {
+    to: Option<(UnixDatagram, SocketAddr)>,
+    beats: Option<Interval>,
+}
+
+impl Manager {
+    /// Finds it in the environment.
+    pub(super) fn find() -> Self {
+        let to = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+        let to = to.and_then(|name| match socket(&name) {
+            Ok(to) => Some(to),
+            Err(error) => {
+                tracing::warn!(%error, socket = %name.display(), "cannot tell the service manager");
+                None
+            }
+        });
+        let beats = to.as_ref().and_then(|_| watchdog()).map(|every| {
+            let mut beats = interval(every);
+            beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            beats
+        });
+        Self { to, beats }
+    }
+
+    /// Tells it what has become of the server: lines of `NAME=value`.
+    pub(super) fn tell(&self, state: &str) {
+        let Some((socket, to)) = &self.to else { return };
+        if let Err(error) = socket.send_to_addr(state.as_bytes(), to) {
+            tracing::warn!(%error, state, "cannot tell the service manager");
+        }
+    }
+
+    /// Ends when it is time for a beat; never when none is wanted.
+    pub(super) async fn beat(&mut self) {
+        match &mut self.beats {
+            Some(beats) => drop(beats.tick().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A socket, and the address of the manager's: a path, or `@` and a name without a file.
+fn socket(name: &OsString) -> io::Result<(UnixDatagram, SocketAddr)> {
+    let to = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        [b'/', ..] => SocketAddr::from_pathname(name)?,
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a path nor @NAME")),
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    Ok((socket, to))
+}
+
+/// Time between two beats: half of what the manager waits for one.
+fn watchdog() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let for_us = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    let within = number("WATCHDOG_USEC").filter(|within| for_us && *within > 0)?;
+    Some(Duration::from_micros(within / 2).max(BEAT_MIN))
+}
