@@ -205,6 +205,11 @@ pub(crate) fn notice(text: &str) {
     let _ = writeln!(io::stderr().lock(), "xs: {text}");
 }
 
+/// Passes on what code of the user's says on standard error.
+pub(crate) fn aside(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Asks the person on standard error; the answer follows on the same line.
 pub(crate) fn question(text: &str) -> io::Result<()> {
     let mut to = io::stderr().lock();

@@ -54,13 +54,13 @@ class Frame {
 }
 
 // All frames of one text.
-function frames(text) {
+function frames(text, Kind = Frame) {
   const end = text.indexOf("\n");
   const fields = parse(end < 0 ? text : text.slice(0, end));
   const list = [];
   let start = end + 1;
   for (let at = 0; at < fields.length; at += FIELDS) {
-    list.push(new Frame(fields, at, text, start));
+    list.push(new Kind(fields, at, text, start));
     start += fields[at + 5];
   }
   return list;

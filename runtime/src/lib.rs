@@ -8,6 +8,8 @@ pub mod isolate;
 pub mod loader;
 pub mod name;
 pub mod permissions;
+mod remote;
+pub mod script;
 pub mod supervise;
 pub mod trial;
 mod typescript;

@@ -14,6 +14,9 @@ use oxc::transformer::{TransformOptions, Transformer};
 use crate::isolate::{FailureKind, ModuleError};
 use crate::loader::place;
 
+/// TypeScript in modules, whether or not a file imports something.
+pub(crate) const TYPESCRIPT: SourceType = SourceType::ts().with_module(true);
+
 /// A place in generated code and the author's place it comes from; lines and columns from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mapping {
@@ -49,14 +52,24 @@ pub(crate) fn compile(file: &str, source: &str) -> Result<Compiled, ModuleError>
         let imports = imports_of(file, source, SourceType::mjs())?;
         return Ok(Compiled { code: None, mappings: Vec::new(), imports });
     }
-    let (code, mappings) = strip(file, source)?;
-    // What only types were imported from is gone from the code: that is the graph that runs.
-    let mut imports = imports_of(file, &code, SourceType::mjs())?;
+    let (code, mappings) = strip(file, source, TYPESCRIPT)?;
+    let imports = imports_left(file, &code, source)?;
+    Ok(Compiled { code: Some(code), mappings, imports })
+}
+
+/// The imports of generated code, at their places in the source. What only types were imported from
+/// is gone from the code: that is the graph that runs.
+pub(crate) fn imports_left(
+    file: &str,
+    code: &str,
+    source: &str,
+) -> Result<Vec<Import>, ModuleError> {
+    let mut imports = imports_of(file, code, SourceType::mjs())?;
     for import in &mut imports {
         let found = source.find(&import.specifier).and_then(|at| u32::try_from(at).ok());
         import.at = found.unwrap_or(0);
     }
-    Ok(Compiled { code: Some(code), mappings, imports })
+    Ok(imports)
 }
 
 fn imports_of(file: &str, source: &str, kind: SourceType) -> Result<Vec<Import>, ModuleError> {
@@ -84,9 +97,17 @@ fn imports_of(file: &str, source: &str, kind: SourceType) -> Result<Vec<Import>,
     Ok(imports)
 }
 
-fn strip(file: &str, source: &str) -> Result<(String, Vec<Mapping>), ModuleError> {
+/// Code without types, and where each of its places comes from.
+///
+/// # Errors
+/// [`FailureKind::Syntax`] with place and code frame.
+pub(crate) fn strip(
+    file: &str,
+    source: &str,
+    kind: SourceType,
+) -> Result<(String, Vec<Mapping>), ModuleError> {
     let allocator = Allocator::default();
-    let parsed = Parser::new(&allocator, source, SourceType::ts()).parse();
+    let parsed = Parser::new(&allocator, source, kind).parse();
     first_error(file, source, &parsed.diagnostics)?;
     let mut program = parsed.program;
     let checked =
@@ -109,7 +130,15 @@ fn strip(file: &str, source: &str) -> Result<(String, Vec<Mapping>), ModuleError
     Ok((made.code, mappings))
 }
 
-fn first_error(file: &str, source: &str, found: &Diagnostics) -> Result<(), ModuleError> {
+/// The first error among what was found, at its place.
+///
+/// # Errors
+/// [`FailureKind::Syntax`] when there is one.
+pub(crate) fn first_error(
+    file: &str,
+    source: &str,
+    found: &Diagnostics,
+) -> Result<(), ModuleError> {
     let Some(error) = found.iter().find(|found| found.severity == Severity::Error) else {
         return Ok(());
     };

@@ -11,8 +11,9 @@ use super::Args;
 /// with `.`. Subcommands whose own arguments are directories are left alone.
 pub(crate) fn lift(argv: Vec<OsString>) -> Vec<OsString> {
     let root = Args::command();
-    let Some(at) = first_positional(&argv, &root) else { return argv };
-    if !argv[at].to_str().is_some_and(cannot_be_topic) {
+    let Some((at, command)) = first_positional(&argv, &root) else { return argv };
+    let cannot_be = if command == "eval" { cannot_be_code } else { cannot_be_topic };
+    if !argv[at].to_str().is_some_and(cannot_be) {
         return argv;
     }
     let mut lifted = argv;
@@ -26,8 +27,16 @@ fn cannot_be_topic(word: &str) -> bool {
         && (word.starts_with('.') || word.contains('/') || word.contains(':'))
 }
 
-/// The index of the first argument that belongs to the subcommand itself, below all nested ones.
-fn first_positional(argv: &[OsString], root: &Command) -> Option<usize> {
+/// Code may well hold a slash or a colon.
+fn cannot_be_code(word: &str) -> bool {
+    let begins = ["./", "../", "/", ":"].iter().any(|begin| word.starts_with(begin));
+    let is_path = |c: char| c.is_alphanumeric() || "._-/:@+".contains(c);
+    (begins || word.contains("://")) && word.chars().all(is_path)
+}
+
+/// The index of the first argument that belongs to the subcommand itself, below all nested ones,
+/// and the name of the innermost.
+fn first_positional<'a>(argv: &[OsString], root: &'a Command) -> Option<(usize, &'a str)> {
     let mut command = root;
     let mut index = 1;
     while let Some(word) = argv.get(index) {
@@ -43,7 +52,7 @@ fn first_positional(argv: &[OsString], root: &Command) -> Option<usize> {
             Some(below) if takes_directories(below) => return None,
             Some(below) => command = below,
             None if command.has_subcommands() => return None,
-            None => return Some(index),
+            None => return Some((index, command.get_name())),
         }
         index += 1;
     }
@@ -99,6 +108,12 @@ mod tests {
             ("xs each ./s a -- ./run", "xs each --addr ./s a -- ./run"),
             ("xs cursor set ./s c first", "xs cursor set --addr ./s c first"),
             ("xs cat a -- ./b", "xs cat a -- ./b"),
+            ("xs eval ./store", "xs eval --addr ./store"),
+            ("xs eval :4000 1/2", "xs eval --addr :4000 1/2"),
+            ("xs eval 1/2", "xs eval 1/2"),
+            ("xs eval {a:1}", "xs eval {a:1}"),
+            ("xs eval /a/.test('b')", "xs eval /a/.test('b')"),
+            ("xs eval --file ./a.ts", "xs eval --file ./a.ts"),
             ("xs nothing ./b", "xs nothing ./b"),
             ("xs", "xs"),
         ] {

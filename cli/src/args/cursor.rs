@@ -8,6 +8,7 @@ use xs_engine::{Bound, CursorName, Topic};
 
 use super::SureArgs;
 use super::read::{Begin, PatternArgs, bound};
+use super::script::WhereArgs;
 use super::time::duration;
 
 /// Attempts of one frame, at most.
@@ -91,10 +92,12 @@ Examples:
   xs each alerts. --cursor pager -f -- ./page-me
   xs each photos --cursor thumbs -- sh -c 'convert - thumbs/$XS_ID.png'
   xs each orders -f --cursor bill --retry 5 --park orders.failed -- ./bill
+  xs each orders -f --where 'f.meta.total > 100' -- ./thank
 
 The command gets the body on standard input, and XS_ID, XS_TOPIC, XS_META, XS_OFFSET, XS_HASH and
 XS_ADDR in its environment. The cursor moves when it exits with 0; an event is handled at least
-once. Otherwise it is tried again, then parked or the end: the next run begins with that event.")]
+once. Otherwise it is tried again, then parked or the end: the next run begins with that event.
+--limit and --last count events for which --where holds.")]
 pub(crate) struct EachArgs {
     #[command(flatten)]
     pub(crate) patterns: PatternArgs,
@@ -109,6 +112,8 @@ pub(crate) struct EachArgs {
     /// At most so many events.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) filter: WhereArgs,
     /// Try so many more times when the command fails, after 1 s, 2 s, 4 s and so on to 30 s.
     #[arg(long, value_name = "N", default_value_t = 0,
         value_parser = clap::value_parser!(u64).range(0..=RETRIES_MAX))]

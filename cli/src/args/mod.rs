@@ -9,6 +9,7 @@ mod maintain;
 mod modules;
 mod reach;
 mod read;
+mod script;
 mod serve;
 mod time;
 mod token;
@@ -32,9 +33,10 @@ pub(crate) use maintain::{
 pub(crate) use modules::{DevArgs, KindArg, ModulesSubcommand, TestArgs};
 pub(crate) use reach::ReachArgs;
 pub(crate) use read::{
-    BodyArgs, CatArgs, EffectsArgs, GetArgs, LastArgs, PatternArgs, TailArgs, WhyArgs,
+    BodyArgs, CatArgs, EffectsArgs, GetArgs, LastArgs, PatternArgs, TailArgs, WhyArgs, bound,
 };
-pub(crate) use serve::{AllowArgs, HostArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs};
+pub(crate) use script::{EvalArgs, WhereArgs};
+pub(crate) use serve::{AllowArgs, HostArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs, TlsArgs};
 pub(crate) use time::{duration, point};
 pub(crate) use token::{TokenCreateArgs, TokenSubcommand};
 pub(crate) use transfer::{ExportArgs, ImportArgs, RemoveArgs};
@@ -73,12 +75,17 @@ pub(crate) struct Args {
 impl Args {
     /// Whether this process itself evaluates modules.
     pub(crate) const fn runs_javascript(&self) -> bool {
-        matches!(
-            self.subcommand,
+        match &self.subcommand {
             Subcommand::Modules(
-                ModulesSubcommand::Check { .. } | ModulesSubcommand::State { at: Some(_), .. }
-            ) | Subcommand::Test(_)
-        )
+                ModulesSubcommand::Check { .. } | ModulesSubcommand::State { at: Some(_), .. },
+            )
+            | Subcommand::Test(_)
+            | Subcommand::Eval(_) => true,
+            Subcommand::Cat(cat) => cat.filter.is_given(),
+            Subcommand::Tail(tail) => tail.filter.is_given(),
+            Subcommand::Each(each) => each.filter.is_given(),
+            _ => false,
+        }
     }
 }
 
@@ -129,6 +136,8 @@ pub(crate) enum Subcommand {
     Dev(DevArgs),
     /// Run the tests of modules, against a store in memory.
     Test(TestArgs),
+    /// Run JavaScript against a store: a line, a file, or a prompt.
+    Eval(EvalArgs),
     /// Make, list and revoke what lets others connect over the network.
     #[command(subcommand)]
     Token(TokenSubcommand),

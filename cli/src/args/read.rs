@@ -7,6 +7,7 @@ use xs_engine::{
 use xs_protocol::limits::LAST_MAX;
 
 use super::cursor::reader_cursor;
+use super::script::WhereArgs;
 use super::time::point;
 
 /// Which topics.
@@ -91,8 +92,13 @@ Examples:
   xs cat --after 03g4a5lk7bc9ucnxswp2nn1gj --limit 100
   xs cat --last 1 -b notes          the newest body of notes
   xs cat --cursor report orders.    what came since the last time
+  xs cat --where 'f.meta.cpu > 0.9' --last 3 metrics.
+  xs cat --where 'f.json().total > 100' orders
 
-Times: 2h, yesterday, 2026-11-24, 2026-11-24T08:30 (local), RFC 3339.")]
+Times: 2h, yesterday, 2026-11-24, 2026-11-24T08:30 (local), RFC 3339.
+
+In --where f is an event: id, offset, topic, time, ttl, meta, hash, and its body as text() and
+json(). --limit and --last count events for which it holds. Where it throws it does not hold.")]
 pub(crate) struct CatArgs {
     #[command(flatten)]
     patterns: PatternArgs,
@@ -120,6 +126,8 @@ pub(crate) struct CatArgs {
     /// Newest first.
     #[arg(long, conflicts_with_all = ["follow", "new"])]
     reverse: bool,
+    #[command(flatten)]
+    pub(crate) filter: WhereArgs,
     #[command(flatten)]
     pub(crate) body: BodyArgs,
 }
@@ -159,6 +167,7 @@ impl CatArgs {
 Examples:
   xs tail
   xs tail -n 100 alerts.
+  xs tail --where 'f.meta.level === \"error\"' logs.
   xs tail --with-body notes | jq -r .body")]
 pub(crate) struct TailArgs {
     #[command(flatten)]
@@ -169,6 +178,8 @@ pub(crate) struct TailArgs {
     /// Go on where this cursor is, and move it with what is printed.
     #[arg(long, value_name = "NAME", value_parser = reader_cursor)]
     pub(crate) cursor: Option<CursorName>,
+    #[command(flatten)]
+    pub(crate) filter: WhereArgs,
     #[command(flatten)]
     body: BodyArgs,
 }
@@ -185,6 +196,7 @@ impl From<TailArgs> for CatArgs {
             until: None,
             limit: None,
             reverse: false,
+            filter: tail.filter,
             body: tail.body,
         }
     }

@@ -3,11 +3,12 @@
 use anyhow::Context as _;
 use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, ReadOptions, Start};
+use xs_engine::{Bound, Frame, ReadOptions, Start};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions};
 
 use super::bodies;
+use super::filter::Filter;
 use super::position::Position;
 use crate::args::{BodyArgs, CatArgs};
 use crate::connect::explain;
@@ -24,6 +25,7 @@ pub(super) async fn run(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let mut options = cat.options(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let mut filter = Filter::start(&cat.filter).await?;
     let mut position = match &cat.cursor {
         Some(name) => Some(Position::open(client, name).await?),
         None => None,
@@ -31,7 +33,9 @@ pub(super) async fn run(
     if let Some(offset) = position.as_ref().and_then(Position::offset) {
         options.start = Start::From(Bound::Offset(offset));
     }
-    let ended = print_events(client, cat, &options, position.as_mut(), stop, out).await;
+    let left = filter.widen(client, &mut options).await?;
+    let mut reader = Reader { client, wanted: cat.body, filter, left };
+    let ended = reader.print_events(&options, position.as_mut(), stop, out).await;
     // What was printed counts as read, however it ended.
     if let Some(position) = &mut position {
         position.save().await?;
@@ -39,58 +43,95 @@ pub(super) async fn run(
     ended
 }
 
-async fn print_events(
-    client: &Client,
-    cat: &CatArgs,
-    options: &ReadOptions,
-    mut position: Option<&mut Position<'_>>,
-    stop: &CancellationToken,
-    out: &mut Output,
-) -> anyhow::Result<Exit> {
-    let bodies_up_to = match (cat.body.wanted(), out.is_person()) {
-        (true, _) => BODY_WITH_FRAME_MAX,
-        (false, true) => PREVIEW_BYTES,
-        (false, false) => 0,
-    };
-    let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
-    let mut events = client.subscribe(options, how).await.map_err(explain)?;
-    let gone = reader_gone();
-    tokio::pin!(gone);
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = &mut gone => return Ok(Exit::Ok),
-            () = stop.cancelled() => return Ok(Exit::Interrupted),
-            () = save_is_due(position.as_deref()) => {
-                if let Some(position) = &mut position {
-                    position.save().await?;
-                }
-                continue;
-            }
+/// What of a subscription is printed.
+struct Reader<'a> {
+    client: &'a Client,
+    wanted: BodyArgs,
+    filter: Filter,
+    /// How many more, when they are counted here.
+    left: Option<u64>,
+}
+
+impl Reader<'_> {
+    async fn print_events(
+        &mut self,
+        options: &ReadOptions,
+        mut position: Option<&mut Position<'_>>,
+        stop: &CancellationToken,
+        out: &mut Output,
+    ) -> anyhow::Result<Exit> {
+        let bodies_up_to = match (self.wanted.wanted(), out.is_person()) {
+            (true, _) => BODY_WITH_FRAME_MAX,
+            (false, true) => PREVIEW_BYTES.max(self.filter.bodies_up_to()),
+            (false, false) => self.filter.bodies_up_to(),
         };
-        match event.transpose().map_err(explain)? {
-            None => {
-                if let (Some(position), Some(offset)) = (position, events.position()) {
-                    position.reach(offset);
-                }
-                return Ok(Exit::Ok);
-            }
-            Some(SubEvent::Frames { frames, scanned_to }) => {
-                for delivered in &frames {
-                    print(client, delivered, cat.body, out).await?;
-                }
-                out.flush()?;
-                if let Some(position) = &mut position {
-                    position.reach(scanned_to);
-                }
-            }
-            Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
-            Some(SubEvent::Dropped { refusal, resume }) => {
-                let text = format!("{}; go on with xs cat -f --from {resume}", refusal.message);
-                return Fault::fail(Exit::Unreachable, text);
-            }
-            Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}
+        let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
+        if self.left == Some(0) {
+            return Ok(Exit::Ok);
         }
+        let mut events = self.client.subscribe(options, how).await.map_err(explain)?;
+        let gone = reader_gone();
+        tokio::pin!(gone);
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = &mut gone => return Ok(Exit::Ok),
+                () = stop.cancelled() => return Ok(Exit::Interrupted),
+                () = save_is_due(position.as_deref()) => {
+                    if let Some(position) = &mut position {
+                        position.save().await?;
+                    }
+                    continue;
+                }
+            };
+            match event.transpose().map_err(explain)? {
+                None => {
+                    if let (Some(position), Some(offset)) = (position, events.position()) {
+                        position.reach(offset);
+                    }
+                    return Ok(Exit::Ok);
+                }
+                Some(SubEvent::Frames { frames, scanned_to }) => {
+                    let last = self.print_frames(&frames, out).await?;
+                    out.flush()?;
+                    let reached = match last {
+                        Some(last) => last.offset().map(|offset| offset + 1),
+                        None => Some(scanned_to),
+                    };
+                    if let (Some(position), Some(reached)) = (&mut position, reached) {
+                        position.reach(reached);
+                    }
+                    if last.is_some() {
+                        return Ok(Exit::Ok);
+                    }
+                }
+                Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
+                Some(SubEvent::Dropped { refusal, resume }) => {
+                    let text = format!("{}; go on with xs cat -f --from {resume}", refusal.message);
+                    return Fault::fail(Exit::Unreachable, text);
+                }
+                Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}
+            }
+        }
+    }
+
+    /// Prints those that the filter lets through; the last that is wanted, when that is among them.
+    async fn print_frames<'f>(
+        &mut self,
+        frames: &'f [Delivered],
+        out: &mut Output,
+    ) -> anyhow::Result<Option<&'f Frame>> {
+        let passed = self.filter.pass(self.client, frames).await?;
+        for (delivered, _) in frames.iter().zip(passed).filter(|(_, passed)| *passed) {
+            print(self.client, delivered, self.wanted, out).await?;
+            if let Some(left) = &mut self.left {
+                *left -= 1;
+                if *left == 0 {
+                    return Ok(Some(&delivered.frame));
+                }
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -109,7 +150,8 @@ async fn print(
     out: &mut Output,
 ) -> anyhow::Result<()> {
     let Delivered { frame, body } = delivered;
-    match body {
+    // It may have come for the filter alone.
+    match body.as_ref().filter(|_| wanted.wanted() || out.is_person()) {
         Some(body) if wanted.only => out.bytes(body)?,
         Some(body) => out.frame(frame, Some(body))?,
         None => bodies::print(client, frame, wanted, out).await?,
@@ -130,7 +172,7 @@ pub(super) fn describe(gap: Gap) -> String {
 /// Prints frames that came without their bodies.
 pub(super) async fn print_all(
     client: &Client,
-    frames: &[xs_engine::Frame],
+    frames: &[Frame],
     wanted: BodyArgs,
     out: &mut Output,
 ) -> anyhow::Result<()> {

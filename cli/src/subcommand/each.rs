@@ -17,6 +17,7 @@ use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{Address, AppendRequest, Class, Client, Delivered, SubEvent, SubscribeOptions};
 
 use super::cat::describe;
+use super::filter::Filter;
 use super::position::Position;
 use crate::args::EachArgs;
 use crate::connect::explain;
@@ -36,12 +37,13 @@ pub(super) async fn run(
     each: &EachArgs,
     stop: &CancellationToken,
 ) -> anyhow::Result<Exit> {
+    let mut filter = Filter::start(&each.filter).await?;
     let mut position = match &each.cursor {
         Some(name) => Some(Position::open(client, name).await?),
         None => None,
     };
     let resume = position.as_ref().and_then(Position::offset);
-    let options = ReadOptions {
+    let mut options = ReadOptions {
         topics: each.patterns.or(TopicPatterns::all())?,
         start: resume
             .map_or_else(|| each.begin.start(), |offset| Start::From(Bound::Offset(offset))),
@@ -49,6 +51,7 @@ pub(super) async fn run(
         follow: each.follow || each.begin.new,
         ..ReadOptions::default()
     };
+    let mut left = filter.widen(client, &mut options).await?;
     let how = SubscribeOptions {
         credit: CREDIT,
         bodies_up_to: BODY_WITH_FRAME_MAX,
@@ -56,7 +59,7 @@ pub(super) async fn run(
     };
     let mut events = client.subscribe(&options, how).await.map_err(explain)?;
     let runner = Runner { client, address, each, stop };
-    loop {
+    while left != Some(0) {
         let event = tokio::select! {
             event = events.next() => event,
             () = stop.cancelled() => break,
@@ -69,8 +72,13 @@ pub(super) async fn run(
                 break;
             }
             Some(SubEvent::Frames { frames, scanned_to }) => {
-                for delivered in frames {
+                let passed = filter.pass(client, &frames).await?;
+                for (delivered, _) in frames.into_iter().zip(passed).filter(|(_, passed)| *passed) {
                     if stop.is_cancelled() || !runner.handle(delivered, &mut position).await? {
+                        return runner.end(position).await;
+                    }
+                    left = left.map(|left| left - 1);
+                    if left == Some(0) {
                         return runner.end(position).await;
                     }
                 }

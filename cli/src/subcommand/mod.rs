@@ -12,6 +12,8 @@ mod cursor;
 mod dev;
 mod doctor;
 mod each;
+mod eval;
+mod filter;
 mod frames;
 mod lines;
 mod maintain;
@@ -126,7 +128,7 @@ fn need(subcommand: &Subcommand) -> Need {
         | Subcommand::Import(_)
         | Subcommand::Cas(CasSubcommand::Put { .. }) => Need::Create,
         Subcommand::Call(_) => Need::Server,
-        Subcommand::Tail(_) | Subcommand::Each(_) => Need::Follow,
+        Subcommand::Tail(_) | Subcommand::Each(_) | Subcommand::Eval(_) => Need::Follow,
         Subcommand::Cat(cat) if cat.follows() => Need::Follow,
         Subcommand::Modules(ModulesSubcommand::Logs { follow: true, .. }) => Need::Follow,
         _ => Need::Existing,
@@ -146,6 +148,7 @@ async fn on_store(
         Subcommand::Cat(cat) => cat::run(client, &cat, stop, out).await,
         Subcommand::Tail(tail) => cat::run(client, &tail.into(), stop, out).await,
         Subcommand::Each(each) => each::run(client, &session.address, &each, stop).await,
+        Subcommand::Eval(eval) => eval::run(session, &eval).await,
         Subcommand::Remove(remove) => transfer::remove(client, remove, out).await,
         Subcommand::Export(export) => transfer::export(client, &export, out).await,
         Subcommand::Import(import) => transfer::import(client, &import, out).await,

@@ -18,7 +18,11 @@ mod crowd;
 #[cfg(test)]
 mod cursors;
 #[cfg(test)]
+mod eval;
+#[cfg(test)]
 mod exits;
+#[cfg(test)]
+mod filter;
 #[cfg(test)]
 mod follower;
 #[cfg(test)]

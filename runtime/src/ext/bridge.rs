@@ -145,6 +145,10 @@ impl Bridge {
 
     /// The variables it asked for and the operator offers.
     pub(super) fn env(&self) -> Value {
+        if self.spec.script.as_ref().is_some_and(|script| script.is_free()) {
+            let all = self.spec.env.iter();
+            return all.map(|(name, value)| (name.clone(), Value::from(value.clone()))).collect();
+        }
         let definition = self.definition.borrow();
         let names = definition.as_ref().map_or(&[][..], |known| &known.permissions.env);
         let offered = names.iter().filter_map(|name| Some((name, self.spec.env.get(name)?)));

@@ -13,6 +13,7 @@ mod frames;
 mod input;
 mod outbox;
 mod outputs;
+mod script;
 mod socket;
 mod sources;
 mod store;
@@ -97,6 +98,11 @@ deno_core::extension!(
         socket::op_xs_socket_bytes,
         socket::op_xs_socket_close,
         socket::op_xs_socket_drop,
+        script::op_xs_script_next,
+        script::op_xs_script_answer,
+        script::op_xs_script_body,
+        script::op_xs_show,
+        script::op_xs_show_bytes,
         times::op_xs_cron_next,
         trial::op_xs_trial,
         trial::op_xs_trial_asked,
@@ -112,6 +118,7 @@ deno_core::extension!(
         "child.js",
         "crypto.js",
         "frame.js",
+        "script.js",
         "socket.js",
         "test.js",
         "trial.js",
@@ -124,6 +131,7 @@ deno_core::extension!(
     ],
     synthetic_esm = [
         "xs:module" = "ext:xs_runtime/api.js",
+        "xs:script" = "ext:xs_runtime/script.js",
         "xs:test" = "ext:xs_runtime/test.js",
     ],
     js = [dir "js", "main.js"],
@@ -134,6 +142,9 @@ pub(crate) const XS_MODULE: &str = "xs:module";
 
 /// The specifier that `import ... from "xs/test"` resolves to.
 pub(crate) const XS_TEST_MODULE: &str = "xs:test";
+
+/// The specifier that the entry of a script gets its runner from.
+pub(crate) const XS_SCRIPT_MODULE: &str = "xs:script";
 
 /// Names that stay on the global object; runtime/js/globals.txt, one a line.
 pub(crate) const GLOBALS: &str = include_str!("../../js/globals.txt");
@@ -177,6 +188,7 @@ mod tests {
             include_str!("driver.rs"),
             include_str!("files.rs"),
             include_str!("input.rs"),
+            include_str!("script.rs"),
             include_str!("socket.rs"),
             include_str!("store.rs"),
             include_str!("times.rs"),
@@ -206,7 +218,7 @@ mod tests {
                 ops += 1;
             }
         }
-        assert!(ops >= 65, "{ops}");
+        assert!(ops >= 70, "{ops}");
     }
 
     /// A script that is still a path would be looked for on the user's machine.

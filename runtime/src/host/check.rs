@@ -78,6 +78,7 @@ async fn evaluate(
         sealed: false,
         trial: None,
         trials: None,
+        script: None,
     };
     let (isolate, _) = Isolate::start(spec, Arc::new(NoStore)).await?;
     if key.kind == crate::name::Kind::Handler {
@@ -87,7 +88,7 @@ async fn evaluate(
 }
 
 /// The store of a module that is not run.
-pub(super) struct NoStore;
+pub(crate) struct NoStore;
 
 fn absent<T: Send + 'static>() -> BoxFuture<'static, Result<T, BackendError>> {
     Box::pin(async { Err(no_store()) })

@@ -95,6 +95,7 @@ impl Version {
             sealed: false,
             trial: None,
             trials: None,
+            script: None,
         };
         let finishes = finishes.filter(|_| key.kind == Kind::Command);
         let (client, versions) = (shared.client.clone(), shared.versions.clone());

@@ -36,6 +36,7 @@ pub use limits::{INPUTS_MAX, Limits};
 
 use crate::loader::ModuleGraph;
 use crate::permissions::Allow;
+use crate::script::Script;
 use crate::trial::{Trial, Trials};
 
 /// Everything an isolate is made from.
@@ -65,6 +66,8 @@ pub struct IsolateSpec {
     pub trial: Option<Arc<Trial>>,
     /// The trials it may make, when it is a test.
     pub(crate) trials: Option<Arc<Trials>>,
+    /// What a user's code is given to do, and where it shows things.
+    pub(crate) script: Option<Arc<Script>>,
 }
 
 impl IsolateSpec {
@@ -84,6 +87,7 @@ impl IsolateSpec {
             sealed: false,
             trial: None,
             trials: None,
+            script: None,
         }
     }
 }

@@ -197,7 +197,10 @@ impl Running {
         if spec.sealed && spec.trial.is_none() {
             asked.read.clear();
         }
-        let (granted, permissions) = Granted::new(&asked, &spec.allow, &spec.base)?;
+        let (granted, permissions) = match &spec.script {
+            Some(script) if script.is_free() => Granted::to_user(&spec.allow, &spec.base)?,
+            _ => Granted::new(&asked, &spec.allow, &spec.base)?,
+        };
         let root = spec.trial.as_ref().map(|trial| trial.files.clone());
         let granted = granted.below(root);
         self.js.op_state().borrow_mut().put(permissions);

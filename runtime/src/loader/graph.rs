@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use xs_engine::BlobHash;
 
 use super::place;
+use super::resolve::{SCHEME, SCRIPT_MODULE};
 use crate::isolate::{FailureKind, ModuleError};
 use crate::name::Kind;
 use crate::typescript::{self, Compiled, Import};
@@ -24,6 +25,8 @@ const GRAPH_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The entry of a test: no file can be called that, as a colon makes a specifier foreign.
 const TEST_ENTRY: &str = "xs-test:entry.js";
+/// The entry of a script.
+const SCRIPT_ENTRY: &str = "xs-script:entry.js";
 
 /// Whether a specifier names a module that is always there.
 pub(super) fn is_built_in(specifier: &str) -> bool {
@@ -97,7 +100,51 @@ impl ModuleGraph {
     /// [`ModuleError`] for a syntax error, an import that is not allowed and graphs that are too
     /// large.
     pub fn load(dir: &Path, entry: &str) -> Result<Self, ModuleError> {
-        Self::collect(entry, &Directory(dir))
+        Self::collect(entry, None, &Directory(dir))
+    }
+
+    /// Takes a script and all it imports, with an entry that hands its default export to `runner`,
+    /// a function of the built-in module for scripts. `path` is relative to `dir`, and need not be
+    /// a file: `source` is what was compiled.
+    ///
+    /// # Errors
+    /// As [`ModuleGraph::load`].
+    pub(crate) fn of_script(
+        dir: &Path,
+        path: &str,
+        source: &str,
+        compiled: Compiled,
+        runner: &str,
+    ) -> Result<Self, ModuleError> {
+        let mut graph = Self::collect(path, Some((source, compiled)), &Directory(dir))?;
+        let main = serde_json::Value::from(format!("{SCHEME}{path}"));
+        graph.enter(
+            SCRIPT_ENTRY,
+            format!(
+                "import {{ {runner} }} from \"{SCRIPT_MODULE}\";\nimport main from {main};\n\
+                 export default {runner}(main);\n"
+            ),
+        );
+        Ok(graph)
+    }
+
+    /// A graph of nothing but an entry that calls `runner`, a function of the built-in module for
+    /// scripts.
+    pub(crate) fn of_runner(runner: &str) -> Self {
+        let mut graph = Self { entry: String::new(), files: BTreeMap::new() };
+        let source = format!(
+            "import {{ {runner} }} from \"{SCRIPT_MODULE}\";\nexport default {runner}();\n"
+        );
+        graph.enter(SCRIPT_ENTRY, source);
+        graph
+    }
+
+    /// Puts a generated file in and makes it the entry.
+    fn enter(&mut self, entry: &str, source: String) {
+        let compiled = Compiled { code: None, mappings: Vec::new(), imports: Vec::new() };
+        let file = ModuleFile { source: source.into(), compiled: Some(Arc::new(compiled)) };
+        self.files.insert(entry.to_owned(), file);
+        self.entry = entry.to_owned();
     }
 
     /// Reads a test file and all it imports, with an entry that runs its tests.
@@ -120,11 +167,7 @@ impl ModuleGraph {
             registered += &format!("register({path}, m{number}.default);\n");
         }
         source += &format!("import {};\n{registered}export default suite();\n", quoted(test));
-        let imports = Vec::new();
-        let compiled = Compiled { code: None, mappings: Vec::new(), imports };
-        let entry = ModuleFile { source: source.into(), compiled: Some(Arc::new(compiled)) };
-        graph.files.insert(TEST_ENTRY.to_owned(), entry);
-        graph.entry = TEST_ENTRY.to_owned();
+        graph.enter(TEST_ENTRY, source);
         Ok(graph)
     }
 
@@ -140,10 +183,16 @@ impl ModuleGraph {
                     format!("the kept source is not [entry, {{path: source}}]: {error}"),
                 )
             })?;
-        Self::collect(&entry, &Kept(files))
+        Self::collect(&entry, None, &Kept(files))
     }
 
-    fn collect(entry: &str, sources: &dyn Sources) -> Result<Self, ModuleError> {
+    /// Follows the imports of `entry`, which may be `given` with what it was compiled to.
+    fn collect(
+        entry: &str,
+        given: Option<(&str, Compiled)>,
+        sources: &dyn Sources,
+    ) -> Result<Self, ModuleError> {
+        let mut given = given;
         let mut files = BTreeMap::new();
         let mut bytes = 0;
         let mut wanted = VecDeque::from([(entry.to_owned(), None)]);
@@ -152,17 +201,22 @@ impl ModuleGraph {
                 continue;
             }
             let fail = |message: String| import_error(&files, importer.as_ref(), message);
-            let source =
-                sources.read(&path).map_err(|why| fail(format!("cannot load {path:?}: {why}")))?;
+            let given = given.take();
+            let source = match &given {
+                Some((source, _)) => Ok((*source).to_owned()),
+                None => sources.read(&path),
+            };
+            let source = source.map_err(|why| fail(format!("cannot load {path:?}: {why}")))?;
             bytes += source.len() as u64;
             if files.len() >= FILES_MAX || bytes > GRAPH_BYTES_MAX {
                 return Err(fail(format!(
                     "the module imports more than {FILES_MAX} files or {GRAPH_BYTES_MAX} bytes"
                 )));
             }
-            let compiled = match path.ends_with(".json") {
-                true => None,
-                false => Some(Arc::new(typescript::compile(&path, &source)?)),
+            let compiled = match given {
+                Some((_, compiled)) => Some(Arc::new(compiled)),
+                None if path.ends_with(".json") => None,
+                None => Some(Arc::new(typescript::compile(&path, &source)?)),
             };
             let source: Arc<str> = Arc::from(source);
             let imports = compiled.as_ref().map_or(&[][..], |compiled| &compiled.imports);

@@ -10,10 +10,13 @@ use deno_core::{
 use deno_error::JsErrorBox;
 
 use super::graph::{ModuleGraph, join};
-use crate::ext::{XS_MODULE, XS_TEST_MODULE};
+use crate::ext::{XS_MODULE, XS_SCRIPT_MODULE, XS_TEST_MODULE};
 
 /// What stands before the path of a file in the names the engine sees.
 pub(super) const SCHEME: &str = "file:///";
+
+/// What the entry of a script imports. Other files cannot: it is no built-in module of theirs.
+pub(super) const SCRIPT_MODULE: &str = "xs/script";
 
 pub(crate) struct GraphLoader(pub(crate) Arc<ModuleGraph>);
 
@@ -38,6 +41,7 @@ impl ModuleLoader for GraphLoader {
         match specifier {
             "xs" => return parse(XS_MODULE),
             "xs/test" => return parse(XS_TEST_MODULE),
+            SCRIPT_MODULE => return parse(XS_SCRIPT_MODULE),
             _ => {}
         }
         if let Some(path) = specifier.strip_prefix(SCHEME)

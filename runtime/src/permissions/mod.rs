@@ -50,6 +50,7 @@ pub(crate) struct Granted {
     /// The directory that stands for the root, for a module under trial.
     root: Option<PathBuf>,
     run: Vec<String>,
+    run_any: bool,
     base: PathBuf,
     read: Vec<PathBuf>,
     denied: Vec<PathBuf>,
@@ -99,8 +100,23 @@ impl Granted {
         };
         let read = asked.read.iter().map(|path| base.join(path)).collect();
         let (run, denied) = (asked.run.clone(), allow.read_denied.clone());
-        let granted = Self { root: None, run, base: base.to_owned(), read, denied };
+        let granted = Self { root: None, run, run_any: false, base: base.to_owned(), read, denied };
         Ok((granted, PermissionsContainer::new(parser, permissions)))
+    }
+
+    /// What a user may do, for code of theirs that they run themselves.
+    ///
+    /// # Errors
+    /// None is expected: nothing is asked for that could be denied.
+    pub(crate) fn to_user(
+        allow: &Allow,
+        base: &Path,
+    ) -> Result<(Self, PermissionsContainer), ModuleError> {
+        let all = |name: &str| vec![name.to_owned()];
+        let asked = PermissionList { net: all("*"), read: all("/"), ..PermissionList::default() };
+        let allow = Allow { net_any: true, net_private: true, ..allow.clone() };
+        let (granted, permissions) = Self::new(&asked, &allow, base)?;
+        Ok((Self { run_any: true, ..granted }, permissions))
     }
 
     /// The same below a directory that stands for the root.
@@ -110,7 +126,7 @@ impl Granted {
 
     /// Whether a program may be run. It is named as it is called: a name is looked for in PATH.
     pub(crate) fn may_run(&self, command: &str) -> bool {
-        self.run.iter().any(|named| named == command)
+        self.run_any || self.run.iter().any(|named| named == command)
     }
 
     /// Opens what may be read, and judges what was opened: a link that is turned in between leads

@@ -177,6 +177,7 @@ async fn run_tests(dir: &Path, file: &str) -> Result<TestFile, ModuleError> {
         sealed: false,
         trial: None,
         trials: Some(Arc::new(trials)),
+        script: None,
     };
     let (isolate, _) = Isolate::start(spec, store.clone()).await?;
     let topic = |text: &str| Topic::parse(text).expect("a constant that parses");

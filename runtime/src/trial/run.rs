@@ -114,6 +114,7 @@ pub(super) async fn run(
         sealed: true,
         trial: Some(Arc::new(trial)),
         trials: None,
+        script: None,
     };
     let (isolate, definition) = Isolate::start(spec, store.clone()).await?;
     let driver = Driver { isolate, definition, store, name };

@@ -10,8 +10,9 @@ use xs_protocol::{AppendRequest, Appended};
 use super::calls::{Queued, error_frame};
 use super::{COMMIT_FRAMES_MAX, Command, Step};
 use crate::host::driver::{Ending, is_wedged, stop_isolate};
-use crate::host::store::{Finish, refused};
+use crate::host::store::Finish;
 use crate::isolate::{BackendCode, BackendError, ModuleError};
+use crate::remote::refused;
 
 /// Time that running calls have to end when their command does.
 const GRACE: Duration = Duration::from_secs(5);

@@ -1,0 +1,243 @@
+//! `eval`: JavaScript of the user's own against a store, in an isolate of this process: a script,
+//! or a prompt that remembers what was typed.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use parking_lot::Mutex;
+use rustyline::error::ReadlineError;
+use rustyline::{Config, DefaultEditor};
+use tokio::sync::Notify;
+use xs_protocol::Address;
+use xs_runtime::isolate::{LogLevel, ModuleError};
+use xs_runtime::script::{self, Console, Line, Prompt, SOURCE_BYTES_MAX, Surroundings};
+
+use super::modules;
+use crate::args::EvalArgs;
+use crate::connect::{Session, default_store};
+use crate::exit::{Exit, Fault};
+use crate::output::{Output, aside, notice};
+
+/// Lines that are remembered.
+const HISTORY_LINES: usize = 1_000;
+/// The file with them, beside the user's own store.
+const HISTORY_FILE: &str = "eval-history";
+
+/// What to run.
+struct Source {
+    /// The directory that its imports are looked for in.
+    dir: PathBuf,
+    /// Its name there.
+    path: String,
+    text: String,
+}
+
+pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Exit> {
+    let screen = Arc::new(Screen {
+        out: Mutex::new(Output::stdout()),
+        lost: Mutex::default(),
+        unread: Notify::new(),
+    });
+    let here = std::env::current_dir().context("find the working directory")?;
+    let own = match &session.address {
+        Address::Unix(socket) => socket.parent().map(Path::to_owned),
+        _ => None,
+    };
+    let around = Surroundings {
+        client: session.client.clone(),
+        console: Arc::clone(&screen) as Arc<dyn Console>,
+        env: environment(),
+        base: here,
+        read_denied: own.into_iter().collect(),
+    };
+    let none = eval.code.is_none() && eval.file.is_none();
+    if eval.interactive || (none && io::stdin().is_terminal()) {
+        return prompt(&around, session).await;
+    }
+    let source = source(eval, &around.base)?;
+    let ended = tokio::select! {
+        ended = script::run(&source.dir, &source.path, &source.text, &around) => ended,
+        // What goes on without end ends with whoever reads it.
+        () = screen.unread.notified() => Ok(()),
+    };
+    if let Some(error) = screen.lost.lock().take() {
+        return Err(error.into());
+    }
+    match ended {
+        Ok(()) => Ok(Exit::Ok),
+        Err(error) => Fault::fail(Exit::Failed, told(&error)),
+    }
+}
+
+/// The variables of this process.
+fn environment() -> BTreeMap<String, String> {
+    let texts = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(texts).collect()
+}
+
+fn told(error: &ModuleError) -> String {
+    modules::describe(&error.to_json()).trim_end().to_owned()
+}
+
+fn source(eval: &EvalArgs, here: &Path) -> anyhow::Result<Source> {
+    let named =
+        |path: &str, text: String| Source { dir: here.to_owned(), path: path.to_owned(), text };
+    match (&eval.file, eval.code.as_deref()) {
+        (Some(file), _) => of_file(file, here),
+        (None, Some(code)) if code != "-" => Ok(named("[eval].ts", code.to_owned())),
+        _ => {
+            let text = limited(io::stdin().lock()).context("read standard input")?;
+            Ok(named("[stdin].ts", text))
+        }
+    }
+}
+
+/// A file below the working directory may import all that lies there, another one what lies beside
+/// it.
+fn of_file(file: &Path, here: &Path) -> anyhow::Result<Source> {
+    let opened = std::fs::File::open(file).with_context(|| file.display().to_string())?;
+    let text = limited(opened).with_context(|| file.display().to_string())?;
+    let whole = here.join(file);
+    let inside = whole.strip_prefix(here).ok().filter(|path| {
+        path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    });
+    let (dir, path) = match (inside, whole.parent(), whole.file_name()) {
+        (Some(inside), _, _) => (here.to_owned(), inside.components().collect()),
+        (None, Some(dir), Some(name)) => (dir.to_owned(), PathBuf::from(name)),
+        _ => return Fault::fail(Exit::Usage, format!("{} is no file", file.display())),
+    };
+    Ok(Source { dir, path: path.to_string_lossy().into_owned(), text })
+}
+
+fn limited(source: impl io::Read) -> io::Result<String> {
+    let mut text = String::new();
+    source.take(SOURCE_BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Where a script shows things: values and what is said at leisure on standard output, warnings and
+/// errors on standard error.
+struct Screen {
+    out: Mutex<Output>,
+    /// Why nothing can be shown any more.
+    lost: Mutex<Option<io::Error>>,
+    /// Told of it.
+    unread: Notify,
+}
+
+impl Screen {
+    fn show(&self, show: impl FnOnce(&mut Output) -> io::Result<()>) -> bool {
+        let mut out = self.out.lock();
+        match show(&mut out).and_then(|()| out.flush()) {
+            Ok(()) => true,
+            Err(error) => {
+                self.lost.lock().get_or_insert(error);
+                self.unread.notify_one();
+                false
+            }
+        }
+    }
+}
+
+impl Console for Screen {
+    fn text(&self, text: &str) -> bool {
+        self.show(|out| out.line(text))
+    }
+
+    fn bytes(&self, bytes: &[u8]) -> bool {
+        self.show(|out| out.bytes(bytes))
+    }
+
+    fn log(&self, level: LogLevel, message: &str, fields: Option<&str>) -> bool {
+        let line = match fields {
+            Some(fields) => format!("{message} {fields}"),
+            None => message.to_owned(),
+        };
+        if level >= LogLevel::Warn {
+            aside(&line);
+            return true;
+        }
+        self.text(&line)
+    }
+}
+
+/// The lines that were typed before.
+fn history() -> Option<PathBuf> {
+    Some(default_store().ok()?.parent()?.join(HISTORY_FILE))
+}
+
+async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit> {
+    let config = Config::builder().max_history_size(HISTORY_LINES)?.build();
+    let mut editor = DefaultEditor::with_config(config)?;
+    let history = history();
+    if let Some(path) = &history {
+        // The first time there is none.
+        let _ = editor.load_history(path);
+    }
+    if io::stdin().is_terminal() {
+        aside(&format!("xs {}, {}", env!("CARGO_PKG_VERSION"), session.address));
+        aside("ctx is the store: try ctx.read({ last: 3 }); Ctrl-D ends");
+    }
+    let mut prompt = start(around).await?;
+    let mut typed = String::new();
+    let mut failed = false;
+    loop {
+        let sign = if typed.is_empty() { "> " } else { "... " };
+        // Reading a line blocks.
+        let (back, line) = tokio::task::spawn_blocking(move || {
+            let line = editor.readline(sign);
+            (editor, line)
+        })
+        .await?;
+        editor = back;
+        match line {
+            Ok(line) => typed.push_str(&line),
+            Err(ReadlineError::Interrupted) => {
+                typed.clear();
+                continue;
+            }
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(error).context("read a line"),
+        }
+        if typed.trim().is_empty() {
+            typed.clear();
+            continue;
+        }
+        match prompt.line(&typed).await {
+            Line::Unfinished => {
+                typed.push('\n');
+                continue;
+            }
+            Line::Done => {}
+            Line::Failed(error) => {
+                failed = true;
+                notice(&told(&error));
+            }
+            Line::Lost(error) => {
+                failed = true;
+                notice(&format!("{}\nwhat was declared is gone", told(&error)));
+                prompt = start(around).await?;
+            }
+        }
+        // What cannot be remembered is typed again.
+        let _ = editor.add_history_entry(typed.trim());
+        typed.clear();
+        if let Some(path) = &history {
+            let _ = editor.save_history(path);
+        }
+    }
+    if !typed.is_empty() {
+        return Fault::fail(Exit::Failed, "the last line is not whole");
+    }
+    // At a terminal it was seen, and gone on from.
+    Ok(if failed && !io::stdin().is_terminal() { Exit::Failed } else { Exit::Ok })
+}
+
+async fn start(around: &Surroundings) -> anyhow::Result<Prompt> {
+    Prompt::start(around).await.map_err(|error| Fault::new(Exit::Failed, told(&error)).into())
+}

@@ -1,0 +1,168 @@
+//! `--where`: which frames an expression holds for. It is asked about many frames at a time, in an
+//! isolate of this process; what it threw on is counted and told at the end.
+
+use xs_engine::{Bound, Frame, ReadOptions, Start};
+use xs_protocol::limits::BODY_WITH_FRAME_MAX;
+use xs_protocol::{Client, Delivered, SubEvent, SubscribeOptions};
+use xs_runtime::isolate::{FailureKind, ModuleError};
+use xs_runtime::script::{TEXT_BYTES_MAX, Test, Verdict, Whole};
+
+use super::modules;
+use crate::args::WhereArgs;
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+use crate::output::notice;
+
+/// Bytes of bodies that are in memory to be looked at, unless one frame has more.
+const BODIES_BYTES: usize = 8 * 1024 * 1024;
+
+/// What `--where` says, if it was given.
+pub(super) struct Filter {
+    test: Option<Test>,
+    threw: u64,
+}
+
+impl Filter {
+    pub(super) async fn start(args: &WhereArgs) -> anyhow::Result<Self> {
+        let test = match &args.expression {
+            Some(expression) => Some(Test::start(expression).await.map_err(failed)?),
+            None => None,
+        };
+        Ok(Self { test, threw: 0 })
+    }
+
+    /// Whether it lets everything through.
+    pub(super) const fn is_open(&self) -> bool {
+        self.test.is_none()
+    }
+
+    /// Bytes of bodies that should come with their frames for it.
+    pub(super) fn bodies_up_to(&self) -> u32 {
+        let reads = self.test.as_ref().is_some_and(Test::reads_bodies);
+        if reads { BODY_WITH_FRAME_MAX } else { 0 }
+    }
+
+    /// Which of the frames it holds for.
+    pub(super) async fn pass(
+        &mut self,
+        client: &Client,
+        frames: &[Delivered],
+    ) -> anyhow::Result<Vec<bool>> {
+        let Some(test) = &self.test else { return Ok(vec![true; frames.len()]) };
+        let mut passed = Vec::with_capacity(frames.len());
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        for (index, Delivered { frame, body }) in frames.iter().enumerate() {
+            let body = match (body, frame.hash()) {
+                (None, Some(_)) if test.reads_bodies() => fetch(client, frame).await?,
+                (body, _) => body.clone(),
+            };
+            bytes += body.as_ref().map_or(0, bytes::Bytes::len);
+            batch.push(Whole { frame: frame.clone(), body });
+            if bytes >= BODIES_BYTES || index + 1 == frames.len() {
+                let verdicts = test.ask(&batch).await.map_err(failed)?;
+                let threw = verdicts.iter().filter(|verdict| **verdict == Verdict::Threw);
+                self.threw += threw.count() as u64;
+                passed.extend(verdicts.iter().map(|verdict| *verdict == Verdict::Holds));
+                batch.clear();
+                bytes = 0;
+            }
+        }
+        Ok(passed)
+    }
+
+    /// What to ask of the store so that all it holds for are among what comes: what is counted is
+    /// counted here, and the newest n are those it holds for.
+    pub(super) async fn widen(
+        &mut self,
+        client: &Client,
+        options: &mut ReadOptions,
+    ) -> anyhow::Result<Option<u64>> {
+        if self.is_open() {
+            return Ok(None);
+        }
+        let limit = options.limit.take();
+        let Start::Last(count) = options.start else { return Ok(limit) };
+        if count == 0 {
+            return Ok(limit);
+        }
+        if options.reverse {
+            options.start = Start::First;
+            return Ok(Some(limit.map_or(count, |limit| limit.min(count))));
+        }
+        options.start = self.newest(client, options, count).await?;
+        Ok(limit)
+    }
+
+    /// Where the newest `count` frames begin that it holds for.
+    async fn newest(
+        &mut self,
+        client: &Client,
+        options: &ReadOptions,
+        count: u64,
+    ) -> anyhow::Result<Start> {
+        let back =
+            ReadOptions { start: Start::First, reverse: true, follow: false, ..options.clone() };
+        let bodies_up_to = self.bodies_up_to();
+        let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
+        let mut events = client.subscribe(&back, how).await.map_err(explain)?;
+        let (mut left, mut newest, mut oldest) = (count, None, None);
+        while let Some(event) = events.next().await {
+            let SubEvent::Frames { frames, .. } = event.map_err(explain)? else { continue };
+            let threw = self.threw;
+            let passed = self.pass(client, &frames).await?;
+            // They are asked about once more on the way forward.
+            self.threw = threw;
+            for (delivered, passed) in frames.iter().zip(passed) {
+                let offset = delivered.frame.offset();
+                newest = newest.or(offset);
+                if passed {
+                    oldest = offset;
+                    left -= 1;
+                }
+                if left == 0 {
+                    return Ok(place(oldest, newest));
+                }
+            }
+        }
+        Ok(place(oldest, newest))
+    }
+}
+
+fn place(oldest: Option<u64>, newest: Option<u64>) -> Start {
+    match (oldest, newest) {
+        (Some(offset), _) => Start::From(Bound::Offset(offset)),
+        (None, Some(offset)) => Start::After(Bound::Offset(offset)),
+        (None, None) => Start::First,
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        if self.threw == 0 {
+            return;
+        }
+        let first = self.test.as_ref().and_then(Test::thrown).unwrap_or_default();
+        let frames = if self.threw == 1 { "event" } else { "events" };
+        notice(&format!("--where threw on {} {frames}, left out: {first}", self.threw));
+    }
+}
+
+/// The body of a frame that came without it; none when it is too long to be looked at.
+async fn fetch(client: &Client, frame: &Frame) -> anyhow::Result<Option<bytes::Bytes>> {
+    let Some(hash) = frame.hash().filter(|_| frame.body_len() <= TEXT_BYTES_MAX) else {
+        return Ok(None);
+    };
+    match client.blob_get(&hash).await.map_err(explain)? {
+        Some(blob) => {
+            let max = usize::try_from(TEXT_BYTES_MAX).unwrap_or(usize::MAX);
+            Ok(Some(blob.bytes(max).await.map_err(explain)?))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Why an expression cannot be asked any more.
+fn failed(error: ModuleError) -> anyhow::Error {
+    let exit = if error.kind == FailureKind::Syntax { Exit::Usage } else { Exit::Failed };
+    Fault::new(exit, modules::describe(&error.to_json())).into()
+}

@@ -1,0 +1,171 @@
+//! `xs eval`: a user's own JavaScript against a store.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{PATIENCE, Place, output_within, signal, wait_within};
+
+fn with_frames() -> Place {
+    let place = Place::new();
+    for n in 1..=3 {
+        place.ok(&["append", "numbers", "--meta", &json!({ "n": n }).to_string(), "body"]);
+    }
+    place
+}
+
+#[test]
+fn the_last_expression_is_printed_as_what_it_is() {
+    let place = with_frames();
+    let eval = |code: &str| place.ok(&["eval", code]).text();
+    for (code, printed) in [
+        ("1/2", "0.5\n"),
+        ("'text'", "text\n"),
+        ("{ a: [1, null], b: 'x' }", "{\"a\":[1,null],\"b\":\"x\"}\n"),
+        ("const n: number = 2; n ** 3", "8\n"),
+        ("12345678901234567890n", "12345678901234567890\n"),
+        ("undefined", ""),
+        ("let a = 1", ""),
+        ("null", "null\n"),
+        ("[1, 2].values()", "1\n2\n"),
+        ("(await ctx.last('numbers')).meta", "{\"n\":3}\n"),
+        ("let s = 0; for await (const f of ctx.read()) s += f.meta.n; s", "6\n"),
+        ("import { lines } from 'xs'; lines(new Blob(['a\\nb']).stream())", "a\nb\n"),
+        ("console.log('said', { x: 1 }); ctx.name", "said { x: 1 }\nthe script\n"),
+    ] {
+        assert_eq!(eval(code), printed, "{code}");
+    }
+    let bytes = place.ok(&["eval", "new Uint8Array([0, 255, 10])"]).out;
+    assert_eq!(bytes, [0, 255, 10]);
+    let frames = place.ok(&["eval", "ctx.read({ last: 2 })"]).json();
+    assert_eq!(frames[1]["meta"], json!({ "n": 3 }));
+    let warned = place.ok(&["eval", "console.error('aside'); 1"]);
+    assert_eq!((warned.text().as_str(), warned.err.as_str()), ("1\n", "aside\n"));
+}
+
+#[test]
+fn what_it_appends_is_the_users() {
+    let place = with_frames();
+    let code = "const f = await ctx.append('made.here', { meta: { by: 'eval' }, body: 'b' }); f.id";
+    let id = place.ok(&["eval", code]).text();
+    let frames = place.frames("made.");
+    assert_eq!(frames[0]["id"], id.trim());
+    assert_eq!((&frames[0]["body"], frames[0].get("origin")), (&json!("b"), None));
+    let refused = place.xs(&["eval", "await ctx.append('xs.made', {})"]);
+    assert_eq!(refused.code, 1, "{}", refused.err);
+}
+
+#[test]
+fn files_import_what_lies_there_and_errors_say_where() {
+    let place = with_frames();
+    place.write("lib/double.ts", "export const double = (n: number): number => n * 2;\n");
+    place.write(
+        "scripts/sum.ts",
+        "import { double } from \"../lib/double.ts\";\n\ninterface Sum { n: number }\n\
+         const sum: Sum = { n: 0 };\nfor await (const f of ctx.read()) sum.n += double(f.meta.n);\nsum\n",
+    );
+    assert_eq!(place.ok(&["eval", "--file", "scripts/sum.ts"]).text(), "{\"n\":12}\n");
+    assert_eq!(place.xs_with(&["eval", "-"], b"ctx.env.HOME").code, 0);
+    assert_eq!(place.xs_with(&["eval"], b"1 + 1").text(), "2\n", "without code it is the input");
+    place.write(
+        "bad.ts",
+        "type T = string;\nfunction f(x: T): never {\n  throw new RangeError(x);\n}\nf(\"no\")\n",
+    );
+    let thrown = place.xs(&["eval", "--file", "bad.ts"]);
+    assert_eq!(thrown.code, 1);
+    for part in
+        ["RangeError: no", "bad.ts:3:9", ">    3 |   throw new RangeError(x);", "bad.ts:5:1"]
+    {
+        assert!(thrown.err.contains(part), "{part}: {}", thrown.err);
+    }
+    for (code, part) in [
+        ("let a = ;", "[eval].ts:1:9"),
+        ("import x from 'lodash'; x", "is a package"),
+        ("import x from './none.ts'; x", "there is no such file"),
+        ("export default 1", "exports nothing"),
+        ("throw 1", "threw 1"),
+        ("for (;;) {}", "CPU time"),
+        ("const a = []; for (;;) a.push(new Array(1e5).fill(a.length))", "memory"),
+    ] {
+        let run = place.xs(&["eval", code]);
+        assert_eq!((run.code, run.err.contains(part)), (1, true), "{code}: {}", run.err);
+    }
+    assert_eq!(place.xs(&["eval", "--file", "none.ts"]).code, 1);
+    let nowhere = Place::new();
+    assert_eq!(nowhere.xs(&["eval", "1"]).code, 5, "there is no store");
+}
+
+#[test]
+fn a_script_may_do_what_its_user_may() {
+    let place = with_frames();
+    let file = place.write("note.txt", "written");
+    assert_eq!(place.ok(&["eval", "await ctx.fs.text('note.txt')"]).text(), "written\n");
+    let code = format!("await ctx.fs.text({:?})", file.display().to_string());
+    assert_eq!(place.ok(&["eval", &code]).text(), "written\n");
+    let code =
+        "new TextDecoder().decode(await new Response(ctx.spawn('echo', ['hi']).stdout).bytes())";
+    assert_eq!(place.ok(&["eval", code]).text(), "hi\n\n");
+    let own = place.xs(&["eval", "await ctx.fs.text('store/LOCK')"]);
+    assert_eq!(own.code, 1, "the store's own files are nobody's");
+    assert!(own.err.contains("not allowed"), "{}", own.err);
+}
+
+#[test]
+fn a_server_is_asked_and_its_commands_are_called() {
+    let place = Place::new();
+    place.write(
+        "modules/commands/twice.ts",
+        "export default { args: { n: 'number' }, run: (call) => ({ n: call.args.n * 2 }) };",
+    );
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("xs.command.twice.active", 1);
+    let code = "for await (const f of ctx.call('twice', { args: { n: 21 } })) \
+                if (f.topic === 'twice.recv') console.log(f.meta.n, f.cause.processor)";
+    assert_eq!(place.ok(&["eval", code]).text(), "42 twice\n");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_prompt_remembers_what_was_typed() {
+    let place = with_frames();
+    let typed = "const n: number = 2, { a, b: [c] } = { a: 1, b: [3] }\n\
+                 function add(x) {\n  return x + n;\n}\n\
+                 add(a) + c\n\
+                 import { lines } from 'xs'\n\
+                 typeof lines\n\
+                 let f = await ctx.last('numbers')\n\
+                 f.meta\n\
+                 class P { q = 1 }\n\
+                 new P()\n\
+                 nothing.there\n\
+                 _\n\
+                 let n = 7; add(1)\n";
+    let run = place.xs_with(&["eval", "-i"], typed.as_bytes());
+    assert_eq!(run.text(), "6\nfunction\n{ n: 3 }\nP { q: 1 }\nP { q: 1 }\n8\n", "{}", run.err);
+    assert_eq!(run.code, 1, "one of them failed");
+    assert!(run.err.contains("nothing is not defined"), "{}", run.err);
+    let lost = place.xs_with(&["eval", "-i"], b"let a = 1\nfor (;;) {}\ntypeof a\n");
+    assert_eq!((lost.text().as_str(), lost.code), ("undefined\n", 1), "{}", lost.err);
+    assert!(lost.err.contains("what was declared is gone"), "{}", lost.err);
+    let open = place.xs_with(&["eval", "-i"], b"f(\n");
+    assert!(open.code == 1 && open.err.contains("not whole"), "{}", open.err);
+}
+
+#[test]
+fn what_goes_on_ends_with_whoever_reads_it() {
+    let place = with_frames();
+    let code = "for (let n = 1; ; n++) { console.log(n); await ctx.last(\"numbers\"); }";
+    let script = format!("{} eval '{code}' | head -n 1", env!("CARGO_BIN_EXE_xs"));
+    let mut shell = place.shell(&script);
+    let child = shell.env("XS_ADDR", place.store()).stdout(Stdio::piped()).spawn().unwrap();
+    assert_eq!(output_within(child, PATIENCE).stdout, b"1\n");
+    let mut eval = place.command(&["eval", "console.log('waits'); await new Promise(() => {})"]);
+    let mut child = eval.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "waits\n");
+    signal(&child, Signal::INT);
+    assert_eq!(wait_within(&mut child, PATIENCE).code(), Some(130));
+}

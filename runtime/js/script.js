@@ -1,0 +1,114 @@
+// What runs code that a user typed: a script, the lines of a prompt, an expression over frames. The
+// entry of such a graph calls one of these (run, prompt, where).
+(function () {
+const { core } = __bootstrap;
+const { op_xs_alive, op_xs_script_answer, op_xs_script_body, op_xs_script_next, op_xs_show, op_xs_show_bytes } = core.ops;
+const { parse, stringify } = JSON;
+const { Frame, frames } = core.loadExtScript("ext:xs_runtime/frame.js");
+const { describe, viewBytes } = core.loadExtScript("ext:xs_runtime/values.js");
+const api = core.loadExtScript("ext:xs_runtime/api.js");
+// As it was before any code of the user's.
+const evaluate = globalThis.eval;
+
+// Frames of an expression that are tried before the watchdog is told that all is well.
+const STRIDE = 16;
+
+function isThenable(value) {
+  return typeof value === "object" && value !== null && typeof value.then === "function";
+}
+
+function json(value) {
+  const text = typeof value === "bigint" || typeof value === "symbol" ? String(value) : stringify(value);
+  return text ?? String(value);
+}
+
+// Text becomes a line, bytes stay as they are, what is iterated is shown value by value.
+async function show(value, text) {
+  if (value === undefined) return;
+  if (typeof value === "string") return op_xs_show(value);
+  if (typeof value === "object" && value !== null) {
+    if (ArrayBuffer.isView(value)) return op_xs_show_bytes(viewBytes(value));
+    if (value instanceof ArrayBuffer) return op_xs_show_bytes(new Uint8Array(value));
+    if (value instanceof Blob) return await show(value.stream(), text);
+    if (typeof value[Symbol.asyncIterator] === "function") {
+      for await (const item of value) await show(item, text);
+      return;
+    }
+    // The iterator of a generator, not an array or a map.
+    if (typeof value[Symbol.iterator] === "function" && typeof value.next === "function") {
+      for (const item of value) await show(item, text);
+      return;
+    }
+  }
+  op_xs_show(text(value));
+}
+
+function run(main) {
+  return { run: async (ctx) => show(await main(ctx), json) };
+}
+
+function prompt() {
+  return {
+    async run(ctx) {
+      const { inspect } = core.loadExtScript("ext:deno_web/01_console.js");
+      const text = (value) => (value instanceof Frame ? stringify(value) : inspect(value));
+      globalThis.ctx = ctx;
+      for (;;) {
+        const code = await op_xs_script_next();
+        let failure = "";
+        try {
+          const value = await evaluate(code)(api);
+          if (value !== undefined) globalThis._ = value;
+          await show(value, text);
+        } catch (error) {
+          const { name, message, stack } = describe(error);
+          failure = stringify({ name, message, stack });
+        }
+        op_xs_script_answer(failure);
+      }
+    },
+  };
+}
+
+// A frame whose body is at hand: it is read without waiting.
+class Whole extends Frame {
+  text() {
+    if (this.hash === null) return "";
+    const text = op_xs_script_body(this.hash);
+    if (text === null) throw new RangeError("the body is too long to be looked at");
+    return text;
+  }
+  json() {
+    return parse(this.text());
+  }
+}
+
+// For each frame 1 or 0, and ! where the test throws; behind a line feed what it threw first.
+function where(test) {
+  return {
+    async run() {
+      for (;;) {
+        const list = frames(await op_xs_script_next(), Whole);
+        let verdicts = "", thrown = "";
+        for (let index = 0; index < list.length; index++) {
+          if (index % STRIDE === 0) op_xs_alive();
+          try {
+            const result = test(list[index]);
+            if (isThenable(result)) throw new TypeError("it gives a promise, and is not waited for");
+            verdicts += result ? "1" : "0";
+          } catch (error) {
+            verdicts += "!";
+            if (thrown === "") {
+              const { name, message } = describe(error);
+              thrown = `\n${name}${name && ": "}${message}`;
+            }
+          }
+        }
+        op_xs_script_answer(verdicts + thrown);
+      }
+    },
+  };
+}
+
+return { run, prompt, where };
+})();

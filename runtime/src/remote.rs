@@ -1,0 +1,240 @@
+//! A store behind a connection, as an isolate reads it. Whose isolate it is, and what becomes of
+//! what it appends and says, is for others.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{StreamExt as _, stream};
+use tokio_util::io::StreamReader;
+use xs_engine::{
+    BlobHash, Body, Bound, Condition, Frame, FrameId, IdempotencyKey, Meta, NewFrame, ReadOptions,
+    Topic, TopicPatterns,
+};
+use xs_protocol::{
+    AppendRequest, Appended, Class, Client, ClientError, Code, LastRequest, SubEvent,
+    SubscribeOptions, Subscription,
+};
+
+use crate::isolate::{BackendCode, BackendError, ByteStream, CallRequest, FrameStream, TopicInfo};
+
+/// What an answer of the store becomes for an isolate.
+type Answer<T> = BoxFuture<'static, Result<T, BackendError>>;
+
+/// The store. Each method is what [`Backend`](crate::isolate::Backend) says of the same name.
+#[derive(Clone)]
+pub(crate) struct Remote(pub(crate) Client);
+
+/// The methods of a `Backend` that are the same for all who have a [`Remote`] in this field.
+macro_rules! asks_remote {
+    ($remote:ident) => {
+        fn topics(
+            &self,
+            topics: TopicPatterns,
+        ) -> BoxFuture<'static, Result<Vec<TopicInfo>, BackendError>> {
+            self.$remote.topics(&topics)
+        }
+
+        fn blob_put(&self, bytes: Bytes) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
+            self.$remote.blob_put(bytes)
+        }
+
+        fn blob_get(
+            &self,
+            hash: BlobHash,
+            max: u64,
+        ) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
+            self.$remote.blob_get(hash, max)
+        }
+
+        fn blob_chunks(
+            &self,
+            hash: BlobHash,
+        ) -> BoxFuture<'static, Result<Option<ByteStream>, BackendError>> {
+            self.$remote.blob_chunks(hash)
+        }
+
+        fn blob_put_from(
+            &self,
+            pieces: ByteStream,
+        ) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
+            self.$remote.blob_put_from(pieces)
+        }
+    };
+}
+pub(crate) use asks_remote;
+
+impl Remote {
+    pub(crate) fn append(&self, frames: Vec<NewFrame>) -> Answer<Vec<Frame>> {
+        self.send(AppendRequest::frames(frames))
+    }
+
+    pub(crate) fn append_if(
+        &self,
+        frames: Vec<NewFrame>,
+        conditions: Vec<Condition>,
+        key: Option<IdempotencyKey>,
+    ) -> Answer<Vec<Frame>> {
+        self.send(AppendRequest { frames, conditions, key, ..AppendRequest::default() })
+    }
+
+    /// Sent before the future is polled: outputs are stored in the order they were said in.
+    fn send(&self, request: AppendRequest) -> Answer<Vec<Frame>> {
+        let reply = self.0.append(&request);
+        Box::pin(async move { stored(&request.frames, &reply.await.map_err(refused)?) })
+    }
+
+    pub(crate) fn read(&self, options: ReadOptions) -> FrameStream {
+        if !options.follow {
+            return self.0.fetch(&options).map(|frame| frame.map_err(refused)).boxed();
+        }
+        let client = self.0.clone();
+        let subscribed = async move {
+            match client.subscribe(&options, SubscribeOptions::default()).await {
+                Ok(subscription) => frames_of(subscription).boxed(),
+                Err(error) => stream::iter([Err(refused(error))]).boxed(),
+            }
+        };
+        stream::once(subscribed).flatten().boxed()
+    }
+
+    pub(crate) fn get(&self, id: FrameId) -> Answer<Option<Frame>> {
+        let reply = self.0.get(Bound::Id(id));
+        Box::pin(async move { reply.await.map_err(refused) })
+    }
+
+    pub(crate) fn last(&self, topics: TopicPatterns) -> Answer<Option<Frame>> {
+        let reply = self.0.last(&LastRequest { topics, n: 1, per_topic: false });
+        Box::pin(async move { Ok(reply.await.map_err(refused)?.pop()) })
+    }
+
+    pub(crate) fn last_per_topic(&self, topics: TopicPatterns) -> Answer<Vec<Frame>> {
+        let reply = self.0.last(&LastRequest { topics, n: 1, per_topic: true });
+        Box::pin(async move { reply.await.map_err(refused) })
+    }
+
+    pub(crate) fn topics(&self, topics: &TopicPatterns) -> Answer<Vec<TopicInfo>> {
+        let reply = self.0.topics(topics);
+        Box::pin(async move {
+            let infos = reply.await.map_err(refused)?.into_iter().map(|summary| TopicInfo {
+                topic: summary.topic.as_str().to_owned(),
+                count: summary.count,
+                bytes: summary.bytes,
+                first: summary.first,
+                last: summary.last,
+            });
+            Ok(infos.collect())
+        })
+    }
+
+    pub(crate) fn blob_put(&self, bytes: Bytes) -> Answer<BlobHash> {
+        let client = self.0.clone();
+        Box::pin(async move { client.blob_put_bytes(bytes).await.map_err(refused) })
+    }
+
+    pub(crate) fn blob_get(&self, hash: BlobHash, max: u64) -> Answer<Option<Bytes>> {
+        let client = self.0.clone();
+        Box::pin(async move {
+            let Some(blob) = client.blob_get(&hash).await.map_err(refused)? else {
+                return Ok(None);
+            };
+            let max = usize::try_from(max).unwrap_or(usize::MAX);
+            blob.bytes(max).await.map(Some).map_err(refused)
+        })
+    }
+
+    pub(crate) fn blob_chunks(&self, hash: BlobHash) -> Answer<Option<ByteStream>> {
+        let client = self.0.clone();
+        Box::pin(async move {
+            let Some(blob) = client.blob_get(&hash).await.map_err(refused)? else {
+                return Ok(None);
+            };
+            let pieces = stream::unfold(blob, |mut blob| async move {
+                let piece = blob.chunk().await?;
+                Some((piece.map_err(refused), blob))
+            });
+            Ok(Some(pieces.boxed()))
+        })
+    }
+
+    pub(crate) fn blob_put_from(&self, pieces: ByteStream) -> Answer<BlobHash> {
+        let client = self.0.clone();
+        let source = StreamReader::new(pieces.map(|piece| piece.map_err(std::io::Error::other)));
+        Box::pin(
+            async move { client.blob_put(source).await.map(|(hash, _)| hash).map_err(refused) },
+        )
+    }
+
+    pub(crate) fn call(&self, request: CallRequest) -> FrameStream {
+        let client = self.0.clone();
+        let called = async move {
+            let request = match call_request(request) {
+                Ok(request) => request,
+                Err(error) => return stream::iter([Err(error)]).boxed(),
+            };
+            match client.call(&request).await {
+                Ok(results) => results
+                    .map(|result| result.map(|delivered| delivered.frame).map_err(refused))
+                    .boxed(),
+                Err(error) => stream::iter([Err(refused(error))]).boxed(),
+            }
+        };
+        stream::once(called).flatten().boxed()
+    }
+}
+
+/// What the frames of a batch became.
+pub(crate) fn stored(frames: &[NewFrame], appended: &Appended) -> Result<Vec<Frame>, BackendError> {
+    let pairs = frames.iter().zip(&appended.frames);
+    let made = pairs.map(|(new, stamp)| {
+        let body = match &new.body {
+            Body::Inline(bytes) if !bytes.is_empty() => {
+                Some((bytes.len() as u64, BlobHash::of(bytes)))
+            }
+            Body::Stored(hash) => Some((0, *hash)),
+            Body::Inline(_) | Body::None => None,
+        };
+        Frame::assemble(new, stamp.id, stamp.offset, body)
+            .map_err(|error| BackendError::new(BackendCode::Refused, error.to_string()))
+    });
+    made.collect()
+}
+
+fn call_request(request: CallRequest) -> Result<xs_protocol::CallRequest, BackendError> {
+    let invalid =
+        |error: xs_engine::ValueError| BackendError::new(BackendCode::Refused, error.to_string());
+    let mut call = xs_protocol::CallRequest::new(Topic::parse(&request.name).map_err(invalid)?);
+    call.args = Meta::parse(request.args).map_err(invalid)?;
+    call.body = request.body;
+    call.deadline = request.timeout_ms.map(std::time::Duration::from_millis);
+    Ok(call)
+}
+
+/// The frames of a subscription, one by one; what a module cannot act on is left out.
+fn frames_of(
+    subscription: Subscription,
+) -> impl futures::Stream<Item = Result<Frame, BackendError>> + Send {
+    stream::unfold(subscription, |mut subscription| async move {
+        let event = subscription.next().await?;
+        let items = match event {
+            Ok(SubEvent::Frames { frames, .. }) => {
+                frames.into_iter().map(|delivered| Ok(delivered.frame)).collect()
+            }
+            Ok(SubEvent::Dropped { refusal, .. }) => vec![Err(refused(refusal.into()))],
+            Ok(SubEvent::CaughtUp { .. } | SubEvent::Pulse | SubEvent::Gap(_)) => Vec::new(),
+            Err(error) => vec![Err(refused(error))],
+        };
+        Some((stream::iter(items), subscription))
+    })
+    .flatten()
+}
+
+/// A client's error as an isolate understands it.
+pub(crate) fn refused(error: ClientError) -> BackendError {
+    let code = match (error.code(), error.class()) {
+        (Some(Code::DeadlinePassed), _) => BackendCode::TimedOut,
+        (_, Class::Absent) => BackendCode::NotFound,
+        (_, Class::Busy | Class::Storage | Class::Unknown) => BackendCode::Unavailable,
+        (_, Class::Condition) => BackendCode::Conflict,
+        (_, Class::Protocol | Class::Access | Class::Invalid) => BackendCode::Refused,
+    };
+    BackendError::new(code, error.to_string())
+}

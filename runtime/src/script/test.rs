@@ -1,0 +1,136 @@
+//! An expression over frames. It is given many at a time and reaches nothing outside of them; a
+//! frame on which it throws is none that it holds for.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use xs_engine::{Frame, FrameId};
+
+use super::{Desk, Kept, Script, Work, fits, keep, rewrite};
+use crate::host::check::NoStore;
+use crate::isolate::{FailureKind, IsolateSpec, ModuleError};
+use crate::loader::ModuleGraph;
+use crate::name::Kind;
+
+/// Bytes of a body that an expression looks at; longer ones are not at hand.
+pub const TEXT_BYTES_MAX: u64 = crate::isolate::limits::READ_BYTES_MAX;
+/// What the expression is called in its errors.
+const FILE: &str = "--where";
+/// Characters of what it threw that are kept.
+const SHOWN_CHARS: usize = 200;
+/// Frames tested at a time.
+const BATCH: usize = 512;
+/// Bytes of their bodies at which fewer are.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// A frame, and its body when that is at hand.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    /// The frame.
+    pub frame: Frame,
+    /// Its body, of at most [`TEXT_BYTES_MAX`] bytes.
+    pub body: Option<Bytes>,
+}
+
+/// What an expression says of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It holds.
+    Holds,
+    /// It does not.
+    Fails,
+    /// It threw, or gave a promise.
+    Threw,
+}
+
+/// An expression over `f`, ready to be asked.
+pub struct Test {
+    kept: Kept,
+    desk: Desk,
+    reads_bodies: bool,
+    /// What it threw first, in one line.
+    thrown: Mutex<Option<String>>,
+}
+
+/// Whether something is an expression, without asking it anything.
+///
+/// # Errors
+/// [`FailureKind::Syntax`] with place and code frame.
+pub fn check(expression: &str) -> Result<(), ModuleError> {
+    fits(expression)?;
+    rewrite::expression(FILE, expression).map(|_| ())
+}
+
+impl Test {
+    /// Starts an isolate for an expression.
+    ///
+    /// # Errors
+    /// [`FailureKind::Syntax`] when it is none.
+    pub async fn start(expression: &str) -> Result<Self, ModuleError> {
+        fits(expression)?;
+        let compiled = rewrite::expression(FILE, expression)?;
+        let none = std::path::Path::new("/");
+        let graph = ModuleGraph::of_script(none, FILE, expression, compiled, "where")?;
+        let (script, desk) = Script::default().with_work();
+        let mut spec = IsolateSpec::new(FILE, Kind::Generator, FrameId::ZERO, graph);
+        spec.sealed = true;
+        spec.script = Some(Arc::new(script));
+        let kept = keep(spec, Arc::new(NoStore)).await?;
+        let reads_bodies = ["text", "json"].iter().any(|name| expression.contains(name));
+        Ok(Self { kept, desk, reads_bodies, thrown: Mutex::default() })
+    }
+
+    /// Whether it may look at bodies: then frames should come with theirs.
+    #[must_use]
+    pub const fn reads_bodies(&self) -> bool {
+        self.reads_bodies
+    }
+
+    /// What it threw first, in one line.
+    #[must_use]
+    pub fn thrown(&self) -> Option<String> {
+        self.thrown.lock().clone()
+    }
+
+    /// What it says of each of the frames.
+    ///
+    /// # Errors
+    /// [`ModuleError`] when it does not end, or needs too much memory.
+    pub async fn ask(&self, frames: &[Whole]) -> Result<Vec<Verdict>, ModuleError> {
+        let mut verdicts = Vec::with_capacity(frames.len());
+        let mut left = frames;
+        while !left.is_empty() {
+            let (batch, rest) = left.split_at(batch_len(left));
+            left = rest;
+            let answer = self.desk.ask(Work::Frames(batch.to_vec()), self.kept.isolate.failed());
+            let answer = answer.await?;
+            let (answer, thrown) = answer.split_once('\n').unwrap_or((&answer, ""));
+            if !thrown.is_empty() {
+                self.thrown
+                    .lock()
+                    .get_or_insert_with(|| thrown.chars().take(SHOWN_CHARS).collect());
+            }
+            if answer.len() != batch.len() {
+                let text = "the expression was not asked about each frame";
+                return Err(ModuleError::new(FailureKind::Throw, text));
+            }
+            verdicts.extend(answer.bytes().map(|byte| match byte {
+                b'1' => Verdict::Holds,
+                b'0' => Verdict::Fails,
+                _ => Verdict::Threw,
+            }));
+        }
+        Ok(verdicts)
+    }
+}
+
+/// How many of the frames are tested together: at least one.
+fn batch_len(frames: &[Whole]) -> usize {
+    let mut bytes = 0;
+    let fits = frames.iter().take(BATCH).take_while(|whole| {
+        bytes += whole.body.as_ref().map_or(0, Bytes::len) + whole.frame.meta().len();
+        bytes <= BATCH_BYTES
+    });
+    fits.count().max(1)
+}
