@@ -177,17 +177,22 @@ pub(crate) enum Subcommand {
 
 /// `xs call`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    disable_help_flag = true,
+    after_help = "\
 Examples:
   xs call report topic=metrics.recv
   xs call resize width:=640 - < photo.jpg > small.jpg
   xs call ask --timeout 2m 'What is new?'
+  xs call resize --help                   what the module says about itself
 
 Objects are printed as JSON, one a line, text as lines, bytes as they are. Ctrl-C cancels the call.
-An error of the module goes to standard error and ends with exit code 1.")]
+An error of the module goes to standard error and ends with exit code 1."
+)]
 pub(crate) struct CallArgs {
     /// The command's name.
-    pub(crate) name: Topic,
+    #[arg(required_unless_present = "help")]
+    pub(crate) name: Option<Topic>,
     /// key=text or key:=json for each argument; a last word without = is the body, - reads standard
     /// input.
     #[arg(value_name = "KEY=TEXT|KEY:=JSON|BODY")]
@@ -198,6 +203,9 @@ pub(crate) struct CallArgs {
     /// Give the call up after this time in total [default: 30s without a result].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
+    /// Print what the command takes and does; without a name, this.
+    #[arg(short, long)]
+    pub(crate) help: bool,
 }
 
 /// `xs topics`.

@@ -1,7 +1,9 @@
 //! `call`: the arguments of a command from words, its values to standard output as they come, its
 //! error to standard error. Dropping the call, as Ctrl-C does, cancels it.
 
+use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
+use clap::CommandFactory as _;
 use serde_json::{Map, Value};
 use tokio::io::AsyncReadExt as _;
 use xs_engine::{Frame, Meta, Topic};
@@ -9,7 +11,7 @@ use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{CallRequest, Client, Delivered};
 
 use super::{bodies, modules};
-use crate::args::CallArgs;
+use crate::args::{Args, CallArgs};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::json;
@@ -18,7 +20,34 @@ use crate::output::Output;
 /// Bytes of the body of a call.
 const CALL_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// How calls are made, whatever the command.
+pub(super) fn usage() -> anyhow::Result<Exit> {
+    let mut root = Args::command();
+    // What all subcommands share is told too.
+    root.build();
+    let call = root.find_subcommand_mut("call").context("there is a subcommand call")?;
+    let help = call.clone().bin_name("xs call").render_long_help().to_string();
+    let mut out = Output::stdout();
+    out.line(help.trim_end())?;
+    out.flush()?;
+    Ok(Exit::Ok)
+}
+
+/// What a command says about itself.
+pub(super) async fn describe(
+    asked: modules::Asked<'_>,
+    call: &CallArgs,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    modules::describe_command(asked, name(call)?, out).await
+}
+
+fn name(call: &CallArgs) -> anyhow::Result<&Topic> {
+    call.name.as_ref().ok_or_else(|| Fault::new(Exit::Usage, "a call names a command").into())
+}
+
 pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    let name = name(&call)?;
     let (args, body) = words(&call).map_err(|text| Fault::new(Exit::Usage, text))?;
     let request = CallRequest {
         args,
@@ -29,16 +58,16 @@ pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> an
         },
         deadline: call.timeout,
         bodies_up_to: BODY_WITH_FRAME_MAX,
-        ..CallRequest::new(call.name.clone())
+        ..CallRequest::new(name.clone())
     };
     let mut results = client.call(&request).await.map_err(explain)?;
     while let Some(result) = results.next().await {
         let result = result.map_err(explain)?;
-        match ending(&call.name, result.frame.topic()) {
+        match ending(name, result.frame.topic()) {
             Some("recv") => print(client, &result, out).await?,
             Some("error") => {
                 out.flush()?;
-                return Err(failure(&call.name, &result.frame).into());
+                return Err(failure(name, &result.frame).into());
             }
             _ => {}
         }
@@ -149,7 +178,7 @@ async fn read_input() -> anyhow::Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Args, Subcommand};
+    use crate::args::Subcommand;
     use clap::Parser as _;
 
     fn parsed(words_typed: &[&str]) -> Result<(String, Option<String>), String> {

@@ -65,6 +65,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Subcommand::Upgrade(upgrade) => maintain::upgrade(&upgrade, addr).await,
         Subcommand::Compact(compact) => maintain::compact(&compact, addr).await,
         Subcommand::Gc(gc) => maintain::gc(&gc, addr).await,
+        Subcommand::Call(call) if call.name.is_none() => call::usage(),
         Subcommand::Id(id) => tools::id(&id),
         Subcommand::Completions(completions) => tools::completions(&completions),
         Subcommand::Man(man) => tools::man(&man),
@@ -127,6 +128,7 @@ fn need(subcommand: &Subcommand) -> Need {
         Subcommand::Append(_)
         | Subcommand::Import(_)
         | Subcommand::Cas(CasSubcommand::Put { .. }) => Need::Create,
+        Subcommand::Call(call) if call.help => Need::Existing,
         Subcommand::Call(_) => Need::Server,
         Subcommand::Tail(_) | Subcommand::Each(_) | Subcommand::Eval(_) => Need::Follow,
         Subcommand::Cat(cat) if cat.follows() => Need::Follow,
@@ -160,6 +162,10 @@ async fn on_store(
         Subcommand::Effects(effects) => causes::effects(client, &effects, out).await,
         Subcommand::Cas(CasSubcommand::Get { hash }) => cas::get(client, &hash, out).await,
         Subcommand::Cas(CasSubcommand::Put { file }) => cas::put(client, file, out).await,
+        Subcommand::Call(call) if call.help => {
+            let asked = modules::Asked { client, served: session.is_served() };
+            call::describe(asked, &call, out).await
+        }
         Subcommand::Call(call) => call::run(client, call, out).await,
         Subcommand::Topics(topics) => frames::topics(client, &topics, out).await,
         Subcommand::Modules(subcommand) => {

@@ -4,13 +4,14 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::support::{PATIENCE, Place, Server, signal, wait_within};
 
 const ECHO: &str = r#"
 import { command } from "xs";
 export default command({
-  args: { n: "number", text: "string?" },
+  about: "Says it back.", args: { n: "number", text: "string?" }, timeout: "5s", concurrency: 3,
   async run(call) { return { n: call.args.n, text: call.args.text, body: await call.text() }; },
 });
 "#;
@@ -73,4 +74,31 @@ fn an_interrupted_call_is_cancelled() {
     let error = &place.await_frames("slow.error", 1)[0];
     assert_eq!(error["meta"]["code"], "cancelled", "{error}");
     assert!(server.stop().success());
+}
+
+#[test]
+fn a_command_says_what_it_takes() {
+    let (place, server) = served();
+    let told = place.ok(&["call", "echo", "--help"]).json().remove(0);
+    assert_eq!(told["about"], "Says it back.");
+    assert_eq!(told["usage"], "xs call echo n=NUMBER [text=TEXT] [BODY|-]");
+    assert_eq!(told["args"], json!({ "n": "number", "text": "string?" }));
+    assert_eq!((&told["timeout_ms"], &told["concurrency"]), (&json!(5_000), &json!(3)));
+    assert_eq!((&told["state"], &told["file"]), (&json!("active"), &json!("commands/echo.ts")));
+    let any = place.ok(&["call", "-h", "bytes"]).json().remove(0);
+    assert_eq!(
+        (&any["usage"], &any["args"]),
+        (&json!("xs call bytes [KEY=TEXT|KEY:=JSON]... [BODY|-]"), &json!(null))
+    );
+    assert_eq!(place.xs(&["call", "nothing", "--help"]).code, 3);
+    assert!(server.stop().success());
+    // The log knows it without a server.
+    let told = place.ok(&["call", "echo", "--help"]).json().remove(0);
+    assert_eq!(told["state"], "waiting for a server");
+    let usage = place.ok(&["call", "--help"]).text();
+    assert!(
+        usage.contains("Usage: xs call") && usage.contains("--timeout") && usage.contains("--addr"),
+        "{usage}"
+    );
+    assert_eq!(place.xs(&["call"]).code, 2);
 }

@@ -236,7 +236,10 @@ impl Keeper {
             let by = Map::from_iter([("by".to_owned(), json!(frame.id().to_string()))]);
             report::frame(&self.key, Event::Replaced, old, by)
         });
-        let facts = report::facts(definition);
+        let mut facts = report::facts(definition);
+        if self.key.kind == Kind::Command {
+            facts.extend(report::terms(definition));
+        }
         let active = report::frame(&self.key, Event::Active, frame.id(), facts);
         replaced.into_iter().chain([active]).collect()
     }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use xs_engine::{FrameId, Meta, NewFrame, Origin, Ttl};
 
 use super::lifecycle::{Event, Key};
-use crate::isolate::{Definition, LogLevel, ModuleError};
+use crate::isolate::{ArgSpec, Definition, LogLevel, ModuleError};
 
 /// Bytes of a message or a code frame in a report.
 const TEXT_BYTES_MAX: usize = 4 * 1024;
@@ -106,6 +106,23 @@ pub(super) fn facts(definition: &Definition) -> Map<String, Value> {
         facts.insert("permissions".to_owned(), Value::Object(asked));
     }
     facts
+}
+
+/// What a caller of a command has to know.
+#[must_use]
+pub(super) fn terms(definition: &Definition) -> Map<String, Value> {
+    let mut terms = Map::new();
+    if let Some(args) = &definition.args {
+        let spec = |arg: &ArgSpec| {
+            let optional = if arg.optional { "?" } else { "" };
+            (arg.name.clone(), json!(format!("{}{optional}", arg.kind.as_str())))
+        };
+        terms.insert("args".to_owned(), Value::Object(args.iter().map(spec).collect()));
+    }
+    let timeout_ms = u64::try_from(definition.timeout.as_millis()).unwrap_or(u64::MAX);
+    terms.insert("timeout_ms".to_owned(), json!(timeout_ms));
+    terms.insert("concurrency".to_owned(), json!(definition.concurrency));
+    terms
 }
 
 /// One line of a processor's log. `fields` is the text of a JSON object.

@@ -69,6 +69,19 @@ pub enum ArgType {
     Json,
 }
 
+impl ArgType {
+    /// As a definition says it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// One argument of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArgSpec {

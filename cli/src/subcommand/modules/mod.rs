@@ -3,6 +3,7 @@
 
 mod act;
 mod check;
+mod command;
 mod fresh;
 mod logs;
 mod parked;
@@ -12,6 +13,7 @@ mod survey;
 use serde_json::json;
 use xs_protocol::Client;
 
+pub(super) use command::describe_command;
 pub(super) use logs::said;
 pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
 pub(super) use survey::{describe, meta, place};
