@@ -14,6 +14,7 @@ mod reach;
 mod report;
 mod serve;
 mod subcommand;
+mod variables;
 
 use std::process::ExitCode;
 

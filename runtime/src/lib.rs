@@ -2,6 +2,7 @@
 //! Host that runs them. The only crate that sees deno_core; it owns no data.
 
 mod cron;
+pub mod env_file;
 mod ext;
 pub mod host;
 pub mod isolate;

@@ -35,7 +35,7 @@ pub(crate) use reach::ReachArgs;
 pub(crate) use read::{
     BodyArgs, CatArgs, EffectsArgs, GetArgs, LastArgs, PatternArgs, TailArgs, WhyArgs, bound,
 };
-pub(crate) use script::{EvalArgs, WhereArgs};
+pub(crate) use script::{EnvArgs, EvalArgs, WhereArgs};
 pub(crate) use serve::{AllowArgs, HostArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs, TlsArgs};
 pub(crate) use time::{duration, point};
 pub(crate) use token::{TokenCreateArgs, TokenSubcommand};

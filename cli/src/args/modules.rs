@@ -6,7 +6,7 @@ use clap::ValueHint;
 use xs_engine::{FrameId, Topic};
 use xs_protocol::limits::LAST_MAX;
 
-use super::{AllowArgs, SureArgs};
+use super::{AllowArgs, EnvArgs, SureArgs};
 
 /// `xs modules`.
 #[derive(Debug, clap::Subcommand)]
@@ -150,6 +150,8 @@ pub(crate) struct DevArgs {
     pub(crate) dir: PathBuf,
     #[command(flatten)]
     pub(crate) allow: AllowArgs,
+    #[command(flatten)]
+    pub(crate) env: EnvArgs,
 }
 
 /// `xs test`.
@@ -167,4 +169,6 @@ pub(crate) struct TestArgs {
     pub(crate) dir: PathBuf,
     /// Only the files whose path holds one of these.
     pub(crate) only: Vec<String>,
+    #[command(flatten)]
+    pub(crate) env: EnvArgs,
 }

@@ -30,6 +30,16 @@ pub(crate) struct EvalArgs {
     /// A prompt, also where standard input is no terminal.
     #[arg(short, long, conflicts_with_all = ["code", "file"])]
     pub(crate) interactive: bool,
+    #[command(flatten)]
+    pub(crate) env: EnvArgs,
+}
+
+/// A file of variables.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct EnvArgs {
+    /// Offer the variables of a file, NAME=value a line, beside those of the environment.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) env_file: Option<PathBuf>,
 }
 
 /// Which events, by more than their topic.

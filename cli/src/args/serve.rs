@@ -8,6 +8,8 @@ use xs_engine::SyncPolicy;
 use xs_protocol::Address;
 use xs_runtime::permissions::Allow;
 
+use super::EnvArgs;
+
 /// `xs serve`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -40,6 +42,8 @@ pub(crate) struct ServeArgs {
     pub(crate) metrics: MetricsArgs,
     #[command(flatten)]
     pub(crate) allow: AllowArgs,
+    #[command(flatten)]
+    pub(crate) env: EnvArgs,
     /// When an append is acknowledged: sync, interval:TIME or none.
     #[arg(long, value_name = "POLICY", default_value = "sync")]
     pub(crate) sync: SyncPolicy,
@@ -91,6 +95,8 @@ pub(crate) struct HostArgs {
     pub(crate) store: PathBuf,
     #[command(flatten)]
     pub(crate) allow: AllowArgs,
+    #[command(flatten)]
+    pub(crate) env: EnvArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

@@ -36,6 +36,10 @@ pub(super) fn start(
         (args.allow.allow_net_private, "--allow-net-private"),
         (args.allow.allow_run, "--allow-run"),
     ];
+    if let Some(file) = &args.env.env_file {
+        // The Host has a working directory of its own making only by chance.
+        words.extend(["--env-file".into(), std::path::absolute(file)?.into_os_string()]);
+    }
     words.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
     let program = std::env::current_exe().context("find the program of this process")?;
     let server = server.clone();
@@ -48,5 +52,6 @@ pub(crate) fn run(args: HostArgs) -> ExitCode {
     super::log::start(args.log);
     let allow = args.allow.allow(vec![args.store]);
     let spent_isolates_max = SPENT_ISOLATES_MAX;
-    child::main(ChildOptions { modules: Some(args.modules), allow, spent_isolates_max })
+    let env_file = args.env.env_file;
+    child::main(ChildOptions { modules: Some(args.modules), allow, spent_isolates_max, env_file })
 }

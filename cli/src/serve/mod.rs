@@ -32,6 +32,7 @@ use xs_protocol::{Address, SOCKET_NAME, Server, ServerOptions};
 use crate::args::ServeArgs;
 use crate::connect::default_store;
 use crate::exit::{Exit, Fault};
+use crate::variables;
 
 use self::listen::Plan;
 use self::manager::Manager;
@@ -54,6 +55,8 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
     }
     let dir = store_dir(args.store.clone(), addr)?;
     let plan = Plan::make(&args, &dir)?;
+    // The Host reads it; what is wrong with it is said here and now.
+    variables::of_file(&args.env)?;
     let metrics = Metrics::start(&args.metrics).await?;
     let options = StoreOptions { sync: args.sync, ..StoreOptions::default() };
     let path = dir.clone();

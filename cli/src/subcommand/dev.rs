@@ -33,6 +33,9 @@ pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
         (dev.allow.allow_net_private, "--allow-net-private"),
         (dev.allow.allow_run, "--allow-run"),
     ];
+    if let Some(file) = &dev.env.env_file {
+        words.extend(["--env-file".into(), file.clone().into_os_string()]);
+    }
     words.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
     let Subcommand::Serve(serve) = Args::parse_from(words).subcommand else {
         unreachable!("a line of serve")

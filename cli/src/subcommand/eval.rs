@@ -1,7 +1,6 @@
 //! `eval`: JavaScript of the user's own against a store, in an isolate of this process: a script,
 //! or a prompt that remembers what was typed.
 
-use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use crate::args::EvalArgs;
 use crate::connect::{Session, default_store};
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, aside, notice};
+use crate::variables;
 
 /// Lines that are remembered.
 const HISTORY_LINES: usize = 1_000;
@@ -46,10 +46,15 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
         Address::Unix(socket) => socket.parent().map(Path::to_owned),
         _ => None,
     };
+    let mut env = variables::of_file(&eval.env)?;
+    // What is in a file of its own is told in confidence, the rest of the environment is not.
+    let hidden = env.keys().cloned().collect();
+    env.extend(variables::of_process());
     let around = Surroundings {
         client: session.client.clone(),
         console: Arc::clone(&screen) as Arc<dyn Console>,
-        env: environment(),
+        env,
+        hidden,
         base: here,
         read_denied: own.into_iter().collect(),
     };
@@ -70,14 +75,6 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
         Ok(()) => Ok(Exit::Ok),
         Err(error) => Fault::fail(Exit::Failed, told(&error)),
     }
-}
-
-/// The variables of this process.
-fn environment() -> BTreeMap<String, String> {
-    let texts = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    };
-    std::env::vars_os().filter_map(texts).collect()
 }
 
 fn told(error: &ModuleError) -> String {

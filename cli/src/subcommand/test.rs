@@ -1,5 +1,6 @@
 //! `test`: runs the tests of modules and tells what failed, and where. Needs no store.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -11,6 +12,7 @@ use super::modules;
 use crate::args::TestArgs;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, Paint};
+use crate::variables;
 
 pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
     let files = test_files(&tests.dir);
@@ -23,10 +25,11 @@ pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
         let text = format!("no *.test.ts below {}", tests.dir.display());
         return Fault::fail(Exit::NotFound, text);
     }
+    let env = variables::of_file(&tests.env)?;
     let mut out = Output::stdout();
     let (mut passed, mut failed) = (0, 0);
     for file in files {
-        let (good, bad) = one(&tests.dir, &file, &mut out).await?;
+        let (good, bad) = one(&tests.dir, &file, &env, &mut out).await?;
         passed += good;
         failed += bad;
     }
@@ -38,8 +41,13 @@ pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
 }
 
 /// Runs one file; how many tests passed and failed.
-async fn one(dir: &Path, file: &str, out: &mut Output) -> anyhow::Result<(usize, usize)> {
-    let tested = run_file(dir, file).await;
+async fn one(
+    dir: &Path,
+    file: &str,
+    env: &BTreeMap<String, String>,
+    out: &mut Output,
+) -> anyhow::Result<(usize, usize)> {
+    let tested = run_file(dir, file, env).await;
     let failed = tested.tests.iter().filter(|test| test.error.is_some()).count();
     let passed = tested.tests.len() - failed;
     for Tested { name, ms, error } in &tested.tests {

@@ -25,7 +25,9 @@ use super::streams::Streams;
 use super::trial::Answers;
 use crate::isolate::handle::{Replies, Request};
 use crate::isolate::stop::Stop;
-use crate::isolate::{Backend, Definition, FailureKind, Input, IsolateSpec, ModuleError, Verdict};
+use crate::isolate::{
+    Backend, Definition, FailureKind, Input, IsolateSpec, ModuleError, Secrets, Verdict,
+};
 use crate::permissions::Granted;
 
 /// The number of the handler's run; generators and calls count from 1.
@@ -44,6 +46,7 @@ pub(crate) struct Bridge {
     requests: RefCell<Option<mpsc::UnboundedReceiver<Request>>>,
     pub(super) definition: RefCell<Option<Definition>>,
     granted: RefCell<Granted>,
+    secrets: RefCell<Secrets>,
     pub(super) batch: RefCell<Option<Batch>>,
     pub(super) runs: RefCell<HashMap<u32, Run>>,
     /// The input of the generator, as it was opened last.
@@ -96,6 +99,7 @@ impl Bridge {
             requests: RefCell::new(Some(requests)),
             definition: RefCell::default(),
             granted: RefCell::default(),
+            secrets: RefCell::default(),
             batch: RefCell::default(),
             runs: RefCell::default(),
             input: RefCell::default(),
@@ -112,8 +116,14 @@ impl Bridge {
 
     /// Takes the definition once it is known, and what follows from it.
     pub(crate) fn define(&self, definition: Definition, granted: Granted) {
+        *self.secrets.borrow_mut() = self.spec.secrets(&definition);
         *self.definition.borrow_mut() = Some(definition);
         *self.granted.borrow_mut() = granted;
+    }
+
+    /// A text of the module's without what it was told in confidence.
+    pub(super) fn masked(&self, text: String) -> String {
+        self.secrets.borrow().mask(text)
     }
 
     pub(super) fn granted(&self) -> Granted {

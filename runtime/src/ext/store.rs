@@ -468,13 +468,15 @@ pub(super) fn op_xs_log(
         2 => LogLevel::Warn,
         _ => LogLevel::Error,
     };
-    let mut message = message;
+    let bridge = state.borrow::<Rc<Bridge>>();
+    let mut message = bridge.masked(message);
     if let Some((at, _)) = message.char_indices().nth(LOG_CHARS_MAX) {
         message.truncate(at);
         message.push_str("...");
     }
     let fields = Some(fields).filter(|fields| !fields.is_empty());
-    state.borrow::<Rc<Bridge>>().backend.log(level, message, fields);
+    let fields = fields.map(|fields| bridge.masked(fields));
+    bridge.backend.log(level, message, fields);
 }
 
 /// Milliseconds since 1970 that an id carries; not a number when it is not an id.

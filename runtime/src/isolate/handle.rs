@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Backend, Call, Definition, FailureKind, HandlerReply, Input, IsolateSpec, ModuleError,
+    Backend, Call, Definition, FailureKind, HandlerFailure, HandlerReply, Input, IsolateSpec,
+    ModuleError, Secrets,
 };
 use crate::isolate::stop::Stop;
 use crate::isolate::thread;
@@ -38,6 +39,7 @@ pub struct Isolate {
     requests: mpsc::UnboundedSender<Request>,
     fate: watch::Receiver<Fate>,
     stop: Arc<Stop>,
+    secrets: Secrets,
 }
 
 impl Isolate {
@@ -53,9 +55,11 @@ impl Isolate {
         let (requests, incoming) = mpsc::unbounded_channel();
         let (fate_out, fate) = watch::channel(None);
         let (started, definition) = oneshot::channel();
-        let stop = thread::spawn(spec, backend, incoming, started, fate_out)?;
-        let isolate = Self { requests, fate, stop };
-        let definition = isolate.answer(definition).await??;
+        let stop = thread::spawn(spec.clone(), backend, incoming, started, fate_out)?;
+        let mut isolate = Self { requests, fate, stop, secrets: Secrets::default() };
+        let definition = isolate.answer(definition).await?;
+        // Nothing of the module has seen a variable before.
+        isolate.secrets = spec.secrets(&definition);
         Ok((isolate, definition))
     }
 
@@ -80,7 +84,7 @@ impl Isolate {
     async fn take_state(&self, saved: Option<Bytes>, foreign: bool) -> Result<(), ModuleError> {
         let (answer, answered) = oneshot::channel();
         self.send(Request::State { saved, foreign, answer })?;
-        self.answer(answered).await?
+        self.answer(answered).await
     }
 
     /// Hands a handler up to [`INPUTS_MAX`](super::INPUTS_MAX) frames in order. One batch at a
@@ -93,8 +97,9 @@ impl Isolate {
         let (committed, commits) = mpsc::unbounded_channel();
         let total = inputs.len();
         self.send(Request::Handle { inputs, replies: Replies { replies, committed: commits } })?;
-        let fate = self.fate.clone();
-        Ok(Handling { replies: receiver, committed, fate, total, done: 0, state: Stage::Waiting })
+        let (fate, secrets) = (self.fate.clone(), self.secrets.clone());
+        let state = Stage::Waiting;
+        Ok(Handling { replies: receiver, committed, fate, secrets, total, done: 0, state })
     }
 
     /// Calls a handler's `tick`; it answers with one reply whose `done` is 0.
@@ -112,7 +117,7 @@ impl Isolate {
     pub async fn run_generator(&self) -> Result<(), ModuleError> {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Run { answer })?;
-        self.answer(answered).await?
+        self.answer(answered).await
     }
 
     /// Answers one call; its results and, after success, `call.complete` go to the backend. Calls
@@ -123,7 +128,7 @@ impl Isolate {
     pub async fn call(&self, call: Call) -> Result<(), ModuleError> {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Call { call: Box::new(call), answer })?;
-        self.answer(answered).await?
+        self.answer(answered).await
     }
 
     /// Stops the module: `ctx.signal` fires, iterators end, `finally` blocks run. After the limit
@@ -141,23 +146,29 @@ impl Isolate {
     /// Resolves when the isolate has ended, whatever the reason: it failed outside of any request
     /// (a timer, a rejection nobody handled), inside of one, or was stopped.
     pub fn failed(&self) -> impl Future<Output = ModuleError> + Send + 'static + use<> {
-        ended(self.fate.clone())
+        let (fate, secrets) = (self.fate.clone(), self.secrets.clone());
+        async move { secrets.mask_error(ended(fate).await) }
     }
 
     fn send(&self, request: Request) -> Result<(), ModuleError> {
-        self.requests.send(request).map_err(|_| fate_of(&self.fate))
+        let fate = || self.secrets.mask_error(fate_of(&self.fate));
+        self.requests.send(request).map_err(|_| fate())
     }
 
     /// Waits for an answer, or for the end of the isolate that will never give it.
-    async fn answer<T>(&self, answered: oneshot::Receiver<T>) -> Result<T, ModuleError> {
-        tokio::select! {
+    async fn answer<T>(
+        &self,
+        answered: oneshot::Receiver<Result<T, ModuleError>>,
+    ) -> Result<T, ModuleError> {
+        let answer = tokio::select! {
             biased;
             answer = answered => match answer {
-                Ok(answer) => Ok(answer),
+                Ok(answer) => answer,
                 Err(_) => Err(ended(self.fate.clone()).await),
             },
             fate = ended(self.fate.clone()) => Err(fate),
-        }
+        };
+        answer.map_err(|error| self.secrets.mask_error(error))
     }
 }
 
@@ -172,6 +183,7 @@ pub struct Handling {
     replies: mpsc::UnboundedReceiver<HandlerReply>,
     committed: mpsc::UnboundedSender<()>,
     fate: watch::Receiver<Fate>,
+    secrets: Secrets,
     total: usize,
     done: usize,
     state: Stage,
@@ -202,11 +214,15 @@ impl Handling {
         let reply = tokio::select! {
             biased;
             reply = self.replies.recv() => reply,
-            fate = ended(self.fate.clone()) => return Err(fate),
+            fate = ended(self.fate.clone()) => return Err(self.secrets.mask_error(fate)),
         };
-        let Some(reply) = reply else {
-            return Err(ended(self.fate.clone()).await);
+        let Some(mut reply) = reply else {
+            return Err(self.secrets.mask_error(ended(self.fate.clone()).await));
         };
+        if let Some(failure) = reply.failure.take() {
+            let error = self.secrets.mask_error(failure.error);
+            reply.failure = Some(HandlerFailure { error, ..failure });
+        }
         self.done += reply.done;
         let last = reply.failure.is_some() || self.done >= self.total;
         self.state = if last { Stage::Over } else { Stage::HandedOut };

@@ -10,6 +10,7 @@ pub(crate) mod handle;
 pub(crate) mod limits;
 mod parse;
 mod place;
+mod secrets;
 pub(crate) mod stop;
 mod thread;
 
@@ -33,6 +34,7 @@ pub use engine::{prepare_by_exec, prepare_process};
 pub use failure::{FailureKind, ModuleError};
 pub use handle::{Handling, Isolate};
 pub use limits::{INPUTS_MAX, Limits};
+pub(crate) use secrets::Secrets;
 
 use crate::loader::ModuleGraph;
 use crate::permissions::Allow;

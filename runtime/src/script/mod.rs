@@ -46,6 +46,8 @@ pub struct Surroundings {
     pub console: Arc<dyn Console>,
     /// `ctx.env`.
     pub env: BTreeMap<String, String>,
+    /// The variables whose values are kept out of errors and of what `console` says.
+    pub hidden: Vec<String>,
     /// Directory that relative paths of files start from.
     pub base: PathBuf,
     /// Directories that it may not read: the store's own files.
@@ -58,7 +60,7 @@ impl Surroundings {
         spec.env = self.env.clone();
         spec.base = self.base.clone();
         spec.allow.read_denied = self.read_denied.clone();
-        spec.script = Some(Arc::new(script));
+        spec.script = Some(Arc::new(Script { hidden: self.hidden.clone(), ..script }));
         spec
     }
 
@@ -115,6 +117,7 @@ pub(crate) struct Script {
     jobs: tokio::sync::Mutex<Option<mpsc::Receiver<Job>>>,
     waiting: Mutex<Option<oneshot::Sender<String>>>,
     bodies: Mutex<HashMap<BlobHash, Bytes>>,
+    hidden: Vec<String>,
 }
 
 impl std::fmt::Debug for Script {
@@ -138,6 +141,11 @@ impl Script {
     /// Whether it may do what its user may. One that shows nothing reaches nothing either.
     pub(crate) const fn is_free(&self) -> bool {
         self.console.is_some()
+    }
+
+    /// The variables whose values are not to be seen.
+    pub(crate) fn hidden(&self) -> &[String] {
+        &self.hidden
     }
 
     pub(crate) fn console(&self) -> Option<Arc<dyn Console>> {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use xs_protocol::{Client, ClientError, ClientOptions};
 
 use super::{CULPRITS_VARIABLE, EXIT_WEDGED, EXIT_WORN, crash};
+use crate::env_file::{self, EnvFileError};
 use crate::host::{self, HostEnd, HostError, HostOptions};
 use crate::isolate::Limits;
 use crate::permissions::Allow;
@@ -29,6 +30,8 @@ pub struct ChildOptions {
     /// Isolates it may make beyond the first of each processor, in practice
     /// [`host::SPENT_ISOLATES_MAX`].
     pub spent_isolates_max: usize,
+    /// A file of variables that are offered beside those of the process, which come first.
+    pub env_file: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +40,8 @@ enum ChildError {
     Setup(#[from] io::Error),
     #[error("cannot reach the server: {0}")]
     Connect(#[from] ClientError),
+    #[error(transparent)]
+    Variables(#[from] EnvFileError),
     #[error(transparent)]
     Host(#[from] HostError),
 }
@@ -83,9 +88,13 @@ async fn serve(options: ChildOptions) -> Result<HostEnd, ChildError> {
     let name = concat!("xs-host/", env!("CARGO_PKG_VERSION")).to_owned();
     let how = ClientOptions { name, ..ClientOptions::default() };
     let client = Client::over(UnixStream::from_std(socket)?, how).await?;
-    let mut env: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let mut env: BTreeMap<String, String> = match &options.env_file {
+        Some(file) => env_file::load(file)?,
+        None => BTreeMap::new(),
+    };
+    let texts = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    env.extend(texts);
     let culprits = env.remove(CULPRITS_VARIABLE).unwrap_or_default();
     let culprits = culprits.split(',').filter(|name| !name.is_empty()).map(str::to_owned);
     let options = HostOptions {

@@ -58,6 +58,8 @@ impl std::fmt::Debug for Ask {
 pub(crate) struct Trials {
     dir: PathBuf,
     blobs: Arc<Blobs>,
+    /// Variables that all of them may ask for.
+    env: BTreeMap<String, String>,
     next: AtomicU32,
     open: Mutex<HashMap<u32, Open>>,
 }
@@ -80,8 +82,11 @@ impl Trials {
     /// # Errors
     /// What of the request is not understood.
     pub(crate) fn begin(&self, request: &str) -> Result<u32, String> {
-        let request: run::Request =
+        let mut request: run::Request =
             serde_json::from_str(request).map_err(|error| format!("trial(): {error}"))?;
+        for (name, value) in &self.env {
+            request.env.entry(name.clone()).or_insert_with(|| value.clone());
+        }
         let (asks, asked) = mpsc::unbounded_channel();
         let (done, outcome) = oneshot::channel();
         let (dir, blobs) = (self.dir.clone(), Arc::clone(&self.blobs));
@@ -146,20 +151,26 @@ pub fn test_files(dir: &Path) -> io::Result<Vec<String>> {
     Ok(files.filter(|file| file.ends_with(".test.ts") || file.ends_with(".test.js")).collect())
 }
 
-/// Runs the tests of a file in a modules directory.
-pub async fn run_file(dir: &Path, file: &str) -> TestFile {
-    match run_tests(dir, file).await {
+/// Runs the tests of a file in a modules directory. Modules are offered the variables of `env` that
+/// a test does not make up itself.
+pub async fn run_file(dir: &Path, file: &str, env: &BTreeMap<String, String>) -> TestFile {
+    match run_tests(dir, file, env).await {
         Ok(tested) => tested,
         Err(error) => TestFile { tests: Vec::new(), error: Some(error) },
     }
 }
 
-async fn run_tests(dir: &Path, file: &str) -> Result<TestFile, ModuleError> {
+async fn run_tests(
+    dir: &Path,
+    file: &str,
+    env: &BTreeMap<String, String>,
+) -> Result<TestFile, ModuleError> {
     let graph = Arc::new(ModuleGraph::of_test(dir, file)?);
     let blobs = Arc::<Blobs>::default();
     let trials = Trials {
         dir: dir.to_owned(),
         blobs: Arc::clone(&blobs),
+        env: env.clone(),
         next: AtomicU32::new(0),
         open: Mutex::default(),
     };

@@ -45,7 +45,7 @@ pub(super) struct Request {
     #[serde(default)]
     config: Value,
     #[serde(default)]
-    env: BTreeMap<String, String>,
+    pub(super) env: BTreeMap<String, String>,
     #[serde(default)]
     files: BTreeMap<String, String>,
     #[serde(default)]

@@ -1,5 +1,6 @@
 //! `xs test`: what a test sees of the modules it tries.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -13,7 +14,7 @@ async fn tested(files: &[(&str, &str)]) -> TestFile {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, source).unwrap();
     }
-    run_file(dir.path(), files[0].0).await
+    run_file(dir.path(), files[0].0, &BTreeMap::new()).await
 }
 
 /// What went wrong in each test, empty when nothing did.
@@ -28,7 +29,7 @@ async fn the_examples_pass_their_tests() {
     let files = test_files(&dir).unwrap();
     assert!(files.len() >= 11, "{files:?}");
     for file in files {
-        let tested = run_file(&dir, &file).await;
+        let tested = run_file(&dir, &file, &BTreeMap::new()).await;
         assert!(tested.error.is_none() && !tested.tests.is_empty(), "{file}: {tested:?}");
         for test in tested.tests {
             assert!(test.error.is_none(), "{file}: {}: {:?}", test.name, test.error);

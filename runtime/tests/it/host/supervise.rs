@@ -41,6 +41,7 @@ fn process() {
         modules: Some(modules),
         allow: Allow::default(),
         spent_isolates_max: spends.unwrap_or(usize::MAX),
+        env_file: None,
     };
     let end = child::main(options);
     // The code is what the supervisor goes by.
