@@ -6,13 +6,13 @@ const {
   op_xs_append, op_xs_append_bytes, op_xs_append_if, op_xs_append_stored, op_xs_blob_bytes, op_xs_blob_put, op_xs_call,
   op_xs_config, op_xs_cron_next,
   op_xs_env, op_xs_fs_bytes, op_xs_fs_list, op_xs_fs_stat, op_xs_fs_text, op_xs_get, op_xs_input, op_xs_input_left, op_xs_last,
-  op_xs_last_per_topic, op_xs_log, op_xs_read, op_xs_stream_close, op_xs_stream_next, op_xs_tail,
+  op_xs_last_per_topic, op_xs_log, op_xs_read, op_xs_remove, op_xs_remove_later, op_xs_stream_close, op_xs_stream_next, op_xs_tail,
   op_xs_topics, op_xs_watch, op_xs_watch_signal,
 } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { blobStream, isLarge, upload } = core.loadExtScript("ext:xs_runtime/bytes.js");
-const { emit, checkContent, duration, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+const { buffer, emit, checkContent, duration, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 
 class Scope {
   run;
@@ -220,6 +220,7 @@ function immediate(scope) {
         : await op_xs_append_bytes(scope.run, topic, meta, ttl, await bytesOf(body, "append({ body })"));
       return frames(text)[0];
     },
+    remove: async (id) => op_xs_remove(scope.run, String(id)),
   };
 }
 
@@ -338,6 +339,9 @@ function handlerContext(scope, definition, call) {
           throw new TypeError("a handler's append() is buffered and cannot wait: await the text or bytes first");
         }
         emit(scope.run, call.index, topic, content, "append()");
+      },
+      remove(id) {
+        if (op_xs_remove_later(call.index, String(id))) buffer.full = true;
       },
     }),
   }));

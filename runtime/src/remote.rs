@@ -10,8 +10,8 @@ use xs_engine::{
     Topic, TopicPatterns,
 };
 use xs_protocol::{
-    AppendRequest, Appended, Class, Client, ClientError, Code, LastRequest, SubEvent,
-    SubscribeOptions, Subscription,
+    AppendRequest, Appended, Class, Client, ClientError, Code, LastRequest, RemoveRequest,
+    SubEvent, SubscribeOptions, Subscription,
 };
 
 use crate::isolate::{BackendCode, BackendError, ByteStream, CallRequest, FrameStream, TopicInfo};
@@ -26,6 +26,14 @@ pub(crate) struct Remote(pub(crate) Client);
 /// The methods of a `Backend` that are the same for all who have a [`Remote`] in this field.
 macro_rules! asks_remote {
     ($remote:ident) => {
+        fn remove(
+            &self,
+            frames: Vec<FrameId>,
+            within: Option<TopicPatterns>,
+        ) -> BoxFuture<'static, Result<(), BackendError>> {
+            self.$remote.remove(frames, within)
+        }
+
         fn topics(
             &self,
             topics: TopicPatterns,
@@ -80,6 +88,12 @@ impl Remote {
     fn send(&self, request: AppendRequest) -> Answer<Vec<Frame>> {
         let reply = self.0.append(&request);
         Box::pin(async move { stored(&request.frames, &reply.await.map_err(refused)?) })
+    }
+
+    pub(crate) fn remove(&self, frames: Vec<FrameId>, within: Option<TopicPatterns>) -> Answer<()> {
+        let frames = frames.into_iter().map(Bound::Id).collect();
+        let reply = self.0.remove(&RemoveRequest { frames, within, ..RemoveRequest::default() });
+        Box::pin(async move { reply.await.map(|_| ()).map_err(refused) })
     }
 
     pub(crate) fn read(&self, options: ReadOptions) -> FrameStream {

@@ -1,6 +1,8 @@
 //! Handlers with much to do: what they make is stored whatever the store takes at once, and each
 //! call sees what the calls before it have made.
 
+use serde_json::json;
+
 use crate::support::Place;
 
 /// Makes more of a batch of inputs than one batch of the store may hold.
@@ -37,4 +39,38 @@ fn a_backlog_is_worked_off_in_batches_that_the_store_takes() {
     }
     assert!(server.stop().success(), "{}", place.log());
     assert!(place.frames("xs.handler.spread.fin.error").is_empty());
+}
+
+/// Keeps the newest of a kind, and answers when it is asked to forget.
+const FORGET: &str = r#"
+import { handler } from "xs";
+export default handler({
+  topics: "forget", start: "first", permissions: { remove: ["notes"] },
+  run(frame, ctx) {
+    ctx.remove(frame.meta.id);
+    return { forgot: frame.meta.id };
+  },
+});
+"#;
+
+#[test]
+fn frames_are_removed_with_the_commit_that_says_so() {
+    let place = Place::new();
+    let append = |topic: &str, meta: &serde_json::Value| {
+        place.ok(&["append", topic, "-n", "--meta", &meta.to_string()]).json()[0]["id"].clone()
+    };
+    let (one, two) = (append("notes", &json!({ "n": 1 })), append("notes", &json!({ "n": 2 })));
+    let other = append("others", &json!({ "n": 3 }));
+    place.write("modules/handlers/forget.ts", FORGET);
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    append("forget", &json!({ "id": one }));
+    assert_eq!(place.await_frames("forget.out", 1)[0]["meta"]["forgot"], one);
+    let left: Vec<_> = place.frames("notes").iter().map(|frame| frame["id"].clone()).collect();
+    assert_eq!(left, [two]);
+    // A topic that it does not name: the whole commit is refused.
+    append("forget", &json!({ "id": other }));
+    let failed = place.await_frames("xs.handler.forget.fin.error", 1).remove(0);
+    assert_eq!(failed["meta"]["code"], "store", "{failed}");
+    assert_eq!((place.frames("others").len(), place.frames("forget.out").len()), (1, 1));
+    assert!(server.stop().success());
 }

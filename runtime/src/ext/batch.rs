@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use deno_error::JsErrorBox;
-use xs_engine::NewFrame;
+use xs_engine::{FrameId, NewFrame};
 
 use super::outbox::Weight;
 use crate::isolate::handle::Replies;
@@ -20,6 +20,8 @@ pub(super) struct Batch {
     pub(super) from: usize,
     /// Outputs since the last reply, with the index of the input they are from.
     outputs: Vec<(usize, NewFrame)>,
+    /// Frames to remove since then, likewise.
+    removes: Vec<(usize, FrameId)>,
     /// What they weigh together.
     weight: Weight,
     /// The input that the last of them are from, how many these are and what they weigh.
@@ -38,6 +40,7 @@ impl Batch {
             inputs,
             from: 0,
             outputs: Vec::new(),
+            removes: Vec::new(),
             weight: Weight::default(),
             latest: Default::default(),
             replies,
@@ -69,9 +72,21 @@ impl Batch {
         Ok(self.is_full())
     }
 
+    /// Buffers what the call of the input at `index` removes; whether a commit is full with it.
+    pub(super) fn remove(&mut self, index: usize, frame: FrameId) -> Result<bool, JsErrorBox> {
+        let of_call = self.removes.iter().rev().take_while(|(input, _)| *input == index).count();
+        if of_call >= OUTPUTS_PER_CALL_MAX {
+            return Err(JsErrorBox::range_error(format!(
+                "a call may remove {OUTPUTS_PER_CALL_MAX} frames; a command may remove more"
+            )));
+        }
+        self.removes.push((index, frame));
+        Ok(self.is_full())
+    }
+
     /// Whether the calls so far should be committed before another begins.
     const fn is_full(&self) -> bool {
-        self.outputs.len() >= GROUP_OUTPUTS
+        self.outputs.len() + self.removes.len() >= GROUP_OUTPUTS
             || self.weight.bodies >= GROUP_BODIES_BYTES
             || self.weight.records >= GROUP_RECORDS_BYTES
     }
@@ -84,16 +99,22 @@ impl Batch {
         let rest = self.outputs.split_off(later.unwrap_or(self.outputs.len()));
         let outputs = std::mem::replace(&mut self.outputs, rest);
         let outputs = outputs.into_iter().map(|(_, frame)| frame).collect();
+        let later = self.removes.iter().position(|(index, _)| *index >= until && !tick);
+        let rest = self.removes.split_off(later.unwrap_or(self.removes.len()));
+        let removes = std::mem::replace(&mut self.removes, rest);
+        let removes = removes.into_iter().map(|(_, frame)| frame).collect();
         let left = self.outputs.iter().map(|(_, frame)| Weight::of(frame));
         self.weight = left.fold(Weight::default(), |sum, more| sum + more);
         self.from = until;
         // The Host may have dropped its end: then nobody wants the rest either.
-        let _ = self.replies.replies.send(HandlerReply { done, outputs, state, failure: None });
+        let reply = HandlerReply { done, outputs, removes, state, failure: None };
+        let _ = self.replies.replies.send(reply);
         (self.from < self.inputs.len()).then_some(self)
     }
 
     pub(super) fn undo(&mut self) {
         self.outputs.clear();
+        self.removes.clear();
         self.weight = Weight::default();
     }
 
@@ -111,6 +132,7 @@ impl Batch {
         let _ = self.replies.replies.send(HandlerReply {
             done: 0,
             outputs: Vec::new(),
+            removes: Vec::new(),
             state: None,
             failure: Some(failure),
         });

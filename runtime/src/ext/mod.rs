@@ -13,6 +13,7 @@ mod frames;
 mod input;
 mod outbox;
 mod outputs;
+mod remove;
 mod script;
 mod socket;
 mod sources;
@@ -62,6 +63,8 @@ deno_core::extension!(
         store::op_xs_append_bytes,
         store::op_xs_append_stored,
         store::op_xs_append_if,
+        remove::op_xs_remove,
+        remove::op_xs_remove_later,
         store::op_xs_blob_put,
         store::op_xs_blob_text,
         store::op_xs_blob_bytes,
@@ -188,6 +191,7 @@ mod tests {
             include_str!("driver.rs"),
             include_str!("files.rs"),
             include_str!("input.rs"),
+            include_str!("remove.rs"),
             include_str!("script.rs"),
             include_str!("socket.rs"),
             include_str!("store.rs"),

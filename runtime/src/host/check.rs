@@ -116,6 +116,14 @@ impl Backend for NoStore {
         absent()
     }
 
+    fn remove(
+        &self,
+        _: Vec<FrameId>,
+        _: Option<TopicPatterns>,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        absent()
+    }
+
     fn read(&self, _: ReadOptions) -> FrameStream {
         no_frames()
     }

@@ -97,11 +97,15 @@ pub(super) fn facts(definition: &Definition) -> Map<String, Value> {
     let asked = &definition.permissions;
     let asked =
         [("net", &asked.net), ("read", &asked.read), ("run", &asked.run), ("env", &asked.env)];
-    let asked: Map<_, _> = asked
+    let mut asked: Map<_, _> = asked
         .into_iter()
         .filter(|(_, names)| !names.is_empty())
         .map(|(what, names)| (what.to_owned(), json!(names)))
         .collect();
+    if let Some(topics) = &definition.permissions.remove {
+        let patterns: Vec<_> = topics.as_slice().iter().map(ToString::to_string).collect();
+        asked.insert("remove".to_owned(), json!(patterns));
+    }
     if !asked.is_empty() {
         facts.insert("permissions".to_owned(), Value::Object(asked));
     }

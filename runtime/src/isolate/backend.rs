@@ -117,6 +117,13 @@ pub trait Backend: Send + Sync + 'static {
         conditions: Vec<Condition>,
         key: Option<IdempotencyKey>,
     ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>>;
+    /// Removes frames, all or none: none when one of them has a topic that is not `within`. One
+    /// that is not there is no error.
+    fn remove(
+        &self,
+        frames: Vec<FrameId>,
+        within: Option<TopicPatterns>,
+    ) -> BoxFuture<'static, Result<(), BackendError>>;
     /// Reads frames; a following read goes on until it is dropped.
     fn read(&self, options: ReadOptions) -> FrameStream;
     /// One frame by its id.

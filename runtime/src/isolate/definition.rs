@@ -115,6 +115,8 @@ pub struct PermissionList {
     pub run: Vec<String>,
     /// Names of environment variables.
     pub env: Vec<String>,
+    /// Topics that it may remove frames of, none of the store's own.
+    pub remove: Option<TopicPatterns>,
 }
 
 /// The checked static fields of a module's default export.

@@ -29,7 +29,8 @@ pub(crate) const READ_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of a handler's state as JSON: what a cursor keeps, without what is kept beside it.
 pub(crate) const STATE_BYTES_MAX: usize = xs_engine::limits::CURSOR_STATE_BYTES_MAX - 1024;
 // Whatever the last call of a group adds, the group is one batch of the store, its cursor included.
-const _: () = assert!(GROUP_OUTPUTS + OUTPUTS_PER_CALL_MAX < xs_engine::limits::BATCH_RECORDS_MAX);
+const _: () =
+    assert!(GROUP_OUTPUTS + 2 * OUTPUTS_PER_CALL_MAX < xs_engine::limits::BATCH_RECORDS_MAX);
 const _: () = assert!(
     GROUP_BODIES_BYTES + OUTPUT_BYTES_PER_CALL_MAX + STATE_BYTES_MAX
         < xs_engine::limits::BATCH_BODIES_BYTES_MAX

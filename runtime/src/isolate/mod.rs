@@ -113,6 +113,8 @@ pub struct HandlerReply {
     pub done: usize,
     /// What their calls appended and returned, in order, with topic, ttl and origin set.
     pub outputs: Vec<NewFrame>,
+    /// Frames that are to be gone, in the same commit.
+    pub removes: Vec<FrameId>,
     /// The state as JSON when it is not what it was at the last commit.
     pub state: Option<Bytes>,
     /// Why the input after those could not be handled; the last reply when set.

@@ -64,6 +64,8 @@ struct Permissions {
     run: Vec<String>,
     #[serde(default)]
     env: Vec<String>,
+    #[serde(default)]
+    remove: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -170,11 +172,14 @@ pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleErr
     if pulse.is_some_and(|pulse| pulse < PULSE_MIN) {
         return Err(wrong(format!("pulse is at least {PULSE_MIN:?}")));
     }
+    let remove = fields.permissions.as_ref().map_or(&[][..], |asked| &asked.remove);
+    let remove = removable(remove)?;
     let permissions = fields.permissions.map(|asked| PermissionList {
         net: asked.net,
         read: asked.read,
         run: asked.run,
         env: asked.env,
+        remove,
     });
     Ok(Definition {
         about: fields.about,
@@ -191,6 +196,21 @@ pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleErr
         concurrency,
         retry_after_crash: fields.on_crash == Some(Crash::Retry),
     })
+}
+
+/// The topics of `permissions.remove`.
+fn removable(patterns: &[String]) -> Result<Option<TopicPatterns>, ModuleError> {
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |text: String| wrong(format!("permissions.remove: {text}"));
+    let topics = TopicPatterns::parse(&patterns.join(","));
+    let topics = topics.map_err(|error| wrong(error.to_string()))?;
+    let mut own = topics.as_slice().iter().map(ToString::to_string);
+    match own.find(|pattern| pattern == "xs" || pattern.starts_with("xs.")) {
+        Some(pattern) => Err(wrong(format!("{pattern} belongs to xs itself"))),
+        None => Ok(Some(topics)),
+    }
 }
 
 /// Refuses fields of another kind, which would be silently without effect.

@@ -1,7 +1,7 @@
 //! A store in memory for trials: what a module may do with a store, without one. Bodies are shared
 //! with the test, which looks at them afterwards.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -51,6 +51,7 @@ pub(super) struct Store {
     now_ms: u64,
     blobs: Arc<Blobs>,
     frames: Mutex<Vec<Frame>>,
+    removed: Mutex<HashSet<FrameId>>,
     keys: Mutex<HashMap<IdempotencyKey, Vec<Frame>>>,
     positions: Mutex<HashMap<String, Bytes>>,
     changed: watch::Sender<usize>,
@@ -64,6 +65,7 @@ impl Store {
             now_ms,
             blobs,
             frames: Mutex::default(),
+            removed: Mutex::default(),
             keys: Mutex::default(),
             positions: Mutex::default(),
             changed: watch::channel(0).0,
@@ -113,7 +115,10 @@ impl Store {
             Bound::Offset(offset) => frame.offset().unwrap_or_default().cmp(&offset),
         };
         let frames = self.frames.lock();
-        let stored = frames.iter().filter(|frame| frame.offset().is_some());
+        let removed = self.removed.lock();
+        let stored = frames
+            .iter()
+            .filter(|frame| frame.offset().is_some() && !removed.contains(&frame.id()));
         let mut found: Vec<Frame> = stored
             .filter(|frame| options.topics.matches(frame.topic()))
             .filter(|frame| match options.start {
@@ -181,6 +186,24 @@ impl Backend for Store {
         futures::future::ready(stored).boxed()
     }
 
+    fn remove(
+        &self,
+        frames: Vec<FrameId>,
+        within: Option<TopicPatterns>,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        let known = self.frames.lock();
+        let named = known.iter().filter(|frame| frames.contains(&frame.id()));
+        let mut topics = named.map(Frame::topic);
+        let other = topics.find(|topic| within.as_ref().is_some_and(|all| !all.matches(topic)));
+        if let Some(other) = other {
+            let text = format!("a frame of {other} is not within what may be removed");
+            return futures::future::ready(Err(BackendError::new(BackendCode::Refused, text)))
+                .boxed();
+        }
+        self.removed.lock().extend(frames);
+        ready(())
+    }
+
     fn read(&self, options: ReadOptions) -> FrameStream {
         let limit = options.limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
         let found = stream::iter(self.selected(&options).into_iter().map(Ok));
@@ -192,7 +215,8 @@ impl Backend for Store {
     }
 
     fn get(&self, id: FrameId) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
-        ready(self.frames.lock().iter().find(|frame| frame.id() == id).cloned())
+        let found = self.frames.lock().iter().find(|frame| frame.id() == id).cloned();
+        ready(found.filter(|frame| !self.removed.lock().contains(&frame.id())))
     }
 
     fn last(

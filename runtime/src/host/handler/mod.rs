@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, CursorName, NewFrame, ReadOptions, Start};
+use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start};
 use xs_protocol::{AppendRequest, ClientError, SubEvent, SubscribeOptions, Subscription};
 
 use self::inputs::{Inputs, Next};
@@ -251,8 +251,9 @@ impl Handler {
             for _ in 0..reply.done {
                 self.pass(inputs);
             }
-            if !reply.outputs.is_empty() || reply.state.is_some() || self.place.retry.is_some() {
-                self.store(reply.outputs, reply.state, stop).await?;
+            let made = !reply.outputs.is_empty() || !reply.removes.is_empty();
+            if made || reply.state.is_some() || self.place.retry.is_some() {
+                self.store_reply(reply.outputs, reply.removes, reply.state, stop).await?;
             }
             if let Some(mut failure) = reply.failure {
                 failure.index = failure.index.saturating_sub(done);
@@ -273,8 +274,9 @@ impl Handler {
         };
         match reply {
             Ok(Some(reply)) => {
-                if !reply.outputs.is_empty() || reply.state.is_some() {
-                    self.store(reply.outputs, reply.state, stop).await?;
+                let made = !reply.outputs.is_empty() || !reply.removes.is_empty();
+                if made || reply.state.is_some() {
+                    self.store_reply(reply.outputs, reply.removes, reply.state, stop).await?;
                 }
                 match reply.failure {
                     Some(failure) => self.failed_alone(failure.error, stop).await,
@@ -301,20 +303,42 @@ impl Handler {
         state: Option<bytes::Bytes>,
         stop: &CancellationToken,
     ) -> Step {
+        self.store_reply(frames, Vec::new(), state, stop).await
+    }
+
+    /// The same, with frames that are to be gone.
+    async fn store_reply(
+        &mut self,
+        frames: Vec<NewFrame>,
+        removes: Vec<FrameId>,
+        state: Option<bytes::Bytes>,
+        stop: &CancellationToken,
+    ) -> Step {
         let code = self.version.code();
         let state = state.map(|json| State { json, code }).or_else(|| self.place.state.clone());
         let next = Place { revision: 0, offset: self.seen, state, retry: None };
-        self.store_place(frames, next, stop).await
+        self.store_place(frames, removes, next, stop).await
     }
 
     async fn store_place(
         &mut self,
         frames: Vec<NewFrame>,
+        removes: Vec<FrameId>,
         next: Place,
         stop: &CancellationToken,
     ) -> Step {
         let change = self.place.change(&self.cursor, &next);
-        let batch = AppendRequest { frames, cursors: vec![change], ..AppendRequest::default() };
+        let removes_within = match removes.is_empty() {
+            true => None,
+            false => self.started.definition.permissions.remove.clone(),
+        };
+        let batch = AppendRequest {
+            frames,
+            cursors: vec![change],
+            removes: removes.into_iter().map(Bound::Id).collect(),
+            removes_within,
+            ..AppendRequest::default()
+        };
         match commit(&self.version.shared().client, &batch, stop).await {
             Outcome::Stored(appended) => {
                 let revision = appended.cursors.first().copied().unwrap_or_default();

@@ -231,6 +231,22 @@ impl Backend for Memory {
         ready(infos)
     }
 
+    fn remove(
+        &self,
+        frames: Vec<FrameId>,
+        within: Option<TopicPatterns>,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        let within = within.expect("a module removes within topics that it names");
+        let mut inner = self.inner.lock();
+        inner.frames.retain(|frame| {
+            !frames.contains(&frame.id()) || {
+                assert!(within.matches(frame.topic()), "{}", frame.topic());
+                false
+            }
+        });
+        ready(())
+    }
+
     fn blob_put(&self, bytes: Bytes) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
         let hash = BlobHash::of(&bytes);
         self.inner.lock().blobs.insert(hash, bytes);

@@ -9,6 +9,7 @@ mod handlers;
 mod hostile;
 mod memory;
 mod reach;
+mod remove;
 mod secrets;
 mod types;
 mod web;

@@ -1,0 +1,77 @@
+//! Ops that remove frames: at once, or with the commit of a handler's call. Only of topics that the
+//! definition names; the store holds the Host to them.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use deno_core::{OpState, op2};
+use deno_error::JsErrorBox;
+use xs_engine::{FrameId, TopicPatterns};
+
+use super::bridge::{Bridge, bridge, type_error};
+
+/// The topics that a module may remove frames of; `None` for code that may do what its user may.
+fn removable(bridge: &Bridge) -> Result<Option<TopicPatterns>, JsErrorBox> {
+    if bridge.spec.script.as_ref().is_some_and(|script| script.is_free()) {
+        return Ok(None);
+    }
+    let definition = bridge.definition.borrow();
+    let topics = definition.as_ref().and_then(|known| known.permissions.remove.clone());
+    topics.map(Some).ok_or_else(|| {
+        let text = "removing frames is not allowed; add permissions: { remove: [\"the.topic\"] } to \
+                    the definition";
+        JsErrorBox::new("NotCapable", text)
+    })
+}
+
+fn not_allowed(topic: &str) -> JsErrorBox {
+    let text = format!(
+        "removing frames of {topic} is not allowed; add permissions: {{ remove: [{topic:?}] }} to \
+         the definition"
+    );
+    JsErrorBox::new("NotCapable", text)
+}
+
+/// Removes a frame; one that is not there is no error.
+#[op2]
+pub(super) async fn op_xs_remove(
+    state: Rc<RefCell<OpState>>,
+    run: u32,
+    #[string] id: String,
+) -> Result<(), JsErrorBox> {
+    let bridge = bridge(&state);
+    let id = FrameId::parse(&id).map_err(type_error)?;
+    let within = removable(&bridge)?;
+    let outbox = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox));
+    let Some(outbox) = outbox else {
+        return Err(JsErrorBox::generic("this run is over: nothing more can be removed from it"));
+    };
+    let refused = |error: crate::isolate::BackendError| JsErrorBox::generic(error.message);
+    if let Some(topics) = &within
+        && let Some(frame) = bridge.backend.get(id).await.map_err(refused)?
+        && !topics.matches(frame.topic())
+    {
+        return Err(not_allowed(frame.topic()));
+    }
+    // What was said before it is stored before it.
+    outbox.empty().await;
+    bridge.backend.remove(vec![id], within).await.map_err(refused)
+}
+
+/// Removes a frame with the commit of the call of the input at `index`. Whether what is buffered
+/// fills a commit.
+#[op2(fast)]
+pub(super) fn op_xs_remove_later(
+    state: &mut OpState,
+    index: u32,
+    #[string] id: &str,
+) -> Result<bool, JsErrorBox> {
+    let bridge = state.borrow::<Rc<Bridge>>();
+    let id = FrameId::parse(id).map_err(type_error)?;
+    removable(bridge)?;
+    let mut batch = bridge.batch.borrow_mut();
+    let Some(batch) = batch.as_mut() else {
+        return Err(JsErrorBox::generic("this run is over: nothing more can be removed from it"));
+    };
+    batch.remove(index as usize, id)
+}
