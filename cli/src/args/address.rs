@@ -59,9 +59,10 @@ fn first_positional<'a>(argv: &[OsString], root: &'a Command) -> Option<(usize, 
     None
 }
 
-/// Whether what the subcommand is given are directories of its own.
+/// Whether what the subcommand is given are directories or files of its own.
 fn takes_directories(command: &Command) -> bool {
-    let hint = |arg: &clap::Arg| arg.get_value_hint() == clap::ValueHint::DirPath;
+    let paths = [clap::ValueHint::DirPath, clap::ValueHint::FilePath];
+    let hint = |arg: &clap::Arg| paths.contains(&arg.get_value_hint());
     command.get_positionals().any(hint)
 }
 
@@ -104,6 +105,7 @@ mod tests {
             ("xs cas get ./s sha256-a/b=", "xs cas get --addr ./s sha256-a/b="),
             ("xs modules list host:1", "xs modules list --addr host:1"),
             ("xs serve ./store", "xs serve ./store"),
+            ("xs replay ./m/handlers/a.ts", "xs replay ./m/handlers/a.ts"),
             ("xs backup ./store ./copy", "xs backup ./store ./copy"),
             ("xs each ./s a -- ./run", "xs each --addr ./s a -- ./run"),
             ("xs cursor set ./s c first", "xs cursor set --addr ./s c first"),

@@ -35,7 +35,7 @@ pub(crate) use reach::ReachArgs;
 pub(crate) use read::{
     BodyArgs, CatArgs, EffectsArgs, GetArgs, LastArgs, PatternArgs, TailArgs, WhyArgs, bound,
 };
-pub(crate) use script::{EnvArgs, EvalArgs, WhereArgs};
+pub(crate) use script::{EnvArgs, EvalArgs, ReplayArgs, WhereArgs};
 pub(crate) use serve::{AllowArgs, HostArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs, TlsArgs};
 pub(crate) use time::{duration, point};
 pub(crate) use token::{TokenCreateArgs, TokenSubcommand};
@@ -80,7 +80,8 @@ impl Args {
                 ModulesSubcommand::Check { .. } | ModulesSubcommand::State { at: Some(_), .. },
             )
             | Subcommand::Test(_)
-            | Subcommand::Eval(_) => true,
+            | Subcommand::Eval(_)
+            | Subcommand::Replay(_) => true,
             Subcommand::Cat(cat) => cat.filter.is_given(),
             Subcommand::Tail(tail) => tail.filter.is_given(),
             Subcommand::Each(each) => each.filter.is_given(),
@@ -138,6 +139,8 @@ pub(crate) enum Subcommand {
     Test(TestArgs),
     /// Run JavaScript against a store: a line, a file, or a prompt.
     Eval(EvalArgs),
+    /// Run a handler's file over the store's history, and see what it would have made.
+    Replay(ReplayArgs),
     /// Make, list and revoke what lets others connect over the network.
     #[command(subcommand)]
     Token(TokenSubcommand),

@@ -3,6 +3,12 @@
 use std::path::PathBuf;
 
 use clap::ValueHint;
+use jiff::Zoned;
+use xs_engine::{Bound, FrameId, ReadOptions, Start};
+use xs_runtime::ProcessorName;
+
+use super::read::bound;
+use super::time::point;
 
 /// `xs eval`.
 #[derive(Debug, clap::Args)]
@@ -40,6 +46,74 @@ pub(crate) struct EnvArgs {
     /// Offer the variables of a file, NAME=value a line, beside those of the environment.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) env_file: Option<PathBuf>,
+}
+
+/// `xs replay`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs replay modules/handlers/anomaly.ts --since 1d
+  xs replay modules/handlers/anomaly.ts --diff
+  xs replay ../new/anomaly.ts --state-at 03g4a5lk7bc9ucnxswp2nn1gj --limit 1000 --diff
+
+Runs the handler in the file over what the store holds of its topics, and prints what it would have
+appended; nothing is. It begins with the state of its definition and sees bodies, but neither the
+rest of the store nor the network, so what it says of those is an error. With --diff what differs
+from what the module of its name has appended is printed, and the exit code is 1 if anything does:
+- is what was appended, + what would be.")]
+pub(crate) struct ReplayArgs {
+    /// The handler's file, best where a server would find it: DIR/handlers/NAME.ts.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) module: PathBuf,
+    /// The module that it is, or would be [default: by the file's name].
+    #[arg(long, value_parser = name)]
+    pub(crate) name: Option<ProcessorName>,
+    /// Begin with this event, by id or offset.
+    #[arg(long, value_name = "ID", value_parser = bound)]
+    from: Option<Bound>,
+    /// Only events at or after this time.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only events before this time.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// At most so many inputs.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Begin behind this event, with the state that the module of its name had there.
+    #[arg(long, value_name = "ID", value_parser = frame_id, conflicts_with = "from")]
+    pub(crate) state_at: Option<FrameId>,
+    /// Compare with what the module of its name has appended.
+    #[arg(long)]
+    pub(crate) diff: bool,
+}
+
+impl ReplayArgs {
+    /// The inputs, of whatever topics.
+    ///
+    /// # Errors
+    /// A sentence about the option that cannot be read.
+    pub(crate) fn range(&self, now: &Zoned) -> Result<ReadOptions, String> {
+        let time = |option: &str, text: &Option<String>| match text {
+            Some(text) => point(text, now).map(Some).map_err(|error| format!("{option}: {error}")),
+            None => Ok(None),
+        };
+        Ok(ReadOptions {
+            start: self.from.map_or(Start::First, Start::From),
+            since_ms: time("--since", &self.since)?,
+            until_ms: time("--until", &self.until)?,
+            limit: self.limit,
+            ..ReadOptions::default()
+        })
+    }
+}
+
+fn name(text: &str) -> Result<ProcessorName, String> {
+    ProcessorName::parse(text).map_err(|error| error.to_string())
+}
+
+fn frame_id(text: &str) -> Result<FrameId, String> {
+    FrameId::parse(text).map_err(|error| error.to_string())
 }
 
 /// Which events, by more than their topic.

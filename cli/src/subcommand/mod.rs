@@ -19,6 +19,7 @@ mod lines;
 mod maintain;
 mod modules;
 mod position;
+mod replay;
 mod stats;
 mod status;
 mod sure;
@@ -151,6 +152,7 @@ async fn on_store(
         Subcommand::Tail(tail) => cat::run(client, &tail.into(), stop, out).await,
         Subcommand::Each(each) => each::run(client, &session.address, &each, stop).await,
         Subcommand::Eval(eval) => eval::run(session, &eval).await,
+        Subcommand::Replay(args) => replay::run(client, &args, out).await,
         Subcommand::Remove(remove) => transfer::remove(client, remove, out).await,
         Subcommand::Export(export) => transfer::export(client, &export, out).await,
         Subcommand::Import(import) => transfer::import(client, &import, out).await,

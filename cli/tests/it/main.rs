@@ -46,6 +46,8 @@ mod network;
 #[cfg(test)]
 mod pipes;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod serve;

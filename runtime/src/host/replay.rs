@@ -1,24 +1,30 @@
-//! What a handler's state was: its present code over the frames it was given, from where it began.
-//! Nothing is stored and nothing outside is reached; a handler that reads the store or the network
-//! cannot be repeated this way, and says so.
+//! A handler run anew over frames that are in the log: to tell what its state was, or what other
+//! code would have made of them. Nothing is stored and nothing outside is reached; a handler that
+//! reads the store or the network cannot be repeated this way, and says so.
+
+mod candidate;
+mod shelf;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use xs_engine::limits::HOPS_MAX;
-use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPattern, TopicPatterns};
+use xs_engine::{Bound, Frame, FrameId, NewFrame, ReadOptions, Start, TopicPattern, TopicPatterns};
 use xs_protocol::{Client, ClientError};
 
-use super::check::NoStore;
+use self::shelf::Shelf;
 use super::handler::parked::{PARKED, UNPARK, about};
 use super::lifecycle::{Event, Key};
 use super::version::{graph_of, told_error};
 use crate::isolate::{
-    Definition, FailureKind, INPUTS_MAX, Input, Isolate, IsolateSpec, LastResort, ModuleError,
-    OnError, StartAt, Verdict,
+    Backend, Definition, FailureKind, INPUTS_MAX, Input, Isolate, IsolateSpec, LastResort,
+    ModuleError, OnError, StartAt, Verdict,
 };
 use crate::loader::ModuleGraph;
+
+pub use self::candidate::{Candidate, Code, Made, Recorded, recorded, replay, state_for};
+pub use self::shelf::Said;
 
 /// Why a state cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +49,13 @@ pub async fn state_at(
     key: &Key,
     until: FrameId,
 ) -> Result<Option<Bytes>, ReplayError> {
-    let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create.as_str()));
-    let creates = all(client, ReadOptions { topics, ..ReadOptions::default() }).await?;
+    let creates = creates(client, key).await?;
     let own: HashSet<FrameId> = creates.iter().map(Frame::id).collect();
     let newest = creates.iter().rev().find(|frame| told_error(frame).is_none());
     let Some(newest) = newest else { return Err(ReplayError::NoSource(key.clone())) };
     let graph = graph_of(client, key, newest).await?;
-    let mut fold = Fold::start(key, newest, graph).await?;
+    let shelf = Arc::new(Shelf::new(client.clone(), Box::new(|_, _| {})));
+    let mut fold = Fold::start(spec(key, newest, graph), shelf, Begin::Anew).await?;
     let first = match fold.definition.start {
         StartAt::First => 0,
         StartAt::New => creates.first().and_then(Frame::offset).map_or(0, |offset| offset + 1),
@@ -81,10 +87,17 @@ pub async fn state_at(
         batch.push(Input { frame, body: None, attempt: 1 });
         if batch.len() == INPUTS_MAX {
             fold.take(std::mem::take(&mut batch)).await?;
+            fold.made.clear();
         }
     }
     fold.take(batch).await?;
     Ok(fold.state)
+}
+
+/// The `create` frames of a processor.
+async fn creates(client: &Client, key: &Key) -> Result<Vec<Frame>, ClientError> {
+    let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create.as_str()));
+    all(client, ReadOptions { topics, ..ReadOptions::default() }).await
 }
 
 async fn all(client: &Client, options: ReadOptions) -> Result<Vec<Frame>, ClientError> {
@@ -106,31 +119,73 @@ async fn unparked(client: &Client, key: &Key, frame: &Frame) -> Result<Option<Fr
     }
 }
 
-/// A handler that is run for its state.
+/// The version of a `create` frame, reaching nothing.
+fn spec(key: &Key, create: &Frame, graph: ModuleGraph) -> IsolateSpec {
+    let meta: serde_json::Value = serde_json::from_slice(create.meta()).unwrap_or_default();
+    let mut spec = IsolateSpec::new(key.name.as_str(), key.kind, create.id(), graph);
+    spec.config = meta.get("config").cloned().unwrap_or_default();
+    seal(&mut spec);
+    spec
+}
+
+/// What it names is asked for, and then not there.
+fn seal(spec: &mut IsolateSpec) {
+    spec.allow.net_any = true;
+    spec.allow.net_private = true;
+    spec.allow.run = true;
+    spec.sealed = true;
+}
+
+/// With which state a handler begins.
+enum Begin {
+    /// That of its definition.
+    Anew,
+    /// One that the code which is run has saved itself, or other code has.
+    With(Bytes, Code),
+}
+
+/// A handler that is run over frames.
 struct Fold {
     spec: IsolateSpec,
+    backend: Arc<dyn Backend>,
     isolate: Isolate,
     definition: Definition,
     state: Option<Bytes>,
+    /// What its calls appended, in order, each with its input as its origin.
+    made: Vec<NewFrame>,
+    /// What it threw on and went on behind.
+    passed: Vec<(FrameId, ModuleError)>,
+    /// How many of the inputs it was given last it is through with.
+    done: usize,
 }
 
 impl Fold {
-    async fn start(key: &Key, create: &Frame, graph: ModuleGraph) -> Result<Self, ModuleError> {
-        let meta: serde_json::Value = serde_json::from_slice(create.meta()).unwrap_or_default();
-        let mut spec = IsolateSpec::new(key.name.as_str(), key.kind, create.id(), graph);
-        spec.config = meta.get("config").cloned().unwrap_or_default();
-        // What it names is asked for, and then not there.
-        spec.allow.net_any = true;
-        spec.allow.net_private = true;
-        spec.allow.run = true;
-        spec.sealed = true;
-        let (isolate, definition) = Isolate::start(spec.clone(), Arc::new(NoStore)).await?;
-        isolate.load_state(None).await?;
-        Ok(Self { spec, isolate, definition, state: None })
+    async fn start(
+        spec: IsolateSpec,
+        backend: Arc<dyn Backend>,
+        begin: Begin,
+    ) -> Result<Self, ModuleError> {
+        let (isolate, definition) = Isolate::start(spec.clone(), Arc::clone(&backend)).await?;
+        let state = match begin {
+            Begin::Anew => {
+                isolate.load_state(None).await?;
+                None
+            }
+            Begin::With(saved, Code::Same) => {
+                isolate.load_state(Some(saved.clone())).await?;
+                Some(saved)
+            }
+            Begin::With(saved, Code::Other) => {
+                isolate.migrate_state(saved.clone()).await?;
+                Some(saved)
+            }
+        };
+        let (made, passed) = (Vec::new(), Vec::new());
+        Ok(Self { spec, backend, isolate, definition, state, made, passed, done: 0 })
     }
 
     async fn fresh(&mut self) -> Result<(), ModuleError> {
-        let (isolate, _) = Isolate::start(self.spec.clone(), Arc::new(NoStore)).await?;
+        let (isolate, _) = Isolate::start(self.spec.clone(), Arc::clone(&self.backend)).await?;
         isolate.load_state(self.state.clone()).await?;
         self.isolate = isolate;
         Ok(())
@@ -139,6 +194,7 @@ impl Fold {
     /// Hands inputs over: together, and one by one where one of them fails.
     async fn take(&mut self, inputs: Vec<Input>) -> Result<(), ModuleError> {
         let mut left = inputs;
+        self.done = 0;
         let mut together = true;
         while !left.is_empty() {
             let count = if together { left.len() } else { 1 };
@@ -147,15 +203,19 @@ impl Fold {
             while let Some(reply) = handling.next().await? {
                 done += reply.done;
                 self.state = reply.state.or_else(|| self.state.take());
+                self.made.extend(reply.outputs);
                 failed = reply.failure;
             }
             left.drain(..done);
+            self.done += done;
             let Some(failure) = failed else { continue };
             if failure.shared && together {
                 together = false;
             } else {
                 self.passes_over(&failure.error, failure.verdict, &left[0])?;
-                left.remove(0);
+                let input = left.remove(0);
+                self.done += 1;
+                self.passed.push((input.frame.id(), failure.error));
             }
             self.fresh().await?;
         }

@@ -1,0 +1,351 @@
+//! `replay`: what a handler's file would have made of the store's history. Nothing is appended;
+//! with
+//! `--diff` it is compared with what the processor of its name has made.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use jiff::Zoned;
+use serde_json::{Value, json};
+use xs_engine::{BlobHash, Body, Bound, Frame, FrameId, NewFrame, ReadOptions, Start};
+use xs_protocol::Client;
+use xs_runtime::host::replay::{Candidate, Made, Recorded, recorded, replay, state_for};
+use xs_runtime::isolate::{LogLevel, ModuleError};
+
+use super::{bodies, modules};
+use crate::args::ReplayArgs;
+use crate::connect::explain;
+use crate::exit::{Exit, Fault};
+use crate::json;
+use crate::output::{Output, Paint, aside, notice};
+
+/// Outputs that are compared, on each side.
+const COMPARED_MAX: usize = 200_000;
+/// Bytes of a body that a line of a comparison shows.
+const SHOWN_BYTES: u64 = 200;
+
+pub(super) async fn run(
+    client: &Client,
+    args: &ReplayArgs,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let mut range = args.range(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let candidate =
+        Candidate::load(&args.module, args.name.clone()).map_err(|error| told(&error))?;
+    let saved = match args.state_at {
+        Some(at) => {
+            range.start = Start::After(Bound::Id(at));
+            state_for(client, &candidate, at).await.map_err(failed)?
+        }
+        None => None,
+    };
+    if args.diff {
+        return Diff { client, candidate: &candidate }.run(range, saved, out).await;
+    }
+    let (mut lost, mut inputs, mut outputs) = (None, 0_u64, 0_u64);
+    let ended = replay(client, &candidate, range, saved, Box::new(say), |made| {
+        inputs += 1;
+        outputs += made.outputs.len() as u64;
+        match print(&made, out) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                lost = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    let ended = ended.await;
+    if let Some(error) = lost {
+        return Err(error.into());
+    }
+    out.flush()?;
+    if out.is_person() {
+        notice(&format!("{outputs} events of {inputs} inputs; nothing was appended"));
+    }
+    ended.map(|()| Exit::Ok).map_err(failed)
+}
+
+/// What the handler says goes aside.
+fn say(level: LogLevel, line: &str) {
+    aside(&format!("{}: {line}", level.as_str()));
+}
+
+fn told(error: &ModuleError) -> Fault {
+    Fault::new(Exit::Failed, modules::describe(&error.to_json()).trim_end().to_owned())
+}
+
+fn failed(error: xs_runtime::host::replay::ReplayError) -> anyhow::Error {
+    use xs_runtime::host::replay::ReplayError;
+    match error {
+        ReplayError::Store(error) => explain(error),
+        ReplayError::Module(error) => told(&error).into(),
+        ReplayError::NoSource(_) => Fault::new(Exit::NotFound, error.to_string()).into(),
+    }
+}
+
+fn print(made: &Made, out: &mut Output) -> std::io::Result<()> {
+    let input = made.input.id();
+    for frame in &made.outputs {
+        let body = inline(frame);
+        let length = body.map(|body| (body.len() as u64, BlobHash::of(body)));
+        // A person sees it at the time and under the id of its input: it has none of its own.
+        match Frame::assemble(frame, input, None, length) {
+            Ok(shown) if out.is_person() => out.frame(&shown, body.map(|body| &body[..]))?,
+            Ok(shown) => {
+                let line = json::frame(&shown, body.map(|body| &body[..]));
+                let id = format!(",\"id\":\"{input}\"");
+                out.line(&line.replacen(&id, &format!(",\"input\":\"{input}\""), 1))?;
+            }
+            Err(error) => return Err(std::io::Error::other(error.to_string())),
+        }
+    }
+    match &made.error {
+        Some(error) if out.is_person() => {
+            let text = out.paint(Paint::Bad, &format!("{input} threw: {error}"));
+            out.line(&text)
+        }
+        Some(error) => {
+            let line = json!({ "input": input.to_string(), "error": error.to_json() });
+            out.line(&line.to_string())
+        }
+        None => Ok(()),
+    }
+}
+
+fn inline(frame: &NewFrame) -> Option<&Bytes> {
+    match &frame.body {
+        Body::Inline(bytes) if !bytes.is_empty() => Some(bytes),
+        _ => None,
+    }
+}
+
+/// An output, as far as it is compared.
+#[derive(PartialEq)]
+struct Line {
+    topic: String,
+    ttl: String,
+    meta: Value,
+    hash: Option<BlobHash>,
+    /// How its body is shown: what it is follows from the hash.
+    body: Shown,
+}
+
+/// A body as a comparison shows it; no part of what is compared.
+struct Shown(String);
+
+impl PartialEq for Shown {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Line {
+    fn made(frame: &NewFrame) -> Self {
+        let body = inline(frame);
+        Self {
+            topic: frame.topic.as_str().to_owned(),
+            ttl: frame.ttl.to_string(),
+            meta: serde_json::from_slice(frame.meta.as_bytes()).unwrap_or_default(),
+            hash: body.map(|body| BlobHash::of(body)).or(match &frame.body {
+                Body::Stored(hash) => Some(*hash),
+                _ => None,
+            }),
+            body: Shown(body.map_or_else(String::new, |body| shown(body))),
+        }
+    }
+
+    async fn recorded(client: &Client, frame: &Frame) -> anyhow::Result<Self> {
+        let body = match frame.hash() {
+            Some(_) if frame.body_len() <= SHOWN_BYTES => {
+                shown(&bodies::whole(client, frame).await?)
+            }
+            Some(hash) => sized(frame.body_len(), &hash),
+            None => String::new(),
+        };
+        Ok(Self {
+            topic: frame.topic().to_owned(),
+            ttl: frame.ttl().to_string(),
+            meta: serde_json::from_slice(frame.meta()).unwrap_or_default(),
+            hash: frame.hash(),
+            body: Shown(body),
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.topic.clone();
+        if !self.meta.is_null() {
+            text += &format!(" {}", self.meta);
+        }
+        if !self.body.0.is_empty() {
+            text += &format!(" {}", self.body.0);
+        }
+        if self.ttl != "forever" {
+            text += &format!(" ttl {}", self.ttl);
+        }
+        text
+    }
+}
+
+fn shown(body: &[u8]) -> String {
+    match std::str::from_utf8(body) {
+        Ok(text) if body.len() as u64 <= SHOWN_BYTES => json::text(text),
+        _ => sized(body.len() as u64, &BlobHash::of(body)),
+    }
+}
+
+fn sized(bytes: u64, hash: &BlobHash) -> String {
+    format!("[{bytes} bytes, {hash}]")
+}
+
+/// One input of a comparison.
+struct Compared {
+    id: FrameId,
+    topic: String,
+    made: Vec<Line>,
+    error: Option<String>,
+}
+
+impl Compared {
+    /// An input that the candidate was not given.
+    fn none(id: FrameId) -> Self {
+        Self { id, topic: "not an input of it".to_owned(), made: Vec::new(), error: None }
+    }
+}
+
+struct Diff<'a> {
+    client: &'a Client,
+    candidate: &'a Candidate,
+}
+
+impl Diff<'_> {
+    async fn run(
+        &self,
+        range: ReadOptions,
+        saved: Option<(Bytes, xs_runtime::host::replay::Code)>,
+        out: &mut Output,
+    ) -> anyhow::Result<Exit> {
+        let (mut inputs, mut count) = (BTreeMap::new(), 0);
+        let asked = range.clone();
+        let ended = replay(self.client, self.candidate, range, saved, Box::new(say), |made| {
+            let Some(offset) = made.input.offset() else { return ControlFlow::Continue(()) };
+            count += 1 + made.outputs.len();
+            let compared = Compared {
+                id: made.input.id(),
+                topic: made.input.topic().to_owned(),
+                made: made.outputs.iter().map(Line::made).collect(),
+                error: made.error.map(|error| error.to_string()),
+            };
+            inputs.insert(offset, compared);
+            if count > COMPARED_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let ended = ended.await;
+        // Behind where it stopped nothing is compared.
+        let newest = inputs.last_key_value().map(|(offset, _)| *offset);
+        let stopped = ended.is_err() || asked.limit.is_some();
+        let last = if stopped { Some(newest.unwrap_or_default()) } else { None };
+        let key = &self.candidate.key;
+        let found = recorded(self.client, key, &asked, last, COMPARED_MAX + 1).await;
+        let found = found.map_err(explain)?;
+        if count > COMPARED_MAX || found.len() > COMPARED_MAX {
+            let text = format!(
+                "more than {COMPARED_MAX} inputs and events; compare fewer with --from and --limit"
+            );
+            return Fault::fail(Exit::Failed, text);
+        }
+        let mut before: BTreeMap<u64, Vec<Line>> = BTreeMap::new();
+        for Recorded { offset, input, frame } in &found {
+            let line = Line::recorded(self.client, frame).await?;
+            before.entry(*offset).or_default().push(line);
+            // It may be none of the candidate's any more.
+            inputs.entry(*offset).or_insert_with(|| Compared::none(*input));
+        }
+        let mut different = 0;
+        for (offset, compared) in &inputs {
+            let was = before.remove(offset).unwrap_or_default();
+            if was != compared.made {
+                different += 1;
+                hunk(*offset, compared, &was, out)?;
+            }
+        }
+        out.flush()?;
+        let same = inputs.len() - different;
+        aside(&format!("{same} inputs with the same events, {different} with others"));
+        ended.map_err(failed)?;
+        Ok(if different == 0 { Exit::Ok } else { Exit::Failed })
+    }
+}
+
+/// One input whose outputs differ.
+fn hunk(offset: u64, compared: &Compared, was: &[Line], out: &mut Output) -> std::io::Result<()> {
+    let head = format!("@@ {} {} (offset {offset}) @@", compared.id, compared.topic);
+    let head = out.paint(Paint::Name, &head);
+    out.line(&head)?;
+    for (sign, line) in differences(was, &compared.made) {
+        out.line(&format!("{sign}{}", line.text()))?;
+    }
+    match &compared.error {
+        Some(error) => {
+            let text = out.paint(Paint::Bad, &format!("! {error}"));
+            out.line(&text)
+        }
+        None => Ok(()),
+    }
+}
+
+/// What is on both sides, gone (-) or new (+), in order: by a longest common subsequence between
+/// equal ends.
+fn differences<'a>(was: &'a [Line], is: &'a [Line]) -> Vec<(char, &'a Line)> {
+    let (rows, columns) = (was.len(), is.len());
+    // A handler's call makes at most 1,000.
+    let mut longest = vec![vec![0_u16; columns + 1]; rows + 1];
+    for row in (0..rows).rev() {
+        for column in (0..columns).rev() {
+            longest[row][column] = if was[row] == is[column] {
+                longest[row + 1][column + 1].saturating_add(1)
+            } else {
+                longest[row + 1][column].max(longest[row][column + 1])
+            };
+        }
+    }
+    let (mut row, mut column, mut lines) = (0, 0, Vec::new());
+    while row < rows || column < columns {
+        if row < rows && column < columns && was[row] == is[column] {
+            lines.push((' ', &is[column]));
+            row += 1;
+            column += 1;
+        } else if column == columns
+            || (row < rows && longest[row + 1][column] >= longest[row][column + 1])
+        {
+            lines.push(('-', &was[row]));
+            row += 1;
+        } else {
+            lines.push(('+', &is[column]));
+            column += 1;
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xs_engine::{Meta, Topic};
+
+    fn line(text: &str) -> Line {
+        let mut frame = NewFrame::new(Topic::parse("a.b").unwrap());
+        frame.meta = Meta::parse(format!("{{\"n\":{text}}}")).unwrap();
+        Line::made(&frame)
+    }
+
+    #[test]
+    fn what_is_common_stays_in_place() {
+        let (was, is) = (["1", "2", "3", "4"].map(line), ["1", "3", "5", "4"].map(line));
+        let signs: Vec<_> = differences(&was, &is).iter().map(|(sign, _)| *sign).collect();
+        assert_eq!(signs, [' ', '-', ' ', '+', ' ']);
+        let text: Vec<_> = differences(&was, &is).iter().map(|(_, line)| line.text()).collect();
+        assert_eq!(text[1..3], ["a.b {\"n\":2}", "a.b {\"n\":3}"]);
+        assert!(differences(&[], &[]).is_empty());
+        assert_eq!(differences(&was, &[]).len(), 4);
+    }
+}

@@ -1,0 +1,132 @@
+//! `xs replay`: a handler's file over what the store holds.
+
+use serde_json::{Value, json};
+
+use crate::support::{Place, text};
+
+/// Sums up; says so when the sum is over a limit.
+const SUM: &str = r#"
+import { handler } from "xs";
+export default handler({
+  topics: "in", start: "first", state: { sum: 0 }, config: { limit: 5 }, onError: "skip",
+  async run(frame, ctx) {
+    if (frame.meta.n < 0) throw new RangeError("negative");
+    ctx.state.sum += frame.meta.n;
+    console.log("sum", ctx.state.sum);
+    if (ctx.state.sum > ctx.config.limit) ctx.append("over", { meta: { sum: ctx.state.sum }, body: await frame.text() });
+    return { sum: ctx.state.sum };
+  },
+});
+"#;
+
+/// A store in which the handler has handled 1, 2, -1, 3, 4.
+fn handled() -> Place {
+    let place = Place::new();
+    place.write("modules/handlers/sum.ts", SUM);
+    for n in [1, 2, -1, 3, 4] {
+        let body = format!("body {n}");
+        place.ok(&["append", "in", "--meta", &json!({ "n": n }).to_string(), &body]);
+    }
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("sum.out", 4);
+    assert!(server.stop().success());
+    place
+}
+
+fn metas(lines: &[Value]) -> Vec<(&str, &Value)> {
+    lines.iter().map(|line| (line["topic"].as_str().unwrap(), &line["meta"])).collect()
+}
+
+#[test]
+fn what_it_would_append_is_printed_and_not_appended() {
+    let place = handled();
+    let head = place.ok(&["stats"]).json()[0]["head"].clone();
+    let inputs = place.frames("in");
+    let run = place.ok(&["replay", "modules/handlers/sum.ts"]);
+    let lines = run.json();
+    let sums =
+        [json!({ "sum": 1 }), json!({ "sum": 3 }), json!({ "sum": 6 }), json!({ "sum": 10 })];
+    let error = lines.iter().find(|line| line.get("error").is_some()).unwrap();
+    assert_eq!(error["input"], inputs[2]["id"]);
+    assert_eq!(error["error"]["message"], "RangeError: negative");
+    let made: Vec<Value> =
+        lines.iter().filter(|line| line.get("error").is_none()).cloned().collect();
+    assert_eq!(
+        metas(&made),
+        [
+            ("sum.out", &sums[0]),
+            ("sum.out", &sums[1]),
+            ("over", &sums[2]),
+            ("sum.out", &sums[2]),
+            ("over", &sums[3]),
+            ("sum.out", &sums[3]),
+        ]
+    );
+    assert_eq!((&made[2]["body"], &made[2]["input"]), (&json!("body 3"), &inputs[3]["id"]));
+    assert!(run.err.contains("info: sum 10"), "{}", run.err);
+    assert_eq!(place.ok(&["stats"]).json()[0]["head"], head, "nothing was appended");
+    let some = |words: &[&str]| {
+        let all = [&["replay", "modules/handlers/sum.ts"], words].concat();
+        let lines = place.ok(&all).json();
+        lines
+            .iter()
+            .filter(|line| line["topic"] == "sum.out")
+            .map(|l| l["meta"]["sum"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(some(&["--limit", "2"]), [1, 3]);
+    assert_eq!(some(&["--from", text(inputs[3]["id"].as_str().unwrap().as_ref())]), [3, 7]);
+    assert_eq!(some(&["--state-at", inputs[1]["id"].as_str().unwrap()]), [6, 10]);
+    assert_eq!(some(&["--until", "2001-01-01"]), [0_u64; 0]);
+}
+
+#[test]
+fn the_same_code_makes_no_difference_and_other_code_shows_its() {
+    let place = handled();
+    let same = place.ok(&["replay", "modules/handlers/sum.ts", "--diff"]);
+    assert_eq!(same.text(), "");
+    assert!(same.err.contains("5 inputs with the same events, 0 with others"), "{}", same.err);
+    place.write("modules/handlers/sum.ts", &SUM.replace("limit: 5", "limit: 9"));
+    let other = place.xs(&["replay", "modules/handlers/sum.ts", "--diff"]);
+    assert_eq!(other.code, 1, "{}", other.err);
+    let id = place.frames("in")[3]["id"].as_str().unwrap().to_owned();
+    let offset = place.frames("in")[3]["offset"].clone();
+    assert_eq!(
+        other.text(),
+        format!(
+            "@@ {id} in (offset {offset}) @@\n-over {{\"sum\":6}} \"body 3\"\n sum.out {{\"sum\":6}}\n"
+        )
+    );
+    assert!(other.err.contains("4 inputs with the same events, 1 with others"), "{}", other.err);
+    // An operator's configuration counts as it does for a server.
+    place.write("modules/xs.toml", "[modules.sum.config]\nlimit = 5\n");
+    place.ok(&["replay", "modules/handlers/sum.ts", "--diff"]);
+    // Elsewhere it is told by a name.
+    place.write("new/candidate.ts", &SUM.replace("topics: \"in\"", "topics: \"none\""));
+    let gone = place.xs(&["replay", "new/candidate.ts", "--name", "sum", "--diff"]);
+    assert_eq!(gone.code, 1, "{}", gone.err);
+    assert_eq!(gone.text().matches("not an input of it").count(), 4, "{}", gone.text());
+}
+
+#[test]
+fn what_cannot_be_replayed_says_why() {
+    let place = handled();
+    let strict = SUM.replace("onError: \"skip\",", "");
+    for (source, part) in [
+        (strict.as_str(), "RangeError: negative"),
+        (
+            "export default { topics: 'in', async run(f, ctx) { await ctx.last('in') } };",
+            "sees only what it is given",
+        ),
+        ("export default { topics: 'in', run( };", "SyntaxError"),
+        ("export default { run() {} };", "topics"),
+    ] {
+        let file = place.write("handlers/sum.ts", source);
+        let run = place.xs(&["replay", text(&file)]);
+        assert_eq!((run.code, run.err.contains(part)), (1, true), "{part}: {}", run.err);
+    }
+    // What came before the failure is told.
+    let file = place.write("handlers/sum.ts", &strict);
+    assert_eq!(place.xs(&["replay", text(&file)]).json().len(), 2);
+    assert_eq!(place.xs(&["replay", "handlers/none.ts"]).code, 1);
+}

@@ -1,0 +1,280 @@
+//! A candidate: a handler's file, run over the store's history as if it had been there, and what
+//! the processor of its name made of the same inputs.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+use xs_engine::limits::HOPS_MAX;
+use xs_engine::{Bound, Frame, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
+use xs_protocol::{Client, ClientError};
+
+use super::shelf::{Said, Shelf};
+use super::{Begin, Fold, ReplayError, creates, seal, state_at};
+use crate::host::config::Config;
+use crate::host::files::module_name;
+use crate::host::lifecycle::Key;
+use crate::host::version::{graph_of, told_error};
+use crate::isolate::{FailureKind, INPUTS_MAX, Input, IsolateSpec, ModuleError};
+use crate::loader::ModuleGraph;
+use crate::name::{Kind, ProcessorName};
+
+/// Whose a state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The code that is run has saved it.
+    Same,
+    /// Other code has: the definition's `migrate` converts it.
+    Other,
+}
+
+/// A handler's file.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The processor that it is, or would be.
+    pub key: Key,
+    dir: PathBuf,
+    graph: ModuleGraph,
+    config: serde_json::Map<String, Value>,
+}
+
+impl Candidate {
+    /// Reads a file. Below a directory `handlers` the module's name and what it imports are found
+    /// as a server finds them; elsewhere the name is that of the file. `name` overrides it.
+    ///
+    /// # Errors
+    /// [`ModuleError`] when it cannot be read or defines no handler.
+    pub fn load(file: &Path, name: Option<ProcessorName>) -> Result<Self, ModuleError> {
+        let wrong = |text: String| ModuleError::new(FailureKind::Import, text);
+        let (dir, path) = placed(file).ok_or_else(|| wrong(format!("{file:?} names no file")))?;
+        let below = path.strip_prefix("handlers/").unwrap_or(&path);
+        let name = match name {
+            Some(name) => name,
+            None => module_name(below)
+                .and_then(|name| ProcessorName::parse(&name).ok())
+                .ok_or_else(|| wrong(format!("{below:?} is no name of a module; give one")))?,
+        };
+        let graph = ModuleGraph::load(&dir, &path)?;
+        let config = Config::load(&dir).map_err(|error| wrong(error.to_string()))?;
+        let config = config.module(&name).config;
+        Ok(Self { key: Key { kind: Kind::Handler, name }, dir, graph, config })
+    }
+
+    fn spec(&self) -> IsolateSpec {
+        let (name, graph) = (self.key.name.as_str(), self.graph.clone());
+        let mut spec = IsolateSpec::new(name, Kind::Handler, FrameId::ZERO, graph);
+        spec.config = Value::Object(self.config.clone());
+        spec.base = self.dir.clone();
+        seal(&mut spec);
+        spec
+    }
+}
+
+/// The modules directory of a file, and its path there.
+fn placed(file: &Path) -> Option<(PathBuf, String)> {
+    let parents = file.ancestors().skip(1);
+    let mut kinds = parents.filter(|dir| dir.file_name().is_some_and(|name| name == "handlers"));
+    let dir = match kinds.next() {
+        Some(handlers) => handlers.parent()?,
+        None => file.parent()?,
+    };
+    let path = file.strip_prefix(dir).ok()?.to_str()?.to_owned();
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    Some((dir.to_owned(), path))
+}
+
+/// The state that the processor of a candidate's name had after the frame `at`, as far as its
+/// present code tells, for the candidate to begin with; `None` when that is the initial one.
+///
+/// # Errors
+/// As [`state_at`].
+pub async fn state_for(
+    client: &Client,
+    candidate: &Candidate,
+    at: FrameId,
+) -> Result<Option<(Bytes, Code)>, ReplayError> {
+    let Some(state) = state_at(client, &candidate.key, at).await? else { return Ok(None) };
+    let creates = creates(client, &candidate.key).await?;
+    let newest = creates.iter().rev().find(|frame| told_error(frame).is_none());
+    let same = match newest {
+        Some(frame) => {
+            graph_of(client, &candidate.key, frame).await?.hash() == candidate.graph.hash()
+        }
+        None => false,
+    };
+    Ok(Some((state, if same { Code::Same } else { Code::Other })))
+}
+
+/// What came of one input.
+#[derive(Debug)]
+pub struct Made {
+    /// The frame it was given.
+    pub input: Frame,
+    /// What it would have appended.
+    pub outputs: Vec<NewFrame>,
+    /// What it threw, when it went on all the same.
+    pub error: Option<ModuleError>,
+}
+
+/// Runs a candidate over what of `range` its topics select, but its own and what has come too far.
+/// `saved` is the state it begins with. `each` is told what came of each input, in order, and may
+/// end it.
+///
+/// # Errors
+/// [`ReplayError`] when the frames cannot be read, or it fails on one that it does not pass over.
+pub async fn replay(
+    client: &Client,
+    candidate: &Candidate,
+    range: ReadOptions,
+    saved: Option<(Bytes, Code)>,
+    said: Said,
+    mut each: impl FnMut(Made) -> std::ops::ControlFlow<()>,
+) -> Result<(), ReplayError> {
+    let own: HashSet<FrameId> =
+        creates(client, &candidate.key).await?.iter().map(Frame::id).collect();
+    let begin = saved.map_or(Begin::Anew, |(saved, code)| Begin::With(saved, code));
+    let shelf = Arc::new(Shelf::new(client.clone(), said));
+    let mut fold = Fold::start(candidate.spec(), shelf, begin).await?;
+    let topics = fold.definition.topics.clone().unwrap_or_else(TopicPatterns::all);
+    // What is left out here does not count.
+    let mut left = range.limit.unwrap_or(u64::MAX);
+    let mut frames = client.fetch(&ReadOptions { topics, limit: None, ..range });
+    let mut batch = Vec::new();
+    while left > 0 {
+        let frame = frames.next().await.transpose()?;
+        let ended = frame.is_none();
+        if let Some(frame) = frame {
+            let origin = frame.origin();
+            if origin.is_some_and(|o| own.contains(&o.processor) || o.hops >= HOPS_MAX) {
+                continue;
+            }
+            left -= 1;
+            batch.push(Input { frame, body: None, attempt: 1 });
+        }
+        if batch.len() == INPUTS_MAX || ended || left == 0 {
+            let inputs: Vec<Frame> = batch.iter().map(|input| input.frame.clone()).collect();
+            let taken = fold.take(std::mem::take(&mut batch)).await;
+            // What came before a failure is told before it.
+            for made in sorted(&mut fold, inputs, taken.as_ref().err()) {
+                if each(made).is_break() {
+                    return Ok(());
+                }
+            }
+            taken?;
+        }
+        if ended {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What came of each of the inputs, up to one that failed for good.
+fn sorted(fold: &mut Fold, inputs: Vec<Frame>, failure: Option<&ModuleError>) -> Vec<Made> {
+    let mut outputs: BTreeMap<FrameId, Vec<NewFrame>> = BTreeMap::new();
+    for frame in fold.made.drain(..) {
+        let input = frame.origin.and_then(|origin| origin.input).unwrap_or(FrameId::ZERO);
+        outputs.entry(input).or_default().push(frame);
+    }
+    let mut errors: BTreeMap<FrameId, ModuleError> = fold.passed.drain(..).collect();
+    let done = match failure {
+        Some(_) => fold.done,
+        None => inputs.len(),
+    };
+    let made = inputs.into_iter().take(done).map(|input| Made {
+        outputs: outputs.remove(&input.id()).unwrap_or_default(),
+        error: errors.remove(&input.id()),
+        input,
+    });
+    made.collect()
+}
+
+/// Something that a processor has made of an input.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// Offset of the input.
+    pub offset: u64,
+    /// Its id.
+    pub input: FrameId,
+    /// What it made of it.
+    pub frame: Frame,
+}
+
+/// What the processor of a name has appended for the inputs of `range`, up to the offset `last` if
+/// one is given, in the order of the log; what it has parked is not among it. At most `max`.
+///
+/// # Errors
+/// [`ClientError`] when the log cannot be read.
+pub async fn recorded(
+    client: &Client,
+    key: &Key,
+    range: &ReadOptions,
+    last: Option<u64>,
+    max: usize,
+) -> Result<Vec<Recorded>, ClientError> {
+    let own: HashSet<FrameId> = creates(client, key).await?.iter().map(Frame::id).collect();
+    let parked = key.name.topic(crate::host::handler::parked::PARKED);
+    // What is made of an input stands behind it.
+    let (start, since_ms) = (range.start, range.since_ms);
+    let behind = ReadOptions { start, since_ms, ..ReadOptions::default() };
+    let (mut frames, mut found) = (client.fetch(&behind), Vec::new());
+    while let Some(frame) = frames.next().await.transpose()? {
+        let Some(origin) = frame.origin().filter(|origin| own.contains(&origin.processor)) else {
+            continue;
+        };
+        let (Some(offset), Some(input)) = (origin.input_offset, origin.input) else { continue };
+        let within = last.is_none_or(|last| offset <= last) && holds(range, offset, input);
+        if within && frame.topic() != parked.as_str() {
+            found.push(Recorded { offset, input, frame });
+        }
+        if found.len() >= max {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a frame is within a range, whatever its topic.
+fn holds(range: &ReadOptions, offset: u64, id: FrameId) -> bool {
+    let at = |bound: Bound| match bound {
+        Bound::Id(other) => id.cmp(&other),
+        Bound::Offset(other) => offset.cmp(&other),
+    };
+    let begun = match range.start {
+        Start::From(bound) => at(bound).is_ge(),
+        Start::After(bound) => at(bound).is_gt(),
+        Start::First | Start::Last(_) | Start::New => true,
+    };
+    begun
+        && range.since_ms.is_none_or(|ms| id.time_ms() >= ms)
+        && range.until_ms.is_none_or(|ms| id.time_ms() < ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_holds_what_a_read_would_give() {
+        let id = FrameId::first_of_ms(50);
+        let range = |start| ReadOptions { start, ..ReadOptions::default() };
+        assert!(holds(&range(Start::First), 3, id));
+        assert!(holds(&range(Start::From(Bound::Offset(3))), 3, id));
+        assert!(!holds(&range(Start::After(Bound::Id(id))), 3, id));
+        let timed = |since_ms, until_ms| ReadOptions { since_ms, until_ms, ..Default::default() };
+        assert!(holds(&timed(Some(50), Some(51)), 3, id));
+        assert!(!holds(&timed(Some(51), None), 3, id) && !holds(&timed(None, Some(50)), 3, id));
+    }
+
+    #[test]
+    fn a_file_is_placed_as_a_server_finds_it() {
+        let at = |text: &str| placed(Path::new(text)).unwrap();
+        let is = |dir: &str, path: &str| (PathBuf::from(dir), path.to_owned());
+        assert_eq!(at("m/handlers/a/b.ts"), is("m", "handlers/a/b.ts"));
+        assert_eq!(at("handlers/b.ts"), is(".", "handlers/b.ts"));
+        assert_eq!(at("new/b.ts"), is("new", "b.ts"));
+        assert_eq!(at("b.ts"), is(".", "b.ts"));
+    }
+}
