@@ -16,11 +16,11 @@ use sha2::{Digest as _, Sha256};
 /// Bytes that a copy goes to before it begins anew: more than the processor caches.
 const ARENA: usize = 64 * 1024 * 1024;
 /// Bytes of a file that is written and synced.
-pub(crate) const PREPARED: u64 = 64 * 1024 * 1024;
+pub const PREPARED: u64 = 64 * 1024 * 1024;
 const PIECE: usize = 1024 * 1024;
 
 /// Time to copy `count` pieces of `len` bytes, one behind the other.
-pub(crate) fn copy(len: usize, count: u64) -> Duration {
+pub fn copy(len: usize, count: u64) -> Duration {
     // Not zeros: memory that was never written costs page faults.
     let (from, mut to) = (vec![7; len], vec![1; ARENA]);
     let begun = Instant::now();
@@ -38,12 +38,12 @@ pub(crate) fn copy(len: usize, count: u64) -> Duration {
 }
 
 /// Time to take the SHA-256 of `count` pieces of `len` bytes.
-pub(crate) fn sha256(len: usize, count: u64) -> Duration {
+pub fn sha256(len: usize, count: u64) -> Duration {
     timed(len, count, |bytes| u32::from(Sha256::digest(bytes)[0]))
 }
 
 /// Time to take the CRC of `count` pieces of `len` bytes.
-pub(crate) fn crc(len: usize, count: u64) -> Duration {
+pub fn crc(len: usize, count: u64) -> Duration {
     timed(len, count, crc32fast::hash)
 }
 
@@ -58,7 +58,7 @@ fn timed(len: usize, count: u64, sum: impl Fn(&[u8]) -> u32) -> Duration {
 }
 
 /// Time to write so many bytes to files that are allocated first and synced when they are full.
-pub(crate) fn write_back(dir: &Path, bytes: u64) -> io::Result<Duration> {
+pub fn write_back(dir: &Path, bytes: u64) -> io::Result<Duration> {
     let piece = vec![7; PIECE];
     let begun = Instant::now();
     let mut left = bytes;
@@ -76,7 +76,7 @@ pub(crate) fn write_back(dir: &Path, bytes: u64) -> io::Result<Duration> {
 }
 
 /// A log and a pack in space that was written and synced before, and a thread for the second sync.
-pub(crate) struct SyncLoop {
+pub struct SyncLoop {
     log: File,
     pack: File,
     len: u64,
@@ -88,7 +88,7 @@ pub(crate) struct SyncLoop {
 
 impl SyncLoop {
     /// Prepares files of so many bytes.
-    pub(crate) fn new(dir: &Path, len: u64) -> io::Result<Self> {
+    pub fn new(dir: &Path, len: u64) -> io::Result<Self> {
         let (log, pack) = (prepared(dir, len)?, prepared(dir, len)?);
         let (ask, asked) = sync_channel(1);
         let (answer, answers) = sync_channel(1);
@@ -101,7 +101,7 @@ impl SyncLoop {
 
     /// Writes so many bytes to each file and makes them durable, both at once. A file that nothing
     /// is written to is not synced.
-    pub(crate) fn group(&mut self, log: &[u8], pack: &[u8]) -> io::Result<()> {
+    pub fn group(&mut self, log: &[u8], pack: &[u8]) -> io::Result<()> {
         let longer = log.len().max(pack.len()) as u64;
         if self.at + longer > self.len {
             self.at = 0;
@@ -139,7 +139,7 @@ fn prepared(dir: &Path, len: u64) -> io::Result<File> {
 
 /// Walks the FRAME records of segments and checks each CRC, from memory: how many there are and the
 /// time without that of reading the files.
-pub(crate) fn walk(segments: &[PathBuf]) -> anyhow::Result<(u64, Duration)> {
+pub fn walk(segments: &[PathBuf]) -> anyhow::Result<(u64, Duration)> {
     let (mut frames, mut time) = (0, Duration::ZERO);
     for path in segments {
         let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;

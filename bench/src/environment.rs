@@ -18,7 +18,7 @@ const SYNC_BYTES: usize = 4096;
 const SYNCS: u64 = 200;
 
 /// Prints what the figures of this run depend on.
-pub(crate) fn print(report: &mut Report, scratch: &Path) -> io::Result<()> {
+pub fn print(report: &mut Report, scratch: &Path) -> io::Result<()> {
     let syncs = sync_latency(scratch)?;
     let micros = |share: f64| syncs.quantile(share).as_nanos() as f64 / 1e3;
     let (p50, p99) = (micros(0.5), micros(0.99));
@@ -36,7 +36,7 @@ pub(crate) fn print(report: &mut Report, scratch: &Path) -> io::Result<()> {
 }
 
 /// Machine, filesystem, compiler, commit and load, each with its name.
-pub(crate) fn facts(scratch: &Path) -> Vec<(&'static str, String)> {
+pub fn facts(scratch: &Path) -> Vec<(&'static str, String)> {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     vec![
         ("cpu", cpu()),
@@ -52,7 +52,10 @@ pub(crate) fn facts(scratch: &Path) -> Vec<(&'static str, String)> {
 }
 
 /// What a sync costs in a directory, into space that was written before.
-fn sync_latency(dir: &Path) -> io::Result<Histogram> {
+///
+/// # Errors
+/// When the directory cannot be written to.
+pub fn sync_latency(dir: &Path) -> io::Result<Histogram> {
     let file = tempfile::tempfile_in(dir)?;
     let file: &File = &file;
     let block = [1; SYNC_BYTES];

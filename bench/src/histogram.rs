@@ -12,7 +12,7 @@ const BUCKETS: usize = bucket(NANOS_MAX) + 1;
 
 /// How often which duration was seen.
 #[derive(Debug, Clone)]
-pub(crate) struct Histogram {
+pub struct Histogram {
     counts: Vec<u64>,
     total: u64,
     longest: u64,
@@ -45,7 +45,7 @@ impl Default for Histogram {
 
 impl Histogram {
     /// Counts one duration.
-    pub(crate) fn record(&mut self, duration: Duration) {
+    pub fn record(&mut self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(NANOS_MAX);
         self.counts[bucket(nanos)] += 1;
         self.total += 1;
@@ -53,19 +53,19 @@ impl Histogram {
     }
 
     /// How many durations were counted.
-    pub(crate) const fn count(&self) -> u64 {
+    pub const fn count(&self) -> u64 {
         self.total
     }
 
     /// Adds what another one counted.
-    pub(crate) fn merge(&mut self, other: &Self) {
+    pub fn merge(&mut self, other: &Self) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
         self.total += other.total;
         self.longest = self.longest.max(other.longest);
     }
 
     /// The duration that a share of all, 0 to 1, does not exceed; zero when there are none.
-    pub(crate) fn quantile(&self, share: f64) -> Duration {
+    pub fn quantile(&self, share: f64) -> Duration {
         let rank = ((self.total as f64 * share).ceil() as u64).clamp(1, self.total.max(1));
         let mut seen = 0;
         let found = self.counts.iter().position(|count| {

@@ -9,14 +9,14 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
+use xs_bench::histogram::Histogram;
+use xs_bench::process::Times;
+use xs_bench::workload::{Frames, Random, Shape, topic};
+use xs_bench::{process, scratch};
 use xs_engine::{Batch, NewFrame, ReadOptions, Store, StoreOptions, SyncPolicy, TopicPatterns};
 
 use crate::benches::append::fill;
 use crate::benches::replay::{best, read};
-use crate::histogram::Histogram;
-use crate::process::Times;
-use crate::workload::{Frames, Random, Shape, topic};
-use crate::{process, scratch};
 
 /// Frames of a batch where only the result counts.
 const BATCH: usize = 2048;
@@ -139,7 +139,7 @@ impl Job {
         answer.replay = best(|| read(store, &all))?.as_secs_f64();
         let one = ReadOptions { topics: of(topic(0).as_str())?, ..ReadOptions::default() };
         answer.topic = best(|| read(store, &one))?.as_secs_f64();
-        let (mut times, mut random) = (Histogram::default(), Random::new());
+        let (mut times, mut random) = (Histogram::default(), Random::default());
         for _ in 0..LASTS {
             let topics = of(topic(random.next() % self.topics).as_str())?;
             let begun = Instant::now();

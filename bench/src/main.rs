@@ -2,26 +2,18 @@
 //! depend on, then prints them; a claim about speed is one of these commands. It judges nothing and
 //! changes nothing outside its scratch directory, but for the results it is asked to write.
 
-mod bare;
 mod benches;
-mod environment;
-mod histogram;
 mod job;
-mod plot;
-mod process;
-mod report;
-mod scratch;
-mod server;
-mod workload;
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
 use tempfile::TempDir;
+use xs_bench::environment;
+use xs_bench::report::Report;
 
 use crate::job::Job;
-use crate::report::Report;
 
 /// Benches of xs.
 #[derive(Debug, Parser)]

@@ -15,14 +15,17 @@ const BOTTOM: f64 = 34.0;
 
 /// One panel: a figure over what it depends on. All values are above zero.
 #[derive(Debug)]
-pub(crate) struct Panel {
-    pub(crate) title: String,
-    pub(crate) across: &'static str,
-    pub(crate) points: Vec<(f64, f64)>,
+pub struct Panel {
+    /// What is above it.
+    pub title: String,
+    /// What its points depend on.
+    pub across: &'static str,
+    /// From left to right.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// The panels, so many in a row.
-pub(crate) fn svg(panels: &[Panel], columns: usize) -> String {
+pub fn svg(panels: &[Panel], columns: usize) -> String {
     let rows = panels.len().div_ceil(columns);
     let (width, height) = (WIDTH * columns as f64, HEIGHT * rows as f64);
     let mut svg = format!(

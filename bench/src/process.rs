@@ -1,5 +1,6 @@
 //! What the kernel says of processes: memory that no file backs, time on a processor.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -7,41 +8,63 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 /// Bytes of memory of this process that no file backs.
-pub(crate) fn rss_anon() -> anyhow::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn rss_anon() -> anyhow::Result<u64> {
+    memory("self", "RssAnon")
+}
+
+/// Bytes of memory of a process, by a name of `/proc/PID/status` such as `VmRSS`.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn memory(pid: &str, name: &str) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kib.context("find RssAnon in /proc/self/status")? * 1024)
+    Ok(kib.with_context(|| format!("find {name} in {path}"))? * 1024)
 }
 
 /// What threads have done with their time.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Times {
+pub struct Times {
     /// On a processor.
-    pub(crate) busy: Duration,
+    pub busy: Duration,
     /// Ready to run while others had the processors: time that neighbours took.
-    pub(crate) queued: Duration,
+    pub queued: Duration,
 }
 
 impl Times {
     /// Of this thread so far.
-    pub(crate) fn of_this_thread() -> Self {
+    pub fn of_this_thread() -> Self {
         Self::read(Path::new("/proc/thread-self/schedstat"))
     }
 
     /// Of the other threads of this process that run now, so far.
-    pub(crate) fn of_the_others() -> Self {
+    pub fn of_the_others() -> Self {
         let me = fs::read_link("/proc/thread-self").unwrap_or_default();
-        let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-        let others = tasks.filter(|task| !me.ends_with(task.file_name()));
-        others.map(|task| Self::read(&task.path().join("schedstat"))).fold(
+        Self::of_threads("self", |thread| !me.ends_with(thread))
+    }
+
+    /// Of the threads of a process that run now, so far.
+    #[must_use]
+    pub fn of_process(pid: u32) -> Self {
+        Self::of_threads(&pid.to_string(), |_| true)
+    }
+
+    fn of_threads(pid: &str, counts: impl Fn(&OsStr) -> bool) -> Self {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let counted = tasks.filter(|task| counts(&task.file_name()));
+        counted.map(|task| Self::read(&task.path().join("schedstat"))).fold(
             Self::default(),
             |sum, times| Self { busy: sum.busy + times.busy, queued: sum.queued + times.queued },
         )
     }
 
     /// What came on top since then.
-    pub(crate) fn since(self, before: Self) -> Self {
+    pub fn since(self, before: Self) -> Self {
         Self {
             busy: self.busy.saturating_sub(before.busy),
             queued: self.queued.saturating_sub(before.queued),

@@ -16,7 +16,7 @@ const NAME_COLUMNS: usize = 58;
 
 /// One row.
 #[derive(Debug, Clone)]
-pub(crate) struct Row {
+pub struct Row {
     name: String,
     figures: Vec<Figure>,
     target: Option<&'static str>,
@@ -30,28 +30,24 @@ struct Figure {
 }
 
 impl Row {
-    pub(crate) fn new(name: impl Into<String>) -> Self {
+    /// A row without figures.
+    pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), figures: Vec::new(), target: None }
     }
 
     /// Adds a figure with its unit.
-    pub(crate) fn figure(
-        mut self,
-        name: impl Into<String>,
-        value: f64,
-        unit: &'static str,
-    ) -> Self {
+    pub fn figure(mut self, name: impl Into<String>, value: f64, unit: &'static str) -> Self {
         self.figures.push(Figure { name: name.into(), value, unit });
         self
     }
 
     /// Adds how many of something happened in a second.
-    pub(crate) fn rate(self, what: &'static str, count: u64, time: Duration) -> Self {
+    pub fn rate(self, what: &'static str, count: u64, time: Duration) -> Self {
         self.figure(what, per_second(count, time), "/s")
     }
 
     /// Adds quantiles of latencies, in microseconds.
-    pub(crate) fn latency(self, histogram: &Histogram) -> Self {
+    pub fn latency(self, histogram: &Histogram) -> Self {
         let us = |share| histogram.quantile(share).as_nanos() as f64 / 1e3;
         self.figure("p50", us(0.5), "us").figure("p99", us(0.99), "us").figure(
             "p99.9",
@@ -61,7 +57,7 @@ impl Row {
     }
 
     /// Names what is aimed at.
-    pub(crate) const fn target(mut self, target: &'static str) -> Self {
+    pub const fn target(mut self, target: &'static str) -> Self {
         self.target = Some(target);
         self
     }
@@ -94,12 +90,12 @@ impl Row {
 }
 
 /// How many of something a second has.
-pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
+pub fn per_second(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64().max(1e-9)
 }
 
 /// A number with three digits that count, and its unit; rates get a letter for thousands.
-pub(crate) fn human(value: f64, unit: &str) -> String {
+pub fn human(value: f64, unit: &str) -> String {
     let (value, letter) = match value.abs() {
         _ if !unit.ends_with("/s") => (value, ""),
         size if size >= 1e9 => (value / 1e9, "G"),
@@ -119,38 +115,38 @@ pub(crate) fn human(value: f64, unit: &str) -> String {
 
 /// Where rows go.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub struct Report {
     bench: String,
     file: Option<File>,
 }
 
 impl Report {
     /// Prints to standard output, and to a file if there is one.
-    pub(crate) fn new(json: Option<&Path>) -> io::Result<Self> {
+    pub fn new(json: Option<&Path>) -> io::Result<Self> {
         Ok(Self { bench: String::new(), file: json.map(File::create).transpose()? })
     }
 
     /// Begins the rows of a bench.
-    pub(crate) fn begin(&mut self, bench: &str, about: &str) -> io::Result<()> {
+    pub fn begin(&mut self, bench: &str, about: &str) -> io::Result<()> {
         bench.clone_into(&mut self.bench);
         self.line(&format!("\n{bench}: {about}"))
     }
 
     /// A line that is for people alone.
-    pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
+    pub fn line(&mut self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         writeln!(out, "{text}")?;
         out.flush()
     }
 
     /// A row.
-    pub(crate) fn row(&mut self, row: &Row) -> io::Result<()> {
+    pub fn row(&mut self, row: &Row) -> io::Result<()> {
         self.line(&row.text())?;
         self.json(&row.json(&self.bench))
     }
 
     /// A line that is for the file alone.
-    pub(crate) fn json(&mut self, value: &Value) -> io::Result<()> {
+    pub fn json(&mut self, value: &Value) -> io::Result<()> {
         match &mut self.file {
             Some(file) => writeln!(file, "{value}"),
             None => Ok(()),

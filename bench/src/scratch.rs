@@ -5,12 +5,12 @@ use std::path::Path;
 use xs_engine::{Store, StoreOptions, SyncPolicy};
 
 /// Options of a store with a policy.
-pub(crate) fn options(sync: SyncPolicy) -> StoreOptions {
+pub fn options(sync: SyncPolicy) -> StoreOptions {
     StoreOptions { sync, ..StoreOptions::default() }
 }
 
 /// Opens a store; errors name the directory.
-pub(crate) fn open(dir: &Path, options: StoreOptions) -> anyhow::Result<Store> {
+pub fn open(dir: &Path, options: StoreOptions) -> anyhow::Result<Store> {
     Store::open(dir, options)
         .map_err(|error| anyhow::anyhow!("open a store in {}: {error}", dir.display()))
 }

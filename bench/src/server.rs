@@ -1,29 +1,28 @@
-//! A real `xs serve` in a process of its own, which does not outlive the bench.
+//! A real `xs serve` in a process of its own.
 
-use std::fs;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
 use xs_engine::SyncPolicy;
 use xs_protocol::{Address, Client, ClientOptions};
 
-/// The longest a server may take to answer, or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+use crate::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
 
 /// A running server.
 #[derive(Debug)]
-pub(crate) struct Server {
-    child: Child,
-    store: PathBuf,
-    log: PathBuf,
+pub struct Server {
+    daemon: Daemon,
+    address: Address,
 }
 
 /// The `xs` binary: the one named, or the one built beside this one.
-pub(crate) fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When it is missing.
+pub fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     let path = match named {
         Some(path) => path.to_owned(),
         None => std::env::current_exe().context("find this binary")?.with_file_name("xs"),
@@ -36,59 +35,85 @@ pub(crate) fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 impl Server {
     /// Starts a server for the store in `dir/store`. What it says goes to `dir/log`.
-    pub(crate) fn start(
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(
         xs: &Path,
         dir: &Path,
         sync: SyncPolicy,
         modules: Option<&Path>,
     ) -> anyhow::Result<Self> {
-        let (store, log) = (dir.join("store"), dir.join("log"));
+        Self::start_at(xs, dir, sync, modules, Address::of_path(&dir.join("store")))
+    }
+
+    /// The same, reached at an address: the store's socket or a TCP port.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_at(
+        xs: &Path,
+        dir: &Path,
+        sync: SyncPolicy,
+        modules: Option<&Path>,
+        address: Address,
+    ) -> anyhow::Result<Self> {
         let mut command = Command::new(xs);
-        command.arg("serve").arg(&store).args(["--log-level", "warn", "--sync", &sync.to_string()]);
+        command.arg("serve").arg(dir.join("store"));
+        command.args(["--log-level", "warn", "--sync", &sync.to_string()]);
         if let Some(modules) = modules {
             command.arg("--modules").arg(modules);
         }
-        let said = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
-        let child = command.spawn().with_context(|| format!("start {}", xs.display()))?;
-        Ok(Self { child, store, log })
+        if let Address::Tcp(socket) = address {
+            command.arg("--listen").arg(socket.to_string());
+        }
+        Ok(Self { daemon: Daemon::start(command, dir.join("log"))?, address })
     }
 
     /// Connects to the server once it listens.
-    pub(crate) async fn connect(&mut self) -> anyhow::Result<Client> {
-        let address = Address::of_path(&self.store);
+    ///
+    /// # Errors
+    /// When it does not for a long time, or ends.
+    pub async fn connect(&mut self) -> anyhow::Result<Client> {
         let give_up = Instant::now() + PATIENCE;
         loop {
-            match Client::connect(&address, ClientOptions::default()).await {
+            match self.connect_now().await {
                 Ok(client) => return Ok(client),
-                Err(error) if Instant::now() > give_up => return Err(error.into()),
+                Err(error) if Instant::now() > give_up => return Err(error),
                 Err(_) => {}
             }
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.ended()? {
                 bail!("xs serve ended with {status}:\n{}", self.said());
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
-    /// What it has said so far.
-    pub(crate) fn said(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+    /// Connects to the server, which listens already.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn connect_now(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.address, ClientOptions::default()).await?)
+    }
+
+    /// Its process alone.
+    #[must_use]
+    pub fn into_daemon(self) -> Daemon {
+        self.daemon
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It is a child that nobody has waited for: the id is still its own.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let give_up = Instant::now() + PATIENCE;
-        while Instant::now() < give_up {
-            match self.child.try_wait() {
-                Ok(None) => std::thread::sleep(LOOK_AGAIN),
-                _ => return,
-            }
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for Server {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.daemon
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
     }
 }

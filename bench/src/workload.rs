@@ -15,7 +15,7 @@ u-0000000\",\"agent\":\"Mozilla/5.5 (X11) Gecko\",\"cached\":false}";
 
 /// What frames look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub enum Shape {
     /// Meta of about 40 bytes and no body.
     Meta,
     /// The same meta and a JSON body of 256 bytes.
@@ -24,10 +24,10 @@ pub(crate) enum Shape {
 
 impl Shape {
     /// Both.
-    pub(crate) const ALL: [Self; 2] = [Self::Meta, Self::Body256];
+    pub const ALL: [Self; 2] = [Self::Meta, Self::Body256];
 
     /// How rows name it.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta only",
             Self::Body256 => "256 B body",
@@ -37,7 +37,7 @@ impl Shape {
 
 /// Makes frames, the same ones in every run.
 #[derive(Debug, Clone)]
-pub(crate) struct Frames {
+pub struct Frames {
     topics: Vec<Topic>,
     metas: Vec<Meta>,
     shape: Shape,
@@ -48,24 +48,24 @@ pub(crate) struct Frames {
 }
 
 /// The name of the topic with a number.
-pub(crate) fn topic(number: u64) -> Topic {
+pub fn topic(number: u64) -> Topic {
     Topic::parse(&format!("bench.t{number}")).expect("letters, digits and one dot are a topic")
 }
 
 impl Frames {
     /// Frames that go to so many topics in turn.
-    pub(crate) fn new(shape: Shape, topics: u64) -> Self {
+    pub fn new(shape: Shape, topics: u64) -> Self {
         Self::on((0..topics).map(topic).collect(), shape)
     }
 
     /// Frames on eight topics.
-    pub(crate) fn common(shape: Shape) -> Self {
+    pub fn common(shape: Shape) -> Self {
         Self::new(shape, 8)
     }
 
     /// Frames on given topics in turn.
-    pub(crate) fn on(topics: Vec<Topic>, shape: Shape) -> Self {
-        let mut random = Random::new();
+    pub fn on(topics: Vec<Topic>, shape: Shape) -> Self {
+        let mut random = Random::default();
         let metas = (0..METAS).map(|n| {
             let text = format!("{{\"n\":{n},\"cpu\":0.{:06}}}", random.next() % 1_000_000);
             Meta::parse(text).expect("this is JSON")
@@ -77,12 +77,12 @@ impl Frames {
     }
 
     /// Frames like these with other bodies, for another thread.
-    pub(crate) fn split(&mut self) -> Self {
+    pub fn split(&mut self) -> Self {
         Self { random: Random(self.random.next()), ..self.clone() }
     }
 
     /// The next frame.
-    pub(crate) fn next(&mut self) -> NewFrame {
+    pub fn frame(&mut self) -> NewFrame {
         let topic = self.topics[(self.made % self.topics.len() as u64) as usize].clone();
         let meta = self.metas[(self.made % METAS) as usize].clone();
         self.made += 1;
@@ -94,11 +94,12 @@ impl Frames {
     }
 
     /// The next so many frames.
-    pub(crate) fn take(&mut self, count: usize) -> Vec<NewFrame> {
-        (0..count).map(|_| self.next()).collect()
+    pub fn take(&mut self, count: usize) -> Vec<NewFrame> {
+        (0..count).map(|_| self.frame()).collect()
     }
 
-    fn body(&mut self) -> Bytes {
+    /// The next body of [`Shape::Body256`].
+    pub fn body(&mut self) -> Bytes {
         let mut body = BODY.to_vec();
         let mut pool = 0;
         for &at in &self.digits {
@@ -119,14 +120,17 @@ impl Frames {
 
 /// Numbers that look random and are the same in every run.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
-impl Random {
-    pub(crate) const fn new() -> Self {
+impl Default for Random {
+    fn default() -> Self {
         Self(0x9e37_79b9_7f4a_7c15)
     }
+}
 
-    pub(crate) const fn next(&mut self) -> u64 {
+impl Random {
+    /// The next one.
+    pub const fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -145,7 +149,7 @@ mod tests {
         let mut frames = Frames::common(Shape::Body256);
         let mut seen = HashSet::new();
         for _ in 0..10_000 {
-            let Body::Inline(body) = frames.next().body else { panic!("a frame without body") };
+            let Body::Inline(body) = frames.frame().body else { panic!("a frame without body") };
             assert_eq!(body.len(), 256);
             assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok(), "{body:?}");
             assert!(seen.insert(body));
@@ -156,7 +160,7 @@ mod tests {
     fn frames_of_two_threads_differ() {
         let mut frames = Frames::common(Shape::Body256);
         let (mut one, mut other) = (frames.split(), frames.split());
-        assert_ne!(one.next().body, other.next().body);
+        assert_ne!(one.frame().body, other.frame().body);
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use xs_bench::histogram::Histogram;
+use xs_bench::report::Row;
+use xs_bench::scratch;
+use xs_bench::workload::{Frames, Shape};
 use xs_engine::{Batch, Store, SyncPolicy};
 
 use crate::Setting;
-use crate::histogram::Histogram;
-use crate::report::Row;
-use crate::scratch;
-use crate::workload::{Frames, Shape};
 
 /// Frames of a synced bench, as a share of those of one that is not.
 const SYNC_SHARE: u64 = 200;

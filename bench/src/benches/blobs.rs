@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use xs_bench::report::Row;
+use xs_bench::workload::{Frames, Random, Shape};
 use xs_engine::Body;
 use zstd::bulk::{Compressor, Decompressor};
 
 use crate::Setting;
-use crate::report::Row;
-use crate::workload::{Frames, Random, Shape};
 
 const LEVEL: i32 = 3;
 const BLOCK_LEN: usize = 32 * 1024;
@@ -44,12 +44,12 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     setting.report.begin("blobs", &about)?;
     let mut frames = Frames::common(Shape::Body256);
     let bodies: Vec<Bytes> = (0..count)
-        .filter_map(|_| match frames.next().body {
+        .filter_map(|_| match frames.frame().body {
             Body::Inline(bytes) => Some(bytes),
             _ => None,
         })
         .collect();
-    let mut random = Random::new();
+    let mut random = Random::default();
     let gets = setting.amount(20_000, 500);
     let asked: Vec<usize> = (0..gets).map(|_| (random.next() % count as u64) as usize).collect();
     for level in [LEVEL, 1] {

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use xs_bench::environment;
+use xs_bench::plot::{Panel, svg};
+use xs_bench::report::{Row, human};
 
+use crate::Setting;
 use crate::benches::open::mib;
 use crate::job::{self, Answer, Job};
-use crate::plot::{Panel, svg};
-use crate::report::{Row, human};
-use crate::{Setting, environment};
 
 /// Topics that frames go to in turn: one has 1 % of the frames.
 const TOPICS: u64 = 100;

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use xs_bench::report::Row;
+use xs_bench::scratch;
+use xs_bench::workload::{Frames, Shape};
 use xs_engine::SyncPolicy;
 
+use crate::Setting;
 use crate::benches::append::fill;
-use crate::report::Row;
-use crate::workload::{Frames, Shape};
-use crate::{Setting, scratch};
 
 /// The longest that sealing may take behind the last append.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -4,17 +4,17 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use xs_bench::histogram::Histogram;
+use xs_bench::report::Row;
+use xs_bench::scratch;
+use xs_bench::server::{Server, binary};
+use xs_bench::workload::{Frames, Shape};
 use xs_engine::{Frame, NewFrame, ReadOptions, Start, SyncPolicy, Topic, TopicPatterns};
 use xs_protocol::{AppendRequest, Client, SubEvent, SubscribeOptions, Subscription};
 
 use crate::Setting;
 use crate::benches::append::fill;
 use crate::benches::socket::runtime;
-use crate::histogram::Histogram;
-use crate::report::Row;
-use crate::scratch;
-use crate::server::{Server, binary};
-use crate::workload::{Frames, Shape};
 
 /// Emits at the first frame and at the last, so that what is between them can be timed.
 const COUNT: &str = r#"import { handler } from "xs";
@@ -128,7 +128,7 @@ async fn round_trips(
 ) -> anyhow::Result<Histogram> {
     let mut times = Histogram::default();
     for _ in 0..count {
-        let frame: NewFrame = made.next();
+        let frame: NewFrame = made.frame();
         let begun = Instant::now();
         let appended = client.append(&AppendRequest::frames(vec![frame]));
         take(out, 1).await?;

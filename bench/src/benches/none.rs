@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use xs_bench::process::Times;
+use xs_bench::report::Row;
+use xs_bench::workload::{Frames, Shape};
+use xs_bench::{bare, scratch};
 use xs_engine::{Batch, SyncPolicy};
 
+use crate::Setting;
 use crate::benches::append::target;
-use crate::process::Times;
-use crate::report::Row;
-use crate::workload::{Frames, Shape};
-use crate::{Setting, bare, scratch};
 
 /// Pieces that a yardstick is taken over.
 const PIECES: u64 = 1_000_000;

@@ -1,9 +1,11 @@
 //! Opening a store whose process was killed in the middle of a segment: the time it takes, and the
 //! memory that is there afterwards and that no file backs.
 
+use xs_bench::report::Row;
+use xs_bench::scratch;
+
+use crate::Setting;
 use crate::job::{self, Answer, Job};
-use crate::report::Row;
-use crate::{Setting, scratch};
 
 /// Times that the store is killed and opened.
 const REPEATS: usize = 5;

@@ -4,13 +4,14 @@
 
 use std::time::{Duration, Instant};
 
+use xs_bench::histogram::Histogram;
+use xs_bench::report::Row;
+use xs_bench::scratch;
+use xs_bench::workload::{Frames, Shape};
 use xs_engine::{MediaChoice, StoreOptions, SyncPolicy};
 
+use crate::Setting;
 use crate::benches::append::fill;
-use crate::histogram::Histogram;
-use crate::report::Row;
-use crate::workload::{Frames, Shape};
-use crate::{Setting, scratch};
 
 const BATCH: usize = 64;
 /// Frames of a synced run, as a share of those of one that is not.

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use xs_bench::report::Row;
+use xs_bench::workload::{Frames, Shape};
+use xs_bench::{bare, scratch};
 use xs_engine::{ReadOptions, Store, SyncPolicy};
 
+use crate::Setting;
 use crate::benches::append::fill;
-use crate::report::Row;
-use crate::workload::{Frames, Shape};
-use crate::{Setting, bare, scratch};
 
 /// Passes over the log; the best one counts, as all else is noise.
 const PASSES: usize = 3;

@@ -5,16 +5,16 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
+use xs_bench::histogram::Histogram;
+use xs_bench::report::Row;
+use xs_bench::scratch;
+use xs_bench::server::{Server, binary};
+use xs_bench::workload::{Frames, Shape};
 use xs_engine::{ReadOptions, SyncPolicy};
 use xs_protocol::{AppendRequest, Client, SubEvent, SubscribeOptions};
 
 use crate::Setting;
 use crate::benches::append::fill;
-use crate::histogram::Histogram;
-use crate::report::Row;
-use crate::scratch;
-use crate::server::{Server, binary};
-use crate::workload::{Frames, Shape};
 
 /// How a client appends.
 #[derive(Debug, Clone, Copy)]

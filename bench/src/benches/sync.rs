@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use xs_bench::bare::{PREPARED, SyncLoop};
+use xs_bench::histogram::Histogram;
+use xs_bench::report::{Row, per_second};
+use xs_bench::scratch;
+use xs_bench::workload::{Frames, Shape};
 use xs_engine::{Batch, Store, SyncPolicy};
 
-use crate::bare::{PREPARED, SyncLoop};
-use crate::histogram::Histogram;
-use crate::report::{Row, per_second};
-use crate::workload::{Frames, Shape};
-use crate::{Setting, scratch};
+use crate::Setting;
 
 const OUTSTANDING: [usize; 4] = [1, 8, 64, 512];
 const THREADS_MAX: usize = 4;
@@ -77,9 +78,9 @@ fn bytes_of(
     made: &mut Frames,
     outstanding: usize,
 ) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
-    store.append(Batch::from(made.next()))?;
+    store.append(Batch::from(made.frame()))?;
     let before = store.info().log_bytes.max(FILE_HEADER);
-    let frame = made.next();
+    let frame = made.frame();
     let body = match &frame.body {
         xs_engine::Body::Inline(bytes) => ENTRY_HEADER + bytes.len(),
         _ => 0,
@@ -104,7 +105,7 @@ fn appends(
         let mut size = 0;
         while Instant::now() < until {
             let begun = Instant::now();
-            store.append(Batch::from(made.next()))?;
+            store.append(Batch::from(made.frame()))?;
             done.times.record(begun.elapsed());
             size += 1;
         }
@@ -140,7 +141,7 @@ fn window(
     loop {
         let go_on = Instant::now() < until;
         while go_on && tickets.len() < outstanding {
-            tickets.push_back((Instant::now(), store.submit(Batch::from(frames.next()))));
+            tickets.push_back((Instant::now(), store.submit(Batch::from(frames.frame()))));
         }
         let Some((begun, ticket)) = tickets.pop_front() else { return Ok(times) };
         ticket.wait()?;

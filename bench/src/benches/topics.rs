@@ -3,14 +3,15 @@
 
 use std::time::Instant;
 
+use xs_bench::histogram::Histogram;
+use xs_bench::report::Row;
+use xs_bench::scratch;
+use xs_bench::workload::{Frames, Random, Shape, topic};
 use xs_engine::{Batch, NewFrame, ReadOptions, Store, StoreOptions, SyncPolicy, TopicPatterns};
 
+use crate::Setting;
 use crate::benches::append::fill;
 use crate::benches::replay::{best, read};
-use crate::histogram::Histogram;
-use crate::report::Row;
-use crate::workload::{Frames, Random, Shape, topic};
-use crate::{Setting, scratch};
 
 /// Topics that take turns, so that each has 1 % of the frames.
 const TOPICS: u64 = 100;
@@ -56,7 +57,7 @@ fn last(setting: &mut Setting) -> anyhow::Result<()> {
     while store.info().segments < segments {
         fill(&store, &mut frames, 64, 64 * 32)?;
     }
-    let mut random = Random::new();
+    let mut random = Random::default();
     let any = |_| topic(random.next() % (TOPICS + 1));
     let asked: Vec<_> = (0..setting.amount(10_000, 100)).map(any).collect();
     let oldest = vec![topic(TOPICS); asked.len()];
