@@ -1,0 +1,185 @@
+//! Counts the instructions of fixed work under valgrind and compares them with what
+//! `bench/instructions.toml` says: a guard against slower code that does not depend on the clock. It
+//! changes that file only when it is told to.
+
+mod cases;
+mod service;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+use xs_bench::report::{Report, human};
+
+use crate::cases::{CASES, Case};
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.toml");
+const HEAD: &str = "# Instructions for each frame of the work of xs-guard, which `scripts/instructions` \
+                    compares\n# and `scripts/instructions --update` writes.\n\n";
+/// By so much a count may grow with the same compiler and valgrind, and with others.
+const TOLERANCE_PERCENT: f64 = 3.0;
+const TOLERANCE_ELSEWHERE_PERCENT: f64 = 10.0;
+
+/// Counts instructions and compares them.
+#[derive(Debug, Parser)]
+#[command(name = "xs-guard")]
+struct Args {
+    /// Write what is counted now instead of comparing it.
+    #[arg(long)]
+    update: bool,
+    /// Do the work of one case: what valgrind is given.
+    #[arg(long, hide = true)]
+    case: Option<String>,
+}
+
+/// What was counted, and with which tools.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Counts {
+    rustc: String,
+    valgrind: String,
+    machine: String,
+    frame: BTreeMap<String, f64>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    if let Some(name) = args.case {
+        let case = CASES.iter().find(|case| case.name == name).context("no such case")?;
+        (case.run)()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let now = count()?;
+    let mut report = Report::new(None)?;
+    if args.update {
+        fs::write(FILE, format!("{HEAD}{}", toml::to_string(&now)?))?;
+        report.line(&format!("wrote {FILE}"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = fs::read_to_string(FILE).with_context(|| format!("read {FILE}"))?;
+    let before: Counts = toml::from_str(&text).with_context(|| format!("read {FILE}"))?;
+    let (lines, worse) = compare(&before, &now);
+    for line in lines {
+        report.line(&line)?;
+    }
+    if worse.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    report.line(&format!(
+        "{} changed beyond the tolerance; if that is meant: scripts/instructions --update",
+        worse.join(", ")
+    ))?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// A line for each case, and the cases whose counts are not what they should be. One that shrank as
+/// much is told too: what it was before would let it grow back.
+fn compare(before: &Counts, now: &Counts) -> (Vec<String>, Vec<String>) {
+    let tools =
+        |counts: &Counts| (counts.rustc.clone(), counts.valgrind.clone(), counts.machine.clone());
+    let same = tools(before) == tools(now);
+    let tolerance = if same { TOLERANCE_PERCENT } else { TOLERANCE_ELSEWHERE_PERCENT };
+    let (mut lines, mut worse) = (Vec::new(), Vec::new());
+    for Case { name, about, .. } in CASES {
+        let count = now.frame.get(*name).copied().unwrap_or_default();
+        let grown = before.frame.get(*name).map(|before| (count / before - 1.0) * 100.0);
+        let far = grown.is_none_or(|grown| grown.abs() > tolerance);
+        let grown = grown.map_or_else(|| "new".to_owned(), |grown| format!("{grown:+.2} %"));
+        let count = human(count, "");
+        lines.push(format!("counted: {name}: {count} instructions a frame, {grown} ({about})"));
+        if far {
+            worse.push((*name).to_owned());
+        }
+    }
+    if !same {
+        lines.push(format!(
+            "counted with {}, {}, {}; the file was with {}, {}, {}: up to {tolerance} % may differ",
+            now.rustc, now.valgrind, now.machine, before.rustc, before.valgrind, before.machine
+        ));
+    }
+    (lines, worse)
+}
+
+fn count() -> anyhow::Result<Counts> {
+    let frame = CASES.iter().map(|case| Ok((case.name.to_owned(), instructions(case)?)));
+    Ok(Counts {
+        rustc: says("rustc")?,
+        valgrind: says("valgrind")?,
+        machine: machine(),
+        frame: frame.collect::<anyhow::Result<_>>()?,
+    })
+}
+
+/// What decides which variants of memcpy and the like are taken.
+fn machine() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let wide = std::arch::is_x86_feature_detected!("avx2");
+    #[cfg(not(target_arch = "x86_64"))]
+    let wide = false;
+    format!("{}{}", std::env::consts::ARCH, if wide { " with AVX2" } else { "" })
+}
+
+fn says(program: &str) -> anyhow::Result<String> {
+    let run = Command::new(program).arg("--version").output();
+    let run = run.with_context(|| format!("run {program}"))?;
+    Ok(String::from_utf8_lossy(&run.stdout).trim().to_owned())
+}
+
+/// Instructions for each frame of a case.
+fn instructions(case: &Case) -> anyhow::Result<f64> {
+    let this: PathBuf = std::env::current_exe().context("find this binary")?;
+    let run = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(format!("--toggle-collect=xs_guard::cases::{}", case.counted))
+        .arg(this)
+        .args(["--case", case.name])
+        .stdin(Stdio::null())
+        .output()
+        .context("run valgrind")?;
+    let said = String::from_utf8_lossy(&run.stderr);
+    let total = said.lines().find_map(|line| line.split_once("Collected :"));
+    let total = total.and_then(|(_, count)| count.trim().parse::<u64>().ok());
+    match total {
+        Some(total) if run.status.success() && total > 0 => Ok(total as f64 / cases::FRAMES as f64),
+        _ => bail!("valgrind counted nothing in {}:\n{said}", case.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grew_and_what_shrank_too_far_is_told() {
+        let counts = |factors: [f64; 2]| {
+            let frame = CASES.iter().enumerate().map(|(at, case)| {
+                (case.name.to_owned(), 1000.0 * factors.get(at).copied().unwrap_or(1.0))
+            });
+            Counts {
+                rustc: "1".to_owned(),
+                valgrind: "1".to_owned(),
+                machine: "x".to_owned(),
+                frame: frame.collect(),
+            }
+        };
+        let before = counts([1.0, 1.0]);
+        assert!(compare(&before, &counts([1.02, 0.98])).1.is_empty());
+        let (lines, worse) = compare(&before, &counts([1.04, 0.9]));
+        assert_eq!(worse, [CASES[0].name, CASES[1].name]);
+        assert!(lines[0].contains("+4.00 %"), "{}", lines[0]);
+        let other = Counts { rustc: "2".to_owned(), ..counts([1.04, 0.95]) };
+        assert!(compare(&before, &other).1.is_empty());
+    }
+
+    #[test]
+    fn the_file_has_every_case() {
+        let counts: Counts = toml::from_str(&fs::read_to_string(FILE).unwrap()).unwrap();
+        let names: Vec<_> = counts.frame.keys().map(String::as_str).collect();
+        let mut cases: Vec<_> = CASES.iter().map(|case| case.name).collect();
+        cases.sort_unstable();
+        assert_eq!(names, cases);
+    }
+}
