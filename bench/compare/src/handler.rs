@@ -1,0 +1,127 @@
+//! A log of messages through code that answers each, keeps a count, and stores answers, count and position
+//! together: a handler of xs, and for reference a consumer of a Redis stream in Node.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail, ensure};
+use redis::{Value, cmd, pipe};
+use xs_bench::daemon::{Daemon, PATIENCE};
+use xs_bench::report::per_second;
+use xs_bench::server::Server;
+use xs_engine::{Meta, NewFrame, ReadOptions, Topic, TopicPatterns};
+use xs_protocol::{Address, AppendRequest, SubEvent, SubscribeOptions};
+
+use crate::system::{Place, Redis, System as _, free_port};
+
+const HANDLER: &str = r#"import { handler } from "xs";
+export default handler({ topics: "in", start: "first", state: { n: 0 },
+  run(frame, ctx) { return { n: ++ctx.state.n, of: frame.meta.n }; },
+});
+"#;
+const CONSUMER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/consumer.cjs");
+const BATCH: u64 = 512;
+
+/// When answers came, and how many.
+#[derive(Debug, Default)]
+struct Answers {
+    first: Option<(Instant, u64)>,
+    count: u64,
+}
+
+impl Answers {
+    fn came(&mut self, count: u64) {
+        self.count += count;
+        if count > 0 && self.first.is_none() {
+            self.first = Some((Instant::now(), count));
+        }
+    }
+
+    /// Answers a second from the first that came on.
+    fn rate(&self) -> anyhow::Result<f64> {
+        let (begun, first) = self.first.context("there were no answers")?;
+        ensure!(self.count > first, "all answers came at once: too few for a rate");
+        Ok(per_second(self.count - first, begun.elapsed()))
+    }
+}
+
+/// Messages a second through a handler of xs.
+pub(crate) async fn xs(place: &Place, messages: u64) -> anyhow::Result<f64> {
+    let policy = place.promise.policy()?;
+    let modules = place.dir.join("modules");
+    fs::create_dir_all(modules.join("handlers"))?;
+    let start = |modules: Option<&Path>| {
+        Server::start_at(&place.program, &place.dir, policy, modules, Address::Tcp(free_port()?))
+    };
+    let mut server = start(None)?;
+    let client = server.connect().await?;
+    let topic = Topic::parse("in")?;
+    for n in (0..messages).step_by(BATCH as usize) {
+        let metas = (n..messages.min(n + BATCH)).map(|n| Meta::parse(format!("{{\"n\":{n}}}")));
+        let frame = |meta| NewFrame { meta, ..NewFrame::new(topic.clone()) };
+        let frames = metas.map(|meta| meta.map(frame)).collect::<Result<Vec<_>, _>>()?;
+        client.append(&AppendRequest::frames(frames)).await?;
+    }
+    drop((client, server));
+    fs::write(modules.join("handlers/echo.ts"), HANDLER)?;
+    let mut server = start(Some(&modules))?;
+    let client = server.connect().await?;
+    let topics = TopicPatterns::parse("echo.out")?;
+    let options = ReadOptions { topics, follow: true, ..ReadOptions::default() };
+    let mut out = client.subscribe(&options, SubscribeOptions::default()).await?;
+    let mut answers = Answers::default();
+    while answers.count < messages {
+        let event = tokio::time::timeout(PATIENCE, out.next()).await;
+        let event = event.with_context(|| format!("no answers; xs said: {}", server.said()))?;
+        if let SubEvent::Frames { frames, .. } = event.context("a subscription ended")?? {
+            answers.came(frames.len() as u64);
+        }
+    }
+    answers.rate()
+}
+
+/// Messages a second through a consumer in Node, whose packages are in a directory.
+pub(crate) async fn redis(place: &Place, tools: &Path, messages: u64) -> anyhow::Result<f64> {
+    let server = Redis::start(place).await?;
+    let mut connection = server.link().await?.connection;
+    for n in (0..messages).step_by(BATCH as usize) {
+        let mut pipeline = pipe();
+        for n in n..messages.min(n + BATCH) {
+            pipeline.cmd("XADD").arg("in").arg("*").arg("m").arg(format!("{{\"n\":{n}}}")).ignore();
+        }
+        pipeline.query_async::<()>(&mut connection).await?;
+    }
+    let mut group = cmd("XGROUP");
+    group.arg("CREATE").arg("in").arg("group").arg(0);
+    group.query_async::<()>(&mut connection).await?;
+    let mut command = Command::new("node");
+    command.arg(CONSUMER).arg(server.url()).env("NODE_PATH", tools.join("node_modules"));
+    let mut consumer = Daemon::start(command, place.dir.join("consumer.log"))?;
+    let (mut answers, mut after) = (Answers::default(), "0".to_owned());
+    while answers.count < messages {
+        let mut read = cmd("XREAD");
+        read.arg("COUNT").arg(1000).arg("BLOCK").arg(PATIENCE.as_millis() as u64);
+        read.arg("STREAMS").arg("out").arg(&after);
+        let streams: Vec<(String, Vec<(String, Value)>)> =
+            read.query_async(&mut connection).await?;
+        let Some((_, entries)) = streams.first() else {
+            bail!("no answers; the consumer {:?} said: {}", consumer.ended()?, consumer.said())
+        };
+        answers.came(entries.len() as u64);
+        if let Some((id, _)) = entries.last() {
+            after.clone_from(id);
+        }
+    }
+    answers.rate()
+}
+
+/// Where the packages of the consumer are, or why it cannot run.
+pub(crate) fn tools(named: Option<PathBuf>) -> Result<PathBuf, &'static str> {
+    if crate::system::find("node").is_none() {
+        return Err("node is missing");
+    }
+    let tools = named.filter(|dir| dir.join("node_modules/redis").is_dir());
+    tools.ok_or("npm's package redis is missing: scripts/compare installs it")
+}

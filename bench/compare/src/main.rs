@@ -1,0 +1,292 @@
+//! xs beside what users would pick instead: the same work, on the same machine, in one run, system by
+//! system in turn. It measures and writes results; it judges nothing.
+
+mod bodies;
+mod chart;
+mod handler;
+mod limits;
+mod load;
+mod results;
+mod rows;
+mod sample;
+mod system;
+mod work;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use xs_bench::report::{Report, human};
+use xs_bench::server::binary;
+
+use crate::limits::Limits;
+use crate::results::{Results, Version};
+use crate::sample::{Figures, Sample};
+use crate::system::{Nats, Place, Promise, Redis, Sqlite, System, Xs, find, says};
+use crate::work::{Amounts, Group, group};
+
+/// xs beside Redis Streams, NATS JetStream and SQLite: rates, latencies, bytes and times.
+#[derive(Debug, Parser)]
+#[command(name = "xs-compare", max_term_width = 100)]
+struct Args {
+    /// So little that the figures mean nothing: shows that everything works.
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Longer, and with stores of ten million messages.
+    #[arg(long)]
+    full: bool,
+    /// Where stores are made, in directories that are removed again [default: that of the system].
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+    /// The `xs` binary [default: the one beside this one].
+    #[arg(long, value_name = "PATH")]
+    xs: Option<PathBuf>,
+    /// Directory with the node_modules that the consumer in Node needs.
+    #[arg(long, value_name = "PATH")]
+    tools: Option<PathBuf>,
+    /// Where results are written.
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// Only these groups of rows: append, durable, read, live, blob, handler.
+    #[arg(long, value_name = "GROUP", value_delimiter = ',')]
+    only: Vec<String>,
+    /// A line for the results: what was not installed, and why.
+    #[arg(long, value_name = "TEXT")]
+    note: Vec<String>,
+}
+
+/// A comparison under way.
+struct Comparison {
+    tokio: Runtime,
+    dir: PathBuf,
+    amounts: Amounts,
+    reps: usize,
+    only: Vec<String>,
+    xs: PathBuf,
+    redis: Option<PathBuf>,
+    nats: Option<PathBuf>,
+    tools: Option<PathBuf>,
+    report: Report,
+    samples: Vec<Sample>,
+    /// What was not measured, and why.
+    missing: Vec<String>,
+}
+
+const HANDLER: &str = "handler";
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let known = |name: &String| name == HANDLER || Group::ALL.iter().any(|(one, _)| one == name);
+    if let Some(unknown) = args.only.iter().find(|name| !known(name)) {
+        bail!("there is no group {unknown:?}");
+    }
+    let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    std::fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
+    let (amounts, reps) = amounts(&args);
+    let mut missing = args.note.clone();
+    let mut program = |name: &str| {
+        let found = find(name);
+        if found.is_none() {
+            missing.push(format!("{name}: not on PATH"));
+        }
+        found
+    };
+    let (redis, nats) = (program("redis-server"), program("nats-server"));
+    let tools = handler::tools(args.tools.clone());
+    if let Err(reason) = tools {
+        missing.push(format!("the consumer in Node: {reason}"));
+    }
+    let mut comparison = Comparison {
+        tokio: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        dir,
+        amounts,
+        reps,
+        only: args.only,
+        xs: binary(args.xs.as_deref())?,
+        redis,
+        nats,
+        tools: tools.ok(),
+        report: Report::new(Some(&args.out.join("rows.jsonl")))?,
+        samples: Vec::new(),
+        missing,
+    };
+    comparison.run(&args.out, args.quick)
+}
+
+fn amounts(args: &Args) -> (Amounts, usize) {
+    let amounts = |slice, messages, handled, large_blobs| Amounts {
+        slice: Duration::from_millis(slice),
+        messages,
+        handled,
+        large_blobs,
+    };
+    match (args.quick, args.full) {
+        (true, _) => (amounts(150, 20_000, 5_000, 1), 1),
+        (_, true) => (amounts(4000, 10_000_000, 500_000, 9), 5),
+        _ => (amounts(1000, 500_000, 100_000, 3), 3),
+    }
+}
+
+impl Comparison {
+    fn run(&mut self, out: &Path, quick: bool) -> anyhow::Result<()> {
+        let facts = xs_bench::environment::facts(&self.dir);
+        for (name, fact) in &facts {
+            self.report.line(&format!("{name:<12}{fact}"))?;
+        }
+        let limits = Limits::measure(&self.dir, self.amounts.slice)?;
+        for (name, limit) in limits.lines() {
+            self.report.line(&format!("{name}: {limit}"))?;
+        }
+        self.groups()?;
+        if self.wanted(HANDLER) {
+            self.handlers()?;
+        }
+        let results = Results {
+            facts,
+            versions: self.versions(),
+            limits,
+            samples: &self.samples,
+            missing: &self.missing,
+            reps: self.reps,
+            amounts: self.amounts,
+            quick,
+        };
+        results.write(out)?;
+        self.report.line(&format!("\nwrote {}", out.join("README.md").display()))?;
+        match self.missing.iter().find(|line| line.starts_with(Xs::NAME)) {
+            Some(line) => bail!("{line}"),
+            None => Ok(()),
+        }
+    }
+
+    fn wanted(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+
+    /// All groups, repetition by repetition and in each of them system by system.
+    fn groups(&mut self) -> anyhow::Result<()> {
+        for (name, group) in Group::ALL {
+            if !self.wanted(name) {
+                continue;
+            }
+            let promise = if group == Group::Durable { Promise::Power } else { Promise::Process };
+            let mut nats = self.nats.clone();
+            if let (Some(program), Promise::Power) = (&nats, promise)
+                && Nats::cannot(program, self.scratch()?.path(), promise)?
+            {
+                let version = says(program, "--version");
+                self.missing.push(format!("NATS, durable: {version} has no sync_interval: always"));
+                nats = None;
+            }
+            for rep in 0..self.reps {
+                self.report.begin(name, &format!("repetition {} of {}", rep + 1, self.reps))?;
+                self.one::<Xs>(group, Some(self.xs.clone()), promise, rep)?;
+                self.one::<Redis>(group, self.redis.clone(), promise, rep)?;
+                self.one::<Nats>(group, nats.clone(), promise, rep)?;
+                self.one::<Sqlite>(group, Some(PathBuf::new()), promise, rep)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn scratch(&self) -> anyhow::Result<TempDir> {
+        Ok(tempfile::Builder::new().prefix("xs-compare.").tempdir_in(&self.dir)?)
+    }
+
+    /// A directory for a server, after what was written before is on the disk.
+    fn place(&self, program: PathBuf, promise: Promise) -> anyhow::Result<(TempDir, Place)> {
+        rustix::fs::sync();
+        let scratch = self.scratch()?;
+        let place = Place { dir: scratch.path().to_owned(), program, promise };
+        Ok((scratch, place))
+    }
+
+    fn one<S: System>(
+        &mut self,
+        what: Group,
+        program: Option<PathBuf>,
+        promise: Promise,
+        rep: usize,
+    ) -> anyhow::Result<()> {
+        let Some(program) = program else { return Ok(()) };
+        let (_scratch, place) = self.place(program, promise)?;
+        let mut samples = Vec::new();
+        let done = self.tokio.block_on(group::<S>(what, &place, self.amounts, rep, &mut samples));
+        self.tell(samples)?;
+        if let Err(error) = done {
+            self.failed(format!("{}, {what:?}: {error:#}", S::NAME))?;
+        }
+        Ok(())
+    }
+
+    fn handlers(&mut self) -> anyhow::Result<()> {
+        let messages = self.amounts.handled;
+        for (row, promise) in [("handler", Promise::Process), ("handler-durable", Promise::Power)] {
+            for rep in 0..self.reps {
+                self.report.begin(HANDLER, &format!("{row}, repetition {}", rep + 1))?;
+                let (_scratch, place) = self.place(self.xs.clone(), promise)?;
+                let rate = self.tokio.block_on(handler::xs(&place, messages));
+                self.handled(row, Xs::NAME, rep, rate)?;
+                let (Some(redis), Some(tools)) = (self.redis.clone(), self.tools.clone()) else {
+                    continue;
+                };
+                let (_scratch, place) = self.place(redis, promise)?;
+                let rate = self.tokio.block_on(handler::redis(&place, &tools, messages));
+                self.handled(row, Redis::NAME, rep, rate)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handled(
+        &mut self,
+        row: &'static str,
+        system: &'static str,
+        rep: usize,
+        rate: anyhow::Result<f64>,
+    ) -> anyhow::Result<()> {
+        match rate {
+            Ok(rate) => self.tell(vec![Sample { row, system, rep, figures: Figures::of(rate) }]),
+            Err(error) => self.failed(format!("{system}, {row}: {error:#}")),
+        }
+    }
+
+    fn tell(&mut self, samples: Vec<Sample>) -> anyhow::Result<()> {
+        for sample in samples {
+            let row = rows::ROWS.iter().find(|row| row.key == sample.row);
+            let (title, unit) = row.map_or((sample.row, ""), |row| (row.title, row.unit()));
+            let value = human(sample.figures.value, unit);
+            self.report.line(&format!("  {:<8}{title:<52}{value}", sample.system))?;
+            self.report.json(&sample.json(unit))?;
+            self.samples.push(sample);
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, line: String) -> anyhow::Result<()> {
+        self.report.line(&format!("  FAILED {line}"))?;
+        self.missing.push(line);
+        Ok(())
+    }
+
+    fn versions(&self) -> Vec<Version> {
+        let version = |name, version: Option<String>, settings: fn(Promise) -> &'static str| {
+            version.map(|version| Version { name, version, settings })
+        };
+        let of = |program: &Option<PathBuf>| {
+            program.as_deref().map(|program| says(program, "--version"))
+        };
+        [
+            version(Xs::NAME, Some(says(&self.xs, "--version")), Xs::settings),
+            version(Redis::NAME, of(&self.redis), Redis::settings),
+            version(Nats::NAME, of(&self.nats), Nats::settings),
+            version(Sqlite::NAME, Some(rusqlite::version().to_owned()), Sqlite::settings),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
