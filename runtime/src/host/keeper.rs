@@ -52,7 +52,6 @@ pub(super) struct Keeper {
     key: Key,
     running: Option<Running>,
     fatal: mpsc::UnboundedSender<Fatal>,
-    shutdown: CancellationToken,
 }
 
 struct Running {
@@ -77,13 +76,12 @@ impl Keeper {
         key: Key,
         orders: mpsc::UnboundedReceiver<Order>,
         fatal: mpsc::UnboundedSender<Fatal>,
-        shutdown: CancellationToken,
     ) -> JoinHandle<()> {
-        tokio::spawn(Self { shared, key, running: None, fatal, shutdown }.run(orders))
+        tokio::spawn(Self { shared, key, running: None, fatal }.run(orders))
     }
 
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let shutdown = self.shutdown.clone();
+        let shutdown = self.shared.shutdown.clone();
         loop {
             tokio::select! {
                 biased;
@@ -289,7 +287,7 @@ impl Keeper {
     async fn say(&self, frames: Vec<NewFrame>, cursors: Vec<CursorChange>) -> Option<Appended> {
         let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
         // The last words of a Host that ends are said too, as long as the store takes them at once.
-        match commit(&self.shared.client, &batch, &self.shutdown).await {
+        match commit(&self.shared.client, &batch, &self.shared.shutdown).await {
             Outcome::Stored(appended) => return Some(appended),
             Outcome::Stopped => {}
             Outcome::Conflict => {

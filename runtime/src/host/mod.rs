@@ -129,7 +129,6 @@ struct Host {
     spent_isolates_max: usize,
     keepers: HashMap<Key, (mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
     fatal: (mpsc::UnboundedSender<Fatal>, mpsc::UnboundedReceiver<Fatal>),
-    shutdown: CancellationToken,
 }
 
 impl Host {
@@ -154,6 +153,7 @@ impl Host {
             allow,
             limits,
             starts: Semaphore::new(STARTS_MAX),
+            shutdown,
             made: tokio::sync::watch::channel(0).0,
             calls: TaskTracker::new(),
         });
@@ -175,7 +175,6 @@ impl Host {
             spent_isolates_max,
             keepers: HashMap::new(),
             fatal: mpsc::unbounded_channel(),
-            shutdown,
         };
         while !host.fold_next(false).await? {}
         host.quarantine(&culprits).await?;
@@ -220,7 +219,7 @@ impl Host {
         self.shared.calls.close();
         tokio::select! {
             () = shutdown.cancelled() => HostEnd::Stopped,
-            // Those that take longer are answered as interrupted.
+            // Those that take longer are answered as interrupted, or run again there.
             _ = tokio::time::timeout(DRAIN_MAX, self.shared.calls.wait()) => HostEnd::Worn,
         }
     }
@@ -294,11 +293,11 @@ impl Host {
     }
 
     fn order(&mut self, key: Key, order: Order) {
-        let Self { shared, keepers, fatal, shutdown, .. } = self;
+        let Self { shared, keepers, fatal, .. } = self;
         let (orders, _) = keepers.entry(key.clone()).or_insert_with(|| {
             let (orders, receiver) = mpsc::unbounded_channel();
             let shared = Arc::clone(shared);
-            let task = Keeper::spawn(shared, key, receiver, fatal.0.clone(), shutdown.clone());
+            let task = Keeper::spawn(shared, key, receiver, fatal.0.clone());
             (orders, task)
         });
         // A keeper only ends with the Host.

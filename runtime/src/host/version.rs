@@ -9,6 +9,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use xs_engine::{BlobHash, Frame, FrameId};
 use xs_protocol::Client;
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     pub(super) allow: Allow,
     pub(super) limits: Limits,
     pub(super) starts: Semaphore,
+    /// Fires when the Host ends, whatever it ends for.
+    pub(super) shutdown: CancellationToken,
     /// How many isolates were made.
     pub(super) made: watch::Sender<usize>,
     /// Calls of commands that have begun and are not answered; closed when no more may begin.

@@ -105,9 +105,10 @@ impl Calls {
         }
     }
 
-    /// Cancels all.
-    pub(super) fn cancel_all(&self) {
+    /// Cancels all; which they are.
+    pub(super) fn cancel_all(&self) -> Vec<FrameId> {
         self.cancels.values().for_each(CancellationToken::cancel);
+        self.cancels.keys().copied().collect()
     }
 
     /// Waits until none runs.

@@ -98,13 +98,20 @@ impl Command {
         self.store(vec![answer], stop).await
     }
 
-    /// Ends it: the calls that still run are stopped and answered.
-    pub(super) async fn end(self, ending: Ending) -> Ending {
-        let Self { version, isolate, mut calls, mut place, mut finishes, cursor, .. } = self;
+    /// Ends it: the calls that still run are stopped, and answered unless the next Host runs them
+    /// again.
+    pub(super) async fn end(mut self, ending: Ending) -> Ending {
         if matches!(ending, Ending::Lost(_)) {
             return ending;
         }
-        calls.cancel_all();
+        let begun = self.calls.cancel_all();
+        let again =
+            self.definition.retry_after_crash && self.version.shared().shutdown.is_cancelled();
+        if again {
+            // That its Host was stopped says nothing against a call: this try does not count.
+            self.place.not_tried(&begun);
+        }
+        let Self { version, isolate, mut calls, mut place, mut finishes, cursor, .. } = self;
         finishes.close();
         let mut frames = Vec::new();
         let ending = match Arc::try_unwrap(isolate) {
@@ -124,17 +131,18 @@ impl Command {
             drop(finish.answer.send(Err(BackendError::new(BackendCode::Unavailable, "stopped"))));
         }
         let client = &version.shared().client;
-        for (id, _) in std::mem::take(&mut place.running) {
+        let cut_off = if again { Default::default() } else { std::mem::take(&mut place.running) };
+        for (id, _) in cut_off {
             if let Ok(Some(call)) = client.get(Bound::Id(id)).await {
                 let text = "the command was stopped before the call ended; call again";
                 frames.push(error_frame(&version, &call, "interrupted", text, None));
             }
         }
-        if !frames.is_empty() {
+        if !frames.is_empty() || !place.running.is_empty() {
             let cursors = vec![place.change(&cursor)];
             let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
             if let Err(error) = client.append(&batch).await {
-                // They are still noted as running and will be answered at the next start.
+                // They are still noted as running: the next start answers them or runs them again.
                 tracing::warn!(processor = %version.key, %error, "calls could not be answered");
             }
         }

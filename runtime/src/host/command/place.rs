@@ -41,6 +41,13 @@ impl Place {
         Self { revision: cursor.revision, offset: cursor.offset, running }
     }
 
+    /// Takes back that these calls have begun; they stay noted.
+    pub(super) fn not_tried(&mut self, calls: &[FrameId]) {
+        for call in calls {
+            self.running.entry(*call).and_modify(|tries| *tries = tries.saturating_sub(1));
+        }
+    }
+
     /// The change that stores this place over the one of `revision`.
     pub(super) fn change(&self, name: &CursorName) -> CursorChange {
         let running = self.running.iter().map(|(id, tries)| (id.to_string(), *tries)).collect();

@@ -183,6 +183,43 @@ async fn a_call_that_a_crash_cut_off_is_run_again_where_that_is_wanted() {
     assert_eq!(answers(&world, late), ["wait.recv", "wait.error"]);
 }
 
+/// More often than a call may be begun again after crashes: a stop is nothing a call has done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_a_stop_cut_off_is_run_again_where_that_is_wanted() {
+    let again = WAIT.replace("export default {", "export default { onCrash: 'retry',");
+    let world = World::new(&[("commands/wait.js", &again), ("commands/once.js", WAIT)]);
+    let host = world.host().await;
+    world.wait("xs.command.wait.active", 1).await;
+    world.wait("xs.command.once.active", 1).await;
+    let call = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
+    let once = world.append("once.call", json!({ "args": { "id": 1 } }), "");
+    world.wait("once.recv", 1).await;
+    let mut running = host;
+    for begun in 1..=5 {
+        world.wait("wait.recv", begun).await;
+        assert!(matches!(running.stop().await, HostEnd::Stopped));
+        assert!(world.topic("wait.error").is_empty(), "it is not answered");
+        running = world.host().await;
+    }
+    assert_eq!(answers(&world, once), ["once.recv", "once.error"]);
+    world.wait("wait.recv", 6).await;
+    while world.topic("wait.complete").is_empty() {
+        world.append("go", json!({ "id": 1 }), "");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let ended = answers(&world, call);
+    assert_eq!(ended.iter().filter(|topic| *topic != "wait.recv").count(), 1, "{ended:?}");
+    // Who stops the command itself does not want its calls to go on.
+    let stopped = world.append("wait.call", json!({ "args": { "id": 2 } }), "");
+    while !answers(&world, stopped).iter().any(|topic| topic == "wait.recv") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.append("xs.command.wait.term", json!({}), "");
+    world.wait("xs.command.wait.fin.term", 1).await;
+    assert_eq!(answers(&world, stopped), ["wait.recv", "wait.error"]);
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn more_calls_than_may_run_wait_for_their_turn() {
     let two = WAIT.replace("export default {", "export default { concurrency: 2,");
