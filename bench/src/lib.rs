@@ -1,5 +1,5 @@
-//! What benches are made of: clocks' figures, rows, plots, processes, frames, yardsticks. It knows no
-//! bench; the binary beside it and `bench/compare` do.
+//! What benches are made of: clocks' figures, rows, plots, processes, frames, yardsticks. It knows
+//! no bench; the binary beside it and `bench/compare` do.
 
 pub mod bare;
 pub mod daemon;

@@ -1,5 +1,5 @@
-//! Plots of the results: bars of rates, each panel by its own best, and latencies from median to maximum
-//! on one logarithmic axis. The tables hold the numbers.
+//! Plots of the results: bars of rates, each panel by its own best, and latencies from median to
+//! maximum on one logarithmic axis. The tables hold the numbers.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,5 @@
-//! A log of messages through code that answers each, keeps a count, and stores answers, count and position
-//! together: a handler of xs, and for reference a consumer of a Redis stream in Node.
+//! A log of messages through code that answers each, keeps a count, and stores answers, count and
+//! position together: a handler of xs, and for reference a consumer of a Redis stream in Node.
 
 use std::fs;
 use std::path::{Path, PathBuf};

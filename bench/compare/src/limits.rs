@@ -1,4 +1,5 @@
-//! What the machine does by itself, measured in the same run: the limits that rows are held against.
+//! What the machine does by itself, measured in the same run: the limits that rows are held
+//! against.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -1,6 +1,6 @@
 //! Load: so many operations in flight for a time, or operations at a fixed rate whatever becomes of
-//! those before. Latencies of the second kind count from when an operation was due, so an answer that
-//! comes late is not left out of what it delays.
+//! those before. Latencies of the second kind count from when an operation was due, so an answer
+//! that comes late is not left out of what it delays.
 
 use std::future::Future;
 use std::io::ErrorKind;

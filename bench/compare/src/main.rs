@@ -1,5 +1,5 @@
-//! xs beside what users would pick instead: the same work, on the same machine, in one run, system by
-//! system in turn. It measures and writes results; it judges nothing.
+//! xs beside what users would pick instead: the same work, on the same machine, in one run, system
+//! by system in turn. It measures and writes results; it judges nothing.
 
 mod bodies;
 mod chart;

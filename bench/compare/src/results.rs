@@ -33,17 +33,17 @@ pub(crate) struct Results<'a> {
 }
 
 const PROMISES: &str = "\
-Promises are the same on both sides of a row. *process*: what was acknowledged survives a crash of the
-server; a power cut loses what was not synced yet (xs and Redis: up to about a second; NATS: up to two
-minutes; SQLite: up to its last checkpoint). *power*: it survives a power cut too, so each
+Promises are the same on both sides of a row. *process*: what was acknowledged survives a crash of
+the server; a power cut loses what was not synced yet (xs and Redis: up to about a second; NATS: up
+to two minutes; SQLite: up to its last checkpoint). *power*: it survives a power cut too, so each
 acknowledgement waits for a sync.";
 
 const READING: &str = "\
 `xs / best` is against the best of the servers, and above 1 where xs is better, also where less is
-better. SQLite runs in the process of its client, without a socket: a yardstick, not part of that ratio.
-Client and server share the processors, over loopback TCP. Values are medians, ranges in brackets;
-differences below 15 % are noise. Rates are closed loops; latencies \"at so many a second\" count from
-when a message was due (open loop).";
+better. SQLite runs in the process of its client, without a socket: a yardstick, not part of that
+ratio. Client and server share the processors, over loopback TCP. Values are medians, ranges in
+brackets; differences below 15 % are noise. Rates are closed loops; latencies \"at so many a second\"
+count from when a message was due (open loop).";
 
 impl Results<'_> {
     /// Writes them to a directory.

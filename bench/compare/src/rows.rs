@@ -1,5 +1,5 @@
-//! The rows of the comparison: what each measures, what its acknowledgements promise, and which limit of
-//! the machine it is held against.
+//! The rows of the comparison: what each measures, what its acknowledgements promise, and which
+//! limit of the machine it is held against.
 
 use crate::limits::Limits;
 use crate::system::Promise;

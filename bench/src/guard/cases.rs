@@ -1,5 +1,5 @@
-//! The work whose instructions are counted, each in a function that valgrind is told by its name: what
-//! prepares it is not counted. All of it runs on one thread.
+//! The work whose instructions are counted, each in a function that valgrind is told by its name:
+//! what prepares it is not counted. All of it runs on one thread.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Counts the instructions of fixed work under valgrind and compares them with what
-//! `bench/instructions.toml` says: a guard against slower code that does not depend on the clock. It
-//! changes that file only when it is told to.
+//! `bench/instructions.toml` says: a guard against slower code that does not depend on the clock.
+//! It changes that file only when it is told to.
 
 mod cases;
 mod service;

@@ -1,5 +1,5 @@
-//! The systems that are compared, each behind the same few operations: what a user of it would write
-//! with its usual client, in the way that serves it best.
+//! The systems that are compared, each behind the same few operations: what a user of it would
+//! write with its usual client, in the way that serves it best.
 
 mod nats;
 mod redis;

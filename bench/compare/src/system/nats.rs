@@ -1,4 +1,5 @@
-//! NATS JetStream through the crate `async-nats`: one stream in files, one replica, a subject a topic.
+//! NATS JetStream through the crate `async-nats`: one stream in files, one replica, a subject a
+//! topic.
 
 use std::cell::Cell;
 use std::fs;

@@ -1,6 +1,6 @@
-//! Redis Streams through the crate `redis`, one multiplexed connection a link. All messages are in one
-//! stream, which is what gives them an order; where one topic is read, that topic has a stream of its
-//! own, filled apart.
+//! Redis Streams through the crate `redis`, one multiplexed connection a link. All messages are in
+//! one stream, which is what gives them an order; where one topic is read, that topic has a stream
+//! of its own, filled apart.
 
 use std::cell::Cell;
 use std::future::Future;

@@ -1,5 +1,5 @@
-//! A table in SQLite with a write-ahead log: no server, no socket, no subscribers, and one writer at a
-//! time. What a program pays that keeps its events in a file of its own.
+//! A table in SQLite with a write-ahead log: no server, no socket, no subscribers, and one writer
+//! at a time. What a program pays that keeps its events in a file of its own.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
