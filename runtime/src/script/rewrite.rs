@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn errors_are_where_they_were_written() {
         for (source, place) in [
-            ("let a = 1;\nlet b = a c;", (2, 11)),
+            ("let a = 1;\nlet b = a c;", (2, 10)),
             ("1 +", (1, 4)),
             ("let b = 1;\nexport { b };", (2, 1)),
             ("await 1;\nreturn 2", (2, 1)),
