@@ -1,5 +1,6 @@
 //! A real `xs serve` in a process of its own.
 
+use std::fs;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +11,7 @@ use xs_engine::SyncPolicy;
 use xs_protocol::{Address, Client, ClientOptions};
 
 use crate::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
+use crate::process;
 
 /// A running server.
 #[derive(Debug)]
@@ -101,6 +103,18 @@ impl Server {
     #[must_use]
     pub fn into_daemon(self) -> Daemon {
         self.daemon
+    }
+
+    /// Bytes of memory of its Hosts that no file backs; 0 while there is none.
+    #[must_use]
+    pub fn host_bytes(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let tasks = tasks.into_iter().flatten().flatten();
+        let children =
+            tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        let children: Vec<String> = children.collect();
+        let pids = children.iter().flat_map(|text| text.split_whitespace());
+        pids.filter_map(|pid| process::memory(pid, "RssAnon").ok()).sum()
     }
 }
 

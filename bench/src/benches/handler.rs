@@ -1,9 +1,13 @@
-//! Frames through JavaScript: the log, the server, the Host, an isolate, and back.
+//! Frames through JavaScript: the log, the server, the Host, an isolate, and back; beside it the
+//! way into an isolate and back alone.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use serde::Deserialize;
 use xs_bench::histogram::Histogram;
 use xs_bench::report::Row;
 use xs_bench::scratch;
@@ -16,95 +20,215 @@ use crate::Setting;
 use crate::benches::append::fill;
 use crate::benches::socket::runtime;
 
-/// Emits at the first frame and at the last, so that what is between them can be timed.
-const COUNT: &str = r#"import { handler } from "xs";
-export default handler({ topics: "in", start: "first", state: { n: 0 },
-  run(frame, ctx) {
-    const n = ++ctx.state.n;
-    if (n === 1 || n % COUNT === 0) return { n };
-  },
-});
-"#;
+/// What a handler does.
+struct Kind {
+    name: &'static str,
+    /// Its `run`, which is told `LAST`, the number of the last frame.
+    run: &'static str,
+    /// Whether each frame has an output; else the first and the last have one, so that what is
+    /// between them can be timed.
+    emits: bool,
+    /// What is aimed at without syncs, or with those of an interval.
+    target: &'static str,
+}
 
-/// Emits for each frame.
-const ECHO: &str = r#"import { handler } from "xs";
-export default handler({ topics: "in", start: "first", state: { n: 0 },
-  run(frame, ctx) { return { n: ++ctx.state.n, of: frame.meta.n }; },
-});
-"#;
+const COUNTS: Kind = Kind {
+    name: "counts",
+    run: "const n = ++ctx.state.n; if (n === 1 || n === LAST) return { n };",
+    emits: false,
+    target: "400 k/s",
+};
 
+const READS: Kind = Kind {
+    name: "reads",
+    run: "const s = ctx.state; s.sum += frame.meta.cpu; const n = ++s.n; if (n === 1 || n === LAST) return { n };",
+    emits: false,
+    target: "250 k/s",
+};
+
+const EMITS: Kind = Kind {
+    name: "emits",
+    run: "return { n: ++ctx.state.n, of: frame.meta.n };",
+    emits: true,
+    target: "100 k/s",
+};
+
+impl Kind {
+    fn source(&self, last: u64) -> String {
+        let run = self.run.replace("LAST", &last.to_string());
+        format!(
+            "import {{ handler }} from \"xs\";\nexport default handler({{ topics: \"in\", \
+             start: \"first\", state: {{ n: 0, sum: 0 }}, run(frame, ctx) {{ {run} }} }});\n"
+        )
+    }
+}
+
+/// Syncs by the clock, as a target names them.
+const INTERVAL: SyncPolicy = SyncPolicy::Interval { bytes: 4 * 1024 * 1024, ms: 50 };
 /// The longest that nothing may come.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Frames of the log for each that a filtered handler is given.
+const SPARSE: u64 = 100;
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     let frames = setting.frames(1_000_000, 2_000);
-    rates(setting, frames)
+    begin(setting)?;
+    crossing(setting)?;
+    rows(setting, frames)?;
+    filtered(setting, frames)
 }
 
-/// Rates of a handler that only counts and of one that emits, and the time there and back.
+/// Rates of handlers, and the time there and back.
 pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
+    begin(setting)?;
+    rows(setting, frames)
+}
+
+fn begin(setting: &mut Setting) -> anyhow::Result<()> {
     let about = "xs serve --modules; a log that is there already, by the ids of what is emitted";
-    setting.report.begin("handler", about)?;
-    let counts = COUNT.replace("COUNT", &frames.to_string());
-    for policy in [SyncPolicy::None, SyncPolicy::Sync] {
-        one(setting, policy, ("counts", &counts), (frames, 2))?;
-        one(setting, policy, ("emits", ECHO), (frames, frames))?;
+    Ok(setting.report.begin("handler", about)?)
+}
+
+fn rows(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
+    one(setting, SyncPolicy::None, &COUNTS, (frames, 1))?;
+    one(setting, SyncPolicy::None, &READS, (frames, 1))?;
+    one(setting, SyncPolicy::None, &EMITS, (frames, 1))?;
+    one(setting, INTERVAL, &EMITS, (frames, 1))?;
+    one(setting, SyncPolicy::Sync, &COUNTS, (frames, 1))?;
+    one(setting, SyncPolicy::Sync, &EMITS, (frames, 1))
+}
+
+/// The cost follows what matches: as many matches among ever more of other topics.
+fn filtered(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
+    let matches = (frames / SPARSE).max(2);
+    for one_in in [SPARSE / 50, SPARSE / 10, SPARSE] {
+        one(setting, SyncPolicy::None, &COUNTS, (matches, one_in))?;
     }
     Ok(())
 }
 
-/// Runs a handler over `frames` frames, of which it makes `outputs`.
+/// A line of the example `crossing` of xs-runtime.
+#[derive(Deserialize)]
+pub(crate) struct Crossed {
+    name: String,
+    pub(crate) count: u64,
+    pub(crate) seconds: f64,
+}
+
+/// What the same work costs without store, socket and Host.
+fn crossing(setting: &mut Setting) -> anyhow::Result<()> {
+    for crossed in cross(setting, "frames", setting.amount(1_000_000, 2_000))? {
+        let row = Row::new(format!("the crossing alone, {}", crossed.name));
+        let row = row.rate("frames", crossed.count, Duration::from_secs_f64(crossed.seconds));
+        setting.report.row(&row)?;
+    }
+    Ok(())
+}
+
+/// Runs `crossing`; nothing when it was not built.
+pub(crate) fn cross(setting: &mut Setting, what: &str, count: u64) -> anyhow::Result<Vec<Crossed>> {
+    let this = std::env::current_exe().context("find this binary")?;
+    let program = this.with_file_name("examples").join("crossing");
+    if !program.is_file() {
+        let how = "cargo build --release --workspace --example crossing";
+        setting.report.line(&format!("  the crossing alone: not built ({how})"))?;
+        return Ok(Vec::new());
+    }
+    let words = [what, &count.to_string()];
+    let output = Command::new(&program).args(words).output().context("run crossing")?;
+    if !output.status.success() {
+        bail!("crossing: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let text = String::from_utf8(output.stdout)?;
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// What one run of a handler showed.
+struct Shown {
+    time: Duration,
+    trip: Option<Histogram>,
+    /// Bytes of the Host with its first outputs and at the end.
+    memory: (u64, u64),
+}
+
+/// Runs a handler over so many frames, which are one in so many of the log.
 fn one(
     setting: &mut Setting,
     policy: SyncPolicy,
-    (name, source): (&str, &str),
-    (frames, outputs): (u64, u64),
+    kind: &Kind,
+    (frames, one_in): (u64, u64),
 ) -> anyhow::Result<()> {
     let scratch = setting.scratch()?;
     let xs = binary(setting.xs.as_deref())?;
     let modules = scratch.path().join("modules");
     fs::create_dir_all(modules.join("handlers"))?;
-    fs::write(modules.join("handlers").join(format!("{name}.ts")), source)?;
+    let file: PathBuf = modules.join("handlers").join(format!("{}.ts", kind.name));
+    fs::write(file, kind.source(frames))?;
     let store = scratch::open(&scratch.path().join("store"), scratch::options(SyncPolicy::None))?;
-    let mut made = Frames::on(vec![Topic::parse("in")?], Shape::Meta);
-    fill(&store, &mut made, 64, frames)?;
+    let mut topics = vec![Topic::parse("in")?];
+    topics.resize(one_in as usize, Topic::parse("other")?);
+    fill(&store, &mut Frames::on(topics, Shape::Meta), 64, frames * one_in)?;
     store.close()?;
     drop(store);
     let mut server = Server::start(&xs, scratch.path(), policy, Some(&modules))?;
-    let tokio = runtime()?;
-    let (time, trip) = tokio
-        .block_on(async {
-            let client = server.connect().await?;
-            let mut out = follow(&client, name, Start::First).await?;
-            let ids = take(&mut out, outputs).await?;
-            let ends = ids.first().zip(ids.last()).context("a handler that emits")?;
-            let ms = ends.1.id().time_ms().saturating_sub(ends.0.id().time_ms());
-            let trips = setting.amount(2_000, 50).min(frames);
-            let trip = if outputs == frames {
-                Some(round_trips(&client, &mut out, &mut made, trips).await?)
-            } else {
-                None
-            };
-            anyhow::Ok((Duration::from_millis(ms.max(1)), trip))
-        })
-        .with_context(|| format!("a handler that {name}; the server said:\n{}", server.said()))?;
-    let row = Row::new(format!("{policy}, {name}")).rate("frames", frames - 1, time);
-    setting.report.row(&row)?;
-    if let Some(trip) = trip {
+    let trips = setting.amount(2_000, 50).min(frames);
+    let shown = runtime()?
+        .block_on(watch(&mut server, kind, frames, trips))
+        .with_context(|| format!("a handler that {}; it said:\n{}", kind.name, server.said()))?;
+    let name = format!("{policy}, {}", kind.name);
+    let name = if one_in > 1 { format!("{name}, one frame in {one_in} is its") } else { name };
+    let row = Row::new(name).rate("frames", frames - 1, shown.time);
+    let (first, last) = (mib(shown.memory.0), mib(shown.memory.1));
+    let row = match one_in {
+        1 => row.figure("Host at first", first, "MiB").figure("at last", last, "MiB"),
+        _ => row.rate("log", (frames - 1) * one_in, shown.time),
+    };
+    let aimed = policy != SyncPolicy::Sync && one_in == 1;
+    setting.report.row(&if aimed { row.target(kind.target) } else { row })?;
+    if let Some(trip) = shown.trip {
         let row = Row::new(format!("{policy}, append to output at a reader")).latency(&trip);
         setting.report.row(&row)?;
     }
     Ok(())
 }
 
-async fn follow(client: &Client, name: &str, start: Start) -> anyhow::Result<Subscription> {
-    let topics = TopicPatterns::parse(&format!("{name}.out"))?;
+/// Bytes as people read them.
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+async fn watch(server: &mut Server, kind: &Kind, frames: u64, trips: u64) -> anyhow::Result<Shown> {
+    let client = server.connect().await?;
+    let mut out = follow(&client, &format!("{}.out", kind.name), Start::First).await?;
+    let outputs = if kind.emits { frames } else { 2 };
+    let first = take(&mut out, 1).await?;
+    let before = server.host_bytes();
+    let rest = take(&mut out, outputs.saturating_sub(first.len() as u64)).await?;
+    let memory = (before, server.host_bytes());
+    let last = rest.last().or_else(|| first.last());
+    let ends = first.first().zip(last).context("a handler that emits")?;
+    let ms = ends.1.id().time_ms().saturating_sub(ends.0.id().time_ms());
+    let mut made = Frames::on(vec![Topic::parse("in")?], Shape::Meta);
+    let trip = match kind.emits {
+        true => Some(round_trips(&client, &mut out, &mut made, trips).await?),
+        false => None,
+    };
+    Ok(Shown { time: Duration::from_millis(ms.max(1)), trip, memory })
+}
+
+/// Follows some topics.
+pub(crate) async fn follow(
+    client: &Client,
+    topics: &str,
+    start: Start,
+) -> anyhow::Result<Subscription> {
+    let topics = TopicPatterns::parse(topics)?;
     let options = ReadOptions { topics, start, follow: true, ..ReadOptions::default() };
     Ok(client.subscribe(&options, SubscribeOptions::default()).await?)
 }
 
 /// The next so many frames.
-async fn take(from: &mut Subscription, count: u64) -> anyhow::Result<Vec<Frame>> {
+pub(crate) async fn take(from: &mut Subscription, count: u64) -> anyhow::Result<Vec<Frame>> {
     let mut taken = Vec::new();
     while (taken.len() as u64) < count {
         let event = tokio::time::timeout(PATIENCE, from.next()).await;

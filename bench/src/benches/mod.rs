@@ -5,6 +5,8 @@ mod blobs;
 mod curves;
 mod disk;
 mod handler;
+mod hostile;
+mod modules;
 mod none;
 mod open;
 mod overview;
@@ -37,6 +39,8 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("curves", "costs over frames and segments, as a table and a plot", curves::run),
     ("socket", "appends and reads over the Unix socket of a server", socket::run),
     ("handler", "frames through JavaScript handlers of a server", handler::run),
+    ("modules", "starting, replacing and calling modules, and their memory", modules::run),
+    ("hostile", "appends beside modules that do their worst", hostile::run),
 ];
 
 /// The bench with a name.

@@ -87,8 +87,9 @@ async fn evaluate(
     isolate.stop().await
 }
 
-/// The store of a module that is not run.
-pub(crate) struct NoStore;
+/// The store of a module that is not run: it has nothing and takes nothing.
+#[derive(Debug)]
+pub struct NoStore;
 
 fn absent<T: Send + 'static>() -> BoxFuture<'static, Result<T, BackendError>> {
     Box::pin(async { Err(no_store()) })

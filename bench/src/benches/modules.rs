@@ -1,0 +1,146 @@
+//! What modules cost beside the frames they handle: starting and replacing one, calling a command,
+//! and memory.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use xs_bench::histogram::Histogram;
+use xs_bench::report::Row;
+use xs_bench::server::{Server, binary};
+use xs_engine::{Body, NewFrame, Start, SyncPolicy, Topic};
+use xs_protocol::{AppendRequest, CallRequest, Client, Subscription};
+
+use crate::Setting;
+use crate::benches::handler::{cross, follow, mib, take};
+use crate::benches::socket::runtime;
+
+/// Isolates after which a Host makes room for a fresh one, roughly, so that rows may show it.
+const SHOWN_EVERY: u64 = 100;
+
+pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
+    let about = "xs serve --modules; versions are appended as an admin does, times are a client's";
+    setting.report.begin("modules", about)?;
+    let tokio = runtime()?;
+    for alone in cross(setting, "starts", setting.amount(50, 3))? {
+        let each = alone.seconds * 1e6 / alone.count as f64;
+        let row = Row::new("an isolate alone, started").figure("mean", each, "us");
+        setting.report.row(&row)?;
+    }
+    tokio.block_on(starts(setting))?;
+    tokio.block_on(replaces(setting))?;
+    for policy in [SyncPolicy::None, SyncPolicy::Sync] {
+        tokio.block_on(calls(setting, policy))?;
+    }
+    Ok(())
+}
+
+/// A server with an empty directory of modules, and what its log says of them.
+async fn serve(
+    setting: &Setting,
+    policy: SyncPolicy,
+) -> anyhow::Result<(tempfile::TempDir, Server, Client, Subscription)> {
+    let scratch = setting.scratch()?;
+    let modules = scratch.path().join("modules");
+    fs::create_dir_all(&modules)?;
+    let xs = binary(setting.xs.as_deref())?;
+    let mut server = Server::start(&xs, scratch.path(), policy, Some(&modules))?;
+    let client = server.connect().await?;
+    let told = follow(&client, "xs.handler.*,xs.command.*", Start::New).await?;
+    Ok((scratch, server, client, told))
+}
+
+fn source(n: u64) -> String {
+    format!("export default {{ topics: \"in\", state: {{ n: {n} }}, run(frame, ctx) {{}} }};\n")
+}
+
+/// Has a version run, and waits until the log says that it does.
+async fn create(
+    client: &Client,
+    told: &mut Subscription,
+    name: &str,
+    source: &str,
+) -> anyhow::Result<Duration> {
+    let mut frame = NewFrame::new(Topic::parse(&format!("xs.{name}.create"))?);
+    frame.body = Body::Inline(Bytes::copy_from_slice(source.as_bytes()));
+    let begun = Instant::now();
+    client.append(&AppendRequest::frames(vec![frame])).await?;
+    let active = format!("xs.{name}.active");
+    loop {
+        for frame in take(told, 1).await? {
+            if frame.topic() == active {
+                return Ok(begun.elapsed());
+            }
+            if frame.topic().ends_with(".invalid") {
+                bail!("{}: {}", frame.topic(), String::from_utf8_lossy(frame.meta()));
+            }
+        }
+    }
+}
+
+/// Starts modules one by one, which stay and do nothing.
+async fn starts(setting: &mut Setting) -> anyhow::Result<()> {
+    let (_scratch, server, client, mut told) = serve(setting, SyncPolicy::None).await?;
+    // The first is not like the others: it makes what all share.
+    create(&client, &mut told, "handler.m0", &source(0)).await?;
+    let before = server.host_bytes();
+    let count = setting.amount(63, 3);
+    let mut times = Histogram::default();
+    for n in 1..=count {
+        times.record(create(&client, &mut told, &format!("handler.m{n}"), &source(n)).await?);
+    }
+    let each = server.host_bytes().saturating_sub(before) / count;
+    let row = Row::new("create to active").latency(&times).target("p50 30 ms");
+    setting.report.row(&row)?;
+    let row = Row::new(format!("an idle module, of {count}")).figure("memory", mib(each), "MiB");
+    Ok(setting.report.row(&row.target("5 MiB"))?)
+}
+
+/// Replaces one module again and again.
+async fn replaces(setting: &mut Setting) -> anyhow::Result<()> {
+    let (_scratch, server, client, mut told) = serve(setting, SyncPolicy::None).await?;
+    create(&client, &mut told, "handler.m", &source(0)).await?;
+    let count = setting.amount(1_000, 10);
+    let (mut times, mut most, mut rows) = (Histogram::default(), 0, Vec::new());
+    for n in 1..=count {
+        times.record(create(&client, &mut told, "handler.m", &source(n)).await?);
+        let now = server.host_bytes();
+        most = most.max(now);
+        if n % SHOWN_EVERY == 0 {
+            rows.push(format!("{:.0}", mib(now)));
+        }
+    }
+    let row = Row::new("replace, create to active").latency(&times).target("p50 60 ms");
+    setting.report.row(&row)?;
+    let row = Row::new(format!("{count} replaces")).figure("Host at most", mib(most), "MiB");
+    setting.report.row(&row)?;
+    let text = format!("  MiB of the Host after each {SHOWN_EVERY}: {}", rows.join(" "));
+    Ok(setting.report.line(&text)?)
+}
+
+/// Calls a command that answers at once.
+async fn calls(setting: &mut Setting, policy: SyncPolicy) -> anyhow::Result<()> {
+    let (_scratch, server, client, mut told) = serve(setting, policy).await?;
+    let source = "export default { run: () => ({ ok: true }) };\n";
+    create(&client, &mut told, "command.ping", source).await?;
+    let request = CallRequest::new(Topic::parse("ping")?);
+    let mut times = Histogram::default();
+    let warm = 50;
+    for n in 0..warm + setting.amount(2_000, 50) {
+        let begun = Instant::now();
+        let mut call = client.call(&request).await?;
+        let mut last = None;
+        while let Some(result) = call.next().await {
+            last = Some(result?.frame);
+        }
+        let last = last.with_context(|| format!("no answer; it said:\n{}", server.said()))?;
+        anyhow::ensure!(last.topic() == "ping.complete", "{} ended a call", last.topic());
+        if n >= warm {
+            times.record(begun.elapsed());
+        }
+    }
+    let row = Row::new(format!("{policy}, call to its end")).latency(&times);
+    let row = if policy == SyncPolicy::None { row.target("p50 1 ms") } else { row };
+    Ok(setting.report.row(&row)?)
+}
