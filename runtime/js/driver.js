@@ -4,12 +4,12 @@
 const { core } = __bootstrap;
 const {
   op_xs_alive, op_xs_attempt, op_xs_control, op_xs_committed, op_xs_drained, op_xs_fail, op_xs_finish,
-  op_xs_full, op_xs_next, op_xs_reply, op_xs_undo, op_xs_waits,
+  op_xs_full, op_xs_next, op_xs_places, op_xs_reply, op_xs_undo, op_xs_waits,
 } = core.ops;
 const { parse, stringify } = JSON;
-const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
+const { Batch, Frame, frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { isLarge, upload } = core.loadExtScript("ext:xs_runtime/bytes.js");
-const { buffer, output, emit, Out, stateText, duration, describe, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+const { buffer, drop, flush, output, emit, Out, stateText, duration, describe, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 const { Scope, generatorContext, commandContext, handlerContext } = core.loadExtScript("ext:xs_runtime/context.js");
 
 // Microtask turns granted to a promise before it counts as waiting.
@@ -50,7 +50,7 @@ class HandlerLoop {
   // The first input that no reply covers yet, and how many there are.
   #from = 0;
   #count = 0;
-  // Resolves when the last reply is committed.
+  // Resolves when the last reply, of this batch or the one before, is committed.
   #barrier = null;
   #readers = [];
   #stride = 1;
@@ -85,33 +85,37 @@ class HandlerLoop {
   // Answers for the next calls. Until that is committed nothing later is read or answered.
   async #reply(done, text) {
     if (this.#barrier !== null) await this.#barrier;
+    flush();
     op_xs_reply(done, text);
     if (text !== "") this.#saved = this.#stored = text;
     buffer.full = false;
     this.#from += done;
     this.#barrier = this.#from < this.#count ? op_xs_committed() : null;
   }
-  #fail(index, error) {
+  async #fail(index, error) {
+    if (this.#barrier !== null) await this.#barrier;
     const { name, message, stack, verdict, after } = describe(error);
+    drop();
     op_xs_undo();
     this.state = parse(this.#saved);
     op_xs_fail(index, verdict, after, name, message, stack);
   }
-  async batch(list) {
-    if (list.length === 0) return await this.#tick();
+  // `ahead`: what came of the batch before is not committed yet.
+  async batch(batch, ahead) {
     const started = performance.now();
+    const count = batch.count;
     this.#from = 0;
-    this.#count = list.length;
-    this.#barrier = null;
+    this.#count = count;
+    this.#barrier = ahead ? op_xs_committed() : null;
     buffer.full = false;
-    for (let index = 0; index < list.length; index++) {
+    for (let index = 0; index < count; index++) {
       if (index % this.#stride === 0) op_xs_alive();
       this.index = index;
       let before = "";
       try {
         // A call that waits commits what came before it: that state has to be known by then.
         if (this.#asyncRun && index > this.#from) before = this.#changed();
-        const result = definition.run(list[index], this.#context);
+        const result = definition.run(new Frame(batch, index), this.#context);
         if (result !== undefined && result !== null) {
           if (isThenable(result)) {
             await this.#settle(result, index, before);
@@ -119,15 +123,15 @@ class HandlerLoop {
             output(HANDLER, index, result, about.asBody);
           }
         }
-        const last = index + 1 === list.length;
+        const last = index + 1 === count;
         if ((last || buffer.full) && index >= this.#from) {
           await this.#reply(index + 1 - this.#from, this.#changed());
         }
       } catch (error) {
-        return this.#fail(index, error);
+        return await this.#fail(index, error);
       }
     }
-    this.#stride = performance.now() - started < 0.2 * list.length ? 16 : 1;
+    this.#stride = performance.now() - started < 0.2 * count ? 16 : 1;
   }
   // Waits for a call's promise. One that is not settled by then is a call that waits: what came
   // before it is committed first, and it is committed alone.
@@ -158,7 +162,7 @@ class HandlerLoop {
     output(HANDLER, index, outcome.value, about.asBody);
     if (waits) await this.#reply(1, this.#changed());
   }
-  async #tick() {
+  async tick() {
     this.index = this.#from = this.#count = 0;
     this.#barrier = null;
     try {
@@ -174,7 +178,7 @@ class HandlerLoop {
       output(HANDLER, 0, result, about.asBody);
       await this.#reply(0, this.#changed());
     } catch (error) {
-      this.#fail(0, error);
+      await this.#fail(0, error);
     }
   }
 }
@@ -352,9 +356,16 @@ async function work() {
           report(op_xs_finish, HANDLER, error);
         }
         break;
-      case "B":
+      case "A":
+      case "B": {
         handling ??= new HandlerLoop();
-        await handling.batch(text.length === 1 ? [] : frames(text.slice(1)));
+        const places = new Uint32Array(op_xs_places().buffer);
+        await handling.batch(new Batch(text, 1, places), text[0] === "A");
+        break;
+      }
+      case "T":
+        handling ??= new HandlerLoop();
+        await handling.tick();
         break;
       case "R": {
         const scope = new Scope(Number(text.slice(1)));

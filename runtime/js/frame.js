@@ -1,42 +1,86 @@
-// Frames as modules see them. They arrive many in one text: a JSON array of flat fields, a line
-// feed, and the meta texts one behind the other; a meta is parsed when it is first looked at.
+// Frames as modules see them. They arrive many in one text, with the places of their parts beside
+// it: runtime/src/ext/frames.rs. A frame that nobody looks into is never parsed; one that is takes
+// its own part out, so that it does not keep the others' alive.
 (function () {
 const { core } = __bootstrap;
 const { op_xs_id_time, op_xs_body_now, op_xs_blob_text, op_xs_blob_bytes } = core.ops;
 const { blobStream } = core.loadExtScript("ext:xs_runtime/bytes.js");
 const { parse } = JSON;
-const FIELDS = 7;
 const EMPTY = Object.freeze({});
+const ID_CHARS = 25;
+// Numbers that the places of one frame are.
+const PLACES = 4;
+
+// What one text holds.
+class Batch {
+  text;
+  places;
+  topics;
+  count;
+  constructor(text, from, places) {
+    const line = text.indexOf("\n", from);
+    this.text = text;
+    this.places = places;
+    this.topics = parse(text.slice(from, line));
+    this.count = places.length / PLACES;
+  }
+}
 
 class Frame {
-  #metas;
-  #start;
-  #end;
-  #meta;
-  constructor(fields, at, metas, start) {
-    this.id = fields[at];
-    this.offset = fields[at + 1] ?? undefined;
-    this.topic = fields[at + 2];
-    this.ttl = fields[at + 3] || "forever";
-    this.hash = fields[at + 4] || null;
-    this.cause = fields[at + 6] || null;
-    this.#metas = metas;
-    this.#start = start;
-    this.#end = start + fields[at + 5];
+  // The batch, until the frame has been looked into.
+  #batch;
+  // Where in the batch it is, or what was taken out.
+  #own;
+  constructor(batch, index) {
+    this.#batch = batch;
+    this.#own = index;
+  }
+  #take() {
+    if (this.#batch === null) return this.#own;
+    const { text, places, topics } = this.#batch;
+    const at = this.#own * PLACES, id = places[at], meta = places[at + 1];
+    this.#batch = null;
+    return this.#own = {
+      id: text.slice(id - ID_CHARS, id),
+      topic: topics[places[at + 3]],
+      rest: text.slice(id, meta),
+      meta: text.slice(meta, places[at + 2]),
+    };
+  }
+  #rest() {
+    const own = this.#take();
+    return typeof own.rest === "string" ? own.rest = parse(own.rest) : own.rest;
+  }
+  get id() {
+    return this.#take().id;
+  }
+  get topic() {
+    return this.#take().topic;
+  }
+  get offset() {
+    return this.#rest()[0] ?? undefined;
+  }
+  get ttl() {
+    return this.#rest()[1] || "forever";
+  }
+  get hash() {
+    return this.#rest()[2] || null;
+  }
+  get cause() {
+    return this.#rest()[3] || null;
   }
   get meta() {
-    if (this.#meta === undefined) {
-      this.#meta = this.#end === this.#start ? EMPTY : parse(this.#metas.slice(this.#start, this.#end));
-      this.#metas = null;
-    }
-    return this.#meta;
+    const own = this.#take();
+    if (typeof own.meta === "string") own.meta = own.meta === "" ? EMPTY : parse(own.meta);
+    return own.meta;
   }
   get time() {
     return new Date(op_xs_id_time(this.id));
   }
   async text() {
-    if (this.hash === null) return "";
-    return op_xs_body_now(this.hash) ?? (await op_xs_blob_text(this.hash));
+    const hash = this.hash;
+    if (hash === null) return "";
+    return op_xs_body_now(hash) ?? (await op_xs_blob_text(hash));
   }
   async json() {
     return parse(await this.text());
@@ -51,20 +95,20 @@ class Frame {
     const { id, offset, topic, ttl, hash, meta, cause } = this;
     return { id, offset, topic, ttl, hash, meta, cause };
   }
+  // What console.log shows.
+  [Symbol.for("Deno.customInspect")](inspect, options) {
+    return `Frame ${inspect(this.toJSON(), options)}`;
+  }
 }
 
-// All frames of one text.
+// All frames of a text that begins with their places.
 function frames(text, Kind = Frame) {
-  const end = text.indexOf("\n");
-  const fields = parse(end < 0 ? text : text.slice(0, end));
+  const line = text.indexOf("\n");
+  const batch = new Batch(text.slice(line + 1), 0, parse(text.slice(0, line)));
   const list = [];
-  let start = end + 1;
-  for (let at = 0; at < fields.length; at += FIELDS) {
-    list.push(new Kind(fields, at, text, start));
-    start += fields[at + 5];
-  }
+  for (let index = 0; index < batch.count; index++) list.push(new Kind(batch, index));
   return list;
 }
 
-return { Frame, frames };
+return { Batch, Frame, frames };
 })();

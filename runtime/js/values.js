@@ -3,10 +3,15 @@
 // names the fix.
 (function () {
 const { core } = __bootstrap;
-const { op_xs_emit, op_xs_emit_bytes, op_xs_emit_stored } = core.ops;
+const { op_xs_emit, op_xs_emit_bytes, op_xs_emit_stored, op_xs_results } = core.ops;
 const { stringify } = JSON;
 const { getPrototypeOf } = Object;
 const { isView } = ArrayBuffer;
+const objectPrototype = Object.prototype;
+const HANDLER = 0;
+// Results kept here before they are handed over, and characters of them: no more than fits into a
+// batch of the store above what runtime/src/isolate/limits.rs lets a group and one call have.
+const RESULTS_MAX = 512, RESULT_CHARS_MAX = 128 * 1024;
 
 class Retry extends Error {
   constructor(reason, options = {}) {
@@ -66,7 +71,7 @@ function nameOf(value) {
 
 function isPlain(value) {
   const prototype = getPrototypeOf(value);
-  return prototype === null || prototype === Object.prototype;
+  return prototype === null || prototype === objectPrototype;
 }
 
 function metaText(meta, where) {
@@ -74,13 +79,15 @@ function metaText(meta, where) {
   if (typeof meta !== "object" || !(isPlain(meta) || typeof meta.toJSON === "function")) {
     throw new TypeError(`${where}: meta is ${nameOf(meta)}; use a plain object, or { json: ... } for other values`);
   }
-  let text;
+  return metaOf(meta, where);
+}
+
+function metaOf(meta, where) {
   try {
-    text = stringify(meta);
+    return stringify(meta) ?? "";
   } catch (error) {
     throw new TypeError(`${where}: meta is not JSON: ${error.message}`);
   }
-  return text ?? "";
 }
 
 // The bytes of a view, never of what lies around it.
@@ -103,9 +110,33 @@ function jsonText(value, where) {
 
 // Whether the outputs buffered for a handler fill a commit; the handler's loop takes it back.
 const buffer = { full: false };
+// Results of a handler's calls that go over together, the number of the input before each meta:
+// crossing once for each would cost as much as the call.
+let results = [];
+let chars = 0;
+
+function keep(input, meta) {
+  results.push(input, meta);
+  chars += meta.length;
+  if (results.length >= 2 * RESULTS_MAX || chars >= RESULT_CHARS_MAX) flush();
+}
+
+// Hands over what is kept. JSON has no line feeds of its own.
+function flush() {
+  if (results.length === 0) return;
+  const text = results.join("\n");
+  drop();
+  if (op_xs_results(text)) buffer.full = true;
+}
+
+function drop() {
+  results = [];
+  chars = 0;
+}
 
 // Hands one frame to Rust. `run` says whose it is, `input` which frame of a batch caused it.
 function hand(run, input, topic, meta, ttl, body) {
+  if (run === HANDLER) flush();
   const full = typeof body === "string"
     ? op_xs_emit(run, input, topic, meta, ttl, body)
     : op_xs_emit_bytes(run, input, topic, meta, ttl, isView(body) ? viewBytes(body) : new Uint8Array(body));
@@ -130,7 +161,11 @@ function emit(run, input, topic, content, where) {
 // Hands over what run() returned or yielded.
 function output(run, input, value, asBody) {
   if (value === undefined || value === null) return;
-  if (typeof value === "string") {
+  if (typeof value === "object" && getPrototypeOf(value) === objectPrototype) {
+    if (asBody) hand(run, input, "", "", "", jsonText(value, "the result"));
+    else if (run === HANDLER) keep(input, metaOf(value, "the result"));
+    else hand(run, input, "", metaOf(value, "the result"), "", "");
+  } else if (typeof value === "string") {
     hand(run, input, "", "", "", value);
   } else if (typeof value !== "object") {
     const fix = typeof value === "function" ? "call it" : `use { value: ${String(value)} } or String(...)`;
@@ -149,7 +184,7 @@ function output(run, input, value, asBody) {
     }
   } else if (isPlain(value) || typeof value.toJSON === "function") {
     if (asBody) hand(run, input, "", "", "", jsonText(value, "the result"));
-    else hand(run, input, "", metaText(value, "the result"), "", "");
+    else hand(run, input, "", metaOf(value, "the result"), "", "");
   } else {
     throw new TypeError(`${nameOf(value)} cannot become a frame; return a plain object, text, bytes or frame({...})`);
   }
@@ -239,5 +274,5 @@ function brief(value) {
   return typeof value === "string" ? stringify(value) : typeof value === "object" ? stringify(value) ?? "an object" : String(value);
 }
 
-return { Retry, Park, Out, buffer, frame, emit, output, checkContent, stateText, duration, describe, viewBytes, nameOf };
+return { Retry, Park, Out, buffer, drop, flush, frame, emit, output, checkContent, stateText, duration, describe, viewBytes, nameOf };
 })();

@@ -16,6 +16,8 @@ use crate::isolate::{HandlerFailure, HandlerReply, Input, ModuleError, Verdict};
 /// A batch of frames in a handler.
 pub(super) struct Batch {
     pub(super) inputs: Vec<Input>,
+    /// Where they are in the text that JavaScript was given, until it asks.
+    pub(super) places: Vec<u32>,
     /// The first input that no reply covers yet.
     pub(super) from: usize,
     /// Outputs since the last reply, with the index of the input they are from.
@@ -35,9 +37,10 @@ pub(super) struct Batch {
 
 impl Batch {
     /// A batch of which nothing is handled yet.
-    pub(super) fn new(inputs: Vec<Input>, replies: Replies) -> Self {
+    pub(super) fn new(inputs: Vec<Input>, places: Vec<u32>, replies: Replies) -> Self {
         Self {
             inputs,
+            places,
             from: 0,
             outputs: Vec::new(),
             removes: Vec::new(),

@@ -1,7 +1,7 @@
 //! What the ops of one isolate share: its work, its outputs, its streams. Lives on the isolate's
 //! thread only, in the OpState, behind an Rc.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use deno_error::JsErrorBox;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::DropGuard;
-use xs_engine::{BlobHash, NewFrame, Origin};
+use xs_engine::{BlobHash, NewFrame, Origin, Topic};
 
 use super::batch::Batch;
 use super::blobs::Uploads;
@@ -45,6 +45,8 @@ pub(crate) struct Bridge {
     pub(super) answers: Answers,
     requests: RefCell<Option<mpsc::UnboundedReceiver<Request>>>,
     pub(super) definition: RefCell<Option<Definition>>,
+    /// Where results go that name no topic, once that was asked.
+    pub(super) results: OnceCell<Topic>,
     granted: RefCell<Granted>,
     secrets: RefCell<Secrets>,
     pub(super) batch: RefCell<Option<Batch>>,
@@ -98,6 +100,7 @@ impl Bridge {
             answers: Answers::default(),
             requests: RefCell::new(Some(requests)),
             definition: RefCell::default(),
+            results: OnceCell::new(),
             granted: RefCell::default(),
             secrets: RefCell::default(),
             batch: RefCell::default(),
@@ -264,8 +267,8 @@ impl Bridge {
         number
     }
 
-    pub(super) fn begin(&self, inputs: Vec<Input>, replies: Replies) {
-        *self.batch.borrow_mut() = Some(Batch::new(inputs, replies));
+    pub(super) fn begin(&self, inputs: Vec<Input>, places: Vec<u32>, replies: Replies) {
+        *self.batch.borrow_mut() = Some(Batch::new(inputs, places, replies));
     }
 
     /// The body of a frame that travelled along with it.

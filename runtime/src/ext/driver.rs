@@ -6,11 +6,13 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use deno_core::convert::Uint8Array;
 use deno_core::{JsBuffer, OpState, op2};
 use deno_error::JsErrorBox;
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use xs_engine::Body;
 
 use super::bridge::{Bridge, HANDLER_RUN, Run, bridge};
 use super::frames;
@@ -20,7 +22,8 @@ use crate::isolate::handle::Request;
 use crate::isolate::{Call, FailureKind, ModuleError, Verdict};
 
 /// The next piece of work: `S` and the state (`F` before one that other code made, else `O`), `B`
-/// and frames, `R` and a run, `C` and a call.
+/// and frames (`A` while what came before them is not committed), `T` for a tick, `R` and a run,
+/// `C` and a call.
 #[op2]
 #[string]
 pub(super) async fn op_xs_next(state: Rc<RefCell<OpState>>) -> String {
@@ -32,13 +35,9 @@ pub(super) async fn op_xs_next(state: Rc<RefCell<OpState>>) -> String {
             let whose = if foreign { 'F' } else { 'O' };
             format!("S{whose}{}", text.unwrap_or_default())
         }
-        Request::Handle { inputs, replies } => {
-            let frames = inputs.iter().map(|input| &input.frame);
-            let text = match inputs.is_empty() {
-                true => "B".to_owned(),
-                false => format!("B{}", frames::encode(frames, &*bridge.backend)),
-            };
-            bridge.begin(inputs, replies);
+        Request::Handle { inputs, encoded, replies } => {
+            let text = if inputs.is_empty() { "T".to_owned() } else { encoded.text };
+            bridge.begin(inputs, encoded.places, replies);
             text
         }
         Request::Run { answer } => {
@@ -142,6 +141,14 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Where in the text of the batch its frames are: numbers of four bytes, little-endian.
+#[op2]
+pub(super) fn op_xs_places(state: &mut OpState) -> Uint8Array {
+    let mut batch = state.borrow::<Rc<Bridge>>().batch.borrow_mut();
+    let places = batch.as_mut().map(|batch| std::mem::take(&mut batch.places)).unwrap_or_default();
+    Uint8Array(places.into_iter().flat_map(u32::to_le_bytes).collect())
+}
+
 /// The next signal to fire.
 #[op2]
 #[string]
@@ -186,6 +193,22 @@ pub(super) fn op_xs_emit(
 ) -> Result<bool, JsErrorBox> {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
     bridge.emit(run, input, &topic, meta, &ttl, inline(body))
+}
+
+/// Takes results of a handler's calls that are nothing but meta: a line with the number of the
+/// input, a line with the meta, and so on. Whether what is buffered fills a commit.
+#[op2(fast)]
+pub(super) fn op_xs_results(
+    state: &mut OpState,
+    #[string] text: String,
+) -> Result<bool, JsErrorBox> {
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    let (mut lines, mut full) = (text.split('\n'), false);
+    while let (Some(input), Some(meta)) = (lines.next(), lines.next()) {
+        let input = input.parse().unwrap_or(u32::MAX);
+        full |= bridge.emit(HANDLER_RUN, input, "", meta.to_owned(), "", Body::None)?;
+    }
+    Ok(full)
 }
 
 /// As `op_xs_emit`, with bytes.

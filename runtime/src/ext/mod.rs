@@ -28,17 +28,20 @@ use std::rc::Rc;
 use deno_core::Extension;
 
 pub(crate) use bridge::{Bridge, stalled};
+pub(crate) use frames::{Encoded, encode_behind};
 
 deno_core::extension!(
     xs_runtime,
     deps = [deno_webidl, deno_web, deno_fetch],
     ops = [
         driver::op_xs_next,
+        driver::op_xs_places,
         driver::op_xs_control,
         driver::op_xs_alive,
         driver::op_xs_attempt,
         driver::op_xs_watch_signal,
         driver::op_xs_emit,
+        driver::op_xs_results,
         driver::op_xs_emit_bytes,
         driver::op_xs_emit_stored,
         driver::op_xs_full,

@@ -40,22 +40,31 @@ impl Bridge {
                 bytes.len()
             )));
         }
-        let definition = self.definition.borrow();
-        let output = definition.as_ref().map(|known| &known.output);
-        let topic = match (topic.is_empty(), output.and_then(|output| output.topic.clone())) {
-            (true, Some(topic)) => topic,
-            (true, None) => {
-                let suffix = self.spec.kind.result_suffix();
-                self.topic(&format!("{}.{suffix}", self.spec.name))?
-            }
-            (false, _) => self.topic(topic)?,
-        };
+        let topic = if topic.is_empty() { self.result_topic()? } else { self.topic(topic)? };
         let ttl = match ttl {
-            "" => output.map_or(Ttl::Forever, |output| output.ttl),
+            "" => self.definition.borrow().as_ref().map_or(Ttl::Forever, |known| known.output.ttl),
             text => Ttl::parse(text).map_err(type_error)?,
         };
         let meta = Meta::parse(meta).map_err(type_error)?;
         Ok(NewFrame { topic, meta, body, ttl, origin: Some(origin) })
+    }
+
+    /// Where results go that name no topic.
+    fn result_topic(&self) -> Result<Topic, JsErrorBox> {
+        if let Some(topic) = self.results.get() {
+            return Ok(topic.clone());
+        }
+        let defined = self.definition.borrow().as_ref().map(|known| known.output.topic.clone());
+        let suffix = self.spec.kind.result_suffix();
+        let topic = match defined.clone().flatten() {
+            Some(topic) => topic,
+            None => self.topic(&format!("{}.{suffix}", self.spec.name))?,
+        };
+        // Before there is a definition, where results go is not known.
+        if defined.is_some() {
+            let _ = self.results.set(topic.clone());
+        }
+        Ok(topic)
     }
 
     fn topic(&self, text: &str) -> Result<Topic, JsErrorBox> {

@@ -10,6 +10,7 @@ use super::{
     Backend, Call, Definition, FailureKind, HandlerFailure, HandlerReply, Input, IsolateSpec,
     ModuleError, Secrets,
 };
+use crate::ext::{Encoded, encode_behind};
 use crate::isolate::stop::Stop;
 use crate::isolate::thread;
 
@@ -18,7 +19,7 @@ pub(crate) enum Request {
     /// Take the saved state, before the first batch.
     State { saved: Option<Bytes>, foreign: bool, answer: oneshot::Sender<Result<(), ModuleError>> },
     /// Handle inputs; an empty batch is a `tick`.
-    Handle { inputs: Vec<Input>, replies: Replies },
+    Handle { inputs: Vec<Input>, encoded: Encoded, replies: Replies },
     /// Run the generator until it ends.
     Run { answer: oneshot::Sender<Result<(), ModuleError>> },
     /// Answer one call.
@@ -36,6 +37,7 @@ pub(crate) type Fate = Option<ModuleError>;
 
 /// A module on its thread. Dropping it stops the module at once, without its `finally` blocks.
 pub struct Isolate {
+    backend: Arc<dyn Backend>,
     requests: mpsc::UnboundedSender<Request>,
     fate: watch::Receiver<Fate>,
     stop: Arc<Stop>,
@@ -55,8 +57,10 @@ impl Isolate {
         let (requests, incoming) = mpsc::unbounded_channel();
         let (fate_out, fate) = watch::channel(None);
         let (started, definition) = oneshot::channel();
+        let own = Arc::clone(&backend);
         let stop = thread::spawn(spec.clone(), backend, incoming, started, fate_out)?;
-        let mut isolate = Self { requests, fate, stop, secrets: Secrets::default() };
+        let secrets = Secrets::default();
+        let mut isolate = Self { backend: own, requests, fate, stop, secrets };
         let definition = isolate.answer(definition).await?;
         // Nothing of the module has seen a variable before.
         isolate.secrets = spec.secrets(&definition);
@@ -93,10 +97,27 @@ impl Isolate {
     /// # Errors
     /// [`ModuleError`] when the isolate has ended.
     pub fn handle(&self, inputs: Vec<Input>) -> Result<Handling, ModuleError> {
+        self.hand_over(inputs, "B")
+    }
+
+    /// As [`Isolate::handle`], while what came of the batch before is not committed yet: nothing is
+    /// read and nothing answered before [`Handling::before_is_committed`].
+    ///
+    /// # Errors
+    /// [`ModuleError`] when the isolate has ended.
+    pub fn handle_ahead(&self, inputs: Vec<Input>) -> Result<Handling, ModuleError> {
+        self.hand_over(inputs, "A")
+    }
+
+    fn hand_over(&self, inputs: Vec<Input>, how: &str) -> Result<Handling, ModuleError> {
         let (replies, receiver) = mpsc::unbounded_channel();
         let (committed, commits) = mpsc::unbounded_channel();
         let total = inputs.len();
-        self.send(Request::Handle { inputs, replies: Replies { replies, committed: commits } })?;
+        // Here and not on the isolate's thread, which has enough to do.
+        let frames = inputs.iter().map(|input| &input.frame);
+        let encoded = encode_behind(how, frames, &*self.backend);
+        let replies = Replies { replies, committed: commits };
+        self.send(Request::Handle { inputs, encoded, replies })?;
         let (fate, secrets) = (self.fate.clone(), self.secrets.clone());
         let state = Stage::Waiting;
         Ok(Handling { replies: receiver, committed, fate, secrets, total, done: 0, state })
@@ -227,6 +248,18 @@ impl Handling {
         let last = reply.failure.is_some() || self.done >= self.total;
         self.state = if last { Stage::Over } else { Stage::HandedOut };
         Ok(Some(reply))
+    }
+
+    /// Says that what came of the batch before is committed, after [`Isolate::handle_ahead`].
+    pub fn before_is_committed(&self) {
+        // As above.
+        let _ = self.committed.send(());
+    }
+
+    /// Whether the last reply was given.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.state == Stage::Over
     }
 }
 

@@ -42,7 +42,7 @@ impl Handler {
                 let next = Place { revision: 0, retry: Some(retry), ..self.place.clone() };
                 let next = Place { offset: self.seen, ..next };
                 let line = self.retrying(&failure.error, &frame, retry);
-                self.store_place(vec![line], Vec::new(), next, stop).await?;
+                self.store_place(vec![line], next, stop).await?;
                 inputs.retry(retry);
             }
             Decision::Skip => {
@@ -70,6 +70,7 @@ impl Handler {
         error: ModuleError,
         stop: &CancellationToken,
     ) -> Step {
+        self.land().await?;
         if error.kind == FailureKind::Wedged {
             return Err(Break::End(Ending::Wedged { error, input: None }));
         }

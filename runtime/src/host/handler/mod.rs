@@ -2,6 +2,7 @@
 //! is conditional on the one before, so whatever fails in between, the place in the log is the
 //! truth and the handler goes on from it: exactly once inside the store.
 
+mod ahead;
 mod failure;
 mod inputs;
 pub(super) mod parked;
@@ -12,12 +13,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start};
-use xs_protocol::{AppendRequest, ClientError, SubEvent, SubscribeOptions, Subscription};
+use xs_engine::{Bound, CursorName, ReadOptions, Start};
+use xs_protocol::{ClientError, SubEvent, SubscribeOptions, Subscription};
 
+use self::ahead::UnderWay;
 use self::inputs::{Inputs, Next};
 use self::place::{Place, State};
-use super::commit::{Outcome, commit};
 use super::driver::{Ending, RESUBSCRIBE, stop_isolate, wall_ms};
 use super::store::processor_cursor;
 use super::version::{Started, Version};
@@ -41,6 +42,8 @@ pub(super) struct Handler {
     seen: u64,
     /// When the stored place is to catch up with `seen`.
     move_at: Option<Instant>,
+    /// The commit that leads from `place` to the next.
+    under_way: Option<UnderWay>,
 }
 
 /// Why the present run of the loop is over.
@@ -68,7 +71,7 @@ impl Handler {
         };
         load(&version, &started, &place).await?;
         let seen = place.offset;
-        Ok(Self { version, started, cursor, place, seen, move_at: None })
+        Ok(Self { version, started, cursor, place, seen, move_at: None, under_way: None })
     }
 
     /// The change that stores the place of a handler that had none, beside its `active` frame.
@@ -92,11 +95,14 @@ impl Handler {
             let ending = match self.follow(&stop).await {
                 Ok(()) => continue,
                 Err(Break::End(ending)) => ending,
-                Err(Break::Again) => match self.restart().await {
+                Err(Break::Again) => match self.again().await {
                     Ok(()) => continue,
-                    Err(error) => Ending::FinError { error, input: None },
+                    Err(ending) => ending,
                 },
             };
+            // What has begun is stored or not by the time the next version reads the place; a
+            // failure of it is that of the ending, or comes too late to matter.
+            let _ = self.land().await;
             if matches!(ending, Ending::Stopped) && self.move_at.is_some() {
                 let next = Place { offset: self.seen, ..self.place.clone() };
                 let change = self.place.change(&self.cursor, &next);
@@ -105,6 +111,15 @@ impl Handler {
             }
             return stop_isolate(self.started.isolate, ending).await;
         }
+    }
+
+    async fn again(&mut self) -> Result<(), Ending> {
+        // Whatever becomes of what is under way, the place is read after it.
+        if let Err(Break::End(ending)) = self.land().await {
+            return Err(ending);
+        }
+        let restarted = self.restart().await;
+        restarted.map_err(|error| Ending::FinError { error, input: None })
     }
 
     /// Reads the place again and goes on from it with a fresh isolate.
@@ -142,11 +157,16 @@ impl Handler {
         let pulse = self.started.definition.pulse;
         let mut tick_at = pulse.map(|pulse| Instant::now() + pulse);
         loop {
+            let (failed, move_at) = (self.started.isolate.failed(), self.move_at);
             let idle = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Break::End(Ending::Stopped)),
-                error = self.started.isolate.failed() => Some(Idle::Failed(error)),
-                () = until(self.move_at) => Some(Idle::Move),
+                landed = self.land(), if self.under_way.is_some() => {
+                    landed?;
+                    continue;
+                }
+                error = failed => Some(Idle::Failed(error)),
+                () = until(move_at) => Some(Idle::Move),
                 () = until(tick_at) => Some(Idle::Tick),
                 event = subscription.next() => {
                     if !self.event(event, &mut subscription, stop).await? {
@@ -232,20 +252,31 @@ impl Handler {
         stop: &CancellationToken,
     ) -> Step<Option<HandlerFailure>> {
         let count = batch.len();
-        let mut handling = match self.started.isolate.handle(batch) {
+        let isolate = &self.started.isolate;
+        let handling = match &self.under_way {
+            Some(_) => isolate.handle_ahead(batch),
+            None => isolate.handle(batch),
+        };
+        let mut handling = match handling {
             Ok(handling) => handling,
-            Err(error) => return Ok(Some(died(error, count))),
+            Err(error) => return self.died(error, count).await,
         };
         let mut done = 0;
         loop {
             let reply = tokio::select! {
+                biased;
+                landed = self.land(), if self.under_way.is_some() => {
+                    landed?;
+                    handling.before_is_committed();
+                    continue;
+                }
                 reply = handling.next() => reply,
                 () = stop.cancelled() => return Err(Break::End(Ending::Stopped)),
             };
             let reply = match reply {
                 Ok(Some(reply)) => reply,
                 Ok(None) => return Ok(None),
-                Err(error) => return Ok(Some(died(error, count.saturating_sub(done)))),
+                Err(error) => return self.died(error, count.saturating_sub(done)).await,
             };
             done += reply.done;
             for _ in 0..reply.done {
@@ -253,7 +284,11 @@ impl Handler {
             }
             let made = !reply.outputs.is_empty() || !reply.removes.is_empty();
             if made || reply.state.is_some() || self.place.retry.is_some() {
-                self.store_reply(reply.outputs, reply.removes, reply.state, stop).await?;
+                self.begin_store(reply.outputs, reply.removes, reply.state, stop).await?;
+                // The isolate goes on with the next inputs, but not with the rest of these.
+                if !handling.is_over() {
+                    self.land().await?;
+                }
             }
             if let Some(mut failure) = reply.failure {
                 failure.index = failure.index.saturating_sub(done);
@@ -262,8 +297,17 @@ impl Handler {
         }
     }
 
+    /// A batch during which the isolate ended: which input did it is known only of the last.
+    async fn died(&mut self, error: ModuleError, left: usize) -> Step<Option<HandlerFailure>> {
+        self.land().await?;
+        let (index, shared) = (left.saturating_sub(1), left > 1);
+        let verdict = Verdict::Policy;
+        Ok(Some(HandlerFailure { error, index, shared, fresh: true, verdict }))
+    }
+
     /// Calls `tick` and commits what comes back.
     async fn tick(&mut self, stop: &CancellationToken) -> Step {
+        self.land().await?;
         let mut handling: Handling = match self.started.isolate.tick() {
             Ok(handling) => handling,
             Err(error) => return self.failed_alone(error, stop).await,
@@ -276,7 +320,8 @@ impl Handler {
             Ok(Some(reply)) => {
                 let made = !reply.outputs.is_empty() || !reply.removes.is_empty();
                 if made || reply.state.is_some() {
-                    self.store_reply(reply.outputs, reply.removes, reply.state, stop).await?;
+                    self.begin_store(reply.outputs, reply.removes, reply.state, stop).await?;
+                    self.land().await?;
                 }
                 match reply.failure {
                     Some(failure) => self.failed_alone(failure.error, stop).await,
@@ -296,67 +341,6 @@ impl Handler {
         }
     }
 
-    /// Stores frames and the place reached, in one batch.
-    async fn store(
-        &mut self,
-        frames: Vec<NewFrame>,
-        state: Option<bytes::Bytes>,
-        stop: &CancellationToken,
-    ) -> Step {
-        self.store_reply(frames, Vec::new(), state, stop).await
-    }
-
-    /// The same, with frames that are to be gone.
-    async fn store_reply(
-        &mut self,
-        frames: Vec<NewFrame>,
-        removes: Vec<FrameId>,
-        state: Option<bytes::Bytes>,
-        stop: &CancellationToken,
-    ) -> Step {
-        let code = self.version.code();
-        let state = state.map(|json| State { json, code }).or_else(|| self.place.state.clone());
-        let next = Place { revision: 0, offset: self.seen, state, retry: None };
-        self.store_place(frames, removes, next, stop).await
-    }
-
-    async fn store_place(
-        &mut self,
-        frames: Vec<NewFrame>,
-        removes: Vec<FrameId>,
-        next: Place,
-        stop: &CancellationToken,
-    ) -> Step {
-        let change = self.place.change(&self.cursor, &next);
-        let removes_within = match removes.is_empty() {
-            true => None,
-            false => self.started.definition.permissions.remove.clone(),
-        };
-        let batch = AppendRequest {
-            frames,
-            cursors: vec![change],
-            removes: removes.into_iter().map(Bound::Id).collect(),
-            removes_within,
-            ..AppendRequest::default()
-        };
-        match commit(&self.version.shared().client, &batch, stop).await {
-            Outcome::Stored(appended) => {
-                let revision = appended.cursors.first().copied().unwrap_or_default();
-                self.place = Place { revision, ..next };
-                self.move_at = None;
-                Ok(())
-            }
-            Outcome::Conflict | Outcome::Unknown(_) => Err(Break::Again),
-            Outcome::Lost(error) => Err(Break::End(Ending::Lost(error))),
-            Outcome::Stopped => Err(Break::End(Ending::Stopped)),
-            Outcome::Refused(error) => {
-                let text = format!("the store refused what the handler made: {error}");
-                let error = ModuleError::new(FailureKind::Store, text);
-                Err(Break::End(Ending::FinError { error, input: None }))
-            }
-        }
-    }
-
     async fn wait_until(&self, due_ms: u64, stop: &CancellationToken) -> Step {
         let wait = Duration::from_millis(due_ms.saturating_sub(wall_ms()));
         tokio::select! {
@@ -370,12 +354,6 @@ enum Idle {
     Failed(ModuleError),
     Move,
     Tick,
-}
-
-/// A batch during which the isolate ended: which input did it is known only of the last.
-fn died(error: ModuleError, left: usize) -> HandlerFailure {
-    let index = left.saturating_sub(1);
-    HandlerFailure { error, index, shared: left > 1, fresh: true, verdict: Verdict::Policy }
 }
 
 fn lost_or_again(error: ClientError) -> Break {

@@ -109,6 +109,29 @@ async fn skip_and_park_go_on() {
     }
 }
 
+/// Results of many calls cross together; what is wrong with one is still about its own input.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_cannot_be_a_frame_fails_its_own_input() {
+    let source = r#"
+export default { topics: "in", start: "first", onError: "park", run(frame) {
+  let deep = {};
+  if (frame.meta.n === 2) for (let i = 0; i < 200; i++) deep = { deep };
+  return { n: frame.meta.n, deep };
+} };
+"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    let inputs: Vec<_> = (0..5).map(|n| world.append("in", json!({ "n": n }), "")).collect();
+    let host = world.host().await;
+    world.wait("h.out", 4).await;
+    host.stop().await;
+    let made = world.topic("h.out");
+    let numbers = made.iter().map(|frame| meta(frame)["n"].as_u64().unwrap());
+    assert!(numbers.eq([0, 1, 3, 4]));
+    let parked = world.topic("h.parked");
+    assert_eq!(parked.len(), 1);
+    assert_eq!(meta(&parked[0])["frame"], inputs[2].to_string());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retried_frame_holds_the_later_ones() {
     let source = r#"

@@ -36,6 +36,39 @@ async fn a_batch_of_sync_calls_is_one_commit() {
     assert_eq!(again.state, None);
 }
 
+/// While what came of the batch before is not stored, calls are made, but nothing is read and
+/// nothing answered: a read would miss it, and an answer could be stored without it.
+#[tokio::test]
+async fn a_batch_ahead_of_a_commit_waits_for_it() {
+    let (isolate, memory) = handler(
+        r#"export default { topics: "in", state: 0, async run(frame, ctx) {
+          console.log(`call ${frame.meta.n}`);
+          if (frame.meta.n === 1) return { seen: (await ctx.last("before"))?.meta };
+          ctx.state++;
+        } };"#,
+    )
+    .await;
+    let alone = |n: u64| vec![input(&memory, &json!({ "n": n }))];
+    for (n, outputs) in [(0, 0), (1, 1)] {
+        let mut handling = isolate.handle_ahead(alone(n)).unwrap();
+        let called = async {
+            while !memory.logs().iter().any(|(_, line)| *line == format!("call {n}")) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        soon(called).await;
+        let early = tokio::time::timeout(Duration::from_millis(100), handling.next()).await;
+        assert!(early.is_err(), "answered before: {:?}", early.unwrap());
+        memory.add("before", &json!({ "n": n }), "");
+        handling.before_is_committed();
+        let reply = soon(handling.next()).await.unwrap().unwrap();
+        assert_eq!((reply.done, reply.outputs.len(), handling.is_over()), (1, outputs, true));
+        if let Some(output) = reply.outputs.first() {
+            assert_eq!(meta(output), json!({ "seen": { "n": 1 } }));
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_throw_undoes_outputs_and_state() {
     let (isolate, memory) = handler(

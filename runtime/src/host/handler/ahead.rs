@@ -1,0 +1,110 @@
+//! The commit that is under way while the isolate works on the next inputs already. There is one at
+//! most, and its answer comes before the next is made, since each names the revision before it.
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use xs_engine::{Bound, FrameId, NewFrame};
+use xs_protocol::{AppendRequest, ClientError};
+
+use super::place::{Place, State};
+use super::{Break, Handler, Step};
+use crate::host::commit::{Outcome, commit};
+use crate::host::driver::Ending;
+use crate::isolate::{FailureKind, ModuleError};
+
+/// A commit without an answer yet.
+pub(super) struct UnderWay {
+    outcome: JoinHandle<Outcome>,
+    /// Where the handler is once it is stored.
+    next: Place,
+}
+
+impl Handler {
+    /// Stores frames and the place reached, in one batch.
+    pub(super) async fn store(
+        &mut self,
+        frames: Vec<NewFrame>,
+        state: Option<bytes::Bytes>,
+        stop: &CancellationToken,
+    ) -> Step {
+        self.begin_store(frames, Vec::new(), state, stop).await?;
+        self.land().await
+    }
+
+    /// Begins to store frames and the place reached, and to remove frames, once what is under way
+    /// is stored.
+    pub(super) async fn begin_store(
+        &mut self,
+        frames: Vec<NewFrame>,
+        removes: Vec<FrameId>,
+        state: Option<bytes::Bytes>,
+        stop: &CancellationToken,
+    ) -> Step {
+        self.land().await?;
+        let code = self.version.code();
+        let state = state.map(|json| State { json, code }).or_else(|| self.place.state.clone());
+        let next = Place { revision: 0, offset: self.seen, state, retry: None };
+        self.begin(frames, removes, next, stop);
+        Ok(())
+    }
+
+    /// Stores frames and a place. Nothing may be under way.
+    pub(super) async fn store_place(
+        &mut self,
+        frames: Vec<NewFrame>,
+        next: Place,
+        stop: &CancellationToken,
+    ) -> Step {
+        self.begin(frames, Vec::new(), next, stop);
+        self.land().await
+    }
+
+    fn begin(
+        &mut self,
+        frames: Vec<NewFrame>,
+        removes: Vec<FrameId>,
+        next: Place,
+        stop: &CancellationToken,
+    ) {
+        let change = self.place.change(&self.cursor, &next);
+        let removes_within = match removes.is_empty() {
+            true => None,
+            false => self.started.definition.permissions.remove.clone(),
+        };
+        let batch = AppendRequest {
+            frames,
+            cursors: vec![change],
+            removes: removes.into_iter().map(Bound::Id).collect(),
+            removes_within,
+            ..AppendRequest::default()
+        };
+        let (client, stop) = (self.version.shared().client.clone(), stop.clone());
+        let outcome = tokio::spawn(async move { commit(&client, &batch, &stop).await });
+        self.under_way = Some(UnderWay { outcome, next });
+        self.move_at = None;
+    }
+
+    /// Waits until what is under way is stored. Cancelling it changes nothing.
+    pub(super) async fn land(&mut self) -> Step {
+        let Some(under_way) = &mut self.under_way else { return Ok(()) };
+        let outcome = (&mut under_way.outcome).await.unwrap_or_else(|error| {
+            Outcome::Lost(ClientError::Disconnected(format!("a commit failed: {error}")))
+        });
+        let Some(UnderWay { next, .. }) = self.under_way.take() else { return Ok(()) };
+        match outcome {
+            Outcome::Stored(appended) => {
+                let revision = appended.cursors.first().copied().unwrap_or_default();
+                self.place = Place { revision, ..next };
+                Ok(())
+            }
+            Outcome::Conflict | Outcome::Unknown(_) => Err(Break::Again),
+            Outcome::Lost(error) => Err(Break::End(Ending::Lost(error))),
+            Outcome::Stopped => Err(Break::End(Ending::Stopped)),
+            Outcome::Refused(error) => {
+                let text = format!("the store refused what the handler made: {error}");
+                let error = ModuleError::new(FailureKind::Store, text);
+                Err(Break::End(Ending::FinError { error, input: None }))
+            }
+        }
+    }
+}
