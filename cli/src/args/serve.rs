@@ -6,6 +6,7 @@ use clap::ValueHint;
 use tracing::level_filters::LevelFilter;
 use xs_engine::SyncPolicy;
 use xs_protocol::Address;
+use xs_runtime::ProcessorName;
 use xs_runtime::permissions::Allow;
 
 use super::EnvArgs;
@@ -93,6 +94,12 @@ pub(crate) struct HostArgs {
     /// The store's directory, which no module may read.
     #[arg(long)]
     pub(crate) store: PathBuf,
+    /// Modules that have a Host of their own.
+    #[arg(long, value_name = "NAME", value_parser = ProcessorName::parse)]
+    pub(crate) apart: Vec<ProcessorName>,
+    /// The module that this Host is for.
+    #[arg(long, value_name = "NAME", value_parser = ProcessorName::parse)]
+    pub(crate) only: Option<ProcessorName>,
     #[command(flatten)]
     pub(crate) allow: AllowArgs,
     #[command(flatten)]

@@ -1,5 +1,6 @@
-//! The two ends of the Host as the binary has them: `serve` keeps one running as a child of its own
-//! program, and the hidden subcommand `__host` is that child.
+//! The two ends of a Host as the binary has them: `serve` keeps one running as a child of its own
+//! program, and one for each module that is set apart; the hidden subcommand `__host` is that
+//! child.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use xs_protocol::{Role, Server};
-use xs_runtime::host::SPENT_ISOLATES_MAX;
+use xs_runtime::host::{Part, SPENT_ISOLATES_MAX};
 use xs_runtime::supervise::child::{self, ChildOptions};
 use xs_runtime::supervise::{SuperviseOptions, Supervisor};
 
@@ -44,7 +45,8 @@ pub(super) fn start(
     let program = std::env::current_exe().context("find the program of this process")?;
     let server = server.clone();
     let adopt = move |stream| drop(server.adopt(stream, Role::Host));
-    Ok(Supervisor::start(SuperviseOptions { program, args: words }, Box::new(adopt)))
+    let options = SuperviseOptions { program, args: words, modules: Some(modules.to_owned()) };
+    Ok(Supervisor::start(options, Box::new(adopt)))
 }
 
 /// Is the Host, until the server stops it.
@@ -53,5 +55,10 @@ pub(crate) fn run(args: HostArgs) -> ExitCode {
     let allow = args.allow.allow(vec![args.store]);
     let spent_isolates_max = SPENT_ISOLATES_MAX;
     let env_file = args.env.env_file;
-    child::main(ChildOptions { modules: Some(args.modules), allow, spent_isolates_max, env_file })
+    let part = match args.only {
+        Some(name) => Part::Only(name),
+        None => Part::AllBut(args.apart.into_iter().collect()),
+    };
+    let modules = Some(args.modules);
+    child::main(ChildOptions { modules, allow, spent_isolates_max, env_file, part })
 }

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod addresses;
 #[cfg(test)]
+mod apart;
+#[cfg(test)]
 mod call;
 #[cfg(test)]
 mod causes;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,6 +15,8 @@ use crate::permissions::Allow;
 
 /// Bytes of the file.
 const BYTES_MAX: u64 = 1024 * 1024;
+/// Modules with a process of their own.
+const APART_MAX: usize = 64;
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,18 @@ pub enum ConfigError {
     TooLarge {
         /// Its size.
         bytes: u64,
+    },
+    /// More modules are set apart than may have processes of their own.
+    #[error("{CONFIG_FILE} sets {count} modules apart, {APART_MAX} are allowed")]
+    Apart {
+        /// How many.
+        count: usize,
+    },
+    /// It says what a process of its own may use of a module that has none.
+    #[error("{CONFIG_FILE}: read and env of {name} need isolation = \"process\"")]
+    NotApart {
+        /// The module.
+        name: String,
     },
     /// It is not TOML, or holds something that has no meaning.
     #[error("{CONFIG_FILE} is not understood: {0}")]
@@ -51,6 +65,26 @@ pub struct ModuleConfig {
     /// What the module may ask for beyond the defaults.
     #[serde(default)]
     pub allow: Vec<Grant>,
+    /// Where it runs.
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// Files and directories that a process of its own may read, whatever the module asks for.
+    #[serde(default)]
+    pub read: Vec<PathBuf>,
+    /// Variables that a process of its own has.
+    #[serde(default)]
+    pub env: Vec<String>,
+}
+
+/// Where a module runs.
+#[derive(Debug, Clone, Copy, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// On a thread of the process that runs the modules together.
+    #[default]
+    Thread,
+    /// In a process of its own, which the kernel guards.
+    Process,
 }
 
 /// Something a module may not have by default, even if it names it.
@@ -80,7 +114,35 @@ impl Config {
         if bytes > BYTES_MAX {
             return Err(ConfigError::TooLarge { bytes });
         }
-        Ok(toml::from_str(&fs::read_to_string(&path)?)?)
+        Self::parse(&fs::read_to_string(&path)?)
+    }
+
+    /// Reads the text of such a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)?;
+        for (name, module) in &config.modules {
+            let bounded = !(module.read.is_empty() && module.env.is_empty());
+            if bounded && module.isolation != Isolation::Process {
+                return Err(ConfigError::NotApart { name: name.clone() });
+            }
+        }
+        let count = config.apart().len();
+        if count > APART_MAX { Err(ConfigError::Apart { count }) } else { Ok(config) }
+    }
+
+    /// The modules with a process of their own, and what is said of these.
+    #[must_use]
+    pub fn apart(&self) -> BTreeMap<String, ModuleConfig> {
+        let apart =
+            self.modules.iter().filter(|(_, module)| module.isolation == Isolation::Process);
+        let process = |module: &ModuleConfig| ModuleConfig {
+            config: serde_json::Map::new(),
+            ..module.clone()
+        };
+        apart.map(|(name, module)| (name.clone(), process(module))).collect()
     }
 
     /// What it says about one module.
@@ -91,12 +153,6 @@ impl Config {
 }
 
 impl ModuleConfig {
-    /// Whether nothing is said.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// The host's permissions with this module's added.
     #[must_use]
     pub fn widen(&self, host: &Allow) -> Allow {
@@ -107,10 +163,11 @@ impl ModuleConfig {
         allow
     }
 
-    /// Its part of the hash that decides whether a file acts: empty when nothing is said.
+    /// Its part of the hash that decides whether a file acts: empty when nothing is said. Where a
+    /// module runs makes no version of it.
     #[must_use]
     pub fn canonical(&self) -> Vec<u8> {
-        if self.is_empty() {
+        if self.config.is_empty() && self.allow.is_empty() {
             return Vec::new();
         }
         format!("{:?} {}", self.allow, Value::Object(self.config.clone())).into_bytes()
@@ -139,7 +196,7 @@ mod tests {
         assert_eq!(Value::Object(module.config.clone()), json!({ "every": "1s", "limit": 3 }));
         let allow = module.widen(&Allow::default());
         assert!(allow.net_private && !allow.net_any);
-        assert!(config.module(&name("other")).is_empty());
+        assert_eq!(config.module(&name("other")), ModuleConfig::default());
     }
 
     #[test]
@@ -164,5 +221,20 @@ mod tests {
             config("allow = [\"net-any\"]"),
         ];
         assert!(all[0] != all[1] && all[1] != all[2] && !all[2].is_empty());
+        assert!(config("isolation = \"process\"\nread = [\"/var\"]").is_empty(), "no version");
+    }
+
+    #[test]
+    fn modules_are_set_apart_by_name() {
+        let text = "[modules.a]\nisolation = \"process\"\nenv = [\"TOKEN\"]\nconfig = { n = 1 }\n\
+                    [modules.b]\nisolation = \"thread\"\n";
+        let apart = Config::parse(text).unwrap().apart();
+        assert_eq!(apart.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!((&apart["a"].env[..], apart["a"].config.len()), (&["TOKEN".to_owned()][..], 0));
+        let bound = Config::parse("[modules.a]\nread = [\"/var\"]\n").unwrap_err();
+        assert!(bound.to_string().contains("read and env of a need isolation"), "{bound}");
+        let module = |n: usize| format!("[modules.m{n}]\nisolation = \"process\"\n");
+        let many = |count: usize| Config::parse(&(0..count).map(module).collect::<String>());
+        assert!(many(APART_MAX).is_ok() && many(APART_MAX + 1).is_err());
     }
 }

@@ -234,7 +234,7 @@ impl Keeper {
             let by = Map::from_iter([("by".to_owned(), json!(frame.id().to_string()))]);
             report::frame(&self.key, Event::Replaced, old, by)
         });
-        let mut facts = report::facts(definition);
+        let mut facts = report::facts(definition, &self.shared.confined);
         if self.key.kind == Kind::Command {
             facts.extend(report::terms(definition));
         }

@@ -16,6 +16,7 @@ mod handler;
 mod keeper;
 pub mod lifecycle;
 mod pace;
+mod part;
 pub mod replay;
 mod report;
 mod store;
@@ -48,6 +49,7 @@ use crate::permissions::Allow;
 
 pub use handler::parked::{DISCARD, PARKED, UNPARK, about};
 pub use handler::place::{Place, PlaceError, Retry, State};
+pub use part::Part;
 pub use store::processor_cursor;
 
 /// Time that all modules together have to end when the Host is stopped.
@@ -77,6 +79,10 @@ pub struct HostOptions {
     /// Isolates it may make beyond the first of each processor before it ends as
     /// [`HostEnd::Worn`].
     pub spent_isolates_max: usize,
+    /// The processors it runs.
+    pub part: Part,
+    /// How the process was confined: what was done, and how that stands.
+    pub confined: Vec<(&'static str, String)>,
 }
 
 /// Why a Host ended.
@@ -134,12 +140,15 @@ struct Host {
 impl Host {
     /// Reads the log and the files, and begins to run what is to run.
     async fn start(options: HostOptions, shutdown: CancellationToken) -> Result<Self, HostError> {
-        let HostOptions { client, modules, env, allow, limits, culprits, spent_isolates_max } =
-            options;
+        let HostOptions { client, modules, env, allow, limits, culprits, .. } = options;
         if let Some(dir) = &modules {
             std::fs::read_dir(dir)
                 .map_err(|error| HostError::Modules { dir: dir.clone(), error })?;
-            if let Err(error) = editor::keep_current(dir) {
+            let written = match &options.part {
+                Part::All | Part::AllBut(_) => editor::keep_current(dir),
+                Part::Only(_) => Ok(()),
+            };
+            if let Err(error) = written {
                 tracing::warn!(%error, "cannot keep the types for editors current");
             }
         }
@@ -156,7 +165,10 @@ impl Host {
             shutdown,
             made: tokio::sync::watch::channel(0).0,
             calls: TaskTracker::new(),
+            part: options.part,
+            confined: options.confined,
         });
+        let spent_isolates_max = options.spent_isolates_max;
         let options = ReadOptions {
             topics: TopicPatterns::parse("xs.generator.*,xs.handler.*,xs.command.*")
                 .expect("a constant that parses"),
@@ -263,7 +275,7 @@ impl Host {
         match event {
             Event::Create => {
                 self.shared.versions.insert(frame.id(), key.name.clone());
-                if act {
+                if act && self.shared.part.has(&key.name) {
                     let order = match self.obstacle(&key, &frame) {
                         Some(error) => Order::Refuse(frame, error),
                         None => Order::Create(frame),
@@ -271,7 +283,7 @@ impl Host {
                     self.order(key, order);
                 }
             }
-            Event::Term if act => self.order(key, Order::Term),
+            Event::Term if act && self.shared.part.has(&key.name) => self.order(key, Order::Term),
             _ => {}
         }
     }
@@ -309,7 +321,7 @@ impl Host {
         let slots: Vec<_> = self
             .lifecycle
             .iter()
-            .filter(|(_, slots)| slots.wants_to_run())
+            .filter(|(key, slots)| slots.wants_to_run() && self.shared.part.has(&key.name))
             .map(|(key, slots)| (key.clone(), slots.pending(), slots.confirmed()))
             .collect();
         for (key, pending, confirmed) in slots {

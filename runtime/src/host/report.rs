@@ -85,8 +85,15 @@ impl ModuleError {
 
 /// What a definition says that an operator asks about, as the fields of a meta.
 #[must_use]
-pub(super) fn facts(definition: &Definition) -> Map<String, Value> {
+pub(super) fn facts(
+    definition: &Definition,
+    confined: &[(&'static str, String)],
+) -> Map<String, Value> {
     let mut facts = Map::new();
+    if !confined.is_empty() {
+        let measures = confined.iter().map(|(what, how)| ((*what).to_owned(), json!(how)));
+        facts.insert("process".to_owned(), Value::Object(measures.collect()));
+    }
     if let Some(about) = &definition.about {
         facts.insert("about".to_owned(), json!(cut(about, 1024)));
     }

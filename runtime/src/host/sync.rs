@@ -13,6 +13,7 @@ use xs_protocol::{AppendRequest, ClientError};
 use super::config::{Config, ModuleConfig};
 use super::files::{self, Scan};
 use super::lifecycle::{Event, Key, Lifecycle, Taken};
+use super::part::Part;
 use super::report;
 use super::version::{GRAPH, Shared};
 use crate::isolate::{FailureKind, ModuleError};
@@ -37,12 +38,13 @@ pub(super) async fn sync(
     shared: &Arc<Shared>,
     lifecycle: &Lifecycle,
 ) -> Result<Option<u64>, ClientError> {
-    let dir = shared.dir.clone();
+    let (dir, part) = (shared.dir.clone(), shared.part.clone());
     let known: Vec<(Key, Taken)> = lifecycle
         .iter()
+        .filter(|(key, _)| part.has(&key.name))
         .filter_map(|(key, slots)| Some((key.clone(), slots.taken()?.clone())))
         .collect();
-    let looked = tokio::task::spawn_blocking(move || look(&dir, &known)).await;
+    let looked = tokio::task::spawn_blocking(move || look(&dir, &part, &known)).await;
     let (config, gone, found) = match looked {
         Ok(Ok(looked)) => looked,
         Ok(Err(error)) => {
@@ -98,7 +100,7 @@ async fn create_frame(shared: &Shared, key: &Key, found: Found) -> Result<NewFra
 type Looked = (Config, Vec<(Key, Taken)>, Vec<(Key, Found)>);
 
 /// What is gone and what is new, compared with what was taken before. Blocks.
-fn look(dir: &Path, known: &[(Key, Taken)]) -> Result<Looked, String> {
+fn look(dir: &Path, part: &Part, known: &[(Key, Taken)]) -> Result<Looked, String> {
     let config = Config::load(dir).map_err(|error| error.to_string())?;
     let scan =
         files::scan(dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
@@ -107,7 +109,7 @@ fn look(dir: &Path, known: &[(Key, Taken)]) -> Result<Looked, String> {
     }
     let gone = known.iter().filter(|(key, _)| !scan.modules.contains_key(key)).cloned().collect();
     let mut changed = Vec::new();
-    for key in scan.modules.keys() {
+    for key in scan.modules.keys().filter(|key| part.has(&key.name)) {
         let found = find(dir, &scan, key, config.module(&key.name));
         let before = known.iter().find(|(known, _)| known == key).map(|(_, taken)| taken);
         if before != Some(&found.taken) {

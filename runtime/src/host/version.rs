@@ -16,6 +16,7 @@ use xs_protocol::Client;
 
 use super::config::Config;
 use super::lifecycle::{Key, Versions};
+use super::part::Part;
 use super::store::{Finish, ProcessorStore};
 use crate::isolate::{Backend, Definition, FailureKind, Isolate, IsolateSpec, Limits, ModuleError};
 use crate::loader::ModuleGraph;
@@ -45,6 +46,10 @@ pub(super) struct Shared {
     pub(super) made: watch::Sender<usize>,
     /// Calls of commands that have begun and are not answered; closed when no more may begin.
     pub(super) calls: TaskTracker,
+    /// The processors that the Host runs.
+    pub(super) part: Part,
+    /// How its process is confined.
+    pub(super) confined: Vec<(&'static str, String)>,
 }
 
 /// A version that can be started.

@@ -14,9 +14,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use xs_protocol::{Client, ClientError, ClientOptions};
 
+use super::confine::{self, Measure, Opening};
 use super::{CULPRITS_VARIABLE, EXIT_WEDGED, EXIT_WORN, crash};
 use crate::env_file::{self, EnvFileError};
-use crate::host::{self, HostEnd, HostError, HostOptions};
+use crate::host::config::{Config, ModuleConfig};
+use crate::host::{self, HostEnd, HostError, HostOptions, Part};
 use crate::isolate::Limits;
 use crate::permissions::Allow;
 
@@ -32,6 +34,8 @@ pub struct ChildOptions {
     pub spent_isolates_max: usize,
     /// A file of variables that are offered beside those of the process, which come first.
     pub env_file: Option<PathBuf>,
+    /// The processors it runs. The process of one alone is confined to what that one may use.
+    pub part: Part,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -65,17 +69,61 @@ pub fn main(options: ChildOptions) -> ExitCode {
 fn run(options: ChildOptions) -> Result<HostEnd, ChildError> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)?;
     crash::install()?;
+    let alone = alone(&options)?;
+    // Read before the file cannot be read any more.
+    let env = variables(&options, alone.as_ref())?;
+    let confined = confine(&options, alone.as_ref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("xs-host")
         .enable_all()
         .build()?;
-    let end = runtime.block_on(serve(options));
+    let end = runtime.block_on(serve(options, env, confined));
     runtime.shutdown_background();
     end
 }
 
-async fn serve(options: ChildOptions) -> Result<HostEnd, ChildError> {
+/// What the operator says about the only module of this Host, when there is one.
+fn alone(options: &ChildOptions) -> Result<Option<ModuleConfig>, ChildError> {
+    let (Part::Only(name), Some(dir)) = (&options.part, &options.modules) else { return Ok(None) };
+    Ok(Some(Config::load(dir).map_err(io::Error::other)?.module(name)))
+}
+
+/// The variables of the process and of a file. A module alone has of the file what it was given.
+fn variables(
+    options: &ChildOptions,
+    alone: Option<&ModuleConfig>,
+) -> Result<BTreeMap<String, String>, ChildError> {
+    let mut env: BTreeMap<String, String> = match &options.env_file {
+        Some(file) => env_file::load(file)?,
+        None => BTreeMap::new(),
+    };
+    if let Some(module) = alone {
+        env.retain(|name, _| module.env.contains(name));
+    }
+    let texts = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    env.extend(texts);
+    Ok(env)
+}
+
+/// Confines the process when it is for one module.
+fn confine(
+    options: &ChildOptions,
+    alone: Option<&ModuleConfig>,
+) -> Result<Vec<Measure>, ChildError> {
+    let (Some(module), Some(dir)) = (alone, &options.modules) else { return Ok(Vec::new()) };
+    let base = |path: PathBuf| if path.is_absolute() { path } else { dir.join(path) };
+    let read = module.read.iter().cloned().map(base).chain([dir.clone()]).collect();
+    let run = module.widen(&options.allow).run;
+    Ok(confine::enter(&Opening { read, run })?)
+}
+
+async fn serve(
+    options: ChildOptions,
+    mut env: BTreeMap<String, String>,
+    confined: Vec<Measure>,
+) -> Result<HostEnd, ChildError> {
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let asked = shutdown.clone();
@@ -88,13 +136,6 @@ async fn serve(options: ChildOptions) -> Result<HostEnd, ChildError> {
     let name = concat!("xs-host/", env!("CARGO_PKG_VERSION")).to_owned();
     let how = ClientOptions { name, ..ClientOptions::default() };
     let client = Client::over(UnixStream::from_std(socket)?, how).await?;
-    let mut env: BTreeMap<String, String> = match &options.env_file {
-        Some(file) => env_file::load(file)?,
-        None => BTreeMap::new(),
-    };
-    let texts = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    env.extend(texts);
     let culprits = env.remove(CULPRITS_VARIABLE).unwrap_or_default();
     let culprits = culprits.split(',').filter(|name| !name.is_empty()).map(str::to_owned);
     let options = HostOptions {
@@ -105,6 +146,8 @@ async fn serve(options: ChildOptions) -> Result<HostEnd, ChildError> {
         limits: Limits::default(),
         culprits: culprits.collect(),
         spent_isolates_max: options.spent_isolates_max,
+        part: options.part,
+        confined,
     };
     Ok(host::run(options, shutdown).await?)
 }

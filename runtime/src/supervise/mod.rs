@@ -1,20 +1,27 @@
-//! The server's side of the Host: starts it as a child process over a socket pair, starts it again
-//! when it ends, tells the next one on whose thread the last one crashed, and leaves no child
-//! behind. Knows nothing of modules; what a Host does is in [`crate::host`].
+//! The server's side of the Hosts: starts them as child processes over socket pairs, starts each
+//! again when it ends, tells the next one on whose thread the last one crashed, and leaves no child
+//! behind. Knows nothing of modules but which have a Host of their own; what a Host does is in
+//! [`crate::host`].
 
+mod apart;
+mod calls;
 pub mod child;
+mod confine;
 mod crash;
 mod spawn;
 
 use std::ffi::OsString;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::apart::Plan;
+pub use self::apart::{APART, ONLY};
 use self::spawn::{Child, Spawner};
 use crate::host::backoff::{Backoff, random};
 
@@ -34,14 +41,17 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 pub struct SuperviseOptions {
     /// The program, in practice the running one.
     pub program: PathBuf,
-    /// Its arguments, which make it call [`child::main`].
+    /// Its arguments, which make it call [`child::main`]. Behind them come [`APART`] and [`ONLY`],
+    /// each with a name, which say the [`Part`](crate::host::Part) of a Host.
     pub args: Vec<OsString>,
+    /// The directory of the modules, whose `xs.toml` says which have a Host of their own.
+    pub modules: Option<PathBuf>,
 }
 
 /// Serves the server's end of a Host's socket pair, with the role host.
 pub type Adopt = Box<dyn Fn(UnixStream) + Send + Sync>;
 
-/// Keeps a Host running until it is stopped.
+/// Keeps Hosts running until it is stopped.
 #[derive(Debug)]
 pub struct Supervisor {
     stop: CancellationToken,
@@ -49,16 +59,16 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts a Host, now and whenever the last one has ended. Must be called inside a tokio
-    /// runtime. `adopt` is called for each Host.
+    /// Starts the Hosts, each now and whenever it has ended. Must be called inside a tokio runtime.
+    /// `adopt` is called for each.
     #[must_use]
     pub fn start(options: SuperviseOptions, adopt: Adopt) -> Self {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(supervise(options, adopt, stop.clone()));
+        let task = tokio::spawn(apart::run(options, adopt, stop.clone()));
         Self { stop, task }
     }
 
-    /// Stops the Host: its modules have their time to end. Returns when the process is gone.
+    /// Stops the Hosts: their modules have their time to end. Returns when the processes are gone.
     pub async fn stop(self) {
         self.stop.cancel();
         if let Err(error) = self.task.await {
@@ -67,13 +77,19 @@ impl Supervisor {
     }
 }
 
-async fn supervise(options: SuperviseOptions, adopt: Adopt, stop: CancellationToken) {
+/// Keeps one Host running.
+async fn keep(
+    options: Arc<SuperviseOptions>,
+    plan: Plan,
+    adopt: Arc<Adopt>,
+    stop: CancellationToken,
+) {
     let spawner = Spawner::start();
     let mut backoff = Backoff::default();
     let mut culprits = Vec::new();
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let known = match start(&spawner, &options, &culprits, &adopt).await {
+        let known = match start(&spawner, &options, &plan, &culprits, &adopt).await {
             Ok(mut child) => {
                 tokio::select! {
                     exit = child.exited() => {
@@ -106,12 +122,13 @@ async fn supervise(options: SuperviseOptions, adopt: Adopt, stop: CancellationTo
 async fn start(
     spawner: &Spawner,
     options: &SuperviseOptions,
+    plan: &Plan,
     culprits: &[String],
     adopt: &Adopt,
 ) -> std::io::Result<Child> {
     let (ours, theirs) = StdStream::pair()?;
     ours.set_nonblocking(true)?;
-    let child = spawner.spawn(options, culprits, theirs).await?;
+    let child = spawner.spawn(options, plan, culprits, theirs).await?;
     adopt(UnixStream::from_std(ours)?);
     Ok(child)
 }

@@ -13,9 +13,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::apart::Plan;
 use super::{CULPRITS_VARIABLE, SuperviseOptions};
 use crate::supervise::crash;
 
+/// Variables that a process has which is given only some.
+const KEPT_VARIABLES: [&str; 6] =
+    ["LANG", "PATH", "RUST_BACKTRACE", "SSL_CERT_DIR", "SSL_CERT_FILE", "TZ"];
 /// Threads that one crash may name.
 const CULPRITS_MAX: usize = 16;
 
@@ -59,12 +63,20 @@ impl Spawner {
     pub(super) async fn spawn(
         &self,
         options: &SuperviseOptions,
+        plan: &Plan,
         culprits: &[String],
         socket: UnixStream,
     ) -> io::Result<Child> {
         let mut command = Command::new(&options.program);
+        if let Some(names) = &plan.env {
+            let names = names.iter().map(String::as_str).chain(KEPT_VARIABLES);
+            let kept = names.filter_map(|name| Some((name, std::env::var_os(name)?)));
+            let kept: Vec<_> = kept.collect();
+            command.env_clear().envs(kept);
+        }
         command
             .args(&options.args)
+            .args(&plan.words)
             .env(CULPRITS_VARIABLE, culprits.join(","))
             .env(crate::isolate::NO_BYTECODE_CACHE, "1")
             .stdin(Stdio::from(OwnedFd::from(socket)))

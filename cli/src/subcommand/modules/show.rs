@@ -42,6 +42,7 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     next_try(&module, cursor.as_ref(), &mut facts, out);
     facts.add("config", create["config"].clone());
     facts.add("permissions", active["permissions"].clone());
+    facts.add("process", active["process"].clone());
     facts.add("error", module.error.as_ref().map_or(Value::Null, meta));
     facts.add("help", json!(module.help(key.name.as_str())));
     print(&facts, out)?;

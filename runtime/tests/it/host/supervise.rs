@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use xs_runtime::host::Part;
 use xs_runtime::name::thread_name;
 use xs_runtime::permissions::Allow;
 use xs_runtime::supervise::child::{self, ChildOptions};
@@ -42,6 +43,7 @@ fn process() {
         allow: Allow::default(),
         spent_isolates_max: spends.unwrap_or(usize::MAX),
         env_file: None,
+        part: Part::All,
     };
     let end = child::main(options);
     // The code is what the supervisor goes by.
@@ -59,7 +61,8 @@ fn supervise(world: &World, more: Option<String>) -> (Supervisor, Arc<Mutex<u32>
     args.extend(more.map(OsString::from));
     args.push(std::env::current_exe().unwrap().into());
     args.extend(["host::supervise::process", "--exact", "--nocapture"].map(OsString::from));
-    let options = SuperviseOptions { program: PathBuf::from("/usr/bin/env"), args };
+    let program = PathBuf::from("/usr/bin/env");
+    let options = SuperviseOptions { program, args, modules: None };
     let (started, server) = (Arc::new(Mutex::new(0)), world.server());
     let count = Arc::clone(&started);
     let adopt = Box::new(move |stream| {

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use xs_engine::{CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta, NewFrame, Topic};
 use xs_protocol::{AppendRequest, Client, ClientOptions, Role, Server, ServerOptions};
-use xs_runtime::host::{self, HostEnd, HostError, HostOptions};
+use xs_runtime::host::{self, HostEnd, HostError, HostOptions, Part};
 use xs_runtime::isolate::Limits;
 use xs_runtime::permissions::Allow;
 
@@ -102,6 +102,8 @@ impl World {
             limits: Limits::default(),
             culprits: Vec::new(),
             spent_isolates_max,
+            part: Part::All,
+            confined: Vec::new(),
         };
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(host::run(options, shutdown.clone()));

@@ -1,0 +1,138 @@
+//! Modules with a process of their own: they run as any other, what breaks them breaks nothing else,
+//! and the kernel keeps them from what they need not have.
+
+use std::fs;
+
+use crate::support::{Place, Server, eventually, is_running, signal_pid, text};
+
+use rustix::process::Signal;
+
+/// Reads a file that its definition may read, in a process that may read less.
+fn peek(dir: &str) -> String {
+    format!(
+        "export default {{ args: {{ path: \"string\" }}, permissions: {{ read: [{dir:?}], env: [\"SEEN\", \"HIDDEN\"] }},\n\
+           run: async (call, ctx) => ({{ text: await ctx.fs.text(call.args.path), env: ctx.env }}) }};\n"
+    )
+}
+
+const TICK: &str = "import { generator } from \"xs\";\nexport default generator({ async *run(ctx) {\n\
+    for await (const _ of ctx.every(\"50ms\")) yield { tick: true }; } });\n";
+
+/// The process of one module.
+fn process_of(server: &Server, name: &str) -> Option<u32> {
+    server.children().into_iter().find(|pid| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(&format!("--only\0{name}\0"))
+    })
+}
+
+/// Serves one module apart and one that is not.
+fn served(more: &str) -> (Place, Server) {
+    let place = Place::new();
+    let open = place.write("open/file.txt", "open");
+    place.write("shut/file.txt", "shut");
+    let dir = place.path("");
+    place.write("modules/commands/peek.js", &peek(text(&dir)));
+    place.write("modules/generators/tick.ts", TICK);
+    let open = text(open.parent().unwrap()).to_owned();
+    let config = format!(
+        "[modules.peek]\nisolation = \"process\"\nread = [{open:?}]\nenv = [\"SEEN\"]\n{more}"
+    );
+    place.write("modules/xs.toml", &config);
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("xs.command.peek.active", 1);
+    place.await_frames("xs.generator.tick.active", 1);
+    (place, server)
+}
+
+#[test]
+fn a_module_apart_is_kept_from_what_it_was_not_given() {
+    let (place, server) = served("");
+    let path = |name: &str| format!("path={}", place.path(name).display());
+    let open = place.ok(&["call", "peek", &path("open/file.txt")]);
+    assert_eq!(open.json()[0]["text"], "open");
+    let active = &place.frames("xs.command.peek.active")[0]["meta"]["process"];
+    let shown = place.ok(&["modules", "show", "peek"]).json();
+    assert_eq!(shown[0]["process"], *active, "{}", shown[0]);
+    let landlock = active["landlock"].as_str().unwrap();
+    // The definition asks for both files: only the kernel stands before this one.
+    let shut = place.xs(&["call", "peek", &path("shut/file.txt")]);
+    if landlock.starts_with("on") || landlock.starts_with("in part") {
+        assert_eq!(shut.code, 1, "{}", shut.text());
+        assert!(shut.err.contains("ermission denied"), "{}", shut.err);
+    } else {
+        let text = format!("skipped: a module apart is kept from files: landlock {landlock}\n");
+        std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).unwrap();
+        assert_eq!(shut.code, 0, "{}", shut.err);
+    }
+    let pid = process_of(&server, "peek").unwrap();
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let status = read("status");
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    let filtered = status.contains("Seccomp:\t2");
+    assert_eq!(active["seccomp"] == "on", filtered, "{status}");
+    let limits = read("limits");
+    let limit = |name: &str| {
+        let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
+        line[name.len()..].split_whitespace().next().unwrap().to_owned()
+    };
+    assert_eq!(limit("Max core file size"), "0");
+    assert_eq!(limit("Max open files"), "256");
+    assert_eq!(limit("Max address space"), (4u64 << 30).to_string());
+    assert!(server.stop().success(), "{}", place.log());
+    assert!(!is_running(pid));
+}
+
+#[test]
+fn a_module_apart_has_the_variables_it_was_given() {
+    let place = Place::new();
+    place.write("file.txt", "");
+    place.write("modules/commands/peek.js", &peek(text(&place.path(""))));
+    let file = place.path("file.txt");
+    let store = place.store();
+    let config = |env: &str| {
+        format!("[modules.peek]\nisolation = \"process\"\nread = [{:?}]\n{env}", text(&file))
+    };
+    place.write("modules/xs.toml", &config("env = [\"SEEN\"]\n"));
+    let mut serve = place.command(&["serve", text(&store), "--modules", "modules"]);
+    let mut server = serve.env("SEEN", "yes").env("HIDDEN", "no").spawn().unwrap();
+    place.ok(&["ping", "--wait", "60s"]);
+    place.await_frames("xs.command.peek.active", 1);
+    let seen = place.ok(&["call", "peek", &format!("path={}", text(&file))]).json();
+    assert_eq!(seen[0]["env"], serde_json::json!({ "SEEN": "yes" }));
+    crate::support::signal(&server, Signal::TERM);
+    server.wait().unwrap();
+}
+
+#[test]
+fn a_crash_of_a_module_apart_is_its_own() {
+    let (place, server) = served("");
+    let pid = process_of(&server, "peek").unwrap();
+    assert_eq!(server.children().len(), 2);
+    signal_pid(pid, Signal::KILL);
+    place.await_frames("xs.command.peek.active", 2);
+    let ticks = place.frames("tick.recv").len();
+    place.await_frames("tick.recv", ticks + 3);
+    assert_eq!(place.frames("xs.generator.tick.active").len(), 1, "its process went on");
+    let path = format!("path={}", place.path("open/file.txt").display());
+    place.ok(&["call", "peek", &path]);
+    assert!(process_of(&server, "peek").is_some_and(|next| next != pid));
+    assert!(server.stop().success(), "{}", place.log());
+}
+
+#[test]
+fn a_module_is_set_apart_and_brought_back_while_the_server_runs() {
+    let (place, server) = served("");
+    place.write("modules/xs.toml", "[modules.tick]\nisolation = \"process\"\n");
+    place.await_frames("xs.command.peek.active", 2);
+    place.await_frames("xs.generator.tick.active", 2);
+    assert!(process_of(&server, "tick").is_some() && process_of(&server, "peek").is_none());
+    place.write("modules/xs.toml", "");
+    place.await_frames("xs.generator.tick.active", 3);
+    eventually(|| (server.children().len() == 1).then_some(()));
+    // Where a module runs makes no version of it.
+    assert_eq!(place.frames("xs.generator.tick.create").len(), 1);
+    place.write("modules/xs.toml", "[modules.tick]\nread = [\"/etc\"]\n");
+    eventually(|| place.log().contains("need isolation").then_some(()));
+    assert!(server.stop().success(), "{}", place.log());
+}

@@ -1,0 +1,124 @@
+//! System calls that no module needs and by which a process that was taken over reaches beyond
+//! itself. A list of what is refused, not of what is let through: that would break with the next
+//! libc, and files and addresses have guards of their own.
+
+use std::io;
+
+use libc::c_long;
+use seccompiler::{
+    BpfProgram, Error, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op,
+    SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+/// Refused whatever their arguments.
+const REFUSED: &[c_long] = &[
+    // Other processes.
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_process_madvise,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_kcmp,
+    libc::SYS_personality,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    // Files past their guards.
+    libc::SYS_chroot,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_mknodat,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_pivot_root,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_umount2,
+    // The kernel.
+    libc::SYS_add_key,
+    libc::SYS_bpf,
+    libc::SYS_delete_module,
+    libc::SYS_finit_module,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_perf_event_open,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_userfaultfd,
+];
+/// Refused to a module that starts no programs.
+#[cfg(target_arch = "x86_64")]
+const PROGRAMS: &[c_long] =
+    &[libc::SYS_execve, libc::SYS_execveat, libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const PROGRAMS: &[c_long] = &[libc::SYS_execve, libc::SYS_execveat];
+/// Kinds of sockets that are let through: addresses of networks, and what libc asks about them. A
+/// socket of a path would reach the store itself, as its owner.
+const FAMILIES: [i32; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// Has them refused from now on, on this thread and all that it makes. How that stands, for people.
+///
+/// # Errors
+/// When the kernel has filters and does not take these.
+pub(super) fn refuse(programs: bool) -> io::Result<String> {
+    let has = std::fs::read_to_string("/proc/self/status")?.contains("Seccomp:");
+    if has {
+        filters(programs).map_err(|error| io::Error::other(format!("seccomp: {error}")))?;
+    }
+    Ok(if has { "on" } else { "not in this kernel" }.to_owned())
+}
+
+fn filters(programs: bool) -> Result<(), Error> {
+    let mut refused: Vec<(c_long, Vec<SeccompRule>)> =
+        REFUSED.iter().map(|&call| (call, Vec::new())).collect();
+    let other = |family: &i32| condition(0, Len::Dword, Op::Ne, family.unsigned_abs().into());
+    let families = FAMILIES.iter().map(other).collect::<Result<Vec<_>, _>>()?;
+    refused.push((libc::SYS_socket, vec![SeccompRule::new(families)?]));
+    // A thread of its own may be signalled: that is how a process aborts.
+    let itself = u64::from(std::process::id());
+    let others = SeccompRule::new(vec![condition(0, Len::Dword, Op::Ne, itself)?])?;
+    refused.push((libc::SYS_tgkill, vec![others]));
+    if !programs {
+        let thread: u64 = libc::CLONE_THREAD.unsigned_abs().into();
+        let process = condition(0, Len::Qword, Op::MaskedEq(thread), 0)?;
+        refused.push((libc::SYS_clone, vec![SeccompRule::new(vec![process])?]));
+        refused.extend(PROGRAMS.iter().map(|&call| (call, Vec::new())));
+    }
+    install(refused, libc::EPERM)?;
+    if !programs {
+        // Its flags lie behind a pointer, which a filter cannot follow. Told that the kernel does
+        // not have it, libc makes its threads by the older call.
+        install(vec![(libc::SYS_clone3, Vec::new())], libc::ENOSYS)?;
+    }
+    Ok(())
+}
+
+fn condition(argument: u8, len: Len, op: Op, value: u64) -> Result<SeccompCondition, Error> {
+    Ok(SeccompCondition::new(argument, len, op, value)?)
+}
+
+fn install(refused: Vec<(c_long, Vec<SeccompRule>)>, errno: i32) -> Result<(), Error> {
+    let filter = SeccompFilter::new(
+        refused.into_iter().collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno.unsigned_abs()),
+        std::env::consts::ARCH.try_into()?,
+    )?;
+    let program: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&program)
+}
