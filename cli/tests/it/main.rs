@@ -39,6 +39,7 @@ mod kill;
 mod maintain;
 #[cfg(test)]
 mod manager;
+mod many;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
@@ -63,3 +64,5 @@ mod transfer;
 mod tutorial;
 #[cfg(test)]
 mod wire;
+#[cfg(test)]
+mod worst;
