@@ -52,6 +52,11 @@ impl Dump {
         self.dir.join("export.json")
     }
 
+    /// Makes the directories.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        std::fs::create_dir_all(self.dir.join("cas"))
+    }
+
     /// Where the body with a hash is.
     pub(crate) fn blob(&self, hash: &BlobHash) -> PathBuf {
         self.dir.join("cas").join(STANDARD.encode(hash.to_string()))
@@ -63,21 +68,27 @@ impl Dump {
     /// # Errors
     /// The directory holds another export, or something else; or it cannot be written.
     pub(crate) fn begin(&self, selection: &Selection) -> io::Result<Option<(u64, u64)>> {
-        std::fs::create_dir_all(self.dir.join("cas"))?;
+        self.make()?;
         let path = self.selection();
         let epoch = match std::fs::read(&path) {
             Ok(bytes) => {
                 let there: Selection = serde_json::from_slice(&bytes)?;
                 let same = Selection { epoch: selection.epoch, ..there.clone() } == *selection;
                 if !same {
-                    let text = format!("{} holds another export", self.dir.display());
+                    let text = format!(
+                        "{} holds another export; name another directory",
+                        self.dir.display()
+                    );
                     return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
                 }
                 there.epoch
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if self.frames().exists() {
-                    let text = format!("{} is not an export of ours", self.frames().display());
+                    let text = format!(
+                        "{} is not an export of ours; name another directory",
+                        self.frames().display()
+                    );
                     return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
                 }
                 self.select(selection)?;
@@ -157,7 +168,7 @@ impl Incoming {
     }
 }
 
-fn other_bytes(hash: &BlobHash) -> io::Error {
+pub(crate) fn other_bytes(hash: &BlobHash) -> io::Error {
     let text = format!("the store has other bytes under {hash}; verify it");
     io::Error::new(io::ErrorKind::InvalidData, text)
 }

@@ -2,11 +2,13 @@
 //! xs, the command line: what was typed becomes a request to a store, what comes back is printed.
 //! Nothing lives here that belongs to the engine, the protocol or the runtime.
 
+mod archive;
 mod args;
 mod config;
 mod connect;
 mod dump;
 mod exit;
+mod help;
 mod json;
 mod output;
 mod progress;
@@ -25,7 +27,11 @@ use crate::args::{Args, Subcommand};
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
-    let argv = match config::take_in(args::lift(std::env::args_os().collect())) {
+    let argv: Vec<_> = std::env::args_os().collect();
+    if let Some(ended) = help::answer(&argv) {
+        return end(ended);
+    }
+    let argv = match config::take_in(args::lift(argv)) {
         Ok(argv) => argv,
         Err(error) => return end(Err(error)),
     };

@@ -9,6 +9,7 @@ use jiff::{Timestamp, Zoned};
 use rustix::event::{PollFd, PollFlags};
 use xs_engine::Frame;
 
+use crate::args::Template;
 use crate::json;
 
 /// Bytes gathered before they are written, unless the printer is flushed earlier.
@@ -52,6 +53,8 @@ pub(crate) struct Output<W: Write = Stdout> {
     zone: TimeZone,
     /// How deep the next frame stands in a tree.
     depth: usize,
+    /// What a frame looks like, if not as usual.
+    template: Option<Template>,
 }
 
 impl Output {
@@ -64,7 +67,13 @@ impl Output {
 impl<W: Write> Output<W> {
     /// A printer for an audience in a time zone.
     pub(crate) fn new(to: W, audience: Audience, zone: TimeZone) -> Self {
-        Self { to: BufWriter::with_capacity(BUFFER_BYTES, to), audience, zone, depth: 0 }
+        Self {
+            to: BufWriter::with_capacity(BUFFER_BYTES, to),
+            audience,
+            zone,
+            depth: 0,
+            template: None,
+        }
     }
 
     /// Whether a person reads.
@@ -77,11 +86,22 @@ impl<W: Write> Output<W> {
         self.depth = depth;
     }
 
+    /// Frames are printed by a template, if there is one.
+    pub(crate) fn use_template(&mut self, template: Option<&Template>) {
+        self.template = template.cloned();
+    }
+
     /// One frame on one line.
     pub(crate) fn frame(&mut self, frame: &Frame, body: Option<&[u8]>) -> io::Result<()> {
-        let line = match self.audience {
-            Audience::Program => json::frame(frame, body),
-            Audience::Person { columns, colour } => self.row(frame, body, columns, colour),
+        let line = match (&self.template, self.audience) {
+            (Some(template), audience) => {
+                // Values come from anywhere, the text between them from whoever reads it.
+                let clean: fn(&str) -> String =
+                    if audience == Audience::Program { str::to_owned } else { printable };
+                template.fill(frame, body, &self.time(frame.id().time_ms()), clean)
+            }
+            (None, Audience::Program) => json::frame(frame, body),
+            (None, Audience::Person { columns, colour }) => self.row(frame, body, columns, colour),
         };
         self.depth = 0;
         self.line(&line)
@@ -190,7 +210,8 @@ pub(crate) enum Paint {
 }
 
 impl Paint {
-    fn around(self, text: &str) -> String {
+    /// Text in this colour.
+    pub(crate) fn around(self, text: &str) -> String {
         let code = match self {
             Self::Faint => "2",
             Self::Name => "36",
@@ -208,6 +229,13 @@ pub(crate) fn notice(text: &str) {
 /// Passes on what code of the user's says on standard error.
 pub(crate) fn aside(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Writes what moves about on a terminal instead of being a line; that it has gone away is noticed
+/// where it is read.
+pub(crate) fn raw(text: &str) {
+    let mut to = io::stdout().lock();
+    let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
 }
 
 /// Asks the person on standard error; the answer follows on the same line.
@@ -257,11 +285,12 @@ fn aligned(cells: &[String], widths: &[usize]) -> String {
 }
 
 /// Text whose control characters cannot move the cursor or change the terminal.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn cut(text: &str, columns: usize) -> String {
+/// The beginning of a text that is longer than so many columns, with a mark that there is more.
+pub(crate) fn cut(text: &str, columns: usize) -> String {
     match text.char_indices().nth(columns) {
         Some((at, _)) => {
             format!("{}~", &text[..text[..at].char_indices().last().map_or(0, |(i, _)| i)])

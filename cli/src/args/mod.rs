@@ -11,8 +11,10 @@ mod reach;
 mod read;
 mod script;
 mod serve;
+mod template;
 mod time;
 mod token;
+mod top;
 mod transfer;
 
 use std::time::Duration;
@@ -37,9 +39,11 @@ pub(crate) use read::{
 };
 pub(crate) use script::{EnvArgs, EvalArgs, ReplayArgs, WhereArgs};
 pub(crate) use serve::{AllowArgs, HostArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs, TlsArgs};
+pub(crate) use template::Template;
 pub(crate) use time::{duration, point};
 pub(crate) use token::{TokenCreateArgs, TokenSubcommand};
-pub(crate) use transfer::{ExportArgs, ImportArgs, RemoveArgs};
+pub(crate) use top::{TopArgs, TopSort};
+pub(crate) use transfer::{ExportArgs, ImportArgs, RemoveArgs, Target};
 
 const ROOT_EXAMPLES: &str = "\
 Examples:
@@ -47,6 +51,7 @@ Examples:
   echo hello | xs append ./store notes    store one event
   xs tail ./store notes                   follow it live
   xs call ./store report topic=metrics.recv
+  xs help concepts                        what there is; xs help topics lists more pages
 
 Addresses: a store directory, its socket, :port, host:port, or xss://host:port with TLS. Give one
 with -a, in $XS_ADDR, or as the first argument when it holds / or : or begins with a dot. The
@@ -112,7 +117,8 @@ pub(crate) enum Subcommand {
     /// Print what came of an event, as a tree.
     Effects(EffectsArgs),
     /// Read and write the content-addressed bodies.
-    #[command(subcommand)]
+    #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
+    #[command(subcommand_help_heading = "Subcommands")]
     Cas(CasSubcommand),
     /// Call a command module and print what it answers.
     Call(CallArgs),
@@ -120,18 +126,22 @@ pub(crate) enum Subcommand {
     Topics(TopicsArgs),
     /// Remove events for good.
     Remove(RemoveArgs),
-    /// Write events and their bodies into a directory.
+    /// Write events and their bodies into a directory or an archive.
     Export(ExportArgs),
-    /// Read events and their bodies from a directory.
+    /// Read events and their bodies from a directory or an archive.
     Import(ImportArgs),
     /// Tell about a store and its server in numbers.
     #[command(after_help = "Examples:\n  xs stats\n  xs stats ./store | jq .commit.sync")]
     Stats,
+    /// Watch topics, modules and the server live.
+    Top(TopArgs),
     /// Named positions of readers.
-    #[command(subcommand)]
+    #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
+    #[command(subcommand_help_heading = "Subcommands")]
     Cursor(CursorSubcommand),
     /// See the modules that a server runs.
-    #[command(subcommand)]
+    #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
+    #[command(subcommand_help_heading = "Subcommands")]
     Modules(ModulesSubcommand),
     /// Work on modules: serve a store of their own, and show what becomes of each save.
     Dev(DevArgs),
@@ -142,7 +152,8 @@ pub(crate) enum Subcommand {
     /// Run a handler's file over the store's history, and see what it would have made.
     Replay(ReplayArgs),
     /// Make, list and revoke what lets others connect over the network.
-    #[command(subcommand)]
+    #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
+    #[command(subcommand_help_heading = "Subcommands")]
     Token(TokenSubcommand),
     /// Ask a server whether it is there.
     Ping(PingArgs),
@@ -274,6 +285,8 @@ mod tests {
             "xs append t --ttl soon",
             "xs append 9t",
             "xs cat --last 3 --new",
+            "xs cat --format {topic} --with-body",
+            "xs cat --format {topik}",
             "xs cat --reverse --follow",
             "xs last -n 2 --per-topic",
             "xs last -n 0",

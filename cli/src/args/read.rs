@@ -1,5 +1,7 @@
 //! The options of reading, shared by every subcommand that prints events.
 
+use std::ffi::OsString;
+
 use jiff::Zoned;
 use xs_engine::{
     Bound, CursorName, FrameId, ReadOptions, Start, TopicPattern, TopicPatterns, ValueError,
@@ -8,6 +10,7 @@ use xs_protocol::limits::LAST_MAX;
 
 use super::cursor::reader_cursor;
 use super::script::WhereArgs;
+use super::template::Template;
 use super::time::point;
 
 /// Which topics.
@@ -22,6 +25,18 @@ pub(crate) struct PatternArgs {
 pub(super) struct PatternList(pub(super) Vec<TopicPattern>);
 
 impl PatternArgs {
+    /// The patterns of words that were taken for something else first.
+    ///
+    /// # Errors
+    /// A sentence about the word that is none.
+    pub(super) fn of(words: &[OsString]) -> Result<Self, String> {
+        let list = |word: &OsString| {
+            let text = word.to_str().ok_or_else(|| format!("{word:?} is no topic"))?;
+            pattern_list(text).map_err(|error| error.to_string())
+        };
+        Ok(Self { lists: words.iter().map(list).collect::<Result<_, _>>()? })
+    }
+
     /// The patterns, or `default` when none were typed.
     ///
     /// # Errors
@@ -34,8 +49,8 @@ impl PatternArgs {
     }
 }
 
-/// Whether and how bodies are printed.
-#[derive(Debug, Clone, Copy, Default, clap::Args)]
+/// What is printed of events.
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct BodyArgs {
     /// Add each body to its event: "body" when it is text, otherwise "body_base64".
     #[arg(long)]
@@ -43,12 +58,22 @@ pub(crate) struct BodyArgs {
     /// Print only the bodies, byte for byte, one after another.
     #[arg(short = 'b', long = "body", conflicts_with = "with_body")]
     pub(crate) only: bool,
+    /// Print a line of your own for each event: '{time} {topic:<20} {meta.value} {body}'; xs help
+    /// templates tells all of it.
+    #[arg(long, value_name = "TEMPLATE", value_parser = Template::parse,
+        conflicts_with_all = ["with_body", "only"])]
+    pub(crate) format: Option<Template>,
 }
 
 impl BodyArgs {
     /// Whether bodies have to be fetched at all.
-    pub(crate) fn wanted(self) -> bool {
-        self.with_body || self.only
+    pub(crate) fn wanted(&self) -> bool {
+        self.only || self.with_frame()
+    }
+
+    /// Whether they are printed with their events.
+    pub(crate) fn with_frame(&self) -> bool {
+        self.with_body || self.format.as_ref().is_some_and(Template::wants_body)
     }
 }
 
@@ -91,6 +116,7 @@ Examples:
   xs cat --since 2h --until now     the last two hours
   xs cat --after 03g4a5lk7bc9ucnxswp2nn1gj --limit 100
   xs cat --last 1 -b notes          the newest body of notes
+  xs cat --format '{time} {meta.cpu:>6} {topic}' metrics.
   xs cat --cursor report orders.    what came since the last time
   xs cat --where 'f.meta.cpu > 0.9' --last 3 metrics.
   xs cat --where 'f.json().total > 100' orders
@@ -168,7 +194,8 @@ Examples:
   xs tail
   xs tail -n 100 alerts.
   xs tail --where 'f.meta.level === \"error\"' logs.
-  xs tail --with-body notes | jq -r .body")]
+  xs tail --with-body notes | jq -r .body
+  xs tail --format '{topic:<20} {body:.60}'")]
 pub(crate) struct TailArgs {
     #[command(flatten)]
     patterns: PatternArgs,
@@ -208,6 +235,7 @@ impl From<TailArgs> for CatArgs {
 Examples:
   xs last metrics.recv
   xs last -n 5 'alerts.*'
+  xs last --format '{meta.cpu}' metrics.recv
   xs last --per-topic metrics.")]
 pub(crate) struct LastArgs {
     #[command(flatten)]
@@ -228,7 +256,8 @@ pub(crate) struct LastArgs {
 #[command(after_help = "\
 Examples:
   xs get 03g4a5lk7bc9ucnxswp2nn1gj
-  xs get 42 --body > body.bin")]
+  xs get 42 --body > body.bin
+  xs get 42 --format '{hash}'")]
 pub(crate) struct GetArgs {
     /// Its id, or its offset.
     #[arg(value_parser = bound, value_name = "ID")]

@@ -1,6 +1,7 @@
 //! Frames on their way out of a store and into another, and out of the world.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use xs_engine::Bound;
@@ -14,15 +15,20 @@ use super::read::{PatternArgs, bound};
 Examples:
   xs export ./dump
   xs -a ./store export ./dump metrics. --since yesterday
+  xs export --archive events.tar.zst metrics.
+  xs export --archive - | ssh elsewhere xs import - ./new-store
 
 Writes DIR/frames.jsonl, a line for each event, and their bodies into DIR/cas. The same line again
-goes on where it stopped. xs import makes a store of it.")]
+goes on where it stopped. An archive holds the same in one file, which is there when it is whole;
+the same events make the same bytes. xs import makes a store of either.")]
 pub(crate) struct ExportArgs {
-    /// The directory; made if it does not exist.
-    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) dir: PathBuf,
-    #[command(flatten)]
-    pub(crate) patterns: PatternArgs,
+    /// The directory, made if it does not exist, unless there is --archive. Then topics: exact
+    /// (a.b), everything below (a.* or a.), comma lists [default: all].
+    #[arg(value_name = "[DIR] TOPICS", value_hint = ValueHint::DirPath)]
+    words: Vec<OsString>,
+    /// Write a file instead of a directory: a tar in zstd; - is standard output.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    archive: Option<PathBuf>,
     /// Only events at or after this time.
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
@@ -31,19 +37,49 @@ pub(crate) struct ExportArgs {
     pub(crate) until: Option<String>,
 }
 
+/// Where an export goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target<'a> {
+    /// A directory.
+    Dir(&'a Path),
+    /// A file.
+    File(&'a Path),
+    /// Standard output.
+    Stdout,
+}
+
+impl ExportArgs {
+    /// Where to, and of which topics.
+    ///
+    /// # Errors
+    /// A sentence about what is missing or no topic.
+    pub(crate) fn parts(&self) -> Result<(Target<'_>, PatternArgs), String> {
+        let (target, topics) = match (&self.archive, self.words.as_slice()) {
+            (Some(file), topics) if file.as_os_str() == "-" => (Target::Stdout, topics),
+            (Some(file), topics) => (Target::File(file), topics),
+            (None, [dir, topics @ ..]) => (Target::Dir(Path::new(dir)), topics),
+            (None, []) => return Err("name a directory, or a file with --archive".to_owned()),
+        };
+        Ok((target, PatternArgs::of(topics)?))
+    }
+}
+
 /// `xs import`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   xs import ./dump ./new-store
   xs -a ./store import ./dump --new-ids
+  xs import events.tar.zst ./new-store
+  xs import - ./new-store < events.tar.zst
 
-Takes what xs export or cross.stream's .export wrote. Ids are kept, which needs a store whose events
-are all older, in practice a new one. Events that are there already are counted and left alone, so
-the same line again goes on where it stopped. Exit code 1 when any was refused.")]
+Takes what xs export or cross.stream's .export wrote; an archive is unpacked below $TMPDIR first.
+Ids are kept, which needs a store whose events are all older, in practice a new one. Events that are
+there already are counted and left alone, so the same line again goes on where it stopped. Exit code
+1 when any was refused.")]
 pub(crate) struct ImportArgs {
-    /// The directory with frames.jsonl and cas/.
-    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// The directory with frames.jsonl and cas/, an archive, or - for one on standard input.
+    #[arg(value_name = "DIR|FILE", value_hint = ValueHint::DirPath)]
     pub(crate) dir: PathBuf,
     /// The store [default: that of --addr].
     #[arg(value_name = "STORE", value_hint = ValueHint::DirPath)]

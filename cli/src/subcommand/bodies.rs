@@ -16,13 +16,13 @@ const BODY_IN_JSON_MAX: u64 = 64 * 1024 * 1024;
 pub(super) async fn print(
     client: &Client,
     frame: &Frame,
-    wanted: BodyArgs,
+    wanted: &BodyArgs,
     out: &mut Output,
 ) -> anyhow::Result<()> {
     match frame.hash() {
         Some(hash) if wanted.only => copy(client, &hash, out).await,
         None if wanted.only => Ok(()),
-        _ if wanted.with_body => {
+        _ if wanted.with_frame() => {
             let body = whole(client, frame).await?;
             Ok(out.frame(frame, Some(&body))?)
         }
@@ -59,6 +59,9 @@ pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Byte
 async fn open(client: &Client, hash: &BlobHash) -> anyhow::Result<xs_protocol::BlobStream> {
     match client.blob_get(hash).await.map_err(explain)? {
         Some(blob) => Ok(blob),
-        None => Fault::fail(Exit::NotFound, format!("the store has no bytes with hash {hash}")),
+        None => Fault::fail(
+            Exit::NotFound,
+            format!("the store has no bytes with hash {hash}; events show the hashes of theirs"),
+        ),
     }
 }

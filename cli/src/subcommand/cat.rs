@@ -24,6 +24,7 @@ pub(super) async fn run(
     stop: &CancellationToken,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
+    out.use_template(cat.body.format.as_ref());
     let mut options = cat.options(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
     let mut filter = Filter::start(&cat.filter).await?;
     let mut position = match &cat.cursor {
@@ -34,7 +35,7 @@ pub(super) async fn run(
         options.start = Start::From(Bound::Offset(offset));
     }
     let left = filter.widen(client, &mut options).await?;
-    let mut reader = Reader { client, wanted: cat.body, filter, left };
+    let mut reader = Reader { client, wanted: &cat.body, filter, left };
     let ended = reader.print_events(&options, position.as_mut(), stop, out).await;
     // What was printed counts as read, however it ended.
     if let Some(position) = &mut position {
@@ -46,7 +47,7 @@ pub(super) async fn run(
 /// What of a subscription is printed.
 struct Reader<'a> {
     client: &'a Client,
-    wanted: BodyArgs,
+    wanted: &'a BodyArgs,
     filter: Filter,
     /// How many more, when they are counted here.
     left: Option<u64>,
@@ -146,7 +147,7 @@ async fn save_is_due(position: Option<&Position<'_>>) {
 async fn print(
     client: &Client,
     delivered: &Delivered,
-    wanted: BodyArgs,
+    wanted: &BodyArgs,
     out: &mut Output,
 ) -> anyhow::Result<()> {
     let Delivered { frame, body } = delivered;
@@ -173,7 +174,7 @@ pub(super) fn describe(gap: Gap) -> String {
 pub(super) async fn print_all(
     client: &Client,
     frames: &[Frame],
-    wanted: BodyArgs,
+    wanted: &BodyArgs,
     out: &mut Output,
 ) -> anyhow::Result<()> {
     for frame in frames {

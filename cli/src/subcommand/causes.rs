@@ -17,6 +17,7 @@ use crate::output::{Output, notice};
 const DEPTH_MAX: usize = 256;
 
 pub(super) async fn why(client: &Client, why: &WhyArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    out.use_template(why.body.format.as_ref());
     let mut chain = vec![existing(client, why.place).await?];
     while let Some(input) = chain.last().and_then(cause) {
         if chain.len() > DEPTH_MAX {
@@ -33,7 +34,7 @@ pub(super) async fn why(client: &Client, why: &WhyArgs, out: &mut Output) -> any
     }
     for (depth, frame) in chain.iter().rev().enumerate() {
         out.indent(depth);
-        bodies::print(client, frame, why.body, out).await?;
+        bodies::print(client, frame, &why.body, out).await?;
     }
     Ok(Exit::Ok)
 }
@@ -43,9 +44,10 @@ pub(super) async fn effects(
     effects: &EffectsArgs,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
+    out.use_template(effects.body.format.as_ref());
     let root = existing(client, effects.place).await?;
     let mut depths = HashMap::from([(root.id(), 0)]);
-    bodies::print(client, &root, effects.body, out).await?;
+    bodies::print(client, &root, &effects.body, out).await?;
     let mut frames = client.fetch(&ReadOptions {
         topics: TopicPatterns::everything(),
         start: Start::After(Bound::Id(root.id())),
@@ -57,7 +59,7 @@ pub(super) async fn effects(
         let depth = depth + 1;
         depths.insert(frame.id(), depth);
         out.indent(depth);
-        bodies::print(client, &frame, effects.body, out).await?;
+        bodies::print(client, &frame, &effects.body, out).await?;
         left -= 1;
         if left == 0 {
             break;

@@ -132,7 +132,7 @@ async fn remove(
         show(client, &name, &cursor, out)?;
         return Ok(Exit::Ok);
     }
-    sure::ask(&format!("remove cursor {name} at offset {}", cursor.offset), args)?;
+    sure::ask(&format!("remove cursor {name} at offset {}", cursor.offset), args).await?;
     let expect = ExpectRevision::Is(cursor.revision);
     client.cursor_set(CursorChange { name, expect, set: None }).await.map_err(explain)?;
     Ok(Exit::Ok)

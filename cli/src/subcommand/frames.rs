@@ -11,8 +11,9 @@ use crate::exit::{Exit, Fault};
 use crate::output::Output;
 
 pub(super) async fn get(client: &Client, get: &GetArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    out.use_template(get.body.format.as_ref());
     let frame = existing(client, get.place).await?;
-    bodies::print(client, &frame, get.body, out).await?;
+    bodies::print(client, &frame, &get.body, out).await?;
     Ok(Exit::Ok)
 }
 
@@ -21,11 +22,17 @@ pub(super) async fn existing(client: &Client, place: Bound) -> anyhow::Result<Fr
     if let Some(frame) = client.get(place).await.map_err(explain)? {
         return Ok(frame);
     }
-    let place = match place {
-        Bound::Id(id) => format!("id {id}"),
-        Bound::Offset(offset) => format!("offset {offset}"),
+    let text = match place {
+        Bound::Id(id) => format!(
+            "no frame with id {id}: it was removed, has expired, or is another store's; \
+             xs cat prints those there are"
+        ),
+        Bound::Offset(offset) => format!(
+            "no frame with offset {offset}: it is gone, or not there yet; xs cat prints those \
+             there are"
+        ),
     };
-    Fault::fail(Exit::NotFound, format!("no frame with {place}"))
+    Fault::fail(Exit::NotFound, text)
 }
 
 pub(super) async fn last(
@@ -33,13 +40,17 @@ pub(super) async fn last(
     last: &LastArgs,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
+    out.use_template(last.body.format.as_ref());
     let topics = last.patterns.or(TopicPatterns::all())?;
     let request = LastRequest { topics, n: last.count, per_topic: last.per_topic };
     let frames = client.last(&request).await.map_err(explain)?;
     if frames.is_empty() {
-        return Fault::fail(Exit::NotFound, format!("no frame in {}", request.topics));
+        return Fault::fail(
+            Exit::NotFound,
+            format!("no frame in {}; xs topics lists the topics there are", request.topics),
+        );
     }
-    cat::print_all(client, &frames, last.body, out).await?;
+    cat::print_all(client, &frames, &last.body, out).await?;
     Ok(Exit::Ok)
 }
 

@@ -287,7 +287,7 @@ pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<E
             (None, Some(address)) => address.to_string(),
             (None, None) => default_store()?.display().to_string(),
         };
-        sure::ask(&format!("remove bodies in {of} that no event names"), args.sure)?;
+        sure::ask(&format!("remove bodies in {of} that no event names"), args.sure).await?;
     }
     let (grace, dead_percent) = (args.grace, args.dead_percent);
     let report = match Place::find(args.store.as_ref(), addr).await? {

@@ -3,6 +3,7 @@
 //! files.
 
 mod append;
+mod archive;
 mod bodies;
 mod call;
 mod cas;
@@ -26,6 +27,7 @@ mod sure;
 mod test;
 mod token;
 mod tools;
+mod top;
 mod transfer;
 
 use std::time::Duration;
@@ -131,7 +133,9 @@ fn need(subcommand: &Subcommand) -> Need {
         | Subcommand::Cas(CasSubcommand::Put { .. }) => Need::Create,
         Subcommand::Call(call) if call.help => Need::Existing,
         Subcommand::Call(_) => Need::Server,
-        Subcommand::Tail(_) | Subcommand::Each(_) | Subcommand::Eval(_) => Need::Follow,
+        Subcommand::Tail(_) | Subcommand::Each(_) | Subcommand::Eval(_) | Subcommand::Top(_) => {
+            Need::Follow
+        }
         Subcommand::Cat(cat) if cat.follows() => Need::Follow,
         Subcommand::Modules(ModulesSubcommand::Logs { follow: true, .. }) => Need::Follow,
         _ => Need::Existing,
@@ -156,6 +160,10 @@ async fn on_store(
         Subcommand::Remove(remove) => transfer::remove(client, remove, out).await,
         Subcommand::Export(export) => transfer::export(client, &export, out).await,
         Subcommand::Import(import) => transfer::import(client, &import, out).await,
+        Subcommand::Top(top) => {
+            let asked = modules::Asked { client, served: session.is_served() };
+            top::run(asked, &session.address.to_string(), &top, stop, out).await
+        }
         Subcommand::Stats => stats::run(client, out).await,
         Subcommand::Cursor(cursor) => cursor::run(client, cursor, out).await,
         Subcommand::Last(last) => frames::last(client, &last, out).await,

@@ -7,7 +7,7 @@ use crate::exit::{Exit, Fault};
 use crate::output::question;
 
 /// Goes on only when whoever typed the line is sure. `what` completes "about to ...".
-pub(super) fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
+pub(super) async fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
     if args.yes {
         return Ok(());
     }
@@ -15,9 +15,12 @@ pub(super) fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
         return Fault::fail(Exit::Usage, format!("about to {what}: add --yes to do it"));
     }
     question(&format!("About to {what}. Go on? [y/N] "))?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    match answer.trim() {
+    // On a thread of its own, for Ctrl-C is an answer too.
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).map(|_| answer)
+    });
+    match answer.await??.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Fault::fail(Exit::Failed, "nothing was done"),
     }

@@ -16,10 +16,11 @@ use xs_protocol::{
     Resume,
 };
 
+use super::archive;
 use super::cat::describe;
 use super::frames::existing;
 use super::sure;
-use crate::args::{ExportArgs, ImportArgs, RemoveArgs, point};
+use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target, point};
 use crate::connect::explain;
 use crate::dump::{Dump, Incoming, Lines, Selection, Stored, parse};
 use crate::exit::{Exit, Fault};
@@ -46,7 +47,8 @@ pub(super) async fn export(
         Some(text) => point(text, &now).map(Some).map_err(|text| Fault::new(Exit::Usage, text)),
         None => Ok(None),
     };
-    let topics = export.patterns.or(TopicPatterns::everything())?;
+    let (target, topics) = export.parts().map_err(|text| Fault::new(Exit::Usage, text))?;
+    let topics = topics.or(TopicPatterns::everything())?;
     let server = client.server();
     let selection = Selection {
         store: hex(&server.uuid),
@@ -55,15 +57,20 @@ pub(super) async fn export(
         until_ms: time(&export.until)?,
         epoch: server.epoch,
     };
-    let dump = Dump::at(&export.dir);
-    let begun = dump.begin(&selection).with_context(|| export.dir.display().to_string())?;
-    let options = ReadOptions {
+    let mut options = ReadOptions {
         topics,
-        start: begun.map_or(Start::First, |(offset, _)| Start::From(Bound::Offset(offset))),
         since_ms: selection.since_ms,
         until_ms: selection.until_ms,
         ..ReadOptions::default()
     };
+    let Target::Dir(dir) = target else {
+        return archive::export(client, &options, target, out).await;
+    };
+    let dump = Dump::at(dir);
+    let begun = dump.begin(&selection).with_context(|| dir.display().to_string())?;
+    if let Some((offset, _)) = begun {
+        options.start = Start::From(Bound::Offset(offset));
+    }
     let resume = begun.map(|(_, epoch)| Resume { store: server.uuid, epoch });
     let mut frames = client.export(&options, resume).await.map_err(explain)?;
     dump.select(&selection)?;
@@ -118,9 +125,14 @@ pub(super) async fn import(
     import: &ImportArgs,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
-    let dump = Dump::at(&import.dir);
+    let unpacked = archive::unpacked(&import.dir).await?;
+    let dump = Dump::at(unpacked.as_ref().map_or(import.dir.as_path(), archive::Unpacked::dir));
     let path = dump.frames();
-    let mut lines = Lines::open(&path).with_context(|| path.display().to_string())?;
+    let nothing = || {
+        let text = "is nothing to import; name a directory that xs export wrote, or an archive";
+        format!("{} {text}", import.dir.display())
+    };
+    let mut lines = Lines::open(&path).with_context(nothing)?;
     let bar = progress::bytes("importing", std::fs::metadata(&path)?.len());
     let mut importer =
         Importer::new(client, if import.new_ids { ImportIds::New } else { ImportIds::Verbatim });
@@ -272,7 +284,7 @@ pub(super) async fn remove(
         [_] => "remove 1 event for good".to_owned(),
         places => format!("remove {} events for good", places.len()),
     };
-    sure::ask(&what, remove.sure)?;
+    sure::ask(&what, remove.sure).await?;
     let count = remove.places.len();
     let request = RemoveRequest { frames: remove.places, now: remove.now, ..Default::default() };
     let removed = client.remove(&request).await.map_err(explain)?.removed;

@@ -32,6 +32,8 @@ mod golden;
 #[cfg(test)]
 mod handlers;
 #[cfg(test)]
+mod help;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod kill;
@@ -56,6 +58,10 @@ mod secrets;
 mod serve;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod templates;
+#[cfg(test)]
+mod terminal;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]

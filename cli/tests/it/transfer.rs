@@ -107,3 +107,56 @@ fn removed_events_are_gone() {
     let stats = &place.ok(&["stats"]).json()[0];
     assert_eq!(stats["store"]["frames"]["live"], 2, "{stats}");
 }
+
+#[test]
+fn an_archive_becomes_the_same_store_and_is_the_same_again() {
+    let place = Place::new();
+    filled(&place);
+    place.ok(&["append", "c", "one"]);
+    let first = all(&place, "./store");
+    let told = &place.ok(&["export", "--archive", "all.tar.zst"]).json()[0];
+    assert_eq!(told, &json!({ "exported": 5, "there_before": false }));
+    let bytes = fs::read(place.path("all.tar.zst")).unwrap();
+    let piped = place.ok(&["export", "--archive", "-"]);
+    assert_eq!(piped.out, bytes, "the same events make the same bytes");
+    assert!(piped.err.contains("5 events are exported"), "{}", piped.err);
+    let told = &place.ok(&["import", "all.tar.zst", "copy"]).json()[0];
+    assert_eq!(told, &json!({ "new": 5, "there": 0, "refused": 0 }));
+    assert_eq!(all(&place, "./copy"), first);
+    let again = place.xs_with(&["import", "-", "copy"], &bytes);
+    assert_eq!(again.json(), [json!({ "new": 0, "there": 5, "refused": 0 })], "{}", again.err);
+    // Only some, and no body that they do not name.
+    place.ok(&["export", "--archive", "some.tar.zst", "b,c"]);
+    place.ok(&["import", "some.tar.zst", "some"]);
+    let topics: Vec<_> = all(&place, "./some").iter().map(|one| one["topic"].clone()).collect();
+    assert_eq!(topics, ["b", "c"]);
+    assert!(fs::metadata(place.path("some.tar.zst")).unwrap().len() < 2000);
+    // Nothing is left beside them.
+    let names: Vec<_> = fs::read_dir(place.path("."))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with('.'))
+        .collect();
+    assert!(names.is_empty(), "{names:?}");
+}
+
+#[test]
+fn an_archive_that_is_damaged_or_none_makes_no_store() {
+    let place = Place::new();
+    filled(&place);
+    place.ok(&["export", "--archive", "all.tar.zst"]);
+    let mut bytes = fs::read(place.path("all.tar.zst")).unwrap();
+    let half = bytes.len() / 2;
+    let cut = place.xs_with(&["import", "-", "copy"], &bytes[..half]);
+    assert_eq!(cut.code, 1, "{}", cut.err);
+    bytes[half] ^= 1;
+    fs::write(place.path("all.tar.zst"), &bytes).unwrap();
+    let damaged = place.xs(&["import", "all.tar.zst", "copy"]);
+    assert_eq!(damaged.code, 1, "{}", damaged.err);
+    place.write("plain", "{}");
+    let plain = place.xs(&["import", "plain", "copy"]);
+    assert_eq!((plain.code, plain.err.contains("it is no archive")), (1, true), "{}", plain.err);
+    assert_eq!(place.xs(&["cat", "./copy"]).json().len(), 0, "nothing was imported");
+    assert_eq!(place.xs(&["export"]).code, 2);
+    assert_eq!(place.xs(&["export", "--archive", "x", "9"]).code, 2);
+}

@@ -59,7 +59,7 @@ pub(super) async fn reset(
         out.line(&format!("would forget {what}"))?;
         return Ok(Exit::Ok);
     }
-    sure::ask(&format!("forget {what}"), sure)?;
+    sure::ask(&format!("forget {what}"), sure).await?;
     let drop = |name| CursorChange { name, expect: ExpectRevision::Any, set: None };
     let cursors = cursors.into_iter().map(drop).collect();
     // One that runs is started anew in the same batch, so that nothing of its memory goes on.

@@ -16,7 +16,7 @@ use xs_protocol::Client;
 pub(super) use command::describe_command;
 pub(super) use logs::said;
 pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
-pub(super) use survey::{describe, meta, place};
+pub(super) use survey::{all, describe, meta, place, summary};
 
 use crate::args::ModulesSubcommand;
 use crate::exit::Exit;

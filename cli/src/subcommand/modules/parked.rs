@@ -100,7 +100,7 @@ pub(super) async fn discard(
         out.line(&format!("would give up {what}"))?;
         return Ok(Exit::Ok);
     }
-    sure::ask(&format!("give up {what}"), sure)?;
+    sure::ask(&format!("give up {what}"), sure).await?;
     let count = decide(asked.client, &key, &ids, DISCARD).await?;
     out.line(&format!("{count} parked inputs of {key} were given up"))?;
     Ok(Exit::Ok)

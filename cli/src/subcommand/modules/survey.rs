@@ -17,11 +17,11 @@ use crate::exit::{Exit, Fault};
 pub(crate) const TOPICS: &str = "xs.generator.*,xs.handler.*,xs.command.*,xs.start";
 
 /// One module, from the newest frame of each of its events.
-pub(super) struct Module {
+pub(crate) struct Module {
     /// The event that tells how it is, and its frame.
     pub(super) latest: (Event, Frame),
     /// The newest frame that says what went wrong, unless it has been active since.
-    pub(super) error: Option<Frame>,
+    pub(crate) error: Option<Frame>,
     /// The newest `create` and `active` frames.
     pub(super) create: Option<Frame>,
     pub(super) active: Option<Frame>,
@@ -46,7 +46,7 @@ enum Running {
 }
 
 /// Every module that the log knows. `served`: whether a server answered.
-pub(super) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMap<Key, Module>> {
+pub(crate) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMap<Key, Module>> {
     let request = LastRequest { topics: TopicPatterns::parse(TOPICS)?, n: 1, per_topic: true };
     Ok(fold(client.last(&request).await.map_err(explain)?, served))
 }
@@ -142,7 +142,7 @@ impl Module {
     }
 
     /// One word, or a few, for how it is.
-    pub(super) fn state(&self) -> &'static str {
+    pub(crate) fn state(&self) -> &'static str {
         match self.latest.0 {
             Event::FinOk => "ended",
             Event::FinError => "failed",
@@ -180,7 +180,7 @@ pub(crate) fn meta(frame: &Frame) -> Value {
 }
 
 /// The first line of what went wrong, and where.
-pub(super) fn summary(frame: &Frame) -> String {
+pub(crate) fn summary(frame: &Frame) -> String {
     let meta = meta(frame);
     let message = meta["message"].as_str().unwrap_or("no message");
     let place = place(&meta).map(|place| format!(" ({place})")).unwrap_or_default();

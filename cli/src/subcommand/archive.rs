@@ -1,0 +1,159 @@
+//! Exports that are one file or a pipe: the events of a store into an archive, and an archive into
+//! a directory from which it is imported.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use serde_json::json;
+use tempfile::{NamedTempFile, TempDir};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use xs_engine::{Frame, ReadOptions};
+use xs_protocol::{Client, Delivered};
+
+use super::cat::describe;
+use crate::archive::{Writer, unpack};
+use crate::args::Target;
+use crate::connect::explain;
+use crate::dump::Dump;
+use crate::exit::{Exit, Fault};
+use crate::json;
+use crate::output::{Output, notice};
+use crate::progress;
+
+pub(super) async fn export(
+    client: &Client,
+    options: &ReadOptions,
+    target: Target<'_>,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let Target::File(path) = target else {
+        if out.is_person() {
+            let text = "an archive is nothing for a terminal; name a file, or send it into a pipe";
+            return Fault::fail(Exit::Usage, text);
+        }
+        let writer = Writer::new(Piped(out), &std::env::temp_dir())?;
+        let (_, count) = write(client, options, writer).await?;
+        notice(&format!("{count} events are exported"));
+        return Ok(Exit::Ok);
+    };
+    let named = || path.display().to_string();
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = dir.unwrap_or_else(|| Path::new("."));
+    // It gets its name when it is whole; until then it goes with this process.
+    let unfinished = NamedTempFile::new_in(dir).with_context(named)?;
+    let writer = Writer::new(unfinished, dir).with_context(named)?;
+    let (finished, count) = write(client, options, writer).await?;
+    finished.as_file().sync_all().with_context(named)?;
+    finished.persist(path).map_err(|error| error.error).with_context(named)?;
+    out.table(&["exported", "there_before"], &[vec![json!(count), json!(false)]])?;
+    Ok(Exit::Ok)
+}
+
+/// Standard output, which may be closed like any pipe.
+struct Piped<'a>(&'a mut Output);
+
+impl Write for Piped<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.bytes(bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Writes what is read; how many frames there were.
+async fn write<W: Write>(
+    client: &Client,
+    options: &ReadOptions,
+    mut writer: Writer<W>,
+) -> anyhow::Result<(W, u64)> {
+    let mut frames = client.export(options, None).await.map_err(explain)?;
+    let bar = progress::count("exporting", client.server().head);
+    let mut count = 0;
+    while let Some(batch) = frames.next().await {
+        for Delivered { frame, body } in batch.map_err(explain)? {
+            let failed = || format!("the body of {}", frame.id());
+            add_body(client, &mut writer, &frame, body).await.with_context(failed)?;
+            writer.line(&json::frame(&frame, None))?;
+            count += 1;
+        }
+        bar.set_position(count);
+        while let Some(gap) = frames.gap() {
+            notice(&describe(gap));
+        }
+    }
+    bar.finish_and_clear();
+    Ok((writer.finish()?, count))
+}
+
+/// Adds the body of a frame unless it is there.
+async fn add_body<W: Write>(
+    client: &Client,
+    writer: &mut Writer<W>,
+    frame: &Frame,
+    body: Option<Bytes>,
+) -> anyhow::Result<()> {
+    let Some(hash) = frame.hash().filter(|hash| !writer.has(hash)) else { return Ok(()) };
+    if let Some(bytes) = body {
+        let mut body = writer.body(&hash, bytes.len() as u64)?;
+        body.write(&bytes)?;
+        return Ok(body.finish()?);
+    }
+    let Some(mut blob) = client.blob_get(&hash).await.map_err(explain)? else {
+        return Fault::fail(Exit::NotFound, "it is not in the store");
+    };
+    let mut body = writer.body(&hash, frame.body_len())?;
+    while let Some(chunk) = blob.chunk().await {
+        body.write(&chunk.map_err(explain)?)?;
+    }
+    Ok(body.finish()?)
+}
+
+/// An archive in a directory of its own, which goes when this does.
+pub(super) struct Unpacked {
+    dir: TempDir,
+}
+
+impl Unpacked {
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Unpacks what is to be imported, if it is an archive: a file, or `-` for standard input.
+pub(super) async fn unpacked(path: &Path) -> anyhow::Result<Option<Unpacked>> {
+    let is_input = path.as_os_str() == "-";
+    if !is_input && !path.is_file() {
+        return Ok(None);
+    }
+    let name = if is_input { "standard input".to_owned() } else { path.display().to_string() };
+    let from: Box<dyn Read + Send> = if is_input {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(path).with_context(|| name.clone())?)
+    };
+    let dir = tempfile::Builder::new().prefix("xs-import-").tempdir().context("$TMPDIR")?;
+    let dump = Dump::at(dir.path());
+    let (stop, _guard) = stopping();
+    let bar = progress::bytes("unpacking", 0);
+    let shown = bar.clone();
+    let unpacked = tokio::task::spawn_blocking(move || {
+        unpack(from, &dump, &stop, |bytes| {
+            shown.inc_length(bytes);
+            shown.inc(bytes);
+        })
+    });
+    unpacked.await?.with_context(|| name)?;
+    bar.finish_and_clear();
+    Ok(Some(Unpacked { dir }))
+}
+
+/// A token that is cancelled when the guard goes, however that comes about.
+fn stopping() -> (CancellationToken, DropGuard) {
+    let stop = CancellationToken::new();
+    (stop.clone(), stop.drop_guard())
+}

@@ -1,0 +1,128 @@
+//! `top`: topics, modules and the server, looked at again and again. What is seen is `sample`'s,
+//! what keys ask of it is `view`'s, how it looks is `picture`'s, the terminal is `screen`'s; here
+//! they meet.
+
+mod keys;
+mod picture;
+mod sample;
+mod screen;
+mod view;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use tokio::time::{MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+use xs_engine::TopicPatterns;
+
+use self::picture::Scene;
+use self::sample::{Look, Sampler};
+use self::screen::{Event, Screen};
+use self::view::{Asked, View};
+use super::modules::Asked as Store;
+use crate::args::TopArgs;
+use crate::exit::{Exit, Fault};
+use crate::output::Output;
+
+pub(super) async fn run(
+    store: Store<'_>,
+    address: &str,
+    top: &TopArgs,
+    stop: &CancellationToken,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    if !top.once && !out.is_person() {
+        let text = "top needs a terminal; xs top --once prints the same once";
+        return Fault::fail(Exit::Usage, text);
+    }
+    let mut sampler = Sampler::new(store, top.patterns.or(TopicPatterns::all())?);
+    let mut look = sampler.look().await?;
+    let mut view = View::new(top.sort, top.filter.clone());
+    if top.once {
+        // There is no rate until it has been looked at twice.
+        tokio::select! {
+            () = tokio::time::sleep(top.every) => {}
+            () = stop.cancelled() => return Ok(Exit::Interrupted),
+        }
+        print(&sampler.look().await?, &view, out)?;
+        return Ok(Exit::Ok);
+    }
+    let mut screen = Screen::open()?;
+    let mut ticks = interval_at(tokio::time::Instant::now() + top.every, top.every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let scene = Scene { address, look: &look, now_ms: now_ms(), colour: screen.colour };
+        screen.show(&scene.lines(&mut view, Screen::size()));
+        tokio::select! {
+            event = screen.event() => match event {
+                Event::Key(key) => match view.press(key) {
+                    Asked::Nothing => {}
+                    Asked::End => return Ok(Exit::Ok),
+                    Asked::Interrupt => return Ok(Exit::Interrupted),
+                },
+                Event::Resized => {}
+                // The terminal has gone away.
+                Event::Closed => return Ok(Exit::Ok),
+            },
+            _ = ticks.tick() => look = sampler.look().await?,
+            () = stop.cancelled() => return Ok(Exit::Interrupted),
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Three tables: the server, the modules, the topics. To a program each line says by its first key
+/// what it is about.
+fn print(look: &Look, view: &View, out: &mut Output) -> std::io::Result<()> {
+    let server = &look.server;
+    let names =
+        ["server", "health", "head", "rate", "connections", "subscriptions", "behind", "in", "out"];
+    let row = vec![
+        json!(server.uuid),
+        json!(server.health),
+        json!(server.head),
+        json!(server.rate),
+        json!(server.connections),
+        json!(server.subscriptions),
+        json!(server.behind),
+        json!(server.bytes_in),
+        json!(server.bytes_out),
+    ];
+    out.table(&names, &[row])?;
+    let modules: Vec<_> = view
+        .modules(look)
+        .map(|module| {
+            vec![
+                json!(module.name),
+                json!(module.kind),
+                json!(module.state),
+                json!(module.behind),
+                json!(module.error),
+            ]
+        })
+        .collect();
+    let gap = |out: &mut Output| if out.is_person() { out.line("") } else { Ok(()) };
+    if !modules.is_empty() {
+        gap(out)?;
+        out.table(&["module", "kind", "state", "behind", "error"], &modules)?;
+    }
+    let topics: Vec<_> = view
+        .topics(look)
+        .iter()
+        .map(|topic| {
+            vec![
+                json!(topic.name),
+                json!(topic.count),
+                json!(topic.rate),
+                json!(topic.bytes),
+                json!(out.time(topic.seen_ms)),
+            ]
+        })
+        .collect();
+    gap(out)?;
+    out.table(&["topic", "count", "rate", "bytes", "seen"], &topics)
+}

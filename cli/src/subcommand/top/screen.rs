@@ -1,0 +1,136 @@
+//! The terminal of `top`, taken over and given back: it is as it was however this ends, by a drop
+//! or by a panic, which is told on the screen that is back. What is drawn is `picture`'s.
+
+use std::io::{self, IsTerminal as _};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::keys::{Key, keys};
+use super::picture::Size;
+use crate::exit::{Exit, Fault};
+use crate::output::{Audience, raw};
+
+/// The second screen without a cursor, and the first one with it.
+const ENTER: &str = "\u{1b}[?1049h\u{1b}[?25l";
+const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
+/// How long the thread that waits for keys sleeps before it looks whether it is wanted still.
+const WAIT: Duration = Duration::from_millis(50);
+/// Keys that were pressed and not taken.
+const KEYS_MAX: usize = 64;
+/// A terminal that does not say how large it is.
+const SIZE_DEFAULT: Size = Size { columns: 80, rows: 24 };
+
+/// How the terminal was, while it is taken over.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// What comes from the terminal.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Key(Key),
+    Resized,
+    /// It has gone away.
+    Closed,
+}
+
+/// The terminal, taken over.
+pub(super) struct Screen {
+    keys: mpsc::Receiver<Key>,
+    resized: Signal,
+    pub(super) colour: bool,
+}
+
+impl Screen {
+    /// Takes the terminal over.
+    pub(super) fn open() -> anyhow::Result<Self> {
+        if !io::stdin().is_terminal() {
+            let text = "top takes keys from a terminal; xs top --once needs none";
+            return Fault::fail(Exit::Usage, text);
+        }
+        let colour = matches!(Audience::of_stdout(), Audience::Person { colour: true, .. });
+        let resized = signal(SignalKind::window_change())?;
+        let before = tcgetattr(io::stdin())?;
+        let mut modes = before.clone();
+        modes.make_raw();
+        tcsetattr(io::stdin(), OptionalActions::Now, &modes)?;
+        *BEFORE.lock() = Some(before);
+        let (send, keys) = mpsc::channel(KEYS_MAX);
+        let screen = Self { keys, resized, colour };
+        restore_before_panics();
+        raw(ENTER);
+        let thread = std::thread::Builder::new().name("xs-keys".to_owned());
+        thread.spawn(move || while pass_on(&send).is_some() {})?;
+        Ok(screen)
+    }
+
+    /// The next thing that comes from the terminal.
+    pub(super) async fn event(&mut self) -> Event {
+        tokio::select! {
+            key = self.keys.recv() => key.map_or(Event::Closed, Event::Key),
+            _ = self.resized.recv() => Event::Resized,
+        }
+    }
+
+    /// How large it is now.
+    pub(super) fn size() -> Size {
+        match tcgetwinsize(io::stdout()) {
+            Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
+                Size { columns: size.ws_col.into(), rows: size.ws_row.into() }
+            }
+            _ => SIZE_DEFAULT,
+        }
+    }
+
+    /// Shows lines in place of what was there.
+    pub(super) fn show(&self, lines: &[String]) {
+        let lines = lines.iter().map(|line| format!("{line}\u{1b}[K"));
+        raw(&format!("\u{1b}[H{}\u{1b}[J", lines.collect::<Vec<_>>().join("\r\n")));
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Gives the terminal back, once.
+fn restore() {
+    if let Some(before) = BEFORE.lock().take() {
+        raw(LEAVE);
+        // A terminal that has gone away needs nothing back.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
+    }
+}
+
+fn restore_before_panics() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        restore();
+        tell(panic);
+    }));
+}
+
+/// Passes keys on as they come; `None` when nobody wants any more or none can come.
+fn pass_on(to: &mpsc::Sender<Key>) -> Option<()> {
+    if to.is_closed() {
+        return None;
+    }
+    let stdin = io::stdin();
+    let mut waiting = [PollFd::new(&stdin, PollFlags::IN)];
+    let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(WAIT.subsec_nanos()) };
+    match poll(&mut waiting, Some(&wait)) {
+        Ok(0) | Err(rustix::io::Errno::INTR) => return Some(()),
+        Ok(_) => {}
+        Err(_) => return None,
+    }
+    let mut bytes = [0; 256];
+    match rustix::io::read(&stdin, &mut bytes) {
+        Ok(0) | Err(_) => None,
+        Ok(len) => keys(&bytes[..len]).into_iter().try_for_each(|key| to.blocking_send(key).ok()),
+    }
+}

@@ -1,0 +1,269 @@
+//! On a terminal: what people see, what they are asked, and that the terminal is theirs again
+//! afterwards. The binary runs in a pseudo-terminal that it controls, as under a shell.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rustix::process::Signal;
+
+use crate::support::{PATIENCE, Place, eventually, signal_pid, wait_within};
+
+const COLUMNS: usize = 90;
+const ENTER_SCREEN: &str = "\u{1b}[?1049h";
+const LEAVE_SCREEN: &str = "\u{1b}[?1049l";
+const CTRL_C: &str = "\u{3}";
+
+/// What runs in the terminal: the binary, between two looks at how the terminal is.
+const SCRIPT: &str = r#"
+trap : INT
+stty cols 90 rows 24
+stty -g > "$0/before"
+sh -c 'echo $$ > "$0/pid"; exec "$@"' "$0" "$@"
+echo $? > "$0/code"
+stty -g > "$0/after"
+"#;
+
+/// The binary in a terminal that `script` makes for it.
+struct Terminal {
+    child: Child,
+    keys: ChildStdin,
+    shown: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+    /// What the script has noted.
+    notes: PathBuf,
+}
+
+/// How it ended.
+struct Ended {
+    code: i32,
+    shown: String,
+    /// Whether the terminal is as it was.
+    clean: bool,
+}
+
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+impl Terminal {
+    fn run(place: &Place, args: &[&str]) -> Self {
+        Self::run_with(place, args, &[])
+    }
+
+    fn run_with(place: &Place, args: &[&str], envs: &[(&str, &str)]) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let notes = place.path(&format!("notes-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        fs::create_dir(&notes).unwrap();
+        let xs = place.command(&[]);
+        let words =
+            ["sh", "-c", SCRIPT, notes.to_str().unwrap(), xs.get_program().to_str().unwrap()];
+        let line: Vec<_> = words.iter().chain(args).map(|word| quoted(word)).collect();
+        let mut command = Command::new("script");
+        command.args(["-qefc", &line.join(" "), "/dev/null"]);
+        command.current_dir(xs.get_current_dir().unwrap());
+        for (name, value) in xs.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.env("TERM", "xterm").env("SHELL", "/bin/sh").env_remove("NO_COLOR");
+        command.envs(envs.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("script(1), of util-linux");
+        let (keys, mut from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let shown = Arc::<Mutex<Vec<u8>>>::default();
+        let to = Arc::clone(&shown);
+        let reader = std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(len @ 1..) = from.read(&mut piece) {
+                to.lock().unwrap().extend(&piece[..len]);
+            }
+        });
+        Self { child, keys, shown, reader, notes }
+    }
+
+    fn note(&self, name: &str) -> String {
+        fs::read_to_string(self.notes.join(name)).unwrap_or_default().trim().to_owned()
+    }
+
+    fn pid(&self) -> u32 {
+        eventually(|| self.note("pid").parse().ok())
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    fn await_text(&self, text: &str) {
+        eventually(|| self.shown().contains(text).then_some(()));
+    }
+
+    fn keys(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    fn end(mut self) -> Ended {
+        wait_within(&mut self.child, PATIENCE);
+        let code = self.note("code").parse().unwrap_or(-1);
+        let clean = !self.note("after").is_empty() && self.note("after") == self.note("before");
+        self.reader.join().unwrap();
+        let shown = String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned();
+        Ended { code, shown, clean }
+    }
+}
+
+/// Text without what colours it.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        plain += before;
+        rest = after.split_once('m').map_or("", |(_, rest)| rest);
+    }
+    plain + rest
+}
+
+fn filled() -> Place {
+    let place = Place::new();
+    let long = format!("{{\"cpu\":0.5,\"note\":\"{}\"}}", "x".repeat(200));
+    place.ok(&["append", "metrics.recv", "--meta", &long, "body"]);
+    place.ok(&["append", "t", "bell \u{7} and \u{1b}[31mred"]);
+    place
+}
+
+#[test]
+fn people_get_aligned_lines_in_colour_and_programs_json() {
+    let place = filled();
+    let ended = Terminal::run(&place, &["cat"]).end();
+    assert_eq!((ended.code, ended.clean), (0, true), "{}", ended.shown);
+    assert!(ended.shown.contains("\u{1b}[36mmetrics.recv\u{1b}[0m"), "{:?}", ended.shown);
+    assert!(!ended.shown.contains('\u{7}') && !ended.shown.contains("\u{1b}[31m"));
+    let lines: Vec<String> = plain(&ended.shown).lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().all(|line| line.chars().count() <= COLUMNS), "{lines:?}");
+    assert!(lines[0].contains("{\"cpu\":0.5") && !lines[0].contains("\"topic\""), "{lines:?}");
+    let envs = [("NO_COLOR", "1")];
+    let ended = Terminal::run_with(&place, &["cat"], &envs).end();
+    assert!(!ended.shown.contains('\u{1b}'), "{:?}", ended.shown);
+    let ended = Terminal::run_with(&place, &["topics"], &[("TERM", "dumb")]).end();
+    assert!(
+        ended.shown.starts_with("TOPIC ") && !ended.shown.contains('\u{1b}'),
+        "{}",
+        ended.shown
+    );
+    assert_eq!(place.ok(&["cat"]).json().len(), 2);
+    // Values are made harmless by a template too, the text between them is the reader's own.
+    let ended = Terminal::run(&place, &["last", "t", "--format", "<{body}>"]).end();
+    assert_eq!(ended.shown.trim_end(), "<bell   and  [31mred>");
+}
+
+#[test]
+fn append_does_not_wait_for_a_body_that_nobody_types() {
+    let place = Place::new();
+    let ended = Terminal::run(&place, &["append", "t"]).end();
+    assert_eq!(ended.code, 0, "{}", ended.shown);
+    let frames = place.frames("t");
+    assert_eq!((frames.len(), &frames[0]["hash"]), (1, &().into()));
+    // A dash asks for one: lines until Ctrl-D.
+    let mut typed = Terminal::run(&place, &["append", "t", "-"]);
+    typed.keys("typed\n\u{4}");
+    let ended = typed.end();
+    assert_eq!((ended.code, ended.clean), (0, true), "{}", ended.shown);
+    assert_eq!(place.frames("t")[1]["body"], "typed\n");
+}
+
+#[test]
+fn what_destroys_asks_first() {
+    let place = filled();
+    for (answer, code, left) in [("\n", 1, 2), ("n\n", 1, 2), ("y\n", 0, 1)] {
+        let mut asked = Terminal::run(&place, &["remove", "0"]);
+        asked.await_text("About to remove 1 event for good. Go on? [y/N] ");
+        asked.keys(answer);
+        let ended = asked.end();
+        assert_eq!((ended.code, ended.clean), (code, true), "{answer:?}: {}", ended.shown);
+        assert_eq!(place.ok(&["cat"]).json().len(), left, "{answer:?}");
+    }
+    let ended = Terminal::run(&place, &["remove", "1", "--yes"]).end();
+    assert_eq!(ended.code, 0);
+}
+
+#[test]
+fn ctrl_c_ends_what_waits_and_leaves_the_terminal_as_it_was() {
+    let place = filled();
+    let _server = place.serve(&[]);
+    for args in [&["tail", "metrics."][..], &["cat", "-f", "--with-body", "metrics."]] {
+        let mut tail = Terminal::run(&place, args);
+        tail.await_text("metrics.recv");
+        tail.keys(CTRL_C);
+        let ended = tail.end();
+        assert_eq!((ended.code, ended.clean), (130, true), "{args:?}: {}", ended.shown);
+    }
+    let mut asked = Terminal::run(&place, &["remove", "0"]);
+    asked.await_text("[y/N] ");
+    asked.keys(CTRL_C);
+    let ended = asked.end();
+    assert!(ended.clean && ended.code != 0, "{:?}", ended.code);
+    assert_eq!(place.ok(&["cat"]).json().len(), 2, "nothing was removed");
+}
+
+#[test]
+fn top_gives_the_terminal_back_however_it_ends() {
+    let place = filled();
+    let server = place.serve(&[]);
+    let begin = |args: &[&str]| {
+        let top = Terminal::run(&place, args);
+        top.await_text(ENTER_SCREEN);
+        top.await_text("metrics.recv");
+        top
+    };
+    let check = |top: Terminal, code: i32, how: &str| {
+        let ended = top.end();
+        assert_eq!((ended.code, ended.clean), (code, true), "{how}: {}", ended.shown);
+        let left = ended.shown.rfind(LEAVE_SCREEN).unwrap_or_else(|| panic!("{how}"));
+        assert!(left > ended.shown.rfind(ENTER_SCREEN).unwrap(), "{how}");
+        assert!(ended.shown.rfind("\u{1b}[?25h") > ended.shown.rfind("\u{1b}[?25l"), "{how}");
+        ended.shown[left..].to_owned()
+    };
+    let mut top = begin(&["top", "--every", "100ms", "xs.*", "*"]);
+    top.await_text("xs.start");
+    top.keys("/met\n");
+    top.await_text("filter: met");
+    top.keys("n");
+    top.await_text("TOPIC*");
+    top.keys("q");
+    check(top, 0, "q");
+    let mut top = begin(&["top"]);
+    top.keys(CTRL_C);
+    check(top, 130, "Ctrl-C");
+    let top = begin(&["top"]);
+    signal_pid(top.pid(), Signal::TERM);
+    check(top, 130, "SIGTERM");
+    let top = begin(&["top", "--every", "100ms"]);
+    server.kill();
+    let said = check(top, 5, "the server dies");
+    assert!(said.contains("xs: "), "the error follows on the screen that is back: {said}");
+}
+
+#[test]
+fn top_prints_once_without_a_terminal() {
+    let place = filled();
+    let _server = place.serve(&[]);
+    let run = place.xs(&["top"]);
+    assert_eq!((run.code, run.err.contains("--once")), (2, true), "{}", run.err);
+    let lines = place.ok(&["top", "--once", "--every", "100ms", "--sort", "name"]).json();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!((&lines[0]["health"], &lines[0]["head"]), (&"writable".into(), &3.into()));
+    assert_eq!((&lines[1]["topic"], &lines[1]["count"]), (&"metrics.recv".into(), &1.into()));
+    let ended =
+        Terminal::run(&place, &["top", "--once", "--every", "100ms", "--filter", "met"]).end();
+    assert_eq!(ended.code, 0, "{}", ended.shown);
+    let text = plain(&ended.shown);
+    assert!(text.contains("TOPIC") && text.contains("metrics.recv"), "{text}");
+    assert!(!text.contains("\nt ") && !ended.shown.contains(ENTER_SCREEN), "{text}");
+}
