@@ -51,6 +51,8 @@ mod network;
 #[cfg(test)]
 mod pipes;
 #[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod secrets;

@@ -4,13 +4,13 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use crate::support::{PATIENCE, Place, output_within};
 
-/// The page as a script. Blocks `sh` are run, blocks with a file's name are saved, others are what
-/// was printed when the page was written.
-fn script(page: &str) -> String {
+/// A page as a script, and how many lines of commands are in it. Blocks `sh` are run, blocks with a
+/// file's name are saved, others are what was printed when the page was written.
+pub(crate) fn script(page: &str) -> (String, usize) {
     let mut script = "set -eu\n".to_owned();
     let mut block: Option<&str> = None;
     let mut commands = 0;
@@ -36,21 +36,27 @@ fn script(page: &str) -> String {
             _ => {}
         }
     }
-    assert!(block.is_none() && commands > 30, "the page was read");
-    script
+    assert!(block.is_none(), "a block is not closed");
+    (script, commands)
+}
+
+/// A shell in a place that runs a script with the binary on its path; its jobs end with it.
+pub(crate) fn run(place: &Place, script: &str) -> Output {
+    let binaries = Path::new(env!("CARGO_BIN_EXE_xs")).parent().unwrap();
+    let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
+    let mut shell = place.shell(&format!("trap 'kill $server 2>/dev/null || :' EXIT\n{script}"));
+    shell.env("PATH", path).env_remove("XS_ADDR");
+    let child = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    output_within(child, PATIENCE * 3)
 }
 
 #[test]
 fn the_tutorial_does_what_it_says() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tutorial.md");
     let place = Place::new();
-    let script = script(&fs::read_to_string(page).unwrap());
-    let binaries = Path::new(env!("CARGO_BIN_EXE_xs")).parent().unwrap();
-    let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
-    let mut shell = place.shell(&format!("trap 'kill $server 2>/dev/null || :' EXIT\n{script}"));
-    shell.env("PATH", path).env_remove("XS_ADDR");
-    let child = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let output = output_within(child, PATIENCE * 3);
+    let (script, commands) = script(&fs::read_to_string(page).unwrap());
+    assert!(commands > 30, "the page was read");
+    let output = run(&place, &script);
     let (out, err) = (
         String::from_utf8_lossy(&output.stdout).into_owned(),
         String::from_utf8_lossy(&output.stderr).into_owned(),
