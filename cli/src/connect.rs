@@ -198,6 +198,12 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
     };
     let text = match &error {
         ClientError::Refused(refusal) => refusal.message.clone(),
+        ClientError::Connect { kind: io::ErrorKind::ConnectionRefused, .. } => {
+            format!("{error}; nobody listens there: xs serve STORE --listen ADDR does")
+        }
+        ClientError::Untrusted { reason, .. } if reason.contains("no CA") => {
+            format!("{error}; --tls-ca or $XS_TLS_CA names the CA of the server")
+        }
         other => other.to_string(),
     };
     Fault::new(exit, text).into()

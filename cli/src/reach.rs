@@ -42,13 +42,16 @@ pub(crate) fn options() -> ClientOptions {
 }
 
 fn read_token(path: &Path) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let failed = |error: std::io::Error| format!("--token-file {}: {error}", path.display());
     let mut text = String::new();
     let file = File::open(path).map_err(failed)?;
     // The end of the line may follow the token.
     file.take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut text).map_err(failed)?;
     match text.trim() {
-        "" => Err(format!("{} holds no token", path.display())),
+        "" => {
+            let text = "holds no token; xs token create makes one where the store is";
+            Err(format!("--token-file {} {text}", path.display()))
+        }
         token => Ok(token.to_owned()),
     }
 }

@@ -30,9 +30,10 @@ impl Plan {
     pub(super) fn make(args: &ServeArgs, dir: &Path) -> anyhow::Result<Self> {
         let usage = |text: String| Fault::new(Exit::Usage, text);
         let tls = match (&args.tls.tls_cert, &args.tls.tls_key) {
-            (Some(cert), Some(key)) => {
-                Some(ServerTls::open(cert, key).map_err(|error| usage(error.to_string()))?)
-            }
+            (Some(cert), Some(key)) => Some(
+                ServerTls::open(cert, key)
+                    .map_err(|error| usage(format!("--tls-cert, --tls-key: {error}")))?,
+            ),
             _ => None,
         };
         let end = tls.as_ref().and_then(ServerTls::not_after);

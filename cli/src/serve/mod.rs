@@ -26,7 +26,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{error, info};
-use xs_engine::{Batch, Health, Meta, NewFrame, Store, StoreOptions, Topic};
+use xs_engine::{Batch, Health, Meta, NewFrame, OpenError, Store, StoreOptions, Topic};
 use xs_protocol::{Address, SOCKET_NAME, Server, ServerOptions};
 
 use crate::args::ServeArgs;
@@ -49,7 +49,10 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
     metrics::check(&args.metrics)?;
     if let Some(modules) = &args.modules {
         std::fs::read_dir(modules).map_err(|error| {
-            let text = format!("cannot read the modules in {}: {error}", modules.display());
+            let text = format!(
+                "cannot read the modules in {}: {error}; make the directory, or name another",
+                modules.display()
+            );
             Fault::new(Exit::Usage, text)
         })?;
     }
@@ -61,6 +64,11 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
     let options = StoreOptions { sync: args.sync, ..StoreOptions::default() };
     let path = dir.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await?;
+    if let Err(OpenError::Locked { pid, .. }) = &opened {
+        let text =
+            format!("{0} is open in process {pid}; stop it, or use it: -a {0}", dir.display());
+        return Fault::fail(Exit::Failed, text);
+    }
     let store = Arc::new(opened.with_context(|| format!("open the store {}", dir.display()))?);
     if let Health::ReadOnly(reason) = store.info().health {
         error!(%reason, "the store is open for reading only");

@@ -76,7 +76,7 @@ async fn content(client: &Client, append: &AppendArgs) -> anyhow::Result<Content
         return Ok(Content::None);
     }
     if let Some(path) = &append.file {
-        let name = || path.display().to_string();
+        let name = || format!("--file {}", path.display());
         let file = tokio::fs::File::open(path).await.with_context(name)?;
         return take(client, file).await.with_context(name);
     }

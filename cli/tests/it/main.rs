@@ -22,6 +22,8 @@ mod cursors;
 #[cfg(test)]
 mod eval;
 #[cfg(test)]
+mod errors;
+#[cfg(test)]
 mod exits;
 #[cfg(test)]
 mod filter;
