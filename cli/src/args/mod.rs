@@ -35,10 +35,10 @@ pub(crate) use maintain::{
 pub(crate) use modules::{DevArgs, KindArg, ModulesSubcommand, TestArgs};
 pub(crate) use reach::ReachArgs;
 pub(crate) use read::{
-    BodyArgs, CatArgs, EffectsArgs, GetArgs, LastArgs, PatternArgs, TailArgs, WhyArgs, bound,
+    BodyArgs, CatArgs, EffectsArgs, GetArgs, LastArgs, PatternArgs, TailArgs, WhyArgs,
 };
 pub(crate) use script::{EnvArgs, EvalArgs, ReplayArgs, WhereArgs};
-pub(crate) use serve::{AllowArgs, HostArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs, TlsArgs};
+pub(crate) use serve::{AllowArgs, HostArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs};
 pub(crate) use template::Template;
 pub(crate) use time::{duration, point};
 pub(crate) use token::{TokenCreateArgs, TokenSubcommand};

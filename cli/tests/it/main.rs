@@ -20,9 +20,9 @@ mod crowd;
 #[cfg(test)]
 mod cursors;
 #[cfg(test)]
-mod eval;
-#[cfg(test)]
 mod errors;
+#[cfg(test)]
+mod eval;
 #[cfg(test)]
 mod exits;
 #[cfg(test)]
@@ -43,6 +43,7 @@ mod kill;
 mod maintain;
 #[cfg(test)]
 mod manager;
+#[cfg(test)]
 mod many;
 #[cfg(test)]
 mod metrics;
