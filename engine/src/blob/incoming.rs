@@ -15,7 +15,7 @@ use zstd::stream::{read, write};
 use super::Shared;
 use super::error::StageError;
 use super::prepared::Prepared;
-use crate::format::pack::{CHUNK_LEN, ChunkCrcs, EntryKind, ZSTD_LEVEL, worth_it};
+use crate::format::pack::{CHUNK_LEN, ChunkCrcs, EntryKind, ZSTD_LEVEL_LONG, worth_it};
 use crate::limits::BLOB_BYTES_MAX;
 use crate::value::BlobHash;
 
@@ -156,7 +156,8 @@ impl Incoming {
         if let Sink::Memory(kept) = &mut self.sink
             && kept.len() + bytes.len() >= CHUNK_LEN
         {
-            let mut encoder = write::Encoder::new(Spool::create(&self.shared)?, ZSTD_LEVEL)?;
+            let spool = Spool::create(&self.shared)?;
+            let mut encoder = write::Encoder::new(spool, ZSTD_LEVEL_LONG)?;
             encoder.write_all(kept)?;
             self.sink = Sink::Spool(Box::new(encoder));
         }

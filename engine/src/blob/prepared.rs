@@ -8,7 +8,7 @@ use bytes::Bytes;
 use zstd::bulk;
 
 use crate::format::pack::{
-    CHUNK_LEN, ChunkCrcs, ENTRY_HEADER_LEN, EntryHeader, EntryKind, ZSTD_LEVEL, worth_it,
+    CHUNK_LEN, ChunkCrcs, ENTRY_HEADER_LEN, EntryHeader, EntryKind, ZSTD_LEVEL_LONG, worth_it,
 };
 use crate::value::BlobHash;
 
@@ -54,7 +54,7 @@ impl Prepared {
     /// A longer blob, compressed if that is worth it.
     pub(super) fn long(hash: BlobHash, bytes: Bytes) -> io::Result<Self> {
         let raw_len = bytes.len() as u64;
-        let frame = bulk::compress(&bytes, ZSTD_LEVEL)?;
+        let frame = bulk::compress(&bytes, ZSTD_LEVEL_LONG)?;
         let (kind, bytes) = match worth_it(frame.len() as u64, raw_len) {
             true => (EntryKind::Zstd, Bytes::from(frame)),
             false => (EntryKind::Raw, bytes),

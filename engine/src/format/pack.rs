@@ -20,8 +20,10 @@ pub const BLOCK_BYTES_MAX: usize = 32 * 1024;
 pub const BLOCK_BLOBS_MAX: usize = 512;
 /// Stored bytes that share a CRC in an entry that is longer than this.
 pub const CHUNK_LEN: usize = 64 * 1024;
-/// zstd level of BLOCKs and of single blobs: higher ones cost much more time than they save space.
+/// zstd level of BLOCKs: higher ones cost much more time than they save space.
 pub const ZSTD_LEVEL: i32 = 3;
+/// zstd level of long blobs, which somebody waits for: they become as short as with higher ones.
+pub const ZSTD_LEVEL_LONG: i32 = 1;
 /// Largest window a decoder accepts, as a power of two: 8 MiB.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
