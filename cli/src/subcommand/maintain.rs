@@ -1,6 +1,6 @@
 //! Subcommands that work on a store's files: check, save, copy, tidy up. A server that has the
-//! store does what can be done beside its work; this process does the rest, and all when there is no
-//! server.
+//! store does what can be done beside its work; this process does the rest, and all when there is
+//! no server.
 
 use std::path::{Path, PathBuf};
 

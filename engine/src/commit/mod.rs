@@ -145,8 +145,8 @@ impl Commits {
         }
     }
 
-    /// Commits a batch. When nobody leads, nothing waits and nobody is expected, it goes straight to
-    /// the writer.
+    /// Commits a batch. When nobody leads, nothing waits and nobody is expected, it goes straight
+    /// to the writer.
     pub(crate) fn append(&self, inner: &Inner, pending: Pending) -> Answer {
         {
             let mut queue = self.queue.lock();
