@@ -48,7 +48,7 @@ impl Handler {
         Ok(())
     }
 
-    /// Stores frames and a place. Nothing may be under way.
+    /// Stores frames and a place that follows the stored one: nothing may be under way.
     pub(super) async fn store_place(
         &mut self,
         frames: Vec<NewFrame>,

@@ -282,6 +282,12 @@ impl Handler {
             for _ in 0..reply.done {
                 self.pass(inputs);
             }
+            if let Some(mut failure) = reply.failure {
+                // It came with nothing to store; what is done about it begins at a stored place.
+                self.land().await?;
+                failure.index = failure.index.saturating_sub(done);
+                return Ok(Some(failure));
+            }
             let made = !reply.outputs.is_empty() || !reply.removes.is_empty();
             if made || reply.state.is_some() || self.place.retry.is_some() {
                 self.begin_store(reply.outputs, reply.removes, reply.state, stop).await?;
@@ -289,10 +295,6 @@ impl Handler {
                 if !handling.is_over() {
                     self.land().await?;
                 }
-            }
-            if let Some(mut failure) = reply.failure {
-                failure.index = failure.index.saturating_sub(done);
-                return Ok(Some(failure));
             }
         }
     }
