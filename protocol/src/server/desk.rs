@@ -350,9 +350,10 @@ impl Desk {
         }
     }
 
-    /// The client sends nothing more. Its requests are answered; its streams could never get more
-    /// credit, so they end.
+    /// The client sends nothing more. Its requests are answered, those that take long with what was
+    /// done so far; its streams could never get more credit, so they end.
     pub(super) fn hang_up(&mut self) {
+        self.mailbox.close();
         // Calls that are still being opened have no work yet, and find their stream gone.
         self.session.forget_all();
         let subs: Vec<u32> = self.works.keys().copied().collect();

@@ -92,7 +92,7 @@ pub(crate) enum Mail {
 pub(crate) struct Mailbox {
     inner: Mutex<Inner>,
     pub(crate) seat: Seat,
-    /// The connection is gone: nobody takes the mail.
+    /// The client has hung up or is gone: it waits for nothing that takes long.
     gone: AtomicBool,
     /// All connections of the server, this one among them.
     connections: Weak<Connections>,
@@ -113,12 +113,12 @@ impl Mailbox {
         Self { connections: Arc::downgrade(connections), ..Self::default() }
     }
 
-    /// Nobody will take the mail any more.
+    /// The client waits for nothing that takes long any more.
     pub(crate) fn close(&self) {
         self.gone.store(true, Ordering::Release);
     }
 
-    /// Whether nobody will take the mail.
+    /// Whether work that takes long may end, as nobody waits for it.
     pub(crate) fn is_closed(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
