@@ -20,9 +20,11 @@ use crate::cases::{CASES, Case};
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.toml");
 const HEAD: &str = "# Instructions for each frame of the work of xs-guard, which `scripts/instructions` \
                     compares\n# and `scripts/instructions --update` writes.\n\n";
-/// By so much a count may grow with the same compiler and valgrind, and with others.
-const TOLERANCE_PERCENT: f64 = 3.0;
-const TOLERANCE_ELSEWHERE_PERCENT: f64 = 10.0;
+/// By so much a count may grow with the same compiler and valgrind, and with others. A run repeats
+/// within 0.05 %, but the same source built in another directory is cut into other units of code:
+/// 9 % between two of them has been seen.
+const TOLERANCE_PERCENT: f64 = 10.0;
+const TOLERANCE_ELSEWHERE_PERCENT: f64 = 20.0;
 
 /// Counts instructions and compares them.
 #[derive(Debug, Parser)]
@@ -69,14 +71,13 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     report.line(&format!(
-        "{} changed beyond the tolerance; if that is meant: scripts/instructions --update",
+        "{} grew beyond the tolerance; if that is meant: scripts/instructions --update",
         worse.join(", ")
     ))?;
     Ok(ExitCode::FAILURE)
 }
 
-/// A line for each case, and the cases whose counts are not what they should be. One that shrank as
-/// much is told too: what it was before would let it grow back.
+/// A line for each case, and the cases whose counts are more than they should be.
 fn compare(before: &Counts, now: &Counts) -> (Vec<String>, Vec<String>) {
     let tools =
         |counts: &Counts| (counts.rustc.clone(), counts.valgrind.clone(), counts.machine.clone());
@@ -86,7 +87,7 @@ fn compare(before: &Counts, now: &Counts) -> (Vec<String>, Vec<String>) {
     for Case { name, about, .. } in CASES {
         let count = now.frame.get(*name).copied().unwrap_or_default();
         let grown = before.frame.get(*name).map(|before| (count / before - 1.0) * 100.0);
-        let far = grown.is_none_or(|grown| grown.abs() > tolerance);
+        let far = grown.is_none_or(|grown| grown > tolerance);
         let grown = grown.map_or_else(|| "new".to_owned(), |grown| format!("{grown:+.2} %"));
         let count = human(count, "");
         lines.push(format!("counted: {name}: {count} instructions a frame, {grown} ({about})"));
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_grew_and_what_shrank_too_far_is_told() {
+    fn what_grew_too_far_is_told() {
         let counts = |factors: [f64; 2]| {
             let frame = CASES.iter().enumerate().map(|(at, case)| {
                 (case.name.to_owned(), 1000.0 * factors.get(at).copied().unwrap_or(1.0))
@@ -166,11 +167,11 @@ mod tests {
             }
         };
         let before = counts([1.0, 1.0]);
-        assert!(compare(&before, &counts([1.02, 0.98])).1.is_empty());
-        let (lines, worse) = compare(&before, &counts([1.04, 0.9]));
-        assert_eq!(worse, [CASES[0].name, CASES[1].name]);
-        assert!(lines[0].contains("+4.00 %"), "{}", lines[0]);
-        let other = Counts { rustc: "2".to_owned(), ..counts([1.04, 0.95]) };
+        assert!(compare(&before, &counts([1.09, 0.5])).1.is_empty());
+        let (lines, worse) = compare(&before, &counts([1.11, 0.9]));
+        assert_eq!(worse, [CASES[0].name]);
+        assert!(lines[0].contains("+11.00 %"), "{}", lines[0]);
+        let other = Counts { rustc: "2".to_owned(), ..counts([1.19, 0.95]) };
         assert!(compare(&before, &other).1.is_empty());
     }
 
