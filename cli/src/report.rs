@@ -1,14 +1,11 @@
 //! What work on a store's files has done, as JSON: the same whether this process did it or a server
-//! that was asked to.
+//! that was asked to. Of what is wrong it lists as much as it is asked for; all is counted.
 
 use serde_json::{Value, json};
 use xs_engine::{CompactReport, CopyReport, Corruption, Finding, GcReport, Severity, VerifyReport};
 
-/// Findings, or damaged places, that one report lists; more are only counted.
-const LISTED_MAX: usize = 500;
-
 /// `xs verify`.
-pub(crate) fn verify(report: &VerifyReport) -> Value {
+pub(crate) fn verify(report: &VerifyReport, listed_max: usize) -> Value {
     json!({
         "files": report.files,
         "bytes": report.bytes,
@@ -16,12 +13,12 @@ pub(crate) fn verify(report: &VerifyReport) -> Value {
         "blobs": report.blobs,
         "findings": report.findings_total,
         "worst": report.worst.map(severity),
-        "listed": report.findings.iter().take(LISTED_MAX).map(finding).collect::<Vec<_>>(),
+        "listed": report.findings.iter().take(listed_max).map(finding).collect::<Vec<_>>(),
     })
 }
 
 /// `xs compact`.
-pub(crate) fn compact(report: &CompactReport) -> Value {
+pub(crate) fn compact(report: &CompactReport, listed_max: usize) -> Value {
     json!({
         "rewritten": report.rewritten,
         "written": report.written,
@@ -29,12 +26,12 @@ pub(crate) fn compact(report: &CompactReport) -> Value {
         "bytes_before": report.bytes_before,
         "bytes_after": report.bytes_after,
         "damaged": report.damaged.len(),
-        "places": places(&report.damaged),
+        "places": places(&report.damaged, listed_max),
     })
 }
 
 /// `xs gc`.
-pub(crate) fn gc(report: &GcReport, dry_run: bool) -> Value {
+pub(crate) fn gc(report: &GcReport, dry_run: bool, listed_max: usize) -> Value {
     json!({
         "packs": report.packs,
         "blobs": report.blobs,
@@ -45,7 +42,7 @@ pub(crate) fn gc(report: &GcReport, dry_run: bool) -> Value {
         "swept_bytes": report.swept_bytes,
         "dry_run": dry_run,
         "damaged": report.damaged.len(),
-        "places": places(&report.damaged),
+        "places": places(&report.damaged, listed_max),
     })
 }
 
@@ -77,8 +74,8 @@ pub(crate) fn finding(finding: &Finding) -> Value {
     })
 }
 
-fn places(damaged: &[Corruption]) -> Vec<String> {
-    damaged.iter().take(LISTED_MAX).map(ToString::to_string).collect()
+fn places(damaged: &[Corruption], listed_max: usize) -> Vec<String> {
+    damaged.iter().take(listed_max).map(ToString::to_string).collect()
 }
 
 const fn severity(severity: Severity) -> &'static str {

@@ -10,6 +10,9 @@ use xs_protocol::{Code, MaintainRequest, Refusal};
 use super::refuse;
 use crate::report;
 
+/// Findings, or damaged places, that a report lists: with the longest paths it fits into a message.
+const LISTED_MAX: usize = 100;
+
 /// Lets one piece of work in at a time: each of them reads all of the disk.
 #[derive(Debug, Default)]
 pub(super) struct Turn(Mutex<()>);
@@ -34,7 +37,9 @@ impl Turn {
             false => ControlFlow::Continue(()),
         };
         let done = match request {
-            MaintainRequest::Verify => store.verify(watch).map(|done| report::verify(&done)),
+            MaintainRequest::Verify => {
+                store.verify(watch).map(|done| report::verify(&done, LISTED_MAX))
+            }
             MaintainRequest::Backup { to, link } => {
                 let options = if *link { CopyOptions::links() } else { CopyOptions::copies() };
                 store.backup(Path::new(to), options, watch).map(|done| report::copy(&done))
@@ -46,7 +51,7 @@ impl Turn {
                 let options =
                     CompactOptions { dead_percent: *dead_percent, bytes_per_second: None };
                 let done = store.compact(options).map_err(|error| refuse::compact(&error))?;
-                Ok(report::compact(&done))
+                Ok(report::compact(&done, LISTED_MAX))
             }
             MaintainRequest::Gc { grace, dead_percent, dry_run } => {
                 let options = GcOptions {
@@ -56,7 +61,7 @@ impl Turn {
                     bytes_per_second: None,
                 };
                 let done = store.gc(&options).map_err(|error| refuse::gc(&error))?;
-                Ok(report::gc(&done, *dry_run))
+                Ok(report::gc(&done, *dry_run, LISTED_MAX))
             }
         };
         let done = done.map_err(|error| refuse::maintain(&error))?;

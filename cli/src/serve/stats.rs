@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 use xs_engine::{CountBytes, Health, Histogram, StoreStats};
 
+use crate::report::hex;
+
 /// The text of the part of STATS that is the store's.
 pub(super) fn text(stats: &StoreStats) -> String {
     let StoreStats { info, files, frames, commit, scrub, .. } = stats;
@@ -74,8 +76,4 @@ fn times(of: &Histogram) -> Value {
         "p99_below_us": of.below_us(990),
         "p999_below_us": of.below_us(999),
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -120,7 +120,7 @@ pub(super) async fn verify(args: &VerifyArgs, addr: Option<Address>) -> anyhow::
         Place::Served(client) => ask(client, &MaintainRequest::Verify).await?,
         Place::Files(dir) => {
             let checked = watched("checking", move |watch| xs_engine::verify(&dir, watch)).await;
-            report::verify(&checked.map_err(explain)?)
+            report::verify(&checked.map_err(explain)?, usize::MAX)
         }
     };
     let mut out = Output::stdout();
@@ -271,7 +271,7 @@ pub(super) async fn compact(args: &CompactArgs, addr: Option<Address>) -> anyhow
         Place::Files(dir) => {
             let options = CompactOptions { dead_percent, bytes_per_second: None };
             let done = with_open(dir, move |store| Ok(store.compact(options)?)).await?;
-            report::compact(&done)
+            report::compact(&done, usize::MAX)
         }
     };
     let columns = ["rewritten", "written", "frames", "bytes_before", "bytes_after", "damaged"];
@@ -302,7 +302,7 @@ pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<E
                 bytes_per_second: None,
             };
             let done = with_open(dir, move |store| Ok(store.gc(&options)?)).await?;
-            report::gc(&done, dry_run)
+            report::gc(&done, dry_run, usize::MAX)
         }
     };
     let columns =

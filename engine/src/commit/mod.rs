@@ -1,6 +1,7 @@
-//! Group commit. There is no writer thread and no delay: whoever appends while nobody leads leads,
-//! and commits in one group all that others queued meanwhile. Leading passes to a waiting thread
-//! once the leader has its own answer, so nobody works for others for ever.
+//! Group commit. There is no writer thread: whoever appends while nobody leads leads, and commits
+//! in one group all that others queued meanwhile; under `sync` it waits a moment for those who are
+//! on their way (see `gather`). Leading passes to a waiting thread once the leader has its own
+//! answer, so nobody works for others for ever.
 
 mod changes;
 mod conditions;
