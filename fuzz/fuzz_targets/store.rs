@@ -106,7 +106,8 @@ fuzz_target!(|input: &[u8]| {
         let at = u32::from_le_bytes([edit[1], edit[2], edit[3], 0]) as usize % used.max(1);
         match edit[4] % 4 {
             0 => bytes.truncate(at),
-            1 => bytes[at..].fill(edit[5]),
+            // An edit before may have cut the file off there.
+            1 => bytes.iter_mut().skip(at).for_each(|byte| *byte = edit[5]),
             _ => {
                 if let Some(byte) = bytes.get_mut(at) {
                     *byte ^= edit[5];
