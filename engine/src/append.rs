@@ -236,7 +236,10 @@ impl Pending {
                 Body::None => None,
                 // Zero bytes are no body.
                 Body::Inline(bytes) if bytes.is_empty() => None,
-                Body::Inline(bytes) => Some(stage(&mut self.staged, bytes, checks)?),
+                Body::Inline(bytes) => {
+                    let blob = prepare(bytes, checks)?.of_topic(frame.topic.as_str());
+                    Some(stage(&mut self.staged, blob))
+                }
                 Body::Stored(hash) => match checks.blobs.len_of(hash) {
                     Ok(Some(len)) => Some((len, *hash)),
                     Ok(None) => return Err(AppendError::UnknownBlob(*hash)),
@@ -267,7 +270,7 @@ impl Pending {
                     Some(HeldState::Inline(bytes.clone()))
                 }
                 Some((_, bytes)) => {
-                    let (len, hash) = stage(&mut self.staged, bytes, checks)?;
+                    let (len, hash) = stage(&mut self.staged, prepare(bytes, checks)?);
                     Some(HeldState::Blob(len, hash))
                 }
             };
@@ -331,18 +334,16 @@ fn check_import(batch: &Batch) -> Result<(), AppendError> {
     }
 }
 
-fn stage(
-    staged: &mut Vec<Prepared>,
-    bytes: &Bytes,
-    checks: &Checks<'_>,
-) -> Result<(u64, BlobHash), AppendError> {
-    let prepared = checks
-        .blobs
-        .prepare(bytes)
-        .map_err(|error| AppendError::BlobRefused(error.to_string().into()))?;
-    let body = (bytes.len() as u64, prepared.hash());
-    staged.push(prepared);
-    Ok(body)
+fn prepare(bytes: &Bytes, checks: &Checks<'_>) -> Result<Prepared, AppendError> {
+    let prepared = checks.blobs.prepare(bytes);
+    prepared.map_err(|error| AppendError::BlobRefused(error.to_string().into()))
+}
+
+/// Length and hash of a blob, which is kept.
+fn stage(staged: &mut Vec<Prepared>, blob: Prepared) -> (u64, BlobHash) {
+    let body = (blob.len(), blob.hash());
+    staged.push(blob);
+    body
 }
 
 impl From<StageError> for AppendError {

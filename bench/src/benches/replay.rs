@@ -44,7 +44,7 @@ pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
         let row = Row::new(format!("frames as values, {}", shape.name()));
         setting.report.row(&row.rate("frames", frames, taken))?;
         if shape == Shape::Body256 {
-            let time = best(|| read_bodies(&store))?;
+            let time = best(|| read_bodies(&store, &ReadOptions::default()))?;
             let row = Row::new("headers and bodies, 256 B body").rate("frames", frames, time);
             setting.report.row(&row)?;
         }
@@ -101,13 +101,15 @@ fn take(store: &Store) -> anyhow::Result<u64> {
     Ok(count)
 }
 
-fn read_bodies(store: &Store) -> anyhow::Result<u64> {
-    let mut bytes = 0;
-    for frame in store.read(&ReadOptions::default())? {
+/// Takes frames with their bodies and says how many there were.
+pub(crate) fn read_bodies(store: &Store, options: &ReadOptions) -> anyhow::Result<u64> {
+    let mut count = 0;
+    for frame in store.read(options)? {
         if let Some(hash) = frame?.hash() {
             let blob = store.blob(&hash)?.context("find a body that was stored")?;
-            bytes += blob.bytes(BODY_MAX)?.len() as u64;
+            std::hint::black_box(blob.bytes(BODY_MAX)?);
+            count += 1;
         }
     }
-    Ok(bytes)
+    Ok(count)
 }

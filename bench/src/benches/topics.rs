@@ -11,15 +11,18 @@ use xs_engine::{Batch, NewFrame, ReadOptions, Store, StoreOptions, SyncPolicy, T
 
 use crate::Setting;
 use crate::benches::append::fill;
-use crate::benches::replay::{best, read};
+use crate::benches::replay::{best, read, read_bodies};
 
 /// Topics that take turns, so that each has 1 % of the frames.
 const TOPICS: u64 = 100;
 const SEGMENT_BYTES: u64 = 1 << 20;
+/// So small that most of what is read is sealed.
+const PACK_BYTES: u64 = 4 << 20;
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     setting.report.begin("topics", "in process, from the page cache")?;
     share(setting)?;
+    bodies(setting)?;
     last(setting)
 }
 
@@ -43,6 +46,32 @@ fn share(setting: &mut Setting) -> anyhow::Result<()> {
         .figure("faster than all", whole.as_secs_f64() / part.as_secs_f64(), "x")
         .target("50 x");
     Ok(setting.report.row(&row)?)
+}
+
+/// The same with a body for each frame, from sealed packs.
+fn bodies(setting: &mut Setting) -> anyhow::Result<()> {
+    let frames = setting.frames(500_000, 5_000);
+    let scratch = setting.scratch()?;
+    let options = || StoreOptions { pack_bytes: PACK_BYTES, ..scratch::options(SyncPolicy::None) };
+    let store = scratch::open(scratch.path(), options())?;
+    fill(&store, &mut Frames::new(Shape::Body256, TOPICS), 64, frames)?;
+    store.close()?;
+    drop(store);
+    let store = scratch::open(scratch.path(), options())?;
+    let one = only(topic(7).as_str())?;
+    // Before anything is decompressed.
+    let begun = Instant::now();
+    let count = read_bodies(&store, &one)?;
+    let first = begun.elapsed();
+    let again = best(|| read_bodies(&store, &one))?;
+    let row = Row::new("a topic with 1 % of the frames, with bodies of 256 B")
+        .rate("first time", count, first)
+        .rate("again", count, again)
+        .target("300 k/s");
+    setting.report.row(&row)?;
+    let all = best(|| read_bodies(&store, &ReadOptions::default()))?;
+    let row = Row::new(format!("all of {frames} frames with their bodies"));
+    Ok(setting.report.row(&row.rate("frames", frames, all))?)
 }
 
 fn last(setting: &mut Setting) -> anyhow::Result<()> {

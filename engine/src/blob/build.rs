@@ -9,6 +9,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use zstd::bulk;
 
+use super::blocks::KEPT_BYTES_MAX;
 use super::entry::Entry;
 use super::error::BlobError;
 use super::prepared::{Prepared, padding};
@@ -30,6 +31,13 @@ use crate::value::BlobHash;
 const BUFFER_LEN: usize = 1024 * 1024;
 /// A longer blob would leave a BLOCK little room for others.
 const GROUPED_BYTES_MAX: usize = BLOCK_BYTES_MAX / 2;
+/// Small blobs that are put in order before they are grouped. A topic of one frame in a hundred then
+/// finds most of its bodies of such a stretch in one BLOCK or two; who reads everything in the order
+/// of the log needs the BLOCKs of one stretch at a time, of which readers keep several.
+const STRETCH_BYTES: usize = 2 * 1024 * 1024;
+/// Blobs of one stretch, however short.
+const STRETCH_BLOBS_MAX: usize = 64 * 1024;
+const _: () = assert!(STRETCH_BYTES * 4 <= KEPT_BYTES_MAX);
 
 /// A pack being written.
 pub(super) struct Builder {
@@ -39,11 +47,18 @@ pub(super) struct Builder {
     buffer: Vec<u8>,
     written: u64,
     crc: crc32fast::Hasher,
-    group: Vec<(BlobHash, Bytes)>,
-    group_len: usize,
+    stretch: Vec<Small>,
+    stretch_len: usize,
     zstd: bulk::Compressor<'static>,
     contents: Contents,
     hashes: Sha256,
+}
+
+/// A blob that will share a BLOCK.
+struct Small {
+    kin: u32,
+    hash: BlobHash,
+    bytes: Bytes,
 }
 
 /// A pack that was written and is in no manifest yet.
@@ -79,8 +94,8 @@ impl Builder {
             buffer: header.encode().to_vec(),
             written: 0,
             crc: crc32fast::Hasher::new(),
-            group: Vec::new(),
-            group_len: 0,
+            stretch: Vec::new(),
+            stretch_len: 0,
             zstd: bulk::Compressor::new(ZSTD_LEVEL)?,
             contents: Contents::default(),
             hashes: Sha256::new(),
@@ -95,7 +110,7 @@ impl Builder {
             EntryKind::Block => self.add_block(&entry, |_, _| Ok(true)),
             _ if header.raw_len < CHUNK_LEN as u64 => {
                 let bytes = BlobReader::open(entry)?.all(CHUNK_LEN as u64)?;
-                self.small(header.hash, bytes)
+                self.small(Small { kin: header.kin, hash: header.hash, bytes })
             }
             _ => {
                 BlobReader::open(entry.clone())?.check()?;
@@ -121,7 +136,7 @@ impl Builder {
         }
         for ((bytes, hash), kept) in block.blobs().zip(hashes).zip(kept) {
             if kept {
-                self.small(hash, bytes)?;
+                self.small(Small { kin: 0, hash, bytes })?;
             }
         }
         Ok(())
@@ -129,47 +144,70 @@ impl Builder {
 
     /// Whether nothing was added.
     pub(super) fn is_empty(&self) -> bool {
-        self.contents.count() == 0 && self.group.is_empty()
+        self.contents.count() == 0 && self.stretch.is_empty()
     }
 
     /// Adds a small blob.
-    fn small(&mut self, hash: BlobHash, bytes: Bytes) -> Result<(), BlobError> {
-        if bytes.len() > GROUPED_BYTES_MAX {
-            return self.single(hash, &bytes);
+    fn small(&mut self, blob: Small) -> Result<(), BlobError> {
+        if blob.bytes.len() > GROUPED_BYTES_MAX {
+            return self.single(&blob);
         }
-        if self.group_len + bytes.len() > BLOCK_BYTES_MAX || self.group.len() == BLOCK_BLOBS_MAX {
-            self.end_group()?;
+        self.stretch_len += blob.bytes.len();
+        self.stretch.push(blob);
+        match self.stretch_len >= STRETCH_BYTES || self.stretch.len() == STRETCH_BLOBS_MAX {
+            true => self.end_stretch(),
+            false => Ok(()),
         }
-        self.group_len += bytes.len();
-        self.group.push((hash, bytes));
+    }
+
+    /// Writes the blobs collected so far, those that are read together side by side.
+    fn end_stretch(&mut self) -> Result<(), BlobError> {
+        self.stretch_len = 0;
+        let mut stretch = std::mem::take(&mut self.stretch);
+        stretch.sort_by_key(|blob| blob.kin);
+        let mut rest = &stretch[..];
+        while !rest.is_empty() {
+            let mut len = 0;
+            let fits = |blob: &&Small| {
+                len += blob.bytes.len();
+                len <= BLOCK_BYTES_MAX
+            };
+            let count = rest.iter().take(BLOCK_BLOBS_MAX).take_while(fits).count();
+            let (group, later) = rest.split_at(count);
+            self.group(group)?;
+            rest = later;
+        }
+        stretch.clear();
+        self.stretch = stretch;
         Ok(())
     }
 
-    /// Writes the blobs collected so far as one BLOCK, or each alone where that is shorter.
-    fn end_group(&mut self) -> Result<(), BlobError> {
-        self.group_len = 0;
-        let (hashes, small): (Vec<_>, Vec<_>) = std::mem::take(&mut self.group).into_iter().unzip();
-        let alone = |blob: &Bytes| ENTRY_HEADER_LEN + blob.len().next_multiple_of(8);
-        if small.len() > 1 {
+    /// Writes blobs as one BLOCK, or each alone where that is shorter.
+    fn group(&mut self, group: &[Small]) -> Result<(), BlobError> {
+        let alone = |blob: &Small| ENTRY_HEADER_LEN + blob.bytes.len().next_multiple_of(8);
+        if group.len() > 1 {
+            let small: Vec<_> = group.iter().map(|blob| blob.bytes.clone()).collect();
             let (stored, raw_len) = encode_block(&small, &mut self.zstd)
                 .map_err(|what| BlobError::corrupt(self.media.path(), self.at(), what))?;
             let header = EntryHeader {
                 kind: EntryKind::Block,
+                kin: 0,
                 salt: self.header.salt,
                 stored_len: stored.len() as u64,
                 raw_len,
                 hash: BlobHash::from_bytes([0; 32]),
                 stored_crc: crc32fast::hash(&stored),
-                count: small.len() as u32,
+                count: group.len() as u32,
             };
-            if header.stride() <= small.iter().map(alone).sum::<usize>() as u64 {
-                return self.push(&header, &stored, hashes);
+            if header.stride() <= group.iter().map(alone).sum::<usize>() as u64 {
+                return self.push(&header, &stored, group.iter().map(|blob| blob.hash));
             }
         }
-        hashes.into_iter().zip(&small).try_for_each(|(hash, bytes)| self.single(hash, bytes))
+        group.iter().try_for_each(|blob| self.single(blob))
     }
 
-    fn single(&mut self, hash: BlobHash, bytes: &[u8]) -> Result<(), BlobError> {
+    fn single(&mut self, blob: &Small) -> Result<(), BlobError> {
+        let (hash, bytes) = (blob.hash, &blob.bytes[..]);
         let frame = self.zstd.compress(bytes).map_err(|error| self.failed(error))?;
         let raw_len = bytes.len() as u64;
         let (kind, stored) = match worth_it(frame.len() as u64, raw_len) {
@@ -178,6 +216,7 @@ impl Builder {
         };
         let header = EntryHeader {
             kind,
+            kin: blob.kin,
             salt: self.header.salt,
             stored_len: stored.len() as u64,
             raw_len,
@@ -190,7 +229,6 @@ impl Builder {
 
     /// Copies a long entry, checking its CRCs again on the way.
     fn copy(&mut self, entry: Entry) -> Result<(), BlobError> {
-        self.end_group()?;
         let header = EntryHeader { salt: self.header.salt, ..*entry.header() };
         self.note([header.hash]);
         self.write(&header.encode())?;
@@ -260,7 +298,7 @@ impl Builder {
 
     /// Ends the file at its last entry and makes it durable.
     pub(super) fn finish(mut self) -> Result<Built, BlobError> {
-        self.end_group()?;
+        self.end_stretch()?;
         self.flush()?;
         let (len, path) = (self.written, self.media.path().to_owned());
         let failed = |error| BlobError::io(&path, error);
@@ -310,8 +348,7 @@ impl Built {
         while let Some(entry) = walk.next()? {
             match entry.header().kind {
                 EntryKind::Block => {
-                    let block = Block::decode(entry.header(), &entry.stored()?);
-                    let block = block.map_err(|what| entry.corrupt(what))?;
+                    let block = entry.block()?;
                     block.blobs().for_each(|bytes| hashes.update(BlobHash::of(&bytes).as_bytes()));
                 }
                 _ => {

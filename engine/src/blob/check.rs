@@ -13,7 +13,7 @@ use super::sealed::{SealedPack, scan};
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::pack::{Block, EntryKind};
+use crate::format::pack::EntryKind;
 use crate::format::pack_index::IndexEntry;
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
@@ -65,11 +65,8 @@ pub(crate) fn check_pack_file(
         let count = u64::from(entry.header().count);
         let is_block = entry.header().kind == EntryKind::Block;
         let checked = if is_block {
-            entry.stored().and_then(|stored| {
-                // Its hashes are not stored; the index, which tells them, is compared with it.
-                let block = Block::decode(entry.header(), &stored);
-                block.map(drop).map_err(|what| entry.corrupt(what))
-            })
+            // Its hashes are not stored; the index, which tells them, is compared with it.
+            entry.block().map(drop)
         } else {
             BlobReader::open(entry.clone()).and_then(BlobReader::check)
         };

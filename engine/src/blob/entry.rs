@@ -8,7 +8,7 @@ use bytes::{Buf as _, Bytes};
 
 use super::error::BlobError;
 use crate::format::file::FormatError;
-use crate::format::pack::{CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader};
+use crate::format::pack::{Block, CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader};
 use crate::media::Media;
 
 /// Read together with a header: most blobs are shorter, so one read gets all of them.
@@ -69,6 +69,12 @@ impl Entry {
         let stored = self.part(0, self.header.stored_len)?;
         self.header.check_stored(&stored).map_err(|what| self.corrupt(what))?;
         Ok(stored)
+    }
+
+    /// The blobs of a BLOCK.
+    pub(super) fn block(&self) -> Result<Block, BlobError> {
+        let stored = self.part(0, self.header.stored_len.min(CHUNK_LEN as u64))?;
+        Block::decode(&self.header, &stored).map_err(|what| self.corrupt(what))
     }
 
     /// The stored bytes in chunks, each checked when its turn comes.

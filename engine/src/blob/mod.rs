@@ -6,6 +6,7 @@
 //! them), full (waiting), sealed (a new generation, compressed, verified, found through `.pidx`).
 
 mod beside;
+mod blocks;
 mod build;
 mod check;
 mod entry;

@@ -1,17 +1,26 @@
 //! Which packs there are, and looking through them. The list is replaced, never changed, so a
 //! search goes through one state of the store while packs are sealed beside it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hashbrown::HashSet;
 use parking_lot::RwLock;
 
+use super::blocks::Blocks;
 use super::error::BlobError;
-use super::found::{Blocks, Found};
+use super::found::Found;
 use super::open_pack::OpenPack;
 use super::sealed::{Opened, SealedPack};
 use crate::limits::OPEN_PACKS_MAX;
 use crate::value::BlobHash;
+
+thread_local! {
+    /// Number of the sealed pack in which this thread found its last blob: the next one is likely
+    /// there too.
+    static LAST: Cell<u64> = const { Cell::new(0) };
+}
 
 /// All packs of a store.
 #[derive(Debug, Default)]
@@ -30,6 +39,14 @@ pub(super) struct PackList {
     pub(super) sealed: Vec<Arc<SealedPack>>,
 }
 
+impl PackList {
+    /// The sealed pack with a number.
+    fn place_of(&self, number: u64) -> Option<&Arc<SealedPack>> {
+        let at = self.sealed.partition_point(|pack| pack.line().base > number);
+        self.sealed.get(at).filter(|pack| pack.line().base == number)
+    }
+}
+
 impl Packs {
     /// The packs as they are now.
     pub(super) fn list(&self) -> Arc<PackList> {
@@ -44,11 +61,15 @@ impl Packs {
         next.version += 1;
         next.open.sort_by_key(|pack| std::cmp::Reverse(pack.number()));
         next.sealed.sort_by_key(|pack| std::cmp::Reverse(pack.line().base));
+        let packs: HashSet<_> = next.sealed.iter().map(|pack| pack.line().uuid).collect();
         *list = Arc::new(next);
+        drop(list);
+        // Nobody finds a way to the others any more.
+        self.blocks.keep_only(&packs);
     }
 
-    /// Tries `take` on each copy of a blob, newest first, until one is sound. A damaged copy is an
-    /// error only when there is no sound one.
+    /// Tries `take` on each copy of a blob until one is sound, those in unsealed packs first, the
+    /// newest of them in front. A damaged copy is an error only when there is no sound one.
     pub(super) fn find<T>(
         &self,
         hash: &BlobHash,
@@ -56,16 +77,28 @@ impl Packs {
     ) -> Result<Option<T>, BlobError> {
         let list = self.list();
         let mut damage = None;
-        let open = list.open.iter().map(|pack| Ok(pack.find(hash)?.map(Found::Entry)));
-        let sealed = list.sealed.iter().map(|pack| {
-            let opened = self.opened(&list, pack)?;
-            pack.find(&opened, hash, &self.blocks)
-        });
-        for found in open.chain(sealed) {
-            match found.and_then(|found| found.map(&mut take).transpose()) {
-                Ok(Some(taken)) => return Ok(Some(taken)),
-                Ok(None) => {}
-                Err(error) => damage = damage.or(Some(error)),
+        let mut try_take = |found: Result<Option<Found>, BlobError>| match found
+            .and_then(|found| found.map(&mut take).transpose())
+        {
+            Ok(taken) => taken,
+            Err(error) => {
+                damage.get_or_insert(error);
+                None
+            }
+        };
+        for pack in &list.open {
+            if let Some(taken) = try_take(pack.find(hash).map(|found| found.map(Found::Entry))) {
+                return Ok(Some(taken));
+            }
+        }
+        let last = list.place_of(LAST.get());
+        let others = list.sealed.iter().filter(|pack| last.is_none_or(|l| !Arc::ptr_eq(l, pack)));
+        for pack in last.into_iter().chain(others) {
+            let found = self.opened(&list, pack);
+            let found = found.and_then(|opened| pack.find(&opened, hash, &self.blocks));
+            if let Some(taken) = try_take(found) {
+                LAST.set(pack.line().base);
+                return Ok(Some(taken));
             }
         }
         damage.map_or(Ok(None), Err)

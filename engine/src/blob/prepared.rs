@@ -8,7 +8,8 @@ use bytes::Bytes;
 use zstd::bulk;
 
 use crate::format::pack::{
-    CHUNK_LEN, ChunkCrcs, ENTRY_HEADER_LEN, EntryHeader, EntryKind, ZSTD_LEVEL_LONG, worth_it,
+    CHUNK_LEN, ChunkCrcs, ENTRY_HEADER_LEN, EntryHeader, EntryKind, ZSTD_LEVEL_LONG, kin_of,
+    worth_it,
 };
 use crate::value::BlobHash;
 
@@ -18,6 +19,7 @@ pub(crate) struct Prepared {
     hash: BlobHash,
     raw_len: u64,
     kind: EntryKind,
+    kin: u32,
     stored_crc: u32,
     crc_list: Vec<u8>,
     stored: Stored,
@@ -44,6 +46,7 @@ impl Prepared {
             hash,
             raw_len: bytes.len() as u64,
             kind: EntryKind::Raw,
+            kin: 0,
             stored_crc: crc32fast::hash(&bytes),
             crc_list: Vec::new(),
             stored: Stored::Memory(bytes),
@@ -63,14 +66,21 @@ impl Prepared {
         crcs.update(&bytes);
         let (stored_crc, crc_list) = crcs.finish();
         let stored = Stored::Memory(bytes);
-        Ok(Self { hash, raw_len, kind, stored_crc, crc_list, stored, rotten: false })
+        Ok(Self { hash, raw_len, kind, kin: 0, stored_crc, crc_list, stored, rotten: false })
     }
 
     /// A blob that the packs have, whole.
     pub(super) const fn known(hash: BlobHash, raw_len: u64, bytes: Option<Bytes>) -> Self {
-        let crc_list = Vec::new();
-        let stored = Stored::Known(bytes);
-        Self { hash, raw_len, kind: EntryKind::Raw, stored_crc: 0, crc_list, stored, rotten: false }
+        Self {
+            hash,
+            raw_len,
+            kind: EntryKind::Raw,
+            kin: 0,
+            stored_crc: 0,
+            crc_list: Vec::new(),
+            stored: Stored::Known(bytes),
+            rotten: false,
+        }
     }
 
     /// A blob whose stored form lies in a file, from `from` on.
@@ -82,12 +92,18 @@ impl Prepared {
     ) -> Self {
         let (stored_crc, crc_list) = crcs.finish();
         let stored = Stored::Spool { file, from, len };
-        Self { hash, raw_len, kind, stored_crc, crc_list, stored, rotten: false }
+        Self { hash, raw_len, kind, kin: 0, stored_crc, crc_list, stored, rotten: false }
     }
 
     /// Says whether the copy that is there is damaged, so that this one must be written.
     pub(super) fn rotten(mut self, rotten: bool) -> Self {
         self.rotten = rotten;
+        self
+    }
+
+    /// Says which blobs it will be read with: see [`kin_of`].
+    pub(crate) fn of_topic(mut self, topic: &str) -> Self {
+        self.kin = kin_of(topic);
         self
     }
 
@@ -136,6 +152,7 @@ impl Prepared {
     pub(super) fn header(&self, salt: u32) -> EntryHeader {
         EntryHeader {
             kind: self.kind,
+            kin: self.kin,
             salt,
             stored_len: self.stored_len(),
             raw_len: self.raw_len,

@@ -8,15 +8,16 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::blocks::Blocks;
 use super::entry::Entry;
 use super::error::BlobError;
-use super::found::{Blocks, Found};
+use super::found::Found;
 use super::open_pack::read_header;
 use super::recover::remove_dropped;
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
-use crate::format::pack::{Block, EntryKind};
+use crate::format::pack::EntryKind;
 use crate::format::pack_index::{self, Contents, PackIndex};
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
@@ -99,6 +100,11 @@ impl Opened {
 
     pub(super) fn corrupt(&self, at: u64, what: FormatError) -> BlobError {
         BlobError::corrupt(self.media.path(), at, what)
+    }
+
+    /// The entry at a position.
+    pub(super) fn entry(&self, at: u64) -> Result<Entry, BlobError> {
+        Entry::read(&self.media, at, self.salt)
     }
 
     pub(super) fn walk(&self) -> Walk {
@@ -256,17 +262,27 @@ impl SealedPack {
         }
         let opened = self.indexed(opened)?;
         for candidate in opened.index.find(hash.prefix()) {
-            let entry = Entry::read(&opened.media, u64::from(candidate.slot) * 8, opened.salt)?;
-            if entry.header().kind != EntryKind::Block {
-                if entry.header().hash == *hash {
-                    return Ok(Some(Found::Entry(entry)));
+            let at = u64::from(candidate.slot) * 8;
+            let place = (self.line.uuid, at);
+            let block = match blocks.get(&place) {
+                Some(block) => block,
+                None => {
+                    let entry = opened.entry(at)?;
+                    if entry.header().kind != EntryKind::Block {
+                        if entry.header().hash == *hash {
+                            return Ok(Some(Found::Entry(entry)));
+                        }
+                        continue;
+                    }
+                    let block = Arc::new(entry.block()?);
+                    blocks.put(place, &block);
+                    block
                 }
-                continue;
-            }
-            let block = blocks.get(self.line.uuid, &entry)?;
+            };
             let row = block.blob(candidate.number);
             if let Some(bytes) = row.filter(|bytes| BlobHash::of(bytes) == *hash) {
-                return Ok(Some(Found::Row { bytes, hash: *hash }));
+                let place = (Arc::clone(&opened), at);
+                return Ok(Some(Found::Row { bytes, hash: *hash, place }));
             }
         }
         opened.miss()
@@ -287,10 +303,7 @@ pub(super) fn scan(
             found.push(slot, [entry.header().hash.prefix()]);
             continue;
         }
-        let block = entry.stored().and_then(|stored| {
-            Block::decode(entry.header(), &stored).map_err(|what| entry.corrupt(what))
-        });
-        match block {
+        match entry.block() {
             Ok(block) => found.push(slot, block.blobs().map(|bytes| BlobHash::of(&bytes).prefix())),
             Err(error) if error.is_corrupt() => damage = damage.or_else(|| Some(entry.at())),
             Err(error) => return Err(error),

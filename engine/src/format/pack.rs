@@ -2,6 +2,7 @@
 //! and decompresses memory, opens no file. Whatever it is given, it takes no more memory than the
 //! limits here allow.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -31,6 +32,7 @@ pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 pub const ENTRY_MAGIC: [u8; 4] = *b"XSE1";
 const HEADER_CRC_AT: usize = 4;
 const KIND_AT: usize = 8;
+const KIN_AT: usize = 9;
 const SALT_AT: usize = 12;
 const STORED_LEN_AT: usize = 16;
 const RAW_LEN_AT: usize = 24;
@@ -38,6 +40,7 @@ const HASH_AT: usize = 32;
 const STORED_CRC_AT: usize = 64;
 const COUNT_AT: usize = 68;
 const _: () = assert!(COUNT_AT + size_of::<u32>() == ENTRY_HEADER_LEN);
+const KIN_LEN: usize = SALT_AT - KIN_AT;
 
 /// Bytes of the length of a blob in the table of a BLOCK, at most.
 const TABLE_ROW_MAX: usize = 3;
@@ -62,6 +65,8 @@ pub enum EntryKind {
 pub struct EntryHeader {
     /// How the blobs are kept.
     pub kind: EntryKind,
+    /// See [`kin_of`]; of three bytes. 0 for a BLOCK, and where it is not known.
+    pub kin: u32,
     /// The pack's salt.
     pub salt: u32,
     /// Bytes of the stored form.
@@ -83,6 +88,7 @@ impl EntryHeader {
         let mut out = [0; ENTRY_HEADER_LEN];
         out[..HEADER_CRC_AT].copy_from_slice(&ENTRY_MAGIC);
         out[KIND_AT] = self.kind as u8;
+        out[KIN_AT..SALT_AT].copy_from_slice(&self.kin.to_le_bytes()[..KIN_LEN]);
         out[SALT_AT..STORED_LEN_AT].copy_from_slice(&self.salt.to_le_bytes());
         out[STORED_LEN_AT..RAW_LEN_AT].copy_from_slice(&self.stored_len.to_le_bytes());
         out[RAW_LEN_AT..HASH_AT].copy_from_slice(&self.raw_len.to_le_bytes());
@@ -115,11 +121,9 @@ impl EntryHeader {
             3 => EntryKind::Block,
             _ => return Err(FormatError::Field("kind")),
         };
-        if header[KIND_AT + 1..SALT_AT] != [0; 3] {
-            return Err(FormatError::Field("reserved byte"));
-        }
         let read = Self {
             kind,
+            kin: word(KIND_AT)? >> 8,
             salt: word(SALT_AT)?,
             stored_len: long(STORED_LEN_AT)?,
             raw_len: long(RAW_LEN_AT)?,
@@ -143,6 +147,7 @@ impl EntryHeader {
             EntryKind::Block => {
                 (1..=BLOCK_BLOBS_MAX as u32).contains(&self.count)
                     && self.hash == BlobHash::from_bytes([0; 32])
+                    && self.kin == 0
             }
             EntryKind::Raw | EntryKind::Zstd => self.count == 1,
         };
@@ -239,13 +244,34 @@ pub const fn worth_it(stored_len: u64, raw_len: u64) -> bool {
     stored_len <= raw_len - raw_len / 20 && stored_len < raw_len
 }
 
+/// What the blobs of the frames of one topic have in common, so that sealing can put together what
+/// is read together: the upper half tells the topic up to its first dot, the lower one all of it.
+#[must_use]
+pub fn kin_of(topic: &str) -> u32 {
+    let first = topic.split_once('.').map_or(topic, |(first, _)| first);
+    let half = |text: &str| crc32fast::hash(text.as_bytes()) & 0xfff;
+    half(first) << 12 | half(topic)
+}
+
+thread_local! {
+    /// Making one costs as much as decompressing some KiB.
+    static UNZSTD: RefCell<Option<bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// Decompresses one zstd frame into exactly `raw_len` bytes.
 ///
 /// # Errors
 /// [`FormatError::Field`] when the frame is damaged or of another length. The caller has compared
 /// `raw_len` with a limit, for that is the memory taken.
 pub fn unzstd(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, FormatError> {
-    match bulk::decompress(stored, raw_len) {
+    let raw = UNZSTD.with_borrow_mut(|kept| {
+        let zstd = match kept {
+            Some(zstd) => zstd,
+            none => none.insert(bulk::Decompressor::new()?),
+        };
+        zstd.decompress(stored, raw_len)
+    });
+    match raw {
         Ok(raw) if raw.len() == raw_len => Ok(raw),
         _ => Err(FormatError::Field("zstd frame")),
     }
@@ -360,6 +386,12 @@ impl Block {
         self.table.rows.len()
     }
 
+    /// Bytes of memory it takes, about.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        size_of::<Self>() + self.bytes.len() + self.count() * size_of::<Range<u16>>()
+    }
+
     /// Bytes of the blob with a number.
     #[must_use]
     pub fn blob(&self, number: u32) -> Option<Bytes> {
@@ -385,7 +417,8 @@ mod tests {
         };
         let stored_crc = crc32fast::hash(stored);
         let stored_len = stored.len() as u64;
-        EntryHeader { kind, salt: 0x0102_0304, stored_len, raw_len, hash, stored_crc, count }
+        let kin = if kind == EntryKind::Block { 0 } else { kin_of("a.b") };
+        EntryHeader { kind, kin, salt: 0x0102_0304, stored_len, raw_len, hash, stored_crc, count }
     }
 
     fn block() -> (EntryHeader, Vec<u8>) {
@@ -401,8 +434,8 @@ mod tests {
     fn the_bytes_of_a_header_are_pinned() {
         let bytes = header(EntryKind::Raw, b"hello", 5, 1).encode();
         let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let want = "585345312b0e23d20100000004030201050000000000000005000000000000002cf24dba\
-                    5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b982486a6103601000000";
+        let want = "58534531fe9a1fc2015d31e404030201050000000000000005000000000000002cf24dba5fb0\
+                    a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b982486a6103601000000";
         assert_eq!(text, want);
     }
 
@@ -430,6 +463,7 @@ mod tests {
             EntryHeader { raw_len: 6, ..good },
             EntryHeader { stored_len: u64::MAX, raw_len: u64::MAX, ..good },
             EntryHeader { count: 2, ..good },
+            EntryHeader { kin: 1, ..block().0 },
             EntryHeader { kind: EntryKind::Zstd, ..good },
             EntryHeader { kind: EntryKind::Block, ..good },
             EntryHeader { kind: EntryKind::Zstd, raw_len: BLOB_BYTES_MAX + 1, ..good },
@@ -476,6 +510,14 @@ mod tests {
         let mut zstd = bulk::Compressor::new(ZSTD_LEVEL).unwrap();
         assert!(encode_block(&[Bytes::from(vec![7; BLOCK_BYTES_MAX + 1])], &mut zstd).is_err());
         assert!(encode_block(&vec![Bytes::new(); BLOCK_BLOBS_MAX + 1], &mut zstd).is_err());
+    }
+
+    #[test]
+    fn kin_tells_topics_apart_and_their_first_parts() {
+        let [a, b, c, d] = ["a.b", "a.c", "b.b", "a"].map(kin_of);
+        assert!(a != b && a != c && a != d && c != b);
+        assert!(a >> 12 == b >> 12 && a >> 12 == d >> 12 && a >> 12 != c >> 12);
+        assert!([a, b, c, d].iter().all(|kin| kin >> 24 == 0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Overwrites a byte of a file in place.
-fn damage(path: &Path, at: u64) {
+pub(super) fn damage(path: &Path, at: u64) {
     use std::os::unix::fs::FileExt as _;
     let file = fs::File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];

@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod together;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

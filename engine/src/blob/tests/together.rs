@@ -1,0 +1,73 @@
+//! Where sealing puts small blobs, and what is kept of them in memory.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+const TOPICS: u64 = 100;
+
+/// The pack that holds a blob, and the position of its entry divided by 8.
+fn place(blobs: &Blobs, hash: &BlobHash) -> (u64, u32) {
+    let list = blobs.shared.packs.list();
+    let places = list.sealed.iter().flat_map(|pack| {
+        let opened = blobs.shared.packs.opened(&list, pack).unwrap();
+        let found: Vec<_> = opened.index().find(hash.prefix()).collect();
+        found.into_iter().map(|entry| (pack.line().base, entry.slot))
+    });
+    places.last().unwrap()
+}
+
+#[test]
+fn bodies_of_a_topic_lie_together_also_after_a_crash() {
+    for crash in [false, true] {
+        let bed = Bed::new(16 << 20, MediaChoice::Auto);
+        let blobs = bed.open(true);
+        let mut hashes = Vec::new();
+        // What makes 4 stretches of 2 MiB.
+        for n in 0..32_000 {
+            let blob = blobs.prepare(&text(n + 1, 256)).unwrap();
+            let blob = blob.of_topic(&format!("sensor.{}", n % TOPICS));
+            blobs.stage(std::slice::from_ref(&blob)).unwrap();
+            hashes.push(blob.hash());
+        }
+        let blobs = match crash {
+            false => blobs,
+            true => {
+                drop(blobs);
+                bed.open(false)
+            }
+        };
+        blobs.shared.seal_all().unwrap();
+        for topic in 0..TOPICS as usize {
+            let mine = || hashes.iter().skip(topic).step_by(TOPICS as usize);
+            let places: BTreeSet<_> = mine().map(|hash| place(&blobs, hash)).collect();
+            // 20 KiB of each stretch are the topic's: one BLOCK, or two, and where two topics are
+            // of one kin a third.
+            assert!(places.len() <= 12, "{} for {topic}", places.len());
+        }
+        let all: BTreeSet<_> = hashes.iter().map(|hash| place(&blobs, hash)).collect();
+        assert!(all.len() <= 32_000 * 256 / (32 * 1024) + 8, "{} blocks", all.len());
+        for (n, hash) in (0..).zip(&hashes) {
+            assert_eq!(get(&blobs, hash).unwrap(), text(n + 1, 256));
+        }
+    }
+}
+
+#[test]
+fn a_hit_on_a_block_in_memory_looks_at_the_file() {
+    let bed = Bed::new(1 << 20, MediaChoice::Auto);
+    let all: Vec<_> = (0..50).map(|n| noise(n, 500)).collect();
+    let blobs = bed.open(true);
+    let hashes = put_all(&blobs, &all);
+    blobs.shared.seal_all().unwrap();
+    assert_eq!(get(&blobs, &hashes[7]).unwrap(), all[7]);
+    super::damage::damage(&bed.files("pack")[0], 64 + 72 + 400);
+    // It was read before, and is what was stored.
+    assert_eq!(get(&blobs, &hashes[8]).unwrap(), all[8]);
+    put(&blobs, &all[7]);
+    blobs.close().unwrap();
+    drop(blobs);
+    let blobs = bed.open(true);
+    assert_eq!(get(&blobs, &hashes[7]).unwrap(), all[7]);
+    assert!(blobs.get(&hashes[8]).is_err(), "the block is rotten, and nothing says so");
+}
