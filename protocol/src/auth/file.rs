@@ -8,6 +8,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use subtle::Choice;
 use xs_engine::{TopicPattern, TopicPatterns};
 
 use super::{Access, Scope, Secret, TokenHash};
@@ -197,11 +198,16 @@ impl TokenFile {
         })
     }
 
-    /// The token of a hash. All are looked at, whichever is the one.
+    /// The token of a hash. All are compared, whichever is the one, and none in less time because
+    /// more of its hash is wrong: how long it takes tells how many tokens there are.
     pub(super) fn find(&self, hash: &TokenHash) -> Option<&Token> {
+        self.find_by(|kept| kept.is(hash))
+    }
+
+    fn find_by(&self, mut is: impl FnMut(&TokenHash) -> Choice) -> Option<&Token> {
         let mut found = None;
         for token in &self.tokens {
-            if token.hash.is(hash).into() {
+            if is(&token.hash).into() {
                 found = Some(token);
             }
         }
@@ -431,6 +437,25 @@ mod tests {
         let names: Vec<_> = TokenFile::load(&path).unwrap().unwrap().tokens;
         assert_eq!(names, [made[0].0.clone(), made[2].0.clone()]);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn every_token_is_compared_whichever_is_the_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let made: Vec<Secret> = ["a", "b", "c"]
+            .map(|name| TokenFile::create(dir.path(), new(name, Role::Read)).unwrap().1)
+            .into();
+        let file = TokenFile::load(&dir.path().join(TOKENS_NAME)).unwrap().unwrap();
+        let stranger = Secret::generate().unwrap();
+        for (shown, at) in made.iter().zip(0..).chain([(&stranger, made.len())]) {
+            let (hash, mut compared) = (shown.hash(), 0);
+            let found = file.find_by(|kept| {
+                compared += 1;
+                kept.is(&hash)
+            });
+            assert_eq!(found, file.tokens().get(at));
+            assert_eq!(compared, made.len(), "{at}");
+        }
     }
 
     #[test]
