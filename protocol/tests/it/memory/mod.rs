@@ -1,0 +1,115 @@
+//! A store in memory, as plain as can be, so that what the tests see is the protocol's doing.
+
+mod blobs;
+mod feeds;
+mod log;
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use xs_engine::{
+    BlobHash, Cursor, CursorName, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Topic,
+};
+use xs_protocol::{AppendRequest, Appended, Done, Refusal, Service as _};
+
+/// A store that commits in place, or, when `held` is set, only on [`Memory::release`].
+#[derive(Clone, Default)]
+pub(crate) struct Memory(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    frames: Vec<Frame>,
+    ephemeral: Vec<(u64, Frame)>,
+    blobs: BTreeMap<BlobHash, Bytes>,
+    cursors: BTreeMap<CursorName, Cursor>,
+    keys: BTreeMap<IdempotencyKey, (AppendRequest, Appended)>,
+    removed: BTreeSet<u64>,
+    queue: Vec<(AppendRequest, Done)>,
+    held: bool,
+    commits: u64,
+    last_id: u64,
+    wakes: Vec<Weak<dyn Fn() + Send + Sync>>,
+    cancelled: Vec<FrameId>,
+    /// Frames that followers have pulled.
+    pulled: usize,
+    hold_blobs: bool,
+    /// Checks that nobody waited for any more.
+    given_up: usize,
+}
+
+impl Memory {
+    /// From now on appends wait.
+    pub(crate) fn hold(&self) {
+        self.0.lock().held = true;
+    }
+
+    /// Commits what waits.
+    pub(crate) fn release(&self) {
+        self.0.lock().held = false;
+        self.commit();
+    }
+
+    /// Checks that nobody waited for any more.
+    pub(crate) fn given_up(&self) -> usize {
+        self.0.lock().given_up
+    }
+
+    /// Frames that followers have pulled.
+    pub(crate) fn pulled(&self) -> usize {
+        self.0.lock().pulled
+    }
+
+    /// Whether bytes of blobs wait before they are taken.
+    pub(crate) fn hold_blobs(&self, hold: bool) {
+        self.0.lock().hold_blobs = hold;
+    }
+
+    /// Appends waiting.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.lock().queue.len()
+    }
+
+    /// Groups committed.
+    pub(crate) fn commits(&self) -> u64 {
+        self.0.lock().commits
+    }
+
+    /// Calls that were made.
+    pub(crate) fn calls(&self) -> usize {
+        let inner = self.0.lock();
+        inner.frames.iter().filter(|frame| frame.topic().ends_with(".call")).count()
+    }
+
+    /// Calls that were given up.
+    pub(crate) fn cancelled(&self) -> Vec<FrameId> {
+        self.0.lock().cancelled.clone()
+    }
+
+    /// Followers that still exist.
+    pub(crate) fn followers(&self) -> usize {
+        self.0.lock().wakes.iter().filter(|wake| wake.strong_count() > 0).count()
+    }
+
+    /// Puts `count` frames of one topic into the log, each a batch of its own.
+    pub(crate) fn fill(&self, count: u64, topic: &str) {
+        let topic = Topic::parse(topic).unwrap();
+        let mut inner = self.0.lock();
+        for n in 0..count {
+            let meta = Meta::parse(format!("{{\"n\":{n}}}")).unwrap();
+            inner.add(&NewFrame { meta, ..NewFrame::new(topic.clone()) }).unwrap();
+        }
+    }
+
+    fn commit_all(&self) -> Vec<(Done, Result<Appended, Refusal>)> {
+        let mut inner = self.0.lock();
+        if inner.held || inner.queue.is_empty() {
+            return Vec::new();
+        }
+        inner.commits += 1;
+        let queue = std::mem::take(&mut inner.queue);
+        queue.into_iter().map(|(batch, done)| (done, inner.apply(&batch))).collect()
+    }
+}

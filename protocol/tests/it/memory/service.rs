@@ -1,0 +1,224 @@
+//! The store as the server sees it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use xs_engine::{
+    BlobHash, Body, Bound, Cursor, CursorName, Frame, NewFrame, Origin, ReadOptions, Topic,
+    TopicPatterns,
+};
+use xs_protocol::{
+    AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary,
+    Delivered, Done, DoneImport, Feed, ImportOutcome, ImportRequest, Imported, LastRequest,
+    MaintainRequest, Refusal, Service, StoreIdentity, TopicSummary, Wake,
+};
+
+use super::Memory;
+use super::blobs::{Sink, Source};
+use super::feeds::{Bounded, Follow, Results};
+
+impl Service for Memory {
+    fn identity(&self) -> StoreIdentity {
+        StoreIdentity { uuid: [7; 16], epoch: 1, head: self.0.lock().head() }
+    }
+
+    fn append(&self, batch: AppendRequest, done: Done) {
+        self.0.lock().queue.push((batch, done));
+    }
+
+    fn import(&self, import: ImportRequest, done: DoneImport) {
+        let mut inner = self.0.lock();
+        let mut outcomes = Vec::new();
+        for Delivered { frame, body } in &import.frames {
+            let topic = Topic::parse(frame.topic()).unwrap();
+            let is_there = inner.frames.iter().any(|one| one.id() == frame.id());
+            outcomes.push(match (is_there, frame.hash(), body) {
+                (true, ..) => ImportOutcome::There,
+                (false, Some(_), None) => ImportOutcome::Refused(Code::UnknownBlob),
+                _ => {
+                    let body = body.clone().map_or(Body::None, Body::Inline);
+                    inner.add(&NewFrame { body, ..NewFrame::new(topic) }).unwrap();
+                    ImportOutcome::New
+                }
+            });
+        }
+        let head = inner.head();
+        drop(inner);
+        done(Ok(Imported { outcomes, durable: true, head }));
+    }
+
+    fn remove_now(&self, batch: AppendRequest) -> Result<Appended, Refusal> {
+        self.0.lock().apply(&batch)
+    }
+
+    fn stats(&self) -> Result<String, Refusal> {
+        Ok(format!("{{\"head\":{}}}", self.0.lock().head()))
+    }
+
+    /// A check goes on for as long as somebody waits for it.
+    fn maintain(
+        &self,
+        request: &MaintainRequest,
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<String, Refusal> {
+        if *request == MaintainRequest::Verify {
+            while !given_up() {
+                std::thread::yield_now();
+            }
+            self.0.lock().given_up += 1;
+        }
+        Ok(format!("{{\"did\":\"{request:?}\"}}"))
+    }
+
+    fn commit(&self) {
+        let outcomes = self.commit_all();
+        if outcomes.is_empty() {
+            return;
+        }
+        let wakes: Vec<_> = self.0.lock().wakes.iter().filter_map(Weak::upgrade).collect();
+        wakes.iter().for_each(|wake| wake());
+        outcomes.into_iter().for_each(|(done, result)| done(result));
+    }
+
+    fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal> {
+        let inner = self.0.lock();
+        let (start, end) = inner.range(options);
+        let at = if options.reverse { end } else { start };
+        let (topics, limit) = (options.topics.clone(), options.limit);
+        let (store, reverse) = (self.clone(), options.reverse);
+        Ok(Box::new(Bounded { store, start, end, at, topics, limit, reverse }))
+    }
+
+    fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal> {
+        let mut inner = self.0.lock();
+        let (at, threshold) = inner.range(options);
+        inner.wakes.retain(|wake| wake.strong_count() > 0);
+        inner.wakes.push(Arc::downgrade(&wake));
+        let seen_ephemeral = inner.ephemeral.len();
+        drop(inner);
+        let store = self.clone();
+        let caught_up = false;
+        let options = options.clone();
+        Ok(Box::new(Follow { store, options, at, threshold, caught_up, seen_ephemeral, wake }))
+    }
+
+    fn get(&self, at: Bound) -> Result<Option<Frame>, Refusal> {
+        Ok(self.0.lock().visible(at).cloned())
+    }
+
+    fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal> {
+        let inner = self.0.lock();
+        let mut counts = BTreeMap::new();
+        let mut found: Vec<Frame> = inner
+            .frames
+            .iter()
+            .rev()
+            .filter(|frame| request.topics.matches(frame.topic()))
+            .filter(|frame| {
+                let key = if request.per_topic { frame.topic() } else { "" };
+                let count = counts.entry(key.to_owned()).or_insert(0u64);
+                *count += 1;
+                *count <= request.n
+            })
+            .cloned()
+            .collect();
+        found.reverse();
+        Ok(found)
+    }
+
+    fn topics(&self, topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal> {
+        let mut all = BTreeMap::<String, TopicSummary>::new();
+        for frame in self.0.lock().frames.iter().filter(|f| topics.matches(f.topic())) {
+            let offset = frame.offset().unwrap();
+            all.entry(frame.topic().to_owned())
+                .and_modify(|one| {
+                    one.count += 1;
+                    one.bytes += frame.record().len() as u64;
+                    (one.last, one.last_offset) = (frame.id(), offset);
+                })
+                .or_insert_with(|| TopicSummary {
+                    topic: Topic::parse(frame.topic()).unwrap(),
+                    count: 1,
+                    bytes: frame.record().len() as u64,
+                    first: frame.id(),
+                    last: frame.id(),
+                    last_offset: offset,
+                });
+        }
+        Ok(all.into_values().collect())
+    }
+
+    fn has_blob(&self, hash: &BlobHash) -> Result<bool, Refusal> {
+        Ok(self.0.lock().blobs.contains_key(hash))
+    }
+
+    fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal> {
+        let bytes = self.0.lock().blobs.get(hash).cloned();
+        Ok(bytes.map(|bytes| Box::new(Source { len: bytes.len() as u64, bytes }) as _))
+    }
+
+    fn small_blob(&self, hash: &BlobHash, max: usize) -> Result<Option<Bytes>, Refusal> {
+        Ok(self.0.lock().blobs.get(hash).filter(|bytes| bytes.len() <= max).cloned())
+    }
+
+    fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {
+        Ok(Box::new(Sink { store: self.clone(), bytes: Vec::new() }))
+    }
+
+    fn cursor(&self, name: &CursorName) -> Result<Option<Cursor>, Refusal> {
+        Ok(self.0.lock().cursors.get(name).cloned())
+    }
+
+    fn cursors(&self) -> Result<Vec<CursorSummary>, Refusal> {
+        let inner = self.0.lock();
+        let summary = |(name, cursor): (&CursorName, &Cursor)| CursorSummary {
+            name: name.clone(),
+            revision: cursor.revision,
+            epoch: cursor.epoch,
+            offset: cursor.offset,
+            time_ms: cursor.time_ms,
+            state_bytes: cursor.state.len() as u64,
+        };
+        Ok(inner.cursors.iter().map(summary).collect())
+    }
+
+    /// `echo` answers with its body and completes; `hang` never answers; there is nothing else.
+    /// While appends are held, calls are too.
+    fn call(
+        &self,
+        request: CallRequest,
+        wake: Wake,
+    ) -> BoxFuture<'static, Result<Called, Refusal>> {
+        let name = request.name.as_str().to_owned();
+        if name != "echo" && name != "hang" {
+            let refusal = Refusal::new(Code::UnknownCommand, format!("no command {name}"));
+            return Box::pin(async { Err(refusal) });
+        }
+        let topic = |event: &str| Topic::parse(&format!("{name}.{event}")).unwrap();
+        let body = if request.body.is_empty() { Body::None } else { Body::Inline(request.body) };
+        let mut inner = self.0.lock();
+        let call =
+            NewFrame { body: body.clone(), meta: request.args, ..NewFrame::new(topic("call")) };
+        let id = inner.add(&call).unwrap().id;
+        let (at, mut left) = (inner.head(), 0);
+        if name == "echo" {
+            let (processor, input_offset) = (id, None);
+            let origin = Some(Origin { processor, input: Some(id), input_offset, hops: 1 });
+            inner.add(&NewFrame { body, origin, ..NewFrame::new(topic("recv")) }).unwrap();
+            inner.add(&NewFrame { origin, ..NewFrame::new(topic("complete")) }).unwrap();
+            left = 2;
+        }
+        drop(inner);
+        let feed =
+            Box::new(Results { store: self.clone(), id, at, left, ended: false, _wake: wake });
+        let memory = self.clone();
+        Box::pin(async move {
+            while memory.0.lock().held {
+                tokio::task::yield_now().await;
+            }
+            Ok(Called { id, feed })
+        })
+    }
+}
