@@ -1,5 +1,6 @@
-//! Who is connected and how far behind they are, for those who count: STATS and metrics. It keeps
-//! numbers only, and a connection never waits for who reads them.
+//! Who is connected and how far behind they are at present, for those who count: STATS and metrics.
+//! It keeps numbers only, and a connection never waits for who reads them. What adds up over time is
+//! the meter's.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -9,6 +10,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::mailbox::Mailbox;
+use super::meter::Meter;
 
 /// The connections of a server, by number.
 pub(crate) type Connections = Mutex<HashMap<u64, Arc<Mailbox>>>;
@@ -20,9 +22,6 @@ pub(crate) struct Seat {
     pub(crate) requests: AtomicU64,
     /// Streams that are open.
     pub(crate) streams: AtomicU64,
-    /// Bytes that came and went.
-    pub(crate) bytes_in: AtomicU64,
-    pub(crate) bytes_out: AtomicU64,
     /// The subscriptions, as long as they last.
     places: Mutex<Vec<Weak<Place>>>,
 }
@@ -59,8 +58,6 @@ pub(crate) struct Census {
     pub(super) lag_frames_max: u64,
     /// Frames that all subscriptions have before them.
     lag_frames_total: u64,
-    bytes_in: u64,
-    bytes_out: u64,
 }
 
 impl Census {
@@ -72,8 +69,6 @@ impl Census {
             let seat = &mailbox.seat;
             census.requests += seat.requests.load(Ordering::Relaxed);
             census.streams += seat.streams.load(Ordering::Relaxed);
-            census.bytes_in += seat.bytes_in.load(Ordering::Relaxed);
-            census.bytes_out += seat.bytes_out.load(Ordering::Relaxed);
             for place in seat.places.lock().iter().filter_map(Weak::upgrade) {
                 let lag = head.saturating_sub(place.0.load(Ordering::Relaxed));
                 census.subscriptions += 1;
@@ -84,8 +79,9 @@ impl Census {
         census
     }
 
-    /// The text of STATS: these numbers, and what the store says of itself.
-    pub(crate) fn with_store(&self, store: &str) -> String {
+    /// The text of STATS: these numbers, what was counted, and what the store says of itself.
+    pub(crate) fn with_store(&self, meter: &Meter, store: &str) -> String {
+        let (bytes_in, bytes_out) = meter.bytes();
         let mut text = String::from("{\"server\":{");
         let numbers = [
             ("connections", self.connections),
@@ -94,8 +90,8 @@ impl Census {
             ("subscriptions", self.subscriptions),
             ("lag_frames_max", self.lag_frames_max),
             ("lag_frames_total", self.lag_frames_total),
-            ("bytes_in", self.bytes_in),
-            ("bytes_out", self.bytes_out),
+            ("bytes_in", bytes_in),
+            ("bytes_out", bytes_out),
         ];
         for (index, (name, number)) in numbers.into_iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
@@ -120,17 +116,22 @@ mod tests {
         connections.lock().insert(1, Arc::clone(&mailbox));
         connections.lock().insert(2, Arc::default());
         let (near, far) = (mailbox.seat.place(90), mailbox.seat.place(40));
-        mailbox.seat.bytes_in.store(5, Ordering::Relaxed);
         let census = Census::of(&connections, 100);
-        assert_eq!((census.connections, census.subscriptions, census.bytes_in), (2, 2, 5));
+        assert_eq!((census.connections, census.subscriptions), (2, 2));
         assert_eq!((census.lag_frames_max, census.lag_frames_total), (60, 70));
         drop(far);
         near.set(100);
         let census = Census::of(&connections, 100);
         assert_eq!((census.subscriptions, census.lag_frames_max), (1, 0));
-        let text: serde_json::Value =
-            serde_json::from_str(&census.with_store("{\"head\":100}")).unwrap();
+        let meter = Meter::default();
+        meter.read(5);
+        let text = census.with_store(&meter, "{\"head\":100}");
+        let text: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(text["server"]["subscriptions"], 1);
+        assert_eq!(
+            (&text["server"]["bytes_in"], &text["server"]["bytes_out"]),
+            (&5.into(), &0.into())
+        );
         assert_eq!(text["store"]["head"], 100);
     }
 }

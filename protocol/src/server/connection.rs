@@ -121,7 +121,6 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 }
                 Poll::Ready(Ok(count)) => {
                     self.last_read = count;
-                    self.desk.came(count);
                     self.desk.meter.read(count);
                     self.desk.session.heard(now());
                 }
@@ -145,7 +144,6 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => {
-                    self.desk.went(count);
                     self.desk.session.wrote(count, now());
                     self.desk.meter.wrote(count);
                     (moved, self.unflushed) = (true, true);

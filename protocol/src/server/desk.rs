@@ -69,16 +69,6 @@ impl Desk {
         }
     }
 
-    /// Bytes came from the client.
-    pub(super) fn came(&self, count: usize) {
-        self.mailbox.seat.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
-    }
-
-    /// Bytes went to the client.
-    pub(super) fn went(&self, count: usize) {
-        self.mailbox.seat.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
-    }
-
     /// Tells those who count what is under way.
     pub(super) fn tell(&self) {
         let (requests, streams) = self.session.under_way();
@@ -264,10 +254,10 @@ impl Desk {
     }
 
     fn stats(&self, ticket: Ticket) {
-        let mailbox = Arc::clone(&self.mailbox);
+        let (mailbox, meter) = (Arc::clone(&self.mailbox), Arc::clone(&self.meter));
         self.block(move |service| {
-            let text =
-                service.stats().map(|store| mailbox.census(service.head()).with_store(&store));
+            let census = mailbox.census(service.head());
+            let text = service.stats().map(|store| census.with_store(&meter, &store));
             let result = text.and_then(|text| match text.len() <= STATS_BYTES_MAX {
                 true => Ok(text),
                 false => Err(Refusal::new(Code::Internal, "the statistics are too long to send")),

@@ -77,6 +77,11 @@ impl Meter {
         self.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Bytes that came and went.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.read.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn requested(&self, op: Op, count: u64) {
         self.requests[op as usize].fetch_add(count, Ordering::Relaxed);
     }
@@ -90,12 +95,13 @@ impl Meter {
     /// What was counted, beside what is under way.
     pub(crate) fn snapshot(&self, census: &Census) -> ServerStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (read_bytes, written_bytes) = self.bytes();
         ServerStats {
             connections: census.connections,
             accepted: load(&self.accepted),
             handshakes_failed: load(&self.handshakes_failed),
-            read_bytes: load(&self.read),
-            written_bytes: load(&self.written),
+            read_bytes,
+            written_bytes,
             requests: Op::ALL
                 .iter()
                 .map(|&op| (op, load(&self.requests[op as usize])))
