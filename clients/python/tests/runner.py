@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -135,6 +136,7 @@ class Runner:
         self._owner = self._client
         self._saved: Dict[str, Any] = {}
         self._streams: Dict[str, Any] = {}
+        self._frames: Dict[str, List[Frame]] = {}
         self.used: List[str] = []
         if self._modules:
             self._await_modules()
@@ -439,6 +441,35 @@ class Runner:
 
     def do_remove(self, bounds: Any, **options: Any) -> Any:
         return list(self._face.do(self._client.remove(*bounds, **options)))
+
+    def do_export(self, topics: str, **options: Any) -> int:
+        frames = self._all(self._client.read(topics, bodies=1 << 20))
+        self._frames[options["as"]] = frames
+        return len(frames)
+
+    def do_import(self, **options: Any) -> Any:
+        frames = self._frames[options.pop("from")]
+        return self._face.do(self._client.import_frames(frames, **options))
+
+    def do_import_many(self, count: int, **options: Any) -> Any:
+        frames = self._frames[options["from"]]
+        return self._face.do(self._client.import_frames(frames[:1] * count))
+
+    def do_verify(self) -> Any:
+        return self._face.do(self._client.verify())
+
+    def do_compact(self, dead_percent: int) -> Any:
+        return self._face.do(self._client.compact(dead_percent=dead_percent))
+
+    def do_gc(self, grace_ms: int, **options: Any) -> Any:
+        return self._face.do(self._client.gc(grace=grace_ms / 1000, **options))
+
+    # Paths are below the directory that the store is in, unless they are absolute.
+    def do_backup(self, to: str, link: bool = False) -> Any:
+        return self._face.do(self._client.backup(os.path.join(self.server.dir, to), link=link))
+
+    def do_fork(self, to: str) -> Any:
+        return self._face.do(self._client.fork(os.path.join(self.server.dir, to)))
 
     def do_stats(self) -> Any:
         return self._face.do(self._client.stats())

@@ -18,7 +18,13 @@ import {
   Unavailable,
 } from "./errors.js";
 import type { Frame } from "./frames.js";
-import { CREDIT_DEFAULT, INLINE_BYTES_MAX, PAGE_BYTES_MAX, PING_BYTES_MAX } from "./limits.js";
+import {
+  CREDIT_DEFAULT,
+  DAY_MS,
+  INLINE_BYTES_MAX,
+  PAGE_BYTES_MAX,
+  PING_BYTES_MAX,
+} from "./limits.js";
 import * as messages from "./messages.js";
 import { selection, type Batch, type Page, type ReadOptions, type Selection } from "./messages.js";
 import { Backoff, Reading, RETRY, type Retry } from "./reading.js";
@@ -35,6 +41,7 @@ import {
   type Bound,
   type Cursor,
   type CursorSummary,
+  type Imported,
   type NewFrame,
   type ResumePoint,
   type ServerInfo,
@@ -300,6 +307,20 @@ export class Client {
     return messages.readAppended(only(await this.#ask(Op.REMOVE, body, options.signal))).removed;
   }
 
+  /**
+   * Appends up to 4,096 frames as another store delivered them, with the bodies that came with
+   * them (longer ones are put as blobs before), and tells of each what became of it; one that is
+   * refused keeps no other out. Frames that are there already are told as such, so an import that
+   * was cut off is made again from anywhere before.
+   */
+  async importFrames(
+    frames: readonly Frame[],
+    options: messages.ImportOptions & Signal = {},
+  ): Promise<Imported> {
+    const body = messages.importFrames(frames, options);
+    return messages.readImported(only(await this.#ask(Op.IMPORT, body, options.signal)));
+  }
+
   async #upload(frame: NewFrame, signal: AbortSignal | undefined): Promise<NewFrame> {
     const body = bodyOf(frame);
     if (!body || "blob" in body) return frame;
@@ -474,12 +495,55 @@ export class Client {
 
   /** What the server counts, as docs/wire.md names it. */
   async stats(options: Signal = {}): Promise<Record<string, any>> {
-    const parts = await this.#ask(Op.STATS, [], options.signal);
-    try {
-      return JSON.parse(only(parts).toString("utf8")) as Record<string, any>;
-    } catch (cause) {
-      throw new ProtocolError("the server's JSON is broken", { cause });
-    }
+    return jsonOf(only(await this.#ask(Op.STATS, [], options.signal)));
+  }
+
+  // Maintenance: answers come when the work has ended, with the names that the subcommand of the
+  // same name prints. Paths are absolute and of the server's machine, and only a client on its Unix
+  // socket may name one.
+
+  async #maintain(body: Buffer[], { signal }: Signal, again = true): Promise<Record<string, any>> {
+    return jsonOf(only(await this.#ask(Op.MAINTAIN, body, signal, again)));
+  }
+
+  /** Checks every byte of the store. */
+  async verify(options: Signal = {}): Promise<Record<string, any>> {
+    return this.#maintain(messages.maintain("verify"), options);
+  }
+
+  /** Rewrites segments of which so much is dead, 50 percent unless given. */
+  async compact(
+    options: Signal & { readonly deadPercent?: number | undefined } = {},
+  ): Promise<Record<string, any>> {
+    const { deadPercent = 50 } = options;
+    return this.#maintain(messages.maintain("compact", { deadPercent }), options);
+  }
+
+  /** Removes blobs that nothing names. */
+  async gc(options: messages.GcOptions & Signal = {}): Promise<Record<string, any>> {
+    const { graceMs = DAY_MS, deadPercent = 25, dryRun } = options;
+    const flags = dryRun ? 2 : 0;
+    return this.#maintain(messages.maintain("gc", { flags, graceMs, deadPercent }), options);
+  }
+
+  /**
+   * Copies the store to a directory, or what is new since the last backup there. `link`: files
+   * that never change get a second name instead.
+   */
+  async backup(
+    to: string,
+    options: Signal & { readonly link?: boolean | undefined } = {},
+  ): Promise<Record<string, any>> {
+    const flags = options.link ? 1 : 0;
+    return this.#maintain(messages.maintain("backup", { flags, path: to }), options);
+  }
+
+  /**
+   * Makes a store of its own with all that this one holds. It is not made again after a lost
+   * connection.
+   */
+  async fork(to: string, options: Signal = {}): Promise<Record<string, any>> {
+    return this.#maintain(messages.maintain("fork", { path: to }), options, false);
   }
 
   /** Milliseconds until the server sent up to 64 bytes back. */
@@ -511,6 +575,14 @@ async function store(writer: BlobWriter, source: Source): Promise<Blob> {
     return await writer.finish();
   } finally {
     writer.close();
+  }
+}
+
+function jsonOf(text: Buffer): Record<string, any> {
+  try {
+    return JSON.parse(text.toString("utf8")) as Record<string, any>;
+  } catch (cause) {
+    throw new ProtocolError("the server's JSON is broken", { cause });
   }
 }
 

@@ -19,6 +19,7 @@ export const Op = {
   CLOSE: 0x05,
   APPEND: 0x10,
   REMOVE: 0x11,
+  IMPORT: 0x12,
   FETCH: 0x20,
   GET: 0x21,
   LAST: 0x22,
@@ -37,6 +38,7 @@ export const Op = {
   BLOB_CHUNK: 0x53,
   CALL: 0x60,
   STATS: 0x70,
+  MAINTAIN: 0x71,
 } as const;
 
 /** The 16 bytes before each body. */

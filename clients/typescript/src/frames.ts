@@ -2,7 +2,7 @@
 // they arrive and whose parts are read when they are asked for.
 
 import { crc32 } from "./crc.js";
-import type { Reader } from "./coding.js";
+import type { Reader, Writer } from "./coding.js";
 import { IntegrityError, ProtocolError, XsError } from "./errors.js";
 import { NO_OFFSET } from "./limits.js";
 import {
@@ -149,6 +149,16 @@ export class Frame {
     return this.#byte(9) & OLD_ID ? idOfBytes(this.#record.subarray(at, at + 16)) : null;
   }
 
+  /** Its FRAME record, as it came. */
+  get record(): Buffer {
+    return this.#record;
+  }
+
+  /** What the run begins with that it came in. */
+  get base(): bigint {
+    return this.offset === null ? NO_OFFSET : this.offset - BigInt(this.#record.readUInt32LE(12));
+  }
+
   /** Takes the body that came with it. */
   give(body: Buffer): void {
     this.#body = body;
@@ -219,4 +229,30 @@ function readRun(reader: Reader, frames: Frame[]): void {
     left = left.subarray((record.length + 7) & ~7);
   }
   if (left.length > 0) throw new ProtocolError("bytes follow the records of a run");
+}
+
+const padding = (bytes: Buffer): Buffer => Buffer.alloc((8 - (bytes.length % 8)) % 8);
+
+/** Adds frames as they came, with the bodies that came with them. */
+export function putFrameList(out: Writer, frames: readonly Frame[]): void {
+  const runs: Frame[][] = [];
+  for (const frame of frames) {
+    const run = runs.at(-1);
+    if (run?.[0]?.base === frame.base) run.push(frame);
+    else runs.push([frame]);
+  }
+  const bodies = [...frames.entries()].filter(([, frame]) => frame.hash !== null && frame.body);
+  out.u64(0n).u32(runs.length).u32(bodies.length);
+  for (const run of runs) {
+    const parts = run.flatMap(({ record }) => [record, padding(record)]);
+    const length = parts.reduce((sum, part) => sum + part.length, 0);
+    out
+      .u64(run[0]?.base ?? NO_OFFSET)
+      .u32(length)
+      .u32(run.length);
+    for (const part of parts) out.raw(part);
+  }
+  for (const [at, { body = NONE }] of bodies) {
+    out.u32(at).u32(body.length).raw(body).raw(padding(body));
+  }
 }

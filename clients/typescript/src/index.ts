@@ -16,7 +16,15 @@ export {
 } from "./client.js";
 export * from "./errors.js";
 export { Frame } from "./frames.js";
-export type { Batch, Page, ReadOptions, RemoveOptions, Selection } from "./messages.js";
+export type {
+  Batch,
+  GcOptions,
+  ImportOptions,
+  Page,
+  ReadOptions,
+  RemoveOptions,
+  Selection,
+} from "./messages.js";
 export type { Item, Retry } from "./reading.js";
 export { Follow, Read } from "./streams.js";
 export { blobHash, idTimeMs, parseResume, resumeText } from "./values.js";
@@ -34,8 +42,10 @@ export type {
   CursorSummary,
   FrameId,
   Gap,
+  Imported,
   NewFrame,
   Origin,
+  Outcome,
   Pulse,
   Resumed,
   ResumePoint,

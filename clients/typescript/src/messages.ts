@@ -2,7 +2,7 @@
 
 import { Reader, readExtensions, Writer } from "./coding.js";
 import { InvalidValue, ProtocolError, refusalOf, type Details, type Refusal } from "./errors.js";
-import { readFrameList, type Frame, type FrameList } from "./frames.js";
+import { putFrameList, readFrameList, type Frame, type FrameList } from "./frames.js";
 import * as limits from "./limits.js";
 import {
   asBuffer,
@@ -23,7 +23,9 @@ import {
   type CursorSummary,
   type FrameId,
   type Gap,
+  type Imported,
   type NewFrame,
+  type Outcome,
   type Pulse,
   type ResumePoint,
   type ServerInfo,
@@ -258,6 +260,39 @@ export function remove(bounds: readonly Bound[], options: RemoveOptions): Buffer
   for (const bound of bounds) out.bound(boundOf(bound));
   putWithin(out, options.within);
   return out.done();
+}
+
+/** How frames of another store are appended. */
+export interface ImportOptions {
+  /**
+   * They get new ids, and the old ones find them too. Without it they keep theirs, which must be
+   * above all of the store's: in practice it is a new one.
+   */
+  readonly newIds?: boolean | undefined;
+  readonly durable?: boolean | undefined;
+}
+
+export function importFrames(frames: readonly Frame[], options: ImportOptions): Buffer[] {
+  if (frames.length > limits.BATCH_RECORDS_MAX) {
+    throw new InvalidValue(`at most ${limits.BATCH_RECORDS_MAX} frames are imported at a time`);
+  }
+  const out = new Writer().u8(options.durable ? 1 : 0).u8(options.newIds ? 2 : 1);
+  putFrameList(out.zeros(6), frames);
+  return out.done();
+}
+
+export function readImported(body: Buffer): Imported {
+  const reader = new Reader(body);
+  const head = reader.u64("head");
+  const flags = reader.u8("flags");
+  reader.u8("reserved");
+  const outcomes: Outcome[] = [];
+  for (let count = reader.u16("frames"); count > 0; count--) {
+    const code = reader.u16("outcome");
+    if (code < 2) outcomes.push({ kind: code === 0 ? "new" : "there" });
+    else outcomes.push({ kind: "refused", code });
+  }
+  return { outcomes, durable: (flags & 1) !== 0, head };
 }
 
 // Reading
@@ -577,4 +612,42 @@ export function readCursors(body: Buffer): CursorSummary[] {
     found.push({ name: reader.text("name"), revision, epoch, offset, timeMs, stateBytes });
   }
   return found;
+}
+
+// MAINTAIN
+
+const WORK = { verify: 1, compact: 2, gc: 3, backup: 4, fork: 5 } as const;
+
+/** Which blobs are removed. */
+export interface GcOptions {
+  /** Those that were put so long ago; a day unless given. */
+  readonly graceMs?: number | undefined;
+  /** From packs of which so much is dead; 25 unless given. */
+  readonly deadPercent?: number | undefined;
+  /** Only tell what would be done. */
+  readonly dryRun?: boolean | undefined;
+}
+
+/** What work needs; what a kind does not use is left out. */
+export interface Work {
+  readonly flags?: number;
+  readonly deadPercent?: number;
+  readonly graceMs?: number;
+  readonly path?: string;
+}
+
+export function maintain(what: keyof typeof WORK, work: Work = {}): Buffer[] {
+  const { flags = 0, deadPercent = 0, graceMs = 0, path = "" } = work;
+  const lowest = what === "compact" ? 1 : 0;
+  if (!(deadPercent >= lowest && deadPercent <= limits.PERCENT_MAX)) {
+    throw new InvalidValue(`${deadPercent} is no percentage of dead bytes`);
+  }
+  return new Writer()
+    .u8(WORK[what])
+    .u8(flags)
+    .u8(deadPercent)
+    .u8(0)
+    .u64(u64(Math.round(graceMs), "grace"))
+    .text(path, limits.PATH_BYTES_MAX, "path")
+    .done();
 }

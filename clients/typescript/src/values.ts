@@ -219,6 +219,24 @@ export interface Stamp {
   readonly offset: bigint | null;
 }
 
+/**
+ * What became of one frame of an import: it is new, the store had it already, or it was left out
+ * for the reason that docs/wire.md lists under the code.
+ */
+export type Outcome =
+  | { readonly kind: "new" | "there" }
+  | { readonly kind: "refused"; readonly code: number };
+
+/** What became of an import. */
+export interface Imported {
+  /** One for each frame, in order. */
+  readonly outcomes: readonly Outcome[];
+  /** No power cut takes what is new. */
+  readonly durable: boolean;
+  /** The offset after the last frame readers can see. */
+  readonly head: bigint;
+}
+
 /** What became of a batch. */
 export interface Appended {
   readonly frames: readonly Stamp[];

@@ -105,6 +105,7 @@ async function all<T>(stream: AsyncIterable<T>): Promise<T[]> {
 export class Runner {
   readonly used = new Set<string>();
   readonly streams = new Map<string, Follow>();
+  readonly frames = new Map<string, Frame[]>();
   isUp = true;
   client!: Client;
   owner!: Client;
@@ -381,6 +382,32 @@ export const VERBS: Readonly<Record<string, Verb>> = {
   },
   async remove({ client }, { bounds, ...options }) {
     return client.remove(bounds, options);
+  },
+  async export({ client, frames }, { topics, as }) {
+    const found = await all(client.read(topics, { bodies: 1 << 20 }));
+    frames.set(as, found);
+    return found.length;
+  },
+  async import({ client, frames }, { from, new_ids: newIds, durable }) {
+    return client.importFrames(frames.get(from) ?? [], { newIds, durable });
+  },
+  async import_many({ client, frames }, { from, count }) {
+    return client.importFrames(new Array(count).fill(frames.get(from)?.[0]));
+  },
+  async verify({ client }) {
+    return client.verify();
+  },
+  async compact({ client }, { dead_percent: deadPercent }) {
+    return client.compact({ deadPercent });
+  },
+  async gc({ client }, { grace_ms: graceMs, dead_percent: deadPercent, dry_run: dryRun }) {
+    return client.gc({ graceMs, deadPercent, dryRun });
+  },
+  async backup({ client, server }, { to, link }) {
+    return client.backup(join(server.dir, to), { link });
+  },
+  async fork({ client, server }, { to }) {
+    return client.fork(join(server.dir, to));
   },
   async stats({ client }) {
     return client.stats();

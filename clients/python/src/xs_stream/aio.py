@@ -55,6 +55,7 @@ from .values import (
     Cursor,
     CursorChange,
     CursorSummary,
+    Imported,
     Json,
     NewFrame,
     ResumePoint,
@@ -306,6 +307,20 @@ class AsyncClient:
         body = messages.remove([bound_of(bound) for bound in bounds], durable, now, within)
         return messages.read_appended((await self._ask(Op.REMOVE, body))[0]).removed
 
+    async def import_frames(
+        self, frames: Iterable[Frame], *, new_ids: bool = False, durable: bool = False
+    ) -> Imported:
+        """Appends up to 4,096 frames as another store delivered them, with the bodies that came
+        with them (longer ones are put as blobs before), and tells of each what became of it; one
+        that is refused keeps no other out. Frames that are there already are told as such, so an
+        import that was cut off is made again from anywhere before.
+
+        new_ids: they get new ids, and the old ones find them too. Without it they keep theirs,
+        which must be above all of the store's: in practice it is a new one.
+        """
+        body = messages.import_frames(list(frames), new_ids, durable)
+        return messages.read_imported((await self._ask(Op.IMPORT, body))[0])
+
     # Reading.
 
     def read(
@@ -518,6 +533,51 @@ class AsyncClient:
         """What the server counts, as docs/wire.md names it."""
         found: Dict[str, Any] = json_value((await self._ask(Op.STATS))[0])
         return found
+
+    # Maintenance: answers come when the work has ended, with the names that the subcommand of the
+    # same name prints. Paths are absolute and of the server's machine, and only a client on its
+    # Unix socket may name one.
+
+    async def _maintain(self, body: bytearray, again: bool = True) -> Dict[str, Any]:
+        found: Dict[str, Any] = json_value((await self._ask(Op.MAINTAIN, body, again))[0])
+        return found
+
+    async def verify(self) -> Dict[str, Any]:
+        """Checks every byte of the store."""
+        return await self._maintain(messages.maintain(messages.VERIFY))
+
+    async def compact(self, *, dead_percent: int = 50) -> Dict[str, Any]:
+        """Rewrites segments of which so much is dead."""
+        return await self._maintain(messages.maintain(messages.COMPACT, dead_percent=dead_percent))
+
+    async def gc(
+        self, *, grace: float = 24 * 3600.0, dead_percent: int = 25, dry_run: bool = False
+    ) -> Dict[str, Any]:
+        """Removes blobs that nothing names and that are older than `grace` seconds, from packs of
+        which so much is dead. dry_run: only tells what it would do."""
+        return await self._maintain(
+            messages.maintain(
+                messages.GC,
+                flags=2 if dry_run else 0,
+                dead_percent=dead_percent,
+                grace_ms=round(grace * 1000),
+            )
+        )
+
+    async def backup(
+        self, to: Union[str, "os.PathLike[str]"], *, link: bool = False
+    ) -> Dict[str, Any]:
+        """Copies the store to a directory, or what is new since the last backup there. link: files
+        that never change get a second name instead."""
+        flags = 1 if link else 0
+        return await self._maintain(
+            messages.maintain(messages.BACKUP, flags=flags, path=os.fspath(to))
+        )
+
+    async def fork(self, to: Union[str, "os.PathLike[str]"]) -> Dict[str, Any]:
+        """Makes a store of its own with all that this one holds. It is not made again after a
+        lost connection."""
+        return await self._maintain(messages.maintain(messages.FORK, path=os.fspath(to)), False)
 
     async def ping(self, data: bytes = b"") -> float:
         """Seconds until the server sent up to 64 bytes back."""

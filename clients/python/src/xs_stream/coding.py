@@ -27,6 +27,7 @@ class Op:
     CLOSE = 0x05
     APPEND = 0x10
     REMOVE = 0x11
+    IMPORT = 0x12
     FETCH = 0x20
     GET = 0x21
     LAST = 0x22
@@ -45,6 +46,7 @@ class Op:
     BLOB_CHUNK = 0x53
     CALL = 0x60
     STATS = 0x70
+    MAINTAIN = 0x71
 
 
 class Header(NamedTuple):

@@ -6,10 +6,11 @@ from __future__ import annotations
 import datetime
 import json
 import struct
-from typing import Any, List, NamedTuple, Optional, Tuple
+from itertools import groupby
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 from zlib import crc32
 
-from .coding import Reader
+from .coding import Reader, Writer
 from .errors import IntegrityError, ProtocolError
 from .limits import NO_OFFSET
 from .values import FOREVER, BlobHash, FrameId, Origin, Ttl, ttl_of
@@ -127,6 +128,15 @@ class Frame:
         return Origin(FrameId(made), came, None if offset == NO_OFFSET else offset, hops)
 
     @property
+    def _base(self) -> int:
+        """What the run begins with that the frame came in."""
+        return NO_OFFSET if self.offset is None else self.offset - self._delta
+
+    @property
+    def _delta(self) -> int:
+        return int.from_bytes(self._record[12:16], "little")
+
+    @property
     def old_id(self) -> Optional[FrameId]:
         """The id it had before it was imported under a new one."""
         if not self._record[9] & _OLD_ID:
@@ -198,3 +208,24 @@ def read_frame_list(reader: Reader, data: bytes) -> FrameList:
         frames[place]._body = body
     reader.end("frame list")
     return FrameList(frames, scanned_to)
+
+
+def put_frame_list(out: Writer, frames: Sequence[Frame]) -> None:
+    """Adds frames as they came, with the bodies that came with them."""
+    runs = [(base, list(run)) for base, run in groupby(frames, lambda frame: frame._base)]
+    bodies = [(at, frame.body) for at, frame in enumerate(frames) if frame.hash and frame.body]
+    out.u64(0)
+    out.u32(len(runs))
+    out.u32(len(bodies))
+    for base, run in runs:
+        padded = [frame._record + bytes(-len(frame._record) % 8) for frame in run]
+        out.u64(base)
+        out.u32(sum(map(len, padded)))
+        out.u32(len(padded))
+        for record in padded:
+            out.raw(record)
+    for at, body in bodies:
+        out.u32(at)
+        out.u32(len(body or b""))
+        out.raw(body or b"")
+        out.raw(bytes(-len(body or b"") % 8))

@@ -8,7 +8,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .coding import Reader, Writer, read_extensions
 from .errors import Details, InvalidValue, ProtocolError, Refusal, refusal_of
-from .frames import Frame, FrameList, read_frame_list
+from .frames import Frame, FrameList, put_frame_list, read_frame_list
 from .limits import (
     BATCH_RECORDS_MAX,
     BODY_WITH_FRAME_MAX,
@@ -20,7 +20,9 @@ from .limits import (
     NAME_BYTES_MAX,
     NO_OFFSET,
     PAGE_BYTES_MAX,
+    PATH_BYTES_MAX,
     PEER_NAME_BYTES_MAX,
+    PERCENT_MAX,
     PULSE_MS_MIN,
     SERVER_MESSAGE_BYTES_MAX,
     TOKEN_BYTES_MAX,
@@ -37,8 +39,10 @@ from .values import (
     CursorSummary,
     FrameId,
     Gap,
+    Imported,
     NewFrame,
     Origin,
+    Outcome,
     Pulse,
     ServerInfo,
     Slow,
@@ -269,6 +273,28 @@ def remove(
     if within is not None:
         out.extensions([(EXT_WITHIN, _patterns(within))])
     return out.data
+
+
+def import_frames(frames: Sequence[Frame], new_ids: bool, durable: bool) -> bytearray:
+    if len(frames) > BATCH_RECORDS_MAX:
+        raise InvalidValue(f"at most {BATCH_RECORDS_MAX} frames are imported at a time")
+    out = Writer()
+    out.u8(1 if durable else 0)
+    out.u8(2 if new_ids else 1)
+    out.raw(bytes(6))
+    put_frame_list(out, frames)
+    return out.data
+
+
+def read_imported(body: bytes) -> Imported:
+    reader = Reader(body)
+    head, flags, _ = reader.u64("head"), reader.u8("flags"), reader.u8("reserved")
+    outcomes = [_outcome(reader.u16("outcome")) for _ in range(reader.u16("frames"))]
+    return Imported(outcomes, bool(flags & 1), head)
+
+
+def _outcome(number: int) -> Outcome:
+    return Outcome(("new", "there")[number]) if number < 2 else Outcome("refused", number)
 
 
 # Reading
@@ -572,3 +598,23 @@ def read_cursors(body: bytes) -> List[CursorSummary]:
         numbers = [reader.u64("cursor") for _ in range(5)]
         found.append(CursorSummary(reader.text("name"), *numbers))
     return found
+
+
+# MAINTAIN
+
+VERIFY, COMPACT, GC, BACKUP, FORK = range(1, 6)
+
+
+def maintain(
+    what: int, *, flags: int = 0, dead_percent: int = 0, grace_ms: int = 0, path: str = ""
+) -> bytearray:
+    if not (1 if what == COMPACT else 0) <= dead_percent <= PERCENT_MAX:
+        raise InvalidValue(f"{dead_percent} is no percentage of dead bytes")
+    out = Writer()
+    out.u8(what)
+    out.u8(flags)
+    out.u8(dead_percent)
+    out.u8(0)
+    out.u64(grace_ms)
+    out.text(path, PATH_BYTES_MAX, "path")
+    return out.data

@@ -50,6 +50,7 @@ from .values import (
     CursorChange,
     CursorSummary,
     FrameId,
+    Imported,
     Json,
     NewFrame,
     ResumePoint,
@@ -389,6 +390,18 @@ class Client:
         work = self._inner.remove(*bounds, within=within, durable=durable, now=now)
         return self._loop.run(work, timeout)
 
+    def import_frames(
+        self,
+        frames: Iterable[Frame],
+        *,
+        new_ids: bool = False,
+        durable: bool = False,
+        timeout: Optional[float] = None,
+    ) -> Imported:
+        """Appends frames as another store delivered them, and tells of each what became of it."""
+        work = self._inner.import_frames(list(frames), new_ids=new_ids, durable=durable)
+        return self._loop.run(work, timeout)
+
     # Reading.
 
     def read(
@@ -579,6 +592,44 @@ class Client:
     def stats(self, *, timeout: Optional[float] = None) -> Dict[str, Any]:
         """What the server counts, as docs/wire.md names it."""
         return self._loop.run(self._inner.stats(), timeout)
+
+    # Maintenance.
+
+    def verify(self, *, timeout: Optional[float] = None) -> Dict[str, Any]:
+        """Checks every byte of the store."""
+        return self._loop.run(self._inner.verify(), timeout)
+
+    def compact(self, *, dead_percent: int = 50, timeout: Optional[float] = None) -> Dict[str, Any]:
+        """Rewrites segments of which so much is dead."""
+        return self._loop.run(self._inner.compact(dead_percent=dead_percent), timeout)
+
+    def gc(
+        self,
+        *,
+        grace: float = 24 * 3600.0,
+        dead_percent: int = 25,
+        dry_run: bool = False,
+        timeout: Optional[float] = None,
+    ) -> Dict[str, Any]:
+        """Removes blobs that nothing names and that are older than `grace` seconds."""
+        work = self._inner.gc(grace=grace, dead_percent=dead_percent, dry_run=dry_run)
+        return self._loop.run(work, timeout)
+
+    def backup(
+        self,
+        to: Union[str, "os.PathLike[str]"],
+        *,
+        link: bool = False,
+        timeout: Optional[float] = None,
+    ) -> Dict[str, Any]:
+        """Copies the store to a directory, or what is new since the last backup there."""
+        return self._loop.run(self._inner.backup(to, link=link), timeout)
+
+    def fork(
+        self, to: Union[str, "os.PathLike[str]"], *, timeout: Optional[float] = None
+    ) -> Dict[str, Any]:
+        """Makes a store of its own with all that this one holds."""
+        return self._loop.run(self._inner.fork(to), timeout)
 
     def ping(self, data: bytes = b"", *, timeout: Optional[float] = None) -> float:
         """Seconds until the server sent up to 64 bytes back."""

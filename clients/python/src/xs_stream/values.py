@@ -333,6 +333,25 @@ class Appended:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What became of one frame of an import: `kind` is new, there (the store had it) or refused,
+    with the `code` for which it was left out, as docs/wire.md lists them."""
+
+    kind: str
+    code: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of an import. `durable` tells that no power cut takes what is new; `head` is the
+    offset after the last frame readers can see."""
+
+    outcomes: Sequence[Outcome]
+    durable: bool
+    head: int
+
+
+@dataclass(frozen=True)
 class TopicSummary:
     """What the store holds of one topic."""
 
