@@ -12,6 +12,21 @@ use crate::error::{Code, Refusal};
 use crate::message::{CallRequest, Request, Role};
 
 const KINDS: [&str; 3] = ["generator", "handler", "command"];
+/// What the frames that tell of a processor end with, behind `xs.<kind>.<name>.`.
+const EVENTS: [&str; 12] = [
+    "create",
+    "term",
+    "active",
+    "retrying",
+    "invalid",
+    "fin.ok",
+    "fin.error",
+    "fin.term",
+    "replaced",
+    "stopped",
+    "parked",
+    "log",
+];
 /// What the frames that a command answers with end with.
 const ANSWERS: [&str; 3] = ["recv", "complete", "error"];
 
@@ -76,6 +91,7 @@ pub(crate) fn check(
 /// others a limited connection sees those whose names its patterns select, as if they were topics.
 pub(crate) fn sees_cursor(access: &Access, name: &CursorName) -> bool {
     match access.role {
+        Role::Host if access.alone.is_some() => keeps_own(access, name),
         Role::Admin | Role::Host => true,
         Role::Read | Role::Append => !is_processors(name) && access.read.holds(name.as_str()),
     }
@@ -176,7 +192,7 @@ fn check_frame(access: &Access, frame: &NewFrame) -> Result<(), Refusal> {
     parts.next();
     let of_processor = parts.next().is_some_and(|kind| KINDS.contains(&kind));
     let allowed = match role {
-        Role::Host => of_processor,
+        Role::Host => of_processor && tells_of_own(access, topic),
         // A name may hold dots: between the kind and the event lies at least one part.
         Role::Admin => {
             let event = parts.next_back();
@@ -191,6 +207,7 @@ fn check_frame(access: &Access, frame: &NewFrame) -> Result<(), Refusal> {
     }
     let whose = match role {
         Role::Admin => "an admin may append xs.<kind>.<name>.create, .term, .unpark and .discard",
+        Role::Host if of_processor => "this host runs another processor alone",
         _ => "topics that begin with xs belong to the store",
     };
     Err(denied(format!("{topic} cannot be appended by the role {role}: {whose}")))
@@ -198,8 +215,12 @@ fn check_frame(access: &Access, frame: &NewFrame) -> Result<(), Refusal> {
 
 fn check_cursor_set(access: &Access, change: &CursorChange) -> Result<(), Refusal> {
     let name = &change.name;
-    if matches!(access.role, Role::Admin | Role::Host) {
-        return Ok(());
+    match access.role {
+        Role::Host if !keeps_own(access, name) => {
+            return Err(denied(format!("cursor {name} is none of the processor of this host")));
+        }
+        Role::Admin | Role::Host => return Ok(()),
+        Role::Read | Role::Append => {}
     }
     if is_processors(name) {
         return Err(denied(format!("cursor {name} belongs to a processor: use another name")));
@@ -208,6 +229,30 @@ fn check_cursor_set(access: &Access, change: &CursorChange) -> Result<(), Refusa
         return Err(denied(format!("cursor {name} cannot be set with this token")));
     }
     Ok(())
+}
+
+/// What follows `xs.<kind>.<name>` when that is the processor that a host runs alone.
+fn behind_own<'a>(processor: &str, text: &'a str) -> Option<&'a str> {
+    let (kind, rest) = text.strip_prefix("xs.")?.split_once('.')?;
+    if KINDS.contains(&kind) { rest.strip_prefix(processor) } else { None }
+}
+
+/// Whether a topic is one in which a host tells of what it runs. A name may hold dots, so the event
+/// says where it ends.
+fn tells_of_own(access: &Access, topic: &str) -> bool {
+    access.alone.as_ref().is_none_or(|processor| {
+        let event = behind_own(processor, topic).and_then(|rest| rest.strip_prefix('.'));
+        event.is_some_and(|event| EVENTS.contains(&event))
+    })
+}
+
+/// Whether a cursor is one that a host keeps for what it runs: the processor's own, or of a
+/// position behind a colon.
+fn keeps_own(access: &Access, name: &CursorName) -> bool {
+    access.alone.as_ref().is_none_or(|processor| {
+        let rest = behind_own(processor, name.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    })
 }
 
 /// Whether a cursor keeps the position and state of a processor.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use xs_protocol::{Role, Server};
+use xs_protocol::{Entry, Role, Server};
 use xs_runtime::host::{Part, SPENT_ISOLATES_MAX};
 use xs_runtime::supervise::child::{self, ChildOptions};
 use xs_runtime::supervise::{SuperviseOptions, Supervisor};
@@ -44,7 +44,10 @@ pub(super) fn start(
     words.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
     let program = std::env::current_exe().context("find the program of this process")?;
     let server = server.clone();
-    let adopt = move |stream| drop(server.adopt(stream, Role::Host));
+    let adopt = move |stream, alone: Option<&str>| {
+        let entry = alone.map_or(Entry::Role(Role::Host), |name| Entry::Alone(name.into()));
+        drop(server.adopt(stream, entry));
+    };
     let options = SuperviseOptions { program, args: words, modules: Some(modules.to_owned()) };
     Ok(Supervisor::start(options, Box::new(adopt)))
 }

@@ -67,7 +67,7 @@ fn limited(role: Role, read: &str, append: &str) -> Access {
         "-" => Scope::Nothing,
         text => Scope::Topics(TopicPatterns::parse(text).unwrap()),
     };
-    Access { role, read: scope(read), append: scope(append), token: None }
+    Access { role, read: scope(read), append: scope(append), token: None, alone: None }
 }
 
 #[test]
@@ -94,6 +94,48 @@ fn reserved_topics_are_for_admins_and_hosts() {
         assert_eq!(allowed(request), [false, false, true, true], "{request:?}");
     }
     assert_eq!(allowed(&call("xs.a")), [false; 4]);
+}
+
+/// The host of one processor reads what others read, and writes what is its own.
+#[test]
+fn a_host_of_one_processor_keeps_to_it() {
+    let access = Access::alone(&"a.b".into());
+    let may = |request: Request| check(&access, None, &mut request.clone()).is_ok();
+    for (name, expected) in [
+        ("any.topic", true),
+        ("xs.start", false),
+        ("xs.handler.a.b.create", true),
+        ("xs.generator.a.b.fin.error", true),
+        ("xs.command.a.b.log", true),
+        ("xs.handler.a.b.other", false),
+        ("xs.handler.a.b", false),
+        ("xs.handler.a.b.log.active", false),
+        ("xs.handler.a.b.c.active", false),
+        ("xs.handler.a.bc.active", false),
+        ("xs.handler.a.active", false),
+        ("xs.other.a.b.active", false),
+        ("xs.handler.active", false),
+    ] {
+        let frame = NewFrame::new(topic(name));
+        assert_eq!(may(append(frame.clone())), expected, "{name}");
+        let origin = Origin { processor: FrameId::ZERO, input: None, input_offset: None, hops: 0 };
+        assert_eq!(may(append(NewFrame { origin: Some(origin), ..frame })), expected, "{name}");
+    }
+    for (name, expected) in [
+        ("xs.handler.a.b", true),
+        ("xs.generator.a.b:input", true),
+        ("xs.handler.a", false),
+        ("xs.handler.a.bc", false),
+        ("xs.handler.a.b.c", false),
+        ("mine", false),
+    ] {
+        assert_eq!(may(cursor_set(name)), expected, "{name}");
+        assert_eq!(may(cursor_get(name)), expected, "{name}");
+        let name = CursorName::parse(name).unwrap();
+        assert_eq!(sees_cursor(&access, &name), expected, "{name}");
+    }
+    assert!(reads("xs.*").into_iter().chain(reads("*")).all(may));
+    assert!(may(call("other")) && !may(Request::Stats));
 }
 
 #[test]

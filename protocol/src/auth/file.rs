@@ -110,7 +110,7 @@ pub struct NewToken {
 impl Token {
     pub(crate) fn access(&self) -> Access {
         let (read, append) = (self.read.clone(), self.append.clone());
-        Access { role: self.role, read, append, token: Some(self.hash) }
+        Access { role: self.role, read, append, token: Some(self.hash), alone: None }
     }
 
     /// Whether it has ended.

@@ -9,6 +9,8 @@ mod scope;
 mod secret;
 mod throttle;
 
+use std::sync::Arc;
+
 use crate::message::Role;
 
 pub(crate) use blobs::KnownBlobs;
@@ -29,12 +31,19 @@ pub(crate) struct Access {
     pub(crate) append: Scope,
     /// The token it came with.
     pub(crate) token: Option<TokenHash>,
+    /// The only processor that a host runs.
+    pub(crate) alone: Option<Arc<str>>,
 }
 
 impl Access {
     /// What a role may do without patterns.
     pub(crate) fn of(role: Role) -> Self {
         let scope = Scope::of(role);
-        Self { role, read: scope.clone(), append: scope, token: None }
+        Self { role, read: scope.clone(), append: scope, token: None, alone: None }
+    }
+
+    /// What the host of one processor may do.
+    pub(crate) fn alone(processor: &Arc<str>) -> Self {
+        Self { alone: Some(Arc::clone(processor)), ..Self::of(Role::Host) }
     }
 }

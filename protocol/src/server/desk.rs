@@ -55,6 +55,7 @@ impl Desk {
         Self {
             session: match &visitor.entry {
                 Entry::Role(role) => ServerSession::new(*role, name, now),
+                Entry::Alone(processor) => ServerSession::alone(processor, name, now),
                 Entry::Token { .. } => ServerSession::guarded(name, now),
             },
             visitor,

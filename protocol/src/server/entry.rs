@@ -11,6 +11,9 @@ use crate::message::Role;
 pub enum Entry {
     /// Whoever can open the socket has the role.
     Role(Role),
+    /// It is the host of the processor of this name alone: of what begins with `xs.` it writes only
+    /// what is that one's.
+    Alone(Arc<str>),
     /// A token of the guard's.
     Token {
         /// Whom to ask.

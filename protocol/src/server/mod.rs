@@ -123,7 +123,7 @@ impl Server {
     async fn watch(&self, listener: &Listener, entry: &Entry) {
         let guard = match entry {
             Entry::Token { guard, .. } => Some(guard),
-            Entry::Role(_) => None,
+            Entry::Role(_) | Entry::Alone(_) => None,
         };
         if guard.is_none() && listener.tls().is_none() {
             return;

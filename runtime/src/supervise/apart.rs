@@ -37,6 +37,8 @@ struct Kept {
 /// How a Host is started.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
+    /// The module that it runs alone.
+    pub(super) alone: Option<String>,
     /// Arguments beside those of all Hosts.
     pub(super) words: Vec<OsString>,
     /// The variables it has; all of the server's when it runs modules together.
@@ -97,12 +99,14 @@ async fn look(options: &SuperviseOptions, before: Apart) -> Apart {
 fn plans(apart: &Apart) -> BTreeMap<Whose, Plan> {
     let words = |word: &str, name: &str| [OsString::from(word), OsString::from(name)];
     let together = Plan {
+        alone: None,
         words: apart.keys().flat_map(|name| words(APART, name)).collect(),
         env: None,
         config: None,
     };
     let alone = apart.iter().map(|(name, config)| {
         let plan = Plan {
+            alone: Some(name.clone()),
             words: words(ONLY, name).to_vec(),
             env: Some(config.env.clone()),
             config: Some(config.clone()),

@@ -48,8 +48,9 @@ pub struct SuperviseOptions {
     pub modules: Option<PathBuf>,
 }
 
-/// Serves the server's end of a Host's socket pair, with the role host.
-pub type Adopt = Box<dyn Fn(UnixStream) + Send + Sync>;
+/// Serves the server's end of a Host's socket pair, with the role host: that of the processor of a
+/// name alone, or of all.
+pub type Adopt = Box<dyn Fn(UnixStream, Option<&str>) + Send + Sync>;
 
 /// Keeps Hosts running until it is stopped.
 #[derive(Debug)]
@@ -129,6 +130,6 @@ async fn start(
     let (ours, theirs) = StdStream::pair()?;
     ours.set_nonblocking(true)?;
     let child = spawner.spawn(options, plan, culprits, theirs).await?;
-    adopt(UnixStream::from_std(ours)?);
+    adopt(UnixStream::from_std(ours)?, plan.alone.as_deref());
     Ok(child)
 }

@@ -4,6 +4,7 @@ mod clock;
 mod send;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -128,6 +129,11 @@ impl ServerSession {
             ops: Op::RANGES,
             refused: None,
         }
+    }
+
+    /// The session of a host of one processor.
+    pub(crate) fn alone(processor: &Arc<str>, name: &str, now: Instant) -> Self {
+        Self { access: Access::alone(processor), ..Self::new(Role::Host, name, now) }
     }
 
     /// A session whose client must show a token.

@@ -65,7 +65,7 @@ fn supervise(world: &World, more: Option<String>) -> (Supervisor, Arc<Mutex<u32>
     let options = SuperviseOptions { program, args, modules: None };
     let (started, server) = (Arc::new(Mutex::new(0)), world.server());
     let count = Arc::clone(&started);
-    let adopt = Box::new(move |stream| {
+    let adopt = Box::new(move |stream, _: Option<&str>| {
         *count.lock() += 1;
         drop(server.adopt(stream, xs_protocol::Role::Host));
     });
