@@ -104,6 +104,82 @@ fn a_module_apart_has_the_variables_it_was_given() {
     server.wait().unwrap();
 }
 
+/// Starts programs, in a process that may start some.
+const RUNS: &str = r#"
+export default {
+  args: { script: "string", kill: "boolean?" }, permissions: { run: ["sh"] },
+  async run(call, ctx) {
+    const child = ctx.spawn("sh", ["-c", call.args.script]);
+    if (call.args.kill) child.kill("SIGTERM");
+    const [out, err] = await Promise.all([child.stdout, child.stderr].map((one) => new Response(one).text()));
+    return { ...await child.status, out, err };
+  },
+};
+"#;
+
+/// What a program is given is what its module has: it runs, reads what may be read, and ends with it.
+#[test]
+fn programs_of_a_module_apart_are_as_confined_as_it_is() {
+    let place = Place::new();
+    let open = place.write("open/file.txt", "open");
+    let shut = place.write("shut/file.txt", "shut");
+    place.write("modules/commands/runs.js", RUNS);
+    let dir = text(open.parent().unwrap());
+    let config = |allow: &str| {
+        format!("[modules.runs]\nisolation = \"process\"\nread = [{dir:?}]\nallow = [{allow}]\n")
+    };
+    place.write("modules/xs.toml", &config("\"run\""));
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    let active = place.await_frames("xs.command.runs.active", 1)[0]["meta"]["process"].clone();
+    let runs = |script: &str, more: &[&str]| {
+        let script = format!("script={script}");
+        let words = ["call", "runs", &script].into_iter().chain(more.iter().copied());
+        place.ok(&words.collect::<Vec<_>>()).json()[0].clone()
+    };
+    let read = runs(&format!("cat {}", text(&open)), &[]);
+    assert_eq!((&read["out"], &read["code"]), (&"open".into(), &0.into()), "{read}");
+    let landlock = active["landlock"].as_str().unwrap();
+    if landlock.starts_with("on") || landlock.starts_with("in part") {
+        let read = runs(&format!("cat {}", text(&shut)), &[]);
+        assert!(read["err"].as_str().unwrap().contains("ermission denied"), "{read}");
+        let write = runs(&format!("echo no > {}", text(&open)), &[]);
+        assert_ne!(write["code"], 0, "{write}");
+    } else {
+        let text = format!("skipped: programs of a module apart: landlock {landlock}\n");
+        std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).unwrap();
+    }
+    // Other processes are out of its reach, its own are not.
+    let server_pid = server.pid();
+    if landlock.starts_with("on") {
+        let other = runs(&format!("kill -TERM {server_pid}"), &[]);
+        assert_ne!(other["code"], 0, "{other}");
+    }
+    let own = runs("sleep 1000 & kill $! && wait $!; echo done", &[]);
+    assert_eq!(own["out"], "done\n", "{own}");
+    let killed = runs("sleep 1000", &["kill:=true"]);
+    assert_eq!(killed["signal"], "SIGTERM", "{killed}");
+    // What runs when the module is stopped ends with it.
+    let mut caller =
+        place.command(&["call", "runs", "script=echo $$ > /dev/null; exec sleep 7461"]);
+    let mut caller = caller.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let sleeps = || {
+        fs::read_dir("/proc").unwrap().flatten().find(|entry| {
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            words == b"sleep\07461\0"
+        })
+    };
+    eventually(&sleeps);
+    place.ok(&["modules", "stop", "runs"]);
+    eventually(|| sleeps().is_none().then_some(()));
+    caller.wait().unwrap();
+    // Without the line it is told what is missing, and starts nothing.
+    place.write("modules/xs.toml", &config(""));
+    let invalid = place.await_frames("xs.command.runs.invalid", 1)[0].clone();
+    assert_eq!(invalid["meta"]["code"], "permission", "{invalid}");
+    assert!(invalid["meta"]["message"].as_str().unwrap().contains("allow-run"), "{invalid}");
+    assert!(server.stop().success(), "{}", place.log());
+}
+
 #[test]
 fn a_crash_of_a_module_apart_is_its_own() {
     let (place, server) = served("");

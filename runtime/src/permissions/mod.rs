@@ -78,7 +78,11 @@ impl Granted {
             }
         }
         if !asked.run.is_empty() && !allow.run {
-            return refuse("permissions.run needs `xs serve --allow-run`".into());
+            return refuse(
+                "permissions.run needs `xs serve --allow-run`, or allow = [\"run\"] below the \
+                 module's name in xs.toml"
+                    .into(),
+            );
         }
         let any = asked.net.iter().any(|host| host == "*");
         let options = PermissionsOptions {

@@ -13,7 +13,6 @@ use seccompiler::{
 /// Refused whatever their arguments.
 const REFUSED: &[c_long] = &[
     // Other processes.
-    libc::SYS_kill,
     libc::SYS_tkill,
     libc::SYS_rt_sigqueueinfo,
     libc::SYS_rt_tgsigqueueinfo,
@@ -64,9 +63,9 @@ const REFUSED: &[c_long] = &[
 /// Refused to a module that starts no programs.
 #[cfg(target_arch = "x86_64")]
 const PROGRAMS: &[c_long] =
-    &[libc::SYS_execve, libc::SYS_execveat, libc::SYS_fork, libc::SYS_vfork];
+    &[libc::SYS_execve, libc::SYS_execveat, libc::SYS_fork, libc::SYS_kill, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
-const PROGRAMS: &[c_long] = &[libc::SYS_execve, libc::SYS_execveat];
+const PROGRAMS: &[c_long] = &[libc::SYS_execve, libc::SYS_execveat, libc::SYS_kill];
 /// Kinds of sockets that are let through: addresses of networks, and what libc asks about them. A
 /// socket of a path would reach the store itself, as its owner.
 const FAMILIES: [i32; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
@@ -89,11 +88,13 @@ fn filters(programs: bool) -> Result<(), Error> {
     let other = |family: &i32| condition(0, Len::Dword, Op::Ne, family.unsigned_abs().into());
     let families = FAMILIES.iter().map(other).collect::<Result<Vec<_>, _>>()?;
     refused.push((libc::SYS_socket, vec![SeccompRule::new(families)?]));
-    // A thread of its own may be signalled: that is how a process aborts.
-    let itself = u64::from(std::process::id());
-    let others = SeccompRule::new(vec![condition(0, Len::Dword, Op::Ne, itself)?])?;
-    refused.push((libc::SYS_tgkill, vec![others]));
+    // Programs are killed with their module and signal what they started; Landlock, where it has
+    // scopes, keeps their signals among them.
     if !programs {
+        // A thread of its own may be signalled: that is how a process aborts.
+        let itself = u64::from(std::process::id());
+        let others = SeccompRule::new(vec![condition(0, Len::Dword, Op::Ne, itself)?])?;
+        refused.push((libc::SYS_tgkill, vec![others]));
         let thread: u64 = libc::CLONE_THREAD.unsigned_abs().into();
         let process = condition(0, Len::Qword, Op::MaskedEq(thread), 0)?;
         refused.push((libc::SYS_clone, vec![SeccompRule::new(vec![process])?]));
