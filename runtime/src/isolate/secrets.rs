@@ -1,7 +1,11 @@
 //! What a module was told in confidence, the values of variables, kept out of what it says: its
-//! errors and its log. Text that was derived from such a value is not recognised.
+//! errors and its log. They are recognised as they are and as the usual encodings write them: JSON,
+//! percent signs, Base64. What else was made of such a value is not.
 
 use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::{Definition, IsolateSpec, ModuleError};
 
@@ -25,15 +29,49 @@ impl IsolateSpec {
     }
 }
 
+/// A value and how it looks in what is written around it.
+fn forms(value: &str) -> Vec<String> {
+    let quoted = serde_json::Value::from(value).to_string();
+    let mut forms = vec![value.to_owned(), quoted[1..quoted.len() - 1].to_owned()];
+    // encodeURIComponent, URLSearchParams and those who write lower case.
+    let percent = |kept: &[u8], space: &str, lower: bool| {
+        let escaped = value.bytes().map(|byte| match byte {
+            b' ' => space.to_owned(),
+            byte if byte.is_ascii_alphanumeric() || kept.contains(&byte) => {
+                char::from(byte).to_string()
+            }
+            byte if lower => format!("%{byte:02x}"),
+            byte => format!("%{byte:02X}"),
+        });
+        escaped.collect::<String>()
+    };
+    for lower in [false, true] {
+        forms.push(percent(b"-_.!~*'()", "%20", lower));
+        forms.push(percent(b"-_.~", "%20", lower));
+        forms.push(percent(b"-_.*", "+", lower));
+    }
+    for before in 0..3 {
+        let inner = inner_base64(value.as_bytes(), before);
+        forms.push(inner.replace('+', "-").replace('/', "_"));
+        forms.push(inner);
+    }
+    forms
+}
+
+/// The characters of Base64 that depend on nothing but these bytes, when so many others modulo
+/// three stand before them.
+fn inner_base64(bytes: &[u8], before: usize) -> String {
+    let text = STANDARD_NO_PAD.encode([&[0; 2][..before], bytes].concat());
+    // Six bits a character: the first and the last may hold some of a neighbour.
+    let first = (before * 8).div_ceil(6);
+    let last = (before + bytes.len()) * 8 / 6;
+    text[first..last].to_owned()
+}
+
 impl Secrets {
     fn of<'a>(values: impl Iterator<Item = &'a str>) -> Self {
         let long = |text: &str| text.len() >= SECRET_BYTES_MIN;
-        // In a line of JSON they look different.
-        let forms = values.filter(|value| long(value)).flat_map(|value| {
-            let quoted = serde_json::Value::from(value).to_string();
-            [value.to_owned(), quoted[1..quoted.len() - 1].to_owned()]
-        });
-        let mut forms: Vec<String> = forms.collect();
+        let mut forms: Vec<String> = values.filter(|value| long(value)).flat_map(forms).collect();
         // One may hold another.
         forms.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         forms.dedup();
@@ -66,6 +104,31 @@ impl Secrets {
 mod tests {
     use super::*;
     use crate::isolate::FailureKind;
+
+    #[test]
+    fn usual_encodings_are_recognised() {
+        use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+        let value = "p\u{e4}ss w\u{f6}rd+?>/~&'*";
+        let secrets = Secrets::of([value].into_iter());
+        for before in 0..4 {
+            for behind in 0..4 {
+                let text = format!("{}{value}{}", &"user"[..before], &"host"[..behind]);
+                for encoded in [STANDARD.encode(&text), URL_SAFE.encode(&text)] {
+                    let masked = secrets.mask(encoded.clone());
+                    assert!(masked.contains(MASK) && masked.len() <= 16, "{encoded}: {masked}");
+                }
+            }
+        }
+        for encoded in [
+            "p%C3%A4ss%20w%C3%B6rd%2B%3F%3E%2F~%26'*",
+            "p%c3%a4ss%20w%c3%b6rd%2b%3f%3e%2f~%26%27%2a",
+            "p%C3%A4ss+w%C3%B6rd%2B%3F%3E%2F%7E%26%27*",
+        ] {
+            assert_eq!(secrets.mask(format!("a={encoded}&b")), "a=***&b");
+        }
+        // Half of it is another text.
+        assert_eq!(secrets.mask(value[..9].to_owned()), value[..9]);
+    }
 
     #[test]
     fn long_values_are_masked_wherever_they_stand() {
