@@ -2,7 +2,7 @@
 // leads to ops. Everything not on the committed list (globals.txt) is deleted before user code runs.
 ((globalThis) => {
 const { core } = __bootstrap;
-const { op_xs_log } = core.ops;
+const { op_xs_log, op_xs_why_not } = core.ops;
 const load = core.loadExtScript;
 
 const WEB = {
@@ -63,7 +63,7 @@ lazily("fetch", () => {
       const denied = /net access to "([^"]*)"/.exec(error?.message ?? "");
       if (denied === null) throw error;
       const message = `network access to ${denied[1]} is not allowed; add permissions: { net: ["${denied[1]}"] } to the definition`;
-      throw Object.assign(new Error(message), { name: "NotCapable" });
+      throw Object.assign(new Error(op_xs_why_not(message)), { name: "NotCapable" });
     }
   };
 });

@@ -57,10 +57,10 @@ Examples:
   xs replay ../new/anomaly.ts --state-at 03g4a5lk7bc9ucnxswp2nn1gj --limit 1000 --diff
 
 Runs the handler in the file over what the store holds of its topics, and prints what it would have
-appended; nothing is. It begins with the state of its definition and sees bodies, but neither the
-rest of the store nor the network, so what it says of those is an error. With --diff what differs
-from what the module of its name has appended is printed, and the exit code is 1 if anything does:
-- is what was appended, + what would be.")]
+appended; nothing is. It begins with the state of its definition and reads the store as it was when
+each event came; the network, files, programs and commands are not to be had, and a handler that
+asks for them is told so. With --diff what differs from what the module of its name has appended is
+printed, and the exit code is 1 if anything does: - is what was appended, + what would be.")]
 pub(crate) struct ReplayArgs {
     /// The handler's file, best where a server would find it: DIR/handlers/NAME.ts.
     #[arg(value_hint = ValueHint::FilePath)]

@@ -115,8 +115,24 @@ fn what_cannot_be_replayed_says_why() {
     for (source, part) in [
         (strict.as_str(), "RangeError: negative"),
         (
-            "export default { topics: 'in', async run(f, ctx) { await ctx.last('in') } };",
-            "sees only what it is given",
+            "export default { topics: 'in', async run(f, ctx) { for await (const _ of ctx.read({ follow: true })); } };",
+            "cannot wait for new frames",
+        ),
+        (
+            "export default { topics: 'in', async run(f, ctx) { for await (const _ of ctx.call('x')); } };",
+            "calls no command",
+        ),
+        (
+            "export default { topics: 'in', permissions: { net: ['127.0.0.1:7999'] }, run: () => fetch('http://127.0.0.1:7999/') };",
+            "network access to 127.0.0.1:7999 is not repeated",
+        ),
+        (
+            "export default { topics: 'in', permissions: { run: ['true'] }, run: (f, ctx) => ctx.spawn('true').status };",
+            "running \"true\" is not repeated",
+        ),
+        (
+            "export default { topics: 'in', permissions: { read: ['/'] }, run: (f, ctx) => ctx.fs.text('/etc/hostname') };",
+            "reading \"/etc/hostname\" is not repeated",
         ),
         ("export default { topics: 'in', run( };", "SyntaxError"),
         ("export default { run() {} };", "topics"),
@@ -129,4 +145,49 @@ fn what_cannot_be_replayed_says_why() {
     let file = place.write("handlers/sum.ts", &strict);
     assert_eq!(place.xs(&["replay", text(&file)]).json().len(), 2);
     assert_eq!(place.xs(&["replay", "handlers/none.ts"]).code, 1);
+}
+
+/// Reads of the store see it as it was when the frame came, whatever was appended since.
+#[test]
+fn the_store_is_read_as_it_was() {
+    let place = Place::new();
+    for n in 0..4 {
+        let meta = json!({ "n": n }).to_string();
+        place.ok(&["append", "other", "-n", "--meta", &meta]);
+        place.ok(&["append", "in", "-n", "--meta", &meta]);
+    }
+    let source = r#"export default { topics: "in", async run(frame, ctx) {
+      const last = await ctx.last("other"), none = await ctx.last("later");
+      const read = [];
+      for await (const f of ctx.read({ topics: "*", last: 3 })) read.push(f.topic + f.meta.n);
+      const back = [];
+      for await (const f of ctx.read({ topics: "other", reverse: true, before: frame.id, limit: 1 })) back.push(f.meta.n);
+      const per = [];
+      for await (const f of ctx.lastPerTopic("*")) per.push(f.topic + f.meta.n);
+      const self = await ctx.get(frame.id);
+      ctx.state = { before: ctx.state.before, seen: frame.id };
+      const earlier = ctx.state.before && await ctx.get(ctx.state.before);
+      ctx.state.before = frame.id;
+      return { last: last.meta.n, none: none === undefined, read, back, per, self: self.meta.n, earlier: earlier?.meta.n };
+    }, state: {} };"#;
+    let file = place.write("handlers/looks.js", source);
+    place.ok(&["append", "later", "-n"]);
+    let lines = place.ok(&["replay", text(&file)]).json();
+    let made: Vec<Value> = lines.iter().map(|line| line["meta"].clone()).collect();
+    let expected: Vec<Value> = (0..4)
+        .map(|n: u64| {
+            let all: Vec<String> =
+                (0..=n).flat_map(|n| [format!("other{n}"), format!("in{n}")]).collect();
+            let read = &all[all.len().saturating_sub(3)..];
+            let mut meta = json!({
+                "last": n, "none": true, "read": read, "back": [n],
+                "per": [format!("other{n}"), format!("in{n}")], "self": n,
+            });
+            if n > 0 {
+                meta["earlier"] = (n - 1).into();
+            }
+            meta
+        })
+        .collect();
+    assert_eq!(made, expected);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deno_core::OpState;
-use deno_error::JsErrorBox;
+use deno_error::{JsErrorBox, JsErrorClass as _};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::DropGuard;
@@ -30,6 +30,8 @@ use crate::isolate::{
 };
 use crate::permissions::Granted;
 
+/// The name of an error of what is not allowed.
+pub(super) const NOT_CAPABLE: &str = "NotCapable";
 /// The number of the handler's run; generators and calls count from 1.
 pub(super) const HANDLER_RUN: u32 = 0;
 
@@ -127,6 +129,30 @@ impl Bridge {
     /// A text of the module's without what it was told in confidence.
     pub(super) fn masked(&self, text: String) -> String {
         self.secrets.borrow().mask(text)
+    }
+
+    /// Why something outside of the store is denied: as it is said, unless no line of the
+    /// definition would help.
+    pub(super) fn why_not(&self, said: String) -> String {
+        let spec = &self.spec;
+        let anew = spec.sealed && spec.trial.is_none() && spec.script.is_none();
+        match said.split_once(" is not allowed; ") {
+            Some((what, _)) if anew => format!(
+                "{what} is not repeated: a handler that is run anew reaches nothing outside of the \
+                 store"
+            ),
+            _ => said,
+        }
+    }
+
+    /// The same of an error.
+    pub(super) fn denied(&self, error: JsErrorBox) -> JsErrorBox {
+        match error.get_class() {
+            class if class == NOT_CAPABLE => {
+                JsErrorBox::new(NOT_CAPABLE, self.why_not(error.get_message().into_owned()))
+            }
+            _ => error,
+        }
     }
 
     pub(super) fn granted(&self) -> Granted {

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::Notify;
 
-use super::bridge::{Bridge, bridge, type_error};
+use super::bridge::{Bridge, NOT_CAPABLE, bridge, type_error};
 use super::streams::Source;
 
 /// Programs of one module at a time.
@@ -83,7 +83,7 @@ pub(super) fn op_xs_spawn(
         let text = format!(
             "running {name:?} is not allowed; add permissions: {{ run: [{name:?}] }} to the definition"
         );
-        return Err(JsErrorBox::new("NotCapable", text));
+        return Err(bridge.denied(JsErrorBox::new(NOT_CAPABLE, text)));
     }
     if bridge.children.open.borrow().len() >= CHILDREN_MAX {
         let text = format!("{CHILDREN_MAX} programs run at once; await the status of some of them");

@@ -17,7 +17,7 @@ use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::bridge::{Bridge, bridge, type_error};
+use super::bridge::{Bridge, NOT_CAPABLE, bridge, type_error};
 use super::outbox::Outbox;
 use super::streams::Source;
 use crate::isolate::limits::READ_BYTES_MAX;
@@ -36,7 +36,7 @@ const ENTRIES_MAX: usize = 100_000;
 
 pub(super) fn denied(error: ReadDenied) -> JsErrorBox {
     match error {
-        ReadDenied::Denied { .. } => JsErrorBox::new("NotCapable", error.to_string()),
+        ReadDenied::Denied { .. } => JsErrorBox::new(NOT_CAPABLE, error.to_string()),
         ReadDenied::Io { .. } => JsErrorBox::generic(error.to_string()),
     }
 }
@@ -53,7 +53,7 @@ async fn blocking<T: Send + 'static>(
         work(file).map_err(|error| ReadDenied::Io { path, error: error.to_string() })
     });
     match done.await {
-        Ok(result) => result.map_err(denied),
+        Ok(result) => result.map_err(|error| bridge.denied(denied(error))),
         Err(_) => Err(JsErrorBox::generic("reading the file failed")),
     }
 }

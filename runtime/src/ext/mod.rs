@@ -53,6 +53,7 @@ deno_core::extension!(
         driver::op_xs_fail,
         driver::op_xs_finish,
         driver::op_xs_config,
+        driver::op_xs_why_not,
         driver::op_xs_env,
         store::op_xs_read,
         store::op_xs_call,

@@ -32,7 +32,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
-use super::bridge::{bridge, type_error};
+use super::bridge::{NOT_CAPABLE, bridge, type_error};
 
 /// Sockets of one module at a time.
 const SOCKETS_MAX: usize = 64;
@@ -96,9 +96,10 @@ pub(super) async fn op_xs_socket(
     let url = Url::parse(&request.url).map_err(|error| type_error(format!("the URL: {error}")))?;
     let connecting = connect(&url, &request, &mut permissions);
     let connected = tokio::time::timeout(CONNECT_MAX, connecting).await;
-    let (stream, protocol) = connected.map_err(|_| {
+    let connected = connected.map_err(|_| {
         JsErrorBox::generic(format!("{url} did not answer in {} s", CONNECT_MAX.as_secs()))
-    })??;
+    })?;
+    let (stream, protocol) = connected.map_err(|error| bridge.denied(error))?;
     let (sender, receiver) = stream.split();
     let socket = Socket {
         sender: tokio::sync::Mutex::new(sender),
@@ -178,7 +179,7 @@ fn denied(host: &str, port: u16) -> JsErrorBox {
         "network access to {host}:{port} is not allowed; \
          add permissions: {{ net: [\"{host}:{port}\"] }} to the definition"
     );
-    JsErrorBox::new("NotCapable", text)
+    JsErrorBox::new(NOT_CAPABLE, text)
 }
 
 fn socket(state: &RefCell<OpState>, number: u32) -> Option<Rc<Socket>> {

@@ -6,22 +6,15 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::future::BoxFuture;
-use futures::stream;
 use serde_json::Value;
-use xs_engine::{
-    BlobHash, Condition, Frame, FrameId, IdempotencyKey, NewFrame, ReadOptions, TopicPatterns,
-};
+use xs_engine::FrameId;
 
 use super::config::Config;
 use super::files;
 use super::lifecycle::Key;
 use super::sync::find;
 use crate::isolate::{
-    Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, Isolate, IsolateSpec,
-    Limits, LogLevel, ModuleError, TopicInfo,
+    Backend, BackendCode, BackendError, Isolate, IsolateSpec, Limits, LogLevel, ModuleError,
 };
 use crate::loader::ModuleGraph;
 use crate::permissions::Allow;
@@ -91,99 +84,12 @@ async fn evaluate(
 #[derive(Debug)]
 pub struct NoStore;
 
-fn absent<T: Send + 'static>() -> BoxFuture<'static, Result<T, BackendError>> {
-    Box::pin(async { Err(no_store()) })
-}
-
-fn no_store() -> BackendError {
-    BackendError::new(BackendCode::Unavailable, "the module is only checked: there is no store")
-}
-
-fn no_frames() -> FrameStream {
-    stream::iter([Err(no_store())]).boxed()
-}
-
 impl Backend for NoStore {
-    fn append(&self, _: Vec<NewFrame>) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
-        absent()
-    }
-
-    fn append_if(
-        &self,
-        _: Vec<NewFrame>,
-        _: Vec<Condition>,
-        _: Option<IdempotencyKey>,
-    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
-        absent()
-    }
-
-    fn remove(
-        &self,
-        _: Vec<FrameId>,
-        _: Option<TopicPatterns>,
-    ) -> BoxFuture<'static, Result<(), BackendError>> {
-        absent()
-    }
-
-    fn read(&self, _: ReadOptions) -> FrameStream {
-        no_frames()
-    }
-
-    fn get(&self, _: FrameId) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
-        absent()
-    }
-
-    fn last(&self, _: TopicPatterns) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
-        absent()
-    }
-
-    fn last_per_topic(
-        &self,
-        _: TopicPatterns,
-    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
-        absent()
-    }
-
-    fn topics(&self, _: TopicPatterns) -> BoxFuture<'static, Result<Vec<TopicInfo>, BackendError>> {
-        absent()
-    }
-
-    fn blob_put(&self, _: Bytes) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
-        absent()
-    }
-
-    fn blob_get(
-        &self,
-        _: BlobHash,
-        _: u64,
-    ) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
-        absent()
-    }
-
-    fn blob_chunks(
-        &self,
-        _: BlobHash,
-    ) -> BoxFuture<'static, Result<Option<ByteStream>, BackendError>> {
-        absent()
-    }
-
-    fn blob_put_from(&self, _: ByteStream) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
-        absent()
-    }
-
-    fn call(&self, _: CallRequest) -> FrameStream {
-        no_frames()
+    fn refusal(&self) -> BackendError {
+        BackendError::new(BackendCode::Unavailable, "the module is only checked: there is no store")
     }
 
     fn log(&self, _: LogLevel, _: String, _: Option<String>) {}
-
-    fn position_get(&self, _: String) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
-        absent()
-    }
-
-    fn position_set(&self, _: String, _: Bytes) -> BoxFuture<'static, Result<(), BackendError>> {
-        absent()
-    }
 
     fn processor_name(&self, _: FrameId) -> Option<String> {
         None

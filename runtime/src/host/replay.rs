@@ -1,6 +1,7 @@
 //! A handler run anew over frames that are in the log: to tell what its state was, or what other
 //! code would have made of them. Nothing is stored and nothing outside is reached; a handler that
-//! reads the store or the network cannot be repeated this way, and says so.
+//! asks the network or runs programs cannot be repeated this way, and is told so. What it reads of
+//! the store is the log up to the frame that it handles.
 
 mod candidate;
 mod shelf;
@@ -147,7 +148,7 @@ enum Begin {
 /// A handler that is run over frames.
 struct Fold {
     spec: IsolateSpec,
-    backend: Arc<dyn Backend>,
+    shelf: Arc<Shelf>,
     isolate: Isolate,
     definition: Definition,
     state: Option<Bytes>,
@@ -162,10 +163,11 @@ struct Fold {
 impl Fold {
     async fn start(
         spec: IsolateSpec,
-        backend: Arc<dyn Backend>,
+        shelf: Arc<Shelf>,
         begin: Begin,
     ) -> Result<Self, ModuleError> {
-        let (isolate, definition) = Isolate::start(spec.clone(), Arc::clone(&backend)).await?;
+        let backend = Arc::clone(&shelf) as Arc<dyn Backend>;
+        let (isolate, definition) = Isolate::start(spec.clone(), backend).await?;
         let state = match begin {
             Begin::Anew => {
                 isolate.load_state(None).await?;
@@ -181,11 +183,12 @@ impl Fold {
             }
         };
         let (made, passed) = (Vec::new(), Vec::new());
-        Ok(Self { spec, backend, isolate, definition, state, made, passed, done: 0 })
+        Ok(Self { spec, shelf, isolate, definition, state, made, passed, done: 0 })
     }
 
     async fn fresh(&mut self) -> Result<(), ModuleError> {
-        let (isolate, _) = Isolate::start(self.spec.clone(), Arc::clone(&self.backend)).await?;
+        let backend = Arc::clone(&self.shelf) as Arc<dyn Backend>;
+        let (isolate, _) = Isolate::start(self.spec.clone(), backend).await?;
         isolate.load_state(self.state.clone()).await?;
         self.isolate = isolate;
         Ok(())
@@ -198,10 +201,13 @@ impl Fold {
         let mut together = true;
         while !left.is_empty() {
             let count = if together { left.len() } else { 1 };
+            self.shelf.turn_to(&left[0].frame);
             let mut handling = self.isolate.handle(left[..count].to_vec())?;
             let (mut done, mut failed) = (0, None);
             while let Some(reply) = handling.next().await? {
                 done += reply.done;
+                // What waits has said so by this reply, and reads once the next is asked for.
+                left.get(done).into_iter().for_each(|input| self.shelf.turn_to(&input.frame));
                 self.state = reply.state.or_else(|| self.state.take());
                 self.made.extend(reply.outputs);
                 failed = reply.failure;

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream};
 use xs_engine::{
     BlobHash, Condition, Frame, FrameId, IdempotencyKey, NewFrame, ReadOptions, TopicPatterns,
 };
@@ -104,75 +105,100 @@ pub type FrameStream = BoxStream<'static, Result<Frame, BackendError>>;
 /// Pieces of a blob; an error is the last item, and then there is no blob.
 pub type ByteStream = BoxStream<'static, Result<Bytes, BackendError>>;
 
-/// The store as an isolate sees it. Dropping a future or a stream gives the request up.
+fn no<T: Send + 'static>(refusal: BackendError) -> BoxFuture<'static, Result<T, BackendError>> {
+    Box::pin(async { Err(refusal) })
+}
+
+/// The store as an isolate sees it. Dropping a future or a stream gives the request up. What a
+/// store does not say itself it refuses.
 pub trait Backend: Send + Sync + 'static {
+    /// Why it refuses what it does not do.
+    fn refusal(&self) -> BackendError {
+        BackendError::new(BackendCode::Unavailable, "this is not to be had of this store")
+    }
     /// Appends frames as one batch and gives them back as stored. Their origin is set already.
-    fn append(&self, frames: Vec<NewFrame>)
-    -> BoxFuture<'static, Result<Vec<Frame>, BackendError>>;
+    fn append(&self, _: Vec<NewFrame>) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
+        no(self.refusal())
+    }
     /// As [`Backend::append`], if the conditions hold, and once for a key: with one that was used
     /// before it gives back what was stored then.
     fn append_if(
         &self,
-        frames: Vec<NewFrame>,
-        conditions: Vec<Condition>,
-        key: Option<IdempotencyKey>,
-    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>>;
+        _: Vec<NewFrame>,
+        _: Vec<Condition>,
+        _: Option<IdempotencyKey>,
+    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
+        no(self.refusal())
+    }
     /// Removes frames, all or none: none when one of them has a topic that is not `within`. One
     /// that is not there is no error.
     fn remove(
         &self,
-        frames: Vec<FrameId>,
-        within: Option<TopicPatterns>,
-    ) -> BoxFuture<'static, Result<(), BackendError>>;
+        _: Vec<FrameId>,
+        _: Option<TopicPatterns>,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        no(self.refusal())
+    }
     /// Reads frames; a following read goes on until it is dropped.
-    fn read(&self, options: ReadOptions) -> FrameStream;
+    fn read(&self, _: ReadOptions) -> FrameStream {
+        stream::iter([Err(self.refusal())]).boxed()
+    }
     /// One frame by its id.
-    fn get(&self, id: FrameId) -> BoxFuture<'static, Result<Option<Frame>, BackendError>>;
+    fn get(&self, _: FrameId) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
+        no(self.refusal())
+    }
     /// The newest frame of any of the topics.
-    fn last(
-        &self,
-        topics: TopicPatterns,
-    ) -> BoxFuture<'static, Result<Option<Frame>, BackendError>>;
+    fn last(&self, _: TopicPatterns) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
+        no(self.refusal())
+    }
     /// The newest frame of each of the topics, in log order.
     fn last_per_topic(
         &self,
-        topics: TopicPatterns,
-    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>>;
+        _: TopicPatterns,
+    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
+        no(self.refusal())
+    }
     /// What topics there are.
-    fn topics(
-        &self,
-        topics: TopicPatterns,
-    ) -> BoxFuture<'static, Result<Vec<TopicInfo>, BackendError>>;
+    fn topics(&self, _: TopicPatterns) -> BoxFuture<'static, Result<Vec<TopicInfo>, BackendError>> {
+        no(self.refusal())
+    }
     /// Keeps bytes as a blob.
-    fn blob_put(&self, bytes: Bytes) -> BoxFuture<'static, Result<BlobHash, BackendError>>;
+    fn blob_put(&self, _: Bytes) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
+        no(self.refusal())
+    }
     /// The bytes of a blob of at most `max` bytes; `None` when the store does not have it.
     fn blob_get(
         &self,
-        hash: BlobHash,
-        max: u64,
-    ) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>>;
+        _: BlobHash,
+        _: u64,
+    ) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
+        no(self.refusal())
+    }
     /// A blob in pieces; `None` when the store does not have it.
     fn blob_chunks(
         &self,
-        hash: BlobHash,
-    ) -> BoxFuture<'static, Result<Option<ByteStream>, BackendError>>;
+        _: BlobHash,
+    ) -> BoxFuture<'static, Result<Option<ByteStream>, BackendError>> {
+        no(self.refusal())
+    }
     /// Keeps what a stream yields as a blob; nothing when it yields an error.
-    fn blob_put_from(
-        &self,
-        pieces: ByteStream,
-    ) -> BoxFuture<'static, Result<BlobHash, BackendError>>;
+    fn blob_put_from(&self, _: ByteStream) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
+        no(self.refusal())
+    }
     /// Calls a command; the stream ends after its last result.
-    fn call(&self, request: CallRequest) -> FrameStream;
+    fn call(&self, _: CallRequest) -> FrameStream {
+        stream::iter([Err(self.refusal())]).boxed()
+    }
     /// One line of the processor's log. Never blocks; may drop lines above the log's rate.
     fn log(&self, level: LogLevel, message: String, fields: Option<String>);
     /// A position kept for the processor under `key` (a tailed file, the input of a generator).
-    fn position_get(&self, key: String) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>>;
+    fn position_get(&self, _: String) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
+        no(self.refusal())
+    }
     /// Keeps such a position.
-    fn position_set(
-        &self,
-        key: String,
-        value: Bytes,
-    ) -> BoxFuture<'static, Result<(), BackendError>>;
+    fn position_set(&self, _: String, _: Bytes) -> BoxFuture<'static, Result<(), BackendError>> {
+        no(self.refusal())
+    }
     /// The name of the processor whose create frame this is, for `frame.cause`.
     fn processor_name(&self, create: FrameId) -> Option<String>;
 }

@@ -1,16 +1,17 @@
-//! The store of a handler that is run anew: the bodies of what it is given, and nothing else. What
-//! it says goes to whoever runs it.
+//! The store of a handler that is run anew: the log as it was when the frame came that it handles,
+//! and nothing that is newer. It takes nothing. What the handler says goes to whoever runs it.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{StreamExt as _, stream};
-use xs_engine::{
-    BlobHash, Condition, Frame, FrameId, IdempotencyKey, NewFrame, ReadOptions, TopicPatterns,
-};
+use futures::{StreamExt as _, future, stream};
+use parking_lot::Mutex;
+use xs_engine::{BlobHash, Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
 use xs_protocol::Client;
 
 use crate::isolate::{
-    Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, LogLevel, TopicInfo,
+    Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, LogLevel,
 };
 use crate::remote::Remote;
 
@@ -20,74 +21,106 @@ const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Told of each line that it says.
 pub type Said = Box<dyn Fn(LogLevel, &str) + Send + Sync>;
 
-/// Bodies to be read.
+/// The newest frame that may be seen.
+type Present = Option<(u64, FrameId)>;
+
+/// The log up to a frame.
 pub(super) struct Shelf {
     remote: Remote,
     said: Said,
+    present: Arc<Mutex<Present>>,
 }
 
 impl Shelf {
     pub(super) fn new(client: Client, said: Said) -> Self {
-        Self { remote: Remote(client), said }
+        Self { remote: Remote(client), said, present: Arc::default() }
+    }
+
+    /// Says which frame is handled now.
+    pub(super) fn turn_to(&self, frame: &Frame) {
+        *self.present.lock() = frame.offset().map(|offset| (offset, frame.id()));
+    }
+
+    /// The newest frame of some topics that may be seen.
+    fn newest(
+        &self,
+        topics: TopicPatterns,
+    ) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
+        let options =
+            ReadOptions { topics, reverse: true, limit: Some(1), ..ReadOptions::default() };
+        let mut frames = self.read(options);
+        Box::pin(async move { frames.next().await.transpose() })
     }
 }
 
-fn refusal() -> BackendError {
-    let text = "a handler that is run anew sees only what it is given: the log is not what it was";
+fn refusal(what: &str) -> BackendError {
+    let text = format!("a handler that is run anew {what}");
     BackendError::new(BackendCode::Unavailable, text)
 }
 
-fn refused<T: Send + 'static>() -> BoxFuture<'static, Result<T, BackendError>> {
-    Box::pin(async { Err(refusal()) })
-}
-
-fn no_frames() -> FrameStream {
-    stream::iter([Err(refusal())]).boxed()
-}
-
 impl Backend for Shelf {
-    fn append(&self, _: Vec<NewFrame>) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
-        refused()
+    fn refusal(&self) -> BackendError {
+        refusal("reads the log as it was and does nothing else with the store")
     }
 
-    fn append_if(
+    fn read(&self, mut options: ReadOptions) -> FrameStream {
+        if options.follow || options.start == Start::New {
+            return stream::iter([Err(refusal("cannot wait for new frames"))]).boxed();
+        }
+        let Some((offset, id)) = *self.present.lock() else {
+            return stream::empty().boxed();
+        };
+        let earlier = match options.before {
+            Some(Bound::Offset(before)) => before <= offset,
+            Some(Bound::Id(before)) => before <= id,
+            None => false,
+        };
+        if !earlier {
+            options.before = Some(Bound::Offset(offset + 1));
+        }
+        self.remote.read(options)
+    }
+
+    fn get(&self, id: FrameId) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
+        match *self.present.lock() {
+            Some((_, present)) if id <= present => self.remote.get(id),
+            _ => Box::pin(future::ready(Ok(None))),
+        }
+    }
+
+    fn last(
         &self,
-        _: Vec<NewFrame>,
-        _: Vec<Condition>,
-        _: Option<IdempotencyKey>,
-    ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
-        refused()
+        topics: TopicPatterns,
+    ) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
+        self.newest(topics)
     }
 
-    fn remove(
-        &self,
-        _: Vec<FrameId>,
-        _: Option<TopicPatterns>,
-    ) -> BoxFuture<'static, Result<(), BackendError>> {
-        refused()
-    }
-
-    fn read(&self, _: ReadOptions) -> FrameStream {
-        no_frames()
-    }
-
-    fn get(&self, _: FrameId) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
-        refused()
-    }
-
-    fn last(&self, _: TopicPatterns) -> BoxFuture<'static, Result<Option<Frame>, BackendError>> {
-        refused()
-    }
-
+    /// Of topics that have newer frames, what was the newest then.
     fn last_per_topic(
         &self,
-        _: TopicPatterns,
+        topics: TopicPatterns,
     ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
-        refused()
-    }
-
-    fn topics(&self, _: TopicPatterns) -> BoxFuture<'static, Result<Vec<TopicInfo>, BackendError>> {
-        refused()
+        let now = self.remote.last_per_topic(topics);
+        let shelf = Self {
+            remote: self.remote.clone(),
+            said: Box::new(|_, _| {}),
+            present: Arc::new(Mutex::new(*self.present.lock())),
+        };
+        Box::pin(async move {
+            let present = shelf.present.lock().map(|(_, id)| id);
+            let mut then = Vec::new();
+            for frame in now.await? {
+                if present.is_some_and(|present| frame.id() <= present) {
+                    then.push(frame);
+                    continue;
+                }
+                let topic = frame.topic();
+                let exact = TopicPatterns::parse(topic).map_err(|_| shelf.refusal())?;
+                then.extend(shelf.newest(exact).await?);
+            }
+            then.sort_by_key(Frame::id);
+            Ok(then)
+        })
     }
 
     /// The hash is told; the bytes are not kept.
@@ -119,9 +152,8 @@ impl Backend for Shelf {
             while let Some(piece) = pieces.next().await {
                 all.extend_from_slice(&piece?);
                 if all.len() > BODY_BYTES_MAX {
-                    let text =
-                        format!("a body of a handler run anew is over {BODY_BYTES_MAX} bytes");
-                    return Err(BackendError::new(BackendCode::Unavailable, text));
+                    let most = format!("makes bodies of at most {BODY_BYTES_MAX} bytes");
+                    return Err(refusal(&most));
                 }
             }
             Ok(BlobHash::of(&all))
@@ -129,7 +161,8 @@ impl Backend for Shelf {
     }
 
     fn call(&self, _: CallRequest) -> FrameStream {
-        no_frames()
+        let error = refusal("calls no command: its answer would be one of today");
+        stream::iter([Err(error)]).boxed()
     }
 
     fn log(&self, level: LogLevel, message: String, fields: Option<String>) {
@@ -137,14 +170,6 @@ impl Backend for Shelf {
             Some(fields) => (self.said)(level, &format!("{message} {fields}")),
             None => (self.said)(level, &message),
         }
-    }
-
-    fn position_get(&self, _: String) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
-        refused()
-    }
-
-    fn position_set(&self, _: String, _: Bytes) -> BoxFuture<'static, Result<(), BackendError>> {
-        refused()
     }
 
     fn processor_name(&self, _: FrameId) -> Option<String> {
