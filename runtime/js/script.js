@@ -2,7 +2,7 @@
 // entry of such a graph calls one of these (run, prompt, where).
 (function () {
 const { core } = __bootstrap;
-const { op_xs_alive, op_xs_script_answer, op_xs_script_body, op_xs_script_next, op_xs_show, op_xs_show_bytes } = core.ops;
+const { op_xs_alive, op_xs_script_answer, op_xs_script_body, op_xs_script_cancelled, op_xs_script_next, op_xs_show, op_xs_show_bytes } = core.ops;
 const { parse, stringify } = JSON;
 const { Frame, frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { describe, viewBytes } = core.loadExtScript("ext:xs_runtime/values.js");
@@ -22,21 +22,29 @@ function json(value) {
   return text ?? String(value);
 }
 
-// Text becomes a line, bytes stay as they are, what is iterated is shown value by value.
-async function show(value, text) {
-  if (value === undefined) return;
+// What runs for ever when nobody cancels it.
+const ALWAYS = { over: false, iterator: null };
+
+// Text becomes a line, bytes stay as they are, what is iterated is shown value by value, as long as
+// its turn is not over.
+async function show(value, text, turn = ALWAYS) {
+  if (value === undefined || turn.over) return;
   if (typeof value === "string") return op_xs_show(value);
   if (typeof value === "object" && value !== null) {
     if (ArrayBuffer.isView(value)) return op_xs_show_bytes(viewBytes(value));
     if (value instanceof ArrayBuffer) return op_xs_show_bytes(new Uint8Array(value));
-    if (value instanceof Blob) return await show(value.stream(), text);
+    if (value instanceof Blob) return await show(value.stream(), text, turn);
     if (typeof value[Symbol.asyncIterator] === "function") {
-      for await (const item of value) await show(item, text);
+      if (turn !== ALWAYS) turn.iterator = value;
+      for await (const item of value) {
+        if (turn.over) break;
+        await show(item, text, turn);
+      }
       return;
     }
     // The iterator of a generator, not an array or a map.
     if (typeof value[Symbol.iterator] === "function" && typeof value.next === "function") {
-      for (const item of value) await show(item, text);
+      for (const item of value) await show(item, text, turn);
       return;
     }
   }
@@ -53,18 +61,29 @@ function prompt() {
       const { inspect } = core.loadExtScript("ext:deno_web/01_console.js");
       const text = (value) => (value instanceof Frame ? stringify(value) : inspect(value));
       globalThis.ctx = ctx;
-      for (;;) {
-        const code = await op_xs_script_next();
-        let failure = "";
+      const line = async (code, turn) => {
         try {
           const value = await evaluate(code)(api);
-          if (value !== undefined) globalThis._ = value;
-          await show(value, text);
+          if (value !== undefined && !turn.over) globalThis._ = value;
+          await show(value, text, turn);
+          return "";
         } catch (error) {
           const { name, message, stack } = describe(error);
-          failure = stringify({ name, message, stack });
+          return stringify({ name, message, stack });
         }
-        op_xs_script_answer(failure);
+      };
+      for (;;) {
+        const code = await op_xs_script_next();
+        const turn = { over: false, iterator: null };
+        const cancelled = op_xs_script_cancelled();
+        // A line that waits for nothing is told so.
+        core.unrefOpPromise(cancelled);
+        const answer = await Promise.race([line(code, turn), cancelled.then(() => "cancelled")]);
+        turn.over = true;
+        if (answer === "cancelled" && typeof turn.iterator?.return === "function") {
+          Promise.resolve(turn.iterator.return()).catch(() => {});
+        }
+        op_xs_script_answer(answer);
       }
     },
   };

@@ -9,7 +9,9 @@ use anyhow::Context as _;
 use parking_lot::Mutex;
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use xs_protocol::Address;
 use xs_runtime::isolate::{LogLevel, ModuleError};
 use xs_runtime::script::{self, Console, Line, Prompt, SOURCE_BYTES_MAX, Surroundings};
@@ -58,8 +60,7 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
         base: here,
         read_denied: own.into_iter().collect(),
     };
-    let none = eval.code.is_none() && eval.file.is_none();
-    if eval.interactive || (none && io::stdin().is_terminal()) {
+    if eval.interactive || is_prompt(eval) {
         return prompt(&around, session).await;
     }
     let source = source(eval, &around.base)?;
@@ -75,6 +76,11 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
         Ok(()) => Ok(Exit::Ok),
         Err(error) => Fault::fail(Exit::Failed, told(&error)),
     }
+}
+
+/// Whether somebody sits at a prompt, where Ctrl-C ends a line and not the program.
+pub(super) fn is_prompt(eval: &EvalArgs) -> bool {
+    eval.code.is_none() && eval.file.is_none() && io::stdin().is_terminal()
 }
 
 fn told(error: &ModuleError) -> String {
@@ -176,13 +182,14 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
         // The first time there is none.
         let _ = editor.load_history(path);
     }
-    if io::stdin().is_terminal() {
+    let seen = io::stdin().is_terminal();
+    if seen {
         aside(&format!("xs {}, {}", env!("CARGO_PKG_VERSION"), session.address));
-        aside("ctx is the store: try ctx.read({ last: 3 }); Ctrl-D ends");
+        aside("ctx is the store: try ctx.read({ last: 3 }); Ctrl-C ends a line, Ctrl-D the prompt");
     }
     let mut prompt = start(around).await?;
     let mut typed = String::new();
-    let mut failed = false;
+    let (mut failed, mut asked) = (false, false);
     loop {
         let sign = if typed.is_empty() { "> " } else { "... " };
         // Reading a line blocks.
@@ -194,23 +201,31 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
         editor = back;
         match line {
             Ok(line) => typed.push_str(&line),
+            Err(ReadlineError::Interrupted) if asked => return Ok(Exit::Interrupted),
             Err(ReadlineError::Interrupted) => {
                 typed.clear();
+                aside("Ctrl-C again or Ctrl-D ends");
+                asked = true;
                 continue;
             }
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(error).context("read a line"),
         }
+        asked = false;
         if typed.trim().is_empty() {
             typed.clear();
             continue;
         }
-        match prompt.line(&typed).await {
+        let Some(line) = evaluate(&prompt, &typed).await? else {
+            return Ok(Exit::Interrupted);
+        };
+        match line {
             Line::Unfinished => {
                 typed.push('\n');
                 continue;
             }
             Line::Done => {}
+            Line::Cancelled => notice("cancelled"),
             Line::Failed(error) => {
                 failed = true;
                 notice(&told(&error));
@@ -232,7 +247,26 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
         return Fault::fail(Exit::Failed, "the last line is not whole");
     }
     // At a terminal it was seen, and gone on from.
-    Ok(if failed && !io::stdin().is_terminal() { Exit::Failed } else { Exit::Ok })
+    Ok(if failed && !seen { Exit::Failed } else { Exit::Ok })
+}
+
+/// Runs a line. Ctrl-C cancels it; once more, when that does not help, ends the prompt: `None`.
+async fn evaluate(prompt: &Prompt, typed: &str) -> io::Result<Option<Line>> {
+    // What was typed before is none of its business.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let cancel = CancellationToken::new();
+    let mut line = std::pin::pin!(prompt.line(typed, &cancel));
+    loop {
+        tokio::select! {
+            line = &mut line => return Ok(Some(line)),
+            _ = interrupt.recv() => {
+                if cancel.is_cancelled() {
+                    return Ok(None);
+                }
+                cancel.cancel();
+            }
+        }
+    }
 }
 
 async fn start(around: &Surroundings) -> anyhow::Result<Prompt> {

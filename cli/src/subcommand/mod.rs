@@ -86,14 +86,21 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let session = Session::open(addr, need(&subcommand)).await?;
+    let keeps_on = matches!(&subcommand, Subcommand::Eval(eval) if eval::is_prompt(eval));
     let grace = if keeps_position(&subcommand) { GRACE } else { Duration::ZERO };
     let stop = CancellationToken::new();
     let ended = {
         let work = on_store(&session, subcommand, &stop);
         tokio::pin!(work);
+        let stopped = async {
+            tokio::select! {
+                _ = interrupt.recv(), if !keeps_on => {}
+                _ = terminate.recv() => {}
+            }
+        };
         tokio::select! {
             ended = &mut work => ended,
-            () = either(&mut interrupt, &mut terminate) => {
+            () = stopped => {
                 stop.cancel();
                 tokio::select! {
                     ended = tokio::time::timeout(grace, work) => {

@@ -267,3 +267,54 @@ fn top_prints_once_without_a_terminal() {
     assert!(text.contains("TOPIC") && text.contains("metrics.recv"), "{text}");
     assert!(!text.contains("\nt ") && !ended.shown.contains(ENTER_SCREEN), "{text}");
 }
+
+#[test]
+fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
+    let place = filled();
+    // The prompt reads keys itself once it says that it takes what is pasted.
+    let ready = |typed: &Terminal, after: &str| {
+        eventually(|| {
+            let shown = typed.shown();
+            (shown.rfind("\u{1b}[?2004h") > shown.rfind(after)).then_some(())
+        });
+    };
+    let mut typed = Terminal::run(&place, &["eval"]);
+    ready(&typed, "Ctrl-D the prompt");
+    typed.keys("let kept = 'still', half");
+    typed.await_text("half");
+    typed.keys(CTRL_C);
+    typed.await_text("Ctrl-C again");
+    ready(&typed, "Ctrl-C again");
+    typed.keys("let kept = 'still'\n");
+    typed.await_text("'still'\u{1b}");
+    ready(&typed, "'still'\u{1b}");
+    // What waits is given up, and what was declared is there.
+    for (n, line) in [
+        "await new Promise((done) => setTimeout(done, 1e9))",
+        "ctx.read({ topics: 'metrics.*', follow: true })",
+        "(async function* () { for (;;) { await ctx.last('t'); } })()",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        typed.keys(&format!("console.log('at' + 'line{n}'); {line}\n"));
+        typed.await_text(&format!("atline{n}"));
+        typed.keys(CTRL_C);
+        eventually(|| (typed.shown().matches("cancelled").count() == n + 1).then_some(()));
+        ready(&typed, "cancelled");
+        typed.keys(&format!("kept + '{n}'\n"));
+        typed.await_text(&format!("still{n}"));
+        ready(&typed, &format!("still{n}"));
+    }
+    typed.keys(CTRL_C);
+    eventually(|| (typed.shown().matches("Ctrl-C again").count() == 2).then_some(()));
+    ready(&typed, "Ctrl-C again");
+    typed.keys(CTRL_C);
+    let ended = typed.end();
+    assert_eq!((ended.code, ended.clean), (130, true), "{}", ended.shown);
+    let mut typed = Terminal::run(&place, &["eval"]);
+    ready(&typed, "Ctrl-D the prompt");
+    typed.keys("\u{4}");
+    let ended = typed.end();
+    assert_eq!((ended.code, ended.clean), (0, true), "{}", ended.shown);
+}

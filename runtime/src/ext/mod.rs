@@ -108,6 +108,7 @@ deno_core::extension!(
         script::op_xs_script_next,
         script::op_xs_script_answer,
         script::op_xs_script_body,
+        script::op_xs_script_cancelled,
         script::op_xs_show,
         script::op_xs_show_bytes,
         times::op_xs_cron_next,

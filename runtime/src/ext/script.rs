@@ -41,6 +41,15 @@ pub(super) fn op_xs_script_answer(state: &mut OpState, #[string] answer: String)
     }
 }
 
+/// Resolves when the work that was given last is cancelled, or done.
+#[op2]
+pub(super) async fn op_xs_script_cancelled(state: Rc<RefCell<OpState>>) {
+    let script = bridge(&state).spec.script.clone();
+    if let Some(cancel) = script.and_then(|script| script.cancel()) {
+        cancel.cancelled().await;
+    }
+}
+
 /// The body of one of the frames under test as text, when it is at hand.
 #[op2]
 #[string]

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use xs_engine::{BlobHash, FrameId};
 use xs_protocol::Client;
 
@@ -108,14 +109,16 @@ pub(crate) enum Work {
     Frames(Vec<Whole>),
 }
 
-type Job = (Work, oneshot::Sender<String>);
+/// Work, who waits for what comes of it, and what tells that nobody does any more.
+type Job = (Work, Answer);
+type Answer = (oneshot::Sender<String>, CancellationToken);
 
 /// What makes an isolate one of a script.
 #[derive(Default)]
 pub(crate) struct Script {
     console: Option<Arc<dyn Console>>,
     jobs: tokio::sync::Mutex<Option<mpsc::Receiver<Job>>>,
-    waiting: Mutex<Option<oneshot::Sender<String>>>,
+    waiting: Mutex<Option<Answer>>,
     bodies: Mutex<HashMap<BlobHash, Bytes>>,
     hidden: Vec<String>,
 }
@@ -174,10 +177,18 @@ impl Script {
         self.bodies.lock().get(&hash).cloned()
     }
 
+    /// What tells that the present work is cancelled.
+    pub(crate) fn cancel(&self) -> Option<CancellationToken> {
+        self.waiting.lock().as_ref().map(|(_, cancel)| cancel.clone())
+    }
+
     pub(crate) fn answer(&self, text: String) {
         self.bodies.lock().clear();
-        // Who asked may have given up.
-        self.waiting.lock().take().map(|answer| answer.send(text).is_ok());
+        if let Some((answer, cancel)) = self.waiting.lock().take() {
+            cancel.cancel();
+            // Who asked may have given up.
+            let _ = answer.send(text);
+        }
     }
 }
 
@@ -185,18 +196,19 @@ impl Script {
 struct Desk(mpsc::Sender<Job>);
 
 impl Desk {
-    /// Hands a piece of work over; what came of it.
+    /// Hands a piece of work over; what came of it. It may look at `cancel`.
     ///
     /// # Errors
     /// Why the isolate has ended instead.
     async fn ask(
         &self,
         work: Work,
+        cancel: CancellationToken,
         ended: impl Future<Output = ModuleError>,
     ) -> Result<String, ModuleError> {
         let (answer, answered) = oneshot::channel();
         let asked = async {
-            self.0.send((work, answer)).await.ok()?;
+            self.0.send((work, (answer, cancel))).await.ok()?;
             answered.await.ok()
         };
         let mut ended = std::pin::pin!(ended);

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::rewrite::{self, LineError};
 use super::{Desk, Kept, Script, Surroundings, Work, fits, keep};
 use crate::isolate::ModuleError;
 use crate::loader::ModuleGraph;
+
+/// What runtime/js/script.js answers for a line that was cancelled.
+const CANCELLED: &str = "cancelled";
 
 /// What came of a line.
 #[derive(Debug)]
@@ -18,6 +22,8 @@ pub enum Line {
     Unfinished,
     /// It is wrong, or threw.
     Failed(ModuleError),
+    /// It was cancelled. What it began may go on, but shows nothing of its value.
+    Cancelled,
     /// The isolate has ended of it, and with it what was declared.
     Lost(ModuleError),
 }
@@ -39,20 +45,22 @@ impl Prompt {
         Ok(Self { kept: keep(spec, around.store()).await?, desk })
     }
 
-    /// Runs what was typed.
-    pub async fn line(&self, typed: &str) -> Line {
+    /// Runs what was typed, until `cancel` fires.
+    pub async fn line(&self, typed: &str, cancel: &CancellationToken) -> Line {
         let code = match fits(typed).map_err(LineError::Wrong).and_then(|()| rewrite::line(typed)) {
             Ok(code) => code,
             Err(LineError::Unfinished) => return Line::Unfinished,
             Err(LineError::Wrong(error)) => return Line::Failed(error),
         };
         let ended = self.kept.isolate.failed();
-        let failure = match self.desk.ask(Work::Line(code), ended).await {
+        let failure = match self.desk.ask(Work::Line(code), cancel.clone(), ended).await {
             Ok(failure) => failure,
             Err(error) => return Line::Lost(error),
         };
-        if failure.is_empty() {
-            return Line::Done;
+        match failure.as_str() {
+            "" => return Line::Done,
+            CANCELLED => return Line::Cancelled,
+            _ => {}
         }
         let failure: Value = serde_json::from_str(&failure).unwrap_or_default();
         let text = |key: &str| failure[key].as_str().unwrap_or_default().to_owned();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 use xs_engine::{Frame, FrameId};
 
 use super::{Desk, Kept, Script, Work, fits, keep, rewrite};
@@ -103,7 +104,8 @@ impl Test {
         while !left.is_empty() {
             let (batch, rest) = left.split_at(batch_len(left));
             left = rest;
-            let answer = self.desk.ask(Work::Frames(batch.to_vec()), self.kept.isolate.failed());
+            let (work, ended) = (Work::Frames(batch.to_vec()), self.kept.isolate.failed());
+            let answer = self.desk.ask(work, CancellationToken::new(), ended);
             let answer = answer.await?;
             let (answer, thrown) = answer.split_once('\n').unwrap_or((&answer, ""));
             if !thrown.is_empty() {
