@@ -107,6 +107,31 @@ impl Begin {
     }
 }
 
+/// A range of time.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct TimeArgs {
+    /// Only events at or after this time.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only events before this time.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+}
+
+impl TimeArgs {
+    /// Its two ends, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// A sentence about the option that cannot be read.
+    pub(crate) fn range(&self, now: &Zoned) -> Result<(Option<u64>, Option<u64>), String> {
+        let time = |option: &str, text: &Option<String>| match text {
+            Some(text) => point(text, now).map(Some).map_err(|error| format!("{option}: {error}")),
+            None => Ok(None),
+        };
+        Ok((time("--since", &self.since)?, time("--until", &self.until)?))
+    }
+}
+
 /// `xs cat`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
@@ -140,12 +165,8 @@ pub(crate) struct CatArgs {
     /// End before this event, by id or offset.
     #[arg(long, value_name = "ID", value_parser = bound)]
     before: Option<Bound>,
-    /// Only events at or after this time.
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Only events before this time.
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
+    #[command(flatten)]
+    times: TimeArgs,
     /// At most so many events.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -170,16 +191,13 @@ impl CatArgs {
     /// # Errors
     /// A sentence about the option that cannot be read.
     pub(crate) fn options(&self, now: &Zoned) -> Result<ReadOptions, String> {
-        let time = |option: &str, text: &Option<String>| match text {
-            Some(text) => point(text, now).map(Some).map_err(|error| format!("{option}: {error}")),
-            None => Ok(None),
-        };
+        let (since_ms, until_ms) = self.times.range(now)?;
         Ok(ReadOptions {
             topics: self.patterns.or(TopicPatterns::all()).map_err(|error| error.to_string())?,
             start: self.begin.start(),
             before: self.before,
-            since_ms: time("--since", &self.since)?,
-            until_ms: time("--until", &self.until)?,
+            since_ms,
+            until_ms,
             limit: self.limit,
             reverse: self.reverse,
             follow: self.follows(),
@@ -219,8 +237,7 @@ impl From<TailArgs> for CatArgs {
             begin: Begin { last: Some(tail.last), ..Begin::default() },
             cursor: tail.cursor,
             before: None,
-            since: None,
-            until: None,
+            times: TimeArgs::default(),
             limit: None,
             reverse: false,
             filter: tail.filter,

@@ -7,8 +7,7 @@ use jiff::Zoned;
 use xs_engine::{Bound, FrameId, ReadOptions, Start};
 use xs_runtime::ProcessorName;
 
-use super::read::bound;
-use super::time::point;
+use super::read::{TimeArgs, bound};
 
 /// `xs eval`.
 #[derive(Debug, clap::Args)]
@@ -71,12 +70,8 @@ pub(crate) struct ReplayArgs {
     /// Begin with this event, by id or offset.
     #[arg(long, value_name = "ID", value_parser = bound)]
     from: Option<Bound>,
-    /// Only events at or after this time.
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Only events before this time.
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
+    #[command(flatten)]
+    times: TimeArgs,
     /// At most so many inputs.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -94,14 +89,11 @@ impl ReplayArgs {
     /// # Errors
     /// A sentence about the option that cannot be read.
     pub(crate) fn range(&self, now: &Zoned) -> Result<ReadOptions, String> {
-        let time = |option: &str, text: &Option<String>| match text {
-            Some(text) => point(text, now).map(Some).map_err(|error| format!("{option}: {error}")),
-            None => Ok(None),
-        };
+        let (since_ms, until_ms) = self.times.range(now)?;
         Ok(ReadOptions {
             start: self.from.map_or(Start::First, Start::From),
-            since_ms: time("--since", &self.since)?,
-            until_ms: time("--until", &self.until)?,
+            since_ms,
+            until_ms,
             limit: self.limit,
             ..ReadOptions::default()
         })

@@ -7,7 +7,7 @@ use clap::ValueHint;
 use xs_engine::Bound;
 
 use super::SureArgs;
-use super::read::{PatternArgs, bound};
+use super::read::{PatternArgs, TimeArgs, bound};
 
 /// `xs export`.
 #[derive(Debug, clap::Args)]
@@ -29,12 +29,8 @@ pub(crate) struct ExportArgs {
     /// Write a file instead of a directory: a tar in zstd; - is standard output.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     archive: Option<PathBuf>,
-    /// Only events at or after this time.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<String>,
-    /// Only events before this time.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) until: Option<String>,
+    #[command(flatten)]
+    pub(crate) times: TimeArgs,
 }
 
 /// Where an export goes.

@@ -20,7 +20,7 @@ use super::archive;
 use super::cat::describe;
 use super::frames::existing;
 use super::sure;
-use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target, point};
+use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target};
 use crate::connect::explain;
 use crate::dump::{Dump, Incoming, Lines, Selection, Stored, parse};
 use crate::exit::{Exit, Fault};
@@ -42,19 +42,16 @@ pub(super) async fn export(
     export: &ExportArgs,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
-    let now = Zoned::now();
-    let time = |text: &Option<String>| match text {
-        Some(text) => point(text, &now).map(Some).map_err(|text| Fault::new(Exit::Usage, text)),
-        None => Ok(None),
-    };
+    let times = export.times.range(&Zoned::now());
+    let (since_ms, until_ms) = times.map_err(|text| Fault::new(Exit::Usage, text))?;
     let (target, topics) = export.parts().map_err(|text| Fault::new(Exit::Usage, text))?;
     let topics = topics.or(TopicPatterns::everything())?;
     let server = client.server();
     let selection = Selection {
         store: hex(&server.uuid),
         topics: topics.to_string(),
-        since_ms: time(&export.since)?,
-        until_ms: time(&export.until)?,
+        since_ms,
+        until_ms,
         epoch: server.epoch,
     };
     let mut options = ReadOptions {
