@@ -74,14 +74,32 @@ pub enum ReadOnlyReason {
     },
 }
 
+/// ` (since 2026-11-24T08:30:00Z)`, or nothing when that is not known.
+fn since_text(ms: u64) -> String {
+    if ms == 0 {
+        return String::new();
+    }
+    let (days, secs) = (ms / 86_400_000, ms / 1000 % 86_400);
+    // Years of 400 begin in March, so that the leap day is the last of all.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let leaps = day_of_era / 1_460 + day_of_era / 146_096;
+    let year_of_era = (day_of_era - leaps + day_of_era / 36_524) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hours, minutes, seconds) = (secs / 3600, secs / 60 % 60, secs % 60);
+    format!(" (since {year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}Z)")
+}
+
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// Another process has it open.
-    #[error(
-        "{dir} is open in process {pid} (since {since} ms after 1970); stop it or connect to it"
-    )]
+    #[error("{dir} is open in process {pid}{}; stop it or connect to it", since_text(*.since))]
     Locked {
         /// The store.
         dir: PathBuf,
@@ -375,4 +393,25 @@ pub enum StoreError {
     /// A write or sync failed while closing.
     #[error("cannot close the store in order: {0}; the next open recovers it")]
     Io(Arc<str>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locked_store_says_since_when() {
+        let text = |since| OpenError::Locked { dir: "s".into(), pid: 7, since }.to_string();
+        assert_eq!(text(0), "s is open in process 7; stop it or connect to it");
+        for (ms, time) in [
+            (1, "1970-01-01T00:00:00Z"),
+            (951_782_400_000, "2000-02-29T00:00:00Z"),
+            (1_709_251_199_999, "2024-02-29T23:59:59Z"),
+            (1_795_518_000_000, "2026-11-24T11:00:00Z"),
+            (4_102_444_800_000, "2100-01-01T00:00:00Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00Z"),
+        ] {
+            assert!(text(ms).contains(&format!("7 (since {time});")), "{}", text(ms));
+        }
+    }
 }

@@ -284,7 +284,7 @@ pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<E
     if !dry_run {
         let of = match (&args.store, &addr) {
             (Some(dir), _) => dir.display().to_string(),
-            (None, Some(address)) => address.to_string(),
+            (None, Some(address)) => of_store(address),
             (None, None) => default_store()?.display().to_string(),
         };
         sure::ask(&format!("remove bodies in {of} that no event names"), args.sure).await?;
@@ -309,6 +309,16 @@ pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<E
         ["packs", "blobs", "young", "dead", "dead_bytes", "swept", "swept_bytes", "dry_run"];
     told(&report, &columns, &mut Output::stdout())?;
     Ok(damaged(&report))
+}
+
+/// A store as people name it: by its directory, when its socket is there.
+fn of_store(address: &Address) -> String {
+    match address {
+        Address::Unix(socket) if socket.ends_with(SOCKET_NAME) => {
+            socket.parent().unwrap_or(socket).display().to_string()
+        }
+        address => address.to_string(),
+    }
 }
 
 /// Tells of damage that was met, and what that makes of the exit code.

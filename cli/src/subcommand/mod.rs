@@ -73,6 +73,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Subcommand::Completions(completions) => tools::completions(&completions),
         Subcommand::Man(man) => tools::man(&man),
         Subcommand::Import(mut import) => {
+            transfer::look(&import)?;
             let store = import.store.take().map(|dir| Address::of_path(&dir));
             with_store(store.or(addr), Subcommand::Import(import)).await
         }

@@ -117,6 +117,22 @@ async fn keep_body(
     }
 }
 
+/// Looks whether there is anything to import, before a store is made for it.
+pub(super) fn look(import: &ImportArgs) -> anyhow::Result<()> {
+    let path = &import.dir;
+    if path.as_os_str() == "-" {
+        return Ok(());
+    }
+    let frames = Dump::at(path).frames();
+    let found = if path.is_dir() { &frames } else { path };
+    std::fs::metadata(found).map(|_| ()).with_context(|| nothing(import))
+}
+
+fn nothing(import: &ImportArgs) -> String {
+    let text = "is nothing to import; name a directory that xs export wrote, or an archive";
+    format!("{} {text}", import.dir.display())
+}
+
 pub(super) async fn import(
     client: &Client,
     import: &ImportArgs,
@@ -125,11 +141,7 @@ pub(super) async fn import(
     let unpacked = archive::unpacked(&import.dir).await?;
     let dump = Dump::at(unpacked.as_ref().map_or(import.dir.as_path(), archive::Unpacked::dir));
     let path = dump.frames();
-    let nothing = || {
-        let text = "is nothing to import; name a directory that xs export wrote, or an archive";
-        format!("{} {text}", import.dir.display())
-    };
-    let mut lines = Lines::open(&path).with_context(nothing)?;
+    let mut lines = Lines::open(&path).with_context(|| nothing(import))?;
     let bar = progress::bytes("importing", std::fs::metadata(&path)?.len());
     let mut importer =
         Importer::new(client, if import.new_ids { ImportIds::New } else { ImportIds::Verbatim });

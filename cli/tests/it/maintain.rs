@@ -63,7 +63,10 @@ fn what_is_in_use_or_not_there_is_said() {
     }
     let run = place.xs(&["verify", "nowhere"]);
     assert_eq!(run.code, 5, "{}", run.err);
-    assert_eq!(place.xs(&["gc"]).code, 2, "gc asks first");
+    let asked = place.xs(&["gc"]);
+    assert_eq!(asked.code, 2, "gc asks first");
+    let named = format!("remove bodies in {} that", place.store().display());
+    assert!(asked.err.contains(&named), "by the directory, not its socket: {}", asked.err);
 }
 
 #[test]

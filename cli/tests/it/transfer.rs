@@ -160,3 +160,14 @@ fn an_archive_that_is_damaged_or_none_makes_no_store() {
     assert_eq!(place.xs(&["export"]).code, 2);
     assert_eq!(place.xs(&["export", "--archive", "x", "9"]).code, 2);
 }
+
+#[test]
+fn nothing_to_import_makes_no_store() {
+    let place = Place::new();
+    place.write("empty/readme.txt", "");
+    for from in ["none", "empty"] {
+        let run = place.xs(&["import", from, "./new"]);
+        assert_eq!((run.code, run.err.contains("is nothing to import")), (1, true), "{}", run.err);
+        assert!(!place.path("new").exists(), "{from}");
+    }
+}
