@@ -191,7 +191,13 @@ fn dev_serves_a_store_of_its_own_and_shows_what_happens() {
     use std::io::{BufRead as _, BufReader};
     let place = Place::new();
     place.write("m/handlers/sum.ts", SUM);
-    let mut command = place.command(&["dev", "m"]);
+    place.write("secrets.env", "LIMIT='from-the-file'\n");
+    place.write(
+        "m/commands/limit.ts",
+        "export default { permissions: { env: ['LIMIT'] }, run: (call, ctx) => { \
+           console.log('it is', ctx.env.LIMIT); return ctx.env.LIMIT; } };",
+    );
+    let mut command = place.command(&["dev", "m", "--env-file", "secrets.env"]);
     let mut dev = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
     let mut until = |what: &str| {
@@ -200,6 +206,11 @@ fn dev_serves_a_store_of_its_own_and_shows_what_happens() {
     };
     until("m/.xs/dev");
     until("xs.handler.sum.active");
+    let called = |store: &str| place.xs(&["-a", store, "call", "limit"]);
+    crate::support::eventually(|| {
+        (called("./m/.xs/dev").text() == "from-the-file\n").then_some(())
+    });
+    until("it is ***");
     place.ok(&["append", "./m/.xs/dev", "in", "-n", "--meta", "{\"n\":2}"]);
     until("adding 2");
     until("sum.out");
