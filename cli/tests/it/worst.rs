@@ -1,10 +1,37 @@
-//! The worst that modules were made to do, one after the other against one server: each is told, and
-//! meanwhile a client appends and a healthy module handles what it appends.
+//! The worst that modules were made to do, a few at a time against one server, or each alone in the
+//! long form: each is told, and meanwhile a client appends and a healthy module handles what it
+//! appends. What else is held against them, and by whom:
+//!
+//! | what a module does | held by |
+//! |---|---|
+//! | J1 endless loops; J2 endless microtasks | `RUNS`; runtime `isolate::hostile` |
+//! | J3 JSON, J4 searches without a pause; J6 a blocking wait | `RUNS`, as a wedged thread; runtime `isolate::hostile` |
+//! | J5 one long native call | `RUNS` |
+//! | J7 a wait that outlasts its stop | `what_is_replaced_in_the_middle_of_it_ends`; runtime `host::generator` |
+//! | J8 objects, J9 buffers and WebAssembly, J10 shared buffers | `RUNS`; runtime `isolate::hostile` |
+//! | J11 a heap limit that is met again, J12 none at all | `RUNS`, "objects, caught"; `Limits::default()` has one |
+//! | J13 recursion, deep and cyclic values | `RUNS`; runtime `isolate::hostile` |
+//! | J14 a panicking op, J15 ops, J16 globals that lead there | `RUNS`; runtime `isolate::escapes` |
+//! | J17 prototypes, J24 builtins, J25 stacks of its own | `RUNS`; runtime `isolate::hostile` |
+//! | J18 rejections that nobody handles | `RUNS` |
+//! | J19 a throwing, endless or stalled top level | `MODULES`; `hostile.rs` |
+//! | J20 throwing no error, J21 getters, J22 proxies, J23 thenables | `RUNS` |
+//! | J26 odd and frozen results | `RUNS`; runtime `isolate::floods` |
+//! | J27 floods of frames, J28 frames of a run that is over | `RUNS`; runtime `isolate::floods` |
+//! | J29 its own topic, rings | `RUNS`; runtime `host::handler` |
+//! | J30 timers, J31 promises by the million | `RUNS` |
+//! | J32 a leak | `RUNS`, "a leak"; runtime `isolate::floods` |
+//! | J33 replaced, J34 stopped in the middle of it | `what_is_replaced_in_the_middle_of_it_ends` |
+//! | J35 a thousand starts and stops, J36 a hog among 64 | `many.rs` |
+//! | J37 a crash at any moment | `crash.rs`, `kill.rs` |
+//! | J38 addresses, files, programs, variables not granted | `RUNS`; runtime `isolate::escapes`; `apart.rs` |
+//! | J39 imports | `RUNS`, `MODULES`; runtime `isolate::escapes` |
+//! | J40 evaluated code, clock and random | `RUNS`; runtime `isolate::escapes` |
 
 use std::collections::VecDeque;
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -18,6 +45,8 @@ const HEALTHY: &str =
     "export default { topics: 'in', state: 0, run(frame, ctx) { return { n: ++ctx.state }; } };";
 /// Time between two appends of the client.
 const PACE: Duration = Duration::from_millis(5);
+/// How many do their worst at a time, but in the long form.
+const AT_ONCE: usize = 4;
 /// Appends and outputs that each of the worst must not hold up.
 const PROGRESS: u64 = 5;
 
@@ -47,6 +76,11 @@ const RUNS: &[(&str, &str, &[&str])] = &[
     ),
     ("searching without pause", "const s = 'x'.repeat(5e6); for (;;) s.indexOf('y');", &[FAILS]),
     ("one long call", "new Array(3e7).fill(0); return { done: true };", &[OUT, FAILS]),
+    (
+        "many long calls",
+        "const s = 'x'.repeat(1e6); for (let n = 0; n < 9; n++) s.split(''); return { done: true };",
+        &[OUT, FAILS],
+    ),
     ("blocking wait", "Atomics.wait(new Int32Array(new SharedArrayBuffer(8)), 0, 0);", &[FAILS]),
     ("objects", "const all = []; for (;;) all.push({ a: [1, 2, 3] });", &[FAILS]),
     (
@@ -58,6 +92,12 @@ const RUNS: &[(&str, &str, &[&str])] = &[
     (
         "shared buffers",
         "const all = []; for (;;) all.push(new SharedArrayBuffer(1_000_000));",
+        &[FAILS],
+    ),
+    ("WebAssembly", "new WebAssembly.Memory({ initial: 10_000 });", &[FAILS]),
+    (
+        "a leak",
+        "globalThis.kept = []; return (async () => { for (let n = 0; n < 1e6; n++) { kept.push('x'.repeat(1024) + n); if (n % 1000 === 0) await null; } })();",
         &[FAILS],
     ),
     ("recursion", "const f = () => f() + 1; f();", &[FAILS]),
@@ -78,6 +118,17 @@ const RUNS: &[(&str, &str, &[&str])] = &[
     (
         "overridden iteration",
         "Array.prototype[Symbol.iterator] = () => { throw 1; }; return { a: 1 };",
+        &[OUT, FAILS],
+    ),
+    (
+        "overridden toJSON",
+        "Object.prototype.toJSON = Date.prototype.toJSON = () => { for (;;) {} }; return { a: 1 };",
+        &[OUT, FAILS],
+    ),
+    ("frozen result", "return Object.freeze({ a: Object.freeze([1]) });", &[OUT]),
+    (
+        "frozen state",
+        "Object.freeze(ctx); Object.freeze(ctx.state); return { a: 1 };",
         &[OUT, FAILS],
     ),
     (
@@ -181,18 +232,25 @@ fn the_worst_harms_nobody_else() {
         (*name, Box::new(source) as Box<dyn Fn(usize) -> String>, &[INVALID][..])
     });
     let cases: Vec<_> = runs.chain(modules).collect();
+    let at_once = if std::env::var_os("XS_TEST_LONG").is_some() { 1 } else { AT_ONCE };
+    let next = AtomicUsize::new(0);
     runtime().block_on(async {
         let beside = Beside::start(&place).await;
-        let subscription = follow(&beside.client, "xs.handler.*,*").await;
-        let mut told = Told { subscription, ready: VecDeque::new() };
-        for (n, (name, source, ends)) in cases.iter().enumerate() {
-            let before = beside.counts();
-            place.write(&format!("modules/handlers/w{n}.js"), &source(n));
-            let ended = outcome(&beside.client, &mut told, n).await;
-            assert!(ends.contains(&ended.as_str()), "{name}: {ended}\n{}", place.log());
-            beside.goes_on(name, before).await;
-            fs::remove_file(place.path(&format!("modules/handlers/w{n}.js"))).unwrap();
-        }
+        let one_by_one = async || {
+            let subscription = follow(&beside.client, "xs.handler.*,*").await;
+            let mut told = Told { subscription, ready: VecDeque::new() };
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let Some((name, source, ends)) = cases.get(n) else { return };
+                let before = beside.counts();
+                place.write(&format!("modules/handlers/w{n}.js"), &source(n));
+                let ended = outcome(&beside.client, &mut told, n).await;
+                assert!(ends.contains(&ended.as_str()), "{name}: {ended}\n{}", place.log());
+                beside.goes_on(name, before).await;
+                fs::remove_file(place.path(&format!("modules/handlers/w{n}.js"))).unwrap();
+            }
+        };
+        futures::future::join_all((0..at_once).map(|_| one_by_one())).await;
     });
     assert!(server.stop().success(), "{}", place.log());
     let text = format!("counted: {} hostile modules beside a healthy one\n", cases.len());
