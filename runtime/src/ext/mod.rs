@@ -177,9 +177,13 @@ pub(crate) fn extensions() -> Vec<Extension> {
     extensions.into_iter().map(sources::embed).collect()
 }
 
-/// Gives the ops of a runtime what they work on.
+/// Gives the ops of a runtime what they work on. The module's clock begins here, however long ago
+/// the runtime was made.
 pub(crate) fn install(runtime: &mut deno_core::JsRuntime, bridge: &Rc<Bridge>) {
-    runtime.op_state().borrow_mut().put(Rc::clone(bridge));
+    let state = runtime.op_state();
+    let mut state = state.borrow_mut();
+    state.put(deno_web::StartTime::default());
+    state.put(Rc::clone(bridge));
 }
 
 #[cfg(test)]

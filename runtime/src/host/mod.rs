@@ -19,6 +19,7 @@ mod pace;
 mod part;
 pub mod replay;
 mod report;
+mod spare;
 mod store;
 mod sync;
 mod version;
@@ -41,6 +42,7 @@ use xs_protocol::{AppendRequest, Client, ClientError, SubEvent, SubscribeOptions
 use self::config::Config;
 use self::keeper::{Fatal, Keeper, Order};
 use self::lifecycle::{Event, Key, Lifecycle, Versions};
+use self::spare::Spare;
 use self::version::{STARTS_MAX, Shared};
 use self::watch::Watcher;
 use crate::isolate::{FailureKind, Limits, ModuleError};
@@ -162,6 +164,7 @@ impl Host {
             allow,
             limits,
             starts: Semaphore::new(STARTS_MAX),
+            spare: Spare::default(),
             shutdown,
             made: tokio::sync::watch::channel(0).0,
             calls: TaskTracker::new(),
@@ -195,6 +198,9 @@ impl Host {
             host.fold_next(false).await?;
         }
         host.resume().await?;
+        if !matches!(host.shared.part, Part::Only(_)) {
+            tokio::spawn(spare::keep(Arc::clone(&host.shared)));
+        }
         Ok(host)
     }
 

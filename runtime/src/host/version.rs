@@ -17,8 +17,11 @@ use xs_protocol::Client;
 use super::config::Config;
 use super::lifecycle::{Key, Versions};
 use super::part::Part;
+use super::spare::Spare;
 use super::store::{Finish, ProcessorStore};
-use crate::isolate::{Backend, Definition, FailureKind, Isolate, IsolateSpec, Limits, ModuleError};
+use crate::isolate::{
+    Backend, Blank, Definition, FailureKind, Isolate, IsolateSpec, Limits, ModuleError, Mould,
+};
 use crate::loader::ModuleGraph;
 use crate::name::Kind;
 use crate::permissions::Allow;
@@ -40,9 +43,11 @@ pub(super) struct Shared {
     pub(super) allow: Allow,
     pub(super) limits: Limits,
     pub(super) starts: Semaphore,
+    /// An isolate for whatever starts next.
+    pub(super) spare: Spare,
     /// Fires when the Host ends, whatever it ends for.
     pub(super) shutdown: CancellationToken,
-    /// How many isolates were made.
+    /// How many isolates were given a module.
     pub(super) made: watch::Sender<usize>,
     /// Calls of commands that have begun and are not answered; closed when no more may begin.
     pub(super) calls: TaskTracker,
@@ -136,7 +141,12 @@ impl Version {
     pub(super) async fn start(&self) -> Result<Started, ModuleError> {
         let _turn = self.shared.starts.acquire().await;
         self.shared.made.send_modify(|made| *made += 1);
-        let start = Isolate::start(self.spec.clone(), Arc::clone(&self.backend));
+        let mould = Mould::of(&self.spec);
+        let blank = match self.shared.spare.take(mould) {
+            Some(blank) => blank,
+            None => Blank::start(mould)?,
+        };
+        let start = Isolate::start_on(blank, self.spec.clone(), Arc::clone(&self.backend));
         let (isolate, definition) = start.await?;
         Ok(Started { isolate, definition })
     }

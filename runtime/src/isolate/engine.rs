@@ -8,7 +8,7 @@ use deno_core::error::{CoreError, JsError};
 use deno_core::{JsRuntime, RuntimeOptions, v8};
 
 use super::thread::Driver;
-use super::{FailureKind, Kind, Limits, ModuleError};
+use super::{FailureKind, Kind, ModuleError};
 use crate::ext;
 use crate::loader::GraphLoader;
 
@@ -60,11 +60,11 @@ pub(super) fn require_prepared() -> Result<(), ModuleError> {
 }
 
 /// A runtime with the extensions of xs, before any user code.
-pub(super) fn runtime(loader: Rc<GraphLoader>, limits: &Limits) -> Result<JsRuntime, CoreError> {
+pub(super) fn runtime(loader: Rc<GraphLoader>, heap_bytes: usize) -> Result<JsRuntime, CoreError> {
     JsRuntime::try_new(RuntimeOptions {
         module_loader: Some(loader),
         extensions: ext::extensions(),
-        create_params: Some(v8::CreateParams::default().heap_limits(0, limits.heap_bytes)),
+        create_params: Some(v8::CreateParams::default().heap_limits(0, heap_bytes)),
         ..RuntimeOptions::default()
     })
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::blank::{Blank, Mould, Work};
 use super::{
     Backend, Call, Definition, FailureKind, HandlerFailure, HandlerReply, Input, IsolateSpec,
     ModuleError, Secrets,
 };
 use crate::ext::{Encoded, encode_behind};
 use crate::isolate::stop::Stop;
-use crate::isolate::thread;
 
 /// What the thread is asked to do.
 pub(crate) enum Request {
@@ -54,13 +54,32 @@ impl Isolate {
         spec: IsolateSpec,
         backend: Arc<dyn Backend>,
     ) -> Result<(Self, Definition), ModuleError> {
+        let blank = Blank::start(Mould::of(&spec))?;
+        Self::start_on(blank, spec, backend).await
+    }
+
+    /// As [`Isolate::start`], on a thread that is there already.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn start_on(
+        blank: Blank,
+        spec: IsolateSpec,
+        backend: Arc<dyn Backend>,
+    ) -> Result<(Self, Definition), ModuleError> {
         let (requests, incoming) = mpsc::unbounded_channel();
         let (fate_out, fate) = watch::channel(None);
         let (started, definition) = oneshot::channel();
-        let own = Arc::clone(&backend);
-        let stop = thread::spawn(spec.clone(), backend, incoming, started, fate_out)?;
+        let stop = Stop::new(spec.name.clone(), spec.limits, fate_out);
+        blank.give(Work {
+            spec: spec.clone(),
+            backend: Arc::clone(&backend),
+            requests: incoming,
+            started,
+            stop: Arc::clone(&stop),
+        })?;
         let secrets = Secrets::default();
-        let mut isolate = Self { backend: own, requests, fate, stop, secrets };
+        let mut isolate = Self { backend, requests, fate, stop, secrets };
         let definition = isolate.answer(definition).await?;
         // Nothing of the module has seen a variable before.
         isolate.secrets = spec.secrets(&definition);

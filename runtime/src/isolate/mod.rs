@@ -3,6 +3,7 @@
 //! cursors or lifecycle, and talks to the store through [`Backend`] only.
 
 mod backend;
+mod blank;
 mod definition;
 mod engine;
 mod failure;
@@ -26,6 +27,7 @@ use xs_engine::{Frame, FrameId, NewFrame};
 pub use backend::{
     Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, LogLevel, TopicInfo,
 };
+pub(crate) use blank::{Blank, Mould};
 pub use definition::{
     ArgSpec, ArgType, Definition, Kind, LastResort, OnError, OutputSpec, PermissionList, StartAt,
 };

@@ -1,5 +1,5 @@
-//! The thread of an isolate: makes the runtime, evaluates the module, drives the event loop until
-//! the module has failed or is told to stop. Everything of the isolate lives and dies on it.
+//! What the thread of an isolate does: evaluates the module and drives the event loop until the
+//! module has failed or is told to stop. Everything of the isolate lives and dies on it.
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -9,54 +9,14 @@ use std::task::Poll;
 use deno_core::error::{CoreError, CoreErrorKind, JsError};
 use deno_core::{JsRuntime, PollEventLoopOptions, v8};
 use futures::FutureExt as _;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::oneshot;
 
-use super::handle::{Fate, Request};
+use super::blank::{Made, Work};
 use super::stop::{Reason, Stop};
-use super::{Backend, Definition, FailureKind, IsolateSpec, ModuleError, engine, parse, place};
+use super::{Definition, FailureKind, ModuleError, engine, parse, place};
 use crate::ext::{self, Bridge};
 use crate::loader::{GraphLoader, ModuleGraph};
 use crate::permissions::Granted;
-
-/// Bytes of the thread's stack: QuickJS may use 3 MiB of it (`--stack-size`), Rust needs the rest.
-const STACK_BYTES: usize = 4 * 1024 * 1024;
-
-/// Starts the thread; `started` is told when the module is ready or why it is not.
-pub(super) fn spawn(
-    spec: IsolateSpec,
-    backend: Arc<dyn Backend>,
-    requests: mpsc::UnboundedReceiver<Request>,
-    started: oneshot::Sender<Result<Definition, ModuleError>>,
-    fate: watch::Sender<Fate>,
-) -> Result<Arc<Stop>, ModuleError> {
-    engine::require_prepared()?;
-    let stop = Stop::new(spec.name.clone(), spec.limits, fate);
-    let shared = Arc::clone(&stop);
-    let failed = |error: &std::io::Error| {
-        ModuleError::new(FailureKind::Heap, format!("no thread for the module: {error}"))
-    };
-    let name = crate::name::thread_name(spec.create);
-    let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
-    thread
-        .spawn(move || {
-            let bridge = Bridge::new(spec, backend, Arc::clone(&shared), requests);
-            let run = AssertUnwindSafe(|| run(&bridge, started));
-            // A panic in here is the failure of one module, not of the Host (it happens inside of
-            // deno_core when memory is short).
-            let error = std::panic::catch_unwind(run).unwrap_or_else(|_| {
-                terminated(&bridge.spec.graph, &shared).unwrap_or_else(panicked)
-            });
-            place::leave();
-            bridge.fail_all(&error);
-            shared.end(error);
-            shared.over();
-        })
-        .map_err(|error| {
-            stop.over();
-            failed(&error)
-        })?;
-    Ok(stop)
-}
 
 /// The failure that a termination amounts to: where the code was or, when the engine did not look
 /// for interrupts in time, where its definition begins.
@@ -71,59 +31,68 @@ fn ended(graph: &ModuleGraph, stop: &Stop) -> ModuleError {
     terminated(graph, stop).unwrap_or_else(|| ModuleError::new(FailureKind::Stopped, "stopped"))
 }
 
-fn panicked() -> ModuleError {
+/// What is left to say when the engine panicked.
+pub(super) fn panicked() -> ModuleError {
     ModuleError::new(FailureKind::Throw, "the JavaScript engine failed inside; see the Host's log")
 }
 
-fn run(
+/// Runs a module on this thread until it has failed or was stopped.
+pub(super) async fn run(work: Work, made: Result<Made, ModuleError>) {
+    let Work { spec, backend, requests, started, stop } = work;
+    let bridge = Bridge::new(spec, backend, Arc::clone(&stop), requests);
+    let error = match made {
+        Ok(made) => {
+            let run = AssertUnwindSafe(evaluate_and_drive(&bridge, made, started));
+            run.catch_unwind()
+                .await
+                .unwrap_or_else(|_| terminated(&bridge.spec.graph, &stop).unwrap_or_else(panicked))
+        }
+        Err(error) => error,
+    };
+    place::leave();
+    bridge.fail_all(&error);
+    stop.end(error);
+    stop.over();
+}
+
+async fn evaluate_and_drive(
     bridge: &Rc<Bridge>,
+    made: Made,
     started: oneshot::Sender<Result<Definition, ModuleError>>,
 ) -> ModuleError {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let Ok(tokio) = runtime else {
-        return ModuleError::new(FailureKind::Heap, "no event loop for the module");
+    let mut isolate = Running::new(bridge, made);
+    let error = match isolate.evaluate().await {
+        Ok(definition) => {
+            // The Host may have given up meanwhile; then the stop is on its way.
+            let _ = started.send(Ok(definition));
+            isolate.drive().await
+        }
+        Err(error) => {
+            let _ = started.send(Err(error.clone()));
+            error
+        }
     };
-    tokio.block_on(async {
-        let mut isolate = match Running::new(bridge) {
-            Ok(isolate) => isolate,
-            Err(error) => return error,
-        };
-        let ready = isolate.evaluate().await;
-        let error = match ready {
-            Ok(definition) => {
-                // The Host may have given up meanwhile; then the stop is on its way.
-                let _ = started.send(Ok(definition));
-                isolate.drive().await
-            }
-            Err(error) => {
-                let _ = started.send(Err(error.clone()));
-                error
-            }
-        };
-        place::leave();
-        bridge.fail_all(&error);
-        bridge.stop.end(error.clone());
-        // While the runtime is taken down nothing of the module runs any more.
-        bridge.stop.over();
-        error
-    })
+    place::leave();
+    bridge.fail_all(&error);
+    bridge.stop.end(error.clone());
+    // While the runtime is taken down nothing of the module runs any more.
+    bridge.stop.over();
+    error
 }
 
 /// A runtime with a module in it.
 struct Running {
     bridge: Rc<Bridge>,
+    /// Before the runtime, since it is dropped first.
+    driver: Driver,
     js: JsRuntime,
 }
 
 impl Running {
-    fn new(bridge: &Rc<Bridge>) -> Result<Self, ModuleError> {
-        let loader = Rc::new(GraphLoader(Arc::clone(&bridge.spec.graph)));
-        let mut js = engine::runtime(loader, &bridge.spec.limits).map_err(|error| {
-            ModuleError::new(
-                FailureKind::Throw,
-                format!("the JavaScript engine did not start: {error}"),
-            )
-        })?;
+    /// Sets the watchdog and the limits on a runtime, and gives it what belongs to the module.
+    fn new(bridge: &Rc<Bridge>, made: Made) -> Self {
+        let Made { mut js, loader, driver } = made;
+        loader.give(&bridge.spec.graph);
         let stop = Arc::clone(&bridge.stop);
         stop.attach(js.v8_isolate().thread_safe_handle());
         place::enter(js.main_context(), Arc::clone(&stop));
@@ -136,16 +105,13 @@ impl Running {
             current.saturating_add(more)
         });
         ext::install(&mut js, bridge);
-        Ok(Self { bridge: Rc::clone(bridge), js })
+        Self { bridge: Rc::clone(bridge), js, driver }
     }
 
     /// Evaluates the module and checks its definition.
     async fn evaluate(&mut self) -> Result<Definition, ModuleError> {
         let bridge = Rc::clone(&self.bridge);
         let stop = Arc::clone(&bridge.stop);
-        let now_ms = bridge.spec.trial.as_ref().map(|trial| trial.now_ms);
-        let booted = stop.watched(|| engine::boot(&mut self.js, now_ms));
-        let driver = booted.map_err(|e| self.failure(e))?;
         let entry = GraphLoader::specifier(bridge.spec.graph.entry())
             .map_err(|error| ModuleError::new(FailureKind::Import, error.to_string()))?;
         let loaded = {
@@ -182,7 +148,9 @@ impl Running {
         let namespace = self.js.get_module_namespace(id).map_err(|error| self.failure(error))?;
         let spec = &bridge.spec;
         let json = stop
-            .watched(|| engine::define(&mut self.js, &driver, &namespace, spec.kind, &spec.name))
+            .watched(|| {
+                engine::define(&mut self.js, &self.driver, &namespace, spec.kind, &spec.name)
+            })
             .map_err(|error| {
                 let mut error = self.thrown(&error);
                 error.kind = FailureKind::Definition;
@@ -205,7 +173,7 @@ impl Running {
         let granted = granted.below(root);
         self.js.op_state().borrow_mut().put(permissions);
         bridge.define(definition.clone(), granted);
-        stop.watched(|| engine::start(&mut self.js, &driver)).map_err(|e| self.thrown(&e))?;
+        stop.watched(|| engine::start(&mut self.js, &self.driver)).map_err(|e| self.thrown(&e))?;
         Ok(definition)
     }
 

@@ -1,5 +1,6 @@
 //! The engine's view of a graph: specifiers to paths, paths to code. Knows nothing outside of it.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use deno_core::{
@@ -9,7 +10,7 @@ use deno_core::{
 };
 use deno_error::JsErrorBox;
 
-use super::graph::{ModuleGraph, join};
+use super::graph::{ModuleFile, ModuleGraph, join};
 use crate::ext::{XS_MODULE, XS_SCRIPT_MODULE, XS_TEST_MODULE};
 
 /// What stands before the path of a file in the names the engine sees.
@@ -18,9 +19,20 @@ pub(super) const SCHEME: &str = "file:///";
 /// What the entry of a script imports. Other files cannot: it is no built-in module of theirs.
 pub(super) const SCRIPT_MODULE: &str = "xs/script";
 
-pub(crate) struct GraphLoader(pub(crate) Arc<ModuleGraph>);
+/// The files of a graph; none before it is given one.
+#[derive(Default)]
+pub(crate) struct GraphLoader(OnceCell<Arc<ModuleGraph>>);
 
 impl GraphLoader {
+    /// Gives it its graph, once: it keeps the first.
+    pub(crate) fn give(&self, graph: &Arc<ModuleGraph>) {
+        self.0.get_or_init(|| Arc::clone(graph));
+    }
+
+    fn file(&self, path: &str) -> Option<&ModuleFile> {
+        self.0.get()?.file(path)
+    }
+
     /// The engine's name of a file of the graph.
     pub(crate) fn specifier(path: &str) -> Result<ModuleSpecifier, JsErrorBox> {
         ModuleSpecifier::parse(&format!("{SCHEME}{path}"))
@@ -45,13 +57,13 @@ impl ModuleLoader for GraphLoader {
             _ => {}
         }
         if let Some(path) = specifier.strip_prefix(SCHEME)
-            && self.0.file(path).is_some()
+            && self.file(path).is_some()
         {
             return parse(specifier);
         }
         let from = referrer.strip_prefix(SCHEME).unwrap_or_default();
         let path = join(from, specifier).map_err(JsErrorBox::type_error)?;
-        if self.0.file(&path).is_none() {
+        if self.file(&path).is_none() {
             return Err(JsErrorBox::type_error(format!(
                 "import {specifier:?} was not found when the module was loaded; \
                  a dynamic import takes a literal path"
@@ -67,7 +79,7 @@ impl ModuleLoader for GraphLoader {
         options: ModuleLoadOptions,
     ) -> ModuleLoadResponse {
         let path = specifier.as_str().strip_prefix(SCHEME).unwrap_or_default();
-        let Some(file) = self.0.file(path) else {
+        let Some(file) = self.file(path) else {
             return ModuleLoadResponse::Sync(Err(JsErrorBox::type_error(format!(
                 "{specifier} is not part of the module"
             ))));
