@@ -122,13 +122,10 @@ impl Reader {
         loop {
             // What may be hidden is looked up one by one. A removal that comes now is of no
             // concern: this read began before it.
-            if self.left > 0
-                && let Way::Forward(way) = &mut self.way
-                && !self.inner.index.hides_any()
-            {
+            if self.left > 0 && !self.inner.index.hides_any() {
                 let (clock, left) = (&self.inner.env.clock, &mut self.left);
                 let (mut flow, mut seen) = (ControlFlow::Continue(()), None);
-                let visited = way.visit(|frame| {
+                let take = |frame: &FrameRef<'_>| {
                     if frame.expires_ms().is_some_and(|at| at <= clock.now_ms()) {
                         return ControlFlow::Continue(());
                     }
@@ -136,7 +133,12 @@ impl Reader {
                     seen = frame.offset();
                     flow = visit(frame);
                     if *left == 0 { ControlFlow::Break(()) } else { flow }
-                });
+                };
+                let visited = match &mut self.way {
+                    Way::Forward(way) => way.visit(take),
+                    Way::Visit(way) => way.visit(take),
+                    Way::Backward(_) | Way::Ended => Ok(()),
+                };
                 seen.into_iter().for_each(|offset| self.pass(offset));
                 visited?;
                 if flow.is_break() {

@@ -3,20 +3,42 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::ops::Range;
+use std::hint::black_box;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+use std::vec;
 
 use super::walk::{WINDOW_SEALED, WINDOW_VISIT, Window};
 use crate::error::ReadError;
-use crate::format::postings::{Chunk, Posting};
+use crate::format::postings::{Backward, Chunk, Forward, Posting};
 use crate::index::{Runs, SegmentIndex};
 use crate::store::Inner;
-use crate::value::Frame;
+use crate::value::{Frame, FrameRef};
 
 /// A topic and the segments that hold it.
 pub(super) type Lane = (Arc<str>, Runs);
 
-type Places = Box<dyn Iterator<Item = Posting> + Send>;
+/// Postings that are taken at a time. What they name lies far apart: their records come from memory
+/// together, and not one after the other.
+const AHEAD: usize = 32;
+/// Bytes that come from memory together.
+const LINE_LEN: u64 = 64;
+/// Lines at the beginning of a record that are asked for.
+const LINES: u64 = 3;
+
+/// The postings of a topic in a segment, within bounds that are offset deltas.
+struct Places {
+    chunks: vec::IntoIter<Chunk>,
+    run: Run,
+    bounds: Range<u64>,
+}
+
+/// A chunk that is being read.
+enum Run {
+    None,
+    Up(Forward),
+    Down(Backward),
+}
 
 /// The visit.
 pub(super) struct Visit {
@@ -37,9 +59,12 @@ struct Open {
     window: Window,
     /// Postings that are left, for each topic in it.
     places: Vec<(Arc<str>, Places)>,
-    /// The next posting of each topic. The key makes the heap give the lowest offset, or the
-    /// highest when going down.
+    /// The next posting of each topic, when there are several. The key makes the heap give the
+    /// lowest offset, or the highest when going down.
     heap: BinaryHeap<(Reverse<u32>, u32, Posting)>,
+    /// Postings that come next, each with the number of its topic, and how many of them are done.
+    ahead: Vec<(u32, Posting)>,
+    done: usize,
 }
 
 impl Visit {
@@ -75,18 +100,45 @@ impl Visit {
                     Err(error) => return Some(Err(error)),
                 }
             };
-            let Some((topic, posting)) = open.pop(self.reverse) else {
+            let Some((lane, posting)) = open.next(self.reverse) else {
                 self.open = None;
                 continue;
             };
+            open.done += 1;
             let offset = open.base + u64::from(posting.delta);
             let position = posting.position();
             return Some(match open.window.frame_at(position, offset) {
-                Ok(Some(frame)) if frame.topic() == &*topic => Ok(frame),
+                Ok(Some(frame)) if open.is_of(lane, frame.topic()) => Ok(frame),
                 Ok(_) => Err(open.window.damaged(position, offset)),
                 Err(error) => Err(error),
             });
         }
+    }
+
+    /// Hands the frames that follow in this segment to `visit`, until it breaks. What is left then,
+    /// and whatever is not a sound frame, is for [`Self::next`].
+    pub(super) fn visit(
+        &mut self,
+        mut visit: impl FnMut(&FrameRef<'_>) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        while let Some((lane, posting)) = open.next(self.reverse) {
+            let offset = open.base + u64::from(posting.delta);
+            let Open { window, places, done, .. } = open;
+            let Some((prefix, record)) = window.record_at(posting.position())? else {
+                return Ok(());
+            };
+            let Ok(frame) = FrameRef::of_checked(record, &prefix, offset) else { return Ok(()) };
+            let topic = places.get(lane as usize).map(|(topic, _)| &**topic);
+            if topic != Some(frame.topic()) {
+                return Ok(());
+            }
+            *done += 1;
+            if visit(&frame).is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     fn open_next(&mut self) -> Result<bool, ReadError> {
@@ -116,52 +168,108 @@ impl Visit {
         for (topic, runs) in &self.lanes {
             if runs.at_or_after(base).is_some_and(|offset| next.is_none_or(|next| offset < next)) {
                 let chunks = self.store.index.postings(of, topic)?;
-                places.push((topic.clone(), bounded(chunks, low..high, self.reverse)));
+                places.push((topic.clone(), Places::new(chunks, low..high, self.reverse)));
             }
         }
         // A sealed segment is mapped: a wide window over it costs no more than a narrow one.
         let size = if of.is_sealed() { WINDOW_SEALED } else { WINDOW_VISIT };
         let window = Window::new(of.segment().clone(), size);
-        let mut open = Open { base, window, places, heap: BinaryHeap::new() };
-        (0..open.places.len() as u32).for_each(|lane| open.refill(lane, self.reverse));
+        let heap = BinaryHeap::new();
+        let mut open = Open { base, window, places, heap, ahead: Vec::new(), done: 0 };
+        if open.places.len() > 1 {
+            (0..open.places.len() as u32).for_each(|lane| open.refill(lane, self.reverse));
+        }
         self.open = Some(open);
         Ok(true)
     }
 }
 
-/// The postings of a topic within bounds that are offset deltas.
-fn bounded(chunks: Vec<Chunk>, bounds: Range<u64>, reverse: bool) -> Places {
-    let (low, high) = (bounds.start, bounds.end);
-    let chunks = chunks.into_iter().filter(move |chunk| {
-        u64::from(chunk.last.delta) >= low && u64::from(chunk.before.delta) <= high
-    });
-    let is_below = move |posting: &Posting, bound: u64| u64::from(posting.delta) < bound;
-    if reverse {
-        let chunks: Vec<Chunk> = chunks.collect();
-        let places = chunks.into_iter().rev().flat_map(Chunk::backward);
-        let places = places.skip_while(move |posting| !is_below(posting, high));
-        Box::new(places.take_while(move |posting| !is_below(posting, low)))
-    } else {
-        let places = chunks.flat_map(Chunk::forward);
-        let places = places.skip_while(move |posting| is_below(posting, low));
-        Box::new(places.take_while(move |posting| is_below(posting, high)))
+impl Places {
+    fn new(chunks: Vec<Chunk>, bounds: Range<u64>, reverse: bool) -> Self {
+        let within = |chunk: &Chunk| {
+            u64::from(chunk.last.delta) >= bounds.start
+                && u64::from(chunk.before.delta) <= bounds.end
+        };
+        let mut chunks: Vec<_> = chunks.into_iter().filter(within).collect();
+        if reverse {
+            chunks.reverse();
+        }
+        Self { chunks: chunks.into_iter(), run: Run::None, bounds }
+    }
+
+    /// The next posting within the bounds.
+    fn next(&mut self, reverse: bool) -> Option<Posting> {
+        loop {
+            let next = match &mut self.run {
+                Run::Up(run) => run.next(),
+                Run::Down(run) => run.next(),
+                Run::None => None,
+            };
+            match next {
+                Some(posting) if self.bounds.contains(&u64::from(posting.delta)) => return next,
+                Some(posting) => {
+                    let (delta, Range { start, end }) = (u64::from(posting.delta), &self.bounds);
+                    if if reverse { delta < *start } else { delta >= *end } {
+                        (self.chunks, self.run) = (Vec::new().into_iter(), Run::None);
+                    }
+                }
+                None => {
+                    let chunk = self.chunks.next()?;
+                    self.run = match reverse {
+                        true => Run::Down(chunk.backward()),
+                        false => Run::Up(chunk.forward()),
+                    };
+                }
+            }
+        }
     }
 }
 
 impl Open {
     fn refill(&mut self, lane: u32, reverse: bool) {
         if let Some((_, places)) = self.places.get_mut(lane as usize)
-            && let Some(posting) = places.next()
+            && let Some(posting) = places.next(reverse)
         {
             self.heap.push((Reverse(key(posting, reverse)), lane, posting));
         }
     }
 
-    fn pop(&mut self, reverse: bool) -> Option<(Arc<str>, Posting)> {
+    fn pop(&mut self, reverse: bool) -> Option<(u32, Posting)> {
+        if let [(_, places)] = &mut self.places[..] {
+            return Some((0, places.next(reverse)?));
+        }
         let (_, lane, posting) = self.heap.pop()?;
         self.refill(lane, reverse);
-        let (topic, _) = self.places.get(lane as usize)?;
-        Some((topic.clone(), posting))
+        Some((lane, posting))
+    }
+
+    /// The next posting and the number of its topic; it is the next one until it is done.
+    #[inline]
+    fn next(&mut self, reverse: bool) -> Option<(u32, Posting)> {
+        if self.done == self.ahead.len() {
+            self.look_ahead(reverse);
+        }
+        self.ahead.get(self.done).copied()
+    }
+
+    /// Takes the next postings, and asks for the bytes they name before the first of them is needed.
+    fn look_ahead(&mut self, reverse: bool) {
+        self.ahead.clear();
+        self.done = 0;
+        while self.ahead.len() < AHEAD
+            && let Some(next) = self.pop(reverse)
+        {
+            self.ahead.push(next);
+        }
+        for (_, posting) in &self.ahead {
+            for line in 0..LINES {
+                black_box(self.window.peek(posting.position() + line * LINE_LEN));
+            }
+        }
+    }
+
+    fn is_of(&self, lane: u32, topic: &str) -> bool {
+        self.places.get(lane as usize).is_some_and(|(name, _)| **name == *topic)
     }
 }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::error::{Corruption, ReadError};
 use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use crate::format::record::{RecordError, RecordKind, RecordPrefix};
+use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Segment;
 use crate::value::Frame;
 
@@ -20,8 +21,8 @@ use crate::value::Frame;
 pub(crate) const WINDOW_SCAN: u64 = 256 * 1024;
 /// Bytes taken by who visits chosen frames in order.
 pub(crate) const WINDOW_VISIT: u64 = 32 * 1024;
-/// Bytes taken by the same from a sealed segment.
-pub(crate) const WINDOW_SEALED: u64 = 4 * 1024 * 1024;
+/// Bytes taken by the same from a sealed segment, which is mapped: all of them.
+pub(crate) const WINDOW_SEALED: u64 = SEGMENT_BYTES_MAX;
 /// Bytes taken by who wants one frame.
 pub(crate) const WINDOW_POINT: u64 = 4 * 1024;
 
@@ -63,6 +64,28 @@ impl Window {
     fn share(&self, position: u64, len: u64) -> Bytes {
         let from = (position - self.at) as usize;
         self.bytes.slice(from..from + len as usize)
+    }
+
+    /// A byte, if it is at hand.
+    #[inline]
+    pub(crate) fn peek(&self, position: u64) -> u8 {
+        let from = position.wrapping_sub(self.at) as usize;
+        self.bytes.get(from).copied().unwrap_or_default()
+    }
+
+    /// The record that begins at `position`, its CRC checked, or nothing when there is none.
+    #[inline]
+    pub(crate) fn record_at(
+        &mut self,
+        position: u64,
+    ) -> Result<Option<(RecordPrefix, &[u8])>, ReadError> {
+        const PREFIX: u64 = crate::format::record::PREFIX_LEN as u64;
+        let Some(Ok(prefix)) = self.get(position, PREFIX)?.map(RecordPrefix::read) else {
+            return Ok(None);
+        };
+        let record = self.get(position, u64::from(prefix.len))?;
+        let sound = record.filter(|record| prefix.verify(record).is_ok());
+        Ok(sound.map(|record| (prefix, record)))
     }
 
     /// The frame whose record begins at `position`, checked, or nothing when there is none.
