@@ -108,6 +108,7 @@ mod tests {
             hash: BlobHash::from_bytes([0; 32]),
             stored_crc: crc32fast::hash(&stored),
             count: 1,
+            durable_upto: 0,
         };
         Arc::new(Block::decode(&header, &stored).unwrap())
     }

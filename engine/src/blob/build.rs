@@ -198,6 +198,7 @@ impl Builder {
                 hash: BlobHash::from_bytes([0; 32]),
                 stored_crc: crc32fast::hash(&stored),
                 count: group.len() as u32,
+                durable_upto: 0,
             };
             if header.stride() <= group.iter().map(alone).sum::<usize>() as u64 {
                 return self.push(&header, &stored, group.iter().map(|blob| blob.hash));
@@ -223,13 +224,19 @@ impl Builder {
             hash,
             stored_crc: crc32fast::hash(stored),
             count: 1,
+            durable_upto: 0,
         };
         self.push(&header, stored, [hash])
     }
 
+    /// The header of an entry of another pack in this one.
+    const fn header_of(&self, header: &EntryHeader) -> EntryHeader {
+        EntryHeader { salt: self.header.salt, durable_upto: 0, ..*header }
+    }
+
     /// Copies a long entry, checking its CRCs again on the way.
     fn copy(&mut self, entry: Entry) -> Result<(), BlobError> {
-        let header = EntryHeader { salt: self.header.salt, ..*entry.header() };
+        let header = self.header_of(entry.header());
         self.note([header.hash]);
         self.write(&header.encode())?;
         let mut chunks = entry.chunks()?;
@@ -257,7 +264,7 @@ impl Builder {
         hashes: impl IntoIterator<Item = BlobHash>,
     ) -> Result<(), BlobError> {
         self.note(hashes);
-        self.write(&EntryHeader { salt: self.header.salt, ..*header }.encode())?;
+        self.write(&self.header_of(header).encode())?;
         self.write(stored)?;
         self.write(padding(header.stored_len))
     }
@@ -266,7 +273,7 @@ impl Builder {
     pub(super) fn prepared(&mut self, blob: &Prepared) -> io::Result<()> {
         self.note([blob.hash()]);
         let salt = self.header.salt;
-        blob.entry(salt, &mut |piece| Ok(self.write(piece)?))
+        blob.entry((salt, 0), &mut |piece| Ok(self.write(piece)?))
     }
 
     fn at(&self) -> u64 {

@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 
 use super::entry::Entry;
 use super::error::BlobError;
+use super::headers::Headers;
 use super::reader::BlobReader;
 use super::walk::Walk;
 use crate::env::Env;
@@ -44,6 +45,14 @@ struct Slots {
     others: Vec<(u64, u32)>,
 }
 
+impl Slots {
+    fn insert(&mut self, prefix: u64, slot: u32) {
+        if let Some(older) = self.newest.insert(prefix, slot) {
+            self.others.push((prefix, older));
+        }
+    }
+}
+
 impl OpenPack {
     /// Makes the file of a pack; it is in no manifest yet.
     pub(super) fn create(env: &Arc<Env>, number: u64, zero: bool) -> io::Result<Self> {
@@ -71,11 +80,27 @@ impl OpenPack {
         media.publish(file.length);
         let header = read_header(&media, file)?;
         let pack = Self::new(env, &header, Arc::clone(&media), file.length);
-        let mut walk = Walk::new(&media, header.salt);
+        let held = Headers::read(&media, header.salt, FILE_HEADER_LEN as u64, file.length)?;
+        pack.fill(&held.slots);
+        // Where a header is damaged the entries behind it are there all the same.
+        let mut walk = Walk::part(&media, header.salt, held.end..file.length);
         while let Some(entry) = walk.next()? {
             pack.insert(&entry.header().hash, entry.at());
         }
         Ok(pack)
+    }
+
+    /// Takes up a pack whose entries are known; all that is published is durable.
+    pub(super) fn taken_up(
+        env: &Arc<Env>,
+        header: &FileHeader,
+        media: Arc<dyn Media>,
+        durable_upto: u64,
+        slots: &[(u64, u32)],
+    ) -> Self {
+        let pack = Self::new(env, header, media, durable_upto);
+        pack.fill(slots);
+        pack
     }
 
     /// Takes over a pack that was not closed in order and cannot be rewritten yet. Only entries
@@ -133,6 +158,11 @@ impl OpenPack {
         self.salt
     }
 
+    /// What the header of an entry that is written now says of the pack.
+    pub(super) fn salt_and_durable(&self) -> (u32, u64) {
+        (self.salt, self.synced.load(Ordering::Acquire))
+    }
+
     pub(super) fn media(&self) -> &Arc<dyn Media> {
         &self.media
     }
@@ -169,11 +199,14 @@ impl OpenPack {
 
     /// Makes an entry findable; it is found once its bytes are published.
     pub(super) fn insert(&self, hash: &BlobHash, at: u64) {
-        let prefix = hash.prefix();
+        self.slots.write().insert(hash.prefix(), (at / 8) as u32);
+    }
+
+    /// Makes entries findable by the prefixes of their hashes and their positions divided by 8.
+    fn fill(&self, entries: &[(u64, u32)]) {
         let mut slots = self.slots.write();
-        if let Some(older) = slots.newest.insert(prefix, (at / 8) as u32) {
-            slots.others.push((prefix, older));
-        }
+        slots.newest.reserve(entries.len());
+        entries.iter().for_each(|&(prefix, slot)| slots.insert(prefix, slot));
     }
 
     /// Positions of entries with the prefix of a hash, newest first.

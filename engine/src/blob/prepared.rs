@@ -159,16 +159,18 @@ impl Prepared {
             hash: self.hash,
             stored_crc: self.stored_crc,
             count: 1,
+            durable_upto: 0,
         }
     }
 
-    /// The whole entry, piece by piece in order, to `write`.
+    /// The whole entry for a pack of this salt, durable up to a position, piece by piece in order
+    /// to `write`.
     pub(super) fn entry(
         &self,
-        salt: u32,
+        (salt, durable_upto): (u32, u64),
         write: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        write(&self.header(salt).encode())?;
+        write(&EntryHeader { durable_upto, ..self.header(salt) }.encode())?;
         self.pieces(write)?;
         write(padding(ENTRY_HEADER_LEN as u64 + self.stored_len()))?;
         if self.crc_list.is_empty() { Ok(()) } else { write(&self.crc_list) }

@@ -1,6 +1,7 @@
-//! Opening the packs. A pack that was not closed in order is not believed: what the disk has of
-//! it, entry by entry with CRC and SHA-256, becomes its next, sealed generation, and the old file
-//! goes. Doing this twice, or half of it and then all, ends in the same.
+//! Opening the packs. One that was not closed in order is mended where it lies. Where that cannot
+//! be done it is not believed: what the disk has of it, entry by entry with CRC and SHA-256, becomes
+//! its next, sealed generation, and the old file goes. Doing this twice, or half of it and then all,
+//! ends in the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use super::build::Builder;
 use super::error::BlobError;
+use super::mend::mend;
 use super::open_pack::{OpenPack, read_header};
 use super::packs::PackList;
 use super::seal::{finish, replace_line};
@@ -203,10 +205,27 @@ impl Opened {
             self.list.open.push(Arc::new(OpenPack::reopen(env, line)?));
             return Ok(());
         }
+        match mend(env, line) {
+            // One made ready is enough.
+            Ok(Some((pack, _))) if pack.is_empty() && self.has_spare() => {}
+            Ok(Some((pack, torn))) => {
+                self.list.open.push(Arc::new(pack));
+                self.dropped.extend(torn);
+                return Ok(());
+            }
+            Ok(None) => {}
+            Err(BlobError::Io { source, .. }) if is_full(&source) => {}
+            Err(error) => return Err(error),
+        }
         let path = env.blob_path(line.base, line.generation, "pack");
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
         let salt = read_header(&media, line)?.salt;
         self.salvage(env, line, salt, &media)
+    }
+
+    /// Whether a pack was taken up that nothing was put into yet.
+    fn has_spare(&self) -> bool {
+        self.list.open.iter().any(|pack| pack.is_empty())
     }
 
     /// A pack of this store that the manifest does not name: the crash came before the manifest was

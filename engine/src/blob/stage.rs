@@ -209,7 +209,7 @@ impl Shared {
         let at = writing.end;
         if blob.stored_len() < CHUNK_LEN as u64 {
             let buffer = &mut writing.buffer;
-            let taken = blob.entry(active.salt(), &mut |piece| {
+            let taken = blob.entry(active.salt_and_durable(), &mut |piece| {
                 buffer.extend_from_slice(piece);
                 Ok(())
             });
@@ -218,7 +218,7 @@ impl Shared {
         } else {
             self.flush(writing)?;
             let mut place = at;
-            let written = blob.entry(active.salt(), &mut |piece| {
+            let written = blob.entry(active.salt_and_durable(), &mut |piece| {
                 active.media().write_at(place, piece)?;
                 place += piece.len() as u64;
                 Ok(())

@@ -1,6 +1,7 @@
 //! Walking a pack from entry to entry. Where none begins, the walk looks for the next one: after a
 //! power cut whole entries can lie behind a hole, and each stands for itself.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::entry::Entry;
@@ -18,12 +19,18 @@ pub(super) struct Walk {
     media: Arc<dyn Media>,
     salt: u32,
     at: u64,
+    upto: u64,
     hole: Option<u64>,
 }
 
 impl Walk {
     pub(super) fn new(media: &Arc<dyn Media>, salt: u32) -> Self {
-        Self { media: Arc::clone(media), salt, at: FILE_HEADER_LEN as u64, hole: None }
+        Self::part(media, salt, FILE_HEADER_LEN as u64..u64::MAX)
+    }
+
+    /// The entries that begin in a part, which begins with one.
+    pub(super) fn part(media: &Arc<dyn Media>, salt: u32, part: Range<u64>) -> Self {
+        Self { media: Arc::clone(media), salt, at: part.start, upto: part.end, hole: None }
     }
 
     /// The first place where an entry should have been and was not. Zeros to the end of the file
@@ -37,7 +44,7 @@ impl Walk {
     /// # Errors
     /// [`BlobError::Io`] when the file cannot be read.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, BlobError> {
-        let end = self.media.published();
+        let end = self.media.published().min(self.upto);
         while self.at < end {
             match Entry::read(&self.media, self.at, self.salt) {
                 Ok(entry) => {

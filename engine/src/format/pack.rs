@@ -38,8 +38,9 @@ const STORED_LEN_AT: usize = 16;
 const RAW_LEN_AT: usize = 24;
 const HASH_AT: usize = 32;
 const STORED_CRC_AT: usize = 64;
-const COUNT_AT: usize = 68;
-const _: () = assert!(COUNT_AT + size_of::<u32>() == ENTRY_HEADER_LEN);
+/// What is there depends on the kind.
+const LAST_AT: usize = 68;
+const _: () = assert!(LAST_AT + size_of::<u32>() == ENTRY_HEADER_LEN);
 const KIN_LEN: usize = SALT_AT - KIN_AT;
 
 /// Bytes of the length of a blob in the table of a BLOCK, at most.
@@ -79,6 +80,9 @@ pub struct EntryHeader {
     pub stored_crc: u32,
     /// Blobs in the entry.
     pub count: u32,
+    /// All of the pack below this position was durable when the entry was written; a multiple of 8.
+    /// 0 in a sealed pack, and for a BLOCK.
+    pub durable_upto: u64,
 }
 
 impl EntryHeader {
@@ -93,8 +97,12 @@ impl EntryHeader {
         out[STORED_LEN_AT..RAW_LEN_AT].copy_from_slice(&self.stored_len.to_le_bytes());
         out[RAW_LEN_AT..HASH_AT].copy_from_slice(&self.raw_len.to_le_bytes());
         out[HASH_AT..STORED_CRC_AT].copy_from_slice(self.hash.as_bytes());
-        out[STORED_CRC_AT..COUNT_AT].copy_from_slice(&self.stored_crc.to_le_bytes());
-        out[COUNT_AT..].copy_from_slice(&self.count.to_le_bytes());
+        out[STORED_CRC_AT..LAST_AT].copy_from_slice(&self.stored_crc.to_le_bytes());
+        let last = match self.kind {
+            EntryKind::Block => self.count,
+            EntryKind::Raw | EntryKind::Zstd => (self.durable_upto / 8) as u32,
+        };
+        out[LAST_AT..].copy_from_slice(&last.to_le_bytes());
         let crc = crc32fast::hash(&out[KIND_AT..]);
         out[HEADER_CRC_AT..KIND_AT].copy_from_slice(&crc.to_le_bytes());
         out
@@ -121,6 +129,10 @@ impl EntryHeader {
             3 => EntryKind::Block,
             _ => return Err(FormatError::Field("kind")),
         };
+        let (count, durable_upto) = match kind {
+            EntryKind::Block => (word(LAST_AT)?, 0),
+            EntryKind::Raw | EntryKind::Zstd => (1, u64::from(word(LAST_AT)?) * 8),
+        };
         let read = Self {
             kind,
             kin: word(KIND_AT)? >> 8,
@@ -129,7 +141,8 @@ impl EntryHeader {
             raw_len: long(RAW_LEN_AT)?,
             hash: BlobHash::from_bytes(bytes_at(&header, HASH_AT).ok_or(FormatError::Short)?),
             stored_crc: word(STORED_CRC_AT)?,
-            count: word(COUNT_AT)?,
+            count,
+            durable_upto,
         };
         read.check_lengths()?;
         Ok(read)
@@ -149,7 +162,7 @@ impl EntryHeader {
                     && self.hash == BlobHash::from_bytes([0; 32])
                     && self.kin == 0
             }
-            EntryKind::Raw | EntryKind::Zstd => self.count == 1,
+            EntryKind::Raw | EntryKind::Zstd => true,
         };
         match (fits, counted) {
             (false, _) => Err(FormatError::Field("length")),
@@ -418,7 +431,9 @@ mod tests {
         let stored_crc = crc32fast::hash(stored);
         let stored_len = stored.len() as u64;
         let kin = if kind == EntryKind::Block { 0 } else { kin_of("a.b") };
-        EntryHeader { kind, kin, salt: 0x0102_0304, stored_len, raw_len, hash, stored_crc, count }
+        let durable_upto = if kind == EntryKind::Block { 0 } else { 0x0809_0a08 };
+        let salt = 0x0102_0304;
+        EntryHeader { kind, kin, salt, stored_len, raw_len, hash, stored_crc, count, durable_upto }
     }
 
     fn block() -> (EntryHeader, Vec<u8>) {
@@ -434,8 +449,8 @@ mod tests {
     fn the_bytes_of_a_header_are_pinned() {
         let bytes = header(EntryKind::Raw, b"hello", 5, 1).encode();
         let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let want = "58534531fe9a1fc2015d31e404030201050000000000000005000000000000002cf24dba5fb0\
-                    a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b982486a6103601000000";
+        let want = "58534531c3ef980e015d31e404030201050000000000000005000000000000002cf24dba5fb0\
+                    a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b982486a6103641210101";
         assert_eq!(text, want);
     }
 
@@ -462,7 +477,7 @@ mod tests {
         let bad = [
             EntryHeader { raw_len: 6, ..good },
             EntryHeader { stored_len: u64::MAX, raw_len: u64::MAX, ..good },
-            EntryHeader { count: 2, ..good },
+            EntryHeader { count: 0, ..block().0 },
             EntryHeader { kin: 1, ..block().0 },
             EntryHeader { kind: EntryKind::Zstd, ..good },
             EntryHeader { kind: EntryKind::Block, ..good },

@@ -1,6 +1,7 @@
 //! What the page cache shows and the disk does not have, met on purpose: the shortest way into what
 //! the other proofs come upon among a thousand states.
 
+use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::{MEDIA, Place, body, look};
@@ -42,6 +43,36 @@ fn nothing_is_built_on_bytes_that_a_failed_sync_lost() {
         let appended = store.append(wide(2).into()).unwrap();
         assert!(appended.durable);
         holds.frames.push((appended.frames[0].offset.unwrap(), 2));
+        kill(&disk, store);
+        let left = place.disk(&disk.moment().power_cut(1));
+        let store = place.open_quietly(&left).unwrap();
+        assert_eq!(look(&store, "after a power cut").frames, holds.frames, "{media:?}");
+    }
+}
+
+#[test]
+fn no_blob_is_found_in_bytes_that_a_failed_sync_lost() {
+    for media in MEDIA {
+        let place = Place::new(SyncPolicy::Sync, media);
+        let disk = place.disk(&Image::new());
+        let store = place.open_quietly(&disk).unwrap();
+        let with = |n| {
+            let body = Body::Inline(Bytes::from(body(n, 3000)));
+            NewFrame { body, ..wide(n) }
+        };
+        store.append(with(0).into()).unwrap();
+        // Both writes pass, both syncs after them fail.
+        let sync = disk.count() + 3;
+        disk.fail(sync..=sync + 1, Errno::IO);
+        assert_eq!(store.append(with(1).into()).unwrap_err(), AppendError::Indeterminate);
+        kill(&disk, store);
+        disk.heal();
+        let store = place.open_quietly(&disk).unwrap();
+        let mut holds = look(&store, "after the failure");
+        // The cache shows its body.
+        let appended = store.append(with(1).into()).unwrap();
+        assert!(appended.durable);
+        holds.frames.push((appended.frames[0].offset.unwrap(), 1));
         kill(&disk, store);
         let left = place.disk(&disk.moment().power_cut(1));
         let store = place.open_quietly(&left).unwrap();

@@ -27,14 +27,13 @@ fn a_hit_on_a_rotten_blob_writes_a_fresh_copy() {
         let blobs = match sealed {
             true => {
                 drop(blobs);
-                bed.open(false)
+                bed.sealed()
             }
             false => blobs,
         };
         let place = |found: Found| match found {
             Found::Entry(entry) => Ok(entry.at() + 72 + 20),
-            // The first entry of its pack.
-            Found::Row { .. } => Ok(64 + 72 + 40),
+            Found::Row { place: (_, at), .. } => Ok(at + 72 + 40),
         };
         let at = blobs.shared.packs.find(&hash, place).unwrap().unwrap();
         damage(bed.files("pack").last().unwrap(), at);
@@ -61,7 +60,7 @@ fn damage_of_any_byte_of_a_sealed_pack_never_gives_wrong_bytes() {
     all.extend([noise(7, 300), text(8, 17_000)]);
     let hashes = put_all(&blobs, &all);
     drop(blobs);
-    drop(bed.open(false));
+    drop(bed.sealed());
     for kind in ["pack", "pidx"] {
         let path = &bed.files(kind)[0];
         let good = fs::read(path).unwrap();
@@ -100,7 +99,7 @@ fn the_index_is_made_again() {
     let blobs = bed.open(true);
     let hashes: Vec<_> = (0..300).map(|n| put(&blobs, &text(n, 90))).collect();
     drop(blobs);
-    drop(bed.open(false));
+    drop(bed.sealed());
     let path = bed.files("pidx").remove(0);
     let good = fs::read(&path).unwrap();
     for bad in [None, Some(&good[..0]), Some(&good[..100]), Some(&[0; 4096][..])] {
