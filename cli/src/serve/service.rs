@@ -1,6 +1,6 @@
 //! The protocol's [`Service`] over a [`Store`]: what crosses is renamed, nothing is decided.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -275,17 +275,8 @@ impl BlobSource for Source {
     }
 
     fn read(&mut self, max: usize) -> Result<Bytes, Refusal> {
-        let mut bytes = vec![0; max];
-        let mut filled = 0;
-        while filled < max {
-            match self.0.read(&mut bytes[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) => return Err(Refusal::new(Code::Corrupt, error.to_string())),
-            }
-        }
-        bytes.truncate(filled);
-        Ok(bytes.into())
+        let bytes = self.0.next_bytes(max);
+        bytes.map_err(|error| Refusal::new(Code::Corrupt, error.to_string()))
     }
 }
 

@@ -130,13 +130,34 @@ impl Chunks {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let chunk = self.entry.part(at, len)?;
-        let crc = self.list.try_get_u32_le().ok();
-        if crc != Some(crc32fast::hash(&chunk)) {
-            return Err(self.entry.corrupt(FormatError::Crc));
+        self.take(at, len)
+    }
+
+    /// The next chunks, at most `max` bytes of them and at least one, empty at the end.
+    pub(super) fn next_chunks(&mut self, max: usize) -> Result<Bytes, BlobError> {
+        if !self.current.is_empty() {
+            return Ok(std::mem::take(&mut self.current));
         }
-        self.next += 1;
-        Ok(chunk)
+        let at = self.next * CHUNK_LEN as u64;
+        let whole = (max - max % CHUNK_LEN).max(CHUNK_LEN) as u64;
+        self.take(at, self.entry.header.stored_len.saturating_sub(at).min(whole))
+    }
+
+    /// Keeps checked bytes that were not wanted yet; they come first.
+    pub(super) fn put_back(&mut self, bytes: Bytes) {
+        self.current = bytes;
+    }
+
+    /// Bytes that begin with the next chunk, each chunk of them checked.
+    fn take(&mut self, at: u64, len: u64) -> Result<Bytes, BlobError> {
+        let bytes = self.entry.part(at, len)?;
+        for chunk in bytes.chunks(CHUNK_LEN) {
+            if self.list.try_get_u32_le().ok() != Some(crc32fast::hash(chunk)) {
+                return Err(self.entry.corrupt(FormatError::Crc));
+            }
+            self.next += 1;
+        }
+        Ok(bytes)
     }
 }
 

@@ -1,5 +1,6 @@
-//! A blob that comes in piece by piece. A short one stays in memory; a longer one is compressed
-//! into a file of its own on the way, so that the commit only copies it and memory stays flat.
+//! A blob that comes in piece by piece. A longer one is compressed on the way, if its beginning
+//! says that this is worth it. What is stored of it stays in memory as long as that is little, and
+//! goes to a file of its own otherwise, so that the commit only copies it and memory stays flat.
 
 use std::fmt;
 use std::fs::File;
@@ -15,9 +16,14 @@ use zstd::stream::{read, write};
 use super::Shared;
 use super::error::StageError;
 use super::prepared::Prepared;
-use crate::format::pack::{CHUNK_LEN, ChunkCrcs, EntryKind, ZSTD_LEVEL_LONG, worth_it};
+use crate::format::pack::{
+    CHUNK_LEN, ChunkCrcs, EntryKind, ZSTD_LEVEL_LONG, seems_worth_it, worth_it,
+};
 use crate::limits::BLOB_BYTES_MAX;
 use crate::value::BlobHash;
+
+/// Stored bytes that stay in memory.
+const KEPT_MAX: usize = 1024 * 1024;
 
 /// Takes a blob as it comes; [`finish`](Self::finish) stores it. Dropped before, it leaves nothing.
 pub(crate) struct Incoming {
@@ -31,7 +37,8 @@ pub(crate) struct Incoming {
 
 enum Sink {
     Memory(Vec<u8>),
-    Spool(Box<write::Encoder<'static, Spool>>),
+    Zstd(Box<write::Encoder<'static, Spool>>),
+    Raw(Spool),
 }
 
 impl fmt::Debug for Incoming {
@@ -40,28 +47,44 @@ impl fmt::Debug for Incoming {
     }
 }
 
-/// The compressed form, in a file that has no name any more: nothing is left of it after a crash.
+/// The stored form: in memory, or in a file that has no name any more, of which nothing is left
+/// after a crash.
 struct Spool {
-    file: File,
+    shared: Arc<Shared>,
+    kept: Vec<u8>,
+    file: Option<File>,
     len: u64,
     crcs: ChunkCrcs,
 }
 
 impl Spool {
-    fn create(shared: &Shared) -> io::Result<Self> {
+    fn new(shared: &Arc<Shared>) -> Self {
+        let shared = Arc::clone(shared);
+        Self { shared, kept: Vec::new(), file: None, len: 0, crcs: ChunkCrcs::default() }
+    }
+
+    fn create(shared: &Shared) -> io::Result<File> {
         let random: [u8; 16] = shared.env.random.bytes();
         let name = format!("{:032x}.tmp", u128::from_le_bytes(random));
         let path: PathBuf = shared.env.blob_dir().join(name);
         let file =
             File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         std::fs::remove_file(&path)?;
-        Ok(Self { file, len: 0, crcs: ChunkCrcs::default() })
+        Ok(file)
     }
 }
 
 impl Write for Spool {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_all_at(bytes, self.len)?;
+        if self.file.is_none() && self.kept.len() + bytes.len() > KEPT_MAX {
+            let file = Self::create(&self.shared)?;
+            file.write_all_at(&self.kept, 0)?;
+            (self.file, self.kept) = (Some(file), Vec::new());
+        }
+        match &self.file {
+            Some(file) => file.write_all_at(bytes, self.len)?,
+            None => self.kept.extend_from_slice(bytes),
+        }
         self.crcs.update(bytes);
         self.len += bytes.len() as u64;
         Ok(bytes.len())
@@ -89,42 +112,52 @@ impl Incoming {
             Some(kind) => return Err(StageError::harmless(kind)),
         }
         let hash = BlobHash::from_bytes(self.sha.finalize().into());
-        let shared = &self.shared;
-        match self.sink {
-            Sink::Memory(bytes) => shared.put(&Prepared::small(hash, Bytes::from(bytes)))?,
-            Sink::Spool(encoder) => {
-                let spool = encoder.finish().map_err(StageError::harmless)?;
-                let there = shared.look_through(&hash).map_err(StageError::harmless)?;
-                let known = || shared.put(&Prepared::known(hash, self.len, None));
-                let put = if there == Some(true) { known() } else { Err(StageError::Gone) };
-                match put {
-                    Err(StageError::Gone) => {
-                        let blob = spool.prepare(shared, hash, self.len);
-                        let blob = blob.map_err(StageError::harmless)?;
-                        shared.put(&blob.rotten(there == Some(false)))?;
-                    }
-                    put => put?,
-                }
+        let (shared, len) = (&self.shared, self.len);
+        let (kind, spool) = match self.sink {
+            Sink::Memory(bytes) => {
+                shared.put(&Prepared::small(hash, Bytes::from(bytes)))?;
+                return Ok((hash, len));
             }
+            Sink::Zstd(encoder) => {
+                (EntryKind::Zstd, encoder.finish().map_err(StageError::harmless)?)
+            }
+            Sink::Raw(spool) => (EntryKind::Raw, spool),
+        };
+        let there = shared.look_through(&hash).map_err(StageError::harmless)?;
+        let known = || shared.put(&Prepared::known(hash, len, None));
+        let put = if there == Some(true) { known() } else { Err(StageError::Gone) };
+        match put {
+            Err(StageError::Gone) => {
+                let blob = spool.prepare(kind, hash, len).map_err(StageError::harmless)?;
+                shared.put(&blob.rotten(there == Some(false)))?;
+            }
+            put => put?,
         }
-        Ok((hash, self.len))
+        Ok((hash, len))
     }
 }
 
 impl Spool {
-    fn prepare(self, shared: &Shared, hash: BlobHash, raw_len: u64) -> io::Result<Prepared> {
-        if worth_it(self.len, raw_len) {
-            let place = (self.file, 0, self.len);
-            return Ok(Prepared::spooled((hash, raw_len), EntryKind::Zstd, self.crcs, place));
+    fn prepare(self, kind: EntryKind, hash: BlobHash, raw_len: u64) -> io::Result<Prepared> {
+        if kind == EntryKind::Raw || worth_it(self.len, raw_len) {
+            return Ok(self.stored(kind, (hash, raw_len)));
         }
-        let mut raw = Self::create(shared)?;
-        let compressed = Reading { file: &self.file, at: 0 };
-        io::copy(&mut read::Decoder::new(compressed)?, &mut raw)?;
+        let mut raw = Self::new(&self.shared);
+        match &self.file {
+            Some(file) => io::copy(&mut read::Decoder::new(Reading { file, at: 0 })?, &mut raw)?,
+            None => io::copy(&mut read::Decoder::new(&self.kept[..])?, &mut raw)?,
+        };
         if raw.len != raw_len {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let place = (raw.file, 0, raw.len);
-        Ok(Prepared::spooled((hash, raw_len), EntryKind::Raw, raw.crcs, place))
+        Ok(raw.stored(EntryKind::Raw, (hash, raw_len)))
+    }
+
+    fn stored(self, kind: EntryKind, blob: (BlobHash, u64)) -> Prepared {
+        match self.file {
+            Some(file) => Prepared::spooled(blob, kind, self.crcs, (file, 0, self.len)),
+            None => Prepared::stored(blob, kind, self.crcs, Bytes::from(self.kept)),
+        }
     }
 }
 
@@ -153,20 +186,30 @@ impl Incoming {
         if self.len + bytes.len() as u64 > BLOB_BYTES_MAX {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
+        self.sha.update(bytes);
+        self.len += bytes.len() as u64;
+        let mut rest = bytes;
         if let Sink::Memory(kept) = &mut self.sink
             && kept.len() + bytes.len() >= CHUNK_LEN
         {
-            let spool = Spool::create(&self.shared)?;
-            let mut encoder = write::Encoder::new(spool, ZSTD_LEVEL_LONG)?;
-            encoder.write_all(kept)?;
-            self.sink = Sink::Spool(Box::new(encoder));
+            let first;
+            (first, rest) = bytes.split_at(CHUNK_LEN.saturating_sub(kept.len()));
+            kept.extend_from_slice(first);
+            let mut spool = Spool::new(&self.shared);
+            self.sink = if seems_worth_it(kept) {
+                let mut encoder = write::Encoder::new(spool, ZSTD_LEVEL_LONG)?;
+                encoder.write_all(kept.as_slice())?;
+                Sink::Zstd(Box::new(encoder))
+            } else {
+                spool.write_all(kept.as_slice())?;
+                Sink::Raw(spool)
+            };
         }
         match &mut self.sink {
-            Sink::Memory(kept) => kept.extend_from_slice(bytes),
-            Sink::Spool(encoder) => encoder.write_all(bytes)?,
+            Sink::Memory(kept) => kept.extend_from_slice(rest),
+            Sink::Zstd(encoder) => encoder.write_all(rest)?,
+            Sink::Raw(spool) => spool.write_all(rest)?,
         }
-        self.sha.update(bytes);
-        self.len += bytes.len() as u64;
         Ok(())
     }
 }

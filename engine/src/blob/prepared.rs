@@ -9,7 +9,7 @@ use zstd::bulk;
 
 use crate::format::pack::{
     CHUNK_LEN, ChunkCrcs, ENTRY_HEADER_LEN, EntryHeader, EntryKind, ZSTD_LEVEL_LONG, kin_of,
-    worth_it,
+    seems_worth_it, worth_it,
 };
 use crate::value::BlobHash;
 
@@ -57,16 +57,27 @@ impl Prepared {
     /// A longer blob, compressed if that is worth it.
     pub(super) fn long(hash: BlobHash, bytes: Bytes) -> io::Result<Self> {
         let raw_len = bytes.len() as u64;
-        let frame = bulk::compress(&bytes, ZSTD_LEVEL_LONG)?;
-        let (kind, bytes) = match worth_it(frame.len() as u64, raw_len) {
-            true => (EntryKind::Zstd, Bytes::from(frame)),
-            false => (EntryKind::Raw, bytes),
+        let (kind, bytes) = match compress(&bytes)? {
+            Some(frame) => (EntryKind::Zstd, frame),
+            None => (EntryKind::Raw, bytes),
         };
         let mut crcs = ChunkCrcs::default();
         crcs.update(&bytes);
         let (stored_crc, crc_list) = crcs.finish();
         let stored = Stored::Memory(bytes);
         Ok(Self { hash, raw_len, kind, kin: 0, stored_crc, crc_list, stored, rotten: false })
+    }
+
+    /// A longer blob whose stored form is at hand.
+    pub(super) fn stored(
+        (hash, raw_len): (BlobHash, u64),
+        kind: EntryKind,
+        crcs: ChunkCrcs,
+        bytes: Bytes,
+    ) -> Self {
+        let (stored_crc, crc_list) = crcs.finish();
+        let stored = Stored::Memory(bytes);
+        Self { hash, raw_len, kind, kin: 0, stored_crc, crc_list, stored, rotten: false }
     }
 
     /// A blob that the packs have, whole.
@@ -193,6 +204,15 @@ impl Prepared {
             }
         }
     }
+}
+
+/// The frame of a long blob, if that is worth having. Its beginning and its middle are tried first.
+fn compress(bytes: &Bytes) -> io::Result<Option<Bytes>> {
+    if !seems_worth_it(bytes) && !seems_worth_it(&bytes[bytes.len() / 2..]) {
+        return Ok(None);
+    }
+    let frame = bulk::compress(bytes, ZSTD_LEVEL_LONG)?;
+    Ok(worth_it(frame.len() as u64, bytes.len() as u64).then(|| Bytes::from(frame)))
 }
 
 /// Zeros from `len` to the next multiple of 8.

@@ -15,6 +15,12 @@ use crate::format::file::FormatError;
 use crate::format::pack::{CHUNK_LEN, EntryKind, ZSTD_WINDOW_LOG_MAX, unzstd};
 use crate::value::BlobHash;
 
+/// A compressed blob up to this length is decompressed at once, which takes half the time of a
+/// stream and so much memory.
+const WHOLE_MAX: u64 = 1024 * 1024;
+/// Bytes of a compressed stream that are decompressed at a time, at most.
+const PIECE_MAX: usize = 256 * 1024;
+
 /// A blob being read. It keeps its pack readable, also when the pack is replaced meanwhile.
 pub struct BlobReader {
     hash: BlobHash,
@@ -74,7 +80,15 @@ impl BlobReader {
         }
         let kind = entry.header().kind;
         let at = entry.clone();
-        let chunks = entry.chunks()?;
+        let mut chunks = entry.chunks()?;
+        if kind == EntryKind::Zstd && len <= WHOLE_MAX {
+            let stored = chunks.next_chunks(WHOLE_MAX as usize)?;
+            let bytes = unzstd(&stored, len as usize).map_err(|what| at.corrupt(what))?;
+            return match BlobHash::of(&bytes) == hash {
+                true => Ok(Self::memory(hash, bytes.into())),
+                false => Err(at.corrupt(FormatError::Field("SHA-256"))),
+            };
+        }
         let bytes = match kind {
             EntryKind::Raw => Stored::Raw(chunks),
             _ => {
@@ -117,26 +131,69 @@ impl BlobReader {
         Ok(self.all(max)?)
     }
 
+    /// The next bytes, at most `max` and empty at the end; what is stored as it is comes as it lies
+    /// in the file, without a copy.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] when the bytes are not those that were stored.
+    pub fn next_bytes(&mut self, max: usize) -> Result<Bytes, ReadError> {
+        Ok(self.piece(max)?)
+    }
+
     pub(super) fn all(mut self, max: u64) -> Result<Bytes, BlobError> {
         if self.left > max {
             return Err(BlobError::TooLong { len: self.left, max });
         }
-        if let Source::Memory(bytes) = self.source {
-            return Ok(bytes);
+        let first = self.piece(usize::try_from(self.left).unwrap_or(usize::MAX))?;
+        if self.left == 0 {
+            return Ok(first);
         }
-        let mut all = Vec::with_capacity(self.left as usize);
-        let mut buffer = vec![0; CHUNK_LEN];
-        loop {
-            match self.next(&mut buffer)? {
-                0 => return Ok(all.into()),
-                count => all.extend_from_slice(&buffer[..count]),
-            }
+        let mut all = Vec::with_capacity(first.len() + self.left as usize);
+        all.extend_from_slice(&first);
+        while self.left > 0 {
+            all.extend_from_slice(&self.piece(PIECE_MAX)?);
         }
+        Ok(all.into())
+    }
+
+    fn piece(&mut self, max: usize) -> Result<Bytes, BlobError> {
+        let want = max.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if want == 0 {
+            return Ok(Bytes::new());
+        }
+        let piece = match &mut self.source {
+            Source::Memory(bytes) => bytes.split_to(want),
+            Source::Stream(stream) => match &mut stream.bytes {
+                Stored::Raw(chunks) => {
+                    let mut bytes = chunks.next_chunks(want)?;
+                    chunks.put_back(bytes.split_off(want.min(bytes.len())));
+                    stream.pass(&bytes, self.left, &self.hash)?;
+                    bytes
+                }
+                Stored::Zstd(_) => {
+                    let mut bytes = vec![0; want.min(PIECE_MAX)];
+                    let mut filled = 0;
+                    while filled < bytes.len() {
+                        // Held back at the end until the hash was seen, so it is never short.
+                        filled += self.next(&mut bytes[filled..])?;
+                    }
+                    return Ok(bytes.into());
+                }
+            },
+        };
+        self.left -= piece.len() as u64;
+        Ok(piece)
     }
 
     /// Reads to the end and keeps nothing.
     pub(super) fn check(mut self) -> Result<(), BlobError> {
         if matches!(self.source, Source::Memory(_)) {
+            return Ok(());
+        }
+        if let Source::Stream(stream) = &self.source
+            && matches!(stream.bytes, Stored::Raw(_))
+        {
+            while !self.piece(PIECE_MAX)?.is_empty() {}
             return Ok(());
         }
         let mut buffer = vec![0; CHUNK_LEN];
@@ -156,22 +213,27 @@ impl BlobReader {
                 want
             }
             Source::Stream(stream) => {
-                let Stream { bytes, sha, at } = &mut **stream;
-                let count = bytes.read(out).map_err(|error| of_stream(error, at))?;
-                sha.update(&out[..count]);
-                // The last bytes are held back until the hash over all of them was seen.
-                let whole = count as u64 == self.left;
-                let early = count == 0;
-                if early
-                    || (whole && BlobHash::from_bytes(sha.clone().finalize().into()) != self.hash)
-                {
-                    return Err(at.corrupt(FormatError::Field("SHA-256")));
-                }
+                let count = stream.bytes.read(out).map_err(|error| of_stream(error, &stream.at))?;
+                stream.pass(&out[..count], self.left, &self.hash)?;
                 count
             }
         };
         self.left -= count as u64;
         Ok(count)
+    }
+}
+
+impl Stream {
+    /// Takes bytes on their way out, of which `left` are to come with them. The last ones are held
+    /// back until the hash over all of them was seen.
+    fn pass(&mut self, bytes: &[u8], left: u64, hash: &BlobHash) -> Result<(), BlobError> {
+        self.sha.update(bytes);
+        let whole = bytes.len() as u64 == left;
+        let same = || BlobHash::from_bytes(self.sha.clone().finalize().into()) == *hash;
+        match bytes.is_empty() || (whole && !same()) {
+            true => Err(self.at.corrupt(FormatError::Field("SHA-256"))),
+            false => Ok(()),
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub const CHUNK_LEN: usize = 64 * 1024;
 pub const ZSTD_LEVEL: i32 = 3;
 /// zstd level of long blobs, which somebody waits for: they become as short as with higher ones.
 pub const ZSTD_LEVEL_LONG: i32 = 1;
+/// Bytes that are compressed to see whether a long blob compresses.
+const SAMPLE_LEN: usize = 16 * 1024;
 /// Largest window a decoder accepts, as a power of two: 8 MiB.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
@@ -269,6 +271,15 @@ pub fn kin_of(topic: &str) -> u32 {
 thread_local! {
     /// Making one costs as much as decompressing some KiB.
     static UNZSTD: RefCell<Option<bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// Whether bytes compress at all, as far as a part of them tells: with those that do not, as with
+/// what is compressed already, no time is lost.
+#[must_use]
+pub fn seems_worth_it(bytes: &[u8]) -> bool {
+    let sample = &bytes[..bytes.len().min(SAMPLE_LEN)];
+    let frame = bulk::compress(sample, ZSTD_LEVEL_LONG);
+    frame.is_ok_and(|frame| worth_it(frame.len() as u64, sample.len() as u64))
 }
 
 /// Decompresses one zstd frame into exactly `raw_len` bytes.
