@@ -165,7 +165,7 @@ fn programs_of_a_module_apart_are_as_confined_as_it_is() {
     let sleeps = || {
         fs::read_dir("/proc").unwrap().flatten().find(|entry| {
             let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            words == b"sleep\07461\0"
+            words == b"sleep\x007461\0"
         })
     };
     eventually(&sleeps);
