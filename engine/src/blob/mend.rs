@@ -78,10 +78,13 @@ pub(super) fn mend(env: &Arc<Env>, line: &FileEntry) -> Result<Option<Mended>, B
 /// Reads what may not be durable. Nothing when something whole, or something that was durable, lies
 /// behind a damaged place.
 fn look(env: &Env, path: &Path, salt: u32, from: u64) -> Result<Option<Tail>, BlobError> {
-    let media = env.files.open_unmapped(path).map_err(|error| BlobError::io(path, error))?;
+    let failed = |error| BlobError::io(path, error);
+    let media = env.files.open_unmapped(path).map_err(failed)?;
     let zero_from = media.zero_from().clamp(from, media.len());
     let upto = zero_from.next_multiple_of(8).min(media.len());
-    let mut walk = Walk::part(&media, salt, from..upto);
+    // Through a map, for there may be many entries; it goes before anything is written.
+    let map = env.files.open_sealed(path).map_err(failed)?;
+    let mut walk = Walk::part(&map, salt, from..upto);
     let (mut slots, mut end, mut torn, mut durable_upto) = (Vec::new(), from, None, 0);
     while let Some(entry) = walk.next()? {
         let (at, next, header) = (entry.at(), entry.end(), *entry.header());
