@@ -28,8 +28,10 @@ pub(crate) struct Job {
     pub(crate) dir: PathBuf,
     pub(crate) sync: String,
     pub(crate) segment_bytes: u64,
-    /// Frames without a body to append.
+    /// Frames to append.
     pub(crate) frames: u64,
+    /// With bodies of 256 bytes.
+    pub(crate) bodies: bool,
     /// Topics that they go to in turn.
     pub(crate) topics: u64,
     /// Append on until the active segment is half full.
@@ -97,7 +99,8 @@ impl Job {
         answer.open_busy = Times::of_this_thread().since(before).busy.as_secs_f64();
         answer.rss_open = process::rss_anon()?;
         if self.frames > 0 {
-            let mut frames = Frames::new(Shape::Meta, self.topics);
+            let shape = if self.bodies { Shape::Body256 } else { Shape::Meta };
+            let mut frames = Frames::new(shape, self.topics);
             let begun = Instant::now();
             fill(&store, &mut frames, BATCH, self.frames)?;
             answer.append = begun.elapsed().as_secs_f64();

@@ -97,6 +97,7 @@ fn measure(setting: &Setting, frames: u64, segment_bytes: u64) -> anyhow::Result
         sync: "none".to_owned(),
         segment_bytes,
         frames,
+        bodies: false,
         topics: TOPICS,
         half_full: false,
         reads: false,

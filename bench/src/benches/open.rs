@@ -17,14 +17,15 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     );
     setting.report.begin("open", &about)?;
     for (topics, target) in [(1_000, "100 ms, 64 MiB"), (1_000_000, "100 ms, 160 MiB")] {
-        one(setting, frames, topics.min(frames), target)?;
+        one(setting, (frames, false), topics.min(frames), target)?;
     }
-    Ok(())
+    let frames = setting.frames(500_000, 5_000);
+    one(setting, (frames, true), 100, "100 ms")
 }
 
 fn one(
     setting: &mut Setting,
-    frames: u64,
+    (frames, bodies): (u64, bool),
     topics: u64,
     target: &'static str,
 ) -> anyhow::Result<()> {
@@ -34,6 +35,7 @@ fn one(
         sync: "sync".to_owned(),
         segment_bytes: scratch::options(xs_engine::SyncPolicy::Sync).segment_bytes,
         frames,
+        bodies,
         topics,
         half_full: !setting.quick,
         reads: false,
@@ -46,7 +48,9 @@ fn one(
     let first = answers[0].open;
     answers.sort_by(|a, b| a.open.total_cmp(&b.open));
     let median = &answers[REPEATS / 2];
-    let row = Row::new(format!("{topics} topics"))
+    let about =
+        if bodies { format!(", {frames} frames with bodies of 256 B") } else { String::new() };
+    let row = Row::new(format!("{topics} topics{about}"))
         .figure("first", first * 1e3, "ms")
         .figure("median", median.open * 1e3, "ms")
         .figure("on the processor", median.open_busy * 1e3, "ms")

@@ -17,7 +17,7 @@ use crate::benches::replay::{best, read, read_bodies};
 const TOPICS: u64 = 100;
 const SEGMENT_BYTES: u64 = 1 << 20;
 /// So small that most of what is read is sealed.
-const PACK_BYTES: u64 = 4 << 20;
+const PACK_BYTES: u64 = 16 << 20;
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     setting.report.begin("topics", "in process, from the page cache")?;
