@@ -100,7 +100,7 @@ fn reserved_topics_are_for_admins_and_hosts() {
 #[test]
 fn a_host_of_one_processor_keeps_to_it() {
     let access = Access::alone(&"a.b".into());
-    let may = |request: Request| check(&access, None, &mut request.clone()).is_ok();
+    let may = |mut request: Request| check(&access, None, &mut request).is_ok();
     for (name, expected) in [
         ("any.topic", true),
         ("xs.start", false),
