@@ -80,8 +80,8 @@ impl TokenHash {
         Some(Self(hash))
     }
 
-    /// Equality in a time that does not depend on where the difference lies. It is all that there is
-    /// to compare hashes by.
+    /// Equality in a time that does not depend on where the difference lies. It is all that there
+    /// is to compare hashes by.
     pub(super) fn is(&self, other: &Self) -> subtle::Choice {
         self.0.ct_eq(&other.0)
     }
