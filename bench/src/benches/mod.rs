@@ -13,6 +13,7 @@ mod overview;
 mod prepare;
 pub(crate) mod replay;
 mod socket;
+mod stalled;
 mod sync;
 mod topics;
 
@@ -40,6 +41,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("socket", "appends and reads over the Unix socket of a server", socket::run),
     ("handler", "frames through JavaScript handlers of a server", handler::run),
     ("modules", "starting, replacing and calling modules, and their memory", modules::run),
+    ("stalled", "appends beside 100 subscribers that take nothing", stalled::run),
     ("hostile", "appends beside modules that do their worst", hostile::run),
 ];
 

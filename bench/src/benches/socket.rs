@@ -18,14 +18,14 @@ use crate::benches::append::fill;
 
 /// How a client appends.
 #[derive(Debug, Clone, Copy)]
-struct Manner {
-    name: &'static str,
+pub(crate) struct Manner {
+    pub(crate) name: &'static str,
     /// Frames in a request.
-    batch: usize,
+    pub(crate) batch: usize,
     /// Requests that wait for their answer.
-    outstanding: usize,
+    pub(crate) outstanding: usize,
     /// Frames that are appended, one in so many of what is asked for.
-    share: u64,
+    pub(crate) share: u64,
 }
 
 const MANNERS: [Manner; 4] = [
@@ -86,7 +86,8 @@ fn appends(
     Ok(())
 }
 
-async fn append(
+/// Appends in a manner; how long each request took.
+pub(crate) async fn append(
     client: &Client,
     frames: &mut Frames,
     manner: Manner,

@@ -1,0 +1,122 @@
+//! Appends of a client beside subscribers that take nothing, and without them: what those who are
+//! slow can take from who only stores. At the end they take what they were kept from.
+
+use std::time::Instant;
+
+use futures::future::try_join_all;
+use tokio::runtime::Runtime;
+use xs_bench::histogram::Histogram;
+use xs_bench::process::memory;
+use xs_bench::report::Row;
+use xs_bench::server::{Server, binary};
+use xs_bench::workload::{Frames, Shape};
+use xs_engine::{ReadOptions, Start, SyncPolicy};
+use xs_protocol::{Client, SubEvent, SubscribeOptions, Subscription};
+
+use crate::Setting;
+use crate::benches::socket::{Manner, append, runtime};
+
+const SUBSCRIBERS: usize = 100;
+/// Bytes that a subscriber takes before it stalls: about a hundred frames.
+const CREDIT: u32 = 16 * 1024;
+/// Turns of without and with, so that what the machine does meanwhile falls on both.
+const TURNS: u64 = 5;
+const MANNERS: [Manner; 2] = [
+    Manner { name: "1 outstanding", batch: 1, outstanding: 1, share: 2 },
+    Manner { name: "64 outstanding", batch: 1, outstanding: 64, share: 1 },
+];
+
+pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
+    let about = "xs serve, appends of 256 B beside 100 subscribers on connections of their own, \
+                 stalled for lack of credit, and without them, in turn";
+    setting.report.begin("stalled", about)?;
+    let tokio = runtime()?;
+    let frames = setting.frames(200_000, 2_000);
+    for policy in [SyncPolicy::None, SyncPolicy::Sync] {
+        for manner in MANNERS {
+            let slower = if policy == SyncPolicy::Sync { 10 } else { 1 };
+            one(setting, &tokio, policy, manner, frames / manner.share / slower)?;
+        }
+    }
+    Ok(())
+}
+
+fn one(
+    setting: &mut Setting,
+    tokio: &Runtime,
+    policy: SyncPolicy,
+    manner: Manner,
+    frames: u64,
+) -> anyhow::Result<()> {
+    let scratch = setting.scratch()?;
+    let xs = binary(setting.xs.as_deref())?;
+    let mut server = Server::start(&xs, scratch.path(), policy, None)?;
+    let client = tokio.block_on(server.connect())?;
+    let each = (frames / TURNS).max(64);
+    let mut made = Frames::common(Shape::Body256);
+    // What a fresh server and store do once is part of neither.
+    tokio.block_on(append(&client, &mut made, manner, each))?;
+    let (mut without, mut with) = (Histogram::default(), Histogram::default());
+    let (mut stalled, mut grown) = (Vec::new(), 0);
+    for _ in 0..TURNS {
+        stalled.clear();
+        without.merge(&tokio.block_on(append(&client, &mut made, manner, each))?);
+        stalled = tokio.block_on(stall(&server))?;
+        let before = memory(&server.pid().to_string(), "RssAnon")?;
+        with.merge(&tokio.block_on(append(&client, &mut made, manner, each))?);
+        let after = memory(&server.pid().to_string(), "RssAnon")?;
+        grown = grown.max(after.saturating_sub(before));
+    }
+    let begun = Instant::now();
+    tokio.block_on(resume(stalled, each))?;
+    let resumed = begun.elapsed();
+    let name = format!("append {policy}, {}", manner.name);
+    setting.report.row(&Row::new(format!("{name}, nobody else")).latency(&without))?;
+    let ratio = |share| {
+        with.quantile(share).as_secs_f64() / without.quantile(share).as_secs_f64().max(1e-9)
+    };
+    let row = Row::new(format!("{name}, 100 stalled")).latency(&with);
+    let row = row.figure("p50", ratio(0.5), "times").figure("p99", ratio(0.99), "times");
+    let row = row.figure("memory", grown as f64 / f64::from(1 << 20), "MiB");
+    setting.report.row(&row.target("p99 at most 2 times"))?;
+    let row = Row::new(format!("{name}, what they were kept from"));
+    Ok(setting.report.row(&row.rate("frames", each * SUBSCRIBERS as u64, resumed))?)
+}
+
+/// Subscribers that have a little credit and give none.
+async fn stall(server: &Server) -> anyhow::Result<Vec<(Client, Subscription)>> {
+    let options = ReadOptions { start: Start::New, follow: true, ..ReadOptions::default() };
+    let how = SubscribeOptions { credit: CREDIT, ..SubscribeOptions::default() };
+    let subscribe = async || {
+        let client = server.connect_now().await?;
+        let subscription = client.subscribe(&options, how).await?;
+        anyhow::Ok((client, subscription))
+    };
+    try_join_all((0..SUBSCRIBERS).map(|_| subscribe())).await
+}
+
+/// Takes what they were kept from: every frame, in order.
+async fn resume(stalled: Vec<(Client, Subscription)>, count: u64) -> anyhow::Result<()> {
+    let take = stalled.into_iter().map(async |(_client, mut subscription)| {
+        let (mut seen, mut next) = (0, None);
+        while seen < count {
+            match subscription.next().await {
+                Some(Ok(SubEvent::Frames { frames, .. })) => {
+                    for offset in frames.iter().filter_map(|one| one.frame.offset()) {
+                        anyhow::ensure!(
+                            next.is_none_or(|next| next == offset),
+                            "frames are missing"
+                        );
+                        next = Some(offset + 1);
+                        seen += 1;
+                    }
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => anyhow::bail!("a subscription ended"),
+            }
+        }
+        Ok(())
+    });
+    try_join_all(take).await.map(drop)
+}
