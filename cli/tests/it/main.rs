@@ -20,6 +20,8 @@ mod crowd;
 #[cfg(test)]
 mod cursors;
 #[cfg(test)]
+mod cut;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod eval;
