@@ -24,6 +24,10 @@ use crate::message::{
 };
 use crate::session::{ClientEvent, ClientSession};
 
+/// Bytes read before other tasks have their turn: another connection of the same thread may have an
+/// answer that is waited for.
+const TURN_BYTES: usize = 128 * 1024;
+
 /// What comes on a stream.
 #[derive(Debug)]
 pub(super) enum Item {
@@ -269,7 +273,13 @@ struct Task<R> {
 
 impl<R: AsyncRead + Unpin> Task<R> {
     async fn run(mut self) {
-        let why = poll_fn(|cx| self.poll(cx)).await;
+        let why = loop {
+            match poll_fn(|cx| self.poll(cx)).await {
+                Some(why) => break why,
+                // Behind news of other sockets too, and those who take what came.
+                None => tokio::task::yield_now().await,
+            }
+        };
         let (answers, streams) = {
             let mut core = self.shared.core.lock();
             core.closed = Some(why.clone());
@@ -290,16 +300,18 @@ impl<R: AsyncRead + Unpin> Task<R> {
         self.shared.closed.send_replace(Some(why));
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ClientError> {
-        loop {
+    /// Has a turn; why the connection has ended, if it has.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<ClientError>> {
+        let mut taken = 0;
+        while taken < TURN_BYTES {
             {
                 let mut core = self.shared.core.lock();
                 core.task = Some(cx.waker().clone());
                 if let Err(error) = core.write(cx) {
-                    return Poll::Ready(disconnected(&error));
+                    return Poll::Ready(Some(disconnected(&error)));
                 }
                 if core.unused && core.session.output().is_empty() {
-                    return Poll::Ready(gone());
+                    return Poll::Ready(Some(gone()));
                 }
             }
             make_room(&mut self.inbox, self.last_read);
@@ -307,15 +319,16 @@ impl<R: AsyncRead + Unpin> Task<R> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
                     let why = "the server closed it".to_owned();
-                    return Poll::Ready(ClientError::Disconnected(why));
+                    return Poll::Ready(Some(ClientError::Disconnected(why)));
                 }
-                Poll::Ready(Ok(count)) => self.last_read = count,
-                Poll::Ready(Err(error)) => return Poll::Ready(disconnected(&error)),
+                Poll::Ready(Ok(count)) => (self.last_read, taken) = (count, taken + count),
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(disconnected(&error))),
             }
             if let Err(error) = self.take_in() {
-                return Poll::Ready(error);
+                return Poll::Ready(Some(error));
             }
         }
+        Poll::Ready(None)
     }
 
     /// Takes in what has come whole. Records are checked before the lock is taken.

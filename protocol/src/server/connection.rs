@@ -24,8 +24,19 @@ use crate::service::Service;
 
 /// Rounds of reading, serving and writing before other tasks have their turn.
 const ROUNDS: usize = 32;
+/// Bytes written before they have it: two who read all there is leave little of the processors to
+/// who appends.
+const TURN_BYTES: usize = 256 * 1024;
 /// Reads in one round before what they brought is answered.
 const READS_PER_ROUND: usize = 4;
+
+/// What a turn has come to.
+enum Turn {
+    /// There is more to do at once.
+    Again,
+    /// The connection has ended.
+    Over,
+}
 
 /// A connection: its socket and what is under way on it.
 pub(super) struct Connection<S> {
@@ -69,7 +80,15 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     /// # Errors
     /// The error of the transport that ended it.
     pub(super) async fn run(mut self) -> io::Result<()> {
-        let result = poll_fn(|cx| self.poll(cx)).await;
+        let result = loop {
+            match poll_fn(|cx| self.poll(cx)).await {
+                // Behind other tasks and behind news of sockets, for which a runtime that is woken
+                // at once looks only now and then.
+                Ok(Turn::Again) => tokio::task::yield_now().await,
+                Ok(Turn::Over) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
         if result.is_ok() && !self.shut {
             // Over TLS a client tells an end that was meant from a cut by this last word.
             let shut = poll_fn(|cx| self.io.as_mut().poll_shutdown(cx));
@@ -84,8 +103,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         result
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Turn>> {
         self.desk.mailbox.begin();
+        let mut written = 0;
         for _ in 0..ROUNDS {
             let mut moved = self.read(cx)?;
             moved |= self.desk.serve(&mut self.inbox, now());
@@ -93,16 +113,19 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             moved |= self.desk.pump();
             self.desk.tell();
             self.desk.count_refusals();
-            moved |= self.write(cx)?;
+            let count = self.write(cx)?;
+            (moved, written) = (moved || count > 0, written + count);
             if self.is_over(cx)? {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Turn::Over));
             }
             if !moved && !self.time(cx) && self.desk.mailbox.end(cx.waker()) {
                 return Poll::Pending;
             }
+            if written >= TURN_BYTES {
+                break;
+            }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        Poll::Ready(Ok(Turn::Again))
     }
 
     /// Reads what has come, as far as it may.
@@ -134,9 +157,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         Ok(moved)
     }
 
-    /// Writes as much as the socket takes.
-    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let mut moved = false;
+    /// Writes as much as the socket takes; how many bytes that were.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<usize> {
+        let mut written = 0;
         while !self.desk.session.output().is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let used = self.desk.session.output().slices(&mut slices);
@@ -146,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 Poll::Ready(Ok(count)) => {
                     self.desk.session.wrote(count, now());
                     self.desk.meter.wrote(count);
-                    (moved, self.unflushed) = (true, true);
+                    (written, self.unflushed) = (written + count, true);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
             }
@@ -154,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         if self.unflushed && self.desk.session.output().is_empty() {
             self.unflushed = self.io.as_mut().poll_flush(cx)?.is_pending();
         }
-        Ok(moved)
+        Ok(written)
     }
 
     /// Whether all that was to be said is written and nothing is waited for.

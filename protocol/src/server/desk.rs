@@ -27,6 +27,9 @@ use crate::message::{
 use crate::service::Service;
 use crate::session::{Action, ServerSession, Ticket};
 
+/// Bytes that are queued before what there is of them is written.
+const PUMP_BYTES: usize = 128 * 1024;
+
 /// A session and all it has under way.
 pub(super) struct Desk {
     pub(super) session: ServerSession,
@@ -351,10 +354,13 @@ impl Desk {
         subs.into_iter().for_each(|sub| self.cancel(sub));
     }
 
-    /// Sends what streams and long answers have, as far as there is room.
+    /// Sends what streams and long answers have, as far as there is room, and not much of it before
+    /// the socket has its turn.
     pub(super) fn pump(&mut self) -> bool {
         let mut moved = false;
+        let enough = self.session.output().len() + PUMP_BYTES;
         while self.session.has_room()
+            && self.session.output().len() < enough
             && let Some(listing) = self.listings.pop_front()
         {
             moved = true;
@@ -364,6 +370,7 @@ impl Desk {
             }
         }
         while self.session.has_room()
+            && self.session.output().len() < enough
             && let Some(sub) = self.ready.pop_front()
         {
             moved = true;
