@@ -31,9 +31,9 @@ use crate::value::BlobHash;
 const BUFFER_LEN: usize = 1024 * 1024;
 /// A longer blob would leave a BLOCK little room for others.
 const GROUPED_BYTES_MAX: usize = BLOCK_BYTES_MAX / 2;
-/// Small blobs that are put in order before they are grouped. A topic of one frame in a hundred then
-/// finds most of its bodies of such a stretch in one BLOCK or two; who reads everything in the order
-/// of the log needs the BLOCKs of one stretch at a time, of which readers keep several.
+/// Small blobs that are put in order before they are grouped. A topic of one frame in a hundred
+/// then finds most of its bodies of such a stretch in one BLOCK or two; who reads everything in the
+/// order of the log needs the BLOCKs of one stretch at a time, of which readers keep several.
 const STRETCH_BYTES: usize = 2 * 1024 * 1024;
 /// Blobs of one stretch, however short.
 const STRETCH_BLOBS_MAX: usize = 64 * 1024;

@@ -1,7 +1,7 @@
 //! Opening the packs. One that was not closed in order is mended where it lies. Where that cannot
-//! be done it is not believed: what the disk has of it, entry by entry with CRC and SHA-256, becomes
-//! its next, sealed generation, and the old file goes. Doing this twice, or half of it and then all,
-//! ends in the same.
+//! be done it is not believed: what the disk has of it, entry by entry with CRC and SHA-256,
+//! becomes its next, sealed generation, and the old file goes. Doing this twice, or half of it and
+//! then all, ends in the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

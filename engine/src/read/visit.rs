@@ -252,7 +252,8 @@ impl Open {
         self.ahead.get(self.done).copied()
     }
 
-    /// Takes the next postings, and asks for the bytes they name before the first of them is needed.
+    /// Takes the next postings, and asks for the bytes they name before the first of them is
+    /// needed.
     fn look_ahead(&mut self, reverse: bool) {
         self.ahead.clear();
         self.done = 0;
