@@ -155,12 +155,12 @@ pub trait Service: Send + Sync + 'static {
     /// [`Refusal`] when it cannot be read.
     fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal>;
 
-    /// A whole blob of at most `max` bytes, `None` when there is none or it is longer. Serves
-    /// bodies that travel with their frames.
+    /// The whole body of a frame, `None` when there is none. Serves bodies that travel with their
+    /// frames.
     ///
     /// # Errors
-    /// [`Refusal`] when it cannot be read.
-    fn small_blob(&self, hash: &BlobHash, max: usize) -> Result<Option<Bytes>, Refusal>;
+    /// [`Refusal`] when it cannot be read, or has more than `max` bytes.
+    fn body(&self, frame: &Frame, max: u64) -> Result<Option<Bytes>, Refusal>;
 
     /// Begins a new blob. May block.
     ///

@@ -67,7 +67,7 @@ impl Service for Ready {
         unserved()
     }
 
-    fn small_blob(&self, _hash: &BlobHash, _max: usize) -> Result<Option<Bytes>, Refusal> {
+    fn body(&self, _frame: &Frame, _max: u64) -> Result<Option<Bytes>, Refusal> {
         unserved()
     }
 

@@ -205,14 +205,8 @@ impl Service for StoreService {
         Ok(reader.map(|reader| Box::new(Source(reader)) as Box<dyn BlobSource>))
     }
 
-    fn small_blob(&self, hash: &BlobHash, max: usize) -> Result<Option<Bytes>, Refusal> {
-        let Some(reader) = self.core.store.blob(hash).map_err(read_refusal)? else {
-            return Ok(None);
-        };
-        if reader.len() > max as u64 {
-            return Ok(None);
-        }
-        reader.bytes(max as u64).map(Some).map_err(read_refusal)
+    fn body(&self, frame: &Frame, max: u64) -> Result<Option<Bytes>, Refusal> {
+        self.core.store.body(frame, max).map_err(read_refusal)
     }
 
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {

@@ -8,6 +8,7 @@ use super::entry::Entry;
 use super::error::BlobError;
 use super::reader::BlobReader;
 use super::sealed::Opened;
+use super::trail::{self, Row};
 use crate::format::pack::EntryKind;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
@@ -23,6 +24,7 @@ pub(super) enum Found {
         hash: BlobHash,
         /// The pack, and the position of the BLOCK in it.
         place: (Arc<Opened>, u64),
+        row: Row,
     },
 }
 
@@ -32,6 +34,13 @@ impl Found {
         match self {
             Self::Entry(entry) => entry.header().raw_len,
             Self::Row { bytes, .. } => bytes.len() as u64,
+        }
+    }
+
+    /// Remembers where a blob of a kin was, for its next one.
+    pub(super) fn note(&self, kin: u32) {
+        if let Self::Row { row, .. } = self {
+            trail::note(kin, *row);
         }
     }
 

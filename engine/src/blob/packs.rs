@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use hashbrown::HashSet;
 use parking_lot::RwLock;
 
@@ -13,6 +14,7 @@ use super::error::BlobError;
 use super::found::Found;
 use super::open_pack::OpenPack;
 use super::sealed::{Opened, SealedPack};
+use super::trail;
 use crate::limits::OPEN_PACKS_MAX;
 use crate::value::BlobHash;
 
@@ -102,6 +104,22 @@ impl Packs {
             }
         }
         damage.map_or(Ok(None), Err)
+    }
+
+    /// The next blob of a kin, if it lies behind the last one that this thread found.
+    pub(super) fn next_of(&self, kin: u32, hash: &BlobHash) -> Option<Bytes> {
+        let row = trail::guess(kin)?;
+        let bytes = self.blocks.get(&row.place).and_then(|block| block.blob(row.number));
+        match bytes.filter(|bytes| BlobHash::of(bytes) == *hash) {
+            Some(bytes) => {
+                trail::note(kin, row);
+                Some(bytes)
+            }
+            None => {
+                trail::lost(kin);
+                None
+            }
+        }
     }
 
     /// Looks in one sealed pack.

@@ -14,6 +14,7 @@ use super::error::BlobError;
 use super::found::Found;
 use super::open_pack::read_header;
 use super::recover::remove_dropped;
+use super::trail::Row;
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
@@ -279,10 +280,11 @@ impl SealedPack {
                     block
                 }
             };
-            let row = block.blob(candidate.number);
-            if let Some(bytes) = row.filter(|bytes| BlobHash::of(bytes) == *hash) {
+            let bytes = block.blob(candidate.number);
+            if let Some(bytes) = bytes.filter(|bytes| BlobHash::of(bytes) == *hash) {
+                let row = Row { place, number: candidate.number };
                 let place = (Arc::clone(&opened), at);
-                return Ok(Some(Found::Row { bytes, hash: *hash, place }));
+                return Ok(Some(Found::Row { bytes, hash: *hash, place, row }));
             }
         }
         opened.miss()

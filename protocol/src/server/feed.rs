@@ -155,10 +155,10 @@ impl FeedWork {
             && let Some(frame) = self.pulled.pop_front()
         {
             bytes += frame.record().len();
-            if let Some(hash) = frame.hash()
+            if frame.hash().is_some()
                 && frame.body_len() <= u64::from(self.bodies_up_to)
                 // A body that cannot be read is left out; asking for the blob says why.
-                && let Ok(Some(body)) = service.small_blob(&hash, self.bodies_up_to as usize)
+                && let Ok(Some(body)) = service.body(&frame, u64::from(self.bodies_up_to))
                 && body.len() as u64 == frame.body_len()
             {
                 bytes += body.len();

@@ -71,3 +71,48 @@ fn a_hit_on_a_block_in_memory_looks_at_the_file() {
     assert_eq!(get(&blobs, &hashes[7]).unwrap(), all[7]);
     assert!(blobs.get(&hashes[8]).is_err(), "the block is rotten, and nothing says so");
 }
+
+/// The blobs of topics in turn, and the topic of each.
+fn in_turn(blobs: &Blobs, topics: u64, count: u64) -> Vec<(String, BlobHash)> {
+    let topic_of = |n| format!("sensor.{}", n % topics);
+    let put = |n| {
+        let blob = blobs.prepare(&text(n + 1, 256)).unwrap().of_topic(&topic_of(n));
+        blobs.stage(std::slice::from_ref(&blob)).unwrap();
+        (topic_of(n), blob.hash())
+    };
+    (0..count).map(put).collect()
+}
+
+#[test]
+fn who_reads_on_is_given_what_was_asked_for() {
+    let bed = Bed::new(1 << 20, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let mut all = in_turn(&blobs, 7, 5_000);
+    blobs.shared.seal_all().unwrap();
+    let body = |n: usize| {
+        let (topic, hash) = &all[n];
+        let body = blobs.body(topic, hash, 256).unwrap().unwrap();
+        assert_eq!(body, text(n as u64 + 1, 256), "{n}");
+    };
+    // Of a topic, of all, with some left out so that the row behind is another's, and backwards.
+    (0..all.len()).step_by(7).for_each(body);
+    (0..all.len()).for_each(body);
+    (0..all.len()).filter(|n| n % 5 != 2).for_each(body);
+    (0..all.len()).rev().for_each(body);
+    let guessed = || {
+        let steps = all.iter().filter(|(topic, hash)| {
+            let found = blobs.shared.packs.next_of(kin_of(topic), hash).is_some();
+            found || blobs.body(topic, hash, 256).unwrap().is_none()
+        });
+        steps.count()
+    };
+    let count = guessed();
+    assert!(count > 4_500, "{count} of 5000 were where they were looked for");
+    // A limit holds there too, and what is not there is not found.
+    (0..70).for_each(body);
+    let (topic, hash) = &all[70];
+    assert!(matches!(blobs.body(topic, hash, 255), Err(BlobError::TooLong { len: 256, max: 255 })));
+    all[70].1 = BlobHash::of(b"nobody's");
+    (60..70).for_each(|n| assert!(blobs.body(&all[n].0, &all[n].1, 256).unwrap().is_some()));
+    assert_eq!(blobs.body(&all[70].0, &all[70].1, 256).unwrap(), None);
+}

@@ -159,8 +159,8 @@ impl Service for Memory {
         Ok(bytes.map(|bytes| Box::new(Source { len: bytes.len() as u64, bytes }) as _))
     }
 
-    fn small_blob(&self, hash: &BlobHash, max: usize) -> Result<Option<Bytes>, Refusal> {
-        Ok(self.0.lock().blobs.get(hash).filter(|bytes| bytes.len() <= max).cloned())
+    fn body(&self, frame: &Frame, _max: u64) -> Result<Option<Bytes>, Refusal> {
+        Ok(frame.hash().and_then(|hash| self.0.lock().blobs.get(&hash).cloned()))
     }
 
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {

@@ -1,0 +1,92 @@
+//! Where the next blob probably is. Sealing puts the blobs of a topic side by side (see `build.rs`),
+//! so whoever reads on in the log or in a topic finds each body in the row behind the last one of
+//! its kin. Guesses only: they belong to a thread, are compared with the hash that is wanted, and
+//! one that is wrong costs no more than that.
+
+use std::cell::RefCell;
+
+use super::blocks::Place;
+
+/// Kins remembered by a thread; those of equal remainders take each other's place.
+const KINS: usize = 2048;
+
+/// A row of a BLOCK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Row {
+    /// The BLOCK.
+    pub(super) place: Place,
+    /// Number of the blob in it.
+    pub(super) number: u32,
+}
+
+/// The row where a blob of a kin was found last.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    kin: u32,
+    row: Row,
+    /// It was the one behind the row before: who reads here and there is never guessed for.
+    steady: bool,
+}
+
+thread_local! {
+    static STEPS: RefCell<Vec<Option<Step>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The row to look into first for the next blob of a kin, if its last ones were a run.
+pub(super) fn guess(kin: u32) -> Option<Row> {
+    STEPS.with_borrow(|steps| {
+        let step = (*steps.get(kin as usize % KINS)?)?;
+        let next = Row { number: step.row.number + 1, ..step.row };
+        (step.kin == kin && step.steady).then_some(next)
+    })
+}
+
+/// Notes where a blob of a kin was found. The first row of a BLOCK may begin a run as well as go on
+/// with one.
+pub(super) fn note(kin: u32, row: Row) {
+    STEPS.with_borrow_mut(|steps| {
+        if steps.is_empty() {
+            steps.resize(KINS, None);
+        }
+        let slot = &mut steps[kin as usize % KINS];
+        let behind = |last: &Step| {
+            last.kin == kin && last.row.place == row.place && last.row.number + 1 == row.number
+        };
+        let steady = row.number == 0 || slot.as_ref().is_some_and(behind);
+        *slot = Some(Step { kin, row, steady });
+    });
+}
+
+/// Notes that the guess for a kin was wrong.
+pub(super) fn lost(kin: u32) {
+    STEPS.with_borrow_mut(|steps| {
+        if let Some(slot) = steps.get_mut(kin as usize % KINS) {
+            *slot = None;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_runs_are_guessed_on() {
+        let row = |at, number| Row { place: ([1; 16], at), number };
+        assert_eq!(guess(7), None);
+        note(7, row(64, 3));
+        assert_eq!(guess(7), None, "one alone is no run");
+        note(7, row(64, 4));
+        assert_eq!(guess(7), Some(row(64, 5)));
+        assert_eq!(guess(7 + KINS as u32), None, "another kin in the same slot");
+        note(7, row(64, 9));
+        assert_eq!(guess(7), None, "a leap ends it");
+        note(7, row(640, 0));
+        assert_eq!(guess(7), Some(row(640, 1)), "a BLOCK entered from its beginning");
+        lost(7);
+        assert_eq!(guess(7), None);
+        note(7, row(640, 2));
+        note(7 + KINS as u32, row(64, 0));
+        assert_eq!((guess(7), guess(7 + KINS as u32)), (None, Some(row(64, 1))));
+    }
+}
