@@ -1,8 +1,10 @@
-//! A file whose bytes are stored through a shared map: a write is a copy, no system call.
+//! A file whose bytes are stored through a shared map: a write is a copy, no system call, but for
+//! long ones.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +12,11 @@ use bytes::Bytes;
 
 use super::{Media, Syncs};
 use crate::sys::Map;
+
+/// From this length on bytes are written by the system: it takes pages that are covered whole as
+/// they come, where a store through the map has each of them faulted in and zeroed before. Below it
+/// a system call costs more than that.
+const LONG: usize = 16 * 1024;
 
 /// A mapped file.
 #[derive(Debug)]
@@ -35,7 +42,15 @@ impl Mapped {
 
 impl Media for Mapped {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.map.write(at, bytes)
+        match &self.file {
+            Some(file) if bytes.len() >= LONG => {
+                self.map.check(at, bytes)?;
+                // The page cache is one: who sees the bytes published sees them through the map.
+                // write_all_at goes on after EINTR and short writes.
+                file.write_all_at(bytes, at)
+            }
+            _ => self.map.write(at, bytes),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -64,5 +79,35 @@ impl Media for Mapped {
 
     fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_writes_and_short_ones_share_their_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let options = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = options.unwrap();
+        file.set_len(4 * LONG as u64).unwrap();
+        let media = Mapped::append(file, &path).unwrap();
+        let mut want = Vec::new();
+        for (n, len) in [(1, 100), (2, LONG), (3, 100), (4, LONG + 1), (5, LONG - 1)] {
+            let bytes = vec![n; len];
+            media.write_at(want.len() as u64, &bytes).unwrap();
+            want.extend_from_slice(&bytes);
+            media.publish(want.len() as u64);
+            assert_eq!(media.view(0..want.len() as u64).unwrap(), want);
+        }
+        let long = vec![9; LONG];
+        for at in [0, want.len() as u64 - 1, 3 * LONG as u64 + 1, u64::MAX] {
+            let refused = media.write_at(at, &long).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{at}");
+        }
+        media.sync().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap()[..want.len()], want);
     }
 }

@@ -54,13 +54,19 @@ impl Map {
         Ok(Self { raw, published, writable: false })
     }
 
-    /// Copies `bytes` to `at`, above what is published.
-    pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Whether `bytes` may be written at `at`: within the file, above what is published.
+    pub(crate) fn check(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let end = at.checked_add(bytes.len() as u64);
         let fits = end.is_some_and(|end| end <= self.raw.len() as u64);
-        if !fits || !self.writable || at < self.published.get() {
-            return Err(io::ErrorKind::InvalidInput.into());
+        match fits && self.writable && at >= self.published.get() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::InvalidInput.into()),
         }
+    }
+
+    /// Copies `bytes` to `at`, above what is published.
+    pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.check(at, bytes)?;
         // SAFETY: the range was just checked to lie in the map, which is writable. No reference to
         // these bytes exists: they are not published, and `view` hands out published bytes only.
         // There is one writer (module contract). `bytes` cannot overlap them, being a reference.

@@ -3,9 +3,10 @@
 //!
 //! The contract of a [`Map`]: one thread at a time writes to it; bytes below its published length
 //! are final, so slices are handed out over those alone and writes to them are refused; bytes above
-//! are touched through raw pointers only and no reference to them ever exists. A file is never cut
-//! below what was published of it while it is mapped, only unlinked. Somebody else who cuts it gets
-//! the process a SIGBUS, which is why the store is locked and why its files are private.
+//! are touched through raw pointers only, or by the system, and no reference to them ever exists. A
+//! file is never cut below what was published of it while it is mapped, only unlinked. Somebody
+//! else who cuts it gets the process a SIGBUS, which is why the store is locked and why its files
+//! are private.
 
 mod file;
 mod map;
