@@ -13,7 +13,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::Setting;
 
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 1;
 const BLOCK_LEN: usize = 32 * 1024;
 /// Samples a dictionary is trained from.
 const SAMPLES: usize = 20_000;
@@ -52,7 +52,7 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     let mut random = Random::default();
     let gets = setting.amount(20_000, 500);
     let asked: Vec<usize> = (0..gets).map(|_| (random.next() % count as u64) as usize).collect();
-    for level in [LEVEL, 1] {
+    for level in [LEVEL, 3] {
         let name = format!("blocks of 32 KiB, level {level}");
         row(setting, &name, &blocks(&bodies, &asked, level)?, &asked, count)?;
     }

@@ -61,6 +61,12 @@ struct Small {
     bytes: Bytes,
 }
 
+impl AsRef<[u8]> for Small {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// A pack that was written and is in no manifest yet.
 #[derive(Debug)]
 pub(super) struct Built {
@@ -116,6 +122,20 @@ impl Builder {
                 BlobReader::open(entry.clone())?.check()?;
                 self.copy(entry)
             }
+        }
+    }
+
+    /// Adds the blobs of an entry as its header names them, with no more than its CRCs checked:
+    /// for who has [`Built::verify`] compare what was written with those names.
+    pub(super) fn take(&mut self, entry: Entry) -> Result<(), BlobError> {
+        let header = *entry.header();
+        match header.kind {
+            EntryKind::Raw if header.raw_len < CHUNK_LEN as u64 => {
+                let bytes = entry.stored()?;
+                self.small(Small { kin: header.kin, hash: header.hash, bytes })
+            }
+            EntryKind::Raw | EntryKind::Zstd => self.copy(entry),
+            EntryKind::Block => self.add(entry),
         }
     }
 
@@ -186,8 +206,7 @@ impl Builder {
     fn group(&mut self, group: &[Small]) -> Result<(), BlobError> {
         let alone = |blob: &Small| ENTRY_HEADER_LEN + blob.bytes.len().next_multiple_of(8);
         if group.len() > 1 {
-            let small: Vec<_> = group.iter().map(|blob| blob.bytes.clone()).collect();
-            let (stored, raw_len) = encode_block(&small, &mut self.zstd)
+            let (stored, raw_len) = encode_block(group, &mut self.zstd)
                 .map_err(|what| BlobError::corrupt(self.media.path(), self.at(), what))?;
             let header = EntryHeader {
                 kind: EntryKind::Block,
@@ -356,7 +375,7 @@ impl Built {
             match entry.header().kind {
                 EntryKind::Block => {
                     let block = entry.block()?;
-                    block.blobs().for_each(|bytes| hashes.update(BlobHash::of(&bytes).as_bytes()));
+                    block.slices().for_each(|bytes| hashes.update(BlobHash::of(bytes).as_bytes()));
                 }
                 _ => {
                     hashes.update(entry.header().hash.as_bytes());

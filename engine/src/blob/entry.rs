@@ -12,7 +12,7 @@ use crate::format::pack::{Block, CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader};
 use crate::media::Media;
 
 /// Read together with a header: most blobs are shorter, so one read gets all of them.
-const NEAR_LEN: u64 = 4096;
+pub(super) const NEAR_LEN: u64 = 4096;
 
 /// An entry with a checked header.
 #[derive(Debug, Clone)]
@@ -26,9 +26,17 @@ pub(super) struct Entry {
 impl Entry {
     /// Reads the header at `at`.
     pub(super) fn read(media: &Arc<dyn Media>, at: u64, salt: u32) -> Result<Self, BlobError> {
-        let corrupt = |what| BlobError::corrupt(media.path(), at, what);
         let end = at.saturating_add(ENTRY_HEADER_LEN as u64 + NEAR_LEN).min(media.published());
-        let near = view(media, at.min(end), end)?;
+        Self::at_hand(media, (at, view(media, at.min(end), end)?), salt)
+    }
+
+    /// Reads the header at the beginning of bytes that were read from `at` on.
+    pub(super) fn at_hand(
+        media: &Arc<dyn Media>,
+        (at, near): (u64, Bytes),
+        salt: u32,
+    ) -> Result<Self, BlobError> {
+        let corrupt = |what| BlobError::corrupt(media.path(), at, what);
         let header = EntryHeader::read(&near).map_err(corrupt)?;
         if header.salt != salt {
             return Err(corrupt(FormatError::Field("salt")));

@@ -16,9 +16,7 @@ use zstd::stream::{read, write};
 use super::Shared;
 use super::error::StageError;
 use super::prepared::Prepared;
-use crate::format::pack::{
-    CHUNK_LEN, ChunkCrcs, EntryKind, ZSTD_LEVEL_LONG, seems_worth_it, worth_it,
-};
+use crate::format::pack::{CHUNK_LEN, ChunkCrcs, EntryKind, ZSTD_LEVEL, seems_worth_it, worth_it};
 use crate::limits::BLOB_BYTES_MAX;
 use crate::value::BlobHash;
 
@@ -197,7 +195,7 @@ impl Incoming {
             kept.extend_from_slice(first);
             let mut spool = Spool::new(&self.shared);
             self.sink = if seems_worth_it(kept) {
-                let mut encoder = write::Encoder::new(spool, ZSTD_LEVEL_LONG)?;
+                let mut encoder = write::Encoder::new(spool, ZSTD_LEVEL)?;
                 encoder.write_all(kept.as_slice())?;
                 Sink::Zstd(Box::new(encoder))
             } else {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use zstd::bulk;
 
 use crate::format::pack::{
-    CHUNK_LEN, ChunkCrcs, ENTRY_HEADER_LEN, EntryHeader, EntryKind, ZSTD_LEVEL_LONG, kin_of,
+    CHUNK_LEN, ChunkCrcs, ENTRY_HEADER_LEN, EntryHeader, EntryKind, ZSTD_LEVEL, kin_of,
     seems_worth_it, worth_it,
 };
 use crate::value::BlobHash;
@@ -211,7 +211,7 @@ fn compress(bytes: &Bytes) -> io::Result<Option<Bytes>> {
     if !seems_worth_it(bytes) && !seems_worth_it(&bytes[bytes.len() / 2..]) {
         return Ok(None);
     }
-    let frame = bulk::compress(bytes, ZSTD_LEVEL_LONG)?;
+    let frame = bulk::compress(bytes, ZSTD_LEVEL)?;
     Ok(worth_it(frame.len() as u64, bytes.len() as u64).then(|| Bytes::from(frame)))
 }
 

@@ -91,7 +91,7 @@ fn rewrite(
             return Err(NotSealed::Stopped);
         }
         let added = match walk.next() {
-            Ok(Some(entry)) => builder.add(entry),
+            Ok(Some(entry)) => builder.take(entry),
             Ok(None) => break,
             Err(error) => Err(error),
         };

@@ -306,7 +306,7 @@ pub(super) fn scan(
             continue;
         }
         match entry.block() {
-            Ok(block) => found.push(slot, block.blobs().map(|bytes| BlobHash::of(&bytes).prefix())),
+            Ok(block) => found.push(slot, block.slices().map(|bytes| BlobHash::of(bytes).prefix())),
             Err(error) if error.is_corrupt() => damage = damage.or_else(|| Some(entry.at())),
             Err(error) => return Err(error),
         }

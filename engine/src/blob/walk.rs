@@ -4,14 +4,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::entry::Entry;
+use bytes::Bytes;
+
+use super::entry::{Entry, NEAR_LEN};
 use super::error::BlobError;
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::pack::ENTRY_MAGIC;
+use crate::format::pack::{ENTRY_HEADER_LEN, ENTRY_MAGIC};
 use crate::media::Media;
 
-/// Bytes looked through at a time for the next entry; a multiple of 8.
+/// Bytes read at a time, and looked through for the next entry; a multiple of 8.
 const WINDOW_LEN: u64 = 256 * 1024;
+/// With less than this of them left, more are read.
+const LEFT_MIN: u64 = ENTRY_HEADER_LEN as u64 + NEAR_LEN;
 
 /// The entries of a pack up to what is published of it, their headers checked.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub(super) struct Walk {
     at: u64,
     upto: u64,
     hole: Option<u64>,
+    /// Bytes that were read together, and from where on: most entries are much shorter.
+    window: (u64, Bytes),
 }
 
 impl Walk {
@@ -30,7 +36,8 @@ impl Walk {
 
     /// The entries that begin in a part, which begins with one.
     pub(super) fn part(media: &Arc<dyn Media>, salt: u32, part: Range<u64>) -> Self {
-        Self { media: Arc::clone(media), salt, at: part.start, upto: part.end, hole: None }
+        let (media, window) = (Arc::clone(media), (0, Bytes::new()));
+        Self { media, salt, at: part.start, upto: part.end, hole: None, window }
     }
 
     /// The first place where an entry should have been and was not. Zeros to the end of the file
@@ -46,7 +53,7 @@ impl Walk {
     pub(super) fn next(&mut self) -> Result<Option<Entry>, BlobError> {
         let end = self.media.published().min(self.upto);
         while self.at < end {
-            match Entry::read(&self.media, self.at, self.salt) {
+            match self.here() {
                 Ok(entry) => {
                     self.at = entry.end();
                     return Ok(Some(entry));
@@ -56,6 +63,23 @@ impl Walk {
             }
         }
         Ok(None)
+    }
+
+    /// The entry that begins here.
+    fn here(&mut self) -> Result<Entry, BlobError> {
+        let published = self.media.published();
+        let (from, bytes) = &self.window;
+        let end = from + bytes.len() as u64;
+        if self.at < *from || self.at >= end || (end - self.at < LEFT_MIN && end < published) {
+            match self.media.view(self.at..self.at.saturating_add(WINDOW_LEN).min(published)) {
+                Ok(bytes) => self.window = (self.at, bytes),
+                // The disk may refuse one place of a window; what lies before it can be had.
+                Err(_) => return Entry::read(&self.media, self.at, self.salt),
+            }
+        }
+        let (from, bytes) = &self.window;
+        let near = bytes.slice((self.at - from) as usize..);
+        Entry::at_hand(&self.media, (self.at, near), self.salt)
     }
 
     /// Goes to the next place that begins like an entry.

@@ -21,10 +21,8 @@ pub const BLOCK_BYTES_MAX: usize = 32 * 1024;
 pub const BLOCK_BLOBS_MAX: usize = 512;
 /// Stored bytes that share a CRC in an entry that is longer than this.
 pub const CHUNK_LEN: usize = 64 * 1024;
-/// zstd level of BLOCKs: higher ones cost much more time than they save space.
-pub const ZSTD_LEVEL: i32 = 3;
-/// zstd level of long blobs, which somebody waits for: they become as short as with higher ones.
-pub const ZSTD_LEVEL_LONG: i32 = 1;
+/// zstd level: higher ones cost much more time than they save space.
+pub const ZSTD_LEVEL: i32 = 1;
 /// Bytes that are compressed to see whether a long blob compresses.
 const SAMPLE_LEN: usize = 16 * 1024;
 /// Largest window a decoder accepts, as a power of two: 8 MiB.
@@ -278,7 +276,7 @@ thread_local! {
 #[must_use]
 pub fn seems_worth_it(bytes: &[u8]) -> bool {
     let sample = &bytes[..bytes.len().min(SAMPLE_LEN)];
-    let frame = bulk::compress(sample, ZSTD_LEVEL_LONG);
+    let frame = bulk::compress(sample, ZSTD_LEVEL);
     frame.is_ok_and(|frame| worth_it(frame.len() as u64, sample.len() as u64))
 }
 
@@ -307,16 +305,16 @@ pub fn unzstd(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, FormatError> {
 /// # Errors
 /// [`FormatError::Field`] when the limits are not kept or zstd fails.
 pub fn encode_block(
-    blobs: &[Bytes],
+    blobs: &[impl AsRef<[u8]>],
     zstd: &mut bulk::Compressor<'_>,
 ) -> Result<(Vec<u8>, u64), FormatError> {
-    let raw_len: usize = blobs.iter().map(Bytes::len).sum();
+    let raw_len: usize = blobs.iter().map(|blob| blob.as_ref().len()).sum();
     if blobs.is_empty() || blobs.len() > BLOCK_BLOBS_MAX || raw_len > BLOCK_BYTES_MAX {
         return Err(FormatError::Field("count"));
     }
     let mut stored = Vec::with_capacity(blobs.len() * TABLE_ROW_MAX + raw_len);
     let mut raw = Vec::with_capacity(raw_len);
-    for blob in blobs {
+    for blob in blobs.iter().map(AsRef::as_ref) {
         let mut len = blob.len();
         while len >= 0x80 {
             stored.push(len as u8 | 0x80);
@@ -422,6 +420,12 @@ impl Block {
         let range = self.table.rows.get(number as usize)?;
         let range = range.start as usize..range.end as usize;
         (range.end <= self.bytes.len()).then(|| self.bytes.slice(range))
+    }
+
+    /// The bytes of the blobs, in order, for who keeps none of them.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> + '_ {
+        let rows = self.table.rows.iter();
+        rows.filter_map(|range| self.bytes.get(range.start as usize..range.end as usize))
     }
 
     /// The blobs, in order.

@@ -94,6 +94,36 @@ fn damage_of_any_byte_of_a_sealed_pack_never_gives_wrong_bytes() {
 }
 
 #[test]
+fn a_pack_with_a_blob_that_is_not_what_it_says_is_sealed_as_it_is() {
+    let another = BlobHash::of(b"another");
+    for (rots, generation) in [(None, 1), (Some(false), 0), (Some(true), 0)] {
+        let bed = Bed::new(PACK, MediaChoice::Auto);
+        let blobs = bed.open(true);
+        let mut all: Vec<_> = (0..20).map(|n| text(n, 300)).collect();
+        let mut hashes = put_all(&blobs, &all);
+        match rots {
+            None => {}
+            // Its bytes changed, which their CRC tells.
+            Some(true) => {
+                (all.pop(), hashes.pop());
+                damage(&bed.files("pack")[0], blobs.shared.writing.lock().end - 30);
+            }
+            // Its bytes are those of another name, and their CRC is right.
+            Some(false) => blobs.stage(&[Prepared::small(another, text(50, 300))]).unwrap(),
+        }
+        blobs.shared.seal_all().unwrap();
+        let names: Vec<_> = bed.files("pack");
+        assert!(names[0].ends_with(format!("{:020}.{generation}.pack", 1)), "{names:?}");
+        for (hash, bytes) in hashes.iter().zip(&all) {
+            assert_eq!(get(&blobs, hash).as_ref(), Some(bytes));
+        }
+        if rots == Some(false) {
+            assert!(matches!(blobs.get(&another), Err(BlobError::Corrupt(_))));
+        }
+    }
+}
+
+#[test]
 fn the_index_is_made_again() {
     let bed = Bed::new(PACK, MediaChoice::Auto);
     let blobs = bed.open(true);
