@@ -1,6 +1,7 @@
 //! Checks the segments of the log: every batch, every record, what they name, and that ids and
 //! offsets increase from the first segment to the last.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::format::file::{FILE_HEADER_LEN, Magic};
 use crate::format::record::RecordKind;
 use crate::format::super_file::{FileEntry, FileState};
 use crate::index::{MemoryIndex, Noted};
+use crate::limits::CURSORS_MAX;
 use crate::log::SegmentKey;
 use crate::media::Media;
 use crate::recovery::scan::scan;
@@ -29,6 +31,8 @@ pub(super) struct LogState {
     durable_upto: u64,
     /// The end of the log was passed.
     torn: bool,
+    /// Cursors whose last state so far is missing: a state that another followed may be gone.
+    stateless: BTreeMap<String, Finding>,
 }
 
 /// A segment being checked.
@@ -47,7 +51,12 @@ impl Checker<'_> {
     /// Checks all segments, given in order.
     pub(super) fn log(&mut self, files: &[FileEntry]) -> Result<(), MaintainError> {
         let unclean = !self.env.manifest.state().clean;
-        let mut state = LogState { last_id: FrameId::ZERO, durable_upto: 0, torn: false };
+        let mut state = LogState {
+            last_id: FrameId::ZERO,
+            durable_upto: 0,
+            torn: false,
+            stateless: BTreeMap::new(),
+        };
         if unclean {
             for file in files.iter().filter(|file| file.state == FileState::Unmarked) {
                 state.durable_upto = state.durable_upto.max(self.durable_upto(file));
@@ -57,6 +66,7 @@ impl Checker<'_> {
             let limit = files.get(at + 1).map(|next| next.base);
             self.segment(file, limit, unclean, &mut state)?;
         }
+        state.stateless.into_values().for_each(|finding| self.report.add(finding));
         Ok(())
     }
 
@@ -152,7 +162,7 @@ impl Checker<'_> {
                 RecordKind::Frame => {
                     self.frame(segment, stretch, record, state);
                 }
-                _ => self.control(segment, record),
+                _ => self.control(segment, record, state),
             }
         }
         Ok(())
@@ -188,7 +198,8 @@ impl Checker<'_> {
             && !self.has_blob(&hash)
             && self.is_visible(&frame)
         {
-            self.missing_blob(&segment.path, record, hash, Some((offset, frame.id())));
+            let finding = missing_blob(&segment.path, record, hash);
+            self.report.add(finding.frames(offset, None, Some(frame.id())));
         }
         segment.index.note(&Noted {
             offset,
@@ -202,11 +213,18 @@ impl Checker<'_> {
         });
     }
 
-    fn control(&mut self, segment: &Segment, record: &SoundRecord) {
+    fn control(&mut self, segment: &Segment, record: &SoundRecord, state: &mut LogState) {
         match control::decode(&record.bytes, &record.prefix) {
-            Ok(Control::Cursor(CursorRecord { state: StateRecord::Blob(_, hash), .. })) => {
-                if !self.has_blob(&hash) {
-                    self.missing_blob(&segment.path, record, hash, None);
+            Ok(Control::Cursor(CursorRecord { name, state: now, .. })) => {
+                state.stateless.remove(name);
+                if let StateRecord::Blob(_, hash) = now
+                    && !self.has_blob(&hash)
+                {
+                    let finding = missing_blob(&segment.path, record, hash);
+                    match state.stateless.len() < CURSORS_MAX {
+                        true => drop(state.stateless.insert(name.to_owned(), finding)),
+                        false => self.report.add(finding),
+                    }
                 }
             }
             Ok(_) => {}
@@ -218,22 +236,6 @@ impl Checker<'_> {
                 error,
             )),
         }
-    }
-
-    fn missing_blob(
-        &mut self,
-        path: &Path,
-        record: &SoundRecord,
-        hash: BlobHash,
-        frame: Option<(u64, FrameId)>,
-    ) {
-        let what = "the blob it names is missing or damaged";
-        let (severity, problem) = (Severity::Lost, Problem::MissingBlob);
-        let finding = Finding::new(severity, problem, path, record.position, what).blob(Some(hash));
-        self.report.add(match frame {
-            Some((offset, id)) => finding.frames(offset, None, Some(id)),
-            None => finding,
-        });
     }
 
     /// Reports the stretch that waits, now that it is known where the next one begins.
@@ -302,6 +304,12 @@ impl Checker<'_> {
         }
         Ok(())
     }
+}
+
+fn missing_blob(path: &Path, record: &SoundRecord, hash: BlobHash) -> Finding {
+    let what = "the blob it names is missing or damaged";
+    let (severity, problem) = (Severity::Lost, Problem::MissingBlob);
+    Finding::new(severity, problem, path, record.position, what).blob(Some(hash))
 }
 
 /// The offsets from the first frame of a stretch that cannot be read to the one after the last.

@@ -23,6 +23,7 @@ mod tests;
 mod timing;
 mod upgrade;
 mod verify;
+mod visible;
 
 pub use backup::{CopyOptions, CopyReport, restore};
 pub use error::MaintainError;

@@ -4,6 +4,7 @@
 //!
 //! Frames keep their ids and offsets; where frames are lost the new log has a hole.
 
+use std::cell::OnceCell;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use super::error::MaintainError;
 use super::finding::{Finding, Problem, Progress, Severity};
 use super::save_log::{Chain, SegmentWriter, last_segment};
 use super::survey::{Stretch, Survey};
+use super::verify::looked_at;
+use super::visible::Visible;
 use crate::blob::{PackView, save_pack};
 use crate::entropy::SystemEntropy;
 use crate::env::{Env, Random};
@@ -68,6 +71,8 @@ pub(super) struct Rescue<'a> {
     pub(super) known: Option<SuperState>,
     pub(super) report: RepairReport,
     epochs: Vec<EpochStart>,
+    /// What readers of the old store would see, once it was asked.
+    visible: OnceCell<Option<Visible>>,
     watch: Watch<'a>,
     bytes: u64,
     pub(super) bytes_total: u64,
@@ -130,6 +135,7 @@ pub(super) fn repair_files(
         known,
         report,
         epochs: Vec::new(),
+        visible: OnceCell::new(),
         watch,
         bytes: 0,
         bytes_total: 0,
@@ -319,6 +325,7 @@ impl Rescue<'_> {
             if record.prefix.kind == RecordKind::Frame
                 && let Ok(frame) = Frame::from_record(record.bytes.clone(), Some(stretch.base))
                 && let Some(hash) = frame.hash().filter(|hash| !view.contains(hash))
+                && self.is_visible(&frame)
             {
                 let what = "the blob it names is lost";
                 let (severity, problem) = (Severity::Lost, Problem::MissingBlob);
@@ -327,6 +334,16 @@ impl Rescue<'_> {
                 self.lose(finding.frames(offset, None, Some(frame.id())).blob(Some(hash)));
             }
         }
+    }
+
+    /// Whether readers of the old store would see a frame: what is gone may have lost its blob. With
+    /// no manifest nobody can tell, and everything counts.
+    fn is_visible(&self, frame: &Frame) -> bool {
+        let visible = self.visible.get_or_init(|| {
+            let env = looked_at(self.from, Arc::clone(&self.from_files), self.known.clone()?);
+            Some(Visible::of(&Arc::new(env.ok()?)))
+        });
+        visible.as_ref().is_none_or(|visible| visible.sees(frame))
     }
 
     /// Lists what a damaged stretch has lost, now that it is known where the next one begins.

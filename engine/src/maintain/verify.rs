@@ -1,6 +1,7 @@
 //! Checks every byte of every file of a store and names what is wrong. It reports and never edits,
 //! reads front to back, and takes no more memory for a large store than for a small one.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,6 +15,7 @@ use super::error::MaintainError;
 use super::finding::{Progress, VerifyReport};
 use super::read_only::ReadOnlyFiles;
 use super::snapshot::Snapshot;
+use super::visible::Visible;
 use crate::blob::PackView;
 use crate::env::{Env, Random};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
@@ -38,6 +40,8 @@ pub(super) struct Checker<'a> {
     pub(super) live: bool,
     pub(super) report: VerifyReport,
     packs: Option<PackView>,
+    /// What readers of a store would see that nobody has open, once it was asked.
+    visible: OnceCell<Visible>,
     /// Blobs of which a copy is damaged: their being there proves nothing.
     bad_blobs: HashSet<BlobHash>,
     /// There are too many of them to remember each, or it is not known which they are.
@@ -103,7 +107,11 @@ impl Inner {
 }
 
 /// A store that is only looked at.
-fn looked_at(dir: &Path, files: Arc<dyn Files>, state: SuperState) -> Result<Env, MaintainError> {
+pub(super) fn looked_at(
+    dir: &Path,
+    files: Arc<dyn Files>,
+    state: SuperState,
+) -> Result<Env, MaintainError> {
     let files: Arc<dyn Files> = Arc::new(ReadOnlyFiles(files));
     let options = StoreOptions::default();
     let random = Random::new(&*options.entropy);
@@ -127,6 +135,7 @@ impl<'a> Checker<'a> {
             live: inner.is_some(),
             report: VerifyReport::default(),
             packs: None,
+            visible: OnceCell::new(),
             bad_blobs: HashSet::new(),
             many_bad: false,
             watch,
@@ -178,9 +187,12 @@ impl<'a> Checker<'a> {
         self.bad_blobs.extend(hash.filter(|_| !self.many_bad));
     }
 
-    /// Whether readers of a running store may see a frame: what is gone may have lost its blob.
+    /// Whether readers may see a frame: what is gone may have lost its blob.
     pub(super) fn is_visible(&self, frame: &Frame) -> bool {
-        self.inner.is_none_or(|inner| inner.is_visible(frame, inner.log.head()))
+        match self.inner {
+            Some(inner) => inner.is_visible(frame, inner.log.head()),
+            None => self.visible.get_or_init(|| Visible::of(&self.env)).sees(frame),
+        }
     }
 
     /// Whether a file of a running store was replaced since the check began.

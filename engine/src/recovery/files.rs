@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::scan::{Scanned, scan};
 use crate::env::Env;
 use crate::error::{Corruption, OpenError, ReadOnlyReason};
 use crate::format::batch::BatchHeader;
@@ -178,6 +179,43 @@ pub(super) fn key_of(
 
 pub(super) fn path_of(env: &Env, file: &FileEntry) -> PathBuf {
     env.log_path(file.base, file.generation, "seg")
+}
+
+/// An unmarked segment, for reading only: what is whole in it, also behind a damaged place.
+pub(super) fn as_found(
+    key: SegmentKey,
+    path: PathBuf,
+    scanned: &Scanned,
+    open_files: &Arc<OpenFiles>,
+) -> Arc<Segment> {
+    let (end, offset) = scanned.reach();
+    let frames = offset.saturating_sub(key.base);
+    Arc::new(Segment::sealed_file(key, path, end, frames, Arc::clone(open_files)))
+}
+
+/// The segments that the manifest names, in order, for reading only: as many as tell what they are.
+pub(crate) fn segments_to_read(env: &Env) -> Vec<Arc<Segment>> {
+    let open_files = Arc::new(OpenFiles::new(Arc::clone(&env.files)));
+    let unmarked = |file: &FileEntry| {
+        let path = path_of(env, file);
+        let media = env.files.open_unmapped(&path).ok()?;
+        let (key, _) = key_of(env, file, &media).ok()?;
+        let clean = env.manifest.state().clean;
+        let len = if clean { file.length.min(media.len()) } else { media.len() };
+        let scanned = scan(&media, &key, len).ok()?;
+        Some(as_found(key, path, &scanned, &open_files))
+    };
+    let segment = |file: &FileEntry| match file.state {
+        FileState::Unmarked => unmarked(file),
+        FileState::Sealed => sealed(env, file, &open_files).ok().map(|(segment, _)| segment),
+        // Only packs are dropped.
+        FileState::Dropped => None,
+    };
+    let state = env.manifest.state();
+    let is_segment = |file: &&FileEntry| file.kind == FileKind::Segment;
+    let mut listed: Vec<&FileEntry> = state.files.iter().filter(is_segment).collect();
+    listed.sort_unstable_by_key(|file| (file.base, file.generation));
+    listed.into_iter().filter_map(segment).collect()
 }
 
 fn sealed(

@@ -27,7 +27,7 @@ use crate::manifest::Manifest;
 use crate::media::{Disk, Files, LockError, Media, StoreLock};
 use crate::options::StoreOptions;
 use crate::store::Inner;
-pub(crate) use files::is_meant;
+pub(crate) use files::{is_meant, segments_to_read};
 pub(crate) use keys::keys_of;
 use opening::Opening;
 pub use report::{Cut, RecoveryReport};

@@ -240,14 +240,10 @@ impl Opening {
         let (mut next_seq, mut next_offset) = (0, 0);
         let mut segments = Vec::new();
         for one in examined {
-            let scanned = &one.scanned;
-            let (end, offset) = scanned.beyond.unwrap_or((scanned.end, scanned.next_offset));
-            next_seq = scanned.next_seq.unwrap_or(next_seq);
-            next_offset = offset;
+            next_seq = one.scanned.next_seq.unwrap_or(next_seq);
+            next_offset = one.scanned.reach().1;
             let path = files::path_of(&self.env, &one.file);
-            let open = Arc::clone(&self.open_files);
-            let frames = offset.saturating_sub(one.key.base);
-            segments.push(Arc::new(Segment::sealed_file(one.key, path, end, frames, open)));
+            segments.push(files::as_found(one.key, path, &one.scanned, &self.open_files));
         }
         Recovered { segments, next_seq, next_offset, ..Recovered::default() }
     }

@@ -321,6 +321,11 @@ fn begin(
 }
 
 impl Scanned {
+    /// Where what is whole ends, also behind a damaged place, and the offset of the frame after it.
+    pub(crate) fn reach(&self) -> (u64, u64) {
+        self.beyond.unwrap_or((self.end, self.next_offset))
+    }
+
     /// Whether all behind the end is zero.
     pub(crate) const fn rest_is_zero(&self) -> bool {
         self.zero_from <= self.end

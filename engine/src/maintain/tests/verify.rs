@@ -1,15 +1,21 @@
 //! Every kind of finding is planted and found.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{FRAMES, build, check, fill, go_on, none};
+use super::{FRAMES, build, check, cursor, fill, go_on, none, with_body};
+use crate::append::Batch;
 use crate::format::super_file::{FileState, SuperState};
-use crate::maintain::{Finding, MaintainError, Problem, Severity, verify};
+use crate::gc::GcOptions;
+use crate::maintain::{Finding, MaintainError, Problem, Severity, repair, verify};
 use crate::manifest::Manifest;
 use crate::options::{ScrubOptions, StoreOptions, SyncPolicy};
 use crate::store::Store;
-use crate::testing::{batches, crash, edit, fast_dir, frame, options, segment_files};
+use crate::testing::{batches, crash, edit, fast_dir, frame, noise, options, segment_files};
+use crate::value::{CursorChange, FrameId, NewFrame, Ttl};
 
 fn ending(dir: &Path, sub: &str, end: &str) -> Vec<PathBuf> {
     let listed = fs::read_dir(dir.join(sub)).unwrap().map(|entry| entry.unwrap().path());
@@ -327,4 +333,63 @@ fn the_scrub_finds_what_rots_while_the_store_is_open() {
     assert_eq!((report.findings_total, report.worst), (1, Some(Severity::Lost)), "{report:#?}");
     store.close().unwrap();
     assert!(stats.failure.is_none());
+}
+
+/// A closed store with frames that are gone in each way and others that are not, and the ids of
+/// those.
+fn build_half_gone(dir: &Path) -> BTreeSet<FrameId> {
+    let store = Store::open(dir, none()).unwrap();
+    let append = |topic, n: u64, ttl| {
+        let new = NewFrame { ttl, ..with_body(frame(topic, n), &noise(n, 700)) };
+        store.append(new.into()).unwrap().frames[0].id
+    };
+    let last = Ttl::Last(NonZeroU64::new(2).unwrap());
+    let removed = append("a", 1, Ttl::Forever);
+    let mut stay = BTreeSet::from([append("a", 2, Ttl::Forever)]);
+    append("a", 3, Ttl::TimeMs(1));
+    append("b", 4, Ttl::Forever);
+    stay.extend([append("b", 5, last), append("b", 6, last)]);
+    let batch = Batch { removes: vec![removed], ..Batch::default() };
+    store.append(batch).unwrap();
+    for n in 0..3 {
+        let cursors = vec![cursor("c", n, &noise(50 + n, 9000))];
+        store.append(Batch { cursors, ..Batch::default() }).unwrap();
+    }
+    let gone = vec![cursor("d", 1, &noise(60, 9000))];
+    store.append(Batch { cursors: gone, ..Batch::default() }).unwrap();
+    let gone = vec![CursorChange { set: None, ..cursor("d", 0, b"") }];
+    store.append(Batch { cursors: gone, ..Batch::default() }).unwrap();
+    store.close().unwrap();
+    stay
+}
+
+#[test]
+fn what_is_gone_needs_no_blob() {
+    let dir = fast_dir();
+    let stay = build_half_gone(dir.path());
+    ending(dir.path(), "blobs", "pack").iter().for_each(|path| fs::remove_file(path).unwrap());
+    let missing = |findings: &[Finding]| -> (BTreeSet<FrameId>, usize) {
+        let all = || findings.iter().filter(|found| found.problem == Problem::MissingBlob);
+        (all().filter_map(|found| found.id).collect(), all().filter(|f| f.id.is_none()).count())
+    };
+    let report = check(dir.path());
+    assert_eq!(missing(&report.findings), (stay.clone(), 1), "{:#?}", report.findings);
+    let into = fast_dir();
+    let report = repair(dir.path(), into.path(), &mut go_on).unwrap();
+    assert_eq!(missing(&report.lost).0, stay, "{:#?}", report.lost);
+}
+
+#[test]
+fn a_store_is_clean_after_garbage_collection() {
+    let dir = fast_dir();
+    build(dir.path());
+    build_half_gone(dir.path());
+    let store = Store::open(dir.path(), none()).unwrap();
+    let collected = store.gc(&GcOptions { grace: Duration::ZERO, ..GcOptions::default() });
+    assert!(collected.unwrap().swept > 0);
+    let report = store.verify(&mut go_on).unwrap();
+    assert!(report.is_clean(), "{:#?}", report.findings);
+    store.close().unwrap();
+    let report = check(dir.path());
+    assert!(report.is_clean(), "{:#?}", report.findings);
 }

@@ -1,0 +1,34 @@
+//! What readers would see of a store that nobody has open: frames that were removed or have expired
+//! may have lost their blobs, and that is no damage.
+
+use std::sync::Arc;
+
+use crate::env::Env;
+use crate::index::Index;
+use crate::recovery::segments_to_read;
+use crate::value::Frame;
+
+/// Tells the frames that are gone.
+#[derive(Debug)]
+pub(super) struct Visible {
+    now_ms: u64,
+    /// Nothing when the segments cannot be read: then everything counts.
+    index: Option<Index>,
+}
+
+impl Visible {
+    /// Reads what a store says of dead frames.
+    pub(super) fn of(env: &Arc<Env>) -> Self {
+        let index = Index::open(Arc::clone(env), &segments_to_read(env), false).ok();
+        Self { now_ms: env.clock.now_ms(), index }
+    }
+
+    /// Whether readers would see a frame.
+    pub(super) fn sees(&self, frame: &Frame) -> bool {
+        let expired = frame.expires_ms().is_some_and(|at| at <= self.now_ms);
+        let hidden = self.index.as_ref().zip(frame.offset());
+        let hidden =
+            hidden.is_some_and(|(index, offset)| index.is_hidden(frame.topic(), offset, u64::MAX));
+        !expired && !hidden
+    }
+}
