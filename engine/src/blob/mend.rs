@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::error::BlobError;
 use super::headers::Headers;
-use super::open_pack::{OpenPack, read_header};
+use super::open_pack::{OpenPack, find_header};
 use super::reader::BlobReader;
 use super::walk::Walk;
 use crate::env::Env;
@@ -52,7 +52,7 @@ pub(super) fn mend(env: &Arc<Env>, line: &FileEntry) -> Result<Option<Mended>, B
     // Its map goes before the cache is dropped: pages that are mapped stay.
     let (header, mut held, len) = {
         let media = env.files.open_sealed(&path).map_err(failed)?;
-        let header = read_header(&media, line)?;
+        let header = find_header(env, &media, line)?;
         let held = Headers::read(&media, header.salt, FILE_HEADER_LEN as u64, media.len())?;
         (header, held, media.len())
     };

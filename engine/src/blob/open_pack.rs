@@ -13,6 +13,7 @@ use super::entry::Entry;
 use super::error::BlobError;
 use super::headers::Headers;
 use super::reader::BlobReader;
+use super::save::find_pack_salt;
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
@@ -78,7 +79,7 @@ impl OpenPack {
         let path = env.blob_path(file.base, file.generation, "pack");
         let media = env.files.open_append(&path).map_err(|error| BlobError::io(&path, error))?;
         media.publish(file.length);
-        let header = read_header(&media, file)?;
+        let header = find_header(env, &media, file)?;
         let pack = Self::new(env, &header, Arc::clone(&media), file.length);
         let held = Headers::read(&media, header.salt, FILE_HEADER_LEN as u64, file.length)?;
         pack.fill(&held.slots);
@@ -302,15 +303,51 @@ pub(super) fn read_header(
     media: &Arc<dyn Media>,
     file: &FileEntry,
 ) -> Result<FileHeader, BlobError> {
+    decode_header(media, file)?.map_err(|what| BlobError::corrupt(media.path(), 0, what))
+}
+
+/// The same; of a header that does not verify the line tells all but the salt, and that is in every
+/// entry as well.
+pub(super) fn find_header(
+    env: &Env,
+    media: &Arc<dyn Media>,
+    file: &FileEntry,
+) -> Result<FileHeader, BlobError> {
+    let what = match decode_header(media, file)? {
+        Ok(header) => return Ok(header),
+        Err(what) => what,
+    };
+    let salt = match what {
+        FormatError::Version { .. } => None,
+        _ => find_pack_salt(&**media),
+    };
+    Ok(FileHeader {
+        magic: Magic::Pack,
+        salt: salt.ok_or_else(|| BlobError::corrupt(media.path(), 0, what))?,
+        store: env.manifest.state().store,
+        file: file.uuid,
+        base: file.base,
+        generation: file.generation,
+    })
+}
+
+/// The header of a pack, which must be the one that a line of the manifest names, or why it does
+/// not verify.
+fn decode_header(
+    media: &Arc<dyn Media>,
+    file: &FileEntry,
+) -> Result<Result<FileHeader, FormatError>, BlobError> {
     let path = media.path();
-    let corrupt = |what| BlobError::corrupt(path, 0, what);
     let len = media.published().min(FILE_HEADER_LEN as u64);
     let bytes = media.view(0..len).map_err(|error| BlobError::io(path, error))?;
-    let header = FileHeader::decode(&bytes, Magic::Pack).map_err(corrupt)?;
+    let header = match FileHeader::decode(&bytes, Magic::Pack) {
+        Ok(header) => header,
+        Err(what) => return Ok(Err(what)),
+    };
     let named = (header.file, header.base, header.generation);
     match named == (file.uuid, file.base, file.generation) {
-        true => Ok(header),
-        false => Err(corrupt(FormatError::Field("uuid"))),
+        true => Ok(Ok(header)),
+        false => Err(BlobError::corrupt(path, 0, FormatError::Field("uuid"))),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::build::Builder;
 use super::error::BlobError;
 use super::mend::mend;
-use super::open_pack::{OpenPack, read_header};
+use super::open_pack::{OpenPack, find_header};
 use super::packs::PackList;
 use super::seal::{finish, replace_line};
 use super::sealed::{SealedPack, encode_index, write_index};
@@ -219,7 +219,7 @@ impl Opened {
         }
         let path = env.blob_path(line.base, line.generation, "pack");
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
-        let salt = read_header(&media, line)?.salt;
+        let salt = find_header(env, &media, line)?.salt;
         self.salvage(env, line, salt, &media)
     }
 

@@ -12,7 +12,7 @@ use super::blocks::Blocks;
 use super::entry::Entry;
 use super::error::BlobError;
 use super::found::Found;
-use super::open_pack::read_header;
+use super::open_pack::find_header;
 use super::recover::remove_dropped;
 use super::trail::Row;
 use super::walk::Walk;
@@ -196,7 +196,7 @@ impl SealedPack {
         if media.len() != self.line.length {
             return Err(BlobError::corrupt(&path, media.len(), FormatError::Short));
         }
-        let salt = read_header(&media, &self.line)?.salt;
+        let salt = find_header(&self.env, &media, &self.line)?.salt;
         let (index, damage) = match self.load_index() {
             Some(index) if index.check_filter().is_ok() => (index, None),
             _ => self.make_index(&media, salt)?,

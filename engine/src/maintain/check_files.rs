@@ -13,7 +13,7 @@ use super::error::MaintainError;
 use super::finding::{Finding, Problem, Severity};
 use super::survey::find_salt;
 use super::verify::Checker;
-use crate::blob::{BadEntry, LookedAt, check_pack_file, pack_entries};
+use crate::blob::{BadEntry, LookedAt, check_pack_file, find_pack_salt, pack_entries};
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SUPER_BYTES_MAX, SuperState};
 use crate::media::{Media, prefix};
@@ -172,9 +172,13 @@ impl Checker<'_> {
             Ok(_) => (Problem::Header, "is not the file the manifest names".to_owned()),
             Err(error @ FormatError::Version { .. }) => (Problem::Version, error.to_string()),
             Err(error) => {
-                let salt = if magic == Magic::Segment { find_salt(&*media) } else { None };
+                let salt = match magic {
+                    Magic::Segment => find_salt(&*media),
+                    Magic::Pack => find_pack_salt(&*media),
+                    _ => None,
+                };
                 if let Some(salt) = salt {
-                    // What is behind it is read with the salt of the batches.
+                    // What is behind it is read with the salt of the batches or entries.
                     let (severity, problem) = (Severity::Derived, Problem::Header);
                     self.report.add(Finding::new(severity, problem, path, 0, error));
                     return Ok(Some((media, salt)));

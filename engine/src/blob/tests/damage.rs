@@ -1,6 +1,7 @@
 //! What is read back after bytes were damaged or torn off.
 
 use super::*;
+use crate::format::file::FILE_HEADER_LEN;
 
 /// Overwrites a byte of a file in place.
 pub(super) fn damage(path: &Path, at: u64) {
@@ -86,8 +87,11 @@ fn damage_of_any_byte_of_a_sealed_pack_never_gives_wrong_bytes() {
         }
         fs::write(path, &good).unwrap();
         match kind {
-            // All but the few bytes of padding.
-            "pack" => assert!(reported + 24 > good.len(), "{reported} of {}", good.len()),
+            // All but the header, which manifest and entries make up for, and a few bytes of padding.
+            "pack" => {
+                let counts = good.len() - FILE_HEADER_LEN;
+                assert!(reported + 24 > counts, "{reported} of {counts}");
+            }
             _ => assert_eq!(reported, 0, "the index is only made again"),
         }
     }
@@ -211,5 +215,39 @@ fn a_tail_torn_at_any_byte_loses_only_what_was_torn() {
             drop(bed.open(false));
             assert_eq!((files.len(), fs::read(&bed.files("pack")[0]).unwrap()), (1, once));
         }
+    }
+}
+
+#[test]
+fn a_damaged_header_costs_no_blob() {
+    // Sealed, closed in order, and killed.
+    for (sealed, clean) in [(true, true), (false, true), (false, false)] {
+        let bed = Bed::new(1 << 20, MediaChoice::Auto);
+        let blobs = bed.open(true);
+        let all: Vec<_> = (0..20).map(|n| text(n, 300)).collect();
+        let hashes = put_all(&blobs, &all);
+        blobs.sync().unwrap();
+        if sealed {
+            blobs.shared.seal_all().unwrap();
+        }
+        if clean {
+            blobs.close().unwrap();
+        }
+        drop(blobs);
+        damage(&bed.files("pack")[0], 40);
+        let blobs = bed.open(clean);
+        assert!(blobs.trouble().is_none(), "{:?}", blobs.trouble());
+        for (hash, bytes) in hashes.iter().zip(&all) {
+            assert_eq!(get(&blobs, hash).as_ref(), Some(bytes), "{sealed} {clean}");
+        }
+        // What is put next is found, too, and once all is sealed anew nothing is damaged.
+        let more = text(99, 300);
+        let hash = put(&blobs, &more);
+        blobs.shared.seal_all().unwrap();
+        blobs.close().unwrap();
+        drop(blobs);
+        let blobs = bed.open(true);
+        assert_eq!(get(&blobs, &hash), Some(more));
+        assert_eq!(get(&blobs, &hashes[3]).as_ref(), Some(&all[3]));
     }
 }
