@@ -13,10 +13,9 @@ use bytes::Bytes;
 use super::{Media, Syncs};
 use crate::sys::Map;
 
-/// From this length on bytes are written by the system: it takes pages that are covered whole as
-/// they come, where a store through the map has each of them faulted in and zeroed before. Below it
-/// a system call costs more than that.
-const LONG: usize = 16 * 1024;
+/// From this length on, a page, bytes are written by the system: it takes pages that are covered
+/// whole as they come, where a store through the map has each faulted in and zeroed before.
+const LONG: usize = 4096;
 
 /// A mapped file.
 #[derive(Debug)]
