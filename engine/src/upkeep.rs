@@ -13,6 +13,7 @@ use crate::format::control::Mark;
 use crate::log::Fault;
 use crate::options::SyncPolicy;
 use crate::store::Inner;
+use crate::sys;
 
 /// A log that was not written for so long is marked.
 const IDLE: Duration = Duration::from_secs(1);
@@ -79,6 +80,7 @@ impl Upkeep {
         }
         let shared = Arc::clone(inner);
         let merged = std::thread::Builder::new().name("xs-topics".to_owned()).spawn(move || {
+            sys::give_way();
             // Derived: what cannot be written now is tried again after the next segment.
             let _ = shared.index.merge(&shared.upkeep.stop_merge);
         });

@@ -12,6 +12,7 @@ use super::Shared;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
 use super::seal::{NotSealed, seal};
+use crate::sys;
 
 /// Unsealed packs, the active one and the one made ready included.
 const OPEN_MAX: usize = 4;
@@ -155,6 +156,7 @@ impl Keeper {
 
 /// The thread: does what there is to do until it is stopped.
 pub(super) fn run(shared: &Arc<Shared>) {
+    sys::give_way();
     let keeper = &shared.keeper;
     let zero = shared.env.options.zero_ahead;
     while let Some(chore) = keeper.next(&shared.packs) {

@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{CompactOptions, Which};
 use crate::store::Inner;
+use crate::sys;
 
 /// How often it looks whether something has expired, when nothing wakes it.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -87,6 +88,7 @@ impl Compaction {
 }
 
 fn run(inner: &Inner, options: CompactOptions) {
+    sys::give_way();
     let compaction = &inner.compaction;
     while compaction.wait() {
         if inner.is_poisoned() {

@@ -13,6 +13,7 @@ use super::error::MaintainError;
 use super::finding::{Progress, VerifyReport};
 use crate::options::ScrubOptions;
 use crate::store::Inner;
+use crate::sys;
 
 /// What the scrub of a store is at, and what its last pass found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -119,6 +120,7 @@ impl Scrub {
 }
 
 fn run(inner: &Inner, options: ScrubOptions) {
+    sys::give_way();
     let scrub = &inner.scrub;
     loop {
         let began = Instant::now();

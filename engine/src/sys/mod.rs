@@ -10,8 +10,10 @@
 
 mod file;
 mod map;
+mod priority;
 mod published;
 
 pub(crate) use file::{allocate, data_end, drop_cache, is_mappable, random_bytes};
 pub(crate) use map::{Map, maps_open};
+pub(crate) use priority::give_way;
 pub(crate) use published::Published;
