@@ -109,7 +109,8 @@ fn a_pack_with_a_blob_that_is_not_what_it_says_is_sealed_as_it_is() {
             None => {}
             // Its bytes changed, which their CRC tells.
             Some(true) => {
-                (all.pop(), hashes.pop());
+                all.pop();
+                hashes.pop();
                 damage(&bed.files("pack")[0], blobs.shared.writing.lock().end - 30);
             }
             // Its bytes are those of another name, and their CRC is right.
