@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use xs_protocol::{Client, ClientError, ClientOptions};
 
 use super::confine::{self, Measure, Opening};
-use super::{CULPRITS_VARIABLE, EXIT_WEDGED, EXIT_WORN, crash};
+use super::{CULPRITS_VARIABLE, EXIT_WEDGED, EXIT_WORN, crash, priority};
 use crate::env_file::{self, EnvFileError};
 use crate::host::config::{Config, ModuleConfig};
 use crate::host::{self, HostEnd, HostError, HostOptions, Part};
@@ -69,6 +69,9 @@ pub fn main(options: ChildOptions) -> ExitCode {
 fn run(options: ChildOptions) -> Result<HostEnd, ChildError> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)?;
     crash::install()?;
+    if let Err(error) = priority::lower() {
+        tracing::warn!(%error, "modules run at the server's priority");
+    }
     let alone = alone(&options)?;
     // Read before the file cannot be read any more.
     let env = variables(&options, alone.as_ref())?;

@@ -8,6 +8,7 @@ mod calls;
 pub mod child;
 mod confine;
 mod crash;
+mod priority;
 mod spawn;
 
 use std::ffi::OsString;

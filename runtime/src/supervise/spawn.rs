@@ -4,7 +4,7 @@
 use std::io::{self, BufRead as _, BufReader};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -80,9 +80,7 @@ impl Spawner {
             .env(CULPRITS_VARIABLE, culprits.join(","))
             .env(crate::isolate::NO_BYTECODE_CACHE, "1")
             .stdin(Stdio::from(OwnedFd::from(socket)))
-            .stdout(Stdio::piped())
-            // A Ctrl-C in the terminal is for the server, which stops the Host in its turn.
-            .process_group(0);
+            .stdout(Stdio::piped());
         let (answer, answered) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts the Host is gone");
         self.orders.send(Order { command, answer }).map_err(|_| gone())?;
