@@ -9,24 +9,10 @@ use xs_engine::{
 
 use crate::auth::{Access, KnownBlobs};
 use crate::error::{Code, Refusal};
+use crate::lifecycle::Event;
 use crate::message::{CallRequest, Request, Role};
 
 const KINDS: [&str; 3] = ["generator", "handler", "command"];
-/// What the frames that tell of a processor end with, behind `xs.<kind>.<name>.`.
-const EVENTS: [&str; 12] = [
-    "create",
-    "term",
-    "active",
-    "retrying",
-    "invalid",
-    "fin.ok",
-    "fin.error",
-    "fin.term",
-    "replaced",
-    "stopped",
-    "parked",
-    "log",
-];
 /// What the frames that a command answers with end with.
 const ANSWERS: [&str; 3] = ["recv", "complete", "error"];
 
@@ -242,7 +228,7 @@ fn behind_own<'a>(processor: &str, text: &'a str) -> Option<&'a str> {
 fn tells_of_own(access: &Access, topic: &str) -> bool {
     access.alone.as_ref().is_none_or(|processor| {
         let event = behind_own(processor, topic).and_then(|rest| rest.strip_prefix('.'));
-        event.is_some_and(|event| EVENTS.contains(&event))
+        event.and_then(Event::of).is_some()
     })
 }
 

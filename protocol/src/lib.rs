@@ -10,6 +10,7 @@ pub mod client;
 pub mod codec;
 mod error;
 mod gather;
+pub mod lifecycle;
 pub mod limits;
 mod message;
 pub mod server;
