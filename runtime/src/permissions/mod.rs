@@ -69,11 +69,17 @@ impl Granted {
         let refuse = |message: String| Err(ModuleError::new(FailureKind::Permission, message));
         for host in &asked.net {
             if host == "*" && !allow.net_any {
-                return refuse("permissions.net \"*\" needs `xs serve --allow-net-any`; name the hosts instead".into());
+                return refuse(
+                    "permissions.net \"*\" needs `xs serve --allow-net-any`, or allow = [\"net-any\"] \
+                     below the module's name in xs.toml; or name the hosts"
+                        .into(),
+                );
             }
             if is_private(host) && !allow.net_private {
                 return refuse(format!(
-                    "permissions.net names the private address {host:?}, which needs `xs serve --allow-net-private`"
+                    "permissions.net names the private address {host:?}, which needs `xs serve \
+                     --allow-net-private`, or allow = [\"net-private\"] below the module's name in \
+                     xs.toml"
                 ));
             }
         }
