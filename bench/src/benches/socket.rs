@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use xs_bench::histogram::Histogram;
 use xs_bench::report::Row;
@@ -56,6 +57,19 @@ pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A server with an empty store, and a client of it. The directory goes with the first.
+pub(crate) fn serve(
+    setting: &Setting,
+    tokio: &Runtime,
+    policy: SyncPolicy,
+) -> anyhow::Result<(TempDir, Server, Client)> {
+    let scratch = setting.scratch()?;
+    let xs = binary(setting.xs.as_deref())?;
+    let mut server = Server::start(&xs, scratch.path(), policy, None)?;
+    let client = tokio.block_on(server.connect())?;
+    Ok((scratch, server, client))
+}
+
 /// A client needs one thread.
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
@@ -68,10 +82,7 @@ fn appends(
     shape: Shape,
     frames: u64,
 ) -> anyhow::Result<()> {
-    let scratch = setting.scratch()?;
-    let xs = binary(setting.xs.as_deref())?;
-    let mut server = Server::start(&xs, scratch.path(), policy, None)?;
-    let client = tokio.block_on(server.connect())?;
+    let (_scratch, _server, client) = serve(setting, tokio, policy)?;
     let mut made = Frames::common(shape);
     for manner in MANNERS {
         // A sync costs as much as a hundred requests without one.

@@ -8,13 +8,13 @@ use tokio::runtime::Runtime;
 use xs_bench::histogram::Histogram;
 use xs_bench::process::memory;
 use xs_bench::report::Row;
-use xs_bench::server::{Server, binary};
+use xs_bench::server::Server;
 use xs_bench::workload::{Frames, Shape};
 use xs_engine::{ReadOptions, Start, SyncPolicy};
 use xs_protocol::{Client, SubEvent, SubscribeOptions, Subscription};
 
 use crate::Setting;
-use crate::benches::socket::{Manner, append, runtime};
+use crate::benches::socket::{Manner, append, runtime, serve};
 
 const SUBSCRIBERS: usize = 100;
 /// Bytes that a subscriber takes before it stalls: about a hundred frames.
@@ -48,10 +48,7 @@ fn one(
     manner: Manner,
     frames: u64,
 ) -> anyhow::Result<()> {
-    let scratch = setting.scratch()?;
-    let xs = binary(setting.xs.as_deref())?;
-    let mut server = Server::start(&xs, scratch.path(), policy, None)?;
-    let client = tokio.block_on(server.connect())?;
+    let (_scratch, server, client) = serve(setting, tokio, policy)?;
     let each = (frames / TURNS).max(64);
     let mut made = Frames::common(Shape::Body256);
     // What a fresh server and store do once is part of neither.
