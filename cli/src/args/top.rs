@@ -35,9 +35,6 @@ pub(crate) struct TopArgs {
     /// Look twice, print what there is, and end. Needs no terminal.
     #[arg(long)]
     pub(crate) once: bool,
-    /// Fail as a mistake in here would, with the screen shown.
-    #[arg(long, hide = true)]
-    pub(crate) panic: bool,
 }
 
 /// What rows of topics are sorted by: names from a to z, numbers from the largest down.

@@ -53,7 +53,6 @@ pub(super) async fn run(
     loop {
         let scene = Scene { address, look: &look, now_ms: now_ms(), colour: screen.colour };
         screen.show(&scene.lines(&mut view, Screen::size()));
-        assert!(!top.panic, "asked for with --panic");
         tokio::select! {
             event = screen.event() => match event {
                 Event::Key(key) => match view.press(key) {

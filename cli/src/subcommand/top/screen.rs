@@ -134,3 +134,27 @@ fn pass_on(to: &mpsc::Sender<Key>) -> Option<()> {
         Ok(len) => keys(&bytes[..len]).into_iter().try_for_each(|key| to.blocking_send(key).ok()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::panic::{catch_unwind, set_hook, take_hook};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_when_the_terminal_is_given_back() {
+        let terminal = File::options().read(true).write(true).open("/dev/ptmx").unwrap();
+        let after = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&after);
+        let usual = take_hook();
+        set_hook(Box::new(move |_| tell.store(BEFORE.lock().is_none(), Ordering::Relaxed)));
+        restore_before_panics();
+        *BEFORE.lock() = Some(tcgetattr(&terminal).unwrap());
+        let panicked = catch_unwind(|| panic!("a mistake")).is_err();
+        set_hook(usual);
+        assert!(panicked && after.load(Ordering::Relaxed));
+    }
+}
