@@ -136,7 +136,7 @@ impl Blobs {
         if bytes.len() < CHUNK_LEN {
             return Ok(Prepared::small(hash, bytes.clone()));
         }
-        let there = self.shared.look_through(&hash)?;
+        let there = self.shared.look_through(&hash, bytes.len() as u64)?;
         if there == Some(true) {
             return Ok(Prepared::known(hash, bytes.len() as u64, Some(bytes.clone())));
         }
@@ -181,7 +181,7 @@ impl Blobs {
 
     /// Whether a sound copy of a blob is there; reads all of it.
     pub(crate) fn contains_sound(&self, hash: &BlobHash) -> bool {
-        self.shared.look_through(hash).is_ok_and(|sound| sound == Some(true))
+        self.shared.look_through(hash, u64::MAX).is_ok_and(|sound| sound == Some(true))
     }
 
     /// A blob, if it is there.
@@ -330,9 +330,10 @@ impl Shared {
         self.number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Whether a blob is there, and if so whether it can be read to its end.
-    fn look_through(&self, hash: &BlobHash) -> Result<Option<bool>, BlobError> {
-        match self.packs.find(hash, |found| found.reader()?.check()) {
+    /// Whether a blob of `len` bytes is there, as far as it is worth looking for, and if so whether
+    /// it can be read to its end.
+    fn look_through(&self, hash: &BlobHash, len: u64) -> Result<Option<bool>, BlobError> {
+        match self.packs.find_copy((hash, len), |found| found.reader()?.check()) {
             Ok(found) => Ok(found.map(|()| true)),
             Err(error) if error.is_corrupt() => Ok(Some(is_planted(Bug::BelieveRotten))),
             Err(error) => Err(error),

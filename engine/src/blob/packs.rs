@@ -18,6 +18,13 @@ use super::trail;
 use crate::limits::OPEN_PACKS_MAX;
 use crate::value::BlobHash;
 
+/// Sealed packs, the newest ones, that every search for a copy looks into. They are fewer than may be
+/// open at a time, so that it costs a look at the filter of each.
+pub(super) const ASKED_MIN: usize = 64;
+/// One more may have to be opened for each so many bytes of a blob, which cost as much to write.
+const BYTES_PER_ASKED: u64 = 16 * 1024;
+const _: () = assert!(ASKED_MIN < OPEN_PACKS_MAX);
+
 thread_local! {
     /// Number of the sealed pack in which this thread found its last blob: the next one is likely
     /// there too.
@@ -75,6 +82,26 @@ impl Packs {
     pub(super) fn find<T>(
         &self,
         hash: &BlobHash,
+        take: impl FnMut(Found) -> Result<T, BlobError>,
+    ) -> Result<Option<T>, BlobError> {
+        self.find_among(usize::MAX, hash, take)
+    }
+
+    /// The same for who has a blob of `len` bytes and would rather not write it again: with many
+    /// packs a shorter one is not looked for in the oldest.
+    pub(super) fn find_copy<T>(
+        &self,
+        (hash, len): (&BlobHash, u64),
+        take: impl FnMut(Found) -> Result<T, BlobError>,
+    ) -> Result<Option<T>, BlobError> {
+        let paid = usize::try_from(len / BYTES_PER_ASKED).unwrap_or(usize::MAX);
+        self.find_among(paid.max(ASKED_MIN), hash, take)
+    }
+
+    fn find_among<T>(
+        &self,
+        sealed_max: usize,
+        hash: &BlobHash,
         mut take: impl FnMut(Found) -> Result<T, BlobError>,
     ) -> Result<Option<T>, BlobError> {
         let list = self.list();
@@ -94,7 +121,8 @@ impl Packs {
             }
         }
         let last = list.place_of(LAST.get());
-        let others = list.sealed.iter().filter(|pack| last.is_none_or(|l| !Arc::ptr_eq(l, pack)));
+        let newest = list.sealed.iter().take(sealed_max);
+        let others = newest.filter(|pack| last.is_none_or(|l| !Arc::ptr_eq(l, pack)));
         for pack in last.into_iter().chain(others) {
             let found = self.opened(&list, pack);
             let found = found.and_then(|opened| pack.find(&opened, hash, &self.blocks));

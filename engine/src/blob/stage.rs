@@ -105,14 +105,14 @@ impl Shared {
     fn take(&self, blobs: &[Prepared]) -> Result<MutexGuard<'_, Writing>, StageError> {
         let alone = |blob: &&Prepared| self.is_alone(blob);
         let mut writing = loop {
-            for blob in blobs.iter().filter(alone).filter(|blob| !self.has_anywhere(blob)) {
+            for blob in blobs.iter().filter(alone).filter(|blob| !self.has_copy(blob)) {
                 self.usable(false)?;
                 self.own_pack(blob)?;
             }
             let writing = self.writing.lock();
             self.usable(writing.closed)?;
             // What was found without the lock may have been swept since.
-            let here = |blob: &Prepared| blob.is_rotten() || self.has_anywhere(blob);
+            let here = |blob: &Prepared| blob.is_rotten() || self.has_copy(blob);
             if blobs.iter().filter(alone).all(here) {
                 break writing;
             }
@@ -246,7 +246,7 @@ impl Shared {
             return writing.buffered(at, blob);
         }
         let Some(bytes) = blob.raw().filter(|bytes| bytes.len() < SHORT_LEN) else {
-            return self.has_anywhere(blob);
+            return self.has_copy(blob);
         };
         let same = |found: Result<Option<Found>, BlobError>| {
             found.ok().flatten().is_some_and(|found| found.is(bytes))
@@ -264,13 +264,16 @@ impl Shared {
         list.open.iter().any(open) || writing.recent.iter().any(sealed)
     }
 
-    /// Whether any pack has a sound copy. A long blob was read through when it was prepared.
-    fn has_anywhere(&self, blob: &Prepared) -> bool {
+    /// Whether a pack has a sound copy, as far as it is worth looking for. A long blob was read through when it was prepared.
+    fn has_copy(&self, blob: &Prepared) -> bool {
         let short = blob.raw().filter(|bytes| bytes.len() < CHUNK_LEN);
         let same =
             |found: Found| Ok(short.map_or(found.len() == blob.len(), |bytes| found.is(bytes)));
         !blob.is_rotten()
-            && self.packs.find(&blob.hash(), same).is_ok_and(|same| same == Some(true))
+            && self
+                .packs
+                .find_copy((&blob.hash(), blob.len()), same)
+                .is_ok_and(|same| same == Some(true))
     }
 
     /// Writes what was collected and makes it readable.

@@ -273,3 +273,28 @@ fn blobs_about_every_limit_come_back() {
     drop(blobs);
     check(&bed.open(false));
 }
+
+#[test]
+fn a_put_looks_into_no_more_packs_than_it_is_worth() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    // Four fill a pack.
+    let all: Vec<_> = (0..4 * (packs::ASKED_MIN as u64 + 20)).map(|n| noise(n, 16_000)).collect();
+    let hashes = put_all(&blobs, &all);
+    blobs.shared.seal_all().unwrap();
+    let list = blobs.shared.packs.list();
+    assert!(list.sealed.len() > packs::ASKED_MIN + 10, "{}", list.sealed.len());
+    list.sealed.iter().for_each(|pack| pack.close());
+    put(&blobs, &noise(9999, 16_000));
+    let open = || list.sealed.iter().filter(|pack| pack.is_open()).count();
+    assert!((1..=packs::ASKED_MIN + 1).contains(&open()), "{} packs were opened", open());
+    let bytes = || blobs.open_packs().iter().map(|(_, end)| end).sum::<u64>();
+    let before = bytes();
+    put(&blobs, all.last().unwrap());
+    assert_eq!(bytes(), before, "a new one is not written again");
+    put(&blobs, &all[0]);
+    assert!(bytes() > before + 16_000, "one in the oldest pack is");
+    for (hash, bytes) in hashes.iter().zip(&all) {
+        assert_eq!(get(&blobs, hash).as_ref(), Some(bytes));
+    }
+}
