@@ -6,11 +6,12 @@ use std::io::{self, ErrorKind, Write as _};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{setpriority_process, setsid};
+use rustix::process::{getpriority_process, setpriority_process, setsid};
 
-/// How nice a Host is: it weighs a tenth of a process that is not, which is still enough to go on
-/// beside one that never rests.
-const NICE: i32 = 10;
+/// How much nicer than the server a Host is: it weighs a tenth of what the server does, which is
+/// still enough to go on beside one that never rests.
+const NICER: i32 = 10;
+const NICEST: i32 = 19;
 /// Where Linux says how nice a session is as a whole, when it groups processes by session.
 const SESSION: &str = "/proc/self/autogroup";
 /// Linux lets one process in a tenth of a second say so, of all that are not privileged; as many
@@ -27,7 +28,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// When the system refuses.
 pub(super) fn lower() -> io::Result<()> {
     setsid()?;
-    setpriority_process(None, NICE)?;
+    let nice = (getpriority_process(None)? + NICER).min(NICEST);
+    setpriority_process(None, nice)?;
     let mut session = match File::options().write(true).open(SESSION) {
         Ok(session) => session,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -35,7 +37,7 @@ pub(super) fn lower() -> io::Result<()> {
     };
     let mut left = TRIES;
     loop {
-        match session.write_all(NICE.to_string().as_bytes()) {
+        match session.write_all(nice.to_string().as_bytes()) {
             Err(error) if error.kind() == ErrorKind::WouldBlock && left > 0 => left -= 1,
             done => return done,
         }
