@@ -192,8 +192,8 @@ impl Blobs {
         self.shared.packs.find(hash, Found::reader)
     }
 
-    /// The blob of a frame of a topic, whole: as [`get`](Self::get), and faster for whoever reads on
-    /// in the log or in the topic.
+    /// The blob of a frame of a topic, whole: as [`get`](Self::get), and faster for whoever reads
+    /// on in the log or in the topic.
     ///
     /// # Errors
     /// As those of [`get`](Self::get).

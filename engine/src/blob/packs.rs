@@ -18,8 +18,8 @@ use super::trail;
 use crate::limits::OPEN_PACKS_MAX;
 use crate::value::BlobHash;
 
-/// Sealed packs, the newest ones, that every search for a copy looks into. They are fewer than may be
-/// open at a time, so that it costs a look at the filter of each.
+/// Sealed packs, the newest ones, that every search for a copy looks into. They are fewer than may
+/// be open at a time, so that it costs a look at the filter of each.
 pub(super) const ASKED_MIN: usize = 64;
 /// One more may have to be opened for each so many bytes of a blob, which cost as much to write.
 const BYTES_PER_ASKED: u64 = 16 * 1024;

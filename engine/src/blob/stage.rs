@@ -264,7 +264,8 @@ impl Shared {
         list.open.iter().any(open) || writing.recent.iter().any(sealed)
     }
 
-    /// Whether a pack has a sound copy, as far as it is worth looking for. A long blob was read through when it was prepared.
+    /// Whether a pack has a sound copy, as far as it is worth looking for. A long blob was read
+    /// through when it was prepared.
     fn has_copy(&self, blob: &Prepared) -> bool {
         let short = blob.raw().filter(|bytes| bytes.len() < CHUNK_LEN);
         let same =

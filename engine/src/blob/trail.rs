@@ -1,7 +1,7 @@
-//! Where the next blob probably is. Sealing puts the blobs of a topic side by side (see `build.rs`),
-//! so whoever reads on in the log or in a topic finds each body in the row behind the last one of
-//! its kin. Guesses only: they belong to a thread, are compared with the hash that is wanted, and
-//! one that is wrong costs no more than that.
+//! Where the next blob probably is. Sealing puts the blobs of a topic side by side (see
+//! `build.rs`), so whoever reads on in the log or in a topic finds each body in the row behind the
+//! last one of its kin. Guesses only: they belong to a thread, are compared with the hash that is
+//! wanted, and one that is wrong costs no more than that.
 
 use std::cell::RefCell;
 

@@ -336,8 +336,8 @@ impl Rescue<'_> {
         }
     }
 
-    /// Whether readers of the old store would see a frame: what is gone may have lost its blob. With
-    /// no manifest nobody can tell, and everything counts.
+    /// Whether readers of the old store would see a frame: what is gone may have lost its blob.
+    /// With no manifest nobody can tell, and everything counts.
     fn is_visible(&self, frame: &Frame) -> bool {
         let visible = self.visible.get_or_init(|| {
             let env = looked_at(self.from, Arc::clone(&self.from_files), self.known.clone()?);

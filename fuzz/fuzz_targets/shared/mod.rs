@@ -86,7 +86,7 @@ impl Service for Empty {
         Ok(Some(Box::new(Zeros(BLOB_LEN))))
     }
 
-    fn small_blob(&self, _: &BlobHash, _: usize) -> Result<Option<Bytes>, Refusal> {
+    fn body(&self, _: &Frame, _: u64) -> Result<Option<Bytes>, Refusal> {
         Ok(None)
     }
 
