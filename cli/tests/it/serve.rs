@@ -37,14 +37,14 @@ fn sigterm_leaves_neither_child_nor_socket() {
     assert_eq!(topics, ["xs.start", "xs.stopping"]);
 }
 
-/// Modules get what the server leaves of the processors: their process is a session of its own, and
-/// that and all of its threads are nice.
 /// What `/proc/PID/stat` says behind the name: state, parent, group, session; the nice value is the
 /// 17th.
 fn fields(stat: &str) -> Vec<&str> {
     stat.rsplit_once(") ").unwrap().1.split(' ').collect()
 }
 
+/// Modules get what the server leaves of the processors: their process is a session of its own, and
+/// that and all of its threads are nicer.
 #[test]
 fn the_process_of_modules_gives_way_to_the_server() {
     let place = Place::new();

@@ -22,8 +22,9 @@ pub(super) enum Found {
     Row {
         bytes: Bytes,
         hash: BlobHash,
-        /// The pack, and the position of the BLOCK in it.
-        place: (Arc<Opened>, u64),
+        /// The pack.
+        opened: Arc<Opened>,
+        /// The BLOCK in it, and the number in that.
         row: Row,
     },
 }
@@ -64,8 +65,9 @@ impl Found {
                 read.and_then(|reader| reader.all(bytes.len() as u64)).is_ok_and(|b| b == bytes)
             }
             // The BLOCK may have been read long ago: what the file has of it counts.
-            Self::Row { bytes: stored, place: (opened, at), .. } => {
-                stored == bytes && opened.entry(*at).and_then(|entry| entry.stored()).is_ok()
+            Self::Row { bytes: stored, opened, row, .. } => {
+                stored == bytes
+                    && opened.entry(row.place.1).and_then(|entry| entry.stored()).is_ok()
             }
         }
     }

@@ -196,7 +196,7 @@ impl Blobs {
     /// on in the log or in the topic.
     ///
     /// # Errors
-    /// As those of [`get`](Self::get).
+    /// As those of [`get`](Self::get), and [`BlobError::TooLong`] beyond `max` bytes.
     pub(crate) fn body(
         &self,
         topic: &str,

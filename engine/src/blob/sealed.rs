@@ -283,8 +283,8 @@ impl SealedPack {
             let bytes = block.blob(candidate.number);
             if let Some(bytes) = bytes.filter(|bytes| BlobHash::of(bytes) == *hash) {
                 let row = Row { place, number: candidate.number };
-                let place = (Arc::clone(&opened), at);
-                return Ok(Some(Found::Row { bytes, hash: *hash, place, row }));
+                let opened = Arc::clone(&opened);
+                return Ok(Some(Found::Row { bytes, hash: *hash, opened, row }));
             }
         }
         opened.miss()

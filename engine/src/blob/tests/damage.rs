@@ -34,7 +34,7 @@ fn a_hit_on_a_rotten_blob_writes_a_fresh_copy() {
         };
         let place = |found: Found| match found {
             Found::Entry(entry) => Ok(entry.at() + 72 + 20),
-            Found::Row { place: (_, at), .. } => Ok(at + 72 + 40),
+            Found::Row { row, .. } => Ok(row.place.1 + 72 + 40),
         };
         let at = blobs.shared.packs.find(&hash, place).unwrap().unwrap();
         damage(bed.files("pack").last().unwrap(), at);
