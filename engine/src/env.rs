@@ -44,6 +44,11 @@ impl Env {
         self.dir.join("blobs")
     }
 
+    /// The journal.
+    pub(crate) fn journal_path(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+
     /// A file of the log: `seg`, `idx`, `top` or `dead`.
     pub(crate) fn log_path(&self, base: u64, generation: u32, kind: &str) -> PathBuf {
         self.log_dir().join(format!("{base:020}.{generation}.{kind}"))

@@ -14,6 +14,7 @@ pub mod format;
 mod gc;
 mod ids;
 mod index;
+mod journal;
 mod keys;
 pub mod limits;
 mod log;
@@ -53,7 +54,9 @@ pub use maintain::{
     MaintainError, Problem, Progress, RepairReport, ScrubStats, Severity, StoreStats,
     UpgradeReport, VerifyReport, repair, restore, upgrade, verify,
 };
-pub use options::{MediaChoice, OptionsError, ScrubOptions, StoreOptions, SyncPolicy};
+pub use options::{
+    JournalOptions, MediaChoice, OptionsError, ScrubOptions, StoreOptions, SyncPolicy,
+};
 pub use read::{Follower, Live, Reader, ResumePoint, TopicStats};
 pub use recovery::{Cut, RecoveryReport};
 pub use store::{Health, Store, StoreInfo};

@@ -37,6 +37,10 @@ pub const BLOB_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 pub const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
 /// Largest segment or pack.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Smallest half of a journal.
+pub const JOURNAL_HALF_BYTES_MIN: u64 = 32 * 1024;
+/// Largest half of a journal.
+pub const JOURNAL_HALF_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Hops an [`Origin`](crate::Origin) may count before a chain of processors is cut.
 pub const HOPS_MAX: u32 = 32;
 /// Ephemeral frames kept for followers that have not taken them yet.

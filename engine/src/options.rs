@@ -7,7 +7,10 @@ use std::sync::Arc;
 use crate::clock::{Clock, SystemClock};
 use crate::compact::CompactOptions;
 use crate::entropy::{Entropy, SystemEntropy};
-use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SYNC_INTERVAL_MS_MAX};
+use crate::limits::{
+    JOURNAL_HALF_BYTES_MAX, JOURNAL_HALF_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    SYNC_INTERVAL_MS_MAX,
+};
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct StoreOptions {
     /// Fill files with zeros before they are used, not only allocate them: a sync is then a little
     /// quicker, and while zeros are written others wait. Worth it where there is time in between.
     pub zero_ahead: bool,
+    /// The file that small groups are made durable in.
+    pub journal: JournalOptions,
     /// When sealed segments are compacted by themselves; when there is none, only when asked.
     pub compaction: Option<CompactOptions>,
     /// Tells the time that ids carry.
@@ -32,6 +37,23 @@ pub struct StoreOptions {
     pub entropy: Arc<dyn Entropy>,
     /// Check every byte in the background, over and over; off by default.
     pub scrub: Option<ScrubOptions>,
+}
+
+/// The file that small groups are made durable in, by one sync where log and packs need two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalOptions {
+    /// Bytes of each of its halves: a multiple of 4 KiB from 32 KiB to 64 MiB. A group may take a
+    /// quarter of one. 0 for no journal.
+    pub half_bytes: u64,
+    /// Groups that are synced before it is made: one that is opened for an append or two needs
+    /// none.
+    pub after_groups: u32,
+}
+
+impl Default for JournalOptions {
+    fn default() -> Self {
+        Self { half_bytes: 4 * 1024 * 1024, after_groups: 64 }
+    }
 }
 
 /// How a store is checked in the background.
@@ -57,6 +79,7 @@ impl Default for StoreOptions {
             sync: SyncPolicy::Sync,
             media: MediaChoice::Auto,
             zero_ahead: false,
+            journal: JournalOptions::default(),
             compaction: Some(CompactOptions::default()),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
@@ -77,6 +100,11 @@ pub enum OptionsError {
         /// What it was set to.
         bytes: u64,
     },
+    /// A size of the journal that is not allowed.
+    #[error(
+        "a journal with halves of {0} bytes: a multiple of 4 KiB from 32 KiB to 64 MiB is needed"
+    )]
+    JournalBytes(u64),
     /// Not a sync policy.
     #[error("{0:?} is not a sync policy: sync, interval:<ms>ms or none")]
     SyncPolicy(String),
@@ -89,6 +117,11 @@ impl StoreOptions {
             if !in_range || !bytes.is_power_of_two() {
                 return Err(OptionsError::FileBytes { what, bytes });
             }
+        }
+        let half = self.journal.half_bytes;
+        let in_range = (JOURNAL_HALF_BYTES_MIN..=JOURNAL_HALF_BYTES_MAX).contains(&half);
+        if half != 0 && !(in_range && half.is_multiple_of(4096)) {
+            return Err(OptionsError::JournalBytes(half));
         }
         Ok(())
     }

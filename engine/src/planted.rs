@@ -66,6 +66,16 @@ pub(crate) enum Bug {
     SkipBackupSync,
     /// Tombstones that damage took are not looked for in the `.dead` file.
     ForgetDead,
+    /// The journal is not synced.
+    SkipJournalSync,
+    /// What the journal holds is not put in its place after a crash.
+    SkipReplay,
+    /// A half of the journal is written again before what it held is settled.
+    ReuseHalf,
+    /// A half of the journal counts as settled when the log alone is.
+    SettleLogOnly,
+    /// A group goes through the journal although one before it is not durable.
+    JournalBehindGap,
 }
 
 /// Whether a bug is planted.

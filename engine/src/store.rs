@@ -17,6 +17,7 @@ use crate::env::Env;
 use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
 use crate::format::super_file::{EpochStart, FileKind, FileState};
 use crate::index::Index;
+use crate::journal::Journal;
 use crate::keys::KeyIndex;
 use crate::limits::{CURSOR_STATE_BYTES_MAX, EPOCHS_MAX};
 use crate::log::{Fault, Log, OpenFiles, Sealing, Segment, SegmentKey};
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) commits: Commits,
     pub(crate) writer: Mutex<Writer>,
     pub(crate) sealing: Sealing,
+    pub(crate) journal: Journal,
     pub(crate) upkeep: Upkeep,
     pub(crate) scrub: Scrub,
     pub(crate) timing: Timing,
@@ -318,6 +320,12 @@ impl Inner {
         self.blobs.sync_beside(|| media.iter().try_for_each(|media| sync(&***media)))
     }
 
+    /// Syncs files of the log and the packs where they lie, also what the journal made durable.
+    pub(crate) fn settle_files(&self, media: &[&Arc<dyn Media>]) -> io::Result<()> {
+        media.iter().try_for_each(|media| sync(&***media))?;
+        if is_planted(Bug::SettleLogOnly) { Ok(()) } else { self.blobs.settle() }
+    }
+
     /// Takes no more appends: what the disk holds is not known.
     pub(crate) fn poison(&self) {
         self.poisoned.store(true, Ordering::Release);
@@ -391,7 +399,9 @@ impl Inner {
                 }
             }
         });
-        closed.map_err(io)
+        closed.map_err(io)?;
+        self.journal.close(&self.env);
+        Ok(())
     }
 }
 

@@ -169,6 +169,8 @@ fn run(inner: &Arc<Inner>) {
 fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
     let upkeep = &inner.upkeep;
     inner.sealing.seal_now(inner)?;
+    crate::journal::settle(inner)?;
+    inner.journal.open_if_asked(&inner.env);
     let indexed = inner.sealing.index_sealed(inner);
     upkeep.merge_topics(inner);
     if indexed {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 use xs_engine::{
-    Batch, BlobHash, Body, Frame, Meta, NewFrame, ReadOptions, Store, StoreOptions, SyncPolicy,
+    Batch, BlobHash, Body, Frame, JournalOptions, Meta, NewFrame, ReadOptions, Store, StoreOptions, SyncPolicy,
     Topic,
 };
 
@@ -35,9 +35,13 @@ fn directory() -> TempDir {
 
 fn open(dir: &Path) -> Option<Store> {
     let small = 64 * 1024;
-    let sync = SyncPolicy::None;
-    let options =
-        StoreOptions { segment_bytes: small, pack_bytes: small, sync, ..StoreOptions::default() };
+    let options = StoreOptions {
+        segment_bytes: small,
+        pack_bytes: small,
+        sync: SyncPolicy::Sync,
+        journal: JournalOptions { half_bytes: small, after_groups: 0 },
+        ..StoreOptions::default()
+    };
     Store::open(dir, options).ok()
 }
 

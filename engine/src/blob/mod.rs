@@ -29,6 +29,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod trail;
+mod undurable;
 mod walk;
 
 use std::io;
@@ -54,10 +55,12 @@ use crate::value::BlobHash;
 use beside::{Asked, Beside};
 use found::Found;
 use keeper::Keeper;
+use open_pack::OpenPack;
 use packs::Packs;
 use stage::Writing;
 use sweep::Sweeps;
 pub(crate) use sweep::{Condemned, Group, Marker, Sweep, SweepError, Switched, Tally};
+pub(crate) use undurable::Undurable;
 
 /// The blobs of a store. Dropped without [`close`](Self::close) it leaves the files as a crash
 /// would.
@@ -235,6 +238,19 @@ impl Blobs {
         self.shared.sync()
     }
 
+    /// Makes all that was staged durable in the packs, also what the journal made durable.
+    ///
+    /// # Errors
+    /// As those of [`sync`](Self::sync).
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        self.shared.settle()
+    }
+
+    /// What is not durable of the packs, if it is no more than `max` bytes and can be read.
+    pub(crate) fn undurable(&self, max: u64) -> Option<Undurable> {
+        Undurable::of(&self.shared.packs.list().open, max)
+    }
+
     /// Runs `work`, which syncs other files, while the packs are synced on another thread, if they
     /// need it.
     ///
@@ -262,7 +278,7 @@ impl Blobs {
         if self.shared.failed.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier write failed"));
         }
-        self.sync()?;
+        self.settle()?;
         let list = self.shared.packs.list();
         self.shared.env.manifest.update(|state| {
             for pack in &list.open {
@@ -317,8 +333,17 @@ impl Shared {
 
     /// Makes all that was staged durable.
     fn sync(&self) -> io::Result<()> {
-        for pack in self.packs.list().open.iter().filter(|pack| pack.needs_sync()) {
-            if let Err(error) = pack.sync() {
+        self.settle_those(OpenPack::needs_sync)
+    }
+
+    /// Makes all that was staged durable in the packs.
+    fn settle(&self) -> io::Result<()> {
+        self.settle_those(OpenPack::is_unsettled)
+    }
+
+    fn settle_those(&self, which: impl Fn(&OpenPack) -> bool) -> io::Result<()> {
+        for pack in self.packs.list().open.iter().filter(|pack| which(pack)) {
+            if let Err(error) = pack.settle() {
                 self.failed.store(true, Ordering::Release);
                 return Err(error);
             }

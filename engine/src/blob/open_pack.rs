@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::{io, mem};
@@ -32,7 +33,10 @@ pub(super) struct OpenPack {
     salt: u32,
     media: Arc<dyn Media>,
     slots: RwLock<Slots>,
-    synced: AtomicU64,
+    /// All before it is durable, here or in the journal.
+    durable: AtomicU64,
+    /// All before it is durable here.
+    settled: AtomicU64,
     syncs: Syncs,
     full: AtomicBool,
     retired: AtomicBool,
@@ -134,7 +138,7 @@ impl OpenPack {
         Ok(pack)
     }
 
-    fn new(env: &Arc<Env>, header: &FileHeader, media: Arc<dyn Media>, synced: u64) -> Self {
+    fn new(env: &Arc<Env>, header: &FileHeader, media: Arc<dyn Media>, durable: u64) -> Self {
         let spread = Spread { seed: u64::from_le_bytes(env.random.bytes()) };
         Self {
             env: Arc::clone(env),
@@ -144,7 +148,8 @@ impl OpenPack {
             salt: header.salt,
             media,
             slots: RwLock::new(Slots { newest: HashMap::with_hasher(spread), others: Vec::new() }),
-            synced: AtomicU64::new(synced),
+            durable: AtomicU64::new(durable),
+            settled: AtomicU64::new(durable),
             syncs: Syncs::default(),
             full: AtomicBool::new(false),
             retired: AtomicBool::new(false),
@@ -161,7 +166,7 @@ impl OpenPack {
 
     /// What the header of an entry that is written now says of the pack.
     pub(super) fn salt_and_durable(&self) -> (u32, u64) {
-        (self.salt, self.synced.load(Ordering::Acquire))
+        (self.salt, self.durable.load(Ordering::Acquire))
     }
 
     pub(super) fn media(&self) -> &Arc<dyn Media> {
@@ -248,25 +253,43 @@ impl OpenPack {
 
     /// Whether bytes that readers may see are not durable.
     pub(super) fn needs_sync(&self) -> bool {
-        self.synced.load(Ordering::Acquire) < self.media.published()
+        self.durable.load(Ordering::Acquire) < self.media.published()
+    }
+
+    /// Whether bytes that readers may see are not durable here.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.settled.load(Ordering::Acquire) < self.media.published()
+    }
+
+    /// The range of bytes that readers may see and that are not durable.
+    pub(super) fn undurable(&self) -> Range<u64> {
+        let upto = self.media.published();
+        self.durable.load(Ordering::Acquire).min(upto)..upto
+    }
+
+    /// All before `upto` is durable, in the journal.
+    pub(super) fn note_durable(&self, upto: u64) {
+        self.durable.fetch_max(upto, Ordering::Release);
     }
 
     /// Claims that all that is published is durable: a bug on purpose.
     pub(super) fn pretend_synced(&self) {
-        self.synced.fetch_max(self.media.published(), Ordering::Release);
+        self.durable.fetch_max(self.media.published(), Ordering::Release);
+        self.settled.fetch_max(self.media.published(), Ordering::Release);
     }
 
-    /// Makes all that is published durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    /// Makes all that is published durable here.
+    pub(super) fn settle(&self) -> io::Result<()> {
         let wanted = self.media.published();
         self.syncs.run(|| {
             // Whoever waited for another's sync may have nothing left to do.
-            if self.synced.load(Ordering::Acquire) < wanted {
+            if self.settled.load(Ordering::Acquire) < wanted {
                 let upto = self.media.published();
                 if !is_planted(Bug::SkipPackSync) {
                     self.media.sync()?;
                 }
-                self.synced.fetch_max(upto, Ordering::Release);
+                self.settled.fetch_max(upto, Ordering::Release);
+                self.durable.fetch_max(upto, Ordering::Release);
             }
             Ok(())
         })

@@ -125,7 +125,7 @@ pub(super) fn finish(env: &Env, builder: Builder) -> Result<Built, BlobError> {
 fn in_place(pack: &Arc<OpenPack>) -> Result<Built, NotSealed> {
     let failed = |error: BlobError| NotSealed::Failed(error.into());
     let media = pack.media();
-    pack.sync().map_err(NotSealed::Failed)?;
+    pack.settle().map_err(NotSealed::Failed)?;
     // Nothing is added any more: the zeros to the end of the file are final too.
     media.publish(media.len());
     let (mut crc, mut at) = (crc32fast::Hasher::new(), 0);

@@ -15,13 +15,16 @@ use super::changes::{Change, Changes};
 use super::conditions::{Before, Conditions};
 use super::placed::{self, Placed};
 use crate::append::{Appended, Pending, Removal, Stamp, Target};
-use crate::blob::StageError;
+use crate::blob::{StageError, Undurable};
 use crate::cursors::{Cursors, HeldCursor};
 use crate::error::AppendError;
 use crate::format::control::{self, Control, CursorRecord, Mark, StateRecord};
+use crate::format::journal::{Place, encode, entry_len};
 use crate::format::key_index::UsedKey;
 use crate::format::record::{RecordError, encode_frame};
+use crate::format::super_file::FileKind;
 use crate::ids::IdSource;
+use crate::journal::{Journal, Offer, Spot};
 use crate::keys::{expires_ms, short};
 use crate::log::{Active, Appender, Fault, OpenBatch};
 use crate::maintain::Stage;
@@ -53,10 +56,18 @@ pub(crate) struct Writer {
     removing: HashSet<u64>,
     /// A frame of this group may hide others, or have an id that was known before.
     hides: bool,
+    /// The group as the journal takes it.
+    entry: Vec<u8>,
 }
 
 fn answer_to(target: &Option<Target>) -> Removal {
     if target.is_some() { Removal::Removed } else { Removal::Absent }
+}
+
+/// A group that goes through the journal, or would but for want of a place.
+struct Entered {
+    bodies: Undurable,
+    spot: Option<Spot>,
 }
 
 /// Why a batch was not laid out.
@@ -100,6 +111,7 @@ impl Writer {
             changes: Changes::new(cursors),
             removing: HashSet::new(),
             hides: false,
+            entry: Vec::new(),
         }
     }
 
@@ -135,6 +147,7 @@ impl Writer {
             return;
         }
         let now_ms = inner.env.clock.now_ms();
+        let behind = inner.durable_upto.load(Ordering::Acquire) < self.appender.next_seq();
         let mut since = inner.timing.begin(inner.env.options.sync == SyncPolicy::Sync);
         let mut placed: Vec<Result<Placed, AppendError>> = Vec::with_capacity(group.len());
         let mut failed = false;
@@ -154,7 +167,7 @@ impl Writer {
         }
         let durable = group[..placed.len()].iter().any(|pending| pending.batch.durable);
         let repeats = placed.iter().flatten().any(|batch| batch.repeats.is_some());
-        if failed || self.write(inner, (durable, repeats), &mut since).is_err() {
+        if failed || self.write(inner, (durable, repeats, behind), &mut since).is_err() {
             inner.poison();
             let answer = |batch: Result<Placed, AppendError>| match batch {
                 Ok(_) => Err(AppendError::Indeterminate),
@@ -432,21 +445,24 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the group and syncs it if the policy or one of its batches asks for that.
-    /// With `repeats` it answers for batches that were written before, too.
+    /// Writes the group and makes it durable if the policy or one of its batches asks for that.
+    /// With `repeats` it answers for batches that were written before, too; `behind` it are some
+    /// that are not durable.
     fn write(
         &mut self,
         inner: &Inner,
-        (durable, repeats): (bool, bool),
+        (durable, repeats, behind): (bool, bool, bool),
         since: &mut Option<Instant>,
     ) -> io::Result<()> {
         if !self.appender.is_ahead() {
-            let behind = inner.durable_upto.load(Ordering::Acquire) < self.appender.next_seq();
             return if durable && repeats && behind { self.sync(inner) } else { Ok(()) };
         }
         if is_planted(Bug::AckBeforeSync) {
             self.sync(inner)?;
         }
+        let durable = durable || inner.env.options.sync == SyncPolicy::Sync;
+        let alone = !behind || is_planted(Bug::JournalBehindGap);
+        let entry = if durable && alone { self.enter(inner) } else { None };
         let bytes = self.appender.flush()?;
         inner.timing.end(Stage::Write, since);
         inner.upkeep.wrote(inner, bytes, self.appender.fill_percent());
@@ -457,10 +473,66 @@ impl Writer {
             inner.durable_upto.fetch_max(self.appender.next_seq(), Ordering::AcqRel);
             return Ok(());
         }
-        if durable || inner.env.options.sync == SyncPolicy::Sync {
-            self.sync(inner)?;
+        if durable {
+            match entry {
+                Some(entry) => self.journal(inner, &entry)?,
+                None => self.sync(inner)?,
+            }
             inner.timing.end(Stage::Sync, since);
         }
+        Ok(())
+    }
+
+    /// Takes a place in the journal for the group, if it is one for the journal: all before it is
+    /// durable, it is in one segment, and not long.
+    fn enter(&mut self, inner: &Inner) -> Option<Entered> {
+        let (segment, position, bytes) = self.appender.laid_out()?;
+        let max = Journal::group_max(&inner.env).checked_sub(bytes.len() as u64);
+        if self.appender.has_rolled() || max.is_none() || !inner.journal.is_open(inner) {
+            return None;
+        }
+        let bodies = inner.blobs.undurable(max?)?;
+        let place = Place {
+            kind: FileKind::Segment,
+            file: segment.uuid(),
+            base: segment.base(),
+            generation: segment.generation(),
+            position,
+        };
+        let pieces: Vec<_> = std::iter::once((place, bytes)).chain(bodies.pieces()).collect();
+        match inner.journal.place(entry_len(&pieces), self.appender.epoch()) {
+            Offer::Spot(spot) => {
+                encode(&mut self.entry, spot.stamp, &pieces);
+                Some(Entered { bodies, spot: Some(spot) })
+            }
+            Offer::Full => Some(Entered { bodies, spot: None }),
+            Offer::None => None,
+        }
+    }
+
+    /// Makes the group, which was written, durable in the journal; in its place if a half of the
+    /// journal is full and nobody has settled the other one.
+    fn journal(&self, inner: &Inner, Entered { bodies, spot }: &Entered) -> io::Result<()> {
+        let Some(spot) = spot else { return self.settle(inner) };
+        spot.media.write_at(spot.at, &self.entry)?;
+        if !is_planted(Bug::SkipJournalSync) {
+            spot.media.sync()?;
+        }
+        bodies.note_durable();
+        inner.durable_upto.fetch_max(self.appender.next_seq(), Ordering::AcqRel);
+        if spot.turned {
+            inner.upkeep.wake();
+        }
+        Ok(())
+    }
+
+    /// Makes everything written durable in its place, also what the journal made durable.
+    pub(crate) fn settle(&self, inner: &Inner) -> io::Result<()> {
+        let waiting = inner.sealing.waiting();
+        let media: Vec<_> = waiting.iter().chain(self.appender.media()).collect();
+        inner.settle_files(&media)?;
+        inner.durable_upto.fetch_max(self.appender.next_seq(), Ordering::AcqRel);
+        inner.journal.all_settled();
         Ok(())
     }
 

@@ -113,7 +113,7 @@ impl Store {
         inner.compact(&Which::Dead(percent), last, options.bytes_per_second)
     }
 
-    /// Removes frames and ends when none of their bytes is left in the log, and none of their
+    /// Removes frames and ends when none of their bytes is left in log and journal, and none of their
     /// bodies' in the packs unless something else names the same body: the files that held them are
     /// rewritten. A file that a reader still has open keeps its bytes, without a name, until the
     /// reader is gone. Frames that were removed before, or have expired, count as well.
@@ -129,12 +129,21 @@ impl Store {
         }
         let _one = inner.compaction.running.lock();
         inner.check_compactable()?;
+        let report = inner.rewrite_without(ids)?;
+        inner.wipe_journal()?;
+        Ok(report)
+    }
+}
+
+impl Inner {
+    /// Rewrites the files that hold frames with these ids, which were removed, and their bodies.
+    fn rewrite_without(&self, ids: &[FrameId]) -> Result<CompactReport, CompactError> {
         let mut offsets = Vec::with_capacity(ids.len());
         for &id in ids {
-            let found = inner.stored_offsets(id).map_err(CompactError::Unreadable)?;
+            let found = self.stored_offsets(id).map_err(CompactError::Unreadable)?;
             // Of several that had an id before, those that a reader can see stay.
             for offset in found {
-                let visible = inner.get_at(offset).map_err(CompactError::Unreadable)?;
+                let visible = self.get_at(offset).map_err(CompactError::Unreadable)?;
                 offsets.extend(visible.is_none().then_some(offset));
             }
         }
@@ -143,29 +152,34 @@ impl Store {
         }
         let mut bodies = BTreeSet::new();
         for &offset in &offsets {
-            let frame = inner.stored_at(offset).map_err(CompactError::Unreadable)?;
+            let frame = self.stored_at(offset).map_err(CompactError::Unreadable)?;
             bodies.extend(frame.and_then(|frame| frame.hash()));
         }
         let mut report = CompactReport::default();
         for _ in 0..TRIES {
-            let last = inner.secure_log(&offsets)?;
-            report.add(&inner.compact(&Which::Holding(&offsets), last, None)?);
+            let last = self.secure_log(&offsets)?;
+            report.add(&self.compact(&Which::Holding(&offsets), last, None)?);
             let mut left = Vec::new();
             for offset in offsets {
-                let found = inner.stored_at(offset).map_err(CompactError::Unreadable)?;
+                let found = self.stored_at(offset).map_err(CompactError::Unreadable)?;
                 left.extend(found.map(|_| offset));
             }
             if left.is_empty() {
-                report.named = inner.drop_blobs(bodies)?.into_iter().collect();
+                report.named = self.drop_blobs(bodies)?.into_iter().collect();
                 return Ok(report);
             }
             offsets = left;
         }
         Err(CompactError::Left(offsets.len()))
     }
-}
 
-impl Inner {
+    /// Has no byte stay in the journal: what it held is in its place first.
+    fn wipe_journal(&self) -> Result<(), CompactError> {
+        let writer = self.writer.lock();
+        let wiped = writer.settle(self).and_then(|()| self.journal.wipe(&self.env));
+        wiped.map_err(|error| self.compact_error(Fault::Failed(error), true))
+    }
+
     fn check_compactable(&self) -> Result<(), CompactError> {
         match &self.read_only {
             Some(reason) => Err(CompactError::ReadOnly(reason.clone())),

@@ -13,10 +13,11 @@ use rustix::io::Errno;
 use super::*;
 use crate::append::{Batch, Removal};
 use crate::format::super_file::{FileKind, FileState};
+use crate::limits::JOURNAL_HALF_BYTES_MIN;
 use crate::maintain::{CopyOptions, Progress, repair, verify};
 use crate::media::faulty::Faults;
 use crate::media::sim::{Image, SimDisk};
-use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
+use crate::options::{JournalOptions, MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::Health;
 use crate::testing::{
     StillClock, crash, crash_now, edit, fast_dir, frame, open, open_faulty, open_on, options,
@@ -549,4 +550,42 @@ fn what_is_removed_now_leaves_no_bytes() {
         let store = open(dir, SyncPolicy::None);
         assert_eq!((store.info().health, offsets(&store).len()), (Health::Writable, 296));
     }
+}
+
+#[test]
+fn what_is_removed_now_is_not_in_the_journal_either() {
+    let dir = fast_dir();
+    let journal = JournalOptions { half_bytes: JOURNAL_HALF_BYTES_MIN, after_groups: 0 };
+    let options = StoreOptions { journal, ..options(SyncPolicy::Sync) };
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    let secret = |n: u64| format!("secret-{n}-{}", "y".repeat(300));
+    let ids: Vec<_> = (0..8)
+        .map(|n| {
+            let meta = Meta::parse(format!("\"{}\"", secret(n))).unwrap();
+            append(&store, NewFrame { meta, ..frame("a", n) })
+        })
+        .collect();
+    let file = dir.path().join("journal");
+    let in_journal = |n| holds_in(&file, secret(n).as_bytes());
+    assert!((0..8).all(in_journal));
+    store.remove_now(&ids[2..4]).unwrap();
+    assert!((2..4).all(|n| !holds(dir.path(), secret(n).as_bytes())));
+    // What was in it is in its place, and it goes on being used.
+    append(&store, frame("a", 9));
+    let image = crash(dir.path());
+    let opened = Store::open(image.path(), options.clone()).unwrap();
+    assert_eq!((opened.info().health, offsets(&opened).len()), (Health::Writable, 7));
+    // Removed before, and in a journal that is not open.
+    drop(opened);
+    let again = crash(dir.path());
+    let opened = Store::open(again.path(), StoreOptions { journal: NONE, ..options }).unwrap();
+    assert!(again.path().join("journal").exists());
+    opened.remove_now(&ids[2..4]).unwrap();
+    assert!(!again.path().join("journal").exists());
+}
+
+const NONE: JournalOptions = JournalOptions { half_bytes: 0, after_groups: 0 };
+
+fn holds_in(file: &Path, needle: &[u8]) -> bool {
+    fs::read(file).unwrap().windows(needle.len()).any(|window| window == needle)
 }

@@ -37,6 +37,8 @@ pub enum Magic {
     Pack,
     /// The index of a pack.
     PackIndex,
+    /// The journal.
+    Journal,
 }
 
 impl Magic {
@@ -53,6 +55,7 @@ impl Magic {
             Self::Table => b"XSTABLE1",
             Self::Pack => b"XSPACKS1",
             Self::PackIndex => b"XSPKIDX1",
+            Self::Journal => b"XSJOURN1",
         }
     }
 }
@@ -86,7 +89,7 @@ pub enum FormatError {
 pub struct FileHeader {
     /// What the file is.
     pub magic: Magic,
-    /// Random for segments and packs, otherwise 0.
+    /// Random for segments, packs and the journal, otherwise 0.
     pub salt: u32,
     /// Uuid of the store.
     pub store: [u8; 16],

@@ -7,6 +7,7 @@ pub(crate) mod dead;
 pub mod file;
 pub(crate) mod floors;
 pub(crate) mod index;
+pub mod journal;
 pub(crate) mod key_index;
 pub mod pack;
 pub mod pack_index;

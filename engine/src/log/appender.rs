@@ -199,6 +199,12 @@ impl Appender {
         !self.buf.is_empty() || self.rolled.is_some()
     }
 
+    /// What was laid out, and where in which segment it goes.
+    pub(crate) fn laid_out(&self) -> Option<(&Segment, u64, &[u8])> {
+        let active = self.active.as_ref().filter(|_| !self.buf.is_empty())?;
+        Some((&active.segment, active.flushed, &self.buf))
+    }
+
     /// Writes what was laid out, and says how many bytes that were.
     pub(crate) fn flush(&mut self) -> io::Result<u64> {
         let Some(active) = &mut self.active else { return Ok(0) };

@@ -38,3 +38,5 @@ pub use timing::{CommitTimes, Histogram};
 pub(crate) use timing::{Stage, Timing};
 pub use upgrade::{UpgradeReport, upgrade};
 pub use verify::verify;
+#[cfg(test)]
+pub(crate) use verify::verify_files;

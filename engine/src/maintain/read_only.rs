@@ -1,15 +1,50 @@
-//! Files of a store that is only looked at: whatever would change one is refused.
+//! Files of a store that is only looked at: whatever would change one is refused. One that was not
+//! closed in order is seen with what its journal holds in its place, as an opening would put it.
 
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::media::{Files, Media};
+use super::MaintainError;
+use crate::format::super_file::SuperState;
+use crate::journal::{self, Kept};
+use crate::media::{Files, Media, patched};
 
 /// Files that can be read.
 #[derive(Debug)]
-pub(super) struct ReadOnlyFiles(pub(super) Arc<dyn Files>);
+pub(super) struct ReadOnlyFiles {
+    files: Arc<dyn Files>,
+    kept: Kept,
+}
+
+impl ReadOnlyFiles {
+    /// Those of a store that is open: its journal is its own affair.
+    pub(super) fn of_open(files: Arc<dyn Files>) -> Self {
+        Self { files, kept: Kept::default() }
+    }
+
+    /// Those of the store in `dir` that nobody has open, with the manifest that it has.
+    pub(super) fn of_closed(
+        dir: &Path,
+        files: Arc<dyn Files>,
+        state: Option<&SuperState>,
+    ) -> Result<Self, MaintainError> {
+        if state.is_some_and(|state| state.clean) {
+            return Ok(Self::of_open(files));
+        }
+        let kept = journal::read(&*files, dir, state);
+        let kept = kept.map_err(|error| MaintainError::io("read", &dir.join("journal"), error))?;
+        Ok(Self { files, kept })
+    }
+
+    fn seen(&self, path: &Path, media: Arc<dyn Media>) -> Arc<dyn Media> {
+        match self.kept.files.get(path) {
+            Some(pieces) => patched(media, pieces),
+            None => media,
+        }
+    }
+}
 
 fn refused<T>() -> io::Result<T> {
     Err(io::ErrorKind::ReadOnlyFilesystem.into())
@@ -25,19 +60,19 @@ impl Files for ReadOnlyFiles {
     }
 
     fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        self.0.open_sealed(path)
+        Ok(self.seen(path, self.files.open_sealed(path)?))
     }
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        self.0.open_scan(path)
+        Ok(self.seen(path, self.files.open_scan(path)?))
     }
 
     fn open_unmapped(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        self.0.open_unmapped(path)
+        Ok(self.seen(path, self.files.open_unmapped(path)?))
     }
 
     fn forget(&self, path: &Path, part: Range<u64>) -> io::Result<()> {
-        self.0.forget(path, part)
+        self.files.forget(path, part)
     }
 
     fn write_new(&self, _path: &Path, _bytes: &[u8]) -> io::Result<()> {
@@ -45,11 +80,11 @@ impl Files for ReadOnlyFiles {
     }
 
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
-        self.0.read(path, max)
+        self.files.read(path, max)
     }
 
     fn len_of(&self, path: &Path) -> io::Result<u64> {
-        self.0.len_of(path)
+        self.files.len_of(path)
     }
 
     fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
@@ -73,7 +108,7 @@ impl Files for ReadOnlyFiles {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.0.list(dir)
+        self.files.list(dir)
     }
 
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {

@@ -15,6 +15,7 @@ use super::check_log::missing;
 use super::copy::{Watch, place, suffix};
 use super::error::MaintainError;
 use super::finding::{Finding, Problem, Progress, Severity};
+use super::read_only::ReadOnlyFiles;
 use super::save_log::{Chain, SegmentWriter, last_segment};
 use super::survey::{Stretch, Survey};
 use super::verify::looked_at;
@@ -111,6 +112,8 @@ pub(super) fn repair_files(
         Err(error) => return Err(error.into()),
     };
     check_empty(into, &to_files)?;
+    let from_files: Arc<dyn Files> =
+        Arc::new(ReadOnlyFiles::of_closed(dir, from_files, known.as_ref())?);
     let options = StoreOptions::default();
     let random = Random::new(&SystemEntropy);
     let random = random.map_err(|error| MaintainError::io("seed ids for", into, error))?;
@@ -340,7 +343,8 @@ impl Rescue<'_> {
     /// With no manifest nobody can tell, and everything counts.
     fn is_visible(&self, frame: &Frame) -> bool {
         let visible = self.visible.get_or_init(|| {
-            let env = looked_at(self.from, Arc::clone(&self.from_files), self.known.clone()?);
+            let files = ReadOnlyFiles::of_open(Arc::clone(&self.from_files));
+            let env = looked_at(self.from, files, self.known.clone()?);
             Some(Visible::of(&Arc::new(env.ok()?)))
         });
         visible.as_ref().is_none_or(|visible| visible.sees(frame))

@@ -85,7 +85,7 @@ pub fn verify(
 }
 
 /// The same through `files`, without the lock.
-pub(super) fn verify_files(
+pub(crate) fn verify_files(
     dir: &Path,
     files: Arc<dyn Files>,
     watch: Watch<'_>,
@@ -93,6 +93,7 @@ pub(super) fn verify_files(
     let manifest = Manifest::load(dir, Arc::clone(&files))?;
     let manifest = manifest.ok_or_else(|| MaintainError::NoStore { dir: dir.to_owned() })?;
     let state = SuperState::clone(&manifest.state());
+    let files = ReadOnlyFiles::of_closed(dir, files, Some(&state))?;
     let env = Arc::new(looked_at(dir, files, state)?);
     Checker::new(env, None, watch).run()
 }
@@ -100,7 +101,7 @@ pub(super) fn verify_files(
 impl Inner {
     pub(super) fn verify(&self, watch: Watch<'_>) -> Result<VerifyReport, MaintainError> {
         let (snapshot, _) = Snapshot::of_open(self)?;
-        let files = Arc::clone(&self.env.files);
+        let files = ReadOnlyFiles::of_open(Arc::clone(&self.env.files));
         let env = Arc::new(looked_at(&self.env.dir, files, snapshot.state)?);
         Checker::new(env, Some(self), watch).run()
     }
@@ -109,10 +110,10 @@ impl Inner {
 /// A store that is only looked at.
 pub(super) fn looked_at(
     dir: &Path,
-    files: Arc<dyn Files>,
+    files: ReadOnlyFiles,
     state: SuperState,
 ) -> Result<Env, MaintainError> {
-    let files: Arc<dyn Files> = Arc::new(ReadOnlyFiles(files));
+    let files: Arc<dyn Files> = Arc::new(files);
     let options = StoreOptions::default();
     let random = Random::new(&*options.entropy);
     Ok(Env {

@@ -11,6 +11,7 @@ mod lock;
 mod mapped;
 #[cfg(test)]
 pub(crate) mod memory;
+mod patched;
 mod positioned;
 mod prefix;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use parking_lot::Mutex;
 pub(crate) use disk::Disk;
 pub(crate) use find::find_first;
 pub(crate) use lock::{LockError, StoreLock};
+pub(crate) use patched::patched;
 pub(crate) use prefix::prefix;
 
 /// One file. Bytes are written once, above what is published; publishing makes them final.

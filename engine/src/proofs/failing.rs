@@ -73,38 +73,47 @@ fn live_through(place: &Place, media: MediaChoice, fault: Fault) -> bool {
 }
 
 /// Every operation fails in each way.
-fn fail_each(sync: SyncPolicy, media: MediaChoice) {
-    let place = Place::new(sync, media);
+fn fail_each(place: &Place, media: MediaChoice, how: &str) {
     let mut lives = 0;
     for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::INTR] {
         for forever in [false, true] {
             let mut first = 1;
-            while live_through(&place, media, Fault { errno, first, forever }) {
+            while live_through(place, media, Fault { errno, first, forever }) {
                 first += 1;
                 lives += 1;
             }
             assert!(first > 60, "{first}");
         }
     }
-    tell(&format!("{lives} lives with a failing operation, {sync} {media:?}"));
+    tell(&format!("{lives} lives with a failing operation, {how} {media:?}"));
 }
 
 #[test]
 fn each_operation_fails_under_sync_mapped() {
-    fail_each(SyncPolicy::Sync, MEDIA[0]);
+    fail_each(&Place::new(SyncPolicy::Sync, MEDIA[0]), MEDIA[0], "sync");
 }
 
 #[test]
 fn each_operation_fails_under_sync_positioned() {
-    fail_each(SyncPolicy::Sync, MEDIA[1]);
+    fail_each(&Place::new(SyncPolicy::Sync, MEDIA[1]), MEDIA[1], "sync");
+}
+
+#[test]
+fn each_operation_fails_with_a_journal_mapped() {
+    fail_each(&Place::journaled(MEDIA[0]), MEDIA[0], "journal");
+}
+
+#[test]
+fn each_operation_fails_with_a_journal_positioned() {
+    fail_each(&Place::journaled(MEDIA[1]), MEDIA[1], "journal");
 }
 
 #[test]
 fn each_operation_fails_under_none_mapped() {
-    fail_each(SyncPolicy::None, MEDIA[0]);
+    fail_each(&Place::new(SyncPolicy::None, MEDIA[0]), MEDIA[0], "none");
 }
 
 #[test]
 fn each_operation_fails_under_none_positioned() {
-    fail_each(SyncPolicy::None, MEDIA[1]);
+    fail_each(&Place::new(SyncPolicy::None, MEDIA[1]), MEDIA[1], "none");
 }

@@ -4,6 +4,7 @@
 
 mod bit_flips;
 mod failing;
+mod journal;
 mod power_cut;
 mod torn_tail;
 mod unsynced;
@@ -16,9 +17,10 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::error::{OpenError, ReadOnlyReason};
+use crate::limits::JOURNAL_HALF_BYTES_MIN;
 use crate::media::Files;
 use crate::media::sim::{Image, SimDisk};
-use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
+use crate::options::{JournalOptions, MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::{Health, Inner, Store};
 use crate::testing::{StillClock, fast_dir, open_on, options};
 use crate::value::{BlobHash, CursorName, FrameId, ReadOptions, TopicPatterns};
@@ -108,6 +110,14 @@ impl Place {
         let dir = fast_dir();
         std::fs::create_dir(workload::backup_dir(dir.path())).unwrap();
         Self { dir, options: StoreOptions { media, clock, ..options(sync) } }
+    }
+
+    /// The same with a small journal, from the first group on.
+    fn journaled(media: MediaChoice) -> Self {
+        let mut place = Self::new(SyncPolicy::Sync, media);
+        let half_bytes = JOURNAL_HALF_BYTES_MIN;
+        place.options.journal = JournalOptions { half_bytes, after_groups: 0 };
+        place
     }
 
     fn path(&self) -> &Path {

@@ -110,12 +110,12 @@ fn cut_while_opening(place: &Place, disk: &SimDisk, (cut_at, seed): (u64, u64)) 
 
 /// Cuts the power in one life after the other until so many states were looked at. How many those
 /// are, and how many were left by a second cut.
-fn cut(sync: SyncPolicy, media: MediaChoice, wanted: u64) -> (u64, u64) {
+fn cut(place: impl Fn() -> Place, media: MediaChoice, wanted: u64) -> (u64, u64) {
     let (examined, twice) = (AtomicU64::new(0), AtomicU64::new(0));
     let (send, receive) = sync_channel::<Case>(8);
     // Owned by those who receive: when a check failed nobody does, and sending ends.
     let receive: Arc<Mutex<Receiver<Case>>> = Arc::new(Mutex::new(receive));
-    let places = [(); 3].map(|()| Place::new(sync, media));
+    let places = [(); 3].map(|()| place());
     let (lives, checks) = places.split_first().unwrap();
     std::thread::scope(|scope| {
         for place in checks {
@@ -146,28 +146,38 @@ fn cut(sync: SyncPolicy, media: MediaChoice, wanted: u64) -> (u64, u64) {
 }
 
 /// Cuts the power so often that something is learned.
-fn cut_states(sync: SyncPolicy, media: MediaChoice) {
-    let (states, twice) = cut(sync, media, if is_long() { 250_000 } else { 5_000 });
+fn cut_states(place: impl Fn() -> Place, media: MediaChoice, how: &str) {
+    let (states, twice) = cut(place, media, if is_long() { 250_000 } else { 5_000 });
     assert!(twice * 20 > states, "recovery is cut off too seldom: {twice} of {states}");
-    tell(&format!("{states} states after a power cut, {twice} after two, {sync} {media:?}"));
+    tell(&format!("{states} states after a power cut, {twice} after two, {how} {media:?}"));
 }
 
 #[test]
 fn a_power_cut_under_sync_mapped() {
-    cut_states(SyncPolicy::Sync, MEDIA[0]);
+    cut_states(|| Place::new(SyncPolicy::Sync, MEDIA[0]), MEDIA[0], "sync");
 }
 
 #[test]
 fn a_power_cut_under_sync_positioned() {
-    cut_states(SyncPolicy::Sync, MEDIA[1]);
+    cut_states(|| Place::new(SyncPolicy::Sync, MEDIA[1]), MEDIA[1], "sync");
+}
+
+#[test]
+fn a_power_cut_with_a_journal_mapped() {
+    cut_states(|| Place::journaled(MEDIA[0]), MEDIA[0], "journal");
+}
+
+#[test]
+fn a_power_cut_with_a_journal_positioned() {
+    cut_states(|| Place::journaled(MEDIA[1]), MEDIA[1], "journal");
 }
 
 #[test]
 fn a_power_cut_under_none_mapped() {
-    cut_states(SyncPolicy::None, MEDIA[0]);
+    cut_states(|| Place::new(SyncPolicy::None, MEDIA[0]), MEDIA[0], "none");
 }
 
 #[test]
 fn a_power_cut_under_none_positioned() {
-    cut_states(SyncPolicy::None, MEDIA[1]);
+    cut_states(|| Place::new(SyncPolicy::None, MEDIA[1]), MEDIA[1], "none");
 }

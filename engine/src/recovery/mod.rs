@@ -21,6 +21,7 @@ use crate::blob::{BlobError, Blobs};
 use crate::env::{Env, Random};
 use crate::error::{OpenError, ReadOnlyReason};
 use crate::format::super_file::{FileEntry, SuperState};
+use crate::journal::{self, Kept};
 use crate::log::{Active, OpenFiles, Segment, SegmentKey};
 use crate::maintain::Holds;
 use crate::manifest::Manifest;
@@ -84,6 +85,12 @@ pub(crate) fn open_with(
     let lock = lock(dir, options.clock.now_ms())?;
     let env = Arc::new(environment(dir, options, files)?);
     let clean = env.manifest.state().clean;
+    let journal = match clean {
+        // It was removed, or holds nothing that is not in its place.
+        true => Kept { there: env.files.len_of(&env.journal_path()).is_ok(), ..Kept::default() },
+        false => journal::replay(&env)
+            .map_err(|error| OpenError::io("put back the groups of", &env.journal_path(), error))?,
+    };
     let blobs = Blobs::open(Arc::clone(&env), clean).map_err(|error| match error {
         BlobError::Corrupt(corruption) => OpenError::Corrupt(corruption),
         error => OpenError::io("open", &env.blob_dir(), error.into()),
@@ -92,8 +99,8 @@ pub(crate) fn open_with(
     let found = files::look(&env, &open_files)?;
     let backup = env.manifest.state().backup.then_some(ReadOnlyReason::Backup);
     let trouble = blobs.trouble().cloned().or(backup);
-    let mut opening = Opening { env, blobs, open_files, clean, report: RecoveryReport::default() };
-    opening.report.clean = clean;
+    let report = RecoveryReport { clean, journal_groups: journal.groups, ..Default::default() };
+    let mut opening = Opening { env, blobs, open_files, clean, report, journal: journal.there };
     opening.report.blobs_dropped = opening.blobs.dropped().to_vec();
     opening.finish(found, trouble, lock)
 }

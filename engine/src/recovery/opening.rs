@@ -20,6 +20,7 @@ use crate::error::{Corruption, OpenError, ReadOnlyReason};
 use crate::format::super_file::FileEntry;
 use crate::ids::IdSource;
 use crate::index::Index;
+use crate::journal::Journal;
 use crate::keys::{KeyIndex, SegmentKeys};
 use crate::log::{Appender, Log, OpenFiles, Sealing, Segment};
 use crate::maintain::{Scrub, Timing};
@@ -37,6 +38,8 @@ pub(super) struct Opening {
     pub(super) blobs: Blobs,
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) clean: bool,
+    /// There is a file of the journal.
+    pub(super) journal: bool,
     pub(super) report: RecoveryReport,
 }
 
@@ -316,6 +319,7 @@ impl Opening {
             commits: Commits::default(),
             writer: Mutex::new(writer),
             sealing: Sealing::default(),
+            journal: Journal::new(self.journal),
             upkeep: Upkeep::default(),
             scrub: Scrub::default(),
             timing: Timing::default(),

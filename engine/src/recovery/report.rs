@@ -10,6 +10,8 @@ use crate::error::Corruption;
 pub struct RecoveryReport {
     /// The store had been closed in order, or was new: nothing had to be recovered.
     pub clean: bool,
+    /// Groups that the journal held; those that had not reached their place are there now.
+    pub journal_groups: u64,
     /// Batches that were whole and not known to be durable; they were kept and are durable now.
     pub batches_kept: u64,
     /// Where the log was cut: what follows was never acknowledged as durable.

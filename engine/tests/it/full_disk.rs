@@ -10,7 +10,7 @@ use xs_engine::{AppendError, Health, NewFrame, Store, StoreOptions, SyncPolicy};
 
 use crate::support::{
     MEDIA, Mounted, everything, ext4_image, frames, lacks, number_of, numbered, open, options,
-    scratch, skip, tell, with_body,
+    scratch, skip, small_journal, tell, with_body,
 };
 
 fn new(n: u64) -> NewFrame {
@@ -122,7 +122,8 @@ fn a_full_disk_costs_nothing_but_time() {
     let mut levels = 0;
     for media in MEDIA {
         for sync in [SyncPolicy::Sync, SyncPolicy::None] {
-            let options = StoreOptions { sync, ..options(media) };
+            let journal = small_journal();
+            let options = StoreOptions { sync, journal, ..options(media) };
             for room in [0, 8, 68, 132, 200, 260, 330, 410, 700, 1500].map(|kib| kib * 1024) {
                 let disk = Mounted::tmpfs(4 << 20);
                 run_full(disk.path(), &options, room);

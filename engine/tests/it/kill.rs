@@ -6,15 +6,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use xs_engine::{Frame, SyncPolicy};
+use xs_engine::{Frame, JournalOptions, StoreOptions, SyncPolicy};
 
 use crate::support::{
-    MEDIA, batch, everything, frames, number_of, numbered, open, options, say, scratch, with_body,
+    MEDIA, batch, everything, frames, number_of, numbered, open, options, say, scratch,
+    small_journal, with_body,
 };
 
 const DIR: &str = "XS_IT_KILL_DIR";
 const POLICY: &str = "XS_IT_KILL_SYNC";
 const ZEROS: &str = "XS_IT_KILL_ZEROS";
+const JOURNAL: &str = "XS_IT_KILL_JOURNAL";
 const WRITERS: u64 = 4;
 
 /// Not a test of its own: what the killed process does. It tells each acknowledgement on stdout.
@@ -25,7 +27,11 @@ fn child() {
     say("");
     let sync: SyncPolicy = std::env::var(POLICY).unwrap().parse().unwrap();
     let zero_ahead = std::env::var_os(ZEROS).is_some();
-    let options = xs_engine::StoreOptions { sync, zero_ahead, ..options(MEDIA[0]) };
+    let journal = match std::env::var_os(JOURNAL) {
+        Some(_) => small_journal(),
+        None => JournalOptions::default(),
+    };
+    let options = StoreOptions { sync, zero_ahead, journal, ..options(MEDIA[0]) };
     let store = open(Path::new(&dir), &options);
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
@@ -52,7 +58,8 @@ fn child() {
 }
 
 /// Starts a child, kills it after some acknowledgements and what `before` does, and returns those it
-/// told. With `zeros` every file is zeroed before the child writes to it.
+/// told. With `zeros` every file is zeroed before the child writes to it. The child has a journal
+/// from its first group on if the number is odd.
 pub(crate) fn run_and_kill(
     dir: &Path,
     (sync, zeros): (SyncPolicy, bool),
@@ -62,6 +69,9 @@ pub(crate) fn run_and_kill(
     let mut command = Command::new(std::env::current_exe().unwrap());
     if zeros {
         command.env(ZEROS, "yes");
+    }
+    if acknowledged % 2 == 1 {
+        command.env(JOURNAL, "yes");
     }
     let mut child = command
         .args(["--exact", "kill::child", "--nocapture", "--test-threads=1"])

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use xs_engine::{
-    Batch, Body, Clock, Frame, MediaChoice, Meta, NewFrame, ReadError, ReadOptions, Reader, Store,
-    StoreOptions, SyncPolicy, Topic, TopicPatterns,
+    Batch, Body, Clock, Frame, JournalOptions, MediaChoice, Meta, NewFrame, ReadError, ReadOptions,
+    Reader, Store, StoreOptions, SyncPolicy, Topic, TopicPatterns,
 };
 
 pub(crate) const MEDIA: [MediaChoice; 2] = [MediaChoice::Mapped, MediaChoice::Positioned];
@@ -33,6 +33,11 @@ pub(crate) fn options(media: MediaChoice) -> StoreOptions {
         compaction: None,
         ..StoreOptions::default()
     }
+}
+
+/// A journal that groups go through from the first on, and whose halves are soon full.
+pub(crate) fn small_journal() -> JournalOptions {
+    JournalOptions { half_bytes: 32 * 1024, after_groups: 0 }
 }
 
 pub(crate) fn open(dir: &Path, options: &StoreOptions) -> Arc<Store> {

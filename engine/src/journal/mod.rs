@@ -1,0 +1,290 @@
+//! The journal: a file of a fixed size in which a small group is made durable by one sync, where
+//! log and packs would need one each. The same bytes were written to log and packs before, and
+//! reach the disk there later; after a crash they are put in place from here (`replay`). See
+//! docs/adr/0026-small-groups-are-synced-once.md.
+//!
+//! It has two halves. Once one is full the other is written, and what the full one holds is
+//! settled: log and packs are synced, and only then is it written again. Refuses groups that are
+//! long, and those behind one that is not durable.
+
+mod replay;
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::env::Env;
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
+use crate::format::journal::{ENTRY_ALIGN, ENTRY_BYTES_MAX, EntryStamp, HALVES_AT};
+use crate::log::Fault;
+use crate::media::Media;
+use crate::planted::{Bug, is_planted};
+use crate::store::Inner;
+
+pub(crate) use replay::{Kept, read, replay};
+
+/// Bytes of the pieces of a group that goes through the journal; a longer one is synced in place,
+/// as writing it twice would cost more than the second sync.
+const GROUP_BYTES_MAX: u64 = 256 * 1024;
+const _: () = assert!(GROUP_BYTES_MAX as usize <= ENTRY_BYTES_MAX / 2);
+/// One group takes no more of a half than one part in so many.
+const GROUP_PART: u64 = 4;
+/// Bytes written at a time when it is wiped.
+const PIECE_LEN: usize = 64 * 1024;
+
+/// The journal of an open store.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    inside: Mutex<Inside>,
+    /// Held while the file is made or removed.
+    making: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    file: Option<Open>,
+    /// There may be a file of that name, also one that is not open.
+    there: bool,
+    /// Groups that could have used it while it was not open.
+    groups: u32,
+    /// Somebody was asked to open it.
+    asked: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    media: Arc<dyn Media>,
+    salt: u32,
+    /// Bytes of a half.
+    half_bytes: u64,
+    /// The half that is written.
+    half: usize,
+    /// Where in it the next entry begins.
+    at: u64,
+    /// Its number.
+    number: u64,
+    /// Of each half the number that it became full with, while what it holds is not settled.
+    full: [Option<u64>; 2],
+}
+
+/// Where an entry goes.
+#[derive(Debug)]
+pub(crate) struct Spot {
+    pub(crate) media: Arc<dyn Media>,
+    pub(crate) at: u64,
+    pub(crate) stamp: EntryStamp,
+    /// A half has become full: [`settle`] is due.
+    pub(crate) turned: bool,
+}
+
+/// The halves that wait to be settled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Awaited([Option<u64>; 2]);
+
+/// The answer to a group that wants a place.
+#[derive(Debug)]
+pub(crate) enum Offer {
+    /// It goes here.
+    Spot(Spot),
+    /// There is none before what was written is settled.
+    Full,
+    /// There is no journal.
+    None,
+}
+
+impl Journal {
+    /// `there`: a file of that name may lie in the store.
+    pub(crate) fn new(there: bool) -> Self {
+        Self { inside: Mutex::new(Inside { there, ..Inside::default() }), making: Mutex::default() }
+    }
+
+    /// Bytes that the pieces of a group may have.
+    pub(crate) fn group_max(env: &Env) -> u64 {
+        GROUP_BYTES_MAX.min(env.options.journal.half_bytes / GROUP_PART)
+    }
+
+    /// Whether a group could use it now. Where there is none yet it is made once that is worth it.
+    pub(crate) fn is_open(&self, inner: &Inner) -> bool {
+        let options = inner.env.options.journal;
+        let mut inside = self.inside.lock();
+        if inside.file.is_some() || options.half_bytes == 0 {
+            return inside.file.is_some();
+        }
+        inside.groups = inside.groups.saturating_add(1);
+        if inside.asked || inside.groups <= options.after_groups {
+            return false;
+        }
+        if options.after_groups > 0 {
+            inside.asked = true;
+            drop(inside);
+            inner.upkeep.wake();
+            return false;
+        }
+        self.open(&inner.env, &mut inside).is_ok()
+    }
+
+    /// Opens it if somebody was asked to. Without room for it groups are synced in place.
+    pub(crate) fn open_if_asked(&self, env: &Env) {
+        let _making = self.making.lock();
+        if !self.inside.lock().asked {
+            return;
+        }
+        let made = make(env);
+        let mut inside = self.inside.lock();
+        inside.asked = false;
+        inside.groups = 0;
+        inside.there = true;
+        inside.file = made.ok();
+    }
+
+    fn open(&self, env: &Env, inside: &mut Inside) -> io::Result<()> {
+        inside.there = true;
+        inside.file = Some(make(env)?);
+        Ok(())
+    }
+
+    /// A place for an entry of so many bytes.
+    pub(crate) fn place(&self, len: usize, epoch: u64) -> Offer {
+        let mut inside = self.inside.lock();
+        let Some(file) = &mut inside.file else { return Offer::None };
+        let len = len.next_multiple_of(ENTRY_ALIGN) as u64;
+        let turned = file.at + len > file.half_bytes;
+        if turned {
+            let other = 1 - file.half;
+            if file.full[other].is_some() && !is_planted(Bug::ReuseHalf) {
+                return Offer::Full;
+            }
+            file.full[file.half] = Some(file.number);
+            (file.half, file.at) = (other, 0);
+        }
+        let stamp = EntryStamp { salt: file.salt, epoch, number: file.number };
+        let at = HALVES_AT + file.half as u64 * file.half_bytes + file.at;
+        let spot = Spot { media: Arc::clone(&file.media), at, stamp, turned };
+        file.number += 1;
+        file.at += len;
+        Offer::Spot(spot)
+    }
+
+    /// The halves whose content is to be settled, if there are any.
+    fn awaited(&self) -> Option<Awaited> {
+        let full = self.inside.lock().file.as_ref()?.full;
+        full.iter().any(Option::is_some).then_some(Awaited(full))
+    }
+
+    /// All that these halves hold is durable in its place.
+    fn settled(&self, Awaited(awaited): Awaited) {
+        if let Some(file) = &mut self.inside.lock().file {
+            for (full, awaited) in file.full.iter_mut().zip(awaited) {
+                // One that became full again since holds what may not be.
+                if *full == awaited {
+                    *full = None;
+                }
+            }
+        }
+    }
+
+    /// All that was ever written to it is durable in its place.
+    pub(crate) fn all_settled(&self) {
+        if let Some(file) = &mut self.inside.lock().file {
+            file.full = [None; 2];
+        }
+    }
+
+    /// Has none of its bytes stay. The caller keeps others from writing and has settled all.
+    pub(crate) fn wipe(&self, env: &Env) -> io::Result<()> {
+        let _making = self.making.lock();
+        let mut inside = self.inside.lock();
+        let Some(file) = &mut inside.file else {
+            return if inside.there { remove(env) } else { Ok(()) };
+        };
+        let zeros = vec![0; PIECE_LEN];
+        let mut at = HALVES_AT;
+        while at < file.media.len() {
+            let piece = &zeros[..(file.media.len() - at).min(PIECE_LEN as u64) as usize];
+            file.media.write_at(at, piece)?;
+            at += piece.len() as u64;
+        }
+        file.at = 0;
+        file.media.sync()
+    }
+
+    /// The store was closed in order: nothing will be asked of it.
+    pub(crate) fn close(&self, env: &Env) {
+        let mut inside = self.inside.lock();
+        inside.file = None;
+        if inside.there {
+            // One that stays holds nothing that a later open believes: the epoch is another.
+            let _ = env.files.remove(&env.journal_path());
+        }
+    }
+}
+
+/// Removes the file, for good.
+fn remove(env: &Env) -> io::Result<()> {
+    env.files.remove(&env.journal_path())?;
+    env.files.sync_dir(&env.dir)
+}
+
+fn len_of(env: &Env) -> u64 {
+    HALVES_AT + 2 * env.options.journal.half_bytes
+}
+
+/// Takes up the file that is there, or makes one. What it holds was put in its place when the store
+/// was opened.
+fn make(env: &Env) -> io::Result<Open> {
+    let half_bytes = env.options.journal.half_bytes;
+    let opened =
+        |media, salt| Open { media, salt, half_bytes, half: 0, at: 0, number: 1, full: [None; 2] };
+    if let Some((media, salt)) = take_up(env) {
+        // Whoever made it may have died before its name was durable.
+        env.files.sync_dir(&env.dir)?;
+        return Ok(opened(media, salt));
+    }
+    let header = FileHeader {
+        magic: Magic::Journal,
+        salt: env.random.salt(),
+        store: env.manifest.state().store,
+        file: env.random.bytes(),
+        base: half_bytes,
+        generation: 0,
+    };
+    let (path, place) = (env.dir.join("journal.tmp"), env.journal_path());
+    // Written with zeros: a sync of it then has nothing but the bytes to write.
+    let media = env.files.create(&path, len_of(env), true)?;
+    let made = media.write_at(0, &header.encode()).and_then(|()| media.sync());
+    let made = made.and_then(|()| env.files.rename(&path, &place));
+    if let Err(error) = made.and_then(|()| env.files.sync_dir(&env.dir)) {
+        let _ = env.files.remove(&path);
+        return Err(error);
+    }
+    Ok(opened(media, header.salt))
+}
+
+/// The file that is there, if it is what would be made.
+fn take_up(env: &Env) -> Option<(Arc<dyn Media>, u32)> {
+    let path = env.journal_path();
+    if env.files.len_of(&path).ok()? != len_of(env) {
+        return None;
+    }
+    let header = env.files.open_unmapped(&path).ok()?.view(0..FILE_HEADER_LEN as u64).ok()?;
+    let header = FileHeader::decode(&header, Magic::Journal).ok()?;
+    if (header.store, header.base) != (env.manifest.state().store, env.options.journal.half_bytes) {
+        return None;
+    }
+    Some((env.files.open_append(&path).ok()?, header.salt))
+}
+
+/// Settles what waits for it without keeping the writer from writing more.
+pub(crate) fn settle(inner: &Inner) -> Result<(), Fault> {
+    let Some(awaited) = inner.journal.awaited() else { return Ok(()) };
+    // After that look, so the files below have all that the halves hold.
+    let media: Vec<_> = {
+        let writer = inner.writer.lock();
+        let waiting = inner.sealing.waiting();
+        waiting.into_iter().chain(writer.appender().media().cloned()).collect()
+    };
+    inner.settle_files(&media.iter().collect::<Vec<_>>()).map_err(Fault::Failed)?;
+    inner.journal.settled(awaited);
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Reading the journal of a store that was not closed in order, and putting what it holds in its
+//! place. Doing that twice, or half of it and then all, ends in the same: the bytes of a place never
+//! change, and what the journal holds of it is what was written there.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::env::Env;
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
+use crate::format::journal::{ENTRY_ALIGN, Entry, EntryError, HALVES_AT, Place};
+use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
+use crate::limits::JOURNAL_HALF_BYTES_MAX;
+use crate::media::Files;
+use crate::planted::{Bug, is_planted};
+
+/// Bytes of a file that a sync of the journal made durable, by position.
+pub(crate) type Pieces = Vec<(u64, Bytes)>;
+
+/// What the journal holds.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// There is such a file.
+    pub(crate) there: bool,
+    /// Groups.
+    pub(crate) groups: u64,
+    /// By file, in the order in which they were written.
+    pub(crate) files: BTreeMap<PathBuf, Pieces>,
+}
+
+/// Reads the journal of the store in `dir`, as the disk has it. Entries that do not verify were
+/// torn, and never acknowledged, or are damaged: then the log tells. Those of files that are sealed
+/// or gone, and of earlier openings, count for nothing. Without a manifest the files say which they
+/// are, and those of all openings count.
+pub(crate) fn read(files: &dyn Files, dir: &Path, state: Option<&SuperState>) -> io::Result<Kept> {
+    let path = dir.join("journal");
+    let len = match files.len_of(&path) {
+        Ok(len) => len,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
+        Err(error) => return Err(error),
+    };
+    let mut kept = Kept { there: true, ..Kept::default() };
+    let media = files.open_scan(&path)?;
+    let bytes = media.view(0..len.min(HALVES_AT + 2 * JOURNAL_HALF_BYTES_MAX))?;
+    let header = bytes.get(..FILE_HEADER_LEN).unwrap_or_default();
+    let Ok(header) = FileHeader::decode(header, Magic::Journal) else { return Ok(kept) };
+    let epoch = state.and_then(|state| state.epochs.last()).map_or(0, |last| last.epoch);
+    let named = state.map_or(&[][..], |state| &state.files);
+    let mut entries = Vec::new();
+    let mut at = HALVES_AT as usize;
+    while let Some(rest) = bytes.get(at..) {
+        let length = match Entry::read(rest, header.salt) {
+            Ok(entry) => {
+                let length = entry.length;
+                entries.push((at, entry));
+                length
+            }
+            Err(EntryError::Short) if rest.is_empty() => break,
+            Err(_) => 1,
+        };
+        at += length.next_multiple_of(ENTRY_ALIGN);
+    }
+    let is_ours = state.is_none_or(|state| state.store == header.store);
+    entries.retain(|(_, entry)| is_ours && entry.stamp.epoch >= epoch);
+    entries.sort_by_key(|(_, entry)| (entry.stamp.epoch, entry.stamp.number));
+    kept.groups = entries.len() as u64;
+    for (place, piece) in entries.iter().flat_map(|(_, entry)| &entry.pieces) {
+        if let Some(path) = target(files, dir, (&header, named), place) {
+            kept.files.entry(path).or_default().push((place.position, bytes.slice_ref(piece)));
+        }
+    }
+    Ok(kept)
+}
+
+/// The file that a place is in, if it is there and may still change.
+fn target(
+    files: &dyn Files,
+    dir: &Path,
+    (journal, named): (&FileHeader, &[FileEntry]),
+    place: &Place,
+) -> Option<PathBuf> {
+    let Place { kind, file, base, generation, .. } = *place;
+    let path = match kind {
+        FileKind::Segment => dir.join("log").join(format!("{base:020}.{generation}.seg")),
+        FileKind::Pack => dir.join("blobs").join(format!("{base:020}.{generation}.pack")),
+    };
+    let named = named
+        .iter()
+        .find(|line| (line.kind, line.base, line.generation) == (kind, base, generation));
+    match named {
+        Some(line) => {
+            let is_it = line.state == FileState::Unmarked && line.uuid == file;
+            (is_it && files.len_of(&path).is_ok()).then_some(path)
+        }
+        // The manifest lost its newest copy: the file says who it is.
+        None => {
+            let magic = match kind {
+                FileKind::Segment => Magic::Segment,
+                FileKind::Pack => Magic::Pack,
+            };
+            let media = files.open_unmapped(&path).ok()?;
+            let header = media.view(0..FILE_HEADER_LEN as u64).ok()?;
+            let header = FileHeader::decode(&header, magic).ok()?;
+            ((header.store, header.file) == (journal.store, file)).then_some(path)
+        }
+    }
+}
+
+/// Puts what the journal holds in its place, durably. Says what that was.
+pub(crate) fn replay(env: &Env) -> io::Result<Kept> {
+    let kept = read(&*env.files, &env.dir, Some(&env.manifest.state()))?;
+    if is_planted(Bug::SkipReplay) {
+        return Ok(kept);
+    }
+    for (path, pieces) in &kept.files {
+        // A page that a failed sync left clean would not be written by the next one. Those that are
+        // dirty stay.
+        env.files.forget(path, 0..u64::MAX)?;
+        let media = env.files.open_append(path)?;
+        for (at, piece) in pieces {
+            // What a file is too short for was cut off it by somebody else; the log tells.
+            if at.checked_add(piece.len() as u64).is_some_and(|end| end <= media.len()) {
+                media.write_at(*at, piece)?;
+            }
+        }
+        media.sync()?;
+    }
+    Ok(kept)
+}

@@ -1,0 +1,155 @@
+//! Groups that only the journal made durable: the power is cut at every operation while its halves
+//! are filled over and over, with and without the thread that settles them, and no frame or body
+//! that was acknowledged is missing then.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use rustix::io::Errno;
+
+use super::{Holds, MEDIA, Place, body, look};
+use crate::append::Batch;
+use crate::maintain;
+use crate::media::Files as _;
+use crate::media::sim::{Image, SimDisk};
+use crate::options::SyncPolicy;
+use crate::store::{Health, Store};
+use crate::testing::{frame, tell};
+use crate::value::{Body, NewFrame};
+
+/// Frames appended, one a group: their entries fill the halves several times.
+const FRAMES: u64 = 160;
+
+fn with_body(n: u64) -> NewFrame {
+    let body = Body::Inline(Bytes::from(body(n, 700 + n as usize * 37 % 900)));
+    NewFrame { body, ..frame("a", n) }
+}
+
+fn kill(disk: &SimDisk, store: Store) {
+    disk.freeze();
+    drop(store);
+    disk.thaw();
+}
+
+/// The frames that are found are the first ones, and no fewer than were acknowledged.
+fn expect(store: &Store, acknowledged: u64, what: &str) -> u64 {
+    assert_eq!(store.info().health, Health::Writable, "{what}");
+    let Holds { frames, .. } = look(store, what);
+    let found: Vec<u64> = frames.iter().map(|(_, n)| *n).collect();
+    assert!(found.iter().copied().eq(0..found.len() as u64), "{what}: {found:?}");
+    assert!(found.len() as u64 >= acknowledged, "{what}: {} of {acknowledged}", found.len());
+    found.len() as u64
+}
+
+#[test]
+fn what_the_journal_made_durable_stays_whatever_reached_its_place() {
+    for (media, quiet) in [(MEDIA[0], true), (MEDIA[0], false), (MEDIA[1], true)] {
+        let place = Place::journaled(media);
+        let disk = place.disk(&Image::new());
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let (cuts, replayed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let mut others = Place::journaled(media);
+        others.options.media = media;
+        let counted = (Arc::clone(&acknowledged), Arc::clone(&cuts), Arc::clone(&replayed));
+        disk.watch(move |operation, moment| {
+            let (acknowledged, cuts, replayed) = &counted;
+            let at_least = acknowledged.load(Ordering::SeqCst);
+            let what = format!("{media:?}, quiet {quiet}, power cut at operation {operation}");
+            let left = others.disk(&moment.power_cut(operation * 2 + 1));
+            let Ok(store) = others.open_quietly(&left) else { panic!("{what}") };
+            expect(&store, at_least, &what);
+            replayed.fetch_add(store.info().recovery.journal_groups, Ordering::SeqCst);
+            cuts.fetch_add(1, Ordering::SeqCst);
+        });
+        let store = if quiet { place.open_quietly(&disk) } else { place.open(&disk) }.unwrap();
+        for n in 0..FRAMES {
+            assert!(store.append(with_body(n).into()).unwrap().durable);
+            acknowledged.fetch_add(1, Ordering::SeqCst);
+        }
+        disk.unwatch();
+        kill(&disk, store);
+        let store = place.open_quietly(&disk).unwrap();
+        assert_eq!(expect(&store, FRAMES, "killed"), FRAMES);
+        store.close().unwrap();
+        assert!(disk.len_of(&place.path().join("journal")).is_err(), "a journal nobody needs");
+        let (cuts, replayed) = (cuts.load(Ordering::SeqCst), replayed.load(Ordering::SeqCst));
+        assert!(replayed > 10 * cuts, "{replayed} groups in {cuts} states");
+        tell(&format!("{cuts} states whose journal held {replayed} groups, {media:?}"));
+    }
+}
+
+#[test]
+fn a_group_behind_one_that_is_not_durable_is_synced_in_place() {
+    for media in MEDIA {
+        let mut place = Place::journaled(media);
+        place.options.sync = SyncPolicy::None;
+        let disk = place.disk(&Image::new());
+        let store = place.open_quietly(&disk).unwrap();
+        for n in 0..20 {
+            let durable = n % 3 == 2;
+            let batch = Batch { durable, ..with_body(n).into() };
+            assert_eq!(store.append(batch).unwrap().durable, durable);
+            let other = Place::new(SyncPolicy::None, media);
+            let left = other.disk(&disk.moment().power_cut(n * 2 + 1));
+            let store = other.open_quietly(&left).unwrap();
+            expect(&store, (n + 1) / 3 * 3, &format!("{media:?}: frame {n}"));
+        }
+    }
+}
+
+/// Appends until an operation fails, if one does; how many groups were acknowledged.
+fn fill(store: &Store) -> u64 {
+    let failed = |n: &u64| store.append(with_body(*n).into()).is_err();
+    (0..FRAMES).find(failed).unwrap_or(FRAMES)
+}
+
+#[test]
+fn bytes_that_a_failed_settling_lost_are_put_back() {
+    for media in MEDIA {
+        let place = Place::journaled(media);
+        let disk = place.disk(&Image::new());
+        assert_eq!(fill(&place.open_quietly(&disk).unwrap()), FRAMES);
+        let (all, mut poisoned) = (disk.count(), 0);
+        // In the second half every part of the journal is in use.
+        for failing in all / 2..all {
+            let disk = place.disk(&Image::new());
+            disk.fail(failing..=failing, Errno::IO);
+            let store = place.open_quietly(&disk).unwrap();
+            let acknowledged = fill(&store);
+            poisoned += u64::from(store.inner.is_poisoned());
+            kill(&disk, store);
+            disk.heal();
+            let what = format!("{media:?}: operation {failing} of {all} failed");
+            let store = place.open_quietly(&disk).unwrap();
+            let found = expect(&store, acknowledged, &what);
+            store.append(with_body(found).into()).unwrap();
+            kill(&disk, store);
+            let left = place.disk(&disk.moment().power_cut(failing));
+            let store = place.open_quietly(&left).unwrap();
+            expect(&store, found + 1, &format!("{what}, then a power cut"));
+        }
+        assert!(poisoned > all / 4, "{poisoned} of {all}");
+    }
+}
+
+#[test]
+fn whoever_looks_at_a_store_sees_what_its_journal_holds() {
+    let place = Place::journaled(MEDIA[0]);
+    let disk = place.disk(&Image::new());
+    let store = place.open_quietly(&disk).unwrap();
+    for n in 0..12 {
+        store.append(with_body(n).into()).unwrap();
+    }
+    disk.freeze();
+    drop(store);
+    disk.thaw();
+    // Nothing but the journal reached the disk.
+    let left = place.disk(&disk.moment().power_cut(1));
+    let before = left.image();
+    let go_on = &mut |_: &maintain::Progress<'_>| ControlFlow::Continue(());
+    let report = maintain::verify_files(place.path(), Arc::new(left.clone()), go_on).unwrap();
+    assert_eq!((report.findings_total, report.frames), (0, 12), "{report:?}");
+    assert!(left.image() == before, "verify changed the store");
+}
