@@ -190,6 +190,19 @@ impl Store {
         self.inner.commits.lead(&self.inner)
     }
 
+    /// Whether one batch is queued, nobody commits, and no other one is expected: whoever
+    /// submitted it loses least by committing it at once, with [`lead_once`](Self::lead_once).
+    #[must_use]
+    pub fn waits_alone(&self) -> bool {
+        self.inner.commits.waits_alone()
+    }
+
+    /// Commits one group of what was submitted, unless somebody commits already. Says whether
+    /// nothing is left; if something is, somebody else is to be told to [`lead`](Self::lead).
+    pub fn lead_once(&self) -> bool {
+        self.inner.commits.lead_once(&self.inner)
+    }
+
     /// Appends a batch and waits for the acknowledgement that the store's policy, or the batch,
     /// asks for.
     ///

@@ -23,6 +23,7 @@ use super::feed::{FollowFeed, StoredFeed};
 use super::maintain::Turn;
 use super::metrics::Fullness;
 use super::{call, import, refuse, remove, stats};
+use tokio::runtime::RuntimeFlavor;
 
 /// A store as the protocol serves it.
 pub(crate) struct StoreService {
@@ -89,14 +90,28 @@ impl Core {
         });
     }
 
-    /// Has what is queued committed: here when that only copies, on the committer when it syncs.
+    /// Has what is queued committed. When that only copies, here. When it syncs, on the committer,
+    /// for which others gather meanwhile; but a batch that is alone would only be the later for two
+    /// threads that wake each other, so its task stays with it.
     pub(super) fn commit(&self) {
-        if self.syncs || self.sync_asked.swap(false, Ordering::AcqRel) {
-            self.committer.wake();
-        } else {
+        if !self.syncs && !self.sync_asked.swap(false, Ordering::AcqRel) {
             while self.store.lead() {}
+            return;
+        }
+        let done = self.store.waits_alone() && may_block() && {
+            // Other tasks of this thread go on elsewhere.
+            tokio::task::block_in_place(|| self.store.lead_once())
+        };
+        if !done {
+            self.committer.wake();
         }
     }
+}
+
+/// Whether a task may block its thread while the others of its runtime go on.
+fn may_block() -> bool {
+    let runtime = tokio::runtime::Handle::try_current();
+    runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
 impl Service for StoreService {

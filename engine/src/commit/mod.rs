@@ -199,6 +199,29 @@ impl Commits {
         true
     }
 
+    /// Whether one batch waits, nobody commits, and no other one is expected.
+    pub(crate) fn waits_alone(&self) -> bool {
+        let queue = self.queue.lock();
+        !queue.led && queue.waiting.len() == 1 && !queue.gather.expects_others()
+    }
+
+    /// Commits one group, unless somebody commits. Whether nothing waits then; if something does,
+    /// somebody else must be told to lead.
+    pub(crate) fn lead_once(&self, inner: &Inner) -> bool {
+        {
+            let mut queue = self.queue.lock();
+            if queue.led || queue.waiting.is_empty() {
+                return queue.waiting.is_empty();
+            }
+            queue.led = true;
+        }
+        let _lead = Lead { commits: self, inner };
+        self.commit_group(inner);
+        let mut queue = self.queue.lock();
+        queue.led = false;
+        queue.waiting.is_empty()
+    }
+
     /// Leads until the slot's answer is there, then hands on.
     fn lead_until(&self, inner: &Inner, slot: &Slot) {
         let _lead = Lead { commits: self, inner };
