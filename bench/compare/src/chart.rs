@@ -14,11 +14,11 @@ const COLUMNS: usize = 3;
 const LINE: f64 = 17.0;
 const HEAD: f64 = 26.0;
 /// Where bars begin, and how long the longest is.
-const LEFT: f64 = 60.0;
-const LENGTH: f64 = 270.0;
+const LEFT: f64 = 82.0;
+const LENGTH: f64 = 250.0;
 const LATENCY_WIDTH: f64 = 900.0;
 const LATENCY_LEFT: f64 = 110.0;
-const COLOURS: [&str; 4] = ["#0a6", "#c43", "#36c", "#999"];
+const COLOURS: [&str; 5] = ["#0a6", "#83b", "#c43", "#36c", "#999"];
 
 fn begin(width: f64, height: f64) -> String {
     format!(

@@ -1,5 +1,6 @@
 //! A log of messages through code that answers each, keeps a count, and stores answers, count and
-//! position together: a handler of xs, and for reference a consumer of a Redis stream in Node.
+//! position together: a handler of xs, and for reference a consumer of a Redis stream in Node. And
+//! an actor of cross.stream, which stores the answers alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use futures::future::try_join_all;
 use redis::{Value, cmd, pipe};
 use xs_bench::daemon::{Daemon, PATIENCE};
 use xs_bench::report::per_second;
@@ -14,13 +17,22 @@ use xs_bench::server::Server;
 use xs_engine::{Meta, NewFrame, ReadOptions, Topic, TopicPatterns};
 use xs_protocol::{Address, AppendRequest, SubEvent, SubscribeOptions};
 
-use crate::system::{Place, Redis, System as _, free_port};
+use crate::system::{CrossStream, Place, Redis, System as _, free_port};
 
 const HANDLER: &str = r#"import { handler } from "xs";
 export default handler({ topics: "in", start: "first", state: { n: 0 },
   run(frame, ctx) { return { n: ++ctx.state.n, of: frame.meta.n }; },
 });
 "#;
+const ACTOR: &str = "{
+  run: {|frame, state|
+    let n = $state.n + 1
+    {out: {n: $n, of: $frame.meta.n}, next: {n: $n}}
+  }
+  start: first
+  topics: [in]
+  initial: {n: 0}
+}";
 const CONSUMER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/consumer.cjs");
 const BATCH: u64 = 512;
 
@@ -77,6 +89,32 @@ pub(crate) async fn xs(place: &Place, messages: u64) -> anyhow::Result<f64> {
         let event = event.with_context(|| format!("no answers; xs said: {}", server.said()))?;
         if let SubEvent::Frames { frames, .. } = event.context("a subscription ended")?? {
             answers.came(frames.len() as u64);
+        }
+    }
+    answers.rate()
+}
+
+/// Messages a second through an actor of cross.stream.
+pub(crate) async fn cross_stream(place: &Place, messages: u64) -> anyhow::Result<f64> {
+    const APPENDS: u64 = 8;
+    let server = CrossStream::start(place).await?;
+    let link = server.link().await?;
+    for n in (0..messages).step_by(APPENDS as usize) {
+        let metas: Vec<_> =
+            (n..messages.min(n + APPENDS)).map(|n| format!("{{\"n\":{n}}}")).collect();
+        let appends = metas.iter().map(|meta| link.append_to("in", Some(meta), Bytes::new()));
+        try_join_all(appends).await?;
+    }
+    let mut out = link.frames("?follow=true&topic=echo.out,xs.actor.*").await?;
+    link.append_to("xs.actor.echo.create", None, Bytes::from_static(ACTOR.as_bytes())).await?;
+    let mut answers = Answers::default();
+    while answers.count < messages {
+        let frame = tokio::time::timeout(PATIENCE, out.next()).await;
+        let frame = frame.with_context(|| format!("no answers; it said: {}", server.said()))??;
+        match &frame.context("a stream ended")?.topic[..] {
+            "echo.out" => answers.came(1),
+            "xs.actor.echo.fin.error" => bail!("the actor failed: {}", server.said()),
+            _ => {}
         }
     }
     answers.rate()

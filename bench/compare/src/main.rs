@@ -25,10 +25,11 @@ use xs_bench::server::binary;
 use crate::limits::Limits;
 use crate::results::{Results, Version};
 use crate::sample::{Figures, Sample};
-use crate::system::{Nats, Place, Promise, Redis, Sqlite, System, Xs, find, says};
+use crate::system::{CrossStream, Nats, Place, Promise, Redis, Sqlite, System, Xs, find, says};
 use crate::work::{Amounts, Group, group};
 
-/// xs beside Redis Streams, NATS JetStream and SQLite: rates, latencies, bytes and times.
+/// xs beside cross.stream, Redis Streams, NATS JetStream and SQLite: rates, latencies, bytes and
+/// times.
 #[derive(Debug, Parser)]
 #[command(name = "xs-compare", max_term_width = 100)]
 struct Args {
@@ -44,18 +45,19 @@ struct Args {
     /// The `xs` binary [default: the one beside this one].
     #[arg(long, value_name = "PATH")]
     xs: Option<PathBuf>,
+    /// The `xs` binary of cross.stream, which takes part when it is named.
+    #[arg(long, value_name = "PATH")]
+    cross_stream: Option<PathBuf>,
     /// Directory with the node_modules that the consumer in Node needs.
     #[arg(long, value_name = "PATH")]
     tools: Option<PathBuf>,
     /// Where results are written.
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
-    /// Only these groups of rows: append, durable, read, live, blob, handler.
-    #[arg(long, value_name = "GROUP", value_delimiter = ',')]
+    /// Only these groups of rows (append, durable, read, live, blob, handler), or these systems
+    /// (xs, cross.stream, redis, nats, sqlite), or both.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// A line for the results: what was not installed, and why.
-    #[arg(long, value_name = "TEXT")]
-    note: Vec<String>,
 }
 
 /// A comparison under way.
@@ -64,8 +66,9 @@ struct Comparison {
     dir: PathBuf,
     amounts: Amounts,
     reps: usize,
-    only: Vec<String>,
+    only: Only,
     xs: PathBuf,
+    cross_stream: Option<PathBuf>,
     redis: Option<PathBuf>,
     nats: Option<PathBuf>,
     tools: Option<PathBuf>,
@@ -75,28 +78,62 @@ struct Comparison {
     missing: Vec<String>,
 }
 
+/// Which groups of rows and which systems are wanted: all, where none is named.
+#[derive(Debug, Default)]
+struct Only {
+    groups: Vec<String>,
+    systems: Vec<String>,
+}
+
 const HANDLER: &str = "handler";
+const SYSTEMS: [&str; 5] = [Xs::NAME, CrossStream::NAME, Redis::NAME, Nats::NAME, Sqlite::NAME];
+
+impl Only {
+    fn parse(names: &[String]) -> anyhow::Result<Self> {
+        let mut only = Self::default();
+        for name in names {
+            let is_group = name == HANDLER || Group::ALL.iter().any(|(one, _)| one == name);
+            if is_group {
+                only.groups.push(name.clone());
+            } else if SYSTEMS.iter().any(|system| system.eq_ignore_ascii_case(name)) {
+                only.systems.push(name.clone());
+            } else {
+                bail!("there is no group or system {name:?}");
+            }
+        }
+        Ok(only)
+    }
+
+    fn group(&self, name: &str) -> bool {
+        self.groups.is_empty() || self.groups.iter().any(|one| one == name)
+    }
+
+    fn system(&self, name: &str) -> bool {
+        self.systems.is_empty() || self.systems.iter().any(|one| one.eq_ignore_ascii_case(name))
+    }
+}
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let known = |name: &String| name == HANDLER || Group::ALL.iter().any(|(one, _)| one == name);
-    if let Some(unknown) = args.only.iter().find(|name| !known(name)) {
-        bail!("there is no group {unknown:?}");
-    }
+    let only = Only::parse(&args.only)?;
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     std::fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
     let (amounts, reps) = amounts(&args);
-    let mut missing = args.note.clone();
-    let mut program = |name: &str| {
-        let found = find(name);
-        if found.is_none() {
+    let mut missing = Vec::new();
+    let mut program = |system: &str, name: &str| {
+        let found = find(name).filter(|_| only.system(system));
+        if found.is_none() && only.system(system) {
             missing.push(format!("{name}: not on PATH"));
         }
         found
     };
-    let (redis, nats) = (program("redis-server"), program("nats-server"));
+    let redis = program(Redis::NAME, "redis-server");
+    let nats = program(Nats::NAME, "nats-server");
+    if args.cross_stream.is_none() && only.system(CrossStream::NAME) {
+        missing.push("cross.stream: not named by --cross-stream".to_owned());
+    }
     let tools = handler::tools(args.tools.clone());
-    if let Err(reason) = tools {
+    if let (Err(reason), Some(_)) = (&tools, &redis) {
         missing.push(format!("the consumer in Node: {reason}"));
     }
     let mut comparison = Comparison {
@@ -104,8 +141,9 @@ fn main() -> anyhow::Result<()> {
         dir,
         amounts,
         reps,
-        only: args.only,
         xs: binary(args.xs.as_deref())?,
+        cross_stream: args.cross_stream.filter(|_| only.system(CrossStream::NAME)),
+        only,
         redis,
         nats,
         tools: tools.ok(),
@@ -141,7 +179,7 @@ impl Comparison {
             self.report.line(&format!("{name}: {limit}"))?;
         }
         self.groups()?;
-        if self.wanted(HANDLER) {
+        if self.only.group(HANDLER) {
             self.handlers()?;
         }
         let results = Results {
@@ -162,14 +200,10 @@ impl Comparison {
         }
     }
 
-    fn wanted(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == name)
-    }
-
     /// All groups, repetition by repetition and in each of them system by system.
     fn groups(&mut self) -> anyhow::Result<()> {
         for (name, group) in Group::ALL {
-            if !self.wanted(name) {
+            if !self.only.group(name) {
                 continue;
             }
             let promise = if group == Group::Durable { Promise::Power } else { Promise::Process };
@@ -184,6 +218,7 @@ impl Comparison {
             for rep in 0..self.reps {
                 self.report.begin(name, &format!("repetition {} of {}", rep + 1, self.reps))?;
                 self.one::<Xs>(group, Some(self.xs.clone()), promise, rep)?;
+                self.one::<CrossStream>(group, self.cross_stream.clone(), promise, rep)?;
                 self.one::<Redis>(group, self.redis.clone(), promise, rep)?;
                 self.one::<Nats>(group, nats.clone(), promise, rep)?;
                 self.one::<Sqlite>(group, Some(PathBuf::new()), promise, rep)?;
@@ -211,7 +246,7 @@ impl Comparison {
         promise: Promise,
         rep: usize,
     ) -> anyhow::Result<()> {
-        let Some(program) = program else { return Ok(()) };
+        let Some(program) = program.filter(|_| self.only.system(S::NAME)) else { return Ok(()) };
         let (_scratch, place) = self.place(program, promise)?;
         let mut samples = Vec::new();
         let done = self.tokio.block_on(group::<S>(what, &place, self.amounts, rep, &mut samples));
@@ -227,9 +262,18 @@ impl Comparison {
         for (row, promise) in [("handler", Promise::Process), ("handler-durable", Promise::Power)] {
             for rep in 0..self.reps {
                 self.report.begin(HANDLER, &format!("{row}, repetition {}", rep + 1))?;
-                let (_scratch, place) = self.place(self.xs.clone(), promise)?;
-                let rate = self.tokio.block_on(handler::xs(&place, messages));
-                self.handled(row, Xs::NAME, rep, rate)?;
+                if self.only.system(Xs::NAME) {
+                    let (_scratch, place) = self.place(self.xs.clone(), promise)?;
+                    let rate = self.tokio.block_on(handler::xs(&place, messages));
+                    self.handled(row, Xs::NAME, rep, rate)?;
+                }
+                // It keeps neither state nor position, which is less than is promised.
+                if let (Some(program), Promise::Process) = (self.cross_stream.clone(), promise) {
+                    let (_scratch, place) = self.place(program, promise)?;
+                    let messages = messages / CrossStream::FEWER;
+                    let rate = self.tokio.block_on(handler::cross_stream(&place, messages));
+                    self.handled(row, CrossStream::NAME, rep, rate)?;
+                }
                 let (Some(redis), Some(tools)) = (self.redis.clone(), self.tools.clone()) else {
                     continue;
                 };
@@ -259,7 +303,7 @@ impl Comparison {
             let row = rows::ROWS.iter().find(|row| row.key == sample.row);
             let (title, unit) = row.map_or((sample.row, ""), |row| (row.title, row.unit()));
             let value = human(sample.figures.value, unit);
-            self.report.line(&format!("  {:<8}{title:<52}{value}", sample.system))?;
+            self.report.line(&format!("  {:<14}{title:<52}{value}", sample.system))?;
             self.report.json(&sample.json(unit))?;
             self.samples.push(sample);
         }
@@ -274,13 +318,15 @@ impl Comparison {
 
     fn versions(&self) -> Vec<Version> {
         let version = |name, version: Option<String>, settings: fn(Promise) -> &'static str| {
-            version.map(|version| Version { name, version, settings })
+            let version = version.filter(|_| self.only.system(name))?;
+            Some(Version { name, version, settings })
         };
         let of = |program: &Option<PathBuf>| {
             program.as_deref().map(|program| says(program, "--version"))
         };
         [
             version(Xs::NAME, Some(says(&self.xs, "--version")), Xs::settings),
+            version(CrossStream::NAME, of(&self.cross_stream), CrossStream::settings),
             version(Redis::NAME, of(&self.redis), Redis::settings),
             version(Nats::NAME, of(&self.nats), Nats::settings),
             version(Sqlite::NAME, Some(rusqlite::version().to_owned()), Sqlite::settings),
@@ -288,5 +334,26 @@ impl Comparison {
         .into_iter()
         .flatten()
         .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_and_systems_are_chosen_apart() {
+        let only = |names: &[&str]| {
+            Only::parse(&names.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let all = only(&[]).unwrap();
+        assert!(all.group("read") && all.system(Xs::NAME));
+        let some = only(&["read", "redis", "cross.stream"]).unwrap();
+        assert!(some.group("read") && !some.group(HANDLER));
+        assert!(some.system(Redis::NAME) && some.system(CrossStream::NAME));
+        assert!(!some.system(Xs::NAME));
+        let system = only(&["sqlite"]).unwrap();
+        assert!(system.group(HANDLER) && system.system(Sqlite::NAME));
+        assert!(only(&["kafka"]).is_err());
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Figures {
     /// Microseconds on a processor for each message.
     pub(crate) client_us: Option<f64>,
     pub(crate) server_us: Option<f64>,
+    /// It is of a store that has one in so many of the messages, where that makes a difference.
+    pub(crate) one_in: Option<u64>,
 }
 
 /// A sample.
@@ -59,6 +61,11 @@ impl Figures {
         Self { value: us[0], latencies: Some(us), ..Self::default() }
     }
 
+    /// Says that the store has one in so many of the messages that others have.
+    pub(crate) fn of_store(self, one_in: u64) -> Self {
+        Self { one_in: (one_in > 1).then_some(one_in), ..self }
+    }
+
     /// Adds the time that so many messages took on processors.
     pub(crate) fn cpu(mut self, client: Duration, server: Option<Duration>, count: u64) -> Self {
         let each = |time: Duration| time.as_nanos() as f64 / 1e3 / count.max(1) as f64;
@@ -88,6 +95,9 @@ impl Sample {
             if let Some(cost) = cost {
                 add(name, json!(cost));
             }
+        }
+        if let Some(one_in) = self.figures.one_in {
+            add("one_in", json!(one_in));
         }
         Value::Object(line)
     }

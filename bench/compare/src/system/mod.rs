@@ -1,6 +1,7 @@
 //! The systems that are compared, each behind the same few operations: what a user of it would
 //! write with its usual client, in the way that serves it best.
 
+mod cross_stream;
 mod nats;
 mod redis;
 mod sqlite;
@@ -17,6 +18,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use xs_bench::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
 
+pub(crate) use self::cross_stream::CrossStream;
 pub(crate) use self::nats::Nats;
 pub(crate) use self::redis::Redis;
 pub(crate) use self::sqlite::Sqlite;
@@ -42,6 +44,13 @@ pub(crate) struct Place {
     pub(crate) promise: Promise,
 }
 
+impl Place {
+    /// The file for what a server says.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+}
+
 /// A system of which one server runs.
 pub(crate) trait System: Sized {
     type Link: Link;
@@ -49,6 +58,10 @@ pub(crate) trait System: Sized {
     const NAME: &'static str;
     /// Whether it runs in the process of its client: it has no server and no subscribers.
     const IN_PROCESS: bool = false;
+    /// Whether it stores many messages in one go, in their order.
+    const BATCHES: bool = true;
+    /// One in so many messages is enough where all of them would take too long.
+    const FEWER: u64 = 1;
 
     /// What is set, for people.
     fn settings(promise: Promise) -> &'static str;

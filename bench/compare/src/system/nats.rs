@@ -87,7 +87,7 @@ impl System for Nats {
         let config = configure(&place.dir, address.port(), place.promise)?;
         let mut command = Command::new(&place.program);
         command.arg("-c").arg(config);
-        let mut daemon = Daemon::start(command, place.dir.join("log"))?;
+        let mut daemon = Daemon::start(command, place.log())?;
         let address = address.to_string();
         until(&mut daemon, || link(&address)).await?;
         Ok(Self { daemon, address })

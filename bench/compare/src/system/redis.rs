@@ -67,7 +67,7 @@ impl System for Redis {
         command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
         command.arg("--dir").arg(&data);
         command.args(["--appendonly", "yes", "--appendfsync", sync, "--save", ""]);
-        let mut daemon = Daemon::start(command, place.dir.join("log"))?;
+        let mut daemon = Daemon::start(command, place.log())?;
         let url = format!("redis://{address}/");
         let client = Client::open(&url[..])?;
         // It listens before it has loaded its data, and refuses commands until then.
