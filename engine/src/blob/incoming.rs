@@ -121,7 +121,7 @@ impl Incoming {
             }
             Sink::Raw(spool) => (EntryKind::Raw, spool),
         };
-        let there = shared.look_through(&hash, len).map_err(StageError::harmless)?;
+        let there = shared.look_through(&hash).map_err(StageError::harmless)?;
         let known = || shared.put(&Prepared::known(hash, len, None));
         let put = if there == Some(true) { known() } else { Err(StageError::Gone) };
         match put {

@@ -139,7 +139,7 @@ impl Blobs {
         if bytes.len() < CHUNK_LEN {
             return Ok(Prepared::small(hash, bytes.clone()));
         }
-        let there = self.shared.look_through(&hash, bytes.len() as u64)?;
+        let there = self.shared.look_through(&hash)?;
         if there == Some(true) {
             return Ok(Prepared::known(hash, bytes.len() as u64, Some(bytes.clone())));
         }
@@ -184,7 +184,7 @@ impl Blobs {
 
     /// Whether a sound copy of a blob is there; reads all of it.
     pub(crate) fn contains_sound(&self, hash: &BlobHash) -> bool {
-        self.shared.look_through(hash, u64::MAX).is_ok_and(|sound| sound == Some(true))
+        self.shared.packs.find(hash, |found| found.reader()?.check()).is_ok_and(|one| one.is_some())
     }
 
     /// A blob, if it is there.
@@ -355,10 +355,10 @@ impl Shared {
         self.number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Whether a blob of `len` bytes is there, as far as it is worth looking for, and if so whether
-    /// it can be read to its end.
-    fn look_through(&self, hash: &BlobHash, len: u64) -> Result<Option<bool>, BlobError> {
-        match self.packs.find_copy((hash, len), |found| found.reader()?.check()) {
+    /// Whether a blob is there, as far as it is worth looking for, and if so whether it can be read
+    /// to its end.
+    fn look_through(&self, hash: &BlobHash) -> Result<Option<bool>, BlobError> {
+        match self.packs.find_copy(hash, |found| found.reader()?.check()) {
             Ok(found) => Ok(found.map(|()| true)),
             Err(error) if error.is_corrupt() => Ok(Some(is_planted(Bug::BelieveRotten))),
             Err(error) => Err(error),

@@ -2,12 +2,12 @@
 //! search goes through one state of the store while packs are sealed beside it.
 
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use hashbrown::HashSet;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::blocks::Blocks;
 use super::error::BlobError;
@@ -15,15 +15,8 @@ use super::found::Found;
 use super::open_pack::OpenPack;
 use super::sealed::{Opened, SealedPack};
 use super::trail;
-use crate::limits::OPEN_PACKS_MAX;
+use crate::limits::{OPEN_PACKS_MAX, PACK_FILTERS_MAX_BYTES};
 use crate::value::BlobHash;
-
-/// Sealed packs, the newest ones, that every search for a copy looks into. They are fewer than may
-/// be open at a time, so that it costs a look at the filter of each.
-pub(super) const ASKED_MIN: usize = 64;
-/// One more may have to be opened for each so many bytes of a blob, which cost as much to write.
-const BYTES_PER_ASKED: u64 = 16 * 1024;
-const _: () = assert!(ASKED_MIN < OPEN_PACKS_MAX);
 
 thread_local! {
     /// Number of the sealed pack in which this thread found its last blob: the next one is likely
@@ -36,6 +29,8 @@ thread_local! {
 pub(super) struct Packs {
     list: RwLock<Arc<PackList>>,
     blocks: Blocks,
+    /// Sealed packs that are open.
+    open: Mutex<Vec<Weak<SealedPack>>>,
     /// Counts searches, to know which pack was used last.
     clock: AtomicU64,
 }
@@ -84,23 +79,22 @@ impl Packs {
         hash: &BlobHash,
         take: impl FnMut(Found) -> Result<T, BlobError>,
     ) -> Result<Option<T>, BlobError> {
-        self.find_among(usize::MAX, hash, take)
+        self.find_among(|_| true, hash, take)
     }
 
-    /// The same for who has a blob of `len` bytes and would rather not write it again: with many
-    /// packs a shorter one is not looked for in the oldest.
+    /// The same for who has the blob and would rather not write it again: nor would it open packs
+    /// for that, time and again, whose filters do not fit into memory.
     pub(super) fn find_copy<T>(
         &self,
-        (hash, len): (&BlobHash, u64),
+        hash: &BlobHash,
         take: impl FnMut(Found) -> Result<T, BlobError>,
     ) -> Result<Option<T>, BlobError> {
-        let paid = usize::try_from(len / BYTES_PER_ASKED).unwrap_or(usize::MAX);
-        self.find_among(paid.max(ASKED_MIN), hash, take)
+        self.find_among(|pack| !pack.is_costly(), hash, take)
     }
 
     fn find_among<T>(
         &self,
-        sealed_max: usize,
+        among: impl Fn(&SealedPack) -> bool,
         hash: &BlobHash,
         mut take: impl FnMut(Found) -> Result<T, BlobError>,
     ) -> Result<Option<T>, BlobError> {
@@ -121,12 +115,10 @@ impl Packs {
             }
         }
         let last = list.place_of(LAST.get());
-        let newest = list.sealed.iter().take(sealed_max);
-        let others = newest.filter(|pack| last.is_none_or(|l| !Arc::ptr_eq(l, pack)));
-        for pack in last.into_iter().chain(others) {
-            let found = self.opened(&list, pack);
-            let found = found.and_then(|opened| pack.find(&opened, hash, &self.blocks));
-            if let Some(taken) = try_take(found) {
+        let asked = |pack: &&Arc<SealedPack>| pack.may_hold(hash) && among(pack);
+        let others = list.sealed.iter().filter(|pack| last.is_none_or(|l| !Arc::ptr_eq(l, pack)));
+        for pack in last.into_iter().chain(others).filter(asked) {
+            if let Some(taken) = try_take(self.find_sealed(&list, pack, hash)) {
                 LAST.set(pack.line().base);
                 return Ok(Some(taken));
             }
@@ -159,23 +151,44 @@ impl Packs {
         pack.find(opened, hash, &self.blocks)
     }
 
+    /// Looks in one sealed pack, and opens it for that.
+    pub(super) fn find_sealed(
+        &self,
+        list: &PackList,
+        pack: &Arc<SealedPack>,
+        hash: &BlobHash,
+    ) -> Result<Option<Found>, BlobError> {
+        pack.find(&self.opened(list, pack)?, hash, &self.blocks)
+    }
+
     /// Opens a sealed pack, and closes another when there are too many.
     pub(super) fn opened(
         &self,
         list: &PackList,
         pack: &Arc<SealedPack>,
     ) -> Result<Arc<Opened>, BlobError> {
-        let now = self.clock.fetch_add(1, Ordering::Relaxed);
-        if pack.is_open() {
-            return pack.opened(now);
-        }
-        let opened = pack.opened(now)?;
-        let others = list.sealed.iter().filter(|other| other.is_open());
-        if others.clone().count() > OPEN_PACKS_MAX
-            && let Some(oldest) = others.min_by_key(|other| other.last_used())
-        {
-            oldest.close();
+        let (opened, anew) = pack.opened(self.clock.fetch_add(1, Ordering::Relaxed))?;
+        if anew {
+            self.make_room(list, pack);
         }
         Ok(opened)
+    }
+
+    /// Counts a pack that was opened in, and closes the one that was used the longest ago when
+    /// there are too many.
+    fn make_room(&self, list: &PackList, pack: &Arc<SealedPack>) {
+        let mut open = self.open.lock();
+        let here = |other: Arc<SealedPack>| other.is_open() && !Arc::ptr_eq(&other, pack);
+        open.retain(|other| other.upgrade().is_some_and(here));
+        open.push(Arc::downgrade(pack));
+        if open.len() > OPEN_PACKS_MAX
+            && let Some(oldest) =
+                open.iter().filter_map(Weak::upgrade).min_by_key(|other| other.last_used())
+        {
+            oldest.close(|len| {
+                let kept: usize = list.sealed.iter().map(|other| other.filter_len()).sum();
+                kept + len <= PACK_FILTERS_MAX_BYTES
+            });
+        }
     }
 }

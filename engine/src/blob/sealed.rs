@@ -19,7 +19,7 @@ use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::pack::EntryKind;
-use crate::format::pack_index::{self, Contents, PackIndex};
+use crate::format::pack_index::{self, Contents, PackFilter, PackIndex};
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
 use crate::value::BlobHash;
@@ -34,6 +34,9 @@ pub(super) struct SealedPack {
     env: Arc<Env>,
     line: FileEntry,
     opened: RwLock<Option<Arc<Opened>>>,
+    /// What the pack does not hold, from the time on that its files were closed; `None` when there
+    /// was no room for that.
+    filter: OnceLock<Option<PackFilter>>,
     used: AtomicU64,
     newest_ms: AtomicU64,
     retired: AtomicBool,
@@ -135,6 +138,7 @@ impl SealedPack {
             env,
             line,
             opened: RwLock::new(None),
+            filter: OnceLock::new(),
             used: AtomicU64::new(0),
             newest_ms: AtomicU64::new(line.newest_ms),
             retired: AtomicBool::new(false),
@@ -175,20 +179,49 @@ impl SealedPack {
         self.opened.read().is_some()
     }
 
-    /// Lets go of the files; whoever reads them keeps them.
-    pub(super) fn close(&self) {
-        *self.opened.write() = None;
+    /// Lets go of the files; whoever reads them keeps them. The filter stays in memory if `room`
+    /// says that so many bytes may, and so most searches need the files no more.
+    pub(super) fn close(&self, room: impl FnOnce(usize) -> bool) {
+        let Some(opened) = self.opened.write().take() else { return };
+        self.filter.get_or_init(|| {
+            // A blob that is not in the index of a damaged pack may have been there.
+            let sure = opened.damage.is_none() && room(opened.index.filter_len());
+            sure.then(|| opened.index.filter_copy())
+        });
     }
 
-    /// The open files; `now` is a number that only grows.
-    pub(super) fn opened(&self, now: u64) -> Result<Arc<Opened>, BlobError> {
+    /// Bytes of the filter that stays in memory.
+    pub(super) fn filter_len(&self) -> usize {
+        self.filter.get().and_then(Option::as_ref).map_or(0, PackFilter::byte_count)
+    }
+
+    /// False when it is known without opening the files that the pack does not hold this blob.
+    pub(super) fn may_hold(&self, hash: &BlobHash) -> bool {
+        match self.filter.get() {
+            Some(Some(filter)) => filter.may_hold(hash.prefix()),
+            _ => self
+                .opened
+                .read()
+                .as_ref()
+                .is_none_or(|opened| opened.damage.is_some() || opened.may_hold(hash)),
+        }
+    }
+
+    /// Whether only its files can tell what it holds, each time anew.
+    pub(super) fn is_costly(&self) -> bool {
+        matches!(self.filter.get(), Some(None)) && !self.is_open()
+    }
+
+    /// The open files, and whether it was this call that opened them; `now` is a number that only
+    /// grows.
+    pub(super) fn opened(&self, now: u64) -> Result<(Arc<Opened>, bool), BlobError> {
         self.used.store(now, Ordering::Relaxed);
         if let Some(opened) = &*self.opened.read() {
-            return Ok(Arc::clone(opened));
+            return Ok((Arc::clone(opened), false));
         }
         let mut slot = self.opened.write();
         if let Some(opened) = &*slot {
-            return Ok(Arc::clone(opened));
+            return Ok((Arc::clone(opened), false));
         }
         let path = self.env.blob_path(self.line.base, self.line.generation, "pack");
         let media =
@@ -203,7 +236,7 @@ impl SealedPack {
         };
         let opened = Arc::new(Opened { media, salt, index, entries: OnceLock::new(), damage });
         *slot = Some(Arc::clone(&opened));
-        Ok(opened)
+        Ok((opened, true))
     }
 
     /// The index as it lies on disk, if it is this pack's.
@@ -239,7 +272,10 @@ impl SealedPack {
         let (index, damage) = self.make_index(&media, salt)?;
         let entries = OnceLock::from(true);
         let opened = Arc::new(Opened { media, salt, index, entries, damage });
-        *self.opened.write() = Some(Arc::clone(&opened));
+        // One that was closed meanwhile stays closed: it is not among those that are open.
+        if let Some(slot) = &mut *self.opened.write() {
+            *slot = Arc::clone(&opened);
+        }
         Ok(opened)
     }
 

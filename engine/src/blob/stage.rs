@@ -138,11 +138,8 @@ impl Shared {
         }
         let now_ms = self.env.clock.now_ms();
         let holds = |pack: &&Arc<SealedPack>| {
-            let opened = self.packs.opened(&list, pack).ok();
-            opened.is_some_and(|opened| {
-                let found = self.packs.find_in(&(Arc::clone(pack), opened), hash);
-                found.is_ok_and(|found| found.is_some())
-            })
+            let found = || self.packs.find_sealed(&list, pack, hash);
+            pack.may_hold(hash) && found().is_ok_and(|found| found.is_some())
         };
         list.sealed.iter().find(holds).filter(|pack| pack.touch(now_ms)).cloned()
     }
@@ -271,10 +268,7 @@ impl Shared {
         let same =
             |found: Found| Ok(short.map_or(found.len() == blob.len(), |bytes| found.is(bytes)));
         !blob.is_rotten()
-            && self
-                .packs
-                .find_copy((&blob.hash(), blob.len()), same)
-                .is_ok_and(|same| same == Some(true))
+            && self.packs.find_copy(&blob.hash(), same).is_ok_and(|same| same == Some(true))
     }
 
     /// Writes what was collected and makes it readable.

@@ -143,6 +143,24 @@ fn filter_holds(filter: &[u8], prefix: u64) -> bool {
     missing == 0
 }
 
+/// The filter of an index alone, in memory.
+#[derive(Debug, Clone)]
+pub struct PackFilter(Box<[u8]>);
+
+impl PackFilter {
+    /// Bytes of it.
+    #[must_use]
+    pub const fn byte_count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// False when no blob of the pack has this prefix; true when one may.
+    #[must_use]
+    pub fn may_hold(&self, prefix: u64) -> bool {
+        filter_holds(&self.0, prefix)
+    }
+}
+
 /// An index whose head was checked. The two parts after the head have CRCs of their own, checked by
 /// [`PackIndex::check_filter`] and [`PackIndex::check_entries`] before their first use, so that a
 /// store with many packs opens without reading them all.
@@ -226,6 +244,16 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
     /// False when no blob of the pack has this prefix; true when one may.
     pub fn may_hold(&self, prefix: u64) -> bool {
         filter_holds(self.filter(), prefix)
+    }
+
+    /// Bytes of the filter.
+    pub const fn filter_len(&self) -> usize {
+        self.filter_end - HEAD_LEN
+    }
+
+    /// A copy of the filter.
+    pub fn filter_copy(&self) -> PackFilter {
+        PackFilter(self.filter().into())
     }
 
     /// The prefix with a number in order of prefixes.
@@ -342,12 +370,14 @@ mod tests {
             index.check_filter().unwrap();
             index.check_entries().unwrap();
             assert_eq!((index.count(), index.header()), (count as usize, &header()));
+            let filter = index.filter_copy();
+            assert_eq!(filter.byte_count(), index.filter_len());
             for entry in &all {
-                assert!(index.may_hold(entry.prefix));
+                assert!(index.may_hold(entry.prefix) && filter.may_hold(entry.prefix));
                 assert_eq!(index.find(entry.prefix).collect::<Vec<_>>(), [*entry]);
             }
             let strange = (0..10_000u64).map(|n| BlobHash::of(&n.to_le_bytes()).prefix());
-            let passed = strange.filter(|&prefix| index.may_hold(prefix)).count();
+            let passed = strange.filter(|&prefix| filter.may_hold(prefix)).count();
             assert!(passed < 50, "{passed} of 10000 strangers pass for {count}");
             for prefix in [0, 1, u64::MAX] {
                 assert_eq!(index.find(prefix).count(), 0);

@@ -18,6 +18,7 @@ use crate::clock::SystemClock;
 use crate::env::Random;
 use crate::error::ReadError;
 use crate::format::super_file::{FileState, SuperState};
+use crate::limits::OPEN_PACKS_MAX;
 use crate::manifest::Manifest;
 use crate::media::faulty::{Faults, FaultyFiles};
 use crate::media::{Disk, Files};
@@ -274,27 +275,63 @@ fn blobs_about_every_limit_come_back() {
     check(&bed.open(false));
 }
 
-#[test]
-fn a_put_looks_into_no_more_packs_than_it_is_worth() {
-    let bed = Bed::new(PACK, MediaChoice::Auto);
+/// A store of more packs than may be open, each of four blobs that stand in it in order.
+fn many_packs(bed: &Bed) -> (Blobs, Vec<Bytes>, Vec<BlobHash>) {
     let blobs = bed.open(true);
-    // Four fill a pack.
-    let all: Vec<_> = (0..4 * (packs::ASKED_MIN as u64 + 20)).map(|n| noise(n, 16_000)).collect();
+    let count = 4 * (OPEN_PACKS_MAX as u64 + 20);
+    let all: Vec<_> = (0..count).map(|n| noise(n, 16_000)).collect();
     let hashes = put_all(&blobs, &all);
     blobs.shared.seal_all().unwrap();
+    blobs.close().unwrap();
+    let blobs = bed.open(true);
+    assert!(blobs.shared.packs.list().sealed.len() > OPEN_PACKS_MAX + 10);
+    (blobs, all, hashes)
+}
+
+/// How many packs are open, then none.
+fn close_all(blobs: &Blobs, room: bool) -> usize {
     let list = blobs.shared.packs.list();
-    assert!(list.sealed.len() > packs::ASKED_MIN + 10, "{}", list.sealed.len());
-    list.sealed.iter().for_each(|pack| pack.close());
-    put(&blobs, &noise(9999, 16_000));
-    let open = || list.sealed.iter().filter(|pack| pack.is_open()).count();
-    assert!((1..=packs::ASKED_MIN + 1).contains(&open()), "{} packs were opened", open());
-    let bytes = || blobs.open_packs().iter().map(|(_, end)| end).sum::<u64>();
-    let before = bytes();
-    put(&blobs, all.last().unwrap());
-    assert_eq!(bytes(), before, "a new one is not written again");
-    put(&blobs, &all[0]);
-    assert!(bytes() > before + 16_000, "one in the oldest pack is");
-    for (hash, bytes) in hashes.iter().zip(&all) {
+    let open = list.sealed.iter().filter(|pack| pack.is_open()).count();
+    list.sealed.iter().for_each(|pack| pack.close(|_| room));
+    open
+}
+
+#[test]
+fn a_search_opens_the_one_pack_that_has_the_blob() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let (blobs, all, hashes) = many_packs(&bed);
+    // Once through all of them: no more stay open than may.
+    assert_eq!(get(&blobs, &BlobHash::of(b"stranger")), None);
+    assert_eq!(close_all(&blobs, true), OPEN_PACKS_MAX);
+    for (hash, bytes) in hashes.iter().zip(&all).step_by(7) {
         assert_eq!(get(&blobs, hash).as_ref(), Some(bytes));
+        assert_eq!(close_all(&blobs, true), 1);
     }
+    assert_eq!(get(&blobs, &BlobHash::of(b"stranger")), None);
+    assert_eq!(close_all(&blobs, true), 0);
+    // Nor does a put need more, and it finds its blob wherever it is.
+    let end = || blobs.open_packs().iter().map(|(_, end)| end).sum::<u64>();
+    let before = end();
+    for bytes in [&all[0], &all[all.len() / 2], all.last().unwrap()] {
+        blobs.put(&blobs.prepare(bytes).unwrap()).unwrap();
+        assert_eq!((end(), close_all(&blobs, true)), (before, 1));
+    }
+    put(&blobs, &noise(9999, 16_000));
+    assert!(end() > before + 16_000, "a new one is written");
+    assert_eq!(close_all(&blobs, true), 0);
+}
+
+#[test]
+fn packs_whose_filters_do_not_fit_are_opened_by_gets_alone() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let (blobs, all, hashes) = many_packs(&bed);
+    assert_eq!(get(&blobs, &BlobHash::of(b"stranger")), None);
+    close_all(&blobs, false);
+    put(&blobs, &noise(9999, 16_000));
+    assert_eq!(close_all(&blobs, false), 0, "it is not worth opening them");
+    for (hash, bytes) in hashes.iter().zip(&all).step_by(40) {
+        assert_eq!(get(&blobs, hash).as_ref(), Some(bytes));
+        assert!(blobs.contains_sound(hash));
+    }
+    assert!(close_all(&blobs, false) > 1);
 }
