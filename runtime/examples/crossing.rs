@@ -1,6 +1,7 @@
 //! What it costs to bring frames into an isolate and results back, without store, socket and Host:
 //! `crossing frames COUNT` prints a line of JSON for each kind of handler, `crossing starts COUNT`
-//! one for isolates that are started one after the other. `xs-bench` runs it.
+//! one for isolates that are started one after the other, `crossing emits COUNT` and the like one
+//! for that handler alone. `xs-bench` and `xs-guard` run it.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -24,7 +25,9 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 fn main() -> Result<(), Failed> {
     xs_runtime::prepare_by_exec()?;
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [what, count] = &words[..] else { return Err("crossing frames|starts COUNT".into()) };
+    let [what, count] = &words[..] else {
+        return Err("crossing frames|starts|HANDLER COUNT".into());
+    };
     let count: usize = count.parse()?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tell = |name: &str, time: Duration| {
@@ -35,7 +38,8 @@ fn main() -> Result<(), Failed> {
     if what == "starts" {
         return Ok(tell("isolates", tokio.block_on(starts(count))?)?);
     }
-    for (name, run) in HANDLERS {
+    let wanted = |name: &str| what == "frames" || what == name;
+    for (name, run) in HANDLERS.into_iter().filter(|(name, _)| wanted(name)) {
         tell(name, tokio.block_on(cross(run, count))?)?;
     }
     Ok(())

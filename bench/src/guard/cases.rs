@@ -1,5 +1,6 @@
-//! The work whose instructions are counted, each in a function that valgrind is told by its name:
-//! what prepares it is not counted. All of it runs on one thread.
+//! The work whose instructions are counted, most in a function that valgrind is told by its name:
+//! what prepares it is not counted, and all of it runs on one thread. A handler is the example
+//! `crossing` of xs-runtime, given fewer frames and more of them: the difference is counted.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -34,9 +35,15 @@ const DUPLEX: usize = 1024 * 1024;
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    /// The function below that is counted.
-    pub(crate) counted: &'static str,
-    pub(crate) run: fn() -> anyhow::Result<()>,
+    pub(crate) work: Work,
+}
+
+/// What is run for a case.
+pub(crate) enum Work {
+    /// A function below that is counted, by its name, and what calls it.
+    Function(&'static str, fn() -> anyhow::Result<()>),
+    /// A handler of `crossing`, by its name.
+    Handler(&'static str),
 }
 
 const fn case(
@@ -45,7 +52,7 @@ const fn case(
     counted: &'static str,
     run: fn() -> anyhow::Result<()>,
 ) -> Case {
-    Case { name, about, counted, run }
+    Case { name, about, work: Work::Function(counted, run) }
 }
 
 /// All of them.
@@ -58,6 +65,11 @@ pub(crate) const CASES: &[Case] = &[
     case("decode", "APPEND in a server, and the answer", "measured_decode", decode),
     case("deliver", "DELIVER, both sides", "measured_deliver", deliver),
     case("step", "handler: inputs, outputs, state; no JavaScript", "measured_step", step),
+    Case {
+        name: "handler",
+        about: "handler: its JavaScript, the way in and out; no store",
+        work: Work::Handler("emits"),
+    },
 ];
 
 fn store() -> anyhow::Result<(TempDir, Store)> {

@@ -15,16 +15,18 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 use xs_bench::report::{Report, human};
 
-use crate::cases::{CASES, Case};
+use crate::cases::{CASES, Case, FRAMES, Work};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.toml");
 const HEAD: &str = "# Instructions for each frame of the work of xs-guard, which `scripts/instructions` \
                     compares\n# and `scripts/instructions --update` writes.\n\n";
 /// By so much a count may grow with the same compiler and valgrind, and with others. A run repeats
-/// within 0.05 %, but the same source built in another directory is cut into other units of code:
+/// within 0.2 %, but the same source built in another directory is cut into other units of code:
 /// 9 % between two of them has been seen.
 const TOLERANCE_PERCENT: f64 = 10.0;
 const TOLERANCE_ELSEWHERE_PERCENT: f64 = 20.0;
+/// Frames that a handler is given before those that are counted.
+const START: usize = 1_000;
 
 /// Counts instructions and compares them.
 #[derive(Debug, Parser)]
@@ -51,7 +53,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     if let Some(name) = args.case {
         let case = CASES.iter().find(|case| case.name == name).context("no such case")?;
-        (case.run)()?;
+        let Work::Function(_, run) = case.work else { bail!("{name} is another program") };
+        run()?;
         return Ok(ExitCode::SUCCESS);
     }
     let now = count()?;
@@ -132,20 +135,48 @@ fn says(program: &str) -> anyhow::Result<String> {
 /// Instructions for each frame of a case.
 fn instructions(case: &Case) -> anyhow::Result<f64> {
     let this: PathBuf = std::env::current_exe().context("find this binary")?;
-    let run = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(format!("--toggle-collect=xs_guard::cases::{}", case.counted))
-        .arg(this)
-        .args(["--case", case.name])
-        .stdin(Stdio::null())
-        .output()
-        .context("run valgrind")?;
+    let total = match case.work {
+        Work::Function(counted, _) => {
+            let only = format!("--toggle-collect=xs_guard::cases::{counted}");
+            collected(
+                Command::new("valgrind")
+                    .args(callgrind(Some(only)))
+                    .arg(this)
+                    .args(["--case", case.name]),
+            )?
+        }
+        Work::Handler(handler) => {
+            let program = this.with_file_name("examples").join("crossing");
+            if !program.is_file() {
+                bail!("{} is missing: scripts/instructions builds it", program.display());
+            }
+            let frames = |count: usize| {
+                let mut run = Command::new("valgrind");
+                run.args(callgrind(None)).arg(&program).args([handler, &count.to_string()]);
+                // It would start itself again without this, and not under valgrind.
+                collected(run.env("V82JSC_NO_BC_CACHE", "1"))
+            };
+            let (start, all) = (frames(START)?, frames(START + FRAMES)?);
+            all.checked_sub(start).context("more frames took fewer instructions")?
+        }
+    };
+    Ok(total as f64 / FRAMES as f64)
+}
+
+fn callgrind(only: Option<String>) -> impl Iterator<Item = String> {
+    let always = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
+    always.into_iter().map(str::to_owned).chain(only)
+}
+
+/// Runs valgrind; how many instructions it has counted.
+fn collected(valgrind: &mut Command) -> anyhow::Result<u64> {
+    let run = valgrind.stdin(Stdio::null()).output().context("run valgrind")?;
     let said = String::from_utf8_lossy(&run.stderr);
     let total = said.lines().find_map(|line| line.split_once("Collected :"));
-    let total = total.and_then(|(_, count)| count.trim().parse::<u64>().ok());
+    let total = total.and_then(|(_, count)| count.trim().parse().ok());
     match total {
-        Some(total) if run.status.success() && total > 0 => Ok(total as f64 / cases::FRAMES as f64),
-        _ => bail!("valgrind counted nothing in {}:\n{said}", case.name),
+        Some(total) if run.status.success() && total > 0 => Ok(total),
+        _ => bail!("{valgrind:?} counted nothing:\n{said}"),
     }
 }
 
