@@ -3,12 +3,12 @@
 //! admin's.
 
 use xs_engine::{
-    BlobHash, Body, Condition, CursorChange, CursorName, NewFrame, Topic, TopicPattern,
-    TopicPatterns,
+    BlobHash, Body, Condition, CursorChange, CursorName, Frame, FrameId, NewFrame, Topic,
+    TopicPattern, TopicPatterns,
 };
 
 use crate::auth::{Access, KnownBlobs};
-use crate::error::{Code, Refusal};
+use crate::error::{Code, Detail, Refusal};
 use crate::lifecycle::Event;
 use crate::message::{CallRequest, Request, Role};
 
@@ -197,6 +197,22 @@ fn check_frame(access: &Access, frame: &NewFrame) -> Result<(), Refusal> {
         _ => "topics that begin with xs belong to the store",
     };
     Err(denied(format!("{topic} cannot be appended by the role {role}: {whose}")))
+}
+
+/// Refuses an origin that names another processor than the one a host runs alone. `create` is the
+/// frame that the origin names, as far as there is one: a version of that processor has it.
+pub(crate) fn check_origin(
+    access: &Access,
+    processor: FrameId,
+    create: Option<&Frame>,
+) -> Result<(), Refusal> {
+    let Some(alone) = &access.alone else { return Ok(()) };
+    let event = create.and_then(|frame| behind_own(alone, frame.topic())?.strip_prefix('.'));
+    if event.and_then(Event::of) == Some(Event::Create) {
+        return Ok(());
+    }
+    let text = format!("origin {processor} is no version of {alone}, which this host runs alone");
+    Err(denied(text).with(Detail::Frame(processor)))
 }
 
 fn check_cursor_set(access: &Access, change: &CursorChange) -> Result<(), Refusal> {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use xs_engine::{Bound, Frame, Start};
+use xs_engine::{Bound, Frame, FrameId, Start};
 
 use super::entry::{Entry, Visitor};
 use super::feed::FeedWork;
@@ -17,6 +17,7 @@ use super::mailbox::{Mail, Mailbox};
 use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
+use crate::access;
 use crate::auth::{Secret, Verdict};
 use crate::error::{Code, Refusal};
 use crate::limits::STATS_BYTES_MAX;
@@ -44,6 +45,8 @@ pub(super) struct Desk {
     /// Kept for their memory.
     pub(super) mail: Vec<Mail>,
     scratch: Vec<Frame>,
+    /// The version of the processor that a host runs alone whose origin was found right last.
+    own_version: Option<FrameId>,
 }
 
 impl Desk {
@@ -70,6 +73,7 @@ impl Desk {
             listings: VecDeque::new(),
             mail: Vec::new(),
             scratch: Vec::new(),
+            own_version: None,
         }
     }
 
@@ -240,7 +244,7 @@ impl Desk {
         }
     }
 
-    fn remove(&self, ticket: Ticket, remove: RemoveRequest) -> bool {
+    fn remove(&mut self, ticket: Ticket, remove: RemoveRequest) -> bool {
         let now = remove.now;
         let batch = remove.into_batch();
         if !now {
@@ -294,11 +298,31 @@ impl Desk {
         });
     }
 
-    fn append(&self, ticket: Ticket, batch: AppendRequest) -> bool {
+    fn append(&mut self, ticket: Ticket, batch: AppendRequest) -> bool {
+        if let Err(refusal) = self.check_origins(&batch) {
+            self.session.refuse(ticket, &refusal);
+            return false;
+        }
         let mailbox = Arc::clone(&self.mailbox);
         let done = move |result| mailbox.post(Mail::Appended { ticket, result });
         self.service.append(batch, Box::new(done));
         true
+    }
+
+    /// Holds the host of one processor to its own origins: what these name only the store tells.
+    fn check_origins(&mut self, batch: &AppendRequest) -> Result<(), Refusal> {
+        let access = self.session.access();
+        if access.alone.is_none() {
+            return Ok(());
+        }
+        for origin in batch.frames.iter().filter_map(|frame| frame.origin) {
+            if self.own_version != Some(origin.processor) {
+                let create = self.service.get(Bound::Id(origin.processor))?;
+                access::check_origin(access, origin.processor, create.as_ref())?;
+                self.own_version = Some(origin.processor);
+            }
+        }
+        Ok(())
     }
 
     fn block(&self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {

@@ -1,6 +1,8 @@
 //! The protocol over real sockets and over streams in memory, with a store in memory behind it.
 
 #[cfg(test)]
+mod alone;
+#[cfg(test)]
 mod flow;
 #[cfg(test)]
 mod hostile;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use xs_engine::{NewFrame, Topic};
 use xs_protocol::{
-    Address, AppendRequest, Client, ClientOptions, Listener, Role, Server, ServerOptions,
+    Address, AppendRequest, Client, ClientOptions, Entry, Listener, Role, Server, ServerOptions,
 };
 
 use crate::memory::Memory;
@@ -51,9 +51,9 @@ impl Rig {
     }
 
     /// A client over a stream in memory that the server has taken over.
-    pub(crate) async fn connect_as(&self, role: Role) -> Client {
+    pub(crate) async fn connect_as(&self, entry: impl Into<Entry>) -> Client {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        self.server.adopt(theirs, role);
+        self.server.adopt(theirs, entry);
         Client::over(ours, ClientOptions::default()).await.unwrap()
     }
 }
