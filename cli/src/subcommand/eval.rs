@@ -226,6 +226,10 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
             }
             Line::Done => {}
             Line::Cancelled => notice("cancelled"),
+            Line::Ended => {
+                notice("cancelled; it went on, so it was ended, and what was declared is gone");
+                prompt = start(around).await?;
+            }
             Line::Failed(error) => {
                 failed = true;
                 notice(&told(&error));

@@ -292,7 +292,6 @@ fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
     for (n, line) in [
         "await new Promise((done) => setTimeout(done, 1e9))",
         "ctx.read({ topics: 'metrics.*', follow: true })",
-        "(async function* () { for (;;) { await ctx.last('t'); } })()",
     ]
     .into_iter()
     .enumerate()
@@ -306,6 +305,31 @@ fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
         typed.await_text(&format!("still{n}"));
         ready(&typed, &format!("still{n}"));
     }
+    // What goes on has no other end than that of what was declared.
+    for (n, line) in [
+        "(async function* () { for (;;) { await ctx.last('t'); } })()",
+        "for (;;) { await ctx.append('goes.on', {}); }",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        typed.keys(&format!("let gone = 1; console.log('on' + 'line{n}'); {line}\n"));
+        typed.await_text(&format!("online{n}"));
+        typed.keys(CTRL_C);
+        eventually(|| {
+            (typed.shown().matches("what was declared is gone").count() == n + 1).then_some(())
+        });
+        ready(&typed, "what was declared is gone");
+        typed.keys(&format!("typeof gone + '{n}'\n"));
+        typed.await_text(&format!("undefined{n}"));
+        ready(&typed, &format!("undefined{n}"));
+    }
+    typed.keys(
+        "const last = () => ctx.last('goes.on').then((frame) => frame.id), was = await last();\
+         await new Promise((done) => setTimeout(done, 100)); `it ${await last() === was}`\n",
+    );
+    typed.await_text("it true");
+    ready(&typed, "it true");
     typed.keys(CTRL_C);
     eventually(|| (typed.shown().matches("Ctrl-C again").count() == 2).then_some(()));
     ready(&typed, "Ctrl-C again");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use deno_core::JsRuntime;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::DropGuard;
 
 use super::handle::Request;
 use super::stop::Stop;
@@ -50,6 +51,8 @@ pub(super) struct Work {
     /// Told when the module is ready, or why it is not.
     pub(super) started: oneshot::Sender<Result<Definition, ModuleError>>,
     pub(super) stop: Arc<Stop>,
+    /// Dropped when the thread has taken down what it had.
+    pub(super) gone: DropGuard,
 }
 
 /// The thread. Dropping it ends it.

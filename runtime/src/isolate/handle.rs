@@ -2,9 +2,11 @@
 //! others. It never blocks and never waits for a thread that does not answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::blank::{Blank, Mould, Work};
 use super::{
@@ -13,6 +15,9 @@ use super::{
 };
 use crate::ext::{Encoded, encode_behind};
 use crate::isolate::stop::Stop;
+
+/// The longest that a thread is waited for that takes down what it had.
+const TAKE_DOWN_MAX: Duration = Duration::from_secs(2);
 
 /// What the thread is asked to do.
 pub(crate) enum Request {
@@ -41,6 +46,8 @@ pub struct Isolate {
     requests: mpsc::UnboundedSender<Request>,
     fate: watch::Receiver<Fate>,
     stop: Arc<Stop>,
+    /// Fires when the thread has taken down what it had.
+    gone: CancellationToken,
     secrets: Secrets,
 }
 
@@ -71,15 +78,17 @@ impl Isolate {
         let (fate_out, fate) = watch::channel(None);
         let (started, definition) = oneshot::channel();
         let stop = Stop::new(spec.name.clone(), spec.limits, fate_out);
+        let gone = CancellationToken::new();
         blank.give(Work {
             spec: spec.clone(),
             backend: Arc::clone(&backend),
             requests: incoming,
             started,
             stop: Arc::clone(&stop),
+            gone: gone.clone().drop_guard(),
         })?;
         let secrets = Secrets::default();
-        let mut isolate = Self { backend, requests, fate, stop, secrets };
+        let mut isolate = Self { backend, requests, fate, stop, gone, secrets };
         let definition = isolate.answer(definition).await?;
         // Nothing of the module has seen a variable before.
         isolate.secrets = spec.secrets(&definition);
@@ -181,6 +190,22 @@ impl Isolate {
         self.stop.ask();
         let fate = ended(self.fate.clone()).await;
         if fate.kind == FailureKind::Wedged { Err(fate) } else { Ok(()) }
+    }
+
+    /// Stops the module at once, without its `finally` blocks, and returns when its memory is given
+    /// back: before another isolate takes its place, so that a module that fails again and again
+    /// keeps one thread busy and not two. A thread that takes too long is not waited for.
+    pub(crate) async fn take_down(&self) {
+        self.stop.kill();
+        // Either way it is told to, and its end is watched.
+        let _ = tokio::time::timeout(TAKE_DOWN_MAX, self.gone.cancelled()).await;
+    }
+
+    /// Whether nothing of the module runs for a while.
+    pub(crate) async fn rests(&self, time: Duration) -> bool {
+        let before = self.stop.turn();
+        tokio::time::sleep(time).await;
+        before.is_some() && self.stop.turn() == before
     }
 
     /// Resolves when the isolate has ended, whatever the reason: it failed outside of any request

@@ -192,6 +192,11 @@ impl Stop {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Changes with each turn of the event loop and each call; `None` while one is under way.
+    pub(super) fn turn(&self) -> Option<u32> {
+        (!self.busy.load(Ordering::Acquire)).then(|| self.progress.load(Ordering::Relaxed))
+    }
+
     /// Tells everybody how it ended; the first ending stands.
     pub(super) fn end(&self, error: ModuleError) {
         self.fate.send_if_modified(|fate| {

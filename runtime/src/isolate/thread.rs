@@ -38,7 +38,7 @@ pub(super) fn panicked() -> ModuleError {
 
 /// Runs a module on this thread until it has failed or was stopped.
 pub(super) async fn run(work: Work, made: Result<Made, ModuleError>) {
-    let Work { spec, backend, requests, started, stop } = work;
+    let Work { spec, backend, requests, started, stop, gone } = work;
     let bridge = Bridge::new(spec, backend, Arc::clone(&stop), requests);
     let error = match made {
         Ok(made) => {
@@ -53,6 +53,7 @@ pub(super) async fn run(work: Work, made: Result<Made, ModuleError>) {
     bridge.fail_all(&error);
     stop.end(error);
     stop.over();
+    drop(gone);
 }
 
 async fn evaluate_and_drive(

@@ -1,8 +1,10 @@
 //! A prompt: one isolate, line after line; what a line declares is there for the next.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::rewrite::{self, LineError};
@@ -12,6 +14,10 @@ use crate::loader::ModuleGraph;
 
 /// What runtime/js/script.js answers for a line that was cancelled.
 const CANCELLED: &str = "cancelled";
+/// Time in which a line that was cancelled comes to rest.
+const GRACE: Duration = Duration::from_secs(1);
+/// It rests when nothing of it has run for so long.
+const REST: Duration = Duration::from_millis(100);
 
 /// What came of a line.
 #[derive(Debug)]
@@ -22,8 +28,11 @@ pub enum Line {
     Unfinished,
     /// It is wrong, or threw.
     Failed(ModuleError),
-    /// It was cancelled. What it began may go on, but shows nothing of its value.
+    /// It was cancelled. What it waited for may still come, but shows nothing of its value.
     Cancelled,
+    /// It was cancelled and did not come to rest: the isolate was ended, and with it what was
+    /// declared.
+    Ended,
     /// The isolate has ended of it, and with it what was declared.
     Lost(ModuleError),
 }
@@ -59,12 +68,25 @@ impl Prompt {
         };
         match failure.as_str() {
             "" => return Line::Done,
-            CANCELLED => return Line::Cancelled,
+            CANCELLED => return self.come_to_rest().await,
             _ => {}
         }
         let failure: Value = serde_json::from_str(&failure).unwrap_or_default();
         let text = |key: &str| failure[key].as_str().unwrap_or_default().to_owned();
         let graph = Arc::new(ModuleGraph::of_runner("prompt"));
         Line::Failed(graph.thrown(&text("name"), &text("message"), &text("stack")))
+    }
+
+    /// A line that was cancelled may go on, and nothing but the end of its isolate stops a loop
+    /// that shows nothing.
+    async fn come_to_rest(&self) -> Line {
+        let until = Instant::now() + GRACE;
+        while Instant::now() < until {
+            if self.kept.isolate.rests(REST).await {
+                return Line::Cancelled;
+            }
+        }
+        self.kept.isolate.take_down().await;
+        Line::Ended
     }
 }
