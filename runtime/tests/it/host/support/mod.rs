@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -28,6 +29,8 @@ pub(crate) struct World {
     pub(crate) store: Memory,
     server: Server,
     dir: TempDir,
+    /// How its Hosts have ended, for whoever waits in vain.
+    ends: Arc<Mutex<Vec<String>>>,
 }
 
 /// A Host that runs.
@@ -43,7 +46,8 @@ impl World {
     pub(crate) fn new(modules: &[(&str, &str)]) -> Self {
         let store = Memory::default();
         let server = Server::new(Arc::new(store.clone()), ServerOptions::default());
-        let world = Self { store, server, dir: tempfile::tempdir().unwrap() };
+        let (dir, ends) = (tempfile::tempdir().unwrap(), Arc::default());
+        let world = Self { store, server, dir, ends };
         modules.iter().for_each(|(file, source)| world.save(file, source));
         world
     }
@@ -106,7 +110,12 @@ impl World {
             confined: Vec::new(),
         };
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(host::run(options, shutdown.clone()));
+        let (run, ends) = (host::run(options, shutdown.clone()), Arc::clone(&self.ends));
+        let task = tokio::spawn(async move {
+            let end = run.await;
+            ends.lock().push(format!("{end:?}"));
+            end
+        });
         Running { shutdown, wire, task }
     }
 
@@ -144,7 +153,11 @@ impl World {
         });
         waited.await.unwrap_or_else(|_| {
             let log: Vec<String> = self.store.frames().iter().map(describe).collect();
-            panic!("no {count} frames of {topic}; the log:\n{}", log.join("\n"))
+            let ends = self.ends.lock().join(", ");
+            panic!(
+                "no {count} frames of {topic}; Hosts ended: {ends}; the log:\n{}",
+                log.join("\n")
+            )
         })
     }
 }
