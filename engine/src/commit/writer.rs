@@ -28,6 +28,7 @@ use crate::journal::{Journal, Offer, Spot};
 use crate::keys::{expires_ms, short};
 use crate::log::{Active, Appender, Fault, OpenBatch};
 use crate::maintain::Stage;
+use crate::media::is_full;
 use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
@@ -514,7 +515,14 @@ impl Writer {
     /// journal is full and nobody has settled the other one.
     fn journal(&self, inner: &Inner, Entered { bodies, spot }: &Entered) -> io::Result<()> {
         let Some(spot) = spot else { return self.settle(inner) };
-        spot.media.write_at(spot.at, &self.entry)?;
+        match spot.media.write_at(spot.at, &self.entry) {
+            // A filesystem that never writes in place may have no room for what has its space.
+            Err(error) if is_full(&error) => {
+                inner.journal.give_up();
+                return self.settle(inner);
+            }
+            written => written?,
+        }
         if !is_planted(Bug::SkipJournalSync) {
             spot.media.sync()?;
         }

@@ -191,6 +191,13 @@ impl Journal {
         }
     }
 
+    /// There is no room for its entries: it is opened again after as many groups as at first.
+    pub(crate) fn give_up(&self) {
+        let mut inside = self.inside.lock();
+        inside.file = None;
+        inside.groups = 0;
+    }
+
     /// Has none of its bytes stay. The caller keeps others from writing and has settled all.
     pub(crate) fn wipe(&self, env: &Env) -> io::Result<()> {
         let _making = self.making.lock();
