@@ -270,7 +270,7 @@ impl Comparison {
                 // It keeps neither state nor position, which is less than is promised.
                 if let (Some(program), Promise::Process) = (self.cross_stream.clone(), promise) {
                     let (_scratch, place) = self.place(program, promise)?;
-                    let messages = messages / CrossStream::FEWER;
+                    let messages = messages.min(CrossStream::MESSAGES_MAX);
                     let rate = self.tokio.block_on(handler::cross_stream(&place, messages));
                     self.handled(row, CrossStream::NAME, rep, rate)?;
                 }

@@ -49,11 +49,11 @@ const CROSS_STREAM: &str = "\
 cross.stream syncs the frame of each append alone and cannot be told not to; it never syncs a body,
 which is a file of its own. In rows of *process* its frames are safer than is asked for; in rows of
 *power* a message is in the frame itself (meta), where it is synced. It answers over its Unix
-socket, stores no batches, and readers ask for each body by its hash. Its stores have one in 50 of
-the messages that others have: what depends on that is marked * and left out of the ratio. Its
-handler, an actor in Nushell, keeps count in memory and stores answers one by one, and neither count
-nor position.";
-const _: () = assert!(CrossStream::FEWER == 50, "the page says so");
+socket, stores no batches, and readers ask for each body by its hash. Its stores have at most 10,000
+messages: where that makes a difference it is marked * and left out of the ratio. Its handler, an
+actor in Nushell, keeps count in memory and stores answers one by one, and neither count nor
+position.";
+const _: () = assert!(CrossStream::MESSAGES_MAX == 10_000, "the page says so");
 
 impl Results<'_> {
     /// Writes them to a directory.
@@ -75,7 +75,7 @@ impl Results<'_> {
 
     /// Whether what was measured is of a store with fewer messages than others have.
     fn smaller(&self, row: &Row, system: &str) -> bool {
-        of(self.samples, row.key, system).any(|figures| figures.one_in.is_some())
+        of(self.samples, row.key, system).any(|figures| figures.messages.is_some())
     }
 
     fn spread(&self, row: &Row, system: &str) -> Option<Spread> {
@@ -224,7 +224,7 @@ mod tests {
         let sample =
             |row, system, value| Sample { row, system, rep: 0, figures: Figures::of(value) };
         let mut smaller = sample("memory", CrossStream::NAME, 1.0);
-        smaller.figures = smaller.figures.of_store(50);
+        smaller.figures = smaller.figures.of_store(Some(50));
         let samples = [
             sample("memory", Xs::NAME, 30.0),
             sample("memory", Redis::NAME, 60.0),

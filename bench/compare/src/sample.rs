@@ -22,8 +22,8 @@ pub(crate) struct Figures {
     /// Microseconds on a processor for each message.
     pub(crate) client_us: Option<f64>,
     pub(crate) server_us: Option<f64>,
-    /// It is of a store that has one in so many of the messages, where that makes a difference.
-    pub(crate) one_in: Option<u64>,
+    /// Messages of the store, where they make a difference and others have more.
+    pub(crate) messages: Option<u64>,
 }
 
 /// A sample.
@@ -61,9 +61,9 @@ impl Figures {
         Self { value: us[0], latencies: Some(us), ..Self::default() }
     }
 
-    /// Says that the store has one in so many of the messages that others have.
-    pub(crate) fn of_store(self, one_in: u64) -> Self {
-        Self { one_in: (one_in > 1).then_some(one_in), ..self }
+    /// Says that the store has fewer messages than others have, if so.
+    pub(crate) fn of_store(self, messages: Option<u64>) -> Self {
+        Self { messages, ..self }
     }
 
     /// Adds the time that so many messages took on processors.
@@ -96,8 +96,8 @@ impl Sample {
                 add(name, json!(cost));
             }
         }
-        if let Some(one_in) = self.figures.one_in {
-            add("one_in", json!(one_in));
+        if let Some(messages) = self.figures.messages {
+            add("messages", json!(messages));
         }
         Value::Object(line)
     }

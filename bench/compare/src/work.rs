@@ -71,6 +71,8 @@ pub(crate) struct Run<'a, S: System> {
     bodies: RefCell<Bodies>,
     samples: &'a mut Vec<Sample>,
     rep: usize,
+    /// Messages of the store that is read, if they are fewer than those of others.
+    fewer: Option<u64>,
 }
 
 /// Does a group of rows on one system.
@@ -86,8 +88,9 @@ pub(crate) async fn group<S: System>(
     let link = system.link().await?;
     let ready = begun.elapsed();
     let bodies = RefCell::new(Bodies::default());
-    let amounts = Amounts { messages: amounts.messages / S::FEWER, ..amounts };
-    let mut run = Run { system, link, place, amounts, bodies, samples, rep };
+    let fewer = (amounts.messages > S::MESSAGES_MAX).then_some(S::MESSAGES_MAX);
+    let amounts = Amounts { messages: amounts.messages.min(S::MESSAGES_MAX), ..amounts };
+    let mut run = Run { system, link, place, amounts, bodies, samples, rep, fewer };
     match group {
         Group::Append => {
             if !S::IN_PROCESS {
@@ -230,7 +233,7 @@ impl<S: System> Run<'_, S> {
             let pid = self.system.pid().to_string();
             for (row, name) in [("memory", "VmRSS"), ("memory-own", "RssAnon")] {
                 let figures = Figures::of(memory(&pid, name)? as f64 / MIB as f64);
-                self.sample(row, figures.of_store(S::FEWER));
+                self.sample(row, figures.of_store(self.fewer));
             }
         }
         // What a server says of its work is not part of a store.
@@ -278,13 +281,13 @@ impl<S: System> Run<'_, S> {
     }
 
     async fn restart(self) -> anyhow::Result<()> {
-        let Self { system, link, place, samples, rep, .. } = self;
+        let Self { system, link, place, samples, rep, fewer, .. } = self;
         drop(link);
         system.kill()?;
         let begun = Instant::now();
         let system = S::start(place).await?;
         system.link().await?.last(TOPIC).await?;
-        let figures = Figures::of(begun.elapsed().as_secs_f64() * 1e3).of_store(S::FEWER);
+        let figures = Figures::of(begun.elapsed().as_secs_f64() * 1e3).of_store(fewer);
         samples.push(Sample { row: "restart", system: S::NAME, rep, figures });
         Ok(())
     }
@@ -293,7 +296,7 @@ impl<S: System> Run<'_, S> {
         self.deliver("live", &mut self.feeds(1).await?, 1000).await?;
         let mut feeds = self.feeds(SUBSCRIBERS).await?;
         self.deliver("fan-out", &mut feeds, 20).await?;
-        let count = count(self.amounts.slice, 1500).div_ceil(S::FEWER);
+        let count = count(self.amounts.slice, 1500).min(S::MESSAGES_MAX / SUBSCRIBERS as u64);
         let (begun, mut left) = (Instant::now(), count);
         let meter = Meter::start(&self.system);
         let append = async {

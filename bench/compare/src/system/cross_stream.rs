@@ -191,7 +191,7 @@ impl System for CrossStream {
     type Link = CrossStreamLink;
     const NAME: &'static str = "cross.stream";
     const BATCHES: bool = false;
-    const FEWER: u64 = 50;
+    const MESSAGES_MAX: u64 = 10_000;
 
     fn settings(promise: Promise) -> &'static str {
         match promise {

@@ -60,8 +60,9 @@ pub(crate) trait System: Sized {
     const IN_PROCESS: bool = false;
     /// Whether it stores many messages in one go, in their order.
     const BATCHES: bool = true;
-    /// One in so many messages is enough where all of them would take too long.
-    const FEWER: u64 = 1;
+    /// Messages that it is given to read or to handle, and deliveries that it makes, at most: more
+    /// would take too long.
+    const MESSAGES_MAX: u64 = u64::MAX;
 
     /// What is set, for people.
     fn settings(promise: Promise) -> &'static str;
