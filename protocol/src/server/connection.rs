@@ -27,6 +27,9 @@ const ROUNDS: usize = 32;
 /// Bytes written before they have it: two who read all there is leave little of the processors to
 /// who appends.
 const TURN_BYTES: usize = 256 * 1024;
+/// How much more a byte that is read counts for than one that is written: requests are parsed and
+/// their frames stored, while what readers are sent is sent as it lies there.
+const READ_WEIGHT: usize = 4;
 /// Reads in one round before what they brought is answered.
 const READS_PER_ROUND: usize = 4;
 
@@ -105,32 +108,32 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Turn>> {
         self.desk.mailbox.begin();
-        let mut written = 0;
+        let mut done = 0;
         for _ in 0..ROUNDS {
-            let mut moved = self.read(cx)?;
+            let (mut moved, read) = self.read(cx)?;
             moved |= self.desk.serve(&mut self.inbox, now());
             moved |= self.desk.open_mail(now());
             moved |= self.desk.pump();
             self.desk.tell();
             self.desk.count_refusals();
-            let count = self.write(cx)?;
-            (moved, written) = (moved || count > 0, written + count);
+            let written = self.write(cx)?;
+            (moved, done) = (moved || written > 0, done + written + read * READ_WEIGHT);
             if self.is_over(cx)? {
                 return Poll::Ready(Ok(Turn::Over));
             }
             if !moved && !self.time(cx) && self.desk.mailbox.end(cx.waker()) {
                 return Poll::Pending;
             }
-            if written >= TURN_BYTES {
+            if done >= TURN_BYTES {
                 break;
             }
         }
         Poll::Ready(Ok(Turn::Again))
     }
 
-    /// Reads what has come, as far as it may.
-    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let mut moved = false;
+    /// Reads what has come, as far as it may; whether that was something, and how many bytes.
+    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<(bool, usize)> {
+        let (mut moved, mut bytes) = (false, 0);
         for _ in 0..READS_PER_ROUND {
             if self.eof || !self.desk.session.wants_input() {
                 break;
@@ -144,6 +147,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 }
                 Poll::Ready(Ok(count)) => {
                     self.last_read = count;
+                    bytes += count;
                     self.desk.meter.read(count);
                     self.desk.session.heard(now());
                 }
@@ -154,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 break;
             }
         }
-        Ok(moved)
+        Ok((moved, bytes))
     }
 
     /// Writes as much as the socket takes; how many bytes that were.

@@ -10,8 +10,10 @@ pub(crate) const OUTPUT_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) const OUTPUT_BYTES_PER_CALL_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of the records, bodies apart, that one handler call buffers.
 pub(crate) const OUTPUT_RECORDS_BYTES_PER_CALL_MAX: usize = 2 * 1024 * 1024;
-/// Outputs of handler calls that share a commit beyond which no further call joins them.
-pub(crate) const GROUP_OUTPUTS: usize = 2_048;
+/// Outputs of handler calls that share a commit beyond which no further call joins them. So many
+/// come of a whole batch of inputs with one each; larger commits save nothing more, and whoever
+/// appends waits behind them.
+pub(crate) const GROUP_OUTPUTS: usize = INPUTS_MAX;
 /// Bytes of their bodies beyond which none does.
 pub(crate) const GROUP_BODIES_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of their records beyond which none does.

@@ -139,6 +139,7 @@ impl Handler {
 
     /// Replaces the isolate by one that starts from the saved state.
     async fn fresh(&mut self) -> Result<(), ModuleError> {
+        self.started.isolate.take_down().await;
         self.started = self.version.start().await?;
         load(&self.version, &self.started, &self.place).await
     }
