@@ -11,8 +11,8 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 use xs_engine::{
-    Batch, BlobHash, Body, Frame, JournalOptions, Meta, NewFrame, ReadOptions, Store, StoreOptions, SyncPolicy,
-    Topic,
+    Batch, BlobHash, Body, Frame, JournalOptions, Meta, NewFrame, ReadOptions, Store, StoreOptions,
+    SyncPolicy, Topic,
 };
 
 /// Changes made to one store.

@@ -102,7 +102,7 @@ pub(crate) const ROWS: &[Row] = &[
         RATE,
         Some(|l| l.socket(256)),
     ),
-    row("last", "last of a topic", Process, Figure::Latency, Some(Limits::trip)),
+    row("last", "last of a topic, with its body", Process, Figure::Latency, Some(Limits::trip)),
     row("mixed-append", "append 256 B at 1,000/s beside 2 readers", Process, Figure::Latency, None),
     row("mixed-read", "2 readers beside those appends", Process, RATE, Some(|l| l.socket(256))),
     row(

@@ -113,10 +113,10 @@ impl Store {
         inner.compact(&Which::Dead(percent), last, options.bytes_per_second)
     }
 
-    /// Removes frames and ends when none of their bytes is left in log and journal, and none of their
-    /// bodies' in the packs unless something else names the same body: the files that held them are
-    /// rewritten. A file that a reader still has open keeps its bytes, without a name, until the
-    /// reader is gone. Frames that were removed before, or have expired, count as well.
+    /// Removes frames and ends when none of their bytes is left in log and journal, and none of
+    /// their bodies' in the packs unless something else names the same body: the files that held
+    /// them are rewritten. A file that a reader still has open keeps its bytes, without a name,
+    /// until the reader is gone. Frames that were removed before, or have expired, count as well.
     ///
     /// # Errors
     /// [`CompactError`]; the frames may be removed and their bytes still there: try again.

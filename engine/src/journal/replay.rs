@@ -1,6 +1,6 @@
 //! Reading the journal of a store that was not closed in order, and putting what it holds in its
-//! place. Doing that twice, or half of it and then all, ends in the same: the bytes of a place never
-//! change, and what the journal holds of it is what was written there.
+//! place. Doing that twice, or half of it and then all, ends in the same: the bytes of a place
+//! never change, and what the journal holds of it is what was written there.
 
 use std::collections::BTreeMap;
 use std::io;

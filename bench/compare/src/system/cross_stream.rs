@@ -303,10 +303,12 @@ impl Link for CrossStreamLink {
     }
 
     async fn last(&self, topic: u64) -> anyhow::Result<()> {
-        let mut len = 0;
-        self.pool.get(&format!("/last/t{topic}"), |piece| len += piece.len()).await?;
-        ensure!(len > 0, "a topic without frames");
-        Ok(())
+        let mut pieces = Vec::new();
+        let path = format!("/last/t{topic}");
+        self.pool.get(&path, |piece| pieces.extend_from_slice(&piece)).await?;
+        let frame: Frame = serde_json::from_slice(&pieces).context("a topic without frames")?;
+        let hash = frame.hash.context("a frame without a body")?;
+        self.pool.body(&hash).await.map(drop)
     }
 
     async fn follow(&self) -> anyhow::Result<CrossStreamFeed> {

@@ -4,14 +4,12 @@ use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use xs_bench::server::Server;
 use xs_bench::workload::topic;
 use xs_engine::{BlobHash, Body, NewFrame, ReadOptions, Start, SyncPolicy, Topic, TopicPatterns};
-use xs_protocol::{
-    Address, AppendRequest, Client, LastRequest, SubEvent, SubscribeOptions, Subscription,
-};
+use xs_protocol::{Address, AppendRequest, Client, SubEvent, SubscribeOptions, Subscription};
 
 use super::{Feed, Link, Place, Promise, System, TOPICS, free_port, topics_from};
 
@@ -121,8 +119,16 @@ impl Link for XsLink {
 
     async fn last(&self, topic: u64) -> anyhow::Result<()> {
         let topics = self.patterns(Some(topic))?;
-        let frames = self.client.last(&LastRequest { topics, n: 1, per_topic: false }).await?;
-        frames.first().map(drop).context("a topic without frames")
+        let options = ReadOptions { topics, start: Start::Last(1), ..ReadOptions::default() };
+        let mut frames = self.subscribe(options).await?;
+        let mut whole = 0;
+        while let Some(event) = frames.next().await {
+            if let SubEvent::Frames { frames, .. } = event? {
+                whole += frames.iter().filter(|one| one.body.is_some()).count();
+            }
+        }
+        ensure!(whole == 1, "{whole} frames with a body are the last of a topic");
+        Ok(())
     }
 
     async fn follow(&self) -> anyhow::Result<Subscription> {
