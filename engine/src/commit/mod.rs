@@ -5,6 +5,7 @@
 
 mod changes;
 mod conditions;
+mod durable;
 mod gather;
 mod placed;
 mod ticket;

@@ -15,20 +15,16 @@ use super::changes::{Change, Changes};
 use super::conditions::{Before, Conditions};
 use super::placed::{self, Placed};
 use crate::append::{Appended, Pending, Removal, Stamp, Target};
-use crate::blob::{StageError, Undurable};
+use crate::blob::StageError;
 use crate::cursors::{Cursors, HeldCursor};
 use crate::error::AppendError;
 use crate::format::control::{self, Control, CursorRecord, Mark, StateRecord};
-use crate::format::journal::{Place, encode, entry_len};
 use crate::format::key_index::UsedKey;
 use crate::format::record::{RecordError, encode_frame};
-use crate::format::super_file::FileKind;
 use crate::ids::IdSource;
-use crate::journal::{Journal, Offer, Spot};
 use crate::keys::{expires_ms, short};
 use crate::log::{Active, Appender, Fault, OpenBatch};
 use crate::maintain::Stage;
-use crate::media::is_full;
 use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
@@ -44,7 +40,7 @@ const REOPENED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// What only the one who leads touches.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    appender: Appender,
+    pub(super) appender: Appender,
     ids: IdSource,
     /// This opening has its epoch in the manifest, which no longer says that the store is clean.
     pub(crate) begun: bool,
@@ -58,17 +54,11 @@ pub(crate) struct Writer {
     /// A frame of this group may hide others, or have an id that was known before.
     hides: bool,
     /// The group as the journal takes it.
-    entry: Vec<u8>,
+    pub(super) entry: Vec<u8>,
 }
 
 fn answer_to(target: &Option<Target>) -> Removal {
     if target.is_some() { Removal::Removed } else { Removal::Absent }
-}
-
-/// A group that goes through the journal, or would but for want of a place.
-struct Entered {
-    bodies: Undurable,
-    spot: Option<Spot>,
 }
 
 /// Why a batch was not laid out.
@@ -481,76 +471,6 @@ impl Writer {
             }
             inner.timing.end(Stage::Sync, since);
         }
-        Ok(())
-    }
-
-    /// Takes a place in the journal for the group, if it is one for the journal: all before it is
-    /// durable, it is in one segment, and not long.
-    fn enter(&mut self, inner: &Inner) -> Option<Entered> {
-        let (segment, position, bytes) = self.appender.laid_out()?;
-        let max = Journal::group_max(&inner.env).checked_sub(bytes.len() as u64);
-        if self.appender.has_rolled() || max.is_none() || !inner.journal.is_open(inner) {
-            return None;
-        }
-        let bodies = inner.blobs.undurable(max?)?;
-        let place = Place {
-            kind: FileKind::Segment,
-            file: segment.uuid(),
-            base: segment.base(),
-            generation: segment.generation(),
-            position,
-        };
-        let pieces: Vec<_> = std::iter::once((place, bytes)).chain(bodies.pieces()).collect();
-        match inner.journal.place(entry_len(&pieces), self.appender.epoch()) {
-            Offer::Spot(spot) => {
-                encode(&mut self.entry, spot.stamp, &pieces);
-                Some(Entered { bodies, spot: Some(spot) })
-            }
-            Offer::Full => Some(Entered { bodies, spot: None }),
-            Offer::None => None,
-        }
-    }
-
-    /// Makes the group, which was written, durable in the journal; in its place if a half of the
-    /// journal is full and nobody has settled the other one.
-    fn journal(&self, inner: &Inner, Entered { bodies, spot }: &Entered) -> io::Result<()> {
-        let Some(spot) = spot else { return self.settle(inner) };
-        match spot.media.write_at(spot.at, &self.entry) {
-            // A filesystem that never writes in place may have no room for what has its space.
-            Err(error) if is_full(&error) => {
-                inner.journal.give_up();
-                return self.settle(inner);
-            }
-            written => written?,
-        }
-        if !is_planted(Bug::SkipJournalSync) {
-            spot.media.sync()?;
-        }
-        bodies.note_durable();
-        inner.durable_upto.fetch_max(self.appender.next_seq(), Ordering::AcqRel);
-        if spot.turned {
-            inner.upkeep.wake();
-        }
-        Ok(())
-    }
-
-    /// Makes everything written durable in its place, also what the journal made durable.
-    pub(crate) fn settle(&self, inner: &Inner) -> io::Result<()> {
-        let waiting = inner.sealing.waiting();
-        let media: Vec<_> = waiting.iter().chain(self.appender.media()).collect();
-        inner.settle_files(&media)?;
-        inner.durable_upto.fetch_max(self.appender.next_seq(), Ordering::AcqRel);
-        inner.journal.all_settled();
-        Ok(())
-    }
-
-    /// Makes everything written durable, log and packs at once.
-    pub(crate) fn sync(&self, inner: &Inner) -> io::Result<()> {
-        let waiting = inner.sealing.waiting();
-        let media: Vec<_> = waiting.iter().chain(self.appender.media()).collect();
-        inner.sync_files(&media)?;
-        // After the syncs: the next header may say that all before it is durable.
-        inner.durable_upto.fetch_max(self.appender.next_seq(), Ordering::AcqRel);
         Ok(())
     }
 
