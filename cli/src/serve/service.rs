@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use tokio::runtime::RuntimeFlavor;
 use tokio::sync::Notify;
 use xs_engine::{
     AppendError, Appended, Batch, BlobHash, BlobReader, BlobWriter, Bound, Cursor, CursorName,
@@ -23,7 +24,6 @@ use super::feed::{FollowFeed, StoredFeed};
 use super::maintain::Turn;
 use super::metrics::Fullness;
 use super::{call, import, refuse, remove, stats};
-use tokio::runtime::RuntimeFlavor;
 
 /// A store as the protocol serves it.
 pub(crate) struct StoreService {

@@ -26,7 +26,7 @@ impl Writer {
     pub(super) fn enter(&mut self, inner: &Inner) -> Option<Entered> {
         let (segment, position, bytes) = self.appender.laid_out()?;
         let max = Journal::group_max(&inner.env).checked_sub(bytes.len() as u64);
-        if self.appender.has_rolled() || max.is_none() || !inner.journal.is_open(inner) {
+        if self.appender.has_rolled() || max.is_none() || !inner.journal.is_ready(inner) {
             return None;
         }
         let bodies = inner.blobs.undurable(max?)?;

@@ -176,6 +176,9 @@ impl Inner {
     /// Has no byte stay in the journal: what it held is in its place first.
     fn wipe_journal(&self) -> Result<(), CompactError> {
         let writer = self.writer.lock();
+        if !self.journal.is_there() {
+            return Ok(());
+        }
         let wiped = writer.settle(self).and_then(|()| self.journal.wipe(&self.env));
         wiped.map_err(|error| self.compact_error(Fault::Failed(error), true))
     }

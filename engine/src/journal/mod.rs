@@ -50,6 +50,8 @@ struct Inside {
     groups: u32,
     /// Somebody was asked to open it.
     asked: bool,
+    /// Entries so far, also of a file that was given up: no two halves become full with one number.
+    entries: u64,
 }
 
 #[derive(Debug)]
@@ -62,8 +64,6 @@ struct Open {
     half: usize,
     /// Where in it the next entry begins.
     at: u64,
-    /// Its number.
-    number: u64,
     /// Of each half the number that it became full with, while what it holds is not settled.
     full: [Option<u64>; 2],
 }
@@ -104,8 +104,9 @@ impl Journal {
         GROUP_BYTES_MAX.min(env.options.journal.half_bytes / GROUP_PART)
     }
 
-    /// Whether a group could use it now. Where there is none yet it is made once that is worth it.
-    pub(crate) fn is_open(&self, inner: &Inner) -> bool {
+    /// Whether a group that could use it can. Where there is none yet the group is counted, and one
+    /// is made once that is worth it.
+    pub(crate) fn is_ready(&self, inner: &Inner) -> bool {
         let options = inner.env.options.journal;
         let mut inside = self.inside.lock();
         if inside.file.is_some() || options.half_bytes == 0 {
@@ -121,7 +122,9 @@ impl Journal {
             inner.upkeep.wake();
             return false;
         }
-        self.open(&inner.env, &mut inside).is_ok()
+        inside.there = true;
+        inside.file = make(&inner.env).ok();
+        inside.file.is_some()
     }
 
     /// Opens it if somebody was asked to. Without room for it groups are synced in place.
@@ -138,15 +141,10 @@ impl Journal {
         inside.file = made.ok();
     }
 
-    fn open(&self, env: &Env, inside: &mut Inside) -> io::Result<()> {
-        inside.there = true;
-        inside.file = Some(make(env)?);
-        Ok(())
-    }
-
     /// A place for an entry of so many bytes.
     pub(crate) fn place(&self, len: usize, epoch: u64) -> Offer {
         let mut inside = self.inside.lock();
+        let number = inside.entries + 1;
         let Some(file) = &mut inside.file else { return Offer::None };
         let len = len.next_multiple_of(ENTRY_ALIGN) as u64;
         let turned = file.at + len > file.half_bytes;
@@ -155,14 +153,14 @@ impl Journal {
             if file.full[other].is_some() && !is_planted(Bug::ReuseHalf) {
                 return Offer::Full;
             }
-            file.full[file.half] = Some(file.number);
+            file.full[file.half] = Some(number);
             (file.half, file.at) = (other, 0);
         }
-        let stamp = EntryStamp { salt: file.salt, epoch, number: file.number };
+        let stamp = EntryStamp { salt: file.salt, epoch, number };
         let at = HALVES_AT + file.half as u64 * file.half_bytes + file.at;
         let spot = Spot { media: Arc::clone(&file.media), at, stamp, turned };
-        file.number += 1;
         file.at += len;
+        inside.entries = number;
         Offer::Spot(spot)
     }
 
@@ -196,6 +194,11 @@ impl Journal {
         let mut inside = self.inside.lock();
         inside.file = None;
         inside.groups = 0;
+    }
+
+    /// Whether there may be a file with bytes of groups.
+    pub(crate) fn is_there(&self) -> bool {
+        self.inside.lock().there
     }
 
     /// Has none of its bytes stay. The caller keeps others from writing and has settled all.
@@ -241,8 +244,7 @@ fn len_of(env: &Env) -> u64 {
 /// was opened.
 fn make(env: &Env) -> io::Result<Open> {
     let half_bytes = env.options.journal.half_bytes;
-    let opened =
-        |media, salt| Open { media, salt, half_bytes, half: 0, at: 0, number: 1, full: [None; 2] };
+    let opened = |media, salt| Open { media, salt, half_bytes, half: 0, at: 0, full: [None; 2] };
     if let Some((media, salt)) = take_up(env) {
         // Whoever made it may have died before its name was durable.
         env.files.sync_dir(&env.dir)?;
