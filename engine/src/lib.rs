@@ -55,7 +55,8 @@ pub use maintain::{
     UpgradeReport, VerifyReport, repair, restore, upgrade, verify,
 };
 pub use options::{
-    JournalOptions, MediaChoice, OptionsError, ScrubOptions, StoreOptions, SyncPolicy,
+    CompressOptions, JournalOptions, MediaChoice, OptionsError, ScrubOptions, StoreOptions,
+    SyncPolicy,
 };
 pub use read::{Follower, Live, Reader, ResumePoint, TopicStats};
 pub use recovery::{Cut, RecoveryReport};

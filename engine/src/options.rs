@@ -29,6 +29,8 @@ pub struct StoreOptions {
     pub zero_ahead: bool,
     /// The file that small groups are made durable in.
     pub journal: JournalOptions,
+    /// When the blobs of full packs are compressed.
+    pub compress: CompressOptions,
     /// When sealed segments are compacted by themselves; when there is none, only when asked.
     pub compaction: Option<CompactOptions>,
     /// Tells the time that ids carry.
@@ -56,6 +58,25 @@ impl Default for JournalOptions {
     }
 }
 
+/// When the blobs of full packs are compressed. That takes more of a processor than taking them in,
+/// so while many come in it waits: their packs are sealed as they were written, and written anew
+/// once there is time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompressOptions {
+    /// Bytes of new blobs a second that are many. With 0 packs are never compressed while the store
+    /// is open, as far as `backlog_bytes` goes.
+    pub busy_bytes_per_second: u64,
+    /// Bytes of packs that wait, at most: with so many, a pack is compressed when it is full, as
+    /// long as the packs do not fill faster than that goes. With 0 none waits.
+    pub backlog_bytes: u64,
+}
+
+impl Default for CompressOptions {
+    fn default() -> Self {
+        Self { busy_bytes_per_second: 16 * 1024 * 1024, backlog_bytes: 2 * 1024 * 1024 * 1024 }
+    }
+}
+
 /// How a store is checked in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScrubOptions {
@@ -80,6 +101,7 @@ impl Default for StoreOptions {
             media: MediaChoice::Auto,
             zero_ahead: false,
             journal: JournalOptions::default(),
+            compress: CompressOptions::default(),
             compaction: Some(CompactOptions::default()),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),

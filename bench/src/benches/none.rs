@@ -23,6 +23,8 @@ const BODY_LEN: usize = 256;
 struct Run {
     frames: u64,
     log_bytes: u64,
+    /// Of packs that were left to be compressed when there is time.
+    plain_bytes: u64,
     /// Closing, and with it writing back what is left, included.
     time: Duration,
     /// Until the last append was acknowledged.
@@ -52,6 +54,7 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
                 .rate("frames", run.frames, run.time)
                 .rate("until acknowledged", run.frames, run.appending)
                 .rate("with a processor of its own", run.frames, run.alone())
+                .figure("packs left to be compressed", run.plain_bytes as f64, "B")
                 .target(target(shape, batch));
             setting.report.row(&row)?;
             written(setting, shape, &run)?;
@@ -85,6 +88,7 @@ fn sustained(setting: &Setting, shape: Shape, batch: u64, segments: u64) -> anyh
     run.thread = Times::of_this_thread().since(thread);
     run.others = Times::of_the_others();
     run.log_bytes = store.info().log_bytes;
+    run.plain_bytes = store.stats().files.packs_plain.bytes;
     store.close()?;
     run.time = begun.elapsed();
     Ok(run)

@@ -45,6 +45,7 @@ pub(super) fn text(stats: &StoreStats) -> String {
             "segments_sealed": count(&files.segments_sealed),
             "packs_active": count(&files.packs_active),
             "packs_sealed": count(&files.packs_sealed),
+            "packs_plain": count(&files.packs_plain),
             "derived": count(&files.derived),
             "other": count(&files.other),
         },

@@ -1,25 +1,30 @@
-//! The thread that seals full packs and makes the next one ready, so that neither happens while
-//! somebody waits for an acknowledgement.
+//! The thread that makes the next pack ready, seals full ones and presses those that were sealed as
+//! they were written, so that none of it happens while somebody waits for an acknowledgement.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::Shared;
 use super::open_pack::OpenPack;
-use super::packs::Packs;
+use super::pace::{LOOK_MAX, Pace};
+use super::packs::{PackList, Packs};
 use super::seal::{NotSealed, seal};
+use super::sweep::SweepError;
+use crate::options::CompressOptions;
 use crate::sys;
 
 /// Unsealed packs, the active one and the one made ready included.
 const OPEN_MAX: usize = 4;
 /// With more full packs than this the next is sealed as it is.
 const BACKLOG_MAX: usize = 2;
-/// How long until sealing is tried again on a full disk.
+/// How long until sealing is tried again on a full disk, and pressing when something else was to do.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long until pressing is tried again when it failed: for want of space, say.
+const PRESS_RETRY: Duration = Duration::from_secs(60);
 
 /// What there is to do, and who waits for it.
 #[derive(Debug, Default)]
@@ -29,11 +34,18 @@ pub(super) struct Keeper {
     work: Condvar,
     /// A pack was sealed or made ready, or will not be.
     room: Condvar,
+    /// Something came up that is more urgent than pressing.
+    urgent: AtomicBool,
+    /// Bytes of blobs that were taken in.
+    taken: AtomicU64,
     stop: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Chores {
+    pace: Pace,
+    /// Nothing is pressed before.
+    press_after: Option<Instant>,
     want_spare: bool,
     making_spare: bool,
     spare: Option<Arc<OpenPack>>,
@@ -44,6 +56,48 @@ struct Chores {
 enum Chore {
     MakeSpare,
     Seal { pack: Arc<OpenPack>, hurry: bool },
+    Press,
+}
+
+/// What there is to do with the packs as they are.
+enum Due {
+    Seal {
+        pack: Arc<OpenPack>,
+        hurry: bool,
+    },
+    Press,
+    /// Something is to be pressed, but not now.
+    Later,
+    Nothing,
+}
+
+impl Due {
+    fn of(list: &PackList, options: &CompressOptions, now: &Now) -> Self {
+        let plain = || list.sealed.iter().rev().filter(|pack| pack.is_plain());
+        let mut full = list.open.iter().filter(|pack| pack.is_full());
+        let count = full.clone().count();
+        match full.next_back() {
+            Some(pack) => {
+                let backlog: u64 = plain().map(|pack| pack.line().length).sum();
+                let hurry = count > BACKLOG_MAX || now.is_busy && backlog < options.backlog_bytes;
+                Self::Seal { pack: Arc::clone(pack), hurry }
+            }
+            // A process that only reads changes nothing.
+            None if plain().next().is_none() || !now.wrote => Self::Nothing,
+            None if now.is_busy || !now.may_press => Self::Later,
+            None => Self::Press,
+        }
+    }
+}
+
+/// How things are when it is asked what to do.
+struct Now {
+    /// This process took blobs in.
+    wrote: bool,
+    /// Many come in.
+    is_busy: bool,
+    /// Pressing was not put off.
+    may_press: bool,
 }
 
 impl Keeper {
@@ -52,14 +106,26 @@ impl Keeper {
         let mut chores = self.chores.lock();
         if !chores.want_spare && !chores.making_spare && chores.spare.is_none() {
             chores.want_spare = true;
+            self.urgent.store(true, Ordering::Relaxed);
             self.work.notify_one();
         }
+    }
+
+    /// Counts bytes of blobs that were taken in.
+    pub(super) fn took(&self, bytes: u64) {
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether what is done should make way for something else.
+    fn makes_way(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed) || self.stop.load(Ordering::Relaxed)
     }
 
     /// Says that a pack is full.
     pub(super) fn wake(&self) {
         // Under the lock, or the thread could look before and sleep after.
         let _chores = self.chores.lock();
+        self.urgent.store(true, Ordering::Relaxed);
         self.work.notify_one();
     }
 
@@ -90,6 +156,7 @@ impl Keeper {
             if chores.stuck {
                 return Err(io::ErrorKind::StorageFull.into());
             }
+            self.urgent.store(true, Ordering::Relaxed);
             self.room.wait(&mut chores);
         }
     }
@@ -120,30 +187,34 @@ impl Keeper {
         self.room.notify_all();
     }
 
-    fn next(&self, packs: &Packs) -> Option<Chore> {
+    fn next(&self, packs: &Packs, options: &CompressOptions) -> Option<Chore> {
         let mut chores = self.chores.lock();
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return None;
             }
+            self.urgent.store(false, Ordering::Relaxed);
+            let (now, taken) = (Instant::now(), self.taken.load(Ordering::Relaxed));
+            let is_busy = chores.pace.is_busy(now, taken, options.busy_bytes_per_second);
             let list = packs.list();
             if chores.want_spare && list.open.len() < OPEN_MAX {
                 chores.want_spare = false;
                 chores.making_spare = true;
                 return Some(Chore::MakeSpare);
             }
-            let mut full = list.open.iter().filter(|pack| pack.is_full());
-            let hurry = full.clone().count() > BACKLOG_MAX;
-            let oldest = full.next_back().cloned();
+            let may_press = chores.press_after.is_none_or(|after| after <= now);
+            let due = Due::of(&list, options, &Now { wrote: taken > 0, is_busy, may_press });
             // A list that is held keeps the files of packs that are replaced meanwhile.
             drop(list);
-            match oldest {
-                None => self.work.wait(&mut chores),
-                Some(_) if chores.stuck => {
+            match due {
+                Due::Nothing => self.work.wait(&mut chores),
+                Due::Seal { .. } if chores.stuck => {
                     self.work.wait_for(&mut chores, RETRY);
                     chores.stuck = false;
                 }
-                Some(pack) => return Some(Chore::Seal { pack, hurry }),
+                Due::Seal { pack, hurry } => return Some(Chore::Seal { pack, hurry }),
+                Due::Press => return Some(Chore::Press),
+                Due::Later => drop(self.work.wait_for(&mut chores, LOOK_MAX)),
             }
         }
     }
@@ -154,12 +225,16 @@ impl Keeper {
     }
 }
 
+fn later(wait: Duration) -> Instant {
+    Instant::now() + wait
+}
+
 /// The thread: does what there is to do until it is stopped.
 pub(super) fn run(shared: &Arc<Shared>) {
     sys::give_way();
     let keeper = &shared.keeper;
     let zero = shared.env.options.zero_ahead;
-    while let Some(chore) = keeper.next(&shared.packs) {
+    while let Some(chore) = keeper.next(&shared.packs, &shared.env.options.compress) {
         match chore {
             Chore::MakeSpare => {
                 // Whoever needs the pack makes it, and is told, when it cannot be made here.
@@ -182,6 +257,12 @@ pub(super) fn run(shared: &Arc<Shared>) {
                     }
                 }
             }
+            Chore::Press => match shared.press(&|| keeper.makes_way()) {
+                Ok(true) => {}
+                Ok(false) => keeper.done(|chores| chores.press_after = Some(later(RETRY))),
+                Err(SweepError::Failed(_)) => keeper.stop(),
+                Err(_) => keeper.done(|chores| chores.press_after = Some(later(PRESS_RETRY))),
+            },
         }
     }
 }

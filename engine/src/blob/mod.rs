@@ -17,6 +17,7 @@ mod incoming;
 mod keeper;
 mod mend;
 mod open_pack;
+mod pace;
 mod packs;
 mod prepared;
 mod reader;

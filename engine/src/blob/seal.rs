@@ -10,7 +10,9 @@ use super::error::BlobError;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
 use super::sealed::{SealedPack, encode_index, scan, write_index};
+use super::walk::Walk;
 use crate::env::Env;
+use crate::format::file::FormatError;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::media::is_full;
 
@@ -28,6 +30,21 @@ pub(super) enum NotSealed {
     Failed(io::Error),
 }
 
+/// Why the next generation of a pack was not written.
+#[derive(Debug)]
+pub(super) enum NotRewritten {
+    /// It was told to stop.
+    Stopped,
+    /// There is no space, or something is damaged.
+    Failed(BlobError),
+}
+
+impl From<BlobError> for NotRewritten {
+    fn from(error: BlobError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// Seals a full pack. `hurry` keeps the entries as they are, which is much less work.
 pub(super) fn seal(
     env: &Arc<Env>,
@@ -36,12 +53,19 @@ pub(super) fn seal(
     hurry: bool,
     stop: &AtomicBool,
 ) -> Result<(), NotSealed> {
-    let built = if hurry { None } else { rewrite(env, pack, stop)? };
-    let kept = built.is_none();
-    let built = match built {
-        Some(built) => built,
-        None => in_place(pack)?,
+    let stop = || stop.load(Ordering::Relaxed);
+    let rewritten = match hurry {
+        true => None,
+        false => match rewrite(env, &pack.line(), pack.walk(), &stop) {
+            Ok(built) => Some(built),
+            Err(NotRewritten::Stopped) => return Err(NotSealed::Stopped),
+            // There is no space for another, or an entry is damaged, which is to be told when it is
+            // read.
+            Err(NotRewritten::Failed(_)) => None,
+        },
     };
+    let kept = rewritten.is_none();
+    let built = rewritten.map_or_else(|| in_place(pack), Ok)?;
     let index = encode_index(env, &built.line, &built.contents);
     // Without the file the index is made anew when it is first needed.
     let _ = write_index(env, &built.line, &index);
@@ -72,39 +96,38 @@ pub(super) fn replace_line(env: &Env, old: &FileEntry, new: Option<FileEntry>) -
     })
 }
 
-/// Writes the next generation, or nothing when that cannot be done and the pack has to stay as it
-/// is: there is no space for another, or an entry is damaged, which is to be told when it is read.
-fn rewrite(
+/// Writes the next generation of a pack with all that is in it, compressed.
+pub(super) fn rewrite(
     env: &Arc<Env>,
-    pack: &Arc<OpenPack>,
-    stop: &AtomicBool,
-) -> Result<Option<Built>, NotSealed> {
-    let line = pack.line();
-    let Ok(mut builder) = Builder::create(env, (line.base, line.generation + 1), line.length)
-    else {
-        return Ok(None);
+    line: &FileEntry,
+    mut walk: Walk,
+    stop: &dyn Fn() -> bool,
+) -> Result<Built, NotRewritten> {
+    let path = env.blob_path(line.base, line.generation, "pack");
+    let created = Builder::create(env, (line.base, line.generation + 1), line.length);
+    let mut builder = created.map_err(|error| BlobError::io(&path, error))?;
+    let copied = loop {
+        if stop() {
+            break Err(NotRewritten::Stopped);
+        }
+        match walk.next() {
+            Ok(Some(entry)) => {
+                if let Err(error) = builder.take(entry) {
+                    break Err(error.into());
+                }
+            }
+            Ok(None) => {
+                let hole = walk.hole().map(|at| BlobError::corrupt(&path, at, FormatError::Crc));
+                break hole.map_or(Ok(()), |hole| Err(hole.into()));
+            }
+            Err(error) => break Err(error.into()),
+        }
     };
-    let mut walk = pack.walk();
-    loop {
-        if stop.load(Ordering::Relaxed) {
-            builder.abandon();
-            return Err(NotSealed::Stopped);
-        }
-        let added = match walk.next() {
-            Ok(Some(entry)) => builder.take(entry),
-            Ok(None) => break,
-            Err(error) => Err(error),
-        };
-        if added.is_err() {
-            builder.abandon();
-            return Ok(None);
-        }
-    }
-    if walk.hole().is_some() {
+    if let Err(error) = copied {
         builder.abandon();
-        return Ok(None);
+        return Err(error);
     }
-    Ok(finish(env, builder).ok())
+    Ok(finish(env, builder)?)
 }
 
 /// Ends a generation and reads it back from the disk.

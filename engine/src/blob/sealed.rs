@@ -39,6 +39,8 @@ pub(super) struct SealedPack {
     filter: OnceLock<Option<PackFilter>>,
     used: AtomicU64,
     newest_ms: AtomicU64,
+    /// Its entries are as they were written, and nothing speaks against compressing them.
+    plain: AtomicBool,
     retired: AtomicBool,
 }
 
@@ -141,6 +143,7 @@ impl SealedPack {
             filter: OnceLock::new(),
             used: AtomicU64::new(0),
             newest_ms: AtomicU64::new(line.newest_ms),
+            plain: AtomicBool::new(line.is_plain_pack()),
             retired: AtomicBool::new(false),
         }
     }
@@ -162,6 +165,16 @@ impl SealedPack {
             self.newest_ms.fetch_max(now_ms, Ordering::AcqRel);
         }
         stale
+    }
+
+    /// Whether it was sealed as it was written, and can be made shorter.
+    pub(super) fn is_plain(&self) -> bool {
+        self.plain.load(Ordering::Relaxed)
+    }
+
+    /// Something in it is damaged: it stays as it is.
+    pub(super) fn leave(&self) {
+        self.plain.store(false, Ordering::Relaxed);
     }
 
     /// The files go when the last who looks into the pack lets go of it.

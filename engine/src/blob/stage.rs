@@ -223,6 +223,7 @@ impl Shared {
             written.map_err(|error| self.fail(error))?;
             writing.end += stride;
             active.media().publish(writing.end);
+            self.keeper.took(stride);
         }
         active.insert(&blob.hash(), at);
         if writing.buffer.len() >= BUFFER_LEN {
@@ -280,6 +281,7 @@ impl Shared {
         let written = active.media().write_at(writing.written(), &writing.buffer);
         written.map_err(|error| self.fail(error))?;
         active.media().publish(writing.end);
+        self.keeper.took(writing.buffer.len() as u64);
         writing.buffer.clear();
         Ok(())
     }

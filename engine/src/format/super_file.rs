@@ -194,6 +194,15 @@ impl FileEntry {
         self.base.saturating_add(self.count).saturating_add(self.gone as u64)
     }
 
+    /// Whether it is a pack that was sealed as it was written, and could be made shorter: every
+    /// other one has a generation before it, or is that of one long blob.
+    #[must_use]
+    pub const fn is_plain_pack(&self) -> bool {
+        matches!((self.kind, self.state), (FileKind::Pack, FileState::Sealed))
+            && self.generation == 0
+            && self.count > 1
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         let kind = match self.kind {
             FileKind::Segment => 1,

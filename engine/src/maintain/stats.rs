@@ -31,8 +31,10 @@ pub struct FileStats {
     pub segments_sealed: CountBytes,
     /// Packs that are or may be written to.
     pub packs_active: CountBytes,
-    /// Packs that never change again.
+    /// Packs that never change again, but for those of the next kind.
     pub packs_sealed: CountBytes,
+    /// Packs that were sealed as they were written and are compressed once there is time.
+    pub packs_plain: CountBytes,
     /// Files made from the others, which can be made again.
     pub derived: CountBytes,
     /// What is allocated ahead or not finished, or waits to go.
@@ -137,6 +139,9 @@ impl Inner {
                     (Some(kind), Some("seg" | "pack")) => match state.map(|file| file.state) {
                         Some(FileState::Sealed) if kind == FileKind::Segment => {
                             &mut stats.segments_sealed
+                        }
+                        Some(FileState::Sealed) if state.is_some_and(FileEntry::is_plain_pack) => {
+                            &mut stats.packs_plain
                         }
                         Some(FileState::Sealed) => &mut stats.packs_sealed,
                         Some(FileState::Dropped) => &mut stats.other,

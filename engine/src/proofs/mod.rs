@@ -20,7 +20,7 @@ use crate::error::{OpenError, ReadOnlyReason};
 use crate::limits::JOURNAL_HALF_BYTES_MIN;
 use crate::media::Files;
 use crate::media::sim::{Image, SimDisk};
-use crate::options::{JournalOptions, MediaChoice, StoreOptions, SyncPolicy};
+use crate::options::{CompressOptions, JournalOptions, MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::{Health, Inner, Store};
 use crate::testing::{StillClock, fast_dir, open_on, options};
 use crate::value::{BlobHash, CursorName, FrameId, ReadOptions, TopicPatterns};
@@ -109,7 +109,9 @@ impl Place {
         let clock = StillClock::at(1_700_000_000_000);
         let dir = fast_dir();
         std::fs::create_dir(workload::backup_dir(dir.path())).unwrap();
-        Self { dir, options: StoreOptions { media, clock, ..options(sync) } }
+        // One pack is sealed as it was written, as if there were no time; the next is not.
+        let compress = CompressOptions { busy_bytes_per_second: 0, backlog_bytes: 1 };
+        Self { dir, options: StoreOptions { media, clock, compress, ..options(sync) } }
     }
 
     /// The same with a small journal, from the first group on.

@@ -35,7 +35,7 @@ type Act = Box<dyn FnOnce(&Store) -> Result<bool, AppendError>>;
 type Step = fn(&mut Holds, u64) -> Act;
 
 /// The steps, taken in turn. One line for each kind of thing a store can be asked for.
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 18] = [
     small_frame,
     frame_with_body,
     large_frame,
@@ -49,6 +49,7 @@ const STEPS: [Step; 17] = [
     keyed_frame,
     frame_with_long_body,
     remove_frame,
+    press,
     compact,
     collect,
     remove_frame,
@@ -159,6 +160,18 @@ fn compact(_: &mut Holds, _: u64) -> Act {
     Box::new(move |store| match store.compact(everything) {
         Ok(_) => Ok(false),
         Err(_) => Err(AppendError::Indeterminate),
+    })
+}
+
+/// Packs are sealed as they were written and compressed after that. What an error leaves undone the
+/// store does by itself when there is time.
+fn press(_: &mut Holds, _: u64) -> Act {
+    Box::new(move |store| {
+        store.inner.begin_changing()?;
+        match store.inner.blobs.press_all() {
+            Ok(()) => Ok(false),
+            Err(_) => Err(AppendError::Indeterminate),
+        }
     })
 }
 

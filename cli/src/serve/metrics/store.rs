@@ -47,6 +47,7 @@ fn expose_files(files: &FileStats, out: &mut Exposition) {
         ("segment_sealed", files.segments_sealed),
         ("pack_active", files.packs_active),
         ("pack_sealed", files.packs_sealed),
+        ("pack_plain", files.packs_plain),
         ("derived", files.derived),
         ("other", files.other),
     ];

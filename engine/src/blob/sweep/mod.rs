@@ -14,12 +14,13 @@
 
 mod marks;
 mod plan;
+mod press;
 mod rewrite;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ const NAP: Duration = Duration::from_millis(20);
 pub(super) struct Sweeps {
     /// Held by the sweep at work: there is one at a time.
     one: Mutex<()>,
+    /// Sweeps that wait for their turn.
+    waiting: AtomicUsize,
     stop: AtomicBool,
     /// Packs that were replaced, and whose files go when nobody looks into them any more.
     leaving: Mutex<Vec<(Weak<dyn Debug + Send + Sync>, FileEntry)>>,
@@ -119,15 +122,23 @@ impl Blobs {
     /// Begins a sweep; waits for another one to end.
     pub(crate) fn sweep(&self, bytes_per_second: Option<u64>) -> Sweep<'_> {
         let shared = &*self.shared;
+        shared.sweeps.waiting.fetch_add(1, Ordering::Relaxed);
         let one = shared.sweeps.one.lock();
-        let passed = AtomicU64::new(0);
-        Sweep { shared, _one: one, bytes_per_second, began: Instant::now(), passed }
+        shared.sweeps.waiting.fetch_sub(1, Ordering::Relaxed);
+        Sweep::new(shared, one, bytes_per_second)
     }
 
     /// Ends a sweep at work and lets none begin.
     pub(crate) fn end_sweeps(&self) {
         self.shared.sweeps.stop.store(true, Ordering::Release);
         drop(self.shared.sweeps.one.lock());
+    }
+}
+
+impl<'a> Sweep<'a> {
+    fn new(shared: &'a Shared, one: MutexGuard<'a, ()>, bytes_per_second: Option<u64>) -> Self {
+        let passed = AtomicU64::new(0);
+        Self { shared, _one: one, bytes_per_second, began: Instant::now(), passed }
     }
 }
 
@@ -253,10 +264,16 @@ impl Sweep<'_> {
 
     /// Makes a switch durable and lets the old files go. Without it the old packs count again.
     pub(crate) fn settle(&self, marker: &mut Marker, switched: Switched) -> Result<(), SweepError> {
+        let gone: BTreeSet<_> = switched.old.iter().map(|pack| pack.line().base).collect();
+        self.tell(switched)?;
+        gone.iter().for_each(|number| drop(marker.packs.remove(number)));
+        Ok(())
+    }
+
+    fn tell(&self, switched: Switched) -> Result<(), SweepError> {
         let Switched { old, new } = switched;
         let shared = self.shared;
         let place = |line: &FileEntry| (line.kind, line.base, line.generation);
-        let gone: BTreeSet<_> = old.iter().map(|pack| pack.line().base).collect();
         if is_planted(Bug::UnlinkBeforeSettle) {
             let lines = old.iter().map(|pack| pack.line());
             lines.for_each(|line| drop(remove_dropped(&shared.env, line)));
@@ -278,7 +295,10 @@ impl Sweep<'_> {
                 list.sealed.retain(|pack| !new.as_ref().is_some_and(|new| Arc::ptr_eq(new, pack)));
                 list.sealed.extend(old);
             });
-            shared.writing.lock().forget();
+            // Who has the lock sees by the list that it changed, and may wait for this very thread.
+            if let Some(mut writing) = shared.writing.try_lock() {
+                writing.forget();
+            }
             if is_full(&error) {
                 if let Some(new) = new {
                     new.retire();
@@ -288,7 +308,6 @@ impl Sweep<'_> {
             shared.failed.store(true, Ordering::Release);
             return Err(SweepError::Failed(error));
         }
-        gone.iter().for_each(|number| drop(marker.packs.remove(number)));
         let mut leaving = shared.sweeps.leaving.lock();
         for pack in old {
             pack.retire();

@@ -3,6 +3,7 @@
 mod damage;
 mod faults;
 mod kill;
+mod press;
 mod together;
 
 use std::fs;
@@ -22,7 +23,7 @@ use crate::limits::OPEN_PACKS_MAX;
 use crate::manifest::Manifest;
 use crate::media::faulty::{Faults, FaultyFiles};
 use crate::media::{Disk, Files};
-use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
+use crate::options::{CompressOptions, MediaChoice, StoreOptions, SyncPolicy};
 use crate::testing::{fast_dir, files_in, noise};
 
 const PACK: u64 = 64 * 1024;
@@ -31,13 +32,14 @@ struct Bed {
     dir: TempDir,
     pack_bytes: u64,
     media: MediaChoice,
+    compress: CompressOptions,
     faults: Arc<Faults>,
 }
 
 impl Bed {
     fn new(pack_bytes: u64, media: MediaChoice) -> Self {
-        let dir = fast_dir();
-        Self { dir, pack_bytes, media, faults: Faults::none() }
+        let (dir, compress) = (fast_dir(), CompressOptions::default());
+        Self { dir, pack_bytes, media, compress, faults: Faults::none() }
     }
 
     fn env(&self) -> Arc<Env> {
@@ -52,6 +54,7 @@ impl Bed {
         let options = StoreOptions {
             pack_bytes: self.pack_bytes,
             sync: SyncPolicy::None,
+            compress: self.compress,
             ..StoreOptions::default()
         };
         let random = Random::new(&*options.entropy).unwrap();
