@@ -48,6 +48,10 @@ impl Entry {
         Ok(Self { media: Arc::clone(media), at, header, near })
     }
 
+    pub(super) const fn media(&self) -> &Arc<dyn Media> {
+        &self.media
+    }
+
     pub(super) const fn header(&self) -> &EntryHeader {
         &self.header
     }

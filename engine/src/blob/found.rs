@@ -40,8 +40,9 @@ impl Found {
 
     /// Remembers where a blob of a kin was, for its next one.
     pub(super) fn note(&self, kin: u32) {
-        if let Self::Row { row, .. } = self {
-            trail::note(kin, *row);
+        match self {
+            Self::Row { row, .. } => trail::note(kin, *row),
+            Self::Entry(entry) => trail::note_entry(entry),
         }
     }
 

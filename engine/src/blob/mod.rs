@@ -208,13 +208,20 @@ impl Blobs {
         max: u64,
     ) -> Result<Option<Bytes>, BlobError> {
         let kin = kin_of(topic);
-        match self.shared.packs.next_of(kin, hash).filter(|bytes| bytes.len() as u64 <= max) {
-            Some(bytes) => Ok(Some(bytes)),
-            None => self.shared.packs.find(hash, |found| {
-                found.note(kin);
-                found.reader()?.all(max)
-            }),
+        let row = self.shared.packs.next_of(kin, hash);
+        if let Some(bytes) = row.filter(|bytes| bytes.len() as u64 <= max) {
+            return Ok(Some(bytes));
         }
+        let entry = trail::next_entry(hash);
+        let read = entry.and_then(|entry| BlobReader::open(entry).ok()?.all(max).ok());
+        if read.is_some() {
+            return Ok(read);
+        }
+        // Again where it was, if that could not be read: then it is told why.
+        self.shared.packs.find(hash, |found| {
+            found.note(kin);
+            found.reader()?.all(max)
+        })
     }
 
     /// Number, generation and final bytes of each pack that is not sealed.

@@ -1,11 +1,16 @@
-//! Where the next blob probably is. Sealing puts the blobs of a topic side by side (see
+//! Where the next blob probably is. Compressing puts the blobs of a topic side by side (see
 //! `build.rs`), so whoever reads on in the log or in a topic finds each body in the row behind the
-//! last one of its kin. Guesses only: they belong to a thread, are compared with the hash that is
-//! wanted, and one that is wrong costs no more than that.
+//! last one of its kin. Before that they lie in the order of the log, so whoever reads on in that
+//! finds each in the entry behind the last one. Guesses only: they belong to a thread, are compared
+//! with the hash that is wanted, and one that is wrong costs no more than that.
 
 use std::cell::RefCell;
+use std::sync::{Arc, Weak};
 
 use super::blocks::Place;
+use super::entry::Entry;
+use crate::media::Media;
+use crate::value::BlobHash;
 
 /// Kins remembered by a thread; those of equal remainders take each other's place.
 const KINS: usize = 2048;
@@ -28,8 +33,54 @@ struct Step {
     steady: bool,
 }
 
+/// The entry that was found last.
+#[derive(Debug)]
+struct Last {
+    /// Of its pack, which it does not keep.
+    media: Weak<dyn Media>,
+    salt: u32,
+    /// Where the entry behind it begins.
+    end: u64,
+    /// It was the one behind the entry before.
+    steady: bool,
+}
+
 thread_local! {
     static STEPS: RefCell<Vec<Option<Step>>> = const { RefCell::new(Vec::new()) };
+    static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
+}
+
+/// The entry behind the one that was found last, if that was one of a run and this is the blob that
+/// is wanted.
+pub(super) fn next_entry(hash: &BlobHash) -> Option<Entry> {
+    LAST.with_borrow_mut(|last| {
+        let here = last.as_ref().filter(|last| last.steady)?;
+        let next = here.media.upgrade().filter(|media| here.end < media.published());
+        let next = next.and_then(|media| Entry::read(&media, here.end, here.salt).ok());
+        let next = next.filter(|entry| entry.header().hash == *hash);
+        match &next {
+            Some(entry) => last.as_mut()?.end = entry.end(),
+            None => *last = None,
+        }
+        next
+    })
+}
+
+/// Notes that an entry was found.
+pub(super) fn note_entry(entry: &Entry) {
+    LAST.with_borrow_mut(|last| {
+        let (salt, end) = (entry.header().salt, entry.end());
+        match last {
+            Some(last) if std::ptr::addr_eq(last.media.as_ptr(), Arc::as_ptr(entry.media())) => {
+                last.steady = last.end == entry.at();
+                last.end = end;
+            }
+            _ => {
+                let media = Arc::downgrade(entry.media());
+                *last = Some(Last { media, salt, end, steady: false });
+            }
+        }
+    });
 }
 
 /// The row to look into first for the next blob of a kin, if its last ones were a run.

@@ -116,3 +116,35 @@ fn who_reads_on_is_given_what_was_asked_for() {
     (60..70).for_each(|n| assert!(blobs.body(&all[n].0, &all[n].1, 256).unwrap().is_some()));
     assert_eq!(blobs.body(&all[70].0, &all[70].1, 256).unwrap(), None);
 }
+
+#[test]
+fn who_reads_on_in_the_log_looks_behind_the_last_entry() {
+    let bed = Bed::new(256 * 1024, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let mut all = in_turn(&blobs, 7, 600);
+    assert!(blobs.open_packs().iter().all(|(_, end)| *end < 256 * 1024), "none is sealed yet");
+    let read = |n: usize, (topic, hash): &(String, BlobHash)| {
+        assert_eq!(blobs.body(topic, hash, 256).unwrap().unwrap(), text(n as u64 + 1, 256), "{n}");
+    };
+    let both = |order: &mut dyn Iterator<Item = usize>| order.for_each(|n| read(n, &all[n]));
+    both(&mut (0..600));
+    both(&mut (0..600).rev());
+    both(&mut (0..600).filter(|n| n % 5 != 2));
+    both(&mut (0..2));
+    let guessed = (2..600).filter(|&n| trail::next_entry(&all[n].1).is_some()).count();
+    assert_eq!(guessed, 598);
+    // One that is not there is not found, and one that is damaged is told of.
+    both(&mut (0..10));
+    all[10].1 = BlobHash::of(b"nobody's");
+    assert_eq!(blobs.body(&all[10].0, &all[10].1, 256).unwrap(), None);
+    (5..10).for_each(|n| read(n, &all[n]));
+    blobs.sync().unwrap();
+    let at = 64 + 11 * 328 + 72 + 5;
+    super::damage::damage(&bed.files("pack")[0], at);
+    let (topic, hash) = &all[11];
+    assert!(blobs.body(topic, hash, 256).unwrap_err().is_corrupt());
+    (12..30).for_each(|n| read(n, &all[n]));
+    // Whoever read last does not keep a pack.
+    drop(blobs);
+    assert!(trail::next_entry(&all[30].1).is_none());
+}
