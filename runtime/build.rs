@@ -20,12 +20,28 @@ fn main() {
     let mut table = String::from("&[\n");
     for dir in dirs {
         for path in scripts(&dir) {
-            writeln!(table, "    ({path:?}, include_str!({path:?})),").expect("a String grows");
+            let text = fs::read_to_string(&path).expect("a script is UTF-8");
+            writeln!(table, "    ({path:?}, {:?}),", wrapped(text)).expect("a String grows");
         }
     }
     table.push_str("]\n");
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
     fs::write(out.join("sources.rs"), table).expect("OUT_DIR can be written");
+}
+
+/// A script that is loaded on demand, as deno_core would wrap it to compile it. What stands in
+/// parentheses the engine reads ahead of itself to the end, once for each of them: a function that
+/// is declared is read but once. A script of another form is left as it is.
+fn wrapped(text: String) -> String {
+    const HEAD: &str = "(function () {\n";
+    const TAIL: &str = "})();";
+    let body = text.split_once(HEAD).and_then(|(above, below)| {
+        let comments = above.lines().all(|line| line.is_empty() || line.starts_with("//"));
+        comments.then_some((above, below.trim_end().strip_suffix(TAIL)?))
+    });
+    let Some((above, body)) = body else { return text };
+    // The lines of the script keep their numbers.
+    format!("\"use strict\"; return (script());{above}function script() {{\n{body}}}")
 }
 
 /// Where cargo unpacks crates of a registry, the usual case; needs nothing that a build of one

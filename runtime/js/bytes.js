@@ -57,7 +57,5 @@ async function upload(body) {
   }
 }
 
-const isLarge = (body) => body instanceof Blob || body instanceof ReadableStream;
-
-return { byteStream, blobStream, upload, isLarge };
+return { byteStream, blobStream, upload };
 })();

@@ -1,24 +1,21 @@
-// The `ctx` of every kind of processor, over plain ops. Each run (a handler, a generator, one call)
-// has a scope: its signal, its streams, and whether it is over.
+// What the `ctx` of every kind of processor has, over plain ops, and the handler's. Each run (a
+// handler, a generator, one call) has a scope: its signal, its streams, and whether it is over.
 (function () {
 const { core } = __bootstrap;
 const {
-  op_xs_append, op_xs_append_bytes, op_xs_append_if, op_xs_append_stored, op_xs_blob_bytes, op_xs_blob_put, op_xs_call,
-  op_xs_config, op_xs_cron_next,
-  op_xs_env, op_xs_fs_bytes, op_xs_fs_list, op_xs_fs_stat, op_xs_fs_text, op_xs_get, op_xs_input, op_xs_input_left, op_xs_last,
-  op_xs_last_per_topic, op_xs_log, op_xs_read, op_xs_remove, op_xs_remove_later, op_xs_stream_close, op_xs_stream_next, op_xs_tail,
-  op_xs_topics, op_xs_watch, op_xs_watch_signal,
+  op_xs_blob_bytes, op_xs_blob_put, op_xs_call, op_xs_config, op_xs_env, op_xs_fs_bytes, op_xs_fs_list,
+  op_xs_fs_stat, op_xs_fs_text, op_xs_get, op_xs_last, op_xs_last_per_topic, op_xs_log, op_xs_read,
+  op_xs_remove_later, op_xs_stream_close, op_xs_stream_next, op_xs_topics, op_xs_watch_signal,
 } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { blobStream, isLarge, upload } = core.loadExtScript("ext:xs_runtime/bytes.js");
-const { buffer, emit, checkContent, duration, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+const { buffer, emit, checkContent, duration, isLarge, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 
 class Scope {
   run;
   over = false;
   #controller = null;
-  #reason = null;
+  #why = null;
   #closers = new Set();
   constructor(run) {
     this.run = run;
@@ -26,20 +23,23 @@ class Scope {
   get signal() {
     if (this.#controller === null) {
       this.#controller = new AbortController();
-      if (this.over) this.#controller.abort(this.#reason);
+      if (this.over) this.#controller.abort(this.#reason());
       // Waiting for the signal alone is a way to wait: such a run is not stalled.
       else op_xs_watch_signal(this.run);
     }
     return this.#controller.signal;
   }
+  #reason() {
+    return new DOMException(this.#why.message, this.#why.name);
+  }
   // Ends everything that was opened in this scope.
-  end(reason) {
+  end(message, name) {
     if (this.over) return;
     this.over = true;
-    this.#reason = reason;
+    this.#why = { message, name };
     for (const close of this.#closers) close();
     this.#closers.clear();
-    this.#controller?.abort(reason);
+    this.#controller?.abort(this.#reason());
   }
   onEnd(close) {
     if (this.over) close();
@@ -121,9 +121,9 @@ async function* listed(load) {
 }
 
 async function collect(body) {
+  if (!isLarge(body)) return body;
   if (body instanceof Blob) return await body.bytes();
-  if (body instanceof ReadableStream) return await new Response(body).bytes();
-  return body;
+  return await new Response(body).bytes();
 }
 
 async function bytesOf(body, what) {
@@ -163,9 +163,9 @@ function base(scope, definition, ready) {
     topics: (topics = "*") =>
       listed(async () => (await ready(), parse(await op_xs_topics(topicsText(topics, "topics()"))))),
     blob: Object.freeze({
-      put: async (body) => (isLarge(body) ? upload(body) : op_xs_blob_put(await bytesOf(body, "blob.put()"))),
+      put: async (body) => (isLarge(body) ? bytes().upload(body) : op_xs_blob_put(await bytesOf(body, "blob.put()"))),
       get: async (hash) => op_xs_blob_bytes(String(hash)),
-      stream: (hash) => blobStream(String(hash)),
+      stream: (hash) => bytes().blobStream(String(hash)),
     }),
     call: (name, options = {}) =>
       stream(scope, async () => {
@@ -188,135 +188,12 @@ function base(scope, definition, ready) {
   };
 }
 
+const bytes = () => core.loadExtScript("ext:xs_runtime/bytes.js");
+
 function checkAppend(topic, content) {
   checkContent(content, "append()");
   if (typeof topic !== "string" || topic === "") throw new TypeError("append() needs a topic: append(\"my.topic\", { ... })");
   if (content.topic !== undefined) throw new TypeError("append() takes the topic as its first argument only");
-}
-
-// `append` of generators and commands: resolves with the frame once it is stored.
-function immediate(scope) {
-  return {
-    append: async (topic, options = {}) => {
-      const { key, expect, ...content } = options;
-      checkAppend(topic, content);
-      const body = content.json === undefined ? content.body : stringify(content.json);
-      const meta = content.meta === undefined ? "" : stringify(content.meta) ?? "";
-      const ttl = content.ttl === undefined ? "" : String(content.ttl);
-      if (key !== undefined || expect !== undefined) {
-        const none = body === undefined || body === null || body === "";
-        const hash = none ? "" : isLarge(body) ? await upload(body) : await op_xs_blob_put(await bytesOf(body, "append({ body })"));
-        const of = expect?.of === undefined ? undefined : topicsText(expect.of, "expect.of");
-        const terms = { expect: of === undefined ? expect : { ...expect, of }, key: key === undefined ? undefined : String(key) };
-        const text = await op_xs_append_if(scope.run, topic, meta, ttl, hash, stringify(terms));
-        if (text.startsWith("!")) throw Object.assign(new Error(text.slice(1)), { name: "Conflict" });
-        return frames(text)[0];
-      }
-      if (isLarge(body)) {
-        return frames(await op_xs_append_stored(scope.run, topic, meta, ttl, await upload(body)))[0];
-      }
-      const text = body === undefined || body === null || typeof body === "string"
-        ? await op_xs_append(scope.run, topic, meta, ttl, body ?? "")
-        : await op_xs_append_bytes(scope.run, topic, meta, ttl, await bytesOf(body, "append({ body })"));
-      return frames(text)[0];
-    },
-    remove: async (id) => op_xs_remove(scope.run, String(id)),
-  };
-}
-
-// Dates at a steady pace, the first one at once. A slow consumer skips beats and never gets two
-// for one.
-function every(scope, interval) {
-  const ms = Math.max(1, duration(interval, "every()"));
-  const started = performance.now();
-  let beat = -1, wake = null, timer = null, over = false;
-  const stop = () => {
-    over = true;
-    clearTimeout(timer);
-    wake?.();
-  };
-  const forget = scope.onEnd(stop);
-  const iterator = {
-    async next() {
-      if (over) return { value: undefined, done: true };
-      const passed = performance.now() - started;
-      beat = Math.max(beat + 1, Math.floor(passed / ms));
-      const wait = beat * ms - passed;
-      if (wait > 0) {
-        await new Promise((resolve) => {
-          wake = resolve;
-          timer = setTimeout(resolve, wait);
-        });
-      }
-      return over ? { value: undefined, done: true } : { value: new Date(), done: false };
-    },
-    async return(value) {
-      stop();
-      forget();
-      return { value, done: true };
-    },
-  };
-  return iterable(iterator);
-}
-
-// The times of a cron expression. One that passes while the loop is busy is not made up for.
-function cron(scope, expression, zone = "") {
-  let wake = null, timer = null, over = false, last = Date.now();
-  const next = () => op_xs_cron_next(String(expression), String(zone), Math.max(last, Date.now()));
-  const stop = () => {
-    over = true;
-    clearTimeout(timer);
-    wake?.();
-  };
-  next();
-  const forget = scope.onEnd(stop);
-  return iterable({
-    async next() {
-      if (over) return { value: undefined, done: true };
-      const at = next();
-      // In pieces: the clock may be set meanwhile, and a timer has a longest time.
-      while (!over && Date.now() < at) {
-        await new Promise((resolve) => {
-          wake = resolve;
-          timer = setTimeout(resolve, Math.min(at - Date.now(), 60_000));
-        });
-      }
-      last = at;
-      return over ? { value: undefined, done: true } : { value: new Date(at), done: false };
-    },
-    async return(value) {
-      stop();
-      forget();
-      return { value, done: true };
-    },
-  });
-}
-
-const now = () => undefined;
-
-function generatorContext(scope, definition) {
-  return Object.freeze(Object.defineProperties({}, {
-    ...Object.getOwnPropertyDescriptors(base(scope, definition, now)),
-    ...Object.getOwnPropertyDescriptors(immediate(scope)),
-    ...Object.getOwnPropertyDescriptors({
-      input: { [Symbol.asyncIterator]: () => stream(scope, async () => op_xs_input(scope.run), frames, () => op_xs_input_left()) },
-      every: (interval) => every(scope, interval),
-      cron: (expression, zone) => cron(scope, expression, zone),
-      watch: (path) => stream(scope, () => op_xs_watch(String(path)), parse),
-      socket: (url, options) =>
-        iterable(core.loadExtScript("ext:xs_runtime/socket.js").messages(scope, url, options)),
-      tail: (path, options = {}) =>
-        stream(scope, async () => op_xs_tail(scope.run, String(path), options.first === "start"), parse),
-    }),
-  }));
-}
-
-function commandContext(scope, definition, deadline) {
-  return Object.freeze(Object.defineProperties({}, {
-    ...Object.getOwnPropertyDescriptors(base(scope, definition, now)),
-    ...Object.getOwnPropertyDescriptors(immediate(scope)),
-    deadline: { value: new Date(deadline), enumerable: true },
-  }));
 }
 
 // The handler's: outputs are buffered, the state belongs to the driver.
@@ -335,7 +212,7 @@ function handlerContext(scope, definition, call) {
       },
       append(topic, content = {}) {
         checkAppend(topic, content);
-        if (content.body instanceof Blob || content.body instanceof ReadableStream) {
+        if (isLarge(content.body)) {
           throw new TypeError("a handler's append() is buffered and cannot wait: await the text or bytes first");
         }
         emit(scope.run, call.index, topic, content, "append()");
@@ -347,5 +224,5 @@ function handlerContext(scope, definition, call) {
   }));
 }
 
-return { Scope, generatorContext, commandContext, handlerContext };
+return { Scope, base, bytesOf, checkAppend, handlerContext, iterable, stream, topicsText };
 })();

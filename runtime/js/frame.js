@@ -4,7 +4,6 @@
 (function () {
 const { core } = __bootstrap;
 const { op_xs_id_time, op_xs_body_now, op_xs_blob_text, op_xs_blob_bytes } = core.ops;
-const { blobStream } = core.loadExtScript("ext:xs_runtime/bytes.js");
 const { parse } = JSON;
 const EMPTY = Object.freeze({});
 const ID_CHARS = 25;
@@ -89,7 +88,8 @@ class Frame {
     return this.hash === null ? new Uint8Array(0) : await op_xs_blob_bytes(this.hash);
   }
   stream() {
-    return this.hash === null ? new Blob([]).stream() : blobStream(this.hash);
+    if (this.hash === null) return new Blob([]).stream();
+    return core.loadExtScript("ext:xs_runtime/bytes.js").blobStream(this.hash);
   }
   toJSON() {
     const { id, offset, topic, ttl, hash, meta, cause } = this;

@@ -1,6 +1,8 @@
 // Builds the global object of a module: the web platform, loaded on first use, and nothing that
 // leads to ops. Everything not on the committed list (globals.txt) is deleted before user code runs.
-((globalThis) => {
+// A block, not a function that is called: what is in parentheses the engine reads twice.
+"use strict";
+{
 const { core } = __bootstrap;
 const { op_xs_log, op_xs_why_not } = core.ops;
 const load = core.loadExtScript;
@@ -34,7 +36,7 @@ const WEB = {
 
 const { defineProperty } = Object;
 
-function lazily(name, get) {
+const lazily = (name, get) => {
   defineProperty(globalThis, name, {
     configurable: true,
     enumerable: false,
@@ -47,7 +49,7 @@ function lazily(name, get) {
       defineProperty(globalThis, name, { value, configurable: true, enumerable: false, writable: true });
     },
   });
-}
+};
 
 for (const [script, names] of Object.entries(WEB)) {
   for (const name of names) lazily(name, () => load(script)[name]);
@@ -72,14 +74,14 @@ lazily("fetch", () => {
 const LEVELS = { debug: 0, log: 1, info: 1, dir: 1, table: 1, trace: 2, warn: 2, error: 3, assert: 3 };
 const METHODS = [...Object.keys(LEVELS), "count", "countReset", "group", "groupCollapsed", "groupEnd", "time", "timeEnd", "timeLog"];
 let printer = null;
-function printing() {
+const printing = () => {
   if (printer === null) {
     const { Console, setNoColorFns } = load("ext:deno_web/01_console.js");
     setNoColorFns(() => true, () => true);
     printer = new Console((message, level) => op_xs_log(level, message.replace(/\n$/, ""), ""));
   }
   return printer;
-}
+};
 const console = {};
 for (const method of METHODS) console[method] = (...args) => printing()[method](...args);
 defineProperty(globalThis, "console", { value: console, configurable: true, enumerable: false, writable: true });
@@ -98,4 +100,4 @@ globalThis.__xs_boot = (list, trial) => {
   if (trial !== null) load("ext:xs_runtime/trial.js").install(globalThis, trial);
   return driver;
 };
-})(globalThis);
+}

@@ -143,6 +143,9 @@ function hand(run, input, topic, meta, ttl, body) {
   if (full) buffer.full = true;
 }
 
+// Whether it is stored in pieces. Asking for Blob loads it: most bodies are text.
+const isLarge = (body) => typeof body === "object" && body !== null && (body instanceof Blob || body instanceof ReadableStream);
+
 const isBytes = (value) => isView(value) || value instanceof ArrayBuffer;
 
 function emit(run, input, topic, content, where) {
@@ -188,6 +191,10 @@ function output(run, input, value, asBody) {
   } else {
     throw new TypeError(`${nameOf(value)} cannot become a frame; return a plain object, text, bytes or frame({...})`);
   }
+}
+
+function isThenable(value) {
+  return typeof value === "object" && value !== null && typeof value.then === "function";
 }
 
 // A state that JSON would change would differ after a restart: the path of the first such value.
@@ -267,6 +274,12 @@ function describe(error) {
   return { name, message, stack, verdict, after };
 }
 
+// Tells Rust of a thrown value.
+function report(op, first, error) {
+  const { name, message, stack } = describe(error);
+  op(first, name, message, stack);
+}
+
 function brief(value) {
   if (typeof value === "object" && value !== null && typeof value.message === "string") {
     return `${value.name ?? "Error"}: ${value.message}`;
@@ -274,5 +287,5 @@ function brief(value) {
   return typeof value === "string" ? stringify(value) : typeof value === "object" ? stringify(value) ?? "an object" : String(value);
 }
 
-return { Retry, Park, Out, buffer, drop, flush, frame, emit, output, checkContent, stateText, duration, describe, viewBytes, nameOf };
+return { Retry, Park, Out, buffer, drop, flush, frame, emit, output, checkContent, stateText, duration, describe, isLarge, isThenable, report, viewBytes, nameOf };
 })();

@@ -131,6 +131,9 @@ deno_core::extension!(
         "test.js",
         "trial.js",
         "context.js",
+        "direct.js",
+        "handler.js",
+        "runs.js",
         "driver.js",
         "api.js",
         "ext:deno_telemetry/telemetry.ts" = "telemetry.js",
@@ -157,6 +160,19 @@ pub(crate) const XS_SCRIPT_MODULE: &str = "xs:script";
 /// Names that stay on the global object; runtime/js/globals.txt, one a line.
 pub(crate) const GLOBALS: &str = include_str!("../../js/globals.txt");
 
+/// How the names of ops begin that belong to parts of the web which no global leads to.
+const UNREACHED: [&str; 3] = ["op_broadcast_", "op_geometry_", "op_lock_manager_"];
+/// The only class of the web that is made in Rust and shown to modules.
+const CONSOLE: &str = "Console";
+
+/// Takes away what no module can reach: each op and each class is made anew in every isolate.
+fn prune(mut extension: Extension) -> Extension {
+    let reached = |name: &str| !UNREACHED.iter().any(|start| name.starts_with(start));
+    extension.ops.to_mut().retain(|op| reached(op.name));
+    extension.objects.to_mut().retain(|class| class.name.0 == CONSOLE);
+    extension
+}
+
 /// All extensions of an isolate, in the order of their dependencies.
 pub(crate) fn extensions() -> Vec<Extension> {
     let fetch = deno_fetch::Options {
@@ -174,7 +190,7 @@ pub(crate) fn extensions() -> Vec<Extension> {
         deno_fetch::deno_fetch::init(fetch),
         xs_runtime::init(),
     ];
-    extensions.into_iter().map(sources::embed).collect()
+    extensions.into_iter().map(prune).map(sources::embed).collect()
 }
 
 /// Gives the ops of a runtime what they work on. The module's clock begins here, however long ago

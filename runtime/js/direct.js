@@ -1,0 +1,141 @@
+// The `ctx` of generators and commands, which append at once.
+(function () {
+const { core } = __bootstrap;
+const {
+  op_xs_append, op_xs_append_bytes, op_xs_append_if, op_xs_append_stored, op_xs_blob_put, op_xs_cron_next, op_xs_input,
+  op_xs_input_left, op_xs_remove, op_xs_tail, op_xs_watch,
+} = core.ops;
+const { parse, stringify } = JSON;
+const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
+const { duration, isLarge } = core.loadExtScript("ext:xs_runtime/values.js");
+const { base, bytesOf, checkAppend, iterable, stream, topicsText } = core.loadExtScript("ext:xs_runtime/context.js");
+
+const bytes = () => core.loadExtScript("ext:xs_runtime/bytes.js");
+
+// `append` of generators and commands: resolves with the frame once it is stored.
+function immediate(scope) {
+  return {
+    append: async (topic, options = {}) => {
+      const { key, expect, ...content } = options;
+      checkAppend(topic, content);
+      const body = content.json === undefined ? content.body : stringify(content.json);
+      const meta = content.meta === undefined ? "" : stringify(content.meta) ?? "";
+      const ttl = content.ttl === undefined ? "" : String(content.ttl);
+      if (key !== undefined || expect !== undefined) {
+        const none = body === undefined || body === null || body === "";
+        const hash = none ? "" : isLarge(body) ? await bytes().upload(body) : await op_xs_blob_put(await bytesOf(body, "append({ body })"));
+        const of = expect?.of === undefined ? undefined : topicsText(expect.of, "expect.of");
+        const terms = { expect: of === undefined ? expect : { ...expect, of }, key: key === undefined ? undefined : String(key) };
+        const text = await op_xs_append_if(scope.run, topic, meta, ttl, hash, stringify(terms));
+        if (text.startsWith("!")) throw Object.assign(new Error(text.slice(1)), { name: "Conflict" });
+        return frames(text)[0];
+      }
+      if (isLarge(body)) {
+        return frames(await op_xs_append_stored(scope.run, topic, meta, ttl, await bytes().upload(body)))[0];
+      }
+      const text = body === undefined || body === null || typeof body === "string"
+        ? await op_xs_append(scope.run, topic, meta, ttl, body ?? "")
+        : await op_xs_append_bytes(scope.run, topic, meta, ttl, await bytesOf(body, "append({ body })"));
+      return frames(text)[0];
+    },
+    remove: async (id) => op_xs_remove(scope.run, String(id)),
+  };
+}
+
+// Dates at a steady pace, the first one at once. A slow consumer skips beats and never gets two
+// for one.
+function every(scope, interval) {
+  const ms = Math.max(1, duration(interval, "every()"));
+  const started = performance.now();
+  let beat = -1, wake = null, timer = null, over = false;
+  const stop = () => {
+    over = true;
+    clearTimeout(timer);
+    wake?.();
+  };
+  const forget = scope.onEnd(stop);
+  const iterator = {
+    async next() {
+      if (over) return { value: undefined, done: true };
+      const passed = performance.now() - started;
+      beat = Math.max(beat + 1, Math.floor(passed / ms));
+      const wait = beat * ms - passed;
+      if (wait > 0) {
+        await new Promise((resolve) => {
+          wake = resolve;
+          timer = setTimeout(resolve, wait);
+        });
+      }
+      return over ? { value: undefined, done: true } : { value: new Date(), done: false };
+    },
+    async return(value) {
+      stop();
+      forget();
+      return { value, done: true };
+    },
+  };
+  return iterable(iterator);
+}
+
+// The times of a cron expression. One that passes while the loop is busy is not made up for.
+function cron(scope, expression, zone = "") {
+  let wake = null, timer = null, over = false, last = Date.now();
+  const next = () => op_xs_cron_next(String(expression), String(zone), Math.max(last, Date.now()));
+  const stop = () => {
+    over = true;
+    clearTimeout(timer);
+    wake?.();
+  };
+  next();
+  const forget = scope.onEnd(stop);
+  return iterable({
+    async next() {
+      if (over) return { value: undefined, done: true };
+      const at = next();
+      // In pieces: the clock may be set meanwhile, and a timer has a longest time.
+      while (!over && Date.now() < at) {
+        await new Promise((resolve) => {
+          wake = resolve;
+          timer = setTimeout(resolve, Math.min(at - Date.now(), 60_000));
+        });
+      }
+      last = at;
+      return over ? { value: undefined, done: true } : { value: new Date(at), done: false };
+    },
+    async return(value) {
+      stop();
+      forget();
+      return { value, done: true };
+    },
+  });
+}
+
+const now = () => undefined;
+
+function generatorContext(scope, definition) {
+  return Object.freeze(Object.defineProperties({}, {
+    ...Object.getOwnPropertyDescriptors(base(scope, definition, now)),
+    ...Object.getOwnPropertyDescriptors(immediate(scope)),
+    ...Object.getOwnPropertyDescriptors({
+      input: { [Symbol.asyncIterator]: () => stream(scope, async () => op_xs_input(scope.run), frames, () => op_xs_input_left()) },
+      every: (interval) => every(scope, interval),
+      cron: (expression, zone) => cron(scope, expression, zone),
+      watch: (path) => stream(scope, () => op_xs_watch(String(path)), parse),
+      socket: (url, options) =>
+        iterable(core.loadExtScript("ext:xs_runtime/socket.js").messages(scope, url, options)),
+      tail: (path, options = {}) =>
+        stream(scope, async () => op_xs_tail(scope.run, String(path), options.first === "start"), parse),
+    }),
+  }));
+}
+
+function commandContext(scope, definition, deadline) {
+  return Object.freeze(Object.defineProperties({}, {
+    ...Object.getOwnPropertyDescriptors(base(scope, definition, now)),
+    ...Object.getOwnPropertyDescriptors(immediate(scope)),
+    deadline: { value: new Date(deadline), enumerable: true },
+  }));
+}
+
+return { generatorContext, commandContext };
+})();

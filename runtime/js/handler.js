@@ -1,0 +1,163 @@
+// Calls a handler with one frame after the other, keeps its state, and answers for them in groups
+// that are committed together.
+(function () {
+const { core } = __bootstrap;
+const { op_xs_alive, op_xs_attempt, op_xs_committed, op_xs_fail, op_xs_reply, op_xs_undo, op_xs_waits } = core.ops;
+const { parse } = JSON;
+const { Frame } = core.loadExtScript("ext:xs_runtime/frame.js");
+const { buffer, drop, flush, isThenable, output, stateText, describe } = core.loadExtScript("ext:xs_runtime/values.js");
+const { Scope, handlerContext } = core.loadExtScript("ext:xs_runtime/context.js");
+
+// Microtask turns granted to a promise before it counts as waiting.
+const TURNS = 16;
+const HANDLER = 0;
+
+let definition = null;
+let about = null;
+
+class HandlerLoop {
+  state = undefined;
+  index = 0;
+  #saved = "null";
+  // What the store has; not the same after a migration that is not committed yet.
+  #stored = "null";
+  #asyncRun = false;
+  // The first input that no reply covers yet, and how many there are.
+  #from = 0;
+  #count = 0;
+  // Resolves when the last reply, of this batch or the one before, is committed.
+  #barrier = null;
+  #readers = [];
+  #stride = 1;
+  #scope = new Scope(HANDLER);
+  #context;
+  constructor(module, scopes) {
+    ({ definition, about } = module);
+    scopes.set(HANDLER, this.#scope);
+    this.#context = handlerContext(this.#scope, about, this);
+    this.#asyncRun = Object.prototype.toString.call(definition.run) === "[object AsyncFunction]";
+  }
+  attempt() {
+    return op_xs_attempt(this.index);
+  }
+  // Before anything is read: what earlier calls appended has to be in the store.
+  async ready() {
+    if (this.#from < this.index) await new Promise((resolve) => this.#readers.push(resolve));
+    if (this.#barrier !== null) await this.#barrier;
+  }
+  load(text, foreign) {
+    let state = text === "" ? definition.state : parse(text);
+    if (foreign && definition.migrate !== undefined) state = definition.migrate(state);
+    this.#saved = stateText(state ?? null);
+    this.#stored = text === "" ? this.#saved : text;
+    // A copy of its own: the definition's object must not change with the first call.
+    this.state = parse(this.#saved);
+  }
+  // The state's text when it is not the saved one.
+  #changed() {
+    const text = stateText(this.state ?? null);
+    return text === this.#stored ? "" : text;
+  }
+  // Answers for the next calls. Until that is committed nothing later is read or answered.
+  async #reply(done, text) {
+    if (this.#barrier !== null) await this.#barrier;
+    flush();
+    op_xs_reply(done, text);
+    if (text !== "") this.#saved = this.#stored = text;
+    buffer.full = false;
+    this.#from += done;
+    this.#barrier = this.#from < this.#count ? op_xs_committed() : null;
+  }
+  async #fail(index, error) {
+    if (this.#barrier !== null) await this.#barrier;
+    const { name, message, stack, verdict, after } = describe(error);
+    drop();
+    op_xs_undo();
+    this.state = parse(this.#saved);
+    op_xs_fail(index, verdict, after, name, message, stack);
+  }
+  // `ahead`: what came of the batch before is not committed yet.
+  async batch(batch, ahead) {
+    const started = performance.now();
+    const count = batch.count;
+    this.#from = 0;
+    this.#count = count;
+    this.#barrier = ahead ? op_xs_committed() : null;
+    buffer.full = false;
+    for (let index = 0; index < count; index++) {
+      if (index % this.#stride === 0) op_xs_alive();
+      this.index = index;
+      let before = "";
+      try {
+        // A call that waits commits what came before it: that state has to be known by then.
+        if (this.#asyncRun && index > this.#from) before = this.#changed();
+        const result = definition.run(new Frame(batch, index), this.#context);
+        if (result !== undefined && result !== null) {
+          if (isThenable(result)) {
+            await this.#settle(result, index, before);
+          } else {
+            output(HANDLER, index, result, about.asBody);
+          }
+        }
+        const last = index + 1 === count;
+        if ((last || buffer.full) && index >= this.#from) {
+          await this.#reply(index + 1 - this.#from, this.#changed());
+        }
+      } catch (error) {
+        return await this.#fail(index, error);
+      }
+    }
+    this.#stride = performance.now() - started < 0.2 * count ? 16 : 1;
+  }
+  // Waits for a call's promise. One that is not settled by then is a call that waits: what came
+  // before it is committed first, and it is committed alone.
+  async #settle(result, index, before) {
+    const outcome = { settled: false, failed: false, value: undefined };
+    Promise.resolve(result).then(
+      (value) => (outcome.settled = true, outcome.value = value),
+      (error) => (outcome.settled = true, outcome.failed = true, outcome.value = error),
+    );
+    for (let turn = 0; turn < TURNS && !outcome.settled; turn++) await null;
+    const waits = !outcome.settled;
+    if (waits) {
+      // The first promise of a plain function: the state before this call is not known, so the
+      // earlier calls cannot be committed apart from it. All are repeated, each alone.
+      if (index > this.#from && !this.#asyncRun) throw new Error("a call waits in a shared group");
+      this.#asyncRun = true;
+      if (index > this.#from) await this.#reply(index - this.#from, before);
+      op_xs_waits(index);
+      for (const release of this.#readers.splice(0)) release();
+      try {
+        outcome.value = await result;
+      } finally {
+        op_xs_waits(-1);
+      }
+    } else if (outcome.failed) {
+      throw outcome.value;
+    }
+    output(HANDLER, index, outcome.value, about.asBody);
+    if (waits) await this.#reply(1, this.#changed());
+  }
+  async tick() {
+    this.index = this.#from = this.#count = 0;
+    this.#barrier = null;
+    try {
+      let result = definition.tick(this.#context);
+      if (isThenable(result)) {
+        op_xs_waits(0);
+        try {
+          result = await result;
+        } finally {
+          op_xs_waits(-1);
+        }
+      }
+      output(HANDLER, 0, result, about.asBody);
+      await this.#reply(0, this.#changed());
+    } catch (error) {
+      await this.#fail(0, error);
+    }
+  }
+}
+
+return { HandlerLoop };
+})();
