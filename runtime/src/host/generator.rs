@@ -58,6 +58,9 @@ impl Generator {
             {
                 return Ending::Wedged { error: error.clone(), input: None };
             }
+            if self.version.shared().shutdown.is_cancelled() {
+                return Ending::Stopped;
+            }
             let wait = self.backoff.next(began.elapsed(), random());
             self.retrying(result.err().as_ref(), wait).await;
             tokio::select! {

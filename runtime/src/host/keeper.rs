@@ -139,6 +139,8 @@ impl Keeper {
         };
         let (version, started) = match started {
             Ok(started) => started,
+            // The Host ends: that says nothing about the version.
+            Err(error) if error.kind == FailureKind::Stopped => return false,
             Err(error) => {
                 self.invalid(&frame, &error).await;
                 return false;

@@ -92,7 +92,8 @@ pub struct HostOptions {
 pub enum HostEnd {
     /// It was told to.
     Stopped,
-    /// A thread of a module does not end: another process has to go on.
+    /// A thread of a module does not end, or none for another starts: another process has to go
+    /// on.
     Wedged,
     /// The isolates it made have left enough memory behind for a fresh process to go on.
     Worn,
@@ -166,6 +167,7 @@ impl Host {
             starts: Semaphore::new(STARTS_MAX),
             spare: Spare::default(),
             shutdown,
+            stuck: CancellationToken::new(),
             made: tokio::sync::watch::channel(0).0,
             calls: TaskTracker::new(),
             part: options.part,
@@ -224,6 +226,10 @@ impl Host {
                     }
                     Fatal::Lost(error) => return Err(error.into()),
                 },
+                () = self.shared.stuck.cancelled() => {
+                    tracing::error!("no engine starts any more; another Host has to go on");
+                    return Ok(HostEnd::Wedged);
+                }
                 event = self.subscription.next() => {
                     self.fold(event, true)?;
                 }

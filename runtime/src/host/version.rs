@@ -12,11 +12,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use xs_engine::{BlobHash, Frame, FrameId};
-use xs_protocol::Client;
+use xs_protocol::{AppendRequest, Client};
 
 use super::config::Config;
-use super::lifecycle::{Key, Versions};
+use super::lifecycle::{Event, Key, Versions};
 use super::part::Part;
+use super::report;
 use super::spare::Spare;
 use super::store::{Finish, ProcessorStore};
 use crate::isolate::{
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     pub(super) spare: Spare,
     /// Fires when the Host ends, whatever it ends for.
     pub(super) shutdown: CancellationToken,
+    /// Fires when an isolate is not there in time, and no other will be.
+    pub(super) stuck: CancellationToken,
     /// How many isolates were given a module.
     pub(super) made: watch::Sender<usize>,
     /// Calls of commands that have begun and are not answered; closed when no more may begin.
@@ -137,9 +140,34 @@ impl Version {
     /// Evaluates the module on a thread of its own. Nothing else of it runs yet.
     ///
     /// # Errors
-    /// [`ModuleError`] says what is wrong with the module, and where.
+    /// [`ModuleError`] says what is wrong with the module, and where; of the kind `Stopped` when
+    /// the Host ends, since there is no engine to be had.
     pub(super) async fn start(&self) -> Result<Started, ModuleError> {
+        match self.start_in_time().await {
+            Err(error) if error.kind == FailureKind::Engine => Err(self.stuck(error).await),
+            started => started,
+        }
+    }
+
+    /// Ends the Host: what keeps an engine from being made is of the process, and no module is to
+    /// blame. The next Host starts them all.
+    async fn stuck(&self, error: ModuleError) -> ModuleError {
+        let shared = &self.shared;
+        let line = report::failure(&self.key, Event::Retrying, self.create, &error, None);
+        let append = shared.client.append(&AppendRequest::frames(vec![line])).await;
+        if let Err(error) = append {
+            tracing::warn!(processor = %self.key, %error, "cannot say that it does not start");
+        }
+        shared.stuck.cancel();
+        shared.shutdown.cancelled().await;
+        ModuleError::new(FailureKind::Stopped, error.message)
+    }
+
+    async fn start_in_time(&self) -> Result<Started, ModuleError> {
         let _turn = self.shared.starts.acquire().await;
+        if self.shared.shutdown.is_cancelled() {
+            return Err(ModuleError::new(FailureKind::Stopped, "the Host ends"));
+        }
         self.shared.made.send_modify(|made| *made += 1);
         let mould = Mould::of(&self.spec);
         let blank = match self.shared.spare.take(mould) {

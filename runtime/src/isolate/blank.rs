@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use deno_core::JsRuntime;
 use tokio::sync::{mpsc, oneshot};
@@ -59,7 +60,8 @@ pub(super) struct Work {
 pub(crate) struct Blank {
     mould: Mould,
     work: oneshot::Sender<Work>,
-    made: oneshot::Receiver<Result<(), ModuleError>>,
+    /// Until it was waited for.
+    made: Option<oneshot::Receiver<Result<(), ModuleError>>>,
 }
 
 impl Blank {
@@ -77,15 +79,22 @@ impl Blank {
             let text = format!("no thread for the module: {error}");
             ModuleError::new(FailureKind::Heap, text)
         })?;
-        Ok(Self { mould, work, made })
+        Ok(Self { mould, work, made: Some(made) })
     }
 
-    /// Waits until the runtime is made.
+    /// Waits until the runtime is made. One kept ready is made already.
     ///
     /// # Errors
-    /// [`ModuleError`] says why there is none.
-    pub(crate) async fn made(&mut self) -> Result<(), ModuleError> {
-        (&mut self.made).await.unwrap_or_else(|_| Err(panicked()))
+    /// [`ModuleError`] says why there is none, of the kind `Engine` when it takes too long.
+    pub(crate) async fn made(&mut self, max: Duration) -> Result<(), ModuleError> {
+        let Some(made) = &mut self.made else { return Ok(()) };
+        let made = tokio::time::timeout(max, made).await;
+        let made = made.map_err(|_| {
+            let text = format!("the JavaScript engine did not start in {max:?}");
+            ModuleError::new(FailureKind::Engine, text)
+        })?;
+        self.made = None;
+        made.unwrap_or_else(|_| Err(panicked()))
     }
 
     /// Whether it is of this mould.

@@ -24,6 +24,8 @@ pub enum FailureKind {
     Heap,
     /// It does not react to being stopped; its thread is given up.
     Wedged,
+    /// The engine was not there in time: nothing of the module has run.
+    Engine,
     /// The call was cancelled by its caller.
     Cancelled,
     /// It was stopped by the Host.
@@ -46,6 +48,7 @@ impl FailureKind {
             Self::Cpu => "cpu",
             Self::Heap => "heap",
             Self::Wedged => "wedged",
+            Self::Engine => "engine",
             Self::Cancelled => "cancelled",
             Self::Stopped => "stopped",
             Self::Store => "store",

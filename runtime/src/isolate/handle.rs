@@ -70,10 +70,11 @@ impl Isolate {
     /// # Errors
     /// As there.
     pub(crate) async fn start_on(
-        blank: Blank,
+        mut blank: Blank,
         spec: IsolateSpec,
         backend: Arc<dyn Backend>,
     ) -> Result<(Self, Definition), ModuleError> {
+        blank.made(spec.limits.engine).await?;
         let (requests, incoming) = mpsc::unbounded_channel();
         let (fate_out, fate) = watch::channel(None);
         let (started, definition) = oneshot::channel();

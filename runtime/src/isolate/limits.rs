@@ -60,6 +60,9 @@ pub struct Limits {
     pub heap_bytes: usize,
     /// Bytes granted once beyond it, so that the failure can be reported.
     pub heap_grace_bytes: usize,
+    /// Wall time that the engine may take to be there, before anything of a module runs. It takes
+    /// some 30 ms; this much is taken where something holds what all engines of a process share.
+    pub engine: Duration,
     /// CPU time without a return to the event loop.
     pub slice: Duration,
     /// Wall time of the evaluation of a module with a top-level `await`.
@@ -73,6 +76,7 @@ impl Default for Limits {
         Self {
             heap_bytes: 64 * 1024 * 1024,
             heap_grace_bytes: 16 * 1024 * 1024,
+            engine: Duration::from_secs(30),
             slice: Duration::from_secs(1),
             start: Duration::from_secs(10),
             stop: Duration::from_secs(5),

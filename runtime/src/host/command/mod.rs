@@ -273,6 +273,9 @@ impl Command {
                     self.isolate = Arc::new(started.isolate);
                     return Ok(());
                 }
+                Err(error) if is_wedged(&error) => {
+                    return Err(Ending::Wedged { error, input: None });
+                }
                 Err(error) => last = error,
             }
         }

@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use xs_runtime::host::HostEnd;
+
 use super::support::{World, meta};
 
 fn emits(text: &str) -> String {
@@ -135,5 +137,23 @@ async fn an_admins_version_needs_no_file_and_stays_until_the_file_changes() {
     world.append("xs.handler.other.create", json!({}), "");
     let invalid = meta(&world.wait("xs.handler.other.invalid", 1).await[0]);
     assert!(invalid["message"].as_str().unwrap().contains("no body"), "{invalid}");
+    host.stop().await;
+}
+
+/// What holds up one engine holds up all of the process, for ever perhaps: once no start came to an
+/// end any more, and nothing was said about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_engines_do_not_start_gives_way_to_another_and_blames_no_module() {
+    let command = "export default { run: () => ({ ok: true }) };";
+    let world = World::new(&[("handlers/h.js", &emits("1")), ("commands/c.js", command)]);
+    let host = world.host_without_engines().await;
+    let retrying = meta(&world.wait("xs.handler.h.retrying", 1).await[0]);
+    assert_eq!(retrying["code"], "engine", "{retrying}");
+    assert!(matches!(host.ended().await, HostEnd::Wedged));
+    assert!(world.topic("xs.handler.h.invalid").is_empty());
+    assert!(world.topic("xs.command.c.invalid").is_empty());
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.wait("xs.command.c.active", 1).await;
     host.stop().await;
 }

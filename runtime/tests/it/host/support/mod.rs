@@ -95,15 +95,25 @@ impl World {
         self.host_that_spends(usize::MAX).await
     }
 
+    /// Starts a Host whose engines have no time to start.
+    pub(crate) async fn host_without_engines(&self) -> Running {
+        let limits = Limits { engine: Duration::ZERO, ..Limits::default() };
+        self.host_of(usize::MAX, limits).await
+    }
+
     /// Starts a Host that ends after so many isolates beyond the first of each processor.
     pub(crate) async fn host_that_spends(&self, spent_isolates_max: usize) -> Running {
+        self.host_of(spent_isolates_max, Limits::default()).await
+    }
+
+    async fn host_of(&self, spent_isolates_max: usize, limits: Limits) -> Running {
         let (client, wire) = self.wired(Role::Host).await;
         let options = HostOptions {
             client,
             modules: Some(self.dir.path().to_owned()),
             env: Default::default(),
             allow: Allow::default(),
-            limits: Limits::default(),
+            limits,
             culprits: Vec::new(),
             spent_isolates_max,
             part: Part::All,
