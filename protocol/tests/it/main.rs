@@ -26,3 +26,5 @@ mod slow;
 mod tls;
 #[cfg(test)]
 mod tokens;
+#[cfg(test)]
+mod turns;

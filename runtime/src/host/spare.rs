@@ -62,23 +62,38 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 
 async fn make(shared: &Shared) -> Result<Blank, ModuleError> {
     let mut blank = Blank::start(Mould::of_heap(shared.limits.heap_bytes))?;
-    blank.made().await?;
+    blank.made(shared.limits.engine).await?;
     Ok(blank)
 }
 
 /// Resolves when nothing has started for a while.
 async fn rest(shared: &Shared) {
     let mut made = shared.made.subscribe();
-    let mut busy = 0;
+    let mut quiet = Quiet::default();
     loop {
         let before = used();
         let begun = tokio::time::timeout(REST, made.changed()).await.is_ok();
-        let rests = used().saturating_sub(before) <= REST_CPU;
-        busy = if rests { 0 } else { busy + 1 };
         let starts = begun || shared.starts.available_permits() < STARTS_MAX;
-        if !starts && (rests || busy > BUSY_RESTS_MAX) {
+        if quiet.is_after(starts, used().saturating_sub(before)) {
             return;
         }
+    }
+}
+
+/// Judges whether the moment to make one has come.
+#[derive(Default)]
+struct Quiet {
+    /// How many times in a row the Host was busy.
+    busy: u32,
+}
+
+impl Quiet {
+    /// Whether it has come after a rest in which modules started, or not, and the Host used so much
+    /// of a processor.
+    fn is_after(&mut self, starts: bool, used: Duration) -> bool {
+        let rests = used <= REST_CPU;
+        self.busy = if rests { 0 } else { self.busy + 1 };
+        !starts && (rests || self.busy > BUSY_RESTS_MAX)
     }
 }
 
@@ -86,4 +101,36 @@ async fn rest(shared: &Shared) {
 fn used() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(used).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_millis(1);
+    const HOG: Duration = Duration::from_millis(99);
+
+    #[test]
+    fn one_is_made_as_soon_as_nothing_starts() {
+        let mut quiet = Quiet::default();
+        assert!(!quiet.is_after(true, IDLE));
+        assert!(!quiet.is_after(true, HOG));
+        assert!(quiet.is_after(false, IDLE));
+        assert!(quiet.is_after(false, REST_CPU));
+    }
+
+    /// A module that failed again and again took each, so that making the next kept a second
+    /// processor busy.
+    #[test]
+    fn beside_modules_that_keep_a_processor_busy_it_waits_but_not_for_ever() {
+        let waits = |quiet: &mut Quiet| (0..).take_while(|_| !quiet.is_after(false, HOG)).count();
+        let mut quiet = Quiet::default();
+        assert_eq!(waits(&mut quiet), 50);
+        // A moment of rest begins the wait anew.
+        assert!(quiet.is_after(false, IDLE));
+        assert_eq!(waits(&mut quiet), 50);
+        // What starts meanwhile is waited for, however long that was.
+        assert!(!quiet.is_after(true, HOG));
+        assert!(quiet.is_after(false, HOG));
+    }
 }

@@ -164,6 +164,24 @@ async fn a_first_promise_in_a_group_has_the_group_repeated() {
     assert!(failure.shared && failure.fresh, "{failure:?}");
 }
 
+/// A commit that holds more than a whole batch of inputs with one output each saves nothing more,
+/// and whoever appends waits behind it: a flood comes in pieces of a call.
+#[tokio::test]
+async fn calls_share_a_commit_up_to_as_many_outputs_as_a_batch_has_inputs() {
+    for (outputs, calls) in [(1, vec![512_usize]), (300, vec![2; 4]), (512, vec![1; 8])] {
+        let (isolate, memory) = handler(&format!(
+            "export default {{ topics: 'in', run(frame, ctx) {{
+              for (let i = 0; i < {outputs}; i++) ctx.append('o', {{ meta: {{ i }} }});
+            }} }};"
+        ))
+        .await;
+        let inputs = inputs(&memory, calls.iter().sum::<usize>() as u64);
+        let replies = soon(replies(&isolate, inputs)).await.unwrap();
+        let done: Vec<usize> = replies.iter().map(|reply| reply.done).collect();
+        assert_eq!(done, calls, "{outputs} outputs a call");
+    }
+}
+
 /// The outputs of one group went to the store as one batch, whatever the store's limits are.
 #[tokio::test]
 async fn a_group_ends_where_a_commit_is_full() {
