@@ -3,6 +3,7 @@ reader goes on."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import unittest
 from typing import Any, List, Optional
@@ -28,12 +29,13 @@ from xs_stream import (
     messages,
     parse_address,
 )
+from xs_stream.blobs import pieces
 from xs_stream.coding import PREFACE, PUSH, RESPONSE, Op, Writer, message
 from xs_stream.errors import CODES, refusal_of
 from xs_stream.messages import ReadOptions, read_options
 from xs_stream.reading import Backoff, Reading
 from xs_stream.session import Answer, Flow, Push, Session
-from xs_stream.values import patterns_of
+from xs_stream.values import patterns_of, time_of
 
 
 class Values(unittest.TestCase):
@@ -69,6 +71,24 @@ class Values(unittest.TestCase):
         for bad in ("", "1:2:3", "00" * 16 + ":1", "00" * 16 + ":x:1"):
             with self.assertRaises(InvalidValue, msg=bad):
                 ResumePoint.parse(bad)
+
+    def test_what_is_no_time_or_body_is_named(self) -> None:
+        self.assertEqual(time_of(1700000000000), 1700000000000)
+        zone = datetime.timezone.utc
+        self.assertEqual(time_of(datetime.datetime(2023, 11, 14, tzinfo=zone)), 1699920000000)
+        wrong: Any = "1h"
+        with self.assertRaisesRegex(InvalidValue, "not '1h'"):
+            time_of(wrong)
+
+        async def first(source: Any) -> bytes:
+            async for piece in pieces(source):
+                return piece
+            return b""
+
+        self.assertEqual(asyncio.run(first([b"a"])), b"a")
+        for bad, name in ((5, "int"), ({"a": 1}, "dict")):
+            with self.assertRaisesRegex(InvalidValue, f"not {name}; json="):
+                asyncio.run(first(bad))
 
     def test_patterns_have_a_most(self) -> None:
         self.assertEqual(patterns_of("a, b.*"), ["a", "b.*"])

@@ -274,8 +274,12 @@ export class Client {
     const { conditions, key, durable, signal, ...rest } = options;
     let sent: Body | undefined;
     if (body === undefined || typeof body === "string" || body instanceof Uint8Array) sent = body;
-    else if ("blob" in body) sent = body;
-    else sent = { blob: (await this.putBlob(body, { signal })).hash };
+    else if (isSource(body)) sent = { blob: (await this.putBlob(body, { signal })).hash };
+    else if (typeof body === "object" && "blob" in body) sent = body;
+    else {
+      const text = "a body is text, bytes, a blob or an iterable of bytes; json takes other values";
+      throw new InvalidValue(text);
+    }
     const frames = [{ ...rest, topic, body: sent }];
     const done = await this.appendBatch({ frames, conditions, key, durable }, { signal });
     const [stamp] = done.frames;
@@ -562,6 +566,10 @@ export class Client {
 function isUnknown(error: unknown): boolean {
   const isLost = error instanceof ConnectionLost && !(error instanceof NotSent);
   return isLost || error instanceof Indeterminate;
+}
+
+function isSource(body: object): body is Source {
+  return Symbol.asyncIterator in Object(body) || Symbol.iterator in Object(body);
 }
 
 function isLong(frame: NewFrame): boolean {

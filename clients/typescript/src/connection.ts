@@ -385,7 +385,9 @@ function dialSocket(dial: Dial): Dialed {
       resolve();
     });
     const fail = (cause: NodeJS.ErrnoException) => {
-      const text = `${addressText(address)}: ${cause.message || cause.code}`;
+      const nobody = cause.code === "ENOENT" || cause.code === "ECONNREFUSED";
+      const advice = nobody ? "; is a server running there (xs serve)?" : "";
+      const text = `${addressText(address)}: ${cause.message || cause.code}${advice}`;
       const isTls =
         "tls" in address && address.tls && !cause.syscall && cause.code !== "ECONNRESET";
       reject(isTls ? new TlsError(text, { cause }) : new ConnectError(text, { cause }));

@@ -108,6 +108,9 @@ export function patternsOf(topics: Topics): string[] {
 
 /** A u64 from what people give. @throws {InvalidValue} */
 export function u64(number: bigint | number, what: string): bigint {
+  if (typeof number !== "bigint" && typeof number !== "number") {
+    throw new InvalidValue(`${what} is a number or a bigint, not ${JSON.stringify(number)}`);
+  }
   if (typeof number === "number" && !Number.isSafeInteger(number)) {
     throw new InvalidValue(`${number} is not a whole number for ${what}; give a bigint`);
   }

@@ -28,7 +28,15 @@ import { isLocal } from "../src/address.js";
 import { append, selection } from "../src/messages.js";
 import { Backoff, Reading } from "../src/reading.js";
 import { Flow, Session, type Event } from "../src/session.js";
-import { hashBytes, idBytes, idOfBytes, patternsOf, ttlNumbers, ttlText } from "../src/values.js";
+import {
+  hashBytes,
+  idBytes,
+  idOfBytes,
+  patternsOf,
+  timeMs,
+  ttlNumbers,
+  ttlText,
+} from "../src/values.js";
 import { deliver, event, gap, message, record } from "./support.js";
 
 describe("values", () => {
@@ -66,6 +74,13 @@ describe("values", () => {
     for (const bad of ["", "1:2:3", `${"00".repeat(16)}:1`, `${"00".repeat(16)}:x:1`]) {
       assert.throws(() => parseResume(bad), InvalidValue, bad);
     }
+  });
+
+  it("what is no time is named", () => {
+    assert.equal(timeMs(1700000000000), 1700000000000n);
+    assert.equal(timeMs(new Date(5)), 5n);
+    const wrong: unknown = "1h";
+    assert.throws(() => timeMs(wrong as number), /not "1h"/);
   });
 
   it("patterns have a most", () => {

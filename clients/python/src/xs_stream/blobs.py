@@ -11,6 +11,7 @@ from typing import (
     AsyncIterable,
     AsyncIterator,
     Iterable,
+    Mapping,
     Optional,
     Sequence,
     Set,
@@ -55,9 +56,14 @@ async def pieces(source: Any) -> AsyncIterator[bytes]:
             if not piece:
                 return
             yield piece
-    else:
+    elif isinstance(source, Iterable) and not isinstance(source, Mapping):
         for piece in source:
             yield piece
+    else:
+        raise InvalidValue(
+            "a body is bytes, text, a hash, a file or an iterable of bytes, "
+            f"not {type(source).__name__}; json= takes other values"
+        )
 
 
 class BlobWriter:

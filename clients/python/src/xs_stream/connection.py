@@ -350,7 +350,9 @@ async def open_connection(
         if isinstance(error, ssl.SSLError):
             raise TlsError(f"{address}: {error.reason or error}: {error}") from error
         if isinstance(error, OSError) and not isinstance(error, XsError):
-            raise ConnectError(f"{address}: {error.strerror or error}") from error
+            nobody = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
+            advice = "; is a server running there (xs serve)?" if nobody else ""
+            raise ConnectError(f"{address}: {error.strerror or error}{advice}") from error
         raise
 
 

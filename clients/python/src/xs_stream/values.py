@@ -184,9 +184,11 @@ def bound_of(bound: Bound) -> Union[int, FrameId]:
 
 
 def time_of(time: Time) -> int:
-    """Milliseconds since 1970."""
+    """Milliseconds since 1970. Raises InvalidValue."""
     if isinstance(time, datetime.datetime):
         return int(time.timestamp() * 1000)
+    if not isinstance(time, int):
+        raise InvalidValue(f"a time is a datetime or milliseconds since 1970, not {time!r}")
     return time
 
 
