@@ -82,7 +82,13 @@ class Frame {
     return op_xs_body_now(hash) ?? (await op_xs_blob_text(hash));
   }
   async json() {
-    return parse(await this.text());
+    const text = await this.text();
+    try {
+      return parse(text);
+    } catch (error) {
+      const what = text === "" ? "it is empty" : error.message;
+      throw new SyntaxError(`the body of ${this.topic} ${this.id} is not JSON: ${what}`);
+    }
   }
   async bytes() {
     return this.hash === null ? new Uint8Array(0) : await op_xs_blob_bytes(this.hash);

@@ -188,6 +188,8 @@ function output(run, input, value, asBody) {
   } else if (isPlain(value) || typeof value.toJSON === "function") {
     if (asBody) hand(run, input, "", "", "", jsonText(value, "the result"));
     else hand(run, input, "", metaOf(value, "the result"), "", "");
+  } else if (typeof value.next === "function") {
+    throw new TypeError("a generator cannot become a frame; a handler has run(...) without *, others write yield* for what yields");
   } else {
     throw new TypeError(`${nameOf(value)} cannot become a frame; return a plain object, text, bytes or frame({...})`);
   }

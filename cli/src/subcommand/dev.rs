@@ -27,7 +27,7 @@ pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
     let store = dev.dir.join(".xs/dev");
     let mut words = vec!["xs".into(), "serve".into(), store.clone().into_os_string()];
     words.extend(["--modules".into(), dev.dir.clone().into_os_string()]);
-    words.extend(["--sync", "none", "--log-level", "error"].map(Into::into));
+    words.extend(["--sync", "none", "--log-level", "warn"].map(Into::into));
     let allow = [
         (dev.allow.allow_net_any, "--allow-net-any"),
         (dev.allow.allow_net_private, "--allow-net-private"),
@@ -58,7 +58,9 @@ async fn watch(store: &Path) -> anyhow::Result<()> {
         }
     };
     let mut view = View { out: Output::stdout(), saves: HashMap::new(), running: HashMap::new() };
-    view.out.line(&format!("store {}", store.display()))?;
+    if view.out.is_person() {
+        view.out.line(&format!("store {}", store.display()))?;
+    }
     let options = ReadOptions {
         topics: TopicPatterns::everything(),
         start: Start::After(Bound::Id(start_of_this(&client).await?)),

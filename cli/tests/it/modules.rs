@@ -201,10 +201,14 @@ fn dev_serves_a_store_of_its_own_and_shows_what_happens() {
     let mut dev = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
     let mut until = |what: &str| {
-        let found = lines.by_ref().map(Result::unwrap).find(|line| line.contains(what));
+        let mut lines = lines.by_ref().map(Result::unwrap);
+        // A program is given frames and nothing else.
+        let found = lines.find(|line| {
+            assert!(line.starts_with('{'), "{line}");
+            line.contains(what)
+        });
         found.unwrap_or_else(|| panic!("nothing is said of {what}"))
     };
-    until("m/.xs/dev");
     until("xs.handler.sum.active");
     let called = |store: &str| place.xs(&["-a", store, "call", "limit"]);
     crate::support::eventually(|| {

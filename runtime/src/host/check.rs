@@ -14,7 +14,8 @@ use super::files;
 use super::lifecycle::Key;
 use super::sync::find;
 use crate::isolate::{
-    Backend, BackendCode, BackendError, Isolate, IsolateSpec, Limits, LogLevel, ModuleError,
+    Backend, BackendCode, BackendError, FailureKind, Isolate, IsolateSpec, Limits, LogLevel,
+    ModuleError,
 };
 use crate::loader::ModuleGraph;
 use crate::permissions::Allow;
@@ -22,15 +23,16 @@ use crate::permissions::Allow;
 /// What became of one file.
 #[derive(Debug)]
 pub struct Checked {
-    /// The processor it defines.
-    pub key: Key,
+    /// The processor it defines; `None` when a server would not look at it.
+    pub key: Option<Key>,
     /// The file, relative to the directory.
     pub file: String,
     /// What is wrong with it, if anything is.
     pub error: Option<ModuleError>,
 }
 
-/// Checks every module of a directory, in the order of their names.
+/// Checks every module of a directory, in the order of their names, and last what looks like one
+/// and would not be run.
 ///
 /// # Errors
 /// When the directory or its `xs.toml` cannot be read.
@@ -46,8 +48,14 @@ pub async fn check(dir: &Path, allow: &Allow) -> io::Result<Vec<Checked>> {
             None => evaluate(dir, key, &found.source, &found.config.config, allow).await.err(),
         };
         let file = own.first().cloned().unwrap_or_default();
-        all.push(Checked { key: key.clone(), file, error });
+        all.push(Checked { key: Some(key.clone()), file, error });
     }
+    let misnamed = scan.misnamed.into_iter().map(|(file, error)| (file, error.to_string()));
+    let strays = scan.strays.into_iter().map(|(file, why)| (file, format!("not run: {why}")));
+    all.extend(misnamed.chain(strays).map(|(file, why)| {
+        let error = Some(ModuleError::new(FailureKind::Definition, why));
+        Checked { key: None, file, error }
+    }));
     Ok(all)
 }
 

@@ -2,8 +2,9 @@
 //! loader's business, and nothing is started.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -14,6 +15,8 @@ use crate::name::{Kind, NameError, ProcessorName};
 const DEPTH_MAX: usize = 8;
 /// Files and directories looked at in one scan.
 const ENTRIES_MAX: usize = 20_000;
+/// Bytes of a file that are looked at to tell whether it looks like a module.
+const LOOK_BYTES_MAX: u64 = 64 * 1024;
 /// The file that configures modules.
 pub const CONFIG_FILE: &str = "xs.toml";
 
@@ -25,6 +28,8 @@ pub struct Scan {
     pub modules: BTreeMap<Key, Vec<String>>,
     /// Files whose names are not names of processors.
     pub misnamed: Vec<(String, NameError)>,
+    /// Files that look like modules and lie where none is looked for, and what to do with each.
+    pub strays: Vec<(String, String)>,
 }
 
 impl Scan {
@@ -49,6 +54,10 @@ pub fn scan(dir: &Path) -> io::Result<Scan> {
     for kind in Kind::ALL {
         for path in walk(dir, Path::new(kind.dir()), &mut seen)? {
             let below = path.strip_prefix(kind.dir()).unwrap_or(&path);
+            if let Some(end) = below.extension().and_then(foreign_end) {
+                let text = format!("modules end in .ts or .js, not in .{end}");
+                scan.strays.push((path.to_string_lossy().into_owned(), text));
+            }
             let Some(name) = below.to_str().and_then(module_name) else { continue };
             let file = path.to_string_lossy().into_owned();
             match ProcessorName::parse(&name) {
@@ -58,7 +67,47 @@ pub fn scan(dir: &Path) -> io::Result<Scan> {
         }
     }
     scan.modules.values_mut().for_each(|files| files.sort());
+    scan.strays.extend(outside(dir)?);
     Ok(scan)
+}
+
+/// The ending of a source that is not taken for a module.
+fn foreign_end(end: &OsStr) -> Option<&str> {
+    let ends = ["mjs", "cjs", "jsx", "mts", "cts", "tsx"];
+    end.to_str().filter(|end| ends.contains(end))
+}
+
+/// Files that define a processor beside the directories where it would be run: in `dir` itself, or
+/// in a directory that is named like a kind.
+fn outside(dir: &Path) -> io::Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for below in ["", "generator", "handler", "command"] {
+        let Ok(entries) = fs::read_dir(dir.join(below)) else { continue };
+        for entry in entries.take(ENTRIES_MAX) {
+            let path = Path::new(below).join(entry?.file_name());
+            let name = path.to_str().filter(|_| dir.join(&path).is_file());
+            let Some(name) = name.filter(|name| module_name(name).is_some()) else { continue };
+            if looks_like_module(&dir.join(&path)) {
+                let text = match below {
+                    "" => "modules lie in generators/, handlers/ or commands/".to_owned(),
+                    kind => format!("the directory is called {kind}s/"),
+                };
+                found.push((name.to_owned(), text));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a file has a default export and imports what definitions are made with.
+fn looks_like_module(path: &Path) -> bool {
+    let mut text = String::new();
+    let read =
+        fs::File::open(path).and_then(|file| file.take(LOOK_BYTES_MAX).read_to_string(&mut text));
+    read.is_ok()
+        && text.contains("export default")
+        && ["from \"xs\"", "from 'xs'"].iter().any(|from| text.contains(from))
 }
 
 /// The JavaScript and TypeScript files below a directory that are not hidden, relative to it and in
@@ -225,6 +274,21 @@ mod tests {
             scan(dir.path()).unwrap().misnamed.into_iter().map(|(file, _)| file).collect();
         misnamed.sort();
         assert_eq!(misnamed, ["commands/9.js", "commands/xs.js"]);
+    }
+
+    #[test]
+    fn a_module_that_lies_beside_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &["a.ts", "handler/b.ts", "handlers/c.mjs", "handlers/d.json"]);
+        let lost = "import { handler } from \"xs\";\nexport default handler({});";
+        for file in ["lost.ts", "handler/lost.js", "lib/shared.ts", "_lost.ts", "lost.test.ts"] {
+            write(dir.path(), &[file]);
+            fs::write(dir.path().join(file), lost).unwrap();
+        }
+        let strays = scan(dir.path()).unwrap().strays;
+        let files: Vec<_> = strays.iter().map(|(file, _)| file.as_str()).collect();
+        assert_eq!(files, ["handlers/c.mjs", "handler/lost.js", "lost.ts"]);
+        assert!(strays[1].1.contains("handlers/"), "{}", strays[1].1);
     }
 
     #[test]

@@ -107,6 +107,9 @@ fn look(dir: &Path, part: &Part, known: &[(Key, Taken)]) -> Result<Looked, Strin
     for (file, error) in &scan.misnamed {
         tracing::warn!(file, %error, "not the name of a processor");
     }
+    for (file, why) in &scan.strays {
+        tracing::warn!(file, why, "not run");
+    }
     let gone = known.iter().filter(|(key, _)| !scan.modules.contains_key(key)).cloned().collect();
     let mut changed = Vec::new();
     for key in scan.modules.keys().filter(|key| part.has(&key.name)) {

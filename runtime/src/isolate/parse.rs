@@ -147,6 +147,36 @@ fn wrong(message: impl Into<String>) -> ModuleError {
     ModuleError::new(FailureKind::Definition, message)
 }
 
+/// What is said of an option that is none, by the words in which serde says it.
+fn unknown(kind: Kind, what: &str) -> Option<String> {
+    let mut quoted = what.strip_prefix("unknown field `")?.split('`').step_by(2);
+    let found = quoted.next()?;
+    let known: Vec<&str> = quoted.filter(|name| !name.is_empty()).collect();
+    let top = known.contains(&"about");
+    let fits = |name: &&&str| !top || ALL_KINDS.contains(name) || own(kind).contains(name);
+    let known: Vec<&str> = known.iter().filter(fits).copied().collect();
+    let alike = |name: &&&str| {
+        let (one, other) = (name.to_lowercase(), found.to_lowercase());
+        one.starts_with(&other) || other.starts_with(&one)
+    };
+    let advice = match known.iter().find(alike) {
+        Some(name) => format!("did you mean {name}?"),
+        None => format!("there are {}", known.join(", ")),
+    };
+    Some(format!("{found} is no option of a {}; {advice}", kind.as_str()))
+}
+
+const ALL_KINDS: [&str; 6] = ["about", "timeout", "isolation", "config", "permissions", "output"];
+
+/// The options that one kind has and the others do not.
+const fn own(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Handler => &["topics", "start", "onError", "pulse", "tick", "migrate", "state"],
+        Kind::Command => &["args", "concurrency", "onCrash"],
+        Kind::Generator => &["duplex"],
+    }
+}
+
 fn millis(value: f64) -> Duration {
     Duration::try_from_secs_f64(value / 1000.0).unwrap_or(Duration::MAX)
 }
@@ -157,7 +187,10 @@ pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleErr
         let text = error.to_string();
         // The place in a text that the author never saw helps nobody.
         let what = text.split(" at line ").next().unwrap_or_default();
-        wrong(format!("the definition is not one of a {}: {what}", kind.as_str()))
+        wrong(unknown(kind, what).unwrap_or_else(|| {
+            let what = what.replace("expected a sequence", "expected an array");
+            format!("the definition is not one of a {}: {what}", kind.as_str())
+        }))
     })?;
     belongs(kind, &fields)?;
     let timeout = fields.timeout.map_or(TIMEOUT_DEFAULT, millis);
@@ -239,12 +272,17 @@ fn belongs(kind: Kind, fields: &Fields) -> Result<(), ModuleError> {
         for (name, given) in names {
             if *given && owner != kind {
                 let (owner, kind) = (owner.as_str(), kind.as_str());
-                return Err(wrong(format!("{name} belongs to a {owner}; this is a {kind}")));
+                return Err(wrong(format!(
+                    "{name} belongs to a {owner}; this is a {kind}, for it lies in {kind}s/"
+                )));
             }
         }
     }
     if kind == Kind::Handler && fields.topics.is_none() {
-        return Err(wrong("a handler needs topics, for example topics: \"metrics.recv\""));
+        return Err(wrong(
+            "a handler needs topics, for example topics: \"metrics.recv\"; \
+             what lies in handlers/ is one",
+        ));
     }
     if fields.tick != fields.pulse.is_some() {
         return Err(wrong("pulse and tick go together: pulse: \"10s\", tick(ctx) {...}"));

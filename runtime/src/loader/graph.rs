@@ -65,7 +65,14 @@ impl Sources for Directory<'_> {
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let file =
             openat2(&root, path, flags, Mode::empty(), inside).map_err(|errno| match errno {
-                Errno::NOENT => "there is no such file".to_owned(),
+                // Other tools take one ending for the other.
+                Errno::NOENT => match twin(path).filter(|twin| {
+                    let flags = OFlags::PATH | OFlags::CLOEXEC;
+                    openat2(&root, twin, flags, Mode::empty(), inside).is_ok()
+                }) {
+                    Some(twin) => format!("there is no such file, but there is {twin}"),
+                    None => "there is no such file".to_owned(),
+                },
                 Errno::XDEV | Errno::LOOP => {
                     "it is a link that leads out of the modules directory".to_owned()
                 }
@@ -86,6 +93,12 @@ impl Sources for Directory<'_> {
 }
 
 struct Kept(BTreeMap<String, String>);
+
+/// The same path with the other ending of a source.
+fn twin(path: &str) -> Option<String> {
+    let other = |from: &str, to: &str| path.strip_suffix(from).map(|stem| stem.to_owned() + to);
+    other(".js", ".ts").or_else(|| other(".ts", ".js"))
+}
 
 impl Sources for Kept {
     fn read(&self, path: &str) -> Result<String, String> {

@@ -134,7 +134,7 @@ async fn settle(
     }
     match event {
         Event::Invalid | Event::FinError => {
-            let message = told["message"].as_str().unwrap_or("no message");
+            let message = survey::message(&told);
             let place = survey::place(&told).map(|place| format!(" ({place})"));
             let text = format!("{key}: {message}{}", place.unwrap_or_default());
             Fault::fail(Exit::Failed, text)

@@ -20,7 +20,10 @@ pub(super) async fn run(dir: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit
         let error = error.as_ref().map(|error| error.to_json());
         if !out.is_person() {
             let line = json!({
-                "kind": key.kind.as_str(), "name": key.name.as_str(), "file": file, "error": error,
+                "kind": key.as_ref().map(|key| key.kind.as_str()),
+                "name": key.as_ref().map(|key| key.name.as_str()),
+                "file": file,
+                "error": error,
             });
             out.line(&line.to_string())?;
         } else if let Some(error) = &error {

@@ -182,19 +182,39 @@ pub(crate) fn meta(frame: &Frame) -> Value {
 /// The first line of what went wrong, and where.
 pub(crate) fn summary(frame: &Frame) -> String {
     let meta = meta(frame);
-    let message = meta["message"].as_str().unwrap_or("no message");
+    let message = message(&meta);
     let place = place(&meta).map(|place| format!(" ({place})")).unwrap_or_default();
     format!("{}{place}", message.lines().next().unwrap_or_default())
 }
 
 /// Everything about what went wrong, with the stack.
 pub(crate) fn describe(error: &Value) -> String {
-    let message = error["message"].as_str().unwrap_or("no message");
-    let code = error["code"].as_str().map(|code| format!("{code}: ")).unwrap_or_default();
-    let place = place(error).map(|place| format!("\n  at {place}")).unwrap_or_default();
-    let more = ["code_frame", "stack"].iter().filter_map(|key| error[*key].as_str());
-    let more: String = more.map(|text| format!("\n{text}")).collect();
-    format!("{code}{message}{place}{more}")
+    let message = message(error);
+    // What was thrown says so itself.
+    let code = error["code"].as_str().filter(|code| *code != "throw");
+    let mut text = code.map(|code| format!("{code}: ")).unwrap_or_default() + message;
+    if let Some(place) = place(error) {
+        text += &format!("\n  at {place}");
+    }
+    if let Some(frame) = error["code_frame"].as_str() {
+        text += &format!("\n{}", frame.trim_end());
+    }
+    // The stack begins with the message again, and its first place is the one above.
+    let stack = error["stack"].as_str().unwrap_or_default();
+    let stack = stack.strip_prefix(message).unwrap_or(stack).trim_matches('\n');
+    if stack.lines().count() > 1 {
+        text += &format!("\n{stack}");
+    }
+    text
+}
+
+/// What was said about an error, or why a generator waits without one.
+pub(super) fn message(error: &Value) -> &str {
+    match (error["message"].as_str(), error["reason"].as_str()) {
+        (Some(message), _) => message,
+        (None, Some("finished")) => "it has ended and runs again",
+        (None, _) => "no message",
+    }
 }
 
 /// `file:line:column`, as far as it is known.
@@ -225,6 +245,22 @@ impl Facts {
 mod tests {
     use super::*;
     use xs_engine::NewFrame;
+
+    #[test]
+    fn what_went_wrong_is_said_once() {
+        let mut error = json!({
+            "code": "throw", "message": "Error: x", "file": "a.ts", "line": 1, "column": 2,
+            "code_frame": "> 1 | x\n", "stack": "Error: x\n    at run (a.ts:1:2)",
+        });
+        assert_eq!(describe(&error), "Error: x\n  at a.ts:1:2\n> 1 | x");
+        error["stack"] = json!("Error: x\n    at f (a.ts:1:2)\n    at run (a.ts:3:4)");
+        error["code"] = json!("cpu");
+        assert_eq!(
+            describe(&error),
+            "cpu: Error: x\n  at a.ts:1:2\n> 1 | x\n    at f (a.ts:1:2)\n    at run (a.ts:3:4)"
+        );
+        assert_eq!(describe(&json!({ "reason": "finished" })), "it has ended and runs again");
+    }
 
     fn module(event: Event, running: Running) -> Module {
         let new = NewFrame::new(Topic::parse("xs.handler.a.active").unwrap());

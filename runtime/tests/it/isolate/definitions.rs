@@ -39,7 +39,22 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "handlers/it.js",
             "export default { run() {}, topics: 'a', topic: 'b' };",
-            "unknown field `topic`",
+            "topic is no option of a handler; did you mean topics?",
+        ),
+        (
+            "generators/it.js",
+            "export default { run() {}, sometimes: 1 };",
+            "there are about, timeout, isolation, config, permissions, output, duplex",
+        ),
+        (
+            "commands/it.js",
+            "export default { run() {}, permissions: { net: 'a.example' } };",
+            "\"a.example\", expected an array",
+        ),
+        (
+            "commands/it.js",
+            "export default { run() {}, permissions: { nets: [] } };",
+            "did you mean net?",
         ),
         (
             "handlers/it.js",

@@ -102,6 +102,22 @@ fn no_import_leads_out_of_the_directory() {
     }
 }
 
+/// As other tools resolve imports; not what lies outside of the directory.
+#[test]
+fn an_import_with_the_other_ending_is_told_the_file() {
+    for (specifier, named) in [("../lib/b.js", true), ("../lib/gone.ts", false)] {
+        let source = format!("import a from {};\nexport default a;", json!(specifier));
+        let (modules, outside) = tempting("generators/it.js", &source);
+        let lib = modules.0.path().join("lib");
+        fs::write(lib.join("b.ts"), "export default 1;").unwrap();
+        symlink(outside.path().join("secret.js"), lib.join("gone.js")).unwrap();
+        let error = modules.graph("generators/it.js").unwrap_err();
+        assert!(error.message.contains(MISSING), "{error}");
+        assert_eq!(error.message.contains("but there is lib/b.ts"), named, "{error}");
+        assert!(!error.message.contains("gone.js"), "{error}");
+    }
+}
+
 /// Also not at run time, whatever a specifier is made of.
 #[tokio::test]
 async fn no_dynamic_import_leads_out_of_the_directory() {

@@ -266,6 +266,7 @@ async fn values_become_frames_or_errors_that_name_the_fix() {
         ("10n", "cannot become a frame"),
         ("() => 1", "call it"),
         ("new Map()", "a Map cannot become a frame"),
+        ("(function* () { yield { a: 1 }; })()", "has run(...) without *"),
         ("[1, 2]", "frame({ json: [...] })"),
         ("({ a: 10n })", "meta is not JSON"),
         ("frame({ topic: 'xs.a' })", "belongs to xs itself"),
@@ -315,6 +316,20 @@ async fn saved_state_comes_back_and_the_initial_one_is_a_copy() {
     assert_eq!(meta(&reply.outputs[0]), json!({ "n": 42, "initial": 0 }));
     let broken = isolate.load_state(Some(Bytes::from_static(b"{"))).await;
     assert!(broken.is_err());
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_json_is_named() {
+    let (isolate, memory) =
+        handler("export default { topics: 'in', run: async (frame) => await frame.json() };").await;
+    for (body, want) in [("{\"a\":", "is not JSON: "), ("", "is not JSON: it is empty")] {
+        let frame = memory.add("in", &json!({}), body);
+        let id = frame.id().to_string();
+        let reply = reply(&isolate, vec![Input { frame, body: None, attempt: 1 }]).await;
+        let message = reply.failure.unwrap().error.message;
+        assert!(message.contains(&format!("the body of in {id} {want}")), "{message}");
+        isolate.load_state(None).await.unwrap();
+    }
 }
 
 #[tokio::test]
