@@ -201,6 +201,15 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         ClientError::Connect { kind: io::ErrorKind::ConnectionRefused, .. } => {
             format!("{error}; nobody listens there: xs serve STORE --listen ADDR does")
         }
+        ClientError::Connect { kind: io::ErrorKind::PermissionDenied, .. } => {
+            format!(
+                "{error}; a store's socket is its owner's alone: others come over \
+                 xs serve --listen, with a token"
+            )
+        }
+        ClientError::Connect { kind: io::ErrorKind::NotADirectory, .. } => {
+            format!("{error}; a store is a directory")
+        }
         ClientError::Untrusted { reason, .. } if reason.contains("no CA") => {
             format!("{error}; --tls-ca or $XS_TLS_CA names the CA of the server")
         }

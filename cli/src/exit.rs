@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use xs_engine::OpenError;
+
 /// How a subcommand ended, as scripts see it. `xs --help` and docs/operations.md list the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -73,6 +75,28 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
     Exit::Failed
 }
 
+/// What an error says: each of its causes once, and what helps where the system's words do not.
+pub(crate) fn text(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += &format!(": {cause}");
+        }
+    }
+    let opening = error.chain().find_map(|cause| cause.downcast_ref::<OpenError>());
+    if let Some(OpenError::Io { error, .. }) = opening {
+        text += match error.kind() {
+            io::ErrorKind::NotADirectory => "; a store is a directory",
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "; xs verify and xs restore read a store that cannot be written: \
+                 restore it to where it can"
+            }
+            _ => "",
+        };
+    }
+    text
+}
+
 /// Whether the reader of our output went away, which is no failure of ours.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
@@ -93,6 +117,17 @@ mod tests {
         assert_eq!(of(&error), Exit::NotFound);
         assert_eq!(format!("{error:#}"), "get: no such frame");
         assert_eq!(of(&anyhow::anyhow!("anything else")), Exit::Failed);
+    }
+
+    #[test]
+    fn each_cause_is_said_once() {
+        let error = anyhow::anyhow!("no room").context("write a: no room").context("copy b");
+        assert_eq!(text(&error), "copy b: write a: no room");
+        let kind = io::ErrorKind::ReadOnlyFilesystem;
+        let error = OpenError::Io { what: "lock", path: "s/LOCK".into(), error: kind.into() };
+        let said = text(&anyhow::Error::from(error).context("open the store s"));
+        assert!(said.starts_with("open the store s: cannot lock s/LOCK: "), "{said}");
+        assert!(said.contains("xs restore"), "{said}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! xs, the command line: what was typed becomes a request to a store, what comes back is printed.
 //! Nothing lives here that belongs to the engine, the protocol or the runtime.
 
+mod again;
 mod archive;
 mod args;
 mod config;
@@ -16,12 +17,12 @@ mod reach;
 mod report;
 mod serve;
 mod subcommand;
+mod usage;
 mod variables;
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 
 use crate::args::{Args, Subcommand};
 use crate::exit::Exit;
@@ -31,11 +32,14 @@ fn main() -> ExitCode {
     if let Some(ended) = help::answer(&argv) {
         return end(ended);
     }
-    let argv = match config::take_in(args::lift(argv)) {
+    let argv = match usage::locate(argv).and_then(config::take_in) {
         Ok(argv) => argv,
         Err(error) => return end(Err(error)),
     };
-    let args = Args::parse_from(&argv);
+    let args = match usage::parse(&argv) {
+        Ok(args) => args,
+        Err(error) => error.exit(),
+    };
     // The Host has a runtime of its own making.
     let args = match args {
         Args { subcommand: Subcommand::Host(host), .. } => return serve::run_host(host),
@@ -59,7 +63,7 @@ fn end(ended: anyhow::Result<Exit>) -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) if exit::is_closed_pipe(&error) => Exit::Ok.into(),
         Err(error) => {
-            output::notice(&format!("{error:#}"));
+            output::notice(&exit::text(&error));
             exit::of(&error).into()
         }
     }

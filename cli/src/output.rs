@@ -109,13 +109,31 @@ impl<W: Write> Output<W> {
 
     /// A line of text.
     pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
-        self.to.write_all(line.as_bytes())?;
-        self.to.write_all(b"\n")
+        let written = self.to.write_all(line.as_bytes());
+        written.and_then(|()| self.to.write_all(b"\n")).map_err(unwritten)
     }
 
     /// Bytes as they are.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.to.write_all(bytes)
+        self.to.write_all(bytes).map_err(unwritten)
+    }
+
+    /// The first, or only, bytes of a body that may not be for a terminal: false when it is left
+    /// out, which the person is told. To be followed by the others, then by `body_end`.
+    pub(crate) fn body_begin(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        if self.is_person() && !is_plain(bytes) {
+            self.flush()?;
+            notice("a body that is no text is left out here: pipe it, or redirect it to a file");
+            return Ok(false);
+        }
+        self.bytes(bytes)?;
+        Ok(true)
+    }
+
+    /// On a terminal what comes next begins with a line of its own.
+    pub(crate) fn body_end(&mut self, last: Option<u8>) -> io::Result<()> {
+        let open = self.is_person() && last.is_some_and(|last| last != b'\n');
+        if open { self.bytes(b"\n") } else { Ok(()) }
     }
 
     /// Named values: an object a line for a program, aligned columns for a person.
@@ -147,7 +165,7 @@ impl<W: Write> Output<W> {
 
     /// Writes out what was gathered.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+        self.to.flush().map_err(unwritten)
     }
 
     /// A time: RFC 3339 for a program; for a person the local time of day, and the date when that
@@ -156,7 +174,7 @@ impl<W: Write> Output<W> {
         let at = i64::try_from(time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
         let Some(at) = at else { return "-".to_owned() };
         if !self.is_person() {
-            return at.to_string();
+            return format!("{at:.3}");
         }
         let at = at.to_zoned(self.zone.clone());
         let today = Timestamp::now().to_zoned(self.zone.clone()).date();
@@ -271,6 +289,23 @@ pub(crate) async fn reader_gone() {
     }
 }
 
+/// Whether bytes, which may end within a character, do nothing on a terminal but be seen.
+fn is_plain(bytes: &[u8]) -> bool {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+}
+
+/// An error of standard output, told from one of the store: both may be on a full disk.
+fn unwritten(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
+}
+
 fn cell(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => printable(text),
@@ -328,6 +363,29 @@ mod tests {
         assert!(line.contains("  metrics.recv          {"), "{line}");
         assert!(line.trim_end().chars().count() <= 90, "{line}");
         assert!(!line.contains('\u{1b}'), "{line}");
+    }
+
+    #[test]
+    fn a_terminal_is_spared_what_is_no_text() {
+        for (bytes, plain) in [
+            (&b"text\r\n\ttab"[..], true),
+            ("caf\u{e9}".as_bytes(), true),
+            (&"caf\u{e9}".as_bytes()[..4], true),
+            (b"\x1b[31mred", false),
+            (b"\0", false),
+            (b"\xff\xd8\xff", false),
+            (b"", true),
+        ] {
+            assert_eq!(is_plain(bytes), plain, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn times_for_programs_sort_as_text() {
+        let mut bytes = Vec::new();
+        let output = Output::new(&mut bytes, Audience::Program, TimeZone::UTC);
+        assert_eq!(output.time(1_700_000_000_000), "2023-11-14T22:13:20.000Z");
+        assert_eq!(output.time(1_700_000_000_180), "2023-11-14T22:13:20.180Z");
     }
 
     #[test]

@@ -128,7 +128,7 @@ pub enum OptionsError {
     )]
     JournalBytes(u64),
     /// Not a sync policy.
-    #[error("{0:?} is not a sync policy: sync, interval:<ms>ms or none")]
+    #[error("{0:?} is not a sync policy: sync, interval:50ms or another time, or none")]
     SyncPolicy(String),
 }
 

@@ -38,6 +38,11 @@ pub enum AddressError {
     /// The host is neither an IP address nor `localhost`.
     #[error("{0:?} is not an IP address or localhost")]
     Host(String),
+    /// Another scheme than `xss://`.
+    #[error(
+        "{0:?} has a scheme that xs does not speak; give a store directory, :port, host:port, or xss://host:port for TLS"
+    )]
+    Scheme(String),
     /// No name and port behind `xss://`.
     #[error("{0:?} is not xss://host:port")]
     Tls(String),
@@ -61,6 +66,9 @@ impl Address {
         }
         if let Some(rest) = text.strip_prefix("xss://") {
             return parse_tls(rest).ok_or_else(|| AddressError::Tls(text.to_owned()));
+        }
+        if is_url(text) {
+            return Err(AddressError::Scheme(text.to_owned()));
         }
         if text.contains('/') || text.starts_with(['.', '~']) || !text.contains(':') {
             return Ok(Self::of_path(&expand_home(text)));
@@ -110,6 +118,14 @@ impl Address {
             _ => Ok(()),
         }
     }
+}
+
+/// `word://`, which no path that anybody means begins with.
+fn is_url(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| {
+        !scheme.is_empty()
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
+    })
 }
 
 fn parse_tls(text: &str) -> Option<Address> {

@@ -6,19 +6,32 @@ use clap::{Command, CommandFactory as _};
 
 use super::Args;
 
-/// Moves an address typed as the first positional argument of a subcommand behind `--addr`, as in
+/// Where an address is typed as the first positional argument of a subcommand, as in
 /// `xs cat ./store`. A word is an address when it cannot be a topic: it holds `/` or `:` or begins
 /// with `.`. Subcommands whose own arguments are directories are left alone.
-pub(crate) fn lift(argv: Vec<OsString>) -> Vec<OsString> {
+pub(crate) fn address_at(argv: &[OsString]) -> Option<usize> {
     let root = Args::command();
-    let Some((at, command)) = first_positional(&argv, &root) else { return argv };
+    let (at, command) = first_positional(argv, &root)?;
     let cannot_be = if command == "eval" { cannot_be_code } else { cannot_be_topic };
-    if !argv[at].to_str().is_some_and(cannot_be) {
-        return argv;
+    argv[at].to_str().is_some_and(cannot_be).then_some(at)
+}
+
+/// The subcommand that a command line is of, as far as its words name one.
+pub(crate) fn innermost(argv: &[OsString]) -> Command {
+    let mut root = Args::command();
+    root.build();
+    let mut command = &root;
+    let mut index = 1;
+    while let Some(word) = argv.get(index).and_then(|word| word.to_str()) {
+        if word.len() > 1 && word.starts_with('-') {
+            index += if takes_next(&root, command, word) { 2 } else { 1 };
+            continue;
+        }
+        let Some(below) = command.find_subcommand(word) else { break };
+        command = below;
+        index += 1;
     }
-    let mut lifted = argv;
-    lifted.insert(at, OsString::from("--addr"));
-    lifted
+    command.clone()
 }
 
 fn cannot_be_topic(word: &str) -> bool {
@@ -87,7 +100,10 @@ mod tests {
     use super::*;
 
     fn lifted(line: &str) -> String {
-        let words = lift(line.split(' ').map(OsString::from).collect());
+        let mut words: Vec<_> = line.split(' ').map(OsString::from).collect();
+        if let Some(at) = address_at(&words) {
+            words.insert(at, OsString::from("--addr"));
+        }
         words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 

@@ -23,7 +23,7 @@ use clap::Parser;
 use xs_engine::{Meta, Topic};
 use xs_protocol::Address;
 
-pub(crate) use address::lift;
+pub(crate) use address::{address_at, innermost};
 pub(crate) use append::{AppendArgs, meta_object};
 pub(crate) use cas::CasSubcommand;
 pub(crate) use cursor::{CursorSubcommand, EachArgs, Place};
@@ -33,7 +33,7 @@ pub(crate) use maintain::{
     RepairArgs, UpgradeArgs, VerifyArgs,
 };
 pub(crate) use modules::{DevArgs, KindArg, ModulesSubcommand, TestArgs};
-pub(crate) use reach::ReachArgs;
+pub(crate) use reach::{REACH, ReachArgs};
 pub(crate) use read::{
     BodyArgs, CatArgs, EffectsArgs, GetArgs, LastArgs, PatternArgs, TailArgs, WhyArgs,
 };
@@ -68,7 +68,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 condition not met, 5 cannot 
 pub(crate) struct Args {
     /// The store: a directory, a socket, :port, host:port or xss://host:port.
     #[arg(short = 'a', long, global = true, env = "XS_ADDR", value_name = "ADDR",
-        value_parser = Address::parse)]
+        help_heading = REACH, value_parser = Address::parse)]
     pub(crate) addr: Option<Address>,
     #[command(flatten)]
     pub(crate) reach: ReachArgs,
@@ -160,7 +160,7 @@ pub(crate) enum Subcommand {
     /// Look for what is wrong with a store's surroundings: its disk, its limits, its server.
     #[command(after_help = "Examples:\n  xs doctor\n  xs doctor ./store")]
     Doctor,
-    /// Check every byte of a store that nobody serves.
+    /// Check every byte of a store or backup, while it is served too.
     Verify(VerifyArgs),
     /// Save what is left of a damaged store into a new one.
     Repair(RepairArgs),

@@ -4,15 +4,19 @@ use std::path::PathBuf;
 
 use clap::ValueHint;
 
+/// The heading of these options in every help, below those of the subcommand itself.
+pub(crate) const REACH: &str = "Reaching the store";
+
 /// How to show who one is, and whom to trust.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ReachArgs {
     /// File with the token to show; without it $XS_TOKEN. No option takes the token itself: others
     /// on this machine can read command lines.
-    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, help_heading = REACH, value_name = "FILE",
+        value_hint = ValueHint::FilePath)]
     pub(crate) token_file: Option<PathBuf>,
     /// File with the certificates of the CAs to trust at xss:// addresses (PEM).
-    #[arg(long, global = true, env = "XS_TLS_CA", value_name = "FILE",
-        value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, env = "XS_TLS_CA", help_heading = REACH,
+        value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tls_ca: Option<PathBuf>,
 }

@@ -34,7 +34,7 @@ Examples:
 The token goes to whoever connects: in $XS_TOKEN, or in a file named by --token-file. A server that
 runs notices tokens that are made or revoked.")]
 pub(crate) struct TokenCreateArgs {
-    /// What to call it: 1 to 64 of a-z A-Z 0-9 _ - and .
+    /// What to call it: 1 to 64 of a-z A-Z 0-9 . _ -
     pub(crate) name: String,
     /// What it may do: read, append, admin or host.
     #[arg(long)]

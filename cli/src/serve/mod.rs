@@ -29,6 +29,7 @@ use tracing::{error, info};
 use xs_engine::{Batch, Health, Meta, NewFrame, OpenError, Store, StoreOptions, Topic};
 use xs_protocol::{Address, SOCKET_NAME, Server, ServerOptions};
 
+use crate::again::asked_again;
 use crate::args::ServeArgs;
 use crate::connect::default_store;
 use crate::exit::{Exit, Fault};
@@ -161,7 +162,7 @@ async fn serve(
     };
     tokio::select! {
         () = stop => Ok(exit),
-        () = signals.stop() => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
+        () = asked_again(async || signals.stop().await) => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
     }
 }
 
@@ -183,7 +184,17 @@ async fn announce(store: &Arc<Store>, topic: &'static str, meta: &serde_json::Va
 
 fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<PathBuf> {
     match (typed, addr) {
-        (Some(dir), _) => Ok(dir),
+        (Some(dir), _) => match dir.to_str().map(Address::parse) {
+            Some(Ok(Address::Tcp(_) | Address::Tls { .. })) => Fault::fail(
+                Exit::Usage,
+                format!(
+                    "{0} is no directory; xs serve STORE --listen {0} listens there",
+                    dir.display()
+                ),
+            ),
+            Some(Err(error)) => Fault::fail(Exit::Usage, error.to_string()),
+            _ => Ok(dir),
+        },
         (None, None) => default_store(),
         (None, Some(Address::Unix(socket))) => {
             Ok(socket.parent().map_or_else(PathBuf::new, Path::to_owned))

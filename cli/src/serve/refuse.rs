@@ -59,6 +59,15 @@ pub(super) fn append(error: &AppendError) -> Refusal {
     }
 }
 
+/// Why bytes of a blob that streams in were not taken.
+pub(super) fn blob_bytes(error: &io::Error) -> Refusal {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded => append(&AppendError::StorageFull),
+        _ => Refusal::new(Code::Internal, format!("cannot take the blob: {error}")),
+    }
+}
+
 /// Why something could not be read.
 pub(super) fn read(error: &ReadError) -> Refusal {
     let refusal = Refusal::new(read_code(error), error.to_string());
@@ -186,6 +195,15 @@ mod tests {
         for (error, code) in cases {
             assert_eq!(append(&error).code, code, "{error}");
         }
+    }
+
+    #[test]
+    fn a_long_body_that_does_not_fit_is_refused_as_a_short_one_is() {
+        let full = append(&AppendError::StorageFull);
+        let errno = rustix::io::Errno::NOSPC.raw_os_error();
+        let refusal = blob_bytes(&io::Error::from_raw_os_error(errno));
+        assert_eq!((refusal.code, refusal.message), (full.code, full.message));
+        assert_eq!(blob_bytes(&io::Error::other("why")).code, Code::Internal);
     }
 
     #[test]

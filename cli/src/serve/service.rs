@@ -294,7 +294,7 @@ struct Sink(BlobWriter);
 
 impl BlobSink for Sink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        self.0.write_all(bytes).map_err(|error| Refusal::new(Code::Internal, error.to_string()))
+        self.0.write_all(bytes).map_err(|error| refuse::blob_bytes(&error))
     }
 
     fn finish(self: Box<Self>) -> Result<(BlobHash, u64), Refusal> {

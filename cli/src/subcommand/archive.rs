@@ -147,7 +147,14 @@ pub(super) async fn unpacked(path: &Path) -> anyhow::Result<Option<Unpacked>> {
             shown.inc(bytes);
         })
     });
-    unpacked.await?.with_context(|| name)?;
+    // The decoder's word for it speaks of frames, but not of those that we do.
+    let unpacked = unpacked.await?.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::other("the archive is cut off; nothing was read")
+        }
+        _ => error,
+    });
+    unpacked.with_context(|| name)?;
     bar.finish_and_clear();
     Ok(Some(Unpacked { dir }))
 }

@@ -33,10 +33,17 @@ pub(super) async fn print(
 /// Writes a blob to the output piece by piece.
 pub(super) async fn copy(client: &Client, hash: &BlobHash, out: &mut Output) -> anyhow::Result<()> {
     let mut blob = open(client, hash).await?;
+    let mut last = None;
     while let Some(chunk) = blob.chunk().await {
-        out.bytes(&chunk.map_err(explain)?)?;
+        let chunk = chunk.map_err(explain)?;
+        match last {
+            None if !out.body_begin(&chunk)? => return Ok(()),
+            None => {}
+            Some(_) => out.bytes(&chunk)?,
+        }
+        last = chunk.last().copied().or(last);
     }
-    Ok(())
+    Ok(out.body_end(last)?)
 }
 
 /// The body of a frame, empty when it has none.

@@ -92,12 +92,13 @@ async fn print(client: &Client, result: &Delivered, out: &mut Output) -> anyhow:
             &fetched
         }
     };
-    if !frame.meta().is_empty() || body.is_empty() {
+    if !frame.meta().is_empty() {
         out.line(&json::meta(frame))?;
+        if body.is_empty() {
+            return Ok(());
+        }
     }
-    if body.is_empty() {
-        return Ok(());
-    }
+    // Without meta it is text or bytes, also where that is empty.
     out.bytes(body)?;
     if std::str::from_utf8(body).is_ok_and(|text| !text.ends_with('\n')) {
         out.bytes(b"\n")?;

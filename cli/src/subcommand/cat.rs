@@ -153,7 +153,11 @@ async fn print(
     let Delivered { frame, body } = delivered;
     // It may have come for the filter alone.
     match body.as_ref().filter(|_| wanted.wanted() || out.is_person()) {
-        Some(body) if wanted.only => out.bytes(body)?,
+        Some(body) if wanted.only => {
+            if out.body_begin(body)? {
+                out.body_end(body.last().copied())?;
+            }
+        }
         Some(body) => out.frame(frame, Some(body))?,
         None => bodies::print(client, frame, wanted, out).await?,
     }

@@ -230,7 +230,7 @@ fn sync(dir: &Path) -> Check {
             times.sort_unstable();
             let (half, worst) = (times[times.len() / 2], times[times.len() - 1]);
             let text = format!(
-                "fdatasync takes {} us, at worst {} us of {SYNCS}",
+                "fdatasync takes {} us, the worst of {SYNCS} {} us",
                 half.as_micros(),
                 worst.as_micros()
             );

@@ -37,6 +37,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use xs_protocol::Address;
 
+use crate::again::asked_again;
 use crate::args::{Args, CasSubcommand, ModulesSubcommand, Subcommand};
 use crate::connect::{Need, Session};
 use crate::exit::Exit;
@@ -107,7 +108,9 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
                     ended = tokio::time::timeout(grace, work) => {
                         ended.unwrap_or(Ok(Exit::Interrupted))
                     }
-                    () = either(&mut interrupt, &mut terminate) => Ok(Exit::Interrupted),
+                    () = asked_again(async || either(&mut interrupt, &mut terminate).await) => {
+                        Ok(Exit::Interrupted)
+                    }
                 }
             }
         }

@@ -20,7 +20,12 @@ pub(super) async fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).map(|_| answer)
     });
-    match answer.await??.trim() {
+    let answer = answer.await??;
+    if answer.is_empty() {
+        // The end of the input leaves the cursor behind the question.
+        question("\n")?;
+    }
+    match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Fault::fail(Exit::Failed, "nothing was done"),
     }

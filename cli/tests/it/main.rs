@@ -54,6 +54,8 @@ mod modules;
 #[cfg(test)]
 mod network;
 #[cfg(test)]
+mod newcomer;
+#[cfg(test)]
 mod pipes;
 #[cfg(test)]
 mod readme;

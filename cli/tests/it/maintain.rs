@@ -140,7 +140,7 @@ fn ids_completions_and_pages_need_no_store() {
     let told = &place.ok(&["id", id.trim()]).json()[0];
     assert_eq!(told["id"], id.trim());
     let at = place.ok(&["id", "--at", "2026-11-24"]).text();
-    assert_eq!(place.ok(&["id", at.trim()]).json()[0]["time"], "2026-11-24T00:00:00Z");
+    assert_eq!(place.ok(&["id", at.trim()]).json()[0]["time"], "2026-11-24T00:00:00.000Z");
     for shell in ["bash", "zsh", "fish"] {
         let script = place.ok(&["completions", shell]).text();
         assert!(script.contains("append") && script.contains("with-body"), "{shell}");

@@ -164,6 +164,21 @@ fn people_get_aligned_lines_in_colour_and_programs_json() {
 }
 
 #[test]
+fn bodies_on_a_terminal_are_text_and_end_their_lines() {
+    let place = filled();
+    place.ok(&["append", "u", "one"]);
+    place.xs_with(&["append", "u"], b"two\n");
+    place.xs_with(&["append", "u"], b"\xff\xd8\0");
+    let ended = Terminal::run(&place, &["cat", "-b", "u"]).end();
+    let (text, left_out) = ended.shown.split_once("xs: ").unwrap_or_default();
+    assert_eq!((ended.code, text), (0, "one\r\ntwo\r\n"), "{}", ended.shown);
+    assert!(left_out.contains("no text is left out here"), "{left_out}");
+    let ended = Terminal::run(&place, &["last", "-b", "t"]).end();
+    assert!(!ended.shown.contains('\u{1b}'), "{:?}", ended.shown);
+    assert_eq!(place.ok(&["cat", "-b", "u"]).out, b"onetwo\n\xff\xd8\0");
+}
+
+#[test]
 fn append_does_not_wait_for_a_body_that_nobody_types() {
     let place = Place::new();
     let ended = Terminal::run(&place, &["append", "t"]).end();

@@ -138,7 +138,10 @@ impl Guard {
         let refusal = match found {
             Some(token) if !token.is_expired(now_ms()) => return Verdict::Granted(token.access()),
             Some(token) => format!("the token {} has expired", token.name),
-            None if token.is_empty() => "a token is needed; xs token create makes one".to_owned(),
+            None if token.is_empty() => {
+                "a token is needed (--token-file or $XS_TOKEN); xs token create makes one"
+                    .to_owned()
+            }
             None => "the token is not known here; it may have been revoked".to_owned(),
         };
         drop(state);

@@ -1,7 +1,7 @@
 //! `modules new`: a first version of a module, and the types an editor needs beside it.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -52,8 +52,8 @@ export default command({
 "#;
 
 pub(super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit> {
-    let name = ProcessorName::parse(name)
-        .map_err(|error| Fault::new(Exit::Usage, format!("{name:?}: {error}")))?;
+    let name = ProcessorName::parse(&name.replace('/', "."))
+        .map_err(|error| Fault::new(Exit::Usage, format!("{name:?} is no name: {error}")))?;
     let (kind, text) = match kind {
         KindArg::Generator => (Kind::Generator, GENERATOR),
         KindArg::Handler => (Kind::Handler, HANDLER),
@@ -62,6 +62,10 @@ pub(super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit
     let path = dir.join(kind.dir()).join(format!("{name}.ts"));
     fs::create_dir_all(dir.join(kind.dir())).context("make the directory of the module")?;
     let made = fs::File::options().write(true).create_new(true).open(&path);
+    if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+        let text = format!("{} is there already; it was left as it is", path.display());
+        return Fault::fail(Exit::Failed, text);
+    }
     let mut file = made.with_context(|| format!("make {}", path.display()))?;
     file.write_all(text.replace("NAME", name.as_str()).as_bytes())?;
     editor::keep_current(dir).context("write the types for editors")?;

@@ -1,0 +1,99 @@
+//! From the words of a command line to what they ask for, and what is said when they are not
+//! understood. What they mean beyond that is for the subcommands.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue};
+
+use crate::args::{Args, address_at, innermost};
+use crate::exit::{Exit, Fault};
+
+/// Puts the address that is typed as the first word of a subcommand behind `--addr`.
+///
+/// # Errors
+/// A fault when the word is as likely a topic with slashes: to make a store of it would be a
+/// surprise.
+pub(crate) fn locate(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
+    let Some(at) = address_at(&argv) else { return Ok(argv) };
+    if let Some(word) = argv[at].to_str().filter(|word| may_be_topic(word))
+        && !Path::new(word).exists()
+    {
+        let dots = word.trim_end_matches('/').replace('/', ".");
+        let text = format!(
+            "no store at {word}; a topic has dots instead of slashes: {dots}; \
+             a store to be made there is ./{word}"
+        );
+        return Fault::fail(Exit::Unreachable, text);
+    }
+    let mut argv = argv;
+    argv.insert(at, OsString::from("--addr"));
+    Ok(argv)
+}
+
+/// Whether who typed this may have meant a topic.
+fn may_be_topic(word: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./*".contains(c);
+    word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && word.chars().all(plain)
+}
+
+/// Reads a command line.
+///
+/// # Errors
+/// What is wrong with it, below which stands the usage of the subcommand, whatever else was typed
+/// or is in the environment; or the help that was asked for.
+pub(crate) fn parse(argv: &[OsString]) -> Result<Args, clap::Error> {
+    Args::try_parse_from(argv).map_err(|mut error| {
+        if error.get(ContextKind::Usage).is_some() {
+            let usage = innermost(argv).render_usage();
+            error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
+        }
+        if let Some(ContextValue::Strings(names)) = error.get(ContextKind::SuggestedSubcommand) {
+            // What is not for people is not to be recommended to them.
+            let own = |name: &&String| !name.starts_with("__");
+            let names: Vec<_> = names.iter().filter(own).cloned().collect();
+            if names.is_empty() {
+                error.remove(ContextKind::SuggestedSubcommand);
+            } else {
+                error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(names));
+            }
+        }
+        error
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn a_topic_with_slashes_does_not_become_a_store() {
+        for line in ["xs append sensors/temp 21", "xs cat sensors/temp", "xs cat a/b/"] {
+            let error = locate(words(line)).unwrap_err().to_string();
+            assert!(error.contains("dots instead of slashes"), "{line}: {error}");
+        }
+        for line in ["xs append ./new/store t x", "xs cat :1", "xs cat /new/store", "xs cat a.b"] {
+            assert!(locate(words(line)).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_usage_is_that_of_the_subcommand() {
+        for (line, usage) in [
+            ("xs append --addr ./s", "Usage: xs append [OPTIONS] <TOPIC> [BODY]"),
+            ("xs cat --frm 1", "Usage: xs cat [OPTIONS] [TOPICS]..."),
+            ("xs cursor get --addr ./s", "Usage: xs cursor get [OPTIONS] <NAME>"),
+            ("xs frob", "Usage: xs [OPTIONS] <SUBCOMMAND>"),
+        ] {
+            let error = parse(&words(line)).unwrap_err().to_string();
+            assert!(error.lines().any(|said| said == usage), "{line}: {error}");
+        }
+        let error = parse(&words("xs host")).unwrap_err().to_string();
+        assert!(!error.contains("__host") && !error.contains("similar"), "{error}");
+    }
+}

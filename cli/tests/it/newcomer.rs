@@ -1,0 +1,123 @@
+//! What somebody does who has read nothing: slashes in topics, foreign addresses, files in the
+//! wrong places, a signal that comes twice.
+
+use std::fs::File;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::support::{Place, eventually};
+
+#[test]
+fn a_mistaken_address_makes_no_store() {
+    let place = Place::new();
+    for (args, code, said) in [
+        (&["append", "sensors/temp", "21"][..], 5, "dots instead of slashes: sensors.temp"),
+        (&["append", "sensors/temp", "t", "x"], 5, "is ./sensors/temp"),
+        (&["append", "http://localhost:4000", "t", "x"], 2, "a scheme that xs does not speak"),
+        (&["append", "-a", "http://localhost:4000", "t", "x"], 2, "a scheme that xs does not"),
+        (&["serve", ":4000"], 2, ":4000 is no directory; xs serve STORE --listen :4000"),
+        (&["serve", "http://localhost:4000"], 2, "a scheme that xs does not speak"),
+    ] {
+        let run = place.xs(args);
+        assert_eq!((run.code, run.err.contains(said)), (code, true), "xs {args:?}: {}", run.err);
+    }
+    for made in ["sensors", "http:", ":4000"] {
+        assert!(!place.path(made).exists(), "{made}");
+    }
+    std::fs::create_dir_all(place.path("data")).unwrap();
+    place.ok(&["append", "data/", "t", "x"]);
+    assert_eq!(place.ok(&["cat", "data/"]).json().len(), 1);
+}
+
+#[test]
+fn output_that_cannot_be_written_is_no_fault_of_the_store() {
+    let place = Place::new();
+    place.ok(&["append", "t", "x"]);
+    for args in [&["cat"][..], &["topics"], &["cat", "-b"], &["help", "patterns"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = place.command(args).stdout(full).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "xs {args:?}: {err}");
+        assert!(err.contains("cannot write to standard output"), "xs {args:?}: {err}");
+    }
+}
+
+/// `timeout` and others that pass a signal on send it to the process and to its group. Taken for a
+/// second wish it ended the server as kill -9 does.
+#[test]
+fn a_signal_that_comes_twice_at_once_is_one() {
+    let place = Place::new();
+    place.write(
+        "modules/generators/slow.ts",
+        "export default { async *run(ctx) {\n\
+           try { await new Promise((_, end) => ctx.signal.addEventListener('abort', end)); }\n\
+           finally { await new Promise((done) => setTimeout(done, 300)); }\n\
+         } };",
+    );
+    let server = place.serve(&["--modules", "modules", "--log-level", "info"]);
+    place.await_frames("xs.generator.slow.active", 1);
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    eventually(|| place.log().contains("stopping").then_some(()));
+    assert!(server.stop().success(), "{}", place.log());
+    assert!(!place.log().contains("second signal"), "{}", place.log());
+    assert_eq!(place.frames("xs.generator.slow.stopped").len(), 1);
+}
+
+#[test]
+fn files_that_would_not_be_run_are_named() {
+    let place = Place::new();
+    let module = "import { handler } from \"xs\";\n\
+                  export default handler({ topics: \"a\", run() {} });";
+    for file in ["handlers/good.ts", "lost.ts", "handler/lost.ts", "handlers/9.ts"] {
+        place.write(&format!("modules/{file}"), module);
+    }
+    place.write("modules/handlers/view.tsx", module);
+    let run = place.xs(&["modules", "check", "modules"]);
+    assert_eq!(run.code, 1, "{}", run.err);
+    let told: Vec<(Value, String)> = run
+        .json()
+        .into_iter()
+        .map(|line| (line["file"].clone(), line["error"]["message"].to_string()))
+        .collect();
+    for (file, said) in [
+        ("handlers/good.ts", "null"),
+        ("handlers/9.ts", "must begin with"),
+        ("handlers/view.tsx", "modules end in .ts or .js"),
+        ("handler/lost.ts", "the directory is called handlers/"),
+        ("lost.ts", "modules lie in generators/"),
+    ] {
+        let message = told.iter().find(|(told, _)| told == file).map(|(_, message)| message);
+        assert!(message.is_some_and(|message| message.contains(said)), "{file}: {told:?}");
+    }
+    let _server = place.serve(&["--modules", "modules", "--log-level", "warn"]);
+    eventually(|| {
+        let log = place.log();
+        (log.contains("not run") && log.contains("handler/lost.ts")).then_some(())
+    });
+}
+
+#[test]
+fn an_answer_without_text_is_an_empty_line() {
+    let place = Place::new();
+    place.write("modules/commands/empty.ts", "export default { run: () => \"\" };");
+    place.write("modules/generators/once.ts", "export default { run: () => ({ a: 1 }) };");
+    let _server = place.serve(&["--modules", "modules"]);
+    place.await_frames("xs.command.empty.active", 1);
+    assert_eq!(place.ok(&["call", "empty"]).text(), "\n");
+    place.await_frames("xs.generator.once.retrying", 1);
+    let listed = place.ok(&["modules", "list"]).json();
+    let once = listed.iter().find(|module| module["name"] == "once").unwrap();
+    assert_eq!(once["error"], "it has ended and runs again");
+}
+
+#[test]
+fn what_is_there_is_not_made_anew() {
+    let place = Place::new();
+    place.ok(&["modules", "new", "handler", "disk/usage", "--dir", "modules"]);
+    let text = std::fs::read_to_string(place.path("modules/handlers/disk.usage.ts")).unwrap();
+    assert!(text.contains("disk.usage.out"), "{text}");
+    let run = place.xs(&["modules", "new", "handler", "disk.usage", "--dir", "modules"]);
+    assert_eq!((run.code, run.err.contains("is there already")), (1, true), "{}", run.err);
+}
