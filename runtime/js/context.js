@@ -141,10 +141,28 @@ function logger(run) {
   return Object.freeze({ debug: at(0), info: at(1), warn: at(2), error: at(3) });
 }
 
+// The variables that were granted. One that the module did not ask for is not there, and who reads
+// it has mostly forgotten to ask: that is said once. A script has all there are and asks for none.
+function variables(asked) {
+  const env = Object.freeze(parse(op_xs_env()));
+  if (asked === null) return env;
+  const told = new Set(asked);
+  return new Proxy(env, {
+    get(env, key) {
+      const isName = typeof key === "string" && /^[A-Z][A-Z0-9_]*$/.test(key);
+      if (isName && !Object.hasOwn(env, key) && !told.has(key)) {
+        told.add(key);
+        op_xs_log(2, `ctx.env.${key} was not asked for; add permissions: { env: ["${key}"] } to the definition`, "");
+      }
+      return env[key];
+    },
+  });
+}
+
 // What every kind has. `ready` is awaited before anything is read from the store.
 function base(scope, definition, ready) {
   const config = parse(op_xs_config());
-  const env = Object.freeze(parse(op_xs_env()));
+  const env = variables(definition.asked);
   const one = async (text) => (text === "" ? undefined : frames(text)[0]);
   return {
     name: definition.name,

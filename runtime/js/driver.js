@@ -45,7 +45,9 @@ function define(namespace, kind, name) {
     }
   }
   if (plain.state !== undefined) stateText(plain.state);
-  module = { definition: found, about: { name, kind, asBody: found.output?.as === "body" } };
+  // No processor is called like a script ("the script"), which needs no permissions.
+  const asked = name.includes(" ") ? null : plain.permissions?.env ?? [];
+  module = { definition: found, about: { name, kind, asBody: found.output?.as === "body", asked } };
   return stringify({ ...plain, tick: found.tick !== undefined, migrate: found.migrate !== undefined });
 }
 

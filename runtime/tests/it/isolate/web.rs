@@ -29,6 +29,25 @@ pub(crate) async fn eval_with(
 }
 
 #[tokio::test]
+async fn a_variable_that_was_not_asked_for_is_told_once() {
+    let body = "void ctx.env.TOKEN; void ctx.env.TOKEN; void ctx.env.UNSET; void ctx.env.toJSON;
+        return { env: ctx.env, keys: Object.keys(ctx.env) }";
+    let source = format!(
+        "export default {{ topics: 'in', permissions: {{ env: ['UNSET'] }},
+           async run(frame, ctx) {{ {body} }} }};"
+    );
+    let (isolate, _, memory) = start("handlers/it.js", &source).await.unwrap();
+    isolate.load_state(None).await.unwrap();
+    let reply = soon(reply(&isolate, inputs(&memory, 1))).await;
+    assert_eq!(meta(&reply.outputs[0]), json!({ "env": {}, "keys": [] }));
+    let told = memory.logs();
+    let lines: Vec<_> = told.iter().map(|(_, line)| line.as_str()).collect();
+    let line = "ctx.env.TOKEN was not asked for; \
+                add permissions: { env: [\"TOKEN\"] } to the definition";
+    assert_eq!(lines, [line]);
+}
+
+#[tokio::test]
 async fn globals_are_the_committed_list() {
     let seen = eval("return { keys: Reflect.ownKeys(globalThis).map(String) }").await;
     let mut seen: Vec<&str> =
