@@ -246,21 +246,16 @@ impl Appender {
     }
 
     /// Goes on in a new segment. It belongs to the store, durably, before it is used; until then
-    /// nothing changed and a full disk is no harm.
+    /// nothing changed, what was laid out included, and a full disk is no harm.
     pub(crate) fn roll(&mut self, inner: &Inner) -> Result<(), Fault> {
-        self.flush().map_err(Fault::Failed)?;
         inner.sealing.seal_now(inner)?;
         inner.sealing.index_excess(inner);
         let env = &inner.env;
         // Segments that stay differ in their base. One that holds tombstones and no frame stays,
         // and takes an offset with it that no frame ever has.
-        if let Some(active) = &self.active
-            && active.tombstones
-            && active.segment.base() == self.next_offset
-        {
-            self.next_offset += 1;
-        }
-        let base = self.next_offset;
+        let takes_one =
+            |active: &Active| active.tombstones && active.segment.base() == self.next_offset;
+        let base = self.next_offset + u64::from(self.active.as_ref().is_some_and(takes_one));
         // A segment without either has the same base: it is dropped once this one restates its
         // tables, and until then the generation tells them apart.
         let generation = match &self.active {
@@ -281,6 +276,9 @@ impl Appender {
             env.manifest.update(|state| state.files.push(unmarked(&key)))
         };
         named().map_err(Fault::when_preparing)?;
+        // Only now: a group that goes on in the old segment is written, and synced, as a whole.
+        self.flush().map_err(Fault::Failed)?;
+        self.next_offset = base;
         media.publish(FILE_HEADER_LEN as u64);
         let segment = Arc::new(Segment::open(key, path, Arc::clone(&media)));
         inner.log.push(Arc::clone(&segment));

@@ -4,6 +4,7 @@
 
 mod bit_flips;
 mod failing;
+mod full;
 mod journal;
 mod power_cut;
 mod torn_tail;
