@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Corruption, OpenError};
-use crate::format::file::FormatError;
+use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{SUPER_BYTES_MAX, SuperState};
 use crate::media::Files;
 
@@ -56,11 +56,13 @@ impl Manifest {
     }
 
     /// Reads the manifest, or nothing when the store was never made: neither copy exists, or the
-    /// only one there is was cut off while the store was being made.
+    /// only one there is was cut off while the store was being made. A store that one copy calls
+    /// clean is not when the other one is lost and may be newer: it may have been written since.
     pub(crate) fn load(dir: &Path, files: Arc<dyn Files>) -> Result<Option<Self>, OpenError> {
         let mut newest: Option<(u64, SuperState)> = None;
         let mut failure = None;
         let mut found = 0;
+        let mut lost = 0;
         for name in NAMES {
             let path = dir.join(name);
             let bytes = match files.read(&path, SUPER_BYTES_MAX) {
@@ -79,16 +81,26 @@ impl Manifest {
                 Err(FormatError::Version { found }) => {
                     return Err(OpenError::Version { path, found });
                 }
-                Err(error) => failure = Some(Corruption::new(path, 0, error)),
+                Err(error) => {
+                    let header = FileHeader::decode(&bytes, Magic::Super);
+                    lost = header.map_or(u64::MAX, |header| header.base);
+                    failure = Some(Corruption::new(path, 0, error));
+                }
             }
         }
         match (newest, failure) {
-            (Some((sequence, state)), _) => Ok(Some(Self {
-                dir: dir.to_owned(),
-                files,
-                writing: Mutex::new(Writing::after(sequence)),
-                state: RwLock::new(Arc::new(state)),
-            })),
+            (Some((sequence, mut state)), _) => {
+                // A second write makes the second copy, and it stays.
+                let is_alone = found == 1 && sequence > 1;
+                // A backup is never written but by who adds to it.
+                state.clean &= state.backup || !(is_alone || lost > sequence);
+                Ok(Some(Self {
+                    dir: dir.to_owned(),
+                    files,
+                    writing: Mutex::new(Writing::after(sequence)),
+                    state: RwLock::new(Arc::new(state)),
+                }))
+            }
             // The first copy is written after everything else of a new store. Cut off, it is
             // alone, and nothing was ever appended.
             (None, Some(corruption)) if found > 1 => Err(OpenError::Corrupt(corruption)),
@@ -158,6 +170,38 @@ mod tests {
         let loaded = load(path).unwrap().unwrap();
         loaded.update(|state| state.clean = true).unwrap();
         assert!(load(path).unwrap().unwrap().state().clean);
+    }
+
+    #[test]
+    fn a_store_is_not_clean_when_a_newer_copy_may_be_lost() {
+        let clean = |dir: &Path| load(dir).unwrap().unwrap().state().clean;
+        for backup in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (a, b) = (dir.path().join("super.a"), dir.path().join("super.b"));
+            let files = Arc::new(Disk::new(MediaChoice::Auto, dir.path()));
+            let state = SuperState { clean: true, backup, ..SuperState::default() };
+            let manifest = Manifest::create(dir.path(), files, state).unwrap();
+            assert!(clean(dir.path()), "it is the first one");
+            manifest.update(|state| state.clean = backup).unwrap();
+            let newest = std::fs::read(&b).unwrap();
+            for (at, tells) in [(0, false), (crate::format::file::FILE_HEADER_LEN, true)] {
+                let mut damaged = newest.clone();
+                damaged[at] ^= 1;
+                std::fs::write(&b, &damaged).unwrap();
+                assert_eq!(clean(dir.path()), backup, "header whole {tells}");
+            }
+            std::fs::write(&b, &newest).unwrap();
+            let manifest = load(dir.path()).unwrap().unwrap();
+            manifest.update(|state| state.clean = true).unwrap();
+            manifest.update(|state| state.clean = true).unwrap();
+            // What says of itself that it is the older one hides nothing.
+            let mut damaged = std::fs::read(&a).unwrap();
+            damaged[crate::format::file::FILE_HEADER_LEN] ^= 1;
+            std::fs::write(&a, &damaged).unwrap();
+            assert!(clean(dir.path()));
+            std::fs::remove_file(&a).unwrap();
+            assert_eq!(clean(dir.path()), backup);
+        }
     }
 
     #[test]

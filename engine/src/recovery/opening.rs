@@ -54,6 +54,7 @@ impl Opening {
         let Found { sealed, unmarked, trouble: missing } = found;
         let mut trouble = missing.or(trouble);
         let (examined, bad) = self.examine(&unmarked)?;
+        let epoch = examined.iter().map(|one| one.scanned.epoch).max().unwrap_or_default();
         trouble = trouble.or(bad);
         let mut tables = Tables::default();
         let before = self.tables_before(&sealed, &examined, &mut tables)?;
@@ -91,7 +92,7 @@ impl Opening {
             let _ = index.seal(segment);
             let _ = keys.seal(&self.env, &index, segment);
         }
-        Ok(self.build(sealed, tail, tables, (index, keys), trouble, lock))
+        Ok(self.build(sealed, (tail, epoch), tables, (index, keys), trouble, lock))
     }
 
     /// Scans the unmarked segments. In a store that was not closed in order, what may not be
@@ -280,23 +281,20 @@ impl Opening {
         OpenError::io("read", &files::path_of(&self.env, file), error)
     }
 
-    /// Puts the parts together.
+    /// Puts the parts together. `written` is the highest epoch that the end of the log tells of.
     fn build(
         self,
         sealed: Vec<Arc<Segment>>,
-        tail: Recovered,
+        (tail, written): (Recovered, u64),
         tables: Tables,
         (index, keys): (Index, KeyIndex),
         read_only: Option<ReadOnlyReason>,
         lock: StoreLock,
     ) -> Inner {
-        let epoch = self
-            .env
-            .manifest
-            .state()
-            .epochs
-            .last()
-            .map_or(1, |last| last.epoch + u64::from(!is_planted(Bug::ReuseEpoch)));
+        // The manifest may have lost its newest copy, and with it the last epoch.
+        let last = self.env.manifest.state().epochs.last().map_or(0, |last| last.epoch);
+        let is_new = last == 0 || !is_planted(Bug::ReuseEpoch);
+        let epoch = last.max(written).saturating_add(u64::from(is_new));
         let last_id = tables.last_id.unwrap_or(FrameId::ZERO);
         let seed = u64::from_le_bytes(self.env.random.bytes());
         let Recovered { segments, active, deferred, next_seq, next_offset, durable_upto, .. } =

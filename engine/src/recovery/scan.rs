@@ -268,6 +268,8 @@ pub(crate) struct Scanned {
     pub(crate) zero_from: u64,
     /// The highest `durable_upto` of any header in it.
     pub(crate) durable_upto: u64,
+    /// The highest epoch of any whole batch with a frame in it.
+    pub(crate) epoch: u64,
     /// Where the last whole batch ends that lies behind `end`, and the offset after it.
     pub(crate) beyond: Option<(u64, u64)>,
     /// CRC of the file up to `end`.
@@ -311,6 +313,7 @@ fn begin(
         complete_at: None,
         zero_from,
         durable_upto: 0,
+        epoch: 0,
         beyond: None,
         crc: None,
         marks: Vec::new(),
@@ -415,6 +418,7 @@ impl Scanned {
                     self.first_seq.get_or_insert(batch.header.seq);
                     self.durable_upto = self.durable_upto.max(batch.header.durable_upto);
                     self.tombstones |= batch.kinds.has(RecordKind::Tombstone);
+                    self.note_epoch(&batch);
                     if self.complete_at.is_none() {
                         tables.take(&batch);
                         self.complete_at = tables.complete.then_some(walk.at.position);
@@ -428,6 +432,13 @@ impl Scanned {
         self.next_seq = seq;
         self.crc = walk.crc.take();
         self.resync(&mut walk)
+    }
+
+    fn note_epoch(&mut self, batch: &Batch) {
+        // A mark may be of an opening that wrote nothing else, and whose number the next one has.
+        if batch.kinds.frames > 0 {
+            self.epoch = self.epoch.max(batch.header.epoch);
+        }
     }
 
     /// Looks through what lies behind the first bad batch.
@@ -458,6 +469,7 @@ impl Scanned {
             Ok(header) if header.salt == walk.salt => {
                 self.durable_upto = self.durable_upto.max(header.durable_upto);
                 if let Ok((batch, _)) = walk.read(position)? {
+                    self.note_epoch(&batch);
                     let end = position + header.batch_len();
                     self.beyond = Some((end, header.base_offset + batch.kinds.frames));
                 }

@@ -400,3 +400,32 @@ fn recovery_may_be_cut_off_at_each_operation() {
         }
     }
 }
+
+#[test]
+fn a_lost_copy_of_the_manifest_takes_no_frame_with_it() {
+    let dir = fast_dir();
+    for (opening, count) in [(1, 0), (2, 10), (3, 30)] {
+        let store = open(dir.path(), SyncPolicy::Sync);
+        assert_eq!(store.info().epoch, opening);
+        for n in count..count + 10 * opening {
+            store.append(frame("a", n).into()).unwrap();
+        }
+        if opening < 3 {
+            store.close().unwrap();
+            continue;
+        }
+        // That the store was opened and written stands in one of the copies only.
+        let image = crash(dir.path());
+        drop(store);
+        for name in ["super.a", "super.b"] {
+            let image = crash(image.path());
+            edit(&image.path().join(name), |bytes| bytes[0] ^= 1);
+            let store = open(image.path(), SyncPolicy::Sync);
+            let info = store.info();
+            assert_eq!((numbers(&store), info.health), (range(60), Health::Writable), "{name}");
+            assert_eq!(info.epoch, opening + 1, "{name}: an epoch that no frame has");
+            drop(store);
+            check_usable(image.path(), 60);
+        }
+    }
+}
