@@ -308,6 +308,8 @@ impl Inner {
         // epoch are told from those another one lost.
         let begun = self.env.manifest.update(|state| {
             state.clean = false;
+            // What an earlier one held is in its place.
+            state.journal = 0;
             state.epochs.push(start);
             let over = state.epochs.len().saturating_sub(EPOCHS_MAX);
             state.epochs.drain(..over);
@@ -401,7 +403,7 @@ impl Inner {
         self.blobs.close().map_err(io)?;
         let end = writer.appender().active().map(|active| (active.segment.key(), active.flushed));
         let closed = self.env.manifest.update(|state| {
-            state.clean = true;
+            (state.clean, state.journal) = (true, 0);
             for file in &mut state.files {
                 let open = file.kind == FileKind::Segment && file.state == FileState::Unmarked;
                 if let Some((key, length)) = end

@@ -130,13 +130,18 @@ const fn kind_number(kind: FileKind) -> u32 {
 }
 
 impl<'a> Entry<'a> {
-    /// Reads the entry that `bytes` begin with, if it is one of the journal with this salt.
+    /// Reads the entry that `bytes` begin with, if it is one of the journal with this salt; of any
+    /// journal without one.
     ///
     /// # Errors
     /// [`EntryError`].
-    pub fn read(bytes: &'a [u8], salt: u32) -> Result<Self, EntryError> {
+    pub fn read(bytes: &'a [u8], salt: Option<u32>) -> Result<Self, EntryError> {
         let word = |at| u32_at(bytes, at).ok_or(EntryError::Short);
-        if !bytes.starts_with(&ENTRY_MAGIC) || word(SALT_AT)? != salt {
+        if !bytes.starts_with(&ENTRY_MAGIC) {
+            return Err(EntryError::Absent);
+        }
+        let found = word(SALT_AT)?;
+        if salt.is_some_and(|salt| salt != found) {
             return Err(EntryError::Absent);
         }
         let length = word(LENGTH_AT)? as usize;
@@ -148,7 +153,7 @@ impl<'a> Entry<'a> {
             return Err(EntryError::Crc);
         }
         let long = |at| u64_at(bytes, at).ok_or(EntryError::Short);
-        let stamp = EntryStamp { salt, epoch: long(EPOCH_AT)?, number: long(NUMBER_AT)? };
+        let stamp = EntryStamp { salt: found, epoch: long(EPOCH_AT)?, number: long(NUMBER_AT)? };
         let count = word(COUNT_AT)? as usize;
         if count > PIECES_MAX {
             return Err(EntryError::Field("number of pieces"));
@@ -221,20 +226,21 @@ mod tests {
         assert_eq!(out, golden);
         out.extend([0; 7]);
         let entry = Entry { stamp: STAMP, length: golden.len(), pieces: pieces() };
-        assert_eq!(Entry::read(&out, STAMP.salt), Ok(entry));
+        assert_eq!(Entry::read(&out, Some(STAMP.salt)).as_ref(), Ok(&entry));
+        assert_eq!(Entry::read(&out, None), Ok(entry));
     }
 
     #[test]
     fn no_damage_passes() {
         let mut out = Vec::new();
         encode(&mut out, STAMP, &pieces());
-        assert_eq!(Entry::read(&out, 1), Err(EntryError::Absent));
+        assert_eq!(Entry::read(&out, Some(1)), Err(EntryError::Absent));
         for at in 0..out.len() {
-            assert!(Entry::read(&out[..at], STAMP.salt).is_err(), "{at}");
+            assert!(Entry::read(&out[..at], Some(STAMP.salt)).is_err(), "{at}");
             for bit in 0..8 {
                 let mut out = out.clone();
                 out[at] ^= 1 << bit;
-                assert!(Entry::read(&out, STAMP.salt).is_err(), "{at}.{bit}");
+                assert!(Entry::read(&out, Some(STAMP.salt)).is_err(), "{at}.{bit}");
             }
         }
     }
@@ -257,7 +263,7 @@ mod tests {
             out[at..at + 4].copy_from_slice(&value.to_le_bytes());
             let crc = crc32fast::hash(&out[SALT_AT..]);
             out[CRC_AT..SALT_AT].copy_from_slice(&crc.to_le_bytes());
-            assert!(Entry::read(&out, STAMP.salt).is_err(), "{at} {value}");
+            assert!(Entry::read(&out, Some(STAMP.salt)).is_err(), "{at} {value}");
         }
     }
 }

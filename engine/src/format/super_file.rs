@@ -39,6 +39,8 @@ pub struct SuperState {
     pub clean: bool,
     /// It is a backup of the store with this uuid: it is read and added to, never written.
     pub backup: bool,
+    /// Salt of the journal that may hold what has not reached its place; 0 when there is none.
+    pub journal: u32,
     /// The newest epochs, oldest first.
     pub epochs: Vec<EpochStart>,
     /// Every file of the log and the packs.
@@ -121,7 +123,7 @@ impl SuperState {
         let mut out = header.encode().to_vec();
         let mut flags = if self.clean { FLAG_CLEAN } else { 0 };
         flags |= if self.backup { FLAG_BACKUP } else { 0 };
-        for word in [flags, self.epochs.len() as u32, self.files.len() as u32, 0] {
+        for word in [flags, self.epochs.len() as u32, self.files.len() as u32, self.journal] {
             out.extend_from_slice(&word.to_le_bytes());
         }
         for epoch in &self.epochs {
@@ -160,10 +162,7 @@ impl SuperState {
         if crc32fast::hash(covered) != word(crc_at)? {
             return Err(FormatError::Crc);
         }
-        if flags & !(FLAG_CLEAN | FLAG_BACKUP) != 0
-            || word(FILE_HEADER_LEN + 12)? != 0
-            || word(crc_at + 4)? != 0
-        {
+        if flags & !(FLAG_CLEAN | FLAG_BACKUP) != 0 || word(crc_at + 4)? != 0 {
             return Err(FormatError::Field("reserved field"));
         }
         let epoch = |index: usize| {
@@ -180,6 +179,7 @@ impl SuperState {
             parent: header.file,
             clean: flags & FLAG_CLEAN != 0,
             backup: flags & FLAG_BACKUP != 0,
+            journal: word(FILE_HEADER_LEN + 12)?,
             epochs: (0..epochs).map(epoch).collect::<Result<_, FormatError>>()?,
             files: (0..files).map(file).collect::<Result<_, _>>()?,
         };
@@ -285,6 +285,7 @@ mod tests {
             parent: [2; 16],
             clean: true,
             backup: false,
+            journal: 8,
             epochs: vec![EpochStart { epoch: 1, first_offset: 2, first_seq: 3 }],
             files: vec![
                 segment,
@@ -298,7 +299,7 @@ mod tests {
     fn the_bytes_are_pinned() {
         let bytes = sample().encode(9);
         let mut golden = bytes[..FILE_HEADER_LEN].to_vec();
-        golden.extend(b"\x01\0\0\0\x01\0\0\0\x03\0\0\0\0\0\0\0");
+        golden.extend(b"\x01\0\0\0\x01\0\0\0\x03\0\0\0\x08\0\0\0");
         golden.extend(b"\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0");
         for (kind, state, newest) in [(1, 2, 0), (2, 1, 7), (2, 3, 7)] {
             golden.extend([kind, state, 0, 0, 1, 0, 0, 0]);

@@ -230,10 +230,20 @@ impl Journal {
     }
 }
 
-/// Removes the file, for good.
+/// Removes the file, for good. Nothing is missed that is in its place.
 fn remove(env: &Env) -> io::Result<()> {
+    name(env, 0)?;
     env.files.remove(&env.journal_path())?;
     env.files.sync_dir(&env.dir)
+}
+
+/// Has the manifest say which journal may hold what is nowhere else. One that is lost then, or
+/// whose header is, is told of or read all the same.
+fn name(env: &Env, salt: u32) -> io::Result<()> {
+    match env.manifest.state().journal == salt {
+        true => Ok(()),
+        false => env.manifest.update(|state| state.journal = salt),
+    }
 }
 
 fn len_of(env: &Env) -> u64 {
@@ -248,6 +258,7 @@ fn make(env: &Env) -> io::Result<Open> {
     if let Some((media, salt)) = take_up(env) {
         // Whoever made it may have died before its name was durable.
         env.files.sync_dir(&env.dir)?;
+        name(env, salt)?;
         return Ok(opened(media, salt));
     }
     let header = FileHeader {
@@ -267,6 +278,7 @@ fn make(env: &Env) -> io::Result<Open> {
         let _ = env.files.remove(&path);
         return Err(error);
     }
+    name(env, header.salt)?;
     Ok(opened(media, header.salt))
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::env::Env;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
-use crate::format::journal::{ENTRY_ALIGN, Entry, EntryError, HALVES_AT, Place};
+use crate::format::journal::{ENTRY_ALIGN, Entry, HALVES_AT, Place};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
 use crate::limits::JOURNAL_HALF_BYTES_MAX;
 use crate::media::Files;
@@ -24,6 +24,8 @@ pub(crate) type Pieces = Vec<(u64, Bytes)>;
 pub(crate) struct Kept {
     /// There is such a file.
     pub(crate) there: bool,
+    /// What is wrong with the file, so that groups which were acknowledged may be missing.
+    pub(crate) trouble: Option<&'static str>,
     /// Groups.
     pub(crate) groups: u64,
     /// By file, in the order in which they were written.
@@ -36,57 +38,80 @@ pub(crate) struct Kept {
 /// are, and those of all openings count.
 pub(crate) fn read(files: &dyn Files, dir: &Path, state: Option<&SuperState>) -> io::Result<Kept> {
     let path = dir.join("journal");
+    let named = state.map_or(0, |state| state.journal);
     let len = match files.len_of(&path) {
         Ok(len) => len,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let trouble = (named != 0).then_some("is missing");
+            return Ok(Kept { trouble, ..Kept::default() });
+        }
         Err(error) => return Err(error),
     };
     let mut kept = Kept { there: true, ..Kept::default() };
     let media = files.open_scan(&path)?;
     let bytes = media.view(0..len.min(HALVES_AT + 2 * JOURNAL_HALF_BYTES_MAX))?;
+    let lines = state.map_or(&[][..], |state| &state.files);
+    let target = |place: &Place| target(files, dir, lines, place);
     let header = bytes.get(..FILE_HEADER_LEN).unwrap_or_default();
-    let Ok(header) = FileHeader::decode(header, Magic::Journal) else { return Ok(kept) };
-    let epoch = state.and_then(|state| state.epochs.last()).map_or(0, |last| last.epoch);
-    let named = state.map_or(&[][..], |state| &state.files);
-    let mut entries = Vec::new();
-    let mut at = HALVES_AT as usize;
-    while let Some(rest) = bytes.get(at..) {
-        let length = match Entry::read(rest, header.salt) {
-            Ok(entry) => {
-                let length = entry.length;
-                entries.push((at, entry));
-                length
+    let salt = match FileHeader::decode(header, Magic::Journal) {
+        Ok(header) => {
+            let is_ours = state.is_none_or(|state| state.store == header.store);
+            if named != 0 && !(is_ours && header.salt == named) {
+                kept.trouble = Some("is not the file the manifest names");
+            } else if named != 0 && len < HALVES_AT.saturating_add(header.base.saturating_mul(2)) {
+                kept.trouble = Some("is shorter than it was made");
             }
-            Err(EntryError::Short) if rest.is_empty() => break,
-            Err(_) => 1,
-        };
-        at += length.next_multiple_of(ENTRY_ALIGN);
-    }
-    let is_ours = state.is_none_or(|state| state.store == header.store);
-    entries.retain(|(_, entry)| is_ours && entry.stamp.epoch >= epoch);
-    entries.sort_by_key(|(_, entry)| (entry.stamp.epoch, entry.stamp.number));
+            is_ours.then_some(header.salt)
+        }
+        // What is damaged is told by the manifest, or by an entry of this store.
+        Err(_) if named != 0 => Some(named),
+        Err(_) => find_salt(&bytes, |place| target(place).is_some()),
+    };
+    let Some(salt) = salt else { return Ok(kept) };
+    let epoch = state.and_then(|state| state.epochs.last()).map_or(0, |last| last.epoch);
+    let mut entries =
+        entries(&bytes, Some(salt)).filter(|entry| entry.stamp.epoch >= epoch).collect::<Vec<_>>();
+    entries.sort_by_key(|entry| (entry.stamp.epoch, entry.stamp.number));
     kept.groups = entries.len() as u64;
-    for (place, piece) in entries.iter().flat_map(|(_, entry)| &entry.pieces) {
-        if let Some(path) = target(files, dir, (&header, named), place) {
+    for (place, piece) in entries.iter().flat_map(|entry| &entry.pieces) {
+        if let Some(path) = target(place) {
             kept.files.entry(path).or_default().push((place.position, bytes.slice_ref(piece)));
         }
     }
     Ok(kept)
 }
 
+/// The entries that verify, with a salt if it is known.
+fn entries(bytes: &[u8], salt: Option<u32>) -> impl Iterator<Item = Entry<'_>> {
+    let mut at = HALVES_AT as usize;
+    std::iter::from_fn(move || {
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let entry = Entry::read(rest, salt).ok();
+            at += entry.as_ref().map_or(1, |entry| entry.length).next_multiple_of(ENTRY_ALIGN);
+            if entry.is_some() {
+                return entry;
+            }
+        }
+        None
+    })
+}
+
+/// The salt of the first entry that names a file of the store: nobody but the store knows the uuids
+/// of its files, so no body of a frame passes for one.
+fn find_salt(bytes: &[u8], is_ours: impl Fn(&Place) -> bool) -> Option<u32> {
+    let mut entries = entries(bytes, None);
+    let first = entries.find(|entry| entry.pieces.iter().any(|(place, _)| is_ours(place)));
+    first.map(|entry| entry.stamp.salt)
+}
+
 /// The file that a place is in, if it is there and may still change.
-fn target(
-    files: &dyn Files,
-    dir: &Path,
-    (journal, named): (&FileHeader, &[FileEntry]),
-    place: &Place,
-) -> Option<PathBuf> {
+fn target(files: &dyn Files, dir: &Path, lines: &[FileEntry], place: &Place) -> Option<PathBuf> {
     let Place { kind, file, base, generation, .. } = *place;
     let path = match kind {
         FileKind::Segment => dir.join("log").join(format!("{base:020}.{generation}.seg")),
         FileKind::Pack => dir.join("blobs").join(format!("{base:020}.{generation}.pack")),
     };
-    let named = named
+    let named = lines
         .iter()
         .find(|line| (line.kind, line.base, line.generation) == (kind, base, generation));
     match named {
@@ -103,7 +128,7 @@ fn target(
             let media = files.open_unmapped(&path).ok()?;
             let header = media.view(0..FILE_HEADER_LEN as u64).ok()?;
             let header = FileHeader::decode(&header, magic).ok()?;
-            ((header.store, header.file) == (journal.store, file)).then_some(path)
+            (header.file == file).then_some(path)
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::MaintainError;
+use super::finding::{Finding, Problem, Severity};
 use crate::format::super_file::SuperState;
 use crate::journal::{self, Kept};
 use crate::media::{Files, Media, patched};
@@ -36,6 +37,13 @@ impl ReadOnlyFiles {
         let kept = journal::read(&*files, dir, state);
         let kept = kept.map_err(|error| MaintainError::io("read", &dir.join("journal"), error))?;
         Ok(Self { files, kept })
+    }
+
+    /// What is to be told of the journal of the store in `dir`.
+    pub(super) fn finding(&self, dir: &Path) -> Option<Finding> {
+        let path = dir.join("journal");
+        let lost = |what| Finding::new(Severity::Lost, Problem::Missing, &path, 0, what);
+        self.kept.trouble.map(lost)
     }
 
     fn seen(&self, path: &Path, media: Arc<dyn Media>) -> Arc<dyn Media> {

@@ -112,8 +112,9 @@ pub(super) fn repair_files(
         Err(error) => return Err(error.into()),
     };
     check_empty(into, &to_files)?;
-    let from_files: Arc<dyn Files> =
-        Arc::new(ReadOnlyFiles::of_closed(dir, from_files, known.as_ref())?);
+    let from_files = ReadOnlyFiles::of_closed(dir, from_files, known.as_ref())?;
+    let finding = from_files.finding(dir);
+    let from_files: Arc<dyn Files> = Arc::new(from_files);
     let options = StoreOptions::default();
     let random = Random::new(&SystemEntropy);
     let random = random.map_err(|error| MaintainError::io("seed ids for", into, error))?;
@@ -131,7 +132,7 @@ pub(super) fn repair_files(
     });
     let manifest_rebuilt = known.is_none();
     let report = RepairReport { uuid, source, manifest_rebuilt, ..RepairReport::default() };
-    let rescue = Rescue {
+    let mut rescue = Rescue {
         from: dir,
         from_files,
         env,
@@ -143,6 +144,7 @@ pub(super) fn repair_files(
         bytes: 0,
         bytes_total: 0,
     };
+    finding.into_iter().for_each(|finding| rescue.lose(finding));
     rescue.run()
 }
 

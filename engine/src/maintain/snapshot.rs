@@ -134,7 +134,7 @@ impl Snapshot {
                 }
             }
         }
-        self.state.clean = true;
+        (self.state.clean, self.state.journal) = (true, 0);
         let segments: Vec<(u64, u32)> = (self.state.files.iter())
             .filter(|file| file.kind == FileKind::Segment)
             .map(|file| (file.base, file.generation))

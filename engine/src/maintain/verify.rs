@@ -94,8 +94,11 @@ pub(crate) fn verify_files(
     let manifest = manifest.ok_or_else(|| MaintainError::NoStore { dir: dir.to_owned() })?;
     let state = SuperState::clone(&manifest.state());
     let files = ReadOnlyFiles::of_closed(dir, files, Some(&state))?;
+    let finding = files.finding(dir);
     let env = Arc::new(looked_at(dir, files, state)?);
-    Checker::new(env, None, watch).run()
+    let mut checker = Checker::new(env, None, watch);
+    finding.into_iter().for_each(|finding| checker.report.add(finding));
+    checker.run()
 }
 
 impl Inner {

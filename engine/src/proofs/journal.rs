@@ -11,6 +11,9 @@ use rustix::io::Errno;
 
 use super::{Holds, MEDIA, Place, body, look};
 use crate::append::Batch;
+use crate::error::ReadOnlyReason;
+use crate::format::file::FILE_HEADER_LEN;
+use crate::limits::JOURNAL_HALF_BYTES_MIN;
 use crate::maintain;
 use crate::media::Files as _;
 use crate::media::sim::{Image, SimDisk};
@@ -152,4 +155,70 @@ fn whoever_looks_at_a_store_sees_what_its_journal_holds() {
     let report = maintain::verify_files(place.path(), Arc::new(left.clone()), go_on).unwrap();
     assert_eq!((report.findings_total, report.frames), (0, 12), "{report:?}");
     assert!(left.image() == before, "verify changed the store");
+}
+
+/// What a power cut leaves of a store of which nothing but the journal reached the disk, and how
+/// many frames it holds.
+fn journal_alone(place: &Place) -> (Image, u64) {
+    const FRAMES: u64 = 12;
+    let disk = place.disk(&Image::new());
+    let store = place.open_quietly(&disk).unwrap();
+    (0..FRAMES).for_each(|n| drop(store.append(with_body(n).into()).unwrap()));
+    let image = disk.moment().power_cut(1);
+    kill(&disk, store);
+    (image, FRAMES)
+}
+
+#[test]
+fn a_damaged_header_of_the_journal_takes_no_group_with_it() {
+    for media in MEDIA {
+        let place = Place::journaled(media);
+        let (image, frames) = journal_alone(&place);
+        let path = place.path().join("journal");
+        for at in (0..FILE_HEADER_LEN).step_by(7) {
+            let disk = place.disk(&image);
+            disk.flip(&path, at, 0x10);
+            // Without the manifest, as for a repair, the entries tell.
+            let kept = crate::journal::read(&disk, place.path(), None).unwrap();
+            assert_eq!((kept.groups, kept.trouble), (frames, None), "{media:?}, byte {at}");
+            let store = place.open_quietly(&disk).unwrap();
+            assert_eq!(expect(&store, frames, &format!("{media:?}, byte {at}")), frames);
+            kill(&disk, store);
+        }
+    }
+}
+
+#[test]
+fn a_journal_that_is_lost_is_told_of() {
+    let place = Place::journaled(MEDIA[0]);
+    let (image, _) = journal_alone(&place);
+    let path = place.path().join("journal");
+    let other = {
+        let other = Place::journaled(MEDIA[0]);
+        let (image, _) = journal_alone(&other);
+        image[std::path::Path::new("journal")].to_vec()
+    };
+    type Lose<'a> = &'a dyn Fn(&SimDisk);
+    let losses: [(Lose<'_>, &str); 3] = [
+        (&|disk| disk.remove(&path).unwrap(), "is missing"),
+        (&|disk| disk.cut(&path, JOURNAL_HALF_BYTES_MIN).unwrap(), "is shorter than it was made"),
+        (&|disk| disk.write_new(&path, &other).unwrap(), "is not the file the manifest names"),
+    ];
+    for (lose, what) in losses {
+        let disk = place.disk(&image);
+        lose(&disk);
+        let go_on = &mut |_: &maintain::Progress<'_>| ControlFlow::Continue(());
+        let report = maintain::verify_files(place.path(), Arc::new(disk.clone()), go_on).unwrap();
+        assert!(report.findings.iter().any(|one| one.path == path), "{what}: {report:?}");
+        let store = place.open_quietly(&disk).unwrap();
+        let trouble = ReadOnlyReason::Files { path: path.clone(), what };
+        assert_eq!(store.info().health, Health::ReadOnly(trouble));
+    }
+    // One that was closed in order needs none.
+    let disk = place.disk(&image);
+    let store = place.open_quietly(&disk).unwrap();
+    store.close().unwrap();
+    assert!(disk.len_of(&path).is_err());
+    drop(store);
+    assert_eq!(place.open_quietly(&disk).unwrap().info().health, Health::Writable);
 }

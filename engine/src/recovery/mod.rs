@@ -98,7 +98,8 @@ pub(crate) fn open_with(
     let open_files = Arc::new(OpenFiles::new(Arc::clone(&env.files)));
     let found = files::look(&env, &open_files)?;
     let backup = env.manifest.state().backup.then_some(ReadOnlyReason::Backup);
-    let trouble = blobs.trouble().cloned().or(backup);
+    let lost = |what| ReadOnlyReason::Files { path: env.journal_path(), what };
+    let trouble = journal.trouble.map(lost).or_else(|| blobs.trouble().cloned()).or(backup);
     let report = RecoveryReport { clean, journal_groups: journal.groups, ..Default::default() };
     let mut opening = Opening { env, blobs, open_files, clean, report, journal: journal.there };
     opening.report.blobs_dropped = opening.blobs.dropped().to_vec();
