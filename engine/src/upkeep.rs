@@ -204,6 +204,8 @@ fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fa
     }
     let mut writer = inner.writer.lock();
     if upkeep.writes.load(Ordering::SeqCst) == writes && !writer.closed {
+        // In its place too: an idle store needs nothing of the journal.
+        writer.settle(inner).map_err(Fault::Failed)?;
         writer.mark(inner, Mark::Sync)?;
         rounds.marked = writes;
         return Ok(None);
