@@ -31,7 +31,9 @@ impl Disk {
     }
 
     fn append(&self, file: File, path: &Path) -> io::Result<Arc<dyn Media>> {
-        Ok(if self.mapped {
+        // Whoever copied the store may have left holes where it had space, and a store into a hole
+        // for which there is no room ends the process, where a write is told so.
+        Ok(if self.mapped && sys::is_allocated(&file)? {
             Arc::new(Mapped::append(file, path)?)
         } else {
             Arc::new(Positioned::append(file, path)?)
@@ -171,5 +173,28 @@ impl Files for Disk {
             Err(error) if !made && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             synced => synced,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn holes_get_their_space_before_they_are_written() {
+        const LEN: u64 = 256 * 1024;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let disk = Disk::new(MediaChoice::Mapped, dir.path());
+        fs::write(&path, b"what is there stays").unwrap();
+        options(false).open(&path).unwrap().set_len(LEN).unwrap();
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 < LEN);
+        let media = disk.open_append(&path).unwrap();
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= LEN);
+        media.write_at(LEN - 1, b"x").unwrap();
+        media.publish(LEN);
+        assert!(media.view(0..LEN).unwrap().starts_with(b"what is there stays\0"));
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, seek};
@@ -17,20 +17,37 @@ const ZEROS_SYNCED: u64 = 1024 * 1024;
 /// which a store through a map then makes all dirty, and each sync writes all again.
 const ZEROS_LEN: usize = 4096;
 
+/// What the blocks of a file are counted in, whatever they are on the filesystem.
+const BLOCK_LEN: u64 = 512;
+
 /// Gives a file `len` bytes of space that later writes cannot fail to get. With `zero` the bytes
 /// are written as well, so that a later sync has no extents to convert.
 pub(crate) fn allocate(file: &File, len: u64, zero: bool) -> io::Result<()> {
-    let reserved = loop {
-        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
-            Err(Errno::INTR) => {}
-            other => break other,
-        }
-    };
-    match reserved {
+    match reserve(file, len) {
         Ok(()) if !zero => Ok(()),
         // A filesystem that cannot allocate ahead gets zeros instead.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, len),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether later writes to a file cannot fail for want of space; what it lacks of that is taken
+/// now. False when there is none, or the filesystem cannot tell.
+pub(crate) fn is_allocated(file: &File) -> io::Result<bool> {
+    let metadata = file.metadata()?;
+    if metadata.blocks().saturating_mul(BLOCK_LEN) >= metadata.len() {
+        return Ok(true);
+    }
+    Ok(reserve(file, metadata.len()).is_ok())
+}
+
+/// Has the filesystem reserve the first `len` bytes of a file; what is there stays.
+fn reserve(file: &File, len: u64) -> Result<(), Errno> {
+    loop {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
     }
 }
 
