@@ -25,6 +25,9 @@ pub const CLIENT_QUEUE_MAX: usize = 65_536;
 pub const STREAMS_MAX: u32 = 256;
 /// Bytes queued for a connection beyond which its streams and reads pause.
 pub const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes queued for a connection beyond which the server stops reading it: whoever asks and does
+/// not take the answers is not answered more.
+pub const UNREAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes a server gathers into one DELIVER before it begins another.
 pub const DELIVER_BYTES: usize = 256 * 1024;
 /// Bytes of records in one page of a FETCH, whatever the client asks for.
@@ -41,6 +44,9 @@ pub const CREDIT_DEFAULT: u32 = 4 * 1024 * 1024;
 pub const BODY_WITH_FRAME_MAX: u32 = 1024 * 1024;
 /// Frames one LAST may ask for.
 pub const LAST_MAX: u64 = 1_000_000;
+/// Frames of one LAST beyond which, as with one for each topic and all other lists, a connection
+/// is answered one at a time.
+pub const LAST_LIGHT_MAX: u64 = 1024;
 /// Bytes of the message of a refusal; a longer one is cut.
 pub const REFUSAL_TEXT_MAX: usize = 4 * 1024;
 /// Extensions in one request.

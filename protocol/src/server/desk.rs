@@ -2,6 +2,7 @@
 //! kept going.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -20,10 +21,10 @@ use super::work::{Next, Slot, Work};
 use crate::access;
 use crate::auth::{Secret, Verdict};
 use crate::error::{Code, Refusal};
-use crate::limits::STATS_BYTES_MAX;
+use crate::limits::{LAST_LIGHT_MAX, STATS_BYTES_MAX};
 use crate::message::{
-    AppendRequest, CallRequest, ImportRequest, MaintainRequest, Op, RemoveRequest, Request, Slow,
-    StreamEvent, SubscribeRequest, put_cursor, put_frames,
+    AppendRequest, CallRequest, ImportRequest, LastRequest, MaintainRequest, Op, RemoveRequest,
+    Request, Slow, StreamEvent, SubscribeRequest, put_cursor, put_frames,
 };
 use crate::service::Service;
 use crate::session::{Action, ServerSession, Ticket};
@@ -42,6 +43,11 @@ pub(super) struct Desk {
     /// Streams that may have something to do, in turn.
     ready: VecDeque<u32>,
     pub(super) listings: VecDeque<Listing>,
+    /// Requests for lists that may be long. One is answered at a time, as a list is in memory as a
+    /// whole until the client has taken it.
+    long: VecDeque<(Ticket, Request)>,
+    /// One of them is being answered.
+    has_long: bool,
     /// Kept for their memory.
     pub(super) mail: Vec<Mail>,
     scratch: Vec<Frame>,
@@ -71,6 +77,8 @@ impl Desk {
             works: HashMap::new(),
             ready: VecDeque::new(),
             listings: VecDeque::new(),
+            long: VecDeque::new(),
+            has_long: false,
             mail: Vec::new(),
             scratch: Vec::new(),
             own_version: None,
@@ -148,10 +156,22 @@ impl Desk {
             return;
         }
         if let Err(refusal) = guard.recheck(self.session.access(), *or) {
-            self.works.clear();
-            self.listings.clear();
-            self.session.close(&refusal, now);
+            self.close(&refusal, now);
         }
+    }
+
+    /// A request will never be answered: nobody is to wait for it, or behind it.
+    pub(super) fn failed(&mut self, now: Instant) {
+        let text = "the server failed at a request of this connection; its log says more";
+        self.close(&Refusal::new(Code::Internal, text), now);
+    }
+
+    /// Ends the connection and all it has under way.
+    fn close(&mut self, why: &Refusal, now: Instant) {
+        self.works.clear();
+        self.listings.clear();
+        self.long.clear();
+        self.session.close(why, now);
     }
 
     /// Serves one request; whether it was an append.
@@ -177,14 +197,12 @@ impl Desk {
                 }
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
-            Request::Last(last) => {
-                self.block(move |service| Mail::Frames { ticket, result: service.last(&last) })
+            Request::Last(last) if !last.per_topic && last.n <= LAST_LIGHT_MAX => {
+                self.last(ticket, last, false);
             }
-            Request::Topics(topics) => {
-                self.block(move |service| Mail::Topics { ticket, result: service.topics(&topics) })
-            }
-            Request::CursorList => {
-                self.block(move |service| Mail::Cursors { ticket, result: service.cursors() });
+            Request::Last(_) | Request::Topics(_) | Request::CursorList => {
+                self.long.push_back((ticket, request));
+                self.list_next();
             }
             Request::CursorGet(name) => match self.service.cursor(&name) {
                 Ok(cursor) => self.session.reply(ticket, |out| put_cursor(out, cursor.as_ref())),
@@ -217,6 +235,34 @@ impl Desk {
             | Request::BlobChunk { .. } => {}
         }
         false
+    }
+
+    fn last(&self, ticket: Ticket, last: LastRequest, is_long: bool) {
+        self.block(move |service| Mail::Frames { ticket, is_long, result: service.last(&last) });
+    }
+
+    /// Has the next long list made, if none is being sent.
+    fn list_next(&mut self) {
+        if self.has_long {
+            return;
+        }
+        let Some((ticket, request)) = self.long.pop_front() else { return };
+        self.has_long = true;
+        match request {
+            Request::Last(last) => self.last(ticket, last, true),
+            Request::Topics(topics) => {
+                self.block(move |service| Mail::Topics { ticket, result: service.topics(&topics) });
+            }
+            _ => self.block(move |service| Mail::Cursors { ticket, result: service.cursors() }),
+        }
+    }
+
+    /// A list was sent, or refused.
+    pub(super) fn listed(&mut self, is_long: bool) {
+        if is_long {
+            self.has_long = false;
+            self.list_next();
+        }
     }
 
     fn subscribe(&mut self, ticket: Ticket, sub: u32, subscribe: &SubscribeRequest) {
@@ -327,7 +373,11 @@ impl Desk {
 
     fn block(&self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {
         let (service, mailbox) = (Arc::clone(&self.service), Arc::clone(&self.mailbox));
-        tokio::task::spawn_blocking(move || mailbox.post(job(&*service)));
+        tokio::task::spawn_blocking(move || {
+            // A panic was printed where it was; whoever waits for the answer is told too.
+            let news = panic::catch_unwind(AssertUnwindSafe(|| job(&*service)));
+            mailbox.post(news.unwrap_or(Mail::Failed));
+        });
     }
 
     pub(super) fn start(&mut self, sub: u32, work: Work) {
@@ -388,9 +438,11 @@ impl Desk {
             && let Some(listing) = self.listings.pop_front()
         {
             moved = true;
+            let is_long = listing.is_long();
             let rest = listing.step(&mut self.session, &*self.service, &mut self.scratch);
-            if let Some(rest) = rest {
-                self.listings.push_front(rest);
+            match rest {
+                Some(rest) => self.listings.push_front(rest),
+                None => self.listed(is_long),
             }
         }
         while self.session.has_room()

@@ -17,12 +17,22 @@ const PULLS_PER_PAGE: usize = 16;
 /// An answer that is made when there is room for it.
 pub(crate) enum Listing {
     Fetch(Ticket, FetchRequest),
-    Frames(Ticket, IntoIter<Frame>),
+    /// Of a LAST, and whether that may be long.
+    Frames(Ticket, IntoIter<Frame>, bool),
     Topics(Ticket, IntoIter<TopicSummary>),
     Cursors(Ticket, IntoIter<CursorSummary>),
 }
 
 impl Listing {
+    /// Whether it may be a long list: all of it is in memory until it is sent.
+    pub(crate) const fn is_long(&self) -> bool {
+        match self {
+            Self::Fetch(..) => false,
+            Self::Frames(_, _, is_long) => *is_long,
+            Self::Topics(..) | Self::Cursors(..) => true,
+        }
+    }
+
     /// Sends one message; the listing itself when another must follow.
     pub(crate) fn step(
         self,
@@ -41,7 +51,7 @@ impl Listing {
                 }
                 None
             }
-            Self::Frames(ticket, mut rest) => {
+            Self::Frames(ticket, mut rest, is_long) => {
                 scratch.clear();
                 let mut bytes = 0;
                 while bytes < DELIVER_BYTES
@@ -53,7 +63,7 @@ impl Listing {
                 let is_last = rest.as_slice().is_empty();
                 session.shown(scratch);
                 part(session, ticket, is_last, |out| put_frames(out, scratch, &[], 0));
-                (!is_last).then_some(Self::Frames(ticket, rest))
+                (!is_last).then_some(Self::Frames(ticket, rest, is_long))
             }
             Self::Topics(ticket, mut rest) => {
                 let is_last = list(session, ticket, &mut rest, |one, out| one.put(out));

@@ -42,6 +42,7 @@ pub(crate) enum Mail {
     },
     Frames {
         ticket: Ticket,
+        is_long: bool,
         result: Result<Vec<Frame>, Refusal>,
     },
     Topics {
@@ -81,6 +82,8 @@ pub(crate) enum Mail {
         sub: u32,
         result: Result<(BlobHash, u64), Refusal>,
     },
+    /// What was done for a request came to no end.
+    Failed,
     /// The server stops.
     Drain(Duration),
     /// The tokens have changed.

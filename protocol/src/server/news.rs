@@ -42,18 +42,20 @@ impl Desk {
             },
             Mail::Newest { sub, result } => self.newest(sub, result),
             Mail::Ready { sub } => self.enqueue(sub),
-            Mail::Frames { ticket, result } => {
-                self.list(ticket, result.map(|all| Listing::Frames(ticket, all.into_iter())));
+            Mail::Frames { ticket, is_long, result } => {
+                let listing = |all: Vec<_>| Listing::Frames(ticket, all.into_iter(), is_long);
+                self.list(ticket, is_long, result.map(listing));
             }
             Mail::Topics { ticket, result } => {
-                self.list(ticket, result.map(|all| Listing::Topics(ticket, all.into_iter())));
+                let listing = |all: Vec<_>| Listing::Topics(ticket, all.into_iter());
+                self.list(ticket, true, result.map(listing));
             }
             Mail::Cursors { ticket, result } => {
                 let result = result.map(|mut all| {
                     all.retain(|cursor| self.session.sees_cursor(&cursor.name));
                     Listing::Cursors(ticket, all.into_iter())
                 });
-                self.list(ticket, result);
+                self.list(ticket, true, result);
             }
             Mail::Called { ticket, sub, bodies_up_to, flag, result } => match result {
                 Ok(called) => {
@@ -70,6 +72,7 @@ impl Desk {
             Mail::Piece { sub, source, result } => self.piece(sub, source, result),
             Mail::Taken { sub, result } => self.taken(sub, result),
             Mail::Stored { sub, result } => self.stored(sub, result),
+            Mail::Failed => self.failed(now),
             Mail::Drain(time) => self.drain(time, now),
             Mail::Recheck => self.recheck(now),
         }
@@ -164,10 +167,13 @@ impl Desk {
         }
     }
 
-    fn list(&mut self, ticket: Ticket, listing: Result<Listing, Refusal>) {
+    fn list(&mut self, ticket: Ticket, is_long: bool, listing: Result<Listing, Refusal>) {
         match listing {
             Ok(listing) => self.listings.push_back(listing),
-            Err(refusal) => self.session.refuse(ticket, &refusal),
+            Err(refusal) => {
+                self.session.refuse(ticket, &refusal);
+                self.listed(is_long);
+            }
         }
     }
 

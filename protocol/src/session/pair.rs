@@ -10,8 +10,8 @@ use super::*;
 use crate::codec::Codec;
 use crate::error::{ClientError, Code, ProtocolError, Refusal};
 use crate::limits::{
-    CHUNK_BYTES_MAX, HELLO_WAIT, LINGER, OUTBOUND_BYTES_MAX, PING_AFTER, REQUESTS_MAX, SILENCE_MAX,
-    UPLOAD_WINDOW, WRITE_STALL_MAX,
+    CHUNK_BYTES_MAX, HELLO_WAIT, LINGER, OUTBOUND_BYTES_MAX, PING_AFTER, PING_BYTES_MAX,
+    REQUESTS_MAX, SILENCE_MAX, UNREAD_BYTES_MAX, UPLOAD_WINDOW, WRITE_STALL_MAX,
 };
 use crate::message::{
     AppendRequest, Appended, BlobGetRequest, CallRequest, Incoming, Op, OpRange, PeerLimits,
@@ -396,5 +396,34 @@ fn the_bytes_of_requests_without_an_answer_are_bounded() {
     assert!(!pair.server.wants_input());
     let Action::Serve { ticket, .. } = actions[0] else { panic!("not a request") };
     pair.server.refuse(ticket, &Refusal::new(Code::StorageFull, "full"));
+    assert!(pair.server.wants_input());
+}
+
+#[test]
+fn who_reads_no_answers_is_not_answered_more() {
+    const PINGS: usize = 100_000;
+    let mut pair = Pair::met(1 << 20);
+    let ping = Request::Ping(Bytes::from(vec![7; PING_BYTES_MAX]));
+    for _ in 0..PINGS {
+        pair.client.request(&ping, 0).unwrap();
+    }
+    assert!(pair.move_to_server().is_empty());
+    let queued = pair.server.output().len();
+    assert!((UNREAD_BYTES_MAX..UNREAD_BYTES_MAX + 1024).contains(&queued), "{queued}");
+    assert!(!pair.server.wants_input());
+    // Nothing is lost by it.
+    let mut answers = 0;
+    while !pair.server.output().is_empty() {
+        answers += pair.move_to_client().unwrap().len();
+        assert!(pair.server.wants_input());
+        assert!(pair.server.receive(&mut pair.to_server, pair.now).is_none());
+    }
+    assert_eq!(answers, PINGS);
+    // Who is told to go is told so whatever waits for it.
+    let large = Bytes::from(vec![0; UNREAD_BYTES_MAX]);
+    let sub = pair.subscribe(1, None);
+    pair.server.chunk(sub, &large, false);
+    assert!(!pair.server.wants_input());
+    pair.server.close(&Refusal::new(Code::Draining, "over"), pair.now);
     assert!(pair.server.wants_input());
 }

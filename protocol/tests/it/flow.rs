@@ -79,6 +79,85 @@ async fn a_peer_that_does_not_read_holds_a_bounded_queue_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn answers_that_are_not_read_hold_up_who_asks_and_nobody_else() {
+    const PINGS: u32 = 100_000;
+    let rig = Rig::unix(Role::Admin).await;
+    let (stream, theirs) = tokio::io::duplex(4096);
+    rig.server.adopt(theirs, Role::Read);
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let asking = tokio::spawn(async move {
+        let mut bytes = PREFACE.to_vec();
+        bytes.extend_from_slice(&message(header(Op::Hello, 1, 0), &hello_body()));
+        for n in 0..PINGS {
+            bytes.extend_from_slice(&message(header(Op::Ping, n + 2, 0), &[1; 64]));
+        }
+        tokio::io::AsyncWriteExt::write_all(&mut writer, &bytes).await.unwrap();
+        writer
+    });
+    let client = rig.client().await;
+    for _ in 0..100 {
+        soon(client.append(&one("a"))).await.unwrap();
+    }
+    assert!(!asking.is_finished(), "all was read, and the answers are queued");
+    let mut codec = xs_protocol::codec::Codec::new(limits::SERVER_MESSAGE_BYTES_MAX);
+    let (mut inbox, mut last) = (bytes::BytesMut::new(), 0);
+    while last < PINGS + 1 {
+        soon(reader.read_buf(&mut inbox)).await.unwrap();
+        while let Some(envelope) = codec.next(&mut inbox).unwrap() {
+            assert_eq!(envelope.header.corr, last + 1);
+            last = envelope.header.corr;
+        }
+    }
+    drop(soon(asking).await.unwrap());
+}
+
+#[tokio::test]
+async fn long_lists_are_made_as_they_are_taken() {
+    const FRAMES: u64 = 60_000;
+    const LISTS: usize = 5;
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(FRAMES, "a");
+    let (mut stream, theirs) = tokio::io::duplex(4096);
+    rig.server.adopt(theirs, Role::Read);
+    let mut bytes = PREFACE.to_vec();
+    bytes.extend_from_slice(&message(header(Op::Hello, 1, 0), &hello_body()));
+    let last = |n: u64| [&n.to_le_bytes()[..], b"\0\x01\0\x01\0*"].concat();
+    for n in 0..LISTS as u32 {
+        bytes.extend_from_slice(&message(header(Op::Last, n + 2, 0), &last(FRAMES)));
+    }
+    // A short one waits for nobody.
+    bytes.extend_from_slice(&message(header(Op::Last, 99, 0), &last(1)));
+    tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
+    until(|| rig.memory.lists() == 2).await;
+    let client = rig.client().await;
+    for _ in 0..100 {
+        soon(client.append(&one("a"))).await.unwrap();
+    }
+    assert_eq!(rig.memory.lists(), 2, "lists are made that nobody takes");
+    let mut codec = xs_protocol::codec::Codec::new(limits::SERVER_MESSAGE_BYTES_MAX);
+    let (mut inbox, mut whole) = (bytes::BytesMut::new(), 0);
+    while whole < LISTS + 1 {
+        soon(stream.read_buf(&mut inbox)).await.unwrap();
+        while let Some(envelope) = codec.next(&mut inbox).unwrap() {
+            let is_answer = envelope.header.op == Op::Last as u8 && envelope.header.code == 0;
+            whole += usize::from(is_answer && !envelope.header.has_more());
+        }
+    }
+    assert_eq!(rig.memory.lists(), LISTS + 1);
+}
+
+#[tokio::test]
+async fn a_request_that_panics_ends_its_connection_alone() {
+    let rig = Rig::unix(Role::Admin).await;
+    let (client, other) = (rig.client().await, rig.client().await);
+    rig.memory.break_topics();
+    let topics = xs_engine::TopicPatterns::all();
+    let error = soon(client.topics(&topics)).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Internal), "{error}");
+    soon(other.append(&one("a"))).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_stop_ends_subscriptions_with_the_place_to_resume() {
     let rig = Rig::unix(Role::Admin).await;
     rig.memory.fill(10, "a");

@@ -18,7 +18,7 @@ use crate::error::{Code, Detail, ProtocolError, Refusal};
 use crate::gather::Gather;
 use crate::limits::{
     CREDIT_MAX, HELLO_BYTES_MAX, OUTBOUND_BYTES_MAX, REQUEST_BYTES_MAX, REQUESTS_MAX,
-    SERVER_MESSAGE_BYTES_MAX, STREAMS_MAX, UPLOAD_WINDOW,
+    SERVER_MESSAGE_BYTES_MAX, STREAMS_MAX, UNREAD_BYTES_MAX, UPLOAD_WINDOW,
 };
 use crate::message::{
     DecodeError, HelloRequest, ONE_WAY, Op, OpRange, Request, Role, is_one_way, put_refusal,
@@ -343,6 +343,7 @@ impl ServerSession {
         self.phase != Phase::Greeting
             && self.requests < REQUESTS_MAX
             && self.request_bytes < REQUEST_BYTES_MAX
+            && (self.is_closing() || self.out.len() < UNREAD_BYTES_MAX)
     }
 
     /// Refusals since this was asked last, by class.

@@ -35,6 +35,10 @@ struct Inner {
     cancelled: Vec<FrameId>,
     /// Frames that followers have pulled.
     pulled: usize,
+    /// Lists that were made for LAST.
+    lists: usize,
+    /// Asking for topics panics.
+    broken: bool,
     hold_blobs: bool,
     /// Checks that nobody waited for any more.
     given_up: usize,
@@ -60,6 +64,16 @@ impl Memory {
     /// Frames that followers have pulled.
     pub(crate) fn pulled(&self) -> usize {
         self.0.lock().pulled
+    }
+
+    /// Lists that were made for LAST.
+    pub(crate) fn lists(&self) -> usize {
+        self.0.lock().lists
+    }
+
+    /// From now on asking for topics panics.
+    pub(crate) fn break_topics(&self) {
+        self.0.lock().broken = true;
     }
 
     /// Whether bytes of blobs wait before they are taken.

@@ -109,7 +109,8 @@ impl Service for Memory {
     }
 
     fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal> {
-        let inner = self.0.lock();
+        let mut inner = self.0.lock();
+        inner.lists += 1;
         let mut counts = BTreeMap::new();
         let mut found: Vec<Frame> = inner
             .frames
@@ -129,6 +130,7 @@ impl Service for Memory {
     }
 
     fn topics(&self, topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal> {
+        assert!(!self.0.lock().broken, "a panic on purpose");
         let mut all = BTreeMap::<String, TopicSummary>::new();
         for frame in self.0.lock().frames.iter().filter(|f| topics.matches(f.topic())) {
             let offset = frame.offset().unwrap();
