@@ -82,22 +82,31 @@ impl Follower {
     /// What comes next, or nothing when there is nothing now (or no more: [`Self::is_done`]).
     ///
     /// # Errors
-    /// [`ReadError`]; after a [`ReadError::Corrupt`] the next call goes on behind the damage.
+    /// [`ReadError`]; after a [`ReadError::Corrupt`] the next call goes on behind the damage, after
+    /// any other where it was.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at the first pause")]
     pub fn next(&mut self) -> Result<Option<Live>, ReadError> {
         while !self.is_done() {
             if let Some((reader, end)) = &mut self.stretch {
-                match reader.next().transpose()? {
-                    Some(frame) => {
-                        self.position = frame.offset().map_or(*end, |offset| offset + 1);
+                let end = *end;
+                match reader.next().transpose() {
+                    Ok(Some(frame)) => {
+                        self.position = frame.offset().map_or(end, |offset| offset + 1);
                         if let Some(live) = self.admit(frame) {
                             return Ok(Some(live));
                         }
                         continue;
                     }
-                    None => {
-                        self.position = *end;
+                    Ok(None) => {
+                        self.position = end;
                         self.stretch = None;
+                    }
+                    Err(error) => {
+                        if !matches!(error, ReadError::Corrupt(_)) {
+                            // The reader has ended there; what it has not read is read anew.
+                            self.stretch = None;
+                        }
+                        return Err(error);
                     }
                 }
             }
@@ -200,5 +209,47 @@ impl fmt::Debug for Follower {
             .field("threshold", &self.threshold)
             .field("left", &self.left)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::options::SyncPolicy;
+    use crate::testing::{fast_dir, frame, open, segment_files};
+
+    #[test]
+    fn what_could_not_be_read_for_a_while_is_not_passed_over() {
+        const FRAMES: u64 = 3000;
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        (0..FRAMES).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+        store.close().unwrap();
+        drop(store);
+        let store = open(dir.path(), SyncPolicy::None);
+        let options = ReadOptions { follow: true, ..ReadOptions::default() };
+        let mut follower = store.follow(&options).unwrap();
+        let segment = segment_files(dir.path()).remove(1);
+        let away = segment.with_extension("away");
+        fs::rename(&segment, &away).unwrap();
+        let mut seen = Vec::new();
+        let error = loop {
+            match follower.next() {
+                Ok(Some(Live::Frame(frame))) => seen.extend(frame.offset()),
+                Ok(other) => panic!("{other:?} after {} frames", seen.len()),
+                Err(error) => break error,
+            }
+        };
+        assert!(!matches!(error, ReadError::Corrupt(_)), "{error}");
+        assert!(follower.next().is_err(), "it is still away");
+        fs::rename(&away, &segment).unwrap();
+        while let Some(live) = follower.next().unwrap() {
+            if let Live::Frame(frame) = live {
+                seen.extend(frame.offset());
+            }
+        }
+        assert!(seen.iter().copied().eq(0..FRAMES), "{} of {FRAMES}", seen.len());
     }
 }
