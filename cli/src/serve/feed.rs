@@ -19,9 +19,10 @@ impl Feed for StoredFeed {
             if bytes >= room {
                 break;
             }
+            let before = self.0.position();
             match self.0.next() {
                 None => return Ok(Pulled::End),
-                Some(Err(error)) => return gap(&error, self.0.position()),
+                Some(Err(error)) => return gap(&error, before, self.0.position()),
                 Some(Ok(frame)) => {
                     bytes += frame.record().len();
                     frames.push(frame);
@@ -50,8 +51,9 @@ impl Feed for FollowFeed {
             if bytes >= room {
                 break;
             }
+            let before = self.follower.position();
             match self.follower.next() {
-                Err(error) => return gap(&error, self.follower.position()),
+                Err(error) => return gap(&error, before, self.follower.position()),
                 Ok(None) if self.follower.is_done() => return Ok(Pulled::End),
                 Ok(None) => return Ok(Pulled::Idle),
                 Ok(Some(Live::Frame(frame))) => {
@@ -71,12 +73,16 @@ impl Feed for FollowFeed {
 }
 
 /// A damaged place is told and passed by; anything else ends the feed.
-fn gap(error: &ReadError, scanned: u64) -> Result<Pulled, Refusal> {
+fn gap(error: &ReadError, before: u64, behind: u64) -> Result<Pulled, Refusal> {
     match error {
         ReadError::Corrupt(corruption) => {
             tracing::error!(%corruption, "frames cannot be read");
-            let from = corruption.offset.unwrap_or(scanned);
-            Ok(Pulled::Gap { from, to: from.saturating_add(1) })
+            // Not where the damage begins when the read began within it.
+            let lowest = before.min(behind);
+            let from = corruption.offset.map_or(lowest, |offset| offset.max(lowest));
+            // Upwards it reaches to where the read goes on; downwards each frame is told of.
+            let to = if behind > before { behind } else { from };
+            Ok(Pulled::Gap { from, to: to.max(from.saturating_add(1)) })
         }
         other => Err(refuse::read(other)),
     }

@@ -81,7 +81,7 @@ pub struct EntryHeader {
     /// Blobs in the entry.
     pub count: u32,
     /// All of the pack below this position was durable when the entry was written; a multiple of 8.
-    /// 0 in a sealed pack, and for a BLOCK.
+    /// 0 in a pack that was sealed from the start, and for a BLOCK.
     pub durable_upto: u64,
 }
 

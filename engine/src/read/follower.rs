@@ -102,6 +102,7 @@ impl Follower {
                         self.stretch = None;
                     }
                     Err(error) => {
+                        self.position = self.position.max(Reader::position(reader));
                         if !matches!(error, ReadError::Corrupt(_)) {
                             // The reader has ended there; what it has not read is read anew.
                             self.stretch = None;

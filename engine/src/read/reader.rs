@@ -95,8 +95,9 @@ impl Reader {
         Self { inner: inner.clone(), way, head, left, rest, reverse, floors: HashMap::new() }
     }
 
-    /// The offset to go on from: behind what was handed out, and the end of what was asked for once
-    /// there is no more. With `reverse` the lowest offset looked at.
+    /// The offset to go on from: behind what was handed out and the damage that was told of, and
+    /// the end of what was asked for once there is no more. With `reverse` the lowest offset looked
+    /// at.
     #[must_use]
     pub const fn position(&self) -> u64 {
         if self.reverse { self.rest.end } else { self.rest.start }
@@ -107,6 +108,21 @@ impl Reader {
         match self.reverse {
             true => self.rest.end = offset,
             false => self.rest.start = offset + 1,
+        }
+    }
+
+    /// Damage was met: what it took is behind, and nothing is left after any other error.
+    fn pass_by(&mut self, error: &ReadError) {
+        let ReadError::Corrupt(corruption) = error else {
+            self.way = Way::Ended;
+            return;
+        };
+        let Range { start, end } = &mut self.rest;
+        match (&self.way, corruption.offset) {
+            (Way::Forward(way), _) => *start = (*start).max(way.position()).min(*end),
+            (_, Some(offset)) if self.reverse => *end = (*end).min(offset).max(*start),
+            (_, Some(offset)) => *start = (*start).max(offset.saturating_add(1)).min(*end),
+            (_, None) => {}
         }
     }
 
@@ -140,7 +156,7 @@ impl Reader {
                     Way::Backward(_) | Way::Ended => Ok(()),
                 };
                 seen.into_iter().for_each(|offset| self.pass(offset));
-                visited?;
+                visited.inspect_err(|error| self.pass_by(error))?;
                 if flow.is_break() {
                     return Ok(flow);
                 }
@@ -214,9 +230,7 @@ impl Iterator for Reader {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    if !matches!(error, ReadError::Corrupt(_)) {
-                        self.way = Way::Ended;
-                    }
+                    self.pass_by(&error);
                     return Some(Err(error));
                 }
             }
@@ -320,5 +334,72 @@ impl Inner {
         // Damage can keep a frame out of the postings; reading everything reports it.
         let whole = !self.index.is_partial() || segments.iter().all(|of| self.index.is_whole(of));
         whole.then_some((lanes, segments))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::append::Batch;
+    use crate::options::SyncPolicy;
+    use crate::testing::{batches, edit, fast_dir, frame, open, segment_files};
+
+    #[test]
+    fn who_meets_damage_is_told_how_far_it_reaches() {
+        const TOGETHER: u64 = 10;
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        let mut count = 0;
+        while segment_files(dir.path()).len() < 3 {
+            let frames = (count..count + TOGETHER).map(|n| frame("a", n)).collect();
+            store.append(Batch { frames, ..Batch::default() }).unwrap();
+            count += TOGETHER;
+        }
+        store.close().unwrap();
+        drop(store);
+        // The header of one in the middle, and the whole end of the same segment.
+        let path = segment_files(dir.path()).remove(1);
+        let places = batches(&path);
+        let last = places.len() - 2;
+        let base = |bytes: &[u8], at: usize| {
+            let header = crate::format::batch::BatchHeader::read(&bytes[places[at]..]).unwrap();
+            header.base_offset
+        };
+        let (mut middle, mut end) = (0, 0);
+        edit(&path, |bytes| {
+            (middle, end) = (base(bytes, 5), base(bytes, last));
+            bytes[places[5] + 20] ^= 1;
+            bytes[places[last] + 20] ^= 1;
+        });
+        let store = open(dir.path(), SyncPolicy::None);
+        let gaps = |options: &ReadOptions| {
+            let (mut gaps, mut seen) = (Vec::new(), 0);
+            let mut reader = store.read(options).unwrap();
+            loop {
+                let before = reader.position();
+                match reader.next() {
+                    Some(Ok(_)) => seen += 1,
+                    Some(Err(ReadError::Corrupt(_))) => gaps.push(before..reader.position()),
+                    Some(Err(error)) => panic!("{error}"),
+                    None => return (gaps, seen),
+                }
+            }
+        };
+        let whole = [middle..middle + TOGETHER, end..end + TOGETHER];
+        assert_eq!(gaps(&ReadOptions::default()), (whole.to_vec(), count - 2 * TOGETHER));
+        // Who begins within the damage is not led to where it began.
+        let start = Start::From(Bound::Offset(middle + 3));
+        let (from_within, _) = gaps(&ReadOptions { start, ..ReadOptions::default() });
+        assert_eq!(from_within, [middle + 3..middle + TOGETHER, whole[1].clone()]);
+        let options = ReadOptions { follow: true, ..ReadOptions::default() };
+        let mut follower = store.follow(&options).unwrap();
+        let mut found = Vec::new();
+        while follower.position() < count {
+            let before = follower.position();
+            if follower.next().is_err() {
+                found.push(before..follower.position());
+            }
+        }
+        assert_eq!(found, whole);
     }
 }

@@ -102,10 +102,29 @@ impl Forward {
                     return Some(Ok(frame));
                 }
                 Err(error) if is_before(&error, walk.next_offset(), self.range.start) => {}
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    self.pass_by(&error);
+                    return Some(Err(error));
+                }
             }
         }
         None
+    }
+
+    /// The next offset that is looked at.
+    pub(super) const fn position(&self) -> u64 {
+        self.range.start
+    }
+
+    /// Goes on behind damage: where the next frames are, or the next segment begins.
+    fn pass_by(&mut self, error: &ReadError) {
+        let ReadError::Corrupt(_) = error else { return };
+        let behind = self.walk.as_mut().and_then(Walk::resumes);
+        let behind = behind.unwrap_or_else(|| {
+            let next = self.range.segments.get(self.at + 1);
+            next.map_or(self.range.end, |next| next.segment().base())
+        });
+        self.range.start = self.range.start.max(behind.min(self.range.end));
     }
 }
 
@@ -135,7 +154,10 @@ impl Forward {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(error) if is_before(&error, walk.next_offset(), self.range.start) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.pass_by(&error);
+                    return Err(error);
+                }
             }
         }
     }

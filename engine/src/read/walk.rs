@@ -177,6 +177,20 @@ impl Walk {
         self.next
     }
 
+    /// After damage: the offset from which on frames are found again, as far as this segment tells.
+    pub(super) fn resumes(&mut self) -> Option<u64> {
+        if self.batch.is_some_and(|batch| self.position < batch.end) {
+            return Some(self.next);
+        }
+        let salt = self.window.segment.salt();
+        match self.header_at(self.position, salt) {
+            Ok(Some(header)) => Some(header.base_offset.max(self.next)),
+            // More damage, which is told of next.
+            Ok(None) if self.position + HEADER <= self.window.limit => Some(self.next),
+            Ok(None) | Err(_) => None,
+        }
+    }
+
     /// The next FRAME record, nothing at the end of what is published, or an error for a damaged
     /// place; the walk goes on behind it.
     #[inline]
