@@ -21,7 +21,8 @@ use crate::sys;
 const OPEN_MAX: usize = 4;
 /// With more full packs than this the next is sealed as it is.
 const BACKLOG_MAX: usize = 2;
-/// How long until sealing is tried again on a full disk, and pressing when something else was to do.
+/// How long until sealing is tried again on a full disk, and pressing when something else was to
+/// do.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long until pressing is tried again when it failed: for want of space, say.
 const PRESS_RETRY: Duration = Duration::from_secs(60);

@@ -15,9 +15,9 @@ use crate::format::super_file::FileEntry;
 const LOCK_WAIT: Duration = Duration::from_millis(1);
 
 impl Shared {
-    /// Puts a pack that is shorter in the place of the oldest one that was sealed as it was written.
-    /// Says whether it did; not when `stop` says that something else is to be done, or a sweep is
-    /// at work or waits to be. One that is damaged is left as it is.
+    /// Puts a pack that is shorter in the place of the oldest one that was sealed as it was
+    /// written. Says whether it did; not when `stop` says that something else is to be done, or a
+    /// sweep is at work or waits to be. One that is damaged is left as it is.
     pub(in super::super) fn press(&self, stop: &dyn Fn() -> bool) -> Result<bool, SweepError> {
         let Some(one) = self.sweeps.one.try_lock() else { return Ok(false) };
         let sweep = Sweep::new(self, one, None);
