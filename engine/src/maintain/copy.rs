@@ -70,7 +70,7 @@ const fn derived(kind: FileKind) -> &'static [&'static str] {
     }
 }
 
-fn unfinished(path: &Path) -> PathBuf {
+pub(super) fn unfinished(path: &Path) -> PathBuf {
     path.with_added_extension("tmp")
 }
 

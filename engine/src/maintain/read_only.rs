@@ -1,28 +1,36 @@
 //! Files of a store that is only looked at: whatever would change one is refused. One that was not
-//! closed in order is seen with what its journal holds in its place, as an opening would put it.
+//! closed in order is seen with what its journal holds in its place, and one whose files were being
+//! exchanged with all of them under their names, as an opening would put it.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::MaintainError;
+use super::copy::{place, suffix, unfinished};
 use super::finding::{Finding, Problem, Severity};
 use crate::format::super_file::SuperState;
 use crate::journal::{self, Kept};
 use crate::media::{Files, Media, patched};
+use crate::recovery::is_meant;
 
 /// Files that can be read.
 #[derive(Debug)]
 pub(super) struct ReadOnlyFiles {
     files: Arc<dyn Files>,
     kept: Kept,
+    /// Files that the manifest names and that have another name yet, which is the second one.
+    aside: HashMap<PathBuf, PathBuf>,
 }
 
 impl ReadOnlyFiles {
     /// Those of a store that is open: its journal is its own affair.
     pub(super) fn of_open(files: Arc<dyn Files>) -> Self {
-        Self { files, kept: Kept::default() }
+        Self { files, kept: Kept::default(), aside: HashMap::new() }
     }
 
     /// Those of the store in `dir` that nobody has open, with the manifest that it has.
@@ -31,12 +39,18 @@ impl ReadOnlyFiles {
         files: Arc<dyn Files>,
         state: Option<&SuperState>,
     ) -> Result<Self, MaintainError> {
+        let aside = state.map_or_else(HashMap::new, |state| aside(&*files, dir, state));
         if state.is_some_and(|state| state.clean) {
-            return Ok(Self::of_open(files));
+            return Ok(Self { aside, ..Self::of_open(files) });
         }
         let kept = journal::read(&*files, dir, state);
         let kept = kept.map_err(|error| MaintainError::io("read", &dir.join("journal"), error))?;
-        Ok(Self { files, kept })
+        Ok(Self { files, kept, aside })
+    }
+
+    /// Where a file is.
+    fn at<'a>(&'a self, path: &'a Path) -> &'a Path {
+        self.aside.get(path).map_or(path, PathBuf::as_path)
     }
 
     /// What is to be told of the journal of the store in `dir`.
@@ -54,6 +68,20 @@ impl ReadOnlyFiles {
     }
 }
 
+/// The files of a manifest that have not got their names yet.
+fn aside(files: &dyn Files, dir: &Path, state: &SuperState) -> HashMap<PathBuf, PathBuf> {
+    let name = |path: &Path| path.file_name().map(OsStr::to_string_lossy).map(Cow::into_owned);
+    let pairs = state.files.iter().filter_map(|file| {
+        let path = place(dir, file, suffix(file.kind));
+        let other = unfinished(&path);
+        files.len_of(&other).ok()?;
+        let names = (name(&other)?, name(&path)?);
+        let is_meant = is_meant(files, path.parent()?, (&names.0, &names.1), file);
+        is_meant.then_some((path, other))
+    });
+    pairs.collect()
+}
+
 fn refused<T>() -> io::Result<T> {
     Err(io::ErrorKind::ReadOnlyFilesystem.into())
 }
@@ -68,19 +96,19 @@ impl Files for ReadOnlyFiles {
     }
 
     fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        Ok(self.seen(path, self.files.open_sealed(path)?))
+        Ok(self.seen(path, self.files.open_sealed(self.at(path))?))
     }
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        Ok(self.seen(path, self.files.open_scan(path)?))
+        Ok(self.seen(path, self.files.open_scan(self.at(path))?))
     }
 
     fn open_unmapped(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        Ok(self.seen(path, self.files.open_unmapped(path)?))
+        Ok(self.seen(path, self.files.open_unmapped(self.at(path))?))
     }
 
     fn forget(&self, path: &Path, part: Range<u64>) -> io::Result<()> {
-        self.files.forget(path, part)
+        self.files.forget(self.at(path), part)
     }
 
     fn write_new(&self, _path: &Path, _bytes: &[u8]) -> io::Result<()> {
@@ -88,11 +116,11 @@ impl Files for ReadOnlyFiles {
     }
 
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
-        self.files.read(path, max)
+        self.files.read(self.at(path), max)
     }
 
     fn len_of(&self, path: &Path) -> io::Result<u64> {
-        self.files.len_of(path)
+        self.files.len_of(self.at(path))
     }
 
     fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
@@ -116,7 +144,12 @@ impl Files for ReadOnlyFiles {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.files.list(dir)
+        let mut names = self.files.list(dir)?;
+        for (path, other) in self.aside.iter().filter(|(path, _)| path.parent() == Some(dir)) {
+            names.retain(|name| ![path, other].map(|it| dir.join(name) == **it).contains(&true));
+            names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+        Ok(names)
     }
 
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {

@@ -202,6 +202,35 @@ fn a_backup_survives_the_death_of_who_writes_it() {
 }
 
 #[test]
+fn a_backup_cut_off_before_its_files_had_their_names_verifies() {
+    let dir = scratch();
+    let (home, backup) = (dir.path().join("store"), dir.path().join("backup"));
+    let store = open(&home, &options(MEDIA[0]));
+    (0..100).for_each(|n| {
+        drop(store.append(with_body(numbered("a", n), &[n as u8; 900]).into()).unwrap())
+    });
+    store.backup(&backup, CopyOptions::copies(), &mut go_on).unwrap();
+    let mut aside = 0;
+    for sub in ["log", "blobs"] {
+        for entry in std::fs::read_dir(backup.join(sub)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|end| end == "seg" || end == "pack") {
+                // The shorter form is that of the backup before.
+                let bytes = std::fs::read(&path).unwrap();
+                std::fs::rename(&path, path.with_added_extension("tmp")).unwrap();
+                std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+                aside += 1;
+            }
+        }
+    }
+    assert!(aside >= 2);
+    let report = verify(&backup, &mut go_on).unwrap();
+    assert!(report.is_clean(), "{report:#?}");
+    assert_eq!(read_copy(&backup), frames(store.read(&everything())));
+    assert!(verify(&backup, &mut go_on).unwrap().is_clean());
+}
+
+#[test]
 fn a_store_tells_its_numbers() {
     let dir = scratch();
     let sync = SyncPolicy::Sync;
