@@ -3,7 +3,8 @@
 //! stages it first.
 //!
 //! A pack lives through three stages: open (entries are added at its end, a table in memory finds
-//! them), full (waiting), sealed (a new generation, compressed, verified, found through `.pidx`).
+//! them), full (waiting), sealed (found through `.pidx`): as a new generation, compressed and
+//! verified, or while many blobs come in as it was written, to be compressed when there is time.
 
 mod beside;
 mod blocks;
