@@ -66,13 +66,7 @@ impl Checker<'_> {
             let names = self.env.files.list(&dir);
             for name in names.map_err(|error| MaintainError::io("list", &dir, error))? {
                 let (stem, end) = name.rsplit_once('.').unwrap_or((&name, ""));
-                let is_aside = end == "tmp"
-                    && stem.rsplit_once('.').is_some_and(|(inner, of)| {
-                        of == suffix(kind)
-                            && stems.contains(inner)
-                            && self.env.files.len_of(&dir.join(stem)).is_err()
-                    });
-                if stems.contains(stem) || is_aside || self.live {
+                if stems.contains(stem) || self.live {
                     continue;
                 }
                 let what = match end {
