@@ -58,7 +58,7 @@ pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 pub struct Limits {
     /// Bytes of the JavaScript heap.
     pub heap_bytes: usize,
-    /// Bytes granted once beyond it, so that the failure can be reported.
+    /// Bytes granted beyond it, in steps: what a termination takes to be noticed and reported.
     pub heap_grace_bytes: usize,
     /// Wall time that the engine may take to be there, before anything of a module runs. It takes
     /// some 30 ms; this much is taken where something holds what all engines of a process share.
@@ -75,7 +75,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             heap_bytes: 64 * 1024 * 1024,
-            heap_grace_bytes: 16 * 1024 * 1024,
+            heap_grace_bytes: 64 * 1024 * 1024,
             engine: Duration::from_secs(30),
             slice: Duration::from_secs(1),
             start: Duration::from_secs(10),

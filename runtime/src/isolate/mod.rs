@@ -8,6 +8,8 @@ mod definition;
 mod engine;
 mod failure;
 pub(crate) mod handle;
+mod heap;
+mod interrupt;
 pub(crate) mod limits;
 mod parse;
 mod place;

@@ -1,6 +1,7 @@
 //! Where a module's code was when it was terminated. A termination carries no stack, so one is
 //! taken just before it, when the engine looks for interrupts. Nothing is promised: code that is
-//! ended elsewhere, inside a native function for example, has no place.
+//! ended elsewhere, inside a native function for example, has no place. From then on the engine
+//! looks at each call, so that nothing runs on for long.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use deno_core::v8;
 
+use super::interrupt;
 use super::stop::Stop;
 
 /// Frames that are taken.
@@ -28,15 +30,17 @@ pub(super) fn enter(context: v8::Global<v8::Context>, stop: Arc<Stop>) {
 
 /// Forgets the isolate; called on its thread, before it is taken down.
 pub(super) fn leave() {
+    interrupt::leave();
     HERE.with(|here| here.borrow_mut().take());
 }
 
-/// Takes the stack of the isolate it is called in, which is that of the present thread.
+/// Takes the stack of the isolate it is called in, which is that of the present thread and has been
+/// terminated, and has itself called again at the next call in there.
 ///
 /// # Safety
 /// For [`v8::IsolateHandle::request_interrupt`] alone: the engine calls it on the isolate's thread,
 /// between two instructions of JavaScript, with a valid isolate.
-pub(super) unsafe extern "C" fn take(isolate: v8::UnsafeRawIsolatePtr, _data: *mut c_void) {
+pub(super) unsafe extern "C" fn interrupted(isolate: v8::UnsafeRawIsolatePtr, _data: *mut c_void) {
     HERE.with(|here| {
         // Both fail only when it is not where the engine promises to call it from.
         let Ok(here) = here.try_borrow() else { return };
@@ -44,10 +48,12 @@ pub(super) unsafe extern "C" fn take(isolate: v8::UnsafeRawIsolatePtr, _data: *m
         // SAFETY: the engine calls with the isolate that runs on this thread; this value is not
         // its owner and disposes of nothing.
         let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
+        stop.interrupt();
         v8::scope!(let scope, &mut isolate);
         let context = v8::Local::new(scope, context);
         let scope = &mut v8::ContextScope::new(scope, context);
-        stop.was_at(stack(scope));
+        stop.was_at(|| stack(scope));
+        interrupt::soon();
     });
 }
 

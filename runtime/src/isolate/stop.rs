@@ -122,18 +122,27 @@ impl Stop {
         watch.give_up_at.get_or_insert_with(|| Instant::now() + REACTION);
         watch.terminated = watch.terminated.or_else(|| self.clock.get().and_then(ThreadClock::now));
         drop(watch);
+        if first.is_ok() {
+            self.interrupt();
+        }
         if let Some(isolate) = self.isolate.get() {
-            if first.is_ok() && reason != Reason::Stop {
-                isolate.request_interrupt(place::take, std::ptr::null_mut());
-            }
             isolate.terminate_execution();
         }
     }
 
-    /// Notes where the module was when it was terminated: the text of a stack.
-    pub(super) fn was_at(&self, stack: String) {
-        // The first is the one that counts, and nothing asks for a second.
-        let _ = self.place.set(stack);
+    /// Has [`place::interrupted`] called on the isolate's thread, when the engine looks next.
+    pub(super) fn interrupt(&self) {
+        if let Some(isolate) = self.isolate.get() {
+            isolate.request_interrupt(place::interrupted, std::ptr::null_mut());
+        }
+    }
+
+    /// Notes where the module was when it was terminated: the text of a stack, of which the first
+    /// counts.
+    pub(super) fn was_at(&self, stack: impl FnOnce() -> String) {
+        if self.is_terminated() {
+            self.place.get_or_init(stack);
+        }
     }
 
     /// Where the module was when it was terminated, as far as that is known.

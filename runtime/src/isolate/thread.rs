@@ -12,8 +12,9 @@ use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::blank::{Made, Work};
+use super::heap::Grace;
 use super::stop::{Reason, Stop};
-use super::{Definition, FailureKind, ModuleError, engine, parse, place};
+use super::{Definition, FailureKind, ModuleError, engine, interrupt, parse, place};
 use crate::ext::{self, Bridge};
 use crate::loader::{GraphLoader, ModuleGraph};
 use crate::permissions::Granted;
@@ -96,14 +97,14 @@ impl Running {
         loader.give(&bridge.spec.graph);
         let stop = Arc::clone(&bridge.stop);
         stop.attach(js.v8_isolate().thread_safe_handle());
-        place::enter(js.main_context(), Arc::clone(&stop));
-        let grace = bridge.spec.limits.heap_grace_bytes;
-        let mut granted = false;
+        let context = js.main_context();
+        interrupt::enter(context.open(js.v8_isolate()));
+        place::enter(context, Arc::clone(&stop));
+        let mut grace = Grace::new(bridge.spec.limits.heap_grace_bytes);
         js.add_near_heap_limit_callback(move |current, _initial| {
             stop.terminate(Reason::Heap);
-            // Room to report the failure, once; a limit without any headroom makes deno_core panic.
-            let more = if std::mem::replace(&mut granted, true) { 0 } else { grace };
-            current.saturating_add(more)
+            interrupt::soon();
+            current.saturating_add(grace.more())
         });
         ext::install(&mut js, bridge);
         Self { bridge: Rc::clone(bridge), js, driver }

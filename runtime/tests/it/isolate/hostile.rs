@@ -42,6 +42,11 @@ async fn endless_loops_are_ended_and_the_others_go_on() {
         "/(a+)+$/.test('a'.repeat(60) + 'b');",
         "return (async () => { while (true) await null; })();",
         "let go = () => Promise.resolve().then(go); return go();",
+        // As many calls a turn as divide what the engine counts between two looks.
+        "let go = () => { Promise.resolve().then(go); }; go(); return new Promise(() => {});",
+        "let go = () => { Math.abs(1); Promise.resolve().then(go); }; go(); return new Promise(() => {});",
+        "let go = () => { for (let i = 0; i < 4; i++) Math.abs(1); Promise.resolve().then(go); }; go(); return new Promise(() => {});",
+        "let go = () => queueMicrotask(go); go(); return new Promise(() => {});",
         "[3, 1, 2].sort(() => { for (;;) {} });",
     ] {
         let error = failure_of(&in_run(body)).await;

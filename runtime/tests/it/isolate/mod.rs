@@ -3,6 +3,7 @@
 mod commands;
 mod definitions;
 mod escapes;
+mod exhausted;
 mod floods;
 mod generators;
 mod handlers;

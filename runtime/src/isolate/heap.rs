@@ -1,0 +1,58 @@
+//! What the engine gets beyond the heap limit of a module that has reached it. By then the module is
+//! terminated, but what runs inside one native function (a long `JSON.parse`) goes on to its end.
+//! QuickJS does not stand every failed allocation: one inside the taking of a stack frees what it
+//! has freed before. So allocations go on succeeding up to a bound, and beyond that one fails at a
+//! time: the error it becomes, with its stack, finds room again.
+
+/// Bytes granted at a time.
+const STEP_BYTES: usize = 16 << 20;
+/// Bytes granted behind an allocation that failed; the stack of its error takes some kilobytes.
+const RESERVE_BYTES: usize = 1 << 20;
+/// How many allocations fail that way before all do.
+const RESERVES_MAX: u32 = 32;
+
+/// Room beyond a heap limit.
+pub(super) struct Grace {
+    left: usize,
+    reserves: u32,
+    failed: bool,
+}
+
+impl Grace {
+    /// Room of so many bytes, and some for the errors that end it.
+    pub(super) fn new(bytes: usize) -> Self {
+        Self { left: bytes, reserves: RESERVES_MAX, failed: false }
+    }
+
+    /// Bytes by which the limit is raised now that it is reached; with none an allocation fails.
+    pub(super) fn more(&mut self) -> usize {
+        if self.left > 0 {
+            let step = self.left.min(STEP_BYTES);
+            self.left -= step;
+            return step;
+        }
+        self.failed = !self.failed;
+        if self.failed || self.reserves == 0 {
+            return 0;
+        }
+        self.reserves -= 1;
+        RESERVE_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_granted_has_a_bound() {
+        let mut grace = Grace::new(40 << 20);
+        let first: Vec<usize> = (0..3).map(|_| grace.more()).collect();
+        assert_eq!(first, [STEP_BYTES, STEP_BYTES, 8 << 20]);
+        // One fails, the next finds room.
+        for _ in 0..RESERVES_MAX {
+            assert_eq!((grace.more(), grace.more()), (0, RESERVE_BYTES));
+        }
+        assert!((0..1000).all(|_| grace.more() == 0));
+    }
+}
