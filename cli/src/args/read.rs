@@ -111,10 +111,10 @@ impl Begin {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct TimeArgs {
     /// Only events at or after this time.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
     /// Only events before this time.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
 }
 
@@ -146,7 +146,8 @@ Examples:
   xs cat --where 'f.meta.cpu > 0.9' --last 3 metrics.
   xs cat --where 'f.json().total > 100' orders
 
-Times: 2h, yesterday, 2026-11-24, 2026-11-24T08:30 (local), RFC 3339.
+Times: 2h (ago), yesterday, 2026-11-24, 2026-11-24T08:30 (local), RFC 3339, 1795518000 (seconds
+since 1970; with 13 digits milliseconds).
 
 In --where f is an event: id, offset, topic, time, ttl, meta, hash, and its body as text() and
 json(). --limit and --last count events for which it holds. Where it throws it does not hold.")]
@@ -211,6 +212,8 @@ impl CatArgs {
 Examples:
   xs tail
   xs tail -n 100 alerts.
+  xs tail --since 1h alerts.
+  xs tail -n 0 --limit 1 deploys.done
   xs tail --where 'f.meta.level === \"error\"' logs.
   xs tail --with-body notes | jq -r .body
   xs tail --format '{topic:<20} {body:.60}'")]
@@ -220,6 +223,12 @@ pub(crate) struct TailArgs {
     /// How many stored events come first.
     #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 10)]
     last: u64,
+    /// Begin with all events at or after this time instead.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "last")]
+    since: Option<String>,
+    /// End after so many events.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
     /// Go on where this cursor is, and move it with what is printed.
     #[arg(long, value_name = "NAME", value_parser = reader_cursor)]
     pub(crate) cursor: Option<CursorName>,
@@ -234,11 +243,11 @@ impl From<TailArgs> for CatArgs {
         Self {
             patterns: tail.patterns,
             follow: true,
-            begin: Begin { last: Some(tail.last), ..Begin::default() },
+            begin: Begin { last: tail.since.is_none().then_some(tail.last), ..Begin::default() },
             cursor: tail.cursor,
             before: None,
-            times: TimeArgs::default(),
-            limit: None,
+            times: TimeArgs { since: tail.since, until: None },
+            limit: tail.limit,
             reverse: false,
             filter: tail.filter,
             body: tail.body,

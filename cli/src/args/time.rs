@@ -18,9 +18,10 @@ pub(crate) fn point(text: &str, now: &Zoned) -> Result<u64, String> {
         .or_else(|| text.parse::<Timestamp>().ok().map(|at| at.to_zoned(now.time_zone().clone())))
         .or_else(|| text.parse::<Zoned>().ok())
         .or_else(|| civil(text, now))
+        .or_else(|| since_1970(text, now))
         .or_else(|| ago(text, now));
     zoned.and_then(|at| u64::try_from(at.timestamp().as_millisecond()).ok()).ok_or_else(|| {
-        format!("{text:?} is not a time: 2h, yesterday, 2026-11-24, 2026-11-24T08:30, RFC 3339")
+        format!("{text:?} is not a time: 2h, yesterday, 2026-11-24, 2026-11-24T08:30, RFC 3339, 1795518000")
     })
 }
 
@@ -55,12 +56,24 @@ fn civil(text: &str, now: &Zoned) -> Option<Zoned> {
     local.to_zoned(now.time_zone().clone()).ok()
 }
 
+/// Seconds, or milliseconds when there are too many digits for seconds of this age. Fewer digits are
+/// more likely a slip than the seventies.
+fn since_1970(text: &str, now: &Zoned) -> Option<Zoned> {
+    let digits = text.strip_prefix('@').unwrap_or(text);
+    let number: i64 =
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
+    let at = match digits.len() {
+        9..=10 => Timestamp::from_second(number),
+        12..=13 => Timestamp::from_millisecond(number),
+        _ => return None,
+    };
+    Some(at.ok()?.to_zoned(now.time_zone().clone()))
+}
+
+/// `-2h` means the same as `2h`: there is nothing to look for in the future.
 fn ago(text: &str, now: &Zoned) -> Option<Zoned> {
     let span = text.strip_suffix(" ago").unwrap_or(text).parse::<Span>().ok()?;
-    if span.is_negative() {
-        return None;
-    }
-    now.checked_sub(span).ok()
+    now.checked_sub(span.abs()).ok()
 }
 
 #[cfg(test)]
@@ -80,6 +93,10 @@ mod tests {
             ("today", "2026-11-23T23:00:00Z"),
             ("yesterday", "2026-11-22T23:00:00Z"),
             ("2h", "2026-11-24T09:00:00Z"),
+            ("-2h", "2026-11-24T09:00:00Z"),
+            ("1795510800", "2026-11-24T09:00:00Z"),
+            ("@1795510800", "2026-11-24T09:00:00Z"),
+            ("1795510800123", "2026-11-24T09:00:00.123Z"),
             ("1d 2h", "2026-11-23T09:00:00Z"),
             ("30 minutes ago", "2026-11-24T10:30:00Z"),
             ("2026-11-01", "2026-10-31T23:00:00Z"),
@@ -90,7 +107,7 @@ mod tests {
         ] {
             assert_eq!(at(text).as_deref(), Ok(expected), "{text}");
         }
-        for bad in ["", "soon", "-2h", "25:00", "1960-01-01", "2026-13-01"] {
+        for bad in ["", "@", "soon", "5", "17955108001", "25:00", "1960-01-01", "2026-13-01"] {
             assert!(at(bad).is_err(), "{bad}");
         }
     }
