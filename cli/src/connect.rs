@@ -131,6 +131,7 @@ async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result
             ),
         );
     }
+    leave_alone(dir)?;
     let path = dir.to_owned();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, StoreOptions::default()));
     let store = match opened.await? {
@@ -162,6 +163,36 @@ async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result
 /// Whether a directory holds a store. Opening one that does not would make it one.
 pub(crate) fn is_store(dir: &Path) -> bool {
     ["super.a", "super.b"].iter().any(|name| dir.join(name).exists())
+}
+
+/// Refuses to make a store among files that have nothing to do with one, as in a directory that was
+/// named by mistake.
+///
+/// # Errors
+/// A fault of usage that names some of them.
+pub(crate) fn leave_alone(dir: &Path) -> anyhow::Result<()> {
+    // Whether the directory can be used at all is seen when it is.
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    let mut names: Vec<_> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let begun = ["super.a", "super.b", "log", "blobs", "LOCK"];
+    if names.iter().any(|name| begun.contains(&name.as_str())) {
+        return Ok(());
+    }
+    let left = [SOCKET_NAME, "lost+found"];
+    names.retain(|name| !name.starts_with('.') && !left.contains(&name.as_str()));
+    names.sort();
+    let more = if names.len() > 3 { ", ..." } else { "" };
+    names.truncate(3);
+    if names.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "{} holds other files ({}{more}) and no store; name a directory that is empty or new",
+        dir.display(),
+        names.join(", ")
+    );
+    Fault::fail(Exit::Usage, text)
 }
 
 /// What to say where only a server will do.

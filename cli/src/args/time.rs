@@ -9,6 +9,9 @@ use jiff::{Span, SpanRelativeTo, Timestamp, ToSpan as _, Zoned};
 /// The longest duration an option takes.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+/// Examples of the forms that a point in time has.
+const FORMS: &str = "2h, yesterday, 2026-11-24, 2026-11-24T08:30, RFC 3339, 1795518000";
+
 /// A point in time, in milliseconds since 1970.
 ///
 /// # Errors
@@ -20,9 +23,9 @@ pub(crate) fn point(text: &str, now: &Zoned) -> Result<u64, String> {
         .or_else(|| civil(text, now))
         .or_else(|| since_1970(text, now))
         .or_else(|| ago(text, now));
-    zoned.and_then(|at| u64::try_from(at.timestamp().as_millisecond()).ok()).ok_or_else(|| {
-        format!("{text:?} is not a time: 2h, yesterday, 2026-11-24, 2026-11-24T08:30, RFC 3339, 1795518000")
-    })
+    zoned
+        .and_then(|at| u64::try_from(at.timestamp().as_millisecond()).ok())
+        .ok_or_else(|| format!("{text:?} is not a time: {FORMS}"))
 }
 
 /// A length of time: `500ms`, `30s`, `2m`, `1h 30m`, `30d`; a day has 24 hours.
@@ -56,8 +59,8 @@ fn civil(text: &str, now: &Zoned) -> Option<Zoned> {
     local.to_zoned(now.time_zone().clone()).ok()
 }
 
-/// Seconds, or milliseconds when there are too many digits for seconds of this age. Fewer digits are
-/// more likely a slip than the seventies.
+/// Seconds, or milliseconds when there are too many digits for those. Fewer digits are more likely
+/// a slip than the seventies.
 fn since_1970(text: &str, now: &Zoned) -> Option<Zoned> {
     let digits = text.strip_prefix('@').unwrap_or(text);
     let number: i64 =

@@ -31,7 +31,7 @@ use xs_protocol::{Address, SOCKET_NAME, Server, ServerOptions};
 
 use crate::again::asked_again;
 use crate::args::ServeArgs;
-use crate::connect::default_store;
+use crate::connect::{default_store, leave_alone};
 use crate::exit::{Exit, Fault};
 use crate::variables;
 
@@ -58,6 +58,7 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
         })?;
     }
     let dir = store_dir(args.store.clone(), addr)?;
+    leave_alone(&dir)?;
     let plan = Plan::make(&args, &dir)?;
     // The Host reads it; what is wrong with it is said here and now.
     variables::of_file(&args.env)?;

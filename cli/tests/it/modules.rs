@@ -73,6 +73,20 @@ fn a_module_is_stopped_started_and_reset() {
 }
 
 #[test]
+fn a_module_without_its_file_is_told_from_one_that_was_stopped() {
+    let (place, server) = served();
+    fs::remove_file(place.path("modules/handlers/sum.ts")).unwrap();
+    place.await_frames("xs.handler.sum.fin.term", 1);
+    assert_eq!(state_of(&place, "sum"), "deleted");
+    let shown = place.ok(&["modules", "show", "sum"]).json().remove(0);
+    assert_eq!(shown["help"], "put its file back");
+    place.write("modules/handlers/sum.ts", SUM);
+    place.await_frames("xs.handler.sum.active", 2);
+    assert_eq!(state_of(&place, "sum"), "active");
+    assert!(server.stop().success());
+}
+
+#[test]
 fn what_failed_is_shown_and_found_by_scripts() {
     let (place, server) = served();
     assert_eq!(place.xs(&["modules", "list", "--check"]).code, 0);

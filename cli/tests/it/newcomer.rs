@@ -31,6 +31,40 @@ fn a_mistaken_address_makes_no_store() {
 }
 
 #[test]
+fn no_store_is_made_among_other_files() {
+    let place = Place::new();
+    for name in ["src/main.rs", "a.txt", "b.txt", "c.txt", "d.txt"] {
+        place.write(&format!("project/{name}"), "x");
+    }
+    place.write("project/.git/config", "x");
+    for args in [&["append", "./project", "t", "x"][..], &["serve", "project"]] {
+        let run = place.xs(args);
+        let said = "project holds other files (a.txt, b.txt, c.txt, ...) and no store";
+        assert_eq!((run.code, run.err.contains(said)), (2, true), "xs {args:?}: {}", run.err);
+    }
+    let left: Vec<_> = std::fs::read_dir(place.path("project")).unwrap().collect();
+    assert_eq!(left.len(), 6, "{left:?}");
+    // What nobody sees is no reason.
+    place.write("new/.gitignore", "*");
+    place.ok(&["append", "./new", "t", "x"]);
+    assert_eq!(place.ok(&["cat", "./new"]).json().len(), 1);
+}
+
+#[test]
+fn tail_begins_at_a_time_and_ends_by_itself() {
+    let place = Place::new();
+    for n in ["1", "2", "3"] {
+        place.ok(&["append", "t", n]);
+    }
+    let bodies = |args: &[&str]| place.ok(&[&["tail", "--format", "{body}"], args].concat()).text();
+    assert_eq!(bodies(&["--limit", "2"]), "1\n2\n");
+    assert_eq!(bodies(&["-n", "1", "--limit", "1"]), "3\n");
+    assert_eq!(bodies(&["--since", "-1h", "--limit", "3"]), "1\n2\n3\n");
+    let run = place.xs(&["tail", "--since", "1h", "-n", "1"]);
+    assert_eq!((run.code, run.err.contains("cannot be used with")), (2, true), "{}", run.err);
+}
+
+#[test]
 fn output_that_cannot_be_written_is_no_fault_of_the_store() {
     let place = Place::new();
     place.ok(&["append", "t", "x"]);

@@ -1,5 +1,5 @@
-//! What the engine gets beyond the heap limit of a module that has reached it. By then the module is
-//! terminated, but what runs inside one native function (a long `JSON.parse`) goes on to its end.
+//! What the engine gets beyond the heap limit of a module that has reached it. By then the module
+//! is terminated, but what runs inside one native function (`JSON.parse`) goes on to its end.
 //! QuickJS does not stand every failed allocation: one inside the taking of a stack frees what it
 //! has freed before. So allocations go on succeeding up to a bound, and beyond that one fails at a
 //! time: the error it becomes, with its stack, finds room again.

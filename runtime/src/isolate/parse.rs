@@ -183,13 +183,20 @@ fn millis(value: f64) -> Duration {
 
 /// Reads the fields of a processor of `kind`.
 pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleError> {
-    let fields: Fields = serde_json::from_str(json).map_err(|error| {
-        let text = error.to_string();
+    let mut text = serde_json::Deserializer::from_str(json);
+    let fields: Fields = serde_path_to_error::deserialize(&mut text).map_err(|error| {
+        let (field, text) = (error.path().to_string(), error.inner().to_string());
         // The place in a text that the author never saw helps nobody.
         let what = text.split(" at line ").next().unwrap_or_default();
         wrong(unknown(kind, what).unwrap_or_else(|| {
             let what = what.replace("expected a sequence", "expected an array");
-            format!("the definition is not one of a {}: {what}", kind.as_str())
+            // What a field takes is said with its name where it has a sentence of its own.
+            let field = match field.as_str() {
+                "." => String::new(),
+                field if what.starts_with(field) => String::new(),
+                field => format!("{field}: "),
+            };
+            format!("the definition is not one of a {}: {field}{what}", kind.as_str())
         }))
     })?;
     belongs(kind, &fields)?;

@@ -146,6 +146,7 @@ impl Module {
         match self.latest.0 {
             Event::FinOk => "ended",
             Event::FinError => "failed",
+            Event::Term | Event::FinTerm if self.is_gone() => "deleted",
             Event::Term | Event::FinTerm => "stopped",
             Event::Invalid if !self.fallen_back => "invalid",
             _ if self.running == Running::Nobody => "waiting for a server",
@@ -155,6 +156,12 @@ impl Module {
             Event::Invalid => "active, newest invalid",
             _ => "starting",
         }
+    }
+
+    /// Whether it came from a file that is no more.
+    fn is_gone(&self) -> bool {
+        let from_file = |create: &Frame| !meta(create)["file"].is_null();
+        self.file.is_none() && self.create.as_ref().is_some_and(from_file)
     }
 
     /// Whether somebody has to look after it.
@@ -167,6 +174,7 @@ impl Module {
         Some(match self.state() {
             "failed" => format!("save its file, or: xs modules start {name}"),
             "stopped" => format!("xs modules start {name}"),
+            "deleted" => "put its file back".to_owned(),
             "invalid" | "active, newest invalid" => "save its file".to_owned(),
             "waiting for a server" => "xs serve --modules DIR".to_owned(),
             _ => return None,

@@ -49,7 +49,7 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "commands/it.js",
             "export default { run() {}, permissions: { net: 'a.example' } };",
-            "\"a.example\", expected an array",
+            "permissions.net: invalid type: string \"a.example\", expected an array",
         ),
         (
             "commands/it.js",
