@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{FRAMES, build, check, cursor, fill, go_on, none, with_body};
 use crate::append::Batch;
@@ -346,7 +346,7 @@ fn build_half_gone(dir: &Path) -> BTreeSet<FrameId> {
     let last = Ttl::Last(NonZeroU64::new(2).unwrap());
     let removed = append("a", 1, Ttl::Forever);
     let mut stay = BTreeSet::from([append("a", 2, Ttl::Forever)]);
-    append("a", 3, Ttl::TimeMs(1));
+    let expires = append("a", 3, Ttl::TimeMs(1));
     append("b", 4, Ttl::Forever);
     stay.extend([append("b", 5, last), append("b", 6, last)]);
     let batch = Batch { removes: vec![removed], ..Batch::default() };
@@ -360,6 +360,10 @@ fn build_half_gone(dir: &Path) -> BTreeSet<FrameId> {
     let gone = vec![CursorChange { set: None, ..cursor("d", 0, b"") }];
     store.append(Batch { cursors: gone, ..Batch::default() }).unwrap();
     store.close().unwrap();
+    let over = UNIX_EPOCH + Duration::from_millis(expires.time_ms() + 2);
+    while SystemTime::now() < over {
+        std::thread::yield_now();
+    }
     stay
 }
 
