@@ -7,7 +7,7 @@ use xs_protocol::Client;
 use crate::args::BodyArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
-use crate::output::Output;
+use crate::output::{Output, notice};
 
 /// Bytes of a body that is held in memory to become part of a line of JSON.
 const BODY_IN_JSON_MAX: u64 = 64 * 1024 * 1024;
@@ -22,6 +22,11 @@ pub(super) async fn print(
     match frame.hash() {
         Some(hash) if wanted.only => copy(client, &hash, out).await,
         None if wanted.only => Ok(()),
+        // One frame with too long a body must not end what goes on for ever. Its hash is there.
+        Some(hash) if wanted.with_frame() && frame.body_len() > BODY_IN_JSON_MAX => {
+            notice(&too_long(frame, &hash));
+            Ok(out.frame(frame, None)?)
+        }
         _ if wanted.with_frame() => {
             let body = whole(client, frame).await?;
             Ok(out.frame(frame, Some(&body))?)
@@ -50,17 +55,18 @@ pub(super) async fn copy(client: &Client, hash: &BlobHash, out: &mut Output) -> 
 pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Bytes> {
     let Some(hash) = frame.hash() else { return Ok(Bytes::new()) };
     if frame.body_len() > BODY_IN_JSON_MAX {
-        return Fault::fail(
-            Exit::Failed,
-            format!(
-                "frame {} has a body of {} bytes, too long for a line; get it with xs cas get {hash}",
-                frame.id(),
-                frame.body_len()
-            ),
-        );
+        return Fault::fail(Exit::Failed, too_long(frame, &hash));
     }
     let max = usize::try_from(BODY_IN_JSON_MAX).unwrap_or(usize::MAX);
     open(client, &hash).await?.bytes(max).await.map_err(explain)
+}
+
+fn too_long(frame: &Frame, hash: &BlobHash) -> String {
+    format!(
+        "frame {} has a body of {} bytes, too long for a line; get it with xs cas get {hash}",
+        frame.id(),
+        frame.body_len()
+    )
 }
 
 async fn open(client: &Client, hash: &BlobHash) -> anyhow::Result<xs_protocol::BlobStream> {

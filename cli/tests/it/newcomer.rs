@@ -65,6 +65,19 @@ fn tail_begins_at_a_time_and_ends_by_itself() {
 }
 
 #[test]
+fn a_body_too_long_for_a_line_ends_nothing() {
+    let place = Place::new();
+    let stored = place.xs_with(&["append", "t"], &vec![b'x'; (64 << 20) + 1]);
+    assert_eq!(stored.code, 0, "{}", stored.err);
+    place.ok(&["append", "t", "small"]);
+    let run = place.ok(&["cat", "--with-body"]);
+    assert!(run.err.contains("too long for a line; get it with xs cas get"), "{}", run.err);
+    let frames = run.json();
+    assert!(frames[0].get("body").is_none() && frames[0]["hash"].is_string(), "{}", frames[0]);
+    assert_eq!(frames[1]["body"], "small");
+}
+
+#[test]
 fn output_that_cannot_be_written_is_no_fault_of_the_store() {
     let place = Place::new();
     place.ok(&["append", "t", "x"]);
