@@ -13,7 +13,7 @@ use xs_engine::Topic;
 use xs_protocol::{
     Address, Class, ClientError, ClientOptions, Code, HostClaim, Passage, PassageEnd,
 };
-use xs_runtime::supervise::{Connect, Link, Lost, NoWay, Supervisor};
+use xs_runtime::supervise::{Connect, Link, Lost, NoWay, Refused, Supervisor};
 
 use super::{Told, check_modules};
 use crate::again::asked_again;
@@ -66,8 +66,16 @@ pub(crate) async fn run(
     };
     manager.tell("STOPPING=1\nSTATUS=stopping");
     tokio::select! {
-        () = hosts.stop() => refused.map_or(Ok(Exit::Ok), |why| Err(anyhow::Error::from_boxed(why))),
+        () = hosts.stop() => refused.map_or(Ok(Exit::Ok), |why| Err(fault(why))),
         () = asked_again(async || signals.stop().await) => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
+    }
+}
+
+/// Why it was refused, with the exit code that it stands for.
+fn fault(why: Refused) -> anyhow::Error {
+    match why.downcast::<Fault>() {
+        Ok(fault) => (*fault).into(),
+        Err(why) => anyhow::Error::from_boxed(why),
     }
 }
 
@@ -157,7 +165,7 @@ mod tests {
         ] {
             let NoWay::Ever(error) = no_way(&address, refused(code)) else { panic!("{code}") };
             assert!(error.to_string().starts_with("xss://example.com:1: "), "{error}");
-            assert_eq!(exit::of(&anyhow::Error::from_boxed(error)), exit, "{code}");
+            assert_eq!(exit::of(&fault(error)), exit, "{code}");
         }
         let nobody = Address::parse("./store").unwrap();
         let (kind, reason) = (std::io::ErrorKind::NotFound, "no".to_owned());

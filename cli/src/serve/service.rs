@@ -283,8 +283,8 @@ impl Service for StoreService {
         wake: Wake,
     ) -> BoxFuture<'static, Result<Called, Refusal>> {
         if !self.hosts.answer_calls() {
-            let text = "nobody runs modules here: start the server with xs serve --modules DIR, \
-                        or a Host for it with xs host DIR";
+            let text = "this server runs no modules; start it with xs serve --modules DIR, or run \
+                        them elsewhere: xs host DIR -a ADDR";
             let refusal = Refusal::new(Code::UnknownCommand, text);
             return futures::future::ready(Err(refusal)).boxed();
         }
