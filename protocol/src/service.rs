@@ -183,8 +183,8 @@ pub trait Service: Send + Sync + 'static {
     /// [`Refusal`] when they cannot be read.
     fn cursors(&self) -> Result<Vec<CursorSummary>, Refusal>;
 
-    /// A connection says that it runs modules of the store; it may, as far as its role goes. What is
-    /// returned is dropped when it has ended. `end` has it ended, for a service that learns that
+    /// A connection says that it runs modules of the store; it may, as far as its role goes. What
+    /// is returned is dropped when it has ended. `end` has it ended, for a service that learns that
     /// the connection is dead; it may be called from any thread, and later than that.
     ///
     /// # Errors

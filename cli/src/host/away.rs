@@ -2,7 +2,7 @@
 //! connects, shows the token, and copies bytes between the server and the Host, which never has the
 //! token; it tries again for as long as the server may come back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures::FutureExt as _;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tracing::info;
 use xs_engine::Topic;
 use xs_protocol::{
-    Address, Class, ClientError, ClientOptions, Code, HostClaim, Passage, PassageEnd,
+    Address, Class, ClientError, ClientOptions, Code, HostClaim, Passage, PassageEnd, SOCKET_NAME,
 };
 use xs_runtime::supervise::{Connect, Link, Lost, NoWay, Refused, Supervisor};
 
@@ -45,7 +45,7 @@ pub(crate) async fn run(
         allow: args.allow,
         env: &args.env,
         log: args.log,
-        shut: token_file.map(std::path::absolute).transpose()?.into_iter().collect(),
+        shut: shut(&address, token_file)?,
         hidden: vec![TOKEN_VARIABLE.to_owned()],
     };
     let name = concat!("xs-host/", env!("CARGO_PKG_VERSION")).to_owned();
@@ -69,6 +69,16 @@ pub(crate) async fn run(
         () = hosts.stop() => refused.map_or(Ok(Exit::Ok), |why| Err(fault(why))),
         () = asked_again(async || signals.stop().await) => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
     }
+}
+
+/// What no module may read: the file of the token, and the store where it is on this machine.
+fn shut(address: &Address, token_file: Option<PathBuf>) -> std::io::Result<Vec<PathBuf>> {
+    let store = match address {
+        Address::Unix(socket) if socket.ends_with(SOCKET_NAME) => socket.parent(),
+        _ => None,
+    };
+    let store = store.map(Path::to_owned);
+    token_file.into_iter().chain(store).map(std::path::absolute).collect()
 }
 
 /// Why it was refused, with the exit code that it stands for.
@@ -148,6 +158,15 @@ mod tests {
     use xs_protocol::Refusal;
 
     use super::*;
+
+    #[test]
+    fn the_token_and_a_store_that_is_here_are_shut() {
+        let at = |address: &str| shut(&Address::parse(address).unwrap(), Some("/t/token".into()));
+        assert_eq!(at("/s/store").unwrap(), [Path::new("/t/token"), Path::new("/s/store")]);
+        for address in [":1", "xss://example.com:1", "/run/other.sock"] {
+            assert_eq!(at(address).unwrap(), [Path::new("/t/token")], "{address}");
+        }
+    }
 
     #[test]
     fn what_may_change_by_itself_is_waited_for() {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Child, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::network::{certify, listening, serve_tls};
 use crate::support::{
     PATIENCE, Place, Run, Server, eventually, is_running, output_within, signal, text, wait_within,
 };
@@ -37,8 +39,7 @@ impl World {
             place.write(&format!("modules/{name}"), source);
         }
         let server = Some(place.serve(&["--listen", ":0", "--sync", "none"]));
-        let start = place.ok(&["last", "xs.start"]).json();
-        let addr = start[0]["meta"]["listen"][1].as_str().unwrap().to_owned();
+        let addr = listening(&place);
         Self { place, server, addr, token }
     }
 
@@ -52,9 +53,7 @@ impl World {
         if let Some(token) = token {
             command.env("XS_TOKEN", token);
         }
-        let file = fs::File::create(self.place.path(log)).unwrap();
-        let child = command.stderr(file).stdout(Stdio::null()).spawn().unwrap();
-        Host { child, log: self.place.path(log) }
+        Host::start(&mut command, self.place.path(log))
     }
 
     /// Runs a Host that ends by itself.
@@ -81,10 +80,16 @@ impl World {
 /// `xs host`, which does not outlive its test.
 struct Host {
     child: Child,
-    log: std::path::PathBuf,
+    log: PathBuf,
 }
 
 impl Host {
+    fn start(command: &mut Command, log: PathBuf) -> Self {
+        let file = fs::File::create(&log).unwrap();
+        let child = command.stderr(file).stdout(Stdio::null()).spawn().unwrap();
+        Self { child, log }
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
@@ -270,7 +275,6 @@ fn a_server_that_runs_modules_itself_takes_no_host() {
     assert_eq!(place.frames("xs.command.echo.active").len(), 1);
 }
 
-/// A server is not there yet, and a second signal is not waited for.
 #[test]
 fn a_host_waits_for_its_server_and_can_be_stopped_meanwhile() {
     let place = Place::new();
@@ -313,4 +317,58 @@ fn a_module_apart_has_a_process_and_a_connection_of_its_own() {
     world.await_answer("again");
     assert_eq!(world.place.frames("xs.handler.copy.active").len(), 1);
     assert_eq!(host.stop().0, Some(0));
+}
+
+/// Reads what its definition asks for.
+const PEEK: &str = "import { command } from \"xs\";\nexport default command({ args: { path: \"string\" },\n\
+    permissions: { read: [DIR], env: [\"XS_TOKEN\"] },\n\
+    run: async (call, ctx) => ({ text: await ctx.fs.text(call.args.path), env: ctx.env }) });\n";
+
+#[test]
+fn modules_run_over_tls_and_cannot_read_the_token() {
+    let place = Place::new();
+    place.ok(&["append", "made", "x"]);
+    let file = place.write("shown/token", &token(&place, "modules", "host"));
+    let other = place.write("shown/other", "other");
+    let dir = format!("{:?}", text(file.parent().unwrap()));
+    place.write("modules/commands/peek.ts", &PEEK.replace("DIR", &dir));
+    let [ca, cert, key] = certify(&place, "127.0.0.1");
+    let _server = serve_tls(&place, &cert, &key);
+    let port = listening(&place).rsplit_once(':').unwrap().1.to_owned();
+    let addr = format!("xss://127.0.0.1:{port}");
+    let untrusted = place.xs(&["host", "modules", "-a", &addr, "--log-level", "off"]);
+    assert_eq!(
+        (untrusted.code, untrusted.err.contains("--tls-ca")),
+        (5, true),
+        "{}",
+        untrusted.err
+    );
+    let args = ["host", "modules", "-a", &addr, "--token-file", text(&file), "--tls-ca", &ca];
+    let host = Host::start(&mut place.command(&args), place.path("host.log"));
+    place.await_frames("xs.command.peek.active", 1);
+    let peek = |path: &str| place.xs(&["call", "peek", &format!("path={path}")]);
+    let seen = peek(text(&other));
+    assert_eq!((seen.code, seen.json()[0]["text"].as_str()), (0, Some("other")), "{}", seen.err);
+    let shut = peek(text(&file));
+    assert_eq!((shut.code, shut.text().contains("xst_")), (1, false), "{}", shut.err);
+    assert_eq!(host.stop().0, Some(0));
+}
+
+#[test]
+fn a_second_signal_is_not_waited_for() {
+    let slow = "export default { async *run(ctx) {\n\
+           try { await new Promise((_, end) => ctx.signal.addEventListener('abort', end)); }\n\
+           finally { await new Promise((done) => setTimeout(done, 4500)); }\n\
+         } };";
+    let world = World::new(&[("generators/slow.ts", slow)]);
+    let mut host = world.host("host.log");
+    world.place.await_frames("xs.generator.slow.active", 1);
+    let processes = host.processes();
+    let status = eventually(|| {
+        signal(&host.child, Signal::TERM);
+        host.child.try_wait().unwrap()
+    });
+    let log = host.log();
+    assert_eq!((status.code(), log.contains("second signal")), (Some(130), true), "{log}");
+    eventually(|| processes.iter().all(|pid| !is_running(*pid)).then_some(()));
 }

@@ -1,6 +1,6 @@
 //! A connection to a server that another process speaks over, which is not told how to make one:
-//! HELLO, with the token in it, is said here, and what the other process says for a HELLO is answered
-//! here. From then on bytes are copied and not looked at.
+//! HELLO, with the token in it, is said here, and the HELLO of the other process is answered here.
+//! From then on bytes are copied and not looked at.
 
 use std::io;
 use std::pin::pin;
