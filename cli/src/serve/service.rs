@@ -48,8 +48,8 @@ pub(super) struct Core {
 }
 
 impl StoreService {
-    /// A service over `store`. `runs_modules`: whether the server has a Host of its own. `failed` is
-    /// told when the store's files fail, `fullness` when there is no room in them, or again.
+    /// A service over `store`. `runs_modules`: whether the server has a Host of its own. `failed`
+    /// is told when the store's files fail, `fullness` when there is no room in them, or again.
     pub(crate) fn new(
         store: Arc<Store>,
         runs_modules: bool,

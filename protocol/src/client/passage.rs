@@ -114,7 +114,6 @@ impl Passage {
             let mut up = pin!(copy(&mut from_process, &mut to_server, &said, None));
             let mut down = pin!(copy(&mut from_server, &mut to_process, &[], Some(SILENCE_MAX)));
             tokio::select! {
-                biased;
                 end = &mut down => match end {
                     Ended::Reading(reason) => PassageEnd::Server(reason),
                     Ended::Writing => PassageEnd::Process,

@@ -35,6 +35,8 @@ const CULPRITS_VARIABLE: &str = "XS_HOST_CULPRITS";
 const EXIT_WEDGED: u8 = 75;
 /// Exit code of a Host whose memory is to be given back.
 pub const EXIT_WORN: u8 = 76;
+/// Exit code of a Host whose server is stopping, or gone.
+const EXIT_LOST: u8 = 77;
 /// Wait before the next Host when it is known what the last one ended for.
 const KNOWN_CAUSE: Duration = Duration::from_millis(100);
 /// Time a Host has to end after SIGTERM: its own limit and some more.
@@ -139,6 +141,8 @@ async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: C
                         let ended_with = |code: u8| child.code() == Some(i32::from(code));
                         if ended_with(EXIT_WORN) {
                             tracing::info!("the Host is replaced by a fresh one");
+                        } else if ended_with(EXIT_LOST) {
+                            way.is_lost("the Host has ended with it".to_owned());
                         } else {
                             tracing::error!(exit, "the Host ended");
                         }
