@@ -373,12 +373,13 @@ fn modules_run_over_tls_and_cannot_read_the_token() {
 #[test]
 fn a_second_signal_is_not_waited_for() {
     let slow = "export default { async *run(ctx) {\n\
-           try { await new Promise((_, end) => ctx.signal.addEventListener('abort', end)); }\n\
+           try { yield { on: true };\n\
+             await new Promise((_, end) => ctx.signal.addEventListener('abort', end)); }\n\
            finally { await new Promise((done) => setTimeout(done, 4500)); }\n\
          } };";
     let world = World::new(&[("generators/slow.ts", slow)]);
     let mut host = world.host("host.log");
-    world.place.await_frames("xs.generator.slow.active", 1);
+    world.place.await_frames("slow.recv", 1);
     let processes = host.processes();
     let status = eventually(|| {
         signal(&host.child, Signal::TERM);

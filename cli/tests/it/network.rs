@@ -11,7 +11,8 @@ use crate::support::{PATIENCE, Place, Run, Server, eventually, signal_pid, text,
 
 /// Where a server listens beside its socket.
 pub(crate) fn listening(place: &Place) -> String {
-    let start = place.ok(&["last", "xs.start"]).json();
+    // A server answers before it has told.
+    let start = place.await_frames("xs.start", 1);
     start[0]["meta"]["listen"][1].as_str().unwrap().to_owned()
 }
 

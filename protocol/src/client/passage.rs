@@ -106,9 +106,8 @@ impl Passage {
         let (mut from_process, mut to_process) = tokio::io::split(process);
         let (mut from_server, mut to_server) = tokio::io::split(server);
         let answered = answer(&mut from_process, &mut to_process, &welcome, &rest);
-        let said = match tokio::time::timeout(HELLO_WAIT, answered).await {
-            Ok(Ok(said)) => said,
-            Ok(Err(_)) | Err(_) => return PassageEnd::Process,
+        let Ok(Ok(said)) = tokio::time::timeout(HELLO_WAIT, answered).await else {
+            return PassageEnd::Process;
         };
         let end = {
             let mut up = pin!(copy(&mut from_process, &mut to_server, &said, None));
