@@ -227,3 +227,29 @@ async fn next<R: AsyncRead + Unpin>(
 const fn unexpected() -> ClientError {
     ClientError::Protocol(ProtocolError::Unexpected("another message than that of HELLO"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_silent_is_given_up_and_a_slow_process_is_not() {
+        let (mut server, mut far) = tokio::io::duplex(BUFFER_BYTES);
+        let (mut process, mut near) = tokio::io::duplex(16);
+        far.write_all(&[7; 64]).await.unwrap();
+        let began = tokio::time::Instant::now();
+        let copied = copy(&mut server, &mut near, b"first", Some(SILENCE_MAX));
+        let slow = async {
+            let mut bytes = [0; 69];
+            for byte in &mut bytes {
+                tokio::time::sleep(SILENCE_MAX / 4).await;
+                *byte = process.read_u8().await.unwrap();
+            }
+            (bytes, began.elapsed())
+        };
+        let (ended, (bytes, taken)) = tokio::join!(copied, slow);
+        assert_eq!((&bytes[..5], &bytes[5..]), (&b"first"[..], &[7; 64][..]));
+        assert!(matches!(ended, Ended::Reading(why) if why == "nothing was heard from it"));
+        assert!(taken > SILENCE_MAX * 16);
+    }
+}
