@@ -10,12 +10,16 @@ mod connect;
 mod dump;
 mod exit;
 mod help;
+mod host;
 mod json;
+mod log;
+mod manager;
 mod output;
 mod progress;
 mod reach;
 mod report;
 mod serve;
+mod signals;
 mod subcommand;
 mod usage;
 mod variables;
@@ -42,7 +46,7 @@ fn main() -> ExitCode {
     };
     // The Host has a runtime of its own making.
     let args = match args {
-        Args { subcommand: Subcommand::Host(host), .. } => return serve::run_host(host),
+        Args { subcommand: Subcommand::HostProcess(args), .. } => return host::run(args),
         Args { subcommand: Subcommand::Serve(serve), .. } if serve.print_config => {
             return end(config::print(&argv));
         }

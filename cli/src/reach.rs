@@ -12,7 +12,7 @@ use crate::args::ReachArgs;
 use crate::exit::{Exit, Fault};
 
 /// The variable that holds a token.
-const TOKEN_VARIABLE: &str = "XS_TOKEN";
+pub(crate) const TOKEN_VARIABLE: &str = "XS_TOKEN";
 
 static OPTIONS: OnceLock<ClientOptions> = OnceLock::new();
 

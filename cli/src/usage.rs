@@ -93,7 +93,7 @@ mod tests {
             let error = parse(&words(line)).unwrap_err().to_string();
             assert!(error.lines().any(|said| said == usage), "{line}: {error}");
         }
-        let error = parse(&words("xs host")).unwrap_err().to_string();
-        assert!(!error.contains("__host") && !error.contains("similar"), "{error}");
+        let error = parse(&words("xs hosts")).unwrap_err().to_string();
+        assert!(error.contains("'host'") && !error.contains("__host"), "{error}");
     }
 }

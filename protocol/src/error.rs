@@ -100,6 +100,8 @@ codes! {
     Unauthenticated = 200,
     /// The connection's role does not allow it.
     Denied = 201,
+    /// The server runs the modules of its store itself: no Host that comes is one.
+    OwnHost = 202,
     /// A value breaks a rule; the message names it.
     InvalidValue = 300,
     /// The op is not known to this server.
@@ -134,6 +136,8 @@ codes! {
     StorageFull = 502,
     /// The subscription fell further behind than it was to.
     TooSlow = 503,
+    /// Another Host runs the modules of the store.
+    OtherHost = 504,
     /// The store is open for reading only.
     ReadOnly = 600,
     /// Stored bytes fail their checks.

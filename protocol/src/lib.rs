@@ -23,19 +23,20 @@ mod tls;
 pub use address::{Address, AddressError, SOCKET_NAME};
 pub use auth::{Guard, NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile};
 pub use client::{
-    BlobStream, CallStream, Client, ClientOptions, Export, FrameStream, Reply, ServerInfo,
-    Subscription,
+    BlobStream, CallStream, Client, ClientOptions, Export, FrameStream, Passage, PassageEnd, Reply,
+    ServerInfo, Subscription,
 };
 pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
 pub use gather::Gather;
 pub use message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, GoAway, ImportIds,
-    ImportOutcome, ImportRequest, Imported, LastRequest, MaintainRequest, Op, OpRange, PeerLimits,
-    RECORD_VERSION, RemoveRequest, Resume, Role, Slow, Stamp, SubEvent, SubscribeOptions,
-    TopicSummary, UnknownRole, VERSION, Ways,
+    AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, GoAway, HostClaim,
+    ImportIds, ImportOutcome, ImportRequest, Imported, LastRequest, MaintainRequest, Op, OpRange,
+    PeerLimits, RECORD_VERSION, RemoveRequest, Resume, Role, Slow, Stamp, SubEvent,
+    SubscribeOptions, TopicSummary, UnknownRole, VERSION, Ways,
 };
 pub use server::{Entry, Listener, Server, ServerOptions, ServerStats};
 pub use service::{
-    BlobSink, BlobSource, Called, Done, DoneImport, Feed, Pulled, Service, StoreIdentity, Wake,
+    BlobSink, BlobSource, Called, Done, DoneImport, Feed, HostGuard, Pulled, Service,
+    StoreIdentity, Wake,
 };
 pub use tls::{ClientTls, ServerTls, TlsError};

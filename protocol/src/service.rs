@@ -10,8 +10,8 @@ use xs_engine::{BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions
 
 use crate::error::{Code, Refusal};
 use crate::message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, ImportRequest, Imported, LastRequest,
-    MaintainRequest, Resume, TopicSummary,
+    AppendRequest, Appended, CallRequest, CursorSummary, HostClaim, ImportRequest, Imported,
+    LastRequest, MaintainRequest, Resume, TopicSummary,
 };
 
 /// Called, from any thread and as often as one likes, when a [`Feed`] that was idle may have more.
@@ -23,6 +23,9 @@ pub type Done = Box<dyn FnOnce(Result<Appended, Refusal>) + Send>;
 
 /// Takes the outcome of an import, as [`Done`] that of an append.
 pub type DoneImport = Box<dyn FnOnce(Result<Imported, Refusal>) + Send>;
+
+/// Stands for a connection of the Host, and is dropped when the connection has ended.
+pub type HostGuard = Box<dyn Send>;
 
 /// The store that HELLO tells about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +182,17 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// [`Refusal`] when they cannot be read.
     fn cursors(&self) -> Result<Vec<CursorSummary>, Refusal>;
+
+    /// A connection says that it runs modules of the store; it may, as far as its role goes. What
+    /// is returned is dropped when it has ended. `end` has it ended, for a service that learns that
+    /// the connection is dead; it may be called from any thread, and later than that.
+    ///
+    /// # Errors
+    /// [`Refusal`] with [`Code::OwnHost`] or [`Code::OtherHost`] when others run them.
+    fn host_comes(&self, claim: HostClaim, end: Wake) -> Result<HostGuard, Refusal> {
+        let _ = (claim, end);
+        Err(Refusal::new(Code::OwnHost, "no Host is taken here"))
+    }
 
     /// Appends the frame of a call and opens the feed of its results. The feed ends after
     /// `<name>.complete` or `<name>.error`; dropping it before that cancels the call.

@@ -5,6 +5,7 @@ mod append;
 mod cas;
 mod cursor;
 mod expect;
+mod host;
 mod maintain;
 mod modules;
 mod reach;
@@ -28,6 +29,7 @@ pub(crate) use append::{AppendArgs, meta_object};
 pub(crate) use cas::CasSubcommand;
 pub(crate) use cursor::{CursorSubcommand, EachArgs, Place};
 pub(crate) use expect::Expect;
+pub(crate) use host::{HostArgs, HostProcessArgs};
 pub(crate) use maintain::{
     BackupArgs, CompactArgs, CompletionsArgs, CopyArgs, FromTo, GcArgs, IdArgs, ManArgs,
     RepairArgs, UpgradeArgs, VerifyArgs,
@@ -38,7 +40,7 @@ pub(crate) use read::{
     BodyArgs, CatArgs, EffectsArgs, GetArgs, LastArgs, PatternArgs, TailArgs, WhyArgs,
 };
 pub(crate) use script::{EnvArgs, EvalArgs, ReplayArgs, WhereArgs};
-pub(crate) use serve::{AllowArgs, HostArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs};
+pub(crate) use serve::{AllowArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs};
 pub(crate) use template::Template;
 pub(crate) use time::{duration, point};
 pub(crate) use token::{TokenCreateArgs, TokenSubcommand};
@@ -100,6 +102,8 @@ impl Args {
 pub(crate) enum Subcommand {
     /// Serve a store and run its modules until SIGTERM or Ctrl-C.
     Serve(ServeArgs),
+    /// Run modules for a server that is elsewhere, until SIGTERM or Ctrl-C.
+    Host(HostArgs),
     /// Append an event, or one for each line of the input.
     Append(AppendArgs),
     /// Print events, and go on with new ones if asked to.
@@ -184,9 +188,9 @@ pub(crate) enum Subcommand {
     Man(ManArgs),
     /// Print the version of xs and of its JavaScript engine.
     Version,
-    /// The process that runs modules; started by `serve`, over a socket it inherits.
+    /// The process that runs modules; started by `serve` and `host`, over a socket it inherits.
     #[command(name = "__host", hide = true)]
-    Host(HostArgs),
+    HostProcess(HostProcessArgs),
 }
 
 /// `xs call`.

@@ -1,4 +1,4 @@
-//! What `serve` is told, and what it tells the Host.
+//! What `serve` is told.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,6 @@ use clap::ValueHint;
 use tracing::level_filters::LevelFilter;
 use xs_engine::SyncPolicy;
 use xs_protocol::Address;
-use xs_runtime::ProcessorName;
 use xs_runtime::permissions::Allow;
 
 use super::EnvArgs;
@@ -83,29 +82,6 @@ impl AllowArgs {
             read_denied,
         }
     }
-}
-
-/// `xs __host`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct HostArgs {
-    /// The modules directory.
-    #[arg(long)]
-    pub(crate) modules: PathBuf,
-    /// The store's directory, which no module may read.
-    #[arg(long)]
-    pub(crate) store: PathBuf,
-    /// Modules that have a Host of their own.
-    #[arg(long, value_name = "NAME", value_parser = ProcessorName::parse)]
-    pub(crate) apart: Vec<ProcessorName>,
-    /// The module that this Host is for.
-    #[arg(long, value_name = "NAME", value_parser = ProcessorName::parse)]
-    pub(crate) only: Option<ProcessorName>,
-    #[command(flatten)]
-    pub(crate) allow: AllowArgs,
-    #[command(flatten)]
-    pub(crate) env: EnvArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
 }
 
 /// How messages look on standard error.

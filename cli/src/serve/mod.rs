@@ -5,13 +5,11 @@
 mod call;
 mod commit;
 mod feed;
-mod host;
+mod hosts;
 mod import;
 mod inherited;
 mod listen;
-mod log;
 mod maintain;
-mod manager;
 mod metrics;
 mod refuse;
 mod remove;
@@ -23,7 +21,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{error, info};
 use xs_engine::{Batch, Health, Meta, NewFrame, OpenError, Store, StoreOptions, Topic};
@@ -33,29 +30,24 @@ use crate::again::asked_again;
 use crate::args::ServeArgs;
 use crate::connect::{default_store, leave_alone};
 use crate::exit::{Exit, Fault};
+use crate::host;
+use crate::manager::Manager;
+use crate::signals::{Asked, Signals};
 use crate::variables;
 
 use self::listen::Plan;
-use self::manager::Manager;
 use self::metrics::{Metrics, Probe, Served};
-pub(crate) use host::run as run_host;
 pub(crate) use inherited::take as take_sockets;
 pub(crate) use metrics::Fullness;
 pub(crate) use service::StoreService;
 
 /// Serves until SIGTERM, SIGINT or a failure of the store's files.
 pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    log::start(args.log);
+    crate::log::start(args.log);
     let mut signals = Signals::new()?;
     metrics::check(&args.metrics)?;
     if let Some(modules) = &args.modules {
-        std::fs::read_dir(modules).map_err(|error| {
-            let text = format!(
-                "cannot read the modules in {}: {error}; make the directory, or name another",
-                modules.display()
-            );
-            Fault::new(Exit::Usage, text)
-        })?;
+        host::check_modules(modules)?;
     }
     let dir = store_dir(args.store.clone(), addr)?;
     leave_alone(&dir)?;
@@ -129,7 +121,8 @@ async fn serve(
         "sync": args.sync.to_string(),
     });
     announce(store, "xs.start", &start).await;
-    let modules = modules.map(|modules| host::start(modules, dir, args, server)).transpose()?;
+    let modules =
+        modules.map(|modules| host::start_beside(modules, dir, args, server)).transpose()?;
     info!(store = %dir.display(), listening = listening.join(" "), "serving");
     probe.serving(served);
     let mut manager = Manager::find();
@@ -204,42 +197,5 @@ fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<Pa
             Exit::Usage,
             format!("{address} is not a directory; name the store, and --listen {address}"),
         ),
-    }
-}
-
-/// What a signal asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Stop(&'static str),
-    /// To look at the files of tokens and certificates.
-    Look,
-}
-
-/// The signals that a server heeds.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn asked(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
-            _ = self.hangup.recv() => Asked::Look,
-        }
-    }
-
-    async fn stop(&mut self) {
-        while self.asked().await == Asked::Look {}
     }
 }

@@ -11,16 +11,18 @@ use tokio::runtime::RuntimeFlavor;
 use tokio::sync::Notify;
 use xs_engine::{
     AppendError, Appended, Batch, BlobHash, BlobReader, BlobWriter, Bound, Cursor, CursorName,
-    Frame, ReadError, ReadOptions, Removal, ResumePoint, Store, SyncPolicy, TopicPatterns,
+    Frame, Meta, NewFrame, ReadError, ReadOptions, Removal, ResumePoint, Store, SyncPolicy, Topic,
+    TopicPatterns,
 };
 use xs_protocol::{
     AppendRequest, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
-    DoneImport, Feed, ImportRequest, LastRequest, MaintainRequest, Refusal, Resume, Service, Stamp,
-    StoreIdentity, TopicSummary, Wake,
+    DoneImport, Feed, HostClaim, HostGuard, ImportRequest, LastRequest, MaintainRequest, Refusal,
+    Resume, Service, Stamp, StoreIdentity, TopicSummary, Wake,
 };
 
 use super::commit::Committer;
 use super::feed::{FollowFeed, StoredFeed};
+use super::hosts::Hosts;
 use super::maintain::Turn;
 use super::metrics::Fullness;
 use super::{call, import, refuse, remove, stats};
@@ -28,7 +30,7 @@ use super::{call, import, refuse, remove, stats};
 /// A store as the protocol serves it.
 pub(crate) struct StoreService {
     core: Arc<Core>,
-    runs_modules: bool,
+    hosts: Arc<Hosts>,
     maintenance: Turn,
 }
 
@@ -46,8 +48,8 @@ pub(super) struct Core {
 }
 
 impl StoreService {
-    /// A service over `store`. `runs_modules`: whether a Host will answer calls. `failed` is told
-    /// when the store's files fail, `fullness` when there is no room in them, or again.
+    /// A service over `store`. `runs_modules`: whether the server has a Host of its own. `failed`
+    /// is told when the store's files fail, `fullness` when there is no room in them, or again.
     pub(crate) fn new(
         store: Arc<Store>,
         runs_modules: bool,
@@ -62,7 +64,11 @@ impl StoreService {
             failed,
             fullness,
         };
-        Ok(Self { core: Arc::new(core), runs_modules, maintenance: Turn::default() })
+        let core = Arc::new(core);
+        let told = Arc::clone(&core);
+        let tell = move |instance, is_there| told.tell_of_host(instance, is_there);
+        let hosts = Hosts::new(runs_modules, Box::new(tell));
+        Ok(Self { core, hosts, maintenance: Turn::default() })
     }
 }
 
@@ -90,6 +96,20 @@ impl Core {
         });
     }
 
+    /// Tells in the log of a Host that came from elsewhere, or is gone.
+    fn tell_of_host(&self, instance: [u8; 16], is_there: bool) {
+        let word = if is_there { "has come" } else { "is gone" };
+        tracing::info!("a Host from elsewhere {word}");
+        let Some(frame) = frame_of_host(instance, is_there) else { return };
+        self.submit(Batch::from(frame), |result| {
+            if let Err(error) = result {
+                tracing::error!(%error, "cannot append a frame about a Host");
+            }
+        });
+        // Not here: whoever tells holds a lock.
+        self.committer.wake();
+    }
+
     /// Has what is queued committed. When that only copies, here. When it syncs, on the committer,
     /// for which others gather meanwhile; but a batch that is alone would only be the later for two
     /// threads that wake each other, so its task stays with it.
@@ -106,6 +126,14 @@ impl Core {
             self.committer.wake();
         }
     }
+}
+
+/// A frame that says that a Host from elsewhere has come, or is gone.
+fn frame_of_host(instance: [u8; 16], is_there: bool) -> Option<NewFrame> {
+    let topic = if is_there { "xs.host.start" } else { "xs.host.end" };
+    let instance: String = instance.iter().map(|byte| format!("{byte:02x}")).collect();
+    let meta = Meta::parse(format!("{{\"instance\":\"{instance}\"}}")).ok()?;
+    Some(NewFrame { meta, ..NewFrame::new(Topic::parse(topic).ok()?) })
 }
 
 /// Whether a task may block its thread while the others of its runtime go on.
@@ -245,13 +273,18 @@ impl Service for StoreService {
         Ok(self.core.store.cursors().into_iter().map(summary).collect())
     }
 
+    fn host_comes(&self, claim: HostClaim, end: Wake) -> Result<HostGuard, Refusal> {
+        self.hosts.come(claim, end).map(|part| Box::new(part) as HostGuard)
+    }
+
     fn call(
         &self,
         request: CallRequest,
         wake: Wake,
     ) -> BoxFuture<'static, Result<Called, Refusal>> {
-        if !self.runs_modules {
-            let text = "this server runs no modules; start it with xs serve --modules DIR";
+        if !self.hosts.answer_calls() {
+            let text = "this server runs no modules; start it with xs serve --modules DIR, or run \
+                        them elsewhere: xs host DIR -a ADDR";
             let refusal = Refusal::new(Code::UnknownCommand, text);
             return futures::future::ready(Err(refusal)).boxed();
         }

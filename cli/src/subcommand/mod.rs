@@ -41,6 +41,7 @@ use crate::again::asked_again;
 use crate::args::{Args, CasSubcommand, ModulesSubcommand, Subcommand};
 use crate::connect::{Need, Session};
 use crate::exit::Exit;
+use crate::host;
 use crate::output::Output;
 use crate::serve;
 
@@ -49,9 +50,10 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs what was typed.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let addr = args.addr;
+    let (addr, token_file) = (args.addr, args.reach.token_file);
     match args.subcommand {
         Subcommand::Serve(serve) => serve::run(serve, addr).await,
+        Subcommand::Host(args) => host::run_away(args, addr, token_file).await,
         Subcommand::Version => status::version(),
         Subcommand::Ping(ping) => status::ping(&ping, addr).await,
         Subcommand::Dev(dev) => dev::run(dev).await,

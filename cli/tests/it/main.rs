@@ -38,6 +38,8 @@ mod handlers;
 #[cfg(test)]
 mod help;
 #[cfg(test)]
+mod host;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod kill;

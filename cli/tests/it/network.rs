@@ -10,8 +10,9 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use crate::support::{PATIENCE, Place, Run, Server, eventually, signal_pid, text, wait_within};
 
 /// Where a server listens beside its socket.
-fn listening(place: &Place) -> String {
-    let start = place.ok(&["last", "xs.start"]).json();
+pub(crate) fn listening(place: &Place) -> String {
+    // A server answers before it has told.
+    let start = place.await_frames("xs.start", 1);
     start[0]["meta"]["listen"][1].as_str().unwrap().to_owned()
 }
 
@@ -96,7 +97,7 @@ fn nothing_can_be_made_of_a_token_that_is_none() {
 }
 
 /// A CA, and a server's certificate from it, in files.
-fn certify(place: &Place, host: &str) -> [String; 3] {
+pub(crate) fn certify(place: &Place, host: &str) -> [String; 3] {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
@@ -116,7 +117,7 @@ fn certify(place: &Place, host: &str) -> [String; 3] {
     [put("ca.pem", &ca), put("cert.pem", &cert), put("key.pem", &key.serialize_pem())]
 }
 
-fn serve_tls(place: &Place, cert: &str, key: &str) -> Server {
+pub(crate) fn serve_tls(place: &Place, cert: &str, key: &str) -> Server {
     place.serve(&["--listen", "0.0.0.0:0", "--tls-cert", cert, "--tls-key", key])
 }
 

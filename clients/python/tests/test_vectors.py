@@ -69,6 +69,8 @@ def an_append() -> bytearray:
 # What a client sends, by the name of its vector.
 REQUESTS: Dict[str, Callable[[], Any]] = {
     "hello": lambda: messages.hello("test/1", ""),
+    "hello-host": lambda: messages.hello("test/1", "", (b"\7" * 16, "")),
+    "hello-host-alone": lambda: messages.hello("test/1", "", (b"\7" * 16, "report")),
     "ping": lambda: b"alive?",
     "pong": lambda: b"",
     "append": an_append,

@@ -37,14 +37,21 @@ import {
 } from "./values.js";
 
 const ROLES = ["read", "append", "admin", "host"] as const;
+const EXT_HOST = 1;
 const EXT_CONDITIONS = 1;
 const EXT_KEY = 2;
 const EXT_WITHIN = 3;
 const EXT_RESUME = 1;
 const EXT_SLOW = 2;
 
-export function hello(name: string, token: string): Buffer[] {
-  return new Writer()
+/** Who runs modules: the instance, and the processor that is run alone, if it is one. */
+export interface Host {
+  readonly instance: Buffer;
+  readonly alone?: string;
+}
+
+export function hello(name: string, token: string, host?: Host): Buffer[] {
+  const out = new Writer()
     .u16(1)
     .u16(1)
     .u16(1)
@@ -52,8 +59,14 @@ export function hello(name: string, token: string): Buffer[] {
     .u64(0n)
     .u32(limits.SERVER_MESSAGE_BYTES_MAX)
     .text(name, limits.PEER_NAME_BYTES_MAX, "client's name")
-    .text(token, limits.TOKEN_BYTES_MAX, "token")
-    .done();
+    .text(token, limits.TOKEN_BYTES_MAX, "token");
+  if (host) {
+    const value = new Writer()
+      .raw(host.instance)
+      .text(host.alone ?? "", limits.TOPIC_BYTES_MAX, "processor");
+    out.extension(EXT_HOST, value.bytes());
+  }
+  return out.done();
 }
 
 export function readHello(body: Buffer): ServerInfo {

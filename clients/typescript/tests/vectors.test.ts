@@ -39,6 +39,9 @@ const fetchSelection: messages.Selection = {
 // What a client sends, by the name of its vector.
 const REQUESTS: Record<string, () => Buffer[]> = {
   hello: () => messages.hello("test/1", ""),
+  "hello-host": () => messages.hello("test/1", "", { instance: Buffer.alloc(16, 7) }),
+  "hello-host-alone": () =>
+    messages.hello("test/1", "", { instance: Buffer.alloc(16, 7), alone: "report" }),
   ping: () => [Buffer.from("alive?")],
   pong: () => [],
   append: () =>

@@ -10,8 +10,8 @@ use xs_engine::{BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
-    DoneImport, Feed, ImportOutcome, ImportRequest, Imported, LastRequest, Pulled, Refusal, Role,
-    Server, ServerOptions, Service, StoreIdentity, TopicSummary, Wake,
+    DoneImport, Feed, HostClaim, HostGuard, ImportOutcome, ImportRequest, Imported, LastRequest,
+    Pulled, Refusal, Role, Server, ServerOptions, Service, StoreIdentity, TopicSummary, Wake,
 };
 
 /// The HELLO of protocol/vectors/client.json.
@@ -50,6 +50,10 @@ impl Service for Empty {
 
     fn remove_now(&self, batch: AppendRequest) -> Result<Appended, Refusal> {
         Ok(Appended { removed: vec![true; batch.removes.len()], ..Appended::default() })
+    }
+
+    fn host_comes(&self, _: HostClaim, _: Wake) -> Result<HostGuard, Refusal> {
+        Ok(Box::new(()))
     }
 
     fn stats(&self) -> Result<String, Refusal> {

@@ -168,7 +168,7 @@ impl Guard {
                 Some(token) if token.is_expired(now_ms()) => {
                     format!("the token {} has expired", token.name)
                 }
-                Some(token) if token.access() != *access => {
+                Some(token) if !token.access().widens(access) => {
                     format!("what the token {} may do has changed: connect anew", token.name)
                 }
                 Some(_) => return Ok(()),

@@ -46,4 +46,15 @@ impl Access {
     pub(crate) fn alone(processor: &Arc<str>) -> Self {
         Self { alone: Some(Arc::clone(processor)), ..Self::of(Role::Host) }
     }
+
+    /// Whether it is `other`, or what that is once it is not for one processor alone.
+    pub(crate) fn widens(&self, other: &Self) -> bool {
+        *self == Self { alone: self.alone.clone(), ..other.clone() }
+    }
+
+    /// Whether whoever has it may be the host. Who needs no token owns the store.
+    pub(crate) fn may_host(&self) -> bool {
+        let owns = self.role == Role::Admin && self.token.is_none();
+        (self.role == Role::Host && self.alone.is_none()) || owns
+    }
 }

@@ -84,7 +84,7 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + 'static,
 {
-    let (session, corr) = ClientSession::new(name, token)?;
+    let (session, corr) = ClientSession::new(name, token, None)?;
     let (sender, answer) = oneshot::channel();
     let core = Core {
         session,

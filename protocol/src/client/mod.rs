@@ -2,32 +2,31 @@
 
 mod blob;
 mod core;
+mod dial;
 mod export;
+mod passage;
 mod reply;
 mod requests;
 mod streams;
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
 
 pub use blob::BlobStream;
 pub use export::Export;
+pub use passage::{Passage, PassageEnd};
 pub use reply::Reply;
 pub use streams::{CallStream, FrameStream, Subscription};
 
 use self::core::Handle;
+use self::dial::{Dialled, dial};
 use crate::address::Address;
 use crate::error::{ClientError, ProtocolError};
 use crate::message::{GoAway, HelloReply, OpRange, PeerLimits, Response, Resume, Role};
-use crate::socket::SocketPath;
-use crate::tls::{self, ClientTls};
+use crate::tls::ClientTls;
 
 /// How to connect.
 #[derive(Clone)]
@@ -122,56 +121,24 @@ impl Client {
     /// # Errors
     /// [`ClientError`] when nobody listens there or HELLO fails.
     pub async fn connect(address: &Address, options: ClientOptions) -> Result<Self, ClientError> {
-        let failed = |error: io::Error| ClientError::Connect {
-            address: address.to_string(),
-            kind: error.kind(),
-            reason: error.to_string(),
-        };
         let timeout = options.timeout;
-        let untrusted =
-            |reason: String| ClientError::Untrusted { address: address.to_string(), reason };
-        if options.token.is_some() && address.check_local().is_err() {
-            let text = "a token is not sent to another machine without TLS: use xss://host:port";
-            return Err(untrusted(text.to_owned()));
-        }
         let connect = async {
-            match address {
-                Address::Unix(path) => {
-                    let path = SocketPath::of(path).map_err(failed)?;
-                    let stream = UnixStream::connect(path.as_path()).await.map_err(failed)?;
+            match dial(address, &options).await? {
+                Dialled::Unix(stream) => {
                     let (reader, writer) = stream.into_split();
                     Self::hello(reader, writer, options).await
                 }
-                Address::Tcp(socket) => {
-                    let stream = TcpStream::connect(socket).await.map_err(failed)?;
-                    stream.set_nodelay(true).map_err(failed)?;
+                Dialled::Tcp(stream) => {
                     let (reader, writer) = stream.into_split();
                     Self::hello(reader, writer, options).await
                 }
-                Address::Tls { host, port } => {
-                    let name = ServerName::try_from(host.clone());
-                    let name = name.map_err(|error| untrusted(error.to_string()))?;
-                    let Some(tls) = &options.tls else {
-                        return Err(untrusted("no CA to trust was named".to_owned()));
-                    };
-                    let connector = TlsConnector::from(tls.config());
-                    let stream = TcpStream::connect((host.as_str(), *port)).await;
-                    let stream = stream.map_err(failed)?;
-                    stream.set_nodelay(true).map_err(failed)?;
-                    let stream =
-                        connector.connect(name, stream).await.map_err(
-                            |error| match tls::untrusted(&error) {
-                                Some(reason) => untrusted(reason),
-                                None => failed(error),
-                            },
-                        )?;
+                Dialled::Tls(stream) => {
                     let (reader, writer) = tokio::io::split(stream);
                     Self::hello(reader, writer, options).await
                 }
             }
         };
-        let late = |_| failed(io::ErrorKind::TimedOut.into());
-        tokio::time::timeout(timeout, connect).await.map_err(late)?
+        tokio::time::timeout(timeout, connect).await.map_err(|_| dial::late(address))?
     }
 
     /// Speaks over a stream that is connected already, for example one end of a socket pair. Must

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use xs_engine::Topic;
+
 use super::Op;
-use super::coding::{Body, DecodeError};
+use super::coding::{Body, DecodeError, put_extension};
 use crate::error::{Code, ProtocolError, Refusal};
 use crate::gather::{Gather, cut};
 use crate::limits::{self, PEER_NAME_BYTES_MAX, TOKEN_BYTES_MAX};
@@ -14,6 +16,10 @@ use crate::service::StoreIdentity;
 pub const VERSION: u16 = 1;
 /// The version of the FRAME record this build reads and sends: that of docs/format.md.
 pub const RECORD_VERSION: u16 = 1;
+
+/// Says that the client runs the modules of the store. Below the optional tags: a server that could
+/// not keep two Hosts apart must not take one.
+const HOST: u16 = 1;
 
 /// What a connection may do. How it came in decides: nothing in a message can raise it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +121,35 @@ pub struct OpRange {
     pub max: u16,
 }
 
+/// What a client says in HELLO that runs the modules of the store: it is the Host, or the part of
+/// it that runs one processor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostClaim {
+    /// What the connections of one Host have in common, and no others: bytes drawn at random.
+    pub instance: [u8; 16],
+    /// The processor that is run over this connection alone; `None`: all that no other connection
+    /// of the Host is for.
+    pub alone: Option<Topic>,
+}
+
+impl HostClaim {
+    fn put(&self, out: &mut Gather) {
+        out.put_slice(&self.instance);
+        out.put_str(self.alone.as_ref().map_or("", Topic::as_str));
+    }
+
+    fn read(mut value: Body) -> Result<Self, DecodeError> {
+        let instance = value.uuid("instance of the host")?;
+        let alone = value.text("processor of the host")?;
+        value.end()?;
+        let alone = match alone.as_str() {
+            "" => None,
+            name => Some(Topic::parse(name)?),
+        };
+        Ok(Self { instance, alone })
+    }
+}
+
 /// A client's introduction.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HelloRequest {
@@ -130,12 +165,14 @@ pub(crate) struct HelloRequest {
     pub(crate) name: String,
     /// Its token; empty when it has none.
     pub(crate) token: String,
+    /// Whether it runs modules, and which.
+    pub(crate) host: Option<HostClaim>,
 }
 
 impl fmt::Debug for HelloRequest {
     /// Without the token: messages end up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { versions, records, features, message_bytes, name, token } = self;
+        let Self { versions, records, features, message_bytes, name, token, host } = self;
         f.debug_struct("HelloRequest")
             .field("versions", versions)
             .field("records", records)
@@ -143,6 +180,7 @@ impl fmt::Debug for HelloRequest {
             .field("message_bytes", message_bytes)
             .field("name", name)
             .field("token", if token.is_empty() { &"" } else { &".." })
+            .field("host", host)
             .finish()
     }
 }
@@ -156,6 +194,9 @@ impl HelloRequest {
         out.put_u32(self.message_bytes);
         out.put_str(cut(&self.name, PEER_NAME_BYTES_MAX));
         out.put_str(&self.token);
+        if let Some(host) = &self.host {
+            put_extension(out, HOST, |out| host.put(out));
+        }
     }
 
     pub(crate) fn read(mut body: Body) -> Result<Self, DecodeError> {
@@ -168,8 +209,13 @@ impl HelloRequest {
         if name.len() > PEER_NAME_BYTES_MAX || token.len() > TOKEN_BYTES_MAX {
             return Err(body.wrong("name or token too long").into());
         }
-        body.extensions()?;
-        Ok(Self { versions, records, features, message_bytes, name, token })
+        let mut host = None;
+        body.extensions_with(|tag, value| match tag {
+            HOST if host.is_some() => Err(value.wrong("host twice").into()),
+            HOST => HostClaim::read(value).map(|claim| host = Some(claim)).map(|()| true),
+            _ => Ok(false),
+        })?;
+        Ok(Self { versions, records, features, message_bytes, name, token, host })
     }
 
     /// Refuses a client with which there is no common version.
@@ -276,11 +322,18 @@ mod tests {
             message_bytes: 1 << 20,
             name: "test".to_owned(),
             token: "secret".to_owned(),
+            host: None,
         };
         assert!(!format!("{hello:?}").contains("secret"));
         let body = body_of(|out| hello.put(out));
         assert_eq!(HelloRequest::read(Body::new("HELLO", body.clone())).unwrap(), hello);
         each_cut_fails(&body, |bytes| HelloRequest::read(Body::new("HELLO", bytes)));
+        for alone in [None, Some(Topic::parse("a.b").unwrap())] {
+            hello.host = Some(HostClaim { instance: [7; 16], alone });
+            let body = body_of(|out| hello.put(out));
+            assert_eq!(HelloRequest::read(Body::new("HELLO", body)).unwrap(), hello);
+        }
+        hello.host = None;
         assert!(hello.check().is_ok());
         hello.versions = (2, 3);
         assert_eq!(hello.check().unwrap_err().code, Code::VersionMismatch);

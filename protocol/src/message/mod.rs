@@ -28,7 +28,7 @@ pub use append::{AppendRequest, Appended, Stamp};
 pub use call::CallRequest;
 pub use control::GoAway;
 pub use cursor::CursorSummary;
-pub use hello::{OpRange, PeerLimits, RECORD_VERSION, Role, UnknownRole, VERSION};
+pub use hello::{HostClaim, OpRange, PeerLimits, RECORD_VERSION, Role, UnknownRole, VERSION};
 pub use import::{ImportIds, ImportOutcome, ImportRequest, Imported};
 pub use maintain::MaintainRequest;
 pub use op::{Op, Ways};

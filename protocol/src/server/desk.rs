@@ -23,10 +23,10 @@ use crate::auth::{Secret, Verdict};
 use crate::error::{Code, Refusal};
 use crate::limits::{LAST_LIGHT_MAX, STATS_BYTES_MAX};
 use crate::message::{
-    AppendRequest, CallRequest, ImportRequest, LastRequest, MaintainRequest, Op, RemoveRequest,
-    Request, Slow, StreamEvent, SubscribeRequest, put_cursor, put_frames,
+    AppendRequest, CallRequest, HostClaim, ImportRequest, LastRequest, MaintainRequest, Op,
+    RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor, put_frames,
 };
-use crate::service::Service;
+use crate::service::{HostGuard, Service};
 use crate::session::{Action, ServerSession, Ticket};
 
 /// Bytes that are queued before what there is of them is written.
@@ -53,6 +53,8 @@ pub(super) struct Desk {
     scratch: Vec<Frame>,
     /// The version of the processor that a host runs alone whose origin was found right last.
     own_version: Option<FrameId>,
+    /// Says that it is the host of modules, while it is connected.
+    pub(super) host: Option<HostGuard>,
 }
 
 impl Desk {
@@ -82,6 +84,7 @@ impl Desk {
             mail: Vec::new(),
             scratch: Vec::new(),
             own_version: None,
+            host: None,
         }
     }
 
@@ -100,8 +103,8 @@ impl Desk {
         while let Some(action) = self.session.receive(inbox, now) {
             moved = true;
             match action {
-                Action::Welcome(ticket) => self.session.welcome(ticket, self.service.identity()),
-                Action::Admit { ticket, token } => self.admit(ticket, &token, now),
+                Action::Welcome { ticket, host } => self.welcome(ticket, host, now),
+                Action::Admit { ticket, token, host } => self.admit(ticket, &token, host, now),
                 Action::Serve { ticket, sub, request } => {
                     if run.0 != ticket.op {
                         self.meter.requested(run.0, run.1);
@@ -138,12 +141,12 @@ impl Desk {
     }
 
     /// Lets a client in that shows a token, or none.
-    fn admit(&mut self, ticket: Ticket, token: &Secret, now: Instant) {
+    fn admit(&mut self, ticket: Ticket, token: &Secret, host: Option<HostClaim>, now: Instant) {
         let Entry::Token { guard, or } = &self.visitor.entry else { return };
         match guard.admit(token.reveal(), *or, self.visitor.peer, now) {
             Verdict::Granted(access) => {
                 self.session.let_in(access);
-                self.session.welcome(ticket, self.service.identity());
+                self.welcome(ticket, host, now);
             }
             Verdict::Refused(refusal, at) => self.session.turn_away(ticket, refusal, at),
         }
@@ -167,7 +170,7 @@ impl Desk {
     }
 
     /// Ends the connection and all it has under way.
-    fn close(&mut self, why: &Refusal, now: Instant) {
+    pub(super) fn close(&mut self, why: &Refusal, now: Instant) {
         self.works.clear();
         self.listings.clear();
         self.long.clear();

@@ -88,6 +88,8 @@ pub(crate) enum Mail {
     Drain(Duration),
     /// The tokens have changed.
     Recheck,
+    /// This connection of the Host is dead: it has come again.
+    Replaced,
 }
 
 /// A queue into one connection's task, and what the connection tells about itself.

@@ -6,6 +6,7 @@ mod connection;
 mod desk;
 mod entry;
 mod feed;
+mod hosting;
 mod lag;
 mod listener;
 mod listing;

@@ -75,6 +75,7 @@ impl Desk {
             Mail::Failed => self.failed(now),
             Mail::Drain(time) => self.drain(time, now),
             Mail::Recheck => self.recheck(now),
+            Mail::Replaced => self.replaced(now),
         }
     }
 

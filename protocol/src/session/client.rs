@@ -9,7 +9,7 @@ use crate::error::{ClientError, Code, ProtocolError, Refusal};
 use crate::gather::Gather;
 use crate::limits::{HELLO_BYTES_MAX, SERVER_MESSAGE_BYTES_MAX};
 use crate::message::{
-    AppendRequest, FrameList, GoAway, HelloRequest, Incoming, Op, OpRange, PeerLimits,
+    AppendRequest, FrameList, GoAway, HelloRequest, HostClaim, Incoming, Op, OpRange, PeerLimits,
     RECORD_VERSION, Request, Response, StreamEvent, VERSION,
 };
 
@@ -52,7 +52,11 @@ pub(crate) struct ClientSession {
 
 impl ClientSession {
     /// A session whose preface and HELLO are queued; the number of the HELLO.
-    pub(crate) fn new(name: String, token: String) -> Result<(Self, u32), ClientError> {
+    pub(crate) fn new(
+        name: String,
+        token: String,
+        host: Option<HostClaim>,
+    ) -> Result<(Self, u32), ClientError> {
         let mut out = Gather::default();
         out.put_raw(&PREFACE);
         let pending = HashMap::new();
@@ -65,6 +69,7 @@ impl ClientSession {
             message_bytes: SERVER_MESSAGE_BYTES_MAX,
             name,
             token,
+            host,
         };
         let corr = session.request(&Request::Hello(hello), 0)?;
         Ok((session, corr))
@@ -201,6 +206,11 @@ impl ClientSession {
                 Ok(Some(ClientEvent::Answer { corr, result }))
             }
         }
+    }
+
+    /// What is to be written, when nothing else will be.
+    pub(crate) fn into_output(mut self) -> Bytes {
+        self.out.take_all()
     }
 
     /// What is to be written.

@@ -34,7 +34,7 @@ impl Pair {
     /// Two sides that have not met.
     fn new(step: usize) -> Self {
         let now = Instant::now();
-        let (client, corr) = ClientSession::new("test".to_owned(), String::new()).unwrap();
+        let (client, corr) = ClientSession::new("test".to_owned(), String::new(), None).unwrap();
         assert_eq!(corr, 1);
         Self {
             server: ServerSession::new(Role::Admin, "server", now),
@@ -51,7 +51,7 @@ impl Pair {
     fn met(step: usize) -> Self {
         let mut pair = Self::new(step);
         let actions = pair.move_to_server();
-        let [Action::Welcome(ticket)] = actions[..] else { panic!("{actions:?}") };
+        let [Action::Welcome { ticket, .. }] = actions[..] else { panic!("{actions:?}") };
         pair.server.welcome(ticket, StoreIdentity { uuid: [1; 16], epoch: 2, head: 3 });
         let events = pair.move_to_client().unwrap();
         let [ClientEvent::Answer { corr: 1, result: Ok(Response::Hello(hello)) }] = &events[..]

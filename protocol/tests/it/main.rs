@@ -7,6 +7,8 @@ mod flow;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod hosting;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod memory;

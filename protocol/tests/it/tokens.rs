@@ -20,16 +20,16 @@ use crate::memory::Memory;
 use crate::rig::{one, soon, until};
 
 /// A server that asks for tokens, and where they are.
-struct Guarded {
+pub(crate) struct Guarded {
     dir: tempfile::TempDir,
-    memory: Memory,
-    server: Server,
-    address: Address,
+    pub(crate) memory: Memory,
+    pub(crate) server: Server,
+    pub(crate) address: Address,
     entry: Entry,
 }
 
 impl Guarded {
-    async fn new(or: Option<Role>) -> Self {
+    pub(crate) async fn new(or: Option<Role>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let guard = Arc::new(Guard::open(dir.path()).unwrap());
         let entry = Entry::Token { guard, or };
@@ -42,7 +42,7 @@ impl Guarded {
         Self { dir, memory, server, address, entry }
     }
 
-    fn token(&self, name: &str, role: Role) -> Secret {
+    pub(crate) fn token(&self, name: &str, role: Role) -> Secret {
         create(self.dir.path(), new(name, role))
     }
 
@@ -57,7 +57,7 @@ impl Guarded {
         create(self.dir.path(), new)
     }
 
-    async fn connect(&self, secret: Option<&Secret>) -> Result<Client, ClientError> {
+    pub(crate) async fn connect(&self, secret: Option<&Secret>) -> Result<Client, ClientError> {
         soon(Client::connect(&self.address, options(secret))).await
     }
 
@@ -75,12 +75,12 @@ fn create(dir: &Path, new: NewToken) -> Secret {
     TokenFile::create(dir, new).unwrap().1
 }
 
-fn options(secret: Option<&Secret>) -> ClientOptions {
+pub(crate) fn options(secret: Option<&Secret>) -> ClientOptions {
     let token = secret.map(|secret| secret.reveal().to_owned());
     ClientOptions { token, ..ClientOptions::default() }
 }
 
-fn code<T>(result: Result<T, ClientError>) -> Option<Code> {
+pub(crate) fn code<T>(result: Result<T, ClientError>) -> Option<Code> {
     result.err().and_then(|error| error.code())
 }
 

@@ -15,7 +15,7 @@ use xs_protocol::{AppendRequest, Appended, ClientError};
 
 use super::command::{Command, Swap};
 use super::commit::{Outcome, commit};
-use super::driver::{Ending, is_wedged};
+use super::driver::{Ending, is_wedged, wall_ms};
 use super::generator::Generator;
 use super::handler::Handler;
 use super::lifecycle::{Event, Key};
@@ -289,8 +289,14 @@ impl Keeper {
     async fn say(&self, frames: Vec<NewFrame>, cursors: Vec<CursorChange>) -> Option<Appended> {
         let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
         // The last words of a Host that ends are said too, as long as the store takes them at once.
+        let sent_ms = wall_ms();
         match commit(&self.shared.client, &batch, &self.shared.shutdown).await {
-            Outcome::Stored(appended) => return Some(appended),
+            Outcome::Stored(appended) => {
+                if let Some(last) = appended.frames.last() {
+                    self.shared.clock.learn(sent_ms, last.id);
+                }
+                return Some(appended);
+            }
             Outcome::Stopped => {}
             Outcome::Conflict => {
                 tracing::error!(processor = %self.key, "its cursor was made by somebody else");

@@ -5,6 +5,7 @@
 
 pub(crate) mod backoff;
 pub mod check;
+mod clock;
 mod command;
 mod commit;
 pub mod config;
@@ -39,6 +40,7 @@ use tokio_util::task::TaskTracker;
 use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, Client, ClientError, SubEvent, SubscribeOptions, Subscription};
 
+use self::clock::Clock;
 use self::config::Config;
 use self::keeper::{Fatal, Keeper, Order};
 use self::lifecycle::{Event, Key, Lifecycle, Versions};
@@ -159,6 +161,7 @@ impl Host {
         let shared = Arc::new(Shared {
             client: client.clone(),
             versions: Versions::default(),
+            clock: Clock::default(),
             dir: modules.unwrap_or_else(|| PathBuf::from(".")),
             config: RwLock::new(Config::default()),
             env,

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use xs_engine::{BlobHash, Frame, FrameId};
 use xs_protocol::{AppendRequest, Client};
 
+use super::clock::Clock;
 use super::config::Config;
 use super::lifecycle::{Event, Key, Versions};
 use super::part::Part;
@@ -38,6 +39,8 @@ pub(super) const GRAPH: &str = "graph";
 pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) versions: Versions,
+    /// The store's clock.
+    pub(super) clock: Clock,
     pub(super) dir: PathBuf,
     pub(super) config: RwLock<Config>,
     pub(super) env: BTreeMap<String, String>,

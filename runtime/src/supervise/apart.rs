@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Adopt, SuperviseOptions, keep};
+use super::way::Way;
+use super::{SuperviseOptions, keep};
 use crate::host::config::{Config, ModuleConfig};
 
 /// How often the file is looked at.
@@ -47,8 +48,8 @@ pub(super) struct Plan {
 }
 
 /// Keeps them running until `stop` fires, and returns when all have ended.
-pub(super) async fn run(options: SuperviseOptions, adopt: Adopt, stop: CancellationToken) {
-    let (options, adopt) = (Arc::new(options), Arc::new(adopt));
+pub(super) async fn run(options: SuperviseOptions, way: Arc<Way>, stop: CancellationToken) {
+    let options = Arc::new(options);
     let mut hosts: BTreeMap<Whose, Kept> = BTreeMap::new();
     let mut apart = Apart::new();
     loop {
@@ -58,8 +59,7 @@ pub(super) async fn run(options: SuperviseOptions, adopt: Adopt, stop: Cancellat
         for (whose, plan) in wanted {
             hosts.entry(whose).or_insert_with(|| {
                 let stop = CancellationToken::new();
-                let kept =
-                    keep(Arc::clone(&options), plan.clone(), Arc::clone(&adopt), stop.clone());
+                let kept = keep(Arc::clone(&options), plan.clone(), Arc::clone(&way), stop.clone());
                 Kept { plan, stop, task: tokio::spawn(kept) }
             });
         }

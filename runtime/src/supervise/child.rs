@@ -12,10 +12,10 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use xs_protocol::{Client, ClientError, ClientOptions};
+use xs_protocol::{Class, Client, ClientError, ClientOptions};
 
 use super::confine::{self, Measure, Opening};
-use super::{CULPRITS_VARIABLE, EXIT_WEDGED, EXIT_WORN, crash, priority};
+use super::{CULPRITS_VARIABLE, EXIT_LOST, EXIT_WEDGED, EXIT_WORN, crash, priority};
 use crate::env_file::{self, EnvFileError};
 use crate::host::config::{Config, ModuleConfig};
 use crate::host::{self, HostEnd, HostError, HostOptions, Part};
@@ -50,6 +50,19 @@ enum ChildError {
     Host(#[from] HostError),
 }
 
+impl ChildError {
+    /// Whether the server has gone, or is going.
+    fn is_loss(&self) -> bool {
+        match self {
+            Self::Connect(error) | Self::Host(HostError::Store(error)) => match error {
+                ClientError::Disconnected(_) => true,
+                error => matches!(error.class(), Class::Access | Class::Busy),
+            },
+            _ => false,
+        }
+    }
+}
+
 /// Runs a Host in this process, which a [`Supervisor`](super::Supervisor) has started for it, until
 /// SIGTERM comes or it cannot go on. What goes wrong is said with `tracing`.
 #[must_use]
@@ -59,6 +72,10 @@ pub fn main(options: ChildOptions) -> ExitCode {
         // Exits now: waiting for the thread that does not end would take for ever.
         Ok(HostEnd::Wedged) => std::process::exit(i32::from(EXIT_WEDGED)),
         Ok(HostEnd::Worn) => ExitCode::from(EXIT_WORN),
+        Err(error) if error.is_loss() => {
+            tracing::warn!(%error, "the Host ends");
+            ExitCode::from(EXIT_LOST)
+        }
         Err(error) => {
             tracing::error!(%error, "the Host ends");
             ExitCode::FAILURE

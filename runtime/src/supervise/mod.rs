@@ -1,7 +1,7 @@
 //! The server's side of the Hosts: starts them as child processes over socket pairs, starts each
 //! again when it ends, tells the next one on whose thread the last one crashed, and leaves no child
 //! behind. Knows nothing of modules but which have a Host of their own; what a Host does is in
-//! [`crate::host`].
+//! [`crate::host`]. Where the server is, whoever starts it knows: in this process, or elsewhere.
 
 mod apart;
 mod calls;
@@ -10,6 +10,7 @@ mod confine;
 mod crash;
 mod priority;
 mod spawn;
+mod way;
 
 use std::ffi::OsString;
 use std::os::unix::net::UnixStream as StdStream;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::apart::Plan;
 pub use self::apart::{APART, ONLY};
 use self::spawn::{Child, Spawner};
+use self::way::Way;
 use crate::host::backoff::{Backoff, random};
 
 /// Variable in which a Host is told on whose threads the one before it crashed.
@@ -32,6 +35,8 @@ const CULPRITS_VARIABLE: &str = "XS_HOST_CULPRITS";
 const EXIT_WEDGED: u8 = 75;
 /// Exit code of a Host whose memory is to be given back.
 pub const EXIT_WORN: u8 = 76;
+/// Exit code of a Host whose server is stopping, or gone.
+const EXIT_LOST: u8 = 77;
 /// Wait before the next Host when it is known what the last one ended for.
 const KNOWN_CAUSE: Duration = Duration::from_millis(100);
 /// Time a Host has to end after SIGTERM: its own limit and some more.
@@ -47,27 +52,55 @@ pub struct SuperviseOptions {
     pub args: Vec<OsString>,
     /// The directory of the modules, whose `xs.toml` says which have a Host of their own.
     pub modules: Option<PathBuf>,
+    /// Variables of this process that no Host has.
+    pub hidden: Vec<String>,
 }
 
-/// Serves the server's end of a Host's socket pair, with the role host: that of the processor of a
-/// name alone, or of all.
-pub type Adopt = Box<dyn Fn(UnixStream, Option<&str>) + Send + Sync>;
+/// Finds the way to the server for the Host of the processor of a name alone, or for that of all.
+/// It is asked before each Host is started.
+pub type Connect =
+    Box<dyn Fn(Option<String>) -> BoxFuture<'static, Result<Link, NoWay>> + Send + Sync>;
 
-/// Keeps Hosts running until it is stopped.
+/// Takes the server's end of a Host's socket pair, which has the role host.
+pub type Link = Box<dyn FnOnce(UnixStream) -> Lost + Send>;
+
+/// Ends when the server is lost, before the Host's socket is closed, and says how, for people.
+pub type Lost = BoxFuture<'static, String>;
+
+/// What is told when there will never be a way.
+pub type Refused = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why there is no way to the server.
+#[derive(Debug)]
+pub enum NoWay {
+    /// Perhaps later: why, for people.
+    Yet(String),
+    /// Never.
+    Ever(Refused),
+}
+
+/// Keeps Hosts running until it is stopped, or there is no way to the server any more.
 #[derive(Debug)]
 pub struct Supervisor {
     stop: CancellationToken,
+    way: Arc<Way>,
     task: JoinHandle<()>,
 }
 
 impl Supervisor {
     /// Starts the Hosts, each now and whenever it has ended. Must be called inside a tokio runtime.
-    /// `adopt` is called for each.
+    /// `connect` is called for each.
     #[must_use]
-    pub fn start(options: SuperviseOptions, adopt: Adopt) -> Self {
+    pub fn start(options: SuperviseOptions, connect: Connect) -> Self {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(apart::run(options, adopt, stop.clone()));
-        Self { stop, task }
+        let way = Arc::new(Way::new(connect, stop.clone()));
+        let task = tokio::spawn(apart::run(options, Arc::clone(&way), stop.clone()));
+        Self { stop, way, task }
+    }
+
+    /// Waits until there will never be a way to the server, and says why. The Hosts end then.
+    pub async fn refused(&self) -> Refused {
+        self.way.refused().await
     }
 
     /// Stops the Hosts: their modules have their time to end. Returns when the processes are gone.
@@ -80,31 +113,41 @@ impl Supervisor {
 }
 
 /// Keeps one Host running.
-async fn keep(
-    options: Arc<SuperviseOptions>,
-    plan: Plan,
-    adopt: Arc<Adopt>,
-    stop: CancellationToken,
-) {
+async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: CancellationToken) {
     let spawner = Spawner::start();
     let mut backoff = Backoff::default();
     let mut culprits = Vec::new();
-    while !stop.is_cancelled() {
+    loop {
+        let link = tokio::select! {
+            () = stop.cancelled() => return,
+            link = way.find(plan.alone.as_deref()) => link,
+        };
+        let Some(link) = link else { return };
         let began = Instant::now();
-        let known = match start(&spawner, &options, &plan, &culprits, &adopt).await {
-            Ok(mut child) => {
+        let known = match start(&spawner, &options, &plan, &culprits, link).await {
+            Ok((mut child, lost)) => {
                 tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return child.stop(STOP_MAX).await,
+                    why = lost => {
+                        way.is_lost(why);
+                        // It ends by itself; a Host goes on from the log and in no other way.
+                        child.stop(STOP_MAX).await;
+                        culprits.clear();
+                        continue;
+                    }
                     exit = child.exited() => {
                         culprits = child.culprits().await;
                         let ended_with = |code: u8| child.code() == Some(i32::from(code));
                         if ended_with(EXIT_WORN) {
                             tracing::info!("the Host is replaced by a fresh one");
+                        } else if ended_with(EXIT_LOST) {
+                            way.is_lost("the Host has ended with it".to_owned());
                         } else {
                             tracing::error!(exit, "the Host ended");
                         }
                         !culprits.is_empty() || ended_with(EXIT_WEDGED) || ended_with(EXIT_WORN)
                     }
-                    () = stop.cancelled() => return child.stop(STOP_MAX).await,
                 }
             }
             Err(error) => {
@@ -115,7 +158,7 @@ async fn keep(
         let wait = backoff.next(began.elapsed(), random());
         let wait = if known { KNOWN_CAUSE } else { wait };
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -126,11 +169,10 @@ async fn start(
     options: &SuperviseOptions,
     plan: &Plan,
     culprits: &[String],
-    adopt: &Adopt,
-) -> std::io::Result<Child> {
+    link: Link,
+) -> std::io::Result<(Child, Lost)> {
     let (ours, theirs) = StdStream::pair()?;
     ours.set_nonblocking(true)?;
     let child = spawner.spawn(options, plan, culprits, theirs).await?;
-    adopt(UnixStream::from_std(ours)?, plan.alone.as_deref());
-    Ok(child)
+    Ok((child, link(UnixStream::from_std(ours)?)))
 }

@@ -74,6 +74,9 @@ impl Spawner {
             let kept: Vec<_> = kept.collect();
             command.env_clear().envs(kept);
         }
+        for name in &options.hidden {
+            command.env_remove(name);
+        }
         command
             .args(&options.args)
             .args(&plan.words)

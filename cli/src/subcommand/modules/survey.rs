@@ -13,8 +13,9 @@ use xs_runtime::host::processor_cursor;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 
-/// Where the frames about modules are, and about the servers that ran them.
-pub(crate) const TOPICS: &str = "xs.generator.*,xs.handler.*,xs.command.*,xs.start";
+/// Where the frames about modules are, and about the servers and Hosts that ran them.
+pub(crate) const TOPICS: &str =
+    "xs.generator.*,xs.handler.*,xs.command.*,xs.start,xs.host.start,xs.host.end";
 
 /// One module, from the newest frame of each of its events.
 pub(crate) struct Module {
@@ -37,11 +38,11 @@ pub(crate) struct Module {
 /// What is known of the process that would run a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Running {
-    /// No server that runs modules.
+    /// No server that runs modules, and no Host at one.
     Nobody,
-    /// A server whose start is newer than the newest frame about the module.
+    /// One whose start is newer than the newest frame about the module.
     Starting,
-    /// A server that has said something about it.
+    /// One that has said something about it.
     Somebody,
 }
 
@@ -61,12 +62,14 @@ pub(crate) fn states(frames: Vec<Frame>) -> Vec<(&'static str, &'static str)> {
 fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
     let mut lifecycle = Lifecycle::default();
     let mut modules: BTreeMap<Key, Module> = BTreeMap::new();
-    let mut start = None;
+    let (mut start, mut came, mut gone) = (None, None, None);
     for frame in frames {
         lifecycle.apply(&frame);
-        if frame.topic() == "xs.start" {
-            start = Some(frame);
-            continue;
+        match frame.topic() {
+            "xs.start" => start = Some(frame.clone()),
+            "xs.host.start" => came = Some(frame.id()),
+            "xs.host.end" => gone = Some(frame.id()),
+            _ => {}
         }
         let Some((key, event)) = parse_topic(frame.topic()) else { continue };
         if !matches!(event, Event::Log | Event::Parked) {
@@ -74,7 +77,12 @@ fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
         }
     }
     let runs_modules = |start: &Frame| !meta(start)["modules"].is_null();
-    let start = start.filter(|start| served && runs_modules(start)).map(|start| start.id());
+    // A Host from elsewhere is known to the server that it came to, and to no other.
+    let came = came.filter(|came| Some(*came) > gone);
+    let start = start.filter(|_| served).and_then(|start| match runs_modules(&start) {
+        true => Some(start.id()),
+        false => came.filter(|came| *came > start.id()),
+    });
     for (key, module) in &mut modules {
         let slots = lifecycle.get(key);
         module.file = slots.and_then(|slots| slots.taken()).map(|taken| taken.file.clone());
@@ -176,7 +184,7 @@ impl Module {
             "stopped" => format!("xs modules start {name}"),
             "deleted" => "put its file back".to_owned(),
             "invalid" | "active, newest invalid" => "save its file".to_owned(),
-            "waiting for a server" => "xs serve --modules DIR".to_owned(),
+            "waiting for a server" => "xs serve --modules DIR, or xs host DIR".to_owned(),
             _ => return None,
         })
     }

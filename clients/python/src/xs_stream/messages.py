@@ -57,12 +57,14 @@ from .values import (
 )
 
 ROLES = ("read", "append", "admin", "host")
+EXT_HOST = 1
 EXT_CONDITIONS, EXT_KEY, EXT_WITHIN = 1, 2, 3
 EXT_RESUME, EXT_SLOW = 1, 2
 GAPS = {1: "corrupt", 2: "ephemeral", 3: "conflated"}
 
 
-def hello(name: str, token: str) -> bytearray:
+def hello(name: str, token: str, host: Optional[Tuple[bytes, str]] = None) -> bytearray:
+    """HELLO; `host` is the instance and the processor of who runs modules."""
     out = Writer()
     for number in (1, 1, 1, 1):
         out.u16(number)
@@ -70,6 +72,10 @@ def hello(name: str, token: str) -> bytearray:
     out.u32(SERVER_MESSAGE_BYTES_MAX)
     out.text(name, PEER_NAME_BYTES_MAX, "client's name")
     out.text(token, TOKEN_BYTES_MAX, "token")
+    if host is not None:
+        name_of = Writer()
+        name_of.text(host[1], TOPIC_BYTES_MAX, "processor")
+        out.extensions([(EXT_HOST, host[0] + bytes(name_of.data))])
     return out.data
 
 

@@ -141,6 +141,11 @@ pub(in crate::message) fn requests() -> Vec<Sent> {
         message_bytes: 2 << 20,
         name: "test/1".to_owned(),
         token: String::new(),
+        host: None,
+    };
+    let host = |alone: Option<&str>| HelloRequest {
+        host: Some(HostClaim { instance: [7; 16], alone: alone.map(topic) }),
+        ..hello.clone()
     };
     let last = LastRequest { topics: TopicPatterns::all(), n: 10, per_topic: true };
     let grace = Duration::from_secs(3600);
@@ -148,7 +153,9 @@ pub(in crate::message) fn requests() -> Vec<Sent> {
     let backup = MaintainRequest::Backup { to: "/backups/store".to_owned(), link: true };
     let chunk = |last| Request::BlobChunk { bytes: Bytes::from_static(b"piece"), last };
     vec![
-        ("hello", 1, 0, Request::Hello(hello)),
+        ("hello", 1, 0, Request::Hello(hello.clone())),
+        ("hello-host", 1, 0, Request::Hello(host(None))),
+        ("hello-host-alone", 1, 0, Request::Hello(host(Some("report")))),
         ("ping", 2, 0, Request::Ping(Bytes::from_static(b"alive?"))),
         ("pong", 0, 0, Request::Pong(Bytes::new())),
         ("append", 3, 0, Request::Append(batch())),

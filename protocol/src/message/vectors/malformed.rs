@@ -44,6 +44,10 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
         (0..count).for_each(|_| value.extend_from_slice(&[3, 0, 0, 0, 0, 0, 0, 0, 0]));
         extension_of(1, &value)
     };
+    let host = |name: &[u8]| {
+        let len = (name.len() as u16).to_le_bytes();
+        extension_of(1, &[&[7; 16], &len[..], name].concat())
+    };
     let announced = |len: u32| {
         let mut bytes = good("ping");
         bytes[..4].copy_from_slice(&len.to_le_bytes());
@@ -111,6 +115,9 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
         ("fetch-follow", changed("fetch", 20, 0x3f), Code::InvalidRead),
         ("get-bound", changed("get-by-offset", 16, 2), Code::Malformed),
         ("credit-extension", longer("credit", &extension(0x8000)), Code::Malformed),
+        ("hello-host-twice", longer("hello-host", &host(b"")), Code::Malformed),
+        ("hello-host-cut", longer("hello", &extension_of(1, &[7; 17])), Code::Malformed),
+        ("hello-host-name", longer("hello", &host(b"9")), Code::InvalidValue),
         ("hello-name-length", changed("hello", 37, 0xff), Code::Malformed),
     ];
     for name in [

@@ -21,7 +21,8 @@ use crate::limits::{
     SERVER_MESSAGE_BYTES_MAX, STREAMS_MAX, UNREAD_BYTES_MAX, UPLOAD_WINDOW,
 };
 use crate::message::{
-    DecodeError, HelloRequest, ONE_WAY, Op, OpRange, Request, Role, is_one_way, put_refusal,
+    DecodeError, HelloRequest, HostClaim, ONE_WAY, Op, OpRange, Request, Role, is_one_way,
+    put_refusal,
 };
 use crate::server::CLASSES;
 
@@ -36,11 +37,12 @@ pub(crate) struct Ticket {
 /// Something for the driver to do.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Answer with [`ServerSession::welcome`].
-    Welcome(Ticket),
+    /// Answer with [`ServerSession::welcome`], or, what is no host, with
+    /// [`ServerSession::send_off`].
+    Welcome { ticket: Ticket, host: Option<HostClaim> },
     /// A client shows its token, or none: [`ServerSession::let_in`] and welcome it, or
     /// [`ServerSession::turn_away`]. Nothing else is taken until then.
-    Admit { ticket: Ticket, token: Secret },
+    Admit { ticket: Ticket, token: Secret, host: Option<HostClaim> },
     /// Answer the ticket. A request that opens a stream has its number in `sub`.
     Serve { ticket: Ticket, sub: u32, request: Request },
     /// More may be sent on a stream.
@@ -272,8 +274,8 @@ impl ServerSession {
         self.client_name = hello.name;
         self.phase = Phase::Greeting;
         Some(match self.asks {
-            true => Action::Admit { ticket, token: Secret::shown(hello.token) },
-            false => Action::Welcome(ticket),
+            true => Action::Admit { ticket, token: Secret::shown(hello.token), host: hello.host },
+            false => Action::Welcome { ticket, host: hello.host },
         })
     }
 

@@ -1,7 +1,9 @@
 //! What the server says: answers, frames, events. All of it is counted here.
 
+use std::time::Instant;
+
 use bytes::Bytes;
-use xs_engine::Frame;
+use xs_engine::{Frame, Topic};
 
 use super::{Phase, ServerSession, Ticket};
 use crate::auth::{Access, KnownBlobs};
@@ -10,7 +12,7 @@ use crate::error::Refusal;
 use crate::gather::Gather;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::message::{
-    HelloReply, Op, PeerLimits, RECORD_VERSION, StreamEvent, VERSION, put_frames, put_refusal,
+    HelloReply, Op, PeerLimits, RECORD_VERSION, Role, StreamEvent, VERSION, put_frames, put_refusal,
 };
 use crate::server::CLASSES;
 use crate::service::StoreIdentity;
@@ -20,6 +22,22 @@ impl ServerSession {
     pub(crate) fn let_in(&mut self, access: Access) {
         self.blobs = (!access.read.is_whole()).then(KnownBlobs::default);
         self.access = access;
+    }
+
+    /// Makes the host of a client that may be it: of one processor, or of all.
+    pub(crate) fn let_host(&mut self, alone: Option<&Topic>) {
+        let access = match alone {
+            Some(name) => Access::alone(&name.as_str().into()),
+            None => Access::of(Role::Host),
+        };
+        let token = self.access.token;
+        self.let_in(Access { token, ..access });
+    }
+
+    /// Answers HELLO with a refusal and closes the connection.
+    pub(crate) fn send_off(&mut self, ticket: Ticket, refusal: &Refusal, now: Instant) {
+        self.refuse(ticket, refusal);
+        self.close(refusal, now);
     }
 
     /// Answers HELLO.

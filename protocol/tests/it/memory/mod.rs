@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use xs_engine::{
     BlobHash, Cursor, CursorName, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Topic,
 };
-use xs_protocol::{AppendRequest, Appended, Done, Refusal, Service as _};
+use xs_protocol::{AppendRequest, Appended, Done, HostClaim, Refusal, Service as _, Wake};
 
 /// A store that commits in place, or, when `held` is set, only on [`Memory::release`].
 #[derive(Clone, Default)]
@@ -42,6 +42,8 @@ struct Inner {
     hold_blobs: bool,
     /// Checks that nobody waited for any more.
     given_up: usize,
+    /// Connections that say they run modules, and how each is ended.
+    hosts: Vec<(HostClaim, Wake)>,
 }
 
 impl Memory {
@@ -59,6 +61,11 @@ impl Memory {
     /// Checks that nobody waited for any more.
     pub(crate) fn given_up(&self) -> usize {
         self.0.lock().given_up
+    }
+
+    /// What the connections say that run modules.
+    pub(crate) fn hosts(&self) -> Vec<HostClaim> {
+        self.0.lock().hosts.iter().map(|(claim, _)| claim.clone()).collect()
     }
 
     /// Frames that followers have pulled.

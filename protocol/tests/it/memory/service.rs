@@ -11,13 +11,22 @@ use xs_engine::{
 };
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary,
-    Delivered, Done, DoneImport, Feed, ImportOutcome, ImportRequest, Imported, LastRequest,
-    MaintainRequest, Refusal, Service, StoreIdentity, TopicSummary, Wake,
+    Delivered, Done, DoneImport, Feed, HostClaim, HostGuard, ImportOutcome, ImportRequest,
+    Imported, LastRequest, MaintainRequest, Refusal, Service, StoreIdentity, TopicSummary, Wake,
 };
 
 use super::Memory;
 use super::blobs::{Sink, Source};
 use super::feeds::{Bounded, Follow, Results};
+
+/// A Host that is there, until it is dropped.
+struct Leaves(Memory, HostClaim);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.0.lock().hosts.retain(|(claim, _)| *claim != self.1);
+    }
+}
 
 impl Service for Memory {
     fn identity(&self) -> StoreIdentity {
@@ -51,6 +60,17 @@ impl Service for Memory {
 
     fn remove_now(&self, batch: AppendRequest) -> Result<Appended, Refusal> {
         self.0.lock().apply(&batch)
+    }
+
+    /// One connection for each processor, of whatever Host.
+    fn host_comes(&self, claim: HostClaim, end: Wake) -> Result<HostGuard, Refusal> {
+        let mut inner = self.0.lock();
+        if let Some((_, end)) = inner.hosts.iter().find(|(other, _)| other.alone == claim.alone) {
+            end();
+            return Err(Refusal::new(Code::OtherHost, "there is one"));
+        }
+        inner.hosts.push((claim.clone(), end));
+        Ok(Box::new(Leaves(self.clone(), claim)))
     }
 
     fn stats(&self) -> Result<String, Refusal> {

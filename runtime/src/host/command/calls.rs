@@ -11,6 +11,7 @@ use xs_engine::limits::HOPS_MAX;
 use xs_engine::{Frame, FrameId, NewFrame, Origin};
 use xs_protocol::Delivered;
 
+use crate::host::clock::Clock;
 use crate::host::report;
 use crate::host::version::Version;
 use crate::isolate::{Call, FailureKind, Input, Isolate, ModuleError};
@@ -28,10 +29,11 @@ pub(super) struct Queued {
 }
 
 impl Queued {
-    /// A call as it came. Its meta may say `deadline`, in milliseconds since 1970.
-    pub(super) fn new(Delivered { frame, body }: Delivered) -> Self {
+    /// A call as it came. Its meta may say `deadline`, in milliseconds since 1970 as the clock of
+    /// the store has them.
+    pub(super) fn new(Delivered { frame, body }: Delivered, clock: &Clock) -> Self {
         let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
-        let deadline_ms = meta.get("deadline").and_then(Value::as_u64);
+        let deadline_ms = meta.get("deadline").and_then(Value::as_u64).map(|at| clock.here(at));
         let input = Input { frame, body, attempt: 1 };
         Self { input, cancelled: false, deadline_ms, _begun: None }
     }

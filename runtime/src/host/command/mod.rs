@@ -130,7 +130,8 @@ impl Command {
             let call = call.map_err(Ending::Lost)?;
             match call {
                 Some(frame) if self.definition.retry_after_crash && tries < CRASH_TRIES_MAX => {
-                    self.again.push_back(Queued::new(Delivered { frame, body: None }));
+                    let cut = Delivered { frame, body: None };
+                    self.again.push_back(Queued::new(cut, &self.version.shared().clock));
                 }
                 Some(call) => {
                     self.place.running.remove(&id);
@@ -208,7 +209,7 @@ impl Command {
                 queued.cancelled = true;
             }
         } else {
-            self.queue.push_back(Queued::new(delivered));
+            self.queue.push_back(Queued::new(delivered, &self.version.shared().clock));
         }
     }
 

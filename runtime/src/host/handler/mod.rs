@@ -345,6 +345,7 @@ impl Handler {
     }
 
     async fn wait_until(&self, due_ms: u64, stop: &CancellationToken) -> Step {
+        let due_ms = self.version.shared().clock.here(due_ms);
         let wait = Duration::from_millis(due_ms.saturating_sub(wall_ms()));
         tokio::select! {
             () = stop.cancelled() => Err(Break::End(Ending::Stopped)),

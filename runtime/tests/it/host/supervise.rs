@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use xs_runtime::host::Part;
 use xs_runtime::name::thread_name;
 use xs_runtime::permissions::Allow;
 use xs_runtime::supervise::child::{self, ChildOptions};
-use xs_runtime::supervise::{EXIT_WORN, SuperviseOptions, Supervisor};
+use xs_runtime::supervise::{Connect, EXIT_WORN, Link, SuperviseOptions, Supervisor};
 
 use super::support::{World, meta};
 
@@ -62,14 +63,19 @@ fn supervise(world: &World, more: Option<String>) -> (Supervisor, Arc<Mutex<u32>
     args.push(std::env::current_exe().unwrap().into());
     args.extend(["host::supervise::process", "--exact", "--nocapture"].map(OsString::from));
     let program = PathBuf::from("/usr/bin/env");
-    let options = SuperviseOptions { program, args, modules: None };
+    let options = SuperviseOptions { program, args, modules: None, hidden: Vec::new() };
     let (started, server) = (Arc::new(Mutex::new(0)), world.server());
     let count = Arc::clone(&started);
-    let adopt = Box::new(move |stream, _: Option<&str>| {
-        *count.lock() += 1;
-        drop(server.adopt(stream, xs_protocol::Role::Host));
+    let connect: Connect = Box::new(move |_| {
+        let (count, server) = (Arc::clone(&count), server.clone());
+        let link: Link = Box::new(move |stream| {
+            *count.lock() += 1;
+            drop(server.adopt(stream, xs_protocol::Role::Host));
+            std::future::pending().boxed()
+        });
+        std::future::ready(Ok(link)).boxed()
     });
-    (Supervisor::start(options, adopt), started)
+    (Supervisor::start(options, connect), started)
 }
 
 const ECHO: &str = "export default { topics: 'in', run(frame) { return { of: frame.id }; } };";

@@ -3,7 +3,7 @@
 use crate::args::{LogArgs, LogFormat};
 
 /// From now on messages go to standard error.
-pub(super) fn start(args: LogArgs) {
+pub(crate) fn start(args: LogArgs) {
     let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(args.log_level)

@@ -15,14 +15,14 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 const BEAT_MIN: Duration = Duration::from_millis(10);
 
 /// The manager, if there is one.
-pub(super) struct Manager {
+pub(crate) struct Manager {
     to: Option<(UnixDatagram, SocketAddr)>,
     beats: Option<Interval>,
 }
 
 impl Manager {
     /// Finds it in the environment.
-    pub(super) fn find() -> Self {
+    pub(crate) fn find() -> Self {
         let to = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let to = to.and_then(|name| match socket(&name) {
             Ok(to) => Some(to),
@@ -40,7 +40,7 @@ impl Manager {
     }
 
     /// Tells it what has become of the server: lines of `NAME=value`.
-    pub(super) fn tell(&self, state: &str) {
+    pub(crate) fn tell(&self, state: &str) {
         let Some((socket, to)) = &self.to else { return };
         if let Err(error) = socket.send_to_addr(state.as_bytes(), to) {
             tracing::warn!(%error, state, "cannot tell the service manager");
@@ -48,7 +48,7 @@ impl Manager {
     }
 
     /// Ends when it is time for a beat; never when none is wanted.
-    pub(super) async fn beat(&mut self) {
+    pub(crate) async fn beat(&mut self) {
         match &mut self.beats {
             Some(beats) => drop(beats.tick().await),
             None => std::future::pending().await,

@@ -1,0 +1,56 @@
+//! What `host` is told, and what the process is told that runs modules.
+
+use std::path::PathBuf;
+
+use clap::ValueHint;
+use xs_runtime::ProcessorName;
+
+use super::{AllowArgs, EnvArgs, LogArgs};
+
+/// `xs host`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  xs host ./modules -a ./store
+  xs host ./modules -a xss://store.example.com:4000 --token-file host.token --tls-ca ca.pem
+
+The server is one without --modules, and has one Host at a time: another waits until the first is
+gone. A token needs the role host: xs token create NAME --role host. While the server cannot be
+reached no module runs; when it is back, each goes on where it was.
+
+Ends with exit code 7 when the server refuses it for good: the token is wrong or of another role, or
+the server runs modules itself.")]
+pub(crate) struct HostArgs {
+    /// Directory with generators/, handlers/, commands/ and lib/ to run.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) modules: PathBuf,
+    #[command(flatten)]
+    pub(crate) allow: AllowArgs,
+    #[command(flatten)]
+    pub(crate) env: EnvArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// `xs __host`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HostProcessArgs {
+    /// The modules directory.
+    #[arg(long)]
+    pub(crate) modules: PathBuf,
+    /// Files and directories that no module may read: the store, a token.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) shut: Vec<PathBuf>,
+    /// Modules that have a Host of their own.
+    #[arg(long, value_name = "NAME", value_parser = ProcessorName::parse)]
+    pub(crate) apart: Vec<ProcessorName>,
+    /// The module that this Host is for.
+    #[arg(long, value_name = "NAME", value_parser = ProcessorName::parse)]
+    pub(crate) only: Option<ProcessorName>,
+    #[command(flatten)]
+    pub(crate) allow: AllowArgs,
+    #[command(flatten)]
+    pub(crate) env: EnvArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}

@@ -1,0 +1,39 @@
+//! The Host of `serve --modules`: its server is in this process.
+
+use std::path::Path;
+
+use futures::FutureExt as _;
+use xs_protocol::{Entry, Role, Server};
+use xs_runtime::supervise::{Connect, Link, Supervisor};
+
+use super::Told;
+use crate::args::ServeArgs;
+
+/// Starts a Host for the modules of a directory. It is connected to `server` over a socket pair.
+pub(crate) fn start(
+    modules: &Path,
+    store: &Path,
+    args: &ServeArgs,
+    server: &Server,
+) -> anyhow::Result<Supervisor> {
+    let told = Told {
+        modules,
+        allow: args.allow,
+        env: &args.env,
+        log: args.log,
+        shut: vec![store.to_owned()],
+        hidden: Vec::new(),
+    };
+    let server = server.clone();
+    let connect: Connect = Box::new(move |alone| {
+        let server = server.clone();
+        let entry = alone.map_or(Entry::Role(Role::Host), |name| Entry::Alone(name.into()));
+        let link: Link = Box::new(move |stream| {
+            drop(server.adopt(stream, entry));
+            // It ends with this process.
+            std::future::pending().boxed()
+        });
+        std::future::ready(Ok(link)).boxed()
+    });
+    Ok(Supervisor::start(told.options()?, connect))
+}

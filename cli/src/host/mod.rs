@@ -1,0 +1,92 @@
+//! The Host as the binary has it: what starts it as a child of its own program, one for the modules
+//! together and one for each that is set apart, and the hidden subcommand `__host`, which is that
+//! child. `beside` keeps it beside a server, `away` elsewhere.
+
+mod away;
+mod beside;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use xs_runtime::host::{Part, SPENT_ISOLATES_MAX};
+use xs_runtime::supervise::SuperviseOptions;
+use xs_runtime::supervise::child::{self, ChildOptions};
+
+use crate::args::{AllowArgs, EnvArgs, HostProcessArgs, LogArgs};
+use crate::exit::{Exit, Fault};
+
+pub(crate) use away::run as run_away;
+pub(crate) use beside::start as start_beside;
+
+/// What a Host is told, wherever its server is.
+struct Told<'a> {
+    modules: &'a Path,
+    allow: AllowArgs,
+    env: &'a EnvArgs,
+    log: LogArgs,
+    /// What no module may read.
+    shut: Vec<PathBuf>,
+    /// Variables that no Host has.
+    hidden: Vec<String>,
+}
+
+impl Told<'_> {
+    /// How the Host is started.
+    fn options(self) -> anyhow::Result<SuperviseOptions> {
+        let mut args = vec![
+            OsString::from("__host"),
+            "--modules".into(),
+            self.modules.into(),
+            "--log".into(),
+            self.log.log.as_str().into(),
+            "--log-level".into(),
+            self.log.log_level.to_string().into(),
+        ];
+        for path in self.shut {
+            args.extend(["--shut".into(), path.into_os_string()]);
+        }
+        let allow = [
+            (self.allow.allow_net_any, "--allow-net-any"),
+            (self.allow.allow_net_private, "--allow-net-private"),
+            (self.allow.allow_run, "--allow-run"),
+        ];
+        if let Some(file) = &self.env.env_file {
+            // The Host has a working directory of its own making only by chance.
+            args.extend(["--env-file".into(), std::path::absolute(file)?.into_os_string()]);
+        }
+        args.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
+        let program = std::env::current_exe().context("find the program of this process")?;
+        let modules = Some(self.modules.to_owned());
+        Ok(SuperviseOptions { program, args, modules, hidden: self.hidden })
+    }
+}
+
+/// Refuses a directory of modules that cannot be read, before anything is started.
+pub(crate) fn check_modules(dir: &Path) -> anyhow::Result<()> {
+    match std::fs::read_dir(dir) {
+        Ok(_) => Ok(()),
+        Err(error) => Fault::fail(
+            Exit::Usage,
+            format!(
+                "cannot read the modules in {}: {error}; make the directory, or name another",
+                dir.display()
+            ),
+        ),
+    }
+}
+
+/// Is the Host, until it is stopped.
+pub(crate) fn run(args: HostProcessArgs) -> ExitCode {
+    crate::log::start(args.log);
+    let allow = args.allow.allow(args.shut);
+    let spent_isolates_max = SPENT_ISOLATES_MAX;
+    let env_file = args.env.env_file;
+    let part = match args.only {
+        Some(name) => Part::Only(name),
+        None => Part::AllBut(args.apart.into_iter().collect()),
+    };
+    let modules = Some(args.modules);
+    child::main(ChildOptions { modules, allow, spent_isolates_max, env_file, part })
+}

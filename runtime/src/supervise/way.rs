@@ -1,0 +1,137 @@
+//! The way to the server: tried until it is found, and told of when that changes. All Hosts share
+//! it, so what holds for all of them is said once.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::{Connect, Link, NoWay, Refused};
+use crate::host::backoff::{Backoff, random};
+
+/// The longest wait between two tries: a server, or a place that another Host leaves, is found
+/// within a few seconds, and asking costs next to nothing.
+const WAIT_MAX: Duration = Duration::from_secs(4);
+
+/// What is known of the way.
+#[derive(Debug)]
+struct Known {
+    /// Why there is none at present.
+    missing: Option<String>,
+    refused: Option<Refused>,
+}
+
+/// The way to the server.
+pub(super) struct Way {
+    connect: Connect,
+    known: Mutex<Known>,
+    /// Cancelled when there will never be one.
+    never: CancellationToken,
+    /// Stops all that need it.
+    stop: CancellationToken,
+}
+
+impl Way {
+    pub(super) fn new(connect: Connect, stop: CancellationToken) -> Self {
+        let known = Mutex::new(Known { missing: None, refused: None });
+        Self { connect, known, never: CancellationToken::new(), stop }
+    }
+
+    /// Tries until there is a way, for the Host of a processor alone or of all; `None` when there
+    /// will never be one. Cancelling it loses nothing.
+    pub(super) async fn find(&self, alone: Option<&str>) -> Option<Link> {
+        let mut backoff = Backoff::default();
+        loop {
+            let began = Instant::now();
+            match (self.connect)(alone.map(str::to_owned)).await {
+                Ok(link) => {
+                    self.is_missing(None);
+                    return Some(link);
+                }
+                Err(NoWay::Yet(why)) => self.is_missing(Some(why)),
+                Err(NoWay::Ever(why)) => {
+                    self.known.lock().refused.get_or_insert(why);
+                    self.never.cancel();
+                    self.stop.cancel();
+                    return None;
+                }
+            }
+            tokio::time::sleep(backoff.next(began.elapsed(), random()).min(WAIT_MAX)).await;
+        }
+    }
+
+    /// The server that was there is not any more.
+    pub(super) fn is_lost(&self, why: String) {
+        self.is_missing(Some(format!("the connection to the server ended: {why}")));
+    }
+
+    /// Tells of a change, and of nothing else.
+    fn is_missing(&self, why: Option<String>) {
+        let mut known = self.known.lock();
+        if known.missing == why {
+            return;
+        }
+        match &why {
+            Some(why) => tracing::warn!(why, "waiting for the server; no module runs"),
+            None => tracing::info!("the server is there; modules run"),
+        }
+        known.missing = why;
+    }
+
+    /// Waits until there will never be a way, and says why.
+    pub(super) async fn refused(&self) -> Refused {
+        self.never.cancelled().await;
+        let why = self.known.lock().refused.take();
+        why.unwrap_or_else(|| "there is no way to the server".into())
+    }
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Way").field("known", &self.known).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    /// A way that is missing so many times, then there or never.
+    fn way(missing: usize, never: bool) -> (Way, Arc<AtomicUsize>) {
+        let tries = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&tries);
+        let connect: Connect = Box::new(move |_| {
+            let link: Link = Box::new(|_| std::future::pending().boxed());
+            let found = match count.fetch_add(1, Ordering::Relaxed) {
+                n if n < missing => Err(NoWay::Yet("nobody is there".to_owned())),
+                _ if never => Err(NoWay::Ever("not you".into())),
+                _ => Ok(link),
+            };
+            std::future::ready(found).boxed()
+        });
+        (Way::new(connect, CancellationToken::new()), tries)
+    }
+
+    #[tokio::test]
+    async fn it_is_tried_until_it_is_there() {
+        let (way, tries) = way(2, false);
+        assert!(way.find(None).await.is_some());
+        assert_eq!(tries.load(Ordering::Relaxed), 3);
+        assert!(way.known.lock().missing.is_none() && !way.stop.is_cancelled());
+        way.is_lost("it hung up".to_owned());
+        assert!(way.known.lock().missing.as_ref().unwrap().ends_with("ended: it hung up"));
+    }
+
+    #[tokio::test]
+    async fn what_will_never_be_stops_all() {
+        let (way, tries) = way(1, true);
+        assert!(way.find(Some("a")).await.is_none());
+        assert_eq!((tries.load(Ordering::Relaxed), way.stop.is_cancelled()), (2, true));
+        assert_eq!(way.refused().await.to_string(), "not you");
+    }
+}
