@@ -17,8 +17,22 @@ function isThenable(value) {
   return typeof value === "object" && value !== null && typeof value.then === "function";
 }
 
+// What JSON would show as {} although there is something in it.
+function filled(_key, value) {
+  if (value instanceof Map) {
+    const entries = [...value];
+    return entries.every(([key]) => typeof key === "string") ? Object.fromEntries(entries) : entries;
+  }
+  if (value instanceof Set) return [...value];
+  if (value instanceof Error) {
+    const { name, message } = describe(value);
+    return { name, message, ...value };
+  }
+  return typeof value === "bigint" ? String(value) : value;
+}
+
 function json(value) {
-  const text = typeof value === "bigint" || typeof value === "symbol" ? String(value) : stringify(value);
+  const text = typeof value === "bigint" || typeof value === "symbol" ? String(value) : stringify(value, filled);
   return text ?? String(value);
 }
 

@@ -166,7 +166,7 @@ pub(crate) struct IdArgs {
     #[arg(value_parser = FrameId::parse, conflicts_with = "at")]
     pub(crate) id: Option<FrameId>,
     /// The lowest id of this time, to read from there on.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub(crate) at: Option<String>,
 }
 

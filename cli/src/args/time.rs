@@ -59,18 +59,18 @@ fn civil(text: &str, now: &Zoned) -> Option<Zoned> {
     local.to_zoned(now.time_zone().clone()).ok()
 }
 
-/// Seconds, or milliseconds when there are too many digits for those. Fewer digits are more likely
-/// a slip than the seventies.
+/// Ten digits are seconds and thirteen milliseconds, up to now: others are more likely a slip, or a
+/// date without its hyphens.
 fn since_1970(text: &str, now: &Zoned) -> Option<Zoned> {
     let digits = text.strip_prefix('@').unwrap_or(text);
     let number: i64 =
         digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
     let at = match digits.len() {
-        9..=10 => Timestamp::from_second(number),
-        12..=13 => Timestamp::from_millisecond(number),
+        10 => Timestamp::from_second(number),
+        13 => Timestamp::from_millisecond(number),
         _ => return None,
     };
-    Some(at.ok()?.to_zoned(now.time_zone().clone()))
+    at.ok().filter(|at| *at <= now.timestamp()).map(|at| at.to_zoned(now.time_zone().clone()))
 }
 
 /// `-2h` means the same as `2h`: there is nothing to look for in the future.
@@ -110,7 +110,18 @@ mod tests {
         ] {
             assert_eq!(at(text).as_deref(), Ok(expected), "{text}");
         }
-        for bad in ["", "@", "soon", "5", "17955108001", "25:00", "1960-01-01", "2026-13-01"] {
+        for bad in [
+            "",
+            "@",
+            "soon",
+            "5",
+            "17955108001",
+            "2026112408",
+            "202611240830",
+            "25:00",
+            "1960-01-01",
+            "2026-13-01",
+        ] {
             assert!(at(bad).is_err(), "{bad}");
         }
     }

@@ -29,7 +29,7 @@ struct Present {
     instance: [u8; 16],
     /// The connections of the instance: what each is for, and how it is ended.
     parts: BTreeMap<Option<Topic>, Wake>,
-    /// There was one since the server started: it may be about to come again.
+    /// There was one: it may be about to come again.
     seen: bool,
 }
 
@@ -40,9 +40,10 @@ struct Part {
 }
 
 impl Hosts {
-    /// Those of a server that runs modules itself, or not.
-    pub(super) fn new(own: bool, tell: Tell) -> Arc<Self> {
-        Arc::new(Self { own, tell, present: Mutex::default() })
+    /// Those of a server that runs modules itself, or not. `seen`: whether the log tells of one
+    /// from elsewhere.
+    pub(super) fn new(own: bool, seen: bool, tell: Tell) -> Arc<Self> {
+        Arc::new(Self { own, tell, present: Mutex::new(Present { seen, ..Present::default() }) })
     }
 
     /// Whether somebody answers calls, or will again.
@@ -110,7 +111,7 @@ mod tests {
     fn hosts(own: bool) -> (Arc<Hosts>, Told) {
         let told = Told::default();
         let heard = Arc::clone(&told);
-        (Hosts::new(own, Box::new(move |who, is| heard.lock().push((who, is)))), told)
+        (Hosts::new(own, false, Box::new(move |who, is| heard.lock().push((who, is)))), told)
     }
 
     fn claim(instance: u8, alone: &str) -> HostClaim {
@@ -158,5 +159,6 @@ mod tests {
         assert!(hosts.answer_calls());
         assert_eq!(come(&hosts, claim(1, "")).err(), Some(Code::OwnHost));
         assert!(told.lock().is_empty());
+        assert!(Hosts::new(false, true, Box::new(|_, _| ())).answer_calls(), "it may come again");
     }
 }

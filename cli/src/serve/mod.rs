@@ -153,6 +153,12 @@ async fn serve(
             modules.stop().await;
         }
         server.stop().await;
+        // What was queued of Hosts that went with their connections.
+        let last = Arc::clone(store);
+        let commit = move || while last.lead() {};
+        if let Err(error) = tokio::task::spawn_blocking(commit).await {
+            error!(%error, "cannot commit what was queued last");
+        }
     };
     tokio::select! {
         () = stop => Ok(exit),

@@ -27,6 +27,9 @@ use super::maintain::Turn;
 use super::metrics::Fullness;
 use super::{call, import, refuse, remove, stats};
 
+/// Topic of the frame that says that a Host from elsewhere has come.
+const HOST_START: &str = "xs.host.start";
+
 /// A store as the protocol serves it.
 pub(crate) struct StoreService {
     core: Arc<Core>,
@@ -65,9 +68,12 @@ impl StoreService {
             fullness,
         };
         let core = Arc::new(core);
+        let seen = Topic::parse(HOST_START).is_ok_and(|topic| {
+            core.store.last(&topic.into(), 1).is_ok_and(|frames| !frames.is_empty())
+        });
         let told = Arc::clone(&core);
         let tell = move |instance, is_there| told.tell_of_host(instance, is_there);
-        let hosts = Hosts::new(runs_modules, Box::new(tell));
+        let hosts = Hosts::new(runs_modules, seen, Box::new(tell));
         Ok(Self { core, hosts, maintenance: Turn::default() })
     }
 }
@@ -130,7 +136,7 @@ impl Core {
 
 /// A frame that says that a Host from elsewhere has come, or is gone.
 fn frame_of_host(instance: [u8; 16], is_there: bool) -> Option<NewFrame> {
-    let topic = if is_there { "xs.host.start" } else { "xs.host.end" };
+    let topic = if is_there { HOST_START } else { "xs.host.end" };
     let instance: String = instance.iter().map(|byte| format!("{byte:02x}")).collect();
     let meta = Meta::parse(format!("{{\"instance\":\"{instance}\"}}")).ok()?;
     Some(NewFrame { meta, ..NewFrame::new(Topic::parse(topic).ok()?) })

@@ -230,6 +230,29 @@ fn a_server_that_is_stopped_in_order_is_waited_for() {
     assert_eq!(host.stop().0, Some(0));
 }
 
+/// A server that is started again knows from the log that somebody runs modules elsewhere.
+#[test]
+fn a_call_waits_for_the_host_over_a_restart_of_the_server() {
+    let mut world = World::new(&[("commands/echo.ts", ECHO)]);
+    let host = world.host("host.log");
+    world.await_answer("before");
+    assert!(world.server.take().unwrap().stop().success(), "{}", world.place.log());
+    assert_eq!(host.stop().0, Some(0));
+    world.server = Some(world.place.serve(&["--listen", &world.addr, "--sync", "none"]));
+    let mut call = world.place.command(&["call", "echo", "word=patient"]);
+    let call = call.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    world.place.await_frames("echo.call", 2);
+    let host = world.host("again.log");
+    let answer = Run::from(output_within(call, PATIENCE));
+    assert_eq!(
+        (answer.code, &answer.json()[0]["word"]),
+        (0, &Value::from("patient")),
+        "{}",
+        answer.err
+    );
+    assert_eq!(host.stop().0, Some(0));
+}
+
 #[test]
 fn a_second_host_waits_and_takes_over() {
     let world = World::new(&[("commands/echo.ts", ECHO)]);

@@ -12,6 +12,8 @@ use std::ptr::null_mut;
 
 use deno_core::v8;
 
+use super::stop::Stop;
+
 thread_local! {
     /// The engine's own context of this thread's isolate, or null.
     static CONTEXT: Cell<*mut c_void> = const { Cell::new(null_mut()) };
@@ -65,6 +67,15 @@ pub(super) fn enter(context: &v8::Context) {
 /// Forgets it; called before it is taken down.
 pub(super) fn leave() {
     CONTEXT.set(null_mut());
+}
+
+/// Has `stop` called back at the next call or turn of a loop of this thread's isolate. With V8 it
+/// is not: V8 calls back until nobody asks for it.
+pub(super) fn again(stop: &Stop) {
+    if !CONTEXT.get().is_null() {
+        stop.interrupt();
+        soon();
+    }
 }
 
 /// Has the engine look for interrupts at the next call or turn of a loop of this thread's isolate.

@@ -23,15 +23,25 @@ thread_local! {
     static HERE: RefCell<Here> = const { RefCell::new(None) };
 }
 
-/// Makes this thread's isolate able to tell its place to `stop`.
-pub(super) fn enter(context: v8::Global<v8::Context>, stop: Arc<Stop>) {
+/// That this thread's isolate is known. Dropped on its thread, before it is taken down.
+pub(super) struct Entered(());
+
+/// Makes this thread's isolate able to tell its place to `stop`, and to be interrupted at once.
+pub(super) fn enter(
+    isolate: &mut v8::Isolate,
+    context: v8::Global<v8::Context>,
+    stop: Arc<Stop>,
+) -> Entered {
+    interrupt::enter(context.open(isolate));
     HERE.with(|here| *here.borrow_mut() = Some((context, stop)));
+    Entered(())
 }
 
-/// Forgets the isolate; called on its thread, before it is taken down.
-pub(super) fn leave() {
-    interrupt::leave();
-    HERE.with(|here| here.borrow_mut().take());
+impl Drop for Entered {
+    fn drop(&mut self) {
+        interrupt::leave();
+        HERE.with(|here| here.borrow_mut().take());
+    }
 }
 
 /// Takes the stack of the isolate it is called in, which is that of the present thread and has been
@@ -45,15 +55,17 @@ pub(super) unsafe extern "C" fn interrupted(isolate: v8::UnsafeRawIsolatePtr, _d
         // Both fail only when it is not where the engine promises to call it from.
         let Ok(here) = here.try_borrow() else { return };
         let Some((context, stop)) = here.as_ref() else { return };
-        // SAFETY: the engine calls with the isolate that runs on this thread; this value is not
-        // its owner and disposes of nothing.
-        let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
-        stop.interrupt();
-        v8::scope!(let scope, &mut isolate);
-        let context = v8::Local::new(scope, context);
-        let scope = &mut v8::ContextScope::new(scope, context);
-        stop.was_at(|| stack(scope));
-        interrupt::soon();
+        if stop.asks_where() {
+            // SAFETY: the engine calls with the isolate that runs on this thread; this value is not
+            // its owner and disposes of nothing.
+            let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
+            v8::scope!(let scope, &mut isolate);
+            let context = v8::Local::new(scope, context);
+            let scope = &mut v8::ContextScope::new(scope, context);
+            // An `Error` of the module's own runs in here, and is ended as everything else.
+            stop.was_at(stack(scope));
+        }
+        interrupt::again(stop);
     });
 }
 

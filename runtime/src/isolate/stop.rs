@@ -45,7 +45,8 @@ pub(crate) struct Stop {
     /// Changes whenever the module came back from a call.
     progress: AtomicU32,
     reason: AtomicU8,
-    /// Where the module was when it was terminated.
+    /// Whether it was looked where the module was when it was terminated, and what was found.
+    looked: AtomicBool,
     place: OnceLock<String>,
     over: AtomicBool,
     asked: Notify,
@@ -74,6 +75,7 @@ impl Stop {
             busy: AtomicBool::new(false),
             progress: AtomicU32::new(0),
             reason: AtomicU8::new(0),
+            looked: AtomicBool::new(false),
             place: OnceLock::new(),
             over: AtomicBool::new(false),
             asked: Notify::new(),
@@ -137,12 +139,15 @@ impl Stop {
         }
     }
 
-    /// Notes where the module was when it was terminated: the text of a stack, of which the first
-    /// counts.
-    pub(super) fn was_at(&self, stack: impl FnOnce() -> String) {
-        if self.is_terminated() {
-            self.place.get_or_init(stack);
-        }
+    /// Whether to look where the module is: once, when it is terminated for what it did.
+    pub(super) fn asks_where(&self) -> bool {
+        self.is_terminated() && !self.looked.swap(true, Ordering::AcqRel)
+    }
+
+    /// Notes where the module was when it was terminated: the text of a stack.
+    pub(super) fn was_at(&self, stack: String) {
+        // It is asked once.
+        let _ = self.place.set(stack);
     }
 
     /// Where the module was when it was terminated, as far as that is known.

@@ -50,7 +50,6 @@ pub(super) async fn run(work: Work, made: Result<Made, ModuleError>) {
         }
         Err(error) => error,
     };
-    place::leave();
     bridge.fail_all(&error);
     stop.end(error);
     stop.over();
@@ -74,7 +73,6 @@ async fn evaluate_and_drive(
             error
         }
     };
-    place::leave();
     bridge.fail_all(&error);
     bridge.stop.end(error.clone());
     // While the runtime is taken down nothing of the module runs any more.
@@ -84,6 +82,8 @@ async fn evaluate_and_drive(
 
 /// A runtime with a module in it.
 struct Running {
+    /// First, so that nobody interrupts what is being taken down, for whatever reason it is.
+    _entered: place::Entered,
     bridge: Rc<Bridge>,
     /// Before the runtime, since it is dropped first.
     driver: Driver,
@@ -98,8 +98,7 @@ impl Running {
         let stop = Arc::clone(&bridge.stop);
         stop.attach(js.v8_isolate().thread_safe_handle());
         let context = js.main_context();
-        interrupt::enter(context.open(js.v8_isolate()));
-        place::enter(context, Arc::clone(&stop));
+        let entered = place::enter(js.v8_isolate(), context, Arc::clone(&stop));
         let mut grace = Grace::new(bridge.spec.limits.heap_grace_bytes);
         js.add_near_heap_limit_callback(move |current, _initial| {
             stop.terminate(Reason::Heap);
@@ -107,7 +106,7 @@ impl Running {
             current.saturating_add(grace.more())
         });
         ext::install(&mut js, bridge);
-        Self { bridge: Rc::clone(bridge), js, driver }
+        Self { _entered: entered, bridge: Rc::clone(bridge), js, driver }
     }
 
     /// Evaluates the module and checks its definition.

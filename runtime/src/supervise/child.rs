@@ -12,7 +12,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use xs_protocol::{Class, Client, ClientError, ClientOptions};
+use xs_protocol::{Client, ClientError, ClientOptions, Code};
 
 use super::confine::{self, Measure, Opening};
 use super::{CULPRITS_VARIABLE, EXIT_LOST, EXIT_WEDGED, EXIT_WORN, crash, priority};
@@ -53,11 +53,12 @@ enum ChildError {
 impl ChildError {
     /// Whether the server has gone, or is going.
     fn is_loss(&self) -> bool {
+        // Not all that may pass: a store that is full is there, and says so with an error.
+        let gone = |code| matches!(code, Code::Draining | Code::Unauthenticated | Code::OtherHost);
         match self {
-            Self::Connect(error) | Self::Host(HostError::Store(error)) => match error {
-                ClientError::Disconnected(_) => true,
-                error => matches!(error.class(), Class::Access | Class::Busy),
-            },
+            Self::Connect(error) | Self::Host(HostError::Store(error)) => {
+                matches!(error, ClientError::Disconnected(_)) || error.code().is_some_and(gone)
+            }
             _ => false,
         }
     }

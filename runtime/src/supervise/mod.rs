@@ -39,6 +39,8 @@ pub const EXIT_WORN: u8 = 76;
 const EXIT_LOST: u8 = 77;
 /// Wait before the next Host when it is known what the last one ended for.
 const KNOWN_CAUSE: Duration = Duration::from_millis(100);
+/// A connection that lasted so long is made anew at once when it is lost.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Time a Host has to end after SIGTERM: its own limit and some more.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
@@ -112,6 +114,34 @@ impl Supervisor {
     }
 }
 
+/// How a Host ended.
+enum End {
+    /// With its connection. What it was told of the one before, it may not have passed on.
+    Lost,
+    /// For a reason that is known; on these threads, if it crashed.
+    Known(Vec<String>),
+    Unknown,
+}
+
+/// What an exit stands for.
+async fn ended(child: &mut Child, exit: &str, way: &Way) -> End {
+    let culprits = child.culprits().await;
+    let ended_with = |code: u8| child.code() == Some(i32::from(code));
+    if ended_with(EXIT_LOST) {
+        way.is_lost("the Host has ended with it".to_owned());
+        return End::Lost;
+    }
+    if ended_with(EXIT_WORN) {
+        tracing::info!("the Host is replaced by a fresh one");
+    } else {
+        tracing::error!(exit, "the Host ended");
+    }
+    match !culprits.is_empty() || ended_with(EXIT_WEDGED) || ended_with(EXIT_WORN) {
+        true => End::Known(culprits),
+        false => End::Unknown,
+    }
+}
+
 /// Keeps one Host running.
 async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: CancellationToken) {
     let spawner = Spawner::start();
@@ -124,7 +154,7 @@ async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: C
         };
         let Some(link) = link else { return };
         let began = Instant::now();
-        let known = match start(&spawner, &options, &plan, &culprits, link).await {
+        let end = match start(&spawner, &options, &plan, &culprits, link).await {
             Ok((mut child, lost)) => {
                 tokio::select! {
                     biased;
@@ -133,30 +163,33 @@ async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: C
                         way.is_lost(why);
                         // It ends by itself; a Host goes on from the log and in no other way.
                         child.stop(STOP_MAX).await;
-                        culprits.clear();
-                        continue;
+                        End::Lost
                     }
-                    exit = child.exited() => {
-                        culprits = child.culprits().await;
-                        let ended_with = |code: u8| child.code() == Some(i32::from(code));
-                        if ended_with(EXIT_WORN) {
-                            tracing::info!("the Host is replaced by a fresh one");
-                        } else if ended_with(EXIT_LOST) {
-                            way.is_lost("the Host has ended with it".to_owned());
-                        } else {
-                            tracing::error!(exit, "the Host ended");
-                        }
-                        !culprits.is_empty() || ended_with(EXIT_WEDGED) || ended_with(EXIT_WORN)
-                    }
+                    exit = child.exited() => ended(&mut child, &exit, &way).await,
                 }
             }
             Err(error) => {
                 tracing::error!(%error, "the Host cannot be started");
-                false
+                End::Unknown
             }
         };
-        let wait = backoff.next(began.elapsed(), random());
-        let wait = if known { KNOWN_CAUSE } else { wait };
+        let ran = began.elapsed();
+        let wait = backoff.next(ran, random());
+        let wait = match end {
+            End::Lost if ran >= SETTLED => {
+                backoff = Backoff::default();
+                Duration::ZERO
+            }
+            End::Lost => wait.min(way::WAIT_MAX),
+            End::Known(threads) => {
+                culprits = threads;
+                KNOWN_CAUSE
+            }
+            End::Unknown => {
+                culprits.clear();
+                wait
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}

@@ -11,7 +11,7 @@ use crate::host::backoff::{Backoff, random};
 
 /// The longest wait between two tries: a server, or a place that another Host leaves, is found
 /// within a few seconds, and asking costs next to nothing.
-const WAIT_MAX: Duration = Duration::from_secs(4);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(4);
 
 /// What is known of the way.
 #[derive(Debug)]

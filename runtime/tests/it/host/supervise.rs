@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use parking_lot::Mutex;
@@ -116,6 +116,28 @@ async fn a_stopped_supervisor_leaves_no_child() {
         String::from_utf8_lossy(&environment).contains(&dir)
     });
     assert_eq!((alive.count(), *started.lock()), (0, 1));
+}
+
+/// A server that takes a connection and cuts it must not have modules started without a pause.
+#[tokio::test]
+async fn connections_that_do_not_last_are_made_less_and_less_often() {
+    let (program, args) = (PathBuf::from("/bin/sleep"), vec![OsString::from("60")]);
+    let options = SuperviseOptions { program, args, modules: None, hidden: Vec::new() };
+    let (made, mut count) = tokio::sync::watch::channel(0);
+    let connect: Connect = Box::new(move |_| {
+        let made = made.clone();
+        let link: Link = Box::new(move |_| {
+            made.send_modify(|count| *count += 1);
+            std::future::ready("cut".to_owned()).boxed()
+        });
+        std::future::ready(Ok(link)).boxed()
+    });
+    let began = Instant::now();
+    let supervisor = Supervisor::start(options, connect);
+    count.wait_for(|count| *count == 3).await.unwrap();
+    // At least half of 1 s, then half of 2 s.
+    assert!(began.elapsed() >= Duration::from_millis(1_500), "{:?}", began.elapsed());
+    supervisor.stop().await;
 }
 
 /// Each isolate leaves memory behind: a Host that has made many is replaced, and that is no crash.

@@ -16,9 +16,10 @@ const WAYS: [&str; 6] = [
 ];
 
 /// The same by modules that go on when there is no more memory, with less and less.
-const DESPERATE: [&str; 2] = [
+const DESPERATE: [&str; 3] = [
     "for (let n = 1 << 18;;) { try { all.push('x'.repeat(n) + all.length); } catch { n = n > 32 ? n >> 1 : 1 << 14; } }",
     "for (let n = 1 << 16;;) { try { all.push(new Array(n).fill(0)); } catch { n = n > 4 ? n >> 1 : 1 << 12; } }",
+    "globalThis.Error = class { constructor() { for (let i = 0; i < 5_000; i++) all.push({}); } }; for (;;) all.push({});",
 ];
 
 async fn fill(body: &str, heap_bytes: usize) -> ModuleError {

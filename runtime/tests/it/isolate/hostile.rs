@@ -48,6 +48,9 @@ async fn endless_loops_are_ended_and_the_others_go_on() {
         "let go = () => { for (let i = 0; i < 4; i++) Math.abs(1); Promise.resolve().then(go); }; go(); return new Promise(() => {});",
         "let go = () => queueMicrotask(go); go(); return new Promise(() => {});",
         "[3, 1, 2].sort(() => { for (;;) {} });",
+        // Whoever takes the stack of a loop calls it.
+        "globalThis.Error = class { constructor() { for (let i = 0; i < 20_000; i++); } }; for (;;) {}",
+        "globalThis.Error = class { constructor() { for (;;); } }; for (;;) {}",
     ] {
         let error = failure_of(&in_run(body)).await;
         // A chain of promises may reach the limit of memory before that of time.
