@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -17,25 +18,42 @@ use crate::sys::Map;
 /// whole as they come, where a store through the map has each faulted in and zeroed before.
 const LONG: usize = 4096;
 
+/// From so many bytes on, stored through the map since the last sync, their pages are released
+/// before the next one. Below, it saves as little as it costs.
+const RELEASE_MIN: u64 = 16 * 4096;
+
 /// A mapped file.
 #[derive(Debug)]
 pub(super) struct Mapped {
     /// Nothing for a file that does not change: its map needs no descriptor.
     file: Option<File>,
     map: Arc<Map>,
+    /// The end of what was stored through the map, and of what was when it was synced.
+    written: AtomicU64,
+    synced: AtomicU64,
     syncs: Syncs,
     path: PathBuf,
 }
 
 impl Mapped {
     pub(super) fn append(file: File, path: &Path) -> io::Result<Self> {
-        let map = Arc::new(Map::writable(&file)?);
-        Ok(Self { file: Some(file), map, syncs: Syncs::default(), path: path.to_owned() })
+        let map = Map::writable(&file)?;
+        Ok(Self::new(Some(file), map, path))
     }
 
     pub(super) fn sealed(file: &File, path: &Path) -> io::Result<Self> {
-        let map = Arc::new(Map::read_only(file)?);
-        Ok(Self { file: None, map, syncs: Syncs::default(), path: path.to_owned() })
+        Ok(Self::new(None, Map::read_only(file)?, path))
+    }
+
+    fn new(file: Option<File>, map: Map, path: &Path) -> Self {
+        Self {
+            file,
+            map: Arc::new(map),
+            written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            syncs: Syncs::default(),
+            path: path.to_owned(),
+        }
     }
 }
 
@@ -48,14 +66,28 @@ impl Media for Mapped {
                 // write_all_at goes on after EINTR and short writes.
                 file.write_all_at(bytes, at)
             }
-            _ => self.map.write(at, bytes),
+            _ => {
+                self.map.write(at, bytes)?;
+                self.written.fetch_max(at + bytes.len() as u64, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 
     fn sync(&self) -> io::Result<()> {
         // The page cache is one: fdatasync covers pages dirtied through the map.
         match &self.file {
-            Some(file) => self.syncs.run(|| file.sync_data()),
+            Some(file) => self.syncs.run(|| {
+                // Both only say what is worth releasing; the system knows what is to be synced.
+                let written = self.written.load(Ordering::Relaxed);
+                let synced = self.synced.load(Ordering::Relaxed);
+                if written.saturating_sub(synced) >= RELEASE_MIN {
+                    self.map.release(synced..written);
+                }
+                file.sync_data()?;
+                self.synced.fetch_max(written, Ordering::Relaxed);
+                Ok(())
+            }),
             None => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -108,5 +140,37 @@ mod tests {
         }
         media.sync().unwrap();
         assert_eq!(std::fs::read(&path).unwrap()[..want.len()], want);
+    }
+
+    #[test]
+    fn released_pages_are_what_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let options = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = options.unwrap();
+        file.set_len(3 * RELEASE_MIN).unwrap();
+        let media = Mapped::append(file, &path).unwrap();
+        let (mut want, mut views) = (Vec::new(), Vec::new());
+        let mut released = 0;
+        for n in 0..1_900_u64 {
+            let bytes = n.to_le_bytes().repeat(12);
+            media.write_at(want.len() as u64, &bytes).unwrap();
+            want.extend_from_slice(&bytes);
+            // What is written is not always published when it is synced.
+            if n % 3 == 0 {
+                media.publish(want.len() as u64);
+                views.push(media.view(0..want.len() as u64).unwrap());
+            }
+            if n % 700 == 699 {
+                let before = media.synced.load(Ordering::Relaxed);
+                media.sync().unwrap();
+                let synced = media.synced.load(Ordering::Relaxed);
+                assert_eq!(synced, want.len() as u64);
+                released += u32::from(synced - before >= RELEASE_MIN);
+                assert_eq!(std::fs::read(&path).unwrap()[..want.len()], want);
+            }
+        }
+        assert_eq!(released, 2);
+        assert!(views.iter().all(|view| view[..] == want[..view.len()]));
     }
 }

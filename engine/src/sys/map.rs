@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
 
 use super::Published;
 
@@ -75,6 +75,22 @@ impl Map {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
         Ok(())
+    }
+
+    /// Takes a range out of this process's page tables; it comes back, as it is, page by page when
+    /// it is touched. A sync write-protects what is in them, one page and one interrupt of the
+    /// other processors at a time; all at once that is one.
+    pub(crate) fn release(&self, range: Range<u64>) {
+        let end = range.end.min(self.raw.len() as u64);
+        let Some(len) = end.checked_sub(range.start) else { return };
+        // SAFETY: the range lies in the map. The map is shared, so the pages are those of the file:
+        // none of their bytes changes, whoever reads or writes them meanwhile.
+        let released = unsafe {
+            let advice = UncheckedAdvice::DontNeed;
+            self.raw.unchecked_advise_range(advice, range.start as usize, len as usize)
+        };
+        // It is about time alone: what is not released is write-protected as ever.
+        drop(released);
     }
 
     /// Makes the bytes below `upto` final and readable.
