@@ -129,9 +129,10 @@ fn told(text: &str) {
     std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
 
-/// Threads of the Host whose names begin so: their ids, and their names.
+/// Threads of the Host whose names begin so: their ids, and their names. The Host may only be
+/// about to be started.
 fn threads(server: &Server, prefix: &str) -> Vec<(String, String)> {
-    let pid = server.children()[0];
+    let Some(pid) = server.children().first().copied() else { return Vec::new() };
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let named = tasks.filter_map(|task| {
         let name = fs::read_to_string(task.path().join("comm")).ok()?.trim().to_owned();

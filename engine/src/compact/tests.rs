@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -74,14 +75,30 @@ fn log_bytes(dir: &Path) -> u64 {
     sealed.sum()
 }
 
-/// Whether any file of a store holds these bytes.
+/// Whether any file of a store holds these bytes. A file that got its name, or went, since it was
+/// listed has all files looked at again.
 fn holds(dir: &Path, needle: &[u8]) -> bool {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let mut found = entries.filter(|path| match path.is_dir() {
-        true => holds(path, needle),
-        false => fs::read(path).unwrap().windows(needle.len()).any(|bytes| bytes == needle),
-    });
-    found.next().is_some()
+    for _ in 0..100 {
+        match holds_now(dir, needle) {
+            Ok(found) => return found,
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
+        }
+    }
+    panic!("the files of {} do not come to rest", dir.display());
+}
+
+fn holds_now(dir: &Path, needle: &[u8]) -> io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let found = match path.is_dir() {
+            true => holds_now(&path, needle)?,
+            false => fs::read(&path)?.windows(needle.len()).any(|bytes| bytes == needle),
+        };
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Three segments and more: `keep` frames, removed ones, `last:2` ones; returns what is left.
