@@ -28,11 +28,11 @@ struct Upload {
 
 impl Upload {
     fn begin(handle: &Arc<Handle>, limits: &PeerLimits) -> Self {
-        let line = Line::open(handle, 0);
-        let reply = Reply::ask_on(handle, &Request::BlobPut, line.sub, |response| match response {
+        let stored = |response| match response {
             Response::Stored(hash, len) => Some((hash, len)),
             _ => None,
-        });
+        };
+        let (line, reply) = Line::open(handle, 0, &Request::BlobPut, stored);
         let window = u64::from(limits.upload_window);
         Self { handle: Arc::clone(handle), line, reply, window }
     }
@@ -116,13 +116,12 @@ pub(super) async fn get(
     handle: &Arc<Handle>,
     hash: &BlobHash,
 ) -> Result<Option<BlobStream>, ClientError> {
-    let mut line = Line::open(handle, CREDIT_DEFAULT);
     let get = BlobGetRequest { hash: *hash, credit: CREDIT_DEFAULT };
-    let reply =
-        Reply::ask_on(handle, &Request::BlobGet(get), line.sub, |response| match response {
-            Response::Number(len) => Some(len),
-            _ => None,
-        });
+    let found = |response| match response {
+        Response::Number(len) => Some(len),
+        _ => None,
+    };
+    let (mut line, reply) = Line::open(handle, CREDIT_DEFAULT, &Request::BlobGet(get), found);
     match reply.await {
         Ok(len) => Ok(Some(BlobStream { line, len, left: len })),
         Err(error) => {

@@ -42,6 +42,14 @@ type Answer = oneshot::Sender<Result<Response, ClientError>>;
 /// Where an answer will come.
 pub(super) type Answered = oneshot::Receiver<Result<Response, ClientError>>;
 
+/// A stream whose request was sent.
+pub(super) struct Opened {
+    pub(super) sub: u32,
+    /// What comes on it.
+    pub(super) items: mpsc::UnboundedReceiver<Item>,
+    pub(super) answered: Result<Answered, ClientError>,
+}
+
 struct Core {
     session: ClientSession,
     answers: HashMap<u32, Answer>,
@@ -118,39 +126,13 @@ impl Handle {
     }
 
     /// Sends a request; its answer comes through the receiver.
-    pub(super) fn request(&self, request: &Request, sub: u32) -> Result<Answered, ClientError> {
-        self.ask(|session| session.request(request, sub))
+    pub(super) fn request(&self, request: &Request) -> Result<Answered, ClientError> {
+        self.0.core.lock().ask(|session| session.request(request, 0))
     }
 
     /// Sends a batch; its answer comes through the receiver.
     pub(super) fn append(&self, batch: &AppendRequest) -> Result<Answered, ClientError> {
-        self.ask(|session| session.append(batch))
-    }
-
-    fn ask(
-        &self,
-        queue: impl FnOnce(&mut ClientSession) -> Result<u32, ClientError>,
-    ) -> Result<Answered, ClientError> {
-        let (sender, receiver) = oneshot::channel();
-        let mut core = self.0.core.lock();
-        if let Some(error) = &core.closed {
-            return Err(error.clone());
-        }
-        let waiting = core.session.in_flight();
-        if waiting >= CLIENT_QUEUE_MAX {
-            return Err(ClientError::OverLimit {
-                what: "a queue of requests",
-                size: waiting as u64,
-                max: CLIENT_QUEUE_MAX as u64,
-                advice: "await some replies first",
-            });
-        }
-        let corr = queue(&mut core.session)?;
-        core.answers.insert(corr, sender);
-        // Alone, a request is fastest written here. Among others it is better gathered with them.
-        core.flush(waiting == 0);
-        drop(core);
-        Ok(receiver)
+        self.0.core.lock().ask(|session| session.append(batch))
     }
 
     /// Sends a message that is not answered; a closed connection swallows it.
@@ -163,14 +145,16 @@ impl Handle {
         Ok(())
     }
 
-    /// Opens a stream: its number and what comes on it.
-    pub(super) fn open(&self) -> (u32, mpsc::UnboundedReceiver<Item>) {
+    /// Sends a request that opens a stream. In one step: a server ends the connection when streams
+    /// are not opened in the order of their numbers, whoever opens them.
+    pub(super) fn open(&self, request: &Request) -> Opened {
         let (sender, items) = mpsc::unbounded_channel();
         let mut core = self.0.core.lock();
         let sub = core.session.new_sub();
         core.streams.insert(sub, sender);
+        let answered = core.ask(|session| session.request(request, sub));
         drop(core);
-        (sub, items)
+        Opened { sub, items, answered }
     }
 
     /// Forgets a stream; the server is told when it does not know.
@@ -200,6 +184,30 @@ pub(super) fn gone() -> ClientError {
 }
 
 impl Core {
+    fn ask(
+        &mut self,
+        queue: impl FnOnce(&mut ClientSession) -> Result<u32, ClientError>,
+    ) -> Result<Answered, ClientError> {
+        if let Some(error) = &self.closed {
+            return Err(error.clone());
+        }
+        let waiting = self.session.in_flight();
+        if waiting >= CLIENT_QUEUE_MAX {
+            return Err(ClientError::OverLimit {
+                what: "a queue of requests",
+                size: waiting as u64,
+                max: CLIENT_QUEUE_MAX as u64,
+                advice: "await some replies first",
+            });
+        }
+        let (sender, receiver) = oneshot::channel();
+        let corr = queue(&mut self.session)?;
+        self.answers.insert(corr, sender);
+        // Alone, a request is fastest written here. Among others it is better gathered with them.
+        self.flush(waiting == 0);
+        Ok(receiver)
+    }
+
     fn wake(&mut self) {
         if let Some(task) = self.task.take() {
             task.wake();

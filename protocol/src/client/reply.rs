@@ -24,16 +24,7 @@ impl<T> Reply<T> {
         request: &Request,
         convert: fn(Response) -> Option<T>,
     ) -> Self {
-        Self::ask_on(handle, request, 0, convert)
-    }
-
-    pub(super) fn ask_on(
-        handle: &Arc<Handle>,
-        request: &Request,
-        sub: u32,
-        convert: fn(Response) -> Option<T>,
-    ) -> Self {
-        Self::of(handle, handle.request(request, sub), convert)
+        Self::of(handle, handle.request(request), convert)
     }
 
     pub(super) fn failed(handle: &Arc<Handle>, error: ClientError) -> Self {

@@ -116,12 +116,10 @@ impl Client {
         options: &ReadOptions,
         how: SubscribeOptions,
     ) -> Result<Subscription, ClientError> {
-        let mut line = Line::open(&self.handle, how.credit);
+        let credit = how.credit;
         let request = Request::Subscribe(SubscribeRequest { options: options.clone(), how });
-        let reply = Reply::ask_on(&self.handle, &request, line.sub, |response| match response {
-            Response::Accepted => Some(()),
-            _ => None,
-        });
+        let accepted = |response| matches!(response, Response::Accepted).then_some(());
+        let (mut line, reply) = Line::open(&self.handle, credit, &request, accepted);
         match reply.await {
             Ok(()) => Ok(Subscription::new(line)),
             Err(error) => {
@@ -223,12 +221,12 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; [`Code::UnknownCommand`](crate::Code::UnknownCommand) when there is none.
     pub async fn call(&self, request: &CallRequest) -> Result<CallStream, ClientError> {
-        let mut line = Line::open(&self.handle, CREDIT_DEFAULT);
         let request = Request::Call { credit: CREDIT_DEFAULT, call: request.clone() };
-        let reply = Reply::ask_on(&self.handle, &request, line.sub, |response| match response {
+        let called = |response| match response {
             Response::Called(id) => Some(id),
             _ => None,
-        });
+        };
+        let (mut line, reply) = Line::open(&self.handle, CREDIT_DEFAULT, &request, called);
         match reply.await {
             Ok(id) => Ok(CallStream::new(line, id)),
             Err(error) => {

@@ -12,10 +12,12 @@ use tokio::sync::mpsc;
 use xs_engine::{Frame, FrameId, ReadOptions};
 
 use super::Reply;
-use super::core::{Handle, Item, gone};
+use super::core::{Handle, Item, Opened, gone};
 use crate::error::{ClientError, ProtocolError};
 use crate::limits::PAGE_BYTES_MAX;
-use crate::message::{Delivered, FetchRequest, Page, Request, StreamEvent, SubEvent, after_page};
+use crate::message::{
+    Delivered, FetchRequest, Page, Request, Response, StreamEvent, SubEvent, after_page,
+};
 
 /// What all streams have in common.
 pub(super) struct Line {
@@ -31,9 +33,16 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn open(handle: &Arc<Handle>, credit: u32) -> Self {
-        let (sub, items) = handle.open();
-        Self { handle: Arc::clone(handle), sub, items, credit, owed: 0, done: false }
+    /// Opens a stream with a request, whose answer comes as the reply.
+    pub(super) fn open<T>(
+        handle: &Arc<Handle>,
+        credit: u32,
+        request: &Request,
+        convert: fn(Response) -> Option<T>,
+    ) -> (Self, Reply<T>) {
+        let Opened { sub, items, answered } = handle.open(request);
+        let line = Self { handle: Arc::clone(handle), sub, items, credit, owed: 0, done: false };
+        (line, Reply::of(handle, answered, convert))
     }
 
     /// The next item; `None` when the stream is over.

@@ -28,6 +28,29 @@ async fn appends_are_pipelined_and_share_a_commit() {
     assert_eq!(rig.memory.commits(), 1);
 }
 
+/// Streams are numbered in the order of their requests, whichever threads make them: a server ends
+/// the connection otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn threads_open_streams_of_one_client_side_by_side() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let openers: Vec<_> = (0..4)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                for _ in 0..500 {
+                    let how = SubscribeOptions::default();
+                    soon(client.subscribe(&ReadOptions::default(), how)).await?;
+                }
+                Ok::<_, ClientError>(())
+            })
+        })
+        .collect();
+    for opener in openers {
+        opener.await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn beyond_the_window_the_server_stops_reading_and_goes_on_later() {
     let rig = Rig::unix(Role::Admin).await;
