@@ -26,6 +26,7 @@ mod recover;
 mod save;
 mod seal;
 mod sealed;
+mod slots;
 mod stage;
 mod sweep;
 #[cfg(test)]
@@ -329,8 +330,7 @@ impl Shared {
             if pack.is_empty() {
                 spare = Some(pack);
             } else if writing.active.is_none() {
-                writing.end = pack.media().published();
-                writing.active = Some(Arc::clone(pack));
+                writing.go_on_in(Arc::clone(pack), 0);
             } else {
                 pack.set_full();
             }

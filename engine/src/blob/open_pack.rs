@@ -1,8 +1,7 @@
 //! A pack that is not sealed: blobs are added to it at its end and found through a table in
 //! memory. Once it is full it only waits to be sealed.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +14,7 @@ use super::error::BlobError;
 use super::headers::Headers;
 use super::reader::BlobReader;
 use super::save::find_pack_salt;
+use super::slots::Slots;
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
@@ -32,7 +32,8 @@ pub(super) struct OpenPack {
     uuid: [u8; 16],
     salt: u32,
     media: Arc<dyn Media>,
-    slots: RwLock<Slots>,
+    /// Replaced by a larger one when it is full. Only who stages adds to it.
+    slots: RwLock<Arc<Slots>>,
     /// All before it is durable, here or in the journal.
     durable: AtomicU64,
     /// All before it is durable here.
@@ -40,22 +41,6 @@ pub(super) struct OpenPack {
     syncs: Syncs,
     full: AtomicBool,
     retired: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Slots {
-    /// Position divided by 8 of the newest entry with a prefix.
-    newest: HashMap<u64, u32, Spread>,
-    /// The older ones with the same prefix: another blob, or a rotten copy of the same.
-    others: Vec<(u64, u32)>,
-}
-
-impl Slots {
-    fn insert(&mut self, prefix: u64, slot: u32) {
-        if let Some(older) = self.newest.insert(prefix, slot) {
-            self.others.push((prefix, older));
-        }
-    }
 }
 
 impl OpenPack {
@@ -139,7 +124,7 @@ impl OpenPack {
     }
 
     fn new(env: &Arc<Env>, header: &FileHeader, media: Arc<dyn Media>, durable: u64) -> Self {
-        let spread = Spread { seed: u64::from_le_bytes(env.random.bytes()) };
+        let slots = Slots::with_room(u64::from_le_bytes(env.random.bytes()), 0);
         Self {
             env: Arc::clone(env),
             number: header.base,
@@ -147,7 +132,7 @@ impl OpenPack {
             uuid: header.file,
             salt: header.salt,
             media,
-            slots: RwLock::new(Slots { newest: HashMap::with_hasher(spread), others: Vec::new() }),
+            slots: RwLock::new(Arc::new(slots)),
             durable: AtomicU64::new(durable),
             settled: AtomicU64::new(durable),
             syncs: Syncs::default(),
@@ -203,45 +188,43 @@ impl OpenPack {
         self.media.published() <= FILE_HEADER_LEN as u64
     }
 
+    /// Where its blobs are.
+    pub(super) fn slots(&self) -> Arc<Slots> {
+        Arc::clone(&self.slots.read())
+    }
+
+    /// The table, with room for so many blobs more. Only who stages asks for that.
+    pub(super) fn make_room(&self, blobs: usize) -> Arc<Slots> {
+        let slots = self.slots();
+        if slots.room() >= blobs {
+            return slots;
+        }
+        let grown = Arc::new(slots.grown(slots.len() + blobs));
+        *self.slots.write() = Arc::clone(&grown);
+        grown
+    }
+
     /// Makes an entry findable; it is found once its bytes are published.
-    pub(super) fn insert(&self, hash: &BlobHash, at: u64) {
-        self.slots.write().insert(hash.prefix(), (at / 8) as u32);
+    fn insert(&self, hash: &BlobHash, at: u64) {
+        self.make_room(1).add(hash.prefix(), at);
     }
 
     /// Makes entries findable by the prefixes of their hashes and their positions divided by 8.
     fn fill(&self, entries: &[(u64, u32)]) {
-        let mut slots = self.slots.write();
-        slots.newest.reserve(entries.len());
-        entries.iter().for_each(|&(prefix, slot)| slots.insert(prefix, slot));
+        let slots = self.make_room(entries.len());
+        entries.iter().for_each(|&(prefix, slot)| slots.add(prefix, u64::from(slot) * 8));
     }
 
-    /// Positions of entries with the prefix of a hash, newest first.
-    fn positions(&self, hash: &BlobHash) -> impl Iterator<Item = u64> {
-        let prefix = hash.prefix();
-        let slots = self.slots.read();
-        let newest = slots.newest.get(&prefix).copied();
-        let others: Vec<u32> = match newest {
-            Some(_) if !slots.others.is_empty() => {
-                let same = slots.others.iter().rev().filter(|(other, _)| *other == prefix);
-                same.map(|(_, slot)| *slot).collect()
-            }
-            _ => Vec::new(),
-        };
-        newest.into_iter().chain(others).map(|slot| u64::from(slot) * 8)
-    }
-
-    /// Position of the newest entry that could be a blob's, published or not.
-    pub(super) fn newest(&self, hash: &BlobHash) -> Option<u64> {
-        self.slots.read().newest.get(&hash.prefix()).map(|slot| u64::from(*slot) * 8)
-    }
-
-    /// The entry of a blob.
+    /// The entry of a blob; of several the newest that is sound.
     pub(super) fn find(&self, hash: &BlobHash) -> Result<Option<Entry>, BlobError> {
         let mut damage = None;
-        for at in self.positions(hash) {
-            if at >= self.media.published() {
-                continue;
-            }
+        let published = self.media.published();
+        let slots = self.slots.read();
+        let positions = slots.positions(hash.prefix()).filter(|&at| at < published);
+        let mut positions: Vec<u64> = positions.collect();
+        drop(slots);
+        positions.sort_unstable_by_key(|&at| Reverse(at));
+        for at in positions {
             match Entry::read(&self.media, at, self.salt) {
                 Ok(entry) if entry.header().hash == *hash => return Ok(Some(entry)),
                 Ok(_) => {}
@@ -371,40 +354,5 @@ fn decode_header(
     match named == (file.uuid, file.base, file.generation) {
         true => Ok(Ok(header)),
         false => Err(BlobError::corrupt(path, 0, FormatError::Field("uuid"))),
-    }
-}
-
-/// Hashes a prefix, which is part of a SHA-256 and evenly spread already. The seed keeps those who
-/// choose what is stored from choosing where it goes.
-#[derive(Debug, Clone, Copy)]
-struct Spread {
-    seed: u64,
-}
-
-struct Spreader {
-    seed: u64,
-    hash: u64,
-}
-
-impl BuildHasher for Spread {
-    type Hasher = Spreader;
-
-    fn build_hasher(&self) -> Spreader {
-        Spreader { seed: self.seed, hash: 0 }
-    }
-}
-
-impl Hasher for Spreader {
-    fn finish(&self) -> u64 {
-        self.hash
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        let wide = u128::from(number ^ self.seed) * 0x9e37_79b9_7f4a_7c15;
-        self.hash = (wide as u64) ^ (wide >> 64) as u64;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(self.hash ^ u64::from(byte)));
     }
 }

@@ -28,6 +28,8 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(super) struct Packs {
     list: RwLock<Arc<PackList>>,
+    /// Of the list, to see that it changed.
+    version: AtomicU64,
     blocks: Blocks,
     /// Sealed packs that are open.
     open: Mutex<Vec<Weak<SealedPack>>>,
@@ -57,6 +59,11 @@ impl Packs {
         Arc::clone(&self.list.read())
     }
 
+    /// The version of the list. Who holds the writer's lock sees all that was changed under it.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
     /// Replaces the list by a changed one.
     pub(super) fn change(&self, change: impl FnOnce(&mut PackList)) {
         let mut list = self.list.write();
@@ -65,6 +72,7 @@ impl Packs {
         next.version += 1;
         next.open.sort_by_key(|pack| std::cmp::Reverse(pack.number()));
         next.sealed.sort_by_key(|pack| std::cmp::Reverse(pack.line().base));
+        self.version.store(next.version, Ordering::Release);
         let packs: HashSet<_> = next.sealed.iter().map(|pack| pack.line().uuid).collect();
         *list = Arc::new(next);
         drop(list);

@@ -11,9 +11,10 @@ use super::build::Builder;
 use super::error::{BlobError, StageError};
 use super::found::Found;
 use super::open_pack::OpenPack;
-use super::packs::{PackList, Packs};
+use super::packs::Packs;
 use super::prepared::Prepared;
 use super::sealed::{Opened, SealedPack, encode_index, write_index};
+use super::slots::Slots;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::{CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader};
 use crate::format::super_file::FileEntry;
@@ -33,18 +34,39 @@ const RECENT_MAX: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Writing {
     pub(super) active: Option<Arc<OpenPack>>,
+    /// Where its blobs are.
+    slots: Option<Arc<Slots>>,
     /// Where the next entry begins.
     pub(super) end: u64,
     /// Entries that end there and are not written yet.
     buffer: Vec<u8>,
-    recent: Vec<(Arc<SealedPack>, Arc<Opened>)>,
-    recent_version: u64,
+    /// The other packs in which a short blob is looked for.
+    others: Others,
     /// A pack to follow the active one was asked for.
     asked: bool,
     pub(super) closed: bool,
 }
 
+/// What is asked for each short blob, at hand while the list of packs stays as it is.
+#[derive(Debug, Default)]
+struct Others {
+    version: u64,
+    /// Where the blobs of the unsealed packs are that are full.
+    unsealed: Vec<Arc<Slots>>,
+    /// The newest sealed packs.
+    sealed: Vec<(Arc<SealedPack>, Arc<Opened>)>,
+}
+
 impl Writing {
+    /// The next entries go to the end of this pack, about so many.
+    pub(super) fn go_on_in(&mut self, pack: Arc<OpenPack>, blobs: usize) -> Option<Arc<OpenPack>> {
+        self.slots = Some(pack.make_room(blobs));
+        self.end = pack.media().published();
+        // The one before is among the others now, whether or not the list of packs changed.
+        self.forget();
+        self.active.replace(pack)
+    }
+
     fn written(&self) -> u64 {
         self.end - self.buffer.len() as u64
     }
@@ -56,19 +78,34 @@ impl Writing {
 
     /// Lets go of the packs at hand.
     pub(super) fn forget(&mut self) {
-        self.recent.clear();
-        self.recent_version = 0;
+        self.others = Others::default();
     }
 
-    /// Keeps the newest sealed packs at hand.
-    fn refresh(&mut self, packs: &Packs, list: &PackList) {
-        if list.version == self.recent_version {
+    /// Takes the packs at hand that a short blob is looked for in.
+    fn refresh(&mut self, packs: &Packs) {
+        if packs.version() == self.others.version {
             return;
         }
-        self.recent_version = list.version;
+        let list = packs.list();
         let opened =
-            |pack: &Arc<SealedPack>| Some((Arc::clone(pack), packs.opened(list, pack).ok()?));
-        self.recent = list.sealed.iter().take(RECENT_MAX).filter_map(opened).collect();
+            |pack: &Arc<SealedPack>| Some((Arc::clone(pack), packs.opened(&list, pack).ok()?));
+        let is_active = |pack: &&Arc<OpenPack>| {
+            self.active.as_ref().is_some_and(|active| Arc::ptr_eq(active, pack))
+        };
+        let unsealed = list.open.iter().filter(|pack| !is_active(pack));
+        self.others = Others {
+            version: list.version,
+            unsealed: unsealed.map(|pack| pack.slots()).collect(),
+            sealed: list.sealed.iter().take(RECENT_MAX).filter_map(opened).collect(),
+        };
+    }
+
+    /// Makes the entry at `at` of the active pack findable.
+    fn add(&mut self, active: &OpenPack, hash: &BlobHash, at: u64) {
+        let slots = self.slots.take().filter(|slots| slots.room() > 0);
+        let slots = slots.unwrap_or_else(|| active.make_room(1));
+        slots.add(hash.prefix(), at);
+        self.slots = Some(slots);
     }
 
     /// Whether the entry at `at`, not written yet, is this blob.
@@ -117,6 +154,12 @@ impl Shared {
                 break writing;
             }
         };
+        if blobs.len() > 1 {
+            writing.refresh(&self.packs);
+            for slots in writing.slots.iter().chain(&writing.others.unsealed) {
+                slots.fetch(blobs.iter().map(|blob| blob.hash().prefix()));
+            }
+        }
         let rest = |blob: &&Prepared| !self.is_alone(blob);
         let staged = blobs.iter().filter(rest).try_for_each(|blob| self.one(&mut writing, blob));
         match staged {
@@ -169,7 +212,7 @@ impl Shared {
             self.usable(writing.closed)?;
             self.flush(&mut writing)?;
             if let Some(active) = writing.active.take() {
-                writing.asked = false;
+                (writing.slots, writing.asked) = (None, false);
                 active.set_full();
                 self.keeper.wake();
             }
@@ -225,7 +268,7 @@ impl Shared {
             active.media().publish(writing.end);
             self.keeper.took(stride);
         }
-        active.insert(&blob.hash(), at);
+        writing.add(&active, &blob.hash(), at);
         if writing.buffer.len() >= BUFFER_LEN {
             self.flush(writing)?;
         }
@@ -238,10 +281,11 @@ impl Shared {
 
     /// Whether a sound copy of the blob is there. A damaged one does not count: another is written.
     fn has(&self, writing: &mut Writing, blob: &Prepared) -> bool {
-        let hash = blob.hash();
-        let newest = writing.active.as_ref().and_then(|active| active.newest(&hash));
-        if let Some(at) = newest.filter(|&at| at >= writing.written()) {
-            return writing.buffered(at, blob);
+        let (hash, written) = (blob.hash(), writing.written());
+        let positions = |slots: &Arc<Slots>| slots.positions(hash.prefix()).collect();
+        let here: Vec<u64> = writing.slots.as_ref().map(positions).unwrap_or_default();
+        if here.iter().any(|&at| at >= written && writing.buffered(at, blob)) {
+            return true;
         }
         let Some(bytes) = blob.raw().filter(|bytes| bytes.len() < SHORT_LEN) else {
             return self.has_copy(blob);
@@ -249,17 +293,16 @@ impl Shared {
         let same = |found: Result<Option<Found>, BlobError>| {
             found.ok().flatten().is_some_and(|found| found.is(bytes))
         };
-        let list = self.packs.list();
-        writing.refresh(&self.packs, &list);
-        // The active pack has answered already when it knows no such prefix.
-        let passed = writing.active.as_ref().filter(|_| newest.is_none());
-        let passed = |pack: &Arc<OpenPack>| passed.is_some_and(|active| Arc::ptr_eq(active, pack));
+        writing.refresh(&self.packs);
+        let others = &writing.others;
+        let unsealed = here.iter().any(|&at| at < written)
+            || others.unsealed.iter().any(|slots| slots.may_hold(hash.prefix()));
         let entry = |pack: &Arc<OpenPack>| pack.find(&hash).map(|found| found.map(Found::Entry));
-        let open = |pack: &Arc<OpenPack>| !passed(pack) && same(entry(pack));
         let sealed = |pack: &(Arc<SealedPack>, Arc<Opened>)| {
             pack.1.may_hold(&hash) && same(self.packs.find_in(pack, &hash))
         };
-        list.open.iter().any(open) || writing.recent.iter().any(sealed)
+        unsealed && self.packs.list().open.iter().any(|pack| same(entry(pack)))
+            || others.sealed.iter().any(sealed)
     }
 
     /// Whether a pack has a sound copy, as far as it is worth looking for. A long blob was read
@@ -297,9 +340,10 @@ impl Shared {
                 return Err(StageError::harmless(error));
             }
         };
-        writing.end = next.media().published();
         writing.asked = false;
-        if let Some(full) = writing.active.replace(next) {
+        // As many blobs as went into the last one, if they stay as they are.
+        let blobs = writing.slots.as_ref().map_or(0, |slots| slots.len());
+        if let Some(full) = writing.go_on_in(next, blobs) {
             full.set_full();
             self.keeper.wake();
         }
