@@ -195,8 +195,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         if self.desk.session.is_closing() && written && !self.shut {
             self.shut = self.io.as_mut().poll_shutdown(cx)?.is_ready();
         }
-        let gone = self.eof
-            && (self.desk.session.is_closing() || (written && self.desk.session.is_idle()));
+        let idle = self.desk.session.is_idle() && !self.desk.has_more;
+        let gone = self.eof && (self.desk.session.is_closing() || (written && idle));
         Ok(gone || self.desk.session.is_over(now()))
     }
 

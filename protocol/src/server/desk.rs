@@ -32,6 +32,9 @@ use crate::session::{Action, ServerSession, Ticket};
 /// Bytes that are queued before what there is of them is written.
 const PUMP_BYTES: usize = 128 * 1024;
 
+/// Requests that are served together, if so many have come: fewer are not worth a write.
+const PART_REQUESTS_MIN: usize = 4;
+
 /// A session and all it has under way.
 pub(super) struct Desk {
     pub(super) session: ServerSession,
@@ -51,6 +54,10 @@ pub(super) struct Desk {
     /// Kept for their memory.
     pub(super) mail: Vec<Mail>,
     scratch: Vec<Frame>,
+    /// Bytes of requests that were served together last.
+    last_part: usize,
+    /// Requests may have come whole that are not served yet.
+    pub(super) has_more: bool,
     /// The version of the processor that a host runs alone whose origin was found right last.
     own_version: Option<FrameId>,
     /// Says that it is the host of modules, while it is connected.
@@ -83,6 +90,8 @@ impl Desk {
             has_long: false,
             mail: Vec::new(),
             scratch: Vec::new(),
+            last_part: 0,
+            has_more: false,
             own_version: None,
             host: None,
         }
@@ -95,13 +104,19 @@ impl Desk {
         self.mailbox.seat.streams.store(streams, Ordering::Relaxed);
     }
 
-    /// Serves the requests that have come whole.
+    /// Serves requests that have come whole: of many about half of those that the client keeps under
+    /// way. It takes the answers to that half and asks anew while the other half is served; served
+    /// all together they would have client and server wait for each other in turn.
     pub(super) fn serve(&mut self, inbox: &mut BytesMut, now: Instant) -> bool {
-        let (mut moved, mut appended) = (false, false);
+        let (mut served, mut appended) = (0, false);
+        let whole = inbox.len();
+        // What is under way is what came now, and what was answered last and asks anew by now.
+        let part = (self.last_part + whole) / 2;
         // Pipelined requests are mostly of one op: a run of them is counted at once.
         let mut run = (Op::Ping, 0);
+        self.has_more = false;
         while let Some(action) = self.session.receive(inbox, now) {
-            moved = true;
+            served += 1;
             match action {
                 Action::Welcome { ticket, host } => self.welcome(ticket, host, now),
                 Action::Admit { ticket, token, host } => self.admit(ticket, &token, host, now),
@@ -123,6 +138,10 @@ impl Desk {
                 }
                 Action::Cancel { sub } => self.cancel(sub),
             }
+            self.has_more = served >= PART_REQUESTS_MIN && whole - inbox.len() >= part;
+            if self.has_more {
+                break;
+            }
         }
         if run.1 > 0 {
             self.meter.requested(run.0, run.1);
@@ -130,7 +149,8 @@ impl Desk {
         if appended {
             self.service.commit();
         }
-        moved
+        self.last_part = whole - inbox.len();
+        served > 0
     }
 
     /// Hands on what the session has counted.

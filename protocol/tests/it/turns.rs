@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,10 +16,23 @@ use crate::rig::{Rig, soon};
 /// Bytes that one read brings.
 const PIECE: usize = 8 * 1024;
 
-/// A client that has said all at once, and takes whatever it is told.
+/// A client that has said all at once and hung up, and takes whatever it is told.
 struct Said {
     bytes: Vec<u8>,
     read: Arc<AtomicUsize>,
+    /// Bytes that each write brought.
+    writes: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Said {
+    /// HELLO and so many requests.
+    fn asking(count: u32, op: Op, body: &[u8]) -> Self {
+        let mut bytes = [&PREFACE[..], &message(header(Op::Hello, 1, 0), &hello_body())].concat();
+        for corr in 2..count + 2 {
+            bytes.extend_from_slice(&message(header(op, corr, 0), body));
+        }
+        Self { bytes, read: Arc::default(), writes: Arc::default() }
+    }
 }
 
 impl AsyncRead for Said {
@@ -42,6 +55,7 @@ impl AsyncWrite for Said {
         _: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.writes.lock().unwrap().push(buf.len());
         Poll::Ready(Ok(buf.len()))
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -57,13 +71,9 @@ impl AsyncWrite for Said {
 #[tokio::test]
 async fn a_turn_ends_after_64_kib_that_were_read() {
     let rig = Rig::unix(Role::Admin).await;
-    let mut bytes = [&PREFACE[..], &message(header(Op::Hello, 1, 0), &hello_body())].concat();
-    for corr in 2..40_000 {
-        bytes.extend_from_slice(&message(header(Op::Ping, corr, 0), &[7; 16]));
-    }
-    let all = bytes.len();
-    let read = Arc::new(AtomicUsize::new(0));
-    let task = rig.server.adopt(Said { bytes, read: Arc::clone(&read) }, Role::Admin);
+    let said = Said::asking(40_000, Op::Ping, &[7; 16]);
+    let (all, read) = (said.bytes.len(), Arc::clone(&said.read));
+    let task = rig.server.adopt(said, Role::Admin);
     // On the one thread of this test: the connection has a turn each time that this task gives way.
     let (mut before, mut most) = (0, 0);
     soon(async {
@@ -78,4 +88,20 @@ async fn a_turn_ends_after_64_kib_that_were_read() {
     assert_eq!(before, all);
     assert!(most <= 64 * 1024, "{most} bytes in one turn");
     assert!(most >= 2 * PIECE, "{most} bytes in one turn");
+}
+
+/// Of many requests that have come together some are answered before the others are served, so that
+/// their client can go on meanwhile.
+#[tokio::test]
+async fn many_requests_are_answered_part_by_part() {
+    let rig = Rig::unix(Role::Admin).await;
+    let (count, reply) = (128, message(header(Op::BlobHas, 2, 0), &[0]).len());
+    let said = Said::asking(count as u32, Op::BlobHas, &[7; 32]);
+    let writes = Arc::clone(&said.writes);
+    soon(rig.server.adopt(said, Role::Admin)).await.unwrap();
+    let writes = writes.lock().unwrap().clone();
+    let most = writes.iter().max().copied().unwrap_or(0);
+    let replies = |bytes: usize| bytes / reply;
+    assert!(replies(writes.iter().sum()) >= count, "{writes:?}");
+    assert!(replies(most) <= count * 3 / 4, "{writes:?}");
 }
