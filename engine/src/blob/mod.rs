@@ -150,13 +150,26 @@ impl Blobs {
         Ok(Prepared::long(hash, bytes.clone()).map_err(failed)?.rotten(there == Some(false)))
     }
 
-    /// Stores blobs: findable at once, durable after the next sync. What a call took before it
-    /// failed may stay stored.
+    /// Takes blobs of records that are about to be written: findable after the next
+    /// [`flush`](Self::flush), durable after the next sync. What a call took before it failed stays.
     ///
     /// # Errors
     /// [`StageError`]; only after [`StageError::Failed`] is anything in doubt.
     pub(crate) fn stage(&self, blobs: &[Prepared]) -> Result<(), StageError> {
         if blobs.is_empty() { Ok(()) } else { self.shared.stage(blobs) }
+    }
+
+    /// Writes what was staged.
+    ///
+    /// # Errors
+    /// What the system says; what the packs hold is in doubt then.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        self.shared.flush_staged()
+    }
+
+    /// Asks for the memory that staging these will look at, all at once.
+    pub(crate) fn expect<'a>(&self, blobs: impl Iterator<Item = &'a Prepared> + Clone) {
+        self.shared.expect(blobs);
     }
 
     /// Stores a blob that no record names yet: see [`stage`](Self::stage).

@@ -1,5 +1,5 @@
 //! Taking blobs in: what is there already is not written again, the rest goes to the end of the
-//! active pack, one write for a call. Long blobs get a pack of their own.
+//! active pack, one write for all that was staged. Long blobs get a pack of their own.
 
 use std::io;
 use std::sync::Arc;
@@ -119,8 +119,7 @@ impl Writing {
 }
 
 impl Shared {
-    /// Stores the blobs of records that are about to be written, findable at once and durable after
-    /// the next sync.
+    /// Takes the blobs of records that are about to be written.
     pub(super) fn stage(&self, blobs: &[Prepared]) -> Result<(), StageError> {
         self.take(blobs).map(drop)
     }
@@ -128,7 +127,8 @@ impl Shared {
     /// Stores a blob that nothing names yet. It is kept for a while from now on, also when it was
     /// there before.
     pub(super) fn put(&self, blob: &Prepared) -> Result<(), StageError> {
-        let writing = self.take(std::slice::from_ref(blob))?;
+        let mut writing = self.take(std::slice::from_ref(blob))?;
+        self.flush(&mut writing)?;
         if is_planted(Bug::SkipHitSync) {
             self.packs.list().open.iter().for_each(|pack| pack.pretend_synced());
         }
@@ -154,20 +154,36 @@ impl Shared {
                 break writing;
             }
         };
-        if blobs.len() > 1 {
-            writing.refresh(&self.packs);
-            for slots in writing.slots.iter().chain(&writing.others.unsealed) {
-                slots.fetch(blobs.iter().map(|blob| blob.hash().prefix()));
-            }
-        }
         let rest = |blob: &&Prepared| !self.is_alone(blob);
-        let staged = blobs.iter().filter(rest).try_for_each(|blob| self.one(&mut writing, blob));
-        match staged {
-            Err(StageError::Failed(_)) => staged?,
-            // What was taken before an error that breaks nothing stays: it is whole.
-            _ => self.flush(&mut writing).and(staged)?,
-        }
+        // What was taken before an error that breaks nothing stays: it is whole.
+        blobs.iter().filter(rest).try_for_each(|blob| self.one(&mut writing, blob))?;
         Ok(writing)
+    }
+
+    /// Loads what looking for these blobs will look at first.
+    pub(super) fn expect<'a>(&self, blobs: impl Iterator<Item = &'a Prepared> + Clone) {
+        let mut writing = self.writing.lock();
+        writing.refresh(&self.packs);
+        let prefixes = blobs.map(|blob| blob.hash().prefix());
+        for slots in writing.slots.iter().chain(&writing.others.unsealed) {
+            slots.fetch(prefixes.clone());
+        }
+        for (_, opened) in &writing.others.sealed {
+            opened.index().fetch(prefixes.clone());
+        }
+    }
+
+    /// Writes what was staged.
+    pub(super) fn flush_staged(&self) -> io::Result<()> {
+        let mut writing = self.writing.lock();
+        if writing.buffer.is_empty() {
+            return Ok(());
+        }
+        match self.usable(false).and_then(|()| self.flush(&mut writing)) {
+            Ok(()) => Ok(()),
+            Err(StageError::Failed(error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     /// Notes that a blob was put. One in an open pack is young anyway, as the pack is sealed later.

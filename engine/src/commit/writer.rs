@@ -37,6 +37,9 @@ pub(crate) type Answer = Result<Appended, AppendError>;
 /// Bytes of its last segment that an open in order takes up, at most.
 const REOPENED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// Blobs of a group for which memory is asked at once: more would push each other out again.
+const EXPECTED_MAX: usize = 256;
+
 /// What only the one who leads touches.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -143,6 +146,10 @@ impl Writer {
         let mut placed: Vec<Result<Placed, AppendError>> = Vec::with_capacity(group.len());
         let mut failed = false;
         let mut conditions = Conditions::default();
+        let blobs = group.iter().flat_map(|pending| &pending.staged).take(EXPECTED_MAX);
+        if blobs.clone().nth(1).is_some() {
+            inner.blobs.expect(blobs);
+        }
         for pending in group {
             let head = self.appender.next_offset();
             let before = Before { group, placed: &placed, head, now_ms };
@@ -445,6 +452,8 @@ impl Writer {
         (durable, repeats, behind): (bool, bool, bool),
         since: &mut Option<Instant>,
     ) -> io::Result<()> {
+        // Before the records that name them.
+        inner.blobs.flush()?;
         if !self.appender.is_ahead() {
             return if durable && repeats && behind { self.sync(inner) } else { Ok(()) };
         }
@@ -576,13 +585,21 @@ fn used_key(pending: &Pending, placed: &Placed, offset: u64) -> Option<UsedKey> 
 
 /// Checks that the packs still have the blobs that frames name by hash. Asked for while the writer
 /// is held, so that none is swept before the frame is published.
-fn still_there(inner: &Inner, pending: &Pending) -> Result<(), AppendError> {
-    for frame in &pending.batch.frames {
-        let Body::Stored(hash) = &frame.body else { continue };
-        match inner.blobs.len_of(hash) {
+fn still_there(inner: &Inner, pending: &Pending) -> Result<(), Refusal> {
+    let named = |frame: &NewFrame| match frame.body {
+        Body::Stored(hash) => Some(hash),
+        _ => None,
+    };
+    let mut named = pending.batch.frames.iter().filter_map(named).peekable();
+    if named.peek().is_some() {
+        // A batch before may have brought it.
+        inner.blobs.flush().map_err(|_| Refusal::Failed)?;
+    }
+    for hash in named {
+        match inner.blobs.len_of(&hash) {
             Ok(Some(_)) => {}
-            Ok(None) => return Err(AppendError::UnknownBlob(*hash)),
-            Err(error) => return Err(AppendError::BlobRefused(error.to_string().into())),
+            Ok(None) => return Err(AppendError::UnknownBlob(hash).into()),
+            Err(error) => return Err(AppendError::BlobRefused(error.to_string().into()).into()),
         }
     }
     Ok(())

@@ -2,6 +2,8 @@
 //! cache line. Derived, so nothing here is trusted further than to save reading: whoever finds an
 //! entry compares the whole hash with the one in the pack.
 
+use std::hint::black_box;
+
 use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use super::{bytes_at, u32_at, u64_at};
 
@@ -133,6 +135,13 @@ fn filter_insert(filter: &mut [u8], prefix: u64) {
     }
 }
 
+/// Loads the blocks of these prefixes, all at once: one after the other each question would wait for
+/// memory.
+fn filter_fetch(filter: &[u8], prefixes: impl Iterator<Item = u64>) {
+    let words = prefixes.map(|prefix| u32_at(filter, filter_block(prefix, filter.len())));
+    black_box(words.fold(0, |all, word| all ^ word.unwrap_or_default()));
+}
+
 fn filter_holds(filter: &[u8], prefix: u64) -> bool {
     let at = filter_block(prefix, filter.len());
     let Some(block) = bytes_at::<BLOCK_LEN>(filter, at) else { return true };
@@ -244,6 +253,11 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
     /// False when no blob of the pack has this prefix; true when one may.
     pub fn may_hold(&self, prefix: u64) -> bool {
         filter_holds(self.filter(), prefix)
+    }
+
+    /// Prepares for asking about so many prefixes.
+    pub fn fetch(&self, prefixes: impl Iterator<Item = u64>) {
+        filter_fetch(self.filter(), prefixes);
     }
 
     /// Bytes of the filter.

@@ -277,7 +277,7 @@ impl Appender {
         };
         named().map_err(Fault::when_preparing)?;
         // Only now: a group that goes on in the old segment is written, and synced, as a whole.
-        self.flush().map_err(Fault::Failed)?;
+        inner.blobs.flush().and_then(|()| self.flush()).map_err(Fault::Failed)?;
         self.next_offset = base;
         media.publish(FILE_HEADER_LEN as u64);
         let segment = Arc::new(Segment::open(key, path, Arc::clone(&media)));

@@ -114,7 +114,10 @@ fn a_pack_with_a_blob_that_is_not_what_it_says_is_sealed_as_it_is() {
                 damage(&bed.files("pack")[0], blobs.shared.writing.lock().end - 30);
             }
             // Its bytes are those of another name, and their CRC is right.
-            Some(false) => blobs.stage(&[Prepared::small(another, text(50, 300))]).unwrap(),
+            Some(false) => {
+                blobs.stage(&[Prepared::small(another, text(50, 300))]).unwrap();
+                blobs.flush().unwrap();
+            }
         }
         blobs.shared.seal_all().unwrap();
         let names: Vec<_> = bed.files("pack");

@@ -16,7 +16,7 @@ fn work_through_fault(step: u64, last: u64, errno: Errno) -> bool {
     for n in 100..220 {
         let bytes = noise(n, 900);
         let staged = blobs.stage(&[blobs.prepare(&bytes).unwrap()]);
-        if staged.is_ok() && blobs.sync().is_ok() {
+        if staged.is_ok() && blobs.flush().is_ok() && blobs.sync().is_ok() {
             durable.push(bytes);
         }
     }

@@ -98,6 +98,7 @@ fn put_all<'a>(blobs: &Blobs, all: impl IntoIterator<Item = &'a Bytes>) -> Vec<B
 fn put(blobs: &Blobs, bytes: &Bytes) -> BlobHash {
     let prepared = blobs.prepare(bytes).unwrap();
     blobs.stage(std::slice::from_ref(&prepared)).unwrap();
+    blobs.flush().unwrap();
     prepared.hash()
 }
 
@@ -174,11 +175,13 @@ fn what_is_there_is_not_written_again() {
     let (short, long) = (text(1, 500), text(2, 100_000));
     let batch = |n: usize| (0..n).map(|_| blobs.prepare(&short).unwrap()).collect::<Vec<_>>();
     blobs.stage(&batch(10)).unwrap();
+    blobs.flush().unwrap();
     put(&blobs, &long);
     let end = |blobs: &Blobs| blobs.shared.writing.lock().end;
     let before = end(&blobs);
     blobs.sync().unwrap();
     blobs.stage(&batch(3)).unwrap();
+    blobs.flush().unwrap();
     put(&blobs, &long);
     assert_eq!(end(&blobs), before);
     assert!(!blobs.needs_sync());

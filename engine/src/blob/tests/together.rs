@@ -28,6 +28,7 @@ fn bodies_of_a_topic_lie_together_also_after_a_crash() {
             let blob = blobs.prepare(&text(n + 1, 256)).unwrap();
             let blob = blob.of_topic(&format!("sensor.{}", n % TOPICS));
             blobs.stage(std::slice::from_ref(&blob)).unwrap();
+            blobs.flush().unwrap();
             hashes.push(blob.hash());
         }
         let blobs = match crash {
@@ -78,6 +79,7 @@ fn in_turn(blobs: &Blobs, topics: u64, count: u64) -> Vec<(String, BlobHash)> {
     let put = |n| {
         let blob = blobs.prepare(&text(n + 1, 256)).unwrap().of_topic(&topic_of(n));
         blobs.stage(std::slice::from_ref(&blob)).unwrap();
+        blobs.flush().unwrap();
         (topic_of(n), blob.hash())
     };
     (0..count).map(put).collect()
