@@ -2,7 +2,6 @@
 //! kept going.
 
 use std::collections::{HashMap, VecDeque};
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -395,12 +394,8 @@ impl Desk {
     }
 
     fn block(&self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {
-        let (service, mailbox) = (Arc::clone(&self.service), Arc::clone(&self.mailbox));
-        tokio::task::spawn_blocking(move || {
-            // A panic was printed where it was; whoever waits for the answer is told too.
-            let news = panic::catch_unwind(AssertUnwindSafe(|| job(&*service)));
-            mailbox.post(news.unwrap_or(Mail::Failed));
-        });
+        let service = Arc::clone(&self.service);
+        self.mailbox.post_from(move || job(&*service));
     }
 
     pub(super) fn start(&mut self, sub: u32, work: Work) {

@@ -105,8 +105,8 @@ impl Lag {
         self.looking = true;
         let to = service.head();
         let last = LastRequest { topics: self.options.topics.clone(), n: 1, per_topic: true };
-        let (service, mailbox) = (Arc::clone(service), Arc::clone(mailbox));
-        tokio::task::spawn_blocking(move || {
+        let service = Arc::clone(service);
+        mailbox.post_from(move || {
             let found = service.last(&last).map(|mut newest| {
                 // What is newer still follows by itself.
                 let between =
@@ -114,7 +114,7 @@ impl Lag {
                 newest.retain(between);
                 Leap { from, to, newest }
             });
-            mailbox.post(Mail::Newest { sub, result: found });
+            Mail::Newest { sub, result: found }
         });
     }
 

@@ -1,5 +1,6 @@
 //! What other threads tell a connection's task: outcomes of requests, and feeds that have more.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -144,6 +145,16 @@ impl Mailbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Does work that may block on another thread, and adds what it has to say.
+    pub(crate) fn post_from(self: &Arc<Self>, work: impl FnOnce() -> Mail + Send + 'static) {
+        let mailbox = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            // A panic was printed where it was; whoever waits for the answer is told too.
+            let news = panic::catch_unwind(AssertUnwindSafe(work));
+            mailbox.post(news.unwrap_or(Mail::Failed));
+        });
     }
 
     /// The task begins to poll.

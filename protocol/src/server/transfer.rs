@@ -50,19 +50,19 @@ impl Upload {
         self.busy = true;
         let (chunks, sink, ended) =
             (std::mem::take(&mut self.chunks), self.sink.take(), self.ended);
-        let (service, mailbox) = (Arc::clone(service), Arc::clone(mailbox));
-        tokio::task::spawn_blocking(move || {
+        let service = Arc::clone(service);
+        mailbox.post_from(move || {
             let write = || {
                 let mut sink = sink.map_or_else(|| service.blob_sink(), Ok)?;
                 chunks.iter().try_for_each(|chunk| sink.write(chunk))?;
                 Ok((sink, chunks.iter().map(|chunk| chunk.len() as u64).sum()))
             };
             let written = write();
-            mailbox.post(match (written, ended) {
+            match (written, ended) {
                 (Ok((sink, _)), true) => Mail::Stored { sub, result: sink.finish() },
                 (Err(refusal), true) => Mail::Stored { sub, result: Err(refusal) },
                 (result, false) => Mail::Taken { sub, result },
-            });
+            }
         });
     }
 }
@@ -87,9 +87,9 @@ impl Download {
         service: &Arc<dyn Service>,
         mailbox: &Arc<Mailbox>,
     ) -> Self {
-        let (service, mailbox) = (Arc::clone(service), Arc::clone(mailbox));
+        let service = Arc::clone(service);
         let asked = piece_len(credit);
-        tokio::task::spawn_blocking(move || {
+        mailbox.post_from(move || {
             let open = || {
                 let Some(mut source) = service.blob(&hash)? else {
                     let text = format!("the store has no blob {hash}");
@@ -98,7 +98,7 @@ impl Download {
                 let first = if asked == 0 { Bytes::new() } else { source.read(asked)? };
                 Ok((source, first))
             };
-            mailbox.post(Mail::Opened { ticket, sub, result: open() });
+            Mail::Opened { ticket, sub, result: open() }
         });
         Self { source: None, left: 0, asked }
     }
@@ -135,11 +135,11 @@ impl Download {
         if credit > 0
             && let Some(mut source) = self.source.take()
         {
-            let (mailbox, asked) = (Arc::clone(mailbox), piece_len(credit));
+            let asked = piece_len(credit);
             self.asked = asked;
-            tokio::task::spawn_blocking(move || {
+            mailbox.post_from(move || {
                 let result = source.read(asked);
-                mailbox.post(Mail::Piece { sub, source, result });
+                Mail::Piece { sub, source, result }
             });
         }
         Next::Wait

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use tokio::io::AsyncReadExt as _;
-use xs_engine::{Bound, NewFrame, ReadOptions, Start, Topic};
+use xs_engine::{BlobHash, Bound, NewFrame, ReadOptions, Start, Topic};
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{
     AppendRequest, CallRequest, ClientError, Code, Op, Role, SubEvent, SubscribeOptions, limits,
@@ -172,11 +172,15 @@ async fn long_lists_are_made_as_they_are_taken() {
 #[tokio::test]
 async fn a_request_that_panics_ends_its_connection_alone() {
     let rig = Rig::unix(Role::Admin).await;
-    let (client, other) = (rig.client().await, rig.client().await);
-    rig.memory.break_topics();
+    let other = rig.client().await;
+    rig.memory.break_down();
     let topics = xs_engine::TopicPatterns::all();
-    let error = soon(client.topics(&topics)).await.unwrap_err();
+    let error = soon(rig.client().await.topics(&topics)).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::Internal), "{error}");
+    let error = soon(rig.client().await.blob_put_bytes(vec![1; 9].into())).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Internal), "{error}");
+    let get = soon(rig.client().await.blob_get(&BlobHash::of(b"any"))).await;
+    assert_eq!(get.err().and_then(|error| error.code()), Some(Code::Internal));
     soon(other.append(&one("a"))).await.unwrap();
 }
 

@@ -37,7 +37,7 @@ struct Inner {
     pulled: usize,
     /// Lists that were made for LAST.
     lists: usize,
-    /// Asking for topics panics.
+    /// Asking for topics and for blobs panics.
     broken: bool,
     hold_blobs: bool,
     /// Checks that nobody waited for any more.
@@ -78,8 +78,8 @@ impl Memory {
         self.0.lock().lists
     }
 
-    /// From now on asking for topics panics.
-    pub(crate) fn break_topics(&self) {
+    /// From now on asking for topics and for blobs panics.
+    pub(crate) fn break_down(&self) {
         self.0.lock().broken = true;
     }
 

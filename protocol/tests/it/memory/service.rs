@@ -177,6 +177,7 @@ impl Service for Memory {
     }
 
     fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal> {
+        assert!(!self.0.lock().broken, "a panic on purpose");
         let bytes = self.0.lock().blobs.get(hash).cloned();
         Ok(bytes.map(|bytes| Box::new(Source { len: bytes.len() as u64, bytes }) as _))
     }
@@ -186,6 +187,7 @@ impl Service for Memory {
     }
 
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {
+        assert!(!self.0.lock().broken, "a panic on purpose");
         Ok(Box::new(Sink { store: self.clone(), bytes: Vec::new() }))
     }
 
