@@ -172,3 +172,23 @@ async fn serve(
     };
     Ok(host::run(options, shutdown).await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use xs_protocol::Refusal;
+
+    use super::*;
+
+    #[test]
+    fn a_full_store_is_not_a_lost_server() {
+        let refused = |code| ClientError::from(Refusal::new(code, "no"));
+        let loss = |error| ChildError::Host(HostError::Store(error)).is_loss();
+        for code in [Code::Draining, Code::Unauthenticated, Code::OtherHost] {
+            assert!(loss(refused(code)), "{code:?}");
+        }
+        for code in [Code::StorageFull, Code::Busy, Code::Denied, Code::Internal] {
+            assert!(!loss(refused(code)), "{code:?}");
+        }
+        assert!(!ChildError::Setup(io::ErrorKind::NotFound.into()).is_loss());
+    }
+}

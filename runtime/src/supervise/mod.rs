@@ -123,6 +123,36 @@ enum End {
     Unknown,
 }
 
+/// What is known for the next Host when one has ended.
+#[derive(Default)]
+struct Next {
+    /// Threads that brought the last one down, of which it is told.
+    culprits: Vec<String>,
+    backoff: Backoff,
+}
+
+impl Next {
+    /// Takes in how a Host ended and how long it ran; how long the next one waits.
+    fn after(&mut self, end: End, ran: Duration) -> Duration {
+        let wait = self.backoff.next(ran, random());
+        match end {
+            End::Lost if ran >= SETTLED => {
+                self.backoff = Backoff::default();
+                Duration::ZERO
+            }
+            End::Lost => wait.min(way::WAIT_MAX),
+            End::Known(threads) => {
+                self.culprits = threads;
+                KNOWN_CAUSE
+            }
+            End::Unknown => {
+                self.culprits.clear();
+                wait
+            }
+        }
+    }
+}
+
 /// What an exit stands for.
 async fn ended(child: &mut Child, exit: &str, way: &Way) -> End {
     let culprits = child.culprits().await;
@@ -145,8 +175,7 @@ async fn ended(child: &mut Child, exit: &str, way: &Way) -> End {
 /// Keeps one Host running.
 async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: CancellationToken) {
     let spawner = Spawner::start();
-    let mut backoff = Backoff::default();
-    let mut culprits = Vec::new();
+    let mut next = Next::default();
     loop {
         let link = tokio::select! {
             () = stop.cancelled() => return,
@@ -154,7 +183,7 @@ async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: C
         };
         let Some(link) = link else { return };
         let began = Instant::now();
-        let end = match start(&spawner, &options, &plan, &culprits, link).await {
+        let end = match start(&spawner, &options, &plan, &next.culprits, link).await {
             Ok((mut child, lost)) => {
                 tokio::select! {
                     biased;
@@ -173,23 +202,7 @@ async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: C
                 End::Unknown
             }
         };
-        let ran = began.elapsed();
-        let wait = backoff.next(ran, random());
-        let wait = match end {
-            End::Lost if ran >= SETTLED => {
-                backoff = Backoff::default();
-                Duration::ZERO
-            }
-            End::Lost => wait.min(way::WAIT_MAX),
-            End::Known(threads) => {
-                culprits = threads;
-                KNOWN_CAUSE
-            }
-            End::Unknown => {
-                culprits.clear();
-                wait
-            }
-        };
+        let wait = next.after(end, began.elapsed());
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
@@ -208,4 +221,35 @@ async fn start(
     ours.set_nonblocking(true)?;
     let child = spawner.spawn(options, plan, culprits, theirs).await?;
     Ok((child, link(UnixStream::from_std(ours)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_host_is_told_of_culprits_until_one_has_heard() {
+        let mut next = Next::default();
+        let known = |names: &[&str]| End::Known(names.iter().map(|&name| name.into()).collect());
+        assert_eq!(next.after(known(&["js-a", "js-b"]), Duration::ZERO), KNOWN_CAUSE);
+        assert_eq!(next.culprits, ["js-a", "js-b"]);
+        // The Host that was told of them lost its connection, and may have said nothing.
+        let wait = next.after(End::Lost, Duration::ZERO);
+        assert!(wait > Duration::ZERO && wait <= way::WAIT_MAX, "{wait:?}");
+        assert_eq!(next.culprits, ["js-a", "js-b"]);
+        assert_eq!(next.after(End::Lost, SETTLED), Duration::ZERO);
+        // The next one went down for another one.
+        next.after(known(&["js-c"]), SETTLED);
+        assert_eq!(next.culprits, ["js-c"]);
+        next.after(End::Unknown, SETTLED);
+        assert!(next.culprits.is_empty());
+    }
+
+    #[test]
+    fn a_server_that_is_lost_again_and_again_is_asked_every_few_seconds() {
+        let mut next = Next::default();
+        let waits: Vec<_> = (0..20).map(|_| next.after(End::Lost, Duration::ZERO)).collect();
+        assert!(waits.iter().all(|&wait| wait <= way::WAIT_MAX), "{waits:?}");
+        assert!(waits[19] >= way::WAIT_MAX / 2, "{waits:?}");
+    }
 }
