@@ -151,7 +151,8 @@ impl Blobs {
     }
 
     /// Takes blobs of records that are about to be written: findable after the next
-    /// [`flush`](Self::flush), durable after the next sync. What a call took before it failed stays.
+    /// [`flush`](Self::flush), durable after the next sync. What a call took before it failed
+    /// stays.
     ///
     /// # Errors
     /// [`StageError`]; only after [`StageError::Failed`] is anything in doubt.

@@ -135,8 +135,8 @@ fn filter_insert(filter: &mut [u8], prefix: u64) {
     }
 }
 
-/// Loads the blocks of these prefixes, all at once: one after the other each question would wait for
-/// memory.
+/// Loads the blocks of these prefixes, all at once: one after the other each question would wait
+/// for memory.
 fn filter_fetch(filter: &[u8], prefixes: impl Iterator<Item = u64>) {
     let words = prefixes.map(|prefix| u32_at(filter, filter_block(prefix, filter.len())));
     black_box(words.fold(0, |all, word| all ^ word.unwrap_or_default()));

@@ -59,10 +59,10 @@ impl fmt::Debug for Meta {
     }
 }
 
-/// The deepest nesting of brackets outside strings, or more than that. For text that is not JSON the
-/// answer means nothing, and the syntax check that follows refuses it.
+/// The deepest nesting of brackets outside strings, or more than that. For text that is not JSON
+/// the answer means nothing, and the syntax check that follows refuses it.
 fn depth(text: &[u8]) -> usize {
-    // Most text has too few brackets to be too deep, and counting them is one pass without branches.
+    // Most text has too few brackets to be too deep, and to count them takes no branches.
     let open = text.iter().filter(|&&byte| byte == b'{' || byte == b'[').count();
     if open <= META_DEPTH_MAX {
         return open;

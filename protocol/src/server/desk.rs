@@ -103,9 +103,9 @@ impl Desk {
         self.mailbox.seat.streams.store(streams, Ordering::Relaxed);
     }
 
-    /// Serves requests that have come whole: of many about half of those that the client keeps under
-    /// way. It takes the answers to that half and asks anew while the other half is served; served
-    /// all together they would have client and server wait for each other in turn.
+    /// Serves requests that have come whole: of many about half of those that the client keeps
+    /// under way. It takes the answers to that half and asks anew while the other half is served;
+    /// served all together they would have client and server wait for each other in turn.
     pub(super) fn serve(&mut self, inbox: &mut BytesMut, now: Instant) -> bool {
         let (mut served, mut appended) = (0, false);
         let whole = inbox.len();
