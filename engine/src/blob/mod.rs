@@ -1,6 +1,6 @@
-//! Blobs: content-addressed bytes in pack files. A blob is found from the moment it was staged and
-//! is durable after the next [`Blobs::sync`]. Knows nothing of frames; whoever refers to a blob
-//! stages it first.
+//! Blobs: content-addressed bytes in pack files. A blob is staged, found after the next
+//! [`Blobs::flush`] and durable after the next [`Blobs::sync`]. Knows nothing of frames; whoever
+//! refers to a blob stages it first.
 //!
 //! A pack lives through three stages: open (entries are added at its end, a table in memory finds
 //! them), full (waiting), sealed (found through `.pidx`): as a new generation, compressed and
