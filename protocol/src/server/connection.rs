@@ -112,6 +112,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         for _ in 0..ROUNDS {
             let (mut moved, read) = self.read(cx)?;
             moved |= self.desk.serve(&mut self.inbox, now());
+            if self.eof && !self.desk.has_more {
+                self.desk.hang_up();
+            }
             moved |= self.desk.open_mail(now());
             moved |= self.desk.pump();
             self.desk.tell();
@@ -148,7 +151,6 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => {
                     self.eof = true;
-                    self.desk.hang_up();
                 }
                 Poll::Ready(Ok(count)) => {
                     self.last_read = count;

@@ -149,6 +149,8 @@ impl Desk {
             self.service.commit();
         }
         self.last_part = whole - inbox.len();
+        // Answers that the client has not taken yet keep it from being served.
+        self.has_more |= !inbox.is_empty() && !self.session.wants_input();
         served > 0
     }
 

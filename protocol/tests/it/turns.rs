@@ -105,3 +105,12 @@ async fn many_requests_are_answered_part_by_part() {
     assert!(replies(writes.iter().sum()) >= count, "{writes:?}");
     assert!(replies(most) <= count * 3 / 4, "{writes:?}");
 }
+
+/// A stream that was asked for before the client hung up, and is served after, ends as well.
+#[tokio::test]
+async fn what_is_served_after_a_hang_up_ends() {
+    let rig = Rig::unix(Role::Admin).await;
+    let mut said = Said::asking(64, Op::BlobHas, &[7; 32]);
+    said.bytes.extend_from_slice(&message(header(Op::BlobPut, 100, 2), &[]));
+    soon(rig.server.adopt(said, Role::Admin)).await.unwrap();
+}
