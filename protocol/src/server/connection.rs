@@ -112,7 +112,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         for _ in 0..ROUNDS {
             let (mut moved, read) = self.read(cx)?;
             moved |= self.desk.serve(&mut self.inbox, now());
-            if self.eof && !self.desk.has_more {
+            if self.eof {
+                // Each time: what is served after the end was read is to end, too.
                 self.desk.hang_up();
             }
             moved |= self.desk.open_mail(now());
