@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use xs_engine::{
     CompactOptions, CopyOptions, Finding, Frame, Health, MaintainError, NewFrame, Problem,
@@ -230,6 +231,15 @@ fn a_backup_cut_off_before_its_files_had_their_names_verifies() {
     assert!(verify(&backup, &mut go_on).unwrap().is_clean());
 }
 
+/// Waits for a thread in the background, which closing the store would not wait for.
+fn sealed_pack(store: &Store) {
+    let begun = Instant::now();
+    while store.stats().blobs_sealed == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no pack is sealed");
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn a_store_tells_its_numbers() {
     let dir = scratch();
@@ -259,14 +269,17 @@ fn a_store_tells_its_numbers() {
     assert_eq!((commit.write.count(), commit.publish.count()), (commit.groups, commit.groups));
     assert!(commit.sync.below_us(990) >= commit.sync.below_us(500));
     assert!(commit.sync.max_ns <= commit.sync.total_ns && commit.sync.total_ns > 0);
+    assert!(stats.maps_open > 0);
+    sealed_pack(&store);
     store.close().unwrap();
-    let files = store.stats().files;
+    let closed = store.stats();
+    let files = closed.files;
     assert_eq!((files.manifests.count, files.segments_active.count), (2, 1), "{files:?}");
     let packs = files.packs_sealed.count + files.packs_plain.count;
     assert!(files.segments_sealed.count >= 1 && packs >= 1, "{files:?}");
     assert!(files.segments_sealed.bytes > 32 * 1024 && files.derived.count >= 3, "{files:?}");
     assert_eq!(files.other.count, 0, "{files:?}");
-    assert!(stats.maps_open > 0 && stats.blobs_sealed > 0);
+    assert!(closed.blobs_sealed > 0);
     let poor = store.backup(dir.path(), CopyOptions::copies(), &mut go_on);
     assert!(matches!(poor, Err(MaintainError::Closed)), "{poor:?}");
     let frame = store.get_at(399).unwrap().unwrap();
