@@ -112,6 +112,11 @@ impl Keeper {
         }
     }
 
+    /// Bytes of blobs that were taken in.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     /// Counts bytes of blobs that were taken in.
     pub(super) fn took(&self, bytes: u64) {
         self.taken.fetch_add(bytes, Ordering::Relaxed);
@@ -195,7 +200,7 @@ impl Keeper {
                 return None;
             }
             self.urgent.store(false, Ordering::Relaxed);
-            let (now, taken) = (Instant::now(), self.taken.load(Ordering::Relaxed));
+            let (now, taken) = (Instant::now(), self.taken());
             let is_busy = chores.pace.is_busy(now, taken, options.busy_bytes_per_second);
             let list = packs.list();
             if chores.want_spare && list.open.len() < OPEN_MAX {

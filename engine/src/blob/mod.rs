@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 pub(crate) use check::{BadEntry, LookedAt, PackView, check_pack_file, pack_entries};
 pub(crate) use error::{BlobError, StageError};
@@ -81,8 +81,13 @@ struct Shared {
     packs: Packs,
     writing: Mutex<Writing>,
     keeper: Keeper,
+    /// Blobs may be put; held by who does, as nothing may be written for it once the store is
+    /// closed.
+    open: RwLock<bool>,
     beside: Beside,
     number: AtomicU64,
+    /// Entries are collected that are not written yet. Changed by who holds `writing`.
+    staged: AtomicBool,
     /// A write or sync failed.
     failed: AtomicBool,
     sweeps: Sweeps,
@@ -104,8 +109,10 @@ impl Blobs {
             packs,
             writing: Mutex::default(),
             keeper: Keeper::default(),
+            open: RwLock::new(true),
             beside: Beside::default(),
             number: AtomicU64::new(opened.number),
+            staged: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             sweeps: Sweeps::default(),
         });
@@ -169,11 +176,12 @@ impl Blobs {
     }
 
     /// Asks for the memory that staging these will look at, all at once.
-    pub(crate) fn expect<'a>(&self, blobs: impl Iterator<Item = &'a Prepared> + Clone) {
-        self.shared.expect(blobs);
+    pub(crate) fn prefetch<'a>(&self, blobs: impl Iterator<Item = &'a Prepared> + Clone) {
+        self.shared.prefetch(blobs);
     }
 
-    /// Stores a blob that no record names yet: see [`stage`](Self::stage).
+    /// Stores a blob that no record names yet: findable when this returns, durable after the next
+    /// sync.
     ///
     /// # Errors
     /// [`StageError`].
@@ -249,12 +257,17 @@ impl Blobs {
         self.shared.packs.list().open.iter().map(line).collect()
     }
 
-    /// Whether anything staged is not durable.
+    /// Bytes of blobs that were written so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.shared.keeper.taken()
+    }
+
+    /// Whether anything written is not durable.
     pub(crate) fn needs_sync(&self) -> bool {
         self.shared.packs.list().open.iter().any(|pack| pack.needs_sync())
     }
 
-    /// Makes all that was staged durable.
+    /// Makes all that was written durable.
     ///
     /// # Errors
     /// What the system says; nothing more is stored then.
@@ -262,7 +275,7 @@ impl Blobs {
         self.shared.sync()
     }
 
-    /// Makes all that was staged durable in the packs, also what the journal made durable.
+    /// Makes all that was written durable in the packs, also what the journal made durable.
     ///
     /// # Errors
     /// As those of [`sync`](Self::sync).
@@ -300,8 +313,9 @@ impl Blobs {
         let mut writing = self.shared.writing.lock();
         writing.closed = true;
         if self.shared.failed.load(Ordering::Acquire) {
-            return Err(io::Error::other("an earlier write failed"));
+            return Err(earlier_failure());
         }
+        // The last group wrote what it had staged; what it staged before it panicked is nobody's.
         self.settle()?;
         let list = self.shared.packs.list();
         self.shared.env.manifest.update(|state| {
@@ -318,8 +332,10 @@ impl Blobs {
         })
     }
 
-    /// Ends work in the background: from now on this process changes nothing but what is staged.
+    /// Waits for blobs that are being put and ends work in the background: from now on this process
+    /// changes nothing but what is staged.
     pub(crate) fn stop(&self) {
+        *self.shared.open.write() = false;
         self.shared.keeper.stop();
         self.shared.beside.stop();
         if let Some(thread) = self.keeper.lock().take() {
@@ -333,6 +349,11 @@ impl Drop for Blobs {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// What is said to whoever comes after a write or sync that failed.
+fn earlier_failure() -> io::Error {
+    io::Error::other("an earlier write failed")
 }
 
 impl Shared {
@@ -354,12 +375,12 @@ impl Shared {
         }
     }
 
-    /// Makes all that was staged durable.
+    /// Makes all that was written durable.
     fn sync(&self) -> io::Result<()> {
         self.settle_those(OpenPack::needs_sync)
     }
 
-    /// Makes all that was staged durable in the packs.
+    /// Makes all that was written durable in the packs.
     fn settle(&self) -> io::Result<()> {
         self.settle_those(OpenPack::is_unsettled)
     }
@@ -381,7 +402,7 @@ impl Shared {
     /// Whether a blob is there, as far as it is worth looking for, and if so whether it can be read
     /// to its end.
     fn look_through(&self, hash: &BlobHash) -> Result<Option<bool>, BlobError> {
-        match self.packs.find_copy(hash, |found| found.reader()?.check()) {
+        match self.packs.find_copy(hash, |found| found.reader()?.check().map(Some)) {
             Ok(found) => Ok(found.map(|()| true)),
             Err(error) if error.is_corrupt() => Ok(Some(is_planted(Bug::BelieveRotten))),
             Err(error) => Err(error),
@@ -389,14 +410,14 @@ impl Shared {
     }
 
     /// Remembers that a write failed.
-    fn fail(&self, error: io::Error) -> StageError {
+    fn fail(&self, error: io::Error) -> io::Error {
         self.failed.store(true, Ordering::Release);
-        StageError::Failed(error)
+        error
     }
 
     fn usable(&self, closed: bool) -> Result<(), StageError> {
         if self.failed.load(Ordering::Acquire) {
-            return Err(StageError::Failed(io::Error::other("an earlier write failed")));
+            return Err(StageError::Failed(earlier_failure()));
         }
         match closed {
             true => Err(StageError::Refused(io::ErrorKind::NotConnected.into())),

@@ -85,17 +85,18 @@ impl Packs {
     pub(super) fn find<T>(
         &self,
         hash: &BlobHash,
-        take: impl FnMut(Found) -> Result<T, BlobError>,
+        mut take: impl FnMut(Found) -> Result<T, BlobError>,
     ) -> Result<Option<T>, BlobError> {
-        self.find_among(|_| true, hash, take)
+        self.find_among(|_| true, hash, |found| take(found).map(Some))
     }
 
     /// The same for who has the blob and would rather not write it again: nor would it open packs
-    /// for that, time and again, whose filters do not fit into memory.
+    /// for that, time and again, whose filters do not fit into memory. After a copy of which `take`
+    /// makes nothing it looks on.
     pub(super) fn find_copy<T>(
         &self,
         hash: &BlobHash,
-        take: impl FnMut(Found) -> Result<T, BlobError>,
+        take: impl FnMut(Found) -> Result<Option<T>, BlobError>,
     ) -> Result<Option<T>, BlobError> {
         self.find_among(|pack| !pack.is_costly(), hash, take)
     }
@@ -104,12 +105,12 @@ impl Packs {
         &self,
         among: impl Fn(&SealedPack) -> bool,
         hash: &BlobHash,
-        mut take: impl FnMut(Found) -> Result<T, BlobError>,
+        mut take: impl FnMut(Found) -> Result<Option<T>, BlobError>,
     ) -> Result<Option<T>, BlobError> {
         let list = self.list();
         let mut damage = None;
         let mut try_take = |found: Result<Option<Found>, BlobError>| match found
-            .and_then(|found| found.map(&mut take).transpose())
+            .and_then(|found| found.map_or(Ok(None), &mut take))
         {
             Ok(taken) => taken,
             Err(error) => {

@@ -60,8 +60,10 @@ impl Slots {
 
     fn put(&self, new: u64) {
         let free = self.probe(new >> SLOT_BITS).find(|cell| cell.load(Ordering::Relaxed) == 0);
+        debug_assert!(free.is_some(), "half of all cells are free");
         if let Some(cell) = free {
-            // Whoever sees it may look at what was written before.
+            // The entry may still have to be written: what is published of its pack tells who
+            // finds it whether it was.
             cell.store(new, Ordering::Release);
             self.taken.store(self.len() + 1, Ordering::Relaxed);
         }
@@ -144,6 +146,10 @@ mod tests {
             slots.add(random(&mut seed), 64);
         }
         assert_eq!(slots.len() * 2, CELLS_MIN);
+        // A search for what is not there ends at a free cell.
+        assert!((0..1_000).filter(|_| slots.may_hold(random(&mut seed))).count() < 10);
+        let ends = |cell: &&AtomicU64| cell.load(Ordering::Relaxed) == 0;
+        assert!((0..CELLS_MIN as u64).all(|tag| slots.probe(tag).find(ends).is_some()));
         assert!(slots.grown(0).cells.len() == 2 * CELLS_MIN);
     }
 }

@@ -3,20 +3,22 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use parking_lot::MutexGuard;
 
-use super::Shared;
 use super::build::Builder;
-use super::error::{BlobError, StageError};
+use super::error::StageError;
 use super::found::Found;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
 use super::prepared::Prepared;
 use super::sealed::{Opened, SealedPack, encode_index, write_index};
 use super::slots::Slots;
+use super::{Shared, earlier_failure};
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::pack::{CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader};
+use crate::format::pack::{CHUNK_LEN, EntryHeader};
 use crate::format::super_file::FileEntry;
 use crate::media::is_full;
 use crate::planted::{Bug, is_planted};
@@ -51,7 +53,7 @@ pub(super) struct Writing {
 #[derive(Debug, Default)]
 struct Others {
     version: u64,
-    /// Where the blobs of the unsealed packs are that are full.
+    /// Where the blobs of the unsealed packs are that are not written to.
     unsealed: Vec<Arc<Slots>>,
     /// The newest sealed packs.
     sealed: Vec<(Arc<SealedPack>, Arc<Opened>)>,
@@ -108,13 +110,11 @@ impl Writing {
         self.slots = Some(slots);
     }
 
-    /// Whether the entry at `at`, not written yet, is this blob.
-    fn buffered(&self, at: u64, blob: &Prepared) -> bool {
+    /// Whether the entry at `at`, not written yet, is of this blob.
+    fn is_buffered(&self, at: u64, hash: &BlobHash) -> bool {
         let from = (at - self.written()) as usize;
         let entry = self.buffer.get(from..).unwrap_or_default();
-        let same = EntryHeader::read(entry).is_ok_and(|header| header.hash == blob.hash());
-        let stored = entry.get(ENTRY_HEADER_LEN..).unwrap_or_default();
-        same && blob.raw().is_some_and(|bytes| stored.starts_with(bytes))
+        EntryHeader::read(entry).is_ok_and(|header| header.hash == *hash)
     }
 }
 
@@ -127,8 +127,10 @@ impl Shared {
     /// Stores a blob that nothing names yet. It is kept for a while from now on, also when it was
     /// there before.
     pub(super) fn put(&self, blob: &Prepared) -> Result<(), StageError> {
+        let open = self.open.read();
+        self.usable(!*open)?;
         let mut writing = self.take(std::slice::from_ref(blob))?;
-        self.flush(&mut writing)?;
+        self.flush(&mut writing).map_err(StageError::Failed)?;
         if is_planted(Bug::SkipHitSync) {
             self.packs.list().open.iter().for_each(|pack| pack.pretend_synced());
         }
@@ -138,7 +140,8 @@ impl Shared {
         touched.map_or(Ok(()), |pack| self.tell_touched(&pack))
     }
 
-    /// Stores blobs, and keeps the lock.
+    /// Stores blobs, and keeps the lock. What has a pack of its own is written without it, and once
+    /// more if a sweep took that away since.
     fn take(&self, blobs: &[Prepared]) -> Result<MutexGuard<'_, Writing>, StageError> {
         let alone = |blob: &&Prepared| self.is_alone(blob);
         let mut writing = loop {
@@ -161,7 +164,7 @@ impl Shared {
     }
 
     /// Loads what looking for these blobs will look at first.
-    pub(super) fn expect<'a>(&self, blobs: impl Iterator<Item = &'a Prepared> + Clone) {
+    pub(super) fn prefetch<'a>(&self, blobs: impl Iterator<Item = &'a Prepared> + Clone) {
         let mut writing = self.writing.lock();
         writing.refresh(&self.packs);
         let prefixes = blobs.map(|blob| blob.hash().prefix());
@@ -173,17 +176,16 @@ impl Shared {
         }
     }
 
-    /// Writes what was staged.
+    /// Writes what was staged. Who staged nothing does not wait for others who stage.
     pub(super) fn flush_staged(&self) -> io::Result<()> {
-        let mut writing = self.writing.lock();
-        if writing.buffer.is_empty() {
+        if !self.staged.load(Ordering::Acquire) {
             return Ok(());
         }
-        match self.usable(false).and_then(|()| self.flush(&mut writing)) {
-            Ok(()) => Ok(()),
-            Err(StageError::Failed(error)) => Err(error),
-            Err(error) => Err(io::Error::other(error)),
+        let mut writing = self.writing.lock();
+        if self.failed.load(Ordering::Acquire) {
+            return Err(earlier_failure());
         }
+        self.flush(&mut writing)
     }
 
     /// Notes that a blob was put. One in an open pack is young anyway, as the pack is sealed later.
@@ -218,7 +220,7 @@ impl Shared {
     }
 
     fn not_told(&self, error: io::Error) -> StageError {
-        if is_full(&error) { StageError::Full(error) } else { self.fail(error) }
+        if is_full(&error) { StageError::Full(error) } else { StageError::Failed(self.fail(error)) }
     }
 
     /// Ends the active pack and waits until all that is full was sealed.
@@ -226,9 +228,11 @@ impl Shared {
         {
             let mut writing = self.writing.lock();
             self.usable(writing.closed)?;
-            self.flush(&mut writing)?;
+            self.flush(&mut writing).map_err(StageError::Failed)?;
             if let Some(active) = writing.active.take() {
                 (writing.slots, writing.asked) = (None, false);
+                // It is among the others now.
+                writing.forget();
                 active.set_full();
                 self.keeper.wake();
             }
@@ -264,29 +268,33 @@ impl Shared {
         };
         let at = writing.end;
         if blob.stored_len() < CHUNK_LEN as u64 {
-            let buffer = &mut writing.buffer;
+            let (before, buffer) = (writing.buffer.len(), &mut writing.buffer);
             let taken = blob.entry(active.salt_and_durable(), &mut |piece| {
                 buffer.extend_from_slice(piece);
                 Ok(())
             });
-            taken.map_err(StageError::Refused)?;
+            if let Err(error) = taken {
+                writing.buffer.truncate(before);
+                return Err(StageError::Refused(error));
+            }
             writing.end += stride;
+            self.staged.store(true, Ordering::Release);
         } else {
-            self.flush(writing)?;
+            self.flush(writing).map_err(StageError::Failed)?;
             let mut place = at;
             let written = blob.entry(active.salt_and_durable(), &mut |piece| {
                 active.media().write_at(place, piece)?;
                 place += piece.len() as u64;
                 Ok(())
             });
-            written.map_err(|error| self.fail(error))?;
+            written.map_err(|error| StageError::Failed(self.fail(error)))?;
             writing.end += stride;
             active.media().publish(writing.end);
             self.keeper.took(stride);
         }
         writing.add(&active, &blob.hash(), at);
         if writing.buffer.len() >= BUFFER_LEN {
-            self.flush(writing)?;
+            self.flush(writing).map_err(StageError::Failed)?;
         }
         if !writing.asked && writing.end > active.media().len() / 2 {
             writing.asked = true;
@@ -298,41 +306,53 @@ impl Shared {
     /// Whether a sound copy of the blob is there. A damaged one does not count: another is written.
     fn has(&self, writing: &mut Writing, blob: &Prepared) -> bool {
         let (hash, written) = (blob.hash(), writing.written());
-        let positions = |slots: &Arc<Slots>| slots.positions(hash.prefix()).collect();
-        let here: Vec<u64> = writing.slots.as_ref().map(positions).unwrap_or_default();
-        if here.iter().any(|&at| at >= written && writing.buffered(at, blob)) {
+        let (mut is_buffered, mut may_be_written) = (false, false);
+        if let Some(slots) = &writing.slots {
+            for at in slots.positions(hash.prefix()) {
+                is_buffered |= at >= written && writing.is_buffered(at, &hash);
+                may_be_written |= at < written;
+            }
+        }
+        if is_buffered {
             return true;
         }
         let Some(bytes) = blob.raw().filter(|bytes| bytes.len() < SHORT_LEN) else {
             return self.has_copy(blob);
         };
-        let same = |found: Result<Option<Found>, BlobError>| {
-            found.ok().flatten().is_some_and(|found| found.is(bytes))
-        };
         writing.refresh(&self.packs);
         let others = &writing.others;
-        let unsealed = here.iter().any(|&at| at < written)
-            || others.unsealed.iter().any(|slots| slots.may_hold(hash.prefix()));
-        let entry = |pack: &Arc<OpenPack>| pack.find(&hash).map(|found| found.map(Found::Entry));
-        let sealed = |pack: &(Arc<SealedPack>, Arc<Opened>)| {
-            pack.1.may_hold(&hash) && same(self.packs.find_in(pack, &hash))
-        };
-        unsealed && self.packs.list().open.iter().any(|pack| same(entry(pack)))
-            || others.sealed.iter().any(sealed)
+        may_be_written |= others.unsealed.iter().any(|slots| slots.may_hold(hash.prefix()));
+        (may_be_written && self.has_open(&hash, bytes)) || self.has_recent(others, &hash, bytes)
+    }
+
+    /// Whether an unsealed pack has these bytes.
+    fn has_open(&self, hash: &BlobHash, bytes: &Bytes) -> bool {
+        self.packs.list().open.iter().any(|pack| {
+            pack.find(hash).ok().flatten().is_some_and(|entry| Found::Entry(entry).is(bytes))
+        })
+    }
+
+    /// Whether one of the newest sealed packs has these bytes.
+    fn has_recent(&self, others: &Others, hash: &BlobHash, bytes: &Bytes) -> bool {
+        others.sealed.iter().filter(|(_, opened)| opened.may_hold(hash)).any(|pack| {
+            self.packs.find_in(pack, hash).ok().flatten().is_some_and(|found| found.is(bytes))
+        })
     }
 
     /// Whether a pack has a sound copy, as far as it is worth looking for. A long blob was read
     /// through when it was prepared.
     fn has_copy(&self, blob: &Prepared) -> bool {
         let short = blob.raw().filter(|bytes| bytes.len() < CHUNK_LEN);
-        let same =
-            |found: Found| Ok(short.map_or(found.len() == blob.len(), |bytes| found.is(bytes)));
-        !blob.is_rotten()
-            && self.packs.find_copy(&blob.hash(), same).is_ok_and(|same| same == Some(true))
+        let sound = |found: Found| {
+            let is_sound = short.map_or(found.len() == blob.len(), |bytes| found.is(bytes));
+            Ok(is_sound.then_some(()))
+        };
+        let copy = || self.packs.find_copy(&blob.hash(), sound);
+        !blob.is_rotten() && copy().is_ok_and(|copy| copy.is_some())
     }
 
     /// Writes what was collected and makes it readable.
-    fn flush(&self, writing: &mut Writing) -> Result<(), StageError> {
+    fn flush(&self, writing: &mut Writing) -> io::Result<()> {
         if writing.buffer.is_empty() {
             return Ok(());
         }
@@ -342,12 +362,13 @@ impl Shared {
         active.media().publish(writing.end);
         self.keeper.took(writing.buffer.len() as u64);
         writing.buffer.clear();
+        self.staged.store(false, Ordering::Release);
         Ok(())
     }
 
     /// Goes on in the pack made ready, or in one made now.
     fn roll(&self, writing: &mut Writing) -> Result<(), StageError> {
-        self.flush(writing)?;
+        self.flush(writing).map_err(StageError::Failed)?;
         let next = match self.keeper.next_pack(&self.packs) {
             Ok(Some(spare)) => spare,
             Ok(None) => self.add_pack(self.env.options.zero_ahead)?,

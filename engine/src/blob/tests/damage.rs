@@ -54,6 +54,22 @@ fn a_hit_on_a_rotten_blob_writes_a_fresh_copy() {
 }
 
 #[test]
+fn a_rotten_copy_does_not_hide_a_sound_one() {
+    // Of which each blob has a pack of its own.
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let bytes = noise(1, 20_000);
+    let hash = put(&blobs, &bytes);
+    damage(&bed.files("pack")[0], FILE_HEADER_LEN as u64 + 72 + 20);
+    let prepared = blobs.prepare(&bytes).unwrap();
+    for _ in 0..3 {
+        blobs.put(&prepared).unwrap();
+        assert_eq!(bed.files("pack").len(), 2);
+        assert_eq!(get(&blobs, &hash).unwrap(), bytes);
+    }
+}
+
+#[test]
 fn damage_of_any_byte_of_a_sealed_pack_never_gives_wrong_bytes() {
     let bed = Bed::new(PACK, MediaChoice::Auto);
     let blobs = bed.open(true);

@@ -193,6 +193,46 @@ fn what_is_there_is_not_written_again() {
 }
 
 #[test]
+fn what_a_group_has_staged_is_not_staged_again() {
+    let bed = Bed::new(1 << 20, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    put(&blobs, &text(0, 100));
+    for bytes in [text(1, 500), text(2, 100_000), noise(3, 20_000)] {
+        let prepared = [blobs.prepare(&bytes).unwrap()];
+        let before = blobs.shared.writing.lock().end;
+        let stride = prepared[0].header(0).stride();
+        (0..3).for_each(|_| blobs.stage(&prepared).unwrap());
+        assert_eq!(blobs.shared.writing.lock().end, before + stride);
+        blobs.flush().unwrap();
+        assert_eq!(get(&blobs, &prepared[0].hash()).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn a_group_that_staged_nothing_waits_for_nobody() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    put(&blobs, &text(1, 500));
+    let _held = blobs.shared.writing.lock();
+    blobs.flush().unwrap();
+}
+
+#[test]
+fn nothing_is_put_once_it_is_closed() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    put(&blobs, &text(1, 500));
+    let prepared = [noise(2, 300), noise(3, 100_000)].map(|bytes| blobs.prepare(&bytes).unwrap());
+    blobs.close().unwrap();
+    let manifest = bed.env().manifest.state();
+    for blob in &prepared {
+        assert!(matches!(blobs.put(blob), Err(StageError::Refused(_))));
+    }
+    assert_eq!(bed.files("pack").len(), 1);
+    assert_eq!(bed.env().manifest.state(), manifest);
+}
+
+#[test]
 fn a_hit_that_is_not_durable_joins_the_next_sync() {
     let bed = Bed::new(PACK, MediaChoice::Auto);
     let blobs = bed.open(true);
