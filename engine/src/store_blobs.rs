@@ -65,7 +65,7 @@ impl Store {
 }
 
 impl Inner {
-    /// Makes a staged blob durable if the policy asks for that.
+    /// Makes a blob that was put durable when the policy asks for that.
     fn put_done<T>(&self, staged: Result<T, StageError>) -> Result<T, AppendError> {
         let staged = staged.inspect_err(|error| {
             if matches!(error, StageError::Failed(_)) {
@@ -76,6 +76,7 @@ impl Inner {
             self.poison();
             return Err(AppendError::Indeterminate);
         }
+        self.upkeep.put(self);
         Ok(staged)
     }
 }

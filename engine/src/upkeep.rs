@@ -27,8 +27,14 @@ const SPARE_AT_PERCENT: u64 = 50;
 pub(crate) struct Upkeep {
     /// Groups written; not counted when nothing is done about them.
     writes: AtomicU64,
-    /// Bytes written since the last timed sync.
+    /// Blobs put that no append brought; counted only if they are synced by time.
+    puts: AtomicU64,
+    /// Bytes of the log written since the last timed sync.
     unsynced: AtomicU64,
+    /// Bytes of blobs that had been written by then.
+    blobs_synced: AtomicU64,
+    /// More bytes were written since than may be, and the thread was told.
+    over: AtomicBool,
     /// The thread looks at `writes` within its period; otherwise it must be woken.
     awake: AtomicBool,
     /// The active segment is so full that the next one should be allocated.
@@ -102,10 +108,8 @@ impl Upkeep {
             self.writes.fetch_add(1, Ordering::SeqCst);
             wake = !self.awake.load(Ordering::SeqCst);
         }
-        if let SyncPolicy::Interval { bytes: max, .. } = inner.env.options.sync {
-            let before = self.unsynced.fetch_add(bytes, Ordering::Relaxed);
-            wake |= before < max && before + bytes >= max;
-        }
+        self.unsynced.fetch_add(bytes, Ordering::Relaxed);
+        wake |= self.is_over(inner);
         if fill_percent >= SPARE_AT_PERCENT && !self.spare_due.load(Ordering::Relaxed) {
             self.spare_due.store(true, Ordering::Relaxed);
             wake = true;
@@ -113,6 +117,32 @@ impl Upkeep {
         if wake {
             self.wake();
         }
+    }
+
+    /// Tells the thread of blobs that were put on their own.
+    pub(crate) fn put(&self, inner: &Inner) {
+        if matches!(inner.env.options.sync, SyncPolicy::Interval { .. }) {
+            self.puts.fetch_add(1, Ordering::SeqCst);
+            if !self.awake.load(Ordering::SeqCst) || self.is_over(inner) {
+                self.wake();
+            }
+        }
+    }
+
+    /// Whether so many bytes wait for the timed sync that it should not wait for its time; said
+    /// once.
+    fn is_over(&self, inner: &Inner) -> bool {
+        let SyncPolicy::Interval { bytes: max, .. } = inner.env.options.sync else { return false };
+        let blobs = inner.blobs.taken() - self.blobs_synced.load(Ordering::Relaxed);
+        let unsynced = self.unsynced.load(Ordering::Relaxed) + blobs;
+        unsynced >= max && !self.over.swap(true, Ordering::Relaxed)
+    }
+
+    /// Forgets what was counted for a timed sync that begins now.
+    fn begin_sync(&self, inner: &Inner) {
+        self.unsynced.store(0, Ordering::Relaxed);
+        self.blobs_synced.store(inner.blobs.taken(), Ordering::Relaxed);
+        self.over.store(false, Ordering::Relaxed);
     }
 
     /// Sleeps until woken or for `period`; says whether to go on.
@@ -131,8 +161,8 @@ impl Upkeep {
 
 /// What the thread remembers between its rounds.
 struct Rounds {
-    /// Writes that were durable after the last timed sync.
-    synced: u64,
+    /// Writes and puts that were durable after the last timed sync.
+    synced: (u64, u64),
     /// Writes that the log was marked after.
     marked: u64,
     seen: u64,
@@ -141,7 +171,7 @@ struct Rounds {
 
 fn run(inner: &Arc<Inner>) {
     let upkeep = &inner.upkeep;
-    let mut rounds = Rounds { synced: 0, marked: 0, seen: 0, seen_at: Instant::now() };
+    let mut rounds = Rounds { synced: (0, 0), marked: 0, seen: 0, seen_at: Instant::now() };
     let mut period = None;
     while upkeep.sleep(period) {
         if inner.is_poisoned() {
@@ -153,7 +183,8 @@ fn run(inner: &Arc<Inner>) {
             Ok(Some(period)) => Some(period),
             Ok(None) => {
                 upkeep.awake.store(false, Ordering::SeqCst);
-                let missed = upkeep.writes.load(Ordering::SeqCst) != rounds.marked;
+                let missed = upkeep.writes.load(Ordering::SeqCst) != rounds.marked
+                    || upkeep.puts.load(Ordering::SeqCst) != rounds.synced.1;
                 missed.then_some(Duration::ZERO)
             }
             Err(Fault::Full) => Some(RETRY),
@@ -181,16 +212,17 @@ fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fa
         let used = inner.writer.lock().appender().fill_percent() < SPARE_AT_PERCENT;
         upkeep.spare_due.store(!used, Ordering::Relaxed);
     }
-    let writes = upkeep.writes.load(Ordering::SeqCst);
+    let written @ (writes, _) =
+        (upkeep.writes.load(Ordering::SeqCst), upkeep.puts.load(Ordering::SeqCst));
     if writes != rounds.seen {
         (rounds.seen, rounds.seen_at) = (writes, Instant::now());
     }
     match inner.env.options.sync {
         // Nothing is synced before its time, and an unsynced log cannot be marked.
         SyncPolicy::None => return Ok(None),
-        SyncPolicy::Interval { ms, .. } if writes != rounds.synced => {
+        SyncPolicy::Interval { ms, .. } if written != rounds.synced => {
             sync_log(inner)?;
-            rounds.synced = writes;
+            rounds.synced = written;
             return Ok(Some(Duration::from_millis(ms)));
         }
         SyncPolicy::Sync | SyncPolicy::Interval { .. } => {}
@@ -204,6 +236,7 @@ fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fa
     }
     let mut writer = inner.writer.lock();
     if upkeep.writes.load(Ordering::SeqCst) == writes && !writer.closed {
+        writer.check_whole(inner)?;
         // In its place too: an idle store needs nothing of the journal.
         writer.settle(inner).map_err(Fault::Failed)?;
         writer.mark(inner, Mark::Sync)?;
@@ -215,9 +248,10 @@ fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fa
 
 /// Syncs what was written so far without keeping the writer from writing more.
 pub(crate) fn sync_log(inner: &Inner) -> Result<(), Fault> {
-    inner.upkeep.unsynced.store(0, Ordering::Relaxed);
+    inner.upkeep.begin_sync(inner);
     let (media, seq) = {
         let writer = inner.writer.lock();
+        writer.check_whole(inner)?;
         let waiting = inner.sealing.waiting();
         let media: Vec<_> = waiting.into_iter().chain(writer.appender().media().cloned()).collect();
         (media, writer.appender().next_seq())

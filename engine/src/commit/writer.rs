@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Instant;
 
 use super::changes::{Change, Changes};
@@ -29,7 +30,7 @@ use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
 use crate::store::Inner;
-use crate::value::{Body, Frame, FrameId, Import, NewFrame, Ttl};
+use crate::value::{BlobHash, Body, Frame, FrameId, Import, NewFrame, Ttl};
 
 /// The answer to one batch.
 pub(crate) type Answer = Result<Appended, AppendError>;
@@ -38,7 +39,7 @@ pub(crate) type Answer = Result<Appended, AppendError>;
 const REOPENED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Blobs of a group for which memory is asked at once: more would push each other out again.
-const EXPECTED_MAX: usize = 256;
+const PREFETCHED_MAX: usize = 256;
 
 /// What only the one who leads touches.
 #[derive(Debug)]
@@ -58,6 +59,18 @@ pub(crate) struct Writer {
     hides: bool,
     /// The group as the journal takes it.
     pub(super) entry: Vec<u8>,
+}
+
+/// Held while a group is committed. A panic leaves the store poisoned before anybody else gets the
+/// writer: what was laid out may not have been written.
+struct Doubt<'a>(&'a Inner);
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.poison();
+        }
+    }
 }
 
 fn answer_to(target: &Option<Target>) -> Removal {
@@ -140,15 +153,16 @@ impl Writer {
             answers.extend(group.iter().map(|_| Err(error.clone())));
             return;
         }
+        let _doubt = Doubt(inner);
         let now_ms = inner.env.clock.now_ms();
         let behind = inner.durable_upto.load(Ordering::Acquire) < self.appender.next_seq();
         let mut since = inner.timing.begin(inner.env.options.sync == SyncPolicy::Sync);
         let mut placed: Vec<Result<Placed, AppendError>> = Vec::with_capacity(group.len());
         let mut failed = false;
         let mut conditions = Conditions::default();
-        let blobs = group.iter().flat_map(|pending| &pending.staged).take(EXPECTED_MAX);
+        let blobs = group.iter().flat_map(|pending| &pending.staged).take(PREFETCHED_MAX);
         if blobs.clone().nth(1).is_some() {
-            inner.blobs.expect(blobs);
+            inner.blobs.prefetch(blobs);
         }
         for pending in group {
             let head = self.appender.next_offset();
@@ -165,7 +179,9 @@ impl Writer {
         }
         let durable = group[..placed.len()].iter().any(|pending| pending.batch.durable);
         let repeats = placed.iter().flatten().any(|batch| batch.repeats.is_some());
-        if failed || self.write(inner, (durable, repeats, behind), &mut since).is_err() {
+        let flags = (durable, repeats, behind);
+        let in_doubt = failed || self.write(inner, flags, &mut since).is_err();
+        if in_doubt {
             inner.poison();
             let answer = |batch: Result<Placed, AppendError>| match batch {
                 Ok(_) => Err(AppendError::Indeterminate),
@@ -510,6 +526,15 @@ impl Writer {
         }
     }
 
+    /// Makes sure that all that was laid out was written, which a group that failed left undone. To
+    /// be asked by who makes it durable and is no group.
+    pub(crate) fn check_whole(&self, inner: &Inner) -> Result<(), Fault> {
+        match inner.is_poisoned() {
+            true => Err(Fault::Failed(io::Error::other("an earlier write failed"))),
+            false => Ok(()),
+        }
+    }
+
     /// Whether recovery left something undone.
     pub(crate) const fn is_deferred(&self) -> bool {
         self.deferred.is_some()
@@ -518,6 +543,7 @@ impl Writer {
     /// Makes sure that the segment written to begins with a durable checkpoint, so that opening the
     /// store needs none of an older one; with `roll` it is a new one. False when there is none.
     pub(crate) fn secure(&mut self, inner: &Inner, roll: bool) -> Result<bool, Fault> {
+        self.check_whole(inner)?;
         self.catch_up(inner)?;
         if roll && !self.appender.has_rolled() {
             self.appender.roll(inner)?;
@@ -557,6 +583,7 @@ impl Writer {
 
     /// Writes a MARK: all before it is durable, and after it returns so is the mark.
     pub(crate) fn mark(&mut self, inner: &Inner, what: Mark) -> Result<(), Fault> {
+        self.check_whole(inner)?;
         self.sync(inner).map_err(Fault::Failed)?;
         match self.make_room(inner, control::MARK_LEN) {
             Ok(()) => {}
@@ -590,16 +617,18 @@ fn still_there(inner: &Inner, pending: &Pending) -> Result<(), Refusal> {
         Body::Stored(hash) => Some(hash),
         _ => None,
     };
-    let mut named = pending.batch.frames.iter().filter_map(named).peekable();
-    if named.peek().is_some() {
+    let len_of = |hash: &BlobHash| {
+        let len = inner.blobs.len_of(hash);
+        len.map_err(|error| AppendError::BlobRefused(error.to_string().into()))
+    };
+    for hash in pending.batch.frames.iter().filter_map(named) {
+        if len_of(&hash)?.is_some() {
+            continue;
+        }
         // A batch before may have brought it.
         inner.blobs.flush().map_err(|_| Refusal::Failed)?;
-    }
-    for hash in named {
-        match inner.blobs.len_of(&hash) {
-            Ok(Some(_)) => {}
-            Ok(None) => return Err(AppendError::UnknownBlob(hash).into()),
-            Err(error) => return Err(AppendError::BlobRefused(error.to_string().into()).into()),
+        if len_of(&hash)?.is_none() {
+            return Err(AppendError::UnknownBlob(hash).into());
         }
     }
     Ok(())

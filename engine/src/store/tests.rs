@@ -239,6 +239,75 @@ fn a_failed_write_or_sync_poisons_the_store() {
 }
 
 #[test]
+fn what_a_failed_group_laid_out_is_never_durable() {
+    let with_body = |n| {
+        let body = Body::Inline(Bytes::from(vec![n as u8; 900]));
+        NewFrame { body, ..frame("a", n) }
+    };
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    store.append(with_body(0).into()).unwrap();
+    // The bodies of the group cannot be written, so the records that name them are not.
+    faults.set(1, 1, Errno::IO);
+    let tickets = [1, 2].map(|n| store.submit(with_body(n).into()));
+    for ticket in tickets {
+        assert_eq!(ticket.wait(), Err(AppendError::Indeterminate));
+    }
+    faults.clear();
+    let inner = &store.inner;
+    let state = || (inner.log.head(), inner.durable_upto.load(Ordering::Acquire));
+    let before = (state(), std::fs::read(&segment_files(dir.path())[0]).unwrap());
+    assert!(crate::upkeep::sync_log(inner).is_err());
+    let mut writer = inner.writer.lock();
+    assert!(writer.mark(inner, crate::format::control::Mark::Sync).is_err());
+    assert!(writer.secure(inner, false).is_err());
+    drop(writer);
+    assert_eq!((state(), std::fs::read(&segment_files(dir.path())[0]).unwrap()), before);
+    drop(store);
+    let store = open(dir.path(), SyncPolicy::None);
+    assert_eq!((numbers(&store), store.info().health), (vec![0], Health::Writable));
+}
+
+#[test]
+fn a_blob_put_alone_is_synced_in_its_time() {
+    let dir = fast_dir();
+    let sync = SyncPolicy::Interval { ms: 1, bytes: u64::MAX };
+    let store = open(dir.path(), sync);
+    for n in 0..3 {
+        store.blob_put(&[n; 900]).unwrap();
+        let begun = std::time::Instant::now();
+        while store.inner.blobs.needs_sync() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it is never synced");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn bodies_count_towards_the_bytes_that_are_synced_at_once() {
+    let dir = fast_dir();
+    let sync = SyncPolicy::Interval { ms: 1 << 40, bytes: 20_000 };
+    let store = open(dir.path(), sync);
+    let append = |n| {
+        let body = Body::Inline(Bytes::from(vec![n; 900]));
+        store.append(NewFrame { body, ..frame("a", n.into()) }.into()).unwrap();
+    };
+    let synced = |seq| {
+        let begun = std::time::Instant::now();
+        while store.inner.durable_upto.load(Ordering::Acquire) < seq {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{seq} is not synced");
+            std::thread::yield_now();
+        }
+    };
+    // The first is synced as it comes, and the next not before so many bytes came.
+    append(0);
+    synced(1);
+    (1..40).for_each(append);
+    synced(20);
+}
+
+#[test]
 fn a_full_disk_refuses_and_passes() {
     let dir = fast_dir();
     let faults = Faults::none();
