@@ -267,6 +267,7 @@ impl Shared {
             return Err(StageError::Refused(io::ErrorKind::NotFound.into()));
         };
         let at = writing.end;
+        active.media().reserve(at + stride).map_err(StageError::harmless)?;
         if blob.stored_len() < CHUNK_LEN as u64 {
             let (before, buffer) = (writing.buffer.len(), &mut writing.buffer);
             let taken = blob.entry(active.salt_and_durable(), &mut |piece| {

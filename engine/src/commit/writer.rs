@@ -323,15 +323,19 @@ impl Writer {
             && inner.index.is_full()
     }
 
-    /// Makes sure that a batch with so many bytes of records fits where the next one goes.
+    /// Makes sure that a batch with so many bytes of records fits where the next one goes, and that
+    /// there is space for it.
     fn make_room(&mut self, inner: &Inner, len: usize) -> Result<(), Refusal> {
-        let restated = if self.appender.is_bare() { self.changes.checkpoint_len() } else { 0 };
-        if !self.appender.has_room(restated + len) {
+        let restated =
+            |writer: &Self| writer.appender.is_bare().then(|| writer.changes.checkpoint_len());
+        if !self.appender.has_room(restated(self).unwrap_or(0) + len) {
             if self.appender.has_rolled() {
                 return Err(Refusal::NextGroup);
             }
             self.appender.roll(inner)?;
         }
+        let needed = restated(self).unwrap_or(0) + len;
+        self.appender.reserve(needed).map_err(Fault::when_preparing)?;
         if self.appender.is_bare() {
             let table = inner.cursors.read();
             let restated = self.changes.restated(&table);

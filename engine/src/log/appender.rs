@@ -116,8 +116,20 @@ impl Appender {
 
     /// Whether a batch with so many bytes of records fits into the active segment.
     pub(crate) fn has_room(&self, len: usize) -> bool {
-        let needed = (self.buf.len() + BATCH_HEADER_LEN + len) as u64;
-        self.active.as_ref().is_some_and(|active| active.flushed + needed <= active.media.len())
+        self.active.as_ref().is_some_and(|active| self.end_with(active, len) <= active.media.len())
+    }
+
+    /// Makes sure that there is space for a batch that fits.
+    pub(crate) fn reserve(&self, len: usize) -> io::Result<()> {
+        match &self.active {
+            Some(active) => active.media.reserve(self.end_with(active, len)),
+            None => Ok(()),
+        }
+    }
+
+    /// Where a batch with so many bytes of records would end.
+    fn end_with(&self, active: &Active, len: usize) -> u64 {
+        active.flushed + (self.buf.len() + BATCH_HEADER_LEN + len) as u64
     }
 
     /// Whether the next batch must be a checkpoint.

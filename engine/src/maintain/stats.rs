@@ -24,7 +24,7 @@ pub struct CountBytes {
 pub struct FileStats {
     /// Copies of the manifest.
     pub manifests: CountBytes,
-    /// Segments that are or may be written to. Space is allocated ahead, so they are longer than
+    /// Segments that are or may be written to. They are made ahead of use, so they are longer than
     /// what is in them.
     pub segments_active: CountBytes,
     /// Segments that never change again.

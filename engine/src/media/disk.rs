@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::mapped::Mapped;
 use super::positioned::Positioned;
+use super::room::{Room, Take};
 use super::{Files, Media};
 use crate::options::MediaChoice;
 use crate::sys;
@@ -17,6 +18,8 @@ use crate::sys;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Disk {
     mapped: bool,
+    /// Files get all their space when they are made or opened.
+    whole: bool,
 }
 
 impl Disk {
@@ -27,16 +30,13 @@ impl Disk {
             MediaChoice::Mapped => true,
             MediaChoice::Positioned => false,
         };
-        Self { mapped }
+        Self { mapped, whole: sys::is_memory(dir) }
     }
 
-    fn append(&self, file: File, path: &Path) -> io::Result<Arc<dyn Media>> {
-        // Whoever copied the store may have left holes where it had space, and a store into a hole
-        // for which there is no room ends the process, where a write is told so.
-        Ok(if self.mapped && sys::is_allocated(&file)? {
-            Arc::new(Mapped::append(file, path)?)
-        } else {
-            Arc::new(Positioned::append(file, path)?)
+    fn append(&self, file: File, room: Room, path: &Path) -> io::Result<Arc<dyn Media>> {
+        Ok(match self.mapped {
+            true => Arc::new(Mapped::append(file, room, path)?),
+            false => Arc::new(Positioned::append(file, room, path)),
         })
     }
 }
@@ -53,18 +53,30 @@ impl Files for Disk {
         // Unlinked, not truncated: whoever still reads the old file keeps it.
         self.remove(path)?;
         let file = options(true).create_new(true).open(path)?;
-        let made = sys::allocate(&file, len, zero).and_then(|()| file.sync_all());
-        if let Err(error) = made {
-            // Part of the space may have been taken; on a full disk it is given back. That the
-            // file was not made is the error worth telling.
-            let _ = self.remove(path);
-            return Err(error);
+        let take = match (zero, self.whole) {
+            (true, _) => Take::Zeros,
+            (false, true) => Take::All,
+            (false, false) => Take::Step,
+        };
+        match Room::begin(&file, len, take).and_then(|room| file.sync_all().map(|()| room)) {
+            Ok(room) => self.append(file, room, path),
+            Err(error) => {
+                // Part of the space may have been taken; on a full disk it is given back. That the
+                // file was not made is the error worth telling.
+                let _ = self.remove(path);
+                Err(error)
+            }
         }
-        self.append(file, path)
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        self.append(options(false).open(path)?, path)
+        let file = options(false).open(path)?;
+        // Which of it has space nobody can tell: whoever copied the store may have left holes.
+        let room = Room::new(file.metadata()?.len(), 0);
+        if self.whole && room.reserve(&file, room.len()).is_err() {
+            return Ok(Arc::new(Positioned::append(file, room, path)));
+        }
+        self.append(file, room, path)
     }
 
     fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
@@ -183,6 +195,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn space_is_taken_before_it_is_written_and_not_much_earlier() {
+        const LEN: u64 = 64 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        if sys::is_memory(dir.path()) {
+            // There all is taken at once.
+            return;
+        }
+        for choice in [MediaChoice::Mapped, MediaChoice::Positioned] {
+            let path = dir.path().join(format!("{choice:?}"));
+            let taken = || fs::metadata(&path).unwrap().blocks() * 512;
+            let disk = Disk::new(choice, dir.path());
+            let media = disk.create(&path, LEN, false).unwrap();
+            assert_eq!((media.len(), fs::metadata(&path).unwrap().len()), (LEN, LEN));
+            let mut least = 0;
+            for upto in (0..=LEN).step_by(300_000) {
+                media.reserve(upto).unwrap();
+                assert!(taken() >= upto.max(least), "{upto}");
+                assert!(taken() <= upto + (11 << 20) && taken() <= upto * 2 + (5 << 20));
+                least = taken();
+            }
+            media.reserve(LEN).unwrap();
+            media.reserve(u64::MAX).unwrap();
+            assert!(taken() >= LEN);
+            let media = disk.create(&path, LEN, true).unwrap();
+            assert!(taken() >= LEN && media.len() == LEN);
+        }
+    }
+
+    #[test]
     fn holes_get_their_space_before_they_are_written() {
         const LEN: u64 = 256 * 1024;
         let dir = tempfile::tempdir().unwrap();
@@ -192,8 +233,8 @@ mod tests {
         options(false).open(&path).unwrap().set_len(LEN).unwrap();
         assert!(fs::metadata(&path).unwrap().blocks() * 512 < LEN);
         let media = disk.open_append(&path).unwrap();
-        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= LEN);
         media.write_at(LEN - 1, b"x").unwrap();
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= LEN);
         media.publish(LEN);
         assert!(media.view(0..LEN).unwrap().starts_with(b"what is there stays\0"));
     }

@@ -109,6 +109,10 @@ impl Media for FaultyMedia {
         self.media.write_at(at, bytes)
     }
 
+    fn reserve(&self, upto: u64) -> io::Result<()> {
+        self.media.reserve(upto)
+    }
+
     fn sync(&self) -> io::Result<()> {
         let _gate = self.faults.step()?;
         self.media.sync()

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use super::room::Room;
 use super::{Media, Syncs};
 use crate::sys::Map;
 
@@ -26,7 +27,7 @@ const RELEASE_MIN: u64 = 16 * 4096;
 #[derive(Debug)]
 pub(super) struct Mapped {
     /// Nothing for a file that does not change: its map needs no descriptor.
-    file: Option<File>,
+    file: Option<(File, Room)>,
     map: Arc<Map>,
     /// The end of what was stored through the map, and of what was when it was synced.
     written: AtomicU64,
@@ -36,16 +37,16 @@ pub(super) struct Mapped {
 }
 
 impl Mapped {
-    pub(super) fn append(file: File, path: &Path) -> io::Result<Self> {
+    pub(super) fn append(file: File, room: Room, path: &Path) -> io::Result<Self> {
         let map = Map::writable(&file)?;
-        Ok(Self::new(Some(file), map, path))
+        Ok(Self::new(Some((file, room)), map, path))
     }
 
     pub(super) fn sealed(file: &File, path: &Path) -> io::Result<Self> {
         Ok(Self::new(None, Map::read_only(file)?, path))
     }
 
-    fn new(file: Option<File>, map: Map, path: &Path) -> Self {
+    fn new(file: Option<(File, Room)>, map: Map, path: &Path) -> Self {
         Self {
             file,
             map: Arc::new(map),
@@ -59,9 +60,11 @@ impl Mapped {
 
 impl Media for Mapped {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.map.check(at, bytes)?;
+        // A store into a map for which there is no space ends the process.
+        self.reserve(at + bytes.len() as u64)?;
         match &self.file {
-            Some(file) if bytes.len() >= LONG => {
-                self.map.check(at, bytes)?;
+            Some((file, _)) if bytes.len() >= LONG => {
                 // The page cache is one: who sees the bytes published sees them through the map.
                 // write_all_at goes on after EINTR and short writes.
                 file.write_all_at(bytes, at)
@@ -74,10 +77,17 @@ impl Media for Mapped {
         }
     }
 
+    fn reserve(&self, upto: u64) -> io::Result<()> {
+        match &self.file {
+            Some((file, room)) => room.reserve(file, upto),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         // The page cache is one: fdatasync covers pages dirtied through the map.
         match &self.file {
-            Some(file) => self.syncs.run(|| {
+            Some((file, _)) => self.syncs.run(|| {
                 // Both only say what is worth releasing; the system knows what is to be synced.
                 let written = self.written.load(Ordering::Relaxed);
                 let synced = self.synced.load(Ordering::Relaxed);
@@ -124,7 +134,7 @@ mod tests {
         let options = File::options().read(true).write(true).create_new(true).open(&path);
         let file = options.unwrap();
         file.set_len(4 * LONG as u64).unwrap();
-        let media = Mapped::append(file, &path).unwrap();
+        let media = Mapped::append(file, Room::new(4 * LONG as u64, 0), &path).unwrap();
         let mut want = Vec::new();
         for (n, len) in [(1, 100), (2, LONG), (3, 100), (4, LONG + 1), (5, LONG - 1)] {
             let bytes = vec![n; len];
@@ -149,7 +159,7 @@ mod tests {
         let options = File::options().read(true).write(true).create_new(true).open(&path);
         let file = options.unwrap();
         file.set_len(3 * RELEASE_MIN).unwrap();
-        let media = Mapped::append(file, &path).unwrap();
+        let media = Mapped::append(file, Room::new(3 * RELEASE_MIN, 0), &path).unwrap();
         let (mut want, mut views) = (Vec::new(), Vec::new());
         let mut released = 0;
         for n in 0..1_900_u64 {

@@ -1,5 +1,5 @@
 //! Files as the store needs them. [`Media`] is one append-only file in space allocated ahead of
-//! use; [`Files`] is everything else that is done to files and directories. Each call is one step a
+//! use, step by step; [`Files`] is everything else that is done to files and directories. Each call is one step a
 //! crash or a fault can fall between, and tests put faults there. Nothing here knows what the bytes
 //! mean.
 
@@ -14,6 +14,7 @@ pub(crate) mod memory;
 mod patched;
 mod positioned;
 mod prefix;
+mod room;
 #[cfg(test)]
 pub(crate) mod sim;
 
@@ -37,6 +38,12 @@ pub(crate) trait Media: Send + Sync + Debug {
     /// Writes `bytes` at `at`: within [`len`](Self::len), above [`published`](Self::published),
     /// and never by two threads at a time in one place.
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes sure that writes below `upto` cannot fail for want of space. A full disk is an error
+    /// here. Only whoever writes calls this.
+    fn reserve(&self, upto: u64) -> io::Result<()> {
+        let _ = upto;
+        Ok(())
+    }
     /// Makes all that was written durable (`fdatasync`). After an error nothing about the file's
     /// unsynced bytes is known, and a second call proves nothing.
     fn sync(&self) -> io::Result<()>;
@@ -46,7 +53,7 @@ pub(crate) trait Media: Send + Sync + Debug {
     fn published(&self) -> u64;
     /// A range of published bytes. Takes one allocation or one read: ask for much and slice.
     fn view(&self, range: Range<u64>) -> io::Result<Bytes>;
-    /// Allocated bytes.
+    /// Bytes of the file, of which those have space that were reserved.
     fn len(&self) -> u64;
     /// All from there on is zero, as far as can be told without reading it.
     fn zero_from(&self) -> u64 {
@@ -58,8 +65,9 @@ pub(crate) trait Media: Send + Sync + Debug {
 
 /// What is done to files and directories.
 pub(crate) trait Files: Send + Sync + Debug {
-    /// Makes a new file of `len` allocated bytes, replacing an old one, and syncs it. Its name is
-    /// durable only after [`sync_dir`](Self::sync_dir). A full disk is an error here.
+    /// Makes a new file of `len` bytes, replacing an old one, and syncs it. Its name is durable only
+    /// after [`sync_dir`](Self::sync_dir). Its beginning has space, with `zero` all of it. A full
+    /// disk is an error here.
     fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>>;
     /// Opens a file to append to it; nothing of it is published.
     fn open_append(&self, path: &Path) -> io::Result<Arc<dyn Media>>;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::room::Room;
 use super::{Media, Syncs};
 use crate::sys::{Published, data_end};
 
@@ -16,37 +17,40 @@ use crate::sys::{Published, data_end};
 #[derive(Debug)]
 pub(super) struct Positioned {
     file: File,
-    len: u64,
+    room: Room,
     published: Published,
     syncs: Syncs,
     path: PathBuf,
 }
 
 impl Positioned {
-    pub(super) fn append(file: File, path: &Path) -> io::Result<Self> {
-        let len = file.metadata()?.len();
-        Ok(Self::new(file, len, 0, path))
+    pub(super) fn append(file: File, room: Room, path: &Path) -> Self {
+        Self::new(file, room, 0, path)
     }
 
     pub(super) fn sealed(file: File, path: &Path) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Self::new(file, len, len, path))
+        Ok(Self::new(file, Room::new(len, len), len, path))
     }
 
-    fn new(file: File, len: u64, published: u64, path: &Path) -> Self {
+    fn new(file: File, room: Room, published: u64, path: &Path) -> Self {
         let (published, path) = (Published::new(published), path.to_owned());
-        Self { file, len, published, syncs: Syncs::default(), path }
+        Self { file, room, published, syncs: Syncs::default(), path }
     }
 }
 
 impl Media for Positioned {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let end = at.checked_add(bytes.len() as u64);
-        if end.is_none_or(|end| end > self.len) || at < self.published.get() {
+        if end.is_none_or(|end| end > self.len()) || at < self.published.get() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // write_all_at goes on after EINTR and short writes.
         self.file.write_all_at(bytes, at)
+    }
+
+    fn reserve(&self, upto: u64) -> io::Result<()> {
+        self.room.reserve(&self.file, upto)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -56,7 +60,7 @@ impl Media for Positioned {
     fn publish(&self, upto: u64) {
         // As for a map: the kernel orders the bytes of pwrite and pread, this orders what else the
         // writer did before publishing.
-        self.published.raise(upto.min(self.len));
+        self.published.raise(upto.min(self.len()));
     }
 
     fn published(&self) -> u64 {
@@ -73,11 +77,11 @@ impl Media for Positioned {
     }
 
     fn len(&self) -> u64 {
-        self.len
+        self.room.len()
     }
 
     fn zero_from(&self) -> u64 {
-        data_end(&self.file, self.len)
+        data_end(&self.file, self.len())
     }
 
     fn path(&self) -> &Path {

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use super::mapped::Mapped;
 use super::positioned::Positioned;
+use super::room::Room;
 use super::{Files, Media};
 use crate::options::MediaChoice;
 
@@ -386,10 +387,11 @@ impl SimDisk {
     fn appending(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         let content = self.find(path)?;
         let file = content.cache.try_clone()?;
+        let room = Room::new(file.metadata()?.len(), u64::MAX);
         let media: Arc<dyn Media> = if self.mapped {
-            Arc::new(Mapped::append(file, path)?)
+            Arc::new(Mapped::append(file, room, path)?)
         } else {
-            Arc::new(Positioned::append(file, path)?)
+            Arc::new(Positioned::append(file, room, path))
         };
         Ok(Arc::new(SimMedia { disk: self.clone(), content, media }))
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, seek};
@@ -17,56 +17,46 @@ const ZEROS_SYNCED: u64 = 1024 * 1024;
 /// which a store through a map then makes all dirty, and each sync writes all again.
 const ZEROS_LEN: usize = 4096;
 
-/// What the blocks of a file are counted in, whatever they are on the filesystem.
-const BLOCK_LEN: u64 = 512;
-
-/// Gives a file `len` bytes of space that later writes cannot fail to get. With `zero` the bytes
-/// are written as well, so that a later sync has no extents to convert.
-pub(crate) fn allocate(file: &File, len: u64, zero: bool) -> io::Result<()> {
-    match reserve(file, len) {
+/// Gives a part of a file space that later writes cannot fail to get; what is there stays. With
+/// `zero` the part is written as well, so that a later sync has no extents to convert.
+pub(crate) fn allocate(file: &File, part: Range<u64>, zero: bool) -> io::Result<()> {
+    if part.is_empty() {
+        return Ok(());
+    }
+    match fallocate(file, &part) {
         Ok(()) if !zero => Ok(()),
         // A filesystem that cannot allocate ahead gets zeros instead.
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, len),
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, part),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Whether later writes to a file cannot fail for want of space; what it lacks of that is taken
-/// now. False when there is none, or the filesystem cannot tell.
-pub(crate) fn is_allocated(file: &File) -> io::Result<bool> {
-    let metadata = file.metadata()?;
-    if metadata.blocks().saturating_mul(BLOCK_LEN) >= metadata.len() {
-        return Ok(true);
-    }
-    Ok(reserve(file, metadata.len()).is_ok())
-}
-
-/// Has the filesystem reserve the first `len` bytes of a file; what is there stays.
-fn reserve(file: &File, len: u64) -> Result<(), Errno> {
+fn fallocate(file: &File, part: &Range<u64>) -> Result<(), Errno> {
     loop {
-        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+        let (at, len) = (part.start, part.end - part.start);
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), at, len) {
             Err(Errno::INTR) => {}
             other => return other,
         }
     }
 }
 
-fn write_zeros(file: &File, len: u64) -> io::Result<()> {
+fn write_zeros(file: &File, part: Range<u64>) -> io::Result<()> {
     let zeros = [0; ZEROS_LEN];
-    let mut at = 0;
-    while at < len {
-        let piece = (len - at).min(ZEROS_LEN as u64);
+    let mut at = part.start;
+    while at < part.end {
+        let piece = (part.end - at).min(ZEROS_LEN as u64);
         file.write_all_at(&zeros[..piece as usize], at)?;
         at += piece;
-        if at.is_multiple_of(ZEROS_SYNCED) || at == len {
+        if at.is_multiple_of(ZEROS_SYNCED) || at == part.end {
             file.sync_data()?;
         }
     }
     Ok(())
 }
 
-/// Pages that the kernel keeps as one, at most: it forgets all of them or none.
-const FOLIO_MAX: u64 = 2 * 1024 * 1024;
+/// Bytes that the kernel keeps as one, at most: it forgets all of them or none.
+pub(crate) const FOLIO_MAX: u64 = 2 * 1024 * 1024;
 
 /// Asks the kernel to forget the clean pages of a part of a file, so that reads see what the disk
 /// has. After a failed sync the page cache holds bytes the disk never got.
@@ -103,12 +93,20 @@ pub(crate) fn data_end(file: &File, len: u64) -> u64 {
 pub(crate) fn is_mappable(dir: &Path) -> bool {
     const EXT4: i64 = 0xEF53;
     const XFS: i64 = 0x5846_5342;
-    const TMPFS: i64 = 0x0102_1994;
-    rustix::fs::statfs(dir).is_ok_and(|stat| {
-        #[allow(clippy::unnecessary_cast, reason = "the type of f_type differs by platform")]
-        let kind = stat.f_type as i64;
-        matches!(kind, EXT4 | XFS | TMPFS)
-    })
+    matches!(kind_of(dir), Some(EXT4 | XFS | TMPFS))
+}
+
+/// Whether `dir` is in memory: there a load from a hole through a map takes space, too, and ends
+/// the process when there is none.
+pub(crate) fn is_memory(dir: &Path) -> bool {
+    kind_of(dir) == Some(TMPFS)
+}
+
+const TMPFS: i64 = 0x0102_1994;
+
+fn kind_of(dir: &Path) -> Option<i64> {
+    #[allow(clippy::unnecessary_cast, reason = "the type of f_type differs by platform")]
+    rustix::fs::statfs(dir).ok().map(|stat| stat.f_type as i64)
 }
 
 /// Bytes from the kernel's generator.
@@ -126,7 +124,7 @@ mod tests {
     fn data_ends_where_only_zeros_follow() {
         let file = tempfile::tempfile().unwrap();
         const LEN: u64 = 1 << 20;
-        allocate(&file, LEN, false).unwrap();
+        allocate(&file, 0..LEN, false).unwrap();
         let ends_in = |file: &File, range: Range<u64>| {
             let end = data_end(file, LEN);
             assert!(range.contains(&end) || end == LEN, "{end}");

@@ -13,7 +13,9 @@ mod map;
 mod priority;
 mod published;
 
-pub(crate) use file::{allocate, data_end, drop_cache, is_allocated, is_mappable, random_bytes};
+pub(crate) use file::{
+    FOLIO_MAX, allocate, data_end, drop_cache, is_mappable, is_memory, random_bytes,
+};
 pub(crate) use map::{Map, maps_open};
 pub(crate) use priority::give_way;
 pub(crate) use published::Published;

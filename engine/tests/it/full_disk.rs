@@ -139,6 +139,19 @@ fn a_full_disk_costs_nothing_but_time() {
             fs::remove_dir_all(disk.path().join("store")).unwrap();
             levels += 1;
         }
+        // It runs full in the middle of a segment and of a pack, which have space for a step only.
+        let image = ext4_image(dir.path(), 24 << 20);
+        for sync in [SyncPolicy::Sync, SyncPolicy::None] {
+            let journal = small_journal();
+            let long =
+                StoreOptions { segment_bytes: 64 << 20, pack_bytes: 64 << 20, ..options(media) };
+            for room in [4700, 9000, 14_000].map(|kib| kib * 1024) {
+                let disk = Mounted::ext4(&image);
+                run_full(disk.path(), &StoreOptions { sync, journal, ..long.clone() }, room);
+                fs::remove_dir_all(disk.path().join("store")).unwrap();
+                levels += 1;
+            }
+        }
     }
     tell(&format!("{levels} disks run full"));
 }
