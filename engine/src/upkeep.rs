@@ -198,9 +198,21 @@ fn run(inner: &Arc<Inner>) {
 
 /// Does what is due, and says when to look again; `None` when nothing is left to do.
 fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
+    // A full disk keeps nothing from being synced that was written.
+    let is_full = match make_ready(inner) {
+        Err(Fault::Full) => true,
+        ready => ready.map(|()| false)?,
+    };
+    let next = make_durable(inner, rounds)?;
+    Ok(if is_full { Some(next.map_or(RETRY, |next| next.min(RETRY))) } else { next })
+}
+
+/// Seals and indexes what is full, and makes the next segment ready.
+fn make_ready(inner: &Arc<Inner>) -> Result<(), Fault> {
     let upkeep = &inner.upkeep;
-    inner.sealing.seal_now(inner)?;
+    let sealed = inner.sealing.seal_now(inner);
     crate::journal::settle(inner)?;
+    sealed?;
     inner.journal.open_if_asked(&inner.env);
     let indexed = inner.sealing.index_sealed(inner);
     upkeep.merge_topics(inner);
@@ -212,6 +224,12 @@ fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fa
         let used = inner.writer.lock().appender().fill_percent() < SPARE_AT_PERCENT;
         upkeep.spare_due.store(!used, Ordering::Relaxed);
     }
+    Ok(())
+}
+
+/// Syncs what it is time for, and marks a log that is idle.
+fn make_durable(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
+    let upkeep = &inner.upkeep;
     let written @ (writes, _) =
         (upkeep.writes.load(Ordering::SeqCst), upkeep.puts.load(Ordering::SeqCst));
     if writes != rounds.seen {

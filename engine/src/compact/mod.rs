@@ -116,44 +116,57 @@ impl Store {
     /// Removes frames and ends when none of their bytes is left in log and journal, and none of
     /// their bodies' in the packs unless something else names the same body: the files that held
     /// them are rewritten. A file that a reader still has open keeps its bytes, without a name,
-    /// until the reader is gone. Frames that were removed before, or have expired, count as well.
+    /// until the reader is gone. Frames that were removed before, or have expired, count as well,
+    /// unless a compaction has taken them already: their bodies are for
+    /// [`gc`](Self::gc) then.
     ///
     /// # Errors
     /// [`CompactError`]; the frames may be removed and their bytes still there: try again.
     pub fn remove_now(&self, ids: &[FrameId]) -> Result<CompactReport, CompactError> {
         let inner = &self.inner;
         inner.check_compactable()?;
+        // Before they are removed: another compaction may take the frames, but not their bodies.
+        let stored = inner.stored_with(ids)?;
         for ids in ids.chunks(REMOVES_PER_BATCH) {
             let removes = ids.to_vec();
             self.append(crate::Batch { removes, durable: true, ..crate::Batch::default() })?;
         }
         let _one = inner.compaction.running.lock();
         inner.check_compactable()?;
-        let report = inner.rewrite_without(ids)?;
+        let report = inner.rewrite_without(stored)?;
         inner.wipe_journal()?;
         Ok(report)
     }
 }
 
 impl Inner {
-    /// Rewrites the files that hold frames with these ids, which were removed, and their bodies.
-    fn rewrite_without(&self, ids: &[FrameId]) -> Result<CompactReport, CompactError> {
-        let mut offsets = Vec::with_capacity(ids.len());
+    /// Offsets and bodies of the frames with these ids that are in the log, removed or not.
+    fn stored_with(&self, ids: &[FrameId]) -> Result<Vec<(u64, Option<BlobHash>)>, CompactError> {
+        let mut stored = Vec::with_capacity(ids.len());
         for &id in ids {
-            let found = self.stored_offsets(id).map_err(CompactError::Unreadable)?;
+            for offset in self.stored_offsets(id).map_err(CompactError::Unreadable)? {
+                let frame = self.stored_at(offset).map_err(CompactError::Unreadable)?;
+                stored.push((offset, frame.and_then(|frame| frame.hash())));
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Rewrites the files that hold these frames, of those that were removed, and their bodies.
+    fn rewrite_without(
+        &self,
+        stored: Vec<(u64, Option<BlobHash>)>,
+    ) -> Result<CompactReport, CompactError> {
+        let (mut offsets, mut bodies) = (Vec::with_capacity(stored.len()), BTreeSet::new());
+        for (offset, body) in stored {
             // Of several that had an id before, those that a reader can see stay.
-            for offset in found {
-                let visible = self.get_at(offset).map_err(CompactError::Unreadable)?;
-                offsets.extend(visible.is_none().then_some(offset));
+            if self.get_at(offset).map_err(CompactError::Unreadable)?.is_none() {
+                offsets.push(offset);
+                bodies.extend(body);
             }
         }
         if offsets.is_empty() {
             return Ok(CompactReport::default());
-        }
-        let mut bodies = BTreeSet::new();
-        for &offset in &offsets {
-            let frame = self.stored_at(offset).map_err(CompactError::Unreadable)?;
-            bodies.extend(frame.and_then(|frame| frame.hash()));
         }
         let mut report = CompactReport::default();
         for _ in 0..TRIES {
@@ -179,8 +192,12 @@ impl Inner {
         if !self.journal.is_there() {
             return Ok(());
         }
-        let wiped = writer.settle(self).and_then(|()| self.journal.wipe(&self.env));
-        wiped.map_err(|error| self.compact_error(Fault::Failed(error), true))
+        let settled =
+            writer.check_whole(self).and_then(|()| writer.settle(self).map_err(Fault::Failed));
+        settled.map_err(|fault| self.compact_error(fault, true))?;
+        // On a full disk all is as it was.
+        let wiped = self.journal.wipe(&self.env).map_err(Fault::when_preparing);
+        wiped.map_err(|fault| self.compact_error(fault, true))
     }
 
     fn check_compactable(&self) -> Result<(), CompactError> {

@@ -570,6 +570,28 @@ fn what_is_removed_now_leaves_no_bytes() {
 }
 
 #[test]
+fn a_compaction_in_between_does_not_keep_what_is_removed_now() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let body = |n: u64| format!("body-{n}-{}", "z".repeat(90));
+    let ids: Vec<_> = (0..300)
+        .map(|n| append(&store, NewFrame { body: Body::Inline(body(n).into()), ..frame("a", n) }))
+        .collect();
+    let stored = store.inner.stored_with(&ids[3..5]).unwrap();
+    for &id in &ids[3..5] {
+        store.remove(id).unwrap();
+    }
+    // Another one takes the frames, and leaves the bodies to gc.
+    let frames = stored.iter().map(|&(offset, _)| (offset, None)).collect();
+    store.inner.rewrite_without(frames).unwrap();
+    assert!(store.inner.stored_with(&ids[3..5]).unwrap().is_empty());
+    let there = |n: u64| store.has_blob(&BlobHash::of(body(n).as_bytes()));
+    assert!(there(3) && there(4));
+    store.inner.rewrite_without(stored).unwrap();
+    assert!(!there(3) && !there(4) && there(5) && !holds(dir.path(), body(3).as_bytes()));
+}
+
+#[test]
 fn what_is_removed_now_is_not_in_the_journal_either() {
     let dir = fast_dir();
     let journal = JournalOptions { half_bytes: JOURNAL_HALF_BYTES_MIN, after_groups: 0 };

@@ -96,7 +96,7 @@ impl Checker<'_> {
         let leaps = file.state == FileState::Sealed;
         let end = if open_end { media.len() } else { file.length.min(media.len()) };
         let mut segment = Segment {
-            survey: Survey::new(Arc::clone(&media), (salt, file.base), end, leaps),
+            survey: Survey::new(Arc::clone(&media), (salt, file.base), (end, !open_end), leaps),
             limit,
             index: MemoryIndex::new(file.base),
             damaged: false,

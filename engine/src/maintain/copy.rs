@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::error::MaintainError;
 use super::finding::Progress;
 use super::snapshot::Snapshot;
+use super::survey::Survey;
 use crate::blob::{BadEntry, check_pack_file};
 use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
@@ -109,11 +110,20 @@ impl Copier<'_> {
             }
             let there = before.files.iter().find(|old| is_same(old, file));
             files.push(match there.filter(|_| self.is_in_place(file)) {
-                Some(old) => {
+                Some(old) if old.state == file.state => {
                     counts.kept += 1;
                     FileEntry { newest_ms: old.newest_ms.max(file.newest_ms), ..*old }
                 }
-                None => self.bring(file, counts)?,
+                // It was sealed since, and nothing was appended to it before.
+                Some(_)
+                    if file.crc != 0
+                        && self.is_whole(&place(self.to, file, suffix(file.kind)), file) =>
+                {
+                    self.bring_derived(file);
+                    counts.kept += 1;
+                    *file
+                }
+                _ => self.bring(file, counts)?,
             });
             bytes += file.length;
         }
@@ -153,7 +163,7 @@ impl Copier<'_> {
                 Err(_) => {}
             }
         }
-        if expected.is_some() && self.is_left_whole(&to, &file) {
+        if expected.is_some() && self.is_whole(&to, &file) {
             self.bring_derived(&file);
             counts.kept += 1;
             return Ok(file);
@@ -175,8 +185,8 @@ impl Copier<'_> {
         Ok(file)
     }
 
-    /// Checks what a CRC of the whole file does not cover: that it is the file it should be, and
-    /// the hashes of blobs. Counts the blobs of a pack that was not sealed.
+    /// Checks what no CRC of the whole file covers: that it is the file it should be, the batches of
+    /// a segment that was not sealed, and the hashes of blobs. Counts the blobs of a pack that was not sealed.
     fn check(
         &self,
         file: &mut FileEntry,
@@ -199,6 +209,16 @@ impl Copier<'_> {
         {
             return Err(corrupt(0, &"is not the file the manifest names"));
         }
+        if file.kind == FileKind::Segment && was_open {
+            let key = (header.salt, header.base);
+            let mut survey = Survey::new(Arc::clone(&media), key, (file.length, true), false);
+            let failed = |error| MaintainError::io("read", to, error);
+            while let Some(stretch) = survey.next().map_err(failed)? {
+                if let Some((position, what)) = stretch.bad {
+                    return Err(corrupt(position, &what));
+                }
+            }
+        }
         if file.kind == FileKind::Pack && (self.check || was_open) {
             let mut bad = None;
             let blobs = check_pack_file(&media, header.salt, &mut |position, _, what| {
@@ -219,8 +239,8 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Whether an attempt that was cut off has left the whole file.
-    fn is_left_whole(&self, path: &Path, file: &FileEntry) -> bool {
+    /// Whether a file that is there is the whole file that was sealed.
+    fn is_whole(&self, path: &Path, file: &FileEntry) -> bool {
         let Ok(media) = self.to_files.open_scan(path) else { return false };
         let mut crc = crc32fast::Hasher::new();
         let mut at = 0;

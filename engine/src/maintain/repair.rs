@@ -275,7 +275,8 @@ impl Rescue<'_> {
             let path = media.path().to_owned();
             let failed = |error| MaintainError::io("save", &path, error);
             let leaps = self.may_leap(one);
-            let mut survey = Survey::new(Arc::clone(&media), (salt, one.base), media.len(), leaps);
+            let mut survey =
+                Survey::new(Arc::clone(&media), (salt, one.base), (media.len(), false), leaps);
             let base = one.base.max(chain.next_offset);
             let mut writer = SegmentWriter::create(&self.env, base, media.len()).map_err(failed)?;
             chain.tables.begin_segment();

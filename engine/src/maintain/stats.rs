@@ -88,7 +88,11 @@ impl Store {
         let view = inner.log.view();
         let manifest = inner.env.manifest.state();
         let topics = self.topics(&TopicPatterns::everything());
-        let cursors = inner.cursors.read();
+        // Not held any longer: whoever commits cursors waits for it, and holds the writer.
+        let (cursors, cursors_bytes) = {
+            let cursors = inner.cursors.read();
+            (cursors.len() as u64, cursors.restated_bytes() as u64)
+        };
         let packs = manifest.files.iter().filter(|file| file.kind == FileKind::Pack);
         StoreStats {
             info: self.info(),
@@ -99,8 +103,8 @@ impl Store {
                 log_bytes: log_bytes(&view),
             },
             topics: topics.len() as u64,
-            cursors: cursors.len() as u64,
-            cursors_bytes: cursors.restated_bytes() as u64,
+            cursors,
+            cursors_bytes,
             blobs_sealed: packs.map(|pack| pack.count).sum(),
             maps_open: sys::maps_open(),
             commit: inner.timing.snapshot(),

@@ -65,6 +65,8 @@ pub(super) struct Survey {
     window: Window,
     salt: u32,
     end: u64,
+    /// The last batch ends at `end`: zeros before it are a hole.
+    is_exact: bool,
     /// Where it is.
     pub(super) position: u64,
     /// What the next header must say to follow the one before it.
@@ -76,18 +78,19 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Reads below `end`, which is published. `leaps` says that the segment is sealed and so may
-    /// have been compacted.
+    /// Reads below an end, which is published; with `is_exact` it is known that the last batch ends
+    /// there. `leaps` says that the segment is sealed and so may have been compacted.
     pub(super) fn new(
         media: Arc<dyn Media>,
         (salt, base): (u32, u64),
-        end: u64,
+        (end, is_exact): (u64, bool),
         leaps: bool,
     ) -> Self {
         Self {
             window: Window::new(media, end),
             salt,
             end,
+            is_exact,
             position: FILE_HEADER_LEN as u64,
             expect: Expect { salt, seq: None, prev_crc: 0 },
             leaps,
@@ -95,7 +98,8 @@ impl Survey {
         }
     }
 
-    /// The next stretch, or nothing at the end: when the file ends or only zeros follow.
+    /// The next stretch, or nothing at the end: when the file ends or, unless that is known, when
+    /// only zeros follow.
     pub(super) fn next(&mut self) -> io::Result<Option<Stretch>> {
         if self.position >= self.end {
             return Ok(None);
@@ -104,7 +108,7 @@ impl Survey {
         let stretch = match self.header_at(at)? {
             Ok(header) if header.salt == self.salt => self.batch(at, header)?,
             Ok(_) => self.hole(at, BatchError::Chain("salt"))?,
-            Err(BatchError::Absent) if self.is_zero_from(at)? => {
+            Err(BatchError::Absent) if !self.is_exact && self.is_zero_from(at)? => {
                 self.position = self.end;
                 return Ok(None);
             }

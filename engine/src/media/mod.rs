@@ -1,7 +1,7 @@
 //! Files as the store needs them. [`Media`] is one append-only file in space allocated ahead of
-//! use, step by step; [`Files`] is everything else that is done to files and directories. Each call is one step a
-//! crash or a fault can fall between, and tests put faults there. Nothing here knows what the bytes
-//! mean.
+//! use, step by step; [`Files`] is everything else that is done to files and directories. Each call
+//! is one step a crash or a fault can fall between, and tests put faults there. Nothing here knows
+//! what the bytes mean.
 
 mod disk;
 #[cfg(test)]
@@ -65,8 +65,8 @@ pub(crate) trait Media: Send + Sync + Debug {
 
 /// What is done to files and directories.
 pub(crate) trait Files: Send + Sync + Debug {
-    /// Makes a new file of `len` bytes, replacing an old one, and syncs it. Its name is durable only
-    /// after [`sync_dir`](Self::sync_dir). Its beginning has space, with `zero` all of it. A full
+    /// Makes a new file of `len` bytes, replacing an old one, and syncs it. Its name is durable
+    /// only after [`sync_dir`](Self::sync_dir). Its beginning has space, with `zero` all of it. A full
     /// disk is an error here.
     fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>>;
     /// Opens a file to append to it; nothing of it is published.

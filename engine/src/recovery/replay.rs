@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::scan::{Batch, Spot, Walk};
-use crate::blob::Blobs;
+use crate::blob::{BlobError, Blobs};
 use crate::cursors::Cursors;
 use crate::format::control::{self, Control};
 use crate::format::record::{FLAG_RESTATED, FrameLayout, RecordKind, frame_id};
@@ -101,22 +101,33 @@ pub(super) fn replay_on(
     }
 }
 
-/// Whether every blob that the frames of a batch name is there.
-pub(crate) fn has_blobs(batch: &Batch, blobs: &Blobs) -> bool {
-    batch.records().all(|(_, prefix, record)| match prefix.kind {
-        RecordKind::Frame => match FrameLayout::of_checked(record, &prefix) {
-            Ok(layout) => layout.body(record).is_none_or(|(_, hash)| blobs.contains(&hash)),
-            Err(_) => true,
-        },
-        RecordKind::Cursor => match control::decode(record, &prefix) {
-            Ok(Control::Cursor(control::CursorRecord {
-                state: control::StateRecord::Blob(_, hash),
-                ..
-            })) => blobs.contains(&hash),
-            _ => true,
-        },
-        _ => true,
-    })
+/// Whether every blob that the frames of a batch name is there; one that is damaged is.
+///
+/// # Errors
+/// That of a pack which cannot be read: it may hold the blob.
+pub(crate) fn has_blobs(batch: &Batch, blobs: &Blobs) -> io::Result<bool> {
+    for (_, prefix, record) in batch.records() {
+        let named = match prefix.kind {
+            RecordKind::Frame => FrameLayout::of_checked(record, &prefix)
+                .ok()
+                .and_then(|layout| layout.body(record).map(|(_, hash)| hash)),
+            RecordKind::Cursor => match control::decode(record, &prefix) {
+                Ok(Control::Cursor(control::CursorRecord {
+                    state: control::StateRecord::Blob(_, hash),
+                    ..
+                })) => Some(hash),
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some(hash) = named else { continue };
+        match blobs.len_of(&hash) {
+            Ok(None) => return Ok(false),
+            Ok(Some(_)) | Err(BlobError::Corrupt(_)) => {}
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+    Ok(true)
 }
 
 /// Tells the index of the frames and the tombstones of a batch.

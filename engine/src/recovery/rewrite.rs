@@ -153,13 +153,21 @@ fn keep(
 fn trim(opening: &mut Opening, one: &mut Examined, durable_upto: u64) -> io::Result<bool> {
     let mut doubtful = 0;
     let walk = one.scanned.doubtful(&one.media, &one.key, durable_upto)?;
-    let reached = replay_on(walk, |batch| {
-        if !has_blobs(batch, &opening.blobs) && !is_planted(Bug::KeepWithoutBlob) {
-            return ControlFlow::Break(());
+    let mut unreadable = None;
+    let reached = replay_on(walk, |batch| match has_blobs(batch, &opening.blobs) {
+        Ok(false) if !is_planted(Bug::KeepWithoutBlob) => ControlFlow::Break(()),
+        Ok(_) => {
+            doubtful += 1;
+            ControlFlow::Continue(())
         }
-        doubtful += 1;
-        ControlFlow::Continue(())
+        Err(error) => {
+            unreadable = Some(error);
+            ControlFlow::Break(())
+        }
     })?;
+    if let Some(error) = unreadable {
+        return Err(error);
+    }
     let scanned = &mut one.scanned;
     let whole = reached.position == scanned.end;
     if !whole {

@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use rustix::io::Errno;
 
-use crate::error::{AppendError, ReadOnlyReason};
+use crate::error::{AppendError, OpenError, ReadOnlyReason};
 use crate::media::faulty::Faults;
 use crate::options::SyncPolicy;
 use crate::store::{Health, Store};
@@ -13,7 +13,7 @@ use crate::testing::{
     batches, crash, crash_now, edit, fast_dir, frame, numbers, open, open_faulty, options,
     segment_files,
 };
-use crate::value::{BlobHash, Body};
+use crate::value::{BlobHash, Body, NewFrame};
 use crate::{Problem, Severity};
 
 /// A store under `sync`, of which a crash image is taken after `count` appends.
@@ -148,6 +148,27 @@ fn damage_to_acknowledged_data_is_never_cut() {
         drop(store);
         assert_eq!(fs::read(&path).unwrap(), before);
     }
+}
+
+#[test]
+fn a_frame_whose_pack_cannot_be_read_is_not_cut() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let hash = store.blob_put(&[7; 30_000]).unwrap();
+    let body = Body::Stored(hash);
+    store.append(NewFrame { body, ..frame("a", 0) }.into()).unwrap();
+    let image = crash(dir.path());
+    let pack = crate::testing::files_in(&image.path().join("blobs"), "pack").remove(0);
+    let kept = pack.with_extension("kept");
+    fs::rename(&pack, &kept).unwrap();
+    fs::create_dir(&pack).unwrap();
+    let Err(error) = Store::open(image.path(), options(SyncPolicy::None)) else {
+        panic!("opened without its pack")
+    };
+    assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
+    fs::remove_dir(&pack).unwrap();
+    fs::rename(&kept, &pack).unwrap();
+    assert_eq!(numbers(&open(image.path(), SyncPolicy::None)), [0]);
 }
 
 #[test]

@@ -308,6 +308,33 @@ fn bodies_count_towards_the_bytes_that_are_synced_at_once() {
 }
 
 #[test]
+fn a_full_disk_keeps_nothing_from_being_synced() {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let sync = SyncPolicy::Interval { ms: 1, bytes: u64::MAX };
+    let store = open_faulty(dir.path(), options(sync), &faults).unwrap();
+    store.append(frame("a", 0).into()).unwrap();
+    // The next segment cannot be made ready.
+    faults.set(1, u64::MAX, Errno::NOSPC);
+    faults.only_space();
+    let mut count = 1;
+    while store.inner.writer.lock().appender().fill_percent() < 80 {
+        store.append(frame("a", count).into()).unwrap();
+        count += 1;
+    }
+    for _ in 0..3 {
+        store.append(frame("a", count).into()).unwrap();
+        count += 1;
+        let begun = std::time::Instant::now();
+        let seq = store.inner.writer.lock().appender().next_seq();
+        while store.inner.durable_upto.load(Ordering::Acquire) < seq {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it is never synced");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
 fn a_full_disk_refuses_and_passes() {
     let dir = fast_dir();
     let faults = Faults::none();

@@ -10,8 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use xs_engine::{
-    CompactOptions, CopyOptions, Finding, Frame, Health, MaintainError, NewFrame, Problem,
-    Progress, ReadOnlyReason, Severity, Store, SyncPolicy, Ttl, verify,
+    Batch, CompactOptions, CopyOptions, CursorChange, CursorName, ExpectRevision, Finding, Frame,
+    Health, MaintainError, NewFrame, Problem, Progress, ReadOnlyReason, Severity, Store,
+    SyncPolicy, Ttl, verify,
 };
 
 use crate::support::{
@@ -229,6 +230,30 @@ fn a_backup_cut_off_before_its_files_had_their_names_verifies() {
     assert!(report.is_clean(), "{report:#?}");
     assert_eq!(read_copy(&backup), frames(store.read(&everything())));
     assert!(verify(&backup, &mut go_on).unwrap().is_clean());
+}
+
+/// Both take the table of cursors; in the wrong order neither would go on.
+#[test]
+fn numbers_are_told_while_cursors_are_committed() {
+    let dir = scratch();
+    let store =
+        open(dir.path(), &xs_engine::StoreOptions { sync: SyncPolicy::None, ..options(MEDIA[0]) });
+    let (rounds, done) = (20_000, AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let name = CursorName::parse("reader").unwrap();
+            for n in 0..rounds {
+                let (name, expect) = (name.clone(), ExpectRevision::Any);
+                let set = Some((n, bytes::Bytes::new()));
+                let cursors = vec![CursorChange { name, expect, set }];
+                store.append(Batch { cursors, ..Batch::default() }).unwrap();
+                done.store(n + 1, Ordering::Relaxed);
+            }
+        });
+        while done.load(Ordering::Relaxed) < rounds {
+            assert!(store.stats().cursors <= 1);
+        }
+    });
 }
 
 /// Waits for a thread in the background, which closing the store would not wait for.

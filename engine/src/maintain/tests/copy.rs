@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{build, check, fill, go_on, none, tell};
 use crate::error::{ReadError, ReadOnlyReason};
-use crate::maintain::{CopyOptions, MaintainError, restore};
+use crate::maintain::{CopyOptions, MaintainError, Problem, restore};
 use crate::media::Files;
 use crate::media::sim::{Image, SimDisk};
 use crate::options::{MediaChoice, SyncPolicy};
@@ -50,6 +50,46 @@ fn a_backup_opens_with_all_there_was_and_grows() {
     assert!(report.is_clean(), "{:#?}", report.findings);
     let third = store.backup(dest.path(), copies, &mut go_on).unwrap();
     assert_eq!((third.files_copied, third.bytes_copied), (0, 0), "{third:?}");
+}
+
+#[test]
+fn a_backup_at_any_moment_opens_with_all_there_was() {
+    let (dir, dest) = (fast_dir(), fast_dir());
+    let store = open(dir.path(), SyncPolicy::None);
+    // Of so long frames each segment is full without being filled up.
+    let meta = crate::value::Meta::parse(format!("\"{}\"", "x".repeat(9_000))).unwrap();
+    for n in 0..30 {
+        let new = crate::value::NewFrame { meta: meta.clone(), ..frame("a", n) };
+        store.append(new.into()).unwrap();
+        store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
+        let backup = Store::open(dest.path(), none()).unwrap();
+        let found = backup.read(&crate::value::ReadOptions::default()).unwrap();
+        let offsets = found.map(|frame| frame.unwrap().offset().unwrap());
+        assert!(offsets.eq(0..=n), "after {n}");
+        assert!((0..=n).all(|n| backup.get_at(n).unwrap().is_some()), "after {n}");
+    }
+    assert!(store.info().segments > 3);
+}
+
+#[test]
+fn a_damaged_tail_is_not_backed_up() {
+    let (dir, dest) = (fast_dir(), fast_dir());
+    let store = open(dir.path(), SyncPolicy::None);
+    (0..100).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
+    let path = &segment_files(dir.path())[0];
+    let place = crate::testing::batches(path)[50] as u64 + 80;
+    let file = fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xee], place).unwrap();
+    store.append(frame("a", 100).into()).unwrap();
+    let refused = store.backup(dest.path(), CopyOptions::copies(), &mut go_on);
+    let Err(MaintainError::Corrupt(corruption)) = refused else { panic!("{refused:?}") };
+    assert_eq!(&corruption.path, path);
+    // What was there stays, beside what was begun.
+    let report = check(dest.path());
+    assert!(report.findings.iter().all(|f| f.problem == Problem::Stranger), "{report:#?}");
+    let backup = Store::open(dest.path(), none()).unwrap();
+    assert_eq!(numbers(&backup).len(), 100);
 }
 
 #[test]

@@ -64,6 +64,26 @@ fn a_store_of_everything_is_clean_closed_open_and_cut_off() {
 }
 
 #[test]
+fn a_log_that_ends_too_early_is_told() {
+    let dir = fast_dir();
+    let store = Store::open(dir.path(), options(SyncPolicy::None)).unwrap();
+    (0..2000).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    store.close().unwrap();
+    drop(store);
+    let paths = segment_files(dir.path());
+    assert!(paths.len() > 2);
+    for path in [&paths[0], paths.last().unwrap()] {
+        let image = crash(dir.path());
+        let path = image.path().join(path.strip_prefix(dir.path()).unwrap());
+        let places = batches(&path);
+        edit(&path, |bytes| bytes[places[places.len() - 3]..].fill(0));
+        let report = check(image.path());
+        let lost = |finding: &&Finding| finding.severity == Severity::Lost && finding.path == path;
+        assert!(report.findings.iter().any(|finding| lost(&finding)), "{:#?}", report.findings);
+    }
+}
+
+#[test]
 fn any_byte_of_a_sealed_file_counts() {
     let dir = fast_dir();
     build(dir.path());
