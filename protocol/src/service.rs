@@ -116,13 +116,15 @@ pub trait Service: Send + Sync + 'static {
     /// it.
     fn commit(&self);
 
-    /// Opens a bounded read; `options.follow` is false.
+    /// Opens a bounded read; `options.follow` is false. May block when it begins with the last so
+    /// many frames and does not go backwards.
     ///
     /// # Errors
     /// [`Refusal`] when the options contradict each other or the log cannot be read.
     fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal>;
 
-    /// Opens a read that goes on with what is appended later. `wake` is kept by the feed.
+    /// Opens a read that goes on with what is appended later. `wake` is kept by the feed. May block
+    /// as [`read`](Self::read) may.
     ///
     /// # Errors
     /// [`Refusal`] when the options contradict each other or the log cannot be read.
@@ -231,7 +233,7 @@ pub trait Feed: Send {
 /// Why [`Feed::pull`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pulled {
-    /// The room is used up; pull again for more.
+    /// The room is used up, or enough was looked at; pull again for more.
     More,
     /// Nothing more at present; the wake will be called.
     Idle,

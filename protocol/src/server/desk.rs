@@ -7,13 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use xs_engine::{Bound, Frame, FrameId, Start};
+use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start};
 
 use super::entry::{Entry, Visitor};
 use super::feed::FeedWork;
 use super::lag::Lag;
-use super::listing::Listing;
-use super::mailbox::{Mail, Mailbox};
+use super::listing::{Listing, Page};
+use super::long::Long;
+use super::mailbox::{Mail, Mailbox, Subscribed};
 use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
@@ -22,8 +23,8 @@ use crate::auth::{Secret, Verdict};
 use crate::error::{Code, Refusal};
 use crate::limits::{LAST_LIGHT_MAX, STATS_BYTES_MAX};
 use crate::message::{
-    AppendRequest, CallRequest, HostClaim, ImportRequest, LastRequest, MaintainRequest, Op,
-    RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor, put_frames,
+    AppendRequest, CallRequest, HostClaim, ImportRequest, MaintainRequest, Op, RemoveRequest,
+    Request, Slow, StreamEvent, SubscribeRequest, put_cursor, put_frames,
 };
 use crate::service::{HostGuard, Service};
 use crate::session::{Action, ServerSession, Ticket};
@@ -45,11 +46,7 @@ pub(super) struct Desk {
     /// Streams that may have something to do, in turn.
     ready: VecDeque<u32>,
     pub(super) listings: VecDeque<Listing>,
-    /// Requests for lists that may be long. One is answered at a time, as a list is in memory as a
-    /// whole until the client has taken it.
-    long: VecDeque<(Ticket, Request)>,
-    /// One of them is being answered.
-    has_long: bool,
+    pub(super) long: Long,
     /// Kept for their memory.
     pub(super) mail: Vec<Mail>,
     scratch: Vec<Frame>,
@@ -85,8 +82,7 @@ impl Desk {
             works: HashMap::new(),
             ready: VecDeque::new(),
             listings: VecDeque::new(),
-            long: VecDeque::new(),
-            has_long: false,
+            long: Long::default(),
             mail: Vec::new(),
             scratch: Vec::new(),
             last_part: 0,
@@ -208,6 +204,10 @@ impl Desk {
                 let cursors = vec![change];
                 return self.append(ticket, AppendRequest { cursors, ..AppendRequest::default() });
             }
+            Request::Fetch(fetch) if looks_back(&fetch.options) => self.long(move |service| {
+                let result = Page::open(ticket, &fetch, true, service).map(Box::new);
+                Mail::Page { ticket, result }
+            }),
             Request::Fetch(fetch) => self.listings.push_back(Listing::Fetch(ticket, fetch)),
             Request::Get(at) => match self.service.get(at) {
                 Ok(frame) => {
@@ -222,11 +222,22 @@ impl Desk {
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
             Request::Last(last) if !last.per_topic && last.n <= LAST_LIGHT_MAX => {
-                self.last(ticket, last, false);
+                self.block(move |service| Mail::Frames {
+                    ticket,
+                    is_long: false,
+                    result: service.last(&last),
+                });
             }
-            Request::Last(_) | Request::Topics(_) | Request::CursorList => {
-                self.long.push_back((ticket, request));
-                self.list_next();
+            Request::Last(last) => self.long(move |service| Mail::Frames {
+                ticket,
+                is_long: true,
+                result: service.last(&last),
+            }),
+            Request::Topics(topics) => {
+                self.long(move |service| Mail::Topics { ticket, result: service.topics(&topics) })
+            }
+            Request::CursorList => {
+                self.long(move |service| Mail::Cursors { ticket, result: service.cursors() });
             }
             Request::CursorGet(name) => match self.service.cursor(&name) {
                 Ok(cursor) => self.session.reply(ticket, |out| put_cursor(out, cursor.as_ref())),
@@ -239,7 +250,7 @@ impl Desk {
                 Ok(has) => self.session.reply(ticket, |out| out.put_u8(u8::from(has))),
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
-            Request::Subscribe(subscribe) => self.subscribe(ticket, sub, &subscribe),
+            Request::Subscribe(subscribe) => self.subscribe(ticket, sub, subscribe),
             Request::BlobPut => self.start(sub, Work::Upload(Upload::new(ticket))),
             Request::BlobGet(get) => {
                 let credit = self.session.credit(sub);
@@ -261,54 +272,51 @@ impl Desk {
         false
     }
 
-    fn last(&self, ticket: Ticket, last: LastRequest, is_long: bool) {
-        self.block(move |service| Mail::Frames { ticket, is_long, result: service.last(&last) });
-    }
-
-    /// Has the next long list made, if none is being sent.
-    fn list_next(&mut self) {
-        if self.has_long {
-            return;
-        }
-        let Some((ticket, request)) = self.long.pop_front() else { return };
-        self.has_long = true;
-        match request {
-            Request::Last(last) => self.last(ticket, last, true),
-            Request::Topics(topics) => {
-                self.block(move |service| Mail::Topics { ticket, result: service.topics(&topics) });
-            }
-            _ => self.block(move |service| Mail::Cursors { ticket, result: service.cursors() }),
-        }
-    }
-
     /// A list was sent, or refused.
     pub(super) fn listed(&mut self, is_long: bool) {
         if is_long {
-            self.has_long = false;
-            self.list_next();
+            self.long.done(&self.mailbox);
         }
     }
 
-    fn subscribe(&mut self, ticket: Ticket, sub: u32, subscribe: &SubscribeRequest) {
-        let SubscribeRequest { options, how } = subscribe;
+    fn subscribe(&mut self, ticket: Ticket, sub: u32, request: SubscribeRequest) {
         let (wake, flag) = self.mailbox.wake_for(sub);
-        let resumed = match (how.resume, options.start) {
-            (Some(resume), Start::From(Bound::Offset(offset))) => {
-                self.service.check_resume(resume, offset)
+        let open = move |request: &SubscribeRequest, service: &dyn Service| {
+            let SubscribeRequest { options, how } = request;
+            if let (Some(resume), Start::From(Bound::Offset(offset))) = (how.resume, options.start)
+            {
+                service.check_resume(resume, offset)?;
             }
-            _ => Ok(()),
+            match options.follow {
+                true => service.follow(options, wake),
+                false => service.read(options),
+            }
         };
-        let feed = resumed.and_then(|()| match options.follow {
-            true => self.service.follow(options, wake),
-            false => self.service.read(options),
-        });
-        match feed {
+        if looks_back(&request.options) {
+            return self.long(move |service| {
+                let result = open(&request, service);
+                Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, flag, result }))
+            });
+        }
+        let result = open(&request, &*self.service);
+        self.subscribed(Subscribed { ticket, sub, request, flag, result });
+    }
+
+    /// A subscription was opened, or could not be.
+    pub(super) fn subscribed(&mut self, subscribed: Subscribed) {
+        let Subscribed { ticket, sub, request, flag, result } = subscribed;
+        let SubscribeRequest { options, how } = &request;
+        // Time may have passed since it was asked for.
+        match result.and_then(|feed| self.session.check_open().map(|()| feed)) {
             Ok(feed) => {
                 self.session.reply(ticket, |_| {});
-                let lag = (how.slow != Slow::Wait).then(|| Lag::new(how.slow, options));
-                let work = FeedWork::new(feed, flag, how.bodies_up_to, false);
-                let work = work.subscription(&self.mailbox, lag);
-                self.start(sub, Work::Feed(work));
+                // One that was given up meanwhile is forgotten.
+                if self.session.has_stream(sub) {
+                    let lag = (how.slow != Slow::Wait).then(|| Lag::new(how.slow, options));
+                    let work = FeedWork::new(feed, flag, how.bodies_up_to, false);
+                    let work = work.subscription(&self.mailbox, lag);
+                    self.start(sub, Work::Feed(work));
+                }
             }
             Err(refusal) => self.refuse_stream(ticket, sub, &refusal),
         }
@@ -398,6 +406,12 @@ impl Desk {
     fn block(&self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {
         let service = Arc::clone(&self.service);
         self.mailbox.post_from(move || job(&*service));
+    }
+
+    /// The same for what may take long.
+    fn long(&mut self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {
+        let service = Arc::clone(&self.service);
+        self.long.add(&self.mailbox, move || job(&*service));
     }
 
     pub(super) fn start(&mut self, sub: u32, work: Work) {
@@ -494,6 +508,11 @@ impl Desk {
             }
         }
     }
+}
+
+/// Whether the beginning of a read must be looked for, as far back as that may be.
+const fn looks_back(options: &ReadOptions) -> bool {
+    matches!(options.start, Start::Last(_)) && !options.reverse
 }
 
 impl Drop for Desk {

@@ -12,9 +12,10 @@ use xs_engine::{BlobHash, Frame};
 
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
+use super::listing::Page;
 use crate::error::Refusal;
-use crate::message::{Appended, CursorSummary, Imported, TopicSummary};
-use crate::service::{BlobSink, BlobSource, Called, Wake};
+use crate::message::{Appended, CursorSummary, Imported, SubscribeRequest, TopicSummary};
+use crate::service::{BlobSink, BlobSource, Called, Feed, Wake};
 use crate::session::Ticket;
 
 /// A piece of news for a connection.
@@ -40,6 +41,13 @@ pub(crate) enum Mail {
     /// A feed that was idle may have more.
     Ready {
         sub: u32,
+    },
+    /// A subscription whose beginning was looked for.
+    Subscribed(Box<Subscribed>),
+    /// A page of a FETCH whose beginning was looked for.
+    Page {
+        ticket: Ticket,
+        result: Result<Box<Page>, Refusal>,
     },
     Frames {
         ticket: Ticket,
@@ -91,6 +99,15 @@ pub(crate) enum Mail {
     Recheck,
     /// This connection of the Host is dead: it has come again.
     Replaced,
+}
+
+/// A subscription that was opened, or could not be.
+pub(crate) struct Subscribed {
+    pub(crate) ticket: Ticket,
+    pub(crate) sub: u32,
+    pub(crate) request: SubscribeRequest,
+    pub(crate) flag: ReadyFlag,
+    pub(crate) result: Result<Box<dyn Feed>, Refusal>,
 }
 
 /// A queue into one connection's task, and what the connection tells about itself.

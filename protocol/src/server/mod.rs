@@ -10,6 +10,7 @@ mod hosting;
 mod lag;
 mod listener;
 mod listing;
+mod long;
 mod mailbox;
 mod meter;
 mod news;

@@ -42,6 +42,13 @@ impl Desk {
             },
             Mail::Newest { sub, result } => self.newest(sub, result),
             Mail::Ready { sub } => self.enqueue(sub),
+            Mail::Subscribed(subscribed) => {
+                self.long.done(&self.mailbox);
+                self.subscribed(*subscribed);
+            }
+            Mail::Page { ticket, result } => {
+                self.list(ticket, true, result.map(|page| Listing::Page(*page)));
+            }
             Mail::Frames { ticket, is_long, result } => {
                 let listing = |all: Vec<_>| Listing::Frames(ticket, all.into_iter(), is_long);
                 self.list(ticket, is_long, result.map(listing));

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use xs_engine::{ReadOptions, Start};
 use xs_protocol::codec::PREFACE;
-use xs_protocol::{Op, Role};
+use xs_protocol::{Op, Role, SubEvent, SubscribeOptions};
 
 use crate::raw::{header, hello_body, message};
 use crate::rig::{Rig, soon};
@@ -113,4 +114,26 @@ async fn what_is_served_after_a_hang_up_ends() {
     let mut said = Said::asking(64, Op::BlobHas, &[7; 32]);
     said.bytes.extend_from_slice(&message(header(Op::BlobPut, 100, 2), &[]));
     soon(rig.server.adopt(said, Role::Admin)).await.unwrap();
+}
+
+/// Where the last frames begin is looked for on another thread than those that serve connections.
+#[tokio::test]
+async fn what_looks_back_far_is_opened_elsewhere() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(10, "a");
+    let client = rig.client().await;
+    for follow in [false, true] {
+        let options = ReadOptions { start: Start::Last(2), follow, ..ReadOptions::default() };
+        let mut subscription =
+            soon(client.subscribe(&options, SubscribeOptions::default())).await.unwrap();
+        let event = soon(subscription.next()).await.unwrap().unwrap();
+        assert!(matches!(event, SubEvent::Frames { frames, .. } if frames.len() == 2));
+        // One that is given up before it is open.
+        drop(client.subscribe(&options, SubscribeOptions::default()));
+    }
+    let options = ReadOptions { start: Start::Last(3), ..ReadOptions::default() };
+    let frames: Vec<_> = soon(futures::StreamExt::collect(client.fetch(&options))).await;
+    assert_eq!(frames.len(), 3);
+    let threads = rig.memory.looked_back();
+    assert!(threads.len() >= 3 && !threads.contains(&std::thread::current().id()));
 }

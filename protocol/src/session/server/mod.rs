@@ -302,10 +302,16 @@ impl ServerSession {
         }
     }
 
-    fn admit(&self, request: &mut Request, opens: bool) -> Result<(), Refusal> {
-        if self.drain_until.is_some() {
-            return Err(Refusal::new(Code::Draining, "the server is stopping; connect again"));
+    /// Whether anything may still begin.
+    pub(crate) fn check_open(&self) -> Result<(), Refusal> {
+        match self.drain_until {
+            None => Ok(()),
+            Some(_) => Err(Refusal::new(Code::Draining, "the server is stopping; connect again")),
         }
+    }
+
+    fn admit(&self, request: &mut Request, opens: bool) -> Result<(), Refusal> {
+        self.check_open()?;
         if opens && self.streams.len() >= STREAMS_MAX as usize {
             let text = format!("{STREAMS_MAX} streams are open on this connection; end one first");
             let refusal = Refusal::new(Code::TooManyStreams, text);

@@ -7,7 +7,9 @@ mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
+use std::thread::ThreadId;
 
+pub(crate) use self::feeds::LOOK_MAX;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use xs_engine::{
@@ -35,6 +37,10 @@ struct Inner {
     cancelled: Vec<FrameId>,
     /// Frames that followers have pulled.
     pulled: usize,
+    /// Pulls of reads that do not follow.
+    pulls: usize,
+    /// Threads on which reads looked for where the last frames begin.
+    looked_back: Vec<ThreadId>,
     /// Lists that were made for LAST.
     lists: usize,
     /// Asking for topics and for blobs panics.
@@ -71,6 +77,16 @@ impl Memory {
     /// Frames that followers have pulled.
     pub(crate) fn pulled(&self) -> usize {
         self.0.lock().pulled
+    }
+
+    /// Pulls of reads that do not follow.
+    pub(crate) fn pulls(&self) -> usize {
+        self.0.lock().pulls
+    }
+
+    /// Threads on which reads looked for where the last frames begin.
+    pub(crate) fn looked_back(&self) -> Vec<ThreadId> {
+        self.0.lock().looked_back.clone()
     }
 
     /// Lists that were made for LAST.

@@ -103,8 +103,8 @@ impl Service for Memory {
     }
 
     fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal> {
-        let inner = self.0.lock();
-        let (start, end) = inner.range(options);
+        let mut inner = self.0.lock();
+        let (start, end) = inner.open(options);
         let at = if options.reverse { end } else { start };
         let (topics, limit) = (options.topics.clone(), options.limit);
         let (store, reverse) = (self.clone(), options.reverse);
@@ -113,7 +113,7 @@ impl Service for Memory {
 
     fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal> {
         let mut inner = self.0.lock();
-        let (at, threshold) = inner.range(options);
+        let (at, threshold) = inner.open(options);
         inner.wakes.retain(|wake| wake.strong_count() > 0);
         inner.wakes.push(Arc::downgrade(&wake));
         let seen_ephemeral = inner.ephemeral.len();
