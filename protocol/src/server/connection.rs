@@ -30,6 +30,9 @@ const TURN_BYTES: usize = 256 * 1024;
 /// How much more a byte that is read counts for than one that is written: requests are parsed and
 /// their frames stored, while what readers are sent is sent as it lies there.
 const READ_WEIGHT: usize = 4;
+/// Bytes written that a step of a stream or list counts for, which may look at much and send
+/// nothing.
+const STEP_WEIGHT: usize = 8 * 1024;
 /// Reads in one round before what they brought is answered.
 const READS_PER_ROUND: usize = 4;
 
@@ -117,11 +120,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 self.desk.hang_up();
             }
             moved |= self.desk.open_mail(now());
-            moved |= self.desk.pump();
+            let steps = self.desk.pump();
             self.desk.tell();
             self.desk.count_refusals();
             let written = self.write(cx)?;
-            (moved, done) = (moved || written > 0, done + written + read * READ_WEIGHT);
+            moved |= steps > 0 || written > 0;
+            done += written + read * READ_WEIGHT + steps * STEP_WEIGHT;
             if self.is_over(cx)? {
                 return Poll::Ready(Ok(Turn::Over));
             }

@@ -32,6 +32,9 @@ use crate::session::{Action, ServerSession, Ticket};
 /// Bytes that are queued before what there is of them is written.
 const PUMP_BYTES: usize = 128 * 1024;
 
+/// Steps of streams and lists before that: one may look at much and find nothing to send.
+const PUMP_STEPS: usize = 32;
+
 /// Requests that are served together, if so many have come: fewer are not worth a write.
 const PART_REQUESTS_MIN: usize = 4;
 
@@ -46,6 +49,8 @@ pub(super) struct Desk {
     /// Streams that may have something to do, in turn.
     ready: VecDeque<u32>,
     pub(super) listings: VecDeque<Listing>,
+    /// It is the turn of a list, when there is one.
+    is_lists_turn: bool,
     pub(super) long: Long,
     /// Kept for their memory.
     pub(super) mail: Vec<Mail>,
@@ -82,6 +87,7 @@ impl Desk {
             works: HashMap::new(),
             ready: VecDeque::new(),
             listings: VecDeque::new(),
+            is_lists_turn: false,
             long: Long::default(),
             mail: Vec::new(),
             scratch: Vec::new(),
@@ -463,40 +469,51 @@ impl Desk {
     }
 
     /// Sends what streams and long answers have, as far as there is room, and not much of it before
-    /// the socket has its turn.
-    pub(super) fn pump(&mut self) -> bool {
-        let mut moved = false;
+    /// the socket has its turn; how many steps that took. They have turns, so that neither keeps
+    /// the other from being sent.
+    pub(super) fn pump(&mut self) -> usize {
+        let mut steps = 0;
         let enough = self.session.output().len() + PUMP_BYTES;
-        while self.session.has_room()
+        while steps < PUMP_STEPS
+            && self.session.has_room()
             && self.session.output().len() < enough
-            && let Some(listing) = self.listings.pop_front()
-        {
-            moved = true;
-            let is_long = listing.is_long();
-            let rest = listing.step(&mut self.session, &*self.service, &mut self.scratch);
-            match rest {
-                Some(rest) => self.listings.push_front(rest),
-                None => self.listed(is_long),
+            && match self.is_lists_turn {
+                true => self.step_list() || self.step_stream(),
+                false => self.step_stream() || self.step_list(),
             }
-        }
-        while self.session.has_room()
-            && self.session.output().len() < enough
-            && let Some(sub) = self.ready.pop_front()
         {
-            moved = true;
-            let Some(slot) = self.works.get_mut(&sub) else { continue };
-            slot.queued = false;
-            let next = match &mut slot.work {
-                Work::Feed(feed) => {
-                    let (service, mailbox) = (&self.service, &self.mailbox);
-                    feed.step(sub, &mut self.session, service, mailbox, &mut self.scratch)
-                }
-                Work::Download(download) => download.step(sub, &self.session, &self.mailbox),
-                Work::Upload(_) => Next::Wait,
-            };
-            self.after_step(sub, next);
+            self.is_lists_turn = !self.is_lists_turn;
+            steps += 1;
         }
-        moved
+        steps
+    }
+
+    /// Goes on with the first list; whether there is one.
+    fn step_list(&mut self) -> bool {
+        let Some(listing) = self.listings.pop_front() else { return false };
+        let is_long = listing.is_long();
+        match listing.step(&mut self.session, &*self.service, &mut self.scratch) {
+            Some(rest) => self.listings.push_front(rest),
+            None => self.listed(is_long),
+        }
+        true
+    }
+
+    /// Goes on with the next stream; whether there is one.
+    fn step_stream(&mut self) -> bool {
+        let Some(sub) = self.ready.pop_front() else { return false };
+        let Some(slot) = self.works.get_mut(&sub) else { return true };
+        slot.queued = false;
+        let next = match &mut slot.work {
+            Work::Feed(feed) => {
+                let (service, mailbox) = (&self.service, &self.mailbox);
+                feed.step(sub, &mut self.session, service, mailbox, &mut self.scratch)
+            }
+            Work::Download(download) => download.step(sub, &self.session, &self.mailbox),
+            Work::Upload(_) => Next::Wait,
+        };
+        self.after_step(sub, next);
+        true
     }
 
     pub(super) fn after_step(&mut self, sub: u32, next: Next) {

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use xs_engine::{ReadOptions, Start};
+use xs_engine::{ReadOptions, Start, TopicPatterns};
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{Op, Role, SubEvent, SubscribeOptions};
 
-use crate::raw::{header, hello_body, message};
+use crate::memory::LOOK_MAX;
+use crate::raw::{Raw, header, hello_body, message};
 use crate::rig::{Rig, soon};
 
 /// Bytes that one read brings.
@@ -116,6 +117,30 @@ async fn what_is_served_after_a_hang_up_ends() {
     soon(rig.server.adopt(said, Role::Admin)).await.unwrap();
 }
 
+/// A read that looks at much and finds nothing gives way to others: on the one thread of this test
+/// another connection is answered long before it has looked at everything.
+#[tokio::test]
+async fn a_read_that_finds_nothing_gives_way() {
+    const FRAMES: usize = 400 * LOOK_MAX;
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(FRAMES as u64, "a");
+    let (reader, other) = (rig.client().await, rig.client().await);
+    let options =
+        ReadOptions { topics: TopicPatterns::parse("b").unwrap(), ..ReadOptions::default() };
+    let read = reader.clone();
+    let mut pages = read.fetch(&options);
+    let fetching = tokio::spawn(async move { futures::StreamExt::next(&mut pages).await });
+    let mut subscription =
+        soon(reader.subscribe(&options, SubscribeOptions::default())).await.unwrap();
+    soon(other.ping()).await.unwrap();
+    assert!(rig.memory.pulls() < 400, "{} pulls before it was answered", rig.memory.pulls());
+    assert!(soon(fetching).await.unwrap().is_none());
+    while let Some(event) = soon(subscription.next()).await {
+        assert!(matches!(event.unwrap(), SubEvent::Frames { frames, .. } if frames.is_empty()));
+    }
+    assert!(rig.memory.pulls() >= 800);
+}
+
 /// Where the last frames begin is looked for on another thread than those that serve connections.
 #[tokio::test]
 async fn what_looks_back_far_is_opened_elsewhere() {
@@ -136,4 +161,33 @@ async fn what_looks_back_far_is_opened_elsewhere() {
     assert_eq!(frames.len(), 3);
     let threads = rig.memory.looked_back();
     assert!(threads.len() >= 3 && !threads.contains(&std::thread::current().id()));
+}
+
+/// Pages that are asked for again and again do not keep a subscription of their connection waiting.
+#[tokio::test]
+async fn lists_and_streams_take_turns() {
+    const PAGES: usize = 32;
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(60_000, "a");
+    let mut raw = Raw::open(&rig, Role::Read).await;
+    let everything = [0, 0, 1, 0, 1, 0, b'*'];
+    let fetch = [&(1u32 << 20).to_le_bytes()[..], &everything].concat();
+    let page = |corr: u32| message(header(Op::Fetch, corr, 0), &fetch);
+    for corr in 10..26 {
+        raw.send(&page(corr)).await;
+    }
+    // Credit for everything.
+    let subscribe = [&[0xff, 0xff, 0xff, 0xff][..], &[0; 12], &everything].concat();
+    raw.send(&message(header(Op::Subscribe, 2, 1), &subscribe)).await;
+    let (mut pages, mut delivered) = (0, 0);
+    while pages < PAGES {
+        let envelope = raw.receive().await.unwrap();
+        assert_eq!(envelope.header.code, 0);
+        if envelope.header.op == Op::Fetch as u8 {
+            pages += 1;
+            raw.send(&page(100 + pages as u32)).await;
+        }
+        delivered += usize::from(envelope.header.op == Op::Deliver as u8);
+    }
+    assert!(delivered >= PAGES / 4, "{delivered} messages beside {PAGES} pages");
 }
