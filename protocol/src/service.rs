@@ -2,6 +2,7 @@
 //! The server does everything that concerns bytes, roles, credit and order; a service only reads
 //! and writes frames, and never sees a socket.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -139,8 +140,17 @@ pub trait Service: Send + Sync + 'static {
     /// The newest frames, in log order. May block.
     ///
     /// # Errors
-    /// [`Refusal`] when the log cannot be read.
+    /// [`Refusal`] when the log cannot be read, or with [`Code::InvalidRead`] when they are more
+    /// than [`LAST_MAX`](crate::limits::LAST_MAX).
     fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal>;
+
+    /// The newest frame of each topic, in log order, of those whose newest lies in a range of
+    /// offsets. May block.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the log cannot be read, or with [`Code::TooSlow`] when they are more than
+    /// [`LAST_MAX`](crate::limits::LAST_MAX).
+    fn newest(&self, topics: &TopicPatterns, range: Range<u64>) -> Result<Vec<Frame>, Refusal>;
 
     /// The topics that are in use, in byte order. May block.
     ///

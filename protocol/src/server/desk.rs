@@ -82,13 +82,13 @@ impl Desk {
             },
             visitor,
             service,
+            long: Long::new(Arc::clone(&mailbox)),
             mailbox,
             meter,
             works: HashMap::new(),
             ready: VecDeque::new(),
             listings: VecDeque::new(),
             is_lists_turn: false,
-            long: Long::default(),
             mail: Vec::new(),
             scratch: Vec::new(),
             last_part: 0,
@@ -281,7 +281,7 @@ impl Desk {
     /// A list was sent, or refused.
     pub(super) fn listed(&mut self, is_long: bool) {
         if is_long {
-            self.long.done(&self.mailbox);
+            self.long.done();
         }
     }
 
@@ -417,7 +417,7 @@ impl Desk {
     /// The same for what may take long.
     fn long(&mut self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {
         let service = Arc::clone(&self.service);
-        self.long.add(&self.mailbox, move || job(&*service));
+        self.long.add(0, move || job(&*service));
     }
 
     pub(super) fn start(&mut self, sub: u32, work: Work) {
@@ -440,6 +440,7 @@ impl Desk {
     }
 
     fn cancel(&mut self, sub: u32) {
+        self.long.forget(sub);
         if let Some(Slot { work: Work::Upload(upload), .. }) = self.works.remove(&sub) {
             let refusal = Refusal::new(Code::InvalidValue, "the upload was given up");
             self.session.refuse(upload.ticket, &refusal);
@@ -506,8 +507,8 @@ impl Desk {
         slot.queued = false;
         let next = match &mut slot.work {
             Work::Feed(feed) => {
-                let (service, mailbox) = (&self.service, &self.mailbox);
-                feed.step(sub, &mut self.session, service, mailbox, &mut self.scratch)
+                let (service, long) = (&self.service, &mut self.long);
+                feed.step(sub, &mut self.session, service, long, &mut self.scratch)
             }
             Work::Download(download) => download.step(sub, &self.session, &self.mailbox),
             Work::Upload(_) => Next::Wait,

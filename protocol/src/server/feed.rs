@@ -1,5 +1,6 @@
 //! A subscription or call: frames are pulled as the client has credit, so a slow client costs a
-//! place in the log and at most one message of frames.
+//! place in the log and at most one message of frames; one that wants the latest alone, the newest
+//! frame of each topic of a gap until it has taken them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use xs_engine::{Bound, Frame};
 
 use super::census::Place;
 use super::lag::{Lag, Leap, Verdict};
+use super::long::Long;
 use super::mailbox::{Mailbox, ReadyFlag};
 use super::work::Next;
 use crate::error::Refusal;
@@ -80,7 +82,7 @@ impl FeedWork {
         sub: u32,
         session: &mut ServerSession,
         service: &Arc<dyn Service>,
-        mailbox: &Arc<Mailbox>,
+        long: &mut Long,
         scratch: &mut Vec<Frame>,
     ) -> Next {
         let credit = session.credit(sub);
@@ -88,7 +90,7 @@ impl FeedWork {
             self.waited = true;
         }
         if self.lag.is_some()
-            && let Some(next) = self.heed_lag(sub, credit, session, service, mailbox)
+            && let Some(next) = self.heed_lag(sub, credit, session, service, long)
         {
             return next;
         }
@@ -198,7 +200,7 @@ impl FeedWork {
         credit: i64,
         session: &mut ServerSession,
         service: &Arc<dyn Service>,
-        mailbox: &Arc<Mailbox>,
+        long: &mut Long,
     ) -> Option<Next> {
         let lag = self.lag.as_mut()?;
         if credit <= 0 {
@@ -225,7 +227,7 @@ impl FeedWork {
             Verdict::Conflate => {
                 // Frames that were pulled and not sent are part of the gap.
                 self.pulled.clear();
-                lag.look(sub, position, service, mailbox);
+                lag.look(sub, position, service, long);
                 Some(Next::Wait)
             }
         }

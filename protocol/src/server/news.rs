@@ -43,7 +43,7 @@ impl Desk {
             Mail::Newest { sub, result } => self.newest(sub, result),
             Mail::Ready { sub } => self.enqueue(sub),
             Mail::Subscribed(subscribed) => {
-                self.long.done(&self.mailbox);
+                self.long.done();
                 self.subscribed(*subscribed);
             }
             Mail::Page { ticket, result } => {
@@ -88,6 +88,7 @@ impl Desk {
 
     /// The newest frames for a subscription that is too far behind.
     fn newest(&mut self, sub: u32, result: Result<Leap, Refusal>) {
+        self.long.done();
         let Some(Slot { work: Work::Feed(feed), .. }) = self.works.get_mut(&sub) else { return };
         let next = match result {
             Ok(leap) => feed.leap(sub, leap, &mut self.session, &*self.service, &self.mailbox),

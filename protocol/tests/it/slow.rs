@@ -67,6 +67,34 @@ async fn the_latest_of_each_topic_comes_behind_a_gap() {
     assert_eq!(frames[0].frame.offset(), Some(end));
 }
 
+/// All of them are too far behind at once, but the frames are looked for one after another.
+#[tokio::test]
+async fn the_latest_are_looked_for_one_at_a_time() {
+    const SUBSCRIPTIONS: usize = 5;
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let mut takers = Vec::new();
+    for _ in 0..SUBSCRIPTIONS {
+        takers.push(follow(&client, "*", Slow::Latest { behind: 10 }).await);
+    }
+    rig.memory.hold_looks(true);
+    append(&client, "a", 300).await;
+    let take = async |mut taker: Subscription| {
+        while !matches!(taker.next().await.unwrap().unwrap(), SubEvent::Gap(_)) {}
+    };
+    let taken: Vec<_> = takers.into_iter().map(|taker| tokio::spawn(take(taker))).collect();
+    until(|| rig.memory.looks() == 1).await;
+    for _ in 0..100 {
+        soon(client.ping()).await.unwrap();
+    }
+    assert_eq!(rig.memory.looks(), 1);
+    rig.memory.hold_looks(false);
+    for taken in taken {
+        soon(taken).await.unwrap();
+    }
+    assert!(rig.memory.looks() >= SUBSCRIPTIONS);
+}
+
 #[tokio::test]
 async fn one_that_is_dropped_goes_on_where_it_was() {
     let rig = Rig::unix(Role::Admin).await;

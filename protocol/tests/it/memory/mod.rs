@@ -43,9 +43,12 @@ struct Inner {
     looked_back: Vec<ThreadId>,
     /// Lists that were made for LAST.
     lists: usize,
+    /// Looks for what is newest in a gap.
+    looks: usize,
     /// Asking for topics and for blobs panics.
     broken: bool,
     hold_blobs: bool,
+    hold_looks: bool,
     /// Checks that nobody waited for any more.
     given_up: usize,
     /// Connections that say they run modules, and how each is ended.
@@ -94,6 +97,11 @@ impl Memory {
         self.0.lock().lists
     }
 
+    /// Looks for what is newest in a gap.
+    pub(crate) fn looks(&self) -> usize {
+        self.0.lock().looks
+    }
+
     /// From now on asking for topics and for blobs panics.
     pub(crate) fn break_down(&self) {
         self.0.lock().broken = true;
@@ -102,6 +110,11 @@ impl Memory {
     /// Whether bytes of blobs wait before they are taken.
     pub(crate) fn hold_blobs(&self, hold: bool) {
         self.0.lock().hold_blobs = hold;
+    }
+
+    /// Whether looks for what is newest in a gap wait.
+    pub(crate) fn hold_looks(&self, hold: bool) {
+        self.0.lock().hold_looks = hold;
     }
 
     /// Appends waiting.

@@ -1,6 +1,7 @@
 //! The store as the server sees it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -146,6 +147,17 @@ impl Service for Memory {
             .cloned()
             .collect();
         found.reverse();
+        Ok(found)
+    }
+
+    fn newest(&self, topics: &TopicPatterns, range: Range<u64>) -> Result<Vec<Frame>, Refusal> {
+        let mut found =
+            self.last(&LastRequest { topics: topics.clone(), n: 1, per_topic: true })?;
+        self.0.lock().looks += 1;
+        while self.0.lock().hold_looks {
+            std::thread::yield_now();
+        }
+        found.retain(|frame| range.contains(&frame.offset().unwrap()));
         Ok(found)
     }
 
