@@ -136,6 +136,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 break;
             }
         }
+        // The clock is heeded at rest; who is never at rest looks at it once in a turn.
+        if now() >= self.desk.session.deadline() {
+            self.desk.expire(now());
+        }
         Poll::Ready(Ok(Turn::Again))
     }
 

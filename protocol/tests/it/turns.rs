@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use xs_engine::{ReadOptions, Start, TopicPatterns};
-use xs_protocol::codec::PREFACE;
+use xs_protocol::codec::{Codec, Envelope, PREFACE};
 use xs_protocol::{Op, Role, SubEvent, SubscribeOptions};
 
 use crate::memory::LOOK_MAX;
@@ -22,8 +24,10 @@ const PIECE: usize = 8 * 1024;
 struct Said {
     bytes: Vec<u8>,
     read: Arc<AtomicUsize>,
-    /// Bytes that each write brought.
-    writes: Arc<Mutex<Vec<usize>>>,
+    /// What it says again and again behind that, if it does not hang up.
+    refrain: Vec<u8>,
+    /// What each write brought.
+    writes: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Said {
@@ -33,7 +37,8 @@ impl Said {
         for corr in 2..count + 2 {
             bytes.extend_from_slice(&message(header(op, corr, 0), body));
         }
-        Self { bytes, read: Arc::default(), writes: Arc::default() }
+        let (read, refrain, writes) = (Arc::default(), Vec::new(), Arc::default());
+        Self { bytes, read, refrain, writes }
     }
 }
 
@@ -43,7 +48,11 @@ impl AsyncRead for Said {
         _: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let left = &self.bytes[self.read.load(Ordering::Relaxed)..];
+        let at = self.read.load(Ordering::Relaxed);
+        let left = match at.checked_sub(self.bytes.len()) {
+            Some(at) if !self.refrain.is_empty() => &self.refrain[at % self.refrain.len()..],
+            _ => &self.bytes[at..],
+        };
         let count = left.len().min(buf.remaining()).min(PIECE);
         buf.put_slice(&left[..count]);
         self.read.fetch_add(count, Ordering::Relaxed);
@@ -57,7 +66,7 @@ impl AsyncWrite for Said {
         _: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.writes.lock().unwrap().push(buf.len());
+        self.writes.lock().unwrap().push(buf.to_vec());
         Poll::Ready(Ok(buf.len()))
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -101,11 +110,41 @@ async fn many_requests_are_answered_part_by_part() {
     let said = Said::asking(count as u32, Op::BlobHas, &[7; 32]);
     let writes = Arc::clone(&said.writes);
     soon(rig.server.adopt(said, Role::Admin)).await.unwrap();
-    let writes = writes.lock().unwrap().clone();
+    let writes: Vec<_> = writes.lock().unwrap().iter().map(Vec::len).collect();
     let most = writes.iter().max().copied().unwrap_or(0);
     let replies = |bytes: usize| bytes / reply;
     assert!(replies(writes.iter().sum()) >= count, "{writes:?}");
     assert!(replies(most) <= count * 3 / 4, "{writes:?}");
+}
+
+/// The messages that were written.
+fn heard(writes: &Mutex<Vec<Vec<u8>>>) -> Vec<Envelope> {
+    let mut bytes = BytesMut::from(&writes.lock().unwrap().concat()[..]);
+    let mut codec = Codec::new(u32::MAX);
+    std::iter::from_fn(|| codec.next(&mut bytes).unwrap()).collect()
+}
+
+/// A connection that is never at rest has its pulses all the same.
+#[tokio::test(start_paused = true)]
+async fn the_clock_is_heeded_on_a_busy_connection() {
+    let rig = Rig::unix(Role::Admin).await;
+    let pulse = Duration::from_millis(10);
+    let mut said = Said::asking(0, Op::Ping, &[]);
+    let body = [&[0; 8][..], &10u64.to_le_bytes(), &[2, 0, 1, 0, 1, 0, b'*']].concat();
+    said.bytes.extend_from_slice(&message(header(Op::Subscribe, 2, 1), &body));
+    said.refrain = message(header(Op::Ping, 3, 0), &[7; 16]).to_vec();
+    let writes = Arc::clone(&said.writes);
+    let task = rig.server.adopt(said, Role::Admin);
+    // On the one thread of this test: the connection has a turn each time that this task gives way.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+        tokio::time::advance(pulse).await;
+    }
+    let said = heard(&writes);
+    let is_pulse = |one: &&Envelope| one.header.op == Op::SubEvent as u8 && one.body[..] == [2];
+    let pulses = said.iter().filter(is_pulse).count();
+    assert!(pulses >= 5, "{pulses} pulses among {} messages", said.len());
+    task.abort();
 }
 
 /// A stream that was asked for before the client hung up, and is served after, ends as well.
