@@ -203,10 +203,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     /// Whether all that was to be said is written and nothing is waited for.
     fn is_over(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let written = self.desk.session.output().is_empty() && !self.unflushed;
+        let idle = self.desk.session.is_idle() && !self.desk.has_unserved;
+        if written && idle {
+            self.desk.session.end_drain(now());
+        }
         if self.desk.session.is_closing() && written && !self.shut {
             self.shut = self.io.as_mut().poll_shutdown(cx)?.is_ready();
         }
-        let idle = self.desk.session.is_idle() && !self.desk.has_more;
         let gone = self.eof && (self.desk.session.is_closing() || (written && idle));
         Ok(gone || self.desk.session.is_over(now()))
     }

@@ -57,8 +57,9 @@ pub(super) struct Desk {
     scratch: Vec<Frame>,
     /// Bytes of requests that were served together last.
     last_part: usize,
-    /// Requests may have come whole that are not served yet.
-    pub(super) has_more: bool,
+    /// What has come may hold whole requests that are not served: a part of them was enough, or
+    /// the session takes none at present.
+    pub(super) has_unserved: bool,
     /// The version of the processor that a host runs alone whose origin was found right last.
     own_version: Option<FrameId>,
     /// Says that it is the host of modules, while it is connected.
@@ -92,7 +93,7 @@ impl Desk {
             mail: Vec::new(),
             scratch: Vec::new(),
             last_part: 0,
-            has_more: false,
+            has_unserved: false,
             own_version: None,
             host: None,
         }
@@ -115,7 +116,7 @@ impl Desk {
         let part = (self.last_part + whole) / 2;
         // Pipelined requests are mostly of one op: a run of them is counted at once.
         let mut run = (Op::Ping, 0);
-        self.has_more = false;
+        self.has_unserved = false;
         while let Some(action) = self.session.receive(inbox, now) {
             served += 1;
             match action {
@@ -139,8 +140,8 @@ impl Desk {
                 }
                 Action::Cancel { sub } => self.cancel(sub),
             }
-            self.has_more = served >= PART_REQUESTS_MIN && whole - inbox.len() >= part;
-            if self.has_more {
+            self.has_unserved = served >= PART_REQUESTS_MIN && whole - inbox.len() >= part;
+            if self.has_unserved {
                 break;
             }
         }
@@ -152,7 +153,7 @@ impl Desk {
         }
         self.last_part = whole - inbox.len();
         // Answers that the client has not taken yet keep it from being served.
-        self.has_more |= !inbox.is_empty() && !self.session.wants_input();
+        self.has_unserved |= !inbox.is_empty() && !self.session.wants_input();
         served > 0
     }
 

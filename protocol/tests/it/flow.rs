@@ -9,7 +9,7 @@ use xs_protocol::{
     AppendRequest, CallRequest, ClientError, Code, Op, Role, SubEvent, SubscribeOptions, limits,
 };
 
-use crate::raw::{header, hello_body, message};
+use crate::raw::{Raw, header, hello_body, message};
 use crate::rig::{Rig, one, soon, until};
 
 #[tokio::test]
@@ -217,6 +217,24 @@ async fn a_stop_ends_subscriptions_with_the_place_to_resume() {
     soon(stopping).await.unwrap();
     assert!(matches!(soon(client.closed()).await, ClientError::Disconnected(_)));
     assert!(matches!(soon(client.append(&one("a"))).await, Err(ClientError::Disconnected(_))));
+    assert_eq!(rig.server.connections(), 0);
+}
+
+/// Bytes that come when a server has said its last word are taken: over TCP they would have the
+/// system throw away what the client has not read yet.
+#[tokio::test]
+async fn a_stop_takes_what_still_comes() {
+    let rig = Rig::unix(Role::Admin).await;
+    let mut raw = Raw::open(&rig, Role::Admin).await;
+    let server = rig.server.clone();
+    let stopping = tokio::spawn(async move { server.stop().await });
+    assert_eq!(raw.receive().await.unwrap().header.op, Op::GoAway as u8);
+    assert!(raw.receive().await.is_none());
+    assert_eq!(rig.server.connections(), 1);
+    raw.send(&message(header(Op::Ping, 2, 0), &[])).await;
+    assert_eq!(rig.server.connections(), 1);
+    drop(raw);
+    soon(stopping).await.unwrap();
     assert_eq!(rig.server.connections(), 0);
 }
 

@@ -147,6 +147,23 @@ async fn the_clock_is_heeded_on_a_busy_connection() {
     task.abort();
 }
 
+/// Of requests that came together only a part is served before the server is seen to stop. The
+/// others are refused, so that their client knows that they were not done.
+#[tokio::test]
+async fn what_came_before_a_stop_is_answered() {
+    const COUNT: u32 = 64;
+    let rig = Rig::unix(Role::Admin).await;
+    soon(rig.server.stop()).await;
+    let said = Said::asking(COUNT, Op::BlobHas, &[7; 32]);
+    let writes = Arc::clone(&said.writes);
+    soon(rig.server.adopt(said, Role::Admin)).await.unwrap();
+    let said = heard(&writes);
+    let answers = said.iter().filter(|one| one.header.op == Op::BlobHas as u8);
+    let codes: Vec<_> = answers.map(|one| one.header.code).collect();
+    assert_eq!(codes.len(), COUNT as usize, "{codes:?}");
+    assert!(codes.contains(&0) && codes.contains(&501), "{codes:?}");
+}
+
 /// A stream that was asked for before the client hung up, and is served after, ends as well.
 #[tokio::test]
 async fn what_is_served_after_a_hang_up_ends() {
