@@ -249,7 +249,8 @@ impl FeedWork {
         }
         let gap = Gap::Conflated { from: leap.from, to: leap.to };
         session.event(sub, &StreamEvent::Gap(gap));
-        self.moved_to(leap.to);
+        // Nothing of the gap was sent yet: who goes on elsewhere begins with it again.
+        self.moved_to(if leap.newest.is_empty() { leap.to } else { leap.from });
         self.pulled = leap.newest.into();
         self.after = Pulled::More;
         Next::Again
