@@ -404,6 +404,10 @@ mod tests {
         let start = Start::From(Bound::Offset(middle + 3));
         let (from_within, _) = gaps(&ReadOptions { start, ..ReadOptions::default() });
         assert_eq!(from_within, [middle + 3..middle + TOGETHER, whole[1].clone()]);
+        // Who goes on below it does not meet it again.
+        let before = Some(Bound::Offset(middle));
+        let below = ReadOptions { before, reverse: true, ..ReadOptions::default() };
+        assert_eq!(gaps(&below), (Vec::new(), middle));
         let options = ReadOptions { follow: true, ..ReadOptions::default() };
         let mut follower = store.follow(&options).unwrap();
         let mut found = Vec::new();

@@ -321,7 +321,7 @@ impl Desk {
                 if self.session.has_stream(sub) {
                     let lag = (how.slow != Slow::Wait).then(|| Lag::new(how.slow, options));
                     let work = FeedWork::new(feed, flag, how.bodies_up_to, false);
-                    let work = work.subscription(&self.mailbox, lag);
+                    let work = work.subscription(&self.mailbox, options.reverse, lag);
                     self.start(sub, Work::Feed(work));
                 }
             }

@@ -38,6 +38,8 @@ pub(crate) struct FeedWork {
     sent_to: u64,
     /// The same for who counts; a call has none.
     place: Option<Arc<Place>>,
+    /// It goes from the newest frame down.
+    reverse: bool,
     /// Only of a subscription that is not waited for.
     lag: Option<Lag>,
 }
@@ -60,14 +62,20 @@ impl FeedWork {
             waited: false,
             sent_to,
             place: None,
+            reverse: false,
             lag: None,
         }
     }
 
-    /// A subscription: it is counted, and may have a policy.
-    pub(crate) fn subscription(mut self, mailbox: &Mailbox, lag: Option<Lag>) -> Self {
+    /// A subscription: it is counted, may go backwards, and may have a policy.
+    pub(crate) fn subscription(
+        mut self,
+        mailbox: &Mailbox,
+        reverse: bool,
+        lag: Option<Lag>,
+    ) -> Self {
         self.place = Some(mailbox.seat.place(self.sent_to));
-        self.lag = lag;
+        (self.reverse, self.lag) = (reverse, lag);
         self
     }
 
@@ -170,6 +178,7 @@ impl FeedWork {
         }
         self.moved_to(match frames.iter().rev().find_map(Frame::offset) {
             _ if self.pulled.is_empty() => self.feed.scanned_to(),
+            Some(offset) if self.reverse => offset,
             Some(offset) => offset + 1,
             None => self.sent_to,
         });

@@ -102,6 +102,7 @@ fn list<T>(
 pub(crate) struct Page {
     ticket: Ticket,
     is_long: bool,
+    reverse: bool,
     head: u64,
     feed: Box<dyn Feed>,
     frames: Vec<Frame>,
@@ -122,8 +123,8 @@ impl Page {
     ) -> Result<Self, Refusal> {
         let head = service.head();
         let feed = service.read(&fetch.options)?;
-        let room = fetch.page_bytes as usize;
-        Ok(Self { ticket, is_long, head, feed, frames: Vec::new(), room })
+        let (reverse, room) = (fetch.options.reverse, fetch.page_bytes as usize);
+        Ok(Self { ticket, is_long, reverse, head, feed, frames: Vec::new(), room })
     }
 
     /// Reads on, and sends the page when it is whole. A filter that finds little holds up nobody:
@@ -159,11 +160,12 @@ impl Page {
             Pulled::More if self.room > 0 => return Ok(None),
             Pulled::More => (self.feed.scanned_to(), true),
             Pulled::Gap { from, to } if self.frames.is_empty() => {
-                let text = format!("the frames {from} to {to} cannot be read; go on after them");
-                return Err(Refusal::new(Code::Corrupt, text).with(Detail::Offset(to)));
+                let behind = if self.reverse { from } else { to };
+                let text = format!("the frames {from} to {to} cannot be read; go on behind them");
+                return Err(Refusal::new(Code::Corrupt, text).with(Detail::Offset(behind)));
             }
             // The next page begins with the gap and says so.
-            Pulled::Gap { from, .. } => (from, true),
+            Pulled::Gap { from, to } => (if self.reverse { to } else { from }, true),
             Pulled::CaughtUp { .. } | Pulled::Idle | Pulled::End => (self.feed.scanned_to(), false),
         }))
     }

@@ -232,6 +232,29 @@ async fn what_is_removed_while_it_waits_for_credit_is_not_sent() {
     assert_eq!(soon(subscription.next()).await.unwrap().unwrap(), SubEvent::CaughtUp { head: 3 });
 }
 
+/// Backwards a reader that was sent a part of what was pulled goes on before its last frame.
+#[tokio::test]
+async fn one_that_goes_backwards_goes_on_below() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let body = Body::Inline(vec![7; 400].into());
+    let frame = NewFrame { body, ..one("a").frames.remove(0) };
+    soon(client.append(&AppendRequest::frames(vec![frame; 3]))).await.unwrap();
+    let options = ReadOptions { reverse: true, ..ReadOptions::default() };
+    let how = SubscribeOptions { credit: 600, bodies_up_to: 400, ..SubscribeOptions::default() };
+    let mut subscription = soon(client.subscribe(&options, how)).await.unwrap();
+    let mut next = 3;
+    while let Some(event) = soon(subscription.next()).await {
+        let SubEvent::Frames { frames, scanned_to } = event.unwrap() else { continue };
+        for frame in frames {
+            next -= 1;
+            assert_eq!(frame.frame.offset(), Some(next));
+        }
+        assert_eq!(scanned_to, next);
+    }
+    assert_eq!(next, 0);
+}
+
 #[tokio::test]
 async fn removals_keep_to_the_topics_they_name() {
     let rig = Rig::unix(Role::Admin).await;

@@ -35,6 +35,9 @@ impl Feed for Bounded {
             let index = if self.reverse { self.at - 1 } else { self.at };
             let frame = &inner.frames[index as usize];
             self.at = if self.reverse { self.at - 1 } else { self.at + 1 };
+            if inner.damaged == Some(index) {
+                return Ok(Pulled::Gap { from: index, to: index + 1 });
+            }
             if self.topics.matches(frame.topic()) && !inner.removed.contains(&index) {
                 bytes += frame.record().len();
                 frames.push(frame.clone());

@@ -29,6 +29,8 @@ struct Inner {
     cursors: BTreeMap<CursorName, Cursor>,
     keys: BTreeMap<IdempotencyKey, (AppendRequest, Appended)>,
     removed: BTreeSet<u64>,
+    /// A frame that reads which do not follow cannot read.
+    damaged: Option<u64>,
     queue: Vec<(AppendRequest, Done)>,
     held: bool,
     commits: u64,
@@ -115,6 +117,11 @@ impl Memory {
     /// Whether looks for what is newest in a gap wait.
     pub(crate) fn hold_looks(&self, hold: bool) {
         self.0.lock().hold_looks = hold;
+    }
+
+    /// Damages a frame for reads that do not follow.
+    pub(crate) fn damage(&self, offset: u64) {
+        self.0.lock().damaged = Some(offset);
     }
 
     /// Appends waiting.
