@@ -174,6 +174,10 @@ impl ServerSession {
                 }
             };
             let (header, cost) = (envelope.header, envelope.body.len());
+            if self.phase == Phase::Hello && header.op != Op::Hello as u8 {
+                self.fail(&ProtocolError::Unexpected("HELLO comes first"), now);
+                continue;
+            }
             let request = match Request::read(envelope, self.ops) {
                 Ok(request) => request,
                 Err(DecodeError::Refused(_)) if is_one_way(header.op) => {
@@ -207,10 +211,6 @@ impl ServerSession {
         now: Instant,
     ) -> Result<Option<Action>, ProtocolError> {
         let (sub, corr) = (header.sub, header.corr);
-        match (self.phase, &request) {
-            (Phase::Hello, Request::Hello(_)) | (Phase::Open, _) => {}
-            _ => return Err(ProtocolError::Unexpected("HELLO comes first, and once")),
-        }
         match request {
             Request::Hello(_) if self.phase == Phase::Open => {
                 return Err(ProtocolError::Unexpected("a second HELLO"));
