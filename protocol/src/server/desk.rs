@@ -2,11 +2,13 @@
 //! kept going.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use futures::FutureExt as _;
 use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start};
 
 use super::entry::{Entry, Visitor};
@@ -14,7 +16,7 @@ use super::feed::FeedWork;
 use super::lag::Lag;
 use super::listing::{Listing, Page};
 use super::long::Long;
-use super::mailbox::{Mail, Mailbox, Subscribed};
+use super::mailbox::{Due, Mail, Mailbox, Subscribed};
 use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
@@ -340,8 +342,8 @@ impl Desk {
     }
 
     fn import(&self, ticket: Ticket, import: ImportRequest) -> bool {
-        let mailbox = Arc::clone(&self.mailbox);
-        let done = move |result| mailbox.post(Mail::Imported { ticket, result });
+        let due = Due::new(ticket, &self.mailbox);
+        let done = move |result| due.post(|ticket| Mail::Imported { ticket, result });
         self.service.import(import, Box::new(done));
         true
     }
@@ -378,8 +380,15 @@ impl Desk {
         let call = self.service.call(call, wake);
         let mailbox = Arc::clone(&self.mailbox);
         tokio::spawn(async move {
-            let result = call.await;
-            mailbox.post(Mail::Called { ticket, sub, bodies_up_to, flag, result });
+            // A panic was printed where it was; whoever waits for the answer is told too.
+            let result = AssertUnwindSafe(call).catch_unwind().await;
+            mailbox.post(result.map_or(Mail::Failed, |result| Mail::Called {
+                ticket,
+                sub,
+                bodies_up_to,
+                flag,
+                result,
+            }));
         });
     }
 
@@ -388,8 +397,8 @@ impl Desk {
             self.session.refuse(ticket, &refusal);
             return false;
         }
-        let mailbox = Arc::clone(&self.mailbox);
-        let done = move |result| mailbox.post(Mail::Appended { ticket, result });
+        let due = Due::new(ticket, &self.mailbox);
+        let done = move |result| due.post(|ticket| Mail::Appended { ticket, result });
         self.service.append(batch, Box::new(done));
         true
     }

@@ -13,7 +13,7 @@ use xs_engine::{BlobHash, Frame};
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
 use super::listing::Page;
-use crate::error::Refusal;
+use crate::error::{Code, Refusal};
 use crate::message::{Appended, CursorSummary, Imported, SubscribeRequest, TopicSummary};
 use crate::service::{BlobSink, BlobSource, Called, Feed, Wake};
 use crate::session::Ticket;
@@ -207,6 +207,36 @@ impl Mailbox {
             }
         };
         (Arc::new(wake), flag)
+    }
+}
+
+/// An append or import that waits for its outcome. A service that forgets it answers all the same.
+pub(crate) struct Due {
+    ticket: Ticket,
+    /// None once the outcome was posted.
+    mailbox: Option<Arc<Mailbox>>,
+}
+
+impl Due {
+    pub(crate) fn new(ticket: Ticket, mailbox: &Arc<Mailbox>) -> Self {
+        Self { ticket, mailbox: Some(Arc::clone(mailbox)) }
+    }
+
+    /// Posts what has come of it.
+    pub(crate) fn post(mut self, mail: impl FnOnce(Ticket) -> Mail) {
+        if let Some(mailbox) = self.mailbox.take() {
+            mailbox.post(mail(self.ticket));
+        }
+    }
+}
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        if let Some(mailbox) = self.mailbox.take() {
+            let text = "the server failed at this request; its log says more";
+            let result = Err(Refusal::new(Code::Indeterminate, text));
+            mailbox.post(Mail::Appended { ticket: self.ticket, result });
+        }
     }
 }
 

@@ -181,6 +181,13 @@ async fn a_request_that_panics_ends_its_connection_alone() {
     assert_eq!(error.code(), Some(Code::Internal), "{error}");
     let get = soon(rig.client().await.blob_get(&BlobHash::of(b"any"))).await;
     assert_eq!(get.err().and_then(|error| error.code()), Some(Code::Internal));
+    let call = CallRequest::new(Topic::parse("panic").unwrap());
+    let call = soon(rig.client().await.call(&call)).await;
+    assert_eq!(call.err().and_then(|error| error.code()), Some(Code::Internal));
+    soon(other.append(&one("a"))).await.unwrap();
+    // An append that comes to no end is answered, and its connection lives.
+    let error = soon(other.append(&one("lost"))).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Indeterminate));
     soon(other.append(&one("a"))).await.unwrap();
 }
 

@@ -34,8 +34,12 @@ impl Service for Memory {
         StoreIdentity { uuid: [7; 16], epoch: 1, head: self.0.lock().head() }
     }
 
+    /// What has a frame of the topic `lost` is forgotten.
     fn append(&self, batch: AppendRequest, done: Done) {
-        self.0.lock().queue.push((batch, done));
+        let is_lost = |frame: &NewFrame| frame.topic.as_str() == "lost";
+        if !batch.frames.iter().any(is_lost) {
+            self.0.lock().queue.push((batch, done));
+        }
     }
 
     fn import(&self, import: ImportRequest, done: DoneImport) {
@@ -220,7 +224,8 @@ impl Service for Memory {
         Ok(inner.cursors.iter().map(summary).collect())
     }
 
-    /// `echo` answers with its body and completes; `hang` never answers; there is nothing else.
+    /// `echo` answers with its body and completes; `hang` never answers; `panic` does; there is
+    /// nothing else.
     /// While appends are held, calls are too.
     fn call(
         &self,
@@ -228,6 +233,9 @@ impl Service for Memory {
         wake: Wake,
     ) -> BoxFuture<'static, Result<Called, Refusal>> {
         let name = request.name.as_str().to_owned();
+        if name == "panic" {
+            return Box::pin(async { panic!("on purpose") });
+        }
         if name != "echo" && name != "hang" {
             let refusal = Refusal::new(Code::UnknownCommand, format!("no command {name}"));
             return Box::pin(async { Err(refusal) });
