@@ -262,9 +262,9 @@ impl Desk {
             Request::Subscribe(subscribe) => self.subscribe(ticket, sub, subscribe),
             Request::BlobPut => self.start(sub, Work::Upload(Upload::new(ticket))),
             Request::BlobGet(get) => {
-                let credit = self.session.credit(sub);
+                let (session, service) = (&mut self.session, &self.service);
                 let download =
-                    Download::open(ticket, sub, get.hash, credit, &self.service, &self.mailbox);
+                    Download::open(ticket, sub, get.hash, session, service, &self.mailbox);
                 self.start(sub, Work::Download(download));
             }
             Request::Call { call, .. } => self.call(ticket, sub, call),
@@ -520,7 +520,7 @@ impl Desk {
                 let (service, long) = (&self.service, &mut self.long);
                 feed.step(sub, &mut self.session, service, long, &mut self.scratch)
             }
-            Work::Download(download) => download.step(sub, &self.session, &self.mailbox),
+            Work::Download(download) => download.step(sub, &mut self.session, &self.mailbox),
             Work::Upload(_) => Next::Wait,
         };
         self.after_step(sub, next);

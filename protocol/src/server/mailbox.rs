@@ -73,11 +73,13 @@ pub(crate) enum Mail {
     Opened {
         ticket: Ticket,
         sub: u32,
+        asked: usize,
         result: Result<(Box<dyn BlobSource>, Bytes), Refusal>,
     },
     /// More bytes of a download.
     Piece {
         sub: u32,
+        asked: usize,
         source: Box<dyn BlobSource>,
         result: Result<Bytes, Refusal>,
     },

@@ -75,8 +75,14 @@ impl Desk {
                 }
                 Err(refusal) => self.refuse_stream(ticket, sub, &refusal),
             },
-            Mail::Opened { ticket, sub, result } => self.opened(ticket, sub, result),
-            Mail::Piece { sub, source, result } => self.piece(sub, source, result),
+            Mail::Opened { ticket, sub, asked, result } => {
+                self.session.release(asked);
+                self.opened(ticket, sub, result);
+            }
+            Mail::Piece { sub, asked, source, result } => {
+                self.session.release(asked);
+                self.piece(sub, source, result);
+            }
             Mail::Taken { sub, result } => self.taken(sub, result),
             Mail::Stored { sub, result } => self.stored(sub, result),
             Mail::Failed => self.failed(now),

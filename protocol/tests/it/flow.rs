@@ -169,6 +169,39 @@ async fn long_lists_are_made_as_they_are_taken() {
     assert_eq!(rig.memory.lists(), LISTS + 1);
 }
 
+/// Bytes of blobs are read as there is room for them, however many are asked for.
+#[tokio::test]
+async fn downloads_that_are_not_taken_are_not_read() {
+    const DOWNLOADS: u32 = 64;
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let blob = vec![7; 4 * limits::CHUNK_BYTES_MAX];
+    let hash = soon(client.blob_put_bytes(blob.into())).await.unwrap();
+    let mut raw = Raw::open(&rig, Role::Read).await;
+    let body = [&hash.as_bytes()[..], &u32::MAX.to_le_bytes()].concat();
+    for sub in 1..=DOWNLOADS {
+        raw.send(&message(header(Op::BlobGet, sub + 1, sub), &body)).await;
+    }
+    let mut read = 0;
+    soon(async {
+        while rig.memory.opened() < DOWNLOADS as usize || read != rig.memory.read() {
+            read = rig.memory.read();
+            for _ in 0..20 {
+                client.ping().await.unwrap();
+            }
+        }
+    })
+    .await;
+    let most = limits::OUTBOUND_BYTES_MAX + 2 * limits::CHUNK_BYTES_MAX;
+    assert!(read <= most, "{read} bytes were read");
+    let mut ended = 0;
+    while ended < DOWNLOADS {
+        let header = raw.receive().await.unwrap().header;
+        assert_eq!(header.code, 0);
+        ended += u32::from(header.op == Op::BlobChunk as u8 && !header.has_more());
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_panics_ends_its_connection_alone() {
     let rig = Rig::unix(Role::Admin).await;

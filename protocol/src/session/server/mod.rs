@@ -86,6 +86,8 @@ pub(crate) struct ServerSession {
     name: String,
     codec: Codec,
     out: Gather,
+    /// Bytes of downloads that are being read, to be queued as they come.
+    coming: usize,
     phase: Phase,
     /// Requests without an answer, and their bytes.
     requests: u32,
@@ -117,6 +119,7 @@ impl ServerSession {
             name: name.to_owned(),
             codec: Codec::new(HELLO_BYTES_MAX),
             out,
+            coming: 0,
             phase: Phase::Hello,
             requests: 0,
             request_bytes: 0,
@@ -390,7 +393,18 @@ impl ServerSession {
 
     /// Whether streams and reads may queue more.
     pub(crate) fn has_room(&self) -> bool {
-        self.out.len() < OUTBOUND_BYTES_MAX && !matches!(self.phase, Phase::Closing(_))
+        self.out.len() + self.coming < OUTBOUND_BYTES_MAX
+            && !matches!(self.phase, Phase::Closing(_))
+    }
+
+    /// So many bytes of a download are being read: they take up room already.
+    pub(crate) const fn reserve(&mut self, bytes: usize) {
+        self.coming += bytes;
+    }
+
+    /// They are here, or will not be.
+    pub(crate) const fn release(&mut self, bytes: usize) {
+        self.coming = self.coming.saturating_sub(bytes);
     }
 
     /// What is to be written.

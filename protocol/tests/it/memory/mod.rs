@@ -50,6 +50,9 @@ struct Inner {
     /// Asking for topics and for blobs panics.
     broken: bool,
     hold_blobs: bool,
+    /// Blobs that were opened, and bytes that were read of them.
+    opened: usize,
+    read: usize,
     hold_looks: bool,
     /// Checks that nobody waited for any more.
     given_up: usize,
@@ -122,6 +125,16 @@ impl Memory {
     /// Damages a frame for reads that do not follow.
     pub(crate) fn damage(&self, offset: u64) {
         self.0.lock().damaged = Some(offset);
+    }
+
+    /// Blobs that were opened.
+    pub(crate) fn opened(&self) -> usize {
+        self.0.lock().opened
+    }
+
+    /// Bytes that were read of blobs.
+    pub(crate) fn read(&self) -> usize {
+        self.0.lock().read
     }
 
     /// Appends waiting.

@@ -195,7 +195,9 @@ impl Service for Memory {
     fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal> {
         assert!(!self.0.lock().broken, "a panic on purpose");
         let bytes = self.0.lock().blobs.get(hash).cloned();
-        Ok(bytes.map(|bytes| Box::new(Source { len: bytes.len() as u64, bytes }) as _))
+        self.0.lock().opened += 1;
+        let source = |bytes: Bytes| Source { store: self.clone(), len: bytes.len() as u64, bytes };
+        Ok(bytes.map(|bytes| Box::new(source(bytes)) as _))
     }
 
     fn body(&self, frame: &Frame, _max: u64) -> Result<Option<Bytes>, Refusal> {
