@@ -1,6 +1,5 @@
 //! A server that fuzz targets talk to, and the talk.
 
-use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
@@ -76,10 +75,6 @@ impl Service for Empty {
     }
 
     fn last(&self, _: &LastRequest) -> Result<Vec<Frame>, Refusal> {
-        Ok(Vec::new())
-    }
-
-    fn newest(&self, _: &TopicPatterns, _: Range<u64>) -> Result<Vec<Frame>, Refusal> {
         Ok(Vec::new())
     }
 
