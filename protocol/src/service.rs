@@ -2,6 +2,7 @@
 //! The server does everything that concerns bytes, roles, credit and order; a service only reads
 //! and writes frames, and never sees a socket.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -116,13 +117,15 @@ pub trait Service: Send + Sync + 'static {
     /// it.
     fn commit(&self);
 
-    /// Opens a bounded read; `options.follow` is false.
+    /// Opens a bounded read; `options.follow` is false. May block when it begins with the last so
+    /// many frames and does not go backwards.
     ///
     /// # Errors
     /// [`Refusal`] when the options contradict each other or the log cannot be read.
     fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal>;
 
-    /// Opens a read that goes on with what is appended later. `wake` is kept by the feed.
+    /// Opens a read that goes on with what is appended later. `wake` is kept by the feed. May block
+    /// as [`read`](Self::read) may.
     ///
     /// # Errors
     /// [`Refusal`] when the options contradict each other or the log cannot be read.
@@ -137,8 +140,23 @@ pub trait Service: Send + Sync + 'static {
     /// The newest frames, in log order. May block.
     ///
     /// # Errors
-    /// [`Refusal`] when the log cannot be read.
+    /// [`Refusal`] when the log cannot be read, or with [`Code::InvalidRead`] when they are more
+    /// than [`LAST_MAX`](crate::limits::LAST_MAX).
     fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal>;
+
+    /// The newest frame of each topic, in log order, of those whose newest lies in a range of
+    /// offsets. May block. Who may have many topics does better than to find the newest of all
+    /// first.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the log cannot be read, or with [`Code::TooSlow`] when they are more than
+    /// [`LAST_MAX`](crate::limits::LAST_MAX).
+    fn newest(&self, topics: &TopicPatterns, range: Range<u64>) -> Result<Vec<Frame>, Refusal> {
+        let mut newest =
+            self.last(&LastRequest { topics: topics.clone(), n: 1, per_topic: true })?;
+        newest.retain(|frame| frame.offset().is_some_and(|at| range.contains(&at)));
+        Ok(newest)
+    }
 
     /// The topics that are in use, in byte order. May block.
     ///
@@ -231,7 +249,7 @@ pub trait Feed: Send {
 /// Why [`Feed::pull`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pulled {
-    /// The room is used up; pull again for more.
+    /// The room is used up, or enough was looked at; pull again for more.
     More,
     /// Nothing more at present; the wake will be called.
     Idle,

@@ -6,7 +6,7 @@ use xs_protocol::{Feed, Pulled, Refusal};
 
 use super::refuse;
 
-/// Frames looked at in one pull.
+/// Frames looked at in one pull, whether they are handed out or not.
 const LOOK_MAX: usize = 512;
 
 /// A read of what is stored.
@@ -14,13 +14,11 @@ pub(super) struct StoredFeed(pub(super) Reader);
 
 impl Feed for StoredFeed {
     fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal> {
-        let mut bytes = 0;
-        for _ in 0..LOOK_MAX {
-            if bytes >= room {
-                break;
-            }
+        let (mut bytes, mut looks) = (0, LOOK_MAX);
+        while bytes < room {
             let before = self.0.position();
-            match self.0.next() {
+            match self.0.next_within(&mut looks) {
+                None if looks == 0 => break,
                 None => return Ok(Pulled::End),
                 Some(Err(error)) => return gap(&error, before, self.0.position()),
                 Some(Ok(frame)) => {
@@ -46,14 +44,12 @@ pub(super) struct FollowFeed {
 
 impl Feed for FollowFeed {
     fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal> {
-        let mut bytes = 0;
-        for _ in 0..LOOK_MAX {
-            if bytes >= room {
-                break;
-            }
+        let (mut bytes, mut looks) = (0, LOOK_MAX);
+        while bytes < room {
             let before = self.follower.position();
-            match self.follower.next() {
+            match self.follower.next_within(&mut looks) {
                 Err(error) => return gap(&error, before, self.follower.position()),
+                Ok(None) if looks == 0 => break,
                 Ok(None) if self.follower.is_done() => return Ok(Pulled::End),
                 Ok(None) => return Ok(Pulled::Idle),
                 Ok(Some(Live::Frame(frame))) => {
@@ -85,5 +81,43 @@ fn gap(error: &ReadError, before: u64, behind: u64) -> Result<Pulled, Refusal> {
             Ok(Pulled::Gap { from, to: to.max(from.saturating_add(1)) })
         }
         other => Err(refuse::read(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use xs_engine::{Batch, NewFrame, ReadOptions, Store, StoreOptions, Topic, Ttl};
+    use xs_protocol::{Feed, Pulled};
+
+    use super::{FollowFeed, LOOK_MAX, StoredFeed};
+
+    /// One connection after another is served on a thread: a pull that finds nothing ends too.
+    #[test]
+    fn a_pull_ends_where_all_is_superseded() {
+        let frames = 4 * LOOK_MAX as u64;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let ttl = Ttl::Last(NonZeroU64::MIN);
+        let one = || NewFrame { ttl, ..NewFrame::new(Topic::parse("a").unwrap()) };
+        let frames_of_all = (0..frames).map(|_| one()).collect();
+        store.append(Batch { frames: frames_of_all, ..Batch::default() }).unwrap();
+        let options = ReadOptions::default();
+        let follow = ReadOptions { follow: true, ..ReadOptions::default() };
+        let hook = store.on_publish(std::sync::Arc::new(|| ()));
+        let follow = FollowFeed { follower: store.follow(&follow).unwrap(), _hook: hook };
+        let feeds: [Box<dyn Feed>; 2] =
+            [Box::new(StoredFeed(store.read(&options).unwrap())), Box::new(follow)];
+        for mut feed in feeds {
+            let (mut found, mut pulls) = (Vec::new(), 0);
+            while found.is_empty() {
+                let before = feed.scanned_to();
+                assert_eq!(feed.pull(&mut found, 1).unwrap(), Pulled::More);
+                assert!(feed.scanned_to() - before <= LOOK_MAX as u64);
+                pulls += 1;
+            }
+            assert_eq!((pulls, found[0].offset()), (4, Some(frames - 1)));
+        }
     }
 }

@@ -11,6 +11,7 @@ mod inherited;
 mod listen;
 mod maintain;
 mod metrics;
+mod newest;
 mod refuse;
 mod remove;
 mod service;

@@ -1,6 +1,7 @@
 //! The protocol's [`Service`] over a [`Store`]: what crosses is renamed, nothing is decided.
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +15,7 @@ use xs_engine::{
     Frame, Meta, NewFrame, ReadError, ReadOptions, Removal, ResumePoint, Store, SyncPolicy, Topic,
     TopicPatterns,
 };
+use xs_protocol::limits::LAST_MAX;
 use xs_protocol::{
     AppendRequest, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
     DoneImport, Feed, HostClaim, HostGuard, ImportRequest, LastRequest, MaintainRequest, Refusal,
@@ -25,7 +27,7 @@ use super::feed::{FollowFeed, StoredFeed};
 use super::hosts::Hosts;
 use super::maintain::Turn;
 use super::metrics::Fullness;
-use super::{call, import, refuse, remove, stats};
+use super::{call, import, newest, refuse, remove, stats};
 
 /// Topic of the frame that says that a Host from elsewhere has come.
 const HOST_START: &str = "xs.host.start";
@@ -216,21 +218,15 @@ impl Service for StoreService {
     }
 
     fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal> {
-        let store = &self.core.store;
-        match (request.per_topic, request.n) {
-            (false, n) => store.last(&request.topics, n),
-            (true, 0) => Ok(Vec::new()),
-            (true, 1) => store.last_per_topic(&request.topics),
-            (true, n) => {
-                let mut frames = Vec::new();
-                for topic in store.topics(&request.topics) {
-                    frames.extend(store.last(&topic.topic.into(), n).map_err(read_refusal)?);
-                }
-                frames.sort_by_key(Frame::id);
-                Ok(frames)
-            }
+        let LastRequest { topics, n, per_topic } = request;
+        match per_topic {
+            false => self.core.store.last(topics, *n).map_err(read_refusal),
+            true => newest::of_each(&self.core.store, topics, *n, LAST_MAX),
         }
-        .map_err(read_refusal)
+    }
+
+    fn newest(&self, topics: &TopicPatterns, range: Range<u64>) -> Result<Vec<Frame>, Refusal> {
+        newest::in_range(&self.core.store, topics, range, LAST_MAX)
     }
 
     fn topics(&self, topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal> {

@@ -86,16 +86,30 @@ impl Follower {
     /// any other where it was.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at the first pause")]
     pub fn next(&mut self) -> Result<Option<Live>, ReadError> {
-        while !self.is_done() {
+        self.next_within(&mut { usize::MAX })
+    }
+
+    /// The same after a bounded number of looks: each frame of the log that is looked at takes one
+    /// from `looks`, selected or not. With none left nothing is returned although there may be
+    /// more.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn next_within(&mut self, looks: &mut usize) -> Result<Option<Live>, ReadError> {
+        while !self.is_done() && *looks > 0 {
             if let Some((reader, end)) = &mut self.stretch {
                 let end = *end;
-                match reader.next().transpose() {
+                match reader.next_within(looks).transpose() {
                     Ok(Some(frame)) => {
                         self.position = frame.offset().map_or(end, |offset| offset + 1);
                         if let Some(live) = self.admit(frame) {
                             return Ok(Some(live));
                         }
                         continue;
+                    }
+                    Ok(None) if *looks == 0 => {
+                        self.position = Reader::position(reader);
+                        break;
                     }
                     Ok(None) => {
                         self.position = end;

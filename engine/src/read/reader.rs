@@ -171,6 +171,48 @@ impl Reader {
         }
     }
 
+    /// The next frame, after a bounded number of looks: each frame that is looked at takes one from
+    /// `looks`, selected or not. With none left nothing is returned although there may be more;
+    /// [`Self::position`] tells how far it came.
+    #[inline]
+    pub fn next_within(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
+        while self.left > 0 && *looks > 0 {
+            let next = match &mut self.way {
+                Way::Forward(way) => way.next(looks),
+                Way::Backward(way) => way.next(looks),
+                Way::Visit(way) => way.next(),
+                Way::Ended => return None,
+            };
+            match next {
+                Some(Ok(frame)) => {
+                    *looks = looks.saturating_sub(1);
+                    if let Some(offset) = frame.offset() {
+                        self.pass(offset);
+                    }
+                    if self.is_visible(&frame) {
+                        self.left -= 1;
+                        return Some(Ok(frame));
+                    }
+                }
+                Some(Err(error)) => {
+                    self.pass_by(&error);
+                    return Some(Err(error));
+                }
+                None if *looks == 0 => match &self.way {
+                    Way::Forward(way) => self.rest.start = way.position(),
+                    Way::Backward(way) => self.rest.end = way.position(),
+                    Way::Visit(_) | Way::Ended => {}
+                },
+                None => {
+                    let Range { start, end } = self.rest;
+                    self.rest = if self.reverse { start..start } else { end..end };
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
     #[inline]
     fn is_visible(&mut self, frame: &Frame) -> bool {
         // In most stores nothing is hidden, and nothing is looked up.
@@ -205,37 +247,7 @@ impl Iterator for Reader {
     type Item = Result<Frame, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.left > 0 {
-            let next = match &mut self.way {
-                Way::Forward(way) => way.next(),
-                Way::Backward(way) => way.next(),
-                Way::Visit(way) => way.next(),
-                Way::Ended => return None,
-            };
-            let Some(next) = next else {
-                self.rest = if self.reverse {
-                    self.rest.start..self.rest.start
-                } else {
-                    self.rest.end..self.rest.end
-                };
-                return None;
-            };
-            match next {
-                Ok(frame) if self.is_visible(&frame) => {
-                    self.left -= 1;
-                    if let Some(offset) = frame.offset() {
-                        self.pass(offset);
-                    }
-                    return Some(Ok(frame));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    self.pass_by(&error);
-                    return Some(Err(error));
-                }
-            }
-        }
-        None
+        self.next_within(&mut { usize::MAX })
     }
 }
 
@@ -343,6 +355,7 @@ mod tests {
     use crate::append::Batch;
     use crate::options::SyncPolicy;
     use crate::testing::{batches, edit, fast_dir, frame, open, segment_files};
+    use crate::value::{CursorChange, CursorName, ExpectRevision, NewFrame, Ttl};
 
     #[test]
     fn who_meets_damage_is_told_how_far_it_reaches() {
@@ -391,6 +404,10 @@ mod tests {
         let start = Start::From(Bound::Offset(middle + 3));
         let (from_within, _) = gaps(&ReadOptions { start, ..ReadOptions::default() });
         assert_eq!(from_within, [middle + 3..middle + TOGETHER, whole[1].clone()]);
+        // Who goes on below it does not meet it again.
+        let before = Some(Bound::Offset(middle));
+        let below = ReadOptions { before, reverse: true, ..ReadOptions::default() };
+        assert_eq!(gaps(&below), (Vec::new(), middle));
         let options = ReadOptions { follow: true, ..ReadOptions::default() };
         let mut follower = store.follow(&options).unwrap();
         let mut found = Vec::new();
@@ -401,5 +418,62 @@ mod tests {
             }
         }
         assert_eq!(found, whole);
+    }
+
+    #[test]
+    fn looks_are_counted_whatever_they_find() {
+        const MANY: u64 = 1000;
+        const LOOKS: usize = 100;
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        let append = |topic: &str, ttl: Ttl, n: u64| {
+            store.append(NewFrame { ttl, ..frame(topic, n) }.into()).unwrap();
+        };
+        let newest = Ttl::Last(std::num::NonZeroU64::MIN);
+        (0..MANY).for_each(|n| append("gone", newest, n));
+        (0..MANY).for_each(|n| append("other", Ttl::Forever, n));
+        for n in 0..MANY {
+            let name = CursorName::parse("c").unwrap();
+            let set = Some((n, bytes::Bytes::new()));
+            let change = CursorChange { name, expect: ExpectRevision::Any, set };
+            store.append(Batch { cursors: vec![change], ..Batch::default() }).unwrap();
+        }
+        (0..MANY).for_each(|n| append("wanted", Ttl::Forever, n));
+        let topics = |text: &str| TopicPatterns::parse(text).unwrap();
+        let read = |text: &str, reverse: bool| {
+            let options = ReadOptions { topics: topics(text), reverse, ..ReadOptions::default() };
+            let (mut reader, mut pauses) = (store.read(&options).unwrap(), Vec::new());
+            loop {
+                let mut looks = LOOKS;
+                match reader.next_within(&mut looks) {
+                    Some(frame) => return (pauses, frame.unwrap().offset().unwrap()),
+                    None => assert_eq!(looks, 0, "it has ended at {pauses:?}"),
+                }
+                pauses.push(reader.position());
+            }
+        };
+        let all_short = |from: u64, pauses: &[u64]| {
+            let before = std::iter::once(from).chain(pauses.iter().copied());
+            before.zip(pauses).all(|(before, &at)| before.abs_diff(at) <= LOOKS as u64)
+        };
+        // Superseded, of other topics, cursors, and downwards.
+        let (pauses, first) = read("*", false);
+        assert!(all_short(0, &pauses) && pauses.len() >= 9, "{pauses:?}");
+        assert_eq!(first, MANY - 1);
+        let (pauses, first) = read("wanted", false);
+        assert!(all_short(0, &pauses) && pauses.len() > 21, "a cursor is a look too: {pauses:?}");
+        assert_eq!(first, 2 * MANY);
+        let (pauses, last) = read("gone, other", true);
+        assert!(all_short(3 * MANY, &pauses) && pauses.len() >= 9, "{pauses:?}");
+        assert_eq!(last, 2 * MANY - 1);
+        let options =
+            ReadOptions { topics: topics("wanted"), follow: true, ..ReadOptions::default() };
+        let (mut follower, mut pauses) = (store.follow(&options).unwrap(), 0);
+        while follower.next_within(&mut { LOOKS }).unwrap().is_none() {
+            pauses += 1;
+            assert!(follower.wait(std::time::Duration::ZERO), "it has more");
+        }
+        assert!(pauses > 21, "{pauses}");
+        assert_eq!(follower.position(), 2 * MANY + 1);
     }
 }

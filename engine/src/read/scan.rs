@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::walk::{Found, WINDOW_SCAN, Walk, Window};
 use crate::error::ReadError;
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::record::peek_topic;
+use crate::format::record::{RecordKind, peek_topic};
 use crate::index::{Index, SegmentIndex};
 use crate::store::Inner;
 use crate::value::{Frame, FrameRef, TopicPatterns};
@@ -71,16 +71,19 @@ impl Forward {
         Self { range, at, walk: None }
     }
 
-    /// The next frame, or an error for a damaged place; the next call goes on behind it.
+    /// The next frame, or an error for a damaged place; the next call goes on behind it. Each
+    /// record that is passed over takes one from `looks`; with none left nothing is returned, and
+    /// the next call goes on.
     #[inline]
-    pub(super) fn next(&mut self) -> Option<Result<Frame, ReadError>> {
+    pub(super) fn next(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
         while self.range.start < self.range.end {
             let walk = match &mut self.walk {
                 Some(walk) => walk,
                 none => {
                     let of = self.range.segments.get(self.at)?;
                     match walk_to(&self.range.store.index, of, self.range.start, WINDOW_SCAN) {
-                        Ok(walk) => none.insert(walk),
+                        // What is not a frame is passed over here, where it is counted.
+                        Ok(walk) => none.insert(walk.with_controls()),
                         Err(error) => return Some(Err(error)),
                     }
                 }
@@ -96,7 +99,13 @@ impl Forward {
                 }
             };
             match taken {
-                Ok(None) => {}
+                Ok(None) => {
+                    *looks = looks.saturating_sub(1);
+                    if *looks == 0 {
+                        self.range.start = self.range.start.max(walk.next_offset());
+                        return None;
+                    }
+                }
                 Ok(Some(frame)) => {
                     self.range.start = frame.offset().map_or(self.range.end, |offset| offset + 1);
                     return Some(Ok(frame));
@@ -174,7 +183,7 @@ pub(super) fn is_before(error: &ReadError, next: u64, start: u64) -> bool {
 
 #[inline]
 fn take(walk: &mut Walk, found: &Found, range: &Range) -> Result<Option<Frame>, ReadError> {
-    if found.offset < range.start {
+    if found.offset < range.start || found.prefix.kind != RecordKind::Frame {
         return Ok(None);
     }
     match peek_topic(walk.peek(found), &found.prefix) {
@@ -186,25 +195,40 @@ fn take(walk: &mut Walk, found: &Found, range: &Range) -> Result<Option<Frame>, 
 /// Downwards: a step of the sparse index is walked upwards and handed out from its end.
 pub(super) struct Backward {
     range: Range,
+    /// The lowest offset that was looked at.
+    lowest: u64,
     pending: Vec<Result<Found, ReadError>>,
     window: Option<Window>,
 }
 
 impl Backward {
     pub(super) const fn new(range: Range) -> Self {
-        Self { range, pending: Vec::new(), window: None }
+        let lowest = range.end;
+        Self { range, lowest, pending: Vec::new(), window: None }
     }
 
-    /// The next lower frame, or an error for a damaged place; the next call goes on below it.
-    pub(super) fn next(&mut self) -> Option<Result<Frame, ReadError>> {
+    /// The lowest offset that was looked at.
+    pub(super) const fn position(&self) -> u64 {
+        self.lowest
+    }
+
+    /// The next lower frame, or an error for a damaged place; the next call goes on below it. A
+    /// frame that is passed over takes one from `looks`, as in [`Forward::next`].
+    pub(super) fn next(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
         loop {
             match (self.pending.pop(), &mut self.window) {
                 (Some(Ok(found)), Some(window)) => {
+                    self.lowest = found.offset;
                     match window.frame_at(found.position, found.offset) {
                         Ok(Some(frame)) if self.range.topics.matches(frame.topic()) => {
                             return Some(Ok(frame));
                         }
-                        Ok(Some(_)) => {}
+                        Ok(Some(_)) => {
+                            *looks = looks.saturating_sub(1);
+                            if *looks == 0 {
+                                return None;
+                            }
+                        }
                         Ok(None) => {
                             return Some(Err(window.damaged(found.position, found.offset)));
                         }
@@ -239,6 +263,11 @@ impl Backward {
         while let Some(found) = walk.next() {
             match found {
                 Ok(found) if found.offset >= wanted.end => break,
+                Err(ReadError::Corrupt(corruption))
+                    if corruption.offset.is_some_and(|at| at >= wanted.end) =>
+                {
+                    break;
+                }
                 Ok(found) if found.offset >= wanted.start => self.pending.push(Ok(found)),
                 Err(error) if !is_before(&error, walk.next_offset(), wanted.start) => {
                     self.pending.push(Err(error));

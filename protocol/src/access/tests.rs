@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use xs_engine::{
-    BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, FrameId, NewFrame, Origin,
-    ReadOptions, Topic, TopicPatterns,
+    BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, FrameId, IdempotencyKey,
+    NewFrame, Origin, ReadOptions, Topic, TopicPatterns,
 };
 
 use super::*;
@@ -158,6 +158,17 @@ fn removing_is_for_admins_and_for_hosts_within_topics() {
             assert_eq!(allowed(&batch), expected, "{topics:?}");
         }
     }
+}
+
+#[test]
+fn keys_of_the_store_are_its_own() {
+    let with = |key: &str| {
+        let frames = vec![NewFrame::new(topic("a"))];
+        let key = Some(IdempotencyKey::parse(key).unwrap());
+        Request::Append(AppendRequest { key, ..AppendRequest::frames(frames) })
+    };
+    assert_eq!(allowed(&with("xs.import sha256-x")), [false; 4]);
+    assert_eq!(allowed(&with("xs import")), [false, true, true, true]);
 }
 
 #[test]

@@ -240,5 +240,5 @@ pub(crate) fn put_extension(out: &mut Gather, tag: u16, put: impl FnOnce(&mut Ga
     out.patch_u32(mark, (out.message_len() - before) as u32);
 }
 
-/// Adds an optional number: `u64::MAX` is "none".
+/// The number that stands for none.
 pub(crate) const NONE: u64 = u64::MAX;

@@ -28,7 +28,8 @@ pub enum Role {
     Read,
     /// Also append to topics outside `xs.*`, put blobs, move cursors, call commands.
     Append,
-    /// Also append `xs.<kind>.<name>.create` and `.term`: the owner of the Unix socket.
+    /// Every op and every topic to read; also append `xs.<kind>.<name>.create`, `.term`, `.unpark`
+    /// and `.discard`: the owner of the Unix socket.
     Admin,
     /// As append, and also `xs.<kind>.*` and origins: the process that runs modules.
     Host,

@@ -30,6 +30,9 @@ const TURN_BYTES: usize = 256 * 1024;
 /// How much more a byte that is read counts for than one that is written: requests are parsed and
 /// their frames stored, while what readers are sent is sent as it lies there.
 const READ_WEIGHT: usize = 4;
+/// Bytes written that a step of a stream or list counts for, which may look at much and send
+/// nothing.
+const STEP_WEIGHT: usize = 8 * 1024;
 /// Reads in one round before what they brought is answered.
 const READS_PER_ROUND: usize = 4;
 
@@ -117,11 +120,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 self.desk.hang_up();
             }
             moved |= self.desk.open_mail(now());
-            moved |= self.desk.pump();
+            let steps = self.desk.pump();
             self.desk.tell();
             self.desk.count_refusals();
             let written = self.write(cx)?;
-            (moved, done) = (moved || written > 0, done + written + read * READ_WEIGHT);
+            moved |= steps > 0 || written > 0;
+            done += written + read * READ_WEIGHT + steps * STEP_WEIGHT;
             if self.is_over(cx)? {
                 return Poll::Ready(Ok(Turn::Over));
             }
@@ -131,6 +135,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             if done >= TURN_BYTES {
                 break;
             }
+        }
+        // The clock is heeded at rest; who is never at rest looks at it once in a turn.
+        if now() >= self.desk.session.deadline() {
+            self.desk.expire(now());
         }
         Poll::Ready(Ok(Turn::Again))
     }
@@ -195,10 +203,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     /// Whether all that was to be said is written and nothing is waited for.
     fn is_over(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let written = self.desk.session.output().is_empty() && !self.unflushed;
+        let idle = self.desk.session.is_idle() && !self.desk.has_unserved;
+        if written && idle {
+            self.desk.session.end_drain(now());
+        }
         if self.desk.session.is_closing() && written && !self.shut {
             self.shut = self.io.as_mut().poll_shutdown(cx)?.is_ready();
         }
-        let idle = self.desk.session.is_idle() && !self.desk.has_more;
         let gone = self.eof && (self.desk.session.is_closing() || (written && idle));
         Ok(gone || self.desk.session.is_over(now()))
     }

@@ -2,18 +2,21 @@
 //! kept going.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use xs_engine::{Bound, Frame, FrameId, Start};
+use futures::FutureExt as _;
+use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start};
 
 use super::entry::{Entry, Visitor};
 use super::feed::FeedWork;
 use super::lag::Lag;
-use super::listing::Listing;
-use super::mailbox::{Mail, Mailbox};
+use super::listing::{Listing, Page};
+use super::long::Long;
+use super::mailbox::{Due, Mail, Mailbox, Subscribed};
 use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
@@ -22,14 +25,17 @@ use crate::auth::{Secret, Verdict};
 use crate::error::{Code, Refusal};
 use crate::limits::{LAST_LIGHT_MAX, STATS_BYTES_MAX};
 use crate::message::{
-    AppendRequest, CallRequest, HostClaim, ImportRequest, LastRequest, MaintainRequest, Op,
-    RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor, put_frames,
+    AppendRequest, CallRequest, HostClaim, ImportRequest, MaintainRequest, Op, RemoveRequest,
+    Request, Slow, StreamEvent, SubscribeRequest, put_cursor, put_frames,
 };
 use crate::service::{HostGuard, Service};
 use crate::session::{Action, ServerSession, Ticket};
 
 /// Bytes that are queued before what there is of them is written.
 const PUMP_BYTES: usize = 128 * 1024;
+
+/// Steps of streams and lists before that: one may look at much and find nothing to send.
+const PUMP_STEPS: usize = 32;
 
 /// Requests that are served together, if so many have come: fewer are not worth a write.
 const PART_REQUESTS_MIN: usize = 4;
@@ -45,18 +51,17 @@ pub(super) struct Desk {
     /// Streams that may have something to do, in turn.
     ready: VecDeque<u32>,
     pub(super) listings: VecDeque<Listing>,
-    /// Requests for lists that may be long. One is answered at a time, as a list is in memory as a
-    /// whole until the client has taken it.
-    long: VecDeque<(Ticket, Request)>,
-    /// One of them is being answered.
-    has_long: bool,
+    /// It is the turn of a list, when there is one.
+    is_lists_turn: bool,
+    pub(super) long: Long,
     /// Kept for their memory.
     pub(super) mail: Vec<Mail>,
     scratch: Vec<Frame>,
     /// Bytes of requests that were served together last.
     last_part: usize,
-    /// Requests may have come whole that are not served yet.
-    pub(super) has_more: bool,
+    /// What has come may hold whole requests that are not served: a part of them was enough, or
+    /// the session takes none at present.
+    pub(super) has_unserved: bool,
     /// The version of the processor that a host runs alone whose origin was found right last.
     own_version: Option<FrameId>,
     /// Says that it is the host of modules, while it is connected.
@@ -80,17 +85,17 @@ impl Desk {
             },
             visitor,
             service,
+            long: Long::new(Arc::clone(&mailbox)),
             mailbox,
             meter,
             works: HashMap::new(),
             ready: VecDeque::new(),
             listings: VecDeque::new(),
-            long: VecDeque::new(),
-            has_long: false,
+            is_lists_turn: false,
             mail: Vec::new(),
             scratch: Vec::new(),
             last_part: 0,
-            has_more: false,
+            has_unserved: false,
             own_version: None,
             host: None,
         }
@@ -113,7 +118,7 @@ impl Desk {
         let part = (self.last_part + whole) / 2;
         // Pipelined requests are mostly of one op: a run of them is counted at once.
         let mut run = (Op::Ping, 0);
-        self.has_more = false;
+        self.has_unserved = false;
         while let Some(action) = self.session.receive(inbox, now) {
             served += 1;
             match action {
@@ -137,8 +142,8 @@ impl Desk {
                 }
                 Action::Cancel { sub } => self.cancel(sub),
             }
-            self.has_more = served >= PART_REQUESTS_MIN && whole - inbox.len() >= part;
-            if self.has_more {
+            self.has_unserved = served >= PART_REQUESTS_MIN && whole - inbox.len() >= part;
+            if self.has_unserved {
                 break;
             }
         }
@@ -150,7 +155,7 @@ impl Desk {
         }
         self.last_part = whole - inbox.len();
         // Answers that the client has not taken yet keep it from being served.
-        self.has_more |= !inbox.is_empty() && !self.session.wants_input();
+        self.has_unserved |= !inbox.is_empty() && !self.session.wants_input();
         served > 0
     }
 
@@ -208,6 +213,10 @@ impl Desk {
                 let cursors = vec![change];
                 return self.append(ticket, AppendRequest { cursors, ..AppendRequest::default() });
             }
+            Request::Fetch(fetch) if looks_back(&fetch.options) => self.long(move |service| {
+                let result = Page::open(ticket, &fetch, true, service).map(Box::new);
+                Mail::Page { ticket, result }
+            }),
             Request::Fetch(fetch) => self.listings.push_back(Listing::Fetch(ticket, fetch)),
             Request::Get(at) => match self.service.get(at) {
                 Ok(frame) => {
@@ -222,11 +231,22 @@ impl Desk {
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
             Request::Last(last) if !last.per_topic && last.n <= LAST_LIGHT_MAX => {
-                self.last(ticket, last, false);
+                self.block(move |service| Mail::Frames {
+                    ticket,
+                    is_long: false,
+                    result: service.last(&last),
+                });
             }
-            Request::Last(_) | Request::Topics(_) | Request::CursorList => {
-                self.long.push_back((ticket, request));
-                self.list_next();
+            Request::Last(last) => self.long(move |service| Mail::Frames {
+                ticket,
+                is_long: true,
+                result: service.last(&last),
+            }),
+            Request::Topics(topics) => {
+                self.long(move |service| Mail::Topics { ticket, result: service.topics(&topics) })
+            }
+            Request::CursorList => {
+                self.long(move |service| Mail::Cursors { ticket, result: service.cursors() });
             }
             Request::CursorGet(name) => match self.service.cursor(&name) {
                 Ok(cursor) => self.session.reply(ticket, |out| put_cursor(out, cursor.as_ref())),
@@ -239,12 +259,12 @@ impl Desk {
                 Ok(has) => self.session.reply(ticket, |out| out.put_u8(u8::from(has))),
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
-            Request::Subscribe(subscribe) => self.subscribe(ticket, sub, &subscribe),
+            Request::Subscribe(subscribe) => self.subscribe(ticket, sub, subscribe),
             Request::BlobPut => self.start(sub, Work::Upload(Upload::new(ticket))),
             Request::BlobGet(get) => {
-                let credit = self.session.credit(sub);
+                let (session, service) = (&mut self.session, &self.service);
                 let download =
-                    Download::open(ticket, sub, get.hash, credit, &self.service, &self.mailbox);
+                    Download::open(ticket, sub, get.hash, session, service, &self.mailbox);
                 self.start(sub, Work::Download(download));
             }
             Request::Call { call, .. } => self.call(ticket, sub, call),
@@ -261,54 +281,51 @@ impl Desk {
         false
     }
 
-    fn last(&self, ticket: Ticket, last: LastRequest, is_long: bool) {
-        self.block(move |service| Mail::Frames { ticket, is_long, result: service.last(&last) });
-    }
-
-    /// Has the next long list made, if none is being sent.
-    fn list_next(&mut self) {
-        if self.has_long {
-            return;
-        }
-        let Some((ticket, request)) = self.long.pop_front() else { return };
-        self.has_long = true;
-        match request {
-            Request::Last(last) => self.last(ticket, last, true),
-            Request::Topics(topics) => {
-                self.block(move |service| Mail::Topics { ticket, result: service.topics(&topics) });
-            }
-            _ => self.block(move |service| Mail::Cursors { ticket, result: service.cursors() }),
-        }
-    }
-
     /// A list was sent, or refused.
     pub(super) fn listed(&mut self, is_long: bool) {
         if is_long {
-            self.has_long = false;
-            self.list_next();
+            self.long.done();
         }
     }
 
-    fn subscribe(&mut self, ticket: Ticket, sub: u32, subscribe: &SubscribeRequest) {
-        let SubscribeRequest { options, how } = subscribe;
+    fn subscribe(&mut self, ticket: Ticket, sub: u32, request: SubscribeRequest) {
         let (wake, flag) = self.mailbox.wake_for(sub);
-        let resumed = match (how.resume, options.start) {
-            (Some(resume), Start::From(Bound::Offset(offset))) => {
-                self.service.check_resume(resume, offset)
+        let open = move |request: &SubscribeRequest, service: &dyn Service| {
+            let SubscribeRequest { options, how } = request;
+            if let (Some(resume), Start::From(Bound::Offset(offset))) = (how.resume, options.start)
+            {
+                service.check_resume(resume, offset)?;
             }
-            _ => Ok(()),
+            match options.follow {
+                true => service.follow(options, wake),
+                false => service.read(options),
+            }
         };
-        let feed = resumed.and_then(|()| match options.follow {
-            true => self.service.follow(options, wake),
-            false => self.service.read(options),
-        });
-        match feed {
+        if looks_back(&request.options) {
+            return self.long(move |service| {
+                let result = open(&request, service);
+                Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, flag, result }))
+            });
+        }
+        let result = open(&request, &*self.service);
+        self.subscribed(Subscribed { ticket, sub, request, flag, result });
+    }
+
+    /// A subscription was opened, or could not be.
+    pub(super) fn subscribed(&mut self, subscribed: Subscribed) {
+        let Subscribed { ticket, sub, request, flag, result } = subscribed;
+        let SubscribeRequest { options, how } = &request;
+        // Time may have passed since it was asked for.
+        match result.and_then(|feed| self.session.check_open().map(|()| feed)) {
             Ok(feed) => {
                 self.session.reply(ticket, |_| {});
-                let lag = (how.slow != Slow::Wait).then(|| Lag::new(how.slow, options));
-                let work = FeedWork::new(feed, flag, how.bodies_up_to, false);
-                let work = work.subscription(&self.mailbox, lag);
-                self.start(sub, Work::Feed(work));
+                // One that was given up meanwhile is forgotten.
+                if self.session.has_stream(sub) {
+                    let lag = (how.slow != Slow::Wait).then(|| Lag::new(how.slow, options));
+                    let work = FeedWork::new(feed, flag, how.bodies_up_to, false);
+                    let work = work.subscription(&self.mailbox, options.reverse, lag);
+                    self.start(sub, Work::Feed(work));
+                }
             }
             Err(refusal) => self.refuse_stream(ticket, sub, &refusal),
         }
@@ -325,8 +342,8 @@ impl Desk {
     }
 
     fn import(&self, ticket: Ticket, import: ImportRequest) -> bool {
-        let mailbox = Arc::clone(&self.mailbox);
-        let done = move |result| mailbox.post(Mail::Imported { ticket, result });
+        let due = Due::new(ticket, &self.mailbox);
+        let done = move |result| due.post(|ticket| Mail::Imported { ticket, result });
         self.service.import(import, Box::new(done));
         true
     }
@@ -363,8 +380,15 @@ impl Desk {
         let call = self.service.call(call, wake);
         let mailbox = Arc::clone(&self.mailbox);
         tokio::spawn(async move {
-            let result = call.await;
-            mailbox.post(Mail::Called { ticket, sub, bodies_up_to, flag, result });
+            // A panic was printed where it was; whoever waits for the answer is told too.
+            let result = AssertUnwindSafe(call).catch_unwind().await;
+            mailbox.post(result.map_or(Mail::Failed, |result| Mail::Called {
+                ticket,
+                sub,
+                bodies_up_to,
+                flag,
+                result,
+            }));
         });
     }
 
@@ -373,8 +397,8 @@ impl Desk {
             self.session.refuse(ticket, &refusal);
             return false;
         }
-        let mailbox = Arc::clone(&self.mailbox);
-        let done = move |result| mailbox.post(Mail::Appended { ticket, result });
+        let due = Due::new(ticket, &self.mailbox);
+        let done = move |result| due.post(|ticket| Mail::Appended { ticket, result });
         self.service.append(batch, Box::new(done));
         true
     }
@@ -400,6 +424,12 @@ impl Desk {
         self.mailbox.post_from(move || job(&*service));
     }
 
+    /// The same for what may take long.
+    fn long(&mut self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {
+        let service = Arc::clone(&self.service);
+        self.long.add(0, move || job(&*service));
+    }
+
     pub(super) fn start(&mut self, sub: u32, work: Work) {
         self.works.insert(sub, Slot { work, queued: false });
         self.enqueue(sub);
@@ -420,6 +450,7 @@ impl Desk {
     }
 
     fn cancel(&mut self, sub: u32) {
+        self.long.forget(sub);
         if let Some(Slot { work: Work::Upload(upload), .. }) = self.works.remove(&sub) {
             let refusal = Refusal::new(Code::InvalidValue, "the upload was given up");
             self.session.refuse(upload.ticket, &refusal);
@@ -449,40 +480,51 @@ impl Desk {
     }
 
     /// Sends what streams and long answers have, as far as there is room, and not much of it before
-    /// the socket has its turn.
-    pub(super) fn pump(&mut self) -> bool {
-        let mut moved = false;
+    /// the socket has its turn; how many steps that took. They have turns, so that neither keeps
+    /// the other from being sent.
+    pub(super) fn pump(&mut self) -> usize {
+        let mut steps = 0;
         let enough = self.session.output().len() + PUMP_BYTES;
-        while self.session.has_room()
+        while steps < PUMP_STEPS
+            && self.session.has_room()
             && self.session.output().len() < enough
-            && let Some(listing) = self.listings.pop_front()
-        {
-            moved = true;
-            let is_long = listing.is_long();
-            let rest = listing.step(&mut self.session, &*self.service, &mut self.scratch);
-            match rest {
-                Some(rest) => self.listings.push_front(rest),
-                None => self.listed(is_long),
+            && match self.is_lists_turn {
+                true => self.step_list() || self.step_stream(),
+                false => self.step_stream() || self.step_list(),
             }
-        }
-        while self.session.has_room()
-            && self.session.output().len() < enough
-            && let Some(sub) = self.ready.pop_front()
         {
-            moved = true;
-            let Some(slot) = self.works.get_mut(&sub) else { continue };
-            slot.queued = false;
-            let next = match &mut slot.work {
-                Work::Feed(feed) => {
-                    let (service, mailbox) = (&self.service, &self.mailbox);
-                    feed.step(sub, &mut self.session, service, mailbox, &mut self.scratch)
-                }
-                Work::Download(download) => download.step(sub, &self.session, &self.mailbox),
-                Work::Upload(_) => Next::Wait,
-            };
-            self.after_step(sub, next);
+            self.is_lists_turn = !self.is_lists_turn;
+            steps += 1;
         }
-        moved
+        steps
+    }
+
+    /// Goes on with the first list; whether there is one.
+    fn step_list(&mut self) -> bool {
+        let Some(listing) = self.listings.pop_front() else { return false };
+        let is_long = listing.is_long();
+        match listing.step(&mut self.session, &*self.service, &mut self.scratch) {
+            Some(rest) => self.listings.push_front(rest),
+            None => self.listed(is_long),
+        }
+        true
+    }
+
+    /// Goes on with the next stream; whether there is one.
+    fn step_stream(&mut self) -> bool {
+        let Some(sub) = self.ready.pop_front() else { return false };
+        let Some(slot) = self.works.get_mut(&sub) else { return true };
+        slot.queued = false;
+        let next = match &mut slot.work {
+            Work::Feed(feed) => {
+                let (service, long) = (&self.service, &mut self.long);
+                feed.step(sub, &mut self.session, service, long, &mut self.scratch)
+            }
+            Work::Download(download) => download.step(sub, &mut self.session, &self.mailbox),
+            Work::Upload(_) => Next::Wait,
+        };
+        self.after_step(sub, next);
+        true
     }
 
     pub(super) fn after_step(&mut self, sub: u32, next: Next) {
@@ -494,6 +536,11 @@ impl Desk {
             }
         }
     }
+}
+
+/// Whether the beginning of a read must be looked for, as far back as that may be.
+const fn looks_back(options: &ReadOptions) -> bool {
+    matches!(options.start, Start::Last(_)) && !options.reverse
 }
 
 impl Drop for Desk {

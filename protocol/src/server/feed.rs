@@ -1,5 +1,6 @@
 //! A subscription or call: frames are pulled as the client has credit, so a slow client costs a
-//! place in the log and at most one message of frames.
+//! place in the log and at most one message of frames; one that wants the latest alone, the newest
+//! frame of each topic of a gap until it has taken them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use xs_engine::{Bound, Frame};
 
 use super::census::Place;
 use super::lag::{Lag, Leap, Verdict};
+use super::long::Long;
 use super::mailbox::{Mailbox, ReadyFlag};
 use super::work::Next;
 use crate::error::Refusal;
@@ -36,6 +38,8 @@ pub(crate) struct FeedWork {
     sent_to: u64,
     /// The same for who counts; a call has none.
     place: Option<Arc<Place>>,
+    /// It goes from the newest frame down.
+    reverse: bool,
     /// Only of a subscription that is not waited for.
     lag: Option<Lag>,
 }
@@ -58,14 +62,20 @@ impl FeedWork {
             waited: false,
             sent_to,
             place: None,
+            reverse: false,
             lag: None,
         }
     }
 
-    /// A subscription: it is counted, and may have a policy.
-    pub(crate) fn subscription(mut self, mailbox: &Mailbox, lag: Option<Lag>) -> Self {
+    /// A subscription: it is counted, may go backwards, and may have a policy.
+    pub(crate) fn subscription(
+        mut self,
+        mailbox: &Mailbox,
+        reverse: bool,
+        lag: Option<Lag>,
+    ) -> Self {
         self.place = Some(mailbox.seat.place(self.sent_to));
-        self.lag = lag;
+        (self.reverse, self.lag) = (reverse, lag);
         self
     }
 
@@ -80,7 +90,7 @@ impl FeedWork {
         sub: u32,
         session: &mut ServerSession,
         service: &Arc<dyn Service>,
-        mailbox: &Arc<Mailbox>,
+        long: &mut Long,
         scratch: &mut Vec<Frame>,
     ) -> Next {
         let credit = session.credit(sub);
@@ -88,7 +98,7 @@ impl FeedWork {
             self.waited = true;
         }
         if self.lag.is_some()
-            && let Some(next) = self.heed_lag(sub, credit, session, service, mailbox)
+            && let Some(next) = self.heed_lag(sub, credit, session, service, long)
         {
             return next;
         }
@@ -168,6 +178,7 @@ impl FeedWork {
         }
         self.moved_to(match frames.iter().rev().find_map(Frame::offset) {
             _ if self.pulled.is_empty() => self.feed.scanned_to(),
+            Some(offset) if self.reverse => offset,
             Some(offset) => offset + 1,
             None => self.sent_to,
         });
@@ -198,7 +209,7 @@ impl FeedWork {
         credit: i64,
         session: &mut ServerSession,
         service: &Arc<dyn Service>,
-        mailbox: &Arc<Mailbox>,
+        long: &mut Long,
     ) -> Option<Next> {
         let lag = self.lag.as_mut()?;
         if credit <= 0 {
@@ -225,7 +236,7 @@ impl FeedWork {
             Verdict::Conflate => {
                 // Frames that were pulled and not sent are part of the gap.
                 self.pulled.clear();
-                lag.look(sub, position, service, mailbox);
+                lag.look(sub, position, service, long);
                 Some(Next::Wait)
             }
         }
@@ -247,7 +258,8 @@ impl FeedWork {
         }
         let gap = Gap::Conflated { from: leap.from, to: leap.to };
         session.event(sub, &StreamEvent::Gap(gap));
-        self.moved_to(leap.to);
+        // Nothing of the gap was sent yet: who goes on elsewhere begins with it again.
+        self.moved_to(if leap.newest.is_empty() { leap.to } else { leap.from });
         self.pulled = leap.newest.into();
         self.after = Pulled::More;
         Next::Again

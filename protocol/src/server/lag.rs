@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use xs_engine::{Bound, Frame, ReadOptions, Start};
 
+use super::long::Long;
 use super::mailbox::{Mail, Mailbox, ReadyFlag};
 use crate::error::{Code, Refusal};
-use crate::message::{LastRequest, Slow};
+use crate::message::Slow;
 use crate::service::{Feed, Service};
 
 /// The policy of a subscription, and what is known of how it does.
@@ -81,17 +82,17 @@ impl Lag {
             return Verdict::Go;
         }
         let lag = service.head().saturating_sub(position);
-        match self.policy {
-            _ if lag <= behind => Verdict::Go,
-            Slow::Latest { .. } => Verdict::Conflate,
-            Slow::Drop { .. } | Slow::Wait => {
-                let text = format!(
-                    "the subscription is {lag} frames behind, more than the {behind} it allows; go \
-                     on from the offset"
-                );
-                Verdict::Drop(Refusal::new(Code::TooSlow, text))
-            }
+        if lag <= behind {
+            return Verdict::Go;
         }
+        if matches!(self.policy, Slow::Latest { .. }) {
+            return Verdict::Conflate;
+        }
+        let text = format!(
+            "the subscription is {lag} frames behind, more than the {behind} it allows; go on from \
+             the offset"
+        );
+        Verdict::Drop(Refusal::new(Code::TooSlow, text))
     }
 
     /// Has the newest frames looked for from `from` on.
@@ -100,21 +101,15 @@ impl Lag {
         sub: u32,
         from: u64,
         service: &Arc<dyn Service>,
-        mailbox: &Arc<Mailbox>,
+        long: &mut Long,
     ) {
         self.looking = true;
-        let to = service.head();
-        let last = LastRequest { topics: self.options.topics.clone(), n: 1, per_topic: true };
-        let service = Arc::clone(service);
-        mailbox.post_from(move || {
-            let found = service.last(&last).map(|mut newest| {
-                // What is newer still follows by itself.
-                let between =
-                    |frame: &Frame| frame.offset().is_some_and(|at| at >= from && at < to);
-                newest.retain(between);
-                Leap { from, to, newest }
-            });
-            Mail::Newest { sub, result: found }
+        let (topics, service) = (self.options.topics.clone(), Arc::clone(service));
+        long.add(sub, move || {
+            // What is newer still follows by itself.
+            let to = service.head();
+            let result = service.newest(&topics, from..to);
+            Mail::Newest { sub, result: result.map(|newest| Leap { from, to, newest }) }
         });
     }
 

@@ -1,5 +1,6 @@
 //! Answers that are made message by message, when the connection has room for them.
 
+use std::mem;
 use std::vec::IntoIter;
 
 use xs_engine::Frame;
@@ -8,15 +9,13 @@ use crate::error::{Code, Detail, Refusal};
 use crate::gather::Gather;
 use crate::limits::DELIVER_BYTES;
 use crate::message::{CursorSummary, FetchRequest, TopicSummary, put_frames, put_page};
-use crate::service::{Pulled, Service};
+use crate::service::{Feed, Pulled, Service};
 use crate::session::{ServerSession, Ticket};
-
-/// Pulls for one page before what was found is sent, so that a sparse filter holds up nobody.
-const PULLS_PER_PAGE: usize = 16;
 
 /// An answer that is made when there is room for it.
 pub(crate) enum Listing {
     Fetch(Ticket, FetchRequest),
+    Page(Page),
     /// Of a LAST, and whether that may be long.
     Frames(Ticket, IntoIter<Frame>, bool),
     Topics(Ticket, IntoIter<TopicSummary>),
@@ -28,12 +27,13 @@ impl Listing {
     pub(crate) const fn is_long(&self) -> bool {
         match self {
             Self::Fetch(..) => false,
+            Self::Page(page) => page.is_long,
             Self::Frames(_, _, is_long) => *is_long,
             Self::Topics(..) | Self::Cursors(..) => true,
         }
     }
 
-    /// Sends one message; the listing itself when another must follow.
+    /// Sends one message, or looks for what is in it; the listing itself when more must follow.
     pub(crate) fn step(
         self,
         session: &mut ServerSession,
@@ -41,16 +41,14 @@ impl Listing {
         scratch: &mut Vec<Frame>,
     ) -> Option<Self> {
         match self {
-            Self::Fetch(ticket, fetch) => {
-                match page(&fetch, service, scratch) {
-                    Ok((scanned_to, more, head)) => {
-                        session.shown(scratch);
-                        session.reply(ticket, |out| put_page(out, scratch, scanned_to, more, head))
-                    }
-                    Err(refusal) => session.refuse(ticket, &refusal),
+            Self::Fetch(ticket, fetch) => match Page::open(ticket, &fetch, false, service) {
+                Ok(page) => page.step(session, scratch).map(Self::Page),
+                Err(refusal) => {
+                    session.refuse(ticket, &refusal);
+                    None
                 }
-                None
-            }
+            },
+            Self::Page(page) => page.step(session, scratch).map(Self::Page),
             Self::Frames(ticket, mut rest, is_long) => {
                 scratch.clear();
                 let mut bytes = 0;
@@ -100,34 +98,75 @@ fn list<T>(
     is_last
 }
 
-/// Reads one page into `frames`: `scanned_to`, whether there is more, and the head at the time.
-fn page(
-    fetch: &FetchRequest,
-    service: &dyn Service,
-    frames: &mut Vec<Frame>,
-) -> Result<(u64, bool, u64), Refusal> {
-    frames.clear();
-    let head = service.identity().head;
-    let mut feed = service.read(&fetch.options)?;
-    let (mut counted, mut bytes) = (0, 0);
-    for _ in 0..PULLS_PER_PAGE {
-        let pulled = feed.pull(frames, fetch.page_bytes as usize - bytes)?;
-        bytes += frames[counted..].iter().map(|frame| frame.record().len()).sum::<usize>();
-        counted = frames.len();
-        match pulled {
-            Pulled::More if bytes < fetch.page_bytes as usize => {}
-            Pulled::More => break,
-            Pulled::Gap { from, to } if frames.is_empty() => {
-                let text = format!("the frames {from} to {to} cannot be read; go on after them");
-                return Err(Refusal::new(Code::Corrupt, text).with(Detail::Offset(to)));
+/// A page of a FETCH that is being read.
+pub(crate) struct Page {
+    ticket: Ticket,
+    is_long: bool,
+    reverse: bool,
+    head: u64,
+    feed: Box<dyn Feed>,
+    frames: Vec<Frame>,
+    /// Bytes of records that are still wanted.
+    room: usize,
+}
+
+impl Page {
+    /// Opens the read. `is_long`: [`Listing::is_long`].
+    ///
+    /// # Errors
+    /// [`Refusal`] when that cannot be done.
+    pub(crate) fn open(
+        ticket: Ticket,
+        fetch: &FetchRequest,
+        is_long: bool,
+        service: &dyn Service,
+    ) -> Result<Self, Refusal> {
+        let head = service.head();
+        let feed = service.read(&fetch.options)?;
+        let (reverse, room) = (fetch.options.reverse, fetch.page_bytes as usize);
+        Ok(Self { ticket, is_long, reverse, head, feed, frames: Vec::new(), room })
+    }
+
+    /// Reads on, and sends the page when it is whole. A filter that finds little holds up nobody:
+    /// others have their turn before it is looked further.
+    fn step(mut self, session: &mut ServerSession, scratch: &mut Vec<Frame>) -> Option<Self> {
+        if self.frames.is_empty() {
+            scratch.clear();
+            mem::swap(&mut self.frames, scratch);
+        }
+        let (scanned_to, more) = match self.pull() {
+            Ok(None) => return Some(self),
+            Ok(Some(end)) => end,
+            Err(refusal) => {
+                session.refuse(self.ticket, &refusal);
+                return None;
+            }
+        };
+        let Self { ticket, frames, head, .. } = self;
+        session.shown(&frames);
+        session.reply(ticket, |out| put_page(out, &frames, scanned_to, more, head));
+        *scratch = frames;
+        None
+    }
+
+    /// Reads on; where the page ends and whether there is more, once it is whole.
+    fn pull(&mut self) -> Result<Option<(u64, bool)>, Refusal> {
+        let before = self.frames.len();
+        let pulled = self.feed.pull(&mut self.frames, self.room)?;
+        let bytes = self.frames[before..].iter().map(|frame| frame.record().len()).sum();
+        self.room = self.room.saturating_sub(bytes);
+        Ok(Some(match pulled {
+            Pulled::Lost { .. } => return Ok(None),
+            Pulled::More if self.room > 0 => return Ok(None),
+            Pulled::More => (self.feed.scanned_to(), true),
+            Pulled::Gap { from, to } if self.frames.is_empty() => {
+                let behind = if self.reverse { from } else { to };
+                let text = format!("the frames {from} to {to} cannot be read; go on behind them");
+                return Err(Refusal::new(Code::Corrupt, text).with(Detail::Offset(behind)));
             }
             // The next page begins with the gap and says so.
-            Pulled::Gap { from, .. } => return Ok((from, true, head)),
-            Pulled::Lost { .. } => {}
-            Pulled::CaughtUp { .. } | Pulled::Idle | Pulled::End => {
-                return Ok((feed.scanned_to(), false, head));
-            }
-        }
+            Pulled::Gap { from, to } => (if self.reverse { to } else { from }, true),
+            Pulled::CaughtUp { .. } | Pulled::Idle | Pulled::End => (self.feed.scanned_to(), false),
+        }))
     }
-    Ok((feed.scanned_to(), true, head))
 }

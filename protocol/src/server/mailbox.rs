@@ -12,9 +12,10 @@ use xs_engine::{BlobHash, Frame};
 
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
-use crate::error::Refusal;
-use crate::message::{Appended, CursorSummary, Imported, TopicSummary};
-use crate::service::{BlobSink, BlobSource, Called, Wake};
+use super::listing::Page;
+use crate::error::{Code, Refusal};
+use crate::message::{Appended, CursorSummary, Imported, SubscribeRequest, TopicSummary};
+use crate::service::{BlobSink, BlobSource, Called, Feed, Wake};
 use crate::session::Ticket;
 
 /// A piece of news for a connection.
@@ -41,6 +42,13 @@ pub(crate) enum Mail {
     Ready {
         sub: u32,
     },
+    /// A subscription whose beginning was looked for.
+    Subscribed(Box<Subscribed>),
+    /// A page of a FETCH whose beginning was looked for.
+    Page {
+        ticket: Ticket,
+        result: Result<Box<Page>, Refusal>,
+    },
     Frames {
         ticket: Ticket,
         is_long: bool,
@@ -65,11 +73,13 @@ pub(crate) enum Mail {
     Opened {
         ticket: Ticket,
         sub: u32,
+        asked: usize,
         result: Result<(Box<dyn BlobSource>, Bytes), Refusal>,
     },
     /// More bytes of a download.
     Piece {
         sub: u32,
+        asked: usize,
         source: Box<dyn BlobSource>,
         result: Result<Bytes, Refusal>,
     },
@@ -91,6 +101,15 @@ pub(crate) enum Mail {
     Recheck,
     /// This connection of the Host is dead: it has come again.
     Replaced,
+}
+
+/// A subscription that was opened, or could not be.
+pub(crate) struct Subscribed {
+    pub(crate) ticket: Ticket,
+    pub(crate) sub: u32,
+    pub(crate) request: SubscribeRequest,
+    pub(crate) flag: ReadyFlag,
+    pub(crate) result: Result<Box<dyn Feed>, Refusal>,
 }
 
 /// A queue into one connection's task, and what the connection tells about itself.
@@ -190,6 +209,36 @@ impl Mailbox {
             }
         };
         (Arc::new(wake), flag)
+    }
+}
+
+/// An append or import that waits for its outcome. A service that forgets it answers all the same.
+pub(crate) struct Due {
+    ticket: Ticket,
+    /// None once the outcome was posted.
+    mailbox: Option<Arc<Mailbox>>,
+}
+
+impl Due {
+    pub(crate) fn new(ticket: Ticket, mailbox: &Arc<Mailbox>) -> Self {
+        Self { ticket, mailbox: Some(Arc::clone(mailbox)) }
+    }
+
+    /// Posts what has come of it.
+    pub(crate) fn post(mut self, mail: impl FnOnce(Ticket) -> Mail) {
+        if let Some(mailbox) = self.mailbox.take() {
+            mailbox.post(mail(self.ticket));
+        }
+    }
+}
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        if let Some(mailbox) = self.mailbox.take() {
+            let text = "the server failed at this request; its log says more";
+            let result = Err(Refusal::new(Code::Indeterminate, text));
+            mailbox.post(Mail::Appended { ticket: self.ticket, result });
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod hosting;
 mod lag;
 mod listener;
 mod listing;
+mod long;
 mod mailbox;
 mod meter;
 mod news;
@@ -205,8 +206,13 @@ impl Server {
             let registered = Registered { shared, number };
             let peer = visitor.peer;
             let run = async {
-                let Shared { service, options, meter, .. } = &*registered.shared;
-                let stream = stream.await.inspect_err(|_| meter.handshake_failed())?;
+                let Shared { service, options, meter, stopping, .. } = &*registered.shared;
+                let stream = tokio::select! {
+                    biased;
+                    stream = stream => stream.inspect_err(|_| meter.handshake_failed())?,
+                    // Nothing was said yet: who only begins a handshake is not waited for.
+                    () = stopping.cancelled() => return Ok(()),
+                };
                 let (service, meter) = (Arc::clone(service), Arc::clone(meter));
                 let name = &options.name;
                 Connection::new(stream, visitor, name, service, mailbox, meter).run().await

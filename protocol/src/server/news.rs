@@ -42,6 +42,13 @@ impl Desk {
             },
             Mail::Newest { sub, result } => self.newest(sub, result),
             Mail::Ready { sub } => self.enqueue(sub),
+            Mail::Subscribed(subscribed) => {
+                self.long.done();
+                self.subscribed(*subscribed);
+            }
+            Mail::Page { ticket, result } => {
+                self.list(ticket, true, result.map(|page| Listing::Page(*page)));
+            }
             Mail::Frames { ticket, is_long, result } => {
                 let listing = |all: Vec<_>| Listing::Frames(ticket, all.into_iter(), is_long);
                 self.list(ticket, is_long, result.map(listing));
@@ -68,8 +75,14 @@ impl Desk {
                 }
                 Err(refusal) => self.refuse_stream(ticket, sub, &refusal),
             },
-            Mail::Opened { ticket, sub, result } => self.opened(ticket, sub, result),
-            Mail::Piece { sub, source, result } => self.piece(sub, source, result),
+            Mail::Opened { ticket, sub, asked, result } => {
+                self.session.release(asked);
+                self.opened(ticket, sub, result);
+            }
+            Mail::Piece { sub, asked, source, result } => {
+                self.session.release(asked);
+                self.piece(sub, source, result);
+            }
             Mail::Taken { sub, result } => self.taken(sub, result),
             Mail::Stored { sub, result } => self.stored(sub, result),
             Mail::Failed => self.failed(now),
@@ -81,6 +94,7 @@ impl Desk {
 
     /// The newest frames for a subscription that is too far behind.
     fn newest(&mut self, sub: u32, result: Result<Leap, Refusal>) {
+        self.long.done();
         let Some(Slot { work: Work::Feed(feed), .. }) = self.works.get_mut(&sub) else { return };
         let next = match result {
             Ok(leap) => feed.leap(sub, leap, &mut self.session, &*self.service, &self.mailbox),

@@ -78,17 +78,18 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    /// Opens a blob and reads its first bytes on a blocking thread.
+    /// Opens a blob and reads its first bytes, if there is room for them, on a blocking thread.
     pub(crate) fn open(
         ticket: Ticket,
         sub: u32,
         hash: BlobHash,
-        credit: i64,
+        session: &mut ServerSession,
         service: &Arc<dyn Service>,
         mailbox: &Arc<Mailbox>,
     ) -> Self {
         let service = Arc::clone(service);
-        let asked = piece_len(credit);
+        let asked = if session.has_room() { piece_len(session.credit(sub)) } else { 0 };
+        session.reserve(asked);
         mailbox.post_from(move || {
             let open = || {
                 let Some(mut source) = service.blob(&hash)? else {
@@ -98,7 +99,7 @@ impl Download {
                 let first = if asked == 0 { Bytes::new() } else { source.read(asked)? };
                 Ok((source, first))
             };
-            Mail::Opened { ticket, sub, result: open() }
+            Mail::Opened { ticket, sub, asked, result: open() }
         });
         Self { source: None, left: 0, asked }
     }
@@ -124,11 +125,11 @@ impl Download {
         if self.left == 0 { Next::Done } else { Next::Again }
     }
 
-    /// Has the next piece read, when there is credit and nobody reads.
+    /// Has the next piece read, when there is credit and nobody reads. There is room for it.
     pub(crate) fn step(
         &mut self,
         sub: u32,
-        session: &ServerSession,
+        session: &mut ServerSession,
         mailbox: &Arc<Mailbox>,
     ) -> Next {
         let credit = session.credit(sub);
@@ -137,9 +138,10 @@ impl Download {
         {
             let asked = piece_len(credit);
             self.asked = asked;
+            session.reserve(asked);
             mailbox.post_from(move || {
                 let result = source.read(asked);
-                Mail::Piece { sub, source, result }
+                Mail::Piece { sub, asked, source, result }
             });
         }
         Next::Wait

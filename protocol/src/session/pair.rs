@@ -292,12 +292,17 @@ fn a_drain_refuses_what_is_new_and_waits_for_what_is_under_way() {
             ClientEvent::Answer { result: Err(Refusal { code: Code::Draining, .. }), .. }
         ]
     ));
-    assert!(!pair.server.is_over(pair.now));
+    let is_ending = |pair: &mut Pair| {
+        pair.server.end_drain(pair.now);
+        pair.server.is_closing()
+    };
+    assert!(!is_ending(&mut pair) && !pair.server.is_over(pair.now));
     assert!(pair.server.is_over(pair.now + Duration::from_secs(5)));
     pair.server.refuse(ticket, &Refusal::new(Code::Busy, "busy"));
-    assert!(!pair.server.is_over(pair.now), "the answer is not written");
+    assert!(!is_ending(&mut pair), "the answer is not written");
     pair.move_to_client().unwrap();
-    assert!(pair.server.is_over(pair.now));
+    assert!(is_ending(&mut pair) && !pair.server.is_over(pair.now));
+    assert!(pair.server.is_over(pair.now + LINGER));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use xs_protocol::{
     AppendRequest, CallRequest, ClientError, Code, Op, Role, SubEvent, SubscribeOptions, limits,
 };
 
-use crate::raw::{header, hello_body, message};
+use crate::raw::{Raw, header, hello_body, message};
 use crate::rig::{Rig, one, soon, until};
 
 #[tokio::test]
@@ -169,6 +169,39 @@ async fn long_lists_are_made_as_they_are_taken() {
     assert_eq!(rig.memory.lists(), LISTS + 1);
 }
 
+/// Bytes of blobs are read as there is room for them, however many are asked for.
+#[tokio::test]
+async fn downloads_that_are_not_taken_are_not_read() {
+    const DOWNLOADS: u32 = 64;
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let blob = vec![7; 4 * limits::CHUNK_BYTES_MAX];
+    let hash = soon(client.blob_put_bytes(blob.into())).await.unwrap();
+    let mut raw = Raw::open(&rig, Role::Read).await;
+    let body = [&hash.as_bytes()[..], &u32::MAX.to_le_bytes()].concat();
+    for sub in 1..=DOWNLOADS {
+        raw.send(&message(header(Op::BlobGet, sub + 1, sub), &body)).await;
+    }
+    let mut read = 0;
+    soon(async {
+        while rig.memory.opened() < DOWNLOADS as usize || read != rig.memory.read() {
+            read = rig.memory.read();
+            for _ in 0..20 {
+                client.ping().await.unwrap();
+            }
+        }
+    })
+    .await;
+    let most = limits::OUTBOUND_BYTES_MAX + 2 * limits::CHUNK_BYTES_MAX;
+    assert!(read <= most, "{read} bytes were read");
+    let mut ended = 0;
+    while ended < DOWNLOADS {
+        let header = raw.receive().await.unwrap().header;
+        assert_eq!(header.code, 0);
+        ended += u32::from(header.op == Op::BlobChunk as u8 && !header.has_more());
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_panics_ends_its_connection_alone() {
     let rig = Rig::unix(Role::Admin).await;
@@ -181,6 +214,13 @@ async fn a_request_that_panics_ends_its_connection_alone() {
     assert_eq!(error.code(), Some(Code::Internal), "{error}");
     let get = soon(rig.client().await.blob_get(&BlobHash::of(b"any"))).await;
     assert_eq!(get.err().and_then(|error| error.code()), Some(Code::Internal));
+    let call = CallRequest::new(Topic::parse("panic").unwrap());
+    let call = soon(rig.client().await.call(&call)).await;
+    assert_eq!(call.err().and_then(|error| error.code()), Some(Code::Internal));
+    soon(other.append(&one("a"))).await.unwrap();
+    // An append that comes to no end is answered, and its connection lives.
+    let error = soon(other.append(&one("lost"))).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Indeterminate));
     soon(other.append(&one("a"))).await.unwrap();
 }
 
@@ -217,6 +257,24 @@ async fn a_stop_ends_subscriptions_with_the_place_to_resume() {
     soon(stopping).await.unwrap();
     assert!(matches!(soon(client.closed()).await, ClientError::Disconnected(_)));
     assert!(matches!(soon(client.append(&one("a"))).await, Err(ClientError::Disconnected(_))));
+    assert_eq!(rig.server.connections(), 0);
+}
+
+/// Bytes that come when a server has said its last word are taken: over TCP they would have the
+/// system throw away what the client has not read yet.
+#[tokio::test]
+async fn a_stop_takes_what_still_comes() {
+    let rig = Rig::unix(Role::Admin).await;
+    let mut raw = Raw::open(&rig, Role::Admin).await;
+    let server = rig.server.clone();
+    let stopping = tokio::spawn(async move { server.stop().await });
+    assert_eq!(raw.receive().await.unwrap().header.op, Op::GoAway as u8);
+    assert!(raw.receive().await.is_none());
+    assert_eq!(rig.server.connections(), 1);
+    raw.send(&message(header(Op::Ping, 2, 0), &[])).await;
+    assert_eq!(rig.server.connections(), 1);
+    drop(raw);
+    soon(stopping).await.unwrap();
     assert_eq!(rig.server.connections(), 0);
 }
 

@@ -17,10 +17,19 @@ const FLOW: u16 = Code::FlowControl.number();
 #[tokio::test]
 async fn hello_comes_first_and_once() {
     let rig = Rig::unix(Role::Admin).await;
-    let mut raw = Raw::silent(&rig, Role::Admin);
-    raw.send(&PREFACE).await;
-    raw.send(&message(header(Op::CursorList, 1, 0), b"")).await;
-    assert_eq!(raw.closed().await, Code::HelloExpected.number());
+    let unknown = Header { op: 0x7f, ..header(Op::Ping, 1, 0) };
+    let wrong = header(Op::CursorGet, 1, 0);
+    for (header, body) in [
+        (header(Op::CursorList, 1, 0), &b""[..]),
+        (unknown, b""),
+        (wrong, b"\x01\0\n"),
+        (wrong, b"?"),
+    ] {
+        let mut raw = Raw::silent(&rig, Role::Admin);
+        raw.send(&PREFACE).await;
+        raw.send(&message(header, body)).await;
+        assert_eq!(raw.closed().await, Code::HelloExpected.number());
+    }
     let mut raw = Raw::open(&rig, Role::Admin).await;
     raw.send(&message(header(Op::Hello, 2, 0), &hello_body())).await;
     assert_eq!(raw.closed().await, Code::HelloExpected.number());

@@ -6,8 +6,8 @@ use xs_engine::{
     Start, Topic, TopicPatterns, Ttl,
 };
 use xs_protocol::{
-    AppendRequest, CallRequest, Class, Client, Code, Detail, LastRequest, Role, SubEvent,
-    SubscribeOptions,
+    AppendRequest, CallRequest, Class, Client, ClientError, Code, Detail, LastRequest, Role,
+    SubEvent, SubscribeOptions,
 };
 
 use crate::rig::{Rig, one, soon, until};
@@ -74,6 +74,41 @@ async fn fetches_go_from_page_to_page() {
     assert_eq!(read(rare).await, (30_000..30_005).collect::<Vec<_>>());
     let none = ReadOptions { limit: Some(0), ..all };
     assert_eq!(read(none).await, Vec::<u64>::new());
+}
+
+/// Whichever way a fetch goes, damage ends a page, is told of once, and is passed by.
+#[tokio::test]
+async fn fetches_tell_of_damage_and_go_on_behind_it() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(10, "a");
+    rig.memory.damage(4);
+    let client = rig.client().await;
+    for (reverse, behind) in [(false, 5), (true, 4)] {
+        let mut options = ReadOptions { reverse, ..ReadOptions::default() };
+        let (mut seen, mut told) = (Vec::new(), 0);
+        let mut pages = client.fetch(&options);
+        while let Some(frame) = soon(pages.next()).await {
+            match frame {
+                Ok(frame) => seen.extend(frame.offset()),
+                Err(ClientError::Refused(refusal)) => {
+                    assert_eq!((refusal.code, told), (Code::Corrupt, 0));
+                    assert_eq!(refusal.details, [Detail::Offset(behind)]);
+                    told += 1;
+                    match reverse {
+                        true => options.before = Some(Bound::Offset(behind)),
+                        false => options.start = Start::From(Bound::Offset(behind)),
+                    }
+                    pages = client.fetch(&options);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let mut expected: Vec<_> = (0..10).filter(|offset| *offset != 4).collect();
+        if reverse {
+            expected.reverse();
+        }
+        assert_eq!((seen, told), (expected, 1));
+    }
 }
 
 #[tokio::test]

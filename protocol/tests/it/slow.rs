@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use xs_engine::{Body, Bound, NewFrame, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{
-    AppendRequest, Client, ClientError, Code, Detail, Gap, RemoveRequest, Resume, Role, Slow,
+    AppendRequest, Client, ClientError, Code, Detail, Gap, Op, RemoveRequest, Resume, Role, Slow,
     SubEvent, SubscribeOptions, Subscription,
 };
 
+use crate::raw::{Raw, header, message};
 use crate::rig::{Rig, one, soon, until};
 
 /// A subscription that has caught up and has little credit.
@@ -65,6 +66,89 @@ async fn the_latest_of_each_topic_comes_behind_a_gap() {
     let event = soon(subscription.next()).await.unwrap().unwrap();
     let SubEvent::Frames { frames, .. } = event else { panic!("{event:?}") };
     assert_eq!(frames[0].frame.offset(), Some(end));
+}
+
+/// A stop comes when the gap is told of and its newest frames are not sent, as the queue of the
+/// connection is full. The place to go on from is before them.
+#[tokio::test]
+async fn a_stop_behind_a_gap_loses_no_newest_frame() {
+    const SEEN: u32 = 1;
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(60_000, "a");
+    let client = rig.client().await;
+    let mut raw = Raw::open(&rig, Role::Read).await;
+    // Little credit, new frames, the latest alone when it is more than 10 behind.
+    let latest = [&[2, 0, 0, 0, 9, 0, 0, 0, 1][..], &10u64.to_le_bytes()].concat();
+    let subscribe = |credit: u32, start: &[u8], topic: u8| {
+        [&credit.to_le_bytes()[..], &[0; 12], &[2], start, &[1, 0, 1, 0, topic]].concat()
+    };
+    let body = [subscribe(1, &[4], b'b'), latest].concat();
+    assert_eq!(raw.ask(header(Op::Subscribe, 2, SEEN), &body).await.header.code, 0);
+    assert_eq!(raw.receive().await.unwrap().header.op, Op::SubEvent as u8);
+    append(&client, "b", 100).await;
+    let mut next = 60_000;
+    let first = raw.receive().await.unwrap();
+    assert_eq!(first.header.op, Op::Deliver as u8);
+    next = next.max(u64::from_le_bytes(first.body[..8].try_into().unwrap()));
+    rig.memory.hold_looks(true);
+    raw.send(&message(header(Op::Credit, 0, SEEN), &10_000u64.to_le_bytes())).await;
+    until(|| rig.memory.looks() == 1).await;
+    // Another subscription fills the queue, from which nobody takes.
+    raw.send(&message(header(Op::Subscribe, 3, 2), &subscribe(u32::MAX, &[0], b'a'))).await;
+    let mut pulled = 0;
+    while rig.memory.pulled() == 0 || pulled != rig.memory.pulled() {
+        pulled = rig.memory.pulled();
+        for _ in 0..20 {
+            soon(client.ping()).await.unwrap();
+        }
+    }
+    rig.memory.hold_looks(false);
+    for _ in 0..200 {
+        soon(client.ping()).await.unwrap();
+    }
+    let server = rig.server.clone();
+    let stopping = tokio::spawn(async move { server.stop().await });
+    let mut resume = None;
+    while let Some(envelope) = raw.receive().await {
+        let number = |at: usize| u64::from_le_bytes(envelope.body[at..at + 8].try_into().unwrap());
+        let is = |op: Op| envelope.header.sub == SEEN && envelope.header.op == op as u8;
+        if is(Op::Deliver) {
+            next = number(0);
+        } else if is(Op::SubEvent) && envelope.body[0] == 4 {
+            resume = Some(number(1));
+        }
+    }
+    assert_eq!(resume, Some(next), "the newest frame was not sent");
+    drop((raw, client));
+    soon(stopping).await.unwrap();
+}
+
+/// All of them are too far behind at once, but the frames are looked for one after another.
+#[tokio::test]
+async fn the_latest_are_looked_for_one_at_a_time() {
+    const SUBSCRIPTIONS: usize = 5;
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let mut takers = Vec::new();
+    for _ in 0..SUBSCRIPTIONS {
+        takers.push(follow(&client, "*", Slow::Latest { behind: 10 }).await);
+    }
+    rig.memory.hold_looks(true);
+    append(&client, "a", 300).await;
+    let take = async |mut taker: Subscription| {
+        while !matches!(taker.next().await.unwrap().unwrap(), SubEvent::Gap(_)) {}
+    };
+    let taken: Vec<_> = takers.into_iter().map(|taker| tokio::spawn(take(taker))).collect();
+    until(|| rig.memory.looks() == 1).await;
+    for _ in 0..100 {
+        soon(client.ping()).await.unwrap();
+    }
+    assert_eq!(rig.memory.looks(), 1);
+    rig.memory.hold_looks(false);
+    for taken in taken {
+        soon(taken).await.unwrap();
+    }
+    assert!(rig.memory.looks() >= SUBSCRIPTIONS);
 }
 
 #[tokio::test]
@@ -146,6 +230,29 @@ async fn what_is_removed_while_it_waits_for_credit_is_not_sent() {
     let SubEvent::Frames { frames, .. } = event else { panic!("{event:?}") };
     assert_eq!(frames.len(), 2);
     assert_eq!(soon(subscription.next()).await.unwrap().unwrap(), SubEvent::CaughtUp { head: 3 });
+}
+
+/// Backwards a reader that was sent a part of what was pulled goes on before its last frame.
+#[tokio::test]
+async fn one_that_goes_backwards_goes_on_below() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let body = Body::Inline(vec![7; 400].into());
+    let frame = NewFrame { body, ..one("a").frames.remove(0) };
+    soon(client.append(&AppendRequest::frames(vec![frame; 3]))).await.unwrap();
+    let options = ReadOptions { reverse: true, ..ReadOptions::default() };
+    let how = SubscribeOptions { credit: 600, bodies_up_to: 400, ..SubscribeOptions::default() };
+    let mut subscription = soon(client.subscribe(&options, how)).await.unwrap();
+    let mut next = 3;
+    while let Some(event) = soon(subscription.next()).await {
+        let SubEvent::Frames { frames, scanned_to } = event.unwrap() else { continue };
+        for frame in frames {
+            next -= 1;
+            assert_eq!(frame.frame.offset(), Some(next));
+        }
+        assert_eq!(scanned_to, next);
+    }
+    assert_eq!(next, 0);
 }
 
 #[tokio::test]

@@ -230,6 +230,16 @@ async fn half_a_hello_is_given_up_in_time() {
 }
 
 #[tokio::test]
+async fn a_stop_waits_for_no_handshake() {
+    let secure = Secure::new(&["127.0.0.1"], 2100).await;
+    let silent = secure.tcp().await;
+    until(|| secure.server.connections() == 1).await;
+    soon(secure.server.stop()).await;
+    assert_eq!(secure.server.connections(), 0);
+    drop(silent);
+}
+
+#[tokio::test]
 async fn a_token_is_not_sent_in_the_clear() {
     let options = ClientOptions { token: Some("xst_x".to_owned()), ..ClientOptions::default() };
     let far = Address::parse("192.0.2.1:1").unwrap();

@@ -5,12 +5,16 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use xs_protocol::codec::PREFACE;
-use xs_protocol::{Op, Role};
+use xs_engine::{ReadOptions, Start, TopicPatterns};
+use xs_protocol::codec::{Codec, Envelope, PREFACE};
+use xs_protocol::{Op, Role, SubEvent, SubscribeOptions};
 
-use crate::raw::{header, hello_body, message};
+use crate::memory::LOOK_MAX;
+use crate::raw::{Raw, header, hello_body, message};
 use crate::rig::{Rig, soon};
 
 /// Bytes that one read brings.
@@ -20,8 +24,10 @@ const PIECE: usize = 8 * 1024;
 struct Said {
     bytes: Vec<u8>,
     read: Arc<AtomicUsize>,
-    /// Bytes that each write brought.
-    writes: Arc<Mutex<Vec<usize>>>,
+    /// What it says again and again behind that, if it does not hang up.
+    refrain: Vec<u8>,
+    /// What each write brought.
+    writes: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Said {
@@ -31,7 +37,8 @@ impl Said {
         for corr in 2..count + 2 {
             bytes.extend_from_slice(&message(header(op, corr, 0), body));
         }
-        Self { bytes, read: Arc::default(), writes: Arc::default() }
+        let (read, refrain, writes) = (Arc::default(), Vec::new(), Arc::default());
+        Self { bytes, read, refrain, writes }
     }
 }
 
@@ -41,7 +48,11 @@ impl AsyncRead for Said {
         _: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let left = &self.bytes[self.read.load(Ordering::Relaxed)..];
+        let at = self.read.load(Ordering::Relaxed);
+        let left = match at.checked_sub(self.bytes.len()) {
+            Some(at) if !self.refrain.is_empty() => &self.refrain[at % self.refrain.len()..],
+            _ => &self.bytes[at..],
+        };
         let count = left.len().min(buf.remaining()).min(PIECE);
         buf.put_slice(&left[..count]);
         self.read.fetch_add(count, Ordering::Relaxed);
@@ -55,7 +66,7 @@ impl AsyncWrite for Said {
         _: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.writes.lock().unwrap().push(buf.len());
+        self.writes.lock().unwrap().push(buf.to_vec());
         Poll::Ready(Ok(buf.len()))
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -99,11 +110,58 @@ async fn many_requests_are_answered_part_by_part() {
     let said = Said::asking(count as u32, Op::BlobHas, &[7; 32]);
     let writes = Arc::clone(&said.writes);
     soon(rig.server.adopt(said, Role::Admin)).await.unwrap();
-    let writes = writes.lock().unwrap().clone();
+    let writes: Vec<_> = writes.lock().unwrap().iter().map(Vec::len).collect();
     let most = writes.iter().max().copied().unwrap_or(0);
     let replies = |bytes: usize| bytes / reply;
     assert!(replies(writes.iter().sum()) >= count, "{writes:?}");
     assert!(replies(most) <= count * 3 / 4, "{writes:?}");
+}
+
+/// The messages that were written.
+fn heard(writes: &Mutex<Vec<Vec<u8>>>) -> Vec<Envelope> {
+    let mut bytes = BytesMut::from(&writes.lock().unwrap().concat()[..]);
+    let mut codec = Codec::new(u32::MAX);
+    std::iter::from_fn(|| codec.next(&mut bytes).unwrap()).collect()
+}
+
+/// A connection that is never at rest has its pulses all the same.
+#[tokio::test(start_paused = true)]
+async fn the_clock_is_heeded_on_a_busy_connection() {
+    let rig = Rig::unix(Role::Admin).await;
+    let pulse = Duration::from_millis(10);
+    let mut said = Said::asking(0, Op::Ping, &[]);
+    let body = [&[0; 8][..], &10u64.to_le_bytes(), &[2, 0, 1, 0, 1, 0, b'*']].concat();
+    said.bytes.extend_from_slice(&message(header(Op::Subscribe, 2, 1), &body));
+    said.refrain = message(header(Op::Ping, 3, 0), &[7; 16]).to_vec();
+    let writes = Arc::clone(&said.writes);
+    let task = rig.server.adopt(said, Role::Admin);
+    // On the one thread of this test: the connection has a turn each time that this task gives way.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+        tokio::time::advance(pulse).await;
+    }
+    let said = heard(&writes);
+    let is_pulse = |one: &&Envelope| one.header.op == Op::SubEvent as u8 && one.body[..] == [2];
+    let pulses = said.iter().filter(is_pulse).count();
+    assert!(pulses >= 5, "{pulses} pulses among {} messages", said.len());
+    task.abort();
+}
+
+/// Of requests that came together only a part is served before the server is seen to stop. The
+/// others are refused, so that their client knows that they were not done.
+#[tokio::test]
+async fn what_came_before_a_stop_is_answered() {
+    const COUNT: u32 = 64;
+    let rig = Rig::unix(Role::Admin).await;
+    soon(rig.server.stop()).await;
+    let said = Said::asking(COUNT, Op::BlobHas, &[7; 32]);
+    let writes = Arc::clone(&said.writes);
+    soon(rig.server.adopt(said, Role::Admin)).await.unwrap();
+    let said = heard(&writes);
+    let answers = said.iter().filter(|one| one.header.op == Op::BlobHas as u8);
+    let codes: Vec<_> = answers.map(|one| one.header.code).collect();
+    assert_eq!(codes.len(), COUNT as usize, "{codes:?}");
+    assert!(codes.contains(&0) && codes.contains(&501), "{codes:?}");
 }
 
 /// A stream that was asked for before the client hung up, and is served after, ends as well.
@@ -113,4 +171,79 @@ async fn what_is_served_after_a_hang_up_ends() {
     let mut said = Said::asking(64, Op::BlobHas, &[7; 32]);
     said.bytes.extend_from_slice(&message(header(Op::BlobPut, 100, 2), &[]));
     soon(rig.server.adopt(said, Role::Admin)).await.unwrap();
+}
+
+/// A read that looks at much and finds nothing gives way to others: on the one thread of this test
+/// another connection is answered long before it has looked at everything.
+#[tokio::test]
+async fn a_read_that_finds_nothing_gives_way() {
+    const FRAMES: usize = 400 * LOOK_MAX;
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(FRAMES as u64, "a");
+    let (reader, other) = (rig.client().await, rig.client().await);
+    let options =
+        ReadOptions { topics: TopicPatterns::parse("b").unwrap(), ..ReadOptions::default() };
+    let read = reader.clone();
+    let mut pages = read.fetch(&options);
+    let fetching = tokio::spawn(async move { futures::StreamExt::next(&mut pages).await });
+    let mut subscription =
+        soon(reader.subscribe(&options, SubscribeOptions::default())).await.unwrap();
+    soon(other.ping()).await.unwrap();
+    assert!(rig.memory.pulls() < 400, "{} pulls before it was answered", rig.memory.pulls());
+    assert!(soon(fetching).await.unwrap().is_none());
+    while let Some(event) = soon(subscription.next()).await {
+        assert!(matches!(event.unwrap(), SubEvent::Frames { frames, .. } if frames.is_empty()));
+    }
+    assert!(rig.memory.pulls() >= 800);
+}
+
+/// Where the last frames begin is looked for on another thread than those that serve connections.
+#[tokio::test]
+async fn what_looks_back_far_is_opened_elsewhere() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(10, "a");
+    let client = rig.client().await;
+    for follow in [false, true] {
+        let options = ReadOptions { start: Start::Last(2), follow, ..ReadOptions::default() };
+        let mut subscription =
+            soon(client.subscribe(&options, SubscribeOptions::default())).await.unwrap();
+        let event = soon(subscription.next()).await.unwrap().unwrap();
+        assert!(matches!(event, SubEvent::Frames { frames, .. } if frames.len() == 2));
+        // One that is given up before it is open.
+        drop(client.subscribe(&options, SubscribeOptions::default()));
+    }
+    let options = ReadOptions { start: Start::Last(3), ..ReadOptions::default() };
+    let frames: Vec<_> = soon(futures::StreamExt::collect(client.fetch(&options))).await;
+    assert_eq!(frames.len(), 3);
+    let threads = rig.memory.looked_back();
+    assert!(threads.len() >= 3 && !threads.contains(&std::thread::current().id()));
+}
+
+/// Pages that are asked for again and again do not keep a subscription of their connection waiting.
+#[tokio::test]
+async fn lists_and_streams_take_turns() {
+    const PAGES: usize = 32;
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(60_000, "a");
+    let mut raw = Raw::open(&rig, Role::Read).await;
+    let everything = [0, 0, 1, 0, 1, 0, b'*'];
+    let fetch = [&(1u32 << 20).to_le_bytes()[..], &everything].concat();
+    let page = |corr: u32| message(header(Op::Fetch, corr, 0), &fetch);
+    for corr in 10..26 {
+        raw.send(&page(corr)).await;
+    }
+    // Credit for everything.
+    let subscribe = [&[0xff, 0xff, 0xff, 0xff][..], &[0; 12], &everything].concat();
+    raw.send(&message(header(Op::Subscribe, 2, 1), &subscribe)).await;
+    let (mut pages, mut delivered) = (0, 0);
+    while pages < PAGES {
+        let envelope = raw.receive().await.unwrap();
+        assert_eq!(envelope.header.code, 0);
+        if envelope.header.op == Op::Fetch as u8 {
+            pages += 1;
+            raw.send(&page(100 + pages as u32)).await;
+        }
+        delivered += usize::from(envelope.header.op == Op::Deliver as u8);
+    }
+    assert!(delivered >= PAGES / 4, "{delivered} messages beside {PAGES} pages");
 }

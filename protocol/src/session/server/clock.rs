@@ -46,6 +46,16 @@ impl ServerSession {
         self.phase = Phase::Closing(now + LINGER);
     }
 
+    /// Ends a connection that was told to go when nothing is under way and all is written. Bytes
+    /// are taken for a while as after CLOSE: they would have the system throw away what the client
+    /// has not read yet.
+    pub(crate) fn end_drain(&mut self, now: Instant) {
+        let is_done = self.is_idle() && self.out.is_empty();
+        if self.drain_until.is_some() && is_done && !self.is_closing() {
+            self.phase = Phase::Closing(now + LINGER);
+        }
+    }
+
     /// When [`tick`](Self::tick) has something to do.
     pub(crate) fn deadline(&self) -> Instant {
         let streams = self.streams.values();
@@ -117,14 +127,11 @@ impl ServerSession {
         due.into_iter().for_each(|sub| self.event(sub, &StreamEvent::Pulse));
     }
 
-    /// Whether the connection is over: everything was written that had to be.
+    /// Whether the time of the connection is over.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         match self.phase {
             Phase::Closing(until) => now >= until,
-            _ => match self.drain_until {
-                Some(until) => now >= until || (self.is_idle() && self.out.is_empty()),
-                None => false,
-            },
+            _ => self.drain_until.is_some_and(|until| now >= until),
         }
     }
 

@@ -86,6 +86,8 @@ pub(crate) struct ServerSession {
     name: String,
     codec: Codec,
     out: Gather,
+    /// Bytes of downloads that are being read, to be queued as they come.
+    coming: usize,
     phase: Phase,
     /// Requests without an answer, and their bytes.
     requests: u32,
@@ -117,6 +119,7 @@ impl ServerSession {
             name: name.to_owned(),
             codec: Codec::new(HELLO_BYTES_MAX),
             out,
+            coming: 0,
             phase: Phase::Hello,
             requests: 0,
             request_bytes: 0,
@@ -174,6 +177,10 @@ impl ServerSession {
                 }
             };
             let (header, cost) = (envelope.header, envelope.body.len());
+            if self.phase == Phase::Hello && header.op != Op::Hello as u8 {
+                self.fail(&ProtocolError::Unexpected("HELLO comes first"), now);
+                continue;
+            }
             let request = match Request::read(envelope, self.ops) {
                 Ok(request) => request,
                 Err(DecodeError::Refused(_)) if is_one_way(header.op) => {
@@ -207,10 +214,6 @@ impl ServerSession {
         now: Instant,
     ) -> Result<Option<Action>, ProtocolError> {
         let (sub, corr) = (header.sub, header.corr);
-        match (self.phase, &request) {
-            (Phase::Hello, Request::Hello(_)) | (Phase::Open, _) => {}
-            _ => return Err(ProtocolError::Unexpected("HELLO comes first, and once")),
-        }
         match request {
             Request::Hello(_) if self.phase == Phase::Open => {
                 return Err(ProtocolError::Unexpected("a second HELLO"));
@@ -302,10 +305,16 @@ impl ServerSession {
         }
     }
 
-    fn admit(&self, request: &mut Request, opens: bool) -> Result<(), Refusal> {
-        if self.drain_until.is_some() {
-            return Err(Refusal::new(Code::Draining, "the server is stopping; connect again"));
+    /// Whether anything may still begin.
+    pub(crate) fn check_open(&self) -> Result<(), Refusal> {
+        match self.drain_until {
+            None => Ok(()),
+            Some(_) => Err(Refusal::new(Code::Draining, "the server is stopping; connect again")),
         }
+    }
+
+    fn admit(&self, request: &mut Request, opens: bool) -> Result<(), Refusal> {
+        self.check_open()?;
         if opens && self.streams.len() >= STREAMS_MAX as usize {
             let text = format!("{STREAMS_MAX} streams are open on this connection; end one first");
             let refusal = Refusal::new(Code::TooManyStreams, text);
@@ -384,7 +393,18 @@ impl ServerSession {
 
     /// Whether streams and reads may queue more.
     pub(crate) fn has_room(&self) -> bool {
-        self.out.len() < OUTBOUND_BYTES_MAX && !matches!(self.phase, Phase::Closing(_))
+        self.out.len() + self.coming < OUTBOUND_BYTES_MAX
+            && !matches!(self.phase, Phase::Closing(_))
+    }
+
+    /// So many bytes of a download are being read: they take up room already.
+    pub(crate) const fn reserve(&mut self, bytes: usize) {
+        self.coming += bytes;
+    }
+
+    /// They are here, or will not be.
+    pub(crate) const fn release(&mut self, bytes: usize) {
+        self.coming = self.coming.saturating_sub(bytes);
     }
 
     /// What is to be written.

@@ -7,6 +7,7 @@ use xs_protocol::{BlobSink, BlobSource, Code, Refusal};
 use super::Memory;
 
 pub(super) struct Source {
+    pub(super) store: Memory,
     pub(super) len: u64,
     pub(super) bytes: Bytes,
 }
@@ -17,7 +18,9 @@ impl BlobSource for Source {
     }
 
     fn read(&mut self, max: usize) -> Result<Bytes, Refusal> {
-        Ok(self.bytes.split_to(self.bytes.len().min(max)))
+        let bytes = self.bytes.split_to(self.bytes.len().min(max));
+        self.store.0.lock().read += bytes.len();
+        Ok(bytes)
     }
 }
 

@@ -5,6 +5,9 @@ use xs_protocol::{Feed, Pulled, Refusal, Wake};
 
 use super::{Inner, Memory};
 
+/// Frames that a read looks at in one pull.
+pub(crate) const LOOK_MAX: usize = 512;
+
 pub(super) struct Bounded {
     pub(super) store: Memory,
     pub(super) start: u64,
@@ -17,9 +20,14 @@ pub(super) struct Bounded {
 
 impl Feed for Bounded {
     fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal> {
-        let inner = self.store.0.lock();
+        let store = self.store.clone();
+        let mut inner = store.0.lock();
+        inner.pulls += 1;
         let mut bytes = 0;
-        while bytes < room {
+        for _ in 0..LOOK_MAX {
+            if bytes >= room {
+                break;
+            }
             let last = if self.reverse { self.start } else { self.end };
             if self.at == last || self.limit == Some(0) {
                 return Ok(Pulled::End);
@@ -27,6 +35,9 @@ impl Feed for Bounded {
             let index = if self.reverse { self.at - 1 } else { self.at };
             let frame = &inner.frames[index as usize];
             self.at = if self.reverse { self.at - 1 } else { self.at + 1 };
+            if inner.damaged == Some(index) {
+                return Ok(Pulled::Gap { from: index, to: index + 1 });
+            }
             if self.topics.matches(frame.topic()) && !inner.removed.contains(&index) {
                 bytes += frame.record().len();
                 frames.push(frame.clone());

@@ -141,6 +141,14 @@ impl Inner {
         }
     }
 
+    /// The same for a read that is opened.
+    pub(super) fn open(&mut self, options: &ReadOptions) -> (u64, u64) {
+        if matches!(options.start, Start::Last(_)) && !options.reverse {
+            self.looked_back.push(std::thread::current().id());
+        }
+        self.range(options)
+    }
+
     /// The range of offsets that options select, before topics and limit.
     pub(super) fn range(&self, options: &ReadOptions) -> (u64, u64) {
         let end = options.before.map_or(u64::MAX, |bound| self.at(bound)).min(self.head());

@@ -7,7 +7,9 @@ mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
+use std::thread::ThreadId;
 
+pub(crate) use self::feeds::LOOK_MAX;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use xs_engine::{
@@ -27,6 +29,8 @@ struct Inner {
     cursors: BTreeMap<CursorName, Cursor>,
     keys: BTreeMap<IdempotencyKey, (AppendRequest, Appended)>,
     removed: BTreeSet<u64>,
+    /// A frame that reads which do not follow cannot read.
+    damaged: Option<u64>,
     queue: Vec<(AppendRequest, Done)>,
     held: bool,
     commits: u64,
@@ -35,11 +39,21 @@ struct Inner {
     cancelled: Vec<FrameId>,
     /// Frames that followers have pulled.
     pulled: usize,
+    /// Pulls of reads that do not follow.
+    pulls: usize,
+    /// Threads on which reads looked for where the last frames begin.
+    looked_back: Vec<ThreadId>,
     /// Lists that were made for LAST.
     lists: usize,
+    /// Looks for what is newest in a gap.
+    looks: usize,
     /// Asking for topics and for blobs panics.
     broken: bool,
     hold_blobs: bool,
+    /// Blobs that were opened, and bytes that were read of them.
+    opened: usize,
+    read: usize,
+    hold_looks: bool,
     /// Checks that nobody waited for any more.
     given_up: usize,
     /// Connections that say they run modules, and how each is ended.
@@ -73,9 +87,24 @@ impl Memory {
         self.0.lock().pulled
     }
 
+    /// Pulls of reads that do not follow.
+    pub(crate) fn pulls(&self) -> usize {
+        self.0.lock().pulls
+    }
+
+    /// Threads on which reads looked for where the last frames begin.
+    pub(crate) fn looked_back(&self) -> Vec<ThreadId> {
+        self.0.lock().looked_back.clone()
+    }
+
     /// Lists that were made for LAST.
     pub(crate) fn lists(&self) -> usize {
         self.0.lock().lists
+    }
+
+    /// Looks for what is newest in a gap.
+    pub(crate) fn looks(&self) -> usize {
+        self.0.lock().looks
     }
 
     /// From now on asking for topics and for blobs panics.
@@ -86,6 +115,26 @@ impl Memory {
     /// Whether bytes of blobs wait before they are taken.
     pub(crate) fn hold_blobs(&self, hold: bool) {
         self.0.lock().hold_blobs = hold;
+    }
+
+    /// Whether looks for what is newest in a gap wait.
+    pub(crate) fn hold_looks(&self, hold: bool) {
+        self.0.lock().hold_looks = hold;
+    }
+
+    /// Damages a frame for reads that do not follow.
+    pub(crate) fn damage(&self, offset: u64) {
+        self.0.lock().damaged = Some(offset);
+    }
+
+    /// Blobs that were opened.
+    pub(crate) fn opened(&self) -> usize {
+        self.0.lock().opened
+    }
+
+    /// Bytes that were read of blobs.
+    pub(crate) fn read(&self) -> usize {
+        self.0.lock().read
     }
 
     /// Appends waiting.

@@ -1,6 +1,7 @@
 //! The store as the server sees it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -33,8 +34,12 @@ impl Service for Memory {
         StoreIdentity { uuid: [7; 16], epoch: 1, head: self.0.lock().head() }
     }
 
+    /// What has a frame of the topic `lost` is forgotten.
     fn append(&self, batch: AppendRequest, done: Done) {
-        self.0.lock().queue.push((batch, done));
+        let is_lost = |frame: &NewFrame| frame.topic.as_str() == "lost";
+        if !batch.frames.iter().any(is_lost) {
+            self.0.lock().queue.push((batch, done));
+        }
     }
 
     fn import(&self, import: ImportRequest, done: DoneImport) {
@@ -103,8 +108,8 @@ impl Service for Memory {
     }
 
     fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal> {
-        let inner = self.0.lock();
-        let (start, end) = inner.range(options);
+        let mut inner = self.0.lock();
+        let (start, end) = inner.open(options);
         let at = if options.reverse { end } else { start };
         let (topics, limit) = (options.topics.clone(), options.limit);
         let (store, reverse) = (self.clone(), options.reverse);
@@ -113,7 +118,7 @@ impl Service for Memory {
 
     fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal> {
         let mut inner = self.0.lock();
-        let (at, threshold) = inner.range(options);
+        let (at, threshold) = inner.open(options);
         inner.wakes.retain(|wake| wake.strong_count() > 0);
         inner.wakes.push(Arc::downgrade(&wake));
         let seen_ephemeral = inner.ephemeral.len();
@@ -149,6 +154,17 @@ impl Service for Memory {
         Ok(found)
     }
 
+    fn newest(&self, topics: &TopicPatterns, range: Range<u64>) -> Result<Vec<Frame>, Refusal> {
+        let mut found =
+            self.last(&LastRequest { topics: topics.clone(), n: 1, per_topic: true })?;
+        self.0.lock().looks += 1;
+        while self.0.lock().hold_looks {
+            std::thread::yield_now();
+        }
+        found.retain(|frame| range.contains(&frame.offset().unwrap()));
+        Ok(found)
+    }
+
     fn topics(&self, topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal> {
         assert!(!self.0.lock().broken, "a panic on purpose");
         let mut all = BTreeMap::<String, TopicSummary>::new();
@@ -179,7 +195,9 @@ impl Service for Memory {
     fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal> {
         assert!(!self.0.lock().broken, "a panic on purpose");
         let bytes = self.0.lock().blobs.get(hash).cloned();
-        Ok(bytes.map(|bytes| Box::new(Source { len: bytes.len() as u64, bytes }) as _))
+        self.0.lock().opened += 1;
+        let source = |bytes: Bytes| Source { store: self.clone(), len: bytes.len() as u64, bytes };
+        Ok(bytes.map(|bytes| Box::new(source(bytes)) as _))
     }
 
     fn body(&self, frame: &Frame, _max: u64) -> Result<Option<Bytes>, Refusal> {
@@ -208,7 +226,8 @@ impl Service for Memory {
         Ok(inner.cursors.iter().map(summary).collect())
     }
 
-    /// `echo` answers with its body and completes; `hang` never answers; there is nothing else.
+    /// `echo` answers with its body and completes; `hang` never answers; `panic` does; there is
+    /// nothing else.
     /// While appends are held, calls are too.
     fn call(
         &self,
@@ -216,6 +235,9 @@ impl Service for Memory {
         wake: Wake,
     ) -> BoxFuture<'static, Result<Called, Refusal>> {
         let name = request.name.as_str().to_owned();
+        if name == "panic" {
+            return Box::pin(async { panic!("on purpose") });
+        }
         if name != "echo" && name != "hang" {
             let refusal = Refusal::new(Code::UnknownCommand, format!("no command {name}"));
             return Box::pin(async { Err(refusal) });

@@ -1,0 +1,115 @@
+//! The newest frames of each topic, page by page: never more than an answer may have.
+
+use std::ops::Range;
+
+use xs_engine::{Frame, ReadError, Store, Topic, TopicPatterns};
+use xs_protocol::{Code, Detail, Refusal};
+
+use super::refuse;
+
+/// Topics that are asked for at a time.
+const PAGE: usize = 1024;
+
+/// The frames of a page of topics, and after which topic the next one begins.
+type Page = Result<(Vec<Frame>, Option<Topic>), ReadError>;
+
+/// The newest `n` of each topic, in log order, at most `max` in all.
+pub(super) fn of_each(
+    store: &Store,
+    topics: &TopicPatterns,
+    n: u64,
+    max: u64,
+) -> Result<Vec<Frame>, Refusal> {
+    let found = match n {
+        0 => Ok(Some(Vec::new())),
+        1 => gather(max, |after, _| store.last_per_topic_page(topics, after, PAGE)),
+        n => gather(max, |after, room| {
+            let (page, next) = store.topics_page(topics, after, PAGE);
+            let mut frames = Vec::new();
+            for topic in page {
+                let room = room.saturating_sub(frames.len() as u64);
+                frames.extend(store.last(&topic.topic.into(), n.min(room))?);
+            }
+            Ok((frames, next))
+        }),
+    };
+    found.map_err(|error| refuse::read(&error))?.ok_or_else(|| {
+        let text = format!(
+            "these are more than {max} frames; ask for fewer of each topic, or for fewer topics"
+        );
+        Refusal::new(Code::InvalidRead, text).with(Detail::Limit(max))
+    })
+}
+
+/// The newest of each topic, of those whose newest lies in `range`, in log order.
+pub(super) fn in_range(
+    store: &Store,
+    topics: &TopicPatterns,
+    range: Range<u64>,
+    max: u64,
+) -> Result<Vec<Frame>, Refusal> {
+    let found = gather(max, |after, _| {
+        let (mut page, next) = store.last_per_topic_page(topics, after, PAGE)?;
+        page.retain(|frame| frame.offset().is_some_and(|at| range.contains(&at)));
+        Ok((page, next))
+    });
+    found.map_err(|error| refuse::read(&error))?.ok_or_else(|| {
+        let text = format!("more than {max} topics have a frame in the gap; go on from the offset");
+        Refusal::new(Code::TooSlow, text)
+    })
+}
+
+/// Puts pages together, which are told how many frames are of use; nothing when there are more than
+/// `max`.
+fn gather(
+    max: u64,
+    page: impl Fn(Option<&Topic>, u64) -> Page,
+) -> Result<Option<Vec<Frame>>, ReadError> {
+    let (mut frames, mut after) = (Vec::new(), None);
+    loop {
+        // One more than there may be tells that there are too many.
+        let room = max.saturating_add(1).saturating_sub(frames.len() as u64);
+        let (mut found, next) = page(after.as_ref(), room)?;
+        frames.append(&mut found);
+        if frames.len() as u64 > max {
+            return Ok(None);
+        }
+        match next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    frames.sort_unstable_by_key(Frame::offset);
+    Ok(Some(frames))
+}
+
+#[cfg(test)]
+mod tests {
+    use xs_engine::{Batch, NewFrame, StoreOptions};
+
+    use super::*;
+
+    #[test]
+    fn no_answer_has_more_frames_than_it_may() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let topic = |n: u64| Topic::parse(&format!("t{}", n % 10)).unwrap();
+        let frames = (0..100).map(|n| NewFrame::new(topic(n))).collect();
+        store.append(Batch { frames, ..Batch::default() }).unwrap();
+        let offsets = |found: Result<Vec<Frame>, Refusal>| {
+            found.map(|frames| frames.iter().filter_map(Frame::offset).collect::<Vec<_>>())
+        };
+        let all = TopicPatterns::all();
+        let last = |from: u64| Ok((from..100).collect::<Vec<_>>());
+        assert_eq!(offsets(of_each(&store, &all, 3, 30)), last(70));
+        assert_eq!(offsets(of_each(&store, &all, 1, 10)), last(90));
+        assert_eq!(offsets(of_each(&store, &all, 0, 0)), last(100));
+        for (n, max) in [(3, 29), (u64::MAX, 99), (1, 9)] {
+            let refusal = of_each(&store, &all, n, max).unwrap_err();
+            assert_eq!(refusal.code, Code::InvalidRead, "{n} {max}");
+            assert_eq!(refusal.details, [Detail::Limit(max)]);
+        }
+        assert_eq!(offsets(in_range(&store, &all, 92..95, 3)), Ok(vec![92, 93, 94]));
+        assert_eq!(in_range(&store, &all, 92..95, 2).unwrap_err().code, Code::TooSlow);
+    }
+}
