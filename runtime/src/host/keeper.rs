@@ -33,8 +33,8 @@ pub(super) enum Order {
     Create(Frame),
     /// This `create` frame cannot be followed.
     Refuse(Frame, ModuleError),
-    /// Stop.
-    Term,
+    /// Stop, and answer for it: if nothing runs, with the version that was told to end.
+    Term(FrameId),
 }
 
 /// Something the whole Host has to end for.
@@ -114,11 +114,10 @@ impl Keeper {
                 self.create(frame).await;
             }
             Order::Refuse(frame, error) => self.invalid(&frame, &error).await,
-            Order::Term => {
-                if let Some(create) = self.stop().await {
-                    let done = report::frame(&self.key, Event::FinTerm, create, Map::new());
-                    self.say(vec![done], Vec::new()).await;
-                }
+            Order::Term(told) => {
+                let create = self.stop().await.unwrap_or(told);
+                let done = report::frame(&self.key, Event::FinTerm, create, Map::new());
+                self.say(vec![done], Vec::new()).await;
             }
         }
     }
