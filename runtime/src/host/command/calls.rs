@@ -66,6 +66,11 @@ impl Calls {
         self.tasks.len()
     }
 
+    /// Whether a call runs.
+    pub(super) fn has(&self, call: FrameId) -> bool {
+        self.cancels.contains_key(&call)
+    }
+
     /// Runs a call. The task holds the isolate, so that one that was replaced lives as long as its
     /// last call.
     pub(super) fn begin(&mut self, version: &Version, isolate: &Arc<Isolate>, mut queued: Queued) {

@@ -27,12 +27,9 @@ impl Command {
             count += more.frames.len();
             finishes.push(more);
         }
-        let before = self.place.clone();
-        for finish in &finishes {
-            self.place.running.remove(&finish.call);
-        }
+        let calls: Vec<_> = finishes.iter().map(|finish| finish.call).collect();
         let frames = finishes.iter().flat_map(|finish| finish.frames.clone()).collect();
-        match self.offer(frames, stop).await? {
+        match self.offer(frames, &calls, stop).await? {
             Ok(appended) => {
                 let mut stamps = appended.frames.as_slice();
                 for finish in finishes {
@@ -42,36 +39,21 @@ impl Command {
                     // The call may have given up on the answer; it is stored all the same.
                     let _ = finish.answer.send(Ok(answer));
                 }
-                Ok(())
             }
-            Err(error) => {
-                // Somebody's frames were refused: one by one each answers for its own.
-                self.place.running = before.running;
-                let alone = finishes.len() == 1;
+            Err(error) if finishes.len() == 1 => {
                 for finish in finishes {
-                    let answer = if alone {
-                        Err(refused(error.clone()))
-                    } else {
-                        self.finish_alone(&finish, stop).await?
-                    };
-                    let _ = finish.answer.send(answer);
+                    let _ = finish.answer.send(Err(refused(error.clone())));
                 }
-                Ok(())
+            }
+            // Somebody's frames were refused: one by one each answers for its own.
+            Err(_) => {
+                for finish in finishes {
+                    let offered = self.offer(finish.frames.clone(), &[finish.call], stop).await?;
+                    let _ = finish.answer.send(offered.map_err(refused));
+                }
             }
         }
-    }
-
-    async fn finish_alone(
-        &mut self,
-        finish: &Finish,
-        stop: &CancellationToken,
-    ) -> Step<Result<Appended, BackendError>> {
-        let ran = self.place.running.remove(&finish.call);
-        let offered = self.offer(finish.frames.clone(), stop).await?;
-        if let (Err(_), Some(tries)) = (&offered, ran) {
-            self.place.running.insert(finish.call, tries);
-        }
-        Ok(offered.map_err(refused))
+        Ok(())
     }
 
     /// A call is over. One that succeeded has stored its end by itself.
@@ -90,12 +72,13 @@ impl Command {
         }
         let frame = &call.input.frame;
         // Its end may be stored although the isolate died before it heard of it.
-        if self.place.running.remove(&frame.id()).is_none() && frame.offset().is_some() {
+        if !self.place.running.contains_key(&frame.id()) && frame.offset().is_some() {
             return Ok(());
         }
         let (code, text) = (error.kind.as_str(), error.message.as_str());
         let answer = error_frame(&self.version, frame, code, text, Some(&error));
-        self.store(vec![answer], stop).await
+        let offered = self.offer(vec![answer], &[frame.id()], stop).await?;
+        offered.map(|_| ()).map_err(super::refused)
     }
 
     /// Ends it: the calls that still run are stopped, and answered unless the next Host runs them
