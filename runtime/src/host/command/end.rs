@@ -1,5 +1,6 @@
 //! How the calls of a command end: by themselves, with an error, or because the command ends.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +21,17 @@ const GRACE: Duration = Duration::from_secs(5);
 impl Command {
     /// Stores the last frames of a call, and of those that ended meanwhile.
     pub(super) async fn finish(&mut self, first: Finish, stop: &CancellationToken) -> Step {
-        let mut finishes = vec![first];
-        let mut count = finishes[0].frames.len();
-        while count < COMMIT_FRAMES_MAX {
-            let Ok(more) = self.finishes.try_recv() else { break };
-            count += more.frames.len();
-            finishes.push(more);
+        let (mut finishes, mut count, mut next) = (Vec::new(), 0, Some(first));
+        while let Some(finish) = next {
+            // One that was answered with an error meanwhile has its end.
+            if self.calls.has(finish.call) {
+                count += finish.frames.len();
+                finishes.push(finish);
+            }
+            next = if count < COMMIT_FRAMES_MAX { self.finishes.try_recv().ok() } else { None };
+        }
+        if finishes.is_empty() {
+            return Ok(());
         }
         let calls: Vec<_> = finishes.iter().map(|finish| finish.call).collect();
         let frames = finishes.iter().flat_map(|finish| finish.frames.clone()).collect();
@@ -33,6 +39,7 @@ impl Command {
             Ok(appended) => {
                 let mut stamps = appended.frames.as_slice();
                 for finish in finishes {
+                    self.calls.close(finish.call);
                     let (own, rest) = stamps.split_at(finish.frames.len().min(stamps.len()));
                     stamps = rest;
                     let answer = Appended { frames: own.to_vec(), ..appended.clone() };
@@ -49,6 +56,9 @@ impl Command {
             Err(_) => {
                 for finish in finishes {
                     let offered = self.offer(finish.frames.clone(), &[finish.call], stop).await?;
+                    if offered.is_ok() {
+                        self.calls.close(finish.call);
+                    }
                     let _ = finish.answer.send(offered.map_err(refused));
                 }
             }
@@ -63,16 +73,13 @@ impl Command {
         result: Result<(), ModuleError>,
         stop: &CancellationToken,
     ) -> Step {
-        let Err(error) = result else {
-            self.place.running.remove(&call.input.frame.id());
-            return Ok(());
-        };
-        if is_wedged(&error) {
-            return Err(Ending::Wedged { error, input: Some(call.input.frame.id()) });
-        }
+        let Err(error) = result else { return Ok(()) };
         let frame = &call.input.frame;
+        if is_wedged(&error) {
+            return Err(Ending::Wedged { error, input: Some(frame.id()) });
+        }
         // Its end may be stored although the isolate died before it heard of it.
-        if !self.place.running.contains_key(&frame.id()) && frame.offset().is_some() {
+        if !self.calls.close(frame.id()) {
             return Ok(());
         }
         let (code, text) = (error.kind.as_str(), error.message.as_str());
@@ -87,6 +94,7 @@ impl Command {
         if matches!(ending, Ending::Lost(_)) {
             return ending;
         }
+        self.restart = None;
         let begun = self.calls.cancel_all();
         let again =
             self.definition.retry_after_crash && self.version.shared().shutdown.is_cancelled();
@@ -108,18 +116,25 @@ impl Command {
             }
         };
         while let Ok(finish) = finishes.try_recv() {
-            if place.running.remove(&finish.call).is_some() {
+            if calls.close(finish.call) {
+                place.running.remove(&finish.call);
                 frames.extend(finish.frames.clone());
             }
             drop(finish.answer.send(Err(BackendError::new(BackendCode::Unavailable, "stopped"))));
         }
         let client = &version.shared().client;
-        let cut_off = if again { Default::default() } else { std::mem::take(&mut place.running) };
+        let cut_off = if again { BTreeMap::new() } else { place.running.clone() };
         for (id, _) in cut_off {
-            if let Ok(Some(call)) = client.get(Bound::Id(id)).await {
-                let text = "the command was stopped before the call ended; call again";
-                frames.push(error_frame(&version, &call, "interrupted", text, None));
+            match client.get(Bound::Id(id)).await {
+                Ok(Some(call)) => {
+                    let text = "the command was stopped before the call ended; call again";
+                    frames.push(error_frame(&version, &call, "interrupted", text, None));
+                }
+                Ok(None) => {}
+                // It stays noted.
+                Err(_) => continue,
             }
+            place.running.remove(&id);
         }
         if !frames.is_empty() || !place.running.is_empty() {
             let cursors = vec![place.change(&cursor)];

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
@@ -26,7 +27,7 @@ use super::commit::{Outcome, commit};
 use super::driver::{Ending, RESUBSCRIBE, is_wedged, wall_ms};
 use super::store::{Finish, processor_cursor};
 use super::version::{Started, Version};
-use crate::isolate::{Definition, FailureKind, Isolate, ModuleError};
+use crate::isolate::{Definition, FailureKind, Isolate, LogLevel, ModuleError};
 
 /// Bodies of calls up to so many bytes come with their frames.
 const BODIES_UP_TO: u32 = 16 * 1024;
@@ -48,6 +49,8 @@ pub(super) struct Command {
     version: Version,
     definition: Definition,
     isolate: Arc<Isolate>,
+    /// Another isolate on its way, in place of one that has failed.
+    restart: Option<Restart>,
     cursor: CursorName,
     /// What is stored.
     place: Place,
@@ -60,10 +63,12 @@ pub(super) struct Command {
     finishes: mpsc::UnboundedReceiver<Finish>,
     swaps: mpsc::UnboundedReceiver<Swap>,
     backoff: Backoff,
+    /// When the isolate was started, or the next one will be.
     began: Instant,
 }
 
 type Step<T = ()> = Result<T, Ending>;
+type Restart = BoxFuture<'static, Result<Started, ModuleError>>;
 
 impl Command {
     /// Takes a started version to its saved place.
@@ -84,6 +89,7 @@ impl Command {
         Ok(Self {
             definition: started.definition,
             isolate: Arc::new(started.isolate),
+            restart: None,
             version,
             cursor,
             place,
@@ -158,11 +164,10 @@ impl Command {
                 self.place = next;
                 return Ok(());
             }
-            match self.write(frames, next, stop).await? {
-                Some(written) => return written.map(|_| ()).map_err(refused),
-                // What the place says now may be answered already.
-                None => {}
+            if let Some(written) = self.write(frames, next, stop).await? {
+                return written.map(|_| ()).map_err(refused);
             }
+            // Of what the place says now, some may be answered already.
         }
     }
 
@@ -192,8 +197,14 @@ impl Command {
                 () = stop.cancelled() => return Err(Ending::Stopped),
                 Some(swap) = self.swaps.recv() => self.swap(swap),
                 Some(finish) = self.finishes.recv() => self.finish(finish, stop).await?,
-                (call, result) = self.calls.ended() => self.ended(call, result, stop).await?,
-                error = self.isolate.failed() => self.failed(error, stop).await?,
+                Some((call, result)) = self.calls.ended() => self.ended(call, result, stop).await?,
+                changed = change(&mut self.isolate, &mut self.restart) => match changed {
+                    Ok(()) => {}
+                    Err(error) if is_wedged(&error) => {
+                        return Err(Ending::Wedged { error, input: None });
+                    }
+                    Err(error) => self.start_again(&error),
+                },
                 event = subscription.next(), if self.queue.len() < QUEUE_MAX => {
                     if !self.event(event).await? {
                         return Ok(());
@@ -240,7 +251,8 @@ impl Command {
     async fn begin(&mut self, stop: &CancellationToken) -> Step {
         let room = self.definition.concurrency.saturating_sub(self.calls.len());
         let wanted = room > 0 && !(self.again.is_empty() && self.queue.is_empty());
-        if !wanted || self.moved || self.version.shared().calls.is_closed() {
+        let may = !self.isolate.has_ended() && !self.version.shared().calls.is_closed();
+        if !wanted || !may || self.moved {
             return Ok(());
         }
         let (mut begun, mut frames) = (Vec::new(), Vec::new());
@@ -277,37 +289,18 @@ impl Command {
         }
     }
 
-    /// The isolate has failed: its calls end with its error, the next ones get a fresh one.
-    async fn failed(&mut self, error: ModuleError, stop: &CancellationToken) -> Step {
-        while self.calls.len() > 0 {
-            let (call, result) = self.calls.ended().await;
-            let result = result.and_then(|()| Err(error.clone()));
-            self.ended(call, result, stop).await?;
-        }
-        if is_wedged(&error) {
-            return Err(Ending::Wedged { error, input: None });
-        }
-        let mut last = error;
-        loop {
-            let wait = self.backoff.next(self.began.elapsed(), random());
-            let text = format!("starting again in {} ms after: {last}", wait.as_millis());
-            self.version.backend.log(crate::isolate::LogLevel::Error, text, None);
-            tokio::select! {
-                () = stop.cancelled() => return Err(Ending::Stopped),
-                () = tokio::time::sleep(wait) => {}
-            }
-            self.began = Instant::now();
-            match self.version.start().await {
-                Ok(started) => {
-                    self.isolate = Arc::new(started.isolate);
-                    return Ok(());
-                }
-                Err(error) if is_wedged(&error) => {
-                    return Err(Ending::Wedged { error, input: None });
-                }
-                Err(error) => last = error,
-            }
-        }
+    /// The isolate has failed, or did not start: its calls end with its error, the next ones wait
+    /// for another one.
+    fn start_again(&mut self, error: &ModuleError) {
+        let wait = self.backoff.next(self.began.elapsed(), random());
+        let text = format!("starting again in {} ms after: {error}", wait.as_millis());
+        self.version.backend.log(LogLevel::Error, text, None);
+        self.began = Instant::now() + wait;
+        let version = self.version.clone();
+        self.restart = Some(Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            version.start().await
+        }));
     }
 
     /// Later calls go to a newer version. The isolate of the old one ends with its last call.
@@ -315,6 +308,7 @@ impl Command {
         self.version = swap.version;
         self.definition = swap.started.definition;
         self.isolate = Arc::new(swap.started.isolate);
+        self.restart = None;
     }
 
     /// Stores frames that end calls, unless the store refuses them for what they are.
@@ -377,6 +371,18 @@ impl Command {
         }
         Ok(())
     }
+}
+
+/// Waits until another isolate is there, when one is on its way, or until the present one fails.
+async fn change(
+    isolate: &mut Arc<Isolate>,
+    restart: &mut Option<Restart>,
+) -> Result<(), ModuleError> {
+    let Some(starting) = restart else { return Err(isolate.failed().await) };
+    let started = starting.await;
+    *restart = None;
+    *isolate = Arc::new(started?.isolate);
+    Ok(())
 }
 
 /// How a command ends whose own frames the store refuses.

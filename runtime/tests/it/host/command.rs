@@ -74,6 +74,34 @@ async fn a_failing_call_harms_no_other() {
     host.stop().await;
 }
 
+/// What fails is one isolate: a call on another one, of the version before, ends as ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_on_the_version_before_end_while_the_new_one_starts_again() {
+    let world = World::new(&[("commands/wait.js", WAIT)]);
+    let host = world.host().await;
+    world.wait("xs.command.wait.active", 1).await;
+    let old = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
+    world.wait("wait.recv", 1).await;
+    let fails = "export default { run(call) { if (call.args.id) \
+                 return new Promise(() => setTimeout(() => { throw new Error('boom'); })); } };";
+    world.save("commands/wait.js", fails);
+    world.wait("xs.command.wait.active", 2).await;
+    let bad = world.append("wait.call", json!({ "args": { "id": 2 } }), "");
+    let error = world.wait("wait.error", 1).await;
+    assert!(meta(&error[0])["message"].as_str().unwrap().contains("boom"), "{:?}", meta(&error[0]));
+    let next = world.append("wait.call", json!({ "args": { "id": 0 } }), "");
+    world.wait("wait.complete", 1).await;
+    assert_eq!(answers(&world, next), ["wait.complete"], "on a fresh isolate");
+    let bad_too = world.append("wait.call", json!({ "args": { "id": 2 } }), "");
+    world.wait("wait.error", 2).await;
+    // Within the wait before the next start.
+    world.append("go", json!({ "id": 1 }), "");
+    world.wait("wait.complete", 2).await;
+    assert_eq!(answers(&world, old), ["wait.recv", "wait.recv", "wait.complete"]);
+    assert_eq!([bad, bad_too].map(|call| answers(&world, call).len()), [1, 1]);
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_overlap_and_can_be_cancelled() {
     let world = World::new(&[("commands/wait.js", WAIT)]);
