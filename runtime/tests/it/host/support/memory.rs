@@ -26,6 +26,8 @@ struct Inner {
     last: Option<FrameId>,
     commits: u64,
     slow: Option<Slow>,
+    /// A topic for whose frames there is no room, and how often that was said.
+    full: Option<(String, u64)>,
 }
 
 /// A commit that takes its time.
@@ -68,6 +70,16 @@ impl Memory {
         let stored = self.0.lock().append(batch).unwrap();
         self.wake();
         stored
+    }
+
+    /// Has no room for frames of `topic`; for all with `None`.
+    pub(crate) fn fill(&self, topic: Option<&str>) {
+        self.0.lock().full = topic.map(|topic| (topic.to_owned(), 0));
+    }
+
+    /// Whether something has found no room.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.0.lock().full.as_ref().is_some_and(|(_, count)| *count > 0)
     }
 
     /// Holds the next batch that has a frame of `topic`, up to the first one with a frame of
@@ -275,6 +287,11 @@ impl Service for Memory {
     fn append(&self, batch: AppendRequest, done: Done) {
         let has = |topic: &str| batch.frames.iter().any(|frame| frame.topic.as_str() == topic);
         let mut inner = self.0.lock();
+        if let Some((_, count)) = inner.full.as_mut().filter(|(topic, _)| has(topic)) {
+            *count += 1;
+            drop(inner);
+            return done(Err(Refusal::new(Code::StorageFull, "no room")));
+        }
         match &mut inner.slow {
             Some(slow) if slow.held.is_none() && has(&slow.topic) => {
                 slow.held = Some((batch, done));
