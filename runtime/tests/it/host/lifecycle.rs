@@ -1,5 +1,7 @@
 //! What the log says about modules that come, change, break and go.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use xs_runtime::host::HostEnd;
@@ -190,6 +192,26 @@ async fn an_admins_version_needs_no_file_and_stays_until_the_file_changes() {
     world.append("xs.handler.other.create", json!({}), "");
     let invalid = meta(&world.wait("xs.handler.other.invalid", 1).await[0]);
     assert!(invalid["message"].as_str().unwrap().contains("no body"), "{invalid}");
+    host.stop().await;
+}
+
+/// Its thread goes on for as long as the process does.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_stop_is_replaced_by_the_next_host() {
+    // Some 15 s of a processor in one call, which nothing interrupts.
+    let wedged = "export default { topics: 'in', run() { console.log('it searches'); \
+                  'a'.repeat(2e5).indexOf('a'.repeat(1e5) + 'b'); } };";
+    let world = World::new(&[("handlers/h.js", wedged)]);
+    let host = world.host_that_waits(Duration::from_millis(100)).await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.append("in", json!({}), "");
+    world.wait("xs.handler.h.log", 1).await;
+    world.save("handlers/h.js", &emits("2"));
+    assert!(matches!(host.ended().await, HostEnd::Wedged));
+    assert_eq!(world.topic("xs.handler.h.active").len(), 1);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 2).await;
+    assert_eq!(meta(&world.wait("h.out", 1).await[0])["v"], 2);
     host.stop().await;
 }
 

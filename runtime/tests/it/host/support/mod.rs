@@ -106,6 +106,11 @@ impl World {
         self.host_of(spent_isolates_max, Limits::default()).await
     }
 
+    /// Starts a Host that gives a module this long to stop, and once more.
+    pub(crate) async fn host_that_waits(&self, stop: Duration) -> Running {
+        self.host_of(usize::MAX, Limits { stop, ..Limits::default() }).await
+    }
+
     async fn host_of(&self, spent_isolates_max: usize, limits: Limits) -> Running {
         let (client, wire) = self.wired(Role::Host).await;
         let options = HostOptions {
