@@ -1,5 +1,6 @@
-//! CALL: one frame `<name>.call`, then every frame made in answer to it until `<name>.complete` or
-//! `<name>.error`. What a command does is the Host's business; here is only the log.
+//! CALL: one frame `<name>.call`, then every frame that the command makes in answer to it until
+//! `<name>.complete` or `<name>.error`. What a command does is the Host's business; here is only
+//! the log.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,7 +12,7 @@ use xs_engine::{
     Start, Topic, TopicPattern, TopicPatterns, Ttl,
 };
 use xs_protocol::{CallRequest, Called, Code, Feed, Pulled, Refusal, Wake};
-use xs_runtime::host::lifecycle::{Key, Lifecycle};
+use xs_runtime::host::lifecycle::{Event, Key, Lifecycle};
 use xs_runtime::{Kind, ProcessorName};
 
 use super::refuse;
@@ -58,7 +59,8 @@ pub(super) async fn start(
         });
         (at, timer.abort_handle())
     });
-    let feed = CallFeed { core, name, id, follower, _hook: hook, give_up, ended: false };
+    let version = None;
+    let feed = CallFeed { core, name, id, version, follower, _hook: hook, give_up, ended: false };
     Ok(Called { id, feed: Box::new(feed) })
 }
 
@@ -128,6 +130,8 @@ struct CallFeed {
     core: Arc<Core>,
     name: ProcessorName,
     id: FrameId,
+    /// The version that answers, once it is known.
+    version: Option<FrameId>,
     follower: Follower,
     _hook: PublishHook,
     give_up: Option<(Instant, tokio::task::AbortHandle)>,
@@ -135,6 +139,24 @@ struct CallFeed {
 }
 
 impl CallFeed {
+    /// Whether a version of the command has made a frame in answer to the call. A handler that
+    /// reads calls makes frames from it too.
+    fn answers(&mut self, frame: &Frame) -> Result<bool, Refusal> {
+        let Some(origin) = frame.origin().filter(|origin| origin.input == Some(self.id)) else {
+            return Ok(false);
+        };
+        if self.version != Some(origin.processor) {
+            let create = self.core.store.get(origin.processor);
+            let create = create.map_err(|error| refuse::read(&error))?;
+            let topic = command_topic(&self.name, Event::Create.as_str());
+            if create.is_none_or(|create| create.topic() != topic.as_str()) {
+                return Ok(false);
+            }
+            self.version = Some(origin.processor);
+        }
+        Ok(true)
+    }
+
     /// Whether a frame is the last of the call.
     fn is_last(&self, frame: &Frame) -> bool {
         let ending = frame.topic().strip_prefix(self.name.as_str());
@@ -154,7 +176,7 @@ impl Feed for CallFeed {
             }
             match self.follower.next().map_err(|error| refuse::read(&error))? {
                 Some(Live::Frame(frame)) => {
-                    if frame.origin().and_then(|origin| origin.input) != Some(self.id) {
+                    if !self.answers(&frame)? {
                         continue;
                     }
                     bytes += frame.record().len();

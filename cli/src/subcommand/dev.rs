@@ -129,10 +129,11 @@ impl View {
                 self.running.remove(&key);
                 self.bad(&format!("{} failed: {}", self.file(&key, &create), describe(&meta)))
             }
-            Event::FinTerm => {
-                self.running.remove(&key);
-                self.out.line(&format!("{} stopped", self.file(&key, &create)))
-            }
+            Event::FinTerm => match self.running.remove(&key) {
+                Some(_) => self.out.line(&format!("{} stopped", self.file(&key, &create))),
+                // What did not run was told of when it failed.
+                None => Ok(()),
+            },
             Event::Retrying => {
                 let file = self.file(&key, &create);
                 match meta["message"].as_str() {

@@ -5,7 +5,10 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::json;
+use xs_engine::Topic;
+use xs_protocol::CallRequest;
 
+use crate::client::{connect, runtime};
 use crate::support::{PATIENCE, Place, Server, signal, wait_within};
 
 const ECHO: &str = r#"
@@ -51,6 +54,38 @@ fn arguments_and_body_reach_the_command_and_values_come_back() {
     let wrong = place.xs(&["call", "echo", "n=three"]);
     assert_eq!((wrong.code, wrong.text().as_str()), (1, ""), "{}", wrong.err);
     assert!(wrong.err.contains("echo: "), "{}", wrong.err);
+    assert!(server.stop().success());
+}
+
+/// What others make of a call is none of its results, and does not end it.
+#[test]
+fn a_handler_that_reads_calls_does_not_answer_them() {
+    let place = Place::new();
+    place.write(
+        "modules/handlers/spy.ts",
+        "export default { topics: 'patient.call', run(frame, ctx) { \
+           ctx.append('patient.complete', {}); return { spied: true }; } };",
+    );
+    place.write(
+        "modules/commands/patient.ts",
+        "export default { async *run(call, ctx) { \
+           for await (const frame of ctx.read({ topics: 'spy.out', follow: true })) break; \
+           yield { seen: true }; } };",
+    );
+    let server = place.serve(&["--modules", "modules"]);
+    place.await_frames("xs.command.patient.active", 1);
+    place.await_frames("xs.handler.spy.active", 1);
+    let topics = runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        let request = CallRequest::new(Topic::parse("patient").unwrap());
+        let (mut call, mut topics) = (client.call(&request).await.unwrap(), Vec::new());
+        while let Some(result) = tokio::time::timeout(PATIENCE, call.next()).await.unwrap() {
+            topics.push(result.unwrap().frame.topic().to_owned());
+        }
+        topics
+    });
+    assert_eq!(topics, ["patient.recv", "patient.complete"]);
+    assert_eq!(place.frames("patient.complete").len(), 2);
     assert!(server.stop().success());
 }
 

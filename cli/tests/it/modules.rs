@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Place, Server, eventually};
+use crate::support::{Place, Server, eventually, signal_pid};
 
 const SUM: &str = r#"
 import { handler, Park } from "xs";
@@ -84,6 +85,26 @@ fn a_module_without_its_file_is_told_from_one_that_was_stopped() {
     place.await_frames("xs.handler.sum.active", 2);
     assert_eq!(state_of(&place, "sum"), "active");
     assert!(server.stop().success());
+}
+
+/// Between two Hosts, and between two lives of a server.
+#[test]
+fn a_stop_is_answered_although_nothing_runs_modules_just_now() {
+    let (place, server) = served();
+    for host in server.children() {
+        signal_pid(host, Signal::KILL);
+    }
+    let stopped = place.ok(&["modules", "stop", "sum"]).json();
+    assert_eq!(stopped[0]["event"], "fin.term");
+    assert_eq!(place.ok(&["modules", "start", "sum"]).json()[0]["event"], "active");
+    assert!(server.stop().success());
+    let stopped = place.ok(&["modules", "stop", "sum"]).text();
+    assert!(stopped.contains("the next server with its modules will do it"), "{stopped}");
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("xs.handler.sum.fin.term", 2);
+    assert_eq!(state_of(&place, "sum"), "stopped");
+    assert!(server.stop().success());
+    assert_eq!(place.frames("xs.handler.sum.fin.term").len(), 2);
 }
 
 #[test]

@@ -33,8 +33,8 @@ pub(super) enum Order {
     Create(Frame),
     /// This `create` frame cannot be followed.
     Refuse(Frame, ModuleError),
-    /// Stop.
-    Term,
+    /// Stop, and answer for it: if nothing runs, with the version that was told to end.
+    Term(FrameId),
 }
 
 /// Something the whole Host has to end for.
@@ -93,7 +93,7 @@ impl Keeper {
                 },
             }
         }
-        if let Some(create) = self.stop().await {
+        if let Ok(Some(create)) | Err(Some(create)) = self.stop().await {
             let stopped = report::frame(&self.key, Event::Stopped, create, Map::new());
             self.say(vec![stopped], Vec::new()).await;
         }
@@ -114,11 +114,11 @@ impl Keeper {
                 self.create(frame).await;
             }
             Order::Refuse(frame, error) => self.invalid(&frame, &error).await,
-            Order::Term => {
-                if let Some(create) = self.stop().await {
-                    let done = report::frame(&self.key, Event::FinTerm, create, Map::new());
-                    self.say(vec![done], Vec::new()).await;
-                }
+            Order::Term(told) => {
+                let (Ok(stopped) | Err(stopped)) = self.stop().await;
+                let create = stopped.unwrap_or(told);
+                let done = report::frame(&self.key, Event::FinTerm, create, Map::new());
+                self.say(vec![done], Vec::new()).await;
             }
         }
     }
@@ -150,7 +150,8 @@ impl Keeper {
             return self.swap(frame, version, started).await;
         };
         let before = self.running.as_ref().map(|running| running.create.clone());
-        let old = self.stop().await;
+        // While the thread of the old one goes on no other runs: the next Host brings this one up.
+        let Ok(old) = self.stop().await else { return false };
         match self.ready(version, started, finishes, finished).await {
             Ok(ready) => self.activate(frame, ready, old).await,
             Err(error) => {
@@ -253,19 +254,21 @@ impl Keeper {
         }
     }
 
-    /// Stops what runs; the version that did.
-    async fn stop(&mut self) -> Option<FrameId> {
-        let Running { create, stop, task, .. } = self.running.take()?;
+    /// Stops what runs; the version that did. As an error when that has not come to an end, or the
+    /// store is gone: then the Host ends.
+    async fn stop(&mut self) -> Result<Option<FrameId>, Option<FrameId>> {
+        let Some(Running { create, stop, task, .. }) = self.running.take() else { return Ok(None) };
         stop.cancel();
+        let create = Some(create.id());
         match outcome(task.await) {
-            Ending::Stopped | Ending::FinError { .. } => {}
+            Ending::Stopped | Ending::FinError { .. } => return Ok(create),
             Ending::Wedged { error, .. } => {
                 tracing::error!(processor = %self.key, %error, "does not stop");
                 self.fail(Fatal::Wedged(self.key.clone()));
             }
             Ending::Lost(error) => self.fail(Fatal::Lost(error)),
         }
-        Some(create.id())
+        Err(create)
     }
 
     /// What ran has ended by itself.

@@ -3,7 +3,8 @@
 //! `xs.<kind>.<name>.<event>`; nothing is started or stopped here.
 //!
 //! Two slots per name decide what starts after a restart: the pending version if there is one,
-//! else the confirmed one. So a broken replacement falls back, a stop stays and a run stays.
+//! else the confirmed one. So a broken replacement falls back, a stop stays and a run stays. Beside
+//! them a `term` is kept in mind until a `fin.term` answers it, whichever Host says so.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -90,6 +91,8 @@ pub struct Taken {
 pub struct Slots {
     confirmed: Option<FrameId>,
     pending: Option<FrameId>,
+    newest: Option<FrameId>,
+    told_to_end: Option<FrameId>,
     taken: Option<Taken>,
 }
 
@@ -104,6 +107,12 @@ impl Slots {
     #[must_use]
     pub const fn pending(&self) -> Option<FrameId> {
         self.pending
+    }
+
+    /// The version that was the newest when a `term` came which nobody has answered yet.
+    #[must_use]
+    pub const fn told_to_end(&self) -> Option<FrameId> {
+        self.told_to_end
     }
 
     /// What was last taken from a file.
@@ -123,6 +132,7 @@ impl Slots {
         match event {
             Event::Create => {
                 self.pending = Some(id);
+                self.newest = Some(id);
                 if let (Some(file), Some(hash)) = (notes.file, notes.hash) {
                     self.taken = Some(Taken { file, hash });
                 }
@@ -130,6 +140,7 @@ impl Slots {
             Event::Term => {
                 self.confirmed = None;
                 self.pending = None;
+                self.told_to_end = self.newest;
                 // The file is gone: should it come back unchanged, it is new. A stop that does not
                 // name the file leaves it taken, and so stays a stop.
                 if self.taken.as_ref().is_some_and(|taken| notes.file.as_ref() == Some(&taken.file))
@@ -137,9 +148,11 @@ impl Slots {
                     self.taken = None;
                 }
             }
-            Event::Active => {
+            // One that began to run before its Host had heard of the `term` does not stay.
+            Event::Active if create > self.told_to_end => {
                 self.confirmed = create;
                 self.pending = self.pending.filter(|pending| create != Some(*pending));
+                self.told_to_end = None;
             }
             Event::Invalid => self.pending = self.pending.filter(|id| create != Some(*id)),
             Event::FinOk | Event::FinError | Event::FinTerm => {
@@ -147,8 +160,16 @@ impl Slots {
                 let ended = |slot: &FrameId| create.is_none_or(|create| create == *slot);
                 self.confirmed = self.confirmed.filter(|slot| !ended(slot));
                 self.pending = self.pending.filter(|slot| !ended(slot));
+                if event == Event::FinTerm {
+                    self.told_to_end = None;
+                }
             }
-            Event::Retrying | Event::Replaced | Event::Stopped | Event::Parked | Event::Log => {}
+            Event::Active
+            | Event::Retrying
+            | Event::Replaced
+            | Event::Stopped
+            | Event::Parked
+            | Event::Log => {}
         }
     }
 }

@@ -43,7 +43,7 @@ use xs_protocol::{AppendRequest, Client, ClientError, SubEvent, SubscribeOptions
 use self::clock::Clock;
 use self::config::Config;
 use self::keeper::{Fatal, Keeper, Order};
-use self::lifecycle::{Event, Key, Lifecycle, Versions};
+use self::lifecycle::{Event, Key, Lifecycle, Slots, Versions};
 use self::spare::Spare;
 use self::version::{STARTS_MAX, Shared};
 use self::watch::Watcher;
@@ -298,7 +298,12 @@ impl Host {
                     self.order(key, order);
                 }
             }
-            Event::Term if act && self.shared.part.has(&key.name) => self.order(key, Order::Term),
+            Event::Term if act && self.shared.part.has(&key.name) => {
+                let told = self.lifecycle.get(&key).and_then(Slots::told_to_end);
+                if let Some(told) = told {
+                    self.order(key, Order::Term(told));
+                }
+            }
             _ => {}
         }
     }
@@ -331,17 +336,19 @@ impl Host {
         let _ = orders.send(order);
     }
 
-    /// Starts what the log says is to run.
+    /// Starts what the log says is to run, and answers for what was told to end meanwhile.
     async fn resume(&mut self) -> Result<(), HostError> {
-        let slots: Vec<_> = self
-            .lifecycle
-            .iter()
-            .filter(|(key, slots)| slots.wants_to_run() && self.shared.part.has(&key.name))
-            .map(|(key, slots)| (key.clone(), slots.pending(), slots.confirmed()))
-            .collect();
-        for (key, pending, confirmed) in slots {
-            let pending = self.create_frame(pending).await?;
-            let confirmed = self.create_frame(confirmed).await?;
+        let own = self.lifecycle.iter().filter(|(key, _)| self.shared.part.has(&key.name));
+        let own: Vec<_> = own.map(|(key, slots)| (key.clone(), slots.clone())).collect();
+        for (key, slots) in own {
+            if let Some(told) = slots.told_to_end() {
+                self.order(key.clone(), Order::Term(told));
+            }
+            if !slots.wants_to_run() {
+                continue;
+            }
+            let pending = self.create_frame(slots.pending()).await?;
+            let confirmed = self.create_frame(slots.confirmed()).await?;
             let obstacle = pending.as_ref().and_then(|frame| self.obstacle(&key, frame));
             let order = match (obstacle, pending) {
                 (Some(error), Some(frame)) => Order::Refuse(frame, error),

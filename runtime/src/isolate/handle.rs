@@ -216,6 +216,11 @@ impl Isolate {
         async move { secrets.mask_error(ended(fate).await) }
     }
 
+    /// Whether [`Isolate::failed`] has an answer.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.fate.borrow().is_some()
+    }
+
     fn send(&self, request: Request) -> Result<(), ModuleError> {
         let fate = || self.secrets.mask_error(fate_of(&self.fate));
         self.requests.send(request).map_err(|_| fate())

@@ -41,6 +41,8 @@ const EXIT_LOST: u8 = 77;
 const KNOWN_CAUSE: Duration = Duration::from_millis(100);
 /// A connection that lasted so long is made anew at once when it is lost.
 const SETTLED: Duration = Duration::from_secs(10);
+/// Threads of which a Host is told; the oldest are left out.
+const CULPRITS_MAX: usize = 64;
 /// Time a Host has to end after SIGTERM: its own limit and some more.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
@@ -116,7 +118,7 @@ impl Supervisor {
 
 /// How a Host ended.
 enum End {
-    /// With its connection. What it was told of the one before, it may not have passed on.
+    /// With its connection.
     Lost,
     /// For a reason that is known; on these threads, if it crashed.
     Known(Vec<String>),
@@ -126,7 +128,9 @@ enum End {
 /// What is known for the next Host when one has ended.
 #[derive(Default)]
 struct Next {
-    /// Threads that brought the last one down, of which it is told.
+    /// Threads that brought one down, of which each is told. Whether one has passed it on is not
+    /// known: the store may have been full or gone, or it may not have begun. One that is told
+    /// again finds that the version of such a thread does not run any more, and says nothing.
     culprits: Vec<String>,
     backoff: Backoff,
 }
@@ -142,13 +146,13 @@ impl Next {
             }
             End::Lost => wait.min(way::WAIT_MAX),
             End::Known(threads) => {
-                self.culprits = threads;
+                self.culprits.retain(|culprit| !threads.contains(culprit));
+                self.culprits.extend(threads);
+                let excess = self.culprits.len().saturating_sub(CULPRITS_MAX);
+                self.culprits.drain(..excess);
                 KNOWN_CAUSE
             }
-            End::Unknown => {
-                self.culprits.clear();
-                wait
-            }
+            End::Unknown => wait,
         }
     }
 }
@@ -228,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_host_is_told_of_culprits_until_one_has_heard() {
+    fn each_host_is_told_of_culprits_whatever_became_of_the_one_before() {
         let mut next = Next::default();
         let known = |names: &[&str]| End::Known(names.iter().map(|&name| name.into()).collect());
         assert_eq!(next.after(known(&["js-a", "js-b"]), Duration::ZERO), KNOWN_CAUSE);
@@ -238,11 +242,18 @@ mod tests {
         assert!(wait > Duration::ZERO && wait <= way::WAIT_MAX, "{wait:?}");
         assert_eq!(next.culprits, ["js-a", "js-b"]);
         assert_eq!(next.after(End::Lost, SETTLED), Duration::ZERO);
-        // The next one went down for another one.
-        next.after(known(&["js-c"]), SETTLED);
-        assert_eq!(next.culprits, ["js-c"]);
-        next.after(End::Unknown, SETTLED);
-        assert!(next.culprits.is_empty());
+        // It did not start, or the store took nothing from it.
+        assert!(next.after(End::Unknown, Duration::ZERO) > KNOWN_CAUSE);
+        assert_eq!(next.culprits, ["js-a", "js-b"]);
+        // The next one went down for another one, or without a module to blame.
+        next.after(known(&["js-c", "js-a"]), SETTLED);
+        next.after(known(&[]), SETTLED);
+        assert_eq!(next.culprits, ["js-b", "js-c", "js-a"]);
+        for n in 0..1_000 {
+            next.after(known(&[&format!("js-{n}")]), SETTLED);
+        }
+        assert_eq!(next.culprits.len(), CULPRITS_MAX);
+        assert_eq!(next.culprits[CULPRITS_MAX - 1], "js-999");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) async fn stop(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     }
     let term = NewFrame::new(key.name.event_topic(key.kind, Event::Term.as_str()));
     let asked_by = append(asked.client, vec![term], Vec::new()).await?;
-    settle(asked, &key, asked_by, &[Event::FinTerm, Event::FinError], out).await
+    settle(asked, &key, asked_by, &[Event::FinTerm], out).await
 }
 
 pub(super) async fn start(
@@ -133,7 +133,7 @@ async fn settle(
         fields.insert(name.to_owned(), json!(value));
     }
     match event {
-        Event::Invalid | Event::FinError => {
+        Event::Invalid => {
             let message = survey::message(&told);
             let place = survey::place(&told).map(|place| format!(" ({place})"));
             let text = format!("{key}: {message}{}", place.unwrap_or_default());
@@ -175,8 +175,7 @@ async fn outcome(
             // What is said of an older version meanwhile is not about this.
             let about = meta["create"].as_str().map(str::to_owned);
             let Some((_, event)) = parse_topic(delivered.frame.topic()) else { continue };
-            let newer = event == Event::FinTerm || about == Some(asked_by.to_string());
-            if newer || event == Event::FinError {
+            if event == Event::FinTerm || about == Some(asked_by.to_string()) {
                 return Ok((event, meta));
             }
         }

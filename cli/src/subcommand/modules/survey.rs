@@ -155,7 +155,7 @@ impl Module {
             Event::FinOk => "ended",
             Event::FinError => "failed",
             Event::Term | Event::FinTerm if self.is_gone() => "deleted",
-            Event::Term | Event::FinTerm => "stopped",
+            Event::Term | Event::FinTerm if !self.wanted => "stopped",
             Event::Invalid if !self.fallen_back => "invalid",
             _ if self.running == Running::Nobody => "waiting for a server",
             _ if self.running == Running::Starting => "starting",

@@ -56,7 +56,8 @@ impl Queued {
 /// The calls that run.
 #[derive(Default)]
 pub(super) struct Calls {
-    cancels: HashMap<FrameId, CancellationToken>,
+    /// Those whose end is not stored yet, each with what cancels it.
+    open: HashMap<FrameId, CancellationToken>,
     tasks: JoinSet<(Queued, Result<(), ModuleError>)>,
 }
 
@@ -66,12 +67,22 @@ impl Calls {
         self.tasks.len()
     }
 
+    /// Whether a call runs and its end is not stored.
+    pub(super) fn has(&self, call: FrameId) -> bool {
+        self.open.contains_key(&call)
+    }
+
+    /// Notes that the end of a call is stored, or about to be; whether it was not before.
+    pub(super) fn close(&mut self, call: FrameId) -> bool {
+        self.open.remove(&call).is_some()
+    }
+
     /// Runs a call. The task holds the isolate, so that one that was replaced lives as long as its
     /// last call.
     pub(super) fn begin(&mut self, version: &Version, isolate: &Arc<Isolate>, mut queued: Queued) {
         queued._begun = Some(version.shared().calls.token());
         let cancel = CancellationToken::new();
-        self.cancels.insert(queued.input.frame.id(), cancel.clone());
+        self.open.insert(queued.input.frame.id(), cancel.clone());
         let call = Call {
             input: queued.input.clone(),
             deadline_ms: queued.deadline_ms,
@@ -85,32 +96,28 @@ impl Calls {
         });
     }
 
-    /// Waits for the next end of a call; for ever when none runs.
-    pub(super) async fn ended(&mut self) -> (Queued, Result<(), ModuleError>) {
+    /// Waits for the next end of a call; `None` when none runs.
+    pub(super) async fn ended(&mut self) -> Option<(Queued, Result<(), ModuleError>)> {
         loop {
-            match self.tasks.join_next().await {
-                Some(Ok((queued, result))) => {
-                    self.cancels.remove(&queued.input.frame.id());
-                    return (queued, result);
-                }
+            match self.tasks.join_next().await? {
+                Ok(ended) => return Some(ended),
                 // A task that panicked is our bug; its call is answered when the command ends.
-                Some(Err(error)) => tracing::error!(%error, "the task of a call failed"),
-                None => std::future::pending().await,
+                Err(error) => tracing::error!(%error, "the task of a call failed"),
             }
         }
     }
 
     /// Cancels one call, if it runs.
     pub(super) fn cancel(&self, call: FrameId) {
-        if let Some(cancel) = self.cancels.get(&call) {
+        if let Some(cancel) = self.open.get(&call) {
             cancel.cancel();
         }
     }
 
     /// Cancels all; which they are.
     pub(super) fn cancel_all(&self) -> Vec<FrameId> {
-        self.cancels.values().for_each(CancellationToken::cancel);
-        self.cancels.keys().copied().collect()
+        self.open.values().for_each(CancellationToken::cancel);
+        self.open.keys().copied().collect()
     }
 
     /// Waits until none runs.

@@ -1,5 +1,6 @@
 //! How the calls of a command end: by themselves, with an error, or because the command ends.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,58 +21,49 @@ const GRACE: Duration = Duration::from_secs(5);
 impl Command {
     /// Stores the last frames of a call, and of those that ended meanwhile.
     pub(super) async fn finish(&mut self, first: Finish, stop: &CancellationToken) -> Step {
-        let mut finishes = vec![first];
-        let mut count = finishes[0].frames.len();
-        while count < COMMIT_FRAMES_MAX {
-            let Ok(more) = self.finishes.try_recv() else { break };
-            count += more.frames.len();
-            finishes.push(more);
+        let (mut finishes, mut count, mut next) = (Vec::new(), 0, Some(first));
+        while let Some(finish) = next {
+            // One that was answered with an error meanwhile has its end.
+            if self.calls.has(finish.call) {
+                count += finish.frames.len();
+                finishes.push(finish);
+            }
+            next = if count < COMMIT_FRAMES_MAX { self.finishes.try_recv().ok() } else { None };
         }
-        let before = self.place.clone();
-        for finish in &finishes {
-            self.place.running.remove(&finish.call);
+        if finishes.is_empty() {
+            return Ok(());
         }
+        let calls: Vec<_> = finishes.iter().map(|finish| finish.call).collect();
         let frames = finishes.iter().flat_map(|finish| finish.frames.clone()).collect();
-        match self.offer(frames, stop).await? {
+        match self.offer(frames, &calls, stop).await? {
             Ok(appended) => {
                 let mut stamps = appended.frames.as_slice();
                 for finish in finishes {
+                    self.calls.close(finish.call);
                     let (own, rest) = stamps.split_at(finish.frames.len().min(stamps.len()));
                     stamps = rest;
                     let answer = Appended { frames: own.to_vec(), ..appended.clone() };
                     // The call may have given up on the answer; it is stored all the same.
                     let _ = finish.answer.send(Ok(answer));
                 }
-                Ok(())
             }
-            Err(error) => {
-                // Somebody's frames were refused: one by one each answers for its own.
-                self.place.running = before.running;
-                let alone = finishes.len() == 1;
+            Err(error) if finishes.len() == 1 => {
                 for finish in finishes {
-                    let answer = if alone {
-                        Err(refused(error.clone()))
-                    } else {
-                        self.finish_alone(&finish, stop).await?
-                    };
-                    let _ = finish.answer.send(answer);
+                    let _ = finish.answer.send(Err(refused(error.clone())));
                 }
-                Ok(())
+            }
+            // Somebody's frames were refused: one by one each answers for its own.
+            Err(_) => {
+                for finish in finishes {
+                    let offered = self.offer(finish.frames.clone(), &[finish.call], stop).await?;
+                    if offered.is_ok() {
+                        self.calls.close(finish.call);
+                    }
+                    let _ = finish.answer.send(offered.map_err(refused));
+                }
             }
         }
-    }
-
-    async fn finish_alone(
-        &mut self,
-        finish: &Finish,
-        stop: &CancellationToken,
-    ) -> Step<Result<Appended, BackendError>> {
-        let ran = self.place.running.remove(&finish.call);
-        let offered = self.offer(finish.frames.clone(), stop).await?;
-        if let (Err(_), Some(tries)) = (&offered, ran) {
-            self.place.running.insert(finish.call, tries);
-        }
-        Ok(offered.map_err(refused))
+        Ok(())
     }
 
     /// A call is over. One that succeeded has stored its end by itself.
@@ -81,21 +73,19 @@ impl Command {
         result: Result<(), ModuleError>,
         stop: &CancellationToken,
     ) -> Step {
-        let Err(error) = result else {
-            self.place.running.remove(&call.input.frame.id());
-            return Ok(());
-        };
-        if is_wedged(&error) {
-            return Err(Ending::Wedged { error, input: Some(call.input.frame.id()) });
-        }
+        let Err(error) = result else { return Ok(()) };
         let frame = &call.input.frame;
+        if is_wedged(&error) {
+            return Err(Ending::Wedged { error, input: Some(frame.id()) });
+        }
         // Its end may be stored although the isolate died before it heard of it.
-        if self.place.running.remove(&frame.id()).is_none() && frame.offset().is_some() {
+        if !self.calls.close(frame.id()) {
             return Ok(());
         }
         let (code, text) = (error.kind.as_str(), error.message.as_str());
         let answer = error_frame(&self.version, frame, code, text, Some(&error));
-        self.store(vec![answer], stop).await
+        let offered = self.offer(vec![answer], &[frame.id()], stop).await?;
+        offered.map(|_| ()).map_err(super::refused)
     }
 
     /// Ends it: the calls that still run are stopped, and answered unless the next Host runs them
@@ -104,6 +94,7 @@ impl Command {
         if matches!(ending, Ending::Lost(_)) {
             return ending;
         }
+        self.restart = None;
         let begun = self.calls.cancel_all();
         let again =
             self.definition.retry_after_crash && self.version.shared().shutdown.is_cancelled();
@@ -125,18 +116,25 @@ impl Command {
             }
         };
         while let Ok(finish) = finishes.try_recv() {
-            if place.running.remove(&finish.call).is_some() {
+            if calls.close(finish.call) {
+                place.running.remove(&finish.call);
                 frames.extend(finish.frames.clone());
             }
             drop(finish.answer.send(Err(BackendError::new(BackendCode::Unavailable, "stopped"))));
         }
         let client = &version.shared().client;
-        let cut_off = if again { Default::default() } else { std::mem::take(&mut place.running) };
+        let cut_off = if again { BTreeMap::new() } else { place.running.clone() };
         for (id, _) in cut_off {
-            if let Ok(Some(call)) = client.get(Bound::Id(id)).await {
-                let text = "the command was stopped before the call ended; call again";
-                frames.push(error_frame(&version, &call, "interrupted", text, None));
+            match client.get(Bound::Id(id)).await {
+                Ok(Some(call)) => {
+                    let text = "the command was stopped before the call ended; call again";
+                    frames.push(error_frame(&version, &call, "interrupted", text, None));
+                }
+                Ok(None) => {}
+                // It stays noted.
+                Err(_) => continue,
             }
+            place.running.remove(&id);
         }
         if !frames.is_empty() || !place.running.is_empty() {
             let cursors = vec![place.change(&cursor)];

@@ -2,7 +2,9 @@
 //! ends with exactly one `<name>.complete` or `<name>.error`, whatever happens in between.
 //!
 //! One task owns the cursor. What begins and what ends is collected and stored together, so a
-//! command under load costs one commit per turn and not one per call.
+//! command under load costs one commit per turn and not one per call. Every commit is conditional
+//! on the one before: where somebody else has written the place, what is stored counts, and the
+//! command goes on from there.
 
 mod calls;
 mod end;
@@ -12,10 +14,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, CursorName, NewFrame, ReadOptions, Start, TopicPatterns};
-use xs_protocol::{AppendRequest, ClientError, Delivered, SubEvent, SubscribeOptions};
+use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
+use xs_protocol::{AppendRequest, Appended, ClientError, Delivered, SubEvent, SubscribeOptions};
 
 use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
 use self::place::Place;
@@ -24,7 +27,7 @@ use super::commit::{Outcome, commit};
 use super::driver::{Ending, RESUBSCRIBE, is_wedged, wall_ms};
 use super::store::{Finish, processor_cursor};
 use super::version::{Started, Version};
-use crate::isolate::{Definition, FailureKind, Isolate, ModuleError};
+use crate::isolate::{Definition, FailureKind, Isolate, LogLevel, ModuleError};
 
 /// Bodies of calls up to so many bytes come with their frames.
 const BODIES_UP_TO: u32 = 16 * 1024;
@@ -46,8 +49,13 @@ pub(super) struct Command {
     version: Version,
     definition: Definition,
     isolate: Arc<Isolate>,
+    /// Another isolate on its way, in place of one that has failed.
+    restart: Option<Restart>,
     cursor: CursorName,
+    /// What is stored.
     place: Place,
+    /// The place was written by somebody else: calls are taken from it anew.
+    moved: bool,
     queue: VecDeque<Queued>,
     /// Calls that a crash cut off and that are run again, before all others.
     again: VecDeque<Queued>,
@@ -55,10 +63,12 @@ pub(super) struct Command {
     finishes: mpsc::UnboundedReceiver<Finish>,
     swaps: mpsc::UnboundedReceiver<Swap>,
     backoff: Backoff,
+    /// When the isolate was started, or the next one will be.
     began: Instant,
 }
 
 type Step<T = ()> = Result<T, Ending>;
+type Restart = BoxFuture<'static, Result<Started, ModuleError>>;
 
 impl Command {
     /// Takes a started version to its saved place.
@@ -79,9 +89,11 @@ impl Command {
         Ok(Self {
             definition: started.definition,
             isolate: Arc::new(started.isolate),
+            restart: None,
             version,
             cursor,
             place,
+            moved: false,
             queue: VecDeque::new(),
             again: VecDeque::new(),
             calls: Calls::default(),
@@ -109,41 +121,54 @@ impl Command {
 
     /// Runs until it is stopped or the store is lost.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Ending {
-        let ending = match self.interrupted(&stop).await {
-            Ok(()) => loop {
-                match self.follow(&stop).await {
-                    Ok(()) => {}
-                    Err(ending) => break ending,
-                }
-            },
-            Err(ending) => ending,
+        let ending = loop {
+            let followed = match self.interrupted(&stop).await {
+                Ok(()) => self.follow(&stop).await,
+                Err(ending) => Err(ending),
+            };
+            if let Err(ending) = followed {
+                break ending;
+            }
         };
         self.end(ending).await
     }
 
-    /// Answers the calls that a crash cut off, or lets them run again.
+    /// Answers the calls that are noted as running and do not, because a crash cut them off, or
+    /// lets them run again.
     async fn interrupted(&mut self, stop: &CancellationToken) -> Step {
-        let cut: Vec<_> = self.place.running.clone().into_iter().collect();
-        let mut frames = Vec::with_capacity(cut.len());
-        for (id, tries) in cut {
-            let call = self.version.shared().client.get(Bound::Id(id)).await;
-            let call = call.map_err(Ending::Lost)?;
-            match call {
-                Some(frame) if self.definition.retry_after_crash && tries < CRASH_TRIES_MAX => {
-                    let cut = Delivered { frame, body: None };
-                    self.again.push_back(Queued::new(cut, &self.version.shared().clock));
+        loop {
+            self.moved = false;
+            self.again.clear();
+            let (mut next, mut frames) = (self.place.clone(), Vec::new());
+            for (id, tries) in self.place.running.clone() {
+                if self.calls.has(id) {
+                    continue;
                 }
-                Some(call) => {
-                    self.place.running.remove(&id);
-                    let text = "the call was cut off when its process ended; call again";
-                    frames.push(error_frame(&self.version, &call, "interrupted", text, None));
+                let call = self.version.shared().client.get(Bound::Id(id)).await;
+                let call = call.map_err(Ending::Lost)?;
+                match call {
+                    Some(frame) if self.definition.retry_after_crash && tries < CRASH_TRIES_MAX => {
+                        let cut = Delivered { frame, body: None };
+                        self.again.push_back(Queued::new(cut, &self.version.shared().clock));
+                        continue;
+                    }
+                    Some(call) => {
+                        let text = "the call was cut off when its process ended; call again";
+                        frames.push(error_frame(&self.version, &call, "interrupted", text, None));
+                    }
+                    None => {}
                 }
-                None => {
-                    self.place.running.remove(&id);
-                }
+                next.running.remove(&id);
             }
+            if frames.is_empty() {
+                self.place = next;
+                return Ok(());
+            }
+            if let Some(written) = self.write(frames, next, stop).await? {
+                return written.map(|_| ()).map_err(refused);
+            }
+            // Of what the place says now, some may be answered already.
         }
-        if frames.is_empty() { Ok(()) } else { self.store(frames, stop).await }
     }
 
     /// One subscription, from the first call not begun.
@@ -164,13 +189,22 @@ impl Command {
         let mut subscription = client.subscribe(&options, how).await.map_err(Ending::Lost)?;
         loop {
             self.begin(stop).await?;
+            if self.moved {
+                return Ok(());
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Ending::Stopped),
                 Some(swap) = self.swaps.recv() => self.swap(swap),
                 Some(finish) = self.finishes.recv() => self.finish(finish, stop).await?,
-                (call, result) = self.calls.ended() => self.ended(call, result, stop).await?,
-                error = self.isolate.failed() => self.failed(error, stop).await?,
+                Some((call, result)) = self.calls.ended() => self.ended(call, result, stop).await?,
+                changed = change(&mut self.isolate, &mut self.restart) => match changed {
+                    Ok(()) => {}
+                    Err(error) if is_wedged(&error) => {
+                        return Err(Ending::Wedged { error, input: None });
+                    }
+                    Err(error) => self.start_again(&error),
+                },
                 event = subscription.next(), if self.queue.len() < QUEUE_MAX => {
                     if !self.event(event).await? {
                         return Ok(());
@@ -215,11 +249,14 @@ impl Command {
 
     /// Begins as many calls as may run, after it is stored that they have begun.
     async fn begin(&mut self, stop: &CancellationToken) -> Step {
-        if self.version.shared().calls.is_closed() {
+        let room = self.definition.concurrency.saturating_sub(self.calls.len());
+        let wanted = room > 0 && !(self.again.is_empty() && self.queue.is_empty());
+        let may = !self.isolate.has_ended() && !self.version.shared().calls.is_closed();
+        if !wanted || !may || self.moved {
             return Ok(());
         }
-        let room = self.definition.concurrency.saturating_sub(self.calls.len());
         let (mut begun, mut frames) = (Vec::new(), Vec::new());
+        let mut place = self.place.clone();
         let now_ms = wall_ms();
         while begun.len() < room && frames.len() < COMMIT_FRAMES_MAX {
             let next = self.again.pop_front().or_else(|| self.queue.pop_front());
@@ -227,59 +264,43 @@ impl Command {
             let call = &queued.input.frame;
             if let Some(offset) = call.offset() {
                 // One that runs again is behind the place already.
-                self.place.offset = self.place.offset.max(offset + 1);
+                place.offset = place.offset.max(offset + 1);
             }
             if let Some((code, text)) = queued.refusal(now_ms) {
-                self.place.running.remove(&call.id());
+                place.running.remove(&call.id());
                 frames.push(error_frame(&self.version, call, code, text, None));
                 continue;
             }
             if call.offset().is_some() {
-                *self.place.running.entry(call.id()).or_default() += 1;
+                *place.running.entry(call.id()).or_default() += 1;
             }
             begun.push(queued);
         }
-        if begun.is_empty() && frames.is_empty() {
-            return Ok(());
+        match self.write(frames, place, stop).await? {
+            Some(Ok(_)) => {
+                for queued in begun {
+                    self.calls.begin(&self.version, &self.isolate, queued);
+                }
+                Ok(())
+            }
+            Some(Err(error)) => Err(refused(error)),
+            // They come again, as far as the place says now that they have not begun.
+            None => Ok(()),
         }
-        self.store(frames, stop).await?;
-        for queued in begun {
-            self.calls.begin(&self.version, &self.isolate, queued);
-        }
-        Ok(())
     }
 
-    /// The isolate has failed: its calls end with its error, the next ones get a fresh one.
-    async fn failed(&mut self, error: ModuleError, stop: &CancellationToken) -> Step {
-        while self.calls.len() > 0 {
-            let (call, result) = self.calls.ended().await;
-            let result = result.and_then(|()| Err(error.clone()));
-            self.ended(call, result, stop).await?;
-        }
-        if is_wedged(&error) {
-            return Err(Ending::Wedged { error, input: None });
-        }
-        let mut last = error;
-        loop {
-            let wait = self.backoff.next(self.began.elapsed(), random());
-            let text = format!("starting again in {} ms after: {last}", wait.as_millis());
-            self.version.backend.log(crate::isolate::LogLevel::Error, text, None);
-            tokio::select! {
-                () = stop.cancelled() => return Err(Ending::Stopped),
-                () = tokio::time::sleep(wait) => {}
-            }
-            self.began = Instant::now();
-            match self.version.start().await {
-                Ok(started) => {
-                    self.isolate = Arc::new(started.isolate);
-                    return Ok(());
-                }
-                Err(error) if is_wedged(&error) => {
-                    return Err(Ending::Wedged { error, input: None });
-                }
-                Err(error) => last = error,
-            }
-        }
+    /// The isolate has failed, or did not start: its calls end with its error, the next ones wait
+    /// for another one.
+    fn start_again(&mut self, error: &ModuleError) {
+        let wait = self.backoff.next(self.began.elapsed(), random());
+        let text = format!("starting again in {} ms after: {error}", wait.as_millis());
+        self.version.backend.log(LogLevel::Error, text, None);
+        self.began = Instant::now() + wait;
+        let version = self.version.clone();
+        self.restart = Some(Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            version.start().await
+        }));
     }
 
     /// Later calls go to a newer version. The isolate of the old one ends with its last call.
@@ -287,46 +308,85 @@ impl Command {
         self.version = swap.version;
         self.definition = swap.started.definition;
         self.isolate = Arc::new(swap.started.isolate);
+        self.restart = None;
     }
 
-    /// Stores frames and the place.
-    async fn store(&mut self, frames: Vec<NewFrame>, stop: &CancellationToken) -> Step {
-        match self.offer(frames, stop).await? {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let text = format!("the store refused a commit of the command: {error}");
-                let error = ModuleError::new(FailureKind::Store, text);
-                Err(Ending::FinError { error, input: None })
-            }
-        }
-    }
-
-    /// Stores frames and the place, unless the store refuses them for what they are.
+    /// Stores frames that end calls, unless the store refuses them for what they are.
     async fn offer(
         &mut self,
         frames: Vec<NewFrame>,
+        ended: &[FrameId],
         stop: &CancellationToken,
-    ) -> Step<Result<xs_protocol::Appended, ClientError>> {
-        let client = self.version.shared().client.clone();
+    ) -> Step<Result<Appended, ClientError>> {
         loop {
-            let cursors = vec![self.place.change(&self.cursor)];
-            let batch =
-                AppendRequest { frames: frames.clone(), cursors, ..AppendRequest::default() };
-            match commit(&client, &batch, stop).await {
-                Outcome::Stored(appended) => {
-                    self.place.revision = appended.cursors.first().copied().unwrap_or_default();
-                    return Ok(Ok(appended));
-                }
-                Outcome::Refused(error) => return Ok(Err(error)),
-                // What is stored is read again by the Host that follows this one.
-                Outcome::Lost(error) | Outcome::Unknown(error) => return Err(Ending::Lost(error)),
-                Outcome::Stopped => return Err(Ending::Stopped),
-                // Written by an operator: nothing of ours was stored.
-                Outcome::Conflict => {
-                    let stored = client.cursor_get(&self.cursor).await.map_err(Ending::Lost)?;
-                    self.place.revision = stored.map_or(0, |cursor| cursor.revision);
-                }
+            let mut next = self.place.clone();
+            for call in ended {
+                next.running.remove(call);
+            }
+            if let Some(written) = self.write(frames.clone(), next, stop).await? {
+                return Ok(written);
             }
         }
     }
+
+    /// Stores frames and the place that follows the present one. `None`: the present one was not
+    /// what is stored; it is now, and nothing else was.
+    async fn write(
+        &mut self,
+        frames: Vec<NewFrame>,
+        next: Place,
+        stop: &CancellationToken,
+    ) -> Step<Option<Result<Appended, ClientError>>> {
+        let cursors = vec![next.change(&self.cursor)];
+        let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
+        match commit(&self.version.shared().client, &batch, stop).await {
+            Outcome::Stored(appended) => {
+                let revision = appended.cursors.first().copied().unwrap_or_default();
+                self.place = Place { revision, ..next };
+                Ok(Some(Ok(appended)))
+            }
+            Outcome::Refused(error) => Ok(Some(Err(error))),
+            // What is stored is read again by the Host that follows this one.
+            Outcome::Lost(error) | Outcome::Unknown(error) => Err(Ending::Lost(error)),
+            Outcome::Stopped => Err(Ending::Stopped),
+            Outcome::Conflict => self.read_again().await.map(|()| None),
+        }
+    }
+
+    /// Takes the place that somebody else has written: an operator, or a Host before this one whose
+    /// last commit took its time.
+    async fn read_again(&mut self) -> Step {
+        self.moved = true;
+        let stored = self.version.shared().client.cursor_get(&self.cursor).await;
+        let Some(stored) = stored.map_err(Ending::Lost)? else {
+            // Forgotten while it ran: no call is.
+            self.place.revision = 0;
+            return Ok(());
+        };
+        let before = std::mem::replace(&mut self.place, Place::of(&stored));
+        for (call, tries) in before.running {
+            if self.calls.has(call) {
+                self.place.running.entry(call).or_insert(tries);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until another isolate is there, when one is on its way, or until the present one fails.
+async fn change(
+    isolate: &mut Arc<Isolate>,
+    restart: &mut Option<Restart>,
+) -> Result<(), ModuleError> {
+    let Some(starting) = restart else { return Err(isolate.failed().await) };
+    let started = starting.await;
+    *restart = None;
+    *isolate = Arc::new(started?.isolate);
+    Ok(())
+}
+
+/// How a command ends whose own frames the store refuses.
+fn refused(error: ClientError) -> Ending {
+    let text = format!("the store refused a commit of the command: {error}");
+    Ending::FinError { error: ModuleError::new(FailureKind::Store, text), input: None }
 }

@@ -91,12 +91,16 @@ impl Handler {
             Outcome::Lost(ClientError::Disconnected(format!("a commit failed: {error}")))
         });
         let Some(UnderWay { next, .. }) = self.under_way.take() else { return Ok(()) };
+        if let Outcome::Stored(appended) = outcome {
+            let revision = appended.cursors.first().copied().unwrap_or_default();
+            self.place = Place { revision, ..next };
+            return Ok(());
+        }
+        // What was passed behind it is not handled either.
+        self.seen = self.place.offset;
+        self.move_at = None;
         match outcome {
-            Outcome::Stored(appended) => {
-                let revision = appended.cursors.first().copied().unwrap_or_default();
-                self.place = Place { revision, ..next };
-                Ok(())
-            }
+            Outcome::Stored(_) => Ok(()),
             Outcome::Conflict | Outcome::Unknown(_) => Err(Break::Again),
             Outcome::Lost(error) => Err(Break::End(Ending::Lost(error))),
             Outcome::Stopped => Err(Break::End(Ending::Stopped)),

@@ -141,6 +141,40 @@ fn the_end_of_an_old_version_leaves_a_new_one() {
 }
 
 #[test]
+fn a_term_is_kept_in_mind_until_it_is_answered() {
+    let mut log = Log::new();
+    log.append("xs.handler.h.term", &json!({}));
+    assert_eq!(log.slots().told_to_end(), None, "nothing was there to end");
+    let one = log.create();
+    log.event("active", one);
+    log.append("xs.handler.h.term", &json!({}));
+    for event in ["stopped", "fin.error", "replaced", "invalid"] {
+        log.event(event, one);
+        assert_eq!(log.slots().told_to_end(), Some(one), "{event} is no answer");
+    }
+    let two = log.create();
+    assert_eq!((log.starts(), log.slots().told_to_end()), ((Some(two), None), Some(one)));
+    log.event("fin.term", one);
+    assert_eq!((log.starts(), log.slots().told_to_end()), ((Some(two), None), None));
+    // One that could not run at all is answered for too.
+    log.event("invalid", two);
+    log.append("xs.handler.h.term", &json!({}));
+    assert_eq!(log.slots().told_to_end(), Some(two));
+    let three = log.create();
+    log.event("active", three);
+    assert_eq!(log.slots().told_to_end(), None, "it was answered, or it is too late for that");
+}
+
+#[test]
+fn a_version_that_began_to_run_before_it_heard_of_its_term_does_not_stay() {
+    let mut log = Log::new();
+    let one = log.create();
+    log.append("xs.handler.h.term", &json!({}));
+    log.event("active", one);
+    assert_eq!((log.starts(), log.slots().told_to_end()), ((None, None), Some(one)));
+}
+
+#[test]
 fn a_failure_stays_down_while_its_source_is_unchanged() {
     let mut log = Log::new();
     let one = log.create_from("sha256-a");
@@ -222,6 +256,7 @@ fn invariants_hold_over_random_histories() {
                 "term" => {
                     log.append("xs.handler.h.term", &json!({}));
                     assert!(!log.slots().wants_to_run());
+                    assert_eq!(log.slots().told_to_end(), versions.last().copied());
                 }
                 event => {
                     let before = log.slots().clone();
@@ -233,6 +268,11 @@ fn invariants_hold_over_random_histories() {
                     }
                     if event.starts_with("fin") {
                         assert_ne!(after.confirmed(), Some(version));
+                    }
+                    let told = after.told_to_end();
+                    if told.is_some() {
+                        assert_eq!((told, after.confirmed()), (before.told_to_end(), None));
+                        assert_ne!(event, "fin.term");
                     }
                 }
             }

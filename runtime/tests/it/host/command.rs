@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use xs_engine::{Frame, FrameId, Topic};
-use xs_protocol::{CallRequest, Role};
+use xs_engine::{CursorChange, CursorName, ExpectRevision, Frame, FrameId, Topic};
+use xs_protocol::{AppendRequest, CallRequest, Role};
 use xs_runtime::host::HostEnd;
 
 use super::support::{World, meta};
@@ -71,6 +71,34 @@ async fn a_failing_call_harms_no_other() {
     assert_eq!(answers(&world, bad), ["report.error"]);
     assert_eq!(answers(&world, none), ["report.complete"]);
     assert_eq!(answers(&world, good), ["report.recv", "report.complete"]);
+    host.stop().await;
+}
+
+/// What fails is one isolate: a call on another one, of the version before, ends as ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_on_the_version_before_end_while_the_new_one_starts_again() {
+    let world = World::new(&[("commands/wait.js", WAIT)]);
+    let host = world.host().await;
+    world.wait("xs.command.wait.active", 1).await;
+    let old = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
+    world.wait("wait.recv", 1).await;
+    let fails = "export default { run(call) { if (call.args.id) \
+                 return new Promise(() => setTimeout(() => { throw new Error('boom'); })); } };";
+    world.save("commands/wait.js", fails);
+    world.wait("xs.command.wait.active", 2).await;
+    let bad = world.append("wait.call", json!({ "args": { "id": 2 } }), "");
+    let error = world.wait("wait.error", 1).await;
+    assert!(meta(&error[0])["message"].as_str().unwrap().contains("boom"), "{:?}", meta(&error[0]));
+    let next = world.append("wait.call", json!({ "args": { "id": 0 } }), "");
+    world.wait("wait.complete", 1).await;
+    assert_eq!(answers(&world, next), ["wait.complete"], "on a fresh isolate");
+    let bad_too = world.append("wait.call", json!({ "args": { "id": 2 } }), "");
+    world.wait("wait.error", 2).await;
+    // Within the wait before the next start.
+    world.append("go", json!({ "id": 1 }), "");
+    world.wait("wait.complete", 2).await;
+    assert_eq!(answers(&world, old), ["wait.recv", "wait.recv", "wait.complete"]);
+    assert_eq!([bad, bad_too].map(|call| answers(&world, call).len()), [1, 1]);
     host.stop().await;
 }
 
@@ -150,6 +178,62 @@ async fn calls_outlive_their_host() {
     assert_eq!(answers(&world, cut), ["wait.recv", "wait.error"]);
     assert_eq!(answers(&world, waiting), ["report.recv", "report.complete"]);
     assert_eq!(answers(&world, late), ["report.error"]);
+}
+
+/// The last commit of a Host may be stored when the next one has read the place already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_end_was_stored_late_is_not_answered_again() {
+    let world = World::new(&[("commands/report.ts", REPORT)]);
+    let host = world.host().await;
+    world.wait("xs.command.report.active", 1).await;
+    world.store.hold("report.complete", "report.error");
+    let call = world.append("report.call", json!({ "args": { "n": 1 } }), "");
+    world.until("the end is held", || world.store.holds()).await;
+    host.cut().await;
+    let host = world.host().await;
+    world.wait("report.complete", 1).await;
+    let next = world.append("report.call", json!({ "args": { "n": 0 } }), "");
+    world.wait("report.complete", 2).await;
+    assert_eq!(answers(&world, call), ["report.recv", "report.complete"]);
+    assert_eq!(answers(&world, next), ["report.complete"]);
+    host.stop().await;
+}
+
+/// Where an operator sets its cursor, a command goes on from there; what runs ends as ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_word_about_its_place_counts() {
+    let world = World::new(&[("commands/report.ts", REPORT), ("commands/wait.js", WAIT)]);
+    let host = world.host().await;
+    world.wait("xs.command.report.active", 1).await;
+    world.wait("xs.command.wait.active", 1).await;
+    let calls: Vec<FrameId> =
+        (0..2).map(|_| world.append("report.call", json!({ "args": { "n": 0 } }), "")).collect();
+    world.wait("report.complete", 2).await;
+    let second = world.topic("report.call")[1].offset().unwrap();
+    world.set_cursor("xs.command.report", second, "");
+    let third = world.append("report.call", json!({ "args": { "n": 0 } }), "");
+    world.wait("report.complete", 4).await;
+    assert_eq!(answers(&world, calls[0]).len(), 1);
+    assert_eq!(answers(&world, calls[1]).len(), 2, "once more");
+    assert_eq!(answers(&world, third).len(), 1);
+    let running = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
+    world.wait("wait.recv", 1).await;
+    let drop = CursorChange {
+        name: CursorName::parse("xs.command.wait").unwrap(),
+        expect: ExpectRevision::Any,
+        set: None,
+    };
+    world.store.put(AppendRequest { cursors: vec![drop], ..AppendRequest::default() });
+    let other = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
+    world.wait("wait.recv", 2).await;
+    while world.topic("wait.complete").len() < 2 {
+        world.append("go", json!({ "id": 1 }), "");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for call in [running, other] {
+        assert_eq!(answers(&world, call), ["wait.recv", "wait.recv", "wait.complete"]);
+    }
+    host.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,8 @@
 //! What a handler promises: state, exactly once inside the store, and errors that undo.
 
 use serde_json::json;
-use xs_engine::FrameId;
+use xs_engine::{FrameId, NewFrame, Origin, Topic};
+use xs_protocol::AppendRequest;
 
 use super::support::{World, meta};
 
@@ -187,6 +188,27 @@ async fn own_output_is_not_fed_back_and_rings_are_cut() {
     let logs = world.wait("xs.handler.a.log", 1).await;
     assert_eq!(meta(&logs[0])["fields"]["code"], "hops");
     assert_eq!(world.topic("x").len() + world.topic("y").len(), 33);
+    host.stop().await;
+}
+
+/// What is stopped behind a commit that waits for room is not handled, and comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_found_no_room_before_the_stop_is_stored_after_it() {
+    let source = "export default { topics: 'in', start: 'first', run: () => ({ n: 1 }) };";
+    let world = World::new(&[("handlers/h.js", source)]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.store.fill(Some("h.out"));
+    let mut frames = vec![NewFrame::new(Topic::parse("in").unwrap()); 2];
+    // The second one is passed over, and nothing is made of it that needs room.
+    let processor = FrameId::first_of_ms(1);
+    frames[1].origin = Some(Origin { processor, input: None, input_offset: None, hops: 32 });
+    world.store.put(AppendRequest::frames(frames));
+    world.until("there is no room", || world.store.has_refused()).await;
+    host.stop().await;
+    world.store.fill(None);
+    let host = world.host().await;
+    world.wait("h.out", 1).await;
     host.stop().await;
 }
 

@@ -1,5 +1,7 @@
 //! What the log says about modules that come, change, break and go.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use xs_runtime::host::HostEnd;
@@ -79,6 +81,59 @@ async fn deleting_stops_and_restoring_starts() {
     host.stop().await;
 }
 
+/// Whoever tells a module to end waits for the answer, and it is there although no Host was.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_term_is_answered_once_by_the_host_that_is_there_or_the_next() {
+    let world = World::new(&[("handlers/h.js", &emits("1")), ("handlers/gone.js", &emits("1"))]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.wait("xs.handler.gone.active", 1).await;
+    host.stop().await;
+    world.append("xs.handler.h.term", json!({}), "");
+    world.append("xs.handler.nobody.term", json!({}), "");
+    world.delete("handlers/gone.js");
+    let host = world.host().await;
+    for name in ["h", "gone"] {
+        let fin = world.wait(&format!("xs.handler.{name}.fin.term"), 1).await;
+        let create = world.topic(&format!("xs.handler.{name}.create"))[0].id();
+        assert_eq!(meta(&fin[0])["create"], create.to_string());
+    }
+    // With a Host too, although nothing runs: it was stopped, could not run, or has failed.
+    world.append("xs.handler.h.term", json!({}), "");
+    world.wait("xs.handler.h.fin.term", 2).await;
+    world.append("xs.handler.h.create", json!({}), "syntax error");
+    world.append("xs.handler.h.term", json!({}), "");
+    let fin = world.wait("xs.handler.h.fin.term", 3).await;
+    let second = world.topic("xs.handler.h.create")[1].id();
+    assert_eq!(meta(&fin[2])["create"], second.to_string());
+    host.stop().await;
+    let host = world.host().await;
+    world.append("xs.handler.h.create", json!({}), &emits("2"));
+    world.wait("xs.handler.h.active", 2).await;
+    host.stop().await;
+    assert_eq!(world.topic("xs.handler.h.fin.term").len(), 3);
+    assert_eq!(world.topic("xs.handler.gone.fin.term").len(), 1);
+    assert!(world.topic("xs.handler.nobody.fin.term").is_empty());
+}
+
+/// The answer is about what was told to end, and not about what was asked for since.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_created_after_a_term_runs() {
+    let world = World::new(&[("handlers/h.js", &emits("1"))]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    host.stop().await;
+    world.append("xs.handler.h.term", json!({}), "");
+    world.append("xs.handler.h.create", json!({}), &emits("2"));
+    let host = world.host().await;
+    let active = world.wait("xs.handler.h.active", 2).await;
+    let creates = world.topic("xs.handler.h.create");
+    assert_eq!(meta(&active[1])["create"], creates[1].id().to_string());
+    let fin = world.topic("xs.handler.h.fin.term");
+    assert_eq!((fin.len(), &meta(&fin[0])["create"]), (1, &json!(creates[0].id().to_string())));
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_files_of_one_name_are_both_invalid() {
     let world = World::new(&[("handlers/h.js", &emits("1")), ("commands/h.js", &emits("1"))]);
@@ -137,6 +192,26 @@ async fn an_admins_version_needs_no_file_and_stays_until_the_file_changes() {
     world.append("xs.handler.other.create", json!({}), "");
     let invalid = meta(&world.wait("xs.handler.other.invalid", 1).await[0]);
     assert!(invalid["message"].as_str().unwrap().contains("no body"), "{invalid}");
+    host.stop().await;
+}
+
+/// Its thread goes on for as long as the process does.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_stop_is_replaced_by_the_next_host() {
+    // Some 15 s of a processor in one call, which nothing interrupts.
+    let wedged = "export default { topics: 'in', run() { console.log('it searches'); \
+                  'a'.repeat(2e5).indexOf('a'.repeat(1e5) + 'b'); } };";
+    let world = World::new(&[("handlers/h.js", wedged)]);
+    let host = world.host_that_waits(Duration::from_millis(100)).await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.append("in", json!({}), "");
+    world.wait("xs.handler.h.log", 1).await;
+    world.save("handlers/h.js", &emits("2"));
+    assert!(matches!(host.ended().await, HostEnd::Wedged));
+    assert_eq!(world.topic("xs.handler.h.active").len(), 1);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 2).await;
+    assert_eq!(meta(&world.wait("h.out", 1).await[0])["v"], 2);
     host.stop().await;
 }
 

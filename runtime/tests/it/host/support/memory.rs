@@ -25,6 +25,18 @@ struct Inner {
     wakes: Vec<Wake>,
     last: Option<FrameId>,
     commits: u64,
+    slow: Option<Slow>,
+    /// A topic for whose frames there is no room, and how often that was said.
+    full: Option<(String, u64)>,
+}
+
+/// A commit that takes its time.
+struct Slow {
+    /// It is the next one with a frame of this topic.
+    topic: String,
+    /// It is done just before one with a frame of this topic.
+    until: String,
+    held: Option<(AppendRequest, Done)>,
 }
 
 /// A store in memory. Clones share it.
@@ -58,6 +70,28 @@ impl Memory {
         let stored = self.0.lock().append(batch).unwrap();
         self.wake();
         stored
+    }
+
+    /// Has no room for frames of `topic`; for all with `None`.
+    pub(crate) fn fill(&self, topic: Option<&str>) {
+        self.0.lock().full = topic.map(|topic| (topic.to_owned(), 0));
+    }
+
+    /// Whether something has found no room.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.0.lock().full.as_ref().is_some_and(|(_, count)| *count > 0)
+    }
+
+    /// Holds the next batch that has a frame of `topic`, up to the first one with a frame of
+    /// `until`.
+    pub(crate) fn hold(&self, topic: &str, until: &str) {
+        let (topic, until) = (topic.to_owned(), until.to_owned());
+        self.0.lock().slow = Some(Slow { topic, until, held: None });
+    }
+
+    /// Whether a batch is held.
+    pub(crate) fn holds(&self) -> bool {
+        self.0.lock().slow.as_ref().is_some_and(|slow| slow.held.is_some())
     }
 
     fn wake(&self) {
@@ -251,6 +285,28 @@ impl Service for Memory {
     }
 
     fn append(&self, batch: AppendRequest, done: Done) {
+        let has = |topic: &str| batch.frames.iter().any(|frame| frame.topic.as_str() == topic);
+        let mut inner = self.0.lock();
+        if let Some((_, count)) = inner.full.as_mut().filter(|(topic, _)| has(topic)) {
+            *count += 1;
+            drop(inner);
+            return done(Err(Refusal::new(Code::StorageFull, "no room")));
+        }
+        match &mut inner.slow {
+            Some(slow) if slow.held.is_none() && has(&slow.topic) => {
+                slow.held = Some((batch, done));
+                return;
+            }
+            Some(slow) if has(&slow.until) => {
+                let held = inner.slow.take().and_then(|slow| slow.held);
+                drop(inner);
+                if let Some((batch, done)) = held {
+                    let stored = self.0.lock().append(batch);
+                    done(stored);
+                }
+            }
+            _ => drop(inner),
+        }
         let stored = self.0.lock().append(batch);
         done(stored);
         self.wake();

@@ -106,6 +106,11 @@ impl World {
         self.host_of(spent_isolates_max, Limits::default()).await
     }
 
+    /// Starts a Host that gives a module this long to stop, and once more.
+    pub(crate) async fn host_that_waits(&self, stop: Duration) -> Running {
+        self.host_of(usize::MAX, Limits { stop, ..Limits::default() }).await
+    }
+
     async fn host_of(&self, spent_isolates_max: usize, limits: Limits) -> Running {
         let (client, wire) = self.wired(Role::Host).await;
         let options = HostOptions {
@@ -152,23 +157,23 @@ impl World {
 
     /// Waits until a topic has at least `count` frames.
     pub(crate) async fn wait(&self, topic: &str, count: usize) -> Vec<Frame> {
+        let what = format!("{count} frames of {topic}");
+        self.until(&what, || self.topic(topic).len() >= count).await;
+        self.topic(topic)
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
         let waited = tokio::time::timeout(PATIENCE, async {
-            loop {
-                let frames = self.topic(topic);
-                if frames.len() >= count {
-                    return frames;
-                }
+            while !is_so() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
-        waited.await.unwrap_or_else(|_| {
+        if waited.await.is_err() {
             let log: Vec<String> = self.store.frames().iter().map(describe).collect();
             let ends = self.ends.lock().join(", ");
-            panic!(
-                "no {count} frames of {topic}; Hosts ended: {ends}; the log:\n{}",
-                log.join("\n")
-            )
-        })
+            panic!("not so: {what}; Hosts ended: {ends}; the log:\n{}", log.join("\n"))
+        }
     }
 }
 
