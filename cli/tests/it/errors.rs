@@ -54,6 +54,10 @@ const USAGE: &[&[&str]] = &[
     &["cat", "--token-file", "none"],
     &["cat", "--token-file", "empty"],
     &["modules", "new", "handler", "9"],
+    &["dev", ":1"],
+    &["export", "-a", "s", ":1"],
+    &["cursor", "rm", "xs.handler.a", "--yes"],
+    &["serve", "s", "--listen", "foo"],
 ];
 
 /// What a store without a server answers.
