@@ -1,5 +1,5 @@
-//! `replay`: what a handler's file would have made of the store's history. Nothing is appended; with
-//! `--diff` it is compared with what the processor of its name has made.
+//! `replay`: what a handler's file would have made of the store's history. Nothing is appended, and
+//! with `--diff` it is compared with what the processor of its name has made.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

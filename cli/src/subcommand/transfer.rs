@@ -145,8 +145,8 @@ async fn keep_body(
     }
 }
 
-/// Looks whether there is anything to import, before a store is made for it. An archive is unpacked,
-/// and then the directory that is imported.
+/// Looks whether there is anything to import, before a store is made for it. An archive is
+/// unpacked, and the directory that came of it is what is imported.
 pub(super) async fn at_hand(import: &mut ImportArgs) -> anyhow::Result<Option<Unpacked>> {
     let text = "is nothing to import; name a directory that xs export wrote, or an archive";
     let nothing = format!("{} {text}", import.dir.display());

@@ -55,7 +55,6 @@ const USAGE: &[&[&str]] = &[
     &["cat", "--token-file", "empty"],
     &["modules", "new", "handler", "9"],
     &["dev", ":1"],
-    &["export", "-a", "s", ":1"],
     &["cursor", "rm", "xs.handler.a", "--yes"],
     &["serve", "s", "--listen", "foo"],
 ];
@@ -64,6 +63,8 @@ const USAGE: &[&[&str]] = &[
 const STORE: &[&[&str]] = &[
     &["remove", "0"],
     &["export"],
+    &["export", ":1"],
+    &["export", "./store"],
     &["top"],
     &["get", NO_ID],
     &["get", "99"],
