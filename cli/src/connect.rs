@@ -123,13 +123,14 @@ pub(crate) fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<
 /// Opens the store in this process; `None` when another process has it open.
 async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result<Option<Session>> {
     if !matches!(need, Need::Create | Need::Feed) && !is_store(dir) {
-        return Fault::fail(
-            Exit::Unreachable,
-            format!(
+        let text = match beheaded(dir) {
+            Some(text) => text,
+            None => format!(
                 "no store at {0}; make one with `xs serve {0}` or by appending to it",
                 dir.display()
             ),
-        );
+        };
+        return Fault::fail(Exit::Unreachable, text);
     }
     leave_alone(dir)?;
     let path = dir.to_owned();
@@ -163,6 +164,18 @@ async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result
 /// Whether a directory holds a store. Opening one that does not would make it one.
 pub(crate) fn is_store(dir: &Path) -> bool {
     ["super.a", "super.b"].iter().any(|name| dir.join(name).exists())
+}
+
+/// What to say of a directory that held a store and has lost what names its files.
+pub(crate) fn beheaded(dir: &Path) -> Option<String> {
+    let has_segments = |mut log: std::fs::ReadDir| log.next().is_some();
+    if is_store(dir) || !std::fs::read_dir(dir.join("log")).is_ok_and(has_segments) {
+        return None;
+    }
+    let dir = dir.display();
+    Some(format!(
+        "{dir} holds segments and no manifest; xs repair {dir} INTO saves what is in them"
+    ))
 }
 
 /// Refuses to make a store among files that have nothing to do with one, as in a directory that was

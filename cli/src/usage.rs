@@ -49,14 +49,15 @@ pub(crate) fn parse(argv: &[OsString]) -> Result<Args, clap::Error> {
             let usage = innermost(argv).render_usage();
             error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
         }
-        if let Some(ContextValue::Strings(names)) = error.get(ContextKind::SuggestedSubcommand) {
-            // What is not for people is not to be recommended to them.
+        // What is not for people is not to be named to them.
+        for kind in [ContextKind::SuggestedSubcommand, ContextKind::ValidSubcommand] {
+            let Some(ContextValue::Strings(names)) = error.get(kind) else { continue };
             let own = |name: &&String| !name.starts_with("__");
             let names: Vec<_> = names.iter().filter(own).cloned().collect();
             if names.is_empty() {
-                error.remove(ContextKind::SuggestedSubcommand);
+                error.remove(kind);
             } else {
-                error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(names));
+                error.insert(kind, ContextValue::Strings(names));
             }
         }
         error
@@ -95,5 +96,7 @@ mod tests {
         }
         let error = parse(&words("xs hosts")).unwrap_err().to_string();
         assert!(error.contains("'host'") && !error.contains("__host"), "{error}");
+        let error = parse(&words("xs")).unwrap_err().to_string();
+        assert!(error.contains("requires a subcommand") && !error.contains("__host"), "{error}");
     }
 }

@@ -7,8 +7,9 @@ const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { describe, nameOf, viewBytes } = core.loadExtScript("ext:xs_runtime/values.js");
 
-// The longest time that one test may take without an end.
-const TEST_MS = 120_000;
+// The longest time that one test may take.
+const TEST_MS = 30_000;
+const LATE = Symbol("late");
 const tests = [];
 const files = new Map();
 
@@ -22,17 +23,39 @@ function register(file, definition) {
 }
 
 function suite() {
+  // As they are before a test puts others in their place.
+  const { clearTimeout, setTimeout } = globalThis;
+  const later = (ms) => {
+    let timer;
+    const over = new Promise((resolve) => { timer = setTimeout(resolve, ms, LATE); });
+    return { over, forget: () => clearTimeout(timer) };
+  };
+  // What a test let go of: it fails that test, and no other.
+  let lost = [];
   return {
-    timeout: TEST_MS,
     async *run() {
+      core.setUnhandledPromiseRejectionHandler((_promise, reason) => {
+        lost.push(reason);
+        return true;
+      });
       for (const { name, body } of tests) {
         const begun = performance.now();
+        const limit = later(TEST_MS);
         let error = null;
+        lost = [];
         try {
-          await body();
+          if (await Promise.race([body(), limit.over]) === LATE) {
+            const text = `the test did not end in ${TEST_MS / 1000} s`;
+            throw Object.assign(new Error(text), { name: "TimeoutError", stack: "" });
+          }
+          // A rejection is known to be nobody's only in a later turn of the event loop.
+          await later(0).over;
+          if (lost.length > 0) throw lost[0];
         } catch (thrown) {
           const { name, message, stack } = describe(thrown);
           error = { name, message: message.slice(0, 16_000), stack: stack.slice(0, 16_000) };
+        } finally {
+          limit.forget();
         }
         yield { name, ms: performance.now() - begun, error };
       }

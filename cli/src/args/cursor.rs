@@ -35,7 +35,7 @@ Examples:
   xs cursor set mailer 03g4a5lk7bc9ucnxswp2nn1gj    go on with this event")]
     Set {
         /// The cursor's name.
-        #[arg(value_parser = CursorName::parse)]
+        #[arg(value_parser = own_cursor)]
         name: CursorName,
         /// The next event to read: first, head, an id or an offset.
         #[arg(value_parser = place)]
@@ -48,7 +48,7 @@ Examples:
     #[command(after_help = "Example:\n  xs cursor rm mailer --yes")]
     Rm {
         /// The cursor's name.
-        #[arg(value_parser = CursorName::parse)]
+        #[arg(value_parser = own_cursor)]
         name: CursorName,
         #[command(flatten)]
         sure: SureArgs,
@@ -76,8 +76,19 @@ fn place(text: &str) -> Result<Place, String> {
     }
 }
 
-/// The name of a cursor that a reader moves. Those of processors hold state that belongs to the
-/// position, so only `xs cursor set` touches them.
+/// The name of a cursor that is moved by hand. A processor would lose its state with its position,
+/// or be given one that is not of it, while it runs.
+fn own_cursor(text: &str) -> Result<CursorName, String> {
+    match text.strip_prefix("xs.").map(|rest| rest.split_once('.').unwrap_or(("", rest))) {
+        Some((_, rest)) => {
+            let name = rest.split(':').next().unwrap_or(rest);
+            Err(format!("the cursor belongs to a module; xs modules reset {name} begins it anew"))
+        }
+        None => CursorName::parse(text).map_err(|error| error.to_string()),
+    }
+}
+
+/// The name of a cursor that a reader moves, which is none of a processor's.
 pub(crate) fn reader_cursor(text: &str) -> Result<CursorName, String> {
     if text.starts_with("xs.") {
         return Err("the cursor belongs to a processor; choose another name".to_owned());
@@ -143,8 +154,12 @@ mod tests {
     }
 
     #[test]
-    fn readers_leave_the_cursors_of_processors_alone() {
-        assert!(reader_cursor("mailer").is_ok());
+    fn the_cursors_of_processors_are_left_alone() {
+        assert!(reader_cursor("mailer").is_ok() && own_cursor("mailer").is_ok());
+        for name in ["xs.handler.a.b", "xs.generator.a.b:tail"] {
+            assert!(own_cursor(name).unwrap_err().contains("modules reset a.b begins"), "{name}");
+        }
+        assert!(own_cursor("xs.a").is_err() && own_cursor("").is_err());
         for name in ["xs.handler.a", "xs.generator.a:tail", "xs.a", ""] {
             assert!(reader_cursor(name).is_err(), "{name}");
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use xs_runtime::ProcessorName;
 
+use super::directory::directory;
 use super::{AllowArgs, EnvArgs, LogArgs};
 
 /// `xs host`.
@@ -22,7 +23,7 @@ Ends with exit code 7 when the server refuses it for good: the token is wrong or
 the server runs modules itself.")]
 pub(crate) struct HostArgs {
     /// Directory with generators/, handlers/, commands/ and lib/ to run.
-    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = directory())]
     pub(crate) modules: PathBuf,
     #[command(flatten)]
     pub(crate) allow: AllowArgs,

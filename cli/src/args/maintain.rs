@@ -1,30 +1,37 @@
 //! Looking after a store, and what needs no store at all.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueHint;
 use clap_complete::Shell;
 use xs_engine::FrameId;
+use xs_protocol::Address;
 
 use super::SureArgs;
+use super::directory::{address, path, store};
 use super::time::duration;
 
-/// Two directories, or one when the store is named by `--addr`, $XS_ADDR or the default.
+/// A store and a directory, or that alone when the store is named by `--addr`, $XS_ADDR or the
+/// default.
 #[derive(Debug, Clone)]
 pub(crate) struct FromTo {
     /// The store; `None`: that of the address.
-    pub(crate) from: Option<PathBuf>,
+    pub(crate) from: Option<Address>,
     /// The new directory.
     pub(crate) to: PathBuf,
 }
 
-fn from_to(paths: &[PathBuf]) -> FromTo {
-    match paths {
-        [from, to] => FromTo { from: Some(from.clone()), to: to.clone() },
-        [to] => FromTo { from: None, to: to.clone() },
-        _ => unreachable!("one or two paths are let in"),
-    }
+fn from_to(words: &[OsString]) -> Result<FromTo, String> {
+    let (from, to) = match words {
+        [from, to] => (Some(from), to),
+        [to] => (None, to),
+        _ => unreachable!("one or two words are let in"),
+    };
+    let named = |word: &OsString, error: String| format!("{}: {error}", word.display());
+    let from = from.map(|word| address(word).map_err(|error| named(word, error.to_string())));
+    Ok(FromTo { from: from.transpose()?, to: path(to).map_err(|error| named(to, error))? })
 }
 
 /// `xs verify`.
@@ -36,9 +43,9 @@ Examples:
 
 Prints what is wrong, then a summary. Exit code 1 when events, cursors or bodies are lost.")]
 pub(crate) struct VerifyArgs {
-    /// Directory of the store or backup [default: that of --addr].
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) store: Option<PathBuf>,
+    /// The store or backup: a directory, or a server's address [default: that of --addr].
+    #[arg(value_hint = ValueHint::DirPath, value_parser = store())]
+    pub(crate) store: Option<Address>,
 }
 
 /// `xs repair`.
@@ -52,12 +59,15 @@ pub(crate) struct RepairArgs {
     /// The damaged store, if not that of --addr, and a directory that is empty or does not exist.
     #[arg(value_name = "[STORE] INTO", required = true, num_args = 1..=2,
         value_hint = ValueHint::DirPath)]
-    paths: Vec<PathBuf>,
+    paths: Vec<OsString>,
 }
 
 impl RepairArgs {
     /// From where to where.
-    pub(crate) fn paths(&self) -> FromTo {
+    ///
+    /// # Errors
+    /// A sentence about the word that is neither.
+    pub(crate) fn paths(&self) -> Result<FromTo, String> {
         from_to(&self.paths)
     }
 }
@@ -75,7 +85,7 @@ pub(crate) struct BackupArgs {
     /// The store, if not that of --addr, and the directory of the backup.
     #[arg(value_name = "[STORE] DEST", required = true, num_args = 1..=2,
         value_hint = ValueHint::DirPath)]
-    paths: Vec<PathBuf>,
+    paths: Vec<OsString>,
     /// Give files that never change a second name instead of copying them: no time, no space, and
     /// no protection from a bad disk.
     #[arg(long)]
@@ -84,7 +94,10 @@ pub(crate) struct BackupArgs {
 
 impl BackupArgs {
     /// From where to where.
-    pub(crate) fn paths(&self) -> FromTo {
+    ///
+    /// # Errors
+    /// A sentence about the word that is neither.
+    pub(crate) fn paths(&self) -> Result<FromTo, String> {
         from_to(&self.paths)
     }
 }
@@ -101,12 +114,15 @@ pub(crate) struct CopyArgs {
     /// The store or backup, if not that of --addr, and a directory that is empty or does not exist.
     #[arg(value_name = "[STORE] DEST", required = true, num_args = 1..=2,
         value_hint = ValueHint::DirPath)]
-    paths: Vec<PathBuf>,
+    paths: Vec<OsString>,
 }
 
 impl CopyArgs {
     /// From where to where.
-    pub(crate) fn paths(&self) -> FromTo {
+    ///
+    /// # Errors
+    /// A sentence about the word that is neither.
+    pub(crate) fn paths(&self) -> Result<FromTo, String> {
         from_to(&self.paths)
     }
 }
@@ -116,17 +132,17 @@ impl CopyArgs {
 #[command(after_help = "Example:\n  xs upgrade ./store")]
 pub(crate) struct UpgradeArgs {
     /// Directory of the store [default: that of --addr].
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) store: Option<PathBuf>,
+    #[arg(value_hint = ValueHint::DirPath, value_parser = store())]
+    pub(crate) store: Option<Address>,
 }
 
 /// `xs compact`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  xs compact ./store\n  xs compact ./store --dead-percent 1")]
 pub(crate) struct CompactArgs {
-    /// Directory of the store [default: that of --addr].
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) store: Option<PathBuf>,
+    /// The store: a directory, or a server's address [default: that of --addr].
+    #[arg(value_hint = ValueHint::DirPath, value_parser = store())]
+    pub(crate) store: Option<Address>,
     /// Rewrite files of which so much is dead.
     #[arg(long, value_name = "PERCENT", default_value_t = 50,
         value_parser = clap::value_parser!(u8).range(1..=100))]
@@ -140,9 +156,9 @@ Examples:
   xs gc ./store --dry-run
   xs gc ./store --grace 1h --yes")]
 pub(crate) struct GcArgs {
-    /// Directory of the store [default: that of --addr].
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) store: Option<PathBuf>,
+    /// The store: a directory, or a server's address [default: that of --addr].
+    #[arg(value_hint = ValueHint::DirPath, value_parser = store())]
+    pub(crate) store: Option<Address>,
     /// Keep bodies that nothing names for so long after they were put.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "24h")]
     pub(crate) grace: Duration,

@@ -4,6 +4,7 @@ mod address;
 mod append;
 mod cas;
 mod cursor;
+mod directory;
 mod expect;
 mod host;
 mod maintain;
@@ -205,7 +206,7 @@ Examples:
   xs call resize --help                   what the module says about itself
 
 Objects are printed as JSON, one a line, text as lines, bytes as they are. Ctrl-C cancels the call.
-An error of the module goes to standard error and ends with exit code 1."
+An error of the module goes to standard error and ends with exit code 1, 6 when it took too long."
 )]
 pub(crate) struct CallArgs {
     /// The command's name.

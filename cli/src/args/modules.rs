@@ -6,6 +6,7 @@ use clap::ValueHint;
 use xs_engine::{FrameId, Topic};
 use xs_protocol::limits::LAST_MAX;
 
+use super::directory::directory;
 use super::{AllowArgs, EnvArgs, SureArgs};
 
 /// `xs modules`.
@@ -50,10 +51,11 @@ pub(crate) enum ModulesSubcommand {
         follow: bool,
     },
     /// Evaluate the modules of a directory without running them, and say what is wrong.
-    #[command(after_help = "Example:\n  xs modules check ./modules")]
+    #[command(after_help = "Example:\n  xs modules check ./modules\n\n\
+        Exit code 1 when one is wrong, 3 when there is none.")]
     Check {
         /// The modules directory.
-        #[arg(value_hint = ValueHint::DirPath)]
+        #[arg(value_hint = ValueHint::DirPath, value_parser = directory())]
         dir: PathBuf,
         #[command(flatten)]
         allow: AllowArgs,
@@ -115,7 +117,8 @@ pub(crate) enum ModulesSubcommand {
         /// Its name: xs modules new handler disk.usage makes handlers/disk.usage.ts.
         name: String,
         /// The modules directory.
-        #[arg(long, default_value = ".", value_hint = ValueHint::DirPath)]
+        #[arg(long, default_value = ".", value_hint = ValueHint::DirPath,
+            value_parser = directory())]
         dir: PathBuf,
     },
 }
@@ -146,7 +149,7 @@ The store is DIR/.xs/dev. A line tells what became of each save; what modules lo
 that are appended follow as they come. Ctrl-C ends it.")]
 pub(crate) struct DevArgs {
     /// The modules directory.
-    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath, value_parser = directory())]
     pub(crate) dir: PathBuf,
     #[command(flatten)]
     pub(crate) allow: AllowArgs,
@@ -165,7 +168,7 @@ Runs every *.test.ts below the directory: import { test, trial } from \"xs/test\
 reached: files, variables and answers of fetch are those that a test makes up.")]
 pub(crate) struct TestArgs {
     /// The modules directory.
-    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath, value_parser = directory())]
     pub(crate) dir: PathBuf,
     /// Only the files whose path holds one of these.
     pub(crate) only: Vec<String>,

@@ -34,7 +34,7 @@ pub(crate) struct ServeArgs {
     pub(crate) modules: Option<PathBuf>,
     /// Also listen on this address, as :port or host:port; port 0 picks a free one. Beyond loopback
     /// that takes TLS and a token.
-    #[arg(long, value_name = "ADDR", value_parser = Address::parse)]
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
     pub(crate) listen: Vec<Address>,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
@@ -56,6 +56,16 @@ pub(crate) struct ServeArgs {
     /// Print the options in effect as such a file, and end.
     #[arg(long)]
     pub(crate) print_config: bool,
+}
+
+/// An address to listen at: TCP, or a socket beside the store's own, which is a file of that name.
+fn listen(text: &str) -> Result<Address, String> {
+    match Address::parse(text).map_err(|error| error.to_string())? {
+        Address::Unix(_) if !text.ends_with(".sock") => {
+            Err("expected is :port or host:port, or the path of a socket, DIR/NAME.sock".to_owned())
+        }
+        address => Ok(address),
+    }
 }
 
 /// What modules may ask for beyond named hosts, files and variables.

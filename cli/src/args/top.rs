@@ -18,8 +18,9 @@ Examples:
   xs top --once | jq 'select(.topic)'
 
 Keys: q ends, n c r b s sort by name, count, rate, bytes, last seen; / filters by a part of the name
-(Enter keeps it, Esc forgets it); arrows and PgUp, PgDn, Home scroll. Each look visits every topic:
-with a million of them let --every be a minute.")]
+(Enter keeps it, Esc forgets it); arrows and PgUp, PgDn, Home scroll. A handler is behind by the
+events of its topics that it has not seen, counted to 1000. Each look visits every topic: with a
+million of them let --every be a minute.")]
 pub(crate) struct TopArgs {
     #[command(flatten)]
     pub(crate) patterns: PatternArgs,

@@ -1,12 +1,14 @@
 //! Frames on their way out of a store and into another, and out of the world.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use xs_engine::Bound;
+use xs_protocol::Address;
 
 use super::SureArgs;
+use super::directory::{path, store};
 use super::read::{PatternArgs, TimeArgs, bound};
 
 /// `xs export`.
@@ -20,7 +22,8 @@ Examples:
 
 Writes DIR/frames.jsonl, a line for each event, and their bodies into DIR/cas. The same line again
 goes on where it stopped. An archive holds the same in one file, which is there when it is whole;
-the same events make the same bytes. xs import makes a store of either.")]
+the same events make the same bytes. xs import makes a store of either. Exit code 1 when events of
+the store could not be read; the others are there.")]
 pub(crate) struct ExportArgs {
     /// The directory, made if it does not exist, unless there is --archive. Then topics: exact
     /// (a.b), everything below (a.* or a.), comma lists [default: all].
@@ -53,11 +56,26 @@ impl ExportArgs {
         let (target, topics) = match (&self.archive, self.words.as_slice()) {
             (Some(file), topics) if file.as_os_str() == "-" => (Target::Stdout, topics),
             (Some(file), topics) => (Target::File(file), topics),
-            (None, [dir, topics @ ..]) => (Target::Dir(Path::new(dir)), topics),
+            (None, [dir, topics @ ..]) => {
+                path(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+                (Target::Dir(Path::new(dir)), topics)
+            }
             (None, []) => return Err("name a directory, or a file with --archive".to_owned()),
         };
-        Ok((target, PatternArgs::of(topics)?))
+        let topics = PatternArgs::of(topics).map_err(|error| match self.words.as_slice() {
+            // The order of words of backup and fork.
+            [store, dir] if self.archive.is_none() && is_path(dir) => {
+                let (store, dir) = (store.display(), dir.display());
+                format!("{error}; the store is named with -a: xs export -a {store} {dir}")
+            }
+            _ => error,
+        })?;
+        Ok((target, topics))
     }
+}
+
+fn is_path(word: &OsStr) -> bool {
+    word.to_str().is_none_or(|word| word.contains('/') || word.starts_with('.'))
 }
 
 /// `xs import`.
@@ -65,7 +83,7 @@ impl ExportArgs {
 #[command(after_help = "\
 Examples:
   xs import ./dump ./new-store
-  xs -a ./store import ./dump --new-ids
+  xs import ./dump :4000 --new-ids
   xs import events.tar.zst ./new-store
   xs import - ./new-store < events.tar.zst
 
@@ -77,9 +95,9 @@ pub(crate) struct ImportArgs {
     /// The directory with frames.jsonl and cas/, an archive, or - for one on standard input.
     #[arg(value_name = "DIR|FILE", value_hint = ValueHint::DirPath)]
     pub(crate) dir: PathBuf,
-    /// The store [default: that of --addr].
-    #[arg(value_name = "STORE", value_hint = ValueHint::DirPath)]
-    pub(crate) store: Option<PathBuf>,
+    /// The store: a directory, or a server's address [default: that of --addr].
+    #[arg(value_name = "STORE", value_hint = ValueHint::DirPath, value_parser = store())]
+    pub(crate) store: Option<Address>,
     /// Give the events new ids, into a store in use; the old ones find them too.
     #[arg(long)]
     pub(crate) new_ids: bool,
@@ -90,9 +108,12 @@ pub(crate) struct ImportArgs {
 #[command(after_help = "\
 Examples:
   xs remove 03g4a5lk7bc9ucnxswp2nn1gj --yes
-  xs remove 41 42 --now --yes           not a byte of them stays in the files")]
+  xs remove 41 42 --now --yes           not a byte of them stays in the files
+
+Those that are there are removed together, also where others are not. Exit code 3 when any was not
+there.")]
 pub(crate) struct RemoveArgs {
-    /// The events, by id or offset: all of them are removed, or none.
+    /// The events, by id or offset.
     #[arg(required = true, value_name = "ID", value_parser = bound)]
     pub(crate) places: Vec<Bound>,
     /// End only when their bytes are gone from the store's files. What other events have in common

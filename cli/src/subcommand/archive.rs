@@ -7,13 +7,12 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use serde_json::json;
 use tempfile::{NamedTempFile, TempDir};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use xs_engine::{Frame, ReadOptions};
 use xs_protocol::{Client, Delivered};
 
-use super::cat::describe;
+use super::transfer::{passed_over, told};
 use crate::archive::{Writer, unpack};
 use crate::args::Target;
 use crate::connect::explain;
@@ -35,9 +34,9 @@ pub(super) async fn export(
             return Fault::fail(Exit::Usage, text);
         }
         let writer = Writer::new(Piped(out), &std::env::temp_dir())?;
-        let (_, count) = write(client, options, writer).await?;
-        notice(&format!("{count} events are exported"));
-        return Ok(Exit::Ok);
+        let (_, Count { frames, unread }) = write(client, options, writer).await?;
+        notice(&format!("{frames} events are exported"));
+        return Ok(if unread == 0 { Exit::Ok } else { Exit::Failed });
     };
     let named = || path.display().to_string();
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
@@ -45,11 +44,17 @@ pub(super) async fn export(
     // It gets its name when it is whole; until then it goes with this process.
     let unfinished = NamedTempFile::new_in(dir).with_context(named)?;
     let writer = Writer::new(unfinished, dir).with_context(named)?;
-    let (finished, count) = write(client, options, writer).await?;
+    let (finished, Count { frames, unread }) = write(client, options, writer).await?;
     finished.as_file().sync_all().with_context(named)?;
     finished.persist(path).map_err(|error| error.error).with_context(named)?;
-    out.table(&["exported", "there_before"], &[vec![json!(count), json!(false)]])?;
-    Ok(Exit::Ok)
+    told(frames, false, unread, out)
+}
+
+/// What became of the frames that were to be written.
+struct Count {
+    frames: u64,
+    /// Those that the store cannot read.
+    unread: u64,
 }
 
 /// Standard output, which may be closed like any pipe.
@@ -65,15 +70,15 @@ impl Write for Piped<'_> {
     }
 }
 
-/// Writes what is read; how many frames there were.
+/// Writes what is read, and counts it.
 async fn write<W: Write>(
     client: &Client,
     options: &ReadOptions,
     mut writer: Writer<W>,
-) -> anyhow::Result<(W, u64)> {
+) -> anyhow::Result<(W, Count)> {
     let mut frames = client.export(options, None).await.map_err(explain)?;
     let bar = progress::count("exporting", client.server().head);
-    let mut count = 0;
+    let (mut count, mut unread) = (0, 0);
     while let Some(batch) = frames.next().await {
         for Delivered { frame, body } in batch.map_err(explain)? {
             let failed = || format!("the body of {}", frame.id());
@@ -83,11 +88,11 @@ async fn write<W: Write>(
         }
         bar.set_position(count);
         while let Some(gap) = frames.gap() {
-            notice(&describe(gap));
+            unread += passed_over(gap);
         }
     }
     bar.finish_and_clear();
-    Ok((writer.finish()?, count))
+    Ok((writer.finish()?, Count { frames: count, unread }))
 }
 
 /// Adds the body of a frame unless it is there.

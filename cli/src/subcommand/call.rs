@@ -1,6 +1,8 @@
 //! `call`: the arguments of a command from words, its values to standard output as they come, its
 //! error to standard error. Dropping the call, as Ctrl-C does, cancels it.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use clap::CommandFactory as _;
@@ -17,6 +19,8 @@ use crate::exit::{Exit, Fault};
 use crate::json;
 use crate::output::Output;
 
+/// Time beyond the deadline of a call in which the server may say that it passed.
+const GRACE: Duration = Duration::from_millis(500);
 /// Bytes of the body of a call.
 const CALL_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -47,6 +51,20 @@ fn name(call: &CallArgs) -> anyhow::Result<&Topic> {
 }
 
 pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    let Some(limit) = call.timeout else { return answers(client, call, out).await };
+    let name = call.name.clone();
+    let answers = answers(client, call, out);
+    // The server knows the deadline and says more about it, unless it does not answer at all.
+    match tokio::time::timeout(limit.saturating_add(GRACE), answers).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            let name = name.as_ref().map_or("the call", Topic::as_str);
+            Fault::fail(Exit::TimedOut, format!("{name}: the server did not answer in {limit:?}"))
+        }
+    }
+}
+
+async fn answers(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::Result<Exit> {
     let name = name(&call)?;
     let (args, body) = words(&call).map_err(|text| Fault::new(Exit::Usage, text))?;
     let request = CallRequest {
@@ -106,7 +124,8 @@ async fn print(client: &Client, result: &Delivered, out: &mut Output) -> anyhow:
     Ok(())
 }
 
-/// What `<name>.error` says: the message, the place in the module, and the code as exit code.
+/// What `<name>.error` says: the message, the place in the module, and as exit code whether it took
+/// too long. What the module lacks is not denied to who calls it.
 fn failure(name: &Topic, frame: &Frame) -> Fault {
     let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
     let mut message = meta["message"].as_str().unwrap_or("failed without a message").to_owned();
@@ -115,7 +134,6 @@ fn failure(name: &Topic, frame: &Frame) -> Fault {
     }
     let exit = match meta["code"].as_str() {
         Some("timeout") => Exit::TimedOut,
-        Some("permission") => Exit::Denied,
         _ => Exit::Failed,
     };
     Fault::new(exit, format!("{name}: {message}"))

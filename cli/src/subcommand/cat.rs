@@ -166,11 +166,19 @@ async fn print(
 
 pub(super) fn describe(gap: Gap) -> String {
     match gap {
-        Gap::Corrupt { from, to } => format!("frames {from} to {to} cannot be read: skipped"),
+        Gap::Corrupt { from, to } => format!("{} cannot be read: skipped", frames(from, to)),
         Gap::Ephemeral { count } => format!("{count} ephemeral frames came too fast: skipped"),
         Gap::Conflated { from, to } => {
-            format!("of the frames {from} to {to} only the newest of each topic follow")
+            format!("of the {} only the newest of each topic follow", frames(from, to))
         }
+    }
+}
+
+/// The frames from one to before another, by the first and the last.
+fn frames(from: u64, to: u64) -> String {
+    match to.saturating_sub(1) {
+        last if last <= from => format!("frame {from}"),
+        last => format!("frames {from} to {last}"),
     }
 }
 

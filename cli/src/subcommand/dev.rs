@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use serde_json::Value;
 use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
@@ -17,7 +18,7 @@ use super::modules::{describe, meta, said};
 use crate::args::{Args, DevArgs, Subcommand};
 use crate::connect::explain;
 use crate::exit::Exit;
-use crate::output::{Output, Paint};
+use crate::output::{Output, Paint, notice};
 use crate::serve;
 
 /// Time between two looks for the server, which is part of this process.
@@ -40,7 +41,10 @@ pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
     let Subcommand::Serve(serve) = Args::parse_from(words).subcommand else {
         unreachable!("a line of serve")
     };
-    std::fs::create_dir_all(&store)?;
+    if !dev.dir.exists() {
+        notice(&format!("{} was not there and is made", dev.dir.display()));
+    }
+    std::fs::create_dir_all(&store).with_context(|| format!("make {}", store.display()))?;
     // The server stops on the signals that stop this; what it still says is shown until then.
     tokio::select! {
         served = serve::run(serve, None) => served,

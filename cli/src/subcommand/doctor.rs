@@ -1,5 +1,5 @@
-//! `doctor`: looks at what a store depends on, the disk, the limits of the process, the server, and
-//! says for each whether it will do. It writes nothing but a file of its own that it removes.
+//! `doctor`: looks at a store and at what it depends on, the disk, the limits of the process, the
+//! server, and says for each whether it will do. It stores nothing; a file of its own it removes.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 use rustix::process::{Resource, getrlimit};
-use serde_json::json;
+use serde_json::{Value, json};
 use xs_protocol::{Address, Client};
 
-use crate::connect::{default_address, unserved};
-use crate::exit::Exit;
+use crate::connect::{Need, Session, beheaded, default_address, is_store, unserved};
+use crate::exit::{self, Exit};
 use crate::output::{Output, Paint};
 use crate::reach::options;
 use crate::report::hex;
@@ -70,7 +70,12 @@ pub(super) async fn run(addr: Option<Address>) -> anyhow::Result<Exit> {
         std::env::consts::ARCH
     );
     let mut checks = vec![Check::new("version", State::Good, version)];
-    checks.push(server(&address).await);
+    let server = server(&address).await;
+    let is_reached = server.state != State::Bad;
+    checks.push(server);
+    if is_reached {
+        checks.extend(store(&address).await);
+    }
     checks.push(descriptors());
     checks.push(maps());
     if let Address::Unix(socket) = &address {
@@ -131,6 +136,51 @@ async fn server(address: &Address) -> Check {
         ),
         Err(error) => Check::new(name, State::Bad, format!("{address}: {error}")),
     }
+}
+
+/// Whether the store takes appends. It is asked as every subcommand asks it, and opened for that
+/// where no server has it; none when there is no store yet.
+async fn store(address: &Address) -> Option<Check> {
+    let name = "store";
+    let dir = match address {
+        Address::Unix(socket) => socket.parent(),
+        _ => None,
+    };
+    let session = match Session::open(Some(address.clone()), Need::Existing).await {
+        Ok(session) => session,
+        // The directory is looked at by itself.
+        Err(_) if dir.is_some_and(|dir| !is_store(dir) && beheaded(dir).is_none()) => return None,
+        Err(error) => return Some(Check::new(name, State::Bad, exit::text(&error))),
+    };
+    let stats = session.client.stats().await;
+    if let Err(error) = session.close().await {
+        return Some(Check::new(name, State::Bad, exit::text(&error)));
+    }
+    let stats: Value = match stats.map(|text| serde_json::from_str(&text)) {
+        Ok(Ok(stats)) => stats,
+        Ok(Err(error)) => return Some(Check::new(name, State::Bad, error.to_string())),
+        Err(error) => {
+            return Some(Check::new(name, State::Poor, format!("it does not tell: {error}")));
+        }
+    };
+    let named = dir.map_or_else(|| "STORE".to_owned(), |dir| dir.display().to_string());
+    Some(match stats["store"]["health"].as_str().unwrap_or_default() {
+        "writable" => Check::new(name, State::Good, "it takes appends"),
+        "read-only" => Check::new(
+            name,
+            State::Bad,
+            format!(
+                "it can only be read: xs verify {named} says why; damage takes xs repair {named} \
+                 INTO, or a backup"
+            ),
+        ),
+        "failed" => Check::new(
+            name,
+            State::Bad,
+            "a write failed, so it takes no more until its server is started anew",
+        ),
+        other => Check::new(name, State::Poor, format!("it is {other}")),
+    })
 }
 
 fn descriptors() -> Check {

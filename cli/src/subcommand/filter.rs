@@ -48,8 +48,16 @@ impl Filter {
         client: &Client,
         frames: &[Delivered],
     ) -> anyhow::Result<Vec<bool>> {
-        let Some(test) = &self.test else { return Ok(vec![true; frames.len()]) };
-        let mut passed = Vec::with_capacity(frames.len());
+        let verdicts = self.judge(client, frames).await?;
+        let threw = verdicts.iter().filter(|verdict| **verdict == Verdict::Threw);
+        self.threw += threw.count() as u64;
+        Ok(verdicts.iter().map(|verdict| *verdict == Verdict::Holds).collect())
+    }
+
+    /// What it says of each frame.
+    async fn judge(&self, client: &Client, frames: &[Delivered]) -> anyhow::Result<Vec<Verdict>> {
+        let Some(test) = &self.test else { return Ok(vec![Verdict::Holds; frames.len()]) };
+        let mut verdicts = Vec::with_capacity(frames.len());
         let (mut batch, mut bytes) = (Vec::new(), 0);
         for (index, Delivered { frame, body }) in frames.iter().enumerate() {
             let body = match (body, frame.hash()) {
@@ -59,15 +67,12 @@ impl Filter {
             bytes += body.as_ref().map_or(0, bytes::Bytes::len);
             batch.push(Whole { frame: frame.clone(), body });
             if bytes >= BODIES_BYTES || index + 1 == frames.len() {
-                let verdicts = test.ask(&batch).await.map_err(failed)?;
-                let threw = verdicts.iter().filter(|verdict| **verdict == Verdict::Threw);
-                self.threw += threw.count() as u64;
-                passed.extend(verdicts.iter().map(|verdict| *verdict == Verdict::Holds));
+                verdicts.extend(test.ask(&batch).await.map_err(failed)?);
                 batch.clear();
                 bytes = 0;
             }
         }
-        Ok(passed)
+        Ok(verdicts)
     }
 
     /// What to ask of the store so that all it holds for are among what comes: what is counted is
@@ -106,24 +111,28 @@ impl Filter {
         let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
         let mut events = client.subscribe(&back, how).await.map_err(explain)?;
         let (mut left, mut newest, mut oldest) = (count, None, None);
+        // Those newer than the oldest it holds for are asked about once more on the way forward.
+        let mut threw_before = 0;
         while let Some(event) = events.next().await {
             let SubEvent::Frames { frames, .. } = event.map_err(explain)? else { continue };
-            let threw = self.threw;
-            let passed = self.pass(client, &frames).await?;
-            // They are asked about once more on the way forward.
-            self.threw = threw;
-            for (delivered, passed) in frames.iter().zip(passed) {
+            let verdicts = self.judge(client, &frames).await?;
+            for (delivered, verdict) in frames.iter().zip(verdicts) {
                 let offset = delivered.frame.offset();
                 newest = newest.or(offset);
-                if passed {
-                    oldest = offset;
-                    left -= 1;
+                match verdict {
+                    Verdict::Holds => {
+                        (oldest, threw_before) = (offset, 0);
+                        left -= 1;
+                    }
+                    Verdict::Threw => threw_before += 1,
+                    Verdict::Fails => {}
                 }
                 if left == 0 {
                     return Ok(place(oldest, newest));
                 }
             }
         }
+        self.threw += threw_before;
         Ok(place(oldest, newest))
     }
 }

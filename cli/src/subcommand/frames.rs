@@ -19,10 +19,20 @@ pub(super) async fn get(client: &Client, get: &GetArgs, out: &mut Output) -> any
 
 /// The frame at a place where there must be one.
 pub(super) async fn existing(client: &Client, place: Bound) -> anyhow::Result<Frame> {
-    if let Some(frame) = client.get(place).await.map_err(explain)? {
-        return Ok(frame);
+    match found(client, place).await? {
+        Some(frame) => Ok(frame),
+        None => Fault::fail(Exit::NotFound, no_frame(place)),
     }
-    let text = match place {
+}
+
+/// The frame at a place, if there is one.
+pub(super) async fn found(client: &Client, place: Bound) -> anyhow::Result<Option<Frame>> {
+    client.get(place).await.map_err(explain)
+}
+
+/// What to say where there is none.
+pub(super) fn no_frame(place: Bound) -> String {
+    match place {
         Bound::Id(id) => format!(
             "no frame with id {id}: it was removed, has expired, or is another store's; \
              xs cat prints those there are"
@@ -31,8 +41,7 @@ pub(super) async fn existing(client: &Client, place: Bound) -> anyhow::Result<Fr
             "no frame with offset {offset}: it is gone, or not there yet; xs cat prints those \
              there are"
         ),
-    };
-    Fault::fail(Exit::NotFound, text)
+    }
 }
 
 pub(super) async fn last(

@@ -31,12 +31,8 @@ enum Place {
 }
 
 impl Place {
-    async fn find(typed: Option<&PathBuf>, addr: Option<Address>) -> anyhow::Result<Self> {
-        let address = match (typed, addr) {
-            (Some(dir), _) => Address::Unix(dir.join(SOCKET_NAME)),
-            (None, Some(address)) => address,
-            (None, None) => default_address()?,
-        };
+    async fn find(typed: Option<Address>, addr: Option<Address>) -> anyhow::Result<Self> {
+        let address = typed.or(addr).map_or_else(default_address, Ok)?;
         match Client::connect(&address, options()).await {
             Ok(client) => Ok(Self::Served(client)),
             Err(error) => match unserved(&address, &error) {
@@ -78,30 +74,38 @@ fn told(report: &Value, columns: &[&str], out: &mut Output) -> anyhow::Result<()
 }
 
 /// The directory of the store that is meant.
-fn directory(typed: Option<&PathBuf>, addr: Option<Address>) -> anyhow::Result<PathBuf> {
-    match (typed, addr) {
-        (Some(dir), _) => Ok(dir.clone()),
-        (None, None) => default_store(),
-        (None, Some(Address::Unix(socket))) => {
+fn directory(typed: Option<Address>, addr: Option<Address>) -> anyhow::Result<PathBuf> {
+    match typed.or(addr) {
+        None => default_store(),
+        Some(Address::Unix(socket)) => {
             Ok(socket.parent().map_or_else(PathBuf::new, Path::to_owned))
         }
-        (None, Some(address)) => Fault::fail(
+        Some(address) => Fault::fail(
             Exit::Usage,
             format!("{address} is not a directory; this works on files, so name the store's"),
         ),
     }
 }
 
-fn between(paths: FromTo, addr: Option<Address>) -> anyhow::Result<(PathBuf, PathBuf)> {
-    Ok((directory(paths.from.as_ref(), addr)?, paths.to))
+fn between(
+    paths: Result<FromTo, String>,
+    addr: Option<Address>,
+) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let FromTo { from, to } = typed(paths)?;
+    Ok((directory(from, addr)?, to))
+}
+
+fn typed(paths: Result<FromTo, String>) -> anyhow::Result<FromTo> {
+    paths.map_err(|text| Fault::new(Exit::Usage, text).into())
 }
 
 /// An error with its exit code and what to do.
 fn explain(error: anyhow::Error) -> anyhow::Error {
     let open = match error.downcast_ref::<MaintainError>() {
         Some(MaintainError::Open(open)) => Some(open),
-        Some(MaintainError::NoStore { .. }) => {
-            return Fault::new(Exit::Unreachable, error.to_string()).into();
+        Some(MaintainError::NoStore { dir }) => {
+            let text = connect::beheaded(dir).unwrap_or_else(|| error.to_string());
+            return Fault::new(Exit::Unreachable, text).into();
         }
         _ => error.downcast_ref::<OpenError>(),
     };
@@ -116,7 +120,7 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
 }
 
 pub(super) async fn verify(args: &VerifyArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let report = match Place::find(args.store.as_ref(), addr).await? {
+    let report = match Place::find(args.store.clone(), addr).await? {
         Place::Served(client) => ask(client, &MaintainRequest::Verify).await?,
         Place::Files(dir) => {
             let checked = watched("checking", move |watch| xs_engine::verify(&dir, watch)).await;
@@ -172,8 +176,8 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
 }
 
 pub(super) async fn backup(args: &BackupArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let FromTo { from, to } = args.paths();
-    let report = match Place::find(from.as_ref(), addr).await? {
+    let FromTo { from, to } = typed(args.paths())?;
+    let report = match Place::find(from, addr).await? {
         Place::Served(client) => {
             let request = MaintainRequest::Backup { to: there(&to)?, link: args.link };
             ask(client, &request).await?
@@ -193,8 +197,8 @@ pub(super) async fn backup(args: &BackupArgs, addr: Option<Address>) -> anyhow::
 }
 
 pub(super) async fn fork(args: &CopyArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let FromTo { from, to } = args.paths();
-    let report = match Place::find(from.as_ref(), addr).await? {
+    let FromTo { from, to } = typed(args.paths())?;
+    let report = match Place::find(from, addr).await? {
         Place::Served(client) => ask(client, &MaintainRequest::Fork { to: there(&to)? }).await?,
         Place::Files(from) => {
             let copied = watched("copying", move |_| {
@@ -241,7 +245,7 @@ fn copied_to(report: &Value) -> anyhow::Result<Exit> {
 }
 
 pub(super) async fn upgrade(args: &UpgradeArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let dir = directory(args.store.as_ref(), addr)?;
+    let dir = directory(args.store.clone(), addr)?;
     let done = watched("rewriting", move |_| xs_engine::upgrade(&dir)).await;
     let report = done.map_err(explain)?;
     let mut out = Output::stdout();
@@ -266,7 +270,7 @@ async fn with_open<T: Send + 'static>(
 
 pub(super) async fn compact(args: &CompactArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
     let dead_percent = args.dead_percent;
-    let report = match Place::find(args.store.as_ref(), addr).await? {
+    let report = match Place::find(args.store.clone(), addr).await? {
         Place::Served(client) => ask(client, &MaintainRequest::Compact { dead_percent }).await?,
         Place::Files(dir) => {
             let options = CompactOptions { dead_percent, bytes_per_second: None };
@@ -282,15 +286,14 @@ pub(super) async fn compact(args: &CompactArgs, addr: Option<Address>) -> anyhow
 pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
     let dry_run = args.sure.dry_run;
     if !dry_run {
-        let of = match (&args.store, &addr) {
-            (Some(dir), _) => dir.display().to_string(),
-            (None, Some(address)) => of_store(address),
-            (None, None) => default_store()?.display().to_string(),
+        let of = match args.store.as_ref().or(addr.as_ref()) {
+            Some(address) => of_store(address),
+            None => default_store()?.display().to_string(),
         };
         sure::ask(&format!("remove bodies in {of} that no event names"), args.sure).await?;
     }
     let (grace, dead_percent) = (args.grace, args.dead_percent);
-    let report = match Place::find(args.store.as_ref(), addr).await? {
+    let report = match Place::find(args.store.clone(), addr).await? {
         Place::Served(client) => {
             ask(client, &MaintainRequest::Gc { grace, dead_percent, dry_run }).await?
         }

@@ -38,9 +38,9 @@ use tokio_util::sync::CancellationToken;
 use xs_protocol::Address;
 
 use crate::again::asked_again;
-use crate::args::{Args, CasSubcommand, ModulesSubcommand, Subcommand};
+use crate::args::{Args, CasSubcommand, ImportArgs, ModulesSubcommand, Subcommand};
 use crate::connect::{Need, Session};
-use crate::exit::Exit;
+use crate::exit::{Exit, Fault};
 use crate::host;
 use crate::output::Output;
 use crate::serve;
@@ -75,21 +75,30 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Subcommand::Id(id) => tools::id(&id),
         Subcommand::Completions(completions) => tools::completions(&completions),
         Subcommand::Man(man) => tools::man(&man),
-        Subcommand::Import(mut import) => {
-            transfer::look(&import)?;
-            let store = import.store.take().map(|dir| Address::of_path(&dir));
-            with_store(store.or(addr), Subcommand::Import(import)).await
-        }
+        Subcommand::Import(import) => self::import(addr, import).await,
         Subcommand::Token(token) => token::run(token, addr),
         subcommand => with_store(addr, subcommand).await,
     }
+}
+
+/// Imports into a store that is made for it, once it is certain that there is something to import.
+async fn import(addr: Option<Address>, mut import: ImportArgs) -> anyhow::Result<Exit> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // What was unpacked goes when this does.
+    let _unpacked = tokio::select! {
+        unpacked = transfer::at_hand(&mut import) => unpacked?,
+        () = either(&mut interrupt, &mut terminate) => return Ok(Exit::Interrupted),
+    };
+    let store = import.store.take().or(addr);
+    with_store(store, Subcommand::Import(import)).await
 }
 
 /// Runs a subcommand that works on a store, until it ends or the user stops it.
 async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Result<Exit> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let session = Session::open(addr, need(&subcommand)).await?;
+    let session = open(addr, &subcommand).await?;
     let keeps_on = matches!(&subcommand, Subcommand::Eval(eval) if eval::is_prompt(eval));
     let grace = if keeps_position(&subcommand) { GRACE } else { Duration::ZERO };
     let stop = CancellationToken::new();
@@ -119,6 +128,20 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
     };
     let closed = session.close().await;
     ended.and_then(|exit| closed.map(|()| exit))
+}
+
+/// Connects, in the time that was given for the whole.
+async fn open(addr: Option<Address>, subcommand: &Subcommand) -> anyhow::Result<Session> {
+    let opening = Session::open(addr, need(subcommand));
+    let limit = match subcommand {
+        Subcommand::Call(call) if !call.help => call.timeout,
+        _ => None,
+    };
+    let Some(limit) = limit else { return opening.await };
+    match tokio::time::timeout(limit, opening).await {
+        Ok(session) => session,
+        Err(_) => Fault::fail(Exit::TimedOut, format!("the server did not answer in {limit:?}")),
+    }
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {

@@ -1,15 +1,16 @@
-//! `replay`: what a handler's file would have made of the store's history. Nothing is appended;
-//! with
-//! `--diff` it is compared with what the processor of its name has made.
+//! `replay`: what a handler's file would have made of the store's history. Nothing is appended, and
+//! with `--diff` it is compared with what the processor of its name has made.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use bytes::Bytes;
 use jiff::Zoned;
 use serde_json::{Value, json};
 use xs_engine::{BlobHash, Body, Bound, Frame, FrameId, NewFrame, ReadOptions, Start};
 use xs_protocol::Client;
+use xs_runtime::Kind;
 use xs_runtime::host::replay::{Candidate, Made, Recorded, recorded, replay, state_for};
 use xs_runtime::isolate::{LogLevel, ModuleError};
 
@@ -30,6 +31,10 @@ pub(super) async fn run(
     args: &ReplayArgs,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
+    if let Some(dir) = dir_of_others(&args.module) {
+        let text = format!("replay runs handlers; {} lies in {dir}/", args.module.display());
+        return Fault::fail(Exit::Usage, text);
+    }
     let mut range = args.range(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
     let candidate =
         Candidate::load(&args.module, args.name.clone()).map_err(|error| told(&error))?;
@@ -64,6 +69,13 @@ pub(super) async fn run(
         notice(&format!("{outputs} events of {inputs} inputs; nothing was appended"));
     }
     ended.map(|()| Exit::Ok).map_err(failed)
+}
+
+/// The directory of another kind that a file lies in, and in none of handlers.
+fn dir_of_others(file: &Path) -> Option<&'static str> {
+    let above = file.ancestors().skip(1).filter_map(Path::file_name);
+    let mut dirs = above.filter_map(|name| Kind::ALL.into_iter().find(|kind| name == kind.dir()));
+    dirs.next().filter(|kind| *kind != Kind::Handler).map(Kind::dir)
 }
 
 /// What the handler says goes aside.

@@ -14,6 +14,11 @@ use crate::reach::options;
 /// Time between two attempts to reach a server.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// Time that a server has to answer when nothing is said about it.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// The least that it has, however late it is.
+const ANSWER_MIN: Duration = Duration::from_millis(100);
+
 /// The JavaScript engine this binary was built with.
 const JAVASCRIPT: &str = if cfg!(feature = "v8") { "v8" } else { "quickjs" };
 
@@ -26,9 +31,18 @@ pub(super) fn version() -> anyhow::Result<Exit> {
 
 pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
     let address = addr.map_or_else(default_address, Ok)?;
-    let give_up = ping.wait.map(|wait| Instant::now() + wait);
+    let begun = Instant::now();
+    let give_up = ping.wait.map(|wait| begun + wait);
     let (client, took) = loop {
-        match answer(&address).await {
+        // One that does not answer at all is not waited for any longer either.
+        let left = give_up
+            .map_or(ANSWER_MAX, |at| at.saturating_duration_since(Instant::now()).max(ANSWER_MIN));
+        let Ok(answered) = tokio::time::timeout(left, answer(&address)).await else {
+            let waited = begun.elapsed().as_secs_f64();
+            let text = format!("{address} lets connect and does not answer, for {waited:.1} s");
+            return Fault::fail(Exit::TimedOut, text);
+        };
+        match answered {
             Ok(answered) => break answered,
             Err(ClientError::Connect { .. }) if give_up.is_some_and(|at| Instant::now() < at) => {
                 tokio::time::sleep(RETRY).await;

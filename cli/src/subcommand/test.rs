@@ -1,17 +1,18 @@
 //! `test`: runs the tests of modules and tells what failed, and where. Needs no store.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::io;
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use parking_lot::Mutex;
 use serde_json::json;
-use xs_runtime::isolate::ModuleError;
-use xs_runtime::trial::{Tested, run_file, test_files};
+use xs_runtime::isolate::{LogLevel, ModuleError};
+use xs_runtime::trial::{Tested, Watch, run_file, test_files};
 
 use super::modules;
 use crate::args::TestArgs;
 use crate::exit::{Exit, Fault};
-use crate::output::{Output, Paint};
+use crate::output::{Output, Paint, aside};
 use crate::variables;
 
 pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
@@ -26,13 +27,23 @@ pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
         return Fault::fail(Exit::NotFound, text);
     }
     let env = variables::of_file(&tests.env)?;
-    let mut out = Output::stdout();
+    let out = Arc::new(Mutex::new(Output::stdout()));
     let (mut passed, mut failed) = (0, 0);
     for file in files {
-        let (good, bad) = one(&tests.dir, &file, &env, &mut out).await?;
-        passed += good;
-        failed += bad;
+        let screen = Arc::new(Screen::of(&file, &out));
+        let watch: Arc<dyn Watch> = Arc::clone(&screen) as Arc<dyn Watch>;
+        let tested = run_file(&tests.dir, &file, &env, &watch).await;
+        if let Some(error) = &tested.error {
+            screen.tell(None, 0.0, Some(error));
+        }
+        if let Some(error) = screen.lost.lock().take() {
+            return Err(error.into());
+        }
+        let bad = tested.tests.iter().filter(|test| test.error.is_some()).count();
+        passed += tested.tests.len() - bad;
+        failed += bad + usize::from(tested.error.is_some());
     }
+    let mut out = out.lock();
     if out.is_person() {
         out.line(&format!("{passed} passed, {failed} failed"))?;
     }
@@ -40,33 +51,48 @@ pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
     Ok(if failed > 0 { Exit::Failed } else { Exit::Ok })
 }
 
-/// Runs one file; how many tests passed and failed.
-async fn one(
-    dir: &Path,
-    file: &str,
-    env: &BTreeMap<String, String>,
-    out: &mut Output,
-) -> anyhow::Result<(usize, usize)> {
-    let tested = run_file(dir, file, env).await;
-    let failed = tested.tests.iter().filter(|test| test.error.is_some()).count();
-    let passed = tested.tests.len() - failed;
-    for Tested { name, ms, error } in &tested.tests {
-        tell(file, Some(name), *ms, error.as_ref(), out)?;
-    }
-    if let Some(error) = &tested.error {
-        tell(file, None, 0.0, Some(error), out)?;
-    }
-    out.flush()?;
-    Ok((passed, failed + usize::from(tested.error.is_some())))
+/// Where the results of a file are shown as they come, and what is said meanwhile.
+struct Screen {
+    file: String,
+    out: Arc<Mutex<Output>>,
+    /// Why nothing can be shown any more.
+    lost: Mutex<Option<io::Error>>,
 }
 
-fn tell(
+impl Screen {
+    fn of(file: &str, out: &Arc<Mutex<Output>>) -> Self {
+        Self { file: file.to_owned(), out: Arc::clone(out), lost: Mutex::default() }
+    }
+
+    fn tell(&self, name: Option<&str>, ms: f64, error: Option<&ModuleError>) {
+        let mut out = self.out.lock();
+        let told = line(&self.file, name, ms, error, &mut out).and_then(|()| out.flush());
+        if let Err(error) = told {
+            self.lost.lock().get_or_insert(error);
+        }
+    }
+}
+
+impl Watch for Screen {
+    fn log(&self, name: &str, level: LogLevel, message: &str, fields: Option<&str>) {
+        // A line of its own for each, also while a result is being written.
+        let _out = self.out.lock();
+        let fields = fields.map(|fields| format!(" {fields}")).unwrap_or_default();
+        aside(&format!("{}: {name}: {}: {message}{fields}", self.file, level.as_str()));
+    }
+
+    fn tested(&self, Tested { name, ms, error }: &Tested) {
+        self.tell(Some(name), *ms, error.as_ref());
+    }
+}
+
+fn line(
     file: &str,
     name: Option<&str>,
     ms: f64,
     error: Option<&ModuleError>,
     out: &mut Output,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let error = error.map(ModuleError::to_json);
     if !out.is_person() {
         let line = json!({ "file": file, "test": name, "ms": ms, "error": error });

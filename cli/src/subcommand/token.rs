@@ -75,7 +75,9 @@ fn directory(addr: Option<Address>) -> anyhow::Result<PathBuf> {
         }
     };
     if !is_store(&dir) {
-        let text = format!("no store at {0}; make one with `xs serve {0}`", dir.display());
+        let dir = dir.display();
+        let text =
+            format!("no store at {dir}; make one with `xs serve {dir}` or by appending to it");
         return Fault::fail(Exit::Unreachable, text);
     }
     Ok(dir)

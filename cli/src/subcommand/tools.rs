@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
 use jiff::Zoned;
 use serde_json::json;
 use xs_engine::FrameId;
@@ -36,11 +36,23 @@ pub(super) fn id(args: &IdArgs) -> anyhow::Result<Exit> {
 
 pub(super) fn completions(args: &CompletionsArgs) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Args::command(), "xs", &mut script);
+    clap_complete::generate(args.shell, &mut for_people(), "xs", &mut script);
     let mut out = Output::stdout();
     out.bytes(&script)?;
     out.flush()?;
     Ok(Exit::Ok)
+}
+
+/// The command line without what is hidden, which the scripts would offer.
+fn for_people() -> Command {
+    let whole = Args::command();
+    let shown = whole.get_subcommands().filter(|below| !below.is_hide_set());
+    let about = whole.get_about().cloned().unwrap_or_default();
+    Command::new("xs")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .args(whole.get_arguments())
+        .subcommands(shown)
 }
 
 pub(super) fn man(args: &ManArgs) -> anyhow::Result<Exit> {

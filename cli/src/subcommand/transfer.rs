@@ -12,16 +12,16 @@ use serde_json::json;
 use xs_engine::{Bound, Frame, ReadOptions, Start, TopicPatterns, Ttl};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
-    Client, Delivered, ImportIds, ImportOutcome, ImportRequest, Imported, RemoveRequest, Reply,
-    Resume,
+    Client, Code, Delivered, Gap, ImportIds, ImportOutcome, ImportRequest, Imported, RemoveRequest,
+    Reply, Resume,
 };
 
-use super::archive;
+use super::archive::{self, Unpacked};
 use super::cat::describe;
-use super::frames::existing;
+use super::frames::{found, no_frame};
 use super::sure;
 use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target};
-use crate::connect::explain;
+use crate::connect::{explain, is_store};
 use crate::dump::{Dump, Incoming, Lines, Selection, Stored, parse};
 use crate::exit::{Exit, Fault};
 use crate::json;
@@ -63,6 +63,14 @@ pub(super) async fn export(
     let Target::Dir(dir) = target else {
         return archive::export(client, &options, target, out).await;
     };
+    if is_store(dir) {
+        let dir = dir.display();
+        let text = format!(
+            "{dir} is a store, and events are written into a directory of their own; \
+             -a names the store: xs export -a {dir} DIR"
+        );
+        return Fault::fail(Exit::Usage, text);
+    }
     let dump = Dump::at(dir);
     let begun = dump.begin(&selection).with_context(|| dir.display().to_string())?;
     if let Some((offset, _)) = begun {
@@ -73,7 +81,7 @@ pub(super) async fn export(
     dump.select(&selection)?;
     let bar = progress::count("exporting", server.head - begun.map_or(0, |(offset, _)| offset));
     let file = File::options().append(true).open(dump.frames())?;
-    let (mut file, mut count) = (BufWriter::new(file), 0_u64);
+    let (mut file, mut count, mut unread) = (BufWriter::new(file), 0_u64, 0);
     while let Some(batch) = frames.next().await {
         for Delivered { frame, body } in batch.map_err(explain)? {
             keep_body(client, &dump, &frame, body).await?;
@@ -82,13 +90,33 @@ pub(super) async fn export(
         }
         bar.set_position(count);
         while let Some(gap) = frames.gap() {
-            notice(&describe(gap));
+            unread += passed_over(gap);
         }
     }
     file.into_inner().map_err(|error| error.into_error())?.sync_all()?;
     bar.finish_and_clear();
-    out.table(&["exported", "there_before"], &[vec![json!(count), json!(begun.is_some())]])?;
-    Ok(Exit::Ok)
+    told(count, begun.is_some(), unread, out)
+}
+
+/// Tells of frames that an export goes without; how many there are.
+pub(super) fn passed_over(gap: Gap) -> u64 {
+    notice(&describe(gap));
+    match gap {
+        Gap::Corrupt { from, to } => to.saturating_sub(from),
+        Gap::Ephemeral { .. } | Gap::Conflated { .. } => 0,
+    }
+}
+
+/// Tells what was exported, and ends with that it was not all.
+pub(super) fn told(
+    count: u64,
+    there_before: bool,
+    unread: u64,
+    out: &mut Output,
+) -> anyhow::Result<Exit> {
+    let row = vec![json!(count), json!(there_before), json!(unread)];
+    out.table(&["exported", "there_before", "unreadable"], &[row])?;
+    Ok(if unread == 0 { Exit::Ok } else { Exit::Failed })
 }
 
 /// Writes a body before the frame that names it.
@@ -117,20 +145,33 @@ async fn keep_body(
     }
 }
 
-/// Looks whether there is anything to import, before a store is made for it.
-pub(super) fn look(import: &ImportArgs) -> anyhow::Result<()> {
-    let path = &import.dir;
-    if path.as_os_str() == "-" {
-        return Ok(());
-    }
-    let frames = Dump::at(path).frames();
-    let found = if path.is_dir() { &frames } else { path };
-    std::fs::metadata(found).map(|_| ()).with_context(|| nothing(import))
-}
-
-fn nothing(import: &ImportArgs) -> String {
+/// Looks whether there is anything to import, before a store is made for it. An archive is
+/// unpacked, and the directory that came of it is what is imported.
+pub(super) async fn at_hand(import: &mut ImportArgs) -> anyhow::Result<Option<Unpacked>> {
     let text = "is nothing to import; name a directory that xs export wrote, or an archive";
-    format!("{} {text}", import.dir.display())
+    let nothing = format!("{} {text}", import.dir.display());
+    let is_input = import.dir.as_os_str() == "-";
+    if !is_input {
+        std::fs::metadata(&import.dir).with_context(|| nothing.clone())?;
+    }
+    let unpacked = archive::unpacked(&import.dir).await?;
+    if let Some(unpacked) = &unpacked {
+        import.dir = unpacked.dir().to_owned();
+    }
+    let path = Dump::at(&import.dir).frames();
+    let mut lines = Lines::open(&path).with_context(|| nothing.clone())?;
+    let mut first = None;
+    while let Some((number, line)) = lines.next().with_context(|| nothing.clone())? {
+        match parse(line) {
+            Ok(_) => return Ok(unpacked),
+            Err(error) => first.get_or_insert(format!("line {number}: {error}")),
+        };
+    }
+    match first {
+        // The export of a store without events.
+        None => Ok(unpacked),
+        Some(first) => Fault::fail(Exit::Failed, format!("{nothing}: {first}")),
+    }
 }
 
 pub(super) async fn import(
@@ -138,10 +179,9 @@ pub(super) async fn import(
     import: &ImportArgs,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
-    let unpacked = archive::unpacked(&import.dir).await?;
-    let dump = Dump::at(unpacked.as_ref().map_or(import.dir.as_path(), archive::Unpacked::dir));
+    let dump = Dump::at(&import.dir);
     let path = dump.frames();
-    let mut lines = Lines::open(&path).with_context(|| nothing(import))?;
+    let mut lines = Lines::open(&path).with_context(|| path.display().to_string())?;
     let bar = progress::bytes("importing", std::fs::metadata(&path)?.len());
     let mut importer =
         Importer::new(client, if import.new_ids { ImportIds::New } else { ImportIds::Verbatim });
@@ -270,11 +310,23 @@ impl<'a> Importer<'a> {
                 match outcome {
                     ImportOutcome::New => self.new += 1,
                     ImportOutcome::There => self.there += 1,
-                    ImportOutcome::Refused(code) => self.refuse(*number, &code.to_string()),
+                    ImportOutcome::Refused(code) => self.refuse(*number, &refused(*code)),
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Why a store did not take a frame.
+fn refused(code: Code) -> String {
+    match code {
+        Code::ImportOrder => {
+            "it is older than the newest event of the store; --new-ids takes it all the same, \
+             under a new id, and a new store as it is"
+                .to_owned()
+        }
+        code => code.to_string(),
     }
 }
 
@@ -284,10 +336,17 @@ pub(super) async fn remove(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     if remove.sure.dry_run {
+        let mut all = true;
         for place in &remove.places {
-            out.frame(&existing(client, *place).await?, None)?;
+            match found(client, *place).await? {
+                Some(frame) => out.frame(&frame, None)?,
+                None => {
+                    notice(&no_frame(*place));
+                    all = false;
+                }
+            }
         }
-        return Ok(Exit::Ok);
+        return Ok(if all { Exit::Ok } else { Exit::NotFound });
     }
     let what = match remove.places.as_slice() {
         [_] => "remove 1 event for good".to_owned(),
@@ -299,5 +358,5 @@ pub(super) async fn remove(
     let removed = client.remove(&request).await.map_err(explain)?.removed;
     let removed = removed.iter().filter(|removed| **removed).count();
     out.table(&["removed", "not_there"], &[vec![json!(removed), json!(count - removed)]])?;
-    Ok(if removed == 0 { Exit::NotFound } else { Exit::Ok })
+    Ok(if removed < count { Exit::NotFound } else { Exit::Ok })
 }

@@ -54,12 +54,17 @@ const USAGE: &[&[&str]] = &[
     &["cat", "--token-file", "none"],
     &["cat", "--token-file", "empty"],
     &["modules", "new", "handler", "9"],
+    &["dev", ":1"],
+    &["cursor", "rm", "xs.handler.a", "--yes"],
+    &["serve", "s", "--listen", "foo"],
 ];
 
 /// What a store without a server answers.
 const STORE: &[&[&str]] = &[
     &["remove", "0"],
     &["export"],
+    &["export", ":1"],
+    &["export", "./store"],
     &["top"],
     &["get", NO_ID],
     &["get", "99"],

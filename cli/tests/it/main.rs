@@ -52,11 +52,15 @@ mod many;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod misplaced;
+#[cfg(test)]
 mod modules;
 #[cfg(test)]
 mod network;
 #[cfg(test)]
 mod newcomer;
+#[cfg(test)]
+mod outcomes;
 #[cfg(test)]
 mod pipes;
 #[cfg(test)]
@@ -77,6 +81,8 @@ mod terminal;
 mod tidy;
 #[cfg(test)]
 mod transfer;
+#[cfg(test)]
+mod trials;
 #[cfg(test)]
 mod tutorial;
 #[cfg(test)]

@@ -123,8 +123,17 @@ fn the_doctor_looks_at_the_surroundings() {
         assert!(checks.iter().all(|check| check["state"] != "bad"), "{checks:?}");
         checks.iter().map(|check| check["check"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    let all =
-        ["version", "server", "descriptors", "maps", "directory", "filesystem", "space", "sync"];
+    let all = [
+        "version",
+        "server",
+        "store",
+        "descriptors",
+        "maps",
+        "directory",
+        "filesystem",
+        "space",
+        "sync",
+    ];
     assert_eq!(names(&place), all);
     let server = place.serve(&[]);
     assert_eq!(names(&place), all);

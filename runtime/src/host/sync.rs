@@ -48,7 +48,8 @@ pub(super) async fn sync(
     let (config, gone, found) = match looked {
         Ok(Ok(looked)) => looked,
         Ok(Err(error)) => {
-            tracing::error!(error, "the modules are left as they are");
+            // On lines of its own: it shows the place in the file.
+            tracing::error!("the modules are left as they are: {error}");
             return Ok(None);
         }
         Err(error) => {

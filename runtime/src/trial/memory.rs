@@ -14,6 +14,7 @@ use xs_engine::{
     TopicPatterns, Ttl,
 };
 
+use super::Watch;
 use crate::isolate::{
     Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, LogLevel, TopicInfo,
 };
@@ -55,11 +56,17 @@ pub(super) struct Store {
     keys: Mutex<HashMap<IdempotencyKey, Vec<Frame>>>,
     positions: Mutex<HashMap<String, Bytes>>,
     changed: watch::Sender<usize>,
+    watch: Arc<dyn Watch>,
 }
 
 impl Store {
     /// An empty store for the processor `name`, whose first frame is of `now_ms`.
-    pub(super) fn new(name: &str, now_ms: u64, blobs: Arc<Blobs>) -> Arc<Self> {
+    pub(super) fn new(
+        name: &str,
+        now_ms: u64,
+        blobs: Arc<Blobs>,
+        watch: Arc<dyn Watch>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
             now_ms,
@@ -69,6 +76,7 @@ impl Store {
             keys: Mutex::default(),
             positions: Mutex::default(),
             changed: watch::channel(0).0,
+            watch,
         })
     }
 
@@ -307,7 +315,7 @@ impl Backend for Store {
     }
 
     fn log(&self, level: LogLevel, message: String, fields: Option<String>) {
-        tracing::info!(processor = self.name, level = level.as_str(), fields, "{message}");
+        self.watch.log(&self.name, level, &message, fields.as_deref());
     }
 
     fn position_get(&self, key: String) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {

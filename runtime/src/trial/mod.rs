@@ -20,13 +20,24 @@ use xs_engine::{Frame, FrameId, NewFrame, Topic};
 
 use self::memory::{Blobs, Store};
 use crate::host::files;
-use crate::isolate::{Call, FailureKind, Input, Isolate, IsolateSpec, Limits, ModuleError};
+use crate::isolate::{
+    Call, FailureKind, Input, Isolate, IsolateSpec, Limits, LogLevel, ModuleError,
+};
 use crate::loader::ModuleGraph;
 use crate::name::Kind;
 use crate::permissions::Allow;
 
 /// The name that tests go by in their own messages.
 const NAME: &str = "test";
+
+/// Who sees a test file run. Told by the threads of the modules, in the order of what happens.
+pub trait Watch: Send + Sync {
+    /// A test, or a module that it tries, has something to say.
+    fn log(&self, name: &str, level: LogLevel, message: &str, fields: Option<&str>);
+
+    /// A test has ended.
+    fn tested(&self, tested: &Tested);
+}
 
 /// What a module under trial asks the test for.
 pub(crate) struct Ask {
@@ -60,6 +71,7 @@ pub(crate) struct Trials {
     blobs: Arc<Blobs>,
     /// Variables that all of them may ask for.
     env: BTreeMap<String, String>,
+    watch: Arc<dyn Watch>,
     next: AtomicU32,
     open: Mutex<HashMap<u32, Open>>,
 }
@@ -90,8 +102,9 @@ impl Trials {
         let (asks, asked) = mpsc::unbounded_channel();
         let (done, outcome) = oneshot::channel();
         let (dir, blobs) = (self.dir.clone(), Arc::clone(&self.blobs));
+        let watch = Arc::clone(&self.watch);
         tokio::task::spawn(async move {
-            let outcome = run::run(&dir, request, asks, blobs).await;
+            let outcome = run::run(&dir, request, asks, blobs, watch).await;
             let (state, error, out) = match outcome {
                 Ok(outcome) => (outcome.state, outcome.error, outcome.out),
                 Err(error) => (None, Some(error), Vec::new()),
@@ -152,9 +165,14 @@ pub fn test_files(dir: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Runs the tests of a file in a modules directory. Modules are offered the variables of `env` that
-/// a test does not make up itself.
-pub async fn run_file(dir: &Path, file: &str, env: &BTreeMap<String, String>) -> TestFile {
-    match run_tests(dir, file, env).await {
+/// a test does not make up itself. `watch` sees each test when it ends, and what is said meanwhile.
+pub async fn run_file(
+    dir: &Path,
+    file: &str,
+    env: &BTreeMap<String, String>,
+    watch: &Arc<dyn Watch>,
+) -> TestFile {
+    match run_tests(dir, file, env, watch).await {
         Ok(tested) => tested,
         Err(error) => TestFile { tests: Vec::new(), error: Some(error) },
     }
@@ -164,6 +182,7 @@ async fn run_tests(
     dir: &Path,
     file: &str,
     env: &BTreeMap<String, String>,
+    watch: &Arc<dyn Watch>,
 ) -> Result<TestFile, ModuleError> {
     let graph = Arc::new(ModuleGraph::of_test(dir, file)?);
     let blobs = Arc::<Blobs>::default();
@@ -171,10 +190,11 @@ async fn run_tests(
         dir: dir.to_owned(),
         blobs: Arc::clone(&blobs),
         env: env.clone(),
+        watch: Arc::clone(watch),
         next: AtomicU32::new(0),
         open: Mutex::default(),
     };
-    let store = Store::new(NAME, 0, blobs);
+    let store = Store::new(NAME, 0, blobs, Arc::clone(watch));
     let spec = IsolateSpec {
         name: NAME.to_owned(),
         kind: Kind::Command,
@@ -201,12 +221,43 @@ async fn run_tests(
         complete: NewFrame::new(topic("test.complete")),
         cancel: CancellationToken::new(),
     };
-    let error = isolate.call(call).await.err();
+    let mut results = Results { graph: &graph, seen: 0, tests: Vec::new() };
+    let mut changes = store.changes();
+    let error = {
+        let mut called = std::pin::pin!(isolate.call(call));
+        loop {
+            tokio::select! {
+                ended = &mut called => break ended.err(),
+                // It never fails: who changes it lives as long as the store does.
+                _ = changes.changed() => results.take(&store, watch),
+            }
+        }
+    };
     // What a test left running ends with it.
     let _ = isolate.stop().await;
-    let results = store.frames().into_iter().filter(|frame| frame.topic() == "test.recv");
-    let tests = results.map(|frame| tested(&graph, &frame)).collect();
-    Ok(TestFile { tests, error })
+    results.take(&store, watch);
+    Ok(TestFile { tests: results.tests, error })
+}
+
+/// The results of a file, as they come.
+struct Results<'a> {
+    graph: &'a ModuleGraph,
+    seen: usize,
+    tests: Vec<Tested>,
+}
+
+impl Results<'_> {
+    fn take(&mut self, store: &Store, watch: &Arc<dyn Watch>) {
+        let frames = store.frames();
+        for frame in frames.iter().skip(self.seen) {
+            if frame.topic() == "test.recv" {
+                let tested = tested(self.graph, frame);
+                watch.tested(&tested);
+                self.tests.push(tested);
+            }
+        }
+        self.seen = frames.len();
+    }
 }
 
 fn tested(graph: &ModuleGraph, frame: &Frame) -> Tested {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use xs_engine::{Body, Frame, FrameId, Meta, NewFrame, Topic, Ttl};
 
 use super::memory::{Blobs, Store};
-use super::{Ask, Trial};
+use super::{Ask, Trial, Watch};
 use crate::host::files::module_name;
 use crate::isolate::{
     Call, Definition, FailureKind, Input, Isolate, IsolateSpec, Limits, ModuleError,
@@ -92,6 +92,7 @@ pub(super) async fn run(
     request: Request,
     asks: mpsc::UnboundedSender<Ask>,
     blobs: Arc<Blobs>,
+    watch: Arc<dyn Watch>,
 ) -> Result<Outcome, ModuleError> {
     let wrong = |text: String| ModuleError::new(FailureKind::Definition, text);
     let (kind, name) = named(&request.file)
@@ -100,7 +101,7 @@ pub(super) async fn run(
     let now_ms = request.now.unwrap_or_else(|| u64::try_from(now.as_millis()).unwrap_or_default());
     let files = files(dir, &request.files).map_err(|error| wrong(format!("files: {error}")))?;
     let trial = Trial { asks, files: files.0.clone(), now_ms };
-    let store = Store::new(name.as_str(), now_ms, blobs);
+    let store = Store::new(name.as_str(), now_ms, blobs, watch);
     let spec = IsolateSpec {
         name: name.as_str().to_owned(),
         kind,

@@ -3,9 +3,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use tempfile::TempDir;
-use xs_runtime::trial::{TestFile, run_file, test_files};
+use xs_runtime::isolate::LogLevel;
+use xs_runtime::trial::{TestFile, Tested, Watch, run_file, test_files};
+
+struct Nobody;
+
+impl Watch for Nobody {
+    fn log(&self, _: &str, _: LogLevel, _: &str, _: Option<&str>) {}
+    fn tested(&self, _: &Tested) {}
+}
+
+fn nobody() -> Arc<dyn Watch> {
+    Arc::new(Nobody)
+}
 
 async fn tested(files: &[(&str, &str)]) -> TestFile {
     let dir = TempDir::new().unwrap();
@@ -14,7 +27,7 @@ async fn tested(files: &[(&str, &str)]) -> TestFile {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, source).unwrap();
     }
-    run_file(dir.path(), files[0].0, &BTreeMap::new()).await
+    run_file(dir.path(), files[0].0, &BTreeMap::new(), &nobody()).await
 }
 
 /// What went wrong in each test, empty when nothing did.
@@ -29,7 +42,7 @@ async fn the_examples_pass_their_tests() {
     let files = test_files(&dir).unwrap();
     assert!(files.len() >= 11, "{files:?}");
     for file in files {
-        let tested = run_file(&dir, &file, &BTreeMap::new()).await;
+        let tested = run_file(&dir, &file, &BTreeMap::new(), &nobody()).await;
         assert!(tested.error.is_none() && !tested.tests.is_empty(), "{file}: {tested:?}");
         for test in tested.tests {
             assert!(test.error.is_none(), "{file}: {}: {:?}", test.name, test.error);

@@ -14,7 +14,7 @@ use xs_runtime::host::lifecycle::{Event, Key, parse_topic};
 use xs_runtime::host::processor_cursor;
 
 use super::Asked;
-use super::survey::{self, Module, meta, summary};
+use super::survey::{self, Module, meta};
 use crate::args::SureArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
@@ -78,9 +78,9 @@ fn again(key: &Key, module: &Module) -> anyhow::Result<NewFrame> {
     let Some(create) = &module.create else {
         return Fault::fail(Exit::NotFound, format!("no source of {key} is in the log"));
     };
-    if !meta(create)["error"].is_null() {
-        let text =
-            format!("the newest version of {key} cannot run; save its file: {}", summary(create));
+    if let Some(error) = survey::refused(create) {
+        let why = survey::summary_of(&error);
+        let text = format!("the newest version of {key} cannot run; save its file: {why}");
         return Fault::fail(Exit::Failed, text);
     }
     let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create.as_str()));

@@ -9,7 +9,7 @@ use xs_runtime::host::check::{Checked, check};
 
 use super::survey;
 use crate::args::AllowArgs;
-use crate::exit::Exit;
+use crate::exit::{Exit, Fault};
 use crate::output::{Output, Paint};
 
 pub(super) async fn run(dir: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit> {
@@ -34,6 +34,10 @@ pub(super) async fn run(dir: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit
         }
     }
     out.flush()?;
+    if checked.is_empty() {
+        let text = "no module: they lie in generators/, handlers/ and commands/";
+        return Fault::fail(Exit::NotFound, format!("{} holds {text}", dir.display()));
+    }
     let failed = checked.iter().any(|checked| checked.error.is_some());
     Ok(if failed { Exit::Failed } else { Exit::Ok })
 }

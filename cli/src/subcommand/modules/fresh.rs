@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use xs_runtime::host::editor;
@@ -51,6 +51,23 @@ export default command({
 });
 "#;
 
+/// Directories in one another that are looked through.
+const DEPTH_MAX: usize = 16;
+
+/// The file of the module of a name in the directory of a kind: dots may be directories.
+fn named(dir: &Path, name: &str, depth: usize) -> Option<PathBuf> {
+    for end in ["ts", "js"] {
+        let path = dir.join(format!("{name}.{end}"));
+        if path.is_file() {
+            return Some(path);
+        }
+    }
+    let dots = name.match_indices('.').filter(|_| depth > 0);
+    dots.map(|(at, _)| (dir.join(&name[..at]), &name[at + 1..]))
+        .filter(|(below, _)| below.is_dir())
+        .find_map(|(below, rest)| named(&below, rest, depth - 1))
+}
+
 pub(super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit> {
     let name = ProcessorName::parse(&name.replace('/', "."))
         .map_err(|error| Fault::new(Exit::Usage, format!("{name:?} is no name: {error}")))?;
@@ -60,6 +77,15 @@ pub(super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit
         KindArg::Command => (Kind::Command, COMMAND),
     };
     let path = dir.join(kind.dir()).join(format!("{name}.ts"));
+    for other in Kind::ALL.into_iter().filter(|other| *other != kind) {
+        if let Some(rival) = named(&dir.join(other.dir()), name.as_str(), DEPTH_MAX) {
+            let text = format!(
+                "{} has that name: neither would run, as names are unique over the three kinds",
+                rival.display()
+            );
+            return Fault::fail(Exit::Failed, text);
+        }
+    }
     fs::create_dir_all(dir.join(kind.dir())).context("make the directory of the module")?;
     let made = fs::File::options().write(true).create_new(true).open(&path);
     if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {

@@ -15,6 +15,7 @@ use xs_protocol::Client;
 
 pub(super) use command::describe_command;
 pub(super) use logs::said;
+pub(super) use show::lag;
 pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
 pub(super) use survey::{all, describe, meta, place, summary};
 

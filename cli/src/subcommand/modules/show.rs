@@ -36,7 +36,15 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     facts.add("topics", active["topics"].clone());
     facts.add("position", json!(cursor.as_ref().map(|cursor| cursor.offset)));
     if key.kind == Kind::Handler {
-        facts.add("lag", lag(asked.client, cursor.as_ref(), &active["topics"]).await?);
+        let offset = cursor.as_ref().map(|cursor| cursor.offset);
+        let lag = lag(asked.client, &module, offset, LAG_MAX).await?;
+        facts.add(
+            "lag",
+            match lag {
+                Some(LAG_MAX) => json!(format!("{LAG_MAX} or more")),
+                lag => json!(lag),
+            },
+        );
         facts.add("parked", parked::open(asked.client, &key).await?.len());
     }
     next_try(&module, cursor.as_ref(), &mut facts, out);
@@ -68,17 +76,24 @@ fn next_try(module: &Module, cursor: Option<&Cursor>, facts: &mut Facts, out: &O
     facts.add_time("due", due);
 }
 
-/// Frames that the handler has not seen.
-async fn lag(client: &Client, cursor: Option<&Cursor>, topics: &Value) -> anyhow::Result<Value> {
-    let patterns = topics.as_array().map(|topics| {
+/// Frames of its topics that a handler at `offset` has not seen, counted to `max`; none for what
+/// takes no frames.
+pub(in crate::subcommand) async fn lag(
+    client: &Client,
+    module: &Module,
+    offset: Option<u64>,
+    max: u64,
+) -> anyhow::Result<Option<u64>> {
+    let active = module.active.as_ref().map(meta).unwrap_or_default();
+    let patterns = active["topics"].as_array().map(|topics| {
         let topics: Vec<_> = topics.iter().filter_map(Value::as_str).collect();
         TopicPatterns::parse(&topics.join(","))
     });
-    let (Some(cursor), Some(Ok(topics))) = (cursor, patterns) else { return Ok(Value::Null) };
+    let (Some(offset), Some(Ok(topics))) = (offset, patterns) else { return Ok(None) };
     let options = ReadOptions {
         topics,
-        start: Start::From(Bound::Offset(cursor.offset)),
-        limit: Some(LAG_MAX),
+        start: Start::From(Bound::Offset(offset)),
+        limit: Some(max),
         ..ReadOptions::default()
     };
     let (mut frames, mut count) = (client.fetch(&options), 0);
@@ -86,7 +101,7 @@ async fn lag(client: &Client, cursor: Option<&Cursor>, topics: &Value) -> anyhow
         frame.map_err(explain)?;
         count += 1;
     }
-    Ok(if count == LAG_MAX { json!(format!("{LAG_MAX} or more")) } else { json!(count) })
+    Ok(Some(count))
 }
 
 pub(super) fn print(facts: &Facts, out: &mut Output) -> std::io::Result<()> {

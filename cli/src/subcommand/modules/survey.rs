@@ -179,7 +179,9 @@ impl Module {
 
     /// What would help, as something to type.
     pub(super) fn help(&self, name: &str) -> Option<String> {
+        let is_broken = self.create.as_ref().and_then(refused).is_some();
         Some(match self.state() {
+            "failed" | "stopped" if is_broken => "save its file".to_owned(),
             "failed" => format!("save its file, or: xs modules start {name}"),
             "stopped" => format!("xs modules start {name}"),
             "deleted" => "put its file back".to_owned(),
@@ -197,9 +199,18 @@ pub(crate) fn meta(frame: &Frame) -> Value {
 
 /// The first line of what went wrong, and where.
 pub(crate) fn summary(frame: &Frame) -> String {
-    let meta = meta(frame);
-    let message = message(&meta);
-    let place = place(&meta).map(|place| format!(" ({place})")).unwrap_or_default();
+    summary_of(&meta(frame))
+}
+
+/// Why a version could not be taken, as its `create` frame says.
+pub(super) fn refused(create: &Frame) -> Option<Value> {
+    Some(meta(create)["error"].clone()).filter(|error| !error.is_null())
+}
+
+/// The first line of an error, and where.
+pub(super) fn summary_of(error: &Value) -> String {
+    let message = message(error);
+    let place = place(error).map(|place| format!(" ({place})")).unwrap_or_default();
     format!("{}{place}", message.lines().next().unwrap_or_default())
 }
 

@@ -1,6 +1,6 @@
 //! What `top` shows, as lines of text that fit. Pure: it knows neither the terminal nor the time.
 
-use super::sample::{Look, Module, Topic};
+use super::sample::{BEHIND_MAX, Look, Module, Topic};
 use super::view::View;
 use crate::args::TopSort;
 use crate::output::{Paint, cut, printable};
@@ -17,7 +17,7 @@ const HEAD_ROWS: usize = 3;
 const FOOT_ROWS: usize = 1;
 /// Columns of numbers in the table of topics.
 const NUMBERS: [usize; 4] = [12, 10, 11, 6];
-/// Columns of a module's kind, state and distance from the head.
+/// Columns of a module's kind, state and lag.
 const KIND: usize = 10;
 const STATE: usize = 22;
 const BEHIND: usize = 9;
@@ -86,7 +86,10 @@ impl Scene<'_> {
     }
 
     fn module(&self, module: &Module, size: Size) -> String {
-        let behind = module.behind.map(|behind| behind.to_string()).unwrap_or_default();
+        let behind = match module.behind {
+            Some(BEHIND_MAX) => format!("{BEHIND_MAX}+"),
+            behind => behind.map(|behind| behind.to_string()).unwrap_or_default(),
+        };
         let error = module.error.as_deref().map(printable).unwrap_or_default();
         let row = [module.name.as_str(), module.kind, module.state, &behind, &error];
         let line = cut(&module_row(row, size), size.columns);

@@ -11,6 +11,9 @@ use xs_runtime::host::processor_cursor;
 use super::super::modules::{self, Asked};
 use crate::connect::explain;
 
+/// Frames counted, at each look, to tell how far a handler is behind.
+pub(super) const BEHIND_MAX: u64 = 1_000;
+
 /// What was seen at one moment.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Look {
@@ -41,7 +44,7 @@ pub(super) struct Module {
     pub(super) name: String,
     pub(super) kind: &'static str,
     pub(super) state: &'static str,
-    /// Frames between its cursor and the head, for the kinds that have one.
+    /// Frames of its topics that a handler has not seen, counted to [`BEHIND_MAX`].
     pub(super) behind: Option<u64>,
     pub(super) error: Option<String>,
 }
@@ -82,7 +85,7 @@ impl<'a> Sampler<'a> {
         let (store, server) = (&stats["store"], &stats["server"]);
         let number = |of: &Value| of.as_u64().unwrap_or_default();
         let head = number(&store["head"]);
-        let modules = self.modules(head).await?;
+        let modules = self.modules().await?;
         let now = Instant::now();
         let rate = self.rates(now);
         let last = self.last.as_ref();
@@ -133,23 +136,26 @@ impl<'a> Sampler<'a> {
         }
     }
 
-    async fn modules(&self, head: u64) -> anyhow::Result<Vec<Module>> {
-        let found = modules::all(self.store.client, self.store.served).await?;
+    async fn modules(&self) -> anyhow::Result<Vec<Module>> {
+        let client = self.store.client;
+        let found = modules::all(client, self.store.served).await?;
         if found.is_empty() {
             return Ok(Vec::new());
         }
-        let cursors = self.store.client.cursor_list().await.map_err(explain)?;
+        let cursors = client.cursor_list().await.map_err(explain)?;
         let cursors: HashMap<_, _> =
             cursors.iter().map(|cursor| (cursor.name.as_str(), cursor.offset)).collect();
-        let modules = found.iter().map(|(key, module)| Module {
-            name: key.name.as_str().to_owned(),
-            kind: key.kind.as_str(),
-            state: module.state(),
-            behind: cursors
-                .get(processor_cursor(key).as_str())
-                .map(|offset| head.saturating_sub(*offset)),
-            error: module.error.as_ref().map(modules::summary),
-        });
-        Ok(modules.collect())
+        let mut shown = Vec::with_capacity(found.len());
+        for (key, module) in &found {
+            let offset = cursors.get(processor_cursor(key).as_str()).copied();
+            shown.push(Module {
+                name: key.name.as_str().to_owned(),
+                kind: key.kind.as_str(),
+                state: module.state(),
+                behind: modules::lag(client, module, offset, BEHIND_MAX).await?,
+                error: module.error.as_ref().map(modules::summary),
+            });
+        }
+        Ok(shown)
     }
 }

@@ -1,0 +1,143 @@
+//! What a run says of its outcome: frames that could not be read, that threw or were not there,
+//! modules that cannot start, servers that do not answer.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{Place, signal_pid};
+
+/// A store of which the middle one of three frames is damaged.
+fn damaged() -> Place {
+    let place = Place::new();
+    for n in ["{\"n\":1}", "{\"n\":\"the second\"}", "{\"n\":3}"] {
+        place.ok(&["append", "t", "--meta", n, "-n"]);
+    }
+    let files = fs::read_dir(place.store().join("log")).unwrap();
+    let hit = files.map(|file| file.unwrap().path()).any(|path| {
+        let mut bytes = fs::read(&path).unwrap();
+        let Some(at) = bytes.windows(10).position(|window| window == b"the second") else {
+            return false;
+        };
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        true
+    });
+    assert!(hit, "the log holds the frame");
+    place
+}
+
+#[test]
+fn damage_is_in_the_exit_code() {
+    let place = damaged();
+    let run = place.xs(&["export", "dump"]);
+    assert_eq!(run.code, 1, "{}", run.err);
+    assert_eq!(run.json(), [json!({ "exported": 2, "there_before": false, "unreadable": 1 })]);
+    assert!(run.err.contains("frame 1 cannot be read: skipped"), "{}", run.err);
+    let run = place.xs(&["export", "--archive", "all.tar.zst"]);
+    assert_eq!((run.code, run.json()[0]["unreadable"].as_u64()), (1, Some(1)), "{}", run.err);
+    let bad = |place: &Place| {
+        let run = place.xs(&["doctor"]);
+        let store = run.json().into_iter().find(|check| check["check"] == "store").unwrap();
+        assert_eq!((run.code, &store["state"]), (1, &json!("bad")), "{store}");
+        assert!(store["found"].as_str().unwrap().contains("xs repair"), "{store}");
+    };
+    bad(&place);
+    let _server = place.serve(&[]);
+    bad(&place);
+}
+
+#[test]
+fn what_threw_is_told_with_last_too() {
+    let place = Place::new();
+    for n in 0..4 {
+        place.ok(&["append", "t", "--meta", &format!("{{\"n\":{n}}}"), "-n"]);
+    }
+    for (filter, last, printed, threw) in [
+        ("nope.x", "1", 0, "4 events"),
+        ("f.meta.n === 1 || nope.x", "1", 1, "2 events"),
+        ("f.meta.n === 1 || nope.x", "2", 1, "3 events"),
+        ("f.meta.n === 2 && nope.x", "9", 0, "1 event"),
+    ] {
+        let run = place.ok(&["cat", "--where", filter, "--last", last, "t"]);
+        let said = format!("--where threw on {threw}, left out");
+        assert_eq!(run.json().len(), printed, "{filter}");
+        assert!(run.err.contains(&said), "{filter} --last {last}: {}", run.err);
+    }
+}
+
+const SUM: &str = "import { handler } from \"xs\";\n\
+    export default handler({ topics: \"in\", start: \"first\", state: 0, run(f, ctx) {\n\
+    ctx.state++; return { n: ctx.state }; } });";
+
+#[test]
+fn the_cursor_of_a_module_is_its_own() {
+    let place = Place::new();
+    place.write("modules/handlers/sum.ts", SUM);
+    place.ok(&["append", "in", "-n"]);
+    let _server = place.serve(&["--modules", "modules"]);
+    place.await_frames("sum.out", 1);
+    for line in [
+        &["cursor", "rm", "xs.handler.sum", "--yes"][..],
+        &["cursor", "set", "xs.handler.sum", "first"],
+    ] {
+        let run = place.xs(line);
+        let said = "belongs to a module; xs modules reset sum begins it anew";
+        assert_eq!((run.code, run.err.contains(said)), (2, true), "{line:?}: {}", run.err);
+    }
+    // What it does not read is nothing that it is behind by.
+    for _ in 0..5 {
+        place.ok(&["append", "other", "-n"]);
+    }
+    let top = place.ok(&["top", "--once"]).json();
+    let sum = top.iter().find(|line| line["module"] == "sum").unwrap();
+    assert_eq!(sum["behind"], 0, "{sum}");
+    assert_eq!(place.ok(&["modules", "show", "sum"]).json()[0]["lag"], 0);
+}
+
+#[test]
+fn a_module_that_cannot_start_says_why() {
+    let place = Place::new();
+    place.write("modules/handlers/sum.ts", SUM);
+    let _server = place.serve(&["--modules", "modules"]);
+    place.await_frames("xs.handler.sum.active", 1);
+    place.write("modules/handlers/sum.ts", "import \"./none.ts\";");
+    place.await_frames("xs.handler.sum.invalid", 1);
+    place.ok(&["modules", "stop", "sum"]);
+    let shown = &place.ok(&["modules", "show", "sum"]).json()[0];
+    assert_eq!((&shown["state"], &shown["help"]), (&json!("stopped"), &json!("save its file")));
+    let run = place.xs(&["modules", "start", "sum"]);
+    assert_eq!(run.code, 1, "{}", run.err);
+    assert!(run.err.contains("save its file: ") && !run.err.contains("no message"), "{}", run.err);
+    assert!(run.err.contains("none.ts"), "{}", run.err);
+}
+
+#[test]
+fn what_a_module_may_not_is_an_error_of_it() {
+    let place = Place::new();
+    place.write(
+        "modules/commands/reads.ts",
+        "export default { run: (call, ctx) => ctx.fs.text('/etc/hostname') };",
+    );
+    let _server = place.serve(&["--modules", "modules"]);
+    place.await_frames("xs.command.reads.active", 1);
+    let run = place.xs(&["call", "reads"]);
+    assert_eq!(run.code, 1, "{}", run.err);
+}
+
+#[test]
+fn a_server_that_stands_still_is_waited_for_as_long_as_was_said() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    signal_pid(server.pid(), Signal::STOP);
+    for line in [&["ping", "--wait", "1s"][..], &["call", "a", "--timeout", "1s"]] {
+        let begun = Instant::now();
+        let run = place.xs(line);
+        assert_eq!(run.code, 6, "{line:?}: {}", run.err);
+        assert!(begun.elapsed() < Duration::from_secs(8), "{line:?}");
+    }
+    signal_pid(server.pid(), Signal::CONT);
+    place.ok(&["ping", "--wait", "60s"]);
+}

@@ -1,0 +1,50 @@
+//! `xs test`: tests that fail in ways that are not their own, and what is said meanwhile.
+
+use serde_json::Value;
+
+use crate::support::Place;
+
+#[test]
+fn a_test_without_end_or_with_a_loose_promise_harms_no_other() {
+    let place = Place::new();
+    place.write(
+        "modules/handlers/loud.ts",
+        "export default { topics: 'in', run(f, ctx) { console.log('seen', f.topic); } };",
+    );
+    place.write(
+        "modules/a.test.ts",
+        "import { test, trial } from \"xs/test\";\n\
+         import loud from \"./handlers/loud.ts\";\n\
+         test(\"said\", async () => {\n\
+           console.warn(\"from the test\", 7);\n\
+           await trial(loud, { frames: [{ topic: \"in\" }] });\n\
+         });\n\
+         test(\"loose\", () => { Promise.reject(new Error(\"nobody waits\")); });\n\
+         test(\"endless\", async () => { await new Promise(() => {}); });\n\
+         test(\"late\", async () => { await new Promise((done) => setTimeout(done, 5)); });\n",
+    );
+    let run = place.xs(&["test", "modules"]);
+    assert_eq!(run.code, 1, "{}", run.err);
+    let results = run.json();
+    let told: Vec<(&str, Option<&str>)> = results
+        .iter()
+        .map(|line: &Value| {
+            (line["test"].as_str().unwrap_or("-"), line["error"]["message"].as_str())
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("said", None),
+            ("loose", Some("Error: nobody waits")),
+            ("endless", Some("TimeoutError: the test did not end in 30 s")),
+            ("late", None),
+        ],
+        "{}",
+        run.err
+    );
+    assert_eq!(results[1]["error"]["line"], 7, "{}", results[1]);
+    for said in ["a.test.ts: test: warn: from the test 7", "a.test.ts: loud: info: seen in"] {
+        assert!(run.err.contains(said), "{said}: {}", run.err);
+    }
+}
