@@ -57,6 +57,32 @@ class Real(unittest.TestCase):
                 item: Any = follow.next(PATIENCE)
                 self.assertEqual(item.meta, n)
 
+    def test_a_result_that_comes_with_the_timeout_is_returned(self) -> None:
+        async def late() -> int:
+            try:
+                await asyncio.sleep(PATIENCE)
+            except asyncio.CancelledError:
+                return 7
+            return 0
+
+        with xs_stream.connect(self.server.store) as client:
+            self.assertEqual(client._loop.run(late(), 0.01), 7)
+
+    def test_what_was_not_shown_is_shown_again(self) -> None:
+        async def main() -> None:
+            async with await aio.connect(self.server.store) as client:
+                await client.append_batch([NewFrame("shown", meta=n) for n in range(3)])
+                read = client.read("shown")
+                shown: Any = []
+                while len(shown) < 3:
+                    # Who waited for it is gone each time.
+                    shown = await read._peek(0)
+                for _ in range(2):
+                    shown = await read._peek(1)
+                    self.assertEqual([frame.meta for frame in shown], [1, 2])
+
+        asyncio.run(main())
+
     def test_threads_share_a_client(self) -> None:
         with xs_stream.connect(self.server.store) as client:
 

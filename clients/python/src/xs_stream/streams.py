@@ -32,6 +32,7 @@ class _Reader:
         self._line: Optional[Line] = None
         self._taken: Any = None
         self._items: Deque[Item] = deque()
+        self._dropped = 0
         self._backoff = Backoff(client.retry)
         self._closed = False
         # Encoded before anything is sent, so that a wrong argument is told by the call.
@@ -79,10 +80,11 @@ class _Reader:
         return item
 
     async def _peek(self, taken: int) -> List[Item]:
-        """Drops what the caller has taken of what it was shown, and shows what comes next: at
-        least one item. What a caller did not get to see is shown again."""
-        for _ in range(min(taken, len(self._items))):
+        """Drops the first `taken` items of all that came, and shows what comes next: at least one
+        item. What a caller did not get to see is shown again, however often it gave up."""
+        while self._dropped < taken and self._items:
             self._items.popleft()
+            self._dropped += 1
         while not self._items:
             await self._more()
         return list(self._items)

@@ -90,14 +90,10 @@ class _Loop:
         if not self._thread.is_alive():
             work.close()
             raise ClientClosed("the client was closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        bounded = work if timeout is None else _within(work, timeout)
+        future = asyncio.run_coroutine_threadsafe(bounded, self._loop)
         try:
-            return future.result(timeout)
-        except concurrent.futures.TimeoutError:
-            if future.done() and not future.cancelled():
-                raise
-            future.cancel()
-            raise TimeoutError(f"nothing within {timeout:g} s") from None
+            return future.result()
         except concurrent.futures.CancelledError:
             raise ClientClosed("the client was closed") from None
         except BaseException:
@@ -110,6 +106,20 @@ class _Loop:
             asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+
+
+async def _within(work: Coroutine[Any, Any, T], timeout: float) -> T:
+    """Does it for so many seconds at most. The clock is the loop's and the end of the work is
+    waited for, so that a result that comes with the timeout is not thrown away."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=max(0.0, timeout))
+    finally:
+        task.cancel()
+    await asyncio.wait({task})
+    if task.cancelled():
+        raise TimeoutError(f"nothing within {timeout:g} s")
+    return task.result()
 
 
 async def _cancel_others() -> None:
@@ -207,9 +217,9 @@ class _Reader(_Stream[T]):
     def _take(self, timeout: Optional[float]) -> Any:
         if not self._shown:
             items: List[Item] = self._loop.run(self._inner._peek(self._taken), timeout)
-            self._taken = len(items)
             self._shown.extend(items)
         item = self._shown.popleft()
+        self._taken += 1
         self._inner._reading.gave(item, not self._shown)
         return item
 
