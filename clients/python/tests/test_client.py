@@ -438,6 +438,43 @@ class Lies(unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(IntegrityError):
             await self.soon(client.read_blob(name))
 
+    async def test_a_download_outlives_a_wait_that_is_given_up(self) -> None:
+        data = bytes(range(100))
+        go = asyncio.Event()
+        granted = 0
+
+        async def slowly(peer: Peer) -> None:
+            nonlocal granted
+            await peer.greet()
+            header = await peer.expect(Op.BLOB_GET)
+            peer.answer(header, len(data).to_bytes(8, "little"))
+            peer.send(message(Op.BLOB_CHUNK, PUSH | 4, 0, 0, header.sub, data[:50]))
+            await peer.expect(Op.CREDIT)
+            granted += 1
+            await go.wait()
+            peer.send(message(Op.BLOB_CHUNK, PUSH, 0, 0, header.sub, data[50:]))
+            while (await peer.request()).op == Op.CREDIT:
+                granted += 1
+
+        client = await self.client(slowly)
+        reader = client.get_blob(xs_stream.BlobHash.of(data), credit=50)
+        got = await self.soon(reader.__anext__())
+        for _ in range(3):
+            with self.assertRaises(asyncio.TimeoutError):
+                await asyncio.wait_for(reader.__anext__(), 0.01)
+        go.set()
+        async for piece in reader:
+            got += piece
+        self.assertEqual(got, data)
+        self.assertGreater(await self.ended(client), 0)
+        self.assertEqual(granted, 1)
+
+    async def ended(self, client: aio.AsyncClient) -> int:
+        """Closes it and waits until its connections are gone."""
+        await client.close()
+        await self.soon(asyncio.gather(*self._tasks, return_exceptions=True))
+        return len(self._tasks)
+
     async def test_an_upload_keeps_to_its_window(self) -> None:
         received = 0
         most = 0

@@ -28,6 +28,7 @@ from .errors import (
     InvalidValue,
     ProtocolError,
     Unavailable,
+    XsError,
 )
 from .messages import Dropped, read_event
 from .reading import Backoff
@@ -210,7 +211,7 @@ class BlobReader:
                 after = error.details.retry_after_ms if isinstance(error, Unavailable) else None
                 await asyncio.sleep(self._backoff.wait(after))
                 continue
-            except BaseException:
+            except (XsError, ValueError):
                 await self.aclose()
                 raise
             if piece:
@@ -223,6 +224,8 @@ class BlobReader:
             return b""
         if self._taken is not None:
             self._line.took(self._taken)
+            # Whoever stops waiting below and comes back grants it once.
+            self._taken = None
         push = self._taken = await self._line.item()
         if push.op == Op.SUB_EVENT:
             event = read_event(push.code, push.body)
