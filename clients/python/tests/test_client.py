@@ -503,6 +503,29 @@ class Lies(unittest.IsolatedAsyncioTestCase):
         blob = await self.soon(client.put_blob(iter([bytes(100_000)] * 50)))
         self.assertEqual((blob.bytes, most), (5_000_000, 0))
 
+    async def test_an_upload_ends_with_a_write_that_is_given_up(self) -> None:
+        ops: List[int] = []
+
+        async def stall(peer: Peer) -> None:
+            await peer.greet()
+            while True:
+                header = await peer.request()
+                ops.append(header.op)
+                if header.op == Op.BLOB_PUT:
+                    put = header
+                elif header.op == Op.BLOB_CHUNK and not header.flags & 4:
+                    peer.answer(put, bytes(40))
+
+        client = await self.client(stall)
+        writer = client.blob_writer()
+        with self.assertRaises(asyncio.TimeoutError):
+            await asyncio.wait_for(writer.write(bytes(3 << 20)), 0.05)
+        for use in (writer.finish(), writer.write(b"x")):
+            with self.assertRaisesRegex(ClientClosed, "the upload is over"):
+                await self.soon(use)
+        await self.ended(client)
+        self.assertEqual(ops[-1], Op.UNSUBSCRIBE)
+
     async def test_a_token_is_not_sent_in_the_clear(self) -> None:
         with self.assertRaisesRegex(AddressError, "TLS"):
             await aio.connect("192.0.2.1:1", token="secret", timeout=0.1)

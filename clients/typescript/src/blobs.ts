@@ -21,7 +21,10 @@ import { check, sleep, until } from "./waiting.js";
 /** Where the bytes of a blob come from: a Readable, a ReadableStream, any iterable of bytes. */
 export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
-/** An upload: `write` pieces, then `finish`; without it, after `close`, nothing is stored. */
+/**
+ * An upload: `write` pieces, then `finish`; without it, after `close`, nothing is stored. A `write`
+ * that fails ends it: nobody knows how much of its piece was sent.
+ */
 export class BlobWriter {
   #connection: Connection | undefined;
   #line: Line | undefined;
@@ -59,9 +62,18 @@ export class BlobWriter {
   /** Sends bytes, as fast as the server takes them. */
   async write(data: Uint8Array): Promise<void> {
     if (!(data instanceof Uint8Array)) throw new InvalidValue("a blob is written in bytes");
+    try {
+      await this.#write(asBuffer(data));
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  async #write(data: Buffer): Promise<void> {
     const { connection } = await this.#open();
     const size = connection.info.chunkBytes;
-    let left = asBuffer(data);
+    let left = data;
     while (this.#heldBytes + left.length > size) {
       const fits = size - this.#heldBytes;
       const chunk = Buffer.concat([...this.#held, left.subarray(0, fits)]);
@@ -90,22 +102,24 @@ export class BlobWriter {
 
   /** Sends the last of it and waits until it is stored. */
   async finish(): Promise<Blob> {
-    const { line } = await this.#open();
-    const chunk = Buffer.concat(this.#held);
-    this.#held = [];
-    await this.#send(chunk, 0);
-    if (!this.#answer) throw new ClientClosed("the upload is over");
-    const [body] = await until(this.#answer, this.signal);
-    line.isOver = true;
-    this.close();
-    const reader = new Reader(body ?? Buffer.alloc(0));
-    return { hash: reader.hash("hash"), bytes: reader.u64("length") };
+    try {
+      const { line } = await this.#open();
+      await this.#send(Buffer.concat(this.#held), 0);
+      if (!this.#answer) throw new ClientClosed("the upload is over");
+      const [body] = await until(this.#answer, this.signal);
+      line.isOver = true;
+      const reader = new Reader(body ?? Buffer.alloc(0));
+      return { hash: reader.hash("hash"), bytes: reader.u64("length") };
+    } finally {
+      this.close();
+    }
   }
 
   /** Forgets an upload that was not finished. May be called twice. */
   close(): void {
     if (this.#line && this.#isAnswered) this.#line.isOver = true;
     this.#isOver = true;
+    this.#held = [];
     this.#line?.close();
     this.#line = undefined;
   }

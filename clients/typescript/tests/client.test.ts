@@ -433,6 +433,31 @@ describe("over servers that lie", () => {
     assert.equal(beyond, 0);
   });
 
+  it("an upload ends with a write that is given up", async () => {
+    const ops: number[] = [];
+    const later = new AbortController();
+    const stall: Talk = async (peer) => {
+      await peer.greet();
+      let put: Header | undefined;
+      for (;;) {
+        const header = await peer.request();
+        ops.push(header.op);
+        if (header.op === Op.BLOB_PUT) put = header;
+        const isLast = header.op === Op.BLOB_CHUNK && !(header.flags & 4);
+        if (isLast && put) peer.answer(put, Buffer.alloc(40));
+        if (header.op === Op.BLOB_CHUNK) later.abort(new Error("enough"));
+        if (header.op === Op.PING) peer.answer(header);
+      }
+    };
+    const client = await dial([stall]);
+    const writer = client.blobWriter({ signal: later.signal });
+    await assert.rejects(writer.write(Buffer.alloc(3 << 20)), /enough/);
+    await assert.rejects(writer.finish(), ClientClosed);
+    await assert.rejects(writer.write(Buffer.alloc(1)), ClientClosed);
+    await client.ping();
+    assert.deepEqual(ops.slice(-2), [Op.UNSUBSCRIBE, Op.PING]);
+  });
+
   it("a token is not sent in the clear", async () => {
     const token = "secret";
     await assert.rejects(connect("192.0.2.1:1", { token, timeoutMs: 100 }), AddressError);

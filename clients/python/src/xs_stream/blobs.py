@@ -68,7 +68,8 @@ async def pieces(source: Any) -> AsyncIterator[bytes]:
 
 
 class BlobWriter:
-    """An upload: `write` pieces, then `finish`. Leaving `async with` before that forgets it."""
+    """An upload: `write` pieces, then `finish`. Leaving `async with` before that forgets it, and so
+    does a `write` that does not finish: nobody knows how much of its piece was sent."""
 
     def __init__(
         self, client: Optional["AsyncClient"], connection: Optional[Connection] = None
@@ -79,6 +80,7 @@ class BlobWriter:
         self._answer: Optional["asyncio.Future[Sequence[bytes]]"] = None
         self._window = 0
         self._held = bytearray()
+        self._over = False
 
     async def __aenter__(self) -> "BlobWriter":
         return self
@@ -87,6 +89,8 @@ class BlobWriter:
         await self.aclose()
 
     async def _open(self) -> Line:
+        if self._over:
+            raise ClientClosed("the upload is over")
         if self._line is None:
             if self._connection is None:
                 if self._client is None:
@@ -100,10 +104,17 @@ class BlobWriter:
 
     async def write(self, data: Union[bytes, bytearray, memoryview]) -> None:
         """Sends bytes, as fast as the server takes them."""
-        line = await self._open()
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InvalidValue(f"a blob is written in bytes, not {type(data).__name__}")
-        view, size = memoryview(data).cast("B"), self._chunk_bytes
+        try:
+            await self._write(memoryview(data).cast("B"))
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _write(self, view: memoryview) -> None:
+        line = await self._open()
+        size = self._chunk_bytes
         at = 0
         while len(self._held) + len(view) - at > size:
             fits = size - len(self._held)
@@ -140,19 +151,21 @@ class BlobWriter:
 
     async def finish(self) -> Blob:
         """Sends the last of it and waits until it is stored."""
-        line = await self._open()
-        chunk = bytes(self._held)
-        self._held.clear()
-        await self._send(line, chunk, 0)
-        if self._answer is None:
-            raise ClientClosed("the upload is over")
-        parts = await self._answer
-        line.over = True
+        try:
+            line = await self._open()
+            await self._send(line, bytes(self._held), 0)
+            if self._answer is None:
+                raise ClientClosed("the upload is over")
+            parts = await self._answer
+            line.over = True
+        finally:
+            await self.aclose()
         reader = Reader(parts[0])
         return Blob(reader.hash("hash"), reader.u64("length"))
 
     async def aclose(self) -> None:
-        """Forgets an upload that was not finished."""
+        """Forgets an upload that was not finished. May be called twice."""
+        self._over = True
         answer, line, self._line = self._answer, self._line, None
         self._answer = None
         if answer is not None and not answer.done():
