@@ -412,6 +412,44 @@ class Lies(unittest.IsolatedAsyncioTestCase):
             await self.soon(client.follow("*").__anext__())
         self.assertEqual(self.connections, 1)
 
+    async def test_a_call_is_made_once(self) -> None:
+        go = asyncio.Event()
+        calls = 0
+
+        async def answer(peer: Peer) -> None:
+            nonlocal calls
+            await peer.greet()
+            while True:
+                header = await peer.request()
+                if header.op == Op.CALL:
+                    calls += 1
+                    self._tasks.append(asyncio.ensure_future(self._results(peer, header, go)))
+                elif header.op == Op.PING:
+                    peer.answer(header)
+
+        client = await self.client(answer)
+        call = client.call("once")
+        for _ in range(3):
+            with self.assertRaises(asyncio.TimeoutError):
+                await asyncio.wait_for(call.__anext__(), 0.01)
+        both = asyncio.gather(call.open(), call.open())
+        go.set()
+        self.assertEqual(await self.soon(both), [call.id, call.id])
+        self.assertEqual([frame.offset async for frame in call], [3, 4])
+        closed = client.call("never")
+        await closed.aclose()
+        self.assertEqual([frame async for frame in closed], [])
+        with self.assertRaises(ClientClosed):
+            await closed.open()
+        await self.soon(client.ping())
+        self.assertEqual(calls, 1)
+
+    async def _results(self, peer: Peer, header: Header, go: asyncio.Event) -> None:
+        await go.wait()
+        peer.answer(header, bytes(16))
+        for push in (deliver([3, 4], 5), event(5, 5)):
+            peer.send(message(push.op, PUSH, 0, 0, header.sub, push.body))
+
     async def test_a_download_goes_on_and_is_checked(self) -> None:
         data = b"0123456789" * 10
         name = xs_stream.BlobHash.of(data)

@@ -2,7 +2,7 @@
 
 import { Op, Reader } from "./coding.js";
 import type { Connection, Line } from "./connection.js";
-import { CommandFailed, ProtocolError } from "./errors.js";
+import { ClientClosed, CommandFailed, ProtocolError } from "./errors.js";
 import type { Frame } from "./frames.js";
 import { call, readEvent, readList, type CallRequest } from "./messages.js";
 import type { Push } from "./session.js";
@@ -39,6 +39,9 @@ export class Call extends Stream<Frame> {
 
   /** Makes the call unless it was made, and gives the id of `<name>.call`. */
   open(): Promise<FrameId> {
+    if (!this.#opening && this.#isOver) {
+      return Promise.reject(new ClientClosed("the call was closed before it was made"));
+    }
     this.#opening ??= this.#open();
     return this.#opening;
   }
@@ -63,7 +66,7 @@ export class Call extends Stream<Frame> {
 
   async next(): Promise<IteratorResult<Frame, undefined>> {
     try {
-      await this.open();
+      if (!this.#isOver) await this.open();
       for (;;) {
         const frame = this.#frames.shift();
         if (frame?.topic === `${this.request.name}.error`) {

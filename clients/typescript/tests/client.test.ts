@@ -384,6 +384,35 @@ describe("over servers that lie", () => {
     assert.equal(connections, 1);
   });
 
+  it("a call is made once, and not after it was closed", async () => {
+    let calls = 0;
+    const answer: Talk = async (peer) => {
+      await peer.greet();
+      for (;;) {
+        const header = await peer.request();
+        if (header.op === Op.PING) peer.answer(header);
+        if (header.op !== Op.CALL) continue;
+        calls++;
+        peer.answer(header, Buffer.alloc(16));
+        for (const one of [deliver([3n, 4n], 5n), event(5, 5n)]) {
+          peer.push(one.op, header.sub, one.body);
+        }
+      }
+    };
+    const client = await dial([answer]);
+    const call = client.call("once");
+    await Promise.all([call.open(), call.open()]);
+    const found: unknown[] = [];
+    for await (const { offset } of call) found.push(offset);
+    assert.deepEqual(found, [3n, 4n]);
+    const closed = client.call("never");
+    closed.close();
+    assert.deepEqual(await closed.next(), { done: true, value: undefined });
+    await assert.rejects(closed.open(), ClientClosed);
+    await client.ping();
+    assert.equal(calls, 1);
+  });
+
   it("a download goes on and is checked", async () => {
     const data = Buffer.from("0123456789".repeat(10));
     const hash = blobHash(data);

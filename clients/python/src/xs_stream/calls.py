@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Deque, Dict, Optional
 
 from . import messages
 from .coding import Op, Reader
 from .connection import Line
-from .errors import CommandFailed, ProtocolError, XsError
+from .errors import ClientClosed, CommandFailed, ProtocolError, XsError
 from .frames import Frame
 from .messages import Dropped, Ended, read_event, read_list
 from .values import FrameId
@@ -44,6 +45,7 @@ class Call:
         self._line: Optional[Line] = None
         self._frames: Deque[Frame] = deque()
         self._taken: Any = None
+        self._opening: Optional["asyncio.Task[FrameId]"] = None
         self._over = False
 
     async def __aenter__(self) -> "Call":
@@ -58,23 +60,34 @@ class Call:
 
     async def open(self) -> FrameId:
         """Makes the call unless it was made, and gives the id of `<name>.call`."""
-        if self.id is None:
-            self._line, parts = await self._client._try(
-                lambda connection: connection.ask_stream(Op.CALL, self._request, self._credit),
-                False,
-            )
-            self.id = Reader(parts[0]).id("id")
+        if self._opening is None:
+            if self._over:
+                raise ClientClosed("the call was closed before it was made")
+            self._opening = asyncio.ensure_future(self._make())
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        # Whoever stops waiting leaves the call to the next one, as it may have been made.
+        await asyncio.wait({self._opening})
+        if self._opening.cancelled():
+            raise ClientClosed("the call was closed while it was made")
+        return self._opening.result()
+
+    async def _make(self) -> FrameId:
+        self._line, parts = await self._client._try(
+            lambda connection: connection.ask_stream(Op.CALL, self._request, self._credit), False
+        )
+        self.id = Reader(parts[0]).id("id")
         return self.id
 
     async def aclose(self) -> None:
         """Ends the stream, and cancels the call if it is not over. May be called twice."""
         self._over = True
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()
         line, self._line, self._taken = self._line, None, None
         if line is not None:
             line.close()
 
     async def __anext__(self) -> Frame:
-        await self.open()
         try:
             while True:
                 while self._frames:
@@ -84,11 +97,17 @@ class Call:
                     if frame.topic != f"{self.name}.complete":
                         return frame
                     self.complete = frame
-                if self._over or self._line is None:
+                if self._over:
                     await self.aclose()
                     raise StopAsyncIteration
-                await self._more(self._line)
+                if self._line is None:
+                    await self.open()
+                else:
+                    await self._more(self._line)
         except (XsError, ValueError):
+            if self._over and self._line is None:
+                # It was closed meanwhile.
+                raise StopAsyncIteration from None
             await self.aclose()
             raise
 
