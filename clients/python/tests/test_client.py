@@ -155,6 +155,37 @@ class Real(unittest.TestCase):
 
         asyncio.run(main())
 
+    def test_closing_a_stream_ends_who_waits_for_it(self) -> None:
+        async def main() -> None:
+            async with await aio.connect(self.server.store) as client:
+                follow = client.follow("ends", new=True)
+                await follow.__anext__()
+                waiting = asyncio.ensure_future(follow.__anext__())
+                await asyncio.sleep(0)
+                await follow.aclose()
+                with self.assertRaises(StopAsyncIteration):
+                    await asyncio.wait_for(waiting, PATIENCE)
+                self.assertGreater(await client.ping(), 0)
+
+        asyncio.run(main())
+        kinds: List[str] = []
+        begun = threading.Event()
+
+        def run() -> None:
+            for item in follow:
+                kinds.append(item.kind)
+                begun.set()
+            kinds.append("end")
+
+        with xs_stream.connect(self.server.store) as client:
+            follow = client.follow("ends", new=True)
+            thread = threading.Thread(target=run, daemon=True)
+            thread.start()
+            self.assertTrue(begun.wait(PATIENCE))
+            follow.close()
+            thread.join(PATIENCE)
+            self.assertEqual(kinds, ["caught_up", "end"])
+
     def test_a_path_may_be_long(self) -> None:
         with tempfile.TemporaryDirectory() as root:
             deep = Path(root, *["d" * 50] * 4)
@@ -382,6 +413,35 @@ class Lies(unittest.IsolatedAsyncioTestCase):
         self.assertFalse(topics.done())
         finish.set_result(None)
         self.assertEqual(await self.soon(topics), [])
+
+    async def test_closing_ends_who_waits_for_a_server_that_is_gone(self) -> None:
+        async def gone(peer: Peer) -> None:
+            await peer.greet()
+            await peer.expect(Op.SUBSCRIBE)
+
+        async def silent(peer: Peer) -> None:
+            await peer.greet()
+            await peer._reader.read()
+
+        client = await self.client(gone, retry=Retry(first=3600, most=3600))
+        first, second = client.follow("*"), client.follow("*")
+        waiting = [asyncio.ensure_future(one.__anext__()) for one in (first, second)]
+        while len(client._asleep) < 2:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0)
+        await first.aclose()
+        with self.assertRaises(StopAsyncIteration):
+            await self.soon(waiting[0])
+        await client.close()
+        with self.assertRaises(ClientClosed):
+            await self.soon(waiting[1])
+        self.connections = 0
+        client = await self.client(silent)
+        call = client.call("x")
+        result = asyncio.ensure_future(call.__anext__())
+        await asyncio.sleep(0)
+        await call.aclose()
+        with self.assertRaises(StopAsyncIteration):
+            await self.soon(result)
 
     async def test_damage_on_the_way_ends_the_stream(self) -> None:
         async def damage(peer: Peer) -> None:

@@ -13,10 +13,9 @@ import {
 } from "./errors.js";
 import { blobGet, readEvent, readNumber } from "./messages.js";
 import { Backoff } from "./reading.js";
-import type { Push } from "./session.js";
 import { Stream, type Host } from "./streams.js";
 import { asBuffer, hashBytes, type Blob, type BlobHash } from "./values.js";
-import { check, sleep, until } from "./waiting.js";
+import { check, until } from "./waiting.js";
 
 /** Where the bytes of a blob come from: a Readable, a ReadableStream, any iterable of bytes. */
 export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
@@ -132,11 +131,8 @@ export class BlobWriter {
 export class BlobReader extends Stream<Buffer> {
   /** The length of the blob, once the first piece came. */
   bytes: bigint | undefined;
-  #line: Line | undefined;
-  #taken: Push | undefined;
   #given = 0;
   #passed = 0;
-  #isOver = false;
   readonly #sum = createHash("sha256");
   readonly #backoff: Backoff;
 
@@ -151,48 +147,38 @@ export class BlobReader extends Stream<Buffer> {
     hashBytes(hash);
   }
 
-  close(): void {
-    this.#isOver = true;
-    this.#drop();
-  }
-
-  #drop(): void {
-    const line = this.#line;
-    this.#line = this.#taken = undefined;
-    line?.close();
-  }
-
   async next(): Promise<IteratorResult<Buffer, undefined>> {
-    while (!this.#isOver) {
+    while (!this.isClosed) {
       try {
         check(this.signal);
         const piece = await this.#piece();
         if (piece.length > 0) return { done: false, value: piece };
       } catch (error) {
+        if (this.isClosed) break;
         const isRefused = error instanceof Unavailable;
-        if (!(isRefused || error instanceof ConnectionLost) || this.host.isClosed) {
+        if (!(isRefused || error instanceof ConnectionLost) || this.host.closing.aborted) {
           this.close();
           throw error;
         }
-        this.#drop();
+        this.drop();
         const atLeast = isRefused ? error.details.retryAfterMs : 0;
-        await sleep(this.#backoff.wait(atLeast), this.signal);
+        await this.rest(this.#backoff.wait(atLeast), this.host, this.signal);
       }
     }
     return { done: true, value: undefined };
   }
 
   async #piece(): Promise<Buffer> {
-    if (!this.#line) {
-      await this.#open();
+    if (!this.line) {
+      await this.unlessClosed(this.#open());
       return Buffer.alloc(0);
     }
-    if (this.#taken) this.#line.took(this.#taken);
-    const push = (this.#taken = await this.#line.item(this.signal));
+    if (this.taken) this.line.took(this.taken);
+    const push = (this.taken = await this.line.item(this.signal));
     if (push.op === Op.SUB_EVENT) {
       const event = readEvent(push.code, push.body);
       if (event?.kind !== "dropped") return Buffer.alloc(0);
-      this.#line.isOver = true;
+      this.line.isOver = true;
       throw event.refusal;
     }
     if (push.op !== Op.BLOB_CHUNK) {
@@ -205,7 +191,7 @@ export class BlobReader extends Stream<Buffer> {
     this.#sum.update(piece);
     this.#backoff.reset();
     if (!push.more) {
-      this.#line.isOver = true;
+      this.line.isOver = true;
       this.#check();
       this.close();
     }
@@ -224,8 +210,8 @@ export class BlobReader extends Stream<Buffer> {
     const body = blobGet(this.hash, this.credit);
     this.#passed = 0;
     const { line, parts } = await connection.askStream(Op.BLOB_GET, body, this.credit, this.signal);
-    this.#line = line;
+    this.line = line;
     this.bytes = readNumber(parts[0] ?? Buffer.alloc(0));
-    if (this.#isOver) this.#drop();
+    if (this.isClosed) this.drop();
   }
 }

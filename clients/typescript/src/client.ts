@@ -146,11 +146,8 @@ export class Client {
     }
     this.#retry = { ...RETRY, ...options.retry };
     this.#dial = { address: this.address, name, token, tls, timeoutMs };
-    const closing = this.#closing.signal;
     this.#host = {
-      get isClosed() {
-        return closing.aborted;
-      },
+      closing: this.#closing.signal,
       retry: this.#retry,
       connection: (signal) => this.#connection(this.#retry.giveUpMs, signal),
     };
@@ -243,11 +240,11 @@ export class Client {
           wait = backoff.wait(error.details.retryAfterMs);
           if (performance.now() + wait > end) throw error;
         } else if (isUnknown(error)) {
-          if (this.#host.isClosed || !again || performance.now() > end) throw error;
+          if (this.#closing.signal.aborted || !again || performance.now() > end) throw error;
           wait = backoff.wait();
         } else if (!(error instanceof NotSent)) throw error;
       }
-      await sleep(wait, signal);
+      await sleep(wait, this.#closing.signal, signal);
     }
   }
 

@@ -10,6 +10,7 @@ import { Op } from "./coding.js";
 import {
   AccessError,
   AddressError,
+  ClientClosed,
   ConnectError,
   ConnectionLost,
   NotSent,
@@ -75,10 +76,12 @@ export class Line {
     }
   }
 
-  /** Ends the stream, from this side if need be. */
+  /** Ends the stream, from this side if need be, and wakes who waits for it. */
   close(): void {
     this.connection.forget(this, !this.isOver);
     this.isOver = true;
+    this.#items.length = 0;
+    this.fail(new ClientClosed("the stream was closed"));
   }
 }
 

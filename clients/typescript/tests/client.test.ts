@@ -8,6 +8,7 @@ import * as net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, it } from "node:test";
+import { setImmediate } from "node:timers/promises";
 import { Op, PREFACE, PUSH, readHeader, RESPONSE, Writer, type Header } from "../src/coding.js";
 import {
   AccessError,
@@ -119,6 +120,15 @@ describe("over xs serve", () => {
     await told;
     await assert.rejects(other.ping(), ClientClosed);
     await assert.rejects(other.follow("x").open(), ClientClosed);
+  });
+
+  it("closing a stream ends who waits for it", async () => {
+    const follow = client.follow("ends", { new: true });
+    assert.equal((await take(follow)).kind, "caught_up");
+    const waiting = follow.next();
+    follow.close();
+    assert.deepEqual(await waiting, { done: true, value: undefined });
+    assert((await client.ping()) >= 0);
   });
 
   it("a path may be long", async () => {
@@ -353,6 +363,31 @@ describe("over servers that lie", () => {
     assert(!isAnswered);
     finish();
     assert.deepEqual(await topics, []);
+  });
+
+  it("closing ends who waits for a server that is gone", async () => {
+    const gone: Talk = async (peer) => {
+      await peer.greet();
+      await peer.expect(Op.SUBSCRIBE);
+    };
+    const hours = 3_600_000;
+    const client = await dial([gone], { retry: { firstMs: hours, mostMs: hours } });
+    const end = { done: true, value: undefined };
+    const [first, second] = [client.follow("*"), client.follow("*")];
+    const waiting = [first.next(), second.next()];
+    const told = assert.rejects(waiting[1]!, ClientClosed);
+    while (connections === 0 || [...sockets].some((one) => !one.destroyed)) await setImmediate();
+    await setImmediate();
+    first.close();
+    assert.deepEqual(await waiting[0], end);
+    await client.close();
+    await told;
+    // Nothing answers the call that is being made.
+    const silent = await dial([async (peer) => (await peer.greet(), peer.rest())]);
+    const call = silent.call("x");
+    const result = call.next();
+    call.close();
+    assert.deepEqual(await result, end);
   });
 
   it("damage on the way ends the stream", async () => {

@@ -131,6 +131,7 @@ class AsyncClient:
         self._current: Optional[Connection] = None
         self._making: Optional["asyncio.Task[Connection]"] = None
         self._old: Set[Connection] = set()
+        self._asleep: Set["asyncio.Future[None]"] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -145,6 +146,9 @@ class AsyncClient:
     async def close(self) -> None:
         """Ends the connection and what is under way on it. May be called twice."""
         self._closed = True
+        for asleep in self._asleep:
+            if not asleep.done():
+                asleep.set_result(None)
         if self._making is not None:
             self._making.cancel()
         connections = [*self._old, *([self._current] if self._current else [])]
@@ -162,6 +166,17 @@ class AsyncClient:
         return self._current.info
 
     # Connections.
+
+    async def _sleep(self, seconds: float) -> None:
+        """Waits, until the client is closed at most."""
+        if self._closed:
+            return
+        asleep: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
+        self._asleep.add(asleep)
+        try:
+            await asyncio.wait({asleep}, timeout=seconds)
+        finally:
+            self._asleep.discard(asleep)
 
     async def _connection(self, give_up: Optional[float] = None) -> Connection:
         """The connection for new requests; makes one, for so many seconds at most, if need be."""
@@ -235,7 +250,7 @@ class AsyncClient:
                 wait = backoff.wait(error.details.retry_after_ms)
                 if loop.time() + wait > until:
                     raise
-            await asyncio.sleep(wait)
+            await self._sleep(wait)
 
     async def _ask(
         self, op: int, body: Union[bytes, bytearray] = b"", again: bool = True

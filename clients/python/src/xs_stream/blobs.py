@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from typing import (
     IO,
@@ -19,6 +20,7 @@ from typing import (
 )
 
 from . import messages
+from .closing import Closable
 from .coding import MORE, Op, Reader
 from .connection import Connection, Line
 from .errors import (
@@ -178,20 +180,18 @@ class BlobWriter:
             line.close()
 
 
-class BlobReader:
+class BlobReader(Closable):
     """The pieces of a blob, as an async iterator. After a lost connection it begins anew and
     passes over what was handed out. `bytes` is known once the first piece came."""
 
     def __init__(self, client: "AsyncClient", name: BlobHash, credit: int) -> None:
+        super().__init__()
         self.hash = name
         self.bytes: Optional[int] = None
         self._client, self._credit = client, credit
-        self._line: Optional[Line] = None
-        self._taken: Any = None
         self._sum = hashlib.sha256()
         self._given = 0
         self._passed = 0
-        self._over = False
         self._backoff = Backoff(client.retry)
 
     async def __aenter__(self) -> "BlobReader":
@@ -203,37 +203,29 @@ class BlobReader:
     def __aiter__(self) -> "BlobReader":
         return self
 
-    async def aclose(self) -> None:
-        """Ends the download. May be called twice."""
-        self._over = True
-        self._drop()
-
-    def _drop(self) -> None:
-        line, self._line, self._taken = self._line, None, None
-        if line is not None:
-            line.close()
-
     async def __anext__(self) -> bytes:
-        while not self._over:
+        while not self._closed:
             try:
                 piece = await self._piece()
-            except (ConnectionLost, Unavailable) as error:
-                self._drop()
-                if self._client._closed:
+            except (XsError, ValueError) as error:
+                if self._closed:
+                    break
+                is_lost = isinstance(error, (ConnectionLost, Unavailable))
+                if not is_lost or self._client._closed:
+                    await self.aclose()
                     raise
+                self._drop()
                 after = error.details.retry_after_ms if isinstance(error, Unavailable) else None
-                await asyncio.sleep(self._backoff.wait(after))
+                with contextlib.suppress(ClientClosed):
+                    await self._unless_closed(self._client._sleep(self._backoff.wait(after)))
                 continue
-            except (XsError, ValueError):
-                await self.aclose()
-                raise
             if piece:
                 return piece
         raise StopAsyncIteration
 
     async def _piece(self) -> bytes:
         if self._line is None:
-            await self._open()
+            await self._unless_closed(self._open())
             return b""
         if self._taken is not None:
             self._line.took(self._taken)
@@ -258,7 +250,7 @@ class BlobReader:
         if not push.more:
             self._line.over = True
             self._check()
-            self._over = True
+            self._closed = True
             self._drop()
         return piece
 

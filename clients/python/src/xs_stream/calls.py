@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Dict, Optional
+from typing import TYPE_CHECKING, Deque, Dict, Optional
 
 from . import messages
+from .closing import Closable
 from .coding import Op, Reader
 from .connection import Line
 from .errors import ClientClosed, CommandFailed, ProtocolError, XsError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Call"]
 
 
-class Call:
+class Call(Closable):
     """The results of a call, as an async iterator of frames. The frame `<name>.complete` ends it
     and is kept in `complete`; `<name>.error` raises CommandFailed. Closing it, or leaving `async
     with`, before the end cancels the call. It is never made twice by itself."""
@@ -35,6 +36,7 @@ class Call:
         bodies: int,
         credit: int,
     ) -> None:
+        super().__init__()
         self.name = name
         self.id: Optional[FrameId] = None
         """Id of the frame `<name>.call`, once the server accepted the call."""
@@ -42,11 +44,10 @@ class Call:
         """The frame `<name>.complete`, once it came."""
         self._client, self._credit = client, credit
         self._request = messages.call(name, args, body, deadline_ms, credit, bodies)
-        self._line: Optional[Line] = None
         self._frames: Deque[Frame] = deque()
-        self._taken: Any = None
         self._opening: Optional["asyncio.Task[FrameId]"] = None
         self._over = False
+        """All of its frames came."""
 
     async def __aenter__(self) -> "Call":
         await self.open()
@@ -61,7 +62,7 @@ class Call:
     async def open(self) -> FrameId:
         """Makes the call unless it was made, and gives the id of `<name>.call`."""
         if self._opening is None:
-            if self._over:
+            if self._closed:
                 raise ClientClosed("the call was closed before it was made")
             self._opening = asyncio.ensure_future(self._make())
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -80,12 +81,10 @@ class Call:
 
     async def aclose(self) -> None:
         """Ends the stream, and cancels the call if it is not over. May be called twice."""
-        self._over = True
+        self._frames.clear()
         if self._opening is not None and not self._opening.done():
             self._opening.cancel()
-        line, self._line, self._taken = self._line, None, None
-        if line is not None:
-            line.close()
+        await super().aclose()
 
     async def __anext__(self) -> Frame:
         try:
@@ -97,7 +96,7 @@ class Call:
                     if frame.topic != f"{self.name}.complete":
                         return frame
                     self.complete = frame
-                if self._over:
+                if self._over or self._closed:
                     await self.aclose()
                     raise StopAsyncIteration
                 if self._line is None:
@@ -105,8 +104,7 @@ class Call:
                 else:
                     await self._more(self._line)
         except (XsError, ValueError):
-            if self._over and self._line is None:
-                # It was closed meanwhile.
+            if self._closed:
                 raise StopAsyncIteration from None
             await self.aclose()
             raise

@@ -14,6 +14,7 @@ from .address import Address
 from .coding import Op
 from .errors import (
     AddressError,
+    ClientClosed,
     ConnectError,
     ConnectionLost,
     ProtocolError,
@@ -89,9 +90,11 @@ class Line:
             self._connection.tell(Op.CREDIT, self.sub, messages.credit(grant))
 
     def close(self) -> None:
-        """Ends the stream, from this side if need be."""
+        """Ends the stream, from this side if need be, and wakes who waits for it."""
         self._connection.forget(self, tell=not self.over)
         self.over = True
+        self._items.clear()
+        self.fail(ClientClosed("the stream was closed"))
 
 
 class Connection(asyncio.Protocol):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, List, Optional, TypeVar
+from typing import TYPE_CHECKING, Deque, List, Optional, TypeVar
 
 from . import messages
+from .closing import Closable
 from .coding import Op
-from .connection import Connection, Line, NotSent
-from .errors import ConnectError, ConnectionLost, Unavailable, XsError
+from .connection import Connection, NotSent
+from .errors import ClientClosed, ConnectError, ConnectionLost, Unavailable, XsError
 from .frames import Frame
 from .reading import Backoff, Item, Reading
 from .values import ResumePoint
@@ -22,19 +23,17 @@ __all__ = ["Follow", "Read"]
 S = TypeVar("S", bound="_Reader")
 
 
-class _Reader:
+class _Reader(Closable):
     """What a read and a follow have in common. Closing it, or leaving `async with`, ends it."""
 
     def __init__(self, client: "AsyncClient", reading: Reading, how: messages.How) -> None:
+        super().__init__()
         self._client = client
         self._reading = reading
         self._how = how
-        self._line: Optional[Line] = None
-        self._taken: Any = None
         self._items: Deque[Item] = deque()
         self._dropped = 0
         self._backoff = Backoff(client.retry)
-        self._closed = False
         # Encoded before anything is sent, so that a wrong argument is told by the call.
         messages.subscribe(reading.rest, how)
 
@@ -52,15 +51,9 @@ class _Reader:
             await self._more()
 
     async def aclose(self) -> None:
-        """Ends the stream. May be called twice."""
-        self._closed = True
+        """Ends the stream; who waits for it comes to its end. May be called twice."""
         self._items.clear()
-        self._drop()
-
-    def _drop(self) -> None:
-        line, self._line, self._taken = self._line, None, None
-        if line is not None:
-            line.close()
+        await super().aclose()
 
     @property
     def position(self) -> Optional[int]:
@@ -94,10 +87,9 @@ class _Reader:
         if self._closed or self._reading.done:
             self._drop()
             raise StopAsyncIteration
-        wait = 0.0
         try:
             if self._line is None:
-                await self._open()
+                await self._unless_closed(self._open())
                 return
             if self._taken is not None:
                 self._line.took(self._taken)
@@ -110,13 +102,16 @@ class _Reader:
             if self._reading.done:
                 self._line.over = True
             return
-        except (ConnectionLost, ConnectError, Unavailable) as error:
+        except XsError as error:
+            if self._closed:
+                raise StopAsyncIteration from None
+            if not isinstance(error, (ConnectionLost, ConnectError, Unavailable)):
+                self._closed = True
+                self._drop()
+                raise
             wait = self._lost(error)
-        except XsError:
-            self._closed = True
-            self._drop()
-            raise
-        await asyncio.sleep(wait)
+        with contextlib.suppress(ClientClosed):
+            await self._unless_closed(self._client._sleep(wait))
 
     def _lost(self, error: XsError) -> float:
         """Whether to go on after what ended the stream; how many seconds to wait before that."""
