@@ -118,6 +118,32 @@ class Real(unittest.TestCase):
                 with client.read("left", credit=1) as read:
                     self.assertEqual(next(read).meta, 0)
 
+    def test_a_loop_that_is_left_ends_its_stream_on_the_server(self) -> None:
+        with xs_stream.connect(self.server.store) as client:
+            client.append_batch([NewFrame("break", meta=n) for n in range(100)])
+            blob = client.put_blob(bytes(1 << 20)).hash
+            # Each more than the 256 streams that one connection may have open.
+            for _ in range(300):
+                for item in client.follow("break"):
+                    self.assertEqual(item.kind, "frame")
+                    break
+                for frame in client.read("break", credit=1):
+                    self.assertEqual(frame.meta, 0)
+                    break
+                for piece in client.get_blob(blob, credit=1):
+                    self.assertTrue(piece)
+                    break
+                client.blob_writer().write(bytes(300_000))
+
+        async def main() -> None:
+            async with await aio.connect(self.server.store) as client:
+                for _ in range(300):
+                    async for item in client.follow("break"):
+                        self.assertEqual(item.kind, "frame")
+                        break
+
+        asyncio.run(main())
+
     def test_a_cancelled_wait_gives_its_stream_back(self) -> None:
         async def main() -> None:
             async with await aio.connect(self.server.store) as client:

@@ -73,16 +73,21 @@ class BlobWriter:
     """An upload: `write` pieces, then `finish`. Leaving `async with` before that forgets it, and so
     does a `write` that does not finish: nobody knows how much of its piece was sent."""
 
+    _line: Optional[Line] = None
+
     def __init__(
         self, client: Optional["AsyncClient"], connection: Optional[Connection] = None
     ) -> None:
         self._client = client
         self._connection = connection
-        self._line: Optional[Line] = None
         self._answer: Optional["asyncio.Future[Sequence[bytes]]"] = None
         self._window = 0
         self._held = bytearray()
         self._over = False
+
+    def __del__(self) -> None:
+        if self._line is not None:
+            self._line.close_from_anywhere()
 
     async def __aenter__(self) -> "BlobWriter":
         return self
@@ -102,6 +107,8 @@ class BlobWriter:
             self._window = self._connection.info.upload_window
             self._line = self._connection.open(1)
             self._answer = self._connection.send(Op.BLOB_PUT, b"", self._line)
+            # Nobody asks for it when the upload is dropped.
+            self._answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         return self._line
 
     async def write(self, data: Union[bytes, bytearray, memoryview]) -> None:

@@ -1,4 +1,5 @@
-"""What reads, downloads and calls have in common: a line, and an end that wakes who waits."""
+"""What reads, downloads and calls have in common: a line, an end that wakes who waits, and one for
+streams that nobody holds any more."""
 
 from __future__ import annotations
 
@@ -23,6 +24,11 @@ class Closable:
         """What was handed out last, for which no credit was granted yet."""
         self._closed = False
         self._work: Optional["asyncio.Task[Any]"] = None
+
+    def __del__(self) -> None:
+        # Nobody can take anything from it any more: a loop that was left with `break`, say.
+        if self._line is not None:
+            self._line.close_from_anywhere()
 
     async def aclose(self) -> None:
         """Ends the stream; who waits for it comes to its end. May be called twice."""

@@ -4,6 +4,7 @@ made again; that is the client's business."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 from collections import deque
@@ -95,6 +96,11 @@ class Line:
         self.over = True
         self._items.clear()
         self.fail(ClientClosed("the stream was closed"))
+
+    def close_from_anywhere(self) -> None:
+        """Has the loop end the stream; any thread may ask for it."""
+        with contextlib.suppress(RuntimeError):  # The loop is closed, and the stream with it.
+            self._connection._loop.call_soon_threadsafe(self.close)
 
 
 class Connection(asyncio.Protocol):
