@@ -25,6 +25,7 @@ from xs_stream import (
     aio,
 )
 from xs_stream.coding import PREFACE, PUSH, RESPONSE, Header, Op, Writer, message
+from xs_stream.reading import Backoff
 
 from .support import PATIENCE, Server
 from .test_core import deliver, event
@@ -401,6 +402,37 @@ class Lies(unittest.IsolatedAsyncioTestCase):
         client = await self.client(busy, retry=Retry(0.01, 0.02, 2.0, 0.1))
         with self.assertRaisesRegex(xs_stream.Unavailable, "502 StorageFull: full"):
             await self.soon(client.append("a"))
+
+    def closing(self, code: int) -> Talk:
+        """Answers HELLO and closes, both at once."""
+
+        async def talk(peer: Peer) -> None:
+            sent: List[bytes] = []
+            send, peer.send = peer.send, sent.append  # type: ignore[method-assign, assignment]
+            await peer.greet()
+            close = message(Op.CLOSE, PUSH, code, 0, 0, refused("enough"))
+            send(b"".join([*sent, close]))
+            await peer._reader.read()
+
+        return talk
+
+    async def test_a_server_that_closes_at_once_is_not_stormed(self) -> None:
+        client = await self.client(self.closing(500), retry=Retry(0.01, 0.05, 2.0, 0.3))
+        with self.assertRaisesRegex(ConnectionLost, "500 Busy: enough"):
+            await self.soon(client.ping())
+        self.assertLess(self.connections, 60)
+        backoff = Backoff(Retry(), lambda: 1.0)
+        self.assertEqual([backoff.wait_unsent() for _ in range(3)], [0.0, 0.05, 0.1])
+        with self.assertRaises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.follow("*").__anext__(), 0.3)
+        self.assertLess(self.connections, 120)
+
+    async def test_a_server_that_closes_for_good_is_left(self) -> None:
+        client = await self.client(self.closing(200))
+        for wait in (client.ping(), client.follow("*").__anext__()):
+            with self.assertRaisesRegex(AccessError, "200 Unauthenticated: enough"):
+                await self.soon(wait)
+        self.assertLess(self.connections, 5)
 
     async def test_a_server_that_goes_away_is_left(self) -> None:
         finish: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()

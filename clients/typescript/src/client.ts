@@ -242,7 +242,10 @@ export class Client {
         } else if (isUnknown(error)) {
           if (this.#closing.signal.aborted || !again || performance.now() > end) throw error;
           wait = backoff.wait();
-        } else if (!(error instanceof NotSent)) throw error;
+        } else if (error instanceof NotSent) {
+          wait = backoff.waitUnsent();
+          if (performance.now() + wait > end) throw error;
+        } else throw error;
       }
       await sleep(wait, this.#closing.signal, signal);
     }

@@ -173,7 +173,10 @@ export class Connection {
     }
   }
 
-  /** Waits in order until the server takes more. @throws {NotSent} */
+  /**
+   * Waits in order until the server takes more. @throws {NotSent}, or what forbids to try on
+   * another connection
+   */
   async writable(signal?: AbortSignal): Promise<void> {
     if (this.#isFull || this.#queue.length > 0) {
       const turn = new Settle<void>();
@@ -187,7 +190,9 @@ export class Connection {
         if (!this.#isFull) setImmediate(() => this.#drained());
       }
     }
-    if (this.failure) throw new NotSent(this.failure.message, { cause: this.failure });
+    if (!this.failure) return;
+    const why = told(this.failure);
+    throw why instanceof ConnectionLost ? new NotSent(why.message, { cause: why }) : why;
   }
 
   #drained(): void {

@@ -27,6 +27,7 @@ export const RETRY: Retry = { firstMs: 50, mostMs: 5000, factor: 2, giveUpMs: 30
 /** The waiting times of one attempt after another. */
 export class Backoff {
   #next: number;
+  #isFirst = true;
 
   constructor(
     private readonly retry: Retry,
@@ -38,6 +39,17 @@ export class Backoff {
   /** What was tried has worked. */
   reset(): void {
     this.#next = this.retry.firstMs;
+    this.#isFirst = true;
+  }
+
+  /**
+   * Milliseconds to wait after a request found its connection ended: none the first time, as that
+   * may be long ago.
+   */
+  waitUnsent(): number {
+    if (!this.#isFirst) return this.wait();
+    this.#isFirst = false;
+    return 0;
   }
 
   /** Milliseconds to wait before the next attempt. */

@@ -177,7 +177,7 @@ abstract class ReaderStream<T> extends Stream<T> {
       this.close();
       throw error;
     }
-    if (error instanceof NotSent) return 0;
+    if (error instanceof NotSent) return this.#backoff.waitUnsent();
     return this.#backoff.wait(isRefused ? error.details.retryAfterMs : 0);
   }
 

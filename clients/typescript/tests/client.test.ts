@@ -26,6 +26,7 @@ import {
   type ConnectOptions,
   type Item,
 } from "../src/index.js";
+import { Backoff, RETRY } from "../src/reading.js";
 import { deliver, event, message, PATIENCE_MS, Server } from "./support.js";
 
 const QUICK = { firstMs: 10, mostMs: 50, giveUpMs: PATIENCE_MS };
@@ -388,6 +389,36 @@ describe("over servers that lie", () => {
     const result = call.next();
     call.close();
     assert.deepEqual(await result, end);
+  });
+
+  /** Answers HELLO and closes, both at once. */
+  const closing =
+    (code: number): Talk =>
+    async (peer) => {
+      peer.socket.cork();
+      await peer.greet();
+      peer.push(Op.CLOSE, 0, refused("enough"), code);
+      peer.socket.uncork();
+      await peer.rest();
+    };
+
+  it("a server that closes at once is not stormed", async () => {
+    const retry = { firstMs: 10, mostMs: 50, giveUpMs: 300 };
+    const client = await dial([closing(500)], { retry });
+    await assert.rejects(client.ping(), /500 Busy: enough/);
+    assert(connections < 60);
+    const backoff = new Backoff(RETRY, () => 1);
+    assert.deepEqual([1, 2, 3].map(() => backoff.waitUnsent()), [0, 50, 100]);
+    const signal = AbortSignal.timeout(300);
+    await assert.rejects(client.follow("*", { signal }).next());
+    assert(connections < 120);
+  });
+
+  it("a server that closes for good is left", async () => {
+    const client = await dial([closing(200)]);
+    await assert.rejects(client.ping(), AccessError);
+    await assert.rejects(client.follow("*").next(), AccessError);
+    assert(connections < 5);
   });
 
   it("damage on the way ends the stream", async () => {

@@ -239,7 +239,9 @@ class AsyncClient:
             try:
                 return await once(connection)
             except NotSent:
-                wait = 0.0
+                wait = backoff.wait_unsent()
+                if loop.time() + wait > until:
+                    raise
             except (ConnectionLost, Indeterminate):
                 if self._closed or not again or loop.time() > until:
                     raise

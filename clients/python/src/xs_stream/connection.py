@@ -190,11 +190,15 @@ class Connection(asyncio.Protocol):
         return future
 
     async def _writable(self) -> None:
-        """Waits in order until the server takes more."""
+        """Waits in order until the server takes more. Raises NotSent, or what forbids to try on
+        another connection."""
         if not self._room.is_set() or self._turn.locked():
             async with self._turn:
                 await self._room.wait()
         if self.failure is not None:
+            told = _told(self.failure)
+            if not isinstance(told, ConnectionLost):
+                raise told
             raise NotSent(str(self.failure)) from self.failure
 
     def open(self, credit: int) -> Line:

@@ -39,10 +39,20 @@ class Backoff:
         self._retry = retry
         self._chance = chance
         self._next = retry.first
+        self._is_first = True
 
     def reset(self) -> None:
         """What was tried has worked."""
         self._next = self._retry.first
+        self._is_first = True
+
+    def wait_unsent(self) -> float:
+        """Seconds to wait after a request found its connection ended: none the first time, as that
+        may be long ago."""
+        if not self._is_first:
+            return self.wait()
+        self._is_first = False
+        return 0.0
 
     def wait(self, at_least_ms: Optional[int] = None) -> float:
         """Seconds to wait before the next attempt."""

@@ -133,7 +133,7 @@ class _Reader(Closable):
             self._closed = True
             raise error
         if isinstance(error, NotSent):
-            return 0.0
+            return self._backoff.wait_unsent()
         after = error.details.retry_after_ms if isinstance(error, Unavailable) else None
         return self._backoff.wait(after)
 
