@@ -113,6 +113,8 @@ export class Reading {
   get seenIn(): SeenIn | undefined {
     if (this.#store === undefined || this.#seen === undefined) return undefined;
     if (this.rest.start.at !== "from") return undefined;
+    // A read backwards still begins at the id it was given, which needs no such check.
+    if (typeof this.rest.start.bound === "string") return undefined;
     return { store: this.#store, epoch: this.#epoch };
   }
 

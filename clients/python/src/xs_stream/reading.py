@@ -104,6 +104,9 @@ class Reading:
         refuses it when frames that were seen there are lost."""
         if self._store is None or self._seen is None or self.rest.start != START_FROM:
             return None
+        if not isinstance(self.rest.bound, int):
+            # A read backwards still begins at the id it was given, which needs no such check.
+            return None
         return self._store, self._epoch
 
     def began(self, info: ServerInfo) -> Optional[Resumed]:
