@@ -169,6 +169,34 @@ class Real(unittest.TestCase):
                 use()
         follow.close()
 
+    def test_closing_leaves_no_thread_behind(self) -> None:
+        for _ in range(30):
+            client = xs_stream.connect(self.server.store)
+            ended: List[BaseException] = []
+            begun = threading.Barrier(6)
+
+            def work(
+                client: xs_stream.Client = client,
+                ended: List[BaseException] = ended,
+                begun: threading.Barrier = begun,
+            ) -> None:
+                begun.wait(PATIENCE)
+                try:
+                    while True:
+                        client.ping()
+                except (ClientClosed, ConnectionLost) as error:
+                    ended.append(error)
+
+            threads = [threading.Thread(target=work, daemon=True) for _ in range(5)]
+            threads.append(threading.Thread(target=client.close, daemon=True))
+            for thread in threads:
+                thread.start()
+            begun.wait(PATIENCE)
+            client.close()
+            for thread in threads:
+                thread.join(PATIENCE)
+            self.assertEqual(len(ended), 5)
+
     def test_closing_ends_who_waits(self) -> None:
         async def main() -> None:
             client = await aio.connect(self.server.store)

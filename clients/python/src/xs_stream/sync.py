@@ -74,6 +74,8 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._stopping = False
         self._thread = threading.Thread(target=self._main, name="xs-stream", daemon=True)
         self._thread.start()
 
@@ -87,11 +89,13 @@ class _Loop:
     def run(self, work: Coroutine[Any, Any, T], timeout: Optional[float] = None) -> T:
         """Does it in the loop and waits. Raises TimeoutError after so many seconds; whatever ends
         the waiting also ends the work."""
-        if not self._thread.is_alive():
-            work.close()
-            raise ClientClosed("the client was closed")
-        bounded = work if timeout is None else _within(work, timeout)
-        future = asyncio.run_coroutine_threadsafe(bounded, self._loop)
+        with self._lock:
+            # What gets in before `stop` does is ended by it.
+            if self._stopping:
+                work.close()
+                raise ClientClosed("the client was closed")
+            bounded = work if timeout is None else _within(work, timeout)
+            future = asyncio.run_coroutine_threadsafe(bounded, self._loop)
         try:
             return future.result()
         except concurrent.futures.CancelledError:
@@ -101,11 +105,13 @@ class _Loop:
             raise
 
     def stop(self) -> None:
-        """Ends what still runs, and the thread."""
-        if self._thread.is_alive():
+        """Ends what still runs, and the thread. May be called twice."""
+        with self._lock:
+            is_first, self._stopping = not self._stopping, True
+        if is_first:
             asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        self._thread.join()
 
 
 async def _within(work: Coroutine[Any, Any, T], timeout: float) -> T:
@@ -123,10 +129,13 @@ async def _within(work: Coroutine[Any, Any, T], timeout: float) -> T:
 
 
 async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    while True:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if not others:
+            return
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 def connect(
@@ -320,10 +329,10 @@ class Client:
     def close(self) -> None:
         """Ends the connection and what is under way on it. May be called twice."""
         try:
-            self._loop.run(self._inner.close())
-        except ClientClosed:
-            return
-        self._loop.stop()
+            with contextlib.suppress(ClientClosed):
+                self._loop.run(self._inner.close())
+        finally:
+            self._loop.stop()
 
     @property
     def address(self) -> Address:
