@@ -99,6 +99,41 @@ class Real(unittest.TestCase):
             topics = client.topics("threads.*")
             self.assertEqual([topic.count for topic in topics], [20] * 8)
 
+    def test_threads_and_tasks_share_a_stream(self) -> None:
+        count = 3000
+        data = bytes(range(256)) * 4096
+        with xs_stream.connect(self.server.store) as client:
+            client.append_batch([NewFrame("shared", meta=n) for n in range(count)])
+            blob = client.put_blob(data).hash
+            read = client.read("shared", credit=4096)
+            found: List[Any] = []
+
+            def work() -> None:
+                for frame in read:
+                    found.append(frame.meta)
+
+            threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            self.assertEqual(sorted(found), list(range(count)))
+
+        async def main() -> None:
+            async with await aio.connect(self.server.store) as client:
+                read = client.read("shared", credit=4096)
+                frames = await asyncio.gather(*[read.__anext__() for _ in range(count)])
+                self.assertEqual([frame.meta for frame in frames], list(range(count)))
+                reader = client.get_blob(blob, credit=1 << 16)
+                whole = b""
+                while len(whole) < len(data):
+                    wanted = [reader.__anext__() for _ in range(3)]
+                    for piece in await asyncio.gather(*wanted, return_exceptions=True):
+                        whole += piece if isinstance(piece, bytes) else b""
+                self.assertEqual(whole, data)
+
+        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
     def test_requests_are_pipelined_and_appends_keep_their_order(self) -> None:
         async def main() -> None:
             async with await aio.connect(self.server.store) as client:

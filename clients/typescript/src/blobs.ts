@@ -147,7 +147,11 @@ export class BlobReader extends Stream<Buffer> {
     hashBytes(hash);
   }
 
-  async next(): Promise<IteratorResult<Buffer, undefined>> {
+  next(): Promise<IteratorResult<Buffer, undefined>> {
+    return this.inTurn(() => this.#next());
+  }
+
+  async #next(): Promise<IteratorResult<Buffer, undefined>> {
     while (!this.isClosed) {
       try {
         check(this.signal);

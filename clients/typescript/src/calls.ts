@@ -60,7 +60,11 @@ export class Call extends Stream<Frame> {
     super.close();
   }
 
-  async next(): Promise<IteratorResult<Frame, undefined>> {
+  next(): Promise<IteratorResult<Frame, undefined>> {
+    return this.inTurn(() => this.#next());
+  }
+
+  async #next(): Promise<IteratorResult<Frame, undefined>> {
     try {
       if (!this.#isOver && !this.isClosed) await this.unlessClosed(this.open());
       for (;;) {

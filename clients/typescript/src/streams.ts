@@ -24,6 +24,7 @@ abstract class Stream<T> implements AsyncIterableIterator<T> {
   /** What was handed out last, for which no credit was granted yet. */
   protected taken: Push | undefined;
   readonly #closing = new AbortController();
+  #turn: Promise<unknown> = Promise.resolve();
 
   abstract next(): Promise<IteratorResult<T, undefined>>;
 
@@ -41,6 +42,13 @@ abstract class Stream<T> implements AsyncIterableIterator<T> {
     const { line } = this;
     this.line = this.taken = undefined;
     line?.close();
+  }
+
+  /** Does it after all that was asked for before: calls of `next` that overlap take turns. */
+  protected inTurn<U>(work: () => Promise<U>): Promise<U> {
+    const done = this.#turn.then(work);
+    this.#turn = done.catch(() => undefined);
+    return done;
   }
 
   /** What `close` cuts short; then it throws. */
@@ -72,8 +80,6 @@ export { Stream };
 abstract class ReaderStream<T> extends Stream<T> {
   #items: Item[] = [];
   #at = 0;
-  /** Calls of `next` that overlap take turns. */
-  #turn: Promise<unknown> = Promise.resolve();
   readonly #backoff: Backoff;
 
   constructor(
@@ -109,19 +115,15 @@ abstract class ReaderStream<T> extends Stream<T> {
    * Has the server begin, so that nothing that comes later is missed; iterating does so too.
    */
   async open(): Promise<this> {
-    const opened = this.#turn.then(async () => {
+    await this.inTurn(async () => {
       while (!this.line && !this.isClosed && !this.reading.isDone) await this.#more();
     });
-    this.#turn = opened.catch(() => undefined);
-    await opened;
     return this;
   }
 
   /** The next item; undefined at the end. */
   protected item(): Promise<Item | undefined> {
-    const item = this.#turn.then(() => this.#next());
-    this.#turn = item.catch(() => undefined);
-    return item;
+    return this.inTurn(() => this.#next());
   }
 
   async #next(): Promise<Item | undefined> {

@@ -20,7 +20,7 @@ from typing import (
 )
 
 from . import messages
-from .closing import Closable
+from .closing import Closable, Turn
 from .coding import MORE, Op, Reader
 from .connection import Connection, Line
 from .errors import (
@@ -83,6 +83,7 @@ class BlobWriter:
         self._answer: Optional["asyncio.Future[Sequence[bytes]]"] = None
         self._window = 0
         self._held = bytearray()
+        self._turn = Turn()
         self._over = False
 
     def __del__(self) -> None:
@@ -115,11 +116,12 @@ class BlobWriter:
         """Sends bytes, as fast as the server takes them."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InvalidValue(f"a blob is written in bytes, not {type(data).__name__}")
-        try:
-            await self._write(memoryview(data).cast("B"))
-        except BaseException:
-            await self.aclose()
-            raise
+        async with self._turn:
+            try:
+                await self._write(memoryview(data).cast("B"))
+            except BaseException:
+                await self.aclose()
+                raise
 
     async def _write(self, view: memoryview) -> None:
         line = await self._open()
@@ -211,6 +213,10 @@ class BlobReader(Closable):
         return self
 
     async def __anext__(self) -> bytes:
+        async with self._turn:
+            return await self._next()
+
+    async def _next(self) -> bytes:
         while not self._closed:
             try:
                 piece = await self._piece()

@@ -87,6 +87,10 @@ class Call(Closable):
         await super().aclose()
 
     async def __anext__(self) -> Frame:
+        async with self._turn:
+            return await self._next()
+
+    async def _next(self) -> Frame:
         try:
             while True:
                 while self._frames:

@@ -1,5 +1,5 @@
-"""What reads, downloads and calls have in common: a line, an end that wakes who waits, and one for
-streams that nobody holds any more."""
+"""What reads, downloads and calls have in common: a line, one caller at a time, an end that wakes
+who waits, and one for streams that nobody holds any more."""
 
 from __future__ import annotations
 
@@ -9,9 +9,26 @@ from typing import Any, Coroutine, Optional, TypeVar
 from .connection import Line
 from .errors import ClientClosed
 
-__all__ = ["Closable"]
+__all__ = ["Closable", "Turn"]
 
 T = TypeVar("T")
+
+
+class Turn:
+    """One at a time, who comes first before others. Python 3.9 ties a lock to the loop it is made
+    in, so it is made where it is first used."""
+
+    def __init__(self) -> None:
+        self._lock: Optional[asyncio.Lock] = None
+
+    async def __aenter__(self) -> None:
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
 
 class Closable:
@@ -23,6 +40,7 @@ class Closable:
         self._taken: Any = None
         """What was handed out last, for which no credit was granted yet."""
         self._closed = False
+        self._turn = Turn()
         self._work: Optional["asyncio.Task[Any]"] = None
 
     def __del__(self) -> None:

@@ -47,8 +47,9 @@ class _Reader(Closable):
     async def open(self) -> None:
         """Has the server begin, so that nothing that comes later is missed; iterating and `async
         with` do so too."""
-        while self._line is None and not self._closed and not self._reading.done:
-            await self._more()
+        async with self._turn:
+            while self._line is None and not self._closed and not self._reading.done:
+                await self._more()
 
     async def aclose(self) -> None:
         """Ends the stream; who waits for it comes to its end. May be called twice."""
@@ -66,21 +67,23 @@ class _Reader(Closable):
         return self._reading.point
 
     async def _next(self) -> Item:
-        while not self._items:
-            await self._more()
-        item = self._items.popleft()
-        self._reading.gave(item, not self._items)
-        return item
+        async with self._turn:
+            while not self._items:
+                await self._more()
+            item = self._items.popleft()
+            self._reading.gave(item, not self._items)
+            return item
 
     async def _peek(self, taken: int) -> List[Item]:
         """Drops the first `taken` items of all that came, and shows what comes next: at least one
         item. What a caller did not get to see is shown again, however often it gave up."""
-        while self._dropped < taken and self._items:
-            self._items.popleft()
-            self._dropped += 1
-        while not self._items:
-            await self._more()
-        return list(self._items)
+        async with self._turn:
+            while self._dropped < taken and self._items:
+                self._items.popleft()
+                self._dropped += 1
+            while not self._items:
+                await self._more()
+            return list(self._items)
 
     async def _more(self) -> None:
         """Takes one message more, over as many connections as that takes."""

@@ -1,6 +1,6 @@
 """The synchronous face: `Client`, made by `connect`. Its methods are those of AsyncClient and wait
 for what they do. A thread of its own keeps the connection alive while nobody waits; any number of
-threads may use one client."""
+threads may use one client, and one stream, of which each item goes to one of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import contextlib
 import os
 import ssl
 import threading
+import time
 from collections import deque
 from typing import (
     Any,
@@ -209,6 +210,8 @@ class _Reader(_Stream[T]):
         super().__init__(loop, inner)
         self._shown: Deque[Item] = deque()
         self._taken = 0
+        self._turn = threading.Lock()
+        self._closed = False
 
     def __enter__(self: "S2") -> "S2":
         self.open()
@@ -220,10 +223,23 @@ class _Reader(_Stream[T]):
         self._loop.run(self._inner.open())
 
     def close(self) -> None:
-        self._shown.clear()
+        self._closed = True
         super().close()
 
     def _take(self, timeout: Optional[float]) -> Any:
+        begun = time.monotonic()
+        if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise TimeoutError(f"nothing within {timeout:g} s")
+        try:
+            if timeout is not None:
+                timeout -= time.monotonic() - begun
+            return self._take_in_turn(timeout)
+        finally:
+            self._turn.release()
+
+    def _take_in_turn(self, timeout: Optional[float]) -> Item:
+        if self._closed:
+            raise StopAsyncIteration
         if not self._shown:
             items: List[Item] = self._loop.run(self._inner._peek(self._taken), timeout)
             self._shown.extend(items)
