@@ -419,6 +419,25 @@ class Lies(unittest.IsolatedAsyncioTestCase):
             await self.client(stern, wait=PATIENCE)
         self.assertEqual(self.connections, 1)
 
+    async def test_closing_while_it_connects_leaves_no_connection(self) -> None:
+        async def quiet(peer: Peer) -> None:
+            await peer.greet()
+            await peer._reader.read()
+
+        self._talks = [quiet]
+        for turns in range(40):
+            client = aio.AsyncClient(self.path)
+            request = asyncio.ensure_future(client.ping())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await self.soon(client.close())
+            current = client._current
+            self.assertTrue(current is None or current.failure is not None, f"after {turns} turns")
+            with self.assertRaises((ClientClosed, ConnectionLost)):
+                await self.soon(request)
+        # Each that was made has ended.
+        await self.soon(asyncio.gather(*self._tasks, return_exceptions=True))
+
     async def test_an_append_without_a_key_is_not_repeated(self) -> None:
         async def vanish(peer: Peer) -> None:
             await peer.greet()

@@ -165,6 +165,7 @@ export class Client {
   /** Ends the connection and what is under way on it. May be called twice. */
   async close(): Promise<void> {
     this.#closing.abort(new ClientClosed("the client was closed"));
+    await this.#making?.catch(() => undefined);
     const connections = [...this.#old, ...(this.#current ? [this.#current] : [])];
     for (const one of connections) one.abandon(new ConnectionLost("the client was closed"));
     await Promise.all(connections.map((one) => one.closed()));
@@ -196,6 +197,11 @@ export class Client {
     for (;;) {
       try {
         const connection = await openConnection(this.#dial, signal);
+        if (signal.aborted) {
+          // The end came when it was just made.
+          connection.abandon(new ConnectionLost("the client was closed"));
+          throw signal.reason;
+        }
         if (this.#current) this.#retire(this.#current);
         this.#current = connection;
         return connection;

@@ -298,6 +298,22 @@ describe("over servers that lie", () => {
     assert.equal(connections, 1);
   });
 
+  it("closing while it connects leaves no connection", async () => {
+    talks = [async (peer) => (await peer.greet(), peer.rest())];
+    for (let turns = 0; turns < 40; turns++) {
+      const client = new Client(join(root, "xs.sock"));
+      const told = assert.rejects(client.ping());
+      for (let n = 0; n < turns; n++) await (n % 2 ? setImmediate() : Promise.resolve());
+      await client.close();
+      await told;
+    }
+    // Each that was made has ended.
+    for (const end = Date.now() + PATIENCE_MS; [...sockets].some((one) => !one.destroyed); ) {
+      assert(Date.now() < end);
+      await setImmediate();
+    }
+  });
+
   const vanish: Talk = async (peer) => {
     await peer.greet();
     await peer.expect(Op.APPEND);

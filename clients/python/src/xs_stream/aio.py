@@ -151,6 +151,7 @@ class AsyncClient:
                 asleep.set_result(None)
         if self._making is not None:
             self._making.cancel()
+            await asyncio.wait({self._making})
         connections = [*self._old, *([self._current] if self._current else [])]
         for connection in connections:
             connection.abandon(ConnectionLost("the client was closed"))
@@ -217,6 +218,10 @@ class AsyncClient:
                     raise
                 await asyncio.sleep(wait)
                 continue
+            if self._closed:
+                # The end came when it was just made.
+                connection.abandon(ConnectionLost("the client was closed"))
+                raise ClientClosed("the client was closed")
             if self._current is not None:
                 self._retire(self._current)
             self._current = connection
