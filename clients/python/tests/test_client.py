@@ -438,6 +438,25 @@ class Lies(unittest.IsolatedAsyncioTestCase):
         # Each that was made has ended.
         await self.soon(asyncio.gather(*self._tasks, return_exceptions=True))
 
+    async def test_each_request_has_its_own_time_to_give_up(self) -> None:
+        async def answer(peer: Peer) -> None:
+            await peer.greet()
+            peer.answer(await peer.expect(Op.PING))
+            await peer._reader.read()
+
+        self._talks = [answer]
+        late = f"{self._dir.name}/late.sock"
+        client = aio.AsyncClient(late, retry=QUICK)
+        self._clients.append(client)
+        hasty = asyncio.ensure_future(client._connection(give_up=0.0))
+        await asyncio.sleep(0)
+        patient = asyncio.ensure_future(client.ping())
+        with self.assertRaises(ConnectError):
+            await self.soon(hasty)
+        server = await asyncio.start_unix_server(self._connected, late)
+        self.assertGreater(await self.soon(patient), 0)
+        server.close()
+
     async def test_an_append_without_a_key_is_not_repeated(self) -> None:
         async def vanish(peer: Peer) -> None:
             await peer.greet()

@@ -183,11 +183,22 @@ export class Client {
   // Connections.
 
   async #connection(giveUpMs: number, signal?: AbortSignal): Promise<Connection> {
-    check(this.#closing.signal);
-    if (this.#current?.isUsable) return this.#current;
-    this.#making ??= this.#connect(giveUpMs).finally(() => (this.#making = undefined));
-    // A caller that stops waiting does not take the connection from the others.
-    return until(this.#making, signal);
+    const end = performance.now() + giveUpMs;
+    for (;;) {
+      check(this.#closing.signal);
+      if (this.#current?.isUsable) return this.#current;
+      const isMine = !this.#making;
+      const left = Math.max(0, end - performance.now());
+      this.#making ??= this.#connect(left).finally(() => (this.#making = undefined));
+      try {
+        // A caller that stops waiting does not take the connection from the others.
+        return await until(this.#making, signal);
+      } catch (error) {
+        // Another's time may be over, not one's own.
+        const isOver = isMine || performance.now() >= end;
+        if (isOver || !isAway(error)) throw error;
+      }
+    }
   }
 
   async #connect(giveUpMs: number): Promise<Connection> {
@@ -206,10 +217,9 @@ export class Client {
         this.#current = connection;
         return connection;
       } catch (error) {
-        const isAway = error instanceof ConnectError || error instanceof Unavailable;
         const after = error instanceof Unavailable ? error.details.retryAfterMs : 0;
         const wait = backoff.wait(after);
-        if (!isAway || !error.retryable || performance.now() + wait > end) throw error;
+        if (!isAway(error) || performance.now() + wait > end) throw error;
         await sleep(wait, signal);
       }
     }
@@ -566,6 +576,11 @@ export class Client {
     if (!only(parts).equals(data)) throw new ProtocolError("the server sent other bytes back");
     return performance.now() - begun;
   }
+}
+
+/** Whether another attempt to connect may do better. */
+function isAway(error: unknown): boolean {
+  return (error instanceof ConnectError || error instanceof Unavailable) && error.retryable;
 }
 
 /** Whether it is not known what was done. */

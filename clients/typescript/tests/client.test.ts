@@ -314,6 +314,25 @@ describe("over servers that lie", () => {
     }
   });
 
+  it("each request has its own time to give up", async () => {
+    talks = [
+      async (peer) => {
+        await peer.greet();
+        peer.answer(await peer.expect(Op.PING));
+        await peer.rest();
+      },
+    ];
+    const late = net.createServer((socket) => void server.emit("connection", socket));
+    const client = new Client(join(root, "late.sock"), { retry: QUICK });
+    clients.push(client);
+    const hasty = client.open(0);
+    const patient = client.ping();
+    await assert.rejects(hasty, ConnectError);
+    late.listen(join(root, "late.sock"));
+    assert((await patient) >= 0);
+    late.close();
+  });
+
   const vanish: Talk = async (peer) => {
     await peer.greet();
     await peer.expect(Op.APPEND);

@@ -181,22 +181,29 @@ class AsyncClient:
 
     async def _connection(self, give_up: Optional[float] = None) -> Connection:
         """The connection for new requests; makes one, for so many seconds at most, if need be."""
-        if self._closed:
-            raise ClientClosed("the client was closed")
-        current = self._current
-        if current is not None and current.is_usable:
-            return current
-        if self._making is None:
-            wait = self.retry.give_up if give_up is None else give_up
-            self._making = asyncio.get_running_loop().create_task(self._connect(wait))
-            self._making.add_done_callback(self._made)
-        try:
-            # A caller that stops waiting does not take the connection from the others.
-            return await asyncio.shield(self._making)
-        except asyncio.CancelledError:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (self.retry.give_up if give_up is None else give_up)
+        while True:
             if self._closed:
-                raise ClientClosed("the client was closed") from None
-            raise
+                raise ClientClosed("the client was closed")
+            current = self._current
+            if current is not None and current.is_usable:
+                return current
+            is_mine = self._making is None
+            if self._making is None:
+                self._making = loop.create_task(self._connect(max(0.0, until - loop.time())))
+                self._making.add_done_callback(self._made)
+            try:
+                # A caller that stops waiting does not take the connection from the others.
+                return await asyncio.shield(self._making)
+            except asyncio.CancelledError:
+                if self._closed:
+                    raise ClientClosed("the client was closed") from None
+                raise
+            except (ConnectError, Unavailable) as error:
+                # Another's time was over, not one's own.
+                if is_mine or not error.retryable or loop.time() >= until:
+                    raise
 
     def _made(self, task: "asyncio.Task[Connection]") -> None:
         self._making = None
