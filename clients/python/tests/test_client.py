@@ -467,6 +467,16 @@ class Lies(unittest.IsolatedAsyncioTestCase):
             await self.soon(client.append("a"))
         self.assertFalse(caught.exception.retryable)
 
+    async def test_a_removal_is_not_repeated(self) -> None:
+        async def vanish(peer: Peer) -> None:
+            await peer.greet()
+            await peer.expect(Op.REMOVE)
+
+        client = await self.client(vanish)
+        with self.assertRaises(ConnectionLost):
+            await self.soon(client.remove(7))
+        self.assertEqual(self.connections, 1)
+
     async def test_an_append_with_a_key_is_repeated(self) -> None:
         async def vanish(peer: Peer) -> None:
             await peer.greet()

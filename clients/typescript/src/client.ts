@@ -125,8 +125,8 @@ export async function connect(address: string, options: ConnectOptions = {}): Pr
 /**
  * A client of one server: any number of requests and streams at a time. It connects when it has
  * to, and anew when the connection was lost: then what changes nothing is asked again, streams go
- * on where they were, and an append without a key, which may or may not have been stored, throws
- * ConnectionLost.
+ * on where they were, and an append without a key or a removal, which may or may not have been
+ * done, throws ConnectionLost.
  */
 export class Client {
   readonly address: Address;
@@ -318,13 +318,17 @@ export class Client {
     return messages.readAppended(only(parts));
   }
 
-  /** Removes frames, all of them, and tells of each whether it was there. */
+  /**
+   * Removes frames, all of them, and tells of each whether it was there. It is not made again after
+   * a lost connection: it would tell that what it had removed was not there.
+   */
   async remove(
     bounds: readonly Bound[],
     options: messages.RemoveOptions & Signal = {},
   ): Promise<readonly boolean[]> {
     const body = messages.remove(bounds, options);
-    return messages.readAppended(only(await this.#ask(Op.REMOVE, body, options.signal))).removed;
+    const parts = await this.#ask(Op.REMOVE, body, options.signal, false);
+    return messages.readAppended(only(parts)).removed;
   }
 
   /**

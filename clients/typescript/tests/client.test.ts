@@ -346,6 +346,16 @@ describe("over servers that lie", () => {
     );
   });
 
+  it("a removal is not repeated", async () => {
+    const lost: Talk = async (peer) => {
+      await peer.greet();
+      await peer.expect(Op.REMOVE);
+    };
+    const client = await dial([lost]);
+    await assert.rejects(client.remove([7n]), ConnectionLost);
+    assert.equal(connections, 1);
+  });
+
   it("an append with a key is repeated", async () => {
     const store: Talk = async (peer) => {
       await peer.greet();

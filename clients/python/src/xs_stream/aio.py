@@ -109,8 +109,8 @@ async def connect(
 class AsyncClient:
     """A client of one server: any number of requests and streams at a time, from one event loop.
     It connects when it has to, and anew when the connection was lost: then what changes nothing is
-    asked again, streams go on where they were, and an append without a key, which may or may not
-    have been stored, raises ConnectionLost."""
+    asked again, streams go on where they were, and an append without a key or a removal, which may
+    or may not have been done, raises ConnectionLost."""
 
     def __init__(
         self,
@@ -328,13 +328,14 @@ class AsyncClient:
         durable: bool = False,
         now: bool = False,
     ) -> Sequence[bool]:
-        """Removes frames, all of them, and tells of each whether it was there.
+        """Removes frames, all of them, and tells of each whether it was there. It is not made again
+        after a lost connection: it would tell that what it had removed was not there.
 
         within: nothing is removed, and AccessError raised, when one has another topic. now: answer
         when none of their bytes is left in the store's files, which may take minutes.
         """
         body = messages.remove([bound_of(bound) for bound in bounds], durable, now, within)
-        return messages.read_appended((await self._ask(Op.REMOVE, body))[0]).removed
+        return messages.read_appended((await self._ask(Op.REMOVE, body, False))[0]).removed
 
     async def import_frames(
         self, frames: Iterable[Frame], *, new_ids: bool = False, durable: bool = False
