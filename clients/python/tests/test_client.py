@@ -4,6 +4,7 @@ vanish or lie."""
 from __future__ import annotations
 
 import asyncio
+import socket
 import tempfile
 import threading
 import unittest
@@ -792,6 +793,22 @@ class Lies(unittest.IsolatedAsyncioTestCase):
                 await self.soon(use)
         await self.ended(client)
         self.assertEqual(ops[-1], Op.UNSUBSCRIBE)
+
+    async def test_a_peer_that_vanishes_is_noticed(self) -> None:
+        async def quiet(peer: Peer) -> None:
+            await peer.greet()
+            await peer._reader.read()
+
+        self._talks = [quiet]
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        client = await aio.connect(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        self._clients.append(client)
+        assert client._current is not None and client._current._transport is not None
+        sock = client._current._transport.get_extra_info("socket")
+        self.assertTrue(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            self.assertGreater(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 0)
+        server.close()
 
     async def test_a_token_is_not_sent_in_the_clear(self) -> None:
         with self.assertRaisesRegex(AddressError, "TLS"):

@@ -26,6 +26,8 @@ import { Settle, sleep, until } from "./waiting.js";
 
 const SOCKET_PATH_MAX = 107;
 const CLOSE_WAIT_MS = 2000;
+/** After so long without a word the server is asked whether it is there, and given up. */
+const SILENCE_MS = 90_000;
 
 /**
  * A stream as the connection sees it: what came for it and was not yet taken. Credit bounds how
@@ -101,6 +103,8 @@ export class Connection {
   readonly #queue: Array<Settle<void>> = [];
   #isFull = false;
   #isFlushDue = false;
+  #silence: NodeJS.Timeout | undefined;
+  #isAsked = false;
 
   constructor(socket: net.Socket, name: string, token: string | undefined) {
     this.#socket = socket;
@@ -120,6 +124,25 @@ export class Connection {
   greet(signal?: AbortSignal): Promise<ServerInfo> {
     this.#flush();
     return until(this.#welcome.promise, signal);
+  }
+
+  /** Notices a peer that vanished without a word, of which TCP may tell nothing for long. */
+  watch(): void {
+    this.#socket.setKeepAlive(true, SILENCE_MS);
+    this.#silence = setTimeout(() => this.silent(), SILENCE_MS).unref();
+  }
+
+  /** Nothing came for long: asks whether the server is there, and ends when that was of no use. */
+  silent(): void {
+    if (this.failure) return;
+    if (this.#isAsked) {
+      this.#end(new ConnectionLost("the server does not answer any more"));
+      this.#socket.destroy();
+      return;
+    }
+    this.#isAsked = true;
+    void this.send(Op.PING);
+    this.#silence?.refresh();
   }
 
   get info(): ServerInfo {
@@ -248,6 +271,8 @@ export class Connection {
   }
 
   #received(data: Buffer): void {
+    this.#isAsked = false;
+    this.#silence?.refresh();
     try {
       for (const event of this.#session.receive(data)) this.#happened(event);
     } catch (error) {
@@ -284,6 +309,8 @@ export class Connection {
   #end(why: XsError): void {
     if (this.failure) return;
     this.failure = why;
+    clearTimeout(this.#silence);
+    this.#silence = undefined;
     this.#socket.end();
     this.#welcome.reject(why);
     for (const answer of this.#pending.values()) answer.reject(told(why));
@@ -351,6 +378,7 @@ export async function openConnection(dial: Dial, signal?: AbortSignal): Promise<
     await until(isReady, stop).finally(release);
     const connection = new Connection(socket, dial.name, dial.token);
     await connection.greet(stop);
+    if (!("path" in address)) connection.watch();
     return connection;
   } catch (error) {
     socket?.on("error", () => undefined);

@@ -26,6 +26,7 @@ import {
   type ConnectOptions,
   type Item,
 } from "../src/index.js";
+import { Connection } from "../src/connection.js";
 import { Backoff, RETRY } from "../src/reading.js";
 import { deliver, event, message, PATIENCE_MS, Server } from "./support.js";
 
@@ -607,6 +608,32 @@ describe("over servers that lie", () => {
     await assert.rejects(writer.write(Buffer.alloc(1)), ClientClosed);
     await client.ping();
     assert.deepEqual(ops.slice(-2), [Op.UNSUBSCRIBE, Op.PING]);
+  });
+
+  it("a server that does not answer any more is given up", async () => {
+    let pings = 0;
+    talks = [
+      async (peer) => {
+        await peer.greet();
+        peer.answer(await peer.expect(Op.PING));
+        for (;;) if ((await peer.request()).op === Op.PING) pings++;
+      },
+    ];
+    const socket = net.connect(join(root, "xs.sock"));
+    await once(socket, "connect");
+    const connection = new Connection(socket, "test", undefined);
+    await connection.greet();
+    connection.watch();
+    connection.silent();
+    await once(socket, "data");
+    // It did answer, so it is asked again.
+    connection.silent();
+    assert.equal(connection.failure, undefined);
+    const told = assert.rejects(connection.ask(Op.TOPICS), /does not answer/);
+    while (pings === 0) await setImmediate();
+    connection.silent();
+    await told;
+    await connection.closed();
   });
 
   it("a token is not sent in the clear", async () => {

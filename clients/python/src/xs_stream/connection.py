@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import ssl
 from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple, Union, cast
@@ -32,6 +33,13 @@ __all__ = ["Connection", "Line", "NotSent", "open_connection"]
 SOCKET_PATH_MAX = 107
 WRITE_BUFFER = 1024 * 1024
 CLOSE_WAIT = 2.0
+KEEP_ALIVE = (
+    ("TCP_KEEPIDLE", 60),
+    ("TCP_KEEPINTVL", 20),
+    ("TCP_KEEPCNT", 3),
+    ("TCP_USER_TIMEOUT", 120_000),
+)
+"""Seconds, and milliseconds until what was sent must have arrived."""
 
 
 class NotSent(ConnectionLost):
@@ -127,6 +135,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        _keep_alive(transport.get_extra_info("socket"))
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
         self._flush()
 
@@ -324,6 +333,20 @@ def _told(why: XsError) -> XsError:
     told = type(why)(*why.args) if isinstance(why, ProtocolError) else ConnectionLost(str(why))
     told.__cause__ = why
     return told
+
+
+def _keep_alive(sock: Any) -> None:
+    """Has the system notice a peer that vanished without a word, of which TCP tells nobody who
+    only waits and takes a quarter of an hour for who sends."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    # What a platform does not have is left out.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEP_ALIVE:
+            option = getattr(socket, name, None)
+            if option is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def open_connection(
