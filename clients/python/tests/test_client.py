@@ -329,7 +329,9 @@ class Peer:
     def answer(self, header: Header, body: bytes = b"", code: int = 0) -> None:
         self.send(message(header.op, RESPONSE, code, header.corr, header.sub, body))
 
-    async def greet(self, epoch: int = 1, head: int = 100) -> None:
+    async def greet(
+        self, epoch: int = 1, head: int = 100, chunk: int = 256 << 10, window: int = 1 << 20
+    ) -> None:
         await self._reader.readexactly(8)
         self.send(PREFACE)
         out = Writer()
@@ -340,7 +342,7 @@ class Peer:
         out.raw(bytes(16))
         out.u64(epoch)
         out.u64(head)
-        for limit in (24 << 20, 1024, 256, 256 << 10, 1 << 20, 4096):
+        for limit in (24 << 20, 1024, 256, chunk, window, 4096):
             out.u32(limit)
         out.text("liar", 99, "name")
         out.u16(0)
@@ -770,6 +772,29 @@ class Lies(unittest.IsolatedAsyncioTestCase):
         client = await self.client(count)
         blob = await self.soon(client.put_blob(iter([bytes(100_000)] * 50)))
         self.assertEqual((blob.bytes, most), (5_000_000, 0))
+
+    async def test_an_upload_fits_into_any_window(self) -> None:
+        def odd(chunk: int, window: int) -> Talk:
+            async def talk(peer: Peer) -> None:
+                await peer.greet(chunk=chunk, window=window)
+                put = await peer.expect(Op.BLOB_PUT)
+                received = 0
+                while True:
+                    header = await peer.expect(Op.BLOB_CHUNK)
+                    received += header.length - 12
+                    if not header.flags & 4:
+                        peer.answer(put, bytes(32) + received.to_bytes(8, "little"))
+                    else:
+                        grant = (header.length - 12).to_bytes(8, "little")
+                        peer.send(message(Op.CREDIT, PUSH, 0, 0, put.sub, grant))
+
+            return talk
+
+        for chunk, window in ((1 << 21, 1 << 20), (256 << 10, 1000), (0, 1 << 20)):
+            self.connections = 0
+            client = await self.client(odd(chunk, window))
+            blob = await self.soon(client.put_blob(iter([bytes(100_000)] * 30)))
+            self.assertEqual(blob.bytes, 3_000_000)
 
     async def test_an_upload_ends_with_a_write_that_is_given_up(self) -> None:
         ops: List[int] = []

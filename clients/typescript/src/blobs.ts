@@ -11,6 +11,7 @@ import {
   ProtocolError,
   Unavailable,
 } from "./errors.js";
+import { CHUNK_BYTES_MAX } from "./limits.js";
 import { blobGet, readEvent, readNumber } from "./messages.js";
 import { Backoff } from "./reading.js";
 import { Stream, type Host } from "./streams.js";
@@ -71,7 +72,10 @@ export class BlobWriter {
 
   async #write(data: Buffer): Promise<void> {
     const { connection } = await this.#open();
-    const size = connection.info.chunkBytes;
+    // More than the window would never fit into it, and 0 says nothing.
+    const { chunkBytes, uploadWindow } = connection.info;
+    const most = CHUNK_BYTES_MAX;
+    const size = Math.min(chunkBytes || most, uploadWindow || most, most);
     let left = data;
     while (this.#heldBytes + left.length > size) {
       const fits = size - this.#heldBytes;

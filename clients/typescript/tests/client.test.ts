@@ -217,11 +217,11 @@ class Peer {
     this.send(message({ op, flags: RESPONSE, code, corr, sub }, body));
   }
 
-  async greet(): Promise<void> {
+  async greet(chunk = 256 << 10, window = 1 << 20): Promise<void> {
     await this.take(8);
     this.send(PREFACE);
     const out = new Writer().u16(1).u16(1).u32(2).u64(0n).zeros(16).u64(1n).u64(100n);
-    for (const limit of [24 << 20, 1024, 256, 256 << 10, 1 << 20, 4096]) out.u32(limit);
+    for (const limit of [24 << 20, 1024, 256, chunk, window, 4096]) out.u32(limit);
     this.answer(await this.request(), out.text("liar", 99, "name").u16(0).bytes());
   }
 
@@ -583,6 +583,32 @@ describe("over servers that lie", () => {
     const pieces = new Array<Buffer>(50).fill(Buffer.alloc(100_000));
     assert.equal((await client.putBlob(pieces)).bytes, 5_000_000n);
     assert.equal(beyond, 0);
+  });
+
+  it("an upload fits into any window", async () => {
+    const odd =
+      (chunk: number, window: number): Talk =>
+      async (peer) => {
+        await peer.greet(chunk, window);
+        const put = await peer.expect(Op.BLOB_PUT);
+        for (let received = 0; ; ) {
+          const { length, flags } = await peer.expect(Op.BLOB_CHUNK);
+          received += length - 12;
+          if (!(flags & 4)) peer.answer(put, new Writer().zeros(32).u64(BigInt(received)).bytes());
+          else peer.push(Op.CREDIT, put.sub, new Writer().u64(BigInt(length - 12)).bytes());
+        }
+      };
+    const pieces = new Array<Buffer>(30).fill(Buffer.alloc(100_000));
+    for (const [chunk, window] of [
+      [1 << 21, 1 << 20],
+      [256 << 10, 1000],
+      [0, 1 << 20],
+    ]) {
+      connections = 0;
+      const client = await dial([odd(chunk!, window!)]);
+      const { bytes } = await client.putBlob(pieces);
+      assert.equal(bytes, 3_000_000n);
+    }
   });
 
   it("an upload ends with a write that is given up", async () => {

@@ -32,6 +32,7 @@ from .errors import (
     Unavailable,
     XsError,
 )
+from .limits import CHUNK_BYTES_MAX
 from .messages import Dropped, read_event
 from .reading import Backoff
 from .values import Blob, BlobHash
@@ -137,7 +138,11 @@ class BlobWriter:
 
     @property
     def _chunk_bytes(self) -> int:
-        return self._connection.info.chunk_bytes if self._connection else PIECE
+        if self._connection is None:
+            return PIECE
+        # More than the window would never fit into it, and 0 says nothing.
+        info = self._connection.info
+        return min(info.chunk_bytes or PIECE, info.upload_window or PIECE, CHUNK_BYTES_MAX)
 
     async def _send(self, line: Line, chunk: bytes, flags: int) -> None:
         if self._connection is None or self._answer is None:
