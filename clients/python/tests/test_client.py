@@ -835,6 +835,16 @@ class Lies(unittest.IsolatedAsyncioTestCase):
             self.assertGreater(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 0)
         server.close()
 
+    async def test_a_stream_has_credit(self) -> None:
+        client = aio.AsyncClient(self.path)
+        name = xs_stream.BlobHash.of(b"")
+        for credit in (0, -1, 1 << 32):
+            uses: List[Callable[..., Any]] = [client.read, client.follow, client.call]
+            uses.append(lambda _, credit: client.get_blob(name, credit=credit))
+            for use in uses:
+                with self.assertRaisesRegex(xs_stream.InvalidValue, "credit"):
+                    use("a", credit=credit)
+
     async def test_a_token_is_not_sent_in_the_clear(self) -> None:
         with self.assertRaisesRegex(AddressError, "TLS"):
             await aio.connect("192.0.2.1:1", token="secret", timeout=0.1)

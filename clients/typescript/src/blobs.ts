@@ -148,7 +148,8 @@ export class BlobReader extends Stream<Buffer> {
   ) {
     super();
     this.#backoff = new Backoff(host.retry);
-    hashBytes(hash);
+    // Encoded before anything is sent, so that a wrong argument is told by the call.
+    blobGet(hash, credit);
   }
 
   next(): Promise<IteratorResult<Buffer, undefined>> {

@@ -20,6 +20,7 @@ import {
   ConnectError,
   ConnectionLost,
   IntegrityError,
+  InvalidValue,
   ProtocolError,
   ProtocolRefused,
   Unavailable,
@@ -660,6 +661,16 @@ describe("over servers that lie", () => {
     connection.silent();
     await told;
     await connection.closed();
+  });
+
+  it("a stream has credit", () => {
+    const client = new Client(join(root, "xs.sock"));
+    for (const credit of [0, -1, 2 ** 32, NaN]) {
+      assert.throws(() => client.read("a", { credit }), InvalidValue);
+      assert.throws(() => client.follow("a", { credit }), InvalidValue);
+      assert.throws(() => client.call("a", {}, { credit }), InvalidValue);
+      assert.throws(() => client.getBlob(blobHash(Buffer.alloc(0)), { credit }), InvalidValue);
+    }
   });
 
   it("a token is not sent in the clear", async () => {

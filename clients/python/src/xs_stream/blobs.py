@@ -203,6 +203,8 @@ class BlobReader(Closable):
         self.hash = name
         self.bytes: Optional[int] = None
         self._client, self._credit = client, credit
+        # Encoded before anything is sent, so that a wrong argument is told by the call.
+        messages.blob_get(name, credit)
         self._sum = hashlib.sha256()
         self._given = 0
         self._passed = 0
