@@ -835,6 +835,24 @@ class Lies(unittest.IsolatedAsyncioTestCase):
             self.assertGreater(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 0)
         server.close()
 
+    async def test_pulses_do_not_pile_up(self) -> None:
+        async def beat(peer: Peer) -> None:
+            await peer.greet()
+            header = await peer.expect(Op.SUBSCRIBE)
+            peer.answer(header)
+            pulse = event(2)
+            for push in [pulse, deliver([3], 4), *[pulse] * 50, deliver([5], 6), pulse, pulse]:
+                peer.send(message(push.op, PUSH, 0, 0, header.sub, push.body))
+            peer.answer(await peer.expect(Op.PING))
+            await peer._reader.read()
+
+        client = await self.client(beat)
+        follow = client.follow("*")
+        await self.soon(follow.open())
+        await self.soon(client.ping())
+        kinds = [(await self.soon(follow.__anext__())).kind for _ in range(5)]
+        self.assertEqual(kinds, ["pulse", "frame", "pulse", "frame", "pulse"])
+
     async def test_a_stream_has_credit(self) -> None:
         client = aio.AsyncClient(self.path)
         name = xs_stream.BlobHash.of(b"")

@@ -50,6 +50,9 @@ export class Line {
   }
 
   put(push: Push): void {
+    const before = this.#items.at(-1);
+    // Pulses cost no credit: who does not take them finds one.
+    if (before && messages.isPulse(push) && messages.isPulse(before)) return;
     this.#items.push(push);
     this.#waiter?.resolve();
   }

@@ -1,6 +1,6 @@
 // The bodies of requests, responses and pushes, one function each, in the order of docs/wire.md.
 
-import { Reader, readExtensions, Writer } from "./coding.js";
+import { Op, Reader, readExtensions, Writer } from "./coding.js";
 import { InvalidValue, ProtocolError, refusalOf, type Details, type Refusal } from "./errors.js";
 import { putFrameList, readFrameList, type Frame, type FrameList } from "./frames.js";
 import * as limits from "./limits.js";
@@ -540,6 +540,11 @@ export interface Dropped {
 const GAPS = [undefined, "corrupt", "ephemeral", "conflated"] as const;
 
 export type StreamEvent = CaughtUp | Pulse | Gap | Dropped | Ended;
+
+/** Whether a message is a pulse, which says nothing but that the server is there. */
+export function isPulse(push: { readonly op: number; readonly body: Buffer }): boolean {
+  return push.op === Op.SUB_EVENT && push.body[0] === 2;
+}
 
 /** What SUB_EVENT says; undefined for an event not known here. */
 export function readEvent(code: number, body: Buffer): StreamEvent | undefined {

@@ -663,6 +663,27 @@ describe("over servers that lie", () => {
     await connection.closed();
   });
 
+  it("pulses do not pile up", async () => {
+    const beat: Talk = async (peer) => {
+      await peer.greet();
+      const header = await peer.expect(Op.SUBSCRIBE);
+      peer.answer(header);
+      const pulse = { op: Op.SUB_EVENT, body: new Writer().u8(2).bytes() };
+      const many = new Array<typeof pulse>(50).fill(pulse);
+      for (const one of [pulse, deliver([3n], 4n), ...many, deliver([5n], 6n), pulse, pulse]) {
+        peer.push(one.op, header.sub, one.body);
+      }
+      peer.answer(await peer.expect(Op.PING));
+      await peer.rest();
+    };
+    const client = await dial([beat]);
+    const follow = await client.follow("*").open();
+    await client.ping();
+    const kinds: string[] = [];
+    while (kinds.length < 5) kinds.push((await take<Item>(follow)).kind);
+    assert.deepEqual(kinds, ["pulse", "frame", "pulse", "frame", "pulse"]);
+  });
+
   it("a stream has credit", () => {
     const client = new Client(join(root, "xs.sock"));
     for (const credit of [0, -1, 2 ** 32, NaN]) {

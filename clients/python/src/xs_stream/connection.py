@@ -65,6 +65,11 @@ class Line:
         """The server knows that the stream is over."""
 
     def put(self, push: Push) -> None:
+        if self._items and messages.is_pulse(push.op, push.body):
+            last = self._items[-1]
+            if messages.is_pulse(last.op, last.body):
+                # They cost no credit: who does not take them finds one.
+                return
         self._items.append(push)
         self._wake()
 

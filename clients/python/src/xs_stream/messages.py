@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass, replace
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from .coding import Reader, Writer, read_extensions
+from .coding import Op, Reader, Writer, read_extensions
 from .errors import Details, InvalidValue, ProtocolError, Refusal, refusal_of
 from .frames import Frame, FrameList, put_frame_list, read_frame_list
 from .limits import (
@@ -531,6 +531,11 @@ class Dropped(NamedTuple):
 
 
 StreamEvent = Union[CaughtUp, Pulse, Gap, Dropped, Ended]
+
+
+def is_pulse(op: int, body: bytes) -> bool:
+    """Whether a message is a pulse, which says nothing but that the server is there."""
+    return op == Op.SUB_EVENT and body[:1] == b"\2"
 
 
 def read_event(code: int, body: bytes) -> Optional[StreamEvent]:
