@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import pickle
 import unittest
 from typing import Any, List, Optional
 from zlib import crc32
 
+import xs_stream
 from xs_stream import (
     AddressError,
     BlobHash,
@@ -104,6 +106,18 @@ class Values(unittest.TestCase):
         self.assertEqual(refusal_of(599, "new").name, "Other")
         self.assertTrue(refusal_of(599, "new").retryable)
         self.assertFalse(refusal_of(999, "new").retryable)
+
+
+class Errors(unittest.TestCase):
+    def test_they_can_be_pickled(self) -> None:
+        for error in (
+            xs_stream.CorruptRange(1, 5),
+            xs_stream.CommandFailed("a", {"message": "m", "code": "c"}),
+            xs_stream.Refusal(500, "x", xs_stream.Details(retry_after_ms=7)),
+        ):
+            again = pickle.loads(pickle.dumps(error))
+            self.assertEqual((type(again), str(again)), (type(error), str(error)))
+            self.assertEqual(vars(again), vars(error))
 
 
 class Addresses(unittest.TestCase):
