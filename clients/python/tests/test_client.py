@@ -853,6 +853,12 @@ class Lies(unittest.IsolatedAsyncioTestCase):
         kinds = [(await self.soon(follow.__anext__())).kind for _ in range(5)]
         self.assertEqual(kinds, ["pulse", "frame", "pulse", "frame", "pulse"])
 
+    async def test_certificates_that_are_none_are_told(self) -> None:
+        for path in ("/nowhere", __file__):
+            with self.assertRaisesRegex(xs_stream.TlsError, path) as caught:
+                aio.AsyncClient("xss://localhost:1", tls=path)
+            self.assertFalse(caught.exception.retryable)
+
     async def test_a_stream_has_credit(self) -> None:
         client = aio.AsyncClient(self.path)
         name = xs_stream.BlobHash.of(b"")

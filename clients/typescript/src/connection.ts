@@ -413,7 +413,12 @@ function dialSocket(dial: Dial): Dialed {
   } else if (address.tls) {
     const { host, port } = address;
     const named = net.isIP(host) ? {} : { servername: host };
-    socket = tls.connect({ ...named, ...dial.tls, host, port });
+    try {
+      socket = tls.connect({ ...named, ...dial.tls, host, port });
+    } catch (cause) {
+      // What is given as certificates or keys is none.
+      throw new TlsError(`${addressText(address)}: ${(cause as Error).message}`, { cause });
+    }
     event = "secureConnect";
   } else {
     socket = net.connect({ host: address.host, port: address.port });

@@ -23,6 +23,7 @@ import {
   InvalidValue,
   ProtocolError,
   ProtocolRefused,
+  TlsError,
   Unavailable,
   type ConnectOptions,
   type Item,
@@ -682,6 +683,11 @@ describe("over servers that lie", () => {
     const kinds: string[] = [];
     while (kinds.length < 5) kinds.push((await take<Item>(follow)).kind);
     assert.deepEqual(kinds, ["pulse", "frame", "pulse", "frame", "pulse"]);
+  });
+
+  it("certificates that are none are told", async () => {
+    const key = "-----BEGIN PRIVATE KEY-----\nnone\n-----END PRIVATE KEY-----";
+    await assert.rejects(connect("xss://localhost:1", { tls: { key, cert: "none" } }), TlsError);
   });
 
   it("a stream has credit", () => {

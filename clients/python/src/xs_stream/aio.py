@@ -37,6 +37,7 @@ from .errors import (
     Indeterminate,
     InvalidValue,
     ProtocolError,
+    TlsError,
     Unavailable,
 )
 from .frames import Frame
@@ -126,7 +127,7 @@ class AsyncClient:
         self.retry = retry
         if tls is not None and not self.address.tls:
             raise AddressError(f"{self.address}: tls belongs to an address with xss://")
-        self._tls = ssl.create_default_context(cafile=tls) if isinstance(tls, str) else tls
+        self._tls = _trusting(tls) if isinstance(tls, str) else tls
         self._token, self._name, self._timeout = token, name, timeout
         self._current: Optional[Connection] = None
         self._making: Optional["asyncio.Task[Connection]"] = None
@@ -619,6 +620,13 @@ class AsyncClient:
         if parts[0] != data:
             raise ProtocolError("the server sent other bytes back")
         return loop.time() - begun
+
+
+def _trusting(path: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:  # That of ssl is one too.
+        raise TlsError(f"{path}: no certificates to trust: {error.strerror or error}") from error
 
 
 async def _put(connection: Connection, whole: bytes) -> Blob:
