@@ -859,6 +859,19 @@ class Lies(unittest.IsolatedAsyncioTestCase):
                 aio.AsyncClient("xss://localhost:1", tls=path)
             self.assertFalse(caught.exception.retryable)
 
+    async def test_a_download_that_gets_nowhere_is_given_up(self) -> None:
+        async def vanish(peer: Peer) -> None:
+            await peer.greet()
+            header = await peer.expect(Op.BLOB_GET)
+            peer.answer(header, (100).to_bytes(8, "little"))
+            peer.send(message(Op.BLOB_CHUNK, PUSH | 4, 0, 0, header.sub, bytes(50)))
+
+        client = await self.client(vanish, retry=Retry(0.01, 0.02, 2.0, 0.1))
+        reader = client.get_blob(xs_stream.BlobHash.of(b"x"))
+        self.assertEqual(await self.soon(reader.__anext__()), bytes(50))
+        with self.assertRaises(ConnectionLost):
+            await self.soon(reader.__anext__())
+
     async def test_a_stream_has_credit(self) -> None:
         client = aio.AsyncClient(self.path)
         name = xs_stream.BlobHash.of(b"")

@@ -162,6 +162,10 @@ class Waiting(unittest.TestCase):
         self.assertEqual(Flow(1).took(1), 1)
         self.assertEqual(Flow(0).took(5), 5)
 
+    def test_a_server_can_ask_for_a_minute_at_most(self) -> None:
+        self.assertEqual(Backoff(Retry()).wait(20_000), 20.0)
+        self.assertEqual(Backoff(Retry()).wait((1 << 32) - 1), 60.0)
+
 
 class Sessions(unittest.TestCase):
     def test_bytes_may_come_one_at_a_time(self) -> None:

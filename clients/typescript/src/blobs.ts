@@ -137,6 +137,8 @@ export class BlobReader extends Stream<Buffer> {
   bytes: bigint | undefined;
   #given = 0;
   #passed = 0;
+  /** When to give up, since nothing new comes. */
+  #end: number | undefined;
   readonly #sum = createHash("sha256");
   readonly #backoff: Backoff;
 
@@ -171,7 +173,13 @@ export class BlobReader extends Stream<Buffer> {
         }
         this.drop();
         const atLeast = isRefused ? error.details.retryAfterMs : 0;
-        await this.rest(this.#backoff.wait(atLeast), this.host, this.signal);
+        const wait = this.#backoff.wait(atLeast);
+        this.#end ??= performance.now() + this.host.retry.giveUpMs;
+        if (performance.now() + wait > this.#end) {
+          this.close();
+          throw error;
+        }
+        await this.rest(wait, this.host, this.signal);
       }
     }
     return { done: true, value: undefined };
@@ -198,7 +206,10 @@ export class BlobReader extends Stream<Buffer> {
     this.#passed += push.body.length;
     this.#given += piece.length;
     this.#sum.update(piece);
-    this.#backoff.reset();
+    if (piece.length > 0 || !push.more) {
+      this.#end = undefined;
+      this.#backoff.reset();
+    }
     if (!push.more) {
       this.line.isOver = true;
       this.#check();

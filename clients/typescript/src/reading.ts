@@ -24,6 +24,9 @@ export interface Retry {
 
 export const RETRY: Retry = { firstMs: 50, mostMs: 5000, factor: 2, giveUpMs: 30_000 };
 
+/** How long a server can make a client wait, whatever it asks for. */
+const RETRY_AFTER_MAX_MS = 60_000;
+
 /** The waiting times of one attempt after another. */
 export class Backoff {
   #next: number;
@@ -56,7 +59,7 @@ export class Backoff {
   wait(atLeastMs = 0): number {
     const wait = this.#next * (0.5 + 0.5 * this.chance());
     this.#next = Math.min(this.#next * this.retry.factor, this.retry.mostMs);
-    return Math.max(wait, atLeastMs);
+    return Math.max(wait, Math.min(atLeastMs, RETRY_AFTER_MAX_MS));
   }
 }
 

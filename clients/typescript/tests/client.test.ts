@@ -690,6 +690,19 @@ describe("over servers that lie", () => {
     await assert.rejects(connect("xss://localhost:1", { tls: { key, cert: "none" } }), TlsError);
   });
 
+  it("a download that gets nowhere is given up", async () => {
+    const lost: Talk = async (peer) => {
+      await peer.greet();
+      const header = await peer.expect(Op.BLOB_GET);
+      peer.answer(header, new Writer().u64(100n).bytes());
+      peer.push(Op.BLOB_CHUNK, header.sub, Buffer.alloc(50), 0, 4);
+    };
+    const client = await dial([lost], { retry: { firstMs: 10, mostMs: 20, giveUpMs: 100 } });
+    const reader = client.getBlob(blobHash(Buffer.from("x")));
+    assert.equal((await take(reader)).length, 50);
+    await assert.rejects(reader.next(), ConnectionLost);
+  });
+
   it("a stream has credit", () => {
     const client = new Client(join(root, "xs.sock"));
     for (const credit of [0, -1, 2 ** 32, NaN]) {

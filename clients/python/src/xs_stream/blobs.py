@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from typing import (
     IO,
     TYPE_CHECKING,
@@ -209,6 +210,8 @@ class BlobReader(Closable):
         self._given = 0
         self._passed = 0
         self._backoff = Backoff(client.retry)
+        self._until: Optional[float] = None
+        """When to give up, since nothing new comes."""
 
     async def __aenter__(self) -> "BlobReader":
         return self
@@ -236,8 +239,14 @@ class BlobReader(Closable):
                     raise
                 self._drop()
                 after = error.details.retry_after_ms if isinstance(error, Unavailable) else None
+                wait, now = self._backoff.wait(after), time.monotonic()
+                if self._until is None:
+                    self._until = now + self._client.retry.give_up
+                if now + wait > self._until:
+                    await self.aclose()
+                    raise
                 with contextlib.suppress(ClientClosed):
-                    await self._unless_closed(self._client._sleep(self._backoff.wait(after)))
+                    await self._unless_closed(self._client._sleep(wait))
                 continue
             if piece:
                 return piece
@@ -266,7 +275,9 @@ class BlobReader(Closable):
         piece = piece[skip:] if skip else piece
         self._sum.update(piece)
         self._given += len(piece)
-        self._backoff.reset()
+        if piece or not push.more:
+            self._until = None
+            self._backoff.reset()
         if not push.more:
             self._line.over = True
             self._check()

@@ -32,6 +32,10 @@ class Retry:
     give_up: float = 30.0
 
 
+RETRY_AFTER_MAX = 60.0
+"""Seconds a server can make a client wait, whatever it asks for."""
+
+
 class Backoff:
     """The waiting times of one attempt after another."""
 
@@ -58,7 +62,7 @@ class Backoff:
         """Seconds to wait before the next attempt."""
         wait = self._next * (0.5 + 0.5 * self._chance())
         self._next = min(self._next * self._retry.factor, self._retry.most)
-        return max(wait, (at_least_ms or 0) / 1000)
+        return max(wait, min((at_least_ms or 0) / 1000, RETRY_AFTER_MAX))
 
 
 class Reading:
