@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import pickle
+import re
 import unittest
 from typing import Any, List, Optional
 from zlib import crc32
@@ -108,6 +109,10 @@ class Values(unittest.TestCase):
         self.assertFalse(refusal_of(999, "new").retryable)
 
 
+STANDARD = {"Any", "AsyncIterable", "Dict", "Iterable", "List", "Mapping", "None", "Optional"}
+STANDARD |= {"PathLike", "Sequence", "Union"}
+
+
 class Errors(unittest.TestCase):
     def test_they_can_be_pickled(self) -> None:
         for error in (
@@ -118,6 +123,17 @@ class Errors(unittest.TestCase):
             again = pickle.loads(pickle.dumps(error))
             self.assertEqual((type(again), str(again)), (type(error), str(error)))
             self.assertEqual(vars(again), vars(error))
+
+
+class Exports(unittest.TestCase):
+    def test_what_methods_take_and_give_has_a_name(self) -> None:
+        for client in (xs_stream.Client, xs_stream.AsyncClient):
+            for name, method in vars(client).items():
+                if name.startswith("_") or not callable(method):
+                    continue
+                for text in method.__annotations__.values():
+                    for word in set(re.findall(r"\b[A-Z][A-Za-z]+", str(text))) - STANDARD:
+                        self.assertTrue(hasattr(xs_stream, word.replace("AsyncSource", "Source")))
 
 
 class Addresses(unittest.TestCase):

@@ -64,7 +64,15 @@ from .values import (
     Ttl,
 )
 
-__all__ = ["BlobStream", "CallStream", "Client", "FollowStream", "ReadStream", "connect"]
+__all__ = [
+    "BlobStream",
+    "BlobUpload",
+    "CallStream",
+    "Client",
+    "FollowStream",
+    "ReadStream",
+    "connect",
+]
 
 T = TypeVar("T")
 R = TypeVar("R", Read, Follow)
