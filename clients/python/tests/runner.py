@@ -317,8 +317,8 @@ class Runner:
         except StopIteration:
             return found
 
-    def do_read_over_restart(self, topics: str, restart_after: int, credit: int) -> Any:
-        read, metas = self._client.read(topics, credit=credit), []
+    def do_read_over_restart(self, restart_after: int, credit: int, **options: Any) -> Any:
+        read, metas = self._client.read(credit=credit, **self._where(options)), []
         try:
             while True:
                 metas.append(self._face.next(read).meta)
@@ -326,7 +326,8 @@ class Runner:
                     self.do_kill()
                     self.do_start()
         except StopIteration:
-            return {"count": len(metas), "metas_in_order": metas == list(range(len(metas)))}
+            ordered = sorted(metas, reverse=bool(options.get("reverse")))
+            return {"count": len(metas), "metas_in_order": metas == ordered}
 
     def do_fetch_all(self, page_bytes: int, **options: Any) -> Any:
         page = self._face.do(self._client.fetch(page_bytes=page_bytes, **self._where(options)))

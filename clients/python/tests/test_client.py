@@ -1,5 +1,4 @@
-"""What the conformance script cannot say: waiting, giving up, threads, and servers that stop,
-vanish or lie."""
+"""What the conformance script cannot say, over a real server: waiting, threads, and closing."""
 
 from __future__ import annotations
 
@@ -8,28 +7,19 @@ import tempfile
 import threading
 import unittest
 from pathlib import Path
-from typing import Any, Awaitable, Callable, List, Optional
+from typing import Any, List
 
 import xs_stream
 from xs_stream import (
-    AccessError,
-    AddressError,
     ClientClosed,
-    ConnectError,
     ConnectionLost,
-    IntegrityError,
     NewFrame,
-    ProtocolError,
-    ProtocolRefused,
-    Retry,
     aio,
 )
-from xs_stream.coding import PREFACE, PUSH, RESPONSE, Header, Op, Writer, message
+from xs_stream.coding import PUSH, RESPONSE, Op, message
 
+from .peer import Peer
 from .support import PATIENCE, Server
-from .test_core import deliver, event
-
-QUICK = Retry(first=0.01, most=0.05, give_up=PATIENCE)
 
 
 class Real(unittest.TestCase):
@@ -57,6 +47,32 @@ class Real(unittest.TestCase):
                 item: Any = follow.next(PATIENCE)
                 self.assertEqual(item.meta, n)
 
+    def test_a_result_that_comes_with_the_timeout_is_returned(self) -> None:
+        async def late() -> int:
+            try:
+                await asyncio.sleep(PATIENCE)
+            except asyncio.CancelledError:
+                return 7
+            return 0
+
+        with xs_stream.connect(self.server.store) as client:
+            self.assertEqual(client._loop.run(late(), 0.01), 7)
+
+    def test_what_was_not_shown_is_shown_again(self) -> None:
+        async def main() -> None:
+            async with await aio.connect(self.server.store) as client:
+                await client.append_batch([NewFrame("shown", meta=n) for n in range(3)])
+                read = client.read("shown")
+                shown: Any = []
+                while len(shown) < 3:
+                    # Who waited for it is gone each time.
+                    shown = await read._peek(0)
+                for _ in range(2):
+                    shown = await read._peek(1)
+                    self.assertEqual([frame.meta for frame in shown], [1, 2])
+
+        asyncio.run(main())
+
     def test_threads_share_a_client(self) -> None:
         with xs_stream.connect(self.server.store) as client:
 
@@ -71,6 +87,41 @@ class Real(unittest.TestCase):
                 thread.join(PATIENCE)
             topics = client.topics("threads.*")
             self.assertEqual([topic.count for topic in topics], [20] * 8)
+
+    def test_threads_and_tasks_share_a_stream(self) -> None:
+        count = 3000
+        data = bytes(range(256)) * 4096
+        with xs_stream.connect(self.server.store) as client:
+            client.append_batch([NewFrame("shared", meta=n) for n in range(count)])
+            blob = client.put_blob(data).hash
+            read = client.read("shared", credit=4096)
+            found: List[Any] = []
+
+            def work() -> None:
+                for frame in read:
+                    found.append(frame.meta)
+
+            threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            self.assertEqual(sorted(found), list(range(count)))
+
+        async def main() -> None:
+            async with await aio.connect(self.server.store) as client:
+                read = client.read("shared", credit=4096)
+                frames = await asyncio.gather(*[read.__anext__() for _ in range(count)])
+                self.assertEqual([frame.meta for frame in frames], list(range(count)))
+                reader = client.get_blob(blob, credit=1 << 16)
+                whole = b""
+                while len(whole) < len(data):
+                    wanted = [reader.__anext__() for _ in range(3)]
+                    for piece in await asyncio.gather(*wanted, return_exceptions=True):
+                        whole += piece if isinstance(piece, bytes) else b""
+                self.assertEqual(whole, data)
+
+        asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
     def test_requests_are_pipelined_and_appends_keep_their_order(self) -> None:
         async def main() -> None:
@@ -91,6 +142,32 @@ class Real(unittest.TestCase):
             for _ in range(300):
                 with client.read("left", credit=1) as read:
                     self.assertEqual(next(read).meta, 0)
+
+    def test_a_loop_that_is_left_ends_its_stream_on_the_server(self) -> None:
+        with xs_stream.connect(self.server.store) as client:
+            client.append_batch([NewFrame("break", meta=n) for n in range(100)])
+            blob = client.put_blob(bytes(1 << 20)).hash
+            # Each more than the 256 streams that one connection may have open.
+            for _ in range(300):
+                for item in client.follow("break"):
+                    self.assertEqual(item.kind, "frame")
+                    break
+                for frame in client.read("break", credit=1):
+                    self.assertEqual(frame.meta, 0)
+                    break
+                for piece in client.get_blob(blob, credit=1):
+                    self.assertTrue(piece)
+                    break
+                client.blob_writer().write(bytes(300_000))
+
+        async def main() -> None:
+            async with await aio.connect(self.server.store) as client:
+                for _ in range(300):
+                    async for item in client.follow("break"):
+                        self.assertEqual(item.kind, "frame")
+                        break
+
+        asyncio.run(main())
 
     def test_a_cancelled_wait_gives_its_stream_back(self) -> None:
         async def main() -> None:
@@ -116,6 +193,34 @@ class Real(unittest.TestCase):
                 use()
         follow.close()
 
+    def test_closing_leaves_no_thread_behind(self) -> None:
+        for _ in range(30):
+            client = xs_stream.connect(self.server.store)
+            ended: List[BaseException] = []
+            begun = threading.Barrier(6)
+
+            def work(
+                client: xs_stream.Client = client,
+                ended: List[BaseException] = ended,
+                begun: threading.Barrier = begun,
+            ) -> None:
+                begun.wait(PATIENCE)
+                try:
+                    while True:
+                        client.ping()
+                except (ClientClosed, ConnectionLost) as error:
+                    ended.append(error)
+
+            threads = [threading.Thread(target=work, daemon=True) for _ in range(5)]
+            threads.append(threading.Thread(target=client.close, daemon=True))
+            for thread in threads:
+                thread.start()
+            begun.wait(PATIENCE)
+            client.close()
+            for thread in threads:
+                thread.join(PATIENCE)
+            self.assertEqual(len(ended), 5)
+
     def test_closing_ends_who_waits(self) -> None:
         async def main() -> None:
             client = await aio.connect(self.server.store)
@@ -128,6 +233,37 @@ class Real(unittest.TestCase):
                 await waiting
 
         asyncio.run(main())
+
+    def test_closing_a_stream_ends_who_waits_for_it(self) -> None:
+        async def main() -> None:
+            async with await aio.connect(self.server.store) as client:
+                follow = client.follow("ends", new=True)
+                await follow.__anext__()
+                waiting = asyncio.ensure_future(follow.__anext__())
+                await asyncio.sleep(0)
+                await follow.aclose()
+                with self.assertRaises(StopAsyncIteration):
+                    await asyncio.wait_for(waiting, PATIENCE)
+                self.assertGreater(await client.ping(), 0)
+
+        asyncio.run(main())
+        kinds: List[str] = []
+        begun = threading.Event()
+
+        def run() -> None:
+            for item in follow:
+                kinds.append(item.kind)
+                begun.set()
+            kinds.append("end")
+
+        with xs_stream.connect(self.server.store) as client:
+            follow = client.follow("ends", new=True)
+            thread = threading.Thread(target=run, daemon=True)
+            thread.start()
+            self.assertTrue(begun.wait(PATIENCE))
+            follow.close()
+            thread.join(PATIENCE)
+            self.assertEqual(kinds, ["caught_up", "end"])
 
     def test_a_path_may_be_long(self) -> None:
         with tempfile.TemporaryDirectory() as root:
@@ -152,300 +288,6 @@ class Real(unittest.TestCase):
             with client.get_blob(blob.hash, credit=1 << 18) as reader:
                 size = sum(len(part) for part in reader)
             self.assertEqual((size, reader.bytes), (blob.bytes, blob.bytes))
-
-
-Talk = Callable[["Peer"], Awaitable[None]]
-
-
-class Peer:
-    """A connection as a server that lies sees it."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self.writer = reader, writer
-
-    async def request(self) -> Header:
-        header = Header.read(await self._reader.readexactly(16), 0)
-        await self._reader.readexactly(header.length - 12)
-        return header
-
-    async def expect(self, op: int) -> Header:
-        """The next request of this kind; others are passed over."""
-        while True:
-            header = await self.request()
-            if header.op == op:
-                return header
-
-    def send(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    def answer(self, header: Header, body: bytes = b"", code: int = 0) -> None:
-        self.send(message(header.op, RESPONSE, code, header.corr, header.sub, body))
-
-    async def greet(self, epoch: int = 1, head: int = 100) -> None:
-        await self._reader.readexactly(8)
-        self.send(PREFACE)
-        out = Writer()
-        out.u16(1)
-        out.u16(1)
-        out.u32(2)
-        out.u64(0)
-        out.raw(bytes(16))
-        out.u64(epoch)
-        out.u64(head)
-        for limit in (24 << 20, 1024, 256, 256 << 10, 1 << 20, 4096):
-            out.u32(limit)
-        out.text("liar", 99, "name")
-        out.u16(0)
-        self.answer(await self.request(), bytes(out.data))
-
-
-def refused(text: str) -> bytes:
-    out = Writer()
-    out.text(text, 999, "text")
-    return bytes(out.data)
-
-
-class Lies(unittest.IsolatedAsyncioTestCase):
-    """Over servers that do what a test tells them, one connection after another."""
-
-    async def asyncSetUp(self) -> None:
-        self._dir = tempfile.TemporaryDirectory()
-        self._talks: List[Talk] = []
-        self._tasks: List[Any] = []
-        self.path = f"{self._dir.name}/xs.sock"
-        self.connections = 0
-        self._server = await asyncio.start_unix_server(self._connected, self.path)
-        self._clients: List[aio.AsyncClient] = []
-
-    async def asyncTearDown(self) -> None:
-        for client in self._clients:
-            await client.close()
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._dir.cleanup()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._tasks.append(asyncio.current_task())
-        at = min(self.connections, len(self._talks) - 1)
-        self.connections += 1
-        try:
-            await self._talks[at](Peer(reader, writer))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    async def client(self, *talks: Talk, **options: Any) -> aio.AsyncClient:
-        self._talks = list(talks)
-        options.setdefault("retry", QUICK)
-        client = await aio.connect(self.path, **options)
-        self._clients.append(client)
-        return client
-
-    async def soon(self, work: Awaitable[Any]) -> Any:
-        return await asyncio.wait_for(work, PATIENCE)
-
-    async def test_no_answer_to_hello_ends_the_wait(self) -> None:
-        async def silent(peer: Peer) -> None:
-            await peer._reader.read()
-
-        with self.assertRaisesRegex(ConnectError, "no answer within"):
-            await self.client(silent, timeout=0.05)
-
-    async def test_another_protocol_is_told(self) -> None:
-        async def other(peer: Peer) -> None:
-            peer.send(b"XSP\0\2\0\0\0")
-            await peer._reader.read()
-
-        with self.assertRaisesRegex(ProtocolError, "XSP/2"):
-            await self.client(other)
-
-    async def test_a_refused_token_is_final(self) -> None:
-        async def stern(peer: Peer) -> None:
-            await peer._reader.readexactly(8)
-            peer.send(PREFACE)
-            peer.answer(await peer.request(), refused("no such token"), 200)
-
-        with self.assertRaisesRegex(AccessError, "no such token"):
-            await self.client(stern, wait=PATIENCE)
-        self.assertEqual(self.connections, 1)
-
-    async def test_an_append_without_a_key_is_not_repeated(self) -> None:
-        async def vanish(peer: Peer) -> None:
-            await peer.greet()
-            await peer.expect(Op.APPEND)
-
-        client = await self.client(vanish)
-        with self.assertRaises(ConnectionLost) as caught:
-            await self.soon(client.append("a"))
-        self.assertFalse(caught.exception.retryable)
-
-    async def test_an_append_with_a_key_is_repeated(self) -> None:
-        async def vanish(peer: Peer) -> None:
-            await peer.greet()
-            await peer.expect(Op.APPEND)
-
-        async def store(peer: Peer) -> None:
-            await peer.greet()
-            stored = bytes(8) + b"\1\0\1\0\0\0\0\0" + bytes(16) + (7).to_bytes(8, "little")
-            peer.answer(await peer.expect(Op.APPEND), stored)
-            await peer._reader.read()
-
-        client = await self.client(vanish, vanish, store)
-        stamp = await self.soon(client.append("a", key="k"))
-        self.assertEqual((stamp.offset, self.connections), (7, 3))
-
-    async def test_what_is_busy_is_asked_again(self) -> None:
-        async def busy(peer: Peer) -> None:
-            await peer.greet()
-            for _ in range(3):
-                peer.answer(await peer.expect(Op.APPEND), refused("full"), 502)
-            stored = bytes(8) + b"\1\0\1\0\0\0\0\0" + bytes(16) + (7).to_bytes(8, "little")
-            peer.answer(await peer.expect(Op.APPEND), stored)
-            await peer._reader.read()
-
-        client = await self.client(busy)
-        self.assertEqual((await self.soon(client.append("a"))).offset, 7)
-
-    async def test_it_gives_up_in_time(self) -> None:
-        async def busy(peer: Peer) -> None:
-            await peer.greet()
-            while True:
-                peer.answer(await peer.expect(Op.APPEND), refused("full"), 502)
-
-        client = await self.client(busy, retry=Retry(0.01, 0.02, 2.0, 0.1))
-        with self.assertRaisesRegex(xs_stream.Unavailable, "502 StorageFull: full"):
-            await self.soon(client.append("a"))
-
-    async def test_a_server_that_goes_away_is_left(self) -> None:
-        finish: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
-
-        async def leaving(peer: Peer) -> None:
-            await peer.greet()
-            subscribed = await peer.expect(Op.SUBSCRIBE)
-            peer.answer(subscribed)
-            slow = await peer.expect(Op.TOPICS)
-            reason = (5000).to_bytes(4, "little") + refused("stopping")
-            peer.send(message(Op.GOAWAY, PUSH, 501, 0, 0, reason))
-            drop = event(4, 42, rest=refused("stopping"))
-            peer.send(message(Op.SUB_EVENT, PUSH, 501, 0, subscribed.sub, drop.body))
-            await finish
-            peer.answer(slow)
-            await peer._reader.read()
-
-        async def fresh(peer: Peer) -> None:
-            await peer.greet()
-            while True:
-                header = await peer.request()
-                peer.answer(header)
-                if header.op == Op.SUBSCRIBE:
-                    push = event(1, 50)
-                    peer.send(message(push.op, PUSH, 0, 0, header.sub, push.body))
-
-        client = await self.client(leaving, fresh)
-        follow = client.follow("*")
-        await self.soon(follow.open())
-        topics = asyncio.ensure_future(client.topics())
-        item: Any = await self.soon(follow.__anext__())
-        self.assertEqual((item.kind, item.offset), ("resumed", 42))
-        item = await self.soon(follow.__anext__())
-        self.assertEqual((item.kind, item.head), ("caught_up", 50))
-        self.assertGreater(await self.soon(client.ping()), 0)
-        self.assertFalse(topics.done())
-        finish.set_result(None)
-        self.assertEqual(await self.soon(topics), [])
-
-    async def test_damage_on_the_way_ends_the_stream(self) -> None:
-        async def damage(peer: Peer) -> None:
-            await peer.greet()
-            header = await peer.expect(Op.SUBSCRIBE)
-            peer.answer(header)
-            body = bytearray(deliver([3], 4).body)
-            body[-9] ^= 1
-            peer.send(message(Op.DELIVER, PUSH, 0, 0, header.sub, body))
-            await peer.expect(Op.UNSUBSCRIBE)
-            peer.answer(await peer.expect(Op.PING))
-            await peer._reader.read()
-
-        client = await self.client(damage)
-        with self.assertRaises(IntegrityError):
-            await self.soon(client.follow("*").__anext__())
-        self.assertGreater(await self.soon(client.ping()), 0)
-
-    async def test_a_breach_is_final(self) -> None:
-        async def breach(peer: Peer) -> None:
-            await peer.greet()
-            peer.answer(await peer.expect(Op.SUBSCRIBE))
-            peer.send(message(Op.CLOSE, PUSH, 105, 0, 0, refused("too much")))
-            await peer._reader.read()
-
-        client = await self.client(breach)
-        with self.assertRaises(ProtocolRefused):
-            await self.soon(client.follow("*").__anext__())
-        self.assertEqual(self.connections, 1)
-
-    async def test_a_download_goes_on_and_is_checked(self) -> None:
-        data = b"0123456789" * 10
-        name = xs_stream.BlobHash.of(data)
-
-        def half(turn: int) -> Talk:
-            async def talk(peer: Peer) -> None:
-                await peer.greet()
-                header = await peer.expect(Op.BLOB_GET)
-                peer.answer(header, len(data).to_bytes(8, "little"))
-                for at in range(0, 40 if turn == 0 else 100, 20):
-                    more = 0 if at == 80 else 4
-                    piece = data[at : at + 20] if turn < 2 else b"x" * 20
-                    peer.send(message(Op.BLOB_CHUNK, PUSH | more, 0, 0, header.sub, piece))
-                await asyncio.wait_for(peer.writer.drain(), PATIENCE)
-                if turn > 0:
-                    await peer._reader.read()
-
-            return talk
-
-        client = await self.client(half(0), half(1))
-        pieces = [piece async for piece in client.get_blob(name)]
-        self.assertEqual((b"".join(pieces), self.connections), (data, 2))
-        client = await self.client(half(2), half(2), half(2))
-        with self.assertRaises(IntegrityError):
-            await self.soon(client.read_blob(name))
-
-    async def test_an_upload_keeps_to_its_window(self) -> None:
-        received = 0
-        most = 0
-
-        async def count(peer: Peer) -> None:
-            nonlocal received, most
-            await peer.greet()
-            put: Optional[Header] = None
-            granted = 1 << 20
-            while True:
-                header = await peer.request()
-                if header.op == Op.BLOB_PUT:
-                    put = header
-                elif header.op == Op.BLOB_CHUNK and put is not None:
-                    received += header.length - 12
-                    most = max(most, received - granted)
-                    if not header.flags & 4:
-                        peer.answer(put, bytes(32) + received.to_bytes(8, "little"))
-                    elif received == granted:
-                        # Only when the window is used up: the client has to wait for it.
-                        granted += 1 << 20
-                        grant = (1 << 20).to_bytes(8, "little")
-                        peer.send(message(Op.CREDIT, PUSH, 0, 0, put.sub, grant))
-
-        client = await self.client(count)
-        blob = await self.soon(client.put_blob(iter([bytes(100_000)] * 50)))
-        self.assertEqual((blob.bytes, most), (5_000_000, 0))
-
-    async def test_a_token_is_not_sent_in_the_clear(self) -> None:
-        with self.assertRaisesRegex(AddressError, "TLS"):
-            await aio.connect("192.0.2.1:1", token="secret", timeout=0.1)
-        with self.assertRaises(AddressError):
-            await aio.connect(self.path, tls="/nowhere")
-        self.assertNotIn("secret", repr(aio.AsyncClient(":1", token="secret")))
 
 
 class Pace(unittest.TestCase):

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import pickle
+import re
 import unittest
 from typing import Any, List, Optional
 from zlib import crc32
 
+import xs_stream
 from xs_stream import (
     AddressError,
     BlobHash,
@@ -106,6 +109,33 @@ class Values(unittest.TestCase):
         self.assertFalse(refusal_of(999, "new").retryable)
 
 
+STANDARD = {"Any", "AsyncIterable", "Dict", "Iterable", "List", "Mapping", "None", "Optional"}
+STANDARD |= {"PathLike", "Sequence", "Union"}
+
+
+class Errors(unittest.TestCase):
+    def test_they_can_be_pickled(self) -> None:
+        for error in (
+            xs_stream.CorruptRange(1, 5),
+            xs_stream.CommandFailed("a", {"message": "m", "code": "c"}),
+            xs_stream.Refusal(500, "x", xs_stream.Details(retry_after_ms=7)),
+        ):
+            again = pickle.loads(pickle.dumps(error))
+            self.assertEqual((type(again), str(again)), (type(error), str(error)))
+            self.assertEqual(vars(again), vars(error))
+
+
+class Exports(unittest.TestCase):
+    def test_what_methods_take_and_give_has_a_name(self) -> None:
+        for client in (xs_stream.Client, xs_stream.AsyncClient):
+            for name, method in vars(client).items():
+                if name.startswith("_") or not callable(method):
+                    continue
+                for text in method.__annotations__.values():
+                    for word in set(re.findall(r"\b[A-Z][A-Za-z]+", str(text))) - STANDARD:
+                        self.assertTrue(hasattr(xs_stream, word.replace("AsyncSource", "Source")))
+
+
 class Addresses(unittest.TestCase):
     def test_addresses_are_told_apart(self) -> None:
         cases = {
@@ -147,6 +177,10 @@ class Waiting(unittest.TestCase):
         self.assertEqual([flow.took(n) for n in (400, 99, 1, 640, 499)], [0, 0, 500, 640, 0])
         self.assertEqual(Flow(1).took(1), 1)
         self.assertEqual(Flow(0).took(5), 5)
+
+    def test_a_server_can_ask_for_a_minute_at_most(self) -> None:
+        self.assertEqual(Backoff(Retry()).wait(20_000), 20.0)
+        self.assertEqual(Backoff(Retry()).wait((1 << 32) - 1), 60.0)
 
 
 class Sessions(unittest.TestCase):

@@ -11,17 +11,20 @@ import {
   ProtocolError,
   Unavailable,
 } from "./errors.js";
+import { CHUNK_BYTES_MAX } from "./limits.js";
 import { blobGet, readEvent, readNumber } from "./messages.js";
 import { Backoff } from "./reading.js";
-import type { Push } from "./session.js";
 import { Stream, type Host } from "./streams.js";
 import { asBuffer, hashBytes, type Blob, type BlobHash } from "./values.js";
-import { check, sleep, until } from "./waiting.js";
+import { check, until } from "./waiting.js";
 
 /** Where the bytes of a blob come from: a Readable, a ReadableStream, any iterable of bytes. */
 export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
-/** An upload: `write` pieces, then `finish`; without it, after `close`, nothing is stored. */
+/**
+ * An upload: `write` pieces, then `finish`; without it, after `close`, nothing is stored. A `write`
+ * that fails ends it: nobody knows how much of its piece was sent.
+ */
 export class BlobWriter {
   #connection: Connection | undefined;
   #line: Line | undefined;
@@ -59,9 +62,21 @@ export class BlobWriter {
   /** Sends bytes, as fast as the server takes them. */
   async write(data: Uint8Array): Promise<void> {
     if (!(data instanceof Uint8Array)) throw new InvalidValue("a blob is written in bytes");
+    try {
+      await this.#write(asBuffer(data));
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  async #write(data: Buffer): Promise<void> {
     const { connection } = await this.#open();
-    const size = connection.info.chunkBytes;
-    let left = asBuffer(data);
+    // More than the window would never fit into it, and 0 says nothing.
+    const { chunkBytes, uploadWindow } = connection.info;
+    const most = CHUNK_BYTES_MAX;
+    const size = Math.min(chunkBytes || most, uploadWindow || most, most);
+    let left = data;
     while (this.#heldBytes + left.length > size) {
       const fits = size - this.#heldBytes;
       const chunk = Buffer.concat([...this.#held, left.subarray(0, fits)]);
@@ -90,22 +105,24 @@ export class BlobWriter {
 
   /** Sends the last of it and waits until it is stored. */
   async finish(): Promise<Blob> {
-    const { line } = await this.#open();
-    const chunk = Buffer.concat(this.#held);
-    this.#held = [];
-    await this.#send(chunk, 0);
-    if (!this.#answer) throw new ClientClosed("the upload is over");
-    const [body] = await until(this.#answer, this.signal);
-    line.isOver = true;
-    this.close();
-    const reader = new Reader(body ?? Buffer.alloc(0));
-    return { hash: reader.hash("hash"), bytes: reader.u64("length") };
+    try {
+      const { line } = await this.#open();
+      await this.#send(Buffer.concat(this.#held), 0);
+      if (!this.#answer) throw new ClientClosed("the upload is over");
+      const [body] = await until(this.#answer, this.signal);
+      line.isOver = true;
+      const reader = new Reader(body ?? Buffer.alloc(0));
+      return { hash: reader.hash("hash"), bytes: reader.u64("length") };
+    } finally {
+      this.close();
+    }
   }
 
   /** Forgets an upload that was not finished. May be called twice. */
   close(): void {
     if (this.#line && this.#isAnswered) this.#line.isOver = true;
     this.#isOver = true;
+    this.#held = [];
     this.#line?.close();
     this.#line = undefined;
   }
@@ -118,11 +135,10 @@ export class BlobWriter {
 export class BlobReader extends Stream<Buffer> {
   /** The length of the blob, once the first piece came. */
   bytes: bigint | undefined;
-  #line: Line | undefined;
-  #taken: Push | undefined;
   #given = 0;
   #passed = 0;
-  #isOver = false;
+  /** When to give up, since nothing new comes. */
+  #end: number | undefined;
   readonly #sum = createHash("sha256");
   readonly #backoff: Backoff;
 
@@ -134,51 +150,52 @@ export class BlobReader extends Stream<Buffer> {
   ) {
     super();
     this.#backoff = new Backoff(host.retry);
-    hashBytes(hash);
+    // Encoded before anything is sent, so that a wrong argument is told by the call.
+    blobGet(hash, credit);
   }
 
-  close(): void {
-    this.#isOver = true;
-    this.#drop();
+  next(): Promise<IteratorResult<Buffer, undefined>> {
+    return this.inTurn(() => this.#next());
   }
 
-  #drop(): void {
-    const line = this.#line;
-    this.#line = this.#taken = undefined;
-    line?.close();
-  }
-
-  async next(): Promise<IteratorResult<Buffer, undefined>> {
-    while (!this.#isOver) {
+  async #next(): Promise<IteratorResult<Buffer, undefined>> {
+    while (!this.isClosed) {
       try {
         check(this.signal);
         const piece = await this.#piece();
         if (piece.length > 0) return { done: false, value: piece };
       } catch (error) {
+        if (this.isClosed) break;
         const isRefused = error instanceof Unavailable;
-        if (!(isRefused || error instanceof ConnectionLost) || this.host.isClosed) {
+        if (!(isRefused || error instanceof ConnectionLost) || this.host.closing.aborted) {
           this.close();
           throw error;
         }
-        this.#drop();
+        this.drop();
         const atLeast = isRefused ? error.details.retryAfterMs : 0;
-        await sleep(this.#backoff.wait(atLeast), this.signal);
+        const wait = this.#backoff.wait(atLeast);
+        this.#end ??= performance.now() + this.host.retry.giveUpMs;
+        if (performance.now() + wait > this.#end) {
+          this.close();
+          throw error;
+        }
+        await this.rest(wait, this.host, this.signal);
       }
     }
     return { done: true, value: undefined };
   }
 
   async #piece(): Promise<Buffer> {
-    if (!this.#line) {
-      await this.#open();
+    if (!this.line) {
+      await this.unlessClosed(this.#open());
       return Buffer.alloc(0);
     }
-    if (this.#taken) this.#line.took(this.#taken);
-    const push = (this.#taken = await this.#line.item(this.signal));
+    if (this.taken) this.line.took(this.taken);
+    const push = (this.taken = await this.line.item(this.signal));
     if (push.op === Op.SUB_EVENT) {
       const event = readEvent(push.code, push.body);
       if (event?.kind !== "dropped") return Buffer.alloc(0);
-      this.#line.isOver = true;
+      this.line.isOver = true;
       throw event.refusal;
     }
     if (push.op !== Op.BLOB_CHUNK) {
@@ -189,9 +206,12 @@ export class BlobReader extends Stream<Buffer> {
     this.#passed += push.body.length;
     this.#given += piece.length;
     this.#sum.update(piece);
-    this.#backoff.reset();
+    if (piece.length > 0 || !push.more) {
+      this.#end = undefined;
+      this.#backoff.reset();
+    }
     if (!push.more) {
-      this.#line.isOver = true;
+      this.line.isOver = true;
       this.#check();
       this.close();
     }
@@ -210,8 +230,8 @@ export class BlobReader extends Stream<Buffer> {
     const body = blobGet(this.hash, this.credit);
     this.#passed = 0;
     const { line, parts } = await connection.askStream(Op.BLOB_GET, body, this.credit, this.signal);
-    this.#line = line;
+    this.line = line;
     this.bytes = readNumber(parts[0] ?? Buffer.alloc(0));
-    if (this.#isOver) this.#drop();
+    if (this.isClosed) this.drop();
   }
 }

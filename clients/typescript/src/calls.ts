@@ -2,10 +2,9 @@
 
 import { Op, Reader } from "./coding.js";
 import type { Connection, Line } from "./connection.js";
-import { CommandFailed, ProtocolError } from "./errors.js";
+import { ClientClosed, CommandFailed, ProtocolError } from "./errors.js";
 import type { Frame } from "./frames.js";
 import { call, readEvent, readList, type CallRequest } from "./messages.js";
-import type { Push } from "./session.js";
 import { Stream } from "./streams.js";
 import type { FrameId } from "./values.js";
 
@@ -22,10 +21,9 @@ export class Call extends Stream<Frame> {
   /** The frame `<name>.complete`, once it came. */
   complete: Frame | undefined;
   readonly #body: Buffer[];
-  #line: Line | undefined;
   #opening: Promise<FrameId> | undefined;
   #frames: Frame[] = [];
-  #taken: Push | undefined;
+  /** All of its frames came. */
   #isOver = false;
 
   constructor(
@@ -39,6 +37,9 @@ export class Call extends Stream<Frame> {
 
   /** Makes the call unless it was made, and gives the id of `<name>.call`. */
   open(): Promise<FrameId> {
+    if (!this.#opening && this.isClosed) {
+      return Promise.reject(new ClientClosed("the call was closed before it was made"));
+    }
     this.#opening ??= this.#open();
     return this.#opening;
   }
@@ -48,22 +49,24 @@ export class Call extends Stream<Frame> {
     const { line, parts } = await this.tryOnce((connection) =>
       connection.askStream(Op.CALL, this.#body, credit, this.signal),
     );
-    this.#line = line;
-    if (this.#isOver) this.close();
+    this.line = line;
+    if (this.isClosed) this.drop();
     this.id = new Reader(parts[0] ?? Buffer.alloc(0)).id("id");
     return this.id;
   }
 
-  close(): void {
-    this.#isOver = true;
-    const line = this.#line;
-    this.#line = this.#taken = undefined;
-    line?.close();
+  override close(): void {
+    this.#frames = [];
+    super.close();
   }
 
-  async next(): Promise<IteratorResult<Frame, undefined>> {
+  next(): Promise<IteratorResult<Frame, undefined>> {
+    return this.inTurn(() => this.#next());
+  }
+
+  async #next(): Promise<IteratorResult<Frame, undefined>> {
     try {
-      await this.open();
+      if (!this.#isOver && !this.isClosed) await this.unlessClosed(this.open());
       for (;;) {
         const frame = this.#frames.shift();
         if (frame?.topic === `${this.request.name}.error`) {
@@ -71,23 +74,24 @@ export class Call extends Stream<Frame> {
         }
         if (frame?.topic === `${this.request.name}.complete`) this.complete = frame;
         else if (frame) return { done: false, value: frame };
-        else if (this.#isOver || !this.#line) {
+        else if (this.#isOver || !this.line) {
           this.close();
           return { done: true, value: undefined };
-        } else await this.#more(this.#line);
+        } else await this.#more(this.line);
       }
     } catch (error) {
+      if (this.isClosed) return { done: true, value: undefined };
       this.close();
       throw error;
     }
   }
 
   async #more(line: Line): Promise<void> {
-    if (this.#taken) line.took(this.#taken);
-    this.#taken = undefined;
+    if (this.taken) line.took(this.taken);
+    this.taken = undefined;
     const push = await line.item(this.signal);
     if (push.op === Op.DELIVER) {
-      this.#taken = push;
+      this.taken = push;
       this.#frames = readList(push.body).frames;
       return;
     }

@@ -125,8 +125,8 @@ export async function connect(address: string, options: ConnectOptions = {}): Pr
 /**
  * A client of one server: any number of requests and streams at a time. It connects when it has
  * to, and anew when the connection was lost: then what changes nothing is asked again, streams go
- * on where they were, and an append without a key, which may or may not have been stored, throws
- * ConnectionLost.
+ * on where they were, and an append without a key or a removal, which may or may not have been
+ * done, throws ConnectionLost.
  */
 export class Client {
   readonly address: Address;
@@ -146,11 +146,8 @@ export class Client {
     }
     this.#retry = { ...RETRY, ...options.retry };
     this.#dial = { address: this.address, name, token, tls, timeoutMs };
-    const closing = this.#closing.signal;
     this.#host = {
-      get isClosed() {
-        return closing.aborted;
-      },
+      closing: this.#closing.signal,
       retry: this.#retry,
       connection: (signal) => this.#connection(this.#retry.giveUpMs, signal),
     };
@@ -168,6 +165,7 @@ export class Client {
   /** Ends the connection and what is under way on it. May be called twice. */
   async close(): Promise<void> {
     this.#closing.abort(new ClientClosed("the client was closed"));
+    await this.#making?.catch(() => undefined);
     const connections = [...this.#old, ...(this.#current ? [this.#current] : [])];
     for (const one of connections) one.abandon(new ConnectionLost("the client was closed"));
     await Promise.all(connections.map((one) => one.closed()));
@@ -185,11 +183,22 @@ export class Client {
   // Connections.
 
   async #connection(giveUpMs: number, signal?: AbortSignal): Promise<Connection> {
-    check(this.#closing.signal);
-    if (this.#current?.isUsable) return this.#current;
-    this.#making ??= this.#connect(giveUpMs).finally(() => (this.#making = undefined));
-    // A caller that stops waiting does not take the connection from the others.
-    return until(this.#making, signal);
+    const end = performance.now() + giveUpMs;
+    for (;;) {
+      check(this.#closing.signal);
+      if (this.#current?.isUsable) return this.#current;
+      const isMine = !this.#making;
+      const left = Math.max(0, end - performance.now());
+      this.#making ??= this.#connect(left).finally(() => (this.#making = undefined));
+      try {
+        // A caller that stops waiting does not take the connection from the others.
+        return await until(this.#making, signal);
+      } catch (error) {
+        // Another's time may be over, not one's own.
+        const isOver = isMine || performance.now() >= end;
+        if (isOver || !isAway(error)) throw error;
+      }
+    }
   }
 
   async #connect(giveUpMs: number): Promise<Connection> {
@@ -199,14 +208,18 @@ export class Client {
     for (;;) {
       try {
         const connection = await openConnection(this.#dial, signal);
+        if (signal.aborted) {
+          // The end came when it was just made.
+          connection.abandon(new ConnectionLost("the client was closed"));
+          throw signal.reason;
+        }
         if (this.#current) this.#retire(this.#current);
         this.#current = connection;
         return connection;
       } catch (error) {
-        const isAway = error instanceof ConnectError || error instanceof Unavailable;
         const after = error instanceof Unavailable ? error.details.retryAfterMs : 0;
         const wait = backoff.wait(after);
-        if (!isAway || !error.retryable || performance.now() + wait > end) throw error;
+        if (!isAway(error) || performance.now() + wait > end) throw error;
         await sleep(wait, signal);
       }
     }
@@ -243,11 +256,14 @@ export class Client {
           wait = backoff.wait(error.details.retryAfterMs);
           if (performance.now() + wait > end) throw error;
         } else if (isUnknown(error)) {
-          if (this.#host.isClosed || !again || performance.now() > end) throw error;
+          if (this.#closing.signal.aborted || !again || performance.now() > end) throw error;
           wait = backoff.wait();
-        } else if (!(error instanceof NotSent)) throw error;
+        } else if (error instanceof NotSent) {
+          wait = backoff.waitUnsent();
+          if (performance.now() + wait > end) throw error;
+        } else throw error;
       }
-      await sleep(wait, signal);
+      await sleep(wait, this.#closing.signal, signal);
     }
   }
 
@@ -302,13 +318,17 @@ export class Client {
     return messages.readAppended(only(parts));
   }
 
-  /** Removes frames, all of them, and tells of each whether it was there. */
+  /**
+   * Removes frames, all of them, and tells of each whether it was there. It is not made again after
+   * a lost connection: it would tell that what it had removed was not there.
+   */
   async remove(
     bounds: readonly Bound[],
     options: messages.RemoveOptions & Signal = {},
   ): Promise<readonly boolean[]> {
     const body = messages.remove(bounds, options);
-    return messages.readAppended(only(await this.#ask(Op.REMOVE, body, options.signal))).removed;
+    const parts = await this.#ask(Op.REMOVE, body, options.signal, false);
+    return messages.readAppended(only(parts)).removed;
   }
 
   /**
@@ -560,6 +580,11 @@ export class Client {
     if (!only(parts).equals(data)) throw new ProtocolError("the server sent other bytes back");
     return performance.now() - begun;
   }
+}
+
+/** Whether another attempt to connect may do better. */
+function isAway(error: unknown): boolean {
+  return (error instanceof ConnectError || error instanceof Unavailable) && error.retryable;
 }
 
 /** Whether it is not known what was done. */

@@ -10,6 +10,7 @@ import { Op } from "./coding.js";
 import {
   AccessError,
   AddressError,
+  ClientClosed,
   ConnectError,
   ConnectionLost,
   NotSent,
@@ -25,6 +26,8 @@ import { Settle, sleep, until } from "./waiting.js";
 
 const SOCKET_PATH_MAX = 107;
 const CLOSE_WAIT_MS = 2000;
+/** After so long without a word the server is asked whether it is there, and given up. */
+const SILENCE_MS = 90_000;
 
 /**
  * A stream as the connection sees it: what came for it and was not yet taken. Credit bounds how
@@ -47,6 +50,9 @@ export class Line {
   }
 
   put(push: Push): void {
+    const before = this.#items.at(-1);
+    // Pulses cost no credit: who does not take them finds one.
+    if (before && messages.isPulse(push) && messages.isPulse(before)) return;
     this.#items.push(push);
     this.#waiter?.resolve();
   }
@@ -75,10 +81,12 @@ export class Line {
     }
   }
 
-  /** Ends the stream, from this side if need be. */
+  /** Ends the stream, from this side if need be, and wakes who waits for it. */
   close(): void {
     this.connection.forget(this, !this.isOver);
     this.isOver = true;
+    this.#items.length = 0;
+    this.fail(new ClientClosed("the stream was closed"));
   }
 }
 
@@ -98,6 +106,8 @@ export class Connection {
   readonly #queue: Array<Settle<void>> = [];
   #isFull = false;
   #isFlushDue = false;
+  #silence: NodeJS.Timeout | undefined;
+  #isAsked = false;
 
   constructor(socket: net.Socket, name: string, token: string | undefined) {
     this.#socket = socket;
@@ -117,6 +127,25 @@ export class Connection {
   greet(signal?: AbortSignal): Promise<ServerInfo> {
     this.#flush();
     return until(this.#welcome.promise, signal);
+  }
+
+  /** Notices a peer that vanished without a word, of which TCP may tell nothing for long. */
+  watch(): void {
+    this.#socket.setKeepAlive(true, SILENCE_MS);
+    this.#silence = setTimeout(() => this.silent(), SILENCE_MS).unref();
+  }
+
+  /** Nothing came for long: asks whether the server is there, and ends when that was of no use. */
+  silent(): void {
+    if (this.failure) return;
+    if (this.#isAsked) {
+      this.#end(new ConnectionLost("the server does not answer any more"));
+      this.#socket.destroy();
+      return;
+    }
+    this.#isAsked = true;
+    void this.send(Op.PING);
+    this.#silence?.refresh();
   }
 
   get info(): ServerInfo {
@@ -170,7 +199,10 @@ export class Connection {
     }
   }
 
-  /** Waits in order until the server takes more. @throws {NotSent} */
+  /**
+   * Waits in order until the server takes more. @throws {NotSent}, or what forbids to try on
+   * another connection
+   */
   async writable(signal?: AbortSignal): Promise<void> {
     if (this.#isFull || this.#queue.length > 0) {
       const turn = new Settle<void>();
@@ -184,7 +216,9 @@ export class Connection {
         if (!this.#isFull) setImmediate(() => this.#drained());
       }
     }
-    if (this.failure) throw new NotSent(this.failure.message, { cause: this.failure });
+    if (!this.failure) return;
+    const why = told(this.failure);
+    throw why instanceof ConnectionLost ? new NotSent(why.message, { cause: why }) : why;
   }
 
   #drained(): void {
@@ -240,6 +274,8 @@ export class Connection {
   }
 
   #received(data: Buffer): void {
+    this.#isAsked = false;
+    this.#silence?.refresh();
     try {
       for (const event of this.#session.receive(data)) this.#happened(event);
     } catch (error) {
@@ -276,6 +312,8 @@ export class Connection {
   #end(why: XsError): void {
     if (this.failure) return;
     this.failure = why;
+    clearTimeout(this.#silence);
+    this.#silence = undefined;
     this.#socket.end();
     this.#welcome.reject(why);
     for (const answer of this.#pending.values()) answer.reject(told(why));
@@ -343,6 +381,7 @@ export async function openConnection(dial: Dial, signal?: AbortSignal): Promise<
     await until(isReady, stop).finally(release);
     const connection = new Connection(socket, dial.name, dial.token);
     await connection.greet(stop);
+    if (!("path" in address)) connection.watch();
     return connection;
   } catch (error) {
     socket?.on("error", () => undefined);
@@ -374,7 +413,12 @@ function dialSocket(dial: Dial): Dialed {
   } else if (address.tls) {
     const { host, port } = address;
     const named = net.isIP(host) ? {} : { servername: host };
-    socket = tls.connect({ ...named, ...dial.tls, host, port });
+    try {
+      socket = tls.connect({ ...named, ...dial.tls, host, port });
+    } catch (cause) {
+      // What is given as certificates or keys is none.
+      throw new TlsError(`${addressText(address)}: ${(cause as Error).message}`, { cause });
+    }
     event = "secureConnect";
   } else {
     socket = net.connect({ host: address.host, port: address.port });

@@ -16,6 +16,7 @@ export const CONDITIONS_MAX = 64;
 export const PATTERNS_MAX = 64;
 export const PING_BYTES_MAX = 64;
 export const PAGE_BYTES_MAX = 1024 * 1024;
+export const CHUNK_BYTES_MAX = 256 * 1024;
 export const BODY_WITH_FRAME_MAX = 1024 * 1024;
 export const LAST_MAX = 1_000_000;
 export const PULSE_MS_MIN = 10;

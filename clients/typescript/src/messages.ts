@@ -1,6 +1,6 @@
 // The bodies of requests, responses and pushes, one function each, in the order of docs/wire.md.
 
-import { Reader, readExtensions, Writer } from "./coding.js";
+import { Op, Reader, readExtensions, Writer } from "./coding.js";
 import { InvalidValue, ProtocolError, refusalOf, type Details, type Refusal } from "./errors.js";
 import { putFrameList, readFrameList, type Frame, type FrameList } from "./frames.js";
 import * as limits from "./limits.js";
@@ -491,6 +491,7 @@ export type SeenIn = Omit<ResumePoint, "offset">;
 
 export function subscribe(read: Selection, how: How, seenIn?: SeenIn): Buffer[] {
   checkBodies(how.bodies);
+  checkCredit(how.credit);
   const { pulseMs } = how;
   if (pulseMs !== 0 && !(pulseMs >= limits.PULSE_MS_MIN && pulseMs <= limits.DAY_MS)) {
     throw new InvalidValue(`a pulse takes ${limits.PULSE_MS_MIN} ms to a day, not ${pulseMs} ms`);
@@ -506,6 +507,15 @@ export function subscribe(read: Selection, how: How, seenIn?: SeenIn): Buffer[] 
     out.extension(EXT_SLOW, new Writer().u8(policy).u64(u64(behind, "frames behind")).bytes());
   }
   return out.done();
+}
+
+/** With a credit of 0 nothing would ever come, so that nothing could be granted anew. */
+function checkCredit(credit: number): void {
+  if (!(credit >= 1 && credit <= limits.NUMBER_MAX)) {
+    throw new InvalidValue(
+      `a stream has a credit of 1 to ${limits.NUMBER_MAX} bytes, not ${credit}`,
+    );
+  }
 }
 
 function checkBodies(bodies: number): void {
@@ -530,6 +540,11 @@ export interface Dropped {
 const GAPS = [undefined, "corrupt", "ephemeral", "conflated"] as const;
 
 export type StreamEvent = CaughtUp | Pulse | Gap | Dropped | Ended;
+
+/** Whether a message is a pulse, which says nothing but that the server is there. */
+export function isPulse(push: { readonly op: number; readonly body: Buffer }): boolean {
+  return push.op === Op.SUB_EVENT && push.body[0] === 2;
+}
 
 /** What SUB_EVENT says; undefined for an event not known here. */
 export function readEvent(code: number, body: Buffer): StreamEvent | undefined {
@@ -572,6 +587,7 @@ export function blobName(hash: string): Buffer[] {
 }
 
 export function blobGet(hash: string, grant: number): Buffer[] {
+  checkCredit(grant);
   return new Writer().raw(hashBytes(hash)).u32(grant).done();
 }
 
@@ -588,6 +604,7 @@ export interface CallRequest {
 export function call(request: CallRequest): Buffer[] {
   const { name, args, body, deadlineMs } = request;
   checkBodies(request.bodies);
+  checkCredit(request.credit);
   if (!(deadlineMs >= 0 && deadlineMs <= limits.DAY_MS)) {
     throw new InvalidValue("a deadline is at most a day from now");
   }

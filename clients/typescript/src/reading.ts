@@ -24,9 +24,13 @@ export interface Retry {
 
 export const RETRY: Retry = { firstMs: 50, mostMs: 5000, factor: 2, giveUpMs: 30_000 };
 
+/** How long a server can make a client wait, whatever it asks for. */
+const RETRY_AFTER_MAX_MS = 60_000;
+
 /** The waiting times of one attempt after another. */
 export class Backoff {
   #next: number;
+  #isFirst = true;
 
   constructor(
     private readonly retry: Retry,
@@ -38,13 +42,24 @@ export class Backoff {
   /** What was tried has worked. */
   reset(): void {
     this.#next = this.retry.firstMs;
+    this.#isFirst = true;
+  }
+
+  /**
+   * Milliseconds to wait after a request found its connection ended: none the first time, as that
+   * may be long ago.
+   */
+  waitUnsent(): number {
+    if (!this.#isFirst) return this.wait();
+    this.#isFirst = false;
+    return 0;
   }
 
   /** Milliseconds to wait before the next attempt. */
   wait(atLeastMs = 0): number {
     const wait = this.#next * (0.5 + 0.5 * this.chance());
     this.#next = Math.min(this.#next * this.retry.factor, this.retry.mostMs);
-    return Math.max(wait, atLeastMs);
+    return Math.max(wait, Math.min(atLeastMs, RETRY_AFTER_MAX_MS));
   }
 }
 
@@ -101,6 +116,8 @@ export class Reading {
   get seenIn(): SeenIn | undefined {
     if (this.#store === undefined || this.#seen === undefined) return undefined;
     if (this.rest.start.at !== "from") return undefined;
+    // A read backwards still begins at the id it was given, which needs no such check.
+    if (typeof this.rest.start.bound === "string") return undefined;
     return { store: this.#store, epoch: this.#epoch };
   }
 

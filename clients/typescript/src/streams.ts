@@ -2,26 +2,64 @@
 
 import { Op } from "./coding.js";
 import type { Connection, Line } from "./connection.js";
-import { ConnectError, ConnectionLost, NotSent, Unavailable, XsError } from "./errors.js";
+import { ClientClosed, ConnectError, ConnectionLost, NotSent, Unavailable, XsError } from "./errors.js";
 import type { Frame } from "./frames.js";
 import { subscribe, type How } from "./messages.js";
 import { Backoff, type Item, type Reading, type Retry } from "./reading.js";
 import type { Push } from "./session.js";
 import type { ResumePoint } from "./values.js";
-import { check, sleep } from "./waiting.js";
+import { check, sleep, until } from "./waiting.js";
 
 /** What streams need of their client. */
 export interface Host {
-  readonly isClosed: boolean;
+  /** Aborted when the client is closed. */
+  readonly closing: AbortSignal;
   readonly retry: Retry;
   connection(signal?: AbortSignal): Promise<Connection>;
 }
 
 /** An iterator that is its own iterable; leaving a `for await` ends it. */
 abstract class Stream<T> implements AsyncIterableIterator<T> {
+  protected line: Line | undefined;
+  /** What was handed out last, for which no credit was granted yet. */
+  protected taken: Push | undefined;
+  readonly #closing = new AbortController();
+  #turn: Promise<unknown> = Promise.resolve();
+
   abstract next(): Promise<IteratorResult<T, undefined>>;
-  /** Ends the stream. May be called twice. */
-  abstract close(): void;
+
+  /** Ends the stream; who waits for it comes to its end. May be called twice. */
+  close(): void {
+    this.#closing.abort(new ClientClosed("the stream was closed"));
+    this.drop();
+  }
+
+  protected get isClosed(): boolean {
+    return this.#closing.signal.aborted;
+  }
+
+  protected drop(): void {
+    const { line } = this;
+    this.line = this.taken = undefined;
+    line?.close();
+  }
+
+  /** Does it after all that was asked for before: calls of `next` that overlap take turns. */
+  protected inTurn<U>(work: () => Promise<U>): Promise<U> {
+    const done = this.#turn.then(work);
+    this.#turn = done.catch(() => undefined);
+    return done;
+  }
+
+  /** What `close` cuts short; then it throws. */
+  protected unlessClosed<U>(promise: Promise<U>): Promise<U> {
+    return until(promise, this.#closing.signal);
+  }
+
+  /** Waits, until the stream or the client is closed at most; who waited looks what is over. */
+  protected async rest(ms: number, host: Host, signal: AbortSignal | undefined): Promise<void> {
+    await sleep(ms, this.#closing.signal, host.closing, signal).catch(() => undefined);
+  }
 
   [Symbol.asyncIterator](): this {
     return this;
@@ -40,13 +78,8 @@ abstract class Stream<T> implements AsyncIterableIterator<T> {
 export { Stream };
 
 abstract class ReaderStream<T> extends Stream<T> {
-  #line: Line | undefined;
-  #taken: Push | undefined;
   #items: Item[] = [];
   #at = 0;
-  #isClosed = false;
-  /** Calls of `next` that overlap take turns. */
-  #turn: Promise<unknown> = Promise.resolve();
   readonly #backoff: Backoff;
 
   constructor(
@@ -72,36 +105,25 @@ abstract class ReaderStream<T> extends Stream<T> {
     return this.reading.point;
   }
 
-  close(): void {
-    this.#isClosed = true;
+  override close(): void {
     this.#items = [];
     this.#at = 0;
-    this.#drop();
-  }
-
-  #drop(): void {
-    const line = this.#line;
-    this.#line = this.#taken = undefined;
-    line?.close();
+    super.close();
   }
 
   /**
    * Has the server begin, so that nothing that comes later is missed; iterating does so too.
    */
   async open(): Promise<this> {
-    const opened = this.#turn.then(async () => {
-      while (!this.#line && !this.#isClosed && !this.reading.isDone) await this.#more();
+    await this.inTurn(async () => {
+      while (!this.line && !this.isClosed && !this.reading.isDone) await this.#more();
     });
-    this.#turn = opened.catch(() => undefined);
-    await opened;
     return this;
   }
 
   /** The next item; undefined at the end. */
   protected item(): Promise<Item | undefined> {
-    const item = this.#turn.then(() => this.#next());
-    this.#turn = item.catch(() => undefined);
-    return item;
+    return this.inTurn(() => this.#next());
   }
 
   async #next(): Promise<Item | undefined> {
@@ -116,8 +138,8 @@ abstract class ReaderStream<T> extends Stream<T> {
         this.reading.gave(item, isLast);
         return item;
       }
-      if (this.#isClosed || this.reading.isDone) {
-        this.#drop();
+      if (this.isClosed || this.reading.isDone) {
+        this.drop();
         return undefined;
       }
       await this.#more();
@@ -128,36 +150,36 @@ abstract class ReaderStream<T> extends Stream<T> {
   async #more(): Promise<void> {
     try {
       check(this.signal);
-      if (!this.#line) return await this.#open();
-      if (this.#taken) this.#line.took(this.#taken);
-      this.#taken = undefined;
-      const push = await this.#line.item(this.signal);
-      if (push.op === Op.DELIVER) this.#taken = push;
+      if (!this.line) return await this.unlessClosed(this.#open());
+      if (this.taken) this.line.took(this.taken);
+      this.taken = undefined;
+      const push = await this.line.item(this.signal);
+      if (push.op === Op.DELIVER) this.taken = push;
       this.#items = this.reading.take(push);
       this.#backoff.reset();
-      if (this.reading.isDone && this.#line) this.#line.isOver = push.op === Op.SUB_EVENT;
+      if (this.reading.isDone && this.line) this.line.isOver = push.op === Op.SUB_EVENT;
     } catch (error) {
-      if (this.#isClosed) return;
-      await sleep(this.#lost(error), this.signal);
+      if (this.isClosed) return;
+      await this.rest(this.#lost(error), this.host, this.signal);
     }
   }
 
   /** Whether to go on after what ended the stream; how many milliseconds to wait before that. */
   #lost(error: unknown): number {
-    const connection = this.#line?.connection;
+    const connection = this.line?.connection;
     const isRefused = error instanceof Unavailable;
-    if (this.#line && error instanceof XsError) this.#line.isOver = isRefused;
+    if (this.line && error instanceof XsError) this.line.isOver = isRefused;
     if (isRefused && error.code === 501 && connection) connection.draining ??= error.text;
-    this.#drop();
+    this.drop();
     // Who asked to be dropped when too slow is told.
     const isSlow = isRefused && error.code === 503;
     const goesOn =
       (isRefused && !isSlow) || error instanceof ConnectionLost || error instanceof ConnectError;
-    if (!goesOn || this.host.isClosed || (error instanceof ConnectError && !error.retryable)) {
-      this.#isClosed = true;
+    if (!goesOn || this.host.closing.aborted || (error instanceof ConnectError && !error.retryable)) {
+      this.close();
       throw error;
     }
-    if (error instanceof NotSent) return 0;
+    if (error instanceof NotSent) return this.#backoff.waitUnsent();
     return this.#backoff.wait(isRefused ? error.details.retryAfterMs : 0);
   }
 
@@ -167,8 +189,8 @@ abstract class ReaderStream<T> extends Stream<T> {
     const body = subscribe(read, this.how, this.reading.seenIn);
     const { credit } = this.how;
     const { line } = await connection.askStream(Op.SUBSCRIBE, body, credit, this.signal);
-    if (this.#isClosed) return line.close();
-    this.#line = line;
+    if (this.isClosed) return line.close();
+    this.line = line;
     const resumed = this.reading.began(connection.info);
     if (resumed && this.tellsResumed) this.#items = [resumed];
   }

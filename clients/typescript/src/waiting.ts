@@ -23,12 +23,17 @@ export async function until<T>(promise: Promise<T>, signal: AbortSignal | undefi
   }
 }
 
-/** Waits so many milliseconds. */
-export async function sleep(ms: number, signal?: AbortSignal): Promise<void> {
-  check(signal);
+/** Waits so many milliseconds, until the first of some signals is aborted at most. */
+export async function sleep(
+  ms: number,
+  ...signals: ReadonlyArray<AbortSignal | undefined>
+): Promise<void> {
+  for (const signal of signals) check(signal);
   let timer: NodeJS.Timeout | undefined;
+  let over = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
+  for (const signal of signals) over = until(over, signal);
   try {
-    await until(new Promise<void>((resolve) => (timer = setTimeout(resolve, ms))), signal);
+    await over;
   } finally {
     clearTimeout(timer);
   }

@@ -8,6 +8,7 @@ import * as net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, it } from "node:test";
+import { setImmediate } from "node:timers/promises";
 import { Op, PREFACE, PUSH, readHeader, RESPONSE, Writer, type Header } from "../src/coding.js";
 import {
   AccessError,
@@ -19,12 +20,16 @@ import {
   ConnectError,
   ConnectionLost,
   IntegrityError,
+  InvalidValue,
   ProtocolError,
   ProtocolRefused,
+  TlsError,
   Unavailable,
   type ConnectOptions,
   type Item,
 } from "../src/index.js";
+import { Connection } from "../src/connection.js";
+import { Backoff, RETRY } from "../src/reading.js";
 import { deliver, event, message, PATIENCE_MS, Server } from "./support.js";
 
 const QUICK = { firstMs: 10, mostMs: 50, giveUpMs: PATIENCE_MS };
@@ -107,6 +112,15 @@ describe("over xs serve", () => {
       found.map(({ value }) => value?.meta),
       [0, 1, 2, undefined],
     );
+    const { hash, bytes } = await client.putBlob(Buffer.alloc(1 << 20, "piece"));
+    const reader = client.getBlob(hash, { credit: 1 << 16 });
+    let whole = 0n;
+    for (let isDone = false; !isDone; ) {
+      const pieces = await Promise.all([reader.next(), reader.next(), reader.next()]);
+      for (const { value } of pieces) whole += BigInt(value?.length ?? 0);
+      isDone = pieces.some(({ done }) => done);
+    }
+    assert.equal(whole, bytes);
   });
 
   it("a closed client says so", async () => {
@@ -119,6 +133,15 @@ describe("over xs serve", () => {
     await told;
     await assert.rejects(other.ping(), ClientClosed);
     await assert.rejects(other.follow("x").open(), ClientClosed);
+  });
+
+  it("closing a stream ends who waits for it", async () => {
+    const follow = client.follow("ends", { new: true });
+    assert.equal((await take(follow)).kind, "caught_up");
+    const waiting = follow.next();
+    follow.close();
+    assert.deepEqual(await waiting, { done: true, value: undefined });
+    assert((await client.ping()) >= 0);
   });
 
   it("a path may be long", async () => {
@@ -196,11 +219,11 @@ class Peer {
     this.send(message({ op, flags: RESPONSE, code, corr, sub }, body));
   }
 
-  async greet(): Promise<void> {
+  async greet(chunk = 256 << 10, window = 1 << 20): Promise<void> {
     await this.take(8);
     this.send(PREFACE);
     const out = new Writer().u16(1).u16(1).u32(2).u64(0n).zeros(16).u64(1n).u64(100n);
-    for (const limit of [24 << 20, 1024, 256, 256 << 10, 1 << 20, 4096]) out.u32(limit);
+    for (const limit of [24 << 20, 1024, 256, chunk, window, 4096]) out.u32(limit);
     this.answer(await this.request(), out.text("liar", 99, "name").u16(0).bytes());
   }
 
@@ -278,6 +301,41 @@ describe("over servers that lie", () => {
     assert.equal(connections, 1);
   });
 
+  it("closing while it connects leaves no connection", async () => {
+    talks = [async (peer) => (await peer.greet(), peer.rest())];
+    for (let turns = 0; turns < 40; turns++) {
+      const client = new Client(join(root, "xs.sock"));
+      const told = assert.rejects(client.ping());
+      for (let n = 0; n < turns; n++) await (n % 2 ? setImmediate() : Promise.resolve());
+      await client.close();
+      await told;
+    }
+    // Each that was made has ended.
+    for (const end = Date.now() + PATIENCE_MS; [...sockets].some((one) => !one.destroyed); ) {
+      assert(Date.now() < end);
+      await setImmediate();
+    }
+  });
+
+  it("each request has its own time to give up", async () => {
+    talks = [
+      async (peer) => {
+        await peer.greet();
+        peer.answer(await peer.expect(Op.PING));
+        await peer.rest();
+      },
+    ];
+    const late = net.createServer((socket) => void server.emit("connection", socket));
+    const client = new Client(join(root, "late.sock"), { retry: QUICK });
+    clients.push(client);
+    const hasty = client.open(0);
+    const patient = client.ping();
+    await assert.rejects(hasty, ConnectError);
+    late.listen(join(root, "late.sock"));
+    assert((await patient) >= 0);
+    late.close();
+  });
+
   const vanish: Talk = async (peer) => {
     await peer.greet();
     await peer.expect(Op.APPEND);
@@ -289,6 +347,16 @@ describe("over servers that lie", () => {
       client.append("a"),
       (error) => error instanceof ConnectionLost && !error.retryable,
     );
+  });
+
+  it("a removal is not repeated", async () => {
+    const lost: Talk = async (peer) => {
+      await peer.greet();
+      await peer.expect(Op.REMOVE);
+    };
+    const client = await dial([lost]);
+    await assert.rejects(client.remove([7n]), ConnectionLost);
+    assert.equal(connections, 1);
   });
 
   it("an append with a key is repeated", async () => {
@@ -355,6 +423,61 @@ describe("over servers that lie", () => {
     assert.deepEqual(await topics, []);
   });
 
+  it("closing ends who waits for a server that is gone", async () => {
+    const gone: Talk = async (peer) => {
+      await peer.greet();
+      await peer.expect(Op.SUBSCRIBE);
+    };
+    const hours = 3_600_000;
+    const client = await dial([gone], { retry: { firstMs: hours, mostMs: hours } });
+    const end = { done: true, value: undefined };
+    const [first, second] = [client.follow("*"), client.follow("*")];
+    const waiting = [first.next(), second.next()];
+    const told = assert.rejects(waiting[1]!, ClientClosed);
+    while (connections === 0 || [...sockets].some((one) => !one.destroyed)) await setImmediate();
+    await setImmediate();
+    first.close();
+    assert.deepEqual(await waiting[0], end);
+    await client.close();
+    await told;
+    // Nothing answers the call that is being made.
+    const silent = await dial([async (peer) => (await peer.greet(), peer.rest())]);
+    const call = silent.call("x");
+    const result = call.next();
+    call.close();
+    assert.deepEqual(await result, end);
+  });
+
+  /** Answers HELLO and closes, both at once. */
+  const closing =
+    (code: number): Talk =>
+    async (peer) => {
+      peer.socket.cork();
+      await peer.greet();
+      peer.push(Op.CLOSE, 0, refused("enough"), code);
+      peer.socket.uncork();
+      await peer.rest();
+    };
+
+  it("a server that closes at once is not stormed", async () => {
+    const retry = { firstMs: 10, mostMs: 50, giveUpMs: 300 };
+    const client = await dial([closing(500)], { retry });
+    await assert.rejects(client.ping(), /500 Busy: enough/);
+    assert(connections < 60);
+    const backoff = new Backoff(RETRY, () => 1);
+    assert.deepEqual([1, 2, 3].map(() => backoff.waitUnsent()), [0, 50, 100]);
+    const signal = AbortSignal.timeout(300);
+    await assert.rejects(client.follow("*", { signal }).next());
+    assert(connections < 120);
+  });
+
+  it("a server that closes for good is left", async () => {
+    const client = await dial([closing(200)]);
+    await assert.rejects(client.ping(), AccessError);
+    await assert.rejects(client.follow("*").next(), AccessError);
+    assert(connections < 5);
+  });
+
   it("damage on the way ends the stream", async () => {
     const damage: Talk = async (peer) => {
       await peer.greet();
@@ -382,6 +505,37 @@ describe("over servers that lie", () => {
     const client = await dial([breach]);
     await assert.rejects(client.follow("*").next(), ProtocolRefused);
     assert.equal(connections, 1);
+  });
+
+  it("a call is made once, and not after it was closed", async () => {
+    let calls = 0;
+    const answer: Talk = async (peer) => {
+      await peer.greet();
+      for (;;) {
+        const header = await peer.request();
+        if (header.op === Op.PING) peer.answer(header);
+        if (header.op !== Op.CALL) continue;
+        calls++;
+        peer.answer(header, Buffer.alloc(16));
+        for (const one of [deliver([3n, 4n], 5n), event(5, 5n)]) {
+          peer.push(one.op, header.sub, one.body);
+        }
+      }
+    };
+    const client = await dial([answer]);
+    const call = client.call("once");
+    await Promise.all([call.open(), call.open()]);
+    const found = await Promise.all([call.next(), call.next(), call.next()]);
+    assert.deepEqual(
+      found.map(({ value }) => value?.offset),
+      [3n, 4n, undefined],
+    );
+    const closed = client.call("never");
+    closed.close();
+    assert.deepEqual(await closed.next(), { done: true, value: undefined });
+    await assert.rejects(closed.open(), ClientClosed);
+    await client.ping();
+    assert.equal(calls, 1);
   });
 
   it("a download goes on and is checked", async () => {
@@ -431,6 +585,132 @@ describe("over servers that lie", () => {
     const pieces = new Array<Buffer>(50).fill(Buffer.alloc(100_000));
     assert.equal((await client.putBlob(pieces)).bytes, 5_000_000n);
     assert.equal(beyond, 0);
+  });
+
+  it("an upload fits into any window", async () => {
+    const odd =
+      (chunk: number, window: number): Talk =>
+      async (peer) => {
+        await peer.greet(chunk, window);
+        const put = await peer.expect(Op.BLOB_PUT);
+        for (let received = 0; ; ) {
+          const { length, flags } = await peer.expect(Op.BLOB_CHUNK);
+          received += length - 12;
+          if (!(flags & 4)) peer.answer(put, new Writer().zeros(32).u64(BigInt(received)).bytes());
+          else peer.push(Op.CREDIT, put.sub, new Writer().u64(BigInt(length - 12)).bytes());
+        }
+      };
+    const pieces = new Array<Buffer>(30).fill(Buffer.alloc(100_000));
+    for (const [chunk, window] of [
+      [1 << 21, 1 << 20],
+      [256 << 10, 1000],
+      [0, 1 << 20],
+    ]) {
+      connections = 0;
+      const client = await dial([odd(chunk!, window!)]);
+      const { bytes } = await client.putBlob(pieces);
+      assert.equal(bytes, 3_000_000n);
+    }
+  });
+
+  it("an upload ends with a write that is given up", async () => {
+    const ops: number[] = [];
+    const later = new AbortController();
+    const stall: Talk = async (peer) => {
+      await peer.greet();
+      let put: Header | undefined;
+      for (;;) {
+        const header = await peer.request();
+        ops.push(header.op);
+        if (header.op === Op.BLOB_PUT) put = header;
+        const isLast = header.op === Op.BLOB_CHUNK && !(header.flags & 4);
+        if (isLast && put) peer.answer(put, Buffer.alloc(40));
+        if (header.op === Op.BLOB_CHUNK) later.abort(new Error("enough"));
+        if (header.op === Op.PING) peer.answer(header);
+      }
+    };
+    const client = await dial([stall]);
+    const writer = client.blobWriter({ signal: later.signal });
+    await assert.rejects(writer.write(Buffer.alloc(3 << 20)), /enough/);
+    await assert.rejects(writer.finish(), ClientClosed);
+    await assert.rejects(writer.write(Buffer.alloc(1)), ClientClosed);
+    await client.ping();
+    assert.deepEqual(ops.slice(-2), [Op.UNSUBSCRIBE, Op.PING]);
+  });
+
+  it("a server that does not answer any more is given up", async () => {
+    let pings = 0;
+    talks = [
+      async (peer) => {
+        await peer.greet();
+        peer.answer(await peer.expect(Op.PING));
+        for (;;) if ((await peer.request()).op === Op.PING) pings++;
+      },
+    ];
+    const socket = net.connect(join(root, "xs.sock"));
+    await once(socket, "connect");
+    const connection = new Connection(socket, "test", undefined);
+    await connection.greet();
+    connection.watch();
+    connection.silent();
+    await once(socket, "data");
+    // It did answer, so it is asked again.
+    connection.silent();
+    assert.equal(connection.failure, undefined);
+    const told = assert.rejects(connection.ask(Op.TOPICS), /does not answer/);
+    while (pings === 0) await setImmediate();
+    connection.silent();
+    await told;
+    await connection.closed();
+  });
+
+  it("pulses do not pile up", async () => {
+    const beat: Talk = async (peer) => {
+      await peer.greet();
+      const header = await peer.expect(Op.SUBSCRIBE);
+      peer.answer(header);
+      const pulse = { op: Op.SUB_EVENT, body: new Writer().u8(2).bytes() };
+      const many = new Array<typeof pulse>(50).fill(pulse);
+      for (const one of [pulse, deliver([3n], 4n), ...many, deliver([5n], 6n), pulse, pulse]) {
+        peer.push(one.op, header.sub, one.body);
+      }
+      peer.answer(await peer.expect(Op.PING));
+      await peer.rest();
+    };
+    const client = await dial([beat]);
+    const follow = await client.follow("*").open();
+    await client.ping();
+    const kinds: string[] = [];
+    while (kinds.length < 5) kinds.push((await take<Item>(follow)).kind);
+    assert.deepEqual(kinds, ["pulse", "frame", "pulse", "frame", "pulse"]);
+  });
+
+  it("certificates that are none are told", async () => {
+    const key = "-----BEGIN PRIVATE KEY-----\nnone\n-----END PRIVATE KEY-----";
+    await assert.rejects(connect("xss://localhost:1", { tls: { key, cert: "none" } }), TlsError);
+  });
+
+  it("a download that gets nowhere is given up", async () => {
+    const lost: Talk = async (peer) => {
+      await peer.greet();
+      const header = await peer.expect(Op.BLOB_GET);
+      peer.answer(header, new Writer().u64(100n).bytes());
+      peer.push(Op.BLOB_CHUNK, header.sub, Buffer.alloc(50), 0, 4);
+    };
+    const client = await dial([lost], { retry: { firstMs: 10, mostMs: 20, giveUpMs: 100 } });
+    const reader = client.getBlob(blobHash(Buffer.from("x")));
+    assert.equal((await take(reader)).length, 50);
+    await assert.rejects(reader.next(), ConnectionLost);
+  });
+
+  it("a stream has credit", () => {
+    const client = new Client(join(root, "xs.sock"));
+    for (const credit of [0, -1, 2 ** 32, NaN]) {
+      assert.throws(() => client.read("a", { credit }), InvalidValue);
+      assert.throws(() => client.follow("a", { credit }), InvalidValue);
+      assert.throws(() => client.call("a", {}, { credit }), InvalidValue);
+      assert.throws(() => client.getBlob(blobHash(Buffer.alloc(0)), { credit }), InvalidValue);
+    }
   });
 
   it("a token is not sent in the clear", async () => {

@@ -26,7 +26,7 @@ import {
 } from "../src/index.js";
 import { isLocal } from "../src/address.js";
 import { append, selection } from "../src/messages.js";
-import { Backoff, Reading } from "../src/reading.js";
+import { Backoff, Reading, RETRY } from "../src/reading.js";
 import { Flow, Session, type Event } from "../src/session.js";
 import {
   hashBytes,
@@ -165,6 +165,11 @@ describe("waiting", () => {
     assert.equal(longest.wait(60), 60);
     longest.reset();
     assert.equal(longest.wait(), 1);
+  });
+
+  it("a server can ask for a minute at most", () => {
+    assert.equal(new Backoff(RETRY).wait(20_000), 20_000);
+    assert.equal(new Backoff(RETRY).wait(2 ** 32 - 1), 60_000);
   });
 
   it("credit is granted in halves", () => {

@@ -268,15 +268,15 @@ export const VERBS: Readonly<Record<string, Verb>> = {
   async read({ client }, { topics, ...options }) {
     return all(client.read(topics, options));
   },
-  async read_over_restart(runner, { topics, restart_after, credit }) {
+  async read_over_restart(runner, { topics, restart_after, ...options }) {
     const metas: number[] = [];
-    for await (const frame of runner.client.read(topics, { credit })) {
+    for await (const frame of runner.client.read(topics, options)) {
       metas.push(frame.meta);
       if (metas.length !== restart_after) continue;
       await runner.server.end("SIGKILL");
       runner.server.start();
     }
-    return { count: metas.length, metasInOrder: counted(metas) };
+    return { count: metas.length, metasInOrder: metasInOrder(metas, options["reverse"]) };
   },
   async fetch_all({ client }, { topics, page_bytes: pageBytes, ...options }) {
     let page = await client.fetch(topics, { ...options, pageBytes });

@@ -8,6 +8,8 @@ from . import aio
 from .address import Address, parse_address
 from .aio import VERSION as __version__
 from .aio import AsyncClient
+from .blobs import BlobReader, BlobWriter, Source
+from .calls import Call
 from .errors import (
     AccessError,
     AddressError,
@@ -37,11 +39,22 @@ from .errors import (
 from .frames import Frame
 from .messages import Page, ReadOptions
 from .reading import Item, Retry
-from .sync import Client, connect
+from .streams import Follow, Read
+from .sync import (
+    BlobStream,
+    BlobUpload,
+    CallStream,
+    Client,
+    FollowStream,
+    ReadStream,
+    connect,
+)
 from .values import (
     Appended,
     Blob,
     BlobHash,
+    Body,
+    Bound,
     CaughtUp,
     Condition,
     Cursor,
@@ -50,6 +63,7 @@ from .values import (
     FrameId,
     Gap,
     Imported,
+    Json,
     NewFrame,
     Origin,
     Outcome,
@@ -59,6 +73,8 @@ from .values import (
     ServerInfo,
     Slow,
     Stamp,
+    Time,
+    Topics,
     TopicSummary,
     Ttl,
     drop,
@@ -76,6 +92,14 @@ __all__ = [
     "AsyncClient",
     "Blob",
     "BlobHash",
+    "BlobReader",
+    "BlobStream",
+    "BlobUpload",
+    "BlobWriter",
+    "Body",
+    "Bound",
+    "Call",
+    "CallStream",
     "CaughtUp",
     "Client",
     "ClientClosed",
@@ -91,6 +115,8 @@ __all__ = [
     "CursorConflict",
     "CursorSummary",
     "Details",
+    "Follow",
+    "FollowStream",
     "Frame",
     "FrameId",
     "Gap",
@@ -100,6 +126,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidValue",
     "Item",
+    "Json",
     "NewFrame",
     "NotFound",
     "Origin",
@@ -109,17 +136,22 @@ __all__ = [
     "ProtocolError",
     "ProtocolRefused",
     "Pulse",
+    "Read",
     "ReadOptions",
+    "ReadStream",
     "Refusal",
     "ResumePoint",
     "Resumed",
     "Retry",
     "ServerInfo",
     "Slow",
+    "Source",
     "Stamp",
     "StorageError",
+    "Time",
     "TlsError",
     "TopicSummary",
+    "Topics",
     "Ttl",
     "Unavailable",
     "XsError",

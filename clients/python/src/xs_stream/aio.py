@@ -37,6 +37,7 @@ from .errors import (
     Indeterminate,
     InvalidValue,
     ProtocolError,
+    TlsError,
     Unavailable,
 )
 from .frames import Frame
@@ -109,8 +110,8 @@ async def connect(
 class AsyncClient:
     """A client of one server: any number of requests and streams at a time, from one event loop.
     It connects when it has to, and anew when the connection was lost: then what changes nothing is
-    asked again, streams go on where they were, and an append without a key, which may or may not
-    have been stored, raises ConnectionLost."""
+    asked again, streams go on where they were, and an append without a key or a removal, which may
+    or may not have been done, raises ConnectionLost."""
 
     def __init__(
         self,
@@ -126,11 +127,12 @@ class AsyncClient:
         self.retry = retry
         if tls is not None and not self.address.tls:
             raise AddressError(f"{self.address}: tls belongs to an address with xss://")
-        self._tls = ssl.create_default_context(cafile=tls) if isinstance(tls, str) else tls
+        self._tls = _trusting(tls) if isinstance(tls, str) else tls
         self._token, self._name, self._timeout = token, name, timeout
         self._current: Optional[Connection] = None
         self._making: Optional["asyncio.Task[Connection]"] = None
         self._old: Set[Connection] = set()
+        self._asleep: Set["asyncio.Future[None]"] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -145,8 +147,12 @@ class AsyncClient:
     async def close(self) -> None:
         """Ends the connection and what is under way on it. May be called twice."""
         self._closed = True
+        for asleep in self._asleep:
+            if not asleep.done():
+                asleep.set_result(None)
         if self._making is not None:
             self._making.cancel()
+            await asyncio.wait({self._making})
         connections = [*self._old, *([self._current] if self._current else [])]
         for connection in connections:
             connection.abandon(ConnectionLost("the client was closed"))
@@ -163,24 +169,42 @@ class AsyncClient:
 
     # Connections.
 
+    async def _sleep(self, seconds: float) -> None:
+        """Waits, until the client is closed at most."""
+        if self._closed:
+            return
+        asleep: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
+        self._asleep.add(asleep)
+        try:
+            await asyncio.wait({asleep}, timeout=seconds)
+        finally:
+            self._asleep.discard(asleep)
+
     async def _connection(self, give_up: Optional[float] = None) -> Connection:
         """The connection for new requests; makes one, for so many seconds at most, if need be."""
-        if self._closed:
-            raise ClientClosed("the client was closed")
-        current = self._current
-        if current is not None and current.is_usable:
-            return current
-        if self._making is None:
-            wait = self.retry.give_up if give_up is None else give_up
-            self._making = asyncio.get_running_loop().create_task(self._connect(wait))
-            self._making.add_done_callback(self._made)
-        try:
-            # A caller that stops waiting does not take the connection from the others.
-            return await asyncio.shield(self._making)
-        except asyncio.CancelledError:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (self.retry.give_up if give_up is None else give_up)
+        while True:
             if self._closed:
-                raise ClientClosed("the client was closed") from None
-            raise
+                raise ClientClosed("the client was closed")
+            current = self._current
+            if current is not None and current.is_usable:
+                return current
+            is_mine = self._making is None
+            if self._making is None:
+                self._making = loop.create_task(self._connect(max(0.0, until - loop.time())))
+                self._making.add_done_callback(self._made)
+            try:
+                # A caller that stops waiting does not take the connection from the others.
+                return await asyncio.shield(self._making)
+            except asyncio.CancelledError:
+                if self._closed:
+                    raise ClientClosed("the client was closed") from None
+                raise
+            except (ConnectError, Unavailable) as error:
+                # Another's time was over, not one's own.
+                if is_mine or not error.retryable or loop.time() >= until:
+                    raise
 
     def _made(self, task: "asyncio.Task[Connection]") -> None:
         self._making = None
@@ -202,6 +226,10 @@ class AsyncClient:
                     raise
                 await asyncio.sleep(wait)
                 continue
+            if self._closed:
+                # The end came when it was just made.
+                connection.abandon(ConnectionLost("the client was closed"))
+                raise ClientClosed("the client was closed")
             if self._current is not None:
                 self._retire(self._current)
             self._current = connection
@@ -224,7 +252,9 @@ class AsyncClient:
             try:
                 return await once(connection)
             except NotSent:
-                wait = 0.0
+                wait = backoff.wait_unsent()
+                if loop.time() + wait > until:
+                    raise
             except (ConnectionLost, Indeterminate):
                 if self._closed or not again or loop.time() > until:
                     raise
@@ -235,7 +265,7 @@ class AsyncClient:
                 wait = backoff.wait(error.details.retry_after_ms)
                 if loop.time() + wait > until:
                     raise
-            await asyncio.sleep(wait)
+            await self._sleep(wait)
 
     async def _ask(
         self, op: int, body: Union[bytes, bytearray] = b"", again: bool = True
@@ -299,13 +329,14 @@ class AsyncClient:
         durable: bool = False,
         now: bool = False,
     ) -> Sequence[bool]:
-        """Removes frames, all of them, and tells of each whether it was there.
+        """Removes frames, all of them, and tells of each whether it was there. It is not made again
+        after a lost connection: it would tell that what it had removed was not there.
 
         within: nothing is removed, and AccessError raised, when one has another topic. now: answer
         when none of their bytes is left in the store's files, which may take minutes.
         """
         body = messages.remove([bound_of(bound) for bound in bounds], durable, now, within)
-        return messages.read_appended((await self._ask(Op.REMOVE, body))[0]).removed
+        return messages.read_appended((await self._ask(Op.REMOVE, body, False))[0]).removed
 
     async def import_frames(
         self, frames: Iterable[Frame], *, new_ids: bool = False, durable: bool = False
@@ -589,6 +620,13 @@ class AsyncClient:
         if parts[0] != data:
             raise ProtocolError("the server sent other bytes back")
         return loop.time() - begun
+
+
+def _trusting(path: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:  # That of ssl is one too.
+        raise TlsError(f"{path}: no certificates to trust: {error.strerror or error}") from error
 
 
 async def _put(connection: Connection, whole: bytes) -> Blob:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import time
 from typing import (
     IO,
     TYPE_CHECKING,
@@ -19,6 +21,7 @@ from typing import (
 )
 
 from . import messages
+from .closing import Closable, Turn
 from .coding import MORE, Op, Reader
 from .connection import Connection, Line
 from .errors import (
@@ -28,7 +31,9 @@ from .errors import (
     InvalidValue,
     ProtocolError,
     Unavailable,
+    XsError,
 )
+from .limits import CHUNK_BYTES_MAX
 from .messages import Dropped, read_event
 from .reading import Backoff
 from .values import Blob, BlobHash
@@ -67,17 +72,25 @@ async def pieces(source: Any) -> AsyncIterator[bytes]:
 
 
 class BlobWriter:
-    """An upload: `write` pieces, then `finish`. Leaving `async with` before that forgets it."""
+    """An upload: `write` pieces, then `finish`. Leaving `async with` before that forgets it, and so
+    does a `write` that does not finish: nobody knows how much of its piece was sent."""
+
+    _line: Optional[Line] = None
 
     def __init__(
         self, client: Optional["AsyncClient"], connection: Optional[Connection] = None
     ) -> None:
         self._client = client
         self._connection = connection
-        self._line: Optional[Line] = None
         self._answer: Optional["asyncio.Future[Sequence[bytes]]"] = None
         self._window = 0
         self._held = bytearray()
+        self._turn = Turn()
+        self._over = False
+
+    def __del__(self) -> None:
+        if self._line is not None:
+            self._line.close_from_anywhere()
 
     async def __aenter__(self) -> "BlobWriter":
         return self
@@ -86,6 +99,8 @@ class BlobWriter:
         await self.aclose()
 
     async def _open(self) -> Line:
+        if self._over:
+            raise ClientClosed("the upload is over")
         if self._line is None:
             if self._connection is None:
                 if self._client is None:
@@ -95,14 +110,24 @@ class BlobWriter:
             self._window = self._connection.info.upload_window
             self._line = self._connection.open(1)
             self._answer = self._connection.send(Op.BLOB_PUT, b"", self._line)
+            # Nobody asks for it when the upload is dropped.
+            self._answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         return self._line
 
     async def write(self, data: Union[bytes, bytearray, memoryview]) -> None:
         """Sends bytes, as fast as the server takes them."""
-        line = await self._open()
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InvalidValue(f"a blob is written in bytes, not {type(data).__name__}")
-        view, size = memoryview(data).cast("B"), self._chunk_bytes
+        async with self._turn:
+            try:
+                await self._write(memoryview(data).cast("B"))
+            except BaseException:
+                await self.aclose()
+                raise
+
+    async def _write(self, view: memoryview) -> None:
+        line = await self._open()
+        size = self._chunk_bytes
         at = 0
         while len(self._held) + len(view) - at > size:
             fits = size - len(self._held)
@@ -114,7 +139,11 @@ class BlobWriter:
 
     @property
     def _chunk_bytes(self) -> int:
-        return self._connection.info.chunk_bytes if self._connection else PIECE
+        if self._connection is None:
+            return PIECE
+        # More than the window would never fit into it, and 0 says nothing.
+        info = self._connection.info
+        return min(info.chunk_bytes or PIECE, info.upload_window or PIECE, CHUNK_BYTES_MAX)
 
     async def _send(self, line: Line, chunk: bytes, flags: int) -> None:
         if self._connection is None or self._answer is None:
@@ -139,19 +168,21 @@ class BlobWriter:
 
     async def finish(self) -> Blob:
         """Sends the last of it and waits until it is stored."""
-        line = await self._open()
-        chunk = bytes(self._held)
-        self._held.clear()
-        await self._send(line, chunk, 0)
-        if self._answer is None:
-            raise ClientClosed("the upload is over")
-        parts = await self._answer
-        line.over = True
+        try:
+            line = await self._open()
+            await self._send(line, bytes(self._held), 0)
+            if self._answer is None:
+                raise ClientClosed("the upload is over")
+            parts = await self._answer
+            line.over = True
+        finally:
+            await self.aclose()
         reader = Reader(parts[0])
         return Blob(reader.hash("hash"), reader.u64("length"))
 
     async def aclose(self) -> None:
-        """Forgets an upload that was not finished."""
+        """Forgets an upload that was not finished. May be called twice."""
+        self._over = True
         answer, line, self._line = self._answer, self._line, None
         self._answer = None
         if answer is not None and not answer.done():
@@ -164,21 +195,23 @@ class BlobWriter:
             line.close()
 
 
-class BlobReader:
+class BlobReader(Closable):
     """The pieces of a blob, as an async iterator. After a lost connection it begins anew and
     passes over what was handed out. `bytes` is known once the first piece came."""
 
     def __init__(self, client: "AsyncClient", name: BlobHash, credit: int) -> None:
+        super().__init__()
         self.hash = name
         self.bytes: Optional[int] = None
         self._client, self._credit = client, credit
-        self._line: Optional[Line] = None
-        self._taken: Any = None
+        # Encoded before anything is sent, so that a wrong argument is told by the call.
+        messages.blob_get(name, credit)
         self._sum = hashlib.sha256()
         self._given = 0
         self._passed = 0
-        self._over = False
         self._backoff = Backoff(client.retry)
+        self._until: Optional[float] = None
+        """When to give up, since nothing new comes."""
 
     async def __aenter__(self) -> "BlobReader":
         return self
@@ -189,40 +222,44 @@ class BlobReader:
     def __aiter__(self) -> "BlobReader":
         return self
 
-    async def aclose(self) -> None:
-        """Ends the download. May be called twice."""
-        self._over = True
-        self._drop()
-
-    def _drop(self) -> None:
-        line, self._line, self._taken = self._line, None, None
-        if line is not None:
-            line.close()
-
     async def __anext__(self) -> bytes:
-        while not self._over:
+        async with self._turn:
+            return await self._next()
+
+    async def _next(self) -> bytes:
+        while not self._closed:
             try:
                 piece = await self._piece()
-            except (ConnectionLost, Unavailable) as error:
-                self._drop()
-                if self._client._closed:
+            except (XsError, ValueError) as error:
+                if self._closed:
+                    break
+                is_lost = isinstance(error, (ConnectionLost, Unavailable))
+                if not is_lost or self._client._closed:
+                    await self.aclose()
                     raise
+                self._drop()
                 after = error.details.retry_after_ms if isinstance(error, Unavailable) else None
-                await asyncio.sleep(self._backoff.wait(after))
+                wait, now = self._backoff.wait(after), time.monotonic()
+                if self._until is None:
+                    self._until = now + self._client.retry.give_up
+                if now + wait > self._until:
+                    await self.aclose()
+                    raise
+                with contextlib.suppress(ClientClosed):
+                    await self._unless_closed(self._client._sleep(wait))
                 continue
-            except BaseException:
-                await self.aclose()
-                raise
             if piece:
                 return piece
         raise StopAsyncIteration
 
     async def _piece(self) -> bytes:
         if self._line is None:
-            await self._open()
+            await self._unless_closed(self._open())
             return b""
         if self._taken is not None:
             self._line.took(self._taken)
+            # Whoever stops waiting below and comes back grants it once.
+            self._taken = None
         push = self._taken = await self._line.item()
         if push.op == Op.SUB_EVENT:
             event = read_event(push.code, push.body)
@@ -238,11 +275,13 @@ class BlobReader:
         piece = piece[skip:] if skip else piece
         self._sum.update(piece)
         self._given += len(piece)
-        self._backoff.reset()
+        if piece or not push.more:
+            self._until = None
+            self._backoff.reset()
         if not push.more:
             self._line.over = True
             self._check()
-            self._over = True
+            self._closed = True
             self._drop()
         return piece
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Dict, Optional
+from typing import TYPE_CHECKING, Deque, Dict, Optional
 
 from . import messages
+from .closing import Closable
 from .coding import Op, Reader
 from .connection import Line
-from .errors import CommandFailed, ProtocolError, XsError
+from .errors import ClientClosed, CommandFailed, ProtocolError, XsError
 from .frames import Frame
 from .messages import Dropped, Ended, read_event, read_list
 from .values import FrameId
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Call"]
 
 
-class Call:
+class Call(Closable):
     """The results of a call, as an async iterator of frames. The frame `<name>.complete` ends it
     and is kept in `complete`; `<name>.error` raises CommandFailed. Closing it, or leaving `async
     with`, before the end cancels the call. It is never made twice by itself."""
@@ -34,6 +36,7 @@ class Call:
         bodies: int,
         credit: int,
     ) -> None:
+        super().__init__()
         self.name = name
         self.id: Optional[FrameId] = None
         """Id of the frame `<name>.call`, once the server accepted the call."""
@@ -41,10 +44,10 @@ class Call:
         """The frame `<name>.complete`, once it came."""
         self._client, self._credit = client, credit
         self._request = messages.call(name, args, body, deadline_ms, credit, bodies)
-        self._line: Optional[Line] = None
         self._frames: Deque[Frame] = deque()
-        self._taken: Any = None
+        self._opening: Optional["asyncio.Task[FrameId]"] = None
         self._over = False
+        """All of its frames came."""
 
     async def __aenter__(self) -> "Call":
         await self.open()
@@ -58,23 +61,36 @@ class Call:
 
     async def open(self) -> FrameId:
         """Makes the call unless it was made, and gives the id of `<name>.call`."""
-        if self.id is None:
-            self._line, parts = await self._client._try(
-                lambda connection: connection.ask_stream(Op.CALL, self._request, self._credit),
-                False,
-            )
-            self.id = Reader(parts[0]).id("id")
+        if self._opening is None:
+            if self._closed:
+                raise ClientClosed("the call was closed before it was made")
+            self._opening = asyncio.ensure_future(self._make())
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        # Whoever stops waiting leaves the call to the next one, as it may have been made.
+        await asyncio.wait({self._opening})
+        if self._opening.cancelled():
+            raise ClientClosed("the call was closed while it was made")
+        return self._opening.result()
+
+    async def _make(self) -> FrameId:
+        self._line, parts = await self._client._try(
+            lambda connection: connection.ask_stream(Op.CALL, self._request, self._credit), False
+        )
+        self.id = Reader(parts[0]).id("id")
         return self.id
 
     async def aclose(self) -> None:
         """Ends the stream, and cancels the call if it is not over. May be called twice."""
-        self._over = True
-        line, self._line, self._taken = self._line, None, None
-        if line is not None:
-            line.close()
+        self._frames.clear()
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()
+        await super().aclose()
 
     async def __anext__(self) -> Frame:
-        await self.open()
+        async with self._turn:
+            return await self._next()
+
+    async def _next(self) -> Frame:
         try:
             while True:
                 while self._frames:
@@ -84,11 +100,16 @@ class Call:
                     if frame.topic != f"{self.name}.complete":
                         return frame
                     self.complete = frame
-                if self._over or self._line is None:
+                if self._over or self._closed:
                     await self.aclose()
                     raise StopAsyncIteration
-                await self._more(self._line)
+                if self._line is None:
+                    await self.open()
+                else:
+                    await self._more(self._line)
         except (XsError, ValueError):
+            if self._closed:
+                raise StopAsyncIteration from None
             await self.aclose()
             raise
 

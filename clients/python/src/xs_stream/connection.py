@@ -4,7 +4,9 @@ made again; that is the client's business."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import ssl
 from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple, Union, cast
@@ -14,6 +16,7 @@ from .address import Address
 from .coding import Op
 from .errors import (
     AddressError,
+    ClientClosed,
     ConnectError,
     ConnectionLost,
     ProtocolError,
@@ -30,6 +33,13 @@ __all__ = ["Connection", "Line", "NotSent", "open_connection"]
 SOCKET_PATH_MAX = 107
 WRITE_BUFFER = 1024 * 1024
 CLOSE_WAIT = 2.0
+KEEP_ALIVE = (
+    ("TCP_KEEPIDLE", 60),
+    ("TCP_KEEPINTVL", 20),
+    ("TCP_KEEPCNT", 3),
+    ("TCP_USER_TIMEOUT", 120_000),
+)
+"""Seconds, and milliseconds until what was sent must have arrived."""
 
 
 class NotSent(ConnectionLost):
@@ -55,6 +65,11 @@ class Line:
         """The server knows that the stream is over."""
 
     def put(self, push: Push) -> None:
+        if self._items and messages.is_pulse(push.op, push.body):
+            last = self._items[-1]
+            if messages.is_pulse(last.op, last.body):
+                # They cost no credit: who does not take them finds one.
+                return
         self._items.append(push)
         self._wake()
 
@@ -89,9 +104,16 @@ class Line:
             self._connection.tell(Op.CREDIT, self.sub, messages.credit(grant))
 
     def close(self) -> None:
-        """Ends the stream, from this side if need be."""
+        """Ends the stream, from this side if need be, and wakes who waits for it."""
         self._connection.forget(self, tell=not self.over)
         self.over = True
+        self._items.clear()
+        self.fail(ClientClosed("the stream was closed"))
+
+    def close_from_anywhere(self) -> None:
+        """Has the loop end the stream; any thread may ask for it."""
+        with contextlib.suppress(RuntimeError):  # The loop is closed, and the stream with it.
+            self._connection._loop.call_soon_threadsafe(self.close)
 
 
 class Connection(asyncio.Protocol):
@@ -118,6 +140,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        _keep_alive(transport.get_extra_info("socket"))
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
         self._flush()
 
@@ -181,11 +204,15 @@ class Connection(asyncio.Protocol):
         return future
 
     async def _writable(self) -> None:
-        """Waits in order until the server takes more."""
+        """Waits in order until the server takes more. Raises NotSent, or what forbids to try on
+        another connection."""
         if not self._room.is_set() or self._turn.locked():
             async with self._turn:
                 await self._room.wait()
         if self.failure is not None:
+            told = _told(self.failure)
+            if not isinstance(told, ConnectionLost):
+                raise told
             raise NotSent(str(self.failure)) from self.failure
 
     def open(self, credit: int) -> Line:
@@ -311,6 +338,20 @@ def _told(why: XsError) -> XsError:
     told = type(why)(*why.args) if isinstance(why, ProtocolError) else ConnectionLost(str(why))
     told.__cause__ = why
     return told
+
+
+def _keep_alive(sock: Any) -> None:
+    """Has the system notice a peer that vanished without a word, of which TCP tells nobody who
+    only waits and takes a quarter of an hour for who sends."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    # What a platform does not have is left out.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEP_ALIVE:
+            option = getattr(socket, name, None)
+            if option is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def open_connection(

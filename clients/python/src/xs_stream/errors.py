@@ -4,7 +4,7 @@ again, unchanged and without looking; nothing here retries."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Type
+from typing import Dict, Optional, Tuple, Type
 
 __all__ = [
     "AccessError",
@@ -93,6 +93,9 @@ class CorruptRange(XsError):
         super().__init__(f"frames {first} to {resume - 1} cannot be read; go on from {resume}")
         self.first = first
         self.resume = resume
+
+    def __reduce__(self) -> Tuple[Type["CorruptRange"], Tuple[int, int]]:
+        return CorruptRange, (self.first, self.resume)
 
 
 @dataclass(frozen=True)
@@ -248,3 +251,6 @@ class CommandFailed(XsError):
         self.command = name
         self.code = code if isinstance(code, str) else None
         self.meta = meta
+
+    def __reduce__(self) -> Tuple[Type["CommandFailed"], Tuple[str, Dict[str, object]]]:
+        return CommandFailed, (self.command, self.meta)

@@ -6,13 +6,14 @@ import struct
 from dataclasses import dataclass, replace
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from .coding import Reader, Writer, read_extensions
+from .coding import Op, Reader, Writer, read_extensions
 from .errors import Details, InvalidValue, ProtocolError, Refusal, refusal_of
 from .frames import Frame, FrameList, put_frame_list, read_frame_list
 from .limits import (
     BATCH_RECORDS_MAX,
     BODY_WITH_FRAME_MAX,
     CONDITIONS_MAX,
+    CREDIT_MAX,
     CURSOR_STATE_BYTES_MAX,
     DAY_MS,
     LAST_MAX,
@@ -482,6 +483,7 @@ def subscribe(
     """`seen` is the store and the epoch in which the offset that it starts from was seen."""
     credit, bodies, pulse_ms = how.credit, how.bodies, how.pulse_ms
     check_bodies(bodies)
+    check_credit(credit)
     if pulse_ms and not PULSE_MS_MIN <= pulse_ms <= DAY_MS:
         raise InvalidValue(f"a pulse takes {PULSE_MS_MIN} ms to a day, not {pulse_ms} ms")
     out = Writer()
@@ -504,6 +506,12 @@ def subscribe(
     return out.data
 
 
+def check_credit(credit: int) -> None:
+    """With a credit of 0 nothing would ever come, so that nothing could be granted anew."""
+    if not 1 <= credit < CREDIT_MAX:
+        raise InvalidValue(f"a stream has a credit of 1 to {CREDIT_MAX - 1} bytes, not {credit}")
+
+
 def check_bodies(bodies: int) -> None:
     if not 0 <= bodies <= BODY_WITH_FRAME_MAX:
         raise InvalidValue(f"bodies with frames have at most {BODY_WITH_FRAME_MAX} bytes")
@@ -523,6 +531,11 @@ class Dropped(NamedTuple):
 
 
 StreamEvent = Union[CaughtUp, Pulse, Gap, Dropped, Ended]
+
+
+def is_pulse(op: int, body: bytes) -> bool:
+    """Whether a message is a pulse, which says nothing but that the server is there."""
+    return op == Op.SUB_EVENT and body[:1] == b"\2"
 
 
 def read_event(code: int, body: bytes) -> Optional[StreamEvent]:
@@ -559,6 +572,7 @@ def read_number(body: bytes) -> int:
 
 
 def blob_get(name: BlobHash, grant: int) -> bytearray:
+    check_credit(grant)
     out = Writer()
     out.raw(name)
     out.u32(grant)
@@ -569,6 +583,7 @@ def call(
     name: str, args: bytes, body: bytes, deadline_ms: int, grant: int, bodies: int
 ) -> bytearray:
     check_bodies(bodies)
+    check_credit(grant)
     if not 0 <= deadline_ms <= DAY_MS:
         raise InvalidValue("a deadline is at most a day from now")
     out = Writer()

@@ -32,6 +32,10 @@ class Retry:
     give_up: float = 30.0
 
 
+RETRY_AFTER_MAX = 60.0
+"""Seconds a server can make a client wait, whatever it asks for."""
+
+
 class Backoff:
     """The waiting times of one attempt after another."""
 
@@ -39,16 +43,26 @@ class Backoff:
         self._retry = retry
         self._chance = chance
         self._next = retry.first
+        self._is_first = True
 
     def reset(self) -> None:
         """What was tried has worked."""
         self._next = self._retry.first
+        self._is_first = True
+
+    def wait_unsent(self) -> float:
+        """Seconds to wait after a request found its connection ended: none the first time, as that
+        may be long ago."""
+        if not self._is_first:
+            return self.wait()
+        self._is_first = False
+        return 0.0
 
     def wait(self, at_least_ms: Optional[int] = None) -> float:
         """Seconds to wait before the next attempt."""
         wait = self._next * (0.5 + 0.5 * self._chance())
         self._next = min(self._next * self._retry.factor, self._retry.most)
-        return max(wait, (at_least_ms or 0) / 1000)
+        return max(wait, min((at_least_ms or 0) / 1000, RETRY_AFTER_MAX))
 
 
 class Reading:
@@ -93,6 +107,9 @@ class Reading:
         """The store and the epoch in which the offset that the rest begins at was seen: the server
         refuses it when frames that were seen there are lost."""
         if self._store is None or self._seen is None or self.rest.start != START_FROM:
+            return None
+        if not isinstance(self.rest.bound, int):
+            # A read backwards still begins at the id it was given, which needs no such check.
             return None
         return self._store, self._epoch
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, List, Optional, TypeVar
+from typing import TYPE_CHECKING, Deque, List, Optional, TypeVar
 
 from . import messages
+from .closing import Closable
 from .coding import Op
-from .connection import Connection, Line, NotSent
-from .errors import ConnectError, ConnectionLost, Unavailable, XsError
+from .connection import Connection, NotSent
+from .errors import ClientClosed, ConnectError, ConnectionLost, Unavailable, XsError
 from .frames import Frame
 from .reading import Backoff, Item, Reading
 from .values import ResumePoint
@@ -22,18 +23,17 @@ __all__ = ["Follow", "Read"]
 S = TypeVar("S", bound="_Reader")
 
 
-class _Reader:
+class _Reader(Closable):
     """What a read and a follow have in common. Closing it, or leaving `async with`, ends it."""
 
     def __init__(self, client: "AsyncClient", reading: Reading, how: messages.How) -> None:
+        super().__init__()
         self._client = client
         self._reading = reading
         self._how = how
-        self._line: Optional[Line] = None
-        self._taken: Any = None
         self._items: Deque[Item] = deque()
+        self._dropped = 0
         self._backoff = Backoff(client.retry)
-        self._closed = False
         # Encoded before anything is sent, so that a wrong argument is told by the call.
         messages.subscribe(reading.rest, how)
 
@@ -47,19 +47,14 @@ class _Reader:
     async def open(self) -> None:
         """Has the server begin, so that nothing that comes later is missed; iterating and `async
         with` do so too."""
-        while self._line is None and not self._closed and not self._reading.done:
-            await self._more()
+        async with self._turn:
+            while self._line is None and not self._closed and not self._reading.done:
+                await self._more()
 
     async def aclose(self) -> None:
-        """Ends the stream. May be called twice."""
-        self._closed = True
+        """Ends the stream; who waits for it comes to its end. May be called twice."""
         self._items.clear()
-        self._drop()
-
-    def _drop(self) -> None:
-        line, self._line, self._taken = self._line, None, None
-        if line is not None:
-            line.close()
+        await super().aclose()
 
     @property
     def position(self) -> Optional[int]:
@@ -72,30 +67,32 @@ class _Reader:
         return self._reading.point
 
     async def _next(self) -> Item:
-        while not self._items:
-            await self._more()
-        item = self._items.popleft()
-        self._reading.gave(item, not self._items)
-        return item
+        async with self._turn:
+            while not self._items:
+                await self._more()
+            item = self._items.popleft()
+            self._reading.gave(item, not self._items)
+            return item
 
     async def _peek(self, taken: int) -> List[Item]:
-        """Drops what the caller has taken of what it was shown, and shows what comes next: at
-        least one item. What a caller did not get to see is shown again."""
-        for _ in range(min(taken, len(self._items))):
-            self._items.popleft()
-        while not self._items:
-            await self._more()
-        return list(self._items)
+        """Drops the first `taken` items of all that came, and shows what comes next: at least one
+        item. What a caller did not get to see is shown again, however often it gave up."""
+        async with self._turn:
+            while self._dropped < taken and self._items:
+                self._items.popleft()
+                self._dropped += 1
+            while not self._items:
+                await self._more()
+            return list(self._items)
 
     async def _more(self) -> None:
         """Takes one message more, over as many connections as that takes."""
         if self._closed or self._reading.done:
             self._drop()
             raise StopAsyncIteration
-        wait = 0.0
         try:
             if self._line is None:
-                await self._open()
+                await self._unless_closed(self._open())
                 return
             if self._taken is not None:
                 self._line.took(self._taken)
@@ -108,13 +105,16 @@ class _Reader:
             if self._reading.done:
                 self._line.over = True
             return
-        except (ConnectionLost, ConnectError, Unavailable) as error:
+        except XsError as error:
+            if self._closed:
+                raise StopAsyncIteration from None
+            if not isinstance(error, (ConnectionLost, ConnectError, Unavailable)):
+                self._closed = True
+                self._drop()
+                raise
             wait = self._lost(error)
-        except XsError:
-            self._closed = True
-            self._drop()
-            raise
-        await asyncio.sleep(wait)
+        with contextlib.suppress(ClientClosed):
+            await self._unless_closed(self._client._sleep(wait))
 
     def _lost(self, error: XsError) -> float:
         """Whether to go on after what ended the stream; how many seconds to wait before that."""
@@ -136,7 +136,7 @@ class _Reader:
             self._closed = True
             raise error
         if isinstance(error, NotSent):
-            return 0.0
+            return self._backoff.wait_unsent()
         after = error.details.retry_after_ms if isinstance(error, Unavailable) else None
         return self._backoff.wait(after)
 

@@ -1,6 +1,6 @@
 """The synchronous face: `Client`, made by `connect`. Its methods are those of AsyncClient and wait
 for what they do. A thread of its own keeps the connection alive while nobody waits; any number of
-threads may use one client."""
+threads may use one client, and one stream, of which each item goes to one of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import contextlib
 import os
 import ssl
 import threading
+import time
 from collections import deque
 from typing import (
     Any,
@@ -63,7 +64,15 @@ from .values import (
     Ttl,
 )
 
-__all__ = ["BlobStream", "CallStream", "Client", "FollowStream", "ReadStream", "connect"]
+__all__ = [
+    "BlobStream",
+    "BlobUpload",
+    "CallStream",
+    "Client",
+    "FollowStream",
+    "ReadStream",
+    "connect",
+]
 
 T = TypeVar("T")
 R = TypeVar("R", Read, Follow)
@@ -74,6 +83,8 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._stopping = False
         self._thread = threading.Thread(target=self._main, name="xs-stream", daemon=True)
         self._thread.start()
 
@@ -87,17 +98,15 @@ class _Loop:
     def run(self, work: Coroutine[Any, Any, T], timeout: Optional[float] = None) -> T:
         """Does it in the loop and waits. Raises TimeoutError after so many seconds; whatever ends
         the waiting also ends the work."""
-        if not self._thread.is_alive():
-            work.close()
-            raise ClientClosed("the client was closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            # What gets in before `stop` does is ended by it.
+            if self._stopping:
+                work.close()
+                raise ClientClosed("the client was closed")
+            bounded = work if timeout is None else _within(work, timeout)
+            future = asyncio.run_coroutine_threadsafe(bounded, self._loop)
         try:
-            return future.result(timeout)
-        except concurrent.futures.TimeoutError:
-            if future.done() and not future.cancelled():
-                raise
-            future.cancel()
-            raise TimeoutError(f"nothing within {timeout:g} s") from None
+            return future.result()
         except concurrent.futures.CancelledError:
             raise ClientClosed("the client was closed") from None
         except BaseException:
@@ -105,18 +114,37 @@ class _Loop:
             raise
 
     def stop(self) -> None:
-        """Ends what still runs, and the thread."""
-        if self._thread.is_alive():
+        """Ends what still runs, and the thread. May be called twice."""
+        with self._lock:
+            is_first, self._stopping = not self._stopping, True
+        if is_first:
             asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        self._thread.join()
+
+
+async def _within(work: Coroutine[Any, Any, T], timeout: float) -> T:
+    """Does it for so many seconds at most. The clock is the loop's and the end of the work is
+    waited for, so that a result that comes with the timeout is not thrown away."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=max(0.0, timeout))
+    finally:
+        task.cancel()
+    await asyncio.wait({task})
+    if task.cancelled():
+        raise TimeoutError(f"nothing within {timeout:g} s")
+    return task.result()
 
 
 async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    while True:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if not others:
+            return
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 def connect(
@@ -190,6 +218,8 @@ class _Reader(_Stream[T]):
         super().__init__(loop, inner)
         self._shown: Deque[Item] = deque()
         self._taken = 0
+        self._turn = threading.Lock()
+        self._closed = False
 
     def __enter__(self: "S2") -> "S2":
         self.open()
@@ -201,15 +231,28 @@ class _Reader(_Stream[T]):
         self._loop.run(self._inner.open())
 
     def close(self) -> None:
-        self._shown.clear()
+        self._closed = True
         super().close()
 
     def _take(self, timeout: Optional[float]) -> Any:
+        begun = time.monotonic()
+        if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise TimeoutError(f"nothing within {timeout:g} s")
+        try:
+            if timeout is not None:
+                timeout -= time.monotonic() - begun
+            return self._take_in_turn(timeout)
+        finally:
+            self._turn.release()
+
+    def _take_in_turn(self, timeout: Optional[float]) -> Item:
+        if self._closed:
+            raise StopAsyncIteration
         if not self._shown:
             items: List[Item] = self._loop.run(self._inner._peek(self._taken), timeout)
-            self._taken = len(items)
             self._shown.extend(items)
         item = self._shown.popleft()
+        self._taken += 1
         self._inner._reading.gave(item, not self._shown)
         return item
 
@@ -310,10 +353,10 @@ class Client:
     def close(self) -> None:
         """Ends the connection and what is under way on it. May be called twice."""
         try:
-            self._loop.run(self._inner.close())
-        except ClientClosed:
-            return
-        self._loop.stop()
+            with contextlib.suppress(ClientClosed):
+                self._loop.run(self._inner.close())
+        finally:
+            self._loop.stop()
 
     @property
     def address(self) -> Address:
