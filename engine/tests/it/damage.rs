@@ -5,7 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use xs_engine::{Bound, Frame, ReadError, ReadOptions, Start, Store};
+use xs_engine::{
+    AppendError, Batch, Bound, CursorChange, CursorName, ExpectRevision, Frame, ReadError,
+    ReadOptions, Start, Store,
+};
 
 use crate::support::{
     MEDIA, batch, everything, files, frames, number_of, numbered, open, options, patterns, scratch,
@@ -90,6 +93,82 @@ fn a_damaged_record_costs_itself() {
         let beside = (0..FRAMES).find(|n| !missing.contains(n) && *n > 20).unwrap();
         assert_eq!(number_of(&store.get_at(beside).unwrap().unwrap()), beside);
     }
+}
+
+#[test]
+fn a_frame_whose_kind_is_damaged_is_told_of() {
+    // In the records' prefix, behind the CRC and the length.
+    const KIND_AT: usize = 8;
+    const HEADER: usize = 64;
+    let dir = scratch();
+    build(dir.path());
+    let path = &segments(dir.path())[0];
+    let sound = fs::read(path).unwrap();
+    let len_at = |at: usize| u32::from_le_bytes(sound[at + 4..at + 8].try_into().unwrap()) as usize;
+    let ids: Vec<_> = frames(open(dir.path(), &options(MEDIA[0])).read(&everything()))
+        .iter()
+        .map(Frame::id)
+        .collect();
+    // The first batch is a checkpoint, the second has frame 0, the third 1 and 2.
+    let batch_at = |n: usize| {
+        let mut at = 64;
+        for _ in 0..n {
+            at += HEADER + u32::from_le_bytes(sound[at + 8..at + 12].try_into().unwrap()) as usize;
+        }
+        at
+    };
+    let second = batch_at(2) + HEADER;
+    let third = batch_at(3) + HEADER;
+    let middle = third + len_at(third).next_multiple_of(8);
+    for (n, at) in [(1, second), (3, third), (4, middle)] {
+        for bit in [0x02, 0x04, 0x06] {
+            let mut bytes = sound.clone();
+            assert_eq!(bytes[at + KIND_AT], 1, "a frame");
+            bytes[at + KIND_AT] ^= bit;
+            fs::write(path, &bytes).unwrap();
+            let store = open(dir.path(), &options(MEDIA[usize::from(bit / 2) % 2]));
+            let missing = |numbers: &[u64]| (0..FRAMES).filter(|m| !numbers.contains(m)).collect();
+            let (numbers, errors) = survey(&store, &everything());
+            assert_eq!((missing(&numbers), errors), (vec![n], vec![n]), "upwards");
+            let (numbers, errors) = survey(&store, &ReadOptions { reverse: true, ..everything() });
+            assert_eq!((missing(&numbers), errors), (vec![n], vec![n]), "downwards");
+            assert!(matches!(store.get_at(n), Err(ReadError::Corrupt(_))));
+            let id = ids[n as usize];
+            assert!(matches!(store.get(id), Err(ReadError::Corrupt(_))));
+            assert!(matches!(store.remove(id), Err(AppendError::Unreadable(_))));
+            assert!(
+                store.get_at(n - 1).unwrap().is_some() && store.get_at(n + 1).unwrap().is_some()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_damaged_record_that_is_no_frame_costs_no_reader_anything() {
+    let dir = scratch();
+    let store = open(dir.path(), &options(MEDIA[0]));
+    let name = CursorName::parse("c").unwrap();
+    let mut n = 0;
+    while segments(dir.path()).len() < 3 {
+        let set = Some((n, format!("state {n}").into_bytes().into()));
+        let change = CursorChange { name: name.clone(), expect: ExpectRevision::Any, set };
+        store.append(Batch { cursors: vec![change], ..batch([numbered("often", n)]) }).unwrap();
+        n += 1;
+    }
+    store.close().unwrap();
+    drop(store);
+    let path = &segments(dir.path())[0];
+    let mut bytes = fs::read(path).unwrap();
+    let text = b"state 7";
+    let at = bytes.windows(text.len()).position(|found| found == text).unwrap();
+    bytes[at] ^= 0x40;
+    fs::write(path, &bytes).unwrap();
+    let store = open(dir.path(), &options(MEDIA[0]));
+    for reverse in [false, true] {
+        let (numbers, errors) = survey(&store, &ReadOptions { reverse, ..everything() });
+        assert_eq!((numbers.len() as u64, errors), (n, vec![]));
+    }
+    assert!((0..n).all(|n| store.get_at(n).unwrap().is_some()));
 }
 
 #[test]
