@@ -133,12 +133,22 @@ impl Inner {
     }
 
     /// The first frame with this id or a later one below `head`, and the damage met just before it.
+    /// The same, but the offset of the first such frame that can be read: where a range ends that
+    /// holds what damage took before it.
+    pub(super) fn offset_found(&self, id: FrameId, head: u64) -> Result<u64, ReadError> {
+        let (found, _) = self.seek(id, head)?;
+        Ok(found.and_then(|frame| frame.offset()).unwrap_or(head).min(head))
+    }
+
     fn seek(
         &self,
         id: FrameId,
         head: u64,
     ) -> Result<(Option<Frame>, Option<ReadError>), ReadError> {
         let segments = self.index.segments();
+        if id == FrameId::MAX {
+            return Ok((None, None));
+        }
         let mut damage = None;
         let first = self.segment_of_id(&segments, id)?;
         for of in segments.get(first..).unwrap_or_default() {

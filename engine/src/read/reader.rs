@@ -281,23 +281,19 @@ impl Inner {
             Start::After(Bound::Id(FrameId::MAX)) | Start::New => head,
             Start::After(Bound::Id(id)) => self.offset_of(id.next(), head)?,
         };
-        let mut end = options.before.map_or(Ok(head), at)?.min(head);
+        // What damage took before the end is told of.
+        let mut end = match options.before {
+            None => head,
+            Some(Bound::Offset(offset)) => offset.min(head),
+            Some(Bound::Id(id)) => self.offset_found(id, head)?,
+        };
         if let Some(since) = options.since_ms {
-            start = start.max(self.offset_of_time(since, head)?);
+            start = start.max(self.offset_of(first_of(since), head)?);
         }
         if let Some(until) = options.until_ms {
-            end = end.min(self.offset_of_time(until, head)?);
+            end = end.min(self.offset_found(first_of(until), head)?);
         }
         Ok(start..end.max(start))
-    }
-
-    /// The first frame at or after a time.
-    fn offset_of_time(&self, time_ms: u64, head: u64) -> Result<u64, ReadError> {
-        const ID_MS_MAX: u64 = (1 << 48) - 1;
-        if time_ms > ID_MS_MAX {
-            return Ok(head);
-        }
-        self.offset_of(FrameId::first_of_ms(time_ms), head)
     }
 
     /// Where the newest `n` visible frames of the topics begin.
@@ -376,6 +372,16 @@ mod tests {
         let last = places.len() - 2;
         let base = |bytes: &[u8], at: usize| {
             let header = crate::format::batch::BatchHeader::read(&bytes[places[at]..]).unwrap();
+fn takes_all(topics: &TopicPatterns) -> bool {
+    topics.as_slice().contains(&TopicPattern::All)
+}
+
+/// The first id of a time.
+fn first_of(time_ms: u64) -> FrameId {
+    const ID_MS_MAX: u64 = (1 << 48) - 1;
+    if time_ms > ID_MS_MAX { FrameId::MAX } else { FrameId::first_of_ms(time_ms) }
+}
+
             header.base_offset
         };
         let (mut middle, mut end) = (0, 0);

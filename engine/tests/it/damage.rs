@@ -144,6 +144,40 @@ fn a_frame_whose_kind_is_damaged_is_told_of() {
 }
 
 #[test]
+fn damage_before_the_end_of_a_range_is_in_it() {
+    let dir = scratch();
+    build(dir.path());
+    let all = frames(open(dir.path(), &options(MEDIA[0])).read(&everything()));
+    let time = |n: usize| all[n].id().time_ms();
+    let lost = (20..).find(|&n| time(n) < time(n + 1)).unwrap();
+    let path = segments(dir.path()).into_iter().find(|path| {
+        let mut bytes = fs::read(path).unwrap();
+        let id = all[lost].id();
+        let found = bytes.windows(16).position(|bytes| bytes == id.as_bytes());
+        found.is_some_and(|at| {
+            bytes[at + 15] ^= 1;
+            fs::write(path, bytes).unwrap();
+            true
+        })
+    });
+    assert_ne!(path.as_ref(), segments(dir.path()).last(), "it is sealed");
+    assert!(path.is_some());
+    let store = open(dir.path(), &options(MEDIA[0]));
+    let before = Some(Bound::Id(all[lost + 1].id()));
+    let until_ms = Some(time(lost + 1));
+    for options in [
+        ReadOptions { before, ..everything() },
+        ReadOptions { until_ms, ..everything() },
+        ReadOptions { before, reverse: true, ..everything() },
+        ReadOptions { before, start: Start::Last(3), ..everything() },
+    ] {
+        let (numbers, errors) = survey(&store, &options);
+        assert_eq!(errors, [lost as u64], "{options:?}");
+        assert!(!numbers.contains(&(lost as u64 + 1)));
+    }
+}
+
+#[test]
 fn a_damaged_record_that_is_no_frame_costs_no_reader_anything() {
     let dir = scratch();
     let store = open(dir.path(), &options(MEDIA[0]));
