@@ -427,6 +427,20 @@ impl Index {
         self.topics.read().newest(topic)
     }
 
+    /// The same with the head, which `head` tells, and the floor of the topic for a reader below
+    /// it, all as of one moment: one group at most is taken up then and not published.
+    pub(crate) fn newest_as_of(
+        &self,
+        topic: &str,
+        head: impl FnOnce() -> u64,
+    ) -> (u64, Option<(Newest, u64)>) {
+        let topics = self.topics.read();
+        let head = head();
+        let newest = topics.newest(topic);
+        let floor = if self.floors.may_have(topic) { topics.floor(topic, head) } else { 0 };
+        (head, newest.map(|newest| (newest, floor)))
+    }
+
     /// The segments that hold a topic.
     pub(crate) fn runs(&self, topic: &str) -> Runs {
         self.topics.read().runs(topic)
@@ -441,6 +455,23 @@ impl Index {
         limit: usize,
     ) -> Vec<(Arc<str>, TopicTotals)> {
         self.topics.read().page(patterns, after, limit)
+    }
+
+    /// The same with the floors for readers below the head, which `head` tells as of the same
+    /// moment.
+    pub(crate) fn page_as_of(
+        &self,
+        patterns: &TopicPatterns,
+        after: Option<&str>,
+        limit: usize,
+        head: impl FnOnce() -> u64,
+    ) -> (u64, Vec<(Arc<str>, TopicTotals)>) {
+        let topics = self.topics.read();
+        let head = head();
+        let mut page = topics.page(patterns, after, limit);
+        let overtaken = page.iter_mut().filter(|(_, totals)| totals.last_offset >= head);
+        overtaken.for_each(|(name, totals)| totals.floor = topics.floor(name, head));
+        (head, page)
     }
 
     /// The same with exact counts of what is left of each; expired frames are counted.
@@ -492,6 +523,11 @@ impl Index {
     /// Whether `last:n` may have removed frames of a topic.
     pub(crate) fn may_have_floor(&self, topic: &str) -> bool {
         self.floors.any() && self.floors.may_have(topic)
+    }
+
+    /// Whether `last:n` may have removed frames of any topic.
+    pub(crate) fn has_floors(&self) -> bool {
+        self.floors.any()
     }
 
     /// Whether anything was removed.
