@@ -5,10 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::merge::MERGE_AT;
+use crate::append::Batch;
+use crate::error::AppendError;
 use crate::options::{StoreOptions, SyncPolicy};
-use crate::store::Store;
-use crate::testing::{StillClock, batches, crash, edit, fast_dir, frame, options, segment_files};
-use crate::value::{Frame, FrameId, NewFrame, ReadOptions, TopicPatterns, Ttl};
+use crate::store::{Health, Store};
+use crate::testing::{
+    StillClock, batches, crash, edit, fast_dir, files_in, frame, options, segment_files,
+};
+use crate::value::{Condition, Frame, FrameId, NewFrame, ReadOptions, TopicPatterns, Ttl};
 
 const TOPICS: u64 = 40;
 
@@ -288,4 +292,59 @@ fn a_merge_that_fails_leaves_the_table() {
     merge(&store);
     assert!(covered(&store) > before);
     check(&store, &left, "merged");
+}
+
+/// Puts other bytes in the place of a file, and leaves what is mapped of it as it was.
+fn replace(path: &Path, bytes: &[u8]) {
+    fs::rename(path, path.with_extension("aside")).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn topic_files(dir: &Path) -> Vec<PathBuf> {
+    files_in(&dir.join("log"), "top")
+}
+
+#[test]
+fn what_a_lost_file_says_stays_when_the_table_is_dissolved() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(17), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 5);
+    merge(&store);
+    // Reading opens all of them.
+    check(&store, &left, "merged");
+    replace(&topic_files(dir.path())[0], b"damaged");
+    let segments = store.inner.index.segments();
+    let neighbour = segments[1].segment().base()..segments[2].segment().base();
+    assert!(covered(&store) > 2);
+    let in_it = |of: &&mut Vec<(u64, FrameId)>| of.len() > 1 && neighbour.contains(&of[0].0);
+    let (_, id) = left.values_mut().find(in_it).unwrap().remove(0);
+    assert!(store.remove_now(&[id]).unwrap().rewritten > 0);
+    assert!(store.inner.index.topics.read().table.is_none());
+    check(&store, &left, "compacted");
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_is_met_by_who_wants_all() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(19), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 3);
+    merge(&store);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    replace(&topic_files(dir.path())[0], b"damaged");
+    fs::remove_file(&segment_files(dir.path())[0]).unwrap();
+    let index = &store.inner.index;
+    let first = index.segments()[0].clone();
+    index.layer_of(&first);
+    assert!(index.is_partial() && !index.is_whole(&first));
+    // It may hold any topic: nobody can say that one is empty.
+    let topics = TopicPatterns::parse("nobody").unwrap();
+    let conditions = vec![Condition::Empty(topics.clone())];
+    let batch = Batch { frames: vec![frame("a", 1)], conditions, ..Batch::default() };
+    assert!(matches!(store.append(batch), Err(AppendError::ConditionUnread { .. })));
+    let mut read = store.read(&ReadOptions { topics, ..ReadOptions::default() }).unwrap();
+    assert!(read.next().unwrap().is_err());
 }
