@@ -103,6 +103,8 @@ pub(crate) struct Index {
     /// Counts how often frames were compacted away.
     rewrites: AtomicU64,
     leaving: Leaving,
+    /// Files may be written and removed.
+    writable: bool,
     /// Why it is not known which frames were removed, if so.
     doubt: OnceLock<Corruption>,
     /// Segments with open index files, in the order they were opened.
@@ -158,7 +160,8 @@ impl Index {
     /// Takes up sealed segments, given in order: those that the table covers as they are, the
     /// others from their dictionaries. Files that do not verify are made again; when a segment has
     /// lost one, then all from the first on are taken up, as what `last:n` removed depends on what
-    /// is before. In a store that is only read (`writable` is false) no table is written.
+    /// is before. In a store that is only read (`writable` is false) nothing is written: segments
+    /// may be missing, or their ends, that are back at the next open.
     ///
     /// # Errors
     /// [`OpenError::Io`] when a segment whose files are lost cannot be read either.
@@ -185,6 +188,7 @@ impl Index {
             rewrites: AtomicU64::new(0),
             leaving: Leaving::default(),
             doubt: OnceLock::new(),
+            writable,
             loaded: Mutex::default(),
             merging: Mutex::new(generations),
         };
@@ -341,7 +345,7 @@ impl Index {
     /// # Errors
     /// What the files answered; the index then stays in memory.
     pub(crate) fn seal(&self, segment: &Arc<Segment>) -> io::Result<()> {
-        let Some(old) = self.by_key(segment) else { return Ok(()) };
+        let Some(old) = self.by_key(segment).filter(|_| self.writable) else { return Ok(()) };
         {
             let mut topics = self.topics.write();
             if topics.active.as_ref().is_some_and(|(ordinal, _)| *ordinal == old.ordinal) {
@@ -709,8 +713,10 @@ impl Index {
         })?;
         self.partial.fetch_or(!whole, Ordering::Relaxed);
         *kind = Kind::Frozen { index: Arc::new(memory), whole };
-        // The next open, which knows what `last:n` removed, writes them again.
-        files::discard(&self.env, &of.segment);
+        if self.writable {
+            // The next open, which knows what `last:n` removed, writes them again.
+            files::discard(&self.env, &of.segment);
+        }
         Ok(None)
     }
 

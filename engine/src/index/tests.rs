@@ -348,3 +348,29 @@ fn a_segment_that_cannot_be_read_is_met_by_who_wants_all() {
     let mut read = store.read(&ReadOptions { topics, ..ReadOptions::default() }).unwrap();
     assert!(read.next().unwrap().is_err());
 }
+
+#[test]
+fn who_only_reads_writes_no_files() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(29), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 3);
+    merge(&store);
+    fill(&store, &mut rng, &mut left, 1);
+    let image = crash(dir.path());
+    let lost = segment_files(image.path()).remove(0);
+    let aside = lost.with_extension("aside");
+    fs::rename(&lost, &aside).unwrap();
+    let listed = || {
+        let names = fs::read_dir(image.path().join("log")).unwrap();
+        names.map(|entry| entry.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = listed();
+    let reading = open(image.path());
+    assert!(matches!(reading.info().health, Health::ReadOnly(_)));
+    assert!(reading.read(&ReadOptions::default()).unwrap().count() > 0);
+    drop(reading);
+    assert_eq!(listed(), before);
+    fs::rename(&aside, &lost).unwrap();
+    check(&open(image.path()), &left, "put right");
+}
