@@ -350,6 +350,37 @@ fn a_segment_that_cannot_be_read_is_met_by_who_wants_all() {
 }
 
 #[test]
+fn a_file_that_cannot_be_opened_now_is_kept() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(23), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 4);
+    merge(&store);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    // An error of the system, and not a file that is lost: a link that leads to itself.
+    let path = topic_files(dir.path()).remove(0);
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    let sparse = path.with_extension("idx");
+    check(&store, &left, "it is made again in memory");
+    assert!(path.is_symlink() && sparse.exists());
+    fs::rename(&aside, &path).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert!(covered(&store) > 2);
+    check(&store, &left, "opened again");
+    // One that is lost is made again, with the other.
+    fs::remove_file(&path).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    check(&store, &left, "made again");
+    assert!(path.exists());
+}
+
+#[test]
 fn who_only_reads_writes_no_files() {
     let dir = fast_dir();
     let (mut rng, mut left) = (Rng(29), Left::new());
