@@ -118,7 +118,8 @@ pub(crate) struct Index {
 pub(crate) struct SegmentIndex {
     segment: Arc<Segment>,
     ordinal: u32,
-    kind: Mutex<Kind>,
+    /// Shared with the same segment read through another file.
+    kind: Arc<Mutex<Kind>>,
     decay: Arc<Decay>,
 }
 
@@ -150,9 +151,9 @@ impl SegmentIndex {
     }
 
     /// The same segment, read in another way from now on.
-    fn changed(&self, segment: &Arc<Segment>, kind: Kind) -> Self {
+    fn changed(&self, segment: &Arc<Segment>, kind: Arc<Mutex<Kind>>) -> Self {
         let (segment, decay) = (segment.clone(), self.decay.clone());
-        Self { segment, ordinal: self.ordinal, kind: Mutex::new(kind), decay }
+        Self { segment, ordinal: self.ordinal, kind, decay }
     }
 }
 
@@ -187,8 +188,8 @@ impl Index {
             removed: Removed::default(),
             rewrites: AtomicU64::new(0),
             leaving: Leaving::default(),
-            doubt: OnceLock::new(),
             writable,
+            doubt: OnceLock::new(),
             loaded: Mutex::default(),
             merging: Mutex::new(generations),
         };
@@ -212,8 +213,9 @@ impl Index {
             return 0;
         }
         let list = covered.iter().zip(0..).map(|(segment, ordinal)| {
-            let (segment, kind) = (segment.clone(), Mutex::new(Kind::Files(Loaded::default())));
-            Arc::new(SegmentIndex { segment, ordinal, kind, decay: Arc::default() })
+            let kind = Arc::new(Mutex::new(Kind::Files(Loaded::default())));
+            let (segment, decay) = (segment.clone(), Arc::default());
+            Arc::new(SegmentIndex { segment, ordinal, kind, decay })
         });
         *self.segments.get_mut() = list.collect();
         self.floors.add_all(table.floors());
@@ -302,13 +304,12 @@ impl Index {
         }
     }
 
-    /// Reads a segment through `segment` from now on: its file was written anew, with the same
-    /// batches at the same positions.
+    /// Reads a segment through `segment` from now on: its file was mended, with the same batches at
+    /// the same positions. Readers that have the old one go on.
     pub(crate) fn rewritten(&self, segment: &Arc<Segment>) {
         let _topics = self.topics.write();
         let Some(old) = self.by_base(segment.base()) else { return };
-        let kind = std::mem::replace(&mut *old.kind.lock(), Kind::Active);
-        let new = Arc::new(old.changed(segment, kind));
+        let new = Arc::new(old.changed(segment, old.kind.clone()));
         let mut segments = self.segments.write();
         *segments = segments
             .iter()
@@ -334,7 +335,7 @@ impl Index {
     fn push(&self, segment: &Arc<Segment>, kind: Kind) -> u32 {
         let mut segments = self.segments.write();
         let ordinal = segments.len() as u32;
-        let (segment, kind) = (segment.clone(), Mutex::new(kind));
+        let (segment, kind) = (segment.clone(), Arc::new(Mutex::new(kind)));
         let new = SegmentIndex { segment, ordinal, kind, decay: Arc::default() };
         *segments = segments.iter().cloned().chain([Arc::new(new)]).collect();
         ordinal
@@ -370,7 +371,7 @@ impl Index {
             }
             _ => Kind::Frozen { index, whole },
         };
-        let new = Arc::new(old.changed(segment, kind));
+        let new = Arc::new(old.changed(segment, Arc::new(Mutex::new(kind))));
         let mut segments = self.segments.write();
         let replace = |of: &Arc<SegmentIndex>| match of.ordinal == new.ordinal {
             true => new.clone(),
@@ -395,7 +396,7 @@ impl Index {
         segments.get(found).filter(|of| of.segment.base() == base).cloned()
     }
 
-    /// The same segment. One with tombstones and no frames has the base of the next one.
+    /// The same segment. What stands in the place of one that was compacted away may have its base.
     fn by_key(&self, segment: &Segment) -> Option<Arc<SegmentIndex>> {
         let segments = self.segments.read();
         let first = segments.partition_point(|of| of.segment.base() < segment.base());

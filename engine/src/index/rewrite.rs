@@ -326,6 +326,6 @@ impl SegmentIndex {
         let decay = Arc::new(Decay::default());
         decay.set(index.dead().kept, index.dead().expiring.clone());
         let kind = Kind::Frozen { index, whole: true };
-        Self { segment, ordinal, kind: Mutex::new(kind), decay }
+        Self { segment, ordinal, kind: Arc::new(Mutex::new(kind)), decay }
     }
 }

@@ -405,3 +405,24 @@ fn who_only_reads_writes_no_files() {
     fs::rename(&aside, &lost).unwrap();
     check(&open(image.path()), &left, "put right");
 }
+
+#[test]
+fn who_listed_a_segment_before_it_was_mended_reads_on() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(31), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 1);
+    store.append(frame("here", 0).into()).unwrap();
+    let old = store.inner.index.segments().last().cloned().unwrap();
+    store.inner.index.rewritten(old.segment());
+    fill(&store, &mut rng, &mut left, 2);
+    merge(&store);
+    let (inner, (tell, told)) = (store.inner.clone(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        let first = inner.index.first_step(&old).unwrap();
+        let postings = inner.index.postings(&old, "here").unwrap();
+        let _ = tell.send((first.is_some(), postings.len()));
+    });
+    // Without an answer it goes round for ever.
+    assert_eq!(told.recv_timeout(std::time::Duration::from_secs(60)), Ok((true, 1)));
+}
