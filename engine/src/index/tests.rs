@@ -426,3 +426,39 @@ fn who_listed_a_segment_before_it_was_mended_reads_on() {
     // Without an answer it goes round for ever.
     assert_eq!(told.recv_timeout(std::time::Duration::from_secs(60)), Ok((true, 1)));
 }
+
+#[test]
+fn last_n_opens_no_segment_below_the_floor() {
+    let dir = fast_dir();
+    let store = open(dir.path());
+    let two = Ttl::Last(NonZeroU64::new(2).unwrap());
+    let append = |store: &Store| {
+        store.append(NewFrame { ttl: two, ..frame("a", 0) }.into()).unwrap().frames[0].id
+    };
+    let until_sealed = |count: usize| {
+        let want = store.info().segments + count;
+        while store.info().segments < want {
+            store.append(random(&mut Rng(1), 0).into()).unwrap();
+        }
+    };
+    let mut newest = FrameId::ZERO;
+    for _ in 0..4 {
+        (0..3).for_each(|_| newest = append(&store));
+        until_sealed(1);
+    }
+    store.remove(newest).unwrap();
+    until_sealed(1);
+    merge(&store);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    append(&store);
+    let is_open = |of: &std::sync::Arc<super::SegmentIndex>| match &*of.kind.lock() {
+        super::Kind::Files(loaded) => !loaded.is_empty(),
+        _ => panic!("it is in files"),
+    };
+    let segments = store.inner.index.segments();
+    let opened: Vec<bool> = segments.iter().take(4).map(is_open).collect();
+    assert_eq!(opened, [false, false, false, true]);
+    assert_eq!(store.last(&TopicPatterns::parse("a").unwrap(), 9).unwrap().len(), 2);
+}
