@@ -178,6 +178,34 @@ fn damage_before_the_end_of_a_range_is_in_it() {
 }
 
 #[test]
+fn damage_behind_the_end_of_a_range_is_none_of_its() {
+    const HEADER: usize = 64;
+    let dir = scratch();
+    build(dir.path());
+    let path = &segments(dir.path())[0];
+    let mut bytes = fs::read(path).unwrap();
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    // The batch that begins at offset 21: 20 frames before it are of one topic.
+    let mut at = 64;
+    while word(at + 16) < 21 {
+        at += HEADER + word(at + 8) as usize;
+    }
+    let base = u64::from(word(at + 16));
+    bytes[at + 20] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let store = open(dir.path(), &options(MEDIA[0]));
+    let start = Start::From(Bound::Offset(base - 20));
+    for reverse in [false, true] {
+        let topics = patterns("rare");
+        let before = Some(Bound::Offset(base));
+        let options = ReadOptions { topics, start, before, reverse, ..everything() };
+        assert_eq!(survey(&store, &options), (vec![], vec![]));
+        let one_more = ReadOptions { before: Some(Bound::Offset(base + 1)), ..options };
+        assert_eq!(survey(&store, &one_more), (vec![], vec![base]));
+    }
+}
+
+#[test]
 fn a_damaged_record_that_is_no_frame_costs_no_reader_anything() {
     let dir = scratch();
     let store = open(dir.path(), &options(MEDIA[0]));
