@@ -70,7 +70,8 @@ impl Reader {
         let found = inner.selected(topics, &range, head);
         let scans = found.as_ref().is_none_or(|found| {
             let stored: u64 = found.iter().map(|(_, totals)| totals.stored).sum();
-            takes_all(topics) || stored.saturating_mul(SCAN_SHARE) > inner.index.frames()
+            let looks = stored.min(left);
+            takes_all(topics) || looks.saturating_mul(SCAN_SHARE) > inner.index.frames()
         });
         let floors = found.into_iter().flatten().map(|(name, totals)| (name, totals.floor));
         let floors = floors.collect();
@@ -447,6 +448,24 @@ mod tests {
             }
         }
         assert_eq!(found, whole);
+    }
+
+    #[test]
+    fn who_wants_few_reads_few_whatever_the_share() {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        for (topic, count) in [("old", 300), ("other", 900)] {
+            (0..count).for_each(|n| drop(store.append(frame(topic, n).into()).unwrap()));
+        }
+        let way = |limit, reverse| {
+            let topics = TopicPatterns::parse("old").unwrap();
+            let options = ReadOptions { topics, limit, reverse, ..ReadOptions::default() };
+            let reader = store.read(&options).unwrap();
+            let way = format!("{reader:?}").contains("postings");
+            (way, reader.map(Result::unwrap).count())
+        };
+        assert_eq!((way(Some(10), true), way(Some(10), false)), ((true, 10), (true, 10)));
+        assert_eq!((way(None, true), way(Some(300), false)), ((false, 300), (false, 300)));
     }
 
     #[test]
