@@ -393,12 +393,12 @@ impl Inner {
                 stats.first = frame.id();
             }
         }
-        if self.index.is_removed(stats.last_offset) {
-            if let Ok(newest) = self.newest_now(stats.topic.as_str()) {
-                let frame = newest?;
-                stats.last = frame.id();
-                stats.last_offset = frame.offset().unwrap_or(stats.last_offset);
-            }
+        if self.index.is_removed(stats.last_offset)
+            && let Ok(newest) = self.newest_now(stats.topic.as_str())
+        {
+            let frame = newest?;
+            stats.last = frame.id();
+            stats.last_offset = frame.offset().unwrap_or(stats.last_offset);
         }
         Some(stats)
     }
