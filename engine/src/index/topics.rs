@@ -129,8 +129,8 @@ impl Topics {
         found.as_ref().map(Newest::of)
     }
 
-    /// The first offset of a topic that `last:n` did not remove, for a reader that sees frames below
-    /// `head`.
+    /// The first offset of a topic that `last:n` did not remove, for a reader that sees frames
+    /// below `head`.
     pub(super) fn floor(&self, topic: &str, head: u64) -> u64 {
         let active = self.memory().map(|active| active.floor(topic, head));
         let layers = self.layers.iter().map(|layer| match &layer.source {
@@ -224,8 +224,8 @@ impl Topics {
         found
     }
 
-    /// Adds up the layers for every topic from `low` up to `high`, in byte order of the names, until
-    /// `visit` says that it is enough.
+    /// Adds up the layers for every topic from `low` up to `high`, in byte order of the names,
+    /// until `visit` says that it is enough.
     fn walk(
         &self,
         low: &[u8],

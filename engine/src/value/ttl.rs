@@ -16,9 +16,8 @@ pub enum Ttl {
     Ephemeral,
     /// For so many milliseconds from the time in its id.
     TimeMs(u64),
-    /// Until a frame that came with `last:n` has n - 1 others between itself and this one: each such
-    /// frame keeps the newest n of its topic, itself included, whatever the others came with. Frames
-    /// that came with another ttl remove nothing.
+    /// Each frame that comes with it leaves so many of its topic, the newest ones, itself
+    /// included, whatever the others came with. Frames with another ttl remove nothing.
     Last(NonZeroU64),
 }
 

@@ -1,5 +1,5 @@
-//! Long blobs stream in and out in memory that does not grow with them, measured in a process of its
-//! own, as other tests run beside this one; and what is kept holds no more than itself.
+//! Long blobs stream in and out in memory that does not grow with them, measured in a process of
+//! its own, as other tests run beside this one; and what is kept holds no more than itself.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
