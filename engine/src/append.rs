@@ -267,7 +267,8 @@ impl Pending {
                     });
                 }
                 Some((_, bytes)) if room.is_inline(checks.cursor_bytes, bytes.len()) => {
-                    Some(HeldState::Inline(bytes.clone()))
+                    // It is held for long, and not the message that it came in.
+                    Some(HeldState::Inline(Bytes::copy_from_slice(bytes)))
                 }
                 Some((_, bytes)) => {
                     let (len, hash) = stage(&mut self.staged, prepare(bytes, checks)?);

@@ -13,7 +13,7 @@ pub const META_BYTES_MAX: usize = 64 * 1024;
 pub const META_DEPTH_MAX: usize = 64;
 /// Bytes of one record of the log, header included.
 pub const RECORD_BYTES_MAX: usize = 128 * 1024;
-/// Frames and cursor changes in one batch.
+/// Frames, cursor changes and removals in one batch, with its key.
 pub const BATCH_RECORDS_MAX: usize = 4096;
 /// Milliseconds an idempotency key counts: 24 hours.
 pub const KEY_MS: u64 = 24 * 60 * 60 * 1000;

@@ -156,6 +156,35 @@ fn removals_by_id_and_offset_reach_the_files() {
 }
 
 #[test]
+fn a_keyed_batch_that_removes_frames_can_be_sent_again() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        let stamp = async || client.append(&one("a")).await.unwrap().frames[0];
+        let (by_offset, by_id) = (stamp().await, stamp().await);
+        let within = TopicPatterns::parse("a").unwrap();
+        let sent = [
+            (Bound::Offset(by_offset.offset.unwrap()), None, "offset"),
+            (Bound::Id(by_id.id), Some(within), "id"),
+        ];
+        for (at, removes_within, key) in sent {
+            let batch = AppendRequest {
+                removes: vec![at],
+                removes_within,
+                key: Some(IdempotencyKey::parse(key).unwrap()),
+                ..one("b")
+            };
+            let first = client.append(&batch).await.unwrap();
+            assert_eq!((first.repeated, &first.removed), (false, &vec![true]));
+            let again = client.append(&batch).await.unwrap();
+            assert_eq!((again.repeated, again.removed), (true, vec![false]));
+            assert_eq!((again.frames, again.head), (first.frames, first.head));
+        }
+    });
+}
+
+#[test]
 fn places_hold_for_the_store_and_epoch_they_are_from() {
     let place = Place::new();
     let server = place.serve(&[]);

@@ -29,7 +29,7 @@ pub enum Magic {
     Topic,
     /// A key index.
     Key,
-    /// A bitmap of dead frames.
+    /// A list of tombstones, and when frames expire.
     Dead,
     /// The table of all topics.
     Table,

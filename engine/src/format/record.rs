@@ -48,7 +48,7 @@ pub enum RecordKind {
     Key = 4,
     /// A sync mark or a clean close.
     Mark = 5,
-    /// The beginning of a restatement of cursors and keys.
+    /// The beginning of a restatement of cursors.
     Checkpoint = 6,
     /// What `last:n` removed of a topic, in a compacted segment.
     Floor = 7,

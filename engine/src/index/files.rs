@@ -33,9 +33,7 @@ impl Loaded {
     /// The sparse index, opened if it is not; nothing when it does not verify.
     pub(super) fn sparse(&mut self, env: &Env, segment: &Segment) -> Option<Arc<SparseFile>> {
         if self.sparse.is_none() {
-            let bytes = open(env, segment, SPARSE)?;
-            let (header, file) = SparseFile::read(bytes).ok()?;
-            self.sparse = is_of(&header, segment).then(|| Arc::new(file));
+            self.sparse = read_sparse(open(env, segment, SPARSE).ok()?, segment).map(Arc::new);
         }
         self.sparse.clone()
     }
@@ -43,7 +41,7 @@ impl Loaded {
     /// The topic index, opened if it is not; nothing when it does not verify.
     pub(super) fn topics(&mut self, env: &Env, segment: &Segment) -> Option<Arc<TopicFile>> {
         if self.topics.is_none() {
-            let file = load_topics(env, segment)?;
+            let file = read_topics(open(env, segment, TOPICS).ok()?, segment)?;
             file.check_postings().ok()?;
             self.topics = Some(Arc::new(file));
         }
@@ -53,13 +51,22 @@ impl Loaded {
 
 /// The topic index of a segment, its postings not checked; nothing when it does not verify.
 pub(super) fn load_topics(env: &Env, segment: &Segment) -> Option<TopicFile> {
-    let (header, file) = TopicFile::read(open(env, segment, TOPICS)?).ok()?;
+    read_topics(open(env, segment, TOPICS).ok()?, segment)
+}
+
+fn read_topics(bytes: Bytes, segment: &Segment) -> Option<TopicFile> {
+    let (header, file) = TopicFile::read(bytes).ok()?;
+    is_of(&header, segment).then_some(file)
+}
+
+fn read_sparse(bytes: Bytes, segment: &Segment) -> Option<SparseFile> {
+    let (header, file) = SparseFile::read(bytes).ok()?;
     is_of(&header, segment).then_some(file)
 }
 
 /// What a segment says about dead frames; nothing when it does not verify.
 pub(super) fn load_dead(env: &Env, segment: &Segment) -> Option<DeadFile> {
-    let (header, file) = DeadFile::read(open(env, segment, DEAD)?).ok()?;
+    let (header, file) = DeadFile::read(open(env, segment, DEAD).ok()?).ok()?;
     is_of(&header, segment).then_some(file)
 }
 
@@ -73,10 +80,10 @@ pub(super) fn all_named(env: &Env, segments: &[Arc<Segment>]) -> bool {
     })
 }
 
-fn open(env: &Env, segment: &Segment, kind: &str) -> Option<Bytes> {
+fn open(env: &Env, segment: &Segment, kind: &str) -> io::Result<Bytes> {
     let path = env.log_path(segment.base(), segment.generation(), kind);
-    let media = env.files.open_sealed(&path).ok()?;
-    media.view(0..media.published()).ok()
+    let media = env.files.open_sealed(&path)?;
+    media.view(0..media.published())
 }
 
 /// Whether a file was made from this very segment, by this store or an ancestor.
@@ -111,9 +118,21 @@ pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::R
     env.files.sync_dir(&env.log_dir())
 }
 
-/// Removes files that do not verify. One that stays is found bad again. What is said about dead
-/// frames stays: it hides them also when their tombstones are damaged.
+/// Removes the files when one is lost or does not verify. One that stays is found bad again, and
+/// one that cannot be read now may be good. What is said about dead frames stays: it hides them
+/// also when their tombstones are damaged.
 pub(super) fn discard(env: &Env, segment: &Segment) {
+    let is_bad = |kind, is_sound: fn(Bytes, &Segment) -> bool| match open(env, segment, kind) {
+        Ok(bytes) => !is_sound(bytes, segment),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    let sparse = |bytes, segment: &Segment| read_sparse(bytes, segment).is_some();
+    let topics = |bytes, segment: &Segment| {
+        read_topics(bytes, segment).is_some_and(|file| file.check_postings().is_ok())
+    };
+    if !is_bad(SPARSE, sparse) && !is_bad(TOPICS, topics) {
+        return;
+    }
     for kind in [SPARSE, TOPICS] {
         let path = env.log_path(segment.base(), segment.generation(), kind);
         if env.files.remove(&path).is_err() {

@@ -108,7 +108,9 @@ impl Index {
                     newest.push((offset, expires_ms));
                 }
             }
-            below = base.checked_sub(1).and_then(|below| runs.at_or_before(below));
+            // What is below the floor is gone, however few are left.
+            let older = base.checked_sub(1).filter(|&older| older >= floor);
+            below = older.and_then(|older| runs.at_or_before(older));
         }
         let mut recent = Recent::default();
         newest.iter().rev().for_each(|&(offset, expires_ms)| recent.push(offset, expires_ms));

@@ -103,6 +103,8 @@ pub(crate) struct Index {
     /// Counts how often frames were compacted away.
     rewrites: AtomicU64,
     leaving: Leaving,
+    /// Files may be written and removed.
+    writable: bool,
     /// Why it is not known which frames were removed, if so.
     doubt: OnceLock<Corruption>,
     /// Segments with open index files, in the order they were opened.
@@ -116,7 +118,8 @@ pub(crate) struct Index {
 pub(crate) struct SegmentIndex {
     segment: Arc<Segment>,
     ordinal: u32,
-    kind: Mutex<Kind>,
+    /// Shared with the same segment read through another file.
+    kind: Arc<Mutex<Kind>>,
     decay: Arc<Decay>,
 }
 
@@ -148,9 +151,9 @@ impl SegmentIndex {
     }
 
     /// The same segment, read in another way from now on.
-    fn changed(&self, segment: &Arc<Segment>, kind: Kind) -> Self {
+    fn changed(&self, segment: &Arc<Segment>, kind: Arc<Mutex<Kind>>) -> Self {
         let (segment, decay) = (segment.clone(), self.decay.clone());
-        Self { segment, ordinal: self.ordinal, kind: Mutex::new(kind), decay }
+        Self { segment, ordinal: self.ordinal, kind, decay }
     }
 }
 
@@ -158,7 +161,8 @@ impl Index {
     /// Takes up sealed segments, given in order: those that the table covers as they are, the
     /// others from their dictionaries. Files that do not verify are made again; when a segment has
     /// lost one, then all from the first on are taken up, as what `last:n` removed depends on what
-    /// is before. In a store that is only read (`writable` is false) no table is written.
+    /// is before. In a store that is only read (`writable` is false) nothing is written: segments
+    /// may be missing, or their ends, that are back at the next open.
     ///
     /// # Errors
     /// [`OpenError::Io`] when a segment whose files are lost cannot be read either.
@@ -184,6 +188,7 @@ impl Index {
             removed: Removed::default(),
             rewrites: AtomicU64::new(0),
             leaving: Leaving::default(),
+            writable,
             doubt: OnceLock::new(),
             loaded: Mutex::default(),
             merging: Mutex::new(generations),
@@ -208,8 +213,9 @@ impl Index {
             return 0;
         }
         let list = covered.iter().zip(0..).map(|(segment, ordinal)| {
-            let (segment, kind) = (segment.clone(), Mutex::new(Kind::Files(Loaded::default())));
-            Arc::new(SegmentIndex { segment, ordinal, kind, decay: Arc::default() })
+            let kind = Arc::new(Mutex::new(Kind::Files(Loaded::default())));
+            let (segment, decay) = (segment.clone(), Arc::default());
+            Arc::new(SegmentIndex { segment, ordinal, kind, decay })
         });
         *self.segments.get_mut() = list.collect();
         self.floors.add_all(table.floors());
@@ -298,13 +304,12 @@ impl Index {
         }
     }
 
-    /// Reads a segment through `segment` from now on: its file was written anew, with the same
-    /// batches at the same positions.
+    /// Reads a segment through `segment` from now on: its file was mended, with the same batches at
+    /// the same positions. Readers that have the old one go on.
     pub(crate) fn rewritten(&self, segment: &Arc<Segment>) {
         let _topics = self.topics.write();
         let Some(old) = self.by_base(segment.base()) else { return };
-        let kind = std::mem::replace(&mut *old.kind.lock(), Kind::Active);
-        let new = Arc::new(old.changed(segment, kind));
+        let new = Arc::new(old.changed(segment, old.kind.clone()));
         let mut segments = self.segments.write();
         *segments = segments
             .iter()
@@ -330,7 +335,7 @@ impl Index {
     fn push(&self, segment: &Arc<Segment>, kind: Kind) -> u32 {
         let mut segments = self.segments.write();
         let ordinal = segments.len() as u32;
-        let (segment, kind) = (segment.clone(), Mutex::new(kind));
+        let (segment, kind) = (segment.clone(), Arc::new(Mutex::new(kind)));
         let new = SegmentIndex { segment, ordinal, kind, decay: Arc::default() };
         *segments = segments.iter().cloned().chain([Arc::new(new)]).collect();
         ordinal
@@ -341,7 +346,7 @@ impl Index {
     /// # Errors
     /// What the files answered; the index then stays in memory.
     pub(crate) fn seal(&self, segment: &Arc<Segment>) -> io::Result<()> {
-        let Some(old) = self.by_key(segment) else { return Ok(()) };
+        let Some(old) = self.by_key(segment).filter(|_| self.writable) else { return Ok(()) };
         {
             let mut topics = self.topics.write();
             if topics.active.as_ref().is_some_and(|(ordinal, _)| *ordinal == old.ordinal) {
@@ -366,7 +371,7 @@ impl Index {
             }
             _ => Kind::Frozen { index, whole },
         };
-        let new = Arc::new(old.changed(segment, kind));
+        let new = Arc::new(old.changed(segment, Arc::new(Mutex::new(kind))));
         let mut segments = self.segments.write();
         let replace = |of: &Arc<SegmentIndex>| match of.ordinal == new.ordinal {
             true => new.clone(),
@@ -391,7 +396,7 @@ impl Index {
         segments.get(found).filter(|of| of.segment.base() == base).cloned()
     }
 
-    /// The same segment. One with tombstones and no frames has the base of the next one.
+    /// The same segment. What stands in the place of one that was compacted away may have its base.
     fn by_key(&self, segment: &Segment) -> Option<Arc<SegmentIndex>> {
         let segments = self.segments.read();
         let first = segments.partition_point(|of| of.segment.base() < segment.base());
@@ -427,6 +432,20 @@ impl Index {
         self.topics.read().newest(topic)
     }
 
+    /// The same with the head, which `head` tells, and the floor of the topic for a reader below
+    /// it, all as of one moment: one group at most is taken up then and not published.
+    pub(crate) fn newest_as_of(
+        &self,
+        topic: &str,
+        head: impl FnOnce() -> u64,
+    ) -> (u64, Option<(Newest, u64)>) {
+        let topics = self.topics.read();
+        let head = head();
+        let newest = topics.newest(topic);
+        let floor = if self.floors.may_have(topic) { topics.floor(topic, head) } else { 0 };
+        (head, newest.map(|newest| (newest, floor)))
+    }
+
     /// The segments that hold a topic.
     pub(crate) fn runs(&self, topic: &str) -> Runs {
         self.topics.read().runs(topic)
@@ -441,6 +460,23 @@ impl Index {
         limit: usize,
     ) -> Vec<(Arc<str>, TopicTotals)> {
         self.topics.read().page(patterns, after, limit)
+    }
+
+    /// The same with the floors for readers below the head, which `head` tells as of the same
+    /// moment.
+    pub(crate) fn page_as_of(
+        &self,
+        patterns: &TopicPatterns,
+        after: Option<&str>,
+        limit: usize,
+        head: impl FnOnce() -> u64,
+    ) -> (u64, Vec<(Arc<str>, TopicTotals)>) {
+        let topics = self.topics.read();
+        let head = head();
+        let mut page = topics.page(patterns, after, limit);
+        let overtaken = page.iter_mut().filter(|(_, totals)| totals.last_offset >= head);
+        overtaken.for_each(|(name, totals)| totals.floor = topics.floor(name, head));
+        (head, page)
     }
 
     /// The same with exact counts of what is left of each; expired frames are counted.
@@ -492,6 +528,11 @@ impl Index {
     /// Whether `last:n` may have removed frames of a topic.
     pub(crate) fn may_have_floor(&self, topic: &str) -> bool {
         self.floors.any() && self.floors.may_have(topic)
+    }
+
+    /// Whether `last:n` may have removed frames of any topic.
+    pub(crate) fn has_floors(&self) -> bool {
+        self.floors.any()
     }
 
     /// Whether anything was removed.
@@ -673,8 +714,10 @@ impl Index {
         })?;
         self.partial.fetch_or(!whole, Ordering::Relaxed);
         *kind = Kind::Frozen { index: Arc::new(memory), whole };
-        // The next open, which knows what `last:n` removed, writes them again.
-        files::discard(&self.env, &of.segment);
+        if self.writable {
+            // The next open, which knows what `last:n` removed, writes them again.
+            files::discard(&self.env, &of.segment);
+        }
         Ok(None)
     }
 

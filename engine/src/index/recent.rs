@@ -6,13 +6,15 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 /// Live frames of a topic remembered for `last:n` beyond what n asks for.
-const SPARE: usize = 65_536;
+const SPARE: u64 = 65_536;
 
 /// Offsets ascending. Those that died in the middle stay until they are first.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     frames: VecDeque<(u64, bool)>,
     live: usize,
+    /// The n of the newest `last:n`.
+    wanted: u64,
     expiring: BinaryHeap<Reverse<(u64, u64)>>,
 }
 
@@ -49,6 +51,7 @@ impl Recent {
 
     /// Keeps only the newest `keep`.
     pub(super) fn keep(&mut self, keep: u64) {
+        self.wanted = keep;
         while self.live as u64 > keep {
             self.frames.pop_front();
             self.live -= 1;
@@ -85,7 +88,7 @@ impl Recent {
 
     /// Whether there are more than it pays to remember.
     pub(super) fn is_long(&self) -> bool {
-        self.frames.len() > SPARE
+        self.frames.len() as u64 > self.wanted.saturating_add(SPARE)
     }
 }
 
@@ -113,6 +116,18 @@ mod tests {
         assert_eq!((recent.live, recent.first()), (1, Some(9)));
         recent.remove(9);
         assert_eq!((recent.live, recent.first()), (0, None));
+    }
+
+    #[test]
+    fn what_n_asks_for_is_remembered_however_much() {
+        let mut recent = Recent::default();
+        (0..100_000).for_each(|offset| recent.push(offset, None));
+        recent.keep(100_000);
+        assert!(!recent.is_long());
+        (0..=SPARE).for_each(|more| recent.push(100_000 + more, None));
+        assert!(recent.is_long());
+        recent.keep(1);
+        assert!(!recent.is_long());
     }
 
     #[test]

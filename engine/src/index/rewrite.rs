@@ -281,23 +281,31 @@ impl Index {
         let segments = self.segments();
         let layers = table.segments().iter().filter_map(|named| {
             let of = segments.iter().find(|of| covered(&of.segment) == *named)?;
-            let source = match of.frozen() {
-                Some(frozen) => Source::Memory(frozen),
-                None => self.layer_of(of)?,
-            };
-            Some(Layer { of: *named, source })
+            Some(Layer { of: *named, source: self.layer_of(of) })
         });
         let layers = layers.collect();
         (Some(table), Some(layers))
     }
 
-    fn layer_of(&self, of: &SegmentIndex) -> Option<Source> {
-        if let Some(file) = files::load_topics(&self.env, &of.segment) {
-            return Some(Source::File(Arc::new(file)));
+    /// What a complete segment holds of each topic, from its file or made again.
+    pub(super) fn layer_of(&self, of: &SegmentIndex) -> Source {
+        if of.frozen().is_none()
+            && let Some(file) = files::load_topics(&self.env, &of.segment)
+        {
+            return Source::File(Arc::new(file));
         }
-        // It is made again in memory.
-        let _ = self.loaded(of, Loaded::topics);
-        of.frozen().map(Source::Memory)
+        // Who is reading the file has it still.
+        if let Ok(Some(file)) = self.loaded(of, Loaded::topics) {
+            return Source::File(file);
+        }
+        let frozen = of.frozen().unwrap_or_else(|| {
+            // Neither can be read: whoever wants all is to meet the error, and not to miss it.
+            let index = Arc::new(MemoryIndex::new(of.segment.base()));
+            *of.kind.lock() = Kind::Frozen { index: index.clone(), whole: false };
+            self.partial.store(true, Ordering::Relaxed);
+            index
+        });
+        Source::Memory(frozen)
     }
 
     /// Forgets removed frames that are gone from the log and from all who read it.
@@ -318,6 +326,6 @@ impl SegmentIndex {
         let decay = Arc::new(Decay::default());
         decay.set(index.dead().kept, index.dead().expiring.clone());
         let kind = Kind::Frozen { index, whole: true };
-        Self { segment, ordinal, kind: Mutex::new(kind), decay }
+        Self { segment, ordinal, kind: Arc::new(Mutex::new(kind)), decay }
     }
 }

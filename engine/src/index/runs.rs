@@ -11,6 +11,15 @@ impl Runs {
         self.0.push((first, last));
     }
 
+    /// What is left of them from the segment with this base on.
+    pub(crate) fn starting_at(mut self, base: u64) -> Self {
+        self.0.retain(|&(_, last)| last >= base);
+        if let Some((first, _)) = self.0.first_mut() {
+            *first = base.max(*first);
+        }
+        self
+    }
+
     /// The smallest offset at or after `offset` whose segment holds the topic.
     pub(crate) fn at_or_after(&self, offset: u64) -> Option<u64> {
         let run = self.0.partition_point(|&(_, last)| last < offset);
@@ -43,5 +52,9 @@ mod tests {
             [before(9), before(25), before(89), before(999)],
             [None, Some(25), Some(70), Some(100)]
         );
+        let left = |base| runs.clone().starting_at(base).0;
+        assert_eq!(left(0), [(10, 30), (70, 70), (90, 100)]);
+        assert_eq!(left(20), [(20, 30), (70, 70), (90, 100)]);
+        assert_eq!((left(31), left(101)), (vec![(70, 70), (90, 100)], vec![]));
     }
 }

@@ -5,10 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::merge::MERGE_AT;
+use crate::append::Batch;
+use crate::error::AppendError;
 use crate::options::{StoreOptions, SyncPolicy};
-use crate::store::Store;
-use crate::testing::{StillClock, batches, crash, edit, fast_dir, frame, options, segment_files};
-use crate::value::{Frame, FrameId, NewFrame, ReadOptions, TopicPatterns, Ttl};
+use crate::store::{Health, Store};
+use crate::testing::{
+    StillClock, batches, crash, edit, fast_dir, files_in, frame, options, segment_files,
+};
+use crate::value::{Condition, Frame, FrameId, NewFrame, ReadOptions, TopicPatterns, Ttl};
 
 const TOPICS: u64 = 40;
 
@@ -288,4 +292,173 @@ fn a_merge_that_fails_leaves_the_table() {
     merge(&store);
     assert!(covered(&store) > before);
     check(&store, &left, "merged");
+}
+
+/// Puts other bytes in the place of a file, and leaves what is mapped of it as it was.
+fn replace(path: &Path, bytes: &[u8]) {
+    fs::rename(path, path.with_extension("aside")).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn topic_files(dir: &Path) -> Vec<PathBuf> {
+    files_in(&dir.join("log"), "top")
+}
+
+#[test]
+fn what_a_lost_file_says_stays_when_the_table_is_dissolved() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(17), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 5);
+    merge(&store);
+    // Reading opens all of them.
+    check(&store, &left, "merged");
+    replace(&topic_files(dir.path())[0], b"damaged");
+    let segments = store.inner.index.segments();
+    let neighbour = segments[1].segment().base()..segments[2].segment().base();
+    assert!(covered(&store) > 2);
+    let in_it = |of: &&mut Vec<(u64, FrameId)>| of.len() > 1 && neighbour.contains(&of[0].0);
+    let (_, id) = left.values_mut().find(in_it).unwrap().remove(0);
+    assert!(store.remove_now(&[id]).unwrap().rewritten > 0);
+    assert!(store.inner.index.topics.read().table.is_none());
+    check(&store, &left, "compacted");
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_is_met_by_who_wants_all() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(19), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 3);
+    merge(&store);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    replace(&topic_files(dir.path())[0], b"damaged");
+    fs::remove_file(&segment_files(dir.path())[0]).unwrap();
+    let index = &store.inner.index;
+    let first = index.segments()[0].clone();
+    index.layer_of(&first);
+    assert!(index.is_partial() && !index.is_whole(&first));
+    // It may hold any topic: nobody can say that one is empty.
+    let topics = TopicPatterns::parse("nobody").unwrap();
+    let conditions = vec![Condition::Empty(topics.clone())];
+    let batch = Batch { frames: vec![frame("a", 1)], conditions, ..Batch::default() };
+    assert!(matches!(store.append(batch), Err(AppendError::ConditionUnread { .. })));
+    let mut read = store.read(&ReadOptions { topics, ..ReadOptions::default() }).unwrap();
+    assert!(read.next().unwrap().is_err());
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_now_is_kept() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(23), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 4);
+    merge(&store);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    // An error of the system, and not a file that is lost: a link that leads to itself.
+    let path = topic_files(dir.path()).remove(0);
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    let sparse = path.with_extension("idx");
+    check(&store, &left, "it is made again in memory");
+    assert!(path.is_symlink() && sparse.exists());
+    fs::rename(&aside, &path).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert!(covered(&store) > 2);
+    check(&store, &left, "opened again");
+    // One that is lost is made again, with the other.
+    fs::remove_file(&path).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    check(&store, &left, "made again");
+    assert!(path.exists());
+}
+
+#[test]
+fn who_only_reads_writes_no_files() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(29), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 3);
+    merge(&store);
+    fill(&store, &mut rng, &mut left, 1);
+    let image = crash(dir.path());
+    let lost = segment_files(image.path()).remove(0);
+    let aside = lost.with_extension("aside");
+    fs::rename(&lost, &aside).unwrap();
+    let listed = || {
+        let names = fs::read_dir(image.path().join("log")).unwrap();
+        names.map(|entry| entry.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = listed();
+    let reading = open(image.path());
+    assert!(matches!(reading.info().health, Health::ReadOnly(_)));
+    assert!(reading.read(&ReadOptions::default()).unwrap().count() > 0);
+    drop(reading);
+    assert_eq!(listed(), before);
+    fs::rename(&aside, &lost).unwrap();
+    check(&open(image.path()), &left, "put right");
+}
+
+#[test]
+fn who_listed_a_segment_before_it_was_mended_reads_on() {
+    let dir = fast_dir();
+    let (mut rng, mut left) = (Rng(31), Left::new());
+    let store = open(dir.path());
+    fill(&store, &mut rng, &mut left, 1);
+    store.append(frame("here", 0).into()).unwrap();
+    let old = store.inner.index.segments().last().cloned().unwrap();
+    store.inner.index.rewritten(old.segment());
+    fill(&store, &mut rng, &mut left, 2);
+    merge(&store);
+    let (inner, (tell, told)) = (store.inner.clone(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        let first = inner.index.first_step(&old).unwrap();
+        let postings = inner.index.postings(&old, "here").unwrap();
+        let _ = tell.send((first.is_some(), postings.len()));
+    });
+    // Without an answer it goes round for ever.
+    assert_eq!(told.recv_timeout(std::time::Duration::from_secs(60)), Ok((true, 1)));
+}
+
+#[test]
+fn last_n_opens_no_segment_below_the_floor() {
+    let dir = fast_dir();
+    let store = open(dir.path());
+    let two = Ttl::Last(NonZeroU64::new(2).unwrap());
+    let append = |store: &Store| {
+        store.append(NewFrame { ttl: two, ..frame("a", 0) }.into()).unwrap().frames[0].id
+    };
+    let until_sealed = |count: usize| {
+        let want = store.info().segments + count;
+        while store.info().segments < want {
+            store.append(random(&mut Rng(1), 0).into()).unwrap();
+        }
+    };
+    let mut newest = FrameId::ZERO;
+    for _ in 0..4 {
+        (0..3).for_each(|_| newest = append(&store));
+        until_sealed(1);
+    }
+    store.remove(newest).unwrap();
+    until_sealed(1);
+    merge(&store);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    append(&store);
+    let is_open = |of: &std::sync::Arc<super::SegmentIndex>| match &*of.kind.lock() {
+        super::Kind::Files(loaded) => !loaded.is_empty(),
+        _ => panic!("it is in files"),
+    };
+    let segments = store.inner.index.segments();
+    let opened: Vec<bool> = segments.iter().take(4).map(is_open).collect();
+    assert_eq!(opened, [false, false, false, true]);
+    assert_eq!(store.last(&TopicPatterns::parse("a").unwrap(), 9).unwrap().len(), 2);
 }

@@ -130,8 +130,7 @@ impl Topics {
     }
 
     /// The first offset of a topic that `last:n` did not remove, for a reader that sees frames
-    /// below
-    /// `head`.
+    /// below `head`.
     pub(super) fn floor(&self, topic: &str, head: u64) -> u64 {
         let active = self.memory().map(|active| active.floor(topic, head));
         let layers = self.layers.iter().map(|layer| match &layer.source {
@@ -226,8 +225,7 @@ impl Topics {
     }
 
     /// Adds up the layers for every topic from `low` up to `high`, in byte order of the names,
-    /// until
-    /// `visit` says that it is enough.
+    /// until `visit` says that it is enough.
     fn walk(
         &self,
         low: &[u8],

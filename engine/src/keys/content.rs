@@ -21,9 +21,10 @@ pub(crate) fn short(hash: &BlobHash) -> [u8; 16] {
 }
 
 /// SHA-256 of the records a batch would store, in order, with all that the store decides left zero:
-/// ids, revisions, epochs, times; then the ids of the frames it would remove. States count by their
-/// hash, wherever they are kept. What a batch asks for without storing it is no content: conditions
-/// and durability may differ when it is sent again.
+/// ids, revisions, epochs, times. States count by their hash, wherever they are kept. What a batch
+/// asks for without storing it is no content: conditions and durability may differ when it is sent
+/// again. Nor are removals, whose frames may be gone by then, so that nobody can say which they
+/// were.
 pub(crate) fn content_of(pending: &Pending) -> Result<BlobHash, RecordError> {
     let mut hasher = Sha256::new();
     let mut record = Vec::new();
@@ -43,10 +44,6 @@ pub(crate) fn content_of(pending: &Pending) -> Result<BlobHash, RecordError> {
         let cursor = CursorRecord { name, revision: 0, epoch: 0, offset, time_ms: 0, state };
         control::encode(&mut record, &Control::Cursor(cursor), false)?;
         hasher.update(&record);
-    }
-    for id in &pending.batch.removes {
-        hasher.update(b"remove");
-        hasher.update(id.as_bytes());
     }
     Ok(BlobHash::from_bytes(hasher.finalize().into()))
 }

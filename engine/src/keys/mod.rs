@@ -1,7 +1,6 @@
 //! Idempotency keys, and the ids that imported frames had before. The log is the truth of both;
 //! here is what answers without reading it: the keys that count in memory, and for each segment
-//! what a
-//! `.key` file holds once the segment is sealed. It knows nothing of what a reader may see.
+//! what a `.key` file holds once the segment is sealed. It knows nothing of what a reader may see.
 
 mod content;
 mod files;

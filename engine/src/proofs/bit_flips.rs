@@ -257,6 +257,7 @@ fn turn(media: MediaChoice, step: usize) {
                     assert_ne!(fate, Fate::Silent, "{what} passes in silence");
                 }
                 assert!(lost <= BATCH_MAX, "{what} costs {lost} frames");
+                assert!(lost == 0 || fate == Fate::Told, "{what} hides {lost} frames");
                 if disk.count() > 0 {
                     disk = place.disk(&subject.image);
                 } else {

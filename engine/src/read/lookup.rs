@@ -1,6 +1,7 @@
 //! Single frames and what is known of topics without reading frames.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::reader::Reader;
@@ -132,12 +133,22 @@ impl Inner {
         Ok(lost.unwrap_or(found).min(found).min(head))
     }
 
+    /// The same, but the offset of the first such frame that can be read: where a range ends that
+    /// holds what damage took before it.
+    pub(super) fn offset_found(&self, id: FrameId, head: u64) -> Result<u64, ReadError> {
+        let (found, _) = self.seek(id, head)?;
+        Ok(found.and_then(|frame| frame.offset()).unwrap_or(head).min(head))
+    }
+
     /// The first frame with this id or a later one below `head`, and the damage met just before it.
     fn seek(
         &self,
         id: FrameId,
         head: u64,
     ) -> Result<(Option<Frame>, Option<ReadError>), ReadError> {
+        if id == FrameId::MAX {
+            return Ok((None, None));
+        }
         let segments = self.index.segments();
         let mut damage = None;
         let first = self.segment_of_id(&segments, id)?;
@@ -206,22 +217,26 @@ impl Inner {
         n: u64,
     ) -> Result<Vec<Frame>, ReadError> {
         if let ([TopicPattern::Exact(topic)], 1) = (topics.as_slice(), n) {
-            let found = self.settled(|head| {
-                let Some(newest) = self.index.newest(topic.as_str()) else {
-                    return Ok((true, None));
-                };
-                let mut window = None;
-                let window = (&mut window, WINDOW_POINT);
-                let frame = self.newest_frame(topic.as_str(), &newest, head, window)?;
-                Ok((frame.is_some(), frame))
-            })?;
-            return Ok(found.into_iter().collect());
+            return Ok(self.newest_now(topic.as_str())?.into_iter().collect());
         }
-        self.settled(|head| {
+        self.settled(|| {
+            let head = self.log.head();
             let reader = Reader::over(self, topics, 0..head, true, (head, n));
             let mut frames = reader.collect::<Result<Vec<_>, _>>()?;
             frames.reverse();
-            Ok((frames.len() as u64 == n, frames))
+            Ok((frames.len() as u64 == n, head, frames))
+        })
+    }
+
+    /// The newest visible frame of a topic.
+    fn newest_now(self: &Arc<Self>, topic: &str) -> Result<Option<Frame>, ReadError> {
+        self.settled(|| {
+            let (head, newest) = self.index.newest_as_of(topic, || self.log.head());
+            let Some((newest, floor)) = newest else { return Ok((true, head, None)) };
+            let mut window = None;
+            let window = (&mut window, WINDOW_POINT);
+            let frame = self.newest_frame(topic, &newest, floor..head, window)?;
+            Ok((frame.is_some(), head, frame))
         })
     }
 
@@ -248,36 +263,41 @@ impl Inner {
         after: Option<&Topic>,
         limit: usize,
     ) -> Result<(Vec<Frame>, Option<Topic>), ReadError> {
-        let mut page = self.index.page(topics, after.map(Topic::as_str), limit);
+        let after = after.map(Topic::as_str);
+        let (head, mut page) = self.index.page_as_of(topics, after, limit, || self.log.head());
         let last = page.last().filter(|_| page.len() >= limit);
         let next = last.and_then(|(name, _)| Topic::parse(name).ok());
         // In the order of the log, so that one window serves many.
         page.sort_unstable_by_key(|(_, totals)| totals.last_offset);
-        let mut frames = self.settled(|head| {
-            let (mut window, mut found) = (None, Vec::with_capacity(page.len()));
-            for (name, totals) in &page {
-                let newest = Newest::of(totals);
-                let window = (&mut window, WINDOW_VISIT);
-                found.extend(self.newest_frame(name, &newest, head, window)?);
+        let (mut window, mut frames) = (None, Vec::with_capacity(page.len()));
+        for (name, totals) in &page {
+            let newest = Newest::of(totals);
+            let window = (&mut window, WINDOW_VISIT);
+            let mut found = self.newest_frame(name, &newest, totals.floor..head, window)?;
+            // What `last:n` removed since may be compacted away.
+            let is_newest = |now: Newest| now.offset == newest.offset;
+            if found.is_none() && !self.index.newest(name).is_some_and(is_newest) {
+                found = self.newest_now(name)?;
             }
-            Ok((found.len() == page.len(), found))
-        })?;
+            frames.extend(found);
+        }
         frames.sort_unstable_by_key(Frame::offset);
         Ok((frames, next))
     }
 
-    /// The newest frame of a topic that a reader of frames below `head` sees: mostly the one that
-    /// the index names. The window is kept for the next one, which may be in the same segment.
+    /// The newest frame of a topic that a reader sees of a range that begins at the topic's floor:
+    /// mostly the one that the index names. The window is kept for the next one, which may be in
+    /// the same segment.
     fn newest_frame(
         self: &Arc<Self>,
         topic: &str,
         newest: &Newest,
-        head: u64,
+        range: Range<u64>,
         (window, size): (&mut Option<(u64, Window)>, u64),
     ) -> Result<Option<Frame>, ReadError> {
         let segments = self.index.segments();
         let of = segment_of(&segments, newest.offset).and_then(|at| segments.get(at));
-        if let Some(of) = of.filter(|_| newest.offset < head) {
+        if let Some(of) = of.filter(|_| range.contains(&newest.offset)) {
             let base = of.segment().base();
             if window.as_ref().is_none_or(|(kept, _)| *kept != base) {
                 *window = Some((base, Window::new(of.segment().clone(), size)));
@@ -287,30 +307,27 @@ impl Inner {
                 // Another one, or none, stands there when the segment was rewritten meanwhile, or
                 // is damaged.
                 let frame = frame.filter(|frame| frame.id() == newest.id);
-                if let Some(frame) = frame.filter(|frame| self.is_visible(frame, head)) {
-                    return Ok(Some(frame));
+                let removed = self.index.is_removed_for(newest.offset, range.end);
+                let frame = frame.filter(|frame| !removed && !self.is_expired(frame));
+                if frame.is_some() {
+                    return Ok(frame);
                 }
             }
         }
-        self.newest_before(topic, head)
-    }
-
-    /// The newest visible frame of one topic.
-    fn newest_before(self: &Arc<Self>, topic: &str, head: u64) -> Result<Option<Frame>, ReadError> {
         let Ok(topic) = Topic::parse(topic) else { return Ok(None) };
-        Reader::over(self, &topic.into(), 0..head, true, (head, 1)).next().transpose()
+        Reader::newest(self, &topic, range).next().transpose()
     }
 
-    /// Repeats a lookup that found less than it could, as long as the head moves meanwhile: a
-    /// `last:n` frame published in between hides older ones and is itself beyond the old head.
+    /// Repeats a lookup that found less than it could, as long as the head it was made below moves
+    /// meanwhile: what a `last:n` frame published in between hides may be compacted away, and the
+    /// frame is itself beyond the old head.
     fn settled<T>(
         &self,
-        mut look: impl FnMut(u64) -> Result<(bool, T), ReadError>,
+        mut look: impl FnMut() -> Result<(bool, u64, T), ReadError>,
     ) -> Result<T, ReadError> {
         let mut tries = TRIES;
         loop {
-            let head = self.log.head();
-            let (complete, found) = look(head)?;
+            let (complete, head, found) = look()?;
             tries -= 1;
             if complete || tries == 0 || self.log.head() == head {
                 return Ok(found);
@@ -376,14 +393,95 @@ impl Inner {
                 stats.first = frame.id();
             }
         }
-        if self.index.is_removed(stats.last_offset) {
-            let newest = self.newest_before(stats.topic.as_str(), self.log.head());
-            if let Ok(newest) = newest {
-                let frame = newest?;
-                stats.last = frame.id();
-                stats.last_offset = frame.offset().unwrap_or(stats.last_offset);
-            }
+        if self.index.is_removed(stats.last_offset)
+            && let Ok(newest) = self.newest_now(stats.topic.as_str())
+        {
+            let frame = newest?;
+            stats.last = frame.id();
+            stats.last_offset = frame.offset().unwrap_or(stats.last_offset);
         }
         Some(stats)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use crate::options::SyncPolicy;
+    use crate::store::Store;
+    use crate::testing::{fast_dir, frame, open};
+    use crate::value::{Frame, NewFrame, ReadOptions, TopicPatterns, Ttl};
+
+    fn append_newest(store: &Store, topic: &str, n: u64) {
+        let ttl = Ttl::Last(NonZeroU64::MIN);
+        store.append(NewFrame { ttl, ..frame(topic, n) }.into()).unwrap();
+    }
+
+    fn patterns(text: &str) -> TopicPatterns {
+        TopicPatterns::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_topic_that_is_written_to_all_the_time_is_never_missing() {
+        const TOPICS: usize = 2000;
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        (0..TOPICS).for_each(|n| append_newest(&store, &format!("t.n{n}"), 0));
+        (0..8).for_each(|n| append_newest(&store, &format!("few.n{n}"), 0));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let mut n = 0;
+                while !done.load(Ordering::Relaxed) {
+                    n += 1;
+                    append_newest(&store, "t.n7", n);
+                    append_newest(&store, "few.n1", n);
+                }
+                n
+            });
+            let all = || {
+                (0..50).all(|_| {
+                    let each = store.last_per_topic(&patterns("*")).unwrap();
+                    let few = store.last(&patterns("few.*"), 8).unwrap();
+                    let one = store.last(&patterns("t.n7"), 1).unwrap();
+                    (each.len(), few.len(), one.len()) == (TOPICS + 8, 8, 1)
+                })
+            };
+            let found = all();
+            done.store(true, Ordering::Relaxed);
+            assert!(writer.join().unwrap() > 100);
+            assert!(found, "a topic is missing");
+        });
+    }
+
+    #[test]
+    fn who_reads_for_long_sees_what_was_there_when_it_began() {
+        const FRAMES: u64 = 5000;
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        let mut n = 0;
+        let mut status = |count| {
+            for _ in 0..count {
+                n += 1;
+                append_newest(&store, "status", n);
+            }
+        };
+        (0..FRAMES).for_each(|n| drop(store.append(frame("often", n).into()).unwrap()));
+        status(3);
+        for topics in ["status", "status, others.*", "status, often", "*"] {
+            for reverse in [false, true] {
+                let topics = patterns(topics);
+                let options = ReadOptions { topics, reverse, ..ReadOptions::default() };
+                let before = store.last(&patterns("status"), 1).unwrap();
+                let reader = store.read(&options).unwrap();
+                status(5);
+                let found: Vec<Frame> = reader.map(Result::unwrap).collect();
+                let found: Vec<_> =
+                    found.iter().filter(|frame| frame.topic() == "status").collect();
+                assert_eq!(found, before.iter().collect::<Vec<_>>(), "{options:?}");
+            }
+        }
     }
 }

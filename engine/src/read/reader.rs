@@ -8,20 +8,17 @@ use std::sync::Arc;
 use super::scan::{self, Backward, Forward};
 use super::visit::{Lane, Visit};
 use crate::error::ReadError;
-use crate::index::SegmentIndex;
+use crate::index::{SegmentIndex, TopicTotals};
 use crate::store::Inner;
 use crate::value::{
-    Bound, Frame, FrameId, FrameRef, ReadOptions, Start, TopicPattern, TopicPatterns,
+    Bound, Frame, FrameId, FrameRef, ReadOptions, Start, Topic, TopicPattern, TopicPatterns,
 };
 
-type Segments = Arc<[Arc<SegmentIndex>]>;
-
-/// Topics above which merging their postings costs more than reading everything.
-const LANES_MAX: usize = 4096;
+/// Topics whose floors one read remembers, and above which merging their postings costs more than
+/// reading everything.
+const TOPICS_MAX: usize = 4096;
 /// A share of all frames (one in so many) from which on reading everything costs less.
 const SCAN_SHARE: u64 = 6;
-/// Topics with a floor that one read remembers.
-const FLOORS_MAX: usize = 4096;
 /// Frames up to which nothing is gained by asking the index.
 const SCAN_FRAMES: u64 = 64;
 
@@ -36,7 +33,7 @@ pub struct Reader {
     rest: Range<u64>,
     reverse: bool,
     /// Floors of topics met, so that each is looked up once.
-    floors: HashMap<Box<str>, u64>,
+    floors: HashMap<Arc<str>, u64>,
 }
 
 enum Way {
@@ -70,29 +67,59 @@ impl Reader {
         reverse: bool,
         (head, left): (u64, u64),
     ) -> Self {
+        let found = inner.selected(topics, &range, head);
+        let scans = found.as_ref().is_none_or(|found| {
+            let stored: u64 = found.iter().map(|(_, totals)| totals.stored).sum();
+            let looks = stored.min(left);
+            takes_all(topics) || looks.saturating_mul(SCAN_SHARE) > inner.index.frames()
+        });
+        let floors = found.into_iter().flatten().map(|(name, totals)| (name, totals.floor));
+        let floors = floors.collect();
+        Self::with_floors(inner, (topics, floors), range, reverse, (head, left), scans)
+    }
+
+    /// The newest frame of one topic in a range that begins at its floor.
+    pub(super) fn newest(inner: &Arc<Inner>, topic: &Topic, range: Range<u64>) -> Self {
+        let floors = HashMap::from([(Arc::from(topic.as_str()), range.start)]);
+        let head = range.end;
+        Self::with_floors(inner, (&topic.clone().into(), floors), range, true, (head, 1), false)
+    }
+
+    /// With `floors` as of `head`; unless everything is to be read these are all its topics.
+    fn with_floors(
+        inner: &Arc<Inner>,
+        (topics, floors): (&TopicPatterns, HashMap<Arc<str>, u64>),
+        range: Range<u64>,
+        reverse: bool,
+        (head, left): (u64, u64),
+        scans: bool,
+    ) -> Self {
         let rest = range.clone();
-        // The list of segments is younger than the head, so it covers the range.
-        let way = match inner.lanes(topics, &range) {
-            Some((lanes, segments)) => {
-                Way::Visit(Visit::new(inner.clone(), segments, lanes, range, reverse))
-            }
-            None => {
-                let segments = inner.index.segments();
-                let range = scan::Range {
-                    store: inner.clone(),
-                    segments,
-                    topics: topics.clone(),
-                    takes_all: topics.as_slice().contains(&TopicPattern::All),
-                    start: range.start,
-                    end: range.end,
-                };
-                match reverse {
-                    true => Way::Backward(Backward::new(range)),
-                    false => Way::Forward(Forward::new(range)),
-                }
-            }
+        let lane = |(topic, &floor): (&Arc<str>, &u64)| {
+            let runs = inner.index.runs(topic);
+            Lane { topic: topic.clone(), runs, floor }
         };
-        Self { inner: inner.clone(), way, head, left, rest, reverse, floors: HashMap::new() }
+        let lanes = if scans { Vec::new() } else { floors.iter().map(lane).collect() };
+        // After the lanes: it lists every segment that they name. It is younger than the head, so
+        // it covers the range.
+        let segments = inner.index.segments();
+        let way = if scans || !inner.is_whole(&segments) {
+            let range = scan::Range {
+                store: inner.clone(),
+                segments,
+                topics: topics.clone(),
+                takes_all: takes_all(topics),
+                start: range.start,
+                end: range.end,
+            };
+            match reverse {
+                true => Way::Backward(Backward::new(range)),
+                false => Way::Forward(Forward::new(range)),
+            }
+        } else {
+            Way::Visit(Visit::new(inner.clone(), segments, lanes, range, reverse))
+        };
+        Self { inner: inner.clone(), way, head, left, rest, reverse, floors }
     }
 
     /// The offset to go on from: behind what was handed out and the damage that was told of, and
@@ -225,14 +252,15 @@ impl Reader {
         if index.is_removed_for(offset, self.head) {
             return true;
         }
-        if !index.may_have_floor(topic) {
+        // A visit begins at the floors.
+        if matches!(self.way, Way::Visit(_)) || !index.may_have_floor(topic) {
             return false;
         }
         let floor = match self.floors.get(topic) {
             Some(&floor) => floor,
             None => {
                 let floor = index.floor(topic, self.head);
-                if self.floors.len() >= FLOORS_MAX {
+                if self.floors.len() >= TOPICS_MAX {
                     self.floors.clear();
                 }
                 self.floors.insert(topic.into(), floor);
@@ -281,23 +309,19 @@ impl Inner {
             Start::After(Bound::Id(FrameId::MAX)) | Start::New => head,
             Start::After(Bound::Id(id)) => self.offset_of(id.next(), head)?,
         };
-        let mut end = options.before.map_or(Ok(head), at)?.min(head);
+        // What damage took before the end is told of.
+        let mut end = match options.before {
+            None => head,
+            Some(Bound::Offset(offset)) => offset.min(head),
+            Some(Bound::Id(id)) => self.offset_found(id, head)?,
+        };
         if let Some(since) = options.since_ms {
-            start = start.max(self.offset_of_time(since, head)?);
+            start = start.max(self.offset_of(first_of(since), head)?);
         }
         if let Some(until) = options.until_ms {
-            end = end.min(self.offset_of_time(until, head)?);
+            end = end.min(self.offset_found(first_of(until), head)?);
         }
         Ok(start..end.max(start))
-    }
-
-    /// The first frame at or after a time.
-    fn offset_of_time(&self, time_ms: u64, head: u64) -> Result<u64, ReadError> {
-        const ID_MS_MAX: u64 = (1 << 48) - 1;
-        if time_ms > ID_MS_MAX {
-            return Ok(head);
-        }
-        self.offset_of(FrameId::first_of_ms(time_ms), head)
     }
 
     /// Where the newest `n` visible frames of the topics begin.
@@ -320,33 +344,43 @@ impl Inner {
         Ok(start)
     }
 
-    /// The topics whose postings to visit and the segments they name, or nothing when everything is
-    /// to be read.
-    fn lanes(&self, topics: &TopicPatterns, range: &Range<u64>) -> Option<(Vec<Lane>, Segments)> {
+    /// The topics that are selected, with their floors for readers below `head`; nothing when they
+    /// are too many, or when asking for them costs more than it tells.
+    fn selected(
+        &self,
+        topics: &TopicPatterns,
+        range: &Range<u64>,
+        head: u64,
+    ) -> Option<Vec<(Arc<str>, TopicTotals)>> {
         let frames = range.end.saturating_sub(range.start);
-        let takes_all = topics.as_slice().contains(&TopicPattern::All);
-        if frames <= SCAN_FRAMES || takes_all {
-            return None;
-        }
-        let found = self.index.page(topics, None, LANES_MAX + 1);
-        if found.len() > LANES_MAX {
-            return None;
-        }
-        let selected: u64 = found.iter().map(|(_, totals)| totals.stored).sum();
-        if selected.saturating_mul(SCAN_SHARE) > self.index.frames() {
-            return None;
-        }
-        let lane = |(name, _): (Arc<str>, _)| {
-            let runs = self.index.runs(&name);
-            (name, runs)
+        // All of them are read whatever there is; who does so for long knows the floors before.
+        let least = match takes_all(topics) {
+            true if self.index.has_floors() => TOPICS_MAX as u64,
+            true => u64::MAX,
+            false => SCAN_FRAMES,
         };
-        let lanes = found.into_iter().map(lane).collect();
-        // After the lanes: it lists every segment that they name.
-        let segments = self.index.segments();
-        // Damage can keep a frame out of the postings; reading everything reports it.
-        let whole = !self.index.is_partial() || segments.iter().all(|of| self.index.is_whole(of));
-        whole.then_some((lanes, segments))
+        if frames <= least {
+            return None;
+        }
+        let (_, found) = self.index.page_as_of(topics, None, TOPICS_MAX + 1, || head);
+        (found.len() <= TOPICS_MAX).then_some(found)
     }
+
+    /// Whether postings name all frames. Damage can keep one out of them; reading everything
+    /// reports it.
+    fn is_whole(&self, segments: &[Arc<SegmentIndex>]) -> bool {
+        !self.index.is_partial() || segments.iter().all(|of| self.index.is_whole(of))
+    }
+}
+
+fn takes_all(topics: &TopicPatterns) -> bool {
+    topics.as_slice().contains(&TopicPattern::All)
+}
+
+/// The first id of a time.
+fn first_of(time_ms: u64) -> FrameId {
+    const ID_MS_MAX: u64 = (1 << 48) - 1;
+    if time_ms > ID_MS_MAX { FrameId::MAX } else { FrameId::first_of_ms(time_ms) }
 }
 
 #[cfg(test)]
@@ -418,6 +452,24 @@ mod tests {
             }
         }
         assert_eq!(found, whole);
+    }
+
+    #[test]
+    fn who_wants_few_reads_few_whatever_the_share() {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        for (topic, count) in [("old", 300), ("other", 900)] {
+            (0..count).for_each(|n| drop(store.append(frame(topic, n).into()).unwrap()));
+        }
+        let way = |limit, reverse| {
+            let topics = TopicPatterns::parse("old").unwrap();
+            let options = ReadOptions { topics, limit, reverse, ..ReadOptions::default() };
+            let reader = store.read(&options).unwrap();
+            let way = format!("{reader:?}").contains("postings");
+            (way, reader.map(Result::unwrap).count())
+        };
+        assert_eq!((way(Some(10), true), way(Some(10), false)), ((true, 10), (true, 10)));
+        assert_eq!((way(None, true), way(Some(300), false)), ((false, 300), (false, 300)));
     }
 
     #[test]

@@ -91,6 +91,7 @@ impl Forward {
             let taken = match walk.next() {
                 Some(Ok(found)) if found.offset >= self.range.end => return None,
                 Some(Ok(found)) => take(walk, &found, &self.range),
+                Some(Err(error)) if is_behind(&error, self.range.end) => return None,
                 Some(Err(error)) => Err(error),
                 None => {
                     self.walk = None;
@@ -163,6 +164,10 @@ impl Forward {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(error) if is_before(&error, walk.next_offset(), self.range.start) => {}
+                Err(error) if is_behind(&error, self.range.end) => {
+                    self.range.start = self.range.end;
+                    return Ok(());
+                }
                 Err(error) => {
                     self.pass_by(&error);
                     return Err(error);
@@ -179,6 +184,11 @@ pub(super) fn is_before(error: &ReadError, next: u64, start: u64) -> bool {
         _ => None,
     };
     from.is_some_and(|from| from < next && next <= start)
+}
+
+/// Whether damage concerns only frames from `end` on.
+fn is_behind(error: &ReadError, end: u64) -> bool {
+    matches!(error, ReadError::Corrupt(corruption) if corruption.offset.is_some_and(|at| at >= end))
 }
 
 #[inline]
@@ -269,6 +279,7 @@ impl Backward {
                     break;
                 }
                 Ok(found) if found.offset >= wanted.start => self.pending.push(Ok(found)),
+                Err(error) if is_behind(&error, wanted.end) => break,
                 Err(error) if !is_before(&error, walk.next_offset(), wanted.start) => {
                     self.pending.push(Err(error));
                 }

@@ -15,8 +15,13 @@ use crate::index::{Runs, SegmentIndex};
 use crate::store::Inner;
 use crate::value::{Frame, FrameRef};
 
-/// A topic and the segments that hold it.
-pub(super) type Lane = (Arc<str>, Runs);
+/// A topic, and the segments that hold it.
+pub(super) struct Lane {
+    pub(super) topic: Arc<str>,
+    pub(super) runs: Runs,
+    /// The first offset of the topic that `last:n` left, for this reader.
+    pub(super) floor: u64,
+}
 
 /// Postings that are taken at a time. What they name lies far apart: their records come from memory
 /// together, and not one after the other.
@@ -71,10 +76,15 @@ impl Visit {
     pub(super) fn new(
         store: Arc<Inner>,
         segments: Arc<[Arc<SegmentIndex>]>,
-        lanes: Vec<Lane>,
+        mut lanes: Vec<Lane>,
         range: Range<u64>,
         reverse: bool,
     ) -> Self {
+        for lane in lanes.iter_mut().filter(|lane| lane.floor > 0) {
+            let first = super::scan::segment_of(&segments, lane.floor);
+            let base = first.and_then(|first| segments.get(first)).map(|of| of.segment().base());
+            lane.runs = std::mem::take(&mut lane.runs).starting_at(base.unwrap_or(0));
+        }
         let edge = if reverse { range.end.saturating_sub(1) } else { range.start };
         let first = super::scan::segment_of(&segments, edge).and_then(|first| segments.get(first));
         let at = if reverse { edge } else { first.map_or(0, |of| of.segment().base()) };
@@ -145,9 +155,9 @@ impl Visit {
         let Some(from) = self.at.take() else { return Ok(false) };
         let holders = self.lanes.iter();
         let offset = if self.reverse {
-            holders.filter_map(|(_, runs)| runs.at_or_before(from)).max()
+            holders.filter_map(|lane| lane.runs.at_or_before(from)).max()
         } else {
-            holders.filter_map(|(_, runs)| runs.at_or_after(from)).min()
+            holders.filter_map(|lane| lane.runs.at_or_after(from)).min()
         };
         let number = offset.and_then(|offset| super::scan::segment_of(&self.segments, offset));
         let Some((number, of)) = number.and_then(|at| Some((at, self.segments.get(at)?))) else {
@@ -163,9 +173,10 @@ impl Visit {
             return Ok(false);
         }
         self.at = if self.reverse { base.checked_sub(1) } else { next };
-        let (low, high) = (self.start.saturating_sub(base), self.end.saturating_sub(base));
+        let high = self.end.saturating_sub(base);
         let mut places: Vec<(Arc<str>, Places)> = Vec::new();
-        for (topic, runs) in &self.lanes {
+        for Lane { topic, runs, floor } in &self.lanes {
+            let low = self.start.max(*floor).saturating_sub(base);
             if runs.at_or_after(base).is_some_and(|offset| next.is_none_or(|next| offset < next)) {
                 let chunks = self.store.index.postings(of, topic)?;
                 places.push((topic.clone(), Places::new(chunks, low..high, self.reverse)));

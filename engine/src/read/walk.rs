@@ -354,6 +354,9 @@ impl Walk {
         if prefix.kind != RecordKind::Frame {
             let (batch_at, base) = (batch.at, batch.base);
             let found = Found { offset: self.next, position, batch: batch_at, base, prefix };
+            if prefix.verify(self.peek(&found)).is_err() {
+                self.doubt(batch, &found)?;
+            }
             return Ok(self.controls.then_some(found));
         }
         let offset = batch.base.saturating_add(u64::from(prefix.offset_delta));
@@ -367,6 +370,41 @@ impl Walk {
         }
         self.next = offset + 1;
         Ok(Some(found))
+    }
+
+    /// A record that says it is no frame fails its CRC: an error when it may have been one, whose
+    /// kind was damaged. It was none when what follows goes on with the offset that is next.
+    #[cold]
+    fn doubt(&mut self, batch: Batch, found: &Found) -> Result<(), ReadError> {
+        let error = self.bad_record(found);
+        let follows = self.following(batch)?;
+        // Looking ahead may have moved the window.
+        self.window.get(found.position, batch.end - found.position)?;
+        if follows == Some(self.next) {
+            return Ok(());
+        }
+        self.next += 1;
+        Err(error)
+    }
+
+    /// The offset of the next sound frame of a batch, or where the one after it begins; nothing
+    /// when neither can be told.
+    fn following(&mut self, batch: Batch) -> Result<Option<u64>, ReadError> {
+        let mut position = self.position;
+        while position < batch.end {
+            let bytes = self.window.get(position, batch.end - position)?.unwrap_or_default();
+            let Ok(prefix) = RecordPrefix::read(bytes) else { break };
+            let record = bytes.get(..prefix.len as usize).unwrap_or_default();
+            if prefix.kind == RecordKind::Frame && prefix.verify(record).is_ok() {
+                return Ok(batch.base.checked_add(u64::from(prefix.offset_delta)));
+            }
+            position += prefix.stride() as u64;
+        }
+        let segment = Arc::clone(&self.window.segment);
+        if batch.end >= self.window.limit {
+            return Ok(segment.is_sealed().then(|| segment.end()));
+        }
+        Ok(self.header_at(batch.end, segment.salt())?.map(|header| header.base_offset))
     }
 
     /// The error for a record that fails its CRC. Its length may be wrong too, so the walk goes on

@@ -16,7 +16,8 @@ pub enum Ttl {
     Ephemeral,
     /// For so many milliseconds from the time in its id.
     TimeMs(u64),
-    /// Until so many newer frames of its topic exist.
+    /// Each frame that comes with it leaves so many of its topic, the newest ones, itself
+    /// included, whatever the others came with. Frames with another ttl remove nothing.
     Last(NonZeroU64),
 }
 

@@ -5,7 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use xs_engine::{Bound, Frame, ReadError, ReadOptions, Start, Store};
+use xs_engine::{
+    AppendError, Batch, Bound, CursorChange, CursorName, ExpectRevision, Frame, ReadError,
+    ReadOptions, Start, Store,
+};
 
 use crate::support::{
     MEDIA, batch, everything, files, frames, number_of, numbered, open, options, patterns, scratch,
@@ -90,6 +93,144 @@ fn a_damaged_record_costs_itself() {
         let beside = (0..FRAMES).find(|n| !missing.contains(n) && *n > 20).unwrap();
         assert_eq!(number_of(&store.get_at(beside).unwrap().unwrap()), beside);
     }
+}
+
+#[test]
+fn a_frame_whose_kind_is_damaged_is_told_of() {
+    // In the records' prefix, behind the CRC and the length.
+    const KIND_AT: usize = 8;
+    const HEADER: usize = 64;
+    let dir = scratch();
+    build(dir.path());
+    let path = &segments(dir.path())[0];
+    let sound = fs::read(path).unwrap();
+    let len_at = |at: usize| u32::from_le_bytes(sound[at + 4..at + 8].try_into().unwrap()) as usize;
+    let ids: Vec<_> = frames(open(dir.path(), &options(MEDIA[0])).read(&everything()))
+        .iter()
+        .map(Frame::id)
+        .collect();
+    // The first batch is a checkpoint, the second has frame 0, the third 1 and 2.
+    let batch_at = |n: usize| {
+        let mut at = 64;
+        for _ in 0..n {
+            at += HEADER + u32::from_le_bytes(sound[at + 8..at + 12].try_into().unwrap()) as usize;
+        }
+        at
+    };
+    let second = batch_at(2) + HEADER;
+    let third = batch_at(3) + HEADER;
+    let middle = third + len_at(third).next_multiple_of(8);
+    for (n, at) in [(1, second), (3, third), (4, middle)] {
+        for bit in [0x02, 0x04, 0x06] {
+            let mut bytes = sound.clone();
+            assert_eq!(bytes[at + KIND_AT], 1, "a frame");
+            bytes[at + KIND_AT] ^= bit;
+            fs::write(path, &bytes).unwrap();
+            let store = open(dir.path(), &options(MEDIA[usize::from(bit / 2) % 2]));
+            let missing = |numbers: &[u64]| (0..FRAMES).filter(|m| !numbers.contains(m)).collect();
+            let (numbers, errors) = survey(&store, &everything());
+            assert_eq!((missing(&numbers), errors), (vec![n], vec![n]), "upwards");
+            let (numbers, errors) = survey(&store, &ReadOptions { reverse: true, ..everything() });
+            assert_eq!((missing(&numbers), errors), (vec![n], vec![n]), "downwards");
+            assert!(matches!(store.get_at(n), Err(ReadError::Corrupt(_))));
+            let id = ids[n as usize];
+            assert!(matches!(store.get(id), Err(ReadError::Corrupt(_))));
+            assert!(matches!(store.remove(id), Err(AppendError::Unreadable(_))));
+            assert!(
+                store.get_at(n - 1).unwrap().is_some() && store.get_at(n + 1).unwrap().is_some()
+            );
+        }
+    }
+}
+
+#[test]
+fn damage_before_the_end_of_a_range_is_in_it() {
+    let dir = scratch();
+    build(dir.path());
+    let all = frames(open(dir.path(), &options(MEDIA[0])).read(&everything()));
+    let time = |n: usize| all[n].id().time_ms();
+    let lost = (20..).find(|&n| time(n) < time(n + 1)).unwrap();
+    let path = segments(dir.path()).into_iter().find(|path| {
+        let mut bytes = fs::read(path).unwrap();
+        let id = all[lost].id();
+        let found = bytes.windows(16).position(|bytes| bytes == id.as_bytes());
+        found.is_some_and(|at| {
+            bytes[at + 15] ^= 1;
+            fs::write(path, bytes).unwrap();
+            true
+        })
+    });
+    assert_ne!(path.as_ref(), segments(dir.path()).last(), "it is sealed");
+    assert!(path.is_some());
+    let store = open(dir.path(), &options(MEDIA[0]));
+    let before = Some(Bound::Id(all[lost + 1].id()));
+    let until_ms = Some(time(lost + 1));
+    for options in [
+        ReadOptions { before, ..everything() },
+        ReadOptions { until_ms, ..everything() },
+        ReadOptions { before, reverse: true, ..everything() },
+        ReadOptions { before, start: Start::Last(3), ..everything() },
+    ] {
+        let (numbers, errors) = survey(&store, &options);
+        assert_eq!(errors, [lost as u64], "{options:?}");
+        assert!(!numbers.contains(&(lost as u64 + 1)));
+    }
+}
+
+#[test]
+fn damage_behind_the_end_of_a_range_is_none_of_its() {
+    const HEADER: usize = 64;
+    let dir = scratch();
+    build(dir.path());
+    let path = &segments(dir.path())[0];
+    let mut bytes = fs::read(path).unwrap();
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    // The batch that begins at offset 21: 20 frames before it are of one topic.
+    let mut at = 64;
+    while word(at + 16) < 21 {
+        at += HEADER + word(at + 8) as usize;
+    }
+    let base = u64::from(word(at + 16));
+    bytes[at + 20] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let store = open(dir.path(), &options(MEDIA[0]));
+    let start = Start::From(Bound::Offset(base - 20));
+    for reverse in [false, true] {
+        let topics = patterns("rare");
+        let before = Some(Bound::Offset(base));
+        let options = ReadOptions { topics, start, before, reverse, ..everything() };
+        assert_eq!(survey(&store, &options), (vec![], vec![]));
+        let one_more = ReadOptions { before: Some(Bound::Offset(base + 1)), ..options };
+        assert_eq!(survey(&store, &one_more), (vec![], vec![base]));
+    }
+}
+
+#[test]
+fn a_damaged_record_that_is_no_frame_costs_no_reader_anything() {
+    let dir = scratch();
+    let store = open(dir.path(), &options(MEDIA[0]));
+    let name = CursorName::parse("c").unwrap();
+    let mut n = 0;
+    while segments(dir.path()).len() < 3 {
+        let set = Some((n, format!("state {n}").into_bytes().into()));
+        let change = CursorChange { name: name.clone(), expect: ExpectRevision::Any, set };
+        store.append(Batch { cursors: vec![change], ..batch([numbered("often", n)]) }).unwrap();
+        n += 1;
+    }
+    store.close().unwrap();
+    drop(store);
+    let path = &segments(dir.path())[0];
+    let mut bytes = fs::read(path).unwrap();
+    let text = b"state 7";
+    let at = bytes.windows(text.len()).position(|found| found == text).unwrap();
+    bytes[at] ^= 0x40;
+    fs::write(path, &bytes).unwrap();
+    let store = open(dir.path(), &options(MEDIA[0]));
+    for reverse in [false, true] {
+        let (numbers, errors) = survey(&store, &ReadOptions { reverse, ..everything() });
+        assert_eq!((numbers.len() as u64, errors), (n, vec![]));
+    }
+    assert!((0..n).all(|n| store.get_at(n).unwrap().is_some()));
 }
 
 #[test]

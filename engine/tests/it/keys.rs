@@ -124,6 +124,11 @@ fn all_that_a_batch_stores_is_its_content() {
         assert!(is_reused(&answer, &first), "{index}: {answer:?}");
     }
     assert_eq!(store.info().head, 2);
+    // What it removed is gone when it is sent again; what was not removed then is not now.
+    let id = first.frames[0].id;
+    let again = with(vec![frame(), frame()], vec![cursor("c", 1, b"state")]);
+    repeat(&store, &Batch { removes: vec![id], ..again }, &first);
+    assert!(store.get(id).unwrap().is_some());
 }
 
 #[test]

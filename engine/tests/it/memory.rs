@@ -1,13 +1,15 @@
-//! Long blobs stream in and out in memory that does not grow with them. Measured in a process of its
-//! own, as other tests run beside this one.
+//! Long blobs stream in and out in memory that does not grow with them, measured in a process of
+//! its own, as other tests run beside this one; and what is kept holds no more than itself.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
-use xs_engine::{Store, StoreOptions};
+use bytes::Bytes;
+use xs_engine::{Batch, CursorChange, CursorName, ExpectRevision, Store, StoreOptions};
 
-use crate::support::{MEDIA, options, scratch};
+use crate::support::{MEDIA, open, options, scratch};
 
 const DIR: &str = "XS_IT_MEMORY_DIR";
 /// Bytes of a blob, as the child is told.
@@ -92,4 +94,24 @@ fn a_long_blob_streams_both_ways_with_flat_memory() {
     let told = String::from_utf8_lossy(&output.stdout);
     let failed = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && told.contains("streamed"), "{told}{failed}");
+}
+
+#[test]
+fn a_cursor_does_not_hold_the_message_it_came_in() {
+    struct Message(Arc<Vec<u8>>);
+    impl AsRef<[u8]> for Message {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    let dir = scratch();
+    let store = open(dir.path(), &options(MEDIA[0]));
+    let message = Arc::new(vec![b'm'; 1 << 20]);
+    let state = Bytes::from_owner(Message(Arc::clone(&message))).slice(..50);
+    let name = CursorName::parse("c").unwrap();
+    let change =
+        CursorChange { name: name.clone(), expect: ExpectRevision::Any, set: Some((0, state)) };
+    store.append(Batch { cursors: vec![change], ..Batch::default() }).unwrap();
+    assert_eq!(store.cursor(&name).unwrap().unwrap().state, message[..50]);
+    assert_eq!(Arc::strong_count(&message), 1);
 }
