@@ -96,7 +96,7 @@ mod tests {
         }
         let error = parse(&words("xs hosts")).unwrap_err().to_string();
         assert!(error.contains("'host'") && !error.contains("__host"), "{error}");
-        let error = parse(&words("xs")).unwrap_err().to_string();
+        let error = parse(&words("xs --addr ./s")).unwrap_err().to_string();
         assert!(error.contains("requires a subcommand") && !error.contains("__host"), "{error}");
     }
 }

@@ -68,7 +68,7 @@ impl Log {
         *segments = segments.iter().cloned().chain([segment]).collect();
     }
 
-    /// Puts a segment in the place of the one with the same base, whose file was written anew.
+    /// Puts a segment in the place of the one with the same base, whose file was mended.
     pub(crate) fn rewritten(&self, new: &Arc<Segment>) {
         let mut segments = self.segments.write();
         let replace = |old: &Arc<Segment>| if old.base() == new.base() { new } else { old }.clone();

@@ -185,8 +185,9 @@ impl Copier<'_> {
         Ok(file)
     }
 
-    /// Checks what no CRC of the whole file covers: that it is the file it should be, the batches of
-    /// a segment that was not sealed, and the hashes of blobs. Counts the blobs of a pack that was not sealed.
+    /// Checks what no CRC of the whole file covers: that it is the file it should be, the batches
+    /// of a segment that was not sealed, and the hashes of blobs. Counts the blobs of a pack that
+    /// was not sealed.
     fn check(
         &self,
         file: &mut FileEntry,

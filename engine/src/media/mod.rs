@@ -66,8 +66,8 @@ pub(crate) trait Media: Send + Sync + Debug {
 /// What is done to files and directories.
 pub(crate) trait Files: Send + Sync + Debug {
     /// Makes a new file of `len` bytes, replacing an old one, and syncs it. Its name is durable
-    /// only after [`sync_dir`](Self::sync_dir). Its beginning has space, with `zero` all of it. A full
-    /// disk is an error here.
+    /// only after [`sync_dir`](Self::sync_dir). Its beginning has space, with `zero` all of it. A
+    /// full disk is an error here.
     fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>>;
     /// Opens a file to append to it; nothing of it is published.
     fn open_append(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
