@@ -164,7 +164,7 @@ pub(super) async fn at_hand(import: &mut ImportArgs) -> anyhow::Result<Option<Un
     while let Some((number, line)) = lines.next().with_context(|| nothing.clone())? {
         match parse(line) {
             Ok(_) => return Ok(unpacked),
-            Err(error) => first.get_or_insert(format!("line {number}: {error}")),
+            Err(error) => first.get_or_insert_with(|| format!("line {number}: {error}")),
         };
     }
     match first {
