@@ -10,7 +10,7 @@ use crate::support::{PATIENCE, Place, signal, text, wait_within};
 fn every_way_to_name_a_store_finds_the_same_one() {
     let place = Place::new();
     let server = place.serve(&["--listen", ":0"]);
-    let start = &place.ok(&["cat", "xs.start"]).json()[0]["meta"];
+    let start = &place.await_frames("xs.start", 1)[0]["meta"];
     let tcp = start["listen"][1].as_str().unwrap().to_owned();
     place.ok(&["append", "t", "body"]);
     let store = place.store();

@@ -22,7 +22,7 @@ fn a_server_starts_from_a_file_wherever_it_is_started() {
     let mut child = serve.stdout(Stdio::null()).spawn().unwrap();
     let ping = place.xs(&["ping", "--wait", "60s"]);
     assert_eq!(ping.code, 0, "{}\n{}", ping.err, place.log());
-    let start = &place.ok(&["last", "xs.start"]).json()[0]["meta"];
+    let start = &place.await_frames("xs.start", 1)[0]["meta"];
     assert_eq!(start["sync"], "interval:50ms", "what is typed counts more");
     let listening: Vec<_> =
         start["listen"].as_array().unwrap().iter().map(|at| at.as_str().unwrap()).collect();

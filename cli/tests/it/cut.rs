@@ -44,7 +44,7 @@ impl Random {
 }
 
 fn listening(place: &Place) -> SocketAddr {
-    let start = place.ok(&["last", "xs.start"]).json();
+    let start = place.await_frames("xs.start", 1);
     start[0]["meta"]["listen"][1].as_str().unwrap().parse().unwrap()
 }
 

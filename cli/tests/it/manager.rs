@@ -113,7 +113,7 @@ fn sockets_that_are_open_already_are_served_and_left() {
     assert!(output_within(early, PATIENCE).status.success());
     place.ok(&["append", &address, "t", "over TCP"]);
     assert_eq!(place.frames("t").len(), 2);
-    let listen = &place.ok(&["last", "xs.start"]).json()[0]["meta"]["listen"];
+    let listen = &place.await_frames("xs.start", 1)[0]["meta"]["listen"];
     assert_eq!(listen.as_array().unwrap().len(), 2, "{listen}");
     assert_eq!((&listen[0], &listen[1]), (&text(&socket).into(), &address.as_str().into()));
     signal(&server, Signal::TERM);
@@ -126,7 +126,7 @@ fn sockets_of_another_process_are_none_of_ours() {
     let place = Place::new();
     let mut server = start(&place, &[("LISTEN_FDS", "1"), ("LISTEN_PID", "1")]);
     place.ok(&["ping", "--wait", "60s"]);
-    let listen = &place.ok(&["last", "xs.start"]).json()[0]["meta"]["listen"];
+    let listen = &place.await_frames("xs.start", 1)[0]["meta"]["listen"];
     assert_eq!(listen.as_array().unwrap().len(), 1, "{listen}");
     signal(&server, Signal::TERM);
     assert!(wait_within(&mut server, PATIENCE).success());

@@ -13,7 +13,7 @@ fn an_address_is_a_server_and_no_directory() {
     }
     place.ok(&["export", "-a", "./old", "dump"]);
     let _server = place.serve(&["--listen", ":0"]);
-    let start = &place.ok(&["cat", "xs.start"]).json()[0]["meta"];
+    let start = &place.await_frames("xs.start", 1)[0]["meta"];
     let tcp = start["listen"][1].as_str().unwrap().to_owned();
     let port = format!(":{}", tcp.rsplit_once(':').unwrap().1);
     assert_eq!(place.ok(&["import", "dump", &port, "--new-ids"]).json()[0]["new"], 2);
