@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 
-use xs_engine::{CursorName, FrameId, RecordError, ValueError};
+use xs_engine::{BlobHash, CursorName, FrameId, RecordError, ValueError};
 
 /// What a caller may do about a refusal. The first decimal digit of every code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -365,6 +365,10 @@ pub enum ClientError {
     /// Reading the bytes to send failed on this side.
     #[error("cannot read what is to be sent: {0}")]
     Source(String),
+    /// What came as the blob of this hash is something else: it was altered on its way, or the
+    /// server cannot be trusted.
+    #[error("what came for {0} is something else")]
+    Integrity(BlobHash),
 }
 
 impl ClientError {
@@ -373,7 +377,7 @@ impl ClientError {
     pub const fn class(&self) -> Class {
         match self {
             Self::Refused(refusal) => refusal.code.class(),
-            Self::Protocol(_) => Class::Protocol,
+            Self::Protocol(_) | Self::Integrity(_) => Class::Protocol,
             Self::OverLimit { .. } | Self::Source(_) => Class::Invalid,
             Self::Connect { .. } => Class::Busy,
             Self::Untrusted { .. } => Class::Access,

@@ -18,6 +18,7 @@ mod service;
 mod session;
 mod socket;
 mod stamp;
+mod tcp;
 mod tls;
 
 pub use address::{Address, AddressError, SOCKET_NAME};

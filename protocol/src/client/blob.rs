@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use xs_engine::BlobHash;
 
@@ -123,7 +124,7 @@ pub(super) async fn get(
     };
     let (mut line, reply) = Line::open(handle, CREDIT_DEFAULT, &Request::BlobGet(get), found);
     match reply.await {
-        Ok(len) => Ok(Some(BlobStream { line, len, left: len })),
+        Ok(len) => Ok(Some(BlobStream { line, hash: *hash, len, left: len, sum: Sha256::new() })),
         Err(error) => {
             line.refused();
             if error.code() == Some(Code::UnknownBlob) { Ok(None) } else { Err(error) }
@@ -131,12 +132,16 @@ pub(super) async fn get(
     }
 }
 
-/// A blob being fetched. Dropping it ends the download.
+/// A blob being fetched. Dropping it ends the download. What comes is compared with its hash: an
+/// error instead of the last piece tells of other bytes.
 pub struct BlobStream {
     line: Line,
+    hash: BlobHash,
     len: u64,
     /// Bytes that are still to come.
     left: u64,
+    /// Of what has come.
+    sum: Sha256,
 }
 
 impl BlobStream {
@@ -153,6 +158,10 @@ impl BlobStream {
     }
 
     /// The next bytes; `None` after the last.
+    ///
+    /// # Errors
+    /// [`ClientError::Integrity`] instead of the last piece when the bytes are not the blob's, any
+    /// other when the download has ended.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, ClientError>> {
         poll_fn(|cx| self.poll_chunk(cx)).await
     }
@@ -160,7 +169,8 @@ impl BlobStream {
     /// All that is left of it.
     ///
     /// # Errors
-    /// [`ClientError::OverLimit`] when the blob has more than `max` bytes, before any are taken.
+    /// [`ClientError::OverLimit`] when the blob has more than `max` bytes, before any are taken;
+    /// those of [`chunk`](Self::chunk).
     pub async fn bytes(mut self, max: usize) -> Result<Bytes, ClientError> {
         if self.len > max as u64 {
             return Err(ClientError::OverLimit {
@@ -189,15 +199,20 @@ impl BlobStream {
             let result = match item {
                 Item::Chunk { bytes, last } => {
                     self.line.took(bytes.len());
-                    let left = self.left.checked_sub(bytes.len() as u64);
-                    match left {
+                    match self.left.checked_sub(bytes.len() as u64) {
                         Some(left) if !last || left == 0 => self.left = left,
                         _ => return Poll::Ready(Some(Err(misplaced()))),
                     }
+                    self.sum.update(&bytes);
                     if bytes.is_empty() && !last {
                         continue;
                     }
-                    Ok(bytes)
+                    match last
+                        && BlobHash::from_bytes(self.sum.finalize_reset().into()) != self.hash
+                    {
+                        true => Err(ClientError::Integrity(self.hash)),
+                        false => Ok(bytes),
+                    }
                 }
                 Item::Event(StreamEvent::Dropped { refusal, .. }) => Err(refusal.into()),
                 Item::Failed(error) => Err(error),

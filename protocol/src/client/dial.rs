@@ -11,7 +11,7 @@ use super::ClientOptions;
 use crate::address::Address;
 use crate::error::ClientError;
 use crate::socket::SocketPath;
-use crate::tls;
+use crate::{tcp, tls};
 
 /// A stream to a server.
 pub(super) enum Dialled {
@@ -41,7 +41,7 @@ pub(super) async fn dial(
         }
         Address::Tcp(socket) => {
             let stream = TcpStream::connect(socket).await.map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
+            tcp::set_up(&stream).map_err(failed)?;
             Ok(Dialled::Tcp(stream))
         }
         Address::Tls { host, port } => {
@@ -52,7 +52,7 @@ pub(super) async fn dial(
             };
             let connector = TlsConnector::from(tls.config());
             let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
+            tcp::set_up(&stream).map_err(failed)?;
             let stream = connector.connect(name, stream).await;
             let stream = stream.map_err(|error| match tls::untrusted(&error) {
                 Some(reason) => untrusted(reason),

@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::address::Address;
 use crate::socket::SocketPath;
+use crate::tcp;
 use crate::tls::ServerTls;
 
 /// A socket that accepts connections.
@@ -149,8 +150,7 @@ impl Listener {
 
 async fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
     let (stream, peer) = listener.accept().await?;
-    // Replies are written whole: there is nothing to wait for.
-    stream.set_nodelay(true)?;
+    tcp::set_up(&stream)?;
     Ok((stream, peer.ip()))
 }
 

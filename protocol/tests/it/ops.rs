@@ -184,6 +184,13 @@ async fn blobs_stream_both_ways() {
         assert_eq!(soon(blob.bytes(bytes.len())).await.unwrap(), bytes);
     }
     assert!(soon(client.blob_get(&BlobHash::of(b"other"))).await.unwrap().is_none());
+    // Bytes of as many, but others.
+    for len in [5, 600_000] {
+        rig.memory.swap_blob(BlobHash::of(&large[1..=len]), &large[..len]);
+        let blob = soon(client.blob_get(&BlobHash::of(&large[1..=len]))).await.unwrap().unwrap();
+        let error = soon(blob.bytes(len)).await.unwrap_err();
+        assert!(matches!(error, ClientError::Integrity(_)), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -112,6 +112,11 @@ impl Memory {
         self.0.lock().broken = true;
     }
 
+    /// Has other bytes under the hash of a blob, as if they were altered on their way.
+    pub(crate) fn swap_blob(&self, hash: BlobHash, bytes: &[u8]) {
+        self.0.lock().blobs.insert(hash, Bytes::copy_from_slice(bytes));
+    }
+
     /// Whether bytes of blobs wait before they are taken.
     pub(crate) fn hold_blobs(&self, hold: bool) {
         self.0.lock().hold_blobs = hold;
