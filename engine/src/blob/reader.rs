@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use sha2::{Digest as _, Sha256};
 use zstd::stream::read::Decoder;
 
@@ -45,6 +45,8 @@ struct Stream {
 enum Stored {
     Raw(Chunks),
     Zstd(Decoder<'static, Chunks>),
+    /// Decompressed at once. The hash is still made piece by piece: a server sends one meanwhile.
+    Whole(Bytes),
 }
 
 impl fmt::Debug for BlobReader {
@@ -81,16 +83,13 @@ impl BlobReader {
         let kind = entry.header().kind;
         let at = entry.clone();
         let mut chunks = entry.chunks()?;
-        if kind == EntryKind::Zstd && len <= WHOLE_MAX {
-            let stored = chunks.next_chunks(WHOLE_MAX as usize)?;
-            let bytes = unzstd(&stored, len as usize).map_err(|what| at.corrupt(what))?;
-            return match BlobHash::of(&bytes) == hash {
-                true => Ok(Self::memory(hash, bytes.into())),
-                false => Err(at.corrupt(FormatError::Field("SHA-256"))),
-            };
-        }
         let bytes = match kind {
             EntryKind::Raw => Stored::Raw(chunks),
+            EntryKind::Zstd if len <= WHOLE_MAX => {
+                let stored = chunks.next_chunks(WHOLE_MAX as usize)?;
+                let bytes = unzstd(&stored, len as usize).map_err(|what| at.corrupt(what))?;
+                Stored::Whole(bytes.into())
+            }
             _ => {
                 let decoder = Decoder::with_buffer(chunks).and_then(|mut decoder| {
                     decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
@@ -170,6 +169,11 @@ impl BlobReader {
                     stream.pass(&bytes, self.left, &self.hash)?;
                     bytes
                 }
+                Stored::Whole(bytes) => {
+                    let bytes = bytes.split_to(want.min(bytes.len()));
+                    stream.pass(&bytes, self.left, &self.hash)?;
+                    bytes
+                }
                 Stored::Zstd(_) => {
                     let mut bytes = vec![0; want.min(PIECE_MAX)];
                     let mut filled = 0;
@@ -191,7 +195,7 @@ impl BlobReader {
             return Ok(());
         }
         if let Source::Stream(stream) = &self.source
-            && matches!(stream.bytes, Stored::Raw(_))
+            && !matches!(stream.bytes, Stored::Zstd(_))
         {
             while !self.piece(PIECE_MAX)?.is_empty() {}
             return Ok(());
@@ -242,6 +246,7 @@ impl Stored {
         match self {
             Self::Raw(chunks) => chunks.read(out),
             Self::Zstd(decoder) => decoder.read(out),
+            Self::Whole(bytes) => bytes.as_ref().read(out).inspect(|count| bytes.advance(*count)),
         }
     }
 }
