@@ -144,18 +144,15 @@ pub trait Service: Send + Sync + 'static {
     /// than [`LAST_MAX`](crate::limits::LAST_MAX).
     fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal>;
 
-    /// The newest frame of each topic, in log order, of those whose newest lies in a range of
-    /// offsets. May block. Who may have many topics does better than to find the newest of all
-    /// first.
+    /// The offset of the newest frame of each topic, in order, of those that lie in a range. May
+    /// block. Who may have many topics does better than to find the newest of all first.
     ///
     /// # Errors
     /// [`Refusal`] when the log cannot be read, or with [`Code::TooSlow`] when they are more than
     /// [`LAST_MAX`](crate::limits::LAST_MAX).
-    fn newest(&self, topics: &TopicPatterns, range: Range<u64>) -> Result<Vec<Frame>, Refusal> {
-        let mut newest =
-            self.last(&LastRequest { topics: topics.clone(), n: 1, per_topic: true })?;
-        newest.retain(|frame| frame.offset().is_some_and(|at| range.contains(&at)));
-        Ok(newest)
+    fn newest(&self, topics: &TopicPatterns, range: Range<u64>) -> Result<Vec<u64>, Refusal> {
+        let newest = self.last(&LastRequest { topics: topics.clone(), n: 1, per_topic: true })?;
+        Ok(newest.iter().filter_map(Frame::offset).filter(|at| range.contains(at)).collect())
     }
 
     /// The topics that are in use, in byte order. May block.

@@ -10,8 +10,8 @@ use super::refuse;
 /// Topics that are asked for at a time.
 const PAGE: usize = 1024;
 
-/// The frames of a page of topics, and after which topic the next one begins.
-type Page = Result<(Vec<Frame>, Option<Topic>), ReadError>;
+/// What was found of a page of topics, and after which topic the next one begins.
+type Page<T> = Result<(Vec<T>, Option<Topic>), ReadError>;
 
 /// The newest `n` of each topic, in log order, at most `max` in all.
 pub(super) fn of_each(
@@ -33,54 +33,55 @@ pub(super) fn of_each(
             Ok((frames, next))
         }),
     };
-    found.map_err(|error| refuse::read(&error))?.ok_or_else(|| {
+    let mut frames = found.map_err(|error| refuse::read(&error))?.ok_or_else(|| {
         let text = format!(
             "these are more than {max} frames; ask for fewer of each topic, or for fewer topics"
         );
         Refusal::new(Code::InvalidRead, text).with(Detail::Limit(max))
-    })
+    })?;
+    frames.sort_unstable_by_key(Frame::offset);
+    Ok(frames)
 }
 
-/// The newest of each topic, of those whose newest lies in `range`, in log order.
+/// The offset of the newest of each topic, of those that lie in `range`, in order.
 pub(super) fn in_range(
     store: &Store,
     topics: &TopicPatterns,
     range: Range<u64>,
     max: u64,
-) -> Result<Vec<Frame>, Refusal> {
+) -> Result<Vec<u64>, Refusal> {
     let found = gather(max, |after, _| {
-        let (mut page, next) = store.last_per_topic_page(topics, after, PAGE)?;
-        page.retain(|frame| frame.offset().is_some_and(|at| range.contains(&at)));
-        Ok((page, next))
+        let (page, next) = store.last_per_topic_page(topics, after, PAGE)?;
+        let offsets = page.iter().filter_map(Frame::offset).filter(|at| range.contains(at));
+        Ok((offsets.collect(), next))
     });
-    found.map_err(|error| refuse::read(&error))?.ok_or_else(|| {
+    let mut offsets = found.map_err(|error| refuse::read(&error))?.ok_or_else(|| {
         let text = format!("more than {max} topics have a frame in the gap; go on from the offset");
         Refusal::new(Code::TooSlow, text)
-    })
+    })?;
+    offsets.sort_unstable();
+    Ok(offsets)
 }
 
-/// Puts pages together, which are told how many frames are of use; nothing when there are more than
-/// `max`.
-fn gather(
+/// Puts pages together, which are told how much is of use; nothing when there is more than `max`.
+fn gather<T>(
     max: u64,
-    page: impl Fn(Option<&Topic>, u64) -> Page,
-) -> Result<Option<Vec<Frame>>, ReadError> {
-    let (mut frames, mut after) = (Vec::new(), None);
+    page: impl Fn(Option<&Topic>, u64) -> Page<T>,
+) -> Result<Option<Vec<T>>, ReadError> {
+    let (mut all, mut after) = (Vec::new(), None);
     loop {
         // One more than there may be tells that there are too many.
-        let room = max.saturating_add(1).saturating_sub(frames.len() as u64);
+        let room = max.saturating_add(1).saturating_sub(all.len() as u64);
         let (mut found, next) = page(after.as_ref(), room)?;
-        frames.append(&mut found);
-        if frames.len() as u64 > max {
+        all.append(&mut found);
+        if all.len() as u64 > max {
             return Ok(None);
         }
         match next {
             Some(next) => after = Some(next),
-            None => break,
+            None => return Ok(Some(all)),
         }
     }
-    frames.sort_unstable_by_key(Frame::offset);
-    Ok(Some(frames))
 }
 
 #[cfg(test)]
@@ -109,7 +110,7 @@ mod tests {
             assert_eq!(refusal.code, Code::InvalidRead, "{n} {max}");
             assert_eq!(refusal.details, [Detail::Limit(max)]);
         }
-        assert_eq!(offsets(in_range(&store, &all, 92..95, 3)), Ok(vec![92, 93, 94]));
+        assert_eq!(in_range(&store, &all, 92..95, 3), Ok(vec![92, 93, 94]));
         assert_eq!(in_range(&store, &all, 92..95, 2).unwrap_err().code, Code::TooSlow);
     }
 }

@@ -225,7 +225,7 @@ impl Service for StoreService {
         }
     }
 
-    fn newest(&self, topics: &TopicPatterns, range: Range<u64>) -> Result<Vec<Frame>, Refusal> {
+    fn newest(&self, topics: &TopicPatterns, range: Range<u64>) -> Result<Vec<u64>, Refusal> {
         newest::in_range(&self.core.store, topics, range, LAST_MAX)
     }
 

@@ -1,6 +1,6 @@
 //! A subscription or call: frames are pulled as the client has credit, so a slow client costs a
-//! place in the log and at most one message of frames; one that wants the latest alone, the newest
-//! frame of each topic of a gap until it has taken them.
+//! place in the log and at most one message of frames; one that wants the latest alone, the offset of
+//! the newest frame of each topic of a gap until it has taken them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ use crate::session::ServerSession;
 /// offsets further than it said last.
 const SCANNED_STEP: u64 = 1024;
 
+/// Newest frames of a gap that are looked up at a time.
+const LOOKS_MAX: usize = 1024;
+
 /// A subscription or call.
 pub(crate) struct FeedWork {
     feed: Box<dyn Feed>,
@@ -32,7 +35,11 @@ pub(crate) struct FeedWork {
     /// Frames that were pulled and not yet sent, and what comes after them.
     pulled: VecDeque<Frame>,
     after: Pulled,
-    /// They were pulled before the stream ran out of credit: some may be gone since.
+    /// Offsets of the newest frames of a gap, which come before what the feed has.
+    newest: VecDeque<u64>,
+    /// Where the last gap ends.
+    leapt_to: u64,
+    /// What is pulled was so before the stream ran out of credit: some may be gone since.
     waited: bool,
     /// Where a reader goes on after what was sent.
     sent_to: u64,
@@ -59,6 +66,8 @@ impl FeedWork {
             is_call,
             pulled: VecDeque::new(),
             after: Pulled::More,
+            newest: VecDeque::new(),
+            leapt_to: 0,
             waited: false,
             sent_to,
             place: None,
@@ -109,7 +118,7 @@ impl FeedWork {
             // What was removed or has expired meanwhile is sent to nobody.
             let is_gone = |frame: &Frame| matches!(service.get(Bound::Id(frame.id())), Ok(None));
             self.pulled.retain(|frame| frame.offset().is_none() || !is_gone(frame));
-            if self.pulled.is_empty() {
+            if !self.has_more() {
                 // What comes after them is still to be said.
                 self.moved_to(self.feed.scanned_to());
                 return self.say_after(sub, session);
@@ -119,14 +128,14 @@ impl FeedWork {
         if self.pulled.is_empty() {
             self.flag.clear();
             scratch.clear();
-            self.after = match self.feed.pull(scratch, room) {
+            self.after = match self.pull(room, &**service, scratch) {
                 Ok(after) => after,
                 Err(refusal) => return self.end(sub, refusal, session),
             };
             if scratch.is_empty()
                 && let Some(place) = &self.place
             {
-                place.set(self.feed.scanned_to());
+                place.set(self.behind(None));
             }
             if self.is_call {
                 // What a command answers elsewhere is shown to who may read there.
@@ -134,8 +143,8 @@ impl FeedWork {
                 scratch.retain(|frame| read.holds(frame.topic()));
             }
             if self.bodies_up_to == 0 {
-                if !scratch.is_empty() {
-                    self.moved_to(self.feed.scanned_to());
+                if let Some(last) = scratch.last() {
+                    self.moved_to(self.behind(last.offset()));
                     session.deliver(sub, scratch, &[], self.sent_to);
                     self.note_sent(session);
                 }
@@ -176,14 +185,48 @@ impl FeedWork {
             }
             frames.push(frame);
         }
-        self.moved_to(match frames.iter().rev().find_map(Frame::offset) {
-            _ if self.pulled.is_empty() => self.feed.scanned_to(),
+        self.moved_to(self.behind(frames.iter().rev().find_map(Frame::offset)));
+        session.deliver(sub, &frames, &bodies, self.sent_to);
+        self.note_sent(session);
+    }
+
+    /// Whether frames are to be sent that the feed is past already.
+    fn has_more(&self) -> bool {
+        !(self.pulled.is_empty() && self.newest.is_empty())
+    }
+
+    /// Takes the next frames: the newest ones of a gap, or what the feed has.
+    fn pull(
+        &mut self,
+        room: usize,
+        service: &dyn Service,
+        out: &mut Vec<Frame>,
+    ) -> Result<Pulled, Refusal> {
+        if self.newest.is_empty() {
+            return self.feed.pull(out, room);
+        }
+        let mut bytes = 0;
+        for _ in 0..LOOKS_MAX {
+            if bytes >= room {
+                break;
+            }
+            let Some(offset) = self.newest.pop_front() else { break };
+            // Gone since it was found: removed or expired, or followed by one that still comes.
+            let Some(frame) = service.get(Bound::Offset(offset))? else { continue };
+            bytes += frame.record().len();
+            out.push(frame);
+        }
+        Ok(Pulled::More)
+    }
+
+    /// Where a reader goes on who was sent all up to the frame of an offset.
+    fn behind(&self, offset: Option<u64>) -> u64 {
+        match offset {
+            _ if !self.has_more() => self.feed.scanned_to(),
             Some(offset) if self.reverse => offset,
             Some(offset) => offset + 1,
             None => self.sent_to,
-        });
-        session.deliver(sub, &frames, &bodies, self.sent_to);
-        self.note_sent(session);
+        }
     }
 
     fn moved_to(&mut self, offset: u64) {
@@ -211,6 +254,9 @@ impl FeedWork {
         service: &Arc<dyn Service>,
         long: &mut Long,
     ) -> Option<Next> {
+        let from = if self.has_more() { self.sent_to } else { self.feed.scanned_to() };
+        // What is to come of a gap does not count: it would be a gap again, and again.
+        let position = from.max(self.leapt_to);
         let lag = self.lag.as_mut()?;
         if credit <= 0 {
             lag.stall();
@@ -219,7 +265,6 @@ impl FeedWork {
                 self.flag.clear();
             }
         }
-        let position = if self.pulled.is_empty() { self.feed.scanned_to() } else { self.sent_to };
         match lag.judge(position, &**service) {
             Verdict::Go => {
                 if credit > 0 {
@@ -236,7 +281,8 @@ impl FeedWork {
             Verdict::Conflate => {
                 // Frames that were pulled and not sent are part of the gap.
                 self.pulled.clear();
-                lag.look(sub, position, service, long);
+                self.newest.clear();
+                lag.look(sub, from, service, long);
                 Some(Next::Wait)
             }
         }
@@ -260,7 +306,7 @@ impl FeedWork {
         session.event(sub, &StreamEvent::Gap(gap));
         // Nothing of the gap was sent yet: who goes on elsewhere begins with it again.
         self.moved_to(if leap.newest.is_empty() { leap.to } else { leap.from });
-        self.pulled = leap.newest.into();
+        (self.newest, self.leapt_to) = (leap.newest.into(), leap.to);
         self.after = Pulled::More;
         Next::Again
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use xs_engine::{Bound, Frame, ReadOptions, Start};
+use xs_engine::{Bound, ReadOptions, Start};
 
 use super::long::Long;
 use super::mailbox::{Mail, Mailbox, ReadyFlag};
@@ -40,8 +40,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Leap {
     pub(crate) from: u64,
     pub(crate) to: u64,
-    /// The newest frame of each topic that lies between.
-    pub(crate) newest: Vec<Frame>,
+    /// Offset of the newest frame of each topic that lies between.
+    pub(crate) newest: Vec<u64>,
 }
 
 impl Lag {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use xs_engine::{Body, Bound, NewFrame, ReadOptions, Start, TopicPatterns};
+use xs_engine::{Body, Bound, NewFrame, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::{
     AppendRequest, Client, ClientError, Code, Detail, Gap, Op, RemoveRequest, Resume, Role, Slow,
     SubEvent, SubscribeOptions, Subscription,
@@ -66,6 +66,41 @@ async fn the_latest_of_each_topic_comes_behind_a_gap() {
     let event = soon(subscription.next()).await.unwrap().unwrap();
     let SubEvent::Frames { frames, .. } = event else { panic!("{event:?}") };
     assert_eq!(frames[0].frame.offset(), Some(end));
+}
+
+/// More topics than are looked up at a time, some of whose frames are gone before they are sent.
+#[tokio::test]
+async fn the_latest_of_many_topics_come_in_order() {
+    const TOPICS: u64 = 3000;
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    append(&client, "a", 1).await;
+    let mut subscription = follow(&client, "t.*", Slow::Latest { behind: 100 }).await;
+    let topic = |n: u64| Topic::parse(&format!("t.{n}")).unwrap();
+    let frames = (0..TOPICS).map(|n| NewFrame::new(topic(n))).collect();
+    let first = soon(client.append(&AppendRequest::frames(frames))).await.unwrap();
+    // It has no credit before it takes what came, and is behind then.
+    let (mut seen, mut gap) = (Vec::new(), None);
+    while seen.last() != Some(&TOPICS) {
+        match soon(subscription.next()).await.unwrap().unwrap() {
+            SubEvent::Frames { frames, .. } => {
+                seen.extend(frames.iter().filter_map(|one| one.frame.offset()));
+            }
+            SubEvent::Gap(Gap::Conflated { from, to }) if gap.is_none() => {
+                gap = Some(from..to);
+                // Its last frame stays, so that the test ends.
+                let frames = first.frames[2000..2900].iter().map(|one| Bound::Id(one.id)).collect();
+                let remove = RemoveRequest { frames, ..RemoveRequest::default() };
+                soon(client.remove(&remove)).await.unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(gap.is_some(), "it was never too far behind");
+    assert!(seen.is_sorted_by(|one, next| one < next), "{seen:?}");
+    let all = |range: std::ops::Range<u64>| range.filter(|at| seen.contains(at)).count();
+    assert_eq!((all(1..2001), all(2901..3001)), (2000, 100));
+    assert_eq!(all(2001..2901), 0, "removed frames were sent");
 }
 
 /// A stop comes when the gap is told of and its newest frames are not sent, as the queue of the
