@@ -66,14 +66,15 @@ pub struct CompressOptions {
     /// Bytes of new blobs a second that are many. With 0 packs are never compressed while the store
     /// is open, as far as `backlog_bytes` goes.
     pub busy_bytes_per_second: u64,
-    /// Bytes of packs that wait, at most: with so many, a pack is compressed when it is full, as
-    /// long as the packs do not fill faster than that goes. With 0 none waits.
+    /// Bytes of packs that wait, at most, and no more than are free on the disk: with so many, a
+    /// pack is compressed when it is full, as long as the packs do not fill faster than that goes.
+    /// With 0 none waits.
     pub backlog_bytes: u64,
 }
 
 impl Default for CompressOptions {
     fn default() -> Self {
-        Self { busy_bytes_per_second: 16 * 1024 * 1024, backlog_bytes: 2 * 1024 * 1024 * 1024 }
+        Self { busy_bytes_per_second: 16 * 1024 * 1024, backlog_bytes: 8 * 1024 * 1024 * 1024 }
     }
 }
 

@@ -14,8 +14,8 @@ use super::pace::{LOOK_MAX, Pace};
 use super::packs::{PackList, Packs};
 use super::seal::{NotSealed, seal};
 use super::sweep::SweepError;
-use crate::options::CompressOptions;
-use crate::sys;
+use crate::env::Env;
+use crate::sys::{self, free_bytes};
 
 /// Unsealed packs, the active one and the one made ready included.
 const OPEN_MAX: usize = 4;
@@ -73,14 +73,18 @@ enum Due {
 }
 
 impl Due {
-    fn of(list: &PackList, options: &CompressOptions, now: &Now) -> Self {
+    fn of(list: &PackList, env: &Env, now: &Now) -> Self {
         let plain = || list.sealed.iter().rev().filter(|pack| pack.is_plain());
         let mut full = list.open.iter().filter(|pack| pack.is_full());
         let count = full.clone().count();
         match full.next_back() {
             Some(pack) => {
                 let backlog: u64 = plain().map(|pack| pack.line().length).sum();
-                let hurry = count > BACKLOG_MAX || now.is_busy && backlog < options.backlog_bytes;
+                let may_wait = || {
+                    let (max, free) = (env.options.compress.backlog_bytes, free_bytes(&env.dir));
+                    backlog < max.min(free)
+                };
+                let hurry = count > BACKLOG_MAX || now.is_busy && may_wait();
                 Self::Seal { pack: Arc::clone(pack), hurry }
             }
             // A process that only reads changes nothing.
@@ -193,7 +197,7 @@ impl Keeper {
         self.room.notify_all();
     }
 
-    fn next(&self, packs: &Packs, options: &CompressOptions) -> Option<Chore> {
+    fn next(&self, packs: &Packs, env: &Env) -> Option<Chore> {
         let mut chores = self.chores.lock();
         loop {
             if self.stop.load(Ordering::Relaxed) {
@@ -201,7 +205,8 @@ impl Keeper {
             }
             self.urgent.store(false, Ordering::Relaxed);
             let (now, taken) = (Instant::now(), self.taken());
-            let is_busy = chores.pace.is_busy(now, taken, options.busy_bytes_per_second);
+            let is_busy =
+                chores.pace.is_busy(now, taken, env.options.compress.busy_bytes_per_second);
             let list = packs.list();
             if chores.want_spare && list.open.len() < OPEN_MAX {
                 chores.want_spare = false;
@@ -209,7 +214,7 @@ impl Keeper {
                 return Some(Chore::MakeSpare);
             }
             let may_press = chores.press_after.is_none_or(|after| after <= now);
-            let due = Due::of(&list, options, &Now { wrote: taken > 0, is_busy, may_press });
+            let due = Due::of(&list, env, &Now { wrote: taken > 0, is_busy, may_press });
             // A list that is held keeps the files of packs that are replaced meanwhile.
             drop(list);
             match due {
@@ -240,7 +245,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     sys::give_way();
     let keeper = &shared.keeper;
     let zero = shared.env.options.zero_ahead;
-    while let Some(chore) = keeper.next(&shared.packs, &shared.env.options.compress) {
+    while let Some(chore) = keeper.next(&shared.packs, &shared.env) {
         match chore {
             Chore::MakeSpare => {
                 // Whoever needs the pack makes it, and is told, when it cannot be made here.

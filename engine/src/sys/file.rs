@@ -55,6 +55,11 @@ fn write_zeros(file: &File, part: Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes that are free where a path is; of what does not tell, as many as can be.
+pub(crate) fn free_bytes(path: &Path) -> u64 {
+    rustix::fs::statvfs(path).map_or(u64::MAX, |told| told.f_bavail.saturating_mul(told.f_frsize))
+}
+
 /// Bytes that the kernel keeps as one, at most: it forgets all of them or none.
 pub(crate) const FOLIO_MAX: u64 = 2 * 1024 * 1024;
 
