@@ -283,7 +283,17 @@ class ReadStream(_Reader[Frame]):
 
 
 class FollowStream(_Reader[Item]):
-    """What a follower is given, as an iterator of frames, caught_up, gaps, pulses and resumed."""
+    """What a follower is given, as an iterator of frames, caught_up, gaps, pulses and resumed. It
+    ends when it or its client is closed."""
+
+    def _take(self, timeout: Optional[float]) -> Item:
+        try:
+            item: Item = super()._take(timeout)
+        except ClientClosed:
+            if not self._inner._begun:
+                raise
+            raise StopAsyncIteration from None
+        return item
 
 
 class BlobStream(_Stream[bytes]):
@@ -351,7 +361,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection and what is under way on it. May be called twice."""
+        """Ends the connection and what is under way on it: followers come to their end, as if each
+        was closed, and all else raises ClientClosed, as it is not whole. May be called twice."""
         try:
             with contextlib.suppress(ClientClosed):
                 self._loop.run(self._inner.close())
