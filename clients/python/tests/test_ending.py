@@ -4,7 +4,7 @@ cuts them short."""
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, List, Optional
+from typing import Any, Awaitable, Callable, Dict, List, Optional
 
 import xs_stream
 from xs_stream import (
@@ -289,3 +289,37 @@ class Downloads(Liar):
             async for piece in client.get_blob(BlobHash.of(data)):
                 given.append(piece)
         self.assertEqual(given, [])
+
+
+class Timeouts(Liar):
+    """The times that the blocking face is given."""
+
+    async def test_they_bound_uploads_and_openings(self) -> None:
+        async def stuck(peer: Peer) -> None:
+            await peer.greet(chunk=1000, window=1000)
+            await peer.rest()
+
+        self._talks = [stuck]
+
+        def work() -> List[str]:
+            ended = []
+            with xs_stream.connect(self.path) as client:
+                uses: Dict[str, Callable[[], Any]] = {
+                    "append": lambda: client.append("a", iter([bytes(5000)]), timeout=0.05),
+                    "put of pieces": lambda: client.put_blob(iter([bytes(5000)]), timeout=0.05),
+                    "put of bytes": lambda: client.put_blob(bytes(5000), timeout=0.05),
+                    "write": lambda: client.blob_writer().write(bytes(5000), timeout=0.05),
+                    "finish": lambda: client.blob_writer().finish(timeout=0.05),
+                    "follow": lambda: client.follow("*").open(timeout=0.05),
+                    "call": lambda: client.call("x").open(timeout=0.05),
+                }
+                for name, use in uses.items():
+                    with self.assertRaises(TimeoutError, msg=name):
+                        use()
+                    ended.append(name)
+                writer = client.blob_writer()
+            writer.close()
+            return ended
+
+        loop = asyncio.get_running_loop()
+        self.assertEqual(len(await self.shortly(loop.run_in_executor(None, work))), 7)
