@@ -236,6 +236,38 @@ describe("an upload", () => {
   });
 });
 
+describe("a signal", () => {
+  const liar = new Liar();
+
+  it("is for any number of waits, and Node warns of nothing", async () => {
+    const warnings: Error[] = [];
+    const warn = (warning: Error) => void warnings.push(warning);
+    process.on("warning", warn);
+    const silent: Talk = async (peer) => (await peer.greet(), peer.rest());
+    const retry = { firstMs: 3_600_000, mostMs: 3_600_000 };
+    const client = await liar.dial([silent], { retry });
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    const waits = Array.from({ length: 30 }, (_, n) => {
+      const { signal } = controller;
+      return n % 2 ? client.ping(undefined, { signal }) : client.follow("*", { signal }).next();
+    });
+    const told = waits.map((one) => assert.rejects(one, reason));
+    const follows = Array.from({ length: 30 }, () => client.follow("*").next());
+    await setImmediate();
+    controller.abort(reason);
+    await soon(Promise.all(told));
+    // Those without the signal wait for the server to come back, until their client is closed.
+    for (const socket of liar.sockets) socket.destroy();
+    for (let n = 0; n < 10; n++) await setImmediate();
+    await client.close();
+    for (const ended of await soon(Promise.all(follows))) assert.deepEqual(ended, END);
+    await setImmediate();
+    process.off("warning", warn);
+    assert.deepEqual(warnings, []);
+  });
+});
+
 describe("a download", () => {
   const liar = new Liar();
 
