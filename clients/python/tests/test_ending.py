@@ -16,6 +16,7 @@ from xs_stream import (
     InvalidValue,
     Retry,
     Unavailable,
+    aio,
 )
 from xs_stream.coding import MORE, PUSH, Header, Op, message
 
@@ -155,6 +156,18 @@ class Reads(Liar):
         client = await self.client(busy, retry=HASTY)
         with self.assertRaises(Unavailable):
             await self.shortly(client.read("*").__anext__())
+
+    async def test_an_attempt_that_has_failed_is_not_waited_for(self) -> None:
+        async def fail() -> Any:
+            raise ConnectError("of another")
+
+        # As a waiter finds it when it comes between the failure and its callback.
+        client = aio.AsyncClient(f"{self.path}.none", retry=HASTY)
+        client._making = asyncio.ensure_future(fail())
+        await asyncio.wait({client._making})
+        with self.assertRaisesRegex(ConnectError, "none"):
+            await self.shortly(client.ping())
+        self.assertIsNone(client._making)
 
     async def test_it_goes_on_as_long_as_something_comes(self) -> None:
         def part(offset: int) -> Talk:

@@ -191,8 +191,9 @@ class AsyncClient:
             current = self._current
             if current is not None and current.is_usable:
                 return current
-            is_mine = self._making is None
-            if self._making is None:
+            # One that has failed may not have been told of yet: waiting for it again would spin.
+            is_mine = self._making is None or self._making.done()
+            if self._making is None or is_mine:
                 self._making = loop.create_task(self._connect(max(0.0, until - loop.time())))
                 self._making.add_done_callback(self._made)
             try:
@@ -208,7 +209,8 @@ class AsyncClient:
                     raise
 
     def _made(self, task: "asyncio.Task[Connection]") -> None:
-        self._making = None
+        if self._making is task:
+            self._making = None
         if not task.cancelled():
             task.exception()
 
