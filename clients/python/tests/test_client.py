@@ -188,9 +188,11 @@ class Real(unittest.TestCase):
         follow.open()
         client.close()
         client.close()
-        for use in (client.ping, follow.open, lambda: next(iter(follow))):
+        late = client.follow("closed")
+        for use in (client.ping, follow.open, late.open, lambda: next(late)):
             with self.assertRaises(ClientClosed):
                 use()
+        self.assertEqual(list(follow), [])
         follow.close()
 
     def test_closing_leaves_no_thread_behind(self) -> None:
@@ -221,7 +223,7 @@ class Real(unittest.TestCase):
                 thread.join(PATIENCE)
             self.assertEqual(len(ended), 5)
 
-    def test_closing_ends_who_waits(self) -> None:
+    def test_closing_ends_who_follows(self) -> None:
         async def main() -> None:
             client = await aio.connect(self.server.store)
             follow = client.follow("ends", new=True)
@@ -229,10 +231,32 @@ class Real(unittest.TestCase):
             waiting = asyncio.ensure_future(follow.__anext__())
             await asyncio.sleep(0)
             await client.close()
-            with self.assertRaises(ConnectionLost):
-                await waiting
+            for one in (waiting, follow.__anext__()):
+                with self.assertRaises(StopAsyncIteration):
+                    await asyncio.wait_for(one, PATIENCE)
 
         asyncio.run(main())
+        for _ in range(10):
+            ended: List[str] = []
+            begun = threading.Event()
+            client = xs_stream.connect(self.server.store)
+            follow = client.follow("ends", new=True)
+
+            def run(
+                follow: xs_stream.FollowStream = follow,
+                ended: List[str] = ended,
+                begun: threading.Event = begun,
+            ) -> None:
+                for _ in follow:
+                    begun.set()
+                ended.append("end")
+
+            thread = threading.Thread(target=run, daemon=True)
+            thread.start()
+            self.assertTrue(begun.wait(PATIENCE))
+            client.close()
+            thread.join(PATIENCE)
+            self.assertEqual(ended, ["end"])
 
     def test_closing_a_stream_ends_who_waits_for_it(self) -> None:
         async def main() -> None:

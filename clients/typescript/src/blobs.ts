@@ -14,6 +14,7 @@ import {
 import { CHUNK_BYTES_MAX } from "./limits.js";
 import { blobGet, readEvent, readNumber } from "./messages.js";
 import { Backoff } from "./reading.js";
+import type { Push } from "./session.js";
 import { Stream, type Host } from "./streams.js";
 import { asBuffer, hashBytes, type Blob, type BlobHash } from "./values.js";
 import { check, until } from "./waiting.js";
@@ -22,8 +23,10 @@ import { check, until } from "./waiting.js";
 export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
 /**
- * An upload: `write` pieces, then `finish`; without it, after `close`, nothing is stored. A `write`
- * that fails ends it: nobody knows how much of its piece was sent.
+ * An upload: `write` pieces, then `finish`; without it, after `close`, nothing is stored. Writes need
+ * not be awaited before the next one or `finish`: they take turns, and hold the memory of their
+ * pieces so long. A `write` that fails ends the upload, as nobody knows how much of its piece was
+ * sent; those behind it and `finish` then throw ClientClosed, with what failed as its cause.
  */
 export class BlobWriter {
   #connection: Connection | undefined;
@@ -34,6 +37,10 @@ export class BlobWriter {
   #window = 0;
   #held: Buffer[] = [];
   #heldBytes = 0;
+  /** What ended it before `finish`. */
+  #failure: unknown;
+  #turn: Promise<unknown> = Promise.resolve();
+  readonly #closing = new AbortController();
 
   constructor(
     private readonly connect: (signal?: AbortSignal) => Promise<Connection>,
@@ -45,29 +52,49 @@ export class BlobWriter {
   }
 
   async #open(): Promise<{ connection: Connection; line: Line }> {
-    if (this.#isOver) throw new ClientClosed("the upload is over");
+    if (this.#isOver) throw this.#over();
     if (!this.#connection || !this.#line) {
       const connection = await this.connect(this.signal);
       await connection.writable(this.signal);
+      if (this.#isOver) throw this.#over();
       this.#connection = connection;
       this.#window = connection.info.uploadWindow;
-      this.#line = connection.open(1);
-      this.#answer = connection.send(Op.BLOB_PUT, [], this.#line);
-      const answered = () => void (this.#isAnswered = true);
+      const line = (this.#line = connection.open(1));
+      this.#answer = connection.send(Op.BLOB_PUT, [], line);
+      const answered = () => {
+        this.#isAnswered = true;
+        // Who waits for credit need not any more.
+        line.fail(new ClientClosed("the upload was answered"));
+      };
       this.#answer.then(answered, answered);
     }
     return { connection: this.#connection, line: this.#line };
   }
 
-  /** Sends bytes, as fast as the server takes them. */
-  async write(data: Uint8Array): Promise<void> {
-    if (!(data instanceof Uint8Array)) throw new InvalidValue("a blob is written in bytes");
-    try {
-      await this.#write(asBuffer(data));
-    } catch (error) {
-      this.close();
-      throw error;
-    }
+  #over(): ClientClosed {
+    return new ClientClosed("the upload is over", { cause: this.#failure });
+  }
+
+  /** Does it after all that was asked for before. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work);
+    // Who waits for `finish` alone learns of it there.
+    this.#turn = done.catch(() => undefined);
+    return done;
+  }
+
+  /** Sends bytes, as fast as the server takes them. They may be changed once it has resolved. */
+  write(data: Uint8Array): Promise<void> {
+    return this.#inTurn(async () => {
+      try {
+        if (!(data instanceof Uint8Array)) throw new InvalidValue("a blob is written in bytes");
+        await this.#write(asBuffer(data));
+      } catch (error) {
+        if (!this.#isOver) this.#failure = error;
+        this.close();
+        throw error;
+      }
+    });
   }
 
   async #write(data: Buffer): Promise<void> {
@@ -93,23 +120,33 @@ export class BlobWriter {
   async #send(chunk: Buffer, flags: number): Promise<void> {
     const { connection, line } = await this.#open();
     while (this.#window < chunk.length && !this.#isAnswered) {
-      // A refusal may come before the end.
-      const push = await Promise.race([line.item(this.signal), this.#answer]);
-      if (push && "op" in push && push.op === Op.CREDIT)
-        this.#window += Number(readNumber(push.body));
+      let push: Push | undefined;
+      try {
+        push = await line.item(this.signal);
+      } catch (error) {
+        if (!this.#isAnswered) throw error;
+      }
+      if (push?.op === Op.CREDIT) this.#window += Number(readNumber(push.body));
     }
+    if (this.#isOver) throw this.#over();
+    // A refusal may come before the end.
     if (this.#isAnswered) await this.#answer;
     this.#window -= chunk.length;
     await connection.sendChunk(line, chunk, flags, this.signal);
   }
 
-  /** Sends the last of it and waits until it is stored. */
-  async finish(): Promise<Blob> {
+  /** Sends the last of it, after the writes before, and waits until it is stored. */
+  finish(): Promise<Blob> {
+    return this.#inTurn(() => this.#finish());
+  }
+
+  async #finish(): Promise<Blob> {
     try {
       const { line } = await this.#open();
       await this.#send(Buffer.concat(this.#held), 0);
-      if (!this.#answer) throw new ClientClosed("the upload is over");
-      const [body] = await until(this.#answer, this.signal);
+      if (!this.#answer) throw this.#over();
+      const answer = until(this.#answer, this.#closing.signal);
+      const [body] = await until(answer, this.signal);
       line.isOver = true;
       const reader = new Reader(body ?? Buffer.alloc(0));
       return { hash: reader.hash("hash"), bytes: reader.u64("length") };
@@ -121,6 +158,7 @@ export class BlobWriter {
   /** Forgets an upload that was not finished. May be called twice. */
   close(): void {
     if (this.#line && this.#isAnswered) this.#line.isOver = true;
+    this.#closing.abort(this.#over());
     this.#isOver = true;
     this.#held = [];
     this.#line?.close();
@@ -204,6 +242,9 @@ export class BlobReader extends Stream<Buffer> {
     const skip = Math.min(push.body.length, this.#given - this.#passed);
     const piece = push.body.subarray(skip);
     this.#passed += push.body.length;
+    if (this.bytes === undefined || BigInt(this.#passed) > this.bytes) {
+      throw new IntegrityError(`more came for ${this.hash} than its ${this.bytes} bytes`);
+    }
     this.#given += piece.length;
     this.#sum.update(piece);
     if (piece.length > 0 || !push.more) {

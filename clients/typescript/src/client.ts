@@ -149,7 +149,7 @@ export class Client {
     this.#host = {
       closing: this.#closing.signal,
       retry: this.#retry,
-      connection: (signal) => this.#connection(this.#retry.giveUpMs, signal),
+      connection: (signal, giveUpMs = this.#retry.giveUpMs) => this.#connection(giveUpMs, signal),
     };
   }
 
@@ -162,12 +162,15 @@ export class Client {
     return (await this.#connection(waitMs, signal)).info;
   }
 
-  /** Ends the connection and what is under way on it. May be called twice. */
+  /**
+   * Ends the connection and what is under way on it: followers come to their end, as if each was
+   * closed, and all else throws ClientClosed, as it is not whole. May be called twice.
+   */
   async close(): Promise<void> {
     this.#closing.abort(new ClientClosed("the client was closed"));
     await this.#making?.catch(() => undefined);
     const connections = [...this.#old, ...(this.#current ? [this.#current] : [])];
-    for (const one of connections) one.abandon(new ConnectionLost("the client was closed"));
+    for (const one of connections) one.abandon(new ClientClosed("the client was closed"));
     await Promise.all(connections.map((one) => one.closed()));
     this.#old.clear();
   }
@@ -210,7 +213,7 @@ export class Client {
         const connection = await openConnection(this.#dial, signal);
         if (signal.aborted) {
           // The end came when it was just made.
-          connection.abandon(new ConnectionLost("the client was closed"));
+          connection.abandon(new ClientClosed("the client was closed"));
           throw signal.reason;
         }
         if (this.#current) this.#retire(this.#current);

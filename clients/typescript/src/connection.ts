@@ -236,6 +236,7 @@ export class Connection {
   /** Sends a piece of an upload. */
   async sendChunk(line: Line, chunk: Buffer, flags: number, signal?: AbortSignal): Promise<void> {
     await this.writable(signal);
+    if (line.isOver) throw new ClientClosed("the upload is over");
     this.#session.tell(Op.BLOB_CHUNK, line.sub, [chunk], flags);
     this.#flush();
   }
@@ -321,7 +322,8 @@ export class Connection {
     for (const line of this.#lines.values()) line.fail(told(why));
     for (const turn of this.#queue.splice(0)) turn.resolve();
     // The peer may never close its side; nothing more is wanted of it.
-    if (!(why instanceof ConnectionLost)) this.#socket.destroySoon();
+    const isOrderly = why instanceof ConnectionLost || why instanceof ClientClosed;
+    if (!isOrderly) this.#socket.destroySoon();
   }
 
   /** Requests made in one turn of the loop leave together. */
@@ -343,11 +345,13 @@ export class Connection {
 }
 
 /**
- * What each request and stream is told of the end of its connection. A breach of the protocol and
- * a lost right are final; after anything else it is only not known what was done.
+ * What each request and stream is told of the end of its connection. A breach of the protocol, a
+ * lost right and the user's own closing are final; after anything else it is only not known what
+ * was done.
  */
 function told(why: XsError): XsError {
   if (why instanceof ProtocolError || why instanceof AccessError) return why;
+  if (why instanceof ClientClosed) return new ClientClosed(why.message, { cause: why });
   if (why instanceof ProtocolRefused && why.code !== 104 && why.code !== 106) return why;
   return new ConnectionLost(why.message, { cause: why });
 }

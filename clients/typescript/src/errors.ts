@@ -46,7 +46,10 @@ export class NotSent extends ConnectionLost {
   }
 }
 
-/** The client was closed. */
+/**
+ * The client, a stream or an upload was closed. What the closing cut short may or may not have been
+ * done, and a read or a download is not whole; what comes after it is not done.
+ */
 export class ClientClosed extends XsError {}
 
 /** The server sent what the protocol does not allow; the connection is given up. */

@@ -13,7 +13,7 @@ export type Item = Frame | CaughtUp | Gap | Pulse | Resumed;
 /**
  * How a client goes on when the server is away or busy: it waits `firstMs`, then `factor` times
  * as long, up to `mostMs`, each time between half of it and all of it by chance. A request gives
- * up after `giveUpMs`; followers never do.
+ * up after `giveUpMs`, a read or a download after so long without anything new; followers never do.
  */
 export interface Retry {
   readonly firstMs: number;
@@ -72,10 +72,11 @@ export class Reading {
   rest: Selection;
   /** All that there is to read was given. */
   isDone = false;
+  /** A server has accepted it. */
+  isStarted = false;
   readonly #reverse: boolean;
   readonly #follow: boolean;
   #isCaughtUp = false;
-  #isStarted = false;
   #seen: bigint | undefined;
   #given: bigint | undefined;
   #store: string | undefined;
@@ -125,8 +126,8 @@ export class Reading {
   began(info: ServerInfo): Resumed | undefined {
     this.#store = info.store;
     this.#epoch = info.epoch;
-    if (this.#isStarted) return { kind: "resumed", offset: this.#seen ?? null };
-    this.#isStarted = true;
+    if (this.isStarted) return { kind: "resumed", offset: this.#seen ?? null };
+    this.isStarted = true;
     return undefined;
   }
 

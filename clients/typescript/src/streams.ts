@@ -15,7 +15,8 @@ export interface Host {
   /** Aborted when the client is closed. */
   readonly closing: AbortSignal;
   readonly retry: Retry;
-  connection(signal?: AbortSignal): Promise<Connection>;
+  /** The connection for new requests, made within so long or the client's own bound. */
+  connection(signal?: AbortSignal, giveUpMs?: number): Promise<Connection>;
 }
 
 /** An iterator that is its own iterable; leaving a `for await` ends it. */
@@ -80,13 +81,18 @@ export { Stream };
 abstract class ReaderStream<T> extends Stream<T> {
   #items: Item[] = [];
   #at = 0;
+  /** When to give up, since nothing came. */
+  #end: number | undefined;
+  /** Somebody has waited for it while the client was open. */
+  #isBegun = false;
   readonly #backoff: Backoff;
 
   constructor(
     private readonly host: Host,
     private readonly reading: Reading,
     private readonly how: How,
-    private readonly tellsResumed: boolean,
+    /** It tells of resumes, never gives up, and ends when its client is closed. */
+    private readonly isEndless: boolean,
     private readonly signal: AbortSignal | undefined,
   ) {
     super();
@@ -113,10 +119,19 @@ abstract class ReaderStream<T> extends Stream<T> {
 
   /**
    * Has the server begin, so that nothing that comes later is missed; iterating does so too.
+   *
+   * @throws {ClientClosed} when it is closed before that
    */
   async open(): Promise<this> {
     await this.inTurn(async () => {
-      while (!this.line && !this.isClosed && !this.reading.isDone) await this.#more();
+      while (!this.line && !this.isClosed && !this.reading.isDone) {
+        await this.#more();
+        // A caller may take its time before it asks for what comes.
+        if (this.line) this.#end = undefined;
+      }
+      if (this.isClosed && !this.reading.isStarted) {
+        throw new ClientClosed("the stream was closed before it began");
+      }
     });
     return this;
   }
@@ -148,6 +163,7 @@ abstract class ReaderStream<T> extends Stream<T> {
 
   /** Takes one message more, over as many connections as that takes. */
   async #more(): Promise<void> {
+    this.#isBegun ||= !this.host.closing.aborted;
     try {
       check(this.signal);
       if (!this.line) return await this.unlessClosed(this.#open());
@@ -157,9 +173,12 @@ abstract class ReaderStream<T> extends Stream<T> {
       if (push.op === Op.DELIVER) this.taken = push;
       this.#items = this.reading.take(push);
       this.#backoff.reset();
+      this.#end = undefined;
       if (this.reading.isDone && this.line) this.line.isOver = push.op === Op.SUB_EVENT;
     } catch (error) {
       if (this.isClosed) return;
+      const isClosing = error instanceof ClientClosed && this.host.closing.aborted;
+      if (isClosing && this.isEndless && this.#isBegun) return this.close();
       await this.rest(this.#lost(error), this.host, this.signal);
     }
   }
@@ -179,12 +198,26 @@ abstract class ReaderStream<T> extends Stream<T> {
       this.close();
       throw error;
     }
-    if (error instanceof NotSent) return this.#backoff.waitUnsent();
-    return this.#backoff.wait(isRefused ? error.details.retryAfterMs : 0);
+    const after = isRefused ? error.details.retryAfterMs : 0;
+    const wait = error instanceof NotSent ? this.#backoff.waitUnsent() : this.#backoff.wait(after);
+    const left = this.#timeLeft();
+    if (left !== undefined && wait > left) {
+      this.close();
+      throw error;
+    }
+    return wait;
+  }
+
+  /** Milliseconds for a connection to be made; undefined is the client's own bound. */
+  #timeLeft(): number | undefined {
+    if (this.isEndless) return undefined;
+    const now = performance.now();
+    this.#end ??= now + this.host.retry.giveUpMs;
+    return Math.max(0, this.#end - now);
   }
 
   async #open(): Promise<void> {
-    const connection = await this.host.connection(this.signal);
+    const connection = await this.host.connection(this.signal, this.#timeLeft());
     const read = this.reading.begin(connection.info);
     const body = subscribe(read, this.how, this.reading.seenIn);
     const { credit } = this.how;
@@ -192,11 +225,14 @@ abstract class ReaderStream<T> extends Stream<T> {
     if (this.isClosed) return line.close();
     this.line = line;
     const resumed = this.reading.began(connection.info);
-    if (resumed && this.tellsResumed) this.#items = [resumed];
+    if (resumed && this.isEndless) this.#items = [resumed];
   }
 }
 
-/** The frames of a bounded read. */
+/**
+ * The frames of a bounded read. It goes on over lost connections, and throws what ended the last one
+ * when nothing came for `giveUpMs`.
+ */
 export class Read extends ReaderStream<Frame> {
   async next(): Promise<IteratorResult<Frame, undefined>> {
     for (;;) {
@@ -209,7 +245,7 @@ export class Read extends ReaderStream<Frame> {
 
 /**
  * What a follower is given: frames, caught_up, gaps, pulses and resumed; after a connection was
- * lost it goes on where it was.
+ * lost it goes on where it was. It ends when it or its client is closed.
  */
 export class Follow extends ReaderStream<Item> {
   async next(): Promise<IteratorResult<Item, undefined>> {

@@ -5,6 +5,25 @@ export function check(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;
 }
 
+/** What is to be told when a signal is aborted. */
+const waiting = new WeakMap<AbortSignal, Set<() => void>>();
+
+/**
+ * Who waits for a signal. Node warns of a leak when a signal has more than ten listeners, and a
+ * program has one signal for all that it does, so that each signal gets one listener.
+ */
+function waitingFor(signal: AbortSignal): Set<() => void> {
+  const found = waiting.get(signal);
+  if (found) return found;
+  const all = new Set<() => void>();
+  waiting.set(signal, all);
+  const tell = () => {
+    for (const abort of [...all]) abort();
+  };
+  signal.addEventListener("abort", tell, { once: true });
+  return all;
+}
+
 /** The same promise, given up when the signal is aborted. */
 export async function until<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return promise;
@@ -14,12 +33,12 @@ export async function until<T>(promise: Promise<T>, signal: AbortSignal | undefi
   let abort: () => void = () => undefined;
   const aborted = new Promise<never>((_, reject) => {
     abort = () => reject(signal.reason as Error);
-    signal.addEventListener("abort", abort, { once: true });
+    waitingFor(signal).add(abort);
   });
   try {
     return await Promise.race([promise, aborted]);
   } finally {
-    signal.removeEventListener("abort", abort);
+    waitingFor(signal).delete(abort);
   }
 }
 

@@ -145,7 +145,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connection and what is under way on it. May be called twice."""
+        """Ends the connection and what is under way on it: followers come to their end, as if each
+        was closed, and all else raises ClientClosed, as it is not whole. May be called twice."""
         self._closed = True
         for asleep in self._asleep:
             if not asleep.done():
@@ -155,7 +156,7 @@ class AsyncClient:
             await asyncio.wait({self._making})
         connections = [*self._old, *([self._current] if self._current else [])]
         for connection in connections:
-            connection.abandon(ConnectionLost("the client was closed"))
+            connection.abandon(ClientClosed("the client was closed"))
         for connection in connections:
             await connection.closed()
         self._old.clear()
@@ -190,8 +191,9 @@ class AsyncClient:
             current = self._current
             if current is not None and current.is_usable:
                 return current
-            is_mine = self._making is None
-            if self._making is None:
+            # One that has failed may not have been told of yet: waiting for it again would spin.
+            is_mine = self._making is None or self._making.done()
+            if self._making is None or is_mine:
                 self._making = loop.create_task(self._connect(max(0.0, until - loop.time())))
                 self._making.add_done_callback(self._made)
             try:
@@ -207,7 +209,8 @@ class AsyncClient:
                     raise
 
     def _made(self, task: "asyncio.Task[Connection]") -> None:
-        self._making = None
+        if self._making is task:
+            self._making = None
         if not task.cancelled():
             task.exception()
 
@@ -228,7 +231,7 @@ class AsyncClient:
                 continue
             if self._closed:
                 # The end came when it was just made.
-                connection.abandon(ConnectionLost("the client was closed"))
+                connection.abandon(ClientClosed("the client was closed"))
                 raise ClientClosed("the client was closed")
             if self._current is not None:
                 self._retire(self._current)

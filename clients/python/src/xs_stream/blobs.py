@@ -73,7 +73,8 @@ async def pieces(source: Any) -> AsyncIterator[bytes]:
 
 class BlobWriter:
     """An upload: `write` pieces, then `finish`. Leaving `async with` before that forgets it, and so
-    does a `write` that does not finish: nobody knows how much of its piece was sent."""
+    does a `write` that does not finish, as nobody knows how much of its piece was sent; those
+    behind it and `finish` then raise ClientClosed, with what failed as its cause."""
 
     _line: Optional[Line] = None
 
@@ -87,6 +88,8 @@ class BlobWriter:
         self._held = bytearray()
         self._turn = Turn()
         self._over = False
+        self._failure: Optional[BaseException] = None
+        """What ended it before `finish`."""
 
     def __del__(self) -> None:
         if self._line is not None:
@@ -100,13 +103,15 @@ class BlobWriter:
 
     async def _open(self) -> Line:
         if self._over:
-            raise ClientClosed("the upload is over")
+            raise ClientClosed("the upload is over") from self._failure
         if self._line is None:
             if self._connection is None:
                 if self._client is None:
                     raise ClientClosed("the upload is over")
                 self._connection = await self._client._connection()
             await self._connection._writable()
+            if self._over:
+                raise ClientClosed("the upload is over")
             self._window = self._connection.info.upload_window
             self._line = self._connection.open(1)
             self._answer = self._connection.send(Op.BLOB_PUT, b"", self._line)
@@ -115,13 +120,15 @@ class BlobWriter:
         return self._line
 
     async def write(self, data: Union[bytes, bytearray, memoryview]) -> None:
-        """Sends bytes, as fast as the server takes them."""
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise InvalidValue(f"a blob is written in bytes, not {type(data).__name__}")
+        """Sends bytes, as fast as the server takes them; writes that overlap take turns."""
         async with self._turn:
             try:
+                if not isinstance(data, (bytes, bytearray, memoryview)):
+                    raise InvalidValue(f"a blob is written in bytes, not {type(data).__name__}")
                 await self._write(memoryview(data).cast("B"))
-            except BaseException:
+            except BaseException as error:
+                if not self._over:
+                    self._failure = error
                 await self.aclose()
                 raise
 
@@ -146,11 +153,12 @@ class BlobWriter:
         return min(info.chunk_bytes or PIECE, info.upload_window or PIECE, CHUNK_BYTES_MAX)
 
     async def _send(self, line: Line, chunk: bytes, flags: int) -> None:
-        if self._connection is None or self._answer is None:
+        answer = self._answer
+        if self._connection is None or answer is None:
             raise ClientClosed("the upload is over")
-        while self._window < len(chunk) and not self._answer.done():
+        while self._window < len(chunk) and not answer.done():
             item = asyncio.ensure_future(line.item())
-            both: Set["asyncio.Future[Any]"] = {item, self._answer}
+            both: Set["asyncio.Future[Any]"] = {item, answer}
             try:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -160,21 +168,28 @@ class BlobWriter:
                 push = item.result()
                 if push.op == Op.CREDIT:
                     self._window += messages.read_number(push.body)
-        if self._answer.done():
+        if self._over:
+            raise ClientClosed("the upload was closed")
+        if answer.done():
             # A refusal may come before the end.
-            self._answer.result()
+            answer.result()
         self._window -= len(chunk)
         await self._connection.send_chunk(line, chunk, flags)
 
     async def finish(self) -> Blob:
-        """Sends the last of it and waits until it is stored."""
+        """Sends the last of it, after the writes before, and waits until it is stored."""
         try:
-            line = await self._open()
-            await self._send(line, bytes(self._held), 0)
-            if self._answer is None:
-                raise ClientClosed("the upload is over")
-            parts = await self._answer
-            line.over = True
+            async with self._turn:
+                line = await self._open()
+                answer = self._answer
+                await self._send(line, bytes(self._held), 0)
+                if answer is None:
+                    raise ClientClosed("the upload is over")
+                await asyncio.wait({answer})
+                if self._over:
+                    raise ClientClosed("the upload was closed")
+                parts = answer.result()
+                line.over = True
         finally:
             await self.aclose()
         reader = Reader(parts[0])
@@ -272,6 +287,8 @@ class BlobReader(Closable):
         piece = push.body
         skip = min(len(piece), self._given - self._passed)
         self._passed += len(piece)
+        if self.bytes is None or self._passed > self.bytes:
+            raise IntegrityError(f"more came for {self.hash} than its {self.bytes} bytes")
         piece = piece[skip:] if skip else piece
         self._sum.update(piece)
         self._given += len(piece)

@@ -238,6 +238,8 @@ class Connection(asyncio.Protocol):
     async def send_chunk(self, line: Line, chunk: bytes, flags: int) -> None:
         """Sends a piece of an upload."""
         await self._writable()
+        if line.over:
+            raise ClientClosed("the upload is over")
         self._session.tell(Op.BLOB_CHUNK, line.sub, chunk, flags)
         self._flush()
 
@@ -331,11 +333,13 @@ class Connection(asyncio.Protocol):
 
 
 def _told(why: XsError) -> XsError:
-    """What each request and stream is told of the end of its connection. A breach of the protocol
-    and a lost right are final; after anything else it is only not known what was done."""
+    """What each request and stream is told of the end of its connection. A breach of the protocol,
+    a lost right and the user's own closing are final; after anything else it is only not known what
+    was done."""
     if isinstance(why, Refusal) and why.code not in (104, 106) and why.code < 300:
         return refusal_of(why.code, why.message, why.details)
-    told = type(why)(*why.args) if isinstance(why, ProtocolError) else ConnectionLost(str(why))
+    is_final = isinstance(why, (ProtocolError, ClientClosed))
+    told = type(why)(*why.args) if is_final else ConnectionLost(str(why))
     told.__cause__ = why
     return told
 

@@ -75,7 +75,8 @@ class ConnectionLost(XsError, ConnectionError):
 
 
 class ClientClosed(XsError):
-    """The client was closed."""
+    """The client, a stream or an upload was closed. What the closing cut short may or may not have
+    been done, and a read or a download is not whole; what comes after it is not done."""
 
 
 class ProtocolError(XsError):

@@ -24,7 +24,8 @@ Item = Union[Frame, CaughtUp, Gap, Pulse, Resumed]
 class Retry:
     """How a client goes on when the server is away or busy: it waits `first` seconds, then
     `factor` times as long, up to `most`, each time between half of it and all of it by chance.
-    A request gives up after `give_up` seconds; followers never do."""
+    A request gives up after `give_up` seconds, a read or a download after so long without anything
+    new; followers never do."""
 
     first: float = 0.05
     most: float = 5.0
@@ -76,7 +77,8 @@ class Reading:
         self.rest = options
         """What there is still to read."""
         self._caught_up = False
-        self._started = False
+        self.started = False
+        """A server has accepted it."""
         self._seen: Optional[int] = point.offset if point else None
         self._given = self._seen
         self._store: Optional[bytes] = point.store if point else None
@@ -116,9 +118,9 @@ class Reading:
     def began(self, info: ServerInfo) -> Optional[Resumed]:
         """The server accepted; after the first time there is something to tell."""
         self._store, self._epoch = info.store, info.epoch
-        if self._started:
+        if self.started:
             return Resumed(self._seen)
-        self._started = True
+        self.started = True
         return None
 
     def gave(self, item: Item, is_last: bool) -> None:

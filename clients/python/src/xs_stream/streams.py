@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Deque, List, Optional, TypeVar
 
@@ -26,6 +27,9 @@ S = TypeVar("S", bound="_Reader")
 class _Reader(Closable):
     """What a read and a follow have in common. Closing it, or leaving `async with`, ends it."""
 
+    _IS_ENDLESS = False
+    """It never gives up a server that is away, and ends when its client is closed."""
+
     def __init__(self, client: "AsyncClient", reading: Reading, how: messages.How) -> None:
         super().__init__()
         self._client = client
@@ -34,6 +38,10 @@ class _Reader(Closable):
         self._items: Deque[Item] = deque()
         self._dropped = 0
         self._backoff = Backoff(client.retry)
+        self._until: Optional[float] = None
+        """When to give up, since nothing came."""
+        self._begun = False
+        """Somebody has waited for it while the client was open."""
         # Encoded before anything is sent, so that a wrong argument is told by the call.
         messages.subscribe(reading.rest, how)
 
@@ -46,10 +54,16 @@ class _Reader(Closable):
 
     async def open(self) -> None:
         """Has the server begin, so that nothing that comes later is missed; iterating and `async
-        with` do so too."""
+        with` do so too. Raises ClientClosed when it is closed before that."""
         async with self._turn:
             while self._line is None and not self._closed and not self._reading.done:
-                await self._more()
+                with contextlib.suppress(StopAsyncIteration):
+                    await self._more()
+                if self._line is not None:
+                    # A caller may take its time before it asks for what comes.
+                    self._until = None
+            if self._closed and not self._reading.started:
+                raise ClientClosed("the stream was closed before it began")
 
     async def aclose(self) -> None:
         """Ends the stream; who waits for it comes to its end. May be called twice."""
@@ -90,9 +104,10 @@ class _Reader(Closable):
         if self._closed or self._reading.done:
             self._drop()
             raise StopAsyncIteration
+        self._begun = self._begun or not self._client._closed
         try:
             if self._line is None:
-                await self._unless_closed(self._open())
+                await self._unless_closed(self._open(self._time_left()))
                 return
             if self._taken is not None:
                 self._line.took(self._taken)
@@ -102,11 +117,16 @@ class _Reader(Closable):
                 self._taken = push
             self._items.extend(self._reading.take(push))
             self._backoff.reset()
+            self._until = None
             if self._reading.done:
                 self._line.over = True
             return
         except XsError as error:
             if self._closed:
+                raise StopAsyncIteration from None
+            if self._ends_with(error):
+                self._closed = True
+                self._drop()
                 raise StopAsyncIteration from None
             if not isinstance(error, (ConnectionLost, ConnectError, Unavailable)):
                 self._closed = True
@@ -115,6 +135,20 @@ class _Reader(Closable):
             wait = self._lost(error)
         with contextlib.suppress(ClientClosed):
             await self._unless_closed(self._client._sleep(wait))
+
+    def _ends_with(self, error: XsError) -> bool:
+        """Whether it is the end of a follower: the user has closed its client meanwhile."""
+        is_closing = isinstance(error, ClientClosed) and self._client._closed
+        return is_closing and self._IS_ENDLESS and self._begun
+
+    def _time_left(self) -> Optional[float]:
+        """Seconds for a connection to be made; None is the client's own bound."""
+        if self._IS_ENDLESS:
+            return None
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._client.retry.give_up
+        return max(0.0, self._until - now)
 
     def _lost(self, error: XsError) -> float:
         """Whether to go on after what ended the stream; how many seconds to wait before that."""
@@ -136,12 +170,18 @@ class _Reader(Closable):
             self._closed = True
             raise error
         if isinstance(error, NotSent):
-            return self._backoff.wait_unsent()
-        after = error.details.retry_after_ms if isinstance(error, Unavailable) else None
-        return self._backoff.wait(after)
+            wait = self._backoff.wait_unsent()
+        else:
+            after = error.details.retry_after_ms if isinstance(error, Unavailable) else None
+            wait = self._backoff.wait(after)
+        left = self._time_left()
+        if left is not None and wait > left:
+            self._closed = True
+            raise error
+        return wait
 
-    async def _open(self) -> None:
-        connection: Connection = await self._client._connection()
+    async def _open(self, give_up: Optional[float]) -> None:
+        connection: Connection = await self._client._connection(give_up)
         options = self._reading.begin(connection.info)
         body = messages.subscribe(options, self._how, self._reading.seen_in)
         self._line, _ = await connection.ask_stream(Op.SUBSCRIBE, body, self._how.credit)
@@ -151,7 +191,8 @@ class _Reader(Closable):
 
 
 class Read(_Reader):
-    """The frames of a bounded read, as an async iterator."""
+    """The frames of a bounded read, as an async iterator. It goes on over lost connections, and
+    raises what ended the last one when nothing came for `Retry.give_up` seconds."""
 
     def __aiter__(self) -> "Read":
         return self
@@ -165,7 +206,10 @@ class Read(_Reader):
 
 class Follow(_Reader):
     """What a follower is given, as an async iterator of frames, caught_up, gaps, pulses and
-    resumed; after a connection was lost it goes on where it was."""
+    resumed; after a connection was lost it goes on where it was. It ends when it or its client is
+    closed."""
+
+    _IS_ENDLESS = True
 
     def __aiter__(self) -> "Follow":
         return self

@@ -137,6 +137,11 @@ async def _within(work: Coroutine[Any, Any, T], timeout: float) -> T:
     return task.result()
 
 
+def _left(until: Optional[float]) -> Optional[float]:
+    """The seconds up to a time."""
+    return None if until is None else until - time.monotonic()
+
+
 async def _cancel_others() -> None:
     while True:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -225,10 +230,10 @@ class _Reader(_Stream[T]):
         self.open()
         return self
 
-    def open(self) -> None:
+    def open(self, timeout: Optional[float] = None) -> None:
         """Has the server begin, so that nothing that comes later is missed; iterating and `with`
-        do so too."""
-        self._loop.run(self._inner.open())
+        do so too. Raises TimeoutError after so many seconds, and may then be asked again."""
+        self._loop.run(self._inner.open(), timeout)
 
     def close(self) -> None:
         self._closed = True
@@ -283,7 +288,17 @@ class ReadStream(_Reader[Frame]):
 
 
 class FollowStream(_Reader[Item]):
-    """What a follower is given, as an iterator of frames, caught_up, gaps, pulses and resumed."""
+    """What a follower is given, as an iterator of frames, caught_up, gaps, pulses and resumed. It
+    ends when it or its client is closed."""
+
+    def _take(self, timeout: Optional[float]) -> Item:
+        try:
+            item: Item = super()._take(timeout)
+        except ClientClosed:
+            if not self._inner._begun:
+                raise
+            raise StopAsyncIteration from None
+        return item
 
 
 class BlobStream(_Stream[bytes]):
@@ -302,9 +317,10 @@ class CallStream(_Stream[Frame]):
 
     _inner: Call
 
-    def open(self) -> FrameId:
-        """Makes the call unless it was made, and gives the id of `<name>.call`."""
-        return self._loop.run(self._inner.open())
+    def open(self, timeout: Optional[float] = None) -> FrameId:
+        """Makes the call unless it was made, and gives the id of `<name>.call`. Raises TimeoutError
+        after so many seconds, after which the call goes on."""
+        return self._loop.run(self._inner.open(), timeout)
 
     @property
     def complete(self) -> Optional[Frame]:
@@ -313,7 +329,8 @@ class CallStream(_Stream[Frame]):
 
 
 class BlobUpload:
-    """An upload: `write` pieces, then `finish`. Leaving `with` before that forgets it."""
+    """An upload: `write` pieces, then `finish`. Leaving `with` before that forgets it, and so does
+    what raises TimeoutError after `timeout` seconds."""
 
     def __init__(self, loop: _Loop, inner: BlobWriter) -> None:
         self._loop, self._inner = loop, inner
@@ -322,15 +339,22 @@ class BlobUpload:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.run(self._inner.aclose())
+        self.close()
 
-    def write(self, data: Union[bytes, bytearray, memoryview]) -> None:
-        """Sends bytes, as fast as the server takes them."""
-        self._loop.run(self._inner.write(data))
+    def close(self) -> None:
+        """Forgets an upload that was not finished. May be called twice."""
+        with contextlib.suppress(ClientClosed):
+            self._loop.run(self._inner.aclose())
 
-    def finish(self) -> Blob:
-        """Sends the last of it and waits until it is stored."""
-        return self._loop.run(self._inner.finish())
+    def write(
+        self, data: Union[bytes, bytearray, memoryview], *, timeout: Optional[float] = None
+    ) -> None:
+        """Sends bytes, as fast as the server takes them; writes that overlap take turns."""
+        self._loop.run(self._inner.write(data), timeout)
+
+    def finish(self, *, timeout: Optional[float] = None) -> Blob:
+        """Sends the last of it, after the writes before, and waits until it is stored."""
+        return self._loop.run(self._inner.finish(), timeout)
 
 
 class Client:
@@ -351,7 +375,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection and what is under way on it. May be called twice."""
+        """Ends the connection and what is under way on it: followers come to their end, as if each
+        was closed, and all else raises ClientClosed, as it is not whole. May be called twice."""
         try:
             with contextlib.suppress(ClientClosed):
                 self._loop.run(self._inner.close())
@@ -382,9 +407,10 @@ class Client:
         durable: bool = False,
         timeout: Optional[float] = None,
     ) -> Stamp:
-        """Appends one frame."""
+        """Appends one frame; `timeout` is for the upload of its body too."""
+        until = None if timeout is None else time.monotonic() + timeout
         if body is not None and not isinstance(body, (bytes, bytearray, memoryview, str)):
-            body = self.put_blob(body).hash
+            body = self.put_blob(body, timeout=timeout).hash
         return self._loop.run(
             self._inner.append(
                 topic,
@@ -396,7 +422,7 @@ class Client:
                 key=key,
                 durable=durable,
             ),
-            timeout,
+            _left(until),
         )
 
     def append_batch(
@@ -556,17 +582,20 @@ class Client:
         """Whether the store has a blob."""
         return self._loop.run(self._inner.has_blob(name), timeout)
 
-    def put_blob(self, source: Union[Body, AsyncSource]) -> Blob:
+    def put_blob(
+        self, source: Union[Body, AsyncSource], *, timeout: Optional[float] = None
+    ) -> Blob:
         """Stores bytes, text, a file or an iterable of bytes, which is gone through in the
         caller's thread."""
         if source is None or isinstance(source, (bytes, bytearray, memoryview, str)):
-            return self._loop.run(self._inner.put_blob(source))
+            return self._loop.run(self._inner.put_blob(source), timeout)
+        until = None if timeout is None else time.monotonic() + timeout
         with self.blob_writer() as writer:
             read = getattr(source, "read", None)
             parts: Any = iter(lambda: read(PIECE), b"") if read is not None else source
             for part in parts:
-                writer.write(part)
-            return writer.finish()
+                writer.write(part, timeout=_left(until))
+            return writer.finish(timeout=_left(until))
 
     def blob_writer(self) -> BlobUpload:
         """An upload piece by piece."""
