@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::append::{Appended, Batch, Checks, Pending};
+use crate::append::{Appended, Batch, Checks, HashedKey, Pending};
 use crate::blob::Blobs;
 use crate::commit::{Commits, Ticket, Writer};
 use crate::compact::Compaction;
@@ -260,7 +260,9 @@ impl Inner {
         let find = |id| self.target(id);
         let blobs = &self.blobs;
         let looked_up = self.looked_up();
-        let checks = Checks { blobs, segment_bytes, cursor_bytes, looked_up, find: &find };
+        let is_used = |key: &HashedKey| self.keys.is_used(key, self.env.clock.now_ms());
+        let (find, is_used) = (&find, &is_used);
+        let checks = Checks { blobs, segment_bytes, cursor_bytes, looked_up, find, is_used };
         Pending::prepare(batch, &checks)
     }
 

@@ -227,6 +227,10 @@ impl Writer {
             // Before all conditions: they held when the batch was stored.
             return Ok(Placed { repeats: Some(used), ..Placed::default() });
         }
+        if let Some(hash) = pending.missing {
+            // The key was used when the batch was prepared, and counts no longer.
+            return Err(AppendError::UnknownBlob(hash).into());
+        }
         if !self.removing.is_empty() && !pending.batch.conditions.is_empty() {
             // Conditions must see what the group has removed.
             return Err(Refusal::NextGroup);
