@@ -249,6 +249,11 @@ impl Writer {
                 self.appender.roll(inner)?;
             }
             self.make_room(inner, pending.len)?;
+            let head = self.appender.next_offset();
+            if head != before.head {
+                // The segment that was left took an offset, which the next frame does not get.
+                conditions.check(inner, pending, Before { head, ..before })?;
+            }
         }
         if !pending.staged.is_empty() {
             match inner.blobs.stage(&pending.staged) {
