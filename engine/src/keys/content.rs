@@ -22,10 +22,10 @@ pub(crate) fn short(hash: &BlobHash) -> [u8; 16] {
 
 /// SHA-256 of the records a batch would store, in order, with all that the store decides left zero:
 /// ids, revisions, epochs, times. Of bodies only the hash counts and the length is zero too: of one
-/// that is no longer there it cannot be told. States count by their hash, wherever they are kept. What a batch
-/// asks for without storing it is no content: conditions and durability may differ when it is sent
-/// again. Nor are removals, whose frames may be gone by then, so that nobody can say which they
-/// were.
+/// that is no longer there it cannot be told. States count by their hash, wherever they are kept.
+/// What a batch asks for without storing it is no content: conditions and durability may differ
+/// when it is sent again. Nor are removals, whose frames may be gone by then, so that nobody can
+/// say which they were.
 pub(crate) fn content_of(pending: &Pending) -> Result<BlobHash, RecordError> {
     let mut hasher = Sha256::new();
     let mut record = Vec::new();

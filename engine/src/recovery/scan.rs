@@ -380,8 +380,8 @@ impl Scanned {
         Some(from..self.zero_from.max(self.end))
     }
 
-    /// Scans what was not believed again, after the cache was made to forget it. How far the log was
-    /// durable once, as it was told, is kept.
+    /// Scans what was not believed again, after the cache was made to forget it. How far the log
+    /// was durable once, as it was told, is kept.
     pub(crate) fn again(
         &mut self,
         media: &Arc<dyn Media>,
