@@ -110,6 +110,9 @@ pub(crate) struct Pending {
     pub(crate) looked_up: LookedUp,
     /// Bodies and states that go to the packs.
     pub(crate) staged: Vec<Prepared>,
+    /// A body that is named by its hash and not there. Only a batch that was stored before may lack
+    /// one.
+    pub(crate) missing: Option<BlobHash>,
     pub(crate) key: Option<HashedKey>,
     /// Bytes its records take in the log, at most.
     pub(crate) len: usize,
@@ -152,6 +155,8 @@ pub(crate) struct Checks<'a> {
     pub(crate) looked_up: LookedUp,
     /// Finds a frame that is to be removed.
     pub(crate) find: &'a dyn Fn(FrameId) -> Result<Option<Target>, AppendError>,
+    /// Whether a key was used before and counts still.
+    pub(crate) is_used: &'a dyn Fn(&HashedKey) -> bool,
 }
 
 /// The bytes of records a batch may have in segments of this size: half of one, so that a batch
@@ -181,12 +186,18 @@ impl Pending {
             targets: Vec::new(),
             looked_up: checks.looked_up,
             staged: Vec::new(),
+            missing: None,
             key: None,
             len: 0,
         };
         pending.prepare_bodies(checks)?;
         pending.prepare_states(checks)?;
         pending.prepare_key()?;
+        if let Some(hash) = pending.missing
+            && !pending.key.as_ref().is_some_and(checks.is_used)
+        {
+            return Err(AppendError::UnknownBlob(hash));
+        }
         let ids = pending.batch.removes.iter();
         pending.targets = ids.map(|&id| (checks.find)(id)).collect::<Result<_, _>>()?;
         pending.len = pending.records_len()?;
@@ -242,7 +253,10 @@ impl Pending {
                 }
                 Body::Stored(hash) => match checks.blobs.len_of(hash) {
                     Ok(Some(len)) => Some((len, *hash)),
-                    Ok(None) => return Err(AppendError::UnknownBlob(*hash)),
+                    Ok(None) => {
+                        self.missing = Some(*hash);
+                        Some((0, *hash))
+                    }
                     Err(error) => return Err(AppendError::BlobRefused(error.to_string().into())),
                 },
             };

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::append::{Appended, Batch, Checks, Pending};
+use crate::append::{Appended, Batch, Checks, HashedKey, Pending};
 use crate::blob::Blobs;
 use crate::commit::{Commits, Ticket, Writer};
 use crate::compact::Compaction;
@@ -113,15 +113,18 @@ impl Store {
     /// [`OpenError::Locked`] when another process has it; the other kinds say what is in the way. A
     /// store with damage in acknowledged data opens, for reading: see [`StoreInfo::health`].
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, OpenError> {
-        let inner = Arc::new(crate::recovery::open(dir, options)?);
+        // A store from here on: where a thread cannot be started it is closed, which ends those
+        // that were and lets the lock go.
+        let store = Self { inner: Arc::new(crate::recovery::open(dir, options)?) };
+        let inner = &store.inner;
         if inner.read_only.is_none() {
-            let started = inner.upkeep.start(&inner);
-            let started = started.and_then(|()| inner.compaction.start(&inner));
+            let started = inner.upkeep.start(inner);
+            let started = started.and_then(|()| inner.compaction.start(inner));
             started.map_err(|error| OpenError::io("start a thread for", dir, error))?;
         }
-        let started = inner.scrub.start(&inner);
+        let started = inner.scrub.start(inner);
         started.map_err(|error| OpenError::io("start a thread for", dir, error))?;
-        Ok(Self { inner })
+        Ok(store)
     }
 
     /// Closes the store: all appended is synced and marked, so that the next open has nothing to
@@ -260,7 +263,9 @@ impl Inner {
         let find = |id| self.target(id);
         let blobs = &self.blobs;
         let looked_up = self.looked_up();
-        let checks = Checks { blobs, segment_bytes, cursor_bytes, looked_up, find: &find };
+        let is_used = |key: &HashedKey| self.keys.is_used(key, self.env.clock.now_ms());
+        let (find, is_used) = (&find, &is_used);
+        let checks = Checks { blobs, segment_bytes, cursor_bytes, looked_up, find, is_used };
         Pending::prepare(batch, &checks)
     }
 

@@ -227,6 +227,10 @@ impl Writer {
             // Before all conditions: they held when the batch was stored.
             return Ok(Placed { repeats: Some(used), ..Placed::default() });
         }
+        if let Some(hash) = pending.missing {
+            // The key was used when the batch was prepared, and counts no longer.
+            return Err(AppendError::UnknownBlob(hash).into());
+        }
         if !self.removing.is_empty() && !pending.batch.conditions.is_empty() {
             // Conditions must see what the group has removed.
             return Err(Refusal::NextGroup);
@@ -245,6 +249,11 @@ impl Writer {
                 self.appender.roll(inner)?;
             }
             self.make_room(inner, pending.len)?;
+            let head = self.appender.next_offset();
+            if head != before.head {
+                // The segment that was left took an offset, which the next frame does not get.
+                conditions.check(inner, pending, Before { head, ..before })?;
+            }
         }
         if !pending.staged.is_empty() {
             match inner.blobs.stage(&pending.staged) {

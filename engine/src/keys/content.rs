@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::append::Pending;
 use crate::format::control::{self, Control, CursorRecord, StateRecord};
-use crate::format::record::{RecordError, encode_frame};
+use crate::format::record::{FrameFields, RecordError, encode_frame};
 use crate::value::{BlobHash, FrameId};
 
 /// The first 16 bytes of the SHA-256 of a key.
@@ -21,16 +21,19 @@ pub(crate) fn short(hash: &BlobHash) -> [u8; 16] {
 }
 
 /// SHA-256 of the records a batch would store, in order, with all that the store decides left zero:
-/// ids, revisions, epochs, times. States count by their hash, wherever they are kept. What a batch
-/// asks for without storing it is no content: conditions and durability may differ when it is sent
-/// again. Nor are removals, whose frames may be gone by then, so that nobody can say which they
-/// were.
+/// ids, revisions, epochs, times. Of bodies only the hash counts and the length is zero too: of one
+/// that is no longer there it cannot be told. States count by their hash, wherever they are kept.
+/// What a batch asks for without storing it is no content: conditions and durability may differ
+/// when it is sent again. Nor are removals, whose frames may be gone by then, so that nobody can
+/// say which they were.
 pub(crate) fn content_of(pending: &Pending) -> Result<BlobHash, RecordError> {
     let mut hasher = Sha256::new();
     let mut record = Vec::new();
     for index in 0..pending.batch.frames.len() {
         record.clear();
-        encode_frame(&mut record, &pending.fields(index, FrameId::ZERO, index as u32))?;
+        let fields = pending.fields(index, FrameId::ZERO, index as u32);
+        let body = fields.body.map(|(_, hash)| (0, hash));
+        encode_frame(&mut record, &FrameFields { body, ..fields })?;
         hasher.update(&record);
     }
     for change in &pending.batch.cursors {

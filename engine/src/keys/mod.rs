@@ -113,6 +113,11 @@ impl KeyIndex {
         }
     }
 
+    /// Whether a key was used before and counts still, whatever that batch held.
+    pub(crate) fn is_used(&self, key: &HashedKey, now_ms: u64) -> bool {
+        self.window.lock().find(&key.hash, now_ms).is_some()
+    }
+
     /// Whether the KEY record of a batch counts still: by the hash of its key and the id in it. One
     /// that does not may go when its segment is written anew, and never counts again.
     pub(crate) fn needs(&self, key: &[u8; 16], id: FrameId, now_ms: u64) -> bool {

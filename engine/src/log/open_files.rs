@@ -48,10 +48,8 @@ impl OpenFiles {
         Ok(media)
     }
 
-    /// The same for a segment whose file is about to go: it is not kept in the table.
-    pub(super) fn take(&self, segment: &Segment) -> io::Result<Arc<dyn Media>> {
-        let media = self.get(segment)?;
+    /// Keeps the file of a segment open no longer: it is about to go.
+    pub(super) fn forget(&self, segment: &Segment) {
         self.table.lock().open.remove(&(segment.base(), segment.generation()));
-        Ok(media)
     }
 }

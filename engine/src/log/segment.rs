@@ -84,8 +84,9 @@ impl Segment {
     /// Keeps the file open for those who read it, as it is about to be unlinked.
     pub(crate) fn pin(&self) -> io::Result<()> {
         if let Source::Sealed { open, .. } = &self.source {
-            let media = open.take(self)?;
-            let _already = self.pinned.set(media);
+            let _already = self.pinned.set(open.get(self)?);
+            // In this order: who opens it once more meanwhile sees that it is pinned.
+            open.forget(self);
         }
         Ok(())
     }
@@ -168,6 +169,10 @@ impl Segment {
             return Ok(Arc::clone(media));
         }
         // Between the two the file may have been pinned and unlinked.
-        open.get(self).or_else(|error| self.pinned.get().cloned().ok_or(error))
+        let media = open.get(self).or_else(|error| self.pinned.get().cloned().ok_or(error))?;
+        if self.pinned.get().is_some() {
+            open.forget(self);
+        }
+        Ok(media)
     }
 }

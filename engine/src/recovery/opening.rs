@@ -17,6 +17,7 @@ use crate::commit::{Commits, Writer};
 use crate::compact::Compaction;
 use crate::env::Env;
 use crate::error::{Corruption, OpenError, ReadOnlyReason};
+use crate::format::batch::BatchError;
 use crate::format::super_file::FileEntry;
 use crate::ids::IdSource;
 use crate::index::Index;
@@ -57,7 +58,7 @@ impl Opening {
         let epoch = examined.iter().map(|one| one.scanned.epoch).max().unwrap_or_default();
         trouble = trouble.or(bad);
         let mut tables = Tables::default();
-        let before = self.tables_before(&sealed, &examined, &mut tables)?;
+        let before = self.tables_before(&sealed, &examined, &mut tables, &mut trouble)?;
         let tail = match trouble {
             None => match self.damage(&examined, before) {
                 Some(corruption) => {
@@ -165,6 +166,7 @@ impl Opening {
         sealed: &[Arc<Segment>],
         examined: &[Examined],
         tables: &mut Tables,
+        trouble: &mut Option<ReadOnlyReason>,
     ) -> Result<Option<(u64, u64)>, OpenError> {
         if examined.first().is_some_and(|first| first.scanned.complete_at.is_some()) {
             return Ok(None);
@@ -174,8 +176,14 @@ impl Opening {
         let failed = |error| OpenError::io("read", path, error);
         let media = self.env.files.open_sealed(path).map_err(failed)?;
         let reached = replay_sealed(&media, last, |batch| tables.take(batch)).map_err(failed)?;
-        // Damage in a sealed segment is found by who reads it; the tables are then as of the
-        // damage.
+        if reached.position < last.published_len() {
+            // The tables are as of the damage, and so is the number of the next batch.
+            let walk = Walk::new(media, &last.key(), last.published_len()).sealed();
+            let why = walk.from(reached).next().map_err(failed)?.err();
+            let why = why.unwrap_or(BatchError::Absent);
+            let corrupt = Corruption::new(path, reached.position, why).at_offset(reached.offset);
+            trouble.get_or_insert(ReadOnlyReason::Corrupt(corrupt));
+        }
         Ok(reached.seq.map(|seq| (seq, reached.offset)))
     }
 

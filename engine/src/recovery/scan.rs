@@ -380,7 +380,8 @@ impl Scanned {
         Some(from..self.zero_from.max(self.end))
     }
 
-    /// Scans what was not believed again, after the cache was made to forget it.
+    /// Scans what was not believed again, after the cache was made to forget it. How far the log
+    /// was durable once, as it was told, is kept.
     pub(crate) fn again(
         &mut self,
         media: &Arc<dyn Media>,
@@ -388,7 +389,9 @@ impl Scanned {
         durable_upto: u64,
     ) -> io::Result<()> {
         let Some(mark) = self.mark_before(durable_upto).cloned() else {
+            let durable_upto = self.durable_upto;
             *self = begin(media, key, (self.len, self.zero_from))?;
+            self.durable_upto = self.durable_upto.max(durable_upto);
             return Ok(());
         };
         let mut walk = Walk::new(Arc::clone(media), key, self.len).from(mark.spot);

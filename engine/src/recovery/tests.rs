@@ -200,6 +200,31 @@ fn a_damaged_or_cut_store_that_was_closed_is_not_cut() {
 }
 
 #[test]
+fn a_damaged_segment_that_the_tables_are_read_from_is_named() {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    (0..20).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    assert!(store.inner.writer.lock().secure(&store.inner, true).unwrap());
+    store.inner.sealing.seal_now(&store.inner).unwrap();
+    let image = crash_now(dir.path(), &faults);
+    let [first, second] = <[_; 2]>::try_from(segment_files(image.path())).unwrap();
+    // Of the second one only the header got to the disk.
+    let start = batches(&second)[0];
+    edit(&second, |bytes| bytes[start..].fill(0));
+    let whole = crash(image.path());
+    let store = open(whole.path(), SyncPolicy::None);
+    assert_eq!((store.info().health, numbers(&store)), (Health::Writable, range(20)));
+    let place = batches(&first)[9];
+    edit(&first, |bytes| bytes[place + 8] ^= 1);
+    let store = open(image.path(), SyncPolicy::None);
+    let health = store.info().health;
+    let Health::ReadOnly(ReadOnlyReason::Corrupt(found)) = health else { panic!("{health:?}") };
+    assert_eq!((found.path, found.position, found.offset), (first, place as u64, Some(8)));
+    assert!(numbers(&store).len() >= 18);
+}
+
+#[test]
 fn a_damaged_header_costs_no_frame() {
     let dir = fast_dir();
     let store = open(dir.path(), SyncPolicy::None);

@@ -13,7 +13,8 @@ use crate::testing::{
     segment_files,
 };
 use crate::value::{
-    Body, CursorChange, ExpectRevision, Frame, Meta, NewFrame, ReadOptions, Topic, Ttl,
+    Body, Condition, CursorChange, ExpectRevision, Frame, Meta, NewFrame, ReadOptions, Topic, Ttl,
+    Unmet,
 };
 
 fn range(upto: u64) -> Vec<u64> {
@@ -198,6 +199,33 @@ fn cursors_are_restated_and_segments_without_frames_go() {
         let store = open(dir, SyncPolicy::None);
         assert_eq!((store.cursors(), numbers(&store)), (expected.clone(), range(2)));
     }
+}
+
+#[test]
+fn a_head_that_was_asked_for_is_the_offset_of_the_first_frame() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let many =
+        |count| Batch { frames: (0..count).map(|n| frame("a", n)).collect(), ..Batch::default() };
+    let head_is = |head| Batch { conditions: vec![Condition::HeadIs(head)], ..many(300) };
+    let ids: Vec<_> = (0..4)
+        .flat_map(|_| store.append(many(300)).unwrap().frames)
+        .map(|stamp| stamp.id)
+        .collect();
+    assert!(store.inner.writer.lock().secure(&store.inner, true).unwrap());
+    // The segment holds tombstones and no frame: who leaves it leaves out an offset.
+    let mut removed = 0;
+    while store.inner.writer.lock().appender().fill_percent() < 85 {
+        store.remove(ids[removed]).unwrap();
+        removed += 1;
+    }
+    assert_eq!(store.info().head, 1200);
+    let refused = store.append(head_is(1200));
+    let unmet = Unmet { index: 0, condition: Condition::HeadIs(1200), found: 1201 };
+    assert_eq!(refused, Err(AppendError::ConditionNotMet(unmet)));
+    assert_eq!(store.info().head, 1201);
+    let done = store.append(head_is(1201)).unwrap();
+    assert_eq!(done.frames[0].offset, Some(1201));
 }
 
 #[test]

@@ -75,6 +75,33 @@ fn a_batch_with_a_key_is_stored_once() {
 }
 
 #[test]
+fn a_batch_is_a_repeat_also_when_its_body_is_gone() {
+    let dir = scratch();
+    let clock = TestClock::new();
+    let store = open(dir.path(), &StoreOptions { clock: clock.clone(), ..options(MEDIA[0]) });
+    let named = |bytes: &[u8]| {
+        let frame = NewFrame { body: Body::Stored(BlobHash::of(bytes)), ..numbered("a", 1) };
+        keyed("key", [frame])
+    };
+    let inline = keyed("key", [with_body(numbered("a", 1), b"body")]);
+    let first = store.append(inline.clone()).unwrap();
+    store.remove_now(&[first.frames[0].id]).unwrap();
+    assert!(store.blob(&BlobHash::of(b"body")).unwrap().is_none());
+    for batch in [named(b"body"), inline] {
+        repeat(&store, &batch, &first);
+        assert!(store.blob(&BlobHash::of(b"body")).unwrap().is_none(), "nothing was stored");
+    }
+    let other = store.append(named(b"other"));
+    assert!(is_reused(&other, &first), "{other:?}");
+    // Once the key counts no longer it is as any batch, and so is one with another key or none.
+    let unknown = Err(AppendError::UnknownBlob(BlobHash::of(b"body")));
+    let without = Batch { key: None, ..named(b"body") };
+    assert_eq!(store.append(without), unknown);
+    clock.forward(25 * HOUR_MS);
+    assert_eq!(store.append(named(b"body")), unknown);
+}
+
+#[test]
 fn all_that_a_batch_stores_is_its_content() {
     let dir = scratch();
     let store = open(dir.path(), &options(MEDIA[0]));
