@@ -17,5 +17,5 @@ mod typescript;
 #[cfg(feature = "quickjs")]
 mod wamr_stubs;
 
-pub use isolate::{prepare_by_exec, prepare_process};
+pub use isolate::prepare_by_exec;
 pub use name::{Kind, NameError, ProcessorName};

@@ -18,6 +18,12 @@ test("an order is sent once, signed and with its key", async () => {
   assert(/^[0-9a-f]{64}$/.test(headers.get("x-signature") ?? ""));
 });
 
+test("nothing is sent unsigned", async () => {
+  const fetch = () => new Response(null, { status: 204 });
+  const { out, error } = await trial(webhook, { frames, env: {}, fetch });
+  assertEquals([out.length, error?.message], [0, "Error: WEBHOOK_SECRET is not set"]);
+});
+
 test("a refusal is parked, a busy server tried again", async () => {
   const answers = (status: number) => ({ frames, env, fetch: () => new Response("no", { status }) });
   assertEquals((await trial(webhook, answers(400))).error?.message, "Park: the webhook answered 400: no");

@@ -18,18 +18,8 @@ pub(crate) const NO_BYTECODE_CACHE: &str = "V82JSC_NO_BC_CACHE";
 /// KiB of stack that JavaScript may use.
 const STACK_FLAG: &str = "--stack-size=3072";
 
-/// Prepares the process for JavaScript. Called first in `main` of a program that is not started by
-/// a supervisor, which prepares its children.
-///
-/// # Safety
-/// No other thread may run yet: the environment is changed.
-pub unsafe fn prepare_process() {
-    // SAFETY: the caller promises that there is no other thread to read the environment meanwhile.
-    unsafe { std::env::set_var(NO_BYTECODE_CACHE, "1") };
-}
-
-/// Starts the program again, prepared for JavaScript; returns at once when it is. For a program
-/// that must not change its environment itself.
+/// Starts the program again, prepared for JavaScript; returns at once when it is. Called first in
+/// `main` of a program that is not started by a supervisor, which prepares its children.
 ///
 /// # Errors
 /// When the program cannot be started again.
@@ -49,7 +39,7 @@ pub(super) fn require_prepared() -> Result<(), ModuleError> {
     if std::env::var_os(NO_BYTECODE_CACHE).is_none() {
         return Err(ModuleError::new(
             FailureKind::Throw,
-            "the process was not prepared for JavaScript: call prepare_process() first in main",
+            "the process was not prepared for JavaScript: call prepare_by_exec() first in main",
         ));
     }
     READY.call_once(|| {

@@ -34,7 +34,7 @@ pub use definition::{
     ArgSpec, ArgType, Definition, Kind, LastResort, OnError, OutputSpec, PermissionList, StartAt,
 };
 pub(crate) use engine::NO_BYTECODE_CACHE;
-pub use engine::{prepare_by_exec, prepare_process};
+pub use engine::prepare_by_exec;
 pub use failure::{FailureKind, ModuleError};
 pub use handle::{Handling, Isolate};
 pub use limits::{INPUTS_MAX, Limits};
