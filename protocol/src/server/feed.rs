@@ -48,7 +48,7 @@ pub(crate) struct FeedWork {
     /// It goes from the newest frame down.
     reverse: bool,
     /// Only of a subscription that is not waited for.
-    lag: Option<Lag>,
+    lag: Option<Box<Lag>>,
 }
 
 impl FeedWork {
@@ -84,7 +84,7 @@ impl FeedWork {
         lag: Option<Lag>,
     ) -> Self {
         self.place = Some(mailbox.seat.place(self.sent_to));
-        (self.reverse, self.lag) = (reverse, lag);
+        (self.reverse, self.lag) = (reverse, lag.map(Box::new));
         self
     }
 
