@@ -29,8 +29,46 @@ pub(crate) struct Selection {
     /// The times, in milliseconds since 1970.
     pub(crate) since_ms: Option<u64>,
     pub(crate) until_ms: Option<u64>,
+    /// The same as they were typed: two hours ago is another time each time it is said.
+    #[serde(default)]
+    pub(crate) since: Option<String>,
+    #[serde(default)]
+    pub(crate) until: Option<String>,
     /// The epoch in which the export began.
     pub(crate) epoch: u64,
+    /// The first offset of a range that could not be read, and the first one behind it.
+    #[serde(default)]
+    pub(crate) unread: Vec<(u64, u64)>,
+}
+
+/// Ranges that are remembered; with more of them only the first are.
+const UNREAD_MAX: usize = 4096;
+
+impl Selection {
+    /// Whether it asks for what `there` did. A time that was typed as it was then is the same.
+    fn is_of(&self, there: &Self) -> bool {
+        let same = |typed: &Option<String>, ms, typed_there: &Option<String>, ms_there| {
+            ms == ms_there || (typed.is_some() && typed == typed_there)
+        };
+        self.store == there.store
+            && self.topics == there.topics
+            && same(&self.since, self.since_ms, &there.since, there.since_ms)
+            && same(&self.until, self.until_ms, &there.until, there.until_ms)
+    }
+
+    /// Notes a range that could not be read; whether it was not noted before.
+    pub(crate) fn pass_over(&mut self, from: u64, to: u64) -> bool {
+        let is_new = from < to && !self.unread.contains(&(from, to));
+        if is_new && self.unread.len() < UNREAD_MAX {
+            self.unread.push((from, to));
+        }
+        is_new
+    }
+
+    /// Frames that could not be read.
+    pub(crate) fn unread(&self) -> u64 {
+        self.unread.iter().map(|(from, to)| to.saturating_sub(*from)).sum()
+    }
 }
 
 /// A directory of frames and bodies.
@@ -63,25 +101,26 @@ impl Dump {
     }
 
     /// Makes the directory, or takes up an export that was cut off: the offset after the last frame
-    /// that is there, and the epoch it was seen in.
+    /// that is there, and the epoch it was seen in. `selection` becomes what that export asked for.
     ///
     /// # Errors
     /// The directory holds another export, or something else; or it cannot be written.
-    pub(crate) fn begin(&self, selection: &Selection) -> io::Result<Option<(u64, u64)>> {
+    pub(crate) fn begin(&self, selection: &mut Selection) -> io::Result<Option<(u64, u64)>> {
         self.make()?;
         let path = self.selection();
         let epoch = match std::fs::read(&path) {
             Ok(bytes) => {
                 let there: Selection = serde_json::from_slice(&bytes)?;
-                let same = Selection { epoch: selection.epoch, ..there.clone() } == *selection;
-                if !same {
+                if !selection.is_of(&there) {
                     let text = format!(
                         "{} holds another export; name another directory",
                         self.dir.display()
                     );
                     return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
                 }
-                there.epoch
+                let epoch = there.epoch;
+                *selection = Selection { epoch: selection.epoch, ..there };
+                epoch
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if self.frames().exists() {
@@ -96,7 +135,10 @@ impl Dump {
             }
             Err(error) => return Err(error),
         };
-        Ok(self.after_last_line()?.map(|offset| (offset, epoch)))
+        let after = self.after_last_line()?;
+        // What lies behind is read again.
+        selection.unread.retain(|(from, _)| after.is_some_and(|after| *from < after));
+        Ok(after.map(|offset| (offset, epoch)))
     }
 
     /// Says what is exported, from now on in the epoch it names.
@@ -315,23 +357,32 @@ mod tests {
     fn an_export_is_taken_up_after_its_last_whole_line() {
         let dir = tempfile::tempdir().unwrap();
         let dump = Dump::at(dir.path());
-        let selection = Selection {
+        let mut selection = Selection {
             store: "ab".to_owned(),
             topics: "*".to_owned(),
             since_ms: None,
             until_ms: Some(3),
+            since: None,
+            until: Some("1h".to_owned()),
             epoch: 1,
+            unread: Vec::new(),
         };
-        assert_eq!(dump.begin(&selection).unwrap(), None);
+        assert_eq!(dump.begin(&mut selection).unwrap(), None);
         let line = "{\"topic\":\"a\",\"id\":\"03g4a5lk7bc9ucnxswp2nn1gj\",\"offset\":41}\n";
         std::fs::write(dump.frames(), format!("{line}{{\"topic\":")).unwrap();
-        let later = Selection { epoch: 2, ..selection.clone() };
-        assert_eq!(dump.begin(&later).unwrap(), Some((42, 1)));
+        let mut later = Selection { epoch: 2, until_ms: Some(4), ..selection.clone() };
+        assert_eq!(dump.begin(&mut later).unwrap(), Some((42, 1)));
+        assert_eq!((later.epoch, later.until_ms), (2, Some(3)), "an hour ago is when it was said");
+        assert!(later.pass_over(5, 8) && !later.pass_over(5, 8) && later.pass_over(42, 43));
         dump.select(&later).unwrap();
-        assert_eq!(dump.begin(&later).unwrap(), Some((42, 2)));
+        let mut last = Selection { epoch: 3, ..selection.clone() };
+        assert_eq!(dump.begin(&mut last).unwrap(), Some((42, 2)));
+        assert_eq!(last.unread(), 3, "what lies behind is read again");
         assert_eq!(std::fs::read_to_string(dump.frames()).unwrap(), line);
-        let other = Selection { topics: "b".to_owned(), ..selection };
-        assert!(dump.begin(&other).is_err());
+        let mut other = Selection { topics: "b".to_owned(), ..selection.clone() };
+        assert!(dump.begin(&mut other).is_err());
+        let mut other = Selection { until: None, until_ms: Some(4), ..selection };
+        assert!(dump.begin(&mut other).is_err());
     }
 
     #[test]

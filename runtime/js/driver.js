@@ -47,7 +47,8 @@ function define(namespace, kind, name) {
   if (plain.state !== undefined) stateText(plain.state);
   // No processor is called like a script ("the script"), which needs no permissions.
   const asked = name.includes(" ") ? null : plain.permissions?.env ?? [];
-  module = { definition: found, about: { name, kind, asBody: found.output?.as === "body", asked } };
+  const once = name.includes(" ") && found.once === true;
+  module = { definition: found, once, about: { name, kind, asBody: found.output?.as === "body", asked } };
   return stringify({ ...plain, tick: found.tick !== undefined, migrate: found.migrate !== undefined });
 }
 
@@ -69,7 +70,10 @@ const loadRuns = () => core.loadExtScript("ext:xs_runtime/runs.js").runsOf(modul
 async function work() {
   let handling = null, runs = null;
   for (;;) {
-    const text = await op_xs_next();
+    const next = op_xs_next();
+    // What runs once must not be kept waiting for ever by work that never comes.
+    if (runs !== null && module.once) core.unrefOpPromise(next);
+    const text = await next;
     switch (text[0]) {
       case "S":
         try {

@@ -66,7 +66,9 @@ async function show(value, text, turn = ALWAYS) {
 }
 
 function run(main) {
-  return { run: async (ctx) => show(await main(ctx), json) };
+  const definition = { run: async (ctx) => show(await main(ctx), json) };
+  // No more work comes: what it then waits for has to come from elsewhere, or never does.
+  return Object.defineProperty(definition, "once", { value: true });
 }
 
 function prompt() {

@@ -27,7 +27,7 @@ pub(crate) struct AppendArgs {
     /// The body; - reads standard input.
     #[arg(conflicts_with_all = ["file", "no_body", "lines"])]
     pub(crate) body: Option<String>,
-    /// Take the body from a file, byte for byte.
+    /// Take the body from a file, byte for byte; - is standard input.
     #[arg(long, value_name = "PATH", conflicts_with = "no_body", value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<PathBuf>,
     /// No body; standard input is not touched.

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::ValueHint;
-use xs_engine::{FrameId, Topic};
+use xs_engine::{Bound, FrameId, Topic};
 use xs_protocol::limits::LAST_MAX;
 
 use super::directory::directory;
+use super::read::bound;
 use super::{AllowArgs, EnvArgs, SureArgs};
 
 /// `xs modules`.
@@ -31,9 +32,9 @@ pub(crate) enum ModulesSubcommand {
     State {
         /// The handler's name.
         name: Topic,
-        /// After this frame: its present code over all it was given up to there.
-        #[arg(long, value_name = "ID", value_parser = frame_id)]
-        at: Option<FrameId>,
+        /// After this frame, by id or offset: its present code over all it was given up to there.
+        #[arg(long, value_name = "ID", value_parser = bound)]
+        at: Option<Bound>,
     },
     /// Print what a module has said with console and ctx.log.
     #[command(

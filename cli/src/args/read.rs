@@ -119,6 +119,11 @@ pub(crate) struct TimeArgs {
 }
 
 impl TimeArgs {
+    /// Its two ends as they were typed.
+    pub(crate) fn typed(&self) -> (Option<&str>, Option<&str>) {
+        (self.since.as_deref(), self.until.as_deref())
+    }
+
     /// Its two ends, in milliseconds since 1970.
     ///
     /// # Errors
@@ -220,6 +225,9 @@ Examples:
 pub(crate) struct TailArgs {
     #[command(flatten)]
     patterns: PatternArgs,
+    /// Go on with events as they are appended: it does anyway.
+    #[arg(short = 'f', long = "follow")]
+    _follow: bool,
     /// How many stored events come first.
     #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 10)]
     last: u64,
@@ -378,7 +386,8 @@ mod tests {
         assert_eq!(options("xs cat --from 42").start, Start::From(Bound::Offset(42)));
         let new = options("xs cat --new");
         assert_eq!((new.start, new.follow), (Start::New, true));
-        let tail = options("xs tail a");
-        assert_eq!((tail.start, tail.follow), (Start::Last(10), true));
+        for tail in ["xs tail a", "xs tail -f a"].map(options) {
+            assert_eq!((tail.start, tail.follow), (Start::Last(10), true));
+        }
     }
 }

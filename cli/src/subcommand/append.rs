@@ -75,7 +75,7 @@ async fn content(client: &Client, append: &AppendArgs) -> anyhow::Result<Content
     if append.no_body {
         return Ok(Content::None);
     }
-    if let Some(path) = &append.file {
+    if let Some(path) = append.file.as_ref().filter(|path| path.as_os_str() != "-") {
         let name = || format!("--file {}", path.display());
         let file = tokio::fs::File::open(path).await.with_context(name)?;
         return take(client, file).await.with_context(name);
@@ -84,7 +84,7 @@ async fn content(client: &Client, append: &AppendArgs) -> anyhow::Result<Content
         Some("-") => take(client, tokio::io::stdin()).await,
         Some(text) => Ok(Bytes::copy_from_slice(text.as_bytes()).into()),
         // Nobody who types a topic on a terminal expects to be asked for a body.
-        None if std::io::stdin().is_terminal() => Ok(Content::None),
+        None if append.file.is_none() && std::io::stdin().is_terminal() => Ok(Content::None),
         None => take(client, tokio::io::stdin()).await,
     }
 }

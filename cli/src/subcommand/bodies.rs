@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use xs_engine::{BlobHash, Frame};
-use xs_protocol::Client;
+use xs_protocol::{BlobStream, Client};
 
 use crate::args::BodyArgs;
 use crate::connect::explain;
@@ -20,7 +20,10 @@ pub(super) async fn print(
     out: &mut Output,
 ) -> anyhow::Result<()> {
     match frame.hash() {
-        Some(hash) if wanted.only => copy(client, &hash, out).await,
+        Some(hash) if wanted.only => {
+            let blob = open(client, &hash, || lost(frame, &hash)).await?;
+            pour(blob, out).await
+        }
         None if wanted.only => Ok(()),
         // One frame with too long a body must not end what goes on for ever. Its hash is there.
         Some(hash) if wanted.with_frame() && frame.body_len() > BODY_IN_JSON_MAX => {
@@ -37,7 +40,12 @@ pub(super) async fn print(
 
 /// Writes a blob to the output piece by piece.
 pub(super) async fn copy(client: &Client, hash: &BlobHash, out: &mut Output) -> anyhow::Result<()> {
-    let mut blob = open(client, hash).await?;
+    let unknown =
+        || format!("the store has no bytes with hash {hash}; events show the hashes of theirs");
+    pour(open(client, hash, unknown).await?, out).await
+}
+
+async fn pour(mut blob: BlobStream, out: &mut Output) -> anyhow::Result<()> {
     let mut last = None;
     while let Some(chunk) = blob.chunk().await {
         let chunk = chunk.map_err(explain)?;
@@ -58,7 +66,7 @@ pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Byte
         return Fault::fail(Exit::Failed, too_long(frame, &hash));
     }
     let max = usize::try_from(BODY_IN_JSON_MAX).unwrap_or(usize::MAX);
-    open(client, &hash).await?.bytes(max).await.map_err(explain)
+    open(client, &hash, || lost(frame, &hash)).await?.bytes(max).await.map_err(explain)
 }
 
 fn too_long(frame: &Frame, hash: &BlobHash) -> String {
@@ -69,12 +77,23 @@ fn too_long(frame: &Frame, hash: &BlobHash) -> String {
     )
 }
 
-async fn open(client: &Client, hash: &BlobHash) -> anyhow::Result<xs_protocol::BlobStream> {
+/// What to say of a frame whose body is not there: gc leaves what an event names.
+fn lost(frame: &Frame, hash: &BlobHash) -> String {
+    format!(
+        "the body of frame {} is not in the store ({hash}): the event has just been removed or has \
+         expired, or damage took it; xs verify tells, and without bodies events are printed all \
+         the same",
+        frame.id()
+    )
+}
+
+async fn open(
+    client: &Client,
+    hash: &BlobHash,
+    missing: impl FnOnce() -> String,
+) -> anyhow::Result<BlobStream> {
     match client.blob_get(hash).await.map_err(explain)? {
         Some(blob) => Ok(blob),
-        None => Fault::fail(
-            Exit::NotFound,
-            format!("the store has no bytes with hash {hash}; events show the hashes of theirs"),
-        ),
+        None => Fault::fail(Exit::NotFound, missing()),
     }
 }

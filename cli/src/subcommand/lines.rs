@@ -42,7 +42,7 @@ pub(super) async fn run(
     append: AppendArgs,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
-    let pieces = read_pieces(append.file.as_deref())?;
+    let pieces = read_pieces(append.file.as_deref().filter(|path| path.as_os_str() != "-"))?;
     let mut lines = Lines::new(&append);
     let mut sender = Sender::new(client);
     let fed = feed(pieces, &mut lines, &mut sender).await;

@@ -47,19 +47,18 @@ pub(super) async fn export(
     let (target, topics) = export.parts().map_err(|text| Fault::new(Exit::Usage, text))?;
     let topics = topics.or(TopicPatterns::everything())?;
     let server = client.server();
-    let selection = Selection {
+    let (since, until) = export.times.typed();
+    let mut selection = Selection {
         store: hex(&server.uuid),
         topics: topics.to_string(),
         since_ms,
         until_ms,
+        since: since.map(str::to_owned),
+        until: until.map(str::to_owned),
         epoch: server.epoch,
+        unread: Vec::new(),
     };
-    let mut options = ReadOptions {
-        topics,
-        since_ms: selection.since_ms,
-        until_ms: selection.until_ms,
-        ..ReadOptions::default()
-    };
+    let mut options = ReadOptions { topics, since_ms, until_ms, ..ReadOptions::default() };
     let Target::Dir(dir) = target else {
         return archive::export(client, &options, target, out).await;
     };
@@ -72,7 +71,8 @@ pub(super) async fn export(
         return Fault::fail(Exit::Usage, text);
     }
     let dump = Dump::at(dir);
-    let begun = dump.begin(&selection).with_context(|| dir.display().to_string())?;
+    let begun = dump.begin(&mut selection).with_context(|| dir.display().to_string())?;
+    (options.since_ms, options.until_ms) = (selection.since_ms, selection.until_ms);
     if let Some((offset, _)) = begun {
         options.start = Start::From(Bound::Offset(offset));
     }
@@ -81,7 +81,7 @@ pub(super) async fn export(
     dump.select(&selection)?;
     let bar = progress::count("exporting", server.head - begun.map_or(0, |(offset, _)| offset));
     let file = File::options().append(true).open(dump.frames())?;
-    let (mut file, mut count, mut unread) = (BufWriter::new(file), 0_u64, 0);
+    let (mut file, mut count) = (BufWriter::new(file), 0_u64);
     while let Some(batch) = frames.next().await {
         for Delivered { frame, body } in batch.map_err(explain)? {
             keep_body(client, &dump, &frame, body).await?;
@@ -90,12 +90,18 @@ pub(super) async fn export(
         }
         bar.set_position(count);
         while let Some(gap) = frames.gap() {
-            unread += passed_over(gap);
+            passed_over(gap);
+            // Whoever goes on with this export has to know that something is missing.
+            if let Gap::Corrupt { from, to } = gap
+                && selection.pass_over(from, to)
+            {
+                dump.select(&selection)?;
+            }
         }
     }
     file.into_inner().map_err(|error| error.into_error())?.sync_all()?;
     bar.finish_and_clear();
-    told(count, begun.is_some(), unread, out)
+    told(count, begun.is_some(), selection.unread(), out)
 }
 
 /// Tells of frames that an export goes without; how many there are.

@@ -157,6 +157,24 @@ fn a_prompt_remembers_what_was_typed() {
 }
 
 #[test]
+fn what_nothing_can_settle_is_not_waited_for() {
+    let place = with_frames();
+    for code in ["await new Promise(() => {})", "new Promise(() => {})"] {
+        let mut eval = place.command(&["eval", &format!("console.log('before'); {code}")]);
+        eval.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let ended = output_within(eval.spawn().unwrap(), PATIENCE);
+        assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(1), &b"before\n"[..]));
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(said.contains("nothing can settle"), "{said}");
+    }
+    // What comes late is no such thing, nor is what is still being stored.
+    let late = "await new Promise((done) => setTimeout(done, 200)); await ctx.append('late'); 1";
+    assert_eq!(place.ok(&["eval", late]).text(), "1\n");
+    let unawaited = "for (let n = 0; n < 300; n++) ctx.append('many', { meta: { n } }); 2";
+    assert_eq!(place.ok(&["eval", unawaited]).text(), "2\n");
+}
+
+#[test]
 fn what_goes_on_ends_with_whoever_reads_it() {
     let place = with_frames();
     let code = "for (let n = 1; ; n++) { console.log(n); await ctx.last(\"numbers\"); }";
@@ -164,7 +182,8 @@ fn what_goes_on_ends_with_whoever_reads_it() {
     let mut shell = place.shell(&script);
     let child = shell.env("XS_ADDR", place.store()).stdout(Stdio::piped()).spawn().unwrap();
     assert_eq!(output_within(child, PATIENCE).stdout, b"1\n");
-    let mut eval = place.command(&["eval", "console.log('waits'); await new Promise(() => {})"]);
+    let code = "console.log('waits'); await new Promise((done) => setTimeout(done, 1e9))";
+    let mut eval = place.command(&["eval", code]);
     let mut child = eval.stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

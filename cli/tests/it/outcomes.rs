@@ -36,6 +36,9 @@ fn damage_is_in_the_exit_code() {
     assert_eq!(run.code, 1, "{}", run.err);
     assert_eq!(run.json(), [json!({ "exported": 2, "there_before": false, "unreadable": 1 })]);
     assert!(run.err.contains("frame 1 cannot be read: skipped"), "{}", run.err);
+    let again = place.xs(&["export", "dump"]);
+    assert_eq!(again.code, 1, "what is there is still not all: {}", again.err);
+    assert_eq!(again.json(), [json!({ "exported": 0, "there_before": true, "unreadable": 1 })]);
     let run = place.xs(&["export", "--archive", "all.tar.zst"]);
     assert_eq!((run.code, run.json()[0]["unreadable"].as_u64()), (1, Some(1)), "{}", run.err);
     let bad = |place: &Place| {
@@ -140,4 +143,15 @@ fn a_server_that_stands_still_is_waited_for_as_long_as_was_said() {
     }
     signal_pid(server.pid(), Signal::CONT);
     place.ok(&["ping", "--wait", "60s"]);
+}
+
+#[test]
+fn a_file_that_is_called_minus_is_standard_input() {
+    let place = Place::new();
+    let run = place.xs_with(&["append", "t", "--file", "-"], b"piped");
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert_eq!(place.ok(&["last", "t", "-b"]).text(), "piped");
+    let lines = place.xs_with(&["append", "t", "--lines", "--file", "-"], b"one\ntwo\n");
+    assert_eq!(lines.code, 0, "{}", lines.err);
+    assert_eq!(place.ok(&["last", "-n", "2", "t", "--format", "{body}"]).text(), "one\ntwo\n");
 }

@@ -66,6 +66,13 @@ fn an_export_that_was_cut_off_goes_on() {
     let other = place.xs(&["export", "dump", "a"]);
     assert_eq!(other.code, 1);
     assert!(other.err.contains("holds another export"), "{}", other.err);
+    // So long before now is another time with each run, and the same export.
+    let first = place.ok(&["export", "late", "--since", "1h"]).json();
+    assert_eq!(first[0]["exported"], 4);
+    place.ok(&["append", "a", "fifth"]);
+    let told = &place.ok(&["export", "late", "--since", "1h"]).json()[0];
+    assert_eq!((&told["exported"], &told["there_before"]), (&1.into(), &true.into()));
+    assert_eq!(place.xs(&["export", "late", "--since", "2h"]).code, 1);
 }
 
 #[test]

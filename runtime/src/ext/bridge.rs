@@ -77,6 +77,8 @@ pub(super) struct Run {
     pub(super) results: u64,
     /// Ends the timer of a call with the call.
     pub(super) _alive: Option<DropGuard>,
+    /// Its code is over; what it made is being stored.
+    pub(super) finished: bool,
 }
 
 pub(super) fn bridge(state: &RefCell<OpState>) -> Rc<Bridge> {
@@ -253,7 +255,8 @@ impl Bridge {
 
     /// Whether an event loop without work means that something waits for ever.
     pub(crate) fn is_stalled(&self) -> bool {
-        !self.is_idle() && !self.signal_awaited.get()
+        let finishing = self.runs.borrow().values().any(|run| run.finished);
+        !self.is_idle() && !finishing && !self.signal_awaited.get()
     }
 
     /// Tells everybody who waits for the module that it has ended.

@@ -48,6 +48,7 @@ pub(super) async fn op_xs_next(state: Rc<RefCell<OpState>>) -> String {
                 complete: None,
                 body: None,
                 results: 0,
+                finished: false,
                 _alive: None,
             });
             format!("R{run}")
@@ -70,6 +71,7 @@ fn begin_call(
         complete: Some(call.complete),
         body: frame.hash().zip(call.input.body),
         results: 0,
+        finished: false,
         _alive: Some(over.clone().drop_guard()),
     });
     let now = now_ms();
@@ -372,6 +374,10 @@ pub(super) fn op_xs_finish(
         // The Host may have given up waiting.
         answer.map(|answer| answer.send(failure.map_or(Ok(()), Err)).is_ok());
         return;
+    }
+    // At once: with its code over, the event loop may have no more work before it is answered.
+    if let Some(run) = bridge.runs.borrow_mut().get_mut(&run) {
+        run.finished = true;
     }
     drop(deno_core::unsync::spawn(finish(bridge, run, failure)));
 }

@@ -41,6 +41,7 @@ use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, Client, ClientError, SubEvent, SubscribeOptions, Subscription};
 
 use self::clock::Clock;
+use self::command::{AllCancels, cancel_of};
 use self::config::Config;
 use self::keeper::{Fatal, Keeper, Order};
 use self::lifecycle::{Event, Key, Lifecycle, Slots, Versions};
@@ -48,7 +49,7 @@ use self::spare::Spare;
 use self::version::{STARTS_MAX, Shared};
 use self::watch::Watcher;
 use crate::isolate::{FailureKind, Limits, ModuleError};
-use crate::name::thread_name;
+use crate::name::{Kind, thread_name};
 use crate::permissions::Allow;
 
 pub use handler::parked::{DISCARD, PARKED, UNPARK, about};
@@ -173,6 +174,7 @@ impl Host {
             stuck: CancellationToken::new(),
             made: tokio::sync::watch::channel(0).0,
             calls: TaskTracker::new(),
+            cancels: AllCancels::default(),
             part: options.part,
             confined: options.confined,
         });
@@ -285,6 +287,14 @@ impl Host {
     fn frame(&mut self, frame: Frame, act: bool) {
         if let Some(offset) = frame.offset() {
             self.folded = self.folded.max(offset + 1);
+        }
+        if let Some((name, call)) = cancel_of(&frame) {
+            let key = Key { kind: Kind::Command, name };
+            // Only of commands that are known: what is kept is kept for each name.
+            if self.shared.part.has(&key.name) && self.lifecycle.get(&key).is_some() {
+                self.shared.cancels.of(&key.name).add(call);
+            }
+            return;
         }
         let Some((key, event)) = self.lifecycle.apply(&frame) else { return };
         match event {

@@ -15,6 +15,7 @@ use xs_engine::{BlobHash, Frame, FrameId};
 use xs_protocol::{AppendRequest, Client};
 
 use super::clock::Clock;
+use super::command::AllCancels;
 use super::config::Config;
 use super::lifecycle::{Event, Key, Versions};
 use super::part::Part;
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub(super) made: watch::Sender<usize>,
     /// Calls of commands that have begun and are not answered; closed when no more may begin.
     pub(super) calls: TaskTracker,
+    /// Calls that were given up.
+    pub(super) cancels: AllCancels,
     /// The processors that the Host runs.
     pub(super) part: Part,
     /// How its process is confined.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use xs_engine::{
     Body, Bound, CursorChange, CursorName, ExpectRevision, FrameId, Meta, NewFrame, ReadOptions,
     Start, Topic, TopicPattern, TopicPatterns,
@@ -13,8 +13,8 @@ use xs_protocol::{AppendRequest, Client, SubEvent, SubscribeOptions};
 use xs_runtime::host::lifecycle::{Event, Key, parse_topic};
 use xs_runtime::host::processor_cursor;
 
-use super::Asked;
 use super::survey::{self, Module, meta};
+use super::{Asked, say};
 use crate::args::SureArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
@@ -27,7 +27,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 pub(super) async fn stop(asked: Asked<'_>, name: &Topic, out: &mut Output) -> anyhow::Result<Exit> {
     let (key, module) = survey::one(asked.client, asked.served, name).await?;
     if !module.wanted {
-        out.line(&format!("{key} does not run"))?;
+        let facts = [("event", Value::Null), ("state", json!(module.state()))];
+        say(out, &key, &format!("{key} does not run"), &facts)?;
         return Ok(Exit::Ok);
     }
     let term = NewFrame::new(key.name.event_topic(key.kind, Event::Term.as_str()));
@@ -56,7 +57,8 @@ pub(super) async fn reset(
     let cursors = cursors_of(asked.client, &key).await?;
     let what = format!("{key}: its position and state, {} cursors", cursors.len());
     if sure.dry_run {
-        out.line(&format!("would forget {what}"))?;
+        let facts = [("cursors", json!(cursors.len())), ("dry_run", json!(true))];
+        say(out, &key, &format!("would forget {what}"), &facts)?;
         return Ok(Exit::Ok);
     }
     sure::ask(&format!("forget {what}"), sure).await?;
@@ -66,7 +68,8 @@ pub(super) async fn reset(
     let create = if module.wanted { vec![again(&key, &module)?] } else { Vec::new() };
     if create.is_empty() {
         append(asked.client, create, cursors).await?;
-        out.line(&format!("{key} begins anew when it is started"))?;
+        let facts = [("event", Value::Null), ("state", json!(module.state()))];
+        say(out, &key, &format!("{key} begins anew when it is started"), &facts)?;
         return Ok(Exit::Ok);
     }
     let asked_by = append(asked.client, create, cursors).await?;
@@ -117,7 +120,8 @@ async fn settle(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     if !asked.served {
-        out.line(&format!("{key}: the next server with its modules will do it"))?;
+        let text = format!("{key}: the next server with its modules will do it");
+        say(out, key, &text, &[("event", Value::Null), ("state", json!("waiting for a server"))])?;
         return Ok(Exit::Ok);
     }
     let waited = outcome(asked.client, key, asked_by, outcomes);
@@ -126,12 +130,6 @@ async fn settle(
         return Fault::fail(Exit::TimedOut, text);
     };
     let (event, told) = found?;
-    let mut fields = Map::new();
-    for (name, value) in
-        [("name", key.name.as_str()), ("kind", key.kind.as_str()), ("event", event.as_str())]
-    {
-        fields.insert(name.to_owned(), json!(value));
-    }
     match event {
         Event::Invalid => {
             let message = survey::message(&told);
@@ -139,12 +137,9 @@ async fn settle(
             let text = format!("{key}: {message}{}", place.unwrap_or_default());
             Fault::fail(Exit::Failed, text)
         }
-        _ if out.is_person() => {
-            out.line(&format!("{key}: {}", event.as_str()))?;
-            Ok(Exit::Ok)
-        }
         _ => {
-            out.line(&Value::Object(fields).to_string())?;
+            let event = event.as_str();
+            say(out, key, &format!("{key}: {event}"), &[("event", json!(event))])?;
             Ok(Exit::Ok)
         }
     }

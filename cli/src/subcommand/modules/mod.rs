@@ -10,8 +10,11 @@ mod parked;
 mod show;
 mod survey;
 
-use serde_json::json;
+use std::io;
+
+use serde_json::{Value, json};
 use xs_protocol::Client;
+use xs_runtime::host::lifecycle::Key;
 
 pub(super) use command::describe_command;
 pub(super) use logs::said;
@@ -66,6 +69,16 @@ pub(super) async fn run(
             unreachable!("taken where no store is needed")
         }
     }
+}
+
+/// Tells what was done with a module: a sentence to a person, facts to a program.
+fn say(out: &mut Output, key: &Key, text: &str, facts: &[(&str, Value)]) -> io::Result<()> {
+    if out.is_person() {
+        return out.line(text);
+    }
+    let named = [("name", json!(key.name.as_str())), ("kind", json!(key.kind.as_str()))];
+    let (names, row): (Vec<_>, Vec<_>) = named.into_iter().chain(facts.iter().cloned()).unzip();
+    out.table(&names, &[row])
 }
 
 async fn list(asked: Asked<'_>, check: bool, out: &mut Output) -> anyhow::Result<Exit> {

@@ -14,8 +14,8 @@ use xs_runtime::Kind;
 use xs_runtime::host::lifecycle::Key;
 use xs_runtime::host::{DISCARD, PARKED, UNPARK, about, processor_cursor};
 
-use super::Asked;
 use super::survey::{self, meta, summary};
+use super::{Asked, say};
 use crate::args::SureArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
@@ -82,7 +82,8 @@ pub(super) async fn unpark(
 ) -> anyhow::Result<Exit> {
     let key = handler(asked, name).await?;
     let count = decide(asked.client, &key, &ids, UNPARK).await?;
-    out.line(&format!("{count} inputs of {key} will be handled again"))?;
+    let text = format!("{count} inputs of {key} will be handled again");
+    say(out, &key, &text, &[("unparked", json!(count))])?;
     Ok(Exit::Ok)
 }
 
@@ -97,12 +98,14 @@ pub(super) async fn discard(
     let records = chosen(open(asked.client, &key).await?, &ids)?;
     let what = format!("{} parked inputs of {key}", records.len());
     if sure.dry_run {
-        out.line(&format!("would give up {what}"))?;
+        let facts = [("discarded", json!(records.len())), ("dry_run", json!(true))];
+        say(out, &key, &format!("would give up {what}"), &facts)?;
         return Ok(Exit::Ok);
     }
     sure::ask(&format!("give up {what}"), sure).await?;
     let count = decide(asked.client, &key, &ids, DISCARD).await?;
-    out.line(&format!("{count} parked inputs of {key} were given up"))?;
+    let text = format!("{count} parked inputs of {key} were given up");
+    say(out, &key, &text, &[("discarded", json!(count))])?;
     Ok(Exit::Ok)
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use xs_engine::{Bound, Cursor, FrameId, ReadOptions, Start, Topic, TopicPatterns};
+use xs_engine::{Bound, Cursor, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::Client;
 use xs_runtime::Kind;
 use xs_runtime::host::replay::state_at;
@@ -14,6 +14,7 @@ use super::{Asked, parked};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, Paint};
+use crate::subcommand::frames;
 
 /// Frames counted to tell how far a handler is behind; more are told as more.
 const LAG_MAX: u64 = 10_000;
@@ -128,7 +129,7 @@ pub(super) fn print(facts: &Facts, out: &mut Output) -> std::io::Result<()> {
 pub(super) async fn state(
     asked: Asked<'_>,
     name: &Topic,
-    at: Option<FrameId>,
+    at: Option<Bound>,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let (key, _) = survey::one(asked.client, asked.served, name).await?;
@@ -136,7 +137,11 @@ pub(super) async fn state(
         return Fault::fail(Exit::Usage, format!("{key} keeps no state; only handlers do"));
     }
     let json = match at {
-        Some(at) => state_at(asked.client, &key, at).await?,
+        Some(Bound::Id(id)) => state_at(asked.client, &key, id).await?,
+        Some(place) => {
+            let frame = frames::existing(asked.client, place).await?;
+            state_at(asked.client, &key, frame.id()).await?
+        }
         None => {
             let Some(cursor) = survey::cursor(asked.client, &key).await? else {
                 let text = format!("{key} has not begun: there is no state yet");

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use xs_engine::{Cursor, Frame, FrameId, Topic, TopicPatterns};
+use xs_engine::{Bound, Cursor, Frame, FrameId, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::{Client, LastRequest};
 use xs_runtime::host::lifecycle::{Event, Key, Lifecycle, parse_topic};
 use xs_runtime::host::processor_cursor;
@@ -49,7 +49,32 @@ enum Running {
 /// Every module that the log knows. `served`: whether a server answered.
 pub(crate) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMap<Key, Module>> {
     let request = LastRequest { topics: TopicPatterns::parse(TOPICS)?, n: 1, per_topic: true };
-    Ok(fold(client.last(&request).await.map_err(explain)?, served))
+    let mut modules = fold(client.last(&request).await.map_err(explain)?, served);
+    for (key, module) in &mut modules {
+        if module.state() == "stopped" && lost_its_file(client, key, module).await? {
+            module.file = None;
+        }
+    }
+    Ok(modules)
+}
+
+/// Whether the file of a module that was stopped is gone: a stop by hand is newer than the one that
+/// says so, and hides it among the newest frames.
+async fn lost_its_file(client: &Client, key: &Key, module: &Module) -> anyhow::Result<bool> {
+    let Some(create) = &module.create else { return Ok(false) };
+    let term = key.name.event_topic(key.kind, Event::Term.as_str());
+    let options = ReadOptions {
+        topics: TopicPatterns::from(term),
+        start: Start::After(Bound::Id(create.id())),
+        ..ReadOptions::default()
+    };
+    let mut terms = client.fetch(&options);
+    while let Some(term) = terms.next().await {
+        if !meta(&term.map_err(explain)?)["file"].is_null() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The kind and the state of every module of a store that is served, from the newest frame of each

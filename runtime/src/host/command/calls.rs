@@ -22,7 +22,6 @@ pub(super) const CANCEL: &str = "cancel";
 /// A call that has not begun, or not been answered.
 pub(super) struct Queued {
     pub(super) input: Input,
-    pub(super) cancelled: bool,
     deadline_ms: Option<u64>,
     /// Says that it has begun, until it is answered.
     _begun: Option<TaskTrackerToken>,
@@ -35,13 +34,17 @@ impl Queued {
         let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
         let deadline_ms = meta.get("deadline").and_then(Value::as_u64).map(|at| clock.here(at));
         let input = Input { frame, body, attempt: 1 };
-        Self { input, cancelled: false, deadline_ms, _begun: None }
+        Self { input, deadline_ms, _begun: None }
     }
 
     /// Why it must not begin any more, if so: a code and a sentence.
-    pub(super) fn refusal(&self, now_ms: u64) -> Option<(&'static str, &'static str)> {
+    pub(super) fn refusal(
+        &self,
+        cancelled: bool,
+        now_ms: u64,
+    ) -> Option<(&'static str, &'static str)> {
         let hops = self.input.frame.origin().map_or(0, |origin| origin.hops);
-        if self.cancelled {
+        if cancelled {
             Some(("cancelled", "the caller cancelled the call before it began"))
         } else if self.deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
             Some(("timeout", "the call's deadline had passed before it could begin"))
@@ -107,11 +110,9 @@ impl Calls {
         }
     }
 
-    /// Cancels one call, if it runs.
-    pub(super) fn cancel(&self, call: FrameId) {
-        if let Some(cancel) = self.open.get(&call) {
-            cancel.cancel();
-        }
+    /// Cancels one call; whether it runs.
+    pub(super) fn cancel(&self, call: FrameId) -> bool {
+        self.open.get(&call).map(CancellationToken::cancel).is_some()
     }
 
     /// Cancels all; which they are.

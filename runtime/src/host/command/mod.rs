@@ -7,6 +7,7 @@
 //! command goes on from there.
 
 mod calls;
+mod cancels;
 mod end;
 mod place;
 
@@ -21,6 +22,8 @@ use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start, TopicP
 use xs_protocol::{AppendRequest, Appended, ClientError, Delivered, SubEvent, SubscribeOptions};
 
 use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
+use self::cancels::Cancels;
+pub(super) use self::cancels::{AllCancels, cancel_of};
 use self::place::Place;
 use super::backoff::{Backoff, random};
 use super::commit::{Outcome, commit};
@@ -60,6 +63,9 @@ pub(super) struct Command {
     /// Calls that a crash cut off and that are run again, before all others.
     again: VecDeque<Queued>,
     calls: Calls,
+    cancels: Arc<Cancels>,
+    /// The newest call that has begun, or was answered instead.
+    passed: Option<FrameId>,
     finishes: mpsc::UnboundedReceiver<Finish>,
     swaps: mpsc::UnboundedReceiver<Swap>,
     backoff: Backoff,
@@ -90,6 +96,8 @@ impl Command {
             definition: started.definition,
             isolate: Arc::new(started.isolate),
             restart: None,
+            cancels: version.shared().cancels.of(&version.key.name),
+            passed: None,
             version,
             cursor,
             place,
@@ -198,6 +206,7 @@ impl Command {
                 Some(swap) = self.swaps.recv() => self.swap(swap),
                 Some(finish) = self.finishes.recv() => self.finish(finish, stop).await?,
                 Some((call, result)) = self.calls.ended() => self.ended(call, result, stop).await?,
+                () = self.cancels.told() => self.cancel(),
                 changed = change(&mut self.isolate, &mut self.restart) => match changed {
                     Ok(()) => {}
                     Err(error) if is_wedged(&error) => {
@@ -235,16 +244,20 @@ impl Command {
     /// Queues a call, or does what a cancel asks for.
     fn take(&mut self, delivered: Delivered) {
         if delivered.frame.topic().starts_with("xs.") {
-            let Some(call) = cancelled_call(&delivered.frame) else { return };
-            self.calls.cancel(call);
-            let mut queued = self.again.iter_mut().chain(&mut self.queue);
-            let queued = queued.find(|queued| queued.input.frame.id() == call);
-            if let Some(queued) = queued {
-                queued.cancelled = true;
+            if let Some(call) = cancelled_call(&delivered.frame) {
+                self.cancels.add(call);
             }
         } else {
             self.queue.push_back(Queued::new(delivered, &self.version.shared().clock));
         }
+    }
+
+    /// Cancels the calls that were given up and run. Those that have not begun stay noted until it
+    /// is their turn; they may not even be taken from the log yet.
+    fn cancel(&self) {
+        let again = |call| self.again.iter().any(|queued| queued.input.frame.id() == call);
+        let waits = |call| self.passed.is_none_or(|passed| passed < call) || again(call);
+        self.cancels.retain(|call| !self.calls.cancel(call) && waits(call));
     }
 
     /// Begins as many calls as may run, after it is stored that they have begun.
@@ -256,17 +269,18 @@ impl Command {
             return Ok(());
         }
         let (mut begun, mut frames) = (Vec::new(), Vec::new());
-        let mut place = self.place.clone();
+        let (mut place, mut passed) = (self.place.clone(), self.passed);
         let now_ms = wall_ms();
         while begun.len() < room && frames.len() < COMMIT_FRAMES_MAX {
             let next = self.again.pop_front().or_else(|| self.queue.pop_front());
             let Some(queued) = next else { break };
             let call = &queued.input.frame;
+            passed = passed.max(Some(call.id()));
             if let Some(offset) = call.offset() {
                 // One that runs again is behind the place already.
                 place.offset = place.offset.max(offset + 1);
             }
-            if let Some((code, text)) = queued.refusal(now_ms) {
+            if let Some((code, text)) = queued.refusal(self.cancels.has(call.id()), now_ms) {
                 place.running.remove(&call.id());
                 frames.push(error_frame(&self.version, call, code, text, None));
                 continue;
@@ -278,6 +292,7 @@ impl Command {
         }
         match self.write(frames, place, stop).await? {
             Some(Ok(_)) => {
+                self.passed = passed;
                 for queued in begun {
                     self.calls.begin(&self.version, &self.isolate, queued);
                 }
@@ -357,6 +372,7 @@ impl Command {
     /// last commit took its time.
     async fn read_again(&mut self) -> Step {
         self.moved = true;
+        self.passed = None;
         let stored = self.version.shared().client.cursor_get(&self.cursor).await;
         let Some(stored) = stored.map_err(Ending::Lost)? else {
             // Forgotten while it ran: no call is.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use xs_engine::{CursorChange, CursorName, ExpectRevision, Frame, FrameId, Topic};
+use xs_engine::{CursorChange, CursorName, ExpectRevision, Frame, FrameId, NewFrame, Topic, Ttl};
 use xs_protocol::{AppendRequest, CallRequest, Role};
 use xs_runtime::host::HostEnd;
 
@@ -123,6 +123,38 @@ async fn calls_overlap_and_can_be_cancelled() {
     let ended = [2, 1].map(|id: usize| calls[id].to_string());
     let completes = world.topic("wait.complete");
     assert!(completes.iter().zip(&ended).all(|(frame, call)| meta(frame)["call"] == **call));
+    host.stop().await;
+}
+
+/// A queue that is full reads no more of the log, where the cancels are.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_can_be_cancelled_while_more_wait_than_are_queued() {
+    const CALLS: usize = 2_500;
+    let one = WAIT
+        .replace("{ async", "{ concurrency: 1, async")
+        .replace("  const go", "  if (call.args.id !== 0) return;\n  const go");
+    let world = World::new(&[("commands/wait.js", &one)]);
+    let host = world.host().await;
+    world.wait("xs.command.wait.active", 1).await;
+    let begun = world.append("wait.call", json!({ "args": { "id": 0 } }), "");
+    world.wait("wait.recv", 1).await;
+    // So long that they do not all come at a time.
+    let pad = "x".repeat(4_000);
+    let call = |id| world.append("wait.call", json!({ "args": { "id": id }, "pad": pad }), "");
+    let waiting: Vec<FrameId> = (1..=CALLS).map(call).collect();
+    let (queued, beyond) = (waiting[3], waiting[CALLS - 1]);
+    for call in [queued, beyond, begun] {
+        let mut cancel = NewFrame::new(Topic::parse("xs.command.wait.cancel").unwrap());
+        cancel.meta =
+            xs_engine::Meta::parse(json!({ "call": call.to_string() }).to_string()).unwrap();
+        cancel.ttl = Ttl::Ephemeral;
+        world.store.put(AppendRequest { frames: vec![cancel], ..AppendRequest::default() });
+    }
+    world.wait("wait.complete", CALLS - 2).await;
+    let errors = world.wait("wait.error", 3).await;
+    assert!(errors.iter().all(|error| meta(error)["code"] == "cancelled"), "{errors:?}");
+    assert_eq!(answers(&world, begun), ["wait.recv", "wait.error"]);
+    assert_eq!([queued, beyond].map(|call| answers(&world, call)), [["wait.error"]; 2]);
     host.stop().await;
 }
 
