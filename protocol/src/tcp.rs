@@ -1,6 +1,6 @@
 //! TCP sockets as both sides want them: what is written goes at once, and a peer whose machine
-//! vanished without a word is noticed by the system. TCP alone tells nobody who only waits, and takes
-//! a quarter of an hour to tell who sends.
+//! vanished without a word is noticed by the system. TCP alone tells nobody who only waits, and
+//! takes a quarter of an hour to tell who sends.
 
 use std::io;
 use std::time::Duration;

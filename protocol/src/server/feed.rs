@@ -1,6 +1,6 @@
 //! A subscription or call: frames are pulled as the client has credit, so a slow client costs a
-//! place in the log and at most one message of frames; one that wants the latest alone, the offset of
-//! the newest frame of each topic of a gap until it has taken them.
+//! place in the log and at most one message of frames; one that wants the latest alone, the offset
+//! of the newest frame of each topic of a gap until it has taken them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
