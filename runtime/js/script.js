@@ -129,7 +129,11 @@ function where(test) {
           if (index % STRIDE === 0) op_xs_alive();
           try {
             const result = test(list[index]);
-            if (isThenable(result)) throw new TypeError("it gives a promise, and is not waited for");
+            if (isThenable(result)) {
+              // Nor does it matter what becomes of it.
+              Promise.resolve(result).catch(() => {});
+              throw new TypeError("it gives a promise, and is not waited for");
+            }
             verdicts += result ? "1" : "0";
           } catch (error) {
             verdicts += "!";
