@@ -31,6 +31,26 @@ impl Store {
         Ok(self.inner.blobs.body(frame.topic(), &hash, max)?)
     }
 
+    /// The bodies of some frames: of each what [`body`](Self::body) has, and faster for many that
+    /// stand in the order of the log.
+    ///
+    /// # Errors
+    /// The items are errors as those of [`body`](Self::body).
+    pub fn bodies<'a>(
+        &'a self,
+        frames: impl IntoIterator<Item = &'a Frame, IntoIter: 'a>,
+        max: u64,
+    ) -> impl Iterator<Item = Result<Option<Bytes>, ReadError>> + 'a {
+        let mut bodies = self.inner.blobs.bodies();
+        frames.into_iter().map(move |frame| match frame.hash() {
+            Some(_) if frame.body_len() > max => {
+                Err(ReadError::TooLarge { bytes: frame.body_len(), max })
+            }
+            Some(hash) => Ok(bodies.next(|| frame.topic(), &hash, max)?),
+            None => Ok(None),
+        })
+    }
+
     /// Whether the store has a blob.
     #[must_use]
     pub fn has_blob(&self, hash: &BlobHash) -> bool {

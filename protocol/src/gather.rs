@@ -7,12 +7,15 @@ use std::io::IoSlice;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::codec::{HEADER_LEN, Header, LEN_FIELD};
+use crate::limits::DELIVER_BYTES;
 
 /// From so many bytes on a piece is queued by reference: below it, copying costs less than one more
 /// entry in the vector that the kernel walks.
 const SHARE_MIN: usize = 4 * 1024;
 /// Entries of one vectored write.
 pub(crate) const SLICES_MAX: usize = 64;
+/// Bytes that room is made for at once.
+const RESERVE_MAX: usize = 2 * DELIVER_BYTES;
 /// A drained buffer larger than this is given back.
 const KEEP_MAX: usize = 64 * 1024;
 
@@ -76,6 +79,11 @@ impl Gather {
         self.shared_len = 0;
         self.start = self.tail.len();
         total - HEADER_LEN
+    }
+
+    /// Makes room for so many bytes of the message under way, fewer when pieces of it are shared.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.tail.reserve(bytes.min(RESERVE_MAX));
     }
 
     /// Forgets the message under way.

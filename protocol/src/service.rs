@@ -173,12 +173,10 @@ pub trait Service: Send + Sync + 'static {
     /// [`Refusal`] when it cannot be read.
     fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal>;
 
-    /// The whole body of a frame, `None` when there is none. Serves bodies that travel with their
-    /// frames.
-    ///
-    /// # Errors
-    /// [`Refusal`] when it cannot be read, or has more than `max` bytes.
-    fn body(&self, frame: &Frame, max: u64) -> Result<Option<Bytes>, Refusal>;
+    /// Adds the whole bodies of frames to `out`, each with the place of its frame in `frames`. One
+    /// that has more than `max` bytes or cannot be read is left out: who asks for the blob is told
+    /// why.
+    fn bodies(&self, frames: &[Frame], max: u64, out: &mut Vec<(u32, Bytes)>);
 
     /// Begins a new blob. May block.
     ///

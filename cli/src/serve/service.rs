@@ -250,8 +250,9 @@ impl Service for StoreService {
         Ok(reader.map(|reader| Box::new(Source(reader)) as Box<dyn BlobSource>))
     }
 
-    fn body(&self, frame: &Frame, max: u64) -> Result<Option<Bytes>, Refusal> {
-        self.core.store.body(frame, max).map_err(read_refusal)
+    fn bodies(&self, frames: &[Frame], max: u64, out: &mut Vec<(u32, Bytes)>) {
+        let bodies = (0..).zip(self.core.store.bodies(frames, max));
+        out.extend(bodies.filter_map(|(index, body)| Some((index, body.ok()??))));
     }
 
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {

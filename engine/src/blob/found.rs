@@ -54,6 +54,21 @@ impl Found {
         }
     }
 
+    /// The blob, whole. Of one that is stored as it is and short the CRC is checked and no more: the
+    /// header under it has the hash, and to make it anew takes longer than all the rest.
+    pub(super) fn body(self, max: u64) -> Result<Bytes, BlobError> {
+        match self {
+            Self::Entry(entry) if entry.header().is_raw_and_short() => {
+                let len = entry.header().raw_len;
+                if len > max {
+                    return Err(BlobError::TooLong { len, max });
+                }
+                entry.stored()
+            }
+            other => other.reader()?.all(max),
+        }
+    }
+
     /// Whether the blob can be read and is exactly `bytes`.
     pub(super) fn is(&self, bytes: &Bytes) -> bool {
         match self {

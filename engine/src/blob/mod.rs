@@ -23,6 +23,7 @@ mod packs;
 mod prepared;
 mod reader;
 mod recover;
+mod run;
 mod save;
 mod seal;
 mod sealed;
@@ -48,11 +49,12 @@ pub(crate) use error::{BlobError, StageError};
 pub(crate) use incoming::Incoming;
 pub(crate) use prepared::Prepared;
 pub use reader::BlobReader;
+pub(crate) use run::Bodies;
 pub(crate) use save::{find_pack_salt, save_pack};
 
 use crate::env::Env;
 use crate::error::{Corruption, ReadOnlyReason};
-use crate::format::pack::{CHUNK_LEN, kin_of};
+use crate::format::pack::CHUNK_LEN;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 use beside::{Asked, Beside};
@@ -231,21 +233,12 @@ impl Blobs {
         hash: &BlobHash,
         max: u64,
     ) -> Result<Option<Bytes>, BlobError> {
-        let kin = kin_of(topic);
-        let row = self.shared.packs.next_of(kin, hash);
-        if let Some(bytes) = row.filter(|bytes| bytes.len() as u64 <= max) {
-            return Ok(Some(bytes));
-        }
-        let entry = trail::next_entry(hash);
-        let read = entry.and_then(|entry| BlobReader::open(entry).ok()?.all(max).ok());
-        if read.is_some() {
-            return Ok(read);
-        }
-        // Again where it was, if that could not be read: then it is told why.
-        self.shared.packs.find(hash, |found| {
-            found.note(kin);
-            found.reader()?.all(max)
-        })
+        Bodies::one(&self.shared.packs).next(|| topic, hash, max)
+    }
+
+    /// The same for whoever reads many.
+    pub(crate) fn bodies(&self) -> Bodies<'_> {
+        Bodies::many(&self.shared.packs)
     }
 
     /// Number, generation and final bytes of each pack that is not sealed.

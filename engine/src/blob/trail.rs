@@ -9,8 +9,8 @@ use std::sync::{Arc, Weak};
 
 use super::blocks::Place;
 use super::entry::Entry;
+use super::run::Run;
 use crate::media::Media;
-use crate::value::BlobHash;
 
 /// Kins remembered by a thread; those of equal remainders take each other's place.
 const KINS: usize = 2048;
@@ -50,20 +50,17 @@ thread_local! {
     static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
 }
 
-/// The entry behind the one that was found last, if that was one of a run and this is the blob that
-/// is wanted.
-pub(super) fn next_entry(hash: &BlobHash) -> Option<Entry> {
-    LAST.with_borrow_mut(|last| {
-        let here = last.as_ref().filter(|last| last.steady)?;
-        let next = here.media.upgrade().filter(|media| here.end < media.published());
-        let next = next.and_then(|media| Entry::read(&media, here.end, here.salt).ok());
-        let next = next.filter(|entry| entry.header().hash == *hash);
-        match &next {
-            Some(entry) => last.as_mut()?.end = entry.end(),
-            None => *last = None,
-        }
-        next
-    })
+/// What comes behind the entry that was found last, if that was one of a run. The thread forgets it
+/// until it is left there again.
+pub(super) fn take_run() -> Option<Run> {
+    let last = LAST.with_borrow_mut(|last| last.take_if(|last| last.steady))?;
+    Some(Run::new(last.media.upgrade()?, last.salt, last.end))
+}
+
+/// Notes where a run goes on.
+pub(super) fn leave_run(run: &Run) {
+    let media = Arc::downgrade(run.media());
+    LAST.set(Some(Last { media, salt: run.salt(), end: run.at(), steady: true }));
 }
 
 /// Notes that an entry was found.

@@ -177,6 +177,12 @@ impl EntryHeader {
         self.stored_len.div_ceil(CHUNK_LEN as u64)
     }
 
+    /// Whether the entry is one blob as it is, under one CRC.
+    #[must_use]
+    pub const fn is_raw_and_short(&self) -> bool {
+        matches!(self.kind, EntryKind::Raw) && self.chunks() <= 1
+    }
+
     /// Bytes of the CRC list after the stored bytes; none when one CRC covers them all.
     #[must_use]
     pub const fn crc_list_len(&self) -> u64 {

@@ -90,9 +90,7 @@ impl Service for Empty {
         Ok(Some(Box::new(Zeros(BLOB_LEN))))
     }
 
-    fn body(&self, _: &Frame, _: u64) -> Result<Option<Bytes>, Refusal> {
-        Ok(None)
-    }
+    fn bodies(&self, _: &[Frame], _: u64, _: &mut Vec<(u32, Bytes)>) {}
 
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {
         Ok(Box::new(Count(0)))

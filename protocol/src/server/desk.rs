@@ -496,6 +496,8 @@ impl Desk {
             self.is_lists_turn = !self.is_lists_turn;
             steps += 1;
         }
+        // Frames keep the files they are in.
+        self.scratch.clear();
         steps
     }
 

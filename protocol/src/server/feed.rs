@@ -153,7 +153,7 @@ impl FeedWork {
             self.pulled.extend(scratch.drain(..));
         }
         if !self.pulled.is_empty() {
-            self.deliver_with_bodies(sub, room, session, &**service);
+            self.deliver_with_bodies(sub, room, session, &**service, scratch);
             if !self.pulled.is_empty() {
                 return Next::Again;
             }
@@ -168,25 +168,24 @@ impl FeedWork {
         room: usize,
         session: &mut ServerSession,
         service: &dyn Service,
+        scratch: &mut Vec<Frame>,
     ) {
-        let (mut bytes, mut frames, mut bodies) = (0, Vec::new(), Vec::new());
+        let max = u64::from(self.bodies_up_to);
+        let (mut count, mut bytes) = (0, 0);
         while bytes < room
-            && let Some(frame) = self.pulled.pop_front()
+            && let Some(frame) = self.pulled.get(count)
         {
-            bytes += frame.record().len();
-            if frame.hash().is_some()
-                && frame.body_len() <= u64::from(self.bodies_up_to)
-                // A body that cannot be read is left out; asking for the blob says why.
-                && let Ok(Some(body)) = service.body(&frame, u64::from(self.bodies_up_to))
-                && body.len() as u64 == frame.body_len()
-            {
-                bytes += body.len();
-                bodies.push((frames.len() as u32, body));
-            }
-            frames.push(frame);
+            let body = Some(frame.body_len()).filter(|len| *len <= max).unwrap_or(0);
+            bytes += frame.record().len() + body as usize;
+            count += 1;
         }
-        self.moved_to(self.behind(frames.iter().rev().find_map(Frame::offset)));
-        session.deliver(sub, &frames, &bodies, self.sent_to);
+        scratch.clear();
+        scratch.extend(self.pulled.drain(..count));
+        let mut bodies = Vec::with_capacity(count);
+        service.bodies(scratch, max, &mut bodies);
+        bodies.retain(|(at, body)| body.len() as u64 == scratch[*at as usize].body_len());
+        self.moved_to(self.behind(scratch.iter().rev().find_map(Frame::offset)));
+        session.deliver(sub, scratch, &bodies, self.sent_to);
         self.note_sent(session);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::format::pack::kin_of;
 
 const TOPICS: u64 = 100;
 
@@ -133,8 +134,24 @@ fn who_reads_on_in_the_log_looks_behind_the_last_entry() {
     both(&mut (0..600).rev());
     both(&mut (0..600).filter(|n| n % 5 != 2));
     both(&mut (0..2));
-    let guessed = (2..600).filter(|&n| trail::next_entry(&all[n].1).is_some()).count();
-    assert_eq!(guessed, 598);
+    let is_next = |n: &usize| {
+        let mut run = trail::take_run().unwrap();
+        let body = run.next(&all[*n].1, 256, 0);
+        trail::leave_run(&run);
+        body.is_some_and(|body| body == text(*n as u64 + 1, 256))
+    };
+    assert_eq!((2..600).filter(is_next).count(), 598);
+    // Many at a time, which goes on where the last ones ended and beyond what was taken ahead.
+    let many = |range: std::ops::Range<usize>| {
+        let mut bodies = blobs.bodies();
+        for n in range {
+            let (topic, hash) = &all[n];
+            assert_eq!(bodies.next(|| topic, hash, 256).unwrap().unwrap(), text(n as u64 + 1, 256));
+        }
+    };
+    many(0..300);
+    many(300..600);
+    many(10..20);
     // One that is not there is not found, and one that is damaged is told of.
     both(&mut (0..10));
     all[10].1 = BlobHash::of(b"nobody's");
@@ -146,7 +163,13 @@ fn who_reads_on_in_the_log_looks_behind_the_last_entry() {
     let (topic, hash) = &all[11];
     assert!(blobs.body(topic, hash, 256).unwrap_err().is_corrupt());
     (12..30).for_each(|n| read(n, &all[n]));
+    let mut bodies = blobs.bodies();
+    (5..10).for_each(|n| drop(bodies.next(|| &all[n].0, &all[n].1, 256).unwrap().unwrap()));
+    assert!(bodies.next(|| topic, hash, 256).unwrap_err().is_corrupt());
+    (12..30).for_each(|n| drop(bodies.next(|| &all[n].0, &all[n].1, 256).unwrap().unwrap()));
+    assert!(matches!(bodies.next(|| &all[30].0, &all[30].1, 9), Err(BlobError::TooLong { .. })));
+    drop(bodies);
     // Whoever read last does not keep a pack.
     drop(blobs);
-    assert!(trail::next_entry(&all[30].1).is_none());
+    assert!(trail::take_run().is_none());
 }

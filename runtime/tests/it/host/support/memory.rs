@@ -365,8 +365,12 @@ impl Service for Memory {
         }))
     }
 
-    fn body(&self, frame: &Frame, _max: u64) -> Result<Option<Bytes>, Refusal> {
-        Ok(frame.hash().and_then(|hash| self.0.lock().blobs.get(&hash).cloned()))
+    fn bodies(&self, frames: &[Frame], max: u64, out: &mut Vec<(u32, Bytes)>) {
+        let inner = self.0.lock();
+        let body = |frame: &Frame| {
+            inner.blobs.get(&frame.hash()?).filter(|body| body.len() as u64 <= max).cloned()
+        };
+        out.extend((0..).zip(frames).filter_map(|(index, frame)| Some((index, body(frame)?))));
     }
 
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {
