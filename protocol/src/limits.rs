@@ -47,6 +47,8 @@ pub const LAST_MAX: u64 = 1_000_000;
 /// Frames of one LAST beyond which, as with one for each topic and all other lists, a connection
 /// is answered one at a time.
 pub const LAST_LIGHT_MAX: u64 = 1024;
+/// The last so many frames are looked for where the request is read.
+pub(crate) const LAST_AT_ONCE_MAX: u64 = 128;
 /// Bytes of the message of a refusal; a longer one is cut.
 pub const REFUSAL_TEXT_MAX: usize = 4 * 1024;
 /// Extensions in one request.

@@ -14,6 +14,7 @@ use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start};
 use super::entry::{Entry, Visitor};
 use super::feed::FeedWork;
 use super::lag::Lag;
+use super::light;
 use super::listing::{Listing, Page};
 use super::long::Long;
 use super::mailbox::{Due, Mail, Mailbox, Subscribed};
@@ -25,8 +26,9 @@ use crate::auth::{Secret, Verdict};
 use crate::error::{Code, Refusal};
 use crate::limits::{LAST_LIGHT_MAX, STATS_BYTES_MAX};
 use crate::message::{
-    AppendRequest, CallRequest, HostClaim, ImportRequest, MaintainRequest, Op, RemoveRequest,
-    Request, Slow, StreamEvent, SubscribeRequest, put_cursor, put_frames,
+    AppendRequest, CallRequest, FetchRequest, HostClaim, ImportRequest, LastRequest,
+    MaintainRequest, Op, RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor,
+    put_frames,
 };
 use crate::service::{HostGuard, Service};
 use crate::session::{Action, ServerSession, Ticket};
@@ -213,10 +215,17 @@ impl Desk {
                 let cursors = vec![change];
                 return self.append(ticket, AppendRequest { cursors, ..AppendRequest::default() });
             }
-            Request::Fetch(fetch) if looks_back(&fetch.options) => self.long(move |service| {
-                let result = Page::open(ticket, &fetch, true, service).map(Box::new);
-                Mail::Page { ticket, result }
-            }),
+            Request::Fetch(fetch) if looks_back(&fetch.options) => {
+                if let Some(options) = light::begin(&fetch.options, &*self.service) {
+                    let fetch = FetchRequest { options, ..fetch };
+                    self.listings.push_back(Listing::Fetch(ticket, fetch));
+                } else {
+                    self.long(move |service| {
+                        let result = Page::open(ticket, &fetch, true, service).map(Box::new);
+                        Mail::Page { ticket, result }
+                    });
+                }
+            }
             Request::Fetch(fetch) => self.listings.push_back(Listing::Fetch(ticket, fetch)),
             Request::Get(at) => match self.service.get(at) {
                 Ok(frame) => {
@@ -230,18 +239,7 @@ impl Desk {
                 }
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
-            Request::Last(last) if !last.per_topic && last.n <= LAST_LIGHT_MAX => {
-                self.block(move |service| Mail::Frames {
-                    ticket,
-                    is_long: false,
-                    result: service.last(&last),
-                });
-            }
-            Request::Last(last) => self.long(move |service| Mail::Frames {
-                ticket,
-                is_long: true,
-                result: service.last(&last),
-            }),
+            Request::Last(last) => self.last(ticket, last),
             Request::Topics(topics) => {
                 self.long(move |service| Mail::Topics { ticket, result: service.topics(&topics) })
             }
@@ -281,6 +279,21 @@ impl Desk {
         false
     }
 
+    fn last(&mut self, ticket: Ticket, last: LastRequest) {
+        if let Some(frames) = light::last(&last, &*self.service) {
+            return self.listings.push_back(Listing::Frames(ticket, frames.into_iter(), false));
+        }
+        let is_long = last.per_topic || last.n > LAST_LIGHT_MAX;
+        let job = move |service: &dyn Service| {
+            let result = service.last(&last);
+            Mail::Frames { ticket, is_long, result }
+        };
+        match is_long {
+            true => self.long(job),
+            false => self.block(job),
+        }
+    }
+
     /// A list was sent, or refused.
     pub(super) fn listed(&mut self, is_long: bool) {
         if is_long {
@@ -288,7 +301,7 @@ impl Desk {
         }
     }
 
-    fn subscribe(&mut self, ticket: Ticket, sub: u32, request: SubscribeRequest) {
+    fn subscribe(&mut self, ticket: Ticket, sub: u32, mut request: SubscribeRequest) {
         let (wake, flag) = self.mailbox.wake_for(sub);
         let open = move |request: &SubscribeRequest, service: &dyn Service| {
             let SubscribeRequest { options, how } = request;
@@ -301,7 +314,13 @@ impl Desk {
                 false => service.read(options),
             }
         };
-        if looks_back(&request.options) {
+        let light = match looks_back(&request.options) {
+            true => light::begin(&request.options, &*self.service),
+            false => None,
+        };
+        if let Some(options) = light {
+            request.options = options;
+        } else if looks_back(&request.options) {
             return self.long(move |service| {
                 let result = open(&request, service);
                 Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, flag, result }))

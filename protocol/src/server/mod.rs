@@ -8,6 +8,7 @@ mod entry;
 mod feed;
 mod hosting;
 mod lag;
+mod light;
 mod listener;
 mod listing;
 mod long;

@@ -149,7 +149,7 @@ async fn long_lists_are_made_as_they_are_taken() {
         bytes.extend_from_slice(&message(header(Op::Last, n + 2, 0), &last(FRAMES)));
     }
     // A short one waits for nobody.
-    bytes.extend_from_slice(&message(header(Op::Last, 99, 0), &last(1)));
+    bytes.extend_from_slice(&message(header(Op::Last, 99, 0), &last(1024)));
     tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
     until(|| rig.memory.lists() == 2).await;
     let client = rig.client().await;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use xs_engine::{ReadOptions, Start, TopicPatterns};
+use xs_engine::{Bound, ReadOptions, Start, TopicPatterns};
 use xs_protocol::codec::{Codec, Envelope, PREFACE};
-use xs_protocol::{Op, Role, SubEvent, SubscribeOptions};
+use xs_protocol::{Delivered, LastRequest, Op, Role, SubEvent, SubscribeOptions};
 
 use crate::memory::LOOK_MAX;
 use crate::raw::{Raw, header, hello_body, message};
@@ -201,22 +201,71 @@ async fn a_read_that_finds_nothing_gives_way() {
 #[tokio::test]
 async fn what_looks_back_far_is_opened_elsewhere() {
     let rig = Rig::unix(Role::Admin).await;
-    rig.memory.fill(10, "a");
+    rig.memory.fill(300, "a");
     let client = rig.client().await;
     for follow in [false, true] {
-        let options = ReadOptions { start: Start::Last(2), follow, ..ReadOptions::default() };
+        let options = ReadOptions { start: Start::Last(200), follow, ..ReadOptions::default() };
         let mut subscription =
             soon(client.subscribe(&options, SubscribeOptions::default())).await.unwrap();
         let event = soon(subscription.next()).await.unwrap().unwrap();
-        assert!(matches!(event, SubEvent::Frames { frames, .. } if frames.len() == 2));
+        assert!(matches!(event, SubEvent::Frames { frames, .. } if frames.len() == 200));
         // One that is given up before it is open.
         drop(client.subscribe(&options, SubscribeOptions::default()));
     }
-    let options = ReadOptions { start: Start::Last(3), ..ReadOptions::default() };
+    let options = ReadOptions { start: Start::Last(300), ..ReadOptions::default() };
     let frames: Vec<_> = soon(futures::StreamExt::collect(client.fetch(&options))).await;
-    assert_eq!(frames.len(), 3);
+    assert_eq!(frames.len(), 300);
     let threads = rig.memory.looked_back();
     assert!(threads.len() >= 3 && !threads.contains(&std::thread::current().id()));
+}
+
+/// The last few frames are found on the spot, unless much lies behind them.
+#[tokio::test]
+async fn the_last_few_are_found_at_once() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(2, "far");
+    rig.memory.fill(1_000, "near");
+    let client = rig.client().await;
+    let offsets = |frames: &[Delivered]| -> Vec<_> {
+        frames.iter().map(|one| one.frame.offset().unwrap()).collect()
+    };
+    let ask = async |topic: &str, n: u64, before: Option<u64>| {
+        let topics = TopicPatterns::parse(topic).unwrap();
+        let before = before.map(Bound::Offset);
+        let (start, default) = (Start::Last(n), ReadOptions::default());
+        let options = ReadOptions { topics: topics.clone(), start, before, ..default };
+        let fetched: Vec<_> = soon(futures::StreamExt::collect(client.fetch(&options))).await;
+        let fetched = fetched.into_iter().map(|one| one.unwrap().offset().unwrap());
+        let fetched: Vec<_> = fetched.collect();
+        for follow in [true, false] {
+            let options = ReadOptions { follow, ..options.clone() };
+            let how = SubscribeOptions::default();
+            let mut subscription = soon(client.subscribe(&options, how)).await.unwrap();
+            let mut delivered = Vec::new();
+            while let Some(event) = soon(subscription.next()).await {
+                match event.unwrap() {
+                    SubEvent::Frames { frames, .. } => delivered.extend(offsets(&frames)),
+                    _ => break,
+                }
+            }
+            assert_eq!(delivered, fetched, "{topic} {n} {before:?} {follow}");
+        }
+        if before.is_none() {
+            let last = LastRequest { topics, n, per_topic: false };
+            let last = soon(client.last(&last)).await.unwrap();
+            let last: Vec<_> = last.iter().map(|one| one.offset().unwrap()).collect();
+            assert_eq!(last, fetched);
+        }
+        fetched
+    };
+    assert_eq!(ask("near", 2, None).await, [1000, 1001]);
+    assert_eq!(ask("near", 3, Some(500)).await, [497, 498, 499]);
+    assert_eq!(ask("near", 3, Some(5_000)).await, [999, 1000, 1001]);
+    assert_eq!(ask("*", 1, None).await, [1001]);
+    assert_eq!(ask("near", 0, None).await, [0; 0]);
+    assert_eq!((rig.memory.looked_back().len(), rig.memory.lists()), (0, 0));
+    assert_eq!(ask("far", 1, None).await, [1]);
+    assert_eq!((rig.memory.looked_back().len(), rig.memory.lists()), (3, 1));
 }
 
 /// Pages that are asked for again and again do not keep a subscription of their connection waiting.
