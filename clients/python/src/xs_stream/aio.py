@@ -196,17 +196,19 @@ class AsyncClient:
             if self._making is None or is_mine:
                 self._making = loop.create_task(self._connect(max(0.0, until - loop.time())))
                 self._making.add_done_callback(self._made)
-            try:
-                # A caller that stops waiting does not take the connection from the others.
-                return await asyncio.shield(self._making)
-            except asyncio.CancelledError:
-                if self._closed:
-                    raise ClientClosed("the client was closed") from None
-                raise
-            except (ConnectError, Unavailable) as error:
-                # Another's time was over, not one's own.
-                if is_mine or not error.retryable or loop.time() >= until:
-                    raise
+            # A caller that stops waiting does not take the connection from the others. And what ends
+            # it is raised into none of them that goes on: their frames would hang on it.
+            making = self._making
+            await asyncio.wait({making})
+            if making.cancelled():
+                raise ClientClosed("the client was closed")
+            error = making.exception()
+            if error is None:
+                return making.result()
+            # Another's time was over, not one's own.
+            is_over = is_mine or loop.time() >= until
+            if is_over or not (isinstance(error, (ConnectError, Unavailable)) and error.retryable):
+                raise error
 
     def _made(self, task: "asyncio.Task[Connection]") -> None:
         if self._making is task:
