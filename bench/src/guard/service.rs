@@ -67,9 +67,7 @@ impl Service for Ready {
         unserved()
     }
 
-    fn body(&self, _frame: &Frame, _max: u64) -> Result<Option<Bytes>, Refusal> {
-        unserved()
-    }
+    fn bodies(&self, _: &[Frame], _: u64, _: &mut Vec<(u32, Bytes)>) {}
 
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {
         unserved()
