@@ -54,8 +54,8 @@ impl Found {
         }
     }
 
-    /// The blob, whole. Of one that is stored as it is and short the CRC is checked and no more: the
-    /// header under it has the hash, and to make it anew takes longer than all the rest.
+    /// The blob, whole. Of a short one that is stored as it is the CRC is checked and no more: the
+    /// header before it has the hash, and to make that anew takes longer than all the rest.
     pub(super) fn body(self, max: u64) -> Result<Bytes, BlobError> {
         match self {
             Self::Entry(entry) if entry.header().is_raw_and_short() => {
