@@ -1,6 +1,7 @@
-//! Durable appends beside a bare loop that syncs as many bytes in as many files, turn by turn in one
-//! run: the disk's mood changes, their ratio does not. A small group is one file, the journal; what
-//! is too long for it is synced in log and pack at once, or in the log alone where it has no bodies.
+//! Durable appends beside a bare loop that syncs as many bytes in as many files, turn by turn in
+//! one run: the disk's mood changes, their ratio does not. A small group is one file, the journal;
+//! what is too long for it is synced in log and pack at once, or in the log alone where it has no
+//! bodies.
 
 use std::collections::VecDeque;
 use std::path::Path;
