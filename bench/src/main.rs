@@ -2,6 +2,8 @@
 //! depend on, then prints them; a claim about speed is one of these commands. It judges nothing and
 //! changes nothing outside its scratch directory, but for the results it is asked to write.
 
+#![forbid(unsafe_code)]
+
 mod benches;
 mod job;
 

@@ -1,6 +1,8 @@
 //! xs beside what users would pick instead: the same work, on the same machine, in one run, system
 //! by system in turn. It measures and writes results; it judges nothing.
 
+#![forbid(unsafe_code)]
+
 mod bodies;
 mod chart;
 mod handler;

@@ -218,18 +218,7 @@ impl Desk {
                 Mail::Page { ticket, result }
             }),
             Request::Fetch(fetch) => self.listings.push_back(Listing::Fetch(ticket, fetch)),
-            Request::Get(at) => match self.service.get(at) {
-                Ok(frame) => {
-                    // A frame that may not be read is, to this client, not there.
-                    let read = &self.session.access().read;
-                    let frame = frame.filter(|frame| read.holds(frame.topic()));
-                    let next = frame.as_ref().and_then(Frame::offset).map_or(0, |at| at + 1);
-                    let frame = frame.as_slice();
-                    self.session.shown(frame);
-                    self.session.reply(ticket, |out| put_frames(out, frame, &[], next));
-                }
-                Err(refusal) => self.session.refuse(ticket, &refusal),
-            },
+            Request::Get(at) => self.get(ticket, at),
             Request::Last(last) if !last.per_topic && last.n <= LAST_LIGHT_MAX => {
                 self.block(move |service| Mail::Frames {
                     ticket,
@@ -279,6 +268,21 @@ impl Desk {
             | Request::BlobChunk { .. } => {}
         }
         false
+    }
+
+    fn get(&mut self, ticket: Ticket, at: Bound) {
+        match self.service.get(at) {
+            Ok(frame) => {
+                // A frame that may not be read is, to this client, not there.
+                let read = &self.session.access().read;
+                let frame = frame.filter(|frame| read.holds(frame.topic()));
+                let next = frame.as_ref().and_then(Frame::offset).map_or(0, |at| at + 1);
+                let frame = frame.as_slice();
+                self.session.shown(frame);
+                self.session.reply(ticket, |out| put_frames(out, frame, &[], next));
+            }
+            Err(refusal) => self.session.refuse(ticket, &refusal),
+        }
     }
 
     /// A list was sent, or refused.
