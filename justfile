@@ -17,4 +17,4 @@ quickstart:
 # Format, then lint.
 lint:
     cargo fmt --all
-    cargo clippy --release --workspace --all-targets -- -D warnings
+    cargo clippy --release --locked --workspace --all-targets -- -D warnings

@@ -58,6 +58,9 @@ fn timed(len: usize, count: u64, sum: impl Fn(&[u8]) -> u32) -> Duration {
 }
 
 /// Time to write so many bytes to files that are allocated first and synced when they are full.
+///
+/// # Errors
+/// When they cannot be written.
 pub fn write_back(dir: &Path, bytes: u64) -> io::Result<Duration> {
     let piece = vec![7; PIECE];
     let begun = Instant::now();
@@ -76,6 +79,7 @@ pub fn write_back(dir: &Path, bytes: u64) -> io::Result<Duration> {
 }
 
 /// A log and a pack in space that was written and synced before, and a thread for the second sync.
+/// Where one sync is enough, the first of them stands for the journal.
 pub struct SyncLoop {
     log: File,
     pack: File,
@@ -88,6 +92,9 @@ pub struct SyncLoop {
 
 impl SyncLoop {
     /// Prepares files of so many bytes.
+    ///
+    /// # Errors
+    /// When they cannot be written.
     pub fn new(dir: &Path, len: u64) -> io::Result<Self> {
         let (log, pack) = (prepared(dir, len)?, prepared(dir, len)?);
         let (ask, asked) = sync_channel(1);
@@ -99,23 +106,35 @@ impl SyncLoop {
         Ok(Self { log, pack, len, at: 0, ask: Some(ask), answers, helper: Some(helper) })
     }
 
-    /// Writes so many bytes to each file and makes them durable, both at once. A file that nothing
-    /// is written to is not synced.
-    pub fn group(&mut self, log: &[u8], pack: &[u8]) -> io::Result<()> {
-        let longer = log.len().max(pack.len()) as u64;
-        if self.at + longer > self.len {
-            self.at = 0;
-        }
-        self.log.write_all_at(log, self.at)?;
-        self.pack.write_all_at(pack, self.at)?;
-        self.at += longer.next_multiple_of(8);
-        if pack.is_empty() {
-            return self.log.sync_data();
-        }
+    /// Writes bytes to one file and makes them durable.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn once(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let at = self.place(bytes.len());
+        self.log.write_all_at(bytes, at)?;
+        self.log.sync_data()
+    }
+
+    /// Writes bytes to each file and makes them durable, both at once.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn twice(&mut self, log: &[u8], pack: &[u8]) -> io::Result<()> {
+        let at = self.place(log.len().max(pack.len()));
+        self.log.write_all_at(log, at)?;
+        self.pack.write_all_at(pack, at)?;
         let gone = || io::Error::other("the syncing thread is gone");
         self.ask.as_ref().ok_or_else(gone)?.send(()).map_err(|_| gone())?;
         let first = self.log.sync_data();
         self.answers.recv().map_err(|_| gone())?.and(first)
+    }
+
+    /// Where the next so many bytes go: behind those before, or to the beginning.
+    fn place(&mut self, len: usize) -> u64 {
+        let at = if self.at + len as u64 > self.len { 0 } else { self.at };
+        self.at = at + (len as u64).next_multiple_of(8);
+        at
     }
 }
 
@@ -139,6 +158,9 @@ fn prepared(dir: &Path, len: u64) -> io::Result<File> {
 
 /// Walks the FRAME records of segments and checks each CRC, from memory: how many there are and the
 /// time without that of reading the files.
+///
+/// # Errors
+/// When a file cannot be read, or a record is damaged.
 pub fn walk(segments: &[PathBuf]) -> anyhow::Result<(u64, Duration)> {
     let (mut frames, mut time) = (0, Duration::ZERO);
     for path in segments {
@@ -206,8 +228,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut bare = SyncLoop::new(dir.path(), PIECE as u64).unwrap();
         let bytes = vec![1; PIECE - 8];
-        bare.group(&bytes, &[]).unwrap();
-        bare.group(&bytes[..64], &bytes[..128]).unwrap();
+        bare.once(&bytes).unwrap();
+        bare.twice(&bytes[..64], &bytes[..128]).unwrap();
         assert_eq!(bare.at, 128);
     }
 }

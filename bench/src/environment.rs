@@ -18,10 +18,12 @@ const SYNC_BYTES: usize = 4096;
 const SYNCS: u64 = 200;
 
 /// Prints what the figures of this run depend on.
+///
+/// # Errors
+/// When the directory cannot be written to, or what is printed cannot be.
 pub fn print(report: &mut Report, scratch: &Path) -> io::Result<()> {
     let syncs = sync_latency(scratch)?;
-    let micros = |share: f64| syncs.quantile(share).as_nanos() as f64 / 1e3;
-    let (p50, p99) = (micros(0.5), micros(0.99));
+    let (p50, p99) = (syncs.micros(0.5), syncs.micros(0.99));
     let mut facts = facts(scratch);
     facts.push(("fdatasync", format!("4 KiB into zeros: p50 {p50:.0} us, p99 {p99:.0} us")));
     for (name, fact) in &facts {

@@ -74,6 +74,11 @@ impl Histogram {
         });
         Duration::from_nanos(found.map_or(0, upper).min(self.longest))
     }
+
+    /// The same in microseconds.
+    pub fn micros(&self, share: f64) -> f64 {
+        self.quantile(share).as_nanos() as f64 / 1e3
+    }
 }
 
 #[cfg(test)]

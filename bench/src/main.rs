@@ -2,6 +2,8 @@
 //! depend on, then prints them; a claim about speed is one of these commands. It judges nothing and
 //! changes nothing outside its scratch directory, but for the results it is asked to write.
 
+#![forbid(unsafe_code)]
+
 mod benches;
 mod job;
 
@@ -10,8 +12,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 use tempfile::TempDir;
-use xs_bench::environment;
 use xs_bench::report::Report;
+use xs_bench::{environment, scratch};
 
 use crate::job::Job;
 
@@ -23,6 +25,7 @@ struct Args {
     #[arg(value_name = "NAME", default_value = "overview")]
     names: Vec<String>,
     /// Where stores are made, in directories that are removed again [default: that of the system].
+    /// Durable rows need one that is not in memory.
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
     /// So little of everything that the figures mean nothing: shows that the benches work.
@@ -80,6 +83,10 @@ fn main() -> anyhow::Result<()> {
     let benches: Vec<_> =
         args.names.iter().map(|name| benches::find(name)).collect::<anyhow::Result<_>>()?;
     let dir = args.dir.unwrap_or_else(std::env::temp_dir);
+    // What is told to mean nothing may mean nothing anywhere.
+    if !args.quick && benches.iter().any(|bench| bench.is_durable) {
+        scratch::check_durable(&dir)?;
+    }
     let report = Report::new(args.json.as_deref()).context("create the file for JSON")?;
     let Args { quick, frames, xs, .. } = args;
     let mut setting = Setting { dir, quick, frames, xs, report };
@@ -89,7 +96,7 @@ fn main() -> anyhow::Result<()> {
         setting.report.line("QUICK: these figures mean nothing")?;
     }
     for bench in benches {
-        bench(&mut setting)?;
+        (bench.run)(&mut setting)?;
     }
     Ok(())
 }

@@ -48,12 +48,9 @@ impl Row {
 
     /// Adds quantiles of latencies, in microseconds.
     pub fn latency(self, histogram: &Histogram) -> Self {
-        let us = |share| histogram.quantile(share).as_nanos() as f64 / 1e3;
-        self.figure("p50", us(0.5), "us").figure("p99", us(0.99), "us").figure(
-            "p99.9",
-            us(0.999),
-            "us",
-        )
+        self.figure("p50", histogram.micros(0.5), "us")
+            .figure("p99", histogram.micros(0.99), "us")
+            .figure("p99.9", histogram.micros(0.999), "us")
     }
 
     /// Names what is aimed at.
@@ -94,6 +91,11 @@ pub fn per_second(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64().max(1e-9)
 }
 
+/// Bytes as mebibytes.
+pub const fn mib(bytes: u64) -> f64 {
+    bytes as f64 / 1024.0 / 1024.0
+}
+
 /// A number with three digits that count, and its unit; rates get a letter for thousands.
 pub fn human(value: f64, unit: &str) -> String {
     let (value, letter) = match value.abs() {
@@ -122,17 +124,26 @@ pub struct Report {
 
 impl Report {
     /// Prints to standard output, and to a file if there is one.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
     pub fn new(json: Option<&Path>) -> io::Result<Self> {
         Ok(Self { bench: String::new(), file: json.map(File::create).transpose()? })
     }
 
     /// Begins the rows of a bench.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
     pub fn begin(&mut self, bench: &str, about: &str) -> io::Result<()> {
         bench.clone_into(&mut self.bench);
         self.line(&format!("\n{bench}: {about}"))
     }
 
     /// A line that is for people alone.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
     pub fn line(&mut self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         writeln!(out, "{text}")?;
@@ -140,12 +151,18 @@ impl Report {
     }
 
     /// A row.
+    ///
+    /// # Errors
+    /// When standard output or the file cannot be written to.
     pub fn row(&mut self, row: &Row) -> io::Result<()> {
         self.line(&row.text())?;
         self.json(&row.json(&self.bench))
     }
 
     /// A line that is for the file alone.
+    ///
+    /// # Errors
+    /// When it cannot be written to.
     pub fn json(&mut self, value: &Value) -> io::Result<()> {
         match &mut self.file {
             Some(file) => writeln!(file, "{value}"),

@@ -41,6 +41,9 @@ pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const JOURNAL_HALF_BYTES_MIN: u64 = 32 * 1024;
 /// Largest half of a journal.
 pub const JOURNAL_HALF_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of log and packs in a group that goes through the journal; a longer one is synced in
+/// place, as writing it twice would cost more than the second sync.
+pub const JOURNAL_GROUP_BYTES_MAX: u64 = 256 * 1024;
 /// Hops an [`Origin`](crate::Origin) may count before a chain of processors is cut.
 pub const HOPS_MAX: u32 = 32;
 /// Ephemeral frames kept for followers that have not taken them yet.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use xs_bench::histogram::Histogram;
+use xs_bench::report::per_second;
 use xs_bench::{bare, environment};
 
 const SOCKET_PIECE: usize = 64 * 1024;
@@ -25,20 +26,13 @@ pub(crate) struct Limits {
     pub(crate) page_cache: f64,
     /// One way over loopback TCP, in pieces of 64 KiB.
     pub(crate) socket: f64,
-    /// Messages of 300 B one way over loopback TCP, a write each.
+    /// Messages of 300 B one way over loopback TCP, a write each. It is no limit of a row: who
+    /// delivers many at a time writes them together.
     pub(crate) sends: f64,
     /// There and back over loopback TCP, 300 B each way, in blocking threads.
     pub(crate) trips: Histogram,
     /// `fdatasync` after 4 KiB, into space that was written before.
     pub(crate) syncs: Histogram,
-}
-
-fn per_second(bytes: u64, time: Duration) -> f64 {
-    bytes as f64 / time.as_secs_f64().max(1e-9)
-}
-
-fn us(times: &Histogram, share: f64) -> f64 {
-    times.quantile(share).as_nanos() as f64 / 1e3
 }
 
 impl Limits {
@@ -67,7 +61,7 @@ impl Limits {
     pub(crate) fn lines(&self) -> Vec<(&'static str, String)> {
         let gb = |bytes: f64| format!("{:.1} GB/s", bytes / 1e9);
         let times = |times: &Histogram| {
-            format!("p50 {:.0} us, p99 {:.0} us", us(times, 0.5), us(times, 0.99))
+            format!("p50 {:.0} us, p99 {:.0} us", times.micros(0.5), times.micros(0.99))
         };
         vec![
             ("fdatasync after 4 KiB, space written before", times(&self.syncs)),
@@ -82,7 +76,7 @@ impl Limits {
     }
 
     pub(crate) fn trip(&self) -> f64 {
-        us(&self.trips, 0.5)
+        self.trips.micros(0.5)
     }
 
     pub(crate) fn trips(&self) -> f64 {
@@ -90,7 +84,7 @@ impl Limits {
     }
 
     pub(crate) fn sync(&self) -> f64 {
-        us(&self.syncs, 0.5)
+        self.syncs.micros(0.5)
     }
 
     /// Messages of a size that a socket carries.
@@ -106,10 +100,6 @@ impl Limits {
     /// Groups of so many messages, one sync after the other.
     pub(crate) fn durable(&self, group: u64) -> f64 {
         (group as f64 * 1e6 / self.sync()).min(self.write(256))
-    }
-
-    pub(crate) fn sends(&self) -> f64 {
-        self.sends
     }
 
     /// MB/s of a blob on its way in: its name is its SHA-256.

@@ -1,6 +1,8 @@
 //! xs beside what users would pick instead: the same work, on the same machine, in one run, system
 //! by system in turn. It measures and writes results; it judges nothing.
 
+#![forbid(unsafe_code)]
+
 mod bodies;
 mod chart;
 mod handler;
@@ -20,6 +22,7 @@ use clap::Parser;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use xs_bench::report::{Report, human};
+use xs_bench::scratch;
 use xs_bench::server::binary;
 
 use crate::limits::Limits;
@@ -40,6 +43,7 @@ struct Args {
     #[arg(long)]
     full: bool,
     /// Where stores are made, in directories that are removed again [default: that of the system].
+    /// Durable rows need one that is not in memory.
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
     /// The `xs` binary [default: the one beside this one].
@@ -108,6 +112,12 @@ impl Only {
         self.groups.is_empty() || self.groups.iter().any(|one| one == name)
     }
 
+    /// Whether there are rows of what waits for the disk.
+    fn is_durable(&self) -> bool {
+        let mut durable = Group::ALL.iter().filter(|(_, group)| group.promise() == Promise::Power);
+        self.group(HANDLER) || durable.any(|(name, _)| self.group(name))
+    }
+
     fn system(&self, name: &str) -> bool {
         self.systems.is_empty() || self.systems.iter().any(|one| one.eq_ignore_ascii_case(name))
     }
@@ -118,6 +128,10 @@ fn main() -> anyhow::Result<()> {
     let only = Only::parse(&args.only)?;
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     std::fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
+    // What is told to mean nothing may mean nothing anywhere.
+    if !args.quick && only.is_durable() {
+        scratch::check_durable(&dir)?;
+    }
     let (amounts, reps) = amounts(&args);
     let mut missing = Vec::new();
     let mut program = |system: &str, name: &str| {
@@ -206,7 +220,7 @@ impl Comparison {
             if !self.only.group(name) {
                 continue;
             }
-            let promise = if group == Group::Durable { Promise::Power } else { Promise::Process };
+            let promise = group.promise();
             let mut nats = self.nats.clone();
             if let (Some(program), Promise::Power) = (&nats, promise)
                 && Nats::cannot(program, self.scratch()?.path(), promise)?
@@ -352,6 +366,8 @@ mod tests {
         assert!(some.group("read") && !some.group(HANDLER));
         assert!(some.system(Redis::NAME) && some.system(CrossStream::NAME));
         assert!(!some.system(Xs::NAME));
+        let durable = only(&["durable"]).unwrap();
+        assert!(all.is_durable() && !some.is_durable() && durable.is_durable());
         let system = only(&["sqlite"]).unwrap();
         assert!(system.group(HANDLER) && system.system(Sqlite::NAME));
         assert!(only(&["kafka"]).is_err());

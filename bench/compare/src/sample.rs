@@ -57,7 +57,7 @@ impl Figures {
 
     /// Latencies.
     pub(crate) fn latency(times: &Histogram) -> Self {
-        let us = SHARES.map(|(_, share)| times.quantile(share).as_nanos() as f64 / 1e3);
+        let us = SHARES.map(|(_, share)| times.micros(share));
         Self { value: us[0], latencies: Some(us), ..Self::default() }
     }
 

@@ -13,12 +13,12 @@ use futures::future::{try_join, try_join_all};
 use xs_bench::daemon::PATIENCE;
 use xs_bench::histogram::Histogram;
 use xs_bench::process::{Times, memory};
-use xs_bench::report::per_second;
+use xs_bench::report::{mib, per_second};
 
 use crate::bodies::Bodies;
 use crate::load::{closed, count, open};
 use crate::sample::{Figures, Sample};
-use crate::system::{Feed, Link, Place, System, TOPICS};
+use crate::system::{Feed, Link, Place, Promise, System, TOPICS};
 
 /// How much of everything.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +51,14 @@ impl Group {
         ("live", Self::Live),
         ("blob", Self::Blob),
     ];
+
+    /// What acknowledgements in it promise.
+    pub(crate) const fn promise(self) -> Promise {
+        match self {
+            Self::Durable => Promise::Power,
+            Self::Append | Self::Read | Self::Live | Self::Blob => Promise::Process,
+        }
+    }
 }
 
 /// Messages of a batch, and batches in flight.
@@ -232,7 +240,7 @@ impl<S: System> Run<'_, S> {
             stored += self.mixed().await?;
             let pid = self.system.pid().to_string();
             for (row, name) in [("memory", "VmRSS"), ("memory-own", "RssAnon")] {
-                let figures = Figures::of(memory(&pid, name)? as f64 / MIB as f64);
+                let figures = Figures::of(mib(memory(&pid, name)?));
                 self.sample(row, figures.of_store(self.fewer));
             }
         }

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use xs_bench::environment;
 use xs_bench::plot::{Panel, svg};
-use xs_bench::report::{Row, human};
+use xs_bench::report::{Row, human, mib};
+use xs_bench::scratch;
+use xs_engine::SyncPolicy;
 
 use crate::Setting;
-use crate::benches::open::mib;
 use crate::job::{self, Answer, Job};
 
 /// Topics that frames go to in turn: one has 1 % of the frames.
 const TOPICS: u64 = 100;
-const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 /// Where results are kept.
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results");
 
@@ -49,7 +49,8 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     let about = "stores of frames with meta on 100 topics; policy none filling, sync afterwards";
     setting.report.begin("curves", about)?;
     let unit = setting.frames(50_000_000, 50_000) / 50;
-    let by_frames = [unit, 10 * unit, 50 * unit].map(|frames| (frames, DEFAULT_SEGMENT_BYTES));
+    let usual = scratch::options(SyncPolicy::None).segment_bytes;
+    let by_frames = [unit, 10 * unit, 50 * unit].map(|frames| (frames, usual));
     let sizes = [1 << 30, 128 << 20, 8 << 20, 1 << 20];
     let by_segments = sizes.map(|size| (10 * unit, if setting.quick { 1 << 20 } else { size }));
     let by_frames = curve(setting, &by_frames)?;
@@ -140,7 +141,7 @@ fn write(
             points: points.iter().map(|point| (x(point) as f64, point.costs[number])).collect(),
         };
         [
-            panel("frames, in segments of 64 MiB", by_frames, |point| point.frames),
+            panel("frames, in segments of the usual size", by_frames, |point| point.frames),
             panel("segments, of one number of frames", by_segments, |point| point.segments),
         ]
     });

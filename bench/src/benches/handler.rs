@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use xs_bench::histogram::Histogram;
-use xs_bench::report::Row;
+use xs_bench::report::{Row, mib};
 use xs_bench::scratch;
 use xs_bench::server::{Server, binary};
 use xs_bench::workload::{Frames, Shape};
@@ -190,11 +190,6 @@ fn one(
         setting.report.row(&row)?;
     }
     Ok(())
-}
-
-/// Bytes as people read them.
-pub(crate) fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 async fn watch(server: &mut Server, kind: &Kind, frames: u64, trips: u64) -> anyhow::Result<Shown> {

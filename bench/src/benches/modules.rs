@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use xs_bench::histogram::Histogram;
-use xs_bench::report::Row;
+use xs_bench::report::{Row, mib};
 use xs_bench::server::{Server, binary};
 use xs_engine::{Body, NewFrame, Start, SyncPolicy, Topic};
 use xs_protocol::{AppendRequest, CallRequest, Client, Subscription};
 
 use crate::Setting;
-use crate::benches::handler::{cross, follow, mib, take};
+use crate::benches::handler::{cross, follow, take};
 use crate::benches::socket::runtime;
 
 /// Isolates after which a Host makes room for a fresh one, roughly, so that rows may show it.

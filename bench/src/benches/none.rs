@@ -7,6 +7,7 @@ use xs_bench::process::Times;
 use xs_bench::report::Row;
 use xs_bench::workload::{Frames, Shape};
 use xs_bench::{bare, scratch};
+use xs_engine::format::pack::ENTRY_HEADER_LEN;
 use xs_engine::{Batch, SyncPolicy};
 
 use crate::Setting;
@@ -106,11 +107,11 @@ fn written(setting: &mut Setting, shape: Shape, run: &Run) -> anyhow::Result<()>
     Ok(setting.report.row(&row)?)
 }
 
-/// Bytes of a body in its pack. docs/format.md: an entry has a header of 72 bytes.
+/// Bytes of a body in its pack.
 const fn entry_len(shape: Shape) -> usize {
     match shape {
         Shape::Meta => 0,
-        Shape::Body256 => 72 + BODY_LEN,
+        Shape::Body256 => ENTRY_HEADER_LEN + BODY_LEN,
     }
 }
 

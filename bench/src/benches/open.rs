@@ -1,7 +1,7 @@
 //! Opening a store whose process was killed in the middle of a segment: the time it takes, and the
 //! memory that is there afterwards and that no file backs.
 
-use xs_bench::report::Row;
+use xs_bench::report::{Row, mib};
 use xs_bench::scratch;
 
 use crate::Setting;
@@ -59,9 +59,4 @@ fn one(
         .figure("segments", median.segments as f64, "")
         .target(target);
     Ok(setting.report.row(&row)?)
-}
-
-/// Mebibytes.
-pub(crate) const fn mib(bytes: u64) -> f64 {
-    bytes as f64 / 1024.0 / 1024.0
 }

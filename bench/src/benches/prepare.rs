@@ -67,7 +67,7 @@ fn all(setting: &mut Setting, policy: SyncPolicy, shape: Shape, frames: u64) -> 
         let written = if media == MediaChoice::Mapped { "mapped" } else { "positioned" };
         let zeros = if zero { "zeroed" } else { "allocated" };
         let name = format!("{policy}, {}, {written}, {zeros}", shape.name());
-        let worst = times.quantile(1.0).as_nanos() as f64 / 1e3;
+        let worst = times.micros(1.0);
         let row = Row::new(name).rate("frames", frames, time).latency(&times);
         setting.report.row(&row.figure("worst", worst, "us"))?;
     }

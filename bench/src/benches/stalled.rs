@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use tokio::runtime::Runtime;
 use xs_bench::histogram::Histogram;
 use xs_bench::process::memory;
-use xs_bench::report::Row;
+use xs_bench::report::{Row, mib};
 use xs_bench::server::Server;
 use xs_bench::workload::{Frames, Shape};
 use xs_engine::{ReadOptions, Start, SyncPolicy};
@@ -74,7 +74,7 @@ fn one(
     };
     let row = Row::new(format!("{name}, 100 stalled")).latency(&with);
     let row = row.figure("p50", ratio(0.5), "times").figure("p99", ratio(0.99), "times");
-    let row = row.figure("memory", grown as f64 / f64::from(1 << 20), "MiB");
+    let row = row.figure("memory", mib(grown), "MiB");
     setting.report.row(&row.target("p99 at most 2 times"))?;
     let row = Row::new(format!("{name}, what they were kept from"));
     Ok(setting.report.row(&row.rate("frames", each * SUBSCRIBERS as u64, resumed))?)

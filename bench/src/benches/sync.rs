@@ -1,25 +1,40 @@
-//! Durable appends beside a bare loop that syncs as many bytes to as many files, turn by turn in
-//! one run: the disk's mood changes, their ratio does not.
+//! Durable appends beside a bare loop that syncs as many bytes in as many files, turn by turn in
+//! one run: the disk's mood changes, their ratio does not. A small group is one file, the journal;
+//! what is too long for it is synced in log and pack at once, or in the log alone where it has no
+//! bodies.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use xs_bench::bare::{PREPARED, SyncLoop};
 use xs_bench::histogram::Histogram;
 use xs_bench::report::{Row, per_second};
 use xs_bench::scratch;
 use xs_bench::workload::{Frames, Shape};
-use xs_engine::{Batch, Store, SyncPolicy};
+use xs_engine::format::{file::FILE_HEADER_LEN, pack::ENTRY_HEADER_LEN};
+use xs_engine::limits::JOURNAL_GROUP_BYTES_MAX;
+use xs_engine::{Batch, Body, Store, SyncPolicy};
 
 use crate::Setting;
 
-const OUTSTANDING: [usize; 4] = [1, 8, 64, 512];
+/// The last is too many for the journal.
+const OUTSTANDING: [usize; 5] = [1, 8, 64, 512, 2048];
 const THREADS_MAX: usize = 4;
 /// How long each side has its turn.
 const TURN: Duration = Duration::from_millis(400);
-/// docs/format.md: headers of a file, a batch and an entry of a pack.
-const FILE_HEADER: u64 = 64;
-const ENTRY_HEADER: usize = 72;
+/// The longest that a store may take to make its journal.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// As many bytes as a group of the store has.
+#[derive(Debug)]
+enum Group {
+    /// One sync, of the journal or of a log without bodies.
+    Once(Vec<u8>),
+    /// Log and pack, synced at once.
+    Twice(Vec<u8>, Vec<u8>),
+}
 
 /// What one side did in all its turns.
 #[derive(Debug, Default)]
@@ -42,11 +57,13 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
 
 fn one(setting: &mut Setting, shape: Shape, outstanding: usize) -> anyhow::Result<()> {
     let scratch = setting.scratch()?;
-    let store = scratch::open(&scratch.path().join("store"), scratch::options(SyncPolicy::Sync))?;
+    let dir = scratch.path().join("store");
+    let store = scratch::open(&dir, scratch::options(SyncPolicy::Sync))?;
     let mut bare = SyncLoop::new(scratch.path(), PREPARED)?;
     let mut made = Frames::common(shape);
     let (mut engine, mut least) = (Done::default(), Done::default());
-    let (log, pack) = bytes_of(&store, &mut made, outstanding)?;
+    let bytes = bytes_of(&store, &mut made, outstanding)?;
+    await_journal(&store, &mut made, &dir)?;
     let turns = setting.amount(12, 1);
     let turn = if setting.quick { TURN / 20 } else { TURN };
     for _ in 0..turns {
@@ -54,7 +71,10 @@ fn one(setting: &mut Setting, shape: Shape, outstanding: usize) -> anyhow::Resul
         let begun = Instant::now();
         while begun.elapsed() < turn {
             let group = Instant::now();
-            bare.group(&log, &pack)?;
+            match &bytes {
+                Group::Once(bytes) => bare.once(bytes)?,
+                Group::Twice(log, pack) => bare.twice(log, pack)?,
+            }
             least.times.record(group.elapsed());
             least.frames += outstanding as u64;
         }
@@ -62,32 +82,44 @@ fn one(setting: &mut Setting, shape: Shape, outstanding: usize) -> anyhow::Resul
     }
     let rate = per_second(engine.frames, engine.time);
     let least_rate = per_second(least.frames, least.time);
-    let row = Row::new(format!("{outstanding} outstanding, {}", shape.name()))
+    let syncs = if matches!(bytes, Group::Once(_)) { "1 sync" } else { "2 syncs" };
+    let row = Row::new(format!("{outstanding} outstanding, {}, bare {syncs}", shape.name()))
         .rate("frames", engine.frames, engine.time)
         .rate("bare", least.frames, least.time)
         .figure("fraction", rate / least_rate * 100.0, "%")
         .latency(&engine.times)
-        .figure("bare p50", least.times.quantile(0.5).as_nanos() as f64 / 1e3, "us")
+        .figure("bare p50", least.times.micros(0.5), "us")
         .target(if outstanding == 1 { "80 %" } else { "90 %" });
     Ok(setting.report.row(&row)?)
 }
 
-/// As many bytes as a group of the store writes to its log and its pack.
-fn bytes_of(
-    store: &Store,
-    made: &mut Frames,
-    outstanding: usize,
-) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+/// As many bytes as the store makes durable for a group of so many frames, and in which files.
+fn bytes_of(store: &Store, made: &mut Frames, outstanding: usize) -> anyhow::Result<Group> {
     store.append(Batch::from(made.frame()))?;
-    let before = store.info().log_bytes.max(FILE_HEADER);
+    let before = store.info().log_bytes.max(FILE_HEADER_LEN as u64);
     let frame = made.frame();
     let body = match &frame.body {
-        xs_engine::Body::Inline(bytes) => ENTRY_HEADER + bytes.len(),
+        Body::Inline(bytes) => ENTRY_HEADER_LEN + bytes.len(),
         _ => 0,
     };
     store.append(Batch::from(frame))?;
-    let log = (store.info().log_bytes - before) as usize;
-    Ok((vec![1; log * outstanding], vec![1; body * outstanding]))
+    let log = (store.info().log_bytes - before) as usize * outstanding;
+    let pack = body * outstanding;
+    let is_small = (log + pack) as u64 <= JOURNAL_GROUP_BYTES_MAX;
+    Ok(match is_small || pack == 0 {
+        true => Group::Once(vec![1; log + pack]),
+        false => Group::Twice(vec![1; log], vec![1; pack]),
+    })
+}
+
+/// Appends until the store has made its journal, which it does after some groups.
+fn await_journal(store: &Store, made: &mut Frames, dir: &Path) -> anyhow::Result<()> {
+    let give_up = Instant::now() + PATIENCE;
+    while !dir.join("journal").is_file() {
+        ensure!(Instant::now() < give_up, "the store has made no journal");
+        store.append(Batch::from(made.frame()))?;
+    }
+    Ok(())
 }
 
 /// Keeps so many single frames in flight for one turn.

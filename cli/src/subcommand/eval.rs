@@ -174,14 +174,32 @@ fn history() -> Option<PathBuf> {
     Some(default_store().ok()?.parent()?.join(HISTORY_FILE))
 }
 
-async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit> {
+/// An editor that remembers the lines of a file.
+fn editor(history: Option<&Path>) -> anyhow::Result<DefaultEditor> {
     let config = Config::builder().max_history_size(HISTORY_LINES)?.build();
     let mut editor = DefaultEditor::with_config(config)?;
-    let history = history();
-    if let Some(path) = &history {
+    if let Some(path) = history {
         // The first time there is none.
         let _ = editor.load_history(path);
     }
+    Ok(editor)
+}
+
+/// Reads a line and gives the editor back, as reading blocks.
+async fn read_line(
+    mut editor: DefaultEditor,
+    sign: &'static str,
+) -> anyhow::Result<(DefaultEditor, rustyline::Result<String>)> {
+    let read = move || {
+        let line = editor.readline(sign);
+        (editor, line)
+    };
+    Ok(tokio::task::spawn_blocking(read).await?)
+}
+
+async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit> {
+    let history = history();
+    let mut editor = editor(history.as_deref())?;
     let seen = io::stdin().is_terminal();
     if seen {
         aside(&format!("xs {}, {}", env!("CARGO_PKG_VERSION"), session.address));
@@ -192,12 +210,7 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
     let (mut failed, mut asked) = (false, false);
     loop {
         let sign = if typed.is_empty() { "> " } else { "... " };
-        // Reading a line blocks.
-        let (back, line) = tokio::task::spawn_blocking(move || {
-            let line = editor.readline(sign);
-            (editor, line)
-        })
-        .await?;
+        let (back, line) = read_line(editor, sign).await?;
         editor = back;
         match line {
             Ok(line) => typed.push_str(&line),

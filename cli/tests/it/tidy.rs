@@ -5,62 +5,117 @@ use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 800;
 const COLUMNS_MAX: usize = 100;
+/// Where sources are: each has some.
+const PLACES: [&str; 9] =
+    [".ci", "bench", "cli", "clients", "engine", "fuzz", "protocol", "runtime", "scripts"];
+/// Directories of what is made, not written.
+const MADE: [&str; 8] =
+    ["target", "corpus", "artifacts", "coverage", "node_modules", "dist", "build", "__pycache__"];
+
+/// Which rules a file is under. All have a number of lines that they may have, and are ASCII.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Of a crate: opens with what it is, and has short lines but for those that are one literal,
+    /// which cannot be broken without changing how it reads.
+    Rust,
+    /// Tests hold modules in raw strings, where a line break would move what they look at.
+    RustTest,
+    /// Of the clients, or a script: has short lines.
+    Plain,
+    /// Modules and what they run on.
+    JavaScript,
+}
+
+fn kind(name: &str) -> Option<Kind> {
+    let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+    let is_test = name.contains("/tests/") || name.ends_with("/tests.rs");
+    let begins = |place: &str| name.starts_with(place);
+    match name {
+        _ if name.ends_with(".rs") && is_test => Some(Kind::RustTest),
+        _ if name.ends_with(".rs") => Some(Kind::Rust),
+        _ if begins("scripts/") || begins(".ci/") => Some(Kind::Plain),
+        _ if begins("clients/") && ends(&[".py", ".ts"]) => Some(Kind::Plain),
+        _ if ends(&[".ts", ".js", ".cjs"]) => Some(Kind::JavaScript),
+        _ => None,
+    }
+}
 
 #[test]
 fn sources_keep_the_rules_of_the_house() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut broken = Vec::new();
-    for file in sources(root) {
-        let text = fs::read_to_string(&file).unwrap();
-        let name = file.strip_prefix(root).unwrap().display().to_string();
-        if text.lines().count() > LINES_MAX {
-            broken.push(format!("{name}: more than {LINES_MAX} lines"));
+    for place in PLACES {
+        let mut count = 0;
+        for file in files(&root.join(place)) {
+            let name = file.strip_prefix(root).unwrap().display().to_string();
+            let Some(kind) = kind(&name) else { continue };
+            look(&name, kind, &fs::read_to_string(&file).unwrap(), &mut broken);
+            count += 1;
         }
-        let opens = text.lines().find(|line| !line.starts_with("#!") && !line.is_empty());
-        let generated = name.contains("vectors") || name.contains("fixtures");
-        let is_test = name.contains("/tests/") || name.ends_with("/tests.rs");
-        if name.ends_with(".rs")
-            && !is_test
-            && !generated
-            && !opens.unwrap_or("").starts_with("//!")
-        {
-            broken.push(format!("{name}: does not open with //!"));
-        }
-        for (index, line) in text.lines().enumerate() {
-            let is_long = line.chars().count() > COLUMNS_MAX && !is_text(line);
-            // Tests hold modules in raw strings, where a line break would move what they look at.
-            if name.ends_with(".rs") && is_long && !is_test {
-                broken.push(format!("{name}:{}: over {COLUMNS_MAX} columns", index + 1));
-            }
-            if name.ends_with(".rs") && !line.is_ascii() {
-                broken.push(format!("{name}:{}: not ASCII", index + 1));
-            }
-        }
+        assert!(count > 0, "{place} has no sources");
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// A line that is one long literal cannot be broken by rustfmt without changing how it reads.
-fn is_text(line: &str) -> bool {
-    line.contains('"')
+/// Notes what in a file is against the rules.
+fn look(name: &str, kind: Kind, text: &str, broken: &mut Vec<String>) {
+    if text.lines().count() > LINES_MAX {
+        broken.push(format!("{name}: more than {LINES_MAX} lines"));
+    }
+    let opens = text.lines().find(|line| !line.starts_with("#!") && !line.is_empty());
+    let is_data = name.contains("vectors") || name.contains("fixtures");
+    if kind == Kind::Rust && !is_data && !opens.unwrap_or("").starts_with("//!") {
+        broken.push(format!("{name}: does not open with //!"));
+    }
+    for (index, line) in text.lines().enumerate() {
+        let may_be_long = match kind {
+            Kind::Rust => line.contains('"'),
+            Kind::RustTest | Kind::JavaScript => true,
+            Kind::Plain => false,
+        };
+        if !may_be_long && line.chars().count() > COLUMNS_MAX {
+            broken.push(format!("{name}:{}: over {COLUMNS_MAX} columns", index + 1));
+        }
+        if !line.is_ascii() {
+            broken.push(format!("{name}:{}: not ASCII", index + 1));
+        }
+    }
 }
 
-fn sources(root: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut dirs = ["engine", "protocol", "runtime", "cli", "bench", "fuzz"]
-        .map(|name| root.join(name))
-        .to_vec();
+/// The files below a directory that somebody wrote.
+fn files(root: &Path) -> Vec<PathBuf> {
+    let (mut found, mut dirs) = (Vec::new(), vec![root.to_owned()]);
     while let Some(dir) = dirs.pop() {
-        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        let entries = fs::read_dir(&dir);
+        let entries = entries.unwrap_or_else(|error| panic!("read {}: {error}", dir.display()));
         for entry in entries {
             let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() && !["target", "corpus", "artifacts", "coverage"].contains(&&*name) {
-                dirs.push(path);
-            } else if name.ends_with(".rs") || name.ends_with(".ts") || name.ends_with(".js") {
+            let name = path.file_name().unwrap().to_string_lossy();
+            if !path.is_dir() {
                 found.push(path);
+            } else if !MADE.contains(&&*name) {
+                dirs.push(path);
             }
         }
     }
     found
+}
+
+#[test]
+fn what_is_against_the_rules_is_found() {
+    let found = |name: &str, text: &str| {
+        let mut broken = Vec::new();
+        look(name, kind(name).unwrap(), text, &mut broken);
+        broken.len()
+    };
+    let long = "x".repeat(COLUMNS_MAX + 1);
+    assert_eq!(found("engine/src/a.rs", "//! What it is.\n"), 0);
+    assert_eq!(found("engine/src/a.rs", "use b;\n"), 1);
+    assert_eq!(found("engine/src/a.rs", &format!("//! {long}\n\"{long}\"\n")), 1);
+    assert_eq!(found("engine/tests/it/a.rs", &long), 0);
+    assert_eq!(found("scripts/test", &format!("\"{long}\"\n\u{e9}\n")), 2);
+    assert_eq!(found("clients/python/src/a.py", &long), 1);
+    assert_eq!(found("clients/typescript/src/a.ts", &"\n".repeat(LINES_MAX + 1)), 1);
+    assert_eq!(found("runtime/js/a.js", &format!("{long}\u{e9}")), 1);
+    assert_eq!(kind("clients/python/README.md"), None);
 }

@@ -23,10 +23,10 @@ import { check, until } from "./waiting.js";
 export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
 /**
- * An upload: `write` pieces, then `finish`; without it, after `close`, nothing is stored. Writes need
- * not be awaited before the next one or `finish`: they take turns, and hold the memory of their
- * pieces so long. A `write` that fails ends the upload, as nobody knows how much of its piece was
- * sent; those behind it and `finish` then throw ClientClosed, with what failed as its cause.
+ * An upload: `write` pieces, then `finish`; without it, after `close`, nothing is stored. Writes
+ * need not be awaited before the next one or `finish`: they take turns, and hold the memory of
+ * their pieces so long. A `write` that fails ends the upload, as nobody knows how much of its piece
+ * was sent; those behind it and `finish` then throw ClientClosed, with what failed as its cause.
  */
 export class BlobWriter {
   #connection: Connection | undefined;

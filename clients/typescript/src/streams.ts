@@ -2,7 +2,14 @@
 
 import { Op } from "./coding.js";
 import type { Connection, Line } from "./connection.js";
-import { ClientClosed, ConnectError, ConnectionLost, NotSent, Unavailable, XsError } from "./errors.js";
+import {
+  ClientClosed,
+  ConnectError,
+  ConnectionLost,
+  NotSent,
+  Unavailable,
+  XsError,
+} from "./errors.js";
 import type { Frame } from "./frames.js";
 import { subscribe, type How } from "./messages.js";
 import { Backoff, type Item, type Reading, type Retry } from "./reading.js";
@@ -194,7 +201,8 @@ abstract class ReaderStream<T> extends Stream<T> {
     const isSlow = isRefused && error.code === 503;
     const goesOn =
       (isRefused && !isSlow) || error instanceof ConnectionLost || error instanceof ConnectError;
-    if (!goesOn || this.host.closing.aborted || (error instanceof ConnectError && !error.retryable)) {
+    const isFinal = error instanceof ConnectError && !error.retryable;
+    if (!goesOn || isFinal || this.host.closing.aborted) {
       this.close();
       throw error;
     }
@@ -230,8 +238,8 @@ abstract class ReaderStream<T> extends Stream<T> {
 }
 
 /**
- * The frames of a bounded read. It goes on over lost connections, and throws what ended the last one
- * when nothing came for `giveUpMs`.
+ * The frames of a bounded read. It goes on over lost connections, and throws what ended the last
+ * one when nothing came for `giveUpMs`.
  */
 export class Read extends ReaderStream<Frame> {
   async next(): Promise<IteratorResult<Frame, undefined>> {

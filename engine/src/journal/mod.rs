@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use crate::env::Env;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
 use crate::format::journal::{ENTRY_ALIGN, ENTRY_BYTES_MAX, EntryStamp, HALVES_AT};
+use crate::limits::JOURNAL_GROUP_BYTES_MAX;
 use crate::log::Fault;
 use crate::media::Media;
 use crate::planted::{Bug, is_planted};
@@ -24,10 +25,7 @@ use crate::store::Inner;
 
 pub(crate) use replay::{Kept, read, replay};
 
-/// Bytes of the pieces of a group that goes through the journal; a longer one is synced in place,
-/// as writing it twice would cost more than the second sync.
-const GROUP_BYTES_MAX: u64 = 256 * 1024;
-const _: () = assert!(GROUP_BYTES_MAX as usize <= ENTRY_BYTES_MAX / 2);
+const _: () = assert!(JOURNAL_GROUP_BYTES_MAX as usize <= ENTRY_BYTES_MAX / 2);
 /// One group takes no more of a half than one part in so many.
 const GROUP_PART: u64 = 4;
 /// Bytes written at a time when it is wiped.
@@ -101,7 +99,7 @@ impl Journal {
 
     /// Bytes that the pieces of a group may have.
     pub(crate) fn group_max(env: &Env) -> u64 {
-        GROUP_BYTES_MAX.min(env.options.journal.half_bytes / GROUP_PART)
+        JOURNAL_GROUP_BYTES_MAX.min(env.options.journal.half_bytes / GROUP_PART)
     }
 
     /// Whether a group that could use it can. Where there is none yet the group is counted, and one

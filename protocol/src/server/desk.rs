@@ -215,30 +215,8 @@ impl Desk {
                 let cursors = vec![change];
                 return self.append(ticket, AppendRequest { cursors, ..AppendRequest::default() });
             }
-            Request::Fetch(fetch) if looks_back(&fetch.options) => {
-                if let Some(options) = light::begin(&fetch.options, &*self.service) {
-                    let fetch = FetchRequest { options, ..fetch };
-                    self.listings.push_back(Listing::Fetch(ticket, fetch));
-                } else {
-                    self.long(move |service| {
-                        let result = Page::open(ticket, &fetch, true, service).map(Box::new);
-                        Mail::Page { ticket, result }
-                    });
-                }
-            }
-            Request::Fetch(fetch) => self.listings.push_back(Listing::Fetch(ticket, fetch)),
-            Request::Get(at) => match self.service.get(at) {
-                Ok(frame) => {
-                    // A frame that may not be read is, to this client, not there.
-                    let read = &self.session.access().read;
-                    let frame = frame.filter(|frame| read.holds(frame.topic()));
-                    let next = frame.as_ref().and_then(Frame::offset).map_or(0, |at| at + 1);
-                    let frame = frame.as_slice();
-                    self.session.shown(frame);
-                    self.session.reply(ticket, |out| put_frames(out, frame, &[], next));
-                }
-                Err(refusal) => self.session.refuse(ticket, &refusal),
-            },
+            Request::Fetch(fetch) => self.fetch(ticket, fetch),
+            Request::Get(at) => self.get(ticket, at),
             Request::Last(last) => self.last(ticket, last),
             Request::Topics(topics) => {
                 self.long(move |service| Mail::Topics { ticket, result: service.topics(&topics) })
@@ -279,6 +257,19 @@ impl Desk {
         false
     }
 
+    fn fetch(&mut self, ticket: Ticket, fetch: FetchRequest) {
+        if !looks_back(&fetch.options) {
+            self.listings.push_back(Listing::Fetch(ticket, fetch));
+        } else if let Some(options) = light::begin(&fetch.options, &*self.service) {
+            self.listings.push_back(Listing::Fetch(ticket, FetchRequest { options, ..fetch }));
+        } else {
+            self.long(move |service| {
+                let result = Page::open(ticket, &fetch, true, service).map(Box::new);
+                Mail::Page { ticket, result }
+            });
+        }
+    }
+
     fn last(&mut self, ticket: Ticket, last: LastRequest) {
         if let Some(frames) = light::last(&last, &*self.service) {
             return self.listings.push_back(Listing::Frames(ticket, frames.into_iter(), false));
@@ -291,6 +282,21 @@ impl Desk {
         match is_long {
             true => self.long(job),
             false => self.block(job),
+        }
+    }
+
+    fn get(&mut self, ticket: Ticket, at: Bound) {
+        match self.service.get(at) {
+            Ok(frame) => {
+                // A frame that may not be read is, to this client, not there.
+                let read = &self.session.access().read;
+                let frame = frame.filter(|frame| read.holds(frame.topic()));
+                let next = frame.as_ref().and_then(Frame::offset).map_or(0, |at| at + 1);
+                let frame = frame.as_slice();
+                self.session.shown(frame);
+                self.session.reply(ticket, |out| put_frames(out, frame, &[], next));
+            }
+            Err(refusal) => self.session.refuse(ticket, &refusal),
         }
     }
 

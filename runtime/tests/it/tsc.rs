@@ -77,8 +77,9 @@ const BAD: [&str; 22] = [
 /// The compiler, when it is there: a path in `XS_TSC`, or the one that scripts/setup installs.
 fn compiler() -> Option<PathBuf> {
     let named = std::env::var_os("XS_TSC").map(PathBuf::from);
-    let own = "../target/tools/node_modules/.bin/tsc";
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(own);
+    // This binary is in release/deps of the same directory.
+    let this = std::env::current_exe().unwrap();
+    let own = this.ancestors().nth(3).unwrap().join("tools/node_modules/.bin/tsc");
     named.into_iter().chain([own]).find(|tsc| tsc.is_file())
 }
 

@@ -89,6 +89,7 @@ fn imported() -> Vec<Delivered> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(in crate::message) fn requests() -> Vec<Sent> {
     let options = ReadOptions {
         topics: TopicPatterns::parse("a.b,c.*,*").unwrap(),

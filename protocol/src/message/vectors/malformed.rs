@@ -6,6 +6,7 @@ use crate::limits::{MESSAGE_BYTES_MAX, PING_BYTES_MAX};
 
 /// Bytes that a server must not take: what they are, and the code it answers with. Codes of class
 /// 1 close the connection, others refuse the request.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
     let good = |name: &str| {
         let all = requests();

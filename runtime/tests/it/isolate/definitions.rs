@@ -29,6 +29,7 @@ async fn a_definition_arrives_whole() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn what_is_wrong_with_one_is_named() {
     for (entry, source, want) in [
         ("handlers/it.js", "export const a = 1;", "no default export"),
