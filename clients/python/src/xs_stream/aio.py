@@ -196,8 +196,8 @@ class AsyncClient:
             if self._making is None or is_mine:
                 self._making = loop.create_task(self._connect(max(0.0, until - loop.time())))
                 self._making.add_done_callback(self._made)
-            # A caller that stops waiting does not take the connection from the others. And what ends
-            # it is raised into none of them that goes on: their frames would hang on it.
+            # A caller that stops waiting does not take the connection from the others. And what
+            # ends it is raised into none of them that goes on: their frames would hang on it.
             making = self._making
             await asyncio.wait({making})
             if making.cancelled():
