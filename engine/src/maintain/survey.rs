@@ -272,5 +272,5 @@ fn next_sound(bytes: &Bytes, from: usize) -> usize {
 /// The salt of a segment whose header is damaged, from the first batch that verifies.
 pub(crate) fn find_salt(media: &dyn Media) -> Option<u32> {
     let salt = |bytes: &[u8]| BatchHeader::read(bytes).ok().map(|header| header.salt);
-    find_first(media, FILE_HEADER_LEN as u64, &BATCH_MAGIC, salt)
+    find_first(media, FILE_HEADER_LEN as u64, &BATCH_MAGIC, salt).ok().flatten()
 }

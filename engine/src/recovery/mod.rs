@@ -28,7 +28,7 @@ use crate::manifest::Manifest;
 use crate::media::{Disk, Files, LockError, Media, StoreLock};
 use crate::options::StoreOptions;
 use crate::store::Inner;
-pub(crate) use files::{is_meant, segments_to_read};
+pub(crate) use files::{NOT_NAMED, is_meant, segments_to_read};
 pub(crate) use keys::keys_of;
 use opening::Opening;
 pub use report::{Cut, RecoveryReport};
@@ -93,6 +93,7 @@ pub(crate) fn open_with(
     };
     let blobs = Blobs::open(Arc::clone(&env), clean).map_err(|error| match error {
         BlobError::Corrupt(corruption) => OpenError::Corrupt(corruption),
+        BlobError::Io { path, source } => OpenError::io("open", &path, source),
         error => OpenError::io("open", &env.blob_dir(), error.into()),
     })?;
     let open_files = Arc::new(OpenFiles::new(Arc::clone(&env.files)));

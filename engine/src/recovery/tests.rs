@@ -1,3 +1,5 @@
+mod strays;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
