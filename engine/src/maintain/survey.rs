@@ -119,6 +119,11 @@ impl Survey {
         Ok(Some(stretch))
     }
 
+    /// Number of the batch behind the last one, as far as known.
+    pub(super) const fn next_seq(&self) -> Option<u64> {
+        self.expect.seq
+    }
+
     fn header_at(&mut self, at: u64) -> io::Result<Result<BatchHeader, BatchError>> {
         Ok(BatchHeader::read(&self.window.get(at..at + HEADER_LEN)?))
     }
