@@ -282,8 +282,8 @@ impl Opened {
         Ok(())
     }
 
-    /// What proves itself in a pack is taken in, also when its header does not: that may be all that
-    /// a crash kept from the disk. Says what it became.
+    /// What proves itself in a pack is taken in, also when its header does not: that may be all
+    /// that a crash kept from the disk. Says what it became.
     fn stranger(
         &mut self,
         env: &Arc<Env>,

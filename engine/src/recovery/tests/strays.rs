@@ -49,7 +49,7 @@ fn an_unnamed_segment_stays_while_one_of_its_batches_verifies() {
     // All but its last batches.
     fs::write(&path, &bytes).unwrap();
     let places = batches(&path);
-    let mut last = bytes.clone();
+    let mut last = bytes;
     last[FILE_HEADER_LEN..places[places.len() - 3]].fill(0xa5);
     fs::write(&path, &last).unwrap();
     told("last batches", &last);
