@@ -128,6 +128,12 @@ pub enum OpenError {
     /// The manifest, without which nothing can be read, is damaged.
     #[error("{0}; restore the store from a backup")]
     Corrupt(Corruption),
+    /// The filesystem needs space to write over what is there, and there is none. Nothing is lost.
+    #[error("no space to put back the groups of {path}; nothing is lost: make room on the disk and open the store again", path = path.display())]
+    StorageFull {
+        /// The journal that holds them.
+        path: PathBuf,
+    },
     /// The operating system refused something.
     #[error("cannot {what} {path}: {error}", path = path.display())]
     Io {

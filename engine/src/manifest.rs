@@ -22,11 +22,13 @@ struct Writing {
     /// Copies whose names are not known to be durable: the process that made them may have died
     /// before it synced the directory.
     unnamed: usize,
+    /// A copy may count on disk that nobody here goes by.
+    in_doubt: bool,
 }
 
 impl Writing {
     const fn after(sequence: u64) -> Self {
-        Self { sequence, unnamed: NAMES.len() }
+        Self { sequence, unnamed: NAMES.len(), in_doubt: false }
     }
 }
 
@@ -117,22 +119,49 @@ impl Manifest {
     }
 
     /// Changes the manifest; durable when it returns. After an error it is as before, in memory and
-    /// for the next open, unless the copy was complete and only its sync failed.
+    /// for the next open. Where that cannot be said, because the copy was complete and only a sync
+    /// failed, the error is none of a full disk, and the manifest is not changed any more.
     pub(crate) fn update(&self, change: impl FnOnce(&mut SuperState)) -> io::Result<()> {
         let mut writing = self.writing.lock();
+        if writing.in_doubt {
+            return Err(io::Error::other("an earlier write of the manifest failed"));
+        }
         let mut state = SuperState::clone(&self.state.read());
         change(&mut state);
         let next = writing.sequence + 1;
         // Odd sequences go to the first copy: a new store begins with super.a.
         let path = self.dir.join(NAMES[usize::from(next.is_multiple_of(2))]);
-        self.files.write_new(&path, &state.encode(next))?;
-        if writing.unnamed > 0 {
-            self.files.sync_dir(&self.dir)?;
-            writing.unnamed -= 1;
+        if let Err(error) = self.write(&mut writing, &path, &state.encode(next)) {
+            writing.in_doubt = self.may_count(&path, next);
+            // Who is told of a full disk goes on.
+            return Err(match writing.in_doubt {
+                true => {
+                    io::Error::other(format!("the manifest was written and not synced: {error}"))
+                }
+                false => error,
+            });
         }
         writing.sequence = next;
         *self.state.write() = Arc::new(state);
         Ok(())
+    }
+
+    fn write(&self, writing: &mut Writing, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.files.write_new(path, bytes)?;
+        if writing.unnamed > 0 {
+            self.files.sync_dir(&self.dir)?;
+            writing.unnamed -= 1;
+        }
+        Ok(())
+    }
+
+    /// Whether the next open may find a copy of this sequence, whose write failed. One that is torn
+    /// counts for nothing, and the other one says what is known here.
+    fn may_count(&self, path: &Path, sequence: u64) -> bool {
+        match self.files.read(path, SUPER_BYTES_MAX) {
+            Ok(bytes) => SuperState::decode(&bytes).is_ok_and(|(found, _)| found == sequence),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 }
 
@@ -142,9 +171,17 @@ fn is_first_write(corruption: &Corruption) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
-    use crate::media::Disk;
+    use crate::media::faulty::{Faults, FaultyFiles};
+    use crate::media::{Disk, is_full};
     use crate::options::MediaChoice;
+
+    fn load_with(dir: &Path, faults: &Arc<Faults>) -> Result<Option<Manifest>, OpenError> {
+        let disk = Disk::new(MediaChoice::Auto, dir);
+        Manifest::load(dir, Arc::new(FaultyFiles::new(disk, faults)))
+    }
 
     fn load(dir: &Path) -> Result<Option<Manifest>, OpenError> {
         Manifest::load(dir, Arc::new(Disk::new(MediaChoice::Auto, dir)))
@@ -202,6 +239,29 @@ mod tests {
             std::fs::remove_file(&a).unwrap();
             assert_eq!(clean(dir.path()), backup);
         }
+    }
+
+    #[test]
+    fn a_copy_that_may_count_is_not_taken_for_one_that_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let faults = Faults::none();
+        let disk = Disk::new(MediaChoice::Auto, dir.path());
+        let files = Arc::new(FaultyFiles::new(disk, &faults));
+        let manifest = Manifest::create(dir.path(), files, SuperState::default()).unwrap();
+        // Half a copy, for want of space: nothing has changed, and it can be tried again.
+        faults.set(1, 1, Errno::NOSPC);
+        let full = manifest.update(|state| state.journal = 1).unwrap_err();
+        assert!(is_full(&full) && manifest.state().journal == 0);
+        assert_eq!(load(dir.path()).unwrap().unwrap().state().journal, 0);
+        manifest.update(|state| state.journal = 2).unwrap();
+        let manifest = load_with(dir.path(), &faults).unwrap().unwrap();
+        // A whole one, whose name may not be durable.
+        faults.set(2, 2, Errno::NOSPC);
+        let failed = manifest.update(|state| state.journal = 3).unwrap_err();
+        assert!(!is_full(&failed) && manifest.state().journal == 2, "{failed}");
+        assert_eq!(load(dir.path()).unwrap().unwrap().state().journal, 3);
+        assert!(manifest.update(|state| state.journal = 4).is_err());
+        assert_eq!(load(dir.path()).unwrap().unwrap().state().journal, 3);
     }
 
     #[test]

@@ -97,7 +97,7 @@ def contents(store, uuid, entry, magic, path):
 def records(data, salt, path, seq, compacted):
     """The records of a segment, each with its batch's base offset; then the next seq. In one that
     was compacted the seq may leap, and stay."""
-    at, previous = FILE_HEADER, 0
+    at, previous, first = FILE_HEADER, 0, None
     while at < len(data) and not zeros(data[at:at + 8]):
         where = "%s: batch at %d" % (path, at)
         need(data[at:at + 4] == b"XSB1", where)
@@ -108,12 +108,17 @@ def records(data, salt, path, seq, compacted):
         leaps = compacted and number >= seq[0] - 1 if seq[0] is not None else True
         need(leaps or number == seq[0], where + ": seq")
         need(durable <= number, where + ": durable_upto")
+        need(length <= 4 << 20 and 1 <= count <= min(4096, length // 16), where + ": limits")
+        first = number if previous == 0 else first
+        if data[at + BATCH_HEADER + 8] == 5:
+            need(count == 1 and durable in (number, first), where + ": mark")
         seq[0], previous = number + 1, header_crc
         at += BATCH_HEADER
         end, crcs = at + length, b""
         while at < end:
             crc, size = struct.unpack_from("<II", data, at)
             need(crc == zlib.crc32(data[at + 4:at + size]), where + ": record crc")
+            need(16 <= size <= 128 << 10 and 1 <= data[at + 8] <= 7, where + ": record")
             need(zeros(data[at + size:at + align8(size)]), where + ": padding")
             crcs += data[at:at + 4]
             count -= 1

@@ -119,6 +119,10 @@ impl Blobs {
             sweeps: Sweeps::default(),
         });
         shared.choose_active();
+        if opened.trouble.is_some() {
+            // A pack that was sealed anew would no longer tell what is wrong with it.
+            shared.keeper.stop();
+        }
         let run = {
             let shared = Arc::clone(&shared);
             move || keeper::run(&shared)

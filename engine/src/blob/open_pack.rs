@@ -63,17 +63,19 @@ impl OpenPack {
         Ok(Self::new(env, &header, media, FILE_HEADER_LEN as u64))
     }
 
-    /// Opens a pack that was closed in order, with its entries up to `length`.
+    /// Opens a pack that was closed in order, with its entries up to `length`, or as many as a file
+    /// has that is shorter.
     pub(super) fn reopen(env: &Arc<Env>, file: &FileEntry) -> Result<Self, BlobError> {
         let path = env.blob_path(file.base, file.generation, "pack");
         let media = env.files.open_append(&path).map_err(|error| BlobError::io(&path, error))?;
-        media.publish(file.length);
+        let end = file.length.min(media.len());
+        media.publish(end);
         let header = find_header(env, &media, file)?;
-        let pack = Self::new(env, &header, Arc::clone(&media), file.length);
-        let held = Headers::read(&media, header.salt, FILE_HEADER_LEN as u64, file.length)?;
+        let pack = Self::new(env, &header, Arc::clone(&media), end);
+        let held = Headers::read(&media, header.salt, FILE_HEADER_LEN as u64, end)?;
         pack.fill(&held.slots);
         // Where a header is damaged the entries behind it are there all the same.
-        let mut walk = Walk::part(&media, header.salt, held.end..file.length);
+        let mut walk = Walk::part(&media, header.salt, held.end..end);
         while let Some(entry) = walk.next()? {
             pack.insert(&entry.header().hash, entry.at());
         }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::build::Builder;
@@ -12,16 +13,17 @@ use super::error::BlobError;
 use super::mend::mend;
 use super::open_pack::{OpenPack, find_header};
 use super::packs::PackList;
+use super::save::first_salt;
 use super::seal::{finish, replace_line};
 use super::sealed::{SealedPack, encode_index, write_index};
 use super::walk::Walk;
 use crate::env::Env;
 use crate::error::{Corruption, ReadOnlyReason};
-use crate::format::file::{FileHeader, FormatError, Magic};
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::limits::FINDINGS_MAX;
 use crate::media::{Media, is_full};
-use crate::recovery::is_meant;
+use crate::recovery::{NOT_NAMED, is_meant};
 
 /// What opening found.
 #[derive(Default)]
@@ -48,7 +50,7 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
         remove_dropped(env, &line).map_err(|error| BlobError::io(&dir, error))?;
     }
     forget_dropped(env).map_err(|error| BlobError::io(&dir, error))?;
-    let named: BTreeSet<_> = lines.iter().map(|line| (line.base, line.generation)).collect();
+    let named = places(&lines);
     let replaced: Vec<_> = there
         .keys()
         .filter(|place| !named.contains(place))
@@ -72,13 +74,8 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
             opened.note(error)?;
         }
     }
-    for (&(number, generation), header) in there.iter().filter(|(place, _)| !named.contains(place))
-    {
-        match header {
-            Some(header) => opened.stranger(env, header)?,
-            None => remove(env, number, generation),
-        }
-    }
+    there.retain(|place, _| !named.contains(place));
+    opened.strangers(env, &there)?;
     Ok(opened)
 }
 
@@ -103,14 +100,30 @@ fn forget_dropped(env: &Env) -> io::Result<()> {
     }
 }
 
-type There = BTreeMap<(u64, u32), Option<FileHeader>>;
+/// What the header of a pack tells.
+#[derive(Debug, Clone, Copy)]
+enum Head {
+    /// It is the one its name says.
+    Ours(FileHeader),
+    /// It is of another store, or of another name.
+    Foreign,
+    /// It does not verify.
+    Damaged,
+}
+
+/// Packs by number and generation.
+type There = BTreeMap<(u64, u32), Head>;
 
 /// What lies in the directory of the packs.
 struct Inventory {
-    /// The packs, with their headers if these are of this store.
     packs: There,
     /// A pack of a newer format version, if there is one.
     newer: Option<ReadOnlyReason>,
+}
+
+/// Number and generation of each.
+fn places<'a>(lines: impl IntoIterator<Item = &'a FileEntry>) -> BTreeSet<(u64, u32)> {
+    lines.into_iter().map(|line| (line.base, line.generation)).collect()
 }
 
 fn has(there: &There, line: &FileEntry) -> bool {
@@ -121,11 +134,47 @@ fn has(there: &There, line: &FileEntry) -> bool {
 fn inventory(env: &Env) -> Result<Inventory, BlobError> {
     let dir = env.blob_dir();
     let names = env.files.list(&dir).map_err(|error| BlobError::io(&dir, error))?;
-    let store = env.manifest.state().store;
-    let (mut packs, mut newer) = (BTreeMap::new(), None);
     let state = env.manifest.state();
-    let mut found = Vec::new();
+    let named = places(state.files.iter().filter(|file| file.kind == FileKind::Pack));
+    let (mut packs, mut newer) = (BTreeMap::new(), None);
+    for name in finish_renames(env, &names)? {
+        let Some(place) = parse_name(name, "pack") else { continue };
+        let path = dir.join(name);
+        let head = match read_head(env, &path) {
+            Ok(Err(FormatError::Version { found })) => {
+                newer = newer.or(Some(ReadOnlyReason::Version { path, found }));
+                // One that the manifest does not name is not for this program to remove either.
+                if !named.contains(&place) {
+                    continue;
+                }
+                Head::Damaged
+            }
+            Ok(Err(_)) => Head::Damaged,
+            Ok(Ok(header)) => {
+                let tells = (header.store, (header.base, header.generation));
+                if tells == (state.store, place) { Head::Ours(header) } else { Head::Foreign }
+            }
+            // A link to nothing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // What cannot be read may be anything.
+            Err(error) => return Err(BlobError::io(&path, error)),
+        };
+        packs.insert(place, head);
+    }
     for name in &names {
+        if parse_name(name, "pidx").is_some_and(|place| !packs.contains_key(&place)) {
+            let _ = env.files.remove(&dir.join(name));
+        }
+    }
+    Ok(Inventory { packs, newer })
+}
+
+/// A file the manifest names gets its name if a crash came before that; other unfinished files are
+/// removed. Returns the names there are then.
+fn finish_renames<'a>(env: &Env, names: &'a [String]) -> Result<Vec<&'a str>, BlobError> {
+    let (dir, state) = (env.blob_dir(), env.manifest.state());
+    let mut found = Vec::new();
+    for name in names {
         let Some(place) = name.strip_suffix(".tmp") else {
             found.push(name.as_str());
             continue;
@@ -147,33 +196,13 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
             let _ = env.files.remove(&dir.join(name));
         }
     }
-    for name in found {
-        let Some((number, generation)) = parse_name(name, "pack") else { continue };
-        let media = env.files.open_sealed(&dir.join(name));
-        let head = media.and_then(|media| media.view(0..media.len().min(64)));
-        let header = head.ok().map(|head| FileHeader::decode(&head, Magic::Pack));
-        if let Some(Err(FormatError::Version { found })) = header {
-            newer = newer.or_else(|| Some(ReadOnlyReason::Version { path: dir.join(name), found }));
-            // One that the manifest does not name is not for this program to remove either.
-            let named = |file: &FileEntry| {
-                file.kind == FileKind::Pack && (file.base, file.generation) == (number, generation)
-            };
-            if !state.files.iter().any(named) {
-                continue;
-            }
-        }
-        let header = header.and_then(Result::ok);
-        let named = |header: &FileHeader| {
-            (header.store, header.base, header.generation) == (store, number, generation)
-        };
-        packs.insert((number, generation), header.filter(named));
-    }
-    for name in &names {
-        if parse_name(name, "pidx").is_some_and(|place| !packs.contains_key(&place)) {
-            let _ = env.files.remove(&dir.join(name));
-        }
-    }
-    Ok(Inventory { packs, newer })
+    Ok(found)
+}
+
+fn read_head(env: &Env, path: &Path) -> io::Result<Result<FileHeader, FormatError>> {
+    let media = env.files.open_unmapped(path)?;
+    let head = media.view(0..media.len().min(FILE_HEADER_LEN as u64))?;
+    Ok(FileHeader::decode(&head, Magic::Pack))
 }
 
 fn parse_name(name: &str, kind: &str) -> Option<(u64, u32)> {
@@ -202,6 +231,12 @@ impl Opened {
 
     fn unmarked(&mut self, env: &Arc<Env>, line: &FileEntry, clean: bool) -> Result<(), BlobError> {
         if clean {
+            let path = env.blob_path(line.base, line.generation, "pack");
+            let len = env.files.len_of(&path).map_err(|error| BlobError::io(&path, error))?;
+            if len < line.length {
+                let what = "is shorter than when the store was closed";
+                self.trouble.get_or_insert(ReadOnlyReason::Files { path, what });
+            }
             self.list.open.push(Arc::new(OpenPack::reopen(env, line)?));
             return Ok(());
         }
@@ -220,7 +255,7 @@ impl Opened {
         let path = env.blob_path(line.base, line.generation, "pack");
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
         let salt = find_header(env, &media, line)?.salt;
-        self.salvage(env, line, salt, &media)
+        self.salvage(env, line, salt, &media).map(drop)
     }
 
     /// Whether a pack was taken up that nothing was put into yet.
@@ -228,17 +263,55 @@ impl Opened {
         self.list.open.iter().any(|pack| pack.is_empty())
     }
 
-    /// A pack of this store that the manifest does not name: the crash came before the manifest was
-    /// written, or the manifest lost its newest copy. What it holds proves itself.
-    fn stranger(&mut self, env: &Arc<Env>, header: &FileHeader) -> Result<(), BlobError> {
-        let path = env.blob_path(header.base, header.generation, "pack");
-        let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
+    /// The packs that the manifest does not name, none of which is another generation of one that
+    /// it names and that is there: the crash came before the manifest was written, or the manifest
+    /// lost its newest copy.
+    fn strangers(&mut self, env: &Arc<Env>, strangers: &There) -> Result<(), BlobError> {
+        let mut taken = None;
+        for (&(number, generation), &head) in strangers {
+            // The oldest generation has all that the others were made of, and one of them is
+            // what it has become by now.
+            if let Some(became) = taken.filter(|place: &(u64, u32)| place.0 == number) {
+                if became.1 != generation {
+                    remove(env, number, generation);
+                }
+                continue;
+            }
+            taken = self.stranger(env, (number, generation), head)?.or(taken);
+        }
+        Ok(())
+    }
+
+    /// What proves itself in a pack is taken in, also when its header does not: that may be all
+    /// that a crash kept from the disk. Says what it became.
+    fn stranger(
+        &mut self,
+        env: &Arc<Env>,
+        (number, generation): (u64, u32),
+        head: Head,
+    ) -> Result<Option<(u64, u32)>, BlobError> {
+        let path = env.blob_path(number, generation, "pack");
+        let failed = |error| BlobError::io(&path, error);
+        let media = env.files.open_scan(&path).map_err(failed)?;
+        let known = match head {
+            Head::Ours(header) => Some((header.salt, header.file)),
+            Head::Damaged => first_salt(&*media).map_err(failed)?.map(|salt| (salt, [0; 16])),
+            Head::Foreign => {
+                let foreign = ReadOnlyReason::Files { path, what: NOT_NAMED };
+                self.trouble.get_or_insert(foreign);
+                return Ok(None);
+            }
+        };
+        let Some((salt, uuid)) = known else {
+            remove(env, number, generation);
+            return Ok(None);
+        };
         let line = FileEntry {
             kind: FileKind::Pack,
             state: FileState::Unmarked,
-            generation: header.generation,
-            base: header.base,
-            uuid: header.file,
+            generation,
+            base: number,
+            uuid,
             length: 0,
             crc: 0,
             count: 0,
@@ -246,24 +319,25 @@ impl Opened {
             gone: 0,
             settled: 0,
         };
-        self.salvage(env, &line, header.salt, &media)
+        self.salvage(env, &line, salt, &media)
     }
 
-    /// Seals what can be read of a pack as its next generation.
+    /// Seals what can be read of a pack as its next generation. Returns the number and generation
+    /// that hold it now, if anything does.
     fn salvage(
         &mut self,
         env: &Arc<Env>,
         line: &FileEntry,
         salt: u32,
         media: &Arc<dyn Media>,
-    ) -> Result<(), BlobError> {
+    ) -> Result<Option<(u64, u32)>, BlobError> {
         let failed = |error| BlobError::io(media.path(), error);
         let mut dropped = Vec::new();
         let mut walk = Walk::new(media, salt);
         let Some(first) = walk.next()? else {
             replace_line(env, line, None).map_err(failed)?;
             remove(env, line.base, line.generation);
-            return Ok(());
+            return Ok(None);
         };
         let rewritten = Builder::create(env, (line.base, line.generation + 1), media.len())
             .map_err(failed)
@@ -289,7 +363,7 @@ impl Opened {
             Err(BlobError::Io { source, .. }) if is_full(&source) => {
                 let pack = OpenPack::adopt(env, line, salt, media)?;
                 self.list.open.push(Arc::new(pack));
-                return Ok(());
+                return Ok(Some((line.base, line.generation)));
             }
             Err(error) => return Err(error),
         };
@@ -301,6 +375,6 @@ impl Opened {
         remove(env, line.base, line.generation);
         let sealed = SealedPack::new(Arc::clone(env), built.line);
         self.list.sealed.push(Arc::new(sealed));
-        Ok(())
+        Ok(Some((built.line.base, built.line.generation)))
     }
 }

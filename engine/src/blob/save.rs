@@ -1,5 +1,6 @@
 //! What can be read of a damaged pack, written as a new one.
 
+use std::io;
 use std::sync::Arc;
 
 use super::build::Builder;
@@ -65,6 +66,11 @@ fn add(builder: &mut Builder, entry: Entry, lost: Lost<'_>) -> Result<(), BlobEr
 
 /// The salt of a pack whose header is damaged, from the first entry that verifies.
 pub(crate) fn find_pack_salt(media: &dyn Media) -> Option<u32> {
+    first_salt(media).ok().flatten()
+}
+
+/// The same, for who must know whether nothing verifies or nothing can be read.
+pub(super) fn first_salt(media: &dyn Media) -> io::Result<Option<u32>> {
     let salt = |bytes: &[u8]| EntryHeader::read(bytes).ok().map(|header| header.salt);
     find_first(media, FILE_HEADER_LEN as u64, &ENTRY_MAGIC, salt)
 }

@@ -340,6 +340,8 @@ fn disk_use_converges_under_last_1() {
             store.compact(CompactOptions { dead_percent: 50, ..ALL }).unwrap();
             highest = highest.max(log_bytes(dir.path()));
             assert!(store.info().segments <= 4, "{:?}", store.info());
+            // Nothing is left in memory either of those that are gone.
+            assert!(store.inner.index.segments().len() <= 4);
         }
     }
     // 10 MB were written. What is left: one full segment that is written to, and a few small ones.

@@ -334,7 +334,8 @@ impl Index {
 
     fn push(&self, segment: &Arc<Segment>, kind: Kind) -> u32 {
         let mut segments = self.segments.write();
-        let ordinal = segments.len() as u32;
+        // Numbers ascend along the list, which has gaps where compaction took segments out.
+        let ordinal = segments.last().map_or(0, |last| last.ordinal + 1);
         let (segment, kind) = (segment.clone(), Arc::new(Mutex::new(kind)));
         let new = SegmentIndex { segment, ordinal, kind, decay: Arc::default() };
         *segments = segments.iter().cloned().chain([Arc::new(new)]).collect();
@@ -387,7 +388,9 @@ impl Index {
     }
 
     fn segment(&self, ordinal: u32) -> Option<Arc<SegmentIndex>> {
-        self.segments.read().get(ordinal as usize).cloned()
+        let segments = self.segments.read();
+        let place = segments.binary_search_by_key(&ordinal, |of| of.ordinal).ok()?;
+        segments.get(place).cloned()
     }
 
     fn by_base(&self, base: u64) -> Option<Arc<SegmentIndex>> {
@@ -396,7 +399,7 @@ impl Index {
         segments.get(found).filter(|of| of.segment.base() == base).cloned()
     }
 
-    /// The same segment. What stands in the place of one that was compacted away may have its base.
+    /// The same segment. Another one may have its base.
     fn by_key(&self, segment: &Segment) -> Option<Arc<SegmentIndex>> {
         let segments = self.segments.read();
         let first = segments.partition_point(|of| of.segment.base() < segment.base());

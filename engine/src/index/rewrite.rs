@@ -73,7 +73,7 @@ struct Left {
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     pub(crate) segment: Arc<Segment>,
-    /// Where it stands among all segments.
+    /// Its number: those of the segments ascend.
     pub(crate) ordinal: u32,
     /// Bytes that would be gone, as far as can be told without reading it.
     pub(crate) dead: u64,
@@ -100,7 +100,7 @@ pub(crate) struct Rewriting {
 
 /// What is to take the place of segments.
 pub(crate) struct Rewritten<'a> {
-    /// The segments, by where they stand; they follow one another.
+    /// The segments, by their numbers; they follow one another.
     pub(crate) replaced: RangeInclusive<u32>,
     /// What holds what is left of them, with its index; nothing when nothing is left.
     pub(crate) new: Option<(Arc<Segment>, Rewriting)>,
@@ -245,29 +245,20 @@ impl Index {
         self.rewrites.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Lists what takes the place of segments. Each place keeps its number: what is left stands in
-    /// the last one, and the others are empty.
+    /// Lists what takes the place of segments: under the number of the last of them, if anything is
+    /// left. The other numbers are not used again.
     fn place(&self, old: &[Arc<SegmentIndex>], new: Option<(Arc<Segment>, Arc<MemoryIndex>)>) {
-        let mut segments = self.segments.write();
-        let mut listed = segments.to_vec();
-        let mut put = |of: SegmentIndex| {
-            if let Some(place) = listed.get_mut(of.ordinal as usize) {
-                *place = Arc::new(of);
-            }
+        let Some(last) = old.last().map(|last| last.ordinal) else { return };
+        let new = new.map(|(segment, index)| SegmentIndex::complete(segment, last, index));
+        let mut new = new.map(Arc::new);
+        let is_old = |of: &SegmentIndex| old.iter().any(|old| old.ordinal == of.ordinal);
+        let put = |of: &Arc<SegmentIndex>| match is_old(of) {
+            true if of.ordinal == last => new.take(),
+            true => None,
+            false => Some(Arc::clone(of)),
         };
-        let base = new.as_ref().map(|(segment, _)| segment.base());
-        for of in old {
-            let base = base.unwrap_or_else(|| of.segment.base());
-            put(SegmentIndex::complete(
-                Arc::new(Segment::gone(base)),
-                of.ordinal,
-                Arc::new(MemoryIndex::new(base)),
-            ));
-        }
-        if let (Some((segment, index)), Some(last)) = (new, old.last()) {
-            put(SegmentIndex::complete(segment, last.ordinal, index));
-        }
-        *segments = listed.into();
+        let mut segments = self.segments.write();
+        *segments = segments.iter().filter_map(put).collect();
     }
 
     /// The table, and when it covers any of these segments the layers that say what it says without

@@ -53,8 +53,6 @@ enum Source {
     Open(Arc<dyn Media>),
     /// Of exact length, opened when it is read.
     Sealed { length: u64, span: u64, open: Arc<OpenFiles> },
-    /// No file and no bytes: what there was is in the segment after it, or nowhere.
-    Gone,
 }
 
 impl Segment {
@@ -73,12 +71,6 @@ impl Segment {
     ) -> Self {
         let source = Source::Sealed { length, span, open };
         Self { key, path, source, pinned: OnceLock::new() }
-    }
-
-    /// What stands in the place of a segment that was compacted away.
-    pub(crate) fn gone(base: u64) -> Self {
-        let key = SegmentKey { base, generation: u32::MAX, uuid: [0; 16], salt: 0 };
-        Self { key, path: PathBuf::new(), source: Source::Gone, pinned: OnceLock::new() }
     }
 
     /// Keeps the file open for those who read it, as it is about to be unlinked.
@@ -125,7 +117,6 @@ impl Segment {
         match &self.source {
             Source::Open(media) => media.published(),
             Source::Sealed { length, .. } => *length,
-            Source::Gone => FILE_HEADER_LEN as u64,
         }
     }
 
@@ -137,7 +128,7 @@ impl Segment {
     /// The offset after those a sealed segment stands for.
     pub(crate) fn end(&self) -> u64 {
         match &self.source {
-            Source::Open(_) | Source::Gone => self.key.base,
+            Source::Open(_) => self.key.base,
             Source::Sealed { span, .. } => self.key.base.saturating_add(*span),
         }
     }
@@ -150,7 +141,6 @@ impl Segment {
         let viewed = match &self.source {
             Source::Open(media) => media.view(range),
             Source::Sealed { open, .. } => self.opened(open).and_then(|media| media.view(range)),
-            Source::Gone => Err(io::ErrorKind::NotFound.into()),
         };
         viewed.map_err(|error| ReadError::io(&self.path, &error))
     }
@@ -160,7 +150,6 @@ impl Segment {
         match &self.source {
             Source::Open(media) => Ok(Arc::clone(media)),
             Source::Sealed { open, .. } => self.opened(open),
-            Source::Gone => Err(io::ErrorKind::NotFound.into()),
         }
     }
 

@@ -12,6 +12,7 @@ use super::error::MaintainError;
 use super::finding::{Finding, Problem, Severity};
 use super::survey::{SoundRecord, Stretch, Survey, find_salt};
 use super::verify::Checker;
+use crate::format::batch::BatchError;
 use crate::format::control::{self, Control, CursorRecord, StateRecord};
 use crate::format::file::{FILE_HEADER_LEN, Magic};
 use crate::format::record::RecordKind;
@@ -31,8 +32,21 @@ pub(super) struct LogState {
     durable_upto: u64,
     /// The end of the log was passed.
     torn: bool,
+    /// Where the unmarked segment before ends, when that can be told.
+    ended: Option<Ended>,
     /// Cursors whose last state so far is missing: a state that another followed may be gone.
     stateless: BTreeMap<String, Finding>,
+}
+
+/// Where an unmarked segment ends, behind which its file is zero.
+#[derive(Debug)]
+struct Ended {
+    path: PathBuf,
+    position: u64,
+    /// Number of the batch that follows it; nothing when it holds none.
+    seq: Option<u64>,
+    /// The offset that follows it.
+    offset: u64,
 }
 
 /// A segment being checked.
@@ -47,6 +61,15 @@ struct Segment {
     pending: Option<Stretch>,
 }
 
+impl Segment {
+    /// Where it ends, unless something is wrong there.
+    fn ended(&self, position: u64) -> Option<Ended> {
+        let (seq, offset) = (self.survey.next_seq(), self.survey.next_offset);
+        let ended = Ended { path: self.path.clone(), position, seq, offset };
+        self.pending.is_none().then_some(ended)
+    }
+}
+
 impl Checker<'_> {
     /// Checks all segments, given in order.
     pub(super) fn log(&mut self, files: &[FileEntry]) -> Result<(), MaintainError> {
@@ -55,6 +78,7 @@ impl Checker<'_> {
             last_id: FrameId::ZERO,
             durable_upto: 0,
             torn: false,
+            ended: None,
             stateless: BTreeMap::new(),
         };
         if unclean {
@@ -107,8 +131,12 @@ impl Checker<'_> {
             let from = segment.survey.position;
             let next = segment.survey.next();
             let next = next.map_err(|error| MaintainError::io("read", &segment.path, error))?;
-            let Some(stretch) = next else { break };
+            let Some(stretch) = next else {
+                state.ended = segment.ended(from).filter(|_| open_end && !self.live);
+                break;
+            };
             self.tell(&mut segment, Some(stretch.base));
+            self.gap(&stretch, state);
             let is_torn = open_end && stretch.is_torn(state.durable_upto);
             if is_torn || state.torn {
                 self.torn(&segment, &stretch, state);
@@ -137,6 +165,32 @@ impl Checker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Reports what is missing between the end of an unmarked segment and the first batch behind
+    /// it, in the next one. Zeros at an end are no damage by themselves.
+    fn gap(&mut self, stretch: &Stretch, state: &mut LogState) {
+        let Some(ended) = state.ended.take() else { return };
+        let Some(header) = stretch.header else { return };
+        let follows = match ended.seq {
+            Some(seq) => header.seq <= seq,
+            None => header.base_offset <= ended.offset,
+        };
+        if follows {
+            return;
+        }
+        let was_durable = match ended.seq {
+            Some(seq) => seq < state.durable_upto,
+            None => header.seq <= state.durable_upto,
+        };
+        let (severity, problem) = match was_durable {
+            true => (Severity::Lost, Problem::Batch),
+            false => (Severity::Unused, Problem::TornTail),
+        };
+        state.torn |= !was_durable;
+        let (what, upto) = (BatchError::Absent, Some(header.base_offset));
+        let finding = Finding::new(severity, problem, &ended.path, ended.position, what);
+        self.report.add(finding.frames(ended.offset, upto.filter(|_| was_durable), None));
     }
 
     /// Reports the end of a log that was not closed in order, once.
@@ -243,7 +297,7 @@ impl Checker<'_> {
         let Some(stretch) = segment.pending.take() else { return };
         let Some((position, why)) = &stretch.bad else { return };
         let problem = match why {
-            crate::format::batch::BatchError::Record(_) => Problem::Record,
+            BatchError::Record(_) => Problem::Record,
             _ => Problem::Batch,
         };
         let lost = missing(&stretch, next, false);

@@ -119,6 +119,11 @@ impl Survey {
         Ok(Some(stretch))
     }
 
+    /// Number of the batch behind the last one, as far as known.
+    pub(super) const fn next_seq(&self) -> Option<u64> {
+        self.expect.seq
+    }
+
     fn header_at(&mut self, at: u64) -> io::Result<Result<BatchHeader, BatchError>> {
         Ok(BatchHeader::read(&self.window.get(at..at + HEADER_LEN)?))
     }
@@ -272,5 +277,5 @@ fn next_sound(bytes: &Bytes, from: usize) -> usize {
 /// The salt of a segment whose header is damaged, from the first batch that verifies.
 pub(crate) fn find_salt(media: &dyn Media) -> Option<u32> {
     let salt = |bytes: &[u8]| BatchHeader::read(bytes).ok().map(|header| header.salt);
-    find_first(media, FILE_HEADER_LEN as u64, &BATCH_MAGIC, salt)
+    find_first(media, FILE_HEADER_LEN as u64, &BATCH_MAGIC, salt).ok().flatten()
 }

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use super::scan::{Scanned, scan};
 use crate::env::Env;
 use crate::error::{Corruption, OpenError, ReadOnlyReason};
-use crate::format::batch::BatchHeader;
+use crate::format::batch::{BATCH_MAGIC, BatchHeader};
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::log::{DERIVED, OpenFiles, Segment, SegmentKey};
 use crate::maintain::find_salt;
-use crate::media::{Files, Media};
+use crate::media::{Files, Media, find_first};
+
+/// What is said of a file that may hold something and that the manifest does not name.
+pub(crate) const NOT_NAMED: &str = "is not one of the files the manifest names";
 
 /// The segments the manifest names, in the order of their offsets.
 #[derive(Debug, Default)]
@@ -66,19 +69,26 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, Open
         let superseded =
             listed.iter().any(|file| file.base == base && file.generation > generation);
         let path = dir.join(name);
-        if superseded || !holds_batches(env, &path) {
-            env.files.remove(&path).map_err(|error| OpenError::io("remove", &path, error))?;
-        } else {
-            let what = "is not one of the files the manifest names";
-            found.trouble.get_or_insert(ReadOnlyReason::Files { path, what });
-        }
+        let stray = match superseded {
+            true => Stray::Unused,
+            false => stray(env, &path).map_err(|error| OpenError::io("read", &path, error))?,
+        };
+        let reason = match stray {
+            Stray::Unused => {
+                env.files.remove(&path).map_err(|error| OpenError::io("remove", &path, error))?;
+                continue;
+            }
+            Stray::Used => ReadOnlyReason::Files { path, what: NOT_NAMED },
+            Stray::Newer(found) => ReadOnlyReason::Version { path, found },
+        };
+        found.trouble.get_or_insert(reason);
     }
     for file in listed {
         match file.state {
             FileState::Unmarked => found.unmarked.push(file),
             // Only packs are dropped.
             FileState::Dropped => {}
-            FileState::Sealed => match sealed(env, &file, open_files) {
+            FileState::Sealed => match sealed(env, &file, open_files)? {
                 Ok((segment, trouble)) => {
                     found.sealed.push(segment);
                     found.trouble = found.trouble.or(trouble);
@@ -129,16 +139,32 @@ pub(crate) fn is_meant(
     }
 }
 
-/// Whether a segment that the manifest does not name holds anything. One that was made and never
-/// used does not; one whose naming was lost does.
-fn holds_batches(env: &Env, path: &Path) -> bool {
-    let Ok(media) = env.files.open_scan(path) else { return true };
-    let start = FILE_HEADER_LEN as u64;
-    let upto = media.len().min(start + FILE_HEADER_LEN as u64);
-    match media.view(start.min(upto)..upto) {
-        Ok(bytes) => BatchHeader::read(&bytes).is_ok(),
-        Err(_) => true,
-    }
+/// What a segment is that the manifest does not name.
+enum Stray {
+    /// It was made and never used.
+    Unused,
+    /// Its naming was lost.
+    Used,
+    /// It is of this version of the format.
+    Newer(u32),
+}
+
+/// Looks through a segment that the manifest does not name for a batch of its own, the first of
+/// which may be damaged. What a file has of an earlier use of its space has another salt.
+fn stray(env: &Env, path: &Path) -> io::Result<Stray> {
+    let media = env.files.open_scan(path)?;
+    let head = media.view(0..media.len().min(FILE_HEADER_LEN as u64))?;
+    let salt = match FileHeader::decode(&head, Magic::Segment) {
+        Ok(header) => Some(header.salt),
+        Err(FormatError::Version { found }) => return Ok(Stray::Newer(found)),
+        Err(_) => None,
+    };
+    let batch = |bytes: &[u8]| {
+        let header = BatchHeader::read(bytes).ok()?;
+        salt.is_none_or(|salt| salt == header.salt).then_some(())
+    };
+    let found = find_first(&*media, FILE_HEADER_LEN as u64, &BATCH_MAGIC, batch)?;
+    Ok(found.map_or(Stray::Unused, |()| Stray::Used))
 }
 
 /// The identity of a segment's file, which must be the one the manifest names, and what is wrong
@@ -151,9 +177,9 @@ pub(super) fn key_of(
 ) -> Result<(SegmentKey, Option<ReadOnlyReason>), ReadOnlyReason> {
     let path = path_of(env, file);
     let foreign = |what| ReadOnlyReason::Files { path: path.clone(), what };
-    let header = media
-        .view(0..media.published().min(FILE_HEADER_LEN as u64))
-        .map_err(|_| foreign("cannot be read"))?;
+    let header = media.view(0..media.published().min(FILE_HEADER_LEN as u64)).map_err(|error| {
+        ReadOnlyReason::Corrupt(Corruption::new(&path, 0, format_args!("cannot read: {error}")))
+    })?;
     let header = match FileHeader::decode(&header, Magic::Segment) {
         Ok(header) => header,
         Err(FormatError::Version { found }) => {
@@ -207,7 +233,7 @@ pub(crate) fn segments_to_read(env: &Env) -> Vec<Arc<Segment>> {
     };
     let segment = |file: &FileEntry| match file.state {
         FileState::Unmarked => unmarked(file),
-        FileState::Sealed => sealed(env, file, &open_files).ok().map(|(segment, _)| segment),
+        FileState::Sealed => Some(sealed(env, file, &open_files).ok()?.ok()?.0),
         // Only packs are dropped.
         FileState::Dropped => None,
     };
@@ -218,24 +244,29 @@ pub(crate) fn segments_to_read(env: &Env) -> Vec<Arc<Segment>> {
     listed.into_iter().filter_map(segment).collect()
 }
 
-fn sealed(
-    env: &Env,
-    file: &FileEntry,
-    open_files: &Arc<OpenFiles>,
-) -> Result<(Arc<Segment>, Option<ReadOnlyReason>), ReadOnlyReason> {
+/// A sealed segment and what is wrong with its header, or why it is not the one that is meant.
+type Sealed = Result<(Arc<Segment>, Option<ReadOnlyReason>), ReadOnlyReason>;
+
+/// Looks at a sealed segment. One that the system does not open is no damage: nothing could be put
+/// back, and it may be there the next time.
+fn sealed(env: &Env, file: &FileEntry, open_files: &Arc<OpenFiles>) -> Result<Sealed, OpenError> {
     let path = path_of(env, file);
-    let trouble = |what| ReadOnlyReason::Files { path: path.clone(), what };
-    let media = env.files.open_sealed(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => trouble("is missing"),
-        _ => trouble("cannot be opened"),
-    })?;
-    let (key, damaged) = key_of(env, file, &media)?;
+    let trouble = |what| Ok(Err(ReadOnlyReason::Files { path: path.clone(), what }));
+    let media = match env.files.open_sealed(&path) {
+        Ok(media) => media,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return trouble("is missing"),
+        Err(error) => return Err(OpenError::io("open", &path, error)),
+    };
+    let (key, damaged) = match key_of(env, file, &media) {
+        Ok(known) => known,
+        Err(reason) => return Ok(Err(reason)),
+    };
     if media.len() != file.length {
-        return Err(trouble("does not have the length it was sealed with"));
+        return trouble("does not have the length it was sealed with");
     }
     let open = Arc::clone(open_files);
     let span = file.end() - file.base;
-    Ok((Arc::new(Segment::sealed_file(key, path, file.length, span, open)), damaged))
+    Ok(Ok((Arc::new(Segment::sealed_file(key, path, file.length, span, open)), damaged)))
 }
 
 #[cfg(test)]

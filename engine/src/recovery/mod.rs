@@ -14,6 +14,7 @@ mod report;
 mod rewrite;
 pub(crate) mod scan;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,10 +26,10 @@ use crate::journal::{self, Kept};
 use crate::log::{Active, OpenFiles, Segment, SegmentKey};
 use crate::maintain::Holds;
 use crate::manifest::Manifest;
-use crate::media::{Disk, Files, LockError, Media, StoreLock};
+use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full};
 use crate::options::StoreOptions;
 use crate::store::Inner;
-pub(crate) use files::{is_meant, segments_to_read};
+pub(crate) use files::{NOT_NAMED, is_meant, segments_to_read};
 pub(crate) use keys::keys_of;
 use opening::Opening;
 pub use report::{Cut, RecoveryReport};
@@ -88,11 +89,11 @@ pub(crate) fn open_with(
     let journal = match clean {
         // It was removed, or holds nothing that is not in its place.
         true => Kept { there: env.files.len_of(&env.journal_path()).is_ok(), ..Kept::default() },
-        false => journal::replay(&env)
-            .map_err(|error| OpenError::io("put back the groups of", &env.journal_path(), error))?,
+        false => journal::replay(&env).map_err(|error| not_put_back(&env, error))?,
     };
     let blobs = Blobs::open(Arc::clone(&env), clean).map_err(|error| match error {
         BlobError::Corrupt(corruption) => OpenError::Corrupt(corruption),
+        BlobError::Io { path, source } => OpenError::io("open", &path, source),
         error => OpenError::io("open", &env.blob_dir(), error.into()),
     })?;
     let open_files = Arc::new(OpenFiles::new(Arc::clone(&env.files)));
@@ -104,6 +105,16 @@ pub(crate) fn open_with(
     let mut opening = Opening { env, blobs, open_files, clean, report, journal: journal.there };
     opening.report.blobs_dropped = opening.blobs.dropped().to_vec();
     opening.finish(found, trouble, lock)
+}
+
+/// Why the groups of the journal are not in their places. Where a filesystem copies what is written
+/// over, that takes space; done again it ends in the same.
+fn not_put_back(env: &Env, error: io::Error) -> OpenError {
+    let path = env.journal_path();
+    match is_full(&error) {
+        true => OpenError::StorageFull { path },
+        false => OpenError::io("put back the groups of", &path, error),
+    }
 }
 
 /// Takes the lock of the store in `dir`.

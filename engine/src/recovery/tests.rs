@@ -1,3 +1,5 @@
+mod strays;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -445,6 +447,40 @@ fn recovery_may_be_cut_off_at_each_operation() {
             }
         }
     }
+}
+
+#[test]
+fn a_disk_without_room_to_put_the_journal_back_is_told_of() {
+    let half_bytes = crate::limits::JOURNAL_HALF_BYTES_MIN;
+    let journal = crate::options::JournalOptions { half_bytes, after_groups: 0 };
+    let options = crate::options::StoreOptions { journal, ..options(SyncPolicy::Sync) };
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let store = open_faulty(dir.path(), options.clone(), &faults).unwrap();
+    (0..100).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    let image = crash_now(dir.path(), &faults);
+    drop(store);
+    let mut told = 0;
+    for k in 1.. {
+        let image = crash(image.path());
+        let faults = Faults::none();
+        faults.set(k, u64::MAX, Errno::NOSPC);
+        let opened = open_faulty(image.path(), options.clone(), &faults);
+        let hit = faults.count() >= k;
+        match opened {
+            Ok(store) => assert_eq!(numbers(&store), range(100), "step {k}"),
+            Err(OpenError::StorageFull { path }) => {
+                assert_eq!(path, image.path().join("journal"));
+                told += 1;
+            }
+            Err(error) => assert!(matches!(error, OpenError::Io { .. }), "{error}"),
+        }
+        assert_eq!(numbers(&open(image.path(), SyncPolicy::Sync)), range(100), "step {k}");
+        if !hit {
+            break;
+        }
+    }
+    assert!(told > 1, "{told}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod damage;
 mod faults;
 mod kill;
 mod press;
+mod strange;
 mod together;
 
 use std::fs;

@@ -209,6 +209,46 @@ fn the_end_of_the_log_is_checked_too() {
 }
 
 #[test]
+fn a_durable_end_that_is_gone_before_another_segment_is_told() {
+    let dir = fast_dir();
+    let faults = crate::media::faulty::Faults::none();
+    let options = options(SyncPolicy::None);
+    let store = crate::testing::open_faulty(dir.path(), options, &faults).unwrap();
+    let mut count = 0;
+    while segment_files(dir.path()).len() < 2 {
+        store.append(frame("a", count).into()).unwrap();
+        count += 1;
+    }
+    assert!(store.inner.sealing.seal_now(&store.inner).is_ok());
+    store.append(frame("a", count).into()).unwrap();
+    let image = crate::testing::crash_now(dir.path(), &faults);
+    drop(store);
+    // As if the crash had come before the first one was sealed.
+    let disk = crate::media::Disk::new(crate::options::MediaChoice::Auto, image.path());
+    let manifest = Manifest::load(image.path(), std::sync::Arc::new(disk)).unwrap().unwrap();
+    let unseal = |state: &mut SuperState| {
+        for file in state.files.iter_mut().filter(|file| file.state == FileState::Sealed) {
+            (file.state, file.length, file.crc, file.count) = (FileState::Unmarked, 0, 0, 0);
+        }
+    };
+    manifest.update(unseal).unwrap();
+    let whole = check(image.path());
+    assert!(whole.worst < Some(Severity::Lost), "{whole:#?}");
+    let path = segment_files(image.path()).remove(0);
+    let places = batches(&path);
+    let frames = places.len() as u64 - 2;
+    for left in [places.len() - 4, 1, 0] {
+        edit(&path, |bytes| bytes[places[left]..].fill(0));
+        let report = check(image.path());
+        let lost: Vec<_> = report.findings.iter().filter(|f| f.problem == Problem::Batch).collect();
+        assert_eq!((lost.len(), lost[0].severity), (1, Severity::Lost), "{report:#?}");
+        assert_eq!((&lost[0].path, lost[0].position), (&path, places[left] as u64));
+        let first = left.saturating_sub(1) as u64;
+        assert_eq!((lost[0].offset, lost[0].offset_end), (Some(first), Some(frames)));
+    }
+}
+
+#[test]
 fn damage_in_a_pack_names_the_blob_and_its_frames() {
     let dir = fast_dir();
     build(dir.path());
