@@ -245,6 +245,12 @@ impl Blobs {
         Bodies::many(&self.shared.packs)
     }
 
+    /// Ends the active pack and waits until all are sealed.
+    #[cfg(test)]
+    pub(crate) fn seal_all(&self) {
+        self.shared.seal_all().unwrap();
+    }
+
     /// Number, generation and final bytes of each pack that is not sealed.
     pub(crate) fn open_packs(&self) -> Vec<((u64, u32), u64)> {
         let line = |pack: &Arc<open_pack::OpenPack>| {
