@@ -6,7 +6,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::rc::Rc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use deno_core::convert::Uint8Array;
@@ -17,8 +17,8 @@ use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::bridge::{Bridge, NOT_CAPABLE, bridge, type_error};
-use super::outbox::Outbox;
+use super::bridge::{Bridge, NOT_CAPABLE, bridge};
+use super::place::Place;
 use super::streams::Source;
 use crate::isolate::limits::READ_BYTES_MAX;
 use crate::permissions::{Granted, ReadDenied};
@@ -29,8 +29,6 @@ const TAIL_PERIOD: Duration = Duration::from_millis(100);
 const TAIL_BYTES: usize = 64 * 1024;
 /// Bytes of one line of a tailed file; a longer one is handed over in pieces.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
-/// Time between two saves of a tailed file's position.
-const POSITION_PERIOD: Duration = Duration::from_secs(1);
 /// Entries of a directory listing.
 const ENTRIES_MAX: usize = 100_000;
 
@@ -145,16 +143,14 @@ struct Reading {
 }
 
 struct Tail {
-    bridge: Rc<Bridge>,
-    outbox: Rc<Outbox>,
+    place: Rc<Place>,
     granted: Granted,
     path: String,
     from_start: bool,
     reading: Option<Reading>,
     begun: bool,
-    /// Where the lines end that the module has taken all of.
-    taken: Option<Position>,
-    saved: Option<Instant>,
+    /// Where the lines end that were handed over.
+    given: Option<Position>,
 }
 
 /// Opens a tail; gives its stream's number.
@@ -174,35 +170,27 @@ pub(super) async fn op_xs_tail(
     let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
         return Err(JsErrorBox::generic("this run is over"));
     };
-    let source = Tail {
-        bridge: Rc::clone(&bridge),
-        outbox,
-        granted,
-        path,
-        from_start,
-        reading: None,
-        begun: false,
-        taken: None,
-        saved: None,
-    };
+    let place = Place::new(&bridge, outbox, format!("tail:{path}"));
+    let (reading, begun, given) = (None, false, None);
+    let source = Tail { place, granted, path, from_start, reading, begun, given };
     bridge.streams.open(Box::new(source))
 }
 
 impl Source<String> for Tail {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
-            self.save();
+            // Who asks for more has done with what was handed over.
+            self.keep();
             if !self.begun {
                 self.begin().await?;
             }
             loop {
                 let lines = self.look()?;
                 if !lines.is_empty() {
-                    self.taken = self.reading.as_ref().map(|reading| reading.position);
+                    self.given = self.reading.as_ref().map(|reading| reading.position);
                     return Ok(Some(json!(lines).to_string()));
                 }
                 tokio::time::sleep(TAIL_PERIOD).await;
-                self.save();
             }
         }
         .boxed_local()
@@ -210,13 +198,9 @@ impl Source<String> for Tail {
 }
 
 impl Tail {
-    fn key(&self) -> String {
-        format!("tail:{}", self.path)
-    }
-
     /// Finds the place to begin: where it was, or the end of the file as it is now.
     async fn begin(&mut self) -> Result<(), JsErrorBox> {
-        let saved = self.bridge.backend.position_get(self.key()).await.map_err(type_error)?;
+        let saved = self.place.get().await?;
         let saved = saved.and_then(|bytes| serde_json::from_slice::<Position>(&bytes).ok());
         self.begun = true;
         let Ok(Some((file, meta))) = self.open() else { return Ok(()) };
@@ -230,8 +214,8 @@ impl Tail {
             None => meta.len(),
         };
         self.start(file, &meta, offset);
-        self.taken = self.reading.as_ref().map(|reading| reading.position);
-        self.save();
+        self.given = self.reading.as_ref().map(|reading| reading.position);
+        self.keep();
         Ok(())
     }
 
@@ -276,19 +260,11 @@ impl Tail {
         Ok(if last.is_empty() { Vec::new() } else { vec![text(&last)] })
     }
 
-    /// Keeps the position behind the lines whose frames are stored, at most once a second.
-    fn save(&mut self) {
-        let due = self.saved.is_none_or(|at| at.elapsed() >= POSITION_PERIOD);
-        let Some(position) = self.taken.filter(|_| due) else { return };
-        self.taken = None;
-        self.saved = Some(Instant::now());
-        let (bridge, outbox, key) = (Rc::clone(&self.bridge), Rc::clone(&self.outbox), self.key());
-        drop(deno_core::unsync::spawn(async move {
-            outbox.empty().await;
-            let value = Bytes::from(json!(position).to_string());
-            // A position that is not kept repeats lines after a restart; it never loses any.
-            let _ = bridge.backend.position_set(key, value).await;
-        }));
+    /// Lets the next run go on behind the lines that were handed over.
+    fn keep(&mut self) {
+        if let Some(position) = self.given.take() {
+            self.place.keep(Bytes::from(json!(position).to_string()));
+        }
     }
 }
 

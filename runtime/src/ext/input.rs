@@ -16,7 +16,7 @@ use xs_engine::{Bound, Frame, ReadOptions, Start, TopicPatterns};
 
 use super::bridge::{Bridge, type_error};
 use super::frames;
-use super::outbox::Outbox;
+use super::place::Place;
 use super::streams::Source;
 use crate::isolate::FrameStream;
 
@@ -29,14 +29,11 @@ struct Position {
     offset: u64,
 }
 
-/// Keeps the newest place that was reached, one write at a time.
+/// What was handed over, and where the next run goes on once it is done with.
 pub(super) struct Keeping {
-    bridge: Rc<Bridge>,
-    outbox: Rc<Outbox>,
+    place: Rc<Place>,
     /// The offset of the frame handed over last.
     given: Cell<Option<u64>>,
-    next: Cell<Option<u64>>,
-    busy: Cell<bool>,
 }
 
 struct Sends {
@@ -57,14 +54,8 @@ pub(super) fn op_xs_input(state: &mut OpState, run: u32) -> Result<u32, JsErrorB
     let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
         return Err(JsErrorBox::generic("this run is over"));
     };
-    let keeping = Keeping {
-        bridge: Rc::clone(&bridge),
-        outbox,
-        given: Cell::new(None),
-        next: Cell::new(None),
-        busy: Cell::new(false),
-    };
-    let keeping = Rc::new(keeping);
+    let place = Place::new(&bridge, outbox, KEY.to_owned());
+    let keeping = Rc::new(Keeping { place, given: Cell::new(None) });
     *bridge.input.borrow_mut() = Rc::downgrade(&keeping);
     let source = Sends { bridge: Rc::clone(&bridge), keeping, stream: None };
     bridge.streams.open(Box::new(source))
@@ -86,7 +77,7 @@ impl Source<String> for Sends {
             loop {
                 let stream = match &mut self.stream {
                     Some(stream) => stream,
-                    None => self.stream.insert(open(&self.bridge).await?),
+                    None => self.stream.insert(open(&self.bridge, &self.keeping.place).await?),
                 };
                 match stream.next().await {
                     Some(Ok(frame)) if self.is_own(&frame) => {}
@@ -113,8 +104,8 @@ impl Sends {
 }
 
 /// Follows the input from where it was; everything behind the version's `create` frame is new.
-async fn open(bridge: &Bridge) -> Result<FrameStream, JsErrorBox> {
-    let saved = bridge.backend.position_get(KEY.to_owned()).await.map_err(type_error)?;
+async fn open(bridge: &Bridge, place: &Place) -> Result<FrameStream, JsErrorBox> {
+    let saved = place.get().await?;
     let saved = saved.and_then(|bytes| serde_json::from_slice::<Position>(&bytes).ok());
     let topics = TopicPatterns::parse(&format!("{}.send", bridge.spec.name)).map_err(type_error)?;
     let start = match saved {
@@ -125,22 +116,10 @@ async fn open(bridge: &Bridge) -> Result<FrameStream, JsErrorBox> {
 }
 
 impl Keeping {
-    fn taken(self: &Rc<Self>) {
-        let Some(offset) = self.given.take() else { return };
-        self.next.set(Some(offset + 1));
-        if self.busy.replace(true) {
-            return;
+    fn taken(&self) {
+        if let Some(offset) = self.given.take() {
+            let position = Position { offset: offset + 1 };
+            self.place.keep(Bytes::from(json!(position).to_string()));
         }
-        let keeping = Rc::clone(self);
-        drop(deno_core::unsync::spawn(async move {
-            while let Some(offset) = keeping.next.take() {
-                // What was made of the frame is stored before it counts as taken.
-                keeping.outbox.empty().await;
-                let value = Bytes::from(json!(Position { offset }).to_string());
-                // A place that is not kept repeats frames after a restart; it never loses any.
-                let _ = keeping.bridge.backend.position_set(KEY.to_owned(), value).await;
-            }
-            keeping.busy.set(false);
-        }));
     }
 }

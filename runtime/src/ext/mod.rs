@@ -13,6 +13,7 @@ mod frames;
 mod input;
 mod outbox;
 mod outputs;
+mod place;
 mod remove;
 mod script;
 mod socket;

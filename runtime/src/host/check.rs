@@ -10,9 +10,9 @@ use serde_json::Value;
 use xs_engine::FrameId;
 
 use super::config::Config;
-use super::files;
+use super::files::{self, CONFIG_FILE};
 use super::lifecycle::Key;
-use super::sync::find;
+use super::sync::{find, nobody};
 use crate::isolate::{
     Backend, BackendCode, BackendError, FailureKind, Isolate, IsolateSpec, Limits, LogLevel,
     ModuleError,
@@ -25,7 +25,7 @@ use crate::permissions::Allow;
 pub struct Checked {
     /// The processor it defines; `None` when a server would not look at it.
     pub key: Option<Key>,
-    /// The file, relative to the directory.
+    /// The file, relative to the directory: of a module, or `xs.toml`.
     pub file: String,
     /// What is wrong with it, if anything is.
     pub error: Option<ModuleError>,
@@ -50,9 +50,13 @@ pub async fn check(dir: &Path, allow: &Allow) -> io::Result<Vec<Checked>> {
         let file = own.first().cloned().unwrap_or_default();
         all.push(Checked { key: Some(key.clone()), file, error });
     }
+    let unused = nobody(&config, &scan).map(|name| {
+        (CONFIG_FILE.to_owned(), format!("speaks of a module {name}, and there is none"))
+    });
+    let unused: Vec<_> = unused.collect();
     let misnamed = scan.misnamed.into_iter().map(|(file, error)| (file, error.to_string()));
     let strays = scan.strays.into_iter().map(|(file, why)| (file, format!("not run: {why}")));
-    all.extend(misnamed.chain(strays).map(|(file, why)| {
+    all.extend(misnamed.chain(strays).chain(unused).map(|(file, why)| {
         let error = Some(ModuleError::new(FailureKind::Definition, why));
         Checked { key: None, file, error }
     }));

@@ -145,6 +145,11 @@ impl Config {
         apart.map(|(name, module)| (name.clone(), process(module))).collect()
     }
 
+    /// The names it speaks of.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.modules.keys().map(String::as_str)
+    }
+
     /// What it says about one module.
     #[must_use]
     pub fn module(&self, name: &ProcessorName) -> ModuleConfig {

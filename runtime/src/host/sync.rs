@@ -2,6 +2,7 @@
 //! not what was last taken from it, and `term` for one that is gone. What runs is not looked at: a
 //! stop, or a version that an admin appended, stays until the file changes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use xs_engine::{BlobHash, Body, NewFrame};
 use xs_protocol::{AppendRequest, ClientError};
 
 use super::config::{Config, ModuleConfig};
-use super::files::{self, Scan};
+use super::files::{self, CONFIG_FILE, Scan};
 use super::lifecycle::{Event, Key, Lifecycle, Taken};
 use super::part::Part;
 use super::report;
@@ -111,6 +112,9 @@ fn look(dir: &Path, part: &Part, known: &[(Key, Taken)]) -> Result<Looked, Strin
     for (file, why) in &scan.strays {
         tracing::warn!(file, why, "not run");
     }
+    for name in nobody(&config, &scan) {
+        tracing::warn!("{CONFIG_FILE} speaks of a module {name}, and there is none");
+    }
     let gone = known.iter().filter(|(key, _)| !scan.modules.contains_key(key)).cloned().collect();
     let mut changed = Vec::new();
     for key in scan.modules.keys().filter(|key| part.has(&key.name)) {
@@ -121,6 +125,12 @@ fn look(dir: &Path, part: &Part, known: &[(Key, Taken)]) -> Result<Looked, Strin
         }
     }
     Ok((config, gone, changed))
+}
+
+/// The names in the configuration that no module has.
+pub(super) fn nobody<'c>(config: &'c Config, scan: &Scan) -> impl Iterator<Item = &'c str> {
+    let names: BTreeSet<_> = scan.modules.keys().map(|key| key.name.as_str().to_owned()).collect();
+    config.names().filter(move |name| !names.contains(*name))
 }
 
 /// What defines a processor now. Blocks.
