@@ -232,6 +232,7 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         _ if matches!(error, ClientError::Untrusted { .. }) => Exit::Unreachable,
         (Some(Code::DeadlinePassed), _) => Exit::TimedOut,
         (Some(Code::Indeterminate), _) => Exit::StoreFailed,
+        (Some(Code::KeyReused), _) => Exit::Condition,
         (_, Class::Absent) => Exit::NotFound,
         (_, Class::Condition) => Exit::Condition,
         (_, Class::Access) => Exit::Denied,

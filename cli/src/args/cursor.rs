@@ -132,7 +132,8 @@ pub(crate) struct EachArgs {
     /// Kill the command when one run takes longer; that is a failure.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
-    /// Append an event here for one that failed for good, with its body, and go on.
+    /// Append an event here for one that failed for good, with its body, and go on. Events of this
+    /// topic are passed over; it may not be among TOPICS.
     #[arg(long, value_name = "TOPIC")]
     pub(crate) park: Option<Topic>,
     /// The command and its arguments.

@@ -37,6 +37,11 @@ impl PatternArgs {
         Ok(Self { lists: words.iter().map(list).collect::<Result<_, _>>()? })
     }
 
+    /// Whether none were typed.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.lists.is_empty()
+    }
+
     /// The patterns, or `default` when none were typed.
     ///
     /// # Errors

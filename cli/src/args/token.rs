@@ -52,6 +52,14 @@ pub(crate) struct TokenCreateArgs {
     #[arg(long, conflicts_with = "read")]
     pub(crate) no_read: bool,
     /// It ends after this time: 12h, 30d, 52w.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
     pub(crate) expires: Option<Duration>,
+}
+
+/// A duration that is not over when it begins.
+fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("the token would end as it is made".to_owned()),
+        time => Ok(time),
+    }
 }

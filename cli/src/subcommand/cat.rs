@@ -9,7 +9,7 @@ use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions};
 
 use super::bodies;
 use super::filter::Filter;
-use super::position::Position;
+use super::position::{Position, cut_off, go_on};
 use crate::args::{BodyArgs, CatArgs};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
@@ -38,10 +38,12 @@ pub(super) async fn run(
     let mut reader = Reader { client, wanted: &cat.body, filter, left };
     let ended = reader.print_events(&options, position.as_mut(), stop, out).await;
     // What was printed counts as read, however it ended.
-    if let Some(position) = &mut position {
-        position.save().await?;
-    }
-    ended
+    let saved = match &mut position {
+        Some(position) => position.save().await,
+        None => Ok(()),
+    };
+    // The first thing that went wrong is the reason for the second.
+    ended.and_then(|exit| saved.map(|()| exit))
 }
 
 /// What of a subscription is printed.
@@ -85,7 +87,9 @@ impl Reader<'_> {
                     continue;
                 }
             };
-            match event.transpose().map_err(explain)? {
+            let cursor = position.is_some();
+            let cut = |error| cut_off(error, cursor, events.position());
+            match event.transpose().map_err(cut)? {
                 None => {
                     if let (Some(position), Some(offset)) = (position, events.position()) {
                         position.reach(offset);
@@ -108,7 +112,7 @@ impl Reader<'_> {
                 }
                 Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
                 Some(SubEvent::Dropped { refusal, resume }) => {
-                    let text = format!("{}; go on with xs cat -f --from {resume}", refusal.message);
+                    let text = refusal.message + &go_on(cursor, Some(resume));
                     return Fault::fail(Exit::Unreachable, text);
                 }
                 Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}

@@ -18,7 +18,7 @@ use xs_protocol::{Address, AppendRequest, Class, Client, Delivered, SubEvent, Su
 
 use super::cat::describe;
 use super::filter::Filter;
-use super::position::Position;
+use super::position::{Position, cut_off, go_on};
 use crate::args::EachArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
@@ -37,6 +37,14 @@ pub(super) async fn run(
     each: &EachArgs,
     stop: &CancellationToken,
 ) -> anyhow::Result<Exit> {
+    if let Some(park) = &each.park
+        && !each.patterns.is_empty()
+        && each.patterns.or(TopicPatterns::all())?.matches(park.as_str())
+    {
+        let text =
+            format!("{park} is among the topics that are read: what is parked would be, too");
+        return Fault::fail(Exit::Usage, text);
+    }
     let mut filter = Filter::start(&each.filter).await?;
     let mut position = match &each.cursor {
         Some(name) => Some(Position::open(client, name).await?),
@@ -64,7 +72,9 @@ pub(super) async fn run(
             event = events.next() => event,
             () = stop.cancelled() => break,
         };
-        match event.transpose().map_err(explain)? {
+        let cursor = position.is_some();
+        let cut = |error| cut_off(error, cursor, events.position());
+        match event.transpose().map_err(cut)? {
             None => {
                 if let (Some(position), Some(offset)) = (&mut position, events.position()) {
                     position.reach(offset);
@@ -73,7 +83,12 @@ pub(super) async fn run(
             }
             Some(SubEvent::Frames { frames, scanned_to }) => {
                 let passed = filter.pass(client, &frames).await?;
-                for (delivered, _) in frames.into_iter().zip(passed).filter(|(_, passed)| *passed) {
+                // What is parked is among all topics, and is nothing to run the command for.
+                let is_parked = |one: &Delivered| {
+                    each.park.as_ref().is_some_and(|park| one.frame.topic() == park.as_str())
+                };
+                let wanted = frames.into_iter().zip(passed).filter(|(_, passed)| *passed);
+                for (delivered, _) in wanted.filter(|(one, _)| !is_parked(one)) {
                     if stop.is_cancelled() || !runner.handle(delivered, &mut position).await? {
                         return runner.end(position).await;
                     }
@@ -87,8 +102,9 @@ pub(super) async fn run(
                 }
             }
             Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
-            Some(SubEvent::Dropped { refusal, .. }) => {
-                return Fault::fail(Exit::Unreachable, refusal.message);
+            Some(SubEvent::Dropped { refusal, resume }) => {
+                let text = refusal.message + &go_on(cursor, Some(resume));
+                return Fault::fail(Exit::Unreachable, text);
             }
             Some(SubEvent::CaughtUp { .. }) => save(&mut position).await?,
             Some(SubEvent::Pulse) => {}

@@ -5,13 +5,34 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use xs_engine::{CursorChange, CursorName, ExpectRevision};
-use xs_protocol::{Class, Client};
+use xs_protocol::{Class, Client, ClientError};
 
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 
 /// Time between two saves of a position that moves.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// The error of a stream that ended early: where the same command goes on, by its cursor or from an
+/// offset.
+pub(super) fn cut_off(error: ClientError, cursor: bool, from: Option<u64>) -> anyhow::Error {
+    match error {
+        ClientError::Disconnected(why) => {
+            let text = format!("the server is gone ({why}){}", go_on(cursor, from));
+            Fault::new(Exit::Unreachable, text).into()
+        }
+        other => explain(other),
+    }
+}
+
+/// How to go on after a stream ended early, for the end of a message.
+pub(super) fn go_on(cursor: bool, from: Option<u64>) -> String {
+    match (cursor, from) {
+        (true, _) => "; the same command goes on where its cursor is".to_owned(),
+        (false, Some(from)) => format!("; the same command with --from {from} goes on"),
+        (false, None) => String::new(),
+    }
+}
 
 /// Where a reader is.
 pub(super) struct Position<'a> {

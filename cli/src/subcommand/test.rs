@@ -95,6 +95,7 @@ fn line(
 ) -> io::Result<()> {
     let error = error.map(ModuleError::to_json);
     if !out.is_person() {
+        let ms = (ms * 10.0).round() / 10.0;
         let line = json!({ "file": file, "test": name, "ms": ms, "error": error });
         return out.line(&line.to_string());
     }

@@ -138,6 +138,25 @@ fn a_frame_that_keeps_failing_is_parked_with_its_body() {
 }
 
 #[test]
+fn what_is_parked_is_not_handled_again() {
+    let place = Place::new();
+    lines(&place, "a\nb\n");
+    let each = |topics: &[&str]| {
+        let park = ["--cursor", "c", "--park", "t.parked", "--", "false"];
+        place.xs(&[&["each"][..], topics, &park].concat())
+    };
+    let refused = each(&["t."]);
+    assert_eq!(refused.code, 2, "{}", refused.err);
+    assert!(refused.err.contains("t.parked is among the topics"), "{}", refused.err);
+    // Of all topics it is passed over.
+    for _ in 0..2 {
+        assert_eq!(each(&[]).code, 0);
+        assert_eq!(place.frames("t.parked").len(), 2);
+    }
+    assert_eq!(offset(&place, "c"), 4);
+}
+
+#[test]
 fn a_command_that_takes_too_long_is_killed() {
     let place = Place::new();
     lines(&place, "a\n");

@@ -132,7 +132,7 @@ fn an_append_with_a_key_is_stored_once() {
         assert_eq!(place.ok(&keyed).text(), first);
         assert_eq!(place.ok(&["cat", "t"]).json().len(), 1);
         let other = place.xs(&["append", "t", "--key", "order-7", "y"]);
-        assert_eq!(other.code, 1, "{}", other.err);
+        assert_eq!(other.code, 4, "{}", other.err);
         place.ok(&["append", "t", "--expect", "t=99", "--expect", "u.=empty", "z"]);
     });
 }
