@@ -37,14 +37,7 @@ pub(super) async fn run(
     each: &EachArgs,
     stop: &CancellationToken,
 ) -> anyhow::Result<Exit> {
-    if let Some(park) = &each.park
-        && !each.patterns.is_empty()
-        && each.patterns.or(TopicPatterns::all())?.matches(park.as_str())
-    {
-        let text =
-            format!("{park} is among the topics that are read: what is parked would be, too");
-        return Fault::fail(Exit::Usage, text);
-    }
+    check_park(each)?;
     let mut filter = Filter::start(&each.filter).await?;
     let mut position = match &each.cursor {
         Some(name) => Some(Position::open(client, name).await?),
@@ -83,12 +76,8 @@ pub(super) async fn run(
             }
             Some(SubEvent::Frames { frames, scanned_to }) => {
                 let passed = filter.pass(client, &frames).await?;
-                // What is parked is among all topics, and is nothing to run the command for.
-                let is_parked = |one: &Delivered| {
-                    each.park.as_ref().is_some_and(|park| one.frame.topic() == park.as_str())
-                };
                 let wanted = frames.into_iter().zip(passed).filter(|(_, passed)| *passed);
-                for (delivered, _) in wanted.filter(|(one, _)| !is_parked(one)) {
+                for (delivered, _) in wanted.filter(|(one, _)| !runner.is_parked(one)) {
                     if stop.is_cancelled() || !runner.handle(delivered, &mut position).await? {
                         return runner.end(position).await;
                     }
@@ -113,6 +102,19 @@ pub(super) async fn run(
     runner.end(position).await
 }
 
+/// Refuses a topic to park in that was named as one to read.
+fn check_park(each: &EachArgs) -> anyhow::Result<()> {
+    if let Some(park) = &each.park
+        && !each.patterns.is_empty()
+        && each.patterns.or(TopicPatterns::all())?.matches(park.as_str())
+    {
+        let text =
+            format!("{park} is among the topics that are read: what is parked would be, too");
+        return Fault::fail(Exit::Usage, text);
+    }
+    Ok(())
+}
+
 async fn save(position: &mut Option<Position<'_>>) -> anyhow::Result<()> {
     match position {
         Some(position) => position.save().await,
@@ -129,6 +131,11 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
+    /// What is parked is among all topics, and is nothing to run the command for.
+    fn is_parked(&self, one: &Delivered) -> bool {
+        self.each.park.as_ref().is_some_and(|park| one.frame.topic() == park.as_str())
+    }
+
     async fn end(&self, mut position: Option<Position<'_>>) -> anyhow::Result<Exit> {
         save(&mut position).await?;
         Ok(if self.stop.is_cancelled() { Exit::Interrupted } else { Exit::Ok })
