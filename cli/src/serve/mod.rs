@@ -62,7 +62,7 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
     if let Err(OpenError::Locked { pid, .. }) = &opened {
         let text =
             format!("{0} is open in process {pid}; stop it, or use it: -a {0}", dir.display());
-        return Fault::fail(Exit::Failed, text);
+        return Fault::fail(Exit::Unreachable, text);
     }
     let store = Arc::new(opened.with_context(|| format!("open the store {}", dir.display()))?);
     if let Health::ReadOnly(reason) = store.info().health {
