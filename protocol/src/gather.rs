@@ -7,15 +7,12 @@ use std::io::IoSlice;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::codec::{HEADER_LEN, Header, LEN_FIELD};
-use crate::limits::DELIVER_BYTES;
 
 /// From so many bytes on a piece is queued by reference: below it, copying costs less than one more
 /// entry in the vector that the kernel walks.
 const SHARE_MIN: usize = 4 * 1024;
 /// Entries of one vectored write.
 pub(crate) const SLICES_MAX: usize = 64;
-/// Bytes that room is made for at once.
-const RESERVE_MAX: usize = 2 * DELIVER_BYTES;
 /// A drained buffer larger than this is given back.
 const KEEP_MAX: usize = 64 * 1024;
 
@@ -81,9 +78,11 @@ impl Gather {
         total - HEADER_LEN
     }
 
-    /// Makes room for so many bytes of the message under way, fewer when pieces of it are shared.
-    pub fn reserve(&mut self, bytes: usize) {
-        self.tail.reserve(bytes.min(RESERVE_MAX));
+    /// Makes room for pieces of these lengths, so that the buffer does not grow under them: those
+    /// that will be queued by reference take none.
+    pub fn reserve(&mut self, pieces: impl Iterator<Item = usize>) {
+        let copied = pieces.filter(|len| *len < SHARE_MIN).map(|len| len.next_multiple_of(8));
+        self.tail.reserve(copied.sum());
     }
 
     /// Forgets the message under way.

@@ -30,9 +30,9 @@ pub(crate) fn put_frames(
     bodies: &[(u32, Bytes)],
     scanned_to: u64,
 ) {
-    let records = frames.iter().map(|frame| frame.record().len() + RUN_HEAD_LEN);
-    let bytes = bodies.iter().map(|(_, bytes)| bytes.len() + BODY_HEAD_LEN + size_of::<u64>());
-    out.reserve(records.chain(bytes).sum::<usize>());
+    let records = frames.iter().map(|frame| frame.record().len());
+    let bytes = bodies.iter().flat_map(|(_, bytes)| [BODY_HEAD_LEN, bytes.len()]);
+    out.reserve(records.chain(bytes));
     out.put_u64(scanned_to);
     let runs_at = out.mark();
     out.put_u32(0);
