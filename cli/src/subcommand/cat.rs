@@ -9,7 +9,7 @@ use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions};
 
 use super::bodies;
 use super::filter::Filter;
-use super::position::{Position, cut_off, go_on};
+use super::position::{Position, Resume};
 use crate::args::{BodyArgs, CatArgs};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
@@ -73,6 +73,12 @@ impl Reader<'_> {
             return Ok(Exit::Ok);
         }
         let mut events = self.client.subscribe(options, how).await.map_err(explain)?;
+        let resume = match (&position, options) {
+            (Some(_), _) => Resume::Cursor,
+            (None, ReadOptions { reverse: true, .. }) => Resume::Never,
+            (None, ReadOptions { follow: true, .. }) => Resume::From("xs cat -f"),
+            (None, _) => Resume::From("xs cat"),
+        };
         let gone = reader_gone();
         tokio::pin!(gone);
         loop {
@@ -87,9 +93,7 @@ impl Reader<'_> {
                     continue;
                 }
             };
-            let cursor = position.is_some();
-            let cut = |error| cut_off(error, cursor, events.position());
-            match event.transpose().map_err(cut)? {
+            match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
                 None => {
                     if let (Some(position), Some(offset)) = (position, events.position()) {
                         position.reach(offset);
@@ -111,8 +115,8 @@ impl Reader<'_> {
                     }
                 }
                 Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
-                Some(SubEvent::Dropped { refusal, resume }) => {
-                    let text = refusal.message + &go_on(cursor, Some(resume));
+                Some(SubEvent::Dropped { refusal, resume: from }) => {
+                    let text = refusal.message + &resume.advice(Some(from));
                     return Fault::fail(Exit::Unreachable, text);
                 }
                 Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}

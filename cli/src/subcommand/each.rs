@@ -18,7 +18,7 @@ use xs_protocol::{Address, AppendRequest, Class, Client, Delivered, SubEvent, Su
 
 use super::cat::describe;
 use super::filter::Filter;
-use super::position::{Position, cut_off, go_on};
+use super::position::{Position, Resume};
 use crate::args::EachArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
@@ -43,10 +43,10 @@ pub(super) async fn run(
         Some(name) => Some(Position::open(client, name).await?),
         None => None,
     };
-    let resume = position.as_ref().and_then(Position::offset);
+    let begin = position.as_ref().and_then(Position::offset);
     let mut options = ReadOptions {
         topics: each.patterns.or(TopicPatterns::all())?,
-        start: resume
+        start: begin
             .map_or_else(|| each.begin.start(), |offset| Start::From(Bound::Offset(offset))),
         limit: each.limit,
         follow: each.follow || each.begin.new,
@@ -60,14 +60,16 @@ pub(super) async fn run(
     };
     let mut events = client.subscribe(&options, how).await.map_err(explain)?;
     let runner = Runner { client, address, each, stop };
+    let resume = match each.cursor {
+        Some(_) => Resume::Cursor,
+        None => Resume::From("xs each"),
+    };
     while left != Some(0) {
         let event = tokio::select! {
             event = events.next() => event,
             () = stop.cancelled() => break,
         };
-        let cursor = position.is_some();
-        let cut = |error| cut_off(error, cursor, events.position());
-        match event.transpose().map_err(cut)? {
+        match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
             None => {
                 if let (Some(position), Some(offset)) = (&mut position, events.position()) {
                     position.reach(offset);
@@ -91,8 +93,8 @@ pub(super) async fn run(
                 }
             }
             Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
-            Some(SubEvent::Dropped { refusal, resume }) => {
-                let text = refusal.message + &go_on(cursor, Some(resume));
+            Some(SubEvent::Dropped { refusal, resume: from }) => {
+                let text = refusal.message + &resume.advice(Some(from));
                 return Fault::fail(Exit::Unreachable, text);
             }
             Some(SubEvent::CaughtUp { .. }) => save(&mut position).await?,

@@ -13,24 +13,38 @@ use crate::exit::{Exit, Fault};
 /// Time between two saves of a position that moves.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
-/// The error of a stream that ended early: where the same command goes on, by its cursor or from an
-/// offset.
-pub(super) fn cut_off(error: ClientError, cursor: bool, from: Option<u64>) -> anyhow::Error {
-    match error {
-        ClientError::Disconnected(why) => {
-            let text = format!("the server is gone ({why}){}", go_on(cursor, from));
-            Fault::new(Exit::Unreachable, text).into()
-        }
-        other => explain(other),
-    }
+/// How to go on when a stream ended early.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Resume {
+    /// By the same command, which has a cursor.
+    Cursor,
+    /// By this command from an offset.
+    From(&'static str),
+    /// It goes backwards: by none.
+    Never,
 }
 
-/// How to go on after a stream ended early, for the end of a message.
-pub(super) fn go_on(cursor: bool, from: Option<u64>) -> String {
-    match (cursor, from) {
-        (true, _) => "; the same command goes on where its cursor is".to_owned(),
-        (false, Some(from)) => format!("; the same command with --from {from} goes on"),
-        (false, None) => String::new(),
+impl Resume {
+    /// What to do, for the end of a message.
+    pub(super) fn advice(self, from: Option<u64>) -> String {
+        match (self, from) {
+            (Self::Cursor, _) => "; the same command goes on where its cursor is".to_owned(),
+            (Self::From(command), Some(from)) => {
+                format!("; {command} --from {from} goes on, with the same store and topics")
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// The error of a stream that ended with the connection.
+    pub(super) fn cut_off(self, error: ClientError, from: Option<u64>) -> anyhow::Error {
+        match error {
+            ClientError::Disconnected(why) => {
+                let text = format!("the server is gone ({why}){}", self.advice(from));
+                Fault::new(Exit::Unreachable, text).into()
+            }
+            other => explain(other),
+        }
     }
 }
 

@@ -121,6 +121,7 @@ fn files_that_would_not_be_run_are_named() {
         place.write(&format!("modules/{file}"), module);
     }
     place.write("modules/handlers/view.tsx", module);
+    place.write("modules/xs.toml", "[modules.goood.config]\nlimit = 1\n");
     let run = place.xs(&["modules", "check", "modules"]);
     assert_eq!(run.code, 1, "{}", run.err);
     let told: Vec<(Value, String)> = run
@@ -134,6 +135,7 @@ fn files_that_would_not_be_run_are_named() {
         ("handlers/view.tsx", "modules end in .ts or .js"),
         ("handler/lost.ts", "the directory is called handlers/"),
         ("lost.ts", "modules lie in generators/"),
+        ("xs.toml", "speaks of a module goood, and there is none"),
     ] {
         let message = told.iter().find(|(told, _)| told == file).map(|(_, message)| message);
         assert!(message.is_some_and(|message| message.contains(said)), "{file}: {told:?}");
