@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::blob::{BlobReader, Incoming, StageError};
+use crate::blob::{BlobReader, Incoming, StageError, Wanted};
 use crate::error::{AppendError, ReadError};
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
 use crate::value::{BlobHash, Frame};
+
+/// Bodies that are looked for together.
+const BODIES_AHEAD: usize = 64;
 
 impl Store {
     /// A blob.
@@ -38,16 +41,28 @@ impl Store {
     /// The items are errors as those of [`body`](Self::body).
     pub fn bodies<'a>(
         &'a self,
-        frames: impl IntoIterator<Item = &'a Frame, IntoIter: 'a>,
+        frames: &'a [Frame],
         max: u64,
     ) -> impl Iterator<Item = Result<Option<Bytes>, ReadError>> + 'a {
         let mut bodies = self.inner.blobs.bodies();
-        frames.into_iter().map(move |frame| match frame.hash() {
-            Some(_) if frame.body_len() > max => {
-                Err(ReadError::TooLarge { bytes: frame.body_len(), max })
+        let mut wanted = Vec::new();
+        frames.iter().enumerate().map(move |(number, frame)| {
+            if number % BODIES_AHEAD == 0 {
+                let next = frames[number..].iter().take(BODIES_AHEAD);
+                let fitting = next.filter(|frame| frame.body_len() <= max);
+                wanted.clear();
+                wanted.extend(fitting.filter_map(|frame| {
+                    Some(Wanted { hash: frame.hash()?, len: frame.body_len() })
+                }));
+                bodies.expect(frame.topic(), &wanted);
             }
-            Some(hash) => Ok(bodies.next(|| frame.topic(), &hash, max)?),
-            None => Ok(None),
+            match frame.hash() {
+                Some(_) if frame.body_len() > max => {
+                    Err(ReadError::TooLarge { bytes: frame.body_len(), max })
+                }
+                Some(hash) => Ok(bodies.next(|| frame.topic(), &hash, max)?),
+                None => Ok(None),
+            }
         })
     }
 

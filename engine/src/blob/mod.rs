@@ -6,6 +6,7 @@
 //! them), full (waiting), sealed (found through `.pidx`): as a new generation, compressed and
 //! verified, or while many blobs come in as it was written, to be compressed when there is time.
 
+mod ahead;
 mod beside;
 mod blocks;
 mod build;
@@ -44,6 +45,7 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
+pub(crate) use ahead::Wanted;
 pub(crate) use check::{BadEntry, LookedAt, PackView, check_pack_file, pack_entries};
 pub(crate) use error::{BlobError, StageError};
 pub(crate) use incoming::Incoming;

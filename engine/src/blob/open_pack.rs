@@ -9,6 +9,7 @@ use std::{io, mem};
 
 use parking_lot::RwLock;
 
+use super::ahead::Wanted;
 use super::entry::Entry;
 use super::error::BlobError;
 use super::headers::Headers;
@@ -234,6 +235,23 @@ impl OpenPack {
             }
         }
         damage.map_or(Ok(None), Err)
+    }
+
+    /// Tells `note` where wanted blobs may be, and takes those off the ones that are `left`.
+    pub(super) fn guess(
+        &self,
+        wanted: &[Wanted],
+        left: &mut Vec<usize>,
+        mut note: impl FnMut(usize, u64),
+    ) {
+        let published = self.media.published();
+        let slots = self.slots();
+        let prefix = |&blob: &usize| wanted[blob].hash.prefix();
+        slots.fetch(left.iter().map(prefix));
+        left.retain(|blob| {
+            let found = slots.positions(prefix(blob)).filter(|&at| at < published).max();
+            found.inspect(|&at| note(*blob, at)).is_none()
+        });
     }
 
     /// Whether bytes that readers may see are not durable.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hashbrown::HashSet;
 use parking_lot::{Mutex, RwLock};
 
+use super::ahead::{Guesses, Wanted};
 use super::blocks::Blocks;
 use super::error::BlobError;
 use super::found::Found;
@@ -133,6 +134,31 @@ impl Packs {
             }
         }
         damage.map_or(Ok(None), Err)
+    }
+
+    /// Notes for each wanted blob where it probably is: in the pack in which a search finds it, if
+    /// that is mapped and open.
+    pub(super) fn guess(&self, wanted: &[Wanted], guesses: &mut Guesses) {
+        let list = self.list();
+        let mut left: Vec<usize> = (0..wanted.len()).collect();
+        for pack in &list.open {
+            let Some(number) = guesses.pack(pack.media(), pack.salt()) else { return };
+            pack.guess(wanted, &mut left, |blob, at| guesses.note(blob, number, at));
+        }
+        let last = list.place_of(LAST.get());
+        let others = list.sealed.iter().filter(|pack| last.is_none_or(|l| !Arc::ptr_eq(l, pack)));
+        for pack in last.into_iter().chain(others) {
+            if left.is_empty() {
+                return;
+            }
+            let Some(opened) = pack.opened_already(self.clock.fetch_add(1, Ordering::Relaxed))
+            else {
+                left.retain(|&blob| !pack.may_hold(&wanted[blob].hash));
+                continue;
+            };
+            let Some(number) = guesses.pack(opened.media(), opened.salt()) else { return };
+            opened.guess(wanted, &mut left, |blob, at| guesses.note(blob, number, at));
+        }
     }
 
     /// The next blob of a kin, if it lies behind the last one that this thread found.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
 
+use super::ahead::{Guesses, Wanted};
 use super::entry::{Entry, NEAR_LEN};
 use super::error::BlobError;
 use super::found::Found;
@@ -18,6 +19,8 @@ use crate::value::BlobHash;
 
 /// Bytes that are taken at a time by whoever reads many: of a map they cost nothing.
 const AHEAD: u64 = 64 * 1024;
+/// Blobs that are looked for together at least: below, it takes longer than it saves.
+const TOGETHER_MIN: usize = 4;
 
 /// Entries of a pack, from one that is read next.
 #[derive(Debug)]
@@ -50,10 +53,7 @@ impl Run {
     /// is sound. `ahead` bytes are taken when those at hand do not do.
     pub(super) fn next(&mut self, hash: &BlobHash, max: u64, ahead: u64) -> Option<Bytes> {
         self.take(ENTRY_HEADER_LEN as u64, ahead)?;
-        let header = EntryHeader::read(&self.bytes).ok()?;
-        if header.salt != self.salt || header.hash != *hash || header.raw_len > max {
-            return None;
-        }
+        let header = header_of(&self.bytes, self.salt, hash, max)?;
         let stride = header.stride();
         if !header.is_raw_and_short() {
             let entry = Entry::read(&self.media, self.at, self.salt).ok()?;
@@ -83,22 +83,43 @@ impl Run {
     }
 }
 
-/// Reads bodies of frames, those that lie one behind another faster. It keeps a pack readable, also
-/// one that is replaced meanwhile, so it does not outlive a few of them.
+/// The header of an entry, if it is the one of the hash and its blob has no more than `max` bytes.
+pub(super) fn header_of(bytes: &[u8], salt: u32, hash: &BlobHash, max: u64) -> Option<EntryHeader> {
+    let header = EntryHeader::read(bytes).ok()?;
+    (header.salt == salt && header.hash == *hash && header.raw_len <= max).then_some(header)
+}
+
+/// Reads bodies of frames: faster those that lie one behind another, and those that it was told of
+/// beforehand. It keeps packs readable, also those that are replaced meanwhile, so it does not
+/// outlive a few bodies.
 #[derive(Debug)]
 pub(crate) struct Bodies<'a> {
     packs: &'a Packs,
     run: Option<Run>,
     ahead: u64,
+    guesses: Guesses,
 }
 
 impl<'a> Bodies<'a> {
-    pub(super) const fn many(packs: &'a Packs) -> Self {
-        Self { packs, run: None, ahead: AHEAD }
+    pub(super) fn many(packs: &'a Packs) -> Self {
+        Self { packs, run: None, ahead: AHEAD, guesses: Guesses::default() }
     }
 
-    pub(super) const fn one(packs: &'a Packs) -> Self {
-        Self { packs, run: None, ahead: ENTRY_HEADER_LEN as u64 + NEAR_LEN }
+    pub(super) fn one(packs: &'a Packs) -> Self {
+        let ahead = ENTRY_HEADER_LEN as u64 + NEAR_LEN;
+        Self { packs, run: None, ahead, guesses: Guesses::default() }
+    }
+
+    /// Tells which blobs [`next`](Self::next) is asked for next, in their order, the first by a
+    /// frame of a topic.
+    pub(crate) fn expect(&mut self, topic: &str, wanted: &[Wanted]) {
+        self.run = self.run.take().or_else(|| self.guesses.run()).or_else(trail::take_run);
+        // In a run and in a BLOCK the next one is at hand.
+        let alone = self.run.is_none() && trail::guess(kin_of(topic)).is_none();
+        self.guesses = match alone && wanted.len() >= TOGETHER_MIN {
+            true => Guesses::of(self.packs, wanted),
+            false => Guesses::default(),
+        };
     }
 
     /// The blob of a frame, whole; `topic` tells that of the frame.
@@ -112,7 +133,11 @@ impl<'a> Bodies<'a> {
         hash: &BlobHash,
         max: u64,
     ) -> Result<Option<Bytes>, BlobError> {
-        match self.next_in_run(hash, max) {
+        let body = match self.guesses.is_done() {
+            true => self.next_in_run(hash, max),
+            false => self.guesses.next(|bytes, salt| header_of(bytes, salt, hash, max)),
+        };
+        match body {
             Some(bytes) => Ok(Some(bytes)),
             None => self.find(kin_of(topic()), hash, max),
         }
@@ -140,7 +165,7 @@ impl<'a> Bodies<'a> {
 
 impl Drop for Bodies<'_> {
     fn drop(&mut self) {
-        if let Some(run) = self.run.take() {
+        if let Some(run) = self.run.take().or_else(|| self.guesses.run()) {
             trail::leave_run(&run);
         }
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::ahead::Wanted;
 use super::blocks::Blocks;
 use super::entry::Entry;
 use super::error::BlobError;
@@ -117,6 +118,34 @@ impl Opened {
         Walk::new(&self.media, self.salt)
     }
 
+    pub(super) const fn media(&self) -> &Arc<dyn Media> {
+        &self.media
+    }
+
+    pub(super) const fn salt(&self) -> u32 {
+        self.salt
+    }
+
+    /// Tells `note` where wanted blobs may be, and takes those off the ones that are `left`.
+    pub(super) fn guess(
+        &self,
+        wanted: &[Wanted],
+        left: &mut Vec<usize>,
+        mut note: impl FnMut(usize, u64),
+    ) {
+        let prefix = |blob: usize| wanted[blob].hash.prefix();
+        self.index.fetch(left.iter().map(|&blob| prefix(blob)));
+        let maybe = left.extract_if(.., |&mut blob| self.index.may_hold(prefix(blob)));
+        let maybe: Vec<_> = maybe.collect();
+        self.index.fetch_entries(maybe.iter().map(|&blob| prefix(blob)));
+        for blob in maybe {
+            match self.index.find(prefix(blob)).next() {
+                Some(entry) => note(blob, u64::from(entry.slot) * 8),
+                None => left.push(blob),
+            }
+        }
+    }
+
     fn miss(&self) -> Result<Option<Found>, BlobError> {
         match self.damage {
             None => Ok(None),
@@ -223,6 +252,12 @@ impl SealedPack {
     /// Whether only its files can tell what it holds, each time anew.
     pub(super) fn is_costly(&self) -> bool {
         matches!(self.filter.get(), Some(None)) && !self.is_open()
+    }
+
+    /// The files, if they are open; `now` is a number that only grows.
+    pub(super) fn opened_already(&self, now: u64) -> Option<Arc<Opened>> {
+        let opened = self.opened.read().clone();
+        opened.inspect(|_| self.used.store(now, Ordering::Relaxed))
     }
 
     /// The open files, and whether it was this call that opened them; `now` is a number that only

@@ -260,6 +260,12 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         filter_fetch(self.filter(), prefixes);
     }
 
+    /// Prepares for finding blobs with so many prefixes.
+    pub fn fetch_entries(&self, prefixes: impl Iterator<Item = u64>) {
+        let found = prefixes.map(|prefix| self.prefix(self.guess(prefix)));
+        black_box(found.fold(0, |all, prefix| all ^ prefix.unwrap_or_default()));
+    }
+
     /// Bytes of the filter.
     pub const fn filter_len(&self) -> usize {
         self.filter_end - HEAD_LEN
@@ -286,22 +292,16 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         Some(IndexEntry { prefix, slot: place.0, number })
     }
 
-    /// The last place with no more blobs before it than `ordinal`.
+    /// The last place with no more blobs before it than `ordinal`. Places hold about as many blobs
+    /// each: one, or as many as fit into a BLOCK.
     fn place_of(&self, ordinal: u32) -> Option<(u32, u32)> {
         let place = |n: usize| {
             let at = self.count * ENTRY_LEN + n * PLACE_LEN;
             Some((u32_at(self.entries(), at)?, u32_at(self.entries(), at + 4)?))
         };
-        let (mut low, mut high) = (0, self.places);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if place(middle)?.1 <= ordinal {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low.checked_sub(1).and_then(place)
+        let guess = (ordinal as usize + 1) * self.places / self.count;
+        let begins = |n: usize| place(n).is_some_and(|place| place.1 <= ordinal);
+        search_from(guess, 1, self.places, begins).checked_sub(1).and_then(place)
     }
 
     /// All entries with a prefix.
@@ -315,31 +315,44 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         (self.lower_bound(prefix)..self.count).take_while(same)
     }
 
-    /// Number of the first entry whose prefix is not below `prefix`. Hashes are spread evenly, so
-    /// the search starts where the prefix should be and widens from there.
+    /// Number of the entry where a prefix should be: hashes are spread evenly.
+    const fn guess(&self, prefix: u64) -> usize {
+        ((prefix as u128 * self.count as u128) >> 64) as usize
+    }
+
+    /// Number of the first entry whose prefix is not below `prefix`.
     fn lower_bound(&self, prefix: u64) -> usize {
         let below = |n: usize| self.prefix(n).is_some_and(|other| other < prefix);
-        let guess = ((u128::from(prefix) * self.count as u128) >> 64) as usize;
-        let (mut low, mut high) = (guess, guess);
-        let mut step = 16;
-        while low > 0 && !below(low - 1) {
-            low = low.saturating_sub(step);
-            step *= 2;
-        }
-        while high < self.count && below(high) {
-            high = (high + step).min(self.count);
-            step *= 2;
-        }
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if below(middle) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        search_from(self.guess(prefix), 16, self.count, below)
     }
+}
+
+/// The first of `count` numbers for which `before` is false, which it is for all behind it. The
+/// search starts where that should be and widens from there, by `step` first.
+fn search_from(
+    guess: usize,
+    mut step: usize,
+    count: usize,
+    before: impl Fn(usize) -> bool,
+) -> usize {
+    let (mut low, mut high) = (guess.min(count), guess.min(count));
+    while low > 0 && !before(low - 1) {
+        low = low.saturating_sub(step);
+        step *= 2;
+    }
+    while high < count && before(high) {
+        high = (high + step).min(count);
+        step *= 2;
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if before(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 #[cfg(test)]

@@ -130,6 +130,10 @@ impl Media for FaultyMedia {
         self.media.view(range)
     }
 
+    fn mapped(&self) -> Option<Bytes> {
+        self.media.mapped()
+    }
+
     fn len(&self) -> u64 {
         self.media.len()
     }

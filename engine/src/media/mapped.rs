@@ -114,6 +114,10 @@ impl Media for Mapped {
         self.map.view(range)
     }
 
+    fn mapped(&self) -> Option<Bytes> {
+        self.map.view(0..self.published()).ok()
+    }
+
     fn len(&self) -> u64 {
         self.map.len()
     }

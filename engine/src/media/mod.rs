@@ -53,6 +53,10 @@ pub(crate) trait Media: Send + Sync + Debug {
     fn published(&self) -> u64;
     /// A range of published bytes. Takes one allocation or one read: ask for much and slice.
     fn view(&self, range: Range<u64>) -> io::Result<Bytes>;
+    /// All that is published, where that takes no memory and no read.
+    fn mapped(&self) -> Option<Bytes> {
+        None
+    }
     /// Bytes of the file, of which those have space that were reserved.
     fn len(&self) -> u64;
     /// All from there on is zero, as far as can be told without reading it.

@@ -1,5 +1,6 @@
 //! The packs through their own front door, on real files, with faults and damage.
 
+mod ahead;
 mod damage;
 mod faults;
 mod kill;
