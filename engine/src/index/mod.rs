@@ -138,11 +138,6 @@ impl SegmentIndex {
         &self.segment
     }
 
-    /// Whether its files are written, which is only done for a sealed segment.
-    pub(crate) fn is_sealed(&self) -> bool {
-        matches!(&*self.kind.lock(), Kind::Files(_))
-    }
-
     fn frozen(&self) -> Option<Arc<MemoryIndex>> {
         match &*self.kind.lock() {
             Kind::Frozen { index, .. } => Some(index.clone()),

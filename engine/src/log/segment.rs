@@ -125,6 +125,14 @@ impl Segment {
         matches!(self.source, Source::Sealed { .. })
     }
 
+    /// Whether taking much of it costs no more than taking little.
+    pub(crate) fn is_mapped(&self) -> bool {
+        match &self.source {
+            Source::Open(media) => media.mapped().is_some(),
+            Source::Sealed { .. } => true,
+        }
+    }
+
     /// The offset after those a sealed segment stands for.
     pub(crate) fn end(&self) -> u64 {
         match &self.source {

@@ -8,7 +8,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::vec;
 
-use super::walk::{WINDOW_SEALED, WINDOW_VISIT, Window};
+use super::walk::{WINDOW_MAPPED, WINDOW_VISIT, Window};
 use crate::error::ReadError;
 use crate::format::postings::{Backward, Chunk, Forward, Posting};
 use crate::index::{Runs, SegmentIndex};
@@ -182,8 +182,8 @@ impl Visit {
                 places.push((topic.clone(), Places::new(chunks, low..high, self.reverse)));
             }
         }
-        // A sealed segment is mapped: a wide window over it costs no more than a narrow one.
-        let size = if of.is_sealed() { WINDOW_SEALED } else { WINDOW_VISIT };
+        // Over a map a wide window costs no more than a narrow one.
+        let size = if of.segment().is_mapped() { WINDOW_MAPPED } else { WINDOW_VISIT };
         let window = Window::new(of.segment().clone(), size);
         let heap = BinaryHeap::new();
         let mut open = Open { base, window, places, heap, ahead: Vec::new(), done: 0 };

@@ -21,8 +21,8 @@ use crate::value::Frame;
 pub(crate) const WINDOW_SCAN: u64 = 256 * 1024;
 /// Bytes taken by who visits chosen frames in order.
 pub(crate) const WINDOW_VISIT: u64 = 32 * 1024;
-/// Bytes taken by the same from a sealed segment, which is mapped: all of them.
-pub(crate) const WINDOW_SEALED: u64 = SEGMENT_BYTES_MAX;
+/// Bytes taken by the same from a segment that is mapped: all of them.
+pub(crate) const WINDOW_MAPPED: u64 = SEGMENT_BYTES_MAX;
 /// Bytes taken by who wants one frame.
 pub(crate) const WINDOW_POINT: u64 = 4 * 1024;
 
