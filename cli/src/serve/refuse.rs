@@ -102,7 +102,9 @@ pub(super) fn gc(error: &GcError) -> Refusal {
 /// Why the store could not be checked or copied.
 pub(super) fn maintain(error: &MaintainError) -> Refusal {
     let code = match error {
-        MaintainError::NotEmpty { .. } | MaintainError::OtherStore { .. } => Code::InvalidValue,
+        MaintainError::NotEmpty { .. }
+        | MaintainError::OtherStore { .. }
+        | MaintainError::Nested { .. } => Code::InvalidValue,
         MaintainError::Corrupt(_) => Code::Corrupt,
         MaintainError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
             Code::StorageFull
