@@ -27,7 +27,7 @@ pub(super) fn append(error: &AppendError) -> Refusal {
         AppendError::KeyReused { .. } => Code::KeyReused,
         AppendError::CursorConflict { .. } => Code::CursorConflict,
         AppendError::ConditionNotMet(_) => Code::ConditionFailed,
-        AppendError::TooManyCursors => Code::Busy,
+        AppendError::TooManyCursors => Code::TooManyCursors,
         AppendError::UnknownBlob(_) => Code::UnknownBlob,
         AppendError::StorageFull => Code::StorageFull,
         AppendError::ConditionUnread { error, .. } | AppendError::Unreadable(error) => {
@@ -185,7 +185,7 @@ mod tests {
             (unmet(), Code::ConditionFailed),
             (unread, Code::Corrupt),
             (AppendError::Unreadable(ReadError::Closed), Code::Closed),
-            (AppendError::TooManyCursors, Code::Busy),
+            (AppendError::TooManyCursors, Code::TooManyCursors),
             (AppendError::UnknownBlob(hash), Code::UnknownBlob),
             (AppendError::BlobRefused(Arc::from("why")), Code::Unreadable),
             (AppendError::StorageFull, Code::StorageFull),
