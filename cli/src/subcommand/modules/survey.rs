@@ -114,8 +114,8 @@ fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
     modules
 }
 
-/// Since when a server runs modules, or has a Host that does. `came`, `gone`: the newest frames that
-/// tell so of a Host from elsewhere.
+/// Since when a server runs modules, or has a Host that does. `came`, `gone`: the newest frames
+/// that tell so of a Host from elsewhere.
 fn runs_since(start: &Frame, came: Option<FrameId>, gone: Option<FrameId>) -> Option<FrameId> {
     if !meta(start)["modules"].is_null() {
         return Some(start.id());
