@@ -1,5 +1,10 @@
 //! Messages on standard error, for people or as JSON.
 
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use xs_runtime::host::TOLD;
+
 use crate::args::{LogArgs, LogFormat};
 
 /// From now on messages go to standard error.
@@ -8,8 +13,9 @@ pub(crate) fn start(args: LogArgs) {
         .with_writer(std::io::stderr)
         .with_max_level(args.log_level)
         .with_ansi(false);
+    let wanted = filter_fn(move |meta| !(args.untold && meta.target() == TOLD));
     match args.log {
-        LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.with_target(false).finish().with(wanted).init(),
+        LogFormat::Json => log.json().flatten_event(true).finish().with(wanted).init(),
     }
 }

@@ -13,6 +13,8 @@ use crate::lifecycle::Event;
 use crate::message::{CallRequest, Request, Role};
 
 const KINDS: [&str; 3] = ["generator", "handler", "command"];
+/// Where a host of all modules tells how the file that configures them is.
+const HOST_CONFIG: &str = "xs.host.config";
 /// What the frames that a command answers with end with.
 const ANSWERS: [&str; 3] = ["recv", "complete", "error"];
 
@@ -182,6 +184,7 @@ fn check_frame(access: &Access, frame: &NewFrame) -> Result<(), Refusal> {
     parts.next();
     let of_processor = parts.next().is_some_and(|kind| KINDS.contains(&kind));
     let allowed = match role {
+        Role::Host if topic == HOST_CONFIG => access.alone.is_none(),
         Role::Host => of_processor && tells_of_own(access, topic),
         // A name may hold dots: between the kind and the event lies at least one part.
         Role::Admin => {

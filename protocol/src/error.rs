@@ -120,6 +120,8 @@ codes! {
     KeyReused = 307,
     /// Imported ids do not ascend, or not above those that the store gave.
     ImportOrder = 308,
+    /// The store has as many cursors as it can hold.
+    TooManyCursors = 309,
     /// A cursor's revision is not the expected one.
     CursorConflict = 400,
     /// The position lies beyond what its epoch holds.

@@ -238,12 +238,12 @@ function stateText(state) {
   return stringify(state);
 }
 
-const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
 
 // Milliseconds of a Duration.
 function duration(value, what) {
   if (typeof value === "number" && value >= 0 && Number.isFinite(value)) return value;
-  const parts = typeof value === "string" ? /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(value) : null;
+  const parts = typeof value === "string" ? /^(\d+(?:\.\d+)?)(ms|s|m|h|d|w)$/.exec(value) : null;
   if (parts === null) {
     throw new TypeError(`${what} is ${stringify(value) ?? nameOf(value)}; use milliseconds or text such as "500ms", "30s", "5m"`);
   }

@@ -42,8 +42,9 @@ pub(crate) struct AppendArgs {
     /// Meta: a JSON object.
     #[arg(long, value_name = "JSON", value_parser = meta_object)]
     pub(crate) meta: Option<Meta>,
-    /// How long it is kept: forever, ephemeral, time:MS, or last:N, which leaves of the topic the
-    /// newest N and hides all before them at once, also those that were to be kept forever.
+    /// How long it is kept: forever, ephemeral, time:MS or time:3d (ms, s, m, h, d, w), or last:N,
+    /// which leaves of the topic the newest N and hides all before them at once, also those that
+    /// were to be kept forever.
     #[arg(long, default_value = "forever")]
     pub(crate) ttl: Ttl,
     /// Append only if the topic holds nothing (empty) or nothing newer than an offset; head=N: only

@@ -54,4 +54,7 @@ pub(crate) struct HostProcessArgs {
     pub(crate) env: EnvArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+    /// Leave out of the messages what the log of the store tells of modules.
+    #[arg(long)]
+    pub(crate) untold: bool,
 }

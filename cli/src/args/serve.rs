@@ -122,6 +122,9 @@ pub(crate) struct LogArgs {
     /// Least important messages: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: LevelFilter,
+    /// Whether what the log of the store tells of modules is left out, since it is shown beside.
+    #[arg(skip)]
+    pub(crate) untold: bool,
 }
 
 /// The certificate of a server.

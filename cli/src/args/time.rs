@@ -28,7 +28,8 @@ pub(crate) fn point(text: &str, now: &Zoned) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is not a time: {FORMS}"))
 }
 
-/// A length of time: `500ms`, `30s`, `2m`, `1h 30m`, `30d`; a day has 24 hours.
+/// A length of time: `500ms`, `30s`, `2m`, `1h 30m`, `30d`, `2w`; a day has 24
+/// hours.
 ///
 /// # Errors
 /// A sentence that says which forms are known.
@@ -39,7 +40,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .or_else(days)
         .and_then(|signed| Duration::try_from(signed).ok())
         .filter(|length| *length <= DURATION_MAX)
-        .ok_or_else(|| format!("{text:?} is not a duration: 500ms, 30s, 2m, 1h, 30d"))
+        .ok_or_else(|| format!("{text:?} is not a duration: 500ms, 30s, 2m, 1h, 30d, 2w"))
 }
 
 fn named(text: &str, now: &Zoned) -> Option<Zoned> {
@@ -101,6 +102,7 @@ mod tests {
             ("@1795510800", "2026-11-24T09:00:00Z"),
             ("1795510800123", "2026-11-24T09:00:00.123Z"),
             ("1d 2h", "2026-11-23T09:00:00Z"),
+            ("1w", "2026-11-17T11:00:00Z"),
             ("30 minutes ago", "2026-11-24T10:30:00Z"),
             ("2026-11-01", "2026-10-31T23:00:00Z"),
             ("2026-11-01T08:30", "2026-11-01T07:30:00Z"),
@@ -131,6 +133,7 @@ mod tests {
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert_eq!(duration("2w"), Ok(Duration::from_secs(14 * 86_400)));
         for bad in ["", "-1s", "5", "20y", "100000d"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

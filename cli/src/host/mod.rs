@@ -44,6 +44,9 @@ impl Told<'_> {
             "--log-level".into(),
             self.log.log_level.to_string().into(),
         ];
+        if self.log.untold {
+            args.push("--untold".into());
+        }
         for path in self.shut {
             args.extend(["--shut".into(), path.into_os_string()]);
         }
@@ -79,7 +82,7 @@ pub(crate) fn check_modules(dir: &Path) -> anyhow::Result<()> {
 
 /// Is the Host, until it is stopped.
 pub(crate) fn run(args: HostProcessArgs) -> ExitCode {
-    crate::log::start(args.log);
+    crate::log::start(LogArgs { untold: args.untold, ..args.log });
     let allow = args.allow.allow(args.shut);
     let spent_isolates_max = SPENT_ISOLATES_MAX;
     let env_file = args.env.env_file;

@@ -27,7 +27,7 @@ pub(super) fn append(error: &AppendError) -> Refusal {
         AppendError::KeyReused { .. } => Code::KeyReused,
         AppendError::CursorConflict { .. } => Code::CursorConflict,
         AppendError::ConditionNotMet(_) => Code::ConditionFailed,
-        AppendError::TooManyCursors => Code::Busy,
+        AppendError::TooManyCursors => Code::TooManyCursors,
         AppendError::UnknownBlob(_) => Code::UnknownBlob,
         AppendError::StorageFull => Code::StorageFull,
         AppendError::ConditionUnread { error, .. } | AppendError::Unreadable(error) => {
@@ -102,7 +102,9 @@ pub(super) fn gc(error: &GcError) -> Refusal {
 /// Why the store could not be checked or copied.
 pub(super) fn maintain(error: &MaintainError) -> Refusal {
     let code = match error {
-        MaintainError::NotEmpty { .. } | MaintainError::OtherStore { .. } => Code::InvalidValue,
+        MaintainError::NotEmpty { .. }
+        | MaintainError::OtherStore { .. }
+        | MaintainError::Nested { .. } => Code::InvalidValue,
         MaintainError::Corrupt(_) => Code::Corrupt,
         MaintainError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
             Code::StorageFull
@@ -183,7 +185,7 @@ mod tests {
             (unmet(), Code::ConditionFailed),
             (unread, Code::Corrupt),
             (AppendError::Unreadable(ReadError::Closed), Code::Closed),
-            (AppendError::TooManyCursors, Code::Busy),
+            (AppendError::TooManyCursors, Code::TooManyCursors),
             (AppendError::UnknownBlob(hash), Code::UnknownBlob),
             (AppendError::BlobRefused(Arc::from("why")), Code::Unreadable),
             (AppendError::StorageFull, Code::StorageFull),

@@ -12,9 +12,11 @@ use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{
     Address, Client, ClientOptions, LastRequest, SOCKET_NAME, SubEvent, SubscribeOptions,
 };
+use xs_runtime::host::CONFIG_TOPIC;
+use xs_runtime::host::files::CONFIG_FILE;
 use xs_runtime::host::lifecycle::{Event, Key, parse_topic};
 
-use super::modules::{describe, meta, said};
+use super::modules::{STILL, config_error_of, describe, meta, said};
 use crate::args::{Args, DevArgs, Subcommand};
 use crate::connect::explain;
 use crate::exit::Exit;
@@ -38,9 +40,10 @@ pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
         words.extend(["--env-file".into(), file.clone().into_os_string()]);
     }
     words.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
-    let Subcommand::Serve(serve) = Args::parse_from(words).subcommand else {
+    let Subcommand::Serve(mut serve) = Args::parse_from(words).subcommand else {
         unreachable!("a line of serve")
     };
+    serve.log.untold = true;
     if !dev.dir.exists() {
         notice(&format!("{} was not there and is made", dev.dir.display()));
     }
@@ -109,6 +112,9 @@ struct View {
 
 impl View {
     fn show(&mut self, frame: &Frame, body: Option<&[u8]>) -> std::io::Result<()> {
+        if frame.topic() == CONFIG_TOPIC {
+            return self.config(frame);
+        }
         let Some((key, event)) = parse_topic(frame.topic()) else {
             return if frame.topic().starts_with("xs.") {
                 Ok(())
@@ -150,6 +156,20 @@ impl View {
                 self.out.line(&text)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What every save meets while `xs.toml` is wrong, and that it is so no more.
+    fn config(&mut self, frame: &Frame) -> std::io::Result<()> {
+        if !self.out.is_person() {
+            return self.out.frame(frame, None);
+        }
+        match config_error_of(frame) {
+            Some(error) => {
+                self.bad(describe(&error).trim_end())?;
+                self.out.line(STILL)
+            }
+            None => self.out.line(&format!("{CONFIG_FILE} is as it should be again")),
         }
     }
 

@@ -77,6 +77,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Subcommand::Man(man) => tools::man(&man),
         Subcommand::Import(import) => self::import(addr, import).await,
         Subcommand::Token(token) => token::run(token, addr),
+        Subcommand::Export(export) => {
+            // What is no topic is none in any store.
+            export.parts().map_err(|text| Fault::new(Exit::Usage, text))?;
+            with_store(addr, Subcommand::Export(export)).await
+        }
         subcommand => with_store(addr, subcommand).await,
     }
 }

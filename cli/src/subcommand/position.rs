@@ -121,7 +121,8 @@ impl<'a> Position<'a> {
             Err(error) if error.class() == Class::Condition => {
                 Fault::fail(Exit::Condition, self.in_use())
             }
-            Err(error) => Err(explain(error)),
+            // A save may meet the end of the connection before the stream does.
+            Err(error) => Err(Resume::Cursor.cut_off(error, None)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! `export`, `import` and `remove`: frames on their way out of a store, into another, and out of
 //! the world.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 
@@ -341,9 +341,10 @@ pub(super) async fn remove(
     remove: RemoveArgs,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
+    let places = once(client, remove.places).await?;
     if remove.sure.dry_run {
         let mut all = true;
-        for place in &remove.places {
+        for place in &places {
             match found(client, *place).await? {
                 Some(frame) => out.frame(&frame, None)?,
                 None => {
@@ -354,15 +355,36 @@ pub(super) async fn remove(
         }
         return Ok(if all { Exit::Ok } else { Exit::NotFound });
     }
-    let what = match remove.places.as_slice() {
+    let what = match places.as_slice() {
         [_] => "remove 1 event for good".to_owned(),
         places => format!("remove {} events for good", places.len()),
     };
     sure::ask(&what, remove.sure).await?;
-    let count = remove.places.len();
-    let request = RemoveRequest { frames: remove.places, now: remove.now, ..Default::default() };
+    let count = places.len();
+    let request = RemoveRequest { frames: places, now: remove.now, ..Default::default() };
     let removed = client.remove(&request).await.map_err(explain)?.removed;
     let removed = removed.iter().filter(|removed| **removed).count();
     out.table(&["removed", "not_there"], &[vec![json!(removed), json!(count - removed)]])?;
     Ok(if removed < count { Exit::NotFound } else { Exit::Ok })
+}
+
+/// The places without those that mean an event which one before them means, by offset or by id.
+async fn once(client: &Client, places: Vec<Bound>) -> anyhow::Result<Vec<Bound>> {
+    let is_mixed = places.iter().any(|place| matches!(place, Bound::Id(_)));
+    let (mut offsets, mut ids) = (HashSet::new(), HashSet::new());
+    let mut kept = Vec::with_capacity(places.len());
+    for place in places {
+        let is_new = match place {
+            Bound::Id(id) => ids.insert(id),
+            Bound::Offset(offset) if !offsets.insert(offset) => false,
+            Bound::Offset(_) if is_mixed => {
+                found(client, place).await?.is_none_or(|frame| ids.insert(frame.id()))
+            }
+            Bound::Offset(_) => true,
+        };
+        if is_new {
+            kept.push(place);
+        }
+    }
+    Ok(kept)
 }

@@ -22,6 +22,8 @@ mod cursors;
 #[cfg(test)]
 mod cut;
 #[cfg(test)]
+mod ends;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod eval;

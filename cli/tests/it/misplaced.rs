@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::support::{Place, text};
+use crate::support::{Place, eventually, text};
 
 #[test]
 fn an_address_is_a_server_and_no_directory() {
@@ -140,4 +140,45 @@ fn what_is_not_for_people_is_not_offered() {
     }
     let run = place.xs(&[]);
     assert_eq!((run.code, run.err.contains("__host")), (2, false), "{}", run.err);
+}
+
+/// No change is acted on while the file is broken; who asks how the modules are is told.
+#[test]
+fn a_broken_configuration_is_told_of_while_the_modules_run_on() {
+    let place = Place::new();
+    let source = "export default { topics: 'in', run: (frame) => ({ n: 1 }) };";
+    place.write("modules/handlers/h.ts", source);
+    place.write("modules/handlers/apart.ts", source);
+    place.write("modules/xs.toml", "[modules.apart]\nisolation = \"process\"\n");
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("xs.handler.h.active", 1);
+    place.await_frames("xs.handler.apart.active", 1);
+    place.ok(&["modules", "list", "--check"]);
+    place.write("modules/xs.toml", "[modules.h]\nallow = [3]\n");
+    let told = place.await_frames("xs.host.config", 1);
+    assert_eq!(told[0]["meta"]["error"]["line"], 2, "{}", told[0]);
+    let list = place.xs(&["modules", "list", "--check"]);
+    let rows = list.json();
+    assert_eq!((list.code, rows.len()), (1, 3), "{}", list.text());
+    assert_eq!(rows.iter().filter(|row| row["state"] == "active").count(), 2);
+    let (row, error) = (&rows[2], rows[2]["error"].as_str().unwrap());
+    assert_eq!((&row["file"], &row["state"]), (&"xs.toml".into(), &"invalid".into()));
+    assert!(error.contains("(xs.toml:2:10); no change is acted on"), "{error}");
+    let shown = &place.ok(&["modules", "show", "h"]).json()[0];
+    assert_eq!((&shown["state"], &shown["xs.toml"]["column"]), (&"active".into(), &10.into()));
+    assert!(shown["help"].as_str().unwrap().starts_with("mend xs.toml"), "{shown}");
+    // A save meets the same; the log of the process speaks of each content of the file once.
+    place.write("modules/handlers/h.ts", &source.replace('1', "2"));
+    eventually(|| (place.frames("xs.host.config")[0]["id"] != told[0]["id"]).then_some(()));
+    assert_eq!(place.log().matches("the modules are left as they are").count(), 1);
+    assert_eq!(place.frames("xs.handler.h.active").len(), 1);
+    place.write("modules/xs.toml", "[modules.apart]\nisolation = \"process\"\n");
+    place.await_frames("xs.handler.h.active", 2);
+    assert_eq!(place.frames("xs.host.config")[0]["meta"]["error"], serde_json::Value::Null);
+    assert_eq!(place.ok(&["modules", "list", "--check"]).json().len(), 2);
+    // What the last server said is nothing that one without modules says.
+    place.write("modules/xs.toml", "[");
+    eventually(|| place.frames("xs.host.config")[0]["meta"]["error"].is_object().then_some(()));
+    assert!(server.stop().success(), "{}", place.log());
+    assert_eq!(place.ok(&["modules", "list", "--check"]).json().len(), 2);
 }

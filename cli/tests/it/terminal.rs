@@ -357,3 +357,32 @@ fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
     let ended = typed.end();
     assert_eq!((ended.code, ended.clean), (0, true), "{}", ended.shown);
 }
+
+/// What becomes of a save is said once, also while `xs.toml` keeps all of them from being taken.
+#[test]
+fn dev_tells_each_failure_once() {
+    let place = Place::new();
+    let good = "export default { topics: 'in', run() { throw new Error('kaboom'); } };";
+    place.write("m/handlers/h.ts", good);
+    let mut dev = Terminal::run(&place, &["dev", "m"]);
+    dev.await_text("handlers/h.ts started");
+    place.ok(&["append", "./m/.xs/dev", "in", "-n"]);
+    dev.await_text("handlers/h.ts failed");
+    place.write("m/handlers/h.ts", "export default nothing.here;");
+    dev.await_text("nothing is not defined");
+    place.write("m/xs.toml", "[modules.h]\nallow = [\"all\"]\n");
+    dev.await_text("the modules run on as they were");
+    dev.await_text("at xs.toml:2:10");
+    place.write("m/handlers/h.ts", good);
+    eventually(|| (dev.shown().matches("xs.toml:2:10").count() == 2).then_some(()));
+    fs::remove_file(place.path("m/xs.toml")).unwrap();
+    dev.await_text("xs.toml is as it should be again");
+    eventually(|| (dev.shown().matches("handlers/h.ts started").count() == 2).then_some(()));
+    dev.keys(CTRL_C);
+    let ended = dev.end();
+    let shown = plain(&ended.shown);
+    for once in ["Error: kaboom", "nothing is not defined"] {
+        assert_eq!(shown.matches(once).count(), 1, "{once}: {shown}");
+    }
+    assert!(!shown.contains("WARN") && !shown.contains("ERROR"), "{shown}");
+}

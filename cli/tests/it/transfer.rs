@@ -122,6 +122,38 @@ fn removed_events_are_gone() {
     assert_eq!(stats["store"]["frames"]["live"], 2, "{stats}");
 }
 
+/// Offset and id of one event are one event, and so is either of them twice.
+#[test]
+fn what_is_named_twice_is_removed_once() {
+    let place = Place::new();
+    filled(&place);
+    let id = place.ok(&["get", "1"]).json()[0]["id"].as_str().unwrap().to_owned();
+    let run = place.xs(&["remove", "1", &id, "1", "--dry-run"]);
+    assert_eq!((run.code, run.json().len()), (0, 1), "{}", run.err);
+    let removed = place.ok(&["remove", "0", "0", "--yes"]).json();
+    assert_eq!(removed, [json!({ "removed": 1, "not_there": 0 })]);
+    let removed = place.ok(&["remove", &id, "1", &id, "1", "--yes"]).json();
+    assert_eq!(removed, [json!({ "removed": 1, "not_there": 0 })]);
+    let run = place.xs(&["remove", "77", "77", "--yes"]);
+    assert_eq!(run.json(), [json!({ "removed": 0, "not_there": 1 })], "{}", run.err);
+}
+
+/// What is wrong with the words is said before any store is looked for.
+#[test]
+fn a_store_before_the_directory_of_an_export_is_told_of() {
+    let place = Place::new();
+    place.ok(&["append", "./s", "t", "x", "--ttl", "time:3d"]);
+    assert_eq!(place.ok(&["cat", "./s"]).json()[0]["ttl"], "time:259200000");
+    let run = place.xs(&["export", "./s", "./ex"]);
+    assert_eq!((run.code, run.err.contains("xs export -a ./s ./ex")), (2, true), "{}", run.err);
+    let run = place.xs(&["backup", "./s", "./s/below"]);
+    assert_eq!((run.code, run.err.contains("one lies within the other")), (1, true), "{}", run.err);
+    for line in [&["verify", "./none"][..], &["backup", "./none", "./b"]] {
+        let run = place.xs(line);
+        assert!(run.err.contains("none") && !run.err.contains("local/share"), "{}", run.err);
+    }
+}
+
 #[test]
 fn an_archive_becomes_the_same_store_and_is_the_same_again() {
     let place = Place::new();

@@ -116,6 +116,7 @@ export const CODES: Readonly<Record<number, string>> = {
   306: "TooManyStreams",
   307: "KeyReused",
   308: "ImportOrder",
+  309: "TooManyCursors",
   400: "CursorConflict",
   401: "CursorAhead",
   402: "ConditionFailed",

@@ -5,7 +5,7 @@
 //! from never has, so that no resume point of its later life passes for one of theirs.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -101,6 +101,7 @@ impl Store {
         options: CopyOptions,
         watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
     ) -> Result<CopyReport, MaintainError> {
+        check_apart(&self.inner.env.dir, dest)?;
         let to_files = target_files(dest)?;
         self.inner.copy_to(dest, &to_files, &Role::Backup, options, watch)
     }
@@ -111,6 +112,7 @@ impl Store {
     /// # Errors
     /// [`MaintainError`]; there is no store in the destination then.
     pub fn fork(&self, dest: &Path) -> Result<CopyReport, MaintainError> {
+        check_apart(&self.inner.env.dir, dest)?;
         let to_files = target_files(dest)?;
         let watch = &mut |_: &Progress<'_>| ControlFlow::Continue(());
         self.inner.copy_to(dest, &to_files, &Role::Store, CopyOptions::links(), watch)
@@ -133,6 +135,7 @@ pub fn restore(
     if !from.join("super.a").exists() && !from.join("super.b").exists() {
         return Err(MaintainError::NoStore { dir: from.to_owned() });
     }
+    check_apart(from, dest)?;
     let _lock = lock_to_read(from)?;
     let to_files = target_files(dest)?;
     let snapshot = Snapshot::of_closed(from, &from_files)?;
@@ -164,6 +167,37 @@ pub(super) fn lock_to_read(dir: &Path) -> Result<Option<StoreLock>, OpenError> {
         }
         other => other.map(Some),
     }
+}
+
+/// Refuses a destination that is the store, within it, or around it, by whatever names.
+pub(super) fn check_apart(store: &Path, dest: &Path) -> Result<(), MaintainError> {
+    let resolve =
+        |path: &Path| resolved(path).map_err(|error| MaintainError::io("resolve", path, error));
+    let (store, dest) = (resolve(store)?, resolve(dest)?);
+    match store.starts_with(&dest) || dest.starts_with(&store) {
+        true => Err(MaintainError::Nested { store, dest }),
+        false => Ok(()),
+    }
+}
+
+/// Where a path leads, links resolved as far as it exists.
+fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    let whole = std::path::absolute(path)?;
+    let mut there = PathBuf::new();
+    for part in whole.components() {
+        match part {
+            Component::ParentDir => {
+                there.pop();
+            }
+            part => there.push(part),
+        }
+        match there.canonicalize() {
+            Ok(resolved) => there = resolved,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(there)
 }
 
 /// The files of a directory that is made if need be. They are written with `pwrite`: nothing of a

@@ -30,6 +30,19 @@ pub enum MaintainError {
         /// The directory.
         dir: PathBuf,
     },
+    /// The store and the destination are one directory, or one is within the other: a copy of the
+    /// store would be part of what it is made from, and go with it.
+    #[error(
+        "{dest} and the store {store} are one directory, or one lies within the other; name a \
+         directory beside the store",
+        dest = dest.display(), store = store.display()
+    )]
+    Nested {
+        /// The store, with links resolved.
+        store: PathBuf,
+        /// The destination, with links resolved.
+        dest: PathBuf,
+    },
     /// A store on disk was not closed in order, so its end is not known.
     #[error("{dir} was not closed in order; open and close it once, then try again", dir = dir.display())]
     NotClosed {

@@ -9,7 +9,7 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::backup::{check_empty, jump, lock, lock_to_read, target_files};
+use super::backup::{check_apart, check_empty, jump, lock, lock_to_read, target_files};
 use super::candidates::Candidate;
 use super::check_log::missing;
 use super::copy::{Watch, place, suffix};
@@ -92,6 +92,7 @@ pub fn repair(
     watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<RepairReport, MaintainError> {
     let from_files: Arc<dyn Files> = Arc::new(Disk::new(MediaChoice::Positioned, dir));
+    check_apart(dir, into)?;
     let _lock = lock_to_read(dir)?;
     let to_files = target_files(into)?;
     let _into_lock = lock(into)?;

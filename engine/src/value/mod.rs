@@ -53,7 +53,9 @@ pub enum ValueError {
     #[error("{0:?} is not a hash: sha256- and 44 characters of base64 are expected")]
     BlobHash(String),
     /// Not a time to live.
-    #[error("{0:?} is not a ttl: forever, ephemeral, time:<ms> or last:<n> with n at least 1")]
+    #[error(
+        "{0:?} is not a ttl: forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) or last:<n>, n from 1 on"
+    )]
     Ttl(String),
     /// The meta is not JSON.
     #[error("meta is not JSON: {0}")]

@@ -22,7 +22,8 @@ pub enum Ttl {
 }
 
 impl Ttl {
-    /// Reads `forever`, `ephemeral`, `time:<ms>` or `last:<n>`.
+    /// Reads `forever`, `ephemeral`, `time:<ms>` or `last:<n>`. A time may have a unit instead, one
+    /// of ms, s, m, h, d (24 hours) and w: `time:3d`.
     ///
     /// # Errors
     /// [`ValueError::Ttl`] when `text` is anything else, `last:0` included.
@@ -34,12 +35,32 @@ impl Ttl {
         let parsed = match text.split_once(':') {
             None if text == "forever" => Some(Self::Forever),
             None if text == "ephemeral" => Some(Self::Ephemeral),
-            Some(("time", ms)) => number(ms).map(Self::TimeMs),
+            Some(("time", time)) => {
+                let digits = time.trim_end_matches(|end: char| end.is_ascii_alphabetic());
+                let unit = unit_ms(time.get(digits.len()..).unwrap_or_default());
+                let ms = number(digits).zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
+                ms.map(Self::TimeMs)
+            }
             Some(("last", n)) => number(n).and_then(NonZeroU64::new).map(Self::Last),
             _ => None,
         };
         parsed.ok_or_else(|| ValueError::Ttl(shorten(text)))
     }
+}
+
+/// Milliseconds of a unit; of none, one.
+fn unit_ms(unit: &str) -> Option<u64> {
+    const SECOND: u64 = 1000;
+    const DAY: u64 = 24 * 60 * 60 * SECOND;
+    Some(match unit {
+        "" | "ms" => 1,
+        "s" => SECOND,
+        "m" => 60 * SECOND,
+        "h" => 60 * 60 * SECOND,
+        "d" => DAY,
+        "w" => 7 * DAY,
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Ttl {
@@ -70,7 +91,26 @@ mod tests {
         for text in ["forever", "ephemeral", "time:0", "time:86400000", "last:1", "last:7"] {
             assert_eq!(Ttl::parse(text).unwrap().to_string(), text);
         }
-        for bad in ["", "last:0", "last:-1", "last:+1", "time:", "time:1s", "head:1", "Forever"] {
+        for bad in ["", "last:0", "last:-1", "last:+1", "last:1d", "time:", "head:1", "Forever"] {
+            assert!(Ttl::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_may_have_a_unit() {
+        for (text, ms) in [
+            ("time:7ms", 7),
+            ("time:7s", 7_000),
+            ("time:2m", 120_000),
+            ("time:1h", 3_600_000),
+            ("time:3d", 3 * 86_400_000),
+            ("time:1w", 7 * 86_400_000),
+            ("time:0w", 0),
+        ] {
+            assert_eq!(Ttl::parse(text), Ok(Ttl::TimeMs(ms)), "{text}");
+        }
+        let long = format!("time:{}s", u64::MAX);
+        for bad in ["time:d", "time:1y", "time:1D", "time:-1d", "time:1d2h", "time:1.5h", &long] {
             assert!(Ttl::parse(bad).is_err(), "{bad}");
         }
     }

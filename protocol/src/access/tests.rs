@@ -82,6 +82,8 @@ fn reserved_topics_are_for_admins_and_hosts() {
         ("xs.handler.create", [false, false, false, true]),
         ("xs.command.a.active", [false, false, false, true]),
         ("xs.other.a.create", [false, false, false, false]),
+        ("xs.host.config", [false, false, false, true]),
+        ("xs.host.start", [false, false, false, false]),
     ];
     for (name, expected) in cases {
         let frame = NewFrame::new(topic(name));
@@ -104,6 +106,7 @@ fn a_host_of_one_processor_keeps_to_it() {
     for (name, expected) in [
         ("any.topic", true),
         ("xs.start", false),
+        ("xs.host.config", false),
         ("xs.handler.a.b.create", true),
         ("xs.generator.a.b.fin.error", true),
         ("xs.command.a.b.log", true),

@@ -259,6 +259,15 @@ impl Bridge {
         !self.is_idle() && !finishing && !self.signal_awaited.get()
     }
 
+    /// Resolves when the store has answered for all that generators and calls handed over.
+    pub(crate) async fn handed_over(&self) {
+        let outboxes: Vec<_> =
+            self.runs.borrow().values().map(|run| Rc::clone(&run.outbox)).collect();
+        for outbox in outboxes {
+            outbox.empty().await;
+        }
+    }
+
     /// Tells everybody who waits for the module that it has ended.
     pub(crate) fn fail_all(&self, error: &ModuleError) {
         if let Some(batch) = self.batch.borrow_mut().take() {

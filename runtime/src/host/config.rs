@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::files::CONFIG_FILE;
+use crate::isolate::{FailureKind, ModuleError};
 use crate::name::ProcessorName;
 use crate::permissions::Allow;
 
@@ -43,8 +44,45 @@ pub enum ConfigError {
         name: String,
     },
     /// It is not TOML, or holds something that has no meaning.
-    #[error("{CONFIG_FILE} is not understood: {0}")]
-    Syntax(#[from] toml::de::Error),
+    #[error("{CONFIG_FILE} is not understood: {error}")]
+    Syntax {
+        /// What is wrong, with the line in question.
+        error: toml::de::Error,
+        /// Line and column, from 1, as far as there is a place.
+        place: Option<(u32, u32)>,
+    },
+}
+
+impl ConfigError {
+    fn syntax(error: toml::de::Error, text: &str) -> Self {
+        let place = error.span().and_then(|span| place(text, span.start));
+        Self::Syntax { error, place }
+    }
+
+    /// The same in the words in which the failures of modules are told.
+    #[must_use]
+    pub fn to_module_error(&self) -> ModuleError {
+        let Self::Syntax { error, place } = self else {
+            return ModuleError::new(FailureKind::Definition, self.to_string());
+        };
+        let said = ModuleError::new(FailureKind::Syntax, error.message());
+        let Some((line, column)) = *place else {
+            return ModuleError { file: Some(CONFIG_FILE.to_owned()), ..said };
+        };
+        // Between where it is and what it is, the parser shows the line.
+        let shown = error.to_string();
+        let lines = shown.lines().skip(1).take_while(|line| line.contains(" |"));
+        let code_frame = lines.collect::<Vec<_>>().join("\n");
+        ModuleError { code_frame: Some(code_frame), ..said }.at(CONFIG_FILE, line, column)
+    }
+}
+
+/// Line and column of a byte of a text, from 1.
+fn place(text: &str, at: usize) -> Option<(u32, u32)> {
+    let before = text.get(..at)?;
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    Some((u32::try_from(line).ok()?, u32::try_from(column).ok()?))
 }
 
 /// What the operator says about modules.
@@ -122,7 +160,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)?;
+        let config: Self =
+            toml::from_str(text).map_err(|error| ConfigError::syntax(error, text))?;
         for (name, module) in &config.modules {
             let bounded = !(module.read.is_empty() && module.env.is_empty());
             if bounded && module.isolation != Isolation::Process {
@@ -214,6 +253,18 @@ mod tests {
             let message = Config::load(dir.path()).unwrap_err().to_string();
             assert!(message.starts_with("xs.toml"), "{message}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_has_a_place() {
+        let error = Config::parse("[modules.a]\nallow = [3]\n").unwrap_err().to_module_error();
+        let place = (error.file.as_deref(), error.line, error.column);
+        assert_eq!(place, (Some("xs.toml"), Some(2), Some(10)));
+        assert!(!error.message.contains('\n'), "{}", error.message);
+        assert!(error.code_frame.unwrap().contains("2 | allow = [3]"));
+        let read = "[modules.a]\nread = [\"/\"]\n";
+        let error = Config::parse(read).unwrap_err().to_module_error();
+        assert!(error.message.starts_with("xs.toml: ") && error.file.is_none());
     }
 
     #[test]

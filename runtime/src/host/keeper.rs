@@ -246,7 +246,7 @@ impl Keeper {
     }
 
     async fn invalid(&self, frame: &Frame, error: &ModuleError) {
-        tracing::warn!(processor = %self.key, %error, "invalid");
+        tracing::warn!(target: report::TOLD, processor = %self.key, %error, "invalid");
         let invalid = report::failure(&self.key, Event::Invalid, frame.id(), error, None);
         self.say(vec![invalid], Vec::new()).await;
         if is_wedged(error) {
@@ -280,7 +280,7 @@ impl Keeper {
             Ending::Lost(error) => return self.fail(Fatal::Lost(error)),
             Ending::FinError { error, input } | Ending::Wedged { error, input } => (error, input),
         };
-        tracing::warn!(processor = %self.key, %error, "ended with an error");
+        tracing::warn!(target: report::TOLD, processor = %self.key, %error, "ended with an error");
         let fin = report::failure(&self.key, Event::FinError, create, &error, input);
         self.say(vec![fin], Vec::new()).await;
         if is_wedged(&error) {

@@ -8,6 +8,7 @@ pub mod check;
 mod clock;
 mod command;
 mod commit;
+mod complaint;
 pub mod config;
 mod driver;
 pub mod editor;
@@ -42,6 +43,7 @@ use xs_protocol::{AppendRequest, Client, ClientError, SubEvent, SubscribeOptions
 
 use self::clock::Clock;
 use self::command::{AllCancels, cancel_of};
+use self::complaint::Complaint;
 use self::config::Config;
 use self::keeper::{Fatal, Keeper, Order};
 use self::lifecycle::{Event, Key, Lifecycle, Slots, Versions};
@@ -52,9 +54,11 @@ use crate::isolate::{FailureKind, Limits, ModuleError};
 use crate::name::{Kind, thread_name};
 use crate::permissions::Allow;
 
+pub use complaint::CONFIG_TOPIC;
 pub use handler::parked::{DISCARD, PARKED, UNPARK, about};
 pub use handler::place::{Place, PlaceError, Retry, State};
 pub use part::Part;
+pub use report::TOLD;
 pub use store::processor_cursor;
 
 /// Time that all modules together have to end when the Host is stopped.
@@ -134,6 +138,7 @@ struct Host {
     lifecycle: Lifecycle,
     subscription: Subscription,
     watcher: Option<Watcher>,
+    complaint: Complaint,
     /// All before this offset is folded into `lifecycle`.
     folded: u64,
     /// All before this offset must be folded before the files are looked at again.
@@ -188,6 +193,7 @@ impl Host {
         };
         let subscription = client.subscribe(&options, SubscribeOptions::default()).await?;
         let mut host = Self {
+            complaint: Complaint::read(&shared).await?,
             shared,
             lifecycle: Lifecycle::default(),
             subscription,
@@ -405,7 +411,8 @@ impl Host {
 
     async fn sync(&mut self) -> Result<(), HostError> {
         if self.watcher.is_some()
-            && let Some(behind) = sync::sync(&self.shared, &self.lifecycle).await?
+            && let Some(behind) =
+                sync::sync(&self.shared, &self.lifecycle, &mut self.complaint).await?
         {
             self.ahead = behind;
         }

@@ -7,6 +7,8 @@ use xs_engine::{FrameId, Meta, NewFrame, Origin, Ttl};
 use super::lifecycle::{Event, Key};
 use crate::isolate::{ArgSpec, Definition, LogLevel, ModuleError};
 
+/// The target of lines in the log of the process about what the log of the store tells too.
+pub const TOLD: &str = "xs::told";
 /// Bytes of a message or a code frame in a report.
 const TEXT_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a stack in a report.
@@ -172,7 +174,8 @@ pub(super) fn meta_of(fields: Map<String, Value>) -> Meta {
     })
 }
 
-fn last(n: u64) -> Ttl {
+/// The newest `n` of a topic are kept.
+pub(super) fn last(n: u64) -> Ttl {
     std::num::NonZeroU64::new(n).map_or(Ttl::Forever, Ttl::Last)
 }
 

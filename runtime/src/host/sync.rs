@@ -3,6 +3,7 @@
 //! stop, or a version that an admin appended, stays until the file changes.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use serde_json::{Map, Value, json};
 use xs_engine::{BlobHash, Body, NewFrame};
 use xs_protocol::{AppendRequest, ClientError};
 
-use super::config::{Config, ModuleConfig};
+use super::complaint::Complaint;
+use super::config::{Config, ConfigError, ModuleConfig};
 use super::files::{self, CONFIG_FILE, Scan};
 use super::lifecycle::{Event, Key, Lifecycle, Taken};
 use super::part::Part;
@@ -31,13 +33,15 @@ pub(super) struct Found {
     pub(super) error: Option<ModuleError>,
 }
 
-/// Appends what the files ask for. Returns the offset behind the last frame appended, if any.
+/// Appends what the files ask for, and tells how `xs.toml` is. Returns the offset behind the last
+/// frame about a module that was appended, if any.
 ///
 /// # Errors
 /// [`ClientError`] when the store does not take a frame.
 pub(super) async fn sync(
     shared: &Arc<Shared>,
     lifecycle: &Lifecycle,
+    complaint: &mut Complaint,
 ) -> Result<Option<u64>, ClientError> {
     let (dir, part) = (shared.dir.clone(), shared.part.clone());
     let known: Vec<(Key, Taken)> = lifecycle
@@ -48,9 +52,13 @@ pub(super) async fn sync(
     let looked = tokio::task::spawn_blocking(move || look(&dir, &part, &known)).await;
     let (config, gone, found) = match looked {
         Ok(Ok(looked)) => looked,
-        Ok(Err(error)) => {
-            // On lines of its own: it shows the place in the file.
-            tracing::error!("the modules are left as they are: {error}");
+        Ok(Err(Unusable::Config(error))) => {
+            complaint.bad(shared, &error).await?;
+            return Ok(None);
+        }
+        Ok(Err(Unusable::Dir(error))) => {
+            let dir = shared.dir.display();
+            tracing::error!("the modules are left as they are: cannot read {dir}: {error}");
             return Ok(None);
         }
         Err(error) => {
@@ -58,6 +66,7 @@ pub(super) async fn sync(
             return Ok(None);
         }
     };
+    complaint.good(shared).await?;
     *shared.config.write() = config;
     let mut behind = None;
     for (key, taken) in gone {
@@ -99,13 +108,18 @@ async fn create_frame(shared: &Shared, key: &Key, found: Found) -> Result<NewFra
     Ok(frame)
 }
 
+/// Why the files say nothing at present.
+enum Unusable {
+    Config(ConfigError),
+    Dir(io::Error),
+}
+
 type Looked = (Config, Vec<(Key, Taken)>, Vec<(Key, Found)>);
 
 /// What is gone and what is new, compared with what was taken before. Blocks.
-fn look(dir: &Path, part: &Part, known: &[(Key, Taken)]) -> Result<Looked, String> {
-    let config = Config::load(dir).map_err(|error| error.to_string())?;
-    let scan =
-        files::scan(dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
+fn look(dir: &Path, part: &Part, known: &[(Key, Taken)]) -> Result<Looked, Unusable> {
+    let config = Config::load(dir).map_err(Unusable::Config)?;
+    let scan = files::scan(dir).map_err(Unusable::Dir)?;
     for (file, error) in &scan.misnamed {
         tracing::warn!(file, %error, "not the name of a processor");
     }

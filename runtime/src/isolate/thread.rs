@@ -50,10 +50,22 @@ pub(super) async fn run(work: Work, made: Result<Made, ModuleError>) {
         }
         Err(error) => error,
     };
-    bridge.fail_all(&error);
-    stop.end(error);
-    stop.over();
+    conclude(&bridge, error).await;
     drop(gone);
+}
+
+/// Tells how it ended, once what its runs handed over before is stored: that was accepted, and the
+/// frame that tells of the end comes behind it.
+async fn conclude(bridge: &Bridge, error: ModuleError) {
+    // Nothing of the module runs any more, also while the runtime is taken down.
+    bridge.stop.over();
+    let limit = bridge.spec.limits.stop;
+    if tokio::time::timeout(limit, bridge.handed_over()).await.is_err() {
+        let processor = &bridge.spec.name;
+        tracing::warn!(processor, "what was handed over at the end was not stored in {limit:?}");
+    }
+    bridge.fail_all(&error);
+    bridge.stop.end(error);
 }
 
 async fn evaluate_and_drive(
@@ -73,10 +85,7 @@ async fn evaluate_and_drive(
             error
         }
     };
-    bridge.fail_all(&error);
-    bridge.stop.end(error.clone());
-    // While the runtime is taken down nothing of the module runs any more.
-    bridge.stop.over();
+    conclude(bridge, error.clone()).await;
     error
 }
 

@@ -14,17 +14,21 @@ use std::io;
 
 use serde_json::{Value, json};
 use xs_protocol::Client;
+use xs_runtime::host::files::CONFIG_FILE;
 use xs_runtime::host::lifecycle::Key;
 
 pub(super) use command::describe_command;
 pub(super) use logs::said;
 pub(super) use show::lag;
 pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
-pub(super) use survey::{all, describe, meta, place, summary};
+pub(super) use survey::{all, config_error_of, describe, meta, place, summary};
 
 use crate::args::ModulesSubcommand;
 use crate::exit::Exit;
 use crate::output::Output;
+
+/// What becomes of the modules while `xs.toml` cannot be used.
+pub(super) const STILL: &str = "no change is acted on; the modules run on as they were";
 
 /// The store that is asked, and whether a server answers for it.
 #[derive(Clone, Copy)]
@@ -93,8 +97,16 @@ async fn list(asked: Asked<'_>, check: bool, out: &mut Output) -> anyhow::Result
             json!(module.error.as_ref().map(survey::summary)),
         ]
     });
-    let rows: Vec<_> = rows.collect();
+    let mut rows: Vec<_> = rows.collect();
+    let config = survey::config_error(asked).await?;
+    // It concerns all modules and is none, as `modules check` tells of it too.
+    rows.extend(config.iter().map(|(frame, error)| {
+        let text = format!("{}; {STILL}", survey::summary_of(error));
+        let since = out.time(frame.id().time_ms());
+        let [file, state] = [CONFIG_FILE, "invalid"].map(|text| json!(text));
+        vec![Value::Null, Value::Null, state, json!(since), file, json!(text)]
+    }));
     out.table(&["kind", "name", "state", "since", "file", "error"], &rows)?;
-    let failed = modules.values().any(survey::Module::has_failed);
+    let failed = config.is_some() || modules.values().any(survey::Module::has_failed);
     Ok(if check && failed { Exit::Failed } else { Exit::Ok })
 }

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 use xs_engine::{Bound, Cursor, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::Client;
 use xs_runtime::Kind;
+use xs_runtime::host::files::CONFIG_FILE;
 use xs_runtime::host::replay::state_at;
 use xs_runtime::host::{Place, Retry};
 
 use super::survey::{self, Facts, Module, describe, meta};
-use super::{Asked, parked};
+use super::{Asked, STILL, parked};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, Paint};
@@ -53,7 +54,12 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     facts.add("permissions", active["permissions"].clone());
     facts.add("process", active["process"].clone());
     facts.add("error", module.error.as_ref().map_or(Value::Null, meta));
-    facts.add("help", json!(module.help(key.name.as_str())));
+    let config = survey::config_error(asked).await?;
+    let mend = config.is_some().then(|| format!("mend {CONFIG_FILE}: {STILL}"));
+    if let Some((_, error)) = config {
+        facts.add(CONFIG_FILE, error);
+    }
+    facts.add("help", json!(mend.or_else(|| module.help(key.name.as_str()))));
     print(&facts, out)?;
     Ok(Exit::Ok)
 }
@@ -112,7 +118,9 @@ pub(super) fn print(facts: &Facts, out: &mut Output) -> std::io::Result<()> {
     for (name, value) in &facts.0 {
         let text = match value {
             Value::Null => continue,
-            Value::Object(_) if name == "error" => out.paint(Paint::Bad, &describe(value)),
+            Value::Object(_) if name == "error" || name == CONFIG_FILE => {
+                out.paint(Paint::Bad, &describe(value))
+            }
             Value::String(text) => text.clone(),
             Value::Array(items) => {
                 let items = items.iter().map(|item| item.as_str().unwrap_or_default());

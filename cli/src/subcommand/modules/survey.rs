@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 use xs_engine::{Bound, Cursor, Frame, FrameId, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::{Client, LastRequest};
 use xs_runtime::host::lifecycle::{Event, Key, Lifecycle, parse_topic};
-use xs_runtime::host::processor_cursor;
+use xs_runtime::host::{CONFIG_TOPIC, processor_cursor};
 
+use super::Asked;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 
@@ -101,13 +102,7 @@ fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
             modules.entry(key).or_insert_with(|| Module::new(event, &frame)).take(event, frame);
         }
     }
-    let runs_modules = |start: &Frame| !meta(start)["modules"].is_null();
-    // A Host from elsewhere is known to the server that it came to, and to no other.
-    let came = came.filter(|came| Some(*came) > gone);
-    let start = start.filter(|_| served).and_then(|start| match runs_modules(&start) {
-        true => Some(start.id()),
-        false => came.filter(|came| *came > start.id()),
-    });
+    let start = start.filter(|_| served).and_then(|start| runs_since(&start, came, gone));
     for (key, module) in &mut modules {
         let slots = lifecycle.get(key);
         module.file = slots.and_then(|slots| slots.taken()).map(|taken| taken.file.clone());
@@ -117,6 +112,44 @@ fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
         module.running = running(start, &module.latest.1);
     }
     modules
+}
+
+/// Since when a server runs modules, or has a Host that does. `came`, `gone`: the newest frames
+/// that tell so of a Host from elsewhere.
+fn runs_since(start: &Frame, came: Option<FrameId>, gone: Option<FrameId>) -> Option<FrameId> {
+    if !meta(start)["modules"].is_null() {
+        return Some(start.id());
+    }
+    // A Host from elsewhere is known to the server that it came to, and to no other.
+    came.filter(|came| Some(*came) > gone && *came > start.id())
+}
+
+/// What is wrong with `xs.toml` by the words of the Host that reads it, and its frame; none when
+/// there is no such Host.
+pub(super) async fn config_error(asked: Asked<'_>) -> anyhow::Result<Option<(Frame, Value)>> {
+    if !asked.served {
+        return Ok(None);
+    }
+    let newest = async |topic: &str| -> anyhow::Result<Option<Frame>> {
+        let topics = TopicPatterns::parse(topic)?;
+        let request = LastRequest { topics, n: 1, per_topic: false };
+        Ok(asked.client.last(&request).await.map_err(explain)?.pop())
+    };
+    let Some((frame, error)) = newest(CONFIG_TOPIC).await?.and_then(|frame| {
+        let error = config_error_of(&frame)?;
+        Some((frame, error))
+    }) else {
+        return Ok(None);
+    };
+    let Some(start) = newest("xs.start").await? else { return Ok(None) };
+    let id = |frame: Option<Frame>| frame.map(|frame| frame.id());
+    let (came, gone) = (id(newest("xs.host.start").await?), id(newest("xs.host.end").await?));
+    Ok(runs_since(&start, came, gone).map(|_| (frame, error)))
+}
+
+/// What a frame of [`CONFIG_TOPIC`] says is wrong.
+pub(crate) fn config_error_of(frame: &Frame) -> Option<Value> {
+    Some(meta(frame)["error"].clone()).filter(|error| !error.is_null())
 }
 
 fn running(start: Option<FrameId>, latest: &Frame) -> Running {

@@ -134,6 +134,7 @@ CODES: Dict[int, str] = {
     306: "TooManyStreams",
     307: "KeyReused",
     308: "ImportOrder",
+    309: "TooManyCursors",
     400: "CursorConflict",
     401: "CursorAhead",
     402: "ConditionFailed",

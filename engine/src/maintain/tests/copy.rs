@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{build, check, fill, go_on, none, tell};
 use crate::error::{ReadError, ReadOnlyReason};
-use crate::maintain::{CopyOptions, MaintainError, Problem, restore};
+use crate::maintain::{CopyOptions, CopyReport, MaintainError, Problem, repair, restore};
 use crate::media::Files;
 use crate::media::sim::{Image, SimDisk};
 use crate::options::{CompressOptions, MediaChoice, StoreOptions, SyncPolicy};
@@ -104,7 +104,25 @@ fn what_is_no_place_for_a_backup_is_refused() {
     let copies = CopyOptions::copies();
     let backup = |dest: &Path| store.backup(dest, copies, &mut go_on);
     assert!(matches!(backup(other.path()), Err(MaintainError::OtherStore { .. })));
-    assert!(matches!(backup(dir.path()), Err(MaintainError::Open(_))));
+    let is_nested = |result: Result<CopyReport, MaintainError>| {
+        matches!(result, Err(MaintainError::Nested { .. }))
+    };
+    let links = fast_dir();
+    let link = links.path().join("link");
+    std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+    let below = dir.path().join("a/b");
+    let parent = dir.path().parent().unwrap();
+    let around = other.path().join("../").join(dir.path().file_name().unwrap()).join("x/../a");
+    for place in [dir.path(), &below, &link, &link.join("new/one"), parent, &around] {
+        assert!(is_nested(backup(place)), "{}", place.display());
+        assert!(is_nested(store.fork(place)), "{}", place.display());
+    }
+    assert!(!below.parent().unwrap().exists(), "nothing is made");
+    assert!(is_nested(restore(other.path(), &other.path().join("a"), copies, &mut go_on)));
+    assert!(matches!(
+        repair(other.path(), &other.path().join("a"), &mut go_on),
+        Err(MaintainError::Nested { .. })
+    ));
     fs::write(dest.path().join("notes.txt"), "mine").unwrap();
     assert!(matches!(backup(dest.path()), Err(MaintainError::NotEmpty { .. })));
     assert!(matches!(store.fork(other.path()), Err(MaintainError::NotEmpty { .. })));

@@ -362,3 +362,28 @@ fn wall_ms() -> u64 {
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
     u64::try_from(now.as_millis()).unwrap()
 }
+
+/// One ending behind all that was handed over, for the call that loops and the one beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn results_before_an_endless_loop_come_before_the_error() {
+    let source = r#"
+export default { args: { loop: "boolean" }, async *run(call, ctx) {
+  yield { n: 1 };
+  if (!call.args.loop) await new Promise(() => ctx.signal);
+  yield { n: 2 };
+  for (;;) {}
+} };
+"#;
+    let world = World::new(&[("commands/c.js", source)]);
+    let host = world.host().await;
+    world.wait("xs.command.c.active", 1).await;
+    let beside = world.append("c.call", json!({ "args": { "loop": false } }), "");
+    world.wait("c.recv", 1).await;
+    let call = world.append("c.call", json!({ "args": { "loop": true } }), "");
+    let errors = world.wait("c.error", 2).await;
+    let own = errors.iter().find(|error| meta(error)["call"] == call.to_string()).unwrap();
+    assert_eq!(meta(own)["code"], "cpu", "{}", meta(own));
+    assert_eq!(answers(&world, call), ["c.recv", "c.recv", "c.error"]);
+    assert_eq!(answers(&world, beside), ["c.recv", "c.error"]);
+    host.stop().await;
+}

@@ -121,3 +121,26 @@ async fn input_needs_to_be_asked_for() {
     assert!(retrying["message"].as_str().unwrap().contains("duplex: true"), "{retrying}");
     host.stop().await;
 }
+
+/// What was handed over was accepted: the loop behind it takes none of it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_yielded_before_an_endless_loop_is_stored() {
+    let source = r#"
+export default { async *run(ctx) {
+  yield { n: 1 };
+  void ctx.append("g.more", { meta: { n: 2 } });
+  yield { n: 3 };
+  for (;;) {}
+} };
+"#;
+    let world = World::new(&[("generators/g.js", source)]);
+    let host = world.host().await;
+    let retrying = meta(&world.wait("xs.generator.g.retrying", 1).await[0]);
+    assert_eq!(retrying["code"], "cpu", "{retrying}");
+    let numbers = |topic: &str| -> Vec<_> {
+        world.topic(topic).iter().map(|frame| meta(frame)["n"].clone()).collect()
+    };
+    assert_eq!(numbers("g.recv")[..2], [json!(1), json!(3)]);
+    assert_eq!(numbers("g.more")[0], 2);
+    host.stop().await;
+}
