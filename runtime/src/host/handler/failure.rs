@@ -37,9 +37,9 @@ impl Handler {
                 return Err(Break::End(ending));
             }
             Decision::Retry(wait) => {
-                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2);
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 // Whoever goes on may have another clock; the store's is one for all.
-                let due_ms = self.version.shared().clock.there(wall_ms()) + wait_ms;
+                let due_ms = self.version.shared().clock.there(wall_ms()).saturating_add(wait_ms);
                 let retry = Retry { frame: id, attempt, due_ms };
                 let next = Place { revision: 0, retry: Some(retry), ..self.place.clone() };
                 let next = Place { offset: self.seen, ..next };

@@ -34,3 +34,21 @@ export default { topics: "in", start: "first", onError: "park", run(frame) {
     assert_eq!(parked.len(), 1);
     assert_eq!(meta(&parked[0])["frame"], inputs[5].to_string());
 }
+
+/// The wait wrapped around to one that was over: the frame was tried again at once, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_after_the_end_of_time_waits() {
+    let source = r#"
+import { handler, Retry } from "xs";
+export default handler({ topics: "in", start: "first", pulse: 1e300, tick() {}, run() {
+  throw new Retry("later", { after: 1e20 });
+} });
+"#;
+    let world = World::new(&[("handlers/h.ts", source)]);
+    inputs(&world, 1);
+    let host = world.host().await;
+    let retrying = world.wait("xs.handler.h.retrying", 1).await;
+    host.stop().await;
+    let days = meta(&retrying[0])["due_ms"].as_u64().unwrap() - retrying[0].id().time_ms();
+    assert!((365..=366).contains(&(days / 86_400_000)), "{days} ms");
+}
