@@ -62,7 +62,7 @@ impl Handler {
                 self.store(vec![parked], None, stop).await?;
             }
         }
-        if failure.fresh { self.fresh_or_end(Some(id)).await } else { Ok(()) }
+        if failure.fresh { self.replace(Some(id), stop).await } else { Ok(()) }
     }
 
     /// Does what is to be done about a failure that belongs to no frame: of a `tick`, a timer, a
@@ -83,12 +83,13 @@ impl Handler {
         let (key, create) = (&self.version.key, self.version.create);
         let line = report::log(key, create, LogLevel::Error, &error.to_string(), None);
         self.store(vec![line], None, stop).await?;
-        self.fresh_or_end(None).await
+        self.replace(None, stop).await
     }
 
-    pub(super) async fn fresh_or_end(&mut self, input: Option<FrameId>) -> Step {
-        let fresh = self.fresh().await;
-        fresh.map_err(|error| Break::End(Ending::FinError { error, input }))
+    /// Replaces an isolate that has failed, after a wait.
+    async fn replace(&mut self, input: Option<FrameId>, stop: &CancellationToken) -> Step {
+        self.pause(stop).await.map_err(Break::End)?;
+        self.fresh(input).await.map_err(Break::End)
     }
 
     /// A frame about a failure that names the input as its cause.

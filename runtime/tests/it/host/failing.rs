@@ -35,6 +35,93 @@ export default { topics: "in", start: "first", onError: "park", run(frame) {
     assert_eq!(meta(&parked[0])["frame"], inputs[5].to_string());
 }
 
+const REFUSED: &str = r#"
+export default { topics: "in", start: "first", state: 0, onError: POLICY, run(frame, ctx) {
+  ctx.state++;
+  if (frame.meta.n === 2) ctx.append("secret", {});
+  return { n: frame.meta.n, state: ctx.state };
+} };
+"#;
+
+/// It ended the handler, whatever `onError` said, and did so again after each start.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_store_refuses_is_the_failure_of_one_input() {
+    let records = [
+        ("\"park\"", "h.parked"),
+        ("\"skip\"", "xs.handler.h.log"),
+        ("{ retry: 1, backoff: 1, then: \"park\" }", "h.parked"),
+    ];
+    for (policy, record) in records {
+        let world = World::new(&[("handlers/h.js", &REFUSED.replace("POLICY", policy))]);
+        world.store.deny("secret");
+        let inputs = inputs(&world, 5);
+        let host = world.host().await;
+        let made = world.wait("h.out", 4).await;
+        host.stop().await;
+        assert_eq!(numbers(&made), [0, 1, 3, 4], "{policy}");
+        let states = made.iter().map(|frame| meta(frame)["state"].as_u64().unwrap());
+        assert!(states.eq(1..=4), "{policy}: what is refused changes no state");
+        let told = world.topic(record);
+        let told = String::from_utf8_lossy(told.last().unwrap().meta()).into_owned();
+        assert!(told.contains(&inputs[2].to_string()) && told.contains("refused"), "{told}");
+        assert!(world.topic("xs.handler.h.fin.error").is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_ends_of_a_refusal_names_the_input() {
+    let world = World::new(&[("handlers/h.js", &REFUSED.replace("POLICY", "undefined"))]);
+    world.store.deny("secret");
+    let inputs = inputs(&world, 5);
+    let host = world.host().await;
+    let fin = world.wait("xs.handler.h.fin.error", 1).await;
+    host.stop().await;
+    assert_eq!(meta(&fin[0])["frame"], inputs[2].to_string());
+    assert_eq!(numbers(&world.topic("h.out")), [0, 1]);
+}
+
+/// 25 isolates in a second, and the end of the Host after ten.
+#[tokio::test(flavor = "multi_thread")]
+async fn isolates_that_fail_by_themselves_are_replaced_ever_more_slowly() {
+    let tick = "pulse: 10, tick() { throw new Error('no'); }";
+    for (top, own) in [("", tick), ("setInterval(() => { throw new Error('no'); }, 10);", "")] {
+        let source =
+            format!("{top} export default {{ topics: 'in', onError: 'skip', run() {{}}, {own} }};");
+        let world = World::new(&[("handlers/h.js", &source)]);
+        let host = world.host().await;
+        let said = world.wait("xs.handler.h.log", 3).await;
+        // While it waits it can be stopped.
+        assert!(matches!(host.stop().await, HostEnd::Stopped));
+        let ms = |frame: &Frame| frame.id().time_ms();
+        let took = ms(&said[2]) - ms(&said[0]);
+        assert!(took >= 1_400, "{took} ms for a wait of half a second and one of a whole");
+    }
+}
+
+/// The handler was made anew each time, until its Host was worn; a save was called invalid; and the
+/// command took the Host with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_busy_is_asked_again() {
+    let handler = "export default { topics: 'in', run: () => ({ n: 1 }) };";
+    let world = World::new(&[("handlers/h.js", handler)]);
+    world.store.be_busy_with("in", 4);
+    world.store.be_busy_with_blobs(2);
+    let host = world.host_that_spends(0).await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.append("in", json!({}), "");
+    world.wait("h.out", 1).await;
+    assert_eq!(world.store.busy_left(), 0);
+    world.store.be_busy_with("c.call", 2);
+    world.save("commands/c.js", "export default { run: () => ({ n: 2 }) };");
+    world.wait("xs.command.c.active", 1).await;
+    world.append("c.call", json!({}), "");
+    world.wait("c.complete", 1).await;
+    assert_eq!(world.store.busy_left(), 0);
+    assert!(matches!(host.stop().await, HostEnd::Stopped));
+    let invalid = |frame: &Frame| frame.topic().ends_with(".invalid");
+    assert!(!world.store.frames().iter().any(invalid));
+}
+
 /// The wait wrapped around to one that was over: the frame was tried again at once, for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_after_the_end_of_time_waits() {
