@@ -139,3 +139,56 @@ export default handler({ topics: "in", start: "first", pulse: 1e300, tick() {}, 
     let days = meta(&retrying[0])["due_ms"].as_u64().unwrap() - retrying[0].id().time_ms();
     assert!((365..=366).contains(&(days / 86_400_000)), "{days} ms");
 }
+
+/// A module that holds all the streams it may have leaves the others theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_with_many_streams_starves_no_other() {
+    let hog = r#"
+export default { async *run(ctx) {
+  const open = [];
+  let error;
+  while (error === undefined && open.length < 1000) {
+    const read = ctx.read({ topics: "none", follow: true })[Symbol.asyncIterator]();
+    const next = read.next().then(() => {}, (refused) => { error = refused.message; });
+    await Promise.race([next, new Promise((done) => setTimeout(done, 1))]);
+    open.push(read);
+  }
+  yield { n: open.length, error };
+  await new Promise((done) => ctx.signal.addEventListener("abort", done));
+} };
+"#;
+    let world = World::new(&[("generators/hog.js", hog)]);
+    let host = world.host_that_spends(0).await;
+    let told = meta(&world.wait("hog.recv", 1).await[0]);
+    assert!(told["error"].as_str().unwrap().contains("192 reads that follow"), "{told}");
+    for n in 0..70 {
+        let handler = "export default { topics: 'in', run: () => ({ n: 1 }) };";
+        world.save(&format!("handlers/h{n}.js"), handler);
+    }
+    for n in 0..70 {
+        world.wait(&format!("xs.handler.h{n}.active"), 1).await;
+    }
+    world.append("in", json!({}), "");
+    for n in 0..70 {
+        world.wait(&format!("h{n}.out"), 1).await;
+    }
+    assert!(matches!(host.stop().await, HostEnd::Stopped));
+}
+
+/// More blobs at once than a connection has streams: they wait for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_are_asked_for_together_take_turns() {
+    let source = r#"
+export default { topics: "in", start: "first", async run(frame, ctx) {
+  const put = await Promise.all([...Array(600).keys()].map((n) => ctx.blob.put(`blob ${n}`)));
+  const got = await Promise.all(put.map((hash) => ctx.blob.get(hash)));
+  return { n: got.filter((bytes, n) => new TextDecoder().decode(bytes) === `blob ${n}`).length };
+} };
+"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    inputs(&world, 1);
+    let host = world.host().await;
+    let made = world.wait("h.out", 1).await;
+    host.stop().await;
+    assert_eq!(numbers(&made), [600]);
+}
