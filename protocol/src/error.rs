@@ -341,6 +341,9 @@ pub enum ClientError {
         /// What to do instead.
         advice: &'static str,
     },
+    /// So many requests of the connection have no answer yet; nothing was sent.
+    #[error("{0} requests of this connection have no answer yet; await some replies first")]
+    TooManyRequests(usize),
     /// No connection could be made.
     #[error("cannot connect to {address}: {reason}")]
     Connect {
@@ -381,7 +384,7 @@ impl ClientError {
             Self::Refused(refusal) => refusal.code.class(),
             Self::Protocol(_) | Self::Integrity(_) => Class::Protocol,
             Self::OverLimit { .. } | Self::Source(_) => Class::Invalid,
-            Self::Connect { .. } => Class::Busy,
+            Self::TooManyRequests(_) | Self::Connect { .. } => Class::Busy,
             Self::Untrusted { .. } => Class::Access,
             Self::Disconnected(_) => Class::Unknown,
         }

@@ -23,6 +23,8 @@ pub const REQUEST_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const CLIENT_QUEUE_MAX: usize = 65_536;
 /// Subscriptions, uploads, downloads and calls of one connection at a time.
 pub const STREAMS_MAX: u32 = 256;
+/// The same of a connection with the role host, which all modules of a store share.
+pub const HOST_STREAMS_MAX: u32 = 65_536;
 /// Bytes queued for a connection beyond which its streams and reads pause.
 pub const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes queued for a connection beyond which the server stops reading it: whoever asks and does

@@ -11,6 +11,7 @@ pub mod name;
 pub mod permissions;
 mod remote;
 pub mod script;
+mod share;
 pub mod supervise;
 pub mod trial;
 mod typescript;

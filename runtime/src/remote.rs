@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{StreamExt as _, stream};
+use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use tokio_util::io::StreamReader;
 use xs_engine::{
     BlobHash, Body, Bound, Condition, Frame, FrameId, IdempotencyKey, Meta, NewFrame, ReadOptions,
@@ -15,13 +15,18 @@ use xs_protocol::{
 };
 
 use crate::isolate::{BackendCode, BackendError, ByteStream, CallRequest, FrameStream, TopicInfo};
+use crate::share::{Held, STREAM_CREDIT, Share};
 
 /// What an answer of the store becomes for an isolate.
 type Answer<T> = BoxFuture<'static, Result<T, BackendError>>;
 
-/// The store. Each method is what [`Backend`](crate::isolate::Backend) says of the same name.
+/// The store, for one module. Each method is what [`Backend`](crate::isolate::Backend) says of the
+/// same name.
 #[derive(Clone)]
-pub(crate) struct Remote(pub(crate) Client);
+pub(crate) struct Remote {
+    pub(crate) client: Client,
+    share: Share,
+}
 
 /// The methods of a `Backend` that are the same for all who have a [`Remote`] in this field.
 macro_rules! asks_remote {
@@ -71,8 +76,30 @@ macro_rules! asks_remote {
 pub(crate) use asks_remote;
 
 impl Remote {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client, share: Share::default() }
+    }
+
+    /// Asks when it is the turn of the request.
+    fn ask<T: Send + 'static, R>(
+        &self,
+        request: impl FnOnce(Client) -> R + Send + 'static,
+    ) -> Answer<T>
+    where
+        R: Future<Output = Result<T, ClientError>> + Send,
+    {
+        let (client, share) = (self.client.clone(), self.share.clone());
+        Box::pin(async move {
+            let _turn = share.request().await?;
+            request(client).await.map_err(refused)
+        })
+    }
+
+    /// Sent before the future is polled: outputs are stored in the order they were said in.
     pub(crate) fn append(&self, frames: Vec<NewFrame>) -> Answer<Vec<Frame>> {
-        self.send(AppendRequest::frames(frames))
+        let request = AppendRequest::frames(frames);
+        let reply = self.client.append(&request);
+        Box::pin(async move { stored(&request.frames, &reply.await.map_err(refused)?) })
     }
 
     pub(crate) fn append_if(
@@ -81,54 +108,51 @@ impl Remote {
         conditions: Vec<Condition>,
         key: Option<IdempotencyKey>,
     ) -> Answer<Vec<Frame>> {
-        self.send(AppendRequest { frames, conditions, key, ..AppendRequest::default() })
-    }
-
-    /// Sent before the future is polled: outputs are stored in the order they were said in.
-    fn send(&self, request: AppendRequest) -> Answer<Vec<Frame>> {
-        let reply = self.0.append(&request);
-        Box::pin(async move { stored(&request.frames, &reply.await.map_err(refused)?) })
+        let batch =
+            AppendRequest { frames: frames.clone(), conditions, key, ..AppendRequest::default() };
+        let appended = self.ask(move |client| client.append(&batch));
+        Box::pin(async move { stored(&frames, &appended.await?) })
     }
 
     pub(crate) fn remove(&self, frames: Vec<FrameId>, within: Option<TopicPatterns>) -> Answer<()> {
         let frames = frames.into_iter().map(Bound::Id).collect();
-        let reply = self.0.remove(&RemoveRequest { frames, within, ..RemoveRequest::default() });
-        Box::pin(async move { reply.await.map(|_| ()).map_err(refused) })
+        let request = RemoveRequest { frames, within, ..RemoveRequest::default() };
+        self.ask(async move |client| client.remove(&request).await.map(|_| ()))
     }
 
     pub(crate) fn read(&self, options: ReadOptions) -> FrameStream {
         if !options.follow {
-            return self.0.fetch(&options).map(|frame| frame.map_err(refused)).boxed();
+            return self.client.fetch(&options).map(|frame| frame.map_err(refused)).boxed();
         }
-        let client = self.0.clone();
-        let subscribed = async move {
-            match client.subscribe(&options, SubscribeOptions::default()).await {
-                Ok(subscription) => frames_of(subscription).boxed(),
-                Err(error) => stream::iter([Err(refused(error))]).boxed(),
-            }
-        };
-        stream::once(subscribed).flatten().boxed()
+        let (client, share) = (self.client.clone(), self.share.clone());
+        let how = SubscribeOptions { credit: STREAM_CREDIT, ..SubscribeOptions::default() };
+        opened(async move {
+            let held = share.stream()?;
+            let subscription = client.subscribe(&options, how).await.map_err(refused)?;
+            Ok(holding(frames_of(subscription), held).boxed())
+        })
     }
 
     pub(crate) fn get(&self, id: FrameId) -> Answer<Option<Frame>> {
-        let reply = self.0.get(Bound::Id(id));
-        Box::pin(async move { reply.await.map_err(refused) })
+        self.ask(move |client| client.get(Bound::Id(id)))
     }
 
     pub(crate) fn last(&self, topics: TopicPatterns) -> Answer<Option<Frame>> {
-        let reply = self.0.last(&LastRequest { topics, n: 1, per_topic: false });
-        Box::pin(async move { Ok(reply.await.map_err(refused)?.pop()) })
+        let request = LastRequest { topics, n: 1, per_topic: false };
+        let newest = self.ask(move |client| client.last(&request));
+        Box::pin(async move { Ok(newest.await?.pop()) })
     }
 
     pub(crate) fn last_per_topic(&self, topics: TopicPatterns) -> Answer<Vec<Frame>> {
-        let reply = self.0.last(&LastRequest { topics, n: 1, per_topic: true });
-        Box::pin(async move { reply.await.map_err(refused) })
+        let request = LastRequest { topics, n: 1, per_topic: true };
+        self.ask(move |client| client.last(&request))
     }
 
     pub(crate) fn topics(&self, topics: &TopicPatterns) -> Answer<Vec<TopicInfo>> {
-        let reply = self.0.topics(topics);
+        let topics = topics.clone();
+        let found = self.ask(move |client| client.topics(&topics));
         Box::pin(async move {
-            let infos = reply.await.map_err(refused)?.into_iter().map(|summary| TopicInfo {
+            let infos = found.await?.into_iter().map(|summary| TopicInfo {
                 topic: summary.topic.as_str().to_owned(),
                 count: summary.count,
                 bytes: summary.bytes,
@@ -140,13 +164,17 @@ impl Remote {
     }
 
     pub(crate) fn blob_put(&self, bytes: Bytes) -> Answer<BlobHash> {
-        let client = self.0.clone();
-        Box::pin(async move { client.blob_put_bytes(bytes).await.map_err(refused) })
+        let (client, share) = (self.client.clone(), self.share.clone());
+        Box::pin(async move {
+            let _turn = share.blob_of(bytes.len()).await?;
+            client.blob_put_bytes(bytes).await.map_err(refused)
+        })
     }
 
     pub(crate) fn blob_get(&self, hash: BlobHash, max: u64) -> Answer<Option<Bytes>> {
-        let client = self.0.clone();
+        let (client, share) = (self.client.clone(), self.share.clone());
         Box::pin(async move {
+            let _turn = share.blob().await?;
             let Some(blob) = client.blob_get(&hash).await.map_err(refused)? else {
                 return Ok(None);
             };
@@ -156,8 +184,10 @@ impl Remote {
     }
 
     pub(crate) fn blob_chunks(&self, hash: BlobHash) -> Answer<Option<ByteStream>> {
-        let client = self.0.clone();
+        let client = self.client.clone().with_credit(STREAM_CREDIT);
+        let share = self.share.clone();
         Box::pin(async move {
+            let held = share.stream()?;
             let Some(blob) = client.blob_get(&hash).await.map_err(refused)? else {
                 return Ok(None);
             };
@@ -165,34 +195,48 @@ impl Remote {
                 let piece = blob.chunk().await?;
                 Some((piece.map_err(refused), blob))
             });
-            Ok(Some(pieces.boxed()))
+            Ok(Some(holding(pieces, held).boxed()))
         })
     }
 
     pub(crate) fn blob_put_from(&self, pieces: ByteStream) -> Answer<BlobHash> {
-        let client = self.0.clone();
+        let (client, share) = (self.client.clone(), self.share.clone());
         let source = StreamReader::new(pieces.map(|piece| piece.map_err(std::io::Error::other)));
-        Box::pin(
-            async move { client.blob_put(source).await.map(|(hash, _)| hash).map_err(refused) },
-        )
+        Box::pin(async move {
+            let _held = share.stream()?;
+            client.blob_put(source).await.map(|(hash, _)| hash).map_err(refused)
+        })
     }
 
     pub(crate) fn call(&self, request: CallRequest) -> FrameStream {
-        let client = self.0.clone();
-        let called = async move {
-            let request = match call_request(request) {
-                Ok(request) => request,
-                Err(error) => return stream::iter([Err(error)]).boxed(),
-            };
-            match client.call(&request).await {
-                Ok(results) => results
-                    .map(|result| result.map(|delivered| delivered.frame).map_err(refused))
-                    .boxed(),
-                Err(error) => stream::iter([Err(refused(error))]).boxed(),
-            }
-        };
-        stream::once(called).flatten().boxed()
+        let client = self.client.clone().with_credit(STREAM_CREDIT);
+        let share = self.share.clone();
+        opened(async move {
+            let request = call_request(request)?;
+            let held = share.stream()?;
+            let results = client.call(&request).await.map_err(refused)?;
+            let results = results.map(|result| result.map(|one| one.frame).map_err(refused));
+            Ok(holding(results, held).boxed())
+        })
     }
+}
+
+/// The frames of a stream that is being opened, or the error instead.
+fn opened(
+    opening: impl Future<Output = Result<FrameStream, BackendError>> + Send + 'static,
+) -> FrameStream {
+    let opened = opening.map(|opened| match opened {
+        Ok(frames) => frames,
+        Err(error) => stream::iter([Err(error)]).boxed(),
+    });
+    stream::once(opened).flatten().boxed()
+}
+
+/// A stream that holds its place for as long as it lives.
+fn holding<S: Stream>(stream: S, held: Held) -> impl Stream<Item = S::Item> {
+    stream.inspect(move |_| {
+        let _held = &held;
+    })
 }
 
 /// What the frames of a batch became.

@@ -15,7 +15,7 @@ use super::Reply;
 use super::core::{Handle, Item};
 use super::streams::{Line, misplaced};
 use crate::error::{ClientError, Code};
-use crate::limits::{CHUNK_BYTES_MAX, CREDIT_DEFAULT};
+use crate::limits::CHUNK_BYTES_MAX;
 use crate::message::{BlobGetRequest, PeerLimits, Request, Response, StreamEvent};
 
 /// An upload under way.
@@ -115,14 +115,15 @@ fn chunk_len(limits: &PeerLimits) -> usize {
 /// Opens a blob; `None` when there is none.
 pub(super) async fn get(
     handle: &Arc<Handle>,
+    credit: u32,
     hash: &BlobHash,
 ) -> Result<Option<BlobStream>, ClientError> {
-    let get = BlobGetRequest { hash: *hash, credit: CREDIT_DEFAULT };
+    let get = BlobGetRequest { hash: *hash, credit };
     let found = |response| match response {
         Response::Number(len) => Some(len),
         _ => None,
     };
-    let (mut line, reply) = Line::open(handle, CREDIT_DEFAULT, &Request::BlobGet(get), found);
+    let (mut line, reply) = Line::open(handle, credit, &Request::BlobGet(get), found);
     match reply.await {
         Ok(len) => Ok(Some(BlobStream { line, hash: *hash, len, left: len, sum: Sha256::new() })),
         Err(error) => {

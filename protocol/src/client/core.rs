@@ -193,12 +193,7 @@ impl Core {
         }
         let waiting = self.session.in_flight();
         if waiting >= CLIENT_QUEUE_MAX {
-            return Err(ClientError::OverLimit {
-                what: "a queue of requests",
-                size: waiting as u64,
-                max: CLIENT_QUEUE_MAX as u64,
-                advice: "await some replies first",
-            });
+            return Err(ClientError::TooManyRequests(waiting));
         }
         let (sender, receiver) = oneshot::channel();
         let corr = queue(&mut self.session)?;

@@ -25,6 +25,7 @@ use self::core::Handle;
 use self::dial::{Dialled, dial};
 use crate::address::Address;
 use crate::error::{ClientError, ProtocolError};
+use crate::limits::CREDIT_DEFAULT;
 use crate::message::{GoAway, HelloReply, OpRange, PeerLimits, Response, Resume, Role};
 use crate::tls::ClientTls;
 
@@ -113,6 +114,8 @@ impl From<HelloReply> for ServerInfo {
 pub struct Client {
     handle: Arc<Handle>,
     server: Arc<ServerInfo>,
+    /// Bytes of credit of calls and downloads.
+    credit: u32,
 }
 
 impl Client {
@@ -166,10 +169,19 @@ impl Client {
         match answer.await.unwrap_or_else(|_| Err(self::core::gone()))? {
             Response::Hello(hello) => {
                 handle.heed(hello.limits, &hello.ops);
-                Ok(Self { handle, server: Arc::new(hello.into()) })
+                Ok(Self { handle, server: Arc::new(hello.into()), credit: CREDIT_DEFAULT })
             }
             _ => Err(ProtocolError::Unexpected("another answer than HELLO").into()),
         }
+    }
+
+    /// The same connection with so many bytes of credit for each call and each blob that is fetched
+    /// through this handle: what the server may send ahead of what was taken. A subscription has
+    /// that of its [`SubscribeOptions`](crate::SubscribeOptions).
+    #[must_use]
+    pub const fn with_credit(mut self, credit: u32) -> Self {
+        self.credit = credit;
+        self
     }
 
     /// What the server said in HELLO.

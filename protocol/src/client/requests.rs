@@ -10,7 +10,6 @@ use xs_engine::{
 use super::streams::Line;
 use super::{BlobStream, CallStream, Client, Export, FrameStream, Reply, Subscription, blob};
 use crate::error::ClientError;
-use crate::limits::CREDIT_DEFAULT;
 use crate::message::{
     AppendRequest, Appended, CallRequest, CursorSummary, ImportRequest, Imported, LastRequest,
     MaintainRequest, RemoveRequest, Request, Response, Resume, SubscribeOptions, SubscribeRequest,
@@ -180,7 +179,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`] when the server refuses.
     pub async fn blob_get(&self, hash: &BlobHash) -> Result<Option<BlobStream>, ClientError> {
-        blob::get(&self.handle, hash).await
+        blob::get(&self.handle, self.credit, hash).await
     }
 
     /// Whether the store has a blob.
@@ -221,12 +220,12 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; [`Code::UnknownCommand`](crate::Code::UnknownCommand) when there is none.
     pub async fn call(&self, request: &CallRequest) -> Result<CallStream, ClientError> {
-        let request = Request::Call { credit: CREDIT_DEFAULT, call: request.clone() };
+        let request = Request::Call { credit: self.credit, call: request.clone() };
         let called = |response| match response {
             Response::Called(id) => Some(id),
             _ => None,
         };
-        let (mut line, reply) = Line::open(&self.handle, CREDIT_DEFAULT, &request, called);
+        let (mut line, reply) = Line::open(&self.handle, self.credit, &request, called);
         match reply.await {
             Ok(id) => Ok(CallStream::new(line, id)),
             Err(error) => {

@@ -162,6 +162,7 @@ fn fixed_numbers_and_limits_are_those_of_the_code() {
         ("requests", u64::from(limits::REQUESTS_MAX)),
         ("request_bytes", limits::REQUEST_BYTES_MAX as u64),
         ("streams", u64::from(limits::STREAMS_MAX)),
+        ("host_streams", u64::from(limits::HOST_STREAMS_MAX)),
         ("connections", limits::CONNECTIONS_MAX as u64),
         ("outbound_bytes", limits::OUTBOUND_BYTES_MAX as u64),
         ("chunk_bytes", limits::CHUNK_BYTES_MAX as u64),

@@ -163,6 +163,20 @@ async fn numbers_of_streams_grow_and_there_are_not_too_many() {
     assert_eq!(raw.closed().await, FLOW);
 }
 
+/// All modules of a store share the connection of their Host.
+#[tokio::test]
+async fn a_host_has_more_streams() {
+    let rig = Rig::unix(Role::Host).await;
+    let mut raw = Raw::open(&rig, Role::Host).await;
+    for sub in 1..=limits::STREAMS_MAX + 1 {
+        raw.send(&message(header(Op::BlobPut, sub, sub), b"")).await;
+    }
+    let client = rig.client().await;
+    assert_eq!(client.server().limits.streams, limits::HOST_STREAMS_MAX);
+    let next = limits::STREAMS_MAX + 2;
+    assert_eq!(raw.ask(header(Op::Ping, next, 0), b"").await.header.corr, next);
+}
+
 #[tokio::test]
 async fn windows_and_credit_are_enforced() {
     let rig = Rig::unix(Role::Admin).await;

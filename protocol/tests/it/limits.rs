@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use xs_protocol::codec::PREFACE;
-use xs_protocol::{Code, Op, Role, limits};
+use xs_protocol::{Class, Code, Op, Role, limits};
 
 use crate::raw::{Raw, header, hello_body, message};
 use crate::rig::{Rig, one, soon, until};
@@ -47,6 +47,22 @@ async fn names_and_tokens() {
         raw.send(&PREFACE).await;
         assert_eq!(raw.ask(header(Op::Hello, 1, 0), &small).await.header.code, code, "{bytes}");
     }
+}
+
+/// That nothing was sent because of others is for a later try: it passed for a request that is
+/// wrong.
+#[tokio::test]
+async fn a_client_with_too_many_requests_is_busy() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    // Nothing is answered before something is awaited.
+    let asked: Vec<_> = (0..limits::CLIENT_QUEUE_MAX).map(|_| client.ping()).collect();
+    let error = client.append(&one("t")).await.unwrap_err();
+    assert_eq!(error.class(), Class::Busy, "{error}");
+    for reply in asked {
+        soon(reply).await.unwrap();
+    }
+    soon(client.append(&one("t"))).await.unwrap();
 }
 
 /// A list of as many patterns.

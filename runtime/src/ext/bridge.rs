@@ -272,8 +272,10 @@ impl Bridge {
     pub(crate) fn fail_all(&self, error: &ModuleError) {
         if let Some(batch) = self.batch.borrow_mut().take() {
             let unfinished = batch.inputs.len().saturating_sub(batch.from);
+            // Which of several did it is not known; it is one up to the last.
+            let last = batch.inputs.len().saturating_sub(1);
             let (index, shared) =
-                batch.waiting.map_or((batch.from, unfinished > 1), |index| (index, false));
+                batch.waiting.map_or((last, unfinished > 1), |index| (index, false));
             batch.fail(index, shared, true, error.clone(), Verdict::Policy);
         }
         for (_, run) in self.runs.borrow_mut().drain() {

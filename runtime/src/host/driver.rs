@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio_util::sync::CancellationToken;
 use xs_engine::FrameId;
-use xs_protocol::ClientError;
+use xs_protocol::{Class, ClientError, Code};
 
 use crate::isolate::{FailureKind, Isolate, ModuleError};
 
@@ -31,6 +32,60 @@ pub(super) enum Ending {
     },
     /// The connection to the store is gone.
     Lost(ClientError),
+}
+
+impl Ending {
+    /// A failure of the processor that belongs to no frame.
+    pub(super) fn failed(kind: FailureKind, text: String) -> Self {
+        Self::FinError { error: ModuleError::new(kind, text), input: None }
+    }
+
+    /// What it means for a version that is not running yet; of the kind `Stopped` where the Host
+    /// ends, which says nothing about the version.
+    pub(super) fn into_error(self) -> ModuleError {
+        match self {
+            Self::FinError { error, .. } | Self::Wedged { error, .. } => error,
+            Self::Stopped => ModuleError::new(FailureKind::Stopped, "the Host ends"),
+            Self::Lost(error) => ModuleError::new(FailureKind::Stopped, error.to_string()),
+        }
+    }
+}
+
+/// Whether nothing was done, and the same may be asked again later.
+pub(super) fn passes(error: &ClientError) -> bool {
+    error.class() == Class::Busy || error.code() == Some(Code::TooManyStreams)
+}
+
+/// Asks the store until it answers: what it does not do now is asked again after a wait.
+///
+/// # Errors
+/// The [`Ending`] of a processor that cannot do without the answer.
+pub(super) async fn ask<T, R>(
+    stop: &CancellationToken,
+    mut request: impl FnMut() -> R,
+) -> Result<T, Ending>
+where
+    R: Future<Output = Result<T, ClientError>>,
+{
+    loop {
+        let error = match request().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        match error.class() {
+            _ if passes(&error) => {}
+            Class::Unknown | Class::Protocol => return Err(Ending::Lost(error)),
+            _ => {
+                let text = format!("the store does not answer: {error}");
+                return Err(Ending::failed(FailureKind::Store, text));
+            }
+        }
+        tracing::warn!(%error, "the store does not answer now; asking again");
+        tokio::select! {
+            () = stop.cancelled() => return Err(Ending::Stopped),
+            () = tokio::time::sleep(RESUBSCRIBE) => {}
+        }
+    }
 }
 
 /// Stops an isolate that is not needed any more. One that cannot be stopped changes the ending.

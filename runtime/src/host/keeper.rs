@@ -154,6 +154,8 @@ impl Keeper {
         let Ok(old) = self.stop().await else { return false };
         match self.ready(version, started, finishes, finished).await {
             Ok(ready) => self.activate(frame, ready, old).await,
+            // As above.
+            Err(error) if error.kind == FailureKind::Stopped => false,
             Err(error) => {
                 self.invalid(&frame, &error).await;
                 // What ran has ended by now: it runs again, unless this was it.

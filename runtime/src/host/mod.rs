@@ -53,6 +53,7 @@ use self::watch::Watcher;
 use crate::isolate::{FailureKind, Limits, ModuleError};
 use crate::name::{Kind, thread_name};
 use crate::permissions::Allow;
+use crate::share;
 
 pub use complaint::CONFIG_TOPIC;
 pub use handler::parked::{DISCARD, PARKED, UNPARK, about};
@@ -65,6 +66,11 @@ pub use store::processor_cursor;
 const STOP_MAX: Duration = Duration::from_secs(12);
 /// Processors of one Host.
 const PROCESSORS_MAX: usize = 256;
+// However many streams each module has, there is one for every handler and command.
+const _: () = assert!(
+    PROCESSORS_MAX * (share::STREAMS_MAX + share::BLOBS_MAX + 1)
+        < xs_protocol::limits::HOST_STREAMS_MAX as usize
+);
 /// Isolates that a Host makes beyond the first of each processor. The engine gives about 0.8 MB of
 /// each back only with the process.
 pub const SPENT_ISOLATES_MAX: usize = 256;

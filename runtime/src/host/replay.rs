@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use xs_engine::limits::HOPS_MAX;
 use xs_engine::{Bound, Frame, FrameId, NewFrame, ReadOptions, Start, TopicPattern, TopicPatterns};
 use xs_protocol::{Client, ClientError};
@@ -54,7 +55,7 @@ pub async fn state_at(
     let own: HashSet<FrameId> = creates.iter().map(Frame::id).collect();
     let newest = creates.iter().rev().find(|frame| told_error(frame).is_none());
     let Some(newest) = newest else { return Err(ReplayError::NoSource(key.clone())) };
-    let graph = graph_of(client, key, newest).await?;
+    let graph = graph_of(client, key, newest, &CancellationToken::new()).await?;
     let shelf = Arc::new(Shelf::new(client.clone(), Box::new(|_, _| {})));
     let mut fold = Fold::start(spec(key, newest, graph), shelf, Begin::Anew).await?;
     let first = match fold.definition.start {

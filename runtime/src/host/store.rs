@@ -53,7 +53,7 @@ impl ProcessorStore {
         finishes: Option<mpsc::UnboundedSender<Finish>>,
     ) -> Self {
         let complete = key.name.topic("complete");
-        let remote = Remote(client);
+        let remote = Remote::new(client);
         Self { remote, key, create, versions, pace: Mutex::default(), finishes, complete }
     }
 
@@ -132,11 +132,11 @@ impl Backend for ProcessorStore {
         }
         lines.push(report::log(&self.key, self.create, level, &message, fields.as_deref()));
         // A log line is said once; nobody waits for it, and a store that is full loses it.
-        drop(self.remote.0.append(&AppendRequest::frames(lines)));
+        drop(self.remote.client.append(&AppendRequest::frames(lines)));
     }
 
     fn position_get(&self, key: String) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
-        let reply = self.remote.0.cursor_get(&self.cursor(&key));
+        let reply = self.remote.client.cursor_get(&self.cursor(&key));
         Box::pin(async move { Ok(reply.await.map_err(refused)?.map(|cursor| cursor.state)) })
     }
 
@@ -147,7 +147,7 @@ impl Backend for ProcessorStore {
     ) -> BoxFuture<'static, Result<(), BackendError>> {
         let name = self.cursor(&key);
         let change = CursorChange { name, expect: ExpectRevision::Any, set: Some((0, value)) };
-        let reply = self.remote.0.cursor_set(change);
+        let reply = self.remote.client.cursor_set(change);
         Box::pin(async move { reply.await.map(|_| ()).map_err(refused) })
     }
 

@@ -17,6 +17,7 @@ use xs_protocol::{AppendRequest, Client};
 use super::clock::Clock;
 use super::command::AllCancels;
 use super::config::Config;
+use super::driver::{Ending, ask};
 use super::lifecycle::{Event, Key, Versions};
 use super::part::Part;
 use super::report;
@@ -100,7 +101,7 @@ impl Version {
             return Err(error);
         }
         let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
-        let graph = graph_of(&shared.client, key, frame).await?;
+        let graph = graph_of(&shared.client, key, frame, &shared.shutdown).await?;
         let module = shared.config.read().module(&key.name);
         let config = meta.get("config").cloned();
         let code = graph.hash();
@@ -189,32 +190,42 @@ impl Version {
 /// The sources of a `create` frame.
 ///
 /// # Errors
-/// [`ModuleError`] when they are not there or are no module.
+/// [`ModuleError`] when they are not there or are no module; of the kind `Stopped` when the store
+/// has gone or `stop` fires, which says nothing about them.
 pub(super) async fn graph_of(
     client: &Client,
     key: &Key,
     frame: &Frame,
+    stop: &CancellationToken,
 ) -> Result<ModuleGraph, ModuleError> {
     let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
-    let bytes = source(client, frame).await?;
+    let bytes = source(client, frame, stop).await?;
     let bytes = if meta["format"] == GRAPH { bytes } else { plain(key, &meta, &bytes)? };
     graph(move || ModuleGraph::from_bytes(&bytes)).await
 }
 
 /// The body of a `create` frame.
-async fn source(client: &Client, frame: &Frame) -> Result<Bytes, ModuleError> {
-    let failed = |text: String| ModuleError::new(FailureKind::Store, text);
+async fn source(
+    client: &Client,
+    frame: &Frame,
+    stop: &CancellationToken,
+) -> Result<Bytes, ModuleError> {
     let Some(hash) = frame.hash() else {
         return Err(ModuleError::new(
             FailureKind::Syntax,
             "the create frame has no body; append it with the module's source as its body",
         ));
     };
-    let blob = client.blob_get(&hash).await.map_err(|error| failed(error.to_string()))?;
-    let Some(blob) = blob else {
-        return Err(failed(format!("the source {hash} is not in the store")));
-    };
-    blob.bytes(SOURCE_BYTES_MAX).await.map_err(|error| failed(error.to_string()))
+    let fetched = ask(stop, || async move {
+        match client.blob_get(&hash).await? {
+            Some(blob) => blob.bytes(SOURCE_BYTES_MAX).await.map(Some),
+            None => Ok(None),
+        }
+    });
+    fetched.await.map_err(Ending::into_error)?.ok_or_else(|| {
+        let text = format!("the source {hash} is not in the store");
+        ModuleError::new(FailureKind::Store, text)
+    })
 }
 
 /// The graph of one source, as an admin appends it. TypeScript is a superset, so it is the default.

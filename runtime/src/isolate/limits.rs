@@ -50,6 +50,8 @@ pub(crate) const STREAMS_MAX: usize = 256;
 pub(crate) const CONCURRENCY_DEFAULT: usize = 64;
 /// The most that a definition may say.
 pub(crate) const CONCURRENCY_MAX: usize = 1_024;
+/// The longest duration that a module can ask for; a longer one is taken as this.
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The longest `timeout` of a definition.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 

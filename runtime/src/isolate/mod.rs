@@ -130,10 +130,11 @@ pub struct HandlerReply {
 pub struct HandlerFailure {
     /// What happened.
     pub error: ModuleError,
-    /// Index of the failing input in the batch given to [`Isolate::handle`], as far as it is known.
+    /// Index of the failing input in the batch given to [`Isolate::handle`]; of the last one where
+    /// the isolate ended and it is not known which of the unfinished inputs ended it.
     pub index: usize,
     /// Calls before it shared its commit and are undone with it: a fresh isolate has to repeat the
-    /// unfinished inputs one by one.
+    /// unfinished inputs up to this one by one.
     pub shared: bool,
     /// The isolate cannot go on and has to be replaced, also when the frame is skipped.
     pub fresh: bool,

@@ -11,7 +11,7 @@ use xs_engine::{FrameId, Topic, TopicPatterns, Ttl};
 use super::definition::{
     ArgSpec, ArgType, Definition, Kind, LastResort, OnError, OutputSpec, PermissionList, StartAt,
 };
-use super::limits::{CONCURRENCY_DEFAULT, CONCURRENCY_MAX, TIMEOUT_MAX};
+use super::limits::{CONCURRENCY_DEFAULT, CONCURRENCY_MAX, DURATION_MAX, TIMEOUT_MAX};
 use super::{FailureKind, ModuleError};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -178,7 +178,7 @@ const fn own(kind: Kind) -> &'static [&'static str] {
 }
 
 fn millis(value: f64) -> Duration {
-    Duration::try_from_secs_f64(value / 1000.0).unwrap_or(Duration::MAX)
+    Duration::try_from_secs_f64(value / 1000.0).unwrap_or(DURATION_MAX).min(DURATION_MAX)
 }
 
 /// Reads the fields of a processor of `kind`.

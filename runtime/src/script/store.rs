@@ -65,7 +65,7 @@ impl Names {
 
 impl ScriptStore {
     pub(super) fn new(client: Client, console: Arc<dyn Console>) -> Self {
-        let remote = Remote(client);
+        let remote = Remote::new(client);
         let names = Names { remote: remote.clone(), versions: Versions::default() };
         Self { remote, console, names, positions: Mutex::default() }
     }

@@ -17,8 +17,8 @@ use crate::codec::{Codec, Header, PREFACE};
 use crate::error::{Code, Detail, ProtocolError, Refusal};
 use crate::gather::Gather;
 use crate::limits::{
-    CREDIT_MAX, HELLO_BYTES_MAX, OUTBOUND_BYTES_MAX, REQUEST_BYTES_MAX, REQUESTS_MAX,
-    SERVER_MESSAGE_BYTES_MAX, STREAMS_MAX, UNREAD_BYTES_MAX, UPLOAD_WINDOW,
+    CREDIT_MAX, HELLO_BYTES_MAX, HOST_STREAMS_MAX, OUTBOUND_BYTES_MAX, REQUEST_BYTES_MAX,
+    REQUESTS_MAX, SERVER_MESSAGE_BYTES_MAX, STREAMS_MAX, UNREAD_BYTES_MAX, UPLOAD_WINDOW,
 };
 use crate::message::{
     DecodeError, HelloRequest, HostClaim, ONE_WAY, Op, OpRange, Request, Role, is_one_way,
@@ -313,12 +313,21 @@ impl ServerSession {
         }
     }
 
+    /// Streams that may be open at a time.
+    const fn streams_max(&self) -> u32 {
+        match self.access.role {
+            Role::Host => HOST_STREAMS_MAX,
+            Role::Read | Role::Append | Role::Admin => STREAMS_MAX,
+        }
+    }
+
     fn admit(&self, request: &mut Request, opens: bool) -> Result<(), Refusal> {
         self.check_open()?;
-        if opens && self.streams.len() >= STREAMS_MAX as usize {
-            let text = format!("{STREAMS_MAX} streams are open on this connection; end one first");
+        let max = self.streams_max();
+        if opens && self.streams.len() >= max as usize {
+            let text = format!("{max} streams are open on this connection; end one first");
             let refusal = Refusal::new(Code::TooManyStreams, text);
-            return Err(refusal.with(Detail::Limit(u64::from(STREAMS_MAX))));
+            return Err(refusal.with(Detail::Limit(u64::from(max))));
         }
         access::check(&self.access, self.blobs.as_ref(), request)
     }

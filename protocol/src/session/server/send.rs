@@ -50,7 +50,7 @@ impl ServerSession {
             role: self.access.role,
             features: 0,
             store,
-            limits: PeerLimits::OURS,
+            limits: PeerLimits { streams: self.streams_max(), ..PeerLimits::OURS },
             name: self.name.clone(),
             ops: self.ops.to_vec(),
         };

@@ -27,7 +27,7 @@ pub(super) use self::cancels::{AllCancels, cancel_of};
 use self::place::Place;
 use super::backoff::{Backoff, random};
 use super::commit::{Outcome, commit};
-use super::driver::{Ending, RESUBSCRIBE, is_wedged, wall_ms};
+use super::driver::{Ending, RESUBSCRIBE, ask, is_wedged, wall_ms};
 use super::store::{Finish, processor_cursor};
 use super::version::{Started, Version};
 use crate::isolate::{Definition, FailureKind, Isolate, LogLevel, ModuleError};
@@ -88,9 +88,9 @@ impl Command {
         swaps: mpsc::UnboundedReceiver<Swap>,
     ) -> Result<Self, ModuleError> {
         let cursor = processor_cursor(&version.key);
-        let stored = version.shared().client.cursor_get(&cursor).await.map_err(|error| {
-            ModuleError::new(FailureKind::Store, format!("cannot read its cursor: {error}"))
-        })?;
+        let shared = version.shared();
+        let stored = ask(&shared.shutdown, || shared.client.cursor_get(&cursor)).await;
+        let stored = stored.map_err(Ending::into_error)?;
         let place = stored.as_ref().map_or_else(|| Place::new(version.offset + 1), Place::of);
         Ok(Self {
             definition: started.definition,
@@ -152,9 +152,8 @@ impl Command {
                 if self.calls.has(id) {
                     continue;
                 }
-                let call = self.version.shared().client.get(Bound::Id(id)).await;
-                let call = call.map_err(Ending::Lost)?;
-                match call {
+                let client = &self.version.shared().client;
+                match ask(stop, || client.get(Bound::Id(id))).await? {
                     Some(frame) if self.definition.retry_after_crash && tries < CRASH_TRIES_MAX => {
                         let cut = Delivered { frame, body: None };
                         self.again.push_back(Queued::new(cut, &self.version.shared().clock));
@@ -194,7 +193,7 @@ impl Command {
         };
         let how = SubscribeOptions { bodies_up_to: BODIES_UP_TO, ..SubscribeOptions::default() };
         let client = self.version.shared().client.clone();
-        let mut subscription = client.subscribe(&options, how).await.map_err(Ending::Lost)?;
+        let mut subscription = ask(stop, || client.subscribe(&options, how)).await?;
         loop {
             self.begin(stop).await?;
             if self.moved {
@@ -215,7 +214,7 @@ impl Command {
                     Err(error) => self.start_again(&error),
                 },
                 event = subscription.next(), if self.queue.len() < QUEUE_MAX => {
-                    if !self.event(event).await? {
+                    if !self.event(event, stop).await? {
                         return Ok(());
                     }
                 }
@@ -224,7 +223,11 @@ impl Command {
     }
 
     /// Takes what the subscription tells; `false` when it is over.
-    async fn event(&mut self, event: Option<Result<SubEvent, ClientError>>) -> Step<bool> {
+    async fn event(
+        &mut self,
+        event: Option<Result<SubEvent, ClientError>>,
+        stop: &CancellationToken,
+    ) -> Step<bool> {
         match event {
             Some(Ok(SubEvent::Frames { frames, .. })) => {
                 for delivered in frames {
@@ -234,8 +237,10 @@ impl Command {
             }
             Some(Ok(SubEvent::CaughtUp { .. } | SubEvent::Pulse | SubEvent::Gap(_))) => Ok(true),
             Some(Ok(SubEvent::Dropped { .. })) | None => {
-                tokio::time::sleep(RESUBSCRIBE).await;
-                Ok(false)
+                tokio::select! {
+                    () = stop.cancelled() => Err(Ending::Stopped),
+                    () = tokio::time::sleep(RESUBSCRIBE) => Ok(false),
+                }
             }
             Some(Err(error)) => Err(Ending::Lost(error)),
         }
@@ -364,17 +369,17 @@ impl Command {
             // What is stored is read again by the Host that follows this one.
             Outcome::Lost(error) | Outcome::Unknown(error) => Err(Ending::Lost(error)),
             Outcome::Stopped => Err(Ending::Stopped),
-            Outcome::Conflict => self.read_again().await.map(|()| None),
+            Outcome::Conflict => self.read_again(stop).await.map(|()| None),
         }
     }
 
     /// Takes the place that somebody else has written: an operator, or a Host before this one whose
     /// last commit took its time.
-    async fn read_again(&mut self) -> Step {
+    async fn read_again(&mut self, stop: &CancellationToken) -> Step {
         self.moved = true;
         self.passed = None;
-        let stored = self.version.shared().client.cursor_get(&self.cursor).await;
-        let Some(stored) = stored.map_err(Ending::Lost)? else {
+        let client = &self.version.shared().client;
+        let Some(stored) = ask(stop, || client.cursor_get(&self.cursor)).await? else {
             // Forgotten while it ran: no call is.
             self.place.revision = 0;
             return Ok(());
@@ -403,6 +408,8 @@ async fn change(
 
 /// How a command ends whose own frames the store refuses.
 fn refused(error: ClientError) -> Ending {
-    let text = format!("the store refused a commit of the command: {error}");
-    Ending::FinError { error: ModuleError::new(FailureKind::Store, text), input: None }
+    Ending::failed(
+        FailureKind::Store,
+        format!("the store refused a commit of the command: {error}"),
+    )
 }

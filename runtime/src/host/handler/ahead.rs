@@ -17,6 +17,8 @@ pub(super) struct UnderWay {
     outcome: JoinHandle<Outcome>,
     /// Where the handler is once it is stored.
     next: Place,
+    /// It holds what the code of the module has made, and not only what is said about it.
+    made: bool,
 }
 
 impl Handler {
@@ -27,12 +29,13 @@ impl Handler {
         state: Option<bytes::Bytes>,
         stop: &CancellationToken,
     ) -> Step {
-        self.begin_store(frames, Vec::new(), state, stop).await?;
-        self.land().await
+        self.land().await?;
+        let next = self.next_place(state);
+        self.store_place(frames, next, stop).await
     }
 
-    /// Begins to store frames and the place reached, and to remove frames, once what is under way
-    /// is stored.
+    /// Begins to store what the module has made and the place reached, and to remove frames, once
+    /// what is under way is stored.
     pub(super) async fn begin_store(
         &mut self,
         frames: Vec<NewFrame>,
@@ -41,11 +44,16 @@ impl Handler {
         stop: &CancellationToken,
     ) -> Step {
         self.land().await?;
+        let next = self.next_place(state);
+        self.begin(frames, removes, next, true, stop);
+        Ok(())
+    }
+
+    /// The place reached, with the present state where there is no newer one.
+    fn next_place(&self, state: Option<bytes::Bytes>) -> Place {
         let code = self.version.code();
         let state = state.map(|json| State { json, code }).or_else(|| self.place.state.clone());
-        let next = Place { revision: 0, offset: self.seen, state, retry: None };
-        self.begin(frames, removes, next, stop);
-        Ok(())
+        Place { revision: 0, offset: self.seen, state, retry: None }
     }
 
     /// Stores frames and a place that follows the stored one: nothing may be under way.
@@ -55,7 +63,7 @@ impl Handler {
         next: Place,
         stop: &CancellationToken,
     ) -> Step {
-        self.begin(frames, Vec::new(), next, stop);
+        self.begin(frames, Vec::new(), next, false, stop);
         self.land().await
     }
 
@@ -64,6 +72,7 @@ impl Handler {
         frames: Vec<NewFrame>,
         removes: Vec<FrameId>,
         next: Place,
+        made: bool,
         stop: &CancellationToken,
     ) {
         let change = self.place.change(&self.cursor, &next);
@@ -80,7 +89,7 @@ impl Handler {
         };
         let (client, stop) = (self.version.shared().client.clone(), stop.clone());
         let outcome = tokio::spawn(async move { commit(&client, &batch, &stop).await });
-        self.under_way = Some(UnderWay { outcome, next });
+        self.under_way = Some(UnderWay { outcome, next, made });
         self.move_at = None;
     }
 
@@ -90,14 +99,14 @@ impl Handler {
         let outcome = (&mut under_way.outcome).await.unwrap_or_else(|error| {
             Outcome::Lost(ClientError::Disconnected(format!("a commit failed: {error}")))
         });
-        let Some(UnderWay { next, .. }) = self.under_way.take() else { return Ok(()) };
+        let Some(UnderWay { next, made, .. }) = self.under_way.take() else { return Ok(()) };
         if let Outcome::Stored(appended) = outcome {
             let revision = appended.cursors.first().copied().unwrap_or_default();
             self.place = Place { revision, ..next };
             return Ok(());
         }
         // What was passed behind it is not handled either.
-        self.seen = self.place.offset;
+        let seen = std::mem::replace(&mut self.seen, self.place.offset);
         self.move_at = None;
         match outcome {
             Outcome::Stored(_) => Ok(()),
@@ -107,6 +116,10 @@ impl Handler {
             Outcome::Refused(error) => {
                 let text = format!("the store refused what the handler made: {error}");
                 let error = ModuleError::new(FailureKind::Store, text);
+                if made {
+                    self.alone_to = self.alone_to.max(seen);
+                    return Err(Break::Refused(error));
+                }
                 Err(Break::End(Ending::FinError { error, input: None }))
             }
         }

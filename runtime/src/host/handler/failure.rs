@@ -37,9 +37,9 @@ impl Handler {
                 return Err(Break::End(ending));
             }
             Decision::Retry(wait) => {
-                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2);
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 // Whoever goes on may have another clock; the store's is one for all.
-                let due_ms = self.version.shared().clock.there(wall_ms()) + wait_ms;
+                let due_ms = self.version.shared().clock.there(wall_ms()).saturating_add(wait_ms);
                 let retry = Retry { frame: id, attempt, due_ms };
                 let next = Place { revision: 0, retry: Some(retry), ..self.place.clone() };
                 let next = Place { offset: self.seen, ..next };
@@ -62,7 +62,7 @@ impl Handler {
                 self.store(vec![parked], None, stop).await?;
             }
         }
-        if failure.fresh { self.fresh_or_end(Some(id)).await } else { Ok(()) }
+        if failure.fresh { self.replace(Some(id), stop).await } else { Ok(()) }
     }
 
     /// Does what is to be done about a failure that belongs to no frame: of a `tick`, a timer, a
@@ -83,12 +83,13 @@ impl Handler {
         let (key, create) = (&self.version.key, self.version.create);
         let line = report::log(key, create, LogLevel::Error, &error.to_string(), None);
         self.store(vec![line], None, stop).await?;
-        self.fresh_or_end(None).await
+        self.replace(None, stop).await
     }
 
-    pub(super) async fn fresh_or_end(&mut self, input: Option<FrameId>) -> Step {
-        let fresh = self.fresh().await;
-        fresh.map_err(|error| Break::End(Ending::FinError { error, input }))
+    /// Replaces an isolate that has failed, after a wait.
+    async fn replace(&mut self, input: Option<FrameId>, stop: &CancellationToken) -> Step {
+        self.pause(stop).await.map_err(Break::End)?;
+        self.fresh(input).await.map_err(Break::End)
     }
 
     /// A frame about a failure that names the input as its cause.

@@ -92,6 +92,25 @@ impl Inputs {
         self.queue.pop_front().and_then(|(_, at)| at)
     }
 
+    /// The first input with the offset that is passed with it, if it goes alone.
+    pub(super) fn first_alone(&self) -> Option<(Input, Option<u64>)> {
+        self.queue.front().filter(|_| self.alone > 0).cloned()
+    }
+
+    /// Takes back that the first was left behind: what it made is not stored.
+    pub(super) fn put_back(&mut self, first: (Input, Option<u64>)) {
+        self.queue.push_front(first);
+        self.alone += 1;
+    }
+
+    /// Inputs below this offset go alone.
+    pub(super) fn alone_below(&mut self, offset: u64) {
+        let below = |at: &Option<u64>| at.is_some_and(|at| at < offset);
+        if let Some(last) = self.queue.iter().rposition(|(_, at)| below(at)) {
+            self.one_by_one(last);
+        }
+    }
+
     /// The first inputs up to this index go alone from now on.
     pub(super) fn one_by_one(&mut self, index: usize) {
         self.alone = self.alone.max(index + 1);

@@ -13,18 +13,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, CursorName, ReadOptions, Start};
+use xs_engine::{Bound, CursorName, FrameId, ReadOptions, Start};
 use xs_protocol::{ClientError, SubEvent, SubscribeOptions, Subscription};
 
 use self::ahead::UnderWay;
 use self::inputs::{Inputs, Next};
 use self::place::{Place, State};
-use super::driver::{Ending, RESUBSCRIBE, stop_isolate, wall_ms};
+use super::backoff::{Backoff, random};
+use super::driver::{Ending, RESUBSCRIBE, ask, passes, stop_isolate, wall_ms};
 use super::store::processor_cursor;
 use super::version::{Started, Version};
 use crate::isolate::{
-    Definition, FailureKind, HandlerFailure, Handling, Input, LogLevel, ModuleError, StartAt,
-    Verdict,
+    Definition, FailureKind, HandlerFailure, HandlerReply, Handling, Input, LogLevel, ModuleError,
+    StartAt, Verdict,
 };
 
 /// Bodies up to so many bytes come with their frames.
@@ -44,6 +45,11 @@ pub(super) struct Handler {
     move_at: Option<Instant>,
     /// The commit that leads from `place` to the next.
     under_way: Option<UnderWay>,
+    /// Inputs below this offset go alone: the store refused what some of them made together.
+    alone_to: u64,
+    backoff: Backoff,
+    /// When the isolate was started.
+    began: Instant,
 }
 
 /// Why the present run of the loop is over.
@@ -52,6 +58,10 @@ enum Break {
     End(Ending),
     /// The place is to be read again and the handler started from it.
     Again,
+    /// The subscription is to be made anew, after a moment; the isolate goes on.
+    Later,
+    /// As [`Break::Again`], since the store never takes what the code of the module has made.
+    Refused(ModuleError),
 }
 
 type Step<T = ()> = Result<T, Break>;
@@ -64,14 +74,28 @@ impl Handler {
     /// [`ModuleError`] when the state cannot be loaded or the store does not answer.
     pub(super) async fn new(version: Version, started: Started) -> Result<Self, ModuleError> {
         let cursor = processor_cursor(&version.key);
-        let place = read_place(&version, &cursor).await?;
+        let stop = version.shared().shutdown.clone();
+        let place = read_place(&version, &cursor, &stop).await.map_err(Ending::into_error)?;
         let place = match place {
             Some(place) => place,
-            None => Place::new(first_offset(&version, started.definition.start).await?),
+            None => {
+                let first = first_offset(&version, started.definition.start, &stop).await;
+                Place::new(first.map_err(Ending::into_error)?)
+            }
         };
         load(&version, &started, &place).await?;
-        let seen = place.offset;
-        Ok(Self { version, started, cursor, place, seen, move_at: None, under_way: None })
+        Ok(Self {
+            version,
+            started,
+            cursor,
+            seen: place.offset,
+            place,
+            move_at: None,
+            under_way: None,
+            alone_to: 0,
+            backoff: Backoff::default(),
+            began: Instant::now(),
+        })
     }
 
     /// The change that stores the place of a handler that had none, beside its `active` frame.
@@ -92,14 +116,11 @@ impl Handler {
     /// Runs until it is stopped or ends.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Ending {
         loop {
-            let ending = match self.follow(&stop).await {
+            let going = match self.follow(&stop).await {
                 Ok(()) => continue,
-                Err(Break::End(ending)) => ending,
-                Err(Break::Again) => match self.again().await {
-                    Ok(()) => continue,
-                    Err(ending) => ending,
-                },
+                Err(over) => self.go_on(over, &stop).await,
             };
+            let Err(ending) = going else { continue };
             // What has begun is stored or not by the time the next version reads the place; a
             // failure of it is that of the ending, or comes too late to matter.
             let _ = self.land().await;
@@ -113,35 +134,65 @@ impl Handler {
         }
     }
 
-    async fn again(&mut self) -> Result<(), Ending> {
+    /// Makes ready for another run of the loop, unless it is over for good.
+    async fn go_on(&mut self, over: Break, stop: &CancellationToken) -> Result<(), Ending> {
+        match over {
+            Break::End(ending) => Err(ending),
+            Break::Later => tokio::select! {
+                () = stop.cancelled() => Err(Ending::Stopped),
+                () = tokio::time::sleep(RESUBSCRIBE) => Ok(()),
+            },
+            Break::Again => self.again(stop).await,
+            Break::Refused(error) => {
+                let text = format!("{error}; the inputs are handled again, one by one");
+                self.version.backend.log(LogLevel::Warn, text, None);
+                self.again(stop).await
+            }
+        }
+    }
+
+    async fn again(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
         // Whatever becomes of what is under way, the place is read after it.
         if let Err(Break::End(ending)) = self.land().await {
             return Err(ending);
         }
-        let restarted = self.restart().await;
-        restarted.map_err(|error| Ending::FinError { error, input: None })
+        self.pause(stop).await?;
+        self.restart(stop).await
+    }
+
+    /// Takes the isolate down and waits, the longer the sooner the last ones were replaced: each
+    /// one that is made costs the process memory for good.
+    async fn pause(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
+        self.started.isolate.take_down().await;
+        let wait = self.backoff.next(self.began.elapsed(), random());
+        tokio::select! {
+            () = stop.cancelled() => Err(Ending::Stopped),
+            () = tokio::time::sleep(wait) => Ok(()),
+        }
     }
 
     /// Reads the place again and goes on from it with a fresh isolate.
-    async fn restart(&mut self) -> Result<(), ModuleError> {
-        self.place = match read_place(&self.version, &self.cursor).await? {
+    async fn restart(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
+        self.place = match read_place(&self.version, &self.cursor, stop).await? {
             Some(place) => place,
             // Reset by its operator while it ran: what is new begins now.
             None => match self.started.definition.start {
                 StartAt::New => Place::new(self.seen),
-                start => Place::new(first_offset(&self.version, start).await?),
+                start => Place::new(first_offset(&self.version, start, stop).await?),
             },
         };
         self.seen = self.place.offset;
         self.move_at = None;
-        self.fresh().await
+        self.fresh(None).await
     }
 
     /// Replaces the isolate by one that starts from the saved state.
-    async fn fresh(&mut self) -> Result<(), ModuleError> {
+    async fn fresh(&mut self, input: Option<FrameId>) -> Result<(), Ending> {
+        let failed = |error| Ending::FinError { error, input };
         self.started.isolate.take_down().await;
-        self.started = self.version.start().await?;
-        load(&self.version, &self.started, &self.place).await
+        self.started = self.version.start().await.map_err(failed)?;
+        self.began = Instant::now();
+        load(&self.version, &self.started, &self.place).await.map_err(failed)
     }
 
     /// One subscription, from the first frame not handled.
@@ -170,9 +221,7 @@ impl Handler {
                 () = until(move_at) => Some(Idle::Move),
                 () = until(tick_at) => Some(Idle::Tick),
                 event = subscription.next() => {
-                    if !self.event(event, &mut subscription, stop).await? {
-                        return Ok(());
-                    }
+                    self.event(event, &mut subscription, stop).await?;
                     None
                 }
             };
@@ -188,31 +237,31 @@ impl Handler {
         }
     }
 
-    /// Takes what the subscription tells; `false` when it is over.
+    /// Takes what the subscription tells.
     async fn event(
         &mut self,
         event: Option<Result<SubEvent, ClientError>>,
         subscription: &mut Subscription,
         stop: &CancellationToken,
-    ) -> Step<bool> {
+    ) -> Step {
         match event {
             Some(Ok(SubEvent::Frames { frames, scanned_to })) => {
                 let frames = self.with_unparked(frames).await?;
                 let mut inputs = Inputs::new(&self.version, frames, self.place.retry);
+                inputs.alone_below(self.alone_to);
                 self.work(&mut inputs, stop).await?;
                 self.seen = self.seen.max(scanned_to);
-                Ok(true)
+                Ok(())
             }
-            Some(Ok(SubEvent::CaughtUp { .. } | SubEvent::Pulse)) => Ok(true),
+            Some(Ok(SubEvent::CaughtUp { .. } | SubEvent::Pulse)) => Ok(()),
             Some(Ok(SubEvent::Gap(gap))) => {
                 let text = format!("frames are missing here: {gap:?}");
                 self.version.backend.log(LogLevel::Warn, text, None);
-                Ok(true)
+                Ok(())
             }
             Some(Ok(SubEvent::Dropped { .. })) | None => {
                 self.seen = self.seen.max(subscription.position().unwrap_or_default());
-                tokio::time::sleep(RESUBSCRIBE).await;
-                Ok(false)
+                Err(Break::Later)
             }
             Some(Err(error)) => Err(lost_or_again(error)),
         }
@@ -236,7 +285,9 @@ impl Handler {
                     let Some(failure) = self.batch(batch, inputs, stop).await? else { continue };
                     if failure.shared && count > 1 {
                         inputs.one_by_one(failure.index);
-                        self.fresh_or_end(None).await?;
+                        // Without a wait: each of them is done with, one way or the other, before
+                        // there can be another group.
+                        self.fresh(None).await.map_err(Break::End)?;
                     } else {
                         self.failed(failure, inputs, stop).await?;
                     }
@@ -252,7 +303,7 @@ impl Handler {
         inputs: &mut Inputs,
         stop: &CancellationToken,
     ) -> Step<Option<HandlerFailure>> {
-        let count = batch.len();
+        let (count, first) = (batch.len(), inputs.first_alone().map(|first| (first, self.seen)));
         let isolate = &self.started.isolate;
         let handling = match &self.under_way {
             Some(_) => isolate.handle_ahead(batch),
@@ -289,14 +340,40 @@ impl Handler {
                 failure.index = failure.index.saturating_sub(done);
                 return Ok(Some(failure));
             }
-            let made = !reply.outputs.is_empty() || !reply.removes.is_empty();
-            if made || reply.state.is_some() || self.place.retry.is_some() {
-                self.begin_store(reply.outputs, reply.removes, reply.state, stop).await?;
-                // The isolate goes on with the next inputs, but not with the rest of these.
-                if !handling.is_over() {
-                    self.land().await?;
-                }
+            if !self.begin_made(reply, stop).await? {
+                continue;
             }
+            if let Some((first, seen)) = &first {
+                // Alone it answers for what it made.
+                let Some(error) = self.refusal().await? else { continue };
+                self.seen = *seen;
+                inputs.put_back(first.clone());
+                let (shared, fresh, verdict) = (false, true, Verdict::Policy);
+                return Ok(Some(HandlerFailure { error, index: 0, shared, fresh, verdict }));
+            }
+            // The isolate goes on with the next inputs, but not with the rest of these.
+            if !handling.is_over() {
+                self.land().await?;
+            }
+        }
+    }
+
+    /// Begins to store what came of calls; `false` when there is nothing to store.
+    async fn begin_made(&mut self, reply: HandlerReply, stop: &CancellationToken) -> Step<bool> {
+        let HandlerReply { outputs, removes, state, .. } = reply;
+        let made = !outputs.is_empty() || !removes.is_empty() || state.is_some();
+        if made || self.place.retry.is_some() {
+            self.begin_store(outputs, removes, state, stop).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// As [`Handler::land`]; a refusal of what the module made is no end.
+    async fn refusal(&mut self) -> Step<Option<ModuleError>> {
+        match self.land().await {
+            Err(Break::Refused(error)) => Ok(Some(error)),
+            landed => landed.map(|()| None),
         }
     }
 
@@ -320,14 +397,11 @@ impl Handler {
             () = stop.cancelled() => return Err(Break::End(Ending::Stopped)),
         };
         match reply {
-            Ok(Some(reply)) => {
-                let made = !reply.outputs.is_empty() || !reply.removes.is_empty();
-                if made || reply.state.is_some() {
-                    self.begin_store(reply.outputs, reply.removes, reply.state, stop).await?;
-                    self.land().await?;
-                }
-                match reply.failure {
-                    Some(failure) => self.failed_alone(failure.error, stop).await,
+            Ok(Some(mut reply)) => {
+                let failure = reply.failure.take().map(|failure| failure.error);
+                self.begin_made(reply, stop).await?;
+                match self.refusal().await?.or(failure) {
+                    Some(error) => self.failed_alone(error, stop).await,
                     None => Ok(()),
                 }
             }
@@ -362,6 +436,7 @@ enum Idle {
 
 fn lost_or_again(error: ClientError) -> Break {
     match error {
+        error if passes(&error) => Break::Later,
         ClientError::Refused(_) => Break::Again,
         other => Break::End(Ending::Lost(other)),
     }
@@ -385,27 +460,32 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-async fn read_place(version: &Version, cursor: &CursorName) -> Result<Option<Place>, ModuleError> {
-    let failed = |text: String| ModuleError::new(FailureKind::Store, text);
-    let stored = version.shared().client.cursor_get(cursor).await;
-    let stored = stored.map_err(|error| failed(format!("cannot read its cursor: {error}")))?;
+async fn read_place(
+    version: &Version,
+    cursor: &CursorName,
+    stop: &CancellationToken,
+) -> Result<Option<Place>, Ending> {
+    let stored = ask(stop, || version.shared().client.cursor_get(cursor)).await?;
     let place = stored.as_ref().map(Place::of).transpose();
-    place.map_err(|error| failed(format!("the cursor {cursor} was not written by a Host: {error}")))
+    place.map_err(|error| {
+        let text = format!("the cursor {cursor} was not written by a Host: {error}");
+        Ending::failed(FailureKind::Store, text)
+    })
 }
 
 /// Where a handler without a cursor begins. Everything behind its `create` frame is new to it.
-async fn first_offset(version: &Version, start: StartAt) -> Result<u64, ModuleError> {
+async fn first_offset(
+    version: &Version,
+    start: StartAt,
+    stop: &CancellationToken,
+) -> Result<u64, Ending> {
     match start {
         StartAt::New => Ok(version.offset + 1),
         StartAt::First => Ok(0),
         StartAt::After(id) => {
-            let found = version.shared().client.get(Bound::Id(id)).await;
-            let frame = found.map_err(|error| {
-                ModuleError::new(FailureKind::Store, format!("cannot read its start: {error}"))
-            })?;
+            let frame = ask(stop, || version.shared().client.get(Bound::Id(id))).await?;
             frame.and_then(|frame| frame.offset()).map(|offset| offset + 1).ok_or_else(|| {
-                let text = format!("start: no frame has the id {id}");
-                ModuleError::new(FailureKind::Definition, text)
+                Ending::failed(FailureKind::Definition, format!("start: no frame has the id {id}"))
             })
         }
     }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::isolate::limits::DURATION_MAX;
 use crate::isolate::{LastResort, OnError, Verdict};
 
 /// The first wait and the longest of a handler that throws `Retry` without naming one.
@@ -33,7 +34,9 @@ pub(super) fn decide(on_error: OnError, verdict: Verdict, attempt: u32) -> Decis
         (Verdict::Retry { .. }, OnError::Retry { tries, then, .. }) if attempt > tries => {
             last_resort(then)
         }
-        (Verdict::Retry { after_ms: Some(ms) }, _) => Decision::Retry(Duration::from_millis(ms)),
+        (Verdict::Retry { after_ms: Some(ms) }, _) => {
+            Decision::Retry(Duration::from_millis(ms).min(DURATION_MAX))
+        }
         (_, OnError::Retry { backoff, backoff_max, .. }) => {
             Decision::Retry(wait(backoff, backoff_max, attempt))
         }
@@ -85,6 +88,8 @@ mod tests {
         let unregister = OnError::default();
         assert_eq!(decide(unregister, Verdict::Park, 1), Decision::Park);
         assert_eq!(decide(unregister, after, 99), Decision::Retry(Duration::from_millis(5)));
+        let forever = Verdict::Retry { after_ms: Some(u64::MAX) };
+        assert_eq!(decide(unregister, forever, 1), Decision::Retry(DURATION_MAX));
         assert_eq!(decide(unregister, plain, 1), Decision::Retry(RETRY_FIRST));
         assert_eq!(decide(unregister, plain, u32::MAX), Decision::Retry(RETRY_MAX));
         assert_eq!(decide(RETRY, after, 3), Decision::Park, "also these tries are counted");

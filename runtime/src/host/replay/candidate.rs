@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use xs_engine::limits::HOPS_MAX;
 use xs_engine::{Bound, Frame, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{Client, ClientError};
@@ -100,7 +101,9 @@ pub async fn state_for(
     let newest = creates.iter().rev().find(|frame| told_error(frame).is_none());
     let same = match newest {
         Some(frame) => {
-            graph_of(client, &candidate.key, frame).await?.hash() == candidate.graph.hash()
+            let stop = CancellationToken::new();
+            let newest = graph_of(client, &candidate.key, frame, &stop).await?;
+            newest.hash() == candidate.graph.hash()
         }
         None => false,
     };

@@ -33,7 +33,7 @@ pub(super) struct Shelf {
 
 impl Shelf {
     pub(super) fn new(client: Client, said: Said) -> Self {
-        Self { remote: Remote(client), said, present: Arc::default() }
+        Self { remote: Remote::new(client), said, present: Arc::default() }
     }
 
     /// Says which frame is handled now.

@@ -1,6 +1,7 @@
 //! The Host with real isolates and the real protocol, beside a store in memory.
 
 mod command;
+mod failing;
 mod generator;
 mod handler;
 mod lifecycle;

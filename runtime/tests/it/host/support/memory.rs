@@ -28,6 +28,11 @@ struct Inner {
     slow: Option<Slow>,
     /// A topic for whose frames there is no room, and how often that was said.
     full: Option<(String, u64)>,
+    /// A topic whose frames it never takes.
+    denied: Option<String>,
+    /// How often it is busy when blobs are asked for, and when frames of a topic are followed.
+    busy_blobs: u32,
+    busy_follows: Option<(String, u32)>,
 }
 
 /// A commit that takes its time.
@@ -75,6 +80,27 @@ impl Memory {
     /// Has no room for frames of `topic`; for all with `None`.
     pub(crate) fn fill(&self, topic: Option<&str>) {
         self.0.lock().full = topic.map(|topic| (topic.to_owned(), 0));
+    }
+
+    /// Takes no frames of `topic`.
+    pub(crate) fn deny(&self, topic: &str) {
+        self.0.lock().denied = Some(topic.to_owned());
+    }
+
+    /// Has no stream left for the next so many blobs.
+    pub(crate) fn be_busy_with_blobs(&self, times: u32) {
+        self.0.lock().busy_blobs = times;
+    }
+
+    /// Has no stream left for the next so many who follow frames of `topic`, among others.
+    pub(crate) fn be_busy_with(&self, topic: &str, times: u32) {
+        self.0.lock().busy_follows = Some((topic.to_owned(), times));
+    }
+
+    /// How often it will still be busy.
+    pub(crate) fn busy_left(&self) -> u32 {
+        let inner = self.0.lock();
+        inner.busy_blobs + inner.busy_follows.as_ref().map_or(0, |(_, times)| *times)
     }
 
     /// Whether something has found no room.
@@ -292,6 +318,10 @@ impl Service for Memory {
             drop(inner);
             return done(Err(Refusal::new(Code::StorageFull, "no room")));
         }
+        if inner.denied.as_deref().is_some_and(has) {
+            drop(inner);
+            return done(Err(Refusal::new(Code::Denied, "not this")));
+        }
         match &mut inner.slow {
             Some(slow) if slow.held.is_none() && has(&slow.topic) => {
                 slow.held = Some((batch, done));
@@ -319,6 +349,15 @@ impl Service for Memory {
     }
 
     fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal> {
+        let mut inner = self.0.lock();
+        if let Some((topic, times)) = &mut inner.busy_follows
+            && *times > 0
+            && options.topics.matches(topic)
+        {
+            *times -= 1;
+            return Err(Refusal::new(Code::TooManyStreams, "no stream is left"));
+        }
+        drop(inner);
         Ok(Box::new(self.feed(options, Some(wake))))
     }
 
@@ -358,7 +397,12 @@ impl Service for Memory {
     }
 
     fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal> {
-        let blob = self.0.lock().blobs.get(hash).cloned();
+        let mut inner = self.0.lock();
+        if inner.busy_blobs > 0 {
+            inner.busy_blobs -= 1;
+            return Err(Refusal::new(Code::TooManyStreams, "no stream is left"));
+        }
+        let blob = inner.blobs.get(hash).cloned();
         Ok(blob.map(|bytes| {
             let len = bytes.len() as u64;
             Box::new(Whole(bytes, len)) as Box<dyn BlobSource>

@@ -1,0 +1,194 @@
+//! What a failure may cost: of an input, of the store, of code that belongs to no input.
+
+use serde_json::json;
+use xs_engine::{Frame, FrameId};
+use xs_runtime::host::HostEnd;
+
+use super::support::{World, meta};
+
+fn numbers(frames: &[Frame]) -> Vec<u64> {
+    frames.iter().map(|frame| meta(frame)["n"].as_u64().unwrap()).collect()
+}
+
+fn inputs(world: &World, count: u64) -> Vec<FrameId> {
+    (0..count).map(|n| world.append("in", json!({ "n": n }), "")).collect()
+}
+
+/// Each input of the group cost an isolate, and a second of a processor.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_group_costs_one_more_isolate() {
+    let source = r#"
+export default { topics: "in", start: "first", onError: "park", run(frame) {
+  if (frame.meta.n === 5) for (;;);
+  return { n: frame.meta.n };
+} };
+"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    let inputs = inputs(&world, 8);
+    // One for the inputs one by one, and one for those behind the input that is parked.
+    let host = world.host_that_spends(2).await;
+    let made = world.wait("h.out", 7).await;
+    assert!(matches!(host.stop().await, HostEnd::Stopped), "it made more isolates");
+    assert_eq!(numbers(&made), [0, 1, 2, 3, 4, 6, 7]);
+    let parked = world.topic("h.parked");
+    assert_eq!(parked.len(), 1);
+    assert_eq!(meta(&parked[0])["frame"], inputs[5].to_string());
+}
+
+const REFUSED: &str = r#"
+export default { topics: "in", start: "first", state: 0, onError: POLICY, run(frame, ctx) {
+  ctx.state++;
+  if (frame.meta.n === 2) ctx.append("secret", {});
+  return { n: frame.meta.n, state: ctx.state };
+} };
+"#;
+
+/// It ended the handler, whatever `onError` said, and did so again after each start.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_store_refuses_is_the_failure_of_one_input() {
+    let records = [
+        ("\"park\"", "h.parked"),
+        ("\"skip\"", "xs.handler.h.log"),
+        ("{ retry: 1, backoff: 1, then: \"park\" }", "h.parked"),
+    ];
+    for (policy, record) in records {
+        let world = World::new(&[("handlers/h.js", &REFUSED.replace("POLICY", policy))]);
+        world.store.deny("secret");
+        let inputs = inputs(&world, 5);
+        let host = world.host().await;
+        let made = world.wait("h.out", 4).await;
+        host.stop().await;
+        assert_eq!(numbers(&made), [0, 1, 3, 4], "{policy}");
+        let states = made.iter().map(|frame| meta(frame)["state"].as_u64().unwrap());
+        assert!(states.eq(1..=4), "{policy}: what is refused changes no state");
+        let told = world.topic(record);
+        let told = String::from_utf8_lossy(told.last().unwrap().meta()).into_owned();
+        assert!(told.contains(&inputs[2].to_string()) && told.contains("refused"), "{told}");
+        assert!(world.topic("xs.handler.h.fin.error").is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_ends_of_a_refusal_names_the_input() {
+    let world = World::new(&[("handlers/h.js", &REFUSED.replace("POLICY", "undefined"))]);
+    world.store.deny("secret");
+    let inputs = inputs(&world, 5);
+    let host = world.host().await;
+    let fin = world.wait("xs.handler.h.fin.error", 1).await;
+    host.stop().await;
+    assert_eq!(meta(&fin[0])["frame"], inputs[2].to_string());
+    assert_eq!(numbers(&world.topic("h.out")), [0, 1]);
+}
+
+/// 25 isolates in a second, and the end of the Host after ten.
+#[tokio::test(flavor = "multi_thread")]
+async fn isolates_that_fail_by_themselves_are_replaced_ever_more_slowly() {
+    let tick = "pulse: 10, tick() { throw new Error('no'); }";
+    for (top, own) in [("", tick), ("setInterval(() => { throw new Error('no'); }, 10);", "")] {
+        let source =
+            format!("{top} export default {{ topics: 'in', onError: 'skip', run() {{}}, {own} }};");
+        let world = World::new(&[("handlers/h.js", &source)]);
+        let host = world.host().await;
+        let said = world.wait("xs.handler.h.log", 3).await;
+        // While it waits it can be stopped.
+        assert!(matches!(host.stop().await, HostEnd::Stopped));
+        let ms = |frame: &Frame| frame.id().time_ms();
+        let took = ms(&said[2]) - ms(&said[0]);
+        assert!(took >= 1_400, "{took} ms for a wait of half a second and one of a whole");
+    }
+}
+
+/// The handler was made anew each time, until its Host was worn; a save was called invalid; and the
+/// command took the Host with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_busy_is_asked_again() {
+    let handler = "export default { topics: 'in', run: () => ({ n: 1 }) };";
+    let world = World::new(&[("handlers/h.js", handler)]);
+    world.store.be_busy_with("in", 4);
+    world.store.be_busy_with_blobs(2);
+    let host = world.host_that_spends(0).await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.append("in", json!({}), "");
+    world.wait("h.out", 1).await;
+    assert_eq!(world.store.busy_left(), 0);
+    world.store.be_busy_with("c.call", 2);
+    world.save("commands/c.js", "export default { run: () => ({ n: 2 }) };");
+    world.wait("xs.command.c.active", 1).await;
+    world.append("c.call", json!({}), "");
+    world.wait("c.complete", 1).await;
+    assert_eq!(world.store.busy_left(), 0);
+    assert!(matches!(host.stop().await, HostEnd::Stopped));
+    let invalid = |frame: &Frame| frame.topic().ends_with(".invalid");
+    assert!(!world.store.frames().iter().any(invalid));
+}
+
+/// The wait wrapped around to one that was over: the frame was tried again at once, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_after_the_end_of_time_waits() {
+    let source = r#"
+import { handler, Retry } from "xs";
+export default handler({ topics: "in", start: "first", pulse: 1e300, tick() {}, run() {
+  throw new Retry("later", { after: 1e20 });
+} });
+"#;
+    let world = World::new(&[("handlers/h.ts", source)]);
+    inputs(&world, 1);
+    let host = world.host().await;
+    let retrying = world.wait("xs.handler.h.retrying", 1).await;
+    host.stop().await;
+    let days = meta(&retrying[0])["due_ms"].as_u64().unwrap() - retrying[0].id().time_ms();
+    assert!((365..=366).contains(&(days / 86_400_000)), "{days} ms");
+}
+
+/// A module that holds all the streams it may have leaves the others theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_with_many_streams_starves_no_other() {
+    let hog = r#"
+export default { async *run(ctx) {
+  const open = [];
+  let error;
+  while (error === undefined && open.length < 1000) {
+    const read = ctx.read({ topics: "none", follow: true })[Symbol.asyncIterator]();
+    const next = read.next().then(() => {}, (refused) => { error = refused.message; });
+    await Promise.race([next, new Promise((done) => setTimeout(done, 1))]);
+    open.push(read);
+  }
+  yield { n: open.length, error };
+  await new Promise((done) => ctx.signal.addEventListener("abort", done));
+} };
+"#;
+    let world = World::new(&[("generators/hog.js", hog)]);
+    let host = world.host_that_spends(0).await;
+    let told = meta(&world.wait("hog.recv", 1).await[0]);
+    assert!(told["error"].as_str().unwrap().contains("192 reads that follow"), "{told}");
+    for n in 0..70 {
+        let handler = "export default { topics: 'in', run: () => ({ n: 1 }) };";
+        world.save(&format!("handlers/h{n}.js"), handler);
+    }
+    for n in 0..70 {
+        world.wait(&format!("xs.handler.h{n}.active"), 1).await;
+    }
+    world.append("in", json!({}), "");
+    for n in 0..70 {
+        world.wait(&format!("h{n}.out"), 1).await;
+    }
+    assert!(matches!(host.stop().await, HostEnd::Stopped));
+}
+
+/// More blobs at once than a connection has streams: they wait for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_are_asked_for_together_take_turns() {
+    let source = r#"
+export default { topics: "in", start: "first", async run(frame, ctx) {
+  const put = await Promise.all([...Array(600).keys()].map((n) => ctx.blob.put(`blob ${n}`)));
+  const got = await Promise.all(put.map((hash) => ctx.blob.get(hash)));
+  return { n: got.filter((bytes, n) => new TextDecoder().decode(bytes) === `blob ${n}`).length };
+} };
+"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    inputs(&world, 1);
+    let host = world.host().await;
+    let made = world.wait("h.out", 1).await;
+    host.stop().await;
+    assert_eq!(numbers(&made), [600]);
+}
