@@ -163,6 +163,13 @@ fn echo(stream: TcpStream) {
                 socket.close(Some(frame)).unwrap();
             }
             Message::Text(text) if text.as_str() == "break" => return,
+            Message::Text(text) if text.as_str() == "hold" => {
+                let frame = CloseFrame { code: 4002.into(), reason: "held".into() };
+                socket.close(Some(frame)).unwrap();
+                // The connection stays until the other side ends it.
+                let _ = std::io::copy(socket.get_mut(), &mut std::io::sink());
+                return;
+            }
             Message::Text(_) | Message::Binary(_) => socket.send(message).unwrap(),
             _ => {}
         }
@@ -219,6 +226,32 @@ async fn a_socket_is_looped_over_and_told_apart_by_its_end() {
     assert!(seen[0]["end"].as_str().unwrap().contains("1006"), "{seen:?}");
     let seen = generate(&talk("throw new Error('nothing to say');"), &named, |_| {}).await;
     assert_eq!(seen, [json!({ "end": "nothing to say" })]);
+}
+
+#[tokio::test]
+async fn a_server_that_closes_and_does_not_hang_up_is_left() {
+    let port = echo_server();
+    let named = format!("permissions: {{ net: [\"127.0.0.1:{port}\"] }}, timeout: '1m',");
+    let held = format!(
+        "const socket = new WebSocket('ws://127.0.0.1:{port}/'); socket.onopen = () => socket.send('hold'); \
+         const e = await new Promise((done) => socket.onclose = done); \
+         return {{ end: [e.code, e.reason, e.wasClean] }};"
+    );
+    assert_eq!(eval_with(&held, &named, |_| {}).await, json!({ "end": [4002, "held", true] }));
+}
+
+#[tokio::test]
+async fn what_a_socket_sends_ends_with_it() {
+    let port = echo_server();
+    let named = format!("permissions: {{ net: [\"127.0.0.1:{port}\"] }},");
+    let body = format!(
+        "let asked = 0, ended = false; const send = {{ [Symbol.asyncIterator]() {{ return this; }}, \
+           next: () => asked++ === 0 ? Promise.resolve({{ value: 'close', done: false }}) : new Promise(() => {{}}), \
+           async return() {{ ended = true; return {{ done: true }}; }} }}; \
+         try {{ for await (const _ of ctx.socket('ws://127.0.0.1:{port}/', {{ send }})); }} catch {{}} \
+         yield {{ ended }};"
+    );
+    assert_eq!(generate(&body, &named, |_| {}).await, [json!({ "ended": true })]);
 }
 
 #[tokio::test]
