@@ -358,14 +358,32 @@ async fn programs_end_with_their_module() {
     run.abort();
     let _ = run.await;
     soon(Arc::into_inner(isolate).unwrap().stop()).await.unwrap();
-    let gone = async {
-        while std::fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|stat| !stat.contains(") Z"))
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    soon(gone).await;
+    soon(gone(pid)).await;
+}
+
+/// What a program leaves behind in its group, and with it the outputs that it holds open.
+#[tokio::test]
+async fn what_a_program_leaves_behind_ends_with_it() {
+    let seen = generate(
+        "const { lines } = await import('xs'); let pid; \
+         const child = ctx.spawn('sh', ['-c', 'sleep 1000 & echo $!; exit 3']); \
+         for await (const line of lines(child.stdout)) pid = Number(line); \
+         yield { pid, status: await child.status };",
+        "permissions: { run: ['sh'] },",
+        |spec| spec.allow.run = true,
+    )
+    .await;
+    assert_eq!(seen[0]["status"], json!({ "code": 3, "signal": null }));
+    soon(gone(seen[0]["pid"].as_u64().unwrap())).await;
+}
+
+/// Waits until a process is no more, or only waited for.
+async fn gone(pid: u64) {
+    while std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.contains(") Z"))
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]
