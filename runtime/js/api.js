@@ -14,16 +14,34 @@ async function* chunks(source) {
   yield decoder.decode();
 }
 
-// Lines without their ends; a last line without an end counts.
-async function* lines(source) {
-  let rest = "";
-  for await (const text of chunks(source)) {
-    rest += text;
-    const parts = rest.split("\n");
-    rest = parts.pop();
-    for (const part of parts) yield part.endsWith("\r") ? part.slice(0, -1) : part;
+// Lines without their ends; a last line without an end counts. Each piece is looked through once,
+// however many a line comes in.
+async function* linesOf(texts) {
+  let line = [];
+  for await (const text of texts) {
+    const [end, ...others] = text.split("\n");
+    line.push(end);
+    for (const next of others) {
+      const whole = line.join("");
+      yield whole.endsWith("\r") ? whole.slice(0, -1) : whole;
+      line = [next];
+    }
   }
+  const rest = line.join("");
   if (rest !== "") yield rest;
+}
+
+const lines = (source) => linesOf(chunks(source));
+
+// Text in which \n is the only end of a line.
+async function* unified(texts) {
+  let cr = false;
+  for await (let text of texts) {
+    if (cr && text.startsWith("\n")) text = text.slice(1);
+    else if (text === "") continue;
+    cr = text.endsWith("\r");
+    yield text.replace(/\r\n?/g, "\n");
+  }
 }
 
 // Server-sent events, as the HTML standard reads them.
@@ -31,7 +49,7 @@ async function* sse(response) {
   if (!response.ok) throw new Error(`sse: the server answered ${response.status} ${response.statusText}`.trim());
   if (response.body === null) return;
   let event = "", data = [], id = "";
-  for await (const line of lines(response.body)) {
+  for await (const line of linesOf(unified(chunks(response.body)))) {
     if (line === "") {
       if (data.length > 0) yield { event: event || "message", data: data.join("\n"), id };
       event = "";

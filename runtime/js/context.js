@@ -89,7 +89,9 @@ function stream(scope, open, decode, left = () => {}) {
         if (over) return { value: undefined, done: true };
         if (id === null) {
           id = await open();
-          forget = scope.onEnd(close);
+          // Closed while it was opened: nobody else knows of it.
+          if (over) op_xs_stream_close(id);
+          else forget = scope.onEnd(close);
           if (over) continue;
         }
         const text = await op_xs_stream_next(id);

@@ -113,7 +113,9 @@ class HandlerLoop {
   // before it is committed first, and it is committed alone.
   async #settle(result, index, before) {
     const outcome = { settled: false, failed: false, value: undefined };
-    Promise.resolve(result).then(
+    // Once: what has a `then` of its own may begin its work with it.
+    const promise = Promise.resolve(result);
+    promise.then(
       (value) => (outcome.settled = true, outcome.value = value),
       (error) => (outcome.settled = true, outcome.failed = true, outcome.value = error),
     );
@@ -128,7 +130,7 @@ class HandlerLoop {
       op_xs_waits(index);
       for (const release of this.#readers.splice(0)) release();
       try {
-        outcome.value = await result;
+        outcome.value = await promise;
       } finally {
         op_xs_waits(-1);
       }

@@ -3,7 +3,7 @@
 const { core } = __bootstrap;
 const { op_xs_drained, op_xs_finish, op_xs_full } = core.ops;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { emit, isLarge, isThenable, nameOf, output, Out, report } = core.loadExtScript("ext:xs_runtime/values.js");
+const { emit, isLarge, isThenable, left, nameOf, output, Out, report } = core.loadExtScript("ext:xs_runtime/values.js");
 const { Scope } = core.loadExtScript("ext:xs_runtime/context.js");
 const { generatorContext, commandContext } = core.loadExtScript("ext:xs_runtime/direct.js");
 
@@ -20,7 +20,7 @@ function iteratorOf(value) {
 }
 
 // Hands over each value of an iterator. A value that cannot be a frame, or that the store refused,
-// is thrown into the iterator at its yield.
+// is thrown into the iterator at its yield; one that takes none is ended.
 async function drain(scope, iterator) {
   const finished = scope.onEnd(() => void iterator.return?.()?.catch?.(() => {}));
   try {
@@ -29,7 +29,10 @@ async function drain(scope, iterator) {
       try {
         await result(scope, step.value);
       } catch (error) {
-        if (typeof iterator.throw !== "function") throw error;
+        if (typeof iterator.throw !== "function") {
+          await left(iterator);
+          throw error;
+        }
         step = await iterator.throw(error);
         continue;
       }

@@ -8,7 +8,7 @@ const { parse, stringify } = JSON;
 const { CloseEvent, ErrorEvent, Event, EventTarget, MessageEvent, defineEventHandler } = core.loadExtScript("ext:deno_web/02_event.js");
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { Blob } = core.loadExtScript("ext:deno_web/09_file.js");
-const { viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+const { left, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 
 const TEXT = 0, BINARY = 1;
 const CLEAN = new Set([1000, 1001, 1005]);
@@ -159,15 +159,21 @@ class WebSocket extends EventTarget {
 }
 for (const name of ["open", "message", "error", "close"]) defineEventHandler(WebSocket.prototype, name);
 
+function iteratorOf(source) {
+  const open = source?.[Symbol.asyncIterator] ?? source?.[Symbol.iterator];
+  if (typeof open !== "function") throw new TypeError(`socket({ send }) takes what yields messages, not ${nameOf(source)}`);
+  return open.call(source);
+}
+
 // Messages one by one; what `send` yields goes out. Ends on a clean close and throws on any other.
 async function* messages(scope, url, options = {}) {
   const protocols = protocolsOf(options.protocols ?? []);
   const { socket: id } = await open(url, options.headers, protocols);
   const drop = () => op_xs_socket_drop(id);
   const forget = scope.onEnd(drop);
-  let failure = null;
+  let failure = null, outgoing = null;
   const sending = async () => {
-    for await (const data of options.send) {
+    for await (const data of { [Symbol.asyncIterator]: () => outgoing }) {
       if (typeof data !== "string" && !ArrayBuffer.isView(data)) {
         throw new TypeError(`socket({ send }) takes text and bytes, not ${nameOf(data)}`);
       }
@@ -175,13 +181,14 @@ async function* messages(scope, url, options = {}) {
     }
     await op_xs_socket_close(id, 1000, "");
   };
-  if (options.send !== undefined) {
-    sending().catch((error) => {
-      failure ??= error;
-      drop();
-    });
-  }
   try {
+    if (options.send !== undefined) {
+      outgoing = iteratorOf(options.send);
+      sending().catch((error) => {
+        failure ??= error;
+        drop();
+      });
+    }
     for (;;) {
       const message = await next(id);
       if (message.code === undefined) {
@@ -195,6 +202,7 @@ async function* messages(scope, url, options = {}) {
   } finally {
     forget();
     void op_xs_socket_close(id, 1000, "");
+    void left(outgoing);
   }
 }
 

@@ -199,6 +199,15 @@ function isThenable(value) {
   return typeof value === "object" && value !== null && typeof value.then === "function";
 }
 
+// Ends an iterator that nobody asks any more. What it throws then is not why it ended.
+async function left(iterator) {
+  try {
+    await iterator?.return?.();
+  } catch {
+    // As above.
+  }
+}
+
 // A state that JSON would change would differ after a restart: the path of the first such value.
 function unstorable(value, path = "state", seen = []) {
   switch (typeof value) {
@@ -289,5 +298,5 @@ function brief(value) {
   return typeof value === "string" ? stringify(value) : typeof value === "object" ? stringify(value) ?? "an object" : String(value);
 }
 
-return { Retry, Park, Out, buffer, drop, flush, frame, emit, output, checkContent, stateText, duration, describe, isLarge, isThenable, report, viewBytes, nameOf };
+return { Retry, Park, Out, buffer, drop, flush, frame, emit, output, checkContent, stateText, duration, describe, isLarge, isThenable, left, report, viewBytes, nameOf };
 })();

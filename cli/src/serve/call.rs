@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use xs_engine::{
@@ -24,6 +25,9 @@ const LOOK_MAX: usize = 1024;
 /// find a command named `a.b`.
 const DECIDING: [&str; 7] =
     ["create", "term", "active", "invalid", "fin.ok", "fin.error", "fin.term"];
+/// How long it is known that a call was given up: the Host that is to run it may be away, and a
+/// call without a deadline waits for it.
+const CANCEL_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// What a command's deadline is extended by before the caller gives up on the Host too.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -214,10 +218,19 @@ impl Drop for CallFeed {
         }
         let Ok(meta) = Meta::parse(format!("{{\"call\":\"{}\"}}", self.id)) else { return };
         let topic = command_topic(&self.name, "cancel");
-        let cancel = NewFrame { meta, ttl: Ttl::Ephemeral, ..NewFrame::new(topic) };
-        let batch = Batch::from(cancel);
-        // Nobody waits for it: a store that takes no frames has no Host that could answer either.
-        self.core.submit(batch, |_| ());
+        let cancel = NewFrame { meta, ttl: Ttl::TimeMs(CANCEL_KEPT_MS), ..NewFrame::new(topic) };
+        let brief = NewFrame { ttl: Ttl::Ephemeral, ..cancel.clone() };
+        let (core, runtime) = (Arc::clone(&self.core), Handle::try_current());
+        self.core.submit(Batch::from(cancel), move |result| {
+            // Without room for it a Host that listens is told all the same. Not from here: this
+            // is where batches are answered.
+            if let (Err(_), Ok(runtime)) = (result, runtime) {
+                runtime.spawn(async move {
+                    core.submit(Batch::from(brief), |_| ());
+                    core.commit();
+                });
+            }
+        });
         self.core.commit();
     }
 }

@@ -9,7 +9,7 @@ use xs_engine::Topic;
 use xs_protocol::CallRequest;
 
 use crate::client::{connect, runtime};
-use crate::support::{PATIENCE, Place, Server, signal, wait_within};
+use crate::support::{PATIENCE, Place, Server, signal, signal_pid, wait_within};
 
 const ECHO: &str = r#"
 import { command } from "xs";
@@ -108,6 +108,25 @@ fn an_interrupted_call_is_cancelled() {
     assert_eq!(wait_within(&mut call, PATIENCE).code(), Some(130));
     let error = &place.await_frames("slow.error", 1)[0];
     assert_eq!(error["meta"]["code"], "cancelled", "{error}");
+    assert!(server.stop().success());
+}
+
+/// Whoever gave it up does not want its effects any more, whenever it could begin.
+#[test]
+fn a_call_that_was_given_up_while_its_host_was_away_is_not_run() {
+    let (place, server) = served();
+    let host = server.children()[0];
+    signal_pid(host, Signal::STOP);
+    let mut call = place.command(&["call", "slow"]).stdout(Stdio::null()).spawn().unwrap();
+    place.await_frames("slow.call", 1);
+    signal(&call, Signal::INT);
+    assert_eq!(wait_within(&mut call, PATIENCE).code(), Some(130));
+    let cancel = &place.await_frames("xs.command.slow.cancel", 1)[0];
+    assert!(cancel["ttl"].as_str().unwrap().starts_with("time:"), "{cancel}");
+    signal_pid(host, Signal::KILL);
+    let error = &place.await_frames("slow.error", 1)[0];
+    assert_eq!(error["meta"]["code"], "cancelled", "{error}");
+    assert!(place.frames("slow.recv").is_empty());
     assert!(server.stop().success());
 }
 

@@ -1,6 +1,7 @@
 //! Programs that modules run, where the operator allows it. A program is in a process group of its
 //! own, has no variables but its PATH and those it is given, and is killed with everything in its
-//! group when its module ends.
+//! group when its module ends. What is left of the group when the program itself ends is killed
+//! then: later nobody could tell whose group that is.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -13,10 +14,13 @@ use deno_core::{JsBuffer, OpState, op2};
 use deno_error::JsErrorBox;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::bridge::{Bridge, NOT_CAPABLE, bridge, type_error};
@@ -48,7 +52,8 @@ pub(super) struct Children {
 }
 
 struct Running {
-    group: libc::pid_t,
+    /// Until it is killed.
+    group: Cell<Option<Pid>>,
     stdin: tokio::sync::Mutex<Option<ChildStdin>>,
     status: RefCell<Option<ExitStatus>>,
     ended: Notify,
@@ -89,18 +94,22 @@ pub(super) fn op_xs_spawn(
         let text = format!("{CHILDREN_MAX} programs run at once; await the status of some of them");
         return Err(JsErrorBox::range_error(text));
     }
+    // Before there is a child, so that its end is not missed.
+    let ends = signal(SignalKind::child())
+        .map_err(|error| JsErrorBox::generic(format!("cannot hear of programs: {error}")))?;
     let mut child = command(&bridge, &request).spawn().map_err(|error| {
         JsErrorBox::generic(format!("cannot run {:?}: {error}", request.command))
     })?;
-    let group = child.id().and_then(|id| libc::pid_t::try_from(id).ok()).unwrap_or_default();
+    let group = child.id().and_then(|id| Pid::from_raw(libc::pid_t::try_from(id).ok()?));
     let running = Rc::new(Running {
-        group,
+        group: Cell::new(group),
         stdin: tokio::sync::Mutex::new(child.stdin.take()),
         status: RefCell::default(),
         ended: Notify::new(),
     });
-    let stdout = child.stdout.take().map(|pipe| Output(Box::new(pipe)));
-    let stderr = child.stderr.take().map(|pipe| Output(Box::new(pipe)));
+    let mut leader = Leader { running: Rc::clone(&running), child };
+    let stdout = leader.child.stdout.take().map(|pipe| Output(Box::new(pipe)));
+    let stderr = leader.child.stderr.take().map(|pipe| Output(Box::new(pipe)));
     let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
         return Err(JsErrorBox::generic("the program has no outputs"));
     };
@@ -108,8 +117,8 @@ pub(super) fn op_xs_spawn(
     let stderr = bridge.bytes.open(Box::new(stderr))?;
     let number = bridge.children.next.get();
     bridge.children.next.set(number.wrapping_add(1));
-    bridge.children.open.borrow_mut().insert(number, Rc::clone(&running));
-    drop(deno_core::unsync::spawn(wait(Rc::clone(&bridge), number, running, child)));
+    bridge.children.open.borrow_mut().insert(number, running);
+    drop(deno_core::unsync::spawn(wait(Rc::clone(&bridge), number, leader, ends)));
     Ok(json!({ "child": number, "stdout": stdout, "stderr": stderr }).to_string())
 }
 
@@ -142,11 +151,36 @@ fn command(bridge: &Bridge, request: &Request) -> Command {
     command
 }
 
-async fn wait(bridge: Rc<Bridge>, number: u32, running: Rc<Running>, mut child: Child) {
-    let status = child.wait().await;
-    *running.status.borrow_mut() = status.ok();
+/// A program, which leads its group: as long as it was not waited for, no other group can have its
+/// number.
+struct Leader {
+    running: Rc<Running>,
+    child: Child,
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.running.end();
+    }
+}
+
+async fn wait(bridge: Rc<Bridge>, number: u32, mut leader: Leader, mut ends: Signal) {
+    while leader.running.group.get().is_some_and(is_running) {
+        if ends.recv().await.is_none() {
+            break;
+        }
+    }
+    leader.running.end();
+    let status = leader.child.wait().await;
+    *leader.running.status.borrow_mut() = status.ok();
     bridge.children.open.borrow_mut().remove(&number);
-    running.ended.notify_waiters();
+    leader.running.ended.notify_waiters();
+}
+
+/// Whether a child has not ended; it can still be waited for.
+fn is_running(child: Pid) -> bool {
+    let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(waitid(WaitId::Pid(child), how), Ok(None) | Err(Errno::INTR))
 }
 
 /// Waits for the end of a program: its exit code or the signal that ended it, as JSON.
@@ -237,18 +271,23 @@ impl Source<Bytes> for Output {
 
 impl Running {
     fn signal(&self, signal: libc::c_int) {
-        if self.group > 1 && self.status.borrow().is_none() {
-            // SAFETY: kill takes numbers only. The group is the child's own as long as it was not
-            // waited for, which the status tells.
-            unsafe { libc::kill(-self.group, signal) };
+        if let Some(group) = self.group.get() {
+            // SAFETY: kill takes numbers only. The group is the child's own until it is ended.
+            unsafe { libc::kill(-group.as_raw_nonzero().get(), signal) };
         }
+    }
+
+    /// Kills what there is of the group, once. Its leader must not have been waited for.
+    fn end(&self) {
+        self.signal(libc::SIGKILL);
+        self.group.set(None);
     }
 }
 
 impl Drop for Children {
     fn drop(&mut self) {
         for running in self.open.get_mut().values() {
-            running.signal(libc::SIGKILL);
+            running.end();
         }
     }
 }

@@ -19,7 +19,7 @@ use super::frames;
 use super::outbox::Outbox;
 use super::outputs::{inline, stored};
 use crate::isolate::handle::Request;
-use crate::isolate::{Call, FailureKind, ModuleError, Verdict};
+use crate::isolate::{BackendError, Call, FailureKind, ModuleError, Verdict};
 
 /// The next piece of work: `S` and the state (`F` before one that other code made, else `O`), `B`
 /// and frames (`A` while what came before them is not committed), `T` for a tick, `R` and a run,
@@ -382,24 +382,26 @@ pub(super) fn op_xs_finish(
     drop(deno_core::unsync::spawn(finish(bridge, run, failure)));
 }
 
-/// Waits until everything of the run is stored, then answers.
+/// Waits until everything of the run is stored, then answers. Its end is not stored without what
+/// it has made.
 async fn finish(bridge: Rc<Bridge>, run: u32, failure: Option<ModuleError>) {
-    let outbox = {
+    let (outbox, complete) = {
         let mut runs = bridge.runs.borrow_mut();
         let Some(run) = runs.get_mut(&run) else { return };
-        let complete = run.complete.take().filter(|_| failure.is_none());
-        if let Some(complete) = complete {
-            run.outbox.push(complete, None);
-        }
-        Rc::clone(&run.outbox)
+        (Rc::clone(&run.outbox), run.complete.take())
     };
+    let refused = |loss: BackendError| ModuleError::new(FailureKind::Store, loss.message);
+    let mut failure = failure.or_else(|| outbox.take_loss().map(refused));
+    // Behind what is on its way already: if that is refused, this is not stored either.
+    if let (Some(complete), None) = (complete, &failure) {
+        outbox.push(complete, None);
+    }
     outbox.empty().await;
+    failure = failure.or_else(|| outbox.take_loss().map(refused));
     let ended = bridge.runs.borrow_mut().remove(&run);
-    let refused =
-        outbox.take_refusal().map(|refusal| ModuleError::new(FailureKind::Store, refusal.message));
     if let Some(answer) = ended.and_then(|run| run.answer) {
         // As above.
-        let _ = answer.send(failure.or(refused).map_or(Ok(()), Err));
+        let _ = answer.send(failure.map_or(Ok(()), Err));
     }
     bridge.maybe_idle();
 }

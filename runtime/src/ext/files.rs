@@ -181,23 +181,29 @@ impl Source<String> for Tail {
         async move {
             // Who asks for more has done with what was handed over.
             self.keep();
-            if !self.begun {
-                self.begin().await?;
-            }
-            loop {
-                let lines = self.look()?;
-                if !lines.is_empty() {
-                    self.given = self.reading.as_ref().map(|reading| reading.position);
-                    return Ok(Some(json!(lines).to_string()));
-                }
-                tokio::time::sleep(TAIL_PERIOD).await;
-            }
+            let place = Rc::clone(&self.place);
+            place.unless_lost(self.more()).await
         }
         .boxed_local()
     }
 }
 
 impl Tail {
+    /// Waits for lines.
+    async fn more(&mut self) -> Result<Option<String>, JsErrorBox> {
+        if !self.begun {
+            self.begin().await?;
+        }
+        loop {
+            let lines = self.look()?;
+            if !lines.is_empty() {
+                self.given = self.reading.as_ref().map(|reading| reading.position);
+                return Ok(Some(json!(lines).to_string()));
+            }
+            tokio::time::sleep(TAIL_PERIOD).await;
+        }
+    }
+
     /// Finds the place to begin: where it was, or the end of the file as it is now.
     async fn begin(&mut self) -> Result<(), JsErrorBox> {
         let saved = self.place.get().await?;

@@ -74,28 +74,34 @@ impl Source<String> for Sends {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
             self.keeping.taken();
-            loop {
-                let stream = match &mut self.stream {
-                    Some(stream) => stream,
-                    None => self.stream.insert(open(&self.bridge, &self.keeping.place).await?),
-                };
-                match stream.next().await {
-                    Some(Ok(frame)) if self.is_own(&frame) => {}
-                    Some(Ok(frame)) => {
-                        self.keeping.given.set(frame.offset());
-                        let one = std::iter::once(&frame);
-                        return Ok(Some(frames::encode(one, &*self.bridge.backend)));
-                    }
-                    Some(Err(error)) => return Err(JsErrorBox::generic(error.message)),
-                    None => return Ok(None),
-                }
-            }
+            let keeping = Rc::clone(&self.keeping);
+            keeping.place.unless_lost(self.more()).await
         }
         .boxed_local()
     }
 }
 
 impl Sends {
+    /// Waits for a frame.
+    async fn more(&mut self) -> Result<Option<String>, JsErrorBox> {
+        loop {
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                None => self.stream.insert(open(&self.bridge, &self.keeping.place).await?),
+            };
+            match stream.next().await {
+                Some(Ok(frame)) if self.is_own(&frame) => {}
+                Some(Ok(frame)) => {
+                    self.keeping.given.set(frame.offset());
+                    let one = std::iter::once(&frame);
+                    return Ok(Some(frames::encode(one, &*self.bridge.backend)));
+                }
+                Some(Err(error)) => return Err(JsErrorBox::generic(error.message)),
+                None => return Ok(None),
+            }
+        }
+    }
+
     /// What it sent itself is not its input.
     fn is_own(&self, frame: &Frame) -> bool {
         let maker = frame.origin().and_then(|o| self.bridge.backend.processor_name(o.processor));

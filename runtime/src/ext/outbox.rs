@@ -1,5 +1,7 @@
 //! Frames of one run on their way to the store: in order, many to a batch while one is under way,
-//! bounded. The run goes on as soon as there is room; a refusal is told at its next frame.
+//! bounded. The run goes on as soon as there is room. A refused frame that somebody waits for is
+//! that one's business. One that nobody waits for is a loss: what is queued behind it is not stored
+//! either, and the run is told at its next frame, while it waits for more, or at its end.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -29,6 +31,10 @@ struct Inner {
     frames: usize,
     bytes: usize,
     pumping: bool,
+    /// Refusals of frames that nobody waited for, and how many of them the run was told.
+    losses: u64,
+    told: u64,
+    /// The last of them.
     refused: Option<BackendError>,
 }
 
@@ -98,9 +104,34 @@ impl Outbox {
         inner.frames >= UNAWAITED_FRAMES_MAX || inner.bytes >= UNAWAITED_BYTES_MAX
     }
 
-    /// A refusal that nobody was told yet.
-    pub(super) fn take_refusal(&self) -> Option<BackendError> {
-        self.inner.borrow_mut().refused.take()
+    /// A loss that the run was not told of yet. It is now.
+    pub(super) fn take_loss(&self) -> Option<BackendError> {
+        let loss = self.lost_since(self.told());
+        let mut inner = self.inner.borrow_mut();
+        inner.told = inner.losses;
+        loss
+    }
+
+    /// Waits for a loss, and counts it as told.
+    pub(super) async fn loss(&self) -> BackendError {
+        loop {
+            if let Some(loss) = self.take_loss() {
+                return loss;
+            }
+            // As in `until`.
+            self.moved.notified().await;
+        }
+    }
+
+    /// How many losses the run was told of.
+    pub(super) fn told(&self) -> u64 {
+        self.inner.borrow().told
+    }
+
+    /// The newest loss, unless it is among the first `told`.
+    pub(super) fn lost_since(&self, told: u64) -> Option<BackendError> {
+        let inner = self.inner.borrow();
+        inner.refused.clone().filter(|_| told < inner.losses)
     }
 
     /// Waits until there is room again.
@@ -111,6 +142,16 @@ impl Outbox {
     /// Waits until everything queued has been answered.
     pub(super) async fn empty(&self) {
         self.until(|outbox| outbox.inner.borrow().frames == 0).await;
+    }
+
+    /// The same, for what must not happen unless everything before it is stored.
+    ///
+    /// # Errors
+    /// A loss that the run was not told of before.
+    pub(super) async fn stored(&self) -> Result<(), BackendError> {
+        let told = self.told();
+        self.empty().await;
+        self.lost_since(told).map_or(Ok(()), Err)
     }
 
     async fn until(&self, condition: impl Fn(&Self) -> bool) {
@@ -127,8 +168,11 @@ impl Outbox {
                 return;
             }
             let count = frames.len();
-            let answer = self.backend.append(frames).await;
-            self.settle(answer, waiting);
+            match self.backend.append(frames).await {
+                Ok(stored) if stored.len() == count => answer(stored, waiting),
+                Ok(_) => self.refuse(&short(), waiting),
+                Err(error) => self.refuse(&error, waiting),
+            }
             let mut inner = self.inner.borrow_mut();
             inner.frames -= count;
             inner.bytes -= bytes;
@@ -156,30 +200,43 @@ impl Outbox {
         (frames, waiting, bytes)
     }
 
-    fn settle(&self, answer: Result<Vec<Frame>, BackendError>, waiting: Vec<Option<Stored>>) {
-        let mut told = false;
-        match answer {
-            Ok(frames) => {
-                let mut frames = frames.into_iter();
-                for stored in waiting {
-                    let frame = frames.next().ok_or_else(|| {
-                        BackendError::new(
-                            BackendCode::Unavailable,
-                            "the store answered with fewer frames than it was given",
-                        )
-                    });
-                    // The run may have ended meanwhile; the frame is stored all the same.
-                    stored.map(|stored| stored.send(frame).is_ok());
-                }
-            }
-            Err(error) => {
-                for stored in waiting.into_iter().flatten() {
-                    told |= stored.send(Err(error.clone())).is_ok();
-                }
-                if !told {
-                    self.inner.borrow_mut().refused = Some(error);
-                }
-            }
+    /// Tells whoever waits for the frames of a batch that they are not stored. If one of them is
+    /// lost, nothing that is queued may go past it.
+    fn refuse(&self, error: &BackendError, waiting: Vec<Option<Stored>>) {
+        if tell(error, waiting) {
+            return;
         }
+        let behind = {
+            let mut inner = self.inner.borrow_mut();
+            inner.losses += 1;
+            inner.refused = Some(error.clone());
+            let behind = std::mem::take(&mut inner.queue);
+            inner.frames -= behind.len();
+            inner.bytes -= behind.iter().map(|(frame, _)| Weight::of(frame).total()).sum::<usize>();
+            behind
+        };
+        // Those that nobody waits for are part of the same loss.
+        tell(error, behind.into_iter().map(|(_, stored)| stored));
     }
+}
+
+fn answer(frames: Vec<Frame>, waiting: Vec<Option<Stored>>) {
+    for (frame, stored) in frames.into_iter().zip(waiting) {
+        // The run may have ended meanwhile; the frame is stored all the same.
+        stored.map(|stored| stored.send(Ok(frame)).is_ok());
+    }
+}
+
+/// Tells a refusal; whether all frames had somebody who waits for them.
+fn tell(error: &BackendError, waiting: impl IntoIterator<Item = Option<Stored>>) -> bool {
+    let mut all = true;
+    for stored in waiting {
+        all &= stored.is_some_and(|stored| stored.send(Err(error.clone())).is_ok());
+    }
+    all
+}
+
+fn short() -> BackendError {
+    let text = "the store answered with fewer frames than it was given";
+    BackendError::new(BackendCode::Unavailable, text)
 }

@@ -96,8 +96,8 @@ impl Bridge {
             run.results += 1;
             (Rc::clone(&run.outbox), run.origin)
         };
-        if let Some(refusal) = outbox.take_refusal() {
-            return Err(JsErrorBox::generic(refusal.message));
+        if let Some(loss) = outbox.take_loss() {
+            return Err(JsErrorBox::generic(loss.message));
         }
         outbox.push(self.frame(topic, meta, ttl, body, origin)?, None);
         Ok(false)

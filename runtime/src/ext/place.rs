@@ -1,11 +1,13 @@
 //! Where a source goes on in the next run: the newest place that was reached is kept, one write at
 //! a time, each behind the frames that were made of what lies before it. A crash may repeat what
-//! came since the last write, never lose any.
+//! came since the last write, never lose any; nor does it move past a frame that the store refused,
+//! unless the run was told and goes on.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use deno_error::JsErrorBox;
 
 use super::bridge::Bridge;
 use super::outbox::Outbox;
@@ -16,7 +18,8 @@ pub(super) struct Place {
     outbox: Rc<Outbox>,
     /// Its name among the positions of the processor.
     key: String,
-    next: Cell<Option<Bytes>>,
+    /// The newest place, and how many losses the run was told of when it was reached.
+    next: Cell<Option<(u64, Bytes)>>,
     busy: Cell<bool>,
 }
 
@@ -27,23 +30,39 @@ impl Place {
     }
 
     /// What was kept last, in this run or one before.
-    pub(super) async fn get(&self) -> Result<Option<Bytes>, deno_error::JsErrorBox> {
+    pub(super) async fn get(&self) -> Result<Option<Bytes>, JsErrorBox> {
         let kept = self.bridge.backend.position_get(self.key.clone()).await;
         kept.map_err(super::bridge::type_error)
     }
 
+    /// What the source has next, unless what came of it before was refused: then nobody may wait
+    /// for more, since only a new run has it again.
+    pub(super) async fn unless_lost<T>(
+        &self,
+        next: impl Future<Output = Result<T, JsErrorBox>>,
+    ) -> Result<T, JsErrorBox> {
+        tokio::select! {
+            biased;
+            loss = self.outbox.loss() => Err(JsErrorBox::generic(loss.message)),
+            next = next => next,
+        }
+    }
+
     /// Keeps a place; of several that come while one is written the last.
     pub(super) fn keep(self: &Rc<Self>, place: Bytes) {
-        self.next.set(Some(place));
+        self.next.set(Some((self.outbox.told(), place)));
         if self.busy.replace(true) {
             return;
         }
         let keeping = Rc::clone(self);
         drop(deno_core::unsync::spawn(async move {
-            while let Some(place) = keeping.next.take() {
+            while let Some(reached) = keeping.next.take() {
                 // What was made of what lies before is stored before it counts as taken.
                 keeping.outbox.empty().await;
-                let place = keeping.next.take().unwrap_or(place);
+                let (told, place) = keeping.next.take().unwrap_or(reached);
+                if keeping.outbox.lost_since(told).is_some() {
+                    continue;
+                }
                 let _ = keeping.bridge.backend.position_set(keeping.key.clone(), place).await;
             }
             keeping.busy.set(false);

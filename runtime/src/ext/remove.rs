@@ -53,8 +53,8 @@ pub(super) async fn op_xs_remove(
     {
         return Err(not_allowed(frame.topic()));
     }
-    // What was said before it is stored before it.
-    outbox.empty().await;
+    // What was said before it is stored before it: it may be all that is left of the frame.
+    outbox.stored().await.map_err(refused)?;
     bridge.backend.remove(vec![id], within).await.map_err(refused)
 }
 

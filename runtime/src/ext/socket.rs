@@ -212,8 +212,7 @@ impl Socket {
                 Some(Ok(Message::Text(text))) => return tagged(TEXT, text.as_bytes()),
                 Some(Ok(Message::Binary(bytes))) => return tagged(BINARY, &bytes),
                 Some(Ok(Message::Close(frame))) => {
-                    // The answer is written by going on.
-                    while let Some(Ok(_)) = receiver.next().await {}
+                    self.answer_close(&mut receiver).await;
                     return match frame {
                         Some(frame) => closed(frame.code.into(), &frame.reason),
                         None => closed(NO_CODE, ""),
@@ -227,8 +226,25 @@ impl Socket {
         }
     }
 
+    /// Answers a close, which reading on does, and lets the other side end the connection. One
+    /// that keeps it open is left.
+    async fn answer_close(&self, receiver: &mut SplitStream<Stream>) {
+        let ended = async { while let Some(Ok(_)) = receiver.next().await {} };
+        tokio::select! {
+            () = self.given_up.cancelled() => {}
+            // Either way it is over.
+            _ = tokio::time::timeout(CLOSE_MAX, ended) => {}
+        }
+    }
+
     async fn send(&self, message: Message) -> Result<(), JsErrorBox> {
-        let sent = self.sender.lock().await.send(message).await;
+        let sent = tokio::select! {
+            biased;
+            () = self.given_up.cancelled() => {
+                return Err(JsErrorBox::generic("the socket is closed"));
+            }
+            sent = async { self.sender.lock().await.send(message).await } => sent,
+        };
         sent.map_err(|error| JsErrorBox::generic(format!("the socket: {error}")))
     }
 }
@@ -283,12 +299,14 @@ pub(super) async fn op_xs_socket_close(
     let Some(socket) = socket(&state, number) else { return };
     let code = u16::try_from(code).ok().filter(|code| *code != 0);
     let frame = code.map(|code| CloseFrame { code: CloseCode::from(code), reason: reason.into() });
-    // A connection that is gone needs no close.
-    let _ = socket.send(Message::Close(frame)).await;
+    let closing = Rc::clone(&socket);
+    // Before it is sent: the other side may not take that either.
     drop(deno_core::unsync::spawn(async move {
         tokio::time::sleep(CLOSE_MAX).await;
-        socket.given_up.cancel();
+        closing.given_up.cancel();
     }));
+    // A connection that is gone needs no close.
+    let _ = socket.send(Message::Close(frame)).await;
 }
 
 /// Ends a socket without asking.

@@ -396,7 +396,7 @@ pub(super) async fn op_xs_append_if(
     };
     let key = key.map(|key| IdempotencyKey::parse(&key)).transpose().map_err(type_error)?;
     // What was said before it is stored before it.
-    outbox.empty().await;
+    outbox.stored().await.map_err(refused)?;
     match bridge.backend.append_if(vec![frame], conditions, key).await {
         Ok(frames) => Ok(one(frames.into_iter().next(), &*bridge.backend)),
         Err(error) if error.code == BackendCode::Conflict => Ok(format!("!{}", error.message)),

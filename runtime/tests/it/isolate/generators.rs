@@ -67,6 +67,33 @@ async fn a_bad_value_is_thrown_at_its_yield() {
 }
 
 #[tokio::test]
+async fn an_iterator_that_takes_no_errors_is_ended() {
+    let (isolate, memory) = generator(
+        "export default { run(ctx) { return { [Symbol.asyncIterator]() { return this; }, \
+           async next() { return { value: 42, done: false }; }, \
+           async return() { ctx.log.info('ended'); throw new Error('late'); } }; } };",
+    )
+    .await;
+    let error = soon(isolate.run_generator()).await.unwrap_err();
+    assert!(error.message.contains("{ value: 42 }"), "{error}");
+    assert_eq!(memory.logs()[0].1, "ended");
+}
+
+/// More of them than may be open at a time.
+#[tokio::test]
+async fn a_stream_that_is_left_while_it_opens_is_closed() {
+    let (isolate, memory) = generator(
+        "export default { async *run(ctx) { for (let n = 0; n < 300; n++) { \
+           const read = ctx.read({ topics: 'none', follow: true }); const next = read.next(); \
+           await read.return(); if (!(await next).done) throw new Error('not over'); } \
+           for await (const frame of ctx.call('echo', { args: { n: 1 } })) yield { n: frame.meta.n }; } };",
+    )
+    .await;
+    soon(isolate.run_generator()).await.unwrap();
+    assert_eq!(stored_meta(&memory.topic("it.recv")[0]), json!({ "n": 1 }));
+}
+
+#[tokio::test]
 async fn a_refusal_of_the_store_ends_it() {
     let (isolate, memory) =
         generator("export default { async *run() { for (;;) yield { n: 1 }; } };").await;

@@ -471,3 +471,15 @@ async fn the_state_of_a_million_frames_stays_right() {
     println!("a counting handler: {rate:.0} frames/s");
     assert_eq!(last, json!({ "n": 512 * rounds }));
 }
+
+/// Its `then` may be where the work begins.
+#[tokio::test]
+async fn what_has_a_then_is_asked_once() {
+    let (isolate, memory) = handler(
+        "export default { topics: 'in', run() { let asked = 0; \
+           return { then(done) { asked++; setTimeout(() => done({ asked }), 5); } }; } };",
+    )
+    .await;
+    let reply = soon(reply(&isolate, inputs(&memory, 1))).await;
+    assert_eq!(meta(&reply.outputs[0]), json!({ "asked": 1 }));
+}

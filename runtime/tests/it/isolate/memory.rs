@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use xs_engine::{
     BlobHash, Body, Bound, Condition, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Origin,
     ReadOptions, Start, Topic, TopicPatterns, Ttl,
@@ -41,6 +41,8 @@ struct Inner {
     /// Conditions and keys of appends.
     asked: Vec<String>,
     refuse: Option<BackendError>,
+    /// Refuses one append, once it is told to.
+    refuse_one: Option<(BackendError, oneshot::Receiver<()>)>,
 }
 
 impl Memory {
@@ -100,6 +102,14 @@ impl Memory {
         self.inner.lock().refuse = error;
     }
 
+    /// Refuses the next append, once what this gives is used or dropped.
+    pub(crate) fn refuse_one(&self, text: &str) -> oneshot::Sender<()> {
+        let (now, told) = oneshot::channel();
+        let error = BackendError::new(BackendCode::Unavailable, text);
+        self.inner.lock().refuse_one = Some((error, told));
+        now
+    }
+
     /// Waits until so many frames are in a topic.
     pub(crate) async fn wait(&self, topic: &str, count: usize) -> Vec<Frame> {
         let mut changes = self.changed.subscribe();
@@ -149,6 +159,13 @@ impl Backend for Memory {
     ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
         if let Some(error) = self.inner.lock().refuse.clone() {
             return futures::future::ready(Err(error)).boxed();
+        }
+        if let Some((error, told)) = self.inner.lock().refuse_one.take() {
+            return async move {
+                drop(told.await);
+                Err(error)
+            }
+            .boxed();
         }
         let stored: Vec<Frame> = frames.iter().map(|frame| self.push(frame)).collect();
         // Like a real store it answers later, not at once.

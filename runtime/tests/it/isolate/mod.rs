@@ -8,6 +8,7 @@ mod floods;
 mod generators;
 mod handlers;
 mod hostile;
+mod losses;
 mod memory;
 mod reach;
 mod remove;

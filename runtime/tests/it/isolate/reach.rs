@@ -163,6 +163,13 @@ fn echo(stream: TcpStream) {
                 socket.close(Some(frame)).unwrap();
             }
             Message::Text(text) if text.as_str() == "break" => return,
+            Message::Text(text) if text.as_str() == "hold" => {
+                let frame = CloseFrame { code: 4002.into(), reason: "held".into() };
+                socket.close(Some(frame)).unwrap();
+                // The connection stays until the other side ends it.
+                let _ = std::io::copy(socket.get_mut(), &mut std::io::sink());
+                return;
+            }
             Message::Text(_) | Message::Binary(_) => socket.send(message).unwrap(),
             _ => {}
         }
@@ -219,6 +226,32 @@ async fn a_socket_is_looped_over_and_told_apart_by_its_end() {
     assert!(seen[0]["end"].as_str().unwrap().contains("1006"), "{seen:?}");
     let seen = generate(&talk("throw new Error('nothing to say');"), &named, |_| {}).await;
     assert_eq!(seen, [json!({ "end": "nothing to say" })]);
+}
+
+#[tokio::test]
+async fn a_server_that_closes_and_does_not_hang_up_is_left() {
+    let port = echo_server();
+    let named = format!("permissions: {{ net: [\"127.0.0.1:{port}\"] }}, timeout: '1m',");
+    let held = format!(
+        "const socket = new WebSocket('ws://127.0.0.1:{port}/'); socket.onopen = () => socket.send('hold'); \
+         const e = await new Promise((done) => socket.onclose = done); \
+         return {{ end: [e.code, e.reason, e.wasClean] }};"
+    );
+    assert_eq!(eval_with(&held, &named, |_| {}).await, json!({ "end": [4002, "held", true] }));
+}
+
+#[tokio::test]
+async fn what_a_socket_sends_ends_with_it() {
+    let port = echo_server();
+    let named = format!("permissions: {{ net: [\"127.0.0.1:{port}\"] }},");
+    let body = format!(
+        "let asked = 0, ended = false; const send = {{ [Symbol.asyncIterator]() {{ return this; }}, \
+           next: () => asked++ === 0 ? Promise.resolve({{ value: 'close', done: false }}) : new Promise(() => {{}}), \
+           async return() {{ ended = true; return {{ done: true }}; }} }}; \
+         try {{ for await (const _ of ctx.socket('ws://127.0.0.1:{port}/', {{ send }})); }} catch {{}} \
+         yield {{ ended }};"
+    );
+    assert_eq!(generate(&body, &named, |_| {}).await, [json!({ "ended": true })]);
 }
 
 #[tokio::test]
@@ -325,14 +358,32 @@ async fn programs_end_with_their_module() {
     run.abort();
     let _ = run.await;
     soon(Arc::into_inner(isolate).unwrap().stop()).await.unwrap();
-    let gone = async {
-        while std::fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|stat| !stat.contains(") Z"))
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    soon(gone).await;
+    soon(gone(pid)).await;
+}
+
+/// What a program leaves behind in its group, and with it the outputs that it holds open.
+#[tokio::test]
+async fn what_a_program_leaves_behind_ends_with_it() {
+    let seen = generate(
+        "const { lines } = await import('xs'); let pid; \
+         const child = ctx.spawn('sh', ['-c', 'sleep 1000 & echo $!; exit 3']); \
+         for await (const line of lines(child.stdout)) pid = Number(line); \
+         yield { pid, status: await child.status };",
+        "permissions: { run: ['sh'] },",
+        |spec| spec.allow.run = true,
+    )
+    .await;
+    assert_eq!(seen[0]["status"], json!({ "code": 3, "signal": null }));
+    soon(gone(seen[0]["pid"].as_u64().unwrap())).await;
+}
+
+/// Waits until a process is no more, or only waited for.
+async fn gone(pid: u64) {
+    while std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.contains(") Z"))
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

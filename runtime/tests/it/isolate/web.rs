@@ -136,6 +136,23 @@ async fn the_web_platform_works_without_imports() {
     assert_eq!(lines["v"], json!(["a", "b", "", "c", first, second]));
 }
 
+/// Wherever the pieces of a body end.
+#[tokio::test]
+async fn lines_end_where_their_standard_says() {
+    let seen = eval(
+        "const { lines, sse } = await import('xs'); const v = []; \
+         const pieces = (...texts) => new Response(new ReadableStream({ start(c) { \
+           for (const text of texts) c.enqueue(new TextEncoder().encode(text)); c.close(); } })); \
+         for await (const e of sse(pieces('data: a\\r', '\\ndata: b\\r\\rda', 'ta: c\\r', '\\n', '\\r', '\\ndata: d\\n\\r'))) v.push(e.data); \
+         for await (const l of lines(pieces('a\\r', '\\nb\\rc', 'd', '\\n', '\\nlast').body)) v.push(l); \
+         let long = 0; for await (const l of lines(pieces(...Array(2000).fill('x'.repeat(1000)), '\\n').body)) long += l.length; \
+         return { v, long }",
+    )
+    .await;
+    let v = json!(["a\nb", "c", "d", "a", "b\rcd", "", "last"]);
+    assert_eq!(seen, json!({ "v": v, "long": 2_000_000 }));
+}
+
 #[tokio::test]
 async fn the_console_and_the_log_go_to_the_backend() {
     let (isolate, memory) = handler(
