@@ -3,8 +3,8 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) report: RecoveryReport,
     pub(crate) poisoned: AtomicBool,
     pub(crate) closed: AtomicBool,
+    /// How closing it ended.
+    pub(crate) outcome: OnceLock<Result<(), StoreError>>,
     pub(crate) lock: Mutex<Option<StoreLock>>,
 }
 
@@ -364,7 +366,7 @@ impl Inner {
 
     fn close(&self) -> Result<(), StoreError> {
         if self.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
+            return self.outcome.get().cloned().unwrap_or(Ok(()));
         }
         self.scrub.stop();
         self.upkeep.stop();
@@ -379,7 +381,7 @@ impl Inner {
         // On every path: its thread may write to the manifest, and the lock goes next.
         self.blobs.stop();
         *self.lock.lock() = None;
-        closed
+        self.outcome.get_or_init(|| closed).clone()
     }
 
     fn close_files(&self, writer: &mut Writer) -> Result<(), StoreError> {

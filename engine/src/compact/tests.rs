@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::append::{Batch, Removal};
+use crate::clock::Clock as _;
 use crate::format::super_file::{FileKind, FileState};
 use crate::limits::JOURNAL_HALF_BYTES_MIN;
 use crate::maintain::{CopyOptions, Progress, repair, verify};
@@ -569,6 +570,27 @@ fn what_is_removed_now_leaves_no_bytes() {
         let store = open(dir, SyncPolicy::None);
         assert_eq!((store.info().health, offsets(&store).len()), (Health::Writable, 296));
     }
+}
+
+#[test]
+fn the_number_of_a_segment_that_dissolved_is_not_used_again() {
+    let (dir, clock) = (fast_dir(), StillClock::at(1_000_000));
+    let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
+    let store = Store::open(dir.path(), options).unwrap();
+    // The number of the last segment, which is sealed for that.
+    let seal = || {
+        let base = store.inner.index.segments().last().unwrap().segment().base();
+        assert!(store.inner.secure_log(&[base]).unwrap());
+        store.inner.index.candidates(clock.now_ms()).last().unwrap().ordinal
+    };
+    append(&store, NewFrame { ttl: Ttl::TimeMs(1000), ..heavy("a", 1) });
+    let dissolved = seal();
+    clock.0.store(2_000_000, Ordering::Relaxed);
+    store.compact(ALL).unwrap();
+    assert_eq!(store.inner.index.segments().len(), 0, "nothing is left of it");
+    // Who began to read before has it on its list, and asks by its number.
+    append(&store, heavy("a", 2));
+    assert!(dissolved < seal());
 }
 
 #[test]

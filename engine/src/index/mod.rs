@@ -20,7 +20,7 @@ mod topics;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -90,6 +90,8 @@ impl Noted<'_> {
 pub(crate) struct Index {
     env: Arc<Env>,
     segments: RwLock<Arc<[Arc<SegmentIndex>]>>,
+    /// The number of the next segment. None is used twice: who reads an older list asks by it.
+    next: AtomicU32,
     topics: RwLock<Topics>,
     /// Of each segment that was sealed when the store was opened, by base: the offset after it, and
     /// the number of the batch below which tombstones have had their effect on it.
@@ -175,6 +177,7 @@ impl Index {
         let mut index = Self {
             env,
             segments: RwLock::new(Arc::from([])),
+            next: AtomicU32::new(0),
             topics: RwLock::default(),
             settled,
             frames: AtomicU64::new(0),
@@ -330,7 +333,7 @@ impl Index {
     fn push(&self, segment: &Arc<Segment>, kind: Kind) -> u32 {
         let mut segments = self.segments.write();
         // Numbers ascend along the list, which has gaps where compaction took segments out.
-        let ordinal = segments.last().map_or(0, |last| last.ordinal + 1);
+        let ordinal = self.next.fetch_add(1, Ordering::Relaxed);
         let (segment, kind) = (segment.clone(), Arc::new(Mutex::new(kind)));
         let new = SegmentIndex { segment, ordinal, kind, decay: Arc::default() };
         *segments = segments.iter().cloned().chain([Arc::new(new)]).collect();

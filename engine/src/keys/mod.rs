@@ -173,12 +173,15 @@ impl KeyIndex {
         Ok(())
     }
 
-    /// Makes the key file of a segment that was written anew.
+    /// Makes the key file of a segment that was written anew, in the place of some.
     ///
     /// # Errors
     /// What the files answered; who needs the file makes it then.
     pub(crate) fn make(&self, env: &Env, segment: &Segment) -> io::Result<()> {
-        files::load(env, segment).map(drop)
+        files::load(env, segment)?;
+        // Those of which no file could be made when they were sealed.
+        self.open.write().retain(|base, _| !(segment.base()..segment.end()).contains(base));
+        Ok(())
     }
 
     /// The offset, below `head`, of the newest frame that had an id before it was imported.

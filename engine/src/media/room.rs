@@ -41,7 +41,10 @@ impl Room {
     pub(super) fn begin(file: &File, len: u64, take: Take) -> io::Result<Self> {
         file.set_len(len)?;
         let taken = if take == Take::Step { STEP_MIN.min(len) } else { len };
-        sys::allocate(file, 0..taken, take == Take::Zeros)?;
+        match take {
+            Take::Zeros => sys::allocate_zeros(file, 0..taken)?,
+            Take::Step | Take::All => sys::allocate(file, 0..taken)?,
+        }
         Ok(Self::new(len, taken))
     }
 
@@ -59,11 +62,9 @@ impl Room {
         let end = |upto: u64| upto.min(self.len).next_multiple_of(STEP_MIN).min(self.len);
         let (needed, step) = (end(upto), taken.clamp(STEP_MIN, STEP_MAX));
         let ahead = needed.max(end(taken + step));
-        let reached = match sys::allocate(file, taken..ahead, false) {
+        let reached = match sys::allocate(file, taken..ahead) {
             // What is left may be enough for what is needed now.
-            Err(_) if needed < ahead => {
-                sys::allocate(file, taken..needed, false).map(|()| needed)?
-            }
+            Err(_) if needed < ahead => sys::allocate(file, taken..needed).map(|()| needed)?,
             allocated => allocated.map(|()| ahead)?,
         };
         self.taken.store(reached, Ordering::Relaxed);

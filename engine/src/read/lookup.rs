@@ -49,14 +49,23 @@ impl Inner {
         if offset >= head {
             return Ok(None);
         }
-        let found = self.stored_at(offset)?;
+        // As long as this is held, compaction does not forget what was removed from it.
+        let segments = self.index.segments();
+        let found = self.stored_in(&segments, offset)?;
         Ok(found.filter(|frame| self.is_visible(frame, head)))
     }
 
     /// The frame with an offset that is below the head, visible or not.
     pub(crate) fn stored_at(&self, offset: u64) -> Result<Option<Frame>, ReadError> {
-        let segments = self.index.segments();
-        let Some(of) = segment_of(&segments, offset).and_then(|at| segments.get(at)) else {
+        self.stored_in(&self.index.segments(), offset)
+    }
+
+    fn stored_in(
+        &self,
+        segments: &[Arc<SegmentIndex>],
+        offset: u64,
+    ) -> Result<Option<Frame>, ReadError> {
+        let Some(of) = segment_of(segments, offset).and_then(|at| segments.get(at)) else {
             return Ok(None);
         };
         let mut walk = walk_to(&self.index, of, offset, WINDOW_POINT)?;
@@ -74,7 +83,9 @@ impl Inner {
 
     pub(crate) fn get(&self, id: FrameId) -> Result<Option<Frame>, ReadError> {
         let head = self.log.head();
-        let (found, damage) = self.seek(id, head)?;
+        // As above.
+        let segments = self.index.segments();
+        let (found, damage) = self.seek(&segments, id, head)?;
         match (found, damage) {
             (Some(frame), _) if frame.id() == id => match self.is_visible(&frame, head) {
                 true => Ok(Some(frame)),
@@ -108,7 +119,7 @@ impl Inner {
     /// not.
     pub(crate) fn stored_offsets(&self, id: FrameId) -> Result<Vec<u64>, ReadError> {
         let head = self.log.head();
-        let (found, damage) = self.seek(id, head)?;
+        let (found, damage) = self.seek(&self.index.segments(), id, head)?;
         let found = found.filter(|frame| frame.id() == id).and_then(|frame| frame.offset());
         if let (None, Some(error)) = (found, damage) {
             return Err(error);
@@ -124,7 +135,7 @@ impl Inner {
 
     /// The offset of the first frame with this id or a later one, `head` when there is none.
     pub(super) fn offset_of(&self, id: FrameId, head: u64) -> Result<u64, ReadError> {
-        let (found, damage) = self.seek(id, head)?;
+        let (found, damage) = self.seek(&self.index.segments(), id, head)?;
         let lost = match damage {
             Some(ReadError::Corrupt(corruption)) => corruption.offset,
             _ => None,
@@ -136,22 +147,22 @@ impl Inner {
     /// The same, but the offset of the first such frame that can be read: where a range ends that
     /// holds what damage took before it.
     pub(super) fn offset_found(&self, id: FrameId, head: u64) -> Result<u64, ReadError> {
-        let (found, _) = self.seek(id, head)?;
+        let (found, _) = self.seek(&self.index.segments(), id, head)?;
         Ok(found.and_then(|frame| frame.offset()).unwrap_or(head).min(head))
     }
 
     /// The first frame with this id or a later one below `head`, and the damage met just before it.
     fn seek(
         &self,
+        segments: &[Arc<SegmentIndex>],
         id: FrameId,
         head: u64,
     ) -> Result<(Option<Frame>, Option<ReadError>), ReadError> {
         if id == FrameId::MAX {
             return Ok((None, None));
         }
-        let segments = self.index.segments();
         let mut damage = None;
-        let first = self.segment_of_id(&segments, id)?;
+        let first = self.segment_of_id(segments, id)?;
         for of in segments.get(first..).unwrap_or_default() {
             let base = of.segment().base();
             if base >= head {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -337,6 +337,7 @@ impl Opening {
             report: self.report,
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            outcome: OnceLock::new(),
             lock: Mutex::new(Some(lock)),
             env: self.env,
         }

@@ -507,6 +507,21 @@ fn a_close_leaves_little_for_the_next_open_to_take_up() {
 }
 
 #[test]
+fn a_close_that_failed_is_told_of_again() {
+    let (dir, faults) = (fast_dir(), Faults::none());
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    store.append(frame("a", 0).into()).unwrap();
+    faults.set(0, u64::MAX, Errno::IO);
+    let failed = store.close().unwrap_err();
+    faults.clear();
+    assert_eq!(store.close(), Err(failed));
+    drop(store);
+    let store = open(dir.path(), SyncPolicy::None);
+    assert!(!store.info().recovery.clean);
+    assert_eq!((store.close(), store.close()), (Ok(()), Ok(())));
+}
+
+#[test]
 fn a_visit_meets_what_the_iterator_does() {
     let dir = fast_dir();
     let clock = StillClock::at(1_000_000);

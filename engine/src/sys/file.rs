@@ -10,22 +10,29 @@ use std::path::Path;
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
-/// Zeros are synced in pieces of this size: many at once would hold up the syncs of appends that go
-/// on meanwhile.
-const ZEROS_SYNCED: u64 = 1024 * 1024;
-/// And written in pieces of a page: what is written at once the page cache keeps as one folio, of
-/// which a store through a map then makes all dirty, and each sync writes all again.
-const ZEROS_LEN: usize = 4096;
+/// Pages that give a file space are synced in pieces of this size: many at once would hold up the
+/// syncs of appends that go on meanwhile.
+const PAGES_SYNCED: u64 = 1024 * 1024;
+/// And written one by one: what is written at once the page cache keeps as one folio, of which a
+/// store through a map then makes all dirty, and each sync writes all again.
+const PAGE_LEN: usize = 4096;
 
-/// Gives a part of a file space that later writes cannot fail to get; what is there stays. With
-/// `zero` the part is written as well, so that a later sync has no extents to convert.
-pub(crate) fn allocate(file: &File, part: Range<u64>, zero: bool) -> io::Result<()> {
+/// Gives a part of a file space that later writes cannot fail to get; what is there stays.
+pub(crate) fn allocate(file: &File, part: Range<u64>) -> io::Result<()> {
     if part.is_empty() {
         return Ok(());
     }
     match fallocate(file, &part) {
-        Ok(()) if !zero => Ok(()),
-        // A filesystem that cannot allocate ahead gets zeros instead.
+        // A filesystem that cannot allocate ahead gives space to what is written.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_again(file, part),
+        other => Ok(other?),
+    }
+}
+
+/// The same for a part in which nothing is yet, filled with zeros, so that a later sync has no
+/// extents to convert.
+pub(crate) fn allocate_zeros(file: &File, part: Range<u64>) -> io::Result<()> {
+    match fallocate(file, &part) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, part),
         Err(errno) => Err(errno.into()),
     }
@@ -42,13 +49,42 @@ fn fallocate(file: &File, part: &Range<u64>) -> Result<(), Errno> {
 }
 
 fn write_zeros(file: &File, part: Range<u64>) -> io::Result<()> {
-    let zeros = [0; ZEROS_LEN];
+    write_pages(file, part, |_, _| Ok(()))
+}
+
+/// Writes what a part of a file has: what it lacks is zeros.
+fn write_again(file: &File, part: Range<u64>) -> io::Result<()> {
+    let read = |at: u64, page: &mut [u8]| {
+        page.fill(0);
+        let mut done = 0;
+        while done < page.len() {
+            match file.read_at(&mut page[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    write_pages(file, part, read)
+}
+
+/// Writes a part of a file page by page, as `fill` makes each from zeros or the one before.
+fn write_pages(
+    file: &File,
+    part: Range<u64>,
+    mut fill: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut page = [0; PAGE_LEN];
     let mut at = part.start;
     while at < part.end {
-        let piece = (part.end - at).min(ZEROS_LEN as u64);
-        file.write_all_at(&zeros[..piece as usize], at)?;
+        let piece = (part.end - at).min(PAGE_LEN as u64);
+        let page = &mut page[..piece as usize];
+        fill(at, page)?;
+        file.write_all_at(page, at)?;
         at += piece;
-        if at.is_multiple_of(ZEROS_SYNCED) || at == part.end {
+        if at.is_multiple_of(PAGES_SYNCED) || at == part.end {
             file.sync_data()?;
         }
     }
@@ -126,10 +162,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_written_again_stays() {
+        let file = tempfile::tempfile().unwrap();
+        let len = PAGE_LEN as u64 * 3;
+        let mut want: Vec<u8> = (0..len - 100).map(|n| (n % 251) as u8).collect();
+        file.write_all_at(&want, 0).unwrap();
+        write_again(&file, 0..len + 5).unwrap();
+        want.resize(len as usize + 5, 0);
+        let mut got = vec![1; want.len()];
+        file.read_exact_at(&mut got, 0).unwrap();
+        assert!(got == want);
+        assert_eq!(file.metadata().unwrap().len(), len + 5);
+    }
+
+    #[test]
     fn data_ends_where_only_zeros_follow() {
         let file = tempfile::tempfile().unwrap();
         const LEN: u64 = 1 << 20;
-        allocate(&file, 0..LEN, false).unwrap();
+        allocate(&file, 0..LEN).unwrap();
         let ends_in = |file: &File, range: Range<u64>| {
             let end = data_end(file, LEN);
             assert!(range.contains(&end) || end == LEN, "{end}");

@@ -14,7 +14,8 @@ mod priority;
 mod published;
 
 pub(crate) use file::{
-    FOLIO_MAX, allocate, data_end, drop_cache, free_bytes, is_mappable, is_memory, random_bytes,
+    FOLIO_MAX, allocate, allocate_zeros, data_end, drop_cache, free_bytes, is_mappable, is_memory,
+    random_bytes,
 };
 pub(crate) use map::{Map, maps_open};
 pub(crate) use priority::give_way;

@@ -134,6 +134,32 @@ fn a_directory_that_holds_nothing_has_its_name_made_durable() {
 }
 
 #[test]
+fn where_nothing_can_be_allocated_ahead_all_that_is_there_stays() {
+    if let Some(reason) = lacks(&["strace"], false) {
+        return skip("allocating ahead", &reason);
+    }
+    for media in ["mapped", "positioned"] {
+        let dir = scratch();
+        let lives = 3;
+        for _ in 0..lives {
+            let (told, hit) = trace(dir.path(), media, "fallocate", "error=EOPNOTSUPP");
+            let acknowledged = told.iter().filter(|line| line.starts_with("acknowledged")).count();
+            assert!(hit && acknowledged as u64 == FRAMES, "{media}: {told:?}");
+            assert!(told.iter().any(|line| line == "closed"), "{media}: {told:?}");
+        }
+        let store = open(&dir.path().join("store"), &store_options(media));
+        assert_eq!(store.info().health, Health::Writable, "{media}");
+        let stored = frames(store.read(&everything()));
+        assert_eq!(stored.len() as u64, lives * FRAMES, "{media}");
+        for (n, stored) in (0..FRAMES).cycle().zip(&stored) {
+            assert_eq!(stored.meta(), frame(n).meta.as_bytes(), "{media} {n}");
+            let body = store.body(stored, 1000).unwrap().unwrap();
+            assert_eq!(body, vec![n as u8; 900], "{media} {n}");
+        }
+    }
+}
+
+#[test]
 fn a_system_call_fails_at_each_place() {
     if let Some(reason) = lacks(&["strace"], false) {
         return skip("system calls", &reason);
