@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use super::damage::damage;
 use super::*;
+use crate::blob::error::StageError;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::super_file::FileEntry;
 
@@ -159,5 +160,29 @@ fn a_full_disk_keeps_no_packs_from_being_opened() {
         check_opens_when_full("damaged", &bed, &kept[1..]);
         bed.env().manifest.update(|state| state.files.clear()).unwrap();
         check_opens_when_full("damaged and not named", &bed, &kept[1..]);
+    }
+}
+
+#[test]
+fn a_pack_there_is_no_room_to_name_gives_its_space_back() {
+    for long in [true, false] {
+        let bed = Bed::new(PACK, MediaChoice::Auto);
+        let blobs = bed.open(true);
+        let bytes = if long { noise(1, 50_000) } else { noise(1, 900) };
+        let steps = if long { 3 } else { 2 };
+        for _ in 0..3 {
+            // The pack, its index if it has one, and then the manifest.
+            bed.faults.set(steps, u64::MAX, Errno::NOSPC);
+            bed.faults.only_space();
+            let refused = blobs.stage(&[blobs.prepare(&bytes).unwrap()]);
+            assert!(matches!(refused, Err(StageError::Full(_))), "{refused:?}");
+            assert_eq!(bed.files("pack").len() + bed.files("pidx").len(), 0, "long {long}");
+        }
+        bed.faults.clear();
+        let hash = put(&blobs, &bytes);
+        assert_eq!(bed.files("pack").len(), 1);
+        blobs.sync().unwrap();
+        drop(blobs);
+        assert!(get(&bed.open(false), &hash).is_some());
     }
 }
