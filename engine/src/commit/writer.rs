@@ -49,7 +49,7 @@ pub(crate) struct Writer {
     /// This opening has its epoch in the manifest, which no longer says that the store is clean.
     pub(crate) begun: bool,
     /// What recovery could not do on a full disk; done before anything else is written.
-    deferred: Option<Plan>,
+    pub(crate) deferred: Option<Plan>,
     /// The store was closed: nothing is committed any more.
     pub(crate) closed: bool,
     changes: Changes,
