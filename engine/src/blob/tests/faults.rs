@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use super::damage::damage;
 use super::*;
 use crate::blob::error::StageError;
+use crate::blob::sealed::SealedPack;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::super_file::FileEntry;
 
@@ -185,4 +186,34 @@ fn a_pack_there_is_no_room_to_name_gives_its_space_back() {
         drop(blobs);
         assert!(get(&bed.open(false), &hash).is_some());
     }
+}
+
+#[test]
+fn a_put_keeps_its_grace_when_the_sweep_it_met_finds_no_room() {
+    const GRACE_MS: u64 = 24 * 3_600_000;
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let all: Vec<_> = (0..20).map(|n| noise(n, 900)).collect();
+    let hashes = put_all(&blobs, &all);
+    drop(blobs);
+    drop(bed.sealed());
+    let env = bed.env();
+    // Nothing was put for years.
+    env.manifest.update(|state| state.files.iter_mut().for_each(|f| f.newest_ms = 1)).unwrap();
+    let blobs = Blobs::open(env, false).unwrap();
+    let sweep = blobs.sweep(None);
+    let (mut marker, _) = sweep.examine(false, false).unwrap();
+    hashes[..10].iter().for_each(|hash| sweep.name(&mut marker, hash).unwrap());
+    sweep.take_names(&mut marker).unwrap();
+    let condemned = Condemned::Unnamed { grace_ms: GRACE_MS, min_dead_percent: 0 };
+    let group = sweep.plan(&mut marker, &condemned).unwrap().groups.remove(0);
+    let new = sweep.rewrite(&marker, &group, &condemned).unwrap().unwrap();
+    let switched = sweep.switch(&mut marker, &group, &new, &condemned).unwrap().unwrap();
+    blobs.put(&blobs.prepare(&all[0]).unwrap()).unwrap();
+    bed.faults.set(1, u64::MAX, Errno::NOSPC);
+    assert!(matches!(sweep.settle(&mut marker, switched), Err(SweepError::Full)));
+    bed.faults.clear();
+    assert!(all.iter().all(|bytes| get(&blobs, &BlobHash::of(bytes)).is_some()));
+    let young = |pack: &Arc<SealedPack>| pack.newest_ms() > 1;
+    assert!(blobs.shared.packs.list().sealed.iter().any(young), "nobody knows of the put");
 }
