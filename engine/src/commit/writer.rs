@@ -496,7 +496,7 @@ impl Writer {
         }
         let durable = durable || inner.env.options.sync == SyncPolicy::Sync;
         let alone = !behind || is_planted(Bug::JournalBehindGap);
-        let entry = if durable && alone { self.enter(inner) } else { None };
+        let entry = if durable && alone { self.enter(inner)? } else { None };
         let bytes = self.appender.flush()?;
         inner.timing.end(Stage::Write, since);
         inner.upkeep.wrote(inner, bytes, self.appender.fill_percent());
