@@ -290,7 +290,14 @@ impl Appender {
             }
             env.manifest.update(|state| state.files.push(unmarked(&key)))
         };
-        named().map_err(Fault::when_preparing)?;
+        if let Err(error) = named() {
+            let fault = Fault::when_preparing(error);
+            if matches!(fault, Fault::Full) {
+                // The manifest does not name it: its space would be lost until the next open.
+                let _ = env.files.remove(media.path()).and_then(|()| env.files.remove(&path));
+            }
+            return Err(fault);
+        }
         // Only now: a group that goes on in the old segment is written, and synced, as a whole.
         inner.blobs.flush().and_then(|()| self.flush()).map_err(Fault::Failed)?;
         self.next_offset = base;

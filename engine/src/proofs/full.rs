@@ -122,3 +122,33 @@ fn cursors_stay_when_the_segment_after_them_has_no_room_for_its_checkpoint() {
 fn is_tmp(extension: &std::ffi::OsStr) -> bool {
     extension == "tmp"
 }
+
+#[test]
+fn a_segment_there_is_no_room_to_name_gives_its_space_back() {
+    for media in MEDIA {
+        let place = Place::new(SyncPolicy::Sync, media);
+        let disk = place.disk(&Image::new());
+        let faults = Faults::none();
+        let store = open(&place, &disk, &faults);
+        let inner = &store.inner;
+        let mut count = 0;
+        while inner.writer.lock().appender().fill_percent() < 80 {
+            store.append(frame("a", count).into()).unwrap();
+            count += 1;
+        }
+        let files = || disk.image().into_keys().filter(|path| path.starts_with("log")).count();
+        for _ in 0..3 {
+            inner.sealing.prepare_spare(inner).unwrap();
+            faults.set(1, u64::MAX, Errno::NOSPC);
+            faults.only_space();
+            assert_eq!(store.append(large(count)), Err(AppendError::StorageFull));
+            assert_eq!(files(), 1, "{media:?}");
+            // Another offset, and with that another name the next time.
+            store.append(frame("a", count).into()).unwrap();
+            count += 1;
+            faults.clear();
+        }
+        store.append(large(count)).unwrap();
+        assert_eq!(look(&store, "with room").frames.len() as u64, count + 1);
+    }
+}
