@@ -49,7 +49,7 @@ impl Env {
         self.dir.join("journal")
     }
 
-    /// A file of the log: `seg`, `idx`, `top` or `dead`.
+    /// A file of the log: `seg`, `idx`, `key`, `top` or `dead`.
     pub(crate) fn log_path(&self, base: u64, generation: u32, kind: &str) -> PathBuf {
         self.log_dir().join(format!("{base:020}.{generation}.{kind}"))
     }

@@ -213,7 +213,7 @@ fn make_ready(inner: &Arc<Inner>) -> Result<(), Fault> {
     let sealed = inner.sealing.seal_now(inner);
     crate::journal::settle(inner)?;
     sealed?;
-    inner.journal.open_if_asked(&inner.env);
+    inner.journal.open_if_asked(&inner.env).map_err(Fault::Failed)?;
     let indexed = inner.sealing.index_sealed(inner);
     upkeep.merge_topics(inner);
     if indexed {

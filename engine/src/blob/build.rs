@@ -364,6 +364,14 @@ impl Builder {
 }
 
 impl Built {
+    /// Removes the files of a generation that the manifest does not name.
+    pub(super) fn abandon(&self, env: &Env) {
+        for kind in ["pidx", "pack"] {
+            // What stays is removed at the next open.
+            let _ = env.files.remove(&env.blob_path(self.line.base, self.line.generation, kind));
+        }
+    }
+
     /// Reads the whole pack as the disk has it and compares every blob with its hash.
     pub(super) fn verify(&self, env: &Env) -> Result<(), BlobError> {
         let path = env.blob_path(self.line.base, self.line.generation, "pack");

@@ -100,6 +100,16 @@ fn forget_dropped(env: &Env) -> io::Result<()> {
     }
 }
 
+/// Takes a pack out of the manifest, if it is there.
+fn forget(env: &Env, line: &FileEntry) -> io::Result<()> {
+    let place = (line.kind, line.base, line.generation);
+    let is_it = |file: &FileEntry| (file.kind, file.base, file.generation) == place;
+    match env.manifest.state().files.iter().any(is_it) {
+        true => replace_line(env, line, None),
+        false => Ok(()),
+    }
+}
+
 /// What the header of a pack tells.
 #[derive(Debug, Clone, Copy)]
 enum Head {
@@ -335,9 +345,14 @@ impl Opened {
         let mut dropped = Vec::new();
         let mut walk = Walk::new(media, salt);
         let Some(first) = walk.next()? else {
-            replace_line(env, line, None).map_err(failed)?;
-            remove(env, line.base, line.generation);
-            return Ok(None);
+            return match forget(env, line) {
+                Ok(()) => {
+                    remove(env, line.base, line.generation);
+                    Ok(None)
+                }
+                Err(error) if is_full(&error) => self.adopt(env, line, salt, media).map(Some),
+                Err(error) => Err(failed(error)),
+            };
         };
         let rewritten = Builder::create(env, (line.base, line.generation + 1), media.len())
             .map_err(failed)
@@ -359,22 +374,39 @@ impl Opened {
             });
         let built = match rewritten {
             Ok(built) => built,
-            // With no space for another file the old one serves until there is.
             Err(BlobError::Io { source, .. }) if is_full(&source) => {
-                let pack = OpenPack::adopt(env, line, salt, media)?;
-                self.list.open.push(Arc::new(pack));
-                return Ok(Some((line.base, line.generation)));
+                return self.adopt(env, line, salt, media).map(Some);
             }
             Err(error) => return Err(error),
         };
-        self.dropped.extend(dropped.into_iter().take(FINDINGS_MAX));
         let index = encode_index(env, &built.line, &built.contents);
         // Without the file the index is made anew when it is first needed.
         let _ = write_index(env, &built.line, &index);
-        replace_line(env, line, Some(built.line)).map_err(failed)?;
-        remove(env, line.base, line.generation);
+        match replace_line(env, line, Some(built.line)) {
+            Ok(()) => remove(env, line.base, line.generation),
+            Err(error) if is_full(&error) => {
+                remove(env, built.line.base, built.line.generation);
+                return self.adopt(env, line, salt, media).map(Some);
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        self.dropped.extend(dropped.into_iter().take(FINDINGS_MAX));
         let sealed = SealedPack::new(Arc::clone(env), built.line);
         self.list.sealed.push(Arc::new(sealed));
         Ok(Some((built.line.base, built.line.generation)))
+    }
+
+    /// With no space for its next generation, or for the manifest without it, a pack serves as it
+    /// is until there is.
+    fn adopt(
+        &mut self,
+        env: &Arc<Env>,
+        line: &FileEntry,
+        salt: u32,
+        media: &Arc<dyn Media>,
+    ) -> Result<(u64, u32), BlobError> {
+        let pack = OpenPack::adopt(env, line, salt, media)?;
+        self.list.open.push(Arc::new(pack));
+        Ok((line.base, line.generation))
     }
 }

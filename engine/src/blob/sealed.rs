@@ -196,6 +196,11 @@ impl SealedPack {
         stale
     }
 
+    /// A put found its blob in the generation that was to replace this one.
+    pub(super) fn touched_in(&self, other: &Self) {
+        self.newest_ms.fetch_max(other.newest_ms(), Ordering::AcqRel);
+    }
+
     /// Whether it was sealed as it was written, and can be made shorter.
     pub(super) fn is_plain(&self) -> bool {
         self.plain.load(Ordering::Relaxed)

@@ -388,13 +388,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes a pack and enters it in the manifest.
+    /// Makes a pack and enters it in the manifest; without room for that it is removed.
     pub(super) fn add_pack(&self, zero: bool) -> Result<Arc<OpenPack>, StageError> {
         let number = self.next_number();
         let pack = OpenPack::create(&self.env, number, zero).map_err(StageError::harmless)?;
         let pack = Arc::new(pack);
-        let line = pack.line();
-        self.enter(line)?;
+        // Named by nothing its space would be lost until the next open.
+        self.enter(pack.line()).inspect_err(|error| {
+            if matches!(error, StageError::Full(_)) {
+                pack.retire();
+            }
+        })?;
         self.packs.change(|list| list.open.push(Arc::clone(&pack)));
         Ok(pack)
     }
@@ -404,7 +408,8 @@ impl Shared {
         entered.map_err(|error| self.not_told(error))
     }
 
-    /// Writes a pack that holds one long blob, durable when it returns.
+    /// Writes a pack that holds one long blob, durable when it returns. Without room for its line
+    /// in the manifest it is removed.
     fn own_pack(&self, blob: &Prepared) -> Result<(), StageError> {
         let len = FILE_HEADER_LEN as u64 + blob.header(0).stride();
         let place = (self.next_number(), 0);
@@ -417,7 +422,11 @@ impl Shared {
         let index = encode_index(&self.env, &built.line, &built.contents);
         // Without the file the index is made anew when it is first needed.
         let _ = write_index(&self.env, &built.line, &index);
-        self.enter(built.line)?;
+        self.enter(built.line).inspect_err(|error| {
+            if matches!(error, StageError::Full(_)) {
+                built.abandon(&self.env);
+            }
+        })?;
         let pack = Arc::new(SealedPack::new(Arc::clone(&self.env), built.line));
         self.packs.change(|list| list.sealed.push(pack));
         Ok(())

@@ -23,13 +23,14 @@ pub(super) struct Entered {
 impl Writer {
     /// Takes a place in the journal for the group, if it is one for the journal: all before it is
     /// durable, it is in one segment, and not long.
-    pub(super) fn enter(&mut self, inner: &Inner) -> Option<Entered> {
-        let (segment, position, bytes) = self.appender.laid_out()?;
+    pub(super) fn enter(&mut self, inner: &Inner) -> io::Result<Option<Entered>> {
+        let Some((segment, position, bytes)) = self.appender.laid_out() else { return Ok(None) };
         let max = Journal::group_max(&inner.env).checked_sub(bytes.len() as u64);
-        if self.appender.has_rolled() || max.is_none() || !inner.journal.is_ready(inner) {
-            return None;
+        if self.appender.has_rolled() || max.is_none() || !inner.journal.is_ready(inner)? {
+            return Ok(None);
         }
-        let bodies = inner.blobs.undurable(max?)?;
+        let bodies = max.and_then(|max| inner.blobs.undurable(max));
+        let Some(bodies) = bodies else { return Ok(None) };
         let place = Place {
             kind: FileKind::Segment,
             file: segment.uuid(),
@@ -38,14 +39,14 @@ impl Writer {
             position,
         };
         let pieces: Vec<_> = std::iter::once((place, bytes)).chain(bodies.pieces()).collect();
-        match inner.journal.place(entry_len(&pieces), self.appender.epoch()) {
+        Ok(match inner.journal.place(entry_len(&pieces), self.appender.epoch()) {
             Offer::Spot(spot) => {
                 encode(&mut self.entry, spot.stamp, &pieces);
                 Some(Entered { bodies, spot: Some(spot) })
             }
             Offer::Full => Some(Entered { bodies, spot: None }),
             Offer::None => None,
-        }
+        })
     }
 
     /// Makes the group, which was written, durable in the journal; in its place if a half of the

@@ -49,7 +49,7 @@ pub(crate) struct Writer {
     /// This opening has its epoch in the manifest, which no longer says that the store is clean.
     pub(crate) begun: bool,
     /// What recovery could not do on a full disk; done before anything else is written.
-    deferred: Option<Plan>,
+    pub(crate) deferred: Option<Plan>,
     /// The store was closed: nothing is committed any more.
     pub(crate) closed: bool,
     changes: Changes,
@@ -246,7 +246,7 @@ impl Writer {
         let stored = pending.is_stored(targets.iter().any(Option::is_some));
         if stored {
             if self.has_too_many_topics(inner) {
-                self.appender.roll(inner)?;
+                self.roll(inner, pending.len)?;
             }
             self.make_room(inner, pending.len)?;
             let head = self.appender.next_offset();
@@ -341,7 +341,7 @@ impl Writer {
             if self.appender.has_rolled() {
                 return Err(Refusal::NextGroup);
             }
-            self.appender.roll(inner)?;
+            self.roll(inner, len)?;
         }
         let needed = restated(self).unwrap_or(0) + len;
         self.appender.reserve(needed).map_err(Fault::when_preparing)?;
@@ -353,6 +353,11 @@ impl Writer {
             self.appender.checkpoint(known, &restated, durable_upto);
         }
         Ok(())
+    }
+
+    /// Goes on in a new segment that has space for a batch with so many bytes of records.
+    fn roll(&mut self, inner: &Inner, len: usize) -> Result<(), Fault> {
+        self.appender.roll(inner, self.changes.checkpoint_len() + len)
     }
 
     /// Encodes the records of a batch; the caller finishes or abandons it.
@@ -491,7 +496,7 @@ impl Writer {
         }
         let durable = durable || inner.env.options.sync == SyncPolicy::Sync;
         let alone = !behind || is_planted(Bug::JournalBehindGap);
-        let entry = if durable && alone { self.enter(inner) } else { None };
+        let entry = if durable && alone { self.enter(inner)? } else { None };
         let bytes = self.appender.flush()?;
         inner.timing.end(Stage::Write, since);
         inner.upkeep.wrote(inner, bytes, self.appender.fill_percent());
@@ -559,7 +564,7 @@ impl Writer {
         self.check_whole(inner)?;
         self.catch_up(inner)?;
         if roll && !self.appender.has_rolled() {
-            self.appender.roll(inner)?;
+            self.roll(inner, control::MARK_LEN)?;
         }
         let Some(active) = self.appender.active() else { return Ok(false) };
         let durable = inner.durable_upto.load(Ordering::Acquire) >= self.appender.next_seq();
@@ -580,7 +585,7 @@ impl Writer {
         if !self.appender.active().is_some_and(is_long) {
             return Ok(());
         }
-        match self.appender.roll(inner) {
+        match self.roll(inner, control::MARK_LEN) {
             Err(Fault::Full) => Ok(()),
             rolled => rolled,
         }

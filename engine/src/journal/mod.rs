@@ -19,7 +19,7 @@ use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
 use crate::format::journal::{ENTRY_ALIGN, ENTRY_BYTES_MAX, EntryStamp, HALVES_AT};
 use crate::limits::JOURNAL_GROUP_BYTES_MAX;
 use crate::log::Fault;
-use crate::media::Media;
+use crate::media::{Media, is_full};
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 
@@ -103,40 +103,42 @@ impl Journal {
     }
 
     /// Whether a group that could use it can. Where there is none yet the group is counted, and one
-    /// is made once that is worth it.
-    pub(crate) fn is_ready(&self, inner: &Inner) -> bool {
+    /// is made once that is worth it. After an error the manifest is in doubt.
+    pub(crate) fn is_ready(&self, inner: &Inner) -> io::Result<bool> {
         let options = inner.env.options.journal;
         let mut inside = self.inside.lock();
         if inside.file.is_some() || options.half_bytes == 0 {
-            return inside.file.is_some();
+            return Ok(inside.file.is_some());
         }
         inside.groups = inside.groups.saturating_add(1);
         if inside.asked || inside.groups <= options.after_groups {
-            return false;
+            return Ok(false);
         }
         if options.after_groups > 0 {
             inside.asked = true;
             drop(inside);
             inner.upkeep.wake();
-            return false;
+            return Ok(false);
         }
         inside.there = true;
-        inside.file = make(&inner.env).ok();
-        inside.file.is_some()
+        inside.file = make(&inner.env)?;
+        Ok(inside.file.is_some())
     }
 
-    /// Opens it if somebody was asked to. Without room for it groups are synced in place.
-    pub(crate) fn open_if_asked(&self, env: &Env) {
+    /// Opens it if somebody was asked to. Without room for it groups are synced in place. After an
+    /// error the manifest is in doubt.
+    pub(crate) fn open_if_asked(&self, env: &Env) -> io::Result<()> {
         let _making = self.making.lock();
         if !self.inside.lock().asked {
-            return;
+            return Ok(());
         }
         let made = make(env);
         let mut inside = self.inside.lock();
         inside.asked = false;
         inside.groups = 0;
         inside.there = true;
-        inside.file = made.ok();
+        inside.file = made?;
+        Ok(())
     }
 
     /// A place for an entry of so many bytes.
@@ -244,27 +246,46 @@ fn name(env: &Env, salt: u32) -> io::Result<()> {
     }
 }
 
+/// The same, and whether there was room for it.
+fn has_named(env: &Env, salt: u32) -> io::Result<bool> {
+    match name(env, salt) {
+        Err(error) if is_full(&error) => Ok(false),
+        named => named.map(|()| true),
+    }
+}
+
 fn len_of(env: &Env) -> u64 {
     HALVES_AT + 2 * env.options.journal.half_bytes
 }
 
-/// Takes up the file that is there, or makes one. What it holds was put in its place when the store
-/// was opened.
-fn make(env: &Env) -> io::Result<Open> {
-    let half_bytes = env.options.journal.half_bytes;
-    let opened = |media, salt| Open { media, salt, half_bytes, half: 0, at: 0, full: [None; 2] };
-    if let Some((media, salt)) = take_up(env) {
+/// Takes up the file that is there, or makes one; nothing when it cannot be made, or there is no
+/// room. What the file holds was put in its place when the store was opened, or it was given up.
+///
+/// # Errors
+/// Of the manifest alone: which file it names is not known then.
+fn make(env: &Env) -> io::Result<Option<Open>> {
+    let made = match take_up(env) {
         // Whoever made it may have died before its name was durable.
-        env.files.sync_dir(&env.dir)?;
-        name(env, salt)?;
-        return Ok(opened(media, salt));
-    }
+        Some(found) => env.files.sync_dir(&env.dir).is_ok().then_some(found),
+        // Never is one replaced that the manifest names: a crash right after it would look as if
+        // groups were lost. One that was given up may be named, and not be read just now.
+        None if has_named(env, 0)? => create(env).ok(),
+        None => None,
+    };
+    let Some((media, salt)) = made else { return Ok(None) };
+    let half_bytes = env.options.journal.half_bytes;
+    let open = Open { media, salt, half_bytes, half: 0, at: 0, full: [None; 2] };
+    Ok(has_named(env, salt)?.then_some(open))
+}
+
+/// Makes a file in the place of the one that may be there.
+fn create(env: &Env) -> io::Result<(Arc<dyn Media>, u32)> {
     let header = FileHeader {
         magic: Magic::Journal,
         salt: env.random.salt(),
         store: env.manifest.state().store,
         file: env.random.bytes(),
-        base: half_bytes,
+        base: env.options.journal.half_bytes,
         generation: 0,
     };
     let (path, place) = (env.dir.join("journal.tmp"), env.journal_path());
@@ -276,8 +297,7 @@ fn make(env: &Env) -> io::Result<Open> {
         let _ = env.files.remove(&path);
         return Err(error);
     }
-    name(env, header.salt)?;
-    Ok(opened(media, header.salt))
+    Ok((media, header.salt))
 }
 
 /// The file that is there, if it is what would be made.

@@ -257,9 +257,11 @@ impl Appender {
         Some(SealJob { segment, media, next, length, crc, frames, tombstones, upto_seq })
     }
 
-    /// Goes on in a new segment. It belongs to the store, durably, before it is used; until then
-    /// nothing changed, what was laid out included, and a full disk is no harm.
-    pub(crate) fn roll(&mut self, inner: &Inner) -> Result<(), Fault> {
+    /// Goes on in a new segment, which has space for its checkpoint and what follows: `needed`
+    /// bytes of records. So it is never published without a checkpoint, and the segment before it
+    /// may be dropped then. It belongs to the store, durably, before it is used; until then nothing
+    /// changed, what was laid out included, and a full disk is no harm.
+    pub(crate) fn roll(&mut self, inner: &Inner, needed: usize) -> Result<(), Fault> {
         inner.sealing.seal_now(inner)?;
         inner.sealing.index_excess(inner);
         let env = &inner.env;
@@ -276,7 +278,8 @@ impl Appender {
         };
         let key =
             SegmentKey { base, generation, uuid: env.random.bytes(), salt: env.random.salt() };
-        let media = inner.sealing.take_spare(inner)?;
+        let upto = (FILE_HEADER_LEN + BATCH_HEADER_LEN + needed) as u64;
+        let media = inner.sealing.take_spare(inner, upto)?;
         let path = env.log_path(base, generation, "seg");
         let header = key.header(env.manifest.state().store);
         media.write_at(0, &header).and_then(|()| media.sync()).map_err(Fault::Failed)?;
@@ -287,7 +290,14 @@ impl Appender {
             }
             env.manifest.update(|state| state.files.push(unmarked(&key)))
         };
-        named().map_err(Fault::when_preparing)?;
+        if let Err(error) = named() {
+            let fault = Fault::when_preparing(error);
+            if matches!(fault, Fault::Full) {
+                // The manifest does not name it: its space would be lost until the next open.
+                let _ = env.files.remove(media.path()).and_then(|()| env.files.remove(&path));
+            }
+            return Err(fault);
+        }
         // Only now: a group that goes on in the old segment is written, and synced, as a whole.
         inner.blobs.flush().and_then(|()| self.flush()).map_err(Fault::Failed)?;
         self.next_offset = base;

@@ -87,7 +87,8 @@ impl Sealing {
             base == job.segment.base() && generation == job.segment.generation()
         };
         if job.frames == 0 && !job.tombstones {
-            // Its tables are restated in the segment after it, which may not be durable yet.
+            // Its tables are restated in the segment after it, which was not published without
+            // them. They may not be durable yet.
             job.next.sync().map_err(Fault::Failed)?;
             let dropped = inner.env.manifest.update(|state| {
                 state.files.retain(|file| {
@@ -166,11 +167,19 @@ impl Sealing {
         }
     }
 
-    /// The next segment's file, allocated now if it was not.
-    pub(super) fn take_spare(&self, inner: &Inner) -> Result<Arc<dyn Media>, Fault> {
-        match self.spare.lock().take() {
-            Some(media) => Ok(media),
-            None => self.create_spare(inner).map_err(Fault::when_preparing),
+    /// The next segment's file with space for its first `upto` bytes, allocated now if it was not.
+    pub(super) fn take_spare(&self, inner: &Inner, upto: u64) -> Result<Arc<dyn Media>, Fault> {
+        let mut spare = self.spare.lock();
+        let media = match spare.take() {
+            Some(media) => media,
+            None => self.create_spare(inner).map_err(Fault::when_preparing)?,
+        };
+        match media.reserve(upto) {
+            Ok(()) => Ok(media),
+            Err(error) => {
+                *spare = Some(media);
+                Err(Fault::when_preparing(error))
+            }
         }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Faults {
     errno: AtomicU64,
     /// Only operations that take space count and fail.
     space: AtomicBool,
+    /// Bytes of a file that have space; there is none for more.
+    room: AtomicU64,
     /// Operations hold it shared, a crash image alone: it then is of one moment.
     pub(crate) gate: RwLock<()>,
 }
@@ -33,6 +35,7 @@ impl Faults {
             last: AtomicU64::new(0),
             errno: AtomicU64::new(0),
             space: AtomicBool::new(false),
+            room: AtomicU64::new(u64::MAX),
             gate: RwLock::new(()),
         })
     }
@@ -55,9 +58,15 @@ impl Faults {
         self.space.store(true, Ordering::Relaxed);
     }
 
+    /// From now on no file gets space for more than its first `bytes`.
+    pub(crate) fn room_for(&self, bytes: u64) {
+        self.room.store(bytes, Ordering::Relaxed);
+    }
+
     /// Nothing fails any longer.
     pub(crate) fn clear(&self) {
         self.space.store(false, Ordering::Relaxed);
+        self.room.store(u64::MAX, Ordering::Relaxed);
         self.first.store(u64::MAX, Ordering::Relaxed);
     }
 
@@ -110,6 +119,9 @@ impl Media for FaultyMedia {
     }
 
     fn reserve(&self, upto: u64) -> io::Result<()> {
+        if upto > self.faults.room.load(Ordering::Relaxed) {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
         self.media.reserve(upto)
     }
 

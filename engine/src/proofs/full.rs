@@ -1,11 +1,12 @@
-//! Groups that meet a full disk: what is acknowledged of them is durable, although one of their
-//! batches found no room for the segment it needed.
+//! Groups that meet a full disk: what is acknowledged of them is durable, and so is what was
+//! before, although one of their batches found no room for the segment it needed.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustix::io::Errno;
 
-use super::{Holds, MEDIA, Place, look};
+use super::{Holds, MEDIA, Place, cursor_name, look};
 use crate::append::Batch;
 use crate::error::AppendError;
 use crate::media::faulty::{Faults, FaultyFiles};
@@ -13,7 +14,7 @@ use crate::media::sim::{Image, SimDisk};
 use crate::options::SyncPolicy;
 use crate::store::{Health, Store};
 use crate::testing::frame;
-use crate::value::{Meta, NewFrame};
+use crate::value::{CursorChange, ExpectRevision, Meta, NewFrame};
 
 /// Bytes of a meta that soon needs another segment.
 const LARGE: usize = 14_000;
@@ -23,12 +24,16 @@ fn large(n: u64) -> Batch {
     NewFrame { meta, ..frame("a", n) }.into()
 }
 
+fn open(place: &Place, disk: &SimDisk, faults: &Arc<Faults>) -> Store {
+    let files = Arc::new(FaultyFiles::new(disk.clone(), faults));
+    let inner = crate::recovery::open_with(place.path(), place.options.clone(), files).unwrap();
+    Store { inner: Arc::new(inner) }
+}
+
 /// A store that has room for short frames alone, and how many it holds.
 fn filled(place: &Place, disk: &SimDisk) -> (Store, u64) {
     let faults = Faults::none();
-    let files = Arc::new(FaultyFiles::new(disk.clone(), &faults));
-    let inner = crate::recovery::open_with(place.path(), place.options.clone(), files).unwrap();
-    let store = Store { inner: Arc::new(inner) };
+    let store = open(place, disk, &faults);
     store.append(large(0)).unwrap();
     faults.set(1, u64::MAX, Errno::NOSPC);
     faults.only_space();
@@ -64,5 +69,86 @@ fn what_a_group_holds_besides_a_batch_without_room_is_durable() {
                 assert_eq!(frames.len() as u64, count, "{what}, seed {seed}");
             }
         }
+    }
+}
+
+/// A batch that sets a cursor and has no frame.
+fn cursor(n: u64) -> Batch {
+    let set = Some((0, Bytes::from(n.to_string())));
+    let change = CursorChange { name: cursor_name(n % 3), expect: ExpectRevision::Any, set };
+    Batch { cursors: vec![change], ..Batch::default() }
+}
+
+#[test]
+fn cursors_stay_when_the_segment_after_them_has_no_room_for_its_checkpoint() {
+    for media in MEDIA {
+        let place = Place::new(SyncPolicy::Sync, media);
+        let disk = place.disk(&Image::new());
+        let faults = Faults::none();
+        let store = open(&place, &disk, &faults);
+        let inner = &store.inner;
+        let nearly_full = || inner.writer.lock().appender().fill_percent() >= 90;
+        let count = (0..).find(|&n| store.append(cursor(n)).is_ok() && nearly_full()).unwrap();
+        inner.sealing.prepare_spare(inner).unwrap();
+        let held = look(&store, "before").cursors;
+        assert!(
+            held.len() == 3
+                && held.values().any(|(_, state)| *state == count.to_string().as_bytes())
+        );
+        faults.room_for(4096);
+        for n in 0..3 {
+            assert_eq!(store.append(large(n)), Err(AppendError::StorageFull));
+            inner.sealing.seal_now(inner).unwrap();
+        }
+        let check = |image: Image, frames: usize, what: &str| {
+            let other = Place::new(SyncPolicy::Sync, media);
+            let store = other.open_quietly(&other.disk(&image)).unwrap();
+            assert_eq!(store.info().health, Health::Writable, "{what}");
+            let seen = look(&store, what);
+            assert_eq!((seen.cursors, seen.frames.len()), (held.clone(), frames), "{what}");
+        };
+        check(disk.image(), 0, "killed");
+        (1..9).for_each(|seed| check(disk.moment().power_cut(seed), 0, "without power"));
+        let spares = disk.image().into_keys().filter(|path| path.extension().is_some_and(is_tmp));
+        assert_eq!(spares.count(), 1, "the one that was prepared");
+        faults.clear();
+        store.append(large(0)).unwrap();
+        inner.sealing.seal_now(inner).unwrap();
+        check(disk.image(), 1, "killed with room");
+        (1..9).for_each(|seed| check(disk.moment().power_cut(seed), 1, "with room"));
+    }
+}
+
+fn is_tmp(extension: &std::ffi::OsStr) -> bool {
+    extension == "tmp"
+}
+
+#[test]
+fn a_segment_there_is_no_room_to_name_gives_its_space_back() {
+    for media in MEDIA {
+        let place = Place::new(SyncPolicy::Sync, media);
+        let disk = place.disk(&Image::new());
+        let faults = Faults::none();
+        let store = open(&place, &disk, &faults);
+        let inner = &store.inner;
+        let mut count = 0;
+        while inner.writer.lock().appender().fill_percent() < 80 {
+            store.append(frame("a", count).into()).unwrap();
+            count += 1;
+        }
+        let files = || disk.image().into_keys().filter(|path| path.starts_with("log")).count();
+        for _ in 0..3 {
+            inner.sealing.prepare_spare(inner).unwrap();
+            faults.set(1, u64::MAX, Errno::NOSPC);
+            faults.only_space();
+            assert_eq!(store.append(large(count)), Err(AppendError::StorageFull));
+            assert_eq!(files(), 1, "{media:?}");
+            // Another offset, and with that another name the next time.
+            store.append(frame("a", count).into()).unwrap();
+            count += 1;
+            faults.clear();
+        }
+        store.append(large(count)).unwrap();
+        assert_eq!(look(&store, "with room").frames.len() as u64, count + 1);
     }
 }

@@ -222,3 +222,62 @@ fn a_journal_that_is_lost_is_told_of() {
     drop(store);
     assert_eq!(place.open_quietly(&disk).unwrap().info().health, Health::Writable);
 }
+
+#[test]
+fn a_journal_that_is_made_anew_is_never_missed() {
+    for (media, seeds) in MEDIA.into_iter().flat_map(|media| [(media, 0), (media, 1)]) {
+        let place = Place::journaled(media);
+        let disk = place.disk(&Image::new());
+        let store = place.open_quietly(&disk).unwrap();
+        (0..5).for_each(|n| drop(store.append(with_body(n).into()).unwrap()));
+        let named = store.inner.env.manifest.state().journal;
+        // As after an entry there was no room for; what is there then cannot be read.
+        store.inner.journal.give_up();
+        store.inner.writer.lock().settle(&store.inner).unwrap();
+        disk.flip(&place.path().join("journal"), 9, 0x10);
+        let others = Place::journaled(media);
+        disk.watch(move |operation, moment| {
+            let what = format!("{media:?}, power cut at operation {operation}");
+            for seed in 0..8 {
+                let left = others.disk(&moment.power_cut(seed * 2 + seeds));
+                expect(&others.open_quietly(&left).unwrap(), 5, &what);
+            }
+        });
+        store.append(with_body(5).into()).unwrap();
+        disk.unwatch();
+        let made = store.inner.env.manifest.state().journal;
+        assert!(made != 0 && made != named, "{made} after {named}");
+        kill(&disk, store);
+        assert_eq!(expect(&place.open_quietly(&disk).unwrap(), 6, "killed"), 6);
+    }
+}
+
+#[test]
+fn a_manifest_in_doubt_for_the_journal_poisons_the_store() {
+    let place = Place::journaled(MEDIA[0]);
+    let disk = place.disk(&Image::new());
+    let store = place.open_quietly(&disk).unwrap();
+    store.append(with_body(0).into()).unwrap();
+    kill(&disk, store);
+    let (image, mut doubts) = (disk.image(), 0);
+    for step in 1.. {
+        let disk = place.disk(&image);
+        let store = place.open_quietly(&disk).unwrap();
+        // That the store is written goes to one copy of the manifest, the journal to the other.
+        // The name of either may not be durable.
+        let failing = disk.count() + step;
+        disk.fail(failing..=failing, Errno::IO);
+        let done = store.append(with_body(1).into()).is_ok();
+        let hit = disk.count() >= failing;
+        disk.heal();
+        let in_doubt = store.inner.env.manifest.update(|_| ()).is_err();
+        assert!(!(done && in_doubt), "operation {step}: acknowledged beside a manifest in doubt");
+        doubts += u64::from(in_doubt);
+        kill(&disk, store);
+        expect(&place.open_quietly(&disk).unwrap(), 1 + u64::from(done), "killed");
+        if !hit {
+            break;
+        }
+    }
+    assert_eq!(doubts, 2);
+}

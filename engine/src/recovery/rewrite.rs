@@ -22,7 +22,7 @@ use super::{Examined, Recovered};
 use crate::blob::Blobs;
 use crate::env::Env;
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::format::super_file::{FileEntry, FileState};
 use crate::log::{Active, OpenFiles, Segment, unmarked};
 use crate::media::Media;
 use crate::planted::{Bug, is_planted};
@@ -282,13 +282,16 @@ fn apply(env: &Env, examined: &[Examined], fates: &[Fate]) -> io::Result<()> {
     }
     env.files.sync_dir(&env.log_dir())?;
     env.manifest.update(|state| {
-        let gone = |file: &FileEntry| examined.iter().any(|one| one.file == *file);
-        state.files.retain(|file| file.kind != FileKind::Segment || !gone(file));
+        // By place: done again, the line may be the one of the first time.
+        let place = |file: &FileEntry| (file.kind, file.base, file.generation);
+        let gone = |file: &FileEntry| examined.iter().any(|one| place(&one.file) == place(file));
+        state.files.retain(|file| !gone(file));
         state.files.append(&mut entries);
     })?;
     let dropped = examined.iter().zip(fates).filter(|(_, fate)| matches!(fate, Fate::Drop));
     for (one, _) in dropped {
-        env.files.remove(&unfinished(&path_of(env, &one.file)))?;
+        // What stays is removed at the next open.
+        let _ = env.files.remove(&unfinished(&path_of(env, &one.file)));
     }
     Ok(())
 }

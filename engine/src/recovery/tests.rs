@@ -1,3 +1,4 @@
+mod again;
 mod strays;
 
 use std::fs;

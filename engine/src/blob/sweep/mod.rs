@@ -293,8 +293,12 @@ impl Sweep<'_> {
         if let Err(error) = updated {
             shared.packs.change(|list| {
                 list.sealed.retain(|pack| !new.as_ref().is_some_and(|new| Arc::ptr_eq(new, pack)));
-                list.sealed.extend(old);
+                list.sealed.extend(old.iter().cloned());
             });
+            if let Some(new) = &new {
+                // After the switch, or a put could find its blob there later.
+                old.iter().for_each(|pack| pack.touched_in(new));
+            }
             // Who has the lock sees by the list that it changed, and may wait for this very thread.
             if let Some(mut writing) = shared.writing.try_lock() {
                 writing.forget();

@@ -2,7 +2,12 @@
 
 use rustix::io::Errno;
 
+use super::damage::damage;
 use super::*;
+use crate::blob::error::StageError;
+use crate::blob::sealed::SealedPack;
+use crate::format::file::FILE_HEADER_LEN;
+use crate::format::super_file::FileEntry;
 
 /// Stores and syncs blobs while operation `step` and those up to `last` fail, stops as a kill
 /// would, and opens again. Returns whether the work was done before the fault came.
@@ -88,4 +93,127 @@ fn a_pack_the_manifest_lost_is_taken_in_again() {
     fs::remove_file(&bed.files("pack")[0]).unwrap();
     let blobs = bed.open(false);
     assert!(matches!(blobs.trouble(), Some(ReadOnlyReason::Files { .. })));
+}
+
+/// The steps of an opening that need space fail, from the first on or one alone. It opens all the
+/// same, as often as it is tried, and has what was durable.
+fn check_opens_when_full(what: &str, bed: &Bed, kept: &[Bytes]) {
+    let image = crate::testing::crash(bed.dir.path());
+    for step in 1.. {
+        for last in [step, u64::MAX] {
+            let bed = Bed { dir: crate::testing::crash(image.path()), ..Bed::new(PACK, bed.media) };
+            let env = bed.env();
+            bed.faults.set(step, last, Errno::NOSPC);
+            bed.faults.only_space();
+            let what = format!("{what}: {step} to {last}");
+            let check = |blobs: &Blobs| {
+                assert!(blobs.trouble().is_none(), "{what}");
+                assert!(
+                    kept.iter().all(|bytes| get(blobs, &BlobHash::of(bytes)).is_some()),
+                    "{what}"
+                );
+                let list = blobs.shared.packs.list();
+                for line in &blobs.shared.env.manifest.state().files {
+                    let place = (line.base, line.generation);
+                    let is_it = |other: FileEntry| (other.base, other.generation) == place;
+                    let sealed = list.sealed.iter().any(|pack| is_it(*pack.line()));
+                    let known = sealed || list.open.iter().any(|pack| is_it(pack.line()));
+                    assert!(known, "{what}: {place:?} is named and not listed");
+                }
+            };
+            for _ in 0..2 {
+                let blobs = Blobs::open(Arc::clone(&env), false);
+                check(&blobs.unwrap_or_else(|error| panic!("{what}: {error}")));
+            }
+            if bed.faults.count() < step {
+                return;
+            }
+            bed.faults.clear();
+            check(&bed.open(false));
+            let blobs = bed.open(false);
+            check(&blobs);
+            put(&blobs, &noise(1000, 900));
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_no_packs_from_being_opened() {
+    for media in BOTH {
+        let bed = Bed::new(PACK, media);
+        let blobs = bed.open(true);
+        OpenPack::create(&blobs.shared.env, 7, false).unwrap();
+        drop(blobs);
+        check_opens_when_full("one the manifest does not name", &bed, &[]);
+
+        let bed = Bed::new(PACK, media);
+        let blobs = bed.open(true);
+        let kept: Vec<_> = (0..20).map(|n| noise(n, 900)).collect();
+        put_all(&blobs, &kept);
+        blobs.sync().unwrap();
+        for _ in 0..3 {
+            blobs.shared.add_pack(false).unwrap();
+        }
+        drop(blobs);
+        check_opens_when_full("made ready twice", &bed, &kept);
+
+        damage(&bed.files("pack")[0], FILE_HEADER_LEN as u64 + 20);
+        check_opens_when_full("damaged", &bed, &kept[1..]);
+        bed.env().manifest.update(|state| state.files.clear()).unwrap();
+        check_opens_when_full("damaged and not named", &bed, &kept[1..]);
+    }
+}
+
+#[test]
+fn a_pack_there_is_no_room_to_name_gives_its_space_back() {
+    for long in [true, false] {
+        let bed = Bed::new(PACK, MediaChoice::Auto);
+        let blobs = bed.open(true);
+        let bytes = if long { noise(1, 50_000) } else { noise(1, 900) };
+        let steps = if long { 3 } else { 2 };
+        for _ in 0..3 {
+            // The pack, its index if it has one, and then the manifest.
+            bed.faults.set(steps, u64::MAX, Errno::NOSPC);
+            bed.faults.only_space();
+            let refused = blobs.stage(&[blobs.prepare(&bytes).unwrap()]);
+            assert!(matches!(refused, Err(StageError::Full(_))), "{refused:?}");
+            assert_eq!(bed.files("pack").len() + bed.files("pidx").len(), 0, "long {long}");
+        }
+        bed.faults.clear();
+        let hash = put(&blobs, &bytes);
+        assert_eq!(bed.files("pack").len(), 1);
+        blobs.sync().unwrap();
+        drop(blobs);
+        assert!(get(&bed.open(false), &hash).is_some());
+    }
+}
+
+#[test]
+fn a_put_keeps_its_grace_when_the_sweep_it_met_finds_no_room() {
+    const GRACE_MS: u64 = 24 * 3_600_000;
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let all: Vec<_> = (0..20).map(|n| noise(n, 900)).collect();
+    let hashes = put_all(&blobs, &all);
+    drop(blobs);
+    drop(bed.sealed());
+    let env = bed.env();
+    // Nothing was put for years.
+    env.manifest.update(|state| state.files.iter_mut().for_each(|f| f.newest_ms = 1)).unwrap();
+    let blobs = Blobs::open(env, false).unwrap();
+    let sweep = blobs.sweep(None);
+    let (mut marker, _) = sweep.examine(false, false).unwrap();
+    hashes[..10].iter().for_each(|hash| sweep.name(&mut marker, hash).unwrap());
+    sweep.take_names(&mut marker).unwrap();
+    let condemned = Condemned::Unnamed { grace_ms: GRACE_MS, min_dead_percent: 0 };
+    let group = sweep.plan(&mut marker, &condemned).unwrap().groups.remove(0);
+    let new = sweep.rewrite(&marker, &group, &condemned).unwrap().unwrap();
+    let switched = sweep.switch(&mut marker, &group, &new, &condemned).unwrap().unwrap();
+    blobs.put(&blobs.prepare(&all[0]).unwrap()).unwrap();
+    bed.faults.set(1, u64::MAX, Errno::NOSPC);
+    assert!(matches!(sweep.settle(&mut marker, switched), Err(SweepError::Full)));
+    bed.faults.clear();
+    assert!(all.iter().all(|bytes| get(&blobs, &BlobHash::of(bytes)).is_some()));
+    let young = |pack: &Arc<SealedPack>| pack.newest_ms() > 1;
+    assert!(blobs.shared.packs.list().sealed.iter().any(young), "nobody knows of the put");
 }

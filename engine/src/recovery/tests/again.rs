@@ -1,0 +1,57 @@
+//! What could not be done at the opening, done later and more than once.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use tempfile::TempDir;
+
+use super::super::open_with;
+use super::range;
+use crate::media::Disk;
+use crate::media::faulty::{Faults, FaultyFiles};
+use crate::options::{MediaChoice, SyncPolicy};
+use crate::store::Store;
+use crate::testing::{crash, fast_dir, frame, numbers, open, options};
+
+#[test]
+fn a_plan_that_was_carried_out_may_be_carried_out_again() {
+    let image = image_of_two_unmarked();
+    let faults = Faults::none();
+    faults.set(1, u64::MAX, Errno::NOSPC);
+    faults.only_space();
+    let disk = Disk::new(MediaChoice::Auto, image.path());
+    let files = Arc::new(FaultyFiles::new(disk, &faults));
+    let inner = open_with(image.path(), options(SyncPolicy::None), files).unwrap();
+    let store = Store { inner: Arc::new(inner) };
+    let (inner, expected) = (&store.inner, numbers(&store));
+    faults.clear();
+    {
+        let writer = inner.writer.lock();
+        let plan = writer.deferred.as_ref().expect("there was no room to carry it out");
+        // What an error behind the change of the manifest leaves.
+        plan.carry_out(&inner.env, &inner.blobs, &inner.open_files).unwrap();
+    }
+    store.append(frame("a", expected.len() as u64).into()).unwrap();
+    let lines = inner.env.manifest.state().files.clone();
+    let mut places: Vec<_> = lines.iter().map(|l| (l.kind, l.base, l.generation)).collect();
+    places.sort_unstable_by_key(|place| (place.0 as u8, place.1, place.2));
+    places.dedup();
+    assert_eq!(places.len(), lines.len(), "{lines:?}");
+    drop(store);
+    assert_eq!(numbers(&open(image.path(), SyncPolicy::None)), range(expected.len() as u64 + 1));
+}
+
+/// What a kill leaves right after a segment was left: neither it nor the next one is marked.
+fn image_of_two_unmarked() -> TempDir {
+    let dir = fast_dir();
+    let disk = Arc::new(Disk::new(MediaChoice::Auto, dir.path()));
+    // Without the thread that would seal it.
+    let inner = open_with(dir.path(), options(SyncPolicy::None), disk).unwrap();
+    let store = Store { inner: Arc::new(inner) };
+    let mut n = 0;
+    while store.inner.sealing.waiting().is_none() {
+        store.append(frame("a", n).into()).unwrap();
+        n += 1;
+    }
+    crash(dir.path())
+}
