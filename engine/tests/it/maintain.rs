@@ -305,7 +305,7 @@ fn a_store_tells_its_numbers() {
     assert!(files.segments_sealed.bytes > 32 * 1024 && files.derived.count >= 3, "{files:?}");
     assert_eq!(files.other.count, 0, "{files:?}");
     assert!(closed.blobs_sealed > 0);
-    let poor = store.backup(dir.path(), CopyOptions::copies(), &mut go_on);
+    let poor = store.backup(scratch().path(), CopyOptions::copies(), &mut go_on);
     assert!(matches!(poor, Err(MaintainError::Closed)), "{poor:?}");
     let frame = store.get_at(399).unwrap().unwrap();
     assert_eq!(number_of(&frame), 399);
