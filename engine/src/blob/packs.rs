@@ -151,13 +151,18 @@ impl Packs {
             if left.is_empty() {
                 return;
             }
-            let Some(opened) = pack.opened_already(self.clock.fetch_add(1, Ordering::Relaxed))
-            else {
+            let Some(opened) = pack.opened_already() else {
                 left.retain(|&blob| !pack.may_hold(&wanted[blob].hash));
                 continue;
             };
-            let Some(number) = guesses.pack(opened.media(), opened.salt()) else { return };
-            opened.guess(wanted, &mut left, |blob, at| guesses.note(blob, number, at));
+            let mut number = None;
+            opened.guess(wanted, &mut left, |blob, at| {
+                number = number.or_else(|| guesses.pack(opened.media(), opened.salt()));
+                number.into_iter().for_each(|number| guesses.note(blob, number, at));
+            });
+            if number.is_some() {
+                pack.note_use(self.clock.fetch_add(1, Ordering::Relaxed));
+            }
         }
     }
 

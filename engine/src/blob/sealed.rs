@@ -259,16 +259,20 @@ impl SealedPack {
         matches!(self.filter.get(), Some(None)) && !self.is_open()
     }
 
-    /// The files, if they are open; `now` is a number that only grows.
-    pub(super) fn opened_already(&self, now: u64) -> Option<Arc<Opened>> {
-        let opened = self.opened.read().clone();
-        opened.inspect(|_| self.used.store(now, Ordering::Relaxed))
+    /// The files, if they are open.
+    pub(super) fn opened_already(&self) -> Option<Arc<Opened>> {
+        self.opened.read().clone()
+    }
+
+    /// Notes that something is read here; `now` is a number that only grows.
+    pub(super) fn note_use(&self, now: u64) {
+        self.used.store(now, Ordering::Relaxed);
     }
 
     /// The open files, and whether it was this call that opened them; `now` is a number that only
     /// grows.
     pub(super) fn opened(&self, now: u64) -> Result<(Arc<Opened>, bool), BlobError> {
-        self.used.store(now, Ordering::Relaxed);
+        self.note_use(now);
         if let Some(opened) = &*self.opened.read() {
             return Ok((Arc::clone(opened), false));
         }

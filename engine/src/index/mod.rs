@@ -210,12 +210,14 @@ impl Index {
         if !files::all_named(&self.env, covered) {
             return 0;
         }
-        let list = covered.iter().zip(0..).map(|(segment, ordinal)| {
+        let list = covered.iter().map(|segment| {
+            let ordinal = self.next.fetch_add(1, Ordering::Relaxed);
             let kind = Arc::new(Mutex::new(Kind::Files(Loaded::default())));
             let (segment, decay) = (segment.clone(), Arc::default());
             Arc::new(SegmentIndex { segment, ordinal, kind, decay })
         });
-        *self.segments.get_mut() = list.collect();
+        let list = list.collect();
+        *self.segments.get_mut() = list;
         self.floors.add_all(table.floors());
         self.topics.get_mut().table = Some(table);
         for (segment, dead) in covered.iter().zip(dead) {
