@@ -23,7 +23,8 @@ pub const REQUEST_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const CLIENT_QUEUE_MAX: usize = 65_536;
 /// Subscriptions, uploads, downloads and calls of one connection at a time.
 pub const STREAMS_MAX: u32 = 256;
-/// The same of a connection with the role host, which all modules of a store share.
+/// The same of a connection with the role host that modules share; one that runs a module alone has
+/// no more than others.
 pub const HOST_STREAMS_MAX: u32 = 65_536;
 /// Bytes queued for a connection beyond which its streams and reads pause.
 pub const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;

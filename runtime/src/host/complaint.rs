@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 use xs_engine::{NewFrame, Topic, TopicPatterns};
-use xs_protocol::{AppendRequest, ClientError, Code, LastRequest};
+use xs_protocol::{AppendRequest, Class, ClientError, Code, LastRequest};
 
 use super::config::ConfigError;
 use super::files::CONFIG_FILE;
@@ -53,7 +53,10 @@ impl Complaint {
     /// [`ClientError`] when the store does not take what has to be told.
     pub(super) async fn good(&mut self, shared: &Arc<Shared>) -> Result<(), ClientError> {
         self.logged = None;
-        if std::mem::take(&mut self.is_bad) { tell(shared, Value::Null).await } else { Ok(()) }
+        if self.is_bad {
+            self.is_bad = !tell(shared, Value::Null).await?;
+        }
+        Ok(())
     }
 
     /// The file cannot be used, so no change of a module was acted on.
@@ -71,7 +74,8 @@ impl Complaint {
             tracing::error!(target: report::TOLD, "the modules are left as they are: {error}");
         }
         self.is_bad = true;
-        tell(shared, Value::Object(report::error_fields(&error.to_module_error()))).await
+        let error = Value::Object(report::error_fields(&error.to_module_error()));
+        tell(shared, error).await.map(drop)
     }
 }
 
@@ -88,9 +92,11 @@ fn topic() -> Topic {
     Topic::parse(CONFIG_TOPIC).expect("a constant that parses")
 }
 
-async fn tell(shared: &Arc<Shared>, error: Value) -> Result<(), ClientError> {
+/// Whether it was told, as far as this Host has to. What the store refuses, for want of space for
+/// one, ends no module.
+async fn tell(shared: &Arc<Shared>, error: Value) -> Result<bool, ClientError> {
     if !speaks(&shared.part) {
-        return Ok(());
+        return Ok(true);
     }
     let mut frame = NewFrame::new(topic());
     frame.ttl = report::last(1);
@@ -98,8 +104,13 @@ async fn tell(shared: &Arc<Shared>, error: Value) -> Result<(), ClientError> {
     frame.meta =
         report::meta_of(Map::from_iter(fields.map(|(name, value)| (name.to_owned(), value))));
     match shared.client.append(&AppendRequest::frames(vec![frame])).await {
-        // A server of another age does not know the topic; the modules are none the worse for it.
-        Err(error) if error.code() == Some(Code::Denied) => Ok(()),
-        told => told.map(|_| ()),
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.class(), Class::Unknown | Class::Protocol) => Err(error),
+        // A server of another age does not know the topic.
+        Err(error) if error.code() == Some(Code::Denied) => Ok(true),
+        Err(error) => {
+            tracing::warn!(%error, "the store was not told how {CONFIG_FILE} is");
+            Ok(false)
+        }
     }
 }

@@ -74,9 +74,11 @@ where
         };
         match error.class() {
             _ if passes(&error) => {}
-            Class::Unknown | Class::Protocol => return Err(Ending::Lost(error)),
+            Class::Unknown | Class::Protocol if !matches!(error, ClientError::Integrity(_)) => {
+                return Err(Ending::Lost(error));
+            }
             _ => {
-                let text = format!("the store does not answer: {error}");
+                let text = format!("the store refused: {error}");
                 return Err(Ending::failed(FailureKind::Store, text));
             }
         }

@@ -92,6 +92,8 @@ pub(crate) struct ServerSession {
     /// Requests without an answer, and their bytes.
     requests: u32,
     request_bytes: usize,
+    /// Uploads without an answer, which are streams besides.
+    uploads: u32,
     streams: HashMap<u32, Stream>,
     last_sub: u32,
     drain_until: Option<Instant>,
@@ -122,6 +124,7 @@ impl ServerSession {
             coming: 0,
             phase: Phase::Hello,
             requests: 0,
+            uploads: 0,
             request_bytes: 0,
             streams: HashMap::new(),
             last_sub: 0,
@@ -234,7 +237,8 @@ impl ServerSession {
         }
         let op = request.op();
         let ticket = Ticket { op, corr, cost };
-        self.requests += 1;
+        // An upload is a stream and bounded as such: it ends by what is still to be read.
+        *self.count(op) += 1;
         self.request_bytes += cost;
         let opens = self.opens(&request, now);
         // A stream's number is spoken for even when the request is refused.
@@ -313,11 +317,16 @@ impl ServerSession {
         }
     }
 
+    /// What counts the requests of this kind that have no answer.
+    const fn count(&mut self, op: Op) -> &mut u32 {
+        if matches!(op, Op::BlobPut) { &mut self.uploads } else { &mut self.requests }
+    }
+
     /// Streams that may be open at a time.
     const fn streams_max(&self) -> u32 {
         match self.access.role {
-            Role::Host => HOST_STREAMS_MAX,
-            Role::Read | Role::Append | Role::Admin => STREAMS_MAX,
+            Role::Host if self.access.alone.is_none() => HOST_STREAMS_MAX,
+            Role::Host | Role::Read | Role::Append | Role::Admin => STREAMS_MAX,
         }
     }
 
@@ -428,12 +437,12 @@ impl ServerSession {
 
     /// Requests without an answer, and open streams.
     pub(crate) fn under_way(&self) -> (u64, u64) {
-        (u64::from(self.requests), self.streams.len() as u64)
+        (u64::from(self.requests + self.uploads), self.streams.len() as u64)
     }
 
     /// Whether nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.requests == 0 && self.streams.is_empty()
+        self.requests == 0 && self.uploads == 0 && self.streams.is_empty()
     }
 
     /// Whether HELLO is done and the end has not begun.

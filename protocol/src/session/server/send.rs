@@ -76,7 +76,8 @@ impl ServerSession {
     }
 
     pub(super) fn settle(&mut self, ticket: Ticket) {
-        self.requests = self.requests.saturating_sub(1);
+        let count = self.count(ticket.op);
+        *count = count.saturating_sub(1);
         self.request_bytes = self.request_bytes.saturating_sub(ticket.cost);
     }
 

@@ -117,7 +117,7 @@ impl Handler {
                 let text = format!("the store refused what the handler made: {error}");
                 let error = ModuleError::new(FailureKind::Store, text);
                 if made {
-                    self.alone_to = self.alone_to.max(seen);
+                    self.alone_to = self.alone_to.max(seen).max(1);
                     return Err(Break::Refused(error));
                 }
                 Err(Break::End(Ending::FinError { error, input: None }))

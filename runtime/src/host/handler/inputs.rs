@@ -35,6 +35,8 @@ pub(super) struct Inputs {
     queue: VecDeque<(Input, Option<u64>)>,
     /// So many of the first go alone.
     alone: usize,
+    /// And all that are not stored: they do not come again to be told apart.
+    brief_alone: bool,
     retry: Option<Retry>,
 }
 
@@ -54,7 +56,7 @@ impl Inputs {
                 (Input { frame, body, attempt: 1 }, at)
             })
             .collect::<VecDeque<_>>();
-        let mut inputs = Self { queue, alone: 0, retry: None };
+        let mut inputs = Self { queue, alone: 0, brief_alone: false, retry: None };
         // An ephemeral frame that failed does not come again after a restart.
         let first = inputs.queue.front().map(|(input, _)| input.frame.id());
         if let Some(retry) = retry.filter(|retry| first == Some(retry.frame)) {
@@ -69,8 +71,12 @@ impl Inputs {
         if too_many_hops(&first.frame) {
             return Next::TooManyHops(first.frame.clone());
         }
-        let most = if self.alone > 0 { 1 } else { INPUTS_MAX };
-        let batch = self.queue.iter().map(|(input, _)| input).take(most);
+        let most = if self.goes_alone() { 1 } else { INPUTS_MAX };
+        let is_alone = |at: &Option<u64>| self.brief_alone && at.is_none();
+        let together =
+            |(number, (_, at)): &(usize, &(Input, Option<u64>))| *number == 0 || !is_alone(at);
+        let batch = self.queue.iter().enumerate().take(most).take_while(together);
+        let batch = batch.map(|(_, (input, _))| input);
         let batch = batch.take_while(|input| !too_many_hops(&input.frame));
         Next::Batch(batch.cloned().collect())
     }
@@ -94,7 +100,17 @@ impl Inputs {
 
     /// The first input with the offset that is passed with it, if it goes alone.
     pub(super) fn first_alone(&self) -> Option<(Input, Option<u64>)> {
-        self.queue.front().filter(|_| self.alone > 0).cloned()
+        self.queue.front().filter(|_| self.goes_alone()).cloned()
+    }
+
+    fn goes_alone(&self) -> bool {
+        let is_brief = self.queue.front().is_some_and(|(_, at)| at.is_none());
+        self.alone > 0 || self.brief_alone && is_brief
+    }
+
+    /// Inputs that are not stored go alone.
+    pub(super) fn brief_alone(&mut self) {
+        self.brief_alone = true;
     }
 
     /// Takes back that the first was left behind: what it made is not stored.

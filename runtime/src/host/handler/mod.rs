@@ -45,7 +45,8 @@ pub(super) struct Handler {
     move_at: Option<Instant>,
     /// The commit that leads from `place` to the next.
     under_way: Option<UnderWay>,
-    /// Inputs below this offset go alone: the store refused what some of them made together.
+    /// Inputs below this offset go alone, and those that have none: the store refused what some of
+    /// them made together. 0 as long as it did not.
     alone_to: u64,
     backoff: Backoff,
     /// When the isolate was started.
@@ -144,7 +145,9 @@ impl Handler {
             },
             Break::Again => self.again(stop).await,
             Break::Refused(error) => {
-                let text = format!("{error}; the inputs are handled again, one by one");
+                let text = format!(
+                    "{error}; its inputs are handled again, one by one, as far as they are stored"
+                );
                 self.version.backend.log(LogLevel::Warn, text, None);
                 self.again(stop).await
             }
@@ -249,6 +252,9 @@ impl Handler {
                 let frames = self.with_unparked(frames).await?;
                 let mut inputs = Inputs::new(&self.version, frames, self.place.retry);
                 inputs.alone_below(self.alone_to);
+                if self.alone_to > 0 {
+                    inputs.brief_alone();
+                }
                 self.work(&mut inputs, stop).await?;
                 self.seen = self.seen.max(scanned_to);
                 Ok(())

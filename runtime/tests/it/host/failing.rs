@@ -1,7 +1,8 @@
 //! What a failure may cost: of an input, of the store, of code that belongs to no input.
 
 use serde_json::json;
-use xs_engine::{Frame, FrameId};
+use xs_engine::{Frame, FrameId, Meta, NewFrame, Topic, Ttl};
+use xs_protocol::AppendRequest;
 use xs_runtime::host::HostEnd;
 
 use super::support::{World, meta};
@@ -78,6 +79,29 @@ async fn a_handler_that_ends_of_a_refusal_names_the_input() {
     host.stop().await;
     assert_eq!(meta(&fin[0])["frame"], inputs[2].to_string());
     assert_eq!(numbers(&world.topic("h.out")), [0, 1]);
+}
+
+/// It is gone when inputs are handled again one by one, so that no policy ever saw it.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_is_what_comes_of_an_input_that_is_not_stored() {
+    let world = World::new(&[("handlers/h.js", &REFUSED.replace("POLICY", "undefined"))]);
+    world.store.deny("secret");
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    // The first refusal tells that there are such inputs, the next one is that of its input.
+    let publish = || {
+        let mut brief = NewFrame::new(Topic::parse("in").unwrap());
+        (brief.meta, brief.ttl) = (Meta::parse(r#"{"n":2}"#).unwrap(), Ttl::Ephemeral);
+        world.store.put(AppendRequest::frames(vec![brief]));
+    };
+    world
+        .until("it ended", || {
+            publish();
+            !world.topic("xs.handler.h.fin.error").is_empty()
+        })
+        .await;
+    host.stop().await;
+    assert!(meta(&world.topic("xs.handler.h.fin.error")[0])["frame"].is_string());
 }
 
 /// 25 isolates in a second, and the end of the Host after ten.
