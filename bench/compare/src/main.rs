@@ -42,6 +42,9 @@ struct Args {
     /// Longer, and with stores of ten million messages.
     #[arg(long)]
     full: bool,
+    /// How often each system takes its turn [default: 3, with --full 5, with --quick 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=99))]
+    reps: Option<u8>,
     /// Where stores are made, in directories that are removed again [default: that of the system].
     /// Durable rows need one that is not in memory.
     #[arg(long, value_name = "PATH")]
@@ -133,6 +136,7 @@ fn main() -> anyhow::Result<()> {
         scratch::check_durable(&dir)?;
     }
     let (amounts, reps) = amounts(&args);
+    let reps = args.reps.map_or(reps, usize::from);
     let mut missing = Vec::new();
     let mut program = |system: &str, name: &str| {
         let found = find(name).filter(|_| only.system(system));
