@@ -279,8 +279,11 @@ pub enum AppendError {
     /// A blob could not be hashed, compressed or read back; the store is unharmed.
     #[error("cannot take the blob: {0}")]
     BlobRefused(Arc<str>),
-    /// The disk is full. Appends succeed again once there is room.
-    #[error("the disk is full; make room, appends then go on by themselves")]
+    /// The disk is full, or the process has no descriptor left for the next file. Appends succeed
+    /// again once there is room.
+    #[error(
+        "the disk is full, or no file descriptor is left; make room, appends then go on by themselves"
+    )]
     StorageFull,
     /// The store is open for reading only.
     #[error("the store is read-only: {0}")]

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::error::{Corruption, OpenError};
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{SUPER_BYTES_MAX, SuperState};
-use crate::media::Files;
+use crate::media::{Files, is_out_of_descriptors};
 
 const NAMES: [&str; 2] = ["super.a", "super.b"];
 
@@ -131,8 +131,11 @@ impl Manifest {
         let next = writing.sequence + 1;
         // Odd sequences go to the first copy: a new store begins with super.a.
         let path = self.dir.join(NAMES[usize::from(next.is_multiple_of(2))]);
-        if let Err(error) = self.write(&mut writing, &path, &state.encode(next)) {
-            writing.in_doubt = self.may_count(&path, next);
+        let written = self.files.write_new(&path, &state.encode(next));
+        // Then the copy is as it was.
+        let is_unopened = written.as_ref().is_err_and(is_out_of_descriptors);
+        if let Err(error) = written.and_then(|()| self.sync_name(&mut writing)) {
+            writing.in_doubt = !is_unopened && self.may_count(&path, next);
             // Who is told of a full disk goes on.
             return Err(match writing.in_doubt {
                 true => {
@@ -146,8 +149,7 @@ impl Manifest {
         Ok(())
     }
 
-    fn write(&self, writing: &mut Writing, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.files.write_new(path, bytes)?;
+    fn sync_name(&self, writing: &mut Writing) -> io::Result<()> {
         if writing.unnamed > 0 {
             self.files.sync_dir(&self.dir)?;
             writing.unnamed -= 1;

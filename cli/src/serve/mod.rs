@@ -4,6 +4,7 @@
 
 mod call;
 mod commit;
+mod descriptors;
 mod feed;
 mod hosts;
 mod import;
@@ -76,7 +77,9 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
         failed.clone(),
         Arc::clone(&fullness),
     )?;
-    let server = Server::new(Arc::new(service), ServerOptions::default());
+    let connections = descriptors::connections();
+    let options = ServerOptions { connections, ..ServerOptions::default() };
+    let server = Server::new(Arc::new(service), options);
     let socket = dir.join(SOCKET_NAME);
     let served = Served {
         store: Arc::clone(&store),

@@ -185,11 +185,12 @@ async fn store(address: &Address) -> Option<Check> {
 
 fn descriptors() -> Check {
     let limit = getrlimit(Resource::Nofile);
+    // A server raises its own limit to the hard one.
     let text =
-        limit.current.map_or_else(|| "no limit".to_owned(), |soft| format!("{soft} at a time"));
-    let good = limit.current.is_none_or(|soft| soft >= DESCRIPTORS);
+        limit.maximum.map_or_else(|| "no limit".to_owned(), |hard| format!("{hard} at a time"));
+    let good = limit.maximum.is_none_or(|hard| hard >= DESCRIPTORS);
     let advice =
-        "raise it for a server with many connections: ulimit -n, or LimitNOFILE in its unit";
+        "raise it for a server with many connections: ulimit -Hn, or LimitNOFILE in its unit";
     Check::of("descriptors", good, text, advice)
 }
 

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 pub(crate) use disk::Disk;
 pub(crate) use find::find_first;
@@ -138,8 +139,15 @@ impl Syncs {
     }
 }
 
-/// Whether an error says that there is no space: nothing was lost, and it may pass.
+/// Whether an error says that there is no space, or no descriptor, for something: nothing was lost,
+/// and it may pass.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
+    matches!(error.kind(), StorageFull | QuotaExceeded) || is_out_of_descriptors(error)
+}
+
+/// Whether a file could not be opened because the process, or the system, has too many open.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| errno == Errno::MFILE || errno == Errno::NFILE)
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xs_engine::limits::MAPS_MAX;
-use xs_engine::{Meta, NewFrame, OpenError, ReadError, Store};
+use xs_engine::{AppendError, Health, Meta, NewFrame, OpenError, ReadError, Store};
 
 use crate::support::{MEDIA, everything, numbered, open, options, scratch};
 
@@ -97,9 +97,23 @@ fn few_descriptors(dir: &Path) {
     assert!(!told.is_empty(), "not every segment is open");
     let other = Store::open(&dir.join("other"), options(MEDIA[0]));
     assert!(matches!(other, Err(OpenError::Io { .. })), "{other:?}");
+    // What needs another segment waits for one, and nothing else is the worse for it.
+    let large = |n: usize| {
+        let meta = Meta::parse(format!("\"{n} {}\"", "f".repeat(30_000))).unwrap();
+        NewFrame { meta, ..numbered("large", 0) }.into()
+    };
+    let stored = (0..).find(|&n| store.append(large(n)).is_err()).unwrap();
+    assert!(stored < 20, "nothing needed a descriptor");
+    for n in 0..3 {
+        assert_eq!(store.append(large(n)).unwrap_err(), AppendError::StorageFull);
+    }
+    assert_eq!(store.info().health, Health::Writable);
     allow(48);
-    let again = store.read(&everything()).unwrap().map(Result::unwrap).count() as u64;
-    assert_eq!(again, all + 1);
+    for n in 0..20 {
+        store.append(large(n)).unwrap();
+    }
+    let again = store.read(&everything()).unwrap().map(Result::unwrap).count();
+    assert_eq!(again, all as usize + 1 + stored + 20);
     store.close().unwrap();
 }
 

@@ -59,6 +59,8 @@ pub struct ServerOptions {
     pub name: String,
     /// Time that connections have to end when the server stops.
     pub drain: Duration,
+    /// Connections at a time, at most [`CONNECTIONS_MAX`]; further ones wait until one ends.
+    pub connections: usize,
 }
 
 impl Default for ServerOptions {
@@ -66,6 +68,7 @@ impl Default for ServerOptions {
         Self {
             name: concat!("xs/", env!("CARGO_PKG_VERSION")).to_owned(),
             drain: Duration::from_secs(5),
+            connections: CONNECTIONS_MAX,
         }
     }
 }
@@ -94,10 +97,10 @@ impl Server {
     pub fn new(service: Arc<dyn Service>, options: ServerOptions) -> Self {
         Self(Arc::new(Shared {
             service,
-            options,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            room: Arc::new(Semaphore::new(options.connections.min(CONNECTIONS_MAX))),
+            options,
             connections: Arc::default(),
             next_connection: AtomicU64::new(0),
             meter: Arc::default(),
