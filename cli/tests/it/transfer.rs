@@ -52,6 +52,40 @@ fn an_export_becomes_the_same_store() {
     assert_eq!(place.ok(&["get", "./used", old, "-b"]).text(), "one");
 }
 
+/// An import that is run again neither brings back what nobody sees any more nor stops at it.
+#[test]
+fn an_import_that_is_run_again_changes_nothing() {
+    let place = Place::new();
+    let lines = [
+        line("03g4a5lk7bc9ucnxswp2nn1g0", "a", "last:1", 1),
+        line("03g4a5lk7bc9ucnxswp2nn1g1", "a", "last:1", 2),
+        line("03g4a5lk7bc9ucnxswp2nn1g2", "gone", "forever", 3),
+        line("03g4a5lk7bc9ucnxswp2nn1g3", "brief", "time:1", 4),
+    ];
+    place.write("dump/frames.jsonl", &lines.join("\n"));
+    for (store, new_ids) in [("./kept", None), ("./new", Some("--new-ids"))] {
+        let import: Vec<_> = ["import", "dump", store].into_iter().chain(new_ids).collect();
+        let told = place.ok(&import).json();
+        assert_eq!(told, [json!({ "new": 4, "there": 0, "refused": 0 })]);
+        place.ok(&["remove", "-a", store, "2", "--yes"]);
+        let before = place.ok(&["cat", store]).json();
+        assert_eq!((before.len(), &before[0]["meta"]), (1, &2.into()), "{before:?}");
+        let told = place.ok(&import).json();
+        assert_eq!(told, [json!({ "new": 0, "there": 4, "refused": 0 })], "{store}");
+        assert_eq!(place.ok(&["cat", store]).json(), before);
+    }
+    // Ids that are kept go on above one that nobody sees.
+    let more = line("03g4a5lk7bc9ucnxswp2nn1g4", "a", "forever", 5);
+    place.write("dump/frames.jsonl", &format!("{}\n{more}", lines.join("\n")));
+    let told = place.ok(&["import", "dump", "./kept"]).json();
+    assert_eq!(told, [json!({ "new": 1, "there": 4, "refused": 0 })]);
+}
+
+/// A line of an export.
+fn line(id: &str, topic: &str, ttl: &str, meta: u64) -> String {
+    json!({ "topic": topic, "id": id, "hash": null, "meta": meta, "ttl": ttl }).to_string()
+}
+
 #[test]
 fn an_export_that_was_cut_off_goes_on() {
     let place = Place::new();

@@ -69,6 +69,23 @@ impl Store {
         self.inner.get(id)
     }
 
+    /// The frames in the log that have an id or had it before they were imported, also those that
+    /// nobody sees: expired, superseded or removed, and not compacted away yet.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] when one of them may lie in a damaged place.
+    pub fn stored(&self, id: FrameId) -> Result<Vec<Frame>, ReadError> {
+        let offsets = self.inner.stored_offsets(id)?.into_iter();
+        let frames = offsets.map(|offset| self.inner.stored_at(offset));
+        frames.filter_map(Result::transpose).collect()
+    }
+
+    /// The newest id that a frame of this store ever had, also one that was not stored or is gone;
+    /// [`FrameId::ZERO`] before the first. Waits for a commit under way.
+    pub fn newest_id(&self) -> FrameId {
+        self.inner.writer.lock().newest_id()
+    }
+
     /// The frame with an offset; nothing when there is none, or none any more.
     ///
     /// # Errors
