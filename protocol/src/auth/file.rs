@@ -5,7 +5,7 @@
 use std::fmt::{self, Write as _};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use subtle::Choice;
@@ -274,6 +274,11 @@ fn edit<T>(
         let mut to = OpenOptions::new();
         let mut to = to.write(true).create_new(true).mode(0o600).open(&unfinished)?;
         to.write_all(text.as_bytes())?;
+        // Whoever serves the store must be able to read it, also when root changes it.
+        let (made, dir) = (to.metadata()?, held.metadata()?);
+        if (made.uid(), made.gid()) != (dir.uid(), dir.gid()) && made.uid() == 0 {
+            fchown(&to, Some(dir.uid()), Some(dir.gid()))?;
+        }
         to.sync_all()?;
         fs::rename(&unfinished, &path)?;
         held.sync_all()
@@ -404,6 +409,20 @@ mod tests {
 
     fn scope(text: &str) -> Option<Scope> {
         Some(read_scope(text).unwrap())
+    }
+
+    #[test]
+    fn the_owner_of_the_store_can_read_them_whoever_makes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut owner = fs::metadata(dir.path()).unwrap().uid();
+        if owner == 0 {
+            owner = 10_001;
+            std::os::unix::fs::chown(dir.path(), Some(owner), Some(owner)).unwrap();
+        }
+        TokenFile::create(dir.path(), new("a", Role::Admin)).unwrap();
+        TokenFile::create(dir.path(), new("b", Role::Admin)).unwrap();
+        TokenFile::revoke(dir.path(), "a").unwrap();
+        assert_eq!(fs::metadata(dir.path().join(TOKENS_NAME)).unwrap().uid(), owner);
     }
 
     #[test]
