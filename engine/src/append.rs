@@ -319,7 +319,7 @@ impl Pending {
             total += crate::cursors::record_len(&change.name, state.as_ref());
         }
         total += self.key.as_ref().map_or(0, |key| key_len(key.key.as_str()));
-        // Which frames these are is settled by the writer.
+        // Which frames these are is decided by the writer.
         total += self.targets.len() * align8(TOMBSTONE_LEN + TOPIC_BYTES_MAX);
         Ok(total)
     }

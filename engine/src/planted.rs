@@ -43,7 +43,7 @@ pub(crate) enum Bug {
     /// Removed frames are forgotten while a reader has segments that hold them.
     ForgetWhileRead,
     /// Opening takes tombstones for new that had their effect before.
-    IgnoreSettled,
+    IgnorePurged,
     /// A blob that was put counts as durable, so a frame that finds it does not wait for its sync.
     SkipHitSync,
     /// A copy of a blob that is there is believed to be whole.
@@ -59,7 +59,7 @@ pub(crate) enum Bug {
     /// Garbage collection goes on where the log cannot be read.
     SweepOverDamage,
     /// A sweep unlinks old packs before the manifest names the new one.
-    UnlinkBeforeSettle,
+    UnlinkBeforeConfirm,
     /// A pack that is written in one go is not synced.
     SkipBuildSync,
     /// What a backup copies is not synced.

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::format::control::Mark;
 use crate::log::Fault;
+use crate::media::is_full;
 use crate::options::SyncPolicy;
 use crate::store::Inner;
 use crate::sys;
@@ -216,7 +217,7 @@ fn make_ready(inner: &Arc<Inner>) -> Result<(), Fault> {
     inner.journal.open_if_asked(&inner.env).map_err(Fault::Failed)?;
     let indexed = inner.sealing.index_sealed(inner);
     upkeep.merge_topics(inner);
-    if indexed {
+    if matches!(indexed, Ok(true)) {
         inner.compaction.wake();
     }
     if upkeep.spare_due.load(Ordering::Relaxed) {
@@ -224,7 +225,11 @@ fn make_ready(inner: &Arc<Inner>) -> Result<(), Fault> {
         let used = inner.writer.lock().appender().fill_percent() < SPARE_AT_PERCENT;
         upkeep.spare_due.store(!used, Ordering::Relaxed);
     }
-    Ok(())
+    match indexed {
+        Err(error) if is_full(&error) => Err(Fault::Full),
+        // What else fails is tried again with the next segment.
+        _ => Ok(()),
+    }
 }
 
 /// Syncs what it is time for, and marks a log that is idle.

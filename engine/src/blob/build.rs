@@ -350,7 +350,7 @@ impl Builder {
             count: contents.count() as u64,
             newest_ms: env.clock.now_ms(),
             gone: 0,
-            settled: 0,
+            purged_seq: 0,
         };
         Ok(Built { line, contents, hashes: hashes.finalize().into() })
     }

@@ -178,7 +178,7 @@ impl OpenPack {
             count: 0,
             newest_ms: 0,
             gone: 0,
-            settled: 0,
+            purged_seq: 0,
         }
     }
 

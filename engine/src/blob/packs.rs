@@ -52,6 +52,15 @@ impl PackList {
         let at = self.sealed.partition_point(|pack| pack.line().base > number);
         self.sealed.get(at).filter(|pack| pack.line().base == number)
     }
+
+    /// The sealed packs in the order in which a blob is looked for: the one in which this thread
+    /// found its last one, then from the newest to the oldest.
+    fn sealed_in_turn(&self) -> impl Iterator<Item = &Arc<SealedPack>> {
+        let last = self.place_of(LAST.get());
+        let others =
+            self.sealed.iter().filter(move |pack| last.is_none_or(|l| !Arc::ptr_eq(l, pack)));
+        last.into_iter().chain(others)
+    }
 }
 
 impl Packs {
@@ -124,10 +133,8 @@ impl Packs {
                 return Ok(Some(taken));
             }
         }
-        let last = list.place_of(LAST.get());
         let asked = |pack: &&Arc<SealedPack>| pack.may_hold(hash) && among(pack);
-        let others = list.sealed.iter().filter(|pack| last.is_none_or(|l| !Arc::ptr_eq(l, pack)));
-        for pack in last.into_iter().chain(others).filter(asked) {
+        for pack in list.sealed_in_turn().filter(asked) {
             if let Some(taken) = try_take(self.find_sealed(&list, pack, hash)) {
                 LAST.set(pack.line().base);
                 return Ok(Some(taken));
@@ -145,9 +152,7 @@ impl Packs {
             let Some(number) = guesses.pack(pack.media(), pack.salt()) else { return };
             pack.guess(wanted, &mut left, |blob, at| guesses.note(blob, number, at));
         }
-        let last = list.place_of(LAST.get());
-        let others = list.sealed.iter().filter(|pack| last.is_none_or(|l| !Arc::ptr_eq(l, pack)));
-        for pack in last.into_iter().chain(others) {
+        for pack in list.sealed_in_turn() {
             if left.is_empty() {
                 return;
             }

@@ -327,7 +327,7 @@ impl Opened {
             count: 0,
             newest_ms: 0,
             gone: 0,
-            settled: 0,
+            purged_seq: 0,
         };
         self.salvage(env, &line, salt, &media)
     }

@@ -77,6 +77,17 @@ fn answer_to(target: &Option<Target>) -> Removal {
     if target.is_some() { Removal::Removed } else { Removal::Absent }
 }
 
+/// What the answers to a group will say of the disk.
+#[derive(Debug, Clone, Copy)]
+struct Promise {
+    /// A batch asks to be durable, whatever the policy.
+    durable: bool,
+    /// A batch is answered for that was written before.
+    repeats: bool,
+    /// Before the group there are some that are not durable.
+    behind: bool,
+}
+
 /// Why a batch was not laid out.
 enum Refusal {
     /// This batch alone; nothing of it was written.
@@ -146,6 +157,11 @@ impl Writer {
         &self.appender
     }
 
+    /// The newest id given, or kept by a frame that was imported.
+    pub(crate) fn newest_id(&self) -> FrameId {
+        self.ids.last()
+    }
+
     /// Commits batches from the front of `group`, as many as one group can take and at least one,
     /// and appends their answers to `answers`.
     pub(crate) fn commit(&mut self, inner: &Inner, group: &[Pending], answers: &mut Vec<Answer>) {
@@ -177,10 +193,12 @@ impl Writer {
                 }
             }
         }
-        let durable = group[..placed.len()].iter().any(|pending| pending.batch.durable);
-        let repeats = placed.iter().flatten().any(|batch| batch.repeats.is_some());
-        let flags = (durable, repeats, behind);
-        let in_doubt = failed || self.write(inner, flags, &mut since).is_err();
+        let promise = Promise {
+            durable: group[..placed.len()].iter().any(|pending| pending.batch.durable),
+            repeats: placed.iter().flatten().any(|batch| batch.repeats.is_some()),
+            behind,
+        };
+        let in_doubt = failed || self.write(inner, promise, &mut since).is_err();
         if in_doubt {
             inner.poison();
             let answer = |batch: Result<Placed, AppendError>| match batch {
@@ -478,12 +496,10 @@ impl Writer {
     }
 
     /// Writes the group and makes it durable if the policy or one of its batches asks for that.
-    /// With `repeats` it answers for batches that were written before, too; `behind` it are some
-    /// that are not durable.
     fn write(
         &mut self,
         inner: &Inner,
-        (durable, repeats, behind): (bool, bool, bool),
+        Promise { durable, repeats, behind }: Promise,
         since: &mut Option<Instant>,
     ) -> io::Result<()> {
         // Before the records that name them.

@@ -278,7 +278,7 @@ impl Inner {
         let mut tries = TRIES;
         loop {
             // Under the writer's lock, so that the tombstones before this batch are just these.
-            let (settled, marks) = {
+            let (purged_seq, marks) = {
                 let writer = self.writer.lock();
                 (writer.appender().next_seq(), self.index.marks(offsets.clone()))
             };
@@ -289,7 +289,7 @@ impl Inner {
             // What frames are left out for must not be lost where they are not.
             self.sync_log_written().map_err(Stop::Failed)?;
             let written = write::write(self, &survey, pace)?;
-            match switch::switch(self, &survey, written, settled) {
+            match switch::switch(self, &survey, written, purged_seq) {
                 Err(Stop::Overtaken) if tries > 1 => tries -= 1,
                 done => return done,
             }

@@ -18,7 +18,7 @@ pub(super) fn switch(
     inner: &Inner,
     survey: &Survey,
     written: Option<Written>,
-    settled: u64,
+    purged_seq: u64,
 ) -> Stopped<CompactReport> {
     let old: Vec<_> = survey.inputs.iter().map(|input| input.segment.clone()).collect();
     let report = CompactReport {
@@ -45,7 +45,7 @@ pub(super) fn switch(
             discard(inner, place.as_ref());
             return Err(Stop::Overtaken);
         }
-        on_disk(inner, survey, &old, written.as_ref(), settled)?;
+        on_disk(inner, survey, &old, written.as_ref(), purged_seq)?;
         let new = written.map(|Written { key, length, index, .. }| {
             let span = survey.offsets.end - survey.offsets.start;
             (inner.sealed_segment(key, length, span), index)
@@ -87,7 +87,7 @@ fn on_disk(
     survey: &Survey,
     old: &[Arc<Segment>],
     written: Option<&Written>,
-    settled: u64,
+    purged_seq: u64,
 ) -> Stopped<()> {
     let env = &inner.env;
     let dir = env.log_dir();
@@ -112,7 +112,7 @@ fn on_disk(
                     && old.iter().any(|old| (old.base(), old.generation()) == key)
             };
             state.files.retain(|file| !is_old(file));
-            state.files.extend(written.map(|written| entry(survey, written, settled)));
+            state.files.extend(written.map(|written| entry(survey, written, purged_seq)));
         })
     });
     if let Err(error) = changes {
@@ -146,7 +146,7 @@ fn on_disk(
 }
 
 /// The manifest's entry of a compacted segment.
-fn entry(survey: &Survey, written: &Written, settled: u64) -> FileEntry {
+fn entry(survey: &Survey, written: &Written, purged_seq: u64) -> FileEntry {
     let span = survey.offsets.end - survey.offsets.start;
     FileEntry {
         state: FileState::Sealed,
@@ -154,7 +154,7 @@ fn entry(survey: &Survey, written: &Written, settled: u64) -> FileEntry {
         crc: written.crc,
         count: written.frames,
         gone: (span - written.frames) as u32,
-        settled,
+        purged_seq,
         ..unmarked(&written.key)
     }
 }

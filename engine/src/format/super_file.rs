@@ -21,7 +21,7 @@ const COUNT_AT: usize = GONE_AT + 4;
 const NEWEST_AT: usize = COUNT_AT + 8;
 const _: () = assert!(NEWEST_AT + 8 == ENTRY_LEN);
 /// The same place in the entry of a segment.
-const SETTLED_AT: usize = NEWEST_AT;
+const PURGED_AT: usize = NEWEST_AT;
 
 /// Bytes of the longest super file.
 pub const SUPER_BYTES_MAX: u64 =
@@ -106,7 +106,7 @@ pub struct FileEntry {
     pub gone: u32,
     /// Every tombstone in a batch with a lower seq that hits a frame of this sealed segment was
     /// applied: the frame is not in it.
-    pub settled: u64,
+    pub purged_seq: u64,
 }
 
 impl SuperState {
@@ -223,7 +223,7 @@ impl FileEntry {
         out.extend_from_slice(&self.gone.to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
         let last = match self.kind {
-            FileKind::Segment => self.settled,
+            FileKind::Segment => self.purged_seq,
             FileKind::Pack => self.newest_ms,
         };
         out.extend_from_slice(&last.to_le_bytes());
@@ -257,7 +257,7 @@ impl FileEntry {
             gone: word(GONE_AT)?,
             count: long(COUNT_AT)?,
             newest_ms: if kind == 2 { long(NEWEST_AT)? } else { 0 },
-            settled: if kind == 1 { long(SETTLED_AT)? } else { 0 },
+            purged_seq: if kind == 1 { long(PURGED_AT)? } else { 0 },
         })
     }
 }
@@ -278,7 +278,7 @@ mod tests {
             count: 6,
             newest_ms: 0,
             gone: 0,
-            settled: 0,
+            purged_seq: 0,
         };
         let pack = FileEntry { kind: FileKind::Pack, newest_ms: 7, ..segment };
         SuperState {

@@ -293,7 +293,7 @@ impl<'a> Collection<'a> {
                         sweep.switch(marker, &group, &rewritten, condemned)?
                     };
                     match switched {
-                        Some(switched) => self.settle(switched)?,
+                        Some(switched) => self.confirm(switched)?,
                         None => {
                             report.left += 1;
                             self.sweep.abandon(rewritten);
@@ -309,9 +309,9 @@ impl<'a> Collection<'a> {
         Ok(())
     }
 
-    fn settle(&mut self, switched: Switched) -> Result<(), GcError> {
-        let settled = self.sweep.settle(&mut self.marker, switched);
-        settled.map_err(|error| self.fault(error))
+    fn confirm(&mut self, switched: Switched) -> Result<(), GcError> {
+        let confirmed = self.sweep.confirm(&mut self.marker, switched);
+        confirmed.map_err(|error| self.fault(error))
     }
 
     /// Lets the files of replaced packs go.

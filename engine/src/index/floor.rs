@@ -63,7 +63,15 @@ impl Index {
         if n == 1 || !active.is_some_and(|(_, active)| active.wants_recent(noted.topic)) {
             return true;
         }
-        let Ok(recent) = self.newest_frames(topics, noted, n) else { return false };
+        let recent = match topics.handed.take(noted.topic) {
+            Some(recent) => recent,
+            // With this frame there are no more than stay.
+            None if topics.at_most(noted.topic) < n => return true,
+            None => match self.newest_frames(topics, noted, n) {
+                Ok(recent) => recent,
+                Err(_) => return false,
+            },
+        };
         if let Some((_, active)) = &mut topics.active {
             active.set_recent(noted.topic, recent);
         }
@@ -79,11 +87,11 @@ impl Index {
         n: u64,
     ) -> Result<Recent, ReadError> {
         let now_ms = noted.id.time_ms();
-        let mut newest: Vec<(u64, Option<u64>)> = Vec::new();
+        let mut recent = Recent::default();
         let (floor, runs) = (topics.floor(noted.topic, u64::MAX), topics.runs(noted.topic));
         let mut below = runs.at_or_before(u64::MAX);
         while let Some(of) =
-            below.filter(|_| (newest.len() as u64) < n).and_then(|offset| self.holder(offset))
+            below.filter(|_| recent.live() < n).and_then(|offset| self.holder(offset))
         {
             let active = topics.active.as_ref().filter(|(active, _)| *active == of.ordinal);
             let chunks = match active {
@@ -97,7 +105,7 @@ impl Index {
             let base = of.segment.base();
             for posting in chunks.into_iter().rev().flat_map(Chunk::backward) {
                 let offset = base + u64::from(posting.delta);
-                if offset < floor || newest.len() as u64 == n {
+                if offset < floor || recent.live() == n {
                     break;
                 }
                 if self.removed.contains(offset, u64::MAX) {
@@ -105,15 +113,13 @@ impl Index {
                 }
                 let expires_ms = expiries.of_frame(noted.topic, offset, posting)?;
                 if expires_ms.is_none_or(|at| at > now_ms) {
-                    newest.push((offset, expires_ms));
+                    recent.push_older(offset, expires_ms);
                 }
             }
             // What is below the floor is gone, however few are left.
             let older = base.checked_sub(1).filter(|&older| older >= floor);
             below = older.and_then(|older| runs.at_or_before(older));
         }
-        let mut recent = Recent::default();
-        newest.iter().rev().for_each(|&(offset, expires_ms)| recent.push(offset, expires_ms));
         Ok(recent)
     }
 

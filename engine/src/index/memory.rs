@@ -279,11 +279,20 @@ impl MemoryIndex {
         }
     }
 
-    /// Forgets what only arriving frames ask for: the segment is complete.
-    pub(super) fn complete(&mut self) {
-        for more in self.topics.iter_mut().filter_map(|topic| topic.more.as_mut()) {
-            more.floor.recent = None;
+    /// Gives away what only arriving frames ask for: the segment is complete.
+    pub(super) fn complete(&mut self, mut take: impl FnMut(&str, Recent)) {
+        let Self { topics, names, .. } = self;
+        for topic in topics {
+            let recent = topic.more.as_mut().and_then(|more| more.floor.recent.take());
+            if let Some(recent) = recent {
+                take(topic.name(names), recent);
+            }
         }
+    }
+
+    /// Frames of the topic with this number.
+    pub(super) fn count(&self, number: u32) -> u64 {
+        u64::from(self.topics[number as usize].entry.count)
     }
 
     /// When a frame of a topic expires.

@@ -95,7 +95,7 @@ pub(crate) struct Index {
     topics: RwLock<Topics>,
     /// Of each segment that was sealed when the store was opened, by base: the offset after it, and
     /// the number of the batch below which tombstones have had their effect on it.
-    settled: BTreeMap<u64, (u64, u64)>,
+    purged: BTreeMap<u64, (u64, u64)>,
     /// Frames in the log.
     frames: AtomicU64,
     floors: FloorFilter,
@@ -172,14 +172,14 @@ impl Index {
         let is_sealed =
             |file: &&FileEntry| file.kind == FileKind::Segment && file.state == FileState::Sealed;
         let files = manifest.files.iter().filter(is_sealed);
-        let settled = files.map(|file| (file.base, (file.end(), file.settled))).collect();
+        let purged = files.map(|file| (file.base, (file.end(), file.purged_seq))).collect();
         let (table, generations) = merge::find(&env, sealed, writable);
         let mut index = Self {
             env,
             segments: RwLock::new(Arc::from([])),
             next: AtomicU32::new(0),
             topics: RwLock::default(),
-            settled,
+            purged,
             frames: AtomicU64::new(0),
             floors: FloorFilter::default(),
             partial: AtomicBool::new(false),
@@ -232,6 +232,8 @@ impl Index {
             (Some(file), Some(dead)) => {
                 let mut topics = self.topics.write();
                 self.freeze(&mut topics, true);
+                // Its frames are not met one by one.
+                topics.handed.clear();
                 self.push(segment, Kind::Files(Loaded::default()));
                 self.floors.add_all(&file.floors());
                 let source = Source::File(Arc::new(file));
@@ -323,7 +325,14 @@ impl Index {
         if let Some((ordinal, mut memory)) = topics.active.take()
             && let Some(of) = self.segment(ordinal)
         {
-            memory.complete();
+            let handed = &mut topics.handed;
+            match whole {
+                true => memory.complete(|topic, recent| handed.put(topic, recent)),
+                false => {
+                    memory.complete(|_, _| ());
+                    handed.clear();
+                }
+            }
             of.decay.set(memory.dead().kept, memory.dead().expiring.clone());
             let index = Arc::new(memory);
             let source = Source::Memory(index.clone());
@@ -423,6 +432,12 @@ impl Index {
 
     fn count_frames(&self, count: u64) {
         self.frames.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Sealed segments whose topics are kept in memory.
+    #[cfg(test)]
+    pub(crate) fn layers_in_memory(&self) -> usize {
+        self.topics.read().in_memory()
     }
 
     /// Frames in the log.
@@ -578,9 +593,9 @@ impl Index {
         }
         let Some(of) = self.holder(offset) else { return };
         if from.is_none()
-            && let Some(&(end, settled)) = self.settled.get(&of.segment.base())
-            && (offset >= end || seq < settled)
-            && !is_planted(Bug::IgnoreSettled)
+            && let Some(&(end, purged)) = self.purged.get(&of.segment.base())
+            && (offset >= end || seq < purged)
+            && !is_planted(Bug::IgnorePurged)
         {
             return;
         }

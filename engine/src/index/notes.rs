@@ -57,8 +57,15 @@ impl<'a> Notes<'a> {
         {
             keep = None;
         }
-        let Some((_, active)) = &mut self.topics.active else { return };
+        let Topics { active, handed, .. } = &mut *self.topics;
+        let Some((_, active)) = active else { return };
         let number = active.note(noted);
+        if active.count(number) == 1
+            && !handed.is_empty()
+            && let Some(recent) = handed.take(noted.topic)
+        {
+            active.set_recent(noted.topic, recent);
+        }
         self.frames += 1;
         if active.apply_last(number, noted, group, keep) {
             self.index.floors.add(noted.topic);
@@ -81,8 +88,12 @@ impl<'a> Notes<'a> {
         if self.topics.holds(topic) {
             self.index.floors.add(topic);
         }
-        if let Some((_, memory)) = &mut self.topics.active {
+        let Topics { active, handed, .. } = &mut *self.topics;
+        if let Some((_, memory)) = active {
             memory.note_floor(topic, floor);
+        }
+        if let Some(recent) = handed.get_mut(topic) {
+            recent.keep_from(floor);
         }
     }
 }

@@ -3,10 +3,14 @@
 //! removed and nothing expires.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 /// Live frames of a topic remembered for `last:n` beyond what n asks for.
 const SPARE: u64 = 65_536;
+/// Frames remembered of topics that the active segment did not meet yet, in each of two parts.
+const HANDED_MAX: usize = 1 << 21;
+/// What remembering a topic costs, in frames.
+const TOPIC_COST: usize = 16;
 
 /// Offsets ascending. Those that died in the middle stay until they are first.
 #[derive(Debug, Default)]
@@ -24,6 +28,18 @@ impl Recent {
         self.frames.push_back((offset, true));
         self.live += 1;
         self.expiring.extend(expires_ms.map(|at| Reverse((at, offset))));
+    }
+
+    /// Takes up a frame that is older than all of these.
+    pub(super) fn push_older(&mut self, offset: u64, expires_ms: Option<u64>) {
+        self.frames.push_front((offset, true));
+        self.live += 1;
+        self.expiring.extend(expires_ms.map(|at| Reverse((at, offset))));
+    }
+
+    /// How many of them are there.
+    pub(super) const fn live(&self) -> u64 {
+        self.live as u64
     }
 
     /// A frame was removed, if it is among these.
@@ -92,9 +108,82 @@ impl Recent {
     }
 }
 
+/// The newest frames of topics that the active segment holds no frame of, from the segments before
+/// it: without them the first `last:n` of each would have to look through the log anew. What was not
+/// asked for in a while is forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Handed {
+    young: HashMap<Box<str>, Recent>,
+    old: HashMap<Box<str>, Recent>,
+    /// Frames in the young part, and what its topics cost.
+    weight: usize,
+}
+
+impl Handed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.old.is_empty()
+    }
+
+    /// Takes over what is known of a topic, if it is not known anyway.
+    pub(super) fn put(&mut self, topic: &str, recent: Recent) {
+        if recent.wanted == 1 {
+            return;
+        }
+        if self.weight >= HANDED_MAX {
+            self.old = std::mem::take(&mut self.young);
+            self.weight = 0;
+        }
+        self.weight += TOPIC_COST + recent.frames.len();
+        self.old.remove(topic);
+        self.young.insert(topic.into(), recent);
+    }
+
+    /// Hands on what is known of a topic.
+    pub(super) fn take(&mut self, topic: &str) -> Option<Recent> {
+        let young = self.young.remove(topic);
+        if let Some(recent) = &young {
+            // Some of its frames may have been forgotten since.
+            self.weight = self.weight.saturating_sub(TOPIC_COST + recent.frames.len());
+        }
+        young.or_else(|| self.old.remove(topic))
+    }
+
+    /// What is known of a topic, to be brought up to date.
+    pub(super) fn get_mut(&mut self, topic: &str) -> Option<&mut Recent> {
+        self.young.get_mut(topic).or_else(|| self.old.get_mut(topic))
+    }
+
+    /// Forgets all: frames are taken up that it will not hear of.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_asks_for_is_forgotten() {
+        let mut handed = Handed::default();
+        let recent = |count: u64| {
+            let mut recent = Recent::default();
+            (0..count).for_each(|offset| recent.push(offset, None));
+            recent
+        };
+        let half = HANDED_MAX as u64 / 2;
+        handed.put("a", recent(half));
+        handed.put("b", recent(half));
+        handed.put("c", recent(half));
+        assert!(handed.get_mut("a").is_some(), "kept for one more round");
+        let b = handed.take("b").unwrap();
+        assert!(handed.take("b").is_none());
+        handed.put("b", b);
+        handed.put("d", recent(1));
+        assert!(handed.get_mut("a").is_none() && handed.get_mut("b").is_some());
+        handed.clear();
+        assert!(handed.is_empty() && handed.take("d").is_none());
+    }
 
     #[test]
     fn the_dead_do_not_count() {

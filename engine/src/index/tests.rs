@@ -68,7 +68,7 @@ fn fill(store: &Store, rng: &mut Rng, left: &mut Left, segments: usize) {
 /// Seals what can be, and merges the table however little there is to merge.
 fn merge(store: &Store) {
     store.inner.sealing.seal_now(&store.inner).unwrap();
-    store.inner.sealing.index_sealed(&store.inner);
+    store.inner.sealing.index_sealed(&store.inner).unwrap();
     store.inner.index.merge(&AtomicBool::new(false)).unwrap();
 }
 
@@ -284,7 +284,7 @@ fn a_merge_that_fails_leaves_the_table() {
     // What cannot be written over.
     fs::create_dir(dir.path().join("topics.2.tmp")).unwrap();
     fill(&store, &mut rng, &mut left, 3);
-    store.inner.sealing.index_sealed(&store.inner);
+    store.inner.sealing.index_sealed(&store.inner).unwrap();
     assert!(store.inner.index.merge(&AtomicBool::new(false)).is_err());
     assert_eq!(covered(&store), before);
     check(&store, &left, "not merged");
@@ -465,4 +465,91 @@ fn last_n_opens_no_segment_below_the_floor() {
     let opened: Vec<bool> = segments.iter().take(4).map(is_open).collect();
     assert_eq!(opened, [false, false, false, true]);
     assert_eq!(store.last(&TopicPatterns::parse("a").unwrap(), 9).unwrap().len(), 2);
+}
+
+#[test]
+fn what_last_n_knows_outlives_the_segment() {
+    let dir = fast_dir();
+    let store = open(dir.path());
+    let mut kept: BTreeMap<String, Vec<(u64, FrameId)>> = BTreeMap::new();
+    let mut rng = Rng(5);
+    let mut round = |store: &Store, topic: &str| {
+        let five = Ttl::Last(NonZeroU64::new(5).unwrap());
+        let ttl = if rng.below(4) == 0 { Ttl::Forever } else { five };
+        let stamp = store.append(NewFrame { ttl, ..frame(topic, 0) }.into()).unwrap().frames[0].id;
+        let of = kept.entry(topic.to_owned()).or_default();
+        of.push((0, stamp));
+        if ttl == five {
+            of.drain(..of.len().saturating_sub(5));
+        }
+        if rng.below(5) == 0 {
+            let at = rng.below(of.len() as u64) as usize;
+            store.remove(of.remove(at).1).unwrap();
+        }
+        let frames = store.last(&TopicPatterns::parse(topic).unwrap(), 99).unwrap();
+        let ids: Vec<_> = frames.iter().map(Frame::id).collect();
+        assert_eq!(ids, of.iter().map(|&(_, id)| id).collect::<Vec<_>>(), "{topic}");
+        let segment = store.info().segments;
+        while store.info().segments == segment {
+            store.append(random(&mut Rng(1), 0).into()).unwrap();
+        }
+        store.inner.sealing.index_sealed(&store.inner).unwrap();
+    };
+    for n in 0..24 {
+        round(&store, ["b", "c", "d"][n % 3]);
+    }
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    (0..3).for_each(|n| round(&store, ["b", "c", "d"][n]));
+}
+
+#[test]
+fn last_n_learns_nothing_where_all_stay() {
+    let dir = fast_dir();
+    let store = open(dir.path());
+    let with = |n: u64| NewFrame { ttl: Ttl::Last(NonZeroU64::new(n).unwrap()), ..frame("a", n) };
+    let knows = |store: &Store| {
+        let topics = store.inner.index.topics.read();
+        !topics.active.as_ref().unwrap().1.wants_recent("a")
+    };
+    (0..1_000).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    store.append(with(u64::MAX).into()).unwrap();
+    store.append(with(1_002).into()).unwrap();
+    assert!(!knows(&store));
+    assert_eq!(store.last(&TopicPatterns::parse("a").unwrap(), 9_999).unwrap().len(), 1_002);
+    store.append(with(1_002).into()).unwrap();
+    assert!(knows(&store));
+    assert_eq!(store.last(&TopicPatterns::parse("a").unwrap(), 9_999).unwrap().len(), 1_002);
+    let image = crash(dir.path());
+    let store = open(image.path());
+    assert_eq!(store.last(&TopicPatterns::parse("a").unwrap(), 9_999).unwrap().len(), 1_002);
+}
+
+#[test]
+fn last_n_is_handed_from_segment_to_segment() {
+    let dir = fast_dir();
+    let store = open(dir.path());
+    let names: Vec<String> = (0..20).map(|n| format!("sensor.{n}")).collect();
+    let nine = Ttl::Last(NonZeroU64::new(9).unwrap());
+    let filler = || {
+        let segment = store.info().segments;
+        while store.info().segments == segment {
+            store.append(random(&mut Rng(1), 0).into()).unwrap();
+        }
+        store.inner.sealing.index_sealed(&store.inner).unwrap();
+    };
+    for _ in 0..30 {
+        for name in &names {
+            store.append(NewFrame { ttl: nine, ..frame(name, 0) }.into()).unwrap();
+        }
+        filler();
+        let mut topics = store.inner.index.topics.write();
+        for name in &names {
+            assert!(topics.handed.get_mut(name).is_some(), "{name} would be looked for");
+        }
+    }
+    for name in &names {
+        assert_eq!(store.last(&TopicPatterns::parse(name).unwrap(), 99).unwrap().len(), 9);
+    }
 }

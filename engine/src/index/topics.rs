@@ -12,6 +12,7 @@ use fst::map::{IndexedValue, OpBuilder};
 use parking_lot::MutexGuard;
 
 use super::memory::MemoryIndex;
+use super::recent::Handed;
 use super::runs::Runs;
 use crate::format::topic_index::{TopicEntry, TopicFile};
 use crate::format::topic_table::{Covered, TableFile, TopicTotals};
@@ -30,6 +31,8 @@ pub(super) struct Topics {
     pub(super) outdated: Option<Arc<TableFile>>,
     /// Offsets of frames that were removed one by one and are still in the log.
     removed: HashMap<Box<str>, BTreeSet<u64>>,
+    /// The newest frames of topics that the active segment did not meet yet.
+    pub(super) handed: Handed,
 }
 
 /// A segment that is complete.
@@ -99,6 +102,12 @@ impl Topics {
         self.layers.iter().take_while(|layer| layer.file().is_some()).count()
     }
 
+    /// Layers of sealed segments that are not in files.
+    #[cfg(test)]
+    pub(super) fn in_memory(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.file().is_none()).count()
+    }
+
     fn memory(&self) -> Option<&MemoryIndex> {
         self.active.as_ref().map(|(_, memory)| memory)
     }
@@ -117,6 +126,12 @@ impl Topics {
         let active = self.memory().and_then(|active| active.find(topic));
         layers.chain(active).for_each(|entry| totals.add(&TopicTotals::from(&entry)));
         (totals.stored > 0).then_some(totals)
+    }
+
+    /// How many frames of a topic `last:n` left, or more.
+    pub(super) fn at_most(&self, topic: &str) -> u64 {
+        let totals = self.totals(topic);
+        totals.map_or(0, |totals| if totals.is_exact { totals.left } else { totals.stored })
     }
 
     /// Where the newest frame of a topic is. Asks no older layer than it must.
@@ -152,6 +167,9 @@ impl Topics {
     pub(super) fn remove(&mut self, topic: &str, offset: u64) {
         if let Some((_, active)) = &mut self.active {
             active.remove_recent(topic, offset);
+        }
+        if let Some(recent) = self.handed.get_mut(topic) {
+            recent.remove(offset);
         }
         if let Some(removed) = self.removed.get_mut(topic) {
             removed.insert(offset);

@@ -371,7 +371,7 @@ pub(crate) fn unmarked(key: &SegmentKey) -> FileEntry {
         count: 0,
         newest_ms: 0,
         gone: 0,
-        settled: 0,
+        purged_seq: 0,
     }
 }
 

@@ -57,6 +57,11 @@ impl Log {
         LogView { segments: Arc::clone(&self.segments.read()), head }
     }
 
+    /// Whether this very segment is still listed.
+    pub(crate) fn has(&self, segment: &Segment) -> bool {
+        self.segments.read().iter().any(|listed| listed.key() == segment.key())
+    }
+
     /// Makes frames below `head` visible; their bytes were published before.
     pub(crate) fn publish(&self, head: u64) {
         self.head.raise(head);

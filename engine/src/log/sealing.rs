@@ -45,6 +45,14 @@ pub(crate) struct SealJob {
     pub(crate) upto_seq: u64,
 }
 
+/// A sealed segment, and which of its derived files are to be written.
+#[derive(Debug)]
+struct Unindexed {
+    segment: Arc<Segment>,
+    index: bool,
+    keys: bool,
+}
+
 /// Work between the writer and the housekeeping thread.
 #[derive(Debug, Default)]
 pub(crate) struct Sealing {
@@ -55,7 +63,9 @@ pub(crate) struct Sealing {
     /// Spares made.
     spares: AtomicU64,
     /// Sealed segments whose derived files are not written yet.
-    unindexed: Mutex<VecDeque<Arc<Segment>>>,
+    unindexed: Mutex<VecDeque<Unindexed>>,
+    /// Those whose files could not be written. Nobody waits for them.
+    refused: Mutex<Vec<Unindexed>>,
     /// Held while the files of one are written.
     indexing: Mutex<()>,
 }
@@ -114,7 +124,8 @@ impl Sealing {
             marked.map_err(Fault::when_preparing)?;
             let sealed = inner.sealed_segment(job.segment.key(), job.length, job.frames);
             inner.log.replace(&job.segment, Some(Arc::clone(&sealed)));
-            self.unindexed.lock().push_back(sealed);
+            let unindexed = Unindexed { segment: sealed, index: true, keys: true };
+            self.unindexed.lock().push_back(unindexed);
         }
         // Only a raise: what was written since is not covered.
         inner.durable_upto.fetch_max(job.upto_seq, Ordering::AcqRel);
@@ -122,10 +133,24 @@ impl Sealing {
         Ok(())
     }
 
-    /// Writes the derived files of sealed segments; says whether there were any. Failing is no
-    /// harm: they are made again at the next open, and the index in memory serves until then.
-    pub(crate) fn index_sealed(&self, inner: &Inner) -> bool {
-        self.index_until(inner, 0)
+    /// Writes the derived files of sealed segments, also those that could not be written before;
+    /// says whether any were.
+    ///
+    /// # Errors
+    /// Of the first that could not be written. That is no harm: the index in memory serves until it
+    /// is tried again, by the next call or the next open.
+    pub(crate) fn index_sealed(&self, inner: &Inner) -> io::Result<bool> {
+        let any = self.index_until(inner, 0);
+        let mut retried = false;
+        loop {
+            let _one = self.indexing.lock();
+            let Some(of) = self.refused.lock().pop() else { return Ok(any | retried) };
+            // Compaction may have taken it since.
+            if inner.log.has(&of.segment) {
+                self.index(inner, of)?;
+                retried = true;
+            }
+        }
     }
 
     /// Writes derived files, or waits for who does, until there are not too many to write.
@@ -143,11 +168,24 @@ impl Sealing {
                 let mut unindexed = self.unindexed.lock();
                 if unindexed.len() > left { unindexed.pop_front() } else { None }
             };
-            let Some(segment) = next else { return any };
-            let _ = inner.index.seal(&segment);
-            let _ = inner.keys.seal(&inner.env, &inner.index, &segment);
-            any = true;
+            let Some(of) = next else { return any };
+            any |= self.index(inner, of).is_ok();
         }
+    }
+
+    /// Writes the derived files of one segment; those that cannot be written are kept for later.
+    fn index(&self, inner: &Inner, mut of: Unindexed) -> io::Result<()> {
+        let index = if of.index { inner.index.seal(&of.segment) } else { Ok(()) };
+        let keys = match of.keys {
+            true => inner.keys.seal(&inner.env, &inner.index, &of.segment),
+            false => Ok(()),
+        };
+        // A second file of keys would have none of them: they were let go with the first.
+        (of.index, of.keys) = (index.is_err(), keys.is_err());
+        if of.index || of.keys {
+            self.refused.lock().push(of);
+        }
+        index.and(keys)
     }
 
     /// Allocates the next segment ahead of its use, if there is none yet.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::io::Errno;
 
+use super::workload::keyed;
 use super::{Holds, MEDIA, Place, cursor_name, look};
 use crate::append::Batch;
 use crate::error::AppendError;
 use crate::media::faulty::{Faults, FaultyFiles};
 use crate::media::sim::{Image, SimDisk};
-use crate::options::SyncPolicy;
+use crate::options::{MediaChoice, SyncPolicy};
 use crate::store::{Health, Store};
 use crate::testing::frame;
 use crate::value::{CursorChange, ExpectRevision, Meta, NewFrame};
@@ -79,18 +80,38 @@ fn cursor(n: u64) -> Batch {
     Batch { cursors: vec![change], ..Batch::default() }
 }
 
-#[test]
-fn cursors_stay_when_the_segment_after_them_has_no_room_for_its_checkpoint() {
-    for media in MEDIA {
+/// A store in a place of its own, and what makes its disk full.
+struct Bench {
+    place: Place,
+    disk: SimDisk,
+    faults: Arc<Faults>,
+    store: Store,
+}
+
+impl Bench {
+    fn new(media: MediaChoice) -> Self {
         let place = Place::new(SyncPolicy::Sync, media);
         let disk = place.disk(&Image::new());
         let faults = Faults::none();
         let store = open(&place, &disk, &faults);
+        Self { place, disk, faults, store }
+    }
+
+    fn fill_percent(&self) -> u64 {
+        self.store.inner.writer.lock().appender().fill_percent()
+    }
+}
+
+#[test]
+fn cursors_stay_when_the_segment_after_them_has_no_room_for_its_checkpoint() {
+    for media in MEDIA {
+        let bench = Bench::new(media);
+        let Bench { disk, faults, store, .. } = &bench;
         let inner = &store.inner;
-        let nearly_full = || inner.writer.lock().appender().fill_percent() >= 90;
-        let count = (0..).find(|&n| store.append(cursor(n)).is_ok() && nearly_full()).unwrap();
+        let fills = |n| store.append(cursor(n)).is_ok() && bench.fill_percent() >= 90;
+        let count = (0..).find(|&n| fills(n)).unwrap();
         inner.sealing.prepare_spare(inner).unwrap();
-        let held = look(&store, "before").cursors;
+        let held = look(store, "before").cursors;
         assert!(
             held.len() == 3
                 && held.values().any(|(_, state)| *state == count.to_string().as_bytes())
@@ -126,13 +147,11 @@ fn is_tmp(extension: &std::ffi::OsStr) -> bool {
 #[test]
 fn a_segment_there_is_no_room_to_name_gives_its_space_back() {
     for media in MEDIA {
-        let place = Place::new(SyncPolicy::Sync, media);
-        let disk = place.disk(&Image::new());
-        let faults = Faults::none();
-        let store = open(&place, &disk, &faults);
+        let bench = Bench::new(media);
+        let Bench { disk, faults, store, .. } = &bench;
         let inner = &store.inner;
         let mut count = 0;
-        while inner.writer.lock().appender().fill_percent() < 80 {
+        while bench.fill_percent() < 80 {
             store.append(frame("a", count).into()).unwrap();
             count += 1;
         }
@@ -149,6 +168,46 @@ fn a_segment_there_is_no_room_to_name_gives_its_space_back() {
             faults.clear();
         }
         store.append(large(count)).unwrap();
-        assert_eq!(look(&store, "with room").frames.len() as u64, count + 1);
+        assert_eq!(look(store, "with room").frames.len() as u64, count + 1);
+    }
+}
+
+#[test]
+fn derived_files_that_cannot_be_written_are_written_later() {
+    for media in MEDIA {
+        // The operations of writing one segment's files, each of which fails in its turn.
+        for failing in 1.. {
+            let Bench { place, disk, faults, store } = Bench::new(media);
+            let inner = &store.inner;
+            let mut held = Holds::default();
+            store.append(keyed(&mut held, 0)).unwrap();
+            for n in 1.. {
+                store.append(large(n)).unwrap();
+                if store.info().segments > 1 {
+                    break;
+                }
+            }
+            inner.sealing.seal_now(inner).unwrap();
+            faults.set(failing, failing, Errno::NOSPC);
+            let refused = inner.sealing.index_sealed(inner);
+            let tried = faults.count();
+            faults.clear();
+            if tried < failing {
+                assert!(failing > 10 && refused.unwrap(), "{media:?}: {tried} operations");
+                break;
+            }
+            let what = format!("{media:?}, operation {failing}");
+            if refused.is_err() {
+                assert!(inner.sealing.index_sealed(inner).unwrap(), "{what}");
+            }
+            assert_eq!(inner.index.layers_in_memory(), 0, "{what}");
+            assert!(!inner.sealing.index_sealed(inner).unwrap(), "{what}: twice");
+            let before = look(&store, &what);
+            drop(store);
+            let store = place.open_quietly(&disk).unwrap();
+            assert_eq!(look(&store, &what).frames, before.frames, "{what}");
+            let again = store.append(keyed(&mut Holds::default(), 0)).unwrap();
+            assert!(again.repeated, "{what}: the key is lost");
+        }
     }
 }

@@ -230,7 +230,7 @@ impl Inner {
         if let ([TopicPattern::Exact(topic)], 1) = (topics.as_slice(), n) {
             return Ok(self.newest_now(topic.as_str())?.into_iter().collect());
         }
-        self.settled(|| {
+        self.unmoved(|| {
             let head = self.log.head();
             let reader = Reader::over(self, topics, 0..head, true, (head, n));
             let mut frames = reader.collect::<Result<Vec<_>, _>>()?;
@@ -241,7 +241,7 @@ impl Inner {
 
     /// The newest visible frame of a topic.
     fn newest_now(self: &Arc<Self>, topic: &str) -> Result<Option<Frame>, ReadError> {
-        self.settled(|| {
+        self.unmoved(|| {
             let (head, newest) = self.index.newest_as_of(topic, || self.log.head());
             let Some((newest, floor)) = newest else { return Ok((true, head, None)) };
             let mut window = None;
@@ -332,7 +332,7 @@ impl Inner {
     /// Repeats a lookup that found less than it could, as long as the head it was made below moves
     /// meanwhile: what a `last:n` frame published in between hides may be compacted away, and the
     /// frame is itself beyond the old head.
-    fn settled<T>(
+    fn unmoved<T>(
         &self,
         mut look: impl FnMut() -> Result<(bool, u64, T), ReadError>,
     ) -> Result<T, ReadError> {

@@ -263,7 +263,11 @@ impl Sweep<'_> {
     }
 
     /// Makes a switch durable and lets the old files go. Without it the old packs count again.
-    pub(crate) fn settle(&self, marker: &mut Marker, switched: Switched) -> Result<(), SweepError> {
+    pub(crate) fn confirm(
+        &self,
+        marker: &mut Marker,
+        switched: Switched,
+    ) -> Result<(), SweepError> {
         let gone: BTreeSet<_> = switched.old.iter().map(|pack| pack.line().base).collect();
         self.tell(switched)?;
         gone.iter().for_each(|number| drop(marker.packs.remove(number)));
@@ -274,7 +278,7 @@ impl Sweep<'_> {
         let Switched { old, new } = switched;
         let shared = self.shared;
         let place = |line: &FileEntry| (line.kind, line.base, line.generation);
-        if is_planted(Bug::UnlinkBeforeSettle) {
+        if is_planted(Bug::UnlinkBeforeConfirm) {
             let lines = old.iter().map(|pack| pack.line());
             lines.for_each(|line| drop(remove_dropped(&shared.env, line)));
         }

@@ -211,7 +211,7 @@ fn a_put_keeps_its_grace_when_the_sweep_it_met_finds_no_room() {
     let switched = sweep.switch(&mut marker, &group, &new, &condemned).unwrap().unwrap();
     blobs.put(&blobs.prepare(&all[0]).unwrap()).unwrap();
     bed.faults.set(1, u64::MAX, Errno::NOSPC);
-    assert!(matches!(sweep.settle(&mut marker, switched), Err(SweepError::Full)));
+    assert!(matches!(sweep.confirm(&mut marker, switched), Err(SweepError::Full)));
     bed.faults.clear();
     assert!(all.iter().all(|bytes| get(&blobs, &BlobHash::of(bytes)).is_some()));
     let young = |pack: &Arc<SealedPack>| pack.newest_ms() > 1;

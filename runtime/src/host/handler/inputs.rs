@@ -36,7 +36,7 @@ pub(super) struct Inputs {
     /// So many of the first go alone.
     alone: usize,
     /// And all that are not stored: they do not come again to be told apart.
-    brief_alone: bool,
+    ephemeral_alone: bool,
     retry: Option<Retry>,
 }
 
@@ -56,7 +56,7 @@ impl Inputs {
                 (Input { frame, body, attempt: 1 }, at)
             })
             .collect::<VecDeque<_>>();
-        let mut inputs = Self { queue, alone: 0, brief_alone: false, retry: None };
+        let mut inputs = Self { queue, alone: 0, ephemeral_alone: false, retry: None };
         // An ephemeral frame that failed does not come again after a restart.
         let first = inputs.queue.front().map(|(input, _)| input.frame.id());
         if let Some(retry) = retry.filter(|retry| first == Some(retry.frame)) {
@@ -72,7 +72,7 @@ impl Inputs {
             return Next::TooManyHops(first.frame.clone());
         }
         let most = if self.goes_alone() { 1 } else { INPUTS_MAX };
-        let is_alone = |at: &Option<u64>| self.brief_alone && at.is_none();
+        let is_alone = |at: &Option<u64>| self.ephemeral_alone && at.is_none();
         let together =
             |(number, (_, at)): &(usize, &(Input, Option<u64>))| *number == 0 || !is_alone(at);
         let batch = self.queue.iter().enumerate().take(most).take_while(together);
@@ -104,13 +104,13 @@ impl Inputs {
     }
 
     fn goes_alone(&self) -> bool {
-        let is_brief = self.queue.front().is_some_and(|(_, at)| at.is_none());
-        self.alone > 0 || self.brief_alone && is_brief
+        let is_ephemeral = self.queue.front().is_some_and(|(_, at)| at.is_none());
+        self.alone > 0 || self.ephemeral_alone && is_ephemeral
     }
 
     /// Inputs that are not stored go alone.
-    pub(super) fn brief_alone(&mut self) {
-        self.brief_alone = true;
+    pub(super) fn ephemeral_alone(&mut self) {
+        self.ephemeral_alone = true;
     }
 
     /// Takes back that the first was left behind: what it made is not stored.

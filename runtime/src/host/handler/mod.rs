@@ -253,7 +253,7 @@ impl Handler {
                 let mut inputs = Inputs::new(&self.version, frames, self.place.retry);
                 inputs.alone_below(self.alone_to);
                 if self.alone_to > 0 {
-                    inputs.brief_alone();
+                    inputs.ephemeral_alone();
                 }
                 self.work(&mut inputs, stop).await?;
                 self.seen = self.seen.max(scanned_to);
