@@ -28,6 +28,8 @@ pub(crate) enum Exit {
     Denied = 7,
     /// The store's files failed while writing; what was in flight may or may not be stored.
     StoreFailed = 8,
+    /// A file of the store could not be read where it is mapped.
+    StoreUnreadable = 9,
     /// Ended by Ctrl-C.
     Interrupted = 130,
 }

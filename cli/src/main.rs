@@ -58,6 +58,8 @@ fn main() -> ExitCode {
         output::notice(&format!("cannot prepare for JavaScript: {error}"));
         return Exit::Failed.into();
     }
+    // Without it a disk that cannot be read ends the process without a word.
+    let _ = xs_engine::name_faults(Exit::StoreUnreadable as u8);
     end(run(args))
 }
 

@@ -62,6 +62,7 @@ pub use read::{Follower, Live, Reader, ResumePoint, TopicStats};
 pub use recovery::{Cut, RecoveryReport};
 pub use store::{Health, Store, StoreInfo};
 pub use store_blobs::BlobWriter;
+pub use sys::name_faults;
 pub use tail::PublishHook;
 pub use value::{
     BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, ExpectRevision, Frame,

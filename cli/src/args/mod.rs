@@ -62,7 +62,7 @@ default is ~/.local/share/xs/store. Nobody serves a directory? Then xs opens it 
 modules. A token is taken from --token-file or $XS_TOKEN.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 condition not met, 5 cannot reach a store,
-6 timed out, 7 denied, 8 the store's files failed, 130 interrupted.";
+6 timed out, 7 denied, 8 the store's files failed, 9 could not be read, 130 interrupted.";
 
 /// An event store with live subscriptions and JavaScript processors next to the data.
 #[derive(Debug, Parser)]

@@ -6,13 +6,15 @@
 //! are touched through raw pointers only, or by the system, and no reference to them ever exists. A
 //! file is never cut below what was published of it while it is mapped, only unlinked. Somebody
 //! else who cuts it gets the process a SIGBUS, which is why the store is locked and why its files
-//! are private.
+//! are private. So does a sector that cannot be read, which `fault` can say.
 
+mod fault;
 mod file;
 mod map;
 mod priority;
 mod published;
 
+pub use fault::name_faults;
 pub(crate) use file::{
     FOLIO_MAX, allocate, allocate_zeros, data_end, drop_cache, free_bytes, is_mappable, is_memory,
     random_bytes,

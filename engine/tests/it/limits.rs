@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xs_engine::limits::MAPS_MAX;
-use xs_engine::{AppendError, Health, Meta, NewFrame, OpenError, ReadError, Store};
+use xs_engine::{AppendError, Health, Meta, NewFrame, OpenError, ReadError, Store, name_faults};
 
 use crate::support::{MEDIA, everything, numbered, open, options, scratch};
 
@@ -72,6 +72,20 @@ fn limits_child() {
     match what.as_str() {
         "descriptors" => few_descriptors(dir),
         "permissions" => no_permission(dir),
+        "fault" => {
+            name_faults(77).unwrap();
+            let store = Store::open(dir, options(MEDIA[0])).unwrap();
+            let mapped = store.read(&everything()).unwrap().count();
+            // As a disk would that has lost them, beside the open store.
+            for entry in fs::read_dir(dir.join("log")).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|kind| kind == "seg") {
+                    fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+                }
+            }
+            let again = store.read(&everything()).unwrap().count();
+            panic!("read {mapped} frames, and {again} that are not there");
+        }
         other => panic!("{other}"),
     }
     println!("child is done");
@@ -141,6 +155,24 @@ fn no_permission(dir: &Path) {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let dir = scratch();
+    let store = open(dir.path(), &options(MEDIA[0]));
+    (0..2_000).for_each(|n| drop(store.append(numbered("a", n).into()).unwrap()));
+    store.close().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "limits::limits_child", "--nocapture", "--test-threads=1"]);
+    let told = command.env(DIR, dir.path()).env(WHAT, "fault").output().unwrap();
+    let errors = String::from_utf8_lossy(&told.stderr);
+    assert_eq!(told.status.code(), Some(77), "{errors}");
+    let said = errors.lines().find_map(|line| line.strip_prefix("xs: cannot read ")).unwrap();
+    let (path, place) = said.split_once(" at byte ").unwrap();
+    assert!(Path::new(path).starts_with(dir.path().canonicalize().unwrap()), "{errors}");
+    let number: u64 = place.split(':').next().unwrap().parse().unwrap();
+    assert!(path.ends_with(".seg") && number < 1 << 20, "{errors}");
 }
 
 /// Runs this binary's child in a process of its own, as another user if it can.

@@ -1,0 +1,141 @@
+//! Says which file a read failed in when the process dies of it. A mapped file has no other way to
+//! tell of a disk that cannot read a sector, or of somebody who cut it, than a SIGBUS. Mends
+//! nothing: the bytes are not there, and the code that wanted them cannot go on without.
+
+use std::ffi::c_int;
+use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// Bytes of a line of the list of maps: its numbers and the longest path.
+const LINE_MAX: usize = 128 + 4096;
+const PIECE: usize = 1024;
+
+static EXIT: AtomicI32 = AtomicI32::new(1);
+
+/// Has a process that dies of a mapped file say on standard error which one it was, and where in
+/// it, and end with the code `exit`. For programs; a library leaves signals to them.
+///
+/// # Errors
+/// What the system answered; the process then dies without a word.
+pub fn name_faults(exit: u8) -> io::Result<()> {
+    EXIT.store(i32::from(exit), Ordering::Relaxed);
+    // SAFETY: sigaction is a plain C struct for which all zeroes is a value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = report as *const () as libc::sighandler_t;
+    // On the stack of the thread: what faulted was no stack, and the other one is short. A fault in
+    // the handler itself has the default action.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND;
+    // SAFETY: both pointers are valid for the call; `report` is async-signal-safe.
+    match unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Runs inside a signal handler: only system calls, no allocation, no lock.
+extern "C" fn report(_: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: with SA_SIGINFO the system passes a valid one.
+    let address = unsafe { (*info).si_addr() } as usize;
+    let mut line = [0; LINE_MAX];
+    let mut digits = [0; 20];
+    if let Some((offset, path)) = find(address, &mut line) {
+        say(b"xs: cannot read ");
+        say(path);
+        say(b" at byte ");
+        say(decimal(offset, &mut digits));
+        say(b": the disk or its filesystem failed, or the file was cut; see docs/recovery.md\n");
+    } else {
+        say(b"xs: SIGBUS at an address that no file is mapped at\n");
+    }
+    // SAFETY: ends the process, and is async-signal-safe.
+    unsafe { libc::_exit(EXIT.load(Ordering::Relaxed)) }
+}
+
+fn say(bytes: &[u8]) {
+    // SAFETY: the buffer is as long as it says; write is async-signal-safe.
+    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+/// The file that is mapped at an address, and the place in it.
+fn find(address: usize, line: &mut [u8; LINE_MAX]) -> Option<(u64, &[u8])> {
+    // SAFETY: the path ends with a zero; open is async-signal-safe.
+    let file = unsafe { libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    let (mut piece, mut len) = ([0u8; PIECE], 0);
+    loop {
+        // SAFETY: the buffer has so many bytes; read is async-signal-safe.
+        let got = unsafe { libc::read(file, piece.as_mut_ptr().cast(), PIECE) };
+        let got = usize::try_from(got).ok().filter(|&got| got > 0)?;
+        for &byte in &piece[..got] {
+            if byte != b'\n' {
+                // What does not fit is no file of ours.
+                if let Some(place) = line.get_mut(len) {
+                    *place = byte;
+                    len += 1;
+                }
+                continue;
+            }
+            if let Some((offset, path_at)) = place_in(&line[..len], address) {
+                return Some((offset, &line[path_at..len]));
+            }
+            len = 0;
+        }
+    }
+}
+
+/// What a line of the list of maps says of an address: the place in the file, and where in the line
+/// its path begins. `7f0000000000-7f0000001000 r--s 00002000 fe:00 1234   /path`.
+fn place_in(line: &[u8], address: usize) -> Option<(u64, usize)> {
+    let address = address as u64;
+    let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+    let mut ends = words.next()?.split(|&byte| byte == b'-').map(hex);
+    let (start, end) = (ends.next()??, ends.next()??);
+    let offset = words.nth(1).and_then(hex)?;
+    let path_at = line.iter().position(|&byte| byte == b'/')?;
+    (start..end).contains(&address).then(|| (offset + (address - start), path_at))
+}
+
+fn hex(word: &[u8]) -> Option<u64> {
+    word.iter().try_fold(0u64, |number, &byte| {
+        let digit = char::from(byte).to_digit(16)?;
+        number.checked_mul(16)?.checked_add(u64::from(digit))
+    })
+}
+
+fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_maps_are_understood() {
+        let line = b"7f10-7f20 r--s 0000a000 fe:00 1234      /a dir/log/0.0.seg";
+        let (offset, at) = place_in(line, 0x7f1f).unwrap();
+        assert_eq!((offset, &line[at..]), (0xa00f, &b"/a dir/log/0.0.seg"[..]));
+        for (line, address) in [
+            (&line[..], 0x7f20),
+            (line, 0x7f0f),
+            (b"7f10-7f20 rw-p 00000000 00:00 0 ", 0x7f11),
+            (b"7f10-7f20", 0x7f11),
+            (b"7f10 r", 0x7f10),
+            (b"x-y z / /", 0x7f10),
+            (b"", 0),
+            (b"0-ffffffffffffffffff r 0 0 0 /a", 1),
+        ] {
+            assert_eq!(place_in(line, address), None);
+        }
+        for number in [0, 7, 10, u64::MAX] {
+            assert_eq!(decimal(number, &mut [0; 20]), number.to_string().as_bytes());
+        }
+    }
+}
