@@ -74,6 +74,8 @@ struct FloorState {
     by: u64,
     /// The floor before the group of that frame, if it was set in this segment.
     before: u64,
+    /// Offset of the frame that did that.
+    before_by: u64,
     /// The newest live frames; not kept when nothing would ask for them.
     recent: Option<Recent>,
 }
@@ -83,6 +85,11 @@ impl FloorState {
     /// removal counts from the moment the frame that causes it is visible.
     const fn at(&self, head: u64) -> u64 {
         if self.by < head { self.floor } else { self.before }
+    }
+
+    /// Whether that is known: it has moved by one group at most since that head.
+    const fn is_known_at(&self, head: u64) -> bool {
+        self.by < head || self.before_by < head
     }
 
     /// Takes up a frame; `keep` is the n of its `last:n`.
@@ -104,7 +111,7 @@ impl FloorState {
         let floor = recent.first().unwrap_or(noted.offset + 1);
         if floor > self.floor {
             if self.by < group {
-                self.before = self.floor;
+                (self.before, self.before_by) = (self.floor, self.by);
             }
             (self.floor, self.by) = (floor, noted.offset);
         }
@@ -113,7 +120,7 @@ impl FloorState {
     /// Takes over what a FLOOR record says.
     fn raise(&mut self, floor: u64) {
         if floor > self.floor {
-            (self.floor, self.by, self.before) = (floor, floor, floor);
+            (self.floor, self.by, self.before, self.before_by) = (floor, floor, floor, floor);
             if let Some(recent) = &mut self.recent {
                 recent.keep_from(floor);
             }
@@ -325,6 +332,11 @@ impl MemoryIndex {
     /// 0 when it set none.
     pub(super) fn floor(&self, topic: &str, head: u64) -> u64 {
         self.more(topic).map_or(0, |more| more.floor.at(head))
+    }
+
+    /// Whether [`Self::floor`] is what that reader saw.
+    pub(super) fn is_floor_known(&self, topic: &str, head: u64) -> bool {
+        self.more(topic).is_none_or(|more| more.floor.is_known_at(head))
     }
 
     pub(crate) fn sparse(&self) -> &[SparseEntry] {

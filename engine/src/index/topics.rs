@@ -157,6 +157,21 @@ impl Topics {
         active.into_iter().chain(layers).chain(tables).max().unwrap_or(0)
     }
 
+    /// The same, if it is known what the floor was: where frames of the topic came since, only the
+    /// segments in memory tell, and of one move at most.
+    pub(super) fn known_floor(&self, topic: &str, head: u64) -> Option<u64> {
+        let is_known = |floor: u64, last_offset: u64| floor == 0 || last_offset < head;
+        let all_known = self.layers.iter().all(|layer| match &layer.source {
+            Source::File(file) => {
+                file.find(topic).is_none_or(|entry| is_known(entry.floor, entry.last_offset))
+            }
+            Source::Memory(index) => index.is_floor_known(topic, head),
+        }) && self.table.iter().chain(&self.outdated).all(|table| {
+            table.find(topic).is_none_or(|totals| is_known(totals.floor, totals.last_offset))
+        }) && self.memory().is_none_or(|active| active.is_floor_known(topic, head));
+        all_known.then(|| self.floor(topic, head))
+    }
+
     /// How many frames of a topic from an offset on were removed one by one and are in the log.
     pub(super) fn removed_from(&self, topic: &str, offset: u64) -> u64 {
         let removed = self.removed.get(topic);

@@ -469,7 +469,13 @@ mod tests {
 
     #[test]
     fn who_reads_for_long_sees_what_was_there_when_it_began() {
-        const FRAMES: u64 = 5000;
+        sees_what_was_there(5000, 0);
+        // So few that no floors are looked up beforehand, and so many topics.
+        sees_what_was_there(100, 0);
+        sees_what_was_there(5000, 5000);
+    }
+
+    fn sees_what_was_there(frames: u64, others: u64) {
         let dir = fast_dir();
         let store = open(dir.path(), SyncPolicy::None);
         let mut n = 0;
@@ -479,7 +485,8 @@ mod tests {
                 append_newest(&store, "status", n);
             }
         };
-        (0..FRAMES).for_each(|n| drop(store.append(frame("often", n).into()).unwrap()));
+        (0..frames).for_each(|n| drop(store.append(frame("often", n).into()).unwrap()));
+        (0..others).for_each(|n| append_newest(&store, &format!("others.{n}"), n));
         status(3);
         for topics in ["status", "status, others.*", "status, often", "*"] {
             for reverse in [false, true] {

@@ -34,6 +34,8 @@ pub struct Reader {
     reverse: bool,
     /// Floors of topics met, so that each is looked up once.
     floors: HashMap<Arc<str>, u64>,
+    /// How often frames had been compacted away when it began.
+    rewrites: u64,
 }
 
 enum Way {
@@ -94,7 +96,7 @@ impl Reader {
         (head, left): (u64, u64),
         scans: bool,
     ) -> Self {
-        let rest = range.clone();
+        let (rest, rewrites) = (range.clone(), inner.index.rewrites());
         let lane = |(topic, &floor): (&Arc<str>, &u64)| {
             let runs = inner.index.runs(topic);
             Lane { topic: topic.clone(), runs, floor }
@@ -119,7 +121,7 @@ impl Reader {
         } else {
             Way::Visit(Visit::new(inner.clone(), segments, lanes, range, reverse))
         };
-        Self { inner: inner.clone(), way, head, left, rest, reverse, floors }
+        Self { inner: inner.clone(), way, head, left, rest, reverse, floors, rewrites }
     }
 
     /// The offset to go on from: behind what was handed out and the damage that was told of, and
@@ -259,7 +261,9 @@ impl Reader {
         let floor = match self.floors.get(topic) {
             Some(&floor) => floor,
             None => {
-                let floor = index.floor(topic, self.head);
+                // Where it cannot be told, what is removed now is hidden.
+                let floor = self.inner.floor_as_of(topic, self.head, self.rewrites);
+                let floor = floor.unwrap_or_else(|_| index.floor(topic, self.head));
                 if self.floors.len() >= TOPICS_MAX {
                     self.floors.clear();
                 }

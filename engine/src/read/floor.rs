@@ -1,0 +1,108 @@
+//! The floor of a topic as a reader saw it that began a while ago. The index knows what it is now and
+//! was a moment ago; where it has moved on since, the frames themselves tell.
+
+use std::sync::Arc;
+
+use super::scan::segment_of;
+use super::walk::{WINDOW_POINT, Window};
+use crate::error::ReadError;
+use crate::format::postings::Chunk;
+use crate::index::SegmentIndex;
+use crate::store::Inner;
+use crate::value::Ttl;
+
+/// What `last:n` left of a topic, found from its newest frame down.
+#[derive(Debug, Default)]
+struct Left {
+    /// Frames that count, so far.
+    met: u64,
+    /// So many stay, as far as is known.
+    stay: Option<u64>,
+}
+
+impl Left {
+    /// Takes up the next older frame; whether it is the oldest one that stays.
+    fn is_last(&mut self, ttl: Ttl) -> bool {
+        if let Ttl::Last(n) = ttl {
+            // Itself and those before it; a newer one may leave fewer.
+            let stay = self.met.saturating_add(n.get());
+            self.stay = Some(self.stay.map_or(stay, |known| known.min(stay)));
+        }
+        self.met += 1;
+        self.stay == Some(self.met)
+    }
+}
+
+impl Inner {
+    /// Every frame of a topic with a lower offset was removed by `last:n`, for a reader that sees
+    /// frames below `head`, and began when frames had been compacted away `rewrites` times.
+    pub(super) fn floor_as_of(
+        &self,
+        topic: &str,
+        head: u64,
+        rewrites: u64,
+    ) -> Result<u64, ReadError> {
+        if let Some(floor) = self.index.known_floor(topic, head) {
+            return Ok(floor);
+        }
+        let (segments, runs) = (self.index.segments(), self.index.runs(topic));
+        let mut left = Left::default();
+        let mut below = head.checked_sub(1).and_then(|newest| runs.at_or_before(newest));
+        while let Some(number) = below.and_then(|offset| segment_of(&segments, offset)) {
+            if let Some(floor) = self.floor_in(&segments[number], topic, head, &mut left)? {
+                return Ok(floor);
+            }
+            let base = segments[number].segment().base();
+            below = base.checked_sub(1).and_then(|below| runs.at_or_before(below));
+        }
+        // What stayed then may be compacted away by now.
+        Ok(if self.index.rewrites() == rewrites { 0 } else { self.index.floor(topic, head) })
+    }
+
+    fn floor_in(
+        &self,
+        of: &Arc<SegmentIndex>,
+        topic: &str,
+        head: u64,
+        left: &mut Left,
+    ) -> Result<Option<u64>, ReadError> {
+        let base = of.segment().base();
+        let mut window = Window::new(of.segment().clone(), WINDOW_POINT);
+        let chunks = self.index.postings(of, topic)?;
+        for posting in chunks.into_iter().rev().flat_map(Chunk::backward) {
+            let offset = base + u64::from(posting.delta);
+            if offset >= head || self.index.is_removed_for(offset, head) {
+                continue;
+            }
+            match window.frame_at(posting.position(), offset)? {
+                Some(frame) if self.is_expired(&frame) => {}
+                Some(frame) if left.is_last(frame.ttl()) => return Ok(Some(offset)),
+                Some(_) => {}
+                None => return Err(window.damaged(posting.position(), offset)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+
+    #[test]
+    fn the_strictest_last_n_counts() {
+        let floor = |ttls: &[u64]| {
+            let mut left = Left::default();
+            let ttl = |n: &u64| NonZeroU64::new(*n).map_or(Ttl::Forever, Ttl::Last);
+            ttls.iter().map(ttl).position(|ttl| left.is_last(ttl))
+        };
+        assert_eq!(floor(&[1, 1, 1]), Some(0));
+        assert_eq!(floor(&[0, 0, 2, 0, 0]), Some(3));
+        assert_eq!(floor(&[5, 0, 1, 0, 0]), Some(2));
+        assert_eq!(floor(&[2, 0, 1]), Some(1));
+        assert_eq!(floor(&[9, 0, 0]), None);
+        assert_eq!(floor(&[0, 0]), None);
+    }
+}
