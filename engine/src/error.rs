@@ -206,6 +206,15 @@ pub enum AppendError {
         /// How many it may have.
         max: usize,
     },
+    /// The conditions of the batch select more topics than may be looked at while nobody else can
+    /// append, and the frames stored last do not tell whether they hold.
+    #[error(
+        "the conditions of a batch select at most {max} topics where much was stored since; name fewer"
+    )]
+    ConditionsTooWide {
+        /// Topics they may select.
+        max: usize,
+    },
     /// A condition of the batch does not hold.
     #[error("{0}")]
     ConditionNotMet(Unmet),

@@ -21,6 +21,9 @@ pub const KEY_MS: u64 = 24 * 60 * 60 * 1000;
 pub const KEYS_MAX: usize = 1_000_000;
 /// Conditions of one batch.
 pub const CONDITIONS_MAX: usize = 64;
+/// Topics that the conditions of one batch may have to be compared with, where the frames stored
+/// last do not tell.
+pub const CONDITION_TOPICS_MAX: usize = 4096;
 /// Bytes of the records of one batch, as they are in the log.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of the bodies that travel inline with one batch; larger bodies are put as blobs first.

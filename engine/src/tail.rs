@@ -81,7 +81,8 @@ impl Tail {
         self.next_ephemeral.store(next, Ordering::Release);
     }
 
-    /// Wakes who listens. The commit calls it after it moved the head or pushed frames.
+    /// Wakes who listens. The commit calls it after it moved the head or pushed frames, without the
+    /// writer's lock: there may be very many.
     pub(crate) fn publish(&self) {
         // Pairs with the fence of a listener: either it sees the new head, or this sees the
         // listener.

@@ -15,6 +15,7 @@ pub(super) fn append(error: &AppendError) -> Refusal {
         | AppendError::BatchTooLarge { .. }
         | AppendError::StateTooLarge { .. }
         | AppendError::TooManyConditions { .. }
+        | AppendError::ConditionsTooWide { .. }
         | AppendError::BlobTooLarge { .. } => Code::BatchTooLarge,
         AppendError::Invalid(_)
         | AppendError::CursorTwice(_)
@@ -53,7 +54,8 @@ pub(super) fn append(error: &AppendError) -> Refusal {
         AppendError::BatchCount { max, .. }
         | AppendError::BatchTooLarge { max, .. }
         | AppendError::StateTooLarge { max, .. }
-        | AppendError::TooManyConditions { max, .. } => refusal.with(limit(*max)),
+        | AppendError::TooManyConditions { max, .. }
+        | AppendError::ConditionsTooWide { max } => refusal.with(limit(*max)),
         AppendError::BlobTooLarge { max } => refusal.with(Detail::Limit(*max)),
         _ => refusal,
     }

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use super::placed::Placed;
 use crate::append::Pending;
 use crate::error::AppendError;
+use crate::limits::CONDITION_TOPICS_MAX;
+use crate::read::{Looks, NotFound};
 use crate::store::Inner;
 use crate::value::{Condition, Topic, TopicPattern, TopicPatterns, Ttl, Unmet};
 
@@ -47,12 +49,15 @@ impl Conditions {
             return Ok(());
         }
         self.take_up(before);
+        let mut looks = Looks::default();
         for (index, condition) in conditions.iter().enumerate() {
             let found = match condition {
                 Condition::HeadIs(head) => Ok(Some(before.head).filter(|found| found != head)),
-                Condition::Empty(topics) => self.newest(inner, topics, 0, before.now_ms),
+                Condition::Empty(topics) => {
+                    self.newest(inner, topics, 0, before.now_ms, &mut looks)
+                }
                 Condition::LastAtMost { topics, offset } => match offset.checked_add(1) {
-                    Some(from) => self.newest(inner, topics, from, before.now_ms),
+                    Some(from) => self.newest(inner, topics, from, before.now_ms, &mut looks),
                     None => Ok(None),
                 },
             };
@@ -62,7 +67,12 @@ impl Conditions {
                     let condition = condition.clone();
                     return Err(AppendError::ConditionNotMet(Unmet { index, condition, found }));
                 }
-                Err(error) => return Err(AppendError::ConditionUnread { index, error }),
+                Err(NotFound::TooWide) => {
+                    return Err(AppendError::ConditionsTooWide { max: CONDITION_TOPICS_MAX });
+                }
+                Err(NotFound::Read(error)) => {
+                    return Err(AppendError::ConditionUnread { index, error });
+                }
             }
         }
         Ok(())
@@ -93,12 +103,13 @@ impl Conditions {
         topics: &TopicPatterns,
         from: u64,
         now_ms: u64,
-    ) -> Result<Option<u64>, crate::error::ReadError> {
+        looks: &mut Looks,
+    ) -> Result<Option<u64>, NotFound> {
         let laid = topics.as_slice().iter().filter_map(|pattern| self.laid(pattern, now_ms)).max();
         // `last:n` leaves its own frame at least: a topic the group hides frames of has one here.
         match laid {
             Some(offset) => Ok(Some(offset).filter(|&offset| offset >= from)),
-            None => inner.newest_visible(topics, from),
+            None => inner.newest_visible(topics, from, looks),
         }
     }
 

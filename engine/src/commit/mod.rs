@@ -161,7 +161,7 @@ impl Commits {
         }
         let _lead = Lead { commits: self, inner };
         let mut answers = Vec::with_capacity(1);
-        inner.writer.lock().commit(inner, std::slice::from_ref(&pending), &mut answers);
+        commit(inner, std::slice::from_ref(&pending), &mut answers);
         self.lead_on(inner, true);
         answers.pop().expect("a group of one has one answer")
     }
@@ -292,7 +292,7 @@ impl Commits {
         let mut answers = Vec::with_capacity(group.len());
         while answers.len() < group.len() {
             let (before, begun) = (answers.len(), gathers.then(Instant::now));
-            inner.writer.lock().commit(inner, &group[before..], &mut answers);
+            commit(inner, &group[before..], &mut answers);
             if let Some(begun) = begun {
                 let mut queue = self.queue.lock();
                 let waiting = queue.waiting.len() + group.len() - answers.len();
@@ -302,6 +302,14 @@ impl Commits {
             // for, and a callback may ask the store something.
             reply(replies.drain(..answers.len() - before), &mut answers[before..]);
         }
+    }
+}
+
+/// Has the writer commit batches, and wakes who waits for them.
+fn commit(inner: &Inner, group: &[Pending], answers: &mut Vec<Answer>) {
+    let is_news = inner.writer.lock().commit(inner, group, answers);
+    if is_news {
+        inner.tail.publish();
     }
 }
 

@@ -163,11 +163,17 @@ impl Writer {
     }
 
     /// Commits batches from the front of `group`, as many as one group can take and at least one,
-    /// and appends their answers to `answers`.
-    pub(crate) fn commit(&mut self, inner: &Inner, group: &[Pending], answers: &mut Vec<Answer>) {
+    /// and appends their answers to `answers`. Whether there may be something new to read: who
+    /// waits for that is woken once the writer is let go.
+    pub(super) fn commit(
+        &mut self,
+        inner: &Inner,
+        group: &[Pending],
+        answers: &mut Vec<Answer>,
+    ) -> bool {
         if let Err(error) = inner.begin_writing_with(self) {
             answers.extend(group.iter().map(|_| Err(error.clone())));
-            return;
+            return false;
         }
         let _doubt = Doubt(inner);
         let now_ms = inner.env.clock.now_ms();
@@ -213,8 +219,9 @@ impl Writer {
                 0 if failed => Err(AppendError::Indeterminate),
                 _ => Err(AppendError::Poisoned),
             }));
-            return;
+            return false;
         }
+        let is_news = placed.iter().any(Result::is_ok);
         self.publish(inner, group, &mut placed);
         inner.timing.end(Stage::Publish, &mut since);
         let (head, seq) = (inner.log.head(), self.appender.next_seq());
@@ -228,6 +235,7 @@ impl Writer {
                 None => Appended { durable, head, ..appended },
             })
         }));
+        is_news
     }
 
     /// Lays out one batch behind those before it.
@@ -548,7 +556,6 @@ impl Writer {
             inner.tail.push(ephemeral);
         }
         self.publish_log(inner);
-        inner.tail.publish();
     }
 
     /// Lets readers see the bytes written, and hands on the segment that was left.

@@ -518,21 +518,26 @@ impl Index {
         page
     }
 
-    /// All topics that any of the patterns selects, in byte order. The lock is let go in between,
-    /// so a topic may be as it was a moment ago.
+    /// All topics that any of the patterns selects, in byte order, until `visit` says that it is
+    /// enough; whether these were all. The lock is let go in between, so a topic may be as it was a
+    /// moment ago.
     pub(crate) fn each(
         &self,
         patterns: &TopicPatterns,
-        mut visit: impl FnMut(Arc<str>, &TopicTotals),
-    ) {
+        mut visit: impl FnMut(Arc<str>, &TopicTotals) -> bool,
+    ) -> bool {
         let mut after: Option<Arc<str>> = None;
         loop {
             let page = self.page(patterns, after.as_deref(), PAGE);
             let is_last = page.len() < PAGE;
             after = page.last().map(|(name, _)| name.clone());
-            page.into_iter().for_each(|(name, totals)| visit(name, &totals));
+            for (name, totals) in page {
+                if !visit(name, &totals) {
+                    return false;
+                }
+            }
             if is_last {
-                return;
+                return true;
             }
         }
     }
@@ -541,6 +546,11 @@ impl Index {
     /// frames below `head`; 0 when none was.
     pub(crate) fn floor(&self, topic: &str, head: u64) -> u64 {
         if self.floors.may_have(topic) { self.topics.read().floor(topic, head) } else { 0 }
+    }
+
+    /// The same, unless it is not known any more what that reader saw.
+    pub(crate) fn known_floor(&self, topic: &str, head: u64) -> Option<u64> {
+        self.topics.read().known_floor(topic, head)
     }
 
     /// Whether `last:n` may have removed frames of a topic.

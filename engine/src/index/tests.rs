@@ -539,17 +539,55 @@ fn last_n_is_handed_from_segment_to_segment() {
         }
         store.inner.sealing.index_sealed(&store.inner).unwrap();
     };
-    for _ in 0..30 {
+    for round in 1..30 {
         for name in &names {
             store.append(NewFrame { ttl: nine, ..frame(name, 0) }.into()).unwrap();
         }
         filler();
         let mut topics = store.inner.index.topics.write();
-        for name in &names {
+        // Before that all of them stay.
+        for name in names.iter().filter(|_| round > 9) {
             assert!(topics.handed.get_mut(name).is_some(), "{name} would be looked for");
         }
     }
     for name in &names {
         assert_eq!(store.last(&TopicPatterns::parse(name).unwrap(), 99).unwrap().len(), 9);
     }
+}
+
+#[test]
+fn conditions_over_very_many_topics_are_decided_or_refused() {
+    let dir = fast_dir();
+    let store = open(dir.path());
+    let many = crate::limits::CONDITION_TOPICS_MAX as u64 + 904;
+    for n in 0..many {
+        store.append(frame(&format!("a.{n}"), n).into()).unwrap();
+    }
+    let when = |conditions: Vec<Condition>| {
+        store.append(Batch { conditions, ..Batch::from(frame("z", 0)) })
+    };
+    let topics = || TopicPatterns::parse("a.*").unwrap();
+    let at_most = |offset| Condition::LastAtMost { topics: topics(), offset };
+    let found = |answer: Result<_, AppendError>| match answer {
+        Err(AppendError::ConditionNotMet(unmet)) => unmet.found,
+        other => panic!("{:?}", other.map(drop)),
+    };
+    // The newest frames tell.
+    when(vec![at_most(many - 1); 64]).unwrap();
+    assert_eq!(found(when(vec![Condition::Empty(topics())])), many - 1);
+    assert_eq!(found(when(vec![at_most(many - 2)])), many - 1);
+    (0..1_100).for_each(|n| drop(store.append(frame("z", n).into()).unwrap()));
+    // Some topic tells, though not the newest.
+    assert!(found(when(vec![Condition::Empty(topics())])) < many);
+    assert!(found(when(vec![Condition::Empty(TopicPatterns::everything())])) > many);
+    // Nothing tells.
+    let too_wide =
+        |answer: Result<_, _>| matches!(answer, Err(AppendError::ConditionsTooWide { .. }));
+    assert!(too_wide(when(vec![at_most(many - 1)])));
+    let few = |n: u64| Condition::LastAtMost {
+        topics: TopicPatterns::parse(&format!("a.{n}")).unwrap(),
+        offset: n,
+    };
+    when((0..64).map(few).collect()).unwrap();
+    when(vec![at_most(many + 1_000)]).unwrap();
 }

@@ -2,6 +2,7 @@
 //! A reader holds offsets, not places: whatever is rewritten beneath it, it goes on. It never waits
 //! for a writer, and a frame reaches it only after its CRC was checked.
 
+mod floor;
 mod follower;
 mod lookup;
 mod newest;
@@ -21,7 +22,7 @@ use crate::value::{Frame, FrameId, ReadOptions, Topic, TopicPatterns};
 
 pub use follower::{Follower, Live};
 pub use lookup::TopicStats;
-pub(crate) use newest::Gone;
+pub(crate) use newest::{Gone, Looks, NotFound};
 pub use reader::Reader;
 pub use resume::ResumePoint;
 

@@ -9,16 +9,20 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::scan::{FIRST_BATCH, segment_of};
+use super::scan::{FIRST_BATCH, is_before, segment_of, walk_to};
 use super::walk::{WINDOW_POINT, WINDOW_SCAN, Walk, Window};
 use crate::error::ReadError;
 use crate::format::postings::Chunk;
+use crate::format::record::peek_topic;
 use crate::index::{Runs, SegmentIndex};
+use crate::limits::CONDITION_TOPICS_MAX;
 use crate::store::Inner;
-use crate::value::TopicPatterns;
+use crate::value::{Frame, TopicPattern, TopicPatterns};
 
 /// Topics of which gone frames are remembered.
-const TOPICS_MAX: usize = 1024;
+const TOPICS_MAX: usize = CONDITION_TOPICS_MAX;
+/// Frames that are read, where that spares a look at each topic.
+const NEAR: u64 = 1024;
 
 /// For each topic a range of offsets in which it had no visible frame, and when.
 #[derive(Debug, Default)]
@@ -44,26 +48,66 @@ impl Gone {
     }
 }
 
+/// Topics that may be looked at for the conditions of one batch.
+#[derive(Debug)]
+pub(crate) struct Looks(usize);
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self(CONDITION_TOPICS_MAX)
+    }
+}
+
+/// Why the newest frame is not known.
+#[derive(Debug)]
+pub(crate) enum NotFound {
+    /// More topics than there are looks left.
+    TooWide,
+    Read(ReadError),
+}
+
+impl From<ReadError> for NotFound {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
 impl Inner {
-    /// The offset of the newest visible frame of the topics, if it is at least `from`.
+    /// The offset of the newest visible frame of the topics, if it is at least `from`. Of very many
+    /// topics it may be another visible frame from there on.
     ///
     /// # Errors
-    /// [`ReadError`] when a frame that matters cannot be read.
+    /// [`NotFound`] when a frame that matters cannot be read, or there are too many topics.
     pub(crate) fn newest_visible(
         &self,
         topics: &TopicPatterns,
         from: u64,
-    ) -> Result<Option<u64>, ReadError> {
-        if self.log.head() <= from {
+        looks: &mut Looks,
+    ) -> Result<Option<u64>, NotFound> {
+        let head = self.log.head();
+        if head <= from {
             // No topic has one, and nobody need add up what each of them has.
             return Ok(None);
         }
+        let near = from.max(head.saturating_sub(NEAR));
+        let is_wide = topics.as_slice().iter().any(|of| !matches!(of, TopicPattern::Exact(_)));
+        if is_wide && near == from {
+            return Ok(self.newest_among(topics, near..head)?);
+        }
         let mut recent: Vec<(u64, Arc<str>)> = Vec::new();
-        self.index.each(topics, |name, totals| {
+        let is_whole = self.index.each(topics, |name, totals| {
+            if looks.0 == 0 {
+                return false;
+            }
+            looks.0 -= 1;
             if totals.last_offset >= from {
                 recent.push((totals.last_offset, name));
             }
+            true
         });
+        if !is_whole && let Some(found) = self.newest_among(topics, near..head)? {
+            return Ok(Some(found));
+        }
         let segments = self.index.segments();
         self.check_whole(&segments, from)?;
         // From the topic with the newest frame on: mostly the first one decides.
@@ -78,7 +122,45 @@ impl Inner {
                 (from, newest) = (found + 1, Some(found));
             }
         }
-        Ok(newest)
+        if newest.is_none() && !is_whole { Err(NotFound::TooWide) } else { Ok(newest) }
+    }
+
+    /// The newest visible frame in a short range of offsets, found by reading all of them.
+    fn newest_among(
+        &self,
+        topics: &TopicPatterns,
+        range: Range<u64>,
+    ) -> Result<Option<u64>, ReadError> {
+        let segments = self.index.segments();
+        for (number, of) in segments.iter().enumerate().rev() {
+            let base = of.segment().base();
+            if segments.get(number + 1).is_some_and(|next| next.segment().base() <= range.start) {
+                break;
+            }
+            if base >= range.end {
+                continue;
+            }
+            let mut selected = Vec::new();
+            let mut walk = walk_to(&self.index, of, range.start.max(base), WINDOW_POINT)?;
+            while let Some(found) = walk.next() {
+                let found = match found {
+                    Ok(found) if found.offset < range.end => found,
+                    Ok(_) => break,
+                    Err(error) if is_before(&error, walk.next_offset(), range.start) => continue,
+                    Err(error) => return Err(error),
+                };
+                let topic = peek_topic(walk.peek(&found), &found.prefix);
+                let topic = topic.and_then(|topic| std::str::from_utf8(topic).ok());
+                if found.offset >= range.start && topic.is_some_and(|topic| topics.matches(topic)) {
+                    selected.push(walk.frame(&found)?);
+                }
+            }
+            let visible = |frame: &&Frame| self.is_visible(frame, range.end);
+            if let Some(frame) = selected.iter().rev().find(visible) {
+                return Ok(frame.offset());
+            }
+        }
+        Ok(None)
     }
 
     /// The same for one topic.
