@@ -2,6 +2,7 @@
 // cuts them short.
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { describe, it } from "node:test";
 import { setImmediate } from "node:timers/promises";
 import { Op, Writer, type Header } from "../src/coding.js";
@@ -236,6 +237,23 @@ describe("an upload", () => {
   });
 });
 
+/** How many listeners signals were given in vain, until `end`: Node keeps what has one. */
+function countListeners(): { left: () => number; end: () => void } {
+  const { prototype } = AbortSignal;
+  const { addEventListener, removeEventListener } = prototype;
+  let left = 0;
+  prototype.addEventListener = function (...args: Parameters<typeof addEventListener>) {
+    left++;
+    return addEventListener.apply(this, args);
+  };
+  prototype.removeEventListener = function (...args: Parameters<typeof removeEventListener>) {
+    left--;
+    return removeEventListener.apply(this, args);
+  };
+  const end = () => Object.assign(prototype, { addEventListener, removeEventListener });
+  return { left: () => left, end };
+}
+
 describe("a signal", () => {
   const liar = new Liar();
 
@@ -265,6 +283,34 @@ describe("a signal", () => {
     await setImmediate();
     process.off("warning", warn);
     assert.deepEqual(warnings, []);
+  });
+
+  it("has no listener once nobody waits", async () => {
+    const vanish: Talk = async (peer) => {
+      await peer.greet();
+      peer.answer(await peer.expect(Op.PING));
+    };
+    const shutdown = new AbortController();
+    const listeners = countListeners();
+    try {
+      const client = await liar.dial([vanish]);
+      for (let n = 0; n < 20; n++) {
+        const request = new AbortController();
+        const signal = AbortSignal.any([shutdown.signal, request.signal]);
+        await client.ping(undefined, { signal });
+        assert.equal(getEventListeners(signal, "abort").length, 0);
+      }
+      assert(liar.connections >= 20);
+      assert.equal(listeners.left(), 0);
+      const both = [1, 2].map(() => client.topics("*", { signal: shutdown.signal }));
+      const told = both.map((one) => assert.rejects(one, /enough/));
+      while (listeners.left() === 0) await setImmediate();
+      assert.equal(getEventListeners(shutdown.signal, "abort").length, 1);
+      shutdown.abort(new Error("enough"));
+      await soon(Promise.all(told));
+    } finally {
+      listeners.end();
+    }
   });
 });
 
