@@ -12,6 +12,7 @@ import {
   ConnectError,
   ConnectionLost,
   Indeterminate,
+  IntegrityError,
   InvalidValue,
   NotSent,
   ProtocolError,
@@ -309,15 +310,28 @@ export class Client {
   /** Removes and appends frames and changes cursors, all of it or nothing. */
   async appendBatch(batch: Batch, options: Signal = {}): Promise<Appended> {
     const { signal } = options;
-    let { frames = [] } = batch;
-    if (frames.some(isLong)) {
-      const ready: NewFrame[] = [];
-      for (const frame of frames)
-        ready.push(isLong(frame) ? await this.#upload(frame, signal) : frame);
-      frames = ready;
-    }
+    const long = new Map<BlobHash, Buffer>();
+    const frames = (batch.frames ?? []).map((frame) => named(frame, long));
     const body = messages.append({ ...batch, frames });
-    const parts = await this.#ask(Op.APPEND, body, signal, batch.key !== undefined);
+    const putOn = new Map<BlobHash, Connection>();
+    check(signal);
+    for (const [hash, whole] of long) {
+      putOn.set(hash, await this.#try((one) => known(one, hash, whole, signal), true, signal));
+    }
+    const once = async (connection: Connection): Promise<readonly Buffer[]> => {
+      for (const [hash, whole] of long) {
+        // A token that is limited to topics may name what was put on this connection alone.
+        if (putOn.get(hash) === connection) continue;
+        try {
+          putOn.set(hash, await known(connection, hash, whole, signal));
+        } catch (cause) {
+          if (!isUnknown(cause)) throw cause;
+          throw new NotSent(`nothing was appended: ${(cause as Error).message}`, { cause });
+        }
+      }
+      return connection.ask(Op.APPEND, body, signal);
+    };
+    const parts = await this.#try(once, batch.key !== undefined, signal);
     return messages.readAppended(only(parts));
   }
 
@@ -346,13 +360,6 @@ export class Client {
   ): Promise<Imported> {
     const body = messages.importFrames(frames, options);
     return messages.readImported(only(await this.#ask(Op.IMPORT, body, options.signal)));
-  }
-
-  async #upload(frame: NewFrame, signal: AbortSignal | undefined): Promise<NewFrame> {
-    const body = bodyOf(frame);
-    if (!body || "blob" in body) return frame;
-    const { hash } = await this.putBlob(body, { signal });
-    return { ...frame, json: undefined, body: { blob: hash } };
   }
 
   // Reading.
@@ -427,13 +434,13 @@ export class Client {
     const { signal } = options;
     if (typeof source === "string" || source instanceof Uint8Array) {
       const whole = typeof source === "string" ? Buffer.from(source) : asBuffer(source);
-      if (whole.length > INLINE_BYTES_MAX) {
-        const hash = blobHash(whole);
-        if (await this.hasBlob(hash, options)) return { hash, bytes: BigInt(whole.length) };
+      check(signal);
+      if (whole.length <= INLINE_BYTES_MAX) {
+        return this.#try((connection) => put(connection, whole, signal), true, signal);
       }
-      const put = (connection: Connection) =>
-        store(new BlobWriter(async () => connection, signal), [whole]);
-      return this.#try(put, true, signal);
+      const hash = blobHash(whole);
+      await this.#try((connection) => known(connection, hash, whole, signal), true, signal);
+      return { hash, bytes: BigInt(whole.length) };
     }
     return store(this.blobWriter(options), source);
   }
@@ -443,23 +450,25 @@ export class Client {
     return new BlobWriter(this.#host.connection, options.signal);
   }
 
-  /** The pieces of a blob: `for await (const piece of client.getBlob(hash))`. */
-  getBlob(hash: BlobHash, options: Omit<StreamOptions, "bodies"> = {}): BlobReader {
-    return new BlobReader(this.#host, hash, options.credit ?? CREDIT_DEFAULT, options.signal);
+  /**
+   * The pieces of a blob: `for await (const piece of client.getBlob(hash))`. Given the frame whose
+   * body it is, it also outlives a lost connection with a token that is limited to topics, which
+   * may name the blobs of frames that came on its connection alone.
+   */
+  getBlob(blob: BlobHash | Frame, options: Omit<StreamOptions, "bodies"> = {}): BlobReader {
+    return new BlobReader(this.#host, blob, options.credit ?? CREDIT_DEFAULT, options.signal);
   }
 
   /** A whole blob. */
-  async readBlob(hash: BlobHash, options: Signal = {}): Promise<Buffer> {
+  async readBlob(blob: BlobHash | Frame, options: Signal = {}): Promise<Buffer> {
     const pieces: Buffer[] = [];
-    for await (const piece of this.getBlob(hash, options)) pieces.push(piece);
+    for await (const piece of this.getBlob(blob, options)) pieces.push(piece);
     return Buffer.concat(pieces);
   }
 
   /** A frame's body, whether it came with it or not. */
   async body(frame: Frame, options: Signal = {}): Promise<Buffer> {
-    const { body, hash } = frame;
-    if (body) return body;
-    return hash === null ? Buffer.alloc(0) : this.readBlob(hash, options);
+    return frame.body ?? this.readBlob(frame, options);
   }
 
   // Cursors.
@@ -600,9 +609,33 @@ function isSource(body: object): body is Source {
   return Symbol.asyncIterator in Object(body) || Symbol.iterator in Object(body);
 }
 
-function isLong(frame: NewFrame): boolean {
+/** The frame as it is sent: a long body is added to `long`, and named. */
+function named(frame: NewFrame, long: Map<BlobHash, Buffer>): NewFrame {
   const body = bodyOf(frame);
-  return body !== undefined && !("blob" in body) && body.length > INLINE_BYTES_MAX;
+  if (!body || "blob" in body || body.length <= INLINE_BYTES_MAX) return frame;
+  const hash = blobHash(body);
+  long.set(hash, body);
+  return { ...frame, json: undefined, body: { blob: hash } };
+}
+
+/** Has a connection know a blob: puts it unless it is there. */
+async function known(
+  connection: Connection,
+  hash: BlobHash,
+  whole: Buffer,
+  signal: AbortSignal | undefined,
+): Promise<Connection> {
+  const isThere = await connection.ask(Op.BLOB_HAS, messages.blobName(hash), signal);
+  if (only(isThere)[0] === 1) return connection;
+  const stored = await put(connection, whole, signal);
+  if (stored.hash !== hash) {
+    throw new IntegrityError(`the server stored ${stored.hash} for ${hash}`);
+  }
+  return connection;
+}
+
+function put(connection: Connection, whole: Buffer, signal?: AbortSignal): Promise<Blob> {
+  return store(new BlobWriter(async () => connection, signal), [whole]);
 }
 
 async function store(writer: BlobWriter, source: Source): Promise<Blob> {

@@ -9,10 +9,140 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { setImmediate } from "node:timers/promises";
 import * as tls from "node:tls";
-import { Op } from "../src/coding.js";
-import { connect, ConnectError, TlsError } from "../src/index.js";
-import { Peer, QUICK } from "./peer.js";
+import { MORE, Op, Writer, type Header } from "../src/coding.js";
+import { crc32InJs } from "../src/crc.js";
+import {
+  blobHash,
+  connect,
+  ConnectError,
+  Frame,
+  NotFound,
+  TlsError,
+  type BlobHash,
+} from "../src/index.js";
+import { hashBytes, hashOfBytes } from "../src/values.js";
+import { Liar, Peer, QUICK, refused, STORED, type Talk } from "./peer.js";
 import { CONFORMANCE, PATIENCE_MS } from "./support.js";
+
+const LONG = Buffer.alloc(2 << 20, "long");
+const LONGER = Buffer.alloc(3 << 20, "longer");
+const UPLOAD = [Op.BLOB_HAS, Op.BLOB_PUT];
+const u64 = (value: number) => new Writer().u64(BigInt(value)).bytes();
+
+/** A frame whose body did not come with it. */
+function frameOf(data: Buffer): Frame {
+  const rest = Buffer.concat([u64(data.length), hashBytes(blobHash(data)), Buffer.from("a")]);
+  const record = Buffer.concat([Buffer.alloc(32), rest]);
+  record.writeUInt32LE(record.length, 4);
+  record.set([1, 1, 1, 0], 8);
+  record.writeUInt32LE(crc32InJs(record.subarray(4)), 0);
+  return new Frame(record, 3n);
+}
+
+/**
+ * A server whose client may use the blobs that it has put, or whose frames came, on the same
+ * connection.
+ */
+class Limited {
+  /** What was asked for on each connection. */
+  readonly ops: number[][] = [];
+
+  constructor(private readonly data = Buffer.alloc(0)) {}
+
+  /** A connection, which ends when so many of an op came. */
+  talk(ends: Record<number, number> = {}): Talk {
+    return async (peer) => {
+      await peer.greet();
+      const known = new Set<BlobHash>();
+      const left = { ...ends };
+      const ops: number[] = [];
+      this.ops.push(ops);
+      const uploads = new Map<number, { put: Header; data: Buffer[] }>();
+      for (;;) {
+        const [header, body] = await peer.message();
+        const upload = uploads.get(header.sub);
+        if (header.op !== Op.BLOB_CHUNK) ops.push(header.op);
+        const count = (left[header.op] = (left[header.op] ?? 0) - 1);
+        if (count === 0) return;
+        if (header.op === Op.BLOB_PUT) uploads.set(header.sub, { put: header, data: [] });
+        else if (header.op !== Op.BLOB_CHUNK || !upload) this.#answer(peer, header, body, known);
+        else {
+          upload.data.push(body);
+          const hash = blobHash(Buffer.concat(upload.data));
+          if (header.flags & MORE) peer.push(Op.CREDIT, header.sub, u64(body.length));
+          else peer.answer(upload.put, Buffer.concat([hashBytes(hash), u64(1)]));
+          known.add(hash);
+        }
+      }
+    };
+  }
+
+  #answer(peer: Peer, header: Header, body: Buffer, known: Set<BlobHash>): void {
+    const hash = body.length >= 32 ? hashOfBytes(body.subarray(0, 32)) : blobHash(this.data);
+    if (header.op === Op.BLOB_HAS) peer.answer(header, Buffer.from([known.has(hash) ? 1 : 0]));
+    else if (header.op === Op.GET) {
+      known.add(blobHash(this.data));
+      peer.answer(header, Buffer.alloc(16));
+    } else if (header.op === Op.APPEND && known.size > 0) peer.answer(header, STORED);
+    else if (header.op === Op.BLOB_GET && known.has(hash)) {
+      peer.answer(header, u64(this.data.length));
+      for (let at = 0; at < this.data.length; at += 20) {
+        const more = at + 20 < this.data.length ? MORE : 0;
+        peer.push(Op.BLOB_CHUNK, header.sub, this.data.subarray(at, at + 20), 0, more);
+      }
+    } else peer.answer(header, refused("no blob that this token may use"), 700);
+  }
+}
+
+describe("the blobs of a token that is limited to topics", () => {
+  const liar = new Liar();
+  const data = Buffer.from("0123456789".repeat(10));
+
+  it("are put again where a long body is appended", async () => {
+    const server = new Limited();
+    const client = await liar.dial([server.talk({ [Op.APPEND]: 1 }), server.talk()]);
+    assert.equal((await client.append("a", LONG, { key: "k" })).offset, 7n);
+    assert.deepEqual(server.ops, [
+      [...UPLOAD, Op.APPEND],
+      [...UPLOAD, Op.APPEND],
+    ]);
+  });
+
+  it("are put again also for an append without a key, which was not sent", async () => {
+    const server = new Limited();
+    const cut = server.talk({ [Op.BLOB_PUT]: 2 });
+    const client = await liar.dial([cut, cut, server.talk()]);
+    const frames = [LONG, LONGER].map((body) => ({ topic: "a", body }));
+    assert.equal((await client.appendBatch({ frames })).frames[0]?.offset, 7n);
+    const both = [...UPLOAD, ...UPLOAD];
+    assert.deepEqual(server.ops, [both, both, [...both, Op.APPEND]]);
+  });
+
+  it("are read again where their frame did not come", async () => {
+    const server = new Limited(data);
+    const client = await liar.dial([server.talk()]);
+    assert.deepEqual(await client.body(frameOf(data)), data);
+    assert.deepEqual(server.ops, [[Op.BLOB_GET, Op.GET, Op.BLOB_GET]]);
+    await assert.rejects(client.body(frameOf(Buffer.from("another"))), NotFound);
+  });
+
+  it("go on where their frame did not come", async () => {
+    const server = new Limited(data);
+    const cut: Talk = async (peer) => {
+      await peer.greet();
+      const header = await peer.expect(Op.BLOB_GET);
+      peer.answer(header, u64(data.length));
+      peer.push(Op.BLOB_CHUNK, header.sub, data.subarray(0, 40), 0, MORE);
+    };
+    const client = await liar.dial([cut, server.talk()]);
+    const pieces: Buffer[] = [];
+    for await (const piece of client.getBlob(frameOf(data))) pieces.push(piece);
+    assert.deepEqual([pieces[0], Buffer.concat(pieces)], [data.subarray(0, 40), data]);
+    liar.connections = 0;
+    const other = await liar.dial([cut, server.talk()]);
+    await assert.rejects(other.readBlob(blobHash(data)), NotFound);
+  });
+});
 
 const pem = (name: string) => readFileSync(join(CONFORMANCE, "tls", `${name}.pem`));
 

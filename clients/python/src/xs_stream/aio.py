@@ -35,6 +35,7 @@ from .errors import (
     ConnectError,
     ConnectionLost,
     Indeterminate,
+    IntegrityError,
     InvalidValue,
     ProtocolError,
     TlsError,
@@ -314,18 +315,25 @@ class AsyncClient:
         remove: Sequence[Bound] = (),
     ) -> Appended:
         """Removes and appends frames and changes cursors, all of it or nothing."""
-        ready = [await self._ready(frame) for frame in frames]
+        long: Dict[BlobHash, bytes] = {}
+        ready = [_ready(frame, long) for frame in frames]
         gone = [bound_of(bound) for bound in remove]
-        batch = Batch(ready, cursors, conditions, key, durable, gone)
-        body = messages.append(batch)
-        return messages.read_appended((await self._ask(Op.APPEND, body, key is not None))[0])
+        body = messages.append(Batch(ready, cursors, conditions, key, durable, gone))
+        put_on = {
+            name: await self._try(_putting(whole, name), True) for name, whole in long.items()
+        }
 
-    async def _ready(self, frame: NewFrame) -> NewFrame:
-        body = frame.body_bytes()
-        if body is None or len(body) <= INLINE_BYTES_MAX:
-            return frame
-        blob = await self.put_blob(body)
-        return NewFrame(frame.topic, blob.hash, frame.meta, frame.ttl, None, frame.meta_json)
+        async def once(connection: Connection) -> Sequence[bytes]:
+            for name, whole in long.items():
+                # A token that is limited to topics may name what was put on this connection alone.
+                if put_on[name] is not connection:
+                    try:
+                        put_on[name] = await _putting(whole, name)(connection)
+                    except (ConnectionLost, Indeterminate) as error:
+                        raise NotSent(f"nothing was appended: {error}") from error
+            return await connection.ask(Op.APPEND, body)
+
+        return messages.read_appended((await self._try(once, key is not None))[0])
 
     async def remove(
         self,
@@ -487,9 +495,11 @@ class AsyncClient:
             source = source.encode()
         if source is None or isinstance(source, (bytes, bytearray, memoryview)):
             whole = bytes(source or b"")
-            if len(whole) > INLINE_BYTES_MAX and await self.has_blob(BlobHash.of(whole)):
-                return Blob(BlobHash.of(whole), len(whole))
-            return await self._try(lambda connection: _put(connection, whole), True)
+            if len(whole) <= INLINE_BYTES_MAX:
+                return await self._try(lambda connection: _put(connection, whole), True)
+            name = BlobHash.of(whole)
+            await self._try(_putting(whole, name), True)
+            return Blob(name, len(whole))
         async with self.blob_writer() as writer:
             async for piece in pieces(source):
                 await writer.write(piece)
@@ -499,22 +509,24 @@ class AsyncClient:
         """An upload piece by piece: `write`, then `finish`; without it nothing is stored."""
         return BlobWriter(self)
 
-    def get_blob(self, name: BlobHash, *, credit: int = CREDIT_DEFAULT) -> BlobReader:
+    def get_blob(self, blob: Union[BlobHash, Frame], *, credit: int = CREDIT_DEFAULT) -> BlobReader:
         """The pieces of a blob: `async for piece in client.get_blob(hash)`. The last one comes
-        only when all of them match the hash. Raises NotFound."""
-        return BlobReader(self, name, credit)
+        only when all of them match the hash. Raises NotFound.
 
-    async def read_blob(self, name: BlobHash) -> bytes:
+        Given the frame whose body it is, it also outlives a lost connection with a token that is
+        limited to topics, which may name the blobs of frames that came on its connection alone.
+        """
+        return BlobReader(self, blob, credit)
+
+    async def read_blob(self, blob: Union[BlobHash, Frame]) -> bytes:
         """A whole blob."""
-        async with self.get_blob(name) as reader:
+        async with self.get_blob(blob) as reader:
             return b"".join([piece async for piece in reader])
 
     async def body(self, frame: Frame) -> bytes:
         """A frame's body, whether it came with it or not."""
-        body, name = frame.body, frame.hash
-        if body is not None:
-            return body
-        return await self.read_blob(name) if name is not None else b""
+        body = frame.body
+        return body if body is not None else await self.read_blob(frame)
 
     # Cursors.
 
@@ -632,6 +644,29 @@ def _trusting(path: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=path)
     except OSError as error:  # That of ssl is one too.
         raise TlsError(f"{path}: no certificates to trust: {error.strerror or error}") from error
+
+
+def _ready(frame: NewFrame, long: Dict[BlobHash, bytes]) -> NewFrame:
+    """The frame as it is sent: a long body is added to `long`, and named."""
+    body = frame.body_bytes()
+    if body is None or len(body) <= INLINE_BYTES_MAX:
+        return frame
+    name = BlobHash.of(body)
+    long[name] = body
+    return NewFrame(frame.topic, name, frame.meta, frame.ttl, None, frame.meta_json)
+
+
+def _putting(whole: bytes, name: BlobHash) -> Callable[[Connection], Awaitable[Connection]]:
+    """What has a connection know a blob, for `_try`: puts it unless it is there."""
+
+    async def once(connection: Connection) -> Connection:
+        if (await connection.ask(Op.BLOB_HAS, name))[0] != b"\1":
+            blob = await _put(connection, whole)
+            if blob.hash != name:
+                raise IntegrityError(f"the server stored {blob.hash} for {name}")
+        return connection
+
+    return once
 
 
 async def _put(connection: Connection, whole: bytes) -> Blob:

@@ -601,13 +601,13 @@ class Client:
         """An upload piece by piece."""
         return BlobUpload(self._loop, self._inner.blob_writer())
 
-    def get_blob(self, name: BlobHash, *, credit: int = CREDIT_DEFAULT) -> BlobStream:
+    def get_blob(self, blob: Union[BlobHash, Frame], *, credit: int = CREDIT_DEFAULT) -> BlobStream:
         """The pieces of a blob: `for piece in client.get_blob(hash)`."""
-        return BlobStream(self._loop, self._inner.get_blob(name, credit=credit))
+        return BlobStream(self._loop, self._inner.get_blob(blob, credit=credit))
 
-    def read_blob(self, name: BlobHash, *, timeout: Optional[float] = None) -> bytes:
+    def read_blob(self, blob: Union[BlobHash, Frame], *, timeout: Optional[float] = None) -> bytes:
         """A whole blob."""
-        return self._loop.run(self._inner.read_blob(name), timeout)
+        return self._loop.run(self._inner.read_blob(blob), timeout)
 
     def body(self, frame: Frame, *, timeout: Optional[float] = None) -> bytes:
         """A frame's body, whether it came with it or not."""
