@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set, Type
 from zlib import crc32
 
-from xs_stream import BlobHash, Frame, NewFrame, NotFound
+from xs_stream import (
+    AccessError,
+    BlobHash,
+    ConditionFailed,
+    ConnectError,
+    ConnectionLost,
+    Frame,
+    Indeterminate,
+    InvalidRequest,
+    NewFrame,
+    NotFound,
+    Retry,
+    Unavailable,
+    XsError,
+    aio,
+)
 from xs_stream.coding import MORE, PUSH, Header, Op, message
 
 from .peer import Liar, Peer, Talk, refused
 
+HASTY = Retry(first=0.01, most=0.02, give_up=0.2)
 STORED = bytes(8) + b"\1\0\1\0\0\0\0\0" + bytes(16) + (7).to_bytes(8, "little")
 """The answer to an append of one frame, at offset 7."""
 
@@ -136,3 +152,71 @@ class Blobs(Liar):
         client = await self.client(cut, server.talk())
         with self.assertRaises(NotFound):
             await self.shortly(client.read_blob(BlobHash.of(data)))
+
+
+class Unknown(Liar):
+    """What may have been done by an attempt before the last."""
+
+    async def appends(self, second: Talk, error: Type[XsError]) -> Any:
+        async def vanish(peer: Peer) -> None:
+            await peer.greet()
+            await peer.expect(Op.APPEND)
+
+        self.connections = 0
+        client = await self.client(vanish, second, retry=HASTY)
+        with self.assertRaises(error) as caught:
+            await self.shortly(client.append("a", key="k"))
+        self.assertIs(type(caught.exception), error)
+        return caught.exception
+
+    def refusing(self, code: int, op: int = Op.APPEND) -> Talk:
+        async def refuse(peer: Peer) -> None:
+            await peer.greet()
+            while True:
+                peer.answer(await peer.expect(op), refused("no"), code)
+
+        return refuse
+
+    async def test_an_append_stays_unknown_when_the_server_stays_away(self) -> None:
+        async def vanish(peer: Peer) -> None:
+            self._server.close()
+            await peer.greet()
+            await peer.expect(Op.APPEND)
+
+        client = await self.client(vanish, retry=HASTY)
+        with self.assertRaises(ConnectionLost) as caught:
+            await self.shortly(client.append("a", key="k"))
+        self.assertFalse(caught.exception.retryable)
+        self.assertIsInstance(caught.exception.__cause__, ConnectError)
+        # What changes nothing has not done anything either.
+        with self.assertRaises(ConnectError):
+            await self.shortly(client.topics())
+
+    async def test_an_append_stays_unknown_when_it_is_refused_for_another_reason(self) -> None:
+        for code, kind in ((502, Unavailable), (201, AccessError), (700, NotFound)):
+            error = await self.appends(self.refusing(code), ConnectionLost)
+            self.assertIs(type(error.__cause__), kind)
+
+    async def test_what_is_said_of_the_append_itself_is_told(self) -> None:
+        for code, kind in ((402, ConditionFailed), (307, InvalidRequest), (800, Indeterminate)):
+            await self.appends(self.refusing(code), kind)
+
+    async def test_an_import_and_an_upload_stay_unknown(self) -> None:
+        def vanish(op: int) -> Talk:
+            async def talk(peer: Peer) -> None:
+                await peer.greet()
+                await peer.expect(op)
+
+            return talk
+
+        uses: Dict[int, Callable[[aio.AsyncClient], Any]] = {
+            Op.IMPORT: lambda client: client.import_frames([frame_of(b"")]),
+            Op.BLOB_PUT: lambda client: client.put_blob(b"x"),
+            Op.MAINTAIN: lambda client: client.compact(),
+        }
+        for op, use in uses.items():
+            self.connections = 0
+            client = await self.client(vanish(op), self.refusing(502, op), retry=HASTY)
+            with self.assertRaises(ConnectionLost) as caught:
+                await self.shortly(use(client))
+            self.assertIsInstance(caught.exception.__cause__, Unavailable)

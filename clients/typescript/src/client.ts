@@ -16,6 +16,7 @@ import {
   InvalidValue,
   NotSent,
   ProtocolError,
+  Refusal,
   Unavailable,
 } from "./errors.js";
 import type { Frame } from "./frames.js";
@@ -54,6 +55,8 @@ import {
 import { check, sleep, until } from "./waiting.js";
 
 export const VERSION = "0.1.0";
+
+const CHANGES = new Set<number>([Op.APPEND, Op.REMOVE, Op.IMPORT, Op.CURSOR_SET, Op.MAINTAIN]);
 
 /** What ends the waiting of a request or a stream. */
 export interface Signal {
@@ -239,36 +242,52 @@ export class Client {
 
   /**
    * Does something on a connection, again where nothing was done or doing it twice is the same as
-   * once (`again`). @throws what ends it
+   * once (`again`). @throws what ends it: for what `changes` something ConnectionLost also where
+   * nothing was done in the last attempt, but one before it may have done it
    */
   async #try<T>(
     once: (connection: Connection) => Promise<T>,
-    again: boolean,
+    how: { readonly again: boolean; readonly changes: boolean },
     signal?: AbortSignal,
   ): Promise<T> {
     const backoff = new Backoff(this.#retry);
     const end = performance.now() + this.#retry.giveUpMs;
+    let unknown: Error | undefined;
     for (;;) {
-      const left = Math.max(0, end - performance.now());
-      const connection = await this.#connection(left, signal);
-      let wait = 0;
+      let connection: Connection | undefined;
+      let wait: number | undefined;
       try {
+        connection = await this.#connection(Math.max(0, end - performance.now()), signal);
         return await once(connection);
       } catch (error) {
-        if (error instanceof Unavailable) {
-          if (error.code === 501) connection.draining ??= error.text;
-          wait = backoff.wait(error.details.retryAfterMs);
-          if (performance.now() + wait > end) throw error;
-        } else if (isUnknown(error)) {
-          if (this.#closing.signal.aborted || !again || performance.now() > end) throw error;
-          wait = backoff.wait();
-        } else if (error instanceof NotSent) {
-          wait = backoff.waitUnsent();
-          if (performance.now() + wait > end) throw error;
-        } else throw error;
+        // To make a connection was tried again already.
+        if (connection) wait = this.#pause(error, connection, backoff, how.again);
+        const left = end - performance.now();
+        if (wait === undefined || left < (isUnknown(error) ? 0 : wait)) {
+          if (!how.changes || !unknown || !isUndone(error)) throw error;
+          const { message } = error as Error;
+          throw new ConnectionLost(`${unknown.message}; after that: ${message}`, { cause: error });
+        }
+        if (isUnknown(error)) unknown ??= error;
       }
       await sleep(wait, this.#closing.signal, signal);
     }
+  }
+
+  /** Milliseconds to wait before another attempt; undefined where that is of no use. */
+  #pause(
+    error: unknown,
+    connection: Connection,
+    backoff: Backoff,
+    again: boolean,
+  ): number | undefined {
+    if (isUnknown(error)) {
+      return again && !this.#closing.signal.aborted ? backoff.wait() : undefined;
+    }
+    if (error instanceof NotSent) return backoff.waitUnsent();
+    if (!(error instanceof Unavailable)) return undefined;
+    if (error.code === 501) connection.draining ??= error.text;
+    return backoff.wait(error.details.retryAfterMs);
   }
 
   async #ask(
@@ -278,7 +297,8 @@ export class Client {
     again = true,
   ): Promise<readonly Buffer[]> {
     check(signal);
-    return this.#try((connection) => connection.ask(op, body, signal), again, signal);
+    const how = { again, changes: CHANGES.has(op) };
+    return this.#try((connection) => connection.ask(op, body, signal), how, signal);
   }
 
   // Appending.
@@ -316,7 +336,8 @@ export class Client {
     const putOn = new Map<BlobHash, Connection>();
     check(signal);
     for (const [hash, whole] of long) {
-      putOn.set(hash, await this.#try((one) => known(one, hash, whole, signal), true, signal));
+      const put = (connection: Connection) => known(connection, hash, whole, signal);
+      putOn.set(hash, await this.#try(put, { again: true, changes: false }, signal));
     }
     const once = async (connection: Connection): Promise<readonly Buffer[]> => {
       for (const [hash, whole] of long) {
@@ -331,7 +352,8 @@ export class Client {
       }
       return connection.ask(Op.APPEND, body, signal);
     };
-    const parts = await this.#try(once, batch.key !== undefined, signal);
+    const how = { again: batch.key !== undefined, changes: true };
+    const parts = await this.#try(once, how, signal);
     return messages.readAppended(only(parts));
   }
 
@@ -434,12 +456,13 @@ export class Client {
     const { signal } = options;
     if (typeof source === "string" || source instanceof Uint8Array) {
       const whole = typeof source === "string" ? Buffer.from(source) : asBuffer(source);
+      const how = { again: true, changes: true };
       check(signal);
       if (whole.length <= INLINE_BYTES_MAX) {
-        return this.#try((connection) => put(connection, whole, signal), true, signal);
+        return this.#try((connection) => put(connection, whole, signal), how, signal);
       }
       const hash = blobHash(whole);
-      await this.#try((connection) => known(connection, hash, whole, signal), true, signal);
+      await this.#try((connection) => known(connection, hash, whole, signal), how, signal);
       return { hash, bytes: BigInt(whole.length) };
     }
     return store(this.blobWriter(options), source);
@@ -526,7 +549,8 @@ export class Client {
       credit,
       bodies,
     };
-    return new Call((once) => this.#try(once, false, signal), request, signal);
+    const how = { again: false, changes: true };
+    return new Call((once) => this.#try(once, how, signal), request, signal);
   }
 
   /** What the server counts, as docs/wire.md names it. */
@@ -600,9 +624,18 @@ function isAway(error: unknown): boolean {
 }
 
 /** Whether it is not known what was done. */
-function isUnknown(error: unknown): boolean {
+function isUnknown(error: unknown): error is ConnectionLost | Indeterminate {
   const isLost = error instanceof ConnectionLost && !(error instanceof NotSent);
   return isLost || error instanceof Indeterminate;
+}
+
+/**
+ * Whether it says that nothing was done, which holds for its attempt alone. What a server says of
+ * the request itself (3xx, 4xx) holds for all: it looks first whether it has it already.
+ */
+function isUndone(error: unknown): boolean {
+  if (error instanceof Refusal) return ![3, 4, 8].includes(Math.floor(error.code / 100));
+  return error instanceof ConnectError || error instanceof NotSent;
 }
 
 function isSource(body: object): body is Source {

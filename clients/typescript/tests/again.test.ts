@@ -12,13 +12,21 @@ import * as tls from "node:tls";
 import { MORE, Op, Writer, type Header } from "../src/coding.js";
 import { crc32InJs } from "../src/crc.js";
 import {
+  AccessError,
   blobHash,
+  ConditionFailed,
   connect,
   ConnectError,
+  ConnectionLost,
   Frame,
+  Indeterminate,
+  InvalidRequest,
   NotFound,
+  Refusal,
   TlsError,
+  Unavailable,
   type BlobHash,
+  type Client,
 } from "../src/index.js";
 import { hashBytes, hashOfBytes } from "../src/values.js";
 import { Liar, Peer, QUICK, refused, STORED, type Talk } from "./peer.js";
@@ -141,6 +149,71 @@ describe("the blobs of a token that is limited to topics", () => {
     liar.connections = 0;
     const other = await liar.dial([cut, server.talk()]);
     await assert.rejects(other.readBlob(blobHash(data)), NotFound);
+  });
+});
+
+describe("what may have been done by an attempt before the last", () => {
+  const liar = new Liar();
+  const retry = { firstMs: 10, mostMs: 20, giveUpMs: 200 };
+
+  const vanish =
+    (op: number): Talk =>
+    async (peer) => {
+      await peer.greet();
+      await peer.expect(op);
+    };
+  const refusing =
+    (code: number, op: number = Op.APPEND): Talk =>
+    async (peer) => {
+      await peer.greet();
+      for (;;) peer.answer(await peer.expect(op), refused("no"), code);
+    };
+  const append = (client: Client) => client.append("a", "", { key: "k" });
+
+  it("stays unknown when the server stays away", async () => {
+    const last: Talk = async (peer) => {
+      liar.server.close();
+      await vanish(Op.APPEND)(peer);
+    };
+    const client = await liar.dial([last], { retry });
+    await assert.rejects(
+      append(client),
+      (error) =>
+        error instanceof ConnectionLost && !error.retryable && error.cause instanceof ConnectError,
+    );
+    // What changes nothing has not done anything either.
+    await assert.rejects(client.topics(), ConnectError);
+  });
+
+  it("stays unknown when it is refused for another reason", async () => {
+    const uses: Array<[number, number, typeof Refusal, (client: Client) => Promise<unknown>]> = [
+      [Op.APPEND, 502, Unavailable, append],
+      [Op.APPEND, 201, AccessError, append],
+      [Op.APPEND, 700, NotFound, append],
+      [Op.IMPORT, 502, Unavailable, (client) => client.importFrames([frameOf(LONG)])],
+      [Op.BLOB_PUT, 502, Unavailable, (client) => client.putBlob("x")],
+      [Op.MAINTAIN, 502, Unavailable, (client) => client.compact()],
+    ];
+    for (const [op, code, kind, use] of uses) {
+      liar.connections = 0;
+      const client = await liar.dial([vanish(op), refusing(code, op)], { retry });
+      await assert.rejects(
+        use(client),
+        (error) => error instanceof ConnectionLost && error.cause instanceof kind,
+      );
+    }
+  });
+
+  it("is known by what is said of the request itself", async () => {
+    for (const [code, kind] of [
+      [402, ConditionFailed],
+      [307, InvalidRequest],
+      [800, Indeterminate],
+    ] as const) {
+      liar.connections = 0;
+      const client = await liar.dial([vanish(Op.APPEND), refusing(code)], { retry });
+      await assert.rejects(append(client), kind);
+    }
   });
 });
 

@@ -38,8 +38,10 @@ from .errors import (
     IntegrityError,
     InvalidValue,
     ProtocolError,
+    Refusal,
     TlsError,
     Unavailable,
+    XsError,
 )
 from .frames import Frame
 from .limits import CREDIT_DEFAULT, INLINE_BYTES_MAX, PAGE_BYTES_MAX, PING_BYTES_MAX
@@ -78,6 +80,8 @@ __all__ = ["AsyncClient", "connect"]
 
 VERSION = "0.1.0"
 T = TypeVar("T")
+
+_CHANGES = (Op.APPEND, Op.REMOVE, Op.IMPORT, Op.CURSOR_SET, Op.MAINTAIN)
 
 
 async def connect(
@@ -248,35 +252,60 @@ class AsyncClient:
             self._old.add(connection)
             connection.close_when_idle()
 
-    async def _try(self, once: Callable[[Connection], Awaitable[T]], again: bool) -> T:
+    async def _try(
+        self, once: Callable[[Connection], Awaitable[T]], again: bool, changes: bool = False
+    ) -> T:
         """Does something on a connection, again where nothing was done or doing it twice is the
-        same as once (`again`). Raises what ends it."""
+        same as once (`again`). Raises what ends it: for what `changes` something ConnectionLost
+        also where nothing was done in the last attempt, but one before it may have done it."""
         loop = asyncio.get_running_loop()
         backoff, until = Backoff(self.retry), loop.time() + self.retry.give_up
+        unknown: Optional[XsError] = None
         while True:
-            connection = await self._connection(max(0.0, until - loop.time()))
+            connection: Optional[Connection] = None
             try:
+                connection = await self._connection(max(0.0, until - loop.time()))
                 return await once(connection)
-            except NotSent:
-                wait = backoff.wait_unsent()
-                if loop.time() + wait > until:
+            except XsError as error:
+                wait = self._pause(error, connection, backoff, again, until - loop.time())
+                if wait is None:
+                    if changes and unknown is not None and _is_undone(error):
+                        raise ConnectionLost(f"{unknown}; after that: {error}") from error
                     raise
-            except (ConnectionLost, Indeterminate):
-                if self._closed or not again or loop.time() > until:
-                    raise
-                wait = backoff.wait()
-            except Unavailable as error:
-                if error.code == 501:
-                    connection.draining = connection.draining or error.message
-                wait = backoff.wait(error.details.retry_after_ms)
-                if loop.time() + wait > until:
-                    raise
+                if _is_unknown(error):
+                    unknown = unknown or error
             await self._sleep(wait)
+
+    def _pause(
+        self,
+        error: XsError,
+        connection: Optional[Connection],
+        backoff: Backoff,
+        again: bool,
+        left: float,
+    ) -> Optional[float]:
+        """Seconds to wait before another attempt, of those that are left; None: there is none."""
+        if connection is None:
+            # To make one was tried again already.
+            return None
+        if _is_unknown(error):
+            return backoff.wait() if again and not self._closed and left >= 0 else None
+        if isinstance(error, NotSent):
+            wait = backoff.wait_unsent()
+        elif isinstance(error, Unavailable):
+            if error.code == 501:
+                connection.draining = connection.draining or error.message
+            wait = backoff.wait(error.details.retry_after_ms)
+        else:
+            return None
+        return wait if wait <= left else None
 
     async def _ask(
         self, op: int, body: Union[bytes, bytearray] = b"", again: bool = True
     ) -> Sequence[bytes]:
-        return await self._try(lambda connection: connection.ask(op, body), again)
+        return await self._try(
+            lambda connection: connection.ask(op, body), again, changes=op in _CHANGES
+        )
 
     # Appending.
 
@@ -333,7 +362,7 @@ class AsyncClient:
                         raise NotSent(f"nothing was appended: {error}") from error
             return await connection.ask(Op.APPEND, body)
 
-        return messages.read_appended((await self._try(once, key is not None))[0])
+        return messages.read_appended((await self._try(once, key is not None, True))[0])
 
     async def remove(
         self,
@@ -496,9 +525,9 @@ class AsyncClient:
         if source is None or isinstance(source, (bytes, bytearray, memoryview)):
             whole = bytes(source or b"")
             if len(whole) <= INLINE_BYTES_MAX:
-                return await self._try(lambda connection: _put(connection, whole), True)
+                return await self._try(lambda connection: _put(connection, whole), True, True)
             name = BlobHash.of(whole)
-            await self._try(_putting(whole, name), True)
+            await self._try(_putting(whole, name), True, True)
             return Blob(name, len(whole))
         async with self.blob_writer() as writer:
             async for piece in pieces(source):
@@ -637,6 +666,20 @@ class AsyncClient:
         if parts[0] != data:
             raise ProtocolError("the server sent other bytes back")
         return loop.time() - begun
+
+
+def _is_unknown(error: XsError) -> bool:
+    """Whether it is not known what was done."""
+    is_lost = isinstance(error, ConnectionLost) and not isinstance(error, NotSent)
+    return is_lost or isinstance(error, Indeterminate)
+
+
+def _is_undone(error: XsError) -> bool:
+    """Whether it says that nothing was done, which holds for its attempt alone. What a server says
+    of the request itself (3xx, 4xx) holds for all: it looks first whether it has it already."""
+    if isinstance(error, Refusal):
+        return error.code // 100 not in (3, 4, 8)
+    return isinstance(error, (ConnectError, NotSent))
 
 
 def _trusting(path: str) -> ssl.SSLContext:

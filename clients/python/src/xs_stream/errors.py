@@ -70,7 +70,9 @@ class TlsError(ConnectError):
 class ConnectionLost(XsError, ConnectionError):
     """The connection ended before the answer: what was asked for may or may not have been done.
 
-    Requests that change nothing, and appends with a key, are made again by the client itself.
+    Requests that change nothing, and appends with a key, are made again by the client itself. If
+    the outcome of the first attempt is unknown, it stays so when the last one comes to nothing;
+    what ended that is the cause.
     """
 
 
