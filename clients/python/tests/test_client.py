@@ -143,6 +143,16 @@ class Real(unittest.TestCase):
                 with client.read("left", credit=1) as read:
                     self.assertEqual(next(read).meta, 0)
 
+    def test_a_read_that_reaches_its_limit_ends_on_the_server(self) -> None:
+        with xs_stream.connect(self.server.store) as client:
+            client.append_batch([NewFrame("limit", meta=n) for n in range(100)])
+            # More than the 256 streams that one connection may have open.
+            for _ in range(300):
+                found = list(client.read("limit", limit=1, credit=1))
+                self.assertEqual([frame.meta for frame in found], [0])
+                found = list(client.read("limit", last=1, credit=1))
+                self.assertEqual([frame.meta for frame in found], [99])
+
     def test_a_loop_that_is_left_ends_its_stream_on_the_server(self) -> None:
         with xs_stream.connect(self.server.store) as client:
             client.append_batch([NewFrame("break", meta=n) for n in range(100)])

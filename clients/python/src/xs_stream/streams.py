@@ -119,7 +119,8 @@ class _Reader(Closable):
             self._backoff.reset()
             self._until = None
             if self._reading.done:
-                self._line.over = True
+                # A limit that is reached may leave the server waiting for credit, to say the end.
+                self._line.over = push.op == Op.SUB_EVENT
             return
         except XsError as error:
             if self._closed:
