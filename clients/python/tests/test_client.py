@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import tempfile
 import threading
+import time
 import unittest
+import warnings
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Callable, List
 
 import xs_stream
 from xs_stream import (
@@ -298,6 +303,46 @@ class Real(unittest.TestCase):
             follow.close()
             thread.join(PATIENCE)
             self.assertEqual(kinds, ["caught_up", "end"])
+
+    def test_a_forked_process_is_told(self) -> None:
+        client = xs_stream.connect(self.server.store)
+        follow = client.follow("forked", new=True)
+        follow.open()
+        waiting = threading.Thread(target=lambda: list(follow))
+        waiting.start()
+        uses: List[Callable[[], Any]] = [
+            lambda: client.ping(timeout=1),
+            lambda: client.append("forked"),
+            lambda: follow.next(1),
+            lambda: next(client.read("forked")),
+        ]
+        with warnings.catch_warnings():
+            # That it has threads is what it is about.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            told = 0
+            try:
+                for use in uses:
+                    with contextlib.suppress(ClientClosed):
+                        use()
+                        break
+                    told += 1
+                client.close()
+            finally:
+                os._exit(told)
+        until, ended, status = time.monotonic() + 5, 0, 0
+        while not ended and time.monotonic() < until:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            time.sleep(0.01)
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        self.assertEqual((ended, os.WEXITSTATUS(status)), (child, len(uses)))
+        # The process that made it goes on with it.
+        self.assertGreater(client.ping(), 0)
+        client.close()
+        waiting.join(PATIENCE)
 
     def test_a_path_may_be_long(self) -> None:
         with tempfile.TemporaryDirectory() as root:

@@ -83,6 +83,7 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="xs-stream", daemon=True)
@@ -95,9 +96,23 @@ class _Loop:
         finally:
             self._loop.close()
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs in this process: a fork has its memory but not its thread, and locks
+        that nobody gives back."""
+        return self._process == os.getpid()
+
+    def check(self) -> None:
+        """Raises ClientClosed in a process that was forked from the one it runs in."""
+        if not self.is_here:
+            raise ClientClosed("the client belongs to the process that this one was forked from")
+
     def run(self, work: Coroutine[Any, Any, T], timeout: Optional[float] = None) -> T:
         """Does it in the loop and waits. Raises TimeoutError after so many seconds; whatever ends
         the waiting also ends the work."""
+        if not self.is_here:
+            work.close()
+            self.check()
         with self._lock:
             # What gets in before `stop` does is ended by it.
             if self._stopping:
@@ -115,6 +130,8 @@ class _Loop:
 
     def stop(self) -> None:
         """Ends what still runs, and the thread. May be called twice."""
+        if not self.is_here:
+            return
         with self._lock:
             is_first, self._stopping = not self._stopping, True
         if is_first:
@@ -240,6 +257,7 @@ class _Reader(_Stream[T]):
         super().close()
 
     def _take(self, timeout: Optional[float]) -> Any:
+        self._loop.check()
         begun = time.monotonic()
         if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise TimeoutError(f"nothing within {timeout:g} s")
@@ -295,7 +313,7 @@ class FollowStream(_Reader[Item]):
         try:
             item: Item = super()._take(timeout)
         except ClientClosed:
-            if not self._inner._begun:
+            if not self._inner._begun or not self._loop.is_here:
                 raise
             raise StopAsyncIteration from None
         return item
