@@ -465,7 +465,7 @@ export class Client {
       await this.#try((connection) => known(connection, hash, whole, signal), how, signal);
       return { hash, bytes: BigInt(whole.length) };
     }
-    return store(this.blobWriter(options), source);
+    return store(this.blobWriter(options), source, signal, this.#closing.signal);
   }
 
   /** An upload piece by piece: `write`, then `finish`; without it nothing is stored. */
@@ -671,10 +671,26 @@ function put(connection: Connection, whole: Buffer, signal?: AbortSignal): Promi
   return store(new BlobWriter(async () => connection, signal), [whole]);
 }
 
-async function store(writer: BlobWriter, source: Source): Promise<Blob> {
+/** Uploads what a source gives; the first of some signals ends it, also while the source stalls. */
+async function store(
+  writer: BlobWriter,
+  source: Source,
+  ...signals: ReadonlyArray<AbortSignal | undefined>
+): Promise<Blob> {
+  const pieces =
+    Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
   try {
-    for await (const piece of source) await writer.write(piece);
-    return await writer.finish();
+    for (;;) {
+      let next = Promise.resolve(pieces.next());
+      for (const signal of signals) next = until(next, signal);
+      const { done, value } = await next;
+      if (done) return await writer.finish();
+      await writer.write(value);
+    }
+  } catch (error) {
+    // A source that stalls does not end before it has given what it is asked for.
+    new Promise((resolve) => resolve(pieces.return?.())).catch(() => undefined);
+    throw error;
   } finally {
     writer.close();
   }

@@ -95,6 +95,32 @@ describe("closing a client", () => {
     assert.deepEqual(offsets, [3n, 4n]);
   });
 
+  it("a call that is closed while the server is away is not made", async () => {
+    const ops: number[] = [];
+    const client = await liar.dial([
+      async (peer) => peer.greet(),
+      async (peer) => {
+        await peer.greet();
+        for (;;) {
+          const header = await peer.request();
+          ops.push(header.op);
+          peer.answer(header);
+        }
+      },
+    ]);
+    liar.server.close();
+    while ([...liar.sockets].some((one) => !one.destroyed)) await setImmediate();
+    const call = client.call("late");
+    const result = call.next();
+    await setImmediate();
+    call.close();
+    assert.deepEqual(await soon(result), END);
+    liar.server.listen(liar.path);
+    await client.ping();
+    await client.ping();
+    assert.deepEqual(ops, [Op.PING, Op.PING]);
+  });
+
   it("a stream that is closed before it began says so", async () => {
     const client = await liar.dial([async (peer) => (await peer.greet(), peer.rest())]);
     for (const stream of [client.follow("*"), client.read("*")]) {
@@ -216,6 +242,32 @@ describe("an upload", () => {
     await assert.rejects(behind, isTold);
     await client.ping();
     assert.deepEqual(data, []);
+  });
+
+  it("is ended by its signal, and with its client, also while its source stalls", async () => {
+    const client = await liar.dial([(peer) => uploads(peer, [])]);
+    let ended = 0;
+    const stalling = async function* () {
+      yield Buffer.alloc(10);
+      await new Promise(() => undefined);
+    };
+    const broken = function* () {
+      try {
+        for (;;) yield "text" as unknown as Uint8Array;
+      } finally {
+        ended++;
+      }
+    };
+    const later = new AbortController();
+    const told = assert.rejects(client.putBlob(stalling(), { signal: later.signal }), /enough/);
+    const closed = assert.rejects(client.append("a", stalling()), ClientClosed);
+    await assert.rejects(soon(client.putBlob(broken())), InvalidValue);
+    assert.equal(ended, 1);
+    await client.ping();
+    later.abort(new Error("enough"));
+    await soon(told);
+    await client.close();
+    await soon(closed);
   });
 
   it("that is closed ends who waits for it", async () => {
