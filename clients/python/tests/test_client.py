@@ -12,12 +12,13 @@ import time
 import unittest
 import warnings
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, AsyncIterator, Callable, List
 
 import xs_stream
 from xs_stream import (
     ClientClosed,
     ConnectionLost,
+    InvalidValue,
     NewFrame,
     aio,
 )
@@ -200,7 +201,7 @@ class Real(unittest.TestCase):
     def test_a_closed_client_says_so(self) -> None:
         client = xs_stream.connect(self.server.store)
         follow = client.follow("closed")
-        follow.open()
+        self.assertEqual(follow.next(PATIENCE).kind, "caught_up")
         client.close()
         client.close()
         late = client.follow("closed")
@@ -303,6 +304,23 @@ class Real(unittest.TestCase):
             follow.close()
             thread.join(PATIENCE)
             self.assertEqual(kinds, ["caught_up", "end"])
+
+    def test_a_body_that_is_none_is_named(self) -> None:
+        async def given() -> AsyncIterator[bytes]:
+            yield b"given"
+
+        with xs_stream.connect(self.server.store) as client:
+            uses: List[Callable[[Any], Any]] = [
+                lambda body: client.append("none", body),
+                client.put_blob,
+            ]
+            for use in uses:
+                for bad, name in ((5, "int"), ({}, "dict"), ({"a": 1}, "dict"), (0.5, "float")):
+                    with self.assertRaisesRegex(InvalidValue, f"not {name}; json="):
+                        use(bad)
+            self.assertEqual(client.topics("none"), [])
+            client.append("none", given())
+            self.assertEqual(client.body(client.last("none")[0]), b"given")
 
     def test_a_forked_process_is_told(self) -> None:
         client = xs_stream.connect(self.server.store)

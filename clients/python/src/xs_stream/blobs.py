@@ -51,8 +51,20 @@ Source = Union[IO[bytes], Iterable[bytes], AsyncIterable[bytes]]
 PIECE = 256 * 1024
 
 
+def check_source(source: Any) -> None:
+    """Raises InvalidValue for what gives no bytes."""
+    gives = ("__aiter__", "read")
+    is_iterable = isinstance(source, Iterable) and not isinstance(source, Mapping)
+    if not is_iterable and not any(hasattr(source, name) for name in gives):
+        raise InvalidValue(
+            "a body is bytes, text, a hash, a file or an iterable of bytes, "
+            f"not {type(source).__name__}; json= takes other values"
+        )
+
+
 async def pieces(source: Any) -> AsyncIterator[bytes]:
     """The pieces of a source. A file is read in another thread, so that it holds nobody up."""
+    check_source(source)
     if hasattr(source, "__aiter__"):
         async for piece in source:
             yield piece
@@ -63,14 +75,9 @@ async def pieces(source: Any) -> AsyncIterator[bytes]:
             if not piece:
                 return
             yield piece
-    elif isinstance(source, Iterable) and not isinstance(source, Mapping):
+    else:
         for piece in source:
             yield piece
-    else:
-        raise InvalidValue(
-            "a body is bytes, text, a hash, a file or an iterable of bytes, "
-            f"not {type(source).__name__}; json= takes other values"
-        )
 
 
 class BlobWriter:

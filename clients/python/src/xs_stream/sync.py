@@ -30,7 +30,7 @@ from typing import (
 
 from . import aio
 from .address import Address
-from .blobs import PIECE, BlobReader, BlobWriter
+from .blobs import PIECE, BlobReader, BlobWriter, check_source
 from .blobs import Source as AsyncSource
 from .calls import Call
 from .errors import ClientClosed
@@ -137,6 +137,10 @@ class _Loop:
         if is_first:
             asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
+        self.join()
+
+    def join(self) -> None:
+        """Waits until all that it did has ended."""
         self._thread.join()
 
 
@@ -274,6 +278,9 @@ class _Reader(_Stream[T]):
         if not self._shown:
             items: List[Item] = self._loop.run(self._inner._peek(self._taken), timeout)
             self._shown.extend(items)
+        return self._show()
+
+    def _show(self) -> Item:
         item = self._shown.popleft()
         self._taken += 1
         self._inner._reading.gave(item, not self._shown)
@@ -315,8 +322,18 @@ class FollowStream(_Reader[Item]):
         except ClientClosed:
             if not self._inner._begun or not self._loop.is_here:
                 raise
-            raise StopAsyncIteration from None
+            # What came before the client was closed is still given.
+            self._loop.join()
+            return self._left()
         return item
+
+    def _left(self) -> Item:
+        with self._turn:
+            if not self._closed and not self._shown:
+                self._shown.extend(self._inner._came(self._taken))
+            if self._closed or not self._shown:
+                raise StopAsyncIteration
+            return self._show()
 
 
 class BlobStream(_Stream[bytes]):
@@ -334,6 +351,10 @@ class CallStream(_Stream[Frame]):
     """The results of a call, as an iterator of frames. Closing it before the end cancels it."""
 
     _inner: Call
+
+    def __enter__(self) -> "CallStream":
+        self.open()
+        return self
 
     def open(self, timeout: Optional[float] = None) -> FrameId:
         """Makes the call unless it was made, and gives the id of `<name>.call`. Raises TimeoutError
@@ -605,8 +626,10 @@ class Client:
     ) -> Blob:
         """Stores bytes, text, a file or an iterable of bytes, which is gone through in the
         caller's thread."""
-        if source is None or isinstance(source, (bytes, bytearray, memoryview, str)):
+        is_whole = source is None or isinstance(source, (bytes, bytearray, memoryview, str))
+        if is_whole or hasattr(source, "__aiter__"):
             return self._loop.run(self._inner.put_blob(source), timeout)
+        check_source(source)
         until = None if timeout is None else time.monotonic() + timeout
         with self.blob_writer() as writer:
             read = getattr(source, "read", None)
