@@ -117,6 +117,7 @@ class Errors(unittest.TestCase):
     def test_they_can_be_pickled(self) -> None:
         for error in (
             xs_stream.CorruptRange(1, 5),
+            xs_stream.CorruptRange(1, 5, True),
             xs_stream.CommandFailed("a", {"message": "m", "code": "c"}),
             xs_stream.Refusal(500, "x", xs_stream.Details(retry_after_ms=7)),
         ):
@@ -358,9 +359,20 @@ class Readings(unittest.TestCase):
         self.assertEqual(reading.position, 5)
         self.given(reading, deliver([40, 89], 90))
         self.assertEqual(reading.position, 90)
-        with self.assertRaises(CorruptRange) as caught:
-            Reading(read_options()).take(gap(1, 3, 5))
-        self.assertEqual((caught.exception.first, caught.exception.resume), (3, 5))
+        reading = Reading(read_options())
+        with self.assertRaisesRegex(CorruptRange, "frames 3 to 4 .* go on from 5") as caught:
+            reading.take(gap(1, 3, 5))
+        self.assertEqual((caught.exception.first, caught.exception.end), (3, 5))
+        self.assertEqual((caught.exception.resume, reading.position), (5, 5))
+
+    def test_a_gap_is_passed_backwards_too(self) -> None:
+        reading = Reading(read_options(reverse=True))
+        self.given(reading, deliver([9], 9))
+        with self.assertRaisesRegex(CorruptRange, "frames 7 to 8 .* go on before 7") as caught:
+            reading.take(gap(1, 7, 9))
+        self.assertEqual((caught.exception.first, caught.exception.end), (7, 9))
+        self.assertEqual((caught.exception.resume, reading.position), (7, 7))
+        self.assertEqual(reading.rest.before, 7)
 
     def test_what_drops_it_is_raised_and_its_offset_kept(self) -> None:
         reading = Reading(read_options(follow=True))

@@ -60,13 +60,21 @@ export class ProtocolError extends XsError {}
 /** Bytes that do not match their CRC or their hash. */
 export class IntegrityError extends ProtocolError {}
 
-/** Stored frames that the server cannot read. `resume` is the offset to go on from. */
+/**
+ * Stored frames that the server cannot read, from `first` to before `end`. `resume` is the offset
+ * to go on from, which is `end`; for a read backwards the one to go on before, `first`.
+ */
 export class CorruptRange extends XsError {
+  readonly resume: bigint;
+
   constructor(
     readonly first: bigint,
-    readonly resume: bigint,
+    readonly end: bigint,
+    readonly reverse = false,
   ) {
-    super(`frames ${first} to ${resume - 1n} cannot be read; go on from ${resume}`);
+    const way = reverse ? `before ${first}` : `from ${end}`;
+    super(`frames ${first} to ${end - 1n} cannot be read; go on ${way}`);
+    this.resume = reverse ? first : end;
   }
 }
 

@@ -282,6 +282,15 @@ function given(reading: Reading, push: Parameters<Reading["take"]>[0]): Item[] {
   return items;
 }
 
+function corrupt(reading: Reading, push: Parameters<Reading["take"]>[0]): CorruptRange {
+  try {
+    reading.take(push);
+  } catch (error) {
+    if (error instanceof CorruptRange) return error;
+  }
+  throw new Error("no CorruptRange");
+}
+
 describe("readings", () => {
   const following = (options = {}) => new Reading(selection("*", options, true));
 
@@ -366,10 +375,18 @@ describe("readings", () => {
     given(reading, deliver([40n, 89n], 90n));
     assert.equal(reading.position, 90n);
     const bounded = new Reading(selection("*", {}, false));
-    assert.throws(
-      () => bounded.take(gap(1, 3n, 5n)),
-      (error) => error instanceof CorruptRange && error.first === 3n && error.resume === 5n,
-    );
+    const { message, first, end, resume } = corrupt(bounded, gap(1, 3n, 5n));
+    assert.match(message, /frames 3 to 4 .* go on from 5/);
+    assert.deepEqual([first, end, resume, bounded.position], [3n, 5n, 5n, 5n]);
+  });
+
+  it("a gap is passed backwards too", () => {
+    const reading = new Reading(selection("*", { reverse: true }, false));
+    given(reading, deliver([9n], 9n));
+    const { message, first, end, resume } = corrupt(reading, gap(1, 7n, 9n));
+    assert.match(message, /frames 7 to 8 .* go on before 7/);
+    assert.deepEqual([first, end, resume, reading.position], [7n, 9n, 7n, 7n]);
+    assert.equal(reading.rest.before, 7n);
   });
 
   it("what drops it is thrown and its offset kept", () => {
