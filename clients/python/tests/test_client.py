@@ -18,6 +18,7 @@ import xs_stream
 from xs_stream import (
     ClientClosed,
     ConnectionLost,
+    Frame,
     InvalidValue,
     NewFrame,
     aio,
@@ -321,6 +322,20 @@ class Real(unittest.TestCase):
             self.assertEqual(client.topics("none"), [])
             client.append("none", given())
             self.assertEqual(client.body(client.last("none")[0]), b"given")
+
+    def test_a_meta_may_be_of_any_digits(self) -> None:
+        digits = "1" * 5000
+        text = f'{{"long":[-{digits},{digits}],"short":7}}'.encode()
+        with xs_stream.connect(self.server.store) as client:
+            client.append_batch([NewFrame("digits", text, meta_json=text)])
+            frame = client.last("digits")[0]
+            self.assertEqual(frame.meta_json, text)
+            body = Frame(frame._record, 0, text)
+            for found in (frame.meta, body.json()):
+                self.assertEqual([str(one) for one in found["long"]], [f"-{digits}", digits])
+                self.assertIs(type(found["short"]), int)
+        with self.assertRaises(ValueError):
+            Frame(frame._record, 0, b"no JSON").json()
 
     def test_a_forked_process_is_told(self) -> None:
         client = xs_stream.connect(self.server.store)

@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import json
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
 
 from .errors import InvalidValue, ProtocolError
@@ -248,10 +249,27 @@ def json_bytes(value: Json) -> bytes:
         raise InvalidValue(f"not JSON: {error}") from error
 
 
+def read_json(text: Union[bytes, str]) -> Json:
+    """The value of JSON. An integer of more digits than Python makes an int of, 4,300 unless told
+    otherwise, is a Decimal. Raises ValueError for what is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        # Slower, so that only what needs it pays for it.
+        return json.loads(text, parse_int=_integer)
+
+
+def _integer(digits: str) -> Union[int, Decimal]:
+    try:
+        return int(digits)
+    except ValueError:
+        return Decimal(digits)
+
+
 def json_value(text: bytes) -> Json:
     """The value of the server's JSON. Raises ProtocolError."""
     try:
-        return json.loads(text)
+        return read_json(text)
     except ValueError as error:
         raise ProtocolError(f"the server's JSON is broken: {error}") from error
 
