@@ -62,11 +62,40 @@ class Values(unittest.TestCase):
                 BlobHash.parse(bad)
 
     def test_ttls_are_checked(self) -> None:
-        for text in ("forever", "ephemeral", "time:1", "last:18446744073709551615"):
+        most = "18446744073709551615"
+        for text in ("forever", "ephemeral", "time:0", "time:1", f"time:{most}", f"last:{most}"):
             self.assertEqual(str(Ttl.parse(text)), text)
-        for bad in ("", "time", "time:", "time:0", "last:-1", "last:1.5", "forever:1", "never"):
-            with self.assertRaises(InvalidValue, msg=bad):
+        for text, ms in (
+            ("time:7ms", 7),
+            ("time:7s", 7_000),
+            ("time:2m", 120_000),
+            ("time:1h", 3_600_000),
+            ("time:3d", 3 * 86_400_000),
+            ("time:1w", 7 * 86_400_000),
+            ("time:0w", 0),
+            (f"time:{'0' * 5000}7s", 7_000),
+        ):
+            self.assertEqual(Ttl.parse(text), Ttl("time", ms))
+        wrong = [
+            "",
+            "time",
+            "time:",
+            "last:",
+            "last:0",
+            "last:-1",
+            "last:+1",
+            "last:1.5",
+            "last:1d",
+        ]
+        wrong += ["forever:1", "forever\n", "never", "Forever", "head:1", "time:d", "time:1y"]
+        wrong += ["time:1D", "time:-1d", "time:1d2h", "time:1.5h", "time: 1", "time:\u0661"]
+        wrong += [f"time:{most}s", f"time:{most}0", f"last:{'9' * 5000}"]
+        for bad in wrong:
+            with self.assertRaisesRegex(InvalidValue, "is not a ttl: forever", msg=bad):
                 Ttl.parse(bad)
+        for kind, value in (("time", -1), ("last", 0), ("time", 1 << 64), ("forever", 1), ("x", 1)):
+            with self.assertRaises(InvalidValue, msg=kind):
+                Ttl(kind, value)
 
     def test_resume_points_are_text(self) -> None:
         point = ResumePoint(bytes(range(16)), 3, 99)

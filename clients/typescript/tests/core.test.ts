@@ -36,6 +36,7 @@ import {
   timeMs,
   ttlNumbers,
   ttlText,
+  type Ttl,
 } from "../src/values.js";
 import { deliver, event, gap, message, record } from "./support.js";
 
@@ -60,12 +61,32 @@ describe("values", () => {
   });
 
   it("ttls are checked", () => {
-    for (const text of ["forever", "ephemeral", "time:1", "last:18446744073709551615"]) {
+    const most = "18446744073709551615";
+    const good = ["forever", "ephemeral", "time:0", "time:1", `time:${most}`, `last:${most}`];
+    for (const text of good) {
       const { kind, value } = ttlNumbers(text);
       assert.equal(ttlText(kind, value), text);
     }
-    const wrong = ["", "time", "time:", "time:0", "last:-1", "last:1.5", "forever:1", "never"];
-    for (const bad of wrong) assert.throws(() => ttlNumbers(bad), InvalidValue, bad);
+    const times: Array<[Ttl, bigint]> = [
+      ["time:7ms", 7n],
+      ["time:7s", 7_000n],
+      ["time:2m", 120_000n],
+      ["time:1h", 3_600_000n],
+      ["time:3d", 3n * 86_400_000n],
+      ["time:1w", 7n * 86_400_000n],
+      ["time:0w", 0n],
+      [`time:${"0".repeat(5000)}7s` as Ttl, 7_000n],
+    ];
+    for (const [text, value] of times) assert.deepEqual(ttlNumbers(text), { kind: 2, value });
+    const wrong = ["", "time", "time:", "last:", "last:0", "last:-1", "last:+1", "last:1.5"];
+    wrong.push("last:1d", "forever:1", "forever\n", "never", "Forever", "head:1", "time:d");
+    wrong.push("time:1y", "time:1D", "time:-1d", "time:1d2h", "time:1.5h", "time: 1");
+    wrong.push("time:\u0661", `time:${most}s`, `time:${most}0`, `last:${"9".repeat(5000)}`);
+    for (const bad of wrong) {
+      const isTold = (error: unknown) =>
+        error instanceof InvalidValue && /is not a ttl: forever/.test(error.message);
+      assert.throws(() => ttlNumbers(bad), isTold, bad);
+    }
   });
 
   it("resume points are text", () => {
