@@ -4,7 +4,7 @@ cuts them short."""
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, Callable, Dict, List, Optional
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Optional
 
 import xs_stream
 from xs_stream import (
@@ -263,6 +263,27 @@ class Uploads(Liar):
             self.assertIsInstance(caught.exception.__cause__, InvalidValue)
         await self.shortly(client.ping())
         self.assertEqual(data, [])
+
+    async def test_it_ends_while_its_source_stalls(self) -> None:
+        ended: List[str] = []
+
+        async def stalling(name: str) -> AsyncIterator[bytes]:
+            try:
+                yield bytes(10)
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.append(name)
+
+        client = await self.client(self.taking([]))
+        with self.assertRaises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.put_blob(stalling("given up")), 0.05)
+        self.assertEqual(ended, ["given up"])
+        append = asyncio.ensure_future(client.append("a", stalling("closed")))
+        await self.shortly(client.ping())
+        await self.shortly(client.close())
+        with self.assertRaises(ClientClosed):
+            await self.shortly(append)
+        self.assertEqual(ended, ["given up", "closed"])
 
     async def test_closing_it_ends_who_waits_for_it(self) -> None:
         async def stuck(peer: Peer) -> None:

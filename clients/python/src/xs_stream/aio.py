@@ -10,6 +10,7 @@ from typing import (
     AsyncIterable,
     Awaitable,
     Callable,
+    Coroutine,
     Dict,
     Iterable,
     List,
@@ -138,6 +139,7 @@ class AsyncClient:
         self._making: Optional["asyncio.Task[Connection]"] = None
         self._old: Set[Connection] = set()
         self._asleep: Set["asyncio.Future[None]"] = set()
+        self._waiting: Set["asyncio.Task[Any]"] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -156,6 +158,8 @@ class AsyncClient:
         for asleep in self._asleep:
             if not asleep.done():
                 asleep.set_result(None)
+        for task in self._waiting:
+            task.cancel()
         if self._making is not None:
             self._making.cancel()
             await asyncio.wait({self._making})
@@ -529,10 +533,28 @@ class AsyncClient:
             name = BlobHash.of(whole)
             await self._try(_putting(whole, name), True, True)
             return Blob(name, len(whole))
+        return await self._unless_closed(self._upload(source))
+
+    async def _upload(self, source: Any) -> Blob:
         async with self.blob_writer() as writer:
             async for piece in pieces(source):
                 await writer.write(piece)
             return await writer.finish()
+
+    async def _unless_closed(self, work: Coroutine[Any, Any, T]) -> T:
+        """Does what may wait for others than the server, which only closing the client ends."""
+        task = asyncio.ensure_future(work)
+        self._waiting.add(task)
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._waiting.discard(task)
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if task.cancelled() and self._closed:
+            raise ClientClosed("the client was closed")
+        return task.result()
 
     def blob_writer(self) -> BlobWriter:
         """An upload piece by piece: `write`, then `finish`; without it nothing is stored."""
