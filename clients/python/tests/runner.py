@@ -448,6 +448,10 @@ class Runner:
         self._frames[options["as"]] = frames
         return len(frames)
 
+    def do_export_body(self, **options: Any) -> Any:
+        body = self._face.do(self._client.body(self._frames[options["from"]][0]))
+        return {"bytes": len(body), "hash": str(BlobHash.of(body))}
+
     def do_import(self, **options: Any) -> Any:
         frames = self._frames[options.pop("from")]
         return self._face.do(self._client.import_frames(frames, **options))

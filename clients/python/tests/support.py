@@ -19,6 +19,7 @@ XS = os.environ.get("XS_BIN", str(TARGET / "release" / "xs"))
 CONFORMANCE = ROOT / "clients" / "conformance"
 VECTORS = ROOT / "protocol" / "vectors"
 PATIENCE = 60.0
+ANY_PORT = "127.0.0.1:0"
 
 
 def vectors(name: str) -> List[Any]:
@@ -38,14 +39,16 @@ class Server:
             key = shutil.copy(CONFORMANCE / "tls" / "key.pem", self.dir)
             os.chmod(key, 0o600)
             cert = str(CONFORMANCE / "tls" / "cert.pem")
-            self._args += ["--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key]
+            self._args += ["--listen", ANY_PORT, "--tls-cert", cert, "--tls-key", key]
         self._log = open(os.path.join(self.dir, "log"), "ab")  # noqa: SIM115 (closed below)
         self._child: Optional[subprocess.Popen[bytes]] = None
+        self._port = 0
         self.start()
 
     def start(self) -> None:
-        """Starts it; who connects has to wait until it listens."""
-        command = [XS, "serve", self.store, *self._args]
+        """Starts it; who connects has to wait until it listens. It keeps a port that was asked."""
+        args = [f"127.0.0.1:{self._port}" if one == ANY_PORT else one for one in self._args]
+        command = [XS, "serve", self.store, *args]
         self._child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )
@@ -74,7 +77,8 @@ class Server:
         while time.monotonic() < until:
             ports = re.findall(r"xss://127\.0\.0\.1:(\d+)", self.log())
             if ports:
-                return int(ports[-1])
+                self._port = int(ports[-1])
+                return self._port
             time.sleep(0.01)
         raise AssertionError(f"no TLS: {self.log()}")
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import tempfile
 import threading
+import time
 import unittest
+import warnings
 from pathlib import Path
-from typing import Any, List
+from typing import Any, AsyncIterator, Callable, List
 
 import xs_stream
 from xs_stream import (
     ClientClosed,
     ConnectionLost,
+    Frame,
+    InvalidValue,
     NewFrame,
     aio,
 )
@@ -143,6 +150,16 @@ class Real(unittest.TestCase):
                 with client.read("left", credit=1) as read:
                     self.assertEqual(next(read).meta, 0)
 
+    def test_a_read_that_reaches_its_limit_ends_on_the_server(self) -> None:
+        with xs_stream.connect(self.server.store) as client:
+            client.append_batch([NewFrame("limit", meta=n) for n in range(100)])
+            # More than the 256 streams that one connection may have open.
+            for _ in range(300):
+                found = list(client.read("limit", limit=1, credit=1))
+                self.assertEqual([frame.meta for frame in found], [0])
+                found = list(client.read("limit", last=1, credit=1))
+                self.assertEqual([frame.meta for frame in found], [99])
+
     def test_a_loop_that_is_left_ends_its_stream_on_the_server(self) -> None:
         with xs_stream.connect(self.server.store) as client:
             client.append_batch([NewFrame("break", meta=n) for n in range(100)])
@@ -185,7 +202,7 @@ class Real(unittest.TestCase):
     def test_a_closed_client_says_so(self) -> None:
         client = xs_stream.connect(self.server.store)
         follow = client.follow("closed")
-        follow.open()
+        self.assertEqual(follow.next(PATIENCE).kind, "caught_up")
         client.close()
         client.close()
         late = client.follow("closed")
@@ -288,6 +305,77 @@ class Real(unittest.TestCase):
             follow.close()
             thread.join(PATIENCE)
             self.assertEqual(kinds, ["caught_up", "end"])
+
+    def test_a_body_that_is_none_is_named(self) -> None:
+        async def given() -> AsyncIterator[bytes]:
+            yield b"given"
+
+        with xs_stream.connect(self.server.store) as client:
+            uses: List[Callable[[Any], Any]] = [
+                lambda body: client.append("none", body),
+                client.put_blob,
+            ]
+            for use in uses:
+                for bad, name in ((5, "int"), ({}, "dict"), ({"a": 1}, "dict"), (0.5, "float")):
+                    with self.assertRaisesRegex(InvalidValue, f"not {name}; json="):
+                        use(bad)
+            self.assertEqual(client.topics("none"), [])
+            client.append("none", given())
+            self.assertEqual(client.body(client.last("none")[0]), b"given")
+
+    def test_a_meta_may_be_of_any_digits(self) -> None:
+        digits = "1" * 5000
+        text = f'{{"long":[-{digits},{digits}],"short":7}}'.encode()
+        with xs_stream.connect(self.server.store) as client:
+            client.append_batch([NewFrame("digits", text, meta_json=text)])
+            frame = client.last("digits")[0]
+            self.assertEqual(frame.meta_json, text)
+            body = Frame(frame._record, 0, text)
+            for found in (frame.meta, body.json()):
+                self.assertEqual([str(one) for one in found["long"]], [f"-{digits}", digits])
+                self.assertIs(type(found["short"]), int)
+        with self.assertRaises(ValueError):
+            Frame(frame._record, 0, b"no JSON").json()
+
+    def test_a_forked_process_is_told(self) -> None:
+        client = xs_stream.connect(self.server.store)
+        follow = client.follow("forked", new=True)
+        follow.open()
+        waiting = threading.Thread(target=lambda: list(follow))
+        waiting.start()
+        uses: List[Callable[[], Any]] = [
+            lambda: client.ping(timeout=1),
+            lambda: client.append("forked"),
+            lambda: follow.next(1),
+            lambda: next(client.read("forked")),
+        ]
+        with warnings.catch_warnings():
+            # That it has threads is what it is about.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            told = 0
+            try:
+                for use in uses:
+                    with contextlib.suppress(ClientClosed):
+                        use()
+                        break
+                    told += 1
+                client.close()
+            finally:
+                os._exit(told)
+        until, ended, status = time.monotonic() + 5, 0, 0
+        while not ended and time.monotonic() < until:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            time.sleep(0.01)
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        self.assertEqual((ended, os.WEXITSTATUS(status)), (child, len(uses)))
+        # The process that made it goes on with it.
+        self.assertGreater(client.ping(), 0)
+        client.close()
+        waiting.join(PATIENCE)
 
     def test_a_path_may_be_long(self) -> None:
         with tempfile.TemporaryDirectory() as root:

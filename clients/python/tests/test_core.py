@@ -62,11 +62,40 @@ class Values(unittest.TestCase):
                 BlobHash.parse(bad)
 
     def test_ttls_are_checked(self) -> None:
-        for text in ("forever", "ephemeral", "time:1", "last:18446744073709551615"):
+        most = "18446744073709551615"
+        for text in ("forever", "ephemeral", "time:0", "time:1", f"time:{most}", f"last:{most}"):
             self.assertEqual(str(Ttl.parse(text)), text)
-        for bad in ("", "time", "time:", "time:0", "last:-1", "last:1.5", "forever:1", "never"):
-            with self.assertRaises(InvalidValue, msg=bad):
+        for text, ms in (
+            ("time:7ms", 7),
+            ("time:7s", 7_000),
+            ("time:2m", 120_000),
+            ("time:1h", 3_600_000),
+            ("time:3d", 3 * 86_400_000),
+            ("time:1w", 7 * 86_400_000),
+            ("time:0w", 0),
+            (f"time:{'0' * 5000}7s", 7_000),
+        ):
+            self.assertEqual(Ttl.parse(text), Ttl("time", ms))
+        wrong = [
+            "",
+            "time",
+            "time:",
+            "last:",
+            "last:0",
+            "last:-1",
+            "last:+1",
+            "last:1.5",
+            "last:1d",
+        ]
+        wrong += ["forever:1", "forever\n", "never", "Forever", "head:1", "time:d", "time:1y"]
+        wrong += ["time:1D", "time:-1d", "time:1d2h", "time:1.5h", "time: 1", "time:\u0661"]
+        wrong += [f"time:{most}s", f"time:{most}0", f"last:{'9' * 5000}"]
+        for bad in wrong:
+            with self.assertRaisesRegex(InvalidValue, "is not a ttl: forever", msg=bad):
                 Ttl.parse(bad)
+        for kind, value in (("time", -1), ("last", 0), ("time", 1 << 64), ("forever", 1), ("x", 1)):
+            with self.assertRaises(InvalidValue, msg=kind):
+                Ttl(kind, value)
 
     def test_resume_points_are_text(self) -> None:
         point = ResumePoint(bytes(range(16)), 3, 99)
@@ -117,6 +146,7 @@ class Errors(unittest.TestCase):
     def test_they_can_be_pickled(self) -> None:
         for error in (
             xs_stream.CorruptRange(1, 5),
+            xs_stream.CorruptRange(1, 5, True),
             xs_stream.CommandFailed("a", {"message": "m", "code": "c"}),
             xs_stream.Refusal(500, "x", xs_stream.Details(retry_after_ms=7)),
         ):
@@ -358,9 +388,20 @@ class Readings(unittest.TestCase):
         self.assertEqual(reading.position, 5)
         self.given(reading, deliver([40, 89], 90))
         self.assertEqual(reading.position, 90)
-        with self.assertRaises(CorruptRange) as caught:
-            Reading(read_options()).take(gap(1, 3, 5))
-        self.assertEqual((caught.exception.first, caught.exception.resume), (3, 5))
+        reading = Reading(read_options())
+        with self.assertRaisesRegex(CorruptRange, "frames 3 to 4 .* go on from 5") as caught:
+            reading.take(gap(1, 3, 5))
+        self.assertEqual((caught.exception.first, caught.exception.end), (3, 5))
+        self.assertEqual((caught.exception.resume, reading.position), (5, 5))
+
+    def test_a_gap_is_passed_backwards_too(self) -> None:
+        reading = Reading(read_options(reverse=True))
+        self.given(reading, deliver([9], 9))
+        with self.assertRaisesRegex(CorruptRange, "frames 7 to 8 .* go on before 7") as caught:
+            reading.take(gap(1, 7, 9))
+        self.assertEqual((caught.exception.first, caught.exception.end), (7, 9))
+        self.assertEqual((caught.exception.resume, reading.position), (7, 7))
+        self.assertEqual(reading.rest.before, 7)
 
     def test_what_drops_it_is_raised_and_its_offset_kept(self) -> None:
         reading = Reading(read_options(follow=True))

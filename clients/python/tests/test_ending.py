@@ -4,7 +4,7 @@ cuts them short."""
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, Callable, Dict, List, Optional
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Optional
 
 import xs_stream
 from xs_stream import (
@@ -88,23 +88,43 @@ class Closing(Liar):
                 await late
         self.assertEqual(self.connections, 1)
 
-    async def test_a_follower_is_given_what_came_before(self) -> None:
-        async def eager(peer: Peer) -> None:
-            await peer.greet()
-            header = await peer.expect(Op.SUBSCRIBE)
-            peer.answer(header)
-            for one in (deliver([3], 4), deliver([4], 5)):
-                push(peer, header, one)
-            peer.answer(await peer.expect(Op.PING))
-            await peer.rest()
+    async def eager(self, peer: Peer) -> None:
+        await peer.greet()
+        header = await peer.expect(Op.SUBSCRIBE)
+        peer.answer(header)
+        for one in (deliver([3, 4], 5), deliver([5], 6)):
+            push(peer, header, one)
+        peer.answer(await peer.expect(Op.PING))
+        await peer.rest()
 
-        client = await self.client(eager)
+    async def test_a_follower_is_given_what_came_before(self) -> None:
+        client = await self.client(self.eager)
         follow = client.follow("*")
         await self.shortly(follow.open())
         await self.shortly(client.ping())
         await client.close()
         items: List[Any] = [item async for item in follow]
-        self.assertEqual([item.offset for item in items], [3, 4])
+        self.assertEqual([item.offset for item in items], [3, 4, 5])
+
+    async def test_a_blocking_follower_is_given_what_came_before(self) -> None:
+        self._talks = [self.eager]
+
+        def work(taken: int) -> List[Any]:
+            client = xs_stream.connect(self.path)
+            follow = client.follow("*")
+            follow.open()
+            found: List[Any] = [follow.next() for _ in range(taken)]
+            client.ping()
+            client.close()
+            found += follow
+            self.assertEqual(follow.position, 6)
+            with self.assertRaises(ClientClosed):
+                client.follow("*").next()
+            return [item.offset for item in found]
+
+        for taken in range(3):
+            done = asyncio.get_running_loop().run_in_executor(None, work, taken)
+            self.assertEqual(await self.shortly(done), [3, 4, 5])
 
     async def test_a_stream_that_is_closed_before_it_began_says_so(self) -> None:
         client = await self.client(silent)
@@ -244,6 +264,27 @@ class Uploads(Liar):
         await self.shortly(client.ping())
         self.assertEqual(data, [])
 
+    async def test_it_ends_while_its_source_stalls(self) -> None:
+        ended: List[str] = []
+
+        async def stalling(name: str) -> AsyncIterator[bytes]:
+            try:
+                yield bytes(10)
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.append(name)
+
+        client = await self.client(self.taking([]))
+        with self.assertRaises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.put_blob(stalling("given up")), 0.05)
+        self.assertEqual(ended, ["given up"])
+        append = asyncio.ensure_future(client.append("a", stalling("closed")))
+        await self.shortly(client.ping())
+        await self.shortly(client.close())
+        with self.assertRaises(ClientClosed):
+            await self.shortly(append)
+        self.assertEqual(ended, ["given up", "closed"])
+
     async def test_closing_it_ends_who_waits_for_it(self) -> None:
         async def stuck(peer: Peer) -> None:
             await peer.greet(chunk=1000, window=1000)
@@ -302,6 +343,32 @@ class Downloads(Liar):
             async for piece in client.get_blob(BlobHash.of(data)):
                 given.append(piece)
         self.assertEqual(given, [])
+
+
+class Blocking(Liar):
+    """What the blocking face does as the other one."""
+
+    async def test_with_makes_a_call(self) -> None:
+        calls: List[int] = []
+
+        async def answer(peer: Peer) -> None:
+            await peer.greet()
+            while True:
+                header = await peer.request()
+                calls.append(header.op)
+                if header.op != Op.UNSUBSCRIBE:
+                    peer.answer(header, bytes(16) if header.op == Op.CALL else b"")
+
+        self._talks = [answer]
+
+        def work() -> None:
+            with xs_stream.connect(self.path) as client:
+                with client.call("job"):
+                    client.ping()
+                client.ping()
+
+        await self.shortly(asyncio.get_running_loop().run_in_executor(None, work))
+        self.assertEqual(calls, [Op.CALL, Op.PING, Op.UNSUBSCRIBE, Op.PING])
 
 
 class Timeouts(Liar):

@@ -8,11 +8,13 @@ import {
   ConnectionLost,
   IntegrityError,
   InvalidValue,
+  NotFound,
   ProtocolError,
   Unavailable,
 } from "./errors.js";
+import type { Frame } from "./frames.js";
 import { CHUNK_BYTES_MAX } from "./limits.js";
-import { blobGet, readEvent, readNumber } from "./messages.js";
+import { blobGet, get, readEvent, readNumber } from "./messages.js";
 import { Backoff } from "./reading.js";
 import type { Push } from "./session.js";
 import { Stream, type Host } from "./streams.js";
@@ -171,6 +173,7 @@ export class BlobWriter {
  * connection it begins anew and passes over what was handed out.
  */
 export class BlobReader extends Stream<Buffer> {
+  readonly hash: BlobHash;
   /** The length of the blob, once the first piece came. */
   bytes: bigint | undefined;
   #given = 0;
@@ -182,11 +185,14 @@ export class BlobReader extends Stream<Buffer> {
 
   constructor(
     private readonly host: Host,
-    readonly hash: BlobHash,
+    private readonly blob: BlobHash | Frame,
     private readonly credit: number,
     private readonly signal: AbortSignal | undefined,
   ) {
     super();
+    const hash = typeof blob === "string" ? blob : blob.hash;
+    if (hash === null) throw new InvalidValue("the frame has no body");
+    this.hash = hash;
     this.#backoff = new Backoff(host.retry);
     // Encoded before anything is sent, so that a wrong argument is told by the call.
     blobGet(hash, credit);
@@ -268,8 +274,19 @@ export class BlobReader extends Stream<Buffer> {
 
   async #open(): Promise<void> {
     const connection = await this.host.connection(this.signal);
-    const body = blobGet(this.hash, this.credit);
     this.#passed = 0;
+    try {
+      await this.#ask(connection);
+    } catch (error) {
+      if (!(error instanceof NotFound) || typeof this.blob === "string") throw error;
+      // A token that is limited to topics may name it once its frame came on this connection.
+      await connection.ask(Op.GET, get(this.blob.id), this.signal);
+      await this.#ask(connection);
+    }
+  }
+
+  async #ask(connection: Connection): Promise<void> {
+    const body = blobGet(this.hash, this.credit);
     const { line, parts } = await connection.askStream(Op.BLOB_GET, body, this.credit, this.signal);
     this.line = line;
     this.bytes = readNumber(parts[0] ?? Buffer.alloc(0));

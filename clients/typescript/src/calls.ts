@@ -46,9 +46,11 @@ export class Call extends Stream<Frame> {
 
   async #open(): Promise<FrameId> {
     const { credit } = this.request;
-    const { line, parts } = await this.tryOnce((connection) =>
-      connection.askStream(Op.CALL, this.#body, credit, this.signal),
-    );
+    const { line, parts } = await this.tryOnce(async (connection) => {
+      // It may have been closed while there was no connection to make it on.
+      if (this.isClosed) throw new ClientClosed("the call was closed before it was made");
+      return connection.askStream(Op.CALL, this.#body, credit, this.signal);
+    });
     this.line = line;
     if (this.isClosed) this.drop();
     this.id = new Reader(parts[0] ?? Buffer.alloc(0)).id("id");

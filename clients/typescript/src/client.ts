@@ -12,9 +12,11 @@ import {
   ConnectError,
   ConnectionLost,
   Indeterminate,
+  IntegrityError,
   InvalidValue,
   NotSent,
   ProtocolError,
+  Refusal,
   Unavailable,
 } from "./errors.js";
 import type { Frame } from "./frames.js";
@@ -53,6 +55,8 @@ import {
 import { check, sleep, until } from "./waiting.js";
 
 export const VERSION = "0.1.0";
+
+const CHANGES = new Set<number>([Op.APPEND, Op.REMOVE, Op.IMPORT, Op.CURSOR_SET, Op.MAINTAIN]);
 
 /** What ends the waiting of a request or a stream. */
 export interface Signal {
@@ -238,36 +242,52 @@ export class Client {
 
   /**
    * Does something on a connection, again where nothing was done or doing it twice is the same as
-   * once (`again`). @throws what ends it
+   * once (`again`). @throws what ends it: for what `changes` something ConnectionLost also where
+   * nothing was done in the last attempt, but one before it may have done it
    */
   async #try<T>(
     once: (connection: Connection) => Promise<T>,
-    again: boolean,
+    how: { readonly again: boolean; readonly changes: boolean },
     signal?: AbortSignal,
   ): Promise<T> {
     const backoff = new Backoff(this.#retry);
     const end = performance.now() + this.#retry.giveUpMs;
+    let unknown: Error | undefined;
     for (;;) {
-      const left = Math.max(0, end - performance.now());
-      const connection = await this.#connection(left, signal);
-      let wait = 0;
+      let connection: Connection | undefined;
+      let wait: number | undefined;
       try {
+        connection = await this.#connection(Math.max(0, end - performance.now()), signal);
         return await once(connection);
       } catch (error) {
-        if (error instanceof Unavailable) {
-          if (error.code === 501) connection.draining ??= error.text;
-          wait = backoff.wait(error.details.retryAfterMs);
-          if (performance.now() + wait > end) throw error;
-        } else if (isUnknown(error)) {
-          if (this.#closing.signal.aborted || !again || performance.now() > end) throw error;
-          wait = backoff.wait();
-        } else if (error instanceof NotSent) {
-          wait = backoff.waitUnsent();
-          if (performance.now() + wait > end) throw error;
-        } else throw error;
+        // To make a connection was tried again already.
+        if (connection) wait = this.#pause(error, connection, backoff, how.again);
+        const left = end - performance.now();
+        if (wait === undefined || left < (isUnknown(error) ? 0 : wait)) {
+          if (!how.changes || !unknown || !isUndone(error)) throw error;
+          const { message } = error as Error;
+          throw new ConnectionLost(`${unknown.message}; after that: ${message}`, { cause: error });
+        }
+        if (isUnknown(error)) unknown ??= error;
       }
       await sleep(wait, this.#closing.signal, signal);
     }
+  }
+
+  /** Milliseconds to wait before another attempt; undefined where that is of no use. */
+  #pause(
+    error: unknown,
+    connection: Connection,
+    backoff: Backoff,
+    again: boolean,
+  ): number | undefined {
+    if (isUnknown(error)) {
+      return again && !this.#closing.signal.aborted ? backoff.wait() : undefined;
+    }
+    if (error instanceof NotSent) return backoff.waitUnsent();
+    if (!(error instanceof Unavailable)) return undefined;
+    if (error.code === 501) connection.draining ??= error.text;
+    return backoff.wait(error.details.retryAfterMs);
   }
 
   async #ask(
@@ -277,7 +297,8 @@ export class Client {
     again = true,
   ): Promise<readonly Buffer[]> {
     check(signal);
-    return this.#try((connection) => connection.ask(op, body, signal), again, signal);
+    const how = { again, changes: CHANGES.has(op) };
+    return this.#try((connection) => connection.ask(op, body, signal), how, signal);
   }
 
   // Appending.
@@ -309,15 +330,30 @@ export class Client {
   /** Removes and appends frames and changes cursors, all of it or nothing. */
   async appendBatch(batch: Batch, options: Signal = {}): Promise<Appended> {
     const { signal } = options;
-    let { frames = [] } = batch;
-    if (frames.some(isLong)) {
-      const ready: NewFrame[] = [];
-      for (const frame of frames)
-        ready.push(isLong(frame) ? await this.#upload(frame, signal) : frame);
-      frames = ready;
-    }
+    const long = new Map<BlobHash, Buffer>();
+    const frames = (batch.frames ?? []).map((frame) => named(frame, long));
     const body = messages.append({ ...batch, frames });
-    const parts = await this.#ask(Op.APPEND, body, signal, batch.key !== undefined);
+    const putOn = new Map<BlobHash, Connection>();
+    check(signal);
+    for (const [hash, whole] of long) {
+      const put = (connection: Connection) => known(connection, hash, whole, signal);
+      putOn.set(hash, await this.#try(put, { again: true, changes: false }, signal));
+    }
+    const once = async (connection: Connection): Promise<readonly Buffer[]> => {
+      for (const [hash, whole] of long) {
+        // A token that is limited to topics may name what was put on this connection alone.
+        if (putOn.get(hash) === connection) continue;
+        try {
+          putOn.set(hash, await known(connection, hash, whole, signal));
+        } catch (cause) {
+          if (!isUnknown(cause)) throw cause;
+          throw new NotSent(`nothing was appended: ${(cause as Error).message}`, { cause });
+        }
+      }
+      return connection.ask(Op.APPEND, body, signal);
+    };
+    const how = { again: batch.key !== undefined, changes: true };
+    const parts = await this.#try(once, how, signal);
     return messages.readAppended(only(parts));
   }
 
@@ -346,13 +382,6 @@ export class Client {
   ): Promise<Imported> {
     const body = messages.importFrames(frames, options);
     return messages.readImported(only(await this.#ask(Op.IMPORT, body, options.signal)));
-  }
-
-  async #upload(frame: NewFrame, signal: AbortSignal | undefined): Promise<NewFrame> {
-    const body = bodyOf(frame);
-    if (!body || "blob" in body) return frame;
-    const { hash } = await this.putBlob(body, { signal });
-    return { ...frame, json: undefined, body: { blob: hash } };
   }
 
   // Reading.
@@ -427,15 +456,16 @@ export class Client {
     const { signal } = options;
     if (typeof source === "string" || source instanceof Uint8Array) {
       const whole = typeof source === "string" ? Buffer.from(source) : asBuffer(source);
-      if (whole.length > INLINE_BYTES_MAX) {
-        const hash = blobHash(whole);
-        if (await this.hasBlob(hash, options)) return { hash, bytes: BigInt(whole.length) };
+      const how = { again: true, changes: true };
+      check(signal);
+      if (whole.length <= INLINE_BYTES_MAX) {
+        return this.#try((connection) => put(connection, whole, signal), how, signal);
       }
-      const put = (connection: Connection) =>
-        store(new BlobWriter(async () => connection, signal), [whole]);
-      return this.#try(put, true, signal);
+      const hash = blobHash(whole);
+      await this.#try((connection) => known(connection, hash, whole, signal), how, signal);
+      return { hash, bytes: BigInt(whole.length) };
     }
-    return store(this.blobWriter(options), source);
+    return store(this.blobWriter(options), source, signal, this.#closing.signal);
   }
 
   /** An upload piece by piece: `write`, then `finish`; without it nothing is stored. */
@@ -443,23 +473,25 @@ export class Client {
     return new BlobWriter(this.#host.connection, options.signal);
   }
 
-  /** The pieces of a blob: `for await (const piece of client.getBlob(hash))`. */
-  getBlob(hash: BlobHash, options: Omit<StreamOptions, "bodies"> = {}): BlobReader {
-    return new BlobReader(this.#host, hash, options.credit ?? CREDIT_DEFAULT, options.signal);
+  /**
+   * The pieces of a blob: `for await (const piece of client.getBlob(hash))`. Given the frame whose
+   * body it is, it also outlives a lost connection with a token that is limited to topics, which
+   * may name the blobs of frames that came on its connection alone.
+   */
+  getBlob(blob: BlobHash | Frame, options: Omit<StreamOptions, "bodies"> = {}): BlobReader {
+    return new BlobReader(this.#host, blob, options.credit ?? CREDIT_DEFAULT, options.signal);
   }
 
   /** A whole blob. */
-  async readBlob(hash: BlobHash, options: Signal = {}): Promise<Buffer> {
+  async readBlob(blob: BlobHash | Frame, options: Signal = {}): Promise<Buffer> {
     const pieces: Buffer[] = [];
-    for await (const piece of this.getBlob(hash, options)) pieces.push(piece);
+    for await (const piece of this.getBlob(blob, options)) pieces.push(piece);
     return Buffer.concat(pieces);
   }
 
   /** A frame's body, whether it came with it or not. */
   async body(frame: Frame, options: Signal = {}): Promise<Buffer> {
-    const { body, hash } = frame;
-    if (body) return body;
-    return hash === null ? Buffer.alloc(0) : this.readBlob(hash, options);
+    return frame.body ?? this.readBlob(frame, options);
   }
 
   // Cursors.
@@ -517,7 +549,8 @@ export class Client {
       credit,
       bodies,
     };
-    return new Call((once) => this.#try(once, false, signal), request, signal);
+    const how = { again: false, changes: true };
+    return new Call((once) => this.#try(once, how, signal), request, signal);
   }
 
   /** What the server counts, as docs/wire.md names it. */
@@ -591,24 +624,73 @@ function isAway(error: unknown): boolean {
 }
 
 /** Whether it is not known what was done. */
-function isUnknown(error: unknown): boolean {
+function isUnknown(error: unknown): error is ConnectionLost | Indeterminate {
   const isLost = error instanceof ConnectionLost && !(error instanceof NotSent);
   return isLost || error instanceof Indeterminate;
+}
+
+/**
+ * Whether it says that nothing was done, which holds for its attempt alone. What a server says of
+ * the request itself (3xx, 4xx) holds for all: it looks first whether it has it already.
+ */
+function isUndone(error: unknown): boolean {
+  if (error instanceof Refusal) return ![3, 4, 8].includes(Math.floor(error.code / 100));
+  return error instanceof ConnectError || error instanceof NotSent;
 }
 
 function isSource(body: object): body is Source {
   return Symbol.asyncIterator in Object(body) || Symbol.iterator in Object(body);
 }
 
-function isLong(frame: NewFrame): boolean {
+/** The frame as it is sent: a long body is added to `long`, and named. */
+function named(frame: NewFrame, long: Map<BlobHash, Buffer>): NewFrame {
   const body = bodyOf(frame);
-  return body !== undefined && !("blob" in body) && body.length > INLINE_BYTES_MAX;
+  if (!body || "blob" in body || body.length <= INLINE_BYTES_MAX) return frame;
+  const hash = blobHash(body);
+  long.set(hash, body);
+  return { ...frame, json: undefined, body: { blob: hash } };
 }
 
-async function store(writer: BlobWriter, source: Source): Promise<Blob> {
+/** Has a connection know a blob: puts it unless it is there. */
+async function known(
+  connection: Connection,
+  hash: BlobHash,
+  whole: Buffer,
+  signal: AbortSignal | undefined,
+): Promise<Connection> {
+  const isThere = await connection.ask(Op.BLOB_HAS, messages.blobName(hash), signal);
+  if (only(isThere)[0] === 1) return connection;
+  const stored = await put(connection, whole, signal);
+  if (stored.hash !== hash) {
+    throw new IntegrityError(`the server stored ${stored.hash} for ${hash}`);
+  }
+  return connection;
+}
+
+function put(connection: Connection, whole: Buffer, signal?: AbortSignal): Promise<Blob> {
+  return store(new BlobWriter(async () => connection, signal), [whole]);
+}
+
+/** Uploads what a source gives; the first of some signals ends it, also while the source stalls. */
+async function store(
+  writer: BlobWriter,
+  source: Source,
+  ...signals: ReadonlyArray<AbortSignal | undefined>
+): Promise<Blob> {
+  const pieces =
+    Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
   try {
-    for await (const piece of source) await writer.write(piece);
-    return await writer.finish();
+    for (;;) {
+      let next = Promise.resolve(pieces.next());
+      for (const signal of signals) next = until(next, signal);
+      const { done, value } = await next;
+      if (done) return await writer.finish();
+      await writer.write(value);
+    }
+  } catch (error) {
+    // A source that stalls does not end before it has given what it is asked for.
+    new Promise((resolve) => resolve(pieces.return?.())).catch(() => undefined);
+    throw error;
   } finally {
     writer.close();
   }

@@ -427,6 +427,9 @@ function dialSocket(dial: Dial): Dialed {
   } else {
     socket = net.connect({ host: address.host, port: address.port });
   }
+  // Before it is connected nobody has spoken TLS: what fails then may do better later.
+  let isReached = !socket.connecting;
+  socket.once("connect", () => (isReached = true));
   const isReady = new Promise<void>((resolve, reject) => {
     socket.once(event, () => {
       socket.removeListener("error", fail);
@@ -436,8 +439,8 @@ function dialSocket(dial: Dial): Dialed {
       const nobody = cause.code === "ENOENT" || cause.code === "ECONNREFUSED";
       const advice = nobody ? "; is a server running there (xs serve)?" : "";
       const text = `${addressText(address)}: ${cause.message || cause.code}${advice}`;
-      const isTls =
-        "tls" in address && address.tls && !cause.syscall && cause.code !== "ECONNRESET";
+      const speaksTls = "tls" in address && address.tls && isReached;
+      const isTls = speaksTls && !cause.syscall && cause.code !== "ECONNRESET";
       reject(isTls ? new TlsError(text, { cause }) : new ConnectError(text, { cause }));
     };
     socket.once("error", fail);

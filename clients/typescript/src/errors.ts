@@ -35,7 +35,9 @@ export class TlsError extends ConnectError {
 
 /**
  * The connection ended before the answer: what was asked for may or may not have been done.
- * Requests that change nothing, and appends with a key, are made again by the client itself.
+ * Requests that change nothing, and appends with a key, are made again by the client itself. If the
+ * outcome of the first attempt is unknown, it stays so when the last one comes to nothing; what
+ * ended that is the cause.
  */
 export class ConnectionLost extends XsError {}
 
@@ -58,13 +60,21 @@ export class ProtocolError extends XsError {}
 /** Bytes that do not match their CRC or their hash. */
 export class IntegrityError extends ProtocolError {}
 
-/** Stored frames that the server cannot read. `resume` is the offset to go on from. */
+/**
+ * Stored frames that the server cannot read, from `first` to before `end`. `resume` is the offset
+ * to go on from, which is `end`; for a read backwards the one to go on before, `first`.
+ */
 export class CorruptRange extends XsError {
+  readonly resume: bigint;
+
   constructor(
     readonly first: bigint,
-    readonly resume: bigint,
+    readonly end: bigint,
+    readonly reverse = false,
   ) {
-    super(`frames ${first} to ${resume - 1n} cannot be read; go on from ${resume}`);
+    const way = reverse ? `before ${first}` : `from ${end}`;
+    super(`frames ${first} to ${end - 1n} cannot be read; go on ${way}`);
+    this.resume = reverse ? first : end;
   }
 }
 

@@ -198,7 +198,10 @@ export class Reading {
   #gap(gap: Gap): Item[] {
     if (gap.reason === "corrupt" && gap.first !== null && gap.end !== null) {
       this.#move(this.#reverse ? gap.first : gap.end);
-      if (!this.#follow) throw new CorruptRange(gap.first, gap.end);
+      if (!this.#follow) {
+        this.#given = this.#seen;
+        throw new CorruptRange(gap.first, gap.end, this.#reverse);
+      }
     }
     return [gap];
   }

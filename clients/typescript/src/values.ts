@@ -61,25 +61,45 @@ export interface BlobRef {
   readonly blob: BlobHash;
 }
 
-/** How long a frame is kept: `time` in milliseconds, `last` in frames of its topic. */
-export type Ttl = "forever" | "ephemeral" | `time:${number | bigint}` | `last:${number | bigint}`;
+const DAY_MS = 24n * 60n * 60n * 1000n;
 
-const TTLS = ["forever", "ephemeral", "time", "last"] as const;
+/** Milliseconds of the units that a time may have. */
+const UNITS_MS: ReadonlyMap<string, bigint> = new Map([
+  ["", 1n],
+  ["ms", 1n],
+  ["s", 1000n],
+  ["m", 60n * 1000n],
+  ["h", 60n * 60n * 1000n],
+  ["d", DAY_MS],
+  ["w", 7n * DAY_MS],
+]);
+
+type Count = number | bigint;
+
+/**
+ * How long a frame is kept: `time` in milliseconds, or with a unit, of which `d` is 24 hours;
+ * `last` in frames of its topic.
+ */
+export type Ttl =
+  | "forever"
+  | "ephemeral"
+  | `time:${Count}${"" | "ms" | "s" | "m" | "h" | "d" | "w"}`
+  | `last:${Count}`;
 
 /** A ttl as it travels. @throws {InvalidValue} */
 export function ttlNumbers(ttl: string): { kind: number; value: bigint } {
-  const [kind = "", digits] = ttl.split(":");
-  const number = TTLS.indexOf(kind as (typeof TTLS)[number]);
-  const value = digits !== undefined && /^\d{1,20}$/.test(digits) ? BigInt(digits) : 0n;
-  const wants = number >= 2;
-  if (
-    number < 0 ||
-    wants !== (digits !== undefined) ||
-    (wants && (value < 1n || value > NO_OFFSET))
-  ) {
-    throw new InvalidValue("a ttl is forever, ephemeral, time:<ms> or last:<n>, n from 1 on");
+  const found = /^(?:(forever|ephemeral)|(time|last):0*(\d{1,20})([a-z]*))$/.exec(ttl);
+  const [, plain, counted, digits = "0", unit = ""] = found ?? [];
+  if (plain) return { kind: plain === "forever" ? 0 : 1, value: 0n };
+  const isLast = counted === "last";
+  const factor = isLast && unit !== "" ? undefined : UNITS_MS.get(unit);
+  const value = BigInt(digits) * (factor ?? 0n);
+  if (!found || factor === undefined || value > NO_OFFSET || (isLast && value < 1n)) {
+    const form = "forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) or last:<n>";
+    const text = JSON.stringify(String(ttl).slice(0, 80));
+    throw new InvalidValue(`${text} is not a ttl: ${form}, n from 1 on`);
   }
-  return { kind: number, value };
+  return { kind: isLast ? 3 : 2, value };
 }
 
 /** The ttl of its number on the wire. */

@@ -5,23 +5,41 @@ export function check(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;
 }
 
-/** What is to be told when a signal is aborted. */
-const waiting = new WeakMap<AbortSignal, Set<() => void>>();
+/** Who waits for a signal, and the listener that tells them. */
+interface Waiting {
+  readonly all: Set<() => void>;
+  readonly tell: () => void;
+}
+
+const waiting = new WeakMap<AbortSignal, Waiting>();
 
 /**
- * Who waits for a signal. Node warns of a leak when a signal has more than ten listeners, and a
+ * Has a signal call `abort`. Node warns of a leak when a signal has more than ten listeners, and a
  * program has one signal for all that it does, so that each signal gets one listener.
  */
-function waitingFor(signal: AbortSignal): Set<() => void> {
+function listen(signal: AbortSignal, abort: () => void): void {
   const found = waiting.get(signal);
-  if (found) return found;
-  const all = new Set<() => void>();
-  waiting.set(signal, all);
+  if (found) {
+    found.all.add(abort);
+    return;
+  }
+  const all = new Set([abort]);
   const tell = () => {
-    for (const abort of [...all]) abort();
+    for (const one of [...all]) one();
   };
+  waiting.set(signal, { all, tell });
   signal.addEventListener("abort", tell, { once: true });
-  return all;
+}
+
+/**
+ * Takes `abort` back. Nobody waits any more with the last one: Node keeps a signal that is made of
+ * others, and all it holds, for as long as it has a listener.
+ */
+function ignore(signal: AbortSignal, abort: () => void): void {
+  const found = waiting.get(signal);
+  if (!found?.all.delete(abort) || found.all.size > 0) return;
+  signal.removeEventListener("abort", found.tell);
+  waiting.delete(signal);
 }
 
 /** The same promise, given up when the signal is aborted. */
@@ -33,12 +51,12 @@ export async function until<T>(promise: Promise<T>, signal: AbortSignal | undefi
   let abort: () => void = () => undefined;
   const aborted = new Promise<never>((_, reject) => {
     abort = () => reject(signal.reason as Error);
-    waitingFor(signal).add(abort);
+    listen(signal, abort);
   });
   try {
     return await Promise.race([promise, aborted]);
   } finally {
-    waitingFor(signal).delete(abort);
+    ignore(signal, abort);
   }
 }
 

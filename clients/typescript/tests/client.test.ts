@@ -95,6 +95,17 @@ describe("over xs serve", () => {
     }
   });
 
+  it("a read that reaches its limit ends on the server", async () => {
+    const frames = Array.from({ length: 100 }, (_, meta) => ({ topic: "limit", meta }));
+    await client.appendBatch({ frames });
+    // More than the 256 streams that one connection may have open.
+    for (let turn = 0; turn < 300; turn++) {
+      for await (const { meta } of client.read("limit", { limit: 1, credit: 1 })) {
+        assert.equal(meta, 0);
+      }
+    }
+  });
+
   it("calls of next may overlap", async () => {
     const frames = [0, 1, 2].map((meta) => ({ topic: "overlap", meta }));
     await client.appendBatch({ frames });

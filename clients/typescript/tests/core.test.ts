@@ -36,6 +36,7 @@ import {
   timeMs,
   ttlNumbers,
   ttlText,
+  type Ttl,
 } from "../src/values.js";
 import { deliver, event, gap, message, record } from "./support.js";
 
@@ -60,12 +61,32 @@ describe("values", () => {
   });
 
   it("ttls are checked", () => {
-    for (const text of ["forever", "ephemeral", "time:1", "last:18446744073709551615"]) {
+    const most = "18446744073709551615";
+    const good = ["forever", "ephemeral", "time:0", "time:1", `time:${most}`, `last:${most}`];
+    for (const text of good) {
       const { kind, value } = ttlNumbers(text);
       assert.equal(ttlText(kind, value), text);
     }
-    const wrong = ["", "time", "time:", "time:0", "last:-1", "last:1.5", "forever:1", "never"];
-    for (const bad of wrong) assert.throws(() => ttlNumbers(bad), InvalidValue, bad);
+    const times: Array<[Ttl, bigint]> = [
+      ["time:7ms", 7n],
+      ["time:7s", 7_000n],
+      ["time:2m", 120_000n],
+      ["time:1h", 3_600_000n],
+      ["time:3d", 3n * 86_400_000n],
+      ["time:1w", 7n * 86_400_000n],
+      ["time:0w", 0n],
+      [`time:${"0".repeat(5000)}7s` as Ttl, 7_000n],
+    ];
+    for (const [text, value] of times) assert.deepEqual(ttlNumbers(text), { kind: 2, value });
+    const wrong = ["", "time", "time:", "last:", "last:0", "last:-1", "last:+1", "last:1.5"];
+    wrong.push("last:1d", "forever:1", "forever\n", "never", "Forever", "head:1", "time:d");
+    wrong.push("time:1y", "time:1D", "time:-1d", "time:1d2h", "time:1.5h", "time: 1");
+    wrong.push("time:\u0661", `time:${most}s`, `time:${most}0`, `last:${"9".repeat(5000)}`);
+    for (const bad of wrong) {
+      const isTold = (error: unknown) =>
+        error instanceof InvalidValue && /is not a ttl: forever/.test(error.message);
+      assert.throws(() => ttlNumbers(bad), isTold, bad);
+    }
   });
 
   it("resume points are text", () => {
@@ -282,6 +303,15 @@ function given(reading: Reading, push: Parameters<Reading["take"]>[0]): Item[] {
   return items;
 }
 
+function corrupt(reading: Reading, push: Parameters<Reading["take"]>[0]): CorruptRange {
+  try {
+    reading.take(push);
+  } catch (error) {
+    if (error instanceof CorruptRange) return error;
+  }
+  throw new Error("no CorruptRange");
+}
+
 describe("readings", () => {
   const following = (options = {}) => new Reading(selection("*", options, true));
 
@@ -366,10 +396,18 @@ describe("readings", () => {
     given(reading, deliver([40n, 89n], 90n));
     assert.equal(reading.position, 90n);
     const bounded = new Reading(selection("*", {}, false));
-    assert.throws(
-      () => bounded.take(gap(1, 3n, 5n)),
-      (error) => error instanceof CorruptRange && error.first === 3n && error.resume === 5n,
-    );
+    const { message, first, end, resume } = corrupt(bounded, gap(1, 3n, 5n));
+    assert.match(message, /frames 3 to 4 .* go on from 5/);
+    assert.deepEqual([first, end, resume, bounded.position], [3n, 5n, 5n, 5n]);
+  });
+
+  it("a gap is passed backwards too", () => {
+    const reading = new Reading(selection("*", { reverse: true }, false));
+    given(reading, deliver([9n], 9n));
+    const { message, first, end, resume } = corrupt(reading, gap(1, 7n, 9n));
+    assert.match(message, /frames 7 to 8 .* go on before 7/);
+    assert.deepEqual([first, end, resume, reading.position], [7n, 9n, 7n, 7n]);
+    assert.equal(reading.rest.before, 7n);
   });
 
   it("what drops it is thrown and its offset kept", () => {

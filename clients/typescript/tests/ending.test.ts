@@ -2,6 +2,7 @@
 // cuts them short.
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { describe, it } from "node:test";
 import { setImmediate } from "node:timers/promises";
 import { Op, Writer, type Header } from "../src/coding.js";
@@ -92,6 +93,32 @@ describe("closing a client", () => {
     const offsets: unknown[] = [];
     for await (const item of follow) offsets.push(item.kind === "frame" && item.offset);
     assert.deepEqual(offsets, [3n, 4n]);
+  });
+
+  it("a call that is closed while the server is away is not made", async () => {
+    const ops: number[] = [];
+    const client = await liar.dial([
+      async (peer) => peer.greet(),
+      async (peer) => {
+        await peer.greet();
+        for (;;) {
+          const header = await peer.request();
+          ops.push(header.op);
+          peer.answer(header);
+        }
+      },
+    ]);
+    liar.server.close();
+    while ([...liar.sockets].some((one) => !one.destroyed)) await setImmediate();
+    const call = client.call("late");
+    const result = call.next();
+    await setImmediate();
+    call.close();
+    assert.deepEqual(await soon(result), END);
+    liar.server.listen(liar.path);
+    await client.ping();
+    await client.ping();
+    assert.deepEqual(ops, [Op.PING, Op.PING]);
   });
 
   it("a stream that is closed before it began says so", async () => {
@@ -217,6 +244,32 @@ describe("an upload", () => {
     assert.deepEqual(data, []);
   });
 
+  it("is ended by its signal, and with its client, also while its source stalls", async () => {
+    const client = await liar.dial([(peer) => uploads(peer, [])]);
+    let ended = 0;
+    const stalling = async function* () {
+      yield Buffer.alloc(10);
+      await new Promise(() => undefined);
+    };
+    const broken = function* () {
+      try {
+        for (;;) yield "text" as unknown as Uint8Array;
+      } finally {
+        ended++;
+      }
+    };
+    const later = new AbortController();
+    const told = assert.rejects(client.putBlob(stalling(), { signal: later.signal }), /enough/);
+    const closed = assert.rejects(client.append("a", stalling()), ClientClosed);
+    await assert.rejects(soon(client.putBlob(broken())), InvalidValue);
+    assert.equal(ended, 1);
+    await client.ping();
+    later.abort(new Error("enough"));
+    await soon(told);
+    await client.close();
+    await soon(closed);
+  });
+
   it("that is closed ends who waits for it", async () => {
     const stuck: Talk = async (peer) => {
       await peer.greet(1000, 1000);
@@ -235,6 +288,23 @@ describe("an upload", () => {
     }
   });
 });
+
+/** How many listeners signals were given in vain, until `end`: Node keeps what has one. */
+function countListeners(): { left: () => number; end: () => void } {
+  const { prototype } = AbortSignal;
+  const { addEventListener, removeEventListener } = prototype;
+  let left = 0;
+  prototype.addEventListener = function (...args: Parameters<typeof addEventListener>) {
+    left++;
+    return addEventListener.apply(this, args);
+  };
+  prototype.removeEventListener = function (...args: Parameters<typeof removeEventListener>) {
+    left--;
+    return removeEventListener.apply(this, args);
+  };
+  const end = () => Object.assign(prototype, { addEventListener, removeEventListener });
+  return { left: () => left, end };
+}
 
 describe("a signal", () => {
   const liar = new Liar();
@@ -265,6 +335,34 @@ describe("a signal", () => {
     await setImmediate();
     process.off("warning", warn);
     assert.deepEqual(warnings, []);
+  });
+
+  it("has no listener once nobody waits", async () => {
+    const vanish: Talk = async (peer) => {
+      await peer.greet();
+      peer.answer(await peer.expect(Op.PING));
+    };
+    const shutdown = new AbortController();
+    const listeners = countListeners();
+    try {
+      const client = await liar.dial([vanish]);
+      for (let n = 0; n < 20; n++) {
+        const request = new AbortController();
+        const signal = AbortSignal.any([shutdown.signal, request.signal]);
+        await client.ping(undefined, { signal });
+        assert.equal(getEventListeners(signal, "abort").length, 0);
+      }
+      assert(liar.connections >= 20);
+      assert.equal(listeners.left(), 0);
+      const both = [1, 2].map(() => client.topics("*", { signal: shutdown.signal }));
+      const told = both.map((one) => assert.rejects(one, /enough/));
+      while (listeners.left() === 0) await setImmediate();
+      assert.equal(getEventListeners(shutdown.signal, "abort").length, 1);
+      shutdown.abort(new Error("enough"));
+      await soon(Promise.all(told));
+    } finally {
+      listeners.end();
+    }
   });
 });
 

@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import {
+  blobHash,
   connect,
   Frame,
   parseResume,
@@ -387,6 +388,10 @@ export const VERBS: Readonly<Record<string, Verb>> = {
     const found = await all(client.read(topics, { bodies: 1 << 20 }));
     frames.set(as, found);
     return found.length;
+  },
+  async export_body({ client, frames }, { from }) {
+    const body = await client.body(frames.get(from)?.[0] as Frame);
+    return { bytes: body.length, hash: blobHash(body) };
   },
   async import({ client, frames }, { from, new_ids: newIds, durable }) {
     return client.importFrames(frames.get(from) ?? [], { newIds, durable });

@@ -27,6 +27,7 @@ export const XS =
   join(process.env["CARGO_TARGET_DIR"] ?? join(ROOT, "target"), "release", "xs");
 export const CONFORMANCE = join(ROOT, "clients", "conformance");
 export const PATIENCE_MS = 60_000;
+const ANY_PORT = "127.0.0.1:0";
 
 /** One golden message. */
 export interface Vector {
@@ -50,6 +51,7 @@ export class Server {
   readonly store = join(this.dir, "store");
   readonly #log: number;
   #child: ChildProcess | undefined;
+  #port = 0;
 
   readonly #args: string[];
 
@@ -61,16 +63,17 @@ export class Server {
       copyFileSync(join(CONFORMANCE, "tls", "key.pem"), key);
       chmodSync(key, 0o600);
       const cert = join(CONFORMANCE, "tls", "cert.pem");
-      this.#args.push("--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key);
+      this.#args.push("--listen", ANY_PORT, "--tls-cert", cert, "--tls-key", key);
     }
     this.#log = openSync(join(this.dir, "log"), "a");
     this.start();
   }
 
-  /** Starts it; who connects has to wait until it listens. */
+  /** Starts it; who connects has to wait until it listens. It keeps a port that was asked. */
   start(): void {
     const stdio = ["ignore", this.#log, this.#log] as const;
-    this.#child = spawn(XS, ["serve", this.store, ...this.#args], { stdio: [...stdio] });
+    const args = this.#args.map((one) => (one === ANY_PORT ? `127.0.0.1:${this.#port}` : one));
+    this.#child = spawn(XS, ["serve", this.store, ...args], { stdio: [...stdio] });
   }
 
   /** Ends it with a signal and waits until it is gone. */
@@ -93,7 +96,7 @@ export class Server {
   async tlsPort(): Promise<number> {
     for (let end = Date.now() + PATIENCE_MS; Date.now() < end; await setTimeout(10)) {
       const port = [...this.log().matchAll(/xss:\/\/127\.0\.0\.1:(\d+)/g)].at(-1)?.[1];
-      if (port) return Number(port);
+      if (port) return (this.#port = Number(port));
     }
     throw new Error(`no TLS: ${this.log()}`);
   }

@@ -10,6 +10,7 @@ from typing import (
     AsyncIterable,
     Awaitable,
     Callable,
+    Coroutine,
     Dict,
     Iterable,
     List,
@@ -35,10 +36,13 @@ from .errors import (
     ConnectError,
     ConnectionLost,
     Indeterminate,
+    IntegrityError,
     InvalidValue,
     ProtocolError,
+    Refusal,
     TlsError,
     Unavailable,
+    XsError,
 )
 from .frames import Frame
 from .limits import CREDIT_DEFAULT, INLINE_BYTES_MAX, PAGE_BYTES_MAX, PING_BYTES_MAX
@@ -77,6 +81,8 @@ __all__ = ["AsyncClient", "connect"]
 
 VERSION = "0.1.0"
 T = TypeVar("T")
+
+_CHANGES = (Op.APPEND, Op.REMOVE, Op.IMPORT, Op.CURSOR_SET, Op.MAINTAIN)
 
 
 async def connect(
@@ -133,6 +139,7 @@ class AsyncClient:
         self._making: Optional["asyncio.Task[Connection]"] = None
         self._old: Set[Connection] = set()
         self._asleep: Set["asyncio.Future[None]"] = set()
+        self._waiting: Set["asyncio.Task[Any]"] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -151,6 +158,8 @@ class AsyncClient:
         for asleep in self._asleep:
             if not asleep.done():
                 asleep.set_result(None)
+        for task in self._waiting:
+            task.cancel()
         if self._making is not None:
             self._making.cancel()
             await asyncio.wait({self._making})
@@ -247,35 +256,60 @@ class AsyncClient:
             self._old.add(connection)
             connection.close_when_idle()
 
-    async def _try(self, once: Callable[[Connection], Awaitable[T]], again: bool) -> T:
+    async def _try(
+        self, once: Callable[[Connection], Awaitable[T]], again: bool, changes: bool = False
+    ) -> T:
         """Does something on a connection, again where nothing was done or doing it twice is the
-        same as once (`again`). Raises what ends it."""
+        same as once (`again`). Raises what ends it: for what `changes` something ConnectionLost
+        also where nothing was done in the last attempt, but one before it may have done it."""
         loop = asyncio.get_running_loop()
         backoff, until = Backoff(self.retry), loop.time() + self.retry.give_up
+        unknown: Optional[XsError] = None
         while True:
-            connection = await self._connection(max(0.0, until - loop.time()))
+            connection: Optional[Connection] = None
             try:
+                connection = await self._connection(max(0.0, until - loop.time()))
                 return await once(connection)
-            except NotSent:
-                wait = backoff.wait_unsent()
-                if loop.time() + wait > until:
+            except XsError as error:
+                wait = self._pause(error, connection, backoff, again, until - loop.time())
+                if wait is None:
+                    if changes and unknown is not None and _is_undone(error):
+                        raise ConnectionLost(f"{unknown}; after that: {error}") from error
                     raise
-            except (ConnectionLost, Indeterminate):
-                if self._closed or not again or loop.time() > until:
-                    raise
-                wait = backoff.wait()
-            except Unavailable as error:
-                if error.code == 501:
-                    connection.draining = connection.draining or error.message
-                wait = backoff.wait(error.details.retry_after_ms)
-                if loop.time() + wait > until:
-                    raise
+                if _is_unknown(error):
+                    unknown = unknown or error
             await self._sleep(wait)
+
+    def _pause(
+        self,
+        error: XsError,
+        connection: Optional[Connection],
+        backoff: Backoff,
+        again: bool,
+        left: float,
+    ) -> Optional[float]:
+        """Seconds to wait before another attempt, of those that are left; None: there is none."""
+        if connection is None:
+            # To make one was tried again already.
+            return None
+        if _is_unknown(error):
+            return backoff.wait() if again and not self._closed and left >= 0 else None
+        if isinstance(error, NotSent):
+            wait = backoff.wait_unsent()
+        elif isinstance(error, Unavailable):
+            if error.code == 501:
+                connection.draining = connection.draining or error.message
+            wait = backoff.wait(error.details.retry_after_ms)
+        else:
+            return None
+        return wait if wait <= left else None
 
     async def _ask(
         self, op: int, body: Union[bytes, bytearray] = b"", again: bool = True
     ) -> Sequence[bytes]:
-        return await self._try(lambda connection: connection.ask(op, body), again)
+        return await self._try(
+            lambda connection: connection.ask(op, body), again, changes=op in _CHANGES
+        )
 
     # Appending.
 
@@ -314,18 +348,25 @@ class AsyncClient:
         remove: Sequence[Bound] = (),
     ) -> Appended:
         """Removes and appends frames and changes cursors, all of it or nothing."""
-        ready = [await self._ready(frame) for frame in frames]
+        long: Dict[BlobHash, bytes] = {}
+        ready = [_ready(frame, long) for frame in frames]
         gone = [bound_of(bound) for bound in remove]
-        batch = Batch(ready, cursors, conditions, key, durable, gone)
-        body = messages.append(batch)
-        return messages.read_appended((await self._ask(Op.APPEND, body, key is not None))[0])
+        body = messages.append(Batch(ready, cursors, conditions, key, durable, gone))
+        put_on = {
+            name: await self._try(_putting(whole, name), True) for name, whole in long.items()
+        }
 
-    async def _ready(self, frame: NewFrame) -> NewFrame:
-        body = frame.body_bytes()
-        if body is None or len(body) <= INLINE_BYTES_MAX:
-            return frame
-        blob = await self.put_blob(body)
-        return NewFrame(frame.topic, blob.hash, frame.meta, frame.ttl, None, frame.meta_json)
+        async def once(connection: Connection) -> Sequence[bytes]:
+            for name, whole in long.items():
+                # A token that is limited to topics may name what was put on this connection alone.
+                if put_on[name] is not connection:
+                    try:
+                        put_on[name] = await _putting(whole, name)(connection)
+                    except (ConnectionLost, Indeterminate) as error:
+                        raise NotSent(f"nothing was appended: {error}") from error
+            return await connection.ask(Op.APPEND, body)
+
+        return messages.read_appended((await self._try(once, key is not None, True))[0])
 
     async def remove(
         self,
@@ -487,34 +528,56 @@ class AsyncClient:
             source = source.encode()
         if source is None or isinstance(source, (bytes, bytearray, memoryview)):
             whole = bytes(source or b"")
-            if len(whole) > INLINE_BYTES_MAX and await self.has_blob(BlobHash.of(whole)):
-                return Blob(BlobHash.of(whole), len(whole))
-            return await self._try(lambda connection: _put(connection, whole), True)
+            if len(whole) <= INLINE_BYTES_MAX:
+                return await self._try(lambda connection: _put(connection, whole), True, True)
+            name = BlobHash.of(whole)
+            await self._try(_putting(whole, name), True, True)
+            return Blob(name, len(whole))
+        return await self._unless_closed(self._upload(source))
+
+    async def _upload(self, source: Any) -> Blob:
         async with self.blob_writer() as writer:
             async for piece in pieces(source):
                 await writer.write(piece)
             return await writer.finish()
 
+    async def _unless_closed(self, work: Coroutine[Any, Any, T]) -> T:
+        """Does what may wait for others than the server, which only closing the client ends."""
+        task = asyncio.ensure_future(work)
+        self._waiting.add(task)
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._waiting.discard(task)
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if task.cancelled() and self._closed:
+            raise ClientClosed("the client was closed")
+        return task.result()
+
     def blob_writer(self) -> BlobWriter:
         """An upload piece by piece: `write`, then `finish`; without it nothing is stored."""
         return BlobWriter(self)
 
-    def get_blob(self, name: BlobHash, *, credit: int = CREDIT_DEFAULT) -> BlobReader:
+    def get_blob(self, blob: Union[BlobHash, Frame], *, credit: int = CREDIT_DEFAULT) -> BlobReader:
         """The pieces of a blob: `async for piece in client.get_blob(hash)`. The last one comes
-        only when all of them match the hash. Raises NotFound."""
-        return BlobReader(self, name, credit)
+        only when all of them match the hash. Raises NotFound.
 
-    async def read_blob(self, name: BlobHash) -> bytes:
+        Given the frame whose body it is, it also outlives a lost connection with a token that is
+        limited to topics, which may name the blobs of frames that came on its connection alone.
+        """
+        return BlobReader(self, blob, credit)
+
+    async def read_blob(self, blob: Union[BlobHash, Frame]) -> bytes:
         """A whole blob."""
-        async with self.get_blob(name) as reader:
+        async with self.get_blob(blob) as reader:
             return b"".join([piece async for piece in reader])
 
     async def body(self, frame: Frame) -> bytes:
         """A frame's body, whether it came with it or not."""
-        body, name = frame.body, frame.hash
-        if body is not None:
-            return body
-        return await self.read_blob(name) if name is not None else b""
+        body = frame.body
+        return body if body is not None else await self.read_blob(frame)
 
     # Cursors.
 
@@ -627,11 +690,48 @@ class AsyncClient:
         return loop.time() - begun
 
 
+def _is_unknown(error: XsError) -> bool:
+    """Whether it is not known what was done."""
+    is_lost = isinstance(error, ConnectionLost) and not isinstance(error, NotSent)
+    return is_lost or isinstance(error, Indeterminate)
+
+
+def _is_undone(error: XsError) -> bool:
+    """Whether it says that nothing was done, which holds for its attempt alone. What a server says
+    of the request itself (3xx, 4xx) holds for all: it looks first whether it has it already."""
+    if isinstance(error, Refusal):
+        return error.code // 100 not in (3, 4, 8)
+    return isinstance(error, (ConnectError, NotSent))
+
+
 def _trusting(path: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=path)
     except OSError as error:  # That of ssl is one too.
         raise TlsError(f"{path}: no certificates to trust: {error.strerror or error}") from error
+
+
+def _ready(frame: NewFrame, long: Dict[BlobHash, bytes]) -> NewFrame:
+    """The frame as it is sent: a long body is added to `long`, and named."""
+    body = frame.body_bytes()
+    if body is None or len(body) <= INLINE_BYTES_MAX:
+        return frame
+    name = BlobHash.of(body)
+    long[name] = body
+    return NewFrame(frame.topic, name, frame.meta, frame.ttl, None, frame.meta_json)
+
+
+def _putting(whole: bytes, name: BlobHash) -> Callable[[Connection], Awaitable[Connection]]:
+    """What has a connection know a blob, for `_try`: puts it unless it is there."""
+
+    async def once(connection: Connection) -> Connection:
+        if (await connection.ask(Op.BLOB_HAS, name))[0] != b"\1":
+            blob = await _put(connection, whole)
+            if blob.hash != name:
+                raise IntegrityError(f"the server stored {blob.hash} for {name}")
+        return connection
+
+    return once
 
 
 async def _put(connection: Connection, whole: bytes) -> Blob:

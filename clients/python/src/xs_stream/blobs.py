@@ -29,10 +29,12 @@ from .errors import (
     ConnectionLost,
     IntegrityError,
     InvalidValue,
+    NotFound,
     ProtocolError,
     Unavailable,
     XsError,
 )
+from .frames import Frame
 from .limits import CHUNK_BYTES_MAX
 from .messages import Dropped, read_event
 from .reading import Backoff
@@ -49,8 +51,20 @@ Source = Union[IO[bytes], Iterable[bytes], AsyncIterable[bytes]]
 PIECE = 256 * 1024
 
 
+def check_source(source: Any) -> None:
+    """Raises InvalidValue for what gives no bytes."""
+    gives = ("__aiter__", "read")
+    is_iterable = isinstance(source, Iterable) and not isinstance(source, Mapping)
+    if not is_iterable and not any(hasattr(source, name) for name in gives):
+        raise InvalidValue(
+            "a body is bytes, text, a hash, a file or an iterable of bytes, "
+            f"not {type(source).__name__}; json= takes other values"
+        )
+
+
 async def pieces(source: Any) -> AsyncIterator[bytes]:
     """The pieces of a source. A file is read in another thread, so that it holds nobody up."""
+    check_source(source)
     if hasattr(source, "__aiter__"):
         async for piece in source:
             yield piece
@@ -61,14 +75,9 @@ async def pieces(source: Any) -> AsyncIterator[bytes]:
             if not piece:
                 return
             yield piece
-    elif isinstance(source, Iterable) and not isinstance(source, Mapping):
+    else:
         for piece in source:
             yield piece
-    else:
-        raise InvalidValue(
-            "a body is bytes, text, a hash, a file or an iterable of bytes, "
-            f"not {type(source).__name__}; json= takes other values"
-        )
 
 
 class BlobWriter:
@@ -214,9 +223,13 @@ class BlobReader(Closable):
     """The pieces of a blob, as an async iterator. After a lost connection it begins anew and
     passes over what was handed out. `bytes` is known once the first piece came."""
 
-    def __init__(self, client: "AsyncClient", name: BlobHash, credit: int) -> None:
+    def __init__(self, client: "AsyncClient", blob: Union[BlobHash, Frame], credit: int) -> None:
         super().__init__()
+        name = blob.hash if isinstance(blob, Frame) else blob
+        if name is None:
+            raise InvalidValue("the frame has no body")
         self.hash = name
+        self._frame = blob.id if isinstance(blob, Frame) else None
         self.bytes: Optional[int] = None
         self._client, self._credit = client, credit
         # Encoded before anything is sent, so that a wrong argument is told by the call.
@@ -308,7 +321,17 @@ class BlobReader(Closable):
 
     async def _open(self) -> None:
         connection = await self._client._connection()
-        body = messages.blob_get(self.hash, self._credit)
         self._passed = 0
+        try:
+            await self._ask(connection)
+        except NotFound:
+            if self._frame is None:
+                raise
+            # A token that is limited to topics may name it once its frame came on this connection.
+            await connection.ask(Op.GET, messages.get(self._frame))
+            await self._ask(connection)
+
+    async def _ask(self, connection: Connection) -> None:
+        body = messages.blob_get(self.hash, self._credit)
         self._line, parts = await connection.ask_stream(Op.BLOB_GET, body, self._credit)
         self.bytes = messages.read_number(parts[0])

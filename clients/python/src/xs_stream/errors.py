@@ -70,7 +70,9 @@ class TlsError(ConnectError):
 class ConnectionLost(XsError, ConnectionError):
     """The connection ended before the answer: what was asked for may or may not have been done.
 
-    Requests that change nothing, and appends with a key, are made again by the client itself.
+    Requests that change nothing, and appends with a key, are made again by the client itself. If
+    the outcome of the first attempt is unknown, it stays so when the last one comes to nothing;
+    what ended that is the cause.
     """
 
 
@@ -88,15 +90,20 @@ class IntegrityError(ProtocolError):
 
 
 class CorruptRange(XsError):
-    """Stored frames that the server cannot read. `resume` is the offset to go on from."""
+    """Stored frames that the server cannot read, from `first` to before `end`. `resume` is the
+    offset to go on from, which is `end`; for a read backwards the one to go on before, `first`."""
 
-    def __init__(self, first: int, resume: int) -> None:
-        super().__init__(f"frames {first} to {resume - 1} cannot be read; go on from {resume}")
+    def __init__(self, first: int, end: int, reverse: bool = False) -> None:
+        resume = first if reverse else end
+        way = "before" if reverse else "from"
+        super().__init__(f"frames {first} to {end - 1} cannot be read; go on {way} {resume}")
         self.first = first
+        self.end = end
         self.resume = resume
+        self.reverse = reverse
 
-    def __reduce__(self) -> Tuple[Type["CorruptRange"], Tuple[int, int]]:
-        return CorruptRange, (self.first, self.resume)
+    def __reduce__(self) -> Tuple[Type["CorruptRange"], Tuple[int, int, bool]]:
+        return CorruptRange, (self.first, self.end, self.reverse)
 
 
 @dataclass(frozen=True)

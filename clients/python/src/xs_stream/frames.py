@@ -4,7 +4,6 @@ they arrive and whose parts are read when they are asked for."""
 from __future__ import annotations
 
 import datetime
-import json
 import struct
 from itertools import groupby
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
@@ -13,7 +12,7 @@ from zlib import crc32
 from .coding import Reader, Writer
 from .errors import IntegrityError, ProtocolError
 from .limits import NO_OFFSET
-from .values import FOREVER, BlobHash, FrameId, Origin, Ttl, ttl_of
+from .values import FOREVER, BlobHash, FrameId, Origin, Ttl, read_json, ttl_of
 
 __all__ = ["Frame", "FrameList"]
 
@@ -71,10 +70,11 @@ class Frame:
 
     @property
     def meta(self) -> Any:
-        """The meta, parsed on first use; None when there is none."""
+        """The meta, parsed on first use; None when there is none. Integers of more digits than an
+        int may have (4,300) are Decimals."""
         if self._meta is _UNREAD:
             text = self.meta_json
-            self._meta = json.loads(text) if text else None
+            self._meta = read_json(text) if text else None
         return self._meta
 
     @property
@@ -114,7 +114,7 @@ class Frame:
 
     def json(self) -> Any:
         """The body that came with the frame as JSON. Raises ValueError when it did not come."""
-        return json.loads(self.text())
+        return read_json(self.text())
 
     @property
     def origin(self) -> Optional[Origin]:

@@ -178,9 +178,11 @@ class Reading:
 
     def _gap(self, gap: Gap) -> List[Item]:
         if gap.reason == "corrupt" and gap.first is not None and gap.end is not None:
-            self._move(gap.first if self._options.reverse else gap.end)
+            reverse = self._options.reverse
+            self._move(gap.first if reverse else gap.end)
             if not self._options.follow:
-                raise CorruptRange(gap.first, gap.end)
+                self._given = self._seen
+                raise CorruptRange(gap.first, gap.end, reverse)
         return [gap]
 
     def _move(self, offset: int) -> None:

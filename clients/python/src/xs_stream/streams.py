@@ -92,12 +92,29 @@ class _Reader(Closable):
         """Drops the first `taken` items of all that came, and shows what comes next: at least one
         item. What a caller did not get to see is shown again, however often it gave up."""
         async with self._turn:
-            while self._dropped < taken and self._items:
-                self._items.popleft()
-                self._dropped += 1
+            self._pass_over(taken)
             while not self._items:
                 await self._more()
             return list(self._items)
+
+    def _came(self, taken: int) -> List[Item]:
+        """What `_peek` shows once the loop has ended: of what came before that, or nothing."""
+        self._pass_over(taken)
+        while not self._items and self._line is not None and not self._reading.done:
+            push = self._line.poll()
+            if push is None:
+                break
+            try:
+                self._items.extend(self._reading.take(push))
+            except Unavailable:
+                # The server has ended it, which its follower would have outlived.
+                break
+        return list(self._items)
+
+    def _pass_over(self, taken: int) -> None:
+        while self._dropped < taken and self._items:
+            self._items.popleft()
+            self._dropped += 1
 
     async def _more(self) -> None:
         """Takes one message more, over as many connections as that takes."""
@@ -119,7 +136,8 @@ class _Reader(Closable):
             self._backoff.reset()
             self._until = None
             if self._reading.done:
-                self._line.over = True
+                # A limit that is reached may leave the server waiting for credit, to say the end.
+                self._line.over = push.op == Op.SUB_EVENT
             return
         except XsError as error:
             if self._closed:

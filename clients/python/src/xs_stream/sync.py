@@ -30,7 +30,7 @@ from typing import (
 
 from . import aio
 from .address import Address
-from .blobs import PIECE, BlobReader, BlobWriter
+from .blobs import PIECE, BlobReader, BlobWriter, check_source
 from .blobs import Source as AsyncSource
 from .calls import Call
 from .errors import ClientClosed
@@ -83,6 +83,7 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="xs-stream", daemon=True)
@@ -95,9 +96,23 @@ class _Loop:
         finally:
             self._loop.close()
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs in this process: a fork has its memory but not its thread, and locks
+        that nobody gives back."""
+        return self._process == os.getpid()
+
+    def check(self) -> None:
+        """Raises ClientClosed in a process that was forked from the one it runs in."""
+        if not self.is_here:
+            raise ClientClosed("the client belongs to the process that this one was forked from")
+
     def run(self, work: Coroutine[Any, Any, T], timeout: Optional[float] = None) -> T:
         """Does it in the loop and waits. Raises TimeoutError after so many seconds; whatever ends
         the waiting also ends the work."""
+        if not self.is_here:
+            work.close()
+            self.check()
         with self._lock:
             # What gets in before `stop` does is ended by it.
             if self._stopping:
@@ -115,11 +130,17 @@ class _Loop:
 
     def stop(self) -> None:
         """Ends what still runs, and the thread. May be called twice."""
+        if not self.is_here:
+            return
         with self._lock:
             is_first, self._stopping = not self._stopping, True
         if is_first:
             asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
+        self.join()
+
+    def join(self) -> None:
+        """Waits until all that it did has ended."""
         self._thread.join()
 
 
@@ -240,6 +261,7 @@ class _Reader(_Stream[T]):
         super().close()
 
     def _take(self, timeout: Optional[float]) -> Any:
+        self._loop.check()
         begun = time.monotonic()
         if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise TimeoutError(f"nothing within {timeout:g} s")
@@ -256,6 +278,9 @@ class _Reader(_Stream[T]):
         if not self._shown:
             items: List[Item] = self._loop.run(self._inner._peek(self._taken), timeout)
             self._shown.extend(items)
+        return self._show()
+
+    def _show(self) -> Item:
         item = self._shown.popleft()
         self._taken += 1
         self._inner._reading.gave(item, not self._shown)
@@ -295,10 +320,20 @@ class FollowStream(_Reader[Item]):
         try:
             item: Item = super()._take(timeout)
         except ClientClosed:
-            if not self._inner._begun:
+            if not self._inner._begun or not self._loop.is_here:
                 raise
-            raise StopAsyncIteration from None
+            # What came before the client was closed is still given.
+            self._loop.join()
+            return self._left()
         return item
+
+    def _left(self) -> Item:
+        with self._turn:
+            if not self._closed and not self._shown:
+                self._shown.extend(self._inner._came(self._taken))
+            if self._closed or not self._shown:
+                raise StopAsyncIteration
+            return self._show()
 
 
 class BlobStream(_Stream[bytes]):
@@ -316,6 +351,10 @@ class CallStream(_Stream[Frame]):
     """The results of a call, as an iterator of frames. Closing it before the end cancels it."""
 
     _inner: Call
+
+    def __enter__(self) -> "CallStream":
+        self.open()
+        return self
 
     def open(self, timeout: Optional[float] = None) -> FrameId:
         """Makes the call unless it was made, and gives the id of `<name>.call`. Raises TimeoutError
@@ -587,8 +626,10 @@ class Client:
     ) -> Blob:
         """Stores bytes, text, a file or an iterable of bytes, which is gone through in the
         caller's thread."""
-        if source is None or isinstance(source, (bytes, bytearray, memoryview, str)):
+        is_whole = source is None or isinstance(source, (bytes, bytearray, memoryview, str))
+        if is_whole or hasattr(source, "__aiter__"):
             return self._loop.run(self._inner.put_blob(source), timeout)
+        check_source(source)
         until = None if timeout is None else time.monotonic() + timeout
         with self.blob_writer() as writer:
             read = getattr(source, "read", None)
@@ -601,13 +642,13 @@ class Client:
         """An upload piece by piece."""
         return BlobUpload(self._loop, self._inner.blob_writer())
 
-    def get_blob(self, name: BlobHash, *, credit: int = CREDIT_DEFAULT) -> BlobStream:
+    def get_blob(self, blob: Union[BlobHash, Frame], *, credit: int = CREDIT_DEFAULT) -> BlobStream:
         """The pieces of a blob: `for piece in client.get_blob(hash)`."""
-        return BlobStream(self._loop, self._inner.get_blob(name, credit=credit))
+        return BlobStream(self._loop, self._inner.get_blob(blob, credit=credit))
 
-    def read_blob(self, name: BlobHash, *, timeout: Optional[float] = None) -> bytes:
+    def read_blob(self, blob: Union[BlobHash, Frame], *, timeout: Optional[float] = None) -> bytes:
         """A whole blob."""
-        return self._loop.run(self._inner.read_blob(name), timeout)
+        return self._loop.run(self._inner.read_blob(blob), timeout)
 
     def body(self, frame: Frame, *, timeout: Optional[float] = None) -> bytes:
         """A frame's body, whether it came with it or not."""

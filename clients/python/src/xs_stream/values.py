@@ -8,7 +8,9 @@ import binascii
 import datetime
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
 
 from .errors import InvalidValue, ProtocolError
@@ -124,20 +126,30 @@ class Ttl:
     value: int = 0
 
     def __post_init__(self) -> None:
-        wants = self.kind in ("time", "last")
-        if self.kind not in _TTLS or (wants and not 0 < self.value <= NO_OFFSET):
-            raise InvalidValue("a ttl is forever, ephemeral, time:<ms> or last:<n>, n from 1 on")
-        if not wants and self.value:
+        least = {"time": 0, "last": 1}.get(self.kind)
+        if self.kind not in _TTLS or (least is not None and not least <= self.value <= NO_OFFSET):
+            raise _no_ttl(f"{self.kind}:{self.value}")
+        if least is None and self.value:
             raise InvalidValue(f"the ttl {self.kind} has no number")
 
     @classmethod
     def parse(cls, text: str) -> "Ttl":
-        """Reads `forever`, `ephemeral`, `time:<ms>` or `last:<n>`. Raises InvalidValue."""
-        kind, _, value = text.partition(":")
-        return cls(kind, int(value) if value.isascii() and value.isdigit() else 0)
+        """Reads `forever`, `ephemeral`, `time:<ms>` or `last:<n>`. A time may have a unit instead,
+        one of ms, s, m, h, d (24 hours) and w: `time:3d`. Raises InvalidValue."""
+        found = re.fullmatch(r"forever|ephemeral|(time|last):0*([0-9]{1,20})([a-z]*)", text)
+        if found is None:
+            raise _no_ttl(text)
+        kind, digits, unit = found.groups()
+        if kind is None:
+            return cls(text)
+        factor = _UNITS_MS.get(unit) if kind == "time" or not unit else None
+        value = int(digits) * (factor or 0)
+        if factor is None or not (kind == "last") <= value <= NO_OFFSET:
+            raise _no_ttl(text)
+        return cls(kind, value)
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.value}" if self.value else self.kind
+        return f"{self.kind}:{self.value}" if self.kind in ("time", "last") else self.kind
 
     @property
     def number(self) -> int:
@@ -145,6 +157,23 @@ class Ttl:
         return _TTLS.index(self.kind)
 
 
+def _no_ttl(text: str) -> InvalidValue:
+    return InvalidValue(
+        f"{text[:80]!r} is not a ttl: forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) "
+        "or last:<n>, n from 1 on"
+    )
+
+
+_DAY_MS = 24 * 60 * 60 * 1000
+_UNITS_MS = {
+    "": 1,
+    "ms": 1,
+    "s": 1000,
+    "m": 60 * 1000,
+    "h": 60 * 60 * 1000,
+    "d": _DAY_MS,
+    "w": 7 * _DAY_MS,
+}
 _TTLS = ("forever", "ephemeral", "time", "last")
 FOREVER = Ttl("forever")
 
@@ -248,10 +277,27 @@ def json_bytes(value: Json) -> bytes:
         raise InvalidValue(f"not JSON: {error}") from error
 
 
+def read_json(text: Union[bytes, str]) -> Json:
+    """The value of JSON. An integer of more digits than Python makes an int of, 4,300 unless told
+    otherwise, is a Decimal. Raises ValueError for what is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        # Slower, so that only what needs it pays for it.
+        return json.loads(text, parse_int=_integer)
+
+
+def _integer(digits: str) -> Union[int, Decimal]:
+    try:
+        return int(digits)
+    except ValueError:
+        return Decimal(digits)
+
+
 def json_value(text: bytes) -> Json:
     """The value of the server's JSON. Raises ProtocolError."""
     try:
-        return json.loads(text)
+        return read_json(text)
     except ValueError as error:
         raise ProtocolError(f"the server's JSON is broken: {error}") from error
 
