@@ -68,8 +68,12 @@ impl ReadOnlyFiles {
     }
 }
 
-/// The files of a manifest that have not got their names yet.
-fn aside(files: &dyn Files, dir: &Path, state: &SuperState) -> HashMap<PathBuf, PathBuf> {
+/// The files of a manifest that have not got their names yet, and where they are.
+pub(super) fn aside(
+    files: &dyn Files,
+    dir: &Path,
+    state: &SuperState,
+) -> HashMap<PathBuf, PathBuf> {
     let name = |path: &Path| path.file_name().map(OsStr::to_string_lossy).map(Cow::into_owned);
     let pairs = state.files.iter().filter_map(|file| {
         let path = place(dir, file, suffix(file.kind));

@@ -1,12 +1,14 @@
 //! A store at one moment: its manifest as if it had just been closed, so that whoever copies the
 //! files it names, up to the lengths it names, has a store that was closed in order.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::copy::{place, suffix};
 use super::error::MaintainError;
+use super::read_only::aside;
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
@@ -27,6 +29,8 @@ pub(super) struct Snapshot {
     pub(super) state: SuperState,
     /// Offset of the next frame.
     pub(super) head: u64,
+    /// Files that have not got their names yet, and where they are.
+    aside: HashMap<PathBuf, PathBuf>,
 }
 
 impl Snapshot {
@@ -66,7 +70,8 @@ impl Snapshot {
                 let lengths: Vec<_> = (view.segments.iter())
                     .map(|s| ((s.base(), s.generation()), s.published_len()))
                     .collect();
-                (Self { state, head: view.head }, lengths, media)
+                let aside = HashMap::new();
+                (Self { state, head: view.head, aside }, lengths, media)
             };
             // After the frames: every blob they name was published before them.
             let packs = inner.blobs.open_packs();
@@ -97,10 +102,17 @@ impl Snapshot {
         if !state.clean {
             return Err(MaintainError::NotClosed { dir: dir.to_owned() });
         }
-        let mut snapshot = Self { state, head: 0 };
+        let aside = aside(&**files, dir, &state);
+        let mut snapshot = Self { state, head: 0, aside };
         snapshot.close(SystemClock.now_ms(), |file| Some(file.length));
         snapshot.head = snapshot.end(dir, files)?;
         Ok(snapshot)
+    }
+
+    /// Where a file is, in the directory of the store.
+    pub(super) fn path_of(&self, dir: &Path, file: &FileEntry) -> PathBuf {
+        let path = place(dir, file, suffix(file.kind));
+        self.aside.get(&path).cloned().unwrap_or(path)
     }
 
     /// Offset of the next frame, from the last segment.
@@ -110,7 +122,7 @@ impl Snapshot {
         if last.state == FileState::Sealed {
             return Ok(last.end());
         }
-        let path = place(dir, last, suffix(last.kind));
+        let path = self.path_of(dir, last);
         let failed = |error| MaintainError::io("read", &path, error);
         let media = files.open_scan(&path).map_err(failed)?;
         let head = media.view(0..media.len().min(FILE_HEADER_LEN as u64)).map_err(failed)?;
