@@ -106,6 +106,7 @@ pub(super) fn maintain(error: &MaintainError) -> Refusal {
         | MaintainError::OtherStore { .. }
         | MaintainError::Nested { .. } => Code::InvalidValue,
         MaintainError::Corrupt(_) => Code::Corrupt,
+        MaintainError::ReadOnly(_) => Code::ReadOnly,
         MaintainError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
             Code::StorageFull
         }

@@ -193,7 +193,7 @@ impl Checker<'_> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => return other,
             }
-            if !self.live || self.is_replaced(file) {
+            if !self.is_written() || self.is_replaced(file) {
                 break;
             }
             // It is being replaced: the manifest will say so in a moment.

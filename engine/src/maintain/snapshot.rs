@@ -31,12 +31,17 @@ pub(super) struct Snapshot {
     pub(super) head: u64,
     /// Files that have not got their names yet, and where they are.
     aside: HashMap<PathBuf, PathBuf>,
+    /// It names a file that is missing, or is another than it should be.
+    incomplete: bool,
 }
 
 impl Snapshot {
     /// The present moment of an open store, all of it durable.
     pub(super) fn of_durable(inner: &Inner) -> Result<Self, MaintainError> {
         let (snapshot, media) = Self::of_open(inner)?;
+        if let Some(reason) = inner.read_only.clone().filter(|_| snapshot.incomplete) {
+            return Err(MaintainError::ReadOnly(reason));
+        }
         if inner.read_only.is_none() && inner.sync_files(&media.iter().collect::<Vec<_>>()).is_err()
         {
             inner.poison();
@@ -54,7 +59,7 @@ impl Snapshot {
             if inner.is_poisoned() {
                 return Err(MaintainError::Poisoned);
             }
-            let (mut snapshot, lengths, media) = {
+            let (mut snapshot, lengths, media, deferred) = {
                 let writer = inner.writer.lock();
                 if inner.read_only.is_none() {
                     // So that one segment is written to. What cannot be sealed now is taken as it
@@ -71,7 +76,8 @@ impl Snapshot {
                     .map(|s| ((s.base(), s.generation()), s.published_len()))
                     .collect();
                 let aside = HashMap::new();
-                (Self { state, head: view.head, aside }, lengths, media)
+                let snapshot = Self { state, head: view.head, aside, incomplete: false };
+                (snapshot, lengths, media, writer.is_deferred())
             };
             // After the frames: every blob they name was published before them.
             let packs = inner.blobs.open_packs();
@@ -84,7 +90,17 @@ impl Snapshot {
                     known.iter().filter(|(place, _)| *place == (file.base, file.generation));
                 same.next().map(|(_, length)| *length)
             };
-            if !snapshot.close(inner.env.clock.now_ms(), length) {
+            if deferred {
+                // What waits for room leaves out the segments that readers do not see.
+                let seen = |file: &FileEntry| {
+                    (file.kind, file.state) != (FileKind::Segment, FileState::Unmarked)
+                        || length(file).is_some()
+                };
+                snapshot.state.files.retain(seen);
+            }
+            // Of a store that only reads no file is sealed: those that are not open are missing, or
+            // are others than they should be.
+            if !snapshot.close(inner.env.clock.now_ms(), length) && inner.read_only.is_none() {
                 // A file was sealed between the two looks.
                 std::thread::yield_now();
                 continue;
@@ -103,7 +119,7 @@ impl Snapshot {
             return Err(MaintainError::NotClosed { dir: dir.to_owned() });
         }
         let aside = aside(&**files, dir, &state);
-        let mut snapshot = Self { state, head: 0, aside };
+        let mut snapshot = Self { state, head: 0, aside, incomplete: false };
         snapshot.close(SystemClock.now_ms(), |file| Some(file.length));
         snapshot.head = snapshot.end(dir, files)?;
         Ok(snapshot)
@@ -135,23 +151,26 @@ impl Snapshot {
     }
 
     /// Sets the lengths of unmarked files and leaves out those that hold nothing. False when a
-    /// length is not known.
+    /// length is not known: such a file stays unmarked.
     fn close(&mut self, now_ms: u64, length: impl Fn(&FileEntry) -> Option<u64>) -> bool {
-        let mut known = true;
+        let place = |file: &FileEntry| (file.kind == FileKind::Pack, file.base, file.generation);
+        let mut unknown = Vec::new();
         for file in &mut self.state.files {
             if file.state == FileState::Unmarked {
                 match length(file) {
                     Some(length) => file.length = length,
-                    None => known = false,
+                    None => unknown.push(place(file)),
                 }
             }
         }
+        self.incomplete = !unknown.is_empty();
         (self.state.clean, self.state.journal) = (true, 0);
         let segments: Vec<(u64, u32)> = (self.state.files.iter())
             .filter(|file| file.kind == FileKind::Segment)
             .map(|file| (file.base, file.generation))
             .collect();
         self.state.files.retain_mut(|file| match (file.kind, file.state) {
+            _ if unknown.contains(&place(file)) => true,
             (FileKind::Pack, FileState::Unmarked) => {
                 // A pack stands for itself at any length, so it is a sealed one.
                 (file.state, file.newest_ms) = (FileState::Sealed, now_ms);
@@ -173,6 +192,6 @@ impl Snapshot {
             (_, FileState::Dropped) => false,
             (_, FileState::Sealed) => true,
         });
-        known
+        !self.incomplete
     }
 }

@@ -199,6 +199,11 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Whether files come and go beside the check.
+    pub(super) fn is_written(&self) -> bool {
+        self.inner.is_some_and(|inner| inner.read_only.is_none())
+    }
+
     /// Whether a file of a running store was replaced since the check began.
     pub(super) fn is_replaced(&self, file: &FileEntry) -> bool {
         self.inner.is_some_and(|inner| {
