@@ -91,7 +91,10 @@ impl Checker<'_> {
     pub(super) fn pack(&mut self, file: &FileEntry) -> Result<Option<LookedAt>, MaintainError> {
         let path = place(&self.env.dir, file, suffix(file.kind));
         let before = self.report.findings_total;
-        let Some((media, salt)) = self.open(file, &path, Magic::Pack)? else { return Ok(None) };
+        let Some((media, salt)) = self.open(file, &path, Magic::Pack)? else {
+            self.rotten.note(None);
+            return Ok(None);
+        };
         let state = self.env.manifest.state();
         let open_end = file.state == FileState::Unmarked && !state.clean;
         // What a running store adds is not looked at.
@@ -108,6 +111,9 @@ impl Checker<'_> {
                 let finding = Finding::new(severity, Problem::Blob, &path, position, bad);
                 self.report.add(finding.blob(hash));
                 self.suspect(hash);
+                if !open_end {
+                    self.rotten.note(hash);
+                }
             }
             match self.advance(&path, passed) {
                 Ok(()) => ControlFlow::Continue(()),

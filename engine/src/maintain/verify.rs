@@ -44,6 +44,8 @@ pub(super) struct Checker<'a> {
     visible: OnceCell<Visible>,
     /// Blobs of which a copy is damaged: their being there proves nothing.
     bad_blobs: HashSet<BlobHash>,
+    /// Those of which it is in a pack that the next open takes as it is.
+    pub(super) rotten: Rotten,
     /// There are too many of them to remember each, or it is not known which they are.
     many_bad: bool,
     watch: Watch<'a>,
@@ -141,6 +143,7 @@ impl<'a> Checker<'a> {
             packs: None,
             visible: OnceCell::new(),
             bad_blobs: HashSet::new(),
+            rotten: Rotten::default(),
             many_bad: false,
             watch,
             bytes: 0,

@@ -219,7 +219,6 @@ fn a_durable_end_that_is_gone_before_another_segment_is_told() {
     let (image, path) = super::two_unmarked(dir.path());
     let whole = check(image.path());
     assert!(whole.worst < Some(Severity::Lost), "{whole:#?}");
-    let path = segment_files(image.path()).remove(0);
     let places = batches(&path);
     let frames = places.len() as u64 - 2;
     for left in [places.len() - 4, 1, 0] {
