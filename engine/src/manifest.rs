@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::error::{Corruption, OpenError};
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{SUPER_BYTES_MAX, SuperState};
-use crate::media::Files;
+use crate::media::{Files, is_lost};
 
 const NAMES: [&str; 2] = ["super.a", "super.b"];
 
@@ -59,10 +59,11 @@ impl Manifest {
 
     /// Reads the manifest, or nothing when the store was never made: neither copy exists, or the
     /// only one there is was cut off while the store was being made. A store that one copy calls
-    /// clean is not when the other one is lost and may be newer: it may have been written since.
+    /// clean is not when the other one is lost and may be newer: it may have been written since. A
+    /// copy that cannot be read any more counts for as much as one that is damaged.
     pub(crate) fn load(dir: &Path, files: Arc<dyn Files>) -> Result<Option<Self>, OpenError> {
         let mut newest: Option<(u64, SuperState)> = None;
-        let mut failure = None;
+        let (mut failure, mut unreadable) = (None, None);
         let mut found = 0;
         let mut lost = 0;
         for name in NAMES {
@@ -70,6 +71,11 @@ impl Manifest {
             let bytes = match files.read(&path, SUPER_BYTES_MAX) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_lost(&error) => {
+                    (found, lost) = (found + 1, u64::MAX);
+                    unreadable = Some(OpenError::io("read", &path, error));
+                    continue;
+                }
                 Err(error) => return Err(OpenError::io("read", &path, error)),
             };
             found += 1;
@@ -85,10 +91,16 @@ impl Manifest {
                 }
                 Err(error) => {
                     let header = FileHeader::decode(&bytes, Magic::Super);
-                    lost = header.map_or(u64::MAX, |header| header.base);
+                    lost = lost.max(header.map_or(u64::MAX, |header| header.base));
                     failure = Some(Corruption::new(path, 0, error));
                 }
             }
+        }
+        if newest.is_none()
+            && let Some(error) = unreadable
+        {
+            // It may be the one that counts, and there is no other.
+            return Err(error);
         }
         match (newest, failure) {
             (Some((sequence, mut state)), _) => {

@@ -16,7 +16,7 @@ use super::verify::Checker;
 use crate::blob::{BadEntry, LookedAt, check_pack_file, find_pack_salt, pack_entries};
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SUPER_BYTES_MAX, SuperState};
-use crate::media::{Media, prefix};
+use crate::media::{Media, is_lost, prefix};
 
 /// How often a file of a running store is looked for that is being replaced, and how long between.
 const ATTEMPTS: usize = 100;
@@ -126,6 +126,10 @@ impl Checker<'_> {
         self.report.blobs += blobs.map_err(failed)?;
         stopped.map_or(Ok(()), Err)?;
         self.advance(&path, media.len().saturating_sub(at))?;
+        if self.holes(media.path(), u64::MAX) {
+            self.is_blind = true;
+            self.rotten.note(None);
+        }
         if self.is_exact(file) && self.report.findings_total == before {
             self.file_crc(file, &path, &media)?;
             let entries = pack_entries(&media, salt).map_err(failed)?;
@@ -149,6 +153,11 @@ impl Checker<'_> {
                     let finding = Finding::new(severity, problem, path, 0, "the file is missing");
                     self.report.add(self.all_of(file, finding));
                 }
+                return Ok(None);
+            }
+            Err(error) if is_lost(&error) => {
+                let finding = Finding::unreadable(path, &(0..file.length), error);
+                self.report.add(self.all_of(file, finding));
                 return Ok(None);
             }
             Err(error) => return Err(MaintainError::io("open", path, error)),

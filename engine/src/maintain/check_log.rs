@@ -166,6 +166,8 @@ impl Checker<'_> {
         }
         let limit = segment.limit;
         self.tell(&mut segment, limit);
+        let held = if open_end { u64::MAX } else { end };
+        segment.damaged |= self.holes(media.path(), held);
         let sound = self.report.findings_total == before;
         if !open_end {
             self.trailing(file, &segment.path, &media, end)?;

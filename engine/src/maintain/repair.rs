@@ -14,10 +14,9 @@ use super::candidates::Candidate;
 use super::copy::{Watch, place, suffix};
 use super::error::MaintainError;
 use super::finding::{Finding, Problem, Progress, Severity};
-use super::read_only::ReadOnlyFiles;
-use super::save_log::{Chain, SegmentWriter, last_segment};
-use super::survey::{Stretch, Survey};
-use super::verify::looked_at;
+use super::read_only::{ReadOnlyFiles, Unreadable};
+use super::repair_log::Rotten;
+use super::save_log::{Chain, last_segment};
 use super::visible::Visible;
 use crate::blob::{PackView, save_pack};
 use crate::entropy::SystemEntropy;
@@ -26,7 +25,7 @@ use crate::error::OpenError;
 use crate::format::super_file::{EpochStart, FileEntry, FileKind, FileState, SuperState};
 use crate::limits::FINDINGS_MAX;
 use crate::manifest::Manifest;
-use crate::media::{Disk, Files};
+use crate::media::{Disk, Files, is_lost};
 use crate::options::{MediaChoice, StoreOptions};
 
 /// What was saved, and what was not.
@@ -59,6 +58,7 @@ pub struct RepairReport {
 pub(super) struct Rescue<'a> {
     pub(super) from: &'a Path,
     pub(super) from_files: Arc<dyn Files>,
+    unreadable: Unreadable,
     /// The new store.
     pub(super) env: Arc<Env>,
     /// What the old manifest says, if one copy verifies.
@@ -104,11 +104,12 @@ pub(super) fn repair_files(
     let known = match Manifest::load(dir, Arc::clone(&from_files)) {
         Ok(manifest) => manifest.map(|manifest| SuperState::clone(&manifest.state())),
         Err(OpenError::Corrupt(_)) => None,
+        Err(OpenError::Io { error, .. }) if is_lost(&error) => None,
         Err(error) => return Err(error.into()),
     };
     check_empty(into, &to_files)?;
     let from_files = ReadOnlyFiles::of_closed(dir, from_files, known.as_ref())?;
-    let finding = from_files.finding(dir);
+    let (finding, unreadable) = (from_files.finding(dir), from_files.unreadable());
     let from_files: Arc<dyn Files> = Arc::new(from_files);
     let options = StoreOptions::default();
     let random = Random::new(&SystemEntropy);
@@ -130,6 +131,7 @@ pub(super) fn repair_files(
     let mut rescue = Rescue {
         from: dir,
         from_files,
+        unreadable,
         env,
         known,
         report,
@@ -146,6 +148,34 @@ pub(super) fn repair_files(
 
 impl Rescue<'_> {
     fn run(mut self) -> Result<RepairReport, MaintainError> {
+        let state = match self.save() {
+            Ok(state) => state,
+            Err(error) => {
+                self.clear();
+                return Err(error);
+            }
+        };
+        // From here on the new store may be there: whatever fails, its files stay.
+        let written = self.env.manifest.update(|all| *all = state);
+        written
+            .map_err(|error| MaintainError::io("write the manifest in", &self.env.dir, error))?;
+        Ok(self.report)
+    }
+
+    /// Removes what was written of a store that will not be finished, so that the next attempt
+    /// finds the directory as this one did.
+    fn clear(&self) {
+        for sub in ["log", "blobs"] {
+            let dir = self.env.dir.join(sub);
+            for name in self.env.files.list(&dir).unwrap_or_default() {
+                // What stays makes the next attempt ask for another directory.
+                let _ = self.env.files.remove(&dir.join(name));
+            }
+        }
+    }
+
+    /// Writes all files of the new store, durably. Returns what its manifest is to say.
+    fn save(&mut self) -> Result<SuperState, MaintainError> {
         let segments = self.candidates(FileKind::Segment)?;
         let packs = self.candidates(FileKind::Pack)?;
         if segments.is_empty() && packs.is_empty() && self.known.is_none() {
@@ -182,10 +212,8 @@ impl Rescue<'_> {
             ..SuperState::default()
         };
         jump(&mut state, chain.next_offset, &self.env.random);
-        let written = self.env.manifest.update(|all| *all = state);
-        written
-            .map_err(|error| MaintainError::io("write the manifest in", &self.env.dir, error))?;
-        Ok(self.report)
+        self.lose_unreadable();
+        Ok(state)
     }
 
     /// Lists the files that the manifest names and that are not there.
@@ -208,6 +236,21 @@ impl Rescue<'_> {
                 self.report.frames_lost += file.count;
             }
             self.lose(finding);
+        }
+    }
+
+    /// Lists the places that could not be read, but for those behind the end of a segment.
+    fn lose_unreadable(&mut self) {
+        for finding in self.unreadable.all() {
+            let is_behind = self.known.as_ref().is_some_and(|known| {
+                known.files.iter().any(|file| {
+                    (known.clean && file.length <= finding.position)
+                        && place(self.from, file, suffix(file.kind)) == finding.path
+                })
+            });
+            if !is_behind {
+                self.lose(finding);
+            }
         }
     }
 

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::{Files, Media};
 
@@ -22,6 +22,8 @@ pub(crate) struct Faults {
     space: AtomicBool,
     /// Bytes of a file that have space; there is none for more.
     room: AtomicU64,
+    /// Places that the disk has lost.
+    lost: Mutex<Vec<(PathBuf, Range<u64>)>>,
     /// Operations hold it shared, a crash image alone: it then is of one moment.
     pub(crate) gate: RwLock<()>,
 }
@@ -36,6 +38,7 @@ impl Faults {
             errno: AtomicU64::new(0),
             space: AtomicBool::new(false),
             room: AtomicU64::new(u64::MAX),
+            lost: Mutex::default(),
             gate: RwLock::new(()),
         })
     }
@@ -61,6 +64,19 @@ impl Faults {
     /// From now on no file gets space for more than its first `bytes`.
     pub(crate) fn room_for(&self, bytes: u64) {
         self.room.store(bytes, Ordering::Relaxed);
+    }
+
+    /// From now on a place of a file cannot be read.
+    pub(crate) fn lose(&self, path: &Path, place: Range<u64>) {
+        self.lost.lock().push((path.to_owned(), place));
+    }
+
+    fn read(&self, path: &Path, range: &Range<u64>) -> io::Result<()> {
+        let hits = |place: &Range<u64>| place.start < range.end && range.start < place.end;
+        match self.lost.lock().iter().any(|(lost, place)| lost == path && hits(place)) {
+            true => Err(rustix::io::Errno::IO.into()),
+            false => Ok(()),
+        }
     }
 
     /// Nothing fails any longer.
@@ -139,6 +155,7 @@ impl Media for FaultyMedia {
     }
 
     fn view(&self, range: Range<u64>) -> io::Result<Bytes> {
+        self.faults.read(self.media.path(), &range)?;
         self.media.view(range)
     }
 
@@ -194,6 +211,7 @@ impl<F: Files> Files for FaultyFiles<F> {
     }
 
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+        self.faults.read(path, &(0..max))?;
         self.files.read(path, max)
     }
 

@@ -2,6 +2,7 @@
 
 mod copy;
 mod repair;
+mod unreadable;
 mod verify;
 
 use std::num::NonZeroU64;
