@@ -430,6 +430,13 @@ fn a_store_that_opens_for_reading_tells_what_is_missing() {
             assert!(matches!(refused, Err(MaintainError::ReadOnly(_))), "{refused:?}");
         }
     }
+    // A sealed one is missed when it is to be copied.
+    let dir = fast_dir();
+    build(dir.path());
+    fs::remove_file(segment_files(dir.path()).remove(0)).unwrap();
+    let (store, dest) = (Store::open(dir.path(), none()).unwrap(), fast_dir());
+    let refused = store.backup(dest.path(), CopyOptions::copies(), &mut go_on);
+    assert!(matches!(refused, Err(MaintainError::ReadOnly(_))), "{refused:?}");
 }
 
 /// A closed store with frames that are gone in each way and others that are not, and the ids of
