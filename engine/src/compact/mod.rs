@@ -79,7 +79,7 @@ enum Stop {
     Failed(Fault),
     /// The store is being closed.
     Closing,
-    /// A frame was removed meanwhile that had been taken for expired.
+    /// A frame was removed meanwhile that had been left out for another reason.
     Overtaken,
 }
 

@@ -53,6 +53,8 @@ pub(super) struct Survey {
     pub(super) gone: HashMap<Arc<str>, GoneOf>,
     /// Frames that are gone.
     pub(super) dropped: u64,
+    /// Their offsets.
+    pub(super) left_out: Marks,
     /// Floors that hide frames elsewhere.
     pub(super) floors: Vec<(Arc<str>, u64)>,
     /// The removed frames that were applied.
@@ -84,9 +86,10 @@ impl Survey {
         self.kept_len + (floors + batches * BATCH_HEADER_LEN) as u64
     }
 
-    /// Whether a frame was left out that was not removed at the time.
-    pub(super) fn has_expired(&self, offset: u64) -> bool {
-        self.gone.values().any(|gone| gone.expired.binary_search(&offset).is_ok())
+    /// Whether a frame was left out that no tombstone had hit at the time: it had expired, or lay
+    /// below a floor.
+    pub(super) fn has_left_out(&self, offset: u64) -> bool {
+        self.left_out.contains(offset) && !self.marks.contains(offset)
     }
 }
 
@@ -104,6 +107,7 @@ pub(super) fn survey(
         kept_len: 0,
         gone: HashMap::new(),
         dropped: 0,
+        left_out: Marks::default(),
         floors: Vec::new(),
         marks,
         offsets,
@@ -190,17 +194,13 @@ impl Deciding<'_> {
             Ttl::TimeMs(ms) => frame.id().time_ms().saturating_add(ms) <= self.now_ms,
             _ => false,
         };
-        let bytes = frame.record().len() as u64 + frame.body_len();
         let gone = gone_of(survey, frame.topic());
-        if hidden {
-            gone.hidden += 1;
-        } else if expired {
-            gone.expired.push(offset);
-        } else {
+        if !hidden && !expired {
             return Ok(true);
         }
-        gone.bytes += bytes;
+        gone.frames += 1;
         survey.dropped += 1;
+        survey.left_out.set(offset);
         Ok(false)
     }
 

@@ -37,11 +37,10 @@ pub(super) fn switch(
             discard(inner, place.as_ref());
             return Err(Stop::Closing);
         }
-        // A tombstone that came since hits nothing if its frame was left out as expired; the next
-        // open could not tell, so the frame is looked at again.
+        // A tombstone that came since hits nothing if its frame was left out all the same. Neither
+        // the index nor the next open could tell, so the frame is looked at again.
         let marks = inner.index.marks(survey.offsets.clone());
-        let mut later = marks.iter(survey.offsets.clone());
-        if later.any(|offset| !survey.marks.contains(offset) && survey.has_expired(offset)) {
+        if marks.iter(survey.offsets.clone()).any(|offset| survey.has_left_out(offset)) {
             discard(inner, place.as_ref());
             return Err(Stop::Overtaken);
         }

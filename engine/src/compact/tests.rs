@@ -652,3 +652,5 @@ const NONE: JournalOptions = JournalOptions { half_bytes: 0, after_groups: 0 };
 fn holds_in(file: &Path, needle: &[u8]) -> bool {
     fs::read(file).unwrap().windows(needle.len()).any(|window| window == needle)
 }
+
+mod meanwhile;

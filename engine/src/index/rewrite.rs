@@ -84,12 +84,8 @@ pub(crate) struct Candidate {
 /// What is gone of a topic once segments are rewritten.
 #[derive(Debug, Default)]
 pub(crate) struct GoneOf {
-    /// Frames that were removed, by `last:n` or one by one.
-    pub(crate) hidden: u64,
-    /// Offsets of frames that have expired, ascending.
-    pub(crate) expired: Vec<u64>,
-    /// Bytes of records and bodies.
-    pub(crate) bytes: u64,
+    /// Frames that were removed, by `last:n` or one by one, or have expired.
+    pub(crate) frames: u64,
 }
 
 /// The index of a segment that is being written to take the place of others.
@@ -231,8 +227,7 @@ impl Index {
             topics.layers.insert(at, Layer { of: covered(segment), source });
         }
         for (name, gone) in gone {
-            let frames = gone.hidden + gone.expired.len() as u64;
-            self.frames.fetch_sub(frames, Ordering::Relaxed);
+            self.frames.fetch_sub(gone.frames, Ordering::Relaxed);
             topics.forget_removed(name, |at| offsets.contains(&at) && marks.contains(at));
         }
         self.place(&old, new);
