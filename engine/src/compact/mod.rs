@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{CompactError, Corruption, ReadError};
 use crate::index::Candidate;
+use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Fault;
 use crate::store::{Inner, Store};
 use crate::value::{BlobHash, FrameId};
@@ -245,36 +246,73 @@ impl Inner {
             candidates.pop();
         }
         let mut pace = Pace::new(self, bytes_per_second);
+        let mut full = false;
         for job in plan::plan(&candidates, which, self.env.options.segment_bytes) {
             if matches!(which, Which::Dead(_)) && self.env.is_held() {
                 // A copy is being made of the files as they are.
                 break;
             }
-            let inputs = candidates[job].to_vec();
-            match self.rewrite(inputs, matches!(which, Which::Holding(_)), &mut pace) {
-                Ok(done) => report.add(&done),
-                Err(Stop::Damaged(corruption)) => report.damaged.push(corruption),
-                Err(Stop::Overtaken) => {}
+            let forced = matches!(which, Which::Holding(_));
+            full |= self.job(&candidates[job], forced, &mut pace, &mut report)?;
+        }
+        self.index.forget_gone();
+        if full { Err(CompactError::StorageFull) } else { Ok(report) }
+    }
+
+    /// Rewrites segments that are meant to become one. Says whether there was no room for some of
+    /// them.
+    fn job(
+        &self,
+        mut left: &[Candidate],
+        forced: bool,
+        pace: &mut Pace<'_>,
+        report: &mut CompactReport,
+    ) -> Result<bool, CompactError> {
+        let (mut most, mut full) = (left.len(), false);
+        while !left.is_empty() {
+            let (some, _) = left.split_at(most.min(left.len()));
+            let taken = match self.rewrite(some, forced, pace) {
+                Ok((done, taken)) => {
+                    report.add(&done);
+                    taken.max(1)
+                }
+                // There may be room for what is left of one, and then for more.
+                Err(Stop::Failed(Fault::Full)) if some.len() > 1 => {
+                    most = 1;
+                    0
+                }
+                Err(Stop::Failed(Fault::Full)) => {
+                    full = true;
+                    1
+                }
+                Err(Stop::Damaged(corruption)) => {
+                    report.damaged.push(corruption);
+                    left.len()
+                }
+                Err(Stop::Overtaken) => left.len(),
                 Err(Stop::Closing) => return Err(CompactError::Closed),
                 Err(Stop::Unreadable(error)) => return Err(CompactError::Unreadable(error)),
                 Err(Stop::Failed(fault)) => return Err(self.compact_error(fault, false)),
-            }
+            };
+            left = left.get(taken..).unwrap_or_default();
         }
-        self.index.forget_gone();
-        Ok(report)
+        Ok(full)
     }
 
-    /// Rewrites segments that follow one another.
+    /// Rewrites segments that follow one another, as many of the first ones as fit into one; says
+    /// how many it looked at.
     fn rewrite(
         &self,
-        inputs: Vec<Candidate>,
+        inputs: &[Candidate],
         forced: bool,
         pace: &mut Pace<'_>,
-    ) -> Stopped<CompactReport> {
+    ) -> Stopped<(CompactReport, usize)> {
         let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
-            return Ok(CompactReport::default());
+            return Ok((CompactReport::default(), 0));
         };
         let offsets = first.segment.base()..last.segment.end().max(first.segment.base());
+        let longest = inputs.iter().map(|input| input.segment.published_len()).max().unwrap_or(0);
+        let limit = self.env.options.segment_bytes.max(longest).min(SEGMENT_BYTES_MAX);
         let mut tries = TRIES;
         loop {
             // Under the writer's lock, so that the tombstones before this batch are just these.
@@ -282,16 +320,21 @@ impl Inner {
                 let writer = self.writer.lock();
                 (writer.appender().next_seq(), self.index.marks(offsets.clone()))
             };
-            let survey = survey::survey(self, inputs.clone(), offsets.clone(), marks, pace)?;
+            let survey = survey::survey(self, inputs, marks, limit, pace)?;
+            let now_ms = self.env.clock.now_ms();
+            for (input, &lens) in survey.inputs.iter().zip(&survey.lens) {
+                self.index.surveyed(input, lens, now_ms);
+            }
+            let taken = survey.inputs.len();
             if !forced && !plan::is_worth_it(&survey) {
-                return Ok(CompactReport::default());
+                return Ok((CompactReport::default(), taken));
             }
             // What frames are left out for must not be lost where they are not.
             self.sync_log_written().map_err(Stop::Failed)?;
             let written = write::write(self, &survey, pace)?;
             match switch::switch(self, &survey, written, settled) {
                 Err(Stop::Overtaken) if tries > 1 => tries -= 1,
-                done => return done,
+                done => return done.map(|report| (report, taken)),
             }
         }
     }

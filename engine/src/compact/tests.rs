@@ -653,4 +653,5 @@ fn holds_in(file: &Path, needle: &[u8]) -> bool {
     fs::read(file).unwrap().windows(needle.len()).any(|window| window == needle)
 }
 
+mod joining;
 mod meanwhile;

@@ -13,10 +13,10 @@ fn rewrite_first(store: &Store, meanwhile: impl FnOnce()) -> Stopped<CompactRepo
     inputs.truncate(1);
     let offsets = inputs[0].segment.base()..inputs[0].segment.end();
     let seq = inner.writer.lock().appender().next_seq();
-    let marks = inner.index.marks(offsets.clone());
+    let marks = inner.index.marks(offsets);
     meanwhile();
     let mut pace = Pace::new(inner, None);
-    let survey = survey::survey(inner, inputs, offsets, marks, &mut pace)?;
+    let survey = survey::survey(inner, &inputs, marks, u64::MAX, &mut pace)?;
     let written = write::write(inner, &survey, &mut pace)?;
     switch::switch(inner, &survey, written, seq)
 }
