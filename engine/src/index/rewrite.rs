@@ -142,6 +142,12 @@ pub(crate) struct Rewritten<'a> {
     pub(crate) offsets: Range<u64>,
 }
 
+/// The table at one moment, and what it says without it when it is to go.
+pub(crate) struct Uncovered {
+    table: Option<Arc<TableFile>>,
+    layers: Option<Vec<Layer>>,
+}
+
 impl Rewriting {
     pub(crate) fn new(base: u64) -> Self {
         Self { memory: MemoryIndex::new(base) }
@@ -248,16 +254,31 @@ impl Index {
         (floor, false)
     }
 
+    /// Prepares for segments to be replaced: what the table says is made ready without it where it
+    /// covers them. That may take as long as there are segments.
+    pub(crate) fn uncover(&self, replaced: &RangeInclusive<u32>) -> Uncovered {
+        let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
+        let (table, layers) = self.uncovered(&old);
+        Uncovered { table, layers }
+    }
+
+    /// Whether the table is still the one that was prepared for.
+    pub(crate) fn is_current(&self, uncovered: &Uncovered) -> bool {
+        is_one(self.topics.read().table.as_ref(), uncovered.table.as_ref())
+    }
+
     /// Puts what was rewritten in the place of what it was made from. The caller has the writer, so
     /// that nothing is appended or removed meanwhile. Readers of the old segments go on.
-    pub(crate) fn rewrite(&self, rewritten: Rewritten<'_>) {
+    pub(crate) fn rewrite(&self, rewritten: Rewritten<'_>, prepared: Uncovered) {
         let Rewritten { replaced, new, gone, marks, offsets } = rewritten;
         let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
         let new = new.map(|(segment, rewriting)| (segment, Arc::new(rewriting.memory)));
+        let mut prepared = Some(prepared);
         let mut topics = loop {
-            let (table, layers) = self.uncovered(&old);
+            let Uncovered { table, layers } =
+                prepared.take().unwrap_or_else(|| self.uncover(&replaced));
             let mut topics = self.topics.write();
-            // A merge may have put another one in its place meanwhile.
+            // A merge may have put another one in its place at the last moment.
             if !is_one(topics.table.as_ref(), table.as_ref()) {
                 continue;
             }
@@ -314,7 +335,9 @@ impl Index {
         }
         let segments = self.segments();
         let layers = table.segments().iter().filter_map(|named| {
-            let of = segments.iter().find(|of| covered(&of.segment) == *named)?;
+            let first = segments.partition_point(|of| of.segment.base() < named.base);
+            let mut same = segments[first..].iter();
+            let of = same.find(|of| covered(&of.segment) == *named)?;
             Some(Layer { of: *named, source: self.layer_of(of) })
         });
         let layers = layers.collect();

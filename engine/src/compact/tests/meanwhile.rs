@@ -1,5 +1,9 @@
 //! What happens to segments while they are being rewritten.
 
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc;
+use std::time::Duration;
+
 use super::*;
 use crate::compact::{pace::Pace, survey, switch, write};
 
@@ -48,4 +52,49 @@ fn a_frame_that_is_removed_and_superseded_meanwhile_leaves_no_mark() {
     for dir in [dir.path(), image.path()] {
         assert_eq!(offsets(&open(dir, SyncPolicy::None)), left);
     }
+}
+
+#[test]
+fn appends_go_on_while_the_table_of_topics_is_taken_apart() {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    let junk: Vec<_> = (0..100).map(|n| append(&store, heavy("junk", n))).collect();
+    for n in 0..1500 {
+        append(&store, heavy(&format!("fill.{}", n % 7), n));
+    }
+    junk.iter().for_each(|&id| _ = store.remove(id).unwrap());
+    store.inner.secure_log(&[]).unwrap();
+    store.inner.index.merge(&AtomicBool::new(false)).unwrap();
+    let left = offsets(&store);
+    // Each time a dictionary is opened somebody appends, and has to be done before it is.
+    let (ask, asked) = mpsc::channel::<mpsc::Sender<()>>();
+    let (opened, late) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let store = &store;
+    let appends = std::thread::scope(|scope| {
+        let appender = scope.spawn(move || {
+            let beside = |done: mpsc::Sender<()>| {
+                append(store, heavy("beside", 0));
+                done.send(())
+            };
+            asked.iter().map(beside).count()
+        });
+        let (opens, lates) = (opened.clone(), late.clone());
+        faults.watch_opens(move |path| {
+            if path.extension().is_some_and(|kind| kind == "top") {
+                let (done, answer) = mpsc::channel();
+                opens.fetch_add(1, Ordering::Relaxed);
+                let asked = ask.send(done).is_ok();
+                let in_time = answer.recv_timeout(Duration::from_secs(5)).is_ok();
+                lates.fetch_add(u64::from(asked && !in_time), Ordering::Relaxed);
+            }
+        });
+        let report = store.compact(CompactOptions { dead_percent: 50, ..ALL }).unwrap();
+        assert!(report.rewritten > 0 && report.frames >= 100, "{report:?}");
+        faults.watch_opens(|_| ());
+        appender.join().unwrap()
+    });
+    let (opened, late) = (opened.load(Ordering::Relaxed), late.load(Ordering::Relaxed));
+    assert!(opened > 8 && late == 0, "{opened} opened, {late} while appends waited");
+    assert_eq!(offsets(store).len(), left.len() + appends);
 }
