@@ -16,6 +16,7 @@ mod write;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::error::{CompactError, Corruption, ReadError};
 use crate::index::Candidate;
@@ -241,7 +242,11 @@ impl Inner {
             // The log is not fit to be written yet.
             return Ok(report);
         }
-        let mut candidates = self.index.candidates(self.env.clock.now_ms());
+        let began = Instant::now();
+        // Where it is known which segments are meant it does not matter what is dead.
+        let estimate = matches!(which, Which::Dead(_));
+        let mut candidates = self.index.candidates(self.env.clock.now_ms(), estimate);
+        self.compaction.note_look(began.elapsed());
         if !last {
             candidates.pop();
         }

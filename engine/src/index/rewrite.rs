@@ -76,6 +76,10 @@ impl Decay {
         expired + self.removed.load(Ordering::Relaxed)
     }
 
+    fn expires_after(&self, now_ms: u64) -> Option<u64> {
+        self.complete.get().and_then(|(_, expiring)| expiring.after(now_ms))
+    }
+
     /// An estimate set right by what was found once: what died since is all that is estimated.
     fn corrected(&self, estimate: u64, now: (u64, u64)) -> u64 {
         let Some(found) = *self.surveyed.lock() else { return estimate };
@@ -167,15 +171,16 @@ impl Rewriting {
 }
 
 impl Index {
-    /// The sealed segments, in order, with what would be gone if they were rewritten.
-    pub(crate) fn candidates(&self, now_ms: u64) -> Vec<Candidate> {
+    /// The sealed segments, in order, with what would be gone if they were rewritten; what lies
+    /// below floors only with `floors`, as all topics of a segment are asked for that.
+    pub(crate) fn candidates(&self, now_ms: u64, floors: bool) -> Vec<Candidate> {
         let forgotten = self.leaving.forgotten.load(Ordering::Relaxed);
         let segments = self.segments();
         let complete = segments.iter().filter(|of| of.segment.is_sealed());
         let candidate = |of: &Arc<SegmentIndex>| {
             let kept = of.decay.kept()?;
             let control = of.segment.published_len().saturating_sub(kept);
-            let hidden = self.below_floors(of, kept);
+            let hidden = if floors { self.below_floors(of, kept) } else { 0 };
             let estimate = (control + of.decay.dead(now_ms)).saturating_add(hidden);
             let segment = of.segment.clone();
             let dead = of.decay.corrected(estimate, (now_ms, forgotten)).min(control + kept);
@@ -183,6 +188,13 @@ impl Index {
             Some(Candidate { segment, ordinal, dead, estimate, usable })
         };
         complete.filter_map(candidate).collect()
+    }
+
+    /// When the next frame of a sealed segment expires, as far as is known without reading it.
+    pub(crate) fn next_expiry(&self, now_ms: u64) -> u64 {
+        let segments = self.segments();
+        let sealed = segments.iter().filter(|of| of.segment.is_sealed());
+        sealed.filter_map(|of| of.decay.expires_after(now_ms)).min().unwrap_or(u64::MAX)
     }
 
     /// Notes how many bytes of a segment stay, and how many of those are tombstones and keys, as who

@@ -25,7 +25,7 @@ fn fill(store: &Store, rounds: u64, beats: u64) -> Vec<u64> {
 }
 
 fn sealed(store: &Store) -> Vec<Candidate> {
-    store.inner.index.candidates(store.inner.env.clock.now_ms())
+    store.inner.index.candidates(store.inner.env.clock.now_ms(), true)
 }
 
 fn sealed_lens(store: &Store) -> Vec<u64> {

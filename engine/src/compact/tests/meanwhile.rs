@@ -13,7 +13,7 @@ fn rewrite_first(store: &Store, meanwhile: impl FnOnce()) -> Stopped<CompactRepo
     let inner = &store.inner;
     inner.secure_log(&[]).unwrap();
     let _one = inner.compaction.running.lock();
-    let mut inputs = inner.index.candidates(inner.env.clock.now_ms());
+    let mut inputs = inner.index.candidates(inner.env.clock.now_ms(), true);
     inputs.truncate(1);
     let offsets = inputs[0].segment.base()..inputs[0].segment.end();
     let seq = inner.writer.lock().appender().next_seq();
