@@ -18,7 +18,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::error::{CompactError, Corruption, ReadError};
+use crate::append::{Appended, Batch};
+use crate::error::{AppendError, CompactError, Corruption, ReadError};
 use crate::index::Candidate;
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Fault;
@@ -125,19 +126,44 @@ impl Store {
     /// # Errors
     /// [`CompactError`]; the frames may be removed and their bytes still there: try again.
     pub fn remove_now(&self, ids: &[FrameId]) -> Result<CompactReport, CompactError> {
+        let remove = || {
+            ids.chunks(REMOVES_PER_BATCH).try_for_each(|ids| {
+                let removes = ids.to_vec();
+                self.append(Batch { removes, durable: true, ..Batch::default() }).map(drop)
+            })
+        };
+        self.remove_now_by(ids, remove).map(|((), report)| report)
+    }
+
+    /// Appends a batch, durably, and ends when none of the bytes of the frames that it removes is
+    /// left, as with [`remove_now`](Self::remove_now).
+    ///
+    /// # Errors
+    /// [`CompactError`]; with [`CompactError::Append`] nothing was appended, unless that says so.
+    /// Otherwise the frames may be removed and their bytes still there.
+    pub fn append_removing_now(
+        &self,
+        batch: Batch,
+    ) -> Result<(Appended, CompactReport), CompactError> {
+        let ids = batch.removes.clone();
+        self.remove_now_by(&ids, || self.append(Batch { durable: true, ..batch }))
+    }
+
+    fn remove_now_by<T>(
+        &self,
+        ids: &[FrameId],
+        remove: impl FnOnce() -> Result<T, AppendError>,
+    ) -> Result<(T, CompactReport), CompactError> {
         let inner = &self.inner;
         inner.check_compactable()?;
         // Before they are removed: another compaction may take the frames, but not their bodies.
         let stored = inner.stored_with(ids)?;
-        for ids in ids.chunks(REMOVES_PER_BATCH) {
-            let removes = ids.to_vec();
-            self.append(crate::Batch { removes, durable: true, ..crate::Batch::default() })?;
-        }
+        let removed = remove()?;
         let _one = inner.compaction.running.lock();
         inner.check_compactable()?;
         let report = inner.rewrite_without(stored)?;
         inner.wipe_journal()?;
-        Ok(report)
+        Ok((removed, report))
     }
 }
 

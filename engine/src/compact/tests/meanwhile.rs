@@ -98,3 +98,34 @@ fn appends_go_on_while_the_table_of_topics_is_taken_apart() {
     assert!(opened > 8 && late == 0, "{opened} opened, {late} while appends waited");
     assert_eq!(offsets(store).len(), left.len() + appends);
 }
+
+#[test]
+fn a_compaction_before_the_files_are_rewritten_keeps_no_body() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let body = |n: u64| crate::testing::noise(n, 900);
+    let ids: Vec<_> = (0..100)
+        .map(|n| append(&store, NewFrame { body: Body::Inline(body(n)), ..frame("a", n) }))
+        .collect();
+    let batch = |ids: &[FrameId]| Batch { removes: ids.to_vec(), ..Batch::default() };
+    let (done, _) = store
+        .remove_now_by(&ids[3..5], || {
+            let done = store.append(batch(&ids[3..5]))?;
+            // Takes the frames, and leaves the bodies to gc.
+            let _one = store.inner.compaction.running.lock();
+            store.inner.rewrite_without(vec![(3, None), (4, None)]).unwrap();
+            Ok(done)
+        })
+        .unwrap();
+    assert_eq!(done.removed, [Removal::Removed; 2]);
+    // With a frame beside, as a client sends it.
+    let with = Batch { frames: vec![frame("b", 1)], ..batch(&ids[7..8]) };
+    let (done, report) = store.append_removing_now(with).unwrap();
+    assert_eq!((done.frames.len(), &done.removed[..]), (1, &[Removal::Removed][..]));
+    assert!(report.rewritten > 0 && done.durable);
+    for n in 0..100 {
+        let gone = [3, 4, 7].contains(&n);
+        assert_eq!(store.has_blob(&BlobHash::of(&body(n))), !gone, "{n}");
+        assert_eq!(holds(dir.path(), &body(n)[..40]), !gone, "{n}");
+    }
+}
