@@ -24,7 +24,7 @@ use super::work::{Next, Slot, Work};
 use crate::access;
 use crate::auth::{Secret, Verdict};
 use crate::error::{Code, Refusal};
-use crate::limits::{LAST_LIGHT_MAX, STATS_BYTES_MAX};
+use crate::limits::STATS_BYTES_MAX;
 use crate::message::{
     AppendRequest, CallRequest, FetchRequest, HostClaim, ImportRequest, LastRequest,
     MaintainRequest, Op, RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor,
@@ -61,6 +61,9 @@ pub(super) struct Desk {
     scratch: Vec<Frame>,
     /// Bytes of requests that were served together last.
     last_part: usize,
+    /// When others are to have their turn: looks at the log take longer the more topics they are
+    /// for.
+    pub(super) turn_ends: Instant,
     /// What has come may hold whole requests that are not served: a part of them was enough, or
     /// the session takes none at present.
     pub(super) has_unserved: bool,
@@ -97,6 +100,7 @@ impl Desk {
             mail: Vec::new(),
             scratch: Vec::new(),
             last_part: 0,
+            turn_ends: now,
             has_unserved: false,
             own_version: None,
             host: None,
@@ -114,7 +118,7 @@ impl Desk {
     /// under way. It takes the answers to that half and asks anew while the other half is served;
     /// served all together they would have client and server wait for each other in turn.
     pub(super) fn serve(&mut self, inbox: &mut BytesMut, now: Instant) -> bool {
-        let (mut served, mut appended) = (0, false);
+        let (mut served, mut appended, mut is_late) = (0, false, false);
         let whole = inbox.len();
         // What is under way is what came now, and what was answered last and asks anew by now.
         let part = (self.last_part + whole) / 2;
@@ -132,7 +136,9 @@ impl Desk {
                         run = (ticket.op, 0);
                     }
                     run.1 += 1;
+                    let looks = looks(&request);
                     appended |= self.request(ticket, sub, request);
+                    is_late = looks && Instant::now() >= self.turn_ends;
                 }
                 Action::Credit { sub } => self.enqueue(sub),
                 Action::Chunk { sub, bytes, last } => {
@@ -144,7 +150,8 @@ impl Desk {
                 }
                 Action::Cancel { sub } => self.cancel(sub),
             }
-            self.has_unserved = served >= PART_REQUESTS_MIN && whole - inbox.len() >= part;
+            self.has_unserved =
+                (served >= PART_REQUESTS_MIN && whole - inbox.len() >= part) || is_late;
             if self.has_unserved {
                 break;
             }
@@ -274,15 +281,8 @@ impl Desk {
         if let Some(frames) = light::last(&last, &*self.service) {
             return self.listings.push_back(Listing::Frames(ticket, frames.into_iter(), false));
         }
-        let is_long = last.per_topic || last.n > LAST_LIGHT_MAX;
-        let job = move |service: &dyn Service| {
-            let result = service.last(&last);
-            Mail::Frames { ticket, is_long, result }
-        };
-        match is_long {
-            true => self.long(job),
-            false => self.block(job),
-        }
+        // However few they are, all of the log may have to be looked at for them.
+        self.long(move |service| Mail::Frames { ticket, result: service.last(&last) });
     }
 
     fn get(&mut self, ticket: Ticket, at: Bound) {
@@ -520,6 +520,9 @@ impl Desk {
         {
             self.is_lists_turn = !self.is_lists_turn;
             steps += 1;
+            if Instant::now() >= self.turn_ends {
+                break;
+            }
         }
         // Frames keep the files they are in.
         self.scratch.clear();
@@ -570,8 +573,13 @@ const fn looks_back(options: &ReadOptions) -> bool {
     matches!(options.start, Start::Last(_)) && !options.reverse
 }
 
+/// Whether a request may look at the log where it is read.
+const fn looks(request: &Request) -> bool {
+    matches!(request, Request::Fetch(_) | Request::Last(_) | Request::Subscribe(_))
+}
+
 impl Drop for Desk {
     fn drop(&mut self) {
-        self.mailbox.close();
+        self.mailbox.leave();
     }
 }

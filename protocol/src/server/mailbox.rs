@@ -13,6 +13,7 @@ use xs_engine::{BlobHash, Frame};
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
 use super::listing::Page;
+use super::long::Lane;
 use crate::error::{Code, Refusal};
 use crate::message::{Appended, CursorSummary, Imported, SubscribeRequest, TopicSummary};
 use crate::service::{BlobSink, BlobSource, Called, Feed, Wake};
@@ -49,9 +50,9 @@ pub(crate) enum Mail {
         ticket: Ticket,
         result: Result<Box<Page>, Refusal>,
     },
+    /// Of a LAST.
     Frames {
         ticket: Ticket,
-        is_long: bool,
         result: Result<Vec<Frame>, Refusal>,
     },
     Topics {
@@ -119,6 +120,8 @@ pub(crate) struct Mailbox {
     pub(crate) seat: Seat,
     /// The client has hung up or is gone: it waits for nothing that takes long.
     gone: AtomicBool,
+    /// The connection has ended: nobody reads what is posted.
+    ended: AtomicBool,
     /// All connections of the server, this one among them.
     connections: Weak<Connections>,
 }
@@ -148,6 +151,17 @@ impl Mailbox {
         self.gone.load(Ordering::Acquire)
     }
 
+    /// The connection has ended.
+    pub(crate) fn leave(&self) {
+        self.close();
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Where the long work of all connections is done.
+    pub(crate) fn lane(&self) -> Arc<Lane> {
+        self.connections.upgrade().map(|all| Arc::clone(&all.lane)).unwrap_or_default()
+    }
+
     /// What the connections of the server come to.
     pub(crate) fn census(&self, head: u64) -> Census {
         let connections = self.connections.upgrade();
@@ -169,11 +183,18 @@ impl Mailbox {
     /// Does work that may block on another thread, and adds what it has to say.
     pub(crate) fn post_from(self: &Arc<Self>, work: impl FnOnce() -> Mail + Send + 'static) {
         let mailbox = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
-            // A panic was printed where it was; whoever waits for the answer is told too.
-            let news = panic::catch_unwind(AssertUnwindSafe(work));
-            mailbox.post(news.unwrap_or(Mail::Failed));
-        });
+        tokio::task::spawn_blocking(move || mailbox.work(work));
+    }
+
+    /// Does work here, and adds what it has to say. What was not begun when the connection ended is
+    /// not begun at all.
+    pub(crate) fn work(&self, work: impl FnOnce() -> Mail) {
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
+        // A panic was printed where it was; whoever waits for the answer is told too.
+        let news = panic::catch_unwind(AssertUnwindSafe(work));
+        self.post(news.unwrap_or(Mail::Failed));
     }
 
     /// The task begins to poll.

@@ -47,22 +47,22 @@ impl Desk {
                 self.subscribed(*subscribed);
             }
             Mail::Page { ticket, result } => {
-                self.list(ticket, true, result.map(|page| Listing::Page(*page)));
+                self.list(ticket, result.map(|page| Listing::Page(*page)));
             }
-            Mail::Frames { ticket, is_long, result } => {
-                let listing = |all: Vec<_>| Listing::Frames(ticket, all.into_iter(), is_long);
-                self.list(ticket, is_long, result.map(listing));
+            Mail::Frames { ticket, result } => {
+                let listing = |all: Vec<_>| Listing::Frames(ticket, all.into_iter(), true);
+                self.list(ticket, result.map(listing));
             }
             Mail::Topics { ticket, result } => {
                 let listing = |all: Vec<_>| Listing::Topics(ticket, all.into_iter());
-                self.list(ticket, true, result.map(listing));
+                self.list(ticket, result.map(listing));
             }
             Mail::Cursors { ticket, result } => {
                 let result = result.map(|mut all| {
                     all.retain(|cursor| self.session.sees_cursor(&cursor.name));
                     Listing::Cursors(ticket, all.into_iter())
                 });
-                self.list(ticket, true, result);
+                self.list(ticket, result);
             }
             Mail::Called { ticket, sub, bodies_up_to, flag, result } => match result {
                 Ok(called) => {
@@ -182,12 +182,13 @@ impl Desk {
         }
     }
 
-    fn list(&mut self, ticket: Ticket, is_long: bool, listing: Result<Listing, Refusal>) {
+    /// A list whose turn as long work it was: that ends when it is sent.
+    fn list(&mut self, ticket: Ticket, listing: Result<Listing, Refusal>) {
         match listing {
             Ok(listing) => self.listings.push_back(listing),
             Err(refusal) => {
                 self.session.refuse(ticket, &refusal);
-                self.listed(is_long);
+                self.long.done();
             }
         }
     }

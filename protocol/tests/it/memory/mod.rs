@@ -8,6 +8,7 @@ mod service;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
+use std::time::Duration;
 
 pub(crate) use self::feeds::LOOK_MAX;
 use bytes::Bytes;
@@ -54,6 +55,11 @@ struct Inner {
     opened: usize,
     read: usize,
     hold_looks: bool,
+    /// Lists for LAST wait before they are made; so many do.
+    hold_lists: bool,
+    held_lists: usize,
+    /// Time that opening a read takes.
+    slow_reads: Duration,
     /// Checks that nobody waited for any more.
     given_up: usize,
     /// Connections that say they run modules, and how each is ended.
@@ -125,6 +131,21 @@ impl Memory {
     /// Whether looks for what is newest in a gap wait.
     pub(crate) fn hold_looks(&self, hold: bool) {
         self.0.lock().hold_looks = hold;
+    }
+
+    /// Whether lists for LAST wait before they are made.
+    pub(crate) fn hold_lists(&self, hold: bool) {
+        self.0.lock().hold_lists = hold;
+    }
+
+    /// Lists for LAST that wait.
+    pub(crate) fn held_lists(&self) -> usize {
+        self.0.lock().held_lists
+    }
+
+    /// From now on it takes so long to open a read.
+    pub(crate) fn slow_down(&self, time: Duration) {
+        self.0.lock().slow_reads = time;
     }
 
     /// Damages a frame for reads that do not follow.
