@@ -288,19 +288,10 @@ impl FeedWork {
     }
 
     /// Goes on behind a gap, once the newest frames in it are found.
-    pub(crate) fn leap(
-        &mut self,
-        sub: u32,
-        leap: Leap,
-        session: &mut ServerSession,
-        service: &dyn Service,
-        mailbox: &Arc<Mailbox>,
-    ) -> Next {
+    pub(crate) fn leap(&mut self, sub: u32, leap: Leap, session: &mut ServerSession) -> Next {
         let Some(lag) = &mut self.lag else { return Next::Again };
-        match lag.reopen(sub, leap.to, service, mailbox) {
-            Ok((feed, flag)) => (self.feed, self.flag) = (feed, flag),
-            Err(refusal) => return self.end(sub, refusal, session),
-        }
+        lag.found();
+        (self.feed, self.flag) = (leap.feed, leap.flag);
         let gap = Gap::Conflated { from: leap.from, to: leap.to };
         session.event(sub, &StreamEvent::Gap(gap));
         // Nothing of the gap was sent yet: who goes on elsewhere begins with it again.

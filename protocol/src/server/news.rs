@@ -97,7 +97,7 @@ impl Desk {
         self.long.done();
         let Some(Slot { work: Work::Feed(feed), .. }) = self.works.get_mut(&sub) else { return };
         let next = match result {
-            Ok(leap) => feed.leap(sub, leap, &mut self.session, &*self.service, &self.mailbox),
+            Ok(leap) => feed.leap(sub, leap, &mut self.session),
             Err(refusal) => feed.end(sub, refusal, &mut self.session),
         };
         self.after_step(sub, next);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use xs_engine::{Body, Bound, NewFrame, ReadOptions, Start, Topic, TopicPatterns};
+use xs_engine::{Body, Bound, NewFrame, ReadOptions, Start, Topic, TopicPatterns, Ttl};
 use xs_protocol::{
     AppendRequest, Client, ClientError, Code, Detail, Gap, Op, RemoveRequest, Resume, Role, Slow,
     SubEvent, SubscribeOptions, Subscription,
@@ -156,6 +156,38 @@ async fn a_stop_behind_a_gap_loses_no_newest_frame() {
     assert_eq!(resume, Some(next), "the newest frame was not sent");
     drop((raw, client));
     soon(stopping).await.unwrap();
+}
+
+/// Ephemeral frames that come while the newest are looked for are not left out without a word.
+#[tokio::test]
+async fn an_ephemeral_frame_beside_a_gap_is_delivered() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let mut subscription = follow(&client, "*", Slow::Latest { behind: 10 }).await;
+    rig.memory.hold_looks(true);
+    append(&client, "a", 300).await;
+    let taken = tokio::spawn(async move {
+        let mut gap = None;
+        loop {
+            match subscription.next().await.unwrap().unwrap() {
+                SubEvent::Gap(Gap::Conflated { from, to }) => gap = Some((from, to)),
+                SubEvent::Frames { frames, .. } => {
+                    let ephemeral = frames.iter().find(|one| one.frame.offset().is_none());
+                    if let Some(one) = ephemeral {
+                        return (gap, one.frame.topic().to_owned());
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    until(|| rig.memory.looks() == 1).await;
+    let mut now = one("now");
+    now.frames[0].ttl = Ttl::Ephemeral;
+    soon(client.append(&now)).await.unwrap();
+    rig.memory.hold_looks(false);
+    let (gap, topic) = soon(taken).await.unwrap();
+    assert_eq!((gap.map(|(_, to)| to), topic.as_str()), (Some(300), "now"));
 }
 
 /// All of them are too far behind at once, but the frames are looked for one after another.
