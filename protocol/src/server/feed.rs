@@ -120,7 +120,7 @@ impl FeedWork {
             self.pulled.retain(|frame| frame.offset().is_none() || !is_gone(frame));
             if !self.has_more() {
                 // What comes after them is still to be said.
-                self.moved_to(self.feed.scanned_to());
+                self.moved_to(self.behind(None));
                 return self.say_after(sub, session);
             }
         }
@@ -221,7 +221,17 @@ impl FeedWork {
     /// Where a reader goes on who was sent all up to the frame of an offset.
     fn behind(&self, offset: Option<u64>) -> u64 {
         match offset {
-            _ if !self.has_more() => self.feed.scanned_to(),
+            _ if !self.has_more() => match self.after {
+                // Who does not hear of it begins with it again.
+                Pulled::Gap { from, to } => {
+                    if self.reverse {
+                        to
+                    } else {
+                        from
+                    }
+                }
+                _ => self.feed.scanned_to(),
+            },
             Some(offset) if self.reverse => offset,
             Some(offset) => offset + 1,
             None => self.sent_to,
@@ -326,7 +336,11 @@ impl FeedWork {
             }
             Pulled::CaughtUp { head } => StreamEvent::CaughtUp { head },
             Pulled::Lost { ephemeral } => StreamEvent::Gap(Gap::Ephemeral { count: ephemeral }),
-            Pulled::Gap { from, to } => StreamEvent::Gap(Gap::Corrupt { from, to }),
+            Pulled::Gap { from, to } => {
+                self.after = Pulled::More;
+                self.moved_to(self.feed.scanned_to());
+                StreamEvent::Gap(Gap::Corrupt { from, to })
+            }
             Pulled::End => StreamEvent::Ended { scanned_to: self.feed.scanned_to() },
         };
         session.event(sub, &event);

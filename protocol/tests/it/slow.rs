@@ -299,6 +299,33 @@ async fn what_is_removed_while_it_waits_for_credit_is_not_sent() {
     assert_eq!(soon(subscription.next()).await.unwrap().unwrap(), SubEvent::CaughtUp { head: 3 });
 }
 
+/// A reader that is cut off before it hears of a gap begins with it again.
+#[tokio::test]
+async fn frames_before_a_gap_do_not_lead_behind_it() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(10, "a");
+    rig.memory.damage(4);
+    let client = rig.client().await;
+    for (reverse, bodies_up_to) in [(false, 0), (false, 100), (true, 0), (true, 100)] {
+        let options = ReadOptions { reverse, ..ReadOptions::default() };
+        let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
+        let mut subscription = soon(client.subscribe(&options, how)).await.unwrap();
+        let (mut before, mut gaps) = (None, 0);
+        while let Some(event) = soon(subscription.next()).await {
+            match event.unwrap() {
+                SubEvent::Frames { scanned_to, .. } => before = Some(scanned_to),
+                SubEvent::Gap(Gap::Corrupt { from, to }) => {
+                    assert_eq!((from, to), (4, 5));
+                    assert_eq!(before, Some(if reverse { to } else { from }));
+                    gaps += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((gaps, before), (1, Some(if reverse { 0 } else { 10 })));
+    }
+}
+
 /// Backwards a reader that was sent a part of what was pulled goes on before its last frame.
 #[tokio::test]
 async fn one_that_goes_backwards_goes_on_below() {
