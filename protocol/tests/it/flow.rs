@@ -6,7 +6,8 @@ use tokio::io::AsyncReadExt as _;
 use xs_engine::{BlobHash, Bound, NewFrame, ReadOptions, Start, Topic};
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{
-    AppendRequest, CallRequest, ClientError, Code, Op, Role, SubEvent, SubscribeOptions, limits,
+    AppendRequest, CallRequest, Class, ClientError, Code, Op, Role, SubEvent, SubscribeOptions,
+    limits,
 };
 
 use crate::raw::{Raw, header, hello_body, message};
@@ -253,15 +254,23 @@ async fn a_request_that_panics_ends_its_connection_alone() {
     let other = rig.client().await;
     rig.memory.break_down();
     let topics = xs_engine::TopicPatterns::all();
-    let error = soon(rig.client().await.topics(&topics)).await.unwrap_err();
-    assert_eq!(error.code(), Some(Code::Internal), "{error}");
-    let error = soon(rig.client().await.blob_put_bytes(vec![1; 9].into())).await.unwrap_err();
-    assert_eq!(error.code(), Some(Code::Internal), "{error}");
-    let get = soon(rig.client().await.blob_get(&BlobHash::of(b"any"))).await;
-    assert_eq!(get.err().and_then(|error| error.code()), Some(Code::Internal));
+    let client = rig.client().await;
+    let error = soon(client.topics(&topics)).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unknown, "{error}");
+    assert_eq!(soon(client.closed()).await.code(), Some(Code::Internal));
+    let client = rig.client().await;
+    let error = soon(client.blob_put_bytes(vec![1; 9].into())).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unknown, "{error}");
+    assert_eq!(soon(client.closed()).await.code(), Some(Code::Internal));
+    let client = rig.client().await;
+    let get = soon(client.blob_get(&BlobHash::of(b"any"))).await;
+    assert_eq!(get.err().map(|error| error.class()), Some(Class::Unknown));
+    assert_eq!(soon(client.closed()).await.code(), Some(Code::Internal));
+    let client = rig.client().await;
     let call = CallRequest::new(Topic::parse("panic").unwrap());
-    let call = soon(rig.client().await.call(&call)).await;
-    assert_eq!(call.err().and_then(|error| error.code()), Some(Code::Internal));
+    let call = soon(client.call(&call)).await;
+    assert_eq!(call.err().map(|error| error.class()), Some(Class::Unknown));
+    assert_eq!(soon(client.closed()).await.code(), Some(Code::Internal));
     soon(other.append(&one("a"))).await.unwrap();
     // An append that comes to no end is answered, and its connection lives.
     let error = soon(other.append(&one("lost"))).await.unwrap_err();
