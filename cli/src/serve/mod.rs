@@ -16,6 +16,7 @@ mod refuse;
 mod remove;
 mod service;
 mod stats;
+mod upload;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
