@@ -285,10 +285,10 @@ impl<R: AsyncRead + Unpin> Task<R> {
         };
         let (answers, streams, told) = {
             let mut core = self.shared.core.lock();
-            core.closed = Some(why.clone());
-            // Only HELLO is not under way when the connection is refused.
+            // HELLO alone is answered by what ends the connection.
             let is_met = core.session.is_met();
             let told = if is_met { why.clone().of_request() } else { why.clone() };
+            core.closed = Some(told.clone());
             (std::mem::take(&mut core.answers), std::mem::take(&mut core.streams), told)
         };
         for answer in answers.into_values() {

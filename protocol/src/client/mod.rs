@@ -190,8 +190,8 @@ impl Client {
         &self.server
     }
 
-    /// Waits until the connection is closed and says why. Requests that were under way are told
-    /// [`ClientError::Disconnected`], whatever that is.
+    /// Waits until the connection is closed and says why. Requests that were under way, and
+    /// later ones, are told [`ClientError::Disconnected`], whatever that is.
     pub async fn closed(&self) -> ClientError {
         self.handle.closed().await
     }
