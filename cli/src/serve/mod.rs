@@ -5,6 +5,7 @@
 mod call;
 mod commit;
 mod feed;
+mod hooks;
 mod hosts;
 mod import;
 mod inherited;

@@ -23,6 +23,7 @@ use xs_protocol::{
 
 use super::commit::Committer;
 use super::feed::{FollowFeed, StoredFeed};
+use super::hooks::Hooks;
 use super::hosts::Hosts;
 use super::maintain::Turn;
 use super::metrics::Fullness;
@@ -43,6 +44,7 @@ pub(crate) struct StoreService {
 /// What appends need, shared with the calls under way.
 pub(super) struct Core {
     pub(super) store: Arc<Store>,
+    pub(super) hooks: Arc<Hooks>,
     committer: Committer,
     syncs: bool,
     /// An append that is queued asks for a sync although the policy does not.
@@ -66,6 +68,7 @@ impl StoreService {
             committer: Committer::start(Arc::clone(&store))?,
             syncs: store.info().sync == SyncPolicy::Sync,
             store,
+            hooks: Arc::default(),
             sync_asked: AtomicBool::new(false),
             failed,
             fullness,
@@ -205,7 +208,7 @@ impl Service for StoreService {
     }
 
     fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal> {
-        let hook = self.core.store.on_publish(wake);
+        let hook = self.core.hooks.add(&self.core.store, wake);
         let follower = self.core.store.follow(options).map_err(read_refusal)?;
         Ok(Box::new(FollowFeed { follower, _hook: hook }))
     }

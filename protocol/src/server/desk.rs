@@ -17,7 +17,7 @@ use super::lag::Lag;
 use super::light;
 use super::listing::{Listing, Page};
 use super::long::Long;
-use super::mailbox::{Due, Mail, Mailbox, Subscribed};
+use super::mailbox::{Due, Mail, Mailbox, ReadyFlag, Subscribed};
 use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
@@ -30,7 +30,7 @@ use crate::message::{
     MaintainRequest, Op, RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor,
     put_frames,
 };
-use crate::service::{HostGuard, Service};
+use crate::service::{HostGuard, Service, Wake};
 use crate::session::{Action, ServerSession, Ticket};
 
 /// Bytes that are queued before what there is of them is written.
@@ -50,6 +50,9 @@ pub(super) struct Desk {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) meter: Arc<Meter>,
     pub(super) works: HashMap<u32, Slot>,
+    /// Says that feeds may have more, and whether it was said.
+    wake: Wake,
+    was_woken: ReadyFlag,
     /// Streams that may have something to do, in turn.
     ready: VecDeque<u32>,
     pub(super) listings: VecDeque<Listing>,
@@ -82,6 +85,7 @@ impl Desk {
         meter: Arc<Meter>,
         now: Instant,
     ) -> Self {
+        let (wake, was_woken) = mailbox.wake();
         Self {
             session: match &visitor.entry {
                 Entry::Role(role) => ServerSession::new(*role, name, now),
@@ -94,6 +98,8 @@ impl Desk {
             mailbox,
             meter,
             works: HashMap::new(),
+            wake,
+            was_woken,
             ready: VecDeque::new(),
             listings: VecDeque::new(),
             is_lists_turn: false,
@@ -308,7 +314,7 @@ impl Desk {
     }
 
     fn subscribe(&mut self, ticket: Ticket, sub: u32, mut request: SubscribeRequest) {
-        let (wake, flag) = self.mailbox.wake_for(sub);
+        let wake = Arc::clone(&self.wake);
         let open = move |request: &SubscribeRequest, service: &dyn Service| {
             let SubscribeRequest { options, how } = request;
             if let (Some(resume), Start::From(Bound::Offset(offset))) = (how.resume, options.start)
@@ -329,16 +335,16 @@ impl Desk {
         } else if looks_back(&request.options) {
             return self.long(move |service| {
                 let result = open(&request, service);
-                Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, flag, result }))
+                Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, result }))
             });
         }
         let result = open(&request, &*self.service);
-        self.subscribed(Subscribed { ticket, sub, request, flag, result });
+        self.subscribed(Subscribed { ticket, sub, request, result });
     }
 
     /// A subscription was opened, or could not be.
     pub(super) fn subscribed(&mut self, subscribed: Subscribed) {
-        let Subscribed { ticket, sub, request, flag, result } = subscribed;
+        let Subscribed { ticket, sub, request, result } = subscribed;
         let SubscribeRequest { options, how } = &request;
         // Time may have passed since it was asked for.
         match result.and_then(|feed| self.session.check_open().map(|()| feed)) {
@@ -346,8 +352,9 @@ impl Desk {
                 self.session.reply(ticket, |_| {});
                 // One that was given up meanwhile is forgotten.
                 if self.session.has_stream(sub) {
-                    let lag = (how.slow != Slow::Wait).then(|| Lag::new(how.slow, options));
-                    let work = FeedWork::new(feed, flag, how.bodies_up_to, false);
+                    let lag = (how.slow != Slow::Wait)
+                        .then(|| Lag::new(how.slow, options, Arc::clone(&self.wake)));
+                    let work = FeedWork::new(feed, how.bodies_up_to, false);
                     let work = work.subscription(&self.mailbox, options.reverse, lag);
                     self.start(sub, Work::Feed(work));
                 }
@@ -400,7 +407,7 @@ impl Desk {
     }
 
     fn call(&self, ticket: Ticket, sub: u32, call: CallRequest) {
-        let (wake, flag) = self.mailbox.wake_for(sub);
+        let wake = Arc::clone(&self.wake);
         let bodies_up_to = call.bodies_up_to;
         let call = self.service.call(call, wake);
         let mailbox = Arc::clone(&self.mailbox);
@@ -411,7 +418,6 @@ impl Desk {
                 ticket,
                 sub,
                 bodies_up_to,
-                flag,
                 result,
             }));
         });
@@ -465,6 +471,19 @@ impl Desk {
             && !std::mem::replace(&mut slot.queued, true)
         {
             self.ready.push_back(sub);
+        }
+    }
+
+    /// Has feeds looked at for which a publish is news.
+    pub(super) fn wake_feeds(&mut self) {
+        self.was_woken.clear();
+        for (&sub, slot) in &mut self.works {
+            if let Work::Feed(feed) = &slot.work
+                && feed.waits(self.session.credit(sub))
+                && !std::mem::replace(&mut slot.queued, true)
+            {
+                self.ready.push_back(sub);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use xs_engine::{Bound, Frame};
 use super::census::Place;
 use super::lag::{Lag, Leap, Verdict};
 use super::long::Long;
-use super::mailbox::{Mailbox, ReadyFlag};
+use super::mailbox::Mailbox;
 use super::work::Next;
 use crate::error::Refusal;
 use crate::limits::DELIVER_BYTES;
@@ -28,7 +28,6 @@ const LOOKS_MAX: usize = 1024;
 /// A subscription or call.
 pub(crate) struct FeedWork {
     feed: Box<dyn Feed>,
-    flag: ReadyFlag,
     bodies_up_to: u32,
     /// A call is not ended by a drain: its results may still come in time.
     pub(crate) is_call: bool,
@@ -52,16 +51,10 @@ pub(crate) struct FeedWork {
 }
 
 impl FeedWork {
-    pub(crate) fn new(
-        feed: Box<dyn Feed>,
-        flag: ReadyFlag,
-        bodies_up_to: u32,
-        is_call: bool,
-    ) -> Self {
+    pub(crate) fn new(feed: Box<dyn Feed>, bodies_up_to: u32, is_call: bool) -> Self {
         let sent_to = feed.scanned_to();
         Self {
             feed,
-            flag,
             bodies_up_to,
             is_call,
             pulled: VecDeque::new(),
@@ -91,6 +84,12 @@ impl FeedWork {
     /// Where a reader goes on after what was sent.
     pub(crate) const fn resume(&self) -> u64 {
         self.sent_to
+    }
+
+    /// Whether a publish is news for it: it has nothing and might send more, or it is watched.
+    pub(crate) fn waits(&self, credit: i64) -> bool {
+        (credit > 0 && self.after == Pulled::Idle && !self.has_more())
+            || self.lag.as_ref().is_some_and(|lag| lag.is_watched())
     }
 
     /// Sends one message of frames, or what is said between them.
@@ -126,7 +125,6 @@ impl FeedWork {
         }
         let room = usize::try_from(credit).unwrap_or(usize::MAX).min(DELIVER_BYTES);
         if self.pulled.is_empty() {
-            self.flag.clear();
             scratch.clear();
             self.after = match self.pull(room, &**service, scratch) {
                 Ok(after) => after,
@@ -269,10 +267,6 @@ impl FeedWork {
         let lag = self.lag.as_mut()?;
         if credit <= 0 {
             lag.stall();
-            if lag.is_watched() {
-                // Each publish is to be heard of, though nothing is pulled.
-                self.flag.clear();
-            }
         }
         match lag.judge(position, &**service) {
             Verdict::Go => {
@@ -301,7 +295,7 @@ impl FeedWork {
     pub(crate) fn leap(&mut self, sub: u32, leap: Leap, session: &mut ServerSession) -> Next {
         let Some(lag) = &mut self.lag else { return Next::Again };
         lag.found();
-        (self.feed, self.flag) = (leap.feed, leap.flag);
+        self.feed = leap.feed;
         let gap = Gap::Conflated { from: leap.from, to: leap.to };
         session.event(sub, &StreamEvent::Gap(gap));
         // Nothing of the gap was sent yet: who goes on elsewhere begins with it again.

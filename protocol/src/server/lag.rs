@@ -6,16 +6,18 @@ use std::sync::Arc;
 use xs_engine::{ReadOptions, Start};
 
 use super::long::Long;
-use super::mailbox::{Mail, ReadyFlag};
+use super::mailbox::Mail;
 use crate::error::{Code, Refusal};
 use crate::message::Slow;
-use crate::service::{Feed, Service};
+use crate::service::{Feed, Service, Wake};
 
 /// The policy of a subscription, and what is known of how it does.
 pub(crate) struct Lag {
     policy: Slow,
     /// What it asked for, to go on with after a gap.
     options: ReadOptions,
+    /// For the feed behind a gap.
+    wake: Wake,
     /// All that was stored when it began is delivered.
     caught_up: bool,
     /// It had no credit, or the connection's queue was full, since frames were sent last.
@@ -44,13 +46,12 @@ pub(crate) struct Leap {
     pub(crate) newest: Vec<u64>,
     /// What comes behind it.
     pub(crate) feed: Box<dyn Feed>,
-    pub(crate) flag: ReadyFlag,
 }
 
 impl Lag {
-    pub(crate) fn new(policy: Slow, options: &ReadOptions) -> Self {
+    pub(crate) fn new(policy: Slow, options: &ReadOptions, wake: Wake) -> Self {
         let options = options.clone();
-        Self { policy, options, caught_up: false, stalled: false, looking: false }
+        Self { policy, options, wake, caught_up: false, stalled: false, looking: false }
     }
 
     /// All that was stored is delivered; whether that is news.
@@ -109,14 +110,14 @@ impl Lag {
         self.looking = true;
         let options = ReadOptions { start: Start::New, ..self.options.clone() };
         let service = Arc::clone(service);
-        let (wake, flag) = long.wake_for(sub);
+        let wake = Arc::clone(&self.wake);
         long.add(sub, move || {
             let look = || {
                 // First: what comes while it is looked, ephemeral frames too, follows by itself.
                 let feed = service.follow(&options, wake)?;
                 let to = feed.scanned_to();
                 let newest = service.newest(&options.topics, from..to)?;
-                Ok(Leap { from, to, newest, feed, flag })
+                Ok(Leap { from, to, newest, feed })
             };
             Mail::Newest { sub, result: look() }
         });

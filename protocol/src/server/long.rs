@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::mailbox::{Mail, Mailbox, ReadyFlag};
+use super::mailbox::{Mail, Mailbox};
 use crate::limits::LONG_THREADS_MAX;
-use crate::service::Wake;
 
 type Job = Box<dyn FnOnce() -> Mail + Send>;
 
@@ -67,11 +66,6 @@ impl Long {
     pub(crate) fn new(mailbox: Arc<Mailbox>) -> Self {
         let lane = mailbox.lane();
         Self { mailbox, lane, waiting: VecDeque::new(), busy: false }
-    }
-
-    /// A wake for a feed that a job opens.
-    pub(crate) fn wake_for(&self, sub: u32) -> (Wake, ReadyFlag) {
-        self.mailbox.wake_for(sub)
     }
 
     /// Does a job of a stream, or of none (0), on a blocking thread when its turn has come. Who

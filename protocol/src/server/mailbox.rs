@@ -39,10 +39,8 @@ pub(crate) enum Mail {
         sub: u32,
         result: Result<Leap, Refusal>,
     },
-    /// A feed that was idle may have more.
-    Ready {
-        sub: u32,
-    },
+    /// Feeds that were idle may have more.
+    Ready,
     /// A subscription whose beginning was looked for.
     Subscribed(Box<Subscribed>),
     /// A page of a FETCH whose beginning was looked for.
@@ -67,7 +65,6 @@ pub(crate) enum Mail {
         ticket: Ticket,
         sub: u32,
         bodies_up_to: u32,
-        flag: ReadyFlag,
         result: Result<Called, Refusal>,
     },
     /// A download was opened and its first bytes read.
@@ -109,7 +106,6 @@ pub(crate) struct Subscribed {
     pub(crate) ticket: Ticket,
     pub(crate) sub: u32,
     pub(crate) request: SubscribeRequest,
-    pub(crate) flag: ReadyFlag,
     pub(crate) result: Result<Box<dyn Feed>, Refusal>,
 }
 
@@ -218,15 +214,16 @@ impl Mailbox {
         true
     }
 
-    /// A wake for one feed. It posts once until [`ReadyFlag::clear`].
-    pub(crate) fn wake_for(self: &Arc<Self>, sub: u32) -> (Wake, ReadyFlag) {
+    /// A wake for all feeds: a publish tells a connection once, however many it has. It posts once
+    /// until [`ReadyFlag::clear`].
+    pub(crate) fn wake(self: &Arc<Self>) -> (Wake, ReadyFlag) {
         let flag = ReadyFlag::default();
         let (mailbox, queued) = (Arc::downgrade(self), Arc::clone(&flag.0));
         let wake = move || {
             if !queued.swap(true, Ordering::AcqRel)
                 && let Some(mailbox) = mailbox.upgrade()
             {
-                mailbox.post(Mail::Ready { sub });
+                mailbox.post(Mail::Ready);
             }
         };
         (Arc::new(wake), flag)
@@ -263,12 +260,12 @@ impl Drop for Due {
     }
 }
 
-/// Whether a feed's wake was posted and not yet heeded.
+/// Whether the wake was posted and not yet heeded.
 #[derive(Default)]
 pub(crate) struct ReadyFlag(Arc<AtomicBool>);
 
 impl ReadyFlag {
-    /// Before the feed is pulled: what comes later must be posted anew.
+    /// Before feeds are pulled: what comes later must be posted anew.
     pub(crate) fn clear(&self) {
         self.0.store(false, Ordering::Release);
     }

@@ -41,7 +41,7 @@ impl Desk {
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
             Mail::Newest { sub, result } => self.newest(sub, result),
-            Mail::Ready { sub } => self.enqueue(sub),
+            Mail::Ready => self.wake_feeds(),
             Mail::Subscribed(subscribed) => {
                 self.long.done();
                 self.subscribed(*subscribed);
@@ -64,12 +64,12 @@ impl Desk {
                 });
                 self.list(ticket, result);
             }
-            Mail::Called { ticket, sub, bodies_up_to, flag, result } => match result {
+            Mail::Called { ticket, sub, bodies_up_to, result } => match result {
                 Ok(called) => {
                     self.session.reply(ticket, |out| out.put_slice(called.id.as_bytes()));
                     // A call that was given up meanwhile is cancelled by dropping its feed.
                     if self.session.has_stream(sub) {
-                        let work = FeedWork::new(called.feed, flag, bodies_up_to, true);
+                        let work = FeedWork::new(called.feed, bodies_up_to, true);
                         self.start(sub, Work::Feed(work));
                     }
                 }

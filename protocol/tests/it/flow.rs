@@ -359,6 +359,32 @@ async fn a_subscription_resumes_where_it_was_without_gap_or_double() {
     assert_eq!(seen, (0..5_000).collect::<Vec<_>>());
 }
 
+/// A publish tells a connection once, however many subscriptions it has, and none of them misses it.
+#[tokio::test]
+async fn subscriptions_of_a_connection_are_told_together() {
+    const SUBSCRIPTIONS: usize = 100;
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let options = ReadOptions { follow: true, ..ReadOptions::default() };
+    let mut subscriptions = Vec::new();
+    for _ in 0..SUBSCRIPTIONS {
+        let how = SubscribeOptions::default();
+        let mut subscription = soon(client.subscribe(&options, how)).await.unwrap();
+        soon(subscription.next()).await.unwrap().unwrap();
+        subscriptions.push(subscription);
+    }
+    assert_eq!((rig.memory.followers(), rig.memory.wakes()), (SUBSCRIPTIONS, 1));
+    let other = rig.client().await;
+    for offset in 0..10 {
+        soon(other.append(&one("a"))).await.unwrap();
+        for subscription in &mut subscriptions {
+            let event = soon(subscription.next()).await.unwrap().unwrap();
+            let SubEvent::Frames { frames, .. } = event else { panic!("{event:?}") };
+            assert_eq!(frames[0].frame.offset(), Some(offset));
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_connection_closes_when_nobody_uses_it() {
     let rig = Rig::unix(Role::Admin).await;

@@ -36,7 +36,9 @@ struct Inner {
     held: bool,
     commits: u64,
     last_id: u64,
+    /// Each once.
     wakes: Vec<Weak<dyn Fn() + Send + Sync>>,
+    followers: usize,
     cancelled: Vec<FrameId>,
     /// Frames that followers have pulled.
     pulled: usize,
@@ -186,6 +188,11 @@ impl Memory {
 
     /// Followers that still exist.
     pub(crate) fn followers(&self) -> usize {
+        self.0.lock().followers
+    }
+
+    /// Wakes that a commit calls.
+    pub(crate) fn wakes(&self) -> usize {
         self.0.lock().wakes.iter().filter(|wake| wake.strong_count() > 0).count()
     }
 

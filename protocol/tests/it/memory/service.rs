@@ -123,7 +123,11 @@ impl Service for Memory {
         let mut inner = self.0.lock();
         let (at, threshold) = inner.open(options);
         inner.wakes.retain(|wake| wake.strong_count() > 0);
-        inner.wakes.push(Arc::downgrade(&wake));
+        let weak = Arc::downgrade(&wake);
+        if !inner.wakes.iter().any(|other| other.ptr_eq(&weak)) {
+            inner.wakes.push(weak);
+        }
+        inner.followers += 1;
         let seen_ephemeral = inner.ephemeral.len();
         drop(inner);
         let store = self.clone();
