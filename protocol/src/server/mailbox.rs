@@ -270,3 +270,20 @@ impl ReadyFlag {
         self.0.store(false, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_waits_for_is_not_begun() {
+        let (mailbox, mut mail) = (Mailbox::default(), Vec::new());
+        // Who has hung up still takes answers.
+        mailbox.close();
+        mailbox.work(|| Mail::Ready);
+        mailbox.leave();
+        mailbox.work(|| panic!("nobody is there"));
+        mailbox.take(&mut mail);
+        assert!(matches!(mail[..], [Mail::Ready]));
+    }
+}
