@@ -138,7 +138,12 @@ impl Bridge {
     pub(super) fn why_not(&self, said: String) -> String {
         let spec = &self.spec;
         let anew = spec.sealed && spec.trial.is_none() && spec.script.is_none();
+        let known = self.definition.borrow().is_some();
         match said.split_once(" is not allowed; ") {
+            Some((what, _)) if !known => format!(
+                "{what} is not allowed at the top level of a module; ask for it in run, where the \
+                 permissions of the definition hold"
+            ),
             Some((what, _)) if anew => format!(
                 "{what} is not repeated: a handler that is run anew reaches nothing outside of the \
                  store"

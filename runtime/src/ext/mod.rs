@@ -26,7 +26,10 @@ mod watch;
 
 use std::rc::Rc;
 
-use deno_core::Extension;
+use deno_core::{Extension, OpState};
+use deno_permissions::PermissionsContainer;
+
+use crate::permissions;
 
 pub(crate) use bridge::{Bridge, stalled};
 pub(crate) use frames::{Encoded, encode_behind};
@@ -201,6 +204,14 @@ pub(crate) fn install(runtime: &mut deno_core::JsRuntime, bridge: &Rc<Bridge>) {
     let mut state = state.borrow_mut();
     state.put(deno_web::StartTime::default());
     state.put(Rc::clone(bridge));
+    permit(&mut state, permissions::nothing());
+}
+
+/// Says what the network ops may reach from here on. They panic where nobody has said anything, and
+/// the client of `fetch` goes by what held when it was made: one from before does not stay.
+pub(crate) fn permit(state: &mut OpState, permissions: PermissionsContainer) {
+    drop(state.try_take::<deno_fetch::Client>());
+    state.put(permissions);
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::bridge::{NOT_CAPABLE, bridge, type_error};
+use crate::permissions;
 
 /// Sockets of one module at a time.
 const SOCKETS_MAX: usize = 64;
@@ -85,10 +86,9 @@ pub(super) async fn op_xs_socket(
     #[string] request: String,
 ) -> Result<String, JsErrorBox> {
     let request: Request = serde_json::from_str(&request).map_err(type_error)?;
-    let (bridge, mut permissions) = (bridge(&state), {
-        let state = state.borrow();
-        state.borrow::<PermissionsContainer>().clone()
-    });
+    let bridge = bridge(&state);
+    let permissions = state.borrow().try_borrow::<PermissionsContainer>().cloned();
+    let mut permissions = permissions.unwrap_or_else(permissions::nothing);
     if bridge.sockets.open.borrow().len() >= SOCKETS_MAX {
         let text = format!("{SOCKETS_MAX} sockets are open at once; close one first");
         return Err(JsErrorBox::range_error(text));

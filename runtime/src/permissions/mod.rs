@@ -44,6 +44,11 @@ const PRIVATE: [&str; 13] = [
     "ff00::/8",
 ];
 
+/// What holds before it is known what a module asks for.
+pub(crate) fn nothing() -> PermissionsContainer {
+    PermissionsContainer::new(Arc::new(parser::NetOnly), Permissions::none_without_prompt())
+}
+
 /// What a module was granted: files and programs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Granted {
