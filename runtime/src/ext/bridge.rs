@@ -20,6 +20,7 @@ use super::blobs::Uploads;
 use super::child::Children;
 use super::input::Keeping;
 use super::outbox::Outbox;
+use super::pipes::Pipes;
 use super::socket::Sockets;
 use super::streams::Streams;
 use super::trial::Answers;
@@ -43,6 +44,7 @@ pub(crate) struct Bridge {
     pub(super) bytes: Streams<Bytes>,
     pub(super) uploads: Uploads,
     pub(super) children: Children,
+    pub(super) pipes: Pipes,
     pub(super) sockets: Sockets,
     pub(super) answers: Answers,
     requests: RefCell<Option<mpsc::UnboundedReceiver<Request>>>,
@@ -100,6 +102,7 @@ impl Bridge {
             bytes: Streams::default(),
             uploads: Uploads::default(),
             children: Children::default(),
+            pipes: Pipes::default(),
             sockets: Sockets::default(),
             answers: Answers::default(),
             requests: RefCell::new(Some(requests)),

@@ -13,6 +13,7 @@ mod frames;
 mod input;
 mod outbox;
 mod outputs;
+mod pipes;
 mod place;
 mod remove;
 mod script;
@@ -98,6 +99,8 @@ deno_core::extension!(
         child::op_xs_child_kill,
         child::op_xs_child_write,
         child::op_xs_child_close,
+        pipes::op_xs_child_output,
+        pipes::op_xs_child_unwanted,
         crypto::op_xs_random,
         crypto::op_xs_uuid,
         crypto::op_xs_digest,
@@ -228,6 +231,7 @@ mod tests {
             include_str!("driver.rs"),
             include_str!("files.rs"),
             include_str!("input.rs"),
+            include_str!("pipes.rs"),
             include_str!("remove.rs"),
             include_str!("script.rs"),
             include_str!("socket.rs"),

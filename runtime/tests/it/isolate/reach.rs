@@ -377,6 +377,39 @@ async fn what_a_program_leaves_behind_ends_with_it() {
     soon(gone(seen[0]["pid"].as_u64().unwrap())).await;
 }
 
+/// Whoever wants to know only how a program ended has no stream to close.
+#[tokio::test]
+async fn outputs_that_nobody_reads_cost_nothing() {
+    let seen = generate(
+        "let bad = 0; const first = ctx.spawn('echo', ['first']); await first.status; \
+         for (let n = 0; n < 300; n++) if ((await ctx.spawn('true').status).code !== 0) bad++; \
+         const kept = Array.from({ length: 40 }, (_, n) => ctx.spawn('sh', ['-c', `echo ${n}; echo err >&2`])); \
+         for (const child of kept) await child.status; \
+         const texts = []; for (const child of kept) texts.push(await new Response(child.stdout).text()); \
+         const err = await new Response(kept[0].stderr).text(), empty = ctx.spawn('true'); await empty.status; \
+         yield { bad, right: texts.every((text, n) => text === `${n}\\n`), err, \
+           empty: await new Response(empty.stdout).text() }; \
+         try { await new Response(first.stdout).text(); } catch (error) { yield { gone: error.message }; }",
+        "permissions: { run: ['echo', 'true', 'sh'] },",
+        |spec| spec.allow.run = true,
+    )
+    .await;
+    assert_eq!(seen[0], json!({ "bad": 0, "right": true, "err": "err\n", "empty": "" }));
+    assert!(seen[1]["gone"].as_str().unwrap().contains("64 others have ended"), "{seen:?}");
+}
+
+/// It learns of it, as from `| head`.
+#[tokio::test]
+async fn a_program_whose_output_is_cancelled_cannot_write_on() {
+    let seen = generate(
+        "const child = ctx.spawn('yes'); await child.stdout.cancel(); yield await child.status;",
+        "permissions: { run: ['yes'] },",
+        |spec| spec.allow.run = true,
+    )
+    .await;
+    assert!(seen[0]["signal"] == "SIGPIPE" || seen[0]["code"] == 1, "{seen:?}");
+}
+
 /// Waits until a process is no more, or only waited for.
 async fn gone(pid: u64) {
     while std::fs::read_to_string(format!("/proc/{pid}/stat"))
