@@ -36,6 +36,7 @@ pub(crate) use bridge::{Bridge, stalled};
 pub(crate) use frames::{Encoded, encode_behind};
 
 deno_core::extension!(
+pub(crate) use input::{KEY as INPUT_KEY, place_behind};
     xs_runtime,
     deps = [deno_webidl, deno_web, deno_fetch],
     ops = [
