@@ -270,6 +270,24 @@ async fn cron_gives_the_times_of_its_expression() {
     assert_eq!(seen[2], json!({ "first": true }));
 }
 
+/// A timer takes less than 25 days.
+#[tokio::test]
+async fn a_beat_of_weeks_does_not_come_at_once() {
+    let seen = generate(
+        "for (const interval of ['4w', '52w']) { \
+           const beats = ctx.every(interval); const first = await beats.next(); let second = 'pending'; \
+           const next = beats.next().then(({ done }) => second = done ? 'over' : 'early'); \
+           await new Promise((done) => setTimeout(done, 100)); \
+           yield { first: first.value instanceof Date, second }; \
+           await beats.return(); await next; yield { second }; }",
+        "",
+        |_| {},
+    )
+    .await;
+    let twice = [json!({ "first": true, "second": "pending" }), json!({ "second": "over" })];
+    assert_eq!(seen, [twice.clone(), twice].concat());
+}
+
 #[tokio::test]
 async fn changes_of_files_are_told() {
     let dir = TempDir::new().unwrap();
