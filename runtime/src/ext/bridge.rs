@@ -64,6 +64,8 @@ pub(crate) struct Bridge {
     ending: RefCell<Option<ModuleError>>,
     ended: Notify,
     idle: Notify,
+    /// Whether what nobody can reach is to be looked for.
+    pub(super) collect: Cell<bool>,
     /// Somebody waits for a signal: an event loop without work is then no stall.
     signal_awaited: Cell<bool>,
 }
@@ -120,6 +122,7 @@ impl Bridge {
             ending: RefCell::default(),
             ended: Notify::new(),
             idle: Notify::new(),
+            collect: Cell::new(false),
             signal_awaited: Cell::new(false),
         })
     }
@@ -259,6 +262,11 @@ impl Bridge {
 
     pub(super) fn watch_signal(&self) {
         self.signal_awaited.set(true);
+    }
+
+    /// Whether what nobody can reach was to be looked for, since this was asked last.
+    pub(crate) fn is_to_collect(&self) -> bool {
+        self.collect.take()
     }
 
     /// Whether an event loop without work means that something waits for ever.

@@ -16,6 +16,7 @@ mod outputs;
 mod pipes;
 mod place;
 mod remove;
+mod requests;
 mod script;
 mod socket;
 mod sources;
@@ -26,6 +27,7 @@ mod trial;
 mod watch;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use deno_core::{Extension, OpState};
 use deno_permissions::PermissionsContainer;
@@ -34,9 +36,9 @@ use crate::permissions;
 
 pub(crate) use bridge::{Bridge, stalled};
 pub(crate) use frames::{Encoded, encode_behind};
+pub(crate) use input::{KEY as INPUT_KEY, place_behind};
 
 deno_core::extension!(
-pub(crate) use input::{KEY as INPUT_KEY, place_behind};
     xs_runtime,
     deps = [deno_webidl, deno_web, deno_fetch],
     ops = [
@@ -75,6 +77,8 @@ pub(crate) use input::{KEY as INPUT_KEY, place_behind};
         store::op_xs_append_if,
         remove::op_xs_remove,
         remove::op_xs_remove_later,
+        requests::op_xs_collect,
+        requests::op_xs_requests,
         store::op_xs_blob_put,
         store::op_xs_blob_text,
         store::op_xs_blob_bytes,
@@ -133,6 +137,7 @@ pub(crate) use input::{KEY as INPUT_KEY, place_behind};
         "bytes.js",
         "child.js",
         "crypto.js",
+        "fetch.js",
         "frame.js",
         "script.js",
         "socket.js",
@@ -173,6 +178,10 @@ const UNREACHED: [&str; 3] = ["op_broadcast_", "op_geometry_", "op_lock_manager_
 /// The only class of the web that is made in Rust and shown to modules.
 const CONSOLE: &str = "Console";
 
+/// Connections of `fetch` to one host that are kept without a request, and how long one is.
+const IDLE_PER_HOST_MAX: usize = 16;
+const IDLE_MAX: Duration = Duration::from_secs(15);
+
 /// Takes away what no module can reach: each op and each class is made anew in every isolate.
 fn prune(mut extension: Extension) -> Extension {
     let reached = |name: &str| !UNREACHED.iter().any(|start| name.starts_with(start));
@@ -185,6 +194,10 @@ fn prune(mut extension: Extension) -> Extension {
 pub(crate) fn extensions() -> Vec<Extension> {
     let fetch = deno_fetch::Options {
         user_agent: concat!("xs/", env!("CARGO_PKG_VERSION")).to_owned(),
+        client_builder_hook: Some(|mut builder| {
+            builder.pool_max_idle_per_host(IDLE_PER_HOST_MAX).pool_idle_timeout(IDLE_MAX);
+            builder
+        }),
         ..deno_fetch::Options::default()
     };
     let extensions = vec![
@@ -234,6 +247,7 @@ mod tests {
             include_str!("input.rs"),
             include_str!("pipes.rs"),
             include_str!("remove.rs"),
+            include_str!("requests.rs"),
             include_str!("script.rs"),
             include_str!("socket.rs"),
             include_str!("store.rs"),

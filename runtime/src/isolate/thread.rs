@@ -219,6 +219,9 @@ impl Running {
         };
         let mut stopped = std::pin::pin!(stopped.fuse());
         let turns = std::future::poll_fn(|cx| {
+            if bridge.is_to_collect() {
+                self.js.v8_isolate().low_memory_notification();
+            }
             let turn =
                 stop.watched(|| self.js.poll_event_loop(cx, PollEventLoopOptions::default()));
             // Terminated among microtasks, what waits for the rest of them waits for ever.

@@ -1,6 +1,7 @@
 //! Isolates against a store in memory.
 
 mod commands;
+mod connections;
 mod definitions;
 mod escapes;
 mod exhausted;
