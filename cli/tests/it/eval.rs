@@ -116,6 +116,8 @@ fn a_script_may_do_what_its_user_may() {
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
+        let head = BufReader::new(&stream).lines().map(Result::unwrap);
+        assert!(head.take_while(|line| !line.is_empty()).count() > 0);
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").unwrap();
         // Until the other side has had it.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
