@@ -21,6 +21,7 @@ use crate::host::config::{Config, ModuleConfig};
 use crate::host::{self, HostEnd, HostError, HostOptions, Part};
 use crate::isolate::Limits;
 use crate::permissions::Allow;
+use crate::typescript;
 
 /// What a Host process is told by its arguments.
 #[derive(Debug, Clone)]
@@ -159,13 +160,15 @@ async fn serve(
     let client = Client::over(UnixStream::from_std(socket)?, how).await?;
     let culprits = env.remove(CULPRITS_VARIABLE).unwrap_or_default();
     let culprits = culprits.split(',').filter(|name| !name.is_empty()).map(str::to_owned);
+    let culprits: Vec<_> = culprits.collect();
+    typescript::avoid(&culprits);
     let options = HostOptions {
         client,
         modules: options.modules,
         env,
         allow: options.allow,
         limits: Limits::default(),
-        culprits: culprits.collect(),
+        culprits,
         spent_isolates_max: options.spent_isolates_max,
         part: options.part,
         confined,
