@@ -20,6 +20,7 @@ mod socket;
 mod sources;
 mod store;
 mod streams;
+mod tail;
 mod times;
 mod trial;
 mod watch;
@@ -80,7 +81,7 @@ deno_core::extension!(
         files::op_xs_fs_bytes,
         files::op_xs_fs_list,
         files::op_xs_fs_stat,
-        files::op_xs_tail,
+        tail::op_xs_tail,
         input::op_xs_input,
         input::op_xs_input_left,
         blobs::op_xs_blob_open,

@@ -56,8 +56,8 @@ pub(super) fn passes(error: &ClientError) -> bool {
     error.class() == Class::Busy || error.code() == Some(Code::TooManyStreams)
 }
 
-/// Whether the connection is gone, or not to be used any more: the Host ends. Whatever else the store
-/// says, for want of space for one, ends no module but the one it is about.
+/// Whether the connection is gone, or not to be used any more: the Host ends. Whatever else the
+/// store says, for want of space for one, ends no module but the one it is about.
 pub(super) fn is_lost(error: &ClientError) -> bool {
     matches!(error.class(), Class::Unknown | Class::Protocol)
         && !matches!(error, ClientError::Integrity(_))

@@ -134,8 +134,8 @@ impl ModuleGraph {
         Self::collect(entry, None, &Directory(dir))
     }
 
-    /// As [`ModuleGraph::load`]. With the error comes the text of `entry`, which is empty when that is
-    /// no text that a module could have.
+    /// As [`ModuleGraph::load`]. With the error comes the text of `entry`, which is empty when that
+    /// is no text that a module could have.
     ///
     /// # Errors
     /// As [`ModuleGraph::load`].

@@ -1,6 +1,6 @@
 //! Where sources are parsed: on a thread of its own, with a stack that what is not nested too deep
-//! does not use up. It is called after the source, so that one which brings the process down all the
-//! same is not parsed again by the next process.
+//! does not use up. It is called after the source, so that one which brings the process down all
+//! the same is not parsed again by the next process.
 
 use std::collections::BTreeSet;
 

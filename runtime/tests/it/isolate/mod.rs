@@ -13,6 +13,7 @@ mod memory;
 mod reach;
 mod remove;
 mod secrets;
+mod tails;
 mod types;
 mod web;
 
