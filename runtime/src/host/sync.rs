@@ -190,18 +190,18 @@ pub(super) fn find(dir: &Path, scan: &Scan, key: &Key, config: ModuleConfig) -> 
     let own = scan.modules.get(key).map(Vec::as_slice).unwrap_or_default();
     let file = own.first().cloned().unwrap_or_default();
     let claims = scan.claims(key);
-    let loaded = if claims.len() > 1 {
+    let (loaded, text) = if claims.len() > 1 {
         let text = format!("{} all define {}; rename all but one", claims.join(", "), key.name);
         let error = ModuleError::new(FailureKind::Definition, text);
-        Err((error, ModuleGraph::text(dir, &file)))
+        (Err(error), ModuleGraph::text(dir, &file))
     } else {
-        ModuleGraph::load_or_text(dir, &file)
+        ModuleGraph::load_with_text(dir, &file)
     };
     let (source, error) = match loaded {
         Ok(graph) => (graph.to_bytes(), None),
         // What cannot be loaded is kept as it is, so that the log shows what was wrong: what the
         // loader has read, and nothing that it would not.
-        Err((error, text)) => (text.into_bytes(), Some(error)),
+        Err(error) => (text.into_bytes(), Some(error)),
     };
     let mut hashed = source.clone();
     hashed.extend_from_slice(&config.canonical());

@@ -134,15 +134,12 @@ impl ModuleGraph {
         Self::collect(entry, None, &Directory(dir))
     }
 
-    /// As [`ModuleGraph::load`]. With the error comes the text of `entry`, which is empty when that
-    /// is no text that a module could have.
-    ///
-    /// # Errors
-    /// As [`ModuleGraph::load`].
-    pub(crate) fn load_or_text(dir: &Path, entry: &str) -> Result<Self, (ModuleError, String)> {
+    /// As [`ModuleGraph::load`], with the text of `entry`, which is empty when that is no text that
+    /// a module could have.
+    pub(crate) fn load_with_text(dir: &Path, entry: &str) -> (Result<Self, ModuleError>, String) {
         let sources = Noting { dir: Directory(dir), entry, text: RefCell::default() };
         let graph = Self::collect(entry, None, &sources);
-        graph.map_err(|error| (error, sources.text.into_inner()))
+        (graph, sources.text.into_inner())
     }
 
     /// The text of one file, as [`ModuleGraph::load`] reads it.
