@@ -52,7 +52,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let (addr, token_file) = (args.addr, args.reach.token_file);
     match args.subcommand {
-        Subcommand::Serve(serve) => serve::run(serve, addr).await,
+        Subcommand::Serve(serve) => serve::run(serve, addr, &CancellationToken::new()).await,
         Subcommand::Host(args) => host::run_away(args, addr, token_file).await,
         Subcommand::Version => status::version(),
         Subcommand::Ping(ping) => status::ping(&ping, addr).await,

@@ -1,0 +1,46 @@
+//! Signals to what waits: for a server that says nothing, a store that takes long to open, a pipe
+//! that nobody feeds, and one that nobody reads.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::{Child, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, text, wait_within};
+
+/// Waits until a process handles a signal itself.
+fn await_heeded(child: &Child, signal: Signal) {
+    let status = format!("/proc/{}/status", child.id());
+    eventually(|| {
+        let status = fs::read_to_string(&status).unwrap();
+        let line = status.lines().find(|line| line.starts_with("SigCgt:")).unwrap();
+        let caught = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+        (caught >> (signal.as_raw() - 1) & 1 == 1).then_some(())
+    });
+}
+
+#[test]
+fn dev_stops_in_order_when_its_reader_goes() {
+    let place = Place::new();
+    place.write("m/handlers/.keep", "");
+    let mut command = place.command(&["dev", "m"]);
+    let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(dev.stdout.take().unwrap());
+    let store = "./m/.xs/dev";
+    place.ok(&["-a", store, "ping", "--wait", "60s"]);
+    place.ok(&["append", store, "in", "-n"]);
+    stdout.read_line(&mut String::new()).unwrap();
+    drop(stdout);
+    // Whatever is to be shown next is what it meets the closed pipe with.
+    let ended = eventually(|| {
+        place.xs(&["append", store, "in", "-n"]);
+        dev.try_wait().unwrap()
+    });
+    let mut said = String::new();
+    dev.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((ended.code(), said.as_str()), (Some(0), ""));
+    assert_eq!(place.ok(&["cat", store, "xs.stopping"]).json().len(), 1);
+}
