@@ -30,6 +30,11 @@ use crate::output::notice;
 /// The wait before the first retry; it doubles up to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
+/// The longest that a signal to this process and its commands is seen later here than there: to be
+/// waited for before an event is given up.
+const LAG: Duration = Duration::from_millis(20);
+/// The same where a signal, by what it looks like, was the reason.
+const LAG_OF_SIGNAL: Duration = Duration::from_millis(500);
 /// Bytes of frames the server may send ahead: commands are slow, and what waits here is read again
 /// by the next run anyway.
 const CREDIT: u32 = 256 * 1024;
@@ -169,17 +174,31 @@ impl Runner<'_> {
             wait = (wait * 2).min(RETRY_LONGEST);
             attempts += 1;
         };
+        if let Some(failure) = &failure
+            && self.is_none_of(failure).await
+        {
+            return Ok(false);
+        }
         let done = failure.is_none() || self.each.park.is_some();
         if let (true, Some(position), Some(offset)) = (done, position.as_mut(), frame.offset()) {
             position.reach(offset + 1);
         }
         match failure {
             None => save(position).await?,
-            // Ctrl-C reaches the command too: that is no failure of the frame's.
-            Some(_) if self.stop.is_cancelled() => return Ok(false),
             Some(failure) => self.give_up(frame, &failure, attempts, position).await?,
         }
         Ok(true)
+    }
+
+    /// Whether a failure is none of the frame's: Ctrl-C, or who stops a service, reaches the
+    /// command too, and that may be seen here first.
+    async fn is_none_of(&self, failure: &Failure) -> bool {
+        let lag = match failure {
+            Failure::Exited(status) if status.code().is_none_or(|code| code > 128) => LAG_OF_SIGNAL,
+            Failure::Exited(_) => LAG,
+            Failure::TimedOut(_) | Failure::Lost(_) => Duration::ZERO,
+        };
+        tokio::time::timeout(lag, self.stop.cancelled()).await.is_ok()
     }
 
     /// Runs the command once; what went wrong, if anything did.

@@ -117,7 +117,8 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
             }
         };
         tokio::select! {
-            ended = &mut work => ended,
+            // First, for what ends the commands of `each` comes here too, and is its reason.
+            biased;
             () = stopped => {
                 stop.cancel();
                 tokio::select! {
@@ -129,6 +130,7 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
                     }
                 }
             }
+            ended = &mut work => ended,
         }
     };
     let closed = session.close().await;

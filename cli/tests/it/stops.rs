@@ -22,6 +22,22 @@ fn await_heeded(child: &Child, signal: Signal) {
     });
 }
 
+/// The signal that ends the command is the reader's too.
+#[test]
+fn an_event_whose_command_was_stopped_with_its_reader_is_neither_parked_nor_skipped() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    place.ok(&["append", "t", "x"]);
+    let each = ["each", "t", "--cursor", "c", "--park", "p", "--", "sh", "-c"];
+    for n in 0..20 {
+        let how = ["kill -INT $PPID; exit 1", "kill -TERM $PPID; kill -INT $$"][n % 2];
+        let run = place.xs(&[&each[..], &[how]].concat());
+        assert_eq!(run.code, 130, "{}", run.err);
+        assert_eq!(place.xs(&["cursor", "get", "c"]).code, 3, "the cursor has not moved");
+    }
+    assert!(place.frames("p").is_empty());
+}
+
 #[test]
 fn dev_stops_in_order_when_its_reader_goes() {
     let place = Place::new();
