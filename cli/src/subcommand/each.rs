@@ -61,6 +61,10 @@ pub(super) async fn run(
         ..ReadOptions::default()
     };
     let mut left = filter.widen(client, &mut options).await?;
+    if each.park.is_some() && each.patterns.is_empty() {
+        // The store would count what is parked, which is among all topics.
+        left = left.or_else(|| options.limit.take());
+    }
     let how = SubscribeOptions {
         credit: CREDIT,
         bodies_up_to: BODY_WITH_FRAME_MAX,
