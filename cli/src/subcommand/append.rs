@@ -6,6 +6,7 @@ use std::io::IsTerminal as _;
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio_util::sync::CancellationToken;
 use xs_engine::{BlobHash, Body, Frame, Meta, NewFrame};
 use xs_protocol::{AppendRequest, Client};
 
@@ -21,10 +22,11 @@ const INLINE_BYTES_MAX: usize = 1024 * 1024;
 pub(super) async fn run(
     client: &Client,
     append: AppendArgs,
+    stop: &CancellationToken,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     if append.lines {
-        return lines::run(client, append, out).await;
+        return lines::run(client, append, stop, out).await;
     }
     let mut new = NewFrame::new(append.topic.clone());
     new.ttl = append.ttl;

@@ -42,7 +42,7 @@ use crate::args::{Args, CasSubcommand, ImportArgs, ModulesSubcommand, Subcommand
 use crate::connect::{Need, Session};
 use crate::exit::{Exit, Fault};
 use crate::host;
-use crate::output::Output;
+use crate::output::{Output, notice};
 use crate::serve;
 
 /// Time that a reader with a position has to save it when it is stopped.
@@ -105,7 +105,7 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
     let mut terminate = signal(SignalKind::terminate())?;
     let session = open(addr, &subcommand).await?;
     let keeps_on = matches!(&subcommand, Subcommand::Eval(eval) if eval::is_prompt(eval));
-    let grace = if keeps_position(&subcommand) { GRACE } else { Duration::ZERO };
+    let grace = if has_to_finish(&subcommand) { GRACE } else { Duration::ZERO };
     let stop = CancellationToken::new();
     let ended = {
         let work = on_store(&session, subcommand, &stop);
@@ -123,7 +123,7 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
                 stop.cancel();
                 tokio::select! {
                     ended = tokio::time::timeout(grace, work) => {
-                        ended.unwrap_or(Ok(Exit::Interrupted))
+                        ended.unwrap_or_else(|_| Ok(cut_off(grace)))
                     }
                     () = asked_again(async || either(&mut interrupt, &mut terminate).await) => {
                         Ok(Exit::Interrupted)
@@ -135,6 +135,14 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
     };
     let closed = session.close().await;
     ended.and_then(|exit| closed.map(|()| exit))
+}
+
+/// Says of what had time to come to its end that it did not.
+fn cut_off(grace: Duration) -> Exit {
+    if !grace.is_zero() {
+        notice(&format!("stopped; what was begun did not end within {} s", grace.as_secs()));
+    }
+    Exit::Interrupted
 }
 
 /// Connects, in the time that was given for the whole.
@@ -158,10 +166,11 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     }
 }
 
-/// Whether it has a position to save before it ends.
-const fn keeps_position(subcommand: &Subcommand) -> bool {
+/// Whether it has a position to save before it ends, or lines to store that it has read.
+const fn has_to_finish(subcommand: &Subcommand) -> bool {
     match subcommand {
         Subcommand::Each(_) => true,
+        Subcommand::Append(append) => append.lines,
         Subcommand::Cat(cat) => cat.cursor.is_some(),
         Subcommand::Tail(tail) => tail.cursor.is_some(),
         _ => false,
@@ -194,7 +203,7 @@ async fn on_store(
     let mut output = Output::stdout();
     let out = &mut output;
     let exit = match subcommand {
-        Subcommand::Append(append) => append::run(client, append, out).await,
+        Subcommand::Append(append) => append::run(client, append, stop, out).await,
         Subcommand::Cat(cat) => cat::run(client, &cat, stop, out).await,
         Subcommand::Tail(tail) => cat::run(client, &tail.into(), stop, out).await,
         Subcommand::Each(each) => each::run(client, &session.address, &each, stop).await,

@@ -22,6 +22,32 @@ fn await_heeded(child: &Child, signal: Signal) {
     });
 }
 
+#[test]
+fn lines_that_were_read_are_stored_before_the_end() {
+    let place = Place::new();
+    let _server = place.serve(&["--sync", "none"]);
+    for one in [Signal::INT, Signal::TERM] {
+        let topic = format!("lines.{}", one.as_raw());
+        let mut command = place.command(&["append", &topic, "--lines"]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut append = command.spawn().unwrap();
+        let mut stdin = append.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || {
+            let many: String = (0..1000).map(|n| format!("line {n} of a thousand\n")).collect();
+            while stdin.write_all(many.as_bytes()).is_ok() {}
+        });
+        place.await_frames(&topic, 2000);
+        signal(&append, one);
+        let run = Run::from(output_within(append, PATIENCE));
+        writer.join().unwrap();
+        assert_eq!(run.code, 130, "{}", run.err);
+        let said = run.err.trim().trim_start_matches("xs: ");
+        let stored = &place.ok(&["topics", &topic]).json()[0]["count"];
+        let all = format!("{stored} of {stored} lines read are stored");
+        assert_eq!(said, all);
+    }
+}
+
 /// The signal that ends the command is the reader's too.
 #[test]
 fn an_event_whose_command_was_stopped_with_its_reader_is_neither_parked_nor_skipped() {
