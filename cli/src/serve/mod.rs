@@ -63,7 +63,16 @@ pub(crate) async fn run(
     let metrics = Metrics::start(&args.metrics).await?;
     let options = StoreOptions { sync: args.sync, ..StoreOptions::default() };
     let path = dir.clone();
-    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await?;
+    let opening = tokio::task::spawn_blocking(move || Store::open(&path, options));
+    let opened = tokio::select! {
+        biased;
+        // A recovery may take long, and is begun again by the next start as after kill -9.
+        () = signals.stop_only() => {
+            info!("stopping before the store is open");
+            return Ok(Exit::Ok);
+        }
+        opened = opening => opened?,
+    };
     if let Err(OpenError::Locked { pid, .. }) = &opened {
         let text =
             format!("{0} is open in process {pid}; stop it, or use it: -a {0}", dir.display());

@@ -44,8 +44,10 @@ use crate::exit::{Exit, Fault};
 use crate::host;
 use crate::output::{Output, notice};
 use crate::serve;
+use crate::signals;
 
-/// Time that a reader with a position has to save it when it is stopped.
+/// Time that a reader with a position has to save it when it is stopped, and whoever reads what is
+/// printed to take it.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs what was typed.
@@ -103,9 +105,15 @@ async fn import(addr: Option<Address>, mut import: ImportArgs) -> anyhow::Result
 async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Result<Exit> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let session = open(addr, &subcommand).await?;
     let keeps_on = matches!(&subcommand, Subcommand::Eval(eval) if eval::is_prompt(eval));
     let grace = if has_to_finish(&subcommand) { GRACE } else { Duration::ZERO };
+    let closing = CancellationToken::new();
+    signals::insist(!keeps_on, grace + GRACE, closing.clone())?;
+    let session = tokio::select! {
+        biased;
+        () = either(&mut interrupt, &mut terminate) => return Ok(Exit::Interrupted),
+        session = open(addr, &subcommand) => session?,
+    };
     let stop = CancellationToken::new();
     let ended = {
         let work = on_store(&session, subcommand, &stop);
@@ -133,6 +141,7 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
             ended = &mut work => ended,
         }
     };
+    closing.cancel();
     let closed = session.close().await;
     ended.and_then(|exit| closed.map(|()| exit))
 }

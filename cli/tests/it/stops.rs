@@ -23,6 +23,91 @@ fn await_heeded(child: &Child, signal: Signal) {
 }
 
 #[test]
+fn a_server_that_says_nothing_is_waited_for_no_longer_than_is_wished() {
+    let place = Place::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = format!(":{}", listener.local_addr().unwrap().port());
+    for one in [Signal::INT, Signal::TERM] {
+        let mut cat = place.command(&["cat", &addr]).stderr(Stdio::null()).spawn().unwrap();
+        let (_silent, _) = listener.accept().unwrap();
+        signal(&cat, one);
+        assert_eq!(wait_within(&mut cat, PATIENCE).code(), Some(130));
+    }
+}
+
+/// One of the store's files is a pipe here, which takes for ever to be opened.
+#[test]
+fn a_store_that_takes_long_to_open_is_given_up() {
+    let place = Place::new();
+    place.ok(&["append", "t", "x"]);
+    for name in ["super.a", "super.b"] {
+        fs::remove_file(place.store().join(name)).unwrap();
+    }
+    assert!(place.shell("mkfifo store/super.a store/super.b").status().unwrap().success());
+    for (line, code) in [(&["cat"][..], 130), (&["serve", text(&place.store())], 0)] {
+        for one in [Signal::INT, Signal::TERM] {
+            let mut child = place.command(line).stderr(Stdio::null()).spawn().unwrap();
+            await_heeded(&child, one);
+            signal(&child, one);
+            assert_eq!(wait_within(&mut child, PATIENCE).code(), Some(code), "{line:?}");
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_its_input_ends() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    assert!(place.shell("mkfifo never").status().unwrap().success());
+    for line in [
+        &["eval", "-"][..],
+        &["eval", "--file", "never"],
+        &["append", "t", "--file", "never"],
+        &["append", "t", "--lines", "--file", "never"],
+    ] {
+        let mut command = place.command(line);
+        let command = command.stdin(Stdio::piped()).stderr(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        // It is connected, and has nothing to do but to read.
+        eventually(|| {
+            let stats: Value = place.ok(&["stats"]).json().remove(0);
+            (stats["server"]["connections"] == 2).then_some(())
+        });
+        signal(&child, Signal::INT);
+        assert_eq!(wait_within(&mut child, PATIENCE).code(), Some(130), "{line:?}");
+    }
+    assert!(server.stop().success());
+}
+
+/// With one signal after the time that its reader has, with a second one at once.
+#[test]
+fn what_nobody_reads_is_not_printed_for_ever() {
+    let place = Place::new();
+    let many: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    place.xs_with(&["append", "t", "--lines"], many.as_bytes());
+    let _server = place.serve(&[]);
+    let stuck = || {
+        let mut cat = place.command(&["cat"]).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = cat.stdout.take().unwrap();
+        // What the pipe holds, but for the end of its last page; and there is more.
+        eventually(|| {
+            let waiting = rustix::io::ioctl_fionread(&stdout).unwrap();
+            (waiting >= 60 * 1024).then_some(())
+        });
+        (cat, stdout)
+    };
+    let (mut once, _unread) = stuck();
+    signal(&once, Signal::TERM);
+    let (mut twice, _unread_too) = stuck();
+    let ended = eventually(|| {
+        signal(&twice, Signal::INT);
+        twice.try_wait().unwrap()
+    });
+    assert_eq!(ended.code(), Some(130));
+    assert_eq!(wait_within(&mut once, PATIENCE).code(), Some(130));
+}
+
+#[test]
 fn lines_that_were_read_are_stored_before_the_end() {
     let place = Place::new();
     let _server = place.serve(&["--sync", "none"]);
