@@ -16,6 +16,7 @@ mod each;
 mod eval;
 mod filter;
 mod frames;
+mod input;
 mod lines;
 mod maintain;
 mod modules;
@@ -45,6 +46,8 @@ use crate::host;
 use crate::output::{Output, notice};
 use crate::serve;
 use crate::signals;
+
+use self::input::Input;
 
 /// Time that a reader with a position has to save it when it is stopped, and whoever reads what is
 /// printed to take it.
@@ -109,14 +112,15 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
     let grace = if has_to_finish(&subcommand) { GRACE } else { Duration::ZERO };
     let closing = CancellationToken::new();
     signals::insist(!keeps_on, grace + GRACE, closing.clone())?;
+    let mut input = Input::of(&subcommand);
     let session = tokio::select! {
         biased;
         () = either(&mut interrupt, &mut terminate) => return Ok(Exit::Interrupted),
-        session = open(addr, &subcommand) => session?,
+        session = open(addr, &subcommand, input.as_mut()) => session?,
     };
     let stop = CancellationToken::new();
     let ended = {
-        let work = on_store(&session, subcommand, &stop);
+        let work = on_store(&session, subcommand, input, &stop);
         tokio::pin!(work);
         let stopped = async {
             tokio::select! {
@@ -155,8 +159,18 @@ fn cut_off(grace: Duration) -> Exit {
 }
 
 /// Connects, in the time that was given for the whole.
-async fn open(addr: Option<Address>, subcommand: &Subcommand) -> anyhow::Result<Session> {
-    let opening = Session::open(addr, need(subcommand));
+async fn open(
+    addr: Option<Address>,
+    subcommand: &Subcommand,
+    input: Option<&mut Input>,
+) -> anyhow::Result<Session> {
+    let need = async {
+        match input {
+            Some(input) => input.need().await,
+            None => Ok(need(subcommand)),
+        }
+    };
+    let opening = Session::open_when(addr, need);
     let limit = match subcommand {
         Subcommand::Call(call) if !call.help => call.timeout,
         _ => None,
@@ -206,13 +220,14 @@ fn need(subcommand: &Subcommand) -> Need {
 async fn on_store(
     session: &Session,
     subcommand: Subcommand,
+    input: Option<Input>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let client = &session.client;
     let mut output = Output::stdout();
     let out = &mut output;
     let exit = match subcommand {
-        Subcommand::Append(append) => append::run(client, append, stop, out).await,
+        Subcommand::Append(append) => append::run(client, append, input, stop, out).await,
         Subcommand::Cat(cat) => cat::run(client, &cat, stop, out).await,
         Subcommand::Tail(tail) => cat::run(client, &tail.into(), stop, out).await,
         Subcommand::Each(each) => each::run(client, &session.address, &each, stop).await,
@@ -232,7 +247,7 @@ async fn on_store(
         Subcommand::Why(why) => causes::why(client, &why, out).await,
         Subcommand::Effects(effects) => causes::effects(client, &effects, out).await,
         Subcommand::Cas(CasSubcommand::Get { hash }) => cas::get(client, &hash, out).await,
-        Subcommand::Cas(CasSubcommand::Put { file }) => cas::put(client, file, out).await,
+        Subcommand::Cas(CasSubcommand::Put { .. }) => cas::put(client, input, out).await,
         Subcommand::Call(call) if call.help => {
             let asked = modules::Asked { client, served: session.is_served() };
             call::describe(asked, &call, out).await
