@@ -11,8 +11,13 @@ pub(crate) async fn asked_again(mut next: impl AsyncFnMut()) {
     let first = Instant::now();
     loop {
         next().await;
-        if first.elapsed() >= SAME_WISH {
+        if is_another(first) {
             return;
         }
     }
+}
+
+/// Whether what comes now is another wish than the one that came `first`.
+pub(crate) fn is_another(first: Instant) -> bool {
+    first.elapsed() >= SAME_WISH
 }

@@ -45,7 +45,7 @@ impl<W: Write> Writer<W> {
         Ok(Self { to, lines, names: HashSet::new() })
     }
 
-    /// Adds the line of a frame whose body, if any, is there.
+    /// Adds the line of a frame whose body, if any and not lost, is there.
     pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
         self.lines.write_all(line.as_bytes())?;
         self.lines.write_all(b"\n")

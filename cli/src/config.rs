@@ -124,10 +124,9 @@ fn read(path: &Path) -> Result<String, String> {
 
 /// Whether the command line or the environment says it. `--addr` names the store too.
 fn is_typed(arg: &Arg, typed: &ArgMatches) -> bool {
-    let source = |id: &str| typed.value_source(id);
     let id = arg.get_id().as_str();
-    matches!(source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
-        || (id == "store" && source("addr") == Some(ValueSource::CommandLine))
+    is_given(id, typed)
+        || (id == "store" && typed.value_source("addr") == Some(ValueSource::CommandLine))
 }
 
 /// The words of one key.
@@ -192,11 +191,31 @@ fn check(words: &[OsString]) -> Result<(), String> {
     }
 }
 
+/// Whether the command line or the environment has an option, by its id.
+fn is_given(id: &str, given: &ArgMatches) -> bool {
+    matches!(given.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+}
+
+/// The directory that an address stands for where `store` is not said.
+fn store_of_addr(given: &ArgMatches) -> Option<&Path> {
+    if is_given("store", given) || !is_given("addr", given) {
+        return None;
+    }
+    match given.try_get_one("addr").ok()?? {
+        Address::Unix(socket) => socket.parent(),
+        // Refused when it is served.
+        _ => None,
+    }
+}
+
 /// A line of the printed file.
 fn line_of(arg: &Arg, given: &ArgMatches) -> std::io::Result<String> {
     let id = arg.get_id().as_str();
-    let is_set =
-        matches!(given.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
+    if let Some(dir) = store_of_addr(given).filter(|_| id == "store") {
+        let dir = std::path::absolute(dir)?.display().to_string();
+        return Ok(format!("{} = {}", key(arg), toml::Value::from(dir)));
+    }
+    let is_set = is_given(id, given);
     let hash = if is_set { "" } else { "# " };
     if matches!(arg.get_action(), ArgAction::SetTrue) {
         return Ok(format!("{hash}{} = {is_set}", key(arg)));

@@ -62,14 +62,29 @@ struct Local {
 impl Session {
     /// Connects to `address`, by default the user's own store.
     pub(crate) async fn open(address: Option<Address>, need: Need) -> anyhow::Result<Self> {
+        Self::open_when(address, std::future::ready(Ok(need))).await
+    }
+
+    /// The same. A store that nobody serves is opened once `need` has come to its end.
+    pub(crate) async fn open_when(
+        address: Option<Address>,
+        need: impl Future<Output = anyhow::Result<Need>>,
+    ) -> anyhow::Result<Self> {
         let address = address.map_or_else(default_address, Ok)?;
-        let give_up = Instant::now() + LOCK_WAIT;
+        let (mut to_come, mut known) = (std::pin::pin!(need), None);
+        let mut give_up = Instant::now() + LOCK_WAIT;
         loop {
             let error = match Client::connect(&address, options()).await {
                 Ok(client) => return Ok(Self { client, address, local: None }),
                 Err(error) => error,
             };
             let Some(dir) = unserved(&address, &error) else { return Err(explain(error)) };
+            let Some(need) = known else {
+                known = Some(to_come.as_mut().await?);
+                give_up = Instant::now() + LOCK_WAIT;
+                // Somebody may serve it by now.
+                continue;
+            };
             if need == Need::Server {
                 return Fault::fail(Exit::Unreachable, no_server(dir));
             }

@@ -39,9 +39,12 @@ pub(crate) struct Selection {
     /// The first offset of a range that could not be read, and the first one behind it.
     #[serde(default)]
     pub(crate) unread: Vec<(u64, u64)>,
+    /// Frames in ranges beyond those. An export that was cut off may count some of them twice.
+    #[serde(default)]
+    pub(crate) unread_more: u64,
 }
 
-/// Ranges that are remembered; with more of them only the first are.
+/// Ranges that are remembered; of those beyond them only how many frames they have is.
 const UNREAD_MAX: usize = 4096;
 
 impl Selection {
@@ -58,16 +61,22 @@ impl Selection {
 
     /// Notes a range that could not be read; whether it was not noted before.
     pub(crate) fn pass_over(&mut self, from: u64, to: u64) -> bool {
-        let is_new = from < to && !self.unread.contains(&(from, to));
-        if is_new && self.unread.len() < UNREAD_MAX {
-            self.unread.push((from, to));
+        if from >= to || self.unread.iter().any(|there| there.0 <= from && to <= there.1) {
+            return false;
         }
-        is_new
+        let is_full = self.unread.len() >= UNREAD_MAX;
+        match self.unread.last_mut() {
+            Some((_, end)) if *end == from => *end = to,
+            _ if is_full => self.unread_more += to - from,
+            _ => self.unread.push((from, to)),
+        }
+        true
     }
 
     /// Frames that could not be read.
     pub(crate) fn unread(&self) -> u64 {
-        self.unread.iter().map(|(from, to)| to.saturating_sub(*from)).sum()
+        let ranges = self.unread.iter().map(|(from, to)| to.saturating_sub(*from));
+        ranges.fold(self.unread_more, u64::saturating_add)
     }
 }
 
@@ -137,7 +146,9 @@ impl Dump {
         };
         let after = self.after_last_line()?;
         // What lies behind is read again.
-        selection.unread.retain(|(from, _)| after.is_some_and(|after| *from < after));
+        let after_or_first = after.unwrap_or_default();
+        selection.unread.retain(|(from, _)| *from < after_or_first);
+        selection.unread.iter_mut().for_each(|(_, to)| *to = after_or_first.min(*to));
         Ok(after.map(|offset| (offset, epoch)))
     }
 
@@ -198,6 +209,11 @@ impl Incoming {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes);
         self.file.write_all(bytes)
+    }
+
+    /// Leaves nothing of it.
+    pub(crate) fn discard(self) -> io::Result<()> {
+        std::fs::remove_file(unfinished(&self.path))
     }
 
     /// Gives the body its name.
@@ -366,6 +382,7 @@ mod tests {
             until: Some("1h".to_owned()),
             epoch: 1,
             unread: Vec::new(),
+            unread_more: 0,
         };
         assert_eq!(dump.begin(&mut selection).unwrap(), None);
         let line = "{\"topic\":\"a\",\"id\":\"03g4a5lk7bc9ucnxswp2nn1gj\",\"offset\":41}\n";
@@ -373,16 +390,36 @@ mod tests {
         let mut later = Selection { epoch: 2, until_ms: Some(4), ..selection.clone() };
         assert_eq!(dump.begin(&mut later).unwrap(), Some((42, 1)));
         assert_eq!((later.epoch, later.until_ms), (2, Some(3)), "an hour ago is when it was said");
-        assert!(later.pass_over(5, 8) && !later.pass_over(5, 8) && later.pass_over(42, 43));
+        assert!(later.pass_over(5, 6) && later.pass_over(6, 8) && !later.pass_over(5, 8));
+        assert!(later.pass_over(41, 42) && later.pass_over(42, 43));
+        assert_eq!(later.unread, [(5, 8), (41, 43)]);
         dump.select(&later).unwrap();
         let mut last = Selection { epoch: 3, ..selection.clone() };
         assert_eq!(dump.begin(&mut last).unwrap(), Some((42, 2)));
-        assert_eq!(last.unread(), 3, "what lies behind is read again");
+        assert_eq!(last.unread(), 4, "what lies behind is read again");
         assert_eq!(std::fs::read_to_string(dump.frames()).unwrap(), line);
         let mut other = Selection { topics: "b".to_owned(), ..selection.clone() };
         assert!(dump.begin(&mut other).is_err());
         let mut other = Selection { until: None, until_ms: Some(4), ..selection };
         assert!(dump.begin(&mut other).is_err());
+    }
+
+    #[test]
+    fn what_is_not_remembered_is_counted_all_the_same() {
+        let mut selection = Selection {
+            store: String::new(),
+            topics: String::new(),
+            since_ms: None,
+            until_ms: None,
+            since: None,
+            until: None,
+            epoch: 1,
+            unread: Vec::new(),
+            unread_more: 0,
+        };
+        let count = UNREAD_MAX as u64 + 3;
+        assert!((0..count).all(|n| selection.pass_over(2 * n, 2 * n + 1)));
+        assert_eq!((selection.unread.len(), selection.unread()), (UNREAD_MAX, count));
     }
 
     #[test]

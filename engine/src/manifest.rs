@@ -10,7 +10,8 @@ use parking_lot::{Mutex, RwLock};
 use crate::error::{Corruption, OpenError};
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{SUPER_BYTES_MAX, SuperState};
-use crate::media::{Files, is_out_of_descriptors};
+use crate::limits::FILES_MAX;
+use crate::media::{Files, is_lost, is_out_of_descriptors};
 
 const NAMES: [&str; 2] = ["super.a", "super.b"];
 
@@ -59,10 +60,11 @@ impl Manifest {
 
     /// Reads the manifest, or nothing when the store was never made: neither copy exists, or the
     /// only one there is was cut off while the store was being made. A store that one copy calls
-    /// clean is not when the other one is lost and may be newer: it may have been written since.
+    /// clean is not when the other one is lost and may be newer: it may have been written since. A
+    /// copy that cannot be read any more counts for as much as one that is damaged.
     pub(crate) fn load(dir: &Path, files: Arc<dyn Files>) -> Result<Option<Self>, OpenError> {
         let mut newest: Option<(u64, SuperState)> = None;
-        let mut failure = None;
+        let (mut failure, mut unreadable) = (None, None);
         let mut found = 0;
         let mut lost = 0;
         for name in NAMES {
@@ -70,6 +72,11 @@ impl Manifest {
             let bytes = match files.read(&path, SUPER_BYTES_MAX) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_lost(&error) => {
+                    (found, lost) = (found + 1, u64::MAX);
+                    unreadable = Some(OpenError::io("read", &path, error));
+                    continue;
+                }
                 Err(error) => return Err(OpenError::io("read", &path, error)),
             };
             found += 1;
@@ -85,10 +92,16 @@ impl Manifest {
                 }
                 Err(error) => {
                     let header = FileHeader::decode(&bytes, Magic::Super);
-                    lost = header.map_or(u64::MAX, |header| header.base);
+                    lost = lost.max(header.map_or(u64::MAX, |header| header.base));
                     failure = Some(Corruption::new(path, 0, error));
                 }
             }
+        }
+        if newest.is_none()
+            && let Some(error) = unreadable
+        {
+            // It may be the one that counts, and there is no other.
+            return Err(error);
         }
         match (newest, failure) {
             (Some((sequence, mut state)), _) => {
@@ -119,7 +132,8 @@ impl Manifest {
     }
 
     /// Changes the manifest; durable when it returns. After an error it is as before, in memory and
-    /// for the next open. Where that cannot be said, because the copy was complete and only a sync
+    /// for the next open; one that would name more than [`FILES_MAX`] files is that of a full disk.
+    /// Where it cannot be said which counts, because the copy was complete and only a sync
     /// failed, the error is none of a full disk, and the manifest is not changed any more.
     pub(crate) fn update(&self, change: impl FnOnce(&mut SuperState)) -> io::Result<()> {
         let mut writing = self.writing.lock();
@@ -127,7 +141,12 @@ impl Manifest {
             return Err(io::Error::other("an earlier write of the manifest failed"));
         }
         let mut state = SuperState::clone(&self.state.read());
+        let count = state.files.len();
         change(&mut state);
+        if state.files.len() > FILES_MAX.max(count) {
+            // Neither copy could be read again.
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let next = writing.sequence + 1;
         // Odd sequences go to the first copy: a new store begins with super.a.
         let path = self.dir.join(NAMES[usize::from(next.is_multiple_of(2))]);
@@ -264,6 +283,25 @@ mod tests {
         assert_eq!(load(dir.path()).unwrap().unwrap().state().journal, 3);
         assert!(manifest.update(|state| state.journal = 4).is_err());
         assert_eq!(load(dir.path()).unwrap().unwrap().state().journal, 3);
+    }
+
+    #[test]
+    fn no_more_files_are_named_than_can_be_read_again() {
+        let key = crate::log::SegmentKey { base: 1, generation: 0, uuid: [1; 16], salt: 1 };
+        let line = crate::log::unmarked(&key);
+        let dir = tempfile::tempdir().unwrap();
+        let state = SuperState { files: vec![line; FILES_MAX], ..SuperState::default() };
+        let files = Arc::new(Disk::new(MediaChoice::Auto, dir.path()));
+        let manifest = Manifest::create(dir.path(), files, state).unwrap();
+        for _ in 0..2 {
+            let refused = manifest.update(|state| state.files.push(line)).unwrap_err();
+            assert!(is_full(&refused), "{refused}");
+        }
+        let named = |dir: &Path| load(dir).unwrap().unwrap().state().files.len();
+        assert_eq!((named(dir.path()), manifest.state().files.len()), (FILES_MAX, FILES_MAX));
+        manifest.update(|state| state.files.truncate(FILES_MAX - 1)).unwrap();
+        manifest.update(|state| state.files.push(line)).unwrap();
+        assert_eq!(named(dir.path()), FILES_MAX);
     }
 
     #[test]

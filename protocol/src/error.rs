@@ -363,8 +363,8 @@ pub enum ClientError {
         /// What is wrong.
         reason: String,
     },
-    /// The connection ended before the answer came. A request that changes the store may or may
-    /// not have been done.
+    /// The connection ended before the answer came, whether or not the server said why. A request
+    /// that changes the store may or may not have been done.
     #[error("the connection closed before the answer came: {0}")]
     Disconnected(String),
     /// Reading the bytes to send failed on this side.
@@ -387,6 +387,15 @@ impl ClientError {
             Self::TooManyRequests(_) | Self::Connect { .. } => Class::Busy,
             Self::Untrusted { .. } => Class::Access,
             Self::Disconnected(_) => Class::Unknown,
+        }
+    }
+
+    /// The same for a request that was under way when the connection was closed for this: the
+    /// server refuses the connection, and says nothing of what was done.
+    pub(crate) fn of_request(self) -> Self {
+        match self {
+            Self::Refused(refusal) => Self::Disconnected(refusal.to_string()),
+            other => other,
         }
     }
 

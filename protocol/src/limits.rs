@@ -47,11 +47,11 @@ pub const CREDIT_DEFAULT: u32 = 4 * 1024 * 1024;
 pub const BODY_WITH_FRAME_MAX: u32 = 1024 * 1024;
 /// Frames one LAST may ask for.
 pub const LAST_MAX: u64 = 1_000_000;
-/// Frames of one LAST beyond which, as with one for each topic and all other lists, a connection
-/// is answered one at a time.
-pub const LAST_LIGHT_MAX: u64 = 1024;
-/// The last so many frames are looked for where the request is read.
+/// The last so many frames are looked for where the request is read; more, and those that one look
+/// does not find, one request of a connection at a time.
 pub(crate) const LAST_AT_ONCE_MAX: u64 = 128;
+/// Blocking threads that work of all connections has at a time which may take long.
+pub(crate) const LONG_THREADS_MAX: usize = 32;
 /// Bytes of the message of a refusal; a longer one is cut.
 pub const REFUSAL_TEXT_MAX: usize = 4 * 1024;
 /// Extensions in one request.

@@ -12,8 +12,9 @@ const forgotten = new FinalizationRegistry((source) => {
   if (source.id !== null) op_xs_bytes_close(source.id);
 });
 
-// A stream over a source of bytes, which is opened when somebody reads.
-function byteStream(open) {
+// A stream over a source of bytes, which is opened when somebody reads. `unwanted` is told when it is
+// cancelled before.
+function byteStream(open, unwanted = () => {}) {
   const source = { id: null, cancelled: false };
   const stream = new ReadableStream({
     type: "bytes",
@@ -31,6 +32,7 @@ function byteStream(open) {
       source.cancelled = true;
       forgotten.unregister(source);
       if (source.id !== null) op_xs_bytes_close(source.id);
+      else unwanted();
     },
   }, { highWaterMark: 0 });
   forgotten.register(stream, source, source);

@@ -1,7 +1,10 @@
 // Programs that modules run: their streams and their end, over plain ops.
 (function () {
 const { core } = __bootstrap;
-const { op_xs_child_close, op_xs_child_kill, op_xs_child_status, op_xs_child_write, op_xs_spawn } = core.ops;
+const {
+  op_xs_child_close, op_xs_child_kill, op_xs_child_output, op_xs_child_status, op_xs_child_unwanted, op_xs_child_write,
+  op_xs_spawn,
+} = core.ops;
 const { parse, stringify } = JSON;
 const { byteStream } = core.loadExtScript("ext:xs_runtime/bytes.js");
 const { viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
@@ -17,7 +20,7 @@ function bytesOf(chunk) {
 function spawn(scope, command, args = [], options = {}) {
   const { cwd, env, stdin: input } = options;
   const request = { command: String(command), args: [...args].map(String), cwd, env };
-  const { child, stdout, stderr } = parse(op_xs_spawn(stringify(request)));
+  const child = op_xs_spawn(stringify(request));
   const forget = scope.onEnd(() => op_xs_child_kill(child, "SIGKILL"));
   const status = op_xs_child_status(child).then((text) => {
     forget();
@@ -33,10 +36,12 @@ function spawn(scope, command, args = [], options = {}) {
     // A program that ends without reading all of its input has done nothing wrong.
     source.pipeTo(stdin).catch(() => {});
   }
+  const output = (which) =>
+    byteStream(async () => op_xs_child_output(child, which), () => op_xs_child_unwanted(child, which));
   return Object.freeze({
     stdin,
-    stdout: byteStream(async () => stdout),
-    stderr: byteStream(async () => stderr),
+    stdout: output(1),
+    stderr: output(2),
     status,
     kill: (signal = "SIGTERM") => op_xs_child_kill(child, String(signal)),
   });

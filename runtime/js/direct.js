@@ -42,6 +42,9 @@ function immediate(scope) {
   };
 }
 
+// The longest time a timer takes is 24.8 days; longer ones fire at once.
+const TIMER_MS_MAX = 86_400_000;
+
 // Dates at a steady pace, the first one at once. A slow consumer skips beats and never gets two
 // for one.
 function every(scope, interval) {
@@ -59,12 +62,14 @@ function every(scope, interval) {
       if (over) return { value: undefined, done: true };
       const passed = performance.now() - started;
       beat = Math.max(beat + 1, Math.floor(passed / ms));
-      const wait = beat * ms - passed;
-      if (wait > 0) {
+      let wait = beat * ms - passed;
+      while (!over && wait > 0) {
+        const piece = Math.min(wait, TIMER_MS_MAX);
         await new Promise((resolve) => {
           wake = resolve;
-          timer = setTimeout(resolve, wait);
+          timer = setTimeout(resolve, piece);
         });
+        wait = piece < wait ? beat * ms - (performance.now() - started) : 0;
       }
       return over ? { value: undefined, done: true } : { value: new Date(), done: false };
     },

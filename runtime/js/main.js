@@ -4,7 +4,7 @@
 "use strict";
 {
 const { core } = __bootstrap;
-const { op_xs_log, op_xs_why_not } = core.ops;
+const { op_xs_log } = core.ops;
 const load = core.loadExtScript;
 
 const WEB = {
@@ -30,7 +30,6 @@ const WEB = {
   "ext:deno_fetch/21_formdata.js": ["FormData"],
   "ext:deno_fetch/23_request.js": ["Request"],
   "ext:deno_fetch/23_response.js": ["Response"],
-  "ext:deno_fetch/27_eventsource.js": ["EventSource"],
   "ext:xs_runtime/socket.js": ["WebSocket"],
 };
 
@@ -55,20 +54,8 @@ for (const [script, names] of Object.entries(WEB)) {
   for (const name of names) lazily(name, () => load(script)[name]);
 }
 
-// deno_fetch speaks of Deno's flags; the author needs the line to add.
-lazily("fetch", () => {
-  const { fetch: plain } = load("ext:deno_fetch/26_fetch.js");
-  return async function fetch(input, init = undefined) {
-    try {
-      return await plain(input, init);
-    } catch (error) {
-      const denied = /net access to "([^"]*)"/.exec(error?.message ?? "");
-      if (denied === null) throw error;
-      const message = `network access to ${denied[1]} is not allowed; add permissions: { net: ["${denied[1]}"] } to the definition`;
-      throw Object.assign(new Error(op_xs_why_not(message)), { name: "NotCapable" });
-    }
-  };
-});
+lazily("fetch", () => load("ext:xs_runtime/fetch.js").fetch);
+lazily("EventSource", () => load("ext:xs_runtime/fetch.js").eventSource());
 
 // A plain value: v8x reads globalThis.console while it restores a snapshot.
 const LEVELS = { debug: 0, log: 1, info: 1, dir: 1, table: 1, trace: 2, warn: 2, error: 3, assert: 3 };

@@ -263,22 +263,20 @@ function duration(value, what) {
 function describe(error) {
   let verdict = 0, after = -1, name = "", message, stack = "";
   try {
+    // First: what it asks for holds also where the rest cannot be shown.
+    if (error instanceof Retry) verdict = 1;
+    else if (error instanceof Park) verdict = 2;
     if (typeof error === "object" && error !== null && typeof error.message === "string") {
       name = String(error.name ?? "Error");
       message = error.message;
       stack = typeof error.stack === "string" ? error.stack : "";
       if (error.cause !== undefined) message += ` (cause: ${brief(error.cause)})`;
-      if (error instanceof Retry) {
-        verdict = 1;
-        if (error.after !== undefined) after = duration(error.after, "Retry's after");
-      } else if (error instanceof Park) {
-        verdict = 2;
-      }
+      if (verdict === 1 && error.after !== undefined) after = duration(error.after, "Retry's after");
     } else {
       message = `threw ${brief(error)}; throw an Error to have its place reported`;
     }
   } catch {
-    message = "threw a value that cannot be shown";
+    message ??= "threw a value that cannot be shown";
   }
   // Rust takes an error without any text for success.
   if (name === "" && message === "") message = "threw an error without a message";
@@ -291,11 +289,16 @@ function report(op, first, error) {
   op(first, name, message, stack);
 }
 
+// A value in few words. JSON has no cycles and no BigInt.
 function brief(value) {
-  if (typeof value === "object" && value !== null && typeof value.message === "string") {
-    return `${value.name ?? "Error"}: ${value.message}`;
+  try {
+    if (typeof value === "object" && value !== null && typeof value.message === "string") {
+      return `${value.name ?? "Error"}: ${value.message}`;
+    }
+    return typeof value === "string" ? stringify(value) : typeof value === "object" ? stringify(value) ?? "an object" : String(value);
+  } catch {
+    return "a value that cannot be shown";
   }
-  return typeof value === "string" ? stringify(value) : typeof value === "object" ? stringify(value) ?? "an object" : String(value);
 }
 
 return { Retry, Park, Out, buffer, drop, flush, frame, emit, output, checkContent, stateText, duration, describe, isLarge, isThenable, left, report, viewBytes, nameOf };

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use xs_engine::{FrameId, Topic, ValueError};
+use xs_engine::{BlobHash, FrameId, Topic, ValueError};
 
 /// Bytes of a processor's name. `xs.generator.<name>.fin.error` is a topic, so it must fit one.
 pub const NAME_BYTES_MAX: usize = 200;
@@ -152,6 +152,19 @@ impl fmt::Debug for ProcessorName {
 #[must_use]
 pub fn thread_name(create: FrameId) -> String {
     format!("js-{}", &create.to_string()[13..])
+}
+
+/// The name of the thread that parses a source, likewise.
+#[must_use]
+pub(crate) fn source_thread_name(source: BlobHash) -> String {
+    format!("src-{}", &source.to_string()[..11])
+}
+
+/// Whether it is known of a thread what it ran, so that the next process does without.
+#[must_use]
+pub(crate) fn is_avoidable(thread: &str) -> bool {
+    let named = |prefix, bytes| thread.strip_prefix(prefix).is_some_and(|rest| rest.len() == bytes);
+    named("js-", 12) || named("src-", 11)
 }
 
 #[cfg(test)]

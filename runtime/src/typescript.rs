@@ -1,6 +1,9 @@
 //! Author's source to what the engine runs: types stripped by oxc, imports listed, syntax checked
 //! for JavaScript too, so that every syntax error has a place and a code frame. Knows no files.
 
+mod nesting;
+mod room;
+
 use std::path::Path;
 
 use oxc::allocator::Allocator;
@@ -13,6 +16,8 @@ use oxc::transformer::{TransformOptions, Transformer};
 
 use crate::isolate::{FailureKind, ModuleError};
 use crate::loader::place;
+
+pub(crate) use room::{avoid, with_room};
 
 /// TypeScript in modules, whether or not a file imports something.
 pub(crate) const TYPESCRIPT: SourceType = SourceType::ts().with_module(true);
@@ -48,6 +53,10 @@ pub(crate) struct Compiled {
 /// # Errors
 /// [`FailureKind::Syntax`] with place and code frame.
 pub(crate) fn compile(file: &str, source: &str) -> Result<Compiled, ModuleError> {
+    with_room(file, source, || compiled(file, source))
+}
+
+fn compiled(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     if !file.ends_with(".ts") {
         let imports = imports_of(file, source, SourceType::mjs())?;
         return Ok(Compiled { code: None, mappings: Vec::new(), imports });

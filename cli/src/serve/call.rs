@@ -9,13 +9,14 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use xs_engine::{
-    Batch, Body, Bound, Follower, Frame, FrameId, Live, Meta, NewFrame, PublishHook, ReadOptions,
-    Start, Topic, TopicPattern, TopicPatterns, Ttl,
+    Batch, Body, Bound, Follower, Frame, FrameId, Live, Meta, NewFrame, ReadOptions, Start, Topic,
+    TopicPattern, TopicPatterns, Ttl,
 };
 use xs_protocol::{CallRequest, Called, Code, Feed, Pulled, Refusal, Wake};
 use xs_runtime::host::lifecycle::{Event, Key, Lifecycle};
 use xs_runtime::{Kind, ProcessorName};
 
+use super::hooks::Hook;
 use super::refuse;
 use super::service::Core;
 
@@ -53,7 +54,7 @@ pub(super) async fn start(
         follow: true,
         ..ReadOptions::default()
     };
-    let hook = core.store.on_publish(Arc::clone(&wake));
+    let hook = core.hooks.add(&core.store, Arc::clone(&wake));
     let follower = core.store.follow(&options).map_err(|error| refuse::read(&error))?;
     let give_up = request.deadline.map(|deadline| {
         let at = Instant::now() + deadline + GRACE;
@@ -137,7 +138,7 @@ struct CallFeed {
     /// The version that answers, once it is known.
     version: Option<FrameId>,
     follower: Follower,
-    _hook: PublishHook,
+    _hook: Arc<Hook>,
     give_up: Option<(Instant, tokio::task::AbortHandle)>,
     ended: bool,
 }

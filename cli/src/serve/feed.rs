@@ -1,9 +1,12 @@
 //! Reads of the engine as feeds of the protocol. A feed is pulled on the task of a connection, so
 //! it looks at a bounded number of frames and then lets others run.
 
-use xs_engine::{Follower, Frame, Live, PublishHook, ReadError, Reader};
+use std::sync::Arc;
+
+use xs_engine::{Follower, Frame, Live, ReadError, Reader};
 use xs_protocol::{Feed, Pulled, Refusal};
 
+use super::hooks::Hook;
 use super::refuse;
 
 /// Frames looked at in one pull, whether they are handed out or not.
@@ -39,7 +42,7 @@ impl Feed for StoredFeed {
 pub(super) struct FollowFeed {
     pub(super) follower: Follower,
     /// Keeps the wake registered.
-    pub(super) _hook: PublishHook,
+    pub(super) _hook: Arc<Hook>,
 }
 
 impl Feed for FollowFeed {
@@ -91,7 +94,8 @@ mod tests {
     use xs_engine::{Batch, NewFrame, ReadOptions, Store, StoreOptions, Topic, Ttl};
     use xs_protocol::{Feed, Pulled};
 
-    use super::{FollowFeed, LOOK_MAX, StoredFeed};
+    use super::{Arc, FollowFeed, LOOK_MAX, StoredFeed};
+    use crate::serve::hooks::Hooks;
 
     /// One connection after another is served on a thread: a pull that finds nothing ends too.
     #[test]
@@ -105,7 +109,7 @@ mod tests {
         store.append(Batch { frames: frames_of_all, ..Batch::default() }).unwrap();
         let options = ReadOptions::default();
         let follow = ReadOptions { follow: true, ..ReadOptions::default() };
-        let hook = store.on_publish(std::sync::Arc::new(|| ()));
+        let hook = Arc::new(Hooks::default()).add(&store, Arc::new(|| ()));
         let follow = FollowFeed { follower: store.follow(&follow).unwrap(), _hook: hook };
         let feeds: [Box<dyn Feed>; 2] =
             [Box::new(StoredFeed(store.read(&options).unwrap())), Box::new(follow)];

@@ -6,6 +6,7 @@ mod call;
 mod commit;
 mod descriptors;
 mod feed;
+mod hooks;
 mod hosts;
 mod import;
 mod inherited;
@@ -17,6 +18,7 @@ mod refuse;
 mod remove;
 mod service;
 mod stats;
+mod upload;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use serde_json::json;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use xs_engine::{Batch, Health, Meta, NewFrame, OpenError, Store, StoreOptions, Topic};
 use xs_protocol::{Address, SOCKET_NAME, Server, ServerOptions};
@@ -43,8 +46,12 @@ pub(crate) use inherited::take as take_sockets;
 pub(crate) use metrics::Fullness;
 pub(crate) use service::StoreService;
 
-/// Serves until SIGTERM, SIGINT or a failure of the store's files.
-pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
+/// Serves until SIGTERM, SIGINT, `stop` or a failure of the store's files.
+pub(crate) async fn run(
+    args: ServeArgs,
+    addr: Option<Address>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Exit> {
     crate::log::start(args.log);
     let mut signals = Signals::new()?;
     metrics::check(&args.metrics)?;
@@ -59,7 +66,16 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
     let metrics = Metrics::start(&args.metrics).await?;
     let options = StoreOptions { sync: args.sync, ..StoreOptions::default() };
     let path = dir.clone();
-    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await?;
+    let opening = tokio::task::spawn_blocking(move || Store::open(&path, options));
+    let opened = tokio::select! {
+        biased;
+        // A recovery may take long, and is begun again by the next start as after kill -9.
+        () = signals.stop_only() => {
+            info!("stopping before the store is open");
+            return Ok(Exit::Ok);
+        }
+        opened = opening => opened?,
+    };
     if let Err(OpenError::Locked { pid, .. }) = &opened {
         let text =
             format!("{0} is open in process {pid}; stop it, or use it: -a {0}", dir.display());
@@ -90,7 +106,8 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
         fullness,
     };
     let keeps_socket = plan.leaves_socket(&dir);
-    let served = serve(&args, plan, served, &metrics.probe, &failed, &mut signals).await;
+    let heeded = Heeded { signals: &mut signals, failed: &failed, stop };
+    let served = serve(&args, plan, served, &metrics.probe, heeded).await;
     drop(metrics);
     if !keeps_socket {
         // Only the holder of the store's lock gets here, so the socket is its own.
@@ -104,15 +121,24 @@ pub(crate) async fn run(args: ServeArgs, addr: Option<Address>) -> anyhow::Resul
     }
 }
 
+/// What ends a server.
+struct Heeded<'a> {
+    signals: &'a mut Signals,
+    /// A write to the store has failed.
+    failed: &'a Notify,
+    /// Whoever runs the server in this process has had enough.
+    stop: &'a CancellationToken,
+}
+
 /// From the first listener to the last connection.
 async fn serve(
     args: &ServeArgs,
     plan: Plan,
     served: Served,
     probe: &Probe,
-    failed: &Notify,
-    signals: &mut Signals,
+    heeded: Heeded<'_>,
 ) -> anyhow::Result<Exit> {
+    let Heeded { signals, failed, stop } = heeded;
     let (store, server) = (Arc::clone(&served.store), served.server.clone());
     let (store, server, dir) = (&store, &server, &served.dir.clone());
     let listening = plan.listen(dir, server).await?;
@@ -140,6 +166,7 @@ async fn serve(
                 }
                 Asked::Look => server.look_at_files(),
             },
+            () = stop.cancelled() => break Exit::Ok,
             () = manager.beat() => manager.tell("WATCHDOG=1"),
             () = failed.notified() => {
                 error!("a write to the store failed; stopping, for only a new start can tell what was stored");
@@ -152,7 +179,7 @@ async fn serve(
     if exit == Exit::Ok {
         announce(store, "xs.stopping", &json!({ "pid": std::process::id() })).await;
     }
-    let stop = async {
+    let stopped = async {
         if let Some(modules) = modules {
             modules.stop().await;
         }
@@ -165,7 +192,7 @@ async fn serve(
         }
     };
     tokio::select! {
-        () = stop => Ok(exit),
+        () = stopped => Ok(exit),
         () = asked_again(async || signals.stop().await) => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
     }
 }

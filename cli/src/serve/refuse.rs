@@ -3,6 +3,7 @@
 
 use std::io;
 
+use xs_engine::limits::BLOB_BYTES_MAX;
 use xs_engine::{AppendError, CompactError, GcError, MaintainError, ReadError};
 use xs_protocol::{Code, Detail, Refusal};
 
@@ -63,9 +64,13 @@ pub(super) fn append(error: &AppendError) -> Refusal {
 
 /// Why bytes of a blob that streams in were not taken.
 pub(super) fn blob_bytes(error: &io::Error) -> Refusal {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.kind() {
         StorageFull | QuotaExceeded => append(&AppendError::StorageFull),
+        // The system has a limit of its own, which is not the blob's.
+        FileTooLarge if error.raw_os_error().is_none() => {
+            append(&AppendError::BlobTooLarge { max: BLOB_BYTES_MAX })
+        }
         _ => Refusal::new(Code::Internal, format!("cannot take the blob: {error}")),
     }
 }
@@ -108,6 +113,7 @@ pub(super) fn maintain(error: &MaintainError) -> Refusal {
         | MaintainError::OtherStore { .. }
         | MaintainError::Nested { .. } => Code::InvalidValue,
         MaintainError::Corrupt(_) => Code::Corrupt,
+        MaintainError::ReadOnly(_) => Code::ReadOnly,
         MaintainError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
             Code::StorageFull
         }
@@ -208,6 +214,11 @@ mod tests {
         let refusal = blob_bytes(&io::Error::from_raw_os_error(errno));
         assert_eq!((refusal.code, refusal.message), (full.code, full.message));
         assert_eq!(blob_bytes(&io::Error::other("why")).code, Code::Internal);
+        let refusal = blob_bytes(&io::ErrorKind::FileTooLarge.into());
+        let limit = Detail::Limit(16 << 30);
+        assert_eq!((refusal.code, refusal.details), (Code::BatchTooLarge, vec![limit]));
+        let errno = rustix::io::Errno::FBIG.raw_os_error();
+        assert_eq!(blob_bytes(&io::Error::from_raw_os_error(errno)).code, Code::Internal);
     }
 
     #[test]

@@ -75,10 +75,9 @@ pub(super) fn now(store: &Store, batch: AppendRequest) -> Result<Appended, Refus
     if let Some(nothing) = removes.nothing_to_do(store, &batch) {
         return Ok(nothing);
     }
-    let ids = batch.removes.clone();
-    let done = store.append(Batch { durable: true, ..batch });
-    let done = done.map_err(|error| refuse::append(&error))?;
-    let report = store.remove_now(&ids).map_err(|error| refuse::compact(&error))?;
-    tracing::info!(frames = ids.len(), rewritten = report.rewritten, "removed for good");
+    let frames = batch.removes.len();
+    let done = store.append_removing_now(batch);
+    let (done, report) = done.map_err(|error| refuse::compact(&error))?;
+    tracing::info!(frames, rewritten = report.rewritten, "removed for good");
     Ok(removes.outcome(appended(done)))
 }

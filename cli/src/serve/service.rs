@@ -1,6 +1,5 @@
 //! The protocol's [`Service`] over a [`Store`]: what crosses is renamed, nothing is decided.
 
-use std::io::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +10,8 @@ use futures::future::BoxFuture;
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::Notify;
 use xs_engine::{
-    AppendError, Appended, Batch, BlobHash, BlobReader, BlobWriter, Bound, Cursor, CursorName,
-    Frame, Meta, NewFrame, ReadError, ReadOptions, Removal, ResumePoint, Store, SyncPolicy, Topic,
+    AppendError, Appended, Batch, BlobHash, BlobReader, Bound, Cursor, CursorName, Frame, Meta,
+    NewFrame, ReadError, ReadOptions, Removal, ResumePoint, Store, SyncPolicy, Topic,
     TopicPatterns,
 };
 use xs_protocol::limits::LAST_MAX;
@@ -24,9 +23,11 @@ use xs_protocol::{
 
 use super::commit::Committer;
 use super::feed::{FollowFeed, StoredFeed};
+use super::hooks::Hooks;
 use super::hosts::Hosts;
 use super::maintain::Turn;
 use super::metrics::Fullness;
+use super::upload::Uploads;
 use super::{call, import, newest, refuse, remove, stats};
 
 /// Topic of the frame that says that a Host from elsewhere has come.
@@ -37,11 +38,13 @@ pub(crate) struct StoreService {
     core: Arc<Core>,
     hosts: Arc<Hosts>,
     maintenance: Turn,
+    uploads: Arc<Uploads>,
 }
 
 /// What appends need, shared with the calls under way.
 pub(super) struct Core {
     pub(super) store: Arc<Store>,
+    pub(super) hooks: Arc<Hooks>,
     committer: Committer,
     syncs: bool,
     /// An append that is queued asks for a sync although the policy does not.
@@ -65,6 +68,7 @@ impl StoreService {
             committer: Committer::start(Arc::clone(&store))?,
             syncs: store.info().sync == SyncPolicy::Sync,
             store,
+            hooks: Arc::default(),
             sync_asked: AtomicBool::new(false),
             failed,
             fullness,
@@ -76,7 +80,7 @@ impl StoreService {
         let told = Arc::clone(&core);
         let tell = move |instance, is_there| told.tell_of_host(instance, is_there);
         let hosts = Hosts::new(runs_modules, seen, Box::new(tell));
-        Ok(Self { core, hosts, maintenance: Turn::default() })
+        Ok(Self { core, hosts, maintenance: Turn::default(), uploads: Uploads::new() })
     }
 }
 
@@ -204,7 +208,7 @@ impl Service for StoreService {
     }
 
     fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal> {
-        let hook = self.core.store.on_publish(wake);
+        let hook = self.core.hooks.add(&self.core.store, wake);
         let follower = self.core.store.follow(options).map_err(read_refusal)?;
         Ok(Box::new(FollowFeed { follower, _hook: hook }))
     }
@@ -257,7 +261,7 @@ impl Service for StoreService {
 
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {
         let writer = self.core.store.blob_writer().map_err(|error| refuse::append(&error))?;
-        Ok(Box::new(Sink(writer)))
+        Ok(Box::new(self.uploads.begin(writer)))
     }
 
     fn cursor(&self, name: &CursorName) -> Result<Option<Cursor>, Refusal> {
@@ -322,18 +326,5 @@ impl BlobSource for Source {
     fn read(&mut self, max: usize) -> Result<Bytes, Refusal> {
         let bytes = self.0.next_bytes(max);
         bytes.map_err(|error| Refusal::new(Code::Corrupt, error.to_string()))
-    }
-}
-
-/// A blob being written.
-struct Sink(BlobWriter);
-
-impl BlobSink for Sink {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        self.0.write_all(bytes).map_err(|error| refuse::blob_bytes(&error))
-    }
-
-    fn finish(self: Box<Self>) -> Result<(BlobHash, u64), Refusal> {
-        self.0.finish().map_err(|error| refuse::append(&error))
     }
 }

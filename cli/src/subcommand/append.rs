@@ -1,35 +1,33 @@
 //! `append`: one frame, its body from the command line, a file or standard input. A body that fits
 //! travels with the frame; a longer one is streamed into the store first.
 
-use std::io::IsTerminal as _;
-
 use anyhow::Context as _;
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use xs_engine::{BlobHash, Body, Frame, Meta, NewFrame};
 use xs_protocol::{AppendRequest, Client};
 
+use super::input::Input;
 use super::lines;
 use crate::args::{AppendArgs, meta_object};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::Output;
 
-/// Bytes of a body that travels with its frame.
-const INLINE_BYTES_MAX: usize = 1024 * 1024;
-
 pub(super) async fn run(
     client: &Client,
     append: AppendArgs,
+    input: Option<Input>,
+    stop: &CancellationToken,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     if append.lines {
-        return lines::run(client, append, out).await;
+        return lines::run(client, append, stop, out).await;
     }
     let mut new = NewFrame::new(append.topic.clone());
     new.ttl = append.ttl;
     new.meta = append.meta.clone().unwrap_or_default();
-    let mut content = content(client, &append).await?;
+    let mut content = content(client, &append, input).await?;
     if append.json {
         new.meta = json_meta(content)?;
         content = Content::None;
@@ -71,36 +69,21 @@ impl From<Bytes> for Content {
     }
 }
 
-async fn content(client: &Client, append: &AppendArgs) -> anyhow::Result<Content> {
-    if append.no_body {
-        return Ok(Content::None);
-    }
-    if let Some(path) = append.file.as_ref().filter(|path| path.as_os_str() != "-") {
-        let name = || format!("--file {}", path.display());
-        let file = tokio::fs::File::open(path).await.with_context(name)?;
-        return take(client, file).await.with_context(name);
-    }
-    match append.body.as_deref() {
-        Some("-") => take(client, tokio::io::stdin()).await,
-        Some(text) => Ok(Bytes::copy_from_slice(text.as_bytes()).into()),
-        // Nobody who types a topic on a terminal expects to be asked for a body.
-        None if append.file.is_none() && std::io::stdin().is_terminal() => Ok(Content::None),
-        None => take(client, tokio::io::stdin()).await,
-    }
-}
-
-/// Reads to the end; from the length that no longer travels with its frame on, into the store.
-async fn take(
+/// What was typed, or what was given on a pipe or in a file: from the length on that no longer
+/// travels with its frame, into the store.
+async fn content(
     client: &Client,
-    mut source: impl AsyncRead + Send + Unpin,
+    append: &AppendArgs,
+    input: Option<Input>,
 ) -> anyhow::Result<Content> {
-    let mut head = BytesMut::with_capacity(8 * 1024);
-    while head.len() <= INLINE_BYTES_MAX {
-        if source.read_buf(&mut head).await? == 0 {
-            return Ok(head.freeze().into());
-        }
+    let Some(mut input) = input else {
+        let typed = append.body.as_ref().filter(|_| !append.no_body);
+        return Ok(typed.map_or(Content::None, |text| Bytes::from(text.clone()).into()));
+    };
+    if let Some(bytes) = input.whole().await? {
+        return Ok(bytes.into());
     }
-    let (hash, len) = client.blob_put(head.as_ref().chain(source)).await.map_err(explain)?;
+    let (hash, len) = input.put(client).await?;
     Ok(Content::Stored(hash, len))
 }
 

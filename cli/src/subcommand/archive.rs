@@ -6,12 +6,13 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use anyhow::Context as _;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tempfile::{NamedTempFile, TempDir};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use xs_engine::{Frame, ReadOptions};
+use xs_engine::{BlobHash, Frame, ReadOptions};
 use xs_protocol::{Client, Delivered};
 
+use super::bodies::{self, Lost};
 use super::transfer::{passed_over, told};
 use crate::archive::{Writer, unpack};
 use crate::args::Target;
@@ -21,6 +22,10 @@ use crate::exit::{Exit, Fault};
 use crate::json;
 use crate::output::{Output, notice};
 use crate::progress;
+
+/// Bytes of a body that is read once. A longer one is read twice: to see that it is whole, and into
+/// the archive.
+const IN_MEMORY_MAX: u64 = 16 * 1024 * 1024;
 
 pub(super) async fn export(
     client: &Client,
@@ -53,7 +58,7 @@ pub(super) async fn export(
 /// What became of the frames that were to be written.
 struct Count {
     frames: u64,
-    /// Those that the store cannot read.
+    /// Those that the store cannot read, or whose bodies it cannot.
     unread: u64,
 }
 
@@ -78,44 +83,85 @@ async fn write<W: Write>(
 ) -> anyhow::Result<(W, Count)> {
     let mut frames = client.export(options, None).await.map_err(explain)?;
     let bar = progress::count("exporting", client.server().head);
-    let (mut count, mut unread) = (0, 0);
-    while let Some(batch) = frames.next().await {
-        for Delivered { frame, body } in batch.map_err(explain)? {
+    let (mut count, mut unread, mut lost) = (0, 0, Lost::default());
+    loop {
+        let batch = frames.next().await.transpose().map_err(explain)?;
+        while let Some(gap) = frames.gap() {
+            unread += passed_over(gap);
+        }
+        let Some(batch) = batch else { break };
+        for Delivered { frame, body } in batch {
             let failed = || format!("the body of {}", frame.id());
-            add_body(client, &mut writer, &frame, body).await.with_context(failed)?;
+            if !add_body(client, &mut writer, &frame, body).await.with_context(failed)? {
+                lost.note(&frame);
+                unread += 1;
+            }
             writer.line(&json::frame(&frame, None))?;
             count += 1;
         }
         bar.set_position(count);
-        while let Some(gap) = frames.gap() {
-            unread += passed_over(gap);
-        }
     }
     bar.finish_and_clear();
     Ok((writer.finish()?, Count { frames: count, unread }))
 }
 
-/// Adds the body of a frame unless it is there.
+/// Adds the body of a frame unless it is there; false when it is lost, and nothing was added. What
+/// is in the archive cannot be taken back, so all of a body is seen before.
 async fn add_body<W: Write>(
     client: &Client,
     writer: &mut Writer<W>,
     frame: &Frame,
     body: Option<Bytes>,
-) -> anyhow::Result<()> {
-    let Some(hash) = frame.hash().filter(|hash| !writer.has(hash)) else { return Ok(()) };
-    if let Some(bytes) = body {
-        let mut body = writer.body(&hash, bytes.len() as u64)?;
-        body.write(&bytes)?;
-        return Ok(body.finish()?);
-    }
-    let Some(mut blob) = client.blob_get(&hash).await.map_err(explain)? else {
-        return Fault::fail(Exit::NotFound, "it is not in the store");
+) -> anyhow::Result<bool> {
+    let Some(hash) = frame.hash().filter(|hash| !writer.has(hash)) else { return Ok(true) };
+    let seen = match body {
+        Some(bytes) => Seen::All(bytes),
+        None => seen(client, &hash).await?,
     };
-    let mut body = writer.body(&hash, frame.body_len())?;
-    while let Some(chunk) = blob.chunk().await {
-        body.write(&chunk.map_err(explain)?)?;
+    match seen {
+        Seen::Lost => return Ok(false),
+        Seen::All(bytes) => {
+            let mut body = writer.body(&hash, bytes.len() as u64)?;
+            body.write(&bytes)?;
+            body.finish()?;
+        }
+        Seen::Whole => {
+            let Some(mut blob) = client.blob_get(&hash).await.map_err(explain)? else {
+                return Fault::fail(Exit::NotFound, "it is not in the store any more");
+            };
+            let mut body = writer.body(&hash, blob.len())?;
+            while let Some(chunk) = blob.chunk().await {
+                body.write(&chunk.map_err(explain)?)?;
+            }
+            body.finish()?;
+        }
     }
-    Ok(body.finish()?)
+    Ok(true)
+}
+
+/// What was seen of a body.
+enum Seen {
+    Lost,
+    /// Its bytes.
+    All(Bytes),
+    /// That it can be read; it is too long to be kept in memory.
+    Whole,
+}
+
+/// Reads a body to its end.
+async fn seen(client: &Client, hash: &BlobHash) -> anyhow::Result<Seen> {
+    let Some(mut blob) = bodies::find(client, hash).await? else { return Ok(Seen::Lost) };
+    let keeps = blob.len() <= IN_MEMORY_MAX;
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = blob.chunk().await {
+        match chunk {
+            Ok(chunk) if keeps => bytes.extend_from_slice(&chunk),
+            Ok(_) => {}
+            Err(error) if bodies::is_damage(&error) => return Ok(Seen::Lost),
+            Err(error) => return Err(explain(error)),
+        }
+    }
+    Ok(if keeps { Seen::All(bytes.freeze()) } else { Seen::Whole })
 }
 
 /// An archive in a directory of its own, which goes when this does.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use xs_engine::{BlobHash, Frame};
-use xs_protocol::{BlobStream, Client};
+use xs_protocol::{BlobStream, Client, ClientError, Code};
 
 use crate::args::BodyArgs;
 use crate::connect::explain;
@@ -11,6 +11,8 @@ use crate::output::{Output, notice};
 
 /// Bytes of a body that is held in memory to become part of a line of JSON.
 const BODY_IN_JSON_MAX: u64 = 64 * 1024 * 1024;
+/// Frames without their body of which each is named.
+const NAMED_MAX: u64 = 20;
 
 /// Prints a frame, its body, or both, as wanted.
 pub(super) async fn print(
@@ -67,6 +69,41 @@ pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Byte
     }
     let max = usize::try_from(BODY_IN_JSON_MAX).unwrap_or(usize::MAX);
     open(client, &hash, || lost(frame, &hash)).await?.bytes(max).await.map_err(explain)
+}
+
+/// The bytes of a blob; `None` when damage took them, and who asks can do without.
+///
+/// # Errors
+/// The store cannot be asked.
+pub(super) async fn find(client: &Client, hash: &BlobHash) -> anyhow::Result<Option<BlobStream>> {
+    match client.blob_get(hash).await {
+        Ok(blob) => Ok(blob),
+        Err(error) if is_damage(&error) => Ok(None),
+        Err(error) => Err(explain(error)),
+    }
+}
+
+/// Whether asking again for the bytes would be of no use.
+pub(super) fn is_damage(error: &ClientError) -> bool {
+    error.code() == Some(Code::Corrupt)
+}
+
+/// Frames that are written without their body, as it is lost.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    count: u64,
+}
+
+impl Lost {
+    /// Tells of one.
+    pub(super) fn note(&mut self, frame: &Frame) {
+        self.count += 1;
+        if self.count <= NAMED_MAX {
+            notice(&format!("the body of {} cannot be read: left out", frame.id()));
+        } else if self.count == NAMED_MAX + 1 {
+            notice("more bodies cannot be read that are not named");
+        }
+    }
 }
 
 fn too_long(frame: &Frame, hash: &BlobHash) -> String {

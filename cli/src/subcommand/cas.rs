@@ -1,13 +1,11 @@
 //! `cas get` and `cas put`: bytes by their hash, streamed both ways.
 
-use std::path::PathBuf;
-
 use anyhow::Context as _;
 use xs_engine::BlobHash;
 use xs_protocol::Client;
 
 use super::bodies;
-use crate::connect::explain;
+use super::input::Input;
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -22,17 +20,11 @@ pub(super) async fn get(
 
 pub(super) async fn put(
     client: &Client,
-    file: Option<PathBuf>,
+    input: Option<Input>,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
-    let put = match file {
-        Some(path) => {
-            let file = tokio::fs::File::open(&path).await;
-            client.blob_put(file.with_context(|| path.display().to_string())?).await
-        }
-        None => client.blob_put(tokio::io::stdin()).await,
-    };
-    let (hash, _) = put.map_err(explain)?;
+    let input = input.context("there is nothing to read")?;
+    let (hash, _) = input.put(client).await?;
     out.line(&hash.to_string())?;
     Ok(Exit::Ok)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{
     Address, Client, ClientOptions, LastRequest, SOCKET_NAME, SubEvent, SubscribeOptions,
@@ -48,10 +49,19 @@ pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
         notice(&format!("{} was not there and is made", dev.dir.display()));
     }
     std::fs::create_dir_all(&store).with_context(|| format!("make {}", store.display()))?;
+    let stop = CancellationToken::new();
+    let served = serve::run(serve, None, &stop);
+    let watched = async {
+        let failed = watch(&store).await;
+        // Nobody sees what it does any more: it stops in order all the same.
+        stop.cancel();
+        failed
+    };
+    tokio::pin!(served, watched);
     // The server stops on the signals that stop this; what it still says is shown until then.
     tokio::select! {
-        served = serve::run(serve, None) => served,
-        failed = watch(&store) => failed.map(|()| Exit::Ok),
+        served = &mut served => served,
+        failed = &mut watched => served.await.and_then(|exit| failed.map(|()| exit)),
     }
 }
 

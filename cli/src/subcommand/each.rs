@@ -10,12 +10,15 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Body, Bound, Frame, Meta, NewFrame, ReadOptions, Start, TopicPatterns};
+use xs_engine::{BlobHash, Body, Bound, Frame, Meta, NewFrame, ReadOptions, Start, TopicPatterns};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
-use xs_protocol::{Address, AppendRequest, Class, Client, Delivered, SubEvent, SubscribeOptions};
+use xs_protocol::{
+    Address, AppendRequest, BlobStream, Class, Client, Delivered, SubEvent, SubscribeOptions,
+};
 
+use super::bodies;
 use super::cat::describe;
 use super::filter::Filter;
 use super::position::{Position, Resume};
@@ -27,6 +30,11 @@ use crate::output::notice;
 /// The wait before the first retry; it doubles up to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
+/// The longest that a signal to this process and its commands is seen later here than there: to be
+/// waited for before an event is given up.
+const LAG: Duration = Duration::from_millis(20);
+/// The same where a signal, by what it looks like, was the reason.
+const LAG_OF_SIGNAL: Duration = Duration::from_millis(500);
 /// Bytes of frames the server may send ahead: commands are slow, and what waits here is read again
 /// by the next run anyway.
 const CREDIT: u32 = 256 * 1024;
@@ -53,6 +61,10 @@ pub(super) async fn run(
         ..ReadOptions::default()
     };
     let mut left = filter.widen(client, &mut options).await?;
+    if each.park.is_some() && each.patterns.is_empty() {
+        // The store would count what is parked, which is among all topics.
+        left = left.or_else(|| options.limit.take());
+    }
     let how = SubscribeOptions {
         credit: CREDIT,
         bodies_up_to: BODY_WITH_FRAME_MAX,
@@ -166,73 +178,78 @@ impl Runner<'_> {
             wait = (wait * 2).min(RETRY_LONGEST);
             attempts += 1;
         };
+        if let Some(failure) = &failure
+            && self.is_none_of(failure).await
+        {
+            return Ok(false);
+        }
         let done = failure.is_none() || self.each.park.is_some();
         if let (true, Some(position), Some(offset)) = (done, position.as_mut(), frame.offset()) {
             position.reach(offset + 1);
         }
         match failure {
             None => save(position).await?,
-            // Ctrl-C reaches the command too: that is no failure of the frame's.
-            Some(_) if self.stop.is_cancelled() => return Ok(false),
             Some(failure) => self.give_up(frame, &failure, attempts, position).await?,
         }
         Ok(true)
     }
 
+    /// Whether a failure is none of the frame's: Ctrl-C, or who stops a service, reaches the
+    /// command too, and that may be seen here first.
+    async fn is_none_of(&self, failure: &Failure) -> bool {
+        let lag = match failure {
+            Failure::Exited(status) if status.code().is_none_or(|code| code > 128) => LAG_OF_SIGNAL,
+            Failure::Exited(_) => LAG,
+            Failure::TimedOut(_) | Failure::Lost(_) => Duration::ZERO,
+        };
+        tokio::time::timeout(lag, self.stop.cancelled()).await.is_ok()
+    }
+
     /// Runs the command once; what went wrong, if anything did.
     async fn attempt(&self, delivered: &Delivered) -> anyhow::Result<Option<Failure>> {
-        let Delivered { frame, body } = delivered;
+        let frame = &delivered.frame;
         let [program, arguments @ ..] = self.each.command.as_slice() else {
             return Fault::fail(Exit::Usage, "there is no command");
         };
-        let mut command = Command::new(program);
-        command.args(arguments).envs(environment(frame, self.address)).kill_on_drop(true);
-        command.stdin(if frame.hash().is_some() { Stdio::piped() } else { Stdio::null() });
-        let mut child =
-            command.spawn().with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
-        let stdin = child.stdin.take();
-        let feed = async {
-            match stdin {
-                Some(stdin) => self.feed(stdin, frame, body.as_ref()).await,
-                None => Ok(()),
-            }
-        };
-        let ended = async {
-            let (fed, status) = tokio::join!(feed, child.wait());
-            fed.and_then(|()| Ok(status?))
-        };
-        let status = match self.each.timeout {
-            None => ended.await?,
-            Some(limit) => match tokio::time::timeout(limit, ended).await {
-                Ok(status) => status?,
-                Err(_) => return kill(child, limit).await.map(Some),
+        // Before the command: it could not tell a body that is lost from an empty one.
+        let input = match (&delivered.body, frame.hash()) {
+            (Some(body), _) => Input::Bytes(body.clone()),
+            (None, None) => Input::None,
+            (None, Some(hash)) => match bodies::find(self.client, &hash).await? {
+                Some(blob) => Input::Blob(blob),
+                None => return Ok(Some(Failure::Lost(hash))),
             },
         };
-        Ok((!status.success()).then_some(Failure::Exited(status)))
-    }
-
-    /// Writes the body to the command, which need not read it.
-    async fn feed(
-        &self,
-        mut stdin: ChildStdin,
-        frame: &Frame,
-        body: Option<&Bytes>,
-    ) -> anyhow::Result<()> {
-        if let Some(body) = body {
-            // A command that ends without reading is judged by its exit code.
-            let _ = stdin.write_all(body).await;
-            return Ok(());
-        }
-        let Some(hash) = frame.hash() else { return Ok(()) };
-        let Some(mut blob) = self.client.blob_get(&hash).await.map_err(explain)? else {
-            return Fault::fail(Exit::NotFound, format!("the store has no bytes with hash {hash}"));
-        };
-        while let Some(chunk) = blob.chunk().await {
-            if stdin.write_all(&chunk.map_err(explain)?).await.is_err() {
-                break;
+        let mut command = Command::new(program);
+        command.args(arguments).envs(environment(frame, self.address)).kill_on_drop(true);
+        command.stdin(if matches!(input, Input::None) { Stdio::null() } else { Stdio::piped() });
+        let mut child =
+            command.spawn().with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
+        let mut stdin = child.stdin.take();
+        let give = async {
+            if let Some(to) = &mut stdin {
+                feed(to, input).await?;
             }
-        }
-        Ok(())
+            // The end of the body, which one that is lost does not have.
+            stdin = None;
+            Ok(())
+        };
+        let wait = async { child.wait().await.map_err(|error| Cut::Failed(error.into())) };
+        let run = async { tokio::try_join!(give, wait).map(|((), status)| status) };
+        let ended = match self.each.timeout {
+            None => Some(run.await),
+            Some(limit) => tokio::time::timeout(limit, run).await.ok(),
+        };
+        let failure = match (ended, self.each.timeout, frame.hash()) {
+            (Some(Ok(status)), ..) => {
+                return Ok((!status.success()).then_some(Failure::Exited(status)));
+            }
+            (Some(Err(Cut::Failed(error))), ..) => return Err(error),
+            (Some(Err(Cut::Lost)), _, Some(hash)) => Failure::Lost(hash),
+            (_, limit, _) => Failure::TimedOut(limit.unwrap_or_default()),
+        };
+        child.kill().await.context("kill the command")?;
+        Ok(Some(failure))
     }
 
     /// Parks the frame, or ends.
@@ -264,7 +281,10 @@ impl Runner<'_> {
         });
         let parked = NewFrame {
             meta: Meta::parse(meta.to_string())?,
-            body: frame.hash().map_or(Body::None, Body::Stored),
+            body: match (failure, frame.hash()) {
+                (Failure::Lost(_), _) | (_, None) => Body::None,
+                (_, Some(hash)) => Body::Stored(hash),
+            },
             ..NewFrame::new(topic.clone())
         };
         let change = position.as_ref().and_then(Position::change);
@@ -288,10 +308,48 @@ impl Runner<'_> {
     }
 }
 
+/// What a command is given on its standard input.
+enum Input {
+    None,
+    Bytes(Bytes),
+    Blob(BlobStream),
+}
+
+/// Why a command was not given all of it.
+enum Cut {
+    Lost,
+    Failed(anyhow::Error),
+}
+
+/// Writes to a command, which need not read it: one that ends before is judged by its exit code.
+async fn feed(to: &mut ChildStdin, input: Input) -> Result<(), Cut> {
+    match input {
+        Input::None => {}
+        Input::Bytes(body) => {
+            let _ = to.write_all(&body).await;
+        }
+        Input::Blob(mut blob) => {
+            while let Some(chunk) = blob.chunk().await {
+                let chunk = match chunk {
+                    Ok(chunk) => chunk,
+                    Err(error) if bodies::is_damage(&error) => return Err(Cut::Lost),
+                    Err(error) => return Err(Cut::Failed(explain(error))),
+                };
+                if to.write_all(&chunk).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Why a frame was not handled.
 enum Failure {
     Exited(ExitStatus),
     TimedOut(Duration),
+    /// The body of the frame.
+    Lost(BlobHash),
 }
 
 impl fmt::Display for Failure {
@@ -302,13 +360,9 @@ impl fmt::Display for Failure {
                 None => write!(f, "the command was ended: {status}"),
             },
             Self::TimedOut(limit) => write!(f, "the command took longer than {limit:?}"),
+            Self::Lost(hash) => write!(f, "its body cannot be read: damage took {hash}"),
         }
     }
-}
-
-async fn kill(mut child: Child, limit: Duration) -> anyhow::Result<Failure> {
-    child.kill().await.context("kill the command")?;
-    Ok(Failure::TimedOut(limit))
 }
 
 /// What the command is told about its frame.

@@ -63,7 +63,9 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
     if eval.interactive || is_prompt(eval) {
         return prompt(&around, session).await;
     }
-    let source = source(eval, &around.base)?;
+    let (given, here) = (Given::of(eval), around.base.clone());
+    // On a thread of its own: whoever feeds a pipe takes as long as they like.
+    let source = tokio::task::spawn_blocking(move || source(given, &here)).await??;
     let ended = tokio::select! {
         ended = script::run(&source.dir, &source.path, &source.text, &around) => ended,
         // What goes on without end ends with whoever reads it.
@@ -87,13 +89,30 @@ fn told(error: &ModuleError) -> String {
     modules::describe(&error.to_json()).trim_end().to_owned()
 }
 
-fn source(eval: &EvalArgs, here: &Path) -> anyhow::Result<Source> {
+/// Where it is.
+enum Given {
+    File(PathBuf),
+    Code(String),
+    Stdin,
+}
+
+impl Given {
+    fn of(eval: &EvalArgs) -> Self {
+        match (&eval.file, eval.code.as_deref()) {
+            (Some(file), _) => Self::File(file.clone()),
+            (None, Some(code)) if code != "-" => Self::Code(code.to_owned()),
+            _ => Self::Stdin,
+        }
+    }
+}
+
+fn source(given: Given, here: &Path) -> anyhow::Result<Source> {
     let named =
         |path: &str, text: String| Source { dir: here.to_owned(), path: path.to_owned(), text };
-    match (&eval.file, eval.code.as_deref()) {
-        (Some(file), _) => of_file(file, here),
-        (None, Some(code)) if code != "-" => Ok(named("[eval].ts", code.to_owned())),
-        _ => {
+    match given {
+        Given::File(file) => of_file(&file, here),
+        Given::Code(code) => Ok(named("[eval].ts", code)),
+        Given::Stdin => {
             let text = limited(io::stdin().lock()).context("read standard input")?;
             Ok(named("[stdin].ts", text))
         }

@@ -7,7 +7,7 @@ use xs_protocol::{Client, Delivered, SubEvent, SubscribeOptions};
 use xs_runtime::isolate::{FailureKind, ModuleError};
 use xs_runtime::script::{TEXT_BYTES_MAX, Test, Verdict, Whole};
 
-use super::modules;
+use super::{bodies, modules};
 use crate::args::WhereArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
@@ -156,17 +156,17 @@ impl Drop for Filter {
     }
 }
 
-/// The body of a frame that came without it; none when it is too long to be looked at.
+/// The body of a frame that came without it; none when it is too long to be looked at, or lost.
 async fn fetch(client: &Client, frame: &Frame) -> anyhow::Result<Option<bytes::Bytes>> {
     let Some(hash) = frame.hash().filter(|_| frame.body_len() <= TEXT_BYTES_MAX) else {
         return Ok(None);
     };
-    match client.blob_get(&hash).await.map_err(explain)? {
-        Some(blob) => {
-            let max = usize::try_from(TEXT_BYTES_MAX).unwrap_or(usize::MAX);
-            Ok(Some(blob.bytes(max).await.map_err(explain)?))
-        }
-        None => Ok(None),
+    let Some(blob) = bodies::find(client, &hash).await? else { return Ok(None) };
+    let max = usize::try_from(TEXT_BYTES_MAX).unwrap_or(usize::MAX);
+    match blob.bytes(max).await {
+        Ok(body) => Ok(Some(body)),
+        Err(error) if bodies::is_damage(&error) => Ok(None),
+        Err(error) => Err(explain(error)),
     }
 }
 

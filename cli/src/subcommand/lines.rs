@@ -1,16 +1,20 @@
 //! `append --lines`: a frame for each line of the input. Lines that are there together share a
-//! batch; a batch leaves at once when the input is idle. Several batches are under way at a time,
-//! and when one fails the lines acknowledged before it are counted out.
+//! batch; a batch leaves at once when the input is idle. Several batches are under way at a time.
+//! When one fails, or it is stopped, the lines that are stored are counted out.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 
 use anyhow::{Context as _, bail};
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
+use tokio_util::sync::CancellationToken;
 use xs_engine::{Body, FrameId, NewFrame};
 use xs_protocol::{AppendRequest, Appended, Client, Reply};
 
@@ -34,22 +38,25 @@ const READ_AHEAD: usize = 8;
 /// Bytes that a frame is taken to need beside its meta and body.
 const FRAME_BYTES: usize = 512;
 
-/// What is read: pieces of the input as they come, then the end.
-type Pieces = mpsc::Receiver<io::Result<Bytes>>;
-
 pub(super) async fn run(
     client: &Client,
     append: AppendArgs,
+    stop: &CancellationToken,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
-    let pieces = read_pieces(append.file.as_deref().filter(|path| path.as_os_str() != "-"))?;
+    let pieces = Pieces::of(append.file.as_deref().filter(|path| path.as_os_str() != "-")).await?;
     let mut lines = Lines::new(&append);
     let mut sender = Sender::new(client);
-    let fed = feed(pieces, &mut lines, &mut sender).await;
-    let settled = sender.settle(0).await;
-    if let Err(error) = fed.and(settled) {
-        let stored = sender.stored;
-        return Err(error).context(format!("{stored} of {} lines read are stored", lines.count));
+    let fed = feed(pieces, &mut lines, &mut sender, stop).await;
+    let settled = sender.settle_all().await;
+    let told = format!("{} of {} lines read are stored", sender.stored, lines.count);
+    match fed.and_then(|ended| settled.map(|()| ended)) {
+        Ok(Ended::AtEnd) => {}
+        Ok(Ended::Stopped) => {
+            notice(&told);
+            return Ok(Exit::Interrupted);
+        }
+        Err(error) => return Err(error).context(told),
     }
     let text = |id: Option<FrameId>| id.map(|id| id.to_string());
     let line = match (out.is_person(), sender.first, sender.last) {
@@ -64,72 +71,129 @@ pub(super) async fn run(
     Ok(Exit::Ok)
 }
 
-/// Turns pieces into lines, lines into batches, and hands the batches over.
+/// How the reading ended.
+enum Ended {
+    AtEnd,
+    /// A line that had no end yet is not stored.
+    Stopped,
+}
+
+/// Turns pieces into lines, lines into batches, and hands the batches over, until the end of the
+/// input or `stop`.
 async fn feed(
     mut pieces: Pieces,
     lines: &mut Lines,
     sender: &mut Sender<'_>,
-) -> anyhow::Result<()> {
-    loop {
-        let piece = match pieces.try_recv() {
-            Ok(piece) => Some(piece),
-            Err(TryRecvError::Disconnected) => None,
-            Err(TryRecvError::Empty) => {
-                sender.send(lines.take_batch()).await?;
-                tokio::select! {
-                    piece = pieces.recv() => piece,
-                    settled = sender.settle_one(), if !sender.waiting.is_empty() => {
-                        settled?;
-                        continue;
-                    }
-                }
-            }
-        };
-        let Some(piece) = piece else { break };
-        lines.push(&piece.context("read the input")?);
-        while lines.next_line(false)? {
+    stop: &CancellationToken,
+) -> anyhow::Result<Ended> {
+    while let Some(piece) = next_piece(&mut pieces, lines, sender, stop).await? {
+        let is_end = piece.is_empty();
+        lines.push(&piece);
+        while lines.next_line(is_end)? {
             if lines.batch_is_full() {
                 sender.send(lines.take_batch()).await?;
             }
         }
+        if is_end {
+            sender.send(lines.take_batch()).await?;
+            return Ok(Ended::AtEnd);
+        }
     }
-    lines.next_line(true)?;
-    sender.send(lines.take_batch()).await
+    sender.send(lines.take_batch()).await?;
+    Ok(Ended::Stopped)
 }
 
-/// Reads on a thread of its own, because standard input cannot be read without blocking one.
-fn read_pieces(file: Option<&Path>) -> anyhow::Result<Pieces> {
-    let source: Box<dyn Read + Send> = match file {
-        Some(path) => {
-            Box::new(std::fs::File::open(path).with_context(|| path.display().to_string())?)
+/// The next piece, an empty one at the end; `None` when all is there that was read before `stop`.
+/// Meanwhile what waits is sent.
+async fn next_piece(
+    pieces: &mut Pieces,
+    lines: &mut Lines,
+    sender: &mut Sender<'_>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Bytes>> {
+    let piece = loop {
+        let is_stopped = stop.is_cancelled();
+        if is_stopped {
+            pieces.reading.is_over.store(true, SeqCst);
         }
-        None => {
-            if io::stdin().is_terminal() {
-                notice("each line is stored as you enter it; Ctrl-D ends");
-            }
-            Box::new(io::stdin())
+        // To be asked first: what a read brought that had begun before may be there by now.
+        let is_at_input = pieces.reading.is_at_input.load(SeqCst);
+        match pieces.receiver.try_recv() {
+            Ok(piece) => break Some(piece),
+            Err(TryRecvError::Disconnected) => break None,
+            Err(TryRecvError::Empty) if is_stopped && is_at_input => break None,
+            Err(TryRecvError::Empty) => {}
+        }
+        sender.send(lines.take_batch()).await?;
+        tokio::select! {
+            piece = pieces.receiver.recv() => break piece,
+            settled = sender.settle_one(), if !sender.waiting.is_empty() => settled?,
+            () = stop.cancelled(), if !is_stopped => {}
         }
     };
-    let (sender, receiver) = mpsc::channel(READ_AHEAD);
-    std::thread::Builder::new()
-        .name("xs-input".to_owned())
-        .spawn(move || read_on(source, &sender))
-        .context("start a thread that reads the input")?;
-    Ok(receiver)
+    piece.transpose().context("read the input")
 }
 
-fn read_on(mut source: Box<dyn Read + Send>, sender: &mpsc::Sender<io::Result<Bytes>>) {
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        let piece = match source.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(count) => Ok(Bytes::copy_from_slice(&buffer[..count])),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => Err(error),
+/// What is read: pieces of the input as they come, an empty one at its end.
+struct Pieces {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    reading: Arc<Reading>,
+}
+
+/// What is known of the thread that reads.
+#[derive(Default)]
+struct Reading {
+    /// It is to read no more.
+    is_over: AtomicBool,
+    /// It has handed over all that it has read, and waits for more.
+    is_at_input: AtomicBool,
+}
+
+impl Pieces {
+    /// Reads on a thread of its own, because standard input cannot be read without blocking one.
+    async fn of(file: Option<&Path>) -> anyhow::Result<Self> {
+        let source: Box<dyn Read + Send> = match file {
+            Some(path) => {
+                // Not opened here: a named pipe waits for who writes to it.
+                let file = tokio::fs::File::open(path).await;
+                Box::new(file.with_context(|| path.display().to_string())?.into_std().await)
+            }
+            None => {
+                if io::stdin().is_terminal() {
+                    notice("each line is stored as you enter it; Ctrl-D ends");
+                }
+                Box::new(io::stdin())
+            }
         };
-        let failed = piece.is_err();
-        if sender.blocking_send(piece).is_err() || failed {
-            return;
+        let (sender, receiver) = mpsc::channel(READ_AHEAD);
+        let reading = Arc::new(Reading::default());
+        let told = Arc::clone(&reading);
+        std::thread::Builder::new()
+            .name("xs-input".to_owned())
+            .spawn(move || told.read_on(source, &sender))
+            .context("start a thread that reads the input")?;
+        Ok(Self { receiver, reading })
+    }
+}
+
+impl Reading {
+    fn read_on(&self, mut source: Box<dyn Read + Send>, sender: &mpsc::Sender<io::Result<Bytes>>) {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            self.is_at_input.store(true, SeqCst);
+            if self.is_over.load(SeqCst) {
+                return;
+            }
+            let piece = match source.read(&mut buffer) {
+                Ok(count) => Ok(Bytes::copy_from_slice(&buffer[..count])),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            self.is_at_input.store(false, SeqCst);
+            let is_last = piece.as_ref().map_or(true, Bytes::is_empty);
+            if sender.blocking_send(piece).is_err() || is_last {
+                return;
+            }
         }
     }
 }
@@ -251,6 +315,15 @@ impl<'a> Sender<'a> {
             self.settle_one().await?;
         }
         Ok(())
+    }
+
+    /// Waits for all, those behind one that was refused too.
+    async fn settle_all(&mut self) -> anyhow::Result<()> {
+        let mut settled = Ok(());
+        while !self.waiting.is_empty() {
+            settled = settled.and(self.settle_one().await);
+        }
+        settled
     }
 
     /// Waits for the oldest batch. A reply stays in the queue until it is there, so that giving up

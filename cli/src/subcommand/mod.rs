@@ -16,6 +16,7 @@ mod each;
 mod eval;
 mod filter;
 mod frames;
+mod input;
 mod lines;
 mod maintain;
 mod modules;
@@ -42,17 +43,21 @@ use crate::args::{Args, CasSubcommand, ImportArgs, ModulesSubcommand, Subcommand
 use crate::connect::{Need, Session};
 use crate::exit::{Exit, Fault};
 use crate::host;
-use crate::output::Output;
+use crate::output::{Output, notice};
 use crate::serve;
+use crate::signals;
 
-/// Time that a reader with a position has to save it when it is stopped.
+use self::input::Input;
+
+/// Time that a reader with a position has to save it when it is stopped, and whoever reads what is
+/// printed to take it.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs what was typed.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let (addr, token_file) = (args.addr, args.reach.token_file);
     match args.subcommand {
-        Subcommand::Serve(serve) => serve::run(serve, addr).await,
+        Subcommand::Serve(serve) => serve::run(serve, addr, &CancellationToken::new()).await,
         Subcommand::Host(args) => host::run_away(args, addr, token_file).await,
         Subcommand::Version => status::version(),
         Subcommand::Ping(ping) => status::ping(&ping, addr).await,
@@ -103,12 +108,19 @@ async fn import(addr: Option<Address>, mut import: ImportArgs) -> anyhow::Result
 async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Result<Exit> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let session = open(addr, &subcommand).await?;
     let keeps_on = matches!(&subcommand, Subcommand::Eval(eval) if eval::is_prompt(eval));
-    let grace = if keeps_position(&subcommand) { GRACE } else { Duration::ZERO };
+    let grace = if has_to_finish(&subcommand) { GRACE } else { Duration::ZERO };
+    let closing = CancellationToken::new();
+    signals::insist(!keeps_on, grace + GRACE, closing.clone())?;
+    let mut input = Input::of(&subcommand);
+    let session = tokio::select! {
+        biased;
+        () = either(&mut interrupt, &mut terminate) => return Ok(Exit::Interrupted),
+        session = open(addr, &subcommand, input.as_mut()) => session?,
+    };
     let stop = CancellationToken::new();
     let ended = {
-        let work = on_store(&session, subcommand, &stop);
+        let work = on_store(&session, subcommand, input, &stop);
         tokio::pin!(work);
         let stopped = async {
             tokio::select! {
@@ -117,27 +129,48 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
             }
         };
         tokio::select! {
-            ended = &mut work => ended,
+            // First, for what ends the commands of `each` comes here too, and is its reason.
+            biased;
             () = stopped => {
                 stop.cancel();
                 tokio::select! {
                     ended = tokio::time::timeout(grace, work) => {
-                        ended.unwrap_or(Ok(Exit::Interrupted))
+                        ended.unwrap_or_else(|_| Ok(cut_off(grace)))
                     }
                     () = asked_again(async || either(&mut interrupt, &mut terminate).await) => {
                         Ok(Exit::Interrupted)
                     }
                 }
             }
+            ended = &mut work => ended,
         }
     };
+    closing.cancel();
     let closed = session.close().await;
     ended.and_then(|exit| closed.map(|()| exit))
 }
 
+/// Says of what had time to come to its end that it did not.
+fn cut_off(grace: Duration) -> Exit {
+    if !grace.is_zero() {
+        notice(&format!("stopped; what was begun did not end within {} s", grace.as_secs()));
+    }
+    Exit::Interrupted
+}
+
 /// Connects, in the time that was given for the whole.
-async fn open(addr: Option<Address>, subcommand: &Subcommand) -> anyhow::Result<Session> {
-    let opening = Session::open(addr, need(subcommand));
+async fn open(
+    addr: Option<Address>,
+    subcommand: &Subcommand,
+    input: Option<&mut Input>,
+) -> anyhow::Result<Session> {
+    let need = async {
+        match input {
+            Some(input) => input.need().await,
+            None => Ok(need(subcommand)),
+        }
+    };
+    let opening = Session::open_when(addr, need);
     let limit = match subcommand {
         Subcommand::Call(call) if !call.help => call.timeout,
         _ => None,
@@ -156,10 +189,11 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     }
 }
 
-/// Whether it has a position to save before it ends.
-const fn keeps_position(subcommand: &Subcommand) -> bool {
+/// Whether it has a position to save before it ends, or lines to store that it has read.
+const fn has_to_finish(subcommand: &Subcommand) -> bool {
     match subcommand {
         Subcommand::Each(_) => true,
+        Subcommand::Append(append) => append.lines,
         Subcommand::Cat(cat) => cat.cursor.is_some(),
         Subcommand::Tail(tail) => tail.cursor.is_some(),
         _ => false,
@@ -186,13 +220,14 @@ fn need(subcommand: &Subcommand) -> Need {
 async fn on_store(
     session: &Session,
     subcommand: Subcommand,
+    input: Option<Input>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let client = &session.client;
     let mut output = Output::stdout();
     let out = &mut output;
     let exit = match subcommand {
-        Subcommand::Append(append) => append::run(client, append, out).await,
+        Subcommand::Append(append) => append::run(client, append, input, stop, out).await,
         Subcommand::Cat(cat) => cat::run(client, &cat, stop, out).await,
         Subcommand::Tail(tail) => cat::run(client, &tail.into(), stop, out).await,
         Subcommand::Each(each) => each::run(client, &session.address, &each, stop).await,
@@ -212,7 +247,7 @@ async fn on_store(
         Subcommand::Why(why) => causes::why(client, &why, out).await,
         Subcommand::Effects(effects) => causes::effects(client, &effects, out).await,
         Subcommand::Cas(CasSubcommand::Get { hash }) => cas::get(client, &hash, out).await,
-        Subcommand::Cas(CasSubcommand::Put { file }) => cas::put(client, file, out).await,
+        Subcommand::Cas(CasSubcommand::Put { .. }) => cas::put(client, input, out).await,
         Subcommand::Call(call) if call.help => {
             let asked = modules::Asked { client, served: session.is_served() };
             call::describe(asked, &call, out).await

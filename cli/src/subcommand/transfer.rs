@@ -12,11 +12,12 @@ use serde_json::json;
 use xs_engine::{Bound, Frame, ReadOptions, Start, TopicPatterns, Ttl};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
-    Client, Code, Delivered, Gap, ImportIds, ImportOutcome, ImportRequest, Imported, RemoveRequest,
-    Reply, Resume,
+    Client, Code, Delivered, Export, Gap, ImportIds, ImportOutcome, ImportRequest, Imported,
+    RemoveRequest, Reply, Resume,
 };
 
 use super::archive::{self, Unpacked};
+use super::bodies::{self, Lost};
 use super::cat::describe;
 use super::frames::{found, no_frame};
 use super::sure;
@@ -57,6 +58,7 @@ pub(super) async fn export(
         until: until.map(str::to_owned),
         epoch: server.epoch,
         unread: Vec::new(),
+        unread_more: 0,
     };
     let mut options = ReadOptions { topics, since_ms, until_ms, ..ReadOptions::default() };
     let Target::Dir(dir) = target else {
@@ -77,31 +79,54 @@ pub(super) async fn export(
         options.start = Start::From(Bound::Offset(offset));
     }
     let resume = begun.map(|(_, epoch)| Resume { store: server.uuid, epoch });
-    let mut frames = client.export(&options, resume).await.map_err(explain)?;
+    let frames = client.export(&options, resume).await.map_err(explain)?;
     dump.select(&selection)?;
-    let bar = progress::count("exporting", server.head - begun.map_or(0, |(offset, _)| offset));
+    let count =
+        write(client, frames, &dump, &mut selection, begun.map(|(offset, _)| offset)).await?;
+    told(count, begun.is_some(), selection.unread(), out)
+}
+
+/// Writes what is read behind the lines that are there; how many lines were added.
+async fn write(
+    client: &Client,
+    mut frames: Export,
+    dump: &Dump,
+    selection: &mut Selection,
+    begun: Option<u64>,
+) -> anyhow::Result<u64> {
+    let bar = progress::count("exporting", client.server().head - begun.unwrap_or_default());
     let file = File::options().append(true).open(dump.frames())?;
-    let (mut file, mut count) = (BufWriter::new(file), 0_u64);
-    while let Some(batch) = frames.next().await {
-        for Delivered { frame, body } in batch.map_err(explain)? {
-            keep_body(client, &dump, &frame, body).await?;
-            writeln!(file, "{}", json::frame(&frame, None))?;
-            count += 1;
-        }
-        bar.set_position(count);
+    let (mut file, mut count, mut lost) = (BufWriter::new(file), 0_u64, Lost::default());
+    loop {
+        let batch = frames.next().await.transpose().map_err(explain)?;
+        let mut is_new = false;
         while let Some(gap) = frames.gap() {
             passed_over(gap);
-            // Whoever goes on with this export has to know that something is missing.
-            if let Gap::Corrupt { from, to } = gap
-                && selection.pass_over(from, to)
-            {
-                dump.select(&selection)?;
+            if let Gap::Corrupt { from, to } = gap {
+                is_new |= selection.pass_over(from, to);
             }
         }
+        for Delivered { frame, body } in batch.iter().flatten() {
+            if !keep_body(client, dump, frame, body.as_ref()).await? {
+                lost.note(frame);
+                let offset = frame.offset().unwrap_or_default();
+                is_new |= selection.pass_over(offset, offset + 1);
+            }
+        }
+        // Whoever goes on with this export behind a line has to know what is missing before it.
+        if is_new {
+            dump.select(selection)?;
+        }
+        let Some(batch) = batch else { break };
+        for Delivered { frame, .. } in &batch {
+            writeln!(file, "{}", json::frame(frame, None))?;
+        }
+        count += batch.len() as u64;
+        bar.set_position(count);
     }
     file.into_inner().map_err(|error| error.into_error())?.sync_all()?;
     bar.finish_and_clear();
-    told(count, begun.is_some(), selection.unread(), out)
+    Ok(count)
 }
 
 /// Tells of frames that an export goes without; how many there are.
@@ -125,30 +150,36 @@ pub(super) fn told(
     Ok(if unread == 0 { Exit::Ok } else { Exit::Failed })
 }
 
-/// Writes a body before the frame that names it.
+/// Writes a body before the frame that names it; false when it is lost.
 async fn keep_body(
     client: &Client,
     dump: &Dump,
     frame: &Frame,
-    body: Option<Bytes>,
-) -> anyhow::Result<()> {
-    let Some(hash) = frame.hash() else { return Ok(()) };
+    body: Option<&Bytes>,
+) -> anyhow::Result<bool> {
+    let Some(hash) = frame.hash() else { return Ok(true) };
     let failed = || format!("the body of {}", frame.id());
-    match body {
-        Some(body) => dump.keep(&hash, &body).with_context(failed),
-        None if dump.has(&hash) => Ok(()),
-        None => {
-            let blob = client.blob_get(&hash).await.map_err(explain)?;
-            let Some(mut blob) = blob else {
-                return Fault::fail(Exit::NotFound, format!("{} is not in the store", failed()));
-            };
-            let mut incoming = Incoming::new(dump, &hash).with_context(failed)?;
-            while let Some(chunk) = blob.chunk().await {
-                incoming.write(&chunk.map_err(explain)?).with_context(failed)?;
+    if let Some(body) = body {
+        dump.keep(&hash, body).with_context(failed)?;
+        return Ok(true);
+    }
+    if dump.has(&hash) {
+        return Ok(true);
+    }
+    let Some(mut blob) = bodies::find(client, &hash).await? else { return Ok(false) };
+    let mut incoming = Incoming::new(dump, &hash).with_context(failed)?;
+    while let Some(chunk) = blob.chunk().await {
+        match chunk {
+            Ok(chunk) => incoming.write(&chunk).with_context(failed)?,
+            Err(error) if bodies::is_damage(&error) => {
+                incoming.discard().with_context(failed)?;
+                return Ok(false);
             }
-            incoming.finish().with_context(failed)
+            Err(error) => return Err(explain(error)),
         }
     }
+    incoming.finish().with_context(failed)?;
+    Ok(true)
 }
 
 /// Looks whether there is anything to import, before a store is made for it. An archive is

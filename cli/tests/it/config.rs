@@ -78,6 +78,24 @@ fn the_printed_file_is_what_was_printed() {
     assert!(!place.path("s").exists(), "printing makes no store");
 }
 
+/// However it is named: a server that is started from the printed file serves the same one.
+#[test]
+fn the_printed_file_names_the_store() {
+    let place = Place::new();
+    let of = |dir: &str| format!("store = \"{}\"", text(&place.path(dir)));
+    let printed = |args: &[&str]| place.ok(&[args, &["--print-config"]].concat()).text();
+    let holds = |printed: &str, line: &str| printed.lines().any(|found| found == line);
+    let by_option = printed(&["serve", "-a", "./s"]);
+    assert!(holds(&by_option, &of("s")), "{by_option}");
+    // Tests set $XS_ADDR to the store.
+    let by_variable = printed(&["serve"]);
+    assert!(holds(&by_variable, &of("store")), "{by_variable}");
+    let file = place.write("elsewhere/printed.toml", &by_option);
+    assert_eq!(printed(&["serve", "--config", text(&file)]), by_option);
+    let elsewhere = printed(&["serve", "-a", ":4000"]);
+    assert!(holds(&elsewhere, "# store = \"\""), "{elsewhere}");
+}
+
 #[test]
 fn the_example_is_understood() {
     let place = Place::new();

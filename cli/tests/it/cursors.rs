@@ -157,6 +157,15 @@ fn what_is_parked_is_not_handled_again() {
 }
 
 #[test]
+fn what_is_parked_is_none_of_those_that_are_counted() {
+    let place = Place::new();
+    place.ok(&["append", "p", "parked before"]);
+    lines(&place, "a\nb\nc\n");
+    let each = ["each", "--limit", "2", "--park", "p", "--", "sh", "-c", "cat"];
+    assert_eq!(bodies(&place.xs(&each)), "ab");
+}
+
+#[test]
 fn a_command_that_takes_too_long_is_killed() {
     let place = Place::new();
     lines(&place, "a\n");

@@ -1,6 +1,7 @@
 //! `xs eval`: a user's own JavaScript against a store.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::process::Stdio;
 
 use rustix::process::Signal;
@@ -110,6 +111,20 @@ fn a_script_may_do_what_its_user_may() {
     let code =
         "new TextDecoder().decode(await new Response(ctx.spawn('echo', ['hi']).stdout).bytes())";
     assert_eq!(place.ok(&["eval", code]).text(), "hi\n\n");
+    // Also at the top level of what it imports.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let head = BufReader::new(&stream).lines().map(Result::unwrap);
+        assert!(head.take_while(|line| !line.is_empty()).count() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").unwrap();
+        // Until the other side has had it.
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    place.write("hi.ts", &format!("export const hi = await (await fetch({url:?})).text();"));
+    assert_eq!(place.ok(&["eval", "import { hi } from './hi.ts'; hi"]).text(), "hi\n");
+    server.join().unwrap();
     let own = place.xs(&["eval", "await ctx.fs.text('store/LOCK')"]);
     assert_eq!(own.code, 1, "the store's own files are nobody's");
     assert!(own.err.contains("not allowed"), "{}", own.err);

@@ -46,6 +46,8 @@ mod hostile;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod lost;
+#[cfg(test)]
 mod maintain;
 #[cfg(test)]
 mod manager;
@@ -73,6 +75,8 @@ mod replay;
 mod secrets;
 #[cfg(test)]
 mod serve;
+#[cfg(test)]
+mod stops;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

@@ -169,6 +169,31 @@ fn parked_inputs_are_handled_again_or_given_up() {
     assert!(server.stop().success());
 }
 
+/// More than go into one batch, and more batches than conflicts are put up with.
+#[test]
+fn all_that_are_parked_or_were_named_are_decided_about() {
+    let (place, server) = served();
+    let append = |topic: &str, lines: &str| {
+        let run = place.xs_with(&["append", topic, "--lines", "--json"], lines.as_bytes());
+        assert_eq!(run.code, 0, "{}", run.err);
+    };
+    add(&place, 0);
+    let record = &place.await_frames("sum.parked", 1)[0]["meta"];
+    assert!(server.stop().success());
+    let record = format!("{record}\n");
+    append("sum.parked", &record.repeat(599));
+    let parked = place.ok(&["modules", "parked", "sum"]).json();
+    let ids: Vec<_> = parked.iter().map(|record| record["id"].as_str().unwrap()).collect();
+    let line = [&["modules", "unpark", "sum"][..], &ids].concat();
+    let told = place.ok(&line).json().remove(0);
+    assert_eq!(told, json!({ "name": "sum", "kind": "handler", "unparked": 600 }));
+    assert_eq!(place.ok(&["modules", "parked", "sum"]).text(), "");
+    append("sum.parked", &record.repeat(17 * 512));
+    let told = place.ok(&["modules", "discard", "sum", "--yes"]).json().remove(0);
+    assert_eq!(told, json!({ "name": "sum", "kind": "handler", "discarded": 17 * 512 }));
+    assert_eq!(place.ok(&["modules", "parked", "sum"]).text(), "");
+}
+
 #[test]
 fn a_killed_servers_modules_are_not_called_active() {
     let (place, server) = served();

@@ -50,6 +50,22 @@ fn no_store_is_made_among_other_files() {
     assert_eq!(place.ok(&["cat", "./new"]).json().len(), 1);
 }
 
+/// As `ccache gcc` is one; and what is wrong with one that will not do is said.
+#[test]
+fn a_compiler_may_be_several_words() {
+    let setup = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/setup");
+    let check = |compiler: &str| {
+        let mut setup = std::process::Command::new(setup);
+        let output = setup.arg("--check").env("CC", compiler).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (is_good, said) = check("env cc");
+    assert!(is_good, "{said}");
+    let (is_good, said) = check("env cc --no-such-option");
+    assert!(!is_good && said.contains("env cc --no-such-option says:"), "{said}");
+    assert!(said.matches("no-such-option").count() > 1, "{said}");
+}
+
 #[test]
 fn tail_begins_at_a_time_and_ends_by_itself() {
     let place = Place::new();

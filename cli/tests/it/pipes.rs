@@ -74,6 +74,66 @@ fn lines_without_a_server_let_others_in() {
     assert!(!place.store().join("xs.sock").exists());
 }
 
+/// While they are fed, slowly, they have not opened the store.
+#[test]
+fn bodies_without_a_server_let_others_in() {
+    let place = Place::new();
+    place.ok(&["append", "other", "one"]);
+    assert!(place.shell("mkfifo pipe").status().unwrap().success());
+    for line in [
+        &["append", "t"][..],
+        &["append", "t", "-"],
+        &["append", "t", "--file", "pipe"],
+        &["cas", "put"],
+        &["cas", "put", "--file", "pipe"],
+    ] {
+        let by_name = line.contains(&"pipe");
+        let mut command = place.command(line);
+        let input = if by_name { Stdio::null() } else { Stdio::piped() };
+        let mut child = command.stdin(input).stdout(Stdio::piped()).spawn().unwrap();
+        let mut feed: Box<dyn std::io::Write> = match child.stdin.take() {
+            Some(stdin) => Box::new(stdin),
+            // Opened once the other end is.
+            None => Box::new(std::fs::File::create(place.path("pipe")).unwrap()),
+        };
+        feed.write_all(b"a body, ").unwrap();
+        place.ok(&["append", "other", "two"]);
+        feed.write_all(b"slowly").unwrap();
+        drop(feed);
+        let run = child.wait_with_output().unwrap();
+        assert_eq!(run.status.code(), Some(0), "{line:?}");
+        let printed = String::from_utf8(run.stdout).unwrap();
+        if line[0] == "cas" {
+            assert_eq!(place.ok(&["cas", "get", printed.trim()]).text(), "a body, slowly");
+        }
+    }
+    let bodies = place.frames("t").into_iter().map(|frame| frame["body"].clone());
+    assert_eq!(bodies.collect::<Vec<_>>(), ["a body, slowly"; 3]);
+    assert_eq!(place.frames("other").len(), 6);
+}
+
+/// One that is longer than fits in memory needs the store, and shares it.
+#[test]
+fn a_long_body_without_a_server_lets_others_in() {
+    let place = Place::new();
+    let mut append = place
+        .command(&["append", "t"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = append.stdin.take().unwrap();
+    let half = vec![b'x'; 3 << 20];
+    stdin.write_all(&half).unwrap();
+    eventually(|| place.store().join("xs.sock").exists().then_some(()));
+    place.ok(&["append", "other", "one"]);
+    stdin.write_all(&half).unwrap();
+    drop(stdin);
+    assert!(wait_within(&mut append, PATIENCE).success());
+    assert_eq!(place.ok(&["last", "t", "-b"]).out, [&half[..], &half].concat());
+    assert!(!place.store().join("xs.sock").exists());
+}
+
 #[test]
 fn a_follower_sees_history_then_what_comes() {
     let place = Place::new();

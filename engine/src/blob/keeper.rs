@@ -52,6 +52,8 @@ struct Chores {
     spare: Option<Arc<OpenPack>>,
     /// The last attempt to seal found no space.
     stuck: bool,
+    /// None did since: the next one takes no more than it must.
+    was_stuck: bool,
 }
 
 enum Chore {
@@ -221,9 +223,12 @@ impl Keeper {
                 Due::Nothing => self.work.wait(&mut chores),
                 Due::Seal { .. } if chores.stuck => {
                     self.work.wait_for(&mut chores, RETRY);
-                    chores.stuck = false;
+                    (chores.stuck, chores.was_stuck) = (false, true);
                 }
-                Due::Seal { pack, hurry } => return Some(Chore::Seal { pack, hurry }),
+                Due::Seal { pack, hurry } => {
+                    let hurry = hurry || chores.was_stuck;
+                    return Some(Chore::Seal { pack, hurry });
+                }
                 Due::Press => return Some(Chore::Press),
                 Due::Later => drop(self.work.wait_for(&mut chores, LOOK_MAX)),
             }
@@ -259,7 +264,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 let sealed = seal(&shared.env, &shared.packs, &pack, hurry, &keeper.stop);
                 drop(pack);
                 match sealed {
-                    Ok(()) => keeper.done(|_| ()),
+                    Ok(()) => keeper.done(|chores| chores.was_stuck = false),
                     Err(NotSealed::Full) => keeper.done(|chores| chores.stuck = true),
                     Err(NotSealed::Stopped) => break,
                     Err(NotSealed::Failed(error)) => {

@@ -64,16 +64,19 @@ pub(super) fn seal(
             Err(NotRewritten::Failed(_)) => None,
         },
     };
-    let kept = rewritten.is_none();
-    let built = rewritten.map_or_else(|| in_place(pack), Ok)?;
-    let index = encode_index(env, &built.line, &built.contents);
-    // Without the file the index is made anew when it is first needed.
-    let _ = write_index(env, &built.line, &index);
-    replace_line(env, &pack.line(), Some(built.line)).map_err(|error| match is_full(&error) {
-        true => NotSealed::Full,
-        false => NotSealed::Failed(error),
-    })?;
-    let sealed = Arc::new(SealedPack::new(Arc::clone(env), built.line));
+    let (line, kept) = match rewritten {
+        Some(built) => match name(env, pack, &built) {
+            Ok(()) => (built.line, false),
+            Err(NotSealed::Full) => {
+                // That may have been the last room there was.
+                built.abandon(env);
+                (name_in_place(env, pack)?, true)
+            }
+            Err(failed) => return Err(failed),
+        },
+        None => (name_in_place(env, pack)?, true),
+    };
+    let sealed = Arc::new(SealedPack::new(Arc::clone(env), line));
     packs.change(|list| {
         list.open.retain(|other| !Arc::ptr_eq(other, pack));
         list.sealed.push(sealed);
@@ -82,6 +85,23 @@ pub(super) fn seal(
         pack.retire();
     }
     Ok(())
+}
+
+/// Names in the manifest what a pack has become.
+fn name(env: &Env, pack: &OpenPack, built: &Built) -> Result<(), NotSealed> {
+    let index = encode_index(env, &built.line, &built.contents);
+    // Without the file the index is made anew when it is first needed.
+    let _ = write_index(env, &built.line, &index);
+    replace_line(env, &pack.line(), Some(built.line)).map_err(|error| match is_full(&error) {
+        true => NotSealed::Full,
+        false => NotSealed::Failed(error),
+    })
+}
+
+/// Seals the file as it is, and names it.
+fn name_in_place(env: &Env, pack: &Arc<OpenPack>) -> Result<FileEntry, NotSealed> {
+    let built = in_place(pack)?;
+    name(env, pack, &built).map(|()| built.line)
 }
 
 /// Replaces the line of a pack in the manifest, or takes it out.

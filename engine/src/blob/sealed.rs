@@ -43,6 +43,7 @@ pub(super) struct SealedPack {
     /// Its entries are as they were written, and nothing speaks against compressing them.
     plain: AtomicBool,
     retired: AtomicBool,
+    unnamed: AtomicBool,
 }
 
 /// The files of a sealed pack while they are open.
@@ -156,9 +157,14 @@ impl Opened {
 
 impl Drop for SealedPack {
     fn drop(&mut self) {
-        if *self.retired.get_mut() {
-            // What stays is known to the manifest as dropped, and the next open removes it.
+        // What stays the manifest knows as dropped, or does not know, and the next open removes it.
+        if *self.unnamed.get_mut() {
             let _ = remove_dropped(&self.env, &self.line);
+        } else if *self.retired.get_mut() {
+            for kind in ["pidx", "pack"] {
+                let path = self.env.blob_path(self.line.base, self.line.generation, kind);
+                let _ = self.env.retire(&path);
+            }
         }
     }
 }
@@ -174,6 +180,7 @@ impl SealedPack {
             newest_ms: AtomicU64::new(line.newest_ms),
             plain: AtomicBool::new(line.is_plain_pack()),
             retired: AtomicBool::new(false),
+            unnamed: AtomicBool::new(false),
         }
     }
 
@@ -211,9 +218,15 @@ impl SealedPack {
         self.plain.store(false, Ordering::Relaxed);
     }
 
-    /// The files go when the last who looks into the pack lets go of it.
+    /// The files go when the last who looks into the pack lets go of it, and nobody copies them.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+    }
+
+    /// The same for files that the manifest never named. They wait for no copy: the next attempt
+    /// gives its files the same names.
+    pub(super) fn abandon(&self) {
+        self.unnamed.store(true, Ordering::Release);
     }
 
     /// When the pack was last used, as [`opened`](Self::opened) was told.

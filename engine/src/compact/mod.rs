@@ -16,9 +16,12 @@ mod write;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use crate::error::{CompactError, Corruption, ReadError};
+use crate::append::{Appended, Batch};
+use crate::error::{AppendError, CompactError, Corruption, ReadError};
 use crate::index::Candidate;
+use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Fault;
 use crate::store::{Inner, Store};
 use crate::value::{BlobHash, FrameId};
@@ -79,7 +82,7 @@ enum Stop {
     Failed(Fault),
     /// The store is being closed.
     Closing,
-    /// A frame was removed meanwhile that had been taken for expired.
+    /// A frame was removed meanwhile that had been left out for another reason.
     Overtaken,
 }
 
@@ -123,19 +126,44 @@ impl Store {
     /// # Errors
     /// [`CompactError`]; the frames may be removed and their bytes still there: try again.
     pub fn remove_now(&self, ids: &[FrameId]) -> Result<CompactReport, CompactError> {
+        let remove = || {
+            ids.chunks(REMOVES_PER_BATCH).try_for_each(|ids| {
+                let removes = ids.to_vec();
+                self.append(Batch { removes, durable: true, ..Batch::default() }).map(drop)
+            })
+        };
+        self.remove_now_by(ids, remove).map(|((), report)| report)
+    }
+
+    /// Appends a batch, durably, and ends when none of the bytes of the frames that it removes is
+    /// left, as with [`remove_now`](Self::remove_now).
+    ///
+    /// # Errors
+    /// [`CompactError`]; with [`CompactError::Append`] nothing was appended, unless that says so.
+    /// Otherwise the frames may be removed and their bytes still there.
+    pub fn append_removing_now(
+        &self,
+        batch: Batch,
+    ) -> Result<(Appended, CompactReport), CompactError> {
+        let ids = batch.removes.clone();
+        self.remove_now_by(&ids, || self.append(Batch { durable: true, ..batch }))
+    }
+
+    fn remove_now_by<T>(
+        &self,
+        ids: &[FrameId],
+        remove: impl FnOnce() -> Result<T, AppendError>,
+    ) -> Result<(T, CompactReport), CompactError> {
         let inner = &self.inner;
         inner.check_compactable()?;
         // Before they are removed: another compaction may take the frames, but not their bodies.
         let stored = inner.stored_with(ids)?;
-        for ids in ids.chunks(REMOVES_PER_BATCH) {
-            let removes = ids.to_vec();
-            self.append(crate::Batch { removes, durable: true, ..crate::Batch::default() })?;
-        }
+        let removed = remove()?;
         let _one = inner.compaction.running.lock();
         inner.check_compactable()?;
         let report = inner.rewrite_without(stored)?;
         inner.wipe_journal()?;
-        Ok(report)
+        Ok((removed, report))
     }
 }
 
@@ -240,41 +268,82 @@ impl Inner {
             // The log is not fit to be written yet.
             return Ok(report);
         }
-        let mut candidates = self.index.candidates(self.env.clock.now_ms());
+        let began = Instant::now();
+        // Where it is known which segments are meant it does not matter what is dead.
+        let estimate = matches!(which, Which::Dead(_));
+        let mut candidates = self.index.candidates(self.env.clock.now_ms(), estimate);
+        self.compaction.note_look(began.elapsed());
         if !last {
             candidates.pop();
         }
         let mut pace = Pace::new(self, bytes_per_second);
+        let mut full = false;
         for job in plan::plan(&candidates, which, self.env.options.segment_bytes) {
             if matches!(which, Which::Dead(_)) && self.env.is_held() {
                 // A copy is being made of the files as they are.
                 break;
             }
-            let inputs = candidates[job].to_vec();
-            match self.rewrite(inputs, matches!(which, Which::Holding(_)), &mut pace) {
-                Ok(done) => report.add(&done),
-                Err(Stop::Damaged(corruption)) => report.damaged.push(corruption),
-                Err(Stop::Overtaken) => {}
+            let forced = matches!(which, Which::Holding(_));
+            full |= self.job(&candidates[job], forced, &mut pace, &mut report)?;
+        }
+        self.index.forget_gone();
+        if full { Err(CompactError::StorageFull) } else { Ok(report) }
+    }
+
+    /// Rewrites segments that are meant to become one. Says whether there was no room for some of
+    /// them.
+    fn job(
+        &self,
+        mut left: &[Candidate],
+        forced: bool,
+        pace: &mut Pace<'_>,
+        report: &mut CompactReport,
+    ) -> Result<bool, CompactError> {
+        let (mut most, mut full) = (left.len(), false);
+        while !left.is_empty() {
+            let (some, _) = left.split_at(most.min(left.len()));
+            let taken = match self.rewrite(some, forced, pace) {
+                Ok((done, taken)) => {
+                    report.add(&done);
+                    taken.max(1)
+                }
+                // There may be room for what is left of one, and then for more.
+                Err(Stop::Failed(Fault::Full)) if some.len() > 1 => {
+                    most = 1;
+                    0
+                }
+                Err(Stop::Failed(Fault::Full)) => {
+                    full = true;
+                    1
+                }
+                Err(Stop::Damaged(corruption)) => {
+                    report.damaged.push(corruption);
+                    left.len()
+                }
+                Err(Stop::Overtaken) => left.len(),
                 Err(Stop::Closing) => return Err(CompactError::Closed),
                 Err(Stop::Unreadable(error)) => return Err(CompactError::Unreadable(error)),
                 Err(Stop::Failed(fault)) => return Err(self.compact_error(fault, false)),
-            }
+            };
+            left = left.get(taken..).unwrap_or_default();
         }
-        self.index.forget_gone();
-        Ok(report)
+        Ok(full)
     }
 
-    /// Rewrites segments that follow one another.
+    /// Rewrites segments that follow one another, as many of the first ones as fit into one; says
+    /// how many it looked at.
     fn rewrite(
         &self,
-        inputs: Vec<Candidate>,
+        inputs: &[Candidate],
         forced: bool,
         pace: &mut Pace<'_>,
-    ) -> Stopped<CompactReport> {
+    ) -> Stopped<(CompactReport, usize)> {
         let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
-            return Ok(CompactReport::default());
+            return Ok((CompactReport::default(), 0));
         };
         let offsets = first.segment.base()..last.segment.end().max(first.segment.base());
+        let longest = inputs.iter().map(|input| input.segment.published_len()).max().unwrap_or(0);
+        let limit = self.env.options.segment_bytes.max(longest).min(SEGMENT_BYTES_MAX);
         let mut tries = TRIES;
         loop {
             // Under the writer's lock, so that the tombstones before this batch are just these.
@@ -282,16 +351,21 @@ impl Inner {
                 let writer = self.writer.lock();
                 (writer.appender().next_seq(), self.index.marks(offsets.clone()))
             };
-            let survey = survey::survey(self, inputs.clone(), offsets.clone(), marks, pace)?;
+            let survey = survey::survey(self, inputs, marks, limit, pace)?;
+            let now_ms = self.env.clock.now_ms();
+            for (input, &lens) in survey.inputs.iter().zip(&survey.lens) {
+                self.index.surveyed(input, lens, now_ms);
+            }
+            let taken = survey.inputs.len();
             if !forced && !plan::is_worth_it(&survey) {
-                return Ok(CompactReport::default());
+                return Ok((CompactReport::default(), taken));
             }
             // What frames are left out for must not be lost where they are not.
             self.sync_log_written().map_err(Stop::Failed)?;
             let written = write::write(self, &survey, pace)?;
             match switch::switch(self, &survey, written, purged_seq) {
                 Err(Stop::Overtaken) if tries > 1 => tries -= 1,
-                done => return done,
+                done => return done.map(|report| (report, taken)),
             }
         }
     }

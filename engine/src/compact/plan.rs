@@ -15,7 +15,8 @@ fn live(candidate: &Candidate) -> u64 {
     candidate.segment.published_len().saturating_sub(candidate.dead)
 }
 
-/// The segments to rewrite, those that become one together. `target` is the size of a full segment.
+/// The segments to rewrite, those that become one together. `target` is the size of a full segment:
+/// what goes beyond it, as what is dead is estimated, is left out by the survey.
 pub(super) fn plan(candidates: &[Candidate], which: &Which<'_>, target: u64) -> Vec<Range<usize>> {
     let percent = match which {
         Which::Dead(percent) => u64::from(*percent),

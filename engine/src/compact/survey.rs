@@ -10,6 +10,7 @@ use super::{Stop, Stopped};
 use crate::format::align8;
 use crate::format::batch::BATCH_HEADER_LEN;
 use crate::format::control::{self, Control};
+use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::{PREFIX_LEN, RecordKind, RecordPrefix};
 use crate::index::{Candidate, GoneOf, Marks};
 use crate::keys::key_hash;
@@ -47,12 +48,17 @@ pub(super) struct Survey {
     pub(super) inputs: Vec<Candidate>,
     /// For each segment its records that stay.
     pub(super) keep: Vec<Bits>,
+    /// For each segment the bytes that stay of it, with all floors it may need, and how many of them
+    /// are of tombstones and keys.
+    pub(super) lens: Vec<(u64, u64)>,
     /// Bytes of the batches that stay, without floors.
     pub(super) kept_len: u64,
     /// What is gone of each topic that is met.
     pub(super) gone: HashMap<Arc<str>, GoneOf>,
     /// Frames that are gone.
     pub(super) dropped: u64,
+    /// Their offsets.
+    pub(super) left_out: Marks,
     /// Floors that hide frames elsewhere.
     pub(super) floors: Vec<(Arc<str>, u64)>,
     /// The removed frames that were applied.
@@ -75,44 +81,80 @@ impl Survey {
 
     /// Bytes that stay, at most.
     pub(super) fn output_len(&self) -> u64 {
-        let record = |topic: &str| align8(PREFIX_LEN + 8 + topic.len());
-        let floors: usize = self.floors.iter().map(|(topic, _)| record(topic)).sum();
-        let batches = match self.floors.len() {
-            0 => 0,
-            count => 1 + count / RESTATED_COUNT + floors / RESTATED_BYTES,
-        };
-        self.kept_len + (floors + batches * BATCH_HEADER_LEN) as u64
+        self.kept_len + floors_len(self.floors.iter().map(|(topic, _)| &**topic))
     }
 
-    /// Whether a frame was left out that was not removed at the time.
-    pub(super) fn has_expired(&self, offset: u64) -> bool {
-        self.gone.values().any(|gone| gone.expired.binary_search(&offset).is_ok())
+    /// Takes up the segment after those there are.
+    fn take(&mut self, input: &Candidate, part: Part, len: u64) {
+        self.lens.push((len, part.control_len));
+        self.offsets.end = input.segment.end().max(self.offsets.end);
+        self.inputs.push(input.clone());
+        self.keep.push(part.keep);
+        self.kept_len += part.kept_len;
+        self.dropped += part.dropped;
+        for (topic, gone) in part.gone {
+            self.gone.entry(topic).or_default().frames += gone.frames;
+        }
+    }
+
+    /// Whether a frame was left out that no tombstone had hit at the time: it had expired, or lay
+    /// below a floor.
+    pub(super) fn has_left_out(&self, offset: u64) -> bool {
+        self.left_out.contains(offset) && !self.marks.contains(offset)
     }
 }
 
-/// Decides about the records of segments. `marks` are the removed frames among `offsets`.
+/// Bytes of the floors of these topics, with their batches, at most.
+fn floors_len<'t>(topics: impl Iterator<Item = &'t str>) -> u64 {
+    let (mut count, mut bytes) = (0, 0);
+    for topic in topics {
+        count += 1;
+        bytes += align8(PREFIX_LEN + 8 + topic.len());
+    }
+    let batches = match count {
+        0 => 0,
+        count => 1 + count / RESTATED_COUNT + bytes / RESTATED_BYTES,
+    };
+    (bytes + batches * BATCH_HEADER_LEN) as u64
+}
+
+/// Decides about the records of segments: of as many of the first ones as become one of at most
+/// `limit` bytes, and of the first in any case. `marks` are the removed frames in them.
 pub(super) fn survey(
     inner: &Inner,
-    inputs: Vec<Candidate>,
-    offsets: Range<u64>,
+    inputs: &[Candidate],
     marks: Marks,
+    limit: u64,
     pace: &mut Pace<'_>,
 ) -> Stopped<Survey> {
+    let base = inputs.first().map_or(0, |input| input.segment.base());
+    let now_ms = inner.env.clock.now_ms();
+    let left_out = Marks::default();
+    let mut deciding = Deciding { inner, now_ms, base, marks, left_out, floors: HashMap::new() };
     let mut survey = Survey {
-        inputs,
+        inputs: Vec::new(),
         keep: Vec::new(),
+        lens: Vec::new(),
         kept_len: 0,
         gone: HashMap::new(),
         dropped: 0,
+        left_out: Marks::default(),
         floors: Vec::new(),
-        marks,
-        offsets,
+        marks: Marks::default(),
+        offsets: base..base,
     };
-    let mut deciding = Deciding { inner, now_ms: inner.env.clock.now_ms(), floors: HashMap::new() };
-    for input in survey.inputs.clone() {
-        let bits = deciding.segment(&input, &mut survey, pace)?;
-        survey.keep.push(bits);
+    let mut sum = FILE_HEADER_LEN as u64;
+    for input in inputs {
+        let part = deciding.segment(input, pace)?;
+        let len = deciding.len_with(&part, &survey);
+        sum += len;
+        if !survey.inputs.is_empty() && sum > limit {
+            // What was noted of its offsets is asked by nobody.
+            break;
+        }
+        survey.take(input, part, len);
     }
+    (survey.marks, survey.left_out) = (deciding.marks, deciding.left_out);
     let replaced = survey.replaced();
     for topic in survey.gone.keys() {
         let (floor, beside) = inner.index.floor_beside(topic, &replaced);
@@ -126,81 +168,104 @@ pub(super) fn survey(
     Ok(survey)
 }
 
+/// What is to become of one segment.
+#[derive(Default)]
+struct Part {
+    keep: Bits,
+    kept_len: u64,
+    /// Bytes of it that are of no frame.
+    control_len: u64,
+    /// What is gone of each topic that is met.
+    gone: HashMap<Arc<str>, GoneOf>,
+    dropped: u64,
+}
+
 struct Deciding<'a> {
     inner: &'a Inner,
     now_ms: u64,
+    /// Base of the first segment.
+    base: u64,
+    marks: Marks,
+    left_out: Marks,
     floors: HashMap<Arc<str>, u64>,
 }
 
 impl Deciding<'_> {
-    fn segment(
-        &mut self,
-        input: &Candidate,
-        survey: &mut Survey,
-        pace: &mut Pace<'_>,
-    ) -> Stopped<Bits> {
+    fn segment(&mut self, input: &Candidate, pace: &mut Pace<'_>) -> Stopped<Part> {
         let mut walk = walk(input);
-        let mut bits = Bits::default();
+        let mut part = Part::default();
+        let offsets = self.base..input.segment.end();
         let mut batch = 0;
         while let Some(found) = walk.next() {
             let found = found?;
-            let keep = self.record(&mut walk, &found, survey)?;
-            bits.push(keep);
+            let keep = self.record(&mut walk, &found, &offsets, &mut part)?;
+            part.keep.push(keep);
             if keep {
                 if batch != found.batch {
                     batch = found.batch;
-                    survey.kept_len += BATCH_HEADER_LEN as u64;
+                    part.kept_len += BATCH_HEADER_LEN as u64;
                 }
-                survey.kept_len += found.prefix.stride() as u64;
+                part.kept_len += found.prefix.stride() as u64;
+                if found.prefix.kind != RecordKind::Frame {
+                    part.control_len += found.prefix.stride() as u64;
+                }
             }
             pace.pass(found.prefix.stride())?;
         }
-        Ok(bits)
+        Ok(part)
     }
 
-    fn record(&mut self, walk: &mut Walk, found: &Found, survey: &mut Survey) -> Stopped<bool> {
+    /// Bytes that a segment adds to those before it: what stays, and the floors of its topics.
+    fn len_with(&mut self, part: &Part, survey: &Survey) -> u64 {
+        let new = part.gone.keys().filter(|&topic| !survey.gone.contains_key(topic));
+        part.kept_len + floors_len(new.filter(|topic| self.floor(topic) > 0).map(|topic| &**topic))
+    }
+
+    fn record(
+        &mut self,
+        walk: &mut Walk,
+        found: &Found,
+        offsets: &Range<u64>,
+        part: &mut Part,
+    ) -> Stopped<bool> {
         if found.prefix.kind == RecordKind::Frame {
-            return self.frame(walk, found, survey);
+            return self.frame(walk, found, part);
         }
         let record = walk.peek(found);
         let decoded = RecordPrefix::check(record)
             .and_then(|prefix| control::decode(record, &prefix))
             .map_err(|_| walk.damaged(found))?;
         Ok(match decoded {
-            // Tombstones of what is rewritten have their effect now.
+            // Tombstones of what is rewritten, which is before them, have their effect now.
             Control::Tombstone(tombstone) => {
-                let here = survey.offsets.contains(&tombstone.offset);
+                let here = offsets.contains(&tombstone.offset);
                 !here && self.inner.index.is_removed(tombstone.offset)
             }
             Control::Key { id, key, .. } => self.inner.keys.needs(&key_hash(key), id, self.now_ms),
             // Cursors are restated in the segments after it, floors below.
             Control::Floor { topic, .. } => {
-                gone_of(survey, topic);
+                gone_of(&mut part.gone, topic);
                 false
             }
             Control::Cursor(_) | Control::Mark { .. } | Control::Checkpoint(_) => false,
         })
     }
 
-    fn frame(&mut self, walk: &mut Walk, found: &Found, survey: &mut Survey) -> Stopped<bool> {
+    fn frame(&mut self, walk: &mut Walk, found: &Found, part: &mut Part) -> Stopped<bool> {
         let frame = walk.frame(found)?;
         let offset = found.offset;
-        let hidden = offset < self.floor(frame.topic()) || survey.marks.contains(offset);
+        let hidden = offset < self.floor(frame.topic()) || self.marks.contains(offset);
         let expired = match frame.ttl() {
             Ttl::TimeMs(ms) => frame.id().time_ms().saturating_add(ms) <= self.now_ms,
             _ => false,
         };
-        let bytes = frame.record().len() as u64 + frame.body_len();
-        let gone = gone_of(survey, frame.topic());
-        if hidden {
-            gone.hidden += 1;
-        } else if expired {
-            gone.expired.push(offset);
-        } else {
+        let gone = gone_of(&mut part.gone, frame.topic());
+        if !hidden && !expired {
             return Ok(true);
         }
-        gone.bytes += bytes;
-        survey.dropped += 1;
+        gone.frames += 1;
+        part.dropped += 1;
+        self.left_out.set(offset);
         Ok(false)
     }
 
@@ -214,16 +279,16 @@ impl Deciding<'_> {
     }
 }
 
-fn gone_of<'s>(survey: &'s mut Survey, topic: &str) -> &'s mut GoneOf {
-    if !survey.gone.contains_key(topic) {
-        survey.gone.insert(Arc::from(topic), GoneOf::default());
+fn gone_of<'s>(gone: &'s mut HashMap<Arc<str>, GoneOf>, topic: &str) -> &'s mut GoneOf {
+    if !gone.contains_key(topic) {
+        gone.insert(Arc::from(topic), GoneOf::default());
     }
-    survey.gone.get_mut(topic).expect("it was put there when it was missing")
+    gone.get_mut(topic).expect("it was put there when it was missing")
 }
 
 /// A walk over all records of a segment.
 pub(super) fn walk(input: &Candidate) -> Walk {
-    let start = crate::format::file::FILE_HEADER_LEN as u64;
+    let start = FILE_HEADER_LEN as u64;
     let segment = input.segment.clone();
     let base = segment.base();
     Walk::new(segment, start, base, WINDOW_SCAN).with_controls()

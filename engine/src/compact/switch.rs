@@ -4,11 +4,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use super::survey::Survey;
 use super::write::Written;
 use super::{CompactReport, Stop, Stopped, unfinished};
+use crate::commit::Writer;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
-use crate::index::Rewritten;
+use crate::index::{Rewritten, Uncovered};
 use crate::log::{DERIVED, Fault, Segment, unmarked};
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
@@ -30,18 +33,16 @@ pub(super) fn switch(
         ..CompactReport::default()
     };
     let new = {
-        // With the writer nothing is appended or removed meanwhile.
-        let writer = inner.writer.lock();
+        let (writer, uncovered) = ready(inner, survey);
         let place = written.as_ref().map(|written| place_of(inner, written));
         if writer.closed || inner.is_poisoned() {
             discard(inner, place.as_ref());
             return Err(Stop::Closing);
         }
-        // A tombstone that came since hits nothing if its frame was left out as expired; the next
-        // open could not tell, so the frame is looked at again.
+        // A tombstone that came since hits nothing if its frame was left out all the same. Neither
+        // the index nor the next open could tell, so the frame is looked at again.
         let marks = inner.index.marks(survey.offsets.clone());
-        let mut later = marks.iter(survey.offsets.clone());
-        if later.any(|offset| !survey.marks.contains(offset) && survey.has_expired(offset)) {
+        if marks.iter(survey.offsets.clone()).any(|offset| survey.has_left_out(offset)) {
             discard(inner, place.as_ref());
             return Err(Stop::Overtaken);
         }
@@ -51,13 +52,14 @@ pub(super) fn switch(
             (inner.sealed_segment(key, length, span), index)
         });
         let segment = new.as_ref().map(|(segment, _)| Arc::clone(segment));
-        inner.index.rewrite(Rewritten {
+        let rewritten = Rewritten {
             replaced: survey.replaced(),
             new,
             gone: &survey.gone,
             marks: &survey.marks,
             offsets: survey.offsets.clone(),
-        });
+        };
+        inner.index.rewrite(rewritten, uncovered);
         inner.log.compacted(&old, segment.clone());
         drop(writer);
         segment
@@ -68,7 +70,23 @@ pub(super) fn switch(
         let _ = inner.index.seal(&segment);
         let _ = inner.keys.make(&inner.env, &segment);
     }
+    // Without the table each segment it covered has a file open.
+    if inner.index.merge_is_due() {
+        inner.upkeep.wake();
+    }
     Ok(report)
+}
+
+/// The writer, with which nothing is appended or removed, and what the index needs for the switch.
+/// That may take long, so nobody waits for the writer meanwhile.
+fn ready<'a>(inner: &'a Inner, survey: &Survey) -> (MutexGuard<'a, Writer>, Uncovered) {
+    loop {
+        let uncovered = inner.index.uncover(&survey.replaced());
+        let writer = inner.writer.lock();
+        if inner.index.is_current(&uncovered) {
+            return (writer, uncovered);
+        }
+    }
 }
 
 fn place_of(inner: &Inner, written: &Written) -> PathBuf {

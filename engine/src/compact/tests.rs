@@ -581,7 +581,7 @@ fn the_number_of_a_segment_that_dissolved_is_not_used_again() {
     let seal = || {
         let base = store.inner.index.segments().last().unwrap().segment().base();
         assert!(store.inner.secure_log(&[base]).unwrap());
-        store.inner.index.candidates(clock.now_ms()).last().unwrap().ordinal
+        store.inner.index.candidates(clock.now_ms(), true).last().unwrap().ordinal
     };
     append(&store, NewFrame { ttl: Ttl::TimeMs(1000), ..heavy("a", 1) });
     let dissolved = seal();
@@ -652,3 +652,7 @@ const NONE: JournalOptions = JournalOptions { half_bytes: 0, after_groups: 0 };
 fn holds_in(file: &Path, needle: &[u8]) -> bool {
     fs::read(file).unwrap().windows(needle.len()).any(|window| window == needle)
 }
+
+mod idle;
+mod joining;
+mod meanwhile;

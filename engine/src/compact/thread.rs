@@ -14,6 +14,8 @@ use crate::sys;
 const PERIOD: Duration = Duration::from_secs(30);
 /// It rests so many times as long as it took to look.
 const REST: u32 = 20;
+/// It rests no longer than this.
+const REST_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Compaction of one store.
 #[derive(Debug, Default)]
@@ -23,6 +25,8 @@ pub(crate) struct Compaction {
     state: Mutex<State>,
     changed: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// How long it took to look when that was last done.
+    looked: Mutex<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -76,34 +80,85 @@ impl Compaction {
         state.stopped
     }
 
-    /// Sleeps until woken, at most so long, and says whether to go on.
-    fn wait(&self) -> bool {
+    /// Notes how long it took to look for what to rewrite.
+    pub(super) fn note_look(&self, took: Duration) {
+        *self.looked.lock() = took;
+    }
+
+    /// Sleeps until woken, at most so long, and says whether it was; nothing to go on no more.
+    fn wait(&self) -> Option<bool> {
         let mut state = self.state.lock();
         if !state.stopped && !state.woken {
             let _ = self.changed.wait_for(&mut state, PERIOD);
         }
-        state.woken = false;
-        !state.stopped
+        let woken = std::mem::take(&mut state.woken);
+        (!state.stopped).then_some(woken)
     }
+}
+
+/// How the store was when nothing was to do.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// The number of the next batch: with one come frames and removals.
+    seq: u64,
+    /// Nothing expires before.
+    expires_ms: u64,
 }
 
 fn run(inner: &Inner, options: CompactOptions) {
     sys::give_way();
     let compaction = &inner.compaction;
-    while compaction.wait() {
+    let mut seen = None;
+    while let Some(woken) = compaction.wait() {
         if inner.is_poisoned() {
             continue;
         }
-        let began = Instant::now();
-        {
-            let _one = compaction.running.lock();
-            let which = Which::Dead(options.dead_percent.clamp(1, 100));
-            // What failed, for example on a full disk, is tried again. The last sealed segment may
-            // be needed by an opening and is left alone.
-            let _ = inner.compact(&which, false, options.bytes_per_second);
-        }
-        if compaction.sleep((began.elapsed() * REST).min(PERIOD)) {
+        let looked = round(inner, options, &mut seen, woken);
+        if compaction.sleep(rest(looked)) {
             return;
         }
+    }
+}
+
+fn rest(looked: Duration) -> Duration {
+    looked.saturating_mul(REST).min(REST_MAX)
+}
+
+/// Looks for what to rewrite, which takes as long as there are topics and segments, unless nothing
+/// can have changed since there was nothing, and rewrites it. Says how long it looked.
+pub(super) fn round(
+    inner: &Inner,
+    options: CompactOptions,
+    seen: &mut Option<Seen>,
+    woken: bool,
+) -> Duration {
+    let compaction = &inner.compaction;
+    let _one = compaction.running.lock();
+    let seq = inner.writer.lock().appender().next_seq();
+    let now_ms = inner.env.clock.now_ms();
+    let is_same = |seen: &Seen| seen.seq == seq && now_ms < seen.expires_ms;
+    if !woken && seen.as_ref().is_some_and(is_same) {
+        inner.index.forget_gone();
+        return Duration::ZERO;
+    }
+    compaction.note_look(Duration::ZERO);
+    let which = Which::Dead(options.dead_percent.clamp(1, 100));
+    // What failed, for example on a full disk, is tried again. The last sealed segment may be
+    // needed by an opening and is left alone.
+    let done = inner.compact(&which, false, options.bytes_per_second);
+    let is_idle = done.is_ok_and(|report| report.rewritten == 0) && !inner.env.is_held();
+    let expires_ms = || inner.index.next_expiry(now_ms);
+    *seen = is_idle.then(|| Seen { seq, expires_ms: expires_ms() });
+    *compaction.looked.lock()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_rests_longer_than_it_looks() {
+        let rests = [0, 1, 12, 500].map(|secs| rest(Duration::from_secs(secs)).as_secs());
+        assert_eq!(rests, [0, 20, 240, 3600]);
     }
 }

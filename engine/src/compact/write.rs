@@ -138,8 +138,8 @@ impl Output {
                 offset: found.offset,
                 id: frame.id(),
                 topic: frame.topic(),
-                batch: (self.at + open.at as u64) as u32,
-                record: position as u32,
+                batch: place_in(self.at + open.at as u64)?,
+                record: place_in(position)?,
                 record_len: found.prefix.len,
                 body_len: frame.body_len(),
                 ttl: frame.ttl(),
@@ -224,6 +224,12 @@ impl Output {
         let Self { key, at: length, frames, index, crc, .. } = self;
         Ok(Written { key, length, crc: crc.finalize(), frames, index })
     }
+}
+
+/// A place in the file as the index keeps it. No segment is so long that it has none.
+fn place_in(at: u64) -> Stopped<u32> {
+    let too_far = |_| Stop::Failed(Fault::Failed(std::io::ErrorKind::FileTooLarge.into()));
+    u32::try_from(at).map_err(too_far)
 }
 
 /// The header of the batch that a record was found in.

@@ -47,6 +47,11 @@ impl Expiring {
         self.steps.range(..=now_ms).map(|(_, bytes)| bytes).sum()
     }
 
+    /// When the next bytes after a moment are said to expire.
+    pub(crate) fn after(&self, now_ms: u64) -> Option<u64> {
+        self.steps.range(now_ms.checked_add(1)?..).next().map(|(&at, _)| at)
+    }
+
     /// Whether nothing ever expires.
     pub(crate) fn is_empty(&self) -> bool {
         self.steps.is_empty()

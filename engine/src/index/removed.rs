@@ -42,7 +42,7 @@ struct State {
     newest: VecDeque<(u64, u64)>,
 }
 
-/// Removed frames at one moment.
+/// A set of frames: those that were removed at one moment, say.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Marks {
     pieces: Pieces,
@@ -59,13 +59,14 @@ fn filter_place(piece: u64) -> (usize, u64) {
 }
 
 impl Marks {
-    /// Whether a frame was removed.
+    /// Whether a frame is among them.
     pub(crate) fn contains(&self, offset: u64) -> bool {
         let (piece, word, bit) = place(offset);
         self.pieces.get(&piece).is_some_and(|words| words[word] & bit != 0)
     }
 
-    fn set(&mut self, offset: u64) -> bool {
+    /// Adds a frame. False when it was there.
+    pub(crate) fn set(&mut self, offset: u64) -> bool {
         let (piece, word, bit) = place(offset);
         let words = self.pieces.entry(piece).or_insert([0; WORDS]);
         let new = words[word] & bit == 0;

@@ -23,6 +23,9 @@ use crate::planted::{Bug, is_planted};
 /// Topics that are looked up under one lock.
 const LOOKUPS: usize = 1024;
 
+/// Keys that had to stay are looked at again after so long.
+const KEYS_AGAIN_MS: u64 = 60 * 60 * 1000;
+
 /// How much of a segment dies.
 #[derive(Debug, Default)]
 pub(super) struct Decay {
@@ -31,6 +34,21 @@ pub(super) struct Decay {
     complete: OnceLock<(u64, Expiring)>,
     /// Bytes of frames that were removed one by one.
     removed: AtomicU64,
+    /// What was found when all of it was last looked at.
+    surveyed: Mutex<Option<Surveyed>>,
+}
+
+/// What who read all of a segment has found.
+#[derive(Debug, Clone, Copy)]
+struct Surveyed {
+    /// Bytes that were dead.
+    dead: u64,
+    /// What had been estimated.
+    estimate: u64,
+    /// Bytes of tombstones and keys that had to stay.
+    control: u64,
+    /// When, and how often frames had been forgotten: with those tombstones die, keys with time.
+    at: (u64, u64),
 }
 
 impl Decay {
@@ -51,16 +69,34 @@ impl Decay {
         self.complete.get().map(|&(kept, _)| kept)
     }
 
-    /// Bytes of frames that are dead, but for those below a floor.
+    /// Bytes of frames that are dead, but for those below a floor. One that was removed and has
+    /// expired counts twice.
     fn dead(&self, now_ms: u64) -> u64 {
         let expired = self.complete.get().map_or(0, |(_, expiring)| expiring.expired(now_ms));
         expired + self.removed.load(Ordering::Relaxed)
+    }
+
+    fn expires_after(&self, now_ms: u64) -> Option<u64> {
+        self.complete.get().and_then(|(_, expiring)| expiring.after(now_ms))
+    }
+
+    /// An estimate set right by what was found once: what died since is all that is estimated.
+    fn corrected(&self, estimate: u64, now: (u64, u64)) -> u64 {
+        let Some(found) = *self.surveyed.lock() else { return estimate };
+        let since = estimate.saturating_sub(found.estimate);
+        let is_recent = found.at.1 == now.1 && now.0.saturating_sub(found.at.0) < KEYS_AGAIN_MS;
+        let control = if is_recent { 0 } else { found.control };
+        found.dead.saturating_add(since).saturating_add(control)
     }
 }
 
 /// Removed frames that were compacted away, and who may still read segments that hold them.
 #[derive(Debug, Default)]
-pub(super) struct Leaving(Mutex<Vec<Left>>);
+pub(super) struct Leaving {
+    left: Mutex<Vec<Left>>,
+    /// Counts how often nobody did any more, and they were forgotten.
+    forgotten: AtomicU64,
+}
 
 /// The segments of one rewrite, and the offsets of removed frames in them.
 #[derive(Debug)]
@@ -77,6 +113,8 @@ pub(crate) struct Candidate {
     pub(crate) ordinal: u32,
     /// Bytes that would be gone, as far as can be told without reading it.
     pub(crate) dead: u64,
+    /// The same as it looks to who never read it.
+    estimate: u64,
     /// Whether no damage in it is known.
     pub(crate) usable: bool,
 }
@@ -84,12 +122,8 @@ pub(crate) struct Candidate {
 /// What is gone of a topic once segments are rewritten.
 #[derive(Debug, Default)]
 pub(crate) struct GoneOf {
-    /// Frames that were removed, by `last:n` or one by one.
-    pub(crate) hidden: u64,
-    /// Offsets of frames that have expired, ascending.
-    pub(crate) expired: Vec<u64>,
-    /// Bytes of records and bodies.
-    pub(crate) bytes: u64,
+    /// Frames that were removed, by `last:n` or one by one, or have expired.
+    pub(crate) frames: u64,
 }
 
 /// The index of a segment that is being written to take the place of others.
@@ -112,6 +146,12 @@ pub(crate) struct Rewritten<'a> {
     pub(crate) offsets: Range<u64>,
 }
 
+/// The table at one moment, and what it says without it when it is to go.
+pub(crate) struct Uncovered {
+    table: Option<Arc<TableFile>>,
+    layers: Option<Vec<Layer>>,
+}
+
 impl Rewriting {
     pub(crate) fn new(base: u64) -> Self {
         Self { memory: MemoryIndex::new(base) }
@@ -131,19 +171,41 @@ impl Rewriting {
 }
 
 impl Index {
-    /// The sealed segments, in order, with what would be gone if they were rewritten.
-    pub(crate) fn candidates(&self, now_ms: u64) -> Vec<Candidate> {
+    /// The sealed segments, in order, with what would be gone if they were rewritten; what lies
+    /// below floors only with `floors`, as all topics of a segment are asked for that.
+    pub(crate) fn candidates(&self, now_ms: u64, floors: bool) -> Vec<Candidate> {
+        let forgotten = self.leaving.forgotten.load(Ordering::Relaxed);
         let segments = self.segments();
         let complete = segments.iter().filter(|of| of.segment.is_sealed());
         let candidate = |of: &Arc<SegmentIndex>| {
             let kept = of.decay.kept()?;
             let control = of.segment.published_len().saturating_sub(kept);
-            let dead = (of.decay.dead(now_ms) + self.below_floors(of, kept)).min(kept);
+            let hidden = if floors { self.below_floors(of, kept) } else { 0 };
+            let estimate = (control + of.decay.dead(now_ms)).saturating_add(hidden);
             let segment = of.segment.clone();
+            let dead = of.decay.corrected(estimate, (now_ms, forgotten)).min(control + kept);
             let (ordinal, usable) = (of.ordinal, self.is_whole(of));
-            Some(Candidate { segment, ordinal, dead: control + dead, usable })
+            Some(Candidate { segment, ordinal, dead, estimate, usable })
         };
         complete.filter_map(candidate).collect()
+    }
+
+    /// When the next frame of a sealed segment expires, as far as is known without reading it.
+    pub(crate) fn next_expiry(&self, now_ms: u64) -> u64 {
+        let segments = self.segments();
+        let sealed = segments.iter().filter(|of| of.segment.is_sealed());
+        sealed.filter_map(|of| of.decay.expires_after(now_ms)).min().unwrap_or(u64::MAX)
+    }
+
+    /// Notes how many bytes of a segment stay, and how many of those are tombstones and keys, as who
+    /// read all of it has found. Without that it would be read again and again where the estimate
+    /// is wrong: frames that are hidden count as if all were of one length.
+    pub(crate) fn surveyed(&self, of: &Candidate, (stay, control): (u64, u64), now_ms: u64) {
+        let Some(found) = self.segment(of.ordinal) else { return };
+        let dead = of.segment.published_len().saturating_sub(stay);
+        let at = (now_ms, self.leaving.forgotten.load(Ordering::Relaxed));
+        let surveyed = Surveyed { dead, estimate: of.estimate, control, at };
+        *found.decay.surveyed.lock() = Some(surveyed);
     }
 
     /// About how many bytes of a segment lie below floors.
@@ -204,16 +266,31 @@ impl Index {
         (floor, false)
     }
 
+    /// Prepares for segments to be replaced: what the table says is made ready without it where it
+    /// covers them. That may take as long as there are segments.
+    pub(crate) fn uncover(&self, replaced: &RangeInclusive<u32>) -> Uncovered {
+        let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
+        let (table, layers) = self.uncovered(&old);
+        Uncovered { table, layers }
+    }
+
+    /// Whether the table is still the one that was prepared for.
+    pub(crate) fn is_current(&self, uncovered: &Uncovered) -> bool {
+        is_one(self.topics.read().table.as_ref(), uncovered.table.as_ref())
+    }
+
     /// Puts what was rewritten in the place of what it was made from. The caller has the writer, so
     /// that nothing is appended or removed meanwhile. Readers of the old segments go on.
-    pub(crate) fn rewrite(&self, rewritten: Rewritten<'_>) {
+    pub(crate) fn rewrite(&self, rewritten: Rewritten<'_>, prepared: Uncovered) {
         let Rewritten { replaced, new, gone, marks, offsets } = rewritten;
         let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
         let new = new.map(|(segment, rewriting)| (segment, Arc::new(rewriting.memory)));
+        let mut prepared = Some(prepared);
         let mut topics = loop {
-            let (table, layers) = self.uncovered(&old);
+            let Uncovered { table, layers } =
+                prepared.take().unwrap_or_else(|| self.uncover(&replaced));
             let mut topics = self.topics.write();
-            // A merge may have put another one in its place meanwhile.
+            // A merge may have put another one in its place at the last moment.
             if !is_one(topics.table.as_ref(), table.as_ref()) {
                 continue;
             }
@@ -231,8 +308,7 @@ impl Index {
             topics.layers.insert(at, Layer { of: covered(segment), source });
         }
         for (name, gone) in gone {
-            let frames = gone.hidden + gone.expired.len() as u64;
-            self.frames.fetch_sub(frames, Ordering::Relaxed);
+            self.frames.fetch_sub(gone.frames, Ordering::Relaxed);
             topics.forget_removed(name, |at| offsets.contains(&at) && marks.contains(at));
         }
         self.place(&old, new);
@@ -241,7 +317,7 @@ impl Index {
         // What all states of a segment share lives as long as the last one that reads any of them.
         let readers = old.iter().map(|of| Arc::downgrade(&of.decay)).collect();
         let offsets = marks.iter(offsets).collect();
-        self.leaving.0.lock().push(Left { readers, offsets });
+        self.leaving.left.lock().push(Left { readers, offsets });
         self.rewrites.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -271,7 +347,9 @@ impl Index {
         }
         let segments = self.segments();
         let layers = table.segments().iter().filter_map(|named| {
-            let of = segments.iter().find(|of| covered(&of.segment) == *named)?;
+            let first = segments.partition_point(|of| of.segment.base() < named.base);
+            let mut same = segments[first..].iter();
+            let of = same.find(|of| covered(&of.segment) == *named)?;
             Some(Layer { of: *named, source: self.layer_of(of) })
         });
         let layers = layers.collect();
@@ -301,11 +379,13 @@ impl Index {
 
     /// Forgets removed frames that are gone from the log and from all who read it.
     pub(crate) fn forget_gone(&self) {
-        self.leaving.0.lock().retain(|Left { readers, offsets }| {
+        self.leaving.left.lock().retain(|Left { readers, offsets }| {
             let is_read = readers.iter().any(|reader| reader.strong_count() > 0)
                 && !is_planted(Bug::ForgetWhileRead);
             if !is_read {
                 self.removed.forget(offsets.iter().copied());
+                let some = u64::from(!offsets.is_empty());
+                self.leaving.forgotten.fetch_add(some, Ordering::Relaxed);
             }
             is_read
         });

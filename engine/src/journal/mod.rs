@@ -10,6 +10,7 @@
 mod replay;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -278,6 +279,11 @@ fn make(env: &Env) -> io::Result<Option<Open>> {
     Ok(has_named(env, salt)?.then_some(open))
 }
 
+/// Where a file is while it is made.
+pub(crate) fn unfinished(env: &Env) -> PathBuf {
+    env.dir.join("journal.tmp")
+}
+
 /// Makes a file in the place of the one that may be there.
 fn create(env: &Env) -> io::Result<(Arc<dyn Media>, u32)> {
     let header = FileHeader {
@@ -288,7 +294,7 @@ fn create(env: &Env) -> io::Result<(Arc<dyn Media>, u32)> {
         base: env.options.journal.half_bytes,
         generation: 0,
     };
-    let (path, place) = (env.dir.join("journal.tmp"), env.journal_path());
+    let (path, place) = (unfinished(env), env.journal_path());
     // Written with zeros: a sync of it then has nothing but the bytes to write.
     let media = env.files.create(&path, len_of(env), true)?;
     let made = media.write_at(0, &header.encode()).and_then(|()| media.sync());

@@ -251,6 +251,10 @@ impl Inner {
                 Err(_) if self.closed.load(Ordering::Acquire) => return Err(MaintainError::Closed),
                 // It was replaced before this held it. What was copied is found again.
                 Err(error) if has_gone(&error) => {
+                    if let Some(reason) = &self.read_only {
+                        // Nothing is replaced there: it is missing.
+                        return Err(MaintainError::ReadOnly(reason.clone()));
+                    }
                     std::thread::sleep(Duration::from_millis(1 << attempt.min(9)));
                 }
                 done => return done,

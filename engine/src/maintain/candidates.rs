@@ -14,7 +14,7 @@ use crate::error::OpenError;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::log::{SegmentKey, unmarked};
-use crate::media::Media;
+use crate::media::{Media, is_lost};
 
 /// A file that is there, named by the manifest or not.
 #[derive(Debug, Clone, Copy)]
@@ -96,8 +96,16 @@ impl Rescue<'_> {
     ) -> Result<Option<Opened>, MaintainError> {
         let path = place(self.from, &Self::entry(kind, one), suffix(kind));
         let path = if one.aside { path.with_added_extension("tmp") } else { path };
-        let media = self.from_files.open_scan(&path);
-        let media = media.map_err(|error| MaintainError::io("open", &path, error))?;
+        let media = match self.from_files.open_scan(&path) {
+            Err(error) if is_lost(&error) => {
+                if tell {
+                    let len = self.from_files.len_of(&path).unwrap_or_default();
+                    self.lose(Finding::unreadable(&path, &(0..len), error));
+                }
+                return Ok(None);
+            }
+            opened => opened.map_err(|error| MaintainError::io("open", &path, error))?,
+        };
         let len = media.len().min(FILE_HEADER_LEN as u64);
         let head = media.view(0..len).map_err(|error| MaintainError::io("read", &path, error))?;
         let magic = if kind == FileKind::Segment { Magic::Segment } else { Magic::Pack };

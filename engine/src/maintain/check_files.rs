@@ -16,7 +16,7 @@ use super::verify::Checker;
 use crate::blob::{BadEntry, LookedAt, check_pack_file, find_pack_salt, pack_entries};
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SUPER_BYTES_MAX, SuperState};
-use crate::media::{Media, prefix};
+use crate::media::{Media, is_lost, prefix};
 
 /// How often a file of a running store is looked for that is being replaced, and how long between.
 const ATTEMPTS: usize = 100;
@@ -91,7 +91,10 @@ impl Checker<'_> {
     pub(super) fn pack(&mut self, file: &FileEntry) -> Result<Option<LookedAt>, MaintainError> {
         let path = place(&self.env.dir, file, suffix(file.kind));
         let before = self.report.findings_total;
-        let Some((media, salt)) = self.open(file, &path, Magic::Pack)? else { return Ok(None) };
+        let Some((media, salt)) = self.open(file, &path, Magic::Pack)? else {
+            self.rotten.note(None);
+            return Ok(None);
+        };
         let state = self.env.manifest.state();
         let open_end = file.state == FileState::Unmarked && !state.clean;
         // What a running store adds is not looked at.
@@ -108,6 +111,9 @@ impl Checker<'_> {
                 let finding = Finding::new(severity, Problem::Blob, &path, position, bad);
                 self.report.add(finding.blob(hash));
                 self.suspect(hash);
+                if !open_end {
+                    self.rotten.note(hash);
+                }
             }
             match self.advance(&path, passed) {
                 Ok(()) => ControlFlow::Continue(()),
@@ -120,6 +126,10 @@ impl Checker<'_> {
         self.report.blobs += blobs.map_err(failed)?;
         stopped.map_or(Ok(()), Err)?;
         self.advance(&path, media.len().saturating_sub(at))?;
+        if self.holes(media.path(), u64::MAX) {
+            self.is_blind = true;
+            self.rotten.note(None);
+        }
         if self.is_exact(file) && self.report.findings_total == before {
             self.file_crc(file, &path, &media)?;
             let entries = pack_entries(&media, salt).map_err(failed)?;
@@ -143,6 +153,11 @@ impl Checker<'_> {
                     let finding = Finding::new(severity, problem, path, 0, "the file is missing");
                     self.report.add(self.all_of(file, finding));
                 }
+                return Ok(None);
+            }
+            Err(error) if is_lost(&error) => {
+                let finding = Finding::unreadable(path, &(0..file.length), error);
+                self.report.add(self.all_of(file, finding));
                 return Ok(None);
             }
             Err(error) => return Err(MaintainError::io("open", path, error)),
@@ -193,7 +208,7 @@ impl Checker<'_> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => return other,
             }
-            if !self.live || self.is_replaced(file) {
+            if !self.is_written() || self.is_replaced(file) {
                 break;
             }
             // It is being replaced: the manifest will say so in a moment.

@@ -12,7 +12,7 @@ use super::error::MaintainError;
 use super::finding::{Finding, Problem, Severity};
 use super::survey::{SoundRecord, Stretch, Survey, find_salt};
 use super::verify::Checker;
-use crate::format::batch::BatchError;
+use crate::format::batch::{BatchError, BatchHeader};
 use crate::format::control::{self, Control, CursorRecord, StateRecord};
 use crate::format::file::{FILE_HEADER_LEN, Magic};
 use crate::format::record::RecordKind;
@@ -40,13 +40,25 @@ pub(super) struct LogState {
 
 /// Where an unmarked segment ends, behind which its file is zero.
 #[derive(Debug)]
-struct Ended {
-    path: PathBuf,
-    position: u64,
+pub(super) struct Ended {
+    pub(super) path: PathBuf,
+    pub(super) position: u64,
     /// Number of the batch that follows it; nothing when it holds none.
-    seq: Option<u64>,
+    pub(super) seq: Option<u64>,
     /// The offset that follows it.
-    offset: u64,
+    pub(super) offset: u64,
+}
+
+impl Ended {
+    /// Whether what is missing between it and the first batch behind it was durable; nothing when
+    /// nothing is missing.
+    pub(super) fn lacks(&self, header: &BatchHeader, durable_upto: u64) -> Option<bool> {
+        let (follows, was_durable) = match self.seq {
+            Some(seq) => (header.seq <= seq, seq < durable_upto),
+            None => (header.base_offset <= self.offset, header.seq <= durable_upto),
+        };
+        (!follows).then_some(was_durable)
+    }
 }
 
 /// A segment being checked.
@@ -142,6 +154,9 @@ impl Checker<'_> {
                 self.torn(&segment, &stretch, state);
                 break;
             }
+            if open_end && self.is_cut(&segment.path, &stretch, state) {
+                break;
+            }
             self.stretch(&mut segment, &stretch, state)?;
             if stretch.bad.is_some() {
                 segment.damaged = true;
@@ -151,6 +166,8 @@ impl Checker<'_> {
         }
         let limit = segment.limit;
         self.tell(&mut segment, limit);
+        let held = if open_end { u64::MAX } else { end };
+        segment.damaged |= self.holes(media.path(), held);
         let sound = self.report.findings_total == before;
         if !open_end {
             self.trailing(file, &segment.path, &media, end)?;
@@ -172,17 +189,7 @@ impl Checker<'_> {
     fn gap(&mut self, stretch: &Stretch, state: &mut LogState) {
         let Some(ended) = state.ended.take() else { return };
         let Some(header) = stretch.header else { return };
-        let follows = match ended.seq {
-            Some(seq) => header.seq <= seq,
-            None => header.base_offset <= ended.offset,
-        };
-        if follows {
-            return;
-        }
-        let was_durable = match ended.seq {
-            Some(seq) => seq < state.durable_upto,
-            None => header.seq <= state.durable_upto,
-        };
+        let Some(was_durable) = ended.lacks(&header, state.durable_upto) else { return };
         let (severity, problem) = match was_durable {
             true => (Severity::Lost, Problem::Batch),
             false => (Severity::Unused, Problem::TornTail),
@@ -202,6 +209,24 @@ impl Checker<'_> {
             let finding = Finding::new(found.0, found.1, &segment.path, *position, why);
             self.report.add(finding.frames(stretch.base, None, None));
         }
+    }
+
+    /// Whether the next open cuts the log before a whole batch: nobody can say that it was durable,
+    /// and a blob that it names is not there.
+    fn is_cut(&mut self, path: &Path, stretch: &Stretch, state: &mut LogState) -> bool {
+        if !stretch.is_doubtful(state.durable_upto) {
+            return false;
+        }
+        let is_gone = |hash: &BlobHash| !self.has_blob(hash) && !self.rotten.may_hold(hash);
+        let Some((position, hash)) = stretch.blobs().find(|(_, hash)| is_gone(hash)) else {
+            return false;
+        };
+        let (severity, problem) = (Severity::Unused, Problem::TornTail);
+        let what = "a blob it names was never stored";
+        let finding = Finding::new(severity, problem, path, position, what).blob(Some(hash));
+        self.report.add(finding.frames(stretch.base, None, None));
+        state.torn = true;
+        true
     }
 
     /// Checks the records of a stretch.

@@ -104,7 +104,7 @@ impl Copier<'_> {
         let bytes_total = snapshot.state.files.iter().map(|file| file.length).sum();
         let mut bytes = 0;
         for file in &snapshot.state.files {
-            let path = place(self.from, file, suffix(file.kind));
+            let path = snapshot.path_of(self.from, file);
             if watch(&Progress { path: &path, bytes, bytes_total }).is_break() {
                 return Err(MaintainError::Stopped);
             }
@@ -123,7 +123,7 @@ impl Copier<'_> {
                     counts.kept += 1;
                     *file
                 }
-                _ => self.bring(file, counts)?,
+                _ => self.bring(file, &path, counts)?,
             });
             bytes += file.length;
         }
@@ -140,24 +140,28 @@ impl Copier<'_> {
     }
 
     /// Brings a file under its unfinished name and returns its entry.
-    fn bring(&self, file: &FileEntry, counts: &mut Counts) -> Result<FileEntry, MaintainError> {
+    fn bring(
+        &self,
+        file: &FileEntry,
+        from: &Path,
+        counts: &mut Counts,
+    ) -> Result<FileEntry, MaintainError> {
         let sealed = file.state == FileState::Sealed;
         // The CRC of one that was unmarked a moment ago is not known yet.
         let expected = Some(file.crc).filter(|&crc| sealed && crc != 0);
-        let from = place(self.from, file, suffix(file.kind));
         let to = unfinished(&place(self.to, file, suffix(file.kind)));
         let mut file = *file;
         // What is there was made from a shorter form of the file.
         derived(file.kind).iter().for_each(|kind| self.remove(&place(self.to, &file, kind)));
         if sealed && self.link && expected.is_some() {
             self.bring_derived(&file);
-            match self.to_files.link(&from, &to) {
+            match self.to_files.link(from, &to) {
                 Ok(()) => {
                     counts.linked += 1;
                     return Ok(file);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(MaintainError::io("link", &from, error));
+                    return Err(MaintainError::io("link", from, error));
                 }
                 // Another filesystem, or one without links.
                 Err(_) => {}
@@ -168,12 +172,12 @@ impl Copier<'_> {
             counts.kept += 1;
             return Ok(file);
         }
-        let crc = self.copy(&from, &to, file.length)?;
+        let crc = self.copy(from, &to, file.length)?;
         if expected.is_some_and(|expected| expected != crc) {
-            let corruption = Corruption::new(&from, 0, "the file fails the CRC of its sealing");
+            let corruption = Corruption::new(from, 0, "the file fails the CRC of its sealing");
             return Err(MaintainError::Corrupt(corruption));
         }
-        self.check(&mut file, &from, &to, expected.is_none())?;
+        self.check(&mut file, from, &to, expected.is_none())?;
         if sealed {
             file.crc = crc;
             if expected.is_some() {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Corruption, OpenError};
+use crate::error::{Corruption, OpenError, ReadOnlyReason};
 
 /// Why a store could not be checked, copied or saved. What it was made from is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,10 @@ pub enum MaintainError {
     /// The source is damaged: a copy of it would be damaged too.
     #[error("{0}; repair the store, or restore it from a backup")]
     Corrupt(Corruption),
+    /// The store opened for reading only, and a file that its manifest names is not what it should
+    /// be: a copy of it would not be whole.
+    #[error("the store is read-only: {0}")]
+    ReadOnly(ReadOnlyReason),
     /// The operating system refused something.
     #[error("cannot {what} {path}: {error}", path = path.display())]
     Io {

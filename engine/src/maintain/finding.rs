@@ -1,6 +1,7 @@
 //! What a check of a store finds.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,6 +45,8 @@ pub enum Problem {
     TornTail,
     /// An entry of a pack does not verify, or its bytes are not those of their hash.
     Blob,
+    /// The disk does not give a place of a file, or a file. What is missing for it is told besides.
+    Unreadable,
     /// A blob that a frame or a cursor names is nowhere.
     MissingBlob,
     /// Bytes behind the end of a file that should be zero are not.
@@ -99,6 +102,12 @@ impl Finding {
             blob: None,
             what: what.to_string().into(),
         }
+    }
+
+    /// A place that cannot be read.
+    pub(crate) fn unreadable(path: &Path, place: &Range<u64>, why: impl fmt::Display) -> Self {
+        let what = format!("{} bytes cannot be read: {why}", place.end - place.start);
+        Self::new(Severity::Lost, Problem::Unreadable, path, place.start, what)
     }
 
     pub(crate) fn frames(mut self, offset: u64, end: Option<u64>, id: Option<FrameId>) -> Self {

@@ -13,6 +13,7 @@ mod finding;
 mod holds;
 mod read_only;
 mod repair;
+mod repair_log;
 mod save_log;
 mod scrub;
 mod snapshot;

@@ -5,36 +5,28 @@
 //! Frames keep their ids and offsets; where frames are lost the new log has a hole.
 
 use std::cell::OnceCell;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::backup::{check_apart, check_empty, jump, lock, lock_to_read, target_files};
 use super::candidates::Candidate;
-use super::check_log::missing;
 use super::copy::{Watch, place, suffix};
 use super::error::MaintainError;
 use super::finding::{Finding, Problem, Progress, Severity};
-use super::read_only::ReadOnlyFiles;
-use super::save_log::{Chain, SegmentWriter, last_segment};
-use super::survey::{Stretch, Survey};
-use super::verify::looked_at;
+use super::read_only::{ReadOnlyFiles, Unreadable};
+use super::repair_log::Rotten;
+use super::save_log::{Chain, last_segment};
 use super::visible::Visible;
 use crate::blob::{PackView, save_pack};
 use crate::entropy::SystemEntropy;
 use crate::env::{Env, Random};
 use crate::error::OpenError;
-use crate::format::record::RecordKind;
 use crate::format::super_file::{EpochStart, FileEntry, FileKind, FileState, SuperState};
 use crate::limits::FINDINGS_MAX;
 use crate::manifest::Manifest;
-use crate::media::{Disk, Files};
+use crate::media::{Disk, Files, is_lost};
 use crate::options::{MediaChoice, StoreOptions};
-use crate::recovery::scan::scan;
-use crate::value::Frame;
-
-/// Segments at the end of the log that can know how far it was durable.
-const TAIL_SEGMENTS: usize = 3;
 
 /// What was saved, and what was not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -66,14 +58,16 @@ pub struct RepairReport {
 pub(super) struct Rescue<'a> {
     pub(super) from: &'a Path,
     pub(super) from_files: Arc<dyn Files>,
+    unreadable: Unreadable,
     /// The new store.
-    env: Arc<Env>,
+    pub(super) env: Arc<Env>,
     /// What the old manifest says, if one copy verifies.
     pub(super) known: Option<SuperState>,
     pub(super) report: RepairReport,
-    epochs: Vec<EpochStart>,
+    pub(super) epochs: Vec<EpochStart>,
+    pub(super) rotten: Rotten,
     /// What readers of the old store would see, once it was asked.
-    visible: OnceCell<Option<Visible>>,
+    pub(super) visible: OnceCell<Option<Visible>>,
     watch: Watch<'a>,
     bytes: u64,
     pub(super) bytes_total: u64,
@@ -110,11 +104,12 @@ pub(super) fn repair_files(
     let known = match Manifest::load(dir, Arc::clone(&from_files)) {
         Ok(manifest) => manifest.map(|manifest| SuperState::clone(&manifest.state())),
         Err(OpenError::Corrupt(_)) => None,
+        Err(OpenError::Io { error, .. }) if is_lost(&error) => None,
         Err(error) => return Err(error.into()),
     };
     check_empty(into, &to_files)?;
     let from_files = ReadOnlyFiles::of_closed(dir, from_files, known.as_ref())?;
-    let finding = from_files.finding(dir);
+    let (finding, unreadable) = (from_files.finding(dir), from_files.unreadable());
     let from_files: Arc<dyn Files> = Arc::new(from_files);
     let options = StoreOptions::default();
     let random = Random::new(&SystemEntropy);
@@ -136,10 +131,12 @@ pub(super) fn repair_files(
     let mut rescue = Rescue {
         from: dir,
         from_files,
+        unreadable,
         env,
         known,
         report,
         epochs: Vec::new(),
+        rotten: Rotten::default(),
         visible: OnceCell::new(),
         watch,
         bytes: 0,
@@ -151,6 +148,34 @@ pub(super) fn repair_files(
 
 impl Rescue<'_> {
     fn run(mut self) -> Result<RepairReport, MaintainError> {
+        let state = match self.save() {
+            Ok(state) => state,
+            Err(error) => {
+                self.clear();
+                return Err(error);
+            }
+        };
+        // From here on the new store may be there: whatever fails, its files stay.
+        let written = self.env.manifest.update(|all| *all = state);
+        written
+            .map_err(|error| MaintainError::io("write the manifest in", &self.env.dir, error))?;
+        Ok(self.report)
+    }
+
+    /// Removes what was written of a store that will not be finished, so that the next attempt
+    /// finds the directory as this one did.
+    fn clear(&self) {
+        for sub in ["log", "blobs"] {
+            let dir = self.env.dir.join(sub);
+            for name in self.env.files.list(&dir).unwrap_or_default() {
+                // What stays makes the next attempt ask for another directory.
+                let _ = self.env.files.remove(&dir.join(name));
+            }
+        }
+    }
+
+    /// Writes all files of the new store, durably. Returns what its manifest is to say.
+    fn save(&mut self) -> Result<SuperState, MaintainError> {
         let segments = self.candidates(FileKind::Segment)?;
         let packs = self.candidates(FileKind::Pack)?;
         if segments.is_empty() && packs.is_empty() && self.known.is_none() {
@@ -187,10 +212,8 @@ impl Rescue<'_> {
             ..SuperState::default()
         };
         jump(&mut state, chain.next_offset, &self.env.random);
-        let written = self.env.manifest.update(|all| *all = state);
-        written
-            .map_err(|error| MaintainError::io("write the manifest in", &self.env.dir, error))?;
-        Ok(self.report)
+        self.lose_unreadable();
+        Ok(state)
     }
 
     /// Lists the files that the manifest names and that are not there.
@@ -203,6 +226,9 @@ impl Rescue<'_> {
                 continue;
             }
             let path = place(self.from, file, suffix(file.kind));
+            if file.kind == FileKind::Pack {
+                self.rotten.note(None);
+            }
             let (severity, problem) = (Severity::Lost, Problem::Missing);
             let mut finding = Finding::new(severity, problem, &path, 0, "the file is missing");
             if file.kind == FileKind::Segment && file.state == FileState::Sealed {
@@ -213,6 +239,21 @@ impl Rescue<'_> {
         }
     }
 
+    /// Lists the places that could not be read, but for those behind the end of a segment.
+    fn lose_unreadable(&mut self) {
+        for finding in self.unreadable.all() {
+            let is_behind = self.known.as_ref().is_some_and(|known| {
+                known.files.iter().any(|file| {
+                    (known.clean && file.length <= finding.position)
+                        && place(self.from, file, suffix(file.kind)) == finding.path
+                })
+            });
+            if !is_behind {
+                self.lose(finding);
+            }
+        }
+    }
+
     pub(super) fn lose(&mut self, finding: Finding) {
         self.report.lost_total += 1;
         if self.report.lost.len() < FINDINGS_MAX {
@@ -220,7 +261,7 @@ impl Rescue<'_> {
         }
     }
 
-    fn step(&mut self, path: &Path, bytes: u64) -> Result<(), MaintainError> {
+    pub(super) fn step(&mut self, path: &Path, bytes: u64) -> Result<(), MaintainError> {
         self.bytes += bytes;
         let (bytes, bytes_total) = (self.bytes, self.bytes_total.max(self.bytes));
         match (self.watch)(&Progress { path, bytes, bytes_total }) {
@@ -232,14 +273,24 @@ impl Rescue<'_> {
     fn packs(&mut self, packs: &[Candidate]) -> Result<Vec<FileEntry>, MaintainError> {
         let mut files = Vec::new();
         for one in packs {
-            let Some((media, salt)) = self.open(FileKind::Pack, one, true)? else { continue };
+            let Some((media, salt)) = self.open(FileKind::Pack, one, true)? else {
+                self.rotten.note(None);
+                continue;
+            };
             let path = media.path().to_owned();
+            // What an open leaves out of such a pack it misses from then on.
+            let is_mended = self.is_unclean(one);
             let mut lost = Vec::new();
             let saved = save_pack(&self.env, one.base, &media, salt, &mut |at, hash, bad| {
                 let finding = Finding::new(Severity::Lost, Problem::Blob, &path, at, bad);
                 lost.push(finding.blob(hash));
             });
-            lost.into_iter().for_each(|finding| self.lose(finding));
+            for finding in lost {
+                if !is_mended {
+                    self.rotten.note(finding.blob);
+                }
+                self.lose(finding);
+            }
             let saved = saved.map_err(|error| MaintainError::io("save", &path, error.into()))?;
             self.report.blobs += saved.map_or(0, |line| line.count);
             files.extend(saved);
@@ -247,134 +298,12 @@ impl Rescue<'_> {
         }
         Ok(files)
     }
-
-    /// Every batch with a lower seq was durable once: what is damaged behind that was never
-    /// acknowledged, and ends the log.
-    fn durable_upto(&mut self, segments: &[Candidate]) -> Result<u64, MaintainError> {
-        let mut durable_upto = 0;
-        for one in segments.iter().rev().take(TAIL_SEGMENTS) {
-            let Some((media, salt)) = self.open(FileKind::Segment, one, false)? else { continue };
-            let scanned = scan(&media, &one.key(salt), media.len());
-            let scanned =
-                scanned.map_err(|error| MaintainError::io("read", media.path(), error))?;
-            durable_upto = durable_upto.max(scanned.durable_upto);
-        }
-        Ok(durable_upto)
-    }
-
-    fn segments(
-        &mut self,
-        segments: &[Candidate],
-        view: &PackView,
-        chain: &mut Chain,
-        files: &mut Vec<FileEntry>,
-    ) -> Result<(), MaintainError> {
-        let durable_upto = self.durable_upto(segments)?;
-        for (at, one) in segments.iter().enumerate() {
-            let next = segments.get(at + 1).map(|next| next.base);
-            let Some((media, salt)) = self.open(FileKind::Segment, one, true)? else { continue };
-            let path = media.path().to_owned();
-            let failed = |error| MaintainError::io("save", &path, error);
-            let leaps = self.may_leap(one);
-            let mut survey =
-                Survey::new(Arc::clone(&media), (salt, one.base), (media.len(), false), leaps);
-            let base = one.base.max(chain.next_offset);
-            let mut writer = SegmentWriter::create(&self.env, base, media.len()).map_err(failed)?;
-            chain.tables.begin_segment();
-            let mut pending: Option<Stretch> = None;
-            let mut is_end = false;
-            loop {
-                let from = survey.position;
-                let Some(stretch) = survey.next().map_err(failed)? else { break };
-                self.lose_stretch(&path, pending.take(), Some(stretch.base));
-                if stretch.is_torn(durable_upto) {
-                    is_end = true;
-                    break;
-                }
-                self.report.frames += writer.add(&stretch, chain).map_err(failed)?;
-                self.note(&path, &stretch, view);
-                if stretch.bad.is_some() {
-                    pending = Some(stretch);
-                }
-                self.step(&path, survey.position - from)?;
-            }
-            self.lose_stretch(&path, pending.take(), next);
-            files.extend(writer.finish(chain).map_err(failed)?);
-            if is_end {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a segment may have been compacted: only one that was not sealed may not.
-    fn may_leap(&self, one: &Candidate) -> bool {
-        let unmarked = |file: &FileEntry| {
-            file.kind == FileKind::Segment
-                && file.state == FileState::Unmarked
-                && (file.base, file.generation) == (one.base, one.generation)
+    /// Whether a pack was neither sealed nor closed in order.
+    fn is_unclean(&self, one: &Candidate) -> bool {
+        let place = (FileKind::Pack, one.base, one.generation);
+        let is_open = |file: &FileEntry| {
+            (file.kind, file.base, file.generation) == place && file.state == FileState::Unmarked
         };
-        !self.known.as_ref().is_some_and(|known| known.files.iter().any(unmarked))
+        self.known.as_ref().is_some_and(|known| !known.clean && known.files.iter().any(is_open))
     }
-
-    /// Remembers epochs, and looks for the blobs of a stretch.
-    fn note(&mut self, path: &Path, stretch: &Stretch, view: &PackView) {
-        if let Some(header) = &stretch.header
-            && self.epochs.last().is_none_or(|last| last.epoch < header.epoch)
-        {
-            self.epochs.push(EpochStart {
-                epoch: header.epoch,
-                first_offset: header.base_offset,
-                first_seq: header.seq,
-            });
-        }
-        for record in &stretch.records {
-            if record.prefix.kind == RecordKind::Frame
-                && let Ok(frame) = Frame::from_record(record.bytes.clone(), Some(stretch.base))
-                && let Some(hash) = frame.hash().filter(|hash| !view.contains(hash))
-                && self.is_visible(&frame)
-            {
-                let what = "the blob it names is lost";
-                let (severity, problem) = (Severity::Lost, Problem::MissingBlob);
-                let finding = Finding::new(severity, problem, path, record.position, what);
-                let offset = frame.offset().unwrap_or(stretch.base);
-                self.lose(finding.frames(offset, None, Some(frame.id())).blob(Some(hash)));
-            }
-        }
-    }
-
-    /// Whether readers of the old store would see a frame: what is gone may have lost its blob.
-    /// With no manifest nobody can tell, and everything counts.
-    fn is_visible(&self, frame: &Frame) -> bool {
-        let visible = self.visible.get_or_init(|| {
-            let files = ReadOnlyFiles::of_open(Arc::clone(&self.from_files));
-            let env = looked_at(self.from, files, self.known.clone()?);
-            Some(Visible::of(&Arc::new(env.ok()?)))
-        });
-        visible.as_ref().is_none_or(|visible| visible.sees(frame))
-    }
-
-    /// Lists what a damaged stretch has lost, now that it is known where the next one begins.
-    fn lose_stretch(&mut self, path: &Path, stretch: Option<Stretch>, next: Option<u64>) {
-        let Some(stretch) = stretch else { return };
-        let Some((position, why)) = &stretch.bad else { return };
-        let is_whole = stretch.header.is_some_and(|h| h.count as usize == stretch.records.len());
-        let finding = Finding::new(Severity::Lost, Problem::Batch, path, *position, why);
-        match missing(&stretch, next, true) {
-            Some(lost) => {
-                self.report.frames_lost += lost.end - lost.start - sound_in(&stretch, &lost);
-                self.lose(finding.frames(lost.start, Some(lost.end), None));
-            }
-            None if is_whole || stretch.header.is_none() && !stretch.records.is_empty() => {}
-            // A cursor, a key, or nothing.
-            None => self.lose(finding),
-        }
-    }
-}
-
-/// Sound frames of a stretch with an offset in a range.
-fn sound_in(stretch: &Stretch, range: &Range<u64>) -> u64 {
-    let offset = |delta: u32| stretch.base.saturating_add(u64::from(delta));
-    let frames = stretch.records.iter().filter(|r| r.prefix.kind == RecordKind::Frame);
-    frames.filter(|r| range.contains(&offset(r.prefix.offset_delta))).count() as u64
 }

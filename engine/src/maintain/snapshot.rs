@@ -1,12 +1,14 @@
 //! A store at one moment: its manifest as if it had just been closed, so that whoever copies the
 //! files it names, up to the lengths it names, has a store that was closed in order.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::copy::{place, suffix};
 use super::error::MaintainError;
+use super::read_only::aside;
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
@@ -27,12 +29,19 @@ pub(super) struct Snapshot {
     pub(super) state: SuperState,
     /// Offset of the next frame.
     pub(super) head: u64,
+    /// Files that have not got their names yet, and where they are.
+    aside: HashMap<PathBuf, PathBuf>,
+    /// It names a file that is missing, or is another than it should be.
+    incomplete: bool,
 }
 
 impl Snapshot {
     /// The present moment of an open store, all of it durable.
     pub(super) fn of_durable(inner: &Inner) -> Result<Self, MaintainError> {
         let (snapshot, media) = Self::of_open(inner)?;
+        if let Some(reason) = inner.read_only.clone().filter(|_| snapshot.incomplete) {
+            return Err(MaintainError::ReadOnly(reason));
+        }
         if inner.read_only.is_none() && inner.sync_files(&media.iter().collect::<Vec<_>>()).is_err()
         {
             inner.poison();
@@ -50,7 +59,7 @@ impl Snapshot {
             if inner.is_poisoned() {
                 return Err(MaintainError::Poisoned);
             }
-            let (mut snapshot, lengths, media) = {
+            let (mut snapshot, lengths, media, deferred) = {
                 let writer = inner.writer.lock();
                 if inner.read_only.is_none() {
                     // So that one segment is written to. What cannot be sealed now is taken as it
@@ -66,7 +75,9 @@ impl Snapshot {
                 let lengths: Vec<_> = (view.segments.iter())
                     .map(|s| ((s.base(), s.generation()), s.published_len()))
                     .collect();
-                (Self { state, head: view.head }, lengths, media)
+                let aside = HashMap::new();
+                let snapshot = Self { state, head: view.head, aside, incomplete: false };
+                (snapshot, lengths, media, writer.is_deferred())
             };
             // After the frames: every blob they name was published before them.
             let packs = inner.blobs.open_packs();
@@ -79,7 +90,17 @@ impl Snapshot {
                     known.iter().filter(|(place, _)| *place == (file.base, file.generation));
                 same.next().map(|(_, length)| *length)
             };
-            if !snapshot.close(inner.env.clock.now_ms(), length) {
+            if deferred {
+                // What waits for room leaves out the segments that readers do not see.
+                let seen = |file: &FileEntry| {
+                    (file.kind, file.state) != (FileKind::Segment, FileState::Unmarked)
+                        || length(file).is_some()
+                };
+                snapshot.state.files.retain(seen);
+            }
+            // Of a store that only reads no file is sealed: those that are not open are missing, or
+            // are others than they should be.
+            if !snapshot.close(inner.env.clock.now_ms(), length) && inner.read_only.is_none() {
                 // A file was sealed between the two looks.
                 std::thread::yield_now();
                 continue;
@@ -97,10 +118,17 @@ impl Snapshot {
         if !state.clean {
             return Err(MaintainError::NotClosed { dir: dir.to_owned() });
         }
-        let mut snapshot = Self { state, head: 0 };
+        let aside = aside(&**files, dir, &state);
+        let mut snapshot = Self { state, head: 0, aside, incomplete: false };
         snapshot.close(SystemClock.now_ms(), |file| Some(file.length));
         snapshot.head = snapshot.end(dir, files)?;
         Ok(snapshot)
+    }
+
+    /// Where a file is, in the directory of the store.
+    pub(super) fn path_of(&self, dir: &Path, file: &FileEntry) -> PathBuf {
+        let path = place(dir, file, suffix(file.kind));
+        self.aside.get(&path).cloned().unwrap_or(path)
     }
 
     /// Offset of the next frame, from the last segment.
@@ -110,7 +138,7 @@ impl Snapshot {
         if last.state == FileState::Sealed {
             return Ok(last.end());
         }
-        let path = place(dir, last, suffix(last.kind));
+        let path = self.path_of(dir, last);
         let failed = |error| MaintainError::io("read", &path, error);
         let media = files.open_scan(&path).map_err(failed)?;
         let head = media.view(0..media.len().min(FILE_HEADER_LEN as u64)).map_err(failed)?;
@@ -123,23 +151,26 @@ impl Snapshot {
     }
 
     /// Sets the lengths of unmarked files and leaves out those that hold nothing. False when a
-    /// length is not known.
+    /// length is not known: such a file stays unmarked.
     fn close(&mut self, now_ms: u64, length: impl Fn(&FileEntry) -> Option<u64>) -> bool {
-        let mut known = true;
+        let place = |file: &FileEntry| (file.kind == FileKind::Pack, file.base, file.generation);
+        let mut unknown = Vec::new();
         for file in &mut self.state.files {
             if file.state == FileState::Unmarked {
                 match length(file) {
                     Some(length) => file.length = length,
-                    None => known = false,
+                    None => unknown.push(place(file)),
                 }
             }
         }
+        self.incomplete = !unknown.is_empty();
         (self.state.clean, self.state.journal) = (true, 0);
         let segments: Vec<(u64, u32)> = (self.state.files.iter())
             .filter(|file| file.kind == FileKind::Segment)
             .map(|file| (file.base, file.generation))
             .collect();
         self.state.files.retain_mut(|file| match (file.kind, file.state) {
+            _ if unknown.contains(&place(file)) => true,
             (FileKind::Pack, FileState::Unmarked) => {
                 // A pack stands for itself at any length, so it is a sealed one.
                 (file.state, file.newest_ms) = (FileState::Sealed, now_ms);
@@ -161,6 +192,6 @@ impl Snapshot {
             (_, FileState::Dropped) => false,
             (_, FileState::Sealed) => true,
         });
-        known
+        !self.incomplete
     }
 }

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::format::batch::{BATCH_HEADER_LEN, BATCH_MAGIC, BatchError, BatchHeader, Expect};
+use crate::format::control::{self, Control, CursorRecord, StateRecord};
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::record::{PREFIX_LEN, RecordError, RecordKind, RecordPrefix};
+use crate::format::record::{FrameLayout, PREFIX_LEN, RecordError, RecordKind, RecordPrefix};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::media::{Media, find_first};
 use crate::recovery::scan::Window;
+use crate::value::BlobHash;
 
 const HEADER_LEN: u64 = BATCH_HEADER_LEN as u64;
 /// Bytes looked through at a time for the next batch; a multiple of 8.
@@ -26,6 +28,23 @@ pub(super) struct SoundRecord {
     pub(super) position: u64,
     pub(super) prefix: RecordPrefix,
     pub(super) bytes: Bytes,
+}
+
+impl SoundRecord {
+    fn blob(&self) -> Option<BlobHash> {
+        let named = match self.prefix.kind {
+            RecordKind::Frame => {
+                let layout = FrameLayout::of_checked(&self.bytes, &self.prefix).ok()?;
+                return layout.body(&self.bytes).map(|(_, hash)| hash);
+            }
+            RecordKind::Cursor => control::decode(&self.bytes, &self.prefix).ok()?,
+            _ => return None,
+        };
+        match named {
+            Control::Cursor(CursorRecord { state: StateRecord::Blob(_, hash), .. }) => Some(hash),
+            _ => None,
+        }
+    }
 }
 
 /// A stretch of a segment that was written by one append, as far as it can be made out.
@@ -49,6 +68,16 @@ impl Stretch {
     /// than `durable_upto` was.
     pub(super) fn is_torn(&self, durable_upto: u64) -> bool {
         self.bad.is_some() && self.seq_end.is_some_and(|end| end > durable_upto)
+    }
+
+    /// Whether nobody can say that it was durable.
+    pub(super) fn is_doubtful(&self, durable_upto: u64) -> bool {
+        self.header.is_some_and(|header| header.seq >= durable_upto)
+    }
+
+    /// The blobs that its frames and cursors name, and where the records are that do.
+    pub(super) fn blobs(&self) -> impl Iterator<Item = (u64, BlobHash)> + '_ {
+        self.records.iter().filter_map(|record| Some((record.position, record.blob()?)))
     }
 
     /// The offset after its last sound frame.

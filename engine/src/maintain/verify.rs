@@ -12,8 +12,9 @@ use bytes::Bytes;
 use super::backup::lock_to_read;
 use super::copy::Watch;
 use super::error::MaintainError;
-use super::finding::{Progress, VerifyReport};
-use super::read_only::ReadOnlyFiles;
+use super::finding::{Finding, Problem, Progress, Severity, VerifyReport};
+use super::read_only::{ReadOnlyFiles, Unreadable};
+use super::repair_log::Rotten;
 use super::snapshot::Snapshot;
 use super::visible::Visible;
 use crate::blob::PackView;
@@ -21,7 +22,7 @@ use crate::env::{Env, Random};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
 use crate::limits::FINDINGS_MAX;
 use crate::manifest::Manifest;
-use crate::media::{Disk, Files};
+use crate::media::{Disk, Files, is_lost};
 use crate::options::{MediaChoice, StoreOptions};
 use crate::store::{Inner, Store};
 use crate::value::{BlobHash, Frame};
@@ -40,10 +41,16 @@ pub(super) struct Checker<'a> {
     pub(super) live: bool,
     pub(super) report: VerifyReport,
     packs: Option<PackView>,
+    pub(super) unreadable: Unreadable,
+    /// Places of packs cannot be read. The store that is open would look at them through its maps,
+    /// and end with them.
+    pub(super) is_blind: bool,
     /// What readers of a store would see that nobody has open, once it was asked.
     visible: OnceCell<Visible>,
     /// Blobs of which a copy is damaged: their being there proves nothing.
     bad_blobs: HashSet<BlobHash>,
+    /// Those of which it is in a pack that the next open takes as it is.
+    pub(super) rotten: Rotten,
     /// There are too many of them to remember each, or it is not known which they are.
     many_bad: bool,
     watch: Watch<'a>,
@@ -94,9 +101,10 @@ pub(crate) fn verify_files(
     let manifest = manifest.ok_or_else(|| MaintainError::NoStore { dir: dir.to_owned() })?;
     let state = SuperState::clone(&manifest.state());
     let files = ReadOnlyFiles::of_closed(dir, files, Some(&state))?;
-    let finding = files.finding(dir);
+    let (finding, unreadable) = (files.finding(dir), files.unreadable());
     let env = Arc::new(looked_at(dir, files, state)?);
-    let mut checker = Checker::new(env, None, watch);
+    let mut checker = Checker::new((env, unreadable), None, watch);
+    checker.holes(&dir.join("journal"), u64::MAX);
     finding.into_iter().for_each(|finding| checker.report.add(finding));
     checker.run()
 }
@@ -105,8 +113,9 @@ impl Inner {
     pub(super) fn verify(&self, watch: Watch<'_>) -> Result<VerifyReport, MaintainError> {
         let (snapshot, _) = Snapshot::of_open(self)?;
         let files = ReadOnlyFiles::of_open(Arc::clone(&self.env.files));
+        let unreadable = files.unreadable();
         let env = Arc::new(looked_at(&self.env.dir, files, snapshot.state)?);
-        Checker::new(env, Some(self), watch).run()
+        Checker::new((env, unreadable), Some(self), watch).run()
     }
 }
 
@@ -131,7 +140,11 @@ pub(super) fn looked_at(
 }
 
 impl<'a> Checker<'a> {
-    fn new(env: Arc<Env>, inner: Option<&'a Inner>, watch: Watch<'a>) -> Self {
+    fn new(
+        (env, unreadable): (Arc<Env>, Unreadable),
+        inner: Option<&'a Inner>,
+        watch: Watch<'a>,
+    ) -> Self {
         let bytes_total = env.manifest.state().files.iter().map(|file| file.length).sum();
         Self {
             env,
@@ -139,8 +152,11 @@ impl<'a> Checker<'a> {
             live: inner.is_some(),
             report: VerifyReport::default(),
             packs: None,
+            unreadable,
+            is_blind: false,
             visible: OnceCell::new(),
             bad_blobs: HashSet::new(),
+            rotten: Rotten::default(),
             many_bad: false,
             watch,
             bytes: 0,
@@ -159,11 +175,11 @@ impl<'a> Checker<'a> {
         let (mut sealed, mut open) = (Vec::new(), Vec::new());
         for file in files.iter().filter(of(FileKind::Pack)) {
             match self.pack(file)? {
-                Some(_) if file.state == FileState::Sealed => sealed.push(*file),
+                Some(_) if self.is_exact(file) => sealed.push(*file),
                 other => open.extend(other),
             }
         }
-        if !self.live {
+        if !self.live || self.is_blind {
             self.packs = Some(PackView::new(&self.env, &sealed, &open));
         }
         drop(open);
@@ -176,13 +192,39 @@ impl<'a> Checker<'a> {
     /// Whether a blob is there and sound.
     pub(super) fn has_blob(&self, hash: &BlobHash) -> bool {
         let suspect = self.many_bad || self.bad_blobs.contains(hash);
-        match (self.inner, &self.packs) {
-            (Some(inner), _) if suspect => inner.blobs.contains_sound(hash),
-            (Some(inner), _) => inner.blobs.contains(hash),
-            (None, Some(packs)) if suspect => packs.contains_sound(hash),
-            (None, Some(packs)) => packs.contains(hash),
+        match (&self.packs, self.inner) {
+            (Some(packs), _) => {
+                let there = match suspect {
+                    true => packs.contains_sound(hash),
+                    false => packs.contains(hash),
+                };
+                // One that is not in these may be where they went.
+                there || self.has_new_packs()
+            }
+            (None, Some(inner)) if suspect => inner.blobs.contains_sound(hash),
+            (None, Some(inner)) => inner.blobs.contains(hash),
             (None, None) => true,
         }
+    }
+
+    fn has_new_packs(&self) -> bool {
+        let state = self.env.manifest.state();
+        let mut packs = state.files.iter().filter(|file| file.kind == FileKind::Pack);
+        self.live && packs.any(|file| self.is_replaced(file))
+    }
+
+    /// Reports the places of a file that cannot be read: from `end` on it holds nothing. Says
+    /// whether there are any.
+    pub(super) fn holes(&mut self, path: &Path, end: u64) -> bool {
+        let mut findings = self.unreadable.findings(path);
+        for finding in &mut findings {
+            if finding.position >= end {
+                finding.severity = Severity::Unused;
+            }
+        }
+        let found = !findings.is_empty();
+        findings.into_iter().for_each(|finding| self.report.add(finding));
+        found
     }
 
     /// Remembers a blob of which a copy is damaged.
@@ -197,6 +239,11 @@ impl<'a> Checker<'a> {
             Some(inner) => inner.is_visible(frame, inner.log.head()),
             None => self.visible.get_or_init(|| Visible::of(&self.env)).sees(frame),
         }
+    }
+
+    /// Whether files come and go beside the check.
+    pub(super) fn is_written(&self) -> bool {
+        self.inner.is_some_and(|inner| inner.read_only.is_none())
     }
 
     /// Whether a file of a running store was replaced since the check began.
@@ -233,7 +280,14 @@ impl<'a> Checker<'a> {
         if len > DERIVED_BYTES_MAX {
             return None;
         }
-        let media = self.env.files.open_sealed(path).ok()?;
+        let media = match self.env.files.open_sealed(path) {
+            Err(error) if is_lost(&error) => {
+                let (severity, problem) = (Severity::Derived, Problem::Index);
+                self.report.add(Finding::new(severity, problem, path, 0, error));
+                return None;
+            }
+            opened => opened.ok()?,
+        };
         self.report.files += 1;
         self.report.bytes += len;
         media.view(0..media.len()).ok()

@@ -2,14 +2,26 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::{Files, Media};
+
+type Watcher = Arc<dyn Fn(&Path) + Send + Sync>;
+
+/// Who is told of files that are opened.
+#[derive(Default)]
+struct Watch(Mutex<Option<Watcher>>);
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
+}
 
 /// What fails, and when. Shared by the test and the files it watches.
 #[derive(Debug)]
@@ -22,6 +34,9 @@ pub(crate) struct Faults {
     space: AtomicBool,
     /// Bytes of a file that have space; there is none for more.
     room: AtomicU64,
+    /// Places that the disk has lost.
+    lost: Mutex<Vec<(PathBuf, Range<u64>)>>,
+    opens: Watch,
     /// Operations hold it shared, a crash image alone: it then is of one moment.
     pub(crate) gate: RwLock<()>,
 }
@@ -36,6 +51,8 @@ impl Faults {
             errno: AtomicU64::new(0),
             space: AtomicBool::new(false),
             room: AtomicU64::new(u64::MAX),
+            lost: Mutex::default(),
+            opens: Watch::default(),
             gate: RwLock::new(()),
         })
     }
@@ -61,6 +78,24 @@ impl Faults {
     /// From now on no file gets space for more than its first `bytes`.
     pub(crate) fn room_for(&self, bytes: u64) {
         self.room.store(bytes, Ordering::Relaxed);
+    }
+
+    /// From now on a place of a file cannot be read.
+    pub(crate) fn lose(&self, path: &Path, place: Range<u64>) {
+        self.lost.lock().push((path.to_owned(), place));
+    }
+
+    fn read(&self, path: &Path, range: &Range<u64>) -> io::Result<()> {
+        let hits = |place: &Range<u64>| place.start < range.end && range.start < place.end;
+        match self.lost.lock().iter().any(|(lost, place)| lost == path && hits(place)) {
+            true => Err(rustix::io::Errno::IO.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// From now on `watcher` is called before a file is opened that no longer changes.
+    pub(crate) fn watch_opens(&self, watcher: impl Fn(&Path) + Send + Sync + 'static) {
+        *self.opens.0.lock() = Some(Arc::new(watcher));
     }
 
     /// Nothing fails any longer.
@@ -139,6 +174,7 @@ impl Media for FaultyMedia {
     }
 
     fn view(&self, range: Range<u64>) -> io::Result<Bytes> {
+        self.faults.read(self.media.path(), &range)?;
         self.media.view(range)
     }
 
@@ -166,6 +202,10 @@ impl<F: Files> Files for FaultyFiles<F> {
     }
 
     fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        let watcher = self.faults.opens.0.lock().clone();
+        if let Some(watcher) = watcher {
+            watcher(path);
+        }
         self.files.open_sealed(path).map(|media| self.wrap(media))
     }
 
@@ -194,6 +234,7 @@ impl<F: Files> Files for FaultyFiles<F> {
     }
 
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+        self.faults.read(path, &(0..max))?;
         self.files.read(path, max)
     }
 

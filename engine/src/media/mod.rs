@@ -17,6 +17,7 @@ mod prefix;
 mod room;
 #[cfg(test)]
 pub(crate) mod sim;
+mod tolerant;
 
 use std::fmt::Debug;
 use std::io;
@@ -33,6 +34,7 @@ pub(crate) use find::find_first;
 pub(crate) use lock::{LockError, StoreLock};
 pub(crate) use patched::patched;
 pub(crate) use prefix::prefix;
+pub(crate) use tolerant::{Holes, is_lost, tolerant};
 
 /// One file. Bytes are written once, above what is published; publishing makes them final.
 pub(crate) trait Media: Send + Sync + Debug {

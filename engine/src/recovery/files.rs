@@ -122,8 +122,9 @@ fn finish_renames(env: &Env, listed: &[FileEntry], names: &[String]) -> io::Resu
     if changed { env.files.sync_dir(&dir) } else { Ok(()) }
 }
 
-/// Whether an unfinished file is the one the manifest names: nothing has the name yet, or only a
-/// shorter form of the file, as in a backup that was added to.
+/// Whether an unfinished file is the one the manifest names: nothing has the name yet, or what has
+/// it is not the file that is meant. That is a shorter form of it, as in a backup that was added
+/// to, or another file: numbers of packs that are gone are given again.
 pub(crate) fn is_meant(
     files: &dyn Files,
     dir: &Path,
@@ -132,11 +133,29 @@ pub(crate) fn is_meant(
 ) -> bool {
     match files.len_of(&dir.join(place)) {
         Ok(len) => {
-            let whole = files.len_of(&dir.join(unfinished)).is_ok_and(|len| len == named.length);
-            len < named.length && whole
+            // Where a header does not tell, only the length does.
+            let is_other = |name| {
+                let uuid = uuid_of(files, &dir.join(name), named.kind);
+                uuid.is_some_and(|uuid| uuid != named.uuid)
+            };
+            let is_long = len > named.length && named.state == FileState::Sealed;
+            files.len_of(&dir.join(unfinished)).is_ok_and(|len| len == named.length)
+                && (len < named.length || is_long || is_other(place))
+                && !is_other(unfinished)
         }
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
+}
+
+/// The uuid in the header of a file, if it can be read.
+fn uuid_of(files: &dyn Files, path: &Path, kind: FileKind) -> Option<[u8; 16]> {
+    let magic = match kind {
+        FileKind::Segment => Magic::Segment,
+        FileKind::Pack => Magic::Pack,
+    };
+    let media = files.open_unmapped(path).ok()?;
+    let head = media.view(0..media.len().min(FILE_HEADER_LEN as u64)).ok()?;
+    FileHeader::decode(&head, magic).ok().map(|header| header.file)
 }
 
 /// What a segment is that the manifest does not name.

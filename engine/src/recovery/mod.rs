@@ -104,7 +104,12 @@ pub(crate) fn open_with(
     let report = RecoveryReport { clean, journal_groups: journal.groups, ..Default::default() };
     let mut opening = Opening { env, blobs, open_files, clean, report, journal: journal.there };
     opening.report.blobs_dropped = opening.blobs.dropped().to_vec();
-    opening.finish(found, trouble, lock)
+    let inner = opening.finish(found, trouble, lock)?;
+    if inner.read_only.is_none() {
+        // One that was not finished; one that stays is in nobody's way.
+        let _ = inner.env.files.remove(&journal::unfinished(&inner.env));
+    }
+    Ok(inner)
 }
 
 /// Why the groups of the journal are not in their places. Where a filesystem copies what is written

@@ -404,7 +404,43 @@ fn a_tail_frame_without_its_blob_counts_as_torn() {
         let at = find(bytes).unwrap();
         bytes[at..].fill(0);
     });
+    // So the others say, who change nothing.
+    let report = crate::verify(image.path(), &mut |_| ControlFlow::Continue(())).unwrap();
+    let torn: Vec<_> = report.findings.iter().filter(|f| f.problem == Problem::TornTail).collect();
+    assert_eq!((report.worst, torn.len()), (Some(Severity::Unused), 1), "{report:#?}");
+    assert_eq!(torn[0].offset, Some(3), "{report:#?}");
+    let into = fast_dir();
+    let report = crate::repair(image.path(), into.path(), &mut |_| ControlFlow::Continue(()));
+    let report = report.unwrap();
+    assert_eq!((report.head, report.frames, report.frames_lost), (3, 3, 0), "{report:#?}");
     check_usable(image.path(), 3);
+}
+
+#[test]
+fn a_tail_frame_whose_blob_is_damaged_is_kept() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let body = |n: u64| crate::testing::noise(n, 100_000);
+    for n in 0..2 {
+        // Each in a pack of its own, which is sealed from the start.
+        let body = Body::Inline(body(n));
+        store.append(crate::NewFrame { body, ..frame("a", n) }.into()).unwrap();
+    }
+    let image = crash(dir.path());
+    let packs = crate::testing::files_in(&image.path().join("blobs"), "pack");
+    let find = |bytes: &[u8]| bytes.windows(64).position(|found| *found == body(1)[..64]);
+    let pack = packs.into_iter().find(|path| find(&fs::read(path).unwrap()).is_some()).unwrap();
+    let at = find(&fs::read(&pack).unwrap()).unwrap();
+    edit(&pack, |bytes| bytes[at + 9] ^= 1);
+    let into = fast_dir();
+    let report = crate::verify(image.path(), &mut |_| ControlFlow::Continue(())).unwrap();
+    let missing = report.findings.iter().find(|f| f.problem == Problem::MissingBlob).unwrap();
+    assert_eq!((missing.severity, missing.offset), (Severity::Lost, Some(1)), "{report:#?}");
+    let saved = crate::repair(image.path(), into.path(), &mut |_| ControlFlow::Continue(()));
+    let saved = saved.unwrap();
+    assert_eq!((saved.frames, saved.head), (2, 2), "{saved:#?}");
+    assert!(saved.lost.iter().any(|f| f.problem == Problem::MissingBlob), "{saved:#?}");
+    assert_eq!(numbers(&open(image.path(), SyncPolicy::None)), range(2));
 }
 
 /// Frames that [`work`] appends: enough for two segments and two packs.

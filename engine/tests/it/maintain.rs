@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use xs_engine::{
     Batch, CompactOptions, CopyOptions, CursorChange, CursorName, ExpectRevision, Finding, Frame,
     Health, MaintainError, NewFrame, Problem, Progress, ReadOnlyReason, Severity, Store,
-    SyncPolicy, Ttl, verify,
+    SyncPolicy, Ttl, restore, verify,
 };
 
 use crate::support::{
@@ -228,6 +228,13 @@ fn a_backup_cut_off_before_its_files_had_their_names_verifies() {
     assert!(aside >= 2);
     let report = verify(&backup, &mut go_on).unwrap();
     assert!(report.is_clean(), "{report:#?}");
+    for options in [CopyOptions::copies(), CopyOptions::links()] {
+        let back = dir.path().join(format!("restored.{}", options.link));
+        let restored = restore(&backup, &back, options, &mut go_on).unwrap();
+        assert_eq!(restored.head, 100);
+        assert!(verify(&back, &mut go_on).unwrap().is_clean());
+        assert_eq!(read_copy(&back), frames(store.read(&everything())));
+    }
     assert_eq!(read_copy(&backup), frames(store.read(&everything())));
     assert!(verify(&backup, &mut go_on).unwrap().is_clean());
 }

@@ -49,7 +49,7 @@ impl Upload {
                 }
                 item = self.line.item() => match item {
                     Some(Item::Granted(more)) => self.window += more,
-                    Some(Item::Failed(error)) => return Err(error),
+                    Some(Item::Failed(error)) => return Err(error.of_request()),
                     _ => return Err(misplaced()),
                 },
             }

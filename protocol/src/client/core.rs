@@ -283,13 +283,16 @@ impl<R: AsyncRead + Unpin> Task<R> {
                 None => tokio::task::yield_now().await,
             }
         };
-        let (answers, streams) = {
+        let (answers, streams, told) = {
             let mut core = self.shared.core.lock();
-            core.closed = Some(why.clone());
-            (std::mem::take(&mut core.answers), std::mem::take(&mut core.streams))
+            // HELLO alone is answered by what ends the connection.
+            let is_met = core.session.is_met();
+            let told = if is_met { why.clone().of_request() } else { why.clone() };
+            core.closed = Some(told.clone());
+            (std::mem::take(&mut core.answers), std::mem::take(&mut core.streams), told)
         };
         for answer in answers.into_values() {
-            let _ = answer.send(Err(why.clone()));
+            let _ = answer.send(Err(told.clone()));
         }
         for stream in streams.into_values() {
             let _ = stream.send(Item::Failed(why.clone()));

@@ -190,7 +190,8 @@ impl Client {
         &self.server
     }
 
-    /// Waits until the connection is closed and says why.
+    /// Waits until the connection is closed and says why. Requests that were under way, and
+    /// later ones, are told [`ClientError::Disconnected`], whatever that is.
     pub async fn closed(&self) -> ClientError {
         self.handle.closed().await
     }

@@ -188,7 +188,7 @@ impl CallStream {
                 Item::Event(StreamEvent::Dropped { refusal, .. }) => {
                     return Poll::Ready(Some(Err(refusal.into())));
                 }
-                Item::Failed(error) => return Poll::Ready(Some(Err(error))),
+                Item::Failed(error) => return Poll::Ready(Some(Err(error.of_request()))),
                 // A call is followed from its own frame on: what else is said of it is no result.
                 Item::Event(_) => {}
                 Item::Chunk { .. } | Item::Granted(_) => {

@@ -7,13 +7,26 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
+use super::long::Lane;
 use super::mailbox::Mailbox;
 use super::meter::Meter;
 
-/// The connections of a server, by number.
-pub(crate) type Connections = Mutex<HashMap<u64, Arc<Mailbox>>>;
+/// The connections of a server, and what they share.
+#[derive(Default)]
+pub(crate) struct Connections {
+    by_number: Mutex<HashMap<u64, Arc<Mailbox>>>,
+    /// Where their long work is done.
+    pub(crate) lane: Arc<Lane>,
+}
+
+impl Connections {
+    /// All of them, by number.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Mailbox>>> {
+        self.by_number.lock()
+    }
+}
 
 /// What one connection tells about itself.
 #[derive(Default)]

@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,12 +28,16 @@ const ROUNDS: usize = 32;
 /// Bytes written before they have it: two who read all there is leave little of the processors to
 /// who appends.
 const TURN_BYTES: usize = 256 * 1024;
+/// Time before they have it, when it is not bytes that take it.
+const TURN_TIME: Duration = Duration::from_micros(500);
 /// How much more a byte that is read counts for than one that is written: requests are parsed and
 /// their frames stored, while what readers are sent is sent as it lies there.
 const READ_WEIGHT: usize = 4;
 /// Bytes written that a step of a stream or list counts for, which may look at much and send
 /// nothing.
 const STEP_WEIGHT: usize = 8 * 1024;
+/// Bytes of requests that wait to be served beyond which no more are read.
+const UNSERVED_MAX: usize = 256 * 1024;
 /// Reads in one round before what they brought is answered.
 const READS_PER_ROUND: usize = 4;
 
@@ -111,6 +116,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Turn>> {
         self.desk.mailbox.begin();
+        self.desk.turn_ends = std::time::Instant::now() + TURN_TIME;
         let mut done = 0;
         for _ in 0..ROUNDS {
             let (mut moved, read) = self.read(cx)?;
@@ -132,7 +138,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             if !moved && !self.time(cx) && self.desk.mailbox.end(cx.waker()) {
                 return Poll::Pending;
             }
-            if done >= TURN_BYTES {
+            if done >= TURN_BYTES || std::time::Instant::now() >= self.desk.turn_ends {
                 break;
             }
         }
@@ -147,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<(bool, usize)> {
         let (mut moved, mut bytes) = (false, 0);
         for _ in 0..READS_PER_ROUND {
-            if self.eof {
+            if self.eof || (self.desk.has_unserved && self.inbox.len() >= UNSERVED_MAX) {
                 break;
             }
             if !self.desk.session.wants_input() {

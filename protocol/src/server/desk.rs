@@ -17,20 +17,20 @@ use super::lag::Lag;
 use super::light;
 use super::listing::{Listing, Page};
 use super::long::Long;
-use super::mailbox::{Due, Mail, Mailbox, Subscribed};
+use super::mailbox::{Due, Mail, Mailbox, ReadyFlag, Subscribed};
 use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
 use crate::access;
 use crate::auth::{Secret, Verdict};
 use crate::error::{Code, Refusal};
-use crate::limits::{LAST_LIGHT_MAX, STATS_BYTES_MAX};
+use crate::limits::STATS_BYTES_MAX;
 use crate::message::{
     AppendRequest, CallRequest, FetchRequest, HostClaim, ImportRequest, LastRequest,
     MaintainRequest, Op, RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor,
     put_frames,
 };
-use crate::service::{HostGuard, Service};
+use crate::service::{HostGuard, Service, Wake};
 use crate::session::{Action, ServerSession, Ticket};
 
 /// Bytes that are queued before what there is of them is written.
@@ -50,6 +50,9 @@ pub(super) struct Desk {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) meter: Arc<Meter>,
     pub(super) works: HashMap<u32, Slot>,
+    /// Says that feeds may have more, and whether it was said.
+    wake: Wake,
+    was_woken: ReadyFlag,
     /// Streams that may have something to do, in turn.
     ready: VecDeque<u32>,
     pub(super) listings: VecDeque<Listing>,
@@ -61,6 +64,9 @@ pub(super) struct Desk {
     scratch: Vec<Frame>,
     /// Bytes of requests that were served together last.
     last_part: usize,
+    /// When others are to have their turn: looks at the log take longer the more topics they are
+    /// for.
+    pub(super) turn_ends: Instant,
     /// What has come may hold whole requests that are not served: a part of them was enough, or
     /// the session takes none at present.
     pub(super) has_unserved: bool,
@@ -79,6 +85,7 @@ impl Desk {
         meter: Arc<Meter>,
         now: Instant,
     ) -> Self {
+        let (wake, was_woken) = mailbox.wake();
         Self {
             session: match &visitor.entry {
                 Entry::Role(role) => ServerSession::new(*role, name, now),
@@ -91,12 +98,15 @@ impl Desk {
             mailbox,
             meter,
             works: HashMap::new(),
+            wake,
+            was_woken,
             ready: VecDeque::new(),
             listings: VecDeque::new(),
             is_lists_turn: false,
             mail: Vec::new(),
             scratch: Vec::new(),
             last_part: 0,
+            turn_ends: now,
             has_unserved: false,
             own_version: None,
             host: None,
@@ -114,7 +124,7 @@ impl Desk {
     /// under way. It takes the answers to that half and asks anew while the other half is served;
     /// served all together they would have client and server wait for each other in turn.
     pub(super) fn serve(&mut self, inbox: &mut BytesMut, now: Instant) -> bool {
-        let (mut served, mut appended) = (0, false);
+        let (mut served, mut appended, mut is_late) = (0, false, false);
         let whole = inbox.len();
         // What is under way is what came now, and what was answered last and asks anew by now.
         let part = (self.last_part + whole) / 2;
@@ -132,7 +142,9 @@ impl Desk {
                         run = (ticket.op, 0);
                     }
                     run.1 += 1;
+                    let looks = looks(&request);
                     appended |= self.request(ticket, sub, request);
+                    is_late = looks && Instant::now() >= self.turn_ends;
                 }
                 Action::Credit { sub } => self.enqueue(sub),
                 Action::Chunk { sub, bytes, last } => {
@@ -144,7 +156,8 @@ impl Desk {
                 }
                 Action::Cancel { sub } => self.cancel(sub),
             }
-            self.has_unserved = served >= PART_REQUESTS_MIN && whole - inbox.len() >= part;
+            self.has_unserved =
+                (served >= PART_REQUESTS_MIN && whole - inbox.len() >= part) || is_late;
             if self.has_unserved {
                 break;
             }
@@ -274,15 +287,8 @@ impl Desk {
         if let Some(frames) = light::last(&last, &*self.service) {
             return self.listings.push_back(Listing::Frames(ticket, frames.into_iter(), false));
         }
-        let is_long = last.per_topic || last.n > LAST_LIGHT_MAX;
-        let job = move |service: &dyn Service| {
-            let result = service.last(&last);
-            Mail::Frames { ticket, is_long, result }
-        };
-        match is_long {
-            true => self.long(job),
-            false => self.block(job),
-        }
+        // However few they are, all of the log may have to be looked at for them.
+        self.long(move |service| Mail::Frames { ticket, result: service.last(&last) });
     }
 
     fn get(&mut self, ticket: Ticket, at: Bound) {
@@ -308,7 +314,7 @@ impl Desk {
     }
 
     fn subscribe(&mut self, ticket: Ticket, sub: u32, mut request: SubscribeRequest) {
-        let (wake, flag) = self.mailbox.wake_for(sub);
+        let wake = Arc::clone(&self.wake);
         let open = move |request: &SubscribeRequest, service: &dyn Service| {
             let SubscribeRequest { options, how } = request;
             if let (Some(resume), Start::From(Bound::Offset(offset))) = (how.resume, options.start)
@@ -329,16 +335,16 @@ impl Desk {
         } else if looks_back(&request.options) {
             return self.long(move |service| {
                 let result = open(&request, service);
-                Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, flag, result }))
+                Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, result }))
             });
         }
         let result = open(&request, &*self.service);
-        self.subscribed(Subscribed { ticket, sub, request, flag, result });
+        self.subscribed(Subscribed { ticket, sub, request, result });
     }
 
     /// A subscription was opened, or could not be.
     pub(super) fn subscribed(&mut self, subscribed: Subscribed) {
-        let Subscribed { ticket, sub, request, flag, result } = subscribed;
+        let Subscribed { ticket, sub, request, result } = subscribed;
         let SubscribeRequest { options, how } = &request;
         // Time may have passed since it was asked for.
         match result.and_then(|feed| self.session.check_open().map(|()| feed)) {
@@ -346,8 +352,9 @@ impl Desk {
                 self.session.reply(ticket, |_| {});
                 // One that was given up meanwhile is forgotten.
                 if self.session.has_stream(sub) {
-                    let lag = (how.slow != Slow::Wait).then(|| Lag::new(how.slow, options));
-                    let work = FeedWork::new(feed, flag, how.bodies_up_to, false);
+                    let lag = (how.slow != Slow::Wait)
+                        .then(|| Lag::new(how.slow, options, Arc::clone(&self.wake)));
+                    let work = FeedWork::new(feed, how.bodies_up_to, false);
                     let work = work.subscription(&self.mailbox, options.reverse, lag);
                     self.start(sub, Work::Feed(work));
                 }
@@ -400,7 +407,7 @@ impl Desk {
     }
 
     fn call(&self, ticket: Ticket, sub: u32, call: CallRequest) {
-        let (wake, flag) = self.mailbox.wake_for(sub);
+        let wake = Arc::clone(&self.wake);
         let bodies_up_to = call.bodies_up_to;
         let call = self.service.call(call, wake);
         let mailbox = Arc::clone(&self.mailbox);
@@ -411,7 +418,6 @@ impl Desk {
                 ticket,
                 sub,
                 bodies_up_to,
-                flag,
                 result,
             }));
         });
@@ -468,6 +474,19 @@ impl Desk {
         }
     }
 
+    /// Has feeds looked at for which a publish is news.
+    pub(super) fn wake_feeds(&mut self) {
+        self.was_woken.clear();
+        for (&sub, slot) in &mut self.works {
+            if let Work::Feed(feed) = &slot.work
+                && feed.waits(self.session.credit(sub))
+                && !std::mem::replace(&mut slot.queued, true)
+            {
+                self.ready.push_back(sub);
+            }
+        }
+    }
+
     pub(super) fn refuse_stream(&mut self, ticket: Ticket, sub: u32, refusal: &Refusal) {
         self.works.remove(&sub);
         self.session.forget(sub);
@@ -520,6 +539,9 @@ impl Desk {
         {
             self.is_lists_turn = !self.is_lists_turn;
             steps += 1;
+            if Instant::now() >= self.turn_ends {
+                break;
+            }
         }
         // Frames keep the files they are in.
         self.scratch.clear();
@@ -570,8 +592,13 @@ const fn looks_back(options: &ReadOptions) -> bool {
     matches!(options.start, Start::Last(_)) && !options.reverse
 }
 
+/// Whether a request may look at the log where it is read.
+const fn looks(request: &Request) -> bool {
+    matches!(request, Request::Fetch(_) | Request::Last(_) | Request::Subscribe(_))
+}
+
 impl Drop for Desk {
     fn drop(&mut self) {
-        self.mailbox.close();
+        self.mailbox.leave();
     }
 }

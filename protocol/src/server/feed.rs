@@ -10,7 +10,7 @@ use xs_engine::{Bound, Frame};
 use super::census::Place;
 use super::lag::{Lag, Leap, Verdict};
 use super::long::Long;
-use super::mailbox::{Mailbox, ReadyFlag};
+use super::mailbox::Mailbox;
 use super::work::Next;
 use crate::error::Refusal;
 use crate::limits::DELIVER_BYTES;
@@ -28,7 +28,6 @@ const LOOKS_MAX: usize = 1024;
 /// A subscription or call.
 pub(crate) struct FeedWork {
     feed: Box<dyn Feed>,
-    flag: ReadyFlag,
     bodies_up_to: u32,
     /// A call is not ended by a drain: its results may still come in time.
     pub(crate) is_call: bool,
@@ -52,16 +51,10 @@ pub(crate) struct FeedWork {
 }
 
 impl FeedWork {
-    pub(crate) fn new(
-        feed: Box<dyn Feed>,
-        flag: ReadyFlag,
-        bodies_up_to: u32,
-        is_call: bool,
-    ) -> Self {
+    pub(crate) fn new(feed: Box<dyn Feed>, bodies_up_to: u32, is_call: bool) -> Self {
         let sent_to = feed.scanned_to();
         Self {
             feed,
-            flag,
             bodies_up_to,
             is_call,
             pulled: VecDeque::new(),
@@ -93,6 +86,12 @@ impl FeedWork {
         self.sent_to
     }
 
+    /// Whether a publish is news for it: it has nothing and might send more, or it is watched.
+    pub(crate) fn waits(&self, credit: i64) -> bool {
+        (credit > 0 && self.after == Pulled::Idle && !self.has_more())
+            || self.lag.as_ref().is_some_and(|lag| lag.is_watched())
+    }
+
     /// Sends one message of frames, or what is said between them.
     pub(crate) fn step(
         &mut self,
@@ -120,13 +119,12 @@ impl FeedWork {
             self.pulled.retain(|frame| frame.offset().is_none() || !is_gone(frame));
             if !self.has_more() {
                 // What comes after them is still to be said.
-                self.moved_to(self.feed.scanned_to());
+                self.moved_to(self.behind(None));
                 return self.say_after(sub, session);
             }
         }
         let room = usize::try_from(credit).unwrap_or(usize::MAX).min(DELIVER_BYTES);
         if self.pulled.is_empty() {
-            self.flag.clear();
             scratch.clear();
             self.after = match self.pull(room, &**service, scratch) {
                 Ok(after) => after,
@@ -221,7 +219,17 @@ impl FeedWork {
     /// Where a reader goes on who was sent all up to the frame of an offset.
     fn behind(&self, offset: Option<u64>) -> u64 {
         match offset {
-            _ if !self.has_more() => self.feed.scanned_to(),
+            _ if !self.has_more() => match self.after {
+                // Who does not hear of it begins with it again.
+                Pulled::Gap { from, to } => {
+                    if self.reverse {
+                        to
+                    } else {
+                        from
+                    }
+                }
+                _ => self.feed.scanned_to(),
+            },
             Some(offset) if self.reverse => offset,
             Some(offset) => offset + 1,
             None => self.sent_to,
@@ -259,10 +267,6 @@ impl FeedWork {
         let lag = self.lag.as_mut()?;
         if credit <= 0 {
             lag.stall();
-            if lag.is_watched() {
-                // Each publish is to be heard of, though nothing is pulled.
-                self.flag.clear();
-            }
         }
         match lag.judge(position, &**service) {
             Verdict::Go => {
@@ -288,19 +292,10 @@ impl FeedWork {
     }
 
     /// Goes on behind a gap, once the newest frames in it are found.
-    pub(crate) fn leap(
-        &mut self,
-        sub: u32,
-        leap: Leap,
-        session: &mut ServerSession,
-        service: &dyn Service,
-        mailbox: &Arc<Mailbox>,
-    ) -> Next {
+    pub(crate) fn leap(&mut self, sub: u32, leap: Leap, session: &mut ServerSession) -> Next {
         let Some(lag) = &mut self.lag else { return Next::Again };
-        match lag.reopen(sub, leap.to, service, mailbox) {
-            Ok((feed, flag)) => (self.feed, self.flag) = (feed, flag),
-            Err(refusal) => return self.end(sub, refusal, session),
-        }
+        lag.found();
+        self.feed = leap.feed;
         let gap = Gap::Conflated { from: leap.from, to: leap.to };
         session.event(sub, &StreamEvent::Gap(gap));
         // Nothing of the gap was sent yet: who goes on elsewhere begins with it again.
@@ -335,7 +330,11 @@ impl FeedWork {
             }
             Pulled::CaughtUp { head } => StreamEvent::CaughtUp { head },
             Pulled::Lost { ephemeral } => StreamEvent::Gap(Gap::Ephemeral { count: ephemeral }),
-            Pulled::Gap { from, to } => StreamEvent::Gap(Gap::Corrupt { from, to }),
+            Pulled::Gap { from, to } => {
+                self.after = Pulled::More;
+                self.moved_to(self.feed.scanned_to());
+                StreamEvent::Gap(Gap::Corrupt { from, to })
+            }
             Pulled::End => StreamEvent::Ended { scanned_to: self.feed.scanned_to() },
         };
         session.event(sub, &event);

@@ -3,19 +3,21 @@
 
 use std::sync::Arc;
 
-use xs_engine::{Bound, ReadOptions, Start};
+use xs_engine::{ReadOptions, Start};
 
 use super::long::Long;
-use super::mailbox::{Mail, Mailbox, ReadyFlag};
+use super::mailbox::Mail;
 use crate::error::{Code, Refusal};
 use crate::message::Slow;
-use crate::service::{Feed, Service};
+use crate::service::{Feed, Service, Wake};
 
 /// The policy of a subscription, and what is known of how it does.
 pub(crate) struct Lag {
     policy: Slow,
     /// What it asked for, to go on with after a gap.
     options: ReadOptions,
+    /// For the feed behind a gap.
+    wake: Wake,
     /// All that was stored when it began is delivered.
     caught_up: bool,
     /// It had no credit, or the connection's queue was full, since frames were sent last.
@@ -42,12 +44,14 @@ pub(crate) struct Leap {
     pub(crate) to: u64,
     /// Offset of the newest frame of each topic that lies between.
     pub(crate) newest: Vec<u64>,
+    /// What comes behind it.
+    pub(crate) feed: Box<dyn Feed>,
 }
 
 impl Lag {
-    pub(crate) fn new(policy: Slow, options: &ReadOptions) -> Self {
+    pub(crate) fn new(policy: Slow, options: &ReadOptions, wake: Wake) -> Self {
         let options = options.clone();
-        Self { policy, options, caught_up: false, stalled: false, looking: false }
+        Self { policy, options, wake, caught_up: false, stalled: false, looking: false }
     }
 
     /// All that was stored is delivered; whether that is news.
@@ -95,7 +99,7 @@ impl Lag {
         Verdict::Drop(Refusal::new(Code::TooSlow, text))
     }
 
-    /// Has the newest frames looked for from `from` on.
+    /// Has the newest frames looked for from `from` on, and a feed opened behind them.
     pub(crate) fn look(
         &mut self,
         sub: u32,
@@ -104,30 +108,23 @@ impl Lag {
         long: &mut Long,
     ) {
         self.looking = true;
-        let (topics, service) = (self.options.topics.clone(), Arc::clone(service));
+        let options = ReadOptions { start: Start::New, ..self.options.clone() };
+        let service = Arc::clone(service);
+        let wake = Arc::clone(&self.wake);
         long.add(sub, move || {
-            // What is newer still follows by itself.
-            let to = service.head();
-            let result = service.newest(&topics, from..to);
-            Mail::Newest { sub, result: result.map(|newest| Leap { from, to, newest }) }
+            let look = || {
+                // First: what comes while it is looked, ephemeral frames too, follows by itself.
+                let feed = service.follow(&options, wake)?;
+                let to = feed.scanned_to();
+                let newest = service.newest(&options.topics, from..to)?;
+                Ok(Leap { from, to, newest, feed })
+            };
+            Mail::Newest { sub, result: look() }
         });
     }
 
-    /// Opens the feed behind a gap.
-    ///
-    /// # Errors
-    /// [`Refusal`] when the log cannot be read.
-    pub(crate) fn reopen(
-        &mut self,
-        sub: u32,
-        to: u64,
-        service: &dyn Service,
-        mailbox: &Arc<Mailbox>,
-    ) -> Result<(Box<dyn Feed>, ReadyFlag), Refusal> {
+    /// The newest frames were found.
+    pub(crate) const fn found(&mut self) {
         (self.looking, self.stalled) = (false, false);
-        let (wake, flag) = mailbox.wake_for(sub);
-        let start = Start::From(Bound::Offset(to));
-        let options = ReadOptions { start, ..self.options.clone() };
-        Ok((service.follow(&options, wake)?, flag))
     }
 }

@@ -16,7 +16,7 @@ use crate::session::{ServerSession, Ticket};
 pub(crate) enum Listing {
     Fetch(Ticket, FetchRequest),
     Page(Page),
-    /// Of a LAST, and whether that may be long.
+    /// Of a LAST, and whether it was looked for as long work.
     Frames(Ticket, IntoIter<Frame>, bool),
     Topics(Ticket, IntoIter<TopicSummary>),
     Cursors(Ticket, IntoIter<CursorSummary>),

@@ -13,6 +13,7 @@ use xs_engine::{BlobHash, Frame};
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
 use super::listing::Page;
+use super::long::Lane;
 use crate::error::{Code, Refusal};
 use crate::message::{Appended, CursorSummary, Imported, SubscribeRequest, TopicSummary};
 use crate::service::{BlobSink, BlobSource, Called, Feed, Wake};
@@ -38,10 +39,8 @@ pub(crate) enum Mail {
         sub: u32,
         result: Result<Leap, Refusal>,
     },
-    /// A feed that was idle may have more.
-    Ready {
-        sub: u32,
-    },
+    /// Feeds that were idle may have more.
+    Ready,
     /// A subscription whose beginning was looked for.
     Subscribed(Box<Subscribed>),
     /// A page of a FETCH whose beginning was looked for.
@@ -49,9 +48,9 @@ pub(crate) enum Mail {
         ticket: Ticket,
         result: Result<Box<Page>, Refusal>,
     },
+    /// Of a LAST.
     Frames {
         ticket: Ticket,
-        is_long: bool,
         result: Result<Vec<Frame>, Refusal>,
     },
     Topics {
@@ -66,7 +65,6 @@ pub(crate) enum Mail {
         ticket: Ticket,
         sub: u32,
         bodies_up_to: u32,
-        flag: ReadyFlag,
         result: Result<Called, Refusal>,
     },
     /// A download was opened and its first bytes read.
@@ -108,7 +106,6 @@ pub(crate) struct Subscribed {
     pub(crate) ticket: Ticket,
     pub(crate) sub: u32,
     pub(crate) request: SubscribeRequest,
-    pub(crate) flag: ReadyFlag,
     pub(crate) result: Result<Box<dyn Feed>, Refusal>,
 }
 
@@ -119,6 +116,8 @@ pub(crate) struct Mailbox {
     pub(crate) seat: Seat,
     /// The client has hung up or is gone: it waits for nothing that takes long.
     gone: AtomicBool,
+    /// The connection has ended: nobody reads what is posted.
+    ended: AtomicBool,
     /// All connections of the server, this one among them.
     connections: Weak<Connections>,
 }
@@ -148,6 +147,17 @@ impl Mailbox {
         self.gone.load(Ordering::Acquire)
     }
 
+    /// The connection has ended.
+    pub(crate) fn leave(&self) {
+        self.close();
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Where the long work of all connections is done.
+    pub(crate) fn lane(&self) -> Arc<Lane> {
+        self.connections.upgrade().map(|all| Arc::clone(&all.lane)).unwrap_or_default()
+    }
+
     /// What the connections of the server come to.
     pub(crate) fn census(&self, head: u64) -> Census {
         let connections = self.connections.upgrade();
@@ -169,11 +179,18 @@ impl Mailbox {
     /// Does work that may block on another thread, and adds what it has to say.
     pub(crate) fn post_from(self: &Arc<Self>, work: impl FnOnce() -> Mail + Send + 'static) {
         let mailbox = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
-            // A panic was printed where it was; whoever waits for the answer is told too.
-            let news = panic::catch_unwind(AssertUnwindSafe(work));
-            mailbox.post(news.unwrap_or(Mail::Failed));
-        });
+        tokio::task::spawn_blocking(move || mailbox.work(work));
+    }
+
+    /// Does work here, and adds what it has to say. What was not begun when the connection ended is
+    /// not begun at all.
+    pub(crate) fn work(&self, work: impl FnOnce() -> Mail) {
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
+        // A panic was printed where it was; whoever waits for the answer is told too.
+        let news = panic::catch_unwind(AssertUnwindSafe(work));
+        self.post(news.unwrap_or(Mail::Failed));
     }
 
     /// The task begins to poll.
@@ -197,15 +214,16 @@ impl Mailbox {
         true
     }
 
-    /// A wake for one feed. It posts once until [`ReadyFlag::clear`].
-    pub(crate) fn wake_for(self: &Arc<Self>, sub: u32) -> (Wake, ReadyFlag) {
+    /// A wake for all feeds: a publish tells a connection once, however many it has. It posts once
+    /// until [`ReadyFlag::clear`].
+    pub(crate) fn wake(self: &Arc<Self>) -> (Wake, ReadyFlag) {
         let flag = ReadyFlag::default();
         let (mailbox, queued) = (Arc::downgrade(self), Arc::clone(&flag.0));
         let wake = move || {
             if !queued.swap(true, Ordering::AcqRel)
                 && let Some(mailbox) = mailbox.upgrade()
             {
-                mailbox.post(Mail::Ready { sub });
+                mailbox.post(Mail::Ready);
             }
         };
         (Arc::new(wake), flag)
@@ -242,13 +260,30 @@ impl Drop for Due {
     }
 }
 
-/// Whether a feed's wake was posted and not yet heeded.
+/// Whether the wake was posted and not yet heeded.
 #[derive(Default)]
 pub(crate) struct ReadyFlag(Arc<AtomicBool>);
 
 impl ReadyFlag {
-    /// Before the feed is pulled: what comes later must be posted anew.
+    /// Before feeds are pulled: what comes later must be posted anew.
     pub(crate) fn clear(&self) {
         self.0.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_waits_for_is_not_begun() {
+        let (mailbox, mut mail) = (Mailbox::default(), Vec::new());
+        // Who has hung up still takes answers.
+        mailbox.close();
+        mailbox.work(|| Mail::Ready);
+        mailbox.leave();
+        mailbox.work(|| panic!("nobody is there"));
+        mailbox.take(&mut mail);
+        assert!(matches!(mail[..], [Mail::Ready]));
     }
 }

@@ -41,35 +41,35 @@ impl Desk {
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
             Mail::Newest { sub, result } => self.newest(sub, result),
-            Mail::Ready { sub } => self.enqueue(sub),
+            Mail::Ready => self.wake_feeds(),
             Mail::Subscribed(subscribed) => {
                 self.long.done();
                 self.subscribed(*subscribed);
             }
             Mail::Page { ticket, result } => {
-                self.list(ticket, true, result.map(|page| Listing::Page(*page)));
+                self.list(ticket, result.map(|page| Listing::Page(*page)));
             }
-            Mail::Frames { ticket, is_long, result } => {
-                let listing = |all: Vec<_>| Listing::Frames(ticket, all.into_iter(), is_long);
-                self.list(ticket, is_long, result.map(listing));
+            Mail::Frames { ticket, result } => {
+                let listing = |all: Vec<_>| Listing::Frames(ticket, all.into_iter(), true);
+                self.list(ticket, result.map(listing));
             }
             Mail::Topics { ticket, result } => {
                 let listing = |all: Vec<_>| Listing::Topics(ticket, all.into_iter());
-                self.list(ticket, true, result.map(listing));
+                self.list(ticket, result.map(listing));
             }
             Mail::Cursors { ticket, result } => {
                 let result = result.map(|mut all| {
                     all.retain(|cursor| self.session.sees_cursor(&cursor.name));
                     Listing::Cursors(ticket, all.into_iter())
                 });
-                self.list(ticket, true, result);
+                self.list(ticket, result);
             }
-            Mail::Called { ticket, sub, bodies_up_to, flag, result } => match result {
+            Mail::Called { ticket, sub, bodies_up_to, result } => match result {
                 Ok(called) => {
                     self.session.reply(ticket, |out| out.put_slice(called.id.as_bytes()));
                     // A call that was given up meanwhile is cancelled by dropping its feed.
                     if self.session.has_stream(sub) {
-                        let work = FeedWork::new(called.feed, flag, bodies_up_to, true);
+                        let work = FeedWork::new(called.feed, bodies_up_to, true);
                         self.start(sub, Work::Feed(work));
                     }
                 }
@@ -97,7 +97,7 @@ impl Desk {
         self.long.done();
         let Some(Slot { work: Work::Feed(feed), .. }) = self.works.get_mut(&sub) else { return };
         let next = match result {
-            Ok(leap) => feed.leap(sub, leap, &mut self.session, &*self.service, &self.mailbox),
+            Ok(leap) => feed.leap(sub, leap, &mut self.session),
             Err(refusal) => feed.end(sub, refusal, &mut self.session),
         };
         self.after_step(sub, next);
@@ -182,12 +182,13 @@ impl Desk {
         }
     }
 
-    fn list(&mut self, ticket: Ticket, is_long: bool, listing: Result<Listing, Refusal>) {
+    /// A list whose turn as long work it was: that ends when it is sent.
+    fn list(&mut self, ticket: Ticket, listing: Result<Listing, Refusal>) {
         match listing {
             Ok(listing) => self.listings.push_back(listing),
             Err(refusal) => {
                 self.session.refuse(ticket, &refusal);
-                self.listed(is_long);
+                self.long.done();
             }
         }
     }

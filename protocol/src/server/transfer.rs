@@ -1,9 +1,9 @@
 //! Blobs on their way in and out. The store is read and written on blocking threads, one piece at a
-//! time for each blob; never more than a window of it is in memory.
+//! time for each blob; never more than a window of it is in memory, in buffers of twice as much.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use xs_engine::BlobHash;
 
 use super::mailbox::{Mail, Mailbox};
@@ -14,26 +14,46 @@ use crate::message::StreamEvent;
 use crate::service::{BlobSink, BlobSource, Service};
 use crate::session::{ServerSession, Ticket};
 
+/// Bytes of a piece of an upload that is kept as it came. A shorter one is copied to those before
+/// it: each would keep all of the buffer that it was read into.
+const PIECE_KEPT_MIN: usize = CHUNK_BYTES_MAX / 2;
+
 /// A blob on its way in.
 pub(crate) struct Upload {
     pub(crate) ticket: Ticket,
     sink: Option<Box<dyn BlobSink>>,
     chunks: Vec<Bytes>,
+    /// Short pieces behind them.
+    short: BytesMut,
     /// A blocking thread has the sink.
     busy: bool,
     ended: bool,
 }
 
 impl Upload {
-    pub(crate) const fn new(ticket: Ticket) -> Self {
-        Self { ticket, sink: None, chunks: Vec::new(), busy: false, ended: false }
+    pub(crate) fn new(ticket: Ticket) -> Self {
+        let (chunks, short) = (Vec::new(), BytesMut::new());
+        Self { ticket, sink: None, chunks, short, busy: false, ended: false }
     }
 
     /// Takes a piece that came.
     pub(crate) fn push(&mut self, bytes: Bytes, last: bool) {
-        if !self.ended {
+        if self.ended {
+            return;
+        }
+        self.ended = last;
+        if bytes.len() < PIECE_KEPT_MIN {
+            self.short.extend_from_slice(&bytes);
+        } else {
+            self.close_short();
             self.chunks.push(bytes);
-            self.ended = last;
+        }
+    }
+
+    /// Puts the short pieces behind what came before them.
+    fn close_short(&mut self) {
+        if !self.short.is_empty() {
+            self.chunks.push(std::mem::take(&mut self.short).freeze());
         }
     }
 
@@ -44,7 +64,11 @@ impl Upload {
 
     /// Gives what has come to a blocking thread.
     pub(crate) fn step(&mut self, sub: u32, service: &Arc<dyn Service>, mailbox: &Arc<Mailbox>) {
-        if self.busy || self.chunks.is_empty() {
+        if self.busy {
+            return;
+        }
+        self.close_short();
+        if self.chunks.is_empty() && !self.ended {
             return;
         }
         self.busy = true;
@@ -150,4 +174,27 @@ impl Download {
 
 fn piece_len(credit: i64) -> usize {
     usize::try_from(credit).unwrap_or(0).min(CHUNK_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_pieces_keep_no_buffers() {
+        let read = Bytes::from(vec![7; 2 * PIECE_KEPT_MIN]);
+        let mut upload = Upload::new(Ticket::of(crate::message::Op::BlobPut));
+        for _ in 0..1000 {
+            upload.push(read.slice(..1), false);
+        }
+        upload.push(read.slice(..PIECE_KEPT_MIN), false);
+        upload.push(read.slice(..2), false);
+        upload.push(Bytes::new(), true);
+        upload.push(read.clone(), false);
+        upload.close_short();
+        let lengths: Vec<_> = upload.chunks.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [1000, PIECE_KEPT_MIN, 2]);
+        let is_read = |chunk: &Bytes| chunk.as_ptr() == read.as_ptr();
+        assert_eq!(upload.chunks.iter().filter(|chunk| is_read(chunk)).count(), 1);
+    }
 }

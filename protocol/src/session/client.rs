@@ -111,6 +111,11 @@ impl ClientSession {
         Err(refusal.into())
     }
 
+    /// Whether the server has answered HELLO.
+    pub(crate) const fn is_met(&self) -> bool {
+        self.limits.is_some()
+    }
+
     /// Requests without an answer.
     pub(crate) fn in_flight(&self) -> usize {
         self.pending.len()

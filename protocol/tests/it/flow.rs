@@ -6,7 +6,8 @@ use tokio::io::AsyncReadExt as _;
 use xs_engine::{BlobHash, Bound, NewFrame, ReadOptions, Start, Topic};
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{
-    AppendRequest, CallRequest, ClientError, Code, Op, Role, SubEvent, SubscribeOptions, limits,
+    AppendRequest, CallRequest, Class, ClientError, Code, Op, Role, SubEvent, SubscribeOptions,
+    limits,
 };
 
 use crate::raw::{Raw, header, hello_body, message};
@@ -149,14 +150,14 @@ async fn long_lists_are_made_as_they_are_taken() {
         bytes.extend_from_slice(&message(header(Op::Last, n + 2, 0), &last(FRAMES)));
     }
     // A short one waits for nobody.
-    bytes.extend_from_slice(&message(header(Op::Last, 99, 0), &last(1024)));
+    bytes.extend_from_slice(&message(header(Op::Last, 99, 0), &last(128)));
     tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
-    until(|| rig.memory.lists() == 2).await;
+    until(|| rig.memory.lists() == 1).await;
     let client = rig.client().await;
     for _ in 0..100 {
         soon(client.append(&one("a"))).await.unwrap();
     }
-    assert_eq!(rig.memory.lists(), 2, "lists are made that nobody takes");
+    assert_eq!(rig.memory.lists(), 1, "lists are made that nobody takes");
     let mut codec = xs_protocol::codec::Codec::new(limits::SERVER_MESSAGE_BYTES_MAX);
     let (mut inbox, mut whole) = (bytes::BytesMut::new(), 0);
     while whole < LISTS + 1 {
@@ -166,7 +167,51 @@ async fn long_lists_are_made_as_they_are_taken() {
             whole += usize::from(is_answer && !envelope.header.has_more());
         }
     }
-    assert_eq!(rig.memory.lists(), LISTS + 1);
+    assert_eq!(rig.memory.lists(), LISTS);
+}
+
+/// The last few frames may lie anywhere: they are looked for one request of a connection at a time,
+/// and of all connections on some of the threads, so that others find threads for what is short.
+#[tokio::test]
+async fn frames_that_are_looked_for_leave_threads_for_others() {
+    const CONNECTIONS: u32 = 600;
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(300, "a");
+    let client = rig.client().await;
+    let hash = soon(client.blob_put_bytes(vec![7; 9].into())).await.unwrap();
+    rig.memory.hold_lists(true);
+    let last = [&200u64.to_le_bytes()[..], b"\0\x01\0\x01\0*"].concat();
+    let mut raw = Raw::open(&rig, Role::Read).await;
+    for corr in 2..CONNECTIONS + 2 {
+        raw.send(&message(header(Op::Last, corr, 0), &last)).await;
+    }
+    until(|| rig.memory.held_lists() > 0).await;
+    assert!(soon(client.blob_has(&hash)).await.unwrap());
+    let mut blob = soon(client.blob_get(&hash)).await.unwrap().unwrap();
+    assert_eq!(soon(blob.chunk()).await.unwrap().unwrap().len(), 9);
+    assert_eq!(rig.memory.held_lists(), 1);
+    // Nor do many connections with one request each take all threads.
+    let mut others = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut other = Raw::open(&rig, Role::Read).await;
+        other.send(&message(header(Op::Last, 2, 0), &last)).await;
+        others.push(other);
+    }
+    until(|| rig.memory.held_lists() >= 32).await;
+    soon(client.blob_put_bytes(vec![8; 9].into())).await.unwrap();
+    let mut blob = soon(client.blob_get(&hash)).await.unwrap().unwrap();
+    assert_eq!(soon(blob.chunk()).await.unwrap().unwrap().len(), 9);
+    assert_eq!(rig.memory.held_lists(), 32);
+    // Those who stay are all answered.
+    drop(others.split_off(CONNECTIONS as usize / 2));
+    rig.memory.hold_lists(false);
+    for corr in 2..CONNECTIONS + 2 {
+        assert_eq!(raw.receive().await.unwrap().header.corr, corr);
+    }
+    for other in &mut others {
+        let answer = other.receive().await.unwrap().header;
+        assert_eq!((answer.corr, answer.code), (2, 0));
+    }
 }
 
 /// Bytes of blobs are read as there is room for them, however many are asked for.
@@ -208,15 +253,23 @@ async fn a_request_that_panics_ends_its_connection_alone() {
     let other = rig.client().await;
     rig.memory.break_down();
     let topics = xs_engine::TopicPatterns::all();
-    let error = soon(rig.client().await.topics(&topics)).await.unwrap_err();
-    assert_eq!(error.code(), Some(Code::Internal), "{error}");
-    let error = soon(rig.client().await.blob_put_bytes(vec![1; 9].into())).await.unwrap_err();
-    assert_eq!(error.code(), Some(Code::Internal), "{error}");
-    let get = soon(rig.client().await.blob_get(&BlobHash::of(b"any"))).await;
-    assert_eq!(get.err().and_then(|error| error.code()), Some(Code::Internal));
+    let client = rig.client().await;
+    let error = soon(client.topics(&topics)).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unknown, "{error}");
+    assert_eq!(soon(client.closed()).await.code(), Some(Code::Internal));
+    let client = rig.client().await;
+    let error = soon(client.blob_put_bytes(vec![1; 9].into())).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unknown, "{error}");
+    assert_eq!(soon(client.closed()).await.code(), Some(Code::Internal));
+    let client = rig.client().await;
+    let get = soon(client.blob_get(&BlobHash::of(b"any"))).await;
+    assert_eq!(get.err().map(|error| error.class()), Some(Class::Unknown));
+    assert_eq!(soon(client.closed()).await.code(), Some(Code::Internal));
+    let client = rig.client().await;
     let call = CallRequest::new(Topic::parse("panic").unwrap());
-    let call = soon(rig.client().await.call(&call)).await;
-    assert_eq!(call.err().and_then(|error| error.code()), Some(Code::Internal));
+    let call = soon(client.call(&call)).await;
+    assert_eq!(call.err().map(|error| error.class()), Some(Class::Unknown));
+    assert_eq!(soon(client.closed()).await.code(), Some(Code::Internal));
     soon(other.append(&one("a"))).await.unwrap();
     // An append that comes to no end is answered, and its connection lives.
     let error = soon(other.append(&one("lost"))).await.unwrap_err();
@@ -303,6 +356,32 @@ async fn a_subscription_resumes_where_it_was_without_gap_or_double() {
         position = subscription.position().unwrap();
     }
     assert_eq!(seen, (0..5_000).collect::<Vec<_>>());
+}
+
+/// A publish tells a connection once, however many subscriptions it has, and none of them misses it.
+#[tokio::test]
+async fn subscriptions_of_a_connection_are_told_together() {
+    const SUBSCRIPTIONS: usize = 100;
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let options = ReadOptions { follow: true, ..ReadOptions::default() };
+    let mut subscriptions = Vec::new();
+    for _ in 0..SUBSCRIPTIONS {
+        let how = SubscribeOptions::default();
+        let mut subscription = soon(client.subscribe(&options, how)).await.unwrap();
+        soon(subscription.next()).await.unwrap().unwrap();
+        subscriptions.push(subscription);
+    }
+    assert_eq!((rig.memory.followers(), rig.memory.wakes()), (SUBSCRIPTIONS, 1));
+    let other = rig.client().await;
+    for offset in 0..10 {
+        soon(other.append(&one("a"))).await.unwrap();
+        for subscription in &mut subscriptions {
+            let event = soon(subscription.next()).await.unwrap().unwrap();
+            let SubEvent::Frames { frames, .. } = event else { panic!("{event:?}") };
+            assert_eq!(frames[0].frame.offset(), Some(offset));
+        }
+    }
 }
 
 #[tokio::test]

@@ -200,6 +200,14 @@ async fn windows_and_credit_are_enforced() {
     rig.memory.hold_blobs(true);
     raw.send(&bytes).await;
     assert_eq!(raw.closed().await, FLOW);
+    // Nor can pieces without bytes, of which any number would fit.
+    let mut raw = Raw::open(&rig, Role::Admin).await;
+    raw.send(&message(header(Op::BlobPut, 2, 1), b"")).await;
+    for _ in 0..1_000 {
+        raw.send(&message(more(1), &[7; 5])).await;
+    }
+    raw.send(&message(more(1), &[]).repeat(1_000)).await;
+    assert_eq!(raw.closed().await, FLOW);
     rig.memory.hold_blobs(false);
     let subscribe = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02\x04\x01\0\x01\0*";
     for (credit, code) in [(limits::CREDIT_MAX, None), (limits::CREDIT_MAX + 1, Some(FLOW))] {

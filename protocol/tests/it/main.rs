@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod alone;
 #[cfg(test)]
+mod closing;
+#[cfg(test)]
 mod flow;
 #[cfg(test)]
 mod hostile;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use xs_engine::{Body, Bound, NewFrame, ReadOptions, Start, Topic, TopicPatterns};
+use xs_engine::{Body, Bound, NewFrame, ReadOptions, Start, Topic, TopicPatterns, Ttl};
 use xs_protocol::{
     AppendRequest, Client, ClientError, Code, Detail, Gap, Op, RemoveRequest, Resume, Role, Slow,
     SubEvent, SubscribeOptions, Subscription,
@@ -158,6 +158,38 @@ async fn a_stop_behind_a_gap_loses_no_newest_frame() {
     soon(stopping).await.unwrap();
 }
 
+/// Ephemeral frames that come while the newest are looked for are not left out without a word.
+#[tokio::test]
+async fn an_ephemeral_frame_beside_a_gap_is_delivered() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let mut subscription = follow(&client, "*", Slow::Latest { behind: 10 }).await;
+    rig.memory.hold_looks(true);
+    append(&client, "a", 300).await;
+    let taken = tokio::spawn(async move {
+        let mut gap = None;
+        loop {
+            match subscription.next().await.unwrap().unwrap() {
+                SubEvent::Gap(Gap::Conflated { from, to }) => gap = Some((from, to)),
+                SubEvent::Frames { frames, .. } => {
+                    let ephemeral = frames.iter().find(|one| one.frame.offset().is_none());
+                    if let Some(one) = ephemeral {
+                        return (gap, one.frame.topic().to_owned());
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    until(|| rig.memory.looks() == 1).await;
+    let mut now = one("now");
+    now.frames[0].ttl = Ttl::Ephemeral;
+    soon(client.append(&now)).await.unwrap();
+    rig.memory.hold_looks(false);
+    let (gap, topic) = soon(taken).await.unwrap();
+    assert_eq!((gap.map(|(_, to)| to), topic.as_str()), (Some(300), "now"));
+}
+
 /// All of them are too far behind at once, but the frames are looked for one after another.
 #[tokio::test]
 async fn the_latest_are_looked_for_one_at_a_time() {
@@ -265,6 +297,33 @@ async fn what_is_removed_while_it_waits_for_credit_is_not_sent() {
     let SubEvent::Frames { frames, .. } = event else { panic!("{event:?}") };
     assert_eq!(frames.len(), 2);
     assert_eq!(soon(subscription.next()).await.unwrap().unwrap(), SubEvent::CaughtUp { head: 3 });
+}
+
+/// A reader that is cut off before it hears of a gap begins with it again.
+#[tokio::test]
+async fn frames_before_a_gap_do_not_lead_behind_it() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(10, "a");
+    rig.memory.damage(4);
+    let client = rig.client().await;
+    for (reverse, bodies_up_to) in [(false, 0), (false, 100), (true, 0), (true, 100)] {
+        let options = ReadOptions { reverse, ..ReadOptions::default() };
+        let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
+        let mut subscription = soon(client.subscribe(&options, how)).await.unwrap();
+        let (mut before, mut gaps) = (None, 0);
+        while let Some(event) = soon(subscription.next()).await {
+            match event.unwrap() {
+                SubEvent::Frames { scanned_to, .. } => before = Some(scanned_to),
+                SubEvent::Gap(Gap::Corrupt { from, to }) => {
+                    assert_eq!((from, to), (4, 5));
+                    assert_eq!(before, Some(if reverse { to } else { from }));
+                    gaps += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((gaps, before), (1, Some(if reverse { 0 } else { 10 })));
+    }
 }
 
 /// Backwards a reader that was sent a part of what was pulled goes on before its last frame.

@@ -268,6 +268,38 @@ async fn the_last_few_are_found_at_once() {
     assert_eq!((rig.memory.looked_back().len(), rig.memory.lists()), (3, 1));
 }
 
+/// Requests that look at many places each are served a few at a time.
+#[tokio::test]
+async fn looks_that_take_time_give_way() {
+    const COUNT: u32 = 64;
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(1, "a");
+    rig.memory.slow_down(Duration::from_millis(1));
+    let last = [&1u64.to_le_bytes()[..], b"\0\x01\0\x01\0a"].concat();
+    let fetch = [&1u32.to_le_bytes()[..], &[0, 0, 1, 0, 1, 0, b'a']].concat();
+    for (op, body) in [(Op::Last, last), (Op::Fetch, fetch)] {
+        let before = rig.memory.pulls();
+        let said = Said::asking(COUNT, op, &body);
+        let writes = Arc::clone(&said.writes);
+        let task = rig.server.adopt(said, Role::Admin);
+        // On the one thread of this test: the connection has a turn each time this gives way.
+        let (mut seen, mut most) = (before, 0);
+        soon(async {
+            while !task.is_finished() {
+                tokio::task::yield_now().await;
+                let now = rig.memory.pulls();
+                most = most.max(now - seen);
+                seen = now;
+            }
+        })
+        .await;
+        assert_eq!(seen - before, COUNT as usize);
+        assert!(most <= 2, "{most} looks of {op:?} in one turn");
+        let answers = heard(&writes);
+        assert_eq!(answers.iter().filter(|one| one.header.op == op as u8).count(), COUNT as usize);
+    }
+}
+
 /// Pages that are asked for again and again do not keep a subscription of their connection waiting.
 #[tokio::test]
 async fn lists_and_streams_take_turns() {

@@ -20,6 +20,7 @@ use super::blobs::Uploads;
 use super::child::Children;
 use super::input::Keeping;
 use super::outbox::Outbox;
+use super::pipes::Pipes;
 use super::socket::Sockets;
 use super::streams::Streams;
 use super::trial::Answers;
@@ -43,6 +44,7 @@ pub(crate) struct Bridge {
     pub(super) bytes: Streams<Bytes>,
     pub(super) uploads: Uploads,
     pub(super) children: Children,
+    pub(super) pipes: Pipes,
     pub(super) sockets: Sockets,
     pub(super) answers: Answers,
     requests: RefCell<Option<mpsc::UnboundedReceiver<Request>>>,
@@ -62,6 +64,8 @@ pub(crate) struct Bridge {
     ending: RefCell<Option<ModuleError>>,
     ended: Notify,
     idle: Notify,
+    /// Whether what nobody can reach is to be looked for.
+    pub(super) collect: Cell<bool>,
     /// Somebody waits for a signal: an event loop without work is then no stall.
     signal_awaited: Cell<bool>,
 }
@@ -100,6 +104,7 @@ impl Bridge {
             bytes: Streams::default(),
             uploads: Uploads::default(),
             children: Children::default(),
+            pipes: Pipes::default(),
             sockets: Sockets::default(),
             answers: Answers::default(),
             requests: RefCell::new(Some(requests)),
@@ -117,6 +122,7 @@ impl Bridge {
             ending: RefCell::default(),
             ended: Notify::new(),
             idle: Notify::new(),
+            collect: Cell::new(false),
             signal_awaited: Cell::new(false),
         })
     }
@@ -138,7 +144,12 @@ impl Bridge {
     pub(super) fn why_not(&self, said: String) -> String {
         let spec = &self.spec;
         let anew = spec.sealed && spec.trial.is_none() && spec.script.is_none();
+        let known = self.definition.borrow().is_some();
         match said.split_once(" is not allowed; ") {
+            Some((what, _)) if !known => format!(
+                "{what} is not allowed at the top level of a module; ask for it in run, where the \
+                 permissions of the definition hold"
+            ),
             Some((what, _)) if anew => format!(
                 "{what} is not repeated: a handler that is run anew reaches nothing outside of the \
                  store"
@@ -251,6 +262,11 @@ impl Bridge {
 
     pub(super) fn watch_signal(&self) {
         self.signal_awaited.set(true);
+    }
+
+    /// Whether what nobody can reach was to be looked for, since this was asked last.
+    pub(crate) fn is_to_collect(&self) -> bool {
+        self.collect.take()
     }
 
     /// Whether an event loop without work means that something waits for ever.

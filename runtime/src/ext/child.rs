@@ -9,27 +9,21 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
 
-use bytes::Bytes;
 use deno_core::{JsBuffer, OpState, op2};
 use deno_error::JsErrorBox;
-use futures::FutureExt as _;
-use futures::future::LocalBoxFuture;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::bridge::{Bridge, NOT_CAPABLE, bridge, type_error};
-use super::streams::Source;
 
 /// Programs of one module at a time.
 const CHILDREN_MAX: usize = 64;
-/// Bytes read from a program at once.
-const READ_BYTES: usize = 64 * 1024;
 /// Bytes of the words and variables a program is given.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Signals by the names that modules use.
@@ -69,13 +63,12 @@ struct Request {
     env: BTreeMap<String, String>,
 }
 
-/// Starts a program; gives the numbers of it and of its two outputs as JSON.
-#[op2]
-#[string]
+/// Starts a program; gives its number.
+#[op2(fast)]
 pub(super) fn op_xs_spawn(
     state: &mut OpState,
     #[string] request: String,
-) -> Result<String, JsErrorBox> {
+) -> Result<u32, JsErrorBox> {
     if request.len() > REQUEST_BYTES_MAX {
         let text = format!("spawn() takes at most {REQUEST_BYTES_MAX} bytes of words");
         return Err(JsErrorBox::range_error(text));
@@ -108,18 +101,16 @@ pub(super) fn op_xs_spawn(
         ended: Notify::new(),
     });
     let mut leader = Leader { running: Rc::clone(&running), child };
-    let stdout = leader.child.stdout.take().map(|pipe| Output(Box::new(pipe)));
-    let stderr = leader.child.stderr.take().map(|pipe| Output(Box::new(pipe)));
-    let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
+    let outputs = (leader.child.stdout.take(), leader.child.stderr.take());
+    let (Some(stdout), Some(stderr)) = outputs else {
         return Err(JsErrorBox::generic("the program has no outputs"));
     };
-    let stdout = bridge.bytes.open(Box::new(stdout))?;
-    let stderr = bridge.bytes.open(Box::new(stderr))?;
     let number = bridge.children.next.get();
     bridge.children.next.set(number.wrapping_add(1));
     bridge.children.open.borrow_mut().insert(number, running);
+    bridge.pipes.add(number, stdout, stderr);
     drop(deno_core::unsync::spawn(wait(Rc::clone(&bridge), number, leader, ends)));
-    Ok(json!({ "child": number, "stdout": stdout, "stderr": stderr }).to_string())
+    Ok(number)
 }
 
 fn command(bridge: &Bridge, request: &Request) -> Command {
@@ -174,6 +165,7 @@ async fn wait(bridge: Rc<Bridge>, number: u32, mut leader: Leader, mut ends: Sig
     let status = leader.child.wait().await;
     *leader.running.status.borrow_mut() = status.ok();
     bridge.children.open.borrow_mut().remove(&number);
+    bridge.pipes.ended(number);
     leader.running.ended.notify_waiters();
 }
 
@@ -251,21 +243,6 @@ pub(super) async fn op_xs_child_close(state: Rc<RefCell<OpState>>, number: u32) 
     let running = bridge(&state).children.open.borrow().get(&number).cloned();
     if let Some(running) = running {
         running.stdin.lock().await.take();
-    }
-}
-
-/// What a program writes.
-struct Output(Box<dyn AsyncRead + Unpin>);
-
-impl Source<Bytes> for Output {
-    fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<Bytes>, JsErrorBox>> {
-        async move {
-            let mut piece = bytes::BytesMut::with_capacity(READ_BYTES);
-            let read = self.0.read_buf(&mut piece).await;
-            let count = read.map_err(|error| JsErrorBox::generic(error.to_string()))?;
-            Ok((count > 0).then(|| piece.freeze()))
-        }
-        .boxed_local()
     }
 }
 

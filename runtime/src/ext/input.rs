@@ -21,12 +21,17 @@ use super::streams::Source;
 use crate::isolate::FrameStream;
 
 /// The key of the place among the generator's positions.
-const KEY: &str = "input";
+pub(crate) const KEY: &str = "input";
 
 /// Where the input goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Position {
     offset: u64,
+}
+
+/// The place of a generator to which everything behind an offset is new.
+pub(crate) fn place_behind(offset: u64) -> Bytes {
+    Bytes::from(json!(Position { offset: offset + 1 }).to_string())
 }
 
 /// What was handed over, and where the next run goes on once it is done with.
@@ -109,7 +114,8 @@ impl Sends {
     }
 }
 
-/// Follows the input from where it was; everything behind the version's `create` frame is new.
+/// Follows the input from where it was. Where no place is kept, as after a reset, everything behind
+/// the version's `create` frame is new.
 async fn open(bridge: &Bridge, place: &Place) -> Result<FrameStream, JsErrorBox> {
     let saved = place.get().await?;
     let saved = saved.and_then(|bytes| serde_json::from_slice::<Position>(&bytes).ok());
@@ -124,8 +130,7 @@ async fn open(bridge: &Bridge, place: &Place) -> Result<FrameStream, JsErrorBox>
 impl Keeping {
     fn taken(&self) {
         if let Some(offset) = self.given.take() {
-            let position = Position { offset: offset + 1 };
-            self.place.keep(Bytes::from(json!(position).to_string()));
+            self.place.keep(place_behind(offset));
         }
     }
 }

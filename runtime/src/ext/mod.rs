@@ -13,23 +13,31 @@ mod frames;
 mod input;
 mod outbox;
 mod outputs;
+mod pipes;
 mod place;
 mod remove;
+mod requests;
 mod script;
 mod socket;
 mod sources;
 mod store;
 mod streams;
+mod tail;
 mod times;
 mod trial;
 mod watch;
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use deno_core::Extension;
+use deno_core::{Extension, OpState};
+use deno_permissions::PermissionsContainer;
+
+use crate::permissions;
 
 pub(crate) use bridge::{Bridge, stalled};
 pub(crate) use frames::{Encoded, encode_behind};
+pub(crate) use input::{KEY as INPUT_KEY, place_behind};
 
 deno_core::extension!(
     xs_runtime,
@@ -70,6 +78,8 @@ deno_core::extension!(
         store::op_xs_append_if,
         remove::op_xs_remove,
         remove::op_xs_remove_later,
+        requests::op_xs_collect,
+        requests::op_xs_requests,
         store::op_xs_blob_put,
         store::op_xs_blob_text,
         store::op_xs_blob_bytes,
@@ -80,7 +90,7 @@ deno_core::extension!(
         files::op_xs_fs_bytes,
         files::op_xs_fs_list,
         files::op_xs_fs_stat,
-        files::op_xs_tail,
+        tail::op_xs_tail,
         input::op_xs_input,
         input::op_xs_input_left,
         blobs::op_xs_blob_open,
@@ -95,6 +105,8 @@ deno_core::extension!(
         child::op_xs_child_kill,
         child::op_xs_child_write,
         child::op_xs_child_close,
+        pipes::op_xs_child_output,
+        pipes::op_xs_child_unwanted,
         crypto::op_xs_random,
         crypto::op_xs_uuid,
         crypto::op_xs_digest,
@@ -126,6 +138,7 @@ deno_core::extension!(
         "bytes.js",
         "child.js",
         "crypto.js",
+        "fetch.js",
         "frame.js",
         "script.js",
         "socket.js",
@@ -166,6 +179,10 @@ const UNREACHED: [&str; 3] = ["op_broadcast_", "op_geometry_", "op_lock_manager_
 /// The only class of the web that is made in Rust and shown to modules.
 const CONSOLE: &str = "Console";
 
+/// Connections of `fetch` to one host that are kept without a request, and how long one is.
+const IDLE_PER_HOST_MAX: usize = 16;
+const IDLE_MAX: Duration = Duration::from_secs(15);
+
 /// Takes away what no module can reach: each op and each class is made anew in every isolate.
 fn prune(mut extension: Extension) -> Extension {
     let reached = |name: &str| !UNREACHED.iter().any(|start| name.starts_with(start));
@@ -178,6 +195,10 @@ fn prune(mut extension: Extension) -> Extension {
 pub(crate) fn extensions() -> Vec<Extension> {
     let fetch = deno_fetch::Options {
         user_agent: concat!("xs/", env!("CARGO_PKG_VERSION")).to_owned(),
+        client_builder_hook: Some(|mut builder| {
+            builder.pool_max_idle_per_host(IDLE_PER_HOST_MAX).pool_idle_timeout(IDLE_MAX);
+            builder
+        }),
         ..deno_fetch::Options::default()
     };
     let extensions = vec![
@@ -201,6 +222,14 @@ pub(crate) fn install(runtime: &mut deno_core::JsRuntime, bridge: &Rc<Bridge>) {
     let mut state = state.borrow_mut();
     state.put(deno_web::StartTime::default());
     state.put(Rc::clone(bridge));
+    permit(&mut state, permissions::nothing());
+}
+
+/// Says what the network ops may reach from here on. They panic where nobody has said anything, and
+/// the client of `fetch` goes by what held when it was made: one from before does not stay.
+pub(crate) fn permit(state: &mut OpState, permissions: PermissionsContainer) {
+    drop(state.try_take::<deno_fetch::Client>());
+    state.put(permissions);
 }
 
 #[cfg(test)]
@@ -217,7 +246,9 @@ mod tests {
             include_str!("driver.rs"),
             include_str!("files.rs"),
             include_str!("input.rs"),
+            include_str!("pipes.rs"),
             include_str!("remove.rs"),
+            include_str!("requests.rs"),
             include_str!("script.rs"),
             include_str!("socket.rs"),
             include_str!("store.rs"),

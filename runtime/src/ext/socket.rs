@@ -33,6 +33,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::bridge::{NOT_CAPABLE, bridge, type_error};
+use crate::permissions;
 
 /// Sockets of one module at a time.
 const SOCKETS_MAX: usize = 64;
@@ -59,7 +60,31 @@ type Stream = WebSocketStream<Box<dyn Wire>>;
 #[derive(Default)]
 pub(super) struct Sockets {
     open: RefCell<HashMap<u32, Rc<Socket>>>,
+    /// Those that are being connected.
+    connecting: Rc<Cell<usize>>,
     next: Cell<u32>,
+}
+
+/// The place of a socket that is being connected.
+struct Connecting(Rc<Cell<usize>>);
+
+impl Sockets {
+    /// Takes a place for another one, if there is one left.
+    fn reserve(&self) -> Result<Connecting, JsErrorBox> {
+        let taken = self.connecting.get();
+        if self.open.borrow().len() + taken >= SOCKETS_MAX {
+            let text = format!("{SOCKETS_MAX} sockets are open at once; close one first");
+            return Err(JsErrorBox::range_error(text));
+        }
+        self.connecting.set(taken + 1);
+        Ok(Connecting(Rc::clone(&self.connecting)))
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 struct Socket {
@@ -85,14 +110,10 @@ pub(super) async fn op_xs_socket(
     #[string] request: String,
 ) -> Result<String, JsErrorBox> {
     let request: Request = serde_json::from_str(&request).map_err(type_error)?;
-    let (bridge, mut permissions) = (bridge(&state), {
-        let state = state.borrow();
-        state.borrow::<PermissionsContainer>().clone()
-    });
-    if bridge.sockets.open.borrow().len() >= SOCKETS_MAX {
-        let text = format!("{SOCKETS_MAX} sockets are open at once; close one first");
-        return Err(JsErrorBox::range_error(text));
-    }
+    let bridge = bridge(&state);
+    let permissions = state.borrow().try_borrow::<PermissionsContainer>().cloned();
+    let mut permissions = permissions.unwrap_or_else(permissions::nothing);
+    let place = bridge.sockets.reserve()?;
     let url = Url::parse(&request.url).map_err(|error| type_error(format!("the URL: {error}")))?;
     let connecting = connect(&url, &request, &mut permissions);
     let connected = tokio::time::timeout(CONNECT_MAX, connecting).await;
@@ -109,6 +130,7 @@ pub(super) async fn op_xs_socket(
     let number = bridge.sockets.next.get();
     bridge.sockets.next.set(number.wrapping_add(1));
     bridge.sockets.open.borrow_mut().insert(number, Rc::new(socket));
+    drop(place);
     Ok(json!({ "socket": number, "protocol": protocol }).to_string())
 }
 

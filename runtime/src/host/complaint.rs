@@ -8,9 +8,10 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 use xs_engine::{NewFrame, Topic, TopicPatterns};
-use xs_protocol::{AppendRequest, Class, ClientError, Code, LastRequest};
+use xs_protocol::{AppendRequest, ClientError, Code, LastRequest};
 
 use super::config::ConfigError;
+use super::driver::is_lost;
 use super::files::CONFIG_FILE;
 use super::part::Part;
 use super::report;
@@ -47,19 +48,19 @@ impl Complaint {
         Ok(Self { is_bad, logged: None })
     }
 
-    /// The file is as it should be.
+    /// The file is as it should be. Whether that was told, if it had to be.
     ///
     /// # Errors
-    /// [`ClientError`] when the store does not take what has to be told.
-    pub(super) async fn good(&mut self, shared: &Arc<Shared>) -> Result<(), ClientError> {
+    /// [`ClientError`] when the connection to the store is gone.
+    pub(super) async fn good(&mut self, shared: &Arc<Shared>) -> Result<bool, ClientError> {
         self.logged = None;
         if self.is_bad {
             self.is_bad = !tell(shared, Value::Null).await?;
         }
-        Ok(())
+        Ok(!self.is_bad)
     }
 
-    /// The file cannot be used, so no change of a module was acted on.
+    /// The file cannot be used, so no change of a module was acted on. Whether that was told.
     ///
     /// # Errors
     /// As [`Complaint::good`].
@@ -67,7 +68,7 @@ impl Complaint {
         &mut self,
         shared: &Arc<Shared>,
         error: &ConfigError,
-    ) -> Result<(), ClientError> {
+    ) -> Result<bool, ClientError> {
         let stamp = stamp(&shared.dir);
         if speaks(&shared.part) && self.logged.replace(stamp) != Some(stamp) {
             // On lines of its own: it shows the place in the file.
@@ -75,7 +76,7 @@ impl Complaint {
         }
         self.is_bad = true;
         let error = Value::Object(report::error_fields(&error.to_module_error()));
-        tell(shared, error).await.map(drop)
+        tell(shared, error).await
     }
 }
 
@@ -105,7 +106,7 @@ async fn tell(shared: &Arc<Shared>, error: Value) -> Result<bool, ClientError> {
         report::meta_of(Map::from_iter(fields.map(|(name, value)| (name.to_owned(), value))));
     match shared.client.append(&AppendRequest::frames(vec![frame])).await {
         Ok(_) => Ok(true),
-        Err(error) if matches!(error.class(), Class::Unknown | Class::Protocol) => Err(error),
+        Err(error) if is_lost(&error) => Err(error),
         // A server of another age does not know the topic.
         Err(error) if error.code() == Some(Code::Denied) => Ok(true),
         Err(error) => {

@@ -2,8 +2,9 @@
 //! one module. What it says overrides the module's own definition.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -143,16 +144,26 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names what is wrong with it.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
-        let path = dir.join(CONFIG_FILE);
-        let bytes = match fs::metadata(&path) {
-            Ok(meta) => meta.len(),
+        // Opening a pipe must not wait for who writes into it.
+        let mut how = File::options();
+        how.read(true).custom_flags(libc::O_NONBLOCK);
+        let file = match how.open(dir.join(CONFIG_FILE)) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error.into()),
         };
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::other("it is not a file").into());
+        }
+        let mut text = String::new();
+        let read = file.take(BYTES_MAX + 1).read_to_string(&mut text);
+        let bytes = meta.len().max(text.len() as u64);
         if bytes > BYTES_MAX {
             return Err(ConfigError::TooLarge { bytes });
         }
-        Self::parse(&fs::read_to_string(&path)?)
+        read?;
+        Self::parse(&text)
     }
 
     /// Reads the text of such a file.
@@ -221,6 +232,8 @@ impl ModuleConfig {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use std::fs;
 
     use super::*;
 

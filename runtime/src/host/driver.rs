@@ -56,6 +56,13 @@ pub(super) fn passes(error: &ClientError) -> bool {
     error.class() == Class::Busy || error.code() == Some(Code::TooManyStreams)
 }
 
+/// Whether the connection is gone, or not to be used any more: the Host ends. Whatever else the
+/// store says, for want of space for one, ends no module but the one it is about.
+pub(super) fn is_lost(error: &ClientError) -> bool {
+    matches!(error.class(), Class::Unknown | Class::Protocol)
+        && !matches!(error, ClientError::Integrity(_))
+}
+
 /// Asks the store until it answers: what it does not do now is asked again after a wait.
 ///
 /// # Errors
@@ -72,15 +79,12 @@ where
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        match error.class() {
-            _ if passes(&error) => {}
-            Class::Unknown | Class::Protocol if !matches!(error, ClientError::Integrity(_)) => {
-                return Err(Ending::Lost(error));
-            }
-            _ => {
-                let text = format!("the store refused: {error}");
-                return Err(Ending::failed(FailureKind::Store, text));
-            }
+        if is_lost(&error) {
+            return Err(Ending::Lost(error));
+        }
+        if !passes(&error) {
+            let text = format!("the store refused: {error}");
+            return Err(Ending::failed(FailureKind::Store, text));
         }
         tracing::warn!(%error, "the store does not answer now; asking again");
         tokio::select! {

@@ -2,29 +2,43 @@
 //! yields goes from the isolate straight to the store. A generator that has run once is never given
 //! up; only its owner stops it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use serde_json::{Map, json};
 use tokio_util::sync::CancellationToken;
-use xs_protocol::AppendRequest;
+use xs_engine::{CursorChange, ExpectRevision};
 
 use super::backoff::{Backoff, random};
-use super::driver::{Ending, is_wedged, stop_isolate};
-use super::lifecycle::Event;
-use super::report;
+use super::driver::{Ending, ask, is_wedged, stop_isolate};
+use super::store::position_cursor;
 use super::version::{Started, Version};
-use crate::isolate::ModuleError;
+use crate::ext::{INPUT_KEY, place_behind};
+use crate::isolate::{Definition, ModuleError};
 
 /// A generator that is ready to run.
 pub(super) struct Generator {
     version: Version,
     backoff: Backoff,
+    /// Stores where its input begins, for one that never had a place in it.
+    first: Option<CursorChange>,
 }
 
 impl Generator {
-    /// A generator of this version.
-    pub(super) fn new(version: Version) -> Self {
-        Self { version, backoff: Backoff::default() }
+    /// A generator of this version. One that is sent to and has no place in its input gets it now,
+    /// so that nothing sent from here on is missed, whatever becomes of its runs and versions.
+    ///
+    /// # Errors
+    /// [`ModuleError`] when the store does not answer.
+    pub(super) async fn new(version: Version, of: &Definition) -> Result<Self, ModuleError> {
+        let first = match of.duplex {
+            true => first_change(&version).await?,
+            false => None,
+        };
+        Ok(Self { version, backoff: Backoff::default(), first })
+    }
+
+    /// The change that stores where its input begins, beside its `active` frame.
+    pub(super) fn first_change(&self) -> Option<CursorChange> {
+        self.first.clone()
     }
 
     /// Runs until it is stopped. Each run has an isolate of its own: a generator keeps nothing from
@@ -62,25 +76,20 @@ impl Generator {
                 return Ending::Stopped;
             }
             let wait = self.backoff.next(began.elapsed(), random());
-            self.retrying(result.err().as_ref(), wait).await;
+            self.version.retrying(result.err().as_ref(), wait, self.backoff.tries()).await;
             tokio::select! {
                 () = stop.cancelled() => return Ending::Stopped,
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
+}
 
-    async fn retrying(&self, error: Option<&ModuleError>, wait: Duration) {
-        let mut more = error.map_or_else(Map::new, report::error_fields);
-        let reason = if error.is_some() { "error" } else { "finished" };
-        more.insert("reason".to_owned(), json!(reason));
-        more.insert("wait_ms".to_owned(), json!(wait.as_millis()));
-        more.insert("tries".to_owned(), json!(self.backoff.tries()));
-        let (key, create) = (&self.version.key, self.version.create);
-        let frame = report::frame(key, Event::Retrying, create, more);
-        let append = self.version.shared().client.append(&AppendRequest::frames(vec![frame]));
-        if let Err(error) = append.await {
-            tracing::warn!(processor = %key, %error, "cannot say that it will be tried again");
-        }
-    }
+async fn first_change(version: &Version) -> Result<Option<CursorChange>, ModuleError> {
+    let name = position_cursor(&version.key, INPUT_KEY);
+    let (client, stop) = (&version.shared().client, &version.shared().shutdown);
+    let kept = ask(stop, || client.cursor_get(&name)).await.map_err(Ending::into_error)?;
+    let place = (0, place_behind(version.offset));
+    let expect = ExpectRevision::Is(0);
+    Ok(kept.is_none().then_some(CursorChange { name, expect, set: Some(place) }))
 }

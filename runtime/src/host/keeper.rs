@@ -175,7 +175,10 @@ impl Keeper {
         finished: mpsc::UnboundedReceiver<Finish>,
     ) -> Result<Ready, ModuleError> {
         Ok(match self.key.kind {
-            Kind::Generator => Ready::Generator(Box::new((Generator::new(version), started))),
+            Kind::Generator => {
+                let generator = Generator::new(version, &started.definition).await?;
+                Ready::Generator(Box::new((generator, started)))
+            }
             Kind::Handler => Ready::Handler(Box::new(Handler::new(version, started).await?)),
             Kind::Command => {
                 let (swaps, swapped) = mpsc::unbounded_channel();
@@ -188,7 +191,7 @@ impl Keeper {
     /// Says that a version runs, and runs it.
     async fn activate(&mut self, frame: Frame, mut ready: Ready, old: Option<FrameId>) -> bool {
         let first = match &ready {
-            Ready::Generator(..) => None,
+            Ready::Generator(both) => both.0.first_change(),
             Ready::Handler(handler) => handler.first_change(),
             Ready::Command(command, ..) => command.first_change(),
         };

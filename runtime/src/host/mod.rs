@@ -30,7 +30,7 @@ mod watch;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use serde_json::{Map, json};
@@ -41,6 +41,7 @@ use tokio_util::task::TaskTracker;
 use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, Client, ClientError, SubEvent, SubscribeOptions, Subscription};
 
+use self::backoff::{Backoff, random};
 use self::clock::Clock;
 use self::command::{AllCancels, cancel_of};
 use self::complaint::Complaint;
@@ -149,6 +150,11 @@ struct Host {
     folded: u64,
     /// All before this offset must be folded before the files are looked at again.
     ahead: u64,
+    /// When the files are looked at again although nothing has changed: the store did not take all.
+    again: Option<Instant>,
+    backoff: Backoff,
+    /// Threads on which the Host before this one crashed, as long as the log does not say so.
+    culprits: Vec<String>,
     spent_isolates_max: usize,
     keepers: HashMap<Key, (mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
     fatal: (mpsc::UnboundedSender<Fatal>, mpsc::UnboundedReceiver<Fatal>),
@@ -206,12 +212,14 @@ impl Host {
             watcher,
             folded: 0,
             ahead: 0,
+            again: None,
+            backoff: Backoff::default(),
+            culprits,
             spent_isolates_max,
             keepers: HashMap::new(),
             fatal: mpsc::unbounded_channel(),
         };
         while !host.fold_next(false).await? {}
-        host.quarantine(&culprits).await?;
         host.sync().await?;
         while host.folded < host.ahead {
             host.fold_next(false).await?;
@@ -251,6 +259,7 @@ impl Host {
                     self.fold(event, true)?;
                 }
                 () = changed(&mut self.watcher), if rested => self.sync().await?,
+                () = due(self.again), if rested => self.sync().await?,
             }
         }
     }
@@ -366,11 +375,11 @@ impl Host {
             if let Some(told) = slots.told_to_end() {
                 self.order(key.clone(), Order::Term(told));
             }
-            if !slots.wants_to_run() {
-                continue;
-            }
             let pending = self.create_frame(slots.pending()).await?;
             let confirmed = self.create_frame(slots.confirmed()).await?;
+            if pending.is_none() && confirmed.is_none() {
+                continue;
+            }
             let obstacle = pending.as_ref().and_then(|frame| self.obstacle(&key, frame));
             let order = match (obstacle, pending) {
                 (Some(error), Some(frame)) => Order::Refuse(frame, error),
@@ -381,20 +390,21 @@ impl Host {
         Ok(())
     }
 
+    /// The frame of a version, unless it brought the Host before this one down.
     async fn create_frame(&self, id: Option<FrameId>) -> Result<Option<Frame>, HostError> {
-        match id {
+        match id.filter(|id| !self.culprits.contains(&thread_name(*id))) {
             Some(id) => Ok(self.shared.client.get(Bound::Id(id)).await?),
             None => Ok(None),
         }
     }
 
     /// Says that the versions which brought the Host before this one down have failed, so that
-    /// they are not started again. A thread is named after its version.
-    async fn quarantine(&mut self, culprits: &[String]) -> Result<(), HostError> {
+    /// they are not started again. A thread is named after its version. Whether the store knows.
+    async fn quarantine(&mut self) -> Result<bool, HostError> {
         let mut frames = Vec::new();
         for (key, slots) in self.lifecycle.iter() {
             for create in [slots.pending(), slots.confirmed()].into_iter().flatten() {
-                if culprits.contains(&thread_name(create)) {
+                if self.culprits.contains(&thread_name(create)) {
                     let text = "it crashed the process that runs the modules; \
                                 save it or start it to try again";
                     let fields = [("code", "crashed"), ("message", text)];
@@ -404,23 +414,36 @@ impl Host {
                 }
             }
         }
-        if !frames.is_empty() {
-            let appended = self.shared.client.append(&AppendRequest::frames(frames)).await?;
-            let last = appended.frames.iter().filter_map(|stamp| stamp.offset).max();
-            self.ahead = last.map_or(0, |offset| offset + 1);
-            while self.folded < self.ahead {
-                self.fold_next(false).await?;
+        if frames.is_empty() {
+            return Ok(true);
+        }
+        match self.shared.client.append(&AppendRequest::frames(frames)).await {
+            Ok(appended) => {
+                let last = appended.frames.iter().filter_map(|stamp| stamp.offset).max();
+                self.ahead = last.map_or(self.ahead, |offset| offset + 1);
+                Ok(true)
+            }
+            Err(error) if driver::is_lost(&error) => Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, "the store was not told of the versions that crashed");
+                Ok(false)
             }
         }
-        Ok(())
     }
 
+    /// Makes the log agree with what crashed and with the files. What the store does not take now
+    /// is offered again after a wait.
     async fn sync(&mut self) -> Result<(), HostError> {
-        if self.watcher.is_some()
-            && let Some(behind) =
-                sync::sync(&self.shared, &self.lifecycle, &mut self.complaint).await?
-        {
-            self.ahead = behind;
+        let mut is_done = self.quarantine().await?;
+        if self.watcher.is_some() {
+            let synced = sync::sync(&self.shared, &self.lifecycle, &mut self.complaint).await?;
+            self.ahead = synced.behind.unwrap_or(self.ahead);
+            is_done &= synced.is_done;
+        }
+        if is_done {
+            (self.again, self.backoff) = (None, Backoff::default());
+        } else {
+            self.again = Some(Instant::now() + self.backoff.next(Duration::ZERO, random()));
         }
         Ok(())
     }
@@ -450,6 +473,13 @@ async fn above(count: &mut tokio::sync::watch::Receiver<usize>, limit: usize) {
 async fn changed(watcher: &mut Option<Watcher>) {
     match watcher {
         Some(watcher) => watcher.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
 }

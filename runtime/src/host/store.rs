@@ -167,7 +167,7 @@ pub fn processor_cursor(key: &Key) -> CursorName {
 }
 
 /// The cursor of a position kept under a key of the module's, which may be longer than a name.
-fn position_cursor(processor: &Key, key: &str) -> CursorName {
+pub(super) fn position_cursor(processor: &Key, key: &str) -> CursorName {
     let prefix = format!("xs.{}.{}", processor.kind, processor.name);
     CursorName::parse(&format!("{prefix}:{key}")).unwrap_or_else(|_| {
         let hash = BlobHash::of(key.as_bytes());

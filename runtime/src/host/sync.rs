@@ -14,6 +14,7 @@ use xs_protocol::{AppendRequest, ClientError};
 
 use super::complaint::Complaint;
 use super::config::{Config, ConfigError, ModuleConfig};
+use super::driver::is_lost;
 use super::files::{self, CONFIG_FILE, Scan};
 use super::lifecycle::{Event, Key, Lifecycle, Taken};
 use super::part::Part;
@@ -33,52 +34,89 @@ pub(super) struct Found {
     pub(super) error: Option<ModuleError>,
 }
 
-/// Appends what the files ask for, and tells how `xs.toml` is. Returns the offset behind the last
-/// frame about a module that was appended, if any.
+/// What became of what the files ask for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Synced {
+    /// The offset behind the last frame about a module that was appended, if any.
+    pub(super) behind: Option<u64>,
+    /// Whether the store took all; else the same is to be offered again.
+    pub(super) is_done: bool,
+}
+
+impl Synced {
+    /// Takes in what became of a frame about a processor; whether it is stored.
+    fn take(
+        &mut self,
+        key: &Key,
+        appended: Result<Option<u64>, ClientError>,
+    ) -> Result<bool, ClientError> {
+        match appended {
+            Ok(behind) => self.behind = behind.or(self.behind),
+            Err(error) if is_lost(&error) => return Err(error),
+            Err(error) => {
+                tracing::warn!(processor = %key, %error, "the store does not take a change of it now");
+                self.is_done = false;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Appends what the files ask for, and tells how `xs.toml` is. What the store refuses is left out,
+/// and what runs goes on.
 ///
 /// # Errors
-/// [`ClientError`] when the store does not take a frame.
+/// [`ClientError`] when the connection to the store is gone.
 pub(super) async fn sync(
     shared: &Arc<Shared>,
     lifecycle: &Lifecycle,
     complaint: &mut Complaint,
-) -> Result<Option<u64>, ClientError> {
+) -> Result<Synced, ClientError> {
     let (dir, part) = (shared.dir.clone(), shared.part.clone());
     let known: Vec<(Key, Taken)> = lifecycle
         .iter()
         .filter(|(key, _)| part.has(&key.name))
         .filter_map(|(key, slots)| Some((key.clone(), slots.taken()?.clone())))
         .collect();
+    let mut synced = Synced { behind: None, is_done: true };
     let looked = tokio::task::spawn_blocking(move || look(&dir, &part, &known)).await;
     let (config, gone, found) = match looked {
         Ok(Ok(looked)) => looked,
         Ok(Err(Unusable::Config(error))) => {
-            complaint.bad(shared, &error).await?;
-            return Ok(None);
+            synced.is_done = complaint.bad(shared, &error).await?;
+            return Ok(synced);
         }
         Ok(Err(Unusable::Dir(error))) => {
             let dir = shared.dir.display();
             tracing::error!("the modules are left as they are: cannot read {dir}: {error}");
-            return Ok(None);
+            return Ok(synced);
         }
         Err(error) => {
             tracing::error!(%error, "looking at the modules failed; they are left as they are");
-            return Ok(None);
+            return Ok(synced);
         }
     };
-    complaint.good(shared).await?;
+    synced.is_done = complaint.good(shared).await?;
     *shared.config.write() = config;
-    let mut behind = None;
+    let mut kept = BTreeSet::new();
     for (key, taken) in gone {
         let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Term.as_str()));
         frame.meta = report::meta_of(Map::from_iter([("file".to_owned(), json!(taken.file))]));
-        behind = append(shared, frame).await?.or(behind);
+        let appended = append(shared, frame).await;
+        if !synced.take(&key, appended)? {
+            kept.insert(key.name);
+        }
     }
-    for (key, found) in found {
-        let frame = create_frame(shared, &key, found).await?;
-        behind = append(shared, frame).await?.or(behind);
+    // A name that a processor of another kind still has is not to be had yet.
+    for (key, found) in found.into_iter().filter(|(key, _)| !kept.contains(&key.name)) {
+        let appended = match create_frame(shared, &key, found).await {
+            Ok(frame) => append(shared, frame).await,
+            Err(error) => Err(error),
+        };
+        synced.take(&key, appended)?;
     }
-    Ok(behind)
+    Ok(synced)
 }
 
 async fn append(shared: &Shared, frame: NewFrame) -> Result<Option<u64>, ClientError> {
@@ -152,19 +190,18 @@ pub(super) fn find(dir: &Path, scan: &Scan, key: &Key, config: ModuleConfig) -> 
     let own = scan.modules.get(key).map(Vec::as_slice).unwrap_or_default();
     let file = own.first().cloned().unwrap_or_default();
     let claims = scan.claims(key);
-    let loaded = if claims.len() > 1 {
+    let (loaded, text) = if claims.len() > 1 {
         let text = format!("{} all define {}; rename all but one", claims.join(", "), key.name);
-        Err(ModuleError::new(FailureKind::Definition, text))
+        let error = ModuleError::new(FailureKind::Definition, text);
+        (Err(error), ModuleGraph::text(dir, &file))
     } else {
-        ModuleGraph::load(dir, &file)
+        ModuleGraph::load_with_text(dir, &file)
     };
     let (source, error) = match loaded {
         Ok(graph) => (graph.to_bytes(), None),
-        // What cannot be loaded is kept as it is, so that the log shows what was wrong.
-        Err(error) => {
-            let text = std::fs::read(dir.join(&file)).unwrap_or_default();
-            (text, Some(error))
-        }
+        // What cannot be loaded is kept as it is, so that the log shows what was wrong: what the
+        // loader has read, and nothing that it would not.
+        Err(error) => (text.into_bytes(), Some(error)),
     };
     let mut hashed = source.clone();
     hashed.extend_from_slice(&config.canonical());

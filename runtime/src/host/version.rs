@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -168,6 +169,20 @@ impl Version {
         shared.stuck.cancel();
         shared.shutdown.cancelled().await;
         ModuleError::new(FailureKind::Stopped, error.message)
+    }
+
+    /// Says that it is tried again after a wait, for an error or since it has finished.
+    pub(super) async fn retrying(&self, error: Option<&ModuleError>, wait: Duration, tries: u32) {
+        let mut more = error.map_or_else(Map::new, report::error_fields);
+        let reason = if error.is_some() { "error" } else { "finished" };
+        more.insert("reason".to_owned(), json!(reason));
+        more.insert("wait_ms".to_owned(), json!(wait.as_millis()));
+        more.insert("tries".to_owned(), json!(tries));
+        let frame = report::frame(&self.key, Event::Retrying, self.create, more);
+        let append = self.shared.client.append(&AppendRequest::frames(vec![frame]));
+        if let Err(error) = append.await {
+            tracing::warn!(processor = %self.key, %error, "cannot say that it will be tried again");
+        }
     }
 
     async fn start_in_time(&self) -> Result<Started, ModuleError> {

@@ -122,7 +122,13 @@ impl Running {
     async fn evaluate(&mut self) -> Result<Definition, ModuleError> {
         let bridge = Rc::clone(&self.bridge);
         let stop = Arc::clone(&bridge.stop);
-        let entry = GraphLoader::specifier(bridge.spec.graph.entry())
+        let spec = &bridge.spec;
+        if self.is_free() {
+            // What a user may do depends on no definition: it holds for imports as well.
+            let (_, permissions) = Granted::to_user(&spec.allow, &spec.base)?;
+            ext::permit(&mut self.js.op_state().borrow_mut(), permissions);
+        }
+        let entry = GraphLoader::specifier(spec.graph.entry())
             .map_err(|error| ModuleError::new(FailureKind::Import, error.to_string()))?;
         let loaded = {
             let mut load = std::pin::pin!(self.js.load_main_es_module(&entry));
@@ -156,7 +162,6 @@ impl Running {
         };
         done.map_err(|error| self.failure(error))?;
         let namespace = self.js.get_module_namespace(id).map_err(|error| self.failure(error))?;
-        let spec = &bridge.spec;
         let json = stop
             .watched(|| {
                 engine::define(&mut self.js, &self.driver, &namespace, spec.kind, &spec.name)
@@ -167,6 +172,20 @@ impl Running {
                 error
             })?;
         let definition = parse::definition(spec.kind, &json)?;
+        let granted = self.grant(&definition)?;
+        bridge.define(definition.clone(), granted);
+        stop.watched(|| engine::start(&mut self.js, &self.driver)).map_err(|e| self.thrown(&e))?;
+        Ok(definition)
+    }
+
+    /// Whether it may do what its user may.
+    fn is_free(&self) -> bool {
+        self.bridge.spec.script.as_ref().is_some_and(|script| script.is_free())
+    }
+
+    /// Lets the module have what its definition asks for, as far as it may.
+    fn grant(&mut self, definition: &Definition) -> Result<Granted, ModuleError> {
+        let spec = &self.bridge.spec;
         let mut asked = definition.permissions.clone();
         if spec.sealed {
             asked.net.clear();
@@ -175,16 +194,12 @@ impl Running {
         if spec.sealed && spec.trial.is_none() {
             asked.read.clear();
         }
-        let (granted, permissions) = match &spec.script {
-            Some(script) if script.is_free() => Granted::to_user(&spec.allow, &spec.base)?,
-            _ => Granted::new(&asked, &spec.allow, &spec.base)?,
+        let (granted, permissions) = match self.is_free() {
+            true => Granted::to_user(&spec.allow, &spec.base)?,
+            false => Granted::new(&asked, &spec.allow, &spec.base)?,
         };
-        let root = spec.trial.as_ref().map(|trial| trial.files.clone());
-        let granted = granted.below(root);
-        self.js.op_state().borrow_mut().put(permissions);
-        bridge.define(definition.clone(), granted);
-        stop.watched(|| engine::start(&mut self.js, &self.driver)).map_err(|e| self.thrown(&e))?;
-        Ok(definition)
+        ext::permit(&mut self.js.op_state().borrow_mut(), permissions);
+        Ok(granted.below(spec.trial.as_ref().map(|trial| trial.files.clone())))
     }
 
     /// Runs the event loop until the module fails or has stopped.
@@ -204,6 +219,9 @@ impl Running {
         };
         let mut stopped = std::pin::pin!(stopped.fuse());
         let turns = std::future::poll_fn(|cx| {
+            if bridge.is_to_collect() {
+                self.js.v8_isolate().low_memory_notification();
+            }
             let turn =
                 stop.watched(|| self.js.poll_event_loop(cx, PollEventLoopOptions::default()));
             // Terminated among microtasks, what waits for the rest of them waits for ever.

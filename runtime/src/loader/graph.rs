@@ -1,5 +1,6 @@
 //! The files of one module, found by following its imports inside the modules directory.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::Read as _;
@@ -92,6 +93,23 @@ impl Sources for Directory<'_> {
     }
 }
 
+/// A directory of which the text of one file is kept aside when it is read.
+struct Noting<'a> {
+    dir: Directory<'a>,
+    entry: &'a str,
+    text: RefCell<String>,
+}
+
+impl Sources for Noting<'_> {
+    fn read(&self, path: &str) -> Result<String, String> {
+        let text = self.dir.read(path)?;
+        if path == self.entry {
+            self.text.borrow_mut().clone_from(&text);
+        }
+        Ok(text)
+    }
+}
+
 struct Kept(BTreeMap<String, String>);
 
 /// The same path with the other ending of a source.
@@ -114,6 +132,19 @@ impl ModuleGraph {
     /// large.
     pub fn load(dir: &Path, entry: &str) -> Result<Self, ModuleError> {
         Self::collect(entry, None, &Directory(dir))
+    }
+
+    /// As [`ModuleGraph::load`], with the text of `entry`, which is empty when that is no text that
+    /// a module could have.
+    pub(crate) fn load_with_text(dir: &Path, entry: &str) -> (Result<Self, ModuleError>, String) {
+        let sources = Noting { dir: Directory(dir), entry, text: RefCell::default() };
+        let graph = Self::collect(entry, None, &sources);
+        (graph, sources.text.into_inner())
+    }
+
+    /// The text of one file, as [`ModuleGraph::load`] reads it.
+    pub(crate) fn text(dir: &Path, entry: &str) -> String {
+        Directory(dir).read(entry).unwrap_or_default()
     }
 
     /// Takes a script and all it imports, with an entry that hands its default export to `runner`,

@@ -4,15 +4,19 @@
 mod parser;
 
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use deno_permissions::{Permissions, PermissionsContainer, PermissionsOptions};
 
 use crate::isolate::{FailureKind, ModuleError, PermissionList};
+
+/// Entries of a directory in which a file that was moved away is looked for.
+const MOVED_ENTRIES_MAX: usize = 100_000;
 
 /// What the operator allows modules to ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,22 +31,52 @@ pub struct Allow {
     pub read_denied: Vec<PathBuf>,
 }
 
-/// Address ranges that are somebody's own network; reached only when the operator allows it.
-const PRIVATE: [&str; 13] = [
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "224.0.0.0/4",
-    "[::]",
-    "[::1]",
-    "fc00::/7",
-    "fe80::/10",
-    "ff00::/8",
+/// Address ranges that are somebody's own network; reached only when the operator allows it. The
+/// first are those of IPv4, by address and length.
+const PRIVATE_V4: [(Ipv4Addr, u8); 8] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(224, 0, 0, 0), 4),
 ];
+/// Those of IPv6. The last is for a network's own NAT64, which says where in an address the one of
+/// IPv4 is.
+const PRIVATE_V6: [&str; 6] = ["[::]", "[::1]", "fc00::/7", "fe80::/10", "ff00::/8", NAT64_LOCAL];
+const NAT64_LOCAL: &str = "64:ff9b:1::/48";
+
+/// All of them, also where addresses of IPv6 lead to those of IPv4.
+fn private() -> Vec<String> {
+    let v4 = PRIVATE_V4.iter().flat_map(|&(address, len)| {
+        let bits = u128::from(u32::from(address));
+        let nat64 = Ipv6Addr::from((0x64_ff9b_u128 << 96) | bits);
+        let six_to_four = Ipv6Addr::from((0x2002_u128 << 112) | (bits << 80));
+        [
+            format!("{address}/{len}"),
+            format!("{nat64}/{}", 96 + len),
+            format!("{six_to_four}/{}", 16 + len),
+        ]
+    });
+    v4.chain(PRIVATE_V6.iter().map(|&range| range.to_owned())).collect()
+}
+
+/// The address of IPv4 that one of IPv6 leads to.
+fn inside(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        [0x2002, high, low, ..] => Some(v4(high, low)),
+        _ => None,
+    }
+}
+
+/// What holds before it is known what a module asks for.
+pub(crate) fn nothing() -> PermissionsContainer {
+    PermissionsContainer::new(Arc::new(parser::NetOnly), Permissions::none_without_prompt())
+}
 
 /// What a module was granted: files and programs.
 #[derive(Debug, Clone, Default)]
@@ -94,8 +128,7 @@ impl Granted {
         let options = PermissionsOptions {
             allow_net: (!asked.net.is_empty())
                 .then(|| if any { Vec::new() } else { asked.net.clone() }),
-            deny_net: (!allow.net_private)
-                .then(|| PRIVATE.iter().map(|&range| range.to_owned()).collect()),
+            deny_net: (!allow.net_private).then(private),
             prompt: false,
             ..PermissionsOptions::default()
         };
@@ -159,6 +192,31 @@ impl Granted {
             return Err(ReadDenied::Denied { path: path.to_owned() });
         }
         Ok((file, opened))
+    }
+
+    /// Whether there is nothing under a path that may be read.
+    pub(crate) fn is_missing(&self, path: &str) -> bool {
+        let found = self.at(&self.base.join(path)).symlink_metadata();
+        found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    }
+
+    /// Opens a file that was moved away from a place, which was opened and so may be read: the one
+    /// of this number in the same directory, if its name is that of the place and some more.
+    pub(crate) fn open_moved(&self, place: &Path, device: u64, inode: u64) -> Option<File> {
+        let name = place.file_name()?.as_bytes();
+        let entries = std::fs::read_dir(place.parent()?).ok()?.take(MOVED_ENTRIES_MAX);
+        let mut entries = entries.filter_map(Result::ok);
+        let entry = entries.find(|entry| {
+            let other = entry.file_name();
+            entry.ino() == inode && other.as_bytes().starts_with(name) && other.len() > name.len()
+        })?;
+        let how = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+        let file = File::options().read(true).custom_flags(how).open(entry.path()).ok()?;
+        let meta = file.metadata().ok()?;
+        let mut denied = self.denied.iter().filter_map(|root| self.at(root).canonicalize().ok());
+        let is_denied = denied.any(|root| place.starts_with(root));
+        let is_it = meta.is_file() && (meta.dev(), meta.ino()) == (device, inode);
+        (is_it && !is_denied).then_some(file)
     }
 
     /// Where a path of the module's is.
@@ -234,16 +292,67 @@ fn is_private(text: &str) -> bool {
     if host.eq_ignore_ascii_case("localhost") || host.ends_with(".localhost") {
         return true;
     }
+    let private_v4 = |v4: Ipv4Addr| {
+        v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified()
+    };
     match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
-        Ok(IpAddr::V4(v4)) => {
-            v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified()
-        }
+        Ok(IpAddr::V4(v4)) => private_v4(v4),
         Ok(IpAddr::V6(v6)) => {
             v6.is_loopback()
                 || v6.is_unspecified()
                 || v6.is_unique_local()
                 || v6.is_unicast_link_local()
+                || v6.segments().starts_with(&[0x64, 0xff9b, 1])
+                || inside(v6).is_some_and(private_v4)
         }
         Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An address that leads to another one is as private as that.
+    #[test]
+    fn addresses_inside_of_others_are_looked_at() {
+        for (address, expected) in [
+            ("[64:ff9b::127.0.0.1]:80", true),
+            ("64:ff9b::a00:1", true),
+            ("[64:ff9b::808:808]", false),
+            ("[64:ff9b:1::808:808]", true),
+            ("[2002:c0a8:1::1]:443", true),
+            ("2002:808:808::1", false),
+            ("[2001:db8::1]", false),
+            ("[::ffff:10.0.0.1]", true),
+            ("8.8.8.8:53", false),
+        ] {
+            assert_eq!(is_private(address), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn public_addresses_inside_of_others_are_let_through() {
+        let asked = PermissionList { net: vec!["*".to_owned()], ..PermissionList::default() };
+        let allow = Allow { net_any: true, ..Allow::default() };
+        let (_, mut permissions) = Granted::new(&asked, &allow, Path::new("/")).unwrap();
+        let mut may = |host: &str| permissions.check_net(&(host, Some(80)), "fetch()").is_ok();
+        for private in [
+            "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::808:808",
+            "2002:7f00:1::",
+            "2002:a01:203::1",
+            "64:ff9b::6440:1",
+            "10.1.2.3",
+            "fe80::1",
+            "::1",
+        ] {
+            let host = if private.contains(':') { format!("[{private}]") } else { private.into() };
+            assert!(!may(&host), "{private}");
+        }
+        for public in ["[64:ff9b::808:808]", "[2002:808:808::1]", "8.8.8.8", "[2001:db8::1]"] {
+            assert!(may(public), "{public}");
+        }
     }
 }

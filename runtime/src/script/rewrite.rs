@@ -16,7 +16,9 @@ use oxc::span::{GetSpan as _, SourceType, Span};
 
 use crate::isolate::{FailureKind, ModuleError};
 use crate::loader::place;
-use crate::typescript::{Compiled, Mapping, TYPESCRIPT, first_error, imports_left, strip};
+use crate::typescript::{
+    Compiled, Mapping, TYPESCRIPT, first_error, imports_left, strip, with_room,
+};
 
 /// What stands before the value that a script gives.
 const RETURN: &str = "return (";
@@ -43,6 +45,10 @@ impl From<ModuleError> for LineError {
 /// # Errors
 /// [`FailureKind::Syntax`] with place and code frame.
 pub(super) fn main(file: &str, source: &str) -> Result<Compiled, ModuleError> {
+    with_room(file, source, || body(file, source))
+}
+
+fn body(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     let js = [".js", ".mjs"].iter().any(|ending| file.ends_with(ending));
     let kind = if js { SourceType::mjs() } else { TYPESCRIPT };
     let allocator = Allocator::default();
@@ -79,6 +85,10 @@ pub(super) fn main(file: &str, source: &str) -> Result<Compiled, ModuleError> {
 /// # Errors
 /// [`FailureKind::Syntax`] with place and code frame.
 pub(super) fn expression(file: &str, source: &str) -> Result<Compiled, ModuleError> {
+    with_room(file, source, || function(file, source))
+}
+
+fn function(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     let allocator = Allocator::default();
     let kind = SourceType::mjs();
     let parsed = Parser::new(&allocator, source, kind).parse_expression();
@@ -91,6 +101,10 @@ pub(super) fn expression(file: &str, source: &str) -> Result<Compiled, ModuleErr
 /// A line of a prompt as an expression that gives an async function of what "xs" exports. What the
 /// line declares are global variables; the function's value is that of its last expression.
 pub(super) fn line(source: &str) -> Result<String, LineError> {
+    with_room(PROMPT, source, || called(source))
+}
+
+fn called(source: &str) -> Result<String, LineError> {
     let kind = TYPESCRIPT;
     let allocator = Allocator::default();
     let mut edits = Edits::of(source);

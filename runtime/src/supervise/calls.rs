@@ -27,6 +27,11 @@ const REFUSED: &[c_long] = &[
     libc::SYS_personality,
     libc::SYS_setns,
     libc::SYS_unshare,
+    // Connections that others make: Landlock minds the ports that are asked for, and a socket that
+    // listens without having one is given one.
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_listen,
     // Files past their guards.
     libc::SYS_chroot,
     libc::SYS_fsconfig,
@@ -122,4 +127,55 @@ fn install(refused: Vec<(c_long, Vec<SeccompRule>)>, errno: i32) -> Result<(), E
     )?;
     let program: BpfProgram = filter.try_into()?;
     seccompiler::apply_filter(&program)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use rustix::io::Errno;
+    use rustix::net::{
+        AddressFamily, RecvFlags, SendFlags, SocketType, accept, bind, listen, recv, sendto, socket,
+    };
+
+    use super::*;
+
+    /// Filters hold for the thread that asks for them, and go with it.
+    fn confined(programs: bool, work: impl FnOnce() + Send + 'static) {
+        let has = std::fs::read_to_string("/proc/self/status").unwrap().contains("Seccomp:");
+        let thread = std::thread::spawn(move || {
+            refuse(programs).unwrap();
+            if has {
+                work();
+            }
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_socket_without_a_port_does_not_listen() {
+        for programs in [false, true] {
+            confined(programs, || {
+                for family in [AddressFamily::INET, AddressFamily::INET6] {
+                    let Ok(socket) = socket(family, SocketType::STREAM, None) else { continue };
+                    assert_eq!(listen(&socket, 1), Err(Errno::PERM));
+                    assert_eq!(accept(&socket).err(), Some(Errno::PERM));
+                }
+            });
+        }
+    }
+
+    /// The questions of a resolver go out, and their answers come in.
+    #[test]
+    fn datagrams_are_let_through() {
+        confined(false, || {
+            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let near = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+            bind(&near, &any).unwrap();
+            let at = rustix::net::getsockname(&near).unwrap();
+            sendto(&near, b"hello", SendFlags::empty(), &at).unwrap();
+            let mut got = [0; 8];
+            assert_eq!(recv(&near, &mut got[..], RecvFlags::empty()).unwrap().0, 5);
+        });
+    }
 }

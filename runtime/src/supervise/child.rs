@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,11 @@ use crate::host::config::{Config, ModuleConfig};
 use crate::host::{self, HostEnd, HostError, HostOptions, Part};
 use crate::isolate::Limits;
 use crate::permissions::Allow;
+use crate::typescript;
+
+/// Descriptors that the modules of a process share, where the machine has as many. More would only
+/// let one module take more.
+const FILES_MAX: u64 = 65_536;
 
 /// What a Host process is told by its arguments.
 #[derive(Debug, Clone)]
@@ -90,6 +97,9 @@ fn run(options: ChildOptions) -> Result<HostEnd, ChildError> {
     if let Err(error) = priority::lower() {
         tracing::warn!(%error, "modules run at the server's priority");
     }
+    if let Err(error) = more_files() {
+        tracing::warn!(%error, "modules have the descriptors of a shell");
+    }
     let alone = alone(&options)?;
     // Read before the file cannot be read any more.
     let env = variables(&options, alone.as_ref())?;
@@ -102,6 +112,16 @@ fn run(options: ChildOptions) -> Result<HostEnd, ChildError> {
     let end = runtime.block_on(serve(options, env, confined));
     runtime.shutdown_background();
     end
+}
+
+/// Takes the descriptors that may be had: by default a process has 1,024.
+fn more_files() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map_or(FILES_MAX, |hard| hard.min(FILES_MAX));
+    if limit.current.is_none_or(|current| current >= most) {
+        return Ok(());
+    }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum })?)
 }
 
 /// What the operator says about the only module of this Host, when there is one.
@@ -159,13 +179,15 @@ async fn serve(
     let client = Client::over(UnixStream::from_std(socket)?, how).await?;
     let culprits = env.remove(CULPRITS_VARIABLE).unwrap_or_default();
     let culprits = culprits.split(',').filter(|name| !name.is_empty()).map(str::to_owned);
+    let culprits: Vec<_> = culprits.collect();
+    typescript::avoid(&culprits);
     let options = HostOptions {
         client,
         modules: options.modules,
         env,
         allow: options.allow,
         limits: Limits::default(),
-        culprits: culprits.collect(),
+        culprits,
         spent_isolates_max: options.spent_isolates_max,
         part: options.part,
         confined,

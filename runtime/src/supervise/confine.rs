@@ -85,7 +85,7 @@ fn limits() -> io::Result<String> {
     Ok(format!("{FILES} files"))
 }
 
-/// Lets the process open what it may read and nothing else, listen nowhere, and signal nobody.
+/// Lets the process open what it may read and nothing else, take no port, and signal nobody.
 fn files(opening: &Opening) -> io::Result<String> {
     let failed = |error: landlock::RulesetError| io::Error::other(format!("landlock: {error}"));
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;

@@ -28,6 +28,7 @@ pub use self::apart::{APART, ONLY};
 use self::spawn::{Child, Spawner};
 use self::way::Way;
 use crate::host::backoff::{Backoff, random};
+use crate::name::is_avoidable;
 
 /// Variable in which a Host is told on whose threads the one before it crashed.
 const CULPRITS_VARIABLE: &str = "XS_HOST_CULPRITS";
@@ -120,8 +121,10 @@ impl Supervisor {
 enum End {
     /// With its connection.
     Lost,
-    /// For a reason that is known; on these threads, if it crashed.
-    Known(Vec<String>),
+    /// For a reason that is known, and passes with it.
+    Known,
+    /// On these threads.
+    Crashed(Vec<String>),
     Unknown,
 }
 
@@ -145,12 +148,16 @@ impl Next {
                 Duration::ZERO
             }
             End::Lost => wait.min(way::WAIT_MAX),
-            End::Known(threads) => {
+            End::Known => KNOWN_CAUSE,
+            End::Crashed(mut threads) => {
+                threads.retain(|thread| is_avoidable(thread));
+                let is_new = threads.iter().any(|thread| !self.culprits.contains(thread));
                 self.culprits.retain(|culprit| !threads.contains(culprit));
                 self.culprits.extend(threads);
                 let excess = self.culprits.len().saturating_sub(CULPRITS_MAX);
                 self.culprits.drain(..excess);
-                KNOWN_CAUSE
+                // The next one crashes as this one did unless it does without something.
+                if is_new { KNOWN_CAUSE } else { wait }
             }
             End::Unknown => wait,
         }
@@ -170,9 +177,10 @@ async fn ended(child: &mut Child, exit: &str, way: &Way) -> End {
     } else {
         tracing::error!(exit, "the Host ended");
     }
-    match !culprits.is_empty() || ended_with(EXIT_WEDGED) || ended_with(EXIT_WORN) {
-        true => End::Known(culprits),
-        false => End::Unknown,
+    match culprits.is_empty() {
+        false => End::Crashed(culprits),
+        true if ended_with(EXIT_WEDGED) || ended_with(EXIT_WORN) => End::Known,
+        true => End::Unknown,
     }
 }
 
@@ -234,26 +242,44 @@ mod tests {
     #[test]
     fn each_host_is_told_of_culprits_whatever_became_of_the_one_before() {
         let mut next = Next::default();
-        let known = |names: &[&str]| End::Known(names.iter().map(|&name| name.into()).collect());
-        assert_eq!(next.after(known(&["js-a", "js-b"]), Duration::ZERO), KNOWN_CAUSE);
-        assert_eq!(next.culprits, ["js-a", "js-b"]);
+        let [a, b, c] = ["js-00000000000a", "js-00000000000b", "src-0000000000c"];
+        let crashed =
+            |names: &[&str]| End::Crashed(names.iter().map(|&name| name.into()).collect());
+        assert_eq!(next.after(crashed(&[a, b]), Duration::ZERO), KNOWN_CAUSE);
+        assert_eq!(next.culprits, [a, b]);
         // The Host that was told of them lost its connection, and may have said nothing.
         let wait = next.after(End::Lost, Duration::ZERO);
         assert!(wait > Duration::ZERO && wait <= way::WAIT_MAX, "{wait:?}");
-        assert_eq!(next.culprits, ["js-a", "js-b"]);
+        assert_eq!(next.culprits, [a, b]);
         assert_eq!(next.after(End::Lost, SETTLED), Duration::ZERO);
         // It did not start, or the store took nothing from it.
         assert!(next.after(End::Unknown, Duration::ZERO) > KNOWN_CAUSE);
-        assert_eq!(next.culprits, ["js-a", "js-b"]);
+        assert_eq!(next.culprits, [a, b]);
         // The next one went down for another one, or without a module to blame.
-        next.after(known(&["js-c", "js-a"]), SETTLED);
-        next.after(known(&[]), SETTLED);
-        assert_eq!(next.culprits, ["js-b", "js-c", "js-a"]);
+        next.after(crashed(&[c, a]), SETTLED);
+        next.after(End::Known, SETTLED);
+        assert_eq!(next.culprits, [b, c, a]);
         for n in 0..1_000 {
-            next.after(known(&[&format!("js-{n}")]), SETTLED);
+            next.after(crashed(&[&format!("js-{n:012}")]), SETTLED);
         }
         assert_eq!(next.culprits.len(), CULPRITS_MAX);
-        assert_eq!(next.culprits[CULPRITS_MAX - 1], "js-999");
+        assert_eq!(next.culprits[CULPRITS_MAX - 1], "js-000000000999");
+    }
+
+    /// It was started ten times a second, for ever.
+    #[test]
+    fn a_crash_that_tells_nothing_new_is_waited_for() {
+        let mut next = Next::default();
+        let crashed = |name: &str| End::Crashed(vec![name.to_owned()]);
+        for name in ["xs-host", "js-blank", "main"] {
+            assert!(next.after(crashed(name), Duration::ZERO) > KNOWN_CAUSE, "{name}");
+        }
+        assert!(next.culprits.is_empty());
+        let version = "js-00000000000a";
+        assert_eq!(next.after(crashed(version), Duration::ZERO), KNOWN_CAUSE);
+        let waits = (0..10).map(|_| next.after(crashed(version), Duration::ZERO));
+        assert!(waits.last().is_some_and(|wait| wait >= Duration::from_secs(15)));
+        assert_eq!(next.culprits, [version]);
     }
 
     #[test]

@@ -1,20 +1,26 @@
 //! As much HTTP/1.1 as it takes to answer GET and HEAD: one request for each connection, with a
-//! limit on its length, on the time it takes, and on how many there are at once.
+//! limit on its length, on the time it takes, and on how many there are at once. Who connects and
+//! asks for nothing keeps nobody out.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// Bytes of a request: its line and its headers.
 const REQUEST_BYTES_MAX: usize = 4096;
+/// Time for a request to come whole.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(1);
 /// Time for a request and its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Connections at a time; further ones are closed.
+/// Connections at a time. A further one takes the place of the oldest whose request has not come;
+/// when all have, it is closed.
 const CONNECTIONS_MAX: usize = 16;
 /// How long accepting rests after an error such as "too many open files".
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -64,7 +70,7 @@ where
     F: Fn(String) -> P + Send + Sync + 'static,
     P: Future<Output = Option<Page>> + Send,
 {
-    let (room, page) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(page));
+    let (room, page) = (Arc::new(Room::default()), Arc::new(page));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -74,40 +80,103 @@ where
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let Some(mut seat) = room.enter() else { continue };
         let page = Arc::clone(&page);
         tokio::spawn(async move {
+            let given_up = seat.given_up.clone();
+            let exchange = exchange(stream, &*page, || seat.heard());
             // Whether the reader takes the answer is its business.
-            let _ = tokio::time::timeout(PATIENCE, exchange(stream, &*page)).await;
-            drop(permit);
+            let _ = tokio::time::timeout(PATIENCE, given_up.run_until_cancelled(exchange)).await;
         });
     }
 }
 
-/// One request and its answer.
-async fn exchange<S, F, P>(mut stream: S, page: &F) -> io::Result<()>
+/// Places for connections.
+#[derive(Default)]
+struct Room(Mutex<Seats>);
+
+#[derive(Default)]
+struct Seats {
+    taken: usize,
+    next: u64,
+    /// Those whose request has not come, the oldest first.
+    silent: BTreeMap<u64, CancellationToken>,
+}
+
+impl Room {
+    /// A place, if there is one or can be.
+    fn enter(self: &Arc<Self>) -> Option<Seat> {
+        let mut seats = self.0.lock();
+        if seats.taken < CONNECTIONS_MAX {
+            seats.taken += 1;
+        } else {
+            let (_, oldest) = seats.silent.pop_first()?;
+            oldest.cancel();
+        }
+        let (number, given_up) = (seats.next, CancellationToken::new());
+        seats.next += 1;
+        seats.silent.insert(number, given_up.clone());
+        Some(Seat { room: Arc::clone(self), number, given_up, is_heard: false })
+    }
+}
+
+/// The place of one connection.
+struct Seat {
+    room: Arc<Room>,
+    number: u64,
+    /// Cancelled when another has the place.
+    given_up: CancellationToken,
+    is_heard: bool,
+}
+
+impl Seat {
+    /// Its request has come: it keeps the place, if it still has it.
+    fn heard(&mut self) {
+        self.is_heard = self.room.0.lock().silent.remove(&self.number).is_some();
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.room.0.lock();
+        if seats.silent.remove(&self.number).is_some() || self.is_heard {
+            seats.taken -= 1;
+        }
+    }
+}
+
+/// Reads a request, as far as it is looked at: all before its empty line, or that it is too long.
+/// `None` when it does not come.
+async fn request<S: AsyncRead + Unpin>(
+    stream: &mut S,
+) -> io::Result<Option<Result<Vec<u8>, Status>>> {
+    let mut request = Vec::new();
+    loop {
+        if let Some(at) = request.windows(4).position(|four| four == b"\r\n\r\n") {
+            request.truncate(at);
+            return Ok(Some(Ok(request)));
+        }
+        if request.len() >= REQUEST_BYTES_MAX {
+            return Ok(Some(Err(Status::TooLong)));
+        }
+        let mut part = (&mut *stream).take((REQUEST_BYTES_MAX - request.len()) as u64);
+        if part.read_buf(&mut request).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// One request and its answer. `heard` is called between them.
+async fn exchange<S, F, P>(mut stream: S, page: &F, heard: impl FnOnce()) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(String) -> P + Sync,
     P: Future<Output = Option<Page>>,
 {
-    let mut request = Vec::new();
-    let end = loop {
-        if let Some(at) = request.windows(4).position(|four| four == b"\r\n\r\n") {
-            break Some(at);
-        }
-        if request.len() >= REQUEST_BYTES_MAX {
-            break None;
-        }
-        let mut part = (&mut stream).take((REQUEST_BYTES_MAX - request.len()) as u64);
-        if part.read_buf(&mut request).await? == 0 {
-            return Ok(());
-        }
-    };
-    let asked = match end {
-        Some(at) => parse(&request[..at]),
-        None => Err(Status::TooLong),
-    };
+    let asked = tokio::time::timeout(REQUEST_PATIENCE, request(&mut stream)).await;
+    let Ok(Some(asked)) = asked.unwrap_or(Ok(None)) else { return Ok(()) };
+    heard();
+    let asked = asked.and_then(|request| parse(&request));
     let (page, has_body) = match asked {
         Ok((path, has_body)) => {
             (page(path).await.unwrap_or_else(|| Page::plain(Status::NotFound)), has_body)
@@ -175,6 +244,9 @@ fn parse(head: &[u8]) -> Result<(String, bool), Status> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     /// What comes back for some bytes.
@@ -189,7 +261,7 @@ mod tests {
         };
         ours.write_all(request).await.unwrap();
         ours.shutdown().await.unwrap();
-        let exchange = async move { exchange(theirs, &page).await };
+        let exchange = async move { exchange(theirs, &page, || ()).await };
         let mut text = String::new();
         let (read, _) = tokio::join!(ours.read_to_string(&mut text), exchange);
         read.unwrap();
@@ -228,5 +300,55 @@ mod tests {
             assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?} {text}");
         }
         assert_eq!(answer(b"GET /page HTTP/1.1\r\n").await, "", "half a request has no answer");
+    }
+
+    /// Asks a server for its page over TCP.
+    async fn get(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        let request = b"GET /page HTTP/1.1\r\n\r\n";
+        if stream.write_all(request).await.is_ok() {
+            // Who is closed without an answer has none.
+            let _ = stream.read_to_string(&mut text).await;
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn who_is_silent_keeps_nobody_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let gate = Arc::new(Semaphore::new(0));
+        let open = Arc::clone(&gate);
+        tokio::spawn(serve(listener, move |_| {
+            let open = Arc::clone(&open);
+            async move {
+                open.acquire().await.unwrap().forget();
+                let body = "body\n".to_owned();
+                Some(Page { status: Status::Ok, content_type: "text/plain", body })
+            }
+        }));
+        let connect = || async { TcpStream::connect(address).await.unwrap() };
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            silent.push(connect().await);
+        }
+        let mut asking = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            let stream = connect().await;
+            asking.push(tokio::spawn(get(stream)));
+        }
+        // The oldest went for them, though none was there for long.
+        for mut stream in silent {
+            assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        }
+        gate.add_permits(CONNECTIONS_MAX);
+        for asking in asking {
+            let text = asking.await.unwrap();
+            assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+        }
+        // All places are free again.
+        gate.add_permits(1);
+        let again = async { while !get(connect().await).await.starts_with("HTTP/1.1 200 OK") {} };
+        tokio::time::timeout(PATIENCE, again).await.unwrap();
     }
 }

@@ -2,7 +2,7 @@
 //! `<name>.parked` is open until a frame `unpark` or `discard` names it; the cursor
 //! `handler:<name>:parked` lets two operators who are at it at once not do the same twice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::json;
 use xs_engine::{
@@ -24,8 +24,8 @@ use crate::subcommand::sure;
 
 /// Frames of one batch.
 const BATCH_FRAMES: usize = 512;
-/// Attempts when somebody else is at the same handler.
-const TRIES_MAX: u32 = 16;
+/// Times in a row that somebody else, at the same handler, is faster.
+const CONFLICTS_MAX: u32 = 16;
 
 /// The records nobody has decided about, oldest first.
 pub(super) async fn open(client: &Client, key: &Key) -> anyhow::Result<Vec<Frame>> {
@@ -81,7 +81,8 @@ pub(super) async fn unpark(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let key = handler(asked, name).await?;
-    let count = decide(asked.client, &key, &ids, UNPARK).await?;
+    let chosen = Chosen::find(asked.client, &key, &ids).await?;
+    let count = chosen.decide(UNPARK).await?;
     let text = format!("{count} inputs of {key} will be handled again");
     say(out, &key, &text, &[("unparked", json!(count))])?;
     Ok(Exit::Ok)
@@ -95,65 +96,106 @@ pub(super) async fn discard(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let key = handler(asked, name).await?;
-    let records = chosen(open(asked.client, &key).await?, &ids)?;
-    let what = format!("{} parked inputs of {key}", records.len());
+    let chosen = Chosen::find(asked.client, &key, &ids).await?;
+    let count = chosen.records.len();
+    let what = format!("{count} parked inputs of {key}");
     if sure.dry_run {
-        let facts = [("discarded", json!(records.len())), ("dry_run", json!(true))];
+        let facts = [("discarded", json!(count)), ("dry_run", json!(true))];
         say(out, &key, &format!("would give up {what}"), &facts)?;
         return Ok(Exit::Ok);
     }
     sure::ask(&format!("give up {what}"), sure).await?;
-    let count = decide(asked.client, &key, &ids, DISCARD).await?;
+    let count = chosen.decide(DISCARD).await?;
     let text = format!("{count} parked inputs of {key} were given up");
     say(out, &key, &text, &[("discarded", json!(count))])?;
     Ok(Exit::Ok)
 }
 
-/// The open records among those that were named; all when none was.
-fn chosen(open: Vec<Frame>, ids: &[FrameId]) -> anyhow::Result<Vec<Frame>> {
-    // A record can be named by its own id and by that of the input.
-    let names =
-        |record: &Frame, id: FrameId| record.id() == id || about(record, "frame") == Some(id);
-    for id in ids {
-        if !open.iter().any(|record| names(record, *id)) {
-            return Fault::fail(Exit::NotFound, format!("no parked input has the id {id}"));
-        }
-    }
-    let wanted = |record: &Frame| ids.is_empty() || ids.iter().any(|id| names(record, *id));
-    Ok(open.into_iter().filter(wanted).collect())
+/// Records that something is decided about: what is parked later is not among them.
+struct Chosen<'a> {
+    client: &'a Client,
+    key: &'a Key,
+    /// What was named, by the record or by its input; nothing stands for all.
+    ids: &'a [FrameId],
+    guard: CursorName,
+    /// That of the guard, seen before the records were.
+    revision: u64,
+    records: VecDeque<Frame>,
 }
 
-/// Says what becomes of records, each once; how many there were.
-async fn decide(client: &Client, key: &Key, ids: &[FrameId], what: &str) -> anyhow::Result<usize> {
-    let guard = CursorName::parse(&format!("{}:{PARKED}", processor_cursor(key)))?;
-    let mut decided = 0;
-    for _ in 0..TRIES_MAX {
-        let cursor = client.cursor_get(&guard).await.map_err(explain)?;
-        let revision = cursor.map_or(0, |cursor| cursor.revision);
-        let mut records = open(client, key).await?;
-        if decided == 0 {
-            records = chosen(records, ids)?;
-        } else if !ids.is_empty() {
-            break;
-        }
-        records.truncate(BATCH_FRAMES);
-        if records.is_empty() {
-            break;
-        }
-        let frames = records.iter().map(|record| decision(key, what, record));
-        let expect = ExpectRevision::Is(revision);
-        let change =
-            CursorChange { name: guard.clone(), expect, set: Some((0, Vec::new().into())) };
-        let frames = frames.collect::<anyhow::Result<Vec<_>>>()?;
-        let batch = AppendRequest { frames, cursors: vec![change], ..AppendRequest::default() };
-        match client.append(&batch).await {
-            Ok(_) => decided += records.len(),
-            // Somebody else has decided meanwhile: what is left is looked at again.
-            Err(error) if error.class() == Class::Condition => {}
-            Err(error) => return Err(explain(error)),
-        }
+impl<'a> Chosen<'a> {
+    async fn find(client: &'a Client, key: &'a Key, ids: &'a [FrameId]) -> anyhow::Result<Self> {
+        let guard = CursorName::parse(&format!("{}:{PARKED}", processor_cursor(key)))?;
+        let revision = revision(client, &guard).await?;
+        let mut records = VecDeque::from(open(client, key).await?);
+        check(&records, ids)?;
+        let ids_named: BTreeSet<_> = ids.iter().copied().collect();
+        let wanted = |record: &Frame| names(record).any(|id| ids_named.contains(&id));
+        records.retain(|record| ids.is_empty() || wanted(record));
+        Ok(Self { client, key, ids, guard, revision, records })
     }
-    Ok(decided)
+
+    /// Says what becomes of them, each once; how many there were.
+    async fn decide(mut self, what: &str) -> anyhow::Result<usize> {
+        let (mut decided, mut conflicts) = (0, 0);
+        while !self.records.is_empty() {
+            let count = self.records.len().min(BATCH_FRAMES);
+            let frames = self.records.iter().take(count);
+            let frames = frames.map(|record| decision(self.key, what, record));
+            let frames = frames.collect::<anyhow::Result<Vec<_>>>()?;
+            let change = CursorChange {
+                name: self.guard.clone(),
+                expect: ExpectRevision::Is(self.revision),
+                set: Some((0, Vec::new().into())),
+            };
+            let batch = AppendRequest { frames, cursors: vec![change], ..AppendRequest::default() };
+            match self.client.append(&batch).await {
+                Ok(appended) => {
+                    self.revision = appended.cursors.first().copied().unwrap_or_default();
+                    self.records.drain(..count);
+                    decided += count;
+                    conflicts = 0;
+                }
+                Err(error) if error.class() == Class::Condition && conflicts < CONFLICTS_MAX => {
+                    conflicts += 1;
+                    self.look_again(decided == 0).await?;
+                }
+                Err(error) => return Err(explain(error)),
+            }
+        }
+        Ok(decided)
+    }
+
+    /// Somebody else has decided meanwhile: what they did is nothing to be done again.
+    async fn look_again(&mut self, is_whole: bool) -> anyhow::Result<()> {
+        self.revision = revision(self.client, &self.guard).await?;
+        let open = open(self.client, self.key).await?;
+        if is_whole {
+            check(&open, self.ids)?;
+        }
+        let open: BTreeSet<_> = open.iter().map(Frame::id).collect();
+        self.records.retain(|record| open.contains(&record.id()));
+        Ok(())
+    }
+}
+
+async fn revision(client: &Client, guard: &CursorName) -> anyhow::Result<u64> {
+    let cursor = client.cursor_get(guard).await.map_err(explain)?;
+    Ok(cursor.map_or(0, |cursor| cursor.revision))
+}
+
+/// A record can be named by its own id and by that of the input.
+fn names(record: &Frame) -> impl Iterator<Item = FrameId> {
+    [Some(record.id()), about(record, "frame")].into_iter().flatten()
+}
+
+/// Refuses an id that names none of the records.
+fn check<'f>(records: impl IntoIterator<Item = &'f Frame>, ids: &[FrameId]) -> anyhow::Result<()> {
+    let named: BTreeSet<_> = records.into_iter().flat_map(names).collect();
+    match ids.iter().find(|id| !named.contains(id)) {
+        None => Ok(()),
+        Some(id) => Fault::fail(Exit::NotFound, format!("no parked input has the id {id}")),
+    }
 }
 
 fn decision(key: &Key, what: &str, record: &Frame) -> anyhow::Result<NewFrame> {

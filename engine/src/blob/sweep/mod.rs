@@ -309,7 +309,7 @@ impl Sweep<'_> {
             }
             if is_full(&error) {
                 if let Some(new) = new {
-                    new.retire();
+                    new.abandon();
                 }
                 return Err(SweepError::Full);
             }

@@ -217,3 +217,35 @@ fn a_put_keeps_its_grace_when_the_sweep_it_met_finds_no_room() {
     let young = |pack: &Arc<SealedPack>| pack.newest_ms() > 1;
     assert!(blobs.shared.packs.list().sealed.iter().any(young), "nobody knows of the put");
 }
+
+#[test]
+fn a_pack_there_is_no_room_to_name_anew_is_sealed_as_it_is() {
+    let bed = Bed::new(PACK, MediaChoice::Auto);
+    let blobs = bed.open(true);
+    let all: Vec<_> = (0..30).map(|n| text(n, 700)).collect();
+    put_all(&blobs, &all);
+    let shared = &blobs.shared;
+    let pack = Arc::clone(&shared.packs.list().open[0]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let seal = |hurry| crate::blob::seal::seal(&shared.env, &shared.packs, &pack, hurry, &stop);
+    pack.set_full();
+    // The next generation, its index, then the manifest, and once more when it was given up.
+    bed.faults.set(3, u64::MAX, Errno::NOSPC);
+    bed.faults.only_space();
+    assert!(matches!(seal(false), Err(crate::blob::seal::NotSealed::Full)));
+    assert_eq!(bed.files("pack").len(), 1, "{:?}", bed.files("pack"));
+    assert!(bed.faults.count() >= 4, "it was not tried as it is");
+    // Room for one more, which is what the next generation had taken.
+    bed.faults.set(3, 3, Errno::NOSPC);
+    seal(false).unwrap();
+    bed.faults.clear();
+    let list = shared.packs.list();
+    let sealed = list.sealed[0].line();
+    assert_eq!((list.sealed.len(), sealed.generation), (1, pack.line().generation));
+    assert_eq!(bed.files("pack").len(), 1);
+    drop(list);
+    assert!(all.iter().all(|bytes| get(&blobs, &BlobHash::of(bytes)).is_some()));
+    drop(blobs);
+    let blobs = bed.open(false);
+    assert!(all.iter().all(|bytes| get(&blobs, &BlobHash::of(bytes)).is_some()));
+}

@@ -1,9 +1,12 @@
 //! Collections beside those who put, append and read.
 
 use std::io::Read as _;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::*;
+use crate::maintain::{CopyOptions, Progress};
+use crate::options::CompressOptions;
 
 /// Appends that name blobs by hash, puts of blobs that are about to be swept, bodies that are found
 /// in packs, all beside collections that take whatever they can: no frame loses its body.
@@ -139,4 +142,46 @@ fn closing_ends_a_collection_that_holds_back() {
     });
     drop(store);
     check(&open(dir.path(), SyncPolicy::None), 600, true);
+}
+
+/// Packs that were sealed as they were written are compressed while a backup copies them.
+#[test]
+fn a_backup_copies_packs_that_are_pressed_meanwhile() {
+    let (dir, dest) = (fast_dir(), fast_dir());
+    let compress = CompressOptions { busy_bytes_per_second: 0, ..CompressOptions::default() };
+    let store = StoreOptions { compress, ..options(SyncPolicy::None) };
+    let store = Store::open(dir.path(), store).unwrap();
+    (0..200).for_each(|n| append(&store, n, noise(n, 1000)));
+    store.inner.blobs.seal_all();
+    let mut before = packs(dir.path());
+    before.retain(|path| path.with_extension("pidx").exists());
+    assert!(before.len() > 2);
+    let (mut visited, mut last, mut pressed) = (Vec::new(), PathBuf::new(), false);
+    let watch = &mut |progress: &Progress<'_>| {
+        if !std::mem::replace(&mut pressed, true) {
+            store.inner.blobs.press_all().unwrap();
+            assert!(before.iter().all(|path| path.exists()), "a backup is about to copy them");
+        }
+        if progress.path != last {
+            last = progress.path.to_owned();
+            visited.push(last.clone());
+        }
+        ControlFlow::Continue(())
+    };
+    store.backup(dest.path(), CopyOptions::copies(), watch).unwrap();
+    let count = visited.len();
+    visited.sort();
+    visited.dedup();
+    assert_eq!(visited.len(), count, "a file was copied twice");
+    let left = packs(dir.path());
+    assert!(before.iter().all(|path| !left.contains(path)), "{left:?}");
+    let copy = fast_dir();
+    crate::maintain::restore(dest.path(), copy.path(), CopyOptions::copies(), &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let copy = open(copy.path(), SyncPolicy::None);
+    for n in 0..200 {
+        assert!(read(&store, &noise(n, 1000)).is_some() && read(&copy, &noise(n, 1000)).is_some());
+    }
 }

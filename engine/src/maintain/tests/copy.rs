@@ -17,7 +17,12 @@ use crate::media::sim::{Image, SimDisk};
 use crate::options::{CompressOptions, MediaChoice, StoreOptions, SyncPolicy};
 use crate::read::ResumePoint;
 use crate::store::{Health, Store};
-use crate::testing::{fast_dir, frame, numbers, open, open_on, options, segment_files};
+use crate::testing::{
+    crash, fast_dir, files_in, frame, numbers, open, open_on, options, segment_files,
+};
+
+/// Where the header of a file has its uuid.
+const UUID_AT: usize = 32;
 
 #[test]
 fn a_backup_opens_with_all_there_was_and_grows() {
@@ -218,6 +223,45 @@ fn a_backup_is_restored_as_a_store_of_its_own() {
     let refused =
         restore(crashed.path(), &back.path().join("no"), CopyOptions::links(), &mut go_on);
     assert!(matches!(refused, Err(MaintainError::NotClosed { .. })));
+}
+
+#[test]
+fn an_unfinished_pack_takes_the_place_of_another_with_its_number() {
+    let (dir, dest) = (fast_dir(), fast_dir());
+    let store = open(dir.path(), SyncPolicy::None);
+    fill(&store);
+    store.inner.blobs.seal_all();
+    store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
+    let past = tell(&store);
+    let place = files_in(&dest.path().join("blobs"), "pack").remove(0);
+    let own = fs::read(&place).unwrap();
+    let mut other = own.clone();
+    // Another uuid.
+    other[UUID_AT] ^= 1;
+    let crc = crc32fast::hash(&other[..60]).to_le_bytes();
+    other[60..64].copy_from_slice(&crc);
+    let longer = |bytes: &[u8]| [bytes, &[0; 100_000]].concat();
+    // A number that was used before, by a longer pack, one as long, and a shorter one; and the same
+    // pack with something behind it.
+    let before = [longer(&other), other.clone(), other[..own.len() / 2].to_vec(), longer(&own)];
+    let name = place.strip_prefix(dest.path()).unwrap();
+    let check_whole = |unfinished: &[u8], there: &[u8]| {
+        let image = crash(dest.path());
+        let path = image.path().join(name);
+        fs::write(path.with_added_extension("tmp"), unfinished).unwrap();
+        fs::write(&path, there).unwrap();
+        let report = check(image.path());
+        let stranger = |f: &crate::maintain::Finding| f.problem == Problem::Stranger;
+        assert!(report.findings.iter().all(stranger), "{:#?}", report.findings);
+        let backup = Store::open(image.path(), none()).unwrap();
+        assert!(tell(&backup) == past);
+        assert!(fs::read(&path).unwrap() == own && !path.with_added_extension("tmp").exists());
+    };
+    before.iter().for_each(|there| check_whole(&own, there));
+    // What is in place is what is meant.
+    for unfinished in [&other[..], &own[..100], &own, b""] {
+        check_whole(unfinished, &own);
+    }
 }
 
 #[test]

@@ -2,20 +2,27 @@
 
 mod copy;
 mod repair;
+mod unreadable;
 mod verify;
 
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tempfile::TempDir;
 
 use super::finding::{Progress, VerifyReport};
 use crate::append::Batch;
 use crate::compact::CompactOptions;
-use crate::options::{StoreOptions, SyncPolicy};
+use crate::format::super_file::{FileState, SuperState};
+use crate::manifest::Manifest;
+use crate::media::Disk;
+use crate::media::faulty::Faults;
+use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::Store;
-use crate::testing::{frame, noise, options};
+use crate::testing::{crash_now, frame, noise, open_faulty, options, segment_files};
 use crate::value::{
     Body, CursorChange, CursorName, ExpectRevision, FrameId, IdempotencyKey, NewFrame, Origin, Ttl,
 };
@@ -124,4 +131,30 @@ fn tell(store: &Store) -> Vec<String> {
         told.push(format!("{name} {:?}", store.cursor(&name).unwrap()));
     }
     told
+}
+
+/// What a crash leaves of a store in `dir` before the first of its two segments was sealed, though
+/// its end was durable, and that segment.
+fn two_unmarked(dir: &Path) -> (TempDir, PathBuf) {
+    let faults = Faults::none();
+    let store = open_faulty(dir, none(), &faults).unwrap();
+    let mut count = 0;
+    while segment_files(dir).len() < 2 {
+        store.append(frame("a", count).into()).unwrap();
+        count += 1;
+    }
+    assert!(store.inner.sealing.seal_now(&store.inner).is_ok());
+    store.append(frame("a", count).into()).unwrap();
+    let image = crash_now(dir, &faults);
+    drop(store);
+    let disk = Disk::new(MediaChoice::Auto, image.path());
+    let manifest = Manifest::load(image.path(), Arc::new(disk)).unwrap().unwrap();
+    let unseal = |state: &mut SuperState| {
+        for file in state.files.iter_mut().filter(|file| file.state == FileState::Sealed) {
+            (file.state, file.length, file.crc, file.count) = (FileState::Unmarked, 0, 0, 0);
+        }
+    };
+    manifest.update(unseal).unwrap();
+    let path = segment_files(image.path()).remove(0);
+    (image, path)
 }

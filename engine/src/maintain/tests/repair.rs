@@ -11,7 +11,7 @@ use super::{build, check, go_on, none, tell};
 use crate::error::OpenError;
 use crate::format::batch::BatchHeader;
 use crate::maintain::repair::{RepairReport, repair_files};
-use crate::maintain::{MaintainError, Problem, Severity, repair};
+use crate::maintain::{CopyOptions, MaintainError, Problem, Severity, repair};
 use crate::media::sim::{Image, SimDisk};
 use crate::media::{Disk, Files};
 use crate::options::{MediaChoice, SyncPolicy};
@@ -194,6 +194,95 @@ fn what_was_never_acknowledged_is_not_saved_behind_a_hole() {
     let report = repair(image.path(), into.path(), &mut go_on).unwrap();
     let opened = open(image.path(), SyncPolicy::None).info().head;
     assert_eq!((report.head, report.frames), (opened, opened), "{report:#?}");
+}
+
+#[test]
+fn what_was_closed_in_order_has_no_torn_end() {
+    let (dir, copy) = (fast_dir(), fast_dir());
+    let store = open(dir.path(), SyncPolicy::None);
+    (0..50).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    // All of it is durable, and no header knows that.
+    store.backup(copy.path(), CopyOptions::copies(), &mut go_on).unwrap();
+    let segment = segment_files(copy.path()).remove(0);
+    let places = batches(&segment);
+    assert_eq!(places.len(), 52, "a checkpoint, the frames, and the end");
+    edit(&segment, |bytes| bytes[places[21] + 64 + 33] ^= 1);
+    let into = fast_dir();
+    let report = repair(copy.path(), into.path(), &mut go_on).unwrap();
+    let told: Vec<_> = report.lost.iter().map(|lost| (lost.offset, lost.offset_end)).collect();
+    assert_eq!((report.frames, report.frames_lost), (49, 1), "{report:#?}");
+    assert_eq!((report.head, told), (50, vec![(Some(20), Some(21))]), "{report:#?}");
+    // Cut off where a batch ends, or blank from there on: how many were behind nobody can tell.
+    type Cut = fn(&mut Vec<u8>, usize);
+    let cuts: [Cut; 2] = [|bytes, at| bytes.truncate(at), |bytes, at| bytes[at..].fill(0)];
+    for cut in cuts {
+        let image = crash(copy.path());
+        edit(&segment_files(image.path())[0], |bytes| cut(bytes, places[31]));
+        let into = fast_dir();
+        let report = repair(image.path(), into.path(), &mut go_on).unwrap();
+        let told: Vec<_> = report.lost.iter().map(|lost| (lost.position, lost.offset)).collect();
+        let want = vec![(places[21] as u64 + 64, Some(20)), (places[31] as u64, Some(30))];
+        assert_eq!((report.frames, told), (29, want), "{report:#?}");
+    }
+}
+
+#[test]
+fn a_sealed_segment_that_ends_too_early_is_told() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    (0..2000).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    store.close().unwrap();
+    drop(store);
+    let segments = segment_files(dir.path());
+    assert!(segments.len() > 2);
+    let name = segments[1].strip_prefix(dir.path()).unwrap();
+    let places = batches(&segments[1]);
+    let base = |path: &Path| -> u64 {
+        path.file_name().unwrap().to_str().unwrap().split('.').next().unwrap().parse().unwrap()
+    };
+    let (first, end) = (base(&segments[1]), base(&segments[2]));
+    let frames = (places.len() - 2) as u64;
+    assert_eq!(first + frames, end);
+    type Cut = fn(&mut Vec<u8>, usize);
+    let cuts: [(Cut, u64); 4] = [
+        (|bytes, at| bytes.truncate(at), 1),
+        (|bytes, at| bytes[at..].fill(0), 1),
+        // Within a batch: it, and those behind it.
+        (|bytes, at| bytes.truncate(at + 80), 2),
+        (|bytes, at| bytes[at + 8..].fill(0), 1),
+    ];
+    for (number, (cut, told)) in cuts.into_iter().enumerate() {
+        for left in [1, 20, frames as usize] {
+            let (report, all) = saved(dir.path(), |dir| {
+                edit(&dir.join(name), |bytes| cut(bytes, places[left]));
+            });
+            let missing = frames + 1 - left as u64;
+            let ranges = || report.lost.iter().map(|lost| lost.offset.unwrap());
+            assert_eq!(report.frames_lost, missing, "{number} {left} {report:#?}");
+            assert_eq!(report.lost_total, told.min(missing), "{number} {left} {report:#?}");
+            assert_eq!(ranges().min(), Some(end - missing), "{number} {left} {report:#?}");
+            let last = report.lost.iter().map(|lost| lost.offset_end.unwrap()).max();
+            assert_eq!((last, all.len() as u64), (Some(end), 2000 - missing), "{report:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_durable_end_of_an_unmarked_segment_is_not_passed_over() {
+    let dir = fast_dir();
+    let (image, path) = super::two_unmarked(dir.path());
+    let places = batches(&path);
+    let frames = places.len() as u64 - 2;
+    let into = fast_dir();
+    let whole = repair(image.path(), into.path(), &mut go_on).unwrap();
+    // The roll came with a frame, and one was appended behind it.
+    assert_eq!((whole.lost_total, whole.frames), (0, frames + 2), "{whole:#?}");
+    edit(&path, |bytes| bytes[places[places.len() - 4]..].fill(0));
+    let into = fast_dir();
+    let report = repair(image.path(), into.path(), &mut go_on).unwrap();
+    assert_eq!((report.frames_lost, report.lost_total), (3, 1), "{report:#?}");
+    let told = (report.lost[0].offset, report.lost[0].offset_end);
+    assert_eq!(told, (Some(frames - 3), Some(frames)), "{report:#?}");
 }
 
 #[test]

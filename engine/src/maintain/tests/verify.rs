@@ -6,15 +6,20 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::io::Errno;
+
 use super::{FRAMES, build, check, cursor, fill, go_on, none, with_body};
 use crate::append::Batch;
 use crate::format::super_file::{FileState, SuperState};
 use crate::gc::GcOptions;
-use crate::maintain::{Finding, MaintainError, Problem, Severity, repair, verify};
+use crate::maintain::{CopyOptions, Finding, MaintainError, Problem, Severity, repair, verify};
 use crate::manifest::Manifest;
+use crate::media::faulty::Faults;
 use crate::options::{ScrubOptions, StoreOptions, SyncPolicy};
-use crate::store::Store;
-use crate::testing::{batches, crash, edit, fast_dir, frame, noise, options, segment_files};
+use crate::store::{Health, Store};
+use crate::testing::{
+    batches, crash, crash_now, edit, fast_dir, frame, noise, open_faulty, options, segment_files,
+};
 use crate::value::{CursorChange, FrameId, NewFrame, Ttl};
 
 fn ending(dir: &Path, sub: &str, end: &str) -> Vec<PathBuf> {
@@ -40,13 +45,14 @@ fn is(finding: &Finding, severity: Severity, problem: Problem) {
 
 #[test]
 fn a_store_of_everything_is_clean_closed_open_and_cut_off() {
-    let dir = fast_dir();
-    let store = Store::open(dir.path(), options(SyncPolicy::Sync)).unwrap();
+    let (dir, faults) = (fast_dir(), Faults::none());
+    let store = open_faulty(dir.path(), options(SyncPolicy::Sync), &faults).unwrap();
     fill(&store);
     let report = store.verify(&mut go_on).unwrap();
     assert!(report.is_clean(), "{:#?}", report.findings);
     assert!(report.frames > FRAMES / 2 && report.blobs > 20, "{report:?}");
-    let image = crash(dir.path());
+    // Threads may be at work: the journal is made by one.
+    let image = crash_now(dir.path(), &faults);
     let report = check(image.path());
     assert!(report.findings.iter().all(|f| f.problem == Problem::Stranger), "{report:#?}");
     store.close().unwrap();
@@ -211,30 +217,9 @@ fn the_end_of_the_log_is_checked_too() {
 #[test]
 fn a_durable_end_that_is_gone_before_another_segment_is_told() {
     let dir = fast_dir();
-    let faults = crate::media::faulty::Faults::none();
-    let options = options(SyncPolicy::None);
-    let store = crate::testing::open_faulty(dir.path(), options, &faults).unwrap();
-    let mut count = 0;
-    while segment_files(dir.path()).len() < 2 {
-        store.append(frame("a", count).into()).unwrap();
-        count += 1;
-    }
-    assert!(store.inner.sealing.seal_now(&store.inner).is_ok());
-    store.append(frame("a", count).into()).unwrap();
-    let image = crate::testing::crash_now(dir.path(), &faults);
-    drop(store);
-    // As if the crash had come before the first one was sealed.
-    let disk = crate::media::Disk::new(crate::options::MediaChoice::Auto, image.path());
-    let manifest = Manifest::load(image.path(), std::sync::Arc::new(disk)).unwrap().unwrap();
-    let unseal = |state: &mut SuperState| {
-        for file in state.files.iter_mut().filter(|file| file.state == FileState::Sealed) {
-            (file.state, file.length, file.crc, file.count) = (FileState::Unmarked, 0, 0, 0);
-        }
-    };
-    manifest.update(unseal).unwrap();
+    let (image, path) = super::two_unmarked(dir.path());
     let whole = check(image.path());
     assert!(whole.worst < Some(Severity::Lost), "{whole:#?}");
-    let path = segment_files(image.path()).remove(0);
     let places = batches(&path);
     let frames = places.len() as u64 - 2;
     for left in [places.len() - 4, 1, 0] {
@@ -393,6 +378,66 @@ fn the_scrub_finds_what_rots_while_the_store_is_open() {
     assert_eq!((report.findings_total, report.worst), (1, Some(Severity::Lost)), "{report:#?}");
     store.close().unwrap();
     assert!(stats.failure.is_none());
+}
+
+#[test]
+fn a_segment_that_goes_once_there_is_room_is_not_looked_at() {
+    let (dir, dest) = (fast_dir(), fast_dir());
+    let (image, first) = super::two_unmarked(dir.path());
+    let frames = batches(&first).len() as u64 - 2;
+    let second = segment_files(image.path()).pop().unwrap();
+    edit(&second, |bytes| bytes[crate::format::file::FILE_HEADER_LEN..].fill(0));
+    let faults = Faults::none();
+    faults.set(1, u64::MAX, Errno::NOSPC);
+    faults.only_space();
+    let store = open_faulty(image.path(), none(), &faults).unwrap();
+    assert_eq!((store.info().health, store.info().head), (Health::Writable, frames));
+    let report = store.verify(&mut go_on).unwrap();
+    assert!(report.is_clean() && report.frames == frames, "{report:#?}");
+    let copied = store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
+    assert_eq!(copied.head, frames);
+    assert!(check(dest.path()).is_clean());
+}
+
+#[test]
+fn a_store_that_opens_for_reading_tells_what_is_missing() {
+    let dir = fast_dir();
+    let store = Store::open(dir.path(), none()).unwrap();
+    (0..20).for_each(|n| {
+        drop(store.append(with_body(frame("a", n), &noise(n, 900)).into()).unwrap());
+    });
+    store.close().unwrap();
+    drop(store);
+    for (sub, end) in [("blobs", "pack"), ("log", "seg")] {
+        for foreign in [false, true] {
+            let image = crash(dir.path());
+            let path = ending(image.path(), sub, end).pop().unwrap();
+            match foreign {
+                true => edit(&path, |bytes| {
+                    bytes[32] ^= 1;
+                    let crc = crc32fast::hash(&bytes[..60]).to_le_bytes();
+                    bytes[60..64].copy_from_slice(&crc);
+                }),
+                false => fs::remove_file(&path).unwrap(),
+            }
+            let store = Store::open(image.path(), none()).unwrap();
+            assert!(matches!(store.info().health, Health::ReadOnly(_)), "{:?}", store.info());
+            let report = store.verify(&mut go_on).unwrap();
+            let problem = if foreign { Problem::Header } else { Problem::Missing };
+            let found = report.findings.iter().find(|found| found.path == path).unwrap();
+            is(found, Severity::Lost, problem);
+            let dest = fast_dir();
+            let refused = store.backup(dest.path(), CopyOptions::copies(), &mut go_on);
+            assert!(matches!(refused, Err(MaintainError::ReadOnly(_))), "{refused:?}");
+        }
+    }
+    // A sealed one is missed when it is to be copied.
+    let dir = fast_dir();
+    build(dir.path());
+    fs::remove_file(segment_files(dir.path()).remove(0)).unwrap();
+    let (store, dest) = (Store::open(dir.path(), none()).unwrap(), fast_dir());
+    let refused = store.backup(dest.path(), CopyOptions::copies(), &mut go_on);
+    assert!(matches!(refused, Err(MaintainError::ReadOnly(_))), "{refused:?}");
 }
 
 /// A closed store with frames that are gone in each way and others that are not, and the ids of

@@ -56,6 +56,20 @@ fn an_unnamed_segment_stays_while_one_of_its_batches_verifies() {
 }
 
 #[test]
+fn a_journal_that_was_not_finished_is_removed() {
+    let (dir, path, bytes) = closed();
+    let unfinished = dir.path().join("journal.tmp");
+    fs::write(&unfinished, [0; 8192]).unwrap();
+    // Whoever may not write removes nothing.
+    fs::write(&path, &bytes).unwrap();
+    drop(open(dir.path(), SyncPolicy::None));
+    assert!(unfinished.exists());
+    fs::remove_file(&path).unwrap();
+    drop(open(dir.path(), SyncPolicy::None));
+    assert!(!unfinished.exists());
+}
+
+#[test]
 fn an_unnamed_segment_that_was_never_used_is_removed() {
     let (dir, path, bytes) = closed();
     let header = header(&bytes);

@@ -34,6 +34,14 @@ pub(crate) struct Ticket {
     cost: usize,
 }
 
+#[cfg(test)]
+impl Ticket {
+    /// A ticket of no request.
+    pub(crate) const fn of(op: Op) -> Self {
+        Self { op, corr: 0, cost: 0 }
+    }
+}
+
 /// Something for the driver to do.
 #[derive(Debug)]
 pub(crate) enum Action {
@@ -363,6 +371,10 @@ impl ServerSession {
         stream.credit -= bytes.len() as i64;
         if !stream.upload || stream.credit < 0 {
             return Err(ProtocolError::FlowControl("an upload beyond its window"));
+        }
+        if bytes.is_empty() && !last {
+            // The window is of bytes: there could be any number of these.
+            return Err(ProtocolError::FlowControl("a piece of an upload without bytes"));
         }
         Ok(Some(Action::Chunk { sub, bytes, last }))
     }

@@ -79,6 +79,12 @@ impl Feed for Follow {
     }
 }
 
+impl Drop for Follow {
+    fn drop(&mut self) {
+        self.store.0.lock().followers -= 1;
+    }
+}
+
 impl Follow {
     fn pull_from(&mut self, inner: &Inner, frames: &mut Vec<Frame>, room: usize) -> Pulled {
         let mut bytes = 0;

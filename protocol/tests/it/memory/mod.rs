@@ -8,6 +8,7 @@ mod service;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
+use std::time::Duration;
 
 pub(crate) use self::feeds::LOOK_MAX;
 use bytes::Bytes;
@@ -35,7 +36,9 @@ struct Inner {
     held: bool,
     commits: u64,
     last_id: u64,
+    /// Each once.
     wakes: Vec<Weak<dyn Fn() + Send + Sync>>,
+    followers: usize,
     cancelled: Vec<FrameId>,
     /// Frames that followers have pulled.
     pulled: usize,
@@ -54,6 +57,11 @@ struct Inner {
     opened: usize,
     read: usize,
     hold_looks: bool,
+    /// Lists for LAST wait before they are made; so many do.
+    hold_lists: bool,
+    held_lists: usize,
+    /// Time that opening a read takes.
+    slow_reads: Duration,
     /// Checks that nobody waited for any more.
     given_up: usize,
     /// Connections that say they run modules, and how each is ended.
@@ -127,6 +135,21 @@ impl Memory {
         self.0.lock().hold_looks = hold;
     }
 
+    /// Whether lists for LAST wait before they are made.
+    pub(crate) fn hold_lists(&self, hold: bool) {
+        self.0.lock().hold_lists = hold;
+    }
+
+    /// Lists for LAST that wait.
+    pub(crate) fn held_lists(&self) -> usize {
+        self.0.lock().held_lists
+    }
+
+    /// From now on it takes so long to open a read.
+    pub(crate) fn slow_down(&self, time: Duration) {
+        self.0.lock().slow_reads = time;
+    }
+
     /// Damages a frame for reads that do not follow.
     pub(crate) fn damage(&self, offset: u64) {
         self.0.lock().damaged = Some(offset);
@@ -165,6 +188,11 @@ impl Memory {
 
     /// Followers that still exist.
     pub(crate) fn followers(&self) -> usize {
+        self.0.lock().followers
+    }
+
+    /// Wakes that a commit calls.
+    pub(crate) fn wakes(&self) -> usize {
         self.0.lock().wakes.iter().filter(|wake| wake.strong_count() > 0).count()
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -108,6 +109,8 @@ impl Service for Memory {
     }
 
     fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal> {
+        let slow = self.0.lock().slow_reads;
+        std::thread::sleep(slow);
         let mut inner = self.0.lock();
         let (start, end) = inner.open(options);
         let at = if options.reverse { end } else { start };
@@ -120,7 +123,11 @@ impl Service for Memory {
         let mut inner = self.0.lock();
         let (at, threshold) = inner.open(options);
         inner.wakes.retain(|wake| wake.strong_count() > 0);
-        inner.wakes.push(Arc::downgrade(&wake));
+        let weak = Arc::downgrade(&wake);
+        if !inner.wakes.iter().any(|other| other.ptr_eq(&weak)) {
+            inner.wakes.push(weak);
+        }
+        inner.followers += 1;
         let seen_ephemeral = inner.ephemeral.len();
         drop(inner);
         let store = self.clone();
@@ -134,7 +141,12 @@ impl Service for Memory {
     }
 
     fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal> {
+        self.0.lock().held_lists += 1;
+        while self.0.lock().hold_lists {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut inner = self.0.lock();
+        inner.held_lists -= 1;
         inner.lists += 1;
         let mut counts = BTreeMap::new();
         let mut found: Vec<Frame> = inner

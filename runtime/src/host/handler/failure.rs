@@ -8,7 +8,8 @@ use xs_engine::{Frame, FrameId, NewFrame, Origin, Ttl};
 use super::inputs::Inputs;
 use super::place::{Place, Retry};
 use super::policy::{Decision, decide};
-use super::{Break, Handler, Step};
+use super::{Break, Handler, Step, rest};
+use crate::host::backoff::random;
 use crate::host::driver::{Ending, wall_ms};
 use crate::host::lifecycle::Event;
 use crate::host::report;
@@ -76,8 +77,7 @@ impl Handler {
         if error.kind == FailureKind::Wedged {
             return Err(Break::End(Ending::Wedged { error, input: None }));
         }
-        let on_error = self.started.definition.on_error;
-        if decide(on_error, Verdict::Policy, u32::MAX) == Decision::Unregister {
+        if self.is_ended_by_failures() {
             return Err(Break::End(Ending::FinError { error, input: None }));
         }
         let (key, create) = (&self.version.key, self.version.create);
@@ -89,7 +89,31 @@ impl Handler {
     /// Replaces an isolate that has failed, after a wait.
     async fn replace(&mut self, input: Option<FrameId>, stop: &CancellationToken) -> Step {
         self.pause(stop).await.map_err(Break::End)?;
-        self.fresh(input).await.map_err(Break::End)
+        self.fresh(input, stop).await.map_err(Break::End)
+    }
+
+    /// Whether a failure that belongs to no frame is its end.
+    fn is_ended_by_failures(&self) -> bool {
+        let on_error = self.started.definition.on_error;
+        decide(on_error, Verdict::Policy, u32::MAX) == Decision::Unregister
+    }
+
+    /// Waits for the next try to start an isolate, where there is to be one.
+    pub(super) async fn not_started(
+        &mut self,
+        error: ModuleError,
+        input: Option<FrameId>,
+        stop: &CancellationToken,
+    ) -> Result<(), Ending> {
+        match error.kind {
+            FailureKind::Stopped => return Err(Ending::Stopped),
+            FailureKind::Wedged => return Err(Ending::Wedged { error, input }),
+            _ if self.is_ended_by_failures() => return Err(Ending::FinError { error, input }),
+            _ => {}
+        }
+        let wait = self.backoff.next(self.began.elapsed(), random());
+        self.version.retrying(Some(&error), wait, self.backoff.tries()).await;
+        rest(wait, stop).await
     }
 
     /// A frame about a failure that names the input as its cause.

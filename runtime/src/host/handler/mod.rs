@@ -139,10 +139,7 @@ impl Handler {
     async fn go_on(&mut self, over: Break, stop: &CancellationToken) -> Result<(), Ending> {
         match over {
             Break::End(ending) => Err(ending),
-            Break::Later => tokio::select! {
-                () = stop.cancelled() => Err(Ending::Stopped),
-                () = tokio::time::sleep(RESUBSCRIBE) => Ok(()),
-            },
+            Break::Later => rest(RESUBSCRIBE, stop).await,
             Break::Again => self.again(stop).await,
             Break::Refused(error) => {
                 let text = format!(
@@ -168,10 +165,7 @@ impl Handler {
     async fn pause(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
         self.started.isolate.take_down().await;
         let wait = self.backoff.next(self.began.elapsed(), random());
-        tokio::select! {
-            () = stop.cancelled() => Err(Ending::Stopped),
-            () = tokio::time::sleep(wait) => Ok(()),
-        }
+        rest(wait, stop).await
     }
 
     /// Reads the place again and goes on from it with a fresh isolate.
@@ -186,16 +180,29 @@ impl Handler {
         };
         self.seen = self.place.offset;
         self.move_at = None;
-        self.fresh(None).await
+        self.fresh(None, stop).await
     }
 
-    /// Replaces the isolate by one that starts from the saved state.
-    async fn fresh(&mut self, input: Option<FrameId>) -> Result<(), Ending> {
-        let failed = |error| Ending::FinError { error, input };
-        self.started.isolate.take_down().await;
-        self.started = self.version.start().await.map_err(failed)?;
-        self.began = Instant::now();
-        load(&self.version, &self.started, &self.place).await.map_err(failed)
+    /// Replaces the isolate by one that starts from the saved state. It did so before: when it does
+    /// not now, that is tried again, unless its definition says that a failure ends it.
+    async fn fresh(
+        &mut self,
+        input: Option<FrameId>,
+        stop: &CancellationToken,
+    ) -> Result<(), Ending> {
+        loop {
+            self.started.isolate.take_down().await;
+            self.began = Instant::now();
+            match self.start().await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.not_started(error, input, stop).await?,
+            }
+        }
+    }
+
+    async fn start(&mut self) -> Result<(), ModuleError> {
+        self.started = self.version.start().await?;
+        load(&self.version, &self.started, &self.place).await
     }
 
     /// One subscription, from the first frame not handled.
@@ -293,7 +300,7 @@ impl Handler {
                         inputs.one_by_one(failure.index);
                         // Without a wait: each of them is done with, one way or the other, before
                         // there can be another group.
-                        self.fresh(None).await.map_err(Break::End)?;
+                        self.fresh(None, stop).await.map_err(Break::End)?;
                     } else {
                         self.failed(failure, inputs, stop).await?;
                     }
@@ -456,6 +463,14 @@ async fn load(version: &Version, started: &Started, place: &Place) -> Result<(),
         }
         Some(State { json, .. }) => started.isolate.load_state(Some(json.clone())).await,
         None => started.isolate.load_state(None).await,
+    }
+}
+
+/// Waits, or is stopped.
+async fn rest(wait: Duration, stop: &CancellationToken) -> Result<(), Ending> {
+    tokio::select! {
+        () = stop.cancelled() => Err(Ending::Stopped),
+        () = tokio::time::sleep(wait) => Ok(()),
     }
 }
 

@@ -216,3 +216,52 @@ export default { topics: "in", start: "first", async run(frame, ctx) {
     host.stop().await;
     assert_eq!(numbers(&made), [600]);
 }
+
+const COUNTS: &str = "export default { topics: 'in', start: 'first', run: () => ({ n: 1 }) };";
+
+/// It ended the Host, and no module ran until there was room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_the_store_has_no_room_for_is_taken_later() {
+    let world = World::new(&[("handlers/a.js", COUNTS)]);
+    let host = world.host().await;
+    world.wait("xs.handler.a.active", 1).await;
+    for topic in ["xs.handler.b.create", "xs.handler.b.term"] {
+        world.store.fill(Some(topic));
+        match topic.ends_with("create") {
+            true => world.save("handlers/b.js", COUNTS),
+            false => world.delete("handlers/b.js"),
+        }
+        world.until("it was refused", || world.store.has_refused()).await;
+        let before = world.topic("a.out").len();
+        world.append("in", json!({}), "");
+        world.wait("a.out", before + 1).await;
+        assert!(world.topic(topic).is_empty());
+        world.store.fill(None);
+        let done = if topic.ends_with("create") { "active" } else { "fin.term" };
+        world.wait(&format!("xs.handler.b.{done}"), 1).await;
+    }
+    assert_eq!(world.topic("xs.handler.a.active").len(), 1);
+    assert!(matches!(host.stop().await, HostEnd::Stopped));
+}
+
+/// A Host that could say nothing of what it found did not start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_starts_although_the_store_has_no_room() {
+    let world = World::new(&[("handlers/a.js", COUNTS), ("handlers/bad.js", COUNTS)]);
+    let host = world.host().await;
+    world.wait("xs.handler.a.active", 1).await;
+    let crashed = meta(&world.wait("xs.handler.bad.active", 1).await[0])["create"].clone();
+    assert!(matches!(host.stop().await, HostEnd::Stopped));
+    world.save("handlers/b.js", COUNTS);
+    world.store.fill(Some("xs.handler.bad.fin.error"));
+    let host = world.host_after(&[crashed.as_str().unwrap()]).await;
+    world.wait("xs.handler.a.active", 2).await;
+    world.wait("xs.handler.b.active", 1).await;
+    assert!(world.store.has_refused());
+    world.store.fill(None);
+    let fin = world.wait("xs.handler.bad.fin.error", 1).await;
+    assert_eq!(meta(&fin[0])["create"], crashed);
+    // What crashed the Host before this one was not started meanwhile.
+    assert_eq!(world.topic("xs.handler.bad.active").len(), 1);
+    assert!(matches!(host.stop().await, HostEnd::Stopped));
+}

@@ -111,6 +111,27 @@ export default generator({ duplex: true, async *run(ctx) {
     assert_eq!(meta(&world.topic("g.recv")[4])["text"], "while it was down");
 }
 
+/// A version that never came to ask for its input leaves it to the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_to_a_broken_version_waits_for_the_next() {
+    let broken = "export default { duplex: true, async *run(ctx) {
+        throw new Error('before it looks'); for await (const f of ctx.input) yield f; } };";
+    let mended = "export default { duplex: true, async *run(ctx) {
+        for await (const f of ctx.input) yield { n: f.meta.n }; } };";
+    let world = World::new(&[("generators/g.js", broken)]);
+    world.append("g.send", json!({ "n": 0 }), "before there was a generator");
+    let host = world.host().await;
+    world.wait("xs.generator.g.retrying", 1).await;
+    world.append("g.send", json!({ "n": 1 }), "");
+    world.save("generators/g.js", mended);
+    world.wait("xs.generator.g.active", 2).await;
+    world.append("g.send", json!({ "n": 2 }), "");
+    world.wait("g.recv", 2).await;
+    host.stop().await;
+    let made: Vec<_> = world.topic("g.recv").iter().map(|f| meta(f)["n"].clone()).collect();
+    assert_eq!(made, [1, 2].map(|n| json!(n)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn input_needs_to_be_asked_for() {
     let source =

@@ -260,3 +260,40 @@ async fn a_reset_begins_again() {
     assert_eq!(sums(&world), [1, 1, 3]);
     host.stop().await;
 }
+
+/// It did start once: that it does not now says nothing about its frames.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_is_tried_again() {
+    let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    let world = World::new(&[]);
+    let host = world.host().await;
+    let mut tries = 0;
+    let bad_from = loop {
+        // For four seconds, a while after it has started, it does not.
+        let (from, active) = (now() + 3_000, world.topic("xs.handler.h.active").len());
+        let source = format!(
+            "const now = Date.now(); if (now >= {from} && now < {from} + 4000) throw new Error('not now');
+             export default {{ topics: 'in', onError: 'skip', run(frame) {{
+               if (frame.meta.die) setTimeout(() => {{ throw new Error('alone'); }}, 0);
+               else return {{ n: frame.meta.n }};
+             }} }};"
+        );
+        world.save("handlers/h.js", &source);
+        tries += 1;
+        let told = || (world.topic("xs.handler.h.active"), world.topic("xs.handler.h.invalid"));
+        let either = || told().0.len() > active || told().1.len() == tries;
+        world.until("it is active or was too slow", either).await;
+        if world.topic("xs.handler.h.active").len() > active {
+            break from;
+        }
+    };
+    world.until("it does not start any more", || now() >= bad_from).await;
+    world.append("in", json!({ "die": true }), "");
+    let retrying = meta(&world.wait("xs.handler.h.retrying", 1).await[0]);
+    assert_eq!(retrying["message"], "Error: not now", "{retrying}");
+    world.append("in", json!({ "n": 1 }), "");
+    world.wait("h.out", 1).await;
+    assert_eq!(meta(&world.topic("h.out")[0])["n"], 1);
+    assert!(world.topic("xs.handler.h.fin.error").is_empty());
+    host.stop().await;
+}

@@ -2,6 +2,7 @@
 
 mod command;
 mod failing;
+mod files;
 mod generator;
 mod handler;
 mod lifecycle;

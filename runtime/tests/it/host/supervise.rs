@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use parking_lot::Mutex;
+use xs_engine::BlobHash;
 use xs_runtime::host::Part;
 use xs_runtime::name::thread_name;
 use xs_runtime::permissions::Allow;
@@ -102,6 +103,29 @@ async fn the_culprit_of_a_crash_is_not_started_again() {
     assert_eq!((world.topic("xs.handler.bad.active").len(), *started.lock()), (2, 2));
     supervisor.stop().await;
     assert_eq!(world.topic("xs.handler.good.stopped").len(), 2);
+}
+
+/// It crashed one Host after the other, ten times a second: no version was to blame.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_crashed_the_host_is_not_parsed_again() {
+    let world = World::new(&[("handlers/good.js", ECHO)]);
+    let bad = format!("{ECHO} // It has crashed.");
+    let thread = format!("src-{}", &BlobHash::of(bad.as_bytes()).to_string()[..11]);
+    let (supervisor, started) = supervise(&world, Some(format!("{CRASHES}={thread}")));
+    world.wait("xs.handler.good.active", 1).await;
+    fs::write(world.path("crash"), "").unwrap();
+    world.wait("xs.handler.good.active", 2).await;
+    world.save("handlers/bad.js", &bad);
+    let invalid = world.wait("xs.handler.bad.invalid", 1).await;
+    let message = meta(&invalid[0])["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("it crashed the process"), "{message}");
+    // The version of an admin has another thread, and the same source.
+    world.append("xs.handler.bad.create", serde_json::json!({}), &bad);
+    world.wait("xs.handler.bad.invalid", 2).await;
+    world.save("handlers/bad.js", ECHO);
+    world.wait("xs.handler.bad.active", 1).await;
+    assert_eq!(*started.lock(), 2);
+    supervisor.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -387,6 +387,36 @@ async fn retry_and_park_are_told_apart() {
     assert!(verdicts[2].1.contains("threw \"plain\""), "{}", verdicts[2].1);
 }
 
+/// What a module asks for holds whatever else it says.
+#[tokio::test]
+async fn a_cause_that_cannot_be_written_changes_no_verdict() {
+    let (isolate, memory) = handler(
+        r#"import { Retry, Park } from "xs";
+        const loop = {}; loop.loop = loop;
+        const causes = [{ n: 1n }, loop, { get message() { throw 1; } }, { message: "m", name: Symbol("n") }];
+        export default { topics: "in", async run({ meta: { n } }) {
+          if (n < causes.length) throw new Park("never", { cause: causes[n] });
+          if (n === causes.length) throw new Retry("later", { after: "2s", cause: { n: 1n } });
+          if (n === causes.length + 1) throw Object.defineProperty(new Park("x"), "cause", { get() { throw 1; } });
+          throw { n: 1n };
+        } };"#,
+    )
+    .await;
+    let mut verdicts = Vec::new();
+    for n in 0..7 {
+        let reply = reply(&isolate, vec![input(&memory, &json!({ "n": n }))]).await;
+        let failure = reply.failure.unwrap();
+        verdicts.push((failure.verdict, failure.error.message));
+    }
+    let parked = (Verdict::Park, "Park: never (cause: a value that cannot be shown)".to_owned());
+    assert_eq!(verdicts[..4], vec![parked; 4]);
+    let later = "Retry: later (cause: a value that cannot be shown)";
+    assert_eq!(verdicts[4], (Verdict::Retry { after_ms: Some(2000) }, later.to_owned()));
+    assert_eq!(verdicts[5], (Verdict::Park, "Park: x".to_owned()));
+    assert_eq!(verdicts[6].0, Verdict::Policy);
+    assert!(verdicts[6].1.contains("cannot be shown"), "{}", verdicts[6].1);
+}
+
 #[tokio::test]
 async fn ticks_run_without_a_frame() {
     let (isolate, _, memory) = start(

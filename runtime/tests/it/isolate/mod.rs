@@ -1,6 +1,7 @@
 //! Isolates against a store in memory.
 
 mod commands;
+mod connections;
 mod definitions;
 mod escapes;
 mod exhausted;
@@ -13,6 +14,7 @@ mod memory;
 mod reach;
 mod remove;
 mod secrets;
+mod tails;
 mod types;
 mod web;
 

@@ -270,6 +270,24 @@ async fn cron_gives_the_times_of_its_expression() {
     assert_eq!(seen[2], json!({ "first": true }));
 }
 
+/// A timer takes less than 25 days.
+#[tokio::test]
+async fn a_beat_of_weeks_does_not_come_at_once() {
+    let seen = generate(
+        "for (const interval of ['4w', '52w']) { \
+           const beats = ctx.every(interval); const first = await beats.next(); let second = 'pending'; \
+           const next = beats.next().then(({ done }) => second = done ? 'over' : 'early'); \
+           await new Promise((done) => setTimeout(done, 100)); \
+           yield { first: first.value instanceof Date, second }; \
+           await beats.return(); await next; yield { second }; }",
+        "",
+        |_| {},
+    )
+    .await;
+    let twice = [json!({ "first": true, "second": "pending" }), json!({ "second": "over" })];
+    assert_eq!(seen, [twice.clone(), twice].concat());
+}
+
 #[tokio::test]
 async fn changes_of_files_are_told() {
     let dir = TempDir::new().unwrap();
@@ -375,6 +393,40 @@ async fn what_a_program_leaves_behind_ends_with_it() {
     .await;
     assert_eq!(seen[0]["status"], json!({ "code": 3, "signal": null }));
     soon(gone(seen[0]["pid"].as_u64().unwrap())).await;
+}
+
+/// Whoever wants to know only how a program ended has no stream to close. A module may have 256
+/// streams at a time, and a program has two outputs.
+#[tokio::test]
+async fn outputs_that_nobody_reads_cost_nothing() {
+    let seen = generate(
+        "let bad = 0; const first = ctx.spawn('echo', ['first']); await first.status; \
+         for (let n = 0; n < 140; n++) if ((await ctx.spawn('true').status).code !== 0) bad++; \
+         const kept = Array.from({ length: 10 }, (_, n) => ctx.spawn('sh', ['-c', `echo ${n}; echo err >&2`])); \
+         for (const child of kept) await child.status; \
+         const texts = []; for (const child of kept) texts.push(await new Response(child.stdout).text()); \
+         const err = await new Response(kept[0].stderr).text(), empty = ctx.spawn('true'); await empty.status; \
+         yield { bad, right: texts.every((text, n) => text === `${n}\\n`), err, \
+           empty: await new Response(empty.stdout).text() }; \
+         try { await new Response(first.stdout).text(); } catch (error) { yield { gone: error.message }; }",
+        "permissions: { run: ['echo', 'true', 'sh'] },",
+        |spec| spec.allow.run = true,
+    )
+    .await;
+    assert_eq!(seen[0], json!({ "bad": 0, "right": true, "err": "err\n", "empty": "" }));
+    assert!(seen[1]["gone"].as_str().unwrap().contains("64 others have ended"), "{seen:?}");
+}
+
+/// It learns of it, as from `| head`.
+#[tokio::test]
+async fn a_program_whose_output_is_cancelled_cannot_write_on() {
+    let seen = generate(
+        "const child = ctx.spawn('yes'); await child.stdout.cancel(); yield await child.status;",
+        "permissions: { run: ['yes'] },",
+        |spec| spec.allow.run = true,
+    )
+    .await;
+    assert!(seen[0]["signal"] == "SIGPIPE" || seen[0]["code"] == 1, "{seen:?}");
 }
 
 /// Waits until a process is no more, or only waited for.

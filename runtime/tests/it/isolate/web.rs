@@ -248,6 +248,64 @@ async fn fetch_reaches_what_was_named_and_nothing_else() {
     assert!(requests.try_recv().is_err());
 }
 
+/// It runs before anybody knows what the module asks for.
+#[tokio::test]
+async fn the_top_level_of_a_module_reaches_nothing() {
+    let (port, requests) = server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let definition = format!(
+        "export default {{ topics: 'in', permissions: {{ net: ['127.0.0.1:{port}'] }}, \
+           async run() {{ return {{ seen: await seen }}; }} }};"
+    );
+    let source = format!("await fetch('http://127.0.0.1:{port}/'); {definition}");
+    let error = start("handlers/it.js", &source).await.err().unwrap();
+    assert_eq!(error.kind, FailureKind::Permission);
+    assert!(error.message.contains("top level of a module; ask for it in run"), "{error}");
+    for (line, said) in [
+        ("const seen = (await fetch('data:,x')).text();", "x"),
+        (
+            "const socket = new WebSocket('ws://127.0.0.1:PORT/'); \
+             const seen = new Promise((done) => socket.onerror = (e) => done(e.message));",
+            "network access to 127.0.0.1:PORT is not allowed at the top level of a module; \
+             ask for it in run, where the permissions of the definition hold",
+        ),
+        (
+            "const source = new EventSource('http://127.0.0.1:PORT/'); \
+             const seen = new Promise((done) => source.onerror = () => { source.close(); done('no'); });",
+            "no",
+        ),
+    ] {
+        let [line, said] = [line, said].map(|text| text.replace("PORT", &port.to_string()));
+        let (isolate, memory) = handler(&format!("{line} {definition}")).await;
+        let reply = soon(reply(&isolate, inputs(&memory, 1))).await;
+        assert_eq!(meta(&reply.outputs[0]), json!({ "seen": said }));
+    }
+    assert!(requests.try_recv().is_err());
+}
+
+/// What holds before the definition is known is not what holds after.
+#[tokio::test]
+async fn what_was_fetched_at_the_top_level_opens_no_way_later() {
+    let (port, requests) = server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let source = format!(
+        "await fetch('data:,x'); export default {{ topics: 'in', permissions: {{ net: ['*'] }}, \
+         async run() {{ await fetch('http://localhost:{port}/'); }} }};"
+    );
+    for (net_private, reached) in [(false, false), (true, true)] {
+        let any = |spec: &mut IsolateSpec| {
+            spec.allow = Allow { net_any: true, net_private, ..Allow::default() };
+        };
+        let (isolate, _, memory) = start_with("handlers/it.js", &source, any).await.unwrap();
+        isolate.load_state(None).await.unwrap();
+        let reply = soon(reply(&isolate, inputs(&memory, 1))).await;
+        assert_eq!(reply.failure.is_none(), reached, "{:?}", reply.failure);
+        // It is told of behind its answer.
+        assert_eq!(
+            if reached { requests.recv().is_ok() } else { requests.try_recv().is_ok() },
+            reached
+        );
+    }
+}
+
 #[tokio::test]
 async fn redirects_are_checked_again() {
     let (target, reached) =

@@ -17,6 +17,7 @@ use xs_engine::{CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta, 
 use xs_protocol::{AppendRequest, Client, ClientOptions, Role, Server, ServerOptions};
 use xs_runtime::host::{self, HostEnd, HostError, HostOptions, Part};
 use xs_runtime::isolate::Limits;
+use xs_runtime::name::thread_name;
 use xs_runtime::permissions::Allow;
 
 pub(crate) use memory::Memory;
@@ -98,20 +99,31 @@ impl World {
     /// Starts a Host whose engines have no time to start.
     pub(crate) async fn host_without_engines(&self) -> Running {
         let limits = Limits { engine: Duration::ZERO, ..Limits::default() };
-        self.host_of(usize::MAX, limits).await
+        self.host_of(usize::MAX, limits, &[]).await
+    }
+
+    /// Starts a Host after one that crashed on the threads of these versions.
+    pub(crate) async fn host_after(&self, crashed: &[&str]) -> Running {
+        self.host_of(usize::MAX, Limits::default(), crashed).await
     }
 
     /// Starts a Host that ends after so many isolates beyond the first of each processor.
     pub(crate) async fn host_that_spends(&self, spent_isolates_max: usize) -> Running {
-        self.host_of(spent_isolates_max, Limits::default()).await
+        self.host_of(spent_isolates_max, Limits::default(), &[]).await
     }
 
     /// Starts a Host that gives a module this long to stop, and once more.
     pub(crate) async fn host_that_waits(&self, stop: Duration) -> Running {
-        self.host_of(usize::MAX, Limits { stop, ..Limits::default() }).await
+        self.host_of(usize::MAX, Limits { stop, ..Limits::default() }, &[]).await
     }
 
-    async fn host_of(&self, spent_isolates_max: usize, limits: Limits) -> Running {
+    async fn host_of(
+        &self,
+        spent_isolates_max: usize,
+        limits: Limits,
+        crashed: &[&str],
+    ) -> Running {
+        let thread = |create: &&str| thread_name(FrameId::parse(create).unwrap());
         let (client, wire) = self.wired(Role::Host).await;
         let options = HostOptions {
             client,
@@ -119,7 +131,7 @@ impl World {
             env: Default::default(),
             allow: Allow::default(),
             limits,
-            culprits: Vec::new(),
+            culprits: crashed.iter().map(thread).collect(),
             spent_isolates_max,
             part: Part::All,
             confined: Vec::new(),

@@ -1,0 +1,154 @@
+//! Blobs on their way in. Each that has become long has memory, and beyond a MiB a file, for as
+//! long as its client takes, so a server has only so many: a further one takes the place of that
+//! which has waited for bytes the longest. What may be sent at a time is the protocol's affair.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use xs_engine::{BlobHash, BlobWriter};
+use xs_protocol::{BlobSink, Code, Detail, Refusal};
+
+use super::refuse;
+
+/// Bytes beyond which an upload is a long one.
+const LONG_FROM: u64 = 64 * 1024;
+/// Long uploads of a server at a time.
+const LONG_MAX: usize = 512;
+
+/// Shared by an upload and who may have to end it.
+type Writer = Arc<Mutex<Option<BlobWriter>>>;
+
+/// The long uploads of a server.
+pub(super) struct Uploads {
+    max: usize,
+    long: Mutex<Long>,
+}
+
+#[derive(Default)]
+struct Long {
+    next: u64,
+    /// Those that have waited for bytes the longest come first.
+    waiting: BTreeMap<u64, Writer>,
+}
+
+impl Uploads {
+    pub(super) fn new() -> Arc<Self> {
+        Self::with_max(LONG_MAX)
+    }
+
+    fn with_max(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, long: Mutex::default() })
+    }
+
+    /// An upload that begins.
+    pub(super) fn begin(self: &Arc<Self>, writer: BlobWriter) -> Upload {
+        let writer = Arc::new(Mutex::new(Some(writer)));
+        Upload { uploads: Arc::clone(self), writer, len: 0, place: None }
+    }
+
+    /// Bytes came for a long upload: its new place. It may be another's.
+    fn heard(&self, place: Option<u64>, writer: &Writer) -> Result<u64, Refusal> {
+        let (place, longest) = {
+            let mut long = self.long.lock();
+            if let Some(place) = place
+                && long.waiting.remove(&place).is_none()
+            {
+                return Err(gave_way(self.max));
+            }
+            let next = long.next;
+            long.next += 1;
+            long.waiting.insert(next, Arc::clone(writer));
+            let is_over = long.waiting.len() > self.max;
+            (next, if is_over { long.waiting.pop_first() } else { None })
+        };
+        if let Some((_, longest)) = longest {
+            // Waits for a write that is under way; none of those who write holds another's lock.
+            let writer = longest.lock().take();
+            drop(writer);
+        }
+        Ok(place)
+    }
+}
+
+fn gave_way(max: usize) -> Refusal {
+    let text = format!(
+        "more than {max} long blobs are being put, and this one has waited for bytes the longest; \
+         put it again later"
+    );
+    Refusal::new(Code::Busy, text).with(Detail::Limit(max as u64))
+}
+
+/// A blob being written.
+pub(super) struct Upload {
+    uploads: Arc<Uploads>,
+    writer: Writer,
+    len: u64,
+    /// Its place among the long ones, once it is one.
+    place: Option<u64>,
+}
+
+impl BlobSink for Upload {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.len = self.len.saturating_add(bytes.len() as u64);
+        if self.len > LONG_FROM {
+            self.place = Some(self.uploads.heard(self.place, &self.writer)?);
+        }
+        let mut writer = self.writer.lock();
+        let writer = writer.as_mut().ok_or_else(|| gave_way(self.uploads.max))?;
+        writer.write_all(bytes).map_err(|error| refuse::blob_bytes(&error))
+    }
+
+    fn finish(self: Box<Self>) -> Result<(BlobHash, u64), Refusal> {
+        let writer = self.writer.lock().take().ok_or_else(|| gave_way(self.uploads.max))?;
+        writer.finish().map_err(|error| refuse::append(&error))
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.uploads.long.lock().waiting.remove(&place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xs_engine::{Store, StoreOptions};
+
+    use super::*;
+
+    #[test]
+    fn the_upload_that_waits_longest_gives_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let uploads = Uploads::with_max(2);
+        let begin = || Box::new(uploads.begin(store.blob_writer().unwrap()));
+        let piece = vec![7; LONG_FROM as usize];
+        let (mut first, mut second, mut third, mut short) = (begin(), begin(), begin(), begin());
+        short.write(b"short").unwrap();
+        for _ in 0..2 {
+            first.write(&piece).unwrap();
+            second.write(&piece).unwrap();
+        }
+        first.write(&piece).unwrap();
+        // The second has waited longest by now.
+        third.write(&piece).unwrap();
+        third.write(&piece).unwrap();
+        let refusal = second.write(&piece).unwrap_err();
+        assert_eq!((refusal.code, refusal.details), (Code::Busy, vec![Detail::Limit(2)]));
+        assert_eq!(second.finish().unwrap_err().code, Code::Busy);
+        assert_eq!(first.finish().unwrap().1, 3 * LONG_FROM);
+        // The place of one that has ended is free.
+        let mut fourth = begin();
+        fourth.write(&piece).unwrap();
+        fourth.write(&piece).unwrap();
+        for sink in [third, fourth] {
+            assert_eq!(sink.finish().unwrap().1, 2 * LONG_FROM);
+        }
+        assert_eq!(short.finish().unwrap().1, 5);
+        assert!(uploads.long.lock().waiting.is_empty());
+    }
+}

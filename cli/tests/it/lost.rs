@@ -1,0 +1,134 @@
+//! Bodies that damage took, in a store as it was found and in what a repair saved of it: whoever
+//! reads many events goes without them, says so, and is not held up.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::Place;
+
+/// In the middle of a body that streams, so that it is met when much of it has been read.
+const MARK: &[u8] = b"here it is damaged";
+
+/// Changes one byte of a pack that holds `what`.
+fn damage(place: &Place, what: &[u8]) {
+    let packs = fs::read_dir(place.store().join("blobs")).unwrap();
+    let hit = packs.map(|file| file.unwrap().path()).any(|path| {
+        let mut bytes = fs::read(&path).unwrap();
+        let Some(at) = bytes.windows(what.len()).position(|window| window == what) else {
+            return false;
+        };
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        true
+    });
+    assert!(hit, "the packs hold the body");
+}
+
+/// A store of which the middle one of three bodies is damaged, and, as `saved`, what was repaired.
+fn damaged() -> Place {
+    let place = Place::new();
+    let run = place.xs_with(&["append", "t", "--lines"], b"one\ntwo\nthree\n");
+    assert_eq!(run.code, 0, "{}", run.err);
+    damage(&place, b"two");
+    place.ok(&["repair", "store", "saved"]);
+    place
+}
+
+/// A store of which the middle one of three bodies is long, does not shrink, and is damaged.
+fn damaged_in_a_long_one() -> Place {
+    let place = Place::new();
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut long: Vec<u8> = Vec::new();
+    while long.len() < 3 << 20 {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        long.extend(seed.to_le_bytes());
+    }
+    long[5 << 19..][..MARK.len()].copy_from_slice(MARK);
+    for body in [b"one", &long[..], b"three"] {
+        assert_eq!(place.xs_with(&["append", "t"], body).code, 0);
+    }
+    damage(&place, MARK);
+    place
+}
+
+fn check_exports(place: &Place, store: &str) {
+    let told = |there_before: bool, exported: u64| json!({ "exported": exported, "there_before": there_before, "unreadable": 1 });
+    let dump = format!("dump-{}", &store[2..]);
+    let run = place.xs(&["-a", store, "export", &dump]);
+    assert_eq!((run.code, run.json()), (1, vec![told(false, 3)]), "{}", run.err);
+    let id = &place.ok(&["cat", store]).json()[1]["id"];
+    let said = format!("the body of {} cannot be read: left out", id.as_str().unwrap());
+    assert!(run.err.contains(&said), "{}", run.err);
+    let lines = fs::read_to_string(place.path(&dump).join("frames.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 3);
+    assert_eq!(fs::read_dir(place.path(&dump).join("cas")).unwrap().count(), 2);
+    let again = place.xs(&["-a", store, "export", &dump]);
+    assert_eq!((again.code, again.json()), (1, vec![told(true, 0)]), "{}", again.err);
+    let archive = format!("{dump}.tar.zst");
+    let run = place.xs(&["-a", store, "export", "--archive", &archive]);
+    assert_eq!((run.code, run.json()), (1, vec![told(false, 3)]), "{}", run.err);
+    // The one that has no body is no hindrance to the others.
+    for from in [&dump, &archive] {
+        let copy = format!("copy-of-{from}");
+        let run = place.xs(&["import", from, &copy]);
+        assert_eq!(run.json(), [json!({ "new": 2, "there": 0, "refused": 1 })], "{}", run.err);
+        assert_eq!(place.ok(&["cat", &format!("./{copy}"), "-b"]).text(), "onethree");
+    }
+}
+
+#[test]
+fn an_export_goes_without_a_lost_body() {
+    let place = damaged();
+    check_exports(&place, "./store");
+    check_exports(&place, "./saved");
+}
+
+#[test]
+fn an_export_goes_without_a_long_body_that_is_lost_in_the_middle() {
+    let place = damaged_in_a_long_one();
+    check_exports(&place, "./store");
+}
+
+/// Fails on the middle one, and handles the others when that one is parked.
+fn check_each(place: &Place, store: &str) {
+    let seen = || fs::read_to_string(place.path("seen")).unwrap_or_default();
+    let each = |park: &[&str]| {
+        let script = "cat > input && cat input >> seen";
+        let line = [&["each", store, "t", "--cursor", "c"][..], park];
+        place.xs(&[&line.concat()[..], &["--", "sh", "-c", script]].concat())
+    };
+    let run = each(&[]);
+    assert_eq!(run.code, 1, "{}", run.err);
+    let said = "its body cannot be read: damage took sha256-";
+    assert!(run.err.contains(said), "{}", run.err);
+    assert!(run.err.contains("xs cursor set c 2 skips it"), "{}", run.err);
+    assert_eq!(seen(), "one", "no command was given what is not the body");
+    let run = each(&["--park", "p"]);
+    assert_eq!((run.code, seen().as_str()), (0, "onethree"), "{}", run.err);
+    let parked = place.ok(&["cat", store, "p"]).json();
+    assert_eq!(parked.len(), 1);
+    assert!(parked[0]["meta"]["error"].as_str().unwrap().contains(said), "{parked:?}");
+    assert_eq!(parked[0]["hash"], Value::Null);
+    fs::remove_file(place.path("seen")).unwrap();
+}
+
+#[test]
+fn a_lost_body_is_a_failure_of_its_frame() {
+    let place = damaged();
+    check_each(&place, "./store");
+    check_each(&place, "./saved");
+    check_each(&damaged_in_a_long_one(), "./store");
+}
+
+#[test]
+fn an_expression_cannot_be_asked_about_a_lost_body() {
+    let place = damaged();
+    for store in ["./store", "./saved"] {
+        let run = place.ok(&["cat", store, "--where", "f.text() !== 'one'", "t"]);
+        assert_eq!(run.json().len(), 1, "{}", run.err);
+        assert!(run.err.contains("--where threw on 1 event, left out"), "{}", run.err);
+    }
+}

@@ -1,0 +1,173 @@
+//! Signals to what waits: for a server that says nothing, a store that takes long to open, a pipe
+//! that nobody feeds, and one that nobody reads.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::{Child, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, text, wait_within};
+
+/// Waits until a process handles a signal itself.
+fn await_heeded(child: &Child, signal: Signal) {
+    let status = format!("/proc/{}/status", child.id());
+    eventually(|| {
+        let status = fs::read_to_string(&status).unwrap();
+        let line = status.lines().find(|line| line.starts_with("SigCgt:")).unwrap();
+        let caught = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+        (caught >> (signal.as_raw() - 1) & 1 == 1).then_some(())
+    });
+}
+
+#[test]
+fn a_server_that_says_nothing_is_waited_for_no_longer_than_is_wished() {
+    let place = Place::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = format!(":{}", listener.local_addr().unwrap().port());
+    for one in [Signal::INT, Signal::TERM] {
+        let mut cat = place.command(&["cat", &addr]).stderr(Stdio::null()).spawn().unwrap();
+        let (_silent, _) = listener.accept().unwrap();
+        signal(&cat, one);
+        assert_eq!(wait_within(&mut cat, PATIENCE).code(), Some(130));
+    }
+}
+
+/// One of the store's files is a pipe here, which takes for ever to be opened.
+#[test]
+fn a_store_that_takes_long_to_open_is_given_up() {
+    let place = Place::new();
+    place.ok(&["append", "t", "x"]);
+    for name in ["super.a", "super.b"] {
+        fs::remove_file(place.store().join(name)).unwrap();
+    }
+    assert!(place.shell("mkfifo store/super.a store/super.b").status().unwrap().success());
+    for (line, code) in [(&["cat"][..], 130), (&["serve", text(&place.store())], 0)] {
+        for one in [Signal::INT, Signal::TERM] {
+            let mut child = place.command(line).stderr(Stdio::null()).spawn().unwrap();
+            await_heeded(&child, one);
+            signal(&child, one);
+            assert_eq!(wait_within(&mut child, PATIENCE).code(), Some(code), "{line:?}");
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_its_input_ends() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    assert!(place.shell("mkfifo never").status().unwrap().success());
+    for line in [
+        &["eval", "-"][..],
+        &["eval", "--file", "never"],
+        &["append", "t", "--file", "never"],
+        &["append", "t", "--lines", "--file", "never"],
+    ] {
+        let mut command = place.command(line);
+        let command = command.stdin(Stdio::piped()).stderr(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        // It is connected, and has nothing to do but to read.
+        eventually(|| {
+            let stats: Value = place.ok(&["stats"]).json().remove(0);
+            (stats["server"]["connections"] == 2).then_some(())
+        });
+        signal(&child, Signal::INT);
+        assert_eq!(wait_within(&mut child, PATIENCE).code(), Some(130), "{line:?}");
+    }
+    assert!(server.stop().success());
+}
+
+/// With one signal after the time that its reader has, with a second one at once.
+#[test]
+fn what_nobody_reads_is_not_printed_for_ever() {
+    let place = Place::new();
+    let many: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    place.xs_with(&["append", "t", "--lines"], many.as_bytes());
+    let _server = place.serve(&[]);
+    let stuck = || {
+        let mut cat = place.command(&["cat"]).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = cat.stdout.take().unwrap();
+        // What the pipe holds, but for the end of its last page; and there is more.
+        eventually(|| {
+            let waiting = rustix::io::ioctl_fionread(&stdout).unwrap();
+            (waiting >= 60 * 1024).then_some(())
+        });
+        (cat, stdout)
+    };
+    let (mut once, _unread) = stuck();
+    signal(&once, Signal::TERM);
+    let (mut twice, _unread_too) = stuck();
+    let ended = eventually(|| {
+        signal(&twice, Signal::INT);
+        twice.try_wait().unwrap()
+    });
+    assert_eq!(ended.code(), Some(130));
+    assert_eq!(wait_within(&mut once, PATIENCE).code(), Some(130));
+}
+
+#[test]
+fn lines_that_were_read_are_stored_before_the_end() {
+    let place = Place::new();
+    let _server = place.serve(&["--sync", "none"]);
+    for one in [Signal::INT, Signal::TERM] {
+        let topic = format!("lines.{}", one.as_raw());
+        let mut command = place.command(&["append", &topic, "--lines"]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut append = command.spawn().unwrap();
+        let mut stdin = append.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || {
+            let many: String = (0..1000).map(|n| format!("line {n} of a thousand\n")).collect();
+            while stdin.write_all(many.as_bytes()).is_ok() {}
+        });
+        place.await_frames(&topic, 2000);
+        signal(&append, one);
+        let run = Run::from(output_within(append, PATIENCE));
+        writer.join().unwrap();
+        assert_eq!(run.code, 130, "{}", run.err);
+        let said = run.err.trim().trim_start_matches("xs: ");
+        let stored = &place.ok(&["topics", &topic]).json()[0]["count"];
+        let all = format!("{stored} of {stored} lines read are stored");
+        assert_eq!(said, all);
+    }
+}
+
+/// The signal that ends the command is the reader's too.
+#[test]
+fn an_event_whose_command_was_stopped_with_its_reader_is_neither_parked_nor_skipped() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    place.ok(&["append", "t", "x"]);
+    let each = ["each", "t", "--cursor", "c", "--park", "p", "--", "sh", "-c"];
+    for n in 0..20 {
+        let how = ["kill -INT $PPID; exit 1", "kill -TERM $PPID; kill -INT $$"][n % 2];
+        let run = place.xs(&[&each[..], &[how]].concat());
+        assert_eq!(run.code, 130, "{}", run.err);
+        assert_eq!(place.xs(&["cursor", "get", "c"]).code, 3, "the cursor has not moved");
+    }
+    assert!(place.frames("p").is_empty());
+}
+
+#[test]
+fn dev_stops_in_order_when_its_reader_goes() {
+    let place = Place::new();
+    place.write("m/handlers/.keep", "");
+    let mut command = place.command(&["dev", "m"]);
+    let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(dev.stdout.take().unwrap());
+    let store = "./m/.xs/dev";
+    place.ok(&["-a", store, "ping", "--wait", "60s"]);
+    place.ok(&["append", store, "in", "-n"]);
+    stdout.read_line(&mut String::new()).unwrap();
+    drop(stdout);
+    // Whatever is to be shown next is what it meets the closed pipe with.
+    let ended = eventually(|| {
+        place.xs(&["append", store, "in", "-n"]);
+        dev.try_wait().unwrap()
+    });
+    let mut said = String::new();
+    dev.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((ended.code(), said.as_str()), (Some(0), ""));
+    assert_eq!(place.ok(&["cat", store, "xs.stopping"]).json().len(), 1);
+}

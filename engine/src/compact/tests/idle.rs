@@ -1,0 +1,42 @@
+//! A store in which nothing happens.
+
+use super::*;
+use crate::compact::thread::round;
+
+#[test]
+fn nothing_is_looked_for_again_in_a_store_at_rest() {
+    let (dir, clock, faults) = (fast_dir(), StillClock::at(1_000_000), Faults::none());
+    let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
+    let store = open_faulty(dir.path(), options, &faults).unwrap();
+    let lasting = |n| NewFrame { ttl: Ttl::TimeMs(60_000), ..heavy("timed", n) };
+    for n in 0..700 {
+        append(&store, if n % 10 == 0 { lasting(n) } else { heavy("fill", n) });
+    }
+    append(&store, last(1, heavy("state", 1)));
+    store.inner.secure_log(&[]).unwrap();
+    let opened = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = opened.clone();
+    faults.watch_opens(move |path| {
+        let is_one = path.extension().is_some_and(|kind| kind == "top");
+        count.fetch_add(u64::from(is_one), Ordering::Relaxed);
+    });
+    let (inner, mut seen) = (&store.inner, None);
+    let mut look = |woken| {
+        let before = opened.load(Ordering::Relaxed);
+        round(inner, CompactOptions { dead_percent: 50, ..ALL }, &mut seen, woken);
+        opened.load(Ordering::Relaxed) - before
+    };
+    assert!(look(false) > 2);
+    assert_eq!([(); 3].map(|()| look(false)), [0; 3]);
+    assert!(look(true) > 2, "a segment was sealed");
+    append(&store, heavy("fill", 1000));
+    assert!(look(false) > 2 && look(false) == 0);
+    clock.0.fetch_add(100_000, Ordering::Relaxed);
+    assert!(look(false) > 2, "something has expired");
+    // For a removal now it does not matter how much is dead where.
+    let victim = store.get_at(3).unwrap().unwrap().id();
+    let before = opened.load(Ordering::Relaxed);
+    store.inner.compact(&Which::Holding(&[3]), true, None).unwrap();
+    assert!(opened.load(Ordering::Relaxed) <= before + 2, "all were opened");
+    assert!(store.get(victim).unwrap().is_some());
+}

@@ -1,0 +1,131 @@
+//! What happens to segments while they are being rewritten.
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::*;
+use crate::compact::{pace::Pace, survey, switch, write};
+
+/// Rewrites the oldest segment as it is found by the survey, with `meanwhile` after its tombstones
+/// were taken.
+fn rewrite_first(store: &Store, meanwhile: impl FnOnce()) -> Stopped<CompactReport> {
+    let inner = &store.inner;
+    inner.secure_log(&[]).unwrap();
+    let _one = inner.compaction.running.lock();
+    let mut inputs = inner.index.candidates(inner.env.clock.now_ms(), true);
+    inputs.truncate(1);
+    let offsets = inputs[0].segment.base()..inputs[0].segment.end();
+    let seq = inner.writer.lock().appender().next_seq();
+    let marks = inner.index.marks(offsets);
+    meanwhile();
+    let mut pace = Pace::new(inner, None);
+    let survey = survey::survey(inner, &inputs, marks, u64::MAX, &mut pace)?;
+    let written = write::write(inner, &survey, &mut pace)?;
+    switch::switch(inner, &survey, written, seq)
+}
+
+#[test]
+fn a_frame_that_is_removed_and_superseded_meanwhile_leaves_no_mark() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let removed = append(&store, heavy("status", 0));
+    for n in 0..200 {
+        append(&store, heavy("fill", n));
+    }
+    let mut by = None;
+    let done = rewrite_first(&store, || {
+        assert_eq!(store.remove(removed).unwrap(), Removal::Removed);
+        by = Some(append(&store, last(1, heavy("status", 1))));
+    });
+    assert!(matches!(done, Err(Stop::Overtaken)), "{done:?}");
+    store.remove_now(&[removed]).unwrap();
+    assert!(store.inner.stored_at(0).unwrap().is_none());
+    // Nothing says any more that all before the newest one was removed.
+    store.remove_now(&[by.unwrap()]).unwrap();
+    append(&store, heavy("status", 2));
+    let image = crash(dir.path());
+    let left = offsets(&store);
+    assert_eq!(store.inner.index.marks(0..u64::MAX / 2).iter(0..u64::MAX / 2).count(), 0);
+    store.close().unwrap();
+    drop(store);
+    for dir in [dir.path(), image.path()] {
+        assert_eq!(offsets(&open(dir, SyncPolicy::None)), left);
+    }
+}
+
+#[test]
+fn appends_go_on_while_the_table_of_topics_is_taken_apart() {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    let junk: Vec<_> = (0..100).map(|n| append(&store, heavy("junk", n))).collect();
+    for n in 0..1500 {
+        append(&store, heavy(&format!("fill.{}", n % 7), n));
+    }
+    junk.iter().for_each(|&id| _ = store.remove(id).unwrap());
+    store.inner.secure_log(&[]).unwrap();
+    store.inner.index.merge(&AtomicBool::new(false)).unwrap();
+    let left = offsets(&store);
+    // Each time a dictionary is opened somebody appends, and has to be done before it is.
+    let (ask, asked) = mpsc::channel::<mpsc::Sender<()>>();
+    let (opened, late) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let store = &store;
+    let appends = std::thread::scope(|scope| {
+        let appender = scope.spawn(move || {
+            let beside = |done: mpsc::Sender<()>| {
+                append(store, heavy("beside", 0));
+                done.send(())
+            };
+            asked.iter().map(beside).count()
+        });
+        let (opens, lates) = (opened.clone(), late.clone());
+        faults.watch_opens(move |path| {
+            if path.extension().is_some_and(|kind| kind == "top") {
+                let (done, answer) = mpsc::channel();
+                opens.fetch_add(1, Ordering::Relaxed);
+                let asked = ask.send(done).is_ok();
+                let in_time = answer.recv_timeout(Duration::from_secs(5)).is_ok();
+                lates.fetch_add(u64::from(asked && !in_time), Ordering::Relaxed);
+            }
+        });
+        let report = store.compact(CompactOptions { dead_percent: 50, ..ALL }).unwrap();
+        assert!(report.rewritten > 0 && report.frames >= 100, "{report:?}");
+        faults.watch_opens(|_| ());
+        appender.join().unwrap()
+    });
+    let (opened, late) = (opened.load(Ordering::Relaxed), late.load(Ordering::Relaxed));
+    assert!(opened > 8 && late == 0, "{opened} opened, {late} while appends waited");
+    assert_eq!(offsets(store).len(), left.len() + appends);
+}
+
+#[test]
+fn a_compaction_before_the_files_are_rewritten_keeps_no_body() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let body = |n: u64| crate::testing::noise(n, 900);
+    let ids: Vec<_> = (0..100)
+        .map(|n| append(&store, NewFrame { body: Body::Inline(body(n)), ..frame("a", n) }))
+        .collect();
+    let batch = |ids: &[FrameId]| Batch { removes: ids.to_vec(), ..Batch::default() };
+    let (done, _) = store
+        .remove_now_by(&ids[3..5], || {
+            let done = store.append(batch(&ids[3..5]))?;
+            // Takes the frames, and leaves the bodies to gc.
+            let _one = store.inner.compaction.running.lock();
+            store.inner.rewrite_without(vec![(3, None), (4, None)]).unwrap();
+            Ok(done)
+        })
+        .unwrap();
+    assert_eq!(done.removed, [Removal::Removed; 2]);
+    // With a frame beside, as a client sends it.
+    let with = Batch { frames: vec![frame("b", 1)], ..batch(&ids[7..8]) };
+    let (done, report) = store.append_removing_now(with).unwrap();
+    assert_eq!((done.frames.len(), &done.removed[..]), (1, &[Removal::Removed][..]));
+    assert!(report.rewritten > 0 && done.durable);
+    for n in 0..100 {
+        let gone = [3, 4, 7].contains(&n);
+        assert_eq!(store.has_blob(&BlobHash::of(&body(n))), !gone, "{n}");
+        assert_eq!(holds(dir.path(), &body(n)[..40]), !gone, "{n}");
+    }
+}

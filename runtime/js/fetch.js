@@ -1,0 +1,115 @@
+// `fetch` and EventSource as modules have them: so many at a time, and with errors that name the line
+// to add.
+(function () {
+const { core } = __bootstrap;
+const { op_xs_collect, op_xs_requests, op_xs_why_not } = core.ops;
+const { fetch: plain } = core.loadExtScript("ext:deno_fetch/26_fetch.js");
+const { Request } = core.loadExtScript("ext:deno_fetch/23_request.js");
+const { setTimeout, clearTimeout } = core.loadExtScript("ext:deno_web/02_timers.js");
+
+// Requests that wait for their answer side by side; the next ones wait for a turn. An answer that
+// takes longer gives its turn away: a server that never answers is not to hold up all others.
+const TURNS_MAX = 64, TURN_MS_MAX = 30_000;
+// Requests without an answer, and answers whose body was not read to its end, together.
+const OPEN_MAX = 256;
+// Time until they are collected again after that has freed none.
+const VAIN_MS_MIN = 1_000;
+// EventSources that are not closed.
+const SOURCES_MAX = 64;
+
+let taken = 0;
+let collecting = null, inVain = -VAIN_MS_MIN;
+const waiting = new Set();
+
+// The turn of whoever has waited longest begins.
+function pass() {
+  for (const next of waiting) {
+    waiting.delete(next);
+    return next();
+  }
+  taken--;
+}
+
+function turn(signal) {
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) return reject(signal.reason);
+    const begin = () => {
+      signal.removeEventListener("abort", leave);
+      resolve();
+    };
+    const leave = () => {
+      waiting.delete(begin);
+      reject(signal.reason);
+    };
+    waiting.add(begin);
+    signal.addEventListener("abort", leave, { once: true });
+  });
+}
+
+// Answers that were let go of are collected some time: when their number matters, now, but not for
+// every request of whoever keeps them.
+function collect() {
+  if (collecting !== null || performance.now() - inVain < VAIN_MS_MIN) return collecting;
+  op_xs_collect();
+  collecting = new Promise((done) => setTimeout(done, 1)).then(() => {
+    collecting = null;
+    if (op_xs_requests() >= OPEN_MAX) inVain = performance.now();
+  });
+  return collecting;
+}
+
+// deno_fetch speaks of Deno's flags; the author needs the line to add.
+function told(error) {
+  const denied = /net access to "([^"]*)"/.exec(error?.message ?? "");
+  if (denied === null) return error;
+  const message = `network access to ${denied[1]} is not allowed; add permissions: { net: ["${denied[1]}"] } to the definition`;
+  return Object.assign(new Error(op_xs_why_not(message)), { name: "NotCapable" });
+}
+
+async function fetch(input, init = undefined) {
+  if (taken < TURNS_MAX) {
+    taken++;
+  } else {
+    // As it is now: whoever waits may go on to change it.
+    input = new Request(input, init);
+    init = undefined;
+    await turn(input.signal);
+  }
+  let over = false;
+  const end = () => {
+    if (!over) pass();
+    over = true;
+  };
+  const timer = setTimeout(end, TURN_MS_MAX);
+  try {
+    if (op_xs_requests() >= OPEN_MAX) await collect();
+    if (op_xs_requests() >= OPEN_MAX) {
+      throw new RangeError(`${OPEN_MAX} requests are under way or were not read; read or cancel the body of each response`);
+    }
+    return await plain(input, init);
+  } catch (error) {
+    throw told(error);
+  } finally {
+    clearTimeout(timer);
+    end();
+  }
+}
+
+// Loaded when somebody asks for it: most who fetch do not.
+function eventSource() {
+  const { EventSource: Plain } = core.loadExtScript("ext:deno_fetch/27_eventsource.js");
+  const sources = new Set();
+  return class EventSource extends Plain {
+    constructor(url, init = undefined) {
+      for (const source of sources) if (source.readyState === Plain.CLOSED) sources.delete(source);
+      if (sources.size >= SOURCES_MAX) {
+        throw new RangeError(`${SOURCES_MAX} EventSources are open at once; close one first`);
+      }
+      super(...arguments);
+      sources.add(this);
+    }
+  };
+}
+
+return { fetch, eventSource };
+})();

@@ -1,0 +1,343 @@
+//! The tail of a growing file for modules, over rotations: the file that is read is read to its
+//! end, also once another one has its name, and the next run goes on where this one was. Never
+//! writes.
+
+use std::cell::RefCell;
+use std::fs::{File, Metadata};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use deno_core::{OpState, op2};
+use deno_error::JsErrorBox;
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::bridge::{Bridge, bridge};
+use super::files::denied;
+use super::place::Place;
+use super::streams::Source;
+use crate::isolate::LogLevel;
+use crate::permissions::{Granted, ReadDenied};
+
+/// Time between two looks at a file that has nothing new.
+const PERIOD: Duration = Duration::from_millis(100);
+/// Bytes read at once.
+const READ_BYTES: usize = 64 * 1024;
+/// Bytes of one line; a longer one is handed over in pieces.
+const LINE_BYTES_MAX: usize = 1024 * 1024;
+/// A file that another one has replaced is left once nothing was added to it for so long: who
+/// writes it may have it open still.
+const REST: Duration = Duration::from_secs(1);
+/// And when others add to it for ever, after this.
+const REST_MAX: Duration = Duration::from_secs(60);
+
+/// Where a tail is: which file, and the byte after the last line handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Position {
+    device: u64,
+    inode: u64,
+    offset: u64,
+}
+
+impl Position {
+    fn is_in(&self, meta: &Metadata) -> bool {
+        (self.device, self.inode) == (meta.dev(), meta.ino())
+    }
+}
+
+/// A file under the path.
+struct Opened {
+    file: File,
+    meta: Metadata,
+    /// Where it really is.
+    place: PathBuf,
+}
+
+/// The open file of a tail.
+struct Reading {
+    file: File,
+    position: Position,
+    /// Bytes of a line whose end has not been written yet.
+    partial: Vec<u8>,
+}
+
+/// The file that has taken the place of the one that is read.
+struct Next {
+    file: Opened,
+    seen: Instant,
+    /// When something was last read of the one before.
+    rests: Instant,
+}
+
+/// How it begins.
+#[derive(Clone, Copy)]
+enum Begin {
+    /// Where it was, as is to be read.
+    Unread,
+    /// Where it was, if anywhere; no file could be opened since.
+    Saved(Option<Position>),
+    /// It has begun.
+    Begun,
+}
+
+struct Tail {
+    bridge: Rc<Bridge>,
+    place: Rc<Place>,
+    granted: Granted,
+    path: String,
+    from_start: bool,
+    begin: Begin,
+    reading: Option<Reading>,
+    next: Option<Next>,
+    /// Where the lines end that were handed over.
+    given: Option<Position>,
+}
+
+/// Opens a tail; gives its stream's number.
+#[op2]
+pub(super) async fn op_xs_tail(
+    state: Rc<RefCell<OpState>>,
+    run: u32,
+    #[string] path: String,
+    from_start: bool,
+) -> Result<u32, JsErrorBox> {
+    let bridge = bridge(&state);
+    let granted = bridge.granted();
+    // A file that is not there yet is waited for; one that may never be read is an error now.
+    if let Err(error @ ReadDenied::Denied { .. }) = granted.readable(&path) {
+        return Err(denied(error));
+    }
+    let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
+        return Err(JsErrorBox::generic("this run is over"));
+    };
+    let place = Place::new(&bridge, outbox, format!("tail:{path}"));
+    let source = Tail {
+        bridge: Rc::clone(&bridge),
+        place,
+        granted,
+        path,
+        from_start,
+        begin: Begin::Unread,
+        reading: None,
+        next: None,
+        given: None,
+    };
+    bridge.streams.open(Box::new(source))
+}
+
+impl Source<String> for Tail {
+    fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
+        async move {
+            // Who asks for more has done with what was handed over.
+            self.keep();
+            let place = Rc::clone(&self.place);
+            place.unless_lost(self.more()).await
+        }
+        .boxed_local()
+    }
+}
+
+impl Tail {
+    /// Waits for lines.
+    async fn more(&mut self) -> Result<Option<String>, JsErrorBox> {
+        if let Begin::Unread = self.begin {
+            let saved = self.place.get().await?;
+            let saved = saved.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            self.begin = Begin::Saved(saved);
+        }
+        loop {
+            let lines = self.look()?;
+            if !lines.is_empty() {
+                self.given = self.reading.as_ref().map(|reading| reading.position);
+                return Ok(Some(json!(lines).to_string()));
+            }
+            tokio::time::sleep(PERIOD).await;
+        }
+    }
+
+    fn open(&self) -> Result<Option<Opened>, JsErrorBox> {
+        let (file, place) = match self.granted.open(&self.path) {
+            Ok(opened) => opened,
+            // Between two files of a rotation there may be none: looked for again next time.
+            Err(ReadDenied::Io { .. }) => return Ok(None),
+            Err(error) => return Err(denied(error)),
+        };
+        Ok(file.metadata().ok().map(|meta| Opened { file, meta, place }))
+    }
+
+    /// Finds the place to begin: where it was, or the end of the file as it is now.
+    fn start(&mut self, saved: Option<Position>) -> Result<(), JsErrorBox> {
+        let Some(opened) = self.open()? else {
+            // All of a file that is not there yet is new.
+            self.from_start |= saved.is_none() && self.granted.is_missing(&self.path);
+            return Ok(());
+        };
+        self.begin = Begin::Begun;
+        let len = opened.meta.len();
+        match saved {
+            Some(saved) if saved.is_in(&opened.meta) => {
+                self.read(
+                    opened.file,
+                    &opened.meta,
+                    if saved.offset <= len { saved.offset } else { 0 },
+                );
+            }
+            // It was rotated while nobody looked: what was left comes first, if it is still there.
+            Some(saved) => match self.moved(&opened, saved) {
+                Some((file, meta)) => {
+                    self.read(file, &meta, saved.offset);
+                    let now = Instant::now();
+                    self.next = Some(Next { file: opened, seen: now, rests: now });
+                }
+                None => {
+                    self.read(opened.file, &opened.meta, 0);
+                    let text = format!(
+                        "ctx.tail({:?}): the file that was read is gone; what it had more is not read",
+                        self.path
+                    );
+                    self.bridge.backend.log(LogLevel::Warn, text, None);
+                }
+            },
+            None => self.read(opened.file, &opened.meta, if self.from_start { 0 } else { len }),
+        }
+        self.given = self.reading.as_ref().map(|reading| reading.position);
+        self.keep();
+        Ok(())
+    }
+
+    /// The file that was read before, under another name.
+    fn moved(&self, now: &Opened, saved: Position) -> Option<(File, Metadata)> {
+        let file = self.granted.open_moved(&now.place, saved.device, saved.inode)?;
+        let meta = file.metadata().ok()?;
+        (saved.offset <= meta.len()).then_some((file, meta))
+    }
+
+    fn read(&mut self, file: File, meta: &Metadata, offset: u64) {
+        let position = Position { device: meta.dev(), inode: meta.ino(), offset };
+        self.reading = Some(Reading { file, position, partial: Vec::new() });
+    }
+
+    /// Lines that are there now; moves on to the next file once the present one is used up.
+    fn look(&mut self) -> Result<Vec<String>, JsErrorBox> {
+        if let Begin::Saved(saved) = self.begin {
+            self.start(saved)?;
+        }
+        let Some(reading) = self.reading.as_mut() else { return Ok(Vec::new()) };
+        loop {
+            let piece = reading.piece().map_err(|error| {
+                JsErrorBox::generic(format!("cannot read {:?}: {error}", self.path))
+            })?;
+            if let (Piece::Lines(_) | Piece::Part, Some(next)) = (&piece, &mut self.next) {
+                next.rests = Instant::now();
+            }
+            match piece {
+                Piece::Lines(lines) => return Ok(lines),
+                Piece::Part => {}
+                Piece::End => return self.move_on(),
+            }
+        }
+    }
+
+    /// At the end of a file: goes on with the one that has taken its place, after a while.
+    fn move_on(&mut self) -> Result<Vec<String>, JsErrorBox> {
+        let Some(reading) = self.reading.as_ref() else { return Ok(Vec::new()) };
+        let (here, at) = (reading.position, reading.at());
+        if reading.file.metadata().is_ok_and(|meta| meta.len() < at) {
+            // It was cut: what comes now is new.
+            self.next = None;
+            let Some(opened) = self.open()? else { return Ok(Vec::new()) };
+            return Ok(self.turn_to(opened));
+        }
+        let due = self
+            .next
+            .as_ref()
+            .is_some_and(|next| next.rests.elapsed() >= REST || next.seen.elapsed() >= REST_MAX);
+        if self.next.is_some() && !due {
+            return Ok(Vec::new());
+        }
+        let Some(opened) = self.open()? else { return Ok(Vec::new()) };
+        if here.is_in(&opened.meta) {
+            self.next = None;
+            return Ok(Vec::new());
+        }
+        match self.next.take() {
+            Some(next) => Ok(self.turn_to(next.file)),
+            None => {
+                let now = Instant::now();
+                self.next = Some(Next { file: opened, seen: now, rests: now });
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Begins another file. What stands at the end of one that was moved away is a line, ended or
+    /// not.
+    fn turn_to(&mut self, opened: Opened) -> Vec<String> {
+        let last = self.reading.take().map(|reading| reading.partial).unwrap_or_default();
+        self.read(opened.file, &opened.meta, 0);
+        if last.is_empty() {
+            // Nobody has anything of the file before any more.
+            self.given = self.reading.as_ref().map(|reading| reading.position);
+            self.keep();
+            return Vec::new();
+        }
+        vec![text(&last)]
+    }
+
+    /// Lets the next run go on behind the lines that were handed over.
+    fn keep(&mut self) {
+        if let Some(position) = self.given.take() {
+            self.place.keep(Bytes::from(json!(position).to_string()));
+        }
+    }
+}
+
+/// What was read at once.
+enum Piece {
+    /// Whole lines.
+    Lines(Vec<String>),
+    /// Part of a line.
+    Part,
+    /// Nothing: the file ends here.
+    End,
+}
+
+impl Reading {
+    /// Where the file is read next.
+    fn at(&self) -> u64 {
+        self.position.offset + self.partial.len() as u64
+    }
+
+    /// Whole lines of the next piece of the file.
+    fn piece(&mut self) -> std::io::Result<Piece> {
+        self.file.seek(SeekFrom::Start(self.at()))?;
+        let before = self.partial.len();
+        (&self.file).take(READ_BYTES as u64).read_to_end(&mut self.partial)?;
+        if self.partial.len() == before {
+            return Ok(Piece::End);
+        }
+        let end = match self.partial.iter().rposition(|&byte| byte == b'\n') {
+            Some(newline) => newline + 1,
+            None if self.partial.len() >= LINE_BYTES_MAX => self.partial.len(),
+            None => return Ok(Piece::Part),
+        };
+        let rest = self.partial.split_off(end);
+        let mut whole = std::mem::replace(&mut self.partial, rest);
+        self.position.offset += whole.len() as u64;
+        if whole.last() == Some(&b'\n') {
+            whole.pop();
+        }
+        Ok(Piece::Lines(whole.split(|&byte| byte == b'\n').map(text).collect()))
+    }
+}
+
+fn text(line: &[u8]) -> String {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    String::from_utf8_lossy(line).into_owned()
+}

@@ -1,0 +1,167 @@
+//! Where sources are parsed: on a thread of its own, with a stack that what is not nested too deep
+//! does not use up. It is called after the source, so that one which brings the process down all
+//! the same is not parsed again by the next process.
+
+use std::collections::BTreeSet;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use xs_engine::BlobHash;
+
+use super::nesting::too_deep;
+use crate::isolate::{FailureKind, ModuleError};
+use crate::loader::place;
+use crate::name::source_thread_name;
+
+/// Bytes of the stack, of which those are memory that were used.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+/// Such threads at a time.
+const THREADS_MAX: usize = 4;
+
+/// Threads on which a process before this one has crashed.
+static AVOIDED: RwLock<BTreeSet<String>> = RwLock::new(BTreeSet::new());
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// Parses nothing any more on the threads of these names.
+pub(crate) fn avoid(threads: &[String]) {
+    AVOIDED.write().extend(threads.iter().cloned());
+}
+
+/// Does what recurses with the nesting of a source.
+///
+/// # Errors
+/// [`FailureKind::Syntax`] when the source is nested too deep, or has crashed a process.
+pub(crate) fn with_room<T, E>(
+    file: &str,
+    source: &str,
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E>
+where
+    T: Send,
+    E: Send + From<ModuleError>,
+{
+    let error =
+        |text: &str, at| place::error_at(FailureKind::Syntax, text.into(), file, source, at);
+    if let Some(at) = too_deep(source) {
+        return Err(error("SyntaxError: it is nested too deep", at).into());
+    }
+    let name = source_thread_name(BlobHash::of(source.as_bytes()));
+    if AVOIDED.read().contains(&name) {
+        let text = "it crashed the process that runs the modules when it was parsed";
+        return Err(error(text, 0).into());
+    }
+    let _turn = Turn::take();
+    let mut work = Some(work);
+    let done = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
+        let once = || work.take().map(|work| work());
+        match thread.spawn_scoped(scope, once) {
+            Ok(thread) => {
+                thread.join().unwrap_or_else(|_| Some(Err(error("the parser failed", 0).into())))
+            }
+            // Nothing was done: most sources need little room.
+            Err(_) => None,
+        }
+    });
+    match (done, work) {
+        (Some(done), _) => done,
+        (None, Some(work)) => work(),
+        (None, None) => Err(error("the parser failed", 0).into()),
+    }
+}
+
+/// One of the threads.
+struct Turn;
+
+impl Turn {
+    fn take() -> Self {
+        let mut running = RUNNING.lock();
+        ENDED.wait_while(&mut running, |running| *running >= THREADS_MAX);
+        *running += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock() -= 1;
+        ENDED.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::typescript::compile;
+
+    /// Each is nested as deep as is let through; what walks over the tree needs the most room.
+    #[test]
+    fn there_is_room_for_all_that_is_not_too_deep() {
+        let nested = [
+            ("[", "1", "]"),
+            ("(", "1", ")"),
+            ("{", "", "}"),
+            ("({a:", "1", "})"),
+            ("`${", "1", "}`"),
+            ("!", "1", ""),
+            ("- ", "1", ""),
+            ("a=>", "1", ""),
+            ("1+", "1", ""),
+            ("", "a", ".b"),
+            ("", "a", "()"),
+            ("if(a)", "b", ""),
+            ("a?b:", "1", ""),
+            ("typeof ", "1", ""),
+            ("new ", "a", ""),
+            ("f(", "1", ")"),
+            ("let a:A<", "B", ">"),
+            ("while(a)", "b", ""),
+            ("if(a){}else ", "b", ""),
+            ("2**", "1", ""),
+            ("(()=>{", "", "})"),
+            ("", "a", "?.b"),
+            ("", "a", " as b"),
+            ("", "a", "!"),
+            ("class A{b=", "1", "}"),
+            ("a=", "1", ""),
+            ("function f(){", "", "}"),
+            ("", "a", "``"),
+            ("a&&", "b", ""),
+            ("a??", "b", ""),
+        ];
+        for file in ["handlers/a.ts", "handlers/a.js"] {
+            for (before, inner, after) in nested {
+                let whole = |n: usize| format!("{}{inner}{}", before.repeat(n), after.repeat(n));
+                let (mut low, mut high) = (0, 1 << 18);
+                while low + 1 < high {
+                    let middle = usize::midpoint(low, high);
+                    if too_deep(&whole(middle)).is_some() { high = middle } else { low = middle }
+                }
+                assert!(
+                    (100..high - 1).contains(&low) || low + 1 == high,
+                    "{before}{after}: {low}"
+                );
+                // Whether it is right is not the question.
+                let _ = compile(file, &whole(low));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_deep_is_an_error_at_its_place() {
+        let error = compile("handlers/a.ts", &"[".repeat(300_000)).unwrap_err();
+        assert_eq!((error.kind, error.line), (FailureKind::Syntax, Some(1)));
+        assert!(error.message.contains("nested too deep"), "{error}");
+        assert!(error.column.is_some_and(|column| column > 1_000));
+    }
+
+    #[test]
+    fn what_crashed_a_process_is_not_parsed_again() {
+        let source = "export default { crashed: 'a process' };";
+        compile("handlers/a.ts", source).unwrap();
+        avoid(&[source_thread_name(BlobHash::of(source.as_bytes()))]);
+        let error = compile("handlers/a.ts", source).unwrap_err();
+        assert!(error.message.contains("crashed"), "{error}");
+        compile("handlers/a.ts", &source.replace("process", "host")).unwrap();
+    }
+}

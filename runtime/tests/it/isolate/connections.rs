@@ -1,0 +1,175 @@
+//! How many connections one module may have: it leaves the others' to them.
+
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::sync::{Condvar, Mutex};
+
+use serde_json::json;
+
+use super::web::eval_with;
+use super::*;
+
+/// What a server sees.
+#[derive(Default)]
+struct Seen {
+    /// Requests that wait for their answer, now and at most.
+    waiting: usize,
+    waiting_max: usize,
+    asked: usize,
+    by_path: HashMap<String, usize>,
+}
+
+/// A server that answers when so many requests have come. What is asked for below /never it does
+/// not answer.
+struct Server {
+    port: u16,
+    seen: Arc<(Mutex<Seen>, Condvar)>,
+}
+
+impl Server {
+    fn start(answers_from: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = Arc::<(Mutex<Seen>, Condvar)>::default();
+        let shared = Arc::clone(&seen);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, seen) = (stream.unwrap(), Arc::clone(&shared));
+                std::thread::spawn(move || serve(stream, &seen, answers_from));
+            }
+        });
+        Self { port, seen }
+    }
+
+    fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.seen.0.lock().unwrap())
+    }
+
+    async fn eval(&self, body: &str) -> Value {
+        let named = format!("permissions: {{ net: ['127.0.0.1:{}'] }}, timeout: '1m',", self.port);
+        eval_with(&body.replace("PORT", &self.port.to_string()), &named, |_| {}).await
+    }
+}
+
+fn serve(mut stream: std::net::TcpStream, seen: &(Mutex<Seen>, Condvar), answers_from: usize) {
+    let mut bytes = [0_u8; 4096];
+    loop {
+        let mut text = String::new();
+        while !text.contains("\r\n\r\n") {
+            match stream.read(&mut bytes) {
+                Ok(count) if count > 0 => text.push_str(&String::from_utf8_lossy(&bytes[..count])),
+                _ => return,
+            }
+        }
+        let path = text.split(' ').nth(1).unwrap().to_owned();
+        let (lock, changed) = seen;
+        let mut now = lock.lock().unwrap();
+        now.asked += 1;
+        now.waiting += 1;
+        now.waiting_max = now.waiting_max.max(now.waiting);
+        *now.by_path.entry(path.clone()).or_default() += 1;
+        changed.notify_all();
+        if path.starts_with("/never") {
+            drop(now);
+            let _ = stream.read(&mut bytes);
+            return;
+        }
+        now = changed.wait_while(now, |now| now.asked < answers_from).unwrap();
+        now.waiting -= 1;
+        drop(now);
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
+        let answered = match path.as_str() {
+            "/events" => write!(stream, "{head}\r\ndata: a\n\n"),
+            _ => write!(stream, "{head}content-length: 5\r\n\r\nhello"),
+        };
+        if answered.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_take_turns() {
+    let server = Server::start(64);
+    let seen = server
+        .eval(
+            "const gone = new AbortController(); \
+             const all = Array.from({ length: 200 }, async (_, n) => (await fetch(`http://127.0.0.1:PORT/${n}`)).text()); \
+             const late = fetch('http://127.0.0.1:PORT/late', { signal: gone.signal }).catch((e) => e.name); \
+             const body = { method: 'POST', body: 'x' }, wrong = fetch('nowhere:', body).catch((e) => e.name); \
+             gone.abort(); const name = await late; \
+             return { all: (await Promise.all(all)).every((text) => text === 'hello'), name, wrong: await wrong };",
+        )
+        .await;
+    assert_eq!(seen, json!({ "all": true, "name": "AbortError", "wrong": "TypeError" }));
+    assert_eq!(server.seen(|seen| (seen.asked, seen.by_path.contains_key("/late"))), (200, false));
+    assert!(server.seen(|seen| seen.waiting_max) <= 64, "{}", server.seen(|seen| seen.waiting_max));
+}
+
+/// Nobody has to read what he does not want to know, also where much is kept: then the engine
+/// looks seldom for what is not.
+#[tokio::test]
+async fn answers_that_nobody_reads_are_forgotten() {
+    let server = Server::start(0);
+    let seen = server
+        .eval(
+            "const { signal } = ctx, kept = Array.from({ length: 200_000 }, (_, n) => ({ n })); let ok = 0; \
+             for (let n = 0; n < 700; n++) ok += (await fetch('http://127.0.0.1:PORT/', { signal })).ok; \
+             return { ok, kept: kept.length };",
+        )
+        .await;
+    assert_eq!(seen, json!({ "ok": 700, "kept": 200_000 }));
+}
+
+#[tokio::test]
+async fn answers_that_are_kept_and_not_read_have_a_bound() {
+    let server = Server::start(0);
+    let seen = server
+        .eval(
+            "const get = () => fetch('http://127.0.0.1:PORT/'); \
+             const all = await Promise.allSettled(Array.from({ length: 300 }, get)); \
+             const good = all.filter((one) => one.status === 'fulfilled').map((one) => one.value); \
+             const why = all.find((one) => one.status === 'rejected').reason.message; \
+             for (const one of good.slice(1)) await one.text(); \
+             return { good: good.length, why, after: await (await get()).text(), first: await good[0].text() };",
+        )
+        .await;
+    let why =
+        "256 requests are under way or were not read; read or cancel the body of each response";
+    assert_eq!(seen, json!({ "good": 256, "why": why, "after": "hello", "first": "hello" }));
+}
+
+#[tokio::test]
+async fn event_sources_have_a_bound() {
+    let server = Server::start(0);
+    let seen = server
+        .eval(
+            "const open = [], why = new Set(); \
+             const more = () => { try { open.push(new EventSource('http://127.0.0.1:PORT/events')); } catch (error) { why.add(error.message); } }; \
+             for (let n = 0; n < 200; n++) more(); \
+             await new Promise((done) => open[0].onmessage = done); \
+             const count = open.length; open[0].close(); more(); more(); \
+             for (const one of open) one.close(); \
+             return { count, then: open.length, why: [...why], is: open[0] instanceof EventSource && open[0] instanceof EventTarget };",
+        )
+        .await;
+    let why = ["64 EventSources are open at once; close one first"];
+    assert_eq!(seen, json!({ "count": 64, "then": 65, "why": why, "is": true }));
+}
+
+/// Each has its place before it is connected.
+#[tokio::test]
+async fn sockets_have_a_bound_while_they_connect() {
+    let server = Server::start(0);
+    let seen = server
+        .eval(
+            "const why = {}; const sockets = Array.from({ length: 200 }, () => new WebSocket('ws://127.0.0.1:PORT/never')); \
+             const refused = new Promise((done) => { let left = 200 - 64; for (const socket of sockets) \
+               socket.onerror = (e) => { why[e.message] = (why[e.message] ?? 0) + 1; if (--left === 0) done(); }; }); \
+             await refused; return { why };",
+        )
+        .await;
+    assert_eq!(seen, json!({ "why": { "64 sockets are open at once; close one first": 136 } }));
+    assert!(server.seen(|seen| seen.asked) <= 64);
+}

@@ -1,0 +1,165 @@
+//! `ctx.tail` over rotations: no line is lost, and none comes again.
+
+use std::cell::Cell;
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::*;
+
+const ENTRY: &str = "generators/it.js";
+
+/// A log, and what a generator makes of it.
+struct Log {
+    _dir: TempDir,
+    path: PathBuf,
+    modules: Modules,
+    memory: Arc<Memory>,
+}
+
+impl Log {
+    fn new(text: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("log");
+        fs::write(&path, text).unwrap();
+        let at = path.display();
+        let source = format!(
+            "export default {{ permissions: {{ read: ['{at}'] }}, async *run(ctx) {{ \
+               for await (const line of ctx.tail('{at}')) yield line.slice(0, 10); }} }};"
+        );
+        let modules = Modules::new(&[(ENTRY, &source)]);
+        Self { _dir: dir, path, modules, memory: Memory::new() }
+    }
+
+    fn beside(&self, more: &str) -> PathBuf {
+        PathBuf::from(format!("{}{more}", self.path.display()))
+    }
+
+    fn rotate(&self, more: &str, text: &str) {
+        fs::rename(&self.path, self.beside(more)).unwrap();
+        fs::write(&self.path, text).unwrap();
+    }
+
+    fn append(&self, more: &str, text: &str) {
+        let mut file = fs::OpenOptions::new().append(true).open(self.beside(more)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn position(&self) -> Option<Value> {
+        let position = self.memory.position(&format!("tail:{}", self.path.display()))?;
+        serde_json::from_slice(&position).ok()
+    }
+
+    /// Runs until something is so.
+    async fn run_until(&self, is_so: impl Fn() -> bool) {
+        let until = async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let spec = spec(ENTRY, self.modules.graph(ENTRY).unwrap());
+        let (isolate, _) = Isolate::start(spec, self.memory.clone()).await.unwrap();
+        tokio::select! {
+            ended = isolate.run_generator() => panic!("{ended:?}"),
+            () = soon(until) => {}
+        }
+        soon(isolate.stop()).await.unwrap();
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.memory.topic("it.recv").iter().map(|frame| self.memory.body(frame)).collect()
+    }
+
+    /// Runs until there are so many lines and the place behind them is kept.
+    async fn run_to(&self, lines: usize, offset: usize) {
+        self.run_until(|| {
+            self.lines().len() >= lines
+                && self.position().is_some_and(|position| position["offset"] == offset)
+        })
+        .await;
+    }
+}
+
+/// A piece without the end of a line was taken for the end of the file.
+#[tokio::test]
+async fn a_long_line_does_not_end_a_file_that_was_moved() {
+    let log = Log::new("old\n");
+    log.run_to(0, 4).await;
+    log.append("", &format!("{}\nA\n", "x".repeat(200 * 1024)));
+    log.rotate(".1", "B\n");
+    log.run_to(3, 2).await;
+    assert_eq!(log.lines(), ["xxxxxxxxxx", "A", "B"]);
+}
+
+/// Who writes the file has it open until it is told of the rotation.
+#[tokio::test]
+async fn what_is_added_to_a_file_that_was_moved_comes_first() {
+    let log = Log::new("");
+    log.run_to(0, 0).await;
+    let writer = fs::OpenOptions::new().append(true).open(&log.path).unwrap();
+    (&writer).write_all(b"A\n").unwrap();
+    let (rotated, is_done) = (Cell::new(None::<Instant>), Cell::new(false));
+    log.run_until(|| {
+        match rotated.get() {
+            None if log.lines() == ["A"] => {
+                log.rotate(".1", "C\n");
+                rotated.set(Some(Instant::now()));
+            }
+            // Long enough for the new file to be seen.
+            Some(at) if !is_done.get() && at.elapsed() > Duration::from_millis(400) => {
+                (&writer).write_all(b"B\nend").unwrap();
+                is_done.set(true);
+            }
+            _ => {}
+        }
+        log.lines().len() >= 4
+    })
+    .await;
+    log.run_to(4, 2).await;
+    assert_eq!(log.lines(), ["A", "B", "end", "C"]);
+}
+
+#[tokio::test]
+async fn what_was_rotated_meanwhile_is_finished() {
+    let log = Log::new("old\n");
+    log.run_to(0, 4).await;
+    log.append("", "A\n");
+    log.run_to(1, 6).await;
+    log.append("", "B\n");
+    log.rotate(".1", "C\n");
+    log.run_to(3, 2).await;
+    assert_eq!(log.lines(), ["A", "B", "C"]);
+    assert!(log.memory.logs().is_empty());
+    // Nothing but what was moved away from there is read: not what is called something else.
+    log.append("", "D\n");
+    fs::rename(&log.path, log.path.with_file_name("other")).unwrap();
+    fs::write(&log.path, "E\n").unwrap();
+    log.run_until(|| log.lines().len() >= 4).await;
+    assert_eq!(log.lines(), ["A", "B", "C", "E"]);
+    assert!(log.memory.logs()[0].1.contains("what it had more is not read"));
+}
+
+/// All of it came again.
+#[tokio::test]
+async fn a_file_that_is_not_there_at_first_goes_on_where_it_was() {
+    let log = Log::new("old\n");
+    log.run_to(0, 4).await;
+    log.append("", "A\n");
+    log.run_to(1, 6).await;
+    fs::rename(&log.path, log.path.with_file_name("hidden")).unwrap();
+    let began = Instant::now();
+    let is_back = Cell::new(false);
+    log.run_until(|| {
+        // Long enough for it to be looked for, since nothing tells that it was.
+        if !is_back.get() && began.elapsed() > Duration::from_millis(500) {
+            fs::rename(log.path.with_file_name("hidden"), &log.path).unwrap();
+            log.append("", "B\n");
+            is_back.set(true);
+        }
+        log.lines().len() >= 2
+    })
+    .await;
+    log.run_to(2, 8).await;
+    assert_eq!(log.lines(), ["A", "B"]);
+}
