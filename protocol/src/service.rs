@@ -16,8 +16,8 @@ use crate::message::{
 };
 
 /// Called, from any thread and as often as one likes, when a [`Feed`] that was idle may have more.
-/// It only sets a flag and wakes a task: it may be called inside a commit. All feeds of a connection
-/// are given the same one: it is enough to call it once for all.
+/// It only sets a flag and wakes a task: it may be called inside a commit. All feeds of a
+/// connection are given the same one: it is enough to call it once for all.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Takes the outcome of an append, once, from any thread, also from inside [`Service::append`].

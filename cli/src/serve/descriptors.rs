@@ -1,5 +1,5 @@
-//! File descriptors: a server takes as many as the system lets it have, and no more connections than
-//! leave enough for its store. Without one the store cannot begin its next segment.
+//! File descriptors: a server takes as many as the system lets it have, and no more connections
+//! than leave enough for its store. Without one the store cannot begin its next segment.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xs_protocol::limits::CONNECTIONS_MAX;
@@ -23,6 +23,12 @@ pub(super) fn connections() -> usize {
 /// Three quarters of them: the others are for the store and for uploads.
 fn allowed(descriptors: u64) -> usize {
     usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).clamp(1, CONNECTIONS_MAX)
+}
+
+/// How many uploads may have a file each, `most` if there are descriptors enough: an eighth of them.
+pub(super) fn uploads(most: usize) -> usize {
+    let has = getrlimit(Resource::Nofile).current.unwrap_or(WANTED);
+    usize::try_from(has / 8).unwrap_or(usize::MAX).clamp(1, most)
 }
 
 #[cfg(test)]

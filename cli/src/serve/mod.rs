@@ -85,6 +85,7 @@ pub(crate) async fn run(
     if let Health::ReadOnly(reason) = store.info().health {
         error!(%reason, "the store is open for reading only");
     }
+    let connections = descriptors::connections();
     let failed = Arc::new(Notify::new());
     let fullness = Arc::<Fullness>::default();
     let service = StoreService::new(
@@ -93,7 +94,6 @@ pub(crate) async fn run(
         failed.clone(),
         Arc::clone(&fullness),
     )?;
-    let connections = descriptors::connections();
     let options = ServerOptions { connections, ..ServerOptions::default() };
     let server = Server::new(Arc::new(service), options);
     let socket = dir.join(SOCKET_NAME);

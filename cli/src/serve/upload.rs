@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use xs_engine::{BlobHash, BlobWriter};
 use xs_protocol::{BlobSink, Code, Detail, Refusal};
 
-use super::refuse;
+use super::{descriptors, refuse};
 
 /// Bytes beyond which an upload is a long one.
 const LONG_FROM: u64 = 64 * 1024;
@@ -35,7 +35,7 @@ struct Long {
 
 impl Uploads {
     pub(super) fn new() -> Arc<Self> {
-        Self::with_max(LONG_MAX)
+        Self::with_max(descriptors::uploads(LONG_MAX))
     }
 
     fn with_max(max: usize) -> Arc<Self> {

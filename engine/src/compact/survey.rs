@@ -48,8 +48,8 @@ pub(super) struct Survey {
     pub(super) inputs: Vec<Candidate>,
     /// For each segment its records that stay.
     pub(super) keep: Vec<Bits>,
-    /// For each segment the bytes that stay of it, with all floors it may need, and how many of them
-    /// are of tombstones and keys.
+    /// For each segment the bytes that stay of it, with all floors it may need, and how many of
+    /// them are of tombstones and keys.
     pub(super) lens: Vec<(u64, u64)>,
     /// Bytes of the batches that stay, without floors.
     pub(super) kept_len: u64,

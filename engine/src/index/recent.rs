@@ -109,8 +109,8 @@ impl Recent {
 }
 
 /// The newest frames of topics that the active segment holds no frame of, from the segments before
-/// it: without them the first `last:n` of each would have to look through the log anew. What was not
-/// asked for in a while is forgotten.
+/// it: without them the first `last:n` of each would have to look through the log anew. What was
+/// not asked for in a while is forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Handed {
     young: HashMap<Box<str>, Recent>,

@@ -1,5 +1,5 @@
-//! The floor of a topic as a reader saw it that began a while ago. The index knows what it is now and
-//! was a moment ago; where it has moved on since, the frames themselves tell.
+//! The floor of a topic as a reader saw it that began a while ago. The index knows what it is now
+//! and was a moment ago; where it has moved on since, the frames themselves tell.
 
 use std::sync::Arc;
 

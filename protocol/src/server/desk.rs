@@ -272,15 +272,25 @@ impl Desk {
 
     fn fetch(&mut self, ticket: Ticket, fetch: FetchRequest) {
         if !looks_back(&fetch.options) {
-            self.listings.push_back(Listing::Fetch(ticket, fetch));
-        } else if let Some(options) = light::begin(&fetch.options, &*self.service) {
-            self.listings.push_back(Listing::Fetch(ticket, FetchRequest { options, ..fetch }));
-        } else {
-            self.long(move |service| {
-                let result = Page::open(ticket, &fetch, true, service).map(Box::new);
-                Mail::Page { ticket, result }
-            });
+            return self.listings.push_back(Listing::Fetch(ticket, fetch));
         }
+        // Opened at once: a `last:n` frame that comes before its turn would hide what was found.
+        let head = self.service.head();
+        if let Some(options) = light::begin(&fetch.options, &*self.service)
+            && let Ok(page) = Page::open(
+                ticket,
+                &FetchRequest { options, ..fetch.clone() },
+                false,
+                &*self.service,
+            )
+            && self.service.head() == head
+        {
+            return self.listings.push_back(Listing::Page(page));
+        }
+        self.long(move |service| {
+            let result = Page::open(ticket, &fetch, true, service).map(Box::new);
+            Mail::Page { ticket, result }
+        });
     }
 
     fn last(&mut self, ticket: Ticket, last: LastRequest) {
