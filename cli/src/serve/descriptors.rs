@@ -25,7 +25,7 @@ fn allowed(descriptors: u64) -> usize {
     usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).clamp(1, CONNECTIONS_MAX)
 }
 
-/// How many uploads may have a file each, `most` if there are descriptors enough: an eighth of them.
+/// How many uploads may have a file each: an eighth of the descriptors, and `most` at most.
 pub(super) fn uploads(most: usize) -> usize {
     let has = getrlimit(Resource::Nofile).current.unwrap_or(WANTED);
     usize::try_from(has / 8).unwrap_or(usize::MAX).clamp(1, most)

@@ -198,8 +198,8 @@ impl Index {
     }
 
     /// Notes how many bytes of a segment stay, and how many of those are tombstones and keys, as
-    /// who read all of it has found. Without that it would be read again and again where the estimate
-    /// is wrong: frames that are hidden count as if all were of one length.
+    /// who read all of it has found. Without that it would be read again and again where the
+    /// estimate is wrong: frames that are hidden count as if all were of one length.
     pub(crate) fn surveyed(&self, of: &Candidate, (stay, control): (u64, u64), now_ms: u64) {
         let Some(found) = self.segment(of.ordinal) else { return };
         let dead = of.segment.published_len().saturating_sub(stay);
