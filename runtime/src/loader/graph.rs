@@ -7,10 +7,11 @@ use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use xs_engine::BlobHash;
 
+use super::inside::Inside;
 use super::place;
 use super::resolve::{SCHEME, SCRIPT_MODULE};
 use crate::isolate::{FailureKind, ModuleError};
@@ -58,27 +59,22 @@ struct Directory<'a>(&'a Path);
 
 impl Sources for Directory<'_> {
     fn read(&self, path: &str) -> Result<String, String> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat2(CWD, self.0, flags, Mode::empty(), ResolveFlags::empty());
-        let root = root.map_err(|error| error.to_string())?;
+        let inside = Inside::of(self.0).map_err(|error| error.to_string())?;
         // Opened once and read from there: whatever links are turned meanwhile, it stays inside.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let file =
-            openat2(&root, path, flags, Mode::empty(), inside).map_err(|errno| match errno {
-                // Other tools take one ending for the other.
-                Errno::NOENT => match twin(path).filter(|twin| {
-                    let flags = OFlags::PATH | OFlags::CLOEXEC;
-                    openat2(&root, twin, flags, Mode::empty(), inside).is_ok()
-                }) {
+        let file = inside.open(path, OFlags::RDONLY | OFlags::NONBLOCK);
+        let file = file.map_err(|errno| match errno {
+            // Other tools take one ending for the other.
+            Errno::NOENT => {
+                match twin(path).filter(|twin| inside.open(twin, OFlags::PATH).is_ok()) {
                     Some(twin) => format!("there is no such file, but there is {twin}"),
                     None => "there is no such file".to_owned(),
-                },
-                Errno::XDEV | Errno::LOOP => {
-                    "it is a link that leads out of the modules directory".to_owned()
                 }
-                other => other.to_string(),
-            })?;
+            }
+            Errno::XDEV | Errno::LOOP => {
+                "it is a link that leads out of the modules directory".to_owned()
+            }
+            other => other.to_string(),
+        })?;
         let file = File::from(file);
         let meta = file.metadata().map_err(|error| error.to_string())?;
         if !meta.is_file() {

@@ -2,6 +2,7 @@
 //! file to import it; what is not in the graph cannot be imported, statically or dynamically.
 
 mod graph;
+mod inside;
 pub(crate) mod place;
 mod resolve;
 mod trace;
