@@ -298,6 +298,11 @@ impl Command {
         match self.write(frames, place, stop).await? {
             Some(Ok(_)) => {
                 self.passed = passed;
+                if self.isolate.has_ended() {
+                    // Meanwhile, with an error that is none of these calls': the next one runs them.
+                    self.again.extend(begun);
+                    return Ok(());
+                }
                 for queued in begun {
                     self.calls.begin(&self.version, &self.isolate, queued);
                 }
