@@ -358,7 +358,7 @@ async fn a_subscription_resumes_where_it_was_without_gap_or_double() {
     assert_eq!(seen, (0..5_000).collect::<Vec<_>>());
 }
 
-/// A publish tells a connection once, however many subscriptions it has, and none of them misses it.
+/// A publish tells a connection once, however many subscriptions it has, and none misses it.
 #[tokio::test]
 async fn subscriptions_of_a_connection_are_told_together() {
     const SUBSCRIPTIONS: usize = 100;

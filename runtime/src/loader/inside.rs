@@ -75,9 +75,11 @@ mod tests {
         symlink("round.js", dir.join("round.js")).unwrap();
         let inside = Inside::of(&dir).unwrap();
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let ways: [&dyn Fn(&str) -> Result<OwnedFd, Errno>; 2] =
-            [&|path| inside.open(path, flags), &|path| inside.open_and_look(path, flags)];
-        for way in ways {
+        for is_refused in [false, true] {
+            let way = |path: &str| match is_refused {
+                true => inside.open_and_look(path, flags),
+                false => inside.open(path, flags),
+            };
             for path in ["lib/a.js", "near.js", "lib/../near.js"] {
                 let mut text = String::new();
                 File::from(way(path).unwrap()).read_to_string(&mut text).unwrap();

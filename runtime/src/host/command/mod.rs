@@ -299,7 +299,7 @@ impl Command {
             Some(Ok(_)) => {
                 self.passed = passed;
                 if self.isolate.has_ended() {
-                    // Meanwhile, with an error that is none of these calls': the next one runs them.
+                    // With an error that is none of these calls': the next one runs them.
                     self.again.extend(begun);
                     return Ok(());
                 }

@@ -1,5 +1,5 @@
-//! Ways out that are none: imports of what is not in the modules directory, files and addresses that
-//! were not granted, globals that lead to the engine.
+//! Ways out that are none: imports of what is not in the modules directory, files and addresses
+//! that were not granted, globals that lead to the engine.
 
 use std::fs;
 use std::os::unix::fs::symlink;
