@@ -153,12 +153,18 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<(bool, usize)> {
         let (mut moved, mut bytes) = (false, 0);
         for _ in 0..READS_PER_ROUND {
-            if self.eof || (self.desk.has_unserved && self.inbox.len() >= UNSERVED_MAX) {
+            if self.eof {
                 break;
             }
             if !self.desk.session.wants_input() {
                 // Who is not listened to is not silent.
                 self.desk.session.heard(now());
+                break;
+            }
+            if self.desk.has_unserved && self.inbox.len() >= UNSERVED_MAX {
+                // Nobody wakes who has not asked the socket: there is another round for that, once
+                // what there is was served.
+                moved = true;
                 break;
             }
             make_room(&mut self.inbox, self.last_read);

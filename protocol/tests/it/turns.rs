@@ -8,10 +8,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use xs_engine::{Bound, ReadOptions, Start, TopicPatterns};
+use xs_engine::{Body, Bound, NewFrame, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::codec::{Codec, Envelope, PREFACE};
-use xs_protocol::{Delivered, LastRequest, Op, Role, SubEvent, SubscribeOptions};
+use xs_protocol::{AppendRequest, Delivered, LastRequest, Op, Role, SubEvent, SubscribeOptions};
 
 use crate::memory::LOOK_MAX;
 use crate::raw::{Raw, header, hello_body, message};
@@ -217,6 +218,20 @@ async fn what_looks_back_far_is_opened_elsewhere() {
     assert_eq!(frames.len(), 300);
     let threads = rig.memory.looked_back();
     assert!(threads.len() >= 3 && !threads.contains(&std::thread::current().id()));
+}
+
+/// Batches of which many come before half of them are served: whoever stops reading for that must
+/// go on by itself.
+#[tokio::test]
+async fn long_batches_side_by_side_leave_no_connection_asleep() {
+    let rig = Rig::tcp().await;
+    let client = rig.client().await;
+    let body = Body::Inline(vec![7; 16 * 1024].into());
+    let frame = NewFrame { body, ..NewFrame::new(Topic::parse("long").unwrap()) };
+    let batch = AppendRequest::frames(vec![frame; 64]);
+    let all = futures::stream::iter(0..200).map(|_| client.append(&batch)).buffered(8);
+    let appended: Vec<_> = soon(all.collect()).await;
+    assert!(appended.iter().all(Result::is_ok));
 }
 
 /// The last few frames are found on the spot, unless much lies behind them.
