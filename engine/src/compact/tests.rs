@@ -656,3 +656,4 @@ fn holds_in(file: &Path, needle: &[u8]) -> bool {
 mod idle;
 mod joining;
 mod meanwhile;
+mod small;

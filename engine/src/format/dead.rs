@@ -94,6 +94,12 @@ impl DeadBuilder {
         }
     }
 
+    /// Bytes that stay when no frame dies, but for tombstones: those whose frames are gone already
+    /// go as well.
+    pub(crate) const fn kept_of_frames(&self) -> u64 {
+        kept_of_frames(self.kept, self.tombstones.len(), self.count)
+    }
+
     /// The bytes of the file.
     pub(crate) fn encode(&self, header: &FileHeader) -> Vec<u8> {
         let mut out = header.encode().to_vec();
@@ -110,6 +116,11 @@ impl DeadBuilder {
     }
 }
 
+/// `kept` without tombstones that take `len` bytes in a file, each with a `seq` before it.
+const fn kept_of_frames(kept: u64, len: usize, count: u32) -> u64 {
+    kept.saturating_sub((len as u64).saturating_sub(8 * count as u64))
+}
+
 /// A file whose header, CRC and structure were checked.
 #[derive(Debug)]
 pub(crate) struct DeadFile {
@@ -118,6 +129,7 @@ pub(crate) struct DeadFile {
     /// When they expire.
     pub(crate) expiring: Expiring,
     tombstones: Bytes,
+    count: u32,
 }
 
 impl DeadFile {
@@ -138,14 +150,19 @@ impl DeadFile {
             let len = u64_at(&bytes, at + 8).ok_or(FormatError::Short)?;
             expiring.steps.insert(expires, len);
         }
-        let file =
-            Self { kept, expiring, tombstones: bytes.slice(BODY_AT + steps * STEP_LEN..end) };
+        let tombstones = bytes.slice(BODY_AT + steps * STEP_LEN..end);
+        let file = Self { kept, expiring, tombstones, count };
         let mut found = 0;
         file.walk(|_, _| found += 1)?;
         if found != count {
             return Err(FormatError::Field("count"));
         }
         Ok((header, file))
+    }
+
+    /// Bytes that stay when no frame dies, but for tombstones.
+    pub(crate) const fn kept_of_frames(&self) -> u64 {
+        kept_of_frames(self.kept, self.tombstones.len(), self.count)
     }
 
     /// The tombstones, each with the number of its batch, in the order of the log.

@@ -212,11 +212,11 @@ impl MemoryIndex {
                 id_prefix: noted.id.prefix(),
             });
         }
-        let len = align8(noted.record_len as usize) as u64;
-        self.dead.kept += len;
+        let mut len = align8(noted.record_len as usize) as u64;
         if std::mem::replace(&mut self.batch, noted.batch) != noted.batch {
-            self.dead.kept += BATCH_HEADER_LEN as u64;
+            len += BATCH_HEADER_LEN as u64;
         }
+        self.dead.kept += len;
         let number = self.intern(noted.topic);
         let base = self.base;
         let topic = &mut self.topics[number as usize];

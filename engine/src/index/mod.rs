@@ -27,6 +27,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::env::Env;
 use crate::error::{Corruption, OpenError, ReadError};
+use crate::format::batch::BATCH_HEADER_LEN;
 use crate::format::control::Tombstone;
 use crate::format::dead::DeadFile;
 use crate::format::index::SparseEntry;
@@ -288,7 +289,7 @@ impl Index {
         self.frames.fetch_add(frames, Ordering::Relaxed);
         dead.for_each(|seq, tombstone| self.remove(topics, seq, tombstone, None));
         if let Some(of) = self.by_key(segment) {
-            of.decay.set(dead.kept, dead.expiring);
+            of.decay.set(dead.kept_of_frames(), dead.expiring);
         }
     }
 
@@ -333,7 +334,7 @@ impl Index {
                     handed.clear();
                 }
             }
-            of.decay.set(memory.dead().kept, memory.dead().expiring.clone());
+            of.decay.set(memory.dead().kept_of_frames(), memory.dead().expiring.clone());
             let index = Arc::new(memory);
             let source = Source::Memory(index.clone());
             topics.layers.push(Layer { of: merge::covered(&of.segment), source });
@@ -613,7 +614,9 @@ impl Index {
             return;
         }
         topics.remove(topic, offset);
-        of.decay.removed(tombstone.target_len());
+        // As if it were alone in its batch, whose header then goes as well: who looks at all of the
+        // segment finds out.
+        of.decay.removed(tombstone.target_len() + BATCH_HEADER_LEN as u64);
     }
 
     /// The segment that an offset belongs to.

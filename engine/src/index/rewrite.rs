@@ -29,10 +29,11 @@ const KEYS_AGAIN_MS: u64 = 60 * 60 * 1000;
 /// How much of a segment dies.
 #[derive(Debug, Default)]
 pub(super) struct Decay {
-    /// Bytes that stay when no frame dies, and when frames expire; known once the segment is
-    /// complete.
+    /// Bytes that stay when no frame dies, but for tombstones, and when frames expire; known once
+    /// the segment is complete. Tombstones count as dead until all of the segment is looked at:
+    /// most outlive their frames by little.
     complete: OnceLock<(u64, Expiring)>,
-    /// Bytes of frames that were removed one by one.
+    /// Bytes of frames that were removed one by one, and of their batches' headers.
     removed: AtomicU64,
     /// What was found when all of it was last looked at.
     surveyed: Mutex<Option<Surveyed>>,
@@ -395,7 +396,7 @@ impl Index {
 impl SegmentIndex {
     fn complete(segment: Arc<Segment>, ordinal: u32, index: Arc<MemoryIndex>) -> Self {
         let decay = Arc::new(Decay::default());
-        decay.set(index.dead().kept, index.dead().expiring.clone());
+        decay.set(index.dead().kept_of_frames(), index.dead().expiring.clone());
         let kind = Kind::Frozen { index, whole: true };
         Self { segment, ordinal, kind: Arc::new(Mutex::new(kind)), decay }
     }

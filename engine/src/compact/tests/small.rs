@@ -1,0 +1,66 @@
+//! Frames that are smaller than the headers of their batches and than their tombstones: what is
+//! estimated to be dead of them decides whether their space ever comes back.
+
+use std::collections::VecDeque;
+
+use super::*;
+
+const HALF: CompactOptions = CompactOptions { dead_percent: 50, bytes_per_second: None };
+
+fn tiny(ttl: Ttl) -> NewFrame {
+    NewFrame { ttl, ..NewFrame::new(Topic::parse("a").unwrap()) }
+}
+
+/// As one does who uses a store as a queue.
+#[test]
+fn frames_that_are_removed_one_by_one() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let mut waiting = VecDeque::new();
+    let mut most = 0;
+    for n in 0..8000 {
+        waiting.push_back(append(&store, tiny(Ttl::Forever)));
+        if waiting.len() > 700 {
+            let id = waiting.pop_front().unwrap();
+            assert_eq!(store.remove(id).unwrap(), Removal::Removed);
+        }
+        if n % 500 == 499 {
+            store.compact(HALF).unwrap();
+            most = most.max(log_bytes(dir.path()));
+        }
+    }
+    assert_eq!(offsets(&store).len(), 700);
+    // 120 bytes for each frame were written, and as many for its removal.
+    assert!(most < 600_000, "{most}");
+}
+
+/// Removals long after the frames: segments that hold nothing else.
+#[test]
+fn tombstones_whose_frames_are_gone() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let ids: Vec<_> = (0..4000).map(|_| append(&store, tiny(Ttl::Forever))).collect();
+    for &id in &ids {
+        store.remove(id).unwrap();
+    }
+    let before = log_bytes(dir.path());
+    for _ in 0..3 {
+        store.compact(HALF).unwrap();
+    }
+    assert!(before > 800_000 && log_bytes(dir.path()) < 200_000, "{}", log_bytes(dir.path()));
+    assert_eq!(offsets(&store), [0; 0]);
+}
+
+#[test]
+fn frames_that_expire() {
+    let (dir, clock) = (fast_dir(), StillClock::at(1_000_000));
+    let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
+    let store = Store::open(dir.path(), options).unwrap();
+    for _ in 0..4000 {
+        append(&store, tiny(Ttl::TimeMs(1000)));
+    }
+    clock.0.store(2_000_000, Ordering::Relaxed);
+    append(&store, tiny(Ttl::Forever));
+    let report = store.compact(HALF).unwrap();
+    assert!(report.frames > 3000 && report.written == 0, "{report:?}");
+}
