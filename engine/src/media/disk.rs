@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::mapped::Mapped;
 use super::positioned::Positioned;
 use super::room::{Room, Take};
-use super::{Files, Media};
+use super::{Files, Media, owner};
 use crate::options::MediaChoice;
 use crate::sys;
 
@@ -53,6 +53,7 @@ impl Files for Disk {
         // Unlinked, not truncated: whoever still reads the old file keeps it.
         self.remove(path)?;
         let file = options(true).create_new(true).open(path)?;
+        owner::as_its_directory(&file, path);
         let take = match (zero, self.whole) {
             (true, _) => Take::Zeros,
             (false, true) => Take::All,
@@ -100,6 +101,7 @@ impl Files for Disk {
 
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut file = options(true).truncate(true).open(path)?;
+        owner::as_its_directory(&file, path);
         file.write_all(bytes)?;
         file.sync_all()
     }
@@ -110,6 +112,7 @@ impl Files for Disk {
         fill: &mut dyn FnMut(&mut dyn io::Write) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut file = options(true).truncate(true).open(path)?;
+        owner::as_its_directory(&file, path);
         fill(&mut file)?;
         file.sync_all()
     }
@@ -172,7 +175,10 @@ impl Files for Disk {
                 parent.map_or(Ok(()), |parent| self.create_dir(parent))?;
                 match DirBuilder::new().mode(0o700).create(dir) {
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    made => made?,
+                    made => {
+                        made?;
+                        owner::as_its_directory(&File::open(dir)?, dir);
+                    }
                 }
                 true
             }

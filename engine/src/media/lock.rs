@@ -38,6 +38,7 @@ impl StoreLock {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(path).map_err(LockError::Io)?;
+        super::owner::as_its_directory(&file, path);
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(held(&file)),

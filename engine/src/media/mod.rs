@@ -11,6 +11,7 @@ mod lock;
 mod mapped;
 #[cfg(test)]
 pub(crate) mod memory;
+mod owner;
 mod patched;
 mod positioned;
 mod prefix;
