@@ -180,6 +180,8 @@ impl Follower {
         };
         if is_past || self.options.until_ms.is_some_and(|until| id.time_ms() >= until) {
             self.left = 0;
+            // Who goes on from here is to see it.
+            self.position = frame.offset().unwrap_or(self.position).min(self.position);
             return None;
         }
         if id < self.lowest {
@@ -232,8 +234,11 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::options::SyncPolicy;
-    use crate::testing::{fast_dir, frame, open, segment_files};
+    use std::sync::atomic::Ordering;
+
+    use crate::options::{StoreOptions, SyncPolicy};
+    use crate::store::Store;
+    use crate::testing::{StillClock, fast_dir, frame, open, options, segment_files};
 
     #[test]
     fn what_could_not_be_read_for_a_while_is_not_passed_over() {
@@ -266,5 +271,44 @@ mod tests {
             }
         }
         assert!(seen.iter().copied().eq(0..FRAMES), "{} of {FRAMES}", seen.len());
+    }
+
+    /// Reads in windows, each from where the one before ended.
+    #[test]
+    fn the_frame_that_ends_it_is_the_next_one_to_read() {
+        let (dir, clock) = (fast_dir(), StillClock::at(1000));
+        let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
+        let store = Store::open(dir.path(), options).unwrap();
+        for n in 0..40 {
+            clock.0.store(1000 + n, Ordering::Relaxed);
+            store.append(frame(["a", "b"][n as usize % 2], n).into()).unwrap();
+        }
+        let windows: [&dyn Fn(&mut ReadOptions, u64); 3] = [
+            &|options, end| options.before = Some(Bound::Offset(end)),
+            &|options, end| {
+                options.before = Some(Bound::Id(FrameId::first_of_ms(1000 + end)));
+            },
+            &|options, end| options.until_ms = Some(1000 + end),
+        ];
+        for (topics, step) in [("*", 1), ("a", 2), ("b", 2)] {
+            for window in windows {
+                let (mut from, mut seen) = (0, Vec::new());
+                for end in (3..=39).step_by(3).chain([40]) {
+                    let start = Start::From(Bound::Offset(from));
+                    let topics = topics.parse().unwrap();
+                    let mut options = ReadOptions { topics, start, ..ReadOptions::default() };
+                    window(&mut options, end);
+                    let mut follower = store.follow(&options).unwrap();
+                    while let Some(live) = follower.next().unwrap() {
+                        if let Live::Frame(frame) = live {
+                            seen.extend(frame.offset());
+                        }
+                    }
+                    from = follower.position();
+                }
+                let want = (0..40).filter(|at| step == 1 || at % 2 == u64::from(topics == "b"));
+                assert!(seen.iter().copied().eq(want), "{topics}: {seen:?}");
+            }
+        }
     }
 }
