@@ -196,10 +196,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let used = self.desk.session.output().slices(&mut slices);
             match self.io.as_mut().poll_write_vectored(cx, &slices[..used]) {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.desk.session.blocked(now());
+                    break;
+                }
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => {
-                    self.desk.session.wrote(count, now());
+                    self.desk.session.wrote(count);
                     self.desk.meter.wrote(count);
                     (written, self.unflushed) = (written + count, true);
                 }

@@ -81,7 +81,7 @@ impl Pair {
     /// Moves what the server has queued.
     fn move_to_client(&mut self) -> Result<Vec<ClientEvent>, ClientError> {
         let bytes = flat(self.server.output());
-        self.server.wrote(bytes.len(), self.now);
+        self.server.wrote(bytes.len());
         let mut events = Vec::new();
         for piece in bytes.chunks(self.step) {
             self.to_client.extend_from_slice(piece);
@@ -245,9 +245,15 @@ fn time_ends_what_does_not_go_on() {
 
     let mut pair = Pair::met(64);
     let (ticket, _) = pair.ask(&one());
-    pair.server.refuse(ticket, &Refusal::new(Code::Busy, "busy"));
+    // However long it had nothing to write.
+    pair.now += WRITE_STALL_MAX;
     pair.server.heard(pair.now + WRITE_STALL_MAX);
-    pair.pass(WRITE_STALL_MAX);
+    pair.server.refuse(ticket, &Refusal::new(Code::Busy, "busy"));
+    pair.server.blocked(pair.now);
+    pair.pass(WRITE_STALL_MAX / 2);
+    pair.server.blocked(pair.now);
+    assert!(!pair.server.is_closing());
+    pair.pass(WRITE_STALL_MAX / 2);
     assert!(pair.server.is_closing());
 }
 

@@ -72,7 +72,7 @@ impl ServerSession {
             Phase::Open if self.pinged => self.heard + SILENCE_MAX,
             Phase::Open => self.heard + PING_AFTER,
         };
-        let stall = (!self.out.is_empty()).then(|| self.progress + WRITE_STALL_MAX);
+        let stall = self.blocked.map(|since| since + WRITE_STALL_MAX);
         streams.chain(stall).chain(self.drain_until).fold(own, Instant::min)
     }
 
@@ -99,9 +99,7 @@ impl ServerSession {
             }
             Phase::Hello | Phase::Open => {}
         }
-        if self.out.is_empty() {
-            self.progress = now;
-        } else if now >= self.progress + WRITE_STALL_MAX {
+        if self.blocked.is_some_and(|since| now >= since + WRITE_STALL_MAX) {
             self.fail(&ProtocolError::Stalled("it takes no bytes"), now);
         }
         self.pulses(now);
@@ -142,8 +140,13 @@ impl ServerSession {
     }
 
     /// Bytes were written.
-    pub(crate) fn wrote(&mut self, count: usize, now: Instant) {
+    pub(crate) fn wrote(&mut self, count: usize) {
         self.out.advance(count);
-        self.progress = now;
+        self.blocked = None;
+    }
+
+    /// Bytes are to be written, and the other end takes none.
+    pub(crate) fn blocked(&mut self, now: Instant) {
+        self.blocked.get_or_insert(now);
     }
 }

@@ -108,8 +108,8 @@ pub(crate) struct ServerSession {
     began: Instant,
     heard: Instant,
     pinged: bool,
-    /// The last time the queue was empty or shrank.
-    progress: Instant,
+    /// Since when queued bytes are not taken.
+    blocked: Option<Instant>,
     client_name: String,
     /// The ops and versions that are served.
     ops: &'static [OpRange],
@@ -140,7 +140,7 @@ impl ServerSession {
             began: now,
             heard: now,
             pinged: false,
-            progress: now,
+            blocked: None,
             client_name: String::new(),
             ops: Op::RANGES,
             refused: None,
