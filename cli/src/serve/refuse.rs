@@ -1,7 +1,7 @@
 //! The engine's errors as the protocol's refusals. One place decides which code, and with it the
 //! class that tells a client whether to try again.
 
-use std::io;
+use std::io::{self, ErrorKind};
 
 use xs_engine::limits::BLOB_BYTES_MAX;
 use xs_engine::{AppendError, CompactError, GcError, MaintainError, ReadError};
@@ -64,7 +64,7 @@ pub(super) fn append(error: &AppendError) -> Refusal {
 
 /// Why bytes of a blob that streams in were not taken.
 pub(super) fn blob_bytes(error: &io::Error) -> Refusal {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    use ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.kind() {
         StorageFull | QuotaExceeded => append(&AppendError::StorageFull),
         // The system has a limit of its own, which is not the blob's.
@@ -114,11 +114,18 @@ pub(super) fn maintain(error: &MaintainError) -> Refusal {
         | MaintainError::Nested { .. } => Code::InvalidValue,
         MaintainError::Corrupt(_) => Code::Corrupt,
         MaintainError::ReadOnly(_) => Code::ReadOnly,
-        MaintainError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
+        MaintainError::Io { error, .. } if error.kind() == ErrorKind::StorageFull => {
             Code::StorageFull
         }
+        // Of a place that the client named: the store's own files have names that are fit for them.
+        MaintainError::Io { error, .. }
+            if matches!(error.kind(), ErrorKind::InvalidFilename | ErrorKind::NotADirectory) =>
+        {
+            Code::InvalidValue
+        }
         MaintainError::Io { .. } => Code::Unreadable,
-        MaintainError::Changing => Code::Busy,
+        // Given up because the client has hung up, or the server stops.
+        MaintainError::Changing | MaintainError::Stopped => Code::Busy,
         MaintainError::Poisoned | MaintainError::Closed => Code::Closed,
         _ => Code::Internal,
     };
@@ -157,6 +164,24 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn what_a_client_asked_for_is_no_fault_of_the_store() {
+        let at = |kind: ErrorKind| MaintainError::Io {
+            what: "make",
+            path: "x".into(),
+            error: kind.into(),
+        };
+        let cases = [
+            (at(ErrorKind::InvalidFilename), Code::InvalidValue),
+            (at(ErrorKind::StorageFull), Code::StorageFull),
+            (at(ErrorKind::Other), Code::Unreadable),
+            (MaintainError::Stopped, Code::Busy),
+        ];
+        for (error, code) in cases {
+            assert_eq!(maintain(&error).code, code, "{error}");
+        }
+    }
 
     fn unmet() -> AppendError {
         let condition = Condition::HeadIs(3);
@@ -214,7 +239,7 @@ mod tests {
         let refusal = blob_bytes(&io::Error::from_raw_os_error(errno));
         assert_eq!((refusal.code, refusal.message), (full.code, full.message));
         assert_eq!(blob_bytes(&io::Error::other("why")).code, Code::Internal);
-        let refusal = blob_bytes(&io::ErrorKind::FileTooLarge.into());
+        let refusal = blob_bytes(&ErrorKind::FileTooLarge.into());
         let limit = Detail::Limit(16 << 30);
         assert_eq!((refusal.code, refusal.details), (Code::BatchTooLarge, vec![limit]));
         let errno = rustix::io::Errno::FBIG.raw_os_error();
