@@ -1,13 +1,12 @@
 //! IMPORT: frames of another store become one batch of this one. What cannot be stored is told
 //! frame by frame; the rest is stored together.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use xs_engine::{
-    Batch, BlobHash, Body, Frame, FrameId, IdempotencyKey, Import, Meta, NewFrame, Store, Topic,
-    Ttl,
-};
+use parking_lot::Mutex;
+use xs_engine::{Batch, BlobHash, Body, Frame, FrameId, Import, Meta, NewFrame, Store, Topic, Ttl};
 use xs_protocol::{
     Code, Delivered, DoneImport, ImportIds, ImportOutcome, ImportRequest, Imported, Refusal,
 };
@@ -22,10 +21,53 @@ struct Plan {
     ids: Vec<FrameId>,
 }
 
-/// Queues what of a request can be stored.
+/// Imports under way. What is queued is not in the store yet, so one that names the same frames
+/// waits until it is.
+#[derive(Default)]
+pub(super) struct Imports(Mutex<UnderWay>);
+
+#[derive(Default)]
+struct UnderWay {
+    ids: HashSet<FrameId>,
+    waiting: Vec<(ImportRequest, DoneImport)>,
+}
+
+/// Queues what of a request can be stored, once no other import of the same frames is under way.
 pub(super) fn submit(core: &Arc<Core>, request: ImportRequest, done: DoneImport) {
+    let ids: Vec<FrameId> = request.frames.iter().map(|one| one.frame.id()).collect();
+    {
+        let mut under_way = core.imports.0.lock();
+        if ids.iter().any(|id| under_way.ids.contains(id)) {
+            under_way.waiting.push((request, done));
+            return;
+        }
+        under_way.ids.extend(ids.iter().copied());
+    }
+    let held = Arc::clone(core);
+    let done = move |result| {
+        done(result);
+        let waiting = {
+            let mut under_way = held.imports.0.lock();
+            for id in &ids {
+                under_way.ids.remove(id);
+            }
+            std::mem::take(&mut under_way.waiting)
+        };
+        if !waiting.is_empty() {
+            waiting.into_iter().for_each(|(request, done)| submit(&held, request, done));
+            held.committer.wake();
+        }
+    };
+    submit_now(core, request, done);
+}
+
+fn submit_now(
+    core: &Core,
+    request: ImportRequest,
+    done: impl FnOnce(Result<Imported, Refusal>) + Send + 'static,
+) {
     let (ids, durable) = (request.ids, request.durable);
-    let Plan { mut outcomes, frames, ids: of_frames } = match plan(&core.store, request) {
+    let Plan { outcomes, frames, ids: of_frames } = match plan(&core.store, request) {
         Ok(plan) => plan,
         Err(refusal) => return done(Err(refusal)),
     };
@@ -33,30 +75,18 @@ pub(super) fn submit(core: &Arc<Core>, request: ImportRequest, done: DoneImport)
         let head = core.store.info().head;
         return done(Ok(Imported { outcomes, durable: true, head }));
     }
-    let (import, key) = match ids {
-        ImportIds::Verbatim => (Import::Verbatim(of_frames), None),
-        // Sent twice while the first is still queued, it is stored once.
-        ImportIds::New => {
-            let key = key_of(&of_frames);
-            (Import::NewIds(of_frames), key)
-        }
+    let import = match ids {
+        ImportIds::Verbatim => Import::Verbatim(of_frames),
+        ImportIds::New => Import::NewIds(of_frames),
     };
-    let batch = Batch { frames, key, import: Some(import), durable, ..Batch::default() };
+    let batch = Batch { frames, import: Some(import), durable, ..Batch::default() };
     core.submit(batch, move |result| {
-        done(result.map_err(|error| refuse::append(&error)).map(|appended| {
-            if appended.repeated {
-                let new = outcomes.iter_mut().filter(|one| **one == ImportOutcome::New);
-                new.for_each(|one| *one = ImportOutcome::There);
-            }
-            Imported { outcomes, durable: appended.durable, head: appended.head }
+        done(result.map_err(|error| refuse::append(&error)).map(|appended| Imported {
+            outcomes,
+            durable: appended.durable,
+            head: appended.head,
         }));
     });
-}
-
-/// The name under which a batch of these frames is stored once.
-fn key_of(ids: &[FrameId]) -> Option<IdempotencyKey> {
-    let bytes: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
-    IdempotencyKey::parse(&format!("xs.import {}", BlobHash::of(&bytes))).ok()
 }
 
 fn plan(store: &Store, request: ImportRequest) -> Result<Plan, Refusal> {
@@ -67,14 +97,17 @@ fn plan(store: &Store, request: ImportRequest) -> Result<Plan, Refusal> {
     let now_ms = since.as_millis() as u64;
     let mut plan =
         Plan { outcomes: Vec::with_capacity(frames.len()), frames: Vec::new(), ids: Vec::new() };
+    let mut taken: HashMap<FrameId, Frame> = HashMap::new();
     for Delivered { frame, body } in frames {
         let id = frame.id();
         let is_late = ids == ImportIds::Verbatim && id <= newest;
         // Also those that nobody sees any more: an import that is run again brings none back.
-        let stored = match ids == ImportIds::New || is_late {
+        let mut stored = match ids == ImportIds::New || is_late {
             true => store.stored(id).map_err(read)?,
             false => Vec::new(),
         };
+        // One that comes twice in a request.
+        stored.extend(taken.get(&id).cloned());
         let outcome = if stored.iter().any(|found| is_same(found, &frame)) {
             ImportOutcome::There
         } else if is_late && stored.is_empty() && has_expired(&frame, now_ms) {
@@ -88,6 +121,7 @@ fn plan(store: &Store, request: ImportRequest) -> Result<Plan, Refusal> {
                     plan.frames.push(new);
                     plan.ids.push(id);
                     newest = newest.max(id);
+                    taken.insert(id, frame);
                     ImportOutcome::New
                 }
                 Err(code) => ImportOutcome::Refused(code),

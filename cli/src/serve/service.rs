@@ -25,6 +25,7 @@ use super::commit::Committer;
 use super::feed::{FollowFeed, StoredFeed};
 use super::hooks::Hooks;
 use super::hosts::Hosts;
+use super::import::Imports;
 use super::maintain::Turn;
 use super::metrics::Fullness;
 use super::upload::Uploads;
@@ -45,10 +46,11 @@ pub(crate) struct StoreService {
 pub(super) struct Core {
     pub(super) store: Arc<Store>,
     pub(super) hooks: Arc<Hooks>,
-    committer: Committer,
+    pub(super) committer: Committer,
     syncs: bool,
     /// An append that is queued asks for a sync although the policy does not.
     sync_asked: AtomicBool,
+    pub(super) imports: Imports,
     /// Told when a write failed, after which the store takes no more.
     failed: Arc<Notify>,
     /// Told whether there was room for the last append.
@@ -70,6 +72,7 @@ impl StoreService {
             store,
             hooks: Arc::default(),
             sync_asked: AtomicBool::new(false),
+            imports: Imports::default(),
             failed,
             fullness,
         };

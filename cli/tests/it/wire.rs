@@ -112,6 +112,41 @@ fn frames_move_between_stores_under_old_and_new_ids() {
     drop(servers);
 }
 
+/// Also while an import of the same frame is on its way, and again once it was removed.
+#[test]
+fn imports_side_by_side_store_each_frame_once() {
+    let (place, used) = (Place::new(), Place::new());
+    let servers = [&place, &used].map(|place| place.serve(&[]));
+    runtime().block_on(async {
+        let source = connect(&place.store()).await;
+        for _ in 0..3 {
+            source.append(&one("b")).await.unwrap();
+        }
+        let topics = TopicPatterns::parse("b").unwrap();
+        let options = ReadOptions { topics, ..ReadOptions::default() };
+        let mut export = source.export(&options, None).await.unwrap();
+        let frames = export.next().await.unwrap().unwrap();
+        let used = connect(&used.store()).await;
+        let import = |of: &[usize]| {
+            let frames = of.iter().map(|&at| frames[at].clone()).collect();
+            used.import(&ImportRequest { frames, ids: ImportIds::New, durable: true })
+        };
+        let answers = tokio::join!(import(&[0, 1]), import(&[1, 2, 2]), import(&[0, 1, 2]));
+        assert_eq!(answers.0.unwrap().counts(), (2, 0, 0));
+        assert_eq!(answers.1.unwrap().counts(), (1, 2, 0));
+        assert_eq!(answers.2.unwrap().counts(), (0, 3, 0));
+        let frame = used.get(Bound::Id(frames[0].frame.id())).await.unwrap().unwrap();
+        let remove = RemoveRequest {
+            frames: vec![Bound::Id(frame.id())],
+            now: true,
+            ..RemoveRequest::default()
+        };
+        assert_eq!(used.remove(&remove).await.unwrap().removed, [true]);
+        assert_eq!(import(&[0, 1]).await.unwrap().counts(), (1, 1, 0));
+    });
+    drop(servers);
+}
+
 #[test]
 fn removals_by_id_and_offset_reach_the_files() {
     let place = Place::new();
