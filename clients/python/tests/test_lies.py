@@ -103,6 +103,17 @@ class Lies(Liar):
             await self.soon(client.append("a"))
         self.assertFalse(caught.exception.retryable)
 
+    async def test_an_append_may_be_there_whatever_close_says(self) -> None:
+        async def revoke(peer: Peer) -> None:
+            await peer.greet()
+            await peer.expect(Op.APPEND)
+            peer.send(message(Op.CLOSE, PUSH, 200, 0, 0, refused("revoked")))
+            await peer._reader.read()
+
+        client = await self.client(revoke)
+        with self.assertRaisesRegex(ConnectionLost, "revoked"):
+            await self.soon(client.append("a"))
+
     async def test_a_removal_is_not_repeated(self) -> None:
         async def vanish(peer: Peer) -> None:
             await peer.greet()

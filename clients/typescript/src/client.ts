@@ -4,7 +4,7 @@ import type { ConnectionOptions } from "node:tls";
 import { addressText, parseAddress, type Address } from "./address.js";
 import { BlobReader, BlobWriter, type Source } from "./blobs.js";
 import { Call } from "./calls.js";
-import { Op } from "./coding.js";
+import { CHANGES, Op } from "./coding.js";
 import { openConnection, type Connection, type Dial } from "./connection.js";
 import {
   AddressError,
@@ -55,8 +55,6 @@ import {
 import { check, sleep, until } from "./waiting.js";
 
 export const VERSION = "0.1.0";
-
-const CHANGES = new Set<number>([Op.APPEND, Op.REMOVE, Op.IMPORT, Op.CURSOR_SET, Op.MAINTAIN]);
 
 /** What ends the waiting of a request or a stream. */
 export interface Signal {

@@ -41,6 +41,16 @@ export const Op = {
   MAINTAIN: 0x71,
 } as const;
 
+/** Ops that change something. */
+export const CHANGES: ReadonlySet<number> = new Set([
+  Op.APPEND,
+  Op.REMOVE,
+  Op.IMPORT,
+  Op.CURSOR_SET,
+  Op.CALL,
+  Op.MAINTAIN,
+]);
+
 /** The 16 bytes before each body. */
 export interface Header {
   readonly length: number;

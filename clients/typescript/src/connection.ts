@@ -6,7 +6,7 @@ import * as net from "node:net";
 import { basename, dirname } from "node:path";
 import * as tls from "node:tls";
 import { addressText, isLocal, type Address } from "./address.js";
-import { Op } from "./coding.js";
+import { CHANGES, Op } from "./coding.js";
 import {
   AccessError,
   AddressError,
@@ -98,7 +98,7 @@ export class Connection {
   draining: string | undefined;
   readonly #socket: net.Socket;
   readonly #session: Session;
-  readonly #pending = new Map<number, Settle<readonly Buffer[]>>();
+  readonly #pending = new Map<number, { op: number; answer: Settle<readonly Buffer[]> }>();
   readonly #lines = new Map<number, Line>();
   readonly #welcome = new Settle<ServerInfo>();
   readonly #ended = new Settle<void>();
@@ -175,7 +175,7 @@ export class Connection {
   send(op: number, body: readonly Buffer[] = [], line?: Line): Promise<readonly Buffer[]> {
     const corr = this.#session.request(op, body, line?.sub ?? 0);
     const answer = new Settle<readonly Buffer[]>();
-    this.#pending.set(corr, answer);
+    this.#pending.set(corr, { op, answer });
     this.#flushSoon();
     return answer.promise;
   }
@@ -292,7 +292,7 @@ export class Connection {
         this.#lines.get(event.sub)?.put(event);
         break;
       case "answer": {
-        const answer = this.#pending.get(event.corr);
+        const answer = this.#pending.get(event.corr)?.answer;
         this.#pending.delete(event.corr);
         if (event.refusal && !this.#session.info) this.#end(event.refusal);
         if (event.refusal) answer?.reject(event.refusal);
@@ -317,7 +317,10 @@ export class Connection {
     this.#silence = undefined;
     this.#socket.end();
     this.#welcome.reject(why);
-    for (const answer of this.#pending.values()) answer.reject(told(why));
+    // Whatever the code of CLOSE: what changes something may have been done.
+    for (const { op, answer } of this.#pending.values()) {
+      answer.reject(CHANGES.has(op) ? lost(why) : told(why));
+    }
     this.#pending.clear();
     for (const line of this.#lines.values()) line.fail(told(why));
     for (const turn of this.#queue.splice(0)) turn.resolve();
@@ -345,14 +348,19 @@ export class Connection {
 }
 
 /**
- * What each request and stream is told of the end of its connection. A breach of the protocol, a
- * lost right and the user's own closing are final; after anything else it is only not known what
- * was done.
+ * What streams, requests that only read and who comes later are told of the end of a connection.
+ * A breach of the protocol, a lost right and the user's own closing are final.
  */
 function told(why: XsError): XsError {
-  if (why instanceof ProtocolError || why instanceof AccessError) return why;
-  if (why instanceof ClientClosed) return new ClientClosed(why.message, { cause: why });
+  if (why instanceof AccessError) return why;
   if (why instanceof ProtocolRefused && why.code !== 104 && why.code !== 106) return why;
+  return lost(why);
+}
+
+/** What a request that changes something is told: it is not known what was done. */
+function lost(why: XsError): XsError {
+  if (why instanceof ProtocolError) return why;
+  if (why instanceof ClientClosed) return new ClientClosed(why.message, { cause: why });
   return new ConnectionLost(why.message, { cause: why });
 }
 

@@ -383,6 +383,19 @@ describe("over servers that lie", () => {
     assert(liar.connections < 5);
   });
 
+  it("an append may be there whatever CLOSE says", async () => {
+    const revoke: Talk = async (peer) => {
+      await peer.greet();
+      await peer.expect(Op.APPEND);
+      peer.push(Op.CLOSE, 0, refused("revoked"), 200);
+      await peer.rest();
+    };
+    const client = await dial([revoke]);
+    await assert.rejects(client.append("a"), (error) => {
+      return error instanceof ConnectionLost && /revoked/.test(error.message);
+    });
+  });
+
   it("damage on the way ends the stream", async () => {
     const damage: Talk = async (peer) => {
       await peer.greet();

@@ -28,7 +28,7 @@ from . import messages
 from .address import Address, parse_address
 from .blobs import BlobReader, BlobWriter, Source, pieces
 from .calls import Call
-from .coding import Op, Writer
+from .coding import CHANGES, Op, Writer
 from .connection import Connection, NotSent, open_connection
 from .errors import (
     AddressError,
@@ -81,8 +81,6 @@ __all__ = ["AsyncClient", "connect"]
 
 VERSION = "0.1.0"
 T = TypeVar("T")
-
-_CHANGES = (Op.APPEND, Op.REMOVE, Op.IMPORT, Op.CURSOR_SET, Op.MAINTAIN)
 
 
 async def connect(
@@ -308,7 +306,7 @@ class AsyncClient:
         self, op: int, body: Union[bytes, bytearray] = b"", again: bool = True
     ) -> Sequence[bytes]:
         return await self._try(
-            lambda connection: connection.ask(op, body), again, changes=op in _CHANGES
+            lambda connection: connection.ask(op, body), again, changes=op in CHANGES
         )
 
     # Appending.

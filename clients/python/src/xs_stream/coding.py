@@ -49,6 +49,10 @@ class Op:
     MAINTAIN = 0x71
 
 
+# Ops that change something.
+CHANGES = (Op.APPEND, Op.REMOVE, Op.IMPORT, Op.CURSOR_SET, Op.CALL, Op.MAINTAIN)
+
+
 class Header(NamedTuple):
     """The 16 bytes before each body."""
 

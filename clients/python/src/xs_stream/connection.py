@@ -13,7 +13,7 @@ from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple, Union, cas
 
 from . import messages
 from .address import Address
-from .coding import Op
+from .coding import CHANGES, Op
 from .errors import (
     AddressError,
     ClientClosed,
@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._session = Session(name, token)
         self._transport: Optional[asyncio.Transport] = None
-        self._pending: Dict[int, "asyncio.Future[Sequence[bytes]]"] = {}
+        self._pending: Dict[int, Tuple[int, "asyncio.Future[Sequence[bytes]]"]] = {}
         self._lines: Dict[int, Line] = {}
         self._welcome: "asyncio.Future[ServerInfo]" = loop.create_future()
         self._ended: "asyncio.Future[None]" = loop.create_future()
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         """Sends a request at once; the answer comes later."""
         corr = self._session.request(op, body, line.sub if line else 0)
         future: "asyncio.Future[Sequence[bytes]]" = self._loop.create_future()
-        self._pending[corr] = future
+        self._pending[corr] = (op, future)
         future.add_done_callback(lambda _: self._pending.pop(corr, None))
         self._flush_soon()
         return future
@@ -293,7 +293,7 @@ class Connection(asyncio.Protocol):
     def _answered(self, event: Answer) -> None:
         if not self._welcome.done() and event.refusal is not None:
             self._end(event.refusal)
-        future = self._pending.get(event.corr)
+        _, future = self._pending.get(event.corr, (0, None))
         if future is None or future.done():
             return
         if event.refusal is None:
@@ -310,9 +310,10 @@ class Connection(asyncio.Protocol):
         if not self._welcome.done():
             self._welcome.set_exception(why)
             self._welcome.exception()
-        for future in list(self._pending.values()):
+        for op, future in list(self._pending.values()):
             if not future.done():
-                future.set_exception(_told(why))
+                # Whatever the code of CLOSE: what changes something may have been done.
+                future.set_exception(_lost(why) if op in CHANGES else _told(why))
                 future.exception()
         for line in self._lines.values():
             line.fail(_told(why))
@@ -333,11 +334,15 @@ class Connection(asyncio.Protocol):
 
 
 def _told(why: XsError) -> XsError:
-    """What each request and stream is told of the end of its connection. A breach of the protocol,
-    a lost right and the user's own closing are final; after anything else it is only not known what
-    was done."""
+    """What streams, requests that only read and who comes later are told of the end of a
+    connection. A breach of the protocol, a lost right and the user's own closing are final."""
     if isinstance(why, Refusal) and why.code not in (104, 106) and why.code < 300:
         return refusal_of(why.code, why.message, why.details)
+    return _lost(why)
+
+
+def _lost(why: XsError) -> XsError:
+    """What a request that changes something is told: it is not known what was done."""
     is_final = isinstance(why, (ProtocolError, ClientClosed))
     told = type(why)(*why.args) if is_final else ConnectionLost(str(why))
     told.__cause__ = why
