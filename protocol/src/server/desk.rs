@@ -487,11 +487,12 @@ impl Desk {
     /// Has feeds looked at for which a publish is news.
     pub(super) fn wake_feeds(&mut self) {
         self.was_woken.clear();
+        let has_room = self.session.has_room();
         for (&sub, slot) in &mut self.works {
-            if let Work::Feed(feed) = &slot.work
-                && feed.waits(self.session.credit(sub))
-                && !std::mem::replace(&mut slot.queued, true)
-            {
+            let Work::Feed(feed) = &mut slot.work else { continue };
+            let credit = self.session.credit(sub);
+            feed.note_news(credit > 0 && has_room);
+            if feed.waits(credit) && !std::mem::replace(&mut slot.queued, true) {
                 self.ready.push_back(sub);
             }
         }

@@ -86,6 +86,17 @@ impl FeedWork {
         self.sent_to
     }
 
+    /// Something was published. Who has yet to send what it pulled, and would wait behind that, asks
+    /// again; who cannot be sent anything now is slow.
+    pub(crate) fn note_news(&mut self, may_send: bool) {
+        if self.after == Pulled::Idle && self.has_more() {
+            self.after = Pulled::More;
+        }
+        if !may_send && let Some(lag) = &mut self.lag {
+            lag.stall();
+        }
+    }
+
     /// Whether a publish is news for it: it has nothing and might send more, or it is watched.
     pub(crate) fn waits(&self, credit: i64) -> bool {
         (credit > 0 && self.after == Pulled::Idle && !self.has_more())

@@ -371,3 +371,63 @@ async fn removals_keep_to_the_topics_they_name() {
     assert_eq!(soon(client.get(Bound::Offset(0))).await.unwrap(), None);
     assert!(soon(client.get(Bound::Offset(2))).await.unwrap().is_some());
 }
+
+/// The body of a SUBSCRIBE to the new frames of topic `a`, with their bodies.
+fn with_bodies(credit: u32, extensions: &[u8]) -> Vec<u8> {
+    let options = [2, 4, 1, 0, 1, 0, b'a'];
+    [&credit.to_le_bytes()[..], &1000u32.to_le_bytes(), &[0; 8], &options, extensions].concat()
+}
+
+/// A connection that has subscribed so, and has caught up.
+async fn subscribed(rig: &Rig, credit: u32, extensions: &[u8]) -> Raw {
+    let mut raw = Raw::open(rig, Role::Read).await;
+    let asked = header(Op::Subscribe, 2, 1);
+    assert_eq!(raw.ask(asked, &with_bodies(credit, extensions)).await.header.code, 0);
+    assert_eq!(raw.receive().await.unwrap().header.op, Op::SubEvent as u8);
+    raw
+}
+
+fn bodied(len: usize, count: usize) -> AppendRequest {
+    let body = Body::Inline(vec![7; len].into());
+    AppendRequest::frames(vec![NewFrame { body, ..one("a").frames.remove(0) }; count])
+}
+
+/// Of what was pulled a part waits for credit when more is appended: it comes behind that part.
+#[tokio::test]
+async fn what_comes_while_frames_wait_for_credit_follows_them() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let mut raw = subscribed(&rig, 1000, &[]).await;
+    soon(client.append(&bodied(800, 3))).await.unwrap();
+    let deliver = raw.receive().await.unwrap();
+    assert_eq!(deliver.header.op, Op::Deliver as u8);
+    until(|| rig.memory.pulled() == 3).await;
+    soon(client.append(&bodied(80, 1))).await.unwrap();
+    // By then it has heard of that.
+    assert_eq!(raw.ask(header(Op::Ping, 3, 0), &[]).await.header.op, Op::Ping as u8);
+    raw.send(&message(header(Op::Credit, 0, 1), &100_000u64.to_le_bytes())).await;
+    let mut seen = 0;
+    while seen < 4 {
+        let deliver = raw.receive().await.unwrap();
+        assert_eq!(deliver.header.op, Op::Deliver as u8);
+        seen = u64::from_le_bytes(deliver.body[..8].try_into().unwrap());
+    }
+}
+
+/// Also when it was sent all there was as its credit ended, and nobody looked at it since.
+#[tokio::test]
+async fn one_whose_credit_ended_with_what_there_was_is_slow_when_more_comes() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let latest = [&[2, 0, 0, 0, 9, 0, 0, 0, 1][..], &10u64.to_le_bytes()].concat();
+    let mut raw = subscribed(&rig, 100, &latest).await;
+    soon(client.append(&bodied(200, 1))).await.unwrap();
+    assert_eq!(raw.receive().await.unwrap().header.op, Op::Deliver as u8);
+    for _ in 0..30 {
+        soon(client.append(&bodied(200, 1))).await.unwrap();
+    }
+    assert_eq!(raw.ask(header(Op::Ping, 3, 0), &[]).await.header.op, Op::Ping as u8);
+    raw.send(&message(header(Op::Credit, 0, 1), &4096u64.to_le_bytes())).await;
+    let event = raw.receive().await.unwrap();
+    assert_eq!((event.header.op, event.body[0]), (Op::SubEvent as u8, 3), "{event:?}");
+}
