@@ -28,6 +28,8 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct Inner {
     queue: VecDeque<(NewFrame, Option<Stored>)>,
+    /// Frames that were ever handed over, and those of them without an answer.
+    handed: u64,
     frames: usize,
     bytes: usize,
     pumping: bool,
@@ -82,6 +84,7 @@ impl Outbox {
     pub(super) fn push(self: &Rc<Self>, frame: NewFrame, stored: Option<Stored>) {
         let start = {
             let mut inner = self.inner.borrow_mut();
+            inner.handed += 1;
             inner.frames += 1;
             inner.bytes += Weight::of(&frame).total();
             inner.queue.push_back((frame, stored));
@@ -139,9 +142,20 @@ impl Outbox {
         self.until(|outbox| !outbox.is_full()).await;
     }
 
-    /// Waits until everything queued has been answered.
+    /// How many frames were handed over so far.
+    pub(super) fn handed(&self) -> u64 {
+        self.inner.borrow().handed
+    }
+
+    /// Waits until the first so many frames have been answered, whatever comes behind them.
+    pub(super) async fn answered(&self, handed: u64) {
+        let is_answered = |inner: &Inner| inner.handed - inner.frames as u64 >= handed;
+        self.until(|outbox| is_answered(&outbox.inner.borrow())).await;
+    }
+
+    /// Waits until everything queued so far has been answered.
     pub(super) async fn empty(&self) {
-        self.until(|outbox| outbox.inner.borrow().frames == 0).await;
+        self.answered(self.handed()).await;
     }
 
     /// The same, for what must not happen unless everything before it is stored.

@@ -12,14 +12,22 @@ use deno_error::JsErrorBox;
 use super::bridge::Bridge;
 use super::outbox::Outbox;
 
+/// The newest place.
+struct Reached {
+    place: Bytes,
+    /// How many frames were handed over by then.
+    handed: u64,
+    /// How many losses the run was told of by then.
+    told: u64,
+}
+
 /// The place of one source of a run.
 pub(super) struct Place {
     bridge: Rc<Bridge>,
     outbox: Rc<Outbox>,
     /// Its name among the positions of the processor.
     key: String,
-    /// The newest place, and how many losses the run was told of when it was reached.
-    next: Cell<Option<(u64, Bytes)>>,
+    next: Cell<Option<Reached>>,
     busy: Cell<bool>,
 }
 
@@ -50,16 +58,16 @@ impl Place {
 
     /// Keeps a place; of several that come while one is written the last.
     pub(super) fn keep(self: &Rc<Self>, place: Bytes) {
-        self.next.set(Some((self.outbox.told(), place)));
+        let (handed, told) = (self.outbox.handed(), self.outbox.told());
+        self.next.set(Some(Reached { place, handed, told }));
         if self.busy.replace(true) {
             return;
         }
         let keeping = Rc::clone(self);
         drop(deno_core::unsync::spawn(async move {
-            while let Some(reached) = keeping.next.take() {
+            while let Some(Reached { place, handed, told }) = keeping.next.take() {
                 // What was made of what lies before is stored before it counts as taken.
-                keeping.outbox.empty().await;
-                let (told, place) = keeping.next.take().unwrap_or(reached);
+                keeping.outbox.answered(handed).await;
                 if keeping.outbox.lost_since(told).is_some() {
                     continue;
                 }

@@ -196,3 +196,65 @@ async fn a_tail_goes_on_where_it_was() {
     assert_eq!(error.kind, FailureKind::Permission);
     assert!(error.message.contains("permissions: { read: [\"/etc/passwd\"] }"), "{error}");
 }
+
+/// Each of several `next` that wait at a time gets an item of its own, in turn.
+#[tokio::test]
+async fn items_of_a_stream_are_given_once_whoever_waits() {
+    let (isolate, memory) = generator(
+        "export default { async *run(ctx) { const read = ctx.read({ topics: 'a' }); \
+           for (;;) { const steps = await Promise.all([read.next(), read.next(), read.next()]); \
+             for (const { done, value } of steps) { if (done) return; yield { n: value.meta.n }; } } } };",
+    )
+    .await;
+    (0..1000).for_each(|n| drop(memory.add("a", &json!({ "n": n }), "")));
+    soon(isolate.run_generator()).await.unwrap();
+    let seen: Vec<_> = memory.topic("it.recv").iter().map(stored_meta).collect();
+    assert!(seen.iter().enumerate().all(|(n, seen)| *seen == json!({ "n": n })), "{seen:?}");
+    assert_eq!(seen.len(), 1000);
+}
+
+/// However much the generator has on its way by then.
+#[tokio::test]
+async fn the_place_of_the_input_follows_what_is_stored() {
+    let (isolate, memory) = generator(
+        "export default { duplex: true, async *run(ctx) { \
+           for await (const { meta } of ctx.input) { yield { of: meta.n }; \
+             await new Promise((done) => setTimeout(done, 1)); \
+             if (meta.n === 9) ctx.log.info('all'); } } };",
+    )
+    .await;
+    (0..10).for_each(|n| drop(memory.add("it.send", &json!({ "n": n }), "")));
+    let answers = memory.hold();
+    let kept = async {
+        while memory.logs().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // The first is answered; the others are on their way, and never are.
+        answers.add_permits(1);
+        while memory.position("input").is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        ended = isolate.run_generator() => panic!("{ended:?}"),
+        () = soon(kept) => {}
+    }
+    assert_eq!(memory.position("input").unwrap(), r#"{"offset":1}"#);
+}
+
+#[tokio::test]
+async fn the_results_of_a_call_are_what_it_yields() {
+    let (isolate, memory) = generator(
+        "export default { async *run(ctx) { \
+           for await (const frame of ctx.call('echo', { args: { n: 1 } })) yield { of: frame.topic }; \
+           try { for await (const frame of ctx.call('fails')) yield { of: frame.topic }; } \
+           catch (error) { yield { name: error.name, message: error.message, code: error.code, \
+             topic: error.frame.topic }; } } };",
+    )
+    .await;
+    soon(isolate.run_generator()).await.unwrap();
+    let seen: Vec<_> = memory.topic("it.recv").iter().map(stored_meta).collect();
+    let failure = json!({ "name": "CommandFailed", "message": "fails: it is broken",
+        "code": "throw", "topic": "fails.error" });
+    assert_eq!(seen, [json!({ "of": "echo.recv" }), json!({ "of": "fails.recv" }), failure]);
+}

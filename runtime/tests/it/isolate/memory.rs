@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
-use serde_json::Value;
-use tokio::sync::{oneshot, watch};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, oneshot, watch};
 use xs_engine::{
     BlobHash, Body, Bound, Condition, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Origin,
     ReadOptions, Start, Topic, TopicPatterns, Ttl,
@@ -43,6 +43,8 @@ struct Inner {
     refuse: Option<BackendError>,
     /// Refuses one append, once it is told to.
     refuse_one: Option<(BackendError, oneshot::Receiver<()>)>,
+    /// Appends that may be answered.
+    answers: Option<Arc<Semaphore>>,
 }
 
 impl Memory {
@@ -110,6 +112,13 @@ impl Memory {
         now
     }
 
+    /// Has appends wait for a permit before they are answered.
+    pub(crate) fn hold(&self) -> Arc<Semaphore> {
+        let answers = Arc::new(Semaphore::new(0));
+        self.inner.lock().answers = Some(Arc::clone(&answers));
+        answers
+    }
+
     /// Waits until so many frames are in a topic.
     pub(crate) async fn wait(&self, topic: &str, count: usize) -> Vec<Frame> {
         let mut changes = self.changed.subscribe();
@@ -168,8 +177,12 @@ impl Backend for Memory {
             .boxed();
         }
         let stored: Vec<Frame> = frames.iter().map(|frame| self.push(frame)).collect();
+        let answers = self.inner.lock().answers.clone();
         // Like a real store it answers later, not at once.
         async move {
+            if let Some(answers) = answers {
+                answers.acquire().await.unwrap().forget();
+            }
             tokio::task::yield_now().await;
             Ok(stored)
         }
@@ -315,12 +328,22 @@ impl Backend for Memory {
     }
 
     fn call(&self, request: CallRequest) -> FrameStream {
-        if request.name != "echo" {
-            let error = BackendError::new(BackendCode::NotFound, "no such command");
-            return futures::stream::iter([Err(error)]).boxed();
-        }
         let args: Value = serde_json::from_str(&request.args).unwrap();
-        futures::stream::iter([Ok(self.add("echo.recv", &args, ""))]).boxed()
+        let frames = match request.name.as_str() {
+            "echo" => vec![
+                Ok(self.add("echo.recv", &args, "")),
+                Ok(self.add("echo.complete", &json!({}), "")),
+            ],
+            "fails" => {
+                let failure = json!({ "message": "it is broken", "code": "throw" });
+                vec![
+                    Ok(self.add("fails.recv", &args, "")),
+                    Ok(self.add("fails.error", &failure, "")),
+                ]
+            }
+            _ => vec![Err(BackendError::new(BackendCode::NotFound, "no such command"))],
+        };
+        futures::stream::iter(frames).boxed()
     }
 
     fn log(&self, level: LogLevel, message: String, fields: Option<String>) {
