@@ -77,31 +77,45 @@ function iterable(iterator) {
 // The items of a stream in Rust. It is opened on the first next(), closed by return() and with the
 // scope, after which it has simply ended.
 function stream(scope, open, decode, left = () => {}) {
-  let id = null, ready = [], at = 0, over = false, forget = () => {};
+  let id = null, ready = [], at = 0, over = false, pulling = null, forget = () => {};
   const close = () => {
     over = true;
     if (id !== null) op_xs_stream_close(id);
   };
+  const pull = async () => {
+    if (id === null) {
+      id = await open();
+      // Closed while it was opened: nobody else knows of it.
+      if (over) return op_xs_stream_close(id);
+      forget = scope.onEnd(close);
+      if (over) return;
+    }
+    const text = await op_xs_stream_next(id);
+    if (over) return;
+    if (text === "") {
+      over = true;
+      forget();
+      return;
+    }
+    ready = decode(text);
+    at = 0;
+  };
   const iterator = {
+    // Of several that wait at a time one pulls, and then each takes its item in turn.
     async next() {
       for (;;) {
         if (at < ready.length) return { value: ready[at++], done: false };
         if (over) return { value: undefined, done: true };
-        if (id === null) {
-          id = await open();
-          // Closed while it was opened: nobody else knows of it.
-          if (over) op_xs_stream_close(id);
-          else forget = scope.onEnd(close);
-          if (over) continue;
+        if (pulling !== null) {
+          await pulling.catch(() => {});
+          continue;
         }
-        const text = await op_xs_stream_next(id);
-        if (text === "") {
-          over = true;
-          forget();
-          return { value: undefined, done: true };
+        pulling = pull();
+        try {
+          await pulling;
+        } finally {
+          pulling = null;
         }
-        ready = decode(text);
-        at = 0;
       }
     },
     async return(value) {
@@ -115,6 +129,23 @@ function stream(scope, open, decode, left = () => {}) {
     },
   };
   return iterable(iterator);
+}
+
+// The results of a call: its end is no result, and a failure is thrown.
+function results(name, answers) {
+  return iterable({
+    async next() {
+      const step = await answers.next();
+      if (step.done) return step;
+      const frame = step.value;
+      if (frame.topic === `${name}.complete`) return answers.return();
+      if (frame.topic !== `${name}.error`) return step;
+      await answers.return();
+      const { message = "failed without a message", code } = frame.meta ?? {};
+      throw Object.assign(new Error(`${name}: ${message}`), { name: "CommandFailed", command: name, code, frame });
+    },
+    return: (value) => answers.return(value),
+  });
 }
 
 // Items that come all at once.
@@ -188,12 +219,12 @@ function base(scope, definition, ready) {
       stream: (hash) => bytes().blobStream(String(hash)),
     }),
     call: (name, options = {}) =>
-      stream(scope, async () => {
+      results(String(name), stream(scope, async () => {
         await ready();
         const body = options.body === undefined ? new Uint8Array(0) : await bytesOf(options.body, "call({ body })");
         const timeout = options.timeout === undefined ? -1 : duration(options.timeout, "call({ timeout })");
         return op_xs_call(String(name), stringify(options.args ?? {}), body, timeout);
-      }, frames),
+      }, frames)),
     fs: Object.freeze({
       text: async (path) => op_xs_fs_text(String(path)),
       bytes: async (path) => op_xs_fs_bytes(String(path)),
