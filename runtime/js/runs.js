@@ -22,10 +22,17 @@ function iteratorOf(value) {
 // Hands over each value of an iterator. A value that cannot be a frame, or that the store refused,
 // is thrown into the iterator at its yield; one that takes none is ended.
 async function drain(scope, iterator) {
-  const finished = scope.onEnd(() => void iterator.return?.()?.catch?.(() => {}));
+  const finished = scope.onEnd(() => {
+    try {
+      void iterator.return?.()?.catch?.(() => {});
+    } catch {
+      // What one run throws while it is ended is not for those beside it.
+    }
+  });
   try {
     let step = await iterator.next();
-    while (!step.done) {
+    // One that cannot be ended is left.
+    while (!step.done && !scope.over) {
       try {
         await result(scope, step.value);
       } catch (error) {

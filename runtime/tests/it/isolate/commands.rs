@@ -126,6 +126,39 @@ async fn deadlines_and_cancels_end_a_call_with_its_signal() {
     assert_eq!(names[..3], ["TimeoutError", "TimeoutError", "AbortError"]);
 }
 
+/// What it throws while it is ended is no failure of the calls beside it; one that cannot be ended
+/// is left at its next value.
+#[tokio::test]
+async fn a_call_that_is_cancelled_ends_alone() {
+    let source = r#"let go; const gone = new Promise((done) => (go = done));
+        let pulled = 0;
+        export default { run(call) {
+          if (call.args.kind === "sync") return (function* () {
+            try { for (;;) yield { kind: "sync" }; } finally { throw new Error("cleanup failed"); } })();
+          if (call.args.kind === "bare") return { [Symbol.asyncIterator]() { return this; },
+            async next() { if (++pulled > 1) await gone; return { value: { kind: "bare" }, done: false }; } };
+          if (call.args.kind === "go") go();
+          return { pulled };
+        } };"#;
+    let (isolate, memory) = command(source).await;
+    for kind in ["sync", "bare"] {
+        let asked = call(&memory, &json!({ "kind": kind }));
+        let cancel = asked.cancel.clone();
+        let before = memory.topic("it.recv").len();
+        let cancelled = async {
+            memory.wait("it.recv", before + 1).await;
+            cancel.cancel();
+        };
+        let (ended, ()) = soon(async { tokio::join!(isolate.call(asked), cancelled) }).await;
+        assert_eq!(ended.unwrap_err().kind, FailureKind::Cancelled);
+        soon(isolate.call(call(&memory, &json!({ "kind": "beside" })))).await.unwrap();
+    }
+    soon(isolate.call(call(&memory, &json!({ "kind": "go" })))).await.unwrap();
+    soon(isolate.call(call(&memory, &json!({ "kind": "beside" })))).await.unwrap();
+    // It was pulled once more, and left.
+    assert_eq!(stored_meta(memory.topic("it.recv").last().unwrap()), json!({ "pulled": 2 }));
+}
+
 #[tokio::test]
 async fn many_calls_leave_the_isolate_as_it_was() {
     let (isolate, memory) =
