@@ -47,6 +47,29 @@ async fn a_variable_that_was_not_asked_for_is_told_once() {
     assert_eq!(lines, [line]);
 }
 
+/// As any error that nobody caught: with its message and its line.
+#[tokio::test]
+async fn what_a_listener_throws_is_told() {
+    for (listen, fire) in [
+        (
+            "const own = new EventTarget(); own.addEventListener('x',",
+            "own.dispatchEvent(new Event('x'));",
+        ),
+        (
+            "const { port1, port2 } = new MessageChannel(); port1.onmessage = (",
+            "port2.postMessage(1);",
+        ),
+    ] {
+        let source = format!(
+            "export default {{ async *run(ctx) {{\n{listen} () => {{\nthrow new Error('mine'); }});\n\
+               {fire}\nawait new Promise((done) => setTimeout(done, 60_000)); }} }};"
+        );
+        let (isolate, _, _) = start("generators/it.js", &source).await.unwrap();
+        let error = soon(isolate.run_generator()).await.unwrap_err();
+        assert_eq!((error.message.as_str(), error.line), ("Error: mine", Some(3)), "{listen}");
+    }
+}
+
 #[tokio::test]
 async fn globals_are_the_committed_list() {
     let seen = eval("return { keys: Reflect.ownKeys(globalThis).map(String) }").await;
