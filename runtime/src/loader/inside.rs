@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
+/// How often a path is looked at again.
+const AGAIN_MAX: usize = 64;
+
 /// A directory that is held open.
 pub(super) struct Inside(OwnedFd);
 
@@ -20,7 +23,16 @@ impl Inside {
     /// out of it.
     pub(super) fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        match openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), inside) {
+        let open = || openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), inside);
+        let mut opened = open();
+        // A rename anywhere, beside a path with "..", has the system say: try again.
+        for _ in 0..AGAIN_MAX {
+            if opened.as_ref().err() != Some(&Errno::AGAIN) {
+                break;
+            }
+            opened = open();
+        }
+        match opened {
             // A filter of system calls that cannot look into the structure it takes, as systemd's
             // RestrictSUIDSGID=, says that there is no such call.
             Err(Errno::NOSYS) => self.open_and_look(path, flags),
