@@ -223,7 +223,11 @@ impl Granted {
     fn at(&self, path: &Path) -> PathBuf {
         match &self.root {
             None => path.to_owned(),
-            Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+            Some(root) => {
+                // Only what is named is there: `..` behind a directory that is not leads nowhere.
+                let path = normal(path);
+                root.join(path.strip_prefix("/").unwrap_or(&path))
+            }
         }
     }
 
@@ -278,7 +282,7 @@ pub(crate) enum ReadDenied {
 }
 
 /// The path without `.` and `..`, as far as its text goes.
-fn normal(path: &Path) -> PathBuf {
+pub(crate) fn normal(path: &Path) -> PathBuf {
     deno_core::normalize_path(std::borrow::Cow::Borrowed(path)).into_owned()
 }
 

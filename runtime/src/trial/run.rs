@@ -24,7 +24,7 @@ use crate::isolate::{
 };
 use crate::loader::ModuleGraph;
 use crate::name::{Kind, ProcessorName};
-use crate::permissions::Allow;
+use crate::permissions::{Allow, normal};
 
 /// Real time that a trial may take.
 const TIME_MAX: Duration = Duration::from_secs(20);
@@ -266,12 +266,8 @@ fn files(base: &Path, given: &BTreeMap<String, String>) -> std::io::Result<Files
     let files = Files(std::env::temp_dir().join(name).canonicalize_parent()?);
     fs::create_dir(&files.0)?;
     for (path, text) in given {
-        let path = base.join(path);
-        let inside = path.components().filter_map(|part| match part {
-            std::path::Component::Normal(name) => Some(name),
-            _ => None,
-        });
-        let path = files.0.join(inside.collect::<PathBuf>());
+        let path = normal(&base.join(path));
+        let path = files.0.join(path.strip_prefix("/").unwrap_or(&path));
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }

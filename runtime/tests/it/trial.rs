@@ -74,6 +74,35 @@ test("third", () => assert(false, "never"));
     assert!(errors(&tested)[1].is_empty() && errors(&tested)[2].contains("never"));
 }
 
+/// Beside the directory of the modules, as the log of a program that runs there is.
+#[tokio::test]
+async fn files_are_made_up_by_relative_paths_too() {
+    let tested = tested(&[
+        (
+            "generators/g.test.ts",
+            r#"import { assertEquals, test, trial } from "xs/test";
+import g from "./g.ts";
+test("a file beside the modules", async () => {
+  const { out, error } = await trial(g, { files: { "../app.log": "one\ntwo\n" }, take: 3 });
+  assertEquals(error, undefined);
+  assertEquals(await Promise.all(out.map((frame) => frame.text())), ["one\ntwo\n", "one", "two"]);
+});
+"#,
+        ),
+        (
+            "generators/g.ts",
+            r#"import { generator } from "xs";
+export default generator({ permissions: { read: ["../app.log"] }, async *run(ctx) {
+  yield await ctx.fs.text("../app.log");
+  for await (const line of ctx.tail("../app.log", { first: "start" })) yield line;
+} });
+"#,
+        ),
+    ])
+    .await;
+    assert_eq!(errors(&tested), [""]);
+}
+
 #[tokio::test]
 async fn what_a_test_makes_up_is_all_that_there_is() {
     let tested = tested(&[
