@@ -48,6 +48,18 @@ class Scope {
   }
 }
 
+// The calls that are open.
+const calls = new Set();
+
+// Calls back once all calls that are open now are over, unless it is told to forget it; with none
+// open there is nothing to wait for.
+function whenCallsEnd(back) {
+  if (calls.size === 0) return null;
+  let left = calls.size;
+  const forget = [...calls].map((call) => call.onEnd(() => { if (--left === 0) back(); }));
+  return () => forget.forEach((one) => one());
+}
+
 function topicsText(topics, what) {
   if (typeof topics === "string") return topics;
   if (Array.isArray(topics) && topics.every((topic) => typeof topic === "string")) return topics.join(",");
@@ -75,19 +87,25 @@ function iterable(iterator) {
 }
 
 // The items of a stream in Rust. It is opened on the first next(), closed by return() and with the
-// scope, after which it has simply ended.
-function stream(scope, open, decode, left = () => {}) {
+// scope, after which it has simply ended. `left` and `ended` are told of these, with how many of the
+// items that were decoded last were taken, and the stream.
+function stream(scope, open, decode, left = () => {}, ended = () => {}) {
   let id = null, ready = [], at = 0, over = false, pulling = null, forget = () => {};
   const close = () => {
     over = true;
     if (id !== null) op_xs_stream_close(id);
+  };
+  // While more is pulled, all of what came before was taken.
+  const leave = (told) => {
+    if (!over && id !== null) told(pulling === null ? at : 0, id);
+    close();
   };
   const pull = async () => {
     if (id === null) {
       id = await open();
       // Closed while it was opened: nobody else knows of it.
       if (over) return op_xs_stream_close(id);
-      forget = scope.onEnd(close);
+      forget = scope.onEnd(() => leave(ended));
       if (over) return;
     }
     const text = await op_xs_stream_next(id);
@@ -119,10 +137,7 @@ function stream(scope, open, decode, left = () => {}) {
       }
     },
     async return(value) {
-      if (!over) {
-        left();
-        close();
-      }
+      if (!over) leave(left);
       forget();
       ready = [];
       return { value, done: true };
@@ -275,5 +290,5 @@ function handlerContext(scope, definition, call) {
   }));
 }
 
-return { Scope, base, bytesOf, checkAppend, handlerContext, iterable, stream, topicsText };
+return { Scope, base, bytesOf, calls, checkAppend, handlerContext, iterable, stream, topicsText, whenCallsEnd };
 })();

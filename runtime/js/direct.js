@@ -3,7 +3,7 @@
 const { core } = __bootstrap;
 const {
   op_xs_append, op_xs_append_bytes, op_xs_append_if, op_xs_append_stored, op_xs_blob_put, op_xs_cron_next, op_xs_input,
-  op_xs_input_left, op_xs_remove, op_xs_tail, op_xs_watch,
+  op_xs_input_left, op_xs_remove, op_xs_tail, op_xs_tail_left, op_xs_watch,
 } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
@@ -129,7 +129,12 @@ function generatorContext(scope, definition) {
       socket: (url, options) =>
         iterable(core.loadExtScript("ext:xs_runtime/socket.js").messages(scope, url, options)),
       tail: (path, options = {}) =>
-        stream(scope, async () => op_xs_tail(scope.run, String(path), options.first === "start"), parse),
+        stream(
+          scope, async () => op_xs_tail(scope.run, String(path), options.first === "start"), parse,
+          (taken, id) => op_xs_tail_left(id, taken),
+          // Nobody knows what became of the last line then.
+          (taken, id) => op_xs_tail_left(id, Math.max(0, taken - 1)),
+        ),
     }),
   }));
 }

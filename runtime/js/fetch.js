@@ -4,8 +4,11 @@
 const { core } = __bootstrap;
 const { op_xs_collect, op_xs_requests, op_xs_why_not } = core.ops;
 const { fetch: plain } = core.loadExtScript("ext:deno_fetch/26_fetch.js");
+const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { Request } = core.loadExtScript("ext:deno_fetch/23_request.js");
 const { setTimeout, clearTimeout } = core.loadExtScript("ext:deno_web/02_timers.js");
+const { AbortController, AbortSignal } = core.loadExtScript("ext:deno_web/03_abort_signal.js");
+const { whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
 
 // Requests that wait for their answer side by side; the next ones wait for a turn. An answer that
 // takes longer gives its turn away: a server that never answers is not to hold up all others.
@@ -66,7 +69,28 @@ function told(error) {
   return Object.assign(new Error(op_xs_why_not(message)), { name: "NotCapable" });
 }
 
+// Answers of requests that end with calls, and what to forget once nobody has the answer.
+const answers = new FinalizationRegistry((forget) => forget());
+
+// A request is over with the call that made it. Which one that was nobody can tell where several are
+// open: then with the last of those that are open now.
 async function fetch(input, init = undefined) {
+  const gone = new AbortController();
+  const forget = whenCallsEnd(() => gone.abort(new DOMException("the call is over", "AbortError")));
+  if (forget === null) return request(input, init);
+  try {
+    const given = init?.signal ?? (input instanceof Request ? input.signal : null);
+    const signal = given === null ? gone.signal : AbortSignal.any([given, gone.signal]);
+    const answer = await request(input, { ...init, signal });
+    answers.register(answer, forget);
+    return answer;
+  } catch (error) {
+    forget();
+    throw error;
+  }
+}
+
+async function request(input, init) {
   if (taken < TURNS_MAX) {
     taken++;
   } else {

@@ -23,6 +23,7 @@ use super::outbox::Outbox;
 use super::pipes::Pipes;
 use super::socket::Sockets;
 use super::streams::Streams;
+use super::tail::Given;
 use super::trial::Answers;
 use crate::isolate::handle::{Replies, Request};
 use crate::isolate::stop::Stop;
@@ -57,6 +58,8 @@ pub(crate) struct Bridge {
     pub(super) runs: RefCell<HashMap<u32, Run>>,
     /// The input of the generator, as it was opened last.
     pub(super) input: RefCell<Weak<Keeping>>,
+    /// What was handed over of the tails that are open, by their streams.
+    pub(super) tails: RefCell<HashMap<u32, Weak<Given>>>,
     next_run: Cell<u32>,
     pub(super) state_answer: RefCell<Option<oneshot::Sender<Result<(), ModuleError>>>>,
     control: RefCell<VecDeque<String>>,
@@ -115,6 +118,7 @@ impl Bridge {
             batch: RefCell::default(),
             runs: RefCell::default(),
             input: RefCell::default(),
+            tails: RefCell::default(),
             next_run: Cell::new(HANDLER_RUN + 1),
             state_answer: RefCell::default(),
             control: RefCell::default(),

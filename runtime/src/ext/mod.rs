@@ -91,6 +91,7 @@ deno_core::extension!(
         files::op_xs_fs_list,
         files::op_xs_fs_stat,
         tail::op_xs_tail,
+        tail::op_xs_tail_left,
         input::op_xs_input,
         input::op_xs_input_left,
         blobs::op_xs_blob_open,

@@ -7,7 +7,7 @@ use std::fs::{File, Metadata};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -75,6 +75,39 @@ struct Next {
     rests: Instant,
 }
 
+/// A line, and where the next one begins.
+struct Line {
+    text: String,
+    end: u64,
+}
+
+/// The lines that were handed over together: where the next run goes on once they are done with.
+pub(super) struct Given {
+    place: Rc<Place>,
+    /// Where each of them ends.
+    ends: RefCell<Vec<Position>>,
+}
+
+impl Given {
+    /// The first so many of them are done with, and nobody asks for those behind.
+    fn taken(&self, count: usize) {
+        let ends = self.ends.take();
+        if let Some(position) = count.checked_sub(1).and_then(|at| ends.get(at)) {
+            self.keep(*position);
+        }
+    }
+
+    fn all_taken(&self) {
+        let count = self.ends.borrow().len();
+        self.taken(count);
+    }
+
+    /// Lets the next run go on at a position.
+    fn keep(&self, position: Position) {
+        self.place.keep(Bytes::from(json!(position).to_string()));
+    }
+}
+
 /// How it begins.
 #[derive(Clone, Copy)]
 enum Begin {
@@ -88,15 +121,13 @@ enum Begin {
 
 struct Tail {
     bridge: Rc<Bridge>,
-    place: Rc<Place>,
+    given: Rc<Given>,
     granted: Granted,
     path: String,
     from_start: bool,
     begin: Begin,
     reading: Option<Reading>,
     next: Option<Next>,
-    /// Where the lines end that were handed over.
-    given: Option<Position>,
 }
 
 /// Opens a tail; gives its stream's number.
@@ -117,27 +148,41 @@ pub(super) async fn op_xs_tail(
         return Err(JsErrorBox::generic("this run is over"));
     };
     let place = Place::new(&bridge, outbox, format!("tail:{path}"));
+    let given = Rc::new(Given { place, ends: RefCell::default() });
+    let told = Rc::downgrade(&given);
     let source = Tail {
         bridge: Rc::clone(&bridge),
-        place,
+        given,
         granted,
         path,
         from_start,
         begin: Begin::Unread,
         reading: None,
         next: None,
-        given: None,
     };
-    bridge.streams.open(Box::new(source))
+    let id = bridge.streams.open(Box::new(source))?;
+    let mut tails = bridge.tails.borrow_mut();
+    tails.retain(|_, given| given.strong_count() > 0);
+    tails.insert(id, told);
+    Ok(id)
+}
+
+/// The loop over a tail was left: the first so many of the lines handed over last are done with.
+#[op2(fast)]
+pub(super) fn op_xs_tail_left(state: &mut OpState, id: u32, count: u32) {
+    let tails = state.borrow::<Rc<Bridge>>().tails.borrow();
+    if let Some(given) = tails.get(&id).and_then(Weak::upgrade) {
+        given.taken(count as usize);
+    }
 }
 
 impl Source<String> for Tail {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
             // Who asks for more has done with what was handed over.
-            self.keep();
-            let place = Rc::clone(&self.place);
-            place.unless_lost(self.more()).await
+            self.given.all_taken();
+            let given = Rc::clone(&self.given);
+            given.place.unless_lost(self.more()).await
         }
         .boxed_local()
     }
@@ -147,15 +192,17 @@ impl Tail {
     /// Waits for lines.
     async fn more(&mut self) -> Result<Option<String>, JsErrorBox> {
         if let Begin::Unread = self.begin {
-            let saved = self.place.get().await?;
+            let saved = self.given.place.get().await?;
             let saved = saved.and_then(|bytes| serde_json::from_slice(&bytes).ok());
             self.begin = Begin::Saved(saved);
         }
         loop {
             let lines = self.look()?;
-            if !lines.is_empty() {
-                self.given = self.reading.as_ref().map(|reading| reading.position);
-                return Ok(Some(json!(lines).to_string()));
+            if let Some(reading) = self.reading.as_ref().filter(|_| !lines.is_empty()) {
+                let end = |line: &Line| Position { offset: line.end, ..reading.position };
+                self.given.ends.replace(lines.iter().map(end).collect());
+                let text: Vec<_> = lines.into_iter().map(|line| line.text).collect();
+                return Ok(Some(json!(text).to_string()));
             }
             tokio::time::sleep(PERIOD).await;
         }
@@ -206,7 +253,6 @@ impl Tail {
             },
             None => self.read(opened.file, &opened.meta, if self.from_start { 0 } else { len }),
         }
-        self.given = self.reading.as_ref().map(|reading| reading.position);
         self.keep();
         Ok(())
     }
@@ -224,7 +270,7 @@ impl Tail {
     }
 
     /// Lines that are there now; moves on to the next file once the present one is used up.
-    fn look(&mut self) -> Result<Vec<String>, JsErrorBox> {
+    fn look(&mut self) -> Result<Vec<Line>, JsErrorBox> {
         if let Begin::Saved(saved) = self.begin {
             self.start(saved)?;
         }
@@ -245,7 +291,7 @@ impl Tail {
     }
 
     /// At the end of a file: goes on with the one that has taken its place, after a while.
-    fn move_on(&mut self) -> Result<Vec<String>, JsErrorBox> {
+    fn move_on(&mut self) -> Result<Vec<Line>, JsErrorBox> {
         let Some(reading) = self.reading.as_ref() else { return Ok(Vec::new()) };
         let (here, at) = (reading.position, reading.at());
         if reading.file.metadata().is_ok_and(|meta| meta.len() < at) {
@@ -278,22 +324,21 @@ impl Tail {
 
     /// Begins another file. What stands at the end of one that was moved away is a line, ended or
     /// not.
-    fn turn_to(&mut self, opened: Opened) -> Vec<String> {
+    fn turn_to(&mut self, opened: Opened) -> Vec<Line> {
         let last = self.reading.take().map(|reading| reading.partial).unwrap_or_default();
         self.read(opened.file, &opened.meta, 0);
         if last.is_empty() {
             // Nobody has anything of the file before any more.
-            self.given = self.reading.as_ref().map(|reading| reading.position);
             self.keep();
             return Vec::new();
         }
-        vec![text(&last)]
+        vec![Line { text: text(&last), end: 0 }]
     }
 
-    /// Lets the next run go on behind the lines that were handed over.
-    fn keep(&mut self) {
-        if let Some(position) = self.given.take() {
-            self.place.keep(Bytes::from(json!(position).to_string()));
+    /// Lets the next run go on where the file is read now.
+    fn keep(&self) {
+        if let Some(reading) = &self.reading {
+            self.given.keep(reading.position);
         }
     }
 }
@@ -301,7 +346,7 @@ impl Tail {
 /// What was read at once.
 enum Piece {
     /// Whole lines.
-    Lines(Vec<String>),
+    Lines(Vec<Line>),
     /// Part of a line.
     Part,
     /// Nothing: the file ends here.
@@ -328,12 +373,13 @@ impl Reading {
             None => return Ok(Piece::Part),
         };
         let rest = self.partial.split_off(end);
-        let mut whole = std::mem::replace(&mut self.partial, rest);
-        self.position.offset += whole.len() as u64;
-        if whole.last() == Some(&b'\n') {
-            whole.pop();
-        }
-        Ok(Piece::Lines(whole.split(|&byte| byte == b'\n').map(text).collect()))
+        let whole = std::mem::replace(&mut self.partial, rest);
+        let lines = whole.split_inclusive(|&byte| byte == b'\n').map(|line| {
+            self.position.offset += line.len() as u64;
+            let text = text(line.strip_suffix(b"\n").unwrap_or(line));
+            Line { text, end: self.position.offset }
+        });
+        Ok(Piece::Lines(lines.collect()))
     }
 }
 

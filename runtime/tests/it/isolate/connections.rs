@@ -173,3 +173,24 @@ async fn sockets_have_a_bound_while_they_connect() {
     assert_eq!(seen, json!({ "why": { "64 sockets are open at once; close one first": 136 } }));
     assert!(server.seen(|seen| seen.asked) <= 64);
 }
+
+/// However many calls were given up while they waited for an answer.
+#[tokio::test]
+async fn requests_end_with_their_calls() {
+    let server = Server::start(1);
+    let source = format!(
+        "export default {{ timeout: 300, concurrency: 400, permissions: {{ net: ['127.0.0.1'] }}, \
+           async run(call) {{ const url = 'http://127.0.0.1:{}/' + call.args.path; \
+             return {{ text: await (await fetch(url)).text() }}; }} }};",
+        server.port
+    );
+    let (isolate, _, memory) = start("commands/it.js", &source).await.unwrap();
+    let calls =
+        (0..300).map(|_| isolate.call(super::commands::call(&memory, &json!({ "path": "never" }))));
+    let ended = soon(futures::future::join_all(calls)).await;
+    assert!(ended.iter().all(Result::is_err));
+    for _ in 0..3 {
+        let call = super::commands::call(&memory, &json!({ "path": "x" }));
+        soon(isolate.call(call)).await.unwrap();
+    }
+}

@@ -163,3 +163,29 @@ async fn a_file_that_is_not_there_at_first_goes_on_where_it_was() {
     log.run_to(2, 8).await;
     assert_eq!(log.lines(), ["A", "B"]);
 }
+
+/// The line at which it was thrown is done with, and those before it; those behind are not.
+#[tokio::test]
+async fn a_line_that_cannot_be_handled_is_met_once() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("log");
+    fs::write(&path, (0..100).map(|n| format!("{n}\n")).collect::<String>()).unwrap();
+    let at = path.display();
+    let source = format!(
+        "export default {{ permissions: {{ read: ['{at}'] }}, async *run(ctx) {{ \
+           for await (const line of ctx.tail('{at}', {{ first: 'start' }})) {{ \
+             if (line === '50') throw new Error('bad'); if (line === '70') break; yield line; }} }} }};"
+    );
+    let (isolate, _, memory) = start(ENTRY, &source).await.unwrap();
+    let error = soon(isolate.run_generator()).await.unwrap_err();
+    assert!(error.message.contains("bad"), "{error}");
+    soon(isolate.run_generator()).await.unwrap();
+    let mut run = Box::pin(isolate.run_generator());
+    let lines = tokio::select! {
+        ended = &mut run => panic!("{ended:?}"),
+        lines = soon(memory.wait("it.recv", 98)) => lines,
+    };
+    let lines: Vec<_> = lines.iter().map(|frame| memory.body(frame)).collect();
+    let want = (0..100).filter(|n| *n != 50 && *n != 70).map(|n| n.to_string());
+    assert_eq!(lines, want.collect::<Vec<_>>());
+}
