@@ -23,7 +23,7 @@ struct Page {
 
 static PAGES: [Page; 15] = [
     whole("concepts", "frames, topics, bodies, processors", include_str!("../../docs/concepts.md")),
-    whole("tutorial", "a first hour with xs", include_str!("../../docs/tutorial.md")),
+    whole("tutorial", "half an hour with xs", include_str!("../../docs/tutorial.md")),
     part("addresses", "where a store is", OPERATIONS, "Addresses"),
     part("patterns", "topics, and patterns of them", CLI, "Topic patterns"),
     part("times", "points in time and lengths of it", CLI, "Times"),

@@ -25,7 +25,7 @@ pub(crate) struct AppendArgs {
     /// The topic, for example metrics.cpu.
     pub(crate) topic: Topic,
     /// The body; - reads standard input.
-    #[arg(conflicts_with_all = ["file", "no_body", "lines"])]
+    #[arg(conflicts_with_all = ["file", "no_body", "lines"], allow_negative_numbers = true)]
     pub(crate) body: Option<String>,
     /// Take the body from a file, byte for byte; - is standard input.
     #[arg(long, value_name = "PATH", conflicts_with = "no_body", value_hint = ValueHint::FilePath)]

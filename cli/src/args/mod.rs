@@ -187,7 +187,7 @@ pub(crate) enum Subcommand {
     Completions(CompletionsArgs),
     /// Print the manual, or write its pages into a directory.
     Man(ManArgs),
-    /// Print the version of xs and of its JavaScript engine.
+    /// Print the version of xs and the name of its JavaScript engine.
     Version,
     /// The process that runs modules; started by `serve` and `host`, over a socket it inherits.
     #[command(name = "__host", hide = true)]

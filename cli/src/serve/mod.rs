@@ -22,6 +22,7 @@ mod upload;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -46,6 +47,10 @@ pub(crate) use inherited::take as take_sockets;
 pub(crate) use metrics::Fullness;
 pub(crate) use service::StoreService;
 
+/// How long a server waits for who has its store, and between two looks.
+const HELD_FOR_MAX: Duration = Duration::from_secs(3);
+const HELD_LOOK: Duration = Duration::from_millis(20);
+
 /// Serves until SIGTERM, SIGINT, `stop` or a failure of the store's files.
 pub(crate) async fn run(
     args: ServeArgs,
@@ -65,8 +70,6 @@ pub(crate) async fn run(
     variables::of_file(&args.env)?;
     let metrics = Metrics::start(&args.metrics).await?;
     let options = StoreOptions { sync: args.sync, ..StoreOptions::default() };
-    let path = dir.clone();
-    let opening = tokio::task::spawn_blocking(move || Store::open(&path, options));
     let opened = tokio::select! {
         biased;
         // A recovery may take long, and is begun again by the next start as after kill -9.
@@ -74,11 +77,13 @@ pub(crate) async fn run(
             info!("stopping before the store is open");
             return Ok(Exit::Ok);
         }
-        opened = opening => opened?,
+        opened = open(&dir, options) => opened?,
     };
     if let Err(OpenError::Locked { pid, .. }) = &opened {
-        let text =
-            format!("{0} is open in process {pid}; stop it, or use it: -a {0}", dir.display());
+        let dir = dir.display();
+        // It may be about to say which.
+        let who = if *pid == 0 { "another process".into() } else { format!("process {pid}") };
+        let text = format!("{dir} is open in {who}; stop it, or use it: -a {dir}");
         return Fault::fail(Exit::Unreachable, text);
     }
     let store = Arc::new(opened.with_context(|| format!("open the store {}", dir.display()))?);
@@ -118,6 +123,19 @@ pub(crate) async fn run(
     match served? {
         Exit::Ok => closed.map(|()| Exit::Ok).context("close the store"),
         exit => Ok(exit),
+    }
+}
+
+/// Opens the store, once who has it for a moment is done: a subcommand that needs no server.
+async fn open(dir: &Path, options: StoreOptions) -> anyhow::Result<Result<Store, OpenError>> {
+    let until = Instant::now() + HELD_FOR_MAX;
+    loop {
+        let (path, options) = (dir.to_owned(), options.clone());
+        let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await?;
+        if !matches!(opened, Err(OpenError::Locked { .. })) || Instant::now() >= until {
+            return Ok(opened);
+        }
+        tokio::time::sleep(HELD_LOOK).await;
     }
 }
 

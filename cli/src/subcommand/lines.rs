@@ -89,9 +89,16 @@ async fn feed(
     while let Some(piece) = next_piece(&mut pieces, lines, sender, stop).await? {
         let is_end = piece.is_empty();
         lines.push(&piece);
-        while lines.next_line(is_end)? {
-            if lines.batch_is_full() {
-                sender.send(lines.take_batch()).await?;
+        loop {
+            match lines.next_line(is_end) {
+                Ok(true) if lines.batch_is_full() => sender.send(lines.take_batch()).await?,
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    // Those before it cannot be read again.
+                    sender.send(lines.take_batch()).await?;
+                    return Err(error);
+                }
             }
         }
         if is_end {

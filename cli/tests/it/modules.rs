@@ -140,6 +140,35 @@ fn what_failed_is_shown_and_found_by_scripts() {
     assert!(server.stop().success());
 }
 
+/// That an older version runs again in the next life of the server does not mend the newest.
+#[test]
+fn a_newest_version_that_is_broken_is_told_of_until_it_is_mended() {
+    let place = Place::new();
+    let source = "export default { topics: 'in', run: (frame) => ({ n: 1 }) };";
+    place.write("modules/handlers/h.ts", source);
+    let serve = || place.serve(&["--modules", "modules", "--sync", "none"]);
+    let server = serve();
+    place.await_frames("xs.handler.h.active", 1);
+    place.write("modules/handlers/h.ts", "export default {");
+    place.await_frames("xs.handler.h.invalid", 1);
+    let check = |state: &str, code: i32| {
+        let list = place.xs(&["modules", "list", "--check"]);
+        assert_eq!((list.code, &list.json()[0]["state"]), (code, &state.into()), "{}", list.text());
+        let shown = &place.ok(&["modules", "show", "h"]).json()[0];
+        assert_eq!(shown["error"].is_object(), code == 1, "{shown}");
+    };
+    check("active, newest invalid", 1);
+    assert!(server.stop().success());
+    check("waiting for a server", 1);
+    let server = serve();
+    place.await_frames("xs.handler.h.active", 2);
+    check("active, newest invalid", 1);
+    place.write("modules/handlers/h.ts", &source.replace('1', "2"));
+    place.await_frames("xs.handler.h.active", 3);
+    check("active", 0);
+    assert!(server.stop().success());
+}
+
 #[test]
 fn parked_inputs_are_handled_again_or_given_up() {
     let (place, server) = served();

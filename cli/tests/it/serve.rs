@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use xs_engine::{Store, StoreOptions};
 
 use crate::support::{Place, eventually, is_running};
 
@@ -35,6 +38,25 @@ fn sigterm_leaves_neither_child_nor_socket() {
         .map(|frame| frame["topic"].clone())
         .collect();
     assert_eq!(topics, ["xs.start", "xs.stopping"]);
+}
+
+/// A subcommand that needs no server has the store for a moment only.
+#[test]
+fn a_server_waits_for_who_has_its_store_for_a_moment() {
+    let place = Place::new();
+    let held = Store::open(&place.store(), StoreOptions::default()).unwrap();
+    let holder = std::thread::spawn(move || {
+        // As long as a subcommand may take.
+        std::thread::sleep(Duration::from_millis(300));
+        held.close().unwrap();
+    });
+    assert!(place.serve(&[]).stop().success(), "{}", place.log());
+    holder.join().unwrap();
+    let held = Store::open(&place.store(), StoreOptions::default()).unwrap();
+    let refused = place.xs(&["serve", "./store"]);
+    assert_eq!(refused.code, 5);
+    assert!(refused.err.contains("./store is open in process"), "{}", refused.err);
+    held.close().unwrap();
 }
 
 /// What `/proc/PID/stat` says behind the name: state, parent, group, session; the nice value is the

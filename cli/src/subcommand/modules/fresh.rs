@@ -26,10 +26,11 @@ export default generator({
 const HANDLER: &str = r#"import { handler } from "xs";
 
 // Called for each frame of its topics, one at a time. What it returns becomes one frame NAME.out,
-// stored together with the state or not at all.
+// stored together with the state or not at all. "a.*" takes all topics below a; "*" takes all there
+// are, also what other handlers make.
 export default handler({
   about: "counts what happens",
-  topics: "*",
+  topics: "in.*",
   start: "new",
   state: { count: 0 },
   run(frame, ctx) {

@@ -24,6 +24,8 @@ pub(crate) struct Module {
     pub(super) latest: (Event, Frame),
     /// The newest frame that says what went wrong, unless it has been active since.
     pub(crate) error: Option<Frame>,
+    /// Why its newest version could not become active, as far as it did not.
+    invalid: Option<Frame>,
     /// The newest `create` and `active` frames.
     pub(super) create: Option<Frame>,
     pub(super) active: Option<Frame>,
@@ -185,6 +187,7 @@ impl Module {
         Self {
             latest: (event, frame.clone()),
             error: None,
+            invalid: None,
             create: None,
             active: None,
             file: None,
@@ -196,15 +199,35 @@ impl Module {
 
     fn take(&mut self, event: Event, frame: Frame) {
         match event {
-            Event::Create => self.create = Some(frame.clone()),
+            Event::Create => {
+                self.create = Some(frame.clone());
+                self.invalid = None;
+            }
+            Event::Active if self.is_older(&frame) && self.invalid.is_some() => {
+                // That it runs again does not mend the newest.
+                self.error = self.invalid.clone();
+                self.active = Some(frame.clone());
+                self.latest = (Event::Invalid, frame);
+                return;
+            }
             Event::Active => {
-                self.error = None;
+                (self.error, self.invalid) = (None, None);
                 self.active = Some(frame.clone());
             }
-            Event::Invalid | Event::FinError | Event::Retrying => self.error = Some(frame.clone()),
+            Event::Invalid => {
+                self.error = Some(frame.clone());
+                self.invalid = Some(frame.clone());
+            }
+            Event::FinError | Event::Retrying => self.error = Some(frame.clone()),
             _ => {}
         }
         self.latest = (event, frame);
+    }
+
+    /// Whether what a frame tells is of a version before the newest.
+    fn is_older(&self, frame: &Frame) -> bool {
+        let newest = self.create.as_ref().map(|create| create.id().to_string());
+        newest.is_some_and(|newest| meta(frame)["create"] != newest.as_str())
     }
 
     /// One word, or a few, for how it is.
@@ -232,7 +255,7 @@ impl Module {
 
     /// Whether somebody has to look after it.
     pub(super) fn has_failed(&self) -> bool {
-        matches!(self.latest.0, Event::Invalid | Event::FinError)
+        matches!(self.latest.0, Event::Invalid | Event::FinError) || self.invalid.is_some()
     }
 
     /// What would help, as something to type.
