@@ -10,10 +10,8 @@ use std::path::Path;
 /// lies in. What cannot be given, as on a filesystem without owners, stays root's.
 pub(super) fn as_its_directory(made: &File, path: &Path) {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let (Ok(file), Ok(dir)) = (made.metadata(), fs::metadata(parent.unwrap_or(Path::new("."))))
-    else {
-        return;
-    };
+    let parent = parent.unwrap_or_else(|| Path::new("."));
+    let (Ok(file), Ok(dir)) = (made.metadata(), fs::metadata(parent)) else { return };
     if file.uid() == 0 && dir.uid() != 0 {
         let _ = fchown(made, Some(dir.uid()), Some(dir.gid()));
     }

@@ -283,21 +283,20 @@ mod tests {
             clock.0.store(1000 + n, Ordering::Relaxed);
             store.append(frame(["a", "b"][n as usize % 2], n).into()).unwrap();
         }
-        let windows: [&dyn Fn(&mut ReadOptions, u64); 3] = [
-            &|options, end| options.before = Some(Bound::Offset(end)),
-            &|options, end| {
-                options.before = Some(Bound::Id(FrameId::first_of_ms(1000 + end)));
-            },
-            &|options, end| options.until_ms = Some(1000 + end),
-        ];
+        let bounded = |by: &str, end: u64| match by {
+            "offset" => (Some(Bound::Offset(end)), None),
+            "id" => (Some(Bound::Id(FrameId::first_of_ms(1000 + end))), None),
+            _ => (None, Some(1000 + end)),
+        };
         for (topics, step) in [("*", 1), ("a", 2), ("b", 2)] {
-            for window in windows {
+            for by in ["offset", "id", "time"] {
                 let (mut from, mut seen) = (0, Vec::new());
                 for end in (3..=39).step_by(3).chain([40]) {
                     let start = Start::From(Bound::Offset(from));
                     let topics = topics.parse().unwrap();
-                    let mut options = ReadOptions { topics, start, ..ReadOptions::default() };
-                    window(&mut options, end);
+                    let (before, until_ms) = bounded(by, end);
+                    let rest = ReadOptions::default();
+                    let options = ReadOptions { topics, start, before, until_ms, ..rest };
                     let mut follower = store.follow(&options).unwrap();
                     while let Some(live) = follower.next().unwrap() {
                         if let Live::Frame(frame) = live {
