@@ -151,8 +151,13 @@ impl Inner {
                 };
                 let topic = peek_topic(walk.peek(&found), &found.prefix);
                 let topic = topic.and_then(|topic| std::str::from_utf8(topic).ok());
-                if found.offset >= range.start && topic.is_some_and(|topic| topics.matches(topic)) {
-                    selected.push(walk.frame(&found)?);
+                if found.offset < range.start {
+                    continue;
+                }
+                match topic.is_some_and(|topic| topics.matches(topic)) {
+                    true => selected.push(walk.frame(&found)?),
+                    // A damaged topic must not hide a frame.
+                    false => walk.pass(&found)?,
                 }
             }
             let visible = |frame: &&Frame| self.is_visible(frame, range.end);
@@ -251,5 +256,42 @@ impl Inner {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::append::Batch;
+    use crate::error::AppendError;
+    use crate::options::SyncPolicy;
+    use crate::testing::{edit, fast_dir, frame, open, segment_files};
+    use crate::value::{Condition, TopicPatterns};
+
+    /// A frame whose topic is damaged may have been of any topic.
+    #[test]
+    fn a_damaged_topic_hides_no_frame_from_a_condition() {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        for n in 0..900 {
+            let topic = if n == 7 { "only.this" } else { "fill" };
+            store.append(frame(topic, n).into()).unwrap();
+        }
+        store.close().unwrap();
+        drop(store);
+        let files = segment_files(dir.path());
+        assert!(files.len() > 1, "the first one is sealed");
+        edit(&files[0], |bytes| {
+            let is_it = |window: &[u8]| window == b"only.this";
+            let at = bytes.windows(9).position(is_it).unwrap();
+            bytes[at] = b'f';
+        });
+        let store = open(dir.path(), SyncPolicy::None);
+        for topics in ["only.*", "only.this"] {
+            let conditions = vec![Condition::Empty(TopicPatterns::parse(topics).unwrap())];
+            let batch = Batch { conditions, ..frame("new", 1).into() };
+            let answer = store.append(batch);
+            let is_unread = matches!(answer, Err(AppendError::ConditionUnread { .. }));
+            assert!(is_unread, "{topics}: {answer:?}");
+        }
     }
 }
