@@ -118,6 +118,14 @@ pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::R
     env.files.sync_dir(&env.log_dir())
 }
 
+/// Removes the files of a segment that is no more. What stays is removed by the next open.
+pub(super) fn remove(env: &Env, segment: &Segment) {
+    for kind in [SPARSE, TOPICS, DEAD] {
+        let path = env.log_path(segment.base(), segment.generation(), kind);
+        let _ = env.files.remove(&path);
+    }
+}
+
 /// Removes the files when one is lost or does not verify. One that stays is found bad again, and
 /// one that cannot be read now may be good. What is said about dead frames stays: it hides them
 /// also when their tombstones are damaged.

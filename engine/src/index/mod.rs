@@ -374,6 +374,12 @@ impl Index {
             _ => None,
         };
         let mut topics = self.topics.write();
+        if self.by_key(segment).is_none_or(|of| of.ordinal != old.ordinal) {
+            // Compaction has taken it meanwhile, and another one may have its place.
+            drop(topics);
+            files::remove(&self.env, segment);
+            return Ok(());
+        }
         let layer = topics.layers.iter_mut().find(|layer| layer.is_of(&index));
         let kind = match (file, layer) {
             (Some(file), Some(layer)) => {
