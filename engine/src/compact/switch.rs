@@ -33,8 +33,14 @@ pub(super) fn switch(
         ..CompactReport::default()
     };
     let new = {
-        let (writer, uncovered) = ready(inner, survey);
         let place = written.as_ref().map(|written| place_of(inner, written));
+        let (writer, uncovered) = match ready(inner, survey) {
+            Ok(ready) => ready,
+            Err(error) => {
+                discard(inner, place.as_ref());
+                return Err(Stop::Failed(Fault::when_preparing(error)));
+            }
+        };
         if writer.closed || inner.is_poisoned() {
             discard(inner, place.as_ref());
             return Err(Stop::Closing);
@@ -79,12 +85,12 @@ pub(super) fn switch(
 
 /// The writer, with which nothing is appended or removed, and what the index needs for the switch.
 /// That may take long, so nobody waits for the writer meanwhile.
-fn ready<'a>(inner: &'a Inner, survey: &Survey) -> (MutexGuard<'a, Writer>, Uncovered) {
+fn ready<'a>(inner: &'a Inner, survey: &Survey) -> io::Result<(MutexGuard<'a, Writer>, Uncovered)> {
     loop {
-        let uncovered = inner.index.uncover(&survey.replaced());
+        let uncovered = inner.index.uncover(&survey.replaced())?;
         let writer = inner.writer.lock();
         if inner.index.is_current(&uncovered) {
-            return (writer, uncovered);
+            return Ok((writer, uncovered));
         }
     }
 }

@@ -2,6 +2,8 @@
 //! to the one that takes their place.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -18,6 +20,7 @@ use crate::format::dead::Expiring;
 use crate::format::topic_index::TopicEntry;
 use crate::format::topic_table::TableFile;
 use crate::log::Segment;
+use crate::media::is_full;
 use crate::planted::{Bug, is_planted};
 
 /// Topics that are looked up under one lock.
@@ -269,9 +272,20 @@ impl Index {
 
     /// Prepares for segments to be replaced: what the table says is made ready without it where it
     /// covers them. That may take as long as there are segments.
-    pub(crate) fn uncover(&self, replaced: &RangeInclusive<u32>) -> Uncovered {
+    ///
+    /// # Errors
+    /// When files cannot be opened for now.
+    pub(crate) fn uncover(&self, replaced: &RangeInclusive<u32>) -> io::Result<Uncovered> {
         let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
-        let (table, layers) = self.uncovered(&old);
+        let (table, layers) = self.uncovered(&old, |of| self.layer_now(of))?;
+        Ok(Uncovered { table, layers })
+    }
+
+    /// The same, whatever the files answer.
+    fn uncover_somehow(&self, replaced: &RangeInclusive<u32>) -> Uncovered {
+        let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
+        let layer = |of: &SegmentIndex| Ok::<_, Infallible>(self.layer_of(of));
+        let Ok((table, layers)) = self.uncovered(&old, layer);
         Uncovered { table, layers }
     }
 
@@ -289,7 +303,7 @@ impl Index {
         let mut prepared = Some(prepared);
         let mut topics = loop {
             let Uncovered { table, layers } =
-                prepared.take().unwrap_or_else(|| self.uncover(&replaced));
+                prepared.take().unwrap_or_else(|| self.uncover_somehow(&replaced));
             let mut topics = self.topics.write();
             // A merge may have put another one in its place at the last moment.
             if !is_one(topics.table.as_ref(), table.as_ref()) {
@@ -340,21 +354,35 @@ impl Index {
 
     /// The table, and when it covers any of these segments the layers that say what it says without
     /// it. It is not to be believed once they are gone, but for the floors.
-    fn uncovered(&self, old: &[Arc<SegmentIndex>]) -> (Option<Arc<TableFile>>, Option<Vec<Layer>>) {
-        let Some(table) = self.topics.read().table.clone() else { return (None, None) };
+    fn uncovered<E>(
+        &self,
+        old: &[Arc<SegmentIndex>],
+        layer: impl Fn(&SegmentIndex) -> Result<Source, E>,
+    ) -> Result<(Option<Arc<TableFile>>, Option<Vec<Layer>>), E> {
+        let Some(table) = self.topics.read().table.clone() else { return Ok((None, None)) };
         let end = table.segments().last().map_or(0, |last| last.base);
         if old.iter().all(|of| of.segment.base() > end) {
-            return (Some(table), None);
+            return Ok((Some(table), None));
         }
         let segments = self.segments();
         let layers = table.segments().iter().filter_map(|named| {
             let first = segments.partition_point(|of| of.segment.base() < named.base);
             let mut same = segments[first..].iter();
             let of = same.find(|of| covered(&of.segment) == *named)?;
-            Some(Layer { of: *named, source: self.layer_of(of) })
+            Some(layer(of).map(|source| Layer { of: *named, source }))
         });
-        let layers = layers.collect();
-        (Some(table), Some(layers))
+        let layers = layers.collect::<Result<_, _>>()?;
+        Ok((Some(table), Some(layers)))
+    }
+
+    /// What a complete segment holds of each topic, unless its files cannot be opened for now: who
+    /// asks then comes again, where [`Self::layer_of`] would take it for damaged.
+    fn layer_now(&self, of: &SegmentIndex) -> io::Result<Source> {
+        let opened = self.env.files.open_unmapped(of.segment.path());
+        match opened {
+            Err(error) if is_full(&error) => Err(error),
+            _ => Ok(self.layer_of(of)),
+        }
     }
 
     /// What a complete segment holds of each topic, from its file or made again.

@@ -36,6 +36,8 @@ pub(crate) struct Faults {
     room: AtomicU64,
     /// Places that the disk has lost.
     lost: Mutex<Vec<(PathBuf, Range<u64>)>>,
+    /// No file can be opened to be read.
+    no_descriptors: AtomicBool,
     opens: Watch,
     /// Operations hold it shared, a crash image alone: it then is of one moment.
     pub(crate) gate: RwLock<()>,
@@ -52,6 +54,7 @@ impl Faults {
             space: AtomicBool::new(false),
             room: AtomicU64::new(u64::MAX),
             lost: Mutex::default(),
+            no_descriptors: AtomicBool::new(false),
             opens: Watch::default(),
             gate: RwLock::new(()),
         })
@@ -98,8 +101,21 @@ impl Faults {
         *self.opens.0.lock() = Some(Arc::new(watcher));
     }
 
+    /// From now on no file can be opened to be read.
+    pub(crate) fn no_descriptors(&self) {
+        self.no_descriptors.store(true, Ordering::Relaxed);
+    }
+
+    fn open(&self) -> io::Result<()> {
+        match self.no_descriptors.load(Ordering::Relaxed) {
+            true => Err(rustix::io::Errno::MFILE.into()),
+            false => Ok(()),
+        }
+    }
+
     /// Nothing fails any longer.
     pub(crate) fn clear(&self) {
+        self.no_descriptors.store(false, Ordering::Relaxed);
         self.space.store(false, Ordering::Relaxed);
         self.room.store(u64::MAX, Ordering::Relaxed);
         self.first.store(u64::MAX, Ordering::Relaxed);
@@ -206,14 +222,17 @@ impl<F: Files> Files for FaultyFiles<F> {
         if let Some(watcher) = watcher {
             watcher(path);
         }
+        self.faults.open()?;
         self.files.open_sealed(path).map(|media| self.wrap(media))
     }
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        self.faults.open()?;
         self.files.open_scan(path).map(|media| self.wrap(media))
     }
 
     fn open_unmapped(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
+        self.faults.open()?;
         self.files.open_unmapped(path).map(|media| self.wrap(media))
     }
 

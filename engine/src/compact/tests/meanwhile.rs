@@ -6,12 +6,24 @@ use std::time::Duration;
 
 use super::*;
 use crate::compact::{pace::Pace, survey, switch, write};
+use crate::media::Disk;
+use crate::media::faulty::FaultyFiles;
+use crate::recovery::open_with;
 
 /// Rewrites the oldest segment as it is found by the survey, with `meanwhile` after its tombstones
 /// were taken.
 fn rewrite_first(store: &Store, meanwhile: impl FnOnce()) -> Stopped<CompactReport> {
+    store.inner.secure_log(&[]).unwrap();
+    rewrite_oldest(store, meanwhile, || ())
+}
+
+/// The same with the log as it is, and `before` the switch.
+fn rewrite_oldest(
+    store: &Store,
+    meanwhile: impl FnOnce(),
+    before: impl FnOnce(),
+) -> Stopped<CompactReport> {
     let inner = &store.inner;
-    inner.secure_log(&[]).unwrap();
     let _one = inner.compaction.running.lock();
     let mut inputs = inner.index.candidates(inner.env.clock.now_ms(), true);
     inputs.truncate(1);
@@ -22,7 +34,67 @@ fn rewrite_first(store: &Store, meanwhile: impl FnOnce()) -> Stopped<CompactRepo
     let mut pace = Pace::new(inner, None);
     let survey = survey::survey(inner, &inputs, marks, u64::MAX, &mut pace)?;
     let written = write::write(inner, &survey, &mut pace)?;
+    before();
     switch::switch(inner, &survey, written, seq)
+}
+
+/// The files of a segment may be refused at first and written long after it was sealed.
+#[test]
+fn a_segment_that_is_gone_when_its_files_are_written_stays_gone() {
+    let (dir, faults) = (fast_dir(), Faults::none());
+    let files = FaultyFiles::new(Disk::new(MediaChoice::Auto, dir.path()), &faults);
+    // Without the thread that would write them in between.
+    let inner = open_with(dir.path(), options(SyncPolicy::None), Arc::new(files)).unwrap();
+    let store = Arc::new(Store { inner: Arc::new(inner) });
+    let ids: Vec<_> = (0..400).map(|n| append(&store, heavy("a", n))).collect();
+    ids[..100].iter().step_by(2).for_each(|&id| _ = store.remove(id).unwrap());
+    let left = offsets(&store);
+    let inner = &store.inner;
+    inner.sealing.seal_now(inner).unwrap();
+    let first = inner.log.view().segments[0].clone();
+    faults.set(1, u64::MAX, Errno::NOSPC);
+    assert!(inner.index.seal(&first).is_err());
+    faults.clear();
+    let (compacting, once) = (Arc::clone(&store), AtomicBool::new(false));
+    faults.watch_opens(move |path| {
+        let is_written = path.extension().is_some_and(|kind| kind == "top");
+        if is_written && !once.swap(true, Ordering::Relaxed) {
+            let report = rewrite_oldest(&compacting, || (), || ()).unwrap();
+            assert!(report.frames > 10, "{report:?}");
+        }
+    });
+    inner.index.seal(&first).unwrap();
+    faults.watch_opens(|_| ());
+    assert_eq!(offsets(&store), left);
+    store.compact(ALL).unwrap();
+    assert_eq!(offsets(&store), left);
+}
+
+/// No descriptor is left while the table of topics is taken apart: it is tried again another time,
+/// and what the segments hold stays known.
+#[test]
+fn files_that_cannot_be_opened_for_now_are_not_taken_for_damaged() {
+    let (dir, faults) = (fast_dir(), Faults::none());
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    let junk: Vec<_> = (0..100).map(|n| append(&store, heavy("junk", n))).collect();
+    for n in 0..1500 {
+        append(&store, heavy(&format!("fill.{}", n % 7), n));
+    }
+    junk.iter().for_each(|&id| _ = store.remove(id).unwrap());
+    store.inner.secure_log(&[]).unwrap();
+    store.inner.index.merge(&AtomicBool::new(false)).unwrap();
+    let left = offsets(&store);
+    store.close().unwrap();
+    drop(store);
+    // No file is open that nobody has read.
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    let done = rewrite_oldest(&store, || (), || faults.no_descriptors());
+    faults.clear();
+    assert!(matches!(done, Err(Stop::Failed(Fault::Full))), "{done:?}");
+    assert!(!store.inner.index.is_partial());
+    assert_eq!(offsets(&store), left);
+    assert!(rewrite_oldest(&store, || (), || ()).unwrap().frames >= 100);
+    assert_eq!(offsets(&store), left);
 }
 
 #[test]
