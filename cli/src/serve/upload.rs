@@ -1,10 +1,12 @@
 //! Blobs on their way in. Each that has become long has memory, and beyond a MiB a file, for as
 //! long as its client takes, so a server has only so many: a further one takes the place of that
-//! which has waited for bytes the longest. What may be sent at a time is the protocol's affair.
+//! which has waited for bytes the longest, if it has waited long, and is to come again later if all
+//! go on. What may be sent at a time is the protocol's affair.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use xs_engine::{BlobHash, BlobWriter};
@@ -17,29 +19,35 @@ const LONG_FROM: u64 = 64 * 1024;
 /// Long uploads of a server at a time.
 const LONG_MAX: usize = 512;
 
+/// An upload that has waited for bytes so long gives its place away.
+const SILENT_FROM: Duration = Duration::from_secs(5);
+/// When one for which there was no place may come again, in milliseconds.
+const COME_AGAIN_MS: u32 = 1000;
+
 /// Shared by an upload and who may have to end it.
 type Writer = Arc<Mutex<Option<BlobWriter>>>;
 
 /// The long uploads of a server.
 pub(super) struct Uploads {
     max: usize,
+    silent_from: Duration,
     long: Mutex<Long>,
 }
 
 #[derive(Default)]
 struct Long {
     next: u64,
-    /// Those that have waited for bytes the longest come first.
-    waiting: BTreeMap<u64, Writer>,
+    /// Since when each waits for bytes: those that have waited the longest come first.
+    waiting: BTreeMap<u64, (Instant, Writer)>,
 }
 
 impl Uploads {
     pub(super) fn new() -> Arc<Self> {
-        Self::with_max(descriptors::uploads(LONG_MAX))
+        Self::with_max(descriptors::uploads(LONG_MAX), SILENT_FROM)
     }
 
-    fn with_max(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, long: Mutex::default() })
+    fn with_max(max: usize, silent_from: Duration) -> Arc<Self> {
+        Arc::new(Self { max, silent_from, long: Mutex::default() })
     }
 
     /// An upload that begins.
@@ -57,13 +65,20 @@ impl Uploads {
             {
                 return Err(gave_way(self.max));
             }
+            let mut longest = None;
+            if long.waiting.len() >= self.max {
+                let silent = |first: &(Instant, Writer)| first.0.elapsed() >= self.silent_from;
+                if !long.waiting.first_key_value().is_some_and(|(_, first)| silent(first)) {
+                    return Err(no_place(self.max));
+                }
+                longest = long.waiting.pop_first();
+            }
             let next = long.next;
             long.next += 1;
-            long.waiting.insert(next, Arc::clone(writer));
-            let is_over = long.waiting.len() > self.max;
-            (next, if is_over { long.waiting.pop_first() } else { None })
+            long.waiting.insert(next, (Instant::now(), Arc::clone(writer)));
+            (next, longest)
         };
-        if let Some((_, longest)) = longest {
+        if let Some((_, (_, longest))) = longest {
             // Waits for a write that is under way; none of those who write holds another's lock.
             let writer = longest.lock().take();
             drop(writer);
@@ -78,6 +93,12 @@ fn gave_way(max: usize) -> Refusal {
          put it again later"
     );
     Refusal::new(Code::Busy, text).with(Detail::Limit(max as u64))
+}
+
+fn no_place(max: usize) -> Refusal {
+    let text = format!("{max} long blobs are being put, and all go on; put this one again later");
+    let refusal = Refusal::new(Code::Busy, text).with(Detail::Limit(max as u64));
+    refusal.with(Detail::RetryAfterMs(COME_AGAIN_MS))
 }
 
 /// A blob being written.
@@ -124,7 +145,7 @@ mod tests {
     fn the_upload_that_waits_longest_gives_way() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        let uploads = Uploads::with_max(2);
+        let uploads = Uploads::with_max(2, Duration::ZERO);
         let begin = || Box::new(uploads.begin(store.blob_writer().unwrap()));
         let piece = vec![7; LONG_FROM as usize];
         let (mut first, mut second, mut third, mut short) = (begin(), begin(), begin(), begin());
@@ -149,6 +170,30 @@ mod tests {
             assert_eq!(sink.finish().unwrap().1, 2 * LONG_FROM);
         }
         assert_eq!(short.finish().unwrap().1, 5);
+        assert!(uploads.long.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn uploads_that_go_on_are_not_ended_by_those_that_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let uploads = Uploads::with_max(2, Duration::from_secs(3600));
+        let begin = || Box::new(uploads.begin(store.blob_writer().unwrap()));
+        let piece = vec![7; 2 * LONG_FROM as usize];
+        let (mut first, mut second, mut third) = (begin(), begin(), begin());
+        for _ in 0..3 {
+            first.write(&piece).unwrap();
+            second.write(&piece).unwrap();
+            let refusal = third.write(&piece).unwrap_err();
+            let details = vec![Detail::Limit(2), Detail::RetryAfterMs(COME_AGAIN_MS)];
+            assert_eq!((refusal.code, refusal.details), (Code::Busy, details));
+            third = begin();
+        }
+        first.finish().unwrap();
+        third.write(&piece).unwrap();
+        for sink in [second, third] {
+            sink.finish().unwrap();
+        }
         assert!(uploads.long.lock().waiting.is_empty());
     }
 }
