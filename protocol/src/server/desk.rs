@@ -323,7 +323,7 @@ impl Desk {
         }
     }
 
-    fn subscribe(&mut self, ticket: Ticket, sub: u32, mut request: SubscribeRequest) {
+    fn subscribe(&mut self, ticket: Ticket, sub: u32, request: SubscribeRequest) {
         let wake = Arc::clone(&self.wake);
         let open = move |request: &SubscribeRequest, service: &dyn Service| {
             let SubscribeRequest { options, how } = request;
@@ -332,24 +332,27 @@ impl Desk {
                 service.check_resume(resume, offset)?;
             }
             match options.follow {
-                true => service.follow(options, wake),
+                true => service.follow(options, Arc::clone(&wake)),
                 false => service.read(options),
             }
         };
-        let light = match looks_back(&request.options) {
-            true => light::begin(&request.options, &*self.service),
-            false => None,
-        };
-        if let Some(options) = light {
-            request.options = options;
-        } else if looks_back(&request.options) {
-            return self.long(move |service| {
-                let result = open(&request, service);
-                Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, result }))
-            });
+        if !looks_back(&request.options) {
+            let result = open(&request, &*self.service);
+            return self.subscribed(Subscribed { ticket, sub, request, result });
         }
-        let result = open(&request, &*self.service);
-        self.subscribed(Subscribed { ticket, sub, request, result });
+        let head = self.service.head();
+        if let Some(options) = light::begin(&request.options, &*self.service) {
+            let request = SubscribeRequest { options, ..request.clone() };
+            let result = open(&request, &*self.service);
+            // As for FETCH; who follows gets the frame that hides what was found.
+            if request.options.follow || self.service.head() == head {
+                return self.subscribed(Subscribed { ticket, sub, request, result });
+            }
+        }
+        self.long(move |service| {
+            let result = open(&request, service);
+            Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, result }))
+        });
     }
 
     /// A subscription was opened, or could not be.
