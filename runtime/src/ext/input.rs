@@ -42,6 +42,7 @@ pub(super) struct Keeping {
 }
 
 struct Sends {
+    run: u32,
     bridge: Rc<Bridge>,
     keeping: Rc<Keeping>,
     stream: Option<FrameStream>,
@@ -62,7 +63,7 @@ pub(super) fn op_xs_input(state: &mut OpState, run: u32) -> Result<u32, JsErrorB
     let place = Place::new(&bridge, outbox, KEY.to_owned());
     let keeping = Rc::new(Keeping { place, given: Cell::new(None) });
     *bridge.input.borrow_mut() = Rc::downgrade(&keeping);
-    let source = Sends { bridge: Rc::clone(&bridge), keeping, stream: None };
+    let source = Sends { run, bridge: Rc::clone(&bridge), keeping, stream: None };
     bridge.streams.open(Box::new(source))
 }
 
@@ -98,6 +99,10 @@ impl Sends {
                 Some(Ok(frame)) if self.is_own(&frame) => {}
                 Some(Ok(frame)) => {
                     self.keeping.given.set(frame.offset());
+                    // What comes next came of it, as far as can be told: a loop is to be noticed.
+                    if let Some(run) = self.bridge.runs.borrow_mut().get_mut(&self.run) {
+                        run.origin.hops = self.bridge.origin(Some(&frame)).hops;
+                    }
                     let one = std::iter::once(&frame);
                     return Ok(Some(frames::encode(one, &*self.bridge.backend)));
                 }

@@ -1,6 +1,7 @@
 use std::io::Write as _;
 
 use serde_json::json;
+use xs_engine::{FrameId, Meta, NewFrame, Origin};
 use xs_runtime::isolate::{BackendCode, BackendError, FailureKind};
 
 use super::*;
@@ -257,4 +258,31 @@ async fn the_results_of_a_call_are_what_it_yields() {
     let failure = json!({ "name": "CommandFailed", "message": "fails: it is broken",
         "code": "throw", "topic": "fails.error" });
     assert_eq!(seen, [json!({ "of": "echo.recv" }), json!({ "of": "fails.recv" }), failure]);
+}
+
+/// A chain of processors is counted through a generator too.
+#[tokio::test]
+async fn hops_go_through_an_input() {
+    let (isolate, memory) = generator(
+        "export default { duplex: true, async *run(ctx) { \
+           for await (const { meta } of ctx.input) { yield { of: meta.n }; \
+             await ctx.append('own', { meta: { of: meta.n } }); } } };",
+    )
+    .await;
+    for (n, hops) in [(0, 7), (1, 0)] {
+        let mut new = NewFrame::new("it.send".parse().unwrap());
+        new.meta = Meta::parse(json!({ "n": n }).to_string()).unwrap();
+        let processor = FrameId::first_of_ms(77);
+        new.origin = Some(Origin { processor, input: None, input_offset: None, hops });
+        memory.push(&new);
+    }
+    tokio::select! {
+        ended = isolate.run_generator() => panic!("{ended:?}"),
+        _ = soon(memory.wait("own", 2)) => {}
+    }
+    for topic in ["it.recv", "own"] {
+        let frames = memory.topic(topic);
+        let hops = frames.iter().map(|frame| frame.origin().unwrap().hops);
+        assert!(hops.eq([8, 1]), "{topic}");
+    }
 }
