@@ -277,16 +277,15 @@ impl Index {
     /// When files cannot be opened for now.
     pub(crate) fn uncover(&self, replaced: &RangeInclusive<u32>) -> io::Result<Uncovered> {
         let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
-        let (table, layers) = self.uncovered(&old, |of| self.layer_now(of))?;
-        Ok(Uncovered { table, layers })
+        self.uncovered(&old, |of| self.layer_now(of))
     }
 
     /// The same, whatever the files answer.
     fn uncover_somehow(&self, replaced: &RangeInclusive<u32>) -> Uncovered {
         let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
         let layer = |of: &SegmentIndex| Ok::<_, Infallible>(self.layer_of(of));
-        let Ok((table, layers)) = self.uncovered(&old, layer);
-        Uncovered { table, layers }
+        let Ok(uncovered) = self.uncovered(&old, layer);
+        uncovered
     }
 
     /// Whether the table is still the one that was prepared for.
@@ -358,11 +357,13 @@ impl Index {
         &self,
         old: &[Arc<SegmentIndex>],
         layer: impl Fn(&SegmentIndex) -> Result<Source, E>,
-    ) -> Result<(Option<Arc<TableFile>>, Option<Vec<Layer>>), E> {
-        let Some(table) = self.topics.read().table.clone() else { return Ok((None, None)) };
+    ) -> Result<Uncovered, E> {
+        let Some(table) = self.topics.read().table.clone() else {
+            return Ok(Uncovered { table: None, layers: None });
+        };
         let end = table.segments().last().map_or(0, |last| last.base);
         if old.iter().all(|of| of.segment.base() > end) {
-            return Ok((Some(table), None));
+            return Ok(Uncovered { table: Some(table), layers: None });
         }
         let segments = self.segments();
         let layers = table.segments().iter().filter_map(|named| {
@@ -372,7 +373,7 @@ impl Index {
             Some(layer(of).map(|source| Layer { of: *named, source }))
         });
         let layers = layers.collect::<Result<_, _>>()?;
-        Ok((Some(table), Some(layers)))
+        Ok(Uncovered { table: Some(table), layers: Some(layers) })
     }
 
     /// What a complete segment holds of each topic, unless its files cannot be opened for now: who
