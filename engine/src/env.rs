@@ -73,7 +73,7 @@ impl Random {
         Ok(Self { seed: entropy.seed()?, count: AtomicU64::new(0) })
     }
 
-    /// At most 32 random bytes.
+    /// `N` random bytes; `N` is at most 32.
     pub(crate) fn bytes<const N: usize>(&self) -> [u8; N] {
         const { assert!(N <= 32) };
         let count = self.count.fetch_add(1, Ordering::Relaxed);

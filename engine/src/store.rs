@@ -1,5 +1,5 @@
-//! The store: opening and closing, appending, and what its parts share. Reading is in `read`,
-//! blobs in `blobs`; each adds its methods to [`Store`].
+//! The store: opening and closing, appending, and what its parts share. `read`, `store_blobs`,
+//! `remove`, `compact`, `gc` and `maintain` each add their methods to [`Store`].
 
 use std::io;
 use std::path::Path;

@@ -68,7 +68,7 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// The places of the segments.
+    /// The ordinals of the segments.
     pub(super) fn replaced(&self) -> RangeInclusive<u32> {
         let ordinal = |of: Option<&Candidate>| of.map_or(0, |of| of.ordinal);
         ordinal(self.inputs.first())..=ordinal(self.inputs.last())

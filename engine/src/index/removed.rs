@@ -1,5 +1,5 @@
-//! Which frames were removed by a tombstone and still lie in the log: one bit each, in pieces of a
-//! thousand offsets, so that it takes memory for what was removed and for nothing else.
+//! Which frames were removed by a tombstone and still lie in the log: one bit each, in pieces of
+//! 1,024 offsets, so that it takes memory for what was removed and for nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;

@@ -149,8 +149,8 @@ impl Appender {
         OpenBatch { at, count: 0, frames: 0, crcs: RecordsCrc::default() }
     }
 
-    /// Appends a record through `encode`, which returns the record's CRC. Where it begins, counted
-    /// from the batch header.
+    /// Appends a record through `encode`, which is given the offset delta of the next frame and
+    /// returns the record's CRC.
     pub(crate) fn record<E>(
         &mut self,
         open: &mut OpenBatch,

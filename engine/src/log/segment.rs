@@ -83,7 +83,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Offset of the first frame in it, or of the next if it holds none.
+    /// The first offset it stands for.
     pub(crate) const fn base(&self) -> u64 {
         self.key.base
     }
@@ -153,7 +153,7 @@ impl Segment {
         viewed.map_err(|error| ReadError::io(&self.path, &error))
     }
 
-    /// The medium of a sealed segment.
+    /// Its medium, opened if it is not.
     pub(crate) fn media(&self) -> io::Result<Arc<dyn Media>> {
         match &self.source {
             Source::Open(media) => Ok(Arc::clone(media)),

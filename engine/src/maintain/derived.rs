@@ -126,7 +126,8 @@ fn judge(
     checker.report.add(Finding::new(Severity::Derived, problem, path, 0, what));
 }
 
-/// The kinds of derived files that are not made from one file.
+/// Checks a topic table by itself: it is made from many files, so there is nothing to compare
+/// it with.
 pub(super) fn table(checker: &mut Checker<'_>, path: &Path) {
     let Some(bytes) = checker.read_derived(path) else { return };
     if let Err(error) = TableFile::read(bytes) {

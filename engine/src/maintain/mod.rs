@@ -1,6 +1,6 @@
 //! Looking after a store: checking every byte, copying it, saving what is left of it, telling how
-//! it is. Nothing here is on the way of an append, and nothing here writes to the store it looks
-//! at.
+//! it is. Nothing here writes to the store it looks at; commits use only its clock (`timing`), and
+//! who retires a file its `holds`.
 
 mod backup;
 mod candidates;

@@ -82,7 +82,7 @@ impl ReadOnlyFiles {
         Ok(Self { kept, aside, ..seen })
     }
 
-    /// Is told of all places that cannot be read.
+    /// The places that cannot be read, told as they are met.
     pub(super) fn unreadable(&self) -> Unreadable {
         self.unreadable.clone()
     }

@@ -164,7 +164,7 @@ enum Stray {
     Unused,
     /// Its naming was lost.
     Used,
-    /// It is of this version of the format.
+    /// It has this newer version of the format.
     Newer(u32),
 }
 
