@@ -166,6 +166,12 @@ fn a_newest_version_that_is_broken_is_told_of_until_it_is_mended() {
     place.write("modules/handlers/h.ts", &source.replace('1', "2"));
     place.await_frames("xs.handler.h.active", 3);
     check("active", 0);
+    // One that was taken away is no failure.
+    place.write("modules/handlers/h.ts", "export default {");
+    place.await_frames("xs.handler.h.invalid", 2);
+    std::fs::remove_file(place.path("modules/handlers/h.ts")).unwrap();
+    place.await_frames("xs.handler.h.fin.term", 1);
+    assert_eq!(place.xs(&["modules", "list", "--check"]).code, 0);
     assert!(server.stop().success());
 }
 

@@ -218,6 +218,8 @@ impl Module {
                 self.error = Some(frame.clone());
                 self.invalid = Some(frame.clone());
             }
+            // Nobody waits for its newest version any more.
+            Event::Term | Event::FinTerm => self.invalid = None,
             Event::FinError | Event::Retrying => self.error = Some(frame.clone()),
             _ => {}
         }
