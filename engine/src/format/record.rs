@@ -310,7 +310,7 @@ pub(crate) fn frame_id(record: &[u8]) -> Option<FrameId> {
 }
 
 /// SHA-256 of the body of a FRAME record whose CRC was checked, if it has one.
-pub(crate) fn body_hash(record: &[u8], prefix: &RecordPrefix) -> Option<BlobHash> {
+pub(super) fn body_hash(record: &[u8], prefix: &RecordPrefix) -> Option<BlobHash> {
     let at = FIXED_LEN + if prefix.ttl >= 2 { TTL_VALUE_LEN } else { 0 } + size_of::<u64>();
     let hash = bytes_at(record, at).filter(|_| prefix.flags & FLAG_BODY != 0);
     hash.map(BlobHash::from_bytes)

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use crate::cursors::HeldState;
 use crate::error::{Corruption, ReadError};
 use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader};
-use crate::format::control::{self, Control, StateRecord};
+use crate::format::control::named_blob;
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::record::{RecordKind, RecordPrefix, body_hash};
+use crate::format::record::{RecordKind, RecordPrefix};
 use crate::log::Segment;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
@@ -121,20 +121,12 @@ fn read_records<E: From<ReadError>>(
             return Ok(());
         }
         let (prefix, record) = checked.map_err(|error| damaged(segment, batch, error))?;
-        match prefix.kind {
-            RecordKind::Frame => {
-                if let Some(hash) = body_hash(record, &prefix) {
-                    take(&hash)?;
-                }
-            }
-            RecordKind::Cursor if cursors && !is_planted(Bug::ForgetStates) => {
-                if let Ok(Control::Cursor(cursor)) = control::decode(record, &prefix)
-                    && let StateRecord::Blob(_, hash) = cursor.state
-                {
-                    take(&hash)?;
-                }
-            }
-            _ => {}
+        let counts = match prefix.kind {
+            RecordKind::Cursor => cursors && !is_planted(Bug::ForgetStates),
+            _ => true,
+        };
+        if let Some(hash) = named_blob(record, &prefix).filter(|_| counts) {
+            take(&hash)?;
         }
         records = records.get(prefix.stride()..).unwrap_or_default();
     }

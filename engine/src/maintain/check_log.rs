@@ -13,7 +13,7 @@ use super::finding::{Finding, Problem, Severity};
 use super::survey::{SoundRecord, Stretch, Survey, find_salt};
 use super::verify::Checker;
 use crate::format::batch::{BatchError, BatchHeader};
-use crate::format::control::{self, Control, CursorRecord, StateRecord};
+use crate::format::control::{self, Control, CursorRecord};
 use crate::format::file::{FILE_HEADER_LEN, Magic};
 use crate::format::record::RecordKind;
 use crate::format::super_file::{FileEntry, FileState};
@@ -294,9 +294,9 @@ impl Checker<'_> {
 
     fn control(&mut self, segment: &Segment, record: &SoundRecord, state: &mut LogState) {
         match control::decode(&record.bytes, &record.prefix) {
-            Ok(Control::Cursor(CursorRecord { name, state: now, .. })) => {
+            Ok(Control::Cursor(CursorRecord { name, .. })) => {
                 state.stateless.remove(name);
-                if let StateRecord::Blob(_, hash) = now
+                if let Some(hash) = control::named_blob(&record.bytes, &record.prefix)
                     && !self.has_blob(&hash)
                 {
                     let finding = missing_blob(&segment.path, record, hash);

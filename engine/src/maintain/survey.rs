@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::format::batch::{BATCH_HEADER_LEN, BATCH_MAGIC, BatchError, BatchHeader, Expect};
-use crate::format::control::{self, Control, CursorRecord, StateRecord};
+use crate::format::control::named_blob;
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::record::{FrameLayout, PREFIX_LEN, RecordError, RecordKind, RecordPrefix};
+use crate::format::record::{PREFIX_LEN, RecordError, RecordKind, RecordPrefix};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::media::{Media, find_first};
 use crate::recovery::scan::Window;
@@ -32,18 +32,7 @@ pub(super) struct SoundRecord {
 
 impl SoundRecord {
     fn blob(&self) -> Option<BlobHash> {
-        let named = match self.prefix.kind {
-            RecordKind::Frame => {
-                let layout = FrameLayout::of_checked(&self.bytes, &self.prefix).ok()?;
-                return layout.body(&self.bytes).map(|(_, hash)| hash);
-            }
-            RecordKind::Cursor => control::decode(&self.bytes, &self.prefix).ok()?,
-            _ => return None,
-        };
-        match named {
-            Control::Cursor(CursorRecord { state: StateRecord::Blob(_, hash), .. }) => Some(hash),
-            _ => None,
-        }
+        named_blob(&self.bytes, &self.prefix)
     }
 }
 

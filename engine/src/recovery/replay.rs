@@ -107,20 +107,7 @@ pub(super) fn replay_on(
 /// That of a pack which cannot be read: it may hold the blob.
 pub(crate) fn has_blobs(batch: &Batch, blobs: &Blobs) -> io::Result<bool> {
     for (_, prefix, record) in batch.records() {
-        let named = match prefix.kind {
-            RecordKind::Frame => FrameLayout::of_checked(record, &prefix)
-                .ok()
-                .and_then(|layout| layout.body(record).map(|(_, hash)| hash)),
-            RecordKind::Cursor => match control::decode(record, &prefix) {
-                Ok(Control::Cursor(control::CursorRecord {
-                    state: control::StateRecord::Blob(_, hash),
-                    ..
-                })) => Some(hash),
-                _ => None,
-            },
-            _ => None,
-        };
-        let Some(hash) = named else { continue };
+        let Some(hash) = control::named_blob(record, &prefix) else { continue };
         match blobs.len_of(&hash) {
             Ok(None) => return Ok(false),
             Ok(Some(_)) | Err(BlobError::Corrupt(_)) => {}
