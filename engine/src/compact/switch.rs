@@ -72,7 +72,7 @@ pub(super) fn switch(
     };
     clear(inner, &old);
     if let Some(segment) = new {
-        // Derived: made again at the next open when there is no room now.
+        // Derived: tried again when they cannot be written now.
         let _ = inner.index.seal(&segment);
         let _ = inner.keys.make(&inner.env, &segment);
     }

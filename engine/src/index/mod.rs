@@ -14,6 +14,7 @@ mod recent;
 mod removed;
 mod rewrite;
 mod runs;
+mod seal;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -114,6 +115,8 @@ pub(crate) struct Index {
     loaded: Mutex<VecDeque<Arc<SegmentIndex>>>,
     /// Held while the table is merged.
     merging: Mutex<merge::Generations>,
+    /// Sealed segments whose files could not be written.
+    refused: Mutex<Vec<Arc<Segment>>>,
 }
 
 /// The index of one segment.
@@ -191,6 +194,7 @@ impl Index {
             doubt: OnceLock::new(),
             loaded: Mutex::default(),
             merging: Mutex::new(generations),
+            refused: Mutex::default(),
         };
         let covered = table.map_or(0, |table| index.cover(table, sealed));
         for segment in sealed.iter().skip(covered) {
@@ -273,7 +277,7 @@ impl Index {
             }
             _ => {}
         }
-        // Without room for the files the index stays in memory; the next open tries again.
+        // Where the files cannot be written the index stays in memory until they can be.
         let _kept_in_memory = self.seal(segment);
         Ok(())
     }
@@ -350,52 +354,6 @@ impl Index {
         let new = SegmentIndex { segment, ordinal, kind, decay: Arc::default() };
         *segments = segments.iter().cloned().chain([Arc::new(new)]).collect();
         ordinal
-    }
-
-    /// Writes the files of a segment that was sealed, and reads it through `segment` from now on.
-    ///
-    /// # Errors
-    /// What the files answered; the index then stays in memory.
-    pub(crate) fn seal(&self, segment: &Arc<Segment>) -> io::Result<()> {
-        let Some(old) = self.by_key(segment).filter(|_| self.writable) else { return Ok(()) };
-        {
-            let mut topics = self.topics.write();
-            if topics.active.as_ref().is_some_and(|(ordinal, _)| *ordinal == old.ordinal) {
-                self.freeze(&mut topics, true);
-            }
-        }
-        let (index, whole) = match &*old.kind.lock() {
-            Kind::Frozen { index, whole } => (index.clone(), *whole),
-            Kind::Active | Kind::Files(_) => return Ok(()),
-        };
-        let written = if whole { files::write(&self.env, segment, &index) } else { Ok(()) };
-        let file = match &written {
-            Ok(()) if whole => files::load_topics(&self.env, segment),
-            _ => None,
-        };
-        let mut topics = self.topics.write();
-        if self.by_key(segment).is_none_or(|of| of.ordinal != old.ordinal) {
-            // Compaction has taken it meanwhile, and another one may have its place.
-            drop(topics);
-            files::remove(&self.env, segment);
-            return Ok(());
-        }
-        let layer = topics.layers.iter_mut().find(|layer| layer.is_of(&index));
-        let kind = match (file, layer) {
-            (Some(file), Some(layer)) => {
-                (layer.of, layer.source) = (merge::covered(segment), Source::File(Arc::new(file)));
-                Kind::Files(Loaded::default())
-            }
-            _ => Kind::Frozen { index, whole },
-        };
-        let new = Arc::new(old.changed(segment, Arc::new(Mutex::new(kind))));
-        let mut segments = self.segments.write();
-        let replace = |of: &Arc<SegmentIndex>| match of.ordinal == new.ordinal {
-            true => new.clone(),
-            false => of.clone(),
-        };
-        *segments = segments.iter().map(replace).collect();
-        written
     }
 
     /// All segments with frames, in order.

@@ -45,14 +45,6 @@ pub(crate) struct SealJob {
     pub(crate) upto_seq: u64,
 }
 
-/// A sealed segment, and which of its derived files are to be written.
-#[derive(Debug)]
-struct Unindexed {
-    segment: Arc<Segment>,
-    index: bool,
-    keys: bool,
-}
-
 /// Work between the writer and the housekeeping thread.
 #[derive(Debug, Default)]
 pub(crate) struct Sealing {
@@ -63,9 +55,9 @@ pub(crate) struct Sealing {
     /// Spares made.
     spares: AtomicU64,
     /// Sealed segments whose derived files are not written yet.
-    unindexed: Mutex<VecDeque<Unindexed>>,
-    /// Those whose files could not be written. Nobody waits for them.
-    refused: Mutex<Vec<Unindexed>>,
+    unindexed: Mutex<VecDeque<Arc<Segment>>>,
+    /// Those whose key files could not be written. Nobody waits for them.
+    without_keys: Mutex<Vec<Arc<Segment>>>,
     /// Held while the files of one are written.
     indexing: Mutex<()>,
 }
@@ -124,8 +116,7 @@ impl Sealing {
             marked.map_err(Fault::when_preparing)?;
             let sealed = inner.sealed_segment(job.segment.key(), job.length, job.frames);
             inner.log.replace(&job.segment, Some(Arc::clone(&sealed)));
-            let unindexed = Unindexed { segment: sealed, index: true, keys: true };
-            self.unindexed.lock().push_back(unindexed);
+            self.unindexed.lock().push_back(sealed);
         }
         // Only a raise: what was written since is not covered.
         inner.durable_upto.fetch_max(job.upto_seq, Ordering::AcqRel);
@@ -137,55 +128,57 @@ impl Sealing {
     /// says whether any were.
     ///
     /// # Errors
-    /// Of the first that could not be written. That is no harm: the index in memory serves until it
+    /// Of the first that could not be written. That is no harm: what is in memory serves until it
     /// is tried again, by the next call or the next open.
     pub(crate) fn index_sealed(&self, inner: &Inner) -> io::Result<bool> {
+        let (again, keys) = (inner.index.seal_refused(), self.keys_again(inner));
         let any = self.index_until(inner, 0);
-        let mut retried = false;
-        loop {
-            let _one = self.indexing.lock();
-            let Some(of) = self.refused.lock().pop() else { return Ok(any | retried) };
+        Ok(again? | keys? | any?)
+    }
+
+    /// Writes the key files that could not be written before.
+    fn keys_again(&self, inner: &Inner) -> io::Result<bool> {
+        let (mut any, mut first) = (false, Ok(()));
+        let _one = self.indexing.lock();
+        let again = std::mem::take(&mut *self.without_keys.lock());
+        for segment in again {
             // Compaction may have taken it since.
-            if inner.log.has(&of.segment) {
-                self.index(inner, of)?;
-                retried = true;
+            if inner.log.has(&segment) {
+                let written = self.write_keys(inner, &segment);
+                any |= written.is_ok();
+                first = first.and(written);
             }
         }
+        first.map(|()| any)
     }
 
     /// Writes derived files, or waits for who does, until there are not too many to write.
     pub(super) fn index_excess(&self, inner: &Inner) {
         if self.unindexed.lock().len() > UNINDEXED_MAX {
-            self.index_until(inner, UNINDEXED_MAX);
+            // What cannot be written is kept for later.
+            let _ = self.index_until(inner, UNINDEXED_MAX);
         }
     }
 
-    fn index_until(&self, inner: &Inner, left: usize) -> bool {
-        let mut any = false;
+    fn index_until(&self, inner: &Inner, left: usize) -> io::Result<bool> {
+        let (mut any, mut first) = (false, Ok(()));
         loop {
             let _one = self.indexing.lock();
             let next = {
                 let mut unindexed = self.unindexed.lock();
                 if unindexed.len() > left { unindexed.pop_front() } else { None }
             };
-            let Some(of) = next else { return any };
-            any |= self.index(inner, of).is_ok();
+            let Some(segment) = next else { return first.map(|()| any) };
+            let written = inner.index.seal(&segment);
+            let written = written.and(self.write_keys(inner, &segment));
+            any |= written.is_ok();
+            first = first.and(written);
         }
     }
 
-    /// Writes the derived files of one segment; those that cannot be written are kept for later.
-    fn index(&self, inner: &Inner, mut of: Unindexed) -> io::Result<()> {
-        let index = if of.index { inner.index.seal(&of.segment) } else { Ok(()) };
-        let keys = match of.keys {
-            true => inner.keys.seal(&inner.env, &inner.index, &of.segment),
-            false => Ok(()),
-        };
-        // A second file of keys would have none of them: they were let go with the first.
-        (of.index, of.keys) = (index.is_err(), keys.is_err());
-        if of.index || of.keys {
-            self.refused.lock().push(of);
-        }
-        index.and(keys)
+    fn write_keys(&self, inner: &Inner, segment: &Arc<Segment>) -> io::Result<()> {
+        let written = inner.keys.seal(&inner.env, &inner.index, segment);
+        written.inspect_err(|_| self.without_keys.lock().push(segment.clone()))
     }
 
     /// Allocates the next segment ahead of its use, if there is none yet.

@@ -89,7 +89,7 @@ impl Opening {
             loaded.map_err(|error| OpenError::io("read keys in", &self.env.log_dir(), error))?;
         }
         for segment in &tail.sealed_now {
-            // Derived: what cannot be written now is made again at the next open.
+            // Derived: what cannot be written now is tried again.
             let _ = index.seal(segment);
             let _ = keys.seal(&self.env, &index, segment);
         }
