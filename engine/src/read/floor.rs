@@ -21,27 +21,29 @@ struct Left {
 }
 
 impl Left {
-    /// Takes up the next older frame; whether it is the oldest one that stays.
-    fn is_last(&mut self, ttl: Ttl) -> bool {
+    /// Takes up the next older frame; whether it is the oldest one that stays. A frame that was
+    /// removed later left as many when it came.
+    fn is_last(&mut self, ttl: Ttl, is_there: bool) -> bool {
         if let Ttl::Last(n) = ttl {
             // Itself and those before it; a newer one may leave fewer.
-            let stay = self.met.saturating_add(n.get());
+            let stay = self.met.saturating_add(n.get() - u64::from(!is_there));
             self.stay = Some(self.stay.map_or(stay, |known| known.min(stay)));
         }
-        self.met += 1;
+        self.met += u64::from(is_there);
         self.stay == Some(self.met)
     }
 }
 
 impl Inner {
+    /// [`Self::floor_as_of`]; where that cannot be told, what is removed now is hidden.
+    pub(super) fn floor_for(&self, topic: &str, head: u64, rewrites: u64) -> u64 {
+        let floor = self.floor_as_of(topic, head, rewrites);
+        floor.unwrap_or_else(|_| self.index.floor(topic, head))
+    }
+
     /// Every frame of a topic with a lower offset was removed by `last:n`, for a reader that sees
     /// frames below `head`, and began when frames had been compacted away `rewrites` times.
-    pub(super) fn floor_as_of(
-        &self,
-        topic: &str,
-        head: u64,
-        rewrites: u64,
-    ) -> Result<u64, ReadError> {
+    fn floor_as_of(&self, topic: &str, head: u64, rewrites: u64) -> Result<u64, ReadError> {
         if let Some(floor) = self.index.known_floor(topic, head) {
             return Ok(floor);
         }
@@ -71,12 +73,13 @@ impl Inner {
         let chunks = self.index.postings(of, topic)?;
         for posting in chunks.into_iter().rev().flat_map(Chunk::backward) {
             let offset = base + u64::from(posting.delta);
-            if offset >= head || self.index.is_removed_for(offset, head) {
+            if offset >= head {
                 continue;
             }
+            let is_there = !self.index.is_removed_for(offset, head);
             match window.frame_at(posting.position(), offset)? {
                 Some(frame) if self.is_expired(&frame) => {}
-                Some(frame) if left.is_last(frame.ttl()) => return Ok(Some(offset)),
+                Some(frame) if left.is_last(frame.ttl(), is_there) => return Ok(Some(offset)),
                 Some(_) => {}
                 None => return Err(window.damaged(posting.position(), offset)),
             }
@@ -96,7 +99,7 @@ mod tests {
         let floor = |ttls: &[u64]| {
             let mut left = Left::default();
             let ttl = |n: &u64| NonZeroU64::new(*n).map_or(Ttl::Forever, Ttl::Last);
-            ttls.iter().map(ttl).position(|ttl| left.is_last(ttl))
+            ttls.iter().map(ttl).position(|ttl| left.is_last(ttl, true))
         };
         assert_eq!(floor(&[1, 1, 1]), Some(0));
         assert_eq!(floor(&[0, 0, 2, 0, 0]), Some(3));
@@ -104,5 +107,9 @@ mod tests {
         assert_eq!(floor(&[2, 0, 1]), Some(1));
         assert_eq!(floor(&[9, 0, 0]), None);
         assert_eq!(floor(&[0, 0]), None);
+        let mut left = Left::default();
+        let two = Ttl::Last(NonZeroU64::MIN.saturating_add(1));
+        assert!(!left.is_last(two, false) && left.is_last(Ttl::Forever, true));
+        assert!(Left::default().is_last(Ttl::Last(NonZeroU64::MIN), false));
     }
 }

@@ -69,7 +69,8 @@ impl Reader {
         reverse: bool,
         (head, left): (u64, u64),
     ) -> Self {
-        let found = inner.selected(topics, &range, head);
+        let rewrites = inner.index.rewrites();
+        let found = inner.selected(topics, &range, (head, rewrites));
         let scans = found.as_ref().is_none_or(|found| {
             let stored: u64 = found.iter().map(|(_, totals)| totals.stored).sum();
             let looks = stored.min(left);
@@ -77,7 +78,9 @@ impl Reader {
         });
         let floors = found.into_iter().flatten().map(|(name, totals)| (name, totals.floor));
         let floors = floors.collect();
-        Self::with_floors(inner, (topics, floors), range, reverse, (head, left), scans)
+        let reader =
+            Self::with_floors(inner, (topics, floors), range, reverse, (head, left), scans);
+        Self { rewrites, ..reader }
     }
 
     /// The newest frame of one topic in a range that begins at its floor.
@@ -261,9 +264,7 @@ impl Reader {
         let floor = match self.floors.get(topic) {
             Some(&floor) => floor,
             None => {
-                // Where it cannot be told, what is removed now is hidden.
-                let floor = self.inner.floor_as_of(topic, self.head, self.rewrites);
-                let floor = floor.unwrap_or_else(|_| index.floor(topic, self.head));
+                let floor = self.inner.floor_for(topic, self.head, self.rewrites);
                 if self.floors.len() >= TOPICS_MAX {
                     self.floors.clear();
                 }
@@ -354,7 +355,7 @@ impl Inner {
         &self,
         topics: &TopicPatterns,
         range: &Range<u64>,
-        head: u64,
+        (head, rewrites): (u64, u64),
     ) -> Option<Vec<(Arc<str>, TopicTotals)>> {
         let frames = range.end.saturating_sub(range.start);
         // All of them are read whatever there is; who does so for long knows the floors before.
@@ -366,8 +367,17 @@ impl Inner {
         if frames <= least {
             return None;
         }
-        let (_, found) = self.index.page_as_of(topics, None, TOPICS_MAX + 1, || head);
-        (found.len() <= TOPICS_MAX).then_some(found)
+        let mut found = self.index.page(topics, None, TOPICS_MAX + 1);
+        if found.len() > TOPICS_MAX {
+            return None;
+        }
+        // The floors are those of now. Where frames came since, what they removed is still to be
+        // seen.
+        let is_overtaken = |totals: &TopicTotals| totals.floor > 0 && totals.last_offset >= head;
+        for (name, totals) in found.iter_mut().filter(|(_, totals)| is_overtaken(totals)) {
+            totals.floor = self.floor_for(name, head, rewrites);
+        }
+        Some(found)
     }
 
     /// Whether postings name all frames. Damage can keep one out of them; reading everything
@@ -456,6 +466,35 @@ mod tests {
             }
         }
         assert_eq!(found, whole);
+    }
+
+    /// Between taking its head and asking for floors a read may be overtaken by any number of
+    /// frames.
+    #[test]
+    fn a_read_that_is_overtaken_as_it_begins_misses_nothing() {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        let append = |topic: &str, last: u64, n: u64| {
+            let ttl = std::num::NonZeroU64::new(last).map_or(Ttl::Forever, Ttl::Last);
+            store.append(NewFrame { ttl, ..frame(topic, n) }.into()).unwrap().frames[0].id
+        };
+        (0..500).for_each(|n| _ = append("other", 0, n));
+        let state: Vec<_> = (0..3).map(|n| append("s.state", 1, n)).collect();
+        let pair: Vec<_> = (0..3).map(|n| append("s.pair", 2, n)).collect();
+        store.remove(pair[2]).unwrap();
+        let head = store.inner.log.head();
+        (0..5).for_each(|n| _ = (append("s.state", 1, n), append("s.pair", 1, n)));
+        for topics in ["s.*", "s.state, s.pair", "*"] {
+            for reverse in [false, true] {
+                let topics = TopicPatterns::parse(topics).unwrap();
+                let limits = (head, u64::MAX);
+                let reader = Reader::over(&store.inner, &topics, 0..head, reverse, limits);
+                let frames = reader.map(Result::unwrap).filter(|of| of.topic() != "other");
+                let mut found: Vec<_> = frames.map(|frame| frame.id()).collect();
+                found.sort_unstable();
+                assert_eq!(found, [state[2], pair[1]], "{topics:?}, reverse: {reverse}");
+            }
+        }
     }
 
     #[test]
