@@ -34,6 +34,7 @@ pub(super) struct Conditions {
     /// Batches that were taken up.
     taken: usize,
     topics: BTreeMap<Topic, Vec<Laid>>,
+    looks: Looks,
 }
 
 impl Conditions {
@@ -49,15 +50,15 @@ impl Conditions {
             return Ok(());
         }
         self.take_up(before);
-        let mut looks = Looks::default();
+        self.looks.renew();
         for (index, condition) in conditions.iter().enumerate() {
             let found = match condition {
                 Condition::HeadIs(head) => Ok(Some(before.head).filter(|found| found != head)),
                 Condition::Empty(topics) => {
-                    self.newest(inner, topics, 0, before.now_ms, &mut looks)
+                    self.newest(inner, topics, 0, before.now_ms)
                 }
                 Condition::LastAtMost { topics, offset } => match offset.checked_add(1) {
-                    Some(from) => self.newest(inner, topics, from, before.now_ms, &mut looks),
+                    Some(from) => self.newest(inner, topics, from, before.now_ms),
                     None => Ok(None),
                 },
             };
@@ -98,18 +99,17 @@ impl Conditions {
 
     /// The newest frame of the topics that a reader would see, if its offset is at least `from`.
     fn newest(
-        &self,
+        &mut self,
         inner: &Inner,
         topics: &TopicPatterns,
         from: u64,
         now_ms: u64,
-        looks: &mut Looks,
     ) -> Result<Option<u64>, NotFound> {
         let laid = topics.as_slice().iter().filter_map(|pattern| self.laid(pattern, now_ms)).max();
         // `last:n` leaves its own frame at least: a topic the group hides frames of has one here.
         match laid {
             Some(offset) => Ok(Some(offset).filter(|&offset| offset >= from)),
-            None => inner.newest_visible(topics, from, looks),
+            None => inner.newest_visible(topics, from, &mut self.looks),
         }
     }
 

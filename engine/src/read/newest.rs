@@ -48,13 +48,20 @@ impl Gone {
     }
 }
 
-/// Topics that may be looked at for the conditions of one batch.
-#[derive(Debug)]
-pub(crate) struct Looks(usize);
+/// What is looked at for the conditions of a group.
+#[derive(Debug, Default)]
+pub(crate) struct Looks {
+    /// Topics that the batch may still look at.
+    left: usize,
+    /// The visible frames of the end of the log, newest first, once a condition needed them, and
+    /// the head they lie below.
+    near: Option<(u64, Vec<(u64, Box<str>)>)>,
+}
 
-impl Default for Looks {
-    fn default() -> Self {
-        Self(CONDITION_TOPICS_MAX)
+impl Looks {
+    /// Begins another batch.
+    pub(crate) const fn renew(&mut self) {
+        self.left = CONDITION_TOPICS_MAX;
     }
 }
 
@@ -92,20 +99,20 @@ impl Inner {
         let near = from.max(head.saturating_sub(NEAR));
         let is_wide = topics.as_slice().iter().any(|of| !matches!(of, TopicPattern::Exact(_)));
         if is_wide && near == from {
-            return Ok(self.newest_among(topics, near..head)?);
+            return Ok(self.newest_near(topics, near..head, looks)?);
         }
         let mut recent: Vec<(u64, Arc<str>)> = Vec::new();
         let is_whole = self.index.each(topics, |name, totals| {
-            if looks.0 == 0 {
+            if looks.left == 0 {
                 return false;
             }
-            looks.0 -= 1;
+            looks.left -= 1;
             if totals.last_offset >= from {
                 recent.push((totals.last_offset, name));
             }
             true
         });
-        if !is_whole && let Some(found) = self.newest_among(topics, near..head)? {
+        if !is_whole && let Some(found) = self.newest_near(topics, near..head, looks)? {
             return Ok(Some(found));
         }
         let segments = self.index.segments();
@@ -125,12 +132,45 @@ impl Inner {
         if newest.is_none() && !is_whole { Err(NotFound::TooWide) } else { Ok(newest) }
     }
 
-    /// The newest visible frame in a short range of offsets, found by reading all of them.
-    fn newest_among(
+    /// The newest visible frame of the topics in a range of at most [`NEAR`] offsets that ends at
+    /// the head. All of them are read, once for all conditions of a group.
+    fn newest_near(
         &self,
         topics: &TopicPatterns,
         range: Range<u64>,
+        looks: &mut Looks,
     ) -> Result<Option<u64>, ReadError> {
+        let head = range.end;
+        if looks.near.as_ref().is_none_or(|(of, _)| *of != head) {
+            let mut near = Vec::new();
+            let read = self.each_newest(head.saturating_sub(NEAR)..head, &|_| true, |frame| {
+                near.extend(frame.offset().map(|offset| (offset, Box::from(frame.topic()))));
+                false
+            });
+            looks.near = read.is_ok().then_some((head, near));
+        }
+        let Some((_, near)) = &looks.near else {
+            // Damage, which may lie below what is asked for.
+            let mut newest = None;
+            let wanted = |topic: &str| topics.matches(topic);
+            self.each_newest(range, &wanted, |frame| {
+                newest = frame.offset();
+                true
+            })?;
+            return Ok(newest);
+        };
+        let mut near = near.iter().take_while(|(offset, _)| *offset >= range.start);
+        Ok(near.find(|(_, topic)| topics.matches(topic)).map(|(offset, _)| *offset))
+    }
+
+    /// Reads all frames in a range of offsets and hands on the visible ones of the wanted topics,
+    /// newest first, until it is enough.
+    fn each_newest(
+        &self,
+        range: Range<u64>,
+        wanted: &dyn Fn(&str) -> bool,
+        mut is_enough: impl FnMut(&Frame) -> bool,
+    ) -> Result<(), ReadError> {
         let segments = self.index.segments();
         for (number, of) in segments.iter().enumerate().rev() {
             let base = of.segment().base();
@@ -154,18 +194,18 @@ impl Inner {
                 if found.offset < range.start {
                     continue;
                 }
-                match topic.is_some_and(|topic| topics.matches(topic)) {
+                match topic.is_some_and(wanted) {
                     true => selected.push(walk.frame(&found)?),
                     // A damaged topic must not hide a frame.
                     false => walk.pass(&found)?,
                 }
             }
             let visible = |frame: &&Frame| self.is_visible(frame, range.end);
-            if let Some(frame) = selected.iter().rev().find(visible) {
-                return Ok(frame.offset());
+            if selected.iter().rev().filter(visible).any(&mut is_enough) {
+                break;
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     /// The same for one topic.
@@ -261,11 +301,39 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use super::{Looks, NEAR};
     use crate::append::Batch;
     use crate::error::AppendError;
     use crate::options::SyncPolicy;
     use crate::testing::{edit, fast_dir, frame, open, segment_files};
     use crate::value::{Condition, TopicPatterns};
+
+    #[test]
+    fn the_end_of_the_log_is_read_once_for_all_conditions_of_a_group() {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        for n in 0..2 * NEAR {
+            store.append(frame(&format!("of{}.n", n % 7), n).into()).unwrap();
+        }
+        let gone = store.append(frame("of7.n", 0).into()).unwrap().frames[0].id;
+        store.remove(gone).unwrap();
+        let (mut looks, mut read) = (Looks::default(), None);
+        for of in 0..8 {
+            looks.renew();
+            let topics = TopicPatterns::parse(&format!("of{of}.*")).unwrap();
+            let newest = (0..2 * NEAR).rev().find(|n| n % 7 == of);
+            for from in [2 * NEAR - 20, 2 * NEAR - 3] {
+                let found = store.inner.newest_visible(&topics, from, &mut looks).unwrap();
+                assert_eq!(found, newest.filter(|newest| *newest >= from), "{of}, {from}");
+            }
+            let (_, near) = looks.near.as_ref().unwrap();
+            assert_eq!(*read.get_or_insert(near.as_ptr()), near.as_ptr());
+        }
+        store.append(frame("of7.n", 0).into()).unwrap();
+        let topics = TopicPatterns::parse("of7.*").unwrap();
+        let found = store.inner.newest_visible(&topics, 2 * NEAR, &mut looks).unwrap();
+        assert_eq!(found, Some(2 * NEAR + 1), "another head is looked at anew");
+    }
 
     /// A frame whose topic is damaged may have been of any topic.
     #[test]
