@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::maintain::Holds;
+use crate::holds::Holds;
 use crate::manifest::Manifest;
 use crate::media::Files;
 use crate::options::StoreOptions;

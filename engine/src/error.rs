@@ -109,7 +109,7 @@ pub enum OpenError {
         since: u64,
     },
     /// An option is out of its range.
-    #[error("{0}")]
+    #[error(transparent)]
     Options(#[from] OptionsError),
     /// The store was written by another version of the format.
     #[error("{path} has format version {found}, which this program cannot read; use the program that wrote it", path = path.display())]
@@ -373,7 +373,7 @@ impl From<Corruption> for ReadError {
 #[non_exhaustive]
 pub enum CompactError {
     /// The frames could not be removed.
-    #[error("{0}")]
+    #[error(transparent)]
     Append(#[from] AppendError),
     /// The store is open for reading only.
     #[error("the store is read-only: {0}")]
@@ -394,7 +394,7 @@ pub enum CompactError {
     #[error("{0} removed frames are still in damaged segments; repair the store, then try again")]
     Left(usize),
     /// The bodies of removed frames could not be taken out of the packs; the frames are gone.
-    #[error("{0}")]
+    #[error(transparent)]
     Blobs(#[from] GcError),
     /// The operating system refused something.
     #[error("cannot compact: {0}")]

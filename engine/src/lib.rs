@@ -12,6 +12,7 @@ mod env;
 mod error;
 pub mod format;
 mod gc;
+mod holds;
 mod ids;
 mod index;
 mod journal;
@@ -40,7 +41,7 @@ mod value;
 pub use append::{Appended, Batch, Removal, Stamp};
 pub use blob::BlobReader;
 pub use clock::{Clock, SystemClock};
-pub use commit::Ticket;
+pub use commit::{CommitTimes, Histogram, Ticket};
 pub use compact::{CompactOptions, CompactReport};
 pub use cursors::CursorSummary;
 pub use entropy::{Entropy, SystemEntropy};
@@ -50,9 +51,9 @@ pub use error::{
 pub use format::record::RecordError;
 pub use gc::{GcError, GcOptions, GcReport};
 pub use maintain::{
-    CommitTimes, CopyOptions, CopyReport, CountBytes, FileStats, Finding, FrameStats, Histogram,
-    MaintainError, Problem, Progress, RepairReport, ScrubStats, Severity, StoreStats,
-    UpgradeReport, VerifyReport, repair, restore, upgrade, verify,
+    CopyOptions, CopyReport, CountBytes, FileStats, Finding, FrameStats, MaintainError, Problem,
+    Progress, RepairReport, ScrubStats, Severity, StoreStats, UpgradeReport, VerifyReport, repair,
+    restore, upgrade, verify,
 };
 pub use options::{
     CompressOptions, JournalOptions, MediaChoice, OptionsError, ScrubOptions, StoreOptions,

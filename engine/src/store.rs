@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::append::{Appended, Batch, Checks, HashedKey, Pending};
 use crate::blob::Blobs;
-use crate::commit::{Commits, Ticket, Writer};
+use crate::commit::{Commits, Ticket, Timing, Writer};
 use crate::compact::Compaction;
 use crate::cursors::{CursorSummary, Cursors, HeldState};
 use crate::env::Env;
@@ -21,7 +21,7 @@ use crate::journal::Journal;
 use crate::keys::KeyIndex;
 use crate::limits::{CURSOR_STATE_BYTES_MAX, EPOCHS_MAX};
 use crate::log::{Fault, Log, OpenFiles, Sealing, Segment, SegmentKey};
-use crate::maintain::{Scrub, Timing};
+use crate::maintain::Scrub;
 use crate::media::{Media, StoreLock};
 use crate::options::{StoreOptions, SyncPolicy};
 use crate::planted::{Bug, is_planted};
@@ -38,6 +38,12 @@ pub struct Store {
 }
 
 /// What the parts of an open store share. Readers keep it alive; the store is closed by then.
+///
+/// Locks are taken in this order, and whoever holds one takes none that stands before it:
+/// `compaction.running`, the sweep of blobs, `writer`, `sealing.running`, the packs that are written
+/// to, the keeper's chores; `index.topics`, the list of segments, the kind of a segment; at last the
+/// manifest's `writing`. `commits.queue` is held with no other. The thread that seals packs never
+/// waits for who writes to packs, as they wait for it.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) env: Arc<Env>,
@@ -176,8 +182,9 @@ impl Store {
         }
     }
 
-    /// Submits a batch; `done` gets the answer, on the thread that leads. It must not wait for
-    /// another append. Call [`lead`](Self::lead) afterwards.
+    /// Submits a batch; `done` gets the answer, on the thread that commits it, and must not wait for
+    /// another append. Nothing is committed before somebody calls [`lead`](Self::lead) or
+    /// [`lead_once`](Self::lead_once): do so afterwards, or the batch may wait for ever.
     pub fn submit_with(
         &self,
         batch: Batch,
@@ -203,7 +210,9 @@ impl Store {
     }
 
     /// Commits one group of what was submitted, unless somebody commits already. Says whether
-    /// nothing is left; if something is, somebody else is to be told to [`lead`](Self::lead).
+    /// nothing is left; if something is, somebody else is to be told to [`lead`](Self::lead), as
+    /// nobody else will commit it.
+    #[must_use = "what is left is committed by nobody who is not told to"]
     pub fn lead_once(&self) -> bool {
         self.inner.commits.lead_once(&self.inner)
     }

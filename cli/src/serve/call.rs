@@ -205,7 +205,7 @@ impl Feed for CallFeed {
     }
 
     fn scanned_to(&self) -> u64 {
-        self.follower.position()
+        self.follower.next_offset()
     }
 }
 

@@ -19,11 +19,11 @@ impl Feed for StoredFeed {
     fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal> {
         let (mut bytes, mut looks) = (0, LOOK_MAX);
         while bytes < room {
-            let before = self.0.position();
+            let before = self.0.next_offset();
             match self.0.next_within(&mut looks) {
                 None if looks == 0 => break,
                 None => return Ok(Pulled::End),
-                Some(Err(error)) => return gap(&error, before, self.0.position()),
+                Some(Err(error)) => return gap(&error, before, self.0.next_offset()),
                 Some(Ok(frame)) => {
                     bytes += frame.record().len();
                     frames.push(frame);
@@ -34,7 +34,7 @@ impl Feed for StoredFeed {
     }
 
     fn scanned_to(&self) -> u64 {
-        self.0.position()
+        self.0.next_offset()
     }
 }
 
@@ -49,9 +49,9 @@ impl Feed for FollowFeed {
     fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal> {
         let (mut bytes, mut looks) = (0, LOOK_MAX);
         while bytes < room {
-            let before = self.follower.position();
+            let before = self.follower.next_offset();
             match self.follower.next_within(&mut looks) {
-                Err(error) => return gap(&error, before, self.follower.position()),
+                Err(error) => return gap(&error, before, self.follower.next_offset()),
                 Ok(None) if looks == 0 => break,
                 Ok(None) if self.follower.is_done() => return Ok(Pulled::End),
                 Ok(None) => return Ok(Pulled::Idle),
@@ -67,7 +67,7 @@ impl Feed for FollowFeed {
     }
 
     fn scanned_to(&self) -> u64 {
-        self.follower.position()
+        self.follower.next_offset()
     }
 }
 

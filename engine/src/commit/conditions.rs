@@ -54,9 +54,7 @@ impl Conditions {
         for (index, condition) in conditions.iter().enumerate() {
             let found = match condition {
                 Condition::HeadIs(head) => Ok(Some(before.head).filter(|found| found != head)),
-                Condition::Empty(topics) => {
-                    self.newest(inner, topics, 0, before.now_ms)
-                }
+                Condition::Empty(topics) => self.newest(inner, topics, 0, before.now_ms),
                 Condition::LastAtMost { topics, offset } => match offset.checked_add(1) {
                     Some(from) => self.newest(inner, topics, from, before.now_ms),
                     None => Ok(None),

@@ -9,6 +9,7 @@ mod durable;
 mod gather;
 mod placed;
 mod ticket;
+mod timing;
 mod writer;
 
 use std::collections::VecDeque;
@@ -21,13 +22,14 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::append::Pending;
 use crate::error::AppendError;
 use crate::limits::GROUP_BATCHES_MAX;
-use crate::maintain::Stage;
 use crate::options::SyncPolicy;
 use crate::store::Inner;
 
 use gather::Gather;
 pub use ticket::Ticket;
 use ticket::{Slot, Turn};
+pub use timing::{CommitTimes, Histogram};
+pub(crate) use timing::{Stage, Timing};
 pub(crate) use writer::{Answer, Writer};
 
 /// Batches that wait for a leader.
@@ -208,6 +210,7 @@ impl Commits {
 
     /// Commits one group, unless somebody commits. Whether nothing waits then; if something does,
     /// somebody else must be told to lead.
+    #[must_use]
     pub(crate) fn lead_once(&self, inner: &Inner) -> bool {
         {
             let mut queue = self.queue.lock();

@@ -15,6 +15,7 @@ use std::time::Instant;
 use super::changes::{Change, Changes};
 use super::conditions::{Before, Conditions};
 use super::placed::{self, Placed};
+use super::timing::Stage;
 use crate::append::{Appended, Pending, Removal, Stamp, Target};
 use crate::blob::StageError;
 use crate::cursors::{Cursors, HeldCursor};
@@ -25,7 +26,6 @@ use crate::format::record::{RecordError, encode_frame};
 use crate::ids::IdSource;
 use crate::keys::{expires_ms, short};
 use crate::log::{Active, Appender, Fault, OpenBatch};
-use crate::maintain::Stage;
 use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
@@ -302,7 +302,7 @@ impl Writer {
         let durable_upto = inner.durable_upto.load(Ordering::Acquire);
         match self.encode(pending, now_ms, &mut open, &mut placed) {
             Ok(changes) => {
-                let place = self.appender.finish(&open, Some(durable_upto));
+                let place = self.appender.finish(&open, durable_upto);
                 self.changes.take(inner, changes);
                 self.removing.extend(placed.removed.iter().map(|target| target.offset));
                 let hides = |frame: &NewFrame| matches!(frame.ttl, Ttl::Last(_));
@@ -638,7 +638,7 @@ impl Writer {
         encoded.map_err(|_| Fault::Failed(io::ErrorKind::InvalidInput.into()))?;
         // All before it is durable only if rolling for it wrote nothing itself.
         let durable_upto = inner.durable_upto.load(Ordering::Acquire);
-        self.appender.finish(&open, Some(durable_upto));
+        self.appender.finish(&open, durable_upto);
         self.appender.flush().and_then(|_| self.sync(inner)).map_err(Fault::Failed)?;
         self.publish_log(inner);
         Ok(())

@@ -46,7 +46,7 @@ pub enum BatchError {
     #[error("batch is out of place: wrong {0}")]
     Chain(&'static str),
     /// A record in it is wrong.
-    #[error("{0}")]
+    #[error(transparent)]
     Record(#[from] RecordError),
     /// The records are sound, but not those the header was written for.
     #[error("batch does not hold the records its header names")]

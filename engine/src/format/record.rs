@@ -296,14 +296,6 @@ pub fn encode_frame(out: &mut Vec<u8>, fields: &FrameFields<'_>) -> Result<u32, 
     finish(out, at)
 }
 
-/// Gives a FRAME record that was encoded before its place was known an id and an offset delta, and
-/// returns its new CRC. `record` is the whole record without padding.
-pub fn place_frame(record: &mut [u8], id: FrameId, offset_delta: u32) -> u32 {
-    record[DELTA_AT..PREFIX_LEN].copy_from_slice(&offset_delta.to_le_bytes());
-    record[ID_AT..FIXED_LEN].copy_from_slice(id.as_bytes());
-    seal(record)
-}
-
 /// The id of a FRAME record whose CRC was checked.
 pub(crate) fn frame_id(record: &[u8]) -> Option<FrameId> {
     bytes_at(record, ID_AT).map(FrameId::from_bytes)
@@ -515,17 +507,5 @@ mod tests {
                 assert!(Frame::from_record(Bytes::from(bytes), None).is_err(), "{at}.{bit}");
             }
         }
-    }
-
-    #[test]
-    fn placing_changes_id_and_delta_only() {
-        let mut record = Vec::new();
-        let new = full();
-        encode_frame(&mut record, &FrameFields::of(&new, FrameId::ZERO, 0, None)).unwrap();
-        record.truncate(FrameLayout::unpadded_len(&record).unwrap());
-        let crc = place_frame(&mut record, FrameId::MAX, 4);
-        let frame = Frame::from_record(Bytes::from(record), Some(10)).unwrap();
-        assert_eq!(RecordPrefix::check(frame.record()).unwrap().crc, crc);
-        assert_eq!((frame.id(), frame.offset(), frame.topic()), (FrameId::MAX, Some(14), "a.b"));
     }
 }

@@ -176,9 +176,8 @@ impl Appender {
         self.buf.truncate(open.at);
     }
 
-    /// Completes a batch with its header. `durable_upto`: every batch with a lower seq is durable;
-    /// `None` stands for all before this one.
-    pub(crate) fn finish(&mut self, open: &OpenBatch, durable_upto: Option<u64>) -> Place {
+    /// Completes a batch with its header. `durable_upto`: every batch with a lower seq is durable.
+    pub(crate) fn finish(&mut self, open: &OpenBatch, durable_upto: u64) -> Place {
         let active = self.active.as_mut().expect("a batch is begun only in an active segment");
         let mut header = BatchHeader {
             header_crc: 0,
@@ -186,7 +185,7 @@ impl Appender {
             count: open.count,
             base_offset: self.next_offset,
             epoch: self.epoch,
-            durable_upto: durable_upto.unwrap_or(self.next_seq),
+            durable_upto,
             salt: active.segment.salt(),
             records_crc: open.crcs.value(),
             seq: self.next_seq,
@@ -341,12 +340,12 @@ impl Appender {
         for (name, held) in cursors {
             let bytes = self.buf.len() - open.at;
             if open.count as usize > RESTATED_COUNT || bytes > RESTATED_BYTES {
-                self.finish(&open, Some(durable_upto));
+                self.finish(&open, durable_upto);
                 open = self.begin();
             }
             self.restate(&mut open, &held.record(name));
         }
-        self.finish(&open, Some(durable_upto));
+        self.finish(&open, durable_upto);
         if let Some(active) = &mut self.active {
             active.bare = false;
         }

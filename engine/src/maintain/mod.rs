@@ -1,6 +1,5 @@
 //! Looking after a store: checking every byte, copying it, saving what is left of it, telling how
-//! it is. Nothing here writes to the store it looks at; commits use only its clock (`timing`), and
-//! who retires a file its `holds`.
+//! it is. Nothing here writes to the store it looks at.
 
 mod backup;
 mod candidates;
@@ -10,7 +9,6 @@ mod copy;
 mod derived;
 mod error;
 mod finding;
-mod holds;
 mod read_only;
 mod repair;
 mod repair_log;
@@ -21,7 +19,6 @@ mod stats;
 mod survey;
 #[cfg(test)]
 mod tests;
-mod timing;
 mod upgrade;
 mod verify;
 mod visible;
@@ -29,14 +26,11 @@ mod visible;
 pub use backup::{CopyOptions, CopyReport, restore};
 pub use error::MaintainError;
 pub use finding::{Finding, Problem, Progress, Severity, VerifyReport};
-pub(crate) use holds::Holds;
 pub use repair::{RepairReport, repair};
 pub(crate) use scrub::Scrub;
 pub use scrub::ScrubStats;
 pub use stats::{CountBytes, FileStats, FrameStats, StoreStats};
 pub(crate) use survey::find_salt;
-pub use timing::{CommitTimes, Histogram};
-pub(crate) use timing::{Stage, Timing};
 pub use upgrade::{UpgradeReport, upgrade};
 pub use verify::verify;
 #[cfg(test)]

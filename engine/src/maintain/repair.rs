@@ -124,7 +124,7 @@ pub(super) fn repair_files(
         clock: Arc::clone(&options.clock),
         options,
         random,
-        holds: super::Holds::default(),
+        holds: crate::holds::Holds::default(),
     });
     let manifest_rebuilt = known.is_none();
     let report = RepairReport { uuid, source, manifest_rebuilt, ..RepairReport::default() };

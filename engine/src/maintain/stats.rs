@@ -2,7 +2,7 @@
 //! listing files every file, so this is for a person or a scraper that asks now and then.
 
 use super::scrub::ScrubStats;
-use super::timing::CommitTimes;
+use crate::commit::CommitTimes;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::log::LogView;
 use crate::store::{Inner, Store, StoreInfo};

@@ -135,7 +135,7 @@ pub(super) fn looked_at(
         clock: Arc::clone(&options.clock),
         options,
         random: random.map_err(|error| MaintainError::io("seed ids for", dir, error))?,
-        holds: super::Holds::default(),
+        holds: crate::holds::Holds::default(),
     })
 }
 

@@ -108,7 +108,7 @@ impl Follower {
                         continue;
                     }
                     Ok(None) if *looks == 0 => {
-                        self.position = Reader::position(reader);
+                        self.position = reader.next_offset();
                         break;
                     }
                     Ok(None) => {
@@ -116,7 +116,7 @@ impl Follower {
                         self.stretch = None;
                     }
                     Err(error) => {
-                        self.position = self.position.max(Reader::position(reader));
+                        self.position = self.position.max(reader.next_offset());
                         if !matches!(error, ReadError::Corrupt(_)) {
                             // The reader has ended there; what it has not read is read anew.
                             self.stretch = None;
@@ -199,7 +199,7 @@ impl Follower {
 
     /// The offset it reads next; every frame below was handed out or was not selected.
     #[must_use]
-    pub const fn position(&self) -> u64 {
+    pub const fn next_offset(&self) -> u64 {
         self.position
     }
 
@@ -303,7 +303,7 @@ mod tests {
                             seen.extend(frame.offset());
                         }
                     }
-                    from = follower.position();
+                    from = follower.next_offset();
                 }
                 let want = (0..40).filter(|at| step == 1 || at % 2 == u64::from(topics == "b"));
                 assert!(seen.iter().copied().eq(want), "{topics}: {seen:?}");

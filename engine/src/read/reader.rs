@@ -131,7 +131,7 @@ impl Reader {
     /// the end of what was asked for once there is no more. With `reverse` the lowest offset looked
     /// at.
     #[must_use]
-    pub const fn position(&self) -> u64 {
+    pub const fn next_offset(&self) -> u64 {
         if self.reverse { self.rest.end } else { self.rest.start }
     }
 
@@ -205,7 +205,7 @@ impl Reader {
 
     /// The next frame, after a bounded number of looks: each frame that is looked at takes one from
     /// `looks`, selected or not. With none left nothing is returned although there may be more;
-    /// [`Self::position`] tells how far it came.
+    /// [`Self::next_offset`] tells how far it came.
     #[inline]
     pub fn next_within(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
         while self.left > 0 && *looks > 0 {
@@ -437,10 +437,10 @@ mod tests {
             let (mut gaps, mut seen) = (Vec::new(), 0);
             let mut reader = store.read(options).unwrap();
             loop {
-                let before = reader.position();
+                let before = reader.next_offset();
                 match reader.next() {
                     Some(Ok(_)) => seen += 1,
-                    Some(Err(ReadError::Corrupt(_))) => gaps.push(before..reader.position()),
+                    Some(Err(ReadError::Corrupt(_))) => gaps.push(before..reader.next_offset()),
                     Some(Err(error)) => panic!("{error}"),
                     None => return (gaps, seen),
                 }
@@ -459,10 +459,10 @@ mod tests {
         let options = ReadOptions { follow: true, ..ReadOptions::default() };
         let mut follower = store.follow(&options).unwrap();
         let mut found = Vec::new();
-        while follower.position() < count {
-            let before = follower.position();
+        while follower.next_offset() < count {
+            let before = follower.next_offset();
             if follower.next().is_err() {
-                found.push(before..follower.position());
+                found.push(before..follower.next_offset());
             }
         }
         assert_eq!(found, whole);
@@ -544,7 +544,7 @@ mod tests {
                     Some(frame) => return (pauses, frame.unwrap().offset().unwrap()),
                     None => assert_eq!(looks, 0, "it has ended at {pauses:?}"),
                 }
-                pauses.push(reader.position());
+                pauses.push(reader.next_offset());
             }
         };
         let all_short = |from: u64, pauses: &[u64]| {
@@ -569,6 +569,6 @@ mod tests {
             assert!(follower.wait(std::time::Duration::ZERO), "it has more");
         }
         assert!(pauses > 21, "{pauses}");
-        assert_eq!(follower.position(), 2 * MANY + 1);
+        assert_eq!(follower.next_offset(), 2 * MANY + 1);
     }
 }

@@ -94,3 +94,32 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::SyncPolicy;
+    use crate::read::Live;
+    use crate::testing::{fast_dir, frame, open};
+
+    #[test]
+    fn who_goes_on_from_a_point_sees_what_came_behind_it() {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        (0..5).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+        let point = store.resume_point(3);
+        let options = ReadOptions { start: Start::New, ..ReadOptions::default() };
+        let read = store.read_from(&point, &options).unwrap();
+        let offsets: Vec<_> = read.map(|frame| frame.unwrap().offset().unwrap()).collect();
+        assert_eq!(offsets, [3, 4]);
+        let mut follower = store.follow_from(&point, &options).unwrap();
+        let Some(Live::Frame(first)) = follower.next().unwrap() else { panic!("no frame") };
+        assert_eq!(first.offset(), Some(3));
+        let ahead = ResumePoint { offset: 6, ..point };
+        let refused = store.read_from(&ahead, &options);
+        assert!(matches!(refused, Err(ReadError::CursorAhead { offset: 5 })));
+        let elsewhere = ResumePoint { store: Some([7; 16]), ..point };
+        let refused = store.follow_from(&elsewhere, &options);
+        assert!(matches!(refused, Err(ReadError::OtherStore { .. })));
+    }
+}

@@ -273,11 +273,6 @@ impl Backward {
         while let Some(found) = walk.next() {
             match found {
                 Ok(found) if found.offset >= wanted.end => break,
-                Err(ReadError::Corrupt(corruption))
-                    if corruption.offset.is_some_and(|at| at >= wanted.end) =>
-                {
-                    break;
-                }
                 Ok(found) if found.offset >= wanted.start => self.pending.push(Ok(found)),
                 Err(error) if is_behind(&error, wanted.end) => break,
                 Err(error) if !is_before(&error, walk.next_offset(), wanted.start) => {

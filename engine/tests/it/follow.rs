@@ -128,7 +128,7 @@ fn a_follower_that_sleeps_gets_everything() {
     assert_eq!(all.next().unwrap(), None);
     assert_eq!(some.next().unwrap(), Some(Live::CaughtUp { head: 0 }));
     (0..2000).for_each(|n| assert_eq!(next_number(&mut some), n * 100));
-    assert_eq!((some.next().unwrap(), some.position()), (None, 200_000));
+    assert_eq!((some.next().unwrap(), some.next_offset()), (None, 200_000));
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn a_reader_says_where_to_go_on() {
     let end_of = |options: ReadOptions| {
         let mut reader = store.read(&options).unwrap();
         reader.by_ref().for_each(|frame| drop(frame.unwrap()));
-        reader.position()
+        reader.next_offset()
     };
     let a = || ReadOptions { topics: patterns("a"), ..everything() };
     assert_eq!(end_of(everything()), 10);
@@ -280,7 +280,7 @@ fn a_reader_says_where_to_go_on() {
     assert_eq!(back(ReadOptions { limit: Some(2), ..a() }), 6);
     assert_eq!(back(ReadOptions { start: Start::From(Bound::Offset(2)), ..a() }), 2);
     let mut unread = store.read(&everything()).unwrap();
-    assert_eq!(unread.position(), 0);
+    assert_eq!(unread.next_offset(), 0);
     unread.next().unwrap().unwrap();
-    assert_eq!(unread.position(), 1);
+    assert_eq!(unread.next_offset(), 1);
 }

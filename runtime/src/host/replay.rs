@@ -38,7 +38,7 @@ pub enum ReplayError {
     #[error("no source of {0} is in the log")]
     NoSource(Key),
     /// The handler failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Module(#[from] ModuleError),
 }
 

@@ -75,8 +75,8 @@ pub(crate) enum SweepError {
     #[error("no space for packs")]
     Full,
     /// A pack cannot be read, or its next generation not be written.
-    #[error("{0}")]
-    Read(#[source] BlobError),
+    #[error(transparent)]
+    Read(BlobError),
     /// The manifest could not be written: what the disk holds is unknown.
     #[error("writing packs failed: {0}")]
     Failed(#[source] io::Error),
