@@ -12,6 +12,7 @@ use crate::entropy::Entropy;
 use crate::holds::Holds;
 use crate::manifest::Manifest;
 use crate::media::Files;
+use crate::names;
 use crate::options::StoreOptions;
 
 /// Shared by all parts of an open store.
@@ -36,12 +37,12 @@ pub(crate) struct Env {
 impl Env {
     /// The directory of the log.
     pub(crate) fn log_dir(&self) -> PathBuf {
-        self.dir.join("log")
+        self.dir.join(names::LOG_DIR)
     }
 
     /// The directory of the packs.
     pub(crate) fn blob_dir(&self) -> PathBuf {
-        self.dir.join("blobs")
+        self.dir.join(names::BLOB_DIR)
     }
 
     /// The journal.
@@ -49,14 +50,14 @@ impl Env {
         self.dir.join("journal")
     }
 
-    /// A file of the log: `seg`, `idx`, `key`, `top` or `dead`.
-    pub(crate) fn log_path(&self, base: u64, generation: u32, kind: &str) -> PathBuf {
-        self.log_dir().join(format!("{base:020}.{generation}.{kind}"))
+    /// A file of the log, by the end of its name.
+    pub(crate) fn log_path(&self, base: u64, generation: u32, end: &str) -> PathBuf {
+        self.log_dir().join(names::file_name(base, generation, end))
     }
 
-    /// A file of the packs: `pack` or `pidx`.
-    pub(crate) fn blob_path(&self, number: u64, generation: u32, kind: &str) -> PathBuf {
-        self.blob_dir().join(format!("{number:020}.{generation}.{kind}"))
+    /// A file of the packs, by the end of its name.
+    pub(crate) fn blob_path(&self, number: u64, generation: u32, end: &str) -> PathBuf {
+        self.blob_dir().join(names::file_name(number, generation, end))
     }
 }
 

@@ -22,6 +22,7 @@ mod log;
 mod maintain;
 mod manifest;
 mod media;
+mod names;
 mod options;
 mod planted;
 #[cfg(test)]

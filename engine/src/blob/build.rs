@@ -24,6 +24,7 @@ use crate::format::pack::{
 use crate::format::pack_index::Contents;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::media::Media;
+use crate::names::{PACK, PACK_INDEX};
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 
@@ -91,7 +92,7 @@ impl Builder {
             base: number,
             generation,
         };
-        let path = env.blob_path(number, generation, "pack");
+        let path = env.blob_path(number, generation, PACK);
         let media = env.files.create(&path, len_max, false)?;
         Ok(Self {
             env: Arc::clone(env),
@@ -366,7 +367,7 @@ impl Builder {
 impl Built {
     /// Removes the files of a generation that the manifest does not name.
     pub(super) fn abandon(&self, env: &Env) {
-        for kind in ["pidx", "pack"] {
+        for kind in [PACK_INDEX, PACK] {
             // What stays is removed at the next open.
             let _ = env.files.remove(&env.blob_path(self.line.base, self.line.generation, kind));
         }
@@ -374,7 +375,7 @@ impl Built {
 
     /// Reads the whole pack as the disk has it and compares every blob with its hash.
     pub(super) fn verify(&self, env: &Env) -> Result<(), BlobError> {
-        let path = env.blob_path(self.line.base, self.line.generation, "pack");
+        let path = env.blob_path(self.line.base, self.line.generation, PACK);
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
         let salt = super::open_pack::read_header(&media, &self.line)?.salt;
         let mut walk = Walk::new(&media, salt);

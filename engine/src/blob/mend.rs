@@ -20,6 +20,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::EntryKind;
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
+use crate::names::PACK;
 use crate::planted::{Bug, is_planted};
 
 /// Bytes read or written at a time.
@@ -47,7 +48,7 @@ struct Tail {
 /// # Errors
 /// [`BlobError`]; what is on disk then is what was there, or the same with zeros for what is torn.
 pub(super) fn mend(env: &Arc<Env>, line: &FileEntry) -> Result<Option<Mended>, BlobError> {
-    let path = env.blob_path(line.base, line.generation, "pack");
+    let path = env.blob_path(line.base, line.generation, PACK);
     let failed = |error| BlobError::io(&path, error);
     // Its map goes before the cache is dropped: pages that are mapped stay.
     let (header, mut held, len) = {

@@ -21,6 +21,7 @@ use crate::env::Env;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::media::{Media, Syncs};
+use crate::names::PACK;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 
@@ -55,7 +56,7 @@ impl OpenPack {
             base: number,
             generation: 0,
         };
-        let path = env.blob_path(number, 0, "pack");
+        let path = env.blob_path(number, 0, PACK);
         let media = env.files.create(&path, env.options.pack_bytes, zero)?;
         media.write_at(0, &header.encode())?;
         media.publish(FILE_HEADER_LEN as u64);
@@ -67,7 +68,7 @@ impl OpenPack {
     /// Opens a pack that was closed in order, with its entries up to `length`, or as many as a file
     /// has that is shorter.
     pub(super) fn reopen(env: &Arc<Env>, file: &FileEntry) -> Result<Self, BlobError> {
-        let path = env.blob_path(file.base, file.generation, "pack");
+        let path = env.blob_path(file.base, file.generation, PACK);
         let media = env.files.open_append(&path).map_err(|error| BlobError::io(&path, error))?;
         let end = file.length.min(media.len());
         media.publish(end);
@@ -318,7 +319,7 @@ impl Drop for OpenPack {
     fn drop(&mut self) {
         if mem::take(self.retired.get_mut()) {
             // One that stays is in no manifest, and the next open removes it.
-            let path = self.env.blob_path(self.number, self.generation, "pack");
+            let path = self.env.blob_path(self.number, self.generation, PACK);
             let _ = self.env.retire(&path);
         }
     }

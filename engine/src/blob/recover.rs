@@ -23,6 +23,7 @@ use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::limits::FINDINGS_MAX;
 use crate::media::{Media, is_full};
+use crate::names::{self, PACK, PACK_INDEX};
 use crate::recovery::{NOT_NAMED, is_meant};
 
 /// What opening found.
@@ -65,7 +66,7 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
     let mut opened = Opened { trouble: newer, number, ..Opened::default() };
     for line in &lines {
         if !has(&there, line) {
-            let path = env.blob_path(line.base, line.generation, "pack");
+            let path = env.blob_path(line.base, line.generation, PACK);
             let missing = ReadOnlyReason::Files { path, what: "is missing" };
             opened.trouble.get_or_insert(missing);
         } else if line.state == FileState::Sealed {
@@ -82,7 +83,7 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
 /// Removes the files of a pack that was dropped; they may be gone already.
 pub(super) fn remove_dropped(env: &Env, line: &FileEntry) -> io::Result<()> {
     let remove = |kind| env.files.remove(&env.blob_path(line.base, line.generation, kind));
-    remove("pidx").and_then(|()| remove("pack"))
+    remove(PACK_INDEX).and_then(|()| remove(PACK))
 }
 
 /// Takes the packs that were dropped, and whose files are gone, out of the manifest. Without room
@@ -148,7 +149,7 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
     let named = places(state.files.iter().filter(|file| file.kind == FileKind::Pack));
     let (mut packs, mut newer) = (BTreeMap::new(), None);
     for name in finish_renames(env, &names)? {
-        let Some(place) = parse_name(name, "pack") else { continue };
+        let Some(place) = names::parse(name, &[PACK]) else { continue };
         let path = dir.join(name);
         let head = match read_head(env, &path) {
             Ok(Err(FormatError::Version { found })) => {
@@ -172,7 +173,7 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
         packs.insert(place, head);
     }
     for name in &names {
-        if parse_name(name, "pidx").is_some_and(|place| !packs.contains_key(&place)) {
+        if names::parse(name, &[PACK_INDEX]).is_some_and(|place| !packs.contains_key(&place)) {
             let _ = env.files.remove(&dir.join(name));
         }
     }
@@ -185,11 +186,11 @@ fn finish_renames<'a>(env: &Env, names: &'a [String]) -> Result<Vec<&'a str>, Bl
     let (dir, state) = (env.blob_dir(), env.manifest.state());
     let mut found = Vec::new();
     for name in names {
-        let Some(place) = name.strip_suffix(".tmp") else {
+        let Some(place) = names::finished(name) else {
             found.push(name.as_str());
             continue;
         };
-        let named = parse_name(place, "pack").and_then(|at| {
+        let named = names::parse(place, &[PACK]).and_then(|at| {
             let is_it = |file: &&FileEntry| {
                 file.kind == FileKind::Pack && at == (file.base, file.generation)
             };
@@ -215,13 +216,8 @@ fn read_head(env: &Env, path: &Path) -> io::Result<Result<FileHeader, FormatErro
     Ok(FileHeader::decode(&head, Magic::Pack))
 }
 
-fn parse_name(name: &str, kind: &str) -> Option<(u64, u32)> {
-    let (number, generation) = name.strip_suffix(kind)?.strip_suffix('.')?.split_once('.')?;
-    Some((number.parse().ok()?, generation.parse().ok()?))
-}
-
 fn remove(env: &Env, number: u64, generation: u32) {
-    for kind in ["pidx", "pack"] {
+    for kind in [PACK_INDEX, PACK] {
         // What stays is removed at the next open.
         let _ = env.files.remove(&env.blob_path(number, generation, kind));
     }
@@ -241,7 +237,7 @@ impl Opened {
 
     fn unmarked(&mut self, env: &Arc<Env>, line: &FileEntry, clean: bool) -> Result<(), BlobError> {
         if clean {
-            let path = env.blob_path(line.base, line.generation, "pack");
+            let path = env.blob_path(line.base, line.generation, PACK);
             let len = env.files.len_of(&path).map_err(|error| BlobError::io(&path, error))?;
             if len < line.length {
                 let what = "is shorter than when the store was closed";
@@ -262,7 +258,7 @@ impl Opened {
             Err(BlobError::Io { source, .. }) if is_full(&source) => {}
             Err(error) => return Err(error),
         }
-        let path = env.blob_path(line.base, line.generation, "pack");
+        let path = env.blob_path(line.base, line.generation, PACK);
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
         let salt = find_header(env, &media, line)?.salt;
         self.salvage(env, line, salt, &media).map(drop)
@@ -300,7 +296,7 @@ impl Opened {
         (number, generation): (u64, u32),
         head: Head,
     ) -> Result<Option<(u64, u32)>, BlobError> {
-        let path = env.blob_path(number, generation, "pack");
+        let path = env.blob_path(number, generation, PACK);
         let failed = |error| BlobError::io(&path, error);
         let media = env.files.open_scan(&path).map_err(failed)?;
         let known = match head {

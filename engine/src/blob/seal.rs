@@ -15,6 +15,7 @@ use crate::env::Env;
 use crate::format::file::FormatError;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::media::is_full;
+use crate::names::PACK;
 
 /// Bytes of a pack read at a time for its CRC.
 const PART_LEN: u64 = 1024 * 1024;
@@ -123,7 +124,7 @@ pub(super) fn rewrite(
     mut walk: Walk,
     stop: &dyn Fn() -> bool,
 ) -> Result<Built, NotRewritten> {
-    let path = env.blob_path(line.base, line.generation, "pack");
+    let path = env.blob_path(line.base, line.generation, PACK);
     let created = Builder::create(env, (line.base, line.generation + 1), line.length);
     let mut builder = created.map_err(|error| BlobError::io(&path, error))?;
     let copied = loop {
@@ -156,7 +157,7 @@ pub(super) fn finish(env: &Env, builder: Builder) -> Result<Built, BlobError> {
     match built.verify(env) {
         Ok(()) => Ok(built),
         Err(error) => {
-            let path = env.blob_path(built.line.base, built.line.generation, "pack");
+            let path = env.blob_path(built.line.base, built.line.generation, PACK);
             // What stays is removed at the next open.
             let _ = env.files.remove(&path);
             Err(error)

@@ -23,6 +23,7 @@ use crate::format::pack::EntryKind;
 use crate::format::pack_index::{self, Contents, PackFilter, PackIndex};
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
+use crate::names::{PACK, PACK_INDEX, unfinished};
 use crate::value::BlobHash;
 
 /// How far `newest_ms` may lag behind: a put that finds its blob in a pack writes the manifest at
@@ -161,7 +162,7 @@ impl Drop for SealedPack {
         if *self.unnamed.get_mut() {
             let _ = remove_dropped(&self.env, &self.line);
         } else if *self.retired.get_mut() {
-            for kind in ["pidx", "pack"] {
+            for kind in [PACK_INDEX, PACK] {
                 let path = self.env.blob_path(self.line.base, self.line.generation, kind);
                 let _ = self.env.retire(&path);
             }
@@ -293,7 +294,7 @@ impl SealedPack {
         if let Some(opened) = &*slot {
             return Ok((Arc::clone(opened), false));
         }
-        let path = self.env.blob_path(self.line.base, self.line.generation, "pack");
+        let path = self.env.blob_path(self.line.base, self.line.generation, PACK);
         let media =
             self.env.files.open_sealed(&path).map_err(|error| BlobError::io(&path, error))?;
         if media.len() != self.line.length {
@@ -311,7 +312,7 @@ impl SealedPack {
 
     /// The index as it lies on disk, if it is this pack's.
     fn load_index(&self) -> Option<PackIndex<Bytes>> {
-        let path = self.env.blob_path(self.line.base, self.line.generation, "pidx");
+        let path = self.env.blob_path(self.line.base, self.line.generation, PACK_INDEX);
         let media = self.env.files.open_sealed(&path).ok()?;
         let index = PackIndex::open(media.view(0..media.len()).ok()?).ok()?;
         let header = index.header();
@@ -435,8 +436,8 @@ pub(super) fn encode_index(env: &Env, line: &FileEntry, contents: &Contents) -> 
 
 /// Puts the index of a pack in its place.
 pub(super) fn write_index(env: &Env, line: &FileEntry, bytes: &[u8]) -> io::Result<()> {
-    let path = env.blob_path(line.base, line.generation, "pidx");
-    let unfinished = path.with_extension("pidx.tmp");
+    let path = env.blob_path(line.base, line.generation, PACK_INDEX);
+    let unfinished = unfinished(&path);
     env.files.write_new(&unfinished, bytes)?;
     env.files.rename(&unfinished, &path)?;
     env.files.sync_dir(&env.blob_dir())

@@ -15,7 +15,6 @@ mod thread;
 mod write;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::append::{Appended, Batch};
@@ -405,11 +404,6 @@ impl CompactReport {
         self.bytes_before += done.bytes_before;
         self.bytes_after += done.bytes_after;
     }
-}
-
-/// Name of a file that has no place yet, or none any more.
-fn unfinished(path: &Path) -> PathBuf {
-    path.with_added_extension("tmp")
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@ use parking_lot::MutexGuard;
 
 use super::survey::Survey;
 use super::write::Written;
-use super::{CompactReport, Stop, Stopped, unfinished};
+use super::{CompactReport, Stop, Stopped};
 use crate::commit::Writer;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::index::{Rewritten, Uncovered};
-use crate::log::{DERIVED, Fault, Segment, unmarked};
+use crate::log::{Fault, Segment, unmarked};
+use crate::names::{SEGMENT, unfinished};
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 
@@ -96,7 +97,7 @@ fn ready<'a>(inner: &'a Inner, survey: &Survey) -> io::Result<(MutexGuard<'a, Wr
 }
 
 fn place_of(inner: &Inner, written: &Written) -> PathBuf {
-    inner.env.log_path(written.key.base, written.key.generation, "seg")
+    inner.env.log_path(written.key.base, written.key.generation, SEGMENT)
 }
 
 /// Removes what was written. One that stays is removed at the next open.
@@ -187,8 +188,8 @@ fn entry(survey: &Survey, written: &Written, purged_seq: u64) -> FileEntry {
 fn clear(inner: &Inner, old: &[Arc<Segment>]) {
     for segment in old {
         let _ = inner.env.files.remove(&unfinished(segment.path()));
-        for kind in DERIVED {
-            let path = inner.env.log_path(segment.base(), segment.generation(), kind);
+        for end in FileKind::Segment.derived() {
+            let path = inner.env.log_path(segment.base(), segment.generation(), end);
             let _ = inner.env.files.remove(&path);
         }
     }

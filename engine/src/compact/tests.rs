@@ -188,11 +188,11 @@ fn derived_files_are_made_again_from_compacted_segments() {
     store.close().unwrap();
     drop(store);
     for damage in [false, true] {
-        for kind in DERIVED_KINDS {
+        for kind in FileKind::Segment.derived() {
             let image = crash(dir.path());
             for entry in fs::read_dir(image.path().join("log")).unwrap() {
                 let path = entry.unwrap().path();
-                if path.extension().is_some_and(|found| found == kind) {
+                if path.extension().is_some_and(|found| found == *kind) {
                     match damage {
                         true => edit(&path, |bytes| bytes[70] ^= 1),
                         false => fs::remove_file(path).unwrap(),
@@ -206,8 +206,6 @@ fn derived_files_are_made_again_from_compacted_segments() {
         }
     }
 }
-
-const DERIVED_KINDS: [&str; 4] = crate::log::DERIVED;
 
 #[test]
 fn compacted_stores_are_verified_copied_and_repaired() {

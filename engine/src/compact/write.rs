@@ -11,6 +11,7 @@ use crate::format::record::{RecordKind, RecordPrefix};
 use crate::index::{Noted, Rewriting};
 use crate::log::{Fault, RESTATED_BYTES, RESTATED_COUNT, Segment, SegmentKey};
 use crate::media::Media;
+use crate::names::{SEGMENT, unfinished};
 use crate::planted::{Bug, is_planted};
 use crate::read::walk::{Found, Walk};
 use crate::store::Inner;
@@ -46,7 +47,7 @@ pub(super) fn write(
     };
     let header = key.header(env.manifest.state().store);
     let len = header.len() as u64 + survey.output_len();
-    let path = super::unfinished(&env.log_path(key.base, key.generation, "seg"));
+    let path = unfinished(&env.log_path(key.base, key.generation, SEGMENT));
     let media = env.files.create(&path, len, false).map_err(Fault::when_preparing)?;
     let mut output = Output {
         media,

@@ -13,10 +13,7 @@ use crate::format::file::{FileHeader, Magic};
 use crate::format::index::{self, SparseFile};
 use crate::format::topic_index::TopicFile;
 use crate::log::Segment;
-
-const SPARSE: &str = "idx";
-const TOPICS: &str = "top";
-const DEAD: &str = "dead";
+use crate::names::{DEAD, SPARSE, TOPICS, unfinished};
 
 /// The files of one segment that are open.
 #[derive(Debug, Default)]
@@ -111,7 +108,7 @@ pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::R
     let dead = memory.dead().encode(&header_of(env, segment, Magic::Dead));
     for (kind, bytes) in [(SPARSE, sparse), (TOPICS, topics), (DEAD, dead)] {
         let path = env.log_path(segment.base(), segment.generation(), kind);
-        let unfinished = path.with_extension(format!("{kind}.tmp"));
+        let unfinished = unfinished(&path);
         env.files.write_new(&unfinished, &bytes)?;
         env.files.rename(&unfinished, &path)?;
     }

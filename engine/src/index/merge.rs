@@ -18,6 +18,7 @@ use crate::format::topic_table::{
     Covered, NumberRuns, TableFile, TableWriter, TopicTotals, push_number,
 };
 use crate::log::Segment;
+use crate::names::{TABLE, finished, unfinished};
 
 /// Sealed segments beside the table from which on it is merged. A merge visits every topic and of a
 /// million of them writes 100 MB, once in so many segments; each segment beside the table costs one
@@ -27,8 +28,6 @@ pub(super) const MERGE_AT: usize = 8;
 pub(super) const MERGE_AT_OPEN: usize = 256;
 /// Topics between two looks whether the merge is wanted at all.
 const STOP_EVERY: u32 = 4096;
-
-const NAME: &str = "topics.";
 
 /// Generations of the table's file.
 #[derive(Debug, Default)]
@@ -45,8 +44,8 @@ pub(super) fn covered(segment: &Segment) -> Covered {
 }
 
 fn generation_of(name: &str) -> Option<u32> {
-    let generation = name.strip_prefix(NAME)?;
-    let generation = generation.strip_suffix(".tmp").unwrap_or(generation);
+    let generation = name.strip_prefix(TABLE)?;
+    let generation = finished(generation).unwrap_or(generation);
     generation.bytes().all(|byte| byte.is_ascii_digit()).then(|| generation.parse().ok())?
 }
 
@@ -68,7 +67,7 @@ pub(super) fn find(
     let mut table = None;
     for (generation, name) in generations {
         let path = env.dir.join(name);
-        let is_whole = table.is_none() && !name.ends_with(".tmp");
+        let is_whole = table.is_none() && finished(name).is_none();
         let loaded = is_whole.then(|| load(env, &path)).flatten();
         let matching = loaded.filter(|file| {
             let segments = sealed.iter().map(|segment| covered(segment));
@@ -116,8 +115,8 @@ impl Index {
         let segments: Vec<Covered> =
             before.chain(from.layers.iter().map(|layer| layer.of)).collect();
         let next = generations.newest.saturating_add(1);
-        let path = self.env.dir.join(format!("{NAME}{next}"));
-        let unfinished = self.env.dir.join(format!("{NAME}{next}.tmp"));
+        let path = self.env.dir.join(format!("{TABLE}{next}"));
+        let unfinished = unfinished(&path);
         let header = FileHeader {
             magic: Magic::Table,
             salt: 0,
@@ -143,7 +142,7 @@ impl Index {
         self.install(Arc::new(merged), &from);
         if let Some(old) = generations.current.replace(next) {
             // One that stays is removed by the next open.
-            let _ = files.remove(&self.env.dir.join(format!("{NAME}{old}")));
+            let _ = files.remove(&self.env.dir.join(format!("{TABLE}{old}")));
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::format::journal::{ENTRY_ALIGN, Entry, HALVES_AT, Place};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
 use crate::limits::JOURNAL_HALF_BYTES_MAX;
 use crate::media::Files;
+use crate::names::file_name;
 use crate::planted::{Bug, is_planted};
 
 /// Bytes of a file that a sync of the journal made durable, by position.
@@ -107,10 +108,7 @@ fn find_salt(bytes: &[u8], is_ours: impl Fn(&Place) -> bool) -> Option<u32> {
 /// The file that a place is in, if it is there and may still change.
 fn target(files: &dyn Files, dir: &Path, lines: &[FileEntry], place: &Place) -> Option<PathBuf> {
     let Place { kind, file, base, generation, .. } = *place;
-    let path = match kind {
-        FileKind::Segment => dir.join("log").join(format!("{base:020}.{generation}.seg")),
-        FileKind::Pack => dir.join("blobs").join(format!("{base:020}.{generation}.pack")),
-    };
+    let path = dir.join(kind.dir()).join(file_name(base, generation, kind.end()));
     let named = lines
         .iter()
         .find(|line| (line.kind, line.base, line.generation) == (kind, base, generation));

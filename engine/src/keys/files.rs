@@ -10,9 +10,8 @@ use crate::env::Env;
 use crate::format::file::{FileHeader, Magic};
 use crate::format::key_index::{self, KeyFile};
 use crate::log::Segment;
+use crate::names::{KEYS, unfinished};
 use crate::recovery;
-
-const KIND: &str = "key";
 
 /// The key index of a sealed segment.
 ///
@@ -33,7 +32,7 @@ pub(super) fn load(env: &Env, segment: &Segment) -> io::Result<KeyFile> {
 }
 
 fn read(env: &Env, segment: &Segment) -> Option<KeyFile> {
-    let path = env.log_path(segment.base(), segment.generation(), KIND);
+    let path = env.log_path(segment.base(), segment.generation(), KEYS);
     let media = env.files.open_sealed(&path).ok()?;
     let (header, file) = KeyFile::read(media.view(0..media.published()).ok()?).ok()?;
     // Not the store's uuid: an ancestor may have made it.
@@ -48,8 +47,8 @@ pub(super) fn encode(env: &Env, segment: &Segment, first_ms: u64, held: &Segment
 
 /// Writes the file of a segment.
 pub(super) fn write(env: &Env, segment: &Segment, bytes: &[u8]) -> io::Result<()> {
-    let path = env.log_path(segment.base(), segment.generation(), KIND);
-    let unfinished = path.with_added_extension("tmp");
+    let path = env.log_path(segment.base(), segment.generation(), KEYS);
+    let unfinished = unfinished(&path);
     env.files.write_new(&unfinished, bytes)?;
     env.files.rename(&unfinished, &path)?;
     env.files.sync_dir(&env.log_dir())

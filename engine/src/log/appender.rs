@@ -13,6 +13,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::media::{Media, is_full};
+use crate::names::SEGMENT;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 use crate::value::{CursorName, FrameId};
@@ -279,7 +280,7 @@ impl Appender {
             SegmentKey { base, generation, uuid: env.random.bytes(), salt: env.random.salt() };
         let upto = (FILE_HEADER_LEN + BATCH_HEADER_LEN + needed) as u64;
         let media = inner.sealing.take_spare(inner, upto)?;
-        let path = env.log_path(base, generation, "seg");
+        let path = env.log_path(base, generation, SEGMENT);
         let header = key.header(env.manifest.state().store);
         media.write_at(0, &header).and_then(|()| media.sync()).map_err(Fault::Failed)?;
         let named = || {

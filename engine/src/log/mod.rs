@@ -19,9 +19,6 @@ pub(crate) use segment::{Segment, SegmentKey};
 
 use crate::sys::Published;
 
-/// The kinds of files that derive from a sealed segment.
-pub(crate) const DERIVED: [&str; 4] = ["idx", "top", "dead", "key"];
-
 /// The log as readers see it.
 #[derive(Debug)]
 pub(crate) struct Log {

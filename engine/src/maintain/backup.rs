@@ -22,6 +22,7 @@ use crate::format::super_file::{EpochStart, SuperState};
 use crate::limits::EPOCHS_MAX;
 use crate::manifest::Manifest;
 use crate::media::{Disk, Files, StoreLock};
+use crate::names::{BLOB_DIR, DEAD, KEYS, LOG_DIR, PACK_INDEX, SPARSE, TOPICS, UNFINISHED};
 use crate::options::MediaChoice;
 use crate::recovery;
 use crate::store::{Inner, Store};
@@ -339,11 +340,13 @@ pub(super) fn check_empty(dir: &Path, files: &Arc<dyn Files>) -> Result<(), Main
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other.map_err(|error| MaintainError::io("list", dir, error)),
     };
-    let known = ["LOCK", "log", "blobs", "super.a"];
+    let known = ["LOCK", LOG_DIR, BLOB_DIR, "super.a"];
     let mut strange = list(dir)?.iter().any(|name| !known.contains(&name.as_str()));
-    for sub in ["log", "blobs"] {
+    for sub in [LOG_DIR, BLOB_DIR] {
         let left = |name: &String| {
-            ["tmp", "idx", "top", "key", "dead", "pidx"].iter().any(|end| name.ends_with(end))
+            [UNFINISHED, SPARSE, TOPICS, KEYS, DEAD, PACK_INDEX]
+                .iter()
+                .any(|end| name.ends_with(end))
         };
         strange |= list(&dir.join(sub))?.iter().any(|name| !left(name));
     }

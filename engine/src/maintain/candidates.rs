@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::copy::{place, suffix};
 use super::error::MaintainError;
 use super::finding::{Finding, Problem, Severity};
 use super::repair::Rescue;
@@ -15,6 +14,7 @@ use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::log::{SegmentKey, unmarked};
 use crate::media::{Media, is_lost};
+use crate::names;
 
 /// A file that is there, named by the manifest or not.
 #[derive(Debug, Clone, Copy)]
@@ -39,33 +39,25 @@ impl Candidate {
 impl Rescue<'_> {
     /// The files of a kind, one for each base: the one the manifest names, or the newest.
     pub(super) fn candidates(&mut self, kind: FileKind) -> Result<Vec<Candidate>, MaintainError> {
-        let dir = self.from.join(if kind == FileKind::Segment { "log" } else { "blobs" });
+        let dir = self.from.join(kind.dir());
         let names = match self.from_files.list(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             other => other.map_err(|error| MaintainError::io("list", &dir, error))?,
         };
         let mut found: BTreeMap<u64, Candidate> = BTreeMap::new();
         for name in names {
-            let (whole, aside) = match name.strip_suffix(".tmp") {
+            let (whole, aside) = match names::finished(&name) {
                 Some(whole) => (whole, true),
                 None => (name.as_str(), false),
             };
-            let mut parts = whole.split('.');
-            let (Some(base), Some(generation), Some(end), None) = (
-                parts.next().and_then(|part| part.parse().ok()),
-                parts.next().and_then(|part| part.parse().ok()),
-                parts.next(),
-                parts.next(),
-            ) else {
-                continue;
-            };
+            let Some((base, generation)) = names::parse(whole, &[kind.end()]) else { continue };
             let entry = self.known.as_ref().and_then(|known| {
                 let same = |file: &&FileEntry| {
                     (file.kind, file.base, file.generation) == (kind, base, generation)
                 };
                 known.files.iter().find(same)
             });
-            if end != suffix(kind) || entry.is_some_and(|file| file.state == FileState::Dropped) {
+            if entry.is_some_and(|file| file.state == FileState::Dropped) {
                 continue;
             }
             let named = entry.is_some();
@@ -94,8 +86,8 @@ impl Rescue<'_> {
         one: &Candidate,
         tell: bool,
     ) -> Result<Option<Opened>, MaintainError> {
-        let path = place(self.from, &Self::entry(kind, one), suffix(kind));
-        let path = if one.aside { path.with_added_extension("tmp") } else { path };
+        let path = Self::entry(kind, one).path_in(self.from);
+        let path = if one.aside { names::unfinished(&path) } else { path };
         let media = match self.from_files.open_scan(&path) {
             Err(error) if is_lost(&error) => {
                 if tell {

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::copy::{place, suffix};
 use super::derived;
 use super::error::MaintainError;
 use super::finding::{Finding, Problem, Severity};
@@ -17,6 +16,7 @@ use crate::blob::{BadEntry, LookedAt, check_pack_file, find_pack_salt, pack_entr
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SUPER_BYTES_MAX, SuperState};
 use crate::media::{Media, is_lost, prefix};
+use crate::names::{TABLE, UNFINISHED, finished, unfinished};
 
 /// How often a file of a running store is looked for that is being replaced, and how long between.
 const ATTEMPTS: usize = 100;
@@ -58,11 +58,10 @@ impl Checker<'_> {
 
     /// Looks for files that belong to nothing.
     pub(super) fn strangers(&mut self, files: &[FileEntry]) -> Result<(), MaintainError> {
-        for (sub, kind) in [("log", FileKind::Segment), ("blobs", FileKind::Pack)] {
-            let dir = self.env.dir.join(sub);
-            let stems: HashSet<String> = (files.iter().filter(|file| file.kind == kind))
-                .map(|file| format!("{:020}.{}", file.base, file.generation))
-                .collect();
+        for kind in [FileKind::Segment, FileKind::Pack] {
+            let dir = self.env.dir.join(kind.dir());
+            let stems: HashSet<String> =
+                (files.iter().filter(|file| file.kind == kind)).map(FileEntry::stem).collect();
             let names = self.env.files.list(&dir);
             for name in names.map_err(|error| MaintainError::io("list", &dir, error))? {
                 let (stem, end) = name.rsplit_once('.').unwrap_or((&name, ""));
@@ -70,7 +69,7 @@ impl Checker<'_> {
                     continue;
                 }
                 let what = match end {
-                    "tmp" => "is unfinished",
+                    UNFINISHED => "is unfinished",
                     _ => "does not belong to the store",
                 };
                 let path = dir.join(&name);
@@ -80,7 +79,7 @@ impl Checker<'_> {
         let dir = self.env.dir.clone();
         let names = self.env.files.list(&dir);
         for name in names.map_err(|error| MaintainError::io("list", &dir, error))? {
-            if name.starts_with("topics.") && !name.ends_with(".tmp") {
+            if name.starts_with(TABLE) && finished(&name).is_none() {
                 derived::table(self, &dir.join(&name));
             }
         }
@@ -89,7 +88,7 @@ impl Checker<'_> {
 
     /// Checks a pack, and returns what a look for blobs in it needs.
     pub(super) fn pack(&mut self, file: &FileEntry) -> Result<Option<LookedAt>, MaintainError> {
-        let path = place(&self.env.dir, file, suffix(file.kind));
+        let path = file.path_in(&self.env.dir);
         let before = self.report.findings_total;
         let Some((media, salt)) = self.open(file, &path, Magic::Pack)? else {
             self.rotten.note(None);
@@ -214,7 +213,7 @@ impl Checker<'_> {
             // It is being replaced: the manifest will say so in a moment.
             std::thread::sleep(PAUSE);
         }
-        self.env.files.open_scan(&path.with_added_extension("tmp"))
+        self.env.files.open_scan(&unfinished(path))
     }
 
     /// Whether a file was sealed when the check began. The snapshot of a running store takes files

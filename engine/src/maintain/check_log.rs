@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::copy::{place, suffix};
 use super::derived;
 use super::error::MaintainError;
 use super::finding::{Finding, Problem, Severity};
@@ -108,7 +107,7 @@ impl Checker<'_> {
 
     /// What an unmarked segment knows of what was durable.
     fn durable_upto(&self, file: &FileEntry) -> u64 {
-        let path = place(&self.env.dir, file, suffix(file.kind));
+        let path = file.path_in(&self.env.dir);
         let Ok(media) = self.env.files.open_scan(&path) else { return 0 };
         let header = self.header_of(&media, Magic::Segment);
         let salt = header.map_or_else(|_| find_salt(&*media), |header| Some(header.salt));
@@ -125,7 +124,7 @@ impl Checker<'_> {
         unclean: bool,
         state: &mut LogState,
     ) -> Result<(), MaintainError> {
-        let path = place(&self.env.dir, file, suffix(file.kind));
+        let path = file.path_in(&self.env.dir);
         let before = self.report.findings_total;
         let Some((media, salt)) = self.open(file, &path, Magic::Segment)? else { return Ok(()) };
         let open_end = file.state == FileState::Unmarked && unclean;

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::error::MaintainError;
@@ -17,6 +17,7 @@ use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
 use crate::manifest::Manifest;
 use crate::media::Files;
+use crate::names::{BLOB_DIR, LOG_DIR, unfinished};
 use crate::planted::{Bug, is_planted};
 
 /// Bytes copied at a time.
@@ -46,35 +47,6 @@ pub(super) struct Copier<'a> {
     pub(super) check: bool,
 }
 
-/// The place of a file in a store's directory.
-pub(super) fn place(dir: &Path, file: &FileEntry, kind: &str) -> PathBuf {
-    let sub = match file.kind {
-        FileKind::Segment => "log",
-        FileKind::Pack => "blobs",
-    };
-    dir.join(sub).join(format!("{:020}.{}.{kind}", file.base, file.generation))
-}
-
-/// The suffix of the file itself.
-pub(super) const fn suffix(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::Segment => "seg",
-        FileKind::Pack => "pack",
-    }
-}
-
-/// The suffixes of the files that are made from it alone.
-const fn derived(kind: FileKind) -> &'static [&'static str] {
-    match kind {
-        FileKind::Segment => &["idx", "top", "key", "dead"],
-        FileKind::Pack => &["pidx"],
-    }
-}
-
-pub(super) fn unfinished(path: &Path) -> PathBuf {
-    path.with_added_extension("tmp")
-}
-
 /// Whether an entry of one manifest stands for the same bytes as that of another.
 fn is_same(a: &FileEntry, b: &FileEntry) -> bool {
     let of = |file: &FileEntry| (file.kind, file.base, file.generation, file.uuid, file.length);
@@ -95,7 +67,7 @@ impl Copier<'_> {
             let path = path.to_owned();
             move |error| MaintainError::io(what, &path, error)
         };
-        for sub in ["log", "blobs"] {
+        for sub in [LOG_DIR, BLOB_DIR] {
             let dir = self.to.join(sub);
             self.to_files.create_dir(&dir).map_err(failed("make", &dir))?;
         }
@@ -115,10 +87,7 @@ impl Copier<'_> {
                     FileEntry { newest_ms: old.newest_ms.max(file.newest_ms), ..*old }
                 }
                 // It was sealed since, and nothing was appended to it before.
-                Some(_)
-                    if file.crc != 0
-                        && self.is_whole(&place(self.to, file, suffix(file.kind)), file) =>
-                {
+                Some(_) if file.crc != 0 && self.is_whole(&file.path_in(self.to), file) => {
                     self.bring_derived(file);
                     counts.kept += 1;
                     *file
@@ -135,7 +104,7 @@ impl Copier<'_> {
     }
 
     fn is_in_place(&self, file: &FileEntry) -> bool {
-        let path = place(self.to, file, suffix(file.kind));
+        let path = file.path_in(self.to);
         self.to_files.len_of(&path).is_ok_and(|len| len == file.length)
     }
 
@@ -149,10 +118,10 @@ impl Copier<'_> {
         let sealed = file.state == FileState::Sealed;
         // The CRC of one that was unmarked a moment ago is not known yet.
         let expected = Some(file.crc).filter(|&crc| sealed && crc != 0);
-        let to = unfinished(&place(self.to, file, suffix(file.kind)));
+        let to = unfinished(&file.path_in(self.to));
         let mut file = *file;
         // What is there was made from a shorter form of the file.
-        derived(file.kind).iter().for_each(|kind| self.remove(&place(self.to, &file, kind)));
+        file.kind.derived().iter().for_each(|kind| self.remove(&file.path_of(self.to, kind)));
         if sealed && self.link && expected.is_some() {
             self.bring_derived(&file);
             match self.to_files.link(from, &to) {
@@ -291,8 +260,8 @@ impl Copier<'_> {
 
     /// Brings the indexes made from a sealed file. They are made again when they do not come along.
     fn bring_derived(&self, file: &FileEntry) {
-        for kind in derived(file.kind) {
-            let (from, to) = (place(self.from, file, kind), place(self.to, file, kind));
+        for kind in file.kind.derived() {
+            let (from, to) = (file.path_of(self.from, kind), file.path_of(self.to, kind));
             if self.link && self.to_files.link(&from, &to).is_ok() {
                 continue;
             }
@@ -304,7 +273,7 @@ impl Copier<'_> {
     }
 
     fn sync_dirs(&self) -> Result<(), MaintainError> {
-        for sub in ["log", "blobs"] {
+        for sub in [LOG_DIR, BLOB_DIR] {
             let dir = self.to.join(sub);
             let synced = self.to_files.sync_dir(&dir);
             synced.map_err(|error| MaintainError::io("sync", &dir, error))?;
@@ -317,7 +286,7 @@ impl Copier<'_> {
     fn settle(&self, state: &SuperState) -> Result<(), MaintainError> {
         let failed = |path: &Path, error| MaintainError::io("rename", path, error);
         for file in &state.files {
-            let path = place(self.to, file, suffix(file.kind));
+            let path = file.path_in(self.to);
             if self.to_files.len_of(&unfinished(&path)).is_err() {
                 continue;
             }
@@ -325,14 +294,13 @@ impl Copier<'_> {
             renamed.map_err(|error| failed(&path, error))?;
         }
         self.sync_dirs()?;
-        for (sub, kind) in [("log", FileKind::Segment), ("blobs", FileKind::Pack)] {
-            let dir = self.to.join(sub);
+        for kind in [FileKind::Segment, FileKind::Pack] {
+            let dir = self.to.join(kind.dir());
             let names = self.to_files.list(&dir);
             for name in names.map_err(|error| MaintainError::io("list", &dir, error))? {
                 let stem = name.rsplit_once('.').map_or("", |(stem, _)| stem);
-                let is_named = state.files.iter().any(|file| {
-                    file.kind == kind && stem == format!("{:020}.{}", file.base, file.generation)
-                });
+                let is_named =
+                    state.files.iter().any(|file| file.kind == kind && stem == file.stem());
                 if !is_named {
                     self.remove(&dir.join(&name));
                 }

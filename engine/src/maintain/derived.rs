@@ -6,7 +6,6 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::copy::place;
 use super::finding::{Finding, Problem, Severity};
 use super::verify::Checker;
 use crate::format::dead::DeadFile;
@@ -18,16 +17,17 @@ use crate::format::super_file::FileEntry;
 use crate::format::topic_index::{TopicEntry, TopicFile};
 use crate::format::topic_table::TableFile;
 use crate::index::MemoryIndex;
+use crate::names::{DEAD, KEYS, PACK_INDEX, SPARSE, TOPICS};
 
 /// Compares `.idx` and `.top` of a sealed segment with an index made from it.
 pub(super) fn segment(checker: &mut Checker<'_>, file: &FileEntry, made: &MemoryIndex) {
-    let path = place(&checker.env.dir, file, "idx");
+    let path = file.path_of(&checker.env.dir, SPARSE);
     if let Some(bytes) = checker.read_derived(&path) {
         let read = SparseFile::read(bytes.clone()).map(|(header, _)| header);
         let same = |header: &FileHeader| index::encode(header, made.sparse()) == bytes;
         judge(checker, file, &path, read, same);
     }
-    let path = place(&checker.env.dir, file, "top");
+    let path = file.path_of(&checker.env.dir, TOPICS);
     if let Some(bytes) = checker.read_derived(&path) {
         let read = TopicFile::read(bytes);
         let read = read.and_then(|(header, topics)| {
@@ -48,11 +48,11 @@ pub(super) fn segment(checker: &mut Checker<'_>, file: &FileEntry, made: &Memory
 /// Checks `.key` and `.dead`. What they hold depends on when they were made, so only that they are
 /// sound and made from this file.
 pub(super) fn sound(checker: &mut Checker<'_>, file: &FileEntry) {
-    let path = place(&checker.env.dir, file, "key");
+    let path = file.path_of(&checker.env.dir, KEYS);
     if let Some(bytes) = checker.read_derived(&path) {
         judge(checker, file, &path, KeyFile::read(bytes).map(|(header, _)| header), |_| true);
     }
-    let path = place(&checker.env.dir, file, "dead");
+    let path = file.path_of(&checker.env.dir, DEAD);
     if let Some(bytes) = checker.read_derived(&path) {
         judge(checker, file, &path, DeadFile::read(bytes).map(|(header, _)| header), |_| true);
     }
@@ -86,7 +86,7 @@ fn says_the_same(header: &FileHeader, topics: &TopicFile, made: &MemoryIndex) ->
 
 /// Compares `.pidx` with where the blobs of its pack lie.
 pub(super) fn pack(checker: &mut Checker<'_>, file: &FileEntry, entries: &[IndexEntry]) {
-    let path = place(&checker.env.dir, file, "pidx");
+    let path = file.path_of(&checker.env.dir, PACK_INDEX);
     let Some(bytes) = checker.read_derived(&path) else { return };
     let read = PackIndex::open(bytes).and_then(|index| {
         index.check_filter()?;

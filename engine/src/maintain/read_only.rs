@@ -15,11 +15,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::MaintainError;
-use super::copy::{place, suffix, unfinished};
 use super::finding::{Finding, Problem, Severity};
 use crate::format::super_file::{FileKind, SuperState};
 use crate::journal::{self, Kept};
 use crate::media::{Files, Holes, Media, is_lost, patched, tolerant};
+use crate::names::unfinished;
 use crate::recovery::is_meant;
 
 /// Bytes read at a time to see whether they can be.
@@ -117,7 +117,7 @@ pub(super) fn aside(
 ) -> HashMap<PathBuf, PathBuf> {
     let name = |path: &Path| path.file_name().map(OsStr::to_string_lossy).map(Cow::into_owned);
     let pairs = state.files.iter().filter_map(|file| {
-        let path = place(dir, file, suffix(file.kind));
+        let path = file.path_in(dir);
         let other = unfinished(&path);
         files.len_of(&other).ok()?;
         let names = (name(&other)?, name(&path)?);
@@ -142,7 +142,9 @@ impl Files for ReadOnlyFiles {
 
     fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         let own = path.extension().and_then(OsStr::to_str);
-        if own.is_some_and(|own| [FileKind::Segment, FileKind::Pack].map(suffix).contains(&own)) {
+        if own.is_some_and(|own| {
+            [FileKind::Segment, FileKind::Pack].map(FileKind::end).contains(&own)
+        }) {
             return self.open_unmapped(path);
         }
         let media = self.files.open_unmapped(path)?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::backup::{check_apart, check_empty, jump, lock, lock_to_read, target_files};
 use super::candidates::Candidate;
-use super::copy::{Watch, place, suffix};
+use super::copy::Watch;
 use super::error::MaintainError;
 use super::finding::{Finding, Problem, Progress, Severity};
 use super::read_only::{ReadOnlyFiles, Unreadable};
@@ -26,6 +26,7 @@ use crate::format::super_file::{EpochStart, FileEntry, FileKind, FileState, Supe
 use crate::limits::FINDINGS_MAX;
 use crate::manifest::Manifest;
 use crate::media::{Disk, Files, is_lost};
+use crate::names::{BLOB_DIR, LOG_DIR};
 use crate::options::{MediaChoice, StoreOptions};
 
 /// What was saved, and what was not.
@@ -165,7 +166,7 @@ impl Rescue<'_> {
     /// Removes what was written of a store that will not be finished, so that the next attempt
     /// finds the directory as this one did.
     fn clear(&self) {
-        for sub in ["log", "blobs"] {
+        for sub in [LOG_DIR, BLOB_DIR] {
             let dir = self.env.dir.join(sub);
             for name in self.env.files.list(&dir).unwrap_or_default() {
                 // What stays makes the next attempt ask for another directory.
@@ -182,7 +183,7 @@ impl Rescue<'_> {
             return Err(MaintainError::NoStore { dir: self.from.to_owned() });
         }
         self.lose_missing(&segments, &packs);
-        for sub in ["log", "blobs"] {
+        for sub in [LOG_DIR, BLOB_DIR] {
             let dir = self.env.dir.join(sub);
             let made = self.env.files.create_dir(&dir);
             made.map_err(|error| MaintainError::io("make", &dir, error))?;
@@ -195,7 +196,7 @@ impl Rescue<'_> {
         files.push(last.map_err(|error| MaintainError::io("write", &self.env.dir, error))?);
         self.report.head = chain.next_offset;
         self.report.cursors = chain.tables.cursors.len() as u64;
-        for sub in ["log", "blobs"] {
+        for sub in [LOG_DIR, BLOB_DIR] {
             let dir = self.env.dir.join(sub);
             let synced = self.env.files.sync_dir(&dir);
             synced.map_err(|error| MaintainError::io("sync", &dir, error))?;
@@ -225,7 +226,7 @@ impl Rescue<'_> {
             if there.iter().any(same) || file.state == FileState::Dropped {
                 continue;
             }
-            let path = place(self.from, file, suffix(file.kind));
+            let path = file.path_in(self.from);
             if file.kind == FileKind::Pack {
                 self.rotten.note(None);
             }
@@ -245,7 +246,7 @@ impl Rescue<'_> {
             let is_behind = self.known.as_ref().is_some_and(|known| {
                 known.files.iter().any(|file| {
                     (known.clean && file.length <= finding.position)
-                        && place(self.from, file, suffix(file.kind)) == finding.path
+                        && file.path_in(self.from) == finding.path
                 })
             });
             if !is_behind {

@@ -18,6 +18,7 @@ use crate::format::record::{FLAG_RESTATED, RecordKind};
 use crate::format::super_file::{FileEntry, FileState};
 use crate::log::{Active, Appender, Segment, SegmentKey, unmarked};
 use crate::media::Media;
+use crate::names::SEGMENT;
 use crate::recovery::replay::Tables;
 use crate::recovery::scan::{Batch, Kinds};
 
@@ -73,7 +74,7 @@ impl SegmentWriter {
     pub(super) fn create(env: &Arc<Env>, base: u64, len_max: u64) -> io::Result<Self> {
         let (uuid, salt) = (env.random.bytes(), env.random.salt());
         let key = SegmentKey { base, generation: 0, uuid, salt };
-        let path = env.log_path(base, 0, "seg");
+        let path = env.log_path(base, 0, SEGMENT);
         let media = env.files.create(&path, len_max.max(FILE_HEADER_LEN as u64), false)?;
         Ok(Self {
             env: Arc::clone(env),
@@ -220,7 +221,7 @@ fn checkpoint_of(record: &SoundRecord) -> Option<Checkpoint> {
 pub(super) fn last_segment(env: &Arc<Env>, chain: &Chain) -> io::Result<FileEntry> {
     let (uuid, salt) = (env.random.bytes(), env.random.salt());
     let key = SegmentKey { base: chain.next_offset, generation: 0, uuid, salt };
-    let path = env.log_path(key.base, 0, "seg");
+    let path = env.log_path(key.base, 0, SEGMENT);
     let mut cursors: Vec<_> = chain.tables.cursors.iter().collect();
     cursors.sort_unstable_by(|a, b| a.0.cmp(b.0));
     // A batch header for each record is more than there will be.

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::copy::{place, suffix};
 use super::error::MaintainError;
 use super::read_only::aside;
 use crate::clock::{Clock as _, SystemClock};
@@ -127,7 +126,7 @@ impl Snapshot {
 
     /// Where a file is, in the directory of the store.
     pub(super) fn path_of(&self, dir: &Path, file: &FileEntry) -> PathBuf {
-        let path = place(dir, file, suffix(file.kind));
+        let path = file.path_in(dir);
         self.aside.get(&path).cloned().unwrap_or(path)
     }
 

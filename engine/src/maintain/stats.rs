@@ -5,6 +5,7 @@ use super::scrub::ScrubStats;
 use crate::commit::CommitTimes;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::log::LogView;
+use crate::names::{DEAD, KEYS, PACK, PACK_INDEX, SEGMENT, SPARSE, TABLE, TOPICS, finished};
 use crate::store::{Inner, Store, StoreInfo};
 use crate::sys;
 use crate::value::TopicPatterns;
@@ -135,12 +136,14 @@ impl Inner {
                 });
                 let counted = match (kind, name.rsplit_once('.').map(|(_, end)| end)) {
                     (None, Some("a" | "b")) if name.starts_with("super.") => &mut stats.manifests,
-                    (None, _) if name.starts_with("topics.") && !name.ends_with(".tmp") => {
+                    (None, _) if name.starts_with(TABLE) && finished(&name).is_none() => {
                         &mut stats.derived
                     }
                     (None, _) => continue,
-                    (Some(_), Some("idx" | "top" | "key" | "dead" | "pidx")) => &mut stats.derived,
-                    (Some(kind), Some("seg" | "pack")) => match state.map(|file| file.state) {
+                    (Some(_), Some(SPARSE | TOPICS | KEYS | DEAD | PACK_INDEX)) => {
+                        &mut stats.derived
+                    }
+                    (Some(kind), Some(SEGMENT | PACK)) => match state.map(|file| file.state) {
                         Some(FileState::Sealed) if kind == FileKind::Segment => {
                             &mut stats.segments_sealed
                         }

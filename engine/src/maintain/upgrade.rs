@@ -10,6 +10,7 @@ use super::error::MaintainError;
 use crate::error::OpenError;
 use crate::format::file::{FILE_HEADER_LEN, FORMAT_VERSION, FileHeader, FormatError, Magic};
 use crate::media::{Disk, Files};
+use crate::names::{self, BLOB_DIR, LOG_DIR};
 use crate::options::MediaChoice;
 
 /// Rewrites a store of one version as the next. It may be cut off anywhere and done again.
@@ -63,7 +64,7 @@ fn upgrade_by(
 /// The oldest version any file of the store has.
 fn oldest(dir: &Path, files: &Arc<dyn Files>, to: u32) -> Result<u32, MaintainError> {
     let mut oldest = to;
-    for sub in ["", "log", "blobs"] {
+    for sub in ["", LOG_DIR, BLOB_DIR] {
         let dir = if sub.is_empty() { dir.to_owned() } else { dir.join(sub) };
         let names = files.list(&dir);
         for name in names.map_err(|error| MaintainError::io("list", &dir, error))? {
@@ -88,18 +89,18 @@ fn oldest(dir: &Path, files: &Arc<dyn Files>, to: u32) -> Result<u32, MaintainEr
 
 /// What a file is by its name.
 fn magic_of(name: &str) -> Option<Magic> {
-    if name.starts_with("topics.") {
+    if name.starts_with(names::TABLE) {
         return Some(Magic::Table);
     }
     Some(match name.rsplit_once('.')?.1 {
         "a" | "b" if name.starts_with("super.") => Magic::Super,
-        "seg" => Magic::Segment,
-        "idx" => Magic::Index,
-        "top" => Magic::Topic,
-        "key" => Magic::Key,
-        "dead" => Magic::Dead,
-        "pack" => Magic::Pack,
-        "pidx" => Magic::PackIndex,
+        names::SEGMENT => Magic::Segment,
+        names::SPARSE => Magic::Index,
+        names::TOPICS => Magic::Topic,
+        names::KEYS => Magic::Key,
+        names::DEAD => Magic::Dead,
+        names::PACK => Magic::Pack,
+        names::PACK_INDEX => Magic::PackIndex,
         _ => return None,
     })
 }
@@ -129,7 +130,7 @@ mod tests {
         store.close().unwrap();
         assert_eq!(upgrade(dir.path()).unwrap(), UpgradeReport { from: 1, to: 1 });
         let mut kinds = std::collections::BTreeSet::new();
-        for sub in ["", "log", "blobs"] {
+        for sub in ["", LOG_DIR, BLOB_DIR] {
             for entry in fs::read_dir(dir.path().join(sub)).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
                 let Some(magic) = magic_of(&name) else { continue };

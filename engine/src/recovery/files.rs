@@ -11,9 +11,10 @@ use crate::error::{Corruption, OpenError, ReadOnlyReason};
 use crate::format::batch::{BATCH_MAGIC, BatchHeader};
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
-use crate::log::{DERIVED, OpenFiles, Segment, SegmentKey};
+use crate::log::{OpenFiles, Segment, SegmentKey};
 use crate::maintain::find_salt;
 use crate::media::{Files, Media, find_first};
+use crate::names::{self, SEGMENT};
 
 /// What is said of a file that may hold something and that the manifest does not name.
 pub(crate) const NOT_NAMED: &str = "is not one of the files the manifest names";
@@ -27,23 +28,6 @@ pub(super) struct Found {
     pub(super) trouble: Option<ReadOnlyReason>,
 }
 
-/// Name of a segment file, or of one that is not in its place yet.
-fn parse_name(name: &str) -> Option<(u64, u32, bool)> {
-    let (name, unfinished) = match name.strip_suffix(".tmp") {
-        Some(name) => (name, true),
-        None => (name, false),
-    };
-    let (base, generation) = name.strip_suffix(".seg")?.split_once('.')?;
-    Some((base.parse().ok()?, generation.parse().ok()?, unfinished))
-}
-
-/// Name of a file that derives from a segment.
-fn parse_derived(name: &str) -> Option<(u64, u32)> {
-    let (name, kind) = name.rsplit_once('.')?;
-    let (base, generation) = name.split_once('.').filter(|_| DERIVED.contains(&kind))?;
-    Some((base.parse().ok()?, generation.parse().ok()?))
-}
-
 /// Looks at the directory of the log.
 pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, OpenError> {
     let dir = env.log_dir();
@@ -52,17 +36,18 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, Open
     let mut listed: Vec<FileEntry> = state.files.iter().filter(is_segment).copied().collect();
     listed.sort_unstable_by_key(|file| (file.base, file.generation));
     let mut found = Found::default();
-    let names = env.files.list(&dir).map_err(|error| OpenError::io("list", &dir, error))?;
-    finish_renames(env, &listed, &names).map_err(|error| OpenError::io("tidy", &dir, error))?;
-    for name in &names {
-        let Some((base, generation)) = parse_derived(name) else { continue };
+    let listing = env.files.list(&dir).map_err(|error| OpenError::io("list", &dir, error))?;
+    finish_renames(env, &listed, &listing).map_err(|error| OpenError::io("tidy", &dir, error))?;
+    for name in &listing {
+        let derived = names::parse(name, FileKind::Segment.derived());
+        let Some((base, generation)) = derived else { continue };
         if !listed.iter().any(|file| (file.base, file.generation) == (base, generation)) {
             // Of a segment that was rewritten. One that stays is in nobody's way.
             let _ = env.files.remove(&dir.join(name));
         }
     }
-    for name in &names {
-        let Some((base, generation, false)) = parse_name(name) else { continue };
+    for name in &listing {
+        let Some((base, generation)) = names::parse(name, &[SEGMENT]) else { continue };
         if listed.iter().any(|file| (file.base, file.generation) == (base, generation)) {
             continue;
         }
@@ -104,14 +89,13 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, Open
 
 /// A file the manifest names gets its name if a crash came before that; other unfinished files are
 /// removed.
-fn finish_renames(env: &Env, listed: &[FileEntry], names: &[String]) -> io::Result<()> {
+fn finish_renames(env: &Env, listed: &[FileEntry], found: &[String]) -> io::Result<()> {
     let dir = env.log_dir();
     let mut changed = false;
-    for name in names.iter().filter(|name| name.ends_with(".tmp")) {
-        let named = parse_name(name).and_then(|(base, generation, _)| {
-            listed.iter().find(|file| (file.base, file.generation) == (base, generation))
-        });
-        let place = name.trim_end_matches(".tmp");
+    for name in found {
+        let Some(place) = names::finished(name) else { continue };
+        let named = names::parse(place, &[SEGMENT])
+            .and_then(|at| listed.iter().find(|file| (file.base, file.generation) == at));
         if named.is_some_and(|file| is_meant(env.files.as_ref(), &dir, (name, place), file)) {
             env.files.rename(&dir.join(name), &dir.join(place))?;
         } else {
@@ -223,7 +207,7 @@ pub(super) fn key_of(
 }
 
 pub(super) fn path_of(env: &Env, file: &FileEntry) -> PathBuf {
-    env.log_path(file.base, file.generation, "seg")
+    env.log_path(file.base, file.generation, SEGMENT)
 }
 
 /// An unmarked segment, for reading only: what is whole in it, also behind a damaged place.
@@ -286,18 +270,4 @@ fn sealed(env: &Env, file: &FileEntry, open_files: &Arc<OpenFiles>) -> Result<Se
     let open = Arc::clone(open_files);
     let span = file.end() - file.base;
     Ok(Ok((Arc::new(Segment::sealed_file(key, path, file.length, span, open)), damaged)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_name;
-
-    #[test]
-    fn names_are_read() {
-        assert_eq!(parse_name("00000000000000000007.2.seg"), Some((7, 2, false)));
-        assert_eq!(parse_name("00000000000000000007.2.seg.tmp"), Some((7, 2, true)));
-        for other in ["spare.tmp", "7.seg", "7.0.idx", "x.0.seg", "7.0.seg.bak", ""] {
-            assert_eq!(parse_name(other), None, "{other}");
-        }
-    }
 }

@@ -27,6 +27,7 @@ use crate::journal::{self, Kept};
 use crate::log::{Active, OpenFiles, Segment, SegmentKey};
 use crate::manifest::Manifest;
 use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full};
+use crate::names::{self, BLOB_DIR, LOG_DIR, SEGMENT};
 use crate::options::StoreOptions;
 use crate::store::Inner;
 pub(crate) use files::{NOT_NAMED, is_meant, segments_to_read};
@@ -141,11 +142,11 @@ fn environment(dir: &Path, options: StoreOptions, files: Arc<dyn Files>) -> Resu
         Some(manifest) => manifest,
         None => {
             let made = |error| OpenError::io("make a store in", dir, error);
-            let log = files.list(&dir.join("log")).unwrap_or_default();
-            if log.iter().any(|name| name.ends_with(".seg")) {
+            let log = files.list(&dir.join(LOG_DIR)).unwrap_or_default();
+            if log.iter().any(|name| names::parse(name, &[SEGMENT]).is_some()) {
                 return Err(OpenError::NoManifest { dir: dir.to_owned() });
             }
-            for sub in ["log", "blobs"] {
+            for sub in [LOG_DIR, BLOB_DIR] {
                 files.create_dir(&dir.join(sub)).map_err(made)?;
             }
             // A store is what has a manifest, so that comes last. Nothing is in it: it is clean.

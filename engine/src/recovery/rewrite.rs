@@ -10,7 +10,6 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::path_of;
@@ -25,6 +24,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::super_file::{FileEntry, FileState};
 use crate::log::{Active, OpenFiles, Segment, unmarked};
 use crate::media::Media;
+use crate::names::unfinished;
 use crate::planted::{Bug, is_planted};
 
 /// Bytes read or written at a time.
@@ -294,11 +294,6 @@ fn apply(env: &Env, examined: &[Examined], fates: &[Fate]) -> io::Result<()> {
         let _ = env.files.remove(&unfinished(&path_of(env, &one.file)));
     }
     Ok(())
-}
-
-/// Name of a segment that is about to go.
-fn unfinished(path: &Path) -> PathBuf {
-    path.with_added_extension("tmp")
 }
 
 fn sealed(one: &Examined, crc: u32) -> FileEntry {

@@ -1,0 +1,115 @@
+//! What the files of a store are called: `BASE.GENERATION.KIND` below `log/` and `blobs/`, with
+//! `.tmp` behind it as long as a file has no place yet, or none any more. Nothing here touches a
+//! disk, and a name says nothing about what is in the file: the manifest and its header do.
+
+use std::path::{Path, PathBuf};
+
+use crate::format::super_file::{FileEntry, FileKind};
+
+/// The directory of the log.
+pub(crate) const LOG_DIR: &str = "log";
+/// The directory of the packs.
+pub(crate) const BLOB_DIR: &str = "blobs";
+
+/// A segment.
+pub(crate) const SEGMENT: &str = "seg";
+/// The sparse index of a segment.
+pub(crate) const SPARSE: &str = "idx";
+/// The topic index of a segment.
+pub(crate) const TOPICS: &str = "top";
+/// What a segment says about dead frames.
+pub(crate) const DEAD: &str = "dead";
+/// The keys of a segment.
+pub(crate) const KEYS: &str = "key";
+/// A pack.
+pub(crate) const PACK: &str = "pack";
+/// The index of a pack.
+pub(crate) const PACK_INDEX: &str = "pidx";
+
+/// What the names of topic tables begin with.
+pub(crate) const TABLE: &str = "topics.";
+/// What the names of files end with that have no place.
+pub(crate) const UNFINISHED: &str = "tmp";
+
+impl FileKind {
+    /// The directory of such files.
+    pub(crate) const fn dir(self) -> &'static str {
+        match self {
+            Self::Segment => LOG_DIR,
+            Self::Pack => BLOB_DIR,
+        }
+    }
+
+    /// What their names end with.
+    pub(crate) const fn end(self) -> &'static str {
+        match self {
+            Self::Segment => SEGMENT,
+            Self::Pack => PACK,
+        }
+    }
+
+    /// What the names of the files end with that are made from one alone.
+    pub(crate) const fn derived(self) -> &'static [&'static str] {
+        match self {
+            Self::Segment => &[SPARSE, TOPICS, KEYS, DEAD],
+            Self::Pack => &[PACK_INDEX],
+        }
+    }
+}
+
+impl FileEntry {
+    /// The place of the file in a store's directory.
+    pub(crate) fn path_in(&self, store: &Path) -> PathBuf {
+        self.path_of(store, self.kind.end())
+    }
+
+    /// The place of a file with another end.
+    pub(crate) fn path_of(&self, store: &Path, end: &str) -> PathBuf {
+        store.join(self.kind.dir()).join(file_name(self.base, self.generation, end))
+    }
+
+    /// What the names of the file and of those that are made from it begin with.
+    pub(crate) fn stem(&self) -> String {
+        format!("{:020}.{}", self.base, self.generation)
+    }
+}
+
+/// A name.
+pub(crate) fn file_name(base: u64, generation: u32, end: &str) -> String {
+    format!("{base:020}.{generation}.{end}")
+}
+
+/// The name of a file that has no place yet, or none any more.
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
+    path.with_added_extension(UNFINISHED)
+}
+
+/// The name that a file gets that has no place, if it is one.
+pub(crate) fn finished(name: &str) -> Option<&str> {
+    name.strip_suffix(UNFINISHED)?.strip_suffix('.')
+}
+
+/// Base and generation of a name with one of these ends.
+pub(crate) fn parse(name: &str, ends: &[&str]) -> Option<(u64, u32)> {
+    let (stem, end) = name.rsplit_once('.')?;
+    let (base, generation) = stem.split_once('.').filter(|_| ends.contains(&end))?;
+    Some((base.parse().ok()?, generation.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        let name = file_name(7, 2, SEGMENT);
+        assert_eq!(name, "00000000000000000007.2.seg");
+        assert_eq!(parse(&name, &[PACK, SEGMENT]), Some((7, 2)));
+        let path = unfinished(Path::new(&name));
+        assert_eq!(finished(path.to_str().unwrap()), Some(name.as_str()));
+        assert_eq!(finished(&name), None);
+        for other in ["spare.tmp", "7.seg", "7.0.idx", "x.0.seg", "7.0.seg.bak", "tmp", ""] {
+            assert_eq!(parse(other, &[SEGMENT]), None, "{other}");
+        }
+    }
+}
