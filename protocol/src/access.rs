@@ -3,7 +3,7 @@
 //! admin's.
 
 use xs_engine::{
-    BlobHash, Body, Condition, CursorChange, CursorName, Frame, FrameId, NewFrame, Topic,
+    BlobHash, Body, Condition, CursorChange, CursorName, Frame, FrameId, NewFrame, Origin, Topic,
     TopicPattern, TopicPatterns,
 };
 
@@ -138,6 +138,7 @@ fn check_remove(role: Role, within: Option<&TopicPatterns>, now: bool) -> Result
 /// wait for frames that are never shown.
 fn check_call(access: &Access, call: &CallRequest) -> Result<(), Refusal> {
     let topic = |event: &str| format!("{}.{event}", call.name);
+    check_may_tell(access.role, call.origin.as_ref())?;
     if call.name.is_reserved() || !access.append.holds(&topic("call")) {
         return Err(denied(format!("{} cannot be appended with this token", topic("call"))));
     }
@@ -173,9 +174,7 @@ fn check_topic(access: &Access, topic: &Topic) -> Result<(), Refusal> {
 
 fn check_frame(access: &Access, frame: &NewFrame) -> Result<(), Refusal> {
     let role = access.role;
-    if frame.origin.is_some() && role != Role::Host {
-        return Err(denied("only the host of modules may set an origin".to_owned()));
-    }
+    check_may_tell(role, frame.origin.as_ref())?;
     if !frame.topic.is_reserved() {
         return check_topic(access, &frame.topic);
     }
@@ -204,6 +203,16 @@ fn check_frame(access: &Access, frame: &NewFrame) -> Result<(), Refusal> {
         _ => "topics that begin with xs belong to the store",
     };
     Err(denied(format!("{topic} cannot be appended by the role {role}: {whose}")))
+}
+
+/// Origins are the word of who runs modules.
+fn check_may_tell(role: Role, origin: Option<&Origin>) -> Result<(), Refusal> {
+    match origin {
+        Some(_) if role != Role::Host => {
+            Err(denied("only the host of modules may set an origin".to_owned()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses an origin that names another processor than the one a host runs alone. `create` is the

@@ -17,6 +17,8 @@ class Scope {
   #controller = null;
   #why = null;
   #closers = new Set();
+  // The number of the input that is being handled, where there are several.
+  input = () => 0;
   constructor(run) {
     this.run = run;
   }
@@ -233,13 +235,15 @@ function base(scope, definition, ready) {
       get: async (hash) => op_xs_blob_bytes(String(hash)),
       stream: (hash) => bytes().blobStream(String(hash)),
     }),
-    call: (name, options = {}) =>
-      results(String(name), stream(scope, async () => {
+    call: (name, options = {}) => {
+      const input = scope.input();
+      return results(String(name), stream(scope, async () => {
         await ready();
         const body = options.body === undefined ? new Uint8Array(0) : await bytesOf(options.body, "call({ body })");
         const timeout = options.timeout === undefined ? -1 : duration(options.timeout, "call({ timeout })");
-        return op_xs_call(String(name), stringify(options.args ?? {}), body, timeout);
-      }, frames)),
+        return op_xs_call(String(name), stringify(options.args ?? {}), body, timeout, scope.run, input);
+      }, frames));
+    },
     fs: Object.freeze({
       text: async (path) => op_xs_fs_text(String(path)),
       bytes: async (path) => op_xs_fs_bytes(String(path)),

@@ -34,6 +34,7 @@ class HandlerLoop {
   constructor(module, scopes) {
     ({ definition, about } = module);
     scopes.set(HANDLER, this.#scope);
+    this.#scope.input = () => this.index;
     this.#context = handlerContext(this.#scope, about, this);
     this.#asyncRun = Object.prototype.toString.call(definition.run) === "[object AsyncFunction]";
   }

@@ -262,6 +262,7 @@ fn call_request(request: CallRequest) -> Result<xs_protocol::CallRequest, Backen
     let mut call = xs_protocol::CallRequest::new(Topic::parse(&request.name).map_err(invalid)?);
     call.args = Meta::parse(request.args).map_err(invalid)?;
     call.body = request.body;
+    call.origin = request.origin;
     call.deadline = request.timeout_ms.map(std::time::Duration::from_millis);
     Ok(call)
 }

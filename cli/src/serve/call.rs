@@ -106,6 +106,7 @@ async fn append_call(
     let meta = format!("{{\"args\":{args}{}}}", deadline.unwrap_or_default());
     let frame = NewFrame {
         meta: Meta::parse(meta)?,
+        origin: request.origin,
         body: if request.body.is_empty() { Body::None } else { Body::Inline(request.body.clone()) },
         ..NewFrame::new(name.topic("call"))
     };

@@ -57,6 +57,33 @@ fn arguments_and_body_reach_the_command_and_values_come_back() {
     assert!(server.stop().success());
 }
 
+/// A call carries on the chain that led to it, so a loop of calls ends as any other.
+#[test]
+fn a_loop_of_calls_is_cut() {
+    let place = Place::new();
+    place.write(
+        "modules/handlers/ping.ts",
+        "export default { topics: 'ping', async run(frame, ctx) { \
+           for await (const _ of ctx.call('pong')); } };",
+    );
+    place.write(
+        "modules/commands/pong.ts",
+        "export default { async run(call, ctx) { \
+           await ctx.append('ping', { json: call.cause.hops }); } };",
+    );
+    let server = place.serve(&["--modules", "modules"]);
+    place.await_frames("xs.command.pong.active", 1);
+    place.await_frames("xs.handler.ping.active", 1);
+    place.ok(&["append", "ping", "-n"]);
+    let cut = place.await_frames("xs.handler.ping.log", 1);
+    assert_eq!(cut[0]["meta"]["fields"]["code"], "hops", "{cut:?}");
+    let frames = place.frames("ping");
+    let hops = frames.iter().map(|frame| frame["origin"]["hops"].as_u64());
+    let told = std::iter::once(None).chain((1..=16).map(|n| Some(2 * n)));
+    assert!(hops.eq(told), "{frames:?}");
+    assert!(server.stop().success());
+}
+
 /// What others make of a call is none of its results, and does not end it.
 #[test]
 fn a_handler_that_reads_calls_does_not_answer_them() {

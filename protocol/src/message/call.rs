@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use xs_engine::{FrameId, Meta, Topic};
+use xs_engine::{FrameId, Meta, Origin, Topic};
 
-use super::coding::{Body, DecodeError};
+use super::append::{put_origin, read_origin};
+use super::coding::{Body, DecodeError, put_extension};
 use super::subscribe::{check_bodies, millis};
 use crate::error::{Code, ProtocolError, Refusal};
 use crate::gather::Gather;
@@ -24,13 +25,20 @@ pub struct CallRequest {
     pub deadline: Option<Duration>,
     /// Bodies of results up to so many bytes travel with their frames.
     pub bodies_up_to: u32,
+    /// The processor that calls, and of which input it does: a host's word, so that chains of
+    /// processors that call each other come to an end.
+    pub origin: Option<Origin>,
 }
+
+/// The extension that tells the origin.
+const ORIGIN: u16 = 1;
 
 impl CallRequest {
     /// A call without arguments, body or deadline.
     #[must_use]
     pub fn new(name: Topic) -> Self {
-        Self { name, args: Meta::none(), body: Bytes::new(), deadline: None, bodies_up_to: 0 }
+        let (args, body) = (Meta::none(), Bytes::new());
+        Self { name, args, body, deadline: None, bodies_up_to: 0, origin: None }
     }
 
     pub(crate) fn put(&self, credit: u32, out: &mut Gather) {
@@ -42,6 +50,9 @@ impl CallRequest {
         out.put_str(self.name.as_str());
         out.put_slice(self.args.as_bytes());
         out.put_shared(&self.body);
+        if let Some(origin) = &self.origin {
+            put_extension(out, ORIGIN, |out| put_origin(out, origin));
+        }
     }
 
     /// Reads the call and the credit it begins with.
@@ -57,15 +68,27 @@ impl CallRequest {
         let name = body.text("name")?;
         let args = body.take(args_len, "arguments")?;
         let content = body.take(body_len, "body")?;
-        body.extensions()?;
+        let mut origin = None;
+        body.extensions_with(|tag, value| match tag {
+            ORIGIN => set_origin(&mut origin, value).map(|()| true),
+            _ => Ok(false),
+        })?;
         check_bodies(bodies_up_to)?;
         if deadline.is_some_and(|deadline| deadline > CALL_DEADLINE_MAX) {
             let text = format!("a deadline must be at most {CALL_DEADLINE_MAX:?} away");
             return Err(Refusal::new(Code::InvalidValue, text).into());
         }
         let (name, args) = (Topic::parse(name.as_str())?, Meta::parse(args)?);
-        Ok((credit, Self { name, args, body: content, deadline, bodies_up_to }))
+        Ok((credit, Self { name, args, body: content, deadline, bodies_up_to, origin }))
     }
+}
+
+fn set_origin(origin: &mut Option<Origin>, mut value: Body) -> Result<(), DecodeError> {
+    if origin.is_some() {
+        return Err(value.wrong("origin twice").into());
+    }
+    *origin = Some(read_origin(&mut value)?);
+    Ok(value.end()?)
 }
 
 /// Reads the reply to CALL: the id of the frame `<name>.call`.
@@ -93,6 +116,18 @@ mod tests {
         let read = |bytes| CallRequest::read(Body::new("CALL", bytes));
         assert_eq!(read(body.clone()).unwrap(), (5, call.clone()));
         each_cut_fails(&body, read);
+        let origin = Origin {
+            processor: FrameId::first_of_ms(7),
+            input: Some(FrameId::first_of_ms(8)),
+            input_offset: Some(9),
+            hops: 3,
+        };
+        call.origin = Some(origin);
+        let of_host = body_of(|out| call.put(5, out));
+        assert_eq!(read(of_host.clone()).unwrap(), (5, call.clone()));
+        let twice = [&of_host[..], &of_host[body.len()..]].concat();
+        assert!(read(twice.into()).is_err());
+        call.origin = None;
         call.deadline = Some(CALL_DEADLINE_MAX + Duration::from_millis(1));
         assert!(matches!(read(body_of(|out| call.put(5, out))), Err(DecodeError::Refused(_))));
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use futures::FutureExt as _;
-use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start};
+use xs_engine::{Bound, Frame, FrameId, Origin, ReadOptions, Start};
 
 use super::entry::{Entry, Visitor};
 use super::feed::FeedWork;
@@ -419,7 +419,11 @@ impl Desk {
         });
     }
 
-    fn call(&self, ticket: Ticket, sub: u32, call: CallRequest) {
+    fn call(&mut self, ticket: Ticket, sub: u32, call: CallRequest) {
+        if let Err(refusal) = self.check_origins(call.origin) {
+            self.session.refuse(ticket, &refusal);
+            return;
+        }
         let wake = Arc::clone(&self.wake);
         let bodies_up_to = call.bodies_up_to;
         let call = self.service.call(call, wake);
@@ -437,7 +441,9 @@ impl Desk {
     }
 
     fn append(&mut self, ticket: Ticket, batch: AppendRequest) -> bool {
-        if let Err(refusal) = self.check_origins(&batch) {
+        if let Err(refusal) =
+            self.check_origins(batch.frames.iter().filter_map(|frame| frame.origin))
+        {
             self.session.refuse(ticket, &refusal);
             return false;
         }
@@ -448,12 +454,12 @@ impl Desk {
     }
 
     /// Holds the host of one processor to its own origins: what these name only the store tells.
-    fn check_origins(&mut self, batch: &AppendRequest) -> Result<(), Refusal> {
+    fn check_origins(&mut self, origins: impl IntoIterator<Item = Origin>) -> Result<(), Refusal> {
         let access = self.session.access();
         if access.alone.is_none() {
             return Ok(());
         }
-        for origin in batch.frames.iter().filter_map(|frame| frame.origin) {
+        for origin in origins {
             if self.own_version != Some(origin.processor) {
                 let create = self.service.get(Bound::Id(origin.processor))?;
                 access::check_origin(access, origin.processor, create.as_ref())?;

@@ -22,6 +22,16 @@ impl Bridge {
         }
     }
 
+    /// Origin of what a run does now; with a handler's inputs the number says because of which.
+    pub(super) fn origin_of(&self, run: u32, input: usize) -> Option<Origin> {
+        if run == HANDLER_RUN {
+            let batch = self.batch.borrow();
+            let input = batch.as_ref().and_then(|batch| batch.inputs.get(input));
+            return Some(self.origin(input.map(|input| &input.frame)));
+        }
+        self.runs.borrow().get(&run).map(|run| run.origin)
+    }
+
     /// A frame as the module describes it; empty text stands for "not given".
     pub(super) fn frame(
         &self,

@@ -171,9 +171,12 @@ pub(super) fn op_xs_call(
     #[string] args: String,
     #[buffer] body: JsBuffer,
     timeout_ms: f64,
+    run: u32,
+    input: u32,
 ) -> Result<u32, JsErrorBox> {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
     let stream = bridge.backend.call(CallRequest {
+        origin: bridge.origin_of(run, input as usize),
         name,
         args,
         body: Bytes::copy_from_slice(&body),

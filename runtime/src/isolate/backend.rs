@@ -6,7 +6,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
 use xs_engine::{
-    BlobHash, Condition, Frame, FrameId, IdempotencyKey, NewFrame, ReadOptions, TopicPatterns,
+    BlobHash, Condition, Frame, FrameId, IdempotencyKey, NewFrame, Origin, ReadOptions,
+    TopicPatterns,
 };
 
 /// Why the store refused or could not be reached. Cheap to clone, since several waiting outputs
@@ -98,6 +99,8 @@ pub struct CallRequest {
     pub body: Bytes,
     /// Milliseconds without a result after which the caller gives up; `None` is the command's own.
     pub timeout_ms: Option<u64>,
+    /// Who calls, and because of what.
+    pub origin: Option<Origin>,
 }
 
 /// Frames one after another; an error is the last item.

@@ -40,11 +40,7 @@ pub(super) fn put_frame(out: &mut Gather, frame: &NewFrame) {
         FrameBody::Stored(hash) => out.put_slice(hash.as_bytes()),
     }
     if let Some(origin) = &frame.origin {
-        out.put_slice(origin.processor.as_bytes());
-        out.put_slice(origin.input.unwrap_or(FrameId::ZERO).as_bytes());
-        out.put_u64(origin.input_offset.unwrap_or(NONE));
-        out.put_u32(origin.hops);
-        out.put_u32(0);
+        put_origin(out, origin);
     }
     out.put_slice(frame.topic.as_str().as_bytes());
     out.put_slice(frame.meta.as_bytes());
@@ -97,7 +93,17 @@ pub(super) fn read_frame(
     Ok(NewFrame { topic, meta, body: content, ttl, origin })
 }
 
-fn read_origin(body: &mut Body) -> Result<Origin, ProtocolError> {
+/// Adds which processor made something, and of what.
+pub(in crate::message) fn put_origin(out: &mut Gather, origin: &Origin) {
+    out.put_slice(origin.processor.as_bytes());
+    out.put_slice(origin.input.unwrap_or(FrameId::ZERO).as_bytes());
+    out.put_u64(origin.input_offset.unwrap_or(NONE));
+    out.put_u32(origin.hops);
+    out.put_u32(0);
+}
+
+/// Reads what [`put_origin`] adds.
+pub(in crate::message) fn read_origin(body: &mut Body) -> Result<Origin, ProtocolError> {
     let processor = body.id("origin")?;
     let input = body.id("origin")?;
     let input_offset = body.u64("origin")?;

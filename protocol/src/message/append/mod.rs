@@ -10,6 +10,7 @@ use xs_engine::{
 
 pub(super) use self::extensions::{put_within, read_within};
 use self::frame::{put_frame, read_frame};
+pub(super) use self::frame::{put_origin, read_origin};
 use super::coding::{Body, DecodeError, NONE, put_bound};
 use super::cursor::{put_cursor_change, read_cursor_change};
 use crate::error::{Code, Detail, ProtocolError, Refusal};
