@@ -14,6 +14,8 @@ const { buffer, emit, checkContent, duration, isLarge, viewBytes, nameOf } = cor
 class Scope {
   run;
   over = false;
+  // Whether it was ended from outside.
+  cut = false;
   #controller = null;
   #why = null;
   #closers = new Set();
@@ -53,12 +55,15 @@ class Scope {
 // The calls that are open.
 const calls = new Set();
 
-// Calls back once all calls that are open now are over, unless it is told to forget it; with none
-// open there is nothing to wait for.
+// Calls back once all calls that are open now are over, and says whether one of them was cut off,
+// unless it is told to forget it; with none open there is nothing to wait for.
 function whenCallsEnd(back) {
   if (calls.size === 0) return null;
-  let left = calls.size;
-  const forget = [...calls].map((call) => call.onEnd(() => { if (--left === 0) back(); }));
+  let left = calls.size, cut = false;
+  const forget = [...calls].map((call) => call.onEnd(() => {
+    cut ||= call.cut;
+    if (--left === 0) back(cut);
+  }));
   return () => forget.forEach((one) => one());
 }
 

@@ -3,7 +3,7 @@
 const { core } = __bootstrap;
 const {
   op_xs_append, op_xs_append_bytes, op_xs_append_if, op_xs_append_stored, op_xs_blob_put, op_xs_cron_next, op_xs_input,
-  op_xs_input_left, op_xs_remove, op_xs_tail, op_xs_tail_left, op_xs_watch,
+  op_xs_left, op_xs_remove, op_xs_tail, op_xs_watch,
 } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
@@ -122,7 +122,10 @@ function generatorContext(scope, definition) {
     ...Object.getOwnPropertyDescriptors(base(scope, definition, now)),
     ...Object.getOwnPropertyDescriptors(immediate(scope)),
     ...Object.getOwnPropertyDescriptors({
-      input: { [Symbol.asyncIterator]: () => stream(scope, async () => op_xs_input(scope.run), frames, () => op_xs_input_left()) },
+      input: {
+        [Symbol.asyncIterator]: () =>
+          stream(scope, async () => op_xs_input(scope.run), frames, (taken, id) => op_xs_left(id, taken)),
+      },
       every: (interval) => every(scope, interval),
       cron: (expression, zone) => cron(scope, expression, zone),
       watch: (path) => stream(scope, () => op_xs_watch(String(path)), parse),
@@ -131,9 +134,9 @@ function generatorContext(scope, definition) {
       tail: (path, options = {}) =>
         stream(
           scope, async () => op_xs_tail(scope.run, String(path), options.first === "start"), parse,
-          (taken, id) => op_xs_tail_left(id, taken),
+          (taken, id) => op_xs_left(id, taken),
           // Nobody knows what became of the last line then.
-          (taken, id) => op_xs_tail_left(id, Math.max(0, taken - 1)),
+          (taken, id) => op_xs_left(id, Math.max(0, taken - 1)),
         ),
     }),
   }));

@@ -58,7 +58,9 @@ async function control() {
     core.unrefOpPromise(pending);
     const { run: id, name, message } = parse(await pending);
     for (const [key, scope] of id === -1 ? [...scopes] : [[id, scopes.get(id)]]) {
-      scope?.end(message, name);
+      if (scope === undefined) continue;
+      scope.cut = true;
+      scope.end(message, name);
       if (id !== -1) scopes.delete(key);
     }
   }

@@ -6,7 +6,7 @@ const { op_xs_collect, op_xs_requests, op_xs_why_not } = core.ops;
 const { fetch: plain } = core.loadExtScript("ext:deno_fetch/26_fetch.js");
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { Request } = core.loadExtScript("ext:deno_fetch/23_request.js");
-const { setTimeout, clearTimeout } = core.loadExtScript("ext:deno_web/02_timers.js");
+const { setTimeout, clearTimeout, unrefTimer } = core.loadExtScript("ext:deno_web/02_timers.js");
 const { AbortController, AbortSignal } = core.loadExtScript("ext:deno_web/03_abort_signal.js");
 const { whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
 
@@ -15,6 +15,8 @@ const { whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
 const TURNS_MAX = 64, TURN_MS_MAX = 30_000;
 // Requests without an answer, and answers whose body was not read to its end, together.
 const OPEN_MAX = 256;
+// Time that a request has once the calls that were open when it began are over.
+const LEFT_MS_MAX = 30_000;
 // Time until they are collected again after that has freed none.
 const VAIN_MS_MIN = 1_000;
 // EventSources that are not closed.
@@ -72,16 +74,43 @@ function told(error) {
 // Answers of requests that end with calls, and what to forget once nobody has the answer.
 const answers = new FinalizationRegistry((forget) => forget());
 
+// What requests that were cut off with their calls fail with. Where nobody waits for one any more
+// that is nobody's failure.
+const cuts = new WeakSet();
+let isExcused = false;
+
+function cut(request) {
+  const reason = new DOMException("the call is over", "AbortError");
+  cuts.add(reason);
+  if (!isExcused) core.setUnhandledPromiseRejectionHandler((_promise, reason) => cuts.has(reason));
+  isExcused = true;
+  request.abort(reason);
+}
+
 // A request is over with the call that made it. Which one that was nobody can tell where several are
-// open: then with the last of those that are open now.
+// open: then with the last of those that are open now. At once when one of them was cut off; what
+// calls leave behind that end by themselves has some time.
+function untilCallsEnd(request) {
+  let timer = null;
+  const forget = whenCallsEnd((wasCut) => {
+    if (wasCut) return cut(request);
+    timer = setTimeout(() => cut(request), LEFT_MS_MAX);
+    unrefTimer(timer);
+  });
+  return forget && (() => {
+    forget();
+    clearTimeout(timer);
+  });
+}
+
 async function fetch(input, init = undefined) {
   const gone = new AbortController();
-  const forget = whenCallsEnd(() => gone.abort(new DOMException("the call is over", "AbortError")));
+  const forget = untilCallsEnd(gone);
   if (forget === null) return request(input, init);
   try {
-    const given = init?.signal ?? (input instanceof Request ? input.signal : null);
-    const signal = given === null ? gone.signal : AbortSignal.any([given, gone.signal]);
-    const answer = await request(input, { ...init, signal });
+    // A Request may be given as `init` too, and is no plain object.
+    input = new Request(input, init);
+    const answer = await request(input, { signal: AbortSignal.any([input.signal, gone.signal]) });
     answers.register(answer, forget);
     return answer;
   } catch (error) {

@@ -22,9 +22,11 @@ function iteratorOf(value) {
 // Hands over each value of an iterator. A value that cannot be a frame, or that the store refused,
 // is thrown into the iterator at its yield; one that takes none is ended.
 async function drain(scope, iterator) {
+  let ending = null;
   const finished = scope.onEnd(() => {
     try {
-      void iterator.return?.()?.catch?.(() => {});
+      ending = iterator.return?.();
+      void ending?.catch?.(() => {});
     } catch {
       // What one run throws while it is ended is not for those beside it.
     }
@@ -48,6 +50,8 @@ async function drain(scope, iterator) {
     await result(scope, step.value);
   } finally {
     finished();
+    // Its finally blocks are part of the run.
+    if (isThenable(ending)) await ending.then(() => {}, () => {});
   }
 }
 

@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +18,11 @@ use xs_engine::{BlobHash, NewFrame, Origin, Topic};
 use super::batch::Batch;
 use super::blobs::Uploads;
 use super::child::Children;
-use super::input::Keeping;
 use super::outbox::Outbox;
 use super::pipes::Pipes;
+use super::place::Places;
 use super::socket::Sockets;
 use super::streams::Streams;
-use super::tail::Given;
 use super::trial::Answers;
 use crate::isolate::handle::{Replies, Request};
 use crate::isolate::stop::Stop;
@@ -56,10 +55,8 @@ pub(crate) struct Bridge {
     secrets: RefCell<Secrets>,
     pub(super) batch: RefCell<Option<Batch>>,
     pub(super) runs: RefCell<HashMap<u32, Run>>,
-    /// The input of the generator, as it was opened last.
-    pub(super) input: RefCell<Weak<Keeping>>,
-    /// What was handed over of the tails that are open, by their streams.
-    pub(super) tails: RefCell<HashMap<u32, Weak<Given>>>,
+    /// Where sources go on in the next run.
+    pub(super) places: Places,
     next_run: Cell<u32>,
     pub(super) state_answer: RefCell<Option<oneshot::Sender<Result<(), ModuleError>>>>,
     control: RefCell<VecDeque<String>>,
@@ -117,8 +114,7 @@ impl Bridge {
             secrets: RefCell::default(),
             batch: RefCell::default(),
             runs: RefCell::default(),
-            input: RefCell::default(),
-            tails: RefCell::default(),
+            places: Places::default(),
             next_run: Cell::new(HANDLER_RUN + 1),
             state_answer: RefCell::default(),
             control: RefCell::default(),

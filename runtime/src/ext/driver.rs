@@ -397,6 +397,8 @@ async fn finish(bridge: Rc<Bridge>, run: u32, failure: Option<ModuleError>) {
         outbox.push(complete, None);
     }
     outbox.empty().await;
+    // The next run goes on where this one was.
+    bridge.places.written().await;
     failure = failure.or_else(|| outbox.take_loss().map(refused));
     let ended = bridge.runs.borrow_mut().remove(&run);
     if let Some(answer) = ended.and_then(|run| run.answer) {

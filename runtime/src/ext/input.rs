@@ -2,7 +2,6 @@
 //! for the next run is exactly behind the last one taken. A frame is taken when the next is asked
 //! for, and when its loop is left. A crash may repeat the last, never lose one.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use xs_engine::{Bound, Frame, ReadOptions, Start, TopicPatterns};
 
 use super::bridge::{Bridge, type_error};
 use super::frames;
-use super::place::Place;
+use super::place::{Given, Place, Places};
 use super::streams::Source;
 use crate::isolate::FrameStream;
 
@@ -34,17 +33,10 @@ pub(crate) fn place_behind(offset: u64) -> Bytes {
     Bytes::from(json!(Position { offset: offset + 1 }).to_string())
 }
 
-/// What was handed over, and where the next run goes on once it is done with.
-pub(super) struct Keeping {
-    place: Rc<Place>,
-    /// The offset of the frame handed over last.
-    given: Cell<Option<u64>>,
-}
-
 struct Sends {
     run: u32,
     bridge: Rc<Bridge>,
-    keeping: Rc<Keeping>,
+    given: Rc<Given>,
     stream: Option<FrameStream>,
 }
 
@@ -60,28 +52,22 @@ pub(super) fn op_xs_input(state: &mut OpState, run: u32) -> Result<u32, JsErrorB
     let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
         return Err(JsErrorBox::generic("this run is over"));
     };
-    let place = Place::new(&bridge, outbox, KEY.to_owned());
-    let keeping = Rc::new(Keeping { place, given: Cell::new(None) });
-    *bridge.input.borrow_mut() = Rc::downgrade(&keeping);
-    let source = Sends { run, bridge: Rc::clone(&bridge), keeping, stream: None };
-    bridge.streams.open(Box::new(source))
-}
-
-/// The loop over the input was left: its last frame is done with.
-#[op2(fast)]
-pub(super) fn op_xs_input_left(state: &mut OpState) {
-    let keeping = state.borrow::<Rc<Bridge>>().input.borrow().upgrade();
-    if let Some(keeping) = keeping {
-        keeping.taken();
-    }
+    let given = Given::new(Places::of(&bridge, outbox, KEY.to_owned()));
+    let noted = Rc::downgrade(&given);
+    let source = Sends { run, bridge: Rc::clone(&bridge), given, stream: None };
+    let id = bridge.streams.open(Box::new(source))?;
+    bridge.places.note(id, noted);
+    Ok(id)
 }
 
 impl Source<String> for Sends {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
-            self.keeping.taken();
-            let keeping = Rc::clone(&self.keeping);
-            keeping.place.unless_lost(self.more()).await
+            self.given.all_taken();
+            // What the generator makes now did not come of the frame before.
+            self.set_hops(None);
+            let given = Rc::clone(&self.given);
+            given.place.unless_lost(self.more()).await
         }
         .boxed_local()
     }
@@ -93,22 +79,28 @@ impl Sends {
         loop {
             let stream = match &mut self.stream {
                 Some(stream) => stream,
-                None => self.stream.insert(open(&self.bridge, &self.keeping.place).await?),
+                None => self.stream.insert(open(&self.bridge, &self.given.place).await?),
             };
             match stream.next().await {
                 Some(Ok(frame)) if self.is_own(&frame) => {}
                 Some(Ok(frame)) => {
-                    self.keeping.given.set(frame.offset());
-                    // What comes next came of it, as far as can be told: a loop is to be noticed.
-                    if let Some(run) = self.bridge.runs.borrow_mut().get_mut(&self.run) {
-                        run.origin.hops = self.bridge.origin(Some(&frame)).hops;
+                    if let Some(offset) = frame.offset() {
+                        self.given.hand_over(1, move |_| place_behind(offset));
                     }
+                    // What comes next came of it, as far as can be told: a loop is to be noticed.
+                    self.set_hops(Some(&frame));
                     let one = std::iter::once(&frame);
                     return Ok(Some(frames::encode(one, &*self.bridge.backend)));
                 }
                 Some(Err(error)) => return Err(JsErrorBox::generic(error.message)),
                 None => return Ok(None),
             }
+        }
+    }
+
+    fn set_hops(&self, input: Option<&Frame>) {
+        if let Some(run) = self.bridge.runs.borrow_mut().get_mut(&self.run) {
+            run.origin.hops = self.bridge.origin(input).hops;
         }
     }
 
@@ -130,12 +122,4 @@ async fn open(bridge: &Bridge, place: &Place) -> Result<FrameStream, JsErrorBox>
         None => Start::After(Bound::Id(bridge.spec.create)),
     };
     Ok(bridge.backend.read(ReadOptions { topics, start, follow: true, ..ReadOptions::default() }))
-}
-
-impl Keeping {
-    fn taken(&self) {
-        if let Some(offset) = self.given.take() {
-            self.place.keep(place_behind(offset));
-        }
-    }
 }

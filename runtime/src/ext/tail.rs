@@ -7,7 +7,7 @@ use std::fs::{File, Metadata};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::bridge::{Bridge, bridge};
 use super::files::denied;
-use super::place::Place;
+use super::place::{Given, Places};
 use super::streams::Source;
 use crate::isolate::LogLevel;
 use crate::permissions::{Granted, ReadDenied};
@@ -48,6 +48,10 @@ struct Position {
 impl Position {
     fn is_in(&self, meta: &Metadata) -> bool {
         (self.device, self.inode) == (meta.dev(), meta.ino())
+    }
+
+    fn to_bytes(self) -> Bytes {
+        Bytes::from(json!(self).to_string())
     }
 }
 
@@ -79,33 +83,6 @@ struct Next {
 struct Line {
     text: String,
     end: u64,
-}
-
-/// The lines that were handed over together: where the next run goes on once they are done with.
-pub(super) struct Given {
-    place: Rc<Place>,
-    /// Where each of them ends.
-    ends: RefCell<Vec<Position>>,
-}
-
-impl Given {
-    /// The first so many of them are done with, and nobody asks for those behind.
-    fn taken(&self, count: usize) {
-        let ends = self.ends.take();
-        if let Some(position) = count.checked_sub(1).and_then(|at| ends.get(at)) {
-            self.keep(*position);
-        }
-    }
-
-    fn all_taken(&self) {
-        let count = self.ends.borrow().len();
-        self.taken(count);
-    }
-
-    /// Lets the next run go on at a position.
-    fn keep(&self, position: Position) {
-        self.place.keep(Bytes::from(json!(position).to_string()));
-    }
 }
 
 /// How it begins.
@@ -147,9 +124,8 @@ pub(super) async fn op_xs_tail(
     let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
         return Err(JsErrorBox::generic("this run is over"));
     };
-    let place = Place::new(&bridge, outbox, format!("tail:{path}"));
-    let given = Rc::new(Given { place, ends: RefCell::default() });
-    let told = Rc::downgrade(&given);
+    let given = Given::new(Places::of(&bridge, outbox, format!("tail:{path}")));
+    let noted = Rc::downgrade(&given);
     let source = Tail {
         bridge: Rc::clone(&bridge),
         given,
@@ -161,19 +137,8 @@ pub(super) async fn op_xs_tail(
         next: None,
     };
     let id = bridge.streams.open(Box::new(source))?;
-    let mut tails = bridge.tails.borrow_mut();
-    tails.retain(|_, given| given.strong_count() > 0);
-    tails.insert(id, told);
+    bridge.places.note(id, noted);
     Ok(id)
-}
-
-/// The loop over a tail was left: the first so many of the lines handed over last are done with.
-#[op2(fast)]
-pub(super) fn op_xs_tail_left(state: &mut OpState, id: u32, count: u32) {
-    let tails = state.borrow::<Rc<Bridge>>().tails.borrow();
-    if let Some(given) = tails.get(&id).and_then(Weak::upgrade) {
-        given.taken(count as usize);
-    }
 }
 
 impl Source<String> for Tail {
@@ -199,8 +164,10 @@ impl Tail {
         loop {
             let lines = self.look()?;
             if let Some(reading) = self.reading.as_ref().filter(|_| !lines.is_empty()) {
-                let end = |line: &Line| Position { offset: line.end, ..reading.position };
-                self.given.ends.replace(lines.iter().map(end).collect());
+                let ends: Vec<_> = lines.iter().map(|line| line.end).collect();
+                let position = reading.position;
+                let behind = move |at: usize| Position { offset: ends[at], ..position }.to_bytes();
+                self.given.hand_over(lines.len(), behind);
                 let text: Vec<_> = lines.into_iter().map(|line| line.text).collect();
                 return Ok(Some(json!(text).to_string()));
             }
@@ -338,7 +305,7 @@ impl Tail {
     /// Lets the next run go on where the file is read now.
     fn keep(&self) {
         if let Some(reading) = &self.reading {
-            self.given.keep(reading.position);
+            self.given.place.reached(reading.position.to_bytes());
         }
     }
 }

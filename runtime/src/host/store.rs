@@ -1,6 +1,7 @@
 //! The store as one processor's isolate sees it: [`Backend`] over the Host's connection. Adds
 //! nothing to what a module may do; what it appends is in the order in which it was said.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -41,6 +42,9 @@ pub(super) struct ProcessorStore {
     pace: Mutex<Pace>,
     finishes: Option<mpsc::UnboundedSender<Finish>>,
     complete: Topic,
+    /// The revisions of positions as this version left them. A reset in between makes it keep no
+    /// more: what is read from then on is for the next version.
+    revisions: Arc<Mutex<HashMap<String, u64>>>,
 }
 
 impl ProcessorStore {
@@ -54,7 +58,8 @@ impl ProcessorStore {
     ) -> Self {
         let complete = key.name.topic("complete");
         let remote = Remote::new(client);
-        Self { remote, key, create, versions, pace: Mutex::default(), finishes, complete }
+        let (pace, revisions) = (Mutex::default(), Arc::default());
+        Self { remote, key, create, versions, pace, finishes, complete, revisions }
     }
 
     /// The call that these frames end, if they do.
@@ -137,7 +142,13 @@ impl Backend for ProcessorStore {
 
     fn position_get(&self, key: String) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
         let reply = self.remote.client.cursor_get(&self.cursor(&key));
-        Box::pin(async move { Ok(reply.await.map_err(refused)?.map(|cursor| cursor.state)) })
+        let revisions = Arc::clone(&self.revisions);
+        Box::pin(async move {
+            let cursor = reply.await.map_err(refused)?;
+            let revision = cursor.as_ref().map_or(0, |cursor| cursor.revision);
+            revisions.lock().insert(key, revision);
+            Ok(cursor.map(|cursor| cursor.state))
+        })
     }
 
     fn position_set(
@@ -146,9 +157,16 @@ impl Backend for ProcessorStore {
         value: Bytes,
     ) -> BoxFuture<'static, Result<(), BackendError>> {
         let name = self.cursor(&key);
-        let change = CursorChange { name, expect: ExpectRevision::Any, set: Some((0, value)) };
-        let reply = self.remote.client.cursor_set(change);
-        Box::pin(async move { reply.await.map(|_| ()).map_err(refused) })
+        let known = self.revisions.lock().get(&key).copied();
+        let expect = known.map_or(ExpectRevision::Any, ExpectRevision::Is);
+        let reply =
+            self.remote.client.cursor_set(CursorChange { name, expect, set: Some((0, value)) });
+        let revisions = Arc::clone(&self.revisions);
+        Box::pin(async move {
+            let revision = reply.await.map_err(refused)?;
+            revisions.lock().insert(key, revision);
+            Ok(())
+        })
     }
 
     fn processor_name(&self, create: FrameId) -> Option<String> {

@@ -18,6 +18,8 @@ struct Seen {
     waiting_max: usize,
     asked: usize,
     by_path: HashMap<String, usize>,
+    /// The newest request.
+    head: String,
 }
 
 /// A server that answers when so many requests have come. What is asked for below /never it does
@@ -69,6 +71,7 @@ fn serve(mut stream: std::net::TcpStream, seen: &(Mutex<Seen>, Condvar), answers
         now.waiting += 1;
         now.waiting_max = now.waiting_max.max(now.waiting);
         *now.by_path.entry(path.clone()).or_default() += 1;
+        now.head = text;
         changed.notify_all();
         if path.starts_with("/never") {
             drop(now);
@@ -193,4 +196,70 @@ async fn requests_end_with_their_calls() {
         let call = super::commands::call(&memory, &json!({ "path": "x" }));
         soon(isolate.call(call)).await.unwrap();
     }
+}
+
+/// Whatever it was about, and also once nobody is there any more who waits for it.
+#[tokio::test]
+async fn a_request_that_a_call_leaves_behind_is_nobodys_failure() {
+    let server = Server::start(1);
+    let source = format!(
+        "export default {{ concurrency: 4, permissions: {{ net: ['127.0.0.1'] }}, \
+           async run(call, ctx) {{ const url = 'http://127.0.0.1:{}/'; \
+             if (call.args.until !== undefined) {{ \
+               while (await ctx.last(call.args.until) === undefined) \
+                 await new Promise((done) => setTimeout(done, 1)); \
+               return {{}}; }} \
+             const answer = fetch(url + call.args.path); \
+             if (call.args.stays) await new Promise(() => {{}}); \
+             return {{ url }}; }} }};",
+        server.port
+    );
+    let (isolate, _, memory) = start("commands/it.js", &source).await.unwrap();
+    let call = |args: Value| super::commands::call(&memory, &args);
+    let begun = |count: usize| server.seen(|seen| seen.asked) >= count;
+    for asked in 1..=3 {
+        soon(isolate.call(call(json!({ "path": "never" })))).await.unwrap();
+        while !begun(asked) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    for beside in [true, false] {
+        let cut = call(json!({ "path": "never", "stays": true }));
+        let (cancel, asked) = (cut.cancel.clone(), server.seen(|seen| seen.asked));
+        let other = async {
+            if beside {
+                soon(isolate.call(call(json!({ "until": "go" })))).await.unwrap();
+            }
+        };
+        let steps = async {
+            while !begun(asked + 1) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            cancel.cancel();
+        };
+        let ended = async {
+            let ended = soon(isolate.call(cut)).await;
+            // The one beside it goes on until now.
+            memory.add("go", &json!({}), "");
+            ended
+        };
+        let ((), (), ended) = tokio::join!(other, steps, ended);
+        ended.unwrap_err();
+        soon(isolate.call(call(json!({ "path": "x" })))).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_request_keeps_what_it_says_within_a_call() {
+    let server = Server::start(1);
+    let source = format!(
+        "export default {{ permissions: {{ net: ['127.0.0.1'] }}, async run() {{ \
+           const old = new Request('http://127.0.0.1:{0}/old', {{ method: 'PUT', headers: {{ 'x-of': 't' }} }}); \
+           return {{ text: await (await fetch('http://127.0.0.1:{0}/new', old)).text() }}; }} }};",
+        server.port
+    );
+    let (isolate, _, memory) = start("commands/it.js", &source).await.unwrap();
+    soon(isolate.call(super::commands::call(&memory, &json!({})))).await.unwrap();
+    let head = server.seen(|seen| seen.head.clone());
+    assert!(head.starts_with("PUT /new ") && head.contains("x-of: t"), "{head}");
 }

@@ -109,9 +109,13 @@ async fn stopping_fires_the_signal_and_runs_finally() {
         "for await (const _ of ctx.every(10)) yield { beat: 1 };",
         "yield { beat: 1 }; await new Promise((done) => ctx.signal.addEventListener('abort', done));",
         "yield { beat: 1 }; for await (const _ of ctx.read({ follow: true, topics: 'none' }));",
+        // Waiting for something of its own, it is told at its next yield.
+        "for (;;) { yield { beat: 1 }; await new Promise((done) => setTimeout(done, 50)); }",
     ] {
         let (isolate, memory) = generator(&format!(
-            "export default {{ async *run(ctx) {{ try {{ {wait} }} finally {{ console.log('closed', ctx.signal.aborted); }} }} }};"
+            "export default {{ async *run(ctx) {{ try {{ {wait} }} finally {{ \
+               await new Promise((done) => setTimeout(done, 1)); await ctx.append('closed'); \
+               console.log('closed', ctx.signal.aborted); }} }} }};"
         ))
         .await;
         let mut run = Box::pin(isolate.run_generator());
@@ -123,6 +127,7 @@ async fn stopping_fires_the_signal_and_runs_finally() {
         drop(run);
         soon(isolate.stop()).await.unwrap();
         assert_eq!(memory.logs()[0].1, "closed true", "{wait}");
+        assert_eq!(memory.topic("closed").len(), 1, "{wait}");
     }
 }
 
@@ -266,7 +271,10 @@ async fn hops_go_through_an_input() {
     let (isolate, memory) = generator(
         "export default { duplex: true, async *run(ctx) { \
            for await (const { meta } of ctx.input) { yield { of: meta.n }; \
-             await ctx.append('own', { meta: { of: meta.n } }); } } };",
+             await ctx.append('own', { meta: { of: meta.n } }); \
+             if (meta.n === 1) break; } \
+           const input = ctx.input[Symbol.asyncIterator](); void input.next(); \
+           await ctx.append('soon'); await ctx.append('later'); } };",
     )
     .await;
     for (n, hops) in [(0, 7), (1, 0)] {
@@ -278,11 +286,39 @@ async fn hops_go_through_an_input() {
     }
     tokio::select! {
         ended = isolate.run_generator() => panic!("{ended:?}"),
-        _ = soon(memory.wait("own", 2)) => {}
+        _ = soon(memory.wait("later", 1)) => {}
     }
+    // With the next one asked for, nothing comes of the one before.
+    assert_eq!(memory.topic("later")[0].origin().unwrap().hops, 0);
     for topic in ["it.recv", "own"] {
         let frames = memory.topic(topic);
         let hops = frames.iter().map(|frame| frame.origin().unwrap().hops);
         assert!(hops.eq([8, 1]), "{topic}");
     }
+}
+
+/// An input that is left and opened again goes on behind the frame that was taken, and one that is
+/// left before its frame came has it still.
+#[tokio::test]
+async fn an_input_that_is_opened_again_goes_on() {
+    const FRAMES: usize = 200;
+    let (isolate, memory) = generator(
+        "const turn = () => new Promise((done) => setTimeout(done)); \
+         export default { duplex: true, async *run(ctx) { \
+           for (let n = 0; n < 20; n++) for await (const { meta } of ctx.input) { yield { of: meta.n }; break; } \
+           for (let n = 0;; n++) { const input = ctx.input[Symbol.asyncIterator](); \
+             const next = input.next(); \
+             for (let k = 0; k < n % 30; k++) await (k % 10 === 9 ? turn() : null); \
+             await input.return(); \
+             const step = await next; if (!step.done) yield { of: step.value.meta.n }; } } };",
+    )
+    .await;
+    (0..FRAMES).for_each(|n| drop(memory.add("it.send", &json!({ "n": n }), "")));
+    let frames = tokio::select! {
+        ended = isolate.run_generator() => panic!("{ended:?}"),
+        frames = soon(memory.wait("it.recv", FRAMES)) => frames,
+    };
+    let of: Vec<_> = frames.iter().map(stored_meta).collect();
+    let told: Vec<_> = (0..FRAMES).map(|n| json!({ "of": n })).collect();
+    assert_eq!(of, told);
 }

@@ -153,3 +153,37 @@ async fn an_input_does_not_move_past_a_frame_whose_answer_was_refused() {
     let of: Vec<_> = frames.iter().map(stored_meta).collect();
     assert_eq!(of, [json!({ "of": 1 }), json!({ "of": 2 })]);
 }
+
+/// The same when it is told of the refusal at its `yield`, and leaves the loop by that.
+#[tokio::test]
+async fn who_is_told_of_a_refusal_and_leaves_has_the_lines_again() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("log");
+    std::fs::write(&path, "").unwrap();
+    let at = path.display().to_string();
+    let source = format!(
+        "export default {{ permissions: {{ read: ['{at}'] }}, async *run(ctx) {{ \
+           for await (const line of ctx.tail('{at}', {{ first: 'start' }})) {{ \
+             yield line; ctx.log.info(line); \
+             while (await ctx.last('go') === undefined) \
+               await new Promise((done) => setTimeout(done, 1)); }} }} }};"
+    );
+    let (isolate, _, memory) = start("generators/it.js", &source).await.unwrap();
+    let refuse = memory.refuse_one(FULL);
+    std::fs::write(&path, "one\ntwo\nthree\n").unwrap();
+    let mut run = Box::pin(isolate.run_generator());
+    tokio::select! {
+        ended = &mut run => panic!("{ended:?}"),
+        () = said(&memory, "one") => refuse.send(()).unwrap(),
+    }
+    memory.add("go", &json!({}), "");
+    let error = soon(run).await.unwrap_err();
+    assert!(error.message.contains(FULL), "{error}");
+    let mut run = Box::pin(isolate.run_generator());
+    let frames = tokio::select! {
+        ended = &mut run => panic!("{ended:?}"),
+        frames = soon(memory.wait("it.recv", 3)) => frames,
+    };
+    let lines: Vec<_> = frames.iter().map(|frame| memory.body(frame)).collect();
+    assert_eq!(lines, ["one", "two", "three"]);
+}
