@@ -327,3 +327,42 @@ fn dev_serves_a_store_of_its_own_and_shows_what_happens() {
     crate::support::signal(&dev, rustix::process::Signal::INT);
     assert!(crate::support::wait_within(&mut dev, crate::support::PATIENCE).success());
 }
+
+/// What was parked and handled again is handled once when all of it is handled anew.
+#[test]
+fn a_reset_hands_each_input_over_once() {
+    let place = Place::new();
+    let source = |bad: u32| {
+        format!(
+            "export default {{ topics: 'job', start: 'first', onError: 'park', state: {{ seen: [] }}, \
+               run(frame, ctx) {{ if (frame.meta.n === {bad}) throw new Error('bad'); \
+                 ctx.state.seen.push(frame.meta.n); }} }};"
+        )
+    };
+    place.write("modules/handlers/h.ts", &source(2));
+    let job = |n: u32| {
+        place.ok(&["append", "job", "-n", "--meta", &json!({ "n": n }).to_string()]);
+    };
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    (1..=3).for_each(job);
+    place.await_frames("h.parked", 1);
+    place.write("modules/handlers/h.ts", &source(0));
+    place.await_frames("xs.handler.h.active", 2);
+    place.ok(&["modules", "unpark", "h"]);
+    let is = |seen: &[u32]| {
+        let expected = json!({ "seen": seen });
+        eventually(|| {
+            let state = place.ok(&["modules", "state", "h"]).json().remove(0);
+            (state == expected).then_some(())
+        });
+    };
+    is(&[1, 3, 2]);
+    let unparked = place.frames("xs.handler.h.unpark")[0]["id"].as_str().unwrap().to_owned();
+    let then = place.ok(&["modules", "state", "h", "--at", &unparked]).json().remove(0);
+    assert_eq!(then, json!({ "seen": [1, 3, 2] }));
+    place.ok(&["modules", "reset", "h", "--yes"]);
+    job(4);
+    is(&[1, 2, 3, 4]);
+    assert_eq!(place.ok(&["modules", "parked", "h"]).text(), "");
+    assert!(server.stop().success());
+}

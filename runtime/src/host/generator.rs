@@ -2,10 +2,12 @@
 //! yields goes from the isolate straight to the store. A generator that has run once is never given
 //! up; only its owner stops it.
 
-use std::time::Instant;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use xs_engine::{CursorChange, ExpectRevision};
+use xs_engine::{CursorChange, ExpectRevision, NewFrame};
+use xs_protocol::AppendRequest;
 
 use super::backoff::{Backoff, random};
 use super::driver::{Ending, ask, is_wedged, stop_isolate};
@@ -13,6 +15,9 @@ use super::store::position_cursor;
 use super::version::{Started, Version};
 use crate::ext::{INPUT_KEY, place_behind};
 use crate::isolate::{Definition, ModuleError};
+
+/// A run that has lasted for so long runs, however many before it failed.
+const PROOF_MAX: Duration = Duration::from_secs(10);
 
 /// A generator that is ready to run.
 pub(super) struct Generator {
@@ -45,6 +50,8 @@ impl Generator {
     /// one run to the next.
     pub(super) async fn run(mut self, started: Started, stop: CancellationToken) -> Ending {
         let mut first = Some(started);
+        // How long a run after a failed one lasts before it counts as running.
+        let mut proving: Option<Duration> = None;
         loop {
             let began = Instant::now();
             let started = match first.take() {
@@ -52,13 +59,16 @@ impl Generator {
                 None => self.version.start().await,
             };
             let result = match started {
-                Ok(Started { isolate, .. }) => {
+                Ok(Started { isolate, definition }) => {
+                    let proof =
+                        proving.take().map(|time| (time, self.version.recovered(&definition)));
                     let result = tokio::select! {
                         biased;
                         () = stop.cancelled() => {
                             return stop_isolate(isolate, Ending::Stopped).await;
                         }
                         result = isolate.run_generator() => result,
+                        never = self.tell(proof) => match never {},
                     };
                     match stop_isolate(isolate, Ending::Stopped).await {
                         Ending::Stopped => result,
@@ -77,11 +87,24 @@ impl Generator {
             }
             let wait = self.backoff.next(began.elapsed(), random());
             self.version.retrying(result.err().as_ref(), wait, self.backoff.tries()).await;
+            proving = Some(wait.min(PROOF_MAX));
             tokio::select! {
                 () = stop.cancelled() => return Ending::Stopped,
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    /// Says that a run goes on that began after a failure, once it has lasted for a while.
+    async fn tell(&self, proof: Option<(Duration, NewFrame)>) -> Infallible {
+        if let Some((time, active)) = proof {
+            tokio::time::sleep(time).await;
+            let append = self.version.shared().client.append(&AppendRequest::frames(vec![active]));
+            if let Err(error) = append.await {
+                tracing::warn!(processor = %self.version.key, %error, "cannot say that it runs");
+            }
+        }
+        std::future::pending().await
     }
 }
 

@@ -242,11 +242,7 @@ impl Keeper {
             let by = Map::from_iter([("by".to_owned(), json!(frame.id().to_string()))]);
             report::frame(&self.key, Event::Replaced, old, by)
         });
-        let mut facts = report::facts(definition, &self.shared.confined);
-        if self.key.kind == Kind::Command {
-            facts.extend(report::terms(definition));
-        }
-        let active = report::frame(&self.key, Event::Active, frame.id(), facts);
+        let active = report::active(&self.key, frame.id(), definition, &self.shared.confined);
         replaced.into_iter().chain([active]).collect()
     }
 

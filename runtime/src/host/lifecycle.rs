@@ -15,6 +15,7 @@ use serde::Deserialize;
 use xs_engine::{Frame, FrameId};
 pub use xs_protocol::lifecycle::Event;
 
+use crate::isolate::FailureKind;
 use crate::name::{Kind, ProcessorName};
 
 /// A processor, whichever version of it runs.
@@ -63,6 +64,9 @@ pub struct Notes {
     /// The hash over the file's import graph and config.
     #[serde(default)]
     pub hash: Option<String>,
+    /// What kind of failure it tells of.
+    #[serde(default)]
+    pub code: Option<String>,
 }
 
 impl Notes {
@@ -94,6 +98,7 @@ pub struct Slots {
     newest: Option<FrameId>,
     told_to_end: Option<FrameId>,
     taken: Option<Taken>,
+    denied: Option<FrameId>,
 }
 
 impl Slots {
@@ -115,6 +120,13 @@ impl Slots {
         self.told_to_end
     }
 
+    /// The newest version, when it was denied what it asks for: a Host that is started in another
+    /// way may grant it.
+    #[must_use]
+    pub const fn denied(&self) -> Option<FrameId> {
+        self.denied
+    }
+
     /// What was last taken from a file.
     #[must_use]
     pub const fn taken(&self) -> Option<&Taken> {
@@ -133,6 +145,7 @@ impl Slots {
             Event::Create => {
                 self.pending = Some(id);
                 self.newest = Some(id);
+                self.denied = None;
                 if let (Some(file), Some(hash)) = (notes.file, notes.hash) {
                     self.taken = Some(Taken { file, hash });
                 }
@@ -140,6 +153,7 @@ impl Slots {
             Event::Term => {
                 self.confirmed = None;
                 self.pending = None;
+                self.denied = None;
                 self.told_to_end = self.newest;
                 // The file is gone: should it come back unchanged, it is new. A stop that does not
                 // name the file leaves it taken, and so stays a stop.
@@ -152,9 +166,16 @@ impl Slots {
             Event::Active if create > self.told_to_end => {
                 self.confirmed = create;
                 self.pending = self.pending.filter(|pending| create != Some(*pending));
+                self.denied = self.denied.filter(|denied| create != Some(*denied));
                 self.told_to_end = None;
             }
-            Event::Invalid => self.pending = self.pending.filter(|id| create != Some(*id)),
+            Event::Invalid => {
+                self.pending = self.pending.filter(|id| create != Some(*id));
+                let is_denied = notes.code.as_deref() == Some(FailureKind::Permission.as_str());
+                if is_denied && create == self.newest {
+                    self.denied = create;
+                }
+            }
             Event::FinOk | Event::FinError | Event::FinTerm => {
                 // The end of one version says nothing about a newer one asked for meanwhile.
                 let ended = |slot: &FrameId| create.is_none_or(|create| create == *slot);

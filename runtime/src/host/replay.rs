@@ -6,7 +6,7 @@
 mod candidate;
 mod shelf;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +17,9 @@ use xs_protocol::{Client, ClientError};
 
 use self::shelf::Shelf;
 use super::handler::parked::{PARKED, UNPARK, about};
+use super::handler::place::Place;
 use super::lifecycle::{Event, Key};
+use super::store::processor_cursor;
 use super::version::{graph_of, told_error};
 use crate::isolate::{
     Backend, Definition, FailureKind, INPUTS_MAX, Input, Isolate, IsolateSpec, LastResort,
@@ -75,12 +77,17 @@ pub async fn state_at(
         before: Some(Bound::Id(until.next())),
         ..ReadOptions::default()
     };
+    let mut parked = parked(client, key, until).await?;
     let (mut frames, mut batch) = (client.fetch(&options), Vec::new());
     while let Some(frame) = frames.next().await {
         let mut frame = frame?;
         if frame.topic() == unpark.as_str() {
-            let Some(input) = unparked(client, key, &frame).await? else { continue };
+            let record = about(&frame, PARKED).filter(|record| parked.records.contains(record));
+            let Some(input) = unparked(client, record).await? else { continue };
             frame = input;
+        }
+        if parked.takes(frame.id()) {
+            continue;
         }
         let origin = frame.origin();
         if origin.is_some_and(|o| own.contains(&o.processor) || o.hops >= HOPS_MAX) {
@@ -110,11 +117,49 @@ async fn all(client: &Client, options: ReadOptions) -> Result<Vec<Frame>, Client
     Ok(all)
 }
 
-/// The input that an `unpark` frame brings back.
-async fn unparked(client: &Client, key: &Key, frame: &Frame) -> Result<Option<Frame>, ClientError> {
-    let Some(record) = about(frame, PARKED) else { return Ok(None) };
+/// What a handler has parked: each record stands for one time at which an input was not handled.
+#[derive(Default)]
+struct Parked {
+    records: HashSet<FrameId>,
+    times: HashMap<FrameId, u32>,
+}
+
+impl Parked {
+    /// Whether an input that comes now was parked this time.
+    fn takes(&mut self, input: FrameId) -> bool {
+        let Some(times) = self.times.get_mut(&input).filter(|times| **times > 0) else {
+            return false;
+        };
+        *times -= 1;
+        true
+    }
+}
+
+/// What was parked up to a frame, in the history that the handler is in.
+async fn parked(client: &Client, key: &Key, until: FrameId) -> Result<Parked, ClientError> {
+    let place = client.cursor_get(&processor_cursor(key)).await?;
+    let began = place.and_then(|cursor| Place::of(&cursor).ok()).and_then(|place| place.began);
+    let options = ReadOptions {
+        topics: TopicPatterns::from(key.name.topic(PARKED)),
+        before: Some(Bound::Id(until.next())),
+        ..ReadOptions::default()
+    };
+    let mut parked = Parked::default();
+    for record in all(client, options).await? {
+        if began.is_none_or(|began| began.has_parked(&record))
+            && let Some(input) = about(&record, "frame")
+        {
+            parked.records.insert(record.id());
+            *parked.times.entry(input).or_default() += 1;
+        }
+    }
+    Ok(parked)
+}
+
+/// The input that a record is about.
+async fn unparked(client: &Client, record: Option<FrameId>) -> Result<Option<Frame>, ClientError> {
+    let Some(record) = record else { return Ok(None) };
     let record = client.get(Bound::Id(record)).await?;
-    let record = record.filter(|record| record.topic() == key.name.topic(PARKED).as_str());
     match record.and_then(|record| about(&record, "frame")) {
         Some(input) => client.get(Bound::Id(input)).await,
         None => Ok(None),

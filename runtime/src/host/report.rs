@@ -6,6 +6,7 @@ use xs_engine::{FrameId, Meta, NewFrame, Origin, Ttl};
 
 use super::lifecycle::{Event, Key};
 use crate::isolate::{ArgSpec, Definition, LogLevel, ModuleError};
+use crate::name::Kind;
 
 /// The target of lines in the log of the process about what the log of the store tells too.
 pub const TOLD: &str = "xs::told";
@@ -85,12 +86,22 @@ impl ModuleError {
     }
 }
 
-/// What a definition says that an operator asks about, as the fields of a meta.
-#[must_use]
-pub(super) fn facts(
+/// Says that a version runs, and what its definition says that an operator or a caller asks about.
+pub(super) fn active(
+    key: &Key,
+    create: FrameId,
     definition: &Definition,
     confined: &[(&'static str, String)],
-) -> Map<String, Value> {
+) -> NewFrame {
+    let mut facts = facts(definition, confined);
+    if key.kind == Kind::Command {
+        facts.extend(terms(definition));
+    }
+    frame(key, Event::Active, create, facts)
+}
+
+/// What a definition says that an operator asks about, as the fields of a meta.
+fn facts(definition: &Definition, confined: &[(&'static str, String)]) -> Map<String, Value> {
     let mut facts = Map::new();
     if !confined.is_empty() {
         let measures = confined.iter().map(|(what, how)| ((*what).to_owned(), json!(how)));
@@ -122,8 +133,7 @@ pub(super) fn facts(
 }
 
 /// What a caller of a command has to know.
-#[must_use]
-pub(super) fn terms(definition: &Definition) -> Map<String, Value> {
+fn terms(definition: &Definition) -> Map<String, Value> {
     let mut terms = Map::new();
     if let Some(args) = &definition.args {
         let spec = |arg: &ArgSpec| {

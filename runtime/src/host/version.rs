@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use xs_engine::{BlobHash, Frame, FrameId};
+use xs_engine::{BlobHash, Frame, FrameId, NewFrame};
 use xs_protocol::{AppendRequest, Client};
 
 use super::clock::Clock;
@@ -30,6 +30,9 @@ use crate::isolate::{
 use crate::loader::ModuleGraph;
 use crate::name::Kind;
 use crate::permissions::Allow;
+
+/// Frames kept that say that a module runs.
+const RECOVERIES_KEPT: u64 = 16;
 
 /// Bytes of a version's source in the store: the largest graph and its paths.
 const SOURCE_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -172,6 +175,13 @@ impl Version {
     }
 
     /// Says that it is tried again after a wait, for an error or since it has finished.
+    /// Says that it runs again, which may be said for each of its inputs: few of these are kept.
+    pub(super) fn recovered(&self, definition: &Definition) -> NewFrame {
+        let mut frame = report::active(&self.key, self.create, definition, &self.shared.confined);
+        frame.ttl = report::last(RECOVERIES_KEPT);
+        frame
+    }
+
     pub(super) async fn retrying(&self, error: Option<&ModuleError>, wait: Duration, tries: u32) {
         let mut more = error.map_or_else(Map::new, report::error_fields);
         let reason = if error.is_some() { "error" } else { "finished" };

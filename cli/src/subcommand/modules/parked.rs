@@ -12,7 +12,7 @@ use xs_engine::{
 use xs_protocol::{AppendRequest, Class, Client};
 use xs_runtime::Kind;
 use xs_runtime::host::lifecycle::Key;
-use xs_runtime::host::{DISCARD, PARKED, UNPARK, about, processor_cursor};
+use xs_runtime::host::{DISCARD, PARKED, Place, UNPARK, about, processor_cursor};
 
 use super::survey::{self, meta, summary};
 use super::{Asked, say};
@@ -27,7 +27,8 @@ const BATCH_FRAMES: usize = 512;
 /// Times in a row that somebody else, at the same handler, is faster.
 const CONFLICTS_MAX: u32 = 16;
 
-/// The records nobody has decided about, oldest first.
+/// The records nobody has decided about, oldest first. Those from before a reset are of no account
+/// where their inputs were offered again.
 pub(super) async fn open(client: &Client, key: &Key) -> anyhow::Result<Vec<Frame>> {
     let event = |event| TopicPattern::Exact(key.name.event_topic(key.kind, event));
     let topics = vec![TopicPattern::Exact(key.name.topic(PARKED)), event(UNPARK), event(DISCARD)];
@@ -46,7 +47,12 @@ pub(super) async fn open(client: &Client, key: &Key) -> anyhow::Result<Vec<Frame
             records.push(frame);
         }
     }
-    records.retain(|record| !decided.contains(&record.id()));
+    let place = client.cursor_get(&processor_cursor(key)).await.map_err(explain)?;
+    let began = place.and_then(|cursor| Place::of(&cursor).ok()).and_then(|place| place.began);
+    records.retain(|record| {
+        let counts = began.is_none_or(|began| began.has_parked(record));
+        counts && !decided.contains(&record.id())
+    });
     Ok(records)
 }
 

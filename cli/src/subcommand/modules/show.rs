@@ -67,7 +67,7 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
 /// What waits to be tried again, how often it was, and when it will be.
 fn next_try(module: &Module, cursor: Option<&Cursor>, facts: &mut Facts, out: &Output) {
     let place = cursor.and_then(|cursor| Place::of(cursor).ok());
-    if let Some(Retry { frame, attempt, due_ms }) = place.and_then(|place| place.retry) {
+    if let Some(Retry { frame, attempt, due_ms, .. }) = place.and_then(|place| place.retry) {
         facts.add("retrying", frame.to_string());
         facts.add("tries", attempt);
         facts.add_time("due", Some(out.time(due_ms)));

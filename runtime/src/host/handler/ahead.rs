@@ -53,7 +53,7 @@ impl Handler {
     fn next_place(&self, state: Option<bytes::Bytes>) -> Place {
         let code = self.version.code();
         let state = state.map(|json| State { json, code }).or_else(|| self.place.state.clone());
-        Place { revision: 0, offset: self.seen, state, retry: None }
+        Place { revision: 0, offset: self.seen, state, retry: None, began: self.place.began }
     }
 
     /// Stores frames and a place that follows the stored one: nothing may be under way.
@@ -69,12 +69,15 @@ impl Handler {
 
     fn begin(
         &mut self,
-        frames: Vec<NewFrame>,
+        mut frames: Vec<NewFrame>,
         removes: Vec<FrameId>,
         next: Place,
         made: bool,
         stop: &CancellationToken,
     ) {
+        if self.is_retrying && next.retry.is_none() {
+            frames.push(self.version.recovered(&self.started.definition));
+        }
         let change = self.place.change(&self.cursor, &next);
         let removes_within = match removes.is_empty() {
             true => None,
@@ -102,6 +105,7 @@ impl Handler {
         let Some(UnderWay { next, made, .. }) = self.under_way.take() else { return Ok(()) };
         if let Outcome::Stored(appended) = outcome {
             let revision = appended.cursors.first().copied().unwrap_or_default();
+            self.is_retrying = next.retry.is_some();
             self.place = Place { revision, ..next };
             return Ok(());
         }

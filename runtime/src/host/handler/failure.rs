@@ -2,6 +2,7 @@
 //! itself.
 
 use serde_json::{Map, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Frame, FrameId, NewFrame, Origin, Ttl};
 
@@ -41,7 +42,8 @@ impl Handler {
                 let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 // Whoever goes on may have another clock; the store's is one for all.
                 let due_ms = self.version.shared().clock.there(wall_ms()).saturating_add(wait_ms);
-                let retry = Retry { frame: id, attempt, due_ms };
+                let create = Some(self.version.create);
+                let retry = Retry { frame: id, attempt, due_ms, create };
                 let next = Place { revision: 0, retry: Some(retry), ..self.place.clone() };
                 let next = Place { offset: self.seen, ..next };
                 let line = self.retrying(&failure.error, &frame, retry);
@@ -113,6 +115,9 @@ impl Handler {
         }
         let wait = self.backoff.next(self.began.elapsed(), random());
         self.version.retrying(Some(&error), wait, self.backoff.tries()).await;
+        // The next commit says that it runs again, and need not wait for an input.
+        self.is_retrying = true;
+        self.move_at = Some(Instant::now());
         rest(wait, stop).await
     }
 

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, CursorName, FrameId, ReadOptions, Start};
-use xs_protocol::{ClientError, SubEvent, SubscribeOptions, Subscription};
+use xs_engine::{Bound, CursorName, Frame, FrameId, ReadOptions, Start, TopicPatterns};
+use xs_protocol::{ClientError, LastRequest, SubEvent, SubscribeOptions, Subscription};
 
 use self::ahead::UnderWay;
 use self::inputs::{Inputs, Next};
+use self::parked::PARKED;
 use self::place::{Place, State};
 use super::backoff::{Backoff, random};
 use super::driver::{Ending, RESUBSCRIBE, ask, passes, stop_isolate, wall_ms};
@@ -51,6 +52,8 @@ pub(super) struct Handler {
     backoff: Backoff,
     /// When the isolate was started.
     began: Instant,
+    /// The last that the log says of it is that something is tried again.
+    is_retrying: bool,
 }
 
 /// Why the present run of the loop is over.
@@ -81,7 +84,7 @@ impl Handler {
             Some(place) => place,
             None => {
                 let first = first_offset(&version, started.definition.start, &stop).await;
-                Place::new(first.map_err(Ending::into_error)?)
+                Place::new(first.map_err(Ending::into_error)?, version.offset)
             }
         };
         load(&version, &started, &place).await?;
@@ -96,6 +99,7 @@ impl Handler {
             alone_to: 0,
             backoff: Backoff::default(),
             began: Instant::now(),
+            is_retrying: false,
         })
     }
 
@@ -173,14 +177,26 @@ impl Handler {
         self.place = match read_place(&self.version, &self.cursor, stop).await? {
             Some(place) => place,
             // Reset by its operator while it ran: what is new begins now.
-            None => match self.started.definition.start {
-                StartAt::New => Place::new(self.seen),
-                start => Place::new(first_offset(&self.version, start, stop).await?),
-            },
+            None => {
+                let first = match self.started.definition.start {
+                    StartAt::New => self.seen,
+                    start => first_offset(&self.version, start, stop).await?,
+                };
+                Place::new(first, self.last_parked(stop).await?)
+            }
         };
         self.seen = self.place.offset;
         self.move_at = None;
         self.fresh(None, stop).await
+    }
+
+    /// The offset of what was parked last, or of its version: what is parked next lies behind.
+    async fn last_parked(&self, stop: &CancellationToken) -> Result<u64, Ending> {
+        let topics = TopicPatterns::from(self.version.key.name.topic(PARKED));
+        let request = LastRequest { topics, n: 1, per_topic: false };
+        let found = ask(stop, || self.version.shared().client.last(&request)).await?;
+        let newest = found.first().and_then(Frame::offset);
+        Ok(newest.map_or(self.version.offset, |newest| newest.max(self.version.offset)))
     }
 
     /// Replaces the isolate by one that starts from the saved state. It did so before: when it does
@@ -488,6 +504,7 @@ async fn read_place(
 ) -> Result<Option<Place>, Ending> {
     let stored = ask(stop, || version.shared().client.cursor_get(cursor)).await?;
     let place = stored.as_ref().map(Place::of).transpose();
+    let place = place.map(|place| place.map(|place| place.for_version(version.create)));
     place.map_err(|error| {
         let text = format!("the cursor {cursor} was not written by a Host: {error}");
         Ending::failed(FailureKind::Store, text)

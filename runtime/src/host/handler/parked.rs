@@ -7,6 +7,7 @@ use xs_engine::{Bound, Frame, FrameId, Topic, TopicPattern, TopicPatterns};
 use xs_protocol::Delivered;
 
 use super::inputs::Offered;
+use super::place::Began;
 use super::{Handler, Step, lost_or_again};
 use crate::host::lifecycle::Key;
 use crate::isolate::LogLevel;
@@ -38,7 +39,8 @@ impl Handler {
         TopicPatterns::new(both).unwrap_or(topics)
     }
 
-    /// Puts parked inputs into the places of the frames that ask for them.
+    /// Puts parked inputs into the places of the frames that ask for them. Those of a history that
+    /// a reset has ended are offered anew as what they are.
     pub(super) async fn with_unparked(&self, frames: Vec<Delivered>) -> Step<Vec<Offered>> {
         let topic = unpark_topic(&self.version.key);
         let mut offered = Vec::with_capacity(frames.len());
@@ -48,7 +50,13 @@ impl Handler {
                 offered.push(Offered { delivered, at });
                 continue;
             }
-            match self.parked_input(&delivered.frame).await? {
+            let record = self.record(&delivered.frame).await?;
+            let is_of_before =
+                |began: Began| record.as_ref().is_some_and(|of| !began.has_parked(of));
+            if self.place.began.is_some_and(is_of_before) {
+                continue;
+            }
+            match self.frame_of(record.and_then(|record| about(&record, "frame"))).await? {
                 Some(frame) => {
                     offered.push(Offered { delivered: Delivered { frame, body: None }, at });
                 }
@@ -65,11 +73,11 @@ impl Handler {
         Ok(offered)
     }
 
-    /// The input that an `unpark` is about.
-    async fn parked_input(&self, unpark: &Frame) -> Step<Option<Frame>> {
-        let Some(record) = self.frame_of(about(unpark, PARKED)).await? else { return Ok(None) };
-        let own = record.topic() == self.version.key.name.topic(PARKED).as_str();
-        self.frame_of(about(&record, "frame").filter(|_| own)).await
+    /// The record of the parked input that an `unpark` is about.
+    async fn record(&self, unpark: &Frame) -> Step<Option<Frame>> {
+        let record = self.frame_of(about(unpark, PARKED)).await?;
+        let own = self.version.key.name.topic(PARKED);
+        Ok(record.filter(|record| record.topic() == own.as_str()))
     }
 
     async fn frame_of(&self, id: Option<FrameId>) -> Step<Option<Frame>> {

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use xs_engine::{BlobHash, Cursor, CursorChange, CursorName, ExpectRevision, FrameId};
+use xs_engine::{BlobHash, Cursor, CursorChange, CursorName, ExpectRevision, Frame, FrameId};
 
 /// A frame that failed and is to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,28 @@ pub struct Retry {
     pub attempt: u32,
     /// When the next is due, in milliseconds since 1970.
     pub due_ms: u64,
+    /// The version that failed; `None` in a place that an older Host wrote.
+    pub create: Option<FrameId>,
+}
+
+/// Where the history of a handler begins: at its first start, and again with each reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Began {
+    /// The first frame that was offered to it.
+    pub from: u64,
+    /// The offset of the `create` frame of the version that began: what it parks lies behind.
+    pub behind: u64,
+}
+
+impl Began {
+    /// Whether a record of a parked input is of this history, or about a frame before it. Any other
+    /// is of an earlier one, and its input was offered again in this.
+    #[must_use]
+    pub fn has_parked(&self, record: &Frame) -> bool {
+        let input = record.origin().and_then(|origin| origin.input_offset);
+        record.offset().is_none_or(|offset| offset > self.behind)
+            || input.is_some_and(|input| input < self.from)
+    }
 }
 
 /// What a cursor's state holds.
@@ -27,6 +49,8 @@ struct Saved<'a> {
     code: Option<String>,
     #[serde(default)]
     retry: Option<SavedRetry>,
+    #[serde(default)]
+    began: Option<Began>,
 }
 
 #[derive(Deserialize)]
@@ -34,6 +58,8 @@ struct SavedRetry {
     frame: String,
     attempt: u32,
     due_ms: u64,
+    #[serde(default)]
+    create: Option<String>,
 }
 
 /// A state, and the sources of the module that made it.
@@ -56,6 +82,8 @@ pub struct Place {
     pub state: Option<State>,
     /// The first frame not handled has failed before.
     pub retry: Option<Retry>,
+    /// Where its history begins; `None` in a place that an older Host wrote.
+    pub began: Option<Began>,
 }
 
 /// Why a cursor is not the place of a handler.
@@ -73,9 +101,20 @@ pub enum PlaceError {
 }
 
 impl Place {
-    /// A place that is not stored yet.
-    pub(super) const fn new(offset: u64) -> Self {
-        Self { revision: 0, offset, state: None, retry: None }
+    /// The place of a handler that begins; `create` is the offset of its version.
+    pub(super) fn new(offset: u64, create: u64) -> Self {
+        let began = Some(Began { from: offset, behind: create });
+        Self { began, ..Self::at(offset) }
+    }
+
+    const fn at(offset: u64) -> Self {
+        Self { revision: 0, offset, state: None, retry: None, began: None }
+    }
+
+    /// The same for another version, which a failure of the one before says nothing about.
+    pub(super) fn for_version(mut self, create: FrameId) -> Self {
+        self.retry = self.retry.filter(|retry| retry.create.is_none_or(|of| of == create));
+        self
     }
 
     /// What a cursor says.
@@ -83,7 +122,7 @@ impl Place {
     /// # Errors
     /// [`PlaceError`] when its state was not written by a Host.
     pub fn of(cursor: &Cursor) -> Result<Self, PlaceError> {
-        let mut place = Self::new(cursor.offset);
+        let mut place = Self::at(cursor.offset);
         place.revision = cursor.revision;
         if cursor.state.is_empty() {
             return Ok(place);
@@ -93,9 +132,11 @@ impl Place {
             let code = BlobHash::parse(&saved.code.ok_or(PlaceError::NoCode)?)?;
             place.state = Some(State { json: cursor.state.slice_ref(raw.get().as_bytes()), code });
         }
-        if let Some(SavedRetry { frame, attempt, due_ms }) = saved.retry {
-            place.retry = Some(Retry { frame: FrameId::parse(&frame)?, attempt, due_ms });
+        if let Some(SavedRetry { frame, attempt, due_ms, create }) = saved.retry {
+            let create = create.as_deref().map(FrameId::parse).transpose()?;
+            place.retry = Some(Retry { frame: FrameId::parse(&frame)?, attempt, due_ms, create });
         }
+        place.began = saved.began;
         Ok(place)
     }
 
@@ -112,12 +153,19 @@ impl Place {
             text.extend_from_slice(json);
             text.extend_from_slice(format!(",\"code\":\"{code}\"").as_bytes());
         }
-        if let Some(Retry { frame, attempt, due_ms }) = self.retry {
+        if let Some(Retry { frame, attempt, due_ms, create }) = self.retry {
             text.push(if text.is_empty() { b'{' } else { b',' });
+            let create = create.map(|create| format!(",\"create\":\"{create}\""));
             let retry = format!(
-                "\"retry\":{{\"frame\":\"{frame}\",\"attempt\":{attempt},\"due_ms\":{due_ms}}}"
+                "\"retry\":{{\"frame\":\"{frame}\",\"attempt\":{attempt},\"due_ms\":{due_ms}{}}}",
+                create.unwrap_or_default()
             );
             text.extend_from_slice(retry.as_bytes());
+        }
+        if let Some(Began { from, behind }) = self.began {
+            text.push(if text.is_empty() { b'{' } else { b',' });
+            let began = format!("\"began\":{{\"from\":{from},\"behind\":{behind}}}");
+            text.extend_from_slice(began.as_bytes());
         }
         if !text.is_empty() {
             text.push(b'}');
@@ -132,19 +180,24 @@ mod tests {
 
     fn round_trip(place: &Place) -> Place {
         let name = CursorName::parse("xs.handler.a").unwrap();
-        let (offset, state) = Place::new(0).change(&name, place).set.unwrap();
+        let (offset, state) = Place::at(0).change(&name, place).set.unwrap();
         let cursor = Cursor { revision: place.revision, epoch: 1, offset, time_ms: 0, state };
         Place::of(&cursor).unwrap()
     }
 
     #[test]
     fn a_place_survives_its_cursor() {
-        let mut place = Place::new(7);
+        let mut place = Place::new(7, 3);
         assert_eq!(round_trip(&place), place);
         let json = Bytes::from_static(b"{\"n\": 1, \"big\": 12345678901234567890}");
         place.state = Some(State { json, code: BlobHash::of(b"code") });
         assert_eq!(round_trip(&place), place);
-        place.retry = Some(Retry { frame: FrameId::first_of_ms(9), attempt: 3, due_ms: u64::MAX });
+        place.retry = Some(Retry {
+            frame: FrameId::first_of_ms(9),
+            attempt: 3,
+            due_ms: u64::MAX,
+            create: None,
+        });
         assert_eq!(round_trip(&place), place);
         place.state = None;
         assert_eq!(round_trip(&place), place);

@@ -106,3 +106,49 @@ export default handler({
     host.stop().await;
     assert_eq!(meta(&world.topic("xs.handler.h.retrying")[2])["frame"], later.to_string());
 }
+
+/// Whoever saves a fix does not wait for what the version before it has decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_version_tries_at_once() {
+    let later = r#"
+import { handler, Retry } from "xs";
+export default handler({ topics: "in", run() { throw new Retry("later", { after: "1h" }); } });
+"#;
+    let world = World::new(&[("handlers/h.ts", later)]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.append("in", json!({}), "");
+    world.wait("xs.handler.h.retrying", 1).await;
+    world.save(
+        "handlers/h.ts",
+        "export default { topics: 'in', run: (frame, ctx) => ({ attempt: ctx.attempt }) };",
+    );
+    let out = world.wait("h.out", 1).await;
+    assert_eq!(meta(&out[0])["attempt"], 1);
+    host.stop().await;
+}
+
+/// What it was is said again once it is that again.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_recovered_is_active() {
+    let handler = "export default { topics: 'in', onError: { retry: 2, backoff: 1, then: 'park' }, \
+        run(frame, ctx) { if (frame.meta.until >= ctx.attempt) throw new Error('no'); return {}; } };";
+    let generator = "export default { async *run(ctx) { \
+        if (await ctx.last('ok') === undefined) throw new Error('no'); \
+        yield { n: 1 }; await new Promise(() => {}); } };";
+    let world = World::new(&[("handlers/h.js", handler), ("generators/g.js", generator)]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    // Tried again, then handled; tried again, then parked; handled.
+    for (n, until) in [(2, 1), (3, 9), (3, 0)] {
+        world.append("in", json!({ "until": until }), "");
+        world.until("it is active", || world.topic("xs.handler.h.active").len() == n).await;
+    }
+    world.wait("h.out", 2).await;
+    assert_eq!(world.topic("xs.handler.h.active").len(), 3);
+    world.wait("xs.generator.g.retrying", 1).await;
+    world.append("ok", json!({}), "");
+    world.wait("g.recv", 1).await;
+    world.until("it is active", || world.topic("xs.generator.g.active").len() == 2).await;
+    host.stop().await;
+}
