@@ -1,9 +1,9 @@
 //! Files of the real filesystem.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,19 +41,16 @@ impl Disk {
     }
 }
 
-/// Files are for their owner alone: they hold what topics' readers may not all see.
-fn options(create: bool) -> OpenOptions {
-    let mut options = File::options();
-    options.read(true).write(true).create(create).mode(0o600);
-    options
+/// A file to be written from its beginning.
+fn anew(path: &Path) -> io::Result<File> {
+    owner::open_or_make(path, owner::options().truncate(true))
 }
 
 impl Files for Disk {
     fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>> {
         // Unlinked, not truncated: whoever still reads the old file keeps it.
         self.remove(path)?;
-        let file = options(true).create_new(true).open(path)?;
-        owner::as_its_directory(&file, path);
+        let file = owner::make(path)?;
         let take = match (zero, self.whole) {
             (true, _) => Take::Zeros,
             (false, true) => Take::All,
@@ -71,7 +68,7 @@ impl Files for Disk {
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
-        let file = options(false).open(path)?;
+        let file = owner::options().open(path)?;
         // Which of it has space nobody can tell: whoever copied the store may have left holes.
         let room = Room::new(file.metadata()?.len(), 0);
         if self.whole && room.reserve(&file, room.len()).is_err() {
@@ -100,8 +97,7 @@ impl Files for Disk {
     }
 
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = options(true).truncate(true).open(path)?;
-        owner::as_its_directory(&file, path);
+        let mut file = anew(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     }
@@ -111,8 +107,7 @@ impl Files for Disk {
         path: &Path,
         fill: &mut dyn FnMut(&mut dyn io::Write) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut file = options(true).truncate(true).open(path)?;
-        owner::as_its_directory(&file, path);
+        let mut file = anew(path)?;
         fill(&mut file)?;
         file.sync_all()
     }
@@ -147,7 +142,7 @@ impl Files for Disk {
     }
 
     fn cut(&self, path: &Path, len: u64) -> io::Result<()> {
-        let file = options(false).open(path)?;
+        let file = owner::options().open(path)?;
         file.set_len(len)?;
         file.sync_all()
     }
@@ -170,16 +165,17 @@ impl Files for Disk {
             // Whoever put something there has come through here before.
             Ok(true) => return Ok(()),
             // Whoever made it may have been killed before its name was durable.
-            Ok(false) => false,
+            Ok(false) => {
+                owner::give_empty(dir);
+                false
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 parent.map_or(Ok(()), |parent| self.create_dir(parent))?;
                 match DirBuilder::new().mode(0o700).create(dir) {
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    made => {
-                        made?;
-                        owner::as_its_directory(&File::open(dir)?, dir);
-                    }
+                    made => made?,
                 }
+                owner::give_empty(dir);
                 true
             }
             // One that may be used and not listed is there.
@@ -236,7 +232,7 @@ mod tests {
         let path = dir.path().join("file");
         let disk = Disk::new(MediaChoice::Mapped, dir.path());
         fs::write(&path, b"what is there stays").unwrap();
-        options(false).open(&path).unwrap().set_len(LEN).unwrap();
+        owner::options().open(&path).unwrap().set_len(LEN).unwrap();
         assert!(fs::metadata(&path).unwrap().blocks() * 512 < LEN);
         let media = disk.open_append(&path).unwrap();
         media.write_at(LEN - 1, b"x").unwrap();

@@ -3,8 +3,9 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+use super::owner;
 
 /// Bytes of the text that are read back.
 const TEXT_MAX: u64 = 128;
@@ -35,10 +36,8 @@ pub(crate) enum LockError {
 impl StoreLock {
     /// Takes the lock without waiting.
     pub(crate) fn take(path: &Path, now_ms: u64) -> Result<Self, LockError> {
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(path).map_err(LockError::Io)?;
-        super::owner::as_its_directory(&file, path);
+        let file = owner::open_or_make(path, &owner::options());
+        let mut file = file.map_err(LockError::Io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(held(&file)),

@@ -1,14 +1,54 @@
 //! Whose the files are that root makes: those of who owns the directory, so that a store which root
-//! looked after opens for its owner. Refuses to be about permissions: modes are given where files
-//! are made.
+//! looked after opens for its owner. That owner may be anybody and may change the directory while
+//! root is at it, so nothing is followed that is a link, and nothing is given away but what was
+//! made here. Refuses to be about permissions: modes are given where files are made.
 
-use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt as _, fchown};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::Path;
 
-/// Gives a file or directory that root has just made at `path` to the owner of the directory it
-/// lies in. What cannot be given, as on a filesystem without owners, stays root's.
-pub(super) fn as_its_directory(made: &File, path: &Path) {
+use rustix::fs::{Dir, OFlags};
+
+/// Opens a file to be read and written. Files are for their owner alone: they hold what topics'
+/// readers may not all see.
+pub(super) fn options() -> OpenOptions {
+    let mut options = File::options();
+    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+    options.read(true).write(true).mode(0o600).custom_flags(no_link);
+    options
+}
+
+/// Makes a file that is not there.
+pub(super) fn make(path: &Path) -> io::Result<File> {
+    let made = options().create_new(true).open(path)?;
+    give(&made, path);
+    Ok(made)
+}
+
+/// Opens a file as `options` say, or makes it.
+pub(super) fn open_or_make(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    match make(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        made => made,
+    }
+}
+
+/// Gives a directory that root made to the owner of the one it lies in, as long as nothing is in
+/// it: who made it may have been cut off before, and what is in others is not for this to give.
+pub(super) fn give_empty(path: &Path) {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(dir) = rustix::fs::open(path, flags, rustix::fs::Mode::empty()) else { return };
+    let Ok(mut entries) = Dir::read_from(&dir) else { return };
+    let is_self = |name: &std::ffi::CStr| matches!(name.to_bytes(), b"." | b"..");
+    if entries.all(|entry| entry.is_ok_and(|entry| is_self(entry.file_name()))) {
+        give(&File::from(dir), path);
+    }
+}
+
+/// Gives what root has made at `path` to the owner of the directory it lies in. What cannot be
+/// given, as on a filesystem without owners, stays root's.
+fn give(made: &File, path: &Path) {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or_else(|| Path::new("."));
     let (Ok(file), Ok(dir)) = (made.metadata(), fs::metadata(parent)) else { return };
@@ -32,6 +72,55 @@ mod tests {
                 true => owners(&path, found),
                 false => found.push((path.clone(), fs::metadata(&path).unwrap().uid())),
             }
+        }
+    }
+
+    /// Whoever owns the directory of a store must get nothing of root's by it.
+    #[test]
+    fn links_are_not_followed_and_nothing_else_is_given_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = dir.path().join("user");
+        fs::create_dir(&user).unwrap();
+        let is_root = fs::metadata(&user).unwrap().uid() == 0;
+        if is_root {
+            std::os::unix::fs::chown(&user, Some(10_001), Some(10_001)).unwrap();
+        }
+        open(&user, SyncPolicy::None).close().unwrap();
+        let secret = dir.path().join("secret");
+        let before = fs::metadata(dir.path()).unwrap().uid();
+        for name in ["LOCK", "super.a", "super.b"] {
+            let path = user.join(name);
+            let kept = fs::read(&path);
+            for there in [true, false] {
+                let _ = fs::remove_file(&secret);
+                if there {
+                    fs::write(&secret, "secret").unwrap();
+                }
+                let _ = fs::remove_file(&path);
+                std::os::unix::fs::symlink(&secret, &path).unwrap();
+                let options = crate::testing::options(SyncPolicy::None);
+                // One copy of the manifest is enough to open; writing the other is then refused.
+                if let Ok(store) = crate::Store::open(&user, options) {
+                    let _ = store.append(frame("a", 0).into());
+                    let _ = store.close();
+                }
+                let found = fs::metadata(&secret).ok().map(|found| found.uid());
+                assert_eq!(found, there.then_some(before), "{name}");
+                if there {
+                    assert_eq!(fs::read(&secret).unwrap(), b"secret", "{name}");
+                }
+            }
+            fs::remove_file(&path).unwrap();
+            let _ = kept.map(|kept| fs::write(&path, kept).unwrap());
+        }
+        // What was there before is nobody's gift either.
+        fs::create_dir(user.join("empty")).unwrap();
+        fs::create_dir(user.join("full")).unwrap();
+        fs::write(user.join("full/file"), "").unwrap();
+        for (name, is_given) in [("empty", true), ("full", false)] {
+            give_empty(&user.join(name));
+            let owner = fs::metadata(user.join(name)).unwrap().uid();
+            assert_eq!(owner == 10_001, is_given && is_root, "{name}");
         }
     }
 
