@@ -282,8 +282,7 @@ impl Inner {
                 // A copy is being made of the files as they are.
                 break;
             }
-            let forced = matches!(which, Which::Holding(_));
-            full |= self.job(&candidates[job], forced, &mut pace, &mut report)?;
+            full |= self.job(&candidates[job], which, &mut pace, &mut report)?;
         }
         self.index.forget_gone();
         if full { Err(CompactError::StorageFull) } else { Ok(report) }
@@ -294,14 +293,14 @@ impl Inner {
     fn job(
         &self,
         mut left: &[Candidate],
-        forced: bool,
+        which: &Which<'_>,
         pace: &mut Pace<'_>,
         report: &mut CompactReport,
     ) -> Result<bool, CompactError> {
         let (mut most, mut full) = (left.len(), false);
         while !left.is_empty() {
             let (some, _) = left.split_at(most.min(left.len()));
-            let taken = match self.rewrite(some, forced, pace) {
+            let taken = match self.rewrite(some, which, pace) {
                 Ok((done, taken)) => {
                     report.add(&done);
                     taken.max(1)
@@ -334,7 +333,7 @@ impl Inner {
     fn rewrite(
         &self,
         inputs: &[Candidate],
-        forced: bool,
+        which: &Which<'_>,
         pace: &mut Pace<'_>,
     ) -> Stopped<(CompactReport, usize)> {
         let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
@@ -356,7 +355,7 @@ impl Inner {
                 self.index.surveyed(input, lens, now_ms);
             }
             let taken = survey.inputs.len();
-            if !forced && !plan::is_worth_it(&survey) {
+            if !plan::is_worth_it(&survey, which) {
                 return Ok((CompactReport::default(), taken));
             }
             // What frames are left out for must not be lost where they are not.

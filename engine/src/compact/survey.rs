@@ -207,7 +207,8 @@ impl Deciding<'_> {
                 }
                 part.kept_len += found.prefix.stride() as u64;
                 if found.prefix.kind != RecordKind::Frame {
-                    part.control_len += found.prefix.stride() as u64;
+                    // As if it were alone in its batch; the next survey finds out.
+                    part.control_len += (found.prefix.stride() + BATCH_HEADER_LEN) as u64;
                 }
             }
             pace.pass(found.prefix.stride())?;

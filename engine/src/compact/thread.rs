@@ -138,7 +138,10 @@ pub(super) fn round(
     let now_ms = inner.env.clock.now_ms();
     let is_same = |seen: &Seen| seen.seq == seq && now_ms < seen.expires_ms;
     if !woken && seen.as_ref().is_some_and(is_same) {
-        inner.index.forget_gone();
+        if inner.index.forget_gone() {
+            // Tombstones were kept for whoever read what they hit.
+            *seen = None;
+        }
         return Duration::ZERO;
     }
     compaction.note_look(Duration::ZERO);

@@ -408,17 +408,20 @@ impl Index {
     }
 
     /// Forgets removed frames that are gone from the log and from all who read it.
-    pub(crate) fn forget_gone(&self) {
+    pub(crate) fn forget_gone(&self) -> bool {
+        let mut forgot = false;
         self.leaving.left.lock().retain(|Left { readers, offsets }| {
             let is_read = readers.iter().any(|reader| reader.strong_count() > 0)
                 && !is_planted(Bug::ForgetWhileRead);
             if !is_read {
                 self.removed.forget(offsets.iter().copied());
+                forgot |= !offsets.is_empty();
                 let some = u64::from(!offsets.is_empty());
                 self.leaving.forgotten.fetch_add(some, Ordering::Relaxed);
             }
             is_read
         });
+        forgot
     }
 }
 

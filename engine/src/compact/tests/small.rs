@@ -64,3 +64,51 @@ fn frames_that_expire() {
     let report = store.compact(HALF).unwrap();
     assert!(report.frames > 3000 && report.written == 0, "{report:?}");
 }
+
+fn fill(store: &Store) {
+    (0..240).for_each(|n| _ = append(store, heavy("fill", n)));
+}
+
+/// The same where they were looked at while what they hit was still there.
+#[test]
+fn tombstones_that_were_kept_once() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let ids: Vec<_> = (0..4000).map(|_| append(&store, tiny(Ttl::Forever))).collect();
+    // What is neither small nor rotten keeps them apart.
+    fill(&store);
+    for early in [true, false] {
+        for (_, &id) in ids.iter().enumerate().filter(|(n, _)| (n % 5 < 2) == early) {
+            store.remove(id).unwrap();
+        }
+        fill(&store);
+        for _ in 0..3 {
+            store.compact(HALF).unwrap();
+        }
+    }
+    let kept = store.read(&ReadOptions::default()).unwrap().map(Result::unwrap);
+    let kept: usize = kept.map(|frame| frame.record().len().next_multiple_of(8) + 64).sum();
+    let (left, tombstones) = (log_bytes(dir.path()), 4000 * 120);
+    assert!(left < kept as u64 + tombstones / 4, "{left} bytes for {kept}");
+}
+
+/// Where many share a batch the estimate is too high: what is asked for is what counts.
+#[test]
+fn frames_that_share_their_batches() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let mut ids = Vec::new();
+    for _ in 0..60 {
+        let frames = vec![tiny(Ttl::Forever); 100];
+        let appended = store.append(Batch { frames, ..Batch::default() }).unwrap();
+        ids.extend(appended.frames.iter().map(|stamp| stamp.id));
+    }
+    fill(&store);
+    for (share, is_rewritten) in [(5, false), (12, true)] {
+        for (_, &id) in ids.iter().enumerate().filter(|(n, _)| n % 20 < share) {
+            store.remove(id).unwrap();
+        }
+        fill(&store);
+        assert_eq!(store.compact(HALF).unwrap().frames > 0, is_rewritten, "{share} of 20");
+    }
+}
