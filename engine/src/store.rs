@@ -1,6 +1,7 @@
 //! The store: opening and closing, appending, and what its parts share. `read`, `store_blobs`,
 //! `remove`, `compact`, `gc` and `maintain` each add their methods to [`Store`].
 
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -70,7 +71,8 @@ pub(crate) struct Inner {
     pub(crate) epoch: u64,
     pub(crate) read_only: Option<ReadOnlyReason>,
     pub(crate) report: RecoveryReport,
-    pub(crate) poisoned: AtomicBool,
+    /// Why nothing is written any more, if so.
+    pub(crate) failure: OnceLock<Arc<str>>,
     pub(crate) closed: AtomicBool,
     /// How closing it ended.
     pub(crate) outcome: OnceLock<Result<(), StoreError>>,
@@ -110,8 +112,8 @@ pub enum Health {
     Writable,
     /// It can only be read.
     ReadOnly(ReadOnlyReason),
-    /// A write failed; it can be read until it is opened again.
-    Poisoned,
+    /// A write failed, and why; it can be read until it is opened again.
+    Poisoned(Arc<str>),
 }
 
 impl Store {
@@ -153,8 +155,10 @@ impl Store {
         let view = inner.log.view();
         let health = match &inner.read_only {
             Some(reason) => Health::ReadOnly(reason.clone()),
-            None if inner.is_poisoned() => Health::Poisoned,
-            None => Health::Writable,
+            None => match inner.failure.get() {
+                Some(why) => Health::Poisoned(Arc::clone(why)),
+                None => Health::Writable,
+            },
         };
         StoreInfo {
             uuid: manifest.store,
@@ -339,8 +343,8 @@ impl Inner {
     fn refuse(&self, fault: Fault) -> AppendError {
         match fault {
             Fault::Full => AppendError::StorageFull,
-            Fault::Failed(_) => {
-                self.poison();
+            Fault::Failed(error) => {
+                self.poison(&error);
                 AppendError::Poisoned
             }
         }
@@ -357,13 +361,13 @@ impl Inner {
         if is_planted(Bug::SettleLogOnly) { Ok(()) } else { self.blobs.settle() }
     }
 
-    /// Takes no more appends: what the disk holds is not known.
-    pub(crate) fn poison(&self) {
-        self.poisoned.store(true, Ordering::Release);
+    /// Takes no more appends: what the disk holds is not known. The first reason is kept.
+    pub(crate) fn poison(&self, why: &dyn Display) {
+        self.failure.get_or_init(|| why.to_string().into());
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::Acquire)
+        self.failure.get().is_some()
     }
 
     /// A sealed segment as readers see it.
@@ -374,9 +378,12 @@ impl Inner {
     }
 
     fn close(&self) -> Result<(), StoreError> {
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return self.outcome.get().cloned().unwrap_or(Ok(()));
-        }
+        // Whoever closes it beside another waits for what that one has to say.
+        self.outcome.get_or_init(|| self.close_once()).clone()
+    }
+
+    fn close_once(&self) -> Result<(), StoreError> {
+        self.closed.store(true, Ordering::Release);
         self.scrub.stop();
         self.upkeep.stop();
         // Without the writer's lock, which a sweep needs to end.
@@ -390,7 +397,7 @@ impl Inner {
         // On every path: its thread may write to the manifest, and the lock goes next.
         self.blobs.stop();
         *self.lock.lock() = None;
-        self.outcome.get_or_init(|| closed).clone()
+        closed
     }
 
     fn close_files(&self, writer: &mut Writer) -> Result<(), StoreError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::blob::{BlobReader, Incoming, StageError, Wanted};
+use crate::blob::{BlobError, BlobReader, Incoming, StageError, Wanted};
 use crate::error::{AppendError, ReadError};
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
@@ -66,10 +66,17 @@ impl Store {
         })
     }
 
-    /// Whether the store has a blob.
-    #[must_use]
-    pub fn has_blob(&self, hash: &BlobHash) -> bool {
-        self.inner.blobs.contains(hash)
+    /// Whether the store has a blob. One that is known to be damaged is as good as missing: put it
+    /// again.
+    ///
+    /// # Errors
+    /// [`ReadError`] when a pack that may hold it cannot be read.
+    pub fn has_blob(&self, hash: &BlobHash) -> Result<bool, ReadError> {
+        match self.inner.blobs.len_of(hash) {
+            Ok(len) => Ok(len.is_some()),
+            Err(BlobError::Corrupt(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Puts a blob that need not fit into memory.
@@ -104,11 +111,13 @@ impl Inner {
     fn put_done<T>(&self, staged: Result<T, StageError>) -> Result<T, AppendError> {
         let staged = staged.inspect_err(|error| {
             if matches!(error, StageError::Failed(_)) {
-                self.poison();
+                self.poison(error);
             }
         })?;
-        if self.env.options.sync == SyncPolicy::Sync && self.blobs.sync().is_err() {
-            self.poison();
+        if self.env.options.sync == SyncPolicy::Sync
+            && let Err(error) = self.blobs.sync()
+        {
+            self.poison(&error);
             return Err(AppendError::Indeterminate);
         }
         self.upkeep.put(self);

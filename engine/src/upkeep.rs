@@ -134,7 +134,8 @@ impl Upkeep {
     /// once.
     fn is_over(&self, inner: &Inner) -> bool {
         let SyncPolicy::Interval { bytes: max, .. } = inner.env.options.sync else { return false };
-        let blobs = inner.blobs.taken() - self.blobs_synced.load(Ordering::Relaxed);
+        // A sync that begins now may have noted more than was loaded here.
+        let blobs = inner.blobs.taken().saturating_sub(self.blobs_synced.load(Ordering::Relaxed));
         let unsynced = self.unsynced.load(Ordering::Relaxed) + blobs;
         unsynced >= max && !self.over.swap(true, Ordering::Relaxed)
     }
@@ -189,8 +190,8 @@ fn run(inner: &Arc<Inner>) {
                 missed.then_some(Duration::ZERO)
             }
             Err(Fault::Full) => Some(RETRY),
-            Err(Fault::Failed(_)) => {
-                inner.poison();
+            Err(Fault::Failed(error)) => {
+                inner.poison(&error);
                 None
             }
         };

@@ -155,8 +155,11 @@ fn new_frame(store: &Store, frame: &Frame, body: Option<bytes::Bytes>) -> Result
         (None, _) => Body::None,
         (Some(hash), Some(bytes)) if BlobHash::of(&bytes) == hash => Body::Inline(bytes),
         (Some(_), Some(_)) => return Err(Code::InvalidValue),
-        (Some(hash), None) if store.has_blob(&hash) => Body::Stored(hash),
-        (Some(_), None) => return Err(Code::UnknownBlob),
+        (Some(hash), None) => match store.has_blob(&hash) {
+            Ok(true) => Body::Stored(hash),
+            Ok(false) => return Err(Code::UnknownBlob),
+            Err(error) => return Err(refuse::read(&error).code),
+        },
     };
     // A record that was read is in order; a peer may still have made one that is not.
     let topic = Topic::parse(frame.topic()).map_err(|_| Code::InvalidValue)?;

@@ -187,7 +187,11 @@ async fn serve(
             () = stop.cancelled() => break Exit::Ok,
             () = manager.beat() => manager.tell("WATCHDOG=1"),
             () = failed.notified() => {
-                error!("a write to the store failed; stopping, for only a new start can tell what was stored");
+                let why = match store.info().health {
+                    Health::Poisoned(why) => why,
+                    _ => "".into(),
+                };
+                error!(%why, "a write to the store failed; stopping, for only a new start can tell what was stored");
                 break Exit::StoreFailed;
             }
         }

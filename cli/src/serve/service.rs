@@ -249,7 +249,7 @@ impl Service for StoreService {
     }
 
     fn has_blob(&self, hash: &BlobHash) -> Result<bool, Refusal> {
-        Ok(self.core.store.has_blob(hash))
+        self.core.store.has_blob(hash).map_err(read_refusal)
     }
 
     fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal> {

@@ -12,7 +12,7 @@ pub(super) fn text(stats: &StoreStats) -> String {
     let health = match &info.health {
         Health::Writable => "writable",
         Health::ReadOnly(_) => "read-only",
-        Health::Poisoned => "failed",
+        Health::Poisoned(_) => "failed",
     };
     let scrubbed = scrub.last.as_ref().map(|report| {
         json!({

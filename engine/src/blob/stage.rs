@@ -24,6 +24,9 @@ use crate::media::is_full;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 
+/// How often blobs with packs of their own are written before they are there when they are looked
+/// for again.
+const TURNS_MAX: u32 = 8;
 /// Bytes collected before they are written to the pack.
 const BUFFER_LEN: usize = 256 * 1024;
 /// A shorter blob is compared with the newest sealed packs only: a copy of it in an older one costs
@@ -144,6 +147,7 @@ impl Shared {
     /// more if a sweep took that away since.
     fn take(&self, blobs: &[Prepared]) -> Result<MutexGuard<'_, Writing>, StageError> {
         let alone = |blob: &&Prepared| self.is_alone(blob);
+        let mut turns = 0;
         let mut writing = loop {
             for blob in blobs.iter().filter(alone).filter(|blob| !self.has_copy(blob)) {
                 self.usable(false)?;
@@ -155,6 +159,11 @@ impl Shared {
             let here = |blob: &Prepared| blob.is_rotten() || self.has_copy(blob);
             if blobs.iter().filter(alone).all(here) {
                 break writing;
+            }
+            turns += 1;
+            if turns >= TURNS_MAX {
+                // Nor would the next one be found that is written now.
+                return Err(StageError::Gone);
             }
         };
         let rest = |blob: &&Prepared| !self.is_alone(blob);

@@ -108,7 +108,7 @@ struct Lead<'a> {
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.inner.poison();
+            self.inner.poison(&"a thread that committed has panicked");
             let waiting = {
                 let mut queue = self.commits.queue.lock();
                 queue.led = false;

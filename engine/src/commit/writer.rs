@@ -68,7 +68,7 @@ struct Doubt<'a>(&'a Inner);
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.poison();
+            self.0.poison(&"a thread that committed has panicked");
         }
     }
 }
@@ -95,7 +95,7 @@ enum Refusal {
     /// The group must be committed before this batch can be.
     NextGroup,
     /// Nobody can go on.
-    Failed,
+    Failed(io::Error),
 }
 
 impl From<AppendError> for Refusal {
@@ -108,7 +108,7 @@ impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Full => Self::Batch(AppendError::StorageFull),
-            Fault::Failed(_) => Self::Failed,
+            Fault::Failed(error) => Self::Failed(error),
         }
     }
 }
@@ -180,7 +180,7 @@ impl Writer {
         let behind = inner.durable_upto.load(Ordering::Acquire) < self.appender.next_seq();
         let mut since = inner.timing.begin(inner.env.options.sync == SyncPolicy::Sync);
         let mut placed: Vec<Result<Placed, AppendError>> = Vec::with_capacity(group.len());
-        let mut failed = false;
+        let mut failed = None;
         let mut conditions = Conditions::default();
         let blobs = group.iter().flat_map(|pending| &pending.staged).take(PREFETCHED_MAX);
         if blobs.clone().nth(1).is_some() {
@@ -193,8 +193,8 @@ impl Writer {
                 Ok(batch) => placed.push(Ok(batch)),
                 Err(Refusal::Batch(error)) => placed.push(Err(error)),
                 Err(Refusal::NextGroup) => break,
-                Err(Refusal::Failed) => {
-                    failed = true;
+                Err(Refusal::Failed(error)) => {
+                    failed = Some(error);
                     break;
                 }
             }
@@ -204,9 +204,10 @@ impl Writer {
             repeats: placed.iter().flatten().any(|batch| batch.repeats.is_some()),
             behind,
         };
-        let in_doubt = failed || self.write(inner, promise, &mut since).is_err();
-        if in_doubt {
-            inner.poison();
+        let laid_out = failed.is_none();
+        let written = failed.map_or_else(|| self.write(inner, promise, &mut since), Err);
+        if let Err(error) = written {
+            inner.poison(&error);
             let answer = |batch: Result<Placed, AppendError>| match batch {
                 Ok(_) => Err(AppendError::Indeterminate),
                 Err(error) => Err(error),
@@ -216,7 +217,7 @@ impl Writer {
             // The batch that failed may have been written in part; those after it were not.
             let rest = group[count..].iter().enumerate();
             answers.extend(rest.map(|(index, _)| match index {
-                0 if failed => Err(AppendError::Indeterminate),
+                0 if !laid_out => Err(AppendError::Indeterminate),
                 _ => Err(AppendError::Poisoned),
             }));
             return false;
@@ -284,7 +285,7 @@ impl Writer {
         if !pending.staged.is_empty() {
             match inner.blobs.stage(&pending.staged) {
                 Ok(()) => {}
-                Err(StageError::Failed(_)) => return Err(Refusal::Failed),
+                Err(StageError::Failed(error)) => return Err(Refusal::Failed(error)),
                 Err(error) => return Err(AppendError::from(error).into()),
             }
         }
@@ -629,7 +630,7 @@ impl Writer {
         match self.make_room(inner, control::MARK_LEN) {
             Ok(()) => {}
             Err(Refusal::Batch(_) | Refusal::NextGroup) => return Err(Fault::Full),
-            Err(Refusal::Failed) => return Err(Fault::Failed(io::ErrorKind::Other.into())),
+            Err(Refusal::Failed(error)) => return Err(Fault::Failed(error)),
         }
         let mut open = self.appender.begin();
         let record = Control::Mark { what, time_ms: inner.env.clock.now_ms() };
@@ -667,7 +668,7 @@ fn still_there(inner: &Inner, pending: &Pending) -> Result<(), Refusal> {
             continue;
         }
         // A batch before may have brought it.
-        inner.blobs.flush().map_err(|_| Refusal::Failed)?;
+        inner.blobs.flush().map_err(Refusal::Failed)?;
         if len_of(&hash)?.is_none() {
             return Err(AppendError::UnknownBlob(hash).into());
         }

@@ -376,8 +376,8 @@ impl Inner {
             return Ok(());
         }
         let synced = crate::upkeep::sync_log(self);
-        if matches!(synced, Err(Fault::Failed(_))) {
-            self.poison();
+        if let Err(Fault::Failed(error)) = &synced {
+            self.poison(error);
         }
         synced
     }
@@ -387,7 +387,7 @@ impl Inner {
             Fault::Full => CompactError::StorageFull,
             Fault::Failed(error) => {
                 if poisons {
-                    self.poison();
+                    self.poison(&error);
                 }
                 CompactError::Io(error.to_string().into())
             }

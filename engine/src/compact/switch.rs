@@ -142,10 +142,10 @@ fn on_disk(
     });
     if let Err(error) = changes {
         let fault = Fault::when_preparing(error);
-        if changed && matches!(fault, Fault::Failed(_)) {
+        if let (true, Fault::Failed(error)) = (changed, &fault) {
             // Nobody knows which manifest the next open finds; as the files are now, it can do with
             // either.
-            inner.poison();
+            inner.poison(error);
             return Err(Stop::Failed(fault));
         }
         let back = aside
@@ -153,7 +153,7 @@ fn on_disk(
             .try_for_each(|segment| env.files.rename(&unfinished(segment.path()), segment.path()));
         match back {
             Ok(()) => discard(inner, place.as_ref()),
-            Err(_) => inner.poison(),
+            Err(error) => inner.poison(&error),
         }
         return Err(Stop::Failed(fault));
     }
@@ -165,7 +165,7 @@ fn on_disk(
         Ok(())
     };
     named().map_err(|error| {
-        inner.poison();
+        inner.poison(&error);
         Stop::Failed(Fault::Failed(error))
     })
 }

@@ -322,7 +322,7 @@ impl<'a> Collection<'a> {
     /// After a failed write of the manifest nothing is written any more.
     fn fault(&self, error: SweepError) -> GcError {
         if matches!(error, SweepError::Failed(_)) {
-            self.inner.poison();
+            self.inner.poison(&error);
         }
         error.into()
     }

@@ -10,7 +10,7 @@ use crate::error::{Corruption, OpenError, ReadOnlyReason};
 #[non_exhaustive]
 pub enum MaintainError {
     /// The store, or what is to become one, cannot be opened.
-    #[error(transparent)]
+    #[error("{0}")]
     Open(#[from] OpenError),
     /// There is no store in the directory.
     #[error("{dir} holds no store; name the directory with super.a and super.b", dir = dir.display())]

@@ -41,9 +41,10 @@ impl Snapshot {
         if let Some(reason) = inner.read_only.clone().filter(|_| snapshot.incomplete) {
             return Err(MaintainError::ReadOnly(reason));
         }
-        if inner.read_only.is_none() && inner.sync_files(&media.iter().collect::<Vec<_>>()).is_err()
+        if inner.read_only.is_none()
+            && let Err(error) = inner.sync_files(&media.iter().collect::<Vec<_>>())
         {
-            inner.poison();
+            inner.poison(&error);
             return Err(MaintainError::Poisoned);
         }
         Ok(snapshot)

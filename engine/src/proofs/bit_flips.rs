@@ -67,7 +67,7 @@ fn subject(place: &Place) -> Subject {
     let steps = life.steps();
     let states = steps.iter().flat_map(|step| step.cursors.values());
     let states = states.map(|(_, state)| (BlobHash::of(state), state.len() as u64));
-    let states = states.filter(|(hash, _)| store.has_blob(hash));
+    let states = states.filter(|(hash, _)| store.has_blob(hash).unwrap());
     let ever: BTreeSet<_> = steps.iter().flat_map(|step| step.frames.clone()).collect();
     let removed = ever.difference(&holds.frames.iter().copied().collect()).copied().collect();
     let blobs = blobs.chain(lone).chain(states).collect::<BTreeMap<_, _>>().into_iter().collect();

@@ -335,7 +335,7 @@ impl Opening {
             epoch,
             read_only,
             report: self.report,
-            poisoned: AtomicBool::new(false),
+            failure: OnceLock::new(),
             closed: AtomicBool::new(false),
             outcome: OnceLock::new(),
             lock: Mutex::new(Some(lock)),

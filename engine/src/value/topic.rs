@@ -176,13 +176,13 @@ impl TopicPatterns {
         Self(Arc::from([TopicPattern::All]))
     }
 
-    /// Every topic, reserved ones too: `*,xs.*`.
+    /// Every topic, reserved ones too: `*,xs,xs.*`.
     ///
     /// # Panics
     /// Never: the pattern is a constant that parses.
     #[must_use]
     pub fn everything() -> Self {
-        Self::parse("*,xs.*").expect("a constant that parses")
+        Self::parse("*,xs,xs.*").expect("a constant that parses")
     }
 
     /// Reads a comma-separated list; empty elements are ignored.
@@ -271,6 +271,13 @@ mod tests {
                     assert_eq!(is_topic(bytes), sound, "{bytes:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn everything_is_every_topic() {
+        for topic in ["a", "xs", "xs.start", "xsa", "a.xs"] {
+            assert!(TopicPatterns::everything().matches(topic), "{topic}");
         }
     }
 

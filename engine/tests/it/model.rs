@@ -467,7 +467,7 @@ impl Run {
             let blob = self.store.blob(hash).unwrap().expect("a blob that was put");
             assert_eq!(blob.bytes(1 << 20).unwrap(), bytes);
         }
-        assert!(!self.store.has_blob(&BlobHash::of(b"never put")));
+        assert!(!self.store.has_blob(&BlobHash::of(b"never put")).unwrap());
     }
 
     fn follow(&mut self) {

@@ -123,7 +123,8 @@ impl ClientSession {
 
     /// A number for a new stream.
     pub(crate) const fn new_sub(&mut self) -> u32 {
-        self.last_sub += 1;
+        // 0 stands for none.
+        self.last_sub = if self.last_sub == u32::MAX { 1 } else { self.last_sub + 1 };
         self.last_sub
     }
 

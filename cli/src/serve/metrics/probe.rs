@@ -74,8 +74,12 @@ impl Probe {
     /// What must be so for the process to be worth keeping.
     pub(super) fn health(&self) -> Vec<Check> {
         let served = self.served();
-        let failed = served.is_some_and(|served| served.store.info().health == Health::Poisoned);
-        let failure = failed.then(|| "a write failed: only a new start can go on".to_owned());
+        let failure = match served.map(|served| served.store.info().health) {
+            Some(Health::Poisoned(why)) => {
+                Some(format!("a write failed: only a new start can go on: {why}"))
+            }
+            _ => None,
+        };
         vec![Check { name: "alive", failure }]
     }
 
@@ -95,7 +99,7 @@ impl Probe {
             let writable = match served.store.info().health {
                 Health::Writable => None,
                 Health::ReadOnly(reason) => Some(format!("read-only: {reason}")),
-                Health::Poisoned => Some("a write failed".to_owned()),
+                Health::Poisoned(why) => Some(format!("a write failed: {why}")),
             };
             checks.push(Check { name: "writable", failure: writable });
             let free = || super::store::room(&served.dir).map(|(free, _)| free);

@@ -97,7 +97,7 @@ fn a_power_cut_at_any_operation_loses_nothing_that_is_named() {
             let list = || Files::list(&disk, &store.inner.env.blob_dir()).unwrap();
             check_left(&store, &list, &what);
             // Left as a crash would.
-            store.inner.poison();
+            store.inner.poison(&"a test says so");
         }
     }
 }
@@ -122,7 +122,7 @@ fn an_operation_that_fails_loses_nothing_that_is_named() {
                     assert_eq!(store.info().health, Health::Writable, "{what}");
                     append(&store, 1, noise(77, 100));
                 }
-                store.inner.poison();
+                store.inner.poison(&"a test says so");
                 drop(store);
                 let store = open(dir.path(), SyncPolicy::None);
                 let list = || {
