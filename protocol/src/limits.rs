@@ -100,6 +100,11 @@ pub(crate) const TCP_ANSWER_MAX: Duration = Duration::from_secs(90);
 pub const LINGER: Duration = Duration::from_secs(1);
 /// Connections of one server.
 pub const CONNECTIONS_MAX: usize = 12_000;
+/// Connections of one server that wait in front of HELLO, or a quarter of those it may have if that
+/// is less. Of one address there are half as many.
+pub const WAITING_MAX: usize = CONNECTIONS_MAX / 4;
+/// But so many may wait on every server.
+pub const WAITING_MIN: usize = 64;
 /// Tokens of a store.
 pub const TOKENS_MAX: usize = 1000;
 /// Bytes of the file of tokens.

@@ -78,7 +78,7 @@ impl Throttle {
 }
 
 /// Who has one address of version 6 has the 64 bits behind it too.
-fn network(peer: IpAddr) -> IpAddr {
+pub(crate) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
