@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -19,8 +20,8 @@ use crate::rig::{soon, until};
 const CONNECTIONS: usize = 280;
 const WAITING: usize = 70;
 const OF_ADDRESS: usize = 35;
-/// Many more, and as many as the system may keep for a listener.
-const CROWD: usize = 120;
+/// Many more than may wait.
+const CROWD: usize = 200;
 
 /// A server that listens on a Unix socket and on a loopback port.
 struct Hall {
@@ -141,4 +142,15 @@ async fn a_crowd_that_says_hello_at_once_is_let_in() {
     let crowd = futures::future::join_all((0..CROWD).map(connect));
     let crowd: Vec<_> = soon(crowd).await.into_iter().map(Result::unwrap).collect();
     assert_eq!((crowd.len(), hall.gave_way()), (CROWD, 0));
+}
+
+/// Connections that come while the server is busy are kept for it: nothing accepts here, since this
+/// thread never rests.
+#[tokio::test]
+async fn many_connections_at_once_are_kept_until_they_are_accepted() {
+    let hall = Hall::new().await;
+    let Address::Tcp(to) = hall.tcp else { panic!("not TCP") };
+    let connect = |_| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap();
+    let crowd: Vec<_> = (0..500).map(connect).collect();
+    assert_eq!((crowd.len(), hall.server.connections()), (500, 0));
 }
