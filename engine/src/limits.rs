@@ -24,6 +24,9 @@ pub const CONDITIONS_MAX: usize = 64;
 /// Topics that the conditions of one batch may have to be compared with, where the frames stored
 /// last do not tell.
 pub const CONDITION_TOPICS_MAX: usize = 4096;
+/// Frames stored last that the conditions of one batch are compared with, where that spares a look
+/// at each topic.
+pub const CONDITION_FRAMES_MAX: u64 = 1024;
 /// Bytes of the records of one batch, as they are in the log.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of the bodies that travel inline with one batch; larger bodies are put as blobs first.

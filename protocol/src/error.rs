@@ -283,7 +283,7 @@ pub enum ProtocolError {
     },
     /// A record in a message is damaged.
     #[error("a delivered record is damaged: {0}")]
-    Record(#[from] RecordError),
+    Record(RecordError),
     /// A message that cannot come at this moment.
     #[error("unexpected message: {0}")]
     Unexpected(&'static str),
@@ -293,6 +293,13 @@ pub enum ProtocolError {
     /// Nothing came, or nothing was taken, for too long.
     #[error("the peer stalled: {0}")]
     Stalled(&'static str),
+}
+
+// By hand: what is a part of the text is no source besides, or who prints both says it twice.
+impl From<RecordError> for ProtocolError {
+    fn from(error: RecordError) -> Self {
+        Self::Record(error)
+    }
 }
 
 /// What else first bytes may be.
@@ -328,7 +335,7 @@ pub enum ClientError {
     Refused(#[from] Refusal),
     /// The server broke the protocol; the connection is closed.
     #[error("the server broke the protocol: {0}")]
-    Protocol(#[from] ProtocolError),
+    Protocol(ProtocolError),
     /// The request is over a limit the server announced; nothing was sent.
     #[error("{what} of {size} is over the server's limit of {max}; {advice}")]
     OverLimit {
@@ -374,6 +381,13 @@ pub enum ClientError {
     /// server cannot be trusted.
     #[error("what came for {0} is something else")]
     Integrity(BlobHash),
+}
+
+// By hand, as the one above.
+impl From<ProtocolError> for ClientError {
+    fn from(error: ProtocolError) -> Self {
+        Self::Protocol(error)
+    }
 }
 
 impl ClientError {
@@ -422,5 +436,20 @@ mod tests {
         assert!(Code::Busy.class().may_retry() && Code::Other(599).class().may_retry());
         assert!(!Code::Indeterminate.class().may_retry());
         assert_eq!(Code::from_number(333), Code::Other(333));
+    }
+
+    /// As programs print them that print an error with its causes.
+    #[test]
+    fn an_error_says_each_of_its_causes_once() {
+        let damage = RecordError::Crc;
+        let words = damage.to_string();
+        let mut error: Option<&dyn std::error::Error> =
+            Some(&ClientError::from(ProtocolError::from(damage)));
+        let mut said = Vec::new();
+        while let Some(cause) = error {
+            said.push(cause.to_string());
+            error = cause.source();
+        }
+        assert_eq!(said.join(": ").matches(&words).count(), 1, "{said:?}");
     }
 }

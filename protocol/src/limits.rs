@@ -33,6 +33,9 @@ pub const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;
 pub const UNREAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes a server gathers into one DELIVER before it begins another.
 pub const DELIVER_BYTES: usize = 256 * 1024;
+/// A filtered subscription that finds nothing says how far it has looked when it is so many
+/// offsets further than it said last.
+pub(crate) const SCANNED_EVERY: u64 = 1024;
 /// Bytes of records in one page of a FETCH, whatever the client asks for.
 pub const PAGE_BYTES_MAX: u32 = 1024 * 1024;
 /// Bytes of one chunk of a blob.
@@ -45,7 +48,13 @@ pub const CREDIT_MAX: u64 = 1 << 32;
 pub const CREDIT_DEFAULT: u32 = 4 * 1024 * 1024;
 /// Bytes of a body that may be asked to travel with its frame.
 pub const BODY_WITH_FRAME_MAX: u32 = 1024 * 1024;
-/// Frames one LAST may ask for.
+/// Uploads of a server at a time that have become long.
+pub const LONG_UPLOADS_MAX: usize = 512;
+/// Bytes beyond which an upload is a long one.
+pub const LONG_UPLOAD_BYTES: u64 = 64 * 1024;
+/// A long upload that has waited for bytes so long gives its place away.
+pub const UPLOAD_SILENCE: Duration = Duration::from_secs(5);
+/// Frames one LAST may ask for, and newest frames of a gap that a slow subscription is sent.
 pub const LAST_MAX: u64 = 1_000_000;
 /// The last so many frames are looked for where the request is read; more, and those that one look
 /// does not find, one request of a connection at a time.
@@ -60,10 +69,16 @@ pub const EXTENSIONS_MAX: usize = 64;
 pub const STATS_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a path in MAINTAIN.
 pub const PATH_BYTES_MAX: usize = 4096;
+/// Findings, or damaged places, that an answer to MAINTAIN lists: with the longest paths it fits
+/// into a message.
+pub const MAINTAIN_LISTED_MAX: usize = 100;
 /// Bytes that PING may carry.
 pub const PING_BYTES_MAX: usize = 64;
 /// Longest deadline of a call.
 pub const CALL_DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Milliseconds for which it is known that a call was given up: the Host that is to run it may be
+/// away, and a call without a deadline waits for it.
+pub const CALL_CANCEL_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Shortest time between two pulses of a subscription.
 pub const PULSE_MIN: Duration = Duration::from_millis(10);
 /// Longest time between two pulses of a subscription.
@@ -74,10 +89,22 @@ pub const PING_AFTER: Duration = Duration::from_secs(60);
 pub const SILENCE_MAX: Duration = Duration::from_secs(300);
 /// Time without progress of a queued write after which the server closes the connection.
 pub const WRITE_STALL_MAX: Duration = Duration::from_secs(300);
+/// Silence over TCP after which the peer's system is asked whether it is there. Less than
+/// [`PING_AFTER`]: nothing is asked while bytes are on their way.
+pub(crate) const TCP_ASK_AFTER: Duration = Duration::from_secs(30);
+/// Between one such question and the next.
+pub(crate) const TCP_ASK_EVERY: Duration = Duration::from_secs(15);
+/// Time in which the peer's system answers, takes what was sent, or is given up.
+pub(crate) const TCP_ANSWER_MAX: Duration = Duration::from_secs(90);
 /// Time the server goes on taking bytes after CLOSE, so that the client can read why.
 pub const LINGER: Duration = Duration::from_secs(1);
 /// Connections of one server.
 pub const CONNECTIONS_MAX: usize = 12_000;
+/// Connections of one server that wait in front of HELLO, or a quarter of those it may have if that
+/// is less. Of one address there are half as many.
+pub const WAITING_MAX: usize = CONNECTIONS_MAX / 4;
+/// But so many may wait on every server.
+pub const WAITING_MIN: usize = 64;
 /// Tokens of a store.
 pub const TOKENS_MAX: usize = 1000;
 /// Bytes of the file of tokens.
@@ -90,6 +117,9 @@ pub const KNOWN_BLOBS_MAX: usize = 16_384;
 pub const FAILURES_FREE: u32 = 5;
 /// Time without a wrong token after which those of an address are forgotten.
 pub const FAILURE_MEMORY: Duration = Duration::from_secs(60);
+/// Time that the answer to the first wrong token beyond them is held back; each further one doubles
+/// it.
+pub(crate) const FAILURE_DELAY_MIN: Duration = Duration::from_millis(250);
 /// Longest time that the answer to a wrong token is held back; less than [`HELLO_WAIT`].
 pub const FAILURE_DELAY_MAX: Duration = Duration::from_secs(8);
 /// Answers to wrong tokens of one address that are held back at a time; further ones are refused

@@ -3,18 +3,11 @@
 //! takes a quarter of an hour to tell who sends.
 
 use std::io;
-use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
-/// Silence after which the peer's system is asked whether it is there. Less than the time after
-/// which a server sends PING: nothing is asked while bytes are on their way.
-const ASK_AFTER: Duration = Duration::from_secs(30);
-/// Between one such question and the next.
-const ASK_EVERY: Duration = Duration::from_secs(15);
-/// Time in which the peer's system answers, takes what was sent, or is given up.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(90);
+use crate::limits::{TCP_ANSWER_MAX, TCP_ASK_AFTER, TCP_ASK_EVERY};
 
 /// Sets up a socket that was connected or accepted.
 ///
@@ -23,9 +16,9 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(90);
 pub(crate) fn set_up(stream: &TcpStream) -> io::Result<()> {
     // Messages are written whole: there is nothing to wait for.
     stream.set_nodelay(true)?;
-    sockopt::set_tcp_keepidle(stream, ASK_AFTER)?;
-    sockopt::set_tcp_keepintvl(stream, ASK_EVERY)?;
-    sockopt::set_tcp_user_timeout(stream, ANSWERS_WITHIN.as_millis() as u32)?;
+    sockopt::set_tcp_keepidle(stream, TCP_ASK_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, TCP_ASK_EVERY)?;
+    sockopt::set_tcp_user_timeout(stream, TCP_ANSWER_MAX.as_millis() as u32)?;
     sockopt::set_socket_keepalive(stream, true)?;
     Ok(())
 }

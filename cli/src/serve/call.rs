@@ -12,6 +12,7 @@ use xs_engine::{
     Batch, Body, Bound, Follower, Frame, FrameId, Live, Meta, NewFrame, ReadOptions, Start, Topic,
     TopicPattern, TopicPatterns, Ttl,
 };
+use xs_protocol::limits::CALL_CANCEL_MS;
 use xs_protocol::{CallRequest, Called, Code, Feed, Pulled, Refusal, Wake};
 use xs_runtime::host::lifecycle::{Event, Key, Lifecycle};
 use xs_runtime::{Kind, ProcessorName};
@@ -26,9 +27,6 @@ const LOOK_MAX: usize = 1024;
 /// find a command named `a.b`.
 const DECIDING: [&str; 7] =
     ["create", "term", "active", "invalid", "fin.ok", "fin.error", "fin.term"];
-/// How long it is known that a call was given up: the Host that is to run it may be away, and a
-/// call without a deadline waits for it.
-const CANCEL_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// What a command's deadline is extended by before the caller gives up on the Host too.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -220,7 +218,7 @@ impl Drop for CallFeed {
         }
         let Ok(meta) = Meta::parse(format!("{{\"call\":\"{}\"}}", self.id)) else { return };
         let topic = command_topic(&self.name, "cancel");
-        let cancel = NewFrame { meta, ttl: Ttl::TimeMs(CANCEL_KEPT_MS), ..NewFrame::new(topic) };
+        let cancel = NewFrame { meta, ttl: Ttl::TimeMs(CALL_CANCEL_MS), ..NewFrame::new(topic) };
         let brief = NewFrame { ttl: Ttl::Ephemeral, ..cancel.clone() };
         let (core, runtime) = (Arc::clone(&self.core), Handle::try_current());
         self.core.submit(Batch::from(cancel), move |result| {

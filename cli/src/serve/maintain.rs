@@ -5,13 +5,11 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 use xs_engine::{CompactOptions, CopyOptions, GcOptions, Progress, Store};
+use xs_protocol::limits::MAINTAIN_LISTED_MAX;
 use xs_protocol::{Code, MaintainRequest, Refusal};
 
 use super::refuse;
 use crate::report;
-
-/// Findings, or damaged places, that a report lists: with the longest paths it fits into a message.
-const LISTED_MAX: usize = 100;
 
 /// Lets one piece of work in at a time: each of them reads all of the disk.
 #[derive(Debug, Default)]
@@ -38,7 +36,7 @@ impl Turn {
         };
         let done = match request {
             MaintainRequest::Verify => {
-                store.verify(watch).map(|done| report::verify(&done, LISTED_MAX))
+                store.verify(watch).map(|done| report::verify(&done, MAINTAIN_LISTED_MAX))
             }
             MaintainRequest::Backup { to, link } => {
                 let options = if *link { CopyOptions::links() } else { CopyOptions::copies() };
@@ -51,7 +49,7 @@ impl Turn {
                 let options =
                     CompactOptions { dead_percent: *dead_percent, bytes_per_second: None };
                 let done = store.compact(options).map_err(|error| refuse::compact(&error))?;
-                Ok(report::compact(&done, LISTED_MAX))
+                Ok(report::compact(&done, MAINTAIN_LISTED_MAX))
             }
             MaintainRequest::Gc { grace, dead_percent, dry_run } => {
                 let options = GcOptions {
@@ -61,7 +59,7 @@ impl Turn {
                     bytes_per_second: None,
                 };
                 let done = store.gc(&options).map_err(|error| refuse::gc(&error))?;
-                Ok(report::gc(&done, *dry_run, LISTED_MAX))
+                Ok(report::gc(&done, *dry_run, MAINTAIN_LISTED_MAX))
             }
         };
         let done = done.map_err(|error| refuse::maintain(&error))?;

@@ -10,17 +10,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use xs_engine::{BlobHash, BlobWriter};
+use xs_protocol::limits::{LONG_UPLOAD_BYTES, LONG_UPLOADS_MAX, UPLOAD_SILENCE};
 use xs_protocol::{BlobSink, Code, Detail, Refusal};
 
 use super::{descriptors, refuse};
 
-/// Bytes beyond which an upload is a long one.
-const LONG_FROM: u64 = 64 * 1024;
-/// Long uploads of a server at a time.
-const LONG_MAX: usize = 512;
-
-/// An upload that has waited for bytes so long gives its place away.
-const SILENT_FROM: Duration = Duration::from_secs(5);
 /// When one for which there was no place may come again, in milliseconds.
 const COME_AGAIN_MS: u32 = 1000;
 
@@ -43,7 +37,7 @@ struct Long {
 
 impl Uploads {
     pub(super) fn new() -> Arc<Self> {
-        Self::with_max(descriptors::uploads(LONG_MAX), SILENT_FROM)
+        Self::with_max(descriptors::uploads(LONG_UPLOADS_MAX), UPLOAD_SILENCE)
     }
 
     fn with_max(max: usize, silent_from: Duration) -> Arc<Self> {
@@ -113,7 +107,7 @@ pub(super) struct Upload {
 impl BlobSink for Upload {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         self.len = self.len.saturating_add(bytes.len() as u64);
-        if self.len > LONG_FROM {
+        if self.len > LONG_UPLOAD_BYTES {
             self.place = Some(self.uploads.heard(self.place, &self.writer)?);
         }
         let mut writer = self.writer.lock();
@@ -147,7 +141,7 @@ mod tests {
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let uploads = Uploads::with_max(2, Duration::ZERO);
         let begin = || Box::new(uploads.begin(store.blob_writer().unwrap()));
-        let piece = vec![7; LONG_FROM as usize];
+        let piece = vec![7; LONG_UPLOAD_BYTES as usize];
         let (mut first, mut second, mut third, mut short) = (begin(), begin(), begin(), begin());
         short.write(b"short").unwrap();
         for _ in 0..2 {
@@ -161,13 +155,13 @@ mod tests {
         let refusal = second.write(&piece).unwrap_err();
         assert_eq!((refusal.code, refusal.details), (Code::Busy, vec![Detail::Limit(2)]));
         assert_eq!(second.finish().unwrap_err().code, Code::Busy);
-        assert_eq!(first.finish().unwrap().1, 3 * LONG_FROM);
+        assert_eq!(first.finish().unwrap().1, 3 * LONG_UPLOAD_BYTES);
         // The place of one that has ended is free.
         let mut fourth = begin();
         fourth.write(&piece).unwrap();
         fourth.write(&piece).unwrap();
         for sink in [third, fourth] {
-            assert_eq!(sink.finish().unwrap().1, 2 * LONG_FROM);
+            assert_eq!(sink.finish().unwrap().1, 2 * LONG_UPLOAD_BYTES);
         }
         assert_eq!(short.finish().unwrap().1, 5);
         assert!(uploads.long.lock().waiting.is_empty());
@@ -179,7 +173,7 @@ mod tests {
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let uploads = Uploads::with_max(2, Duration::from_secs(3600));
         let begin = || Box::new(uploads.begin(store.blob_writer().unwrap()));
-        let piece = vec![7; 2 * LONG_FROM as usize];
+        let piece = vec![7; 2 * LONG_UPLOAD_BYTES as usize];
         let (mut first, mut second, mut third) = (begin(), begin(), begin());
         for _ in 0..3 {
             first.write(&piece).unwrap();

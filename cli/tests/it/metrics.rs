@@ -24,6 +24,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("xs_commits_total", "counter"),
     ("xs_connections", "gauge"),
     ("xs_connections_accepted_total", "counter"),
+    ("xs_connections_gave_way_total", "counter"),
     ("xs_cursors", "gauge"),
     ("xs_file_bytes", "gauge"),
     ("xs_files", "gauge"),

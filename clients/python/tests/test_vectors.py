@@ -69,6 +69,7 @@ def an_append() -> bytearray:
 # What a client sends, by the name of its vector.
 REQUESTS: Dict[str, Callable[[], Any]] = {
     "hello": lambda: messages.hello("test/1", ""),
+    "hello-token": lambda: messages.hello("test/1", "xst_" + 43 * "A"),
     "hello-host": lambda: messages.hello("test/1", "", (b"\7" * 16, "")),
     "hello-host-alone": lambda: messages.hello("test/1", "", (b"\7" * 16, "report")),
     "ping": lambda: b"alive?",
@@ -120,6 +121,9 @@ REQUESTS: Dict[str, Callable[[], Any]] = {
     "blob-get": lambda: messages.blob_get(HELLO_HASH, 1 << 20),
     "call": lambda: messages.call("report", b'{"url":"x"}', b"body", 5000, 1 << 20, 100),
     "import": lambda: messages.import_frames(imported(), False, True),
+    "maintain-verify": lambda: messages.maintain(messages.VERIFY),
+    "maintain-compact": lambda: messages.maintain(messages.COMPACT, dead_percent=50),
+    "maintain-fork": lambda: messages.maintain(messages.FORK, path="/stores/fork"),
     "maintain-gc": lambda: messages.maintain(
         messages.GC, flags=2, dead_percent=25, grace_ms=3_600_000
     ),
@@ -239,6 +243,28 @@ class Answers(unittest.TestCase):
         assert isinstance(event, Push)
         self.check_frames(messages.read_list(event.body), b"hello")
 
+    def test_frames_of_each_kind(self) -> None:
+        def frame(name: str) -> Frame:
+            (found,) = messages.read_list(self.answer(name)).frames
+            return found
+
+        timed, last, old = frame("get-ttl-time"), frame("get-ttl-last"), frame("get-old-id")
+        self.assertEqual([str(one.ttl) for one in (timed, last)], ["time:60000", "last:3"])
+        self.assertEqual((old.id, old.old_id, old.topic), (an_id(6), an_id(2), "a.b"))
+        whole = frame("get-all-fields")
+        self.assertEqual((whole.offset, whole.id, whole.old_id), (42, an_id(7), an_id(3)))
+        self.assertEqual((whole.topic, whole.meta, str(whole.ttl)), ("a.b", {"n": 1}, "last:3"))
+        self.assertEqual((whole.hash, whole.body_bytes, whole.body), (HELLO_HASH, 5, None))
+        self.assertEqual(whole.origin, Origin(an_id(1), an_id(2), 9, 2))
+        # The first part says MORE.
+        session = greeted()
+        golden = {one["name"]: bytes.fromhex(one["hex"]) for one in vectors("server")}
+        self.assertEqual(session.receive(golden["last-part"]), [])
+        (event,) = session.receive(golden["last-reply"])
+        assert isinstance(event, Answer), event
+        found = [one for part in event.parts for one in messages.read_list(part).frames]
+        self.assertEqual(found, [timed, last, whole])
+
     def test_lists(self) -> None:
         # It says MORE: another part follows.
         self.assertEqual(self.events("topics-part"), [])
@@ -259,6 +285,7 @@ class Answers(unittest.TestCase):
         assert cursor is not None
         self.assertEqual((cursor.revision, cursor.epoch, cursor.offset), (4, 3, 10))
         self.assertEqual((cursor.time_ms, cursor.state), (1_700_000_000_000, b"{}"))
+        self.assertIsNone(messages.read_cursor("c", self.answer("cursor-get-none")))
         removed = messages.read_appended(self.answer("remove-reply"))
         self.assertEqual((removed.removed, removed.head), ([True, False], 9))
         done = messages.read_imported(self.answer("import-reply"))
@@ -274,6 +301,8 @@ class Answers(unittest.TestCase):
     def test_pushes(self) -> None:
         (chunk,) = self.events("blob-chunk")
         self.assertEqual(chunk, Push(3, Op.BLOB_CHUNK, 0, False, b"hello"))
+        (piece,) = self.events("blob-chunk-more")
+        self.assertEqual(piece, Push(3, Op.BLOB_CHUNK, 0, True, b"piece"))
         (credit,) = self.events("upload-credit")
         assert isinstance(credit, Push)
         self.assertEqual(messages.read_number(credit.body), 262_144)
@@ -325,6 +354,7 @@ READERS: Dict[int, Callable[[bytes], Any]] = {
     Op.IMPORT: messages.read_imported,
     Op.FETCH: lambda body: messages.read_page(body, messages.read_options("*")),
     Op.GET: messages.read_list,
+    Op.LAST: messages.read_list,
     Op.TOPICS: messages.read_topics,
     Op.CURSOR_SET: messages.read_number,
     Op.CURSOR_GET: lambda body: messages.read_cursor("c", body),
@@ -376,6 +406,11 @@ class Malformed(unittest.TestCase):
             turned[at] ^= 1
             with self.assertRaises(ProtocolError):
                 understand(bytes(turned))
+
+    def test_what_no_server_may_send_is_refused(self) -> None:
+        for vector in vectors("malformed-server"):
+            with self.subTest(vector["name"]), self.assertRaises(ProtocolError):
+                understand(bytes.fromhex(vector["hex"]))
 
     def test_headers_that_are_wrong_are_refused_by_this_side_too(self) -> None:
         for vector in vectors("malformed"):

@@ -1,4 +1,4 @@
-// Frames as they come from a server: FRAME records of docs/format.md, whose CRC is checked when
+// Frames as they come from a server: FRAME records of docs/wire.md, whose CRC is checked when
 // they arrive and whose parts are read when they are asked for.
 
 import { crc32 } from "./crc.js";
@@ -19,7 +19,7 @@ const KIND_FRAME = 1;
 const BODY = 1;
 const ORIGINATED = 2;
 const OLD_ID = 4;
-const RESTATED = 0x80;
+const TTL_LAST = 3;
 const NONE = Buffer.alloc(0);
 
 /** One stored event. What it is made of is read from its record when asked for. */
@@ -188,9 +188,12 @@ export function readRecord(run: Buffer): { record: Buffer; delta: number } {
   const [kind = 0, flags = 0, name = 0, ttl = 0] = record.subarray(8, 12);
   let fixed = 32 + (ttl >= 2 ? 8 : 0) + 40 * (flags & BODY) + 24 * (flags & ORIGINATED);
   fixed += 4 * (flags & OLD_ID) + name;
-  const known = BODY | ORIGINATED | OLD_ID | RESTATED;
-  if (kind !== KIND_FRAME || ttl > 3 || flags & ~known || fixed > length || name === 0) {
+  const known = BODY | ORIGINATED | OLD_ID;
+  if (kind !== KIND_FRAME || ttl > TTL_LAST || flags & ~known || fixed > length || name === 0) {
     throw new ProtocolError("a record is not a frame");
+  }
+  if (ttl === TTL_LAST && record.readBigUInt64LE(32) === 0n) {
+    throw new ProtocolError("a record keeps none of its topic");
   }
   return { record, delta: record.readUInt32LE(12) };
 }

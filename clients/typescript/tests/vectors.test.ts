@@ -39,6 +39,7 @@ const fetchSelection: messages.Selection = {
 // What a client sends, by the name of its vector.
 const REQUESTS: Record<string, () => Buffer[]> = {
   hello: () => messages.hello("test/1", ""),
+  "hello-token": () => messages.hello("test/1", `xst_${"A".repeat(43)}`),
   "hello-host": () => messages.hello("test/1", "", { instance: Buffer.alloc(16, 7) }),
   "hello-host-alone": () =>
     messages.hello("test/1", "", { instance: Buffer.alloc(16, 7), alone: "report" }),
@@ -114,6 +115,9 @@ const REQUESTS: Record<string, () => Buffer[]> = {
     const { frames } = messages.readList(golden("client", "import").subarray(16 + 8));
     return messages.importFrames(frames, { durable: true });
   },
+  "maintain-verify": () => messages.maintain("verify"),
+  "maintain-compact": () => messages.maintain("compact", { deadPercent: 50 }),
+  "maintain-fork": () => messages.maintain("fork", { path: "/stores/fork" }),
   "maintain-gc": () =>
     messages.maintain("gc", { flags: 2, deadPercent: 25, graceMs: 3_600_000 }),
   "maintain-backup": () => messages.maintain("backup", { flags: 1, path: "/backups/store" }),
@@ -239,6 +243,36 @@ describe("answers", () => {
     checkFrames(list.frames, "hello");
   });
 
+  it("frames of each kind", () => {
+    const frame = (name: string): Frame => {
+      const { frames } = messages.readList(answer(name));
+      assert(frames.length === 1 && frames[0]);
+      return frames[0];
+    };
+    const timed = frame("get-ttl-time");
+    const last = frame("get-ttl-last");
+    assert.deepEqual([timed.ttl, last.ttl], ["time:60000", "last:3"]);
+    const old = frame("get-old-id");
+    assert.deepEqual([old.id, old.oldId, old.topic], [anId(6), anId(2), "a.b"]);
+    const whole = frame("get-all-fields");
+    assert.deepEqual([whole.offset, whole.id, whole.oldId], [42n, anId(7), anId(3)]);
+    assert.deepEqual([whole.topic, whole.meta, whole.ttl], ["a.b", { n: 1 }, "last:3"]);
+    assert.deepEqual([whole.hash, whole.bodyBytes, whole.body], [HELLO, 5n, undefined]);
+    const made = { processor: anId(1), input: anId(2), inputOffset: 9n, hops: 2 };
+    assert.deepEqual(whole.origin, made);
+    // The first part says MORE.
+    const [part, rest] = [golden("server", "last-part"), golden("server", "last-reply")];
+    const session = asking(part);
+    assert.deepEqual(session.receive(part), []);
+    const [event] = session.receive(rest);
+    assert(event?.kind === "answer");
+    const found = event.parts.flatMap((one) => messages.readList(one).frames);
+    assert.deepEqual(
+      found.map(({ record }) => record),
+      [timed, last, whole].map(({ record }) => record),
+    );
+  });
+
   it("lists", () => {
     // It says MORE: another part follows.
     assert.deepEqual(events("topics-part"), []);
@@ -263,6 +297,7 @@ describe("answers", () => {
     const cursor = messages.readCursor("c", answer("cursor-get-reply"));
     assert.deepEqual([cursor?.revision, cursor?.epoch, cursor?.offset], [4n, 3n, 10n]);
     assert.deepEqual([cursor?.timeMs, cursor?.state.toString()], [1_700_000_000_000n, "{}"]);
+    assert.equal(messages.readCursor("c", answer("cursor-get-none")), undefined);
     const gone = messages.readAppended(answer("remove-reply"));
     assert.deepEqual([gone.removed, gone.head], [[true, false], 9n]);
     const { outcomes, durable, head } = messages.readImported(answer("import-reply"));
@@ -280,6 +315,9 @@ describe("answers", () => {
     const chunk = only("blob-chunk", "push");
     assert.deepEqual([chunk.sub, chunk.op, chunk.more], [3, Op.BLOB_CHUNK, false]);
     assert.equal(chunk.body.toString(), "hello");
+    const piece = only("blob-chunk-more", "push");
+    assert.deepEqual([piece.sub, piece.op, piece.more], [3, Op.BLOB_CHUNK, true]);
+    assert.equal(piece.body.toString(), "piece");
     assert.equal(messages.readNumber(only("upload-credit", "push").body), 262_144n);
     assert.deepEqual(events("ping"), []);
     const { drainMs, reason } = only("goaway", "goaway");
@@ -322,6 +360,7 @@ const READERS: Record<number, (body: Buffer) => unknown> = {
   [Op.IMPORT]: messages.readImported,
   [Op.FETCH]: (body) => messages.readPage(body, messages.selection("*", {}, false)),
   [Op.GET]: messages.readList,
+  [Op.LAST]: messages.readList,
   [Op.TOPICS]: messages.readTopics,
   [Op.CURSOR_SET]: messages.readNumber,
   [Op.CURSOR_GET]: (body) => messages.readCursor("c", body),
@@ -378,6 +417,14 @@ describe("malformed", () => {
       assert.throws(() => understand(asking(turned), turned, Op.DELIVER), ProtocolError);
     }
   });
+
+  for (const vector of vectors("malformed-server")) {
+    it(`${vector.name} is refused`, () => {
+      const data = Buffer.from(vector.hex, "hex");
+      const op = readHeader(data).op;
+      assert.throws(() => understand(asking(data), data, op), ProtocolError);
+    });
+  }
 
   for (const vector of vectors("malformed")) {
     if (!/^(length-|flags-unknown|flags-response)/.test(vector.name)) continue;

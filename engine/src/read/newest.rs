@@ -15,14 +15,12 @@ use crate::error::ReadError;
 use crate::format::postings::Chunk;
 use crate::format::record::peek_topic;
 use crate::index::{Runs, SegmentIndex};
-use crate::limits::CONDITION_TOPICS_MAX;
+use crate::limits::{CONDITION_FRAMES_MAX, CONDITION_TOPICS_MAX};
 use crate::store::Inner;
 use crate::value::{Frame, TopicPattern, TopicPatterns};
 
 /// Topics of which gone frames are remembered.
 const TOPICS_MAX: usize = CONDITION_TOPICS_MAX;
-/// Frames that are read, where that spares a look at each topic.
-const NEAR: u64 = 1024;
 
 /// For each topic a range of offsets in which it had no visible frame, and when.
 #[derive(Debug, Default)]
@@ -96,7 +94,7 @@ impl Inner {
             // No topic has one, and nobody need add up what each of them has.
             return Ok(None);
         }
-        let near = from.max(head.saturating_sub(NEAR));
+        let near = from.max(head.saturating_sub(CONDITION_FRAMES_MAX));
         let is_wide = topics.as_slice().iter().any(|of| !matches!(of, TopicPattern::Exact(_)));
         if is_wide && near == from {
             return Ok(self.newest_near(topics, near..head, looks)?);

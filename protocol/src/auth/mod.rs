@@ -20,6 +20,7 @@ pub(crate) use guard::Verdict;
 pub use scope::Scope;
 pub use secret::Secret;
 pub(crate) use secret::TokenHash;
+pub(crate) use throttle::network;
 
 /// What a connection may do. How it came in decides: nothing in a message can raise it.
 #[derive(Debug, Clone, PartialEq, Eq)]

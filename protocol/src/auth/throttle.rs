@@ -4,14 +4,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::limits::{
-    FAILURE_DELAY_MAX, FAILURE_MEMORY, FAILURES_FREE, FAILURES_WAITING_MAX, THROTTLE_PEERS_MAX,
+    FAILURE_DELAY_MAX, FAILURE_DELAY_MIN, FAILURE_MEMORY, FAILURES_FREE, FAILURES_WAITING_MAX,
+    THROTTLE_PEERS_MAX,
 };
-
-/// The delay of the first failure that is delayed; each further one doubles it.
-const DELAY_FIRST: Duration = Duration::from_millis(250);
 
 /// What is known of the failures of addresses.
 #[derive(Debug, Default)]
@@ -60,7 +58,7 @@ impl Throttle {
         let Some(over) = failures.count.checked_sub(FAILURES_FREE + 1) else {
             return Answer::At(now);
         };
-        let delay = DELAY_FIRST.saturating_mul(1 << over.min(16)).min(FAILURE_DELAY_MAX);
+        let delay = FAILURE_DELAY_MIN.saturating_mul(1 << over.min(16)).min(FAILURE_DELAY_MAX);
         let at = now + delay;
         failures.waiting += 1;
         failures.busy_until = failures.busy_until.max(at);
@@ -80,7 +78,7 @@ impl Throttle {
 }
 
 /// Who has one address of version 6 has the 64 bits behind it too.
-fn network(peer: IpAddr) -> IpAddr {
+pub(crate) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -92,6 +90,8 @@ fn network(peer: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {

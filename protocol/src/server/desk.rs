@@ -45,7 +45,7 @@ const PART_REQUESTS_MIN: usize = 4;
 /// A session and all it has under way.
 pub(super) struct Desk {
     pub(super) session: ServerSession,
-    visitor: Visitor,
+    pub(super) visitor: Visitor,
     pub(super) service: Arc<dyn Service>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) meter: Arc<Meter>,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::door::Place;
 use crate::auth::Guard;
 use crate::message::Role;
 
@@ -30,9 +31,16 @@ impl From<Role> for Entry {
 }
 
 /// A connection that has come in.
-#[derive(Debug, Clone)]
 pub(super) struct Visitor {
     pub(super) entry: Entry,
     /// Its address, over TCP.
     pub(super) peer: Option<IpAddr>,
+    /// Where it waits until it has said HELLO.
+    pub(super) place: Option<Place>,
+}
+
+impl Visitor {
+    pub(super) const fn new(entry: Entry, peer: Option<IpAddr>) -> Self {
+        Self { entry, peer, place: None }
+    }
 }

@@ -13,14 +13,10 @@ use super::long::Long;
 use super::mailbox::Mailbox;
 use super::work::Next;
 use crate::error::Refusal;
-use crate::limits::DELIVER_BYTES;
+use crate::limits::{DELIVER_BYTES, SCANNED_EVERY};
 use crate::message::{Gap, StreamEvent};
 use crate::service::{Feed, Pulled, Service};
 use crate::session::ServerSession;
-
-/// A filtered subscription that finds nothing says how far it has looked when it is so many
-/// offsets further than it said last.
-const SCANNED_STEP: u64 = 1024;
 
 /// Newest frames of a gap that are looked up at a time.
 const LOOKS_MAX: usize = 1024;
@@ -327,7 +323,7 @@ impl FeedWork {
             Pulled::More => return Next::Again,
             Pulled::Idle => {
                 let scanned_to = self.feed.scanned_to();
-                if scanned_to >= self.sent_to.saturating_add(SCANNED_STEP) {
+                if scanned_to >= self.sent_to.saturating_add(SCANNED_EVERY) {
                     self.moved_to(scanned_to);
                     session.deliver(sub, &[], &[], scanned_to);
                 } else if let Some(place) = &self.place {

@@ -3,18 +3,22 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::{IpAddr, TcpListener as StdTcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::address::Address;
 use crate::socket::SocketPath;
 use crate::tcp;
 use crate::tls::ServerTls;
+
+/// Connections that the system keeps for a TCP listener until they are accepted, if it allows so
+/// many.
+const BACKLOG: u32 = 4096;
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -60,7 +64,7 @@ impl Listener {
                 Ok(Self { address: address.clone(), socket })
             }
             Address::Tcp(socket) => {
-                let listener = TcpListener::bind(socket).await?;
+                let listener = bind_tcp(*socket)?;
                 let address = Address::Tcp(listener.local_addr()?);
                 Ok(Self { address, socket: Socket::Tcp(listener) })
             }
@@ -80,7 +84,7 @@ impl Listener {
             let text = format!("{address} is no IP address and port to listen on");
             io::Error::new(io::ErrorKind::InvalidInput, text)
         })?;
-        let listener = TcpListener::bind(socket).await?;
+        let listener = bind_tcp(socket)?;
         let bound = listener.local_addr()?;
         let host = bound.ip().to_string();
         let address = Address::Tls { host, port: bound.port() };
@@ -146,6 +150,16 @@ impl Listener {
             }
         }
     }
+}
+
+/// As the library's own does, which lets 128 connections queue: one more is not heard, and its
+/// client tries again a second later.
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that comes again takes the port over from its predecessor's last connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {

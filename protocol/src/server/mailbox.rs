@@ -97,6 +97,8 @@ pub(crate) enum Mail {
     Drain(Duration),
     /// The tokens have changed.
     Recheck,
+    /// Others want to say HELLO, which has not come yet.
+    GiveWay,
     /// This connection of the Host is dead: it has come again.
     Replaced,
 }

@@ -20,6 +20,8 @@ pub struct ServerStats {
     pub accepted: u64,
     /// Of those the ones that ended before HELLO could come: handshakes of TLS that failed.
     pub handshakes_failed: u64,
+    /// Of those the ones that waited to say HELLO and gave way to others.
+    pub gave_way: u64,
     /// Bytes read from connections.
     pub read_bytes: u64,
     /// Bytes written to connections.
@@ -41,6 +43,7 @@ pub struct ServerStats {
 pub(crate) struct Meter {
     accepted: AtomicU64,
     handshakes_failed: AtomicU64,
+    gave_way: AtomicU64,
     read: AtomicU64,
     written: AtomicU64,
     requests: [AtomicU64; 256],
@@ -52,6 +55,7 @@ impl Default for Meter {
         Self {
             accepted: AtomicU64::new(0),
             handshakes_failed: AtomicU64::new(0),
+            gave_way: AtomicU64::new(0),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             requests: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -67,6 +71,11 @@ impl Meter {
 
     pub(crate) fn handshake_failed(&self) {
         self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection came in, and another may have given way for it.
+    pub(crate) fn gave_way(&self, did: bool) {
+        self.gave_way.fetch_add(u64::from(did), Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self, bytes: usize) {
@@ -100,6 +109,7 @@ impl Meter {
             connections: census.connections,
             accepted: load(&self.accepted),
             handshakes_failed: load(&self.handshakes_failed),
+            gave_way: load(&self.gave_way),
             read_bytes,
             written_bytes,
             requests: Op::ALL

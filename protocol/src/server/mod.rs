@@ -4,6 +4,7 @@
 mod census;
 mod connection;
 mod desk;
+mod door;
 mod entry;
 mod feed;
 mod hosting;
@@ -27,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,6 +40,7 @@ pub use meter::ServerStats;
 
 use self::census::{Census, Connections};
 use self::connection::Connection;
+use self::door::{Door, Place};
 use self::entry::Visitor;
 use self::listener::Accepted;
 use self::mailbox::{Mail, Mailbox};
@@ -85,6 +87,7 @@ struct Shared {
     tasks: TaskTracker,
     /// Permits for connections.
     room: Arc<Semaphore>,
+    door: Arc<Door>,
     connections: Arc<Connections>,
     next_connection: AtomicU64,
     meter: Arc<Meter>,
@@ -95,11 +98,13 @@ struct Shared {
 impl Server {
     /// A server without listeners.
     pub fn new(service: Arc<dyn Service>, options: ServerOptions) -> Self {
+        let room = options.connections.min(CONNECTIONS_MAX);
         Self(Arc::new(Shared {
             service,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            room: Arc::new(Semaphore::new(options.connections.min(CONNECTIONS_MAX))),
+            room: Arc::new(Semaphore::new(room)),
+            door: Door::of(room),
             options,
             connections: Arc::default(),
             next_connection: AtomicU64::new(0),
@@ -155,10 +160,11 @@ impl Server {
     }
 
     async fn accept(&self, listener: &Listener, entry: &Entry) {
-        let visitor = |peer: Option<IpAddr>| Visitor { entry: entry.clone(), peer };
+        let visitor = |peer: Option<IpAddr>| Visitor::new(entry.clone(), peer);
         loop {
             // At the limit, connections wait in the backlog rather than be refused.
             let Ok(permit) = Arc::clone(&self.0.room).acquire_owned().await else { return };
+            let permit = Some(permit);
             match listener.accept().await {
                 Ok(Accepted::Unix(stream)) => {
                     drop(self.serve(ready(Ok(stream)), visitor(None), permit));
@@ -180,6 +186,9 @@ impl Server {
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
+            // Those who came before have their turn: a crowd whose HELLOs lie there is not let in
+            // faster than it is greeted, or the first of it would have to give way.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -188,19 +197,29 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
-        self.serve(ready(Ok(stream)), Visitor { entry: entry.into(), peer: None }, ())
+        self.serve(ready(Ok(stream)), Visitor::new(entry.into(), None), None)
     }
 
-    /// Serves what `stream` becomes, which may take a handshake.
-    fn serve<F, S, P>(&self, stream: F, visitor: Visitor, permit: P) -> JoinHandle<()>
+    /// Serves what `stream` becomes, which may take a handshake. Who came in by itself has a
+    /// permit, and waits at the door until it has said HELLO.
+    fn serve<F, S>(
+        &self,
+        stream: F,
+        mut visitor: Visitor,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> JoinHandle<()>
     where
         F: Future<Output = io::Result<S>> + Send + 'static,
         S: AsyncRead + AsyncWrite + Send + 'static,
-        P: Send + 'static,
     {
         let shared = Arc::clone(&self.0);
         let mailbox = Arc::new(Mailbox::among(&shared.connections));
         shared.meter.accepted();
+        if permit.is_some() {
+            let (place, gave_way) = shared.door.enter(visitor.peer, &mailbox);
+            visitor.place = Some(place);
+            shared.meter.gave_way(gave_way);
+        }
         let number = shared.next_connection.fetch_add(1, Ordering::Relaxed);
         shared.connections.lock().insert(number, Arc::clone(&mailbox));
         if shared.stopping.is_cancelled() {
@@ -216,6 +235,7 @@ impl Server {
                     stream = stream => stream.inspect_err(|_| meter.handshake_failed())?,
                     // Nothing was said yet: who only begins a handshake is not waited for.
                     () = stopping.cancelled() => return Ok(()),
+                    () = Place::given_way(visitor.place.as_ref()) => return Ok(()),
                 };
                 let (service, meter) = (Arc::clone(service), Arc::clone(meter));
                 let name = &options.name;

@@ -88,6 +88,7 @@ impl Desk {
             Mail::Failed => self.failed(now),
             Mail::Drain(time) => self.drain(time, now),
             Mail::Recheck => self.recheck(now),
+            Mail::GiveWay => self.give_way(now),
             Mail::Replaced => self.replaced(now),
         }
     }

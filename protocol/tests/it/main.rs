@@ -32,3 +32,5 @@ mod tls;
 mod tokens;
 #[cfg(test)]
 mod turns;
+#[cfg(test)]
+mod waiting;

@@ -1,15 +1,15 @@
 //! A peer that says exactly the bytes a test wants, and reads exactly what comes.
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use xs_protocol::codec::{Codec, Envelope, Header, PREFACE};
 use xs_protocol::{Gather, Op, Role};
 
 use crate::rig::{Rig, soon};
 
 /// One end of a connection, in bytes.
-pub(crate) struct Raw {
-    stream: DuplexStream,
+pub(crate) struct Raw<S = DuplexStream> {
+    stream: S,
     codec: Codec,
     inbox: BytesMut,
 }
@@ -45,17 +45,29 @@ impl Raw {
     pub(crate) fn silent(rig: &Rig, role: Role) -> Self {
         let (stream, theirs) = tokio::io::duplex(64 * 1024);
         rig.server.adopt(theirs, role);
-        Self { stream, codec: Codec::new(u32::MAX), inbox: BytesMut::new() }
+        Self::over(stream)
     }
 
     /// A connection after HELLO.
     pub(crate) async fn open(rig: &Rig, role: Role) -> Self {
         let mut raw = Self::silent(rig, role);
         raw.send(&PREFACE).await;
-        raw.send(&message(header(Op::Hello, 1, 0), &hello_body())).await;
-        let reply = raw.receive().await.unwrap();
-        assert_eq!((reply.header.op, reply.header.code, reply.header.corr), (1, 0, 1));
+        raw.greet().await;
         raw
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    /// A connection on which nothing was said.
+    pub(crate) fn over(stream: S) -> Self {
+        Self { stream, codec: Codec::new(u32::MAX), inbox: BytesMut::new() }
+    }
+
+    /// Says HELLO, behind the preface.
+    pub(crate) async fn greet(&mut self) {
+        self.send(&message(header(Op::Hello, 1, 0), &hello_body())).await;
+        let reply = self.receive().await.unwrap();
+        assert_eq!((reply.header.op, reply.header.code, reply.header.corr), (1, 0, 1));
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) {

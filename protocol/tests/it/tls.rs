@@ -58,6 +58,10 @@ struct Secure {
 
 impl Secure {
     async fn new(names: &[&str], last_year: i32) -> Self {
+        Self::with(names, last_year, ServerOptions::default()).await
+    }
+
+    async fn with(names: &[&str], last_year: i32, options: ServerOptions) -> Self {
         let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new());
         put(&dir.path().join("ca.pem"), &ca.pem, 0o644);
         let new = NewToken {
@@ -70,7 +74,7 @@ impl Secure {
         };
         let (_, token) = TokenFile::create(dir.path(), new).unwrap();
         let guard = Arc::new(Guard::open(dir.path()).unwrap());
-        let server = Server::new(Arc::new(Memory::default()), ServerOptions::default());
+        let server = Server::new(Arc::new(Memory::default()), options);
         let mut secure =
             Self { address: Address::parse("127.0.0.1:0").unwrap(), dir, ca, server, token };
         secure.replace(names, last_year);
@@ -289,4 +293,33 @@ fn what_is_wrong_with_the_files_is_told() {
     assert!(matches!(ClientTls::trusting(&dir.path().join("no")), Err(TlsError::Io { .. })));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o604)).unwrap();
     assert!(matches!(ServerTls::open(&cert, &key), Err(TlsError::Exposed { mode: 0o604, .. })));
+}
+
+/// Who only connects waits in front of HELLO too.
+#[tokio::test]
+async fn handshakes_that_do_not_begin_give_way_to_others() {
+    let options = ServerOptions { connections: 280, ..ServerOptions::default() };
+    let secure = Secure::with(&["127.0.0.1"], 2100, options).await;
+    let mut silent = Vec::new();
+    for _ in 0..35 {
+        silent.push(secure.tcp().await);
+    }
+    until(|| secure.server.connections() == silent.len()).await;
+    assert_eq!(secure.server.stats().gave_way, 0);
+    let client = secure.connect().await.unwrap();
+    assert_eq!(soon(silent[0].read(&mut [0])).await.unwrap(), 0, "it was the first");
+    soon(client.ping()).await.unwrap();
+    until(|| secure.server.connections() == silent.len()).await;
+    let stats = secure.server.stats();
+    assert_eq!((stats.gave_way, stats.handshakes_failed), (1, 0));
+}
+
+/// Many handshakes that go on are let go on, more than may wait at a time.
+#[tokio::test]
+async fn a_crowd_over_tls_is_let_in() {
+    let options = ServerOptions { connections: 280, ..ServerOptions::default() };
+    let secure = Secure::with(&["127.0.0.1"], 2100, options).await;
+    let crowd = futures::future::join_all((0..120).map(|_| secure.connect())).await;
+    let crowd: Vec<_> = crowd.into_iter().map(Result::unwrap).collect();
+    assert_eq!((crowd.len(), secure.server.stats().gave_way), (120, 0));
 }

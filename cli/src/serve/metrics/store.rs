@@ -102,6 +102,12 @@ pub(super) fn expose_server(stats: &ServerStats, out: &mut Exposition) {
         "TLS handshakes that failed.",
         stats.handshakes_failed,
     );
+    one(
+        "xs_connections_gave_way_total",
+        Kind::Counter,
+        "Connections that had not said HELLO and gave way to others.",
+        stats.gave_way,
+    );
     one("xs_received_bytes_total", Kind::Counter, "Bytes from connections.", stats.read_bytes);
     one("xs_sent_bytes_total", Kind::Counter, "Bytes to connections.", stats.written_bytes);
     one("xs_streams", Kind::Gauge, "Subscriptions, calls, uploads and downloads.", stats.streams);

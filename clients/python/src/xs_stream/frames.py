@@ -1,4 +1,4 @@
-"""Frames as they come from a server: FRAME records of docs/format.md, whose CRC is checked when
+"""Frames as they come from a server: FRAME records of docs/wire.md, whose CRC is checked when
 they arrive and whose parts are read when they are asked for."""
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _HEAD = struct.Struct("<IIBBBBI")
 _U64 = struct.Struct("<Q")
 _ORIGIN = struct.Struct("<16s16sQII")
 _KIND_FRAME = 1
-_BODY, _ORIGINATED, _OLD_ID, _RESTATED = 1, 2, 4, 0x80
+_BODY, _ORIGINATED, _OLD_ID = 1, 2, 4
+_TTL_LAST = 3
 _UNREAD: Any = object()
 
 
@@ -176,9 +177,11 @@ def read_record(data: bytes, at: int, end: int) -> Tuple[bytes, int, int]:
         raise IntegrityError("a record does not match its CRC")
     fixed = 32 + 8 * (ttl >= 2) + 40 * (flags & _BODY) + 24 * (flags & _ORIGINATED)
     fixed += 4 * (flags & _OLD_ID) + name
-    known = _BODY | _ORIGINATED | _OLD_ID | _RESTATED
-    if kind != _KIND_FRAME or ttl > 3 or flags & ~known or fixed > length or not name:
+    known = _BODY | _ORIGINATED | _OLD_ID
+    if kind != _KIND_FRAME or ttl > _TTL_LAST or flags & ~known or fixed > length or not name:
         raise ProtocolError("a record is not a frame")
+    if ttl == _TTL_LAST and not any(record[32:40]):
+        raise ProtocolError("a record keeps none of its topic")
     return record, delta, at + ((length + 7) & ~7)
 
 

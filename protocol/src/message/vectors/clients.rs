@@ -148,13 +148,17 @@ pub(in crate::message) fn requests() -> Vec<Sent> {
         host: Some(HostClaim { instance: [7; 16], alone: alone.map(topic) }),
         ..hello.clone()
     };
+    let shown = HelloRequest { token: format!("xst_{}", "A".repeat(43)), ..hello.clone() };
     let last = LastRequest { topics: TopicPatterns::all(), n: 10, per_topic: true };
     let grace = Duration::from_secs(3600);
     let gc = MaintainRequest::Gc { grace, dead_percent: 25, dry_run: true };
+    let compact = MaintainRequest::Compact { dead_percent: 50 };
+    let fork = MaintainRequest::Fork { to: "/stores/fork".to_owned() };
     let backup = MaintainRequest::Backup { to: "/backups/store".to_owned(), link: true };
     let chunk = |last| Request::BlobChunk { bytes: Bytes::from_static(b"piece"), last };
     vec![
         ("hello", 1, 0, Request::Hello(hello.clone())),
+        ("hello-token", 1, 0, Request::Hello(shown)),
         ("hello-host", 1, 0, Request::Hello(host(None))),
         ("hello-host-alone", 1, 0, Request::Hello(host(Some("report")))),
         ("ping", 2, 0, Request::Ping(Bytes::from_static(b"alive?"))),
@@ -200,6 +204,9 @@ pub(in crate::message) fn requests() -> Vec<Sent> {
         ),
         ("call", 17, 4, Request::Call { credit: 1 << 20, call }),
         ("stats", 20, 0, Request::Stats),
+        ("maintain-verify", 23, 0, Request::Maintain(MaintainRequest::Verify)),
+        ("maintain-compact", 24, 0, Request::Maintain(compact)),
+        ("maintain-fork", 25, 0, Request::Maintain(fork)),
         ("maintain-gc", 21, 0, Request::Maintain(gc)),
         ("maintain-backup", 22, 0, Request::Maintain(backup)),
     ]

@@ -1,8 +1,13 @@
 //! What nobody may send.
 
 use super::clients::{bytes_of, requests};
+use super::records::crc;
+use super::sized;
 use crate::error::Code;
-use crate::limits::{MESSAGE_BYTES_MAX, PING_BYTES_MAX};
+use crate::limits::{LAST_MAX, MESSAGE_BYTES_MAX, PING_BYTES_MAX, TOKEN_BYTES_MAX};
+
+/// Where the first record of the import begins: behind header, flags, list and run.
+const IMPORTED_AT: usize = 16 + 8 + 16 + 16;
 
 /// Bytes that a server must not take: what they are, and the code it answers with. Codes of class
 /// 1 close the connection, others refuse the request.
@@ -20,16 +25,12 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
     let longer = |name: &str, extra: &[u8]| {
         let mut bytes = good(name);
         bytes.extend_from_slice(extra);
-        let len = (bytes.len() - 4) as u32;
-        bytes[..4].copy_from_slice(&len.to_le_bytes());
-        bytes
+        sized(bytes)
     };
     let shorter = |name: &str| {
         let mut bytes = good(name);
         bytes.pop();
-        let len = (bytes.len() - 4) as u32;
-        bytes[..4].copy_from_slice(&len.to_le_bytes());
-        bytes
+        sized(bytes)
     };
     let extension_of = |tag: u16, value: &[u8]| {
         let mut bytes = tag.to_le_bytes().to_vec();
@@ -48,6 +49,33 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
     let host = |name: &[u8]| {
         let len = (name.len() as u16).to_le_bytes();
         extension_of(1, &[&[7; 16], &len[..], name].concat())
+    };
+    let token = |token: &[u8]| {
+        // In the place of the one without a byte.
+        let mut bytes = good("hello");
+        bytes.truncate(bytes.len() - 2);
+        bytes.extend_from_slice(&(token.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(token);
+        sized(bytes)
+    };
+    // The first record of an import, with the CRC that the change makes.
+    let record = |at: usize, byte: u8| {
+        let mut bytes = changed("import", IMPORTED_AT + at, byte);
+        let len = usize::from(bytes[IMPORTED_AT + 4]);
+        let crc = crc(&bytes[IMPORTED_AT + 4..IMPORTED_AT + len]);
+        bytes[IMPORTED_AT..IMPORTED_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    };
+    let cursor = |name: &[u8]| {
+        let mut bytes = good("cursor-get")[..16].to_vec();
+        bytes.extend_from_slice(&(name.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(name);
+        sized(bytes)
+    };
+    let last_n = |n: u64| {
+        let mut bytes = good("last");
+        bytes[16..24].copy_from_slice(&n.to_le_bytes());
+        bytes
     };
     let announced = |len: u32| {
         let mut bytes = good("ping");
@@ -104,6 +132,14 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
         ("import-ids", changed("import", 17, 3), Code::Malformed),
         ("import-reserved", changed("import", 23, 1), Code::Malformed),
         ("import-crc", changed("import", 57, 0x55), Code::Malformed),
+        ("import-record-kind", record(8, 2), Code::Malformed),
+        ("import-record-flag", record(9, 0x08), Code::Malformed),
+        ("import-record-flag-restated", record(9, 0x80), Code::Malformed),
+        ("import-record-ttl", record(11, 4), Code::Malformed),
+        ("import-record-topic-empty", record(10, 0), Code::Malformed),
+        ("import-record-topic-cut", record(10, 255), Code::Malformed),
+        ("import-record-topic-rule", record(32, b'9'), Code::Malformed),
+        ("last-too-many", last_n(LAST_MAX + 1), Code::InvalidRead),
         ("subscribe-policy", changed("subscribe-drop", 47, 3), Code::Malformed),
         ("subscribe-resume-cut", longer("subscribe", &extension_of(1, &[7; 23])), Code::Malformed),
         (
@@ -116,6 +152,19 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
         ("fetch-follow", changed("fetch", 20, 0x3f), Code::InvalidRead),
         ("get-bound", changed("get-by-offset", 16, 2), Code::Malformed),
         ("credit-extension", longer("credit", &extension(0x8000)), Code::Malformed),
+        ("cursor-get-name-empty", cursor(b""), Code::InvalidValue),
+        ("cursor-get-name-control", cursor(b"\n"), Code::InvalidValue),
+        ("cursor-get-name-utf8", cursor(b"\xff"), Code::Malformed),
+        ("blob-chunk-pushed", changed("blob-chunk", 5, 6), Code::Malformed),
+        ("maintain-what", changed("maintain-verify", 16, 6), Code::InvalidValue),
+        ("maintain-flag", changed("maintain-verify", 17, 1), Code::Malformed),
+        ("maintain-reserved", changed("maintain-verify", 19, 1), Code::Malformed),
+        ("maintain-percent-0", changed("maintain-compact", 18, 0), Code::InvalidValue),
+        ("maintain-percent-101", changed("maintain-compact", 18, 101), Code::InvalidValue),
+        ("maintain-path-relative", changed("maintain-fork", 30, b'x'), Code::InvalidValue),
+        ("maintain-path-nul", changed("maintain-fork", 31, 0), Code::InvalidValue),
+        ("hello-token-long", token(&[b'x'; TOKEN_BYTES_MAX + 1]), Code::Malformed),
+        ("hello-token-utf8", token(b"\xff"), Code::Malformed),
         ("hello-host-twice", longer("hello-host", &host(b"")), Code::Malformed),
         ("hello-host-cut", longer("hello", &extension_of(1, &[7; 17])), Code::Malformed),
         ("hello-host-name", longer("hello", &host(b"9")), Code::InvalidValue),
@@ -123,6 +172,7 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
     ];
     for name in [
         "hello",
+        "hello-token",
         "append",
         "remove",
         "import",
@@ -136,6 +186,7 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
         "blob-has",
         "blob-get",
         "call",
+        "maintain-fork",
     ] {
         cases.push((name, shorter(name), Code::Malformed));
     }

@@ -3,7 +3,9 @@
 //! right only together with a change of docs/wire.md.
 
 mod clients;
+mod damaged;
 mod malformed;
+mod records;
 mod servers;
 
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use serde_json::{Value, json};
 use xs_engine::{FrameId, Topic};
 
 pub(super) use self::clients::requests;
+use self::damaged::damaged;
 use self::malformed::malformed;
 use self::servers::replies;
 use super::*;
@@ -27,6 +30,13 @@ fn hex(bytes: &[u8]) -> String {
 fn unhex(text: &str) -> Vec<u8> {
     let digits = text.as_bytes().chunks(2);
     digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+/// Sets the length in the header of a message to what it has.
+fn sized(mut bytes: Vec<u8>) -> Vec<u8> {
+    let len = (bytes.len() - 4) as u32;
+    bytes[..4].copy_from_slice(&len.to_le_bytes());
+    bytes
 }
 
 fn topic(text: &str) -> Topic {
@@ -111,6 +121,19 @@ fn malformed_messages_of_clients() {
     let found = check_file("malformed.json", all.iter().map(entry).collect());
     for (entry, (name, _, code)) in found.iter().zip(all) {
         assert_eq!(code_of(&unhex(entry["hex"].as_str().unwrap())), code, "{name}");
+    }
+}
+
+#[test]
+fn malformed_messages_of_servers() {
+    let all = damaged();
+    let entry = |(name, bytes): &(&str, Vec<u8>)| json!({ "name": name, "hex": hex(bytes) });
+    let found = check_file("malformed-server.json", all.iter().map(entry).collect());
+    for entry in found {
+        let bytes = unhex(entry["hex"].as_str().unwrap());
+        let envelope = codec().next(&mut BytesMut::from(&bytes[..]));
+        let read = envelope.map(|envelope| Incoming::read(envelope.expect("a whole message")));
+        assert!(!matches!(read, Ok(Ok(_))), "{}: {read:?}", entry["name"]);
     }
 }
 

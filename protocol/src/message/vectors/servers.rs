@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use xs_engine::{BlobHash, Cursor, CursorName, Frame, Meta, NewFrame, Origin};
 
-use super::{id, topic};
+use super::{id, records, topic};
 use crate::codec::{FLAG_MORE, FLAG_PUSH, FLAG_RESPONSE, Header};
 use crate::error::{Code, Detail, Refusal};
 use crate::gather::Gather;
@@ -109,6 +109,11 @@ pub(super) fn replies() -> Vec<Sent> {
         .with(Detail::RetryAfterMs(10));
     let full = Refusal::new(Code::TooLarge, "message of 9000 bytes exceeds the limit of 8192")
         .with(Detail::Limit(8192));
+    let got = |name, frame: Frame| -> Sent {
+        let next = frame.offset().unwrap() + 1;
+        let put = move |out: &mut Gather| put_frames(out, std::slice::from_ref(&frame), &[], next);
+        (name, response(Op::Get, 0, 7), Box::new(put))
+    };
     let mut sent: Vec<Sent> = vec![
         ("hello-reply", response(Op::Hello, 0, 1), Box::new(move |out| hello.put(out))),
         ("pong", response(Op::Ping, 0, 2), Box::new(|out| out.put_slice(b"alive?"))),
@@ -144,6 +149,10 @@ pub(super) fn replies() -> Vec<Sent> {
             }),
         ),
         ("get-none", response(Op::Get, 0, 7), Box::new(|out| put_frames(out, &[], &[], 0))),
+        got("get-ttl-time", records::fleeting()),
+        got("get-ttl-last", records::superseding()),
+        got("get-old-id", records::imported()),
+        got("get-all-fields", records::full()),
         (
             "topics-part",
             Header { flags: FLAG_RESPONSE | FLAG_MORE, ..response(Op::Topics, 0, 9) },
@@ -158,6 +167,7 @@ pub(super) fn replies() -> Vec<Sent> {
                 put_cursor(out, Some(&cursor));
             }),
         ),
+        ("cursor-get-none", response(Op::CursorGet, 0, 12), Box::new(|out| put_cursor(out, None))),
         (
             "cursor-list-reply",
             response(Op::CursorList, 0, 13),
@@ -175,6 +185,11 @@ pub(super) fn replies() -> Vec<Sent> {
         ),
         ("blob-get-reply", response(Op::BlobGet, 0, 16), Box::new(|out| out.put_u64(5))),
         ("blob-chunk", push(Op::BlobChunk, 0, 3), Box::new(|out| out.put_slice(b"hello"))),
+        (
+            "blob-chunk-more",
+            Header { flags: FLAG_PUSH | FLAG_MORE, ..push(Op::BlobChunk, 0, 3) },
+            Box::new(|out| out.put_slice(b"piece")),
+        ),
         ("call-reply", response(Op::Call, 0, 17), Box::new(|out| out.put_slice(id(5).as_bytes()))),
         ("upload-credit", push(Op::Credit, 0, 2), Box::new(|out| out.put_u64(262_144))),
         ("ping", push(Op::Ping, 0, 0), Box::new(|_| {})),
@@ -187,6 +202,15 @@ pub(super) fn replies() -> Vec<Sent> {
         ),
         ("close", push(Op::Close, 102, 0), Box::new(move |out| put_refusal(out, &full))),
     ];
+    let (first, rest) = (vec![records::fleeting()], vec![records::superseding(), records::full()]);
+    for (name, flags, part) in [("last-part", FLAG_MORE, first), ("last-reply", 0, rest)] {
+        let last = response(Op::Last, 0, 8);
+        sent.push((
+            name,
+            Header { flags: last.flags | flags, ..last },
+            Box::new(move |out| put_frames(out, &part, &[], 0)),
+        ));
+    }
     let page = frames.clone();
     sent.push((
         "fetch-reply",

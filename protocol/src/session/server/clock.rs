@@ -46,6 +46,12 @@ impl ServerSession {
         self.phase = Phase::Closing(now + LINGER);
     }
 
+    /// The same at once: what the socket takes of it is all that the client is told.
+    pub(crate) fn part(&mut self, why: &Refusal, now: Instant) {
+        self.close(why, now);
+        self.phase = Phase::Closing(now);
+    }
+
     /// Ends a connection that was told to go when nothing is under way and all is written. Bytes
     /// are taken for a while as after CLOSE: they would have the system throw away what the client
     /// has not read yet.

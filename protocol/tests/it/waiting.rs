@@ -1,0 +1,156 @@
+//! Connections in front of HELLO: how many there may be, and who gives way, over real sockets of
+//! several addresses.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use xs_protocol::codec::PREFACE;
+use xs_protocol::{
+    Address, Client, ClientOptions, Code, Listener, Op, Role, Server, ServerOptions,
+};
+
+use crate::memory::Memory;
+use crate::raw::{Raw, header};
+use crate::rig::{soon, until};
+
+/// Connections of the server, of which a quarter may wait, and half of those of one address.
+const CONNECTIONS: usize = 280;
+const WAITING: usize = 70;
+const OF_ADDRESS: usize = 35;
+/// Many more than may wait.
+const CROWD: usize = 200;
+
+/// A server that listens on a Unix socket and on a loopback port.
+struct Hall {
+    server: Server,
+    tcp: Address,
+    unix: Address,
+    _dir: TempDir,
+}
+
+impl Hall {
+    async fn new() -> Self {
+        let options = ServerOptions { connections: CONNECTIONS, ..ServerOptions::default() };
+        let server = Server::new(Arc::new(Memory::default()), options);
+        let dir = tempfile::tempdir().unwrap();
+        let (tcp, unix) = (Address::parse("127.0.0.1:0").unwrap(), Address::of_path(dir.path()));
+        let (tcp, unix) =
+            (Listener::bind(&tcp).await.unwrap(), Listener::bind(&unix).await.unwrap());
+        let [tcp_address, unix_address] = [&tcp, &unix].map(|one| one.address().clone());
+        server.listen(tcp, Role::Admin);
+        server.listen(unix, Role::Admin);
+        Self { server, tcp: tcp_address, unix: unix_address, _dir: dir }
+    }
+
+    /// A connection from an address, whose preface is all that comes.
+    async fn silent(&self, from: &str) -> Raw<TcpStream> {
+        let Address::Tcp(to) = self.tcp else { panic!("not TCP") };
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+        let mut raw = Raw::over(socket.connect(to).await.unwrap());
+        raw.send(&PREFACE).await;
+        raw
+    }
+
+    /// So many, once the server has taken them all.
+    async fn crowd(&self, from: &str, count: usize) -> Vec<Raw<TcpStream>> {
+        let there = self.server.connections();
+        let mut crowd = Vec::new();
+        for _ in 0..count {
+            crowd.push(self.silent(from).await);
+        }
+        until(|| self.server.connections() == there + count).await;
+        crowd
+    }
+
+    fn gave_way(&self) -> u64 {
+        self.server.stats().gave_way
+    }
+}
+
+const BUSY: u16 = Code::Busy.number();
+
+#[tokio::test]
+async fn those_of_one_address_give_way_to_each_other() {
+    let hall = Hall::new().await;
+    let mut crowd = hall.crowd("127.0.0.1", OF_ADDRESS - 1).await;
+    assert_eq!(hall.gave_way(), 0, "one less");
+    crowd.extend(hall.crowd("127.0.0.1", 1).await);
+    assert_eq!(hall.gave_way(), 0, "as many as may wait");
+    let other = hall.crowd("127.0.0.2", 1).await;
+    assert_eq!(hall.gave_way(), 0, "others wait by themselves");
+    crowd.push(hall.silent("127.0.0.1").await);
+    assert_eq!(crowd.remove(0).closed().await, BUSY, "one more");
+    assert_eq!(hall.gave_way(), 1);
+    for raw in &mut crowd {
+        raw.greet().await;
+    }
+    // Who has said HELLO does not wait, and gives way to nobody.
+    let more = hall.crowd("127.0.0.1", OF_ADDRESS).await;
+    assert_eq!(hall.gave_way(), 1);
+    for raw in &mut crowd {
+        assert_eq!(raw.ask(header(Op::Ping, 2, 0), b"").await.header.code, 0);
+    }
+    // Who hangs up does not wait any more either.
+    drop((other, more));
+    until(|| hall.server.connections() == crowd.len()).await;
+    hall.crowd("127.0.0.1", OF_ADDRESS).await;
+    assert_eq!(hall.gave_way(), 1);
+}
+
+#[tokio::test]
+async fn the_oldest_of_all_gives_way_when_too_many_wait() {
+    let hall = Hall::new().await;
+    let mut crowd = hall.crowd("127.0.0.1", OF_ADDRESS).await;
+    crowd.extend(hall.crowd("127.0.0.2", WAITING - OF_ADDRESS - 1).await);
+    assert_eq!(hall.gave_way(), 0, "one less");
+    crowd.extend(hall.crowd("127.0.0.2", 1).await);
+    assert_eq!(hall.gave_way(), 0, "as many as may wait");
+    crowd.push(hall.silent("127.0.0.3").await);
+    assert_eq!(crowd.remove(0).closed().await, BUSY, "one more");
+    let Address::Unix(path) = &hall.unix else { panic!("not a socket") };
+    let mut local = Raw::over(UnixStream::connect(path).await.unwrap());
+    assert_eq!(crowd.remove(0).closed().await, BUSY, "and one from elsewhere");
+    assert_eq!(hall.gave_way(), 2);
+    local.send(&PREFACE).await;
+    local.greet().await;
+    for raw in &mut crowd {
+        raw.greet().await;
+    }
+}
+
+/// Who has not even sent its preface would not understand a message.
+#[tokio::test]
+async fn who_said_nothing_is_told_nothing() {
+    let hall = Hall::new().await;
+    let Address::Tcp(to) = hall.tcp else { panic!("not TCP") };
+    let mut mute = Raw::over(TcpStream::connect(to).await.unwrap());
+    until(|| hall.server.connections() == 1).await;
+    let _crowd = hall.crowd("127.0.0.1", OF_ADDRESS - 1).await;
+    let _last = hall.silent("127.0.0.1").await;
+    assert!(mute.receive().await.is_none());
+}
+
+/// A crowd that means well comes in whole, however many of it come at once.
+#[tokio::test]
+async fn a_crowd_that_says_hello_at_once_is_let_in() {
+    let hall = Hall::new().await;
+    let connect = |_| Client::connect(&hall.tcp, ClientOptions::default());
+    let crowd = futures::future::join_all((0..CROWD).map(connect));
+    let crowd: Vec<_> = soon(crowd).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!((crowd.len(), hall.gave_way()), (CROWD, 0));
+}
+
+/// Connections that come while the server is busy are kept for it: nothing accepts here, since this
+/// thread never rests.
+#[tokio::test]
+async fn many_connections_at_once_are_kept_until_they_are_accepted() {
+    let hall = Hall::new().await;
+    let Address::Tcp(to) = hall.tcp else { panic!("not TCP") };
+    let connect = |_| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap();
+    let crowd: Vec<_> = (0..500).map(connect).collect();
+    assert_eq!((crowd.len(), hall.server.connections()), (500, 0));
+}
