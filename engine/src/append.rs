@@ -106,7 +106,7 @@ pub(crate) struct Pending {
     pub(crate) states: Vec<Option<HeldState>>,
     /// The frames to remove that are there, in the order of the ids.
     pub(crate) targets: Vec<Option<Target>>,
-    /// As of when they were looked up.
+    /// The head and the count of rewrites before the frames to remove were looked up.
     pub(crate) looked_up: LookedUp,
     /// Bodies and states that go to the packs.
     pub(crate) staged: Vec<Prepared>,
@@ -151,7 +151,7 @@ pub(crate) struct Checks<'a> {
     pub(crate) segment_bytes: u64,
     /// Bytes the table of cursors takes now; near enough to decide where a state goes.
     pub(crate) cursor_bytes: usize,
-    /// As of when frames to remove are looked up.
+    /// The head and the count of rewrites before frames to remove are looked up.
     pub(crate) looked_up: LookedUp,
     /// Finds a frame that is to be removed.
     pub(crate) find: &'a dyn Fn(FrameId) -> Result<Option<Target>, AppendError>,

@@ -47,8 +47,8 @@ pub struct JournalOptions {
     /// Bytes of each of its halves: a multiple of 4 KiB from 32 KiB to 64 MiB. A group may take a
     /// quarter of one. 0 for no journal.
     pub half_bytes: u64,
-    /// Groups that are synced before it is made: one that is opened for an append or two needs
-    /// none.
+    /// Groups that are synced before the journal is made: a store that is opened for one append
+    /// needs none.
     pub after_groups: u32,
 }
 
@@ -63,12 +63,12 @@ impl Default for JournalOptions {
 /// once there is time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompressOptions {
-    /// Bytes of new blobs a second that are many. With 0 packs are never compressed while the store
-    /// is open, as far as `backlog_bytes` goes.
+    /// While blobs arrive faster than this a second, compression waits. With 0 it always waits, as
+    /// far as `backlog_bytes` goes.
     pub busy_bytes_per_second: u64,
-    /// Bytes of packs that wait, at most, and no more than are free on the disk: with so many, a
-    /// pack is compressed when it is full, as long as the packs do not fill faster than that goes.
-    /// With 0 none waits.
+    /// Most bytes of full packs that are left uncompressed, and no more than are free on the disk.
+    /// Beyond it a pack is compressed when it is full, unless packs fill faster than that goes. With
+    /// 0 none waits.
     pub backlog_bytes: u64,
 }
 

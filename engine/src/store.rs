@@ -38,7 +38,7 @@ pub struct Store {
     pub(crate) inner: Arc<Inner>,
 }
 
-/// What the parts of an open store share. Readers keep it alive; the store is closed by then.
+/// What the parts of an open store share. Readers may keep it alive after the store is closed.
 ///
 /// Locks are taken in this order, and whoever holds one takes none that stands before it:
 /// `compaction.running`, the sweep of blobs, `writer`, `sealing.running`, the packs that are written

@@ -32,9 +32,9 @@ pub(crate) struct Upkeep {
     puts: AtomicU64,
     /// Bytes of the log written since the last timed sync.
     unsynced: AtomicU64,
-    /// Bytes of blobs that had been written by then.
+    /// Bytes of all blobs that had been taken in when the last timed sync began.
     blobs_synced: AtomicU64,
-    /// More bytes were written since than may be, and the thread was told.
+    /// More bytes than may be were written since, and the thread was woken; the next sync clears it.
     over: AtomicBool,
     /// The thread looks at `writes` within its period; otherwise it must be woken.
     awake: AtomicBool,
@@ -110,7 +110,7 @@ impl Upkeep {
             wake = !self.awake.load(Ordering::SeqCst);
         }
         self.unsynced.fetch_add(bytes, Ordering::Relaxed);
-        wake |= self.is_over(inner);
+        wake |= self.note_over(inner);
         if fill_percent >= SPARE_AT_PERCENT && !self.spare_due.load(Ordering::Relaxed) {
             self.spare_due.store(true, Ordering::Relaxed);
             wake = true;
@@ -124,15 +124,15 @@ impl Upkeep {
     pub(crate) fn put(&self, inner: &Inner) {
         if matches!(inner.env.options.sync, SyncPolicy::Interval { .. }) {
             self.puts.fetch_add(1, Ordering::SeqCst);
-            if !self.awake.load(Ordering::SeqCst) || self.is_over(inner) {
+            if !self.awake.load(Ordering::SeqCst) || self.note_over(inner) {
                 self.wake();
             }
         }
     }
 
-    /// Whether so many bytes wait for the timed sync that it should not wait for its time; said
-    /// once.
-    fn is_over(&self, inner: &Inner) -> bool {
+    /// Notes that so many bytes wait for the timed sync that it should not wait for its time. True
+    /// the first time only.
+    fn note_over(&self, inner: &Inner) -> bool {
         let SyncPolicy::Interval { bytes: max, .. } = inner.env.options.sync else { return false };
         // A sync that begins now may have noted more than was loaded here.
         let blobs = inner.blobs.taken().saturating_sub(self.blobs_synced.load(Ordering::Relaxed));

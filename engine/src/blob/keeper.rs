@@ -21,8 +21,7 @@ use crate::sys::{self, free_bytes};
 const OPEN_MAX: usize = 4;
 /// With more full packs than this the next is sealed as it is.
 const BACKLOG_MAX: usize = 2;
-/// How long until sealing is tried again on a full disk, and pressing when something else was to
-/// do.
+/// How long until sealing is tried again on a full disk, and compressing after other work.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long until pressing is tried again when it failed: for want of space, say.
 const PRESS_RETRY: Duration = Duration::from_secs(60);
@@ -52,7 +51,7 @@ struct Chores {
     spare: Option<Arc<OpenPack>>,
     /// The last attempt to seal found no space.
     stuck: bool,
-    /// None did since: the next one takes no more than it must.
+    /// The last attempt found no space: the next pack is sealed in place, which needs none.
     was_stuck: bool,
 }
 

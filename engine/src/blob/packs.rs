@@ -100,9 +100,9 @@ impl Packs {
         self.find_among(|_| true, hash, |found| take(found).map(Some))
     }
 
-    /// The same for who has the blob and would rather not write it again: nor would it open packs
-    /// for that, time and again, whose filters do not fit into memory. After a copy of which `take`
-    /// makes nothing it looks on.
+    /// The same to spare writing a blob again: packs whose filters are not in memory are passed
+    /// over, as opening them each time would cost more. Looks on after a copy of which `take` makes
+    /// nothing.
     pub(super) fn find_copy<T>(
         &self,
         hash: &BlobHash,

@@ -143,8 +143,8 @@ impl Shared {
         touched.map_or(Ok(()), |pack| self.tell_touched(&pack))
     }
 
-    /// Stores blobs, and keeps the lock. What has a pack of its own is written without it, and once
-    /// more if a sweep took that away since.
+    /// Stores blobs, and keeps the lock. Those that get a pack of their own are written without it,
+    /// and again if a sweep has removed them meanwhile.
     fn take(&self, blobs: &[Prepared]) -> Result<MutexGuard<'_, Writing>, StageError> {
         let alone = |blob: &&Prepared| self.is_alone(blob);
         let mut turns = 0;

@@ -9,7 +9,7 @@ use crate::error::AppendError;
 use crate::limits::CONDITION_TOPICS_MAX;
 use crate::read::{Looks, NotFound};
 use crate::store::Inner;
-use crate::value::{Condition, Topic, TopicPattern, TopicPatterns, Ttl, Unmet};
+use crate::value::{Condition, Topic, TopicPattern, TopicPatterns, Unmet};
 
 /// The batches of a group that come before one, and what became of them.
 #[derive(Clone, Copy)]
@@ -85,10 +85,7 @@ impl Conditions {
             let Ok(placed) = placed else { continue };
             for (new, stamp) in pending.batch.frames.iter().zip(&placed.appended.frames) {
                 let Some(offset) = stamp.offset else { continue };
-                let expires_ms = match new.ttl {
-                    Ttl::TimeMs(ms) => Some(stamp.id.time_ms().saturating_add(ms)),
-                    _ => None,
-                };
+                let expires_ms = new.ttl.expires_ms(stamp.id);
                 let laid = self.topics.entry(new.topic.clone()).or_default();
                 laid.push(Laid { offset, expires_ms });
             }

@@ -82,9 +82,9 @@ fn answer_to(target: &Option<Target>) -> Removal {
 struct Promise {
     /// A batch asks to be durable, whatever the policy.
     durable: bool,
-    /// A batch is answered for that was written before.
+    /// A batch repeats one that was written before.
     repeats: bool,
-    /// Before the group there are some that are not durable.
+    /// Some batches before this group are not durable yet.
     behind: bool,
 }
 
@@ -568,8 +568,8 @@ impl Writer {
         }
     }
 
-    /// Makes sure that all that was laid out was written, which a group that failed left undone. To
-    /// be asked by who makes it durable and is no group.
+    /// Refuses to go on after a group that failed: what it laid out may not be written. To be called
+    /// before any sync but that of a group.
     pub(crate) fn check_whole(&self, inner: &Inner) -> Result<(), Fault> {
         match inner.is_poisoned() {
             true => Err(Fault::Failed(io::Error::other("an earlier write failed"))),

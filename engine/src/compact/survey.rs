@@ -18,7 +18,6 @@ use crate::log::{RESTATED_BYTES, RESTATED_COUNT};
 use crate::planted::{Bug, is_planted};
 use crate::read::walk::{Found, WINDOW_SCAN, Walk};
 use crate::store::Inner;
-use crate::value::Ttl;
 
 /// One bit for each record of a segment: whether it stays.
 #[derive(Debug, Default)]
@@ -256,10 +255,7 @@ impl Deciding<'_> {
         let frame = walk.frame(found)?;
         let offset = found.offset;
         let hidden = offset < self.floor(frame.topic()) || self.marks.contains(offset);
-        let expired = match frame.ttl() {
-            Ttl::TimeMs(ms) => frame.id().time_ms().saturating_add(ms) <= self.now_ms,
-            _ => false,
-        };
+        let expired = frame.expires_ms().is_some_and(|at| at <= self.now_ms);
         let gone = gone_of(&mut part.gone, frame.topic());
         if !hidden && !expired {
             return Ok(true);

@@ -13,7 +13,6 @@ use crate::error::ReadError;
 use crate::format::floors::{Floors, place};
 use crate::format::postings::{Chunk, Posting};
 use crate::read::walk::{WINDOW_VISIT, Window};
-use crate::value::Ttl;
 
 /// Tells most topics without a floor apart at the cost of a load, so that reading them never takes
 /// a lock.
@@ -182,10 +181,7 @@ impl Expiries<'_> {
             Self::Frozen(memory) => memory.expires(topic, offset),
             Self::Never => None,
             Self::Records(window) => match window.frame_at(posting.position(), offset)? {
-                Some(frame) => match frame.ttl() {
-                    Ttl::TimeMs(ms) => Some(frame.id().time_ms().saturating_add(ms)),
-                    _ => None,
-                },
+                Some(frame) => frame.expires_ms(),
                 None => return Err(window.damaged(posting.position(), offset)),
             },
         })

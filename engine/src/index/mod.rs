@@ -80,10 +80,7 @@ pub(crate) struct Noted<'a> {
 impl Noted<'_> {
     /// When the frame expires, if it does.
     pub(crate) fn expires_ms(&self) -> Option<u64> {
-        match self.ttl {
-            Ttl::TimeMs(ms) => Some(self.id.time_ms().saturating_add(ms)),
-            _ => None,
-        }
+        self.ttl.expires_ms(self.id)
     }
 }
 
@@ -580,7 +577,7 @@ impl Index {
         topics.remove(topic, offset);
         // As if it were alone in its batch, whose header then goes as well: who looks at all of the
         // segment finds out.
-        of.decay.removed(tombstone.target_len() + BATCH_HEADER_LEN as u64);
+        of.decay.add_removed(tombstone.target_len() + BATCH_HEADER_LEN as u64);
     }
 
     /// The segment that an offset belongs to.

@@ -32,8 +32,8 @@ const KEYS_AGAIN_MS: u64 = 60 * 60 * 1000;
 /// How much of a segment dies.
 #[derive(Debug, Default)]
 pub(super) struct Decay {
-    /// Bytes that stay when no frame dies, but for tombstones, and when frames expire; known once
-    /// the segment is complete. Tombstones count as dead until all of the segment is looked at:
+    /// Bytes that stay as long as no frame dies, without tombstones, and when frames expire. Known
+    /// once the segment is complete. Tombstones count as dead until all of the segment is looked at:
     /// most outlive their frames by little.
     complete: OnceLock<(u64, Expiring)>,
     /// Bytes of frames that were removed one by one, and of their batches' headers.
@@ -51,7 +51,8 @@ struct Surveyed {
     estimate: u64,
     /// Bytes of tombstones and keys that had to stay.
     control: u64,
-    /// When, and how often frames had been forgotten: with those tombstones die, keys with time.
+    /// The time of the survey in ms, and how often removed frames had been forgotten by then:
+    /// forgetting lets tombstones go, and time lets keys go.
     at: (u64, u64),
 }
 
@@ -61,7 +62,7 @@ impl Decay {
         let _ = self.complete.set((kept, expiring));
     }
 
-    pub(super) fn removed(&self, bytes: u64) {
+    pub(super) fn add_removed(&self, bytes: u64) {
         self.removed.fetch_add(bytes, Ordering::Relaxed);
     }
 

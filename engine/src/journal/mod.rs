@@ -233,23 +233,23 @@ impl Journal {
 
 /// Removes the file, for good. Nothing is missed that is in its place.
 fn remove(env: &Env) -> io::Result<()> {
-    name(env, 0)?;
+    record_in_manifest(env, 0)?;
     env.files.remove(&env.journal_path())?;
     env.files.sync_dir(&env.dir)
 }
 
-/// Has the manifest say which journal may hold what is nowhere else. One that is lost then, or
-/// whose header is, is told of or read all the same.
-fn name(env: &Env, salt: u32) -> io::Result<()> {
+/// Records the salt of the journal in the manifest, so that an open can tell one that is lost from
+/// none; 0 for none.
+fn record_in_manifest(env: &Env, salt: u32) -> io::Result<()> {
     match env.manifest.state().journal == salt {
         true => Ok(()),
         false => env.manifest.update(|state| state.journal = salt),
     }
 }
 
-/// The same, and whether there was room for it.
-fn has_named(env: &Env, salt: u32) -> io::Result<bool> {
-    match name(env, salt) {
+/// The same; false where there is no room for it.
+fn try_record(env: &Env, salt: u32) -> io::Result<bool> {
+    match record_in_manifest(env, salt) {
         Err(error) if is_full(&error) => Ok(false),
         named => named.map(|()| true),
     }
@@ -270,13 +270,13 @@ fn make(env: &Env) -> io::Result<Option<Open>> {
         Some(found) => env.files.sync_dir(&env.dir).is_ok().then_some(found),
         // Never is one replaced that the manifest names: a crash right after it would look as if
         // groups were lost. One that was given up may be named, and not be read just now.
-        None if has_named(env, 0)? => create(env).ok(),
+        None if try_record(env, 0)? => create(env).ok(),
         None => None,
     };
     let Some((media, salt)) = made else { return Ok(None) };
     let half_bytes = env.options.journal.half_bytes;
     let open = Open { media, salt, half_bytes, half: 0, at: 0, full: [None; 2] };
-    Ok(has_named(env, salt)?.then_some(open))
+    Ok(try_record(env, salt)?.then_some(open))
 }
 
 /// Where a file is while it is made.

@@ -15,8 +15,8 @@ use crate::media::Media;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 
-/// Sealed segments whose derived files are not written yet, and whose index is in memory for so
-/// long. Who would seal more than the thread can index waits for it, or memory would fill up.
+/// Sealed segments whose index is kept in memory until its files are written. A writer that would
+/// add more waits for that, or memory would fill up.
 const UNINDEXED_MAX: usize = 2;
 
 /// Why something was not written.

@@ -61,7 +61,7 @@ pub(crate) trait Media: Send + Sync + Debug {
     fn mapped(&self) -> Option<Bytes> {
         None
     }
-    /// Bytes of the file, of which those have space that were reserved.
+    /// Bytes of the file. Only those that were reserved have space on the disk.
     fn len(&self) -> u64;
     /// All from there on is zero, as far as can be told without reading it.
     fn zero_from(&self) -> u64 {
@@ -106,7 +106,7 @@ pub(crate) trait Files: Send + Sync + Debug {
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>>;
     /// Bytes of a file.
     fn len_of(&self, path: &Path) -> io::Result<u64>;
-    /// Gives a file a second name; neither is the first one then. Not every filesystem can.
+    /// Gives a file a second name, of the same standing. Not every filesystem can.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames a file over another.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;

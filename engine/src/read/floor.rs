@@ -21,9 +21,9 @@ struct Left {
 }
 
 impl Left {
-    /// Takes up the next older frame; whether it is the oldest one that stays. A frame that was
-    /// removed later left as many when it came.
-    fn is_last(&mut self, ttl: Ttl, is_there: bool) -> bool {
+    /// Counts the next older frame. True if it is the oldest one that `last:n` keeps. A frame that
+    /// was removed one by one since kept as many others when it came.
+    fn take_older(&mut self, ttl: Ttl, is_there: bool) -> bool {
         if let Ttl::Last(n) = ttl {
             // Itself and those before it; a newer one may leave fewer.
             let stay = self.met.saturating_add(n.get() - u64::from(!is_there));
@@ -79,7 +79,7 @@ impl Inner {
             let is_there = !self.index.is_removed_for(offset, head);
             match window.frame_at(posting.position(), offset)? {
                 Some(frame) if self.is_expired(&frame) => {}
-                Some(frame) if left.is_last(frame.ttl(), is_there) => return Ok(Some(offset)),
+                Some(frame) if left.take_older(frame.ttl(), is_there) => return Ok(Some(offset)),
                 Some(_) => {}
                 None => return Err(window.damaged(posting.position(), offset)),
             }
@@ -99,7 +99,7 @@ mod tests {
         let floor = |ttls: &[u64]| {
             let mut left = Left::default();
             let ttl = |n: &u64| NonZeroU64::new(*n).map_or(Ttl::Forever, Ttl::Last);
-            ttls.iter().map(ttl).position(|ttl| left.is_last(ttl, true))
+            ttls.iter().map(ttl).position(|ttl| left.take_older(ttl, true))
         };
         assert_eq!(floor(&[1, 1, 1]), Some(0));
         assert_eq!(floor(&[0, 0, 2, 0, 0]), Some(3));
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(floor(&[0, 0]), None);
         let mut left = Left::default();
         let two = Ttl::Last(NonZeroU64::MIN.saturating_add(1));
-        assert!(!left.is_last(two, false) && left.is_last(Ttl::Forever, true));
-        assert!(Left::default().is_last(Ttl::Last(NonZeroU64::MIN), false));
+        assert!(!left.take_older(two, false) && left.take_older(Ttl::Forever, true));
+        assert!(Left::default().take_older(Ttl::Last(NonZeroU64::MIN), false));
     }
 }

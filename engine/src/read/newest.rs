@@ -130,7 +130,7 @@ impl Inner {
         if newest.is_none() && !is_whole { Err(NotFound::TooWide) } else { Ok(newest) }
     }
 
-    /// The newest visible frame of the topics in a range of at most [`NEAR`] offsets that ends at
+    /// The newest visible frame of the topics in a range of at most [`CONDITION_FRAMES_MAX`] offsets that ends at
     /// the head. All of them are read, once for all conditions of a group.
     fn newest_near(
         &self,
@@ -141,10 +141,14 @@ impl Inner {
         let head = range.end;
         if looks.near.as_ref().is_none_or(|(of, _)| *of != head) {
             let mut near = Vec::new();
-            let read = self.each_newest(head.saturating_sub(NEAR)..head, &|_| true, |frame| {
-                near.extend(frame.offset().map(|offset| (offset, Box::from(frame.topic()))));
-                false
-            });
+            let read = self.each_newest(
+                head.saturating_sub(CONDITION_FRAMES_MAX)..head,
+                &|_| true,
+                |frame| {
+                    near.extend(frame.offset().map(|offset| (offset, Box::from(frame.topic()))));
+                    false
+                },
+            );
             looks.near = read.is_ok().then_some((head, near));
         }
         let Some((_, near)) = &looks.near else {
@@ -299,9 +303,10 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use super::{Looks, NEAR};
+    use super::Looks;
     use crate::append::Batch;
     use crate::error::AppendError;
+    use crate::limits::CONDITION_FRAMES_MAX;
     use crate::options::SyncPolicy;
     use crate::testing::{edit, fast_dir, frame, open, segment_files};
     use crate::value::{Condition, TopicPatterns};
@@ -310,7 +315,7 @@ mod tests {
     fn the_end_of_the_log_is_read_once_for_all_conditions_of_a_group() {
         let dir = fast_dir();
         let store = open(dir.path(), SyncPolicy::None);
-        for n in 0..2 * NEAR {
+        for n in 0..2 * CONDITION_FRAMES_MAX {
             store.append(frame(&format!("of{}.n", n % 7), n).into()).unwrap();
         }
         let gone = store.append(frame("of7.n", 0).into()).unwrap().frames[0].id;
@@ -319,8 +324,8 @@ mod tests {
         for of in 0..8 {
             looks.renew();
             let topics = TopicPatterns::parse(&format!("of{of}.*")).unwrap();
-            let newest = (0..2 * NEAR).rev().find(|n| n % 7 == of);
-            for from in [2 * NEAR - 20, 2 * NEAR - 3] {
+            let newest = (0..2 * CONDITION_FRAMES_MAX).rev().find(|n| n % 7 == of);
+            for from in [2 * CONDITION_FRAMES_MAX - 20, 2 * CONDITION_FRAMES_MAX - 3] {
                 let found = store.inner.newest_visible(&topics, from, &mut looks).unwrap();
                 assert_eq!(found, newest.filter(|newest| *newest >= from), "{of}, {from}");
             }
@@ -329,8 +334,9 @@ mod tests {
         }
         store.append(frame("of7.n", 0).into()).unwrap();
         let topics = TopicPatterns::parse("of7.*").unwrap();
-        let found = store.inner.newest_visible(&topics, 2 * NEAR, &mut looks).unwrap();
-        assert_eq!(found, Some(2 * NEAR + 1), "another head is looked at anew");
+        let found =
+            store.inner.newest_visible(&topics, 2 * CONDITION_FRAMES_MAX, &mut looks).unwrap();
+        assert_eq!(found, Some(2 * CONDITION_FRAMES_MAX + 1), "another head is looked at anew");
     }
 
     /// A frame whose topic is damaged may have been of any topic.

@@ -143,7 +143,7 @@ impl Reader {
         }
     }
 
-    /// Damage was met: what it took is behind, and nothing is left after any other error.
+    /// After damage it goes on behind what that took; after any other error it has ended.
     fn pass_by(&mut self, error: &ReadError) {
         let ReadError::Corrupt(corruption) = error else {
             self.way = Way::Ended;

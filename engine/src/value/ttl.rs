@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
-use super::{ValueError, shorten};
+use super::{FrameId, ValueError, shorten};
 
 /// How long a frame is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -22,6 +22,15 @@ pub enum Ttl {
 }
 
 impl Ttl {
+    /// When a frame with this id expires, in ms since 1970, if it does.
+    #[must_use]
+    pub(crate) fn expires_ms(self, id: FrameId) -> Option<u64> {
+        match self {
+            Self::TimeMs(ms) => Some(id.time_ms().saturating_add(ms)),
+            Self::Forever | Self::Ephemeral | Self::Last(_) => None,
+        }
+    }
+
     /// Reads `forever`, `ephemeral`, `time:<ms>` or `last:<n>`. A time may have a unit instead, one
     /// of ms, s, m, h, d (24 hours) and w: `time:3d`.
     ///

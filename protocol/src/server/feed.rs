@@ -82,8 +82,8 @@ impl FeedWork {
         self.sent_to
     }
 
-    /// Something was published. Who has yet to send what it pulled, and would wait behind that,
-    /// asks again; who cannot be sent anything now is slow.
+    /// Something was published: a feed that has frames queued pulls again later, and one that
+    /// cannot send now has stalled.
     pub(crate) fn note_news(&mut self, may_send: bool) {
         if self.after == Pulled::Idle && self.has_more() {
             self.after = Pulled::More;

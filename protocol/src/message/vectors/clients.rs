@@ -135,6 +135,8 @@ pub(in crate::message) fn requests() -> Vec<Sent> {
         bodies_up_to: 100,
         ..CallRequest::new(topic("report"))
     };
+    let origin = Some(Origin { processor: id(1), input: Some(id(2)), input_offset: None, hops: 3 });
+    let call_of_host = CallRequest { origin, ..call.clone() };
     let hello = HelloRequest {
         versions: (1, 1),
         records: (1, 1),
@@ -203,6 +205,7 @@ pub(in crate::message) fn requests() -> Vec<Sent> {
             Request::BlobGet(BlobGetRequest { hash: BlobHash::of(b"hello"), credit: 1 << 20 }),
         ),
         ("call", 17, 4, Request::Call { credit: 1 << 20, call }),
+        ("call-of-host", 18, 6, Request::Call { credit: 1 << 20, call: call_of_host }),
         ("stats", 20, 0, Request::Stats),
         ("maintain-verify", 23, 0, Request::Maintain(MaintainRequest::Verify)),
         ("maintain-compact", 24, 0, Request::Maintain(compact)),
