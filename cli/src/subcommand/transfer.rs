@@ -18,7 +18,7 @@ use xs_protocol::{
 
 use super::archive::{self, Unpacked};
 use super::bodies::{self, Lost};
-use super::cat::describe;
+use super::cat::passed_over;
 use super::frames::{found, no_frame};
 use super::sure;
 use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target};
@@ -127,15 +127,6 @@ async fn write(
     file.into_inner().map_err(|error| error.into_error())?.sync_all()?;
     bar.finish_and_clear();
     Ok(count)
-}
-
-/// Tells of frames that an export goes without; how many there are.
-pub(super) fn passed_over(gap: Gap) -> u64 {
-    notice(&describe(gap));
-    match gap {
-        Gap::Corrupt { from, to } => to.saturating_sub(from),
-        Gap::Ephemeral { .. } | Gap::Conflated { .. } => 0,
-    }
 }
 
 /// Tells what was exported, and ends with that it was not all.
