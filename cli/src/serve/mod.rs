@@ -28,12 +28,13 @@ use anyhow::Context as _;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
-use xs_engine::{Batch, Health, Meta, NewFrame, OpenError, Store, StoreOptions, Topic};
+use tracing::{error, info, warn};
+use xs_engine::{Batch, FrameId, Health, Meta, NewFrame, OpenError, Store, StoreOptions, Topic};
 use xs_protocol::{Address, SOCKET_NAME, Server, ServerOptions};
 
 use crate::again::asked_again;
 use crate::args::ServeArgs;
+use crate::clock;
 use crate::connect::{default_store, leave_alone};
 use crate::exit::{Exit, Fault};
 use crate::host;
@@ -168,7 +169,10 @@ async fn serve(
         "modules": modules.map(|dir| dir.display().to_string()),
         "sync": args.sync.to_string(),
     });
-    announce(store, "xs.start", &start).await;
+    let started = announce(store, "xs.start", &start).await;
+    if let Some(text) = started.and_then(clock::ahead) {
+        warn!("{text}");
+    }
     let modules =
         modules.map(|modules| host::start_beside(modules, dir, args, server)).transpose()?;
     info!(store = %dir.display(), listening = listening.join(" "), "serving");
@@ -216,16 +220,18 @@ async fn serve(
 }
 
 /// Appends a frame of the server itself. A store that cannot take it says so in the log only: what
-/// it still can do, serving reads, goes on.
-async fn announce(store: &Arc<Store>, topic: &'static str, meta: &serde_json::Value) {
-    let (Ok(topic), Ok(meta)) = (Topic::parse(topic), Meta::parse(meta.to_string())) else {
-        return;
-    };
+/// it still can do, serving reads, goes on. Otherwise its id.
+async fn announce(
+    store: &Arc<Store>,
+    topic: &'static str,
+    meta: &serde_json::Value,
+) -> Option<FrameId> {
+    let (topic, meta) = (Topic::parse(topic).ok()?, Meta::parse(meta.to_string()).ok()?);
     let frame = NewFrame { meta, ..NewFrame::new(topic) };
     let store = Arc::clone(store);
     let append = move || store.append(Batch::from(frame));
     match tokio::task::spawn_blocking(append).await {
-        Ok(Ok(_)) => {}
+        Ok(Ok(appended)) => return appended.frames.first().map(|stamp| stamp.id),
         Ok(Err(error)) => error!(%error, "cannot append a frame of the server"),
         Err(error) => error!(%error, "cannot append a frame of the server"),
     }
@@ -236,6 +242,7 @@ fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<Pa
         (Some(dir), _) => match dir.to_str().map(Address::parse) {
             Some(Ok(Address::Tcp(_) | Address::Tls { .. })) => Fault::fail(
                 Exit::Usage,
+    None
                 format!(
                     "{0} is no directory; xs serve STORE --listen {0} listens there",
                     dir.display()

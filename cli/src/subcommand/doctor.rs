@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
-use xs_protocol::{Address, Client};
+use xs_engine::TopicPatterns;
+use xs_protocol::{Address, Client, LastRequest};
 
+use crate::clock;
 use crate::connect::{Need, Session, beheaded, default_address, is_store, unserved};
 use crate::exit::{self, Exit};
 use crate::output::{Output, Paint};
@@ -138,9 +140,9 @@ async fn server(address: &Address) -> Check {
     }
 }
 
-/// Whether the store takes appends. It is asked as every subcommand asks it, and opened for that
-/// where no server has it; none when there is no store yet.
-async fn store(address: &Address) -> Option<Check> {
+/// Whether the store takes appends, and events of the present. It is asked as every subcommand asks
+/// it, and opened for that where no server has it; nothing when there is no store yet.
+async fn store(address: &Address) -> Vec<Check> {
     let name = "store";
     let dir = match address {
         Address::Unix(socket) => socket.parent(),
@@ -149,22 +151,40 @@ async fn store(address: &Address) -> Option<Check> {
     let session = match Session::open(Some(address.clone()), Need::Existing).await {
         Ok(session) => session,
         // The directory is looked at by itself.
-        Err(_) if dir.is_some_and(|dir| !is_store(dir) && beheaded(dir).is_none()) => return None,
-        Err(error) => return Some(Check::new(name, State::Bad, exit::text(&error))),
+        Err(_) if dir.is_some_and(|dir| !is_store(dir) && beheaded(dir).is_none()) => return vec![],
+        Err(error) => return vec![Check::new(name, State::Bad, exit::text(&error))],
     };
     let stats = session.client.stats().await;
+    let clock = clock(&session.client).await;
     if let Err(error) = session.close().await {
-        return Some(Check::new(name, State::Bad, exit::text(&error)));
+        return vec![Check::new(name, State::Bad, exit::text(&error))];
     }
-    let stats: Value = match stats.map(|text| serde_json::from_str(&text)) {
-        Ok(Ok(stats)) => stats,
-        Ok(Err(error)) => return Some(Check::new(name, State::Bad, error.to_string())),
-        Err(error) => {
-            return Some(Check::new(name, State::Poor, format!("it does not tell: {error}")));
+    let health = match stats.map(|text| serde_json::from_str::<Value>(&text)) {
+        Ok(Ok(stats)) => {
+            let named = dir.map_or_else(|| "STORE".to_owned(), |dir| dir.display().to_string());
+            health(stats["store"]["health"].as_str().unwrap_or_default(), &named)
         }
+        Ok(Err(error)) => Check::new(name, State::Bad, error.to_string()),
+        Err(error) => Check::new(name, State::Poor, format!("it does not tell: {error}")),
     };
-    let named = dir.map_or_else(|| "STORE".to_owned(), |dir| dir.display().to_string());
-    Some(match stats["store"]["health"].as_str().unwrap_or_default() {
+    std::iter::once(health).chain(clock).collect()
+}
+
+/// Whether the clock has come to the newest event; none where that cannot be told.
+async fn clock(client: &Client) -> Option<Check> {
+    let request = LastRequest { topics: TopicPatterns::everything(), n: 1, per_topic: false };
+    let newest = client.last(&request).await.ok()?.pop()?;
+    let name = "clock";
+    Some(match clock::ahead(newest.id()) {
+        Some(text) => Check::new(name, State::Poor, text),
+        None => Check::new(name, State::Good, "not behind the newest event"),
+    })
+}
+
+/// How a store says that it is; `named`: what it is called in advice.
+fn health(health: &str, named: &str) -> Check {
+    let name = "store";
+    match health {
         "writable" => Check::new(name, State::Good, "it takes appends"),
         "read-only" => Check::new(
             name,
@@ -180,7 +200,7 @@ async fn store(address: &Address) -> Option<Check> {
             "a write failed, so it takes no more until its server is started anew",
         ),
         other => Check::new(name, State::Poor, format!("it is {other}")),
-    })
+    }
 }
 
 fn descriptors() -> Check {

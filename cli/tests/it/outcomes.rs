@@ -194,3 +194,36 @@ fn the_newest_of_each_topic_are_found_beside_damage() {
     assert_eq!((run.code, &run.json()[0]["meta"]["n"]), (1, &json!(1)), "{}", run.err);
     assert!(server.stop().success());
 }
+
+/// Ids go on from a clock that was ahead, until the clock has come to them.
+#[test]
+fn a_clock_that_was_ahead_is_told_of() {
+    let place = Place::new();
+    place.ok(&["append", "t", "x"]);
+    place.ok(&["export", "now"]);
+    let clock = |store: &str| {
+        let checks = place.xs(&["doctor", store]).json();
+        checks.into_iter().find(|check| check["check"] == "clock").unwrap()
+    };
+    assert_eq!(clock("./store")["state"], "ok");
+    let old = &place.frames("t")[0]["id"];
+    let id = place.ok(&["id", "--at", "2158-08-06T00:00:00Z"]).text();
+    let line = fs::read_to_string(place.path("now/frames.jsonl")).unwrap();
+    fs::create_dir(place.path("then")).unwrap();
+    fs::rename(place.path("now/cas"), place.path("then/cas")).unwrap();
+    place.write("then/frames.jsonl", &line.replace(old.as_str().unwrap(), id.trim()));
+    assert_eq!(place.ok(&["import", "then", "./ahead"]).json()[0]["new"], 1);
+    let told = clock("./ahead");
+    let found = told["found"].as_str().unwrap();
+    assert_eq!(told["state"], "poor", "{told}");
+    assert!(found.contains("is of 2158-08-06T00:00:00Z, 13"), "{found}");
+    assert!(found.contains(" years ahead of this clock"), "{found}");
+    place.ok(&["import", "then", "./store"]);
+    let server = place.serve(&[]);
+    assert!(server.stop().success());
+    assert!(place.log().contains("years ahead of this clock"), "{}", place.log());
+    // What the text tells to do helps.
+    place.ok(&["export", "-a", "./ahead", "out"]);
+    place.ok(&["import", "out", "./mended", "--new-ids"]);
+    assert_eq!(clock("./mended")["state"], "ok");
+}
