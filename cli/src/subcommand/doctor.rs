@@ -28,6 +28,10 @@ const SYNC_BYTES: usize = 4096;
 const SYNC_SLOW: Duration = Duration::from_millis(20);
 /// A store needs room for a segment, a pack, and what compaction writes before it unlinks.
 const FREE_BYTES: u64 = 512 * 1024 * 1024;
+/// What a segment takes of a tmpfs, and a pack.
+const WHOLE_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// The magic number of a tmpfs, as statfs(2) has it.
+const TMPFS: u64 = 0x0102_1994;
 /// Descriptors for the files of a store and a few hundred connections.
 const DESCRIPTORS: u64 = 4096;
 /// Maps that a store may have open, and as many for everything else in the process.
@@ -256,17 +260,21 @@ fn directory(dir: &Path) -> Vec<Check> {
     vec![owner, filesystem(dir), space(dir), sync(dir)]
 }
 
+fn magic(dir: &Path) -> rustix::io::Result<u64> {
+    statfs(dir).map(|found| found.f_type as u64 & 0xffff_ffff)
+}
+
 fn filesystem(dir: &Path) -> Check {
     let name = "filesystem";
-    let magic = match statfs(dir) {
-        Ok(found) => found.f_type as u64 & 0xffff_ffff,
+    let magic = match magic(dir) {
+        Ok(magic) => magic,
         Err(error) => return Check::new(name, State::Bad, format!("{}: {error}", dir.display())),
     };
     // The magic numbers are those of statfs(2).
     let kind = match magic {
         0xef53 => ("ext4", State::Good),
         0x5846_5342 => ("xfs", State::Good),
-        0x0102_1994 => ("tmpfs: gone with the next boot", State::Poor),
+        TMPFS => ("tmpfs: gone with the next boot", State::Poor),
         0x9123_683e => ("btrfs: written with pwrite, compaction costs more there", State::Poor),
         0x2fc1_2fc1 => ("zfs: written with pwrite", State::Poor),
         0x6969 => ("nfs: locks and syncs depend on the server", State::Poor),
@@ -283,10 +291,31 @@ fn space(dir: &Path) -> Check {
         }
         Ok(found) => {
             let free = found.f_bavail.saturating_mul(found.f_frsize);
-            let text = format!("{} MiB free", free / (1024 * 1024));
-            Check::of("space", free >= FREE_BYTES, text, "appends are refused when it runs out")
+            room(free, magic(dir) == Ok(TMPFS), has_segment(dir))
         }
         Err(error) => Check::new("space", State::Bad, format!("{}: {error}", dir.display())),
+    }
+}
+
+/// Whether a store that is there has a file of events, which has its room.
+fn has_segment(dir: &Path) -> bool {
+    std::fs::read_dir(dir.join("log")).is_ok_and(|mut log| log.next().is_some())
+}
+
+/// What there is room for. On tmpfs a file of the store takes all of its room when it is made.
+fn room(free: u64, is_tmpfs: bool, has_segment: bool) -> Check {
+    let (name, text) = ("space", format!("{} MiB free", free / (1024 * 1024)));
+    let whole = "on tmpfs each file of events, and each of bodies, takes 64 MiB at once";
+    match is_tmpfs {
+        true if free < WHOLE_FILE_BYTES && !has_segment => {
+            Check::new(name, State::Bad, format!("{text}: {whole}, so no event can be stored"))
+        }
+        true if free < 2 * WHOLE_FILE_BYTES => {
+            let text =
+                format!("{text}: {whole}; appends are refused when the next one has no room");
+            Check::new(name, State::Poor, text)
+        }
+        _ => Check::of(name, free >= FREE_BYTES, text, "appends are refused when it runs out"),
     }
 }
 
@@ -330,4 +359,27 @@ fn time_syncs(path: &Path) -> std::io::Result<Vec<Duration>> {
             Ok(begun.elapsed())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_tmpfs_has_no_room_for_a_file_of_a_store() {
+        const MIB: u64 = 1024 * 1024;
+        let told = |free: u64, tmpfs, segment| {
+            let check = room(free * MIB, tmpfs, segment);
+            (check.state == State::Bad, check.state == State::Poor, check.found)
+        };
+        let (bad, _, found) = told(60, true, false);
+        assert!(bad && found.contains("no event can be stored"), "{found}");
+        for (free, segment) in [(60, true), (100, false), (100, true)] {
+            let (_, poor, found) = told(free, true, segment);
+            assert!(poor && found.contains("64 MiB at once"), "{found}");
+        }
+        assert!(told(400, true, true).2.ends_with("appends are refused when it runs out"));
+        assert_eq!(told(60, false, false).2, "60 MiB free: appends are refused when it runs out");
+        assert_eq!(told(600, true, false).2, "600 MiB free");
+    }
 }
