@@ -81,6 +81,8 @@ pub(crate) struct ReplayArgs {
     /// Compare with what the module of its name has appended.
     #[arg(long)]
     pub(crate) diff: bool,
+    #[command(flatten)]
+    pub(crate) env: EnvArgs,
 }
 
 impl ReplayArgs {
