@@ -84,7 +84,11 @@ pub(crate) async fn run(
         let dir = dir.display();
         // It may be about to say which.
         let who = if *pid == 0 { "another process".into() } else { format!("process {pid}") };
-        let text = format!("{dir} is open in {who}; stop it, or use it: -a {dir}");
+        let waited = HELD_FOR_MAX.as_secs();
+        let text = format!(
+            "{dir} is open in {who}, and was for the {waited} s that it was waited for; \
+             stop it, or use it: -a {dir}"
+        );
         return Fault::fail(Exit::Unreachable, text);
     }
     let store = Arc::new(opened.with_context(|| format!("open the store {}", dir.display()))?);
@@ -129,12 +133,15 @@ pub(crate) async fn run(
 
 /// Opens the store, once who has it for a moment is done: a subcommand that needs no server.
 async fn open(dir: &Path, options: StoreOptions) -> anyhow::Result<Result<Store, OpenError>> {
-    let until = Instant::now() + HELD_FOR_MAX;
+    let (until, mut waits) = (Instant::now() + HELD_FOR_MAX, false);
     loop {
         let (path, options) = (dir.to_owned(), options.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await?;
         if !matches!(opened, Err(OpenError::Locked { .. })) || Instant::now() >= until {
             return Ok(opened);
+        }
+        if !std::mem::replace(&mut waits, true) {
+            info!("another process has the store open; waiting for it");
         }
         tokio::time::sleep(HELD_LOOK).await;
     }
@@ -235,6 +242,7 @@ async fn announce(
         Ok(Err(error)) => error!(%error, "cannot append a frame of the server"),
         Err(error) => error!(%error, "cannot append a frame of the server"),
     }
+    None
 }
 
 fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<PathBuf> {
@@ -242,7 +250,6 @@ fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<Pa
         (Some(dir), _) => match dir.to_str().map(Address::parse) {
             Some(Ok(Address::Tcp(_) | Address::Tls { .. })) => Fault::fail(
                 Exit::Usage,
-    None
                 format!(
                     "{0} is no directory; xs serve STORE --listen {0} listens there",
                     dir.display()

@@ -112,7 +112,7 @@ const SERVED: &[&[&str]] = &[
     &["call", "report", "n:=x"],
     &["modules", "stop", "none"],
     &["repair", "./store", "./new2"],
-    &["serve", "./store"],
+    &["serve", "./store", "--log-level", "warn"],
     &["gc"],
 ];
 
