@@ -19,6 +19,9 @@ pub(crate) enum ModulesSubcommand {
         /// End with exit code 1 when any has failed or is invalid.
         #[arg(long)]
         check: bool,
+        /// Those whose file was deleted, too.
+        #[arg(long)]
+        all: bool,
     },
     /// Show one module: its state, its position, what went wrong and where, and what helps.
     #[command(after_help = "Example:\n  xs modules show anomaly")]
