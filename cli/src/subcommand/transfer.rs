@@ -178,6 +178,14 @@ async fn keep_body(
 pub(super) async fn at_hand(import: &mut ImportArgs) -> anyhow::Result<Option<Unpacked>> {
     let text = "is nothing to import; name a directory that xs export wrote, or an archive";
     let nothing = format!("{} {text}", import.dir.display());
+    if is_store(&import.dir) {
+        let dir = import.dir.display();
+        let text = format!(
+            "{dir} is a store, and import reads what xs export wrote: xs export -a {dir} DIR writes \
+             its events, xs fork {dir} NEW makes a store of its own out of it"
+        );
+        return Fault::fail(Exit::Usage, text);
+    }
     let is_input = import.dir.as_os_str() == "-";
     if !is_input {
         std::fs::metadata(&import.dir).with_context(|| nothing.clone())?;
