@@ -181,6 +181,11 @@ pub(crate) fn is_store(dir: &Path) -> bool {
     ["super.a", "super.b"].iter().any(|name| dir.join(name).exists())
 }
 
+/// Whether a directory has anything of a store.
+pub(crate) fn has_begun(dir: &Path) -> bool {
+    is_store(dir) || ["log", "blobs"].iter().any(|name| dir.join(name).exists())
+}
+
 /// What to say of a directory that held a store and has lost what names its files.
 pub(crate) fn beheaded(dir: &Path) -> Option<String> {
     let has_segments = |mut log: std::fs::ReadDir| log.next().is_some();

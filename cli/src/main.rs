@@ -5,6 +5,7 @@
 mod again;
 mod archive;
 mod args;
+mod clock;
 mod config;
 mod connect;
 mod dump;

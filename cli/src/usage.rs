@@ -1,14 +1,18 @@
 //! From the words of a command line to what they ask for, and what is said when they are not
 //! understood. What they mean beyond that is for the subcommands.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use clap::Parser as _;
+use clap::builder::{Resettable, StyledStr};
 use clap::error::{ContextKind, ContextValue};
+use clap::{Command, CommandFactory as _, FromArgMatches as _};
 
 use crate::args::{Args, address_at, innermost};
 use crate::exit::{Exit, Fault};
+
+/// Characters of a value that cannot be used which are shown.
+const SHOWN_CHARS: usize = 60;
 
 /// Puts the address that is typed as the first word of a subcommand behind `--addr`.
 ///
@@ -44,7 +48,12 @@ fn may_be_topic(word: &str) -> bool {
 /// What is wrong with it, below which stands the usage of the subcommand, whatever else was typed
 /// or is in the environment; or the help that was asked for.
 pub(crate) fn parse(argv: &[OsString]) -> Result<Args, clap::Error> {
-    Args::try_parse_from(argv).map_err(|mut error| {
+    let mut command = without_empty(Args::command());
+    let parsed = command.try_get_matches_from_mut(argv);
+    let parsed = parsed.and_then(|mut matches| Args::from_arg_matches_mut(&mut matches));
+    parsed.map_err(|mut error| {
+        shorten(&mut error);
+        suggest_count(&mut error, &innermost(argv));
         if error.get(ContextKind::Usage).is_some() {
             let usage = innermost(argv).render_usage();
             error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
@@ -62,6 +71,40 @@ pub(crate) fn parse(argv: &[OsString]) -> Result<Args, clap::Error> {
         }
         error
     })
+}
+
+/// Leaves out variables that are set and hold nothing.
+fn without_empty(mut command: Command) -> Command {
+    for arg in ["addr", "tls_ca"] {
+        command = command.mut_arg(arg, |arg| {
+            let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|it| it.is_empty());
+            let empty = arg.get_env().is_some_and(is_empty);
+            if empty { arg.env(Resettable::Reset) } else { arg }
+        });
+    }
+    command
+}
+
+/// A long value is named by its beginning.
+fn shorten(error: &mut clap::Error) {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && let Some((end, _)) = value.char_indices().nth(SHOWN_CHARS)
+    {
+        let value = format!("{}...", &value[..end]);
+        error.insert(ContextKind::InvalidValue, ContextValue::String(value));
+    }
+}
+
+/// Says of `-5` what says how many here.
+fn suggest_count(error: &mut clap::Error, command: &Command) {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return };
+    let digits = word.strip_prefix('-').unwrap_or_default();
+    let is_count = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let takes = |arg: &clap::Arg| arg.get_short() == Some('n') && arg.get_action().takes_values();
+    if is_count && command.get_arguments().any(takes) {
+        let tip = StyledStr::from(format!("to say how many, use '-n {digits}'"));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +136,17 @@ mod tests {
         ] {
             let error = parse(&words(line)).unwrap_err().to_string();
             assert!(error.lines().any(|said| said == usage), "{line}: {error}");
+        }
+        for line in ["xs tail -5", "xs last ./s -5", "xs modules logs a -5"] {
+            let error = parse(&words(line)).unwrap_err().to_string();
+            assert!(error.contains("use '-n 5'") && !error.contains("'-- -5'"), "{line}: {error}");
+        }
+        let long = format!("xs append t --meta {{\"a\":\"{}\"}}", "x".repeat(70_000));
+        let error = parse(&words(&long)).unwrap_err().to_string();
+        assert!(error.len() < 400 && error.contains("over the limit"), "{error}");
+        for line in ["xs cat --last x", "xs last -n x", "xs each --limit 1x -- true"] {
+            let error = parse(&words(line)).unwrap_err().to_string();
+            assert!(error.contains("a whole number is expected"), "{line}: {error}");
         }
         let error = parse(&words("xs hosts")).unwrap_err().to_string();
         assert!(error.contains("'host'") && !error.contains("__host"), "{error}");

@@ -19,6 +19,14 @@ pub(crate) fn of_file(args: &EnvArgs) -> anyhow::Result<BTreeMap<String, String>
     }
 }
 
+/// What code of the user's is offered here: what the environment does not name is taken from the
+/// file.
+pub(crate) fn offered(args: &EnvArgs) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut variables = of_file(args)?;
+    variables.extend(of_process());
+    Ok(variables)
+}
+
 /// Those of this process, as far as they are text.
 pub(crate) fn of_process() -> impl Iterator<Item = (String, String)> {
     let text = |(name, value): (OsString, OsString)| {

@@ -217,6 +217,14 @@ pub(crate) fn untrusted(error: &io::Error) -> Option<String> {
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "the server's certificate is for another name".to_owned(),
+        // The cause has no type that is ours to name.
+        Error::InvalidCertificate(CertificateError::Other(cause))
+            if format!("{:?}", cause.0) == "CaUsedAsEndEntity" =>
+        {
+            "the server's certificate is a CA itself, as openssl req -x509 makes them; make a CA, \
+             and a certificate from it (xs help operations, TLS)"
+                .to_owned()
+        }
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "the server does not speak TLS there".to_owned()
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use xs_engine::{Bound, CursorName, Topic};
 
 use super::SureArgs;
-use super::read::{Begin, PatternArgs, bound};
+use super::read::{Begin, PatternArgs, bound, count};
 use super::script::WhereArgs;
 use super::time::duration;
 
@@ -121,13 +121,13 @@ pub(crate) struct EachArgs {
     #[arg(long, value_name = "NAME", value_parser = reader_cursor)]
     pub(crate) cursor: Option<CursorName>,
     /// At most so many events.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]
     pub(crate) limit: Option<u64>,
     #[command(flatten)]
     pub(crate) filter: WhereArgs,
     /// Try so many more times when the command fails, after 1 s, 2 s, 4 s and so on to 30 s.
     #[arg(long, value_name = "N", default_value_t = 0,
-        value_parser = clap::value_parser!(u64).range(0..=RETRIES_MAX))]
+        value_parser = count(0..=RETRIES_MAX))]
     pub(crate) retry: u64,
     /// Kill the command when one run takes longer; that is a failure.
     #[arg(long, value_name = "TIME", value_parser = duration)]

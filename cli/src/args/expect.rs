@@ -41,7 +41,7 @@ impl Expect {
         };
         let topics = topics.filter(|_| !matches!(what, What::Head(_)));
         let patterns = topics.map(|topics| {
-            let list = pattern_list(topics).map_err(|error| error.to_string())?;
+            let list = pattern_list(topics)?;
             TopicPatterns::new(list.0).map_err(|error| error.to_string())
         });
         Ok(Self { topics: patterns.transpose()?, what })

@@ -229,7 +229,13 @@ pub(crate) struct CallArgs {
 
 /// `xs topics`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  xs topics\n  xs topics 'xs.*' metrics.")]
+#[command(after_help = "\
+Examples:
+  xs topics
+  xs topics 'xs.*' metrics.
+
+count and first leave out what was removed or superseded, not yet what has only expired; bytes are
+those of events and bodies, of such that are gone too, until they are compacted away.")]
 pub(crate) struct TopicsArgs {
     #[command(flatten)]
     pub(crate) patterns: PatternArgs,

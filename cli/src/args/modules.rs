@@ -7,7 +7,7 @@ use xs_engine::{Bound, FrameId, Topic};
 use xs_protocol::limits::LAST_MAX;
 
 use super::directory::directory;
-use super::read::bound;
+use super::read::{bound, count};
 use super::{AllowArgs, EnvArgs, SureArgs};
 
 /// `xs modules`.
@@ -19,6 +19,9 @@ pub(crate) enum ModulesSubcommand {
         /// End with exit code 1 when any has failed or is invalid.
         #[arg(long)]
         check: bool,
+        /// Those whose file was deleted, too.
+        #[arg(long)]
+        all: bool,
     },
     /// Show one module: its state, its position, what went wrong and where, and what helps.
     #[command(after_help = "Example:\n  xs modules show anomaly")]
@@ -45,7 +48,7 @@ pub(crate) enum ModulesSubcommand {
         name: Topic,
         /// How many lines, the newest last.
         #[arg(short = 'n', long, value_name = "N", default_value_t = 50,
-            value_parser = clap::value_parser!(u64).range(0..=LAST_MAX))]
+            value_parser = count(0..=LAST_MAX))]
         count: u64,
         /// Go on with what it says from now on.
         #[arg(short, long)]

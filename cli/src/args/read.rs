@@ -1,6 +1,7 @@
 //! The options of reading, shared by every subcommand that prints events.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 
 use jiff::Zoned;
 use xs_engine::{
@@ -32,7 +33,7 @@ impl PatternArgs {
     pub(super) fn of(words: &[OsString]) -> Result<Self, String> {
         let list = |word: &OsString| {
             let text = word.to_str().ok_or_else(|| format!("{word:?} is no topic"))?;
-            pattern_list(text).map_err(|error| error.to_string())
+            pattern_list(text)
         };
         Ok(Self { lists: words.iter().map(list).collect::<Result<_, _>>()? })
     }
@@ -95,7 +96,7 @@ pub(crate) struct Begin {
     #[arg(long, value_name = "ID", value_parser = bound, group = "begin")]
     after: Option<Bound>,
     /// Begin with the newest so many.
-    #[arg(long, value_name = "N", group = "begin")]
+    #[arg(long, value_name = "N", group = "begin", value_parser = count(0..=u64::MAX))]
     last: Option<u64>,
 }
 
@@ -179,7 +180,7 @@ pub(crate) struct CatArgs {
     #[command(flatten)]
     times: TimeArgs,
     /// At most so many events.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]
     limit: Option<u64>,
     /// Newest first.
     #[arg(long, conflicts_with_all = ["follow", "new"])]
@@ -234,13 +235,14 @@ pub(crate) struct TailArgs {
     #[arg(short = 'f', long = "follow")]
     _follow: bool,
     /// How many stored events come first.
-    #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 10)]
+    #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 10,
+        value_parser = count(0..=u64::MAX))]
     last: u64,
     /// Begin with all events at or after this time instead.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "last")]
     since: Option<String>,
     /// End after so many events.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]
     limit: Option<u64>,
     /// Go on where this cursor is, and move it with what is printed.
     #[arg(long, value_name = "NAME", value_parser = reader_cursor)]
@@ -281,7 +283,7 @@ pub(crate) struct LastArgs {
     pub(crate) patterns: PatternArgs,
     /// How many, the newest last.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1,
-        value_parser = clap::value_parser!(u64).range(1..=LAST_MAX))]
+        value_parser = count(1..=LAST_MAX))]
     pub(crate) count: u64,
     /// The newest event of each topic instead.
     #[arg(long, conflicts_with = "count")]
@@ -329,7 +331,7 @@ pub(crate) struct EffectsArgs {
     #[arg(value_parser = bound, value_name = "ID")]
     pub(crate) place: Bound,
     /// Stop after so many effects.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = count(1..=u64::MAX))]
     pub(crate) limit: Option<u64>,
     #[command(flatten)]
     pub(crate) body: BodyArgs,
@@ -353,13 +355,35 @@ pub(crate) fn bound(text: &str) -> Result<Bound, String> {
 }
 
 /// A comma list of patterns, where `a.` is short for `a.*`.
-pub(super) fn pattern_list(text: &str) -> Result<PatternList, ValueError> {
+///
+/// # Errors
+/// A sentence about the pattern that is none.
+pub(super) fn pattern_list(text: &str) -> Result<PatternList, String> {
     let one = |part: &str| match part.strip_suffix('.') {
         Some(prefix) => TopicPattern::parse(&format!("{prefix}.*")),
         None => TopicPattern::parse(part),
     };
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts.map(one).collect::<Result<Vec<_>, _>>().map(PatternList)
+    let parts: Vec<_> = text.split(',').map(str::trim).collect();
+    if parts.iter().any(|part| part.is_empty()) {
+        let what = if parts.len() == 1 { "the pattern is empty" } else { "a pattern is empty" };
+        return Err(what.to_owned());
+    }
+    let list = parts.into_iter().map(one).collect::<Result<Vec<_>, _>>();
+    list.map(PatternList).map_err(|error| error.to_string())
+}
+
+/// A number of things within a range.
+pub(super) fn count(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
+    move |text| match text.parse() {
+        Ok(count) if range.contains(&count) => Ok(count),
+        Ok(count) if *range.end() == u64::MAX => {
+            Err(format!("{count} is less than {}", range.start()))
+        }
+        Ok(count) => Err(format!("{count} is not in {}..={}", range.start(), range.end())),
+        Err(_) => Err("a whole number is expected".to_owned()),
+    }
 }
 
 #[cfg(test)]

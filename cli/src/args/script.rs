@@ -7,7 +7,7 @@ use jiff::Zoned;
 use xs_engine::{Bound, FrameId, ReadOptions, Start};
 use xs_runtime::ProcessorName;
 
-use super::read::{TimeArgs, bound};
+use super::read::{TimeArgs, bound, count};
 
 /// `xs eval`.
 #[derive(Debug, clap::Args)]
@@ -73,7 +73,7 @@ pub(crate) struct ReplayArgs {
     #[command(flatten)]
     times: TimeArgs,
     /// At most so many inputs.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]
     limit: Option<u64>,
     /// Begin behind this event, with the state that the module of its name had there.
     #[arg(long, value_name = "ID", value_parser = frame_id, conflicts_with = "from")]
@@ -81,6 +81,8 @@ pub(crate) struct ReplayArgs {
     /// Compare with what the module of its name has appended.
     #[arg(long)]
     pub(crate) diff: bool,
+    #[command(flatten)]
+    pub(crate) env: EnvArgs,
 }
 
 impl ReplayArgs {

@@ -28,12 +28,13 @@ use anyhow::Context as _;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
-use xs_engine::{Batch, Health, Meta, NewFrame, OpenError, Store, StoreOptions, Topic};
+use tracing::{error, info, warn};
+use xs_engine::{Batch, FrameId, Health, Meta, NewFrame, OpenError, Store, StoreOptions, Topic};
 use xs_protocol::{Address, SOCKET_NAME, Server, ServerOptions};
 
 use crate::again::asked_again;
 use crate::args::ServeArgs;
+use crate::clock;
 use crate::connect::{default_store, leave_alone};
 use crate::exit::{Exit, Fault};
 use crate::host;
@@ -83,7 +84,11 @@ pub(crate) async fn run(
         let dir = dir.display();
         // It may be about to say which.
         let who = if *pid == 0 { "another process".into() } else { format!("process {pid}") };
-        let text = format!("{dir} is open in {who}; stop it, or use it: -a {dir}");
+        let waited = HELD_FOR_MAX.as_secs();
+        let text = format!(
+            "{dir} is open in {who}, and was for the {waited} s that it was waited for; \
+             stop it, or use it: -a {dir}"
+        );
         return Fault::fail(Exit::Unreachable, text);
     }
     let store = Arc::new(opened.with_context(|| format!("open the store {}", dir.display()))?);
@@ -128,12 +133,15 @@ pub(crate) async fn run(
 
 /// Opens the store, once who has it for a moment is done: a subcommand that needs no server.
 async fn open(dir: &Path, options: StoreOptions) -> anyhow::Result<Result<Store, OpenError>> {
-    let until = Instant::now() + HELD_FOR_MAX;
+    let (until, mut waits) = (Instant::now() + HELD_FOR_MAX, false);
     loop {
         let (path, options) = (dir.to_owned(), options.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await?;
         if !matches!(opened, Err(OpenError::Locked { .. })) || Instant::now() >= until {
             return Ok(opened);
+        }
+        if !std::mem::replace(&mut waits, true) {
+            info!("another process has the store open; waiting for it");
         }
         tokio::time::sleep(HELD_LOOK).await;
     }
@@ -168,7 +176,10 @@ async fn serve(
         "modules": modules.map(|dir| dir.display().to_string()),
         "sync": args.sync.to_string(),
     });
-    announce(store, "xs.start", &start).await;
+    let started = announce(store, "xs.start", &start).await;
+    if let Some(text) = started.and_then(clock::ahead) {
+        warn!("{text}");
+    }
     let modules =
         modules.map(|modules| host::start_beside(modules, dir, args, server)).transpose()?;
     info!(store = %dir.display(), listening = listening.join(" "), "serving");
@@ -220,19 +231,22 @@ async fn serve(
 }
 
 /// Appends a frame of the server itself. A store that cannot take it says so in the log only: what
-/// it still can do, serving reads, goes on.
-async fn announce(store: &Arc<Store>, topic: &'static str, meta: &serde_json::Value) {
-    let (Ok(topic), Ok(meta)) = (Topic::parse(topic), Meta::parse(meta.to_string())) else {
-        return;
-    };
+/// it still can do, serving reads, goes on. Otherwise its id.
+async fn announce(
+    store: &Arc<Store>,
+    topic: &'static str,
+    meta: &serde_json::Value,
+) -> Option<FrameId> {
+    let (topic, meta) = (Topic::parse(topic).ok()?, Meta::parse(meta.to_string()).ok()?);
     let frame = NewFrame { meta, ..NewFrame::new(topic) };
     let store = Arc::clone(store);
     let append = move || store.append(Batch::from(frame));
     match tokio::task::spawn_blocking(append).await {
-        Ok(Ok(_)) => {}
+        Ok(Ok(appended)) => return appended.frames.first().map(|stamp| stamp.id),
         Ok(Err(error)) => error!(%error, "cannot append a frame of the server"),
         Err(error) => error!(%error, "cannot append a frame of the server"),
     }
+    None
 }
 
 fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<PathBuf> {

@@ -13,7 +13,8 @@ use xs_engine::{BlobHash, Frame, ReadOptions};
 use xs_protocol::{Client, Delivered};
 
 use super::bodies::{self, Lost};
-use super::transfer::{passed_over, told};
+use super::cat::passed_over;
+use super::transfer::told;
 use crate::archive::{Writer, unpack};
 use crate::args::Target;
 use crate::connect::explain;

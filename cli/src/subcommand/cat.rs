@@ -35,7 +35,7 @@ pub(super) async fn run(
         options.start = Start::From(Bound::Offset(offset));
     }
     let left = filter.widen(client, &mut options).await?;
-    let mut reader = Reader { client, wanted: &cat.body, filter, left };
+    let mut reader = Reader { client, wanted: &cat.body, filter, left, unread: 0 };
     let ended = reader.print_events(&options, position.as_mut(), stop, out).await;
     // What was printed counts as read, however it ended.
     let saved = match &mut position {
@@ -43,7 +43,16 @@ pub(super) async fn run(
         None => Ok(()),
     };
     // The first thing that went wrong is the reason for the second.
-    ended.and_then(|exit| saved.map(|()| exit))
+    let ended = ended.and_then(|exit| saved.map(|()| exit));
+    ended.map(|exit| all_or_failed(exit, reader.unread))
+}
+
+/// How what went well ends that could not read some frames.
+pub(super) const fn all_or_failed(exit: Exit, unread: u64) -> Exit {
+    match exit {
+        Exit::Ok if unread > 0 => Exit::Failed,
+        exit => exit,
+    }
 }
 
 /// What of a subscription is printed.
@@ -53,6 +62,8 @@ struct Reader<'a> {
     filter: Filter,
     /// How many more, when they are counted here.
     left: Option<u64>,
+    /// Frames that cannot be read.
+    unread: u64,
 }
 
 impl Reader<'_> {
@@ -114,7 +125,7 @@ impl Reader<'_> {
                         return Ok(Exit::Ok);
                     }
                 }
-                Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
+                Some(SubEvent::Gap(gap)) => self.unread += passed_over(gap),
                 Some(SubEvent::Dropped { refusal, resume: from }) => {
                     let text = refusal.message + &resume.advice(Some(from));
                     return Fault::fail(Exit::Unreachable, text);
@@ -172,7 +183,16 @@ async fn print(
     Ok(())
 }
 
-pub(super) fn describe(gap: Gap) -> String {
+/// Tells of frames that a reader goes without; how many of them cannot be read.
+pub(super) fn passed_over(gap: Gap) -> u64 {
+    notice(&describe(gap));
+    match gap {
+        Gap::Corrupt { from, to } => to.saturating_sub(from),
+        Gap::Ephemeral { .. } | Gap::Conflated { .. } => 0,
+    }
+}
+
+fn describe(gap: Gap) -> String {
     match gap {
         Gap::Corrupt { from, to } => format!("{} cannot be read: skipped", frames(from, to)),
         Gap::Ephemeral { count } => format!("{count} ephemeral frames came too fast: skipped"),

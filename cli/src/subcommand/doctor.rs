@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
-use xs_protocol::{Address, Client};
+use xs_engine::TopicPatterns;
+use xs_protocol::{Address, Client, LastRequest};
 
+use crate::clock;
 use crate::connect::{Need, Session, beheaded, default_address, is_store, unserved};
 use crate::exit::{self, Exit};
 use crate::output::{Output, Paint};
@@ -26,6 +28,10 @@ const SYNC_BYTES: usize = 4096;
 const SYNC_SLOW: Duration = Duration::from_millis(20);
 /// A store needs room for a segment, a pack, and what compaction writes before it unlinks.
 const FREE_BYTES: u64 = 512 * 1024 * 1024;
+/// What a segment takes of a tmpfs, and a pack.
+const WHOLE_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// The magic number of a tmpfs, as statfs(2) has it.
+const TMPFS: u64 = 0x0102_1994;
 /// Descriptors for the files of a store and a few hundred connections.
 const DESCRIPTORS: u64 = 4096;
 /// Maps that a store may have open, and as many for everything else in the process.
@@ -138,9 +144,9 @@ async fn server(address: &Address) -> Check {
     }
 }
 
-/// Whether the store takes appends. It is asked as every subcommand asks it, and opened for that
-/// where no server has it; none when there is no store yet.
-async fn store(address: &Address) -> Option<Check> {
+/// Whether the store takes appends, and events of the present. It is asked as every subcommand asks
+/// it, and opened for that where no server has it; nothing when there is no store yet.
+async fn store(address: &Address) -> Vec<Check> {
     let name = "store";
     let dir = match address {
         Address::Unix(socket) => socket.parent(),
@@ -149,22 +155,40 @@ async fn store(address: &Address) -> Option<Check> {
     let session = match Session::open(Some(address.clone()), Need::Existing).await {
         Ok(session) => session,
         // The directory is looked at by itself.
-        Err(_) if dir.is_some_and(|dir| !is_store(dir) && beheaded(dir).is_none()) => return None,
-        Err(error) => return Some(Check::new(name, State::Bad, exit::text(&error))),
+        Err(_) if dir.is_some_and(|dir| !is_store(dir) && beheaded(dir).is_none()) => return vec![],
+        Err(error) => return vec![Check::new(name, State::Bad, exit::text(&error))],
     };
     let stats = session.client.stats().await;
+    let clock = clock(&session.client).await;
     if let Err(error) = session.close().await {
-        return Some(Check::new(name, State::Bad, exit::text(&error)));
+        return vec![Check::new(name, State::Bad, exit::text(&error))];
     }
-    let stats: Value = match stats.map(|text| serde_json::from_str(&text)) {
-        Ok(Ok(stats)) => stats,
-        Ok(Err(error)) => return Some(Check::new(name, State::Bad, error.to_string())),
-        Err(error) => {
-            return Some(Check::new(name, State::Poor, format!("it does not tell: {error}")));
+    let health = match stats.map(|text| serde_json::from_str::<Value>(&text)) {
+        Ok(Ok(stats)) => {
+            let named = dir.map_or_else(|| "STORE".to_owned(), |dir| dir.display().to_string());
+            health(stats["store"]["health"].as_str().unwrap_or_default(), &named)
         }
+        Ok(Err(error)) => Check::new(name, State::Bad, error.to_string()),
+        Err(error) => Check::new(name, State::Poor, format!("it does not tell: {error}")),
     };
-    let named = dir.map_or_else(|| "STORE".to_owned(), |dir| dir.display().to_string());
-    Some(match stats["store"]["health"].as_str().unwrap_or_default() {
+    std::iter::once(health).chain(clock).collect()
+}
+
+/// Whether the clock has come to the newest event; none where that cannot be told.
+async fn clock(client: &Client) -> Option<Check> {
+    let request = LastRequest { topics: TopicPatterns::everything(), n: 1, per_topic: false };
+    let newest = client.last(&request).await.ok()?.pop()?;
+    let name = "clock";
+    Some(match clock::ahead(newest.id()) {
+        Some(text) => Check::new(name, State::Poor, text),
+        None => Check::new(name, State::Good, "not behind the newest event"),
+    })
+}
+
+/// How a store says that it is; `named`: what it is called in advice.
+fn health(health: &str, named: &str) -> Check {
+    let name = "store";
+    match health {
         "writable" => Check::new(name, State::Good, "it takes appends"),
         "read-only" => Check::new(
             name,
@@ -180,7 +204,7 @@ async fn store(address: &Address) -> Option<Check> {
             "a write failed, so it takes no more until its server is started anew",
         ),
         other => Check::new(name, State::Poor, format!("it is {other}")),
-    })
+    }
 }
 
 fn descriptors() -> Check {
@@ -236,17 +260,21 @@ fn directory(dir: &Path) -> Vec<Check> {
     vec![owner, filesystem(dir), space(dir), sync(dir)]
 }
 
+fn magic(dir: &Path) -> rustix::io::Result<u64> {
+    statfs(dir).map(|found| found.f_type as u64 & 0xffff_ffff)
+}
+
 fn filesystem(dir: &Path) -> Check {
     let name = "filesystem";
-    let magic = match statfs(dir) {
-        Ok(found) => found.f_type as u64 & 0xffff_ffff,
+    let magic = match magic(dir) {
+        Ok(magic) => magic,
         Err(error) => return Check::new(name, State::Bad, format!("{}: {error}", dir.display())),
     };
     // The magic numbers are those of statfs(2).
     let kind = match magic {
         0xef53 => ("ext4", State::Good),
         0x5846_5342 => ("xfs", State::Good),
-        0x0102_1994 => ("tmpfs: gone with the next boot", State::Poor),
+        TMPFS => ("tmpfs: gone with the next boot", State::Poor),
         0x9123_683e => ("btrfs: written with pwrite, compaction costs more there", State::Poor),
         0x2fc1_2fc1 => ("zfs: written with pwrite", State::Poor),
         0x6969 => ("nfs: locks and syncs depend on the server", State::Poor),
@@ -263,10 +291,31 @@ fn space(dir: &Path) -> Check {
         }
         Ok(found) => {
             let free = found.f_bavail.saturating_mul(found.f_frsize);
-            let text = format!("{} MiB free", free / (1024 * 1024));
-            Check::of("space", free >= FREE_BYTES, text, "appends are refused when it runs out")
+            room(free, magic(dir) == Ok(TMPFS), has_segment(dir))
         }
         Err(error) => Check::new("space", State::Bad, format!("{}: {error}", dir.display())),
+    }
+}
+
+/// Whether a store that is there has a file of events, which has its room.
+fn has_segment(dir: &Path) -> bool {
+    std::fs::read_dir(dir.join("log")).is_ok_and(|mut log| log.next().is_some())
+}
+
+/// What there is room for. On tmpfs a file of the store takes all of its room when it is made.
+fn room(free: u64, is_tmpfs: bool, has_segment: bool) -> Check {
+    let (name, text) = ("space", format!("{} MiB free", free / (1024 * 1024)));
+    let whole = "on tmpfs each file of events, and each of bodies, takes 64 MiB at once";
+    match is_tmpfs {
+        true if free < WHOLE_FILE_BYTES && !has_segment => {
+            Check::new(name, State::Bad, format!("{text}: {whole}, so no event can be stored"))
+        }
+        true if free < 2 * WHOLE_FILE_BYTES => {
+            let text =
+                format!("{text}: {whole}; appends are refused when the next one has no room");
+            Check::new(name, State::Poor, text)
+        }
+        _ => Check::of(name, free >= FREE_BYTES, text, "appends are refused when it runs out"),
     }
 }
 
@@ -310,4 +359,27 @@ fn time_syncs(path: &Path) -> std::io::Result<Vec<Duration>> {
             Ok(begun.elapsed())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_tmpfs_has_no_room_for_a_file_of_a_store() {
+        const MIB: u64 = 1024 * 1024;
+        let told = |free: u64, tmpfs, segment| {
+            let check = room(free * MIB, tmpfs, segment);
+            (check.state == State::Bad, check.state == State::Poor, check.found)
+        };
+        let (bad, _, found) = told(60, true, false);
+        assert!(bad && found.contains("no event can be stored"), "{found}");
+        for (free, segment) in [(60, true), (100, false), (100, true)] {
+            let (_, poor, found) = told(free, true, segment);
+            assert!(poor && found.contains("64 MiB at once"), "{found}");
+        }
+        assert!(told(400, true, true).2.ends_with("appends are refused when it runs out"));
+        assert_eq!(told(60, false, false).2, "60 MiB free: appends are refused when it runs out");
+        assert_eq!(told(600, true, false).2, "600 MiB free");
+    }
 }

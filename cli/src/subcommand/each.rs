@@ -19,7 +19,7 @@ use xs_protocol::{
 };
 
 use super::bodies;
-use super::cat::describe;
+use super::cat::{all_or_failed, passed_over};
 use super::filter::Filter;
 use super::position::{Position, Resume};
 use crate::args::EachArgs;
@@ -71,7 +71,7 @@ pub(super) async fn run(
         ..Default::default()
     };
     let mut events = client.subscribe(&options, how).await.map_err(explain)?;
-    let runner = Runner { client, address, each, stop };
+    let mut runner = Runner { client, address, each, stop, unread: 0 };
     let resume = match each.cursor {
         Some(_) => Resume::Cursor,
         None => Resume::From("xs each"),
@@ -104,7 +104,7 @@ pub(super) async fn run(
                     position.reach(scanned_to);
                 }
             }
-            Some(SubEvent::Gap(gap)) => notice(&describe(gap)),
+            Some(SubEvent::Gap(gap)) => runner.unread += passed_over(gap),
             Some(SubEvent::Dropped { refusal, resume: from }) => {
                 let text = refusal.message + &resume.advice(Some(from));
                 return Fault::fail(Exit::Unreachable, text);
@@ -142,6 +142,8 @@ struct Runner<'a> {
     address: &'a Address,
     each: &'a EachArgs,
     stop: &'a CancellationToken,
+    /// Frames that cannot be read.
+    unread: u64,
 }
 
 impl Runner<'_> {
@@ -152,7 +154,8 @@ impl Runner<'_> {
 
     async fn end(&self, mut position: Option<Position<'_>>) -> anyhow::Result<Exit> {
         save(&mut position).await?;
-        Ok(if self.stop.is_cancelled() { Exit::Interrupted } else { Exit::Ok })
+        let exit = if self.stop.is_cancelled() { Exit::Interrupted } else { Exit::Ok };
+        Ok(all_or_failed(exit, self.unread))
     }
 
     /// Handles one frame; false when it is to stop before the frame was handled.

@@ -1,8 +1,10 @@
 //! `get`, `last` and `topics`: single frames and counts, answered in one reply.
 
+use std::collections::HashSet;
+
 use serde_json::json;
-use xs_engine::{Bound, Frame, TopicPatterns};
-use xs_protocol::{Client, LastRequest};
+use xs_engine::{Bound, Frame, ReadOptions, TopicPatterns};
+use xs_protocol::{Client, LastRequest, SubEvent, SubscribeOptions};
 
 use super::{bodies, cat};
 use crate::args::{GetArgs, LastArgs, TopicsArgs};
@@ -52,15 +54,58 @@ pub(super) async fn last(
     out.use_template(last.body.format.as_ref());
     let topics = last.patterns.or(TopicPatterns::all())?;
     let request = LastRequest { topics, n: last.count, per_topic: last.per_topic };
-    let frames = client.last(&request).await.map_err(explain)?;
-    if frames.is_empty() {
+    let (frames, unread) = match client.last(&request).await {
+        Ok(frames) => (frames, 0),
+        Err(error) if bodies::is_damage(&error) => beside_damage(client, &request).await?,
+        Err(error) => return Err(explain(error)),
+    };
+    if frames.is_empty() && unread == 0 {
         return Fault::fail(
             Exit::NotFound,
             format!("no frame in {}; xs topics lists the topics there are", request.topics),
         );
     }
     cat::print_all(client, &frames, &last.body, out).await?;
-    Ok(Exit::Ok)
+    Ok(cat::all_or_failed(Exit::Ok, unread))
+}
+
+/// The same frames read backwards, which damage does not end, and how many of those that it came
+/// by cannot be read: a frame that cannot be read may be one of any topic.
+async fn beside_damage(
+    client: &Client,
+    request: &LastRequest,
+) -> anyhow::Result<(Vec<Frame>, u64)> {
+    let back = ReadOptions {
+        topics: request.topics.clone(),
+        reverse: true,
+        limit: (!request.per_topic).then_some(request.n),
+        ..ReadOptions::default()
+    };
+    let topics = match request.per_topic {
+        true => client.topics(&request.topics).await.map_err(explain)?.len(),
+        false => usize::MAX,
+    };
+    let mut events = client.subscribe(&back, SubscribeOptions::default()).await.map_err(explain)?;
+    let (mut frames, mut unread, mut seen) = (Vec::new(), 0, HashSet::new());
+    while seen.len() < topics
+        && let Some(event) = events.next().await
+    {
+        match event.map_err(explain)? {
+            SubEvent::Frames { frames: come, .. } => {
+                let mut is_wanted =
+                    |frame: &Frame| !request.per_topic || seen.insert(frame.topic().to_owned());
+                let come = come.into_iter().map(|delivered| delivered.frame);
+                frames.extend(come.filter(&mut is_wanted));
+            }
+            SubEvent::Gap(gap) => unread += cat::passed_over(gap),
+            SubEvent::Dropped { refusal, .. } => {
+                return Fault::fail(Exit::Unreachable, refusal.message);
+            }
+            SubEvent::CaughtUp { .. } | SubEvent::Pulse => {}
+        }
+    }
+    frames.reverse();
+    Ok((frames, unread))
 }
 
 pub(super) async fn topics(

@@ -4,6 +4,7 @@
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
@@ -14,9 +15,13 @@ use xs_protocol::Client;
 
 use crate::args::{AppendArgs, CasSubcommand, Subcommand};
 use crate::connect::{Need, explain};
+use crate::output::notice;
 
 /// Bytes that are read ahead of the store, which is what travels with its frame.
 const AHEAD_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long a pipe that nobody has named may say nothing before that is told.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// A body to be read, or what was read of it.
 pub(super) struct Input {
@@ -26,6 +31,8 @@ pub(super) struct Input {
     rest: Option<Box<dyn AsyncRead + Send + Unpin>>,
     is_whole: bool,
     is_regular: bool,
+    /// Nobody has said that it is to be read.
+    is_guess: bool,
 }
 
 /// Where it comes from.
@@ -47,7 +54,9 @@ impl Input {
             _ => return None,
         };
         let (head, is_whole, is_regular) = (BytesMut::new(), false, false);
-        Some(Self { from, head, rest: None, is_whole, is_regular })
+        let is_guess = matches!((&from, subcommand), (Source::Stdin, Subcommand::Append(append))
+            if append.file.is_none() && append.body.is_none());
+        Some(Self { from, head, rest: None, is_whole, is_regular, is_guess })
     }
 
     /// Reads what fits in memory, and tells what is needed of a store then.
@@ -72,8 +81,16 @@ impl Input {
             }
         };
         while self.head.len() <= AHEAD_BYTES_MAX && !self.is_whole {
-            let count = rest.read_buf(&mut self.head).await.with_context(|| name.to_owned())?;
-            self.is_whole = count == 0;
+            let is_guess = std::mem::take(&mut self.is_guess);
+            let mut read = std::pin::pin!(rest.read_buf(&mut self.head));
+            let count = tokio::select! {
+                count = &mut read => count,
+                () = tokio::time::sleep(SILENCE), if is_guess => {
+                    notice("reading the body from standard input; -n appends without one");
+                    read.await
+                }
+            };
+            self.is_whole = count.with_context(|| name.to_owned())? == 0;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -44,7 +44,11 @@ pub(super) async fn run(
     stop: &CancellationToken,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
-    let pieces = Pieces::of(append.file.as_deref().filter(|path| path.as_os_str() != "-")).await?;
+    let file = append.file.as_deref().filter(|path| path.as_os_str() != "-");
+    let pieces = tokio::select! {
+        pieces = Pieces::of(file) => pieces?,
+        () = stop.cancelled() => return Ok(Exit::Interrupted),
+    };
     let mut lines = Lines::new(&append);
     let mut sender = Sender::new(client);
     let fed = feed(pieces, &mut lines, &mut sender, stop).await;
@@ -55,6 +59,14 @@ pub(super) async fn run(
         Ok(Ended::Stopped) => {
             notice(&told);
             return Ok(Exit::Interrupted);
+        }
+        Ok(Ended::At(wrong)) => {
+            let before = match sender.stored {
+                0 => "nothing is stored".to_owned(),
+                1 => "the line before it is stored".to_owned(),
+                stored => format!("the {stored} lines before it are stored"),
+            };
+            return Fault::fail(Exit::Failed, format!("{wrong}; {before}"));
         }
         Err(error) => return Err(error).context(told),
     }
@@ -76,6 +88,8 @@ enum Ended {
     AtEnd,
     /// A line that had no end yet is not stored.
     Stopped,
+    /// At a line that cannot be one, and why.
+    At(String),
 }
 
 /// Turns pieces into lines, lines into batches, and hands the batches over, until the end of the
@@ -94,10 +108,10 @@ async fn feed(
                 Ok(true) if lines.batch_is_full() => sender.send(lines.take_batch()).await?,
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(error) => {
+                Err(wrong) => {
                     // Those before it cannot be read again.
                     sender.send(lines.take_batch()).await?;
-                    return Err(error);
+                    return Ok(Ended::At(wrong));
                 }
             }
         }
@@ -239,7 +253,10 @@ impl Lines {
 
     /// Moves one line into the batch; false when none is complete. At the end of the input what
     /// is left is a line too.
-    fn next_line(&mut self, at_end: bool) -> anyhow::Result<bool> {
+    ///
+    /// # Errors
+    /// A sentence about a line that cannot be one.
+    fn next_line(&mut self, at_end: bool) -> Result<bool, String> {
         let feed = self.pending[self.searched..].iter().position(|&byte| byte == b'\n');
         let mut line = match feed {
             Some(at) => {
@@ -251,7 +268,8 @@ impl Lines {
             None => {
                 self.searched = self.pending.len();
                 if self.searched > LINE_BYTES_MAX {
-                    bail!("line {} is longer than {LINE_BYTES_MAX} bytes", self.count + 1);
+                    let line = self.count + 1;
+                    return Err(format!("line {line} is longer than {LINE_BYTES_MAX} bytes"));
                 }
                 return Ok(false);
             }
@@ -265,14 +283,16 @@ impl Lines {
         Ok(true)
     }
 
-    fn take_in(&mut self, line: Bytes) -> anyhow::Result<()> {
+    fn take_in(&mut self, line: Bytes) -> Result<(), String> {
         let mut frame = self.template.clone();
         if self.json {
             if line.trim_ascii().is_empty() {
                 return Ok(());
             }
-            let fail =
-                |text: String| Fault::new(Exit::Failed, format!("line {}: {text}", self.count));
+            // A line has one line.
+            let fail = |text: String| {
+                format!("line {}: {}", self.count, text.replace(" at line 1 column", " at column"))
+            };
             let text = std::str::from_utf8(&line).map_err(|error| fail(error.to_string()))?;
             frame.meta = meta_object(text).map_err(fail)?;
         } else if !line.is_empty() {
@@ -353,9 +373,9 @@ mod tests {
     use crate::args::{Args, Subcommand};
     use clap::Parser as _;
 
-    fn split(options: &str, pieces: &[&str]) -> anyhow::Result<Vec<String>> {
+    fn split(options: &str, pieces: &[&str]) -> Result<Vec<String>, String> {
         let line = format!("xs append t --lines {options}");
-        let args = Args::try_parse_from(line.split_whitespace())?;
+        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
         let Subcommand::Append(append) = args.subcommand else { unreachable!("a line of append") };
         let mut lines = Lines::new(&append);
         for piece in pieces {
@@ -383,13 +403,15 @@ mod tests {
             split("--json", &["{\"a\":1}\n\n", " {\"b\":2} "]).unwrap(),
             ["{\"a\":1}", "{\"b\":2}"]
         );
-        let error = split("--json", &["{}\n[1]\n"]).unwrap_err().to_string();
+        let error = split("--json", &["{}\n[1]\n"]).unwrap_err();
         assert!(error.starts_with("line 2: a JSON object is expected"), "{error}");
+        let error = split("--json", &["{}\nTraceback\n"]).unwrap_err();
+        assert_eq!(error, "line 2: not JSON: expected value at column 1");
     }
 
     #[test]
     fn a_line_has_a_longest() {
         let long = "a".repeat(LINE_BYTES_MAX + 1);
-        assert!(split("", &[&long]).unwrap_err().to_string().starts_with("line 1 is longer"));
+        assert!(split("", &[&long]).unwrap_err().starts_with("line 1 is longer"));
     }
 }

@@ -154,6 +154,9 @@ fn findings(list: &[Value], total: u64, out: &mut Output) -> anyhow::Result<()> 
 
 pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
     let (from, to) = between(args.paths(), addr)?;
+    if !connect::has_begun(&from) {
+        return Err(explain(MaintainError::NoStore { dir: from }.into()));
+    }
     let saved = watched("saving", move |watch| xs_engine::repair(&from, &to, watch)).await;
     let report = saved.map_err(explain)?;
     let mut out = Output::stdout();

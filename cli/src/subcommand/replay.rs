@@ -20,6 +20,7 @@ use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::json;
 use crate::output::{Output, Paint, aside, notice};
+use crate::variables;
 
 /// Outputs that are compared, on each side.
 const COMPARED_MAX: usize = 200_000;
@@ -36,8 +37,9 @@ pub(super) async fn run(
         return Fault::fail(Exit::Usage, text);
     }
     let mut range = args.range(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
-    let candidate =
-        Candidate::load(&args.module, args.name.clone()).map_err(|error| told(&error))?;
+    let env = variables::offered(&args.env)?;
+    let candidate = Candidate::load(&args.module, args.name.clone(), env);
+    let candidate = candidate.map_err(|error| told(&error))?;
     let saved = match args.state_at {
         Some(at) => {
             range.start = Start::After(Bound::Id(at));

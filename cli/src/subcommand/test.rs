@@ -21,9 +21,14 @@ pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
     let wanted = |file: &String| {
         tests.only.is_empty() || tests.only.iter().any(|part| file.contains(part.as_str()))
     };
+    let (all, dir) = (files.len(), tests.dir.display());
     let files: Vec<String> = files.into_iter().filter(wanted).collect();
     if files.is_empty() {
-        let text = format!("no *.test.ts below {}", tests.dir.display());
+        let text = match (all, tests.only.join(" or ")) {
+            (0, _) => format!("no *.test.ts below {dir}"),
+            (1, parts) => format!("the only test file below {dir} has no {parts} in its path"),
+            (all, parts) => format!("none of {all} test files below {dir} has {parts} in its path"),
+        };
         return Fault::fail(Exit::NotFound, text);
     }
     let env = variables::of_file(&tests.env)?;

@@ -18,7 +18,7 @@ use xs_protocol::{
 
 use super::archive::{self, Unpacked};
 use super::bodies::{self, Lost};
-use super::cat::describe;
+use super::cat::passed_over;
 use super::frames::{found, no_frame};
 use super::sure;
 use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target};
@@ -129,15 +129,6 @@ async fn write(
     Ok(count)
 }
 
-/// Tells of frames that an export goes without; how many there are.
-pub(super) fn passed_over(gap: Gap) -> u64 {
-    notice(&describe(gap));
-    match gap {
-        Gap::Corrupt { from, to } => to.saturating_sub(from),
-        Gap::Ephemeral { .. } | Gap::Conflated { .. } => 0,
-    }
-}
-
 /// Tells what was exported, and ends with that it was not all.
 pub(super) fn told(
     count: u64,
@@ -187,6 +178,14 @@ async fn keep_body(
 pub(super) async fn at_hand(import: &mut ImportArgs) -> anyhow::Result<Option<Unpacked>> {
     let text = "is nothing to import; name a directory that xs export wrote, or an archive";
     let nothing = format!("{} {text}", import.dir.display());
+    if is_store(&import.dir) {
+        let dir = import.dir.display();
+        let text = format!(
+            "{dir} is a store, and import reads what xs export wrote: xs export -a {dir} DIR writes \
+             its events, xs fork {dir} NEW makes a store of its own out of it"
+        );
+        return Fault::fail(Exit::Usage, text);
+    }
     let is_input = import.dir.as_os_str() == "-";
     if !is_input {
         std::fs::metadata(&import.dir).with_context(|| nothing.clone())?;

@@ -85,3 +85,13 @@ fn subcommands_without_a_server_take_turns() {
     }
     assert_eq!(place.ok(&["cat", "t"]).json().len(), 8);
 }
+
+#[test]
+fn variables_that_hold_nothing_are_not_set() {
+    let place = Place::new();
+    let home = ".local/share/xs/store";
+    place.ok(&["append", &format!("./{home}"), "t", "x"]);
+    let run = place.command(&["cat"]).env("XS_ADDR", "").env("XS_TLS_CA", "").output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(String::from_utf8(run.stdout).unwrap().lines().count(), 1);
+}

@@ -23,6 +23,13 @@ const USAGE: &[&[&str]] = &[
     &["append", "t", "--meta", "1", "x"],
     &["append", "t", "--expect", "soon", "x"],
     &["append", "t", "x", "--file", "f"],
+    &["cat", "a*"],
+    &["cat", "*.b"],
+    &["cat", "a.*.c"],
+    &["cat", ""],
+    &["cat", "a,,b"],
+    &["cat", "--last", "x"],
+    &["tail", "-5"],
     &["cat", "--since", "soon"],
     &["cat", "--from", "here"],
     &["cat", "--last", "3", "--new"],
@@ -80,6 +87,7 @@ const STORE: &[&[&str]] = &[
     &["append", "t", "y", "--expect", "empty"],
     &["append", "t", "y", "--expect", "0"],
     &["append", "t", "y", "--expect", "head=7"],
+    &["append", "t", "y", "--expect", "head=2", "--expect", "empty"],
     &["append", "t", "y", "--key", "k"],
     &["append", "xs.mine", "x"],
     &["append", "t", "--file", "none"],
@@ -93,9 +101,11 @@ const STORE: &[&[&str]] = &[
     &["ping", "--wait", "10ms"],
     &["verify", "none"],
     &["repair", "./store", "./full"],
+    &["repair", "./none", "./new"],
     &["backup", "./store", "./full"],
     &["restore", "./none", "./new"],
     &["fork", "./store", "./full"],
+    &["import", "./store", "new"],
     &["import", "none", "new"],
     &["import", "file", "new"],
     &["export", "foreign"],
@@ -112,7 +122,7 @@ const SERVED: &[&[&str]] = &[
     &["call", "report", "n:=x"],
     &["modules", "stop", "none"],
     &["repair", "./store", "./new2"],
-    &["serve", "./store"],
+    &["serve", "./store", "--log-level", "warn"],
     &["gc"],
 ];
 
@@ -139,9 +149,10 @@ fn tell(place: &Place, heading: &str, cases: &[&[&str]], told: &mut String) {
         let run: Run = place.xs(args);
         assert_ne!(run.code, 0, "xs {args:?}");
         assert!(!run.err.trim().is_empty(), "xs {args:?} says nothing");
-        let quoted = args
-            .iter()
-            .map(|arg| if arg.contains(' ') { format!("'{arg}'") } else { (*arg).to_owned() });
+        let quoted = args.iter().map(|arg| match arg.is_empty() || arg.contains(' ') {
+            true => format!("'{arg}'"),
+            false => (*arg).to_owned(),
+        });
         let line = quoted.collect::<Vec<_>>().join(" ");
         writeln!(told, "$ xs {line}\n[{}] {}", run.code, normal(place, &run.err)).unwrap();
     }

@@ -127,6 +127,7 @@ fn the_doctor_looks_at_the_surroundings() {
         "version",
         "server",
         "store",
+        "clock",
         "descriptors",
         "maps",
         "directory",

@@ -34,7 +34,7 @@ fn add(place: &Place, n: i64) {
 }
 
 fn state_of(place: &Place, name: &str) -> Value {
-    let listed = place.ok(&["modules", "list"]).json();
+    let listed = place.ok(&["modules", "list", "--all"]).json();
     listed.iter().find(|module| module["name"] == name).unwrap()["state"].clone()
 }
 
@@ -83,6 +83,7 @@ fn a_module_without_its_file_is_told_from_one_that_was_stopped() {
     fs::remove_file(place.path("modules/handlers/sum.ts")).unwrap();
     place.await_frames("xs.handler.sum.fin.term", 1);
     assert_eq!(state_of(&place, "sum"), "deleted");
+    assert!(place.ok(&["modules", "list"]).json().is_empty());
     let shown = place.ok(&["modules", "show", "sum"]).json().remove(0);
     assert_eq!(shown["help"], "put its file back");
     place.ok(&["modules", "stop", "sum"]);

@@ -2,6 +2,7 @@
 //! modules that cannot start, servers that do not answer.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -15,18 +16,23 @@ fn damaged() -> Place {
     for n in ["{\"n\":1}", "{\"n\":\"the second\"}", "{\"n\":3}"] {
         place.ok(&["append", "t", "--meta", n, "-n"]);
     }
+    damage(&place);
+    place
+}
+
+/// Changes a byte of the frame that says that it is the second, under the eyes of a server if any.
+fn damage(place: &Place) {
     let files = fs::read_dir(place.store().join("log")).unwrap();
     let hit = files.map(|file| file.unwrap().path()).any(|path| {
-        let mut bytes = fs::read(&path).unwrap();
+        let bytes = fs::read(&path).unwrap();
         let Some(at) = bytes.windows(10).position(|window| window == b"the second") else {
             return false;
         };
-        bytes[at] ^= 1;
-        fs::write(&path, bytes).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
         true
     });
     assert!(hit, "the log holds the frame");
-    place
 }
 
 #[test]
@@ -41,6 +47,22 @@ fn damage_is_in_the_exit_code() {
     assert_eq!(again.json(), [json!({ "exported": 0, "there_before": true, "unreadable": 1 })]);
     let run = place.xs(&["export", "--archive", "all.tar.zst"]);
     assert_eq!((run.code, run.json()[0]["unreadable"].as_u64()), (1, Some(1)), "{}", run.err);
+    for (line, printed, code) in [
+        (&["cat"][..], "13", 1),
+        (&["cat", "--limit", "1"], "1", 0),
+        (&["each", "t", "--", "sh", "-c", "echo $XS_META"], "13", 1),
+        (&["last", "-n", "100", "t"], "13", 1),
+        (&["last", "-n", "2", "t"], "13", 1),
+        (&["last", "-n", "1", "t"], "3", 0),
+        (&["last", "--per-topic"], "3", 0),
+    ] {
+        let run = place.xs(line);
+        let text = run.text();
+        let numbers: String = text.split("{\"n\":").skip(1).map(|rest| &rest[..1]).collect();
+        assert_eq!((run.code, &*numbers), (code, printed), "{line:?}: {}", run.err);
+        let told = run.err.contains("frame 1 cannot be read: skipped");
+        assert_eq!(told, code == 1, "{line:?}: {}", run.err);
+    }
     let bad = |place: &Place| {
         let run = place.xs(&["doctor"]);
         let store = run.json().into_iter().find(|check| check["check"] == "store").unwrap();
@@ -154,4 +176,54 @@ fn a_file_that_is_called_minus_is_standard_input() {
     let lines = place.xs_with(&["append", "t", "--lines", "--file", "-"], b"one\ntwo\n");
     assert_eq!(lines.code, 0, "{}", lines.err);
     assert_eq!(place.ok(&["last", "-n", "2", "t", "--format", "{body}"]).text(), "one\ntwo\n");
+}
+
+/// The newest of a topic cannot be read: those before it are what there is.
+#[test]
+fn the_newest_of_each_topic_are_found_beside_damage() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    for (topic, n) in [("a", "1"), ("b", "2"), ("a", "\"the second\""), ("c", "3")] {
+        place.ok(&["append", topic, "--meta", &format!("{{\"n\":{n}}}"), "-n"]);
+    }
+    damage(&place);
+    let run = place.xs(&["last", "--per-topic"]);
+    let metas: Vec<_> = run.json().iter().map(|frame| frame["meta"]["n"].clone()).collect();
+    assert_eq!((run.code, metas), (1, vec![json!(1), json!(2), json!(3)]), "{}", run.err);
+    let run = place.xs(&["last", "a"]);
+    assert_eq!((run.code, &run.json()[0]["meta"]["n"]), (1, &json!(1)), "{}", run.err);
+    assert!(server.stop().success());
+}
+
+/// Ids go on from a clock that was ahead, until the clock has come to them.
+#[test]
+fn a_clock_that_was_ahead_is_told_of() {
+    let place = Place::new();
+    place.ok(&["append", "t", "x"]);
+    place.ok(&["export", "now"]);
+    let clock = |store: &str| {
+        let checks = place.xs(&["doctor", store]).json();
+        checks.into_iter().find(|check| check["check"] == "clock").unwrap()
+    };
+    assert_eq!(clock("./store")["state"], "ok");
+    let old = &place.frames("t")[0]["id"];
+    let id = place.ok(&["id", "--at", "2158-08-06T00:00:00Z"]).text();
+    let line = fs::read_to_string(place.path("now/frames.jsonl")).unwrap();
+    fs::create_dir(place.path("then")).unwrap();
+    fs::rename(place.path("now/cas"), place.path("then/cas")).unwrap();
+    place.write("then/frames.jsonl", &line.replace(old.as_str().unwrap(), id.trim()));
+    assert_eq!(place.ok(&["import", "then", "./ahead"]).json()[0]["new"], 1);
+    let told = clock("./ahead");
+    let found = told["found"].as_str().unwrap();
+    assert_eq!(told["state"], "poor", "{told}");
+    assert!(found.contains("is of 2158-08-06T00:00:00Z, 13"), "{found}");
+    assert!(found.contains(" years ahead of this clock"), "{found}");
+    place.ok(&["import", "then", "./store"]);
+    let server = place.serve(&[]);
+    assert!(server.stop().success());
+    assert!(place.log().contains("years ahead of this clock"), "{}", place.log());
+    // What the text tells to do helps.
+    place.ok(&["export", "-a", "./ahead", "out"]);
+    place.ok(&["import", "out", "./mended", "--new-ids"]);
+    assert_eq!(clock("./mended")["state"], "ok");
 }

@@ -169,3 +169,24 @@ fn a_follower_without_a_server_lets_others_in() {
     assert!(!place.store().join("xs.sock").exists());
     assert_eq!(place.frames("t").len(), 2);
 }
+
+/// As under ssh, or in the loop of a script whose input it takes.
+#[test]
+fn an_append_that_waits_for_a_body_nobody_named_says_so() {
+    let place = Place::new();
+    let mut command = place.command(&["append", "t"]);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut append = command.spawn().unwrap();
+    let mut stderr = BufReader::new(append.stderr.take().unwrap());
+    let (told, line) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut said = String::new();
+        told.send(stderr.read_line(&mut said).map(|_| said))
+    });
+    let said = line.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(said, "xs: reading the body from standard input; -n appends without one\n");
+    append.stdin.as_mut().unwrap().write_all(b"late").unwrap();
+    drop(append.stdin.take());
+    assert!(wait_within(&mut append, PATIENCE).success());
+    assert_eq!(place.frames("t")[0]["body"], "late");
+}

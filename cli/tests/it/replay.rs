@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Place, text};
+use crate::support::{Place, Run, text};
 
 /// Sums up; says so when the sum is over a limit.
 const SUM: &str = r#"
@@ -190,4 +190,37 @@ fn the_store_is_read_as_it_was() {
         })
         .collect();
     assert_eq!(made, expected);
+}
+
+/// A handler is offered what it would be offered in a server.
+#[test]
+fn variables_are_those_of_the_environment_and_of_a_file() {
+    let place = Place::new();
+    let source = "import { handler } from \"xs\";\n\
+        export default handler({ topics: \"in\", start: \"first\", state: \"\",\n\
+        permissions: { env: [\"LEVEL\", \"REGION\"] },\n\
+        run(f, ctx) { ctx.state += ctx.env.LEVEL; return { level: ctx.env.LEVEL, \
+        region: ctx.env.REGION, state: ctx.state }; } });";
+    place.write("modules/handlers/of.env.ts", source);
+    let file = place.write("vars.env", "LEVEL=low\nREGION=north\n");
+    place.ok(&["append", "in", "-n"]);
+    let replay = ["replay", "modules/handlers/of.env.ts", "--env-file", text(&file)];
+    let meta = |line: &[&str]| {
+        let run = place.command(line).env("LEVEL", "high").output().unwrap();
+        let run = Run::from(run);
+        assert_eq!(run.code, 0, "{}", run.err);
+        run.json()[0]["meta"].clone()
+    };
+    let first = json!({ "level": "high", "region": "north", "state": "high" });
+    assert_eq!(meta(&replay), first);
+    let mut serve = vec!["--modules", "modules", "--sync", "none"];
+    serve.extend(["--env-file", text(&file)]);
+    let server = place.serve(&serve);
+    place.await_frames("of.env.out", 1);
+    assert!(server.stop().success());
+    place.ok(&["append", "in", "-n"]);
+    let inputs = place.frames("in");
+    let at = inputs[0]["id"].as_str().unwrap();
+    let behind = json!({ "level": "high", "region": "north", "state": "highhigh" });
+    assert_eq!(meta(&[&replay[..], &["--state-at", at]].concat()), behind);
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Duration;
 
 use xs_engine::{Store, StoreOptions};
 
@@ -45,17 +44,19 @@ fn sigterm_leaves_neither_child_nor_socket() {
 fn a_server_waits_for_who_has_its_store_for_a_moment() {
     let place = Place::new();
     let held = Store::open(&place.store(), StoreOptions::default()).unwrap();
-    let holder = std::thread::spawn(move || {
-        // As long as a subcommand may take.
-        std::thread::sleep(Duration::from_millis(300));
-        held.close().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let held = held;
+            eventually(|| place.log().contains("waiting for it").then_some(()));
+            held.close().unwrap();
+        });
+        assert!(place.serve(&[]).stop().success(), "{}", place.log());
     });
-    assert!(place.serve(&[]).stop().success(), "{}", place.log());
-    holder.join().unwrap();
     let held = Store::open(&place.store(), StoreOptions::default()).unwrap();
     let refused = place.xs(&["serve", "./store"]);
     assert_eq!(refused.code, 5);
     assert!(refused.err.contains("./store is open in process"), "{}", refused.err);
+    assert!(refused.err.contains("for the 3 s that it was waited for"), "{}", refused.err);
     held.close().unwrap();
 }
 

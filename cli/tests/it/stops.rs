@@ -66,7 +66,7 @@ fn what_waits_for_its_input_ends() {
         &["append", "t", "--lines", "--file", "never"],
     ] {
         let mut command = place.command(line);
-        let command = command.stdin(Stdio::piped()).stderr(Stdio::null()).stdout(Stdio::null());
+        let command = command.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
         // It is connected, and has nothing to do but to read.
         eventually(|| {
@@ -75,6 +75,9 @@ fn what_waits_for_its_input_ends() {
         });
         signal(&child, Signal::INT);
         assert_eq!(wait_within(&mut child, PATIENCE).code(), Some(130), "{line:?}");
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said, "", "{line:?} has nothing to end in order, and takes no time for it");
     }
     assert!(server.stop().success());
 }

@@ -136,7 +136,12 @@ impl TopicPattern {
         if text == "*" {
             return Ok(Self::All);
         }
-        match text.strip_suffix(".*") {
+        let below = text.strip_suffix(".*");
+        if below.unwrap_or(text).contains('*') {
+            let rule = "may have a star only alone, or at the end behind a dot: a.*";
+            return Err(ValueError::Topic { topic: shorten(text), rule });
+        }
+        match below {
             Some(prefix) => Ok(Self::Below(Topic::parse(prefix)?)),
             None => Ok(Self::Exact(Topic::parse(text)?)),
         }

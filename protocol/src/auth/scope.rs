@@ -77,6 +77,8 @@ impl Scope {
         for pattern in asked.as_slice() {
             match pattern {
                 TopicPattern::Exact(topic) if own.matches(topic.as_str()) => keep(pattern.clone()),
+                // Whoever asks for everything names no topic by that.
+                TopicPattern::Exact(_) if asked == &TopicPatterns::everything() => {}
                 TopicPattern::Exact(topic) => {
                     return Err(denied(format!("{topic} cannot be read with this token")));
                 }
@@ -146,6 +148,8 @@ mod tests {
             ("*", "a.*,b", Some("a.*,b")),
             ("*", "xs.*", None),
             ("*", "*,xs.*", Some("*")),
+            ("*", "*,xs,xs.*", Some("*")),
+            ("*", "xs", None),
             ("*", "xs.start", None),
             ("a.*", "*", Some("a.*")),
             ("a.*", "a.*", Some("a.*")),

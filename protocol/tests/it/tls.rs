@@ -189,6 +189,27 @@ async fn a_server_is_trusted_for_its_certificate_alone() {
     assert_eq!(error.code(), Some(Code::Unauthenticated));
 }
 
+/// As `openssl req -x509` makes one.
+#[tokio::test]
+async fn a_certificate_that_is_a_ca_is_told_of() {
+    let mut secure = Secure::new(&["127.0.0.1"], 2100).await;
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let cert = params.self_signed(&key).unwrap().pem();
+    let [cert_file, key_file] = secure.files();
+    put(&cert_file, &cert, 0o644);
+    put(&key_file, &key.serialize_pem(), 0o600);
+    put(&secure.dir.path().join("ca.pem"), &cert, 0o644);
+    let address = Address::parse("127.0.0.1:0").unwrap();
+    let tls = ServerTls::open(&cert_file, &key_file).unwrap();
+    let listener = Listener::bind_tls(&address, tls).await.unwrap();
+    secure.address = listener.address().clone();
+    secure.server.listen(listener, Role::Admin);
+    let text = reason(secure.connect().await);
+    assert!(text.contains("is a CA itself"), "{text}");
+}
+
 #[tokio::test]
 async fn what_is_not_tls_is_turned_away() {
     let secure = Secure::new(&["127.0.0.1"], 2100).await;

@@ -6,7 +6,7 @@
 mod candidate;
 mod shelf;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -44,7 +44,8 @@ pub enum ReplayError {
     Module(#[from] ModuleError),
 }
 
-/// The state of a handler after the frame `until`, as JSON; `None` is its initial one.
+/// The state of a handler after the frame `until`, as JSON; `None` is its initial one. `env`: the
+/// variables that it is offered.
 ///
 /// # Errors
 /// [`ReplayError`] when the frames cannot be read or the handler cannot be run over them.
@@ -52,6 +53,7 @@ pub async fn state_at(
     client: &Client,
     key: &Key,
     until: FrameId,
+    env: &BTreeMap<String, String>,
 ) -> Result<Option<Bytes>, ReplayError> {
     let creates = creates(client, key).await?;
     let own: HashSet<FrameId> = creates.iter().map(Frame::id).collect();
@@ -59,7 +61,9 @@ pub async fn state_at(
     let Some(newest) = newest else { return Err(ReplayError::NoSource(key.clone())) };
     let graph = graph_of(client, key, newest, &CancellationToken::new()).await?;
     let shelf = Arc::new(Shelf::new(client.clone(), Box::new(|_, _| {})));
-    let mut fold = Fold::start(spec(key, newest, graph), shelf, Begin::Anew).await?;
+    let mut spec = spec(key, newest, graph);
+    spec.env = env.clone();
+    let mut fold = Fold::start(spec, shelf, Begin::Anew).await?;
     let first = match fold.definition.start {
         StartAt::First => 0,
         StartAt::New => creates.first().and_then(Frame::offset).map_or(0, |offset| offset + 1),

@@ -55,7 +55,7 @@ pub(super) async fn run(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     match subcommand {
-        ModulesSubcommand::List { check } => list(asked, check, out).await,
+        ModulesSubcommand::List { check, all } => list(asked, check, all, out).await,
         ModulesSubcommand::Show { name } => show::show(asked, &name, out).await,
         ModulesSubcommand::State { name, at } => show::state(asked, &name, at, out).await,
         ModulesSubcommand::Logs { name, count, follow } => {
@@ -85,9 +85,10 @@ fn say(out: &mut Output, key: &Key, text: &str, facts: &[(&str, Value)]) -> io::
     out.table(&names, &[row])
 }
 
-async fn list(asked: Asked<'_>, check: bool, out: &mut Output) -> anyhow::Result<Exit> {
+async fn list(asked: Asked<'_>, check: bool, all: bool, out: &mut Output) -> anyhow::Result<Exit> {
     let modules = survey::all(asked.client, asked.served).await?;
-    let rows = modules.iter().map(|(key, module)| {
+    let shown = modules.iter().filter(|(_, module)| all || module.state() != "deleted");
+    let rows = shown.map(|(key, module)| {
         vec![
             json!(key.kind.as_str()),
             json!(key.name.as_str()),

@@ -16,6 +16,7 @@ use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, Paint};
 use crate::subcommand::frames;
+use crate::variables;
 
 /// Frames counted to tell how far a handler is behind; more are told as more.
 const LAG_MAX: u64 = 10_000;
@@ -144,11 +145,12 @@ pub(super) async fn state(
     if key.kind != Kind::Handler {
         return Fault::fail(Exit::Usage, format!("{key} keeps no state; only handlers do"));
     }
+    let env = variables::of_process().collect();
     let json = match at {
-        Some(Bound::Id(id)) => state_at(asked.client, &key, id).await?,
+        Some(Bound::Id(id)) => state_at(asked.client, &key, id, &env).await?,
         Some(place) => {
             let frame = frames::existing(asked.client, place).await?;
-            state_at(asked.client, &key, frame.id()).await?
+            state_at(asked.client, &key, frame.id(), &env).await?
         }
         None => {
             let Some(cursor) = survey::cursor(asked.client, &key).await? else {

@@ -39,15 +39,22 @@ pub struct Candidate {
     dir: PathBuf,
     graph: ModuleGraph,
     config: serde_json::Map<String, Value>,
+    /// Variables that it is offered.
+    env: BTreeMap<String, String>,
 }
 
 impl Candidate {
     /// Reads a file. Below a directory `handlers` the module's name and what it imports are found
-    /// as a server finds them; elsewhere the name is that of the file. `name` overrides it.
+    /// as a server finds them; elsewhere the name is that of the file. `name` overrides it. `env`:
+    /// the variables that it sees those of which it asks for.
     ///
     /// # Errors
     /// [`ModuleError`] when it cannot be read or defines no handler.
-    pub fn load(file: &Path, name: Option<ProcessorName>) -> Result<Self, ModuleError> {
+    pub fn load(
+        file: &Path,
+        name: Option<ProcessorName>,
+        env: BTreeMap<String, String>,
+    ) -> Result<Self, ModuleError> {
         let wrong = |text: String| ModuleError::new(FailureKind::Import, text);
         let (dir, path) = placed(file).ok_or_else(|| wrong(format!("{file:?} names no file")))?;
         let below = path.strip_prefix("handlers/").unwrap_or(&path);
@@ -60,7 +67,7 @@ impl Candidate {
         let graph = ModuleGraph::load(&dir, &path)?;
         let config = Config::load(&dir).map_err(|error| wrong(error.to_string()))?;
         let config = config.module(&name).config;
-        Ok(Self { key: Key { kind: Kind::Handler, name }, dir, graph, config })
+        Ok(Self { key: Key { kind: Kind::Handler, name }, dir, graph, config, env })
     }
 
     fn spec(&self) -> IsolateSpec {
@@ -68,6 +75,7 @@ impl Candidate {
         let mut spec = IsolateSpec::new(name, Kind::Handler, FrameId::ZERO, graph);
         spec.config = Value::Object(self.config.clone());
         spec.base = self.dir.clone();
+        spec.env = self.env.clone();
         seal(&mut spec);
         spec
     }
@@ -96,7 +104,8 @@ pub async fn state_for(
     candidate: &Candidate,
     at: FrameId,
 ) -> Result<Option<(Bytes, Code)>, ReplayError> {
-    let Some(state) = state_at(client, &candidate.key, at).await? else { return Ok(None) };
+    let state = state_at(client, &candidate.key, at, &candidate.env).await?;
+    let Some(state) = state else { return Ok(None) };
     let creates = creates(client, &candidate.key).await?;
     let newest = creates.iter().rev().find(|frame| told_error(frame).is_none());
     let same = match newest {

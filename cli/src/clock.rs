@@ -1,0 +1,62 @@
+//! Events that are ahead of the clock. Ids ascend whatever the clock does, so after one that was
+//! wrong a store goes on from where it was then, and what reckons with the time of events is wrong
+//! too.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use xs_engine::FrameId;
+
+/// Clocks of machines may differ by so much.
+const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// What follows when the newest event has this id: nothing, unless the clock of this machine has
+/// yet to come to it.
+pub(crate) fn ahead(newest: FrameId) -> Option<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = Duration::from_millis(newest.time_ms());
+    let ahead = at.checked_sub(now).filter(|ahead| *ahead > AHEAD_MAX)?;
+    let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
+    let at = Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |at| at.to_string());
+    Some(format!(
+        "the newest event is of {at}, {} ahead of this clock: ids go on from there, and --since, \
+         --until and ttl time: reckon with it; if the clock was wrong then, xs export and xs \
+         import --new-ids into a new store (xs help operations)",
+        length(ahead)
+    ))
+}
+
+/// A length of time in the largest unit of which it has two.
+fn length(time: Duration) -> String {
+    const UNITS: [(u64, &str); 4] =
+        [(365 * 24 * 3600, "years"), (24 * 3600, "days"), (3600, "hours"), (60, "minutes")];
+    let seconds = time.as_secs();
+    let unit = UNITS.iter().find(|(unit, _)| seconds >= 2 * unit);
+    unit.map_or_else(|| format!("{seconds} s"), |(unit, name)| format!("{} {name}", seconds / unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(ahead_of_now: i64) -> FrameId {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let seconds = now.as_secs().checked_add_signed(ahead_of_now).unwrap();
+        FrameId::first_of_ms(seconds * 1000)
+    }
+
+    #[test]
+    fn a_clock_that_is_a_little_behind_is_no_matter() {
+        assert_eq!((ahead(of(-60)), ahead(of(0)), ahead(of(240))), (None, None, None));
+        let text = ahead(of(31 * 365 * 24 * 3600 + 60)).unwrap();
+        assert!(text.contains("31 years ahead of this clock"), "{text}");
+        assert!(ahead(FrameId::MAX).unwrap().contains("years ahead"));
+    }
+
+    #[test]
+    fn lengths_are_told_in_what_they_have_two_of() {
+        let told = |seconds| length(Duration::from_secs(seconds));
+        assert_eq!((told(90), told(301)), ("90 s".to_owned(), "5 minutes".to_owned()));
+        assert_eq!((told(7200), told(90 * 24 * 3600)), ("2 hours".into(), "90 days".into()));
+    }
+}
