@@ -173,8 +173,14 @@ export class Connection {
 
   /** Sends a request at once; the answer comes later. */
   send(op: number, body: readonly Buffer[] = [], line?: Line): Promise<readonly Buffer[]> {
-    const corr = this.#session.request(op, body, line?.sub ?? 0);
     const answer = new Settle<readonly Buffer[]>();
+    // Whoever waited until it was writable goes on a little later, and it may have ended since.
+    const unsent = this.#unsent();
+    if (unsent) {
+      answer.reject(unsent);
+      return answer.promise;
+    }
+    const corr = this.#session.request(op, body, line?.sub ?? 0);
     this.#pending.set(corr, { op, answer });
     this.#flushSoon();
     return answer.promise;
@@ -204,7 +210,7 @@ export class Connection {
    * another connection
    */
   async writable(signal?: AbortSignal): Promise<void> {
-    if (this.#isFull || this.#queue.length > 0) {
+    if (!this.failure && (this.#isFull || this.#queue.length > 0)) {
       const turn = new Settle<void>();
       this.#queue.push(turn);
       try {
@@ -216,9 +222,15 @@ export class Connection {
         if (!this.#isFull) setImmediate(() => this.#drained());
       }
     }
-    if (!this.failure) return;
+    const unsent = this.#unsent();
+    if (unsent) throw unsent;
+  }
+
+  /** What is told of a request that comes after the end of the connection. */
+  #unsent(): XsError | undefined {
+    if (!this.failure) return undefined;
     const why = told(this.failure);
-    throw why instanceof ConnectionLost ? new NotSent(why.message, { cause: why }) : why;
+    return why instanceof ConnectionLost ? new NotSent(why.message, { cause: why }) : why;
   }
 
   #drained(): void {
