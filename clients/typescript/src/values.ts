@@ -269,10 +269,10 @@ export interface Appended {
   readonly durable: boolean;
   /**
    * The batch with this key was there already: `frames` are the stamps of that one, or of its
-   * first frame alone where no more is known, and there are no cursors.
+   * first frame alone where no more is known; `cursors` is empty, and nothing is removed again.
    */
   readonly repeated: boolean;
-  /** Of each frame that was to be removed, whether it was there. */
+  /** Of each frame that was to be removed, whether it was there; all false when `repeated`. */
   readonly removed: readonly boolean[];
   /** The offset after the last frame readers can see. */
   readonly head: bigint;
