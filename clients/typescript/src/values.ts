@@ -231,8 +231,9 @@ export type Condition =
 
 /**
  * What becomes of a follower that takes frames more slowly than they come. latest: when it is more
- * than so many frames behind, it gets a gap and the newest of each topic. drop: then it ends with
- * Unavailable, code 503. Without either it is waited for, and misses no stored frame.
+ * than so many frames behind, it gets a gap and the newest of each topic; it goes with neither
+ * limit nor before, since and until. drop: then it ends with Unavailable, code 503. Without either
+ * it is waited for, and misses no stored frame.
  */
 export type Slow = { readonly latest: bigint | number } | { readonly drop: bigint | number };
 

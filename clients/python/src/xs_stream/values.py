@@ -347,7 +347,8 @@ class Slow:
 
 
 def latest(behind: int) -> Slow:
-    """When it is more than so many frames behind, it gets a gap and the newest of each topic."""
+    """When it is more than so many frames behind, it gets a gap and the newest of each topic. It
+    goes with neither limit nor before, since and until."""
     return Slow(1, behind)
 
 
