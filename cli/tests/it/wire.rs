@@ -5,8 +5,8 @@ use xs_engine::{
     Ttl,
 };
 use xs_protocol::{
-    AppendRequest, Client, ClientError, Code, Detail, Gap, ImportIds, ImportRequest, Refusal,
-    RemoveRequest, SubEvent, SubscribeOptions,
+    AppendRequest, Client, ClientError, Code, Delivered, Detail, Gap, ImportIds, ImportRequest,
+    Refusal, RemoveRequest, SubEvent, SubscribeOptions,
 };
 
 use crate::client::{connect, frame, runtime};
@@ -145,6 +145,43 @@ fn imports_side_by_side_store_each_frame_once() {
         assert_eq!(import(&[0, 1]).await.unwrap().counts(), (1, 1, 0));
     });
     drop(servers);
+}
+
+/// Whether or not one of them waits for frames that are on their way.
+#[test]
+fn imports_of_a_connection_keep_their_order() {
+    let (place, kept, new) = (Place::new(), Place::new(), Place::new());
+    let servers = [&place, &kept, &new].map(|place| place.serve(&[]));
+    runtime().block_on(async {
+        let (kept, new) = (connect(&kept.store()).await, connect(&new.store()).await);
+        let source = connect(&place.store()).await;
+        // Ids that are kept must be above what the other store has by itself.
+        let above = kept.get(Bound::Offset(0)).await.unwrap().unwrap().id();
+        while source.append(&one("a")).await.unwrap().frames[0].id < above {}
+        let numbered = (0..8).map(|n| frame("b", &serde_json::json!(n), b"")).collect();
+        source.append(&AppendRequest::frames(numbered)).await.unwrap();
+        let frames = exported(&source, "b").await;
+        for (to, ids) in [(&kept, ImportIds::Verbatim), (&new, ImportIds::New)] {
+            let import = async |of: std::ops::Range<usize>| {
+                let frames = frames[of].to_vec();
+                to.import(&ImportRequest { frames, ids, durable: true }).await.unwrap().counts()
+            };
+            let counts = tokio::join!(import(0..4), import(3..6), import(6..8));
+            assert_eq!(counts, ((4, 0, 0), (2, 1, 0), (2, 0, 0)), "{ids:?}");
+            let order = exported(to, "b").await;
+            let order: Vec<_> = order.iter().map(|one| one.frame.meta()).collect();
+            assert_eq!(order, [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7"], "{ids:?}");
+        }
+    });
+    drop(servers);
+}
+
+/// The stored frames of a topic, at most one message of them.
+async fn exported(from: &Client, topic: &str) -> Vec<Delivered> {
+    let topics = TopicPatterns::parse(topic).unwrap();
+    let options = ReadOptions { topics, ..ReadOptions::default() };
+    let mut export = from.export(&options, None).await.unwrap();
+    export.next().await.unwrap().unwrap()
 }
 
 #[test]
