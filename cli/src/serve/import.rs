@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use xs_engine::{Batch, BlobHash, Body, Frame, FrameId, Import, Meta, NewFrame, Store, Topic, Ttl};
+use xs_engine::{
+    Batch, BlobHash, Body, Frame, FrameId, Import, Meta, NewFrame, Store, SyncPolicy, Topic, Ttl,
+};
 use xs_protocol::{
     Code, Delivered, DoneImport, ImportIds, ImportOutcome, ImportRequest, Imported, Refusal,
 };
@@ -114,9 +116,10 @@ fn submit_now(
         Ok(plan) => plan,
         Err(refusal) => return done(Err(refusal)),
     };
-    if frames.is_empty() {
-        let head = core.store.info().head;
-        return done(Ok(Imported { outcomes, durable: true, head }));
+    if frames.is_empty() && !durable {
+        let info = core.store.info();
+        let durable = info.sync == SyncPolicy::Sync;
+        return done(Ok(Imported { outcomes, durable, head: info.head }));
     }
     let import = match ids {
         ImportIds::Verbatim => Import::Verbatim(of_frames),

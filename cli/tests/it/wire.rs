@@ -184,6 +184,41 @@ async fn exported(from: &Client, topic: &str) -> Vec<Delivered> {
     export.next().await.unwrap().unwrap()
 }
 
+/// Where nothing is stored because of what is there already.
+#[test]
+fn an_answer_is_durable_only_once_what_it_tells_of_is() {
+    let place = Place::new();
+    let _server = place.serve(&["--sync", "none"]);
+    runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        let append = async || client.append(&one("b")).await.unwrap().frames[0].id;
+        append().await;
+        let frames = exported(&client, "b").await;
+        let import = async |durable| {
+            let frames = frames.clone();
+            let import = ImportRequest { frames, ids: ImportIds::Verbatim, durable };
+            let imported = client.import(&import).await.unwrap();
+            assert_eq!(imported.counts(), (0, 1, 0));
+            imported.durable
+        };
+        assert!(!import(false).await);
+        assert!(import(true).await);
+        let gone = append().await;
+        let remove = async |at, durable| {
+            let frames = vec![at];
+            let remove = RemoveRequest { frames, durable, ..RemoveRequest::default() };
+            let done = client.remove(&remove).await.unwrap();
+            (done.removed, done.durable)
+        };
+        assert_eq!(remove(Bound::Id(gone), false).await, (vec![true], false));
+        let never = Bound::Offset(9_999);
+        assert_eq!(remove(never, false).await, (vec![false], false));
+        assert_eq!(remove(never, true).await, (vec![false], true));
+        append().await;
+        assert_eq!(remove(Bound::Id(gone), true).await, (vec![false], true));
+    });
+}
+
 #[test]
 fn removals_by_id_and_offset_reach_the_files() {
     let place = Place::new();

@@ -82,8 +82,6 @@ fn answer_to(target: &Option<Target>) -> Removal {
 struct Promise {
     /// A batch asks to be durable, whatever the policy.
     durable: bool,
-    /// A batch is answered for that was written before.
-    repeats: bool,
     /// Before the group there are some that are not durable.
     behind: bool,
 }
@@ -199,11 +197,8 @@ impl Writer {
                 }
             }
         }
-        let promise = Promise {
-            durable: group[..placed.len()].iter().any(|pending| pending.batch.durable),
-            repeats: placed.iter().flatten().any(|batch| batch.repeats.is_some()),
-            behind,
-        };
+        let mut taken = group.iter().zip(&placed).filter(|(_, place)| place.is_ok());
+        let promise = Promise { durable: taken.any(|(one, _)| one.batch.durable), behind };
         let in_doubt = failed || self.write(inner, promise, &mut since).is_err();
         if in_doubt {
             inner.poison();
@@ -507,13 +502,14 @@ impl Writer {
     fn write(
         &mut self,
         inner: &Inner,
-        Promise { durable, repeats, behind }: Promise,
+        Promise { durable, behind }: Promise,
         since: &mut Option<Instant>,
     ) -> io::Result<()> {
         // Before the records that name them.
         inner.blobs.flush()?;
         if !self.appender.is_ahead() {
-            return if durable && repeats && behind { self.sync(inner) } else { Ok(()) };
+            // What is answered was written before: a batch that is repeated, or a removal.
+            return if durable && behind { self.sync(inner) } else { Ok(()) };
         }
         if is_planted(Bug::AckBeforeSync) {
             self.sync(inner)?;
