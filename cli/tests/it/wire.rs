@@ -6,7 +6,7 @@ use xs_engine::{
 };
 use xs_protocol::{
     AppendRequest, Client, ClientError, Code, Delivered, Detail, Gap, ImportIds, ImportRequest,
-    Refusal, RemoveRequest, SubEvent, SubscribeOptions,
+    MaintainRequest, Refusal, RemoveRequest, SubEvent, SubscribeOptions,
 };
 
 use crate::client::{connect, frame, runtime};
@@ -216,6 +216,26 @@ fn an_answer_is_durable_only_once_what_it_tells_of_is() {
         assert_eq!(remove(never, true).await, (vec![false], true));
         append().await;
         assert_eq!(remove(Bound::Id(gone), true).await, (vec![false], true));
+    });
+}
+
+#[test]
+fn a_place_for_a_copy_that_is_none_is_no_fault_of_the_store() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        for to in ["/proc/copy", "/sys/copy", "/dev/null/copy"].map(str::to_owned) {
+            let backup = MaintainRequest::Backup { to: to.clone(), link: false };
+            for request in [backup, MaintainRequest::Fork { to }] {
+                match client.maintain(&request).await {
+                    Err(ClientError::Refused(refusal)) => {
+                        assert_eq!(refusal.code, Code::InvalidValue, "{refusal}");
+                    }
+                    other => panic!("{request:?}: {other:?}"),
+                }
+            }
+        }
     });
 }
 
