@@ -38,7 +38,8 @@ pub struct Batch {
     pub key: Option<IdempotencyKey>,
     /// The ids its frames had where they come from: the batch is an import.
     pub import: Option<Import>,
-    /// Acknowledge only what is durable, whatever the store's policy.
+    /// Acknowledge only what is durable, whatever the store's policy. Such a batch may be empty:
+    /// it is acknowledged once all before it is durable.
     pub durable: bool,
 }
 
@@ -171,7 +172,8 @@ impl Pending {
     pub(crate) fn prepare(batch: Batch, checks: &Checks<'_>) -> Result<Self, AppendError> {
         let count = batch.frames.len() + batch.cursors.len() + batch.removes.len();
         let max = BATCH_RECORDS_MAX - usize::from(batch.key.is_some());
-        if !(1..=max).contains(&count) {
+        let min = usize::from(!batch.durable);
+        if !(min..=max).contains(&count) {
             return Err(AppendError::BatchCount { count, max });
         }
         let count = batch.conditions.len();

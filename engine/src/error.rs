@@ -156,7 +156,8 @@ impl OpenError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// The batch has neither frames nor cursor changes nor removals, or too many.
+    /// The batch has neither frames nor cursor changes nor removals, and is not to be durable; or
+    /// it has too many.
     #[error("a batch holds 1 to {max} frames, cursor changes and removals, this one has {count}")]
     BatchCount {
         /// How many it has.

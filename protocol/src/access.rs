@@ -30,7 +30,7 @@ pub(crate) fn check(
         Request::Append(batch) => {
             check_writer(role)?;
             if batch.key.as_ref().is_some_and(|key| key.as_str().starts_with("xs.")) {
-                // Who claimed that of an import would have it taken for done.
+                // The store uses none yet; one that a client has by then would be in its way.
                 return Err(denied("keys that begin with xs. are the store's own".to_owned()));
             }
             for frame in &batch.frames {

@@ -1,12 +1,14 @@
 //! IMPORT: frames of another store become one batch of this one. What cannot be stored is told
 //! frame by frame; the rest is stored together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use xs_engine::{Batch, BlobHash, Body, Frame, FrameId, Import, Meta, NewFrame, Store, Topic, Ttl};
+use xs_engine::{
+    Batch, BlobHash, Body, Frame, FrameId, Import, Meta, NewFrame, Store, SyncPolicy, Topic, Ttl,
+};
 use xs_protocol::{
     Code, Delivered, DoneImport, ImportIds, ImportOutcome, ImportRequest, Imported, Refusal,
 };
@@ -22,43 +24,86 @@ struct Plan {
 }
 
 /// Imports under way. What is queued is not in the store yet, so one that names the same frames
-/// waits until it is.
+/// waits until it is. Those that come later wait behind it: they would bring newer ids and places
+/// than it has. What waits counts as under way on its connection, which bounds how much that is.
 #[derive(Default)]
 pub(super) struct Imports(Mutex<UnderWay>);
 
 #[derive(Default)]
 struct UnderWay {
     ids: HashSet<FrameId>,
-    waiting: Vec<(ImportRequest, DoneImport)>,
+    waiting: VecDeque<(ImportRequest, DoneImport)>,
+    /// Somebody queues what need not wait any more.
+    is_moving: bool,
 }
 
-/// Queues what of a request can be stored, once no other import of the same frames is under way.
+impl UnderWay {
+    /// The first that waits, which is under way from here on, unless it must wait.
+    fn first(&mut self) -> Option<(ImportRequest, DoneImport)> {
+        let (request, _) = self.waiting.front()?;
+        if ids_of(request).any(|id| self.ids.contains(&id)) {
+            return None;
+        }
+        let first = self.waiting.pop_front()?;
+        self.ids.extend(ids_of(&first.0));
+        Some(first)
+    }
+}
+
+fn ids_of(request: &ImportRequest) -> impl Iterator<Item = FrameId> {
+    request.frames.iter().map(|one| one.frame.id())
+}
+
+/// Queues what of a request can be stored, once no other import of the same frames is under way
+/// and none that came before waits.
 pub(super) fn submit(core: &Arc<Core>, request: ImportRequest, done: DoneImport) {
-    let ids: Vec<FrameId> = request.frames.iter().map(|one| one.frame.id()).collect();
+    let first = {
+        let mut under_way = core.imports.0.lock();
+        under_way.waiting.push_back((request, done));
+        // Whoever queues what waited comes to this one too.
+        if under_way.is_moving { None } else { under_way.first() }
+    };
+    if let Some((request, done)) = first {
+        begin(core, request, done);
+    }
+}
+
+fn begin(core: &Arc<Core>, request: ImportRequest, done: DoneImport) {
+    let ids: Vec<FrameId> = ids_of(&request).collect();
+    let held = Arc::clone(core);
+    submit_now(core, request, move |result| {
+        done(result);
+        go_on(&held, &ids);
+    });
+}
+
+/// An import of these frames has ended: queues those that waited, up to one that still must.
+fn go_on(core: &Arc<Core>, ended: &[FrameId]) {
     {
         let mut under_way = core.imports.0.lock();
-        if ids.iter().any(|id| under_way.ids.contains(id)) {
-            under_way.waiting.push((request, done));
+        for id in ended {
+            under_way.ids.remove(id);
+        }
+        // Whoever moves them looks again; one may end where it is queued.
+        if std::mem::replace(&mut under_way.is_moving, true) {
             return;
         }
-        under_way.ids.extend(ids.iter().copied());
     }
-    let held = Arc::clone(core);
-    let done = move |result| {
-        done(result);
-        let waiting = {
-            let mut under_way = held.imports.0.lock();
-            for id in &ids {
-                under_way.ids.remove(id);
-            }
-            std::mem::take(&mut under_way.waiting)
+    let mut has_moved = false;
+    loop {
+        let first = {
+            let mut under_way = core.imports.0.lock();
+            let first = under_way.first();
+            under_way.is_moving = first.is_some();
+            first
         };
-        if !waiting.is_empty() {
-            waiting.into_iter().for_each(|(request, done)| submit(&held, request, done));
-            held.committer.wake();
-        }
-    };
-    submit_now(core, request, done);
+        let Some((request, done)) = first else { break };
+        begin(core, request, done);
+        has_moved = true;
+    }
+    if has_moved {
+        core.committer.wake();
+    }
 }
 
 fn submit_now(
@@ -71,9 +116,10 @@ fn submit_now(
         Ok(plan) => plan,
         Err(refusal) => return done(Err(refusal)),
     };
-    if frames.is_empty() {
-        let head = core.store.info().head;
-        return done(Ok(Imported { outcomes, durable: true, head }));
+    if frames.is_empty() && !durable {
+        let info = core.store.info();
+        let durable = info.sync == SyncPolicy::Sync;
+        return done(Ok(Imported { outcomes, durable, head: info.head }));
     }
     let import = match ids {
         ImportIds::Verbatim => Import::Verbatim(of_frames),

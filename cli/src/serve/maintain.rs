@@ -62,7 +62,11 @@ impl Turn {
                 Ok(report::gc(&done, *dry_run, MAINTAIN_LISTED_MAX))
             }
         };
-        let done = done.map_err(|error| refuse::maintain(&error))?;
+        let to = match request {
+            MaintainRequest::Backup { to, .. } | MaintainRequest::Fork { to } => Some(to),
+            _ => None,
+        };
+        let done = done.map_err(|error| refuse::maintain(&error, to.map(Path::new)))?;
         tracing::info!(?request, report = %done, "worked on the store's files");
         Ok(done.to_string())
     }

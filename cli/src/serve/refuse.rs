@@ -2,9 +2,10 @@
 //! class that tells a client whether to try again.
 
 use std::io::{self, ErrorKind};
+use std::path::Path;
 
 use xs_engine::limits::BLOB_BYTES_MAX;
-use xs_engine::{AppendError, CompactError, GcError, MaintainError, ReadError};
+use xs_engine::{AppendError, CompactError, GcError, MaintainError, OpenError, ReadError};
 use xs_protocol::{Code, Detail, Refusal};
 
 /// Why a batch or a blob was not taken.
@@ -106,20 +107,23 @@ pub(super) fn gc(error: &GcError) -> Refusal {
     Refusal::new(gc_code(error), error.to_string())
 }
 
-/// Why the store could not be checked or copied.
-pub(super) fn maintain(error: &MaintainError) -> Refusal {
+/// Why the store could not be checked, or copied to where the client asked for.
+pub(super) fn maintain(error: &MaintainError, to: Option<&Path>) -> Refusal {
+    // Or of a directory above it: the store lies apart, and names its own files.
+    let is_named = |path: &Path| to.is_some_and(|to| path.starts_with(to) || to.starts_with(path));
     let code = match error {
         MaintainError::NotEmpty { .. }
         | MaintainError::OtherStore { .. }
         | MaintainError::Nested { .. } => Code::InvalidValue,
         MaintainError::Corrupt(_) => Code::Corrupt,
         MaintainError::ReadOnly(_) => Code::ReadOnly,
-        MaintainError::Io { error, .. } if error.kind() == ErrorKind::StorageFull => {
+        MaintainError::Io { error, .. } | MaintainError::Open(OpenError::Io { error, .. })
+            if error.kind() == ErrorKind::StorageFull =>
+        {
             Code::StorageFull
         }
-        // Of a place that the client named: the store's own files have names that are fit for them.
-        MaintainError::Io { error, .. }
-            if matches!(error.kind(), ErrorKind::InvalidFilename | ErrorKind::NotADirectory) =>
+        MaintainError::Io { path, .. } | MaintainError::Open(OpenError::Io { path, .. })
+            if is_named(path) =>
         {
             Code::InvalidValue
         }
@@ -167,19 +171,27 @@ mod tests {
 
     #[test]
     fn what_a_client_asked_for_is_no_fault_of_the_store() {
-        let at = |kind: ErrorKind| MaintainError::Io {
+        let at = |path: &str, kind: ErrorKind| MaintainError::Io {
             what: "make",
-            path: "x".into(),
+            path: path.into(),
             error: kind.into(),
         };
+        let locked = |path: &str| OpenError::Io {
+            what: "lock",
+            path: path.into(),
+            error: ErrorKind::PermissionDenied.into(),
+        };
         let cases = [
-            (at(ErrorKind::InvalidFilename), Code::InvalidValue),
-            (at(ErrorKind::StorageFull), Code::StorageFull),
-            (at(ErrorKind::Other), Code::Unreadable),
+            (at("/a/copy", ErrorKind::PermissionDenied), Code::InvalidValue),
+            (at("/a/copy/log/1.seg", ErrorKind::InvalidFilename), Code::InvalidValue),
+            (at("/a", ErrorKind::NotFound), Code::InvalidValue),
+            (locked("/a/copy/LOCK").into(), Code::InvalidValue),
+            (at("/a/copy", ErrorKind::StorageFull), Code::StorageFull),
+            (at("/a/store/log/1.seg", ErrorKind::PermissionDenied), Code::Unreadable),
             (MaintainError::Stopped, Code::Busy),
         ];
         for (error, code) in cases {
-            assert_eq!(maintain(&error).code, code, "{error}");
+            assert_eq!(maintain(&error, Some(Path::new("/a/copy"))).code, code, "{error}");
         }
     }
 

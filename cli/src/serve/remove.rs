@@ -1,7 +1,8 @@
 //! Removals: from the ids and offsets of a request to ids of the store, and back to an answer for
 //! each. Who may remove what was judged before; here it is only seen to that topics are kept to.
 
-use xs_engine::{Batch, Bound, FrameId, Store, TopicPatterns};
+use xs_engine::limits::BATCH_RECORDS_MAX;
+use xs_engine::{AppendError, Batch, Bound, FrameId, Store, SyncPolicy, TopicPatterns};
 use xs_protocol::{AppendRequest, Appended, Code, Detail, Refusal};
 
 use super::refuse;
@@ -11,16 +12,20 @@ use super::service::appended;
 pub(super) struct Removes(Vec<Option<FrameId>>);
 
 impl Removes {
-    /// The answer to a batch that comes to nothing, as nothing that it removes is there.
+    /// The answer to a batch that comes to nothing, as nothing that it removes is there. One that
+    /// is to be durable goes to the store: what has removed them may not be durable yet.
     pub(super) fn nothing_to_do(&self, store: &Store, batch: &Batch) -> Option<Appended> {
         let is_empty =
             batch.frames.is_empty() && batch.cursors.is_empty() && batch.removes.is_empty();
-        let is_plain = batch.conditions.is_empty() && batch.key.is_none();
-        (is_empty && is_plain && !self.0.is_empty()).then(|| Appended {
-            removed: vec![false; self.0.len()],
-            durable: true,
-            head: store.info().head,
-            ..Appended::default()
+        let is_plain = batch.conditions.is_empty() && batch.key.is_none() && !batch.durable;
+        (is_empty && is_plain && !self.0.is_empty()).then(|| {
+            let info = store.info();
+            Appended {
+                removed: vec![false; self.0.len()],
+                durable: info.sync == SyncPolicy::Sync,
+                head: info.head,
+                ..Appended::default()
+            }
         })
     }
 
@@ -36,8 +41,14 @@ impl Removes {
 /// The batch of the store for one of the protocol.
 ///
 /// # Errors
-/// [`Refusal`] when a frame that is to be removed has another topic, or cannot be read.
+/// [`Refusal`] when it asks for nothing, or a frame that is to be removed has another topic or
+/// cannot be read.
 pub(super) fn resolve(store: &Store, batch: AppendRequest) -> Result<(Batch, Removes), Refusal> {
+    if batch.frames.is_empty() && batch.cursors.is_empty() && batch.removes.is_empty() {
+        // The store takes one that is durable: it is what becomes of one whose removals are gone.
+        let max = BATCH_RECORDS_MAX - usize::from(batch.key.is_some());
+        return Err(refuse::append(&AppendError::BatchCount { count: 0, max }));
+    }
     let within = batch.removes_within.as_ref();
     let ids = batch.removes.iter().map(|&at| id_of(store, at, within));
     let ids = ids.collect::<Result<Vec<_>, _>>()?;

@@ -152,7 +152,14 @@ async fn next_piece(
             () = stop.cancelled(), if !is_stopped => {}
         }
     };
-    piece.transpose().context("read the input")
+    match piece.transpose() {
+        Ok(piece) => Ok(piece),
+        Err(error) => {
+            // Those before it cannot be read again.
+            sender.send(lines.take_batch()).await?;
+            Err(error).context("read the input")
+        }
+    }
 }
 
 /// What is read: pieces of the input as they come, an empty one at its end.

@@ -1,11 +1,13 @@
 //! Pipes that close, stay open, or say nothing for a while.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, eventually, signal, wait_within};
+use crate::support::{PATIENCE, Place, Run, eventually, signal, wait_within};
 
 #[test]
 fn a_closed_pipe_is_a_quiet_end() {
@@ -50,6 +52,21 @@ fn lines_are_stored_while_the_pipe_stays_open() {
     }
     drop(append.stdin.take());
     assert!(wait_within(&mut append, PATIENCE).success());
+}
+
+#[test]
+fn lines_before_an_error_of_the_input_are_stored() {
+    let place = Place::new();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.write_all(b"one\ntwo\nthr").unwrap();
+    // It goes without reading this: who reads what it has sent is told of a reset behind it.
+    (&theirs).write_all(b"unread").unwrap();
+    drop(ours);
+    let mut append = place.command(&["append", "t", "--lines"]);
+    let run = Run::from(append.stdin(OwnedFd::from(theirs)).output().unwrap());
+    assert_eq!(run.code, 1, "{}", run.err);
+    assert!(run.err.contains("2 of 2 lines read are stored: read the input"), "{}", run.err);
+    assert_eq!(place.frames("t").len(), 2);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use xs_engine::{
     Ttl,
 };
 use xs_protocol::{
-    AppendRequest, Client, ClientError, Code, Detail, Gap, ImportIds, ImportRequest, Refusal,
-    RemoveRequest, SubEvent, SubscribeOptions,
+    AppendRequest, Client, ClientError, Code, Delivered, Detail, Gap, ImportIds, ImportRequest,
+    MaintainRequest, Refusal, RemoveRequest, SubEvent, SubscribeOptions,
 };
 
 use crate::client::{connect, frame, runtime};
@@ -145,6 +145,98 @@ fn imports_side_by_side_store_each_frame_once() {
         assert_eq!(import(&[0, 1]).await.unwrap().counts(), (1, 1, 0));
     });
     drop(servers);
+}
+
+/// Whether or not one of them waits for frames that are on their way.
+#[test]
+fn imports_of_a_connection_keep_their_order() {
+    let (place, kept, new) = (Place::new(), Place::new(), Place::new());
+    let servers = [&place, &kept, &new].map(|place| place.serve(&[]));
+    runtime().block_on(async {
+        let (kept, new) = (connect(&kept.store()).await, connect(&new.store()).await);
+        let source = connect(&place.store()).await;
+        // Ids that are kept must be above what the other store has by itself.
+        let above = kept.get(Bound::Offset(0)).await.unwrap().unwrap().id();
+        while source.append(&one("a")).await.unwrap().frames[0].id < above {}
+        let numbered = (0..8).map(|n| frame("b", &serde_json::json!(n), b"")).collect();
+        source.append(&AppendRequest::frames(numbered)).await.unwrap();
+        let frames = exported(&source, "b").await;
+        for (to, ids) in [(&kept, ImportIds::Verbatim), (&new, ImportIds::New)] {
+            let import = async |of: std::ops::Range<usize>| {
+                let frames = frames[of].to_vec();
+                to.import(&ImportRequest { frames, ids, durable: true }).await.unwrap().counts()
+            };
+            let counts = tokio::join!(import(0..4), import(3..6), import(6..8));
+            assert_eq!(counts, ((4, 0, 0), (2, 1, 0), (2, 0, 0)), "{ids:?}");
+            let order = exported(to, "b").await;
+            let order: Vec<_> = order.iter().map(|one| one.frame.meta()).collect();
+            assert_eq!(order, [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7"], "{ids:?}");
+        }
+    });
+    drop(servers);
+}
+
+/// The stored frames of a topic, at most one message of them.
+async fn exported(from: &Client, topic: &str) -> Vec<Delivered> {
+    let topics = TopicPatterns::parse(topic).unwrap();
+    let options = ReadOptions { topics, ..ReadOptions::default() };
+    let mut export = from.export(&options, None).await.unwrap();
+    export.next().await.unwrap().unwrap()
+}
+
+/// Where nothing is stored because of what is there already.
+#[test]
+fn an_answer_is_durable_only_once_what_it_tells_of_is() {
+    let place = Place::new();
+    let _server = place.serve(&["--sync", "none"]);
+    runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        let append = async || client.append(&one("b")).await.unwrap().frames[0].id;
+        append().await;
+        let frames = exported(&client, "b").await;
+        let import = async |durable| {
+            let frames = frames.clone();
+            let import = ImportRequest { frames, ids: ImportIds::Verbatim, durable };
+            let imported = client.import(&import).await.unwrap();
+            assert_eq!(imported.counts(), (0, 1, 0));
+            imported.durable
+        };
+        assert!(!import(false).await);
+        assert!(import(true).await);
+        let gone = append().await;
+        let remove = async |at, durable| {
+            let frames = vec![at];
+            let remove = RemoveRequest { frames, durable, ..RemoveRequest::default() };
+            let done = client.remove(&remove).await.unwrap();
+            (done.removed, done.durable)
+        };
+        assert_eq!(remove(Bound::Id(gone), false).await, (vec![true], false));
+        let never = Bound::Offset(9_999);
+        assert_eq!(remove(never, false).await, (vec![false], false));
+        assert_eq!(remove(never, true).await, (vec![false], true));
+        append().await;
+        assert_eq!(remove(Bound::Id(gone), true).await, (vec![false], true));
+    });
+}
+
+#[test]
+fn a_place_for_a_copy_that_is_none_is_no_fault_of_the_store() {
+    let place = Place::new();
+    let _server = place.serve(&[]);
+    runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        for to in ["/proc/copy", "/sys/copy", "/dev/null/copy"].map(str::to_owned) {
+            let backup = MaintainRequest::Backup { to: to.clone(), link: false };
+            for request in [backup, MaintainRequest::Fork { to }] {
+                match client.maintain(&request).await {
+                    Err(ClientError::Refused(refusal)) => {
+                        assert_eq!(refusal.code, Code::InvalidValue, "{refusal}");
+                    }
+                    other => panic!("{request:?}: {other:?}"),
+                }
+            }
+        }
+    });
 }
 
 #[test]

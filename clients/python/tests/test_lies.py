@@ -114,6 +114,17 @@ class Lies(Liar):
         with self.assertRaisesRegex(ConnectionLost, "revoked"):
             await self.soon(client.append("a"))
 
+    async def test_what_a_call_did_is_not_known_whatever_close_says(self) -> None:
+        async def revoke(peer: Peer) -> None:
+            await peer.greet()
+            peer.answer(await peer.expect(Op.CALL), bytes(16))
+            peer.send(message(Op.CLOSE, PUSH, 200, 0, 0, refused("revoked")))
+            await peer._reader.read()
+
+        client = await self.client(revoke)
+        with self.assertRaisesRegex(ConnectionLost, "revoked"):
+            await self.soon(client.call("x").__anext__())
+
     async def test_a_removal_is_not_repeated(self) -> None:
         async def vanish(peer: Peer) -> None:
             await peer.greet()

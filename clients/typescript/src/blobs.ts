@@ -61,7 +61,7 @@ export class BlobWriter {
       if (this.#isOver) throw this.#over();
       this.#connection = connection;
       this.#window = connection.info.uploadWindow;
-      const line = (this.#line = connection.open(1));
+      const line = (this.#line = connection.open(Op.BLOB_PUT, 1));
       this.#answer = connection.send(Op.BLOB_PUT, [], line);
       const answered = () => {
         this.#isAnswered = true;

@@ -43,6 +43,8 @@ export class Line {
 
   constructor(
     readonly connection: Connection,
+    /** Of the request that opens it. */
+    readonly op: number,
     readonly sub: number,
     credit: number,
   ) {
@@ -173,8 +175,14 @@ export class Connection {
 
   /** Sends a request at once; the answer comes later. */
   send(op: number, body: readonly Buffer[] = [], line?: Line): Promise<readonly Buffer[]> {
-    const corr = this.#session.request(op, body, line?.sub ?? 0);
     const answer = new Settle<readonly Buffer[]>();
+    // Whoever waited until it was writable goes on a little later, and it may have ended since.
+    const unsent = this.#unsent();
+    if (unsent) {
+      answer.reject(unsent);
+      return answer.promise;
+    }
+    const corr = this.#session.request(op, body, line?.sub ?? 0);
     this.#pending.set(corr, { op, answer });
     this.#flushSoon();
     return answer.promise;
@@ -188,7 +196,7 @@ export class Connection {
     signal?: AbortSignal,
   ): Promise<{ line: Line; parts: readonly Buffer[] }> {
     await this.writable(signal);
-    const line = this.open(credit);
+    const line = this.open(op, credit);
     try {
       return { line, parts: await until(this.send(op, body, line), signal) };
     } catch (error) {
@@ -204,7 +212,7 @@ export class Connection {
    * another connection
    */
   async writable(signal?: AbortSignal): Promise<void> {
-    if (this.#isFull || this.#queue.length > 0) {
+    if (!this.failure && (this.#isFull || this.#queue.length > 0)) {
       const turn = new Settle<void>();
       this.#queue.push(turn);
       try {
@@ -216,9 +224,15 @@ export class Connection {
         if (!this.#isFull) setImmediate(() => this.#drained());
       }
     }
-    if (!this.failure) return;
+    const unsent = this.#unsent();
+    if (unsent) throw unsent;
+  }
+
+  /** What is told of a request that comes after the end of the connection. */
+  #unsent(): XsError | undefined {
+    if (!this.failure) return undefined;
     const why = told(this.failure);
-    throw why instanceof ConnectionLost ? new NotSent(why.message, { cause: why }) : why;
+    return why instanceof ConnectionLost ? new NotSent(why.message, { cause: why }) : why;
   }
 
   #drained(): void {
@@ -227,8 +241,8 @@ export class Connection {
   }
 
   /** A new stream; the request that opens it must be the next that is sent. */
-  open(credit: number): Line {
-    const line = new Line(this, this.#session.stream(), credit);
+  open(op: number, credit: number): Line {
+    const line = new Line(this, op, this.#session.stream(), credit);
     this.#lines.set(line.sub, line);
     return line;
   }
@@ -318,11 +332,10 @@ export class Connection {
     this.#socket.end();
     this.#welcome.reject(why);
     // Whatever the code of CLOSE: what changes something may have been done.
-    for (const { op, answer } of this.#pending.values()) {
-      answer.reject(CHANGES.has(op) ? lost(why) : told(why));
-    }
+    const ending = (op: number) => (CHANGES.has(op) ? lost(why) : told(why));
+    for (const { op, answer } of this.#pending.values()) answer.reject(ending(op));
     this.#pending.clear();
-    for (const line of this.#lines.values()) line.fail(told(why));
+    for (const line of this.#lines.values()) line.fail(ending(line.op));
     for (const turn of this.#queue.splice(0)) turn.resolve();
     // The peer may never close its side; nothing more is wanted of it.
     const isOrderly = why instanceof ConnectionLost || why instanceof ClientClosed;
@@ -348,8 +361,8 @@ export class Connection {
 }
 
 /**
- * What streams, requests that only read and who comes later are told of the end of a connection.
- * A breach of the protocol, a lost right and the user's own closing are final.
+ * What requests and streams that only read and who comes later are told of the end of a
+ * connection. A breach of the protocol, a lost right and the user's own closing are final.
  */
 function told(why: XsError): XsError {
   if (why instanceof AccessError) return why;
@@ -357,7 +370,7 @@ function told(why: XsError): XsError {
   return lost(why);
 }
 
-/** What a request that changes something is told: it is not known what was done. */
+/** What is told of a request or a call that changes something: it is not known what was done. */
 function lost(why: XsError): XsError {
   if (why instanceof ProtocolError) return why;
   if (why instanceof ClientClosed) return new ClientClosed(why.message, { cause: why });

@@ -130,6 +130,7 @@ abstract class ReaderStream<T> extends Stream<T> {
    * @throws {ClientClosed} when it is closed before that
    */
   async open(): Promise<this> {
+    this.#begin();
     await this.inTurn(async () => {
       while (!this.line && !this.isClosed && !this.reading.isDone) {
         await this.#more();
@@ -145,7 +146,13 @@ abstract class ReaderStream<T> extends Stream<T> {
 
   /** The next item; undefined at the end. */
   protected item(): Promise<Item | undefined> {
+    this.#begin();
     return this.inTurn(() => this.#next());
+  }
+
+  /** Now and not once it is its turn: the client may be closed in between. */
+  #begin(): void {
+    this.#isBegun ||= !this.host.closing.aborted;
   }
 
   async #next(): Promise<Item | undefined> {
@@ -170,7 +177,6 @@ abstract class ReaderStream<T> extends Stream<T> {
 
   /** Takes one message more, over as many connections as that takes. */
   async #more(): Promise<void> {
-    this.#isBegun ||= !this.host.closing.aborted;
     try {
       check(this.signal);
       if (!this.line) return await this.unlessClosed(this.#open());

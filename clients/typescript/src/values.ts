@@ -231,8 +231,9 @@ export type Condition =
 
 /**
  * What becomes of a follower that takes frames more slowly than they come. latest: when it is more
- * than so many frames behind, it gets a gap and the newest of each topic. drop: then it ends with
- * Unavailable, code 503. Without either it is waited for, and misses no stored frame.
+ * than so many frames behind, it gets a gap and the newest of each topic; it goes with neither
+ * limit nor before, since and until. drop: then it ends with Unavailable, code 503. Without either
+ * it is waited for, and misses no stored frame.
  */
 export type Slow = { readonly latest: bigint | number } | { readonly drop: bigint | number };
 
@@ -269,10 +270,10 @@ export interface Appended {
   readonly durable: boolean;
   /**
    * The batch with this key was there already: `frames` are the stamps of that one, or of its
-   * first frame alone where no more is known, and there are no cursors.
+   * first frame alone where no more is known; `cursors` is empty, and nothing is removed again.
    */
   readonly repeated: boolean;
-  /** Of each frame that was to be removed, whether it was there. */
+  /** Of each frame that was to be removed, whether it was there; all false when `repeated`. */
   readonly removed: readonly boolean[];
   /** The offset after the last frame readers can see. */
   readonly head: bigint;

@@ -396,6 +396,20 @@ describe("over servers that lie", () => {
     });
   });
 
+  it("what a call did is not known whatever CLOSE says", async () => {
+    const revoke: Talk = async (peer) => {
+      await peer.greet();
+      const header = await peer.expect(Op.CALL);
+      peer.answer(header, Buffer.alloc(16));
+      peer.push(Op.CLOSE, 0, refused("revoked"), 200);
+      await peer.rest();
+    };
+    const client = await dial([revoke]);
+    await assert.rejects(client.call("x").next(), (error) => {
+      return error instanceof ConnectionLost && /revoked/.test(error.message);
+    });
+  });
+
   it("damage on the way ends the stream", async () => {
     const damage: Talk = async (peer) => {
       await peer.greet();

@@ -14,6 +14,7 @@ import {
   IntegrityError,
   InvalidValue,
   Unavailable,
+  type Client,
 } from "../src/index.js";
 import { Liar, refused, take, type Peer, type Talk } from "./peer.js";
 import { deliver, event } from "./support.js";
@@ -73,6 +74,58 @@ describe("closing a client", () => {
     await assert.rejects(client.follow("*").next(), ClientClosed);
     await assert.rejects(client.follow("*").open(), ClientClosed);
     assert.equal(liar.connections, 1);
+  });
+
+  /** Whatever can be under way, and how it ends once the client is closed. */
+  function beginAll(client: Client): Promise<unknown> {
+    const writer = client.blobWriter();
+    const follow = client.follow("*").next();
+    const cut = [
+      client.read("*").next(),
+      client.follow("*").open(),
+      client.getBlob(blobHash(Buffer.alloc(100))).next(),
+      client.call("x").next(),
+      client.append("a"),
+      client.append("a", Buffer.alloc(2 << 20), { key: "k" }),
+      client.remove([1n]),
+      client.get(1n),
+      client.putBlob("some"),
+      writer.write(Buffer.alloc(10)).then(() => writer.finish()),
+      client.ping(),
+    ];
+    const told = cut.map((one) => assert.rejects(one, ClientClosed));
+    return Promise.all([...told, follow.then((end) => assert.deepEqual(end, END))]);
+  }
+
+  it("settles what was begun just before, however far it came", async () => {
+    const silent: Talk = async (peer) => (await peer.greet(), peer.rest());
+    for (let turns = 0; turns < 24; turns++) {
+      const client = await liar.dial([silent]);
+      const told = beginAll(client);
+      for (let turn = 0; turn < turns; turn++) await undefined;
+      await client.close();
+      await soon(told);
+    }
+  });
+
+  it("settles it also while the server takes nothing", async () => {
+    const deaf: Talk = async (peer) => {
+      await peer.greet();
+      peer.socket.pause();
+      await peer.rest();
+    };
+    for (let turns = 0; turns < 24; turns++) {
+      const client = await liar.dial([deaf]);
+      const large = assert.rejects(client.append("a", Buffer.alloc(1 << 20)), ClientClosed);
+      // It leaves in this turn of the loop, and what is begun in the next has to wait.
+      await setImmediate();
+      const told = beginAll(client);
+      for (let turn = 0; turn < turns; turn++) await undefined;
+      const closed = client.close();
+      await soon(Promise.all([large, told]));
+      for (const socket of liar.sockets) socket.destroy();
+      await closed;
+    }
   });
 
   it("gives a follower what came before", async () => {

@@ -82,8 +82,6 @@ fn answer_to(target: &Option<Target>) -> Removal {
 struct Promise {
     /// A batch asks to be durable, whatever the policy.
     durable: bool,
-    /// A batch repeats one that was written before.
-    repeats: bool,
     /// Some batches before this group are not durable yet.
     behind: bool,
 }
@@ -199,11 +197,8 @@ impl Writer {
                 }
             }
         }
-        let promise = Promise {
-            durable: group[..placed.len()].iter().any(|pending| pending.batch.durable),
-            repeats: placed.iter().flatten().any(|batch| batch.repeats.is_some()),
-            behind,
-        };
+        let mut taken = group.iter().zip(&placed).filter(|(_, place)| place.is_ok());
+        let promise = Promise { durable: taken.any(|(one, _)| one.batch.durable), behind };
         let laid_out = failed.is_none();
         let written = failed.map_or_else(|| self.write(inner, promise, &mut since), Err);
         if let Err(error) = written {
@@ -508,13 +503,14 @@ impl Writer {
     fn write(
         &mut self,
         inner: &Inner,
-        Promise { durable, repeats, behind }: Promise,
+        Promise { durable, behind }: Promise,
         since: &mut Option<Instant>,
     ) -> io::Result<()> {
         // Before the records that name them.
         inner.blobs.flush()?;
         if !self.appender.is_ahead() {
-            return if durable && repeats && behind { self.sync(inner) } else { Ok(()) };
+            // What is answered was written before: a batch that is repeated, or a removal.
+            return if durable && behind { self.sync(inner) } else { Ok(()) };
         }
         if is_planted(Bug::AckBeforeSync) {
             self.sync(inner)?;

@@ -13,8 +13,8 @@ use crate::testing::{
     segment_files,
 };
 use crate::value::{
-    Body, Condition, CursorChange, ExpectRevision, Frame, Meta, NewFrame, ReadOptions, Topic, Ttl,
-    Unmet,
+    Body, Condition, CursorChange, ExpectRevision, Frame, FrameId, Meta, NewFrame, ReadOptions,
+    Topic, Ttl, Unmet,
 };
 
 fn range(upto: u64) -> Vec<u64> {
@@ -454,6 +454,20 @@ fn an_idle_log_is_marked_and_a_timed_one_synced() {
         assert_eq!((report.batches_kept, report.cut), (1, None));
         assert_eq!(numbers(&store), range(6));
     }
+}
+
+#[test]
+fn a_durable_batch_that_finds_nothing_to_remove_waits_for_what_is_there() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    assert!(!store.append(frame("a", 0).into()).unwrap().durable);
+    let nothing = |durable| Batch { removes: vec![FrameId::MAX], durable, ..Batch::default() };
+    assert!(!store.append(nothing(false)).unwrap().durable);
+    assert!(store.append(nothing(true)).unwrap().durable);
+    assert!(!store.append(frame("a", 1).into()).unwrap().durable);
+    let seq = store.inner.writer.lock().appender().next_seq();
+    assert!(store.append(Batch { durable: true, ..Batch::default() }).unwrap().durable);
+    assert!(store.inner.durable_upto.load(Ordering::Acquire) >= seq);
 }
 
 #[test]

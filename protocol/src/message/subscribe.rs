@@ -50,7 +50,8 @@ pub enum Slow {
     #[default]
     Wait,
     /// When it is more than so many frames behind and can take some, it gets a
-    /// [`Gap::Conflated`] and of each topic the newest frame of the gap.
+    /// [`Gap::Conflated`] and of each topic the newest frame of the gap. It goes with none of the
+    /// bounds of a read but its start.
     Latest {
         /// Frames it may be behind.
         behind: u64,
@@ -216,8 +217,13 @@ impl SubscribeOptions {
             let text = "only who follows can be too slow; leave out the policy";
             return Err(Refusal::new(Code::InvalidRead, text).into());
         }
-        if matches!(self.slow, Slow::Latest { .. }) && options.limit.is_some() {
-            let text = "a limit cannot count frames that are left out; leave out one of them";
+        let is_bounded = options.limit.is_some()
+            || options.before.is_some()
+            || options.since_ms.is_some()
+            || options.until_ms.is_some();
+        if matches!(self.slow, Slow::Latest { .. }) && is_bounded {
+            let text = "the newest of each topic is looked for among all: leave out the policy, or \
+                        limit, before, since and until";
             return Err(Refusal::new(Code::InvalidRead, text).into());
         }
         Ok(())
@@ -383,7 +389,10 @@ mod tests {
         refused(ReadOptions { follow: false, ..options.clone() }, how);
         let how =
             SubscribeOptions { slow: Slow::Latest { behind: 1 }, ..SubscribeOptions::default() };
-        refused(ReadOptions { limit: Some(5), ..options }, how);
+        refused(ReadOptions { limit: Some(5), ..options.clone() }, how);
+        refused(ReadOptions { before: Some(Bound::Offset(5)), ..options.clone() }, how);
+        refused(ReadOptions { since_ms: Some(5), ..options.clone() }, how);
+        refused(ReadOptions { until_ms: Some(5), ..options }, how);
     }
 
     #[test]

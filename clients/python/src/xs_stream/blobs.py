@@ -122,7 +122,7 @@ class BlobWriter:
             if self._over:
                 raise ClientClosed("the upload is over")
             self._window = self._connection.info.upload_window
-            self._line = self._connection.open(1)
+            self._line = self._connection.open(Op.BLOB_PUT, 1)
             self._answer = self._connection.send(Op.BLOB_PUT, b"", self._line)
             # Nobody asks for it when the upload is dropped.
             self._answer.add_done_callback(lambda done: done.cancelled() or done.exception())

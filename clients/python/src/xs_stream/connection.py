@@ -54,12 +54,14 @@ class Line:
     """A stream as the connection sees it: what came for it and was not yet taken. Credit bounds
     how much that is."""
 
-    def __init__(self, connection: "Connection", sub: int, credit: int) -> None:
+    def __init__(self, connection: "Connection", op: int, sub: int, credit: int) -> None:
         self._connection = connection
         self._items: Deque[Push] = deque()
         self._waiter: Optional["asyncio.Future[None]"] = None
         self._failure: Optional[XsError] = None
         self._flow = Flow(credit)
+        self.op = op
+        """Of the request that opens it."""
         self.sub = sub
         self.over = False
         """The server knows that the stream is over."""
@@ -215,9 +217,9 @@ class Connection(asyncio.Protocol):
                 raise told
             raise NotSent(str(self.failure)) from self.failure
 
-    def open(self, credit: int) -> Line:
+    def open(self, op: int, credit: int) -> Line:
         """A new stream; the request that opens it must be the next that is sent."""
-        line = Line(self, self._session.stream(), credit)
+        line = Line(self, op, self._session.stream(), credit)
         self._lines[line.sub] = line
         return line
 
@@ -226,7 +228,7 @@ class Connection(asyncio.Protocol):
     ) -> Tuple[Line, Sequence[bytes]]:
         """Opens a stream and waits until the server has accepted it."""
         await self._writable()
-        line = self.open(credit)
+        line = self.open(op, credit)
         try:
             return line, await self.send(op, body, line)
         except BaseException as error:
@@ -312,11 +314,10 @@ class Connection(asyncio.Protocol):
             self._welcome.exception()
         for op, future in list(self._pending.values()):
             if not future.done():
-                # Whatever the code of CLOSE: what changes something may have been done.
-                future.set_exception(_lost(why) if op in CHANGES else _told(why))
+                future.set_exception(_ending(op, why))
                 future.exception()
         for line in self._lines.values():
-            line.fail(_told(why))
+            line.fail(_ending(line.op, why))
         self._room.set()
 
     def _flush_soon(self) -> None:
@@ -333,8 +334,14 @@ class Connection(asyncio.Protocol):
                 self._transport.write(out)
 
 
+def _ending(op: int, why: XsError) -> XsError:
+    """How a request or its stream ends with the connection. Whatever the code of CLOSE: what
+    changes something may have been done."""
+    return _lost(why) if op in CHANGES else _told(why)
+
+
 def _told(why: XsError) -> XsError:
-    """What streams, requests that only read and who comes later are told of the end of a
+    """What requests and streams that only read and who comes later are told of the end of a
     connection. A breach of the protocol, a lost right and the user's own closing are final."""
     if isinstance(why, Refusal) and why.code not in (104, 106) and why.code < 300:
         return refusal_of(why.code, why.message, why.details)
@@ -342,7 +349,8 @@ def _told(why: XsError) -> XsError:
 
 
 def _lost(why: XsError) -> XsError:
-    """What a request that changes something is told: it is not known what was done."""
+    """What is told of a request or a call that changes something: it is not known what was
+    done."""
     is_final = isinstance(why, (ProtocolError, ClientClosed))
     told = type(why)(*why.args) if is_final else ConnectionLost(str(why))
     told.__cause__ = why

@@ -347,7 +347,8 @@ class Slow:
 
 
 def latest(behind: int) -> Slow:
-    """When it is more than so many frames behind, it gets a gap and the newest of each topic."""
+    """When it is more than so many frames behind, it gets a gap and the newest of each topic. It
+    goes with neither limit nor before, since and until."""
     return Slow(1, behind)
 
 
@@ -369,8 +370,9 @@ class Appended:
     """What became of a batch. `cursors` holds the new revisions, 0 for removed ones; `durable`
     tells that no power cut takes it; `head` is the offset after the last frame readers can see.
     `repeated`: the batch with this key was there already; then `frames` are the stamps of that
-    one, or of its first frame alone where no more is known, and there are no cursors. `removed`
-    tells for each frame that was to be removed whether it was there."""
+    one, or of its first frame alone where no more is known, `cursors` is empty, and nothing is
+    removed again. `removed` tells for each frame that was to be removed whether it was there; when
+    `repeated` all of it is False."""
 
     frames: Sequence[Stamp]
     cursors: Sequence[int]

@@ -82,6 +82,13 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
         bytes[..4].copy_from_slice(&len.to_le_bytes());
         bytes
     };
+    let latest_since = {
+        let mut bytes = longer("subscribe-resumed", &[0; 8]);
+        // The flag, and its time behind the start.
+        bytes[32] |= 8;
+        bytes[43..].rotate_right(8);
+        bytes
+    };
     let mut cases = vec![
         ("length-0", announced(0), Code::Malformed),
         ("length-11", announced(11), Code::Malformed),
@@ -147,6 +154,7 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
             longer("subscribe", &extension_of(1, &[7; 24])),
             Code::InvalidRead,
         ),
+        ("subscribe-latest-since", latest_since, Code::InvalidRead),
         ("fetch-flag", changed("fetch", 20, 0xff), Code::Malformed),
         ("fetch-start", changed("fetch", 21, 5), Code::Malformed),
         ("fetch-follow", changed("fetch", 20, 0x3f), Code::InvalidRead),
