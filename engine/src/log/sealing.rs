@@ -169,8 +169,8 @@ impl Sealing {
                 if unindexed.len() > left { unindexed.pop_front() } else { None }
             };
             let Some(segment) = next else { return first.map(|()| any) };
-            let written = inner.index.seal(&segment);
-            let written = written.and(self.write_keys(inner, &segment));
+            let (index, keys) = (inner.index.seal(&segment), self.write_keys(inner, &segment));
+            let written = index.and(keys);
             any |= written.is_ok();
             first = first.and(written);
         }

@@ -53,8 +53,11 @@ pub(crate) struct Looks {
     left: usize,
     /// The visible frames of the end of the log, newest first, once a condition needed them, and
     /// the head they lie below.
-    near: Option<(u64, Vec<(u64, Box<str>)>)>,
+    near: Option<(u64, Near)>,
 }
+
+/// Offsets and topics.
+type Near = Vec<(u64, Box<str>)>;
 
 impl Looks {
     /// Begins another batch.
@@ -140,7 +143,7 @@ impl Inner {
     ) -> Result<Option<u64>, ReadError> {
         let head = range.end;
         if looks.near.as_ref().is_none_or(|(of, _)| *of != head) {
-            let mut near = Vec::new();
+            let mut near = Near::new();
             let read = self.each_newest(
                 head.saturating_sub(CONDITION_FRAMES_MAX)..head,
                 &|_| true,

@@ -375,7 +375,7 @@ impl Host {
             if let Some(told) = slots.told_to_end() {
                 self.order(key.clone(), Order::Term(told));
             }
-            let pending = self.create_frame(slots.pending().or(slots.denied())).await?;
+            let pending = self.create_frame(slots.pending().or_else(|| slots.denied())).await?;
             let confirmed = self.create_frame(slots.confirmed()).await?;
             if pending.is_none() && confirmed.is_none() {
                 continue;
