@@ -67,8 +67,8 @@ pub struct CompressOptions {
     /// far as `backlog_bytes` goes.
     pub busy_bytes_per_second: u64,
     /// Most bytes of full packs that are left uncompressed, and no more than are free on the disk.
-    /// Beyond it a pack is compressed when it is full, unless packs fill faster than that goes. With
-    /// 0 none waits.
+    /// Beyond it a pack is compressed when it is full, unless packs fill faster than that goes.
+    /// With 0 none waits.
     pub backlog_bytes: u64,
 }
 

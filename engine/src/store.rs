@@ -41,10 +41,10 @@ pub struct Store {
 /// What the parts of an open store share. Readers may keep it alive after the store is closed.
 ///
 /// Locks are taken in this order, and whoever holds one takes none that stands before it:
-/// `compaction.running`, the sweep of blobs, `writer`, `sealing.running`, the packs that are written
-/// to, the keeper's chores; `index.topics`, the list of segments, the kind of a segment; at last the
-/// manifest's `writing`. `commits.queue` is held with no other. The thread that seals packs never
-/// waits for who writes to packs, as they wait for it.
+/// `compaction.running`, the sweep of blobs, `writer`, `sealing.running`, the packs that are
+/// written to, the keeper's chores; `index.topics`, the list of segments, the kind of a segment; at
+/// last the manifest's `writing`. `commits.queue` is held with no other. The thread that seals
+/// packs never waits for who writes to packs, as they wait for it.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) env: Arc<Env>,
@@ -186,8 +186,8 @@ impl Store {
         }
     }
 
-    /// Submits a batch; `done` gets the answer, on the thread that commits it, and must not wait for
-    /// another append. Nothing is committed before somebody calls [`lead`](Self::lead) or
+    /// Submits a batch; `done` gets the answer, on the thread that commits it, and must not wait
+    /// for another append. Nothing is committed before somebody calls [`lead`](Self::lead) or
     /// [`lead_once`](Self::lead_once): do so afterwards, or the batch may wait for ever.
     pub fn submit_with(
         &self,

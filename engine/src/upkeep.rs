@@ -34,7 +34,8 @@ pub(crate) struct Upkeep {
     unsynced: AtomicU64,
     /// Bytes of all blobs that had been taken in when the last timed sync began.
     blobs_synced: AtomicU64,
-    /// More bytes than may be were written since, and the thread was woken; the next sync clears it.
+    /// More bytes than may be were written since, and the thread was woken; the next sync clears
+    /// it.
     over: AtomicBool,
     /// The thread looks at `writes` within its period; otherwise it must be woken.
     awake: AtomicBool,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import unittest
 from typing import Any, Callable, Dict, List, Optional
 
@@ -66,6 +67,16 @@ def an_append() -> bytearray:
     return messages.append(batch, [None, None, origin])
 
 
+def a_call() -> Any:
+    return messages.call("report", b'{"url":"x"}', b"body", 5000, 1 << 20, 100)
+
+
+def origin_extension() -> bytes:
+    """What a host adds, which no client library is."""
+    ids = bytes(an_id(1)) + bytes(an_id(2))
+    return struct.pack("<HHI", 1, 0, 48) + ids + struct.pack("<QII", 2**64 - 1, 3, 0)
+
+
 # What a client sends, by the name of its vector.
 REQUESTS: Dict[str, Callable[[], Any]] = {
     "hello": lambda: messages.hello("test/1", ""),
@@ -95,7 +106,7 @@ REQUESTS: Dict[str, Callable[[], Any]] = {
     "get-by-offset": lambda: messages.get(bound_of(7)),
     "get-by-id": lambda: messages.get(bound_of(str(an_id(4)))),
     "last": lambda: messages.last(["*"], 10, True),
-    "topics": lambda: messages.topics(["*", "xs.*"]),
+    "topics": lambda: messages.topics(["*", "xs", "xs.*"]),
     "remove": lambda: messages.remove([an_id(2), 40], True, True, "a.*"),
     "stats": lambda: b"",
     "subscribe": lambda: messages.subscribe(
@@ -119,7 +130,8 @@ REQUESTS: Dict[str, Callable[[], Any]] = {
     "blob-chunk": lambda: b"piece",
     "blob-chunk-last": lambda: b"piece",
     "blob-get": lambda: messages.blob_get(HELLO_HASH, 1 << 20),
-    "call": lambda: messages.call("report", b'{"url":"x"}', b"body", 5000, 1 << 20, 100),
+    "call": lambda: a_call(),
+    "call-of-host": lambda: bytes(a_call()) + origin_extension(),
     "import": lambda: messages.import_frames(imported(), False, True),
     "maintain-verify": lambda: messages.maintain(messages.VERIFY),
     "maintain-compact": lambda: messages.maintain(messages.COMPACT, dead_percent=50),

@@ -36,6 +36,29 @@ const fetchSelection: messages.Selection = {
   follow: false,
 };
 
+function aCall(): Buffer[] {
+  return messages.call({
+    name: "report",
+    args: Buffer.from('{"url":"x"}'),
+    body: Buffer.from("body"),
+    deadlineMs: 5000,
+    credit: 1 << 20,
+    bodies: 100,
+  });
+}
+
+/** What a host adds, which no client library is. */
+function originExtension(): Buffer {
+  const out = Buffer.alloc(8 + 48);
+  out.writeUInt16LE(1, 0);
+  out.writeUInt32LE(48, 4);
+  out.writeUIntBE(1_700_000_000_001, 8, 6);
+  out.writeUIntBE(1_700_000_000_002, 24, 6);
+  out.fill(0xff, 40, 48);
+  out.writeUInt32LE(3, 48);
+  return out;
+}
+
 // What a client sends, by the name of its vector.
 const REQUESTS: Record<string, () => Buffer[]> = {
   hello: () => messages.hello("test/1", ""),
@@ -74,7 +97,7 @@ const REQUESTS: Record<string, () => Buffer[]> = {
   "get-by-offset": () => messages.get(7),
   "get-by-id": () => messages.get(anId(4)),
   last: () => messages.last("*", 10, true),
-  topics: () => messages.topics("*,xs.*"),
+  topics: () => messages.topics("*,xs,xs.*"),
   remove: () => messages.remove([anId(2), 40], { durable: true, now: true, within: "a.*" }),
   stats: () => [],
   "subscribe-resumed": () =>
@@ -101,15 +124,8 @@ const REQUESTS: Record<string, () => Buffer[]> = {
   "blob-chunk": () => [Buffer.from("piece")],
   "blob-chunk-last": () => [Buffer.from("piece")],
   "blob-get": () => messages.blobGet(HELLO, 1 << 20),
-  call: () =>
-    messages.call({
-      name: "report",
-      args: Buffer.from('{"url":"x"}'),
-      body: Buffer.from("body"),
-      deadlineMs: 5000,
-      credit: 1 << 20,
-      bodies: 100,
-    }),
+  call: aCall,
+  "call-of-host": () => [...aCall(), originExtension()],
   // The frames of the vector itself, which begin behind its header and eight bytes.
   import: () => {
     const { frames } = messages.readList(golden("client", "import").subarray(16 + 8));

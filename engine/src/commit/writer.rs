@@ -564,8 +564,8 @@ impl Writer {
         }
     }
 
-    /// Refuses to go on after a group that failed: what it laid out may not be written. To be called
-    /// before any sync but that of a group.
+    /// Refuses to go on after a group that failed: what it laid out may not be written. To be
+    /// called before any sync but that of a group.
     pub(crate) fn check_whole(&self, inner: &Inner) -> Result<(), Fault> {
         match inner.is_poisoned() {
             true => Err(Fault::Failed(io::Error::other("an earlier write failed"))),

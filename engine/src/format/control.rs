@@ -21,8 +21,8 @@ pub const MARK_LEN: usize = PREFIX_LEN + 4 + 4 + 8;
 pub const CHECKPOINT_LEN: usize = PREFIX_LEN + 8 + 8 + 8 + 16;
 const _: () = assert!(TOMBSTONE_LEN == 48 && MARK_LEN == 32 && CHECKPOINT_LEN == 56);
 
-/// The blob that a record names whose CRC was checked: the body of a FRAME or the state of a CURSOR.
-/// What is named here is kept, and what is not may be swept.
+/// The blob that a record names whose CRC was checked: the body of a FRAME or the state of a
+/// CURSOR. What is named here is kept, and what is not may be swept.
 pub(crate) fn named_blob(record: &[u8], prefix: &RecordPrefix) -> Option<BlobHash> {
     match prefix.kind {
         RecordKind::Frame => record::body_hash(record, prefix),

@@ -33,8 +33,8 @@ const KEYS_AGAIN_MS: u64 = 60 * 60 * 1000;
 #[derive(Debug, Default)]
 pub(super) struct Decay {
     /// Bytes that stay as long as no frame dies, without tombstones, and when frames expire. Known
-    /// once the segment is complete. Tombstones count as dead until all of the segment is looked at:
-    /// most outlive their frames by little.
+    /// once the segment is complete. Tombstones count as dead until all of the segment is looked
+    /// at: most outlive their frames by little.
     complete: OnceLock<(u64, Expiring)>,
     /// Bytes of frames that were removed one by one, and of their batches' headers.
     removed: AtomicU64,

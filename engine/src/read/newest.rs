@@ -133,8 +133,8 @@ impl Inner {
         if newest.is_none() && !is_whole { Err(NotFound::TooWide) } else { Ok(newest) }
     }
 
-    /// The newest visible frame of the topics in a range of at most [`CONDITION_FRAMES_MAX`] offsets that ends at
-    /// the head. All of them are read, once for all conditions of a group.
+    /// The newest visible frame of the topics in a range of at most [`CONDITION_FRAMES_MAX`]
+    /// offsets that ends at the head. All of them are read, once for all conditions of a group.
     fn newest_near(
         &self,
         topics: &TopicPatterns,
