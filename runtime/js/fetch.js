@@ -65,7 +65,8 @@ function collect() {
 
 // deno_fetch speaks of Deno's flags; the author needs the line to add.
 function told(error) {
-  const denied = /net access to "([^"]*)"/.exec(error?.message ?? "");
+  const named = /net access to "([^"]*)"/;
+  const denied = named.exec(error?.message ?? "") ?? named.exec(error?.cause?.message ?? "");
   if (denied === null) return error;
   const message = `network access to ${denied[1]} is not allowed; add permissions: { net: ["${denied[1]}"] } to the definition`;
   return Object.assign(new Error(op_xs_why_not(message)), { name: "NotCapable" });

@@ -61,6 +61,7 @@ function clock(globalThis, start) {
 function install(globalThis, start) {
   globalThis.fetch = fetch;
   clock(globalThis, start);
+  core.loadExtScript("ext:xs_runtime/direct.js").inTrial();
 }
 
 return { install };

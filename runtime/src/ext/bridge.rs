@@ -29,7 +29,7 @@ use crate::isolate::stop::Stop;
 use crate::isolate::{
     Backend, Definition, FailureKind, Input, IsolateSpec, ModuleError, Secrets, Verdict,
 };
-use crate::permissions::Granted;
+use crate::permissions::{Granted, is_private};
 
 /// The name of an error of what is not allowed.
 pub(super) const NOT_CAPABLE: &str = "NotCapable";
@@ -139,6 +139,12 @@ impl Bridge {
         self.secrets.borrow().mask(text)
     }
 
+    /// Whether what is not allowed is reaching an address that the operator has to allow, too.
+    fn is_denied_as_private(&self, what: &str) -> bool {
+        let host = what.strip_prefix("network access to ");
+        !self.spec.allow.net_private && host.is_some_and(is_private)
+    }
+
     /// Why something outside of the store is denied: as it is said, unless no line of the
     /// definition would help.
     pub(super) fn why_not(&self, said: String) -> String {
@@ -154,6 +160,11 @@ impl Bridge {
                 "{what} is not repeated: a handler that is run anew reaches nothing outside of the \
                  store"
             ),
+            Some((what, _)) if self.is_denied_as_private(what) => {
+                format!(
+                    "{said}, and start xs serve with --allow-net-private: it is a private address"
+                )
+            }
             _ => said,
         }
     }

@@ -347,12 +347,15 @@ fn on_error(given: Failing) -> Result<OnError, ModuleError> {
         Failing::Retry { retry, .. } if retry == 0 || retry > RETRIES_MAX => {
             Err(wrong(format!("onError.retry is between 1 and {RETRIES_MAX}")))
         }
-        Failing::Retry { retry, backoff, max, then } => Ok(OnError::Retry {
-            tries: retry,
-            backoff: backoff.map_or(BACKOFF_DEFAULT, millis),
-            backoff_max: max.map_or(BACKOFF_MAX_DEFAULT, millis),
-            then: then.map(Into::into).unwrap_or_default(),
-        }),
+        Failing::Retry { retry, backoff, max, then } => {
+            let backoff = backoff.map_or(BACKOFF_DEFAULT, millis);
+            Ok(OnError::Retry {
+                tries: retry,
+                backoff,
+                backoff_max: max.map_or(BACKOFF_MAX_DEFAULT.max(backoff), millis),
+                then: then.map(Into::into).unwrap_or_default(),
+            })
+        }
     }
 }
 

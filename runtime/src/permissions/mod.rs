@@ -287,17 +287,19 @@ pub(crate) fn normal(path: &Path) -> PathBuf {
 }
 
 /// Whether a `host`, `host:port` or `[v6]:port` is a private address by its text.
-fn is_private(text: &str) -> bool {
+pub(crate) fn is_private(text: &str) -> bool {
     let bare = text.trim_start_matches('[').split(']').next().unwrap_or(text);
     let host = match bare.parse::<IpAddr>() {
         Ok(_) => bare,
         Err(_) => bare.rsplit_once(':').map_or(bare, |(host, _)| host),
     };
-    if host.eq_ignore_ascii_case("localhost") || host.ends_with(".localhost") {
+    let name = host.trim_end_matches('.');
+    if name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost") {
         return true;
     }
     let private_v4 = |v4: Ipv4Addr| {
-        v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified()
+        let differ = |range: Ipv4Addr| u32::from(v4) ^ u32::from(range);
+        PRIVATE_V4.iter().any(|&(range, len)| differ(range) >> (32 - len) == 0)
     };
     match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
         Ok(IpAddr::V4(v4)) => private_v4(v4),
@@ -306,6 +308,7 @@ fn is_private(text: &str) -> bool {
                 || v6.is_unspecified()
                 || v6.is_unique_local()
                 || v6.is_unicast_link_local()
+                || v6.is_multicast()
                 || v6.segments().starts_with(&[0x64, 0xff9b, 1])
                 || inside(v6).is_some_and(private_v4)
         }
@@ -330,6 +333,12 @@ mod tests {
             ("[2001:db8::1]", false),
             ("[::ffff:10.0.0.1]", true),
             ("8.8.8.8:53", false),
+            ("100.64.0.1", true),
+            ("100.128.0.1", false),
+            ("224.0.0.251:5353", true),
+            ("0.0.0.5", true),
+            ("[ff02::1]", true),
+            ("localhost.:80", true),
         ] {
             assert_eq!(is_private(address), expected, "{address}");
         }

@@ -175,3 +175,32 @@ async fn what_cannot_be_run_says_so() {
     let endless = tested(&[("lib/a.test.ts", source)]).await;
     assert!(endless.error.unwrap().message.contains("CPU time"));
 }
+
+/// However far apart the times are.
+#[tokio::test]
+async fn a_daily_task_takes_no_days() {
+    let tested = tested(&[
+        (
+            "generators/g.test.ts",
+            r#"import { assertEquals, test } from "xs/test";
+import { trial } from "xs/test";
+import g from "./g.ts";
+test("ten days", async () => {
+  const { out, error } = await trial(g, { now: "2026-01-01T12:00:00Z", take: 10 });
+  assertEquals(error, undefined);
+  assertEquals(out.map((frame) => frame.meta.at.slice(8, 10)), ["02", "03", "04", "05", "06", "07", "08", "09", "10", "11"]);
+});
+"#,
+        ),
+        (
+            "generators/g.ts",
+            r#"import { generator } from "xs";
+export default generator({ async *run(ctx) {
+  for await (const at of ctx.cron("0 6 * * *", "UTC")) yield { at: at.toISOString() };
+} });
+"#,
+        ),
+    ])
+    .await;
+    assert_eq!(errors(&tested), [""], "{tested:?}");
+}
