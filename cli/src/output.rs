@@ -16,6 +16,8 @@ use crate::json;
 const BUFFER_BYTES: usize = 64 * 1024;
 /// Columns a topic is padded to; a longer one pushes the rest of its line to the right.
 const TOPIC_COLUMNS: usize = 20;
+/// Columns of a terminal from which on ids are shown.
+const ID_COLUMNS_MIN: usize = 100;
 /// Columns of a terminal that does not say how wide it is.
 const COLUMNS_DEFAULT: usize = 100;
 
@@ -204,13 +206,15 @@ impl<W: Write> Output<W> {
         }
         content += preview.trim_end();
         let padding = TOPIC_COLUMNS.saturating_sub(topic.chars().count());
-        let head = format!("{time}  {}  {topic}{}", frame.id(), " ".repeat(padding));
+        // Where there is little room the content says more than the id.
+        let id = if columns < ID_COLUMNS_MIN { String::new() } else { format!("  {}", frame.id()) };
+        let head = format!("{time}{id}  {topic}{}", " ".repeat(padding));
         let room = columns.saturating_sub(head.chars().count() + 2);
         let content = cut(&printable(&content), room);
         if !colour {
             return format!("{head}  {content}").trim_end().to_owned();
         }
-        let faint = Paint::Faint.around(&format!("{time}  {}", frame.id()));
+        let faint = Paint::Faint.around(&format!("{time}{id}"));
         let name = if frame.topic().starts_with("xs.") { Paint::Faint } else { Paint::Name };
         format!("{faint}  {}{}  {content}", name.around(&topic), " ".repeat(padding))
     }
@@ -363,6 +367,17 @@ mod tests {
         assert!(line.contains("  metrics.recv          {"), "{line}");
         assert!(line.trim_end().chars().count() <= 90, "{line}");
         assert!(!line.contains('\u{1b}'), "{line}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_content_instead_of_ids() {
+        let id = sample().id().to_string();
+        for (columns, has_id) in [(80, false), (99, false), (100, true)] {
+            let person = Audience::Person { columns, colour: false };
+            let line = printed(person, |output| output.frame(&sample(), None).unwrap());
+            assert_eq!(line.contains(&id), has_id, "{line}");
+            assert!(line.contains("{\"cpu\":0.5") && line.trim_end().chars().count() <= columns);
+        }
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl Service for StoreService {
     }
 
     fn stats(&self) -> Result<String, Refusal> {
-        Ok(stats::text(&self.core.store.stats()))
+        Ok(stats::text(&self.core.store.stats(), self.core.fullness.is_full()))
     }
 
     fn maintain(

@@ -5,8 +5,9 @@ use xs_engine::{CountBytes, Health, Histogram, StoreStats};
 
 use crate::report::hex;
 
-/// The text of the part of STATS that is the store's.
-pub(super) fn text(stats: &StoreStats) -> String {
+/// The text of the part of STATS that is the store's. `is_full`: the last append was refused for
+/// want of room.
+pub(super) fn text(stats: &StoreStats, is_full: bool) -> String {
     let StoreStats { info, files, frames, commit, scrub, .. } = stats;
     let count = |of: &CountBytes| json!({ "count": of.count, "bytes": of.bytes });
     let health = match &info.health {
@@ -29,6 +30,7 @@ pub(super) fn text(stats: &StoreStats) -> String {
         "head": info.head,
         "sync": info.sync.to_string(),
         "health": health,
+        "full": is_full,
         "frames": {
             "stored": frames.stored,
             "live": frames.live,

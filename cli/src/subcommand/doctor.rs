@@ -166,7 +166,7 @@ async fn store(address: &Address) -> Vec<Check> {
     let health = match stats.map(|text| serde_json::from_str::<Value>(&text)) {
         Ok(Ok(stats)) => {
             let named = dir.map_or_else(|| "STORE".to_owned(), |dir| dir.display().to_string());
-            health(stats["store"]["health"].as_str().unwrap_or_default(), &named)
+            health(&stats["store"], &named)
         }
         Ok(Err(error)) => Check::new(name, State::Bad, error.to_string()),
         Err(error) => Check::new(name, State::Poor, format!("it does not tell: {error}")),
@@ -186,9 +186,15 @@ async fn clock(client: &Client) -> Option<Check> {
 }
 
 /// How a store says that it is; `named`: what it is called in advice.
-fn health(health: &str, named: &str) -> Check {
+fn health(store: &Value, named: &str) -> Check {
     let name = "store";
-    match health {
+    match store["health"].as_str().unwrap_or_default() {
+        "writable" if store["full"] == true => Check::new(
+            name,
+            State::Bad,
+            "the last append was refused: the disk is full, or no file descriptor is left; xs help \
+             operations says what to do",
+        ),
         "writable" => Check::new(name, State::Good, "it takes appends"),
         "read-only" => Check::new(
             name,

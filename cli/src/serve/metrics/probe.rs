@@ -40,9 +40,14 @@ impl Fullness {
 }
 
 impl Fullness {
+    /// Whether the last append was refused for want of room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Whether the store is full still. Nobody may have appended since there is room again.
     fn still(&self, free: impl FnOnce() -> Option<u64>) -> bool {
-        self.0.load(Ordering::Relaxed) && free().is_none_or(|free| free < ROOM_BYTES)
+        self.is_full() && free().is_none_or(|free| free < ROOM_BYTES)
     }
 }
 
