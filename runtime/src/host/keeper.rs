@@ -228,13 +228,20 @@ impl Keeper {
 
     /// Hands a newer version to a command that runs: its calls end on the old one.
     async fn swap(&mut self, frame: Frame, version: Version, started: Started) -> bool {
-        let Some(running) = &mut self.running else { return false };
-        let old = std::mem::replace(&mut running.create, frame.clone()).id();
-        let swaps = running.command.as_ref().map(|(swaps, _)| swaps.clone());
-        let old = Some(old).filter(|old| *old != frame.id());
+        let Some(running) = &self.running else { return false };
+        let old = Some(running.create.id()).filter(|old| *old != frame.id());
         let frames = self.turn(&frame, old, &started.definition);
-        let sent = swaps.is_some_and(|swaps| swaps.send(Swap { version, started }).is_ok());
-        sent && self.say(frames, Vec::new()).await.is_some()
+        let swaps = running.command.as_ref().map(|(swaps, _)| swaps);
+        if !swaps.is_some_and(|swaps| swaps.send(Swap { version, started }).is_ok()) {
+            // It has ended by itself meanwhile, which is the end of its own version.
+            let ending = ended(&mut self.running).await;
+            self.ended(ending).await;
+            return Box::pin(self.create(frame)).await;
+        }
+        if let Some(running) = &mut self.running {
+            running.create = frame;
+        }
+        self.say(frames, Vec::new()).await.is_some()
     }
 
     fn turn(&self, frame: &Frame, old: Option<FrameId>, definition: &Definition) -> Vec<NewFrame> {

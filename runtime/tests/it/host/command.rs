@@ -1,7 +1,5 @@
 //! What a command promises: each call ends exactly once, whatever else happens.
 
-use std::time::Duration;
-
 use serde_json::json;
 use xs_engine::{CursorChange, CursorName, ExpectRevision, Frame, FrameId, NewFrame, Topic, Ttl};
 use xs_protocol::{AppendRequest, CallRequest, Role};
@@ -31,6 +29,18 @@ fn answers(world: &World, call: FrameId) -> Vec<String> {
     let answers = |frame: &Frame| frame.origin().is_some_and(|origin| origin.input == Some(call));
     let frames = world.store.frames().into_iter().filter(answers);
     frames.map(|frame| frame.topic().to_owned()).collect()
+}
+
+/// Lets a call end that waits for it: said until it is heard, as the read may begin after the first.
+async fn go(world: &World, id: usize, ended: usize) {
+    let is_heard = || {
+        let is_so = world.topic("wait.complete").len() >= ended;
+        if !is_so {
+            world.append("go", json!({ "id": id }), "");
+        }
+        is_so
+    };
+    world.until(&format!("{ended} calls have ended"), is_heard).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,10 +127,7 @@ async fn calls_overlap_and_can_be_cancelled() {
     assert_eq!(meta(&error[0])["code"], "cancelled");
     for id in [2, 1] {
         // The read may begin after the first of these: it is said until it is heard.
-        while world.topic("wait.complete").len() < 3 - id {
-            world.append("go", json!({ "id": id }), "");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        go(&world, id, 3 - id).await;
     }
     let ended = [2, 1].map(|id: usize| calls[id].to_string());
     let completes = world.topic("wait.complete");
@@ -174,20 +181,14 @@ async fn a_host_that_made_many_isolates_lets_calls_end_and_makes_room() {
     }
     let later = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
     // The first call ends as if nothing was; the second one waits for the next Host.
-    while world.topic("wait.complete").is_empty() {
-        world.append("go", json!({ "id": 1 }), "");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    go(&world, 1, 1).await;
     assert!(matches!(host.ended().await, HostEnd::Worn));
     assert_eq!(answers(&world, begun), ["wait.recv", "wait.recv", "wait.complete"]);
     assert!(answers(&world, later).is_empty());
     assert!(world.topic("wait.error").is_empty());
     let host = world.host().await;
     world.wait("xs.handler.h.active", 4).await;
-    while world.topic("wait.complete").len() < 2 {
-        world.append("go", json!({ "id": 1 }), "");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    go(&world, 1, 2).await;
     assert_eq!(answers(&world, later), ["wait.recv", "wait.recv", "wait.complete"]);
     host.stop().await;
 }
@@ -260,10 +261,7 @@ async fn an_operators_word_about_its_place_counts() {
     world.store.put(AppendRequest { cursors: vec![drop], ..AppendRequest::default() });
     let other = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
     world.wait("wait.recv", 2).await;
-    while world.topic("wait.complete").len() < 2 {
-        world.append("go", json!({ "id": 1 }), "");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    go(&world, 1, 2).await;
     for call in [running, other] {
         assert_eq!(answers(&world, call), ["wait.recv", "wait.recv", "wait.complete"]);
     }
@@ -281,9 +279,8 @@ async fn a_call_that_a_crash_cut_off_is_run_again_where_that_is_wanted() {
     let late = world.append("wait.call", short, "");
     world.wait("wait.recv", 2).await;
     host.cut().await;
-    while wall_ms() < meta(&world.topic("wait.call")[1])["deadline"].as_u64().unwrap() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let deadline = meta(&world.topic("wait.call")[1])["deadline"].as_u64().unwrap();
+    world.until("the deadline has passed", || wall_ms() >= deadline).await;
     let host = world.host().await;
     let error = world.wait("wait.error", 1).await;
     assert_eq!(meta(&error[0])["code"], "timeout");
@@ -321,17 +318,13 @@ async fn a_call_that_a_stop_cut_off_is_run_again_where_that_is_wanted() {
     }
     assert_eq!(answers(&world, once), ["once.recv", "once.error"]);
     world.wait("wait.recv", 6).await;
-    while world.topic("wait.complete").is_empty() {
-        world.append("go", json!({ "id": 1 }), "");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    go(&world, 1, 1).await;
     let ended = answers(&world, call);
     assert_eq!(ended.iter().filter(|topic| *topic != "wait.recv").count(), 1, "{ended:?}");
     // Who stops the command itself does not want its calls to go on.
     let stopped = world.append("wait.call", json!({ "args": { "id": 2 } }), "");
-    while !answers(&world, stopped).iter().any(|topic| topic == "wait.recv") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let has_begun = || answers(&world, stopped).iter().any(|topic| topic == "wait.recv");
+    world.until("the call has begun", has_begun).await;
     world.append("xs.command.wait.term", json!({}), "");
     world.wait("xs.command.wait.fin.term", 1).await;
     assert_eq!(answers(&world, stopped), ["wait.recv", "wait.error"]);
@@ -350,11 +343,8 @@ async fn more_calls_than_may_run_wait_for_their_turn() {
     for ended in 0..6 {
         let begun =
             || world.topic("wait.recv").iter().filter(|f| meta(f)["began"].is_u64()).count();
-        while world.topic("wait.complete").len() <= ended {
-            assert!(begun() <= ended + 2, "more than two run");
-            world.append("go", json!({ "id": ended }), "");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        assert!(begun() <= ended + 2, "more than two run");
+        go(&world, ended, ended + 1).await;
     }
     host.stop().await;
     assert!(world.topic("wait.error").is_empty());
