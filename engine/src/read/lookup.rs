@@ -243,11 +243,16 @@ impl Inner {
     fn newest_now(self: &Arc<Self>, topic: &str) -> Result<Option<Frame>, ReadError> {
         self.unmoved(|| {
             let (head, newest) = self.index.newest_as_of(topic, || self.log.head());
-            let Some((newest, floor)) = newest else { return Ok((true, head, None)) };
-            let mut window = None;
-            let window = (&mut window, WINDOW_POINT);
-            let frame = self.newest_frame(topic, &newest, floor..head, window)?;
-            Ok((frame.is_some(), head, frame))
+            let mut frame = None;
+            if let Some((newest, floor)) = newest {
+                let mut window = None;
+                let window = (&mut window, WINDOW_POINT);
+                frame = self.newest_frame(topic, &newest, floor..head, window)?;
+            }
+            // Where damage kept frames out of the index a newer one may be among them.
+            let from = frame.as_ref().and_then(Frame::offset).unwrap_or_default();
+            self.check_whole(&self.index.segments(), from)?;
+            Ok((frame.is_some() || newest.is_none(), head, frame))
         })
     }
 

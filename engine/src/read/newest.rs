@@ -285,7 +285,11 @@ impl Inner {
 
     /// Damage that kept frames with an offset of `from` or more out of the postings is an error: it
     /// could be any topic's.
-    fn check_whole(&self, segments: &[Arc<SegmentIndex>], from: u64) -> Result<(), ReadError> {
+    pub(super) fn check_whole(
+        &self,
+        segments: &[Arc<SegmentIndex>],
+        from: u64,
+    ) -> Result<(), ReadError> {
         if !self.index.is_partial() {
             return Ok(());
         }
@@ -297,7 +301,10 @@ impl Inner {
             let base = of.segment().base();
             let mut walk = Walk::new(of.segment().clone(), FIRST_BATCH, base, WINDOW_SCAN);
             while let Some(found) = walk.next() {
-                found.and_then(|found| walk.frame(&found))?;
+                match found.and_then(|found| walk.frame(&found)) {
+                    Err(error) if is_before(&error, walk.next_offset(), from) => {}
+                    read => drop(read?),
+                }
             }
         }
         Ok(())
@@ -308,7 +315,8 @@ impl Inner {
 mod tests {
     use super::Looks;
     use crate::append::Batch;
-    use crate::error::AppendError;
+    use crate::error::{AppendError, ReadError};
+    use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader};
     use crate::limits::CONDITION_FRAMES_MAX;
     use crate::options::SyncPolicy;
     use crate::testing::{edit, fast_dir, frame, open, segment_files};
@@ -340,6 +348,30 @@ mod tests {
         let found =
             store.inner.newest_visible(&topics, 2 * CONDITION_FRAMES_MAX, &mut looks).unwrap();
         assert_eq!(found, Some(2 * CONDITION_FRAMES_MAX + 1), "another head is looked at anew");
+    }
+
+    /// Nor does it let an older one pass for the newest.
+    #[test]
+    fn a_damaged_frame_is_not_passed_over_by_the_one_before_it() {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        for (topic, n) in [("first", 0), ("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
+            store.append(frame(topic, n).into()).unwrap();
+        }
+        store.close().unwrap();
+        drop(store);
+        let file = segment_files(dir.path()).remove(0);
+        let places = crate::testing::batches(&file);
+        edit(&file, |bytes| {
+            let is_it = |at: &usize| BatchHeader::read(&bytes[*at..]).unwrap().base_offset == 3;
+            let at = places.into_iter().find(is_it).unwrap();
+            bytes[at + BATCH_HEADER_LEN + 20] ^= 1;
+        });
+        let store = open(dir.path(), SyncPolicy::None);
+        let last = |topic: &str| store.last(&TopicPatterns::parse(topic).unwrap(), 1);
+        assert!(matches!(last("a"), Err(ReadError::Corrupt(_))), "{:?}", last("a"));
+        assert!(matches!(last("b"), Err(ReadError::Corrupt(_))), "it may have been of b");
+        assert_eq!(last("c").unwrap().len(), 1, "this one is behind it");
     }
 
     /// A frame whose topic is damaged may have been of any topic.
