@@ -232,7 +232,7 @@ impl Keeper {
         let old = Some(running.create.id()).filter(|old| *old != frame.id());
         let frames = self.turn(&frame, old, &started.definition);
         let swaps = running.command.as_ref().map(|(swaps, _)| swaps);
-        if !swaps.is_some_and(|swaps| swaps.send(Swap { version, started }).is_ok()) {
+        if swaps.is_none_or(|swaps| swaps.send(Swap { version, started }).is_err()) {
             // It has ended by itself meanwhile, which is the end of its own version.
             let ending = ended(&mut self.running).await;
             self.ended(ending).await;

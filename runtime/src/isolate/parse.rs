@@ -352,7 +352,7 @@ fn on_error(given: Failing) -> Result<OnError, ModuleError> {
             Ok(OnError::Retry {
                 tries: retry,
                 backoff,
-                backoff_max: max.map_or(BACKOFF_MAX_DEFAULT.max(backoff), millis),
+                backoff_max: max.map_or_else(|| BACKOFF_MAX_DEFAULT.max(backoff), millis),
                 then: then.map(Into::into).unwrap_or_default(),
             })
         }
