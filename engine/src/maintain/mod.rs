@@ -1,5 +1,6 @@
 //! Looking after a store: checking every byte, copying it, saving what is left of it, telling how
-//! it is. Nothing here writes to the store it looks at.
+//! it is. Apart from `upgrade` nothing here changes what is stored. Looking at an open store seals
+//! its newest segment, and may sync it.
 
 mod backup;
 mod candidates;
