@@ -273,8 +273,8 @@ async fn hops_go_through_an_input() {
            for await (const { meta } of ctx.input) { yield { of: meta.n }; \
              await ctx.append('own', { meta: { of: meta.n } }); \
              if (meta.n === 1) break; } \
-           const input = ctx.input[Symbol.asyncIterator](); void input.next(); \
-           await ctx.append('soon'); await ctx.append('later'); } };",
+           const next = ctx.input[Symbol.asyncIterator]().next(); \
+           await ctx.append('soon'); await ctx.append('later'); await next; } };",
     )
     .await;
     for (n, hops) in [(0, 7), (1, 0)] {
