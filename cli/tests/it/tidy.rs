@@ -101,6 +101,26 @@ fn files(root: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// What the map says is where it says.
+#[test]
+fn what_the_map_and_the_readme_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for page in ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"] {
+        let text = fs::read_to_string(root.join(page)).unwrap();
+        let words = text.split(|letter: char| letter.is_whitespace() || "`(),;|[]".contains(letter));
+        let named = words.map(|word| word.trim_end_matches('.').trim_end_matches('/'));
+        let is_ours = |word: &&str| {
+            let place = word.split('/').next().unwrap_or_default();
+            word.contains('/') && (PLACES.contains(&place) || place == "docs")
+        };
+        let named: Vec<_> = named.filter(is_ours).filter(|word| !word.contains('*')).collect();
+        assert!(named.len() > 2, "{page} names {named:?}");
+        for name in named {
+            assert!(root.join(name).exists(), "{page} names {name}, which is not there");
+        }
+    }
+}
+
 #[test]
 fn what_is_against_the_rules_is_found() {
     let found = |name: &str, text: &str| {
