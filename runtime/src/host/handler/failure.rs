@@ -42,7 +42,7 @@ impl Handler {
                 let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 // Whoever goes on may have another clock; the store's is one for all.
                 let due_ms = self.version.shared().clock.there(wall_ms()).saturating_add(wait_ms);
-                let create = Some(self.version.create);
+                let create = self.version.create;
                 let retry = Retry { frame: id, attempt, due_ms, create };
                 let next = Place { revision: 0, retry: Some(retry), ..self.place.clone() };
                 let next = Place { offset: self.seen, ..next };

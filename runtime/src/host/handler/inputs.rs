@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn a_retried_frame_goes_alone_with_its_attempt() {
-        let retry = Retry { frame: FrameId::first_of_ms(0), attempt: 2, due_ms: 9, create: None };
+        let of = FrameId::first_of_ms(0);
+        let retry = Retry { frame: of, attempt: 2, due_ms: 9, create: of };
         let other = Retry { frame: FrameId::first_of_ms(1), ..retry };
         let inputs = Inputs::of((0..3).map(|offset| frame(offset, 0)), Some(other));
         assert_eq!((batch(&inputs).len(), inputs.due()), (3, None), "it is about another frame");

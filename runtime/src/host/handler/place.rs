@@ -16,8 +16,8 @@ pub struct Retry {
     pub attempt: u32,
     /// When the next is due, in milliseconds since 1970.
     pub due_ms: u64,
-    /// The version that failed; `None` in a place that an older Host wrote.
-    pub create: Option<FrameId>,
+    /// The version that failed.
+    pub create: FrameId,
 }
 
 /// Where the history of a handler begins: at its first start, and again with each reset.
@@ -58,8 +58,7 @@ struct SavedRetry {
     frame: String,
     attempt: u32,
     due_ms: u64,
-    #[serde(default)]
-    create: Option<String>,
+    create: String,
 }
 
 /// A state, and the sources of the module that made it.
@@ -82,7 +81,7 @@ pub struct Place {
     pub state: Option<State>,
     /// The first frame not handled has failed before.
     pub retry: Option<Retry>,
-    /// Where its history begins; `None` in a place that an older Host wrote.
+    /// Where its history begins; `None` in a cursor that no Host wrote.
     pub began: Option<Began>,
 }
 
@@ -113,7 +112,7 @@ impl Place {
 
     /// The same for another version, which a failure of the one before says nothing about.
     pub(super) fn for_version(mut self, create: FrameId) -> Self {
-        self.retry = self.retry.filter(|retry| retry.create.is_none_or(|of| of == create));
+        self.retry = self.retry.filter(|retry| retry.create == create);
         self
     }
 
@@ -133,8 +132,8 @@ impl Place {
             place.state = Some(State { json: cursor.state.slice_ref(raw.get().as_bytes()), code });
         }
         if let Some(SavedRetry { frame, attempt, due_ms, create }) = saved.retry {
-            let create = create.as_deref().map(FrameId::parse).transpose()?;
-            place.retry = Some(Retry { frame: FrameId::parse(&frame)?, attempt, due_ms, create });
+            let (frame, create) = (FrameId::parse(&frame)?, FrameId::parse(&create)?);
+            place.retry = Some(Retry { frame, attempt, due_ms, create });
         }
         place.began = saved.began;
         Ok(place)
@@ -155,10 +154,9 @@ impl Place {
         }
         if let Some(Retry { frame, attempt, due_ms, create }) = self.retry {
             text.push(if text.is_empty() { b'{' } else { b',' });
-            let create = create.map(|create| format!(",\"create\":\"{create}\""));
             let retry = format!(
-                "\"retry\":{{\"frame\":\"{frame}\",\"attempt\":{attempt},\"due_ms\":{due_ms}{}}}",
-                create.unwrap_or_default()
+                "\"retry\":{{\"frame\":\"{frame}\",\"attempt\":{attempt},\"due_ms\":{due_ms},\
+                 \"create\":\"{create}\"}}"
             );
             text.extend_from_slice(retry.as_bytes());
         }
@@ -196,7 +194,7 @@ mod tests {
             frame: FrameId::first_of_ms(9),
             attempt: 3,
             due_ms: u64::MAX,
-            create: None,
+            create: FrameId::first_of_ms(8),
         });
         assert_eq!(round_trip(&place), place);
         place.state = None;
