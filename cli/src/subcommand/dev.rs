@@ -188,7 +188,9 @@ impl View {
         let file = self.file(&key, &create);
         let saved = self.saves.get(&create).map_or_else(|| frame.id().time_ms(), |(_, ms)| *ms);
         let took = frame.id().time_ms().saturating_sub(saved);
-        let what = match self.running.insert(key, create) {
+        let what = match self.running.insert(key, create.clone()) {
+            // Nothing was saved: it had failed or ended, and is well again.
+            Some(before) if before == create => format!("{file} runs again"),
             Some(_) => format!("{file} replaced in {took} ms, its place and state kept"),
             None => format!("{file} started in {took} ms"),
         };
