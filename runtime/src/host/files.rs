@@ -52,7 +52,7 @@ pub fn scan(dir: &Path) -> io::Result<Scan> {
     let mut scan = Scan::default();
     let mut seen = 0;
     for kind in Kind::ALL {
-        for path in walk(dir, Path::new(kind.dir()), &mut seen)? {
+        for path in walk(dir, Path::new(kind.dir()), hidden, &mut seen)? {
             let below = path.strip_prefix(kind.dir()).unwrap_or(&path);
             if let Some(end) = below.extension().and_then(foreign_end) {
                 let text = format!("modules end in .ts or .js, not in .{end}");
@@ -117,7 +117,7 @@ fn looks_like_module(path: &Path) -> bool {
 /// As [`scan`].
 pub fn sources(dir: &Path) -> io::Result<Vec<String>> {
     fs::read_dir(dir)?;
-    let files = walk(dir, Path::new(""), &mut 0)?.into_iter();
+    let files = walk(dir, Path::new(""), hidden, &mut 0)?.into_iter();
     let mut files: Vec<String> = files
         .filter(|path| path.extension().is_some_and(|end| end == "ts" || end == "js"))
         .map(|path| path.to_string_lossy().into_owned())
@@ -134,7 +134,7 @@ pub fn sources(dir: &Path) -> io::Result<Vec<String>> {
 pub fn fingerprint(dir: &Path) -> io::Result<Vec<(PathBuf, u64, Option<SystemTime>)>> {
     let mut prints = Vec::new();
     let mut seen = 0;
-    for path in walk(dir, Path::new(""), &mut seen)? {
+    for path in walk(dir, Path::new(""), unwatched, &mut seen)? {
         let source = path
             .extension()
             .is_some_and(|end| ["js", "ts", "json", "toml"].iter().any(|known| end == *known));
@@ -157,15 +157,27 @@ pub fn module_name(path: &str) -> Option<String> {
     (!ignored).then(|| stem.replace('/', "."))
 }
 
-/// Whether a file or directory of this name is passed over.
+/// Whether a file or directory of this name is passed over when modules are looked for.
 #[must_use]
 pub fn hidden(name: &str) -> bool {
-    name.is_empty() || name.starts_with(['.', '_']) || name.ends_with('~')
+    name.starts_with('_') || unwatched(name)
 }
 
-/// The files below `dir/start` that are not hidden, relative to `dir`. Linked directories are not
-/// entered: they could lead anywhere, also back here.
-fn walk(dir: &Path, start: &Path, seen: &mut usize) -> io::Result<Vec<PathBuf>> {
+/// Whether nothing of this name is looked at. Less than [`hidden`]: a module may import a file
+/// that is no module for its `_`.
+#[must_use]
+pub fn unwatched(name: &str) -> bool {
+    name.is_empty() || name.starts_with('.') || name.ends_with('~')
+}
+
+/// The files below `dir/start` whose names, and those of their directories, are not passed over,
+/// relative to `dir`. Linked directories are not entered: they could lead anywhere, also back here.
+fn walk(
+    dir: &Path,
+    start: &Path,
+    passed_over: fn(&str) -> bool,
+    seen: &mut usize,
+) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut open = vec![(start.to_owned(), 0)];
     while let Some((below, depth)) = open.pop() {
@@ -184,7 +196,7 @@ fn walk(dir: &Path, start: &Path, seen: &mut usize) -> io::Result<Vec<PathBuf>> 
                     format!("more than {ENTRIES_MAX} files; modules need a directory of their own");
                 return Err(io::Error::other(message));
             }
-            if entry.file_name().to_str().is_none_or(hidden) {
+            if entry.file_name().to_str().is_none_or(passed_over) {
                 continue;
             }
             let path = below.join(entry.file_name());

@@ -101,14 +101,14 @@ impl Watch {
 
 fn notices_of(dir: &Path, notices: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     let root = dir.to_owned();
-    let hidden = move |path: &PathBuf| {
+    let unwatched = move |path: &PathBuf| {
         let below = path.strip_prefix(&root).unwrap_or(path);
-        below.iter().any(|part| part.to_str().is_none_or(files::hidden))
+        below.iter().any(|part| part.to_str().is_none_or(files::unwatched))
     };
     let notice = move |event: notify::Result<notify::Event>| {
         // Looking opens directories, which is noticed too and must not lead to another look; nor
         // must a store below the directory, which `xs dev` has in `.xs`.
-        if event.is_ok_and(|event| event.kind.is_access() || event.paths.iter().all(&hidden)) {
+        if event.is_ok_and(|event| event.kind.is_access() || event.paths.iter().all(&unwatched)) {
             return;
         }
         // A full channel holds a notice already, and one is as good as many.
@@ -143,6 +143,9 @@ mod tests {
         fs::write(dir.path().join("handlers/.a.js.swp"), "not a source").unwrap();
         assert!(timeout(Duration::from_millis(500), watcher.changed()).await.is_err());
         fs::remove_file(dir.path().join("handlers/a.js")).unwrap();
+        timeout(Duration::from_secs(10), watcher.changed()).await.unwrap();
+        // No module, but one may import it.
+        fs::write(dir.path().join("handlers/_shared.js"), "one").unwrap();
         timeout(Duration::from_secs(10), watcher.changed()).await.unwrap();
     }
 }
