@@ -2,7 +2,7 @@
 //! zone. Knows no clock.
 
 use jiff::civil::{Date, Time};
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Timestamp, ToSpan as _};
 
 /// Days looked at before an expression counts as one that never comes true: the next 29 February on
@@ -47,6 +47,8 @@ pub(crate) enum CronError {
 /// A set of numbers below 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Set(u64);
+
+const EVERY_HOUR: Set = Set((1 << 24) - 1);
 
 impl Set {
     const fn has(self, value: u32) -> bool {
@@ -110,8 +112,9 @@ impl Cron {
     }
 
     /// The first moment after `after_ms` at which it comes true, in milliseconds since 1970. A
-    /// local time that a change of the clock leaves out comes true when the change is over; one
-    /// that comes twice does so the first time.
+    /// local time that a change of the clock leaves out comes true when the change is over. One
+    /// that comes twice does so the first time, but with every hour both times, as crontab(5) has
+    /// it: what is due every few minutes is due in the hour that is repeated too.
     ///
     /// # Errors
     /// [`CronError::Never`] when there is none.
@@ -131,17 +134,30 @@ impl Cron {
 
     fn on_day(&self, date: Date, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         let small = |value: u32| i8::try_from(value).unwrap_or_default();
-        for hour in (0..24).filter(|hour| self.hours.has(*hour)) {
-            for minute in (0..60).filter(|minute| self.minutes.has(*minute)) {
-                let time = Time::new(small(hour), small(minute), 0, 0).ok()?;
-                let zoned = date.to_datetime(time).to_zoned(zone.clone()).ok()?;
-                if zoned.timestamp() > after {
-                    return Some(zoned.timestamp());
-                }
-            }
+        let hours = (0..24).filter(|hour| self.hours.has(*hour));
+        let minutes = |hour| (0..60).filter(|at| self.minutes.has(*at)).map(move |at| (hour, at));
+        let times = hours.flat_map(minutes);
+        let times = times.filter_map(|(hour, minute)| {
+            let time = Time::new(small(hour), small(minute), 0, 0).ok()?;
+            Some(zone.to_ambiguous_zoned(date.to_datetime(time)))
+        });
+        let first = times.clone().filter_map(|time| Some(time.compatible().ok()?.timestamp()));
+        let first = first.filter(|time| *time > after).min();
+        if self.hours != EVERY_HOUR || !is_longer(date, zone) {
+            return first;
         }
-        None
+        let folded = |offset| matches!(offset, AmbiguousOffset::Fold { .. });
+        let again = times.filter(|time| folded(time.offset()));
+        let again = again.filter_map(|time| Some(time.later().ok()?.timestamp()));
+        first.into_iter().chain(again.filter(|time| *time > after)).min()
     }
+}
+
+/// Whether some of a day's time comes twice.
+fn is_longer(date: Date, zone: &TimeZone) -> bool {
+    let begins = |date: Date| Some(date.to_zoned(zone.clone()).ok()?.timestamp().as_second());
+    let next = date.tomorrow().ok().and_then(begins);
+    begins(date).zip(next).is_some_and(|(begins, next)| next - begins > 24 * 60 * 60)
 }
 
 /// The zone of a name; the system's own without one.
@@ -252,6 +268,23 @@ mod tests {
         assert_eq!(at("2026-03-29T01:30:00Z"), "2026-03-30T00:30:00Z");
         assert_eq!(at("2026-10-24T12:00:00Z"), "2026-10-25T00:30:00Z");
         assert_eq!(at("2026-10-25T00:30:00Z"), "2026-10-26T01:30:00Z");
+    }
+
+    #[test]
+    fn what_is_due_in_every_hour_is_due_in_one_that_is_repeated() {
+        let mut at = "2026-10-25T00:29:00Z".to_owned();
+        for want in ["00:30", "00:45", "01:00", "01:15", "01:30", "01:45", "02:00", "02:15"] {
+            at = next("*/15 * * * *", "Europe/Paris", &at);
+            assert_eq!(at, format!("2026-10-25T{want}:00Z"));
+        }
+        // Half an hour is repeated here.
+        let at = |after: &str| next("10 * * * *", "Australia/Lord_Howe", after);
+        assert_eq!(at("2026-04-04T14:41:00Z"), "2026-04-04T15:40:00Z");
+        assert_eq!(at("2026-04-04T14:00:00Z"), "2026-04-04T14:10:00Z");
+        assert_eq!(next("@hourly", "Europe/Paris", "2026-10-25T00:00:00Z"), "2026-10-25T01:00:00Z");
+        // Not every hour: once.
+        let at = |after: &str| next("0 1-3 * * *", "Europe/Paris", after);
+        assert_eq!(at("2026-10-25T00:00:00Z"), "2026-10-25T02:00:00Z");
     }
 
     #[test]
