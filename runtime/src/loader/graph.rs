@@ -13,7 +13,7 @@ use xs_engine::BlobHash;
 
 use super::inside::Inside;
 use super::place;
-use super::resolve::{SCHEME, SCRIPT_MODULE};
+use super::resolve::{SCRIPT_MODULE, specifier_of};
 use crate::isolate::{FailureKind, ModuleError};
 use crate::name::Kind;
 use crate::typescript::{self, Compiled, Import};
@@ -157,7 +157,8 @@ impl ModuleGraph {
         runner: &str,
     ) -> Result<Self, ModuleError> {
         let mut graph = Self::collect(path, Some((source, compiled)), &Directory(dir))?;
-        let main = serde_json::Value::from(format!("{SCHEME}{path}"));
+        let main = specifier_of(path).map_or_else(String::new, String::from);
+        let main = serde_json::Value::from(main);
         graph.enter(
             SCRIPT_ENTRY,
             format!(
@@ -247,6 +248,8 @@ impl ModuleGraph {
                 None => sources.read(&path),
             };
             let source = source.map_err(|why| fail(format!("cannot load {path:?}: {why}")))?;
+            // Editors may begin a file with one, and JSON may not.
+            let source = source.strip_prefix('\u{feff}').map_or(source.clone(), str::to_owned);
             bytes += source.len() as u64;
             if files.len() >= FILES_MAX || bytes > GRAPH_BYTES_MAX {
                 return Err(fail(format!(
@@ -255,7 +258,7 @@ impl ModuleGraph {
             }
             let compiled = match given {
                 Some((_, compiled)) => Some(Arc::new(compiled)),
-                None if path.ends_with(".json") => None,
+                None if path.ends_with(".json") => check_json(&path, &source).map(|()| None)?,
                 None => Some(Arc::new(typescript::compile(&path, &source)?)),
             };
             let source: Arc<str> = Arc::from(source);
@@ -326,6 +329,18 @@ fn import_error(
 }
 
 /// The path that `specifier` means in the file `from`, both relative to the modules directory.
+/// Finds what is wrong with JSON where it is wrong: the engine would name a place in the code that
+/// parses it.
+fn check_json(path: &str, source: &str) -> Result<(), ModuleError> {
+    let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(source) else { return Ok(()) };
+    let before = source.split_inclusive('\n').take(error.line().saturating_sub(1));
+    let at = before.map(str::len).sum::<usize>() + error.column().saturating_sub(1);
+    let shown = error.to_string();
+    let what = shown.rsplit_once(" at line ").map_or(&*shown, |(what, _)| what);
+    let message = format!("this is not JSON: {what}");
+    Err(place::error_at(FailureKind::Syntax, message, path, source, at))
+}
+
 pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
     if !(specifier.starts_with("./") || specifier.starts_with("../")) {
         return Err(foreign(specifier));

@@ -1,6 +1,7 @@
 //! The engine's view of a graph: specifiers to paths, paths to code. Knows nothing outside of it.
 
 use std::cell::OnceCell;
+use std::path::Path;
 use std::sync::Arc;
 
 use deno_core::{
@@ -19,6 +20,20 @@ pub(super) const SCHEME: &str = "file:///";
 /// What the entry of a script imports. Other files cannot: it is no built-in module of theirs.
 pub(super) const SCRIPT_MODULE: &str = "xs/script";
 
+/// The engine's name of a file: what has a meaning in a URL is written otherwise there.
+pub(super) fn specifier_of(path: &str) -> Option<ModuleSpecifier> {
+    ModuleSpecifier::from_file_path(Path::new("/").join(path)).ok()
+}
+
+/// The file that the engine calls so.
+pub(super) fn path_of(specifier: &str) -> Option<String> {
+    if !specifier.starts_with(SCHEME) {
+        return None;
+    }
+    let path = ModuleSpecifier::parse(specifier).ok()?.to_file_path().ok()?;
+    Some(path.strip_prefix("/").ok()?.to_str()?.to_owned())
+}
+
 /// The files of a graph; none before it is given one.
 #[derive(Default)]
 pub(crate) struct GraphLoader(OnceCell<Arc<ModuleGraph>>);
@@ -35,8 +50,7 @@ impl GraphLoader {
 
     /// The engine's name of a file of the graph.
     pub(crate) fn specifier(path: &str) -> Result<ModuleSpecifier, JsErrorBox> {
-        ModuleSpecifier::parse(&format!("{SCHEME}{path}"))
-            .map_err(|error| JsErrorBox::type_error(error.to_string()))
+        specifier_of(path).ok_or_else(|| JsErrorBox::type_error(format!("{path:?} is no path")))
     }
 }
 
@@ -56,13 +70,11 @@ impl ModuleLoader for GraphLoader {
             SCRIPT_MODULE => return parse(XS_SCRIPT_MODULE),
             _ => {}
         }
-        if let Some(path) = specifier.strip_prefix(SCHEME)
-            && self.file(path).is_some()
-        {
+        if path_of(specifier).is_some_and(|path| self.file(&path).is_some()) {
             return parse(specifier);
         }
-        let from = referrer.strip_prefix(SCHEME).unwrap_or_default();
-        let path = join(from, specifier).map_err(JsErrorBox::type_error)?;
+        let from = path_of(referrer).unwrap_or_default();
+        let path = join(&from, specifier).map_err(JsErrorBox::type_error)?;
         if self.file(&path).is_none() {
             return Err(JsErrorBox::type_error(format!(
                 "import {specifier:?} was not found when the module was loaded; \
@@ -78,8 +90,8 @@ impl ModuleLoader for GraphLoader {
         _referrer: Option<&ModuleLoadReferrer>,
         options: ModuleLoadOptions,
     ) -> ModuleLoadResponse {
-        let path = specifier.as_str().strip_prefix(SCHEME).unwrap_or_default();
-        let Some(file) = self.file(path) else {
+        let path = path_of(specifier.as_str()).unwrap_or_default();
+        let Some(file) = self.file(&path) else {
             return ModuleLoadResponse::Sync(Err(JsErrorBox::type_error(format!(
                 "{specifier} is not part of the module"
             ))));

@@ -3,7 +3,7 @@
 
 use super::graph::ModuleGraph;
 use super::place;
-use super::resolve::SCHEME;
+use super::resolve::{SCHEME, path_of};
 use crate::isolate::{FailureKind, ModuleError};
 
 /// Frames of a stack that are shown.
@@ -64,7 +64,7 @@ impl ModuleGraph {
         let mut parts = rest.trim_end_matches(')').rsplitn(3, ':');
         let column: u32 = parts.next()?.parse().ok()?;
         let made: u32 = parts.next()?.parse().ok()?;
-        let named = parts.next()?;
+        let named = path_of(&format!("{SCHEME}{}", parts.next()?))?;
         let path = self.files().find(|path| *path == named)?;
         let (line, column) = self.written(path, made, column);
         let function = before.trim_end_matches('(').trim();

@@ -165,6 +165,48 @@ async fn typescript_keeps_its_places() {
     assert_eq!((error.kind, error.line, error.column), (FailureKind::Syntax, Some(1), Some(19)));
 }
 
+/// Whatever a file is called, it is found, and named as it is called.
+#[tokio::test]
+async fn a_file_may_have_any_name() {
+    let modules = Modules::new(&[
+        (
+            "handlers/it.ts",
+            "import { a } from \"../lib/my file.ts\"; import b from \"../lib/gr\u{f6}\u{df}e.json\"; \
+             import { c } from \"../lib/100% %20.js\"; import d from \"../lib/a b?c#d.json\" with { type: \"json\" };\n\
+             export default { topics: \"in\", run: () => ({ a: a(), b, c, d }) };",
+        ),
+        ("lib/my file.ts", "export const a = (fail?: boolean): number => { if (fail) throw new Error(\"no\"); return 1; };"),
+        ("lib/gr\u{f6}\u{df}e.json", "\u{feff}[2]"),
+        ("lib/100% %20.js", "import { a } from \"./my file.ts\"; export const c = a();"),
+        ("lib/a b?c#d.json", "4"),
+        ("handlers/not well.ts", "import { a } from \"../lib/my file.ts\"; a(true); export default {};"),
+    ]);
+    let graph = modules.graph("handlers/it.ts").unwrap();
+    let memory = Memory::new();
+    let (isolate, _) = Isolate::start(spec("handlers/it.ts", graph), memory.clone()).await.unwrap();
+    isolate.load_state(None).await.unwrap();
+    let reply = reply(&isolate, inputs(&memory, 1)).await;
+    assert_eq!(meta(&reply.outputs[0]), json!({ "a": 1, "b": [2], "c": 1, "d": 4 }));
+    let graph = modules.graph("handlers/not well.ts").unwrap();
+    let error = Isolate::start(spec("handlers/it.ts", graph), memory).await.err().unwrap();
+    assert_eq!(error.file.as_deref(), Some("lib/my file.ts"), "{error:?}");
+    let stack = error.stack.unwrap();
+    assert!(stack.contains("handlers/not well.ts:1:"), "{stack}");
+}
+
+/// JSON that is none is refused where it is wrong.
+#[test]
+fn wrong_json_is_shown() {
+    let modules = Modules::new(&[
+        ("handlers/it.js", "import a from \"../lib/a.json\"; export default { topics: \"in\", run() {} };"),
+        ("lib/a.json", "{\n  \"a\": 1,\n  \"b\": x\n}\n"),
+    ]);
+    let error = modules.graph("handlers/it.js").err().unwrap();
+    let place = (error.kind, error.file.as_deref(), error.line, error.column);
+    assert_eq!(place, (FailureKind::Syntax, Some("lib/a.json"), Some(3), Some(8)), "{error:?}");
+    assert!(error.code_frame.unwrap().contains(">    3 |   \"b\": x"));
+}
+
 #[tokio::test]
 async fn a_graph_is_its_sources() {
     let modules = Modules::new(&[
