@@ -7,7 +7,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::files::CONFIG_FILE;
@@ -98,8 +99,8 @@ pub struct Config {
 #[derive(Debug, Clone, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleConfig {
-    /// Overrides the definition's `config`, key by key.
-    #[serde(default)]
+    /// Overrides the definition's `config`, key by key. Dates and times are text.
+    #[serde(default, deserialize_with = "json")]
     pub config: serde_json::Map<String, Value>,
     /// What the module may ask for beyond the defaults.
     #[serde(default)]
@@ -113,6 +114,33 @@ pub struct ModuleConfig {
     /// Variables that a process of its own has.
     #[serde(default)]
     pub env: Vec<String>,
+}
+
+/// A table as JSON, which has no dates.
+fn json<'de, D: Deserializer<'de>>(from: D) -> Result<serde_json::Map<String, Value>, D::Error> {
+    let table = toml::Table::deserialize(from)?;
+    let fields = table.into_iter().map(|(key, value)| Ok((key, json_of(value)?)));
+    fields.collect::<Result<_, &str>>().map_err(D::Error::custom)
+}
+
+fn json_of(value: toml::Value) -> Result<Value, &'static str> {
+    Ok(match value {
+        toml::Value::String(text) => Value::String(text),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) if !number.is_finite() => {
+            return Err("a module gets JSON, which has neither nan nor inf");
+        }
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(is) => Value::Bool(is),
+        toml::Value::Datetime(time) => Value::String(time.to_string()),
+        toml::Value::Array(all) => {
+            Value::Array(all.into_iter().map(json_of).collect::<Result<_, _>>()?)
+        }
+        toml::Value::Table(table) => {
+            let fields = table.into_iter().map(|(key, value)| Ok((key, json_of(value)?)));
+            Value::Object(fields.collect::<Result<_, &'static str>>()?)
+        }
+    })
 }
 
 /// Where a module runs.
@@ -254,6 +282,24 @@ mod tests {
         let allow = module.widen(&Allow::default());
         assert!(allow.net_private && !allow.net_any);
         assert_eq!(config.module(&name("other")), ModuleConfig::default());
+    }
+
+    #[test]
+    fn what_json_has_not_is_text_or_refused() {
+        let config = |value: &str| Config::parse(&format!("[modules.a.config]\nk = {value}\n"));
+        let of = |value: &str| config(value).map(|all| all.module(&name("a")).config["k"].clone());
+        for (value, want) in [
+            ("2024-01-01", json!("2024-01-01")),
+            ("[2024-01-01T10:00:00Z, 1]", json!(["2024-01-01T10:00:00Z", 1])),
+            ("{ at = 10:00:00, x = 1.5 }", json!({ "at": "10:00:00", "x": 1.5 })),
+        ] {
+            assert_eq!(of(value).unwrap(), want);
+        }
+        for value in ["nan", "[-inf]"] {
+            let error = of(value).unwrap_err();
+            assert!(matches!(&error, ConfigError::Syntax { place: Some((1 | 2, _)), .. }), "{error}");
+            assert!(error.to_string().contains("neither nan nor inf"), "{error}");
+        }
     }
 
     #[test]
