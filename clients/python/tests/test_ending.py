@@ -19,6 +19,7 @@ from xs_stream import (
     aio,
 )
 from xs_stream.coding import MORE, PUSH, Header, Op, message
+from xs_stream.limits import CORR_MAX
 
 from .peer import Liar, Peer, Talk, refused
 from .test_core import deliver, event
@@ -156,6 +157,30 @@ class Reads(Liar):
         self.assertEqual([frame async for frame in read], [])
         with self.assertRaises(ConnectError):
             await self.shortly(client.read("*").__anext__())
+
+    async def test_a_handshake_that_is_cut_off_is_told(self) -> None:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            with self.assertRaisesRegex(ConnectError, f"{port}: [a-zA-Z]"):
+                await self.shortly(aio.connect(f"xss://127.0.0.1:{port}"))
+
+    async def test_streams_go_on_elsewhere_when_their_numbers_end(self) -> None:
+        async def whole(peer: Peer) -> None:
+            await peer.greet()
+            while True:
+                header = await peer.expect(Op.SUBSCRIBE)
+                peer.answer(header)
+                push(peer, header, deliver([3], 4))
+                push(peer, header, event(5, 4))
+
+        client = await self.client(whole)
+        session = client._current._session
+        session._sub = CORR_MAX - 1
+        for connections in (1, 2, 2):
+            frames = [frame.offset async for frame in client.read("*")]
+            self.assertEqual((frames, self.connections), ([3], connections))
+        self.assertEqual(session._sub, CORR_MAX)
 
     async def test_it_gives_up_where_it_gets_nowhere(self) -> None:
         async def lost(peer: Peer) -> None:

@@ -243,6 +243,7 @@ export class Connection {
   /** A new stream; the request that opens it must be the next that is sent. */
   open(op: number, credit: number): Line {
     const line = new Line(this, op, this.#session.stream(), credit);
+    if (this.#session.streamsLeft === 0) this.draining ??= "its stream numbers are used up";
     this.#lines.set(line.sub, line);
     return line;
   }

@@ -3,7 +3,7 @@
 
 import { header, MORE, Op, PREFACE, PUSH, Reader, readHeader, RESPONSE } from "./coding.js";
 import type { Header } from "./coding.js";
-import { InvalidValue, ProtocolError, type Refusal } from "./errors.js";
+import { InvalidValue, NotSent, ProtocolError, type Refusal } from "./errors.js";
 import { HEADER_BYTES, MESSAGE_BYTES_MAX, NUMBER_MAX, SERVER_MESSAGE_BYTES_MAX } from "./limits.js";
 import * as messages from "./messages.js";
 import type { ServerInfo } from "./values.js";
@@ -50,7 +50,8 @@ export class Session {
   #sub = 0;
   readonly #asked = new Map<number, { op: number; parts: Buffer[] }>();
 
-  constructor(name: string, token = "") {
+  /** One that can open so many streams at most. */
+  constructor(name: string, token = "", private readonly streams = NUMBER_MAX) {
     this.request(Op.HELLO, messages.hello(name, token));
   }
 
@@ -83,11 +84,17 @@ export class Session {
     this.#out.push(header(fields, total(body)), ...body);
   }
 
-  /** The number of a new stream; the request that opens it must come next. */
+  /** How many streams can still be opened: their numbers only rise. */
+  get streamsLeft(): number {
+    return this.streams - this.#sub;
+  }
+
+  /**
+   * The number of a new stream; the request that opens it must come next.
+   * @throws {NotSent} when there is none left
+   */
   stream(): number {
-    if (this.#sub >= NUMBER_MAX) {
-      throw new ProtocolError("the connection has no stream numbers left");
-    }
+    if (this.streamsLeft === 0) throw new NotSent("the connection has no stream numbers left");
     return ++this.#sub;
   }
 

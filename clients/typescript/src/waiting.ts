@@ -66,13 +66,16 @@ export async function sleep(
   ...signals: ReadonlyArray<AbortSignal | undefined>
 ): Promise<void> {
   for (const signal of signals) check(signal);
-  let timer: NodeJS.Timeout | undefined;
-  let over = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
+  const timed = new Settle<void>();
+  const timer = setTimeout(timed.resolve, ms);
+  let over = timed.promise;
   for (const signal of signals) over = until(over, signal);
   try {
     await over;
   } finally {
     clearTimeout(timer);
+    // Whoever waits for it within listens to the other signals until it is settled.
+    timed.resolve();
   }
 }
 

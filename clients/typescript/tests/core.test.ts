@@ -2,6 +2,7 @@
 // reader goes on.
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { describe, it } from "node:test";
 import { header, Op, PREFACE, PUSH, RESPONSE } from "../src/coding.js";
 import { crc32, crc32InJs } from "../src/crc.js";
@@ -14,6 +15,7 @@ import {
   Frame,
   idTimeMs,
   InvalidValue,
+  NotSent,
   OtherStore,
   parseAddress,
   parseResume,
@@ -38,6 +40,7 @@ import {
   ttlText,
   type Ttl,
 } from "../src/values.js";
+import { sleep } from "../src/waiting.js";
 import { deliver, event, gap, message, record } from "./support.js";
 
 describe("values", () => {
@@ -171,6 +174,17 @@ describe("addresses", () => {
 });
 
 describe("waiting", () => {
+  it("a wait that is cut listens to nothing any more", async () => {
+    const long = new AbortController();
+    for (let n = 0; n < 20; n++) {
+      const signal = AbortSignal.timeout(1);
+      await assert.rejects(sleep(60_000, long.signal, signal), { name: "TimeoutError" });
+    }
+    await new Promise(setImmediate);
+    assert.equal(getEventListeners(long.signal, "abort").length, 0);
+    await sleep(1, long.signal, undefined);
+  });
+
   it("waits grow to a most and vary by half", () => {
     const retry = { firstMs: 1, mostMs: 5, factor: 2, giveUpMs: 0 };
     const longest = new Backoff(retry, () => 1);
@@ -263,6 +277,12 @@ describe("sessions", () => {
     const corr = session.request(Op.PING);
     const wrong = message({ ...NONE, op: Op.GET, flags: RESPONSE, corr });
     assert.throws(() => session.receive(wrong), ProtocolError);
+  });
+
+  it("the numbers of streams end", () => {
+    const session = new Session("test", "", 2);
+    assert.deepEqual([session.stream(), session.stream(), session.streamsLeft], [1, 2, 0]);
+    assert.throws(() => session.stream(), NotSent);
   });
 
   it("a request has a longest", () => {

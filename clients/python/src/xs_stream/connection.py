@@ -42,6 +42,9 @@ KEEP_ALIVE = (
 """Seconds, and milliseconds until what was sent must have arrived."""
 
 
+_SPENT = "the connection has no stream numbers left"
+
+
 class NotSent(ConnectionLost):
     """The connection was over before the request was sent: nothing was done."""
 
@@ -219,7 +222,11 @@ class Connection(asyncio.Protocol):
 
     def open(self, op: int, credit: int) -> Line:
         """A new stream; the request that opens it must be the next that is sent."""
+        if self._session.streams_left == 0:
+            raise NotSent(_SPENT)
         line = Line(self, op, self._session.stream(), credit)
+        if self._session.streams_left == 0:
+            self.draining = self.draining or _SPENT
         self._lines[line.sub] = line
         return line
 
@@ -410,7 +417,9 @@ async def open_connection(
         if isinstance(error, OSError) and not isinstance(error, XsError):
             nobody = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
             advice = "; is a server running there (xs serve)?" if nobody else ""
-            raise ConnectError(f"{address}: {error.strerror or error}{advice}") from error
+            # Of a handshake that is cut off there is neither number nor text.
+            why = error.strerror or str(error) or "the server hung up during the handshake"
+            raise ConnectError(f"{address}: {why}{advice}") from error
         raise
 
 

@@ -94,10 +94,14 @@ class Session:
         """Sends a one-way message."""
         self._out.append(message(op, flags, 1, 0, sub, body))
 
+    @property
+    def streams_left(self) -> int:
+        """How many streams can still be opened: their numbers only rise."""
+        return CORR_MAX - self._sub
+
     def stream(self) -> int:
-        """The number of a new stream; the request that opens it must come next."""
-        if self._sub >= CORR_MAX:
-            raise ProtocolError("the connection has no stream numbers left")
+        """The number of a new stream, of those left; the request that opens it must come next."""
+        assert self.streams_left > 0
         self._sub += 1
         return self._sub
 
