@@ -158,7 +158,7 @@ async fn connections_that_do_not_last_are_made_less_and_less_often() {
     });
     let began = Instant::now();
     let supervisor = Supervisor::start(options, connect);
-    count.wait_for(|count| *count == 3).await.unwrap();
+    count.wait_for(|count| *count >= 3).await.unwrap();
     // At least half of 1 s, then half of 2 s.
     assert!(began.elapsed() >= Duration::from_millis(1_500), "{:?}", began.elapsed());
     supervisor.stop().await;
