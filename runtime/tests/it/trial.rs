@@ -129,7 +129,7 @@ test("time passes as it is waited for", async () => {
   const begun = performance.now();
   const { out } = await trial(g, { now: "2026-01-01T00:00:00Z", take: 3 });
   assertEquals(out.slice(0, 3).map((f) => f.meta.at), ["2026-01-01T00:00:00.000Z", "2026-01-01T01:00:00.000Z", "2026-01-01T02:00:00.000Z"]);
-  assertEquals(performance.now() - begun < 10_000, true);
+  assertEquals(performance.now() - begun < 600_000, true);
 });
 "#,
         ),
