@@ -43,7 +43,7 @@ fn a_store_may_lie_deep() {
     let absolute = place.path(&deep);
     let mut server =
         place.command(&["serve", text(&absolute)]).stderr(Stdio::null()).spawn().unwrap();
-    place.ok(&["ping", &store, "--wait", "60s"]);
+    place.ok(&["ping", &store, "--wait", "4m"]);
     place.ok(&["append", text(&absolute), "t", "two"]);
     assert_eq!(place.ok(&["cat", &store, "t"]).json().len(), 2);
     signal(&server, Signal::TERM);

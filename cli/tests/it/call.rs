@@ -119,8 +119,13 @@ fn a_handler_that_reads_calls_does_not_answer_them() {
 #[test]
 fn a_deadline_ends_a_call_with_its_own_exit_code() {
     let (place, server) = served();
-    let slow = place.xs(&["call", "slow", "--timeout", "3s"]);
-    assert_eq!((slow.code, slow.text().as_str()), (6, "begun\n"), "{}", slow.err);
+    // As near as the machine lets it be: the call has begun before.
+    let has_begun = ["3s", "15s", "75s"].into_iter().any(|time| {
+        let slow = place.xs(&["call", "slow", "--timeout", time]);
+        assert_eq!(slow.code, 6, "{}", slow.err);
+        slow.text() == "begun\n"
+    });
+    assert!(has_begun, "{}", place.log());
     assert!(server.stop().success());
 }
 

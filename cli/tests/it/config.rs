@@ -20,7 +20,7 @@ fn a_server_starts_from_a_file_wherever_it_is_started() {
     // The store of the file counts more than that of the environment.
     let serve = serve.current_dir("/").env("XS_ADDR", "/nowhere").stderr(log);
     let mut child = serve.stdout(Stdio::null()).spawn().unwrap();
-    let ping = place.xs(&["ping", "--wait", "60s"]);
+    let ping = place.xs(&["ping", "--wait", "4m"]);
     assert_eq!(ping.code, 0, "{}\n{}", ping.err, place.log());
     let start = &place.await_frames("xs.start", 1)[0]["meta"];
     assert_eq!(start["sync"], "interval:50ms", "what is typed counts more");

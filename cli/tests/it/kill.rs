@@ -72,11 +72,15 @@ fn nothing_acknowledged_is_lost_and_no_output_is_doubled() {
     let server = place.serve(&["--modules", "modules"]);
     runtime().block_on(async {
         let client = connect(&place.store()).await;
-        let give_up = Instant::now() + PATIENCE;
+        // For as long as it goes on.
+        let (mut outputs, mut give_up) = (0, Instant::now() + PATIENCE);
         loop {
             look(&client, &mut seen).await;
             if seen.outputs.len() >= seen.inputs.len() || Instant::now() > give_up {
                 break;
+            }
+            if seen.outputs.len() > outputs {
+                (outputs, give_up) = (seen.outputs.len(), Instant::now() + PATIENCE);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -66,7 +66,7 @@ fn a_manager_that_cannot_be_told_is_no_hindrance() {
     let place = Place::new();
     for name in ["/nowhere/notify", "nonsense"] {
         let mut server = start(&place, &[("NOTIFY_SOCKET", name), ("WATCHDOG_USEC", "x")]);
-        place.ok(&["ping", "--wait", "60s"]);
+        place.ok(&["ping", "--wait", "4m"]);
         signal(&server, Signal::TERM);
         assert!(wait_within(&mut server, PATIENCE).success());
     }
@@ -125,7 +125,7 @@ fn sockets_that_are_open_already_are_served_and_left() {
 fn sockets_of_another_process_are_none_of_ours() {
     let place = Place::new();
     let mut server = start(&place, &[("LISTEN_FDS", "1"), ("LISTEN_PID", "1")]);
-    place.ok(&["ping", "--wait", "60s"]);
+    place.ok(&["ping", "--wait", "4m"]);
     let listen = &place.await_frames("xs.start", 1)[0]["meta"]["listen"];
     assert_eq!(listen.as_array().unwrap().len(), 1, "{listen}");
     signal(&server, Signal::TERM);

@@ -30,6 +30,7 @@ fn a_server_that_says_nothing_is_waited_for_no_longer_than_is_wished() {
     for one in [Signal::INT, Signal::TERM] {
         let mut cat = place.command(&["cat", &addr]).stderr(Stdio::null()).spawn().unwrap();
         let (_silent, _) = listener.accept().unwrap();
+        await_heeded(&cat, one);
         signal(&cat, one);
         assert_eq!(wait_within(&mut cat, PATIENCE).code(), Some(130));
     }
@@ -65,14 +66,19 @@ fn what_waits_for_its_input_ends() {
         &["append", "t", "--file", "never"],
         &["append", "t", "--lines", "--file", "never"],
     ] {
+        let connected = |count: usize| {
+            eventually(|| {
+                let stats: Value = place.ok(&["stats"]).json().remove(0);
+                (stats["server"]["connections"] == count).then_some(())
+            });
+        };
+        // The one before it is gone.
+        connected(1);
         let mut command = place.command(line);
         let command = command.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
         // It is connected, and has nothing to do but to read.
-        eventually(|| {
-            let stats: Value = place.ok(&["stats"]).json().remove(0);
-            (stats["server"]["connections"] == 2).then_some(())
-        });
+        connected(2);
         signal(&child, Signal::INT);
         assert_eq!(wait_within(&mut child, PATIENCE).code(), Some(130), "{line:?}");
         let mut said = String::new();
@@ -160,7 +166,7 @@ fn dev_stops_in_order_when_its_reader_goes() {
     let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdout = BufReader::new(dev.stdout.take().unwrap());
     let store = "./m/.xs/dev";
-    place.ok(&["-a", store, "ping", "--wait", "60s"]);
+    place.ok(&["-a", store, "ping", "--wait", "4m"]);
     place.ok(&["append", store, "in", "-n"]);
     stdout.read_line(&mut String::new()).unwrap();
     drop(stdout);

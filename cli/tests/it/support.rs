@@ -10,8 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The longest anything in these tests may take; the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest anything in these tests may take: the machine may be slow or busy, and a process of
+/// modules gives way to all others.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A directory with a store in it.
 pub(crate) struct Place {
@@ -31,11 +32,14 @@ impl Place {
         self.path("store")
     }
 
-    /// Writes a file, with the directories above it.
+    /// Writes a file, with the directories above it. Who looks at it sees all of it or what was
+    /// there before, however long this thread stands still meanwhile.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
+        let hidden = path.with_file_name(".unfinished");
+        fs::write(&hidden, text).unwrap();
+        fs::rename(hidden, &path).unwrap();
         path
     }
 
@@ -101,7 +105,7 @@ impl Place {
         let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let child = self.command(&all).stderr(log).stdout(Stdio::null()).spawn().unwrap();
         let server = Server { child: Some(child) };
-        let ping = self.xs(&["ping", "--wait", "60s"]);
+        let ping = self.xs(&["ping", "--wait", "4m"]);
         assert_eq!(ping.code, 0, "{}\n{}", ping.err, self.log());
         server
     }

@@ -118,7 +118,7 @@ class Liar(unittest.IsolatedAsyncioTestCase):
 
     async def shortly(self, work: Awaitable[Any]) -> Any:
         """The same for what, when it fails, takes for ever."""
-        return await asyncio.wait_for(work, 10.0)
+        return await asyncio.wait_for(work, PATIENCE)
 
     async def ended(self, client: aio.AsyncClient) -> int:
         """Closes it and waits until its connections are gone."""

@@ -364,7 +364,7 @@ class Real(unittest.TestCase):
                 client.close()
             finally:
                 os._exit(told)
-        until, ended, status = time.monotonic() + 5, 0, 0
+        until, ended, status = time.monotonic() + PATIENCE, 0, 0
         while not ended and time.monotonic() < until:
             ended, status = os.waitpid(child, os.WNOHANG)
             time.sleep(0.01)

@@ -215,6 +215,8 @@ class Reads(Liar):
         self.assertIsNone(client._making)
 
     async def test_it_goes_on_as_long_as_something_comes(self) -> None:
+        parts = 40
+
         def part(offset: int) -> Talk:
             async def talk(peer: Peer) -> None:
                 await peer.greet()
@@ -222,17 +224,17 @@ class Reads(Liar):
                 peer.answer(header)
                 push(peer, header, deliver([offset], offset + 1))
                 await peer.writer.drain()
-                if offset == 19:
-                    push(peer, header, event(5, 20))
+                if offset == parts - 1:
+                    push(peer, header, event(5, parts))
                     await peer.rest()
 
             return talk
 
-        # Each of the waits is within the bound, and all of them together are not.
-        retry = Retry(first=0.15, most=0.15, give_up=1.0)
-        client = await self.client(*[part(at) for at in range(20)], retry=retry)
+        # Each of the waits is far within the bound, and all of them together are not.
+        retry = Retry(first=0.15, most=0.15, give_up=5.0)
+        client = await self.client(*[part(at) for at in range(parts)], retry=retry)
         offsets = [frame.offset async for frame in client.read("*")]
-        self.assertEqual(offsets, list(range(20)))
+        self.assertEqual(offsets, list(range(parts)))
 
 
 class Uploads(Liar):
@@ -291,19 +293,25 @@ class Uploads(Liar):
 
     async def test_it_ends_while_its_source_stalls(self) -> None:
         ended: List[str] = []
+        begun = asyncio.Event()
 
         async def stalling(name: str) -> AsyncIterator[bytes]:
             try:
+                begun.set()
                 yield bytes(10)
                 await asyncio.get_running_loop().create_future()
             finally:
                 ended.append(name)
 
         client = await self.client(self.taking([]))
+        put = asyncio.ensure_future(client.put_blob(stalling("given up")))
+        await self.shortly(begun.wait())
         with self.assertRaises(asyncio.TimeoutError):
-            await asyncio.wait_for(client.put_blob(stalling("given up")), 0.05)
+            await asyncio.wait_for(put, 0.05)
         self.assertEqual(ended, ["given up"])
+        begun.clear()
         append = asyncio.ensure_future(client.append("a", stalling("closed")))
+        await self.shortly(begun.wait())
         await self.shortly(client.ping())
         await self.shortly(client.close())
         with self.assertRaises(ClientClosed):

@@ -17,7 +17,7 @@ import {
   type Client,
 } from "../src/index.js";
 import { Liar, refused, take, type Peer, type Talk } from "./peer.js";
-import { deliver, event } from "./support.js";
+import { deliver, event, PATIENCE_MS } from "./support.js";
 
 const END = { done: true, value: undefined };
 const HASTY = { firstMs: 10, mostMs: 20, giveUpMs: 200 };
@@ -27,7 +27,7 @@ const stored = (bytes: number) => new Writer().zeros(32).u64(BigInt(bytes)).byte
 
 /** Fails when it takes so long that it looks like for ever. */
 async function soon<T>(work: Promise<T>): Promise<T> {
-  const late = AbortSignal.timeout(10_000);
+  const late = AbortSignal.timeout(PATIENCE_MS);
   const never = new Promise<never>((_, reject) => {
     late.addEventListener("abort", () => reject(new Error("it takes for ever")));
   });
@@ -224,6 +224,7 @@ describe("a read", () => {
   });
 
   it("goes on as long as something comes", async () => {
+    const PARTS = 40;
     const part =
       (offset: bigint): Talk =>
       async (peer) => {
@@ -232,19 +233,19 @@ describe("a read", () => {
         peer.answer(header);
         const push = deliver([offset], offset + 1n);
         peer.push(push.op, header.sub, push.body);
-        if (offset === 19n) {
-          const end = event(5, 20n);
+        if (offset === BigInt(PARTS - 1)) {
+          const end = event(5, BigInt(PARTS));
           peer.push(end.op, header.sub, end.body);
           await peer.rest();
         }
       };
-    // Each of the waits is within the bound, and all of them together are not.
-    const retry = { firstMs: 150, mostMs: 150, giveUpMs: 1000 };
-    const parts = Array.from({ length: 20 }, (_, n) => part(BigInt(n)));
+    // Each of the waits is far within the bound, and all of them together are not.
+    const retry = { firstMs: 150, mostMs: 150, giveUpMs: 5000 };
+    const parts = Array.from({ length: PARTS }, (_, n) => part(BigInt(n)));
     const client = await liar.dial(parts, { retry });
     const offsets: unknown[] = [];
     for await (const frame of client.read("*")) offsets.push(Number(frame.offset));
-    assert.deepEqual(offsets, [...Array(20).keys()]);
+    assert.deepEqual(offsets, [...Array(PARTS).keys()]);
   });
 });
 

@@ -307,7 +307,7 @@ fn a_blob_put_alone_is_synced_in_its_time() {
         store.blob_put(&[n; 900]).unwrap();
         let begun = std::time::Instant::now();
         while store.inner.blobs.needs_sync() {
-            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it is never synced");
+            assert!(begun.elapsed() < std::time::Duration::from_secs(120), "it is never synced");
             std::thread::yield_now();
         }
     }
@@ -325,7 +325,7 @@ fn bodies_count_towards_the_bytes_that_are_synced_at_once() {
     let synced = |seq| {
         let begun = std::time::Instant::now();
         while store.inner.durable_upto.load(Ordering::Acquire) < seq {
-            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{seq} is not synced");
+            assert!(begun.elapsed() < std::time::Duration::from_secs(120), "{seq} is not synced");
             std::thread::yield_now();
         }
     };
@@ -357,7 +357,7 @@ fn a_full_disk_keeps_nothing_from_being_synced() {
         let begun = std::time::Instant::now();
         let seq = store.inner.writer.lock().appender().next_seq();
         while store.inner.durable_upto.load(Ordering::Acquire) < seq {
-            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it is never synced");
+            assert!(begun.elapsed() < std::time::Duration::from_secs(120), "it is never synced");
             std::thread::yield_now();
         }
     }
@@ -445,7 +445,7 @@ fn an_idle_log_is_marked_and_a_timed_one_synced() {
         let marked = || store.inner.durable_upto.load(Ordering::Acquire) > seq;
         let started = std::time::Instant::now();
         while !marked() {
-            assert!(started.elapsed().as_secs() < 60);
+            assert!(started.elapsed().as_secs() < 120);
             std::thread::yield_now();
         }
         let image = crash_now(dir.path(), &faults);

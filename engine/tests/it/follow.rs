@@ -16,7 +16,7 @@ use crate::support::{
     MEDIA, batch, everything, number_of, numbered, open, options, patterns, scratch, topic,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The next thing, waiting for it.
 fn next(follower: &mut Follower) -> Live {

@@ -13,7 +13,9 @@ use xs_protocol::{
 use crate::memory::Memory;
 
 /// Time after which a test that waits has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Time that a server that stops gives its connections: only those that stay need it.
+pub(crate) const DRAIN: Duration = Duration::from_secs(20);
 
 pub(crate) struct Rig {
     pub(crate) memory: Memory,
@@ -38,7 +40,7 @@ impl Rig {
 
     async fn on(address: Address, role: Role, dir: TempDir) -> Self {
         let memory = Memory::default();
-        let options = ServerOptions { drain: Duration::from_secs(1), ..ServerOptions::default() };
+        let options = ServerOptions { drain: DRAIN, ..ServerOptions::default() };
         let server = Server::new(Arc::new(memory.clone()), options);
         let listener = Listener::bind(&address).await.unwrap();
         let address = listener.address().clone();

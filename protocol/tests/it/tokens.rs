@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use xs_protocol::{
 };
 
 use crate::memory::Memory;
-use crate::rig::{one, soon, until};
+use crate::rig::{DRAIN, one, soon, until};
 
 /// A server that asks for tokens, and where they are.
 pub(crate) struct Guarded {
@@ -34,7 +34,7 @@ impl Guarded {
         let guard = Arc::new(Guard::open(dir.path()).unwrap());
         let entry = Entry::Token { guard, or };
         let memory = Memory::default();
-        let options = ServerOptions { drain: Duration::from_secs(1), ..ServerOptions::default() };
+        let options = ServerOptions { drain: DRAIN, ..ServerOptions::default() };
         let server = Server::new(Arc::new(memory.clone()), options);
         let listener = Listener::bind(&Address::of_path(dir.path())).await.unwrap();
         let address = listener.address().clone();
@@ -295,10 +295,20 @@ async fn a_revoked_token_ends_its_connections_and_no_others() {
 #[tokio::test]
 async fn a_token_that_ends_ends_its_connections() {
     let guarded = Guarded::new(None).await;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    let new = NewToken { expires_ms: Some(now + 1500), ..new("soon", Role::Read) };
-    let client = guarded.client(&create(guarded.dir.path(), new)).await;
-    let end = soon(client.closed()).await;
+    // As soon as the machine lets it be: the client comes in before.
+    let mut client = Err(None);
+    for ms in [1_500, 6_000, 24_000] {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let name = format!("within.{ms}");
+        let new = NewToken { expires_ms: Some(now + ms), ..new(&name, Role::Read) };
+        let secret = create(guarded.dir.path(), new);
+        client = guarded.connect(Some(&secret)).await.map_err(|error| error.code());
+        if client.is_ok() {
+            break;
+        }
+        assert_eq!(client.as_ref().err(), Some(&Some(Code::Unauthenticated)));
+    }
+    let end = soon(client.unwrap().closed()).await;
     assert_eq!(end.code(), Some(Code::Unauthenticated));
     assert!(end.to_string().contains("expired"), "{end}");
 }

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use deno_error::JsErrorBox;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use xs_engine::{FrameId, NewFrame};
 
 use super::outbox::Weight;
@@ -29,10 +30,23 @@ pub(super) struct Batch {
     /// The input that the last of them are from, how many these are and what they weigh.
     latest: (usize, usize, Weight),
     pub(super) replies: Replies,
-    /// Counts the calls that waited, so that a timer knows whether its call is still the one.
-    pub(super) wait: u64,
-    /// The input whose call waits. What came before it is answered for.
-    pub(super) waiting: Option<usize>,
+    /// The call that waits. What came before it is answered for.
+    pub(super) waiting: Option<Waiting>,
+}
+
+/// A call that waits.
+pub(super) struct Waiting {
+    /// Its input.
+    pub(super) index: usize,
+    /// Ends the clock of this wait with it, which would be taken for that of a later one.
+    _over: DropGuard,
+}
+
+impl Waiting {
+    /// A wait that is over, for whoever minds the clock, when this is dropped.
+    pub(super) fn new(index: usize, over: &CancellationToken) -> Self {
+        Self { index, _over: over.clone().drop_guard() }
+    }
 }
 
 impl Batch {
@@ -47,7 +61,6 @@ impl Batch {
             weight: Weight::default(),
             latest: Default::default(),
             replies,
-            wait: 0,
             waiting: None,
         }
     }

@@ -301,8 +301,10 @@ impl Bridge {
             let unfinished = batch.inputs.len().saturating_sub(batch.from);
             // Which of several did it is not known; it is one up to the last.
             let last = batch.inputs.len().saturating_sub(1);
-            let (index, shared) =
-                batch.waiting.map_or((last, unfinished > 1), |index| (index, false));
+            let (index, shared) = batch
+                .waiting
+                .as_ref()
+                .map_or((last, unfinished > 1), |waiting| (waiting.index, false));
             batch.fail(index, shared, true, error.clone(), Verdict::Policy);
         }
         for (_, run) in self.runs.borrow_mut().drain() {

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use xs_engine::Body;
 
+use super::batch::Waiting;
 use super::bridge::{Bridge, HANDLER_RUN, Run, bridge};
 use super::frames;
 use super::outbox::Outbox;
@@ -306,28 +307,28 @@ pub(super) async fn op_xs_committed(state: Rc<RefCell<OpState>>) {
 #[op2(fast)]
 pub(super) fn op_xs_waits(state: &mut OpState, index: i32) {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
-    let wait = {
+    let over = CancellationToken::new();
+    {
         let mut batch = bridge.batch.borrow_mut();
         let Some(batch) = batch.as_mut() else { return };
-        batch.wait += 1;
-        batch.waiting = usize::try_from(index).ok();
+        let index = usize::try_from(index).ok();
+        batch.waiting = index.map(|index| Waiting::new(index, &over));
         if batch.waiting.is_none() {
             return;
         }
-        batch.wait
-    };
+    }
     let timeout = bridge.timeout();
     drop(deno_core::unsync::spawn(async move {
-        tokio::time::sleep(timeout).await;
-        let same = |batch: &super::batch::Batch| batch.wait == wait && batch.waiting.is_some();
-        if bridge.batch.borrow().as_ref().is_some_and(same) {
-            bridge.end(ModuleError::new(
+        tokio::select! {
+            biased;
+            () = over.cancelled() => {}
+            () = tokio::time::sleep(timeout) => bridge.end(ModuleError::new(
                 FailureKind::Timeout,
                 format!(
                     "the call did not finish in {} s; raise timeout in the definition",
                     timeout.as_secs_f64()
                 ),
-            ));
+            )),
         }
     }));
 }

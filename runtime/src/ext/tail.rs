@@ -79,6 +79,13 @@ struct Next {
     rests: Instant,
 }
 
+impl Next {
+    /// Whether it is time to go on with it, when nothing is left of the one before.
+    fn is_due(&self) -> bool {
+        self.rests.elapsed() >= REST || self.seen.elapsed() >= REST_MAX
+    }
+}
+
 /// A line, and where the next one begins.
 struct Line {
     text: String,
@@ -243,6 +250,8 @@ impl Tail {
         }
         let Some(reading) = self.reading.as_mut() else { return Ok(Vec::new()) };
         loop {
+            // Before it is read: what was added while this thread stood still is read first.
+            let is_due = self.next.as_ref().is_some_and(Next::is_due);
             let piece = reading.piece().map_err(|error| {
                 JsErrorBox::generic(format!("cannot read {:?}: {error}", self.path))
             })?;
@@ -252,13 +261,13 @@ impl Tail {
             match piece {
                 Piece::Lines(lines) => return Ok(lines),
                 Piece::Part => {}
-                Piece::End => return self.move_on(),
+                Piece::End => return self.move_on(is_due),
             }
         }
     }
 
     /// At the end of a file: goes on with the one that has taken its place, after a while.
-    fn move_on(&mut self) -> Result<Vec<Line>, JsErrorBox> {
+    fn move_on(&mut self, is_due: bool) -> Result<Vec<Line>, JsErrorBox> {
         let Some(reading) = self.reading.as_ref() else { return Ok(Vec::new()) };
         let (here, at) = (reading.position, reading.at());
         if reading.file.metadata().is_ok_and(|meta| meta.len() < at) {
@@ -267,11 +276,7 @@ impl Tail {
             let Some(opened) = self.open()? else { return Ok(Vec::new()) };
             return Ok(self.turn_to(opened));
         }
-        let due = self
-            .next
-            .as_ref()
-            .is_some_and(|next| next.rests.elapsed() >= REST || next.seen.elapsed() >= REST_MAX);
-        if self.next.is_some() && !due {
+        if self.next.is_some() && !is_due {
             return Ok(Vec::new());
         }
         let Some(opened) = self.open()? else { return Ok(Vec::new()) };

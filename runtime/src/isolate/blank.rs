@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deno_core::JsRuntime;
@@ -22,6 +23,13 @@ use crate::loader::GraphLoader;
 const STACK_BYTES: usize = 4 * 1024 * 1024;
 /// What the thread is called until it is given a module.
 const THREAD_NAME: &str = "js-blank";
+
+/// So many times a runtime is waited for as long as others are made meanwhile: then nothing holds
+/// what they share, and it is the machine that is busy.
+const WAITS_MAX: u32 = 20;
+
+/// Runtimes that were made in this process.
+static MADE: AtomicU64 = AtomicU64::new(0);
 
 /// What cannot be changed any more once a runtime is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +96,10 @@ impl Blank {
     /// [`ModuleError`] says why there is none, of the kind `Engine` when it takes too long.
     pub(crate) async fn made(&mut self, max: Duration) -> Result<(), ModuleError> {
         let Some(made) = &mut self.made else { return Ok(()) };
-        let made = tokio::time::timeout(max, made).await;
-        let made = made.map_err(|_| {
+        let Some(made) = unless_held(made, max, || MADE.load(Ordering::Relaxed)).await else {
             let text = format!("the JavaScript engine did not start in {max:?}");
-            ModuleError::new(FailureKind::Engine, text)
-        })?;
+            return Err(ModuleError::new(FailureKind::Engine, text));
+        };
         self.made = None;
         made.unwrap_or_else(|_| Err(panicked()))
     }
@@ -112,6 +119,24 @@ impl Blank {
             panicked()
         })
     }
+}
+
+/// What is told of a runtime; `None` when it has taken so long and none was made meanwhile.
+async fn unless_held<T>(
+    told: &mut oneshot::Receiver<T>,
+    max: Duration,
+    made: impl Fn() -> u64,
+) -> Option<Result<T, oneshot::error::RecvError>> {
+    for _ in 0..WAITS_MAX {
+        let before = made();
+        if let Ok(told) = tokio::time::timeout(max, &mut *told).await {
+            return Some(told);
+        }
+        if made() == before {
+            break;
+        }
+    }
+    None
 }
 
 /// A runtime before any code of a module's.
@@ -162,6 +187,7 @@ fn live(
         // deno_core when memory is short).
         let made = AssertUnwindSafe(|| Made::new(mould));
         let made = std::panic::catch_unwind(made).unwrap_or_else(|_| Err(panicked()));
+        MADE.fetch_add(1, Ordering::Relaxed);
         // As above.
         let _ = tell.send(made.as_ref().map(|_| ()).map_err(Clone::clone));
         if let Ok(work) = given.await {
@@ -176,4 +202,42 @@ fn call_thread(name: &str) {
     let Ok(name) = CString::new(name) else { return };
     // SAFETY: PR_SET_NAME reads a text that ends, which lives as long as the call.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// Dozens that started at once on a busy machine were given up, one by one, with their Host.
+    #[tokio::test]
+    async fn a_runtime_is_waited_for_while_others_are_made() {
+        let (tell, mut told) = oneshot::channel();
+        let (tell, looks) = (RefCell::new(Some(tell)), Cell::new(0));
+        let made = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 9 {
+                tell.take().map(|tell| tell.send(())).unwrap().unwrap();
+            }
+            looks.get()
+        };
+        assert!(matches!(unless_held(&mut told, Duration::ZERO, made).await, Some(Ok(()))));
+        assert_eq!(looks.get(), 9);
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_is_held_is_given_up() {
+        let (_tell, mut told) = oneshot::channel::<()>();
+        let looks = Cell::new(0);
+        let made = |others: u64| {
+            looks.set(looks.get() + 1);
+            looks.get() * others
+        };
+        assert!(unless_held(&mut told, Duration::ZERO, || made(0)).await.is_none());
+        assert_eq!(looks.replace(0), 2);
+        // Nor is it waited for as long as there are others.
+        assert!(unless_held(&mut told, Duration::ZERO, || made(1)).await.is_none());
+        assert_eq!(looks.get(), 2 * u64::from(WAITS_MAX));
+    }
 }

@@ -159,7 +159,9 @@ impl Driver {
         }
         let complete = self.name.topic("complete");
         let own = |frame: &Frame| frame.origin().is_some() && frame.topic() != complete.as_str();
-        let out = self.store.frames().into_iter().skip(before).filter(own).collect();
+        // A generator goes on until it is told that it has made enough.
+        let most = request.take.filter(|_| kind == Kind::Generator).unwrap_or(usize::MAX);
+        let out = self.store.frames().into_iter().skip(before).filter(own).take(most).collect();
         // A module that does not stop has its own failure to tell.
         let stopped = self.isolate.stop().await.err();
         Ok(Outcome { out, state, error: error.or(stopped) })
@@ -208,8 +210,10 @@ impl Driver {
             drop(changes.wait_for(|count| *count >= wanted).await);
         };
         tokio::select! {
-            ended = self.isolate.run_generator() => ended,
+            // First: what it does beyond what is wanted is none of the trial's.
+            biased;
             () = enough => Ok(()),
+            ended = self.isolate.run_generator() => ended,
         }
     }
 

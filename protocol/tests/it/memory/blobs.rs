@@ -31,9 +31,7 @@ pub(super) struct Sink {
 
 impl BlobSink for Sink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        while self.store.0.lock().hold_blobs {
-            std::thread::yield_now();
-        }
+        drop(self.store.0.wait_while(|inner| inner.hold_blobs));
         if bytes.starts_with(b"full") {
             return Err(Refusal::new(Code::StorageFull, "the disk is full"));
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 pub(crate) use self::feeds::LOOK_MAX;
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use xs_engine::{
     BlobHash, Cursor, CursorName, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Topic,
 };
@@ -20,7 +20,33 @@ use xs_protocol::{AppendRequest, Appended, Done, HostClaim, Refusal, Service as 
 
 /// A store that commits in place, or, when `held` is set, only on [`Memory::release`].
 #[derive(Clone, Default)]
-pub(crate) struct Memory(Arc<Mutex<Inner>>);
+pub(crate) struct Memory(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    inner: Mutex<Inner>,
+    /// What threads wait for is not held any more.
+    let_go: Condvar,
+}
+
+impl State {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    /// Waits for as long as something is held.
+    fn wait_while(&self, is_held: impl Fn(&Inner) -> bool) -> MutexGuard<'_, Inner> {
+        let mut inner = self.lock();
+        self.let_go.wait_while(&mut inner, |inner| is_held(inner));
+        inner
+    }
+
+    /// Holds something, or lets it go.
+    fn hold(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut self.lock());
+        self.let_go.notify_all();
+    }
+}
 
 #[derive(Default)]
 struct Inner {
@@ -127,17 +153,17 @@ impl Memory {
 
     /// Whether bytes of blobs wait before they are taken.
     pub(crate) fn hold_blobs(&self, hold: bool) {
-        self.0.lock().hold_blobs = hold;
+        self.0.hold(|inner| inner.hold_blobs = hold);
     }
 
     /// Whether looks for what is newest in a gap wait.
     pub(crate) fn hold_looks(&self, hold: bool) {
-        self.0.lock().hold_looks = hold;
+        self.0.hold(|inner| inner.hold_looks = hold);
     }
 
     /// Whether lists for LAST wait before they are made.
     pub(crate) fn hold_lists(&self, hold: bool) {
-        self.0.lock().hold_lists = hold;
+        self.0.hold(|inner| inner.hold_lists = hold);
     }
 
     /// Lists for LAST that wait.

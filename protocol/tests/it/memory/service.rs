@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -142,10 +141,7 @@ impl Service for Memory {
 
     fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal> {
         self.0.lock().held_lists += 1;
-        while self.0.lock().hold_lists {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let mut inner = self.0.lock();
+        let mut inner = self.0.wait_while(|inner| inner.hold_lists);
         inner.held_lists -= 1;
         inner.lists += 1;
         let mut counts = BTreeMap::new();
@@ -169,9 +165,7 @@ impl Service for Memory {
     fn newest(&self, topics: &TopicPatterns, range: Range<u64>) -> Result<Vec<u64>, Refusal> {
         let found = self.last(&LastRequest { topics: topics.clone(), n: 1, per_topic: true })?;
         self.0.lock().looks += 1;
-        while self.0.lock().hold_looks {
-            std::thread::yield_now();
-        }
+        drop(self.0.wait_while(|inner| inner.hold_looks));
         Ok(found.iter().filter_map(Frame::offset).filter(|at| range.contains(at)).collect())
     }
 

@@ -33,18 +33,22 @@ async fn what_the_loader_does_not_read_is_not_read_at_all() {
     let world = World::new(&[("handlers/good.js", ECHO)]);
     let host = world.host().await;
     world.wait("xs.handler.good.active", 1).await;
-    pipe(&world.path("handlers/pipe.ts"));
-    symlink(&secret, world.path("handlers/link.ts")).unwrap();
-    symlink(&secret, world.path("handlers/twice.ts")).unwrap();
-    pipe(&world.path("handlers/twice.js"));
-    fs::write(world.path("handlers/long.ts"), vec![b' '; 2 << 20]).unwrap();
-    fs::write(world.path("handlers/bytes.ts"), [0xff; 16]).unwrap();
+    // They are there at once: of some of them, or of a part of one, something else would be said.
+    let hidden = world.path("handlers/.odd");
+    fs::create_dir(&hidden).unwrap();
+    pipe(&hidden.join("pipe.ts"));
+    symlink(&secret, hidden.join("link.ts")).unwrap();
+    symlink(&secret, hidden.join("twice.ts")).unwrap();
+    pipe(&hidden.join("twice.js"));
+    fs::write(hidden.join("long.ts"), vec![b' '; 2 << 20]).unwrap();
+    fs::write(hidden.join("bytes.ts"), [0xff; 16]).unwrap();
+    fs::rename(hidden, world.path("handlers/odd")).unwrap();
     for (name, why) in [
-        ("pipe", "it is not a file"),
-        ("link", "it is a link that leads out"),
-        ("twice", "rename all but one"),
-        ("long", "it is larger than"),
-        ("bytes", "UTF-8"),
+        ("odd.pipe", "it is not a file"),
+        ("odd.link", "it is a link that leads out"),
+        ("odd.twice", "rename all but one"),
+        ("odd.long", "it is larger than"),
+        ("odd.bytes", "UTF-8"),
     ] {
         let invalid = world.wait(&format!("xs.handler.{name}.invalid"), 1).await;
         let message = meta(&invalid[0])["message"].as_str().unwrap().to_owned();

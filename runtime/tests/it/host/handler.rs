@@ -1,5 +1,7 @@
 //! What a handler promises: state, exactly once inside the store, and errors that undo.
 
+use std::time::Instant;
+
 use serde_json::json;
 use xs_engine::{FrameId, NewFrame, Origin, Topic};
 use xs_protocol::AppendRequest;
@@ -231,7 +233,7 @@ async fn a_cursor_without_outputs_moves_seldom() {
     let world = World::new(&[("handlers/h.js", source)]);
     let host = world.host().await;
     world.wait("xs.handler.h.active", 1).await;
-    let before = world.store.commits();
+    let (before, began) = (world.store.commits(), Instant::now());
     for _ in 0..200 {
         world.append("in", json!({}), "");
     }
@@ -241,7 +243,9 @@ async fn a_cursor_without_outputs_moves_seldom() {
         }
     };
     tokio::time::timeout(super::support::PATIENCE, moved).await.unwrap();
-    assert!(world.store.commits() - before <= 200 + 2);
+    // Once a second: on a slow machine the work takes several.
+    let moves = world.store.commits() - before - 200;
+    assert!(moves <= 1 + began.elapsed().as_secs(), "{moves} in {:?}", began.elapsed());
     host.stop().await;
 }
 
@@ -267,12 +271,14 @@ async fn a_start_that_fails_is_tried_again() {
     let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
     let world = World::new(&[]);
     let host = world.host().await;
-    let mut tries = 0;
-    let bad_from = loop {
-        // For four seconds, a while after it has started, it does not.
-        let (from, active) = (now() + 3_000, world.topic("xs.handler.h.active").len());
+    let (mut tries, mut died, mut ms) = (0, 0, 3_000);
+    loop {
+        // For a while, and some time after it has started, it does not. How long that must be
+        // depends on how slow this machine is.
+        let (from, active) = (now() + ms, world.topic("xs.handler.h.active").len());
+        let until = from + ms;
         let source = format!(
-            "const now = Date.now(); if (now >= {from} && now < {from} + 4000) throw new Error('not now');
+            "const now = Date.now(); if (now >= {from} && now < {until}) throw new Error('not now');
              export default {{ topics: 'in', onError: 'skip', run(frame) {{
                if (frame.meta.die) setTimeout(() => {{ throw new Error('alone'); }}, 0);
                else return {{ n: frame.meta.n }};
@@ -281,19 +287,23 @@ async fn a_start_that_fails_is_tried_again() {
         world.save("handlers/h.js", &source);
         tries += 1;
         let told = || (world.topic("xs.handler.h.active"), world.topic("xs.handler.h.invalid"));
-        let either = || told().0.len() > active || told().1.len() == tries;
+        let either = || told().0.len() > active || told().1.len() + died == tries;
         world.until("it is active or was too slow", either).await;
-        if world.topic("xs.handler.h.active").len() > active {
-            break from;
+        ms *= 2;
+        if world.topic("xs.handler.h.active").len() == active {
+            continue;
         }
-    };
-    world.until("it does not start any more", || now() >= bad_from).await;
-    world.append("in", json!({ "die": true }), "");
-    let retrying = meta(&world.wait("xs.handler.h.retrying", 1).await[0]);
-    assert_eq!(retrying["message"], "Error: not now", "{retrying}");
-    world.append("in", json!({ "n": 1 }), "");
-    world.wait("h.out", 1).await;
-    assert_eq!(meta(&world.topic("h.out")[0])["n"], 1);
+        world.until("it does not start any more", || now() >= from).await;
+        world.append("in", json!({ "die": true }), "");
+        died += 1;
+        world.wait("xs.handler.h.log", died).await;
+        world.append("in", json!({ "n": died }), "");
+        assert_eq!(meta(&world.wait("h.out", died).await[died - 1])["n"], died);
+        if let Some(retrying) = world.topic("xs.handler.h.retrying").first() {
+            assert_eq!(meta(retrying)["message"], "Error: not now", "{}", meta(retrying));
+            break;
+        }
+    }
     assert!(world.topic("xs.handler.h.fin.error").is_empty());
     host.stop().await;
 }

@@ -27,7 +27,7 @@ async fn a_save_replaces_and_a_broken_save_does_not() {
     assert_eq!((&invalid["code"], &invalid["line"]), (&json!("throw"), &json!(1)));
     world.save("handlers/h.js", &emits("2"));
     world.wait("xs.handler.h.active", 2).await;
-    assert_eq!(world.topic("xs.handler.h.replaced").len(), 1);
+    assert_eq!(world.wait("xs.handler.h.replaced", 1).await.len(), 1);
     world.append("in", json!({}), "");
     assert_eq!(meta(&world.wait("h.out", 2).await[1])["v"], 2);
     host.stop().await;
@@ -129,7 +129,7 @@ async fn what_was_created_after_a_term_runs() {
     let active = world.wait("xs.handler.h.active", 2).await;
     let creates = world.topic("xs.handler.h.create");
     assert_eq!(meta(&active[1])["create"], creates[1].id().to_string());
-    let fin = world.topic("xs.handler.h.fin.term");
+    let fin = world.wait("xs.handler.h.fin.term", 1).await;
     assert_eq!((fin.len(), &meta(&fin[0])["create"]), (1, &json!(creates[0].id().to_string())));
     host.stop().await;
 }

@@ -5,11 +5,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
-use parking_lot::Mutex;
 use xs_engine::BlobHash;
 use xs_runtime::host::Part;
 use xs_runtime::name::thread_name;
@@ -57,26 +55,25 @@ fn process() {
     std::process::exit(code);
 }
 
-/// Starts this program again as a Host.
-fn supervise(world: &World, more: Option<String>) -> (Supervisor, Arc<Mutex<u32>>) {
+/// Starts this program again as a Host. How often is told by what is `active`: one that a busy
+/// machine keeps from greeting the server in time is started again, and has run nothing.
+fn supervise(world: &World, more: Option<String>) -> Supervisor {
     let mut args: Vec<OsString> = vec![format!("{MODULES}={}", world.path("").display()).into()];
     args.extend(more.map(OsString::from));
     args.push(std::env::current_exe().unwrap().into());
     args.extend(["host::supervise::process", "--exact", "--nocapture"].map(OsString::from));
     let program = PathBuf::from("/usr/bin/env");
     let options = SuperviseOptions { program, args, modules: None, hidden: Vec::new() };
-    let (started, server) = (Arc::new(Mutex::new(0)), world.server());
-    let count = Arc::clone(&started);
+    let server = world.server();
     let connect: Connect = Box::new(move |_| {
-        let (count, server) = (Arc::clone(&count), server.clone());
+        let server = server.clone();
         let link: Link = Box::new(move |stream| {
-            *count.lock() += 1;
             drop(server.adopt(stream, xs_protocol::Role::Host));
             std::future::pending().boxed()
         });
         std::future::ready(Ok(link)).boxed()
     });
-    (Supervisor::start(options, connect), started)
+    Supervisor::start(options, connect)
 }
 
 const ECHO: &str = "export default { topics: 'in', run(frame) { return { of: frame.id }; } };";
@@ -89,8 +86,7 @@ async fn the_culprit_of_a_crash_is_not_started_again() {
     world.wait("xs.handler.good.active", 1).await;
     first.stop().await;
     let create = world.topic("xs.handler.bad.create")[0].id();
-    let (supervisor, started) =
-        supervise(&world, Some(format!("{CRASHES}={}", thread_name(create))));
+    let supervisor = supervise(&world, Some(format!("{CRASHES}={}", thread_name(create))));
     world.wait("xs.handler.bad.active", 2).await;
     world.wait("xs.handler.good.active", 2).await;
     fs::write(world.path("crash"), "").unwrap();
@@ -100,7 +96,8 @@ async fn the_culprit_of_a_crash_is_not_started_again() {
     world.wait("xs.handler.good.active", 3).await;
     world.append("in", serde_json::json!({}), "");
     world.wait("good.out", 1).await;
-    assert_eq!((world.topic("xs.handler.bad.active").len(), *started.lock()), (2, 2));
+    let active = |name: &str| world.topic(&format!("xs.handler.{name}.active")).len();
+    assert_eq!((active("bad"), active("good")), (2, 3));
     supervisor.stop().await;
     assert_eq!(world.topic("xs.handler.good.stopped").len(), 2);
 }
@@ -111,7 +108,7 @@ async fn a_source_that_crashed_the_host_is_not_parsed_again() {
     let world = World::new(&[("handlers/good.js", ECHO)]);
     let bad = format!("{ECHO} // It has crashed.");
     let thread = format!("src-{}", &BlobHash::of(bad.as_bytes()).to_string()[..11]);
-    let (supervisor, started) = supervise(&world, Some(format!("{CRASHES}={thread}")));
+    let supervisor = supervise(&world, Some(format!("{CRASHES}={thread}")));
     world.wait("xs.handler.good.active", 1).await;
     fs::write(world.path("crash"), "").unwrap();
     world.wait("xs.handler.good.active", 2).await;
@@ -124,14 +121,14 @@ async fn a_source_that_crashed_the_host_is_not_parsed_again() {
     world.wait("xs.handler.bad.invalid", 2).await;
     world.save("handlers/bad.js", ECHO);
     world.wait("xs.handler.bad.active", 1).await;
-    assert_eq!(*started.lock(), 2);
+    assert_eq!(world.topic("xs.handler.good.active").len(), 2);
     supervisor.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_supervisor_leaves_no_child() {
     let world = World::new(&[("handlers/h.js", ECHO)]);
-    let (supervisor, started) = supervise(&world, None);
+    let supervisor = supervise(&world, None);
     world.wait("xs.handler.h.active", 1).await;
     supervisor.stop().await;
     let dir = world.path("").display().to_string();
@@ -139,7 +136,7 @@ async fn a_stopped_supervisor_leaves_no_child() {
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
         String::from_utf8_lossy(&environment).contains(&dir)
     });
-    assert_eq!((alive.count(), *started.lock()), (0, 1));
+    assert_eq!((alive.count(), world.topic("xs.handler.h.active").len()), (0, 1));
 }
 
 /// A server that takes a connection and cuts it must not have modules started without a pause.
@@ -158,7 +155,7 @@ async fn connections_that_do_not_last_are_made_less_and_less_often() {
     });
     let began = Instant::now();
     let supervisor = Supervisor::start(options, connect);
-    count.wait_for(|count| *count == 3).await.unwrap();
+    count.wait_for(|count| *count >= 3).await.unwrap();
     // At least half of 1 s, then half of 2 s.
     assert!(began.elapsed() >= Duration::from_millis(1_500), "{:?}", began.elapsed());
     supervisor.stop().await;
@@ -168,19 +165,24 @@ async fn connections_that_do_not_last_are_made_less_and_less_often() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worn_host_is_replaced_at_once() {
     let world = World::new(&[("handlers/h.js", ECHO), ("handlers/other.js", ECHO)]);
-    let (supervisor, started) = supervise(&world, Some(format!("{SPENDS}=2")));
+    let supervisor = supervise(&world, Some(format!("{SPENDS}=2")));
     world.wait("xs.handler.h.active", 1).await;
     for n in 0..3 {
         world.save("handlers/h.js", &format!("{ECHO} // {n}"));
         world.wait("xs.handler.h.create", n + 2).await;
-        world.wait("xs.handler.h.active", n + 2).await;
+        // The Host is worn with the last, and may end before that runs.
+        if n < 2 {
+            world.wait("xs.handler.h.active", n + 2).await;
+        }
     }
     world.wait("xs.handler.other.active", 2).await;
-    world.wait("xs.handler.h.active", 5).await;
+    let newest = world.topic("xs.handler.h.create")[3].id().to_string();
+    let runs = || meta(world.topic("xs.handler.h.active").last().unwrap())["create"] == *newest;
+    world.until("the newest version runs", runs).await;
     world.append("in", serde_json::json!({}), "");
     world.wait("h.out", 1).await;
     world.wait("other.out", 1).await;
-    assert_eq!(*started.lock(), 2);
+    assert_eq!(world.topic("xs.handler.other.active").len(), 2);
     supervisor.stop().await;
     assert!(world.topic("xs.handler.h.fin.error").is_empty());
 }

@@ -182,14 +182,18 @@ async fn sockets_have_a_bound_while_they_connect() {
 async fn requests_end_with_their_calls() {
     let server = Server::start(1);
     let source = format!(
-        "export default {{ timeout: 300, concurrency: 400, permissions: {{ net: ['127.0.0.1'] }}, \
+        "export default {{ timeout: '5m', concurrency: 400, permissions: {{ net: ['127.0.0.1'] }}, \
            async run(call) {{ const url = 'http://127.0.0.1:{}/' + call.args.path; \
              return {{ text: await (await fetch(url)).text() }}; }} }};",
         server.port
     );
     let (isolate, _, memory) = start("commands/it.js", &source).await.unwrap();
-    let calls =
-        (0..300).map(|_| isolate.call(super::commands::call(&memory, &json!({ "path": "never" }))));
+    let soon_over = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() + 300;
+    let calls = (0..300).map(|_| {
+        let mut call = super::commands::call(&memory, &json!({ "path": "never" }));
+        call.deadline_ms = Some(u64::try_from(soon_over).unwrap());
+        isolate.call(call)
+    });
     let ended = soon(futures::future::join_all(calls)).await;
     assert!(ended.iter().all(Result::is_err));
     for _ in 0..3 {

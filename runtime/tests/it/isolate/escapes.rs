@@ -277,7 +277,7 @@ async fn no_address_stands_for_a_private_one() {
     ];
     let body = format!(
         "const got = []; for (const host of {}) {{ \
-         try {{ await fetch(`http://${{host}}:9/`, {{ signal: AbortSignal.timeout(2000) }}); got.push(host); }} \
+         try {{ await fetch(`http://${{host}}:9/`, {{ signal: AbortSignal.timeout(60_000) }}); got.push(host); }} \
          catch (e) {{ if (/refused|timed out|unreachable/i.test(e.message)) got.push(host + e.message); }} \
          const socket = new WebSocket(`ws://${{host}}:9/`); const said = []; socket.onerror = (e) => said.push(e.message); \
          await new Promise((done) => socket.onclose = done); if (/refused|timed out|unreachable|did not answer/i.test(said)) got.push(host + said); }} \

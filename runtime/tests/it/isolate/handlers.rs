@@ -449,6 +449,23 @@ async fn a_call_that_takes_too_long_fails_alone() {
     assert_eq!(replies[0].done, 1);
 }
 
+/// It would be taken for that of a call of a later batch, which has waited a moment only.
+#[tokio::test]
+async fn the_clock_of_a_wait_ends_with_it() {
+    let timeout = Duration::from_secs(5);
+    let (isolate, memory) = handler(&format!(
+        "export default {{ topics: 'in', timeout: {}, async run() {{ \
+           await new Promise((done) => setTimeout(done, 100)); }} }};",
+        timeout.as_millis()
+    ))
+    .await;
+    let began = Instant::now();
+    while began.elapsed() < timeout + Duration::from_secs(1) {
+        let reply = soon(reply(&isolate, inputs(&memory, 1))).await;
+        assert_eq!((reply.done, reply.failure), (1, None), "after {:?}", began.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn ctx_reads_the_store() {
     let (isolate, memory) = handler(

@@ -142,7 +142,10 @@ pub(crate) fn state(reply: &HandlerReply) -> Value {
     reply.state.as_ref().map_or(Value::Null, |text: &Bytes| serde_json::from_slice(text).unwrap())
 }
 
+/// Longest wait for anything a test expects: a machine may be slow or busy.
+const PATIENCE: Duration = Duration::from_secs(240);
+
 /// Fails instead of hanging when something never ends.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it ends within a minute")
+    tokio::time::timeout(PATIENCE, future).await.expect("it ends in time")
 }

@@ -54,6 +54,17 @@ impl Memory {
         self.0.lock().frames.clone()
     }
 
+    /// Stored frames of a topic.
+    pub(crate) fn topic(&self, topic: &str) -> Vec<Frame> {
+        let inner = self.0.lock();
+        inner.frames.iter().filter(|frame| frame.topic() == topic).cloned().collect()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self, topic: &str) -> usize {
+        self.0.lock().frames.iter().filter(|frame| frame.topic() == topic).count()
+    }
+
     /// A cursor as it is.
     pub(crate) fn cursor_now(&self, name: &str) -> Option<Cursor> {
         self.0.lock().cursors.get(&CursorName::parse(name).unwrap()).cloned()

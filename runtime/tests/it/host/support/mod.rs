@@ -22,8 +22,9 @@ use xs_runtime::permissions::Allow;
 
 pub(crate) use memory::Memory;
 
-/// Longest wait for anything a test expects.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for anything a test expects: a machine may be slow or busy, and a process of modules
+/// gives way to all others.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A store, and the directory of the modules.
 pub(crate) struct World {
@@ -53,11 +54,14 @@ impl World {
         world
     }
 
-    /// Saves a module as an editor does.
+    /// Saves a module as a careful editor does: a Host sees all of it or nothing, however long this
+    /// thread stands still meanwhile.
     pub(crate) fn save(&self, file: &str, source: &str) {
         let path = self.path(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, source).unwrap();
+        let hidden = path.with_file_name(".unfinished");
+        fs::write(&hidden, source).unwrap();
+        fs::rename(hidden, path).unwrap();
     }
 
     /// Deletes a module.
@@ -164,13 +168,13 @@ impl World {
 
     /// Frames of a topic, so far.
     pub(crate) fn topic(&self, topic: &str) -> Vec<Frame> {
-        self.store.frames().into_iter().filter(|frame| frame.topic() == topic).collect()
+        self.store.topic(topic)
     }
 
     /// Waits until a topic has at least `count` frames.
     pub(crate) async fn wait(&self, topic: &str, count: usize) -> Vec<Frame> {
         let what = format!("{count} frames of {topic}");
-        self.until(&what, || self.topic(topic).len() >= count).await;
+        self.until(&what, || self.store.count(topic) >= count).await;
         self.topic(topic)
     }
 
