@@ -47,7 +47,8 @@ pub use compact::{CompactOptions, CompactReport};
 pub use cursors::CursorSummary;
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{
-    AppendError, CompactError, Corruption, OpenError, ReadError, ReadOnlyReason, StoreError,
+    AppendError, CompactError, Corruption, OpenError, ReadError, ReadOnlyReason, Shortage,
+    StoreError,
 };
 pub use format::record::RecordError;
 pub use gc::{GcError, GcOptions, GcReport};

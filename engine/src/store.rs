@@ -342,7 +342,7 @@ impl Inner {
     /// The answer to who cannot be served because of a step that prepares.
     fn refuse(&self, fault: Fault) -> AppendError {
         match fault {
-            Fault::Full => AppendError::StorageFull,
+            Fault::Full(shortage) => AppendError::StorageFull(shortage),
             Fault::Failed(error) => {
                 self.poison(&error);
                 AppendError::Poisoned
@@ -408,7 +408,7 @@ impl Inner {
             return Err(StoreError::Poisoned);
         }
         let told = |fault: Fault| match fault {
-            Fault::Full => StoreError::Io("the disk is full".into()),
+            Fault::Full(shortage) => StoreError::Io(shortage.to_string().into()),
             Fault::Failed(error) => StoreError::Io(error.to_string().into()),
         };
         writer.catch_up(self).map_err(told)?;
@@ -417,7 +417,7 @@ impl Inner {
         match writer.mark_close(self) {
             // The manifest says where the log ends; without room for it the mark can be spared.
             Ok(()) => {}
-            Err(Fault::Full) if !writer.appender().has_rolled() => {}
+            Err(Fault::Full(_)) if !writer.appender().has_rolled() => {}
             Err(fault) => return Err(told(fault)),
         }
         self.sealing.seal_now(self).map_err(told)?;

@@ -3,10 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Corruption, ReadError};
+use crate::error::{Corruption, ReadError, Shortage};
 use crate::format::file::FormatError;
 use crate::limits::BLOB_BYTES_MAX;
-use crate::media::is_full;
 
 /// Why a blob cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +68,9 @@ impl From<BlobError> for ReadError {
 /// Why blobs were not stored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StageError {
-    /// There is no space. Nothing is broken, and it may be tried again.
-    #[error("no space for blobs: {0}")]
-    Full(#[source] io::Error),
+    /// There is no space, or no descriptor. Nothing is broken, and it may be tried again.
+    #[error("no room for blobs: {0}")]
+    Full(Shortage),
     /// The blob is longer than any may be.
     #[error("blob is over the limit of {BLOB_BYTES_MAX} bytes")]
     TooLong,
@@ -90,6 +89,9 @@ impl StageError {
     /// An error from a step after which nothing of what was acknowledged is in doubt.
     pub(super) fn harmless(error: impl Into<io::Error>) -> Self {
         let error = error.into();
-        if is_full(&error) { Self::Full(error) } else { Self::Refused(error) }
+        match Shortage::of(&error) {
+            Some(shortage) => Self::Full(shortage),
+            None => Self::Refused(error),
+        }
     }
 }

@@ -12,9 +12,9 @@ use super::packs::Packs;
 use super::sealed::{SealedPack, encode_index, scan, write_index};
 use super::walk::Walk;
 use crate::env::Env;
+use crate::error::Shortage;
 use crate::format::file::FormatError;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
-use crate::media::is_full;
 use crate::names::PACK;
 
 /// Bytes of a pack read at a time for its CRC.
@@ -25,8 +25,8 @@ const PART_LEN: u64 = 1024 * 1024;
 pub(super) enum NotSealed {
     /// The store is being closed.
     Stopped,
-    /// There is no space; it will be tried again.
-    Full,
+    /// There is no space, or no descriptor; it will be tried again.
+    Full(Shortage),
     /// A sync failed: what the packs hold is unknown.
     Failed(io::Error),
 }
@@ -68,7 +68,7 @@ pub(super) fn seal(
     let (line, kept) = match rewritten {
         Some(built) => match name(env, pack, &built) {
             Ok(()) => (built.line, false),
-            Err(NotSealed::Full) => {
+            Err(NotSealed::Full(_)) => {
                 // That may have been the last room there was.
                 built.abandon(env);
                 (name_in_place(env, pack)?, true)
@@ -93,9 +93,9 @@ fn name(env: &Env, pack: &OpenPack, built: &Built) -> Result<(), NotSealed> {
     let index = encode_index(env, &built.line, &built.contents);
     // Without the file the index is made anew when it is first needed.
     let _ = write_index(env, &built.line, &index);
-    replace_line(env, &pack.line(), Some(built.line)).map_err(|error| match is_full(&error) {
-        true => NotSealed::Full,
-        false => NotSealed::Failed(error),
+    replace_line(env, &pack.line(), Some(built.line)).map_err(|error| match Shortage::of(&error) {
+        Some(shortage) => NotSealed::Full(shortage),
+        None => NotSealed::Failed(error),
     })
 }
 

@@ -17,10 +17,10 @@ use super::prepared::Prepared;
 use super::sealed::{Opened, SealedPack, encode_index, write_index};
 use super::slots::Slots;
 use super::{Shared, earlier_failure};
+use crate::error::Shortage;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::{CHUNK_LEN, EntryHeader};
 use crate::format::super_file::FileEntry;
-use crate::media::is_full;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 
@@ -229,7 +229,10 @@ impl Shared {
     }
 
     fn not_told(&self, error: io::Error) -> StageError {
-        if is_full(&error) { StageError::Full(error) } else { StageError::Failed(self.fail(error)) }
+        match Shortage::of(&error) {
+            Some(shortage) => StageError::Full(shortage),
+            None => StageError::Failed(self.fail(error)),
+        }
     }
 
     /// Ends the active pack and waits until all that is full was sealed.

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::append::{Appended, Batch};
-use crate::error::{AppendError, CompactError, Corruption, ReadError};
+use crate::error::{AppendError, CompactError, Corruption, ReadError, Shortage};
 use crate::index::Candidate;
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Fault;
@@ -276,16 +276,16 @@ impl Inner {
             candidates.pop();
         }
         let mut pace = Pace::new(self, bytes_per_second);
-        let mut full = false;
+        let mut full = None;
         for job in plan::plan(&candidates, which, self.env.options.segment_bytes) {
             if matches!(which, Which::Dead(_)) && self.env.is_held() {
                 // A copy is being made of the files as they are.
                 break;
             }
-            full |= self.job(&candidates[job], which, &mut pace, &mut report)?;
+            full = self.job(&candidates[job], which, &mut pace, &mut report)?.or(full);
         }
         self.index.forget_gone();
-        if full { Err(CompactError::StorageFull) } else { Ok(report) }
+        full.map_or(Ok(report), |shortage| Err(CompactError::StorageFull(shortage)))
     }
 
     /// Rewrites segments that are meant to become one. Says whether there was no room for some of
@@ -296,8 +296,8 @@ impl Inner {
         which: &Which<'_>,
         pace: &mut Pace<'_>,
         report: &mut CompactReport,
-    ) -> Result<bool, CompactError> {
-        let (mut most, mut full) = (left.len(), false);
+    ) -> Result<Option<Shortage>, CompactError> {
+        let (mut most, mut full) = (left.len(), None);
         while !left.is_empty() {
             let (some, _) = left.split_at(most.min(left.len()));
             let taken = match self.rewrite(some, which, pace) {
@@ -306,12 +306,12 @@ impl Inner {
                     taken.max(1)
                 }
                 // There may be room for what is left of one, and then for more.
-                Err(Stop::Failed(Fault::Full)) if some.len() > 1 => {
+                Err(Stop::Failed(Fault::Full(_))) if some.len() > 1 => {
                     most = 1;
                     0
                 }
-                Err(Stop::Failed(Fault::Full)) => {
-                    full = true;
+                Err(Stop::Failed(Fault::Full(shortage))) => {
+                    full = Some(shortage);
                     1
                 }
                 Err(Stop::Damaged(corruption)) => {
@@ -384,7 +384,7 @@ impl Inner {
 
     fn compact_error(&self, fault: Fault, poisons: bool) -> CompactError {
         match fault {
-            Fault::Full => CompactError::StorageFull,
+            Fault::Full(shortage) => CompactError::StorageFull(shortage),
             Fault::Failed(error) => {
                 if poisons {
                     self.poison(&error);

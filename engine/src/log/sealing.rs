@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::Segment;
+use crate::error::Shortage;
 use crate::format::super_file::{FileKind, FileState};
 use crate::media::Media;
 use crate::planted::{Bug, is_planted};
@@ -22,8 +23,8 @@ const UNINDEXED_MAX: usize = 2;
 /// Why something was not written.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// There is no space, and nothing was changed.
-    Full,
+    /// There is no space, or no descriptor, and nothing was changed.
+    Full(Shortage),
     /// What the disk holds is not known.
     Failed(io::Error),
 }

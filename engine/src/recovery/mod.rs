@@ -20,13 +20,13 @@ use std::sync::Arc;
 
 use crate::blob::{BlobError, Blobs};
 use crate::env::{Env, Random};
-use crate::error::{OpenError, ReadOnlyReason};
+use crate::error::{OpenError, ReadOnlyReason, Shortage};
 use crate::format::super_file::{FileEntry, SuperState};
 use crate::holds::Holds;
 use crate::journal::{self, Kept};
 use crate::log::{Active, OpenFiles, Segment, SegmentKey};
 use crate::manifest::Manifest;
-use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full};
+use crate::media::{Disk, Files, LockError, Media, StoreLock};
 use crate::names::{self, BLOB_DIR, LOG_DIR, SEGMENT};
 use crate::options::StoreOptions;
 use crate::store::Inner;
@@ -117,9 +117,9 @@ pub(crate) fn open_with(
 /// over, that takes space; done again it ends in the same.
 fn not_put_back(env: &Env, error: io::Error) -> OpenError {
     let path = env.journal_path();
-    match is_full(&error) {
-        true => OpenError::StorageFull { path },
-        false => OpenError::io("put back the groups of", &path, error),
+    match Shortage::of(&error) {
+        Some(Shortage::Space) => OpenError::StorageFull { path },
+        _ => OpenError::io("put back the groups of", &path, error),
     }
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::*;
+use crate::error::Shortage;
 use crate::media::faulty::Faults;
 use crate::options::MediaChoice;
 use crate::testing::{
@@ -381,9 +382,12 @@ fn a_full_disk_refuses_and_passes() {
         }
         assert!(count < 10_000);
     };
-    assert_eq!((refused, store.info().health), (AppendError::StorageFull, Health::Writable));
+    assert_eq!(
+        (refused, store.info().health),
+        (AppendError::StorageFull(Shortage::Space), Health::Writable)
+    );
     assert_eq!(numbers(&store), range(count));
-    assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::StorageFull));
+    assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::StorageFull(Shortage::Space)));
     let image = crash_now(dir.path(), &faults);
     faults.clear();
     assert_eq!(store.append(frame("a", count).into()).unwrap().frames[0].offset, Some(count));
@@ -392,7 +396,7 @@ fn a_full_disk_refuses_and_passes() {
     faults.only_space();
     let store = open_faulty(image.path(), options(SyncPolicy::None), &faults).unwrap();
     assert_eq!(numbers(&store), range(count));
-    assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::StorageFull));
+    assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::StorageFull(Shortage::Space)));
     faults.clear();
     for n in count..count + 1000 {
         assert_eq!(store.append(frame("a", n).into()).unwrap().frames[0].offset, Some(n));

@@ -30,7 +30,7 @@ use super::error::{BlobError, StageError};
 use super::recover::remove_dropped;
 use super::sealed::{Opened, SealedPack};
 use super::{Blobs, Shared};
-use crate::error::Corruption;
+use crate::error::{Corruption, Shortage};
 use crate::format::super_file::{FileEntry, FileState};
 use crate::media::is_full;
 use crate::planted::{Bug, is_planted};
@@ -72,8 +72,8 @@ pub(crate) enum SweepError {
     #[error("the store is being closed")]
     Stopped,
     /// There is no space.
-    #[error("no space for packs")]
-    Full,
+    #[error("no room for packs: {0}")]
+    Full(Shortage),
     /// A pack cannot be read, or its next generation not be written.
     #[error(transparent)]
     Read(BlobError),
@@ -85,7 +85,10 @@ pub(crate) enum SweepError {
 impl SweepError {
     fn of(error: BlobError) -> Self {
         match error {
-            BlobError::Io { source, .. } if is_full(&source) => Self::Full,
+            BlobError::Io { path, source } => match Shortage::of(&source) {
+                Some(shortage) => Self::Full(shortage),
+                None => Self::Read(BlobError::Io { path, source }),
+            },
             other => Self::Read(other),
         }
     }
@@ -94,7 +97,7 @@ impl SweepError {
 impl From<StageError> for SweepError {
     fn from(error: StageError) -> Self {
         match error {
-            StageError::Full(_) => Self::Full,
+            StageError::Full(shortage) => Self::Full(shortage),
             StageError::Failed(error) => Self::Failed(error),
             StageError::TooLong | StageError::Refused(_) | StageError::Gone => Self::Stopped,
         }
@@ -307,11 +310,11 @@ impl Sweep<'_> {
             if let Some(mut writing) = shared.writing.try_lock() {
                 writing.forget();
             }
-            if is_full(&error) {
+            if let Some(shortage) = Shortage::of(&error) {
                 if let Some(new) = new {
                     new.abandon();
                 }
-                return Err(SweepError::Full);
+                return Err(SweepError::Full(shortage));
             }
             shared.failed.store(true, Ordering::Release);
             return Err(SweepError::Failed(error));

@@ -211,7 +211,7 @@ fn a_put_keeps_its_grace_when_the_sweep_it_met_finds_no_room() {
     let switched = sweep.switch(&mut marker, &group, &new, &condemned).unwrap().unwrap();
     blobs.put(&blobs.prepare(&all[0]).unwrap()).unwrap();
     bed.faults.set(1, u64::MAX, Errno::NOSPC);
-    assert!(matches!(sweep.confirm(&mut marker, switched), Err(SweepError::Full)));
+    assert!(matches!(sweep.confirm(&mut marker, switched), Err(SweepError::Full(_))));
     bed.faults.clear();
     assert!(all.iter().all(|bytes| get(&blobs, &BlobHash::of(bytes)).is_some()));
     let young = |pack: &Arc<SealedPack>| pack.newest_ms() > 1;
@@ -234,7 +234,7 @@ fn a_pack_there_is_no_room_to_name_anew_is_sealed_as_it_is() {
     // The next generation, its index, then the manifest, and once more when it was given up.
     bed.faults.set(3, u64::MAX, Errno::NOSPC);
     bed.faults.only_space();
-    assert!(matches!(seal(false), Err(crate::blob::seal::NotSealed::Full)));
+    assert!(matches!(seal(false), Err(crate::blob::seal::NotSealed::Full(_))));
     assert_eq!(bed.files("pack").len(), 1, "{:?}", bed.files("pack"));
     assert!(bed.faults.count() >= 4, "it was not tried as it is");
     // Room for one more, which is what the next generation had taken.
