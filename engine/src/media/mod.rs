@@ -116,6 +116,12 @@ pub(crate) trait Files: Send + Sync + Debug {
     fn cut(&self, path: &Path, len: u64) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Keeps a directory open, so that [`sync_dir`](Self::sync_dir) needs no descriptor for it:
+    /// without one, what was named and may not be durable is in doubt, and nobody can go on.
+    fn hold_dir(&self, dir: &Path) -> io::Result<()> {
+        let _ = dir;
+        Ok(())
+    }
     /// Names of the files in a directory, those that are UTF-8, in no order.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Makes a directory if there is none, and makes its name durable.

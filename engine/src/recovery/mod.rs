@@ -26,7 +26,7 @@ use crate::holds::Holds;
 use crate::journal::{self, Kept};
 use crate::log::{Active, OpenFiles, Segment, SegmentKey};
 use crate::manifest::Manifest;
-use crate::media::{Disk, Files, LockError, Media, StoreLock};
+use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full};
 use crate::names::{self, BLOB_DIR, LOG_DIR, SEGMENT};
 use crate::options::StoreOptions;
 use crate::store::Inner;
@@ -86,6 +86,7 @@ pub(crate) fn open_with(
 ) -> Result<Inner, OpenError> {
     let lock = lock(dir, options.clock.now_ms())?;
     let env = Arc::new(environment(dir, options, files)?);
+    hold_dirs(&env)?;
     let clean = env.manifest.state().clean;
     let journal = match clean {
         // It was removed, or holds nothing that is not in its place.
@@ -111,6 +112,18 @@ pub(crate) fn open_with(
         let _ = inner.env.files.remove(&journal::unfinished(&inner.env));
     }
     Ok(inner)
+}
+
+/// Keeps the directories of the store open as long as it is. One that cannot be opened for another
+/// reason than want of a descriptor may be missing: what that means is found out later.
+fn hold_dirs(env: &Env) -> Result<(), OpenError> {
+    for dir in [env.dir.clone(), env.log_dir(), env.blob_dir()] {
+        match env.files.hold_dir(&dir) {
+            Err(error) if is_full(&error) => return Err(OpenError::io("open", &dir, error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Why the groups of the journal are not in their places. Where a filesystem copies what is written

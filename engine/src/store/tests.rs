@@ -409,6 +409,25 @@ fn a_full_disk_refuses_and_passes() {
     assert_eq!(numbers(&store), range(count + 1000));
 }
 
+/// The copies of the manifest are named in turn, and the directory is synced for each: with no
+/// descriptor for that nobody could tell which copy the next open finds.
+#[test]
+fn no_sync_of_a_directory_needs_a_descriptor() {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    open_faulty(dir.path(), options(SyncPolicy::Sync), &faults).unwrap().close().unwrap();
+    let store = open_faulty(dir.path(), options(SyncPolicy::Sync), &faults).unwrap();
+    faults.no_descriptors();
+    for n in 0..2000 {
+        store.append(frame("a", n).into()).unwrap();
+    }
+    assert!(segment_files(dir.path()).len() > 2, "none was named");
+    assert_eq!(store.info().health, Health::Writable);
+    store.close().unwrap();
+    faults.clear();
+    assert_eq!(numbers(&open(dir.path(), SyncPolicy::Sync)), range(2000));
+}
+
 #[test]
 fn a_batch_is_checked_before_anything_is_written() {
     let dir = fast_dir();
