@@ -152,7 +152,8 @@ impl Files for Disk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let held = self.held.lock().iter().find(|(held, _)| held == dir).map(|(_, dir)| dir.clone());
+        let held =
+            self.held.lock().iter().find(|(held, _)| held == dir).map(|(_, dir)| dir.clone());
         match held {
             Some(dir) => dir.sync_all(),
             None => File::open(dir)?.sync_all(),

@@ -317,7 +317,7 @@ fn a_blob_put_alone_is_synced_in_its_time() {
 #[test]
 fn bodies_count_towards_the_bytes_that_are_synced_at_once() {
     let dir = fast_dir();
-    let sync = SyncPolicy::Interval { ms: 1 << 40, bytes: 20_000 };
+    let sync = SyncPolicy::Interval { ms: crate::limits::SYNC_INTERVAL_MS_MAX, bytes: 20_000 };
     let store = open(dir.path(), sync);
     let append = |n| {
         let body = Body::Inline(Bytes::from(vec![n; 900]));
