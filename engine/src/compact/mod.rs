@@ -198,7 +198,7 @@ impl Inner {
         let mut report = CompactReport::default();
         for _ in 0..TRIES {
             let last = self.secure_log(&offsets)?;
-            report.add(&self.compact(&Which::Holding(&offsets), last, None)?);
+            report.add(self.compact(&Which::Holding(&offsets), last, None)?);
             let mut left = Vec::new();
             for offset in offsets {
                 let found = self.stored_at(offset).map_err(CompactError::Unreadable)?;
@@ -302,7 +302,7 @@ impl Inner {
             let (some, _) = left.split_at(most.min(left.len()));
             let taken = match self.rewrite(some, which, pace) {
                 Ok((done, taken)) => {
-                    report.add(&done);
+                    report.add(done);
                     taken.max(1)
                 }
                 // There may be room for what is left of one, and then for more.
@@ -396,12 +396,24 @@ impl Inner {
 }
 
 impl CompactReport {
-    fn add(&mut self, done: &Self) {
-        self.rewritten += done.rewritten;
-        self.written += done.written;
-        self.frames += done.frames;
-        self.bytes_before += done.bytes_before;
-        self.bytes_after += done.bytes_after;
+    /// Adds what another step did. What both met is listed once.
+    fn add(&mut self, done: Self) {
+        let Self { rewritten, written, frames, bytes_before, bytes_after, damaged, named } = done;
+        self.rewritten += rewritten;
+        self.written += written;
+        self.frames += frames;
+        self.bytes_before += bytes_before;
+        self.bytes_after += bytes_after;
+        for corruption in damaged {
+            if !self.damaged.contains(&corruption) {
+                self.damaged.push(corruption);
+            }
+        }
+        for hash in named {
+            if !self.named.contains(&hash) {
+                self.named.push(hash);
+            }
+        }
     }
 }
 
