@@ -15,6 +15,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::{FLAG_OLD_ID, RecordKind, RecordPrefix};
 use crate::log::SegmentKey;
 use crate::media::Media;
+#[cfg(xs_planted)]
 use crate::planted::{Bug, is_planted};
 
 /// Bytes read at a time, when nothing needs more. They and their copy fit into a cache.
@@ -181,6 +182,7 @@ impl Walk {
         let expect = Expect { salt: self.salt, seq, prev_crc: self.at.prev_crc };
         let (batch, bytes) = match self.read(self.at.position)? {
             Ok(read) => read,
+            #[cfg(xs_planted)]
             Err(_) if is_planted(Bug::KeepBehindHole) && self.find_behind()? => return self.next(),
             Err(error) => return Ok(Err(error)),
         };
@@ -211,7 +213,8 @@ impl Walk {
         Ok(Ok(batch))
     }
 
-    /// Goes to the next whole batch of this segment behind a bad one.
+    /// Goes to the next whole batch of this segment behind a bad one: a bug on purpose.
+    #[cfg(xs_planted)]
     fn find_behind(&mut self) -> io::Result<bool> {
         let mut position = self.at.position + 8;
         while !self.window.get(position..position + BATCH_HEADER_LEN as u64)?.is_empty() {
