@@ -51,7 +51,8 @@ pub(super) struct Sweeps {
     /// Sweeps that wait for their turn.
     waiting: AtomicUsize,
     stop: AtomicBool,
-    /// Packs that were replaced, and whose files go when nobody looks into them any more.
+    /// Packs that were replaced, and whose files go when nobody looks into them any more. Only the
+    /// sweep at work takes it.
     leaving: Mutex<Vec<(Weak<dyn Debug + Send + Sync>, FileEntry)>>,
 }
 
@@ -334,12 +335,15 @@ impl Sweep<'_> {
     /// more, and its bytes go when the stream ends.
     pub(crate) fn tidy(&self, wait: bool) -> Result<(), SweepError> {
         let shared = self.shared;
-        let mut leaving = shared.sweeps.leaving.lock();
-        while wait && leaving.iter().any(|(pack, _)| pack.strong_count() > 0) {
+        let leaving = &shared.sweeps.leaving;
+        // Looked at again and again, not held: who lets go of a pack may come to need it one day.
+        while wait && leaving.lock().iter().any(|(pack, _)| pack.strong_count() > 0) {
             self.check_stop()?;
             std::thread::sleep(Duration::from_millis(1));
         }
-        let gone: Vec<_> = leaving.extract_if(.., |(pack, _)| pack.strong_count() == 0).collect();
+        let is_gone =
+            |(pack, _): &mut (Weak<dyn Debug + Send + Sync>, FileEntry)| pack.strong_count() == 0;
+        let gone: Vec<_> = leaving.lock().extract_if(.., is_gone).collect();
         if gone.is_empty() {
             return Ok(());
         }
