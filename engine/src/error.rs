@@ -1,4 +1,5 @@
-//! What can go wrong, one enum for each thing a caller does: open, append, read, close.
+//! What can go wrong, one enum for each thing a caller does: open, append, read, close. A text says
+//! its cause; the cause is then no source of the error, or who prints both would say it twice.
 
 use std::fmt;
 use std::io;
@@ -505,5 +506,13 @@ mod tests {
             assert!(told.starts_with(text), "{told}");
         }
         assert_eq!(of(Errno::IO), None);
+    }
+
+    #[test]
+    fn a_cause_that_the_text_says_is_no_source_as_well() {
+        use std::error::Error as _;
+        let closed = GcError::from(ReadError::Closed);
+        assert!(closed.to_string().ends_with(&ReadError::Closed.to_string()));
+        assert!(closed.source().is_none());
     }
 }

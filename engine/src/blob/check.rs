@@ -72,7 +72,7 @@ pub(crate) fn check_pack_file(
         };
         let (hash, bad) = match checked {
             Ok(()) => (None, BadEntry::None),
-            Err(BlobError::Io { source, .. }) => return Err(source),
+            Err(BlobError::Io { error, .. }) => return Err(error),
             Err(BlobError::Corrupt(corruption)) => {
                 ((!is_block).then_some(hash), BadEntry::Entry(corruption.what))
             }

@@ -255,7 +255,7 @@ impl Opened {
                 return Ok(());
             }
             Ok(None) => {}
-            Err(BlobError::Io { source, .. }) if is_full(&source) => {}
+            Err(BlobError::Io { error, .. }) if is_full(&error) => {}
             Err(error) => return Err(error),
         }
         let path = env.blob_path(line.base, line.generation, PACK);
@@ -370,7 +370,7 @@ impl Opened {
             });
         let built = match rewritten {
             Ok(built) => built,
-            Err(BlobError::Io { source, .. }) if is_full(&source) => {
+            Err(BlobError::Io { error, .. }) if is_full(&error) => {
                 return self.adopt(env, line, salt, media).map(Some);
             }
             Err(error) => return Err(error),

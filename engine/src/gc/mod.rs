@@ -92,7 +92,7 @@ pub struct GcReport {
 pub enum GcError {
     /// The log or a pack cannot be read. What is unreadable may name any blob, so none goes.
     #[error("cannot tell which blobs are wanted: {0}")]
-    Read(#[from] ReadError),
+    Read(ReadError),
     /// The store is open for reading only.
     #[error("the store is read-only: {0}")]
     ReadOnly(ReadOnlyReason),
@@ -108,6 +108,12 @@ pub enum GcError {
     /// The store is closed, or being closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl From<ReadError> for GcError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
 }
 
 impl From<SweepError> for GcError {

@@ -95,7 +95,7 @@ pub(crate) fn open_with(
     };
     let blobs = Blobs::open(Arc::clone(&env), clean).map_err(|error| match error {
         BlobError::Corrupt(corruption) => OpenError::Corrupt(corruption),
-        BlobError::Io { path, source } => OpenError::io("open", &path, source),
+        BlobError::Io { path, error } => OpenError::io("open", &path, error),
         error => OpenError::io("open", &env.blob_dir(), error.into()),
     })?;
     let open_files = Arc::new(OpenFiles::new(Arc::clone(&env.files)));

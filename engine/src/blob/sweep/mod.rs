@@ -80,15 +80,15 @@ pub(crate) enum SweepError {
     Read(BlobError),
     /// The manifest could not be written: what the disk holds is unknown.
     #[error("writing packs failed: {0}")]
-    Failed(#[source] io::Error),
+    Failed(io::Error),
 }
 
 impl SweepError {
     fn of(error: BlobError) -> Self {
         match error {
-            BlobError::Io { path, source } => match Shortage::of(&source) {
+            BlobError::Io { path, error } => match Shortage::of(&error) {
                 Some(shortage) => Self::Full(shortage),
-                None => Self::Read(BlobError::Io { path, source }),
+                None => Self::Read(BlobError::Io { path, error }),
             },
             other => Self::Read(other),
         }
