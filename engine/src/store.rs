@@ -16,7 +16,7 @@ use crate::compact::Compaction;
 use crate::cursors::{CursorSummary, Cursors, HeldState};
 use crate::env::Env;
 use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
-use crate::format::super_file::{EpochStart, FileKind, FileState};
+use crate::format::super_file::{EpochStart, FileState};
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::keys::KeyIndex;
@@ -424,14 +424,14 @@ impl Inner {
         let _indexed = self.sealing.index_sealed(self);
         let io = |error: io::Error| StoreError::Io(error.to_string().into());
         self.blobs.close().map_err(io)?;
-        let end = writer.appender().active().map(|active| (active.segment.key(), active.flushed));
+        let end =
+            writer.appender().active().map(|active| (active.segment.file_key(), active.flushed));
         let closed = self.env.manifest.update(|state| {
             (state.clean, state.journal) = (true, 0);
             for file in &mut state.files {
-                let open = file.kind == FileKind::Segment && file.state == FileState::Unmarked;
                 if let Some((key, length)) = end
-                    && open
-                    && (file.base, file.generation) == (key.base, key.generation)
+                    && file.state == FileState::Unmarked
+                    && file.key() == key
                 {
                     file.length = length;
                 }

@@ -372,8 +372,7 @@ fn decode_header(
         Ok(header) => header,
         Err(what) => return Ok(Err(what)),
     };
-    let named = (header.file, header.base, header.generation);
-    match named == (file.uuid, file.base, file.generation) {
+    match file.owns(&header) {
         true => Ok(Ok(header)),
         false => Err(BlobError::corrupt(path, 0, FormatError::Field("uuid"))),
     }

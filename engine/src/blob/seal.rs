@@ -14,7 +14,7 @@ use super::walk::Walk;
 use crate::env::Env;
 use crate::error::Shortage;
 use crate::format::file::FormatError;
-use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::format::super_file::{FileEntry, FileState};
 use crate::names::PACK;
 
 /// Bytes of a pack read at a time for its CRC.
@@ -108,11 +108,7 @@ fn name_in_place(env: &Env, pack: &Arc<OpenPack>) -> Result<FileEntry, NotSealed
 /// Replaces the line of a pack in the manifest, or takes it out.
 pub(super) fn replace_line(env: &Env, old: &FileEntry, new: Option<FileEntry>) -> io::Result<()> {
     env.manifest.update(|state| {
-        let is_old = |file: &FileEntry| {
-            let place = (file.kind, file.base, file.generation);
-            place == (FileKind::Pack, old.base, old.generation)
-        };
-        state.files.retain(|file| !is_old(file));
+        state.files.retain(|file| file.key() != old.key());
         state.files.extend(new);
     })
 }

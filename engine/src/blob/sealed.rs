@@ -315,10 +315,8 @@ impl SealedPack {
         let path = self.env.blob_path(self.line.base, self.line.generation, PACK_INDEX);
         let media = self.env.files.open_sealed(&path).ok()?;
         let index = PackIndex::open(media.view(0..media.len()).ok()?).ok()?;
-        let header = index.header();
-        let named = (header.file, header.base, header.generation);
-        let wanted = (self.line.uuid, self.line.base, self.line.generation);
-        (named == wanted && index.count() as u64 == self.line.count).then_some(index)
+        let is_whole = index.count() as u64 == self.line.count;
+        (self.line.owns(index.header()) && is_whole).then_some(index)
     }
 
     /// Makes the index from the pack. One that cannot be written is kept in memory.

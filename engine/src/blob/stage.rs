@@ -219,10 +219,7 @@ impl Shared {
     fn tell_touched(&self, pack: &SealedPack) -> Result<(), StageError> {
         let line = pack.line();
         let told = self.env.manifest.update(|state| {
-            let same = |file: &&mut FileEntry| {
-                (file.kind, file.base, file.generation) == (line.kind, line.base, line.generation)
-            };
-            if let Some(file) = state.files.iter_mut().find(same) {
+            if let Some(file) = state.files.iter_mut().find(|file| file.key() == line.key()) {
                 file.newest_ms = pack.newest_ms();
             }
         });

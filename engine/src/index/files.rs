@@ -53,18 +53,18 @@ pub(super) fn load_topics(env: &Env, segment: &Segment) -> Option<TopicFile> {
 
 fn read_topics(bytes: Bytes, segment: &Segment) -> Option<TopicFile> {
     let (header, file) = TopicFile::read(bytes).ok()?;
-    is_of(&header, segment).then_some(file)
+    segment.owns(&header).then_some(file)
 }
 
 fn read_sparse(bytes: Bytes, segment: &Segment) -> Option<SparseFile> {
     let (header, file) = SparseFile::read(bytes).ok()?;
-    is_of(&header, segment).then_some(file)
+    segment.owns(&header).then_some(file)
 }
 
 /// What a segment says about dead frames; nothing when it does not verify.
 pub(super) fn load_dead(env: &Env, segment: &Segment) -> Option<DeadFile> {
     let (header, file) = DeadFile::read(open(env, segment, DEAD).ok()?).ok()?;
-    is_of(&header, segment).then_some(file)
+    segment.owns(&header).then_some(file)
 }
 
 /// Whether there are topic indexes of all these segments, whatever is in them.
@@ -81,12 +81,6 @@ fn open(env: &Env, segment: &Segment, kind: &str) -> io::Result<Bytes> {
     let path = env.log_path(segment.base(), segment.generation(), kind);
     let media = env.files.open_sealed(&path)?;
     media.view(0..media.published())
-}
-
-/// Whether a file was made from this very segment, by this store or an ancestor.
-fn is_of(header: &FileHeader, segment: &Segment) -> bool {
-    let named = (header.file, header.base, header.generation);
-    named == (segment.uuid(), segment.base(), segment.generation())
 }
 
 fn header_of(env: &Env, segment: &Segment, magic: Magic) -> FileHeader {

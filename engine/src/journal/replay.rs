@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::env::Env;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
 use crate::format::journal::{ENTRY_ALIGN, Entry, HALVES_AT, Place};
-use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
+use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState, SuperState};
 use crate::limits::JOURNAL_HALF_BYTES_MAX;
 use crate::media::Files;
 use crate::names::file_name;
@@ -109,10 +109,8 @@ fn find_salt(bytes: &[u8], is_ours: impl Fn(&Place) -> bool) -> Option<u32> {
 fn target(files: &dyn Files, dir: &Path, lines: &[FileEntry], place: &Place) -> Option<PathBuf> {
     let Place { kind, file, base, generation, .. } = *place;
     let path = dir.join(kind.dir()).join(file_name(base, generation, kind.end()));
-    let named = lines
-        .iter()
-        .find(|line| (line.kind, line.base, line.generation) == (kind, base, generation));
-    match named {
+    let key = FileKey { kind, base, generation };
+    match lines.iter().find(|line| line.key() == key) {
         Some(line) => {
             let is_it = line.state == FileState::Unmarked && line.uuid == file;
             (is_it && files.len_of(&path).is_ok()).then_some(path)

@@ -35,9 +35,7 @@ fn read(env: &Env, segment: &Segment) -> Option<KeyFile> {
     let path = env.log_path(segment.base(), segment.generation(), KEYS);
     let media = env.files.open_sealed(&path).ok()?;
     let (header, file) = KeyFile::read(media.view(0..media.published()).ok()?).ok()?;
-    // Not the store's uuid: an ancestor may have made it.
-    let made_from = (header.file, header.base, header.generation);
-    (made_from == (segment.uuid(), segment.base(), segment.generation())).then_some(file)
+    segment.owns(&header).then_some(file)
 }
 
 /// The bytes of the file.

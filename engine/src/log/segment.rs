@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::open_files::OpenFiles;
 use crate::error::ReadError;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
+use crate::format::super_file::FileKey;
 use crate::media::Media;
 
 /// Identity of a segment, from its file header.
@@ -22,6 +23,11 @@ pub(crate) struct SegmentKey {
 }
 
 impl SegmentKey {
+    /// Which file of the store it is.
+    pub(crate) const fn file(&self) -> FileKey {
+        FileKey::segment(self.base, self.generation)
+    }
+
     /// The header of the segment's file.
     pub(crate) fn header(&self, store: [u8; 16]) -> [u8; FILE_HEADER_LEN] {
         let header = FileHeader {
@@ -105,6 +111,18 @@ impl Segment {
 
     pub(crate) const fn key(&self) -> SegmentKey {
         self.key
+    }
+
+    /// Which file of the store it is.
+    pub(crate) const fn file_key(&self) -> FileKey {
+        self.key.file()
+    }
+
+    /// Whether a header is that of a file that was made from this segment, by this store or an
+    /// ancestor.
+    pub(crate) fn owns(&self, header: &FileHeader) -> bool {
+        let named = (header.file, header.base, header.generation);
+        named == (self.key.uuid, self.key.base, self.key.generation)
     }
 
     /// Its file.

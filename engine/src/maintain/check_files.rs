@@ -162,9 +162,8 @@ impl Checker<'_> {
             Err(error) => return Err(MaintainError::io("open", path, error)),
         };
         self.report.files += 1;
-        let named = (file.uuid, file.base, file.generation);
         let (problem, what) = match self.header_of(&media, magic) {
-            Ok(header) if (header.file, header.base, header.generation) == named => {
+            Ok(header) if file.owns(&header) => {
                 if media.len() < file.length || self.is_exact(file) && media.len() != file.length {
                     let what = format!("has {} bytes, not {}", media.len(), file.length);
                     let severity = match media.len() < file.length {

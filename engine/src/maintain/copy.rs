@@ -49,7 +49,7 @@ pub(super) struct Copier<'a> {
 
 /// Whether an entry of one manifest stands for the same bytes as that of another.
 fn is_same(a: &FileEntry, b: &FileEntry) -> bool {
-    let of = |file: &FileEntry| (file.kind, file.base, file.generation, file.uuid, file.length);
+    let of = |file: &FileEntry| (file.key(), file.uuid, file.length);
     of(a) == of(b)
 }
 
@@ -179,8 +179,7 @@ impl Copier<'_> {
             MaintainError::Corrupt(Corruption::new(from, position, what))
         };
         let header = FileHeader::decode(&head, magic).map_err(|error| corrupt(0, &error))?;
-        if (header.file, header.base, header.generation) != (file.uuid, file.base, file.generation)
-        {
+        if !file.owns(&header) {
             return Err(corrupt(0, &"is not the file the manifest names"));
         }
         if file.kind == FileKind::Segment && was_open {

@@ -248,14 +248,7 @@ impl<'a> Checker<'a> {
 
     /// Whether a file of a running store was replaced since the check began.
     pub(super) fn is_replaced(&self, file: &FileEntry) -> bool {
-        self.inner.is_some_and(|inner| {
-            let now = inner.env.manifest.state();
-            let same = |other: &FileEntry| {
-                (other.kind, other.base, other.generation)
-                    == (file.kind, file.base, file.generation)
-            };
-            !now.files.iter().any(same)
-        })
+        self.inner.is_some_and(|inner| inner.env.manifest.state().file(file.key()).is_none())
     }
 
     /// Counts bytes that were read, and asks whether to go on.

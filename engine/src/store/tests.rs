@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::error::Shortage;
+use crate::format::super_file::FileKind;
 use crate::media::faulty::Faults;
 use crate::options::MediaChoice;
 use crate::testing::{

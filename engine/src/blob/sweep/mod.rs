@@ -281,15 +281,13 @@ impl Sweep<'_> {
     fn tell(&self, switched: Switched) -> Result<(), SweepError> {
         let Switched { old, new } = switched;
         let shared = self.shared;
-        let place = |line: &FileEntry| (line.kind, line.base, line.generation);
         if is_planted(Bug::UnlinkBeforeConfirm) {
             let lines = old.iter().map(|pack| pack.line());
             lines.for_each(|line| drop(remove_dropped(&shared.env, line)));
         }
         let updated = shared.env.manifest.update(|state| {
             let kept = new.as_ref().map(|new| new.line().base);
-            let is_old =
-                |file: &FileEntry| old.iter().any(|pack| place(pack.line()) == place(file));
+            let is_old = |file: &FileEntry| old.iter().any(|pack| pack.line().key() == file.key());
             state.files.retain(|file| !(is_old(file) && Some(file.base) == kept));
             for file in state.files.iter_mut().filter(|file| is_old(file)) {
                 file.state = FileState::Dropped;
@@ -356,9 +354,7 @@ impl Sweep<'_> {
         shared.env.files.sync_dir(&shared.env.blob_dir()).map_err(failed)?;
         let same = |file: &FileEntry| {
             file.state == FileState::Dropped
-                && gone
-                    .iter()
-                    .any(|(_, line)| (line.base, line.generation) == (file.base, file.generation))
+                && gone.iter().any(|(_, line)| line.key() == file.key())
         };
         if !shared.env.manifest.state().files.iter().any(same) {
             return Ok(());

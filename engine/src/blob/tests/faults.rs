@@ -114,11 +114,10 @@ fn check_opens_when_full(what: &str, bed: &Bed, kept: &[Bytes]) {
                 );
                 let list = blobs.shared.packs.list();
                 for line in &blobs.shared.env.manifest.state().files {
-                    let place = (line.base, line.generation);
-                    let is_it = |other: FileEntry| (other.base, other.generation) == place;
+                    let is_it = |other: FileEntry| other.key() == line.key();
                     let sealed = list.sealed.iter().any(|pack| is_it(*pack.line()));
                     let known = sealed || list.open.iter().any(|pack| is_it(pack.line()));
-                    assert!(known, "{what}: {place:?} is named and not listed");
+                    assert!(known, "{what}: {line:?} is named and not listed");
                 }
             };
             for _ in 0..2 {
