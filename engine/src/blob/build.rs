@@ -14,6 +14,7 @@ use super::entry::Entry;
 use super::error::BlobError;
 use super::prepared::{Prepared, padding};
 use super::reader::BlobReader;
+use super::sealed::{encode_index, write_index};
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
@@ -365,6 +366,12 @@ impl Builder {
 }
 
 impl Built {
+    /// Writes the index beside the pack. Without the file it is made anew when it is first needed.
+    pub(super) fn write_index(&self, env: &Env) {
+        let index = encode_index(env, &self.line, &self.contents);
+        let _ = write_index(env, &self.line, &index);
+    }
+
     /// Removes the files of a generation that the manifest does not name.
     pub(super) fn abandon(&self, env: &Env) {
         for kind in [PACK_INDEX, PACK] {

@@ -15,7 +15,7 @@ use super::open_pack::{OpenPack, find_header};
 use super::packs::PackList;
 use super::save::first_salt;
 use super::seal::{finish, replace_line};
-use super::sealed::{SealedPack, encode_index, write_index};
+use super::sealed::SealedPack;
 use super::walk::Walk;
 use crate::env::Env;
 use crate::error::{Corruption, ReadOnlyReason};
@@ -371,9 +371,7 @@ impl Opened {
             }
             Err(error) => return Err(error),
         };
-        let index = encode_index(env, &built.line, &built.contents);
-        // Without the file the index is made anew when it is first needed.
-        let _ = write_index(env, &built.line, &index);
+        built.write_index(env);
         match replace_line(env, line, Some(built.line)) {
             Ok(()) => remove(env, line.base, line.generation),
             Err(error) if is_full(&error) => {

@@ -8,7 +8,6 @@ use super::check::BadEntry;
 use super::entry::Entry;
 use super::error::BlobError;
 use super::seal::finish;
-use super::sealed::{encode_index, write_index};
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::FILE_HEADER_LEN;
@@ -45,9 +44,7 @@ pub(crate) fn save_pack(
         return Ok(None);
     }
     let built = finish(env, builder)?;
-    let index = encode_index(env, &built.line, &built.contents);
-    // Without the file the index is made anew when it is first needed.
-    let _ = write_index(env, &built.line, &index);
+    built.write_index(env);
     Ok(Some(built.line))
 }
 

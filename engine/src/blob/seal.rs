@@ -9,7 +9,7 @@ use super::build::{Builder, Built};
 use super::error::BlobError;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
-use super::sealed::{SealedPack, encode_index, scan, write_index};
+use super::sealed::{SealedPack, scan};
 use super::walk::Walk;
 use crate::env::Env;
 use crate::error::Shortage;
@@ -90,9 +90,7 @@ pub(super) fn seal(
 
 /// Names in the manifest what a pack has become.
 fn name(env: &Env, pack: &OpenPack, built: &Built) -> Result<(), NotSealed> {
-    let index = encode_index(env, &built.line, &built.contents);
-    // Without the file the index is made anew when it is first needed.
-    let _ = write_index(env, &built.line, &index);
+    built.write_index(env);
     replace_line(env, &pack.line(), Some(built.line)).map_err(|error| match Shortage::of(&error) {
         Some(shortage) => NotSealed::Full(shortage),
         None => NotSealed::Failed(error),

@@ -23,7 +23,7 @@ use crate::format::pack::EntryKind;
 use crate::format::pack_index::{self, Contents, PackFilter, PackIndex};
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
-use crate::names::{PACK, PACK_INDEX, unfinished};
+use crate::names::{PACK, PACK_INDEX};
 use crate::value::BlobHash;
 
 /// How far `newest_ms` may lag behind: a put that finds its blob in a pack writes the manifest at
@@ -435,8 +435,5 @@ pub(super) fn encode_index(env: &Env, line: &FileEntry, contents: &Contents) -> 
 /// Puts the index of a pack in its place.
 pub(super) fn write_index(env: &Env, line: &FileEntry, bytes: &[u8]) -> io::Result<()> {
     let path = env.blob_path(line.base, line.generation, PACK_INDEX);
-    let unfinished = unfinished(&path);
-    env.files.write_new(&unfinished, bytes)?;
-    env.files.rename(&unfinished, &path)?;
-    env.files.sync_dir(&env.blob_dir())
+    env.write_whole(&env.blob_dir(), [(path, bytes)])
 }

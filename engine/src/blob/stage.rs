@@ -14,7 +14,7 @@ use super::found::Found;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
 use super::prepared::Prepared;
-use super::sealed::{Opened, SealedPack, encode_index, write_index};
+use super::sealed::{Opened, SealedPack};
 use super::slots::Slots;
 use super::{Shared, earlier_failure};
 use crate::error::Shortage;
@@ -429,9 +429,7 @@ impl Shared {
             return Err(StageError::harmless(error));
         }
         let built = builder.finish().map_err(StageError::harmless)?;
-        let index = encode_index(&self.env, &built.line, &built.contents);
-        // Without the file the index is made anew when it is first needed.
-        let _ = write_index(&self.env, &built.line, &index);
+        built.write_index(&self.env);
         self.enter(built.line).inspect_err(|error| {
             if matches!(error, StageError::Full(_)) {
                 built.abandon(&self.env);

@@ -13,7 +13,7 @@ use crate::format::file::{FileHeader, Magic};
 use crate::format::index::{self, SparseFile};
 use crate::format::topic_index::TopicFile;
 use crate::log::Segment;
-use crate::names::{DEAD, SPARSE, TOPICS, unfinished};
+use crate::names::{DEAD, SPARSE, TOPICS};
 
 /// The files of one segment that are open.
 #[derive(Debug, Default)]
@@ -100,13 +100,9 @@ pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::R
     let topics = topics.map_err(io::Error::other)?;
     let sparse = index::encode(&header_of(env, segment, Magic::Index), memory.sparse());
     let dead = memory.dead().encode(&header_of(env, segment, Magic::Dead));
-    for (kind, bytes) in [(SPARSE, sparse), (TOPICS, topics), (DEAD, dead)] {
-        let path = env.log_path(segment.base(), segment.generation(), kind);
-        let unfinished = unfinished(&path);
-        env.files.write_new(&unfinished, &bytes)?;
-        env.files.rename(&unfinished, &path)?;
-    }
-    env.files.sync_dir(&env.log_dir())
+    let place = |kind| env.log_path(segment.base(), segment.generation(), kind);
+    let files = [(SPARSE, sparse), (TOPICS, topics), (DEAD, dead)];
+    env.write_whole(&env.log_dir(), files.map(|(kind, bytes)| (place(kind), bytes)))
 }
 
 /// Removes the files of a segment that is no more. What stays is removed by the next open.

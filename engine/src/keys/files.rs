@@ -10,7 +10,7 @@ use crate::env::Env;
 use crate::format::file::{FileHeader, Magic};
 use crate::format::key_index::{self, KeyFile};
 use crate::log::Segment;
-use crate::names::{KEYS, unfinished};
+use crate::names::KEYS;
 use crate::recovery;
 
 /// The key index of a sealed segment.
@@ -46,10 +46,7 @@ pub(super) fn encode(env: &Env, segment: &Segment, first_ms: u64, held: &Segment
 /// Writes the file of a segment.
 pub(super) fn write(env: &Env, segment: &Segment, bytes: &[u8]) -> io::Result<()> {
     let path = env.log_path(segment.base(), segment.generation(), KEYS);
-    let unfinished = unfinished(&path);
-    env.files.write_new(&unfinished, bytes)?;
-    env.files.rename(&unfinished, &path)?;
-    env.files.sync_dir(&env.log_dir())
+    env.write_whole(&env.log_dir(), [(path, bytes)])
 }
 
 fn header_of(env: &Env, segment: &Segment) -> FileHeader {

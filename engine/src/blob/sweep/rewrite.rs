@@ -5,7 +5,7 @@ use super::super::build::{Builder, Built};
 use super::super::entry::Entry;
 use super::super::error::BlobError;
 use super::super::seal::finish;
-use super::super::sealed::{Opened, encode_index, write_index};
+use super::super::sealed::Opened;
 use super::marks::Marked;
 use super::plan::{Place, split};
 use super::{Condemned, Group, Marker, Sweep, SweepError};
@@ -82,9 +82,7 @@ impl Sweep<'_> {
             }
         }
         let built = finish(env, builder).map_err(other)?;
-        let index = encode_index(env, &built.line, &built.contents);
-        // Without the file the index is made anew when it is first needed.
-        let _ = write_index(env, &built.line, &index);
+        built.write_index(env);
         Ok(Some(built))
     }
 
