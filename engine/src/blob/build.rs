@@ -20,7 +20,7 @@ use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::pack::{
     BLOCK_BLOBS_MAX, BLOCK_BYTES_MAX, Block, CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader, EntryKind,
-    ZSTD_LEVEL, encode_block, worth_it,
+    ZSTD_LEVEL, encode_block, slot_of, worth_it,
 };
 use crate::format::pack_index::Contents;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
@@ -302,7 +302,7 @@ impl Builder {
     }
 
     fn note(&mut self, hashes: impl IntoIterator<Item = BlobHash>) {
-        let slot = (self.at() / 8) as u32;
+        let slot = slot_of(self.at());
         let hashes = hashes.into_iter().inspect(|hash| self.hashes.update(hash.as_bytes()));
         self.contents.push(slot, hashes.map(|hash| hash.prefix()));
     }

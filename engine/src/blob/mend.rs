@@ -17,7 +17,7 @@ use super::walk::Walk;
 use crate::env::Env;
 use crate::error::Corruption;
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::pack::EntryKind;
+use crate::format::pack::{EntryKind, slot_of};
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
 use crate::names::PACK;
@@ -93,7 +93,7 @@ fn look(env: &Env, path: &Path, salt: u32, from: u64) -> Result<Option<Tail>, Bl
         match BlobReader::open(entry).and_then(BlobReader::check) {
             Ok(()) if at != end || header.kind == EntryKind::Block => return Ok(None),
             Ok(()) => {
-                slots.push((header.hash.prefix(), (at / 8) as u32));
+                slots.push((header.hash.prefix(), slot_of(at)));
                 end = next;
             }
             Err(BlobError::Corrupt(corruption)) => {

@@ -19,7 +19,7 @@ use super::trail::Row;
 use super::walk::Walk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
-use crate::format::pack::EntryKind;
+use crate::format::pack::{EntryKind, slot_of};
 use crate::format::pack_index::{self, Contents, PackFilter, PackIndex};
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
@@ -405,7 +405,7 @@ pub(super) fn scan(
     let mut damage = None;
     let mut walk = Walk::new(media, salt);
     while let Some(entry) = walk.next()? {
-        let slot = (entry.at() / 8) as u32;
+        let slot = slot_of(entry.at());
         if entry.header().kind != EntryKind::Block {
             found.push(slot, [entry.header().hash.prefix()]);
             continue;

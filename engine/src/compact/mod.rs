@@ -351,8 +351,8 @@ impl Inner {
             };
             let survey = survey::survey(self, inputs, marks, limit, pace)?;
             let now_ms = self.env.clock.now_ms();
-            for (input, &lens) in survey.inputs.iter().zip(&survey.lens) {
-                self.index.surveyed(input, lens, now_ms);
+            for (input, &stays) in survey.inputs.iter().zip(&survey.stays) {
+                self.index.surveyed(input, stays, now_ms);
             }
             let taken = survey.inputs.len();
             if !plan::is_worth_it(&survey, which) {

@@ -10,7 +10,7 @@ use zstd::bulk;
 
 use super::file::FormatError;
 use super::{align8, bytes_at, u32_at, u64_at};
-use crate::limits::BLOB_BYTES_MAX;
+use crate::limits::{BLOB_BYTES_MAX, SEGMENT_BYTES_MAX};
 use crate::value::BlobHash;
 
 /// Bytes of the header of an entry.
@@ -48,6 +48,15 @@ const TABLE_ROW_MAX: usize = 3;
 const _: () = assert!(BLOCK_BYTES_MAX < 1 << (7 * TABLE_ROW_MAX));
 /// The longest a BLOCK can be: its table and a zstd frame that did not shrink.
 const BLOCK_STORED_MAX: usize = BLOCK_BLOBS_MAX * TABLE_ROW_MAX + BLOCK_BYTES_MAX + 512;
+
+/// The place of an entry as indexes keep it, in units of 8 bytes: no pack is so long that one does
+/// not fit. What lies beyond would be nowhere, and no entry of another place.
+pub(crate) fn slot_of(at: u64) -> u32 {
+    // A long blob has a pack of its own, with the CRCs of its pieces.
+    const PACK_BYTES_MAX: u64 = BLOB_BYTES_MAX + BLOB_BYTES_MAX / 1024 + SEGMENT_BYTES_MAX;
+    const { assert!(PACK_BYTES_MAX / 8 < u32::MAX as u64) };
+    u32::try_from(at / 8).unwrap_or(u32::MAX)
+}
 
 /// How an entry keeps its blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +109,7 @@ impl EntryHeader {
         out[STORED_CRC_AT..LAST_AT].copy_from_slice(&self.stored_crc.to_le_bytes());
         let last = match self.kind {
             EntryKind::Block => self.count,
-            EntryKind::Raw | EntryKind::Zstd => (self.durable_upto / 8) as u32,
+            EntryKind::Raw | EntryKind::Zstd => slot_of(self.durable_upto),
         };
         out[LAST_AT..].copy_from_slice(&last.to_le_bytes());
         let crc = crc32fast::hash(&out[KIND_AT..]);

@@ -48,7 +48,7 @@ pub(crate) use notes::Notes;
 use notes::{Met, scan};
 pub(crate) use removed::Marks;
 use removed::Removed;
-pub(crate) use rewrite::{Candidate, GoneOf, Rewriting, Rewritten, Uncovered};
+pub(crate) use rewrite::{Candidate, GoneOf, Rewriting, Rewritten, Stays, Uncovered};
 use rewrite::{Decay, Leaving};
 pub(crate) use runs::Runs;
 pub(crate) use topics::Newest;

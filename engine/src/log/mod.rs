@@ -15,7 +15,7 @@ pub(crate) use appender::{
 };
 pub(crate) use open_files::OpenFiles;
 pub(crate) use sealing::{Fault, Sealing};
-pub(crate) use segment::{Segment, SegmentKey};
+pub(crate) use segment::{Segment, SegmentKey, position_of};
 
 use crate::sys::Published;
 

@@ -11,7 +11,16 @@ use super::open_files::OpenFiles;
 use crate::error::ReadError;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
 use crate::format::super_file::FileKey;
+use crate::limits::SEGMENT_BYTES_MAX;
 use crate::media::Media;
+
+/// A place in a segment as indexes keep it, in 4 bytes: no segment is so long that one does not
+/// fit. What lies beyond would be nowhere, and no record of another place.
+#[inline]
+pub(crate) fn position_of(at: u64) -> u32 {
+    const { assert!(SEGMENT_BYTES_MAX < u32::MAX as u64) };
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
 
 /// Identity of a segment, from its file header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::format::record::RecordKind;
 use crate::format::super_file::{FileEntry, FileState};
 use crate::index::{MemoryIndex, Noted};
 use crate::limits::CURSORS_MAX;
-use crate::log::SegmentKey;
+use crate::log::{SegmentKey, position_of};
 use crate::media::Media;
 use crate::recovery::scan::scan;
 use crate::value::{BlobHash, Frame, FrameId};
@@ -283,8 +283,8 @@ impl Checker<'_> {
             offset,
             id: frame.id(),
             topic: frame.topic(),
-            batch: stretch.range.start as u32,
-            record: record.position as u32,
+            batch: position_of(stretch.range.start),
+            record: position_of(record.position),
             record_len: record.prefix.len,
             body_len: frame.body_len(),
             ttl: frame.ttl(),

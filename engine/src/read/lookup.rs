@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::reader::Reader;
+use super::reader::{Limits, Reader};
 use super::scan::{is_before, segment_of, walk_to};
 use super::walk::{WINDOW_POINT, WINDOW_VISIT, Walk, Window};
 use crate::error::ReadError;
@@ -255,7 +255,7 @@ impl Inner {
         }
         self.unmoved(|| {
             let head = self.log.head();
-            let reader = Reader::over(self, topics, 0..head, true, (head, n));
+            let reader = Reader::over(self, topics, 0..head, true, Limits { head, left: n });
             let mut frames = reader.collect::<Result<Vec<_>, _>>()?;
             frames.reverse();
             Ok((frames.len() as u64 == n, head, frames))
@@ -431,7 +431,8 @@ impl Inner {
         if !is_first {
             let head = self.log.head();
             let topics = stats.topic.clone().into();
-            let mut reader = Reader::over(self, &topics, floor..head, false, (head, 1));
+            let mut reader =
+                Reader::over(self, &topics, floor..head, false, Limits { head, left: 1 });
             // One that cannot be read is there all the same.
             if let Ok(frame) = reader.next()? {
                 stats.first = frame.id();

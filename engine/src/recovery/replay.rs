@@ -10,7 +10,7 @@ use crate::cursors::Cursors;
 use crate::format::control::{self, Control};
 use crate::format::record::{FLAG_RESTATED, FrameLayout, RecordKind, frame_id};
 use crate::index::{Index, Noted};
-use crate::log::Segment;
+use crate::log::{Segment, position_of};
 use crate::media::Media;
 use crate::value::FrameId;
 
@@ -140,8 +140,8 @@ pub(crate) fn note(index: &Index, segment: &Arc<Segment>, batch: &Batch) {
             offset,
             id: layout.id(record),
             topic: layout.topic(record),
-            batch: batch.position as u32,
-            record: at as u32,
+            batch: position_of(batch.position),
+            record: position_of(at),
             record_len: prefix.len,
             body_len: layout.body(record).map_or(0, |(len, _)| len),
             ttl: layout.ttl(record),

@@ -11,7 +11,7 @@ use super::plan::{Place, split};
 use super::{Condemned, Group, Marker, Sweep, SweepError};
 use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FormatError};
-use crate::format::pack::EntryKind;
+use crate::format::pack::{EntryKind, slot_of};
 use crate::value::BlobHash;
 
 /// The pack that takes the place of a group, written and in no manifest; none when nothing is left.
@@ -131,7 +131,7 @@ impl Sweep<'_> {
         let chosen = |number: u32| dead.binary_search_by_key(&number, |(_, n)| *n).is_ok();
         builder.add_block(&entry, |number, hash| {
             // Its hashes are not stored: that they are those it had, the index tells.
-            match opened.lists(hash, (entry.at() / 8) as u32, number) {
+            match opened.lists(hash, slot_of(entry.at()), number) {
                 true => Ok(!(chosen(number) && condemned.means(hash))),
                 false => Err(entry.corrupt(FormatError::Field("SHA-256"))),
             }
