@@ -21,7 +21,7 @@ use crate::blob::PackView;
 use crate::env::{Env, Random};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
 use crate::limits::FINDINGS_MAX;
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest};
 use crate::media::{Disk, Files, is_lost};
 use crate::options::{MediaChoice, StoreOptions};
 use crate::store::{Inner, Store};
@@ -84,7 +84,7 @@ pub fn verify(
     dir: &Path,
     watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<VerifyReport, MaintainError> {
-    if !dir.join("super.a").exists() && !dir.join("super.b").exists() {
+    if !manifest::is_in(dir) {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });
     }
     let _lock = lock_to_read(dir)?;
