@@ -207,8 +207,7 @@ impl Keeper {
             }
             self.urgent.store(false, Ordering::Relaxed);
             let (now, taken) = (Instant::now(), self.taken());
-            let is_busy =
-                chores.pace.is_busy(now, taken, env.options.compress.busy_bytes_per_second);
+            let is_busy = chores.pace.look(now, taken, env.options.compress.busy_bytes_per_second);
             let list = packs.list();
             if chores.want_spare && list.open.len() < OPEN_MAX {
                 chores.want_spare = false;

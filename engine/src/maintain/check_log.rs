@@ -153,7 +153,7 @@ impl Checker<'_> {
                 self.torn(&segment, &stretch, state);
                 break;
             }
-            if open_end && self.is_cut(&segment.path, &stretch, state) {
+            if open_end && self.report_cut(&segment.path, &stretch, state) {
                 break;
             }
             self.stretch(&mut segment, &stretch, state)?;
@@ -210,9 +210,9 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether the next open cuts the log before a whole batch: nobody can say that it was durable,
-    /// and a blob that it names is not there.
-    fn is_cut(&mut self, path: &Path, stretch: &Stretch, state: &mut LogState) -> bool {
+    /// Reports where the next open cuts the log before a whole batch, and says whether it does:
+    /// nobody can say that it was durable, and a blob that it names is not there.
+    fn report_cut(&mut self, path: &Path, stretch: &Stretch, state: &mut LogState) -> bool {
         if !stretch.is_doubtful(state.durable_upto) {
             return false;
         }

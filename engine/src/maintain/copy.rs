@@ -87,7 +87,7 @@ impl Copier<'_> {
                     FileEntry { newest_ms: old.newest_ms.max(file.newest_ms), ..*old }
                 }
                 // It was sealed since, and nothing was appended to it before.
-                Some(_) if file.crc != 0 && self.is_whole(&file.path_in(self.to), file) => {
+                Some(_) if file.crc != 0 && self.sync_if_whole(&file.path_in(self.to), file) => {
                     self.bring_derived(file);
                     counts.kept += 1;
                     *file
@@ -136,7 +136,7 @@ impl Copier<'_> {
                 Err(_) => {}
             }
         }
-        if expected.is_some() && self.is_whole(&to, &file) {
+        if expected.is_some() && self.sync_if_whole(&to, &file) {
             self.bring_derived(&file);
             counts.kept += 1;
             return Ok(file);
@@ -212,8 +212,8 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Whether a file that is there is the whole file that was sealed.
-    fn is_whole(&self, path: &Path, file: &FileEntry) -> bool {
+    /// Makes a file that is there durable if it is the whole file that was sealed; whether it is.
+    fn sync_if_whole(&self, path: &Path, file: &FileEntry) -> bool {
         let Ok(media) = self.to_files.open_scan(path) else { return false };
         let mut crc = crc32fast::Hasher::new();
         let mut at = 0;
