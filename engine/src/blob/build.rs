@@ -15,7 +15,7 @@ use super::error::BlobError;
 use super::prepared::{Prepared, padding};
 use super::reader::BlobReader;
 use super::sealed::{encode_index, write_index};
-use super::walk::Walk;
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::pack::{
@@ -385,7 +385,7 @@ impl Built {
         let path = env.blob_path(self.line.base, self.line.generation, PACK);
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
         let salt = super::open_pack::read_header(&media, &self.line)?.salt;
-        let mut walk = Walk::new(&media, salt);
+        let mut walk = PackWalk::new(&media, salt);
         let mut hashes = Sha256::new();
         while let Some(entry) = walk.next()? {
             match entry.header().kind {

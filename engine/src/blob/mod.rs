@@ -61,7 +61,7 @@ use crate::format::super_file::FileKey;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 use beside::{Asked, Beside};
-use found::Found;
+use found::FoundBlob;
 use keeper::Keeper;
 use open_pack::OpenPack;
 use packs::Packs;
@@ -226,7 +226,7 @@ impl Blobs {
     /// # Errors
     /// [`BlobError`] when it cannot be read or is damaged in every place it is in.
     pub(crate) fn get(&self, hash: &BlobHash) -> Result<Option<BlobReader>, BlobError> {
-        self.shared.packs.find(hash, Found::reader)
+        self.shared.packs.find(hash, FoundBlob::reader)
     }
 
     /// The blob of a frame of a topic, whole: as [`get`](Self::get), and faster for whoever reads

@@ -16,7 +16,7 @@ use super::packs::PackList;
 use super::save::first_salt;
 use super::seal::{finish, replace_line};
 use super::sealed::SealedPack;
-use super::walk::Walk;
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::error::{Corruption, ReadOnlyReason};
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
@@ -335,7 +335,7 @@ impl Opened {
     ) -> Result<Option<FileKey>, BlobError> {
         let failed = |error| BlobError::io(media.path(), error);
         let mut dropped = Vec::new();
-        let mut walk = Walk::new(media, salt);
+        let mut walk = PackWalk::new(media, salt);
         let Some(first) = walk.next()? else {
             return match forget(env, line) {
                 Ok(()) => {

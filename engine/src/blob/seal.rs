@@ -10,7 +10,7 @@ use super::error::BlobError;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
 use super::sealed::{SealedPack, scan};
-use super::walk::Walk;
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::error::Shortage;
 use crate::format::file::FormatError;
@@ -115,7 +115,7 @@ pub(super) fn replace_line(env: &Env, old: &FileEntry, new: Option<FileEntry>) -
 pub(super) fn rewrite(
     env: &Arc<Env>,
     line: &FileEntry,
-    mut walk: Walk,
+    mut walk: PackWalk,
     stop: &dyn Fn() -> bool,
 ) -> Result<Built, NotRewritten> {
     let path = env.blob_path(line.base, line.generation, PACK);

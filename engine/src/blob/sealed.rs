@@ -12,11 +12,11 @@ use super::ahead::Wanted;
 use super::blocks::Blocks;
 use super::entry::Entry;
 use super::error::BlobError;
-use super::found::Found;
+use super::found::FoundBlob;
 use super::open_pack::find_header;
 use super::recover::remove_dropped;
 use super::trail::Row;
-use super::walk::Walk;
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::pack::{EntryKind, slot_of};
@@ -116,8 +116,8 @@ impl Opened {
         Entry::read(&self.media, at, self.salt)
     }
 
-    pub(super) fn walk(&self) -> Walk {
-        Walk::new(&self.media, self.salt)
+    pub(super) fn walk(&self) -> PackWalk {
+        PackWalk::new(&self.media, self.salt)
     }
 
     pub(super) const fn media(&self) -> &Arc<dyn Media> {
@@ -148,7 +148,7 @@ impl Opened {
         }
     }
 
-    fn miss(&self) -> Result<Option<Found>, BlobError> {
+    fn miss(&self) -> Result<Option<FoundBlob>, BlobError> {
         match self.damage {
             None => Ok(None),
             Some(at) => Err(BlobError::corrupt(self.media.path(), at, FormatError::Crc)),
@@ -362,7 +362,7 @@ impl SealedPack {
         opened: &Arc<Opened>,
         hash: &BlobHash,
         blocks: &Blocks,
-    ) -> Result<Option<Found>, BlobError> {
+    ) -> Result<Option<FoundBlob>, BlobError> {
         if !opened.may_hold(hash) {
             return opened.miss();
         }
@@ -376,7 +376,7 @@ impl SealedPack {
                     let entry = opened.entry(at)?;
                     if entry.header().kind != EntryKind::Block {
                         if entry.header().hash == *hash {
-                            return Ok(Some(Found::Entry(entry)));
+                            return Ok(Some(FoundBlob::Entry(entry)));
                         }
                         continue;
                     }
@@ -389,7 +389,7 @@ impl SealedPack {
             if let Some(bytes) = bytes.filter(|bytes| BlobHash::of(bytes) == *hash) {
                 let row = Row { place, number: candidate.number };
                 let opened = Arc::clone(&opened);
-                return Ok(Some(Found::Row { bytes, hash: *hash, opened, row }));
+                return Ok(Some(FoundBlob::Row { bytes, hash: *hash, opened, row }));
             }
         }
         opened.miss()
@@ -403,7 +403,7 @@ pub(super) fn scan(
 ) -> Result<(Contents, Option<u64>), BlobError> {
     let mut found = Contents::default();
     let mut damage = None;
-    let mut walk = Walk::new(media, salt);
+    let mut walk = PackWalk::new(media, salt);
     while let Some(entry) = walk.next()? {
         let slot = slot_of(entry.at());
         if entry.header().kind != EntryKind::Block {

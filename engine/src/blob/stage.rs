@@ -10,7 +10,7 @@ use parking_lot::MutexGuard;
 
 use super::build::Builder;
 use super::error::StageError;
-use super::found::Found;
+use super::found::FoundBlob;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
 use super::prepared::Prepared;
@@ -339,7 +339,7 @@ impl Shared {
     /// Whether an unsealed pack has these bytes.
     fn has_open(&self, hash: &BlobHash, bytes: &Bytes) -> bool {
         self.packs.list().open.iter().any(|pack| {
-            pack.find(hash).ok().flatten().is_some_and(|entry| Found::Entry(entry).is(bytes))
+            pack.find(hash).ok().flatten().is_some_and(|entry| FoundBlob::Entry(entry).is(bytes))
         })
     }
 
@@ -354,7 +354,7 @@ impl Shared {
     /// through when it was prepared.
     fn has_copy(&self, blob: &Prepared) -> bool {
         let short = blob.raw().filter(|bytes| bytes.len() < CHUNK_LEN);
-        let sound = |found: Found| {
+        let sound = |found: FoundBlob| {
             let is_sound = short.map_or(found.len() == blob.len(), |bytes| found.is(bytes));
             Ok(is_sound.then_some(()))
         };

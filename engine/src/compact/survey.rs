@@ -16,7 +16,7 @@ use crate::index::{Candidate, GoneOf, Marks, Stays};
 use crate::keys::key_hash;
 use crate::log::{RESTATED_BYTES, RESTATED_COUNT};
 use crate::planted::{Bug, is_planted};
-use crate::read::walk::{Found, WINDOW_SCAN, Walk};
+use crate::read::walk::{FoundRecord, WINDOW_SCAN, Walk};
 use crate::store::Inner;
 
 /// One bit for each record of a segment: whether it stays.
@@ -223,7 +223,7 @@ impl Deciding<'_> {
     fn record(
         &mut self,
         walk: &mut Walk,
-        found: &Found,
+        found: &FoundRecord,
         offsets: &Range<u64>,
         part: &mut Part,
     ) -> Stopped<bool> {
@@ -250,7 +250,7 @@ impl Deciding<'_> {
         })
     }
 
-    fn frame(&mut self, walk: &mut Walk, found: &Found, part: &mut Part) -> Stopped<bool> {
+    fn frame(&mut self, walk: &mut Walk, found: &FoundRecord, part: &mut Part) -> Stopped<bool> {
         let frame = walk.frame(found)?;
         let offset = found.offset;
         let hidden = offset < self.floor(frame.topic()) || self.marks.contains(offset);

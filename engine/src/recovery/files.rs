@@ -21,7 +21,7 @@ pub(crate) const NOT_NAMED: &str = "is not one of the files the manifest names";
 
 /// The segments the manifest names, in the order of their offsets.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct LogFiles {
     pub(super) sealed: Vec<Arc<Segment>>,
     pub(super) unmarked: Vec<FileEntry>,
     /// Something is missing or too much: nothing may be written.
@@ -29,14 +29,14 @@ pub(super) struct Found {
 }
 
 /// Looks at the directory of the log.
-pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, OpenError> {
+pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<LogFiles, OpenError> {
     let dir = env.log_dir();
     let state = env.manifest.state();
     let is_segment = |file: &&FileEntry| file.kind == FileKind::Segment;
     let mut listed: Vec<FileEntry> = state.files.iter().filter(is_segment).copied().collect();
     listed.sort_unstable_by_key(FileEntry::key);
     let is_listed = |key| listed.iter().any(|file| file.key() == key);
-    let mut found = Found::default();
+    let mut found = LogFiles::default();
     let listing = env.files.list(&dir).map_err(|error| OpenError::io("list", &dir, error))?;
     finish_renames(env, &listed, &listing).map_err(|error| OpenError::io("tidy", &dir, error))?;
     for name in &listing {

@@ -7,7 +7,7 @@ use super::super::error::BlobError;
 use super::super::seal::finish;
 use super::super::sealed::Opened;
 use super::marks::Marked;
-use super::plan::{Place, split};
+use super::plan::{BlobPlace, split};
 use super::{Condemned, Group, Marker, Sweep, SweepError};
 use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FormatError};
@@ -119,7 +119,7 @@ impl Sweep<'_> {
     fn keep(
         &self,
         entry: Entry,
-        dead: &[Place],
+        dead: &[BlobPlace],
         (opened, condemned): (&Opened, &Condemned),
         builder: &mut Builder,
     ) -> Result<(), BlobError> {
