@@ -22,7 +22,7 @@ pub const BLOCK_BLOBS_MAX: usize = 512;
 /// Stored bytes that share a CRC in an entry that is longer than this.
 pub const CHUNK_LEN: usize = 64 * 1024;
 /// zstd level: higher ones cost much more time than they save space.
-pub const ZSTD_LEVEL: i32 = 1;
+pub(crate) const ZSTD_LEVEL: i32 = 1;
 /// Bytes that are compressed to see whether a long blob compresses.
 const SAMPLE_LEN: usize = 16 * 1024;
 /// Largest window a decoder accepts, as a power of two: 8 MiB.
@@ -289,7 +289,7 @@ thread_local! {
 /// Whether bytes compress at all, as far as a part of them tells: with those that do not, as with
 /// what is compressed already, no time is lost.
 #[must_use]
-pub fn seems_worth_it(bytes: &[u8]) -> bool {
+pub(crate) fn seems_worth_it(bytes: &[u8]) -> bool {
     let sample = &bytes[..bytes.len().min(SAMPLE_LEN)];
     let frame = bulk::compress(sample, ZSTD_LEVEL);
     frame.is_ok_and(|frame| worth_it(frame.len() as u64, sample.len() as u64))
@@ -319,7 +319,7 @@ pub fn unzstd(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, FormatError> {
 ///
 /// # Errors
 /// [`FormatError::Field`] when the limits are not kept or zstd fails.
-pub fn encode_block(
+pub(crate) fn encode_block(
     blobs: &[impl AsRef<[u8]>],
     zstd: &mut bulk::Compressor<'_>,
 ) -> Result<(Vec<u8>, u64), FormatError> {
