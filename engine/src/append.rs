@@ -367,7 +367,7 @@ impl From<StageError> for AppendError {
     /// What a writer of blobs is told. Whether the error poisons the store is decided elsewhere.
     fn from(error: StageError) -> Self {
         match error {
-            StageError::Full(_) => Self::StorageFull,
+            StageError::Full(shortage) => Self::StorageFull(shortage),
             StageError::TooLong => Self::BlobTooLarge { max: BLOB_BYTES_MAX },
             StageError::Refused(error) => Self::BlobRefused(error.to_string().into()),
             StageError::Gone => Self::BlobRefused(error.to_string().into()),

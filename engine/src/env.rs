@@ -1,7 +1,7 @@
 //! What all parts of an open store share: where it is, how its files are reached, the time.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,6 +35,21 @@ pub(crate) struct Env {
 }
 
 impl Env {
+    /// Writes files of one directory that can be made again, each whole beside its name and then
+    /// under it, durably. What a crash leaves unnamed is removed by the next open.
+    pub(crate) fn write_whole(
+        &self,
+        dir: &Path,
+        files: impl IntoIterator<Item = (PathBuf, impl AsRef<[u8]>)>,
+    ) -> io::Result<()> {
+        for (path, bytes) in files {
+            let unfinished = names::unfinished(&path);
+            self.files.write_new(&unfinished, bytes.as_ref())?;
+            self.files.rename(&unfinished, &path)?;
+        }
+        self.files.sync_dir(dir)
+    }
+
     /// The directory of the log.
     pub(crate) fn log_dir(&self) -> PathBuf {
         self.dir.join(names::LOG_DIR)

@@ -1,9 +1,12 @@
-//! What can go wrong, one enum for each thing a caller does: open, append, read, close.
+//! What can go wrong, one enum for each thing a caller does: open, append, read, close. A text says
+//! its cause; the cause is then no source of the error, or who prints both would say it twice.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::io::Errno;
 
 use crate::format::record::RecordError;
 use crate::gc::GcError;
@@ -92,6 +95,54 @@ fn since_text(ms: u64) -> String {
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let (hours, minutes, seconds) = (secs / 3600, secs / 60 % 60, secs % 60);
     format!(" (since {year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}Z)")
+}
+
+/// What there was too little of. Nothing is broken by that, and nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Room on the disk, or in the quota of the user.
+    Space,
+    /// File descriptors, of the process or of the system.
+    Descriptors,
+}
+
+impl Shortage {
+    /// What an error of the system says was missing, if that is what it says.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<Self> {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        match (error.kind(), Errno::from_io_error(error)) {
+            (StorageFull | QuotaExceeded, _) => Some(Self::Space),
+            (_, Some(Errno::MFILE | Errno::NFILE)) => Some(Self::Descriptors),
+            _ => None,
+        }
+    }
+
+    /// What to do about it; `room`: where it is room that is missing.
+    pub(crate) const fn remedy(self, room: &'static str) -> &'static str {
+        match self {
+            Self::Space => room,
+            Self::Descriptors => "let the process have more open files",
+        }
+    }
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Space => "the disk is full",
+            Self::Descriptors => "no file descriptor is left",
+        })
+    }
+}
+
+impl From<Shortage> for io::Error {
+    fn from(shortage: Shortage) -> Self {
+        match shortage {
+            Shortage::Space => io::ErrorKind::StorageFull.into(),
+            Shortage::Descriptors => Errno::MFILE.into(),
+        }
+    }
 }
 
 /// Why a store could not be opened.
@@ -289,12 +340,10 @@ pub enum AppendError {
     /// A blob could not be hashed, compressed or read back; the store is unharmed.
     #[error("cannot take the blob: {0}")]
     BlobRefused(Arc<str>),
-    /// The disk is full, or the process has no descriptor left for the next file. Appends succeed
-    /// again once there is room.
-    #[error(
-        "the disk is full, or no file descriptor is left; make room, appends then go on by themselves"
-    )]
-    StorageFull,
+    /// There is no room on the disk, or no descriptor for the next file. Appends succeed again once
+    /// there is.
+    #[error("{0}; {remedy}, appends then go on by themselves", remedy = .0.remedy("make room"))]
+    StorageFull(Shortage),
     /// The store is open for reading only.
     #[error("the store is read-only: {0}")]
     ReadOnly(ReadOnlyReason),
@@ -385,9 +434,13 @@ pub enum CompactError {
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
-    /// There is no room for what is kept. Old segments go only once the new one is complete.
-    #[error("the disk is full; make room for one segment, compaction then makes more")]
-    StorageFull,
+    /// There is no room, or no descriptor, for what is kept. Old segments go only once the new one
+    /// is complete.
+    #[error(
+        "{0}; {remedy}",
+        remedy = .0.remedy("make room for one segment, compaction then makes more")
+    )]
+    StorageFull(Shortage),
     /// A segment cannot be read.
     #[error("{0}")]
     Unreadable(ReadError),
@@ -432,5 +485,34 @@ mod tests {
         ] {
             assert!(text(ms).contains(&format!("7 (since {time});")), "{}", text(ms));
         }
+    }
+
+    #[test]
+    fn who_has_too_few_descriptors_is_not_told_that_the_disk_is_full() {
+        let of = |errno: Errno| Shortage::of(&errno.into());
+        for (errnos, shortage, text) in [
+            ([Errno::NOSPC, Errno::DQUOT], Shortage::Space, "the disk is full; make room"),
+            (
+                [Errno::MFILE, Errno::NFILE],
+                Shortage::Descriptors,
+                "no file descriptor is left; let the process have more open files",
+            ),
+        ] {
+            assert_eq!(errnos.map(of), [Some(shortage); 2]);
+            assert_eq!(Shortage::of(&shortage.into()), Some(shortage));
+            let told = AppendError::StorageFull(shortage).to_string();
+            assert_eq!(told, format!("{text}, appends then go on by themselves"));
+            let told = CompactError::StorageFull(shortage).to_string();
+            assert!(told.starts_with(text), "{told}");
+        }
+        assert_eq!(of(Errno::IO), None);
+    }
+
+    #[test]
+    fn a_cause_that_the_text_says_is_no_source_as_well() {
+        use std::error::Error as _;
+        let closed = GcError::from(ReadError::Closed);
+        assert!(closed.to_string().ends_with(&ReadError::Closed.to_string()));
+        assert!(closed.source().is_none());
     }
 }

@@ -58,6 +58,8 @@ pub const EPHEMERAL_RING_MAX: usize = 1024;
 pub const EPHEMERAL_RING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest interval between syncs, in milliseconds.
 pub const SYNC_INTERVAL_MS_MAX: u64 = 60_000;
+/// Longest pause between two checks of a store in the background, in milliseconds: a year.
+pub const SCRUB_PAUSE_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 /// Epochs the manifest remembers; the oldest go first.
 pub const EPOCHS_MAX: usize = 4096;
 /// Files the manifest names.

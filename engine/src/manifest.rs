@@ -13,7 +13,8 @@ use crate::format::super_file::{SUPER_BYTES_MAX, SuperState};
 use crate::limits::FILES_MAX;
 use crate::media::{Files, is_lost, is_out_of_descriptors};
 
-const NAMES: [&str; 2] = ["super.a", "super.b"];
+/// What the copies are called.
+pub(crate) const NAMES: [&str; 2] = ["super.a", "super.b"];
 
 /// How far the copies are.
 #[derive(Debug)]
@@ -25,6 +26,16 @@ struct Writing {
     unnamed: usize,
     /// A copy may count on disk that nobody here goes by.
     in_doubt: bool,
+}
+
+/// Whether a directory holds a store, or what is left of one.
+pub(crate) fn is_in(dir: &Path) -> bool {
+    NAMES.iter().any(|name| dir.join(name).exists())
+}
+
+/// Whether a file of this name is a copy of the manifest.
+pub(crate) fn is_name(name: &str) -> bool {
+    NAMES.contains(&name)
 }
 
 impl Writing {

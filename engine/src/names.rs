@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::format::super_file::{FileEntry, FileKind};
+use crate::format::super_file::{FileEntry, FileKey, FileKind};
 
 /// The directory of the log.
 pub(crate) const LOG_DIR: &str = "log";
@@ -94,6 +94,12 @@ pub(crate) fn parse(name: &str, ends: &[&str]) -> Option<(u64, u32)> {
     let (stem, end) = name.rsplit_once('.')?;
     let (base, generation) = stem.split_once('.').filter(|_| ends.contains(&end))?;
     Some((base.parse().ok()?, generation.parse().ok()?))
+}
+
+/// The key of a file of a kind, by its name.
+pub(crate) fn parse_key(name: &str, kind: FileKind) -> Option<FileKey> {
+    let (base, generation) = parse(name, &[kind.end()])?;
+    Some(FileKey { kind, base, generation })
 }
 
 #[cfg(test)]

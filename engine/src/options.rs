@@ -8,8 +8,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::compact::CompactOptions;
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::limits::{
-    JOURNAL_HALF_BYTES_MAX, JOURNAL_HALF_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
-    SYNC_INTERVAL_MS_MAX,
+    JOURNAL_HALF_BYTES_MAX, JOURNAL_HALF_BYTES_MIN, SCRUB_PAUSE_MS_MAX, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN, SYNC_INTERVAL_MS_MAX,
 };
 
 /// How a store is opened.
@@ -81,9 +81,9 @@ impl Default for CompressOptions {
 /// How a store is checked in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScrubOptions {
-    /// Bytes read a second, on average.
+    /// Bytes read a second, on average; at least 1.
     pub bytes_per_second: u64,
-    /// Milliseconds from the end of a pass to the beginning of the next.
+    /// Milliseconds from the end of a pass to the beginning of the next, 366 days at most.
     pub pause_ms: u64,
 }
 
@@ -128,6 +128,28 @@ pub enum OptionsError {
         "a journal with halves of {0} bytes: a multiple of 4 KiB from 32 KiB to 64 MiB is needed"
     )]
     JournalBytes(u64),
+    /// An interval between syncs that is not allowed.
+    #[error(
+        "a sync every {ms} ms or {bytes} bytes: 1 to {SYNC_INTERVAL_MS_MAX} ms, and at least a \
+         byte, are needed"
+    )]
+    SyncInterval {
+        /// Milliseconds it was set to.
+        ms: u64,
+        /// Bytes it was set to.
+        bytes: u64,
+    },
+    /// A check in the background at a rate, or with a pause, that is not allowed.
+    #[error(
+        "a scrub of {bytes_per_second} bytes a second with pauses of {pause_ms} ms: at least a \
+         byte, and at most {SCRUB_PAUSE_MS_MAX} ms, are needed"
+    )]
+    Scrub {
+        /// Bytes a second it was set to.
+        bytes_per_second: u64,
+        /// Milliseconds it was set to.
+        pause_ms: u64,
+    },
     /// Not a sync policy.
     #[error("{0:?} is not a sync policy: sync, interval:50ms or another time, or none")]
     SyncPolicy(String),
@@ -146,7 +168,19 @@ impl StoreOptions {
         if half != 0 && !(in_range && half.is_multiple_of(4096)) {
             return Err(OptionsError::JournalBytes(half));
         }
-        Ok(())
+        if let SyncPolicy::Interval { ms, bytes } = self.sync
+            && !((1..=SYNC_INTERVAL_MS_MAX).contains(&ms) && bytes > 0)
+        {
+            return Err(OptionsError::SyncInterval { ms, bytes });
+        }
+        match self.scrub {
+            Some(ScrubOptions { bytes_per_second, pause_ms })
+                if bytes_per_second == 0 || pause_ms > SCRUB_PAUSE_MS_MAX =>
+            {
+                Err(OptionsError::Scrub { bytes_per_second, pause_ms })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -160,9 +194,9 @@ pub enum SyncPolicy {
     /// So many milliseconds after a write, or once so many bytes wait, whichever is first. A power
     /// cut may take the acknowledged appends of the last interval, always the newest ones.
     Interval {
-        /// Milliseconds.
+        /// Milliseconds, 1 to 60,000.
         ms: u64,
-        /// Bytes.
+        /// Bytes, at least 1.
         bytes: u64,
     },
     /// When a segment is sealed and when the store is closed. A power cut may take any number of
@@ -239,5 +273,32 @@ mod tests {
         for bad in [0, SEGMENT_BYTES_MIN - 1, SEGMENT_BYTES_MIN + 8, SEGMENT_BYTES_MAX * 2] {
             assert!(with(bad).check().is_err());
         }
+    }
+
+    #[test]
+    fn what_text_cannot_say_cannot_be_built_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |options: StoreOptions| match crate::Store::open(dir.path(), options) {
+            Err(crate::OpenError::Options(error)) => Err(error),
+            Err(error) => panic!("{error}"),
+            Ok(_) => Ok(()),
+        };
+        let every = |ms, bytes| {
+            let sync = SyncPolicy::Interval { ms, bytes };
+            open(StoreOptions { sync, ..StoreOptions::default() })
+        };
+        for (ms, bytes) in [(0, 1), (SYNC_INTERVAL_MS_MAX + 1, 1), (u64::MAX, 1), (1, 0)] {
+            assert_eq!(every(ms, bytes), Err(OptionsError::SyncInterval { ms, bytes }));
+        }
+        assert_eq!((every(1, u64::MAX), every(SYNC_INTERVAL_MS_MAX, 1)), (Ok(()), Ok(())));
+        let scrub = |bytes_per_second, pause_ms| {
+            let scrub = Some(ScrubOptions { bytes_per_second, pause_ms });
+            open(StoreOptions { scrub, ..StoreOptions::default() })
+        };
+        for (bytes_per_second, pause_ms) in [(0, 1), (1, SCRUB_PAUSE_MS_MAX + 1), (1, u64::MAX)] {
+            let refused = Err(OptionsError::Scrub { bytes_per_second, pause_ms });
+            assert_eq!(scrub(bytes_per_second, pause_ms), refused);
+        }
+        assert_eq!((scrub(1, 0), scrub(u64::MAX, SCRUB_PAUSE_MS_MAX)), (Ok(()), Ok(())));
     }
 }

@@ -1,10 +1,14 @@
 //! Bugs on purpose. Each is what a store could do wrong and what some test must notice; built with
-//! `--cfg xs_planted` one of them is switched on by the environment. In any other build none of
-//! this is there: the question is answered when the code is compiled. `scripts/planted-bugs` asks
-//! them all.
+//! `--cfg xs_planted` one of them is switched on by the environment. In any other build the
+//! question is answered when the code is compiled, and functions that only a bug calls are not
+//! there. `scripts/planted-bugs` asks them all.
 
 /// A bug that can be planted; its name in the environment is the variant's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(xs_planted),
+    expect(dead_code, reason = "some are only asked for where they can be")
+)]
 pub(crate) enum Bug {
     /// The log is not synced.
     SkipLogSync,

@@ -16,7 +16,7 @@ use crate::compact::Compaction;
 use crate::cursors::{CursorSummary, Cursors, HeldState};
 use crate::env::Env;
 use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
-use crate::format::super_file::{EpochStart, FileKind, FileState};
+use crate::format::super_file::{EpochStart, FileState};
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::keys::KeyIndex;
@@ -342,7 +342,7 @@ impl Inner {
     /// The answer to who cannot be served because of a step that prepares.
     fn refuse(&self, fault: Fault) -> AppendError {
         match fault {
-            Fault::Full => AppendError::StorageFull,
+            Fault::Full(shortage) => AppendError::StorageFull(shortage),
             Fault::Failed(error) => {
                 self.poison(&error);
                 AppendError::Poisoned
@@ -408,7 +408,7 @@ impl Inner {
             return Err(StoreError::Poisoned);
         }
         let told = |fault: Fault| match fault {
-            Fault::Full => StoreError::Io("the disk is full".into()),
+            Fault::Full(shortage) => StoreError::Io(shortage.to_string().into()),
             Fault::Failed(error) => StoreError::Io(error.to_string().into()),
         };
         writer.catch_up(self).map_err(told)?;
@@ -417,21 +417,21 @@ impl Inner {
         match writer.mark_close(self) {
             // The manifest says where the log ends; without room for it the mark can be spared.
             Ok(()) => {}
-            Err(Fault::Full) if !writer.appender().has_rolled() => {}
+            Err(Fault::Full(_)) if !writer.appender().has_rolled() => {}
             Err(fault) => return Err(told(fault)),
         }
         self.sealing.seal_now(self).map_err(told)?;
         let _indexed = self.sealing.index_sealed(self);
         let io = |error: io::Error| StoreError::Io(error.to_string().into());
         self.blobs.close().map_err(io)?;
-        let end = writer.appender().active().map(|active| (active.segment.key(), active.flushed));
+        let end =
+            writer.appender().active().map(|active| (active.segment.file_key(), active.flushed));
         let closed = self.env.manifest.update(|state| {
             (state.clean, state.journal) = (true, 0);
             for file in &mut state.files {
-                let open = file.kind == FileKind::Segment && file.state == FileState::Unmarked;
                 if let Some((key, length)) = end
-                    && open
-                    && (file.base, file.generation) == (key.base, key.generation)
+                    && file.state == FileState::Unmarked
+                    && file.key() == key
                 {
                     file.length = length;
                 }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::error::Shortage;
 use crate::format::control::Mark;
 use crate::log::Fault;
-use crate::media::is_full;
 use crate::options::SyncPolicy;
 use crate::store::Inner;
 use crate::sys;
@@ -190,7 +190,7 @@ fn run(inner: &Arc<Inner>) {
                     || upkeep.puts.load(Ordering::SeqCst) != rounds.synced.1;
                 missed.then_some(Duration::ZERO)
             }
-            Err(Fault::Full) => Some(RETRY),
+            Err(Fault::Full(_)) => Some(RETRY),
             Err(Fault::Failed(error)) => {
                 inner.poison(&error);
                 None
@@ -203,7 +203,7 @@ fn run(inner: &Arc<Inner>) {
 fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
     // A full disk keeps nothing from being synced that was written.
     let is_full = match make_ready(inner) {
-        Err(Fault::Full) => true,
+        Err(Fault::Full(_)) => true,
         ready => ready.map(|()| false)?,
     };
     let next = make_durable(inner, rounds)?;
@@ -227,10 +227,10 @@ fn make_ready(inner: &Arc<Inner>) -> Result<(), Fault> {
         let used = inner.writer.lock().appender().fill_percent() < SPARE_AT_PERCENT;
         upkeep.spare_due.store(!used, Ordering::Relaxed);
     }
-    match indexed {
-        Err(error) if is_full(&error) => Err(Fault::Full),
-        // What else fails is tried again with the next segment.
-        _ => Ok(()),
+    // What else fails is tried again with the next segment.
+    match indexed.err().as_ref().and_then(Shortage::of) {
+        Some(shortage) => Err(Fault::Full(shortage)),
+        None => Ok(()),
     }
 }
 

@@ -5,7 +5,9 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use xs_engine::limits::BLOB_BYTES_MAX;
-use xs_engine::{AppendError, CompactError, GcError, MaintainError, OpenError, ReadError};
+use xs_engine::{
+    AppendError, CompactError, GcError, MaintainError, OpenError, ReadError, Shortage,
+};
 use xs_protocol::{Code, Detail, Refusal};
 
 /// Why a batch or a blob was not taken.
@@ -32,7 +34,7 @@ pub(super) fn append(error: &AppendError) -> Refusal {
         AppendError::ConditionNotMet(_) => Code::ConditionFailed,
         AppendError::TooManyCursors => Code::TooManyCursors,
         AppendError::UnknownBlob(_) => Code::UnknownBlob,
-        AppendError::StorageFull => Code::StorageFull,
+        AppendError::StorageFull(_) => Code::StorageFull,
         AppendError::ConditionUnread { error, .. } | AppendError::Unreadable(error) => {
             read_code(error)
         }
@@ -65,11 +67,12 @@ pub(super) fn append(error: &AppendError) -> Refusal {
 
 /// Why bytes of a blob that streams in were not taken.
 pub(super) fn blob_bytes(error: &io::Error) -> Refusal {
-    use ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    if let Some(shortage) = Shortage::of(error) {
+        return append(&AppendError::StorageFull(shortage));
+    }
     match error.kind() {
-        StorageFull | QuotaExceeded => append(&AppendError::StorageFull),
         // The system has a limit of its own, which is not the blob's.
-        FileTooLarge if error.raw_os_error().is_none() => {
+        ErrorKind::FileTooLarge if error.raw_os_error().is_none() => {
             append(&AppendError::BlobTooLarge { max: BLOB_BYTES_MAX })
         }
         _ => Refusal::new(Code::Internal, format!("cannot take the blob: {error}")),
@@ -92,7 +95,7 @@ pub(super) fn compact(error: &CompactError) -> Refusal {
         CompactError::Append(error) => return append(error),
         CompactError::Unreadable(error) => return read(error),
         CompactError::Left(_) => Code::Corrupt,
-        CompactError::StorageFull => Code::StorageFull,
+        CompactError::StorageFull(_) => Code::StorageFull,
         CompactError::ReadOnly(_) => Code::ReadOnly,
         CompactError::Poisoned | CompactError::Closed => Code::Closed,
         CompactError::Blobs(error) => gc_code(error),
@@ -140,7 +143,7 @@ const fn gc_code(error: &GcError) -> Code {
     match error {
         GcError::Read(error) => read_code(error),
         GcError::ReadOnly(_) => Code::ReadOnly,
-        GcError::StorageFull => Code::StorageFull,
+        GcError::StorageFull(_) => Code::StorageFull,
         GcError::Poisoned | GcError::Closed => Code::Closed,
         _ => Code::Internal,
     }
@@ -233,7 +236,7 @@ mod tests {
             (AppendError::TooManyCursors, Code::TooManyCursors),
             (AppendError::UnknownBlob(hash), Code::UnknownBlob),
             (AppendError::BlobRefused(Arc::from("why")), Code::Unreadable),
-            (AppendError::StorageFull, Code::StorageFull),
+            (AppendError::StorageFull(Shortage::Space), Code::StorageFull),
             (AppendError::ReadOnly(ReadOnlyReason::Backup), Code::ReadOnly),
             (AppendError::Indeterminate, Code::Indeterminate),
             (AppendError::Poisoned, Code::Closed),
@@ -246,10 +249,14 @@ mod tests {
 
     #[test]
     fn a_long_body_that_does_not_fit_is_refused_as_a_short_one_is() {
-        let full = append(&AppendError::StorageFull);
-        let errno = rustix::io::Errno::NOSPC.raw_os_error();
-        let refusal = blob_bytes(&io::Error::from_raw_os_error(errno));
-        assert_eq!((refusal.code, refusal.message), (full.code, full.message));
+        use rustix::io::Errno;
+        for (shortage, errno) in
+            [(Shortage::Space, Errno::NOSPC), (Shortage::Descriptors, Errno::MFILE)]
+        {
+            let full = append(&AppendError::StorageFull(shortage));
+            let refusal = blob_bytes(&io::Error::from_raw_os_error(errno.raw_os_error()));
+            assert_eq!((refusal.code, refusal.message), (full.code, full.message));
+        }
         assert_eq!(blob_bytes(&io::Error::other("why")).code, Code::Internal);
         let refusal = blob_bytes(&ErrorKind::FileTooLarge.into());
         let limit = Detail::Limit(16 << 30);

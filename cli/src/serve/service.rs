@@ -104,7 +104,7 @@ impl Core {
             }
             match &result {
                 Ok(_) => fullness.note(false),
-                Err(AppendError::StorageFull) => fullness.note(true),
+                Err(AppendError::StorageFull(_)) => fullness.note(true),
                 Err(_) => {}
             }
             done(result);

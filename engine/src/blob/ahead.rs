@@ -40,16 +40,16 @@ struct Mapped {
 #[derive(Debug, Default)]
 pub(super) struct Guesses {
     packs: Vec<Mapped>,
-    places: Vec<Option<Place>>,
+    places: Vec<Option<PackPosition>>,
     next: usize,
     /// Behind the entry that was taken last.
-    end: Option<Place>,
+    end: Option<PackPosition>,
     /// Those that were taken do not lie one behind another.
     scattered: bool,
 }
 
 /// The number of a pack, and a position in it.
-type Place = (usize, usize);
+type PackPosition = (usize, usize);
 
 impl Guesses {
     /// Looks for blobs, and asks for the memory in which they are.
@@ -92,7 +92,7 @@ impl Guesses {
 
     fn take(
         &mut self,
-        (number, at): Place,
+        (number, at): PackPosition,
         header: impl FnOnce(&[u8], u32) -> Option<EntryHeader>,
     ) -> Option<Bytes> {
         let pack = self.packs.get(number)?;

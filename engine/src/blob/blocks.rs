@@ -13,7 +13,7 @@ use crate::format::pack::Block;
 pub(super) const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Uuid of a pack, which changes with each generation, and the position of an entry in it.
-pub(super) type Place = ([u8; 16], u64);
+pub(super) type BlockPlace = ([u8; 16], u64);
 
 /// The BLOCKs by their places.
 #[derive(Debug, Default)]
@@ -23,9 +23,9 @@ pub(super) struct Blocks {
 
 #[derive(Debug, Default)]
 struct Kept {
-    blocks: HashMap<Place, Slot>,
+    blocks: HashMap<BlockPlace, Slot>,
     /// Their places in the order in which they will go, but for those used again meanwhile.
-    order: VecDeque<Place>,
+    order: VecDeque<BlockPlace>,
     bytes: usize,
 }
 
@@ -38,7 +38,7 @@ struct Slot {
 
 impl Blocks {
     /// A BLOCK that is kept.
-    pub(super) fn get(&self, place: &Place) -> Option<Arc<Block>> {
+    pub(super) fn get(&self, place: &BlockPlace) -> Option<Arc<Block>> {
         let mut kept = self.kept.lock();
         let slot = kept.blocks.get_mut(place)?;
         slot.used = true;
@@ -46,7 +46,7 @@ impl Blocks {
     }
 
     /// Keeps a BLOCK.
-    pub(super) fn put(&self, place: Place, block: &Arc<Block>) {
+    pub(super) fn put(&self, place: BlockPlace, block: &Arc<Block>) {
         let mut kept = self.kept.lock();
         let slot = Slot { block: Arc::clone(block), used: false };
         if kept.blocks.insert(place, slot).is_some() {

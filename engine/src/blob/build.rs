@@ -14,12 +14,13 @@ use super::entry::Entry;
 use super::error::BlobError;
 use super::prepared::{Prepared, padding};
 use super::reader::BlobReader;
-use super::walk::Walk;
+use super::sealed::{encode_index, write_index};
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::pack::{
     BLOCK_BLOBS_MAX, BLOCK_BYTES_MAX, Block, CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader, EntryKind,
-    ZSTD_LEVEL, encode_block, worth_it,
+    ZSTD_LEVEL, encode_block, slot_of, worth_it,
 };
 use crate::format::pack_index::Contents;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
@@ -301,7 +302,7 @@ impl Builder {
     }
 
     fn note(&mut self, hashes: impl IntoIterator<Item = BlobHash>) {
-        let slot = (self.at() / 8) as u32;
+        let slot = slot_of(self.at());
         let hashes = hashes.into_iter().inspect(|hash| self.hashes.update(hash.as_bytes()));
         self.contents.push(slot, hashes.map(|hash| hash.prefix()));
     }
@@ -365,6 +366,12 @@ impl Builder {
 }
 
 impl Built {
+    /// Writes the index beside the pack. Without the file it is made anew when it is first needed.
+    pub(super) fn write_index(&self, env: &Env) {
+        let index = encode_index(env, &self.line, &self.contents);
+        let _ = write_index(env, &self.line, &index);
+    }
+
     /// Removes the files of a generation that the manifest does not name.
     pub(super) fn abandon(&self, env: &Env) {
         for kind in [PACK_INDEX, PACK] {
@@ -378,7 +385,7 @@ impl Built {
         let path = env.blob_path(self.line.base, self.line.generation, PACK);
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
         let salt = super::open_pack::read_header(&media, &self.line)?.salt;
-        let mut walk = Walk::new(&media, salt);
+        let mut walk = PackWalk::new(&media, salt);
         let mut hashes = Sha256::new();
         while let Some(entry) = walk.next()? {
             match entry.header().kind {

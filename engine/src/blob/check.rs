@@ -10,7 +10,7 @@ use super::open_pack::OpenPack;
 use super::packs::Packs;
 use super::reader::BlobReader;
 use super::sealed::{SealedPack, scan};
-use super::walk::Walk;
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::EntryKind;
@@ -54,7 +54,7 @@ pub(crate) fn check_pack_file(
     salt: u32,
     tell: Tell<'_>,
 ) -> io::Result<u64> {
-    let mut walk = Walk::new(media, salt);
+    let mut walk = PackWalk::new(media, salt);
     let (mut sound, mut end) = (0, FILE_HEADER_LEN as u64);
     while let Some(entry) = walk.next().map_err(io::Error::from)? {
         let (at, hash) = (entry.at(), entry.header().hash);
@@ -72,7 +72,7 @@ pub(crate) fn check_pack_file(
         };
         let (hash, bad) = match checked {
             Ok(()) => (None, BadEntry::None),
-            Err(BlobError::Io { source, .. }) => return Err(source),
+            Err(BlobError::Io { error, .. }) => return Err(error),
             Err(BlobError::Corrupt(corruption)) => {
                 ((!is_block).then_some(hash), BadEntry::Entry(corruption.what))
             }

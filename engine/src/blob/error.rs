@@ -3,21 +3,20 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Corruption, ReadError};
+use crate::error::{Corruption, ReadError, Shortage};
 use crate::format::file::FormatError;
 use crate::limits::BLOB_BYTES_MAX;
-use crate::media::is_full;
 
 /// Why a blob cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BlobError {
     /// The system cannot read or write a file of the pack.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {error}", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
     /// A pack does not hold what was written.
     #[error("{0}; restore the blob from a backup or put it again")]
@@ -33,8 +32,8 @@ pub(crate) enum BlobError {
 }
 
 impl BlobError {
-    pub(super) fn io(path: &Path, source: io::Error) -> Self {
-        Self::Io { path: path.to_owned(), source }
+    pub(super) fn io(path: &Path, error: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), error }
     }
 
     pub(super) fn corrupt(path: &Path, position: u64, what: FormatError) -> Self {
@@ -49,7 +48,7 @@ impl BlobError {
 impl From<BlobError> for io::Error {
     fn from(error: BlobError) -> Self {
         match error {
-            BlobError::Io { source, .. } => source,
+            BlobError::Io { error, .. } => error,
             BlobError::Corrupt(_) => Self::new(io::ErrorKind::InvalidData, error),
             BlobError::TooLong { .. } => Self::new(io::ErrorKind::FileTooLarge, error),
         }
@@ -59,7 +58,7 @@ impl From<BlobError> for io::Error {
 impl From<BlobError> for ReadError {
     fn from(error: BlobError) -> Self {
         match error {
-            BlobError::Io { path, source } => Self::io(&path, &source),
+            BlobError::Io { path, error } => Self::io(&path, &error),
             BlobError::Corrupt(corruption) => Self::Corrupt(corruption),
             BlobError::TooLong { len, max } => Self::TooLarge { bytes: len, max },
         }
@@ -69,27 +68,30 @@ impl From<BlobError> for ReadError {
 /// Why blobs were not stored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StageError {
-    /// There is no space. Nothing is broken, and it may be tried again.
-    #[error("no space for blobs: {0}")]
-    Full(#[source] io::Error),
+    /// There is no space, or no descriptor. Nothing is broken, and it may be tried again.
+    #[error("no room for blobs: {0}")]
+    Full(Shortage),
     /// The blob is longer than any may be.
     #[error("blob is over the limit of {BLOB_BYTES_MAX} bytes")]
     TooLong,
     /// The blob could not be compressed, hashed or read back; the store is unharmed.
     #[error("cannot take the blob: {0}")]
-    Refused(#[source] io::Error),
+    Refused(io::Error),
     /// The blob was there when it was looked for and was swept since; it must be put again.
     #[error("the blob was swept meanwhile; put it again")]
     Gone,
     /// A write or sync failed: what the packs hold is unknown until the store is opened again.
     #[error("writing blobs failed: {0}")]
-    Failed(#[source] io::Error),
+    Failed(io::Error),
 }
 
 impl StageError {
     /// An error from a step after which nothing of what was acknowledged is in doubt.
     pub(super) fn harmless(error: impl Into<io::Error>) -> Self {
         let error = error.into();
-        if is_full(&error) { Self::Full(error) } else { Self::Refused(error) }
+        match Shortage::of(&error) {
+            Some(shortage) => Self::Full(shortage),
+            None => Self::Refused(error),
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::value::BlobHash;
 
 /// Where a blob is.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum FoundBlob {
     /// It is an entry of its own.
     Entry(Entry),
     /// It is in a BLOCK, decompressed and compared with its hash.
@@ -29,7 +29,7 @@ pub(super) enum Found {
     },
 }
 
-impl Found {
+impl FoundBlob {
     /// Bytes of the blob.
     pub(super) fn len(&self) -> u64 {
         match self {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::BlobError;
-use crate::format::pack::{ENTRY_HEADER_LEN, EntryHeader, EntryKind};
+use crate::format::pack::{ENTRY_HEADER_LEN, EntryHeader, EntryKind, slot_of};
 use crate::media::Media;
 
 /// Bytes taken from the file at a time.
@@ -50,7 +50,7 @@ impl Headers {
                     if end > upto {
                         return Ok(found);
                     }
-                    found.slots.push((header.hash.prefix(), (found.end / 8) as u32));
+                    found.slots.push((header.hash.prefix(), slot_of(found.end)));
                     found.durable_upto = found.durable_upto.max(header.durable_upto);
                     found.end = end;
                 }

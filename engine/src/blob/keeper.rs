@@ -15,6 +15,7 @@ use super::packs::{PackList, Packs};
 use super::seal::{NotSealed, seal};
 use super::sweep::SweepError;
 use crate::env::Env;
+use crate::error::Shortage;
 use crate::sys::{self, free_bytes};
 
 /// Unsealed packs, the active one and the one made ready included.
@@ -49,8 +50,8 @@ struct Chores {
     want_spare: bool,
     making_spare: bool,
     spare: Option<Arc<OpenPack>>,
-    /// The last attempt to seal found no space.
-    stuck: bool,
+    /// What the last attempt to seal found too little of.
+    stuck: Option<Shortage>,
     /// The last attempt found no space: the next pack is sealed in place, which needs none.
     was_stuck: bool,
 }
@@ -149,7 +150,7 @@ impl Keeper {
     /// them is true.
     ///
     /// # Errors
-    /// `StorageFull` when full packs cannot be sealed for want of space; anything else when the
+    /// That of a [`Shortage`] which keeps full packs from being sealed; anything else when the
     /// thread is gone.
     pub(super) fn next_pack(&self, packs: &Packs) -> io::Result<Option<Arc<OpenPack>>> {
         let mut chores = self.chores.lock();
@@ -164,8 +165,8 @@ impl Keeper {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::NotConnected.into());
             }
-            if chores.stuck {
-                return Err(io::ErrorKind::StorageFull.into());
+            if let Some(shortage) = chores.stuck {
+                return Err(shortage.into());
             }
             self.urgent.store(true, Ordering::Relaxed);
             self.room.wait(&mut chores);
@@ -182,8 +183,8 @@ impl Keeper {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::NotConnected.into());
             }
-            if chores.stuck {
-                return Err(io::ErrorKind::StorageFull.into());
+            if let Some(shortage) = chores.stuck {
+                return Err(shortage.into());
             }
             self.room.wait(&mut chores);
         }
@@ -206,8 +207,7 @@ impl Keeper {
             }
             self.urgent.store(false, Ordering::Relaxed);
             let (now, taken) = (Instant::now(), self.taken());
-            let is_busy =
-                chores.pace.is_busy(now, taken, env.options.compress.busy_bytes_per_second);
+            let is_busy = chores.pace.look(now, taken, env.options.compress.busy_bytes_per_second);
             let list = packs.list();
             if chores.want_spare && list.open.len() < OPEN_MAX {
                 chores.want_spare = false;
@@ -220,9 +220,9 @@ impl Keeper {
             drop(list);
             match due {
                 Due::Nothing => self.work.wait(&mut chores),
-                Due::Seal { .. } if chores.stuck => {
+                Due::Seal { .. } if chores.stuck.is_some() => {
                     self.work.wait_for(&mut chores, RETRY);
-                    (chores.stuck, chores.was_stuck) = (false, true);
+                    (chores.stuck, chores.was_stuck) = (None, true);
                 }
                 Due::Seal { pack, hurry } => {
                     let hurry = hurry || chores.was_stuck;
@@ -264,7 +264,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 drop(pack);
                 match sealed {
                     Ok(()) => keeper.done(|chores| chores.was_stuck = false),
-                    Err(NotSealed::Full) => keeper.done(|chores| chores.stuck = true),
+                    Err(NotSealed::Full(shortage)) => {
+                        keeper.done(|chores| chores.stuck = Some(shortage));
+                    }
                     Err(NotSealed::Stopped) => break,
                     Err(NotSealed::Failed(error)) => {
                         shared.fail(error);

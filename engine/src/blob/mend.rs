@@ -13,11 +13,11 @@ use super::error::BlobError;
 use super::headers::Headers;
 use super::open_pack::{OpenPack, find_header};
 use super::reader::BlobReader;
-use super::walk::Walk;
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::error::Corruption;
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::pack::EntryKind;
+use crate::format::pack::{EntryKind, slot_of};
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
 use crate::names::PACK;
@@ -85,7 +85,7 @@ fn look(env: &Env, path: &Path, salt: u32, from: u64) -> Result<Option<Tail>, Bl
     let upto = zero_from.next_multiple_of(8).min(media.len());
     // Through a map, for there may be many entries; it goes before anything is written.
     let map = env.files.open_sealed(path).map_err(failed)?;
-    let mut walk = Walk::part(&map, salt, from..upto);
+    let mut walk = PackWalk::part(&map, salt, from..upto);
     let (mut slots, mut end, mut torn, mut durable_upto) = (Vec::new(), from, None, 0);
     while let Some(entry) = walk.next()? {
         let (at, next, header) = (entry.at(), entry.end(), *entry.header());
@@ -93,7 +93,7 @@ fn look(env: &Env, path: &Path, salt: u32, from: u64) -> Result<Option<Tail>, Bl
         match BlobReader::open(entry).and_then(BlobReader::check) {
             Ok(()) if at != end || header.kind == EntryKind::Block => return Ok(None),
             Ok(()) => {
-                slots.push((header.hash.prefix(), (at / 8) as u32));
+                slots.push((header.hash.prefix(), slot_of(at)));
                 end = next;
             }
             Err(BlobError::Corrupt(corruption)) => {

@@ -57,10 +57,11 @@ pub(crate) use save::{find_pack_salt, save_pack};
 use crate::env::Env;
 use crate::error::{Corruption, ReadOnlyReason};
 use crate::format::pack::CHUNK_LEN;
+use crate::format::super_file::FileKey;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 use beside::{Asked, Beside};
-use found::Found;
+use found::FoundBlob;
 use keeper::Keeper;
 use open_pack::OpenPack;
 use packs::Packs;
@@ -225,7 +226,7 @@ impl Blobs {
     /// # Errors
     /// [`BlobError`] when it cannot be read or is damaged in every place it is in.
     pub(crate) fn get(&self, hash: &BlobHash) -> Result<Option<BlobReader>, BlobError> {
-        self.shared.packs.find(hash, Found::reader)
+        self.shared.packs.find(hash, FoundBlob::reader)
     }
 
     /// The blob of a frame of a topic, whole: as [`get`](Self::get), and faster for whoever reads
@@ -253,11 +254,11 @@ impl Blobs {
         self.shared.seal_all().unwrap();
     }
 
-    /// Number, generation and final bytes of each pack that is not sealed.
-    pub(crate) fn open_packs(&self) -> Vec<((u64, u32), u64)> {
+    /// The key and the final bytes of each pack that is not sealed.
+    pub(crate) fn open_packs(&self) -> Vec<(FileKey, u64)> {
         let line = |pack: &Arc<open_pack::OpenPack>| {
             let line = pack.line();
-            ((line.base, line.generation), line.length)
+            (line.key(), line.length)
         };
         self.shared.packs.list().open.iter().map(line).collect()
     }
@@ -326,11 +327,7 @@ impl Blobs {
         self.shared.env.manifest.update(|state| {
             for pack in &list.open {
                 let line = pack.line();
-                let same = state.files.iter_mut().find(|file| {
-                    (file.kind, file.base, file.generation)
-                        == (line.kind, line.base, line.generation)
-                });
-                if let Some(file) = same {
+                if let Some(file) = state.files.iter_mut().find(|file| file.key() == line.key()) {
                     *file = line;
                 }
             }

@@ -16,7 +16,7 @@ use super::headers::Headers;
 use super::reader::BlobReader;
 use super::save::find_pack_salt;
 use super::slots::Slots;
-use super::walk::Walk;
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState};
@@ -77,7 +77,7 @@ impl OpenPack {
         let held = Headers::read(&media, header.salt, FILE_HEADER_LEN as u64, end)?;
         pack.fill(&held.slots);
         // Where a header is damaged the entries behind it are there all the same.
-        let mut walk = Walk::part(&media, header.salt, held.end..end);
+        let mut walk = PackWalk::part(&media, header.salt, held.end..end);
         while let Some(entry) = walk.next()? {
             pack.insert(&entry.header().hash, entry.at());
         }
@@ -162,8 +162,8 @@ impl OpenPack {
         &self.media
     }
 
-    pub(super) fn walk(&self) -> Walk {
-        Walk::new(&self.media, self.salt)
+    pub(super) fn walk(&self) -> PackWalk {
+        PackWalk::new(&self.media, self.salt)
     }
 
     /// The pack's line in the manifest.
@@ -277,6 +277,7 @@ impl OpenPack {
     }
 
     /// Claims that all that is published is durable: a bug on purpose.
+    #[cfg(xs_planted)]
     pub(super) fn pretend_synced(&self) {
         self.durable.fetch_max(self.media.published(), Ordering::Release);
         self.settled.fetch_max(self.media.published(), Ordering::Release);
@@ -371,8 +372,7 @@ fn decode_header(
         Ok(header) => header,
         Err(what) => return Ok(Err(what)),
     };
-    let named = (header.file, header.base, header.generation);
-    match named == (file.uuid, file.base, file.generation) {
+    match file.owns(&header) {
         true => Ok(Ok(header)),
         false => Err(BlobError::corrupt(path, 0, FormatError::Field("uuid"))),
     }

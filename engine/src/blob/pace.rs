@@ -25,8 +25,8 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Whether at least `many` bytes a second came in lately, of `bytes` that ever did.
-    pub(super) fn is_busy(&mut self, now: Instant, bytes: u64, many: u64) -> bool {
+    /// Looks whether at least `many` bytes a second came in lately, of `bytes` that ever did.
+    pub(super) fn look(&mut self, now: Instant, bytes: u64, many: u64) -> bool {
         let (time, came) = (now.saturating_duration_since(self.since), bytes - self.bytes);
         if time >= LOOK_MAX || (time >= LOOK_MIN && came >= BURST_BYTES) {
             self.is_busy = came as f64 >= many as f64 * time.as_secs_f64();
@@ -49,7 +49,7 @@ mod tests {
         let mut bytes = 0;
         let mut look = |ms, more| {
             bytes += more;
-            pace.is_busy(at(ms), bytes, 16 * MIB)
+            pace.look(at(ms), bytes, 16 * MIB)
         };
         assert!(!look(0, 0));
         // Fast, but little of it.
@@ -65,6 +65,6 @@ mod tests {
 
     #[test]
     fn with_no_rate_it_is_always_busy() {
-        assert!(Pace::default().is_busy(Instant::now(), 0, 0));
+        assert!(Pace::default().look(Instant::now(), 0, 0));
     }
 }

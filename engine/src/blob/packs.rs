@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::ahead::{Guesses, Wanted};
 use super::blocks::Blocks;
 use super::error::BlobError;
-use super::found::Found;
+use super::found::FoundBlob;
 use super::open_pack::OpenPack;
 use super::sealed::{Opened, SealedPack};
 use super::trail;
@@ -95,7 +95,7 @@ impl Packs {
     pub(super) fn find<T>(
         &self,
         hash: &BlobHash,
-        mut take: impl FnMut(Found) -> Result<T, BlobError>,
+        mut take: impl FnMut(FoundBlob) -> Result<T, BlobError>,
     ) -> Result<Option<T>, BlobError> {
         self.find_among(|_| true, hash, |found| take(found).map(Some))
     }
@@ -106,7 +106,7 @@ impl Packs {
     pub(super) fn find_copy<T>(
         &self,
         hash: &BlobHash,
-        take: impl FnMut(Found) -> Result<Option<T>, BlobError>,
+        take: impl FnMut(FoundBlob) -> Result<Option<T>, BlobError>,
     ) -> Result<Option<T>, BlobError> {
         self.find_among(|pack| !pack.is_costly(), hash, take)
     }
@@ -115,11 +115,11 @@ impl Packs {
         &self,
         among: impl Fn(&SealedPack) -> bool,
         hash: &BlobHash,
-        mut take: impl FnMut(Found) -> Result<Option<T>, BlobError>,
+        mut take: impl FnMut(FoundBlob) -> Result<Option<T>, BlobError>,
     ) -> Result<Option<T>, BlobError> {
         let list = self.list();
         let mut damage = None;
-        let mut try_take = |found: Result<Option<Found>, BlobError>| match found
+        let mut try_take = |found: Result<Option<FoundBlob>, BlobError>| match found
             .and_then(|found| found.map_or(Ok(None), &mut take))
         {
             Ok(taken) => taken,
@@ -129,7 +129,8 @@ impl Packs {
             }
         };
         for pack in &list.open {
-            if let Some(taken) = try_take(pack.find(hash).map(|found| found.map(Found::Entry))) {
+            if let Some(taken) = try_take(pack.find(hash).map(|found| found.map(FoundBlob::Entry)))
+            {
                 return Ok(Some(taken));
             }
         }
@@ -192,7 +193,7 @@ impl Packs {
         &self,
         (pack, opened): &(Arc<SealedPack>, Arc<Opened>),
         hash: &BlobHash,
-    ) -> Result<Option<Found>, BlobError> {
+    ) -> Result<Option<FoundBlob>, BlobError> {
         pack.find(opened, hash, &self.blocks)
     }
 
@@ -202,7 +203,7 @@ impl Packs {
         list: &PackList,
         pack: &Arc<SealedPack>,
         hash: &BlobHash,
-    ) -> Result<Option<Found>, BlobError> {
+    ) -> Result<Option<FoundBlob>, BlobError> {
         pack.find(&self.opened(list, pack)?, hash, &self.blocks)
     }
 

@@ -263,7 +263,7 @@ fn of_stream(error: io::Error, at: &Entry) -> BlobError {
 impl Read for BlobReader {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.next(out).map_err(|error| match error {
-            BlobError::Io { source, .. } => source,
+            BlobError::Io { error, .. } => error,
             other => io::Error::new(io::ErrorKind::InvalidData, ReadError::from(other)),
         })
     }

@@ -15,12 +15,12 @@ use super::open_pack::{OpenPack, find_header};
 use super::packs::PackList;
 use super::save::first_salt;
 use super::seal::{finish, replace_line};
-use super::sealed::{SealedPack, encode_index, write_index};
-use super::walk::Walk;
+use super::sealed::SealedPack;
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::error::{Corruption, ReadOnlyReason};
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
-use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState};
 use crate::limits::FINDINGS_MAX;
 use crate::media::{Media, is_full};
 use crate::names::{self, PACK, PACK_INDEX};
@@ -47,22 +47,22 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
     let number = lines.iter().map(|line| line.base).max().unwrap_or(0);
     let Inventory { packs: mut there, newer } = inventory(env)?;
     for line in lines.extract_if(.., |line| line.state == FileState::Dropped) {
-        there.remove(&(line.base, line.generation));
+        there.remove(&line.key());
         remove_dropped(env, &line).map_err(|error| BlobError::io(&dir, error))?;
     }
     forget_dropped(env).map_err(|error| BlobError::io(&dir, error))?;
-    let named = places(&lines);
+    let named = keys(&lines);
     let replaced: Vec<_> = there
         .keys()
-        .filter(|place| !named.contains(place))
-        .filter(|(number, _)| lines.iter().any(|l| l.base == *number && has(&there, l)))
+        .filter(|key| !named.contains(key))
+        .filter(|key| lines.iter().any(|l| l.base == key.base && has(&there, l)))
         .copied()
         .collect();
-    for (number, generation) in replaced {
-        there.remove(&(number, generation));
-        remove(env, number, generation);
+    for key in replaced {
+        there.remove(&key);
+        remove(env, key.base, key.generation);
     }
-    let number = there.keys().map(|place| place.0).max().unwrap_or(0).max(number);
+    let number = there.keys().map(|key| key.base).max().unwrap_or(0).max(number);
     let mut opened = Opened { trouble: newer, number, ..Opened::default() };
     for line in &lines {
         if !has(&there, line) {
@@ -103,11 +103,9 @@ fn forget_dropped(env: &Env) -> io::Result<()> {
 
 /// Takes a pack out of the manifest, if it is there.
 fn forget(env: &Env, line: &FileEntry) -> io::Result<()> {
-    let place = (line.kind, line.base, line.generation);
-    let is_it = |file: &FileEntry| (file.kind, file.base, file.generation) == place;
-    match env.manifest.state().files.iter().any(is_it) {
-        true => replace_line(env, line, None),
-        false => Ok(()),
+    match env.manifest.state().file(line.key()) {
+        Some(_) => replace_line(env, line, None),
+        None => Ok(()),
     }
 }
 
@@ -122,8 +120,8 @@ enum Head {
     Damaged,
 }
 
-/// Packs by number and generation.
-type There = BTreeMap<(u64, u32), Head>;
+/// The packs there are.
+type There = BTreeMap<FileKey, Head>;
 
 /// What lies in the directory of the packs.
 struct Inventory {
@@ -132,13 +130,12 @@ struct Inventory {
     newer: Option<ReadOnlyReason>,
 }
 
-/// Number and generation of each.
-fn places<'a>(lines: impl IntoIterator<Item = &'a FileEntry>) -> BTreeSet<(u64, u32)> {
-    lines.into_iter().map(|line| (line.base, line.generation)).collect()
+fn keys<'a>(lines: impl IntoIterator<Item = &'a FileEntry>) -> BTreeSet<FileKey> {
+    lines.into_iter().map(FileEntry::key).collect()
 }
 
 fn has(there: &There, line: &FileEntry) -> bool {
-    there.contains_key(&(line.base, line.generation))
+    there.contains_key(&line.key())
 }
 
 /// The packs in the directory. Unfinished files and indexes without a pack are removed.
@@ -146,34 +143,38 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
     let dir = env.blob_dir();
     let names = env.files.list(&dir).map_err(|error| BlobError::io(&dir, error))?;
     let state = env.manifest.state();
-    let named = places(state.files.iter().filter(|file| file.kind == FileKind::Pack));
+    let named = keys(state.files.iter().filter(|file| file.kind == FileKind::Pack));
     let (mut packs, mut newer) = (BTreeMap::new(), None);
     for name in finish_renames(env, &names)? {
-        let Some(place) = names::parse(name, &[PACK]) else { continue };
+        let Some(key) = names::parse_key(name, FileKind::Pack) else { continue };
         let path = dir.join(name);
         let head = match read_head(env, &path) {
             Ok(Err(FormatError::Version { found })) => {
                 newer = newer.or(Some(ReadOnlyReason::Version { path, found }));
                 // One that the manifest does not name is not for this program to remove either.
-                if !named.contains(&place) {
+                if !named.contains(&key) {
                     continue;
                 }
                 Head::Damaged
             }
             Ok(Err(_)) => Head::Damaged,
             Ok(Ok(header)) => {
-                let tells = (header.store, (header.base, header.generation));
-                if tells == (state.store, place) { Head::Ours(header) } else { Head::Foreign }
+                let tells = FileKey::pack(header.base, header.generation);
+                match (header.store, tells) == (state.store, key) {
+                    true => Head::Ours(header),
+                    false => Head::Foreign,
+                }
             }
             // A link to nothing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             // What cannot be read may be anything.
             Err(error) => return Err(BlobError::io(&path, error)),
         };
-        packs.insert(place, head);
+        packs.insert(key, head);
     }
     for name in &names {
-        if names::parse(name, &[PACK_INDEX]).is_some_and(|place| !packs.contains_key(&place)) {
+        let of = names::parse(name, &[PACK_INDEX]).map(|(base, of)| FileKey::pack(base, of));
+        if of.is_some_and(|key| !packs.contains_key(&key)) {
             let _ = env.files.remove(&dir.join(name));
         }
     }
@@ -190,12 +191,7 @@ fn finish_renames<'a>(env: &Env, names: &'a [String]) -> Result<Vec<&'a str>, Bl
             found.push(name.as_str());
             continue;
         };
-        let named = names::parse(place, &[PACK]).and_then(|at| {
-            let is_it = |file: &&FileEntry| {
-                file.kind == FileKind::Pack && at == (file.base, file.generation)
-            };
-            state.files.iter().find(is_it)
-        });
+        let named = names::parse_key(place, FileKind::Pack).and_then(|key| state.file(key));
         let meant = |file: &FileEntry| is_meant(env.files.as_ref(), &dir, (name, place), file);
         if named.is_some_and(meant) {
             let failed = |error| BlobError::io(&dir.join(name), error);
@@ -255,7 +251,7 @@ impl Opened {
                 return Ok(());
             }
             Ok(None) => {}
-            Err(BlobError::Io { source, .. }) if is_full(&source) => {}
+            Err(BlobError::Io { error, .. }) if is_full(&error) => {}
             Err(error) => return Err(error),
         }
         let path = env.blob_path(line.base, line.generation, PACK);
@@ -274,16 +270,16 @@ impl Opened {
     /// lost its newest copy.
     fn strangers(&mut self, env: &Arc<Env>, strangers: &There) -> Result<(), BlobError> {
         let mut taken = None;
-        for (&(number, generation), &head) in strangers {
+        for (&key, &head) in strangers {
             // The oldest generation has all that the others were made of, and one of them is
             // what it has become by now.
-            if let Some(became) = taken.filter(|place: &(u64, u32)| place.0 == number) {
-                if became.1 != generation {
-                    remove(env, number, generation);
+            if let Some(became) = taken.filter(|taken: &FileKey| taken.base == key.base) {
+                if became != key {
+                    remove(env, key.base, key.generation);
                 }
                 continue;
             }
-            taken = self.stranger(env, (number, generation), head)?.or(taken);
+            taken = self.stranger(env, key, head)?.or(taken);
         }
         Ok(())
     }
@@ -293,9 +289,9 @@ impl Opened {
     fn stranger(
         &mut self,
         env: &Arc<Env>,
-        (number, generation): (u64, u32),
+        FileKey { base: number, generation, .. }: FileKey,
         head: Head,
-    ) -> Result<Option<(u64, u32)>, BlobError> {
+    ) -> Result<Option<FileKey>, BlobError> {
         let path = env.blob_path(number, generation, PACK);
         let failed = |error| BlobError::io(&path, error);
         let media = env.files.open_scan(&path).map_err(failed)?;
@@ -336,10 +332,10 @@ impl Opened {
         line: &FileEntry,
         salt: u32,
         media: &Arc<dyn Media>,
-    ) -> Result<Option<(u64, u32)>, BlobError> {
+    ) -> Result<Option<FileKey>, BlobError> {
         let failed = |error| BlobError::io(media.path(), error);
         let mut dropped = Vec::new();
-        let mut walk = Walk::new(media, salt);
+        let mut walk = PackWalk::new(media, salt);
         let Some(first) = walk.next()? else {
             return match forget(env, line) {
                 Ok(()) => {
@@ -370,14 +366,12 @@ impl Opened {
             });
         let built = match rewritten {
             Ok(built) => built,
-            Err(BlobError::Io { source, .. }) if is_full(&source) => {
+            Err(BlobError::Io { error, .. }) if is_full(&error) => {
                 return self.adopt(env, line, salt, media).map(Some);
             }
             Err(error) => return Err(error),
         };
-        let index = encode_index(env, &built.line, &built.contents);
-        // Without the file the index is made anew when it is first needed.
-        let _ = write_index(env, &built.line, &index);
+        built.write_index(env);
         match replace_line(env, line, Some(built.line)) {
             Ok(()) => remove(env, line.base, line.generation),
             Err(error) if is_full(&error) => {
@@ -389,7 +383,7 @@ impl Opened {
         self.dropped.extend(dropped.into_iter().take(FINDINGS_MAX));
         let sealed = SealedPack::new(Arc::clone(env), built.line);
         self.list.sealed.push(Arc::new(sealed));
-        Ok(Some((built.line.base, built.line.generation)))
+        Ok(Some(built.line.key()))
     }
 
     /// With no space for its next generation, or for the manifest without it, a pack serves as it
@@ -400,9 +394,9 @@ impl Opened {
         line: &FileEntry,
         salt: u32,
         media: &Arc<dyn Media>,
-    ) -> Result<(u64, u32), BlobError> {
+    ) -> Result<FileKey, BlobError> {
         let pack = OpenPack::adopt(env, line, salt, media)?;
         self.list.open.push(Arc::new(pack));
-        Ok((line.base, line.generation))
+        Ok(line.key())
     }
 }

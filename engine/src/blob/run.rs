@@ -10,7 +10,7 @@ use bytes::{Buf as _, Bytes};
 use super::ahead::{Guesses, Wanted};
 use super::entry::{Entry, NEAR_LEN};
 use super::error::BlobError;
-use super::found::Found;
+use super::found::FoundBlob;
 use super::packs::Packs;
 use super::trail;
 use crate::format::pack::{ENTRY_HEADER_LEN, EntryHeader, kin_of};
@@ -57,7 +57,7 @@ impl Run {
         let stride = header.stride();
         if !header.is_raw_and_short() {
             let entry = Entry::read(&self.media, self.at, self.salt).ok()?;
-            let body = Found::Entry(entry).body(max).ok()?;
+            let body = FoundBlob::Entry(entry).body(max).ok()?;
             self.at += stride;
             self.bytes = Bytes::new();
             return Some(body);

@@ -8,8 +8,7 @@ use super::check::BadEntry;
 use super::entry::Entry;
 use super::error::BlobError;
 use super::seal::finish;
-use super::sealed::{encode_index, write_index};
-use super::walk::Walk;
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::{ENTRY_MAGIC, EntryHeader, EntryKind};
@@ -31,7 +30,7 @@ pub(crate) fn save_pack(
 ) -> Result<Option<FileEntry>, BlobError> {
     let created = Builder::create(env, (number, 0), media.len());
     let mut builder = created.map_err(|error| BlobError::io(media.path(), error))?;
-    let mut walk = Walk::new(media, salt);
+    let mut walk = PackWalk::new(media, salt);
     let mut end = FILE_HEADER_LEN as u64;
     while let Some(entry) = walk.next()? {
         if end < entry.at() {
@@ -45,9 +44,7 @@ pub(crate) fn save_pack(
         return Ok(None);
     }
     let built = finish(env, builder)?;
-    let index = encode_index(env, &built.line, &built.contents);
-    // Without the file the index is made anew when it is first needed.
-    let _ = write_index(env, &built.line, &index);
+    built.write_index(env);
     Ok(Some(built.line))
 }
 

@@ -9,12 +9,12 @@ use super::build::{Builder, Built};
 use super::error::BlobError;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
-use super::sealed::{SealedPack, encode_index, scan, write_index};
-use super::walk::Walk;
+use super::sealed::{SealedPack, scan};
+use super::walk::PackWalk;
 use crate::env::Env;
+use crate::error::Shortage;
 use crate::format::file::FormatError;
-use crate::format::super_file::{FileEntry, FileKind, FileState};
-use crate::media::is_full;
+use crate::format::super_file::{FileEntry, FileState};
 use crate::names::PACK;
 
 /// Bytes of a pack read at a time for its CRC.
@@ -25,8 +25,8 @@ const PART_LEN: u64 = 1024 * 1024;
 pub(super) enum NotSealed {
     /// The store is being closed.
     Stopped,
-    /// There is no space; it will be tried again.
-    Full,
+    /// There is no space, or no descriptor; it will be tried again.
+    Full(Shortage),
     /// A sync failed: what the packs hold is unknown.
     Failed(io::Error),
 }
@@ -68,7 +68,7 @@ pub(super) fn seal(
     let (line, kept) = match rewritten {
         Some(built) => match name(env, pack, &built) {
             Ok(()) => (built.line, false),
-            Err(NotSealed::Full) => {
+            Err(NotSealed::Full(_)) => {
                 // That may have been the last room there was.
                 built.abandon(env);
                 (name_in_place(env, pack)?, true)
@@ -90,12 +90,10 @@ pub(super) fn seal(
 
 /// Names in the manifest what a pack has become.
 fn name(env: &Env, pack: &OpenPack, built: &Built) -> Result<(), NotSealed> {
-    let index = encode_index(env, &built.line, &built.contents);
-    // Without the file the index is made anew when it is first needed.
-    let _ = write_index(env, &built.line, &index);
-    replace_line(env, &pack.line(), Some(built.line)).map_err(|error| match is_full(&error) {
-        true => NotSealed::Full,
-        false => NotSealed::Failed(error),
+    built.write_index(env);
+    replace_line(env, &pack.line(), Some(built.line)).map_err(|error| match Shortage::of(&error) {
+        Some(shortage) => NotSealed::Full(shortage),
+        None => NotSealed::Failed(error),
     })
 }
 
@@ -108,11 +106,7 @@ fn name_in_place(env: &Env, pack: &Arc<OpenPack>) -> Result<FileEntry, NotSealed
 /// Replaces the line of a pack in the manifest, or takes it out.
 pub(super) fn replace_line(env: &Env, old: &FileEntry, new: Option<FileEntry>) -> io::Result<()> {
     env.manifest.update(|state| {
-        let is_old = |file: &FileEntry| {
-            let place = (file.kind, file.base, file.generation);
-            place == (FileKind::Pack, old.base, old.generation)
-        };
-        state.files.retain(|file| !is_old(file));
+        state.files.retain(|file| file.key() != old.key());
         state.files.extend(new);
     })
 }
@@ -121,7 +115,7 @@ pub(super) fn replace_line(env: &Env, old: &FileEntry, new: Option<FileEntry>) -
 pub(super) fn rewrite(
     env: &Arc<Env>,
     line: &FileEntry,
-    mut walk: Walk,
+    mut walk: PackWalk,
     stop: &dyn Fn() -> bool,
 ) -> Result<Built, NotRewritten> {
     let path = env.blob_path(line.base, line.generation, PACK);

@@ -12,18 +12,18 @@ use super::ahead::Wanted;
 use super::blocks::Blocks;
 use super::entry::Entry;
 use super::error::BlobError;
-use super::found::Found;
+use super::found::FoundBlob;
 use super::open_pack::find_header;
 use super::recover::remove_dropped;
 use super::trail::Row;
-use super::walk::Walk;
+use super::walk::PackWalk;
 use crate::env::Env;
 use crate::format::file::{FileHeader, FormatError, Magic};
-use crate::format::pack::EntryKind;
+use crate::format::pack::{EntryKind, slot_of};
 use crate::format::pack_index::{self, Contents, PackFilter, PackIndex};
 use crate::format::super_file::FileEntry;
 use crate::media::Media;
-use crate::names::{PACK, PACK_INDEX, unfinished};
+use crate::names::{PACK, PACK_INDEX};
 use crate::value::BlobHash;
 
 /// How far `newest_ms` may lag behind: a put that finds its blob in a pack writes the manifest at
@@ -116,8 +116,8 @@ impl Opened {
         Entry::read(&self.media, at, self.salt)
     }
 
-    pub(super) fn walk(&self) -> Walk {
-        Walk::new(&self.media, self.salt)
+    pub(super) fn walk(&self) -> PackWalk {
+        PackWalk::new(&self.media, self.salt)
     }
 
     pub(super) const fn media(&self) -> &Arc<dyn Media> {
@@ -148,7 +148,7 @@ impl Opened {
         }
     }
 
-    fn miss(&self) -> Result<Option<Found>, BlobError> {
+    fn miss(&self) -> Result<Option<FoundBlob>, BlobError> {
         match self.damage {
             None => Ok(None),
             Some(at) => Err(BlobError::corrupt(self.media.path(), at, FormatError::Crc)),
@@ -315,10 +315,8 @@ impl SealedPack {
         let path = self.env.blob_path(self.line.base, self.line.generation, PACK_INDEX);
         let media = self.env.files.open_sealed(&path).ok()?;
         let index = PackIndex::open(media.view(0..media.len()).ok()?).ok()?;
-        let header = index.header();
-        let named = (header.file, header.base, header.generation);
-        let wanted = (self.line.uuid, self.line.base, self.line.generation);
-        (named == wanted && index.count() as u64 == self.line.count).then_some(index)
+        let is_whole = index.count() as u64 == self.line.count;
+        (self.line.owns(index.header()) && is_whole).then_some(index)
     }
 
     /// Makes the index from the pack. One that cannot be written is kept in memory.
@@ -364,7 +362,7 @@ impl SealedPack {
         opened: &Arc<Opened>,
         hash: &BlobHash,
         blocks: &Blocks,
-    ) -> Result<Option<Found>, BlobError> {
+    ) -> Result<Option<FoundBlob>, BlobError> {
         if !opened.may_hold(hash) {
             return opened.miss();
         }
@@ -378,7 +376,7 @@ impl SealedPack {
                     let entry = opened.entry(at)?;
                     if entry.header().kind != EntryKind::Block {
                         if entry.header().hash == *hash {
-                            return Ok(Some(Found::Entry(entry)));
+                            return Ok(Some(FoundBlob::Entry(entry)));
                         }
                         continue;
                     }
@@ -391,7 +389,7 @@ impl SealedPack {
             if let Some(bytes) = bytes.filter(|bytes| BlobHash::of(bytes) == *hash) {
                 let row = Row { place, number: candidate.number };
                 let opened = Arc::clone(&opened);
-                return Ok(Some(Found::Row { bytes, hash: *hash, opened, row }));
+                return Ok(Some(FoundBlob::Row { bytes, hash: *hash, opened, row }));
             }
         }
         opened.miss()
@@ -405,9 +403,9 @@ pub(super) fn scan(
 ) -> Result<(Contents, Option<u64>), BlobError> {
     let mut found = Contents::default();
     let mut damage = None;
-    let mut walk = Walk::new(media, salt);
+    let mut walk = PackWalk::new(media, salt);
     while let Some(entry) = walk.next()? {
-        let slot = (entry.at() / 8) as u32;
+        let slot = slot_of(entry.at());
         if entry.header().kind != EntryKind::Block {
             found.push(slot, [entry.header().hash.prefix()]);
             continue;
@@ -437,8 +435,5 @@ pub(super) fn encode_index(env: &Env, line: &FileEntry, contents: &Contents) -> 
 /// Puts the index of a pack in its place.
 pub(super) fn write_index(env: &Env, line: &FileEntry, bytes: &[u8]) -> io::Result<()> {
     let path = env.blob_path(line.base, line.generation, PACK_INDEX);
-    let unfinished = unfinished(&path);
-    env.files.write_new(&unfinished, bytes)?;
-    env.files.rename(&unfinished, &path)?;
-    env.files.sync_dir(&env.blob_dir())
+    env.write_whole(&env.blob_dir(), [(path, bytes)])
 }

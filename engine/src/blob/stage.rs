@@ -10,17 +10,17 @@ use parking_lot::MutexGuard;
 
 use super::build::Builder;
 use super::error::StageError;
-use super::found::Found;
+use super::found::FoundBlob;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
 use super::prepared::Prepared;
-use super::sealed::{Opened, SealedPack, encode_index, write_index};
+use super::sealed::{Opened, SealedPack};
 use super::slots::Slots;
 use super::{Shared, earlier_failure};
+use crate::error::Shortage;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::{CHUNK_LEN, EntryHeader};
 use crate::format::super_file::FileEntry;
-use crate::media::is_full;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 
@@ -134,6 +134,7 @@ impl Shared {
         self.usable(!*open)?;
         let mut writing = self.take(std::slice::from_ref(blob))?;
         self.flush(&mut writing).map_err(StageError::Failed)?;
+        #[cfg(xs_planted)]
         if is_planted(Bug::SkipHitSync) {
             self.packs.list().open.iter().for_each(|pack| pack.pretend_synced());
         }
@@ -218,10 +219,7 @@ impl Shared {
     fn tell_touched(&self, pack: &SealedPack) -> Result<(), StageError> {
         let line = pack.line();
         let told = self.env.manifest.update(|state| {
-            let same = |file: &&mut FileEntry| {
-                (file.kind, file.base, file.generation) == (line.kind, line.base, line.generation)
-            };
-            if let Some(file) = state.files.iter_mut().find(same) {
+            if let Some(file) = state.files.iter_mut().find(|file| file.key() == line.key()) {
                 file.newest_ms = pack.newest_ms();
             }
         });
@@ -229,7 +227,10 @@ impl Shared {
     }
 
     fn not_told(&self, error: io::Error) -> StageError {
-        if is_full(&error) { StageError::Full(error) } else { StageError::Failed(self.fail(error)) }
+        match Shortage::of(&error) {
+            Some(shortage) => StageError::Full(shortage),
+            None => StageError::Failed(self.fail(error)),
+        }
     }
 
     /// Ends the active pack and waits until all that is full was sealed.
@@ -338,7 +339,7 @@ impl Shared {
     /// Whether an unsealed pack has these bytes.
     fn has_open(&self, hash: &BlobHash, bytes: &Bytes) -> bool {
         self.packs.list().open.iter().any(|pack| {
-            pack.find(hash).ok().flatten().is_some_and(|entry| Found::Entry(entry).is(bytes))
+            pack.find(hash).ok().flatten().is_some_and(|entry| FoundBlob::Entry(entry).is(bytes))
         })
     }
 
@@ -353,7 +354,7 @@ impl Shared {
     /// through when it was prepared.
     fn has_copy(&self, blob: &Prepared) -> bool {
         let short = blob.raw().filter(|bytes| bytes.len() < CHUNK_LEN);
-        let sound = |found: Found| {
+        let sound = |found: FoundBlob| {
             let is_sound = short.map_or(found.len() == blob.len(), |bytes| found.is(bytes));
             Ok(is_sound.then_some(()))
         };
@@ -428,9 +429,7 @@ impl Shared {
             return Err(StageError::harmless(error));
         }
         let built = builder.finish().map_err(StageError::harmless)?;
-        let index = encode_index(&self.env, &built.line, &built.contents);
-        // Without the file the index is made anew when it is first needed.
-        let _ = write_index(&self.env, &built.line, &index);
+        built.write_index(&self.env);
         self.enter(built.line).inspect_err(|error| {
             if matches!(error, StageError::Full(_)) {
                 built.abandon(&self.env);

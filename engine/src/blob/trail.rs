@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
-use super::blocks::Place;
+use super::blocks::BlockPlace;
 use super::entry::Entry;
 use super::run::Run;
 use crate::media::Media;
@@ -19,7 +19,7 @@ const KINS: usize = 2048;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Row {
     /// The BLOCK.
-    pub(super) place: Place,
+    pub(super) place: BlockPlace,
     /// Number of the blob in it.
     pub(super) number: u32,
 }

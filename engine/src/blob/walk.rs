@@ -19,7 +19,7 @@ const LEFT_MIN: u64 = ENTRY_HEADER_LEN as u64 + NEAR_LEN;
 
 /// The entries of a pack up to what is published of it, their headers checked.
 #[derive(Debug)]
-pub(super) struct Walk {
+pub(super) struct PackWalk {
     media: Arc<dyn Media>,
     salt: u32,
     at: u64,
@@ -29,7 +29,7 @@ pub(super) struct Walk {
     window: (u64, Bytes),
 }
 
-impl Walk {
+impl PackWalk {
     pub(super) fn new(media: &Arc<dyn Media>, salt: u32) -> Self {
         Self::part(media, salt, FILE_HEADER_LEN as u64..u64::MAX)
     }

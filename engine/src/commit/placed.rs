@@ -9,7 +9,7 @@ use crate::format::batch::BATCH_HEADER_LEN;
 use crate::format::key_index::UsedKey;
 use crate::format::record::frame_len;
 use crate::index::{Index, Noted, Notes};
-use crate::log::Place;
+use crate::log::{BatchPlace, position_of};
 use crate::value::Frame;
 
 /// A batch of this group that was laid out.
@@ -17,7 +17,7 @@ use crate::value::Frame;
 pub(super) struct Placed {
     pub(super) appended: Appended,
     /// Where its records are; none for a batch of ephemeral frames alone.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<BatchPlace>,
     pub(super) ephemeral: Vec<(u64, Frame)>,
     /// The batch that used its key before; nothing was laid out.
     pub(super) repeats: Option<UsedKey>,
@@ -81,8 +81,8 @@ fn note(pending: &Pending, batch: &Placed, notes: &mut Notes<'_>) {
             offset,
             id: stamp.id,
             topic: new.topic.as_str(),
-            batch: place.position as u32,
-            record: record as u32,
+            batch: position_of(place.position),
+            record: position_of(record),
             record_len: len as u32,
             body_len: body.map_or(0, |(len, _)| len),
             ttl: new.ttl,

@@ -19,7 +19,7 @@ use super::timing::Stage;
 use crate::append::{Appended, Pending, Removal, Stamp, Target};
 use crate::blob::StageError;
 use crate::cursors::{Cursors, HeldCursor};
-use crate::error::AppendError;
+use crate::error::{AppendError, Shortage};
 use crate::format::control::{self, Control, CursorRecord, Mark, StateRecord};
 use crate::format::key_index::UsedKey;
 use crate::format::record::{RecordError, encode_frame};
@@ -105,7 +105,7 @@ impl From<AppendError> for Refusal {
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Full => Self::Batch(AppendError::StorageFull),
+            Fault::Full(shortage) => Self::Batch(AppendError::StorageFull(shortage)),
             Fault::Failed(error) => Self::Failed(error),
         }
     }
@@ -606,7 +606,7 @@ impl Writer {
             return Ok(());
         }
         match self.roll(inner, control::MARK_LEN) {
-            Err(Fault::Full) => Ok(()),
+            Err(Fault::Full(_)) => Ok(()),
             rolled => rolled,
         }
     }
@@ -625,7 +625,12 @@ impl Writer {
         self.sync(inner).map_err(Fault::Failed)?;
         match self.make_room(inner, control::MARK_LEN) {
             Ok(()) => {}
-            Err(Refusal::Batch(_) | Refusal::NextGroup) => return Err(Fault::Full),
+            Err(Refusal::Batch(AppendError::StorageFull(shortage))) => {
+                return Err(Fault::Full(shortage));
+            }
+            Err(Refusal::Batch(_) | Refusal::NextGroup) => {
+                return Err(Fault::Full(Shortage::Space));
+            }
             Err(Refusal::Failed(error)) => return Err(Fault::Failed(error)),
         }
         let mut open = self.appender.begin();

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::append::{Appended, Batch};
-use crate::error::{AppendError, CompactError, Corruption, ReadError};
+use crate::error::{AppendError, CompactError, Corruption, ReadError, Shortage};
 use crate::index::Candidate;
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Fault;
@@ -198,7 +198,7 @@ impl Inner {
         let mut report = CompactReport::default();
         for _ in 0..TRIES {
             let last = self.secure_log(&offsets)?;
-            report.add(&self.compact(&Which::Holding(&offsets), last, None)?);
+            report.add(self.compact(&Which::Holding(&offsets), last, None)?);
             let mut left = Vec::new();
             for offset in offsets {
                 let found = self.stored_at(offset).map_err(CompactError::Unreadable)?;
@@ -276,16 +276,16 @@ impl Inner {
             candidates.pop();
         }
         let mut pace = Pace::new(self, bytes_per_second);
-        let mut full = false;
+        let mut full = None;
         for job in plan::plan(&candidates, which, self.env.options.segment_bytes) {
             if matches!(which, Which::Dead(_)) && self.env.is_held() {
                 // A copy is being made of the files as they are.
                 break;
             }
-            full |= self.job(&candidates[job], which, &mut pace, &mut report)?;
+            full = self.job(&candidates[job], which, &mut pace, &mut report)?.or(full);
         }
         self.index.forget_gone();
-        if full { Err(CompactError::StorageFull) } else { Ok(report) }
+        full.map_or(Ok(report), |shortage| Err(CompactError::StorageFull(shortage)))
     }
 
     /// Rewrites segments that are meant to become one. Says whether there was no room for some of
@@ -296,22 +296,22 @@ impl Inner {
         which: &Which<'_>,
         pace: &mut Pace<'_>,
         report: &mut CompactReport,
-    ) -> Result<bool, CompactError> {
-        let (mut most, mut full) = (left.len(), false);
+    ) -> Result<Option<Shortage>, CompactError> {
+        let (mut most, mut full) = (left.len(), None);
         while !left.is_empty() {
             let (some, _) = left.split_at(most.min(left.len()));
             let taken = match self.rewrite(some, which, pace) {
                 Ok((done, taken)) => {
-                    report.add(&done);
+                    report.add(done);
                     taken.max(1)
                 }
                 // There may be room for what is left of one, and then for more.
-                Err(Stop::Failed(Fault::Full)) if some.len() > 1 => {
+                Err(Stop::Failed(Fault::Full(_))) if some.len() > 1 => {
                     most = 1;
                     0
                 }
-                Err(Stop::Failed(Fault::Full)) => {
-                    full = true;
+                Err(Stop::Failed(Fault::Full(shortage))) => {
+                    full = Some(shortage);
                     1
                 }
                 Err(Stop::Damaged(corruption)) => {
@@ -351,8 +351,8 @@ impl Inner {
             };
             let survey = survey::survey(self, inputs, marks, limit, pace)?;
             let now_ms = self.env.clock.now_ms();
-            for (input, &lens) in survey.inputs.iter().zip(&survey.lens) {
-                self.index.surveyed(input, lens, now_ms);
+            for (input, &stays) in survey.inputs.iter().zip(&survey.stays) {
+                self.index.surveyed(input, stays, now_ms);
             }
             let taken = survey.inputs.len();
             if !plan::is_worth_it(&survey, which) {
@@ -384,7 +384,7 @@ impl Inner {
 
     fn compact_error(&self, fault: Fault, poisons: bool) -> CompactError {
         match fault {
-            Fault::Full => CompactError::StorageFull,
+            Fault::Full(shortage) => CompactError::StorageFull(shortage),
             Fault::Failed(error) => {
                 if poisons {
                     self.poison(&error);
@@ -396,12 +396,24 @@ impl Inner {
 }
 
 impl CompactReport {
-    fn add(&mut self, done: &Self) {
-        self.rewritten += done.rewritten;
-        self.written += done.written;
-        self.frames += done.frames;
-        self.bytes_before += done.bytes_before;
-        self.bytes_after += done.bytes_after;
+    /// Adds what another step did. What both met is listed once.
+    fn add(&mut self, done: Self) {
+        let Self { rewritten, written, frames, bytes_before, bytes_after, damaged, named } = done;
+        self.rewritten += rewritten;
+        self.written += written;
+        self.frames += frames;
+        self.bytes_before += bytes_before;
+        self.bytes_after += bytes_after;
+        for corruption in damaged {
+            if !self.damaged.contains(&corruption) {
+                self.damaged.push(corruption);
+            }
+        }
+        for hash in named {
+            if !self.named.contains(&hash) {
+                self.named.push(hash);
+            }
+        }
     }
 }
 

@@ -12,11 +12,11 @@ use crate::format::batch::BATCH_HEADER_LEN;
 use crate::format::control::{self, Control};
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::{PREFIX_LEN, RecordKind, RecordPrefix};
-use crate::index::{Candidate, GoneOf, Marks};
+use crate::index::{Candidate, GoneOf, Marks, Stays};
 use crate::keys::key_hash;
 use crate::log::{RESTATED_BYTES, RESTATED_COUNT};
 use crate::planted::{Bug, is_planted};
-use crate::read::walk::{Found, WINDOW_SCAN, Walk};
+use crate::read::walk::{FoundRecord, WINDOW_SCAN, Walk};
 use crate::store::Inner;
 
 /// One bit for each record of a segment: whether it stays.
@@ -47,9 +47,8 @@ pub(super) struct Survey {
     pub(super) inputs: Vec<Candidate>,
     /// For each segment its records that stay.
     pub(super) keep: Vec<Bits>,
-    /// For each segment the bytes that stay of it, with all floors it may need, and how many of
-    /// them are of tombstones and keys.
-    pub(super) lens: Vec<(u64, u64)>,
+    /// What stays of each segment.
+    pub(super) stays: Vec<Stays>,
     /// Bytes of the batches that stay, without floors.
     pub(super) kept_len: u64,
     /// What is gone of each topic that is met.
@@ -85,7 +84,7 @@ impl Survey {
 
     /// Takes up the segment after those there are.
     fn take(&mut self, input: &Candidate, part: Part, len: u64) {
-        self.lens.push((len, part.control_len));
+        self.stays.push(Stays { bytes: len, control: part.control_len });
         self.offsets.end = input.segment.end().max(self.offsets.end);
         self.inputs.push(input.clone());
         self.keep.push(part.keep);
@@ -133,7 +132,7 @@ pub(super) fn survey(
     let mut survey = Survey {
         inputs: Vec::new(),
         keep: Vec::new(),
-        lens: Vec::new(),
+        stays: Vec::new(),
         kept_len: 0,
         gone: HashMap::new(),
         dropped: 0,
@@ -224,7 +223,7 @@ impl Deciding<'_> {
     fn record(
         &mut self,
         walk: &mut Walk,
-        found: &Found,
+        found: &FoundRecord,
         offsets: &Range<u64>,
         part: &mut Part,
     ) -> Stopped<bool> {
@@ -251,7 +250,7 @@ impl Deciding<'_> {
         })
     }
 
-    fn frame(&mut self, walk: &mut Walk, found: &Found, part: &mut Part) -> Stopped<bool> {
+    fn frame(&mut self, walk: &mut Walk, found: &FoundRecord, part: &mut Part) -> Stopped<bool> {
         let frame = walk.frame(found)?;
         let offset = found.offset;
         let hidden = offset < self.floor(frame.topic()) || self.marks.contains(offset);

@@ -131,11 +131,7 @@ fn on_disk(
     }
     let changes = prepared.and_then(|()| {
         env.manifest.update(|state| {
-            let is_old = |file: &FileEntry| {
-                let key = (file.base, file.generation);
-                file.kind == FileKind::Segment
-                    && old.iter().any(|old| (old.base(), old.generation()) == key)
-            };
+            let is_old = |file: &FileEntry| old.iter().any(|old| old.file_key() == file.key());
             state.files.retain(|file| !is_old(file));
             state.files.extend(written.map(|written| entry(survey, written, purged_seq)));
         })

@@ -653,6 +653,28 @@ fn holds_in(file: &Path, needle: &[u8]) -> bool {
     fs::read(file).unwrap().windows(needle.len()).any(|window| window == needle)
 }
 
+#[test]
+fn reports_are_added_up_with_all_they_tell() {
+    let met = |at| Corruption::new("a.seg", at, "what");
+    let step = |at, blob: &[u8]| CompactReport {
+        rewritten: 1,
+        written: 2,
+        frames: 3,
+        bytes_before: 4,
+        bytes_after: 5,
+        damaged: vec![met(0), met(at)],
+        named: vec![BlobHash::of(b"0"), BlobHash::of(blob)],
+    };
+    let mut report = CompactReport::default();
+    report.add(step(1, b"1"));
+    assert_eq!(report, step(1, b"1"), "to nothing");
+    report.add(step(2, b"2"));
+    assert_eq!(report.damaged, [0, 1, 2].map(met));
+    assert_eq!(report.named, [b"0", b"1", b"2"].map(|of| BlobHash::of(of)));
+    let counts = (report.rewritten, report.written, report.frames);
+    assert_eq!((counts, report.bytes_before, report.bytes_after), ((2, 4, 6), 8, 10));
+}
+
 mod idle;
 mod joining;
 mod meanwhile;

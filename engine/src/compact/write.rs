@@ -13,7 +13,7 @@ use crate::log::{Fault, RESTATED_BYTES, RESTATED_COUNT, Segment, SegmentKey};
 use crate::media::Media;
 use crate::names::{SEGMENT, unfinished};
 use crate::planted::{Bug, is_planted};
-use crate::read::walk::{Found, Walk};
+use crate::read::walk::{FoundRecord, Walk};
 use crate::store::Inner;
 
 /// Bytes written at a time.
@@ -87,7 +87,7 @@ struct Output {
 }
 
 /// A batch that is being written.
-struct Open {
+struct Unfinished {
     header: BatchHeader,
     /// Where it begins in `out`.
     at: usize,
@@ -99,7 +99,7 @@ impl Output {
     fn fill(&mut self, survey: &Survey, pace: &mut Pace<'_>) -> Stopped<()> {
         for (input, keep) in survey.inputs.iter().zip(&survey.keep) {
             let mut walk = walk(input);
-            let mut open: Option<(u64, Open)> = None;
+            let mut open: Option<(u64, Unfinished)> = None;
             let (mut number, mut batch) = (0, 0);
             while let Some(found) = walk.next() {
                 let found = found?;
@@ -124,14 +124,19 @@ impl Output {
         self.floors(survey)
     }
 
-    fn open(&mut self, header: BatchHeader) -> Open {
+    fn open(&mut self, header: BatchHeader) -> Unfinished {
         let at = self.out.len();
         self.out.resize(at + BATCH_HEADER_LEN, 0);
-        Open { header, at, count: 0, crcs: RecordsCrc::default() }
+        Unfinished { header, at, count: 0, crcs: RecordsCrc::default() }
     }
 
     /// Copies a record, byte for byte.
-    fn record(&mut self, walk: &mut Walk, found: &Found, open: &mut Open) -> Stopped<()> {
+    fn record(
+        &mut self,
+        walk: &mut Walk,
+        found: &FoundRecord,
+        open: &mut Unfinished,
+    ) -> Stopped<()> {
         let position = self.at + self.out.len() as u64;
         if found.prefix.kind == RecordKind::Frame {
             let frame = walk.frame(found)?;
@@ -161,7 +166,7 @@ impl Output {
     }
 
     /// Completes a batch: what says where it stands in the log stays as it was.
-    fn close(&mut self, open: Open) {
+    fn close(&mut self, open: Unfinished) {
         let mut header = BatchHeader {
             length: (self.out.len() - open.at - BATCH_HEADER_LEN) as u32,
             count: open.count,
@@ -234,7 +239,7 @@ fn place_in(at: u64) -> Stopped<u32> {
 }
 
 /// The header of the batch that a record was found in.
-fn header_of(segment: &Segment, walk: &Walk, found: &Found) -> Stopped<BatchHeader> {
+fn header_of(segment: &Segment, walk: &Walk, found: &FoundRecord) -> Stopped<BatchHeader> {
     let bytes = segment.bytes(found.batch..found.batch + BATCH_HEADER_LEN as u64)?;
     BatchHeader::read(&bytes).map_err(|_| Stop::from(walk.damaged(found)))
 }

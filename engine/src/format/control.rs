@@ -158,7 +158,7 @@ pub enum StateRecord<'a> {
 ///
 /// # Errors
 /// [`RecordError::TooLarge`] when the parts do not fit; `out` is then as it was.
-pub fn encode(
+pub(crate) fn encode(
     out: &mut Vec<u8>,
     control: &Control<'_>,
     restated: bool,

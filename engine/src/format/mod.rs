@@ -1,5 +1,9 @@
 //! Bytes to values and back: the layouts of docs/format.md. Takes slices, returns values; touches
 //! no file, and whatever the bytes are, answers with a value or a typed error.
+//!
+//! Public is what a program needs that reads the files of a store by itself: the layouts that hold
+//! what was stored, and not those that are made from them. Of the encoders those are that bring a
+//! value back to the bytes it was read from, by which the fuzz targets check both.
 
 pub mod batch;
 pub mod control;

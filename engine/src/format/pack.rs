@@ -10,7 +10,7 @@ use zstd::bulk;
 
 use super::file::FormatError;
 use super::{align8, bytes_at, u32_at, u64_at};
-use crate::limits::BLOB_BYTES_MAX;
+use crate::limits::{BLOB_BYTES_MAX, SEGMENT_BYTES_MAX};
 use crate::value::BlobHash;
 
 /// Bytes of the header of an entry.
@@ -22,7 +22,7 @@ pub const BLOCK_BLOBS_MAX: usize = 512;
 /// Stored bytes that share a CRC in an entry that is longer than this.
 pub const CHUNK_LEN: usize = 64 * 1024;
 /// zstd level: higher ones cost much more time than they save space.
-pub const ZSTD_LEVEL: i32 = 1;
+pub(crate) const ZSTD_LEVEL: i32 = 1;
 /// Bytes that are compressed to see whether a long blob compresses.
 const SAMPLE_LEN: usize = 16 * 1024;
 /// Largest window a decoder accepts, as a power of two: 8 MiB.
@@ -48,6 +48,15 @@ const TABLE_ROW_MAX: usize = 3;
 const _: () = assert!(BLOCK_BYTES_MAX < 1 << (7 * TABLE_ROW_MAX));
 /// The longest a BLOCK can be: its table and a zstd frame that did not shrink.
 const BLOCK_STORED_MAX: usize = BLOCK_BLOBS_MAX * TABLE_ROW_MAX + BLOCK_BYTES_MAX + 512;
+
+/// The place of an entry as indexes keep it, in units of 8 bytes: no pack is so long that one does
+/// not fit. What lies beyond would be nowhere, and no entry of another place.
+pub(crate) fn slot_of(at: u64) -> u32 {
+    // A long blob has a pack of its own, with the CRCs of its pieces.
+    const PACK_BYTES_MAX: u64 = BLOB_BYTES_MAX + BLOB_BYTES_MAX / 1024 + SEGMENT_BYTES_MAX;
+    const { assert!(PACK_BYTES_MAX / 8 < u32::MAX as u64) };
+    u32::try_from(at / 8).unwrap_or(u32::MAX)
+}
 
 /// How an entry keeps its blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +109,7 @@ impl EntryHeader {
         out[STORED_CRC_AT..LAST_AT].copy_from_slice(&self.stored_crc.to_le_bytes());
         let last = match self.kind {
             EntryKind::Block => self.count,
-            EntryKind::Raw | EntryKind::Zstd => (self.durable_upto / 8) as u32,
+            EntryKind::Raw | EntryKind::Zstd => slot_of(self.durable_upto),
         };
         out[LAST_AT..].copy_from_slice(&last.to_le_bytes());
         let crc = crc32fast::hash(&out[KIND_AT..]);
@@ -280,7 +289,7 @@ thread_local! {
 /// Whether bytes compress at all, as far as a part of them tells: with those that do not, as with
 /// what is compressed already, no time is lost.
 #[must_use]
-pub fn seems_worth_it(bytes: &[u8]) -> bool {
+pub(crate) fn seems_worth_it(bytes: &[u8]) -> bool {
     let sample = &bytes[..bytes.len().min(SAMPLE_LEN)];
     let frame = bulk::compress(sample, ZSTD_LEVEL);
     frame.is_ok_and(|frame| worth_it(frame.len() as u64, sample.len() as u64))
@@ -310,7 +319,7 @@ pub fn unzstd(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, FormatError> {
 ///
 /// # Errors
 /// [`FormatError::Field`] when the limits are not kept or zstd fails.
-pub fn encode_block(
+pub(crate) fn encode_block(
     blobs: &[impl AsRef<[u8]>],
     zstd: &mut bulk::Compressor<'_>,
 ) -> Result<(Vec<u8>, u64), FormatError> {

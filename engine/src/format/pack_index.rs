@@ -154,18 +154,16 @@ fn filter_holds(filter: &[u8], prefix: u64) -> bool {
 
 /// The filter of an index alone, in memory.
 #[derive(Debug, Clone)]
-pub struct PackFilter(Box<[u8]>);
+pub(crate) struct PackFilter(Box<[u8]>);
 
 impl PackFilter {
     /// Bytes of it.
-    #[must_use]
-    pub const fn byte_count(&self) -> usize {
+    pub(crate) const fn byte_count(&self) -> usize {
         self.0.len()
     }
 
     /// False when no blob of the pack has this prefix; true when one may.
-    #[must_use]
-    pub fn may_hold(&self, prefix: u64) -> bool {
+    pub(crate) fn may_hold(&self, prefix: u64) -> bool {
         filter_holds(&self.0, prefix)
     }
 }
@@ -256,12 +254,12 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
     }
 
     /// Prepares for asking about so many prefixes.
-    pub fn fetch(&self, prefixes: impl Iterator<Item = u64>) {
+    pub(crate) fn fetch(&self, prefixes: impl Iterator<Item = u64>) {
         filter_fetch(self.filter(), prefixes);
     }
 
     /// Prepares for finding blobs with so many prefixes.
-    pub fn fetch_entries(&self, prefixes: impl Iterator<Item = u64>) {
+    pub(crate) fn fetch_entries(&self, prefixes: impl Iterator<Item = u64>) {
         let found = prefixes.map(|prefix| self.prefix(self.guess(prefix)));
         black_box(found.fold(0, |all, prefix| all ^ prefix.unwrap_or_default()));
     }
@@ -272,7 +270,7 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
     }
 
     /// A copy of the filter.
-    pub fn filter_copy(&self) -> PackFilter {
+    pub(crate) fn filter_copy(&self) -> PackFilter {
         PackFilter(self.filter().into())
     }
 

@@ -60,7 +60,7 @@ pub struct EpochStart {
 }
 
 /// What kind of file an entry names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileKind {
     /// A segment of the log.
     Segment,
@@ -77,6 +77,17 @@ pub enum FileState {
     Sealed,
     /// A pack whose blobs are elsewhere or wanted by nobody: its file is being removed.
     Dropped,
+}
+
+/// Which file it is: no two of a store have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileKey {
+    /// Segment or pack.
+    pub kind: FileKind,
+    /// Base offset or pack number.
+    pub base: u64,
+    /// How often it was rewritten.
+    pub generation: u32,
 }
 
 /// One file.
@@ -109,7 +120,42 @@ pub struct FileEntry {
     pub purged_seq: u64,
 }
 
+impl FileKey {
+    /// The key of a segment.
+    #[must_use]
+    pub const fn segment(base: u64, generation: u32) -> Self {
+        Self { kind: FileKind::Segment, base, generation }
+    }
+
+    /// The key of a pack.
+    #[must_use]
+    pub const fn pack(number: u64, generation: u32) -> Self {
+        Self { kind: FileKind::Pack, base: number, generation }
+    }
+}
+
+impl FileEntry {
+    /// Which file it is.
+    #[must_use]
+    pub const fn key(&self) -> FileKey {
+        FileKey { kind: self.kind, base: self.base, generation: self.generation }
+    }
+
+    /// Whether a header is that of this file, or of one that was made from it. The store's uuid is
+    /// not compared: an ancestor may have written it.
+    #[must_use]
+    pub fn owns(&self, header: &FileHeader) -> bool {
+        (header.file, header.base, header.generation) == (self.uuid, self.base, self.generation)
+    }
+}
+
 impl SuperState {
+    /// The entry of a file.
+    #[must_use]
+    pub fn file(&self, key: FileKey) -> Option<&FileEntry> {
+        self.files.iter().find(|file| file.key() == key)
+    }
+
     /// The bytes of the copy with this sequence.
     #[must_use]
     pub fn encode(&self, sequence: u64) -> Vec<u8> {

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::blob::{Condemned, Group, Marker, Sweep, SweepError, Switched, Tally};
-use crate::error::{Corruption, ReadError, ReadOnlyReason};
+use crate::error::{Corruption, ReadError, ReadOnlyReason, Shortage};
 use crate::store::{Inner, Store};
 use crate::value::BlobHash;
 use names::Names;
@@ -92,13 +92,16 @@ pub struct GcReport {
 pub enum GcError {
     /// The log or a pack cannot be read. What is unreadable may name any blob, so none goes.
     #[error("cannot tell which blobs are wanted: {0}")]
-    Read(#[from] ReadError),
+    Read(ReadError),
     /// The store is open for reading only.
     #[error("the store is read-only: {0}")]
     ReadOnly(ReadOnlyReason),
-    /// There is no space for the packs that take the place of others.
-    #[error("the disk is full: make room, or collect without the packs that are rewritten")]
-    StorageFull,
+    /// There is no space, or no descriptor, for the packs that take the place of others.
+    #[error(
+        "{0}: {remedy}, or collect without the packs that are rewritten",
+        remedy = .0.remedy("make room")
+    )]
+    StorageFull(Shortage),
     /// A write failed, now or earlier; the store takes no more until it is opened again.
     #[error("a write failed: the store takes no more until it is reopened")]
     Poisoned,
@@ -107,11 +110,17 @@ pub enum GcError {
     Closed,
 }
 
+impl From<ReadError> for GcError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
 impl From<SweepError> for GcError {
     fn from(error: SweepError) -> Self {
         match error {
             SweepError::Stopped => Self::Closed,
-            SweepError::Full => Self::StorageFull,
+            SweepError::Full(shortage) => Self::StorageFull(shortage),
             SweepError::Read(error) => Self::Read(error.into()),
             SweepError::Failed(_) => Self::Poisoned,
         }
@@ -212,7 +221,7 @@ impl Inner {
         let refused = |error| match error {
             AppendError::ReadOnly(reason) => GcError::ReadOnly(reason),
             AppendError::Closed => GcError::Closed,
-            AppendError::StorageFull => GcError::StorageFull,
+            AppendError::StorageFull(shortage) => GcError::StorageFull(shortage),
             _ => GcError::Poisoned,
         };
         self.begin_changing().map_err(refused)

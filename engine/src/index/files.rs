@@ -13,7 +13,7 @@ use crate::format::file::{FileHeader, Magic};
 use crate::format::index::{self, SparseFile};
 use crate::format::topic_index::TopicFile;
 use crate::log::Segment;
-use crate::names::{DEAD, SPARSE, TOPICS, unfinished};
+use crate::names::{DEAD, SPARSE, TOPICS};
 
 /// The files of one segment that are open.
 #[derive(Debug, Default)]
@@ -53,18 +53,18 @@ pub(super) fn load_topics(env: &Env, segment: &Segment) -> Option<TopicFile> {
 
 fn read_topics(bytes: Bytes, segment: &Segment) -> Option<TopicFile> {
     let (header, file) = TopicFile::read(bytes).ok()?;
-    is_of(&header, segment).then_some(file)
+    segment.owns(&header).then_some(file)
 }
 
 fn read_sparse(bytes: Bytes, segment: &Segment) -> Option<SparseFile> {
     let (header, file) = SparseFile::read(bytes).ok()?;
-    is_of(&header, segment).then_some(file)
+    segment.owns(&header).then_some(file)
 }
 
 /// What a segment says about dead frames; nothing when it does not verify.
 pub(super) fn load_dead(env: &Env, segment: &Segment) -> Option<DeadFile> {
     let (header, file) = DeadFile::read(open(env, segment, DEAD).ok()?).ok()?;
-    is_of(&header, segment).then_some(file)
+    segment.owns(&header).then_some(file)
 }
 
 /// Whether there are topic indexes of all these segments, whatever is in them.
@@ -81,12 +81,6 @@ fn open(env: &Env, segment: &Segment, kind: &str) -> io::Result<Bytes> {
     let path = env.log_path(segment.base(), segment.generation(), kind);
     let media = env.files.open_sealed(&path)?;
     media.view(0..media.published())
-}
-
-/// Whether a file was made from this very segment, by this store or an ancestor.
-fn is_of(header: &FileHeader, segment: &Segment) -> bool {
-    let named = (header.file, header.base, header.generation);
-    named == (segment.uuid(), segment.base(), segment.generation())
 }
 
 fn header_of(env: &Env, segment: &Segment, magic: Magic) -> FileHeader {
@@ -106,13 +100,9 @@ pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::R
     let topics = topics.map_err(io::Error::other)?;
     let sparse = index::encode(&header_of(env, segment, Magic::Index), memory.sparse());
     let dead = memory.dead().encode(&header_of(env, segment, Magic::Dead));
-    for (kind, bytes) in [(SPARSE, sparse), (TOPICS, topics), (DEAD, dead)] {
-        let path = env.log_path(segment.base(), segment.generation(), kind);
-        let unfinished = unfinished(&path);
-        env.files.write_new(&unfinished, &bytes)?;
-        env.files.rename(&unfinished, &path)?;
-    }
-    env.files.sync_dir(&env.log_dir())
+    let place = |kind| env.log_path(segment.base(), segment.generation(), kind);
+    let files = [(SPARSE, sparse), (TOPICS, topics), (DEAD, dead)];
+    env.write_whole(&env.log_dir(), files.map(|(kind, bytes)| (place(kind), bytes)))
 }
 
 /// Removes the files of a segment that is no more. What stays is removed by the next open.

@@ -48,7 +48,7 @@ pub(crate) use notes::Notes;
 use notes::{Met, scan};
 pub(crate) use removed::Marks;
 use removed::Removed;
-pub(crate) use rewrite::{Candidate, GoneOf, Rewriting, Rewritten, Uncovered};
+pub(crate) use rewrite::{Candidate, GoneOf, Rewriting, Rewritten, Stays, Uncovered};
 use rewrite::{Decay, Leaving};
 pub(crate) use runs::Runs;
 pub(crate) use topics::Newest;
@@ -282,11 +282,7 @@ impl Index {
     /// Takes up what a sealed segment, which is listed, says of dead frames, and counts its frames.
     fn take_dead(&self, topics: &mut Topics, segment: &Segment, dead: DeadFile) {
         let manifest = self.env.manifest.state();
-        let key = (segment.base(), segment.generation());
-        let named = |file: &&FileEntry| {
-            file.kind == FileKind::Segment && (file.base, file.generation) == key
-        };
-        let frames = manifest.files.iter().find(named).map_or(0, |file| file.count);
+        let frames = manifest.file(segment.file_key()).map_or(0, |file| file.count);
         self.frames.fetch_add(frames, Ordering::Relaxed);
         dead.for_each(|seq, tombstone| self.remove(topics, seq, tombstone, None));
         if let Some(of) = self.by_key(segment) {

@@ -10,7 +10,7 @@ use super::{Index, Noted};
 use crate::error::ReadError;
 use crate::format::control::{self, Control, Tombstone};
 use crate::format::record::{RecordKind, RecordPrefix};
-use crate::log::Segment;
+use crate::log::{Segment, position_of};
 use crate::read::walk::{WINDOW_SCAN, Walk};
 use crate::value::Ttl;
 
@@ -143,8 +143,8 @@ pub(super) fn scan(
                 offset: found.offset,
                 id: frame.id(),
                 topic: frame.topic(),
-                batch: found.batch as u32,
-                record: found.position as u32,
+                batch: position_of(found.batch),
+                record: position_of(found.position),
                 record_len: found.prefix.len,
                 body_len: frame.body_len(),
                 ttl: frame.ttl(),

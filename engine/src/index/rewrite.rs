@@ -51,9 +51,25 @@ struct Surveyed {
     estimate: u64,
     /// Bytes of tombstones and keys that had to stay.
     control: u64,
-    /// The time of the survey in ms, and how often removed frames had been forgotten by then:
-    /// forgetting lets tombstones go, and time lets keys go.
-    at: (u64, u64),
+    at: Moment,
+}
+
+/// When a segment was looked at.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    /// Time lets keys go.
+    now_ms: u64,
+    /// How often removed frames had been forgotten: that lets tombstones go.
+    forgotten: u64,
+}
+
+/// What stays of a segment that is rewritten.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stays {
+    /// Bytes, with all floors it may need.
+    pub(crate) bytes: u64,
+    /// How many of them are of tombstones and keys.
+    pub(crate) control: u64,
 }
 
 impl Decay {
@@ -86,10 +102,11 @@ impl Decay {
     }
 
     /// An estimate set right by what was found once: what died since is all that is estimated.
-    fn corrected(&self, estimate: u64, now: (u64, u64)) -> u64 {
+    fn corrected(&self, estimate: u64, now: Moment) -> u64 {
         let Some(found) = *self.surveyed.lock() else { return estimate };
         let since = estimate.saturating_sub(found.estimate);
-        let is_recent = found.at.1 == now.1 && now.0.saturating_sub(found.at.0) < KEYS_AGAIN_MS;
+        let is_recent = found.at.forgotten == now.forgotten
+            && now.now_ms.saturating_sub(found.at.now_ms) < KEYS_AGAIN_MS;
         let control = if is_recent { 0 } else { found.control };
         found.dead.saturating_add(since).saturating_add(control)
     }
@@ -179,7 +196,7 @@ impl Index {
     /// The sealed segments, in order, with what would be gone if they were rewritten; what lies
     /// below floors only with `floors`, as all topics of a segment are asked for that.
     pub(crate) fn candidates(&self, now_ms: u64, floors: bool) -> Vec<Candidate> {
-        let forgotten = self.leaving.forgotten.load(Ordering::Relaxed);
+        let now = self.moment(now_ms);
         let segments = self.segments();
         let complete = segments.iter().filter(|of| of.segment.is_sealed());
         let candidate = |of: &Arc<SegmentIndex>| {
@@ -188,7 +205,7 @@ impl Index {
             let hidden = if floors { self.below_floors(of, kept) } else { 0 };
             let estimate = (control + of.decay.dead(now_ms)).saturating_add(hidden);
             let segment = of.segment.clone();
-            let dead = of.decay.corrected(estimate, (now_ms, forgotten)).min(control + kept);
+            let dead = of.decay.corrected(estimate, now).min(control + kept);
             let (ordinal, usable) = (of.ordinal, self.is_whole(of));
             Some(Candidate { segment, ordinal, dead, estimate, usable })
         };
@@ -205,12 +222,16 @@ impl Index {
     /// Notes how many bytes of a segment stay, and how many of those are tombstones and keys, as
     /// who read all of it has found. Without that it would be read again and again where the
     /// estimate is wrong: frames that are hidden count as if all were of one length.
-    pub(crate) fn surveyed(&self, of: &Candidate, (stay, control): (u64, u64), now_ms: u64) {
+    pub(crate) fn surveyed(&self, of: &Candidate, stays: Stays, now_ms: u64) {
         let Some(found) = self.segment(of.ordinal) else { return };
-        let dead = of.segment.published_len().saturating_sub(stay);
-        let at = (now_ms, self.leaving.forgotten.load(Ordering::Relaxed));
+        let dead = of.segment.published_len().saturating_sub(stays.bytes);
+        let (control, at) = (stays.control, self.moment(now_ms));
         let surveyed = Surveyed { dead, estimate: of.estimate, control, at };
         *found.decay.surveyed.lock() = Some(surveyed);
+    }
+
+    fn moment(&self, now_ms: u64) -> Moment {
+        Moment { now_ms, forgotten: self.leaving.forgotten.load(Ordering::Relaxed) }
     }
 
     /// About how many bytes of a segment lie below floors.

@@ -42,7 +42,7 @@ pub(crate) struct Journal {
 
 #[derive(Debug, Default)]
 struct Inside {
-    file: Option<Open>,
+    file: Option<OpenJournal>,
     /// There may be a file of that name, also one that is not open.
     there: bool,
     /// Groups that could have used it while it was not open.
@@ -54,7 +54,7 @@ struct Inside {
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenJournal {
     media: Arc<dyn Media>,
     salt: u32,
     /// Bytes of a half.
@@ -264,7 +264,7 @@ fn len_of(env: &Env) -> u64 {
 ///
 /// # Errors
 /// Of the manifest alone: which file it names is not known then.
-fn make(env: &Env) -> io::Result<Option<Open>> {
+fn make(env: &Env) -> io::Result<Option<OpenJournal>> {
     let made = match take_up(env) {
         // Whoever made it may have died before its name was durable.
         Some(found) => env.files.sync_dir(&env.dir).is_ok().then_some(found),
@@ -275,7 +275,7 @@ fn make(env: &Env) -> io::Result<Option<Open>> {
     };
     let Some((media, salt)) = made else { return Ok(None) };
     let half_bytes = env.options.journal.half_bytes;
-    let open = Open { media, salt, half_bytes, half: 0, at: 0, full: [None; 2] };
+    let open = OpenJournal { media, salt, half_bytes, half: 0, at: 0, full: [None; 2] };
     Ok(try_record(env, salt)?.then_some(open))
 }
 

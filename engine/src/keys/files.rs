@@ -10,7 +10,7 @@ use crate::env::Env;
 use crate::format::file::{FileHeader, Magic};
 use crate::format::key_index::{self, KeyFile};
 use crate::log::Segment;
-use crate::names::{KEYS, unfinished};
+use crate::names::KEYS;
 use crate::recovery;
 
 /// The key index of a sealed segment.
@@ -35,9 +35,7 @@ fn read(env: &Env, segment: &Segment) -> Option<KeyFile> {
     let path = env.log_path(segment.base(), segment.generation(), KEYS);
     let media = env.files.open_sealed(&path).ok()?;
     let (header, file) = KeyFile::read(media.view(0..media.published()).ok()?).ok()?;
-    // Not the store's uuid: an ancestor may have made it.
-    let made_from = (header.file, header.base, header.generation);
-    (made_from == (segment.uuid(), segment.base(), segment.generation())).then_some(file)
+    segment.owns(&header).then_some(file)
 }
 
 /// The bytes of the file.
@@ -48,10 +46,7 @@ pub(super) fn encode(env: &Env, segment: &Segment, first_ms: u64, held: &Segment
 /// Writes the file of a segment.
 pub(super) fn write(env: &Env, segment: &Segment, bytes: &[u8]) -> io::Result<()> {
     let path = env.log_path(segment.base(), segment.generation(), KEYS);
-    let unfinished = unfinished(&path);
-    env.files.write_new(&unfinished, bytes)?;
-    env.files.rename(&unfinished, &path)?;
-    env.files.sync_dir(&env.log_dir())
+    env.write_whole(&env.log_dir(), [(path, bytes)])
 }
 
 fn header_of(env: &Env, segment: &Segment) -> FileHeader {

@@ -17,6 +17,7 @@ use crate::append::HashedKey;
 use crate::env::Env;
 use crate::error::AppendError;
 use crate::format::key_index::{KeyFile, OldId, UsedKey};
+use crate::format::super_file::FileKey;
 use crate::index::Index;
 use crate::limits::{FILES_MAX, KEY_MS, OPEN_KEY_FILES_MAX};
 use crate::log::Segment;
@@ -36,9 +37,6 @@ pub(crate) struct SegmentKeys {
     pub(crate) old_ids: BTreeSet<OldId>,
 }
 
-/// Base and generation of a segment.
-type Name = (u64, u32);
-
 /// The keys and old ids of a store.
 #[derive(Debug, Default)]
 pub(crate) struct KeyIndex {
@@ -55,8 +53,8 @@ pub(crate) struct KeyIndex {
 /// What is known of the old ids of sealed segments.
 #[derive(Debug, Default)]
 struct SealedOldIds {
-    ranges: HashMap<Name, Option<(FrameId, FrameId)>>,
-    loaded: VecDeque<(Name, Arc<KeyFile>)>,
+    ranges: HashMap<FileKey, Option<(FrameId, FrameId)>>,
+    loaded: VecDeque<(FileKey, Arc<KeyFile>)>,
 }
 
 impl KeyIndex {
@@ -221,7 +219,7 @@ impl KeyIndex {
         id: FrameId,
         head: u64,
     ) -> io::Result<Option<u64>> {
-        let name = (segment.base(), segment.generation());
+        let name = segment.file_key();
         let mut sealed = self.sealed.lock();
         if let Some(range) = sealed.ranges.get(&name)
             && range.is_none_or(|(first, last)| !(first..=last).contains(&id))

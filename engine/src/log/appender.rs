@@ -7,12 +7,13 @@ use std::sync::Arc;
 use super::sealing::{Fault, SealJob};
 use super::{Segment, SegmentKey};
 use crate::cursors::HeldCursor;
+use crate::error::Shortage;
 use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader, RecordsCrc};
 use crate::format::control::{self, Checkpoint, Control};
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
-use crate::media::{Media, is_full};
+use crate::media::Media;
 use crate::names::SEGMENT;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
@@ -67,7 +68,7 @@ pub(crate) struct OpenBatch {
 
 /// Where a batch lies.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct BatchPlace {
     pub(crate) segment: Arc<Segment>,
     /// Position of its header in the file.
     pub(crate) position: u64,
@@ -178,7 +179,7 @@ impl Appender {
     }
 
     /// Completes a batch with its header. `durable_upto`: every batch with a lower seq is durable.
-    pub(crate) fn finish(&mut self, open: &OpenBatch, durable_upto: u64) -> Place {
+    pub(crate) fn finish(&mut self, open: &OpenBatch, durable_upto: u64) -> BatchPlace {
         let active = self.active.as_mut().expect("a batch is begun only in an active segment");
         let mut header = BatchHeader {
             header_crc: 0,
@@ -195,7 +196,7 @@ impl Appender {
         self.buf[open.at..open.at + BATCH_HEADER_LEN].copy_from_slice(&header.encode());
         active.prev_crc = header.header_crc;
         active.frames += u64::from(open.frames);
-        let place = Place {
+        let place = BatchPlace {
             segment: Arc::clone(&active.segment),
             position: active.flushed + open.at as u64,
             seq: self.next_seq,
@@ -292,7 +293,7 @@ impl Appender {
         };
         if let Err(error) = named() {
             let fault = Fault::when_preparing(error);
-            if matches!(fault, Fault::Full) {
+            if matches!(fault, Fault::Full(_)) {
                 // The manifest does not name it: its space would be lost until the next open.
                 let _ = env.files.remove(media.path()).and_then(|()| env.files.remove(&path));
             }
@@ -378,6 +379,9 @@ pub(crate) fn unmarked(key: &SegmentKey) -> FileEntry {
 impl Fault {
     /// An error of a step that prepares: a full disk there leaves everything as it was.
     pub(crate) fn when_preparing(error: io::Error) -> Self {
-        if is_full(&error) { Self::Full } else { Self::Failed(error) }
+        match Shortage::of(&error) {
+            Some(shortage) => Self::Full(shortage),
+            None => Self::Failed(error),
+        }
     }
 }

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 pub(crate) use appender::{
-    Active, Appender, OpenBatch, Place, RESTATED_BYTES, RESTATED_COUNT, unmarked,
+    Active, Appender, BatchPlace, OpenBatch, RESTATED_BYTES, RESTATED_COUNT, unmarked,
 };
 pub(crate) use open_files::OpenFiles;
 pub(crate) use sealing::{Fault, Sealing};
-pub(crate) use segment::{Segment, SegmentKey};
+pub(crate) use segment::{Segment, SegmentKey, position_of};
 
 use crate::sys::Published;
 

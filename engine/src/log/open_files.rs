@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::segment::Segment;
+use crate::format::super_file::FileKey;
 use crate::limits::OPEN_SEGMENTS_MAX;
 use crate::media::{Files, Media};
 
@@ -20,7 +21,7 @@ pub(crate) struct OpenFiles {
 
 #[derive(Debug, Default)]
 struct Table {
-    open: HashMap<(u64, u32), (Arc<dyn Media>, u64)>,
+    open: HashMap<FileKey, (Arc<dyn Media>, u64)>,
     tick: u64,
 }
 
@@ -31,7 +32,7 @@ impl OpenFiles {
 
     /// The medium of a sealed segment, opened if it is not.
     pub(super) fn get(&self, segment: &Segment) -> io::Result<Arc<dyn Media>> {
-        let key = (segment.base(), segment.generation());
+        let key = segment.file_key();
         let mut table = self.table.lock();
         table.tick += 1;
         let now = table.tick;
@@ -50,6 +51,6 @@ impl OpenFiles {
 
     /// Keeps the file of a segment open no longer: it is about to go.
     pub(super) fn forget(&self, segment: &Segment) {
-        self.table.lock().open.remove(&(segment.base(), segment.generation()));
+        self.table.lock().open.remove(&segment.file_key());
     }
 }

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::Segment;
-use crate::format::super_file::{FileKind, FileState};
+use crate::error::Shortage;
+use crate::format::super_file::FileState;
 use crate::media::Media;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
@@ -22,8 +23,8 @@ const UNINDEXED_MAX: usize = 2;
 /// Why something was not written.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// There is no space, and nothing was changed.
-    Full,
+    /// There is no space, or no descriptor, and nothing was changed.
+    Full(Shortage),
     /// What the disk holds is not known.
     Failed(io::Error),
 }
@@ -85,17 +86,13 @@ impl Sealing {
         }
         let files = &inner.env.files;
         let path = job.segment.path();
-        let same = |base: u64, generation: u32| {
-            base == job.segment.base() && generation == job.segment.generation()
-        };
+        let sealed = job.segment.file_key();
         if job.frames == 0 && !job.tombstones {
             // Its tables are restated in the segment after it, which was not published without
             // them. They may not be durable yet.
             job.next.sync().map_err(Fault::Failed)?;
             let dropped = inner.env.manifest.update(|state| {
-                state.files.retain(|file| {
-                    file.kind != FileKind::Segment || !same(file.base, file.generation)
-                });
+                state.files.retain(|file| file.key() != sealed);
             });
             dropped.map_err(Fault::when_preparing)?;
             inner.log.replace(&job.segment, None);
@@ -105,7 +102,7 @@ impl Sealing {
             files.cut(path, job.length).map_err(Fault::when_preparing)?;
             let marked = inner.env.manifest.update(|state| {
                 for file in &mut state.files {
-                    if file.kind == FileKind::Segment && same(file.base, file.generation) {
+                    if file.key() == sealed {
                         file.state = FileState::Sealed;
                         file.length = job.length;
                         file.crc = job.crc;

@@ -10,7 +10,17 @@ use bytes::Bytes;
 use super::open_files::OpenFiles;
 use crate::error::ReadError;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
+use crate::format::super_file::FileKey;
+use crate::limits::SEGMENT_BYTES_MAX;
 use crate::media::Media;
+
+/// A place in a segment as indexes keep it, in 4 bytes: no segment is so long that one does not
+/// fit. What lies beyond would be nowhere, and no record of another place.
+#[inline]
+pub(crate) fn position_of(at: u64) -> u32 {
+    const { assert!(SEGMENT_BYTES_MAX < u32::MAX as u64) };
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
 
 /// Identity of a segment, from its file header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +32,11 @@ pub(crate) struct SegmentKey {
 }
 
 impl SegmentKey {
+    /// Which file of the store it is.
+    pub(crate) const fn file(&self) -> FileKey {
+        FileKey::segment(self.base, self.generation)
+    }
+
     /// The header of the segment's file.
     pub(crate) fn header(&self, store: [u8; 16]) -> [u8; FILE_HEADER_LEN] {
         let header = FileHeader {
@@ -105,6 +120,18 @@ impl Segment {
 
     pub(crate) const fn key(&self) -> SegmentKey {
         self.key
+    }
+
+    /// Which file of the store it is.
+    pub(crate) const fn file_key(&self) -> FileKey {
+        self.key.file()
+    }
+
+    /// Whether a header is that of a file that was made from this segment, by this store or an
+    /// ancestor.
+    pub(crate) fn owns(&self, header: &FileHeader) -> bool {
+        let named = (header.file, header.base, header.generation);
+        named == (self.key.uuid, self.key.base, self.key.generation)
     }
 
     /// Its file.

@@ -11,7 +11,7 @@ use super::survey::find_salt;
 use crate::blob::find_pack_salt;
 use crate::error::OpenError;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
-use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState};
 use crate::log::{SegmentKey, unmarked};
 use crate::media::{Media, is_lost};
 use crate::names;
@@ -30,6 +30,11 @@ pub(super) struct Candidate {
 pub(super) type Opened = (Arc<dyn Media>, u32);
 
 impl Candidate {
+    /// Which file it is, being of this kind.
+    pub(super) const fn file(&self, kind: FileKind) -> FileKey {
+        FileKey { kind, base: self.base, generation: self.generation }
+    }
+
     /// What identifies a segment, but for its uuid.
     pub(super) const fn key(&self, salt: u32) -> SegmentKey {
         SegmentKey { base: self.base, generation: self.generation, uuid: [0; 16], salt }
@@ -50,13 +55,9 @@ impl Rescue<'_> {
                 Some(whole) => (whole, true),
                 None => (name.as_str(), false),
             };
-            let Some((base, generation)) = names::parse(whole, &[kind.end()]) else { continue };
-            let entry = self.known.as_ref().and_then(|known| {
-                let same = |file: &&FileEntry| {
-                    (file.kind, file.base, file.generation) == (kind, base, generation)
-                };
-                known.files.iter().find(same)
-            });
+            let Some(key) = names::parse_key(whole, kind) else { continue };
+            let FileKey { base, generation, .. } = key;
+            let entry = self.known.as_ref().and_then(|known| known.file(key));
             if entry.is_some_and(|file| file.state == FileState::Dropped) {
                 continue;
             }

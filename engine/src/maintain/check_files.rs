@@ -15,6 +15,7 @@ use super::verify::Checker;
 use crate::blob::{BadEntry, LookedAt, check_pack_file, find_pack_salt, pack_entries};
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SUPER_BYTES_MAX, SuperState};
+use crate::manifest;
 use crate::media::{Media, is_lost, prefix};
 use crate::names::{TABLE, UNFINISHED, finished, unfinished};
 
@@ -30,7 +31,7 @@ impl Checker<'_> {
     pub(super) fn manifest(&mut self) {
         let mut bad = Vec::new();
         let mut good = 0;
-        for name in ["super.a", "super.b"] {
+        for name in manifest::NAMES {
             let path = self.env.dir.join(name);
             let bytes = match self.env.files.read(&path, SUPER_BYTES_MAX) {
                 Ok(bytes) => bytes,
@@ -162,9 +163,8 @@ impl Checker<'_> {
             Err(error) => return Err(MaintainError::io("open", path, error)),
         };
         self.report.files += 1;
-        let named = (file.uuid, file.base, file.generation);
         let (problem, what) = match self.header_of(&media, magic) {
-            Ok(header) if (header.file, header.base, header.generation) == named => {
+            Ok(header) if file.owns(&header) => {
                 if media.len() < file.length || self.is_exact(file) && media.len() != file.length {
                     let what = format!("has {} bytes, not {}", media.len(), file.length);
                     let severity = match media.len() < file.length {

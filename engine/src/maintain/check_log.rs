@@ -18,7 +18,7 @@ use crate::format::record::RecordKind;
 use crate::format::super_file::{FileEntry, FileState};
 use crate::index::{MemoryIndex, Noted};
 use crate::limits::CURSORS_MAX;
-use crate::log::SegmentKey;
+use crate::log::{SegmentKey, position_of};
 use crate::media::Media;
 use crate::recovery::scan::scan;
 use crate::value::{BlobHash, Frame, FrameId};
@@ -153,7 +153,7 @@ impl Checker<'_> {
                 self.torn(&segment, &stretch, state);
                 break;
             }
-            if open_end && self.is_cut(&segment.path, &stretch, state) {
+            if open_end && self.report_cut(&segment.path, &stretch, state) {
                 break;
             }
             self.stretch(&mut segment, &stretch, state)?;
@@ -210,9 +210,9 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether the next open cuts the log before a whole batch: nobody can say that it was durable,
-    /// and a blob that it names is not there.
-    fn is_cut(&mut self, path: &Path, stretch: &Stretch, state: &mut LogState) -> bool {
+    /// Reports where the next open cuts the log before a whole batch, and says whether it does:
+    /// nobody can say that it was durable, and a blob that it names is not there.
+    fn report_cut(&mut self, path: &Path, stretch: &Stretch, state: &mut LogState) -> bool {
         if !stretch.is_doubtful(state.durable_upto) {
             return false;
         }
@@ -283,8 +283,8 @@ impl Checker<'_> {
             offset,
             id: frame.id(),
             topic: frame.topic(),
-            batch: stretch.range.start as u32,
-            record: record.position as u32,
+            batch: position_of(stretch.range.start),
+            record: position_of(record.position),
             record_len: record.prefix.len,
             body_len: frame.body_len(),
             ttl: frame.ttl(),

@@ -49,7 +49,7 @@ pub(super) struct Copier<'a> {
 
 /// Whether an entry of one manifest stands for the same bytes as that of another.
 fn is_same(a: &FileEntry, b: &FileEntry) -> bool {
-    let of = |file: &FileEntry| (file.kind, file.base, file.generation, file.uuid, file.length);
+    let of = |file: &FileEntry| (file.key(), file.uuid, file.length);
     of(a) == of(b)
 }
 
@@ -87,7 +87,7 @@ impl Copier<'_> {
                     FileEntry { newest_ms: old.newest_ms.max(file.newest_ms), ..*old }
                 }
                 // It was sealed since, and nothing was appended to it before.
-                Some(_) if file.crc != 0 && self.is_whole(&file.path_in(self.to), file) => {
+                Some(_) if file.crc != 0 && self.sync_if_whole(&file.path_in(self.to), file) => {
                     self.bring_derived(file);
                     counts.kept += 1;
                     *file
@@ -136,7 +136,7 @@ impl Copier<'_> {
                 Err(_) => {}
             }
         }
-        if expected.is_some() && self.is_whole(&to, &file) {
+        if expected.is_some() && self.sync_if_whole(&to, &file) {
             self.bring_derived(&file);
             counts.kept += 1;
             return Ok(file);
@@ -179,8 +179,7 @@ impl Copier<'_> {
             MaintainError::Corrupt(Corruption::new(from, position, what))
         };
         let header = FileHeader::decode(&head, magic).map_err(|error| corrupt(0, &error))?;
-        if (header.file, header.base, header.generation) != (file.uuid, file.base, file.generation)
-        {
+        if !file.owns(&header) {
             return Err(corrupt(0, &"is not the file the manifest names"));
         }
         if file.kind == FileKind::Segment && was_open {
@@ -213,8 +212,8 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Whether a file that is there is the whole file that was sealed.
-    fn is_whole(&self, path: &Path, file: &FileEntry) -> bool {
+    /// Makes a file that is there durable if it is the whole file that was sealed; whether it is.
+    fn sync_if_whole(&self, path: &Path, file: &FileEntry) -> bool {
         let Ok(media) = self.to_files.open_scan(path) else { return false };
         let mut crc = crc32fast::Hasher::new();
         let mut at = 0;

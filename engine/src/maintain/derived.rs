@@ -112,10 +112,9 @@ fn judge(
     read: Result<FileHeader, FormatError>,
     says_the_same: impl FnOnce(&FileHeader) -> bool,
 ) {
-    let named = (file.uuid, file.base, file.generation);
     let (problem, what) = match read {
         Err(error) => (Problem::Index, error.to_string()),
-        Ok(header) if (header.file, header.base, header.generation) != named => {
+        Ok(header) if !file.owns(&header) => {
             (Problem::IndexContent, "is made from another file".to_owned())
         }
         Ok(header) if !says_the_same(&header) => {

@@ -222,8 +222,9 @@ impl Rescue<'_> {
         let Some(known) = self.known.clone() else { return };
         for file in &known.files {
             let there = if file.kind == FileKind::Segment { segments } else { packs };
-            let same = |one: &Candidate| (one.base, one.generation) == (file.base, file.generation);
-            if there.iter().any(same) || file.state == FileState::Dropped {
+            if there.iter().any(|one| one.file(file.kind) == file.key())
+                || file.state == FileState::Dropped
+            {
                 continue;
             }
             let path = file.path_in(self.from);
@@ -301,10 +302,8 @@ impl Rescue<'_> {
     }
     /// Whether a pack was neither sealed nor closed in order.
     fn is_unclean(&self, one: &Candidate) -> bool {
-        let place = (FileKind::Pack, one.base, one.generation);
-        let is_open = |file: &FileEntry| {
-            (file.kind, file.base, file.generation) == place && file.state == FileState::Unmarked
-        };
-        self.known.as_ref().is_some_and(|known| !known.clean && known.files.iter().any(is_open))
+        let is_open = |file: &FileEntry| file.state == FileState::Unmarked;
+        let line = self.known.as_ref().filter(|known| !known.clean);
+        line.and_then(|known| known.file(one.file(FileKind::Pack))).is_some_and(is_open)
     }
 }

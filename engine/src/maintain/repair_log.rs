@@ -172,11 +172,8 @@ impl Rescue<'_> {
 
     /// Where a segment ends, and how.
     fn end_of(&self, one: &Candidate, next: Option<u64>) -> End {
-        let same = |file: &&FileEntry| {
-            file.kind == FileKind::Segment
-                && (file.base, file.generation) == (one.base, one.generation)
-        };
-        let entry = self.known.as_ref().and_then(|known| known.files.iter().find(same));
+        let key = one.file(FileKind::Segment);
+        let entry = self.known.as_ref().and_then(|known| known.file(key));
         let clean = self.known.as_ref().is_some_and(|known| known.clean);
         let is_sealed = entry.is_some_and(|file| file.state == FileState::Sealed);
         let sealed = entry.filter(|_| is_sealed);

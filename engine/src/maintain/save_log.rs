@@ -20,7 +20,7 @@ use crate::log::{Active, Appender, Segment, SegmentKey, unmarked};
 use crate::media::Media;
 use crate::names::SEGMENT;
 use crate::recovery::replay::Tables;
-use crate::recovery::scan::{Batch, Kinds};
+use crate::recovery::scan::{Kinds, WholeBatch};
 
 /// Bytes collected before they are written.
 const BUFFER_LEN: usize = 1024 * 1024;
@@ -138,7 +138,7 @@ impl SegmentWriter {
         chain.next_seq += 1;
         let records = Bytes::copy_from_slice(&self.buffer[at + BATCH_HEADER_LEN..]);
         let (position, kinds) = (self.written + at as u64, Kinds::of(&records));
-        chain.tables.take(&Batch { header, position, records, kinds });
+        chain.tables.take(&WholeBatch { header, position, records, kinds });
         self.frames += frames;
         if self.buffer.len() >= BUFFER_LEN {
             self.flush()?;

@@ -11,7 +11,7 @@ use super::read_only::aside;
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
-use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
+use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState, SuperState};
 use crate::log::SegmentKey;
 use crate::manifest::Manifest;
 use crate::media::{Files, Media};
@@ -72,9 +72,8 @@ impl Snapshot {
                 let waiting = inner.sealing.waiting();
                 let media: Vec<_> =
                     waiting.into_iter().chain(writer.appender().media().cloned()).collect();
-                let lengths: Vec<_> = (view.segments.iter())
-                    .map(|s| ((s.base(), s.generation()), s.published_len()))
-                    .collect();
+                let lengths: Vec<_> =
+                    (view.segments.iter()).map(|s| (s.file_key(), s.published_len())).collect();
                 let aside = HashMap::new();
                 let snapshot = Self { state, head: view.head, aside, incomplete: false };
                 (snapshot, lengths, media, writer.is_deferred())
@@ -86,9 +85,7 @@ impl Snapshot {
                     FileKind::Segment => &lengths,
                     FileKind::Pack => &packs,
                 };
-                let mut same =
-                    known.iter().filter(|(place, _)| *place == (file.base, file.generation));
-                same.next().map(|(_, length)| *length)
+                known.iter().find(|(key, _)| *key == file.key()).map(|(_, length)| *length)
             };
             if deferred {
                 // What waits for room leaves out the segments that readers do not see.
@@ -153,37 +150,36 @@ impl Snapshot {
     /// Sets the lengths of unmarked files and leaves out those that hold nothing. False when a
     /// length is not known: such a file stays unmarked.
     fn close(&mut self, now_ms: u64, length: impl Fn(&FileEntry) -> Option<u64>) -> bool {
-        let place = |file: &FileEntry| (file.kind == FileKind::Pack, file.base, file.generation);
         let mut unknown = Vec::new();
         for file in &mut self.state.files {
             if file.state == FileState::Unmarked {
                 match length(file) {
                     Some(length) => file.length = length,
-                    None => unknown.push(place(file)),
+                    None => unknown.push(file.key()),
                 }
             }
         }
         self.incomplete = !unknown.is_empty();
         (self.state.clean, self.state.journal) = (true, 0);
-        let segments: Vec<(u64, u32)> = (self.state.files.iter())
+        let segments: Vec<FileKey> = (self.state.files.iter())
             .filter(|file| file.kind == FileKind::Segment)
-            .map(|file| (file.base, file.generation))
+            .map(FileEntry::key)
             .collect();
         self.state.files.retain_mut(|file| match (file.kind, file.state) {
-            _ if unknown.contains(&place(file)) => true,
+            _ if unknown.contains(&file.key()) => true,
             (FileKind::Pack, FileState::Unmarked) => {
                 // A pack stands for itself at any length, so it is a sealed one.
                 (file.state, file.newest_ms) = (FileState::Sealed, now_ms);
                 file.length > FILE_HEADER_LEN as u64
             }
             (FileKind::Segment, FileState::Unmarked) => {
-                let behind = segments.iter().filter(|&&place| place > (file.base, file.generation));
+                let behind = segments.iter().filter(|key| **key > file.key());
                 match behind.min() {
                     // A segment without frames, whose tables the next one restates.
-                    Some((base, _)) if *base == file.base => false,
-                    Some((base, _)) => {
+                    Some(next) if next.base == file.base => false,
+                    Some(next) => {
                         file.state = FileState::Sealed;
-                        file.count = base - file.base;
+                        file.count = next.base - file.base;
                         true
                     }
                     None => true,

@@ -3,8 +3,9 @@
 
 use super::scrub::ScrubStats;
 use crate::commit::CommitTimes;
-use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState};
 use crate::log::LogView;
+use crate::manifest;
 use crate::names::{DEAD, KEYS, PACK, PACK_INDEX, SEGMENT, SPARSE, TABLE, TOPICS, finished};
 use crate::store::{Inner, Store, StoreInfo};
 use crate::sys;
@@ -130,12 +131,10 @@ impl Inner {
         ] {
             for name in env.files.list(&dir).unwrap_or_default() {
                 let Ok(bytes) = env.files.len_of(&dir.join(&name)) else { continue };
-                let place = place_of(&name);
-                let state = named.iter().find(|file| {
-                    Some(file.kind) == kind && place == Some((file.base, file.generation))
-                });
+                let key = kind.and_then(|kind| key_of(&name, kind));
+                let state = named.iter().find(|file| Some(file.key()) == key);
                 let counted = match (kind, name.rsplit_once('.').map(|(_, end)| end)) {
-                    (None, Some("a" | "b")) if name.starts_with("super.") => &mut stats.manifests,
+                    (None, _) if manifest::is_name(&name) => &mut stats.manifests,
                     (None, _) if name.starts_with(TABLE) && finished(&name).is_none() => {
                         &mut stats.derived
                     }
@@ -167,7 +166,8 @@ impl Inner {
 }
 
 /// The base and generation that a file's name tells.
-fn place_of(name: &str) -> Option<(u64, u32)> {
+fn key_of(name: &str, kind: FileKind) -> Option<FileKey> {
     let mut parts = name.split('.');
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    let (base, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some(FileKey { kind, base, generation })
 }

@@ -14,7 +14,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::{PREFIX_LEN, RecordError, RecordKind, RecordPrefix};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::media::{Media, find_first};
-use crate::recovery::scan::Window;
+use crate::recovery::scan::Readahead;
 use crate::value::BlobHash;
 
 const HEADER_LEN: u64 = BATCH_HEADER_LEN as u64;
@@ -80,7 +80,7 @@ impl Stretch {
 /// The walk.
 #[derive(Debug)]
 pub(super) struct Survey {
-    window: Window,
+    window: Readahead,
     salt: u32,
     end: u64,
     /// The last batch ends at `end`: zeros before it are a hole.
@@ -105,7 +105,7 @@ impl Survey {
         leaps: bool,
     ) -> Self {
         Self {
-            window: Window::new(media, end),
+            window: Readahead::new(media, end),
             salt,
             end,
             is_exact,

@@ -9,6 +9,7 @@ use super::backup::lock;
 use super::error::MaintainError;
 use crate::error::OpenError;
 use crate::format::file::{FILE_HEADER_LEN, FORMAT_VERSION, FileHeader, FormatError, Magic};
+use crate::manifest;
 use crate::media::{Disk, Files};
 use crate::names::{self, BLOB_DIR, LOG_DIR};
 use crate::options::MediaChoice;
@@ -36,7 +37,7 @@ pub struct UpgradeReport {
 /// [`OpenError::Version`] names the first file of a newer version, or of one that is too old for
 /// this program; nothing was changed then.
 pub fn upgrade(dir: &Path) -> Result<UpgradeReport, MaintainError> {
-    if !dir.join("super.a").exists() && !dir.join("super.b").exists() {
+    if !manifest::is_in(dir) {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });
     }
     let _lock = lock(dir)?;
@@ -54,7 +55,7 @@ fn upgrade_by(
     let mut way = Vec::new();
     for version in from..to {
         let step = steps.iter().find(|(begins, _)| *begins == version);
-        let too_old = OpenError::Version { path: dir.join("super.a"), found: version };
+        let too_old = OpenError::Version { path: dir.join(manifest::NAMES[0]), found: version };
         way.push(step.ok_or(too_old)?.1);
     }
     way.into_iter().try_for_each(|step| step(dir, files))?;
@@ -89,11 +90,13 @@ fn oldest(dir: &Path, files: &Arc<dyn Files>, to: u32) -> Result<u32, MaintainEr
 
 /// What a file is by its name.
 fn magic_of(name: &str) -> Option<Magic> {
+    if manifest::is_name(name) {
+        return Some(Magic::Super);
+    }
     if name.starts_with(names::TABLE) {
         return Some(Magic::Table);
     }
     Some(match name.rsplit_once('.')?.1 {
-        "a" | "b" if name.starts_with("super.") => Magic::Super,
         names::SEGMENT => Magic::Segment,
         names::SPARSE => Magic::Index,
         names::TOPICS => Magic::Topic,

@@ -21,7 +21,7 @@ use crate::blob::PackView;
 use crate::env::{Env, Random};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
 use crate::limits::FINDINGS_MAX;
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest};
 use crate::media::{Disk, Files, is_lost};
 use crate::options::{MediaChoice, StoreOptions};
 use crate::store::{Inner, Store};
@@ -84,7 +84,7 @@ pub fn verify(
     dir: &Path,
     watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<VerifyReport, MaintainError> {
-    if !dir.join("super.a").exists() && !dir.join("super.b").exists() {
+    if !manifest::is_in(dir) {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });
     }
     let _lock = lock_to_read(dir)?;
@@ -248,14 +248,7 @@ impl<'a> Checker<'a> {
 
     /// Whether a file of a running store was replaced since the check began.
     pub(super) fn is_replaced(&self, file: &FileEntry) -> bool {
-        self.inner.is_some_and(|inner| {
-            let now = inner.env.manifest.state();
-            let same = |other: &FileEntry| {
-                (other.kind, other.base, other.generation)
-                    == (file.kind, file.base, file.generation)
-            };
-            !now.files.iter().any(same)
-        })
+        self.inner.is_some_and(|inner| inner.env.manifest.state().file(file.key()).is_none())
     }
 
     /// Counts bytes that were read, and asks whether to go on.

@@ -4,8 +4,10 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::mapped::Mapped;
 use super::positioned::Positioned;
@@ -15,11 +17,13 @@ use crate::options::MediaChoice;
 use crate::sys;
 
 /// The real filesystem.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Disk {
     mapped: bool,
     /// Files get all their space when they are made or opened.
     whole: bool,
+    /// Directories that are kept open.
+    held: Mutex<Vec<(PathBuf, Arc<File>)>>,
 }
 
 impl Disk {
@@ -30,7 +34,7 @@ impl Disk {
             MediaChoice::Mapped => true,
             MediaChoice::Positioned => false,
         };
-        Self { mapped, whole: sys::is_memory(dir) }
+        Self { mapped, whole: sys::is_memory(dir), held: Mutex::default() }
     }
 
     fn append(&self, file: File, room: Room, path: &Path) -> io::Result<Arc<dyn Media>> {
@@ -148,7 +152,20 @@ impl Files for Disk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+        let held =
+            self.held.lock().iter().find(|(held, _)| held == dir).map(|(_, dir)| dir.clone());
+        match held {
+            Some(dir) => dir.sync_all(),
+            None => File::open(dir)?.sync_all(),
+        }
+    }
+
+    fn hold_dir(&self, dir: &Path) -> io::Result<()> {
+        let file = Arc::new(File::open(dir)?);
+        let mut held = self.held.lock();
+        held.retain(|(other, _)| other != dir);
+        held.push((dir.to_owned(), file));
+        Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -223,6 +240,19 @@ mod tests {
             let media = disk.create(&path, LEN, true).unwrap();
             assert!(taken() >= LEN && media.len() == LEN);
         }
+    }
+
+    #[test]
+    fn a_directory_that_is_held_is_not_opened_to_be_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (held, elsewhere) = (dir.path().join("held"), dir.path().join("elsewhere"));
+        let disk = Disk::new(MediaChoice::Auto, dir.path());
+        disk.create_dir(&held).unwrap();
+        disk.hold_dir(&held).unwrap();
+        fs::rename(&held, &elsewhere).unwrap();
+        assert!(File::open(&held).is_err());
+        disk.sync_dir(&held).unwrap();
+        disk.sync_dir(&elsewhere).unwrap();
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(crate) struct Faults {
     room: AtomicU64,
     /// Places that the disk has lost.
     lost: Mutex<Vec<(PathBuf, Range<u64>)>>,
-    /// No file can be opened to be read.
+    /// No file can be opened to be read, and no directory to be synced.
     no_descriptors: AtomicBool,
     opens: Watch,
     /// Operations hold it shared, a crash image alone: it then is of one moment.
@@ -101,7 +101,7 @@ impl Faults {
         *self.opens.0.lock() = Some(Arc::new(watcher));
     }
 
-    /// From now on no file can be opened to be read.
+    /// From now on no file can be opened to be read, and no directory to be synced.
     pub(crate) fn no_descriptors(&self) {
         self.no_descriptors.store(true, Ordering::Relaxed);
     }
@@ -145,11 +145,12 @@ impl Faults {
 pub(crate) struct FaultyFiles<F> {
     files: F,
     faults: Arc<Faults>,
+    held: Mutex<Vec<PathBuf>>,
 }
 
 impl<F: Files> FaultyFiles<F> {
     pub(crate) fn new(files: F, faults: &Arc<Faults>) -> Self {
-        Self { files, faults: Arc::clone(faults) }
+        Self { files, faults: Arc::clone(faults), held: Mutex::default() }
     }
 
     fn wrap(&self, media: Arc<dyn Media>) -> Arc<dyn Media> {
@@ -283,7 +284,16 @@ impl<F: Files> Files for FaultyFiles<F> {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let _gate = self.faults.step()?;
+        if !self.held.lock().iter().any(|held| held == dir) {
+            self.faults.open()?;
+        }
         self.files.sync_dir(dir)
+    }
+
+    fn hold_dir(&self, dir: &Path) -> io::Result<()> {
+        self.faults.open()?;
+        self.held.lock().push(dir.to_owned());
+        self.files.hold_dir(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

@@ -28,8 +28,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::io::Errno;
 
+use crate::error::Shortage;
 pub(crate) use disk::Disk;
 pub(crate) use find::find_first;
 pub(crate) use lock::{LockError, StoreLock};
@@ -116,6 +116,12 @@ pub(crate) trait Files: Send + Sync + Debug {
     fn cut(&self, path: &Path, len: u64) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Keeps a directory open, so that [`sync_dir`](Self::sync_dir) needs no descriptor for it:
+    /// without one, what was named and may not be durable is in doubt, and nobody can go on.
+    fn hold_dir(&self, dir: &Path) -> io::Result<()> {
+        let _ = dir;
+        Ok(())
+    }
     /// Names of the files in a directory, those that are UTF-8, in no order.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Makes a directory if there is none, and makes its name durable.
@@ -145,12 +151,10 @@ impl Syncs {
 /// Whether an error says that there is no space, or no descriptor, for something: nothing was lost,
 /// and it may pass.
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded) || is_out_of_descriptors(error)
+    Shortage::of(error).is_some()
 }
 
 /// Whether a file could not be opened because the process, or the system, has too many open.
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
-    let errno = Errno::from_io_error(error);
-    errno.is_some_and(|errno| errno == Errno::MFILE || errno == Errno::NFILE)
+    Shortage::of(error) == Some(Shortage::Descriptors)
 }

@@ -39,7 +39,7 @@ fn live_through(place: &Place, media: MediaChoice, fault: Fault) -> bool {
             error,
             AppendError::Indeterminate
                 | AppendError::Poisoned
-                | AppendError::StorageFull
+                | AppendError::StorageFull(_)
                 | AppendError::BlobRefused(_)
         );
         assert!(is_told, "{what}: {error}");

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::workload::keyed;
 use super::{Holds, MEDIA, Place, cursor_name, look};
 use crate::append::Batch;
-use crate::error::AppendError;
+use crate::error::{AppendError, Shortage};
 use crate::media::faulty::{Faults, FaultyFiles};
 use crate::media::sim::{Image, SimDisk};
 use crate::options::{MediaChoice, SyncPolicy};
@@ -38,7 +38,8 @@ fn filled(place: &Place, disk: &SimDisk) -> (Store, u64) {
     store.append(large(0)).unwrap();
     faults.set(1, u64::MAX, Errno::NOSPC);
     faults.only_space();
-    let refused = |n: &u64| store.append(large(*n)) == Err(AppendError::StorageFull);
+    let refused =
+        |n: &u64| store.append(large(*n)) == Err(AppendError::StorageFull(Shortage::Space));
     let count = (1..100).find(refused).unwrap();
     (store, count)
 }
@@ -58,7 +59,7 @@ fn what_a_group_holds_besides_a_batch_without_room_is_durable() {
             let refused = store.submit(large(0));
             let after = behind.then(|| store.submit(frame("a", count + 1).into()));
             assert!(before.wait().unwrap().durable, "{what}");
-            assert_eq!(refused.wait(), Err(AppendError::StorageFull), "{what}");
+            assert_eq!(refused.wait(), Err(AppendError::StorageFull(Shortage::Space)), "{what}");
             let after = after.map(|ticket| assert!(ticket.wait().unwrap().durable, "{what}"));
             let count = count + 1 + after.map_or(0, |()| 1);
             for seed in 1..9 {
@@ -118,7 +119,7 @@ fn cursors_stay_when_the_segment_after_them_has_no_room_for_its_checkpoint() {
         );
         faults.room_for(4096);
         for n in 0..3 {
-            assert_eq!(store.append(large(n)), Err(AppendError::StorageFull));
+            assert_eq!(store.append(large(n)), Err(AppendError::StorageFull(Shortage::Space)));
             inner.sealing.seal_now(inner).unwrap();
         }
         let check = |image: Image, frames: usize, what: &str| {
@@ -160,7 +161,7 @@ fn a_segment_there_is_no_room_to_name_gives_its_space_back() {
             inner.sealing.prepare_spare(inner).unwrap();
             faults.set(1, u64::MAX, Errno::NOSPC);
             faults.only_space();
-            assert_eq!(store.append(large(count)), Err(AppendError::StorageFull));
+            assert_eq!(store.append(large(count)), Err(AppendError::StorageFull(Shortage::Space)));
             assert_eq!(files(), 1, "{media:?}");
             // Another offset, and with that another name the next time.
             store.append(frame("a", count).into()).unwrap();

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::reader::AsOf;
 use super::scan::segment_of;
 use super::walk::{WINDOW_POINT, Window};
 use crate::error::ReadError;
@@ -36,14 +37,15 @@ impl Left {
 
 impl Inner {
     /// [`Self::floor_as_of`]; where that cannot be told, what is removed now is hidden.
-    pub(super) fn floor_for(&self, topic: &str, head: u64, rewrites: u64) -> u64 {
-        let floor = self.floor_as_of(topic, head, rewrites);
-        floor.unwrap_or_else(|_| self.index.floor(topic, head))
+    pub(super) fn floor_for(&self, topic: &str, as_of: AsOf) -> u64 {
+        let floor = self.floor_as_of(topic, as_of);
+        floor.unwrap_or_else(|_| self.index.floor(topic, as_of.head))
     }
 
     /// Every frame of a topic with a lower offset was removed by `last:n`, for a reader that sees
-    /// frames below `head`, and began when frames had been compacted away `rewrites` times.
-    fn floor_as_of(&self, topic: &str, head: u64, rewrites: u64) -> Result<u64, ReadError> {
+    /// the log as of then.
+    fn floor_as_of(&self, topic: &str, as_of: AsOf) -> Result<u64, ReadError> {
+        let AsOf { head, rewrites } = as_of;
         if let Some(floor) = self.index.known_floor(topic, head) {
             return Ok(floor);
         }

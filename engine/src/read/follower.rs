@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::reader::Reader;
+use super::reader::{Limits, Reader};
 use crate::error::ReadError;
 use crate::store::Inner;
 use crate::tail::Ephemeral;
@@ -165,8 +165,8 @@ impl Follower {
         let end = end.min(self.position.saturating_add(STRETCH));
         let head = self.inner.log.head();
         let range = self.position..end;
-        let reader =
-            Reader::over(&self.inner, &self.options.topics, range, false, (head, u64::MAX));
+        let limits = Limits { head, left: u64::MAX };
+        let reader = Reader::over(&self.inner, &self.options.topics, range, false, limits);
         self.stretch = Some((reader, end));
     }
 

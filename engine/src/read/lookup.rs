@@ -1,10 +1,11 @@
 //! Single frames and what is known of topics without reading frames.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::reader::Reader;
+use super::reader::{Limits, Reader};
 use super::scan::{is_before, segment_of, walk_to};
 use super::walk::{WINDOW_POINT, WINDOW_VISIT, Walk, Window};
 use crate::error::ReadError;
@@ -41,6 +42,28 @@ fn first_id(of: &SegmentIndex, position: u64) -> Option<FrameId> {
     let mut walk = Walk::new(of.segment().clone(), position, 0, WINDOW_POINT);
     let found = walk.next()?.ok()?;
     walk.frame(&found).ok().map(|frame| frame.id())
+}
+
+/// From which offset on frames that nobody knows of would change what was found of a page of
+/// topics, whose names come after `after` and up to `to`. With a pattern that is from the first one
+/// on: it may be the only one of its topic.
+fn known_from(
+    topics: &TopicPatterns,
+    frames: &[Frame],
+    after: Option<&str>,
+    to: Option<&str>,
+) -> u64 {
+    let found: HashMap<_, _> = frames.iter().map(|of| (of.topic(), of.offset())).collect();
+    let from = topics.as_slice().iter().filter_map(|of| match of {
+        TopicPattern::Exact(topic) => {
+            let name = topic.as_str();
+            let is_of_page =
+                after.is_none_or(|after| name > after) && to.is_none_or(|to| name <= to);
+            is_of_page.then(|| found.get(name).copied().flatten().unwrap_or(0))
+        }
+        _ => Some(0),
+    });
+    from.min().unwrap_or(u64::MAX)
 }
 
 impl Inner {
@@ -232,7 +255,7 @@ impl Inner {
         }
         self.unmoved(|| {
             let head = self.log.head();
-            let reader = Reader::over(self, topics, 0..head, true, (head, n));
+            let reader = Reader::over(self, topics, 0..head, true, Limits { head, left: n });
             let mut frames = reader.collect::<Result<Vec<_>, _>>()?;
             frames.reverse();
             Ok((frames.len() as u64 == n, head, frames))
@@ -296,6 +319,11 @@ impl Inner {
                 found = self.newest_now(name)?;
             }
             frames.extend(found);
+        }
+        // Where damage kept frames out of the index newer ones may be among them.
+        if self.index.is_partial() {
+            let from = known_from(topics, &frames, after, next.as_ref().map(Topic::as_str));
+            self.check_whole(&self.index.segments(), from)?;
         }
         frames.sort_unstable_by_key(Frame::offset);
         Ok((frames, next))
@@ -403,7 +431,8 @@ impl Inner {
         if !is_first {
             let head = self.log.head();
             let topics = stats.topic.clone().into();
-            let mut reader = Reader::over(self, &topics, floor..head, false, (head, 1));
+            let mut reader =
+                Reader::over(self, &topics, floor..head, false, Limits { head, left: 1 });
             // One that cannot be read is there all the same.
             if let Ok(frame) = reader.next()? {
                 stats.first = frame.id();

@@ -98,7 +98,7 @@ impl Store {
     /// The newest `n` frames of the topics together, in log order.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] when one of them lies in a damaged place.
+    /// [`ReadError::Corrupt`] when one of them lies in a damaged place, or may lie there.
     pub fn last(&self, topics: &TopicPatterns, n: u64) -> Result<Vec<Frame>, ReadError> {
         self.inner.last(topics, n)
     }
@@ -106,7 +106,7 @@ impl Store {
     /// The newest frame of each of the topics, in log order.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] when one of them lies in a damaged place.
+    /// [`ReadError::Corrupt`] when one of them lies in a damaged place, or may lie there.
     pub fn last_per_topic(&self, topics: &TopicPatterns) -> Result<Vec<Frame>, ReadError> {
         self.inner.last_per_topic(topics)
     }
@@ -116,7 +116,7 @@ impl Store {
     /// returned; there is none behind the last page.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] when one of them lies in a damaged place.
+    /// [`ReadError::Corrupt`] when one of them lies in a damaged place, or may lie there.
     pub fn last_per_topic_page(
         &self,
         topics: &TopicPatterns,

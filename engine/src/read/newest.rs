@@ -313,12 +313,15 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::Looks;
     use crate::append::Batch;
     use crate::error::{AppendError, ReadError};
     use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader};
     use crate::limits::CONDITION_FRAMES_MAX;
     use crate::options::SyncPolicy;
+    use crate::store::Store;
     use crate::testing::{edit, fast_dir, frame, open, segment_files};
     use crate::value::{Condition, TopicPatterns};
 
@@ -350,12 +353,11 @@ mod tests {
         assert_eq!(found, Some(2 * CONDITION_FRAMES_MAX + 1), "another head is looked at anew");
     }
 
-    /// Nor does it let an older one pass for the newest.
-    #[test]
-    fn a_damaged_frame_is_not_passed_over_by_the_one_before_it() {
+    /// A store in whose segment the frame at offset 3 is damaged, opened after that.
+    fn damaged() -> (TempDir, Store) {
         let dir = fast_dir();
         let store = open(dir.path(), SyncPolicy::None);
-        for (topic, n) in [("first", 0), ("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
+        for (topic, n) in [("first", 0), ("a", 1), ("b", 2), ("a", 3), ("c", 4), ("d.e", 5)] {
             store.append(frame(topic, n).into()).unwrap();
         }
         store.close().unwrap();
@@ -368,10 +370,29 @@ mod tests {
             bytes[at + BATCH_HEADER_LEN + 20] ^= 1;
         });
         let store = open(dir.path(), SyncPolicy::None);
+        (dir, store)
+    }
+
+    /// Nor does it let an older one pass for the newest.
+    #[test]
+    fn a_damaged_frame_is_not_passed_over_by_the_one_before_it() {
+        let (_dir, store) = damaged();
         let last = |topic: &str| store.last(&TopicPatterns::parse(topic).unwrap(), 1);
         assert!(matches!(last("a"), Err(ReadError::Corrupt(_))), "{:?}", last("a"));
         assert!(matches!(last("b"), Err(ReadError::Corrupt(_))), "it may have been of b");
         assert_eq!(last("c").unwrap().len(), 1, "this one is behind it");
+    }
+
+    /// Nor where the newest of several topics are asked for, nor does it hide a topic.
+    #[test]
+    fn a_damaged_frame_is_not_passed_over_by_the_newest_of_each_topic() {
+        let (_dir, store) = damaged();
+        let each = |topics: &str| store.last_per_topic(&TopicPatterns::parse(topics).unwrap());
+        for topics in ["a", "c, a", "c, b", "c, none", "*", "d.*"] {
+            let found = each(topics);
+            assert!(matches!(found, Err(ReadError::Corrupt(_))), "{topics}: {found:?}");
+        }
+        assert_eq!(each("c, d.e").unwrap().len(), 2, "these are behind it");
     }
 
     /// A frame whose topic is damaged may have been of any topic.

@@ -27,15 +27,13 @@ const SCAN_FRAMES: u64 = 64;
 pub struct Reader {
     inner: Arc<Inner>,
     way: Way,
-    head: u64,
+    as_of: AsOf,
     left: u64,
     /// Offsets that are left; with `reverse` it shrinks from its end.
     rest: Range<u64>,
     reverse: bool,
     /// Floors of topics met, so that each is looked up once.
     floors: HashMap<Arc<str>, u64>,
-    /// How often frames had been compacted away when it began.
-    rewrites: u64,
 }
 
 enum Way {
@@ -44,6 +42,23 @@ enum Way {
     Visit(Visit),
     /// The log could not be read; what follows cannot be either.
     Ended,
+}
+
+/// What bounds a read, beside its range.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// It sees what was there below this offset when it began.
+    pub(super) head: u64,
+    /// Frames it hands out at most.
+    pub(super) left: u64,
+}
+
+/// What a reader sees: the log below a head, as it was when it began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AsOf {
+    pub(super) head: u64,
+    /// How often frames had been compacted away.
+    pub(super) rewrites: u64,
 }
 
 impl Reader {
@@ -58,36 +73,35 @@ impl Reader {
                 range.start = inner.start_of_last(&options.topics, range.clone(), head, n)?;
             }
         }
-        Ok(Self::over(inner, &options.topics, range, options.reverse, (head, left)))
+        Ok(Self::over(inner, &options.topics, range, options.reverse, Limits { head, left }))
     }
 
-    /// A read of a range of offsets below `head`; at most `left` frames.
+    /// A read of a range of offsets.
     pub(super) fn over(
         inner: &Arc<Inner>,
         topics: &TopicPatterns,
         range: Range<u64>,
         reverse: bool,
-        (head, left): (u64, u64),
+        limits: Limits,
     ) -> Self {
-        let rewrites = inner.index.rewrites();
-        let found = inner.selected(topics, &range, (head, rewrites));
+        let as_of = AsOf { head: limits.head, rewrites: inner.index.rewrites() };
+        let found = inner.selected(topics, &range, as_of);
         let scans = found.as_ref().is_none_or(|found| {
             let stored: u64 = found.iter().map(|(_, totals)| totals.stored).sum();
-            let looks = stored.min(left);
+            let looks = stored.min(limits.left);
             takes_all(topics) || looks.saturating_mul(SCAN_SHARE) > inner.index.frames()
         });
         let floors = found.into_iter().flatten().map(|(name, totals)| (name, totals.floor));
         let floors = floors.collect();
-        let reader =
-            Self::with_floors(inner, (topics, floors), range, reverse, (head, left), scans);
-        Self { rewrites, ..reader }
+        let reader = Self::with_floors(inner, (topics, floors), range, reverse, limits, scans);
+        Self { as_of, ..reader }
     }
 
     /// The newest frame of one topic in a range that begins at its floor.
     pub(super) fn newest(inner: &Arc<Inner>, topic: &Topic, range: Range<u64>) -> Self {
         let floors = HashMap::from([(Arc::from(topic.as_str()), range.start)]);
-        let head = range.end;
-        Self::with_floors(inner, (&topic.clone().into(), floors), range, true, (head, 1), false)
+        let limits = Limits { head: range.end, left: 1 };
+        Self::with_floors(inner, (&topic.clone().into(), floors), range, true, limits, false)
     }
 
     /// With `floors` as of `head`; unless everything is to be read these are all its topics.
@@ -96,10 +110,11 @@ impl Reader {
         (topics, floors): (&TopicPatterns, HashMap<Arc<str>, u64>),
         range: Range<u64>,
         reverse: bool,
-        (head, left): (u64, u64),
+        Limits { head, left }: Limits,
         scans: bool,
     ) -> Self {
         let (rest, rewrites) = (range.clone(), inner.index.rewrites());
+        let as_of = AsOf { head, rewrites };
         let lane = |(topic, &floor): (&Arc<str>, &u64)| {
             let runs = inner.index.runs(topic);
             Lane { topic: topic.clone(), runs, floor }
@@ -124,7 +139,7 @@ impl Reader {
         } else {
             Way::Visit(Visit::new(inner.clone(), segments, lanes, range, reverse))
         };
-        Self { inner: inner.clone(), way, head, left, rest, reverse, floors, rewrites }
+        Self { inner: inner.clone(), way, as_of, left, rest, reverse, floors }
     }
 
     /// The offset to go on from: behind what was handed out and the damage that was told of, and
@@ -254,7 +269,7 @@ impl Reader {
     fn is_hidden(&mut self, frame: &Frame) -> bool {
         let (index, topic) = (&self.inner.index, frame.topic());
         let Some(offset) = frame.offset() else { return false };
-        if index.is_removed_for(offset, self.head) {
+        if index.is_removed_for(offset, self.as_of.head) {
             return true;
         }
         // A visit begins at the floors.
@@ -264,7 +279,7 @@ impl Reader {
         let floor = match self.floors.get(topic) {
             Some(&floor) => floor,
             None => {
-                let floor = self.inner.floor_for(topic, self.head, self.rewrites);
+                let floor = self.inner.floor_for(topic, self.as_of);
                 if self.floors.len() >= TOPICS_MAX {
                     self.floors.clear();
                 }
@@ -338,7 +353,7 @@ impl Inner {
         n: u64,
     ) -> Result<u64, ReadError> {
         let mut start = range.end;
-        for frame in Reader::over(self, topics, range, true, (head, n)) {
+        for frame in Reader::over(self, topics, range, true, Limits { head, left: n }) {
             match frame {
                 Ok(frame) => start = frame.offset().unwrap_or(start),
                 // Reported where it belongs in the order, when the frames are read upwards.
@@ -355,7 +370,7 @@ impl Inner {
         &self,
         topics: &TopicPatterns,
         range: &Range<u64>,
-        (head, rewrites): (u64, u64),
+        as_of: AsOf,
     ) -> Option<Vec<(Arc<str>, TopicTotals)>> {
         let frames = range.end.saturating_sub(range.start);
         // All of them are read whatever there is; who does so for long knows the floors before.
@@ -373,9 +388,10 @@ impl Inner {
         }
         // The floors are those of now. Where frames came since, what they removed is still to be
         // seen.
-        let is_overtaken = |totals: &TopicTotals| totals.floor > 0 && totals.last_offset >= head;
+        let is_overtaken =
+            |totals: &TopicTotals| totals.floor > 0 && totals.last_offset >= as_of.head;
         for (name, totals) in found.iter_mut().filter(|(_, totals)| is_overtaken(totals)) {
-            totals.floor = self.floor_for(name, head, rewrites);
+            totals.floor = self.floor_for(name, as_of);
         }
         Some(found)
     }
@@ -487,7 +503,7 @@ mod tests {
         for topics in ["s.*", "s.state, s.pair", "*"] {
             for reverse in [false, true] {
                 let topics = TopicPatterns::parse(topics).unwrap();
-                let limits = (head, u64::MAX);
+                let limits = Limits { head, left: u64::MAX };
                 let reader = Reader::over(&store.inner, &topics, 0..head, reverse, limits);
                 let frames = reader.map(Result::unwrap).filter(|of| of.topic() != "other");
                 let mut found: Vec<_> = frames.map(|frame| frame.id()).collect();

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::walk::{Found, WINDOW_SCAN, Walk, Window};
+use super::walk::{FoundRecord, WINDOW_SCAN, Walk, Window};
 use crate::error::ReadError;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::{RecordKind, peek_topic};
@@ -192,7 +192,7 @@ fn is_behind(error: &ReadError, end: u64) -> bool {
 }
 
 #[inline]
-fn take(walk: &mut Walk, found: &Found, range: &Range) -> Result<Option<Frame>, ReadError> {
+fn take(walk: &mut Walk, found: &FoundRecord, range: &Range) -> Result<Option<Frame>, ReadError> {
     if found.offset < range.start || found.prefix.kind != RecordKind::Frame {
         return Ok(None);
     }
@@ -207,7 +207,7 @@ pub(super) struct Backward {
     range: Range,
     /// The lowest offset that was looked at.
     lowest: u64,
-    pending: Vec<Result<Found, ReadError>>,
+    pending: Vec<Result<FoundRecord, ReadError>>,
     window: Option<Window>,
 }
 

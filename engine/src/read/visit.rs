@@ -55,11 +55,11 @@ pub(super) struct Visit {
     reverse: bool,
     /// Where to look for the next segment to open: an offset at or before it in the order.
     at: Option<u64>,
-    open: Option<Open>,
+    open: Option<Visited>,
 }
 
 /// The segment being visited.
-struct Open {
+struct Visited {
     base: u64,
     window: Window,
     /// Postings that are left, for each topic in it.
@@ -134,7 +134,7 @@ impl Visit {
         let Some(open) = &mut self.open else { return Ok(()) };
         while let Some((lane, posting)) = open.next(self.reverse) {
             let offset = open.base + u64::from(posting.delta);
-            let Open { window, places, done, .. } = open;
+            let Visited { window, places, done, .. } = open;
             let Some((prefix, record)) = window.record_at(posting.position())? else {
                 return Ok(());
             };
@@ -186,7 +186,7 @@ impl Visit {
         let size = if of.segment().is_mapped() { WINDOW_MAPPED } else { WINDOW_VISIT };
         let window = Window::new(of.segment().clone(), size);
         let heap = BinaryHeap::new();
-        let mut open = Open { base, window, places, heap, ahead: Vec::new(), done: 0 };
+        let mut open = Visited { base, window, places, heap, ahead: Vec::new(), done: 0 };
         if open.places.len() > 1 {
             (0..open.places.len() as u32).for_each(|lane| open.refill(lane, self.reverse));
         }
@@ -236,7 +236,7 @@ impl Places {
     }
 }
 
-impl Open {
+impl Visited {
     fn refill(&mut self, lane: u32, reverse: bool) {
         if let Some((_, places)) = self.places.get_mut(lane as usize)
             && let Some(posting) = places.next(reverse)

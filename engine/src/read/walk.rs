@@ -120,7 +120,7 @@ impl Window {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Batch {
+struct AtHand {
     at: u64,
     base: u64,
     end: u64,
@@ -130,7 +130,7 @@ struct Batch {
 
 /// A record that was reached but not checked: a FRAME, unless others were asked for too.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Found {
+pub(crate) struct FoundRecord {
     /// Its offset, if the batch has no gaps; sure once the record was checked.
     pub(crate) offset: u64,
     /// Where the record begins in the file.
@@ -148,7 +148,7 @@ pub(crate) struct Found {
 pub(crate) struct Walk {
     window: Window,
     position: u64,
-    batch: Option<Batch>,
+    batch: Option<AtHand>,
     /// Offset of the next frame when nothing is missing.
     next: u64,
     /// Whether records that are not frames are handed out too.
@@ -194,7 +194,7 @@ impl Walk {
     /// The next FRAME record, nothing at the end of what is published, or an error for a damaged
     /// place; the walk goes on behind it.
     #[inline]
-    pub(crate) fn next(&mut self) -> Option<Result<Found, ReadError>> {
+    pub(crate) fn next(&mut self) -> Option<Result<FoundRecord, ReadError>> {
         loop {
             match self.batch {
                 Some(batch) if self.position < batch.end => match self.record(batch) {
@@ -278,7 +278,7 @@ impl Walk {
 
     /// The record of a frame that was found, checked.
     #[inline]
-    pub(crate) fn frame(&mut self, found: &Found) -> Result<Frame, ReadError> {
+    pub(crate) fn frame(&mut self, found: &FoundRecord) -> Result<Frame, ReadError> {
         let record = self.window.share(found.position, u64::from(found.prefix.len));
         match Frame::of_prefix(record, &found.prefix, Some(found.base)) {
             Ok(frame) => {
@@ -291,20 +291,20 @@ impl Walk {
 
     /// The bytes of a frame that was found, for who decides whether to take it.
     #[inline]
-    pub(crate) fn peek(&self, found: &Found) -> &[u8] {
+    pub(crate) fn peek(&self, found: &FoundRecord) -> &[u8] {
         let from = (found.position - self.window.at) as usize;
         self.window.bytes.get(from..from + found.prefix.len as usize).unwrap_or_default()
     }
 
     /// The error for a record that was found and is not what it should be.
-    pub(crate) fn damaged(&self, found: &Found) -> ReadError {
+    pub(crate) fn damaged(&self, found: &FoundRecord) -> ReadError {
         self.window.damaged(found.position, found.offset)
     }
 
     /// Checks the CRC of a frame that is not taken, so that damage cannot hide a frame by changing
     /// its topic.
     #[inline]
-    pub(crate) fn pass(&mut self, found: &Found) -> Result<(), ReadError> {
+    pub(crate) fn pass(&mut self, found: &FoundRecord) -> Result<(), ReadError> {
         match found.prefix.verify(self.peek(found)) {
             Ok(()) => Ok(()),
             Err(_) => Err(self.bad_record(found)),
@@ -322,7 +322,7 @@ impl Walk {
                 let base = header.base_offset;
                 self.window.get(self.position, end - self.position)?;
                 let (count, seq) = (header.count, header.seq);
-                self.batch = Some(Batch { at: self.position, base, end, count, seq });
+                self.batch = Some(AtHand { at: self.position, base, end, count, seq });
                 self.next = base;
                 self.position += HEADER;
                 Ok(true)
@@ -340,7 +340,7 @@ impl Walk {
     }
 
     #[inline]
-    fn record(&mut self, batch: Batch) -> Result<Option<Found>, ReadError> {
+    fn record(&mut self, batch: AtHand) -> Result<Option<FoundRecord>, ReadError> {
         let position = self.position;
         let bytes = self.window.get(position, batch.end - position)?.unwrap_or_default();
         let prefix = match RecordPrefix::read(bytes) {
@@ -353,18 +353,18 @@ impl Walk {
         self.position += prefix.stride() as u64;
         if prefix.kind != RecordKind::Frame {
             let (batch_at, base) = (batch.at, batch.base);
-            let found = Found { offset: self.next, position, batch: batch_at, base, prefix };
+            let found = FoundRecord { offset: self.next, position, batch: batch_at, base, prefix };
             if prefix.verify(self.peek(&found)).is_err() {
                 self.doubt(batch, &found)?;
             }
             return Ok(self.controls.then_some(found));
         }
         let offset = batch.base.saturating_add(u64::from(prefix.offset_delta));
-        let found = Found { offset, position, batch: batch.at, base: batch.base, prefix };
+        let found = FoundRecord { offset, position, batch: batch.at, base: batch.base, prefix };
         // A delta that leaves a gap may be right in a compacted segment; it is only believed after
         // its CRC, as a wrong one could pass a wanted frame off as one before or behind.
         if offset != self.next && found.prefix.verify(self.peek(&found)).is_err() {
-            let expected = Found { offset: self.next, ..found };
+            let expected = FoundRecord { offset: self.next, ..found };
             self.next += 1;
             return Err(self.bad_record(&expected));
         }
@@ -375,7 +375,7 @@ impl Walk {
     /// A record that says it is no frame fails its CRC: an error when it may have been one, whose
     /// kind was damaged. It was none when what follows goes on with the offset that is next.
     #[cold]
-    fn doubt(&mut self, batch: Batch, found: &Found) -> Result<(), ReadError> {
+    fn doubt(&mut self, batch: AtHand, found: &FoundRecord) -> Result<(), ReadError> {
         let error = self.bad_record(found);
         let follows = self.following(batch)?;
         // Looking ahead may have moved the window.
@@ -389,7 +389,7 @@ impl Walk {
 
     /// The offset of the next sound frame of a batch, or where the one after it begins; nothing
     /// when neither can be told.
-    fn following(&mut self, batch: Batch) -> Result<Option<u64>, ReadError> {
+    fn following(&mut self, batch: AtHand) -> Result<Option<u64>, ReadError> {
         let mut position = self.position;
         while position < batch.end {
             let bytes = self.window.get(position, batch.end - position)?.unwrap_or_default();
@@ -409,7 +409,7 @@ impl Walk {
 
     /// The error for a record that fails its CRC. Its length may be wrong too, so the walk goes on
     /// with the next record only when the strides of the whole batch add up.
-    fn bad_record(&mut self, found: &Found) -> ReadError {
+    fn bad_record(&mut self, found: &FoundRecord) -> ReadError {
         if let Some(batch) = self.batch
             && !self.strides_fit(batch)
         {
@@ -418,7 +418,7 @@ impl Walk {
         self.window.damaged(found.position, found.offset)
     }
 
-    fn strides_fit(&self, batch: Batch) -> bool {
+    fn strides_fit(&self, batch: AtHand) -> bool {
         let from = |position: u64| position.checked_sub(self.window.at).map(|at| at as usize);
         let (Some(start), Some(end)) = (from(batch.at + HEADER), from(batch.end)) else {
             return false;

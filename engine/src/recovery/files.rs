@@ -10,7 +10,7 @@ use crate::env::Env;
 use crate::error::{Corruption, OpenError, ReadOnlyReason};
 use crate::format::batch::{BATCH_MAGIC, BatchHeader};
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
-use crate::format::super_file::{FileEntry, FileKind, FileState};
+use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState};
 use crate::log::{OpenFiles, Segment, SegmentKey};
 use crate::maintain::find_salt;
 use crate::media::{Files, Media, find_first};
@@ -21,7 +21,7 @@ pub(crate) const NOT_NAMED: &str = "is not one of the files the manifest names";
 
 /// The segments the manifest names, in the order of their offsets.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct LogFiles {
     pub(super) sealed: Vec<Arc<Segment>>,
     pub(super) unmarked: Vec<FileEntry>,
     /// Something is missing or too much: nothing may be written.
@@ -29,26 +29,27 @@ pub(super) struct Found {
 }
 
 /// Looks at the directory of the log.
-pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<Found, OpenError> {
+pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<LogFiles, OpenError> {
     let dir = env.log_dir();
     let state = env.manifest.state();
     let is_segment = |file: &&FileEntry| file.kind == FileKind::Segment;
     let mut listed: Vec<FileEntry> = state.files.iter().filter(is_segment).copied().collect();
-    listed.sort_unstable_by_key(|file| (file.base, file.generation));
-    let mut found = Found::default();
+    listed.sort_unstable_by_key(FileEntry::key);
+    let is_listed = |key| listed.iter().any(|file| file.key() == key);
+    let mut found = LogFiles::default();
     let listing = env.files.list(&dir).map_err(|error| OpenError::io("list", &dir, error))?;
     finish_renames(env, &listed, &listing).map_err(|error| OpenError::io("tidy", &dir, error))?;
     for name in &listing {
         let derived = names::parse(name, FileKind::Segment.derived());
         let Some((base, generation)) = derived else { continue };
-        if !listed.iter().any(|file| (file.base, file.generation) == (base, generation)) {
+        if !is_listed(FileKey::segment(base, generation)) {
             // Of a segment that was rewritten. One that stays is in nobody's way.
             let _ = env.files.remove(&dir.join(name));
         }
     }
     for name in &listing {
         let Some((base, generation)) = names::parse(name, &[SEGMENT]) else { continue };
-        if listed.iter().any(|file| (file.base, file.generation) == (base, generation)) {
+        if is_listed(FileKey::segment(base, generation)) {
             continue;
         }
         let superseded =
@@ -94,8 +95,8 @@ fn finish_renames(env: &Env, listed: &[FileEntry], found: &[String]) -> io::Resu
     let mut changed = false;
     for name in found {
         let Some(place) = names::finished(name) else { continue };
-        let named = names::parse(place, &[SEGMENT])
-            .and_then(|at| listed.iter().find(|file| (file.base, file.generation) == at));
+        let named = names::parse_key(place, FileKind::Segment)
+            .and_then(|key| listed.iter().find(|file| file.key() == key));
         if named.is_some_and(|file| is_meant(env.files.as_ref(), &dir, (name, place), file)) {
             env.files.rename(&dir.join(name), &dir.join(place))?;
         } else {
@@ -197,9 +198,7 @@ pub(super) fn key_of(
             };
         }
     };
-    // Not the store's uuid: an ancestor may have written the file.
-    let named = (file.uuid, file.base, file.generation);
-    if (header.file, header.base, header.generation) != named {
+    if !file.owns(&header) {
         return Err(foreign("is not the file the manifest names"));
     }
     let FileHeader { base, generation, file: uuid, salt, .. } = header;
@@ -243,7 +242,7 @@ pub(crate) fn segments_to_read(env: &Env) -> Vec<Arc<Segment>> {
     let state = env.manifest.state();
     let is_segment = |file: &&FileEntry| file.kind == FileKind::Segment;
     let mut listed: Vec<&FileEntry> = state.files.iter().filter(is_segment).collect();
-    listed.sort_unstable_by_key(|file| (file.base, file.generation));
+    listed.sort_unstable_by_key(|file| file.key());
     listed.into_iter().filter_map(segment).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::replay::replay_sealed;
-use super::scan::Batch;
+use super::scan::WholeBatch;
 use crate::format::control::{self, Control};
 use crate::format::key_index::UsedKey;
 use crate::format::record::{FLAG_OLD_ID, FrameLayout, RecordKind};
@@ -22,7 +22,7 @@ pub(crate) fn keys_of(segment: &Segment) -> io::Result<(SegmentKeys, bool)> {
 }
 
 /// Takes up what a batch holds.
-pub(super) fn take(held: &mut SegmentKeys, batch: &Batch) {
+pub(super) fn take(held: &mut SegmentKeys, batch: &WholeBatch) {
     if held.first_ms.is_some() && !batch.kinds.has_keys() {
         return;
     }

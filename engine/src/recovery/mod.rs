@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::blob::{BlobError, Blobs};
 use crate::env::{Env, Random};
-use crate::error::{OpenError, ReadOnlyReason};
+use crate::error::{OpenError, ReadOnlyReason, Shortage};
 use crate::format::super_file::{FileEntry, SuperState};
 use crate::holds::Holds;
 use crate::journal::{self, Kept};
@@ -86,6 +86,7 @@ pub(crate) fn open_with(
 ) -> Result<Inner, OpenError> {
     let lock = lock(dir, options.clock.now_ms())?;
     let env = Arc::new(environment(dir, options, files)?);
+    hold_dirs(&env)?;
     let clean = env.manifest.state().clean;
     let journal = match clean {
         // It was removed, or holds nothing that is not in its place.
@@ -94,7 +95,7 @@ pub(crate) fn open_with(
     };
     let blobs = Blobs::open(Arc::clone(&env), clean).map_err(|error| match error {
         BlobError::Corrupt(corruption) => OpenError::Corrupt(corruption),
-        BlobError::Io { path, source } => OpenError::io("open", &path, source),
+        BlobError::Io { path, error } => OpenError::io("open", &path, error),
         error => OpenError::io("open", &env.blob_dir(), error.into()),
     })?;
     let open_files = Arc::new(OpenFiles::new(Arc::clone(&env.files)));
@@ -113,13 +114,25 @@ pub(crate) fn open_with(
     Ok(inner)
 }
 
+/// Keeps the directories of the store open as long as it is. One that cannot be opened for another
+/// reason than want of a descriptor may be missing: what that means is found out later.
+fn hold_dirs(env: &Env) -> Result<(), OpenError> {
+    for dir in [env.dir.clone(), env.log_dir(), env.blob_dir()] {
+        match env.files.hold_dir(&dir) {
+            Err(error) if is_full(&error) => return Err(OpenError::io("open", &dir, error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Why the groups of the journal are not in their places. Where a filesystem copies what is written
 /// over, that takes space; done again it ends in the same.
 fn not_put_back(env: &Env, error: io::Error) -> OpenError {
     let path = env.journal_path();
-    match is_full(&error) {
-        true => OpenError::StorageFull { path },
-        false => OpenError::io("put back the groups of", &path, error),
+    match Shortage::of(&error) {
+        Some(Shortage::Space) => OpenError::StorageFull { path },
+        _ => OpenError::io("put back the groups of", &path, error),
     }
 }
 

@@ -8,9 +8,9 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::files::{self, Found};
+use super::files::{self, LogFiles};
 use super::replay::{Tables, note, replay_on, replay_sealed};
-use super::scan::{Walk, scan};
+use super::scan::{Scan, scan};
 use super::{Examined, Recovered, RecoveryReport, keys, rewrite};
 use crate::blob::Blobs;
 use crate::commit::{Commits, Timing, Writer};
@@ -48,11 +48,11 @@ impl Opening {
     /// From the files that were found to a store in use.
     pub(super) fn finish(
         mut self,
-        found: Found,
+        found: LogFiles,
         trouble: Option<ReadOnlyReason>,
         lock: StoreLock,
     ) -> Result<Inner, OpenError> {
-        let Found { sealed, unmarked, trouble: missing } = found;
+        let LogFiles { sealed, unmarked, trouble: missing } = found;
         let mut trouble = missing.or(trouble);
         let (examined, bad) = self.examine(&unmarked)?;
         let epoch = examined.iter().map(|one| one.scanned.epoch).max().unwrap_or_default();
@@ -178,7 +178,7 @@ impl Opening {
         let reached = replay_sealed(&media, last, |batch| tables.take(batch)).map_err(failed)?;
         if reached.position < last.published_len() {
             // The tables are as of the damage, and so is the number of the next batch.
-            let walk = Walk::new(media, &last.key(), last.published_len()).sealed();
+            let walk = Scan::new(media, &last.key(), last.published_len()).sealed();
             let why = walk.from(reached).next().map_err(failed)?.err();
             let why = why.unwrap_or(BatchError::Absent);
             let corrupt = Corruption::new(path, reached.position, why).at_offset(reached.offset);
@@ -271,7 +271,7 @@ impl Opening {
         let failed = |error| OpenError::io("read", segment.path(), error);
         tables.begin_segment();
         let media = self.env.files.open_sealed(segment.path()).map_err(failed)?;
-        let walk = Walk::new(media, &segment.key(), segment.published_len());
+        let walk = Scan::new(media, &segment.key(), segment.published_len());
         // What is taken up for the index was scanned; a segment in trouble may hold anything.
         let walk = if index.is_some() { walk.trusting() } else { walk };
         let read = replay_on(walk, |batch| {

@@ -4,13 +4,13 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::scan::{Batch, Spot, Walk};
+use super::scan::{Scan, Spot, WholeBatch};
 use crate::blob::{BlobError, Blobs};
 use crate::cursors::Cursors;
 use crate::format::control::{self, Control};
 use crate::format::record::{FLAG_RESTATED, FrameLayout, RecordKind, frame_id};
 use crate::index::{Index, Noted};
-use crate::log::Segment;
+use crate::log::{Segment, position_of};
 use crate::media::Media;
 use crate::value::FrameId;
 
@@ -35,7 +35,7 @@ impl Tables {
     }
 
     /// Takes up the records of a batch that are not frames, and the ids of those that are.
-    pub(crate) fn take(&mut self, batch: &Batch) {
+    pub(crate) fn take(&mut self, batch: &WholeBatch) {
         // Ids ascend.
         self.last_id = self.last_id.max(batch.last_frame().and_then(frame_id));
         self.has_old_ids |= batch.kinds.old_ids;
@@ -77,9 +77,9 @@ impl Tables {
 pub(super) fn replay_sealed(
     media: &Arc<dyn Media>,
     segment: &Segment,
-    mut visit: impl FnMut(&Batch),
+    mut visit: impl FnMut(&WholeBatch),
 ) -> io::Result<Spot> {
-    let walk = Walk::new(Arc::clone(media), &segment.key(), segment.published_len());
+    let walk = Scan::new(Arc::clone(media), &segment.key(), segment.published_len());
     replay_on(walk.sealed(), |batch| {
         visit(batch);
         ControlFlow::Continue(())
@@ -88,8 +88,8 @@ pub(super) fn replay_sealed(
 
 /// Walks the batches that are left of a walk, until `visit` breaks. Says where it stood.
 pub(super) fn replay_on(
-    mut walk: Walk,
-    mut visit: impl FnMut(&Batch) -> ControlFlow<()>,
+    mut walk: Scan,
+    mut visit: impl FnMut(&WholeBatch) -> ControlFlow<()>,
 ) -> io::Result<Spot> {
     loop {
         // A copy of the place, as a batch that is refused was not passed.
@@ -105,7 +105,7 @@ pub(super) fn replay_on(
 ///
 /// # Errors
 /// That of a pack which cannot be read: it may hold the blob.
-pub(crate) fn has_blobs(batch: &Batch, blobs: &Blobs) -> io::Result<bool> {
+pub(crate) fn has_blobs(batch: &WholeBatch, blobs: &Blobs) -> io::Result<bool> {
     for (_, prefix, record) in batch.records() {
         let Some(hash) = control::named_blob(record, &prefix) else { continue };
         match blobs.len_of(&hash) {
@@ -118,7 +118,7 @@ pub(crate) fn has_blobs(batch: &Batch, blobs: &Blobs) -> io::Result<bool> {
 }
 
 /// Tells the index of the frames and the tombstones of a batch.
-pub(crate) fn note(index: &Index, segment: &Arc<Segment>, batch: &Batch) {
+pub(crate) fn note(index: &Index, segment: &Arc<Segment>, batch: &WholeBatch) {
     let mut notes = index.notes(segment);
     if batch.kinds.has(RecordKind::Tombstone) {
         for (_, prefix, record) in batch.records() {
@@ -140,8 +140,8 @@ pub(crate) fn note(index: &Index, segment: &Arc<Segment>, batch: &Batch) {
             offset,
             id: layout.id(record),
             topic: layout.topic(record),
-            batch: batch.position as u32,
-            record: at as u32,
+            batch: position_of(batch.position),
+            record: position_of(at),
             record_len: prefix.len,
             body_len: layout.body(record).map_or(0, |(len, _)| len),
             ttl: layout.ttl(record),

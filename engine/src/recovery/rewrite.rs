@@ -282,9 +282,8 @@ fn apply(env: &Env, examined: &[Examined], fates: &[Fate]) -> io::Result<()> {
     }
     env.files.sync_dir(&env.log_dir())?;
     env.manifest.update(|state| {
-        // By place: done again, the line may be the one of the first time.
-        let place = |file: &FileEntry| (file.kind, file.base, file.generation);
-        let gone = |file: &FileEntry| examined.iter().any(|one| place(&one.file) == place(file));
+        // By key: done again, the line may be the one of the first time.
+        let gone = |file: &FileEntry| examined.iter().any(|one| one.file.key() == file.key());
         state.files.retain(|file| !gone(file));
         state.files.append(&mut entries);
     })?;

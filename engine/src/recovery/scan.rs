@@ -15,6 +15,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::{FLAG_OLD_ID, RecordKind, RecordPrefix};
 use crate::log::SegmentKey;
 use crate::media::Media;
+#[cfg(xs_planted)]
 use crate::planted::{Bug, is_planted};
 
 /// Bytes read at a time, when nothing needs more. They and their copy fit into a cache.
@@ -24,14 +25,14 @@ const SPOT_BYTES: u64 = 16 * 1024;
 
 /// Reads a file front to back in large pieces.
 #[derive(Debug)]
-pub(crate) struct Window {
+pub(crate) struct Readahead {
     media: Arc<dyn Media>,
     end: u64,
     start: u64,
     bytes: Bytes,
 }
 
-impl Window {
+impl Readahead {
     /// Reads below `end`, which is published.
     pub(crate) fn new(media: Arc<dyn Media>, end: u64) -> Self {
         Self { media, end, start: 0, bytes: Bytes::new() }
@@ -54,7 +55,7 @@ impl Window {
 
 /// A batch that verified.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub(crate) struct WholeBatch {
     pub(crate) header: BatchHeader,
     pub(crate) position: u64,
     pub(crate) records: Bytes,
@@ -108,7 +109,7 @@ impl Kinds {
     }
 }
 
-impl Batch {
+impl WholeBatch {
     /// The record of its last frame, and what may follow it.
     pub(crate) fn last_frame(&self) -> Option<&[u8]> {
         let rest = self.records.get(self.kinds.last_frame_at as usize..);
@@ -139,8 +140,8 @@ pub(crate) struct Spot {
 
 /// Walks the batches of a segment as long as they are whole and in their places.
 #[derive(Debug)]
-pub(crate) struct Walk {
-    window: Window,
+pub(crate) struct Scan {
+    window: Readahead,
     salt: u32,
     pub(crate) at: Spot,
     /// Batches and frames may be missing: it may have been compacted.
@@ -151,12 +152,12 @@ pub(crate) struct Walk {
     crc: Option<crc32fast::Hasher>,
 }
 
-impl Walk {
+impl Scan {
     /// Begins behind the file header. `end` is published.
     pub(crate) fn new(media: Arc<dyn Media>, key: &SegmentKey, end: u64) -> Self {
         let position = FILE_HEADER_LEN as u64;
         let at = Spot { position, seq: None, prev_crc: 0, offset: key.base };
-        let window = Window::new(media, end);
+        let window = Readahead::new(media, end);
         Self { window, salt: key.salt, at, leaps: false, trusts: false, crc: None }
     }
 
@@ -176,11 +177,12 @@ impl Walk {
     }
 
     /// The next batch, or what is wrong where it should be.
-    pub(crate) fn next(&mut self) -> io::Result<Result<Batch, BatchError>> {
+    pub(crate) fn next(&mut self) -> io::Result<Result<WholeBatch, BatchError>> {
         let seq = self.at.seq.filter(|_| !self.leaps);
         let expect = Expect { salt: self.salt, seq, prev_crc: self.at.prev_crc };
         let (batch, bytes) = match self.read(self.at.position)? {
             Ok(read) => read,
+            #[cfg(xs_planted)]
             Err(_) if is_planted(Bug::KeepBehindHole) && self.find_behind()? => return self.next(),
             Err(error) => return Ok(Err(error)),
         };
@@ -211,11 +213,12 @@ impl Walk {
         Ok(Ok(batch))
     }
 
-    /// Goes to the next whole batch of this segment behind a bad one.
+    /// Goes to the next whole batch of this segment behind a bad one: a bug on purpose.
+    #[cfg(xs_planted)]
     fn find_behind(&mut self) -> io::Result<bool> {
         let mut position = self.at.position + 8;
         while !self.window.get(position..position + BATCH_HEADER_LEN as u64)?.is_empty() {
-            if let Ok((Batch { header, .. }, _)) = self.read(position)?
+            if let Ok((WholeBatch { header, .. }, _)) = self.read(position)?
                 && header.salt == self.salt
             {
                 let (prev_crc, offset) = (header.prev_crc, header.base_offset);
@@ -228,7 +231,7 @@ impl Walk {
     }
 
     /// The batch at a position, whole, wherever in a chain it belongs, and all its bytes.
-    fn read(&mut self, position: u64) -> io::Result<Result<(Batch, Bytes), BatchError>> {
+    fn read(&mut self, position: u64) -> io::Result<Result<(WholeBatch, Bytes), BatchError>> {
         let records_at = position + BATCH_HEADER_LEN as u64;
         let header = match BatchHeader::read(&self.window.get(position..records_at)?) {
             Ok(header) => header,
@@ -242,7 +245,7 @@ impl Walk {
         } else if let Err(error) = header.check_each(&records, |at, prefix| kinds.add(at, prefix)) {
             return Ok(Err(error));
         }
-        Ok(Ok((Batch { header, position, records, kinds }, bytes)))
+        Ok(Ok((WholeBatch { header, position, records, kinds }, bytes)))
     }
 }
 
@@ -298,7 +301,7 @@ fn begin(
     key: &SegmentKey,
     (len, zero_from): (u64, u64),
 ) -> io::Result<Scanned> {
-    let mut walk = Walk::new(Arc::clone(media), key, len);
+    let mut walk = Scan::new(Arc::clone(media), key, len);
     let mut crc = crc32fast::Hasher::new();
     crc.update(&walk.window.get(0..FILE_HEADER_LEN as u64)?);
     walk.crc = Some(crc);
@@ -355,8 +358,8 @@ impl Scanned {
         media: &Arc<dyn Media>,
         key: &SegmentKey,
         durable_upto: u64,
-    ) -> io::Result<Walk> {
-        let mut walk = Walk::new(Arc::clone(media), key, self.end).trusting();
+    ) -> io::Result<Scan> {
+        let mut walk = Scan::new(Arc::clone(media), key, self.end).trusting();
         if let Some(mark) = self.mark_before(durable_upto) {
             walk = walk.from(mark.spot);
         }
@@ -394,7 +397,7 @@ impl Scanned {
             self.durable_upto = self.durable_upto.max(durable_upto);
             return Ok(());
         };
-        let mut walk = Walk::new(Arc::clone(media), key, self.len).from(mark.spot);
+        let mut walk = Scan::new(Arc::clone(media), key, self.len).from(mark.spot);
         walk.crc = Some(mark.crc);
         self.tombstones = mark.tombstones;
         self.marks.retain(|other| other.spot.position <= mark.spot.position);
@@ -403,7 +406,7 @@ impl Scanned {
     }
 
     /// Scans from where the walk is. What is known of the batches before stays.
-    fn go_on(&mut self, mut walk: Walk) -> io::Result<()> {
+    fn go_on(&mut self, mut walk: Scan) -> io::Result<()> {
         let mut tables = Tables::default();
         let mut next_mark = walk.at.position + SPOT_BYTES;
         self.why = loop {
@@ -437,7 +440,7 @@ impl Scanned {
         self.resync(&mut walk)
     }
 
-    fn note_epoch(&mut self, batch: &Batch) {
+    fn note_epoch(&mut self, batch: &WholeBatch) {
         // A mark may be of an opening that wrote nothing else, and whose number the next one has.
         if batch.kinds.frames > 0 {
             self.epoch = self.epoch.max(batch.header.epoch);
@@ -445,7 +448,7 @@ impl Scanned {
     }
 
     /// Looks through what lies behind the first bad batch.
-    fn resync(&mut self, walk: &mut Walk) -> io::Result<()> {
+    fn resync(&mut self, walk: &mut Scan) -> io::Result<()> {
         let len = self.zero_from;
         self.zero_from = self.end;
         let mut at = self.end;
@@ -466,7 +469,7 @@ impl Scanned {
     }
 
     /// Learns from what may be a batch behind the end.
-    fn meet(&mut self, walk: &mut Walk, position: u64) -> io::Result<()> {
+    fn meet(&mut self, walk: &mut Scan, position: u64) -> io::Result<()> {
         let header = walk.window.get(position..position + BATCH_HEADER_LEN as u64)?;
         match BatchHeader::read(&header) {
             Ok(header) if header.salt == walk.salt => {

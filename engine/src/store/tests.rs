@@ -6,6 +6,8 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::*;
+use crate::error::Shortage;
+use crate::format::super_file::FileKind;
 use crate::media::faulty::Faults;
 use crate::options::MediaChoice;
 use crate::testing::{
@@ -316,7 +318,7 @@ fn a_blob_put_alone_is_synced_in_its_time() {
 #[test]
 fn bodies_count_towards_the_bytes_that_are_synced_at_once() {
     let dir = fast_dir();
-    let sync = SyncPolicy::Interval { ms: 1 << 40, bytes: 20_000 };
+    let sync = SyncPolicy::Interval { ms: crate::limits::SYNC_INTERVAL_MS_MAX, bytes: 20_000 };
     let store = open(dir.path(), sync);
     let append = |n| {
         let body = Body::Inline(Bytes::from(vec![n; 900]));
@@ -381,9 +383,12 @@ fn a_full_disk_refuses_and_passes() {
         }
         assert!(count < 10_000);
     };
-    assert_eq!((refused, store.info().health), (AppendError::StorageFull, Health::Writable));
+    assert_eq!(
+        (refused, store.info().health),
+        (AppendError::StorageFull(Shortage::Space), Health::Writable)
+    );
     assert_eq!(numbers(&store), range(count));
-    assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::StorageFull));
+    assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::StorageFull(Shortage::Space)));
     let image = crash_now(dir.path(), &faults);
     faults.clear();
     assert_eq!(store.append(frame("a", count).into()).unwrap().frames[0].offset, Some(count));
@@ -392,7 +397,7 @@ fn a_full_disk_refuses_and_passes() {
     faults.only_space();
     let store = open_faulty(image.path(), options(SyncPolicy::None), &faults).unwrap();
     assert_eq!(numbers(&store), range(count));
-    assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::StorageFull));
+    assert_eq!(store.append(frame("a", 0).into()), Err(AppendError::StorageFull(Shortage::Space)));
     faults.clear();
     for n in count..count + 1000 {
         assert_eq!(store.append(frame("a", n).into()).unwrap().frames[0].offset, Some(n));
@@ -403,6 +408,25 @@ fn a_full_disk_refuses_and_passes() {
     let store = open(image.path(), SyncPolicy::None);
     assert!(store.info().recovery.clean);
     assert_eq!(numbers(&store), range(count + 1000));
+}
+
+/// The copies of the manifest are named in turn, and the directory is synced for each: with no
+/// descriptor for that nobody could tell which copy the next open finds.
+#[test]
+fn no_sync_of_a_directory_needs_a_descriptor() {
+    let dir = fast_dir();
+    let faults = Faults::none();
+    open_faulty(dir.path(), options(SyncPolicy::Sync), &faults).unwrap().close().unwrap();
+    let store = open_faulty(dir.path(), options(SyncPolicy::Sync), &faults).unwrap();
+    faults.no_descriptors();
+    for n in 0..2000 {
+        store.append(frame("a", n).into()).unwrap();
+    }
+    assert!(segment_files(dir.path()).len() > 2, "none was named");
+    assert_eq!(store.info().health, Health::Writable);
+    store.close().unwrap();
+    faults.clear();
+    assert_eq!(numbers(&open(dir.path(), SyncPolicy::Sync)), range(2000));
 }
 
 #[test]

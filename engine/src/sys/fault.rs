@@ -2,21 +2,25 @@
 //! tell of a disk that cannot read a sector, or of somebody who cut it, than a SIGBUS. Mends
 //! nothing: the bytes are not there, and the code that wanted them cannot go on without.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Bytes of a line of the list of maps: its numbers and the longest path.
 const LINE_MAX: usize = 128 + 4096;
 const PIECE: usize = 1024;
+/// The list of maps of this process.
+const MAPS: &CStr = c"/proc/self/maps";
 
 static EXIT: AtomicI32 = AtomicI32::new(1);
 
 /// Has a process that dies of a mapped file say on standard error which one it was, and where in
-/// it, and end with the code `exit`. For programs; a library leaves signals to them.
+/// it, and end with the code `exit`. For programs; a library leaves signals to them. Nothing is
+/// kept of what is mapped: the system's list of it is read when it happens, however long it is.
 ///
 /// # Errors
-/// What the system answered; the process then dies without a word.
+/// What the system answered when it refused to take the handler; the process then dies of such a
+/// file as it does without one, and nothing else changes.
 pub fn name_faults(exit: u8) -> io::Result<()> {
     EXIT.store(i32::from(exit), Ordering::Relaxed);
     // SAFETY: sigaction is a plain C struct for which all zeroes is a value.
@@ -38,14 +42,21 @@ extern "C" fn report(_: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void)
     let address = unsafe { (*info).si_addr() } as usize;
     let mut line = [0; LINE_MAX];
     let mut digits = [0; 20];
-    if let Some((offset, path)) = find(address, &mut line) {
-        say(b"xs: cannot read ");
-        say(path);
-        say(b" at byte ");
-        say(decimal(offset, &mut digits));
-        say(b": the disk or its filesystem failed, or the file was cut; see docs/recovery.md\n");
-    } else {
-        say(b"xs: SIGBUS at an address that no file is mapped at\n");
+    match find(MAPS, address, &mut line) {
+        Ok(Some((offset, path))) => {
+            say(b"xs: cannot read ");
+            say(path);
+            say(b" at byte ");
+            say(decimal(offset, &mut digits));
+            say(
+                b": the disk or its filesystem failed, or the file was cut; see docs/recovery.md\n",
+            );
+        }
+        Ok(None) => say(b"xs: SIGBUS at an address that no file is mapped at\n"),
+        Err(NoList) => {
+            say(b"xs: cannot read a file that is mapped; which one is not known, ");
+            say(b"as /proc/self/maps cannot be read either; see docs/recovery.md\n");
+        }
     }
     // SAFETY: ends the process, and is async-signal-safe.
     unsafe { libc::_exit(EXIT.load(Ordering::Relaxed)) }
@@ -56,15 +67,29 @@ fn say(bytes: &[u8]) {
     unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
 }
 
-/// The file that is mapped at an address, and the place in it.
-fn find(address: usize, line: &mut [u8; LINE_MAX]) -> Option<(u64, &[u8])> {
+/// The list of maps cannot be read: there is no descriptor for it, or no /proc.
+#[derive(Debug, PartialEq, Eq)]
+struct NoList;
+
+/// A file that is mapped, and a place in it.
+type Mapped<'a> = Option<(u64, &'a [u8])>;
+
+/// The file that is mapped at an address, and the place in it, by a list of maps.
+fn find<'a>(
+    maps: &CStr,
+    address: usize,
+    line: &'a mut [u8; LINE_MAX],
+) -> Result<Mapped<'a>, NoList> {
     // SAFETY: the path ends with a zero; open is async-signal-safe.
-    let file = unsafe { libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    let file = unsafe { libc::open(maps.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
     let (mut piece, mut len) = ([0u8; PIECE], 0);
     loop {
         // SAFETY: the buffer has so many bytes; read is async-signal-safe.
         let got = unsafe { libc::read(file, piece.as_mut_ptr().cast(), PIECE) };
-        let got = usize::try_from(got).ok().filter(|&got| got > 0)?;
+        let got = usize::try_from(got).map_err(|_| NoList)?;
+        if got == 0 {
+            return Ok(None);
+        }
         for &byte in &piece[..got] {
             if byte != b'\n' {
                 // What does not fit is no file of ours.
@@ -75,7 +100,7 @@ fn find(address: usize, line: &mut [u8; LINE_MAX]) -> Option<(u64, &[u8])> {
                 continue;
             }
             if let Some((offset, path_at)) = place_in(&line[..len], address) {
-                return Some((offset, &line[path_at..len]));
+                return Ok(Some((offset, &line[path_at..len])));
             }
             len = 0;
         }
@@ -116,6 +141,16 @@ fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_told_from_one_without_the_address() {
+        let mut line = [0; LINE_MAX];
+        let code = lines_of_maps_are_understood as fn() as usize;
+        let (_, path) = find(MAPS, code, &mut line).unwrap().unwrap();
+        assert_eq!(path, std::env::current_exe().unwrap().as_os_str().as_encoded_bytes());
+        assert_eq!(find(MAPS, 1, &mut line), Ok(None));
+        assert_eq!(find(c"/proc/self/no such list", code, &mut line), Err(NoList));
+    }
 
     #[test]
     fn lines_of_maps_are_understood() {

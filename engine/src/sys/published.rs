@@ -97,7 +97,7 @@ mod loom_tests {
 
     /// The same hand-over without its order must be found out, or the model proves nothing.
     #[test]
-    #[should_panic]
+    #[should_panic(expected = "frames are visible whose bytes are not")]
     fn a_relaxed_head_is_found_out() {
         let raise = |head: &AtomicU64, upto| head.store(upto, Ordering::Relaxed);
         model(|| AtomicU64::new(0), raise, |head| head.load(Ordering::Relaxed));

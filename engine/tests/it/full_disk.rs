@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use xs_engine::{AppendError, Health, NewFrame, Store, StoreOptions, SyncPolicy};
+use xs_engine::{AppendError, Health, NewFrame, Shortage, Store, StoreOptions, SyncPolicy};
 
 use crate::support::{
     MEDIA, Mounted, everything, ext4_image, frames, lacks, number_of, numbered, open, options,
@@ -23,7 +23,7 @@ fn fill(store: &Store, mut n: u64) -> u64 {
     loop {
         match store.append(new(n).into()) {
             Ok(appended) => assert_eq!(appended.frames[0].offset, Some(n)),
-            Err(AppendError::StorageFull) => return n,
+            Err(AppendError::StorageFull(Shortage::Space)) => return n,
             Err(other) => panic!("frame {n}: {other}"),
         }
         n += 1;
@@ -46,7 +46,7 @@ fn resume(store: &Store, n: u64) {
     loop {
         match store.append(new(n).into()) {
             Ok(appended) => return assert_eq!(appended.frames[0].offset, Some(n)),
-            Err(AppendError::StorageFull) => {}
+            Err(AppendError::StorageFull(Shortage::Space)) => {}
             Err(other) => panic!("{other}"),
         }
         assert!(begun.elapsed() < Duration::from_secs(120), "appends do not resume");
@@ -91,7 +91,7 @@ fn run_full(disk: &Path, options: &StoreOptions, room: u64) {
         // What is sealed meanwhile may give some room back, which appends then use up.
         match store.append(new(count).into()) {
             Ok(_) => count = fill(&store, count + 1),
-            Err(error) => assert_eq!(error, AppendError::StorageFull),
+            Err(error) => assert_eq!(error, AppendError::StorageFull(Shortage::Space)),
         }
     }
     assert_eq!((store.info().head, store.info().health), (count, Health::Writable));

@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xs_engine::limits::MAPS_MAX;
-use xs_engine::{AppendError, Health, Meta, NewFrame, OpenError, ReadError, Store, name_faults};
+use xs_engine::{
+    AppendError, Health, Meta, NewFrame, OpenError, ReadError, Shortage, Store, name_faults,
+};
 
 use crate::support::{MEDIA, everything, numbered, open, options, scratch};
 
@@ -119,7 +121,10 @@ fn few_descriptors(dir: &Path) {
     let stored = (0..).find(|&n| store.append(large(n)).is_err()).unwrap();
     assert!(stored < 20, "nothing needed a descriptor");
     for n in 0..3 {
-        assert_eq!(store.append(large(n)).unwrap_err(), AppendError::StorageFull);
+        assert_eq!(
+            store.append(large(n)).unwrap_err(),
+            AppendError::StorageFull(Shortage::Descriptors)
+        );
     }
     assert_eq!(store.info().health, Health::Writable);
     allow(48);

@@ -45,7 +45,7 @@ fn child() {
                 say(&format!("acknowledged {n}"));
                 n += 1;
             }
-            Err(AppendError::StorageFull) => say("full"),
+            Err(AppendError::StorageFull(_)) => say("full"),
             Err(AppendError::Indeterminate) => say("indeterminate"),
             Err(AppendError::Poisoned) => say("poisoned"),
             Err(other) => say(&format!("unexpected {other}")),

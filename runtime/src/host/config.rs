@@ -26,7 +26,7 @@ const APART_MAX: usize = 64;
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {CONFIG_FILE}: {0}")]
-    Read(#[from] io::Error),
+    Read(io::Error),
     /// It is too large.
     #[error("{CONFIG_FILE} of {bytes} bytes is over the limit of {BYTES_MAX}")]
     TooLarge {
@@ -53,6 +53,12 @@ pub enum ConfigError {
         /// Line and column, from 1, as far as there is a place.
         place: Option<(u32, u32)>,
     },
+}
+
+impl From<io::Error> for ConfigError {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
 }
 
 impl ConfigError {

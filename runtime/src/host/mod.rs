@@ -118,7 +118,7 @@ pub enum HostEnd {
 pub enum HostError {
     /// The store refused, or is gone.
     #[error("the connection to the store ended: {0}")]
-    Store(#[from] ClientError),
+    Store(ClientError),
     /// The directory cannot be used.
     #[error("cannot read the modules in {dir}: {error}")]
     Modules {
@@ -127,6 +127,12 @@ pub enum HostError {
         /// The system's words.
         error: std::io::Error,
     },
+}
+
+impl From<ClientError> for HostError {
+    fn from(error: ClientError) -> Self {
+        Self::Store(error)
+    }
 }
 
 /// Runs the modules until `shutdown` fires or the Host cannot go on.

@@ -30,7 +30,7 @@ use super::error::{BlobError, StageError};
 use super::recover::remove_dropped;
 use super::sealed::{Opened, SealedPack};
 use super::{Blobs, Shared};
-use crate::error::Corruption;
+use crate::error::{Corruption, Shortage};
 use crate::format::super_file::{FileEntry, FileState};
 use crate::media::is_full;
 use crate::planted::{Bug, is_planted};
@@ -51,7 +51,8 @@ pub(super) struct Sweeps {
     /// Sweeps that wait for their turn.
     waiting: AtomicUsize,
     stop: AtomicBool,
-    /// Packs that were replaced, and whose files go when nobody looks into them any more.
+    /// Packs that were replaced, and whose files go when nobody looks into them any more. Only the
+    /// sweep at work takes it.
     leaving: Mutex<Vec<(Weak<dyn Debug + Send + Sync>, FileEntry)>>,
 }
 
@@ -72,20 +73,23 @@ pub(crate) enum SweepError {
     #[error("the store is being closed")]
     Stopped,
     /// There is no space.
-    #[error("no space for packs")]
-    Full,
+    #[error("no room for packs: {0}")]
+    Full(Shortage),
     /// A pack cannot be read, or its next generation not be written.
     #[error(transparent)]
     Read(BlobError),
     /// The manifest could not be written: what the disk holds is unknown.
     #[error("writing packs failed: {0}")]
-    Failed(#[source] io::Error),
+    Failed(io::Error),
 }
 
 impl SweepError {
     fn of(error: BlobError) -> Self {
         match error {
-            BlobError::Io { source, .. } if is_full(&source) => Self::Full,
+            BlobError::Io { path, error } => match Shortage::of(&error) {
+                Some(shortage) => Self::Full(shortage),
+                None => Self::Read(BlobError::Io { path, error }),
+            },
             other => Self::Read(other),
         }
     }
@@ -94,7 +98,7 @@ impl SweepError {
 impl From<StageError> for SweepError {
     fn from(error: StageError) -> Self {
         match error {
-            StageError::Full(_) => Self::Full,
+            StageError::Full(shortage) => Self::Full(shortage),
             StageError::Failed(error) => Self::Failed(error),
             StageError::TooLong | StageError::Refused(_) | StageError::Gone => Self::Stopped,
         }
@@ -277,15 +281,13 @@ impl Sweep<'_> {
     fn tell(&self, switched: Switched) -> Result<(), SweepError> {
         let Switched { old, new } = switched;
         let shared = self.shared;
-        let place = |line: &FileEntry| (line.kind, line.base, line.generation);
         if is_planted(Bug::UnlinkBeforeConfirm) {
             let lines = old.iter().map(|pack| pack.line());
             lines.for_each(|line| drop(remove_dropped(&shared.env, line)));
         }
         let updated = shared.env.manifest.update(|state| {
             let kept = new.as_ref().map(|new| new.line().base);
-            let is_old =
-                |file: &FileEntry| old.iter().any(|pack| place(pack.line()) == place(file));
+            let is_old = |file: &FileEntry| old.iter().any(|pack| pack.line().key() == file.key());
             state.files.retain(|file| !(is_old(file) && Some(file.base) == kept));
             for file in state.files.iter_mut().filter(|file| is_old(file)) {
                 file.state = FileState::Dropped;
@@ -307,11 +309,11 @@ impl Sweep<'_> {
             if let Some(mut writing) = shared.writing.try_lock() {
                 writing.forget();
             }
-            if is_full(&error) {
+            if let Some(shortage) = Shortage::of(&error) {
                 if let Some(new) = new {
                     new.abandon();
                 }
-                return Err(SweepError::Full);
+                return Err(SweepError::Full(shortage));
             }
             shared.failed.store(true, Ordering::Release);
             return Err(SweepError::Failed(error));
@@ -331,12 +333,15 @@ impl Sweep<'_> {
     /// more, and its bytes go when the stream ends.
     pub(crate) fn tidy(&self, wait: bool) -> Result<(), SweepError> {
         let shared = self.shared;
-        let mut leaving = shared.sweeps.leaving.lock();
-        while wait && leaving.iter().any(|(pack, _)| pack.strong_count() > 0) {
+        let leaving = &shared.sweeps.leaving;
+        // Looked at again and again, not held: who lets go of a pack may come to need it one day.
+        while wait && leaving.lock().iter().any(|(pack, _)| pack.strong_count() > 0) {
             self.check_stop()?;
             std::thread::sleep(Duration::from_millis(1));
         }
-        let gone: Vec<_> = leaving.extract_if(.., |(pack, _)| pack.strong_count() == 0).collect();
+        let is_gone =
+            |(pack, _): &mut (Weak<dyn Debug + Send + Sync>, FileEntry)| pack.strong_count() == 0;
+        let gone: Vec<_> = leaving.lock().extract_if(.., is_gone).collect();
         if gone.is_empty() {
             return Ok(());
         }
@@ -349,9 +354,7 @@ impl Sweep<'_> {
         shared.env.files.sync_dir(&shared.env.blob_dir()).map_err(failed)?;
         let same = |file: &FileEntry| {
             file.state == FileState::Dropped
-                && gone
-                    .iter()
-                    .any(|(_, line)| (line.base, line.generation) == (file.base, file.generation))
+                && gone.iter().any(|(_, line)| line.key() == file.key())
         };
         if !shared.env.manifest.state().files.iter().any(same) {
             return Ok(());

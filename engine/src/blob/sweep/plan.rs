@@ -205,10 +205,10 @@ fn weigh_entries(marked: &Marked, opened: &Opened, weight: &mut Weight) -> Resul
 }
 
 /// Position of an entry divided by 8, and the number of a blob in it.
-pub(super) type Place = (u32, u32);
+pub(super) type BlobPlace = (u32, u32);
 
 /// The places in the entry at a position, and those behind it.
-pub(super) fn split(places: &[Place], at: u64) -> (&[Place], &[Place]) {
+pub(super) fn split(places: &[BlobPlace], at: u64) -> (&[BlobPlace], &[BlobPlace]) {
     // One before this entry is in none that was found; it stays in front and is told of as damage.
     let here = places.iter().take_while(|(slot, _)| u64::from(*slot) * 8 == at).count();
     places.split_at(here)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::super::Shared;
 use super::super::seal::{NotRewritten, rewrite};
-use super::super::sealed::{SealedPack, encode_index, write_index};
+use super::super::sealed::SealedPack;
 use super::{Sweep, SweepError, Switched};
 use crate::format::super_file::FileEntry;
 
@@ -42,9 +42,7 @@ impl Shared {
                 return Err(SweepError::of(error));
             }
         };
-        let index = encode_index(&self.env, &built.line, &built.contents);
-        // Without the file the index is made anew when it is first needed.
-        let _ = write_index(&self.env, &built.line, &index);
+        built.write_index(&self.env);
         // Who has this lock may wait until a full pack was sealed, by the thread that does this.
         let writing = loop {
             if stop() {

@@ -5,13 +5,13 @@ use super::super::build::{Builder, Built};
 use super::super::entry::Entry;
 use super::super::error::BlobError;
 use super::super::seal::finish;
-use super::super::sealed::{Opened, encode_index, write_index};
+use super::super::sealed::Opened;
 use super::marks::Marked;
-use super::plan::{Place, split};
+use super::plan::{BlobPlace, split};
 use super::{Condemned, Group, Marker, Sweep, SweepError};
 use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FormatError};
-use crate::format::pack::EntryKind;
+use crate::format::pack::{EntryKind, slot_of};
 use crate::value::BlobHash;
 
 /// The pack that takes the place of a group, written and in no manifest; none when nothing is left.
@@ -82,9 +82,7 @@ impl Sweep<'_> {
             }
         }
         let built = finish(env, builder).map_err(other)?;
-        let index = encode_index(env, &built.line, &built.contents);
-        // Without the file the index is made anew when it is first needed.
-        let _ = write_index(env, &built.line, &index);
+        built.write_index(env);
         Ok(Some(built))
     }
 
@@ -121,7 +119,7 @@ impl Sweep<'_> {
     fn keep(
         &self,
         entry: Entry,
-        dead: &[Place],
+        dead: &[BlobPlace],
         (opened, condemned): (&Opened, &Condemned),
         builder: &mut Builder,
     ) -> Result<(), BlobError> {
@@ -133,7 +131,7 @@ impl Sweep<'_> {
         let chosen = |number: u32| dead.binary_search_by_key(&number, |(_, n)| *n).is_ok();
         builder.add_block(&entry, |number, hash| {
             // Its hashes are not stored: that they are those it had, the index tells.
-            match opened.lists(hash, (entry.at() / 8) as u32, number) {
+            match opened.lists(hash, slot_of(entry.at()), number) {
                 true => Ok(!(chosen(number) && condemned.means(hash))),
                 false => Err(entry.corrupt(FormatError::Field("SHA-256"))),
             }

@@ -114,11 +114,10 @@ fn check_opens_when_full(what: &str, bed: &Bed, kept: &[Bytes]) {
                 );
                 let list = blobs.shared.packs.list();
                 for line in &blobs.shared.env.manifest.state().files {
-                    let place = (line.base, line.generation);
-                    let is_it = |other: FileEntry| (other.base, other.generation) == place;
+                    let is_it = |other: FileEntry| other.key() == line.key();
                     let sealed = list.sealed.iter().any(|pack| is_it(*pack.line()));
                     let known = sealed || list.open.iter().any(|pack| is_it(pack.line()));
-                    assert!(known, "{what}: {place:?} is named and not listed");
+                    assert!(known, "{what}: {line:?} is named and not listed");
                 }
             };
             for _ in 0..2 {
@@ -211,7 +210,7 @@ fn a_put_keeps_its_grace_when_the_sweep_it_met_finds_no_room() {
     let switched = sweep.switch(&mut marker, &group, &new, &condemned).unwrap().unwrap();
     blobs.put(&blobs.prepare(&all[0]).unwrap()).unwrap();
     bed.faults.set(1, u64::MAX, Errno::NOSPC);
-    assert!(matches!(sweep.confirm(&mut marker, switched), Err(SweepError::Full)));
+    assert!(matches!(sweep.confirm(&mut marker, switched), Err(SweepError::Full(_))));
     bed.faults.clear();
     assert!(all.iter().all(|bytes| get(&blobs, &BlobHash::of(bytes)).is_some()));
     let young = |pack: &Arc<SealedPack>| pack.newest_ms() > 1;
@@ -234,7 +233,7 @@ fn a_pack_there_is_no_room_to_name_anew_is_sealed_as_it_is() {
     // The next generation, its index, then the manifest, and once more when it was given up.
     bed.faults.set(3, u64::MAX, Errno::NOSPC);
     bed.faults.only_space();
-    assert!(matches!(seal(false), Err(crate::blob::seal::NotSealed::Full)));
+    assert!(matches!(seal(false), Err(crate::blob::seal::NotSealed::Full(_))));
     assert_eq!(bed.files("pack").len(), 1, "{:?}", bed.files("pack"));
     assert!(bed.faults.count() >= 4, "it was not tried as it is");
     // Room for one more, which is what the next generation had taken.

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::super::open_with;
 use super::range;
+use crate::format::super_file::FileEntry;
 use crate::media::Disk;
 use crate::media::faulty::{Faults, FaultyFiles};
 use crate::options::{MediaChoice, SyncPolicy};
@@ -33,10 +34,10 @@ fn a_plan_that_was_carried_out_may_be_carried_out_again() {
     }
     store.append(frame("a", expected.len() as u64).into()).unwrap();
     let lines = inner.env.manifest.state().files.clone();
-    let mut places: Vec<_> = lines.iter().map(|l| (l.kind, l.base, l.generation)).collect();
-    places.sort_unstable_by_key(|place| (place.0 as u8, place.1, place.2));
-    places.dedup();
-    assert_eq!(places.len(), lines.len(), "{lines:?}");
+    let mut keys: Vec<_> = lines.iter().map(FileEntry::key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), lines.len(), "{lines:?}");
     drop(store);
     assert_eq!(numbers(&open(image.path(), SyncPolicy::None)), range(expected.len() as u64 + 1));
 }
