@@ -41,3 +41,9 @@ pub use service::{
     StoreIdentity, Wake,
 };
 pub use tls::{ClientTls, ServerTls, TlsError};
+// The values of the store that requests and answers are made of: a client needs no other crate.
+pub use xs_engine::{
+    BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, ExpectRevision, Frame,
+    FrameId, IdempotencyKey, Meta, NewFrame, Origin, ReadOptions, RecordError, ResumePoint, Start,
+    Topic, TopicPattern, TopicPatterns, Ttl, ValueError,
+};
