@@ -24,8 +24,8 @@ mod tls;
 pub use address::{Address, AddressError, SOCKET_NAME};
 pub use auth::{Guard, NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile};
 pub use client::{
-    BlobStream, CallStream, Client, ClientOptions, Export, FrameStream, Passage, PassageEnd, Reply,
-    ServerInfo, Subscription,
+    BlobStream, CallStream, Client, ClientOptions, Export, Follow, FollowEvent, FollowOptions,
+    FrameStream, Passage, PassageEnd, Reply, Retry, ServerInfo, Subscription,
 };
 pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
 pub use gather::Gather;

@@ -4,9 +4,11 @@ mod blob;
 mod core;
 mod dial;
 mod export;
+mod follow;
 mod passage;
 mod reply;
 mod requests;
+mod retry;
 mod streams;
 
 use std::fmt;
@@ -17,8 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use blob::BlobStream;
 pub use export::Export;
+pub use follow::{Follow, FollowEvent, FollowOptions};
 pub use passage::{Passage, PassageEnd};
 pub use reply::Reply;
+pub use retry::Retry;
 pub use streams::{CallStream, FrameStream, Subscription};
 
 use self::core::Handle;
