@@ -233,7 +233,7 @@ impl Refusal {
         Self { code, message: message.into(), details: Vec::new() }
     }
 
-    /// The same with one more detail.
+    /// This refusal with one more detail.
     #[must_use]
     pub fn with(mut self, detail: Detail) -> Self {
         self.details.push(detail);

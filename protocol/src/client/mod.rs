@@ -179,7 +179,7 @@ impl Client {
         }
     }
 
-    /// The same connection with so many bytes of credit for each call and each blob that is fetched
+    /// This connection with so many bytes of credit for each call and each blob that is fetched
     /// through this handle: what the server may send ahead of what was taken. A subscription has
     /// that of its [`SubscribeOptions`](crate::SubscribeOptions).
     #[must_use]
