@@ -6,14 +6,16 @@ mod access;
 mod address;
 mod auth;
 mod certificate;
-pub mod client;
+mod client;
+// For tests, fuzzing and benches, which say what no client says; nobody else needs bytes.
+#[doc(hidden)]
 pub mod codec;
 mod error;
 mod gather;
 pub mod lifecycle;
 pub mod limits;
 mod message;
-pub mod server;
+mod server;
 mod service;
 mod session;
 mod socket;
@@ -28,6 +30,8 @@ pub use client::{
     FrameStream, Passage, PassageEnd, Reply, Retry, ServerInfo, Subscription,
 };
 pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
+// Goes with `codec`.
+#[doc(hidden)]
 pub use gather::Gather;
 pub use message::{
     AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, GoAway, HostClaim,

@@ -28,6 +28,7 @@ pub use streams::{CallStream, FrameStream, Subscription};
 use self::core::Handle;
 use self::dial::{Dialled, dial};
 use crate::address::Address;
+use crate::auth::Secret;
 use crate::error::{ClientError, ProtocolError};
 use crate::limits::CREDIT_DEFAULT;
 use crate::message::{GoAway, HelloReply, OpRange, PeerLimits, Response, Resume, Role};
@@ -39,7 +40,7 @@ pub struct ClientOptions {
     /// What the server's log calls this client; at most 255 bytes.
     pub name: String,
     /// A token, where the server asks for one.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// Whom to trust over TLS; without it no server is.
     pub tls: Option<ClientTls>,
     /// Time until the connection is made and HELLO answered.
@@ -58,10 +59,11 @@ impl Default for ClientOptions {
 }
 
 impl fmt::Debug for ClientOptions {
-    /// Without the token: options end up in logs.
+    /// Options end up in logs: a token shows that it is there and no more.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientOptions")
             .field("name", &self.name)
+            .field("token", &self.token)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -168,7 +170,7 @@ impl Client {
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + 'static,
     {
-        let token = options.token.unwrap_or_default();
+        let token = options.token.map(Secret::into_text).unwrap_or_default();
         let (handle, answer) = self::core::start(reader, writer, options.name, token)?;
         match answer.await.unwrap_or_else(|_| Err(self::core::gone()))? {
             Response::Hello(hello) => {
@@ -210,5 +212,17 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_do_not_print_their_token() {
+        let token = Some(Secret::from("xst_hunter2".to_owned()));
+        let printed = format!("{:?}", ClientOptions { token, ..ClientOptions::default() });
+        assert!(printed.contains("token") && !printed.contains("hunter2"), "{printed}");
     }
 }
