@@ -34,8 +34,8 @@ async fn take(follow: &mut Follow, next: &mut u64, end: u64) -> u64 {
 #[test]
 fn who_follows_over_servers_that_are_killed_misses_nothing_and_gets_nothing_twice() {
     let place = Place::new();
-    let mut server = place.serve(&[]);
     runtime().block_on(async {
+        let mut server = place.serve(&[]);
         let topics = xs_engine::TopicPatterns::parse("t").unwrap();
         let read = ReadOptions { topics, ..ReadOptions::default() };
         let options = FollowOptions { read, ..FollowOptions::default() };
@@ -62,6 +62,6 @@ fn who_follows_over_servers_that_are_killed_misses_nothing_and_gets_nothing_twic
         client.append(&AppendRequest::frames(vec![one])).await.unwrap();
         resumed += take(&mut follow, &mut next, appended + 1).await;
         assert_eq!(resumed, KILLS);
+        server.kill();
     });
-    drop(server);
 }

@@ -182,6 +182,8 @@ impl Follow {
                     Some(Ok(event)) => self.take(event),
                     Some(Err(error)) => self.part(error, is_cut),
                     None => {
+                        self.seen = subscription.position().or(self.seen);
+                        self.given = self.seen;
                         self.state = State::Over;
                         Ok(None)
                     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use xs_engine::{ReadOptions, ResumePoint, Start, TopicPatterns};
+use xs_engine::{Bound, ReadOptions, ResumePoint, Start, TopicPatterns};
 use xs_protocol::{
     Address, ClientError, Code, Follow, FollowEvent, FollowOptions, Listener, Retry, Role, Server,
     ServerOptions, Slow, SubscribeOptions,
@@ -253,6 +253,19 @@ async fn it_gives_up_when_asked_to_with_what_was_the_last() {
     relay.close().await;
     let error = end(&mut follow).await;
     assert!(matches!(error, ClientError::Connect { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn at_its_end_it_tells_how_far_was_looked() {
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(20, "a");
+    let (topics, before) = (TopicPatterns::parse("b").unwrap(), Some(Bound::Offset(12)));
+    let read = ReadOptions { topics, before, ..ReadOptions::default() };
+    let mut follow = open(&rig.address, FollowOptions { read, ..options(Start::First) }).await;
+    while let Some(event) = soon(follow.next()).await {
+        event.unwrap();
+    }
+    assert_eq!(follow.point().map(|point| point.offset), Some(12));
 }
 
 #[tokio::test]
