@@ -25,6 +25,8 @@ mod ops;
 #[cfg(test)]
 mod raw;
 #[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod relay;
 #[cfg(test)]
 mod rig;
