@@ -249,7 +249,9 @@ pub(crate) fn default_store() -> anyhow::Result<PathBuf> {
 /// A client's error with the exit code it stands for.
 pub(crate) fn explain(error: ClientError) -> anyhow::Error {
     let exit = match (error.code(), error.class()) {
-        _ if matches!(error, ClientError::Untrusted { .. }) => Exit::Unreachable,
+        _ if matches!(error, ClientError::Untrusted { .. } | ClientError::NoCa { .. }) => {
+            Exit::Unreachable
+        }
         (Some(Code::DeadlinePassed), _) => Exit::TimedOut,
         (Some(Code::Indeterminate), _) => Exit::StoreFailed,
         (Some(Code::KeyReused), _) => Exit::Condition,
@@ -275,7 +277,7 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         ClientError::Connect { kind: io::ErrorKind::NotADirectory, .. } => {
             format!("{error}; a store is a directory")
         }
-        ClientError::Untrusted { reason, .. } if reason.contains("no CA") => {
+        ClientError::NoCa { .. } => {
             format!("{error}; --tls-ca or $XS_TLS_CA names the CA of the server")
         }
         other => other.to_string(),

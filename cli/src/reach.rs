@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use xs_protocol::limits::TOKEN_BYTES_MAX;
-use xs_protocol::{ClientOptions, ClientTls};
+use xs_protocol::{ClientOptions, ClientTls, Secret};
 
 use crate::args::ReachArgs;
 use crate::exit::{Exit, Fault};
@@ -29,6 +29,7 @@ pub(crate) fn prepare(args: &ReachArgs) -> anyhow::Result<()> {
     if let Some(token) = &token {
         check(token).map_err(usage)?;
     }
+    let token = token.map(Secret::from);
     let tls = args.tls_ca.as_deref().map(ClientTls::trusting).transpose();
     let tls = tls.map_err(|error| usage(error.to_string()))?;
     // A second call would find the first one's: there is one command line.

@@ -1,49 +1,73 @@
 //! The store of xs: an append-only log of frames in memory-mapped segment files and a
 //! content-addressed pack of blobs beside it. Synchronous; knows no network and no JavaScript.
 //!
-//! A [`Store`] is shared by any number of threads of one process. What [`Store::append`] answers is
-//! durable under the default [`SyncPolicy`]; a [`Reader`] sees the log as it was when it began, and
-//! a [`Follower`] goes on with what is appended later, without a gap or a double.
-//!
 //! ```
 //! use std::time::Duration;
 //!
-//! use xs_engine::{Body, Live, Meta, NewFrame, ReadOptions, Store, StoreOptions, Topic};
+//! use xs_engine::{Batch, Body, Live, Meta, NewFrame, ReadOptions, Store, StoreOptions, Topic};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
-//! # let dir = dir.path().join("store");
-//! let store = Store::open(&dir, StoreOptions::default())?;
+//! let store = Store::open(dir.path(), StoreOptions::default())?;
 //!
-//! let topic = Topic::parse("door.opened")?;
-//! let frame = NewFrame {
-//!     meta: Meta::parse(r#"{"door": 3}"#)?,
-//!     body: Body::Inline("a photo".into()),
-//!     ..NewFrame::new(topic.clone())
-//! };
-//! let appended = store.append(frame.into())?;
-//! assert_eq!(appended.frames[0].offset, Some(0));
+//! // A batch is stored whole or not at all; when this returns, a power cut cannot take it.
+//! let mut note = NewFrame::new(Topic::parse("notes")?);
+//! note.meta = Meta::parse(r#"{"urgent":true}"#)?;
+//! note.body = Body::Inline("buy milk".into());
+//! let stored = store.append(Batch::from(note))?;
+//! assert_eq!(stored.frames[0].offset, Some(0));
 //!
+//! // What is stored now.
 //! for frame in store.read(&ReadOptions::default())? {
 //!     let frame = frame?;
-//!     assert_eq!((frame.topic(), frame.meta()), ("door.opened", &br#"{"door": 3}"#[..]));
-//!     assert_eq!(store.body(&frame, 1024)?.as_deref(), Some(&b"a photo"[..]));
+//!     assert_eq!((frame.topic(), frame.meta()), ("notes", &br#"{"urgent":true}"#[..]));
+//!     assert_eq!(store.body(&frame, 1024)?.as_deref(), Some(&b"buy milk"[..]));
 //! }
 //!
-//! let mut follower = store.follow(&ReadOptions { follow: true, ..ReadOptions::default() })?;
-//! assert!(matches!(follower.next()?, Some(Live::Frame(_))));
-//! assert!(matches!(follower.next()?, Some(Live::CaughtUp { head: 1 })));
-//! store.append(NewFrame::new(topic).into())?;
-//! while follower.wait(Duration::from_secs(10)) {
-//!     if let Some(Live::Frame(frame)) = follower.next()? {
-//!         assert_eq!(frame.offset(), Some(1));
-//!         break;
+//! // The same, and then what is appended: here one frame more.
+//! let follow = ReadOptions { follow: true, limit: Some(2), ..ReadOptions::default() };
+//! let mut follower = store.follow(&follow)?;
+//! store.append(NewFrame::new(Topic::parse("notes.done")?).into())?;
+//! let mut topics = Vec::new();
+//! while !follower.is_done() {
+//!     match follower.next()? {
+//!         Some(Live::Frame(frame)) => topics.push(frame.topic().to_owned()),
+//!         // All that was stored when it began has been handed out.
+//!         Some(Live::CaughtUp { head }) => assert_eq!(head, 1),
+//!         // Ephemeral frames came faster than they were taken.
+//!         Some(Live::Lost { .. }) => {}
+//!         None => _ = follower.wait(Duration::from_secs(1)),
 //!     }
 //! }
+//! assert_eq!(topics, ["notes", "notes.done"]);
 //! store.close()?;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # The types to know
+//!
+//! - [`Store`]: one open directory. It is shared between threads (`&Store`, `Arc<Store>`); another
+//!   process cannot open it meanwhile.
+//! - [`NewFrame`] becomes a [`Frame`]: topic, [`Meta`] (JSON), [`Body`], [`Ttl`]; then an offset,
+//!   which counts from 0, and a [`FrameId`], which orders by time. A body is a blob of the store
+//!   and known by its [`BlobHash`].
+//! - [`Batch`]: frames, removals, moves of [`Cursor`]s and [`Condition`]s that are stored together
+//!   or not at all. [`Store::append`] waits for it; [`Store::submit`] gives a [`Ticket`] to wait
+//!   for.
+//! - [`ReadOptions`]: what [`Store::read`] (a [`Reader`]) and [`Store::follow`] (a [`Follower`])
+//!   select. A [`ResumePoint`] goes on later, and notices when what was seen is lost.
+//!
+//! # Durability
+//!
+//! - A killed process loses nothing that was acknowledged, whatever the [`SyncPolicy`].
+//! - A power cut loses nothing either under [`SyncPolicy::Sync`], the default; under
+//!   [`SyncPolicy::Interval`] at most the last interval, under [`SyncPolicy::None`] more.
+//! - [`Batch::durable`] asks for a sync whatever the policy; [`Appended::durable`] says whether a
+//!   power cut can still take the batch.
+//!
+//! Every byte on disk is in `docs/format.md`, and in code in [`format`]; what happens after a crash
+//! or damage is in `docs/recovery.md`. All lengths and counts have a maximum in [`limits`].
 
 mod append;
 mod blob;

@@ -233,7 +233,7 @@ impl Refusal {
         Self { code, message: message.into(), details: Vec::new() }
     }
 
-    /// The same with one more detail.
+    /// This refusal with one more detail.
     #[must_use]
     pub fn with(mut self, detail: Detail) -> Self {
         self.details.push(detail);
@@ -370,6 +370,13 @@ pub enum ClientError {
         /// What is wrong.
         reason: String,
     },
+    /// A server that shows a certificate is to be reached, and no CA was named to check it with:
+    /// nothing was said to it.
+    #[error("{address}: no CA to trust was named")]
+    NoCa {
+        /// Where to.
+        address: String,
+    },
     /// The connection ended before the answer came, whether or not the server said why. A request
     /// that changes the store may or may not have been done.
     #[error("the connection closed before the answer came: {0}")]
@@ -399,7 +406,7 @@ impl ClientError {
             Self::Protocol(_) | Self::Integrity(_) => Class::Protocol,
             Self::OverLimit { .. } | Self::Source(_) => Class::Invalid,
             Self::TooManyRequests(_) | Self::Connect { .. } => Class::Busy,
-            Self::Untrusted { .. } => Class::Access,
+            Self::Untrusted { .. } | Self::NoCa { .. } => Class::Access,
             Self::Disconnected(_) => Class::Unknown,
         }
     }

@@ -1,19 +1,91 @@
 //! XSP, the binary protocol of xs: messages, codec, a session without sockets, and on top of it a
 //! client and a server generic over a [`Service`]. The specification is docs/wire.md.
+//!
+//! ```no_run
+//! use xs_protocol::{
+//!     Address, AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code, Condition,
+//!     Follow, FollowEvent, FollowOptions, IdempotencyKey, NewFrame, ReadOptions, Topic, TopicPatterns,
+//! };
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A store directory, its socket, host:port, or xss://host:port with `tls` and `token`.
+//! let address = Address::parse("./store")?;
+//! let xs = Client::connect(&address, ClientOptions::default()).await?;
+//!
+//! // Some frames, all of them or none. With the key it may be sent again after a lost answer.
+//! let frame = NewFrame::new(Topic::parse("orders.1")?);
+//! let mut batch = AppendRequest::frames(vec![frame]);
+//! batch.key = Some(IdempotencyKey::parse("order-1")?);
+//! batch.conditions = vec![Condition::Empty(TopicPatterns::parse("orders.1")?)];
+//! match xs.append(&batch).await {
+//!     Ok(appended) => assert!(appended.head > 0),
+//!     Err(ClientError::Refused(refusal)) => match refusal.code.class() {
+//!         Class::Condition => println!("it was there: {refusal}"),
+//!         Class::Busy => println!("nothing was done, and later it will be: {refusal}"),
+//!         _ => return Err(refusal.into()),
+//!     },
+//!     // The connection was lost before the answer: it may or may not have been stored.
+//!     Err(error) if error.class() == Class::Unknown => println!("look, or send it again: {error}"),
+//!     Err(error) => return Err(error.into()),
+//! }
+//!
+//! // What is stored.
+//! let topics = TopicPatterns::parse("orders.*")?;
+//! let read = ReadOptions { topics, ..ReadOptions::default() };
+//! let mut stored = xs.fetch(&read);
+//! while let Some(frame) = stored.next().await {
+//!     println!("{}", frame?.topic());
+//! }
+//!
+//! // The results of a command.
+//! match xs.call(&CallRequest::new(Topic::parse("report")?)).await {
+//!     Ok(mut results) => {
+//!         while let Some(result) = results.next().await {
+//!             println!("{}", result?.frame.topic());
+//!         }
+//!     }
+//!     Err(error) if error.code() == Some(Code::UnknownCommand) => println!("{error}"),
+//!     Err(error) => return Err(error.into()),
+//! }
+//!
+//! // The same as is stored, then what comes, over as many connections as that takes.
+//! let mut follow = Follow::open(&address, FollowOptions { read, ..Default::default() }).await?;
+//! while let Some(event) = follow.next().await {
+//!     match event? {
+//!         FollowEvent::Frame(one) => println!("{:?} {}", one.frame.offset(), one.frame.topic()),
+//!         FollowEvent::Gap(gap) => println!("missing: {gap:?}"),
+//!         FollowEvent::Resumed { lost, .. } => println!("connected again after: {lost}"),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The types to know
+//!
+//! - [`Client`]: one connection, shared by clones; many requests and streams at a time. It is not
+//!   made again when it is lost: what was under way is told [`ClientError::Disconnected`].
+//! - [`Follow`]: a reader that does connect again. [`Subscription`] is the same over one connection.
+//! - [`ClientError::class`] says what may be done about an error: [`Class`].
+//! - [`Server`] with a [`Service`] behind it is the other side.
 #![forbid(unsafe_code)]
 
 mod access;
 mod address;
 mod auth;
 mod certificate;
-pub mod client;
+mod client;
+// For tests, fuzzing and benches, which say what no client says; nobody else needs bytes.
+#[doc(hidden)]
 pub mod codec;
 mod error;
 mod gather;
 pub mod lifecycle;
 pub mod limits;
 mod message;
-pub mod server;
+mod server;
 mod service;
 mod session;
 mod socket;
@@ -24,10 +96,12 @@ mod tls;
 pub use address::{Address, AddressError, SOCKET_NAME};
 pub use auth::{Guard, NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile};
 pub use client::{
-    BlobStream, CallStream, Client, ClientOptions, Export, FrameStream, Passage, PassageEnd, Reply,
-    ServerInfo, Subscription,
+    BlobStream, CallStream, Client, ClientOptions, Export, Follow, FollowEvent, FollowOptions,
+    FrameStream, Passage, PassageEnd, Reply, Retry, ServerInfo, Subscription,
 };
 pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
+// Goes with `codec`.
+#[doc(hidden)]
 pub use gather::Gather;
 pub use message::{
     AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, GoAway, HostClaim,
@@ -41,3 +115,9 @@ pub use service::{
     StoreIdentity, Wake,
 };
 pub use tls::{ClientTls, ServerTls, TlsError};
+// The values of the store that requests and answers are made of: a client needs no other crate.
+pub use xs_engine::{
+    BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, ExpectRevision, Frame,
+    FrameId, IdempotencyKey, Meta, NewFrame, Origin, ReadOptions, RecordError, ResumePoint, Start,
+    Topic, TopicPattern, TopicPatterns, Ttl, ValueError,
+};

@@ -1,7 +1,8 @@
-//! What it costs to bring frames into an isolate and results back, without store, socket and Host:
+//! A job of the benches, no example of how to use the crate; `xs-bench` and `xs-guard` run it. What
+//! it costs to bring frames into an isolate and results back, without store, socket and Host:
 //! `crossing frames COUNT` prints a line of JSON for each kind of handler, `crossing starts COUNT`
 //! one for isolates that are started one after the other, `crossing emits COUNT` and the like one
-//! for that handler alone. `xs-bench` and `xs-guard` run it.
+//! for that handler alone.
 
 use std::io::Write as _;
 use std::sync::Arc;

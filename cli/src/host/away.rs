@@ -135,7 +135,7 @@ fn no_way(address: &Address, error: ClientError) -> NoWay {
             Code::VersionMismatch => true,
             code => matches!(code.class(), Class::Access | Class::Invalid),
         },
-        ClientError::Untrusted { .. } | ClientError::Protocol(_) => true,
+        ClientError::Untrusted { .. } | ClientError::NoCa { .. } | ClientError::Protocol(_) => true,
         _ => false,
     };
     if let Some(dir) = unserved(address, &error) {

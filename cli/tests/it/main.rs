@@ -72,6 +72,8 @@ mod readme;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
+mod resumes;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod serve;

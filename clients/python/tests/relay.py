@@ -1,5 +1,5 @@
-"""One side of clients/relay.py, in Python: a process that follows or appends while its server is
-killed and started again.
+"""One side of clients/tests/relay.py, in Python: a process that follows or appends while its
+server is killed and started again.
 
 relay.py follow STORE COUNT         over asyncio, until COUNT frames were seen
 relay.py follow-sync STORE COUNT    the same over the blocking face

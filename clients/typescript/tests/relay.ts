@@ -1,5 +1,5 @@
-// One side of clients/relay.py, in TypeScript: a process that follows or appends while its server
-// is killed and started again.
+// One side of clients/tests/relay.py, in TypeScript: a process that follows or appends while its
+// server is killed and started again.
 //
 // relay.js follow STORE COUNT         until COUNT frames were seen
 // relay.js append STORE TOPIC COUNT   batches with keys, one after another

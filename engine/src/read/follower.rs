@@ -89,9 +89,9 @@ impl Follower {
         self.next_within(&mut { usize::MAX })
     }
 
-    /// The same after a bounded number of looks: each frame of the log that is looked at takes one
-    /// from `looks`, selected or not. With none left nothing is returned although there may be
-    /// more.
+    /// What comes next, as [`next`](Self::next) has it, after a bounded number of looks: each frame
+    /// of the log that is looked at takes one from `looks`, selected or not. With none left nothing
+    /// is returned although there may be more.
     ///
     /// # Errors
     /// As [`Self::next`].

@@ -106,7 +106,7 @@ impl Inner {
 
     pub(crate) fn get(&self, id: FrameId) -> Result<Option<Frame>, ReadError> {
         let head = self.log.head();
-        // As above.
+        // As long as this is held, compaction does not forget what was removed from it.
         let segments = self.index.segments();
         let (found, damage) = self.seek(&segments, id, head)?;
         match (found, damage) {

@@ -111,9 +111,10 @@ impl Store {
         self.inner.last_per_topic(topics)
     }
 
-    /// The same for at most `limit` of the topics, those whose names come after `after`: for who
-    /// does not want a million frames at once. The next page begins after the name that is
-    /// returned; there is none behind the last page.
+    /// The newest frame of each of at most `limit` of the topics, those whose names come after
+    /// `after`, in log order: [`last_per_topic`](Self::last_per_topic) for who does not want a
+    /// million frames at once. The next page begins after the name that is returned; there is none
+    /// behind the last page.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when one of them lies in a damaged place, or may lie there.
@@ -132,9 +133,10 @@ impl Store {
         self.inner.topics(topics)
     }
 
-    /// The same for at most `limit` of the topics, those whose names come after `after`: for who
-    /// does not want a million of them at once. The next page begins after the name that is
-    /// returned; there is none behind the last page.
+    /// What the store holds of each of at most `limit` of the topics, those whose names come after
+    /// `after`, in byte order: [`topics`](Self::topics) for who does not want a million of them at
+    /// once. The next page begins after the name that is returned; there is none behind the last
+    /// page.
     #[must_use]
     pub fn topics_page(
         &self,

@@ -42,8 +42,20 @@ impl Secret {
         &self.0
     }
 
+    /// What is sent to a server.
+    pub(crate) fn into_text(self) -> String {
+        self.0
+    }
+
     pub(crate) fn hash(&self) -> TokenHash {
         TokenHash::of(&self.0)
+    }
+}
+
+impl From<String> for Secret {
+    /// A token that its owner was given.
+    fn from(text: String) -> Self {
+        Self(text)
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) async fn dial(
             let name = ServerName::try_from(host.clone());
             let name = name.map_err(|error| untrusted(error.to_string()))?;
             let Some(tls) = &options.tls else {
-                return Err(untrusted("no CA to trust was named".to_owned()));
+                return Err(ClientError::NoCa { address: address.to_string() });
             };
             let connector = TlsConnector::from(tls.config());
             let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;

@@ -4,9 +4,11 @@ mod blob;
 mod core;
 mod dial;
 mod export;
+mod follow;
 mod passage;
 mod reply;
 mod requests;
+mod retry;
 mod streams;
 
 use std::fmt;
@@ -17,13 +19,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use blob::BlobStream;
 pub use export::Export;
+pub use follow::{Follow, FollowEvent, FollowOptions};
 pub use passage::{Passage, PassageEnd};
 pub use reply::Reply;
+pub use retry::Retry;
 pub use streams::{CallStream, FrameStream, Subscription};
 
 use self::core::Handle;
 use self::dial::{Dialled, dial};
 use crate::address::Address;
+use crate::auth::Secret;
 use crate::error::{ClientError, ProtocolError};
 use crate::limits::CREDIT_DEFAULT;
 use crate::message::{GoAway, HelloReply, OpRange, PeerLimits, Response, Resume, Role};
@@ -35,7 +40,7 @@ pub struct ClientOptions {
     /// What the server's log calls this client; at most 255 bytes.
     pub name: String,
     /// A token, where the server asks for one.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// Whom to trust over TLS; without it no server is.
     pub tls: Option<ClientTls>,
     /// Time until the connection is made and HELLO answered.
@@ -54,10 +59,11 @@ impl Default for ClientOptions {
 }
 
 impl fmt::Debug for ClientOptions {
-    /// Without the token: options end up in logs.
+    /// Options end up in logs: a token shows that it is there and no more.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientOptions")
             .field("name", &self.name)
+            .field("token", &self.token)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -164,7 +170,7 @@ impl Client {
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + 'static,
     {
-        let token = options.token.unwrap_or_default();
+        let token = options.token.map(Secret::into_text).unwrap_or_default();
         let (handle, answer) = self::core::start(reader, writer, options.name, token)?;
         match answer.await.unwrap_or_else(|_| Err(self::core::gone()))? {
             Response::Hello(hello) => {
@@ -175,7 +181,7 @@ impl Client {
         }
     }
 
-    /// The same connection with so many bytes of credit for each call and each blob that is fetched
+    /// This connection with so many bytes of credit for each call and each blob that is fetched
     /// through this handle: what the server may send ahead of what was taken. A subscription has
     /// that of its [`SubscribeOptions`](crate::SubscribeOptions).
     #[must_use]
@@ -206,5 +212,17 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_do_not_print_their_token() {
+        let token = Some(Secret::from("xst_hunter2".to_owned()));
+        let printed = format!("{:?}", ClientOptions { token, ..ClientOptions::default() });
+        assert!(printed.contains("token") && !printed.contains("hunter2"), "{printed}");
     }
 }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::dial::{self, Dialled, dial};
 use super::{ClientOptions, core};
 use crate::address::Address;
+use crate::auth::Secret;
 use crate::codec::{Codec, Envelope, Header, PREFACE};
 use crate::error::{ClientError, ProtocolError};
 use crate::gather::Gather;
@@ -72,7 +73,7 @@ impl Passage {
         options: ClientOptions,
         claim: HostClaim,
     ) -> Result<Self, ClientError> {
-        let token = options.token.unwrap_or_default();
+        let token = options.token.map(Secret::into_text).unwrap_or_default();
         let (session, corr) = ClientSession::new(options.name, token, Some(claim))?;
         let said = session.into_output();
         let ended = |error: io::Error| ClientError::Disconnected(error.to_string());

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use tokio::io::AsyncRead;
 use xs_engine::limits::BATCH_RECORDS_MAX;
 use xs_engine::{
-    BlobHash, Bound, Cursor, CursorChange, CursorName, Frame, ReadOptions, TopicPatterns,
+    BlobHash, Bound, Cursor, CursorChange, CursorName, Frame, ReadOptions, ResumePoint, Start,
+    TopicPatterns,
 };
 
 use super::streams::Line;
@@ -115,12 +116,42 @@ impl Client {
         options: &ReadOptions,
         how: SubscribeOptions,
     ) -> Result<Subscription, ClientError> {
+        self.subscribe_at(options.clone(), how, None).await
+    }
+
+    /// Goes on where a subscription was, whatever `options` says of the start and `how` of the
+    /// resume. A [`Follow`](crate::Follow) does so by itself.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the server refuses: with
+    /// [`Code::CursorAhead`](crate::Code::CursorAhead) when frames that were seen are lost, with
+    /// [`Code::OtherStore`](crate::Code::OtherStore) when the point is another store's.
+    pub async fn subscribe_from(
+        &self,
+        point: &ResumePoint,
+        options: &ReadOptions,
+        how: SubscribeOptions,
+    ) -> Result<Subscription, ClientError> {
+        let start = Start::From(Bound::Offset(point.offset));
+        let options = ReadOptions { start, ..options.clone() };
+        let store = point.store.unwrap_or(self.server.uuid);
+        let resume = Some(Resume { store, epoch: point.epoch });
+        self.subscribe_at(options, SubscribeOptions { resume, ..how }, Some(point.offset)).await
+    }
+
+    /// Subscribes; all below `position` was seen.
+    async fn subscribe_at(
+        &self,
+        options: ReadOptions,
+        how: SubscribeOptions,
+        position: Option<u64>,
+    ) -> Result<Subscription, ClientError> {
         let credit = how.credit;
-        let request = Request::Subscribe(SubscribeRequest { options: options.clone(), how });
+        let request = Request::Subscribe(SubscribeRequest { options, how });
         let accepted = |response| matches!(response, Response::Accepted).then_some(());
         let (mut line, reply) = Line::open(&self.handle, credit, &request, accepted);
         match reply.await {
-            Ok(()) => Ok(Subscription::new(line)),
+            Ok(()) => Ok(Subscription::new(line, position, self.server.resume())),
             Err(error) => {
                 line.refused();
                 Err(error)

@@ -9,14 +9,14 @@ use std::task::{Context, Poll, ready};
 
 use futures::Stream;
 use tokio::sync::mpsc;
-use xs_engine::{Frame, FrameId, ReadOptions};
+use xs_engine::{Frame, FrameId, ReadOptions, ResumePoint};
 
 use super::Reply;
 use super::core::{Handle, Item, Opened, gone};
 use crate::error::{ClientError, ProtocolError};
 use crate::limits::PAGE_BYTES_MAX;
 use crate::message::{
-    Delivered, FetchRequest, Page, Request, Response, StreamEvent, SubEvent, after_page,
+    Delivered, FetchRequest, Page, Request, Response, Resume, StreamEvent, SubEvent, after_page,
 };
 
 /// What all streams have in common.
@@ -91,11 +91,12 @@ impl Drop for Line {
 pub struct Subscription {
     line: Line,
     position: Option<u64>,
+    seen_in: Resume,
 }
 
 impl Subscription {
-    pub(super) const fn new(line: Line) -> Self {
-        Self { line, position: None }
+    pub(super) const fn new(line: Line, position: Option<u64>, seen_in: Resume) -> Self {
+        Self { line, position, seen_in }
     }
 
     /// What happens next; `None` after the end: the limit was reached, or it does not follow and
@@ -110,7 +111,18 @@ impl Subscription {
         self.position
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<SubEvent, ClientError>>> {
+    /// The same with the store and the epoch it holds for:
+    /// [`Client::subscribe_from`](super::Client::subscribe_from) goes on from there, over another
+    /// connection or in another process. It is of no use for a read that goes backwards.
+    #[must_use]
+    pub fn point(&self) -> Option<ResumePoint> {
+        self.position.map(|offset| self.seen_in.point(offset))
+    }
+
+    pub(super) fn poll_event(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<SubEvent, ClientError>>> {
         let Some(item) = ready!(self.line.poll_item(cx)) else { return Poll::Ready(None) };
         let event = match item {
             Item::Deliver { list, cost } => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use xs_engine::{Bound, Frame, ReadOptions, Start};
+use xs_engine::{Bound, Frame, ReadOptions, ResumePoint, Start};
 
 use super::coding::{Body, DecodeError, put_extension};
 use super::control::{put_refusal, read_refusal};
@@ -70,6 +70,14 @@ pub struct Resume {
     pub store: [u8; 16],
     /// Its epoch.
     pub epoch: u64,
+}
+
+impl Resume {
+    /// The same with an offset that was seen there: all that it takes to go on later.
+    #[must_use]
+    pub const fn point(self, offset: u64) -> ResumePoint {
+        ResumePoint { store: Some(self.store), epoch: self.epoch, offset }
+    }
 }
 
 /// A frame, and its body when that was asked for and is small enough.

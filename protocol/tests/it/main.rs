@@ -7,6 +7,8 @@ mod closing;
 #[cfg(test)]
 mod flow;
 #[cfg(test)]
+mod follow;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod hosting;
@@ -22,6 +24,10 @@ mod once;
 mod ops;
 #[cfg(test)]
 mod raw;
+#[cfg(test)]
+mod readme;
+#[cfg(test)]
+mod relay;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]

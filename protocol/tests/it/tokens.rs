@@ -76,8 +76,7 @@ fn create(dir: &Path, new: NewToken) -> Secret {
 }
 
 pub(crate) fn options(secret: Option<&Secret>) -> ClientOptions {
-    let token = secret.map(|secret| secret.reveal().to_owned());
-    ClientOptions { token, ..ClientOptions::default() }
+    ClientOptions { token: secret.cloned(), ..ClientOptions::default() }
 }
 
 pub(crate) fn code<T>(result: Result<T, ClientError>) -> Option<Code> {

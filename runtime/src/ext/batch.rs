@@ -144,7 +144,7 @@ impl Batch {
         verdict: Verdict,
     ) {
         let failure = HandlerFailure { error, index, shared, fresh: fresh || shared, verdict };
-        // As above.
+        // The Host may have dropped its end: then nobody wants to know of the failure.
         let _ = self.replies.replies.send(HandlerReply {
             done: 0,
             outputs: Vec::new(),

@@ -403,7 +403,7 @@ async fn finish(bridge: Rc<Bridge>, run: u32, failure: Option<ModuleError>) {
     failure = failure.or_else(|| outbox.take_loss().map(refused));
     let ended = bridge.runs.borrow_mut().remove(&run);
     if let Some(answer) = ended.and_then(|run| run.answer) {
-        // As above.
+        // The caller may be gone: then the end of the run interests nobody.
         let _ = answer.send(failure.map_or(Ok(()), Err));
     }
     bridge.maybe_idle();

@@ -154,7 +154,7 @@ impl Keeper {
         let Ok(old) = self.stop().await else { return false };
         match self.ready(version, started, finishes, finished).await {
             Ok(ready) => self.activate(frame, ready, old).await,
-            // As above.
+            // The Host ends: that says nothing about the version.
             Err(error) if error.kind == FailureKind::Stopped => false,
             Err(error) => {
                 self.invalid(&frame, &error).await;

@@ -188,7 +188,7 @@ fn live(
         let made = AssertUnwindSafe(|| Made::new(mould));
         let made = std::panic::catch_unwind(made).unwrap_or_else(|_| Err(panicked()));
         MADE.fetch_add(1, Ordering::Relaxed);
-        // As above.
+        // Whoever keeps one ready listens, others learn it with their module.
         let _ = tell.send(made.as_ref().map(|_| ()).map_err(Clone::clone));
         if let Ok(work) = given.await {
             call_thread(&crate::name::thread_name(work.spec.create));

@@ -302,7 +302,7 @@ impl Handling {
 
     /// Says that what came of the batch before is committed, after [`Isolate::handle_ahead`].
     pub fn before_is_committed(&self) {
-        // As above.
+        // The thread may be gone by now: then there is nobody left to tell.
         let _ = self.committed.send(());
     }
 

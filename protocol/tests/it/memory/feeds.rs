@@ -93,7 +93,8 @@ impl Follow {
                 self.caught_up = true;
                 return Pulled::CaughtUp { head: self.threshold };
             }
-            if self.options.limit == Some(0) {
+            let is_past = |end| self.at >= inner.at(end);
+            if self.options.limit == Some(0) || self.options.before.is_some_and(is_past) {
                 return Pulled::End;
             }
             let ephemeral = inner.ephemeral.get(self.seen_ephemeral);

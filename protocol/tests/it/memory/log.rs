@@ -134,7 +134,7 @@ impl Inner {
         }
     }
 
-    fn at(&self, bound: Bound) -> u64 {
+    pub(super) fn at(&self, bound: Bound) -> u64 {
         match bound {
             Bound::Offset(offset) => offset,
             Bound::Id(id) => self.frames.partition_point(|frame| frame.id() < id) as u64,

@@ -90,6 +90,8 @@ struct Inner {
     slow_reads: Duration,
     /// Checks that nobody waited for any more.
     given_up: usize,
+    /// Another store than before is here; so many times.
+    others: u8,
     /// Connections that say they run modules, and how each is ended.
     hosts: Vec<(HostClaim, Wake)>,
 }
@@ -104,6 +106,11 @@ impl Memory {
     pub(crate) fn release(&self) {
         self.0.lock().held = false;
         self.commit();
+    }
+
+    /// From now on it says that it is another store.
+    pub(crate) fn become_another(&self) {
+        self.0.lock().others += 1;
     }
 
     /// Checks that nobody waited for any more.

@@ -31,7 +31,8 @@ impl Drop for Leaves {
 
 impl Service for Memory {
     fn identity(&self) -> StoreIdentity {
-        StoreIdentity { uuid: [7; 16], epoch: 1, head: self.0.lock().head() }
+        let inner = self.0.lock();
+        StoreIdentity { uuid: [7 + inner.others; 16], epoch: 1, head: inner.head() }
     }
 
     /// What has a frame of the topic `lost` is forgotten.

@@ -17,7 +17,7 @@ import unittest
 from pathlib import Path
 from typing import Any, Dict, List
 
-CLIENTS = Path(__file__).resolve().parent
+CLIENTS = Path(__file__).resolve().parents[1]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", CLIENTS.parent / "target"))
 XS = os.environ.get("XS_BIN", str(TARGET / "release" / "xs"))
 PYTHON = [sys.executable, str(CLIENTS / "python" / "tests" / "relay.py")]

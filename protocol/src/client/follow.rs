@@ -1,0 +1,354 @@
+//! Following over lost connections: a subscription, and another one from where it was when its
+//! connection is gone. It keeps nothing on disk; [`Follow::point`] is for who goes on in another
+//! process.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures::Stream;
+use futures::future::BoxFuture;
+use xs_engine::{Bound, ReadOptions, ResumePoint, Start};
+
+use super::retry::{Backoff, Retry, chance};
+use super::{Client, ClientOptions, Subscription};
+use crate::address::Address;
+use crate::error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
+use crate::message::{Delivered, Gap, Resume, SubEvent, SubscribeOptions};
+
+/// What to follow, and how.
+#[derive(Debug, Clone, Default)]
+pub struct FollowOptions {
+    /// How to connect.
+    pub client: ClientOptions,
+    /// What is read; `follow` need not be set.
+    pub read: ReadOptions,
+    /// How it is served.
+    pub how: SubscribeOptions,
+    /// Go on from here, whatever `read` says of the start.
+    pub from: Option<ResumePoint>,
+    /// How to go on when the server is away.
+    pub retry: Retry,
+}
+
+/// What who follows is given.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum FollowEvent {
+    /// A frame: each that is stored once, in the order of the log.
+    Frame(Delivered),
+    /// All that was stored at the beginning has been given; comes once.
+    CaughtUp {
+        /// The offset the next frame had then.
+        head: u64,
+    },
+    /// The time asked for has passed.
+    Pulse,
+    /// Frames are missing here.
+    Gap(Gap),
+    /// The connection was lost, and it goes on over another one: no stored frame is missing or
+    /// comes twice, but ephemeral ones of the meantime are gone.
+    Resumed {
+        /// Where it goes on; `None` when nothing had come before.
+        offset: Option<u64>,
+        /// What ended the connection.
+        lost: ClientError,
+    },
+}
+
+/// Stored frames, then those that come, over as many connections as that takes. Dropping it ends
+/// it. One message of the server, at most 2 MiB, and the credit of one subscription are all that
+/// waits here.
+pub struct Follow {
+    address: Address,
+    options: ClientOptions,
+    /// What there is still to read.
+    rest: ReadOptions,
+    how: SubscribeOptions,
+    retry: Retry,
+    backoff: Backoff,
+    state: State,
+    /// The newest connection.
+    client: Client,
+    /// Frames that came and were not given yet.
+    frames: VecDeque<Delivered>,
+    /// The offset to go on from after all that came.
+    seen: Option<u64>,
+    /// The same after all that was given.
+    given: Option<u64>,
+    /// Where `seen` was seen.
+    seen_in: Resume,
+    is_caught_up: bool,
+    /// What ended the last connection, until there is another.
+    lost: Option<ClientError>,
+    /// When it ended, until something comes.
+    silent_since: Option<Instant>,
+}
+
+type Coming = BoxFuture<'static, Result<(Client, Subscription), ClientError>>;
+
+enum State {
+    On(Subscription),
+    /// Waits, connects and subscribes.
+    Away(Coming),
+    Over,
+}
+
+impl Follow {
+    /// Connects and subscribes: [`Start::New`] is from here on, whatever becomes of the connection.
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError`] when this first attempt fails: nobody has to wait for a wrong address or
+    /// token. Later ones are repeated.
+    pub async fn open(address: &Address, options: FollowOptions) -> Result<Self, ClientError> {
+        let FollowOptions { client: options, read, how, from, retry } = options;
+        let mut rest = ReadOptions { follow: true, ..read };
+        let client = Client::connect(address, options.clone()).await?;
+        let seen_in = client.server().resume();
+        // Said as an offset, it can be said again when this connection is lost before an answer.
+        let now = || client.server().resume().point(client.server().head);
+        let from = from.or_else(|| (rest.start == Start::New).then(now));
+        let seen = from.map(|point| point.offset);
+        let subscription = match from {
+            Some(point) => {
+                rest.start = Start::From(Bound::Offset(point.offset));
+                client.subscribe_from(&point, &rest, how).await?
+            }
+            None => client.subscribe(&rest, how).await?,
+        };
+        Ok(Self {
+            address: address.clone(),
+            options,
+            rest,
+            how,
+            retry,
+            backoff: Backoff::new(retry),
+            state: State::On(subscription),
+            client,
+            frames: VecDeque::new(),
+            seen,
+            given: seen,
+            seen_in,
+            is_caught_up: false,
+            lost: None,
+            silent_since: None,
+        })
+    }
+
+    /// What happens next; `None` after the end: the limit or a bound of the read was reached. May
+    /// be given up and called again: nothing is lost by it.
+    ///
+    /// # Errors
+    /// What cannot be mended by connecting again, after which nothing more comes: a refusal that is
+    /// no [`Class::Busy`], [`Code::TooSlow`] for who asked to be dropped, a server that breaks the
+    /// protocol or cannot be trusted; and whatever was the last when [`Retry::give_up`] has passed.
+    pub async fn next(&mut self) -> Option<Result<FollowEvent, ClientError>> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// Where to go on after what was given so far, in this process or another; `None` before
+    /// anything is known.
+    #[must_use]
+    pub fn point(&self) -> Option<ResumePoint> {
+        self.given.map(|offset| self.seen_in.point(offset))
+    }
+
+    /// The newest connection, for example for bodies that are too long to come with their frames.
+    /// While the server is away, what it is asked for fails.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn poll_event(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<FollowEvent, ClientError>>> {
+        loop {
+            if let Some(frame) = self.frames.pop_front() {
+                let after = frame.frame.offset().map(|offset| offset + 1);
+                self.given = if self.frames.is_empty() { self.seen } else { after.or(self.given) };
+                return Poll::Ready(Some(Ok(FollowEvent::Frame(frame))));
+            }
+            if self.rest.limit == Some(0) {
+                self.state = State::Over;
+            }
+            let outcome = match &mut self.state {
+                State::Over => return Poll::Ready(None),
+                State::On(subscription) => match ready!(subscription.poll_event(cx)) {
+                    Some(Ok(event)) => self.take(event),
+                    Some(Err(error)) => self.part(error, is_cut),
+                    None => {
+                        self.seen = subscription.position().or(self.seen);
+                        self.given = self.seen;
+                        self.state = State::Over;
+                        Ok(None)
+                    }
+                },
+                State::Away(coming) => match ready!(coming.as_mut().poll(cx)) {
+                    Ok((client, subscription)) => Ok(self.resumed(client, subscription)),
+                    Err(error) => self.part(error, is_passing),
+                },
+            };
+            match outcome {
+                Ok(None) => {}
+                Ok(Some(event)) => return Poll::Ready(Some(Ok(event))),
+                Err(error) => {
+                    self.state = State::Over;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+
+    /// Takes what came on the subscription; what is to be given of it, but for frames.
+    fn take(&mut self, event: SubEvent) -> Result<Option<FollowEvent>, ClientError> {
+        if let SubEvent::Dropped { refusal, resume } = event {
+            self.saw(resume);
+            return self.part(refusal.into(), is_passing);
+        }
+        self.backoff.reset();
+        self.silent_since = None;
+        let event = match event {
+            SubEvent::Frames { frames, scanned_to } => {
+                check_order(&frames, self.seen.unwrap_or(0))?;
+                self.rest.limit =
+                    self.rest.limit.map(|limit| limit.saturating_sub(frames.len() as u64));
+                self.frames = frames.into();
+                self.saw(scanned_to);
+                None
+            }
+            SubEvent::CaughtUp { head } => {
+                self.saw(self.seen.map_or(head, |seen| seen.max(head)));
+                let is_first = !std::mem::replace(&mut self.is_caught_up, true);
+                is_first.then_some(FollowEvent::CaughtUp { head })
+            }
+            SubEvent::Pulse => Some(FollowEvent::Pulse),
+            SubEvent::Gap(gap) => {
+                if let Gap::Corrupt { to, .. } = gap {
+                    self.saw(to);
+                }
+                Some(FollowEvent::Gap(gap))
+            }
+            SubEvent::Dropped { .. } => None,
+        };
+        if self.frames.is_empty() {
+            self.given = self.seen;
+        }
+        Ok(event)
+    }
+
+    /// All up to an offset has come.
+    fn saw(&mut self, offset: u64) {
+        self.seen = Some(offset);
+        self.rest.start = Start::From(Bound::Offset(offset));
+    }
+
+    fn resumed(&mut self, client: Client, subscription: Subscription) -> Option<FollowEvent> {
+        self.seen_in = client.server().resume();
+        self.client = client;
+        self.state = State::On(subscription);
+        let lost = self.lost.take()?;
+        Some(FollowEvent::Resumed { offset: self.seen, lost })
+    }
+
+    /// Sets out for another connection after what ended the last, or an attempt at one; an error
+    /// when that would not help.
+    fn part(
+        &mut self,
+        error: ClientError,
+        may_pass: fn(&ClientError) -> bool,
+    ) -> Result<Option<FollowEvent>, ClientError> {
+        self.given = self.seen;
+        if !may_pass(&error) {
+            return Err(error);
+        }
+        let wait = self.backoff.wait(retry_after(&error), chance());
+        let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
+        if self.retry.give_up.is_some_and(|most| silent.saturating_add(wait) > most) {
+            return Err(error);
+        }
+        self.lost.get_or_insert(error);
+        self.state = State::Away(self.again(wait));
+        Ok(None)
+    }
+
+    fn again(&self, wait: Duration) -> Coming {
+        let (address, options) = (self.address.clone(), self.options.clone());
+        let (rest, seen_in) = (self.rest.clone(), self.seen_in);
+        let resume = self.seen.map(|_| seen_in).or(self.how.resume);
+        let how = SubscribeOptions { resume, ..self.how };
+        Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            let client = Client::connect(&address, options).await?;
+            // Where nothing was seen yet, there is no offset that the server could check.
+            if client.server().uuid != seen_in.store {
+                let text = "another store is served there than before";
+                return Err(Refusal::new(Code::OtherStore, text).into());
+            }
+            let subscription = client.subscribe(&rest, how).await?;
+            Ok((client, subscription))
+        })
+    }
+}
+
+impl Stream for Follow {
+    type Item = Result<FollowEvent, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_event(cx)
+    }
+}
+
+/// Whether another connection may do after this end of one. What a closing server says is its own
+/// state, so that only a lost right and a broken protocol are final.
+fn is_cut(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused(refusal) => match refusal.code.class() {
+            Class::Access => false,
+            Class::Protocol => is_late(refusal.code),
+            _ => true,
+        },
+        other => matches!(other, ClientError::Disconnected(_)),
+    }
+}
+
+/// Whether another attempt may do after this end of a subscription or failure to begin one.
+fn is_passing(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused(refusal) => {
+            let is_asked_for = refusal.code == Code::TooSlow;
+            (refusal.code.class().may_retry() && !is_asked_for) || is_late(refusal.code)
+        }
+        other => matches!(other, ClientError::Disconnected(_) | ClientError::Connect { .. }),
+    }
+}
+
+/// Whether it is only the network that was too slow.
+const fn is_late(code: Code) -> bool {
+    matches!(code, Code::HelloTimeout | Code::Stalled)
+}
+
+/// How long the server asks to be left alone.
+fn retry_after(error: &ClientError) -> Duration {
+    let ClientError::Refused(refusal) = error else { return Duration::ZERO };
+    let ms = refusal.details.iter().find_map(|detail| match detail {
+        Detail::RetryAfterMs(ms) => Some(*ms),
+        _ => None,
+    });
+    Duration::from_millis(ms.unwrap_or(0).into())
+}
+
+/// What makes "each once, in order" hold whatever the server does.
+fn check_order(frames: &[Delivered], mut next: u64) -> Result<(), ProtocolError> {
+    for offset in frames.iter().filter_map(|one| one.frame.offset()) {
+        if offset < next {
+            return Err(ProtocolError::Unexpected("a frame that was to have come before"));
+        }
+        next = offset + 1;
+    }
+    Ok(())
+}
