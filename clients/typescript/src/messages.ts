@@ -546,6 +546,12 @@ export function isPulse(push: { readonly op: number; readonly body: Buffer }): b
   return push.op === Op.SUB_EVENT && push.body[0] === 2;
 }
 
+/** Whether nothing comes behind a message of a stream: DROPPED, ENDED, the end of a blob. */
+export function isLast(push: { op: number; more: boolean; body: Buffer }): boolean {
+  if (push.op === Op.SUB_EVENT) return push.body[0] === 4 || push.body[0] === 5;
+  return push.op === Op.BLOB_CHUNK && !push.more;
+}
+
 /** What SUB_EVENT says; undefined for an event not known here. */
 export function readEvent(code: number, body: Buffer): StreamEvent | undefined {
   const reader = new Reader(body);

@@ -4,6 +4,7 @@ mod blob;
 mod core;
 mod dial;
 mod export;
+mod inlet;
 mod passage;
 mod reply;
 mod requests;

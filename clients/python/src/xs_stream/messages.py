@@ -538,6 +538,11 @@ def is_pulse(op: int, body: bytes) -> bool:
     return op == Op.SUB_EVENT and body[:1] == b"\2"
 
 
+def is_last(op: int, more: bool, body: bytes) -> bool:
+    """Whether nothing comes behind a message of a stream: DROPPED, ENDED, the end of a blob."""
+    return body[:1] in (b"\4", b"\5") if op == Op.SUB_EVENT else op == Op.BLOB_CHUNK and not more
+
+
 def read_event(code: int, body: bytes) -> Optional[StreamEvent]:
     """What SUB_EVENT says; None for an event not known here."""
     reader = Reader(body)
