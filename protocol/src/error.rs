@@ -284,6 +284,9 @@ pub enum ProtocolError {
     /// A record in a message is damaged.
     #[error("a delivered record is damaged: {0}")]
     Record(RecordError),
+    /// HELLO was not the first message, or came twice.
+    #[error("unexpected message: {0}")]
+    Hello(&'static str),
     /// A message that cannot come at this moment.
     #[error("unexpected message: {0}")]
     Unexpected(&'static str),
@@ -318,10 +321,12 @@ impl ProtocolError {
         match self {
             Self::Preface(_) | Self::Version { .. } => Code::VersionMismatch,
             Self::TooLarge { .. } => Code::TooLarge,
-            Self::Unexpected(_) => Code::HelloExpected,
+            Self::Hello(_) => Code::HelloExpected,
             Self::FlowControl(_) => Code::FlowControl,
             Self::Stalled(_) => Code::Stalled,
-            Self::TooShort(_) | Self::Malformed { .. } | Self::Record(_) => Code::Malformed,
+            Self::TooShort(_) | Self::Malformed { .. } | Self::Record(_) | Self::Unexpected(_) => {
+                Code::Malformed
+            }
         }
     }
 }
@@ -443,6 +448,13 @@ mod tests {
         assert!(Code::Busy.class().may_retry() && Code::Other(599).class().may_retry());
         assert!(!Code::Indeterminate.class().may_retry());
         assert_eq!(Code::from_number(333), Code::Other(333));
+    }
+
+    /// What else cannot come has nothing to do with HELLO.
+    #[test]
+    fn hello_is_expected_only_where_it_did_not_come() {
+        assert_eq!(ProtocolError::Hello("HELLO comes first").code(), Code::HelloExpected);
+        assert_eq!(ProtocolError::Unexpected("an answer to nothing").code(), Code::Malformed);
     }
 
     /// As programs print them that print an error with its causes.

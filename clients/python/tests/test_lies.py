@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 import xs_stream
 from xs_stream import (
     AccessError,
     AddressError,
+    BlobHash,
     ClientClosed,
     ConnectError,
     ConnectionLost,
@@ -19,12 +20,14 @@ from xs_stream import (
     Retry,
     aio,
 )
-from xs_stream.coding import PREFACE, PUSH, Header, Op, message
+from xs_stream.coding import MORE, PREFACE, PUSH, RESPONSE, Header, Op, message
+from xs_stream.limits import FREE_WAITING_MAX
 from xs_stream.reading import Backoff
+from xs_stream.session import Push
 
 from .peer import QUICK, Liar, Peer, Talk, refused
 from .support import PATIENCE
-from .test_core import deliver, event
+from .test_core import deliver, event, gap
 
 
 class Lies(Liar):
@@ -483,6 +486,46 @@ class Lies(Liar):
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             self.assertGreater(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 0)
         server.close()
+
+    async def test_a_server_that_sends_beyond_the_credit_is_left(self) -> None:
+        piece = Push(1, Op.BLOB_CHUNK, 0, True, bytes(9))
+        breaches: List[Tuple[int, List[Push]]] = [
+            (Op.SUBSCRIBE, [deliver([3], 4), deliver([5], 6)]),
+            (Op.SUBSCRIBE, [gap(2, 1, 0)] * (FREE_WAITING_MAX + 1)),
+            (Op.CALL, [deliver([3], 4), deliver([5], 6)]),
+            (Op.BLOB_GET, [piece]),
+            (Op.BLOB_GET, [piece._replace(body=b"")]),
+        ]
+        for op, pushes in breaches:
+
+            async def flood(peer: Peer, op: int = op, pushes: List[Push] = pushes) -> None:
+                await peer.greet()
+                header = await peer.expect(op)
+                sub, more = header.sub, MORE if op == Op.BLOB_GET else 0
+                asked = message(op, RESPONSE, 0, header.corr, sub, (1 << 20).to_bytes(16, "little"))
+                told = [message(push.op, PUSH | more, 0, 0, sub, push.body) for push in pushes]
+                peer.send(b"".join([asked, *told]))
+                peer.answer(await peer.expect(Op.PING))
+
+            async def friendly(peer: Peer) -> None:
+                await peer.greet()
+                peer.answer(await peer.expect(Op.PING))
+                await peer.rest()
+
+            self.connections = 0
+            client = await self.client(flood, friendly)
+            with self.subTest(op=op), self.assertRaisesRegex(ProtocolError, "the server sent"):
+                stream: Any
+                if op == Op.BLOB_GET:
+                    stream = client.get_blob(BlobHash(bytes(32)), credit=8)
+                else:
+                    is_call = op == Op.CALL
+                    stream = client.call("a", credit=8) if is_call else client.follow("*", credit=8)
+                    await self.soon(stream.open())
+                    # All has come, and nothing of it was taken.
+                    await self.soon(client.ping())
+                while True:
+                    await self.soon(stream.__anext__())
 
     async def test_pulses_do_not_pile_up(self) -> None:
         async def beat(peer: Peer) -> None:

@@ -238,7 +238,7 @@ export class BlobReader extends Stream<Buffer> {
     const push = (this.taken = await this.line.item(this.signal));
     if (push.op === Op.SUB_EVENT) {
       const event = readEvent(push.code, push.body);
-      if (event?.kind !== "dropped") return Buffer.alloc(0);
+      if (event.kind !== "dropped") return Buffer.alloc(0);
       this.line.isOver = true;
       throw event.refusal;
     }

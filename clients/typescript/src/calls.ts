@@ -101,11 +101,11 @@ export class Call extends Stream<Frame> {
       throw new ProtocolError(`op ${push.op} does not belong on a call`);
     }
     const event = readEvent(push.code, push.body);
-    if (event?.kind === "dropped") {
+    if (event.kind === "dropped") {
       line.isOver = true;
       throw event.refusal;
     }
-    if (event?.kind === "ended") line.isOver = this.#isOver = true;
+    if (event.kind === "ended") line.isOver = this.#isOver = true;
   }
 }
 

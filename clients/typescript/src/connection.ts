@@ -19,6 +19,7 @@ import {
   TlsError,
   XsError,
 } from "./errors.js";
+import { FREE_WAITING_MAX } from "./limits.js";
 import * as messages from "./messages.js";
 import { Flow, Session, type Event, type Push } from "./session.js";
 import type { ServerInfo } from "./values.js";
@@ -29,9 +30,11 @@ const CLOSE_WAIT_MS = 2000;
 /** After so long without a word the server is asked whether it is there, and given up. */
 const SILENCE_MS = 90_000;
 
+const PAID: readonly number[] = [Op.DELIVER, Op.BLOB_CHUNK];
+
 /**
- * A stream as the connection sees it: what came for it and was not yet taken. Credit bounds how
- * much that is.
+ * A stream as the connection sees it: what came for it and was not yet taken. The credit that was
+ * granted bounds how much that is, and the server is held to it.
  */
 export class Line {
   /** The server knows that the stream is over. */
@@ -40,6 +43,9 @@ export class Line {
   #waiter: Settle<void> | undefined;
   #failure: XsError | undefined;
   readonly #flow: Flow;
+  /** Messages among the items that cost no credit. */
+  #free = 0;
+  #isEnded = false;
 
   constructor(
     readonly connection: Connection,
@@ -51,10 +57,18 @@ export class Line {
     this.#flow = new Flow(credit);
   }
 
+  /** @throws {ProtocolError} when the server sends more than it may */
   put(push: Push): void {
+    if (this.#isEnded) return;
     const before = this.#items.at(-1);
     // Pulses cost no credit: who does not take them finds one.
     if (before && messages.isPulse(push) && messages.isPulse(before)) return;
+    if (PAID.includes(push.op)) {
+      this.#flow.came(push);
+    } else if (++this.#free > FREE_WAITING_MAX) {
+      throw new ProtocolError("the server sent more events than anybody can want");
+    }
+    this.#isEnded = messages.isLast(push);
     this.#items.push(push);
     this.#waiter?.resolve();
   }
@@ -68,7 +82,10 @@ export class Line {
   async item(signal?: AbortSignal): Promise<Push> {
     for (;;) {
       const item = this.#items.shift();
-      if (item) return item;
+      if (item) {
+        if (!PAID.includes(item.op)) this.#free--;
+        return item;
+      }
       if (this.#failure) throw this.#failure;
       this.#waiter = new Settle<void>();
       await until(this.#waiter.promise, signal);

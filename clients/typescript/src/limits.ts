@@ -29,3 +29,5 @@ export const NO_OFFSET = 0xffff_ffff_ffff_ffffn;
 export const INLINE_BYTES_MAX = 1024 * 1024;
 /** Bytes a server may send ahead of what was taken, for each stream, unless told otherwise. */
 export const CREDIT_DEFAULT = 1024 * 1024;
+/** Events and grants of a stream, which cost no credit, that this client lets wait. */
+export const FREE_WAITING_MAX = 65_536;

@@ -546,10 +546,30 @@ export function isPulse(push: { readonly op: number; readonly body: Buffer }): b
   return push.op === Op.SUB_EVENT && push.body[0] === 2;
 }
 
-/** What SUB_EVENT says; undefined for an event not known here. */
-export function readEvent(code: number, body: Buffer): StreamEvent | undefined {
+/** Whether nothing comes behind a message of a stream: DROPPED, ENDED, the end of a blob. */
+export function isLast(push: { op: number; more: boolean; body: Buffer }): boolean {
+  if (push.op === Op.SUB_EVENT) return push.body[0] === 4 || push.body[0] === 5;
+  return push.op === Op.BLOB_CHUNK && !push.more;
+}
+
+/**
+ * What SUB_EVENT says. @throws {ProtocolError} for an event that was not asked for: what is not
+ * understood could tell of frames that are missing
+ */
+export function readEvent(code: number, body: Buffer): StreamEvent {
   const reader = new Reader(body);
-  switch (reader.u8("event")) {
+  const event = reader.u8("event");
+  if (event === 4) {
+    const resume = reader.u64("resume");
+    return { kind: "dropped", refusal: readRefusal(code, reader.rest()), resume };
+  }
+  const told = simpleEvent(event, reader);
+  reader.end("event");
+  return told;
+}
+
+function simpleEvent(event: number, reader: Reader): StreamEvent {
+  switch (event) {
     case 1:
       return { kind: "caught_up", head: reader.u64("head") };
     case 2:
@@ -557,18 +577,15 @@ export function readEvent(code: number, body: Buffer): StreamEvent | undefined {
     case 3: {
       const kind = reader.u8("gap");
       const [first, end] = [reader.u64("gap"), reader.u64("gap")];
-      const reason = GAPS[kind] ?? "other";
+      const reason = GAPS[kind];
+      if (!reason) throw new ProtocolError(`the server told of a gap of kind ${kind}`);
       if (kind === 2) return { kind: "gap", reason, first: null, end: null, count: first };
       return { kind: "gap", reason, first, end, count: 0n };
-    }
-    case 4: {
-      const resume = reader.u64("resume");
-      return { kind: "dropped", refusal: readRefusal(code, reader.rest()), resume };
     }
     case 5:
       return { kind: "ended", scannedTo: reader.u64("scanned_to") };
     default:
-      return undefined;
+      throw new ProtocolError(`the server sent the event ${event}`);
   }
 }
 

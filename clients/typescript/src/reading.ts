@@ -155,7 +155,7 @@ export class Reading {
       throw new ProtocolError(`op ${push.op} does not belong on this stream`);
     }
     const event = readEvent(push.code, push.body);
-    switch (event?.kind) {
+    switch (event.kind) {
       case "ended":
         this.#move(event.scannedTo);
         this.isDone = true;
@@ -174,8 +174,6 @@ export class Reading {
         return this.#gap(event);
       case "pulse":
         return [event];
-      default:
-        return [];
     }
   }
 

@@ -191,10 +191,27 @@ function total(parts: readonly Buffer[]): number {
  */
 export class Flow {
   readonly #step: number;
+  /** Bytes the server may still send; below zero after a message that was longer. */
+  #left: number;
   #owed = 0;
 
   constructor(credit: number) {
+    this.#left = credit;
     this.#step = Math.max(1, Math.floor(credit / 2));
+  }
+
+  /** Notes a DELIVER or BLOB_CHUNK. @throws {ProtocolError} when the server may not send it */
+  came(push: Push): void {
+    const isPiece = push.op === Op.BLOB_CHUNK;
+    const count = push.body.length;
+    if (isPiece && count === 0) {
+      if (push.more) throw new ProtocolError("the server sent a piece of a blob without bytes");
+      return;
+    }
+    if (this.#left <= 0 || (isPiece && count > this.#left)) {
+      throw new ProtocolError("the server sent more than the credit of a stream");
+    }
+    this.#left -= count;
   }
 
   /** Notes bytes that were used up, and says how many are to be granted now. */
@@ -203,6 +220,7 @@ export class Flow {
     if (this.#owed < this.#step) return 0;
     const owed = this.#owed;
     this.#owed = 0;
+    this.#left += owed;
     return owed;
   }
 }

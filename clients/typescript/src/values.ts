@@ -353,7 +353,7 @@ export interface Pulse {
  */
 export interface Gap {
   readonly kind: "gap";
-  readonly reason: "corrupt" | "conflated" | "ephemeral" | "other";
+  readonly reason: "corrupt" | "conflated" | "ephemeral";
   readonly first: bigint | null;
   readonly end: bigint | null;
   readonly count: bigint;

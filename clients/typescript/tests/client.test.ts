@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { setImmediate } from "node:timers/promises";
-import { Op, PREFACE, Writer, type Header } from "../src/coding.js";
+import { MORE, Op, PREFACE, PUSH, RESPONSE, Writer, type Header } from "../src/coding.js";
 import {
   AccessError,
   AddressError,
@@ -28,9 +28,10 @@ import {
   type Item,
 } from "../src/index.js";
 import { Connection } from "../src/connection.js";
+import { FREE_WAITING_MAX } from "../src/limits.js";
 import { Backoff, RETRY } from "../src/reading.js";
 import { Liar, QUICK, refused, STORED, take, type Talk } from "./peer.js";
-import { deliver, event, PATIENCE_MS, Server } from "./support.js";
+import { deliver, event, gap, message, PATIENCE_MS, Server } from "./support.js";
 
 describe("over xs serve", () => {
   let server: Server;
@@ -594,6 +595,55 @@ describe("over servers that lie", () => {
     connection.silent();
     await told;
     await connection.closed();
+  });
+
+  it("a server that sends beyond the credit is left", async () => {
+    const piece = { op: Op.BLOB_CHUNK, body: Buffer.alloc(9) };
+    const breaches: Array<[number, Array<{ op: number; body: Buffer }>]> = [
+      [Op.SUBSCRIBE, [deliver([3n], 4n), deliver([5n], 6n)]],
+      [Op.SUBSCRIBE, new Array(FREE_WAITING_MAX + 1).fill(gap(2, 1n, 0n))],
+      [Op.CALL, [deliver([3n], 4n), deliver([5n], 6n)]],
+      [Op.BLOB_GET, [piece]],
+      [Op.BLOB_GET, [{ ...piece, body: Buffer.alloc(0) }]],
+    ];
+    for (const [op, pushes] of breaches) {
+      const flood: Talk = async (peer) => {
+        await peer.greet();
+        const { corr, sub } = await peer.expect(op);
+        const flags = PUSH | (op === Op.BLOB_GET ? MORE : 0);
+        const body = new Writer().u64(1n << 20n).u64(0n).bytes();
+        const asked = message({ op, flags: RESPONSE, code: 0, corr, sub }, body);
+        const told = pushes.map((push) =>
+          message({ op: push.op, flags, code: 0, corr: 0, sub }, push.body),
+        );
+        peer.send(Buffer.concat([asked, ...told]));
+        peer.answer(await peer.expect(Op.PING));
+      };
+      const friendly: Talk = async (peer) => {
+        await peer.greet();
+        peer.answer(await peer.expect(Op.PING));
+        await peer.rest();
+      };
+      liar.connections = 0;
+      const client = await dial([flood, friendly]);
+      const how = { credit: 8 };
+      const opened = async (): Promise<AsyncIterator<unknown, undefined>> => {
+        if (op === Op.BLOB_GET) return client.getBlob(blobHash(Buffer.from("x")), how);
+        const stream = op === Op.CALL ? client.call("a", {}, how) : client.follow("*", how);
+        await stream.open();
+        // All has come, and nothing of it was taken.
+        await client.ping();
+        return stream;
+      };
+      const all = async () => {
+        const stream = await opened();
+        while (!(await stream.next()).done);
+      };
+      await assert.rejects(
+        all(),
+        (error) => error instanceof ProtocolError && /the server sent/.test(error.message),
+      );
+    }
   });
 
   it("pulses do not pile up", async () => {

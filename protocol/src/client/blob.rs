@@ -48,7 +48,7 @@ impl Upload {
                     return refused.and_then(|_| Err(misplaced()));
                 }
                 item = self.line.item() => match item {
-                    Some(Item::Granted(more)) => self.window += more,
+                    Some(Item::Granted(more)) => self.window = self.window.saturating_add(more),
                     Some(Item::Failed(error)) => return Err(error.of_request()),
                     _ => return Err(misplaced()),
                 },

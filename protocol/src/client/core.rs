@@ -12,9 +12,10 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::io::poll_read_buf;
 
+use super::inlet::{Inlet, Outlet, pipe};
 use crate::codec::{Codec, make_room};
 use crate::error::{ClientError, ProtocolError};
 use crate::gather::SLICES_MAX;
@@ -38,6 +39,18 @@ pub(super) enum Item {
     Failed(ClientError),
 }
 
+impl Item {
+    /// Whether nothing comes behind it.
+    pub(super) const fn is_last(&self) -> bool {
+        match self {
+            Self::Failed(_) => true,
+            Self::Event(event) => event.is_last(),
+            Self::Chunk { last, .. } => *last,
+            Self::Deliver { .. } | Self::Granted(_) => false,
+        }
+    }
+}
+
 type Answer = oneshot::Sender<Result<Response, ClientError>>;
 /// Where an answer will come.
 pub(super) type Answered = oneshot::Receiver<Result<Response, ClientError>>;
@@ -46,14 +59,14 @@ pub(super) type Answered = oneshot::Receiver<Result<Response, ClientError>>;
 pub(super) struct Opened {
     pub(super) sub: u32,
     /// What comes on it.
-    pub(super) items: mpsc::UnboundedReceiver<Item>,
+    pub(super) outlet: Outlet,
     pub(super) answered: Result<Answered, ClientError>,
 }
 
 struct Core {
     session: ClientSession,
     answers: HashMap<u32, Answer>,
-    streams: HashMap<u32, mpsc::UnboundedSender<Item>>,
+    streams: HashMap<u32, Inlet>,
     writer: Pin<Box<dyn AsyncWrite + Send>>,
     /// Wakes the task.
     task: Option<Waker>,
@@ -145,16 +158,25 @@ impl Handle {
         Ok(())
     }
 
-    /// Sends a request that opens a stream. In one step: a server ends the connection when streams
-    /// are not opened in the order of their numbers, whoever opens them.
-    pub(super) fn open(&self, request: &Request) -> Opened {
-        let (sender, items) = mpsc::unbounded_channel();
+    /// Grants the server so many bytes more on a stream.
+    pub(super) fn grant(&self, sub: u32, bytes: u64) {
+        if let Some(stream) = self.0.core.lock().streams.get_mut(&sub) {
+            stream.grant(bytes);
+        }
+        // A number is within every limit.
+        let _ = self.tell(&Request::Credit(bytes), sub);
+    }
+
+    /// Sends a request that opens a stream with so much credit. In one step: a server ends the
+    /// connection when streams are not opened in the order of their numbers, whoever opens them.
+    pub(super) fn open(&self, request: &Request, credit: u32) -> Opened {
+        let (inlet, outlet) = pipe(credit);
         let mut core = self.0.core.lock();
         let sub = core.session.new_sub();
-        core.streams.insert(sub, sender);
+        core.streams.insert(sub, inlet);
         let answered = core.ask(|session| session.request(request, sub));
         drop(core);
-        Opened { sub, items, answered }
+        Opened { sub, outlet, answered }
     }
 
     /// Forgets a stream; the server is told when it does not know.
@@ -255,9 +277,12 @@ impl Core {
             ClientEvent::Chunk { sub, bytes, last } => (sub, Item::Chunk { bytes, last }),
             ClientEvent::Granted { sub, bytes } => (sub, Item::Granted(bytes)),
         };
-        // What was on its way when a stream was given up belongs to nobody.
-        if let Some(stream) = self.streams.get(&sub) {
-            let _ = stream.send(item);
+        // What was on its way when a stream was given up, and what comes behind its end, belongs to
+        // nobody.
+        if let Some(stream) = self.streams.get_mut(&sub)
+            && stream.put(item)?
+        {
+            self.streams.remove(&sub);
         }
         Ok(())
     }
@@ -294,8 +319,9 @@ impl<R: AsyncRead + Unpin> Task<R> {
         for answer in answers.into_values() {
             let _ = answer.send(Err(told.clone()));
         }
-        for stream in streams.into_values() {
-            let _ = stream.send(Item::Failed(why.clone()));
+        for mut stream in streams.into_values() {
+            // The end costs nothing.
+            let _ = stream.put(Item::Failed(why.clone()));
         }
         poll_fn(|cx| {
             let mut core = self.shared.core.lock();

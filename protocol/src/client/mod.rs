@@ -5,6 +5,7 @@ mod core;
 mod dial;
 mod export;
 mod follow;
+mod inlet;
 mod passage;
 mod reply;
 mod requests;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures::Stream;
-use tokio::sync::mpsc;
 use xs_engine::{Frame, FrameId, ReadOptions, ResumePoint};
 
 use super::Reply;
 use super::core::{Handle, Item, Opened, gone};
+use super::inlet::Outlet;
 use crate::error::{ClientError, ProtocolError};
 use crate::limits::PAGE_BYTES_MAX;
 use crate::message::{
@@ -23,7 +23,7 @@ use crate::message::{
 pub(super) struct Line {
     handle: Arc<Handle>,
     pub(super) sub: u32,
-    items: mpsc::UnboundedReceiver<Item>,
+    outlet: Outlet,
     /// Credit it began with; half of it, taken, is granted anew.
     credit: u32,
     /// Bytes taken and not yet granted anew.
@@ -40,8 +40,8 @@ impl Line {
         request: &Request,
         convert: fn(Response) -> Option<T>,
     ) -> (Self, Reply<T>) {
-        let Opened { sub, items, answered } = handle.open(request);
-        let line = Self { handle: Arc::clone(handle), sub, items, credit, owed: 0, done: false };
+        let Opened { sub, outlet, answered } = handle.open(request, credit);
+        let line = Self { handle: Arc::clone(handle), sub, outlet, credit, owed: 0, done: false };
         (line, Reply::of(handle, answered, convert))
     }
 
@@ -50,13 +50,9 @@ impl Line {
         if self.done {
             return Poll::Ready(None);
         }
-        let item = ready!(self.items.poll_recv(cx)).unwrap_or_else(|| Item::Failed(gone()));
-        self.done = match &item {
-            Item::Failed(_) => true,
-            Item::Event(event) => event.is_last(),
-            Item::Chunk { last, .. } => *last,
-            Item::Deliver { .. } | Item::Granted(_) => false,
-        };
+        let item = ready!(self.outlet.items.poll_recv(cx)).unwrap_or_else(|| Item::Failed(gone()));
+        self.outlet.took(&item);
+        self.done = item.is_last();
         Poll::Ready(Some(item))
     }
 
@@ -69,8 +65,7 @@ impl Line {
     pub(super) fn took(&mut self, bytes: usize) {
         self.owed += bytes as u64;
         if !self.done && self.owed >= u64::from(self.credit / 2) {
-            // A number is within every limit.
-            let _ = self.handle.tell(&Request::Credit(self.owed), self.sub);
+            self.handle.grant(self.sub, self.owed);
             self.owed = 0;
         }
     }

@@ -5,11 +5,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use xs_engine::{ReadOptions, Topic};
 use xs_protocol::codec::{Codec, Header};
 use xs_protocol::{
-    CallRequest, Class, Client, ClientError, ClientOptions, Code, Op, Role, SubscribeOptions,
+    CallRequest, Class, Client, ClientError, ClientOptions, Code, Op, ProtocolError, Role,
+    SubEvent, SubscribeOptions, Subscription,
 };
 
 use crate::raw::message;
 use crate::rig::{Rig, one, soon};
+
+/// More than is needed.
+const CREDIT: u32 = 1 << 20;
 
 /// Takes bytes of a client until a request with `op` has come whole; the bytes.
 async fn take(from: &mut DuplexStream, codec: &mut Codec, op: Op) -> BytesMut {
@@ -71,18 +75,41 @@ async fn what_was_under_way_at_a_close_may_have_been_done() {
     }
 }
 
+/// A subscription with so much credit on a connection of its own, and the other end.
+async fn subscribed(rig: &Rig, credit: u32) -> (Subscription, DuplexStream) {
+    let (client, mut server, mut codec) = met(rig).await;
+    let how = SubscribeOptions { credit, ..SubscribeOptions::default() };
+    let opening = tokio::spawn(async move { client.subscribe(&ReadOptions::default(), how).await });
+    take(&mut server, &mut codec, Op::Subscribe).await;
+    let answer = Header { op: Op::Subscribe as u8, flags: 1, code: 0, corr: 2, sub: 1 };
+    server.write_all(&message(answer, b"")).await.unwrap();
+    (soon(opening).await.unwrap().unwrap(), server)
+}
+
+/// Or it could fill the memory of a client that does not take what comes.
+#[tokio::test]
+async fn a_server_that_sends_beyond_the_credit_is_left() {
+    let rig = Rig::unix(Role::Admin).await;
+    let (mut subscription, mut server) = subscribed(&rig, 10).await;
+    let header = Header { op: Op::Deliver as u8, flags: 2, code: 0, corr: 0, sub: 1 };
+    // The first may be longer than the credit; behind it there is none.
+    let deliver = message(header, &[0; 16]);
+    server.write_all(&deliver.repeat(2)).await.unwrap();
+    let first = soon(subscription.next()).await.unwrap();
+    assert!(matches!(&first, Ok(SubEvent::Frames { .. })), "{first:?}");
+    let error = soon(subscription.next()).await.unwrap().unwrap_err();
+    let is_breach = matches!(&error, ClientError::Protocol(ProtocolError::FlowControl(_)));
+    assert!(is_breach, "{error}");
+    // It hangs up.
+    let mut rest = Vec::new();
+    soon(server.read_to_end(&mut rest)).await.unwrap();
+}
+
 /// A subscription does nothing that could be done twice.
 #[tokio::test]
 async fn a_subscription_is_told_why_its_connection_was_closed() {
     let rig = Rig::unix(Role::Admin).await;
-    let (client, mut server, mut codec) = met(&rig).await;
-    let opening = tokio::spawn(async move {
-        client.subscribe(&ReadOptions::default(), SubscribeOptions::default()).await
-    });
-    take(&mut server, &mut codec, Op::Subscribe).await;
-    let answer = Header { op: Op::Subscribe as u8, flags: 1, code: 0, corr: 2, sub: 1 };
-    server.write_all(&message(answer, b"")).await.unwrap();
-    let mut subscription = soon(opening).await.unwrap().unwrap();
+    let (mut subscription, mut server) = subscribed(&rig, CREDIT).await;
     server.write_all(&close(Code::Unauthenticated)).await.unwrap();
     let error = soon(subscription.next()).await.unwrap().unwrap_err();
     assert!(matches!(&error, ClientError::Refused(_)), "{error}");

@@ -25,11 +25,13 @@ from .errors import (
     XsError,
     refusal_of,
 )
+from .limits import FREE_WAITING_MAX
 from .session import Answer, Closed, Event, Flow, GoAway, Push, Session, Welcome
 from .values import ServerInfo
 
 __all__ = ["Connection", "Line", "NotSent", "open_connection"]
 
+_PAID = (Op.DELIVER, Op.BLOB_CHUNK)
 SOCKET_PATH_MAX = 107
 WRITE_BUFFER = 1024 * 1024
 CLOSE_WAIT = 2.0
@@ -54,8 +56,8 @@ class NotSent(ConnectionLost):
 
 
 class Line:
-    """A stream as the connection sees it: what came for it and was not yet taken. Credit bounds
-    how much that is."""
+    """A stream as the connection sees it: what came for it and was not yet taken. The credit that
+    was granted bounds how much that is, and the server is held to it."""
 
     def __init__(self, connection: "Connection", op: int, sub: int, credit: int) -> None:
         self._connection = connection
@@ -63,6 +65,9 @@ class Line:
         self._waiter: Optional["asyncio.Future[None]"] = None
         self._failure: Optional[XsError] = None
         self._flow = Flow(credit)
+        self._free = 0
+        """Messages among the items that cost no credit."""
+        self._ended = False
         self.op = op
         """Of the request that opens it."""
         self.sub = sub
@@ -70,13 +75,28 @@ class Line:
         """The server knows that the stream is over."""
 
     def put(self, push: Push) -> None:
+        """Raises ProtocolError when the server sends more than it may."""
+        if self._ended:
+            return
         if self._items and messages.is_pulse(push.op, push.body):
             last = self._items[-1]
             if messages.is_pulse(last.op, last.body):
                 # They cost no credit: who does not take them finds one.
                 return
+        if push.op in _PAID:
+            self._flow.came(push)
+        else:
+            self._free += 1
+            if self._free > FREE_WAITING_MAX:
+                raise ProtocolError("the server sent more events than anybody can want")
+        self._ended = messages.is_last(push.op, push.more, push.body)
         self._items.append(push)
         self._wake()
+
+    def _take(self) -> Push:
+        push = self._items.popleft()
+        self._free -= push.op not in _PAID
+        return push
 
     def fail(self, failure: XsError) -> None:
         self._failure = failure
@@ -96,11 +116,11 @@ class Line:
                 await self._waiter
             finally:
                 self._waiter = None
-        return self._items.popleft()
+        return self._take()
 
     def poll(self) -> Optional[Push]:
         """The next message if one is there."""
-        return self._items.popleft() if self._items else None
+        return self._take() if self._items else None
 
     def took(self, push: Push) -> None:
         """What a message brought was used up: the server may send as much more."""

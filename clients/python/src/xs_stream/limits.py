@@ -30,3 +30,5 @@ INLINE_BYTES_MAX = 1024 * 1024
 """Bytes of a body beyond which this client uploads it as a blob before it appends the frame."""
 CREDIT_DEFAULT = 1024 * 1024
 """Bytes a server may send ahead of what was taken, for each stream, unless told otherwise."""
+FREE_WAITING_MAX = 65_536
+"""Events and grants of a stream, which cost no credit, that this client lets wait."""

@@ -538,24 +538,37 @@ def is_pulse(op: int, body: bytes) -> bool:
     return op == Op.SUB_EVENT and body[:1] == b"\2"
 
 
-def read_event(code: int, body: bytes) -> Optional[StreamEvent]:
-    """What SUB_EVENT says; None for an event not known here."""
+def is_last(op: int, more: bool, body: bytes) -> bool:
+    """Whether nothing comes behind a message of a stream: DROPPED, ENDED, the end of a blob."""
+    return body[:1] in (b"\4", b"\5") if op == Op.SUB_EVENT else op == Op.BLOB_CHUNK and not more
+
+
+def read_event(code: int, body: bytes) -> StreamEvent:
+    """What SUB_EVENT says. Raises ProtocolError for an event that was not asked for: what is not
+    understood could tell of frames that are missing."""
     reader = Reader(body)
     event = reader.u8("event")
+    if event == 4:
+        resume = reader.u64("resume")
+        return Dropped(read_refusal(code, reader.rest()), resume)
+    told = _simple_event(event, reader)
+    reader.end("event")
+    return told
+
+
+def _simple_event(event: int, reader: Reader) -> StreamEvent:
     if event == 1:
         return CaughtUp(reader.u64("head"))
     if event == 2:
         return Pulse()
     if event == 3:
         kind, first, end = reader.u8("gap"), reader.u64("gap"), reader.u64("gap")
-        reason = GAPS.get(kind, "other")
-        return Gap(reason, count=first) if kind == 2 else Gap(reason, first, end)
-    if event == 4:
-        resume = reader.u64("resume")
-        return Dropped(read_refusal(code, reader.rest()), resume)
+        if kind not in GAPS:
+            raise ProtocolError(f"the server told of a gap of kind {kind}")
+        return Gap(GAPS[kind], count=first) if kind == 2 else Gap(GAPS[kind], first, end)
     if event == 5:
         return Ended(reader.u64("scanned_to"))
-    return None
+    raise ProtocolError(f"the server sent the event {event}")
 
 
 def credit(count: int) -> bytearray:

@@ -157,7 +157,7 @@ class Reading:
                 return [event]
         elif isinstance(event, Gap):
             return self._gap(event)
-        elif event is not None:
+        else:
             return [event]
         return []
 

@@ -178,11 +178,24 @@ class Flow:
     """The credit of one stream: what was taken is granted anew when it is half of what the stream
     began with."""
 
-    __slots__ = ("_owed", "_step")
+    __slots__ = ("_left", "_owed", "_step")
 
     def __init__(self, credit: int) -> None:
+        self._left = credit
+        """Bytes the server may still send; below zero after a message that was longer."""
         self._step = max(1, credit // 2)
         self._owed = 0
+
+    def came(self, push: Push) -> None:
+        """Notes a DELIVER or BLOB_CHUNK. Raises ProtocolError when the server may not send it."""
+        is_piece, count = push.op == Op.BLOB_CHUNK, len(push.body)
+        if is_piece and not count:
+            if push.more:
+                raise ProtocolError("the server sent a piece of a blob without bytes")
+            return
+        if self._left <= 0 or (is_piece and count > self._left):
+            raise ProtocolError("the server sent more than the credit of a stream")
+        self._left -= count
 
     def took(self, count: int) -> int:
         """Notes bytes that were used up, and says how many are to be granted now."""
@@ -190,4 +203,5 @@ class Flow:
         if self._owed < self._step:
             return 0
         owed, self._owed = self._owed, 0
+        self._left += owed
         return owed

@@ -189,7 +189,7 @@ impl ServerSession {
             };
             let (header, cost) = (envelope.header, envelope.body.len());
             if self.phase == Phase::Hello && header.op != Op::Hello as u8 {
-                self.fail(&ProtocolError::Unexpected("HELLO comes first"), now);
+                self.fail(&ProtocolError::Hello("HELLO comes first"), now);
                 continue;
             }
             let request = match Request::read(envelope, self.ops) {
@@ -227,7 +227,7 @@ impl ServerSession {
         let (sub, corr) = (header.sub, header.corr);
         match request {
             Request::Hello(_) if self.phase == Phase::Open => {
-                return Err(ProtocolError::Unexpected("a second HELLO"));
+                return Err(ProtocolError::Hello("a second HELLO"));
             }
             Request::Hello(hello) => return Ok(self.hello(corr, cost, hello, now)),
             Request::Ping(bytes) => {
