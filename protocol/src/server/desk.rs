@@ -421,8 +421,7 @@ impl Desk {
 
     fn call(&mut self, ticket: Ticket, sub: u32, call: CallRequest) {
         if let Err(refusal) = self.check_origins(call.origin) {
-            self.session.refuse(ticket, &refusal);
-            return;
+            return self.refuse_stream(ticket, sub, &refusal);
         }
         let wake = Arc::clone(&self.wake);
         let bodies_up_to = call.bodies_up_to;
