@@ -38,6 +38,6 @@ pub use message::{
 pub use server::{Entry, Listener, Server, ServerOptions, ServerStats};
 pub use service::{
     BlobSink, BlobSource, Called, Done, DoneImport, Feed, HostGuard, Pulled, Service,
-    StoreIdentity, Wake,
+    StoreIdentity, TopicsPage, Wake,
 };
 pub use tls::{ClientTls, ServerTls, TlsError};

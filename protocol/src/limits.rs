@@ -61,6 +61,13 @@ pub const LAST_MAX: u64 = 1_000_000;
 pub(crate) const LAST_AT_ONCE_MAX: u64 = 128;
 /// Blocking threads that work of all connections has at a time which may take long.
 pub(crate) const LONG_THREADS_MAX: usize = 32;
+/// Bytes that lists have in memory, of all connections, until they are sent: where the frames of a
+/// LAST or of a gap are, and cursors.
+pub const LISTS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// A list of fewer bytes is not counted: a connection has one at a time, and one for each stream.
+pub const LIST_BYTES_COUNTED: usize = 8 * 1024;
+/// A list that was not sent in so much time gives way to others.
+pub const LIST_TIME: Duration = Duration::from_secs(30);
 /// Bytes of the message of a refusal; a longer one is cut.
 pub const REFUSAL_TEXT_MAX: usize = 4 * 1024;
 /// Extensions in one request.

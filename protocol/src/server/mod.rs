@@ -16,6 +16,7 @@ mod long;
 mod mailbox;
 mod meter;
 mod news;
+mod shelf;
 mod transfer;
 mod work;
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use tokio::io::AsyncReadExt as _;
-use xs_engine::{BlobHash, Bound, NewFrame, ReadOptions, Start, Topic};
+use xs_engine::{BlobHash, Bound, Frame, NewFrame, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{
     AppendRequest, CallRequest, Class, ClientError, Code, Op, Role, SubEvent, SubscribeOptions,
@@ -168,6 +168,79 @@ async fn long_lists_are_made_as_they_are_taken() {
         }
     }
     assert_eq!(rig.memory.lists(), LISTS);
+}
+
+/// Who asks for a million topics and takes none has a few pages of them looked up.
+#[tokio::test]
+async fn topics_that_are_not_taken_are_not_looked_up() {
+    const TOPICS: usize = 60_000;
+    let rig = Rig::unix(Role::Admin).await;
+    (0..TOPICS).for_each(|n| rig.memory.fill(1, &format!("topic.of.many.{n}")));
+    let mut raw = Raw::open(&rig, Role::Read).await;
+    raw.send(&message(header(Op::Topics, 2, 0), b"\x01\0\x01\0*")).await;
+    let client = rig.client().await;
+    let (mut seen, mut now) = (0, 1);
+    while seen != now {
+        seen = now;
+        for _ in 0..100 {
+            soon(client.ping()).await.unwrap();
+        }
+        until(|| rig.memory.pages() > 0).await;
+        now = rig.memory.pages();
+    }
+    assert!(now < TOPICS / 1024 / 2, "{now} pages");
+    let mut bytes = 0;
+    loop {
+        let part = raw.receive().await.unwrap();
+        assert_eq!((part.header.corr, part.header.code), (2, 0));
+        bytes += part.body.len();
+        if !part.header.has_more() {
+            break;
+        }
+    }
+    assert!(bytes > 60 * TOPICS, "{bytes} bytes");
+    let summaries = soon(client.topics(&TopicPatterns::all())).await.unwrap();
+    assert_eq!(summaries.len(), TOPICS);
+    assert!(summaries.is_sorted_by(|a, b| a.topic < b.topic));
+}
+
+/// Lists that nobody takes have so many bytes, of all connections. One that has ended leaves room for
+/// others, and so does the oldest after some time.
+#[tokio::test]
+async fn lists_that_nobody_takes_give_way() {
+    const FRAMES: u64 = 400_000;
+    const BUSY: u16 = Code::Busy.number();
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(FRAMES, "a");
+    let body = [&FRAMES.to_le_bytes()[..], b"\0\x01\0\x01\0*"].concat();
+    let ask =
+        async |raw: &mut Raw, corr| raw.ask(header(Op::Last, corr, 0), &body).await.header.code;
+    let most = limits::LISTS_BYTES_MAX / (FRAMES as usize * size_of::<Frame>());
+    let mut kept = Vec::new();
+    for _ in 0..most {
+        let mut raw = Raw::open(&rig, Role::Read).await;
+        assert_eq!(ask(&mut raw, 2).await, 0);
+        kept.push(raw);
+    }
+    let (mut next, mut last) =
+        (Raw::open(&rig, Role::Read).await, Raw::open(&rig, Role::Read).await);
+    assert_eq!(ask(&mut next, 2).await, BUSY);
+    drop(kept.remove(0));
+    until(|| rig.server.connections() == kept.len() + 2).await;
+    assert_eq!(ask(&mut next, 3).await, 0);
+    assert_eq!(ask(&mut last, 2).await, BUSY);
+    tokio::time::pause();
+    tokio::time::advance(limits::LIST_TIME).await;
+    tokio::time::resume();
+    assert_eq!(ask(&mut last, 3).await, 0);
+    // Who had the oldest hears of it when it goes on reading.
+    let end = loop {
+        let header = kept[0].receive().await.unwrap().header;
+        if !header.has_more() {
+            break header;
+        }
+    };
+    assert_eq!((end.corr, end.code), (2, BUSY));
 }
 
 /// The last few frames may lie anywhere: they are looked for one request of a connection at a time,
