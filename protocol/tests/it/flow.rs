@@ -386,6 +386,38 @@ async fn a_stop_ends_subscriptions_with_the_place_to_resume() {
     assert_eq!(rig.server.connections(), 0);
 }
 
+/// A call goes on while a server stops, for as long as that waits: its results come, or its end.
+#[tokio::test]
+async fn a_stop_lets_calls_finish_and_tells_of_the_others() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let request = |name: &str| CallRequest::new(Topic::parse(name).unwrap());
+    let mut hanging = soon(client.call(&request("hang"))).await.unwrap();
+    rig.memory.hold();
+    let caller = client.clone();
+    let opening = tokio::spawn(async move { caller.call(&request("echo")).await });
+    until(|| rig.memory.calls() == 2).await;
+    let server = rig.server.clone();
+    let stopping = tokio::spawn(async move { server.stop().await });
+    until(|| client.going_away().is_some()).await;
+    let error = soon(client.call(&request("echo"))).await.err().unwrap();
+    assert_eq!((error.code(), error.class()), (Some(Code::Draining), Class::Busy));
+    // What was accepted before is answered, and its results come.
+    rig.memory.release();
+    let mut call = soon(opening).await.unwrap().unwrap();
+    let mut results = 0;
+    while let Some(result) = soon(call.next()).await {
+        result.unwrap();
+        results += 1;
+    }
+    assert_eq!((results, rig.memory.calls()), (2, 2));
+    // The one that takes longer than the stop is cancelled, and its caller hears that it is over.
+    let error = soon(hanging.next()).await.unwrap().unwrap_err();
+    assert_eq!(error.class(), Class::Unknown, "{error}");
+    soon(stopping).await.unwrap();
+    assert_eq!(rig.memory.cancelled(), [hanging.id()]);
+}
+
 /// Bytes that come when a server has said its last word are taken: over TCP they would have the
 /// system throw away what the client has not read yet.
 #[tokio::test]
