@@ -110,6 +110,9 @@ pub const CONNECTIONS_MAX: usize = 12_000;
 /// Connections of one server that wait in front of HELLO, or a quarter of those it may have if that
 /// is less. Of one address there are half as many.
 pub const WAITING_MAX: usize = CONNECTIONS_MAX / 4;
+/// One that has waited so long gives way to others that come, where there are as many as may wait.
+/// Until then all wait side by side, as long as a quarter of the connections is free.
+pub const WAITING_TIME: Duration = Duration::from_secs(2);
 /// But so many may wait on every server.
 pub const WAITING_MIN: usize = 64;
 /// Tokens of a store.

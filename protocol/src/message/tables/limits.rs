@@ -61,6 +61,7 @@ fn of_the_code() -> Vec<(&'static str, u64)> {
         ("waiting", limits::WAITING_MAX as u64),
         ("waiting_min", limits::WAITING_MIN as u64),
         ("waiting_of_address", limits::WAITING_MAX as u64 / 2),
+        ("waiting_ms", ms(limits::WAITING_TIME)),
         ("requests", u64::from(limits::REQUESTS_MAX)),
         ("request_bytes", limits::REQUEST_BYTES_MAX as u64),
         ("unread_bytes", limits::UNREAD_BYTES_MAX as u64),
