@@ -112,7 +112,7 @@ pub use message::{
 pub use server::{Entry, Listener, Server, ServerOptions, ServerStats};
 pub use service::{
     BlobSink, BlobSource, Called, Done, DoneImport, Feed, HostGuard, Pulled, Service,
-    StoreIdentity, Wake,
+    StoreIdentity, TopicsPage, Wake,
 };
 pub use tls::{ClientTls, ServerTls, TlsError};
 // The values of the store that requests and answers are made of: a client needs no other crate.

@@ -64,6 +64,13 @@ pub const LAST_MAX: u64 = 1_000_000;
 pub(crate) const LAST_AT_ONCE_MAX: u64 = 128;
 /// Blocking threads that work of all connections has at a time which may take long.
 pub(crate) const LONG_THREADS_MAX: usize = 32;
+/// Bytes that lists have in memory, of all connections, until they are sent: where the frames of a
+/// LAST or of a gap are, and cursors.
+pub const LISTS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// A list of fewer bytes is not counted: a connection has one at a time, and one for each stream.
+pub const LIST_BYTES_COUNTED: usize = 8 * 1024;
+/// A list that was not sent in so much time gives way to others.
+pub const LIST_TIME: Duration = Duration::from_secs(30);
 /// Bytes of the message of a refusal; a longer one is cut.
 pub const REFUSAL_TEXT_MAX: usize = 4 * 1024;
 /// Extensions in one request.
@@ -106,6 +113,9 @@ pub const CONNECTIONS_MAX: usize = 12_000;
 /// Connections of one server that wait in front of HELLO, or a quarter of those it may have if that
 /// is less. Of one address there are half as many.
 pub const WAITING_MAX: usize = CONNECTIONS_MAX / 4;
+/// One that has waited so long gives way to others that come, where there are as many as may wait.
+/// Until then all wait side by side, as long as a quarter of the connections is free.
+pub const WAITING_TIME: Duration = Duration::from_secs(2);
 /// But so many may wait on every server.
 pub const WAITING_MIN: usize = 64;
 /// Tokens of a store.

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use xs_engine::{BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, TopicPatterns};
+use xs_engine::{
+    BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Topic, TopicPatterns,
+};
 
 use crate::error::{Code, Refusal};
 use crate::message::{
@@ -25,6 +27,9 @@ pub type Done = Box<dyn FnOnce(Result<Appended, Refusal>) + Send>;
 
 /// Takes the outcome of an import, as [`Done`] that of an append.
 pub type DoneImport = Box<dyn FnOnce(Result<Imported, Refusal>) + Send>;
+
+/// Some of the topics, and the name behind which others follow.
+pub type TopicsPage = (Vec<TopicSummary>, Option<Topic>);
 
 /// Stands for a connection of the Host, and is dropped when the connection has ended.
 pub type HostGuard = Box<dyn Send>;
@@ -156,11 +161,17 @@ pub trait Service: Send + Sync + 'static {
         Ok(newest.iter().filter_map(Frame::offset).filter(|at| range.contains(at)).collect())
     }
 
-    /// The topics that are in use, in byte order. May block.
+    /// The topics that are in use, in byte order: at most `limit` of those behind `after`, and the
+    /// name behind which others follow, if any do. May block.
     ///
     /// # Errors
     /// [`Refusal`] when the log cannot be read.
-    fn topics(&self, topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal>;
+    fn topics(
+        &self,
+        topics: &TopicPatterns,
+        after: Option<&Topic>,
+        limit: usize,
+    ) -> Result<TopicsPage, Refusal>;
 
     /// Whether the store has a blob.
     ///

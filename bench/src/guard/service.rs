@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use xs_engine::{BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, TopicPatterns};
+use xs_engine::{
+    BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Topic, TopicPatterns,
+};
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
-    Feed, LastRequest, Pulled, Refusal, Service, Stamp, StoreIdentity, TopicSummary, Wake,
+    Feed, LastRequest, Pulled, Refusal, Service, Stamp, StoreIdentity, TopicsPage, Wake,
 };
 
 /// The service.
@@ -55,7 +57,12 @@ impl Service for Ready {
         unserved()
     }
 
-    fn topics(&self, _topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal> {
+    fn topics(
+        &self,
+        _: &TopicPatterns,
+        _: Option<&Topic>,
+        _: usize,
+    ) -> Result<TopicsPage, Refusal> {
         unserved()
     }
 

@@ -18,7 +18,7 @@ use xs_protocol::limits::LAST_MAX;
 use xs_protocol::{
     AppendRequest, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
     DoneImport, Feed, HostClaim, HostGuard, ImportRequest, LastRequest, MaintainRequest, Refusal,
-    Resume, Service, Stamp, StoreIdentity, TopicSummary, Wake,
+    Resume, Service, Stamp, StoreIdentity, TopicSummary, TopicsPage, Wake,
 };
 
 use super::commit::Committer;
@@ -236,7 +236,12 @@ impl Service for StoreService {
         newest::in_range(&self.core.store, topics, range, LAST_MAX)
     }
 
-    fn topics(&self, topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal> {
+    fn topics(
+        &self,
+        topics: &TopicPatterns,
+        after: Option<&Topic>,
+        limit: usize,
+    ) -> Result<TopicsPage, Refusal> {
         let summary = |topic: xs_engine::TopicStats| TopicSummary {
             topic: topic.topic,
             count: topic.count,
@@ -245,7 +250,8 @@ impl Service for StoreService {
             last: topic.last,
             last_offset: topic.last_offset,
         };
-        Ok(self.core.store.topics(topics).into_iter().map(summary).collect())
+        let (page, next) = self.core.store.topics_page(topics, after, limit);
+        Ok((page.into_iter().map(summary).collect(), next))
     }
 
     fn has_blob(&self, hash: &BlobHash) -> Result<bool, Refusal> {

@@ -111,7 +111,8 @@ export interface CallOptions extends StreamOptions {
  * Connects to a server: a store directory, its socket, `:port`, `host:port` or
  * `xss://host:port` (TLS).
  *
- * @throws {AddressError}, {ConnectError}, {AccessError}, {ProtocolError}
+ * @throws {AddressError}, {ConnectError}, {AccessError}, {ProtocolError}, {Unavailable} (the server
+ * has no room just now, or holds back who showed wrong tokens: try later)
  */
 export async function connect(address: string, options: ConnectOptions = {}): Promise<Client> {
   const client = new Client(address, options);

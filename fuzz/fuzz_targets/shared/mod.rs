@@ -6,12 +6,14 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
-use xs_engine::{BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, TopicPatterns};
+use xs_engine::{
+    BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Topic, TopicPatterns,
+};
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
     DoneImport, Feed, HostClaim, HostGuard, ImportOutcome, ImportRequest, Imported, LastRequest,
-    Pulled, Refusal, Role, Server, ServerOptions, Service, StoreIdentity, TopicSummary, Wake,
+    Pulled, Refusal, Role, Server, ServerOptions, Service, StoreIdentity, TopicsPage, Wake,
 };
 
 /// The HELLO of protocol/vectors/client.json.
@@ -78,8 +80,13 @@ impl Service for Empty {
         Ok(Vec::new())
     }
 
-    fn topics(&self, _: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal> {
-        Ok(Vec::new())
+    fn topics(
+        &self,
+        _: &TopicPatterns,
+        _: Option<&Topic>,
+        _: usize,
+    ) -> Result<TopicsPage, Refusal> {
+        Ok((Vec::new(), None))
     }
 
     fn has_blob(&self, _: &BlobHash) -> Result<bool, Refusal> {

@@ -95,6 +95,17 @@ impl MaintainRequest {
         }
         body.extensions()?;
         let invalid = |text: String| Err(Refusal::new(Code::InvalidValue, text).into());
+        let is_gc = what == GC;
+        for (field, is_set, is_used) in [
+            ("a percentage", dead_percent != 0, is_gc || what == COMPACT),
+            ("a grace", !grace.is_zero(), is_gc),
+            ("a path", !to.is_empty(), matches!(what, BACKUP | FORK)),
+        ] {
+            // Who gives one means something by it that would not be done.
+            if is_set && !is_used && (VERIFY..=FORK).contains(&what) {
+                return invalid(format!("this maintenance has no use for {field}"));
+            }
+        }
         let lowest = u8::from(what == COMPACT);
         if matches!(what, COMPACT | GC) && !(lowest..=100).contains(&dead_percent) {
             return invalid(format!("{dead_percent} is no percentage of dead bytes"));
@@ -164,6 +175,32 @@ mod tests {
                 matches!(read(&request), Err(DecodeError::Refused(refusal))
                     if refusal.code == Code::InvalidValue),
                 "{request:?}"
+            );
+        }
+        // What a kind of work does not use.
+        for (what, dead_percent, grace, path) in [
+            (VERIFY, 1, 0, ""),
+            (VERIFY, 0, 1, ""),
+            (VERIFY, 0, 0, "/a"),
+            (COMPACT, 50, 1, ""),
+            (COMPACT, 50, 0, "/a"),
+            (GC, 50, 1, "/a"),
+            (BACKUP, 1, 0, "/a"),
+            (BACKUP, 0, 1, "/a"),
+            (FORK, 1, 0, "/a"),
+            (FORK, 0, 1, "/a"),
+        ] {
+            let bytes = body_of(|out| {
+                out.put_slice(&[what, 0, dead_percent, 0]);
+                out.put_u64(grace);
+                out.put_str(path);
+            });
+            let refused = MaintainRequest::read(Body::new("MAINTAIN", bytes));
+            let case = (what, dead_percent, grace, path);
+            assert!(
+                matches!(refused, Err(DecodeError::Refused(refusal))
+                    if refusal.code == Code::InvalidValue),
+                "{case:?}"
             );
         }
         let fits = MaintainRequest::Fork { to: long[..PATH_BYTES_MAX].to_owned() };

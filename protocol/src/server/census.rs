@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::long::Lane;
 use super::mailbox::Mailbox;
 use super::meter::Meter;
+use super::shelf::Shelf;
 
 /// The connections of a server, and what they share.
 #[derive(Default)]
@@ -19,6 +20,8 @@ pub(crate) struct Connections {
     by_number: Mutex<HashMap<u64, Arc<Mailbox>>>,
     /// Where their long work is done.
     pub(crate) lane: Arc<Lane>,
+    /// Where the lists are that it brings.
+    pub(crate) shelf: Arc<Shelf>,
 }
 
 impl Connections {

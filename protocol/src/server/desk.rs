@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use futures::FutureExt as _;
-use xs_engine::{Bound, Frame, FrameId, Origin, ReadOptions, Start};
+use xs_engine::{Bound, Frame, FrameId, Origin, ReadOptions, Start, Topic, TopicPatterns};
 
 use super::entry::{Entry, Visitor};
 use super::feed::FeedWork;
 use super::lag::Lag;
 use super::light;
-use super::listing::{Listing, Page};
+use super::listing::{ENTRIES_MAX, Listing, Page};
 use super::long::Long;
 use super::mailbox::{Due, Mail, Mailbox, ReadyFlag, Subscribed};
 use super::meter::Meter;
@@ -231,8 +231,8 @@ impl Desk {
             Request::Fetch(fetch) => self.fetch(ticket, fetch),
             Request::Get(at) => self.get(ticket, at),
             Request::Last(last) => self.last(ticket, last),
-            Request::Topics(topics) => {
-                self.long(move |service| Mail::Topics { ticket, result: service.topics(&topics) })
+            Request::Topics(patterns) => {
+                self.long(move |service| topics_page(service, ticket, patterns, None));
             }
             Request::CursorList => {
                 self.long(move |service| Mail::Cursors { ticket, result: service.cursors() });
@@ -295,7 +295,7 @@ impl Desk {
 
     fn last(&mut self, ticket: Ticket, last: LastRequest) {
         if let Some(frames) = light::last(&last, &*self.service) {
-            return self.listings.push_back(Listing::Frames(ticket, frames.into_iter(), false));
+            return self.listings.push_back(Listing::Frames(ticket, frames));
         }
         // However few they are, all of the log may have to be looked at for them.
         self.long(move |service| Mail::Frames { ticket, result: service.last(&last) });
@@ -421,8 +421,7 @@ impl Desk {
 
     fn call(&mut self, ticket: Ticket, sub: u32, call: CallRequest) {
         if let Err(refusal) = self.check_origins(call.origin) {
-            self.session.refuse(ticket, &refusal);
-            return;
+            return self.refuse_stream(ticket, sub, &refusal);
         }
         let wake = Arc::clone(&self.wake);
         let bodies_up_to = call.bodies_up_to;
@@ -571,6 +570,13 @@ impl Desk {
     /// Goes on with the first list; whether there is one.
     fn step_list(&mut self) -> bool {
         let Some(listing) = self.listings.pop_front() else { return false };
+        if let Listing::Topics(ticket, page, patterns, Some(after)) = listing {
+            Listing::part_of_topics(ticket, &page, &mut self.session);
+            let service = Arc::clone(&self.service);
+            let next = move || topics_page(&*service, ticket, patterns, Some(&after));
+            self.long.go_on_with(next);
+            return true;
+        }
         let is_long = listing.is_long();
         match listing.step(&mut self.session, &*self.service, &mut self.scratch) {
             Some(rest) => self.listings.push_front(rest),
@@ -605,6 +611,17 @@ impl Desk {
             }
         }
     }
+}
+
+/// The topics behind a name, as many as are sent at a time.
+fn topics_page(
+    service: &dyn Service,
+    ticket: Ticket,
+    patterns: TopicPatterns,
+    after: Option<&Topic>,
+) -> Mail {
+    let result = service.topics(&patterns, after, ENTRIES_MAX);
+    Mail::Topics { ticket, patterns, result }
 }
 
 /// Whether the beginning of a read must be looked for, as far back as that may be.

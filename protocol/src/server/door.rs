@@ -1,7 +1,9 @@
 //! The place in front of HELLO. Who has not said it yet has shown no token either, and costs a
 //! descriptor for as long as the time for HELLO, so only some of the connections that a server may
-//! have wait here, and of one address half of those. For a further one that which has waited the
-//! longest gives way: who means to say HELLO says it at once.
+//! have wait here, and of one address half of those. For a further one those give way that have had
+//! time to say it. A crowd that comes all at once, and means well, has not had it: it waits side by
+//! side as long as enough connections are free for others. So nobody is held up for a crowd: each is
+//! served as it comes, and what a crowd holds is bounded by what is free, and in time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;
@@ -16,7 +18,7 @@ use super::desk::Desk;
 use super::mailbox::{Mail, Mailbox};
 use crate::auth::network;
 use crate::error::{Code, Detail, Refusal};
-use crate::limits::{WAITING_MAX, WAITING_MIN};
+use crate::limits::{WAITING_MAX, WAITING_MIN, WAITING_TIME};
 
 /// When one that gave way may come again.
 const COME_AGAIN: Duration = Duration::from_secs(1);
@@ -24,6 +26,8 @@ const COME_AGAIN: Duration = Duration::from_secs(1);
 /// Connections that wait in front of HELLO.
 pub(super) struct Door {
     max: usize,
+    /// Connections that are left free for others than a crowd.
+    spare: usize,
     waiting: Mutex<Waiting>,
 }
 
@@ -31,8 +35,14 @@ pub(super) struct Door {
 struct Waiting {
     next: u64,
     /// By number, and so in the order they came.
-    all: BTreeMap<u64, (Option<IpAddr>, Arc<Bell>)>,
+    all: BTreeMap<u64, One>,
     by_peer: HashMap<IpAddr, BTreeSet<u64>>,
+}
+
+struct One {
+    peer: Option<IpAddr>,
+    bell: Arc<Bell>,
+    since: Instant,
 }
 
 /// Tells a connection that it gives way, whatever it does.
@@ -54,34 +64,85 @@ impl Door {
     /// The door of a server that may have so many connections.
     pub(super) fn of(connections: usize) -> Arc<Self> {
         let max = (connections / 4).clamp(WAITING_MIN, WAITING_MAX);
-        Arc::new(Self { max, waiting: Mutex::default() })
+        Arc::new(Self { max, spare: connections / 4, waiting: Mutex::default() })
     }
 
-    /// Has a connection wait, and another give way for it where they are too many; whether one did.
+    /// Has a connection wait, and others give way for it where they are too many; how many did.
+    /// `free` connections may come besides.
     pub(super) fn enter(
         self: &Arc<Self>,
         peer: Option<IpAddr>,
         mailbox: &Arc<Mailbox>,
-    ) -> (Place, bool) {
+        free: usize,
+        now: Instant,
+    ) -> (Place, usize) {
         let peer = peer.map(network);
         let (handshake, mailbox) = (CancellationToken::new(), Arc::clone(mailbox));
         let bell = Arc::new(Bell { handshake, mailbox });
-        let (number, gives_way) = {
+        let mut give_way = Vec::new();
+        let number = {
             let mut waiting = self.waiting.lock();
-            let oldest = waiting.oldest(peer, self.max);
-            let gives_way = oldest.and_then(|number| waiting.leave(number));
-            (waiting.enter(peer, Arc::clone(&bell)), gives_way)
+            while let Some(oldest) = waiting.oldest(peer, self.max) {
+                let is_crowded = free < self.spare && give_way.is_empty();
+                if !is_crowded && !waiting.is_late(oldest, now) {
+                    break;
+                }
+                give_way.extend(waiting.leave(oldest));
+            }
+            waiting.enter(One { peer, bell: Arc::clone(&bell), since: now })
+        };
+        give_way.iter().for_each(|bell| bell.ring());
+        (Place { door: Arc::clone(self), number, bell }, give_way.len())
+    }
+
+    /// Has one give way since the server may have no more connections; whether one did. `at_once`:
+    /// also one that has not had its time, of the address of which the most wait.
+    pub(super) fn make_room(&self, at_once: bool, now: Instant) -> bool {
+        let gives_way = {
+            let mut waiting = self.waiting.lock();
+            let oldest = waiting.all.keys().next().copied();
+            let late = oldest.filter(|number| waiting.is_late(*number, now));
+            let of_the_most = || {
+                let most = waiting.by_peer.values().max_by_key(|numbers| numbers.len());
+                most.and_then(|numbers| numbers.first().copied()).or(oldest)
+            };
+            let number = late.or_else(|| of_the_most().filter(|_| at_once));
+            number.and_then(|number| waiting.leave(number))
         };
         if let Some(bell) = &gives_way {
-            bell.handshake.cancel();
-            bell.mailbox.post(Mail::GiveWay);
+            bell.ring();
         }
-        (Place { door: Arc::clone(self), number, bell }, gives_way.is_some())
+        gives_way.is_some()
+    }
+}
+
+impl Bell {
+    fn ring(&self) {
+        self.handshake.cancel();
+        self.mailbox.post(Mail::GiveWay);
+    }
+}
+
+/// Since when a listener has found no room, and when that was last.
+#[derive(Default)]
+pub(super) struct Shortage(Option<(Instant, Instant)>);
+
+impl Shortage {
+    /// There is no room; whether that has been so for long. Who comes in has its time until then,
+    /// and after it a crowd that comes again and again keeps nobody waiting.
+    pub(super) fn is_long(&mut self, now: Instant) -> bool {
+        let is_past = |at: Instant| now.saturating_duration_since(at) >= WAITING_TIME;
+        let since = match self.0 {
+            Some((since, last)) if !is_past(last) => since,
+            _ => now,
+        };
+        self.0 = Some((since, now));
+        is_past(since)
     }
 }
 
 impl Waiting {
-    /// Who gives way for one more from an address, if anyone must.
+    /// Who is the first to give way for one more from an address, if they are too many.
     fn oldest(&self, peer: Option<IpAddr>, max: usize) -> Option<u64> {
         let of_peer = peer.and_then(|peer| self.by_peer.get(&peer));
         match of_peer.filter(|numbers| numbers.len() >= max / 2) {
@@ -91,18 +152,24 @@ impl Waiting {
         }
     }
 
-    fn enter(&mut self, peer: Option<IpAddr>, bell: Arc<Bell>) -> u64 {
+    /// Whether one has had its time.
+    fn is_late(&self, number: u64, now: Instant) -> bool {
+        let one = self.all.get(&number);
+        one.is_some_and(|one| now.saturating_duration_since(one.since) >= WAITING_TIME)
+    }
+
+    fn enter(&mut self, one: One) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.all.insert(number, (peer, bell));
-        if let Some(peer) = peer {
+        if let Some(peer) = one.peer {
             self.by_peer.entry(peer).or_default().insert(number);
         }
+        self.all.insert(number, one);
         number
     }
 
     fn leave(&mut self, number: u64) -> Option<Arc<Bell>> {
-        let (peer, bell) = self.all.remove(&number)?;
+        let One { peer, bell, .. } = self.all.remove(&number)?;
         if let Some(peer) = peer
             && let Some(numbers) = self.by_peer.get_mut(&peer)
         {
@@ -160,20 +227,66 @@ mod tests {
         }
     }
 
+    /// Nothing is free for more than their share.
+    const NONE: usize = 0;
+
     #[test]
     fn an_address_has_half_of_the_places_and_leaves_nothing_behind() {
-        let (door, mailbox) = (Door::of(256), Arc::default());
-        let enter = |peer| door.enter(peer, &mailbox);
+        let (door, mailbox, now) = (Door::of(256), Arc::default(), Instant::now());
+        let enter = |peer| door.enter(peer, &mailbox, NONE, now);
         let mut places: Vec<_> = (0..32).map(|_| enter(ip("2001:db8::1"))).collect();
-        assert!(places.iter().all(|(_, gave_way)| !gave_way));
+        assert!(places.iter().all(|(_, gave_way)| *gave_way == 0));
         let (_, gave_way) = enter(ip("2001:db8::2"));
-        assert!(gave_way, "it is of the same network");
+        assert_eq!(gave_way, 1, "it is of the same network");
         assert!(places[0].0.bell.handshake.is_cancelled());
         places.extend((0..33).map(|_| enter(None)));
-        assert!(!places.last().unwrap().1, "one had left: they are 64");
-        assert!(enter(None).1 && places[1].0.bell.handshake.is_cancelled());
+        assert_eq!(places.last().unwrap().1, 0, "one had left: they are 64");
+        assert!(enter(None).1 == 1 && places[1].0.bell.handshake.is_cancelled());
         drop(places);
         let waiting = door.waiting.lock();
         assert!(waiting.all.is_empty() && waiting.by_peer.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_waits_side_by_side_for_its_time_while_there_is_room() {
+        let (door, mailbox, now) = (Door::of(256), Arc::default(), Instant::now());
+        let peer = ip("10.0.0.1");
+        let enter = |free, now| door.enter(peer, &mailbox, free, now);
+        let mut places: Vec<_> = (0..100).map(|_| enter(64, now)).collect();
+        let soon = now + WAITING_TIME - Duration::from_millis(1);
+        places.push(enter(64, soon));
+        assert!(places.iter().all(|(_, gave_way)| *gave_way == 0));
+        places.push(enter(63, soon));
+        assert_eq!(places.last().unwrap().1, 1, "a quarter is for others");
+        places.push(enter(64, now + WAITING_TIME));
+        assert_eq!(places.last().unwrap().1, 70, "all that were beyond its share");
+        assert_eq!(door.waiting.lock().all.len(), 32);
+    }
+
+    #[test]
+    fn room_is_made_by_the_late_and_in_the_long_run_by_a_crowd() {
+        let (door, mailbox, now) = (Door::of(256), Arc::default(), Instant::now());
+        assert!(!door.make_room(true, now), "nobody waits");
+        let enter = |text, now| door.enter(ip(text), &mailbox, NONE, now).0;
+        let first = enter("10.0.0.1", now);
+        let later = now + Duration::from_secs(1);
+        let crowd = [enter("10.0.0.2", later), enter("10.0.0.2", later)];
+        let is_out = |place: &Place| place.bell.handshake.is_cancelled();
+        assert!(!door.make_room(false, later), "nobody has had its time");
+        assert!(door.make_room(true, later) && is_out(&crowd[0]) && !is_out(&first));
+        assert!(door.make_room(false, now + WAITING_TIME) && is_out(&first));
+        assert!(!door.make_room(false, now + WAITING_TIME) && !is_out(&crowd[1]));
+        let local = door.enter(None, &mailbox, NONE, later).0;
+        assert!(door.make_room(true, later) && door.make_room(true, later));
+        assert!(is_out(&crowd[1]) && is_out(&local));
+    }
+
+    #[test]
+    fn a_shortage_is_long_after_a_while_and_begins_anew_after_another() {
+        let (mut shortage, now) = (Shortage::default(), Instant::now());
+        let mut after = |halves: u32| shortage.is_long(now + WAITING_TIME / 2 * halves);
+        let told = [0, 1, 2, 3, 5, 6, 7].map(|halves| (halves, after(halves)));
+        let long = told.into_iter().filter(|(_, is_long)| *is_long);
+        assert_eq!(long.map(|(halves, _)| halves).collect::<Vec<_>>(), [2, 3, 7]);
     }
 }

@@ -11,6 +11,7 @@ use super::census::Place;
 use super::lag::{Lag, Leap, Verdict};
 use super::long::Long;
 use super::mailbox::Mailbox;
+use super::shelf::Kept;
 use super::work::Next;
 use crate::error::Refusal;
 use crate::limits::{DELIVER_BYTES, SCANNED_EVERY};
@@ -31,7 +32,7 @@ pub(crate) struct FeedWork {
     pulled: VecDeque<Frame>,
     after: Pulled,
     /// Offsets of the newest frames of a gap, which come before what the feed has.
-    newest: VecDeque<u64>,
+    newest: Option<Kept<u64>>,
     /// Where the last gap ends.
     leapt_to: u64,
     /// What is pulled was so before the stream ran out of credit: some may be gone since.
@@ -55,7 +56,7 @@ impl FeedWork {
             is_call,
             pulled: VecDeque::new(),
             after: Pulled::More,
-            newest: VecDeque::new(),
+            newest: None,
             leapt_to: 0,
             waited: false,
             sent_to,
@@ -196,7 +197,7 @@ impl FeedWork {
 
     /// Whether frames are to be sent that the feed is past already.
     fn has_more(&self) -> bool {
-        !(self.pulled.is_empty() && self.newest.is_empty())
+        !self.pulled.is_empty() || self.newest.is_some()
     }
 
     /// Takes the next frames: the newest ones of a gap, or what the feed has.
@@ -206,19 +207,20 @@ impl FeedWork {
         service: &dyn Service,
         out: &mut Vec<Frame>,
     ) -> Result<Pulled, Refusal> {
-        if self.newest.is_empty() {
-            return self.feed.pull(out, room);
-        }
+        let Some(newest) = &mut self.newest else { return self.feed.pull(out, room) };
         let mut bytes = 0;
         for _ in 0..LOOKS_MAX {
             if bytes >= room {
                 break;
             }
-            let Some(offset) = self.newest.pop_front() else { break };
+            let Some(offset) = newest.next()? else { break };
             // Gone since it was found: removed or expired, or followed by one that still comes.
             let Some(frame) = service.get(Bound::Offset(offset))? else { continue };
             bytes += frame.record().len();
             out.push(frame);
+        }
+        if newest.is_empty() {
+            self.newest = None;
         }
         Ok(Pulled::More)
     }
@@ -291,7 +293,7 @@ impl FeedWork {
             Verdict::Conflate => {
                 // Frames that were pulled and not sent are part of the gap.
                 self.pulled.clear();
-                self.newest.clear();
+                self.newest = None;
                 lag.look(sub, from, service, long);
                 Some(Next::Wait)
             }
@@ -299,15 +301,21 @@ impl FeedWork {
     }
 
     /// Goes on behind a gap, once the newest frames in it are found.
-    pub(crate) fn leap(&mut self, sub: u32, leap: Leap, session: &mut ServerSession) -> Next {
+    pub(crate) fn leap(
+        &mut self,
+        sub: u32,
+        leap: Leap,
+        newest: Kept<u64>,
+        session: &mut ServerSession,
+    ) -> Next {
         let Some(lag) = &mut self.lag else { return Next::Again };
         lag.found();
         self.feed = leap.feed;
         let gap = Gap::Conflated { from: leap.from, to: leap.to };
         session.event(sub, &StreamEvent::Gap(gap));
         // Nothing of the gap was sent yet: who goes on elsewhere begins with it again.
-        self.moved_to(if leap.newest.is_empty() { leap.to } else { leap.from });
-        (self.newest, self.leapt_to) = (leap.newest.into(), leap.to);
+        self.moved_to(if newest.is_empty() { leap.to } else { leap.from });
+        (self.newest, self.leapt_to) = (Some(newest).filter(|one| !one.is_empty()), leap.to);
         self.after = Pulled::More;
         Next::Again
     }

@@ -1,10 +1,10 @@
 //! Answers that are made message by message, when the connection has room for them.
 
 use std::mem;
-use std::vec::IntoIter;
 
-use xs_engine::Frame;
+use xs_engine::{Frame, Topic, TopicPatterns};
 
+use super::shelf::Kept;
 use crate::error::{Code, Detail, Refusal};
 use crate::gather::Gather;
 use crate::limits::DELIVER_BYTES;
@@ -16,20 +16,26 @@ use crate::session::{ServerSession, Ticket};
 pub(crate) enum Listing {
     Fetch(Ticket, FetchRequest),
     Page(Page),
-    /// Of a LAST, and whether it was looked for as long work.
-    Frames(Ticket, IntoIter<Frame>, bool),
-    Topics(Ticket, IntoIter<TopicSummary>),
-    Cursors(Ticket, IntoIter<CursorSummary>),
+    /// Of a LAST that was answered at once.
+    Frames(Ticket, Vec<Frame>),
+    /// Of a LAST that was looked for.
+    Last(Ticket, Kept<Frame>),
+    /// Some of the topics, and the name behind which others are to be looked for.
+    Topics(Ticket, Vec<TopicSummary>, TopicPatterns, Option<Topic>),
+    Cursors(Ticket, Kept<CursorSummary>),
 }
 
+/// Topics or cursors in one message: they have a few hundred bytes each, so it stays far below what
+/// a message may have.
+pub(super) const ENTRIES_MAX: usize = 1024;
+
 impl Listing {
-    /// Whether it may be a long list: all of it is in memory until it is sent.
+    /// Whether it is long work, until it is sent.
     pub(crate) const fn is_long(&self) -> bool {
         match self {
-            Self::Fetch(..) => false,
+            Self::Fetch(..) | Self::Frames(..) => false,
             Self::Page(page) => page.is_long,
-            Self::Frames(_, _, is_long) => *is_long,
-            Self::Topics(..) | Self::Cursors(..) => true,
+            Self::Last(..) | Self::Topics(..) | Self::Cursors(..) => true,
         }
     }
 
@@ -49,30 +55,60 @@ impl Listing {
                 }
             },
             Self::Page(page) => page.step(session, scratch).map(Self::Page),
-            Self::Frames(ticket, mut rest, is_long) => {
-                scratch.clear();
-                let mut bytes = 0;
-                while bytes < DELIVER_BYTES
-                    && let Some(frame) = rest.next()
-                {
-                    bytes += frame.record().len();
-                    scratch.push(frame);
-                }
-                let is_last = rest.as_slice().is_empty();
-                session.shown(scratch);
-                part(session, ticket, is_last, |out| put_frames(out, scratch, &[], 0));
-                (!is_last).then_some(Self::Frames(ticket, rest, is_long))
+            Self::Frames(ticket, frames) => {
+                put_list(session, ticket, &frames, true);
+                None
             }
-            Self::Topics(ticket, mut rest) => {
-                let is_last = list(session, ticket, &mut rest, |one, out| one.put(out));
-                (!is_last).then_some(Self::Topics(ticket, rest))
+            Self::Last(ticket, mut rest) => {
+                scratch.clear();
+                let cost = |frame: &Frame| frame.record().len();
+                match rest.take(DELIVER_BYTES, cost, scratch) {
+                    Ok(is_last) => {
+                        put_list(session, ticket, scratch, is_last);
+                        (!is_last).then_some(Self::Last(ticket, rest))
+                    }
+                    Err(refusal) => {
+                        session.refuse(ticket, &refusal);
+                        None
+                    }
+                }
+            }
+            Self::Topics(ticket, page, ..) => {
+                session.reply(ticket, |out| page.iter().for_each(|one| one.put(out)));
+                None
             }
             Self::Cursors(ticket, mut rest) => {
-                let is_last = list(session, ticket, &mut rest, |one, out| one.put(out));
-                (!is_last).then_some(Self::Cursors(ticket, rest))
+                let mut entries = Vec::new();
+                match rest.take(ENTRIES_MAX, |_| 1, &mut entries) {
+                    Ok(is_last) => {
+                        let put = |out: &mut Gather| entries.iter().for_each(|one| one.put(out));
+                        part(session, ticket, is_last, put);
+                        (!is_last).then_some(Self::Cursors(ticket, rest))
+                    }
+                    Err(refusal) => {
+                        session.refuse(ticket, &refusal);
+                        None
+                    }
+                }
             }
         }
     }
+
+    /// Sends some of the topics; others are looked for behind them.
+    pub(crate) fn part_of_topics(
+        ticket: Ticket,
+        page: &[TopicSummary],
+        session: &mut ServerSession,
+    ) {
+        if !page.is_empty() {
+            session.reply_part(ticket, |out| page.iter().for_each(|one| one.put(out)));
+        }
+    }
+}
+
+fn put_list(session: &mut ServerSession, ticket: Ticket, frames: &[Frame], is_last: bool) {
+    session.shown(frames);
+    part(session, ticket, is_last, |out| put_frames(out, frames, &[], 0));
 }
 
 fn part(session: &mut ServerSession, ticket: Ticket, is_last: bool, put: impl FnOnce(&mut Gather)) {
@@ -81,21 +117,6 @@ fn part(session: &mut ServerSession, ticket: Ticket, is_last: bool, put: impl Fn
     } else {
         session.reply_part(ticket, put);
     }
-}
-
-/// Sends the next entries of a list; whether they were the last.
-fn list<T>(
-    session: &mut ServerSession,
-    ticket: Ticket,
-    rest: &mut IntoIter<T>,
-    put: impl Fn(&T, &mut Gather),
-) -> bool {
-    /// Entries have a few hundred bytes at most: so many stay far below a message.
-    const ENTRIES: usize = 1024;
-    let is_last = rest.as_slice().len() <= ENTRIES;
-    let entries = rest.by_ref().take(ENTRIES);
-    part(session, ticket, is_last, |out| entries.for_each(|entry| put(&entry, out)));
-    is_last
 }
 
 /// A page of a FETCH that is being read.

@@ -1,6 +1,7 @@
-//! Work that may take long, or whose outcome is in memory as a whole until it is sent. Of that of a
-//! connection one piece is under way at a time: much costs no more threads and memory than one. All
-//! connections together have some of the blocking threads for it: what is short finds others free.
+//! Work that may take long, or whose outcome is in memory until it is sent. Of that of a connection
+//! one piece is under way at a time: much costs no more threads and memory than one. All connections
+//! together have some of the blocking threads for it: what is short finds others free. Their memory
+//! is the shelf's.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -73,6 +74,11 @@ impl Long {
     pub(crate) fn add(&mut self, sub: u32, job: impl FnOnce() -> Mail + Send + 'static) {
         self.waiting.push_back((sub, Box::new(job)));
         self.go_on();
+    }
+
+    /// The job under way goes on with another, behind those of other connections.
+    pub(crate) fn go_on_with(&self, job: impl FnOnce() -> Mail + Send + 'static) {
+        self.lane.add(&self.mailbox, Box::new(job));
     }
 
     /// The job under way has come to its end.

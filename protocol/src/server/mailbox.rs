@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use xs_engine::{BlobHash, Frame};
+use xs_engine::{BlobHash, Frame, TopicPatterns};
 
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
 use super::listing::Page;
 use super::long::Lane;
+use super::shelf::Shelf;
 use crate::error::{Code, Refusal};
-use crate::message::{Appended, CursorSummary, Imported, SubscribeRequest, TopicSummary};
-use crate::service::{BlobSink, BlobSource, Called, Feed, Wake};
+use crate::message::{Appended, CursorSummary, Imported, SubscribeRequest};
+use crate::service::{BlobSink, BlobSource, Called, Feed, TopicsPage, Wake};
 use crate::session::Ticket;
 
 /// A piece of news for a connection.
@@ -53,9 +54,11 @@ pub(crate) enum Mail {
         ticket: Ticket,
         result: Result<Vec<Frame>, Refusal>,
     },
+    /// Some of the topics that patterns select.
     Topics {
         ticket: Ticket,
-        result: Result<Vec<TopicSummary>, Refusal>,
+        patterns: TopicPatterns,
+        result: Result<TopicsPage, Refusal>,
     },
     Cursors {
         ticket: Ticket,
@@ -158,6 +161,11 @@ impl Mailbox {
     /// Where the long work of all connections is done.
     pub(crate) fn lane(&self) -> Arc<Lane> {
         self.connections.upgrade().map(|all| Arc::clone(&all.lane)).unwrap_or_default()
+    }
+
+    /// Where the lists of all connections are until they are sent.
+    pub(crate) fn shelf(&self) -> Arc<Shelf> {
+        self.connections.upgrade().map(|all| Arc::clone(&all.shelf)).unwrap_or_default()
     }
 
     /// What the connections of the server come to.

@@ -73,9 +73,9 @@ impl Meter {
         self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connection came in, and another may have given way for it.
-    pub(crate) fn gave_way(&self, did: bool) {
-        self.gave_way.fetch_add(u64::from(did), Ordering::Relaxed);
+    /// So many connections gave way for one that came.
+    pub(crate) fn gave_way(&self, count: usize) {
+        self.gave_way.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self, bytes: usize) {

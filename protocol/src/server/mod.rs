@@ -16,6 +16,7 @@ mod long;
 mod mailbox;
 mod meter;
 mod news;
+mod shelf;
 mod transfer;
 mod work;
 
@@ -23,6 +24,7 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,6 +32,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,7 +43,7 @@ pub use meter::ServerStats;
 
 use self::census::{Census, Connections};
 use self::connection::Connection;
-use self::door::{Door, Place};
+use self::door::{Door, Place, Shortage};
 use self::entry::Visitor;
 use self::listener::Accepted;
 use self::mailbox::{Mail, Mailbox};
@@ -51,6 +54,8 @@ use crate::tls::ServerTls;
 
 /// How long accepting rests after an error such as "too many open files".
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// How long is waited for room before more is made.
+const ROOM_REST: Duration = Duration::from_millis(50);
 /// Time beyond the drain for connections to say their last word.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -161,18 +166,28 @@ impl Server {
 
     async fn accept(&self, listener: &Listener, entry: &Entry) {
         let visitor = |peer: Option<IpAddr>| Visitor::new(entry.clone(), peer);
+        let mut shortage = Shortage::default();
         loop {
-            // At the limit, connections wait in the backlog rather than be refused.
-            let Ok(permit) = Arc::clone(&self.0.room).acquire_owned().await else { return };
+            let accepted = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, address = %listener.address(), "cannot accept");
+                    tokio::time::sleep(ACCEPT_REST).await;
+                    continue;
+                }
+            };
+            // It has come: only then is it known that room is wanted, and that others are to make
+            // it. At the limit it waits here, and those behind it in the backlog.
+            let Some(permit) = self.room(&mut shortage).await else { return };
             let permit = Some(permit);
-            match listener.accept().await {
-                Ok(Accepted::Unix(stream)) => {
+            match accepted {
+                Accepted::Unix(stream) => {
                     drop(self.serve(ready(Ok(stream)), visitor(None), permit));
                 }
-                Ok(Accepted::Tcp(stream, peer)) => {
+                Accepted::Tcp(stream, peer) => {
                     drop(self.serve(ready(Ok(stream)), visitor(Some(peer)), permit));
                 }
-                Ok(Accepted::Tls(stream, peer, acceptor)) => {
+                Accepted::Tls(stream, peer, acceptor) => {
                     let stream = async move {
                         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
                         tokio::time::timeout(HELLO_WAIT, acceptor.accept(stream))
@@ -181,14 +196,27 @@ impl Server {
                     };
                     drop(self.serve(stream, visitor(Some(peer)), permit));
                 }
-                Err(error) => {
-                    tracing::warn!(%error, address = %listener.address(), "cannot accept");
-                    tokio::time::sleep(ACCEPT_REST).await;
-                }
             }
             // Those who came before have their turn: a crowd whose HELLOs lie there is not let in
-            // faster than it is greeted, or the first of it would have to give way.
+            // faster than it is greeted, or some of it might have to give way.
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Room for one more connection. Where there is none, those make it that wait in front of HELLO.
+    async fn room(&self, shortage: &mut Shortage) -> Option<OwnedSemaphorePermit> {
+        let Shared { room, door, meter, .. } = &*self.0;
+        if let Ok(permit) = Arc::clone(room).try_acquire_owned() {
+            return Some(permit);
+        }
+        let mut free = pin!(Arc::clone(room).acquire_owned());
+        loop {
+            let now = Instant::now().into_std();
+            meter.gave_way(usize::from(door.make_room(shortage.is_long(now), now)));
+            // Who was to give way may have said HELLO meanwhile, and others have had their time.
+            if let Ok(permit) = tokio::time::timeout(ROOM_REST, &mut free).await {
+                return permit.ok();
+            }
         }
     }
 
@@ -216,7 +244,8 @@ impl Server {
         let mailbox = Arc::new(Mailbox::among(&shared.connections));
         shared.meter.accepted();
         if permit.is_some() {
-            let (place, gave_way) = shared.door.enter(visitor.peer, &mailbox);
+            let (free, now) = (shared.room.available_permits(), Instant::now().into_std());
+            let (place, gave_way) = shared.door.enter(visitor.peer, &mailbox, free, now);
             visitor.place = Some(place);
             shared.meter.gave_way(gave_way);
         }

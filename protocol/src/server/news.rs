@@ -40,7 +40,7 @@ impl Desk {
                 Ok(text) => self.session.reply(ticket, |out| out.put_slice(text.as_bytes())),
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
-            Mail::Newest { sub, result } => self.newest(sub, result),
+            Mail::Newest { sub, result } => self.newest(sub, result, now),
             Mail::Ready => self.wake_feeds(),
             Mail::Subscribed(subscribed) => {
                 self.long.done();
@@ -50,19 +50,19 @@ impl Desk {
                 self.list(ticket, result.map(|page| Listing::Page(*page)));
             }
             Mail::Frames { ticket, result } => {
-                let listing = |all: Vec<_>| Listing::Frames(ticket, all.into_iter(), true);
-                self.list(ticket, result.map(listing));
+                let kept = result.and_then(|all| self.mailbox.shelf().keep_frames(all, now));
+                self.list(ticket, kept.map(|kept| Listing::Last(ticket, kept)));
             }
-            Mail::Topics { ticket, result } => {
-                let listing = |all: Vec<_>| Listing::Topics(ticket, all.into_iter());
+            Mail::Topics { ticket, patterns, result } => {
+                let listing = |(page, after)| Listing::Topics(ticket, page, patterns, after);
                 self.list(ticket, result.map(listing));
             }
             Mail::Cursors { ticket, result } => {
-                let result = result.map(|mut all| {
+                let kept = result.and_then(|mut all| {
                     all.retain(|cursor| self.session.sees_cursor(&cursor.name));
-                    Listing::Cursors(ticket, all.into_iter())
+                    self.mailbox.shelf().keep_cursors(all, now)
                 });
-                self.list(ticket, result);
+                self.list(ticket, kept.map(|kept| Listing::Cursors(ticket, kept)));
             }
             Mail::Called { ticket, sub, bodies_up_to, result } => match result {
                 Ok(called) => {
@@ -94,11 +94,16 @@ impl Desk {
     }
 
     /// The newest frames for a subscription that is too far behind.
-    fn newest(&mut self, sub: u32, result: Result<Leap, Refusal>) {
+    fn newest(&mut self, sub: u32, result: Result<Leap, Refusal>, now: Instant) {
         self.long.done();
         let Some(Slot { work: Work::Feed(feed), .. }) = self.works.get_mut(&sub) else { return };
-        let next = match result {
-            Ok(leap) => feed.leap(sub, leap, &mut self.session),
+        let shelf = self.mailbox.shelf();
+        let kept = result.and_then(|mut leap| {
+            let newest = shelf.keep_offsets(std::mem::take(&mut leap.newest), now)?;
+            Ok((leap, newest))
+        });
+        let next = match kept {
+            Ok((leap, newest)) => feed.leap(sub, leap, newest, &mut self.session),
             Err(refusal) => feed.end(sub, refusal, &mut self.session),
         };
         self.after_step(sub, next);

@@ -1,8 +1,13 @@
 //! The host of one processor, whose process may have been taken over by its module.
 
-use xs_engine::{FrameId, NewFrame, Origin};
-use xs_protocol::{AppendRequest, Client, ClientError, Code, Detail, Entry, Role, Service as _};
+use std::time::Duration;
 
+use xs_engine::{FrameId, NewFrame, Origin};
+use xs_protocol::{
+    AppendRequest, Client, ClientError, Code, Detail, Entry, Op, Role, Service as _, limits,
+};
+
+use crate::raw::{Raw, header};
 use crate::rig::{Rig, one, soon};
 
 /// Batches whose frames name these as their processors.
@@ -48,4 +53,37 @@ async fn a_host_of_one_processor_names_no_other_as_the_origin() {
     // The host of all the others runs whatever there is.
     let together = rig.connect_as(Role::Host).await;
     soon(together.append(&from(&[own, other]))).await.unwrap();
+}
+
+/// A call of `echo` with a deadline, whose origin names no processor of the host.
+fn foreign_call(deadline: Duration) -> Vec<u8> {
+    let mut body = [0; 8].to_vec();
+    body.extend_from_slice(&(deadline.as_millis() as u64).to_le_bytes());
+    body.extend_from_slice(b"\0\0\0\0\0\0\0\0\x04\0echo\x01\0\0\0\x30\0\0\0");
+    body.extend_from_slice(FrameId::first_of_ms(1).as_bytes());
+    // No input.
+    body.extend_from_slice(&[0; 16]);
+    body.extend_from_slice(&[0xff; 8]);
+    body.extend_from_slice(&[0; 8]);
+    body
+}
+
+/// A call that is refused for its origin is over: it takes no place of other streams, and nothing
+/// follows the refusal.
+#[tokio::test(start_paused = true)]
+async fn a_call_with_the_origin_of_another_leaves_no_stream() {
+    let rig = Rig::unix(Role::Admin).await;
+    let mut host = Raw::open(&rig, Entry::Alone("a".into())).await;
+    let deadline = Duration::from_secs(1);
+    for sub in 1..limits::STREAMS_MAX + 2 {
+        let refused = host.ask(header(Op::Call, sub, sub), &foreign_call(deadline)).await.header;
+        assert_eq!((refused.op, refused.code), (Op::Call as u8, Code::Denied.number()), "{sub}");
+    }
+    tokio::time::advance(2 * deadline).await;
+    let subscribe = [&[0; 16][..], &[2, 0, 1, 0, 1, 0, b'a']].concat();
+    for sub in [1000, 1001] {
+        let opened = host.ask(header(Op::Subscribe, sub, sub), &subscribe).await.header;
+        assert_eq!((opened.op, opened.code), (Op::Subscribe as u8, 0));
+    }
+    assert_eq!(rig.memory.calls(), 0);
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use tokio::io::AsyncReadExt as _;
-use xs_engine::{BlobHash, Bound, NewFrame, ReadOptions, Start, Topic};
+use xs_engine::{BlobHash, Bound, Frame, NewFrame, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{
     AppendRequest, CallRequest, Class, ClientError, Code, Op, Role, SubEvent, SubscribeOptions,
@@ -170,6 +170,79 @@ async fn long_lists_are_made_as_they_are_taken() {
     assert_eq!(rig.memory.lists(), LISTS);
 }
 
+/// Who asks for a million topics and takes none has a few pages of them looked up.
+#[tokio::test]
+async fn topics_that_are_not_taken_are_not_looked_up() {
+    const TOPICS: usize = 60_000;
+    let rig = Rig::unix(Role::Admin).await;
+    (0..TOPICS).for_each(|n| rig.memory.fill(1, &format!("topic.of.many.{n}")));
+    let mut raw = Raw::open(&rig, Role::Read).await;
+    raw.send(&message(header(Op::Topics, 2, 0), b"\x01\0\x01\0*")).await;
+    let client = rig.client().await;
+    let (mut seen, mut now) = (0, 1);
+    while seen != now {
+        seen = now;
+        for _ in 0..100 {
+            soon(client.ping()).await.unwrap();
+        }
+        until(|| rig.memory.pages() > 0).await;
+        now = rig.memory.pages();
+    }
+    assert!(now < TOPICS / 1024 / 2, "{now} pages");
+    let mut bytes = 0;
+    loop {
+        let part = raw.receive().await.unwrap();
+        assert_eq!((part.header.corr, part.header.code), (2, 0));
+        bytes += part.body.len();
+        if !part.header.has_more() {
+            break;
+        }
+    }
+    assert!(bytes > 60 * TOPICS, "{bytes} bytes");
+    let summaries = soon(client.topics(&TopicPatterns::all())).await.unwrap();
+    assert_eq!(summaries.len(), TOPICS);
+    assert!(summaries.is_sorted_by(|a, b| a.topic < b.topic));
+}
+
+/// Lists that nobody takes have so many bytes, of all connections. One that has ended leaves room for
+/// others, and so does the oldest after some time.
+#[tokio::test]
+async fn lists_that_nobody_takes_give_way() {
+    const FRAMES: u64 = 400_000;
+    const BUSY: u16 = Code::Busy.number();
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(FRAMES, "a");
+    let body = [&FRAMES.to_le_bytes()[..], b"\0\x01\0\x01\0*"].concat();
+    let ask =
+        async |raw: &mut Raw, corr| raw.ask(header(Op::Last, corr, 0), &body).await.header.code;
+    let most = limits::LISTS_BYTES_MAX / (FRAMES as usize * size_of::<Frame>());
+    let mut kept = Vec::new();
+    for _ in 0..most {
+        let mut raw = Raw::open(&rig, Role::Read).await;
+        assert_eq!(ask(&mut raw, 2).await, 0);
+        kept.push(raw);
+    }
+    let (mut next, mut last) =
+        (Raw::open(&rig, Role::Read).await, Raw::open(&rig, Role::Read).await);
+    assert_eq!(ask(&mut next, 2).await, BUSY);
+    drop(kept.remove(0));
+    until(|| rig.server.connections() == kept.len() + 2).await;
+    assert_eq!(ask(&mut next, 3).await, 0);
+    assert_eq!(ask(&mut last, 2).await, BUSY);
+    tokio::time::pause();
+    tokio::time::advance(limits::LIST_TIME).await;
+    tokio::time::resume();
+    assert_eq!(ask(&mut last, 3).await, 0);
+    // Who had the oldest hears of it when it goes on reading.
+    let end = loop {
+        let header = kept[0].receive().await.unwrap().header;
+        if !header.has_more() {
+            break header;
+        }
+    };
+    assert_eq!((end.corr, end.code), (2, BUSY));
+}
+
 /// The last few frames may lie anywhere: they are looked for one request of a connection at a time,
 /// and of all connections on some of the threads, so that others find threads for what is short.
 #[tokio::test]
@@ -311,6 +384,38 @@ async fn a_stop_ends_subscriptions_with_the_place_to_resume() {
     assert!(matches!(soon(client.closed()).await, ClientError::Disconnected(_)));
     assert!(matches!(soon(client.append(&one("a"))).await, Err(ClientError::Disconnected(_))));
     assert_eq!(rig.server.connections(), 0);
+}
+
+/// A call goes on while a server stops, for as long as that waits: its results come, or its end.
+#[tokio::test]
+async fn a_stop_lets_calls_finish_and_tells_of_the_others() {
+    let rig = Rig::unix(Role::Admin).await;
+    let client = rig.client().await;
+    let request = |name: &str| CallRequest::new(Topic::parse(name).unwrap());
+    let mut hanging = soon(client.call(&request("hang"))).await.unwrap();
+    rig.memory.hold();
+    let caller = client.clone();
+    let opening = tokio::spawn(async move { caller.call(&request("echo")).await });
+    until(|| rig.memory.calls() == 2).await;
+    let server = rig.server.clone();
+    let stopping = tokio::spawn(async move { server.stop().await });
+    until(|| client.going_away().is_some()).await;
+    let error = soon(client.call(&request("echo"))).await.err().unwrap();
+    assert_eq!((error.code(), error.class()), (Some(Code::Draining), Class::Busy));
+    // What was accepted before is answered, and its results come.
+    rig.memory.release();
+    let mut call = soon(opening).await.unwrap().unwrap();
+    let mut results = 0;
+    while let Some(result) = soon(call.next()).await {
+        result.unwrap();
+        results += 1;
+    }
+    assert_eq!((results, rig.memory.calls()), (2, 2));
+    // The one that takes longer than the stop is cancelled, and its caller hears that it is over.
+    let error = soon(hanging.next()).await.unwrap().unwrap_err();
+    assert_eq!(error.class(), Class::Unknown, "{error}");
+    soon(stopping).await.unwrap();
+    assert_eq!(rig.memory.cancelled(), [hanging.id()]);
 }
 
 /// Bytes that come when a server has said its last word are taken: over TCP they would have the

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use xs_engine::{NewFrame, Topic};
 use xs_protocol::{
     Address, AppendRequest, Client, ClientOptions, Entry, Listener, Role, Server, ServerOptions,
+    limits,
 };
 
 use crate::memory::Memory;
@@ -73,6 +74,13 @@ pub(crate) async fn until(is: impl Fn() -> bool) {
         }
     })
     .await;
+}
+
+/// Lets time pass until those that wait in front of HELLO have had theirs.
+pub(crate) async fn pass() {
+    tokio::time::pause();
+    tokio::time::advance(limits::WAITING_TIME).await;
+    tokio::time::resume();
 }
 
 /// A batch of one frame.

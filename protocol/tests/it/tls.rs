@@ -19,7 +19,7 @@ use xs_protocol::{
 };
 
 use crate::memory::Memory;
-use crate::rig::{one, soon, until};
+use crate::rig::{one, pass, soon, until};
 
 /// A certificate authority of the test's own.
 struct Ca {
@@ -329,6 +329,7 @@ async fn handshakes_that_do_not_begin_give_way_to_others() {
     }
     until(|| secure.server.connections() == silent.len()).await;
     assert_eq!(secure.server.stats().gave_way, 0);
+    pass().await;
     let client = secure.connect().await.unwrap();
     assert_eq!(soon(silent[0].read(&mut [0])).await.unwrap(), 0, "it was the first");
     soon(client.ping()).await.unwrap();

@@ -14,12 +14,14 @@ use xs_protocol::{
 
 use crate::memory::Memory;
 use crate::raw::{Raw, header};
-use crate::rig::{soon, until};
+use crate::rig::{pass, soon, until};
 
 /// Connections of the server, of which a quarter may wait, and half of those of one address.
 const CONNECTIONS: usize = 280;
 const WAITING: usize = 70;
 const OF_ADDRESS: usize = 35;
+/// As many as are never a crowd's.
+const SPARE: usize = 70;
 /// Many more than may wait.
 const CROWD: usize = 200;
 
@@ -66,6 +68,17 @@ impl Hall {
         crowd
     }
 
+    /// Takes every place but so many, each by an address of its own that has said HELLO.
+    async fn fill(&self, free: usize) -> Vec<Raw<TcpStream>> {
+        let mut guests = Vec::new();
+        for n in 1..=CONNECTIONS - free {
+            let mut guest = self.silent(&format!("127.0.{}.{}", 1 + n / 200, 1 + n % 200)).await;
+            guest.greet().await;
+            guests.push(guest);
+        }
+        guests
+    }
+
     fn gave_way(&self) -> u64 {
         self.server.stats().gave_way
     }
@@ -82,6 +95,7 @@ async fn those_of_one_address_give_way_to_each_other() {
     assert_eq!(hall.gave_way(), 0, "as many as may wait");
     let other = hall.crowd("127.0.0.2", 1).await;
     assert_eq!(hall.gave_way(), 0, "others wait by themselves");
+    pass().await;
     crowd.push(hall.silent("127.0.0.1").await);
     assert_eq!(crowd.remove(0).closed().await, BUSY, "one more");
     assert_eq!(hall.gave_way(), 1);
@@ -109,6 +123,7 @@ async fn the_oldest_of_all_gives_way_when_too_many_wait() {
     assert_eq!(hall.gave_way(), 0, "one less");
     crowd.extend(hall.crowd("127.0.0.2", 1).await);
     assert_eq!(hall.gave_way(), 0, "as many as may wait");
+    pass().await;
     crowd.push(hall.silent("127.0.0.3").await);
     assert_eq!(crowd.remove(0).closed().await, BUSY, "one more");
     let Address::Unix(path) = &hall.unix else { panic!("not a socket") };
@@ -130,6 +145,7 @@ async fn who_said_nothing_is_told_nothing() {
     let mut mute = Raw::over(TcpStream::connect(to).await.unwrap());
     until(|| hall.server.connections() == 1).await;
     let _crowd = hall.crowd("127.0.0.1", OF_ADDRESS - 1).await;
+    pass().await;
     let _last = hall.silent("127.0.0.1").await;
     assert!(mute.receive().await.is_none());
 }
@@ -142,6 +158,79 @@ async fn a_crowd_that_says_hello_at_once_is_let_in() {
     let crowd = futures::future::join_all((0..CROWD).map(connect));
     let crowd: Vec<_> = soon(crowd).await.into_iter().map(Result::unwrap).collect();
     assert_eq!((crowd.len(), hall.gave_way()), (CROWD, 0));
+}
+
+/// Nor need it say it at once, if it says it soon: others come in meanwhile.
+#[tokio::test]
+async fn a_crowd_that_pauses_before_hello_is_let_in() {
+    let hall = Hall::new().await;
+    let mut crowd = hall.crowd("127.0.0.1", OF_ADDRESS + 50).await;
+    hall.silent("127.0.0.2").await.greet().await;
+    for raw in &mut crowd {
+        raw.greet().await;
+    }
+    assert_eq!(hall.gave_way(), 0);
+}
+
+#[tokio::test]
+async fn a_crowd_that_says_nothing_gives_way_after_its_time() {
+    let hall = Hall::new().await;
+    let mut crowd = hall.crowd("127.0.0.1", OF_ADDRESS + 50).await;
+    pass().await;
+    hall.silent("127.0.0.1").await.greet().await;
+    assert_eq!(hall.gave_way(), 51);
+    for mut raw in crowd.drain(..51) {
+        assert_eq!(raw.closed().await, BUSY);
+    }
+    // The others stay for as long as nobody wants their places.
+    for raw in &mut crowd {
+        raw.greet().await;
+    }
+}
+
+/// However large a crowd is, others find room.
+#[tokio::test]
+async fn a_crowd_leaves_room_for_others() {
+    let hall = Hall::new().await;
+    let mut crowd = hall.crowd("127.0.0.1", CONNECTIONS - SPARE).await;
+    assert_eq!(hall.gave_way(), 0);
+    crowd.push(hall.silent("127.0.0.1").await);
+    assert_eq!(crowd.remove(0).closed().await, BUSY);
+    assert_eq!(hall.gave_way(), 1);
+    until(|| hall.server.connections() == CONNECTIONS - SPARE).await;
+    for n in 2..20 {
+        hall.silent(&format!("127.0.0.{n}")).await.greet().await;
+    }
+    let Address::Unix(path) = &hall.unix else { panic!("not a socket") };
+    let mut local = Raw::over(UnixStream::connect(path).await.unwrap());
+    local.send(&PREFACE).await;
+    local.greet().await;
+}
+
+/// Silent ones that have taken all room that was left give way to who comes, in their own time.
+#[tokio::test]
+async fn room_is_made_where_there_is_none() {
+    let hall = Hall::new().await;
+    let _guests = hall.fill(OF_ADDRESS - 1).await;
+    let mut crowd = hall.crowd("127.0.0.1", OF_ADDRESS - 1).await;
+    assert_eq!((hall.gave_way(), hall.server.connections()), (0, CONNECTIONS));
+    pass().await;
+    let Address::Unix(path) = &hall.unix else { panic!("not a socket") };
+    let mut local = Raw::over(UnixStream::connect(path).await.unwrap());
+    local.send(&PREFACE).await;
+    local.greet().await;
+    assert_eq!(crowd.remove(0).closed().await, BUSY);
+    assert_eq!(hall.gave_way(), 1);
+    // Nobody who has said HELLO gives way.
+    for raw in &mut crowd {
+        raw.greet().await;
+    }
+    pass().await;
+    let mut last = Raw::over(UnixStream::connect(path).await.unwrap());
+    last.send(&PREFACE).await;
+    drop(crowd.pop());
+    last.greet().await;
+    assert_eq!(hall.gave_way(), 1);
 }
 
 /// Connections that come while the server is busy are kept for it: nothing accepts here, since this

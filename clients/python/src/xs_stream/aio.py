@@ -100,7 +100,8 @@ async def connect(
     timeout: seconds for the connection to be made and HELLO to be answered.
     wait: seconds to go on trying when nobody listens there yet.
 
-    Raises AddressError, ConnectError, AccessError, ProtocolError.
+    Raises AddressError, ConnectError, AccessError, Unavailable (the server has no room just now, or
+    holds back who showed wrong tokens: try later), ProtocolError.
     """
     client = AsyncClient(address, token=token, tls=tls, name=name, timeout=timeout, retry=retry)
     try:

@@ -167,6 +167,8 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
         ("maintain-what", changed("maintain-verify", 16, 6), Code::InvalidValue),
         ("maintain-flag", changed("maintain-verify", 17, 1), Code::Malformed),
         ("maintain-reserved", changed("maintain-verify", 19, 1), Code::Malformed),
+        ("maintain-percent-unused", changed("maintain-verify", 18, 1), Code::InvalidValue),
+        ("maintain-grace-unused", changed("maintain-compact", 20, 1), Code::InvalidValue),
         ("maintain-percent-0", changed("maintain-compact", 18, 0), Code::InvalidValue),
         ("maintain-percent-101", changed("maintain-compact", 18, 101), Code::InvalidValue),
         ("maintain-path-relative", changed("maintain-fork", 30, b'x'), Code::InvalidValue),

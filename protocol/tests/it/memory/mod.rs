@@ -74,6 +74,8 @@ struct Inner {
     looked_back: Vec<ThreadId>,
     /// Lists that were made for LAST.
     lists: usize,
+    /// Pages that were made for TOPICS.
+    pages: usize,
     /// Looks for what is newest in a gap.
     looks: usize,
     /// Asking for topics and for blobs panics.
@@ -141,6 +143,11 @@ impl Memory {
     /// Lists that were made for LAST.
     pub(crate) fn lists(&self) -> usize {
         self.0.lock().lists
+    }
+
+    /// Pages that were made for TOPICS.
+    pub(crate) fn pages(&self) -> usize {
+        self.0.lock().pages
     }
 
     /// Looks for what is newest in a gap.

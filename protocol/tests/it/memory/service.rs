@@ -13,7 +13,8 @@ use xs_engine::{
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary,
     Delivered, Done, DoneImport, Feed, HostClaim, HostGuard, ImportOutcome, ImportRequest,
-    Imported, LastRequest, MaintainRequest, Refusal, Service, StoreIdentity, TopicSummary, Wake,
+    Imported, LastRequest, MaintainRequest, Refusal, Service, StoreIdentity, TopicSummary,
+    TopicsPage, Wake,
 };
 
 use super::Memory;
@@ -170,8 +171,14 @@ impl Service for Memory {
         Ok(found.iter().filter_map(Frame::offset).filter(|at| range.contains(at)).collect())
     }
 
-    fn topics(&self, topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal> {
+    fn topics(
+        &self,
+        topics: &TopicPatterns,
+        after: Option<&Topic>,
+        limit: usize,
+    ) -> Result<TopicsPage, Refusal> {
         assert!(!self.0.lock().broken, "a panic on purpose");
+        self.0.lock().pages += 1;
         let mut all = BTreeMap::<String, TopicSummary>::new();
         for frame in self.0.lock().frames.iter().filter(|f| topics.matches(f.topic())) {
             let offset = frame.offset().unwrap();
@@ -190,7 +197,10 @@ impl Service for Memory {
                     last_offset: offset,
                 });
         }
-        Ok(all.into_values().collect())
+        let behind = all.into_values().filter(|one| after.is_none_or(|after| one.topic > *after));
+        let page: Vec<_> = behind.take(limit).collect();
+        let next = page.last().filter(|_| page.len() == limit).map(|one| one.topic.clone());
+        Ok((page, next))
     }
 
     fn has_blob(&self, hash: &BlobHash) -> Result<bool, Refusal> {

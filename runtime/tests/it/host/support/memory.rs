@@ -8,11 +8,11 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use xs_engine::{
     BlobHash, Body, Bound, Cursor, CursorName, ExpectRevision, Frame, FrameId, ReadOptions, Start,
-    TopicPatterns, Ttl,
+    Topic, TopicPatterns, Ttl,
 };
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
-    Feed, LastRequest, Pulled, Refusal, Service, Stamp, StoreIdentity, TopicSummary, Wake,
+    Feed, LastRequest, Pulled, Refusal, Service, Stamp, StoreIdentity, TopicsPage, Wake,
 };
 
 #[derive(Default)]
@@ -399,8 +399,13 @@ impl Service for Memory {
         Ok(frames)
     }
 
-    fn topics(&self, _topics: &TopicPatterns) -> Result<Vec<TopicSummary>, Refusal> {
-        Ok(Vec::new())
+    fn topics(
+        &self,
+        _: &TopicPatterns,
+        _: Option<&Topic>,
+        _: usize,
+    ) -> Result<TopicsPage, Refusal> {
+        Ok((Vec::new(), None))
     }
 
     fn has_blob(&self, hash: &BlobHash) -> Result<bool, Refusal> {
