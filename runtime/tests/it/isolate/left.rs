@@ -1,0 +1,97 @@
+//! What runs leave behind: it ends with them, and is nobody's failure.
+
+use serde_json::json;
+
+use super::commands::call;
+use super::connections::Server;
+use super::web::eval_with;
+use super::*;
+
+/// So much garbage that the engine collects it several times.
+const GARBAGE: &str = "for (let n = 0, some = []; n < 80_000; n++) some.push({ n, some: [n] });";
+
+async fn command(fields: &str, port: u16, body: &str) -> (Isolate, Arc<Memory>) {
+    let body = body.replace("PORT", &port.to_string());
+    let source = format!(
+        "let n = 0; export default {{ concurrency: 400, permissions: {{ net: ['127.0.0.1'] }}, {fields} \
+           async run(call, ctx) {{ {body} }} }};"
+    );
+    let (isolate, _, memory) = start("commands/it.js", &source).await.unwrap();
+    (isolate, memory)
+}
+
+/// Whoever keeps only the body of an answer, or its reader, has let go of the answer.
+#[tokio::test]
+async fn a_body_that_is_read_ends_with_its_call() {
+    for read in [
+        "for await (const bytes of body) n += bytes.length;",
+        "const reader = body.getReader(); while (!(await reader.read()).done) n++;",
+    ] {
+        let server = Server::start(0);
+        let body = format!(
+            "const {{ body }} = await fetch('http://127.0.0.1:PORT/' + call.args.path); {read} return {{ n }};"
+        );
+        let (isolate, memory) = command("timeout: 300,", server.port, &body).await;
+        let calls = (0..300).map(|_| isolate.call(call(&memory, &json!({ "path": "stream" }))));
+        let ended = soon(futures::future::join_all(calls)).await;
+        assert!(ended.iter().all(Result::is_err));
+        server.all_ended(1).await;
+        for _ in 0..3 {
+            soon(isolate.call(call(&memory, &json!({ "path": "x" })))).await.unwrap();
+        }
+    }
+}
+
+/// What deno_fetch ends a body with is garbage once there is an answer.
+#[tokio::test]
+async fn an_abort_reaches_a_body_after_garbage_was_collected() {
+    let server = Server::start(0);
+    for (signal, name) in [
+        ("AbortSignal.timeout(500)", "TimeoutError"),
+        ("AbortSignal.any([AbortSignal.timeout(500), ctx.signal])", "TimeoutError"),
+        (
+            "(() => { const gone = new AbortController(); setTimeout(() => gone.abort(), 500); return gone.signal; })()",
+            "AbortError",
+        ),
+    ] {
+        for asked in [
+            format!("'http://127.0.0.1:PORT/stream', {{ signal: {signal} }}"),
+            format!("new Request('http://127.0.0.1:PORT/stream', {{ signal: {signal} }})"),
+        ] {
+            let read = format!(
+                "const {{ body }} = await fetch({asked}); {GARBAGE} \
+                 const name = await new Response(body).text().catch((error) => error.name);"
+            );
+            let seen = server.eval(&format!("{read} return {{ name }};")).await;
+            assert_eq!(seen, json!({ "name": name }), "{asked}");
+        }
+    }
+    server.all_ended(6).await;
+}
+
+/// The example of xs.d.ts, cut off by its caller.
+#[tokio::test]
+async fn the_signal_of_a_call_ends_its_answers() {
+    let server = Server::start(0);
+    let body = format!(
+        "const answer = await fetch('http://127.0.0.1:PORT/stream', {{ signal: ctx.signal }}); {GARBAGE} \
+         await answer.text();"
+    );
+    let (isolate, memory) = command("timeout: 300,", server.port, &body).await;
+    for streamed in 1..=3 {
+        soon(isolate.call(call(&memory, &json!({})))).await.unwrap_err();
+        server.all_ended(streamed).await;
+    }
+}
+
+/// A module reads one answer after the other under a signal that lives on.
+#[tokio::test]
+async fn a_signal_keeps_no_answer() {
+    let server = Server::start(0);
+    let named = format!("permissions: {{ net: ['127.0.0.1:{}'] }}, timeout: '1m',", server.port);
+    let body = "const { signal } = ctx; let ok = 0; \
+         for (let n = 0; n < 300; n++) ok += (await fetch('http://127.0.0.1:PORT/stream', { signal })).ok; \
+         return { ok };";
+    let body = body.replace("PORT", &server.port.to_string());
+    assert_eq!(eval_with(&body, &named, |_| {}).await, json!({ "ok": 300 }));
+}
