@@ -186,6 +186,7 @@ function eventSource() {
   const { EventSource: Plain } = core.loadExtScript("ext:deno_fetch/27_eventsource.js");
   const sources = new Set();
   return class EventSource extends Plain {
+    #forget = null;
     constructor(url, init = undefined) {
       for (const source of sources) if (source.readyState === Plain.CLOSED) sources.delete(source);
       if (sources.size >= SOURCES_MAX) {
@@ -193,6 +194,13 @@ function eventSource() {
       }
       super(...arguments);
       sources.add(this);
+      this.#forget = whenCallsEnd((wasCut) => {
+        if (wasCut) super.close();
+      });
+    }
+    close() {
+      this.#forget?.();
+      super.close();
     }
   };
 }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::commands::call;
 use super::connections::Server;
+use super::reach::echo_server;
 use super::web::eval_with;
 use super::*;
 
@@ -82,6 +83,42 @@ async fn the_signal_of_a_call_ends_its_answers() {
         soon(isolate.call(call(&memory, &json!({})))).await.unwrap_err();
         server.all_ended(streamed).await;
     }
+}
+
+/// However many were cut off while they listened: 64 of each may be open.
+#[tokio::test]
+async fn sockets_and_sources_end_with_a_call_that_is_cut_off() {
+    let (server, echo) = (Server::start(0), echo_server().to_string());
+    let listen = [
+        "const socket = new WebSocket('ws://127.0.0.1:ECHO/'); \
+         await new Promise((done) => socket.onopen = done); if (call.args.stays) socket.onmessage = () => {};",
+        "const socket = new EventSource('http://127.0.0.1:PORT/stream'); \
+         await new Promise((done, failed) => { socket.onopen = done; socket.onerror = failed; });",
+    ];
+    for body in listen {
+        let body = format!(
+            "{body} if (call.args.stays) await new Promise(() => {{}}); socket.close(); return {{}};"
+        );
+        let body = body.replace("ECHO", &echo);
+        let (isolate, memory) = command("timeout: '20s',", server.port, &body).await;
+        for _ in 0..3 {
+            let cut = (0..30).map(|_| {
+                let one = call(&memory, &json!({ "stays": true }));
+                let cancel = one.cancel.clone();
+                (isolate.call(one), cancel)
+            });
+            let (calls, cancels): (Vec<_>, Vec<_>) = cut.unzip();
+            let ended = async {
+                // Each is open once another one has been opened and closed behind it.
+                soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+                cancels.iter().for_each(tokio_util::sync::CancellationToken::cancel);
+            };
+            let (calls, ()) = tokio::join!(soon(futures::future::join_all(calls)), ended);
+            assert!(calls.iter().all(Result::is_err));
+        }
+        soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+    }
+    server.all_ended(1).await;
 }
 
 /// A module reads one answer after the other under a signal that lives on.
