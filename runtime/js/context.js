@@ -43,7 +43,10 @@ class Scope {
     this.#why = { message, name };
     for (const close of this.#closers) close();
     this.#closers.clear();
-    this.#controller?.abort(this.#reason());
+    if (this.#controller === null) return;
+    const reason = this.#reason();
+    if (this.cut) excuse(reason);
+    this.#controller.abort(reason);
   }
   onEnd(close) {
     if (this.over) close();
@@ -170,6 +173,9 @@ function stream(scope, open, decode, left = () => {}, ended = () => {}) {
         pulling = pull();
         try {
           await pulling;
+        } catch (error) {
+          if (scope.over) excuse(error);
+          throw error;
         } finally {
           pulling = null;
         }

@@ -121,6 +121,56 @@ async fn sockets_and_sources_end_with_a_call_that_is_cut_off() {
     server.all_ended(1).await;
 }
 
+/// A beat that a call has set goes on until it is cut off, and what it appends then harms nobody.
+#[tokio::test]
+async fn timers_end_with_a_call_that_is_cut_off() {
+    let body = "if (call.args.beats) { \
+           setInterval(() => { n++; void ctx.append('beat', {}); }, 2); \
+           setTimeout(() => void ctx.append('late', {}), 60_000); \
+           if (call.args.stays) await new Promise(() => {}); return {}; } \
+         while (await ctx.last(call.args.until) === undefined) await new Promise((done) => setTimeout(done, 1)); \
+         const before = n; await new Promise((done) => setTimeout(done, 60)); return { more: n - before };";
+    let (isolate, memory) = command("", 1, body).await;
+    let cut = call(&memory, &json!({ "beats": true, "stays": true }));
+    let cancel = cut.cancel.clone();
+    let steps = async {
+        memory.wait("beat", 3).await;
+        cancel.cancel();
+    };
+    let (ended, ()) = tokio::join!(soon(isolate.call(cut)), steps);
+    ended.unwrap_err();
+    memory.add("go", &json!({}), "");
+    soon(isolate.call(call(&memory, &json!({ "until": "go" })))).await.unwrap();
+    assert_eq!(stored_meta(&memory.topic("it.recv")[0]), json!({ "more": 0 }));
+    // One that ends by itself leaves its beat behind: what that appends is refused, and no more.
+    soon(isolate.call(call(&memory, &json!({ "beats": true })))).await.unwrap();
+    soon(isolate.call(call(&memory, &json!({ "until": "go" })))).await.unwrap();
+    let more = stored_meta(memory.topic("it.recv").last().unwrap())["more"].as_u64().unwrap();
+    assert!(more > 0);
+}
+
+/// As of any signal that is waited for by nobody.
+#[tokio::test]
+async fn what_a_cut_call_let_go_of_is_nobodys_failure() {
+    let server = Server::start(0);
+    let body = "if (call.args.stays) { \
+           void fetch('http://127.0.0.1:PORT/never', { signal: ctx.signal }); \
+           (async () => { for (;;) { await ctx.append('beat', {}); } })(); await new Promise(() => {}); } \
+         await new Promise((done) => setTimeout(done, 30)); return {};";
+    let (isolate, memory) = command("", server.port, body).await;
+    let cut = call(&memory, &json!({ "stays": true }));
+    let cancel = cut.cancel.clone();
+    let other = isolate.call(call(&memory, &json!({})));
+    let steps = async {
+        memory.wait("beat", 3).await;
+        cancel.cancel();
+    };
+    let (ended, other, ()) = tokio::join!(soon(isolate.call(cut)), soon(other), steps);
+    ended.unwrap_err();
+    other.unwrap();
+    soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+}
+
 /// A module reads one answer after the other under a signal that lives on.
 #[tokio::test]
 async fn a_signal_keeps_no_answer() {
