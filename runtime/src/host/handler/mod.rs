@@ -22,6 +22,7 @@ use self::parked::PARKED;
 use self::place::{Place, Retry, State};
 use super::backoff::{Backoff, random};
 use super::driver::{Ending, RESUBSCRIBE, ask, passes, stop_isolate, wall_ms};
+use super::lifecycle::Event;
 use super::store::processor_cursor;
 use super::version::{Started, Version};
 use crate::isolate::{
@@ -189,7 +190,7 @@ impl Handler {
             // Reset by its operator while it ran: what is new begins now.
             None => {
                 let first = match self.started.definition.start {
-                    StartAt::New => self.seen,
+                    StartAt::New => self.newest_begin(stop).await?,
                     start => first_offset(&self.version, start, stop).await?,
                 };
                 Place::new(first, self.last_parked(stop).await?)
@@ -199,6 +200,18 @@ impl Handler {
         self.retry = self.place.retry;
         self.move_at = None;
         self.fresh(None, stop).await
+    }
+
+    /// Where everything is new after a reset: behind the version that is to follow, which a reset
+    /// asks for, else at what was not handled yet.
+    async fn newest_begin(&self, stop: &CancellationToken) -> Result<u64, Ending> {
+        let key = &self.version.key;
+        let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create.as_str()));
+        let request = LastRequest { topics, n: 1, per_topic: false };
+        let found = ask(stop, || self.version.shared().client.last(&request)).await?;
+        let newest = found.first().and_then(Frame::offset);
+        let newer = newest.filter(|newest| *newest > self.version.offset);
+        Ok(newer.map_or(self.seen, |newest| newest + 1))
     }
 
     /// The offset of what was parked last, or of its version: what is parked next lies behind.
