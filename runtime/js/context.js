@@ -43,7 +43,10 @@ class Scope {
     this.#why = { message, name };
     for (const close of this.#closers) close();
     this.#closers.clear();
-    this.#controller?.abort(this.#reason());
+    if (this.#controller === null) return;
+    const reason = this.#reason();
+    if (this.cut) excuse(reason);
+    this.#controller.abort(reason);
   }
   onEnd(close) {
     if (this.over) close();
@@ -52,19 +55,51 @@ class Scope {
   }
 }
 
-// The calls that are open.
+// What fails because a run is over. Where nobody waits for it any more that is nobody's failure.
+const excused = new WeakSet();
+let isExcusing = false;
+
+function excuse(error) {
+  if (typeof error !== "object" || error === null) return;
+  excused.add(error);
+  if (!isExcusing) core.setUnhandledPromiseRejectionHandler((_promise, reason) => excused.has(reason));
+  isExcusing = true;
+}
+
+// The calls that are open, and who is to hear when these are over: one list for all who asked since
+// a call began or ended.
 const calls = new Set();
+let backs = null;
+
+function callBegan(call) {
+  calls.add(call);
+  backs = null;
+  call.onEnd(() => {
+    calls.delete(call);
+    backs = null;
+  });
+}
+
+function newBacks() {
+  const made = new Set();
+  let left = calls.size, cut = false;
+  for (const call of calls) {
+    call.onEnd(() => {
+      cut ||= call.cut;
+      if (--left > 0) return;
+      for (const back of made) back(cut);
+    });
+  }
+  return made;
+}
 
 // Calls back once all calls that are open now are over, and says whether one of them was cut off,
 // unless it is told to forget it; with none open there is nothing to wait for.
 function whenCallsEnd(back) {
   if (calls.size === 0) return null;
-  let left = calls.size, cut = false;
-  const forget = [...calls].map((call) => call.onEnd(() => {
-    cut ||= call.cut;
-    if (--left === 0) back(cut);
-  }));
-  return () => forget.forEach((one) => one());
+  const list = backs ??= newBacks();
+  list.add(back);
+  return () => list.delete(back);
 }
 
 function topicsText(topics, what) {
@@ -138,6 +173,9 @@ function stream(scope, open, decode, left = () => {}, ended = () => {}) {
         pulling = pull();
         try {
           await pulling;
+        } catch (error) {
+          if (scope.over) excuse(error);
+          throw error;
         } finally {
           pulling = null;
         }
@@ -299,5 +337,5 @@ function handlerContext(scope, definition, call) {
   }));
 }
 
-return { Scope, base, bytesOf, calls, checkAppend, handlerContext, iterable, stream, topicsText, whenCallsEnd };
+return { Scope, base, bytesOf, callBegan, checkAppend, excuse, handlerContext, iterable, stream, topicsText, whenCallsEnd };
 })();

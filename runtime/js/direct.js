@@ -8,37 +8,49 @@ const {
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { duration, isLarge } = core.loadExtScript("ext:xs_runtime/values.js");
-const { base, bytesOf, checkAppend, iterable, stream, topicsText } = core.loadExtScript("ext:xs_runtime/context.js");
+const { base, bytesOf, checkAppend, excuse, iterable, stream, topicsText } = core.loadExtScript("ext:xs_runtime/context.js");
 
 const bytes = () => core.loadExtScript("ext:xs_runtime/bytes.js");
 
 // `append` of generators and commands: resolves with the frame once it is stored.
+async function append(scope, topic, options) {
+  const { key, expect, ...content } = options;
+  checkAppend(topic, content);
+  const body = content.json === undefined ? content.body : stringify(content.json);
+  const meta = content.meta === undefined ? "" : stringify(content.meta) ?? "";
+  const ttl = content.ttl === undefined ? "" : String(content.ttl);
+  if (key !== undefined || expect !== undefined) {
+    const none = body === undefined || body === null || body === "";
+    const hash = none ? "" : isLarge(body) ? await bytes().upload(body) : await op_xs_blob_put(await bytesOf(body, "append({ body })"));
+    const of = expect?.of === undefined ? undefined : topicsText(expect.of, "expect.of");
+    const terms = { expect: of === undefined ? expect : { ...expect, of }, key: key === undefined ? undefined : String(key) };
+    const text = await op_xs_append_if(scope.run, topic, meta, ttl, hash, stringify(terms));
+    if (text.startsWith("!")) throw Object.assign(new Error(text.slice(1)), { name: "Conflict" });
+    return frames(text)[0];
+  }
+  if (isLarge(body)) {
+    return frames(await op_xs_append_stored(scope.run, topic, meta, ttl, await bytes().upload(body)))[0];
+  }
+  const text = body === undefined || body === null || typeof body === "string"
+    ? await op_xs_append(scope.run, topic, meta, ttl, body ?? "")
+    : await op_xs_append_bytes(scope.run, topic, meta, ttl, await bytesOf(body, "append({ body })"));
+  return frames(text)[0];
+}
+
+// What a run leaves behind may append or remove too late, and with nobody there who waits for it.
+async function inTime(scope, work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (scope.over) excuse(error);
+    throw error;
+  }
+}
+
 function immediate(scope) {
   return {
-    append: async (topic, options = {}) => {
-      const { key, expect, ...content } = options;
-      checkAppend(topic, content);
-      const body = content.json === undefined ? content.body : stringify(content.json);
-      const meta = content.meta === undefined ? "" : stringify(content.meta) ?? "";
-      const ttl = content.ttl === undefined ? "" : String(content.ttl);
-      if (key !== undefined || expect !== undefined) {
-        const none = body === undefined || body === null || body === "";
-        const hash = none ? "" : isLarge(body) ? await bytes().upload(body) : await op_xs_blob_put(await bytesOf(body, "append({ body })"));
-        const of = expect?.of === undefined ? undefined : topicsText(expect.of, "expect.of");
-        const terms = { expect: of === undefined ? expect : { ...expect, of }, key: key === undefined ? undefined : String(key) };
-        const text = await op_xs_append_if(scope.run, topic, meta, ttl, hash, stringify(terms));
-        if (text.startsWith("!")) throw Object.assign(new Error(text.slice(1)), { name: "Conflict" });
-        return frames(text)[0];
-      }
-      if (isLarge(body)) {
-        return frames(await op_xs_append_stored(scope.run, topic, meta, ttl, await bytes().upload(body)))[0];
-      }
-      const text = body === undefined || body === null || typeof body === "string"
-        ? await op_xs_append(scope.run, topic, meta, ttl, body ?? "")
-        : await op_xs_append_bytes(scope.run, topic, meta, ttl, await bytesOf(body, "append({ body })"));
-      return frames(text)[0];
-    },
-    remove: async (id) => op_xs_remove(scope.run, String(id)),
+    append: (topic, options = {}) => inTime(scope, () => append(scope, topic, options)),
+    remove: (id) => inTime(scope, () => op_xs_remove(scope.run, String(id))),
   };
 }
 

@@ -6,9 +6,11 @@ const { op_xs_collect, op_xs_requests, op_xs_why_not } = core.ops;
 const { fetch: plain } = core.loadExtScript("ext:deno_fetch/26_fetch.js");
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { Request } = core.loadExtScript("ext:deno_fetch/23_request.js");
+const { toInnerResponse } = core.loadExtScript("ext:deno_fetch/23_response.js");
 const { setTimeout, clearTimeout, unrefTimer } = core.loadExtScript("ext:deno_web/02_timers.js");
-const { AbortController, AbortSignal } = core.loadExtScript("ext:deno_web/03_abort_signal.js");
-const { whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
+const { AbortController, AbortSignal, add } = core.loadExtScript("ext:deno_web/03_abort_signal.js");
+const { ReadableStream, errorReadableStream, getReadableStreamResourceBacking } = core.loadExtScript("ext:deno_web/06_streams.js");
+const { excuse, whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
 
 // Requests that wait for their answer side by side; the next ones wait for a turn. An answer that
 // takes longer gives its turn away: a server that never answers is not to hold up all others.
@@ -72,19 +74,12 @@ function told(error) {
   return Object.assign(new Error(op_xs_why_not(message)), { name: "NotCapable" });
 }
 
-// Answers of requests that end with calls, and what to forget once nobody has the answer.
-const answers = new FinalizationRegistry((forget) => forget());
-
-// What requests that were cut off with their calls fail with. Where nobody waits for one any more
-// that is nobody's failure.
-const cuts = new WeakSet();
-let isExcused = false;
+// Bodies of answers to requests that end with calls, and what to forget once nobody has the body.
+const bodies = new FinalizationRegistry((forget) => forget());
 
 function cut(request) {
   const reason = new DOMException("the call is over", "AbortError");
-  cuts.add(reason);
-  if (!isExcused) core.setUnhandledPromiseRejectionHandler((_promise, reason) => cuts.has(reason));
-  isExcused = true;
+  excuse(reason);
   request.abort(reason);
 }
 
@@ -104,15 +99,52 @@ function untilCallsEnd(request) {
   });
 }
 
+// Of a body: the signal that ends it.
+const ENDS = Symbol("ends");
+
+// Ends the body of an answer with a signal; the body, if it has one that is still to come. What
+// deno_fetch has for that is held by nobody once there is an answer: it is gone when garbage is
+// collected. This signal lives as long as the body, which lives as long as somebody has it or its
+// reader, or waits for a read: the answer itself is not needed for that.
+function endWith(signal, answer) {
+  const body = toInnerResponse(answer).body?.streamOrStatic;
+  const backing = body instanceof ReadableStream ? getReadableStreamResourceBacking(body) : null;
+  if (!backing) return null;
+  const end = () => {
+    errorReadableStream(body, signal.reason);
+    core.tryClose(backing.rid);
+  };
+  if (signal.aborted) end();
+  else signal[add](end);
+  Object.defineProperty(body, ENDS, { value: signal });
+  return body;
+}
+
+// The signal that whoever makes a request gives it.
+function signalOf(input, init) {
+  const given = init?.signal;
+  const signal = given === undefined && input instanceof Request ? input.signal : given;
+  return signal instanceof AbortSignal ? signal : null;
+}
+
 async function fetch(input, init = undefined) {
   const gone = new AbortController();
   const forget = untilCallsEnd(gone);
-  if (forget === null) return request(input, init);
+  if (forget === null) {
+    const signal = signalOf(input, init);
+    const answer = await request(input, init);
+    // One of its own: the caller's may live long, and is not to keep all that it was given to.
+    if (signal !== null) endWith(AbortSignal.any([signal]), answer);
+    return answer;
+  }
   try {
     // A Request may be given as `init` too, and is no plain object.
     input = new Request(input, init);
-    const answer = await request(input, { signal: AbortSignal.any([input.signal, gone.signal]) });
-    answers.register(answer, forget);
+    const signal = AbortSignal.any([input.signal, gone.signal]);
+    const answer = await request(input, { signal });
+    const body = endWith(signal, answer);
+    if (body === null) forget();
+    else bodies.register(body, forget);
     return answer;
   } catch (error) {
     forget();
@@ -154,6 +186,7 @@ function eventSource() {
   const { EventSource: Plain } = core.loadExtScript("ext:deno_fetch/27_eventsource.js");
   const sources = new Set();
   return class EventSource extends Plain {
+    #forget = null;
     constructor(url, init = undefined) {
       for (const source of sources) if (source.readyState === Plain.CLOSED) sources.delete(source);
       if (sources.size >= SOURCES_MAX) {
@@ -161,6 +194,13 @@ function eventSource() {
       }
       super(...arguments);
       sources.add(this);
+      this.#forget = whenCallsEnd((wasCut) => {
+        if (wasCut) super.close();
+      });
+    }
+    close() {
+      this.#forget?.();
+      super.close();
     }
   };
 }

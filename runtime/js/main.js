@@ -12,7 +12,6 @@ const WEB = {
   "ext:deno_web/01_dom_exception.js": ["DOMException", "QuotaExceededError"],
   "ext:deno_web/01_urlpattern.js": ["URLPattern"],
   "ext:deno_web/02_event.js": ["CloseEvent", "CustomEvent", "ErrorEvent", "Event", "EventTarget", "MessageEvent", "ProgressEvent", "PromiseRejectionEvent"],
-  "ext:deno_web/02_timers.js": ["clearInterval", "clearTimeout", "setInterval", "setTimeout"],
   "ext:deno_web/03_abort_signal.js": ["AbortController", "AbortSignal"],
   "ext:deno_web/05_base64.js": ["atob", "btoa"],
   "ext:deno_web/06_streams.js": [
@@ -31,6 +30,7 @@ const WEB = {
   "ext:deno_fetch/23_request.js": ["Request"],
   "ext:deno_fetch/23_response.js": ["Response"],
   "ext:xs_runtime/socket.js": ["WebSocket"],
+  "ext:xs_runtime/timers.js": ["clearInterval", "clearTimeout", "setInterval", "setTimeout"],
 };
 
 const { defineProperty } = Object;
@@ -60,7 +60,7 @@ const heed = () => {
 };
 
 // What has no events.
-const QUIET = ["00_url", "01_dom_exception", "01_urlpattern", "02_timers", "05_base64", "08_text_encoding"];
+const QUIET = ["00_url", "01_dom_exception", "01_urlpattern", "timers", "05_base64", "08_text_encoding"];
 
 for (const [script, names] of Object.entries(WEB)) {
   const isQuiet = QUIET.some((name) => script.includes(name));

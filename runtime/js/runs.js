@@ -4,7 +4,7 @@ const { core } = __bootstrap;
 const { op_xs_drained, op_xs_finish, op_xs_full } = core.ops;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { emit, isLarge, isThenable, left, nameOf, output, Out, report } = core.loadExtScript("ext:xs_runtime/values.js");
-const { calls, Scope } = core.loadExtScript("ext:xs_runtime/context.js");
+const { callBegan, Scope } = core.loadExtScript("ext:xs_runtime/context.js");
 const { generatorContext, commandContext } = core.loadExtScript("ext:xs_runtime/direct.js");
 
 let definition = null;
@@ -97,8 +97,7 @@ function call(work) {
     return;
   }
   Object.defineProperty(input, "args", { value: args, enumerable: true });
-  calls.add(scope);
-  scope.onEnd(() => calls.delete(scope));
+  callBegan(scope);
   const context = commandContext(scope, about, work.deadline);
   void run(scope, () => definition.run(input, context));
 }

@@ -9,6 +9,7 @@ const { CloseEvent, ErrorEvent, Event, EventTarget, MessageEvent, defineEventHan
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { Blob } = core.loadExtScript("ext:deno_web/09_file.js");
 const { left, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+const { whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
 
 const TEXT = 0, BINARY = 1;
 const CLEAN = new Set([1000, 1001, 1005]);
@@ -60,6 +61,7 @@ class WebSocket extends EventTarget {
   #buffered = 0;
   #sending = Promise.resolve();
   #closing = null;
+  #forget = null;
   constructor(url, protocols = []) {
     super();
     let parsed;
@@ -75,7 +77,11 @@ class WebSocket extends EventTarget {
     }
     if (parsed.hash !== "") throw new DOMException("a socket's URL has no fragment", "SyntaxError");
     this.#url = parsed.href;
-    void this.#run(protocolsOf(protocols));
+    protocols = protocolsOf(protocols);
+    this.#forget = whenCallsEnd((wasCut) => {
+      if (wasCut) this.#drop();
+    });
+    void this.#run(protocols);
   }
   get url() {
     return this.#url;
@@ -119,7 +125,14 @@ class WebSocket extends EventTarget {
       this.dispatchEvent(new ErrorEvent("error", { error: new Error(end.reason), message: end.reason }));
     }
     this.#state = 3;
+    this.#forget?.();
     this.dispatchEvent(new CloseEvent("close", { wasClean, code: end.code, reason: end.reason }));
+  }
+  // Ends it without asking the other side.
+  #drop() {
+    this.#closing ??= { code: 0, reason: "" };
+    this.#state = 2;
+    if (this.#id !== null) op_xs_socket_drop(this.#id);
   }
   async #receive(id) {
     for (;;) {

@@ -117,18 +117,70 @@ async function trial(module, options = {}) {
   return result;
 }
 
-function shown(value) {
-  return typeof value === "string" ? stringify(value) : stringify(value) ?? String(value);
+const { getPrototypeOf } = Object;
+
+const isIterable = (value) => typeof value[Symbol.iterator] === "function" && typeof value.next !== "function";
+
+// What JSON would show as {} although there is something in it.
+function filled(_key, value) {
+  if (typeof value === "bigint") return `${value}n`;
+  if (value instanceof Error) return { name: value.name, message: value.message, ...value };
+  return typeof value === "object" && value !== null && isIterable(value) ? [...value] : value;
 }
 
-function same(a, b) {
+function shown(value) {
+  try {
+    return stringify(value, filled) ?? String(value);
+  } catch {
+    return String(value);
+  }
+}
+
+// What there is in an object of a class, most of which lies behind accessors; undefined where its
+// own keys say it all.
+function content(value) {
+  if (value instanceof Error) {
+    const { name, message, cause, errors } = value;
+    return { name, message, cause, errors, ...value };
+  }
+  if (ArrayBuffer.isView(value)) return viewBytes(value).toHex();
+  if (value instanceof ArrayBuffer) return new Uint8Array(value).toHex();
+  if (value instanceof Boolean || value instanceof Number || value instanceof String) return value.valueOf();
+  if (value instanceof RegExp) return String(value);
+  if (typeof value.toJSON === "function") return { json: value.toJSON() };
+  if (isIterable(value)) return [...value];
+  if (Object.keys(value).length > 0) return undefined;
+  throw new TypeError(`${nameOf(value)} cannot be compared; compare what is in it`);
+}
+
+// Whatever the order in which they were put there.
+function sameEntries(a, b, open) {
+  const left = new Map(b.entries());
+  return a.size === b.size && [...a.entries()].every(([key, item]) => {
+    const equal = ([other, its]) => same(key, other, open) && same(item, its, open);
+    const found = left.has(key) ? [key, left.get(key)] : [...left].find(equal);
+    return found !== undefined && equal(found) && left.delete(found[0]);
+  });
+}
+
+const isKeyed = (value) => value instanceof Map || value instanceof Set;
+const kindOf = (value) => getPrototypeOf(value) ?? Object.prototype;
+
+// `open`: the pairs that are being compared; what leads back to one of them holds nothing new.
+function same(a, b, open = []) {
   if (Object.is(a, b)) return true;
   if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;
-  if (Array.isArray(a) !== Array.isArray(b)) return false;
-  if (ArrayBuffer.isView(a) && ArrayBuffer.isView(b)) return viewBytes(a).toHex() === viewBytes(b).toHex();
-  if (a instanceof Date && b instanceof Date) return a.getTime() === b.getTime();
+  if (kindOf(a) !== kindOf(b)) return false;
+  if (open.some(([one, other]) => one === a && other === b)) return true;
+  const deeper = [...open, [a, b]];
+  if (isKeyed(a)) return sameEntries(a, b, deeper);
+  if (!Array.isArray(a) && kindOf(a) !== Object.prototype) {
+    const one = content(a), other = content(b);
+    if (one !== undefined || other !== undefined) return same(one, other, deeper);
+  }
   const keys = Object.keys(a);
-  return keys.length === Object.keys(b).length && keys.every((key) => Object.hasOwn(b, key) && same(a[key], b[key]));
+  return (!Array.isArray(a) || a.length === b.length) && keys.length === Object.keys(b).length
+    && keys.every((key) => Object.hasOwn(b, key) && same(a[key], b[key], deeper));
 }
 
 function assert(condition, message = "the condition does not hold") {

@@ -144,8 +144,11 @@ struct CallFeed {
 
 impl CallFeed {
     /// Whether a version of the command has made a frame in answer to the call. A handler that
-    /// reads calls makes frames from it too.
+    /// reads calls makes frames from it too, and the command itself calls others.
     fn answers(&mut self, frame: &Frame) -> Result<bool, Refusal> {
+        if frame.topic().ends_with(".call") {
+            return Ok(false);
+        }
         let Some(origin) = frame.origin().filter(|origin| origin.input == Some(self.id)) else {
             return Ok(false);
         };

@@ -116,6 +116,32 @@ fn a_handler_that_reads_calls_does_not_answer_them() {
     assert!(server.stop().success());
 }
 
+/// What a command calls others with is none of its results either.
+#[test]
+fn a_command_that_calls_another_answers_with_its_own_results() {
+    let (place, server) = served();
+    place.write(
+        "modules/commands/outer.ts",
+        "export default { async *run(call, ctx) { \
+           for await (const frame of ctx.call('echo', { args: { n: 1 } })) yield await frame.meta; \
+           await ctx.append('noted', { meta: { by: 'outer' } }); } };",
+    );
+    place.await_frames("xs.command.outer.active", 1);
+    let topics = runtime().block_on(async {
+        let client = connect(&place.store()).await;
+        let request = CallRequest::new(Topic::parse("outer").unwrap());
+        let (mut call, mut topics) = (client.call(&request).await.unwrap(), Vec::new());
+        while let Some(result) = tokio::time::timeout(PATIENCE, call.next()).await.unwrap() {
+            topics.push(result.unwrap().frame.topic().to_owned());
+        }
+        topics
+    });
+    assert_eq!(topics, ["outer.recv", "noted", "outer.complete"]);
+    assert_eq!(place.ok(&["call", "outer"]).text().lines().count(), 1);
+    assert_eq!(place.frames("echo.call").len(), 2);
+    assert!(server.stop().success());
+}
+
 #[test]
 fn a_deadline_ends_a_call_with_its_own_exit_code() {
     let (place, server) = served();

@@ -74,6 +74,11 @@ fn a_module_is_stopped_started_and_reset() {
     place.ok(&["modules", "reset", "sum", "--yes"]);
     add(&place, 5);
     assert_eq!(place.await_frames("sum.out", 4)[3]["meta"]["sum"], 5);
+    // What it remembers since the reset, and what it did before that.
+    assert_eq!([then(4), then(2)], ["5", "5"].map(|n| format!("{{\"sum\":{n}}}\n")));
+    add(&place, 7);
+    place.await_frames("sum.out", 5);
+    assert_eq!([then(5), then(3)], ["12", "9"].map(|n| format!("{{\"sum\":{n}}}\n")));
     assert!(server.stop().success());
 }
 

@@ -224,3 +224,28 @@ fn variables_are_those_of_the_environment_and_of_a_file() {
     let behind = json!({ "level": "high", "region": "north", "state": "highhigh" });
     assert_eq!(meta(&[&replay[..], &["--state-at", at]].concat()), behind);
 }
+
+/// A state is that of the history in which its frame was handled.
+#[test]
+fn a_state_begins_with_the_reset_before_it() {
+    let place = Place::new();
+    let source = "export default { topics: 'in', state: { n: 0 }, run: (f, ctx) => ({ n: ++ctx.state.n }) };";
+    place.write("modules/handlers/count.ts", source);
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("xs.handler.count.active", 1);
+    let add = || drop(place.ok(&["append", "in", "-n"]));
+    (0..3).for_each(|_| add());
+    place.await_frames("count.out", 3);
+    place.ok(&["modules", "reset", "count", "--yes"]);
+    (0..3).for_each(|_| add());
+    place.await_frames("count.out", 6);
+    assert!(server.stop().success());
+    let inputs = place.frames("in");
+    let behind = |at: usize| {
+        let id = inputs[at]["id"].as_str().unwrap();
+        let line = ["replay", "modules/handlers/count.ts", "--limit", "1", "--state-at", id];
+        let lines = place.ok(&line).json();
+        lines[0]["meta"]["n"].as_u64().unwrap() - 1
+    };
+    assert_eq!([0, 2, 3, 4].map(behind), [1, 3, 1, 2]);
+}

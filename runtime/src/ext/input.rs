@@ -1,6 +1,7 @@
 //! The input of a generator: frames `<name>.send`, each handed over alone, so that the place kept
 //! for the next run is exactly behind the last one taken. A frame is taken when the next is asked
-//! for, and when its loop is left. A crash may repeat the last, never lose one.
+//! for, and when its loop is left. A crash may repeat the last, never lose one. What is at the end
+//! of too long a chain is not handed over.
 
 use std::rc::Rc;
 
@@ -11,13 +12,14 @@ use futures::future::LocalBoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use xs_engine::limits::HOPS_MAX;
 use xs_engine::{Bound, Frame, ReadOptions, Start, TopicPatterns};
 
 use super::bridge::{Bridge, type_error};
 use super::frames;
 use super::place::{Given, Place, Places};
 use super::streams::Source;
-use crate::isolate::FrameStream;
+use crate::isolate::{FrameStream, LogLevel};
 
 /// The key of the place among the generator's positions.
 pub(crate) const KEY: &str = "input";
@@ -83,6 +85,9 @@ impl Sends {
             };
             match stream.next().await {
                 Some(Ok(frame)) if self.is_own(&frame) => {}
+                Some(Ok(frame)) if frame.origin().is_some_and(|o| o.hops >= HOPS_MAX) => {
+                    self.cut(&frame);
+                }
                 Some(Ok(frame)) => {
                     if let Some(offset) = frame.offset() {
                         self.given.hand_over(1, move |_| place_behind(offset));
@@ -95,6 +100,16 @@ impl Sends {
                 Some(Err(error)) => return Err(JsErrorBox::generic(error.message)),
                 None => return Ok(None),
             }
+        }
+    }
+
+    /// Ends a loop of generators that send to each other: the frame is told of and passed over.
+    fn cut(&self, frame: &Frame) {
+        let text = "a chain of processors was cut: the frame is the result of too many others";
+        let fields = json!({ "code": "hops", "frame": frame.id().to_string() }).to_string();
+        self.bridge.backend.log(LogLevel::Error, text.to_owned(), Some(fields));
+        if let Some(offset) = frame.offset() {
+            self.given.place.reached(place_behind(offset));
         }
     }
 

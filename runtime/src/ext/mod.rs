@@ -142,6 +142,7 @@ deno_core::extension!(
         "frame.js",
         "script.js",
         "socket.js",
+        "timers.js",
         "test.js",
         "trial.js",
         "context.js",

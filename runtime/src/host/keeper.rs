@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use xs_engine::{CursorChange, Frame, FrameId, NewFrame};
@@ -231,8 +231,17 @@ impl Keeper {
         let Some(running) = &self.running else { return false };
         let old = Some(running.create.id()).filter(|old| *old != frame.id());
         let frames = self.turn(&frame, old, &started.definition);
-        let swaps = running.command.as_ref().map(|(swaps, _)| swaps);
-        if swaps.is_none_or(|swaps| swaps.send(Swap { version, started }).is_err()) {
+        let (taken, is_taken) = oneshot::channel();
+        if let Some((swaps, _)) = &running.command {
+            // What cannot be sent is dropped, and with it `taken`.
+            let _ = swaps.send(Swap { version, started, taken });
+        }
+        let is_taken = tokio::select! {
+            is_taken = is_taken => is_taken.is_ok(),
+            // The next Host brings it up.
+            () = self.shared.shutdown.cancelled() => return false,
+        };
+        if !is_taken {
             // It has ended by itself meanwhile, which is the end of its own version.
             let ending = ended(&mut self.running).await;
             self.ended(ending).await;

@@ -17,7 +17,7 @@ use xs_protocol::{Client, ClientError};
 
 use self::shelf::Shelf;
 use super::handler::parked::{PARKED, UNPARK, about};
-use super::handler::place::Place;
+use super::handler::place::{Began, Place};
 use super::lifecycle::{Event, Key};
 use super::store::processor_cursor;
 use super::version::{graph_of, told_error};
@@ -64,10 +64,15 @@ pub async fn state_at(
     let mut spec = spec(key, newest, graph);
     spec.env = env.clone();
     let mut fold = Fold::start(spec, shelf, Begin::Anew).await?;
-    let first = match fold.definition.start {
-        StartAt::First => 0,
-        StartAt::New => creates.first().and_then(Frame::offset).map_or(0, |offset| offset + 1),
-        StartAt::After(id) => {
+    let began = began(client, key, until).await?;
+    let first = match (began, fold.definition.start) {
+        (Some(began), _) => began.from,
+        (None, StartAt::First) => 0,
+        (None, StartAt::New) => {
+            let begun = creates.iter().find(|frame| told_error(frame).is_none());
+            begun.and_then(Frame::offset).map_or(0, |offset| offset + 1)
+        }
+        (None, StartAt::After(id)) => {
             let frame = client.get(Bound::Id(id)).await?;
             frame.and_then(|frame| frame.offset()).map_or(0, |offset| offset + 1)
         }
@@ -81,7 +86,7 @@ pub async fn state_at(
         before: Some(Bound::Id(until.next())),
         ..ReadOptions::default()
     };
-    let mut parked = parked(client, key, until).await?;
+    let mut parked = parked(client, key, until, began).await?;
     let (mut frames, mut batch) = (client.fetch(&options), Vec::new());
     while let Some(frame) = frames.next().await {
         let mut frame = frame?;
@@ -139,10 +144,27 @@ impl Parked {
     }
 }
 
-/// What was parked up to a frame, in the history that the handler is in.
-async fn parked(client: &Client, key: &Key, until: FrameId) -> Result<Parked, ClientError> {
+/// Where the history begins that the handler is in, if a frame is of it: a reset begins another.
+async fn began(client: &Client, key: &Key, at: FrameId) -> Result<Option<Began>, ClientError> {
     let place = client.cursor_get(&processor_cursor(key)).await?;
     let began = place.and_then(|cursor| Place::of(&cursor).ok()).and_then(|place| place.began);
+    let Some(began) = began else { return Ok(None) };
+    // The frame itself may be gone.
+    let start = Start::From(Bound::Id(at.next()));
+    let next = ReadOptions { start, limit: Some(1), ..ReadOptions::default() };
+    let next = client.fetch(&next).next().await.transpose()?;
+    let offset =
+        next.and_then(|frame| frame.offset()).map_or(u64::MAX, |next| next.saturating_sub(1));
+    Ok(Some(began).filter(|began| began.has(offset)))
+}
+
+/// What was parked up to a frame, in the history that the handler is in if the frame is of that.
+async fn parked(
+    client: &Client,
+    key: &Key,
+    until: FrameId,
+    began: Option<Began>,
+) -> Result<Parked, ClientError> {
     let options = ReadOptions {
         topics: TopicPatterns::from(key.name.topic(PARKED)),
         before: Some(Bound::Id(until.next())),

@@ -174,7 +174,6 @@ impl Version {
         ModuleError::new(FailureKind::Stopped, error.message)
     }
 
-    /// Says that it is tried again after a wait, for an error or since it has finished.
     /// Says that it runs again, which may be said for each of its inputs: few of these are kept.
     pub(super) fn recovered(&self, definition: &Definition) -> NewFrame {
         let mut frame = report::active(&self.key, self.create, definition, &self.shared.confined);
@@ -182,6 +181,7 @@ impl Version {
         frame
     }
 
+    /// Says that it is tried again after a wait, for an error or since it has finished.
     pub(super) async fn retrying(&self, error: Option<&ModuleError>, wait: Duration, tries: u32) {
         let mut more = error.map_or_else(Map::new, report::error_fields);
         let reason = if error.is_some() { "error" } else { "finished" };

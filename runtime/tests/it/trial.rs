@@ -74,6 +74,73 @@ test("third", () => assert(false, "never"));
     assert!(errors(&tested)[1].is_empty() && errors(&tested)[2].contains("never"));
 }
 
+/// What lies behind accessors counts too.
+#[tokio::test]
+async fn values_are_equal_when_all_that_is_in_them_is() {
+    let tested = tested(&[
+        (
+            "handlers/h.test.ts",
+            r#"import { assertEquals, test, trial } from "xs/test";
+import h from "./h.ts";
+const bytes = (...list: number[]) => new Uint8Array(list);
+class Point { x: number; constructor(x: number) { this.x = x; } }
+class Hidden { #x: number; constructor(x: number) { this.#x = x; } get x() { return this.#x; } }
+const ring = (n: number) => { const made: any = { n }; made.again = [made]; return made; };
+// Of each: how one is made, how it is made again, and what it is not.
+const all: Record<string, () => unknown[]> = {
+  number: () => [0, 0, -0], nan: () => [NaN, NaN, 1], text: () => ["a", "a", "b"],
+  plain: () => [{ a: [1] }, { a: [1] }, { a: [2] }, { a: [1], b: undefined }, [1], null],
+  bare: () => [Object.assign(Object.create(null), { a: 1 }), { a: 1 }, { a: 2 }],
+  array: () => [[1, 2], [1, 2], [2, 1], [1, 2, undefined], { 0: 1, 1: 2 }], holes: () => [new Array(1), new Array(1), [], [undefined]],
+  map: () => [new Map<any, any>([["a", { n: 1 }], [{}, 2]]), new Map<any, any>([[{}, 2], ["a", { n: 1 }]]),
+    new Map<any, any>([["a", { n: 2 }], [{}, 2]]), new Map(), {}],
+  set: () => [new Set([1, 2]), new Set([2, 1]), new Set([1, 3]), new Set([1]), new Map()],
+  objects: () => [new Set([{ n: 1 }, { n: 1 }]), new Set([{ n: 1 }, { n: 1 }]), new Set([{ n: 1 }, { n: 2 }])],
+  date: () => [new Date(5), new Date(5), new Date(6), {}], url: () => [new URL("a:b"), new URL("a:b"), new URL("a:c")],
+  headers: () => [new Headers({ a: "b" }), new Headers({ A: "b" }), new Headers({ a: "c" }), new Headers()],
+  search: () => [new URLSearchParams("a=1"), new URLSearchParams("a=1"), new URLSearchParams("a=2")],
+  error: () => [new RangeError("a"), new RangeError("a"), new RangeError("b"), new Error("a"), Object.assign(new RangeError("a"), { code: 1 })],
+  bytes: () => [bytes(1, 2), bytes(1, 2), bytes(1, 3), new Int8Array([1, 2]), [1, 2], bytes(1, 2).buffer],
+  buffer: () => [bytes(1).buffer, bytes(1).buffer, bytes(2).buffer], pattern: () => [/a/g, /a/g, /a/, /b/g],
+  object: () => [new Point(1), new Point(1), new Point(2), { x: 1 }], ring: () => [ring(1), ring(1), ring(2)],
+  deep: () => [[new Set([{ at: new Date(1) }])], [new Set([{ at: new Date(1) }])], [new Set([{ at: new Date(2) }])]],
+};
+for (const [name, make] of Object.entries(all)) test(name, () => {
+  const [one, again, ...others] = make();
+  assertEquals(one, again);
+  for (const other of others) {
+    let failed = "";
+    try { assertEquals(one, other); } catch (error: any) { failed = error.name; }
+    if (failed !== "AssertionError") throw new Error(`${name} equals ${String(other)}: ${failed}`);
+  }
+});
+test("frames", async () => {
+  const { out } = await trial(h, { frames: [{ topic: "in" }, { topic: "in" }] });
+  assertEquals(out[0], out[0]);
+  let failed = "";
+  try { assertEquals(out[0], out[1]); } catch (error: any) { failed = error.message; }
+  if (!failed.includes(out[0]!.id) || !failed.includes(out[1]!.id)) throw new Error(failed);
+});
+test("hidden", () => assertEquals(new Hidden(1), new Hidden(1)));
+test("a promise", () => assertEquals(Promise.resolve(1), Promise.resolve(1)));
+test("what differs", () => assertEquals(new Map([["a", 1n]]), new Map([["a", 2n]])));
+"#,
+        ),
+        (
+            "handlers/h.ts",
+            r#"export default { topics: "in", start: "first", run: () => ({ same: true }) };"#,
+        ),
+    ])
+    .await;
+    assert!(tested.error.is_none(), "{tested:?}");
+    let errors: Vec<_> = errors(&tested).into_iter().filter(|error| !error.is_empty()).collect();
+    let wrong = "cannot be compared; compare what is in it";
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    assert!(errors[0].contains(&format!("a Hidden {wrong}")), "{errors:?}");
+    assert!(errors[1].contains(&format!("a Promise {wrong}")), "{errors:?}");
+    assert!(errors[2].contains(r#"got [["a","1n"]], expected [["a","2n"]]"#), "{errors:?}");
+}
+
 /// Beside the directory of the modules, as the log of a program that runs there is.
 #[tokio::test]
 async fn files_are_made_up_by_relative_paths_too() {

@@ -91,6 +91,9 @@ impl Command {
     /// Ends it: the calls that still run are stopped, and answered unless the next Host runs them
     /// again.
     pub(super) async fn end(mut self, ending: Ending) -> Ending {
+        // A newer version is not taken any more: who has sent one brings it up by itself.
+        self.swaps.close();
+        while self.swaps.try_recv().is_ok() {}
         if matches!(ending, Ending::Lost(_)) {
             return ending;
         }

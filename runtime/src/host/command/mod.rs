@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, Appended, ClientError, Delivered, SubEvent, SubscribeOptions};
@@ -45,6 +45,8 @@ const COMMIT_FRAMES_MAX: usize = 1_024;
 pub(super) struct Swap {
     pub(super) version: Version,
     pub(super) started: Started,
+    /// Told once the command has it; dropped when it ends instead.
+    pub(super) taken: oneshot::Sender<()>,
 }
 
 /// A command that is ready to run.
@@ -330,6 +332,8 @@ impl Command {
 
     /// Later calls go to a newer version. The isolate of the old one ends with its last call.
     fn swap(&mut self, swap: Swap) {
+        // Who does not wait any more ends.
+        let _ = swap.taken.send(());
         self.version = swap.version;
         self.definition = swap.started.definition;
         self.isolate = Arc::new(swap.started.isolate);

@@ -49,11 +49,13 @@ impl Handler {
         Ok(())
     }
 
-    /// The place reached, with the present state where there is no newer one.
+    /// The place reached, with the present state where there is no newer one. What waits to be
+    /// tried again goes on waiting as long as it is the first.
     fn next_place(&self, state: Option<bytes::Bytes>) -> Place {
         let code = self.version.code();
         let state = state.map(|json| State { json, code }).or_else(|| self.place.state.clone());
-        Place { revision: 0, offset: self.seen, state, retry: None, began: self.place.began }
+        let retry = self.retry.filter(|_| self.seen == self.place.offset);
+        Place { revision: 0, offset: self.seen, state, retry, began: self.place.began }
     }
 
     /// Stores frames and a place that follows the stored one: nothing may be under way.
@@ -111,6 +113,7 @@ impl Handler {
         }
         // What was passed behind it is not handled either.
         let seen = std::mem::replace(&mut self.seen, self.place.offset);
+        self.retry = self.place.retry;
         self.move_at = None;
         match outcome {
             Outcome::Stored(_) => Ok(()),

@@ -48,6 +48,7 @@ impl Handler {
                 let next = Place { offset: self.seen, ..next };
                 let line = self.retrying(&failure.error, &frame, retry);
                 self.store_place(vec![line], next, stop).await?;
+                self.retry = Some(retry);
                 inputs.retry(retry);
             }
             Decision::Skip => {

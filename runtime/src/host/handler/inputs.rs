@@ -10,7 +10,7 @@ use xs_protocol::Delivered;
 
 use super::place::Retry;
 use crate::host::version::Version;
-use crate::isolate::{INPUTS_MAX, Input};
+use crate::isolate::Input;
 
 /// What is to be done next.
 pub(super) enum Next {
@@ -65,13 +65,14 @@ impl Inputs {
         inputs
     }
 
-    /// What comes next; asking again without [`Inputs::pass`] gives the same.
-    pub(super) fn next(&self) -> Next {
+    /// What comes next, at most so many together; asking again without [`Inputs::pass`] gives the
+    /// same.
+    pub(super) fn next(&self, most: usize) -> Next {
         let Some((first, _)) = self.queue.front() else { return Next::None };
         if too_many_hops(&first.frame) {
             return Next::TooManyHops(first.frame.clone());
         }
-        let most = if self.goes_alone() { 1 } else { INPUTS_MAX };
+        let most = if self.goes_alone() { 1 } else { most };
         let is_alone = |at: &Option<u64>| self.ephemeral_alone && at.is_none();
         let together =
             |(number, (_, at)): &(usize, &(Input, Option<u64>))| *number == 0 || !is_alone(at);
@@ -151,6 +152,7 @@ mod tests {
     use xs_engine::{FrameId, NewFrame, Origin, Topic};
 
     use super::*;
+    use crate::isolate::INPUTS_MAX;
 
     fn frame(offset: u64, hops: u32) -> Offered {
         let mut new = NewFrame::new(Topic::parse("a").unwrap());
@@ -163,7 +165,7 @@ mod tests {
     }
 
     fn batch(inputs: &Inputs) -> Vec<(u64, u32)> {
-        match inputs.next() {
+        match inputs.next(INPUTS_MAX) {
             Next::Batch(batch) => {
                 batch.iter().map(|input| (input.frame.offset().unwrap(), input.attempt)).collect()
             }
@@ -181,11 +183,11 @@ mod tests {
         let mut inputs = Inputs::of(chain.into_iter(), None);
         assert_eq!(batch(&inputs), [(0, 1)]);
         inputs.pass();
-        assert!(matches!(inputs.next(), Next::TooManyHops(_)));
+        assert!(matches!(inputs.next(1), Next::TooManyHops(_)));
         inputs.pass();
         assert_eq!(batch(&inputs), [(2, 1)]);
         inputs.pass();
-        assert!(matches!(inputs.next(), Next::None));
+        assert!(matches!(inputs.next(1), Next::None));
     }
 
     #[test]

@@ -19,18 +19,21 @@ use xs_protocol::{ClientError, LastRequest, SubEvent, SubscribeOptions, Subscrip
 use self::ahead::UnderWay;
 use self::inputs::{Inputs, Next};
 use self::parked::PARKED;
-use self::place::{Place, State};
+use self::place::{Place, Retry, State};
 use super::backoff::{Backoff, random};
 use super::driver::{Ending, RESUBSCRIBE, ask, passes, stop_isolate, wall_ms};
+use super::lifecycle::Event;
 use super::store::processor_cursor;
 use super::version::{Started, Version};
 use crate::isolate::{
-    Definition, FailureKind, HandlerFailure, HandlerReply, Handling, Input, LogLevel, ModuleError,
-    StartAt, Verdict,
+    Definition, FailureKind, HandlerFailure, HandlerReply, Handling, INPUTS_MAX, Input, LogLevel,
+    ModuleError, StartAt, Verdict,
 };
 
 /// Bodies up to so many bytes come with their frames.
 const BODIES_UP_TO: u32 = 16 * 1024;
+/// So many inputs go together at first, where ticks come between them.
+const TICKED_INPUTS: usize = 16;
 /// A cursor that moves without outputs is written at most so often.
 const MOVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -42,8 +45,13 @@ pub(super) struct Handler {
     place: Place,
     /// The first frame not handled; at or beyond the stored place.
     seen: u64,
+    /// What is to be tried again is the first input not handled.
+    retry: Option<Retry>,
     /// When the stored place is to catch up with `seen`.
     move_at: Option<Instant>,
+    /// When `tick` is due, and how many inputs may go together, where there is one to come between.
+    tick_at: Option<Instant>,
+    most: usize,
     /// The commit that leads from `place` to the next.
     under_way: Option<UnderWay>,
     /// Inputs below this offset go alone, and those that have none: the store refused what some of
@@ -93,8 +101,11 @@ impl Handler {
             started,
             cursor,
             seen: place.offset,
+            retry: place.retry,
             place,
             move_at: None,
+            tick_at: None,
+            most: TICKED_INPUTS,
             under_way: None,
             alone_to: 0,
             backoff: Backoff::default(),
@@ -179,15 +190,28 @@ impl Handler {
             // Reset by its operator while it ran: what is new begins now.
             None => {
                 let first = match self.started.definition.start {
-                    StartAt::New => self.seen,
+                    StartAt::New => self.newest_begin(stop).await?,
                     start => first_offset(&self.version, start, stop).await?,
                 };
                 Place::new(first, self.last_parked(stop).await?)
             }
         };
         self.seen = self.place.offset;
+        self.retry = self.place.retry;
         self.move_at = None;
         self.fresh(None, stop).await
+    }
+
+    /// Where everything is new after a reset: behind the version that is to follow, which a reset
+    /// asks for, else at what was not handled yet.
+    async fn newest_begin(&self, stop: &CancellationToken) -> Result<u64, Ending> {
+        let key = &self.version.key;
+        let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create.as_str()));
+        let request = LastRequest { topics, n: 1, per_topic: false };
+        let found = ask(stop, || self.version.shared().client.last(&request)).await?;
+        let newest = found.first().and_then(Frame::offset);
+        let newer = newest.filter(|newest| *newest > self.version.offset);
+        Ok(newer.map_or(self.seen, |newest| newest + 1))
     }
 
     /// The offset of what was parked last, or of its version: what is parked next lies behind.
@@ -232,10 +256,10 @@ impl Handler {
         let how = SubscribeOptions { bodies_up_to: BODIES_UP_TO, ..SubscribeOptions::default() };
         let subscribed = self.version.shared().client.subscribe(&options, how).await;
         let mut subscription = subscribed.map_err(lost_or_again)?;
-        let pulse = self.started.definition.pulse;
-        let mut tick_at = pulse.map(|pulse| Instant::now() + pulse);
+        self.tick_at = self.tick_at.or_else(|| self.next_tick());
         loop {
-            let (failed, move_at) = (self.started.isolate.failed(), self.move_at);
+            let failed = self.started.isolate.failed();
+            let (move_at, tick_at) = (self.move_at, self.tick_at);
             let idle = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Break::End(Ending::Stopped)),
@@ -254,10 +278,7 @@ impl Handler {
             match idle {
                 Some(Idle::Failed(error)) => self.failed_alone(error, stop).await?,
                 Some(Idle::Move) => self.store(Vec::new(), None, stop).await?,
-                Some(Idle::Tick) => {
-                    self.tick(stop).await?;
-                    tick_at = pulse.map(|pulse| Instant::now() + pulse);
-                }
+                Some(Idle::Tick) => self.tick(stop).await?,
                 None => {}
             }
         }
@@ -273,7 +294,7 @@ impl Handler {
         match event {
             Some(Ok(SubEvent::Frames { frames, scanned_to })) => {
                 let frames = self.with_unparked(frames).await?;
-                let mut inputs = Inputs::new(&self.version, frames, self.place.retry);
+                let mut inputs = Inputs::new(&self.version, frames, self.retry);
                 inputs.alone_below(self.alone_to);
                 if self.alone_to > 0 {
                     inputs.ephemeral_alone();
@@ -299,7 +320,10 @@ impl Handler {
     /// Handles inputs until none is left.
     async fn work(&mut self, inputs: &mut Inputs, stop: &CancellationToken) -> Step {
         loop {
-            match inputs.next() {
+            if self.tick_at.is_some_and(|at| at <= Instant::now()) {
+                self.tick(stop).await?;
+            }
+            match inputs.next(self.most()) {
                 Next::None => return Ok(()),
                 Next::TooManyHops(frame) => {
                     let line = self.too_many_hops(&frame);
@@ -310,8 +334,10 @@ impl Handler {
                     if let Some(due_ms) = inputs.due() {
                         self.wait_until(due_ms, stop).await?;
                     }
-                    let count = batch.len();
-                    let Some(failure) = self.batch(batch, inputs, stop).await? else { continue };
+                    let (count, began) = (batch.len(), Instant::now());
+                    let failure = self.batch(batch, inputs, stop).await?;
+                    self.took(began.elapsed());
+                    let Some(failure) = failure else { continue };
                     if failure.shared && count > 1 {
                         inputs.one_by_one(failure.index);
                         // Without a wait: each of them is done with, one way or the other, before
@@ -391,7 +417,7 @@ impl Handler {
     async fn begin_made(&mut self, reply: HandlerReply, stop: &CancellationToken) -> Step<bool> {
         let HandlerReply { outputs, removes, state, .. } = reply;
         let made = !outputs.is_empty() || !removes.is_empty() || state.is_some();
-        if made || self.place.retry.is_some() {
+        if made || self.place.retry != self.retry {
             self.begin_store(outputs, removes, state, stop).await?;
             return Ok(true);
         }
@@ -414,8 +440,31 @@ impl Handler {
         Ok(Some(HandlerFailure { error, index, shared, fresh: true, verdict }))
     }
 
-    /// Calls `tick` and commits what comes back.
+    /// Calls `tick` and commits what comes back, in a commit of its own.
     async fn tick(&mut self, stop: &CancellationToken) -> Step {
+        let ticked = self.tick_once(stop).await;
+        self.tick_at = self.next_tick();
+        ticked
+    }
+
+    fn most(&self) -> usize {
+        self.started.definition.pulse.map_or(INPUTS_MAX, |_| self.most)
+    }
+
+    /// Inputs go together for no longer than a pulse.
+    fn took(&mut self, time: Duration) {
+        match self.started.definition.pulse {
+            Some(pulse) if time > pulse => self.most = (self.most / 2).max(1),
+            Some(pulse) if time < pulse / 2 => self.most = (self.most * 2).min(INPUTS_MAX),
+            _ => {}
+        }
+    }
+
+    fn next_tick(&self) -> Option<Instant> {
+        self.started.definition.pulse.map(|pulse| Instant::now() + pulse)
+    }
+
+    async fn tick_once(&mut self, stop: &CancellationToken) -> Step {
         self.land().await?;
         let mut handling: Handling = match self.started.isolate.tick() {
             Ok(handling) => handling,
@@ -441,18 +490,27 @@ impl Handler {
 
     /// The first input left is handled, or passed over.
     fn pass(&mut self, inputs: &mut Inputs) {
+        self.retry = None;
         if let Some(offset) = inputs.pass() {
             self.seen = offset + 1;
             self.move_at.get_or_insert_with(|| Instant::now() + MOVE_EVERY);
         }
     }
 
-    async fn wait_until(&self, due_ms: u64, stop: &CancellationToken) -> Step {
-        let due_ms = self.version.shared().clock.here(due_ms);
-        let wait = Duration::from_millis(due_ms.saturating_sub(wall_ms()));
-        tokio::select! {
-            () = stop.cancelled() => Err(Break::End(Ending::Stopped)),
-            () = tokio::time::sleep(wait) => Ok(()),
+    /// Waits for the next try of the first input. Ticks go on, and an isolate that ends meanwhile
+    /// does so without it.
+    async fn wait_until(&mut self, due_ms: u64, stop: &CancellationToken) -> Step {
+        loop {
+            let due_ms = self.version.shared().clock.here(due_ms);
+            let wait = Duration::from_millis(due_ms.saturating_sub(wall_ms()));
+            let (failed, tick_at) = (self.started.isolate.failed(), self.tick_at);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Break::End(Ending::Stopped)),
+                error = failed => self.failed_alone(error, stop).await?,
+                () = tokio::time::sleep(wait) => return Ok(()),
+                () = until(tick_at) => self.tick(stop).await?,
+            }
         }
     }
 }

@@ -30,6 +30,12 @@ pub struct Began {
 }
 
 impl Began {
+    /// Whether the frame of an offset is of this history, which its `create` frame is too.
+    #[must_use]
+    pub const fn has(&self, offset: u64) -> bool {
+        offset >= self.behind && (offset >= self.from || self.from == self.behind + 1)
+    }
+
     /// Whether a record of a parked input is of this history, or about a frame before it. Any other
     /// is of an earlier one, and its input was offered again in this.
     #[must_use]
@@ -199,6 +205,19 @@ mod tests {
         assert_eq!(round_trip(&place), place);
         place.state = None;
         assert_eq!(round_trip(&place), place);
+    }
+
+    #[test]
+    fn a_history_begins_with_a_create_or_a_reset() {
+        // Reset by a version, while one ran, and by one that handles what was before it.
+        let (version, running, first) = (
+            Began { from: 10, behind: 9 },
+            Began { from: 20, behind: 3 },
+            Began { from: 0, behind: 9 },
+        );
+        assert_eq!([8, 9, 10].map(|at| version.has(at)), [false, true, true]);
+        assert_eq!([3, 19, 20].map(|at| running.has(at)), [false, false, true]);
+        assert_eq!([8, 9].map(|at| first.has(at)), [false, true]);
     }
 
     #[test]

@@ -398,3 +398,39 @@ export default { args: { loop: "boolean" }, async *run(call, ctx) {
     assert_eq!(answers(&world, beside), ["c.recv", "c.error"]);
     host.stop().await;
 }
+
+/// It is not taken by the one that ends, which has its own end in the log, and runs behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_comes_while_its_command_ends_follows_it() {
+    let lingers = r#"
+export default { async run(call, ctx) {
+  await ctx.append("begun", {});
+  await new Promise((done) => ctx.signal.addEventListener("abort", done));
+  await new Promise((done) => setTimeout(done, 3000));
+} };
+"#;
+    let world = World::new(&[("commands/c.js", lingers)]);
+    let host = world.host().await;
+    let first = world.wait("xs.command.c.active", 1).await.remove(0);
+    world.append("c.call", json!({}), "");
+    world.wait("begun", 1).await;
+    // A call whose time is over is answered at once: that the store refuses this ends the command.
+    world.store.deny("c.error");
+    world.append("c.call", json!({ "deadline": 1 }), "");
+    world.until("the answer is refused", || world.store.denials() > 0).await;
+    world.save("commands/c.js", "export default { run: () => ({ v: 2 }) };");
+    let second = world.wait("xs.command.c.create", 2).await.remove(1);
+    world.store.deny(None);
+    world.wait("xs.command.c.active", 2).await;
+    let call = world.append("c.call", json!({}), "");
+    world.until("it is answered", || answers(&world, call).len() == 2).await;
+    assert_eq!(answers(&world, call), ["c.recv", "c.complete"]);
+    let fin = world.topic("xs.command.c.fin.error");
+    let creates: Vec<_> = fin.iter().map(|frame| meta(frame)["create"].clone()).collect();
+    assert_eq!(creates, [meta(&first)["create"].clone()]);
+    let active: Vec<_> =
+        world.topic("xs.command.c.active").iter().map(|f| meta(f)["create"].clone()).collect();
+    assert_eq!(active, [meta(&first)["create"].clone(), json!(second.id().to_string())]);
+    assert!(fin[0].offset() < world.topic("xs.command.c.active")[1].offset());
+    host.stop().await;
+}

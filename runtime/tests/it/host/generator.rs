@@ -165,3 +165,32 @@ export default { async *run(ctx) {
     assert_eq!(numbers("g.more")[0], 2);
     host.stop().await;
 }
+
+/// Neither hands the last frame of the chain over, and it does not come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn generators_that_send_to_each_other_are_cut() {
+    let ring = |to: &str| {
+        format!(
+            "export default {{ duplex: true, async *run(ctx) {{ \
+               for await (const f of ctx.input) await ctx.append('{to}.send', {{}}); }} }};"
+        )
+    };
+    let world = World::new(&[("generators/a.js", &ring("b")), ("generators/b.js", &ring("a"))]);
+    let host = world.host().await;
+    world.wait("xs.generator.a.active", 1).await;
+    world.wait("xs.generator.b.active", 1).await;
+    world.append("a.send", json!({}), "");
+    let log = world.wait("xs.generator.a.log", 1).await;
+    let last = world.topic("a.send").last().cloned().unwrap();
+    let told = meta(&log[0]);
+    assert_eq!(told["fields"], json!({ "code": "hops", "frame": last.id().to_string() }));
+    assert_eq!(last.origin().unwrap().hops, 32);
+    assert_eq!(world.topic("a.send").len() + world.topic("b.send").len(), 33);
+    let behind = json!({ "offset": last.offset().unwrap() + 1 });
+    let kept = || {
+        let cursor = world.store.cursor_now("xs.generator.a:input").unwrap();
+        serde_json::from_slice::<serde_json::Value>(&cursor.state).unwrap() == behind
+    };
+    world.until("the place lies behind it", kept).await;
+    host.stop().await;
+}

@@ -265,6 +265,38 @@ async fn a_reset_begins_again() {
     host.stop().await;
 }
 
+/// The old version is not to handle what the reset was to skip, however long the new one takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_to_what_is_new_skips_the_backlog() {
+    let source = r#"export default { topics: "in", async run(frame, ctx) {
+      console.log("begun");
+      if (frame.meta.n === 0) for await (const f of ctx.read({ topics: "go", follow: true })) break;
+      return { n: frame.meta.n };
+    } };"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    for n in 0..5 {
+        world.append("in", json!({ "n": n }), "");
+    }
+    world.wait("xs.handler.h.log", 1).await;
+    let slow = "await new Promise((done) => setTimeout(done, 4000));";
+    world.save("handlers/h.js", &format!("{slow} {source}"));
+    world.wait("xs.handler.h.create", 2).await;
+    let name = xs_engine::CursorName::parse("xs.handler.h").unwrap();
+    let expect = xs_engine::ExpectRevision::Any;
+    let change = xs_engine::CursorChange { name, expect, set: None };
+    world.store.put(xs_protocol::AppendRequest { cursors: vec![change], ..Default::default() });
+    world.append("in", json!({ "n": 5 }), "");
+    world.append("go", json!({}), "");
+    world.wait("xs.handler.h.active", 2).await;
+    world.append("in", json!({ "n": 6 }), "");
+    world.wait("h.out", 2).await;
+    host.stop().await;
+    let made: Vec<_> = world.topic("h.out").iter().map(|frame| meta(frame)["n"].clone()).collect();
+    assert_eq!(made, [5, 6]);
+}
+
 /// It did start once: that it does not now says nothing about its frames.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_is_tried_again() {

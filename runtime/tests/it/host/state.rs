@@ -126,6 +126,108 @@ export default { topics: "in", state: { ticks: 0 }, pulse: 20,
     assert!(saved["state"]["ticks"].as_u64().unwrap() >= 3);
 }
 
+/// Each in a commit of its own, which takes nothing from what waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn ticks_go_on_while_a_frame_waits_for_its_next_try() {
+    let source = r#"
+export default { topics: "in", state: { ticks: 0 }, pulse: 20, onError: { retry: 3, backoff: 600 },
+  run(frame, ctx) {
+    if (ctx.attempt < 3) throw new Error("not yet");
+    return { attempt: ctx.attempt, ticks: ctx.state.ticks };
+  },
+  tick(ctx) { return { tick: ++ctx.state.ticks }; } };
+"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    let mut host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    let ticks = || world.topic("h.out").iter().filter(|f| meta(f)["tick"].is_u64()).count();
+    let saved = || {
+        let cursor = world.store.cursor_now("xs.handler.h").unwrap();
+        serde_json::from_slice::<serde_json::Value>(&cursor.state).unwrap()
+    };
+    let id = world.append("in", json!({}), "").to_string();
+    for attempt in 1..=2 {
+        world.wait("xs.handler.h.retrying", 1).await;
+        world.until("it waits", || saved()["retry"]["attempt"] == attempt).await;
+        let before = ticks();
+        world.until("ticks come meanwhile", || ticks() >= before + 3).await;
+        let retry = saved()["retry"].clone();
+        assert_eq!((&retry["frame"], &retry["attempt"]), (&json!(id), &json!(attempt)));
+        // The next Host knows as well.
+        host.stop().await;
+        host = world.host().await;
+    }
+    let done = || world.topic("h.out").iter().any(|frame| meta(frame)["attempt"].is_u64());
+    world.until("it is handled", done).await;
+    host.stop().await;
+    let (mut count, mut handled) = (0, 0);
+    for made in world.topic("h.out").iter().map(meta) {
+        if made["attempt"].is_u64() {
+            handled += 1;
+            assert_eq!(made, json!({ "attempt": 3, "ticks": count }));
+        } else {
+            count += 1;
+            assert_eq!(made, json!({ "tick": count }));
+        }
+    }
+    assert_eq!(handled, 1);
+    assert_eq!(saved()["retry"], json!(null));
+    assert_eq!(saved()["state"]["ticks"], count);
+}
+
+/// A frame that waits is not to blame.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_isolate_that_ends_during_a_wait_costs_no_try() {
+    let source = r#"
+export default { topics: "in", onError: { retry: 5, backoff: 1500, then: "skip" },
+  run(frame, ctx) {
+    if (ctx.attempt > 1) return { attempt: ctx.attempt };
+    setTimeout(() => { throw new Error("alone"); }, 50);
+    throw new Error("not yet");
+  } };
+"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.append("in", json!({}), "");
+    assert_eq!(meta(&world.wait("h.out", 1).await[0]), json!({ "attempt": 2 }));
+    let told = world.topic("xs.handler.h.log").iter().map(meta).collect::<Vec<_>>();
+    assert!(told.iter().any(|line| line.to_string().contains("alone")), "{told:?}");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ticks_come_between_the_frames_of_a_backlog() {
+    let source = r#"
+export default { topics: "in", start: "first", state: { n: 0, ticks: 0 }, pulse: 30,
+  async run(frame, ctx) {
+    await new Promise((done) => setTimeout(done, 5));
+    return { n: ++ctx.state.n };
+  },
+  tick(ctx) { return { tick: ++ctx.state.ticks, n: ctx.state.n }; } };
+"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    for _ in 0..200 {
+        world.append("in", json!({}), "");
+    }
+    let host = world.host().await;
+    let made = || world.topic("h.out").iter().map(meta).collect::<Vec<_>>();
+    world.until("all are handled", || made().iter().any(|made| made["n"] == 200)).await;
+    host.stop().await;
+    let (mut n, mut ticks, mut between) = (0, 0, 0);
+    for made in made() {
+        if made["tick"].is_u64() {
+            ticks += 1;
+            between += u32::from(n > 0 && n < 200);
+            assert_eq!(made, json!({ "tick": ticks, "n": n }));
+        } else {
+            n += 1;
+            assert_eq!(made, json!({ "n": n }));
+        }
+    }
+    assert!(n == 200 && between >= 10, "{n} frames, {between} ticks between them");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn results_go_where_the_definition_says() {
     let source = "export default { topics: 'in', output: { topic: 'elsewhere', ttl: 'last:2', as: 'body' }, run: (f) => f.meta };";

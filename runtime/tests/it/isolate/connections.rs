@@ -18,19 +18,22 @@ struct Seen {
     waiting_max: usize,
     asked: usize,
     by_path: HashMap<String, usize>,
+    /// Answers below /stream that the other side has not ended yet, now and in all.
+    streams: usize,
+    streamed: usize,
     /// The newest request.
     head: String,
 }
 
 /// A server that answers when so many requests have come. What is asked for below /never it does
-/// not answer.
-struct Server {
-    port: u16,
+/// not answer; what is below /stream begins and does not end.
+pub(super) struct Server {
+    pub(super) port: u16,
     seen: Arc<(Mutex<Seen>, Condvar)>,
 }
 
 impl Server {
-    fn start(answers_from: usize) -> Self {
+    pub(super) fn start(answers_from: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::<(Mutex<Seen>, Condvar)>::default();
@@ -48,7 +51,17 @@ impl Server {
         look(&self.seen.0.lock().unwrap())
     }
 
-    async fn eval(&self, body: &str) -> Value {
+    /// Waits until so many answers below /stream have begun and all have been ended.
+    pub(super) async fn all_ended(&self, streamed: usize) {
+        let ended = async {
+            while self.seen(|seen| seen.streams > 0 || seen.streamed < streamed) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(ended).await;
+    }
+
+    pub(super) async fn eval(&self, body: &str) -> Value {
         let named = format!("permissions: {{ net: ['127.0.0.1:{}'] }}, timeout: '1m',", self.port);
         eval_with(&body.replace("PORT", &self.port.to_string()), &named, |_| {}).await
     }
@@ -78,6 +91,12 @@ fn serve(mut stream: std::net::TcpStream, seen: &(Mutex<Seen>, Condvar), answers
             let _ = stream.read(&mut bytes);
             return;
         }
+        if path.starts_with("/stream") {
+            now.streams += 1;
+            now.streamed += 1;
+            drop(now);
+            return stream_to(stream, lock);
+        }
         now = changed.wait_while(now, |now| now.asked < answers_from).unwrap();
         now.waiting -= 1;
         drop(now);
@@ -90,6 +109,15 @@ fn serve(mut stream: std::net::TcpStream, seen: &(Mutex<Seen>, Condvar), answers
             return;
         }
     }
+}
+
+/// The beginning of an answer, and then nothing until the other side ends it.
+fn stream_to(mut stream: std::net::TcpStream, seen: &Mutex<Seen>) {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
+    let begun = write!(stream, "{head}transfer-encoding: chunked\r\n\r\n9\r\ndata: a\n\n\r\n");
+    let mut bytes = [0_u8; 64];
+    while begun.is_ok() && stream.read(&mut bytes).is_ok_and(|count| count > 0) {}
+    seen.lock().unwrap().streams -= 1;
 }
 
 #[tokio::test]

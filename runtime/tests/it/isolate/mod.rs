@@ -9,6 +9,7 @@ mod floods;
 mod generators;
 mod handlers;
 mod hostile;
+mod left;
 mod losses;
 mod memory;
 mod reach;

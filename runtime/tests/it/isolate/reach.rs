@@ -131,7 +131,7 @@ fn read_head(stream: &mut TcpStream) -> String {
 }
 
 /// A server that sends back what it is sent, and closes when it is told to.
-fn echo_server() -> u16 {
+pub(super) fn echo_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {

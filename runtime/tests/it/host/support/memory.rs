@@ -30,6 +30,7 @@ struct Inner {
     full: Option<(String, u64)>,
     /// A topic whose frames it never takes.
     denied: Option<String>,
+    denials: u32,
     /// How often it is busy when blobs are asked for, and when frames of a topic are followed.
     busy_blobs: u32,
     busy_follows: Option<(String, u32)>,
@@ -93,9 +94,14 @@ impl Memory {
         self.0.lock().full = topic.map(|topic| (topic.to_owned(), 0));
     }
 
-    /// Takes no frames of `topic`.
-    pub(crate) fn deny(&self, topic: &str) {
-        self.0.lock().denied = Some(topic.to_owned());
+    /// Takes no frames of `topic`; again of all with `None`.
+    pub(crate) fn deny<'a>(&self, topic: impl Into<Option<&'a str>>) {
+        self.0.lock().denied = topic.into().map(str::to_owned);
+    }
+
+    /// How often it did not.
+    pub(crate) fn denials(&self) -> u32 {
+        self.0.lock().denials
     }
 
     /// Has no stream left for the next so many blobs.
@@ -330,6 +336,7 @@ impl Service for Memory {
             return done(Err(Refusal::new(Code::StorageFull, "no room")));
         }
         if inner.denied.as_deref().is_some_and(has) {
+            inner.denials += 1;
             drop(inner);
             return done(Err(Refusal::new(Code::Denied, "not this")));
         }

@@ -1,0 +1,184 @@
+//! What runs leave behind: it ends with them, and is nobody's failure.
+
+use serde_json::json;
+
+use super::commands::call;
+use super::connections::Server;
+use super::reach::echo_server;
+use super::web::eval_with;
+use super::*;
+
+/// So much garbage that the engine collects it several times.
+const GARBAGE: &str = "for (let n = 0, some = []; n < 80_000; n++) some.push({ n, some: [n] });";
+
+async fn command(fields: &str, port: u16, body: &str) -> (Isolate, Arc<Memory>) {
+    let body = body.replace("PORT", &port.to_string());
+    let source = format!(
+        "let n = 0; export default {{ concurrency: 400, permissions: {{ net: ['127.0.0.1'] }}, {fields} \
+           async run(call, ctx) {{ {body} }} }};"
+    );
+    let (isolate, _, memory) = start("commands/it.js", &source).await.unwrap();
+    (isolate, memory)
+}
+
+/// Whoever keeps only the body of an answer, or its reader, has let go of the answer.
+#[tokio::test]
+async fn a_body_that_is_read_ends_with_its_call() {
+    for read in [
+        "for await (const bytes of body) n += bytes.length;",
+        "const reader = body.getReader(); while (!(await reader.read()).done) n++;",
+    ] {
+        let server = Server::start(0);
+        let body = format!(
+            "const {{ body }} = await fetch('http://127.0.0.1:PORT/' + call.args.path); {read} return {{ n }};"
+        );
+        let (isolate, memory) = command("timeout: 300,", server.port, &body).await;
+        let calls = (0..300).map(|_| isolate.call(call(&memory, &json!({ "path": "stream" }))));
+        let ended = soon(futures::future::join_all(calls)).await;
+        assert!(ended.iter().all(Result::is_err));
+        server.all_ended(1).await;
+        for _ in 0..3 {
+            soon(isolate.call(call(&memory, &json!({ "path": "x" })))).await.unwrap();
+        }
+    }
+}
+
+/// What deno_fetch ends a body with is garbage once there is an answer.
+#[tokio::test]
+async fn an_abort_reaches_a_body_after_garbage_was_collected() {
+    let server = Server::start(0);
+    for (signal, name) in [
+        ("AbortSignal.timeout(500)", "TimeoutError"),
+        ("AbortSignal.any([AbortSignal.timeout(500), ctx.signal])", "TimeoutError"),
+        (
+            "(() => { const gone = new AbortController(); setTimeout(() => gone.abort(), 500); return gone.signal; })()",
+            "AbortError",
+        ),
+    ] {
+        for asked in [
+            format!("'http://127.0.0.1:PORT/stream', {{ signal: {signal} }}"),
+            format!("new Request('http://127.0.0.1:PORT/stream', {{ signal: {signal} }})"),
+        ] {
+            let read = format!(
+                "const {{ body }} = await fetch({asked}); {GARBAGE} \
+                 const name = await new Response(body).text().catch((error) => error.name);"
+            );
+            let seen = server.eval(&format!("{read} return {{ name }};")).await;
+            assert_eq!(seen, json!({ "name": name }), "{asked}");
+        }
+    }
+    server.all_ended(6).await;
+}
+
+/// The example of xs.d.ts, cut off by its caller.
+#[tokio::test]
+async fn the_signal_of_a_call_ends_its_answers() {
+    let server = Server::start(0);
+    let body = format!(
+        "const answer = await fetch('http://127.0.0.1:PORT/stream', {{ signal: ctx.signal }}); {GARBAGE} \
+         await answer.text();"
+    );
+    let (isolate, memory) = command("timeout: 300,", server.port, &body).await;
+    for streamed in 1..=3 {
+        soon(isolate.call(call(&memory, &json!({})))).await.unwrap_err();
+        server.all_ended(streamed).await;
+    }
+}
+
+/// However many were cut off while they listened: 64 of each may be open.
+#[tokio::test]
+async fn sockets_and_sources_end_with_a_call_that_is_cut_off() {
+    let (server, echo) = (Server::start(0), echo_server().to_string());
+    let listen = [
+        "const socket = new WebSocket('ws://127.0.0.1:ECHO/'); \
+         await new Promise((done) => socket.onopen = done); if (call.args.stays) socket.onmessage = () => {};",
+        "const socket = new EventSource('http://127.0.0.1:PORT/stream'); \
+         await new Promise((done, failed) => { socket.onopen = done; socket.onerror = failed; });",
+    ];
+    for body in listen {
+        let body = format!(
+            "{body} if (call.args.stays) await new Promise(() => {{}}); socket.close(); return {{}};"
+        );
+        let body = body.replace("ECHO", &echo);
+        let (isolate, memory) = command("timeout: '20s',", server.port, &body).await;
+        for _ in 0..3 {
+            let cut = (0..30).map(|_| {
+                let one = call(&memory, &json!({ "stays": true }));
+                let cancel = one.cancel.clone();
+                (isolate.call(one), cancel)
+            });
+            let (calls, cancels): (Vec<_>, Vec<_>) = cut.unzip();
+            let ended = async {
+                // Each is open once another one has been opened and closed behind it.
+                soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+                cancels.iter().for_each(tokio_util::sync::CancellationToken::cancel);
+            };
+            let (calls, ()) = tokio::join!(soon(futures::future::join_all(calls)), ended);
+            assert!(calls.iter().all(Result::is_err));
+        }
+        soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+    }
+    server.all_ended(1).await;
+}
+
+/// A beat that a call has set goes on until it is cut off, and what it appends then harms nobody.
+#[tokio::test]
+async fn timers_end_with_a_call_that_is_cut_off() {
+    let body = "if (call.args.beats) { \
+           setInterval(() => { n++; void ctx.append('beat', {}); }, 2); \
+           setTimeout(() => void ctx.append('late', {}), 60_000); \
+           if (call.args.stays) await new Promise(() => {}); return {}; } \
+         while (await ctx.last(call.args.until) === undefined) await new Promise((done) => setTimeout(done, 1)); \
+         const before = n; await new Promise((done) => setTimeout(done, 60)); return { more: n - before };";
+    let (isolate, memory) = command("", 1, body).await;
+    let cut = call(&memory, &json!({ "beats": true, "stays": true }));
+    let cancel = cut.cancel.clone();
+    let steps = async {
+        memory.wait("beat", 3).await;
+        cancel.cancel();
+    };
+    let (ended, ()) = tokio::join!(soon(isolate.call(cut)), steps);
+    ended.unwrap_err();
+    memory.add("go", &json!({}), "");
+    soon(isolate.call(call(&memory, &json!({ "until": "go" })))).await.unwrap();
+    assert_eq!(stored_meta(&memory.topic("it.recv")[0]), json!({ "more": 0 }));
+    // One that ends by itself leaves its beat behind: what that appends is refused, and no more.
+    soon(isolate.call(call(&memory, &json!({ "beats": true })))).await.unwrap();
+    soon(isolate.call(call(&memory, &json!({ "until": "go" })))).await.unwrap();
+    let more = stored_meta(memory.topic("it.recv").last().unwrap())["more"].as_u64().unwrap();
+    assert!(more > 0);
+}
+
+/// As of any signal that is waited for by nobody.
+#[tokio::test]
+async fn what_a_cut_call_let_go_of_is_nobodys_failure() {
+    let server = Server::start(0);
+    let body = "if (call.args.stays) { \
+           void fetch('http://127.0.0.1:PORT/never', { signal: ctx.signal }); \
+           (async () => { for (;;) { await ctx.append('beat', {}); } })(); await new Promise(() => {}); } \
+         await new Promise((done) => setTimeout(done, 30)); return {};";
+    let (isolate, memory) = command("", server.port, body).await;
+    let cut = call(&memory, &json!({ "stays": true }));
+    let cancel = cut.cancel.clone();
+    let other = isolate.call(call(&memory, &json!({})));
+    let steps = async {
+        memory.wait("beat", 3).await;
+        cancel.cancel();
+    };
+    let (ended, other, ()) = tokio::join!(soon(isolate.call(cut)), soon(other), steps);
+    ended.unwrap_err();
+    other.unwrap();
+    soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+}
+
+/// A module reads one answer after the other under a signal that lives on.
+#[tokio::test]
+async fn a_signal_keeps_no_answer() {
+    let server = Server::start(0);
+    let named = format!("permissions: {{ net: ['127.0.0.1:{}'] }}, timeout: '1m',", server.port);
+    let body = "const { signal } = ctx; let ok = 0; \
+         for (let n = 0; n < 300; n++) ok += (await fetch('http://127.0.0.1:PORT/stream', { signal })).ok; \
+         return { ok };";
+    let body = body.replace("PORT", &server.port.to_string());
+    assert_eq!(eval_with(&body, &named, |_| {}).await, json!({ "ok": 300 }));
+}
