@@ -176,6 +176,13 @@ pub enum OpenError {
         /// The directory.
         dir: PathBuf,
     },
+    /// The process is root's, the store another user's, and one of its directories is a link: root
+    /// would change files wherever that user has it lead.
+    #[error("{path} is a link, and root follows none in the store of another user: open it as that user, or put the directory itself there", path = path.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
+    },
     /// The manifest, without which nothing can be read, is damaged.
     #[error("{0}; restore the store from a backup")]
     Corrupt(Corruption),

@@ -54,10 +54,10 @@ pub(super) fn seal(
     hurry: bool,
     stop: &AtomicBool,
 ) -> Result<(), NotSealed> {
-    let stop = || stop.load(Ordering::Relaxed);
+    let (line, stop) = (pack.line(), || stop.load(Ordering::Relaxed));
     let rewritten = match hurry {
         true => None,
-        false => match rewrite(env, &pack.line(), pack.walk(), &stop) {
+        false => match rewrite(env, &line, line.generation + 1, pack.walk(), &stop) {
             Ok(built) => Some(built),
             Err(NotRewritten::Stopped) => return Err(NotSealed::Stopped),
             // There is no space for another, or an entry is damaged, which is to be told when it is
@@ -111,15 +111,16 @@ pub(super) fn replace_line(env: &Env, old: &FileEntry, new: Option<FileEntry>) -
     })
 }
 
-/// Writes the next generation of a pack with all that is in it, compressed.
+/// Writes the next generation of a pack, which has this number, with all that is in it, compressed.
 pub(super) fn rewrite(
     env: &Arc<Env>,
     line: &FileEntry,
+    next: u32,
     mut walk: PackWalk,
     stop: &dyn Fn() -> bool,
 ) -> Result<Built, NotRewritten> {
     let path = env.blob_path(line.base, line.generation, PACK);
-    let created = Builder::create(env, (line.base, line.generation + 1), line.length);
+    let created = Builder::create(env, (line.base, next), line.length);
     let mut builder = created.map_err(|error| BlobError::io(&path, error))?;
     let copied = loop {
         if stop() {

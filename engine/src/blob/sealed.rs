@@ -2,7 +2,7 @@
 //! `.pidx`, which is made again from the pack when it is missing or damaged.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -45,6 +45,8 @@ pub(super) struct SealedPack {
     plain: AtomicBool,
     retired: AtomicBool,
     unnamed: AtomicBool,
+    /// The highest generation that has begun to take its place, or its own.
+    tried: AtomicU32,
 }
 
 /// The files of a sealed pack while they are open.
@@ -182,6 +184,7 @@ impl SealedPack {
             plain: AtomicBool::new(line.is_plain_pack()),
             retired: AtomicBool::new(false),
             unnamed: AtomicBool::new(false),
+            tried: AtomicU32::new(line.generation),
         }
     }
 
@@ -224,10 +227,15 @@ impl SealedPack {
         self.retired.store(true, Ordering::Release);
     }
 
-    /// The same for files that the manifest never named. They wait for no copy: the next attempt
-    /// gives its files the same names.
+    /// The same for files that the manifest never named, which no copy needs.
     pub(super) fn abandon(&self) {
         self.unnamed.store(true, Ordering::Release);
+    }
+
+    /// The generation after this one for an attempt to replace it. Each has its own: the files of
+    /// one that was given up may go long after, and must not take those of another with them.
+    pub(super) fn next_generation(&self) -> u32 {
+        self.tried.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// When the pack was last used, as [`opened`](Self::opened) was told.

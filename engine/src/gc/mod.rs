@@ -263,7 +263,8 @@ impl<'a> Collection<'a> {
     /// Takes up what the log names since it was last read.
     fn read_names(&mut self) -> Result<(), GcError> {
         let Self { inner, sweep, marker, names, condemned, named, .. } = self;
-        names.read(inner, |hash| match condemned {
+        let go_on = || sweep.check_stop().map_err(GcError::from);
+        names.read(inner, go_on, |hash| match condemned {
             Condemned::Unnamed { .. } => sweep.name(marker, hash).map_err(GcError::from),
             Condemned::These(hashes) if hashes.contains(hash) => {
                 named.insert(*hash);

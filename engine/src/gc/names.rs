@@ -34,10 +34,12 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Tells `take` of each name since the last call, some more than once.
+    /// Tells `take` of each name since the last call, some more than once. Asks before each segment
+    /// whether it may go on.
     pub(super) fn read<E: From<ReadError>>(
         &mut self,
         inner: &Inner,
+        go_on: impl Fn() -> Result<(), E>,
         mut take: impl FnMut(&BlobHash) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.began && is_planted(Bug::ForgetLateNames) {
@@ -61,6 +63,7 @@ impl Names {
             if self.began && place.0 < self.last.0 {
                 continue;
             }
+            go_on()?;
             let from = match self.began && place == self.last {
                 true => self.position,
                 false => FILE_HEADER_LEN as u64,

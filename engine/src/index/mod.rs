@@ -537,6 +537,11 @@ impl Index {
         self.removed.contains(offset, head)
     }
 
+    /// If a frame was removed by a tombstone, an offset whose frame and those behind it came later.
+    pub(crate) fn removed_since(&self, offset: u64) -> Option<u64> {
+        self.removed.since(offset)
+    }
+
     /// Whether a frame was removed by a tombstone.
     pub(crate) fn is_removed(&self, offset: u64) -> bool {
         self.removed.contains(offset, u64::MAX)

@@ -120,6 +120,23 @@ impl Removed {
         !state.newest.range(later..).any(|&(_, removed)| removed == offset)
     }
 
+    /// If a frame was removed, an offset whose frame and those behind it came after that. What came
+    /// before may have come after it all the same, where that is not known any more.
+    pub(crate) fn since(&self, offset: u64) -> Option<u64> {
+        if !self.any() {
+            return None;
+        }
+        let state = self.state.read();
+        if !state.marks.contains(offset) {
+            return None;
+        }
+        // Of what was removed before the store was opened it is not known when.
+        let known = state.newest.partition_point(|&(from, _)| from == 0);
+        let mut known = state.newest.range(known..);
+        let first = known.clone().next().map_or(u64::MAX, |&(from, _)| from);
+        Some(known.find(|&&(_, removed)| removed == offset).map_or(first, |&(from, _)| from))
+    }
+
     /// Removes a frame for readers that see frames below `from` or more. False when it was.
     pub(super) fn mark(&self, offset: u64, from: u64) -> bool {
         let (word, bit) = filter_place(offset / PIECE);
@@ -168,12 +185,25 @@ mod tests {
         assert!(!removed.contains(5, 9) && removed.contains(5, 10) && removed.contains(5, 11));
         assert!(!removed.contains(5000, 11) && removed.contains(5000, 12));
         assert!(!removed.contains(6, 100));
+        let since = [5, 5000, 6].map(|offset| removed.since(offset));
+        assert_eq!(since, [Some(10), Some(12), None]);
         let marks = removed.marks(0..5001);
         assert_eq!(marks.iter(0..u64::MAX).collect::<Vec<_>>(), [5, 5000]);
         assert_eq!(marks.iter(6..5000).count(), 0);
         removed.forget([5].into_iter());
         assert!(!removed.contains(5, 100) && removed.contains(5000, 100));
         assert_eq!(removed.state.read().marks.pieces.len(), 1);
+    }
+
+    #[test]
+    fn what_was_removed_long_ago_came_before_what_is_known() {
+        let removed = Removed::default();
+        // While the store was opened.
+        assert!(removed.mark(3, 0) && removed.since(3) == Some(u64::MAX));
+        (0..NEWEST_MAX as u64).for_each(|n| _ = removed.mark(1000 + n, 10_000 + n));
+        assert_eq!([3, 1000, 1005].map(|n| removed.since(n)), [10_000, 10_000, 10_005].map(Some));
+        assert!(removed.mark(4, 20_000));
+        assert_eq!([1000, 1001, 4].map(|n| removed.since(n)), [10_001, 10_001, 20_000].map(Some));
     }
 
     #[test]

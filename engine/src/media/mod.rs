@@ -33,6 +33,7 @@ use crate::error::Shortage;
 pub(crate) use disk::Disk;
 pub(crate) use find::find_first;
 pub(crate) use lock::{LockError, StoreLock};
+pub(crate) use owner::leads_away;
 pub(crate) use patched::patched;
 pub(crate) use prefix::prefix;
 pub(crate) use tolerant::{Holes, is_lost, tolerant};

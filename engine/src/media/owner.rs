@@ -46,20 +46,34 @@ pub(super) fn give_empty(path: &Path) {
     }
 }
 
+/// Whether a directory is a link that root must not follow: in a directory of somebody else's, who
+/// could have it lead to where only root can change anything. Who is not root may do there what he
+/// may do anywhere.
+pub(crate) fn leads_away(path: &Path) -> bool {
+    rustix::process::geteuid().is_root()
+        && fs::metadata(parent_of(path)).is_ok_and(|parent| parent.uid() != 0)
+        && fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
+}
+
 /// Gives what root has made at `path` to the owner of the directory it lies in. What cannot be
 /// given, as on a filesystem without owners, stays root's.
 fn give(made: &File, path: &Path) {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or_else(|| Path::new("."));
-    let (Ok(file), Ok(dir)) = (made.metadata(), fs::metadata(parent)) else { return };
+    let (Ok(file), Ok(dir)) = (made.metadata(), fs::metadata(parent_of(path))) else { return };
     if file.uid() == 0 && dir.uid() != 0 {
         let _ = fchown(made, Some(dir.uid()), Some(dir.gid()));
     }
 }
 
+/// The directory that a path lies in.
+fn parent_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or_else(|| Path::new("."))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::OpenError;
     use crate::maintain::CopyOptions;
     use crate::options::SyncPolicy;
     use crate::testing::{frame, open};
@@ -112,6 +126,31 @@ mod tests {
             }
             fs::remove_file(&path).unwrap();
             let _ = kept.map(|kept| fs::write(&path, kept).unwrap());
+        }
+        // Nor is anything done behind a link in the place of a directory, unless anybody could.
+        let elsewhere = dir.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        let kept = ["00000000000000000099.0.idx", "spare.tmp"].map(|name| elsewhere.join(name));
+        for name in ["log", "blobs"] {
+            let path = user.join(name);
+            let moved = dir.path().join(name);
+            fs::rename(&path, &moved).unwrap();
+            kept.iter().for_each(|path| fs::write(path, "kept").unwrap());
+            std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+            let opened = crate::Store::open(&user, crate::testing::options(SyncPolicy::None));
+            if is_root {
+                assert!(matches!(&opened, Err(OpenError::Link { path: at }) if *at == path));
+                assert!(kept.iter().all(|path| path.exists()), "{name}");
+            }
+            drop(opened);
+            fs::remove_file(&path).unwrap();
+            // To a place of its own it may lead where nobody else decides where that is.
+            std::os::unix::fs::symlink(&moved, &path).unwrap();
+            let opened = crate::Store::open(&user, crate::testing::options(SyncPolicy::None));
+            assert_eq!(opened.is_ok(), !is_root, "{name}");
+            drop(opened);
+            fs::remove_file(&path).unwrap();
+            fs::rename(&moved, &path).unwrap();
         }
         // What was there before is nobody's gift either.
         fs::create_dir(user.join("empty")).unwrap();

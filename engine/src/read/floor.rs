@@ -12,26 +12,66 @@ use crate::index::SegmentIndex;
 use crate::store::Inner;
 use crate::value::Ttl;
 
-/// What `last:n` left of a topic, found from its newest frame down.
+/// Frames with `last:n` that are told apart. More of them pass for one that keeps as few as the
+/// strictest and met what the oldest did, which leaves no more than each of them left.
+const ASKED_MAX: usize = 64;
+
+/// A frame with `last:n`.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    offset: u64,
+    time_ms: u64,
+    /// How many older frames stay, but for those that were met.
+    left: u64,
+}
+
+impl Asked {
+    /// Whether an older frame was there when this one came.
+    fn found(&self, older: &Older) -> bool {
+        older.expires_ms.is_none_or(|at| at > self.time_ms)
+            && older.removed_since.is_none_or(|since| self.offset < since)
+    }
+}
+
+/// What is to be known of a frame.
+#[derive(Debug, Clone, Copy)]
+struct Older {
+    offset: u64,
+    time_ms: u64,
+    ttl: Ttl,
+    expires_ms: Option<u64>,
+    /// It was removed one by one before frames from this offset on came.
+    removed_since: Option<u64>,
+}
+
+/// What `last:n` left of a topic, found from its newest frame down. Each frame with `last:n` kept
+/// so many of those that were there when it came, and what became of these since does not count.
 #[derive(Debug, Default)]
 struct Left {
-    /// Frames that count, so far.
-    met: u64,
-    /// So many stay, as far as is known.
-    stay: Option<u64>,
+    /// Newest first.
+    asked: Vec<Asked>,
 }
 
 impl Left {
-    /// Counts the next older frame. True if it is the oldest one that `last:n` keeps. A frame that
-    /// was removed one by one since kept as many others when it came.
-    fn take_older(&mut self, ttl: Ttl, is_there: bool) -> bool {
-        if let Ttl::Last(n) = ttl {
-            // Itself and those before it; a newer one may leave fewer.
-            let stay = self.met.saturating_add(n.get() - u64::from(!is_there));
-            self.stay = Some(self.stay.map_or(stay, |known| known.min(stay)));
+    /// Counts the next older frame. True if it is the oldest one that `last:n` keeps.
+    fn take_older(&mut self, older: &Older) -> bool {
+        let mut is_last = false;
+        for asked in self.asked.iter_mut().filter(|asked| asked.found(older)) {
+            asked.left = asked.left.saturating_sub(1);
+            is_last |= asked.left == 0;
         }
-        self.met += u64::from(is_there);
-        self.stay == Some(self.met)
+        if let Ttl::Last(n) = older.ttl {
+            // Itself and those before it.
+            let Older { offset, time_ms, .. } = *older;
+            let own = Asked { offset, time_ms, left: n.get() - 1 };
+            is_last |= own.left == 0;
+            let is_full = self.asked.len() >= ASKED_MAX;
+            match self.asked.last_mut().filter(|_| is_full) {
+                Some(last) => *last = Asked { left: last.left.min(own.left), ..own },
+                None => self.asked.push(own),
+            }
+        }
+        is_last
     }
 }
 
@@ -54,7 +94,8 @@ impl Inner {
         let mut below = head.checked_sub(1).and_then(|newest| runs.at_or_before(newest));
         while let Some(number) = below.and_then(|offset| segment_of(&segments, offset)) {
             if let Some(floor) = self.floor_in(&segments[number], topic, head, &mut left)? {
-                return Ok(floor);
+                // Where more than was there may have been counted, what is there now is seen.
+                return Ok(floor.min(self.index.floor(topic, head)));
             }
             let base = segments[number].segment().base();
             below = base.checked_sub(1).and_then(|below| runs.at_or_before(below));
@@ -78,12 +119,18 @@ impl Inner {
             if offset >= head {
                 continue;
             }
-            let is_there = !self.index.is_removed_for(offset, head);
-            match window.frame_at(posting.position(), offset)? {
-                Some(frame) if self.is_expired(&frame) => {}
-                Some(frame) if left.take_older(frame.ttl(), is_there) => return Ok(Some(offset)),
-                Some(_) => {}
-                None => return Err(window.damaged(posting.position(), offset)),
+            let Some(frame) = window.frame_at(posting.position(), offset)? else {
+                return Err(window.damaged(posting.position(), offset));
+            };
+            let older = Older {
+                offset,
+                time_ms: frame.id().time_ms(),
+                ttl: frame.ttl(),
+                expires_ms: frame.expires_ms(),
+                removed_since: self.index.removed_since(offset),
+            };
+            if left.take_older(&older) {
+                return Ok(Some(offset));
             }
         }
         Ok(None)
@@ -96,22 +143,53 @@ mod tests {
 
     use super::*;
 
+    fn older(offset: u64, n: u64) -> Older {
+        let ttl = NonZeroU64::new(n).map_or(Ttl::Forever, Ttl::Last);
+        Older { offset, time_ms: offset * 10, ttl, expires_ms: None, removed_since: None }
+    }
+
+    /// The number of the oldest frame that stays, of those from 1,000 on downwards.
+    fn oldest_left(frames: impl IntoIterator<Item = Older>) -> Option<usize> {
+        let mut left = Left::default();
+        frames.into_iter().position(|older| left.take_older(&older))
+    }
+
     #[test]
     fn the_strictest_last_n_counts() {
-        let floor = |ttls: &[u64]| {
-            let mut left = Left::default();
-            let ttl = |n: &u64| NonZeroU64::new(*n).map_or(Ttl::Forever, Ttl::Last);
-            ttls.iter().map(ttl).position(|ttl| left.take_older(ttl, true))
-        };
+        let floor =
+            |ttls: &[u64]| oldest_left((0..).zip(ttls).map(|(n, &last)| older(1000 - n, last)));
         assert_eq!(floor(&[1, 1, 1]), Some(0));
         assert_eq!(floor(&[0, 0, 2, 0, 0]), Some(3));
         assert_eq!(floor(&[5, 0, 1, 0, 0]), Some(2));
         assert_eq!(floor(&[2, 0, 1]), Some(1));
         assert_eq!(floor(&[9, 0, 0]), None);
         assert_eq!(floor(&[0, 0]), None);
+    }
+
+    #[test]
+    fn what_was_there_when_a_frame_came_counts() {
+        let with = |change: fn(&mut Older)| {
+            let mut frames = [older(1000, 2), older(999, 0), older(998, 0)];
+            change(&mut frames[1]);
+            oldest_left(frames)
+        };
+        assert_eq!(with(|_| ()), Some(1));
+        assert_eq!(with(|older| older.expires_ms = Some(10_001)), Some(1), "expired later");
+        assert_eq!(with(|older| older.expires_ms = Some(10_000)), Some(2), "expired by then");
+        assert_eq!(with(|older| older.removed_since = Some(1001)), Some(1), "removed later");
+        assert_eq!(with(|older| older.removed_since = Some(1000)), Some(2), "removed by then");
+        // One that was removed itself kept others when it came.
+        let gone = Older { removed_since: Some(1001), ..older(1000, 2) };
+        assert_eq!(oldest_left([gone, older(999, 0), older(998, 0)]), Some(1));
+        let gone = Older { removed_since: Some(1001), ..older(1000, 1) };
+        assert_eq!(oldest_left([gone]), Some(0));
+    }
+
+    #[test]
+    fn of_many_no_fewer_are_removed() {
+        const MANY: u64 = 4 * ASKED_MAX as u64;
         let mut left = Left::default();
-        let two = Ttl::Last(NonZeroU64::MIN.saturating_add(1));
-        assert!(!left.take_older(two, false) && left.take_older(Ttl::Forever, true));
-        assert!(Left::default().take_older(Ttl::Last(NonZeroU64::MIN), false));
+        let last = (0..MANY).position(|n| left.take_older(&older(1000 - n, MANY / 2)));
+        assert_eq!((last, left.asked.len()), (Some(MANY as usize / 2 - 1), ASKED_MAX));
     }
 }

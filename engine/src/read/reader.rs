@@ -417,8 +417,11 @@ fn first_of(time_ms: u64) -> FrameId {
 mod tests {
     use super::*;
     use crate::append::Batch;
-    use crate::options::SyncPolicy;
-    use crate::testing::{batches, edit, fast_dir, frame, open, segment_files};
+    use crate::options::{StoreOptions, SyncPolicy};
+    use crate::store::Store;
+    use crate::testing::{
+        StillClock, batches, edit, fast_dir, frame, open, options, segment_files,
+    };
     use crate::value::{CursorChange, CursorName, ExpectRevision, NewFrame, Ttl};
 
     #[test]
@@ -509,6 +512,42 @@ mod tests {
                 let mut found: Vec<_> = frames.map(|frame| frame.id()).collect();
                 found.sort_unstable();
                 assert_eq!(found, [state[2], pair[1]], "{topics:?}, reverse: {reverse}");
+            }
+        }
+    }
+
+    /// What `last:n` had removed when the read began stays removed, whatever has become since of
+    /// the frames that had been kept.
+    #[test]
+    fn a_read_that_is_overtaken_as_it_begins_sees_nothing_that_was_gone() {
+        let (dir, clock) = (fast_dir(), StillClock::at(1_000_000));
+        let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
+        let store = Store::open(dir.path(), options).unwrap();
+        let append = |topic: &str, ttl: Ttl| {
+            store.append(NewFrame { ttl, ..frame(topic, 0) }.into()).unwrap().frames[0].id
+        };
+        let last = |n: u64| Ttl::Last(std::num::NonZeroU64::new(n).unwrap());
+        (0..500).for_each(|_| _ = append("other", Ttl::Forever));
+        let ttls = [Ttl::Forever, Ttl::TimeMs(3000), last(2)];
+        let timed = ttls.map(|ttl| append("s.timed", ttl));
+        let removed = [(); 5].map(|()| append("s.removed", last(3)));
+        store.remove(removed[3]).unwrap();
+        let head = store.inner.log.head();
+        clock.0.fetch_add(4000, std::sync::atomic::Ordering::Relaxed);
+        for _ in 0..3 {
+            append("s.timed", last(2));
+            append("s.removed", last(3));
+        }
+        for topics in ["s.*", "s.timed, s.removed", "*"] {
+            for reverse in [false, true] {
+                let topics = TopicPatterns::parse(topics).unwrap();
+                let limits = (head, u64::MAX);
+                let reader = Reader::over(&store.inner, &topics, 0..head, reverse, limits);
+                let frames = reader.map(Result::unwrap).filter(|of| of.topic() != "other");
+                let mut found: Vec<_> = frames.map(|frame| frame.id()).collect();
+                found.sort_unstable();
+                let left = [timed[2], removed[2], removed[4]];
+                assert_eq!(found, left, "{topics:?}, reverse: {reverse}");
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::holds::Holds;
 use crate::journal::{self, Kept};
 use crate::log::{Active, OpenFiles, Segment, SegmentKey};
 use crate::manifest::Manifest;
-use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full};
+use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full, leads_away};
 use crate::names::{self, BLOB_DIR, LOG_DIR, SEGMENT};
 use crate::options::StoreOptions;
 use crate::store::Inner;
@@ -136,8 +136,12 @@ fn not_put_back(env: &Env, error: io::Error) -> OpenError {
     }
 }
 
-/// Takes the lock of the store in `dir`.
+/// Takes the lock of the store in `dir`, which comes before anything else that is done there.
 pub(crate) fn lock(dir: &Path, now_ms: u64) -> Result<StoreLock, OpenError> {
+    let subs = [LOG_DIR, BLOB_DIR].map(|sub| dir.join(sub));
+    if let Some(path) = subs.into_iter().find(|sub| leads_away(sub)) {
+        return Err(OpenError::Link { path });
+    }
     let path = dir.join("LOCK");
     StoreLock::take(&path, now_ms).map_err(|error| match error {
         LockError::Held { pid, since_ms } => {

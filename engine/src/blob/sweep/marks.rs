@@ -87,6 +87,14 @@ impl Marked {
         }
     }
 
+    /// The generation that an attempt to write it anew makes.
+    pub(super) fn next_generation(&self) -> u32 {
+        match &self.target {
+            Target::Sealed(pack) => pack.next_generation(),
+            Target::Open(pack, _) => pack.line().generation + 1,
+        }
+    }
+
     pub(super) fn opened(&self, shared: &Shared) -> Result<Arc<Opened>, BlobError> {
         match &self.target {
             Target::Sealed(pack) => {

@@ -132,9 +132,14 @@ impl Blobs {
         Sweep::new(shared, one, bytes_per_second)
     }
 
-    /// Ends a sweep at work and lets none begin.
-    pub(crate) fn end_sweeps(&self) {
+    /// Tells a sweep at work to end, and lets none begin.
+    pub(crate) fn stop_sweeps(&self) {
         self.shared.sweeps.stop.store(true, Ordering::Release);
+    }
+
+    /// The same, and waits until none is at work.
+    pub(crate) fn end_sweeps(&self) {
+        self.stop_sweeps();
         drop(self.shared.sweeps.one.lock());
     }
 }
@@ -391,7 +396,8 @@ impl Sweep<'_> {
         marker.packs.values().map(Marked::dead).sum()
     }
 
-    fn check_stop(&self) -> Result<(), SweepError> {
+    /// Whether it may go on.
+    pub(crate) fn check_stop(&self) -> Result<(), SweepError> {
         match self.shared.sweeps.stop.load(Ordering::Acquire) {
             true => Err(SweepError::Stopped),
             false => Ok(()),

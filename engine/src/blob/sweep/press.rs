@@ -29,9 +29,10 @@ impl Shared {
         drop(list);
         let others = || self.sweeps.waiting.load(Ordering::Relaxed) > 0;
         let stop = || stop() || others() || self.sweeps.stop.load(Ordering::Relaxed);
-        let rewritten = opened
-            .map_err(NotRewritten::from)
-            .and_then(|opened| rewrite(&self.env, pack.line(), opened.walk(), &stop));
+        let rewritten = opened.map_err(NotRewritten::from).and_then(|opened| {
+            let next = pack.next_generation();
+            rewrite(&self.env, pack.line(), next, opened.walk(), &stop)
+        });
         let built = match rewritten {
             Ok(built) => built,
             Err(NotRewritten::Stopped) => return Ok(false),

@@ -70,10 +70,10 @@ impl Sweep<'_> {
         let packs = || group.numbers.iter().filter_map(|number| marker.packs.get(number));
         let Some(first) = packs().next().filter(|_| group.room > 0) else { return Ok(None) };
         let env = &self.shared.env;
-        let (number, generation) = (first.line().base, first.line().generation);
+        let (number, generation) = (first.line().base, first.next_generation());
         let room = FILE_HEADER_LEN as u64 + group.room;
         let dir = env.blob_dir();
-        let mut builder = Builder::create(env, (number, generation + 1), room)
+        let mut builder = Builder::create(env, (number, generation), room)
             .map_err(|error| other(BlobError::io(&dir, error)))?;
         for marked in packs() {
             if let Err(error) = self.copy(marked, condemned, &mut builder) {

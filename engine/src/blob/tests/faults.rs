@@ -218,6 +218,43 @@ fn a_put_keeps_its_grace_when_the_sweep_it_met_finds_no_room() {
 }
 
 #[test]
+fn an_attempt_that_was_given_up_takes_no_file_of_the_next_one_with_it() {
+    for media in BOTH {
+        let bed = Bed::new(PACK, media);
+        let all: Vec<_> = (0..20).map(|n| noise(n, 900)).collect();
+        let hashes = put_all(&bed.open(true), &all);
+        let blobs = bed.sealed();
+        // The list is held from between the two steps, as by somebody who looks for a blob.
+        let sweep = |is_full: bool| {
+            let sweep = blobs.sweep(None);
+            let (mut marker, _) = sweep.examine(false, false).unwrap();
+            hashes[..10].iter().for_each(|hash| sweep.name(&mut marker, hash).unwrap());
+            sweep.take_names(&mut marker).unwrap();
+            let condemned = Condemned::Unnamed { grace_ms: 0, min_dead_percent: 0 };
+            let group = sweep.plan(&mut marker, &condemned).unwrap().groups.remove(0);
+            let new = sweep.rewrite(&marker, &group, &condemned).unwrap().unwrap();
+            let switched = sweep.switch(&mut marker, &group, &new, &condemned).unwrap().unwrap();
+            let list = blobs.shared.packs.list();
+            if is_full {
+                bed.faults.set(1, u64::MAX, Errno::NOSPC);
+            }
+            let confirmed = sweep.confirm(&mut marker, switched);
+            bed.faults.clear();
+            (list, confirmed)
+        };
+        let (held, confirmed) = sweep(true);
+        assert!(matches!(confirmed, Err(SweepError::Full)), "{confirmed:?}");
+        sweep(false).1.unwrap();
+        drop(held);
+        drop(blobs);
+        let blobs = bed.open(false);
+        assert!(blobs.trouble().is_none(), "{:?}", blobs.trouble());
+        let kept = hashes.iter().zip(&all).take(10);
+        kept.for_each(|(hash, bytes)| assert_eq!(get(&blobs, hash).as_ref(), Some(bytes)));
+    }
+}
+
+#[test]
 fn a_pack_there_is_no_room_to_name_anew_is_sealed_as_it_is() {
     let bed = Bed::new(PACK, MediaChoice::Auto);
     let blobs = bed.open(true);

@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use super::*;
 use crate::maintain::{CopyOptions, Progress};
@@ -142,6 +142,31 @@ fn closing_ends_a_collection_that_holds_back() {
     });
     drop(store);
     check(&open(dir.path(), SyncPolicy::None), 600, true);
+}
+
+#[test]
+fn closing_ends_a_collection_that_reads_the_log() {
+    let (dir, faults) = (fast_dir(), Faults::none());
+    let frames = open(dir.path(), SyncPolicy::None);
+    (0..2000).for_each(|n| drop(frames.append(frame("a", n).into()).unwrap()));
+    frames.close().unwrap();
+    drop(frames);
+    let segments = files_in(&dir.path().join("log"), "seg").len();
+    let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+    let store = Arc::new(store);
+    let opened = Arc::new(AtomicUsize::new(0));
+    let (seen, weak) = (Arc::clone(&opened), Arc::downgrade(&store));
+    faults.watch_opens(move |path| {
+        if path.extension().is_some_and(|kind| kind == "seg") {
+            seen.fetch_add(1, Ordering::Relaxed);
+            // As when the store is being closed.
+            weak.upgrade().inspect(|store| store.inner.blobs.stop_sweeps());
+        }
+    });
+    let ended = store.gc(&GcOptions { dry_run: true, ..GcOptions::default() });
+    assert_eq!(ended, Err(GcError::Closed));
+    let opened = opened.load(Ordering::Relaxed);
+    assert!(opened == 1 && segments > 3, "{opened} of {segments}");
 }
 
 /// Packs that were sealed as they were written are compressed while a backup copies them.
