@@ -107,7 +107,8 @@ fn what_the_map_and_the_readme_name_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     for page in ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"] {
         let text = fs::read_to_string(root.join(page)).unwrap();
-        let words = text.split(|letter: char| letter.is_whitespace() || "`(),;|[]".contains(letter));
+        let words =
+            text.split(|letter: char| letter.is_whitespace() || "`(),;|[]".contains(letter));
         let named = words.map(|word| word.trim_end_matches('.').trim_end_matches('/'));
         let is_ours = |word: &&str| {
             let place = word.split('/').next().unwrap_or_default();

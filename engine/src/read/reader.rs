@@ -541,7 +541,7 @@ mod tests {
         for topics in ["s.*", "s.timed, s.removed", "*"] {
             for reverse in [false, true] {
                 let topics = TopicPatterns::parse(topics).unwrap();
-                let limits = (head, u64::MAX);
+                let limits = Limits { head, left: u64::MAX };
                 let reader = Reader::over(&store.inner, &topics, 0..head, reverse, limits);
                 let frames = reader.map(Result::unwrap).filter(|of| of.topic() != "other");
                 let mut found: Vec<_> = frames.map(|frame| frame.id()).collect();

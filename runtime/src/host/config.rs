@@ -303,7 +303,10 @@ mod tests {
         }
         for value in ["nan", "[-inf]"] {
             let error = of(value).unwrap_err();
-            assert!(matches!(&error, ConfigError::Syntax { place: Some((1 | 2, _)), .. }), "{error}");
+            assert!(
+                matches!(&error, ConfigError::Syntax { place: Some((1 | 2, _)), .. }),
+                "{error}"
+            );
             assert!(error.to_string().contains("neither nan nor inf"), "{error}");
         }
     }

@@ -243,7 +243,7 @@ fn an_attempt_that_was_given_up_takes_no_file_of_the_next_one_with_it() {
             (list, confirmed)
         };
         let (held, confirmed) = sweep(true);
-        assert!(matches!(confirmed, Err(SweepError::Full)), "{confirmed:?}");
+        assert!(matches!(confirmed, Err(SweepError::Full(_))), "{confirmed:?}");
         sweep(false).1.unwrap();
         drop(held);
         drop(blobs);

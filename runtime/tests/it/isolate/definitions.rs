@@ -175,11 +175,17 @@ async fn a_file_may_have_any_name() {
              import { c } from \"../lib/100% %20.js\"; import d from \"../lib/a b?c#d.json\" with { type: \"json\" };\n\
              export default { topics: \"in\", run: () => ({ a: a(), b, c, d }) };",
         ),
-        ("lib/my file.ts", "export const a = (fail?: boolean): number => { if (fail) throw new Error(\"no\"); return 1; };"),
+        (
+            "lib/my file.ts",
+            "export const a = (fail?: boolean): number => { if (fail) throw new Error(\"no\"); return 1; };",
+        ),
         ("lib/gr\u{f6}\u{df}e.json", "\u{feff}[2]"),
         ("lib/100% %20.js", "import { a } from \"./my file.ts\"; export const c = a();"),
         ("lib/a b?c#d.json", "4"),
-        ("handlers/not well.ts", "import { a } from \"../lib/my file.ts\"; a(true); export default {};"),
+        (
+            "handlers/not well.ts",
+            "import { a } from \"../lib/my file.ts\"; a(true); export default {};",
+        ),
     ]);
     let graph = modules.graph("handlers/it.ts").unwrap();
     let memory = Memory::new();
@@ -198,7 +204,10 @@ async fn a_file_may_have_any_name() {
 #[test]
 fn wrong_json_is_shown() {
     let modules = Modules::new(&[
-        ("handlers/it.js", "import a from \"../lib/a.json\"; export default { topics: \"in\", run() {} };"),
+        (
+            "handlers/it.js",
+            "import a from \"../lib/a.json\"; export default { topics: \"in\", run() {} };",
+        ),
         ("lib/a.json", "{\n  \"a\": 1,\n  \"b\": x\n}\n"),
     ]);
     let error = modules.graph("handlers/it.js").err().unwrap();
