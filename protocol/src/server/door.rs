@@ -2,8 +2,8 @@
 //! descriptor for as long as the time for HELLO, so only some of the connections that a server may
 //! have wait here, and of one address half of those. For a further one those give way that have had
 //! time to say it. A crowd that comes all at once, and means well, has not had it: it waits side by
-//! side as long as enough connections are free for others. So nobody is held up for a crowd: each is
-//! served as it comes, and what a crowd holds is bounded by what is free, and in time.
+//! side as long as enough connections are free for others. So nobody is held up for a crowd: each
+//! is served as it comes, and what a crowd holds is bounded by what is free, and in time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;

@@ -1,7 +1,7 @@
 //! Work that may take long, or whose outcome is in memory until it is sent. Of that of a connection
-//! one piece is under way at a time: much costs no more threads and memory than one. All connections
-//! together have some of the blocking threads for it: what is short finds others free. Their memory
-//! is the shelf's.
+//! one piece is under way at a time: much costs no more threads and memory than one. All
+//! connections together have some of the blocking threads for it: what is short finds others free.
+//! Their memory is the shelf's.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

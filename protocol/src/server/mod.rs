@@ -203,7 +203,8 @@ impl Server {
         }
     }
 
-    /// Room for one more connection. Where there is none, those make it that wait in front of HELLO.
+    /// Room for one more connection. Where there is none, those that wait in front of HELLO make
+    /// it.
     async fn room(&self, shortage: &mut Shortage) -> Option<OwnedSemaphorePermit> {
         let Shared { room, door, meter, .. } = &*self.0;
         if let Ok(permit) = Arc::clone(room).try_acquire_owned() {

@@ -1,8 +1,9 @@
-//! Lists that are in memory until they are sent: frames of a LAST, which would be hidden by those that
-//! follow them if they were looked up later, offsets of the newest frames of a gap, and cursors.
-//! Whoever asks for one and does not take it keeps it here, so all connections together have so many
-//! bytes of them. For a further list that which is here the longest gives way, once it has had time
-//! to be sent, however slowly its reader takes it; until then the further one is refused.
+//! Lists that are in memory until they are sent: frames of a LAST, which would be hidden by those
+//! that follow them if they were looked up later, offsets of the newest frames of a gap, and
+//! cursors. Whoever asks for one and does not take it keeps it here, so all connections together
+//! have so many bytes of them. For a further list that which is here the longest gives way, once it
+//! has had time to be sent, however slowly its reader takes it; until then the further one is
+//! refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -204,8 +204,8 @@ async fn topics_that_are_not_taken_are_not_looked_up() {
     assert!(summaries.is_sorted_by(|a, b| a.topic < b.topic));
 }
 
-/// Lists that nobody takes have so many bytes, of all connections. One that has ended leaves room for
-/// others, and so does the oldest after some time.
+/// Lists that nobody takes have so many bytes, of all connections. One that has ended leaves room
+/// for others, and so does the oldest after some time.
 #[tokio::test]
 async fn lists_that_nobody_takes_give_way() {
     const FRAMES: u64 = 400_000;
