@@ -232,10 +232,9 @@ impl Keeper {
         let old = Some(running.create.id()).filter(|old| *old != frame.id());
         let frames = self.turn(&frame, old, &started.definition);
         let (taken, is_taken) = oneshot::channel();
-        if let Some((swaps, _)) = &running.command {
-            // What cannot be sent is dropped, and with it `taken`.
-            let _ = swaps.send(Swap { version, started, taken });
-        }
+        let Some((swaps, _)) = &running.command else { return false };
+        // What cannot be sent is dropped, and with it `taken`.
+        let _ = swaps.send(Swap { version, started, taken });
         let is_taken = tokio::select! {
             is_taken = is_taken => is_taken.is_ok(),
             // The next Host brings it up.

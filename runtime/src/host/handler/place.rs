@@ -33,7 +33,7 @@ impl Began {
     /// Whether the frame of an offset is of this history, which its `create` frame is too.
     #[must_use]
     pub const fn has(&self, offset: u64) -> bool {
-        offset >= self.behind && (offset >= self.from || self.from == self.behind + 1)
+        offset >= self.behind && (offset >= self.from || self.from == self.behind.saturating_add(1))
     }
 
     /// Whether a record of a parked input is of this history, or about a frame before it. Any other
