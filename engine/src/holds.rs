@@ -33,11 +33,6 @@ impl Env {
         Hold { env: Arc::clone(self) }
     }
 
-    /// Whether somebody holds files.
-    pub(crate) fn is_held(&self) -> bool {
-        self.holds.state.lock().holders > 0
-    }
-
     /// Unlinks a file that the manifest does not name any more, now or when nobody holds it. One
     /// that a crash leaves behind is removed at the next open.
     pub(crate) fn retire(&self, path: &Path) -> io::Result<()> {

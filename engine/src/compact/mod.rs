@@ -107,12 +107,22 @@ impl Store {
     /// [`CompactError`]; all that can be read stays readable.
     pub fn compact(&self, options: CompactOptions) -> Result<CompactReport, CompactError> {
         let inner = &self.inner;
-        let _one = inner.compaction.running.lock();
-        // After the lock, which closing the store waits for.
-        inner.check_compactable()?;
-        let last = inner.secure_log(&[])?;
-        let percent = options.dead_percent.clamp(1, 100);
-        inner.compact(&Which::Dead(percent), last, options.bytes_per_second)
+        let which = Which::Dead(options.dead_percent.clamp(1, 100));
+        let mut report = CompactReport::default();
+        loop {
+            let _one = inner.compaction.begin();
+            // After the lock, which closing the store waits for.
+            inner.check_compactable()?;
+            let last = inner.secure_log(&[])?;
+            let (done, is_done) = inner.compact(&which, last, options.bytes_per_second)?;
+            report.add(&done);
+            let known = |damage: &Corruption| report.damaged.contains(damage);
+            let new: Vec<_> = done.damaged.into_iter().filter(|damage| !known(damage)).collect();
+            report.damaged.extend(new);
+            if is_done {
+                return Ok(report);
+            }
+        }
     }
 
     /// Removes frames and ends when none of their bytes is left in log and journal, and none of
@@ -158,7 +168,7 @@ impl Store {
         // Before they are removed: another compaction may take the frames, but not their bodies.
         let stored = inner.stored_with(ids)?;
         let removed = remove()?;
-        let _one = inner.compaction.running.lock();
+        let _one = inner.compaction.hold();
         inner.check_compactable()?;
         let report = inner.rewrite_without(stored)?;
         inner.wipe_journal()?;
@@ -198,7 +208,7 @@ impl Inner {
         let mut report = CompactReport::default();
         for _ in 0..TRIES {
             let last = self.secure_log(&offsets)?;
-            report.add(self.compact(&Which::Holding(&offsets), last, None)?);
+            report.add(self.compact(&Which::Holding(&offsets), last, None)?.0);
             let mut left = Vec::new();
             for offset in offsets {
                 let found = self.stored_at(offset).map_err(CompactError::Unreadable)?;
@@ -254,18 +264,20 @@ impl Inner {
         Ok(secured)
     }
 
-    /// Rewrites segments, the last sealed one only with `last`. The caller holds the lock.
+    /// Rewrites segments, the last sealed one only with `last`. The caller holds the lock. Says
+    /// whether that was all; where it does not matter which are meant, it ends early when somebody
+    /// waits for the lock.
     fn compact(
         &self,
         which: &Which<'_>,
         last: bool,
         bytes_per_second: Option<u64>,
-    ) -> Result<CompactReport, CompactError> {
+    ) -> Result<(CompactReport, bool), CompactError> {
         self.index.forget_gone();
         let mut report = CompactReport::default();
         if self.writer.lock().is_deferred() {
             // The log is not fit to be written yet.
-            return Ok(report);
+            return Ok((report, true));
         }
         let began = Instant::now();
         // Where it is known which segments are meant it does not matter what is dead.
@@ -276,16 +288,17 @@ impl Inner {
             candidates.pop();
         }
         let mut pace = Pace::new(self, bytes_per_second);
-        let mut full = None;
-        for job in plan::plan(&candidates, which, self.env.options.segment_bytes) {
-            if matches!(which, Which::Dead(_)) && self.env.is_held() {
-                // A copy is being made of the files as they are.
+        let (mut full, mut is_done) = (None, true);
+        let mut jobs = plan::plan(&candidates, which, self.env.options.segment_bytes).into_iter();
+        while let Some(job) = jobs.next() {
+            full = self.job(&candidates[job], which, &mut pace, &mut report)?.or(full);
+            if estimate && self.compaction.is_wanted() {
+                is_done = jobs.len() == 0;
                 break;
             }
-            full = self.job(&candidates[job], which, &mut pace, &mut report)?.or(full);
         }
         self.index.forget_gone();
-        full.map_or(Ok(report), |shortage| Err(CompactError::StorageFull(shortage)))
+        full.map_or(Ok((report, is_done)), |shortage| Err(CompactError::StorageFull(shortage)))
     }
 
     /// Rewrites segments that are meant to become one. Says whether there was no room for some of

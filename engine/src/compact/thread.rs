@@ -33,6 +33,8 @@ pub(crate) struct Compaction {
 struct State {
     woken: bool,
     stopped: bool,
+    /// Who waits for segments to stay as they are.
+    waiting: usize,
 }
 
 impl Compaction {
@@ -57,9 +59,34 @@ impl Compaction {
         drop(self.running.lock());
     }
 
-    /// Keeps segments from being rewritten as long as the answer is held.
+    /// Keeps segments from being rewritten as long as the answer is held. A compaction at work ends
+    /// what it is at without a pause, and goes on afterwards.
     pub(crate) fn hold(&self) -> MutexGuard<'_, ()> {
+        if let Some(held) = self.running.try_lock() {
+            return held;
+        }
+        self.state.lock().waiting += 1;
+        self.changed.notify_all();
+        let held = self.running.lock();
+        self.state.lock().waiting -= 1;
+        self.changed.notify_all();
+        held
+    }
+
+    /// Lets nobody else rewrite segments as long as the answer is held. Who waits for them to stay
+    /// as they are comes first.
+    pub(super) fn begin(&self) -> MutexGuard<'_, ()> {
+        let mut state = self.state.lock();
+        while state.waiting > 0 && !state.stopped {
+            self.changed.wait(&mut state);
+        }
+        drop(state);
         self.running.lock()
+    }
+
+    /// Whether somebody waits for segments to stay as they are.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.state.lock().waiting > 0
     }
 
     /// Wakes the thread: a segment was sealed.
@@ -73,16 +100,33 @@ impl Compaction {
     }
 
     /// Sleeps for a while, and says whether to stop.
-    pub(super) fn sleep(&self, period: Duration) -> bool {
+    fn sleep(&self, period: Duration) -> bool {
+        self.sleep_unless(period, |_| false)
+    }
+
+    /// The same in the middle of work that somebody may wait for.
+    pub(super) fn pause(&self, period: Duration) -> bool {
+        self.sleep_unless(period, |state| state.waiting > 0)
+    }
+
+    fn sleep_unless(&self, period: Duration, is_over: impl Fn(&State) -> bool) -> bool {
         let until = Instant::now() + period;
         let mut state = self.state.lock();
-        while !state.stopped && !self.changed.wait_until(&mut state, until).timed_out() {}
+        while !state.stopped
+            && !is_over(&state)
+            && !self.changed.wait_until(&mut state, until).timed_out()
+        {}
         state.stopped
     }
 
     /// Notes how long it took to look for what to rewrite.
     pub(super) fn note_look(&self, took: Duration) {
         *self.looked.lock() = took;
+    }
+
+    /// It was cut short: there is more to do.
+    fn go_on_later(&self) {
+        self.state.lock().woken = true;
     }
 
     /// Sleeps until woken, at most so long, and says whether it was; nothing to go on no more.
@@ -133,7 +177,7 @@ pub(super) fn round(
     woken: bool,
 ) -> Duration {
     let compaction = &inner.compaction;
-    let _one = compaction.running.lock();
+    let _one = compaction.begin();
     let seq = inner.writer.lock().appender().next_seq();
     let now_ms = inner.env.clock.now_ms();
     let is_same = |seen: &Seen| seen.seq == seq && now_ms < seen.expires_ms;
@@ -149,7 +193,10 @@ pub(super) fn round(
     // What failed, for example on a full disk, is tried again. The last sealed segment may be
     // needed by an opening and is left alone.
     let done = inner.compact(&which, false, options.bytes_per_second);
-    let is_idle = done.is_ok_and(|report| report.rewritten == 0) && !inner.env.is_held();
+    if done.as_ref().is_ok_and(|(_, is_done)| !is_done) {
+        compaction.go_on_later();
+    }
+    let is_idle = done.is_ok_and(|(report, is_done)| is_done && report.rewritten == 0);
     let expires_ms = || inner.index.next_expiry(now_ms);
     *seen = is_idle.then(|| Seen { seq, expires_ms: expires_ms() });
     *compaction.looked.lock()

@@ -39,7 +39,8 @@ pub struct RepairReport {
     pub source: [u8; 16],
     /// Neither copy of the manifest verified: it was made anew from the files.
     pub manifest_rebuilt: bool,
-    /// Offset of the next frame, which is that of the old store as far as it could be told.
+    /// Offset of the next frame, which is that of the old store as far as it could be told, also
+    /// where the last frames before it are lost.
     pub head: u64,
     /// Frames that were saved. They kept their ids and offsets.
     pub frames: u64,
@@ -192,6 +193,7 @@ impl Rescue<'_> {
         let view = PackView::new(&self.env, &files, &[]);
         let mut chain = Chain::default();
         self.segments(&segments, &view, &mut chain, &mut files)?;
+        self.end(&mut chain);
         let last = last_segment(&self.env, &chain);
         files.push(last.map_err(|error| MaintainError::io("write", &self.env.dir, error))?);
         self.report.head = chain.next_offset;
@@ -215,6 +217,16 @@ impl Rescue<'_> {
         jump(&mut state, chain.next_offset, &self.env.random);
         self.lose_unreadable();
         Ok(state)
+    }
+
+    /// Ends the log where the old one ended, by what the manifest says too.
+    fn end(&self, chain: &mut Chain) {
+        if let Some(known) = &self.known {
+            known.epochs.iter().for_each(|epoch| chain.reach(epoch.first_offset));
+            let segments = known.files.iter().filter(|file| file.kind == FileKind::Segment);
+            segments.for_each(|file| chain.reach(file.end()));
+        }
+        chain.end();
     }
 
     /// Lists the files that the manifest names and that are not there.

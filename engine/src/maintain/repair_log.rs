@@ -139,7 +139,7 @@ impl Rescue<'_> {
             if !is_connected || end.is_open && self.ends(&stretch, &end, log) {
                 break (from, stretch.header.map(|header| header.base_offset), true);
             }
-            self.lose_stretch(&path, pending.take(), Some(stretch.base));
+            self.lose_stretch(&path, pending.take(), Some(stretch.base), log.chain);
             let added = writer.add(&stretch, log.chain).map_err(failed)?;
             (self.report.frames, kept) = (self.report.frames + added, kept + added);
             self.note(&path, &stretch, log.view);
@@ -156,7 +156,7 @@ impl Rescue<'_> {
             Some(_) => None,
         };
         let is_told = pending.is_some();
-        self.lose_stretch(&path, pending, bound.or(end.limit));
+        self.lose_stretch(&path, pending, bound.or(end.limit), log.chain);
         if end.length.is_some_and(|length| reached < length)
             && let Some(from) = covered
         {
@@ -250,13 +250,20 @@ impl Rescue<'_> {
     }
 
     /// Lists what a damaged stretch has lost, now that it is known where the next one begins.
-    fn lose_stretch(&mut self, path: &Path, stretch: Option<Stretch>, next: Option<u64>) {
+    fn lose_stretch(
+        &mut self,
+        path: &Path,
+        stretch: Option<Stretch>,
+        next: Option<u64>,
+        chain: &mut Chain,
+    ) {
         let Some(stretch) = stretch else { return };
         let Some((position, why)) = &stretch.bad else { return };
         let is_whole = stretch.header.is_some_and(|h| h.count as usize == stretch.records.len());
         let finding = Finding::new(Severity::Lost, Problem::Batch, path, *position, why);
         match missing(&stretch, next, true) {
             Some(lost) => {
+                chain.reach(lost.end);
                 self.report.frames_lost += lost.end - lost.start - sound_in(&stretch, &lost);
                 self.lose(finding.frames(lost.start, Some(lost.end), None));
             }

@@ -14,8 +14,9 @@ use crate::format::align8;
 use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader, RecordsCrc};
 use crate::format::control::{self, Checkpoint, Control};
 use crate::format::file::FILE_HEADER_LEN;
-use crate::format::record::{FLAG_RESTATED, RecordKind};
+use crate::format::record::{FLAG_RESTATED, PREFIX_LEN, RecordKind};
 use crate::format::super_file::{FileEntry, FileState};
+use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::{Active, Appender, Segment, SegmentKey, unmarked};
 use crate::media::Media;
 use crate::names::SEGMENT;
@@ -24,6 +25,8 @@ use crate::recovery::scan::{Kinds, WholeBatch};
 
 /// Bytes collected before they are written.
 const BUFFER_LEN: usize = 1024 * 1024;
+/// Frames that no more than one segment can hold.
+const SEGMENT_FRAMES_MAX: u64 = SEGMENT_BYTES_MAX / PREFIX_LEN as u64;
 
 /// What goes from segment to segment.
 #[derive(Debug, Default)]
@@ -36,6 +39,8 @@ pub(super) struct Chain {
     pub(super) tables: Tables,
     /// Offsets below the next one that no frame has.
     holes: Vec<Range<u64>>,
+    /// Frames with a lower offset were written once, whether or not they are saved.
+    reached: u64,
 }
 
 impl Chain {
@@ -52,6 +57,25 @@ impl Chain {
             self.holes.push(self.next_offset..offset);
         }
         self.next_offset = offset + 1;
+    }
+
+    /// Something tells that the old log had come as far as this.
+    pub(super) fn reach(&mut self, offset: u64) {
+        self.reached = self.reached.max(offset);
+    }
+
+    /// Ends the log where the old one ended, as far as that was told: whoever has seen its last
+    /// frames, as a cursor has that was saved, is not given new ones under their offsets.
+    pub(super) fn end(&mut self) {
+        let told = self.reached.max(self.next_offset);
+        // A cursor can be any number. One that more than a lost segment lies before says nothing.
+        let near = |&offset: &u64| offset <= told.saturating_add(SEGMENT_FRAMES_MAX);
+        let cursors = self.tables.cursors.iter().map(|(_, held)| held.offset);
+        let end = cursors.filter(near).max().unwrap_or_default().max(told);
+        if end > self.next_offset {
+            self.holes.push(self.next_offset..end);
+            self.next_offset = end;
+        }
     }
 }
 
@@ -75,7 +99,9 @@ impl SegmentWriter {
         let (uuid, salt) = (env.random.bytes(), env.random.salt());
         let key = SegmentKey { base, generation: 0, uuid, salt };
         let path = env.log_path(base, 0, SEGMENT);
-        let media = env.files.create(&path, len_max.max(FILE_HEADER_LEN as u64), false)?;
+        // A file that is cut in the padding of a record has that record whole.
+        let len_max = len_max.max(FILE_HEADER_LEN as u64).next_multiple_of(8);
+        let media = env.files.create(&path, len_max, false)?;
         Ok(Self {
             env: Arc::clone(env),
             path,
@@ -92,6 +118,8 @@ impl SegmentWriter {
 
     /// Writes the records of a stretch that are new as one batch. Returns the frames it kept.
     pub(super) fn add(&mut self, stretch: &Stretch, chain: &mut Chain) -> io::Result<u64> {
+        // Without a header this is a guess, but never too high a one.
+        chain.reach(stretch.base);
         let at = self.buffer.len();
         self.buffer.resize(at + BATCH_HEADER_LEN, 0);
         let (mut crcs, mut count, mut frames) = (RecordsCrc::default(), 0, 0);
@@ -111,6 +139,10 @@ impl SegmentWriter {
                     // What it hid is gone.
                     _ => continue,
                 },
+                RecordKind::Checkpoint => {
+                    let told = checkpoint_of(record).map(|checkpoint| checkpoint.next_offset);
+                    chain.reach(told.unwrap_or_default());
+                }
                 _ => {}
             }
             crcs.add(self.record(record, chain.next_seq));

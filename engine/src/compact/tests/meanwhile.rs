@@ -1,11 +1,14 @@
 //! What happens to segments while they are being rewritten.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
+use crate::compact::thread::round;
 use crate::compact::{pace::Pace, survey, switch, write};
+use crate::gc::GcOptions;
 use crate::media::Disk;
 use crate::media::faulty::FaultyFiles;
 use crate::recovery::open_with;
@@ -202,5 +205,57 @@ fn a_compaction_before_the_files_are_rewritten_keeps_no_body() {
         let gone = [3, 4, 7].contains(&n);
         assert_eq!(store.has_blob(&BlobHash::of(&body(n))).unwrap(), !gone, "{n}");
         assert_eq!(holds(dir.path(), &body(n)[..40]), !gone, "{n}");
+    }
+}
+
+/// Does something that must not wait for long.
+fn in_time<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, answer) = mpsc::channel();
+    std::thread::spawn(move || done.send(what()));
+    answer.recv_timeout(Duration::from_secs(60)).expect("it waits for all of the compaction")
+}
+
+/// It would pause for days, and has many segments to go through.
+#[test]
+fn who_needs_segments_as_they_are_waits_for_the_few_at_work() {
+    const SLOWLY: CompactOptions = CompactOptions { dead_percent: 50, bytes_per_second: Some(1) };
+    for by_itself in [false, true] {
+        let (dir, copies) = (fast_dir(), fast_dir());
+        let store = Arc::new(open(dir.path(), SyncPolicy::None));
+        let ids: Vec<_> = (0..6000).map(|n| append(&store, heavy("a", n))).collect();
+        let goes = ids.iter().enumerate().filter(|(n, _)| n % 3 != 0);
+        goes.for_each(|(_, &id)| _ = store.remove(id).unwrap());
+        let count = segment_files(dir.path()).len();
+        let compactor = Arc::clone(&store);
+        let compacting = std::thread::spawn(move || match by_itself {
+            false => compactor.compact(SLOWLY).map(drop),
+            true => {
+                round(&compactor.inner, SLOWLY, &mut None, true);
+                Ok(())
+            }
+        });
+        while !store.inner.compaction.running.is_locked() {
+            std::thread::yield_now();
+        }
+        let (forked, copy) = (Arc::clone(&store), copies.path().join("copy"));
+        in_time(move || forked.fork(&copy).unwrap());
+        let left = |dir: &Path| {
+            let is_old = |path: &PathBuf| path.to_str().unwrap().ends_with(".0.seg");
+            segment_files(dir).iter().filter(|path| is_old(path)).count()
+        };
+        let old = left(&copies.path().join("copy"));
+        assert!(count > 20 && old > count / 2, "{old} of {count} are as they were");
+        if !by_itself {
+            // It goes on afterwards, and is interrupted again.
+            let collected = Arc::clone(&store);
+            let options = GcOptions { dry_run: true, ..GcOptions::default() };
+            in_time(move || collected.gc(&options).unwrap());
+            let (removed, id) = (Arc::clone(&store), ids[2997]);
+            assert!(in_time(move || removed.remove_now(&[id]).unwrap()).frames >= 1);
+            assert!(!compacting.is_finished());
+        }
+        store.close().unwrap();
+        let ended = compacting.join().unwrap();
+        assert_eq!(ended, if by_itself { Ok(()) } else { Err(CompactError::Closed) });
     }
 }

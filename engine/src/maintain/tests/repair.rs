@@ -7,18 +7,22 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{build, check, go_on, none, tell};
+use super::{build, check, cursor, go_on, none, tell};
+use crate::append::Batch;
+use crate::compact::CompactOptions;
 use crate::error::OpenError;
 use crate::format::batch::BatchHeader;
 use crate::maintain::repair::{RepairReport, repair_files};
 use crate::maintain::{CopyOptions, MaintainError, Problem, Severity, repair};
 use crate::media::sim::{Image, SimDisk};
 use crate::media::{Disk, Files};
-use crate::options::{MediaChoice, SyncPolicy};
+use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
+use crate::read::{Live, Reader, ResumePoint};
 use crate::store::{Health, Store};
 use crate::testing::{
     batches, crash, edit, fast_dir, frame, open, open_on, options, segment_files,
 };
+use crate::value::{Bound, CursorName, Import, Meta, NewFrame, ReadOptions, Start};
 
 /// What a store holds, each frame under its offset.
 fn held(store: &Store) -> BTreeMap<u64, String> {
@@ -223,6 +227,79 @@ fn what_was_closed_in_order_has_no_torn_end() {
         let told: Vec<_> = report.lost.iter().map(|lost| (lost.position, lost.offset)).collect();
         let want = vec![(places[21] as u64 + 64, Some(20)), (places[31] as u64, Some(30))];
         assert_eq!((report.frames, told), (29, want), "{report:#?}");
+    }
+}
+
+/// A closed store whose last segment has no frame, with a cursor at the head, which is returned.
+fn closed_behind_its_last_frame(dir: &Path) -> u64 {
+    let options = StoreOptions { segment_bytes: 8 * 1024 * 1024, ..none() };
+    let store = Store::open(dir, options).unwrap();
+    let long = format!("\"{}\"", "x".repeat(30_000));
+    for _ in 0..430 {
+        let meta = Meta::parse(long.clone()).unwrap();
+        store.append(NewFrame { meta, ..frame("a", 0) }.into()).unwrap();
+    }
+    let head = store.info().head;
+    let cursors = vec![cursor("job", head, b""), cursor("never", u64::MAX, b"")];
+    store.append(Batch { cursors, ..Batch::default() }).unwrap();
+    store.close().unwrap();
+    head
+}
+
+#[test]
+fn where_the_last_frames_are_lost_no_new_ones_get_their_offsets() {
+    let dir = fast_dir();
+    let head = closed_behind_its_last_frame(dir.path());
+    let segments = segment_files(dir.path());
+    let [.., sealed, last] = &segments[..] else { panic!("{segments:?}") };
+    assert_eq!(batches(last).len(), 3, "a checkpoint, and the end");
+    let sealed = sealed.strip_prefix(dir.path()).unwrap();
+    let half = |path: &Path| edit(path, |bytes| bytes.truncate(bytes.len() / 2));
+    let all = |path: &Path| fs::remove_file(path).unwrap();
+    for (cut, with_manifest) in [(&all as &dyn Fn(&Path), true), (&half, true), (&half, false)] {
+        let (image, into) = (crash(dir.path()), fast_dir());
+        cut(&image.path().join(sealed));
+        if !with_manifest {
+            for name in ["super.a", "super.b"] {
+                fs::remove_file(image.path().join(name)).unwrap();
+            }
+        }
+        let report = repair(image.path(), into.path(), &mut go_on).unwrap();
+        assert!(report.frames < head && report.head == head, "{report:#?}");
+        assert_eq!(check(into.path()).findings, []);
+        let store = Store::open(into.path(), none()).unwrap();
+        let offset_of = |name| store.cursor(&CursorName::parse(name).unwrap()).unwrap().unwrap();
+        let job = offset_of("job");
+        assert_eq!((job.offset, offset_of("never").offset), (head, u64::MAX));
+        // Whoever goes on from there, in whichever way, sees what comes now and nothing else.
+        let start = Start::From(Bound::Offset(job.offset));
+        let options = ReadOptions { start, ..ReadOptions::default() };
+        let point = ResumePoint { store: None, epoch: job.epoch, offset: job.offset };
+        let mut follower = store.follow_from(&point, &options).unwrap();
+        let stamp = store.append(frame("a", 7).into()).unwrap().frames[0];
+        let import = Some(Import::Verbatim(vec![stamp.id.next()]));
+        store.append(Batch { import, ..frame("a", 8).into() }).unwrap();
+        let offsets = |reader: Reader| reader.map(|f| f.unwrap().offset().unwrap()).collect();
+        let seen: Vec<u64> = offsets(store.read(&options).unwrap());
+        let resumed: Vec<u64> = offsets(store.read_from(&point, &options).unwrap());
+        assert_eq!((stamp.offset, &seen, &resumed), (Some(head), &vec![head, head + 1], &seen));
+        let caught_up = follower.next().unwrap();
+        assert!(matches!(caught_up, Some(Live::CaughtUp { head: at }) if at == head));
+        let Some(Live::Frame(first)) = follower.next().unwrap() else { panic!("no frame") };
+        assert_eq!(first.offset(), Some(head));
+        // Around the hole.
+        let start = Start::Last(3);
+        let last = ReadOptions { start, ..ReadOptions::default() };
+        let newest: Vec<u64> = offsets(store.read(&last).unwrap());
+        assert_eq!(newest, [report.frames - 1, head, head + 1]);
+        assert!(store.get_at(report.frames).unwrap().is_none());
+        store.compact(CompactOptions { dead_percent: 1, bytes_per_second: None }).unwrap();
+        let whole = held(&store);
+        store.close().unwrap();
+        drop(store);
+        assert_eq!(check(into.path()).findings, []);
+        let store = Store::open(into.path(), none()).unwrap();
+        assert!(store.info().head == head + 2 && held(&store) == whole);
     }
 }
 
