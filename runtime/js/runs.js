@@ -93,7 +93,7 @@ function call(work) {
   try {
     args = Object.freeze(checkArgs(input.meta.args ?? {}));
   } catch (error) {
-    report(op_xs_finish, work.run, error);
+    op_xs_finish(work.run, "ArgumentError", error.message, "");
     return;
   }
   Object.defineProperty(input, "args", { value: args, enumerable: true });

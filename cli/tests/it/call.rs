@@ -52,8 +52,9 @@ fn arguments_and_body_reach_the_command_and_values_come_back() {
     assert_eq!(echo.text(), "{\"n\":3,\"text\":\"a=b\",\"body\":\"input\"}\n");
     assert_eq!(place.ok(&["call", "bytes"]).out, b"\xff\x00\ntext\n");
     let wrong = place.xs(&["call", "echo", "n=three"]);
-    assert_eq!((wrong.code, wrong.text().as_str()), (1, ""), "{}", wrong.err);
-    assert!(wrong.err.contains("echo: "), "{}", wrong.err);
+    assert_eq!((wrong.code, wrong.text().as_str()), (2, ""), "{}", wrong.err);
+    assert!(wrong.err.contains("echo: argument \"n\" is a string"), "{}", wrong.err);
+    assert_eq!(place.frames("echo.error")[0]["meta"]["code"], "args");
     assert!(server.stop().success());
 }
 

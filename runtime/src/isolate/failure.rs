@@ -10,6 +10,8 @@ pub enum FailureKind {
     Syntax,
     /// An import cannot be resolved or is not allowed.
     Import,
+    /// The arguments of a call are not those that the command takes: none of its code has run.
+    Args,
     /// The code threw, at import or in a call.
     Throw,
     /// The default export is not a valid definition.
@@ -41,6 +43,7 @@ impl FailureKind {
         match self {
             Self::Syntax => "syntax",
             Self::Import => "import",
+            Self::Args => "args",
             Self::Throw => "throw",
             Self::Definition => "definition",
             Self::Permission => "permission",

@@ -17,6 +17,7 @@ impl ModuleGraph {
         let kind = match name {
             "NotCapable" => FailureKind::Permission,
             "SyntaxError" => FailureKind::Syntax,
+            "ArgumentError" => FailureKind::Args,
             _ => FailureKind::Throw,
         };
         let mut text = match (name, message) {

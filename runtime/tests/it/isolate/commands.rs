@@ -73,6 +73,7 @@ async fn arguments_are_checked_and_named() {
     ] {
         let error = soon(isolate.call(call(&memory, &args))).await.unwrap_err();
         assert!(error.message.contains(want), "{args}: {error}");
+        assert_eq!(error.kind, FailureKind::Args, "{args}");
     }
     soon(isolate.call(call(&memory, &json!({ "a": "1.5", "b": "true", "c": [1] })))).await.unwrap();
     let got = stored_meta(&memory.topic("it.recv")[0]);
