@@ -51,3 +51,37 @@ fn a_test_without_end_or_with_a_loose_promise_harms_no_other() {
         assert!(run.err.contains(said), "{said}: {}", run.err);
     }
 }
+
+/// Such a loop cannot be left but by ending all that runs beside it.
+#[test]
+fn a_test_with_an_endless_loop_hides_no_other() {
+    let place = Place::new();
+    place.write(
+        "modules/a.test.ts",
+        "import { test } from \"xs/test\";\n\
+         test(\"before\", () => {});\n\
+         test(\"loop\", () => { for (;;); });\n\
+         test(\"between\", () => {});\n\
+         test(\"another\", async () => { await 0; for (;;); });\n\
+         test(\"behind\", () => { throw new Error(\"told\"); });\n",
+    );
+    place.write("modules/b.test.ts", "import { test } from \"xs/test\"; test(\"b\", () => {});");
+    let run = place.xs(&["test", "modules"]);
+    assert_eq!(run.code, 1, "{}", run.err);
+    let results = run.json();
+    let told: Vec<_> = results
+        .iter()
+        .map(|line| (line["test"].as_str().unwrap_or("-"), line["error"]["code"].as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("before", None),
+            ("loop", Some("cpu")),
+            ("between", None),
+            ("another", Some("cpu")),
+            ("behind", Some("throw")),
+            ("b", None),
+        ]
+    );
+}

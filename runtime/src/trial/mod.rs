@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Frame, FrameId, NewFrame, Topic};
+use xs_engine::{Frame, FrameId, Meta, NewFrame, Topic};
 
 use self::memory::{Blobs, Store};
 use crate::host::files;
@@ -172,18 +172,41 @@ pub async fn run_file(
     env: &BTreeMap<String, String>,
     watch: &Arc<dyn Watch>,
 ) -> TestFile {
-    match run_tests(dir, file, env, watch).await {
-        Ok(tested) => tested,
-        Err(error) => TestFile { tests: Vec::new(), error: Some(error) },
+    let mut tests = Vec::new();
+    loop {
+        // Each round passes a test at least, or is the last.
+        let failed = match run_tests(dir, file, env, watch, &mut tests).await {
+            Ok(()) => return TestFile { tests, error: None },
+            Err(Ended { begun: None, error }) => return TestFile { tests, error: Some(error) },
+            Err(Ended { begun: Some(name), error }) => Tested { name, ms: 0.0, error: Some(error) },
+        };
+        // The test that ended the isolate; those behind it are run in another.
+        watch.tested(&failed);
+        tests.push(failed);
     }
 }
 
+/// Why not all tests were run.
+struct Ended {
+    /// The test that was running.
+    begun: Option<String>,
+    error: ModuleError,
+}
+
+impl From<ModuleError> for Ended {
+    fn from(error: ModuleError) -> Self {
+        Self { begun: None, error }
+    }
+}
+
+/// Runs the tests behind those that have been.
 async fn run_tests(
     dir: &Path,
     file: &str,
     env: &BTreeMap<String, String>,
     watch: &Arc<dyn Watch>,
-) -> Result<TestFile, ModuleError> {
+    tests: &mut Vec<Tested>,
+) -> Result<(), Ended> {
     let graph = Arc::new(ModuleGraph::of_test(dir, file)?);
     let blobs = Arc::<Blobs>::default();
     let trials = Trials {
@@ -214,14 +237,17 @@ async fn run_tests(
     let topic = |text: &str| Topic::parse(text).expect("a constant that parses");
     let refused =
         |error: crate::isolate::BackendError| ModuleError::new(FailureKind::Store, error.message);
-    let frame = store.push(&NewFrame::new(topic("test.call"))).map_err(refused)?;
+    let mut first = NewFrame::new(topic("test.call"));
+    first.meta = Meta::parse(json!({ "args": { "from": tests.len() } }).to_string())
+        .expect("a number within the limits of meta");
+    let frame = store.push(&first).map_err(refused)?;
     let call = Call {
         input: Input { frame, body: None, attempt: 1 },
         deadline_ms: None,
         complete: NewFrame::new(topic("test.complete")),
         cancel: CancellationToken::new(),
     };
-    let mut results = Results { graph: &graph, seen: 0, tests: Vec::new() };
+    let mut results = Results { graph: &graph, seen: 0, tests, begun: None };
     let mut changes = store.changes();
     let error = {
         let mut called = std::pin::pin!(isolate.call(call));
@@ -236,14 +262,19 @@ async fn run_tests(
     // What a test left running ends with it.
     let _ = isolate.stop().await;
     results.take(&store, watch);
-    Ok(TestFile { tests: results.tests, error })
+    match error {
+        Some(error) => Err(Ended { begun: results.begun, error }),
+        None => Ok(()),
+    }
 }
 
 /// The results of a file, as they come.
 struct Results<'a> {
     graph: &'a ModuleGraph,
     seen: usize,
-    tests: Vec<Tested>,
+    tests: &'a mut Vec<Tested>,
+    /// The test that runs.
+    begun: Option<String>,
 }
 
 impl Results<'_> {
@@ -251,7 +282,13 @@ impl Results<'_> {
         let frames = store.frames();
         for frame in frames.iter().skip(self.seen) {
             if frame.topic() == "test.recv" {
-                let tested = tested(self.graph, frame);
+                let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
+                if meta["begun"] == true {
+                    self.begun = meta["name"].as_str().map(str::to_owned);
+                    continue;
+                }
+                self.begun = None;
+                let tested = tested(self.graph, &meta);
                 watch.tested(&tested);
                 self.tests.push(tested);
             }
@@ -260,8 +297,7 @@ impl Results<'_> {
     }
 }
 
-fn tested(graph: &ModuleGraph, frame: &Frame) -> Tested {
-    let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
+fn tested(graph: &ModuleGraph, meta: &Value) -> Tested {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let error = &meta["error"];
     let failed = (!error.is_null()).then(|| {
