@@ -14,7 +14,7 @@ use xs_runtime::host::{Part, SPENT_ISOLATES_MAX};
 use xs_runtime::supervise::SuperviseOptions;
 use xs_runtime::supervise::child::{self, ChildOptions};
 
-use crate::args::{AllowArgs, EnvArgs, HostProcessArgs, LogArgs};
+use crate::args::{AllowArgs, EnvArgs, HostProcessArgs, LogArgs, LogFormat};
 use crate::exit::{Exit, Fault};
 
 pub(crate) use away::run as run_away;
@@ -62,7 +62,8 @@ impl Told<'_> {
         args.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
         let program = std::env::current_exe().context("find the program of this process")?;
         let modules = Some(self.modules.to_owned());
-        Ok(SuperviseOptions { program, args, modules, hidden: self.hidden })
+        let is_json_log = matches!(self.log.log, LogFormat::Json);
+        Ok(SuperviseOptions { program, args, modules, hidden: self.hidden, is_json_log })
     }
 }
 

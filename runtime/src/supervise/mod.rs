@@ -59,6 +59,9 @@ pub struct SuperviseOptions {
     pub modules: Option<PathBuf>,
     /// Variables of this process that no Host has.
     pub hidden: Vec<String>,
+    /// Standard error of this process is a log of JSON: what a Host writes to its own and is none,
+    /// as a library or a panic does, becomes a line of that log.
+    pub is_json_log: bool,
 }
 
 /// Finds the way to the server for the Host of the processor of a name alone, or for that of all.

@@ -1,15 +1,16 @@
 //! Child processes that die with this one. The kernel kills a child when the *thread* that made it
 //! ends, so one thread makes them all, waits for them, and lives as long as the supervisor.
 
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::de::IgnoredAny;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -22,6 +23,10 @@ const KEPT_VARIABLES: [&str; 6] =
     ["LANG", "PATH", "RUST_BACKTRACE", "SSL_CERT_DIR", "SSL_CERT_FILE", "TZ"];
 /// Threads that one crash may name.
 const CULPRITS_MAX: usize = 16;
+/// Bytes of a line that a Host writes to standard error; a longer one is several.
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
+/// Time in which the last of them are passed on.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 type Spawned = io::Result<(OwnedFd, ChildStdout, oneshot::Receiver<io::Result<ExitStatus>>)>;
 
@@ -84,6 +89,9 @@ impl Spawner {
             .env(crate::isolate::NO_BYTECODE_CACHE, "1")
             .stdin(Stdio::from(OwnedFd::from(socket)))
             .stdout(Stdio::piped());
+        if options.is_json_log {
+            command.stderr(Stdio::piped());
+        }
         let (answer, answered) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts the Host is gone");
         self.orders.send(Order { command, answer }).map_err(|_| gone())?;
@@ -100,6 +108,17 @@ fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
         Err(error) => return drop(answer.send(Err(error))),
     };
     let stdout = child.stdout.take();
+    let (done, last_words) = mpsc::channel::<()>();
+    if let Some(stderr) = child.stderr.take() {
+        let thread = std::thread::Builder::new().name("xs-host-log".to_owned());
+        let spawned = thread.spawn(move || {
+            pass_on(stderr);
+            drop(done);
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "the log of the Host is lost");
+        }
+    }
     let process = i32::try_from(child.id())
         .ok()
         .and_then(Pid::from_raw)
@@ -115,7 +134,27 @@ fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
         // Nobody is left to look after it.
         let _ = child.kill();
     }
-    drop(exited.send(child.wait()));
+    let ended = child.wait();
+    // A grandchild could hold the pipe open; the wait has an end, with nothing sent.
+    let _ = last_words.recv_timeout(LAST_WORDS);
+    drop(exited.send(ended));
+}
+
+/// Passes on what a Host writes to standard error: lines of its log as they are, and what else is
+/// written there as lines of this one.
+fn pass_on(stderr: ChildStderr) {
+    let mut from = BufReader::new(stderr);
+    let mut line = Vec::new();
+    while matches!(from.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line), Ok(1..)) {
+        let text = line.trim_ascii_end();
+        if serde_json::from_slice::<IgnoredAny>(text).is_ok() {
+            // Nobody may read it.
+            let _ = io::stderr().lock().write_all(&[text, b"\n"].concat());
+        } else if !text.is_empty() {
+            tracing::warn!("{}", String::from_utf8_lossy(text));
+        }
+        line.clear();
+    }
 }
 
 /// The threads a Host says it crashed on. All it writes is read, so that it never has to wait.

@@ -63,7 +63,8 @@ fn supervise(world: &World, more: Option<String>) -> Supervisor {
     args.push(std::env::current_exe().unwrap().into());
     args.extend(["host::supervise::process", "--exact", "--nocapture"].map(OsString::from));
     let program = PathBuf::from("/usr/bin/env");
-    let options = SuperviseOptions { program, args, modules: None, hidden: Vec::new() };
+    let (modules, hidden, is_json_log) = (None, Vec::new(), false);
+    let options = SuperviseOptions { program, args, modules, hidden, is_json_log };
     let server = world.server();
     let connect: Connect = Box::new(move |_| {
         let server = server.clone();
@@ -143,7 +144,8 @@ async fn a_stopped_supervisor_leaves_no_child() {
 #[tokio::test]
 async fn connections_that_do_not_last_are_made_less_and_less_often() {
     let (program, args) = (PathBuf::from("/bin/sleep"), vec![OsString::from("60")]);
-    let options = SuperviseOptions { program, args, modules: None, hidden: Vec::new() };
+    let (modules, hidden, is_json_log) = (None, Vec::new(), false);
+    let options = SuperviseOptions { program, args, modules, hidden, is_json_log };
     let (made, mut count) = tokio::sync::watch::channel(0);
     let connect: Connect = Box::new(move |_| {
         let made = made.clone();
