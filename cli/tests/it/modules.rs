@@ -193,6 +193,7 @@ fn parked_inputs_are_handled_again_or_given_up() {
     let frames: Vec<_> = parked.iter().map(|record| record["frame"].clone()).collect();
     assert_eq!(frames, [0, 2, 3].map(|at: usize| inputs[at]["id"].clone()));
     assert!(parked[0]["error"].as_str().unwrap().contains("nothing to add"), "{parked:?}");
+    assert_eq!((&parked[0]["topic"], &parked[0]["attempts"]), (&json!("in"), &json!(1)));
     place.write("modules/handlers/sum.ts", &SUM.replace("frame.meta.n === 0", "false"));
     place.await_frames("xs.handler.sum.active", 2);
     let id = parked[1]["id"].as_str().unwrap();
@@ -208,6 +209,44 @@ fn parked_inputs_are_handled_again_or_given_up() {
     place.await_frames("sum.out", 3);
     assert_eq!(place.ok(&["modules", "parked", "sum"]).text(), "");
     assert!(server.stop().success());
+    // Each is a line of the server's log too.
+    let log = place.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("an input was parked")).collect();
+    assert_eq!(lines.len(), 3, "{log}");
+    for said in ["WARN", "processor=handler sum", "topic=\"in\"", "attempt=1", "nothing to add"] {
+        assert!(lines[0].contains(said), "{said}: {}", lines[0]);
+    }
+}
+
+/// Also what the engine prints of a module that is terminated, past the log.
+#[test]
+fn a_log_of_json_has_no_other_line() {
+    let place = Place::new();
+    place.write("modules/generators/sync.ts", "for (;;); export default { async *run() {} };");
+    place.write("modules/generators/late.ts", "await 0; for (;;); export default { run() {} };");
+    place.write(
+        "modules/handlers/again.ts",
+        "export default { topics: 'in', onError: { retry: 2, backoff: 1, then: 'park' },
+           run(frame) { if (frame.meta.n === 0) throw new Error('not yet'); return 'done'; } };",
+    );
+    let server = place.serve(&["--modules", "modules", "--log", "json"]);
+    place.await_frames("xs.generator.sync.invalid", 1);
+    place.await_frames("xs.generator.late.invalid", 1);
+    place.await_frames("xs.handler.again.active", 1);
+    add(&place, 0);
+    add(&place, 1);
+    place.await_frames("again.out", 1);
+    assert!(server.stop().success());
+    let log = place.log();
+    let lines: Vec<_> = log.lines().map(serde_json::from_str::<Value>).collect();
+    assert!(lines.len() > 2 && lines.iter().all(Result::is_ok), "{log}");
+    // Of an input's tries the first is told, and how it ended.
+    let about = |what: &str| {
+        let about = lines.iter().flatten().filter(|line| line["message"] == what);
+        about.map(|line| (line["attempt"].clone(), line["due"].is_string())).collect::<Vec<_>>()
+    };
+    assert_eq!(about("an input failed and is tried again"), [(json!(1), true)], "{log}");
+    assert_eq!(about("an input was parked"), [(json!(3), false)], "{log}");
 }
 
 /// More than go into one batch, and more batches than conflicts are put up with.

@@ -72,11 +72,13 @@ pub(super) async fn list(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
             json!(record.id().to_string()),
             json!(out.time(record.id().time_ms())),
             meta(record)["frame"].clone(),
+            meta(record)["topic"].clone(),
+            meta(record)["attempts"].clone(),
             json!(summary(record)),
         ]
     });
     let rows: Vec<_> = rows.collect();
-    out.table(&["id", "since", "frame", "error"], &rows)?;
+    out.table(&["id", "since", "frame", "topic", "attempts", "error"], &rows)?;
     Ok(Exit::Ok)
 }
 

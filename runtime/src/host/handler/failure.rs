@@ -1,12 +1,14 @@
 //! What a handler does when its code has failed: with the frame that was being handled, and with
 //! itself.
 
+use jiff::Timestamp;
 use serde_json::{Map, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Frame, FrameId, NewFrame, Origin, Ttl};
 
 use super::inputs::Inputs;
+use super::parked::PARKED;
 use super::place::{Place, Retry};
 use super::policy::{Decision, decide};
 use super::{Break, Handler, Step, rest};
@@ -46,6 +48,11 @@ impl Handler {
                 let retry = Retry { frame: id, attempt, due_ms, create };
                 let next = Place { revision: 0, retry: Some(retry), ..self.place.clone() };
                 let next = Place { offset: self.seen, ..next };
+                if attempt == 1 {
+                    // Once for each input: further tries are in the log of the store.
+                    let what = "an input failed and is tried again";
+                    self.warn(what, &failure.error, &frame, attempt, Some(due_ms));
+                }
                 let line = self.retrying(&failure.error, &frame, retry);
                 self.store_place(vec![line], next, stop).await?;
                 self.retry = Some(retry);
@@ -59,11 +66,10 @@ impl Handler {
                 self.store(vec![line], None, stop).await?;
             }
             Decision::Park => {
-                let mut parked = self.about(Event::Parked, &failure.error, &frame);
-                parked.topic = self.version.key.name.topic("parked");
-                parked.ttl = Ttl::Forever;
+                let parked = self.parked(&failure.error, &frame, attempt);
                 self.pass(inputs);
                 self.store(vec![parked], None, stop).await?;
+                self.warn("an input was parked", &failure.error, &frame, attempt, None);
             }
         }
         if failure.fresh { self.replace(Some(id), stop).await } else { Ok(()) }
@@ -122,10 +128,16 @@ impl Handler {
         rest(wait, stop).await
     }
 
-    /// A frame about a failure that names the input as its cause.
-    fn about(&self, event: Event, error: &ModuleError, input: &Frame) -> NewFrame {
+    /// The record of an input that is set aside, which names the input as its cause.
+    fn parked(&self, error: &ModuleError, input: &Frame, attempts: u32) -> NewFrame {
         let (key, create) = (&self.version.key, self.version.create);
-        let mut frame = report::failure(key, event, create, error, Some(input.id()));
+        let mut fields = report::error_fields(error);
+        fields.insert("frame".to_owned(), json!(input.id().to_string()));
+        fields.insert("topic".to_owned(), json!(input.topic()));
+        fields.insert("attempts".to_owned(), json!(attempts));
+        let mut frame = report::frame(key, Event::Parked, create, fields);
+        frame.topic = key.name.topic(PARKED);
+        frame.ttl = Ttl::Forever;
         frame.origin = Some(Origin {
             processor: create,
             input: Some(input.id()),
@@ -133,6 +145,28 @@ impl Handler {
             hops: input.origin().map_or(0, |origin| origin.hops) + 1,
         });
         frame
+    }
+
+    /// A line in the log of the process, which tells an operator without a look at the store's.
+    fn warn(
+        &self,
+        what: &str,
+        error: &ModuleError,
+        input: &Frame,
+        attempt: u32,
+        due_ms: Option<u64>,
+    ) {
+        let due = due_ms.and_then(|ms| Timestamp::from_millisecond(ms.try_into().ok()?).ok());
+        tracing::warn!(
+            target: report::TOLD,
+            processor = %self.version.key,
+            topic = input.topic(),
+            input = %input.id(),
+            attempt,
+            due = due.map(|due| tracing::field::display(format!("{due:.3}"))),
+            error = error.message.lines().next().unwrap_or_default(),
+            "{what}"
+        );
     }
 
     fn retrying(&self, error: &ModuleError, input: &Frame, retry: Retry) -> NewFrame {
