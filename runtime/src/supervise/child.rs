@@ -48,13 +48,26 @@ pub struct ChildOptions {
 #[derive(Debug, thiserror::Error)]
 enum ChildError {
     #[error("cannot set up the process: {0}")]
-    Setup(#[from] io::Error),
+    Setup(io::Error),
     #[error("cannot reach the server: {0}")]
-    Connect(#[from] ClientError),
+    Connect(ClientError),
     #[error(transparent)]
     Variables(#[from] EnvFileError),
     #[error(transparent)]
     Host(#[from] HostError),
+}
+
+// By hand: what is a part of the text is no source besides, or who prints both says it twice.
+impl From<io::Error> for ChildError {
+    fn from(error: io::Error) -> Self {
+        Self::Setup(error)
+    }
+}
+
+impl From<ClientError> for ChildError {
+    fn from(error: ClientError) -> Self {
+        Self::Connect(error)
+    }
 }
 
 impl ChildError {
