@@ -44,7 +44,11 @@ pub(super) async fn run(
     };
     // The first thing that went wrong is the reason for the second.
     let ended = ended.and_then(|exit| saved.map(|()| exit));
-    ended.map(|exit| all_or_failed(exit, reader.unread))
+    ended.map(|exit| match all_or_failed(exit, reader.unread) {
+        // Nothing was printed, and not because nothing is there.
+        Exit::Ok if reader.filter.always_threw() => Exit::Failed,
+        exit => exit,
+    })
 }
 
 /// How what went well ends that could not read some frames.

@@ -19,6 +19,7 @@ const BODIES_BYTES: usize = 8 * 1024 * 1024;
 /// What `--where` says, if it was given.
 pub(super) struct Filter {
     test: Option<Test>,
+    asked: u64,
     threw: u64,
 }
 
@@ -28,12 +29,17 @@ impl Filter {
             Some(expression) => Some(Test::start(expression).await.map_err(failed)?),
             None => None,
         };
-        Ok(Self { test, threw: 0 })
+        Ok(Self { test, asked: 0, threw: 0 })
     }
 
     /// Whether it lets everything through.
     pub(super) const fn is_open(&self) -> bool {
         self.test.is_none()
+    }
+
+    /// Whether it threw whenever it was asked: it is wrong, and says nothing of the frames.
+    pub(super) const fn always_threw(&self) -> bool {
+        self.threw > 0 && self.threw == self.asked
     }
 
     /// Bytes of bodies that should come with their frames for it.
@@ -51,6 +57,7 @@ impl Filter {
         let verdicts = self.judge(client, frames).await?;
         let threw = verdicts.iter().filter(|verdict| **verdict == Verdict::Threw);
         self.threw += threw.count() as u64;
+        self.asked += frames.len() as u64;
         Ok(verdicts.iter().map(|verdict| *verdict == Verdict::Holds).collect())
     }
 
@@ -112,7 +119,7 @@ impl Filter {
         let mut events = client.subscribe(&back, how).await.map_err(explain)?;
         let (mut left, mut newest, mut oldest) = (count, None, None);
         // Those newer than the oldest it holds for are asked about once more on the way forward.
-        let mut threw_before = 0;
+        let (mut threw_before, mut failed_before) = (0, 0);
         while let Some(event) = events.next().await {
             let SubEvent::Frames { frames, .. } = event.map_err(explain)? else { continue };
             let verdicts = self.judge(client, &frames).await?;
@@ -121,11 +128,11 @@ impl Filter {
                 newest = newest.or(offset);
                 match verdict {
                     Verdict::Holds => {
-                        (oldest, threw_before) = (offset, 0);
+                        (oldest, threw_before, failed_before) = (offset, 0, 0);
                         left -= 1;
                     }
                     Verdict::Threw => threw_before += 1,
-                    Verdict::Fails => {}
+                    Verdict::Fails => failed_before += 1,
                 }
                 if left == 0 {
                     return Ok(place(oldest, newest));
@@ -133,6 +140,7 @@ impl Filter {
             }
         }
         self.threw += threw_before;
+        self.asked += threw_before + failed_before;
         Ok(place(oldest, newest))
     }
 }
