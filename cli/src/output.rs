@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use rustix::event::{PollFd, PollFlags};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 use xs_engine::Frame;
 
 use crate::args::Template;
@@ -154,15 +155,21 @@ impl<W: Write> Output<W> {
         }
         let cells: Vec<Vec<String>> =
             rows.iter().map(|row| row.iter().map(cell).collect()).collect();
-        let width = |column: usize| {
-            let longest = cells.iter().map(|row| row[column].chars().count()).max();
+        let widest = |column: usize| {
+            let longest = cells.iter().map(|row| width(&row[column])).max();
             longest.unwrap_or(0).max(names[column].len())
         };
-        let widths: Vec<usize> = (0..names.len()).map(width).collect();
+        let widths: Vec<usize> = (0..names.len()).map(widest).collect();
         let heading: Vec<String> = names.iter().map(|name| name.to_uppercase()).collect();
-        let heading = self.paint(Paint::Faint, &aligned(&heading, &widths));
+        // What does not fit is for a program, or a wider window: a line that wraps is no row.
+        let columns = match self.audience {
+            Audience::Person { columns, .. } => columns,
+            Audience::Program => usize::MAX,
+        };
+        let row = |cells: &[String]| cut(&aligned(cells, &widths), columns);
+        let heading = self.paint(Paint::Faint, &row(&heading));
         self.line(&heading)?;
-        cells.iter().try_for_each(|row| self.line(&aligned(row, &widths)))
+        cells.iter().try_for_each(|cells| self.line(&row(cells)))
     }
 
     /// Writes out what was gathered.
@@ -205,11 +212,11 @@ impl<W: Write> Output<W> {
             content.push(' ');
         }
         content += preview.trim_end();
-        let padding = TOPIC_COLUMNS.saturating_sub(topic.chars().count());
+        let padding = TOPIC_COLUMNS.saturating_sub(width(&topic));
         // Where there is little room the content says more than the id.
         let id = if columns < ID_COLUMNS_MIN { String::new() } else { format!("  {}", frame.id()) };
         let head = format!("{time}{id}  {topic}{}", " ".repeat(padding));
-        let room = columns.saturating_sub(head.chars().count() + 2);
+        let room = columns.saturating_sub(width(&head) + 2);
         let content = cut(&printable(&content), room);
         if !colour {
             return format!("{head}  {content}").trim_end().to_owned();
@@ -319,7 +326,9 @@ fn cell(value: &serde_json::Value) -> String {
 }
 
 fn aligned(cells: &[String], widths: &[usize]) -> String {
-    let padded = cells.iter().zip(widths).map(|(cell, &width)| format!("{cell:<width$}"));
+    let pad = |cell: &str, columns: usize| " ".repeat(columns.saturating_sub(width(cell)));
+    let padded =
+        cells.iter().zip(widths).map(|(cell, &columns)| cell.clone() + &pad(cell, columns));
     padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
 }
 
@@ -330,12 +339,24 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// The beginning of a text that is longer than so many columns, with a mark that there is more.
 pub(crate) fn cut(text: &str, columns: usize) -> String {
-    match text.char_indices().nth(columns) {
-        Some((at, _)) => {
-            format!("{}~", &text[..text[..at].char_indices().last().map_or(0, |(i, _)| i)])
+    // The place of the mark, and what it takes to come to the end.
+    let (mut end, mut taken) = (0, 0);
+    for (at, c) in text.char_indices() {
+        let wide = c.width().unwrap_or_default();
+        if taken + wide < columns {
+            end = at + c.len_utf8();
         }
-        None => text.to_owned(),
+        taken += wide;
+        if taken > columns {
+            return format!("{}~", &text[..end]);
+        }
     }
+    text.to_owned()
+}
+
+/// Columns that a text takes on a terminal: a character may take two, or none.
+fn width(text: &str) -> usize {
+    UnicodeWidthStr::width(text)
 }
 
 #[cfg(test)]
@@ -428,5 +449,27 @@ mod tests {
         let person = Audience::Person { columns: 90, colour: false };
         let lines = printed(person, |output| output.table(&names, &rows).unwrap());
         assert_eq!(lines, "TOPIC      COUNT\na          1\nlong.name  -\n");
+        let narrow = Audience::Person { columns: 10, colour: false };
+        let lines = printed(narrow, |output| output.table(&names, &rows).unwrap());
+        assert_eq!(lines, "TOPIC    ~\na        ~\nlong.name~\n");
+        // Two characters of two columns each, and one with a mark that takes none.
+        let rows = [vec![json!("\u{6771}\u{4eac}"), json!(1)], vec![json!("e\u{301}"), json!(2)]];
+        let lines = printed(person, |output| output.table(&names, &rows).unwrap());
+        assert_eq!(lines, "TOPIC  COUNT\n\u{6771}\u{4eac}   1\ne\u{301}      2\n");
+    }
+
+    #[test]
+    fn a_text_is_cut_by_the_columns_it_takes() {
+        for (text, columns, shown) in [
+            ("abc", 3, "abc"),
+            ("abcd", 3, "ab~"),
+            ("\u{6771}\u{4eac}", 4, "\u{6771}\u{4eac}"),
+            ("\u{6771}\u{4eac}", 3, "\u{6771}~"),
+            ("\u{6771}\u{4eac}", 2, "~"),
+            ("e\u{301}x", 2, "e\u{301}x"),
+            ("ab", 0, "~"),
+        ] {
+            assert_eq!(cut(text, columns), shown, "{text} {columns}");
+        }
     }
 }
