@@ -128,6 +128,7 @@ impl Keeper {
         let (finishes, finished) = match self.running.as_ref().and_then(|r| r.command.as_ref()) {
             Some((_, finishes)) => (finishes.clone(), None),
             None => {
+                // One of each call that runs, which waits for its answer.
                 let (finishes, finished) = mpsc::unbounded_channel();
                 (finishes, Some(finished))
             }
@@ -181,6 +182,7 @@ impl Keeper {
             }
             Kind::Handler => Ready::Handler(Box::new(Handler::new(version, started).await?)),
             Kind::Command => {
+                // One for each version that has started here, and the command takes them first.
                 let (swaps, swapped) = mpsc::unbounded_channel();
                 let command = Command::new(version, started, finished, swapped).await?;
                 Ready::Command(Box::new(command), swaps, finishes)

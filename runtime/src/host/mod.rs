@@ -223,6 +223,7 @@ impl Host {
             culprits,
             spent_isolates_max,
             keepers: HashMap::new(),
+            // What ends a keeper, of which there are at most PROCESSORS_MAX, or the Host.
             fatal: mpsc::unbounded_channel(),
         };
         while !host.fold_next(false).await? {}

@@ -75,6 +75,8 @@ impl Isolate {
         backend: Arc<dyn Backend>,
     ) -> Result<(Self, Definition), ModuleError> {
         blank.made(spec.limits.engine).await?;
+        // Who asks waits for the answer: calls up to the concurrency of the command, a batch of
+        // inputs and the one behind it.
         let (requests, incoming) = mpsc::unbounded_channel();
         let (fate_out, fate) = watch::channel(None);
         let (started, definition) = oneshot::channel();
@@ -139,6 +141,7 @@ impl Isolate {
     }
 
     fn hand_over(&self, inputs: Vec<Input>, how: &str) -> Result<Handling, ModuleError> {
+        // At most one for each input, and one for each of those, and for the batch before.
         let (replies, receiver) = mpsc::unbounded_channel();
         let (committed, commits) = mpsc::unbounded_channel();
         let total = inputs.len();

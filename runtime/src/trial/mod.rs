@@ -99,6 +99,7 @@ impl Trials {
         for (name, value) in &self.env {
             request.env.entry(name.clone()).or_insert_with(|| value.clone());
         }
+        // Each is waited for in the isolate, whose heap bounds them.
         let (asks, asked) = mpsc::unbounded_channel();
         let (done, outcome) = oneshot::channel();
         let (dir, blobs) = (self.dir.clone(), Arc::clone(&self.blobs));
