@@ -15,7 +15,7 @@ use xs_protocol::{
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
     let address = words.next().ok_or("follow ADDRESS [TOPICS] [POINT]")?;
-    let topics = TopicPatterns::parse(&words.next().unwrap_or("*".to_owned()))?;
+    let topics = TopicPatterns::parse(&words.next().unwrap_or_else(|| "*".to_owned()))?;
     let from = words.next().map(|text| point(&text)).transpose()?;
     let options = FollowOptions {
         read: ReadOptions { topics, ..ReadOptions::default() },
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     if let Some(ResumePoint { store: Some(store), epoch, offset }) = follow.point() {
-        println!("point {:032x}:{epoch}:{offset}", u128::from_be_bytes(store));
+        println!("point {:032x}:{epoch}:{offset}", u128::from_le_bytes(store));
     }
     Ok(())
 }
@@ -56,6 +56,6 @@ fn point(text: &str) -> Result<ResumePoint, Box<dyn Error>> {
     let [store, epoch, offset] = parts[..] else {
         return Err("a point is STORE:EPOCH:OFFSET".into());
     };
-    let store = Some(u128::from_str_radix(store, 16)?.to_be_bytes());
+    let store = Some(u128::from_str_radix(store, 16)?.to_le_bytes());
     Ok(ResumePoint { store, epoch: epoch.parse()?, offset: offset.parse()? })
 }

@@ -115,10 +115,7 @@ impl Store {
             inner.check_compactable()?;
             let last = inner.secure_log(&[])?;
             let (done, is_done) = inner.compact(&which, last, options.bytes_per_second)?;
-            report.add(&done);
-            let known = |damage: &Corruption| report.damaged.contains(damage);
-            let new: Vec<_> = done.damaged.into_iter().filter(|damage| !known(damage)).collect();
-            report.damaged.extend(new);
+            report.add(done);
             if is_done {
                 return Ok(report);
             }

@@ -249,7 +249,10 @@ impl ModuleGraph {
             };
             let source = source.map_err(|why| fail(format!("cannot load {path:?}: {why}")))?;
             // Editors may begin a file with one, and JSON may not.
-            let source = source.strip_prefix('\u{feff}').map_or(source.clone(), str::to_owned);
+            let source = match source.strip_prefix('\u{feff}') {
+                Some(rest) => rest.to_owned(),
+                None => source,
+            };
             bytes += source.len() as u64;
             if files.len() >= FILES_MAX || bytes > GRAPH_BYTES_MAX {
                 return Err(fail(format!(
