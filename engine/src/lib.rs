@@ -66,8 +66,8 @@
 //! - [`Batch::durable`] asks for a sync whatever the policy; [`Appended::durable`] says whether a
 //!   power cut can still take the batch.
 //!
-//! Every byte on disk is in `docs/format.md`, and in code in [`format`]; what happens after a crash
-//! or damage is in `docs/recovery.md`. All lengths and counts have a maximum in [`limits`].
+//! Every byte on disk is in `docs/format.md`, and in code in [`mod@format`]; what happens after a
+//! crash or damage is in `docs/recovery.md`. All lengths and counts have a maximum in [`limits`].
 
 mod append;
 mod blob;
