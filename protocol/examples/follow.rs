@@ -1,6 +1,6 @@
-//! `follow ADDRESS [TOPICS] [POINT]` prints the frames of some topics as they come, whatever becomes
-//! of the server: it can be stopped, killed and started again. At the end of its input it ends and
-//! prints where it was, which another run takes as POINT.
+//! `follow ADDRESS [TOPICS] [POINT]` prints the frames of some topics as they come, whatever
+//! becomes of the server: it can be stopped, killed and started again. At the end of its input it
+//! ends and prints where it was, which another run takes as POINT.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program of its own")]
 
 use std::error::Error;

@@ -3,8 +3,9 @@
 //!
 //! ```no_run
 //! use xs_protocol::{
-//!     Address, AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code, Condition,
-//!     Follow, FollowEvent, FollowOptions, IdempotencyKey, NewFrame, ReadOptions, Topic, TopicPatterns,
+//!     Address, AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code,
+//!     Condition, Follow, FollowEvent, FollowOptions, IdempotencyKey, NewFrame, ReadOptions, Topic,
+//!     TopicPatterns,
 //! };
 //!
 //! # #[tokio::main]
@@ -67,7 +68,8 @@
 //!
 //! - [`Client`]: one connection, shared by clones; many requests and streams at a time. It is not
 //!   made again when it is lost: what was under way is told [`ClientError::Disconnected`].
-//! - [`Follow`]: a reader that does connect again. [`Subscription`] is the same over one connection.
+//! - [`Follow`]: a reader that does connect again. [`Subscription`] is the same over one
+//!   connection.
 //! - [`ClientError::class`] says what may be done about an error: [`Class`].
 //! - [`Server`] with a [`Service`] behind it is the other side.
 #![forbid(unsafe_code)]

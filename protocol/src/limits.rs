@@ -46,8 +46,8 @@ pub const UPLOAD_WINDOW: u32 = 1024 * 1024;
 pub const CREDIT_MAX: u64 = 1 << 32;
 /// Bytes of credit a client grants by default.
 pub const CREDIT_DEFAULT: u32 = 4 * 1024 * 1024;
-/// Events and grants of a stream, which cost no credit, that a client lets wait: a server that sends
-/// more to who does not take them means no good.
+/// Events and grants of a stream, which cost no credit, that a client lets wait: a server that
+/// sends more to a client that does not take them means no good.
 pub(crate) const FREE_WAITING_MAX: usize = 65_536;
 /// Bytes of a body that may be asked to travel with its frame.
 pub const BODY_WITH_FRAME_MAX: u32 = 1024 * 1024;
