@@ -36,7 +36,7 @@ pub(crate) fn locate(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     Ok(argv)
 }
 
-/// Whether who typed this may have meant a topic.
+/// Whether whoever typed this may have meant a topic.
 fn may_be_topic(word: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./*".contains(c);
     word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && word.chars().all(plain)

@@ -118,7 +118,7 @@ impl Manifest {
             (Some((sequence, mut state)), _) => {
                 // A second write makes the second copy, and it stays.
                 let is_alone = found == 1 && sequence > 1;
-                // A backup is never written but by who adds to it.
+                // A backup is never written but by whoever adds to it.
                 state.clean &= state.backup || !(is_alone || lost > sequence);
                 Ok(Some(Self {
                     dir: dir.to_owned(),
@@ -166,7 +166,7 @@ impl Manifest {
         let is_unopened = written.as_ref().is_err_and(is_out_of_descriptors);
         if let Err(error) = written.and_then(|()| self.sync_name(&mut writing)) {
             writing.in_doubt = !is_unopened && self.may_count(&path, next);
-            // Who is told of a full disk goes on.
+            // Whoever is told of a full disk goes on.
             return Err(match writing.in_doubt {
                 true => {
                     io::Error::other(format!("the manifest was written and not synced: {error}"))

@@ -44,7 +44,7 @@ pub struct Store {
 /// `compaction.running`, the sweep of blobs, `writer`, `sealing.running`, the packs that are
 /// written to, the keeper's chores; `index.topics`, the list of segments, the kind of a segment; at
 /// last the manifest's `writing`. `commits.queue` is held with no other. The thread that seals
-/// packs never waits for who writes to packs, as they wait for it.
+/// packs never waits for whoever writes to packs, as they wait for it.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) env: Arc<Env>,
@@ -261,7 +261,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // Who wants to know calls `close`; the next open recovers what is left.
+        // Whoever wants to know calls `close`; the next open recovers what is left.
         let _ = self.inner.close();
     }
 }
@@ -309,7 +309,7 @@ impl Inner {
         self.begin_writing_with(&mut self.writer.lock())
     }
 
-    /// The same for who has the writer.
+    /// The same for whoever has the writer.
     pub(crate) fn begin_writing_with(&self, writer: &mut Writer) -> Result<(), AppendError> {
         if writer.begun && !writer.closed && !self.is_poisoned() {
             return Ok(());
@@ -339,7 +339,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The answer to who cannot be served because of a step that prepares.
+    /// The answer to whoever cannot be served because of a step that prepares.
     fn refuse(&self, fault: Fault) -> AppendError {
         match fault {
             Fault::Full(shortage) => AppendError::StorageFull(shortage),
@@ -390,7 +390,7 @@ impl Inner {
         self.blobs.end_sweeps();
         self.compaction.stop();
         let mut writer = self.writer.lock();
-        // Who leads from now on answers that the store is closed.
+        // Whoever leads from now on answers that the store is closed.
         writer.closed = true;
         let closed = self.close_files(&mut writer);
         self.sealing.drop_spare(self);

@@ -64,7 +64,7 @@ impl Tail {
     }
 
     /// Keeps ephemeral frames, each with the offset of the stored frame it stands before. The
-    /// commit calls it before it moves the head, so that who sees the head finds them.
+    /// commit calls it before it moves the head, so that whoever sees the head finds them.
     pub(crate) fn push(&self, frames: impl IntoIterator<Item = (u64, Frame)>) {
         let mut ring = self.ring.lock();
         let mut next = self.next_ephemeral.load(Ordering::Relaxed);
@@ -81,8 +81,8 @@ impl Tail {
         self.next_ephemeral.store(next, Ordering::Release);
     }
 
-    /// Wakes who listens. The commit calls it after it moved the head or pushed frames, without the
-    /// writer's lock: there may be very many.
+    /// Wakes whoever listens. The commit calls it after it moved the head or pushed frames, without
+    /// the writer's lock: there may be very many.
     pub(crate) fn publish(&self) {
         // Pairs with the fence of a listener: either it sees the new head, or this sees the
         // listener.

@@ -101,7 +101,8 @@ impl Upkeep {
         self.changed.notify_all();
     }
 
-    /// Tells the thread of a group of so many bytes. Called for each, so it wakes only who sleeps.
+    /// Tells the thread of a group of so many bytes. Called for each, so it wakes only whoever
+    /// sleeps.
     pub(crate) fn wrote(&self, inner: &Inner, bytes: u64, fill_percent: u64) {
         let mut wake = false;
         if inner.env.options.sync != SyncPolicy::None {

@@ -134,8 +134,8 @@ fn check_remove(role: Role, within: Option<&TopicPatterns>, now: bool) -> Result
     }
 }
 
-/// Who calls appends the call and waits for the answers, so both must be allowed: nobody is left to
-/// wait for frames that are never shown.
+/// Whoever calls appends the call and waits for the answers, so both must be allowed: nobody is
+/// left to wait for frames that are never shown.
 fn check_call(access: &Access, call: &CallRequest) -> Result<(), Refusal> {
     let topic = |event: &str| format!("{}.{event}", call.name);
     check_may_tell(access.role, call.origin.as_ref())?;
@@ -205,7 +205,7 @@ fn check_frame(access: &Access, frame: &NewFrame) -> Result<(), Refusal> {
     Err(denied(format!("{topic} cannot be appended by the role {role}: {whose}")))
 }
 
-/// Origins are the word of who runs modules.
+/// Origins are the word of whoever runs modules.
 fn check_may_tell(role: Role, origin: Option<&Origin>) -> Result<(), Refusal> {
     match origin {
         Some(_) if role != Role::Host => {

@@ -39,7 +39,7 @@ pub struct Header {
     pub flags: u8,
     /// Request: version of the op. Response and push: 0 or why not.
     pub code: u16,
-    /// The request's number, chosen by who asks; 0 on a push.
+    /// The request's number, chosen by whoever asks; 0 on a push.
     pub corr: u32,
     /// The stream's number, chosen by the client; otherwise 0.
     pub sub: u32,

@@ -298,7 +298,7 @@ pub enum ProtocolError {
     Stalled(&'static str),
 }
 
-// By hand: what is a part of the text is no source besides, or who prints both says it twice.
+// By hand: what is a part of the text is no source besides, or whoever prints both says it twice.
 impl From<RecordError> for ProtocolError {
     fn from(error: RecordError) -> Self {
         Self::Record(error)

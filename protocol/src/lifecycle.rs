@@ -1,5 +1,5 @@
 //! The events of a processor's life: what the topics `xs.<kind>.<name>.<event>` end with. What each
-//! brings about is decided by who runs processors, never here.
+//! brings about is decided by whoever runs processors, never here.
 
 /// The last part of a lifecycle topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

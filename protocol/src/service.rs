@@ -151,7 +151,7 @@ pub trait Service: Send + Sync + 'static {
     fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal>;
 
     /// The offset of the newest frame of each topic, in order, of those that lie in a range. May
-    /// block. Who may have many topics does better than to find the newest of all first.
+    /// block. Whoever may have many topics does better than to find the newest of all first.
     ///
     /// # Errors
     /// [`Refusal`] when the log cannot be read, or with [`Code::TooSlow`] when they are more than

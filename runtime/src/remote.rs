@@ -28,7 +28,7 @@ pub(crate) struct Remote {
     share: Share,
 }
 
-/// The methods of a `Backend` that are the same for all who have a [`Remote`] in this field.
+/// The methods of a `Backend` that are the same for all that have a [`Remote`] in this field.
 macro_rules! asks_remote {
     ($remote:ident) => {
         fn remove(

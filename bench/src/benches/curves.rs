@@ -28,7 +28,7 @@ struct Point {
     costs: Vec<f64>,
 }
 
-/// A cost from the answers of who filled and of who opened, and the number of frames.
+/// A cost from the answers of whoever filled and of whoever opened, and the number of frames.
 type Cost = fn(&Answer, &Answer, u64) -> f64;
 
 /// What is plotted.

@@ -1,5 +1,5 @@
 //! Appends of a client beside modules that do their worst, and without them: what a module can take
-//! from who only stores.
+//! from whoever only stores.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -68,7 +68,7 @@ pub(crate) fn find(name: &str) -> anyhow::Result<&'static Bench> {
     found.with_context(|| format!("there is no bench {name:?}\n{}", list()))
 }
 
-/// All of them, for who asks for help.
+/// All of them, for whoever asks for help.
 pub(crate) fn list() -> String {
     BENCHES.iter().fold("Benches:\n".to_owned(), |mut text, Bench { name, about, .. }| {
         let _ = writeln!(text, "  {name:<10}{about}");

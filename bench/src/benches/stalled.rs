@@ -1,5 +1,5 @@
 //! Appends of a client beside subscribers that take nothing, and without them: what those who are
-//! slow can take from who only stores. At the end they take what they were kept from.
+//! slow can take from whoever only stores. At the end they take what they were kept from.
 
 use std::time::Instant;
 

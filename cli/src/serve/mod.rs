@@ -48,7 +48,7 @@ pub(crate) use inherited::take as take_sockets;
 pub(crate) use metrics::Fullness;
 pub(crate) use service::StoreService;
 
-/// How long a server waits for who has its store, and between two looks.
+/// How long a server waits for whoever has its store, and between two looks.
 const HELD_FOR_MAX: Duration = Duration::from_secs(3);
 const HELD_LOOK: Duration = Duration::from_millis(20);
 

@@ -71,7 +71,7 @@ pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Byte
     open(client, &hash, || lost(frame, &hash)).await?.bytes(max).await.map_err(explain)
 }
 
-/// The bytes of a blob; `None` when damage took them, and who asks can do without.
+/// The bytes of a blob; `None` when damage took them, and whoever asks can do without.
 ///
 /// # Errors
 /// The store cannot be asked.

@@ -125,7 +125,7 @@ async fn print(client: &Client, result: &Delivered, out: &mut Output) -> anyhow:
 }
 
 /// What `<name>.error` says: the message, the place in the module, and as exit code whether it took
-/// too long or was called wrongly. What the module lacks is not denied to who calls it.
+/// too long or was called wrongly. What the module lacks is not denied to whoever calls it.
 fn failure(name: &Topic, frame: &Frame) -> Fault {
     let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
     let mut message = meta["message"].as_str().unwrap_or("failed without a message").to_owned();

@@ -182,7 +182,7 @@ impl Pieces {
     async fn of(file: Option<&Path>) -> anyhow::Result<Self> {
         let source: Box<dyn Read + Send> = match file {
             Some(path) => {
-                // Not opened here: a named pipe waits for who writes to it.
+                // Not opened here: a named pipe waits for whoever writes to it.
                 let file = tokio::fs::File::open(path).await;
                 Box::new(file.with_context(|| path.display().to_string())?.into_std().await)
             }

@@ -1,4 +1,4 @@
-//! Where the blobs of several frames probably are. Who looks for one after the other waits for
+//! Where the blobs of several frames probably are. Whoever looks for one after the other waits for
 //! memory in each step of each search: the table or the filter, the index, the header, the bytes.
 //! Here each step is taken for all of them, so that what they need comes together. Guesses only, of
 //! packs that are mapped and open: whoever takes the bytes compares the header with the hash.

@@ -51,7 +51,7 @@ impl Beside {
         Some(Asked(Some(self)))
     }
 
-    /// Ends the thread and waits for it. Later syncs are done by who asks.
+    /// Ends the thread and waits for it. Later syncs are done by whoever asks.
     pub(super) fn stop(&self) {
         {
             let mut turn = self.turn.lock();

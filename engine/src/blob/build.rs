@@ -128,7 +128,7 @@ impl Builder {
     }
 
     /// Adds the blobs of an entry as its header names them, with no more than its CRCs checked:
-    /// for who has [`Built::verify`] compare what was written with those names.
+    /// for whoever has [`Built::verify`] compare what was written with those names.
     pub(super) fn take(&mut self, entry: Entry) -> Result<(), BlobError> {
         let header = *entry.header();
         match header.kind {

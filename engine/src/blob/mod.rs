@@ -86,12 +86,12 @@ struct Shared {
     packs: Packs,
     writing: Mutex<Writing>,
     keeper: Keeper,
-    /// Blobs may be put; held by who does, as nothing may be written for it once the store is
+    /// Blobs may be put; held by whoever does, as nothing may be written for it once the store is
     /// closed.
     open: RwLock<bool>,
     beside: Beside,
     number: AtomicU64,
-    /// Entries are collected that are not written yet. Changed by who holds `writing`.
+    /// Entries are collected that are not written yet. Changed by whoever holds `writing`.
     staged: AtomicBool,
     /// A write or sync failed.
     failed: AtomicBool,

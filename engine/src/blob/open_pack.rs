@@ -34,7 +34,7 @@ pub(super) struct OpenPack {
     uuid: [u8; 16],
     salt: u32,
     media: Arc<dyn Media>,
-    /// Replaced by a larger one when it is full. Only who stages adds to it.
+    /// Replaced by a larger one when it is full. Only whoever stages adds to it.
     slots: RwLock<Arc<Slots>>,
     /// All before it is durable, here or in the journal.
     durable: AtomicU64,
@@ -197,7 +197,7 @@ impl OpenPack {
         Arc::clone(&self.slots.read())
     }
 
-    /// The table, with room for so many blobs more. Only who stages asks for that.
+    /// The table, with room for so many blobs more. Only whoever stages asks for that.
     pub(super) fn make_room(&self, blobs: usize) -> Arc<Slots> {
         let slots = self.slots();
         if slots.room() >= blobs {
@@ -310,7 +310,7 @@ impl OpenPack {
         self.full.store(true, Ordering::Release);
     }
 
-    /// The file goes when the last who uses the pack lets go of it.
+    /// The file goes when the last that uses the pack lets go of it.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
     }

@@ -69,7 +69,7 @@ impl Packs {
         Arc::clone(&self.list.read())
     }
 
-    /// The version of the list. Who holds the writer's lock sees all that was changed under it.
+    /// The version of the list. Whoever holds the writer's lock sees all that was changed under it.
     pub(super) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }

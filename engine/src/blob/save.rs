@@ -66,7 +66,7 @@ pub(crate) fn find_pack_salt(media: &dyn Media) -> Option<u32> {
     first_salt(media).ok().flatten()
 }
 
-/// The same, for who must know whether nothing verifies or nothing can be read.
+/// The same, for whoever must know whether nothing verifies or nothing can be read.
 pub(super) fn first_salt(media: &dyn Media) -> io::Result<Option<u32>> {
     let salt = |bytes: &[u8]| EntryHeader::read(bytes).ok().map(|header| header.salt);
     find_first(media, FILE_HEADER_LEN as u64, &ENTRY_MAGIC, salt)

@@ -222,7 +222,7 @@ impl SealedPack {
         self.plain.store(false, Ordering::Relaxed);
     }
 
-    /// The files go when the last who looks into the pack lets go of it, and nobody copies them.
+    /// The files go when the last that looks into the pack lets go of it, and nobody copies them.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
     }

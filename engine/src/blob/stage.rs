@@ -186,7 +186,7 @@ impl Shared {
         }
     }
 
-    /// Writes what was staged. Who staged nothing does not wait for others who stage.
+    /// Writes what was staged. Whoever staged nothing does not wait for others who stage.
     pub(super) fn flush_staged(&self) -> io::Result<()> {
         if !self.staged.load(Ordering::Acquire) {
             return Ok(());

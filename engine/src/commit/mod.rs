@@ -99,7 +99,7 @@ impl Drop for Reply {
     }
 }
 
-/// Held by who leads. A leader that panics leaves a poisoned store, not one that hangs.
+/// Held by whoever leads. A leader that panics leaves a poisoned store, not one that hangs.
 struct Lead<'a> {
     commits: &'a Commits,
     inner: &'a Inner,
@@ -308,7 +308,7 @@ impl Commits {
     }
 }
 
-/// Has the writer commit batches, and wakes who waits for them.
+/// Has the writer commit batches, and wakes whoever waits for them.
 fn commit(inner: &Inner, group: &[Pending], answers: &mut Vec<Answer>) {
     let is_news = inner.writer.lock().commit(inner, group, answers);
     if is_news {

@@ -32,7 +32,7 @@ impl Ticket {
         Self { inner, state: State::Queued(slot) }
     }
 
-    /// Waits for the answer; the first to wait commits for all who submitted.
+    /// Waits for the answer; the first to wait commits for all that submitted.
     ///
     /// # Errors
     /// [`AppendError`] says why the batch was refused or what is not known about it.

@@ -588,7 +588,7 @@ fn the_number_of_a_segment_that_dissolved_is_not_used_again() {
     clock.0.store(2_000_000, Ordering::Relaxed);
     store.compact(ALL).unwrap();
     assert_eq!(store.inner.index.segments().len(), 0, "nothing is left of it");
-    // Who began to read before has it on its list, and asks by its number.
+    // Whoever began to read before has it on its list, and asks by its number.
     append(&store, heavy("a", 2));
     assert!(dissolved < seal());
 }

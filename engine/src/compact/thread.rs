@@ -73,8 +73,8 @@ impl Compaction {
         held
     }
 
-    /// Lets nobody else rewrite segments as long as the answer is held. Who waits for them to stay
-    /// as they are comes first.
+    /// Lets nobody else rewrite segments as long as the answer is held. Whoever waits for them to
+    /// stay as they are comes first.
     pub(super) fn begin(&self) -> MutexGuard<'_, ()> {
         let mut state = self.state.lock();
         while state.waiting > 0 && !state.stopped {

@@ -437,7 +437,7 @@ impl Block {
         (range.end <= self.bytes.len()).then(|| self.bytes.slice(range))
     }
 
-    /// The bytes of the blobs, in order, for who keeps none of them.
+    /// The bytes of the blobs, in order, for whoever keeps none of them.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> + '_ {
         let rows = self.table.rows.iter();
         rows.filter_map(|range| self.bytes.get(range.start as usize..range.end as usize))

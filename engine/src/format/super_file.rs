@@ -54,8 +54,8 @@ pub struct EpochStart {
     pub epoch: u64,
     /// Offset of the first frame that could be written in it.
     pub first_offset: u64,
-    /// Number of the first batch that could be written in it. Part of the format, for who looks at
-    /// the file; nothing is decided by it.
+    /// Number of the first batch that could be written in it. Part of the format, for whoever looks
+    /// at the file; nothing is decided by it.
     pub first_seq: u64,
 }
 

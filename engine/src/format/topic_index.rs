@@ -1,7 +1,8 @@
 //! The topic index of a sealed segment (`.top`): a dictionary of its topics and, for each, where
 //! its frames lie. Derived: whoever finds one that does not verify makes it again from the segment.
 //!
-//! Dictionary and postings have a CRC each, so that who asks what there is reads dictionaries only.
+//! Dictionary and postings have a CRC each, so that whoever asks what there is reads dictionaries
+//! only.
 
 use bytes::Bytes;
 use fst::Streamer as _;

@@ -42,7 +42,7 @@ pub(super) struct Decay {
     surveyed: Mutex<Option<Surveyed>>,
 }
 
-/// What who read all of a segment has found.
+/// What whoever read all of a segment has found.
 #[derive(Debug, Clone, Copy)]
 struct Surveyed {
     /// Bytes that were dead.
@@ -135,7 +135,7 @@ pub(crate) struct Candidate {
     pub(crate) ordinal: u32,
     /// Bytes that would be gone, as far as can be told without reading it.
     pub(crate) dead: u64,
-    /// The same as it looks to who never read it.
+    /// The same as it looks to whoever never read it.
     estimate: u64,
     /// Whether no damage in it is known.
     pub(crate) usable: bool,
@@ -415,7 +415,7 @@ impl Index {
         {
             return Source::File(Arc::new(file));
         }
-        // Who is reading the file has it still.
+        // Whoever is reading the file has it still.
         if let Ok(Some(file)) = self.loaded(of, Loaded::topics) {
             return Source::File(file);
         }
@@ -429,7 +429,7 @@ impl Index {
         Source::Memory(frozen)
     }
 
-    /// Forgets removed frames that are gone from the log and from all who read it.
+    /// Forgets removed frames that are gone from the log and from all that read it.
     pub(crate) fn forget_gone(&self) -> bool {
         let mut forgot = false;
         self.leaving.left.lock().retain(|Left { readers, offsets }| {

@@ -24,7 +24,7 @@ pub(super) fn load(env: &Env, segment: &Segment) -> io::Result<KeyFile> {
     let (held, whole) = recovery::keys_of(segment)?;
     let bytes = encode(env, segment, held.first_ms.unwrap_or(u64::MAX), &held);
     if whole {
-        // Without room for it the file is made once more by who asks next.
+        // Without room for it the file is made once more by whoever asks next.
         let _made_again = write(env, segment, &bytes);
     }
     let (_, file) = KeyFile::read(Bytes::from(bytes)).map_err(io::Error::other)?;

@@ -40,7 +40,7 @@ pub(crate) struct SegmentKeys {
 /// The keys and old ids of a store.
 #[derive(Debug, Default)]
 pub(crate) struct KeyIndex {
-    /// The keys that count. Only who commits waits for it, and who seals.
+    /// The keys that count. Only whoever commits waits for it, and whoever seals.
     window: Mutex<KeyWindow>,
     /// Segments whose files are not written, by their bases. One that holds neither keys nor old
     /// ids need not be here.

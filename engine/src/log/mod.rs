@@ -42,7 +42,7 @@ impl Log {
 
     /// Offset of the next frame that readers will see.
     pub(crate) fn head(&self) -> u64 {
-        // Who sees a head sees every published length and every index entry written before it.
+        // Whoever sees a head sees every published length and every index entry written before it.
         self.head.get()
     }
 

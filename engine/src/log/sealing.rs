@@ -149,7 +149,7 @@ impl Sealing {
         first.map(|()| any)
     }
 
-    /// Writes derived files, or waits for who does, until there are not too many to write.
+    /// Writes derived files, or waits for whoever does, until there are not too many to write.
     pub(super) fn index_excess(&self, inner: &Inner) {
         if self.unindexed.lock().len() > UNINDEXED_MAX {
             // What cannot be written is kept for later.

@@ -75,7 +75,7 @@ pub enum MaintainError {
     /// The store was closed meanwhile.
     #[error("the store is closed")]
     Closed,
-    /// Who watches the progress asked to stop.
+    /// Whoever watches the progress asked to stop.
     #[error("stopped")]
     Stopped,
 }

@@ -1,7 +1,7 @@
-//! Whose the files are that root makes: those of who owns the directory, so that a store which root
-//! looked after opens for its owner. That owner may be anybody and may change the directory while
-//! root is at it, so nothing is followed that is a link, and nothing is given away but what was
-//! made here. Refuses to be about permissions: modes are given where files are made.
+//! Whose the files are that root makes: those of whoever owns the directory, so that a store which
+//! root looked after opens for its owner. That owner may be anybody and may change the directory
+//! while root is at it, so nothing is followed that is a link, and nothing is given away but what
+//! was made here. Refuses to be about permissions: modes are given where files are made.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -47,8 +47,8 @@ pub(super) fn give_empty(path: &Path) {
 }
 
 /// Whether a directory is a link that root must not follow: in a directory of somebody else's, who
-/// could have it lead to where only root can change anything. Who is not root may do there what he
-/// may do anywhere.
+/// could have it lead to where only root can change anything. Whoever is not root may do there what
+/// he may do anywhere.
 pub(crate) fn leads_away(path: &Path) -> bool {
     rustix::process::geteuid().is_root()
         && fs::metadata(parent_of(path)).is_ok_and(|parent| parent.uid() != 0)

@@ -1,5 +1,6 @@
-//! A file of which the disk refuses some places, for who wants the rest of it. They read as zeros,
-//! and which they are is told. Only for looking: what is written from such bytes must say so.
+//! A file of which the disk refuses some places, for whoever wants the rest of it. They read as
+//! zeros, and which they are is told. Only for looking: what is written from such bytes must say
+//! so.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -180,7 +180,7 @@ impl Follower {
         };
         if is_past || self.options.until_ms.is_some_and(|until| id.time_ms() >= until) {
             self.left = 0;
-            // Who goes on from here is to see it.
+            // Whoever goes on from here is to see it.
             self.position = frame.offset().unwrap_or(self.position).min(self.position);
             return None;
         }

@@ -112,7 +112,7 @@ impl Store {
     }
 
     /// The newest frame of each of at most `limit` of the topics, those whose names come after
-    /// `after`, in log order: [`last_per_topic`](Self::last_per_topic) for who does not want a
+    /// `after`, in log order: [`last_per_topic`](Self::last_per_topic) for whoever does not want a
     /// million frames at once. The next page begins after the name that is returned; there is none
     /// behind the last page.
     ///
@@ -134,8 +134,8 @@ impl Store {
     }
 
     /// What the store holds of each of at most `limit` of the topics, those whose names come after
-    /// `after`, in byte order: [`topics`](Self::topics) for who does not want a million of them at
-    /// once. The next page begins after the name that is returned; there is none behind the last
+    /// `after`, in byte order: [`topics`](Self::topics) for whoever does not want a million of them
+    /// at once. The next page begins after the name that is returned; there is none behind the last
     /// page.
     #[must_use]
     pub fn topics_page(

@@ -467,11 +467,11 @@ mod tests {
         };
         let whole = [middle..middle + TOGETHER, end..end + TOGETHER];
         assert_eq!(gaps(&ReadOptions::default()), (whole.to_vec(), count - 2 * TOGETHER));
-        // Who begins within the damage is not led to where it began.
+        // Whoever begins within the damage is not led to where it began.
         let start = Start::From(Bound::Offset(middle + 3));
         let (from_within, _) = gaps(&ReadOptions { start, ..ReadOptions::default() });
         assert_eq!(from_within, [middle + 3..middle + TOGETHER, whole[1].clone()]);
-        // Who goes on below it does not meet it again.
+        // Whoever goes on below it does not meet it again.
         let before = Some(Bound::Offset(middle));
         let below = ReadOptions { before, reverse: true, ..ReadOptions::default() };
         assert_eq!(gaps(&below), (Vec::new(), middle));

@@ -17,13 +17,13 @@ use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Segment;
 use crate::value::Frame;
 
-/// Bytes taken from the file at a time by who reads on and on.
+/// Bytes taken from the file at a time by whoever reads on and on.
 pub(crate) const WINDOW_SCAN: u64 = 256 * 1024;
-/// Bytes taken by who visits chosen frames in order.
+/// Bytes taken by whoever visits chosen frames in order.
 pub(crate) const WINDOW_VISIT: u64 = 32 * 1024;
 /// Bytes taken by the same from a segment that is mapped: all of them.
 pub(crate) const WINDOW_MAPPED: u64 = SEGMENT_BYTES_MAX;
-/// Bytes taken by who wants one frame.
+/// Bytes taken by whoever wants one frame.
 pub(crate) const WINDOW_POINT: u64 = 4 * 1024;
 
 const HEADER: u64 = BATCH_HEADER_LEN as u64;
@@ -289,7 +289,7 @@ impl Walk {
         }
     }
 
-    /// The bytes of a frame that was found, for who decides whether to take it.
+    /// The bytes of a frame that was found, for whoever decides whether to take it.
     #[inline]
     pub(crate) fn peek(&self, found: &FoundRecord) -> &[u8] {
         let from = (found.position - self.window.at) as usize;

@@ -3,8 +3,8 @@
 use rustix::process::{getpriority_process, setpriority_process};
 
 /// How much nicer than others they are: one that shares a processor with one of those gets a tenth
-/// of it. Less, and who waits for a full pack to be sealed would wait for ever on a machine that is
-/// busy with something else.
+/// of it. Less, and whoever waits for a full pack to be sealed would wait for ever on a machine
+/// that is busy with something else.
 const NICER: i32 = 10;
 const NICEST: i32 = 19;
 

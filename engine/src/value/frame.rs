@@ -76,7 +76,7 @@ impl Frame {
         Self::of_prefix(record, &prefix, base_offset)
     }
 
-    /// The same for who has read the prefix of this record already.
+    /// The same for whoever has read the prefix of this record already.
     #[inline]
     pub(crate) fn of_prefix(
         record: Bytes,

@@ -65,7 +65,7 @@ pub(crate) fn check(text: &str) -> Result<(), ValueError> {
     Ok(())
 }
 
-/// Whether bytes are a topic: the rules of [`check`] in one pass, for who reads many.
+/// Whether bytes are a topic: the rules of [`check`] in one pass, for whoever reads many.
 #[inline]
 pub(crate) fn is_topic(bytes: &[u8]) -> bool {
     const DOT: u8 = 1;

@@ -53,7 +53,7 @@ impl Access {
         *self == Self { alone: self.alone.clone(), ..other.clone() }
     }
 
-    /// Whether whoever has it may be the host. Who needs no token owns the store.
+    /// Whether whoever has it may be the host. Whoever needs no token owns the store.
     pub(crate) fn may_host(&self) -> bool {
         let owns = self.role == Role::Admin && self.token.is_none();
         (self.role == Role::Host && self.alone.is_none()) || owns

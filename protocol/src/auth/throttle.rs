@@ -77,7 +77,7 @@ impl Throttle {
     }
 }
 
-/// Who has one address of version 6 has the 64 bits behind it too.
+/// Whoever has one address of version 6 has the 64 bits behind it too.
 pub(crate) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => {

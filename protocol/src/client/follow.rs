@@ -1,6 +1,6 @@
 //! Following over lost connections: a subscription, and another one from where it was when its
-//! connection is gone. It keeps nothing on disk; [`Follow::point`] is for who goes on in another
-//! process.
+//! connection is gone. It keeps nothing on disk; [`Follow::point`] is for whoever goes on in
+//! another process.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -143,8 +143,9 @@ impl Follow {
     ///
     /// # Errors
     /// What cannot be mended by connecting again, after which nothing more comes: a refusal that is
-    /// no [`Class::Busy`], [`Code::TooSlow`] for who asked to be dropped, a server that breaks the
-    /// protocol or cannot be trusted; and whatever was the last when [`Retry::give_up`] has passed.
+    /// no [`Class::Busy`], [`Code::TooSlow`] for whoever asked to be dropped, a server that breaks
+    /// the protocol or cannot be trusted; and whatever was the last when [`Retry::give_up`] has
+    /// passed.
     pub async fn next(&mut self) -> Option<Result<FollowEvent, ClientError>> {
         poll_fn(|cx| self.poll_event(cx)).await
     }

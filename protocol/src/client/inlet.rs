@@ -63,7 +63,7 @@ impl Inlet {
                     return Err(ProtocolError::FlowControl("a piece of a blob beyond its credit"));
                 }
             }
-            // Who does not take them finds one.
+            // Whoever does not take them finds one.
             Item::Event(StreamEvent::Pulse) => {
                 if self.waiting.pulse.swap(true, Ordering::Relaxed) {
                     return Ok(false);

@@ -8,7 +8,7 @@ use crate::error::{Code, Detail, ProtocolError, Refusal};
 use crate::gather::Gather;
 use crate::limits::EXTENSIONS_MAX;
 
-/// Extensions from this tag on may be passed over by who does not know them.
+/// Extensions from this tag on may be passed over by whoever does not know them.
 pub(crate) const TAG_OPTIONAL: u16 = 0x8000;
 
 /// Why a body has no value: the bytes are no message, or they ask for what cannot be.

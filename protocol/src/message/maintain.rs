@@ -101,7 +101,7 @@ impl MaintainRequest {
             ("a grace", !grace.is_zero(), is_gc),
             ("a path", !to.is_empty(), matches!(what, BACKUP | FORK)),
         ] {
-            // Who gives one means something by it that would not be done.
+            // Whoever gives one means something by it that would not be done.
             if is_set && !is_used && (VERIFY..=FORK).contains(&what) {
                 return invalid(format!("this maintenance has no use for {field}"));
             }

@@ -1,6 +1,6 @@
 //! Who is connected and how far behind they are at present, for those who count: STATS and
-//! metrics. It keeps numbers only, and a connection never waits for who reads them. What adds up
-//! over time is the meter's.
+//! metrics. It keeps numbers only, and a connection never waits for whoever reads them. What adds
+//! up over time is the meter's.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

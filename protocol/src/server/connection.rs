@@ -157,13 +157,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 break;
             }
             if !self.desk.session.wants_input() {
-                // Who is not listened to is not silent.
+                // Whoever is not listened to is not silent.
                 self.desk.session.heard(now());
                 break;
             }
             if self.desk.has_unserved && self.inbox.len() >= UNSERVED_MAX {
-                // Nobody wakes who has not asked the socket: there is another round for that, once
-                // what there is was served.
+                // Nobody wakes whoever has not asked the socket: there is another round for that,
+                // once what there is was served.
                 moved = true;
                 break;
             }

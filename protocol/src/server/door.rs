@@ -1,4 +1,4 @@
-//! The place in front of HELLO. Who has not said it yet has shown no token either, and costs a
+//! The place in front of HELLO. Whoever has not said it yet has shown no token either, and costs a
 //! descriptor for as long as the time for HELLO, so only some of the connections that a server may
 //! have wait here, and of one address half of those. For a further one those give way that have had
 //! time to say it. A crowd that comes all at once, and means well, has not had it: it waits side by
@@ -128,8 +128,8 @@ impl Bell {
 pub(super) struct Shortage(Option<(Instant, Instant)>);
 
 impl Shortage {
-    /// There is no room; whether that has been so for long. Who comes in has its time until then,
-    /// and after it a crowd that comes again and again keeps nobody waiting.
+    /// There is no room; whether that has been so for long. Whoever comes in has its time until
+    /// then, and after it a crowd that comes again and again keeps nobody waiting.
     pub(super) fn is_long(&mut self, now: Instant) -> bool {
         let is_past = |at: Instant| now.saturating_duration_since(at) >= WAITING_TIME;
         let since = match self.0 {

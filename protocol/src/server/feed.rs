@@ -39,7 +39,7 @@ pub(crate) struct FeedWork {
     waited: bool,
     /// Where a reader goes on after what was sent.
     sent_to: u64,
-    /// The same for who counts; a call has none.
+    /// The same for whoever counts; a call has none.
     place: Option<Arc<Place>>,
     /// It goes from the newest frame down.
     reverse: bool,
@@ -144,7 +144,7 @@ impl FeedWork {
                 place.set(self.behind(None));
             }
             if self.is_call {
-                // What a command answers elsewhere is shown to who may read there.
+                // What a command answers elsewhere is shown to whoever may read there.
                 let read = &session.access().read;
                 scratch.retain(|frame| read.holds(frame.topic()));
             }
@@ -225,11 +225,11 @@ impl FeedWork {
         Ok(Pulled::More)
     }
 
-    /// Where a reader goes on who was sent all up to the frame of an offset.
+    /// Where a reader goes on that was sent all up to the frame of an offset.
     fn behind(&self, offset: Option<u64>) -> u64 {
         match offset {
             _ if !self.has_more() => match self.after {
-                // Who does not hear of it begins with it again.
+                // Whoever does not hear of it begins with it again.
                 Pulled::Gap { from, to } => {
                     if self.reverse {
                         to

@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn what_nobody_waits_for_is_not_begun() {
         let (mailbox, mut mail) = (Mailbox::default(), Vec::new());
-        // Who has hung up still takes answers.
+        // Whoever has hung up still takes answers.
         mailbox.close();
         mailbox.work(|| Mail::Ready);
         mailbox.leave();

@@ -214,7 +214,8 @@ impl Server {
         loop {
             let now = Instant::now().into_std();
             meter.gave_way(usize::from(door.make_room(shortage.is_long(now), now)));
-            // Who was to give way may have said HELLO meanwhile, and others have had their time.
+            // Whoever was to give way may have said HELLO meanwhile, and others have had their
+            // time.
             if let Ok(permit) = tokio::time::timeout(ROOM_REST, &mut free).await {
                 return permit.ok();
             }
@@ -229,7 +230,7 @@ impl Server {
         self.serve(ready(Ok(stream)), Visitor::new(entry.into(), None), None)
     }
 
-    /// Serves what `stream` becomes, which may take a handshake. Who came in by itself has a
+    /// Serves what `stream` becomes, which may take a handshake. Whoever came in by itself has a
     /// permit, and waits at the door until it has said HELLO.
     fn serve<F, S>(
         &self,

@@ -430,7 +430,7 @@ fn who_reads_no_answers_is_not_answered_more() {
         assert!(pair.server.receive(&mut pair.to_server, pair.now).is_none());
     }
     assert_eq!(answers, PINGS);
-    // Who is told to go is told so whatever waits for it.
+    // Whoever is told to go is told so whatever waits for it.
     let large = Bytes::from(vec![0; UNREAD_BYTES_MAX]);
     let sub = pair.subscribe(1, None);
     pair.server.chunk(sub, &large, false);

@@ -423,7 +423,7 @@ pub(super) fn op_xs_env(state: &mut OpState) -> String {
     state.borrow::<Rc<Bridge>>().env().to_string()
 }
 
-/// What the author is told who is denied something outside of the store.
+/// What an author is told that is denied something outside of the store.
 #[op2]
 #[string]
 pub(super) fn op_xs_why_not(state: &mut OpState, #[string] said: String) -> String {

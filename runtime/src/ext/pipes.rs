@@ -108,7 +108,7 @@ impl Pipe {
             tokio::select! {
                 biased;
                 () = self.settled.cancelled() => return,
-                // Who reads on has the same error.
+                // Whoever reads on has the same error.
                 read = rest.read(room) => if !matches!(read, Ok(true)) { return },
             }
         }

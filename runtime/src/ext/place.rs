@@ -89,7 +89,7 @@ impl Given {
         self.handed.replace(Some(Handed { count, behind, told }));
     }
 
-    /// Who asks for more has done with all of them, and was told of what was refused.
+    /// Whoever asks for more has done with all of them, and was told of what was refused.
     pub(super) fn all_taken(&self) {
         if let Some(Handed { count, behind, .. }) = self.handed.take()
             && let Some(last) = count.checked_sub(1)

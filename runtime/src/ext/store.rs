@@ -280,7 +280,7 @@ async fn append(
                 "{UNAWAITED_FRAMES_MAX} frames are on their way to the store; await ctx.append()"
             )));
         }
-        // Who appends is told of what came before and is lost; this does not get past it.
+        // Whoever appends is told of what came before and is lost; this does not get past it.
         if let Some(loss) = run.outbox.take_loss() {
             return Err(refused(loss));
         }

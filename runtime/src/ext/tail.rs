@@ -151,7 +151,7 @@ pub(super) async fn op_xs_tail(
 impl Source<String> for Tail {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
-            // Who asks for more has done with what was handed over.
+            // Whoever asks for more has done with what was handed over.
             self.given.all_taken();
             let given = Rc::clone(&self.given);
             given.place.unless_lost(self.more()).await

@@ -1,5 +1,5 @@
 //! What is told of `xs.toml` while it cannot be used: a frame in the log of the store, which those
-//! read who ask how the modules are, and a line in the log of the process. A Host that runs one
+//! read that ask how the modules are, and a line in the log of the process. A Host that runs one
 //! module alone tells nothing: the Host of the others does.
 
 use std::path::Path;

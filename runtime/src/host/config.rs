@@ -178,7 +178,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names what is wrong with it.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
-        // Opening a pipe must not wait for who writes into it.
+        // Opening a pipe must not wait for whoever writes into it.
         let mut how = File::options();
         how.read(true).custom_flags(libc::O_NONBLOCK);
         let file = match how.open(dir.join(CONFIG_FILE)) {

@@ -473,7 +473,7 @@ impl Host {
 
 /// Waits until a count is above a limit.
 async fn above(count: &mut tokio::sync::watch::Receiver<usize>, limit: usize) {
-    // It never fails: who counts lives as long as who waits.
+    // It never fails: whoever counts lives as long as whoever waits.
     drop(count.wait_for(|count| *count > limit).await);
 }
 

@@ -75,7 +75,7 @@ impl Isolate {
         backend: Arc<dyn Backend>,
     ) -> Result<(Self, Definition), ModuleError> {
         blank.made(spec.limits.engine).await?;
-        // Who asks waits for the answer: calls up to the concurrency of the command, a batch of
+        // Whoever asks waits for the answer: calls up to the concurrency of the command, a batch of
         // inputs and the one behind it.
         let (requests, incoming) = mpsc::unbounded_channel();
         let (fate_out, fate) = watch::channel(None);

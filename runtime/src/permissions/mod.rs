@@ -183,7 +183,7 @@ impl Granted {
             error: error.to_string(),
         };
         let real = self.readable(path)?;
-        // Opening a pipe must not wait for who writes into it.
+        // Opening a pipe must not wait for whoever writes into it.
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(real);
         let file = file.map_err(failed)?;
         let own = format!("/proc/self/fd/{}", file.as_raw_fd());

@@ -186,7 +186,7 @@ impl Script {
         self.bodies.lock().clear();
         if let Some((answer, cancel)) = self.waiting.lock().take() {
             cancel.cancel();
-            // Who asked may have given up.
+            // Whoever asked may have given up.
             let _ = answer.send(text);
         }
     }

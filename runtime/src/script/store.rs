@@ -136,7 +136,7 @@ impl Backend for ScriptStore {
     }
 
     fn call(&self, mut request: CallRequest) -> FrameStream {
-        // Who types is no processor.
+        // Whoever types is no processor.
         request.origin = None;
         self.names.clone().learn_all(self.remote.call(request))
     }

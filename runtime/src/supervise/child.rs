@@ -57,7 +57,7 @@ enum ChildError {
     Host(#[from] HostError),
 }
 
-// By hand: what is a part of the text is no source besides, or who prints both says it twice.
+// By hand: what is a part of the text is no source besides, or whoever prints both says it twice.
 impl From<io::Error> for ChildError {
     fn from(error: io::Error) -> Self {
         Self::Setup(error)

@@ -255,7 +255,7 @@ async fn run_tests(
         loop {
             tokio::select! {
                 ended = &mut called => break ended.err(),
-                // It never fails: who changes it lives as long as the store does.
+                // It never fails: whoever changes it lives as long as the store does.
                 _ = changes.changed() => results.take(&store, watch),
             }
         }

@@ -206,7 +206,7 @@ impl Driver {
         let mut changes = self.store.changes();
         let enough = async {
             let wanted = before.saturating_add(take.unwrap_or(usize::MAX));
-            // It never fails: who changes it lives as long as who waits.
+            // It never fails: whoever changes it lives as long as whoever waits.
             drop(changes.wait_for(|count| *count >= wanted).await);
         };
         tokio::select! {

@@ -1,6 +1,6 @@
 //! How deep a source is nested, before it is parsed: the parser, and what walks over its trees,
 //! call themselves for each level. An estimate from tokens, which need not make sense; what it
-//! misses costs a crash, so it is not what protects from who means harm.
+//! misses costs a crash, so it is not what protects from whoever means harm.
 
 /// The most of all weights that are open at a place. Far more than people write, and than bundlers
 /// make: the engine gives up much earlier.

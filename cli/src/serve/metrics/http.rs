@@ -1,6 +1,6 @@
 //! As much HTTP/1.1 as it takes to answer GET and HEAD: one request for each connection, with a
-//! limit on its length, on the time it takes, and on how many there are at once. Who connects and
-//! asks for nothing keeps nobody out.
+//! limit on its length, on the time it takes, and on how many there are at once. Whoever connects
+//! and asks for nothing keeps nobody out.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -307,7 +307,7 @@ mod tests {
         let mut text = String::new();
         let request = b"GET /page HTTP/1.1\r\n\r\n";
         if stream.write_all(request).await.is_ok() {
-            // Who is closed without an answer has none.
+            // Whoever is closed without an answer has none.
             let _ = stream.read_to_string(&mut text).await;
         }
         text

@@ -63,7 +63,7 @@ impl Bits {
 #[derive(Debug)]
 pub(super) enum Target {
     Sealed(Arc<SealedPack>),
-    /// Looked at by who changes nothing; others wait until it is sealed.
+    /// Looked at by whoever changes nothing; others wait until it is sealed.
     Open(Arc<OpenPack>, Arc<Opened>),
 }
 

@@ -310,7 +310,8 @@ impl Sweep<'_> {
                 // After the switch, or a put could find its blob there later.
                 old.iter().for_each(|pack| pack.touched_in(new));
             }
-            // Who has the lock sees by the list that it changed, and may wait for this very thread.
+            // Whoever has the lock sees by the list that it changed, and may wait for this very
+            // thread.
             if let Some(mut writing) = shared.writing.try_lock() {
                 writing.forget();
             }

@@ -44,7 +44,8 @@ impl Shared {
             }
         };
         built.write_index(&self.env);
-        // Who has this lock may wait until a full pack was sealed, by the thread that does this.
+        // Whoever has this lock may wait until a full pack was sealed, by the thread that does
+        // this.
         let writing = loop {
             if stop() {
                 break None;

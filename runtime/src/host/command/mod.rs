@@ -332,7 +332,7 @@ impl Command {
 
     /// Later calls go to a newer version. The isolate of the old one ends with its last call.
     fn swap(&mut self, swap: Swap) {
-        // Who does not wait any more ends.
+        // Whoever does not wait any more ends.
         let _ = swap.taken.send(());
         self.version = swap.version;
         self.definition = swap.started.definition;
