@@ -356,6 +356,9 @@ pub enum ClientError {
     /// So many requests of the connection have no answer yet; nothing was sent.
     #[error("{0} requests of this connection have no answer yet; await some replies first")]
     TooManyRequests(usize),
+    /// The connection has opened as many streams as it can, 4,294,967,295; nothing was sent.
+    #[error("this connection has no numbers for streams left; connect again")]
+    NoStreams,
     /// No connection could be made.
     #[error("cannot connect to {address}: {reason}")]
     Connect {
@@ -410,7 +413,7 @@ impl ClientError {
             Self::Refused(refusal) => refusal.code.class(),
             Self::Protocol(_) | Self::Integrity(_) => Class::Protocol,
             Self::OverLimit { .. } | Self::Source(_) => Class::Invalid,
-            Self::TooManyRequests(_) | Self::Connect { .. } => Class::Busy,
+            Self::TooManyRequests(_) | Self::NoStreams | Self::Connect { .. } => Class::Busy,
             Self::Untrusted { .. } | Self::NoCa { .. } => Class::Access,
             Self::Disconnected(_) => Class::Unknown,
         }

@@ -172,7 +172,11 @@ impl Handle {
     pub(super) fn open(&self, request: &Request, credit: u32) -> Opened {
         let (inlet, outlet) = pipe(credit);
         let mut core = self.0.core.lock();
-        let sub = core.session.new_sub();
+        let sub = match core.session.new_sub() {
+            Ok(sub) => sub,
+            // Nothing is asked, and no stream has the number 0.
+            Err(error) => return Opened { sub: 0, outlet, answered: Err(error) },
+        };
         core.streams.insert(sub, inlet);
         let answered = core.ask(|session| session.request(request, sub));
         drop(core);
@@ -182,7 +186,7 @@ impl Handle {
     /// Forgets a stream; the server is told when it does not know.
     pub(super) fn forget(&self, sub: u32, tell: bool) {
         self.0.core.lock().streams.remove(&sub);
-        if tell {
+        if tell && sub != 0 {
             // An empty message is within every limit.
             let _ = self.tell(&Request::Unsubscribe, sub);
         }

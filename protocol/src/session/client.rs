@@ -121,11 +121,10 @@ impl ClientSession {
         self.pending.len()
     }
 
-    /// A number for a new stream.
-    pub(crate) const fn new_sub(&mut self) -> u32 {
-        // 0 stands for none.
-        self.last_sub = if self.last_sub == u32::MAX { 1 } else { self.last_sub + 1 };
-        self.last_sub
+    /// A number for a new stream, which only rise: a server ends the connection for one that it had.
+    pub(crate) fn new_sub(&mut self) -> Result<u32, ClientError> {
+        self.last_sub = self.last_sub.checked_add(1).ok_or(ClientError::NoStreams)?;
+        Ok(self.last_sub)
     }
 
     /// Queues a request that will be answered; its number.
@@ -236,5 +235,18 @@ const fn too_large(size: u64, max: u32) -> ClientError {
         size,
         max: max as u64,
         advice: "put large bodies as blobs first, or append in smaller batches",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_of_streams_end() {
+        let (mut session, _) = ClientSession::new(String::new(), String::new(), None).unwrap();
+        session.last_sub = u32::MAX - 1;
+        assert_eq!(session.new_sub().unwrap(), u32::MAX);
+        assert!(matches!(session.new_sub(), Err(ClientError::NoStreams)));
     }
 }

@@ -94,7 +94,7 @@ impl Pair {
 
     /// Makes a request and takes it to the server; its ticket and the number of its stream.
     fn ask(&mut self, request: &Request) -> (Ticket, u32) {
-        let sub = self.client.new_sub();
+        let sub = self.client.new_sub().unwrap();
         self.client.request(request, sub).unwrap();
         let mut actions = self.move_to_server();
         match actions.pop() {
