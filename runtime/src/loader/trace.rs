@@ -17,10 +17,12 @@ impl ModuleGraph {
         let kind = match name {
             "NotCapable" => FailureKind::Permission,
             "SyntaxError" => FailureKind::Syntax,
-            "ArgumentError" => FailureKind::Args,
+            // Of xs itself, before any code of the module has run: one of an author has a stack.
+            "ArgumentError" if stack.is_empty() => FailureKind::Args,
             _ => FailureKind::Throw,
         };
         let mut text = match (name, message) {
+            (_, message) if kind == FailureKind::Args => message.to_owned(),
             ("", message) => message.to_owned(),
             (name, "") => name.to_owned(),
             (name, message) => format!("{name}: {message}"),
