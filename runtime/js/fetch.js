@@ -70,8 +70,7 @@ function told(error) {
   const named = /net access to "([^"]*)"/;
   const denied = named.exec(error?.message ?? "") ?? named.exec(error?.cause?.message ?? "");
   if (denied === null) return error;
-  const message = `network access to ${denied[1]} is not allowed; add permissions: { net: ["${denied[1]}"] } to the definition`;
-  return Object.assign(new Error(op_xs_why_not(message)), { name: "NotCapable" });
+  return Object.assign(new Error(op_xs_why_not(denied[1])), { name: "NotCapable" });
 }
 
 // Bodies of answers to requests that end with calls, and what to forget once nobody has the body.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deno_core::OpState;
-use deno_error::{JsErrorBox, JsErrorClass as _};
+use deno_error::JsErrorBox;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::DropGuard;
@@ -29,7 +29,7 @@ use crate::isolate::stop::Stop;
 use crate::isolate::{
     Backend, Definition, FailureKind, Input, IsolateSpec, ModuleError, Secrets, Verdict,
 };
-use crate::permissions::{Granted, is_private};
+use crate::permissions::{Denial, Granted};
 
 /// The name of an error of what is not allowed.
 pub(super) const NOT_CAPABLE: &str = "NotCapable";
@@ -139,44 +139,35 @@ impl Bridge {
         self.secrets.borrow().mask(text)
     }
 
-    /// Whether what is not allowed is reaching an address that the operator has to allow, too.
-    fn is_denied_as_private(&self, what: &str) -> bool {
-        let host = what.strip_prefix("network access to ");
-        !self.spec.allow.net_private && host.is_some_and(is_private)
-    }
-
-    /// Why something outside of the store is denied: as it is said, unless no line of the
+    /// Why something outside of the store is denied: as it says itself, unless no line of the
     /// definition would help.
-    pub(super) fn why_not(&self, said: String) -> String {
+    pub(super) fn why_not(&self, denial: &Denial) -> String {
         let spec = &self.spec;
         let anew = spec.sealed && spec.trial.is_none() && spec.script.is_none();
         let known = self.definition.borrow().is_some();
-        match said.split_once(" is not allowed; ") {
-            Some((what, _)) if !known => format!(
+        let what = denial.what();
+        if !known {
+            format!(
                 "{what} is not allowed at the top level of a module; ask for it in run, where the \
                  permissions of the definition hold"
-            ),
-            Some((what, _)) if anew => format!(
+            )
+        } else if anew {
+            format!(
                 "{what} is not repeated: a handler that is run anew reaches nothing outside of the \
                  store"
-            ),
-            Some((what, _)) if self.is_denied_as_private(what) => {
-                format!(
-                    "{said}, and start xs serve with --allow-net-private: it is a private address"
-                )
-            }
-            _ => said,
+            )
+        } else if denial.is_private() && !spec.allow.net_private {
+            format!(
+                "{denial}, and start xs serve with --allow-net-private: it is a private address"
+            )
+        } else {
+            denial.to_string()
         }
     }
 
-    /// The same of an error.
-    pub(super) fn denied(&self, error: JsErrorBox) -> JsErrorBox {
-        match error.get_class() {
-            class if class == NOT_CAPABLE => {
-                JsErrorBox::new(NOT_CAPABLE, self.why_not(error.get_message().into_owned()))
-            }
-            _ => error,
-        }
+    /// The same as an error.
+    pub(super) fn denied(&self, denial: &Denial) -> JsErrorBox {
+        JsErrorBox::new(NOT_CAPABLE, self.why_not(denial))
     }
 
     pub(super) fn granted(&self) -> Granted {

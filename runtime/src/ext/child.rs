@@ -20,7 +20,8 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::bridge::{Bridge, NOT_CAPABLE, bridge, type_error};
+use super::bridge::{Bridge, bridge, type_error};
+use crate::permissions::Denial;
 
 /// Programs of one module at a time.
 const CHILDREN_MAX: usize = 64;
@@ -77,11 +78,7 @@ pub(super) fn op_xs_spawn(
         .map_err(|error| type_error(format!("spawn() does not understand this: {error}")))?;
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
     if !bridge.granted().may_run(&request.command) {
-        let name = &request.command;
-        let text = format!(
-            "running {name:?} is not allowed; add permissions: {{ run: [{name:?}] }} to the definition"
-        );
-        return Err(bridge.denied(JsErrorBox::new(NOT_CAPABLE, text)));
+        return Err(bridge.denied(&Denial::Running(request.command)));
     }
     if bridge.children.open.borrow().len() >= CHILDREN_MAX {
         let text = format!("{CHILDREN_MAX} programs run at once; await the status of some of them");

@@ -21,6 +21,7 @@ use super::outbox::Outbox;
 use super::outputs::{inline, stored};
 use crate::isolate::handle::Request;
 use crate::isolate::{BackendError, Call, FailureKind, ModuleError, Verdict};
+use crate::permissions::Denial;
 
 /// The next piece of work: `S` and the state (`F` before one that other code made, else `O`), `B`
 /// and frames (`A` while what came before them is not committed), `T` for a tick, `R` and a run,
@@ -423,9 +424,9 @@ pub(super) fn op_xs_env(state: &mut OpState) -> String {
     state.borrow::<Rc<Bridge>>().env().to_string()
 }
 
-/// What an author is told that is denied something outside of the store.
+/// What an author is told that is denied a host.
 #[op2]
 #[string]
-pub(super) fn op_xs_why_not(state: &mut OpState, #[string] said: String) -> String {
-    state.borrow::<Rc<Bridge>>().why_not(said)
+pub(super) fn op_xs_why_not(state: &mut OpState, #[string] host: String) -> String {
+    state.borrow::<Rc<Bridge>>().why_not(&Denial::Network(host))
 }

@@ -38,7 +38,10 @@ async fn blocking<T: Send + 'static>(
         work(file).map_err(|error| ReadDenied::Io { path, error: error.to_string() })
     });
     match done.await {
-        Ok(result) => result.map_err(|error| bridge.denied(denied(error))),
+        Ok(result) => result.map_err(|error| match error {
+            ReadDenied::Denied(denial) => bridge.denied(&denial),
+            error @ ReadDenied::Io { .. } => denied(error),
+        }),
         Err(_) => Err(JsErrorBox::generic("reading the file failed")),
     }
 }

@@ -32,8 +32,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
-use super::bridge::{NOT_CAPABLE, bridge, type_error};
-use crate::permissions;
+use super::bridge::{bridge, type_error};
+use crate::permissions::{self, Denial};
 
 /// Sockets of one module at a time.
 const SOCKETS_MAX: usize = 64;
@@ -120,7 +120,10 @@ pub(super) async fn op_xs_socket(
     let connected = connected.map_err(|_| {
         JsErrorBox::generic(format!("{url} did not answer in {} s", CONNECT_MAX.as_secs()))
     })?;
-    let (stream, protocol) = connected.map_err(|error| bridge.denied(error))?;
+    let (stream, protocol) = connected.map_err(|error| match error {
+        Unconnected::Denied(denial) => bridge.denied(&denial),
+        Unconnected::Failed(error) => error,
+    })?;
     let (sender, receiver) = stream.split();
     let socket = Socket {
         sender: tokio::sync::Mutex::new(sender),
@@ -134,16 +137,30 @@ pub(super) async fn op_xs_socket(
     Ok(json!({ "socket": number, "protocol": protocol }).to_string())
 }
 
+/// Why there is no connection.
+enum Unconnected {
+    Denied(Denial),
+    Failed(JsErrorBox),
+}
+
+impl From<JsErrorBox> for Unconnected {
+    fn from(error: JsErrorBox) -> Self {
+        Self::Failed(error)
+    }
+}
+
 async fn connect(
     url: &Url,
     request: &Request,
     permissions: &mut PermissionsContainer,
-) -> Result<(Stream, String), JsErrorBox> {
+) -> Result<(Stream, String), Unconnected> {
     let failed = |error: String| JsErrorBox::generic(format!("cannot connect to {url}: {error}"));
     let secure = match url.scheme() {
         "wss" | "https" => true,
         "ws" | "http" => false,
-        other => return Err(type_error(format!("a socket's URL begins with wss:, not {other}:"))),
+        other => {
+            return Err(type_error(format!("a socket's URL begins with wss:, not {other}:")).into());
+        }
     };
     let host = url.host_str().ok_or_else(|| type_error("the URL names no host"))?;
     let port = url.port().unwrap_or(if secure { 443 } else { 80 });
@@ -196,12 +213,8 @@ fn handshake(url: &Url, secure: bool, request: &Request) -> Result<Handshake, Js
     Ok(handshake)
 }
 
-fn denied(host: &str, port: u16) -> JsErrorBox {
-    let text = format!(
-        "network access to {host}:{port} is not allowed; \
-         add permissions: {{ net: [\"{host}:{port}\"] }} to the definition"
-    );
-    JsErrorBox::new(NOT_CAPABLE, text)
+fn denied(host: &str, port: u16) -> Unconnected {
+    Unconnected::Denied(Denial::Network(format!("{host}:{port}")))
 }
 
 fn socket(state: &RefCell<OpState>, number: u32) -> Option<Rc<Socket>> {

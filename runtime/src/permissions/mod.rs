@@ -1,6 +1,7 @@
 //! What a module may touch outside its isolate: what it asks for, within what the operator allows.
 //! Everything is denied by default; a denial names the line to add to the module.
 
+mod denial;
 mod parser;
 
 use std::fs::File;
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use deno_permissions::{Permissions, PermissionsContainer, PermissionsOptions};
+
+pub(crate) use denial::Denial;
 
 use crate::isolate::{FailureKind, ModuleError, PermissionList};
 
@@ -189,7 +192,7 @@ impl Granted {
         let own = format!("/proc/self/fd/{}", file.as_raw_fd());
         let opened = std::fs::read_link(own).map_err(failed)?;
         if !self.holds(&opened) {
-            return Err(ReadDenied::Denied { path: path.to_owned() });
+            return Err(Denial::Reading(path.to_owned()).into());
         }
         Ok((file, opened))
     }
@@ -248,7 +251,7 @@ impl Granted {
         let wanted = self.base.join(path);
         // Checked before the file system is asked: a denial must not tell whether a file exists.
         let named = self.read.iter().any(|root| normal(&wanted).starts_with(normal(root)));
-        let denied = || ReadDenied::Denied { path: path.to_owned() };
+        let denied = || Denial::Reading(path.to_owned()).into();
         if !named {
             return Err(denied());
         }
@@ -264,13 +267,8 @@ impl Granted {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReadDenied {
     /// It is outside of what the module may read.
-    #[error(
-        "reading {path:?} is not allowed; add permissions: {{ read: [{path:?}] }} to the definition"
-    )]
-    Denied {
-        /// The path as given.
-        path: String,
-    },
+    #[error("{0}")]
+    Denied(Denial),
     /// The file system says no.
     #[error("cannot read {path:?}: {error}")]
     Io {
@@ -279,6 +277,12 @@ pub(crate) enum ReadDenied {
         /// What it says.
         error: String,
     },
+}
+
+impl From<Denial> for ReadDenied {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
 }
 
 /// The path without `.` and `..`, as far as its text goes.
