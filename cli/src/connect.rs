@@ -121,7 +121,7 @@ impl Session {
             let _ = std::fs::remove_file(socket);
         }
         let store = local.store;
-        tokio::task::spawn_blocking(move || store.close()).await?.context("close the store")
+        tokio::task::spawn_blocking(move || store.close()).await?.context("cannot close the store")
     }
 }
 
@@ -154,7 +154,7 @@ async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result
         Ok(store) => Arc::new(store),
         Err(OpenError::Locked { .. }) => return Ok(None),
         Err(error) => {
-            return Err(error).with_context(|| format!("open the store {}", dir.display()));
+            return Err(error).with_context(|| format!("cannot open the store {}", dir.display()));
         }
     };
     let failed = Arc::new(Notify::new());
@@ -164,7 +164,8 @@ async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result
     let socket = if matches!(need, Need::Follow | Need::Feed) {
         let address = Address::Unix(socket.clone());
         let listener = Listener::bind(&address).await;
-        server.listen(listener.with_context(|| format!("listen on {address}"))?, Role::Admin);
+        let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
+        server.listen(listener, Role::Admin);
         Some(socket)
     } else {
         None
@@ -226,6 +227,11 @@ pub(crate) fn leave_alone(dir: &Path) -> anyhow::Result<()> {
         names.join(", ")
     );
     Fault::fail(Exit::Usage, text)
+}
+
+/// Who has a store open; it may be about to say which process it is.
+pub(crate) fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
 /// What to say where only a server will do.

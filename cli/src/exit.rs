@@ -127,8 +127,8 @@ mod tests {
         assert_eq!(text(&error), "copy b: write a: no room");
         let kind = io::ErrorKind::ReadOnlyFilesystem;
         let error = OpenError::Io { what: "lock", path: "s/LOCK".into(), error: kind.into() };
-        let said = text(&anyhow::Error::from(error).context("open the store s"));
-        assert!(said.starts_with("open the store s: cannot lock s/LOCK: "), "{said}");
+        let said = text(&anyhow::Error::from(error).context("cannot open the store s"));
+        assert!(said.starts_with("cannot open the store s: cannot lock s/LOCK: "), "{said}");
         assert!(said.contains("xs restore"), "{said}");
     }
 

@@ -82,7 +82,7 @@ fn run(args: Args) -> anyhow::Result<Exit> {
         serve::take_sockets()?;
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.enable_all().build().context("start the runtime")?;
+    let runtime = builder.enable_all().build().context("cannot start the runtime")?;
     let ended = runtime.block_on(subcommand::run(args));
     // Reads of standard input cannot be interrupted: they end with the process.
     runtime.shutdown_background();

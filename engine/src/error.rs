@@ -77,11 +77,14 @@ pub enum ReadOnlyReason {
     },
 }
 
-/// ` (since 2026-11-24T08:30:00Z)`, or nothing when that is not known.
+/// Who has a store open, as far as it has said so.
+fn holder(pid: Option<u32>, since: Option<u64>) -> String {
+    let pid = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+    pid + &since.map(since_text).unwrap_or_default()
+}
+
+/// ` (since 2026-11-24T08:30:00Z)`.
 fn since_text(ms: u64) -> String {
-    if ms == 0 {
-        return String::new();
-    }
     let (days, secs) = (ms / 86_400_000, ms / 1000 % 86_400);
     // Years of 400 begin in March, so that the leap day is the last of all.
     let days = days + 719_468;
@@ -150,14 +153,14 @@ impl From<Shortage> for io::Error {
 #[non_exhaustive]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("{dir} is open in process {pid}{}; stop it or connect to it", since_text(*.since))]
+    #[error("{dir} is open in {}; stop it or connect to it", holder(*.pid, *.since))]
     Locked {
         /// The store.
         dir: PathBuf,
-        /// The other process; 0 when it cannot be told.
-        pid: u32,
-        /// Since when, in milliseconds since 1970; 0 when it cannot be told.
-        since: u64,
+        /// The other process, when it has said which already.
+        pid: Option<u32>,
+        /// Since when, in milliseconds since 1970, when it can be told.
+        since: Option<u64>,
     },
     /// An option is out of its range.
     #[error(transparent)]
@@ -480,8 +483,10 @@ mod tests {
 
     #[test]
     fn a_locked_store_says_since_when() {
-        let text = |since| OpenError::Locked { dir: "s".into(), pid: 7, since }.to_string();
-        assert_eq!(text(0), "s is open in process 7; stop it or connect to it");
+        let locked = |pid, since| OpenError::Locked { dir: "s".into(), pid, since }.to_string();
+        assert_eq!(locked(Some(7), None), "s is open in process 7; stop it or connect to it");
+        assert_eq!(locked(None, None), "s is open in another process; stop it or connect to it");
+        let text = |since| locked(Some(7), Some(since));
         for (ms, time) in [
             (1, "1970-01-01T00:00:00Z"),
             (951_782_400_000, "2000-02-29T00:00:00Z"),

@@ -151,7 +151,7 @@ pub enum OptionsError {
         pause_ms: u64,
     },
     /// Not a sync policy.
-    #[error("{0:?} is not a sync policy: sync, interval:50ms or another time, or none")]
+    #[error("{0:?} is not a sync policy; expected: sync, interval:50ms (1ms to 60000ms) or none")]
     SyncPolicy(String),
 }
 

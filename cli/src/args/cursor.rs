@@ -70,9 +70,9 @@ fn place(text: &str) -> Result<Place, String> {
     match text {
         "first" => Ok(Place::First),
         "head" => Ok(Place::Head),
-        other => bound(other)
-            .map(Place::Before)
-            .map_err(|_| "first, head, an id of 25 digits and letters or an offset".to_owned()),
+        other => bound(other).map(Place::Before).map_err(|_| {
+            "expected: first, head, an id of 25 digits and letters or an offset".to_owned()
+        }),
     }
 }
 

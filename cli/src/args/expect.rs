@@ -34,9 +34,8 @@ impl Expect {
             (_, "empty", _) => What::Empty,
             (_, _, Ok(offset)) => What::AtMost(offset),
             _ => {
-                return Err(
-                    "empty, an offset, head=OFFSET, TOPICS=empty or TOPICS=OFFSET".to_owned()
-                );
+                let forms = "empty, an offset, head=OFFSET, TOPICS=empty or TOPICS=OFFSET";
+                return Err(format!("expected: {forms}"));
             }
         };
         let topics = topics.filter(|_| !matches!(what, What::Head(_)));

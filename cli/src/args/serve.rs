@@ -9,6 +9,7 @@ use xs_protocol::Address;
 use xs_runtime::permissions::Allow;
 
 use super::EnvArgs;
+use super::time::duration;
 
 /// `xs serve`.
 #[derive(Debug, clap::Args)]
@@ -44,8 +45,8 @@ pub(crate) struct ServeArgs {
     pub(crate) allow: AllowArgs,
     #[command(flatten)]
     pub(crate) env: EnvArgs,
-    /// When an append is acknowledged: sync, interval:TIME or none.
-    #[arg(long, value_name = "POLICY", default_value = "sync")]
+    /// When an append is acknowledged: sync, interval:TIME (1ms to 1m) or none.
+    #[arg(long, value_name = "POLICY", default_value = "sync", value_parser = sync)]
     pub(crate) sync: SyncPolicy,
     #[command(flatten)]
     pub(crate) log: LogArgs,
@@ -62,10 +63,18 @@ pub(crate) struct ServeArgs {
 fn listen(text: &str) -> Result<Address, String> {
     match Address::parse(text).map_err(|error| error.to_string())? {
         Address::Unix(_) if !text.ends_with(".sock") => {
-            Err("expected is :port or host:port, or the path of a socket, DIR/NAME.sock".to_owned())
+            Err("expected: :port, host:port, or the path of a socket, DIR/NAME.sock".to_owned())
         }
         address => Ok(address),
     }
+}
+
+/// A sync policy, whose interval is any duration within the store's bounds.
+fn sync(text: &str) -> Result<SyncPolicy, String> {
+    let time = text.strip_prefix("interval:").and_then(|time| duration(time).ok());
+    let plain = time.map(|time| format!("interval:{}ms", time.as_millis()));
+    let forms = "expected: sync, interval:TIME from 1ms to 1m, as in interval:50ms, or none";
+    plain.as_deref().unwrap_or(text).parse().map_err(|_| forms.to_owned())
 }
 
 /// What modules may ask for beyond named hosts, files and variables.
@@ -147,4 +156,27 @@ pub(crate) struct MetricsArgs {
     /// Let --metrics be an address that other machines reach: it is not protected.
     #[arg(long, requires = "metrics")]
     pub(crate) metrics_public: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_policy_takes_any_duration_within_its_bounds() {
+        let read = |text: &str| sync(text).map(|policy| policy.to_string());
+        for (text, policy) in [
+            ("sync", "sync"),
+            ("none", "none"),
+            ("interval:50ms", "interval:50ms"),
+            ("interval:50", "interval:50ms"),
+            ("interval:1s", "interval:1000ms"),
+            ("interval:1m", "interval:60000ms"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(policy), "{text}");
+        }
+        for text in ["soon", "interval:", "interval:0s", "interval:10us", "interval:61s", "1s"] {
+            assert!(read(text).unwrap_err().starts_with("expected: "), "{text}");
+        }
+    }
 }

@@ -60,7 +60,7 @@ impl Told<'_> {
             args.extend(["--env-file".into(), std::path::absolute(file)?.into_os_string()]);
         }
         args.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
-        let program = std::env::current_exe().context("find the program of this process")?;
+        let program = std::env::current_exe().context("cannot find the program of this process")?;
         let modules = Some(self.modules.to_owned());
         let is_json_log = matches!(self.log.log, LogFormat::Json);
         Ok(SuperviseOptions { program, args, modules, hidden: self.hidden, is_json_log })

@@ -91,7 +91,7 @@ impl Plan {
                 _ => Listener::bind(&address).await,
             };
             let listener = listener.map_err(|error| {
-                anyhow::anyhow!("{error}").context(format!("listen on {address}"))
+                anyhow::anyhow!("{error}").context(format!("cannot listen on {address}"))
             })?;
             listening.push(listener.address().to_string());
             server.listen(listener, entry(self.guard.as_ref(), &address));
@@ -102,7 +102,7 @@ impl Plan {
                 Inherited::Unix(listener, path) => Listener::given_unix(listener, &path),
                 Inherited::Tcp(listener, _) => Listener::given_tcp(listener, self.tls.clone()),
             };
-            let listener = listener.with_context(|| format!("listen on {address}"))?;
+            let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
             listening.push(listener.address().to_string());
             server.listen(listener, entry(self.guard.as_ref(), &address));
         }

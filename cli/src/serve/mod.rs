@@ -35,7 +35,7 @@ use xs_protocol::{Address, SOCKET_NAME, Server, ServerOptions};
 use crate::again::asked_again;
 use crate::args::ServeArgs;
 use crate::clock;
-use crate::connect::{default_store, leave_alone};
+use crate::connect::{default_store, holder, leave_alone};
 use crate::exit::{Exit, Fault};
 use crate::host;
 use crate::manager::Manager;
@@ -81,17 +81,14 @@ pub(crate) async fn run(
         opened = open(&dir, options) => opened?,
     };
     if let Err(OpenError::Locked { pid, .. }) = &opened {
-        let dir = dir.display();
-        // It may be about to say which.
-        let who = if *pid == 0 { "another process".into() } else { format!("process {pid}") };
-        let waited = HELD_FOR_MAX.as_secs();
+        let (dir, who, waited) = (dir.display(), holder(*pid), HELD_FOR_MAX.as_secs());
         let text = format!(
-            "{dir} is open in {who}, and was for the {waited} s that it was waited for; \
-             stop it, or use it: -a {dir}"
+            "{dir} is still open in {who} after {waited} s; stop it, or use it with -a {dir}"
         );
         return Fault::fail(Exit::Unreachable, text);
     }
-    let store = Arc::new(opened.with_context(|| format!("open the store {}", dir.display()))?);
+    let store =
+        Arc::new(opened.with_context(|| format!("cannot open the store {}", dir.display()))?);
     if let Health::ReadOnly(reason) = store.info().health {
         error!(%reason, "the store is open for reading only");
     }
@@ -126,7 +123,7 @@ pub(crate) async fn run(
     let closing = Arc::clone(&store);
     let closed = tokio::task::spawn_blocking(move || closing.close()).await?;
     match served? {
-        Exit::Ok => closed.map(|()| Exit::Ok).context("close the store"),
+        Exit::Ok => closed.map(|()| Exit::Ok).context("cannot close the store"),
         exit => Ok(exit),
     }
 }

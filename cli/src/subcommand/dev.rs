@@ -48,7 +48,7 @@ pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
     if !dev.dir.exists() {
         notice(&format!("{} was not there and is made", dev.dir.display()));
     }
-    std::fs::create_dir_all(&store).with_context(|| format!("make {}", store.display()))?;
+    std::fs::create_dir_all(&store).with_context(|| format!("cannot make {}", store.display()))?;
     let stop = CancellationToken::new();
     let served = serve::run(serve, None, &stop);
     let watched = async {

@@ -251,7 +251,7 @@ impl Runner<'_> {
             (Some(Err(Cut::Lost)), _, Some(hash)) => Failure::Lost(hash),
             (_, limit, _) => Failure::TimedOut(limit.unwrap_or_default()),
         };
-        child.kill().await.context("kill the command")?;
+        child.kill().await.context("cannot kill the command")?;
         Ok(Some(failure))
     }
 

@@ -43,7 +43,7 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
         lost: Mutex::default(),
         unread: Notify::new(),
     });
-    let here = std::env::current_dir().context("find the working directory")?;
+    let here = std::env::current_dir().context("cannot find the working directory")?;
     let own = match &session.address {
         Address::Unix(socket) => socket.parent().map(Path::to_owned),
         _ => None,
@@ -113,7 +113,7 @@ fn source(given: Given, here: &Path) -> anyhow::Result<Source> {
         Given::File(file) => of_file(&file, here),
         Given::Code(code) => Ok(named("[eval].ts", code)),
         Given::Stdin => {
-            let text = limited(io::stdin().lock()).context("read standard input")?;
+            let text = limited(io::stdin().lock()).context("cannot read standard input")?;
             Ok(named("[stdin].ts", text))
         }
     }
@@ -241,7 +241,7 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
                 continue;
             }
             Err(ReadlineError::Eof) => break,
-            Err(error) => return Err(error).context("read a line"),
+            Err(error) => return Err(error).context("cannot read a line"),
         }
         asked = false;
         if typed.trim().is_empty() {

@@ -157,7 +157,7 @@ async fn next_piece(
         Err(error) => {
             // Those before it cannot be read again.
             sender.send(lines.take_batch()).await?;
-            Err(error).context("read the input")
+            Err(error).context("cannot read the input")
         }
     }
 }
@@ -199,7 +199,7 @@ impl Pieces {
         std::thread::Builder::new()
             .name("xs-input".to_owned())
             .spawn(move || told.read_on(source, &sender))
-            .context("start a thread that reads the input")?;
+            .context("cannot start a thread that reads the input")?;
         Ok(Self { receiver, reading })
     }
 }

@@ -51,12 +51,13 @@ async fn ask(client: Client, request: &MaintainRequest) -> anyhow::Result<Value>
         _ = tokio::signal::ctrl_c() => return Fault::fail(Exit::Interrupted, "stopped"),
     };
     bar.finish_and_clear();
-    serde_json::from_str(&text).context("read the server's report")
+    serde_json::from_str(&text).context("cannot read the server's report")
 }
 
 /// A path as a server understands it.
 fn there(path: &Path) -> anyhow::Result<String> {
-    let path = std::path::absolute(path).with_context(|| format!("find {}", path.display()))?;
+    let path =
+        std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
     match path.into_os_string().into_string() {
         Ok(path) => Ok(path),
         Err(path) => Fault::fail(
@@ -111,8 +112,8 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
     };
     match open {
         Some(OpenError::Locked { dir, pid, .. }) => {
-            let dir = dir.display();
-            let text = format!("{dir} is open in process {pid}; stop it first, then try again");
+            let (dir, who) = (dir.display(), connect::holder(*pid));
+            let text = format!("{dir} is open in {who}; stop it first, then try again");
             Fault::new(Exit::Unreachable, text).into()
         }
         _ => error,
@@ -265,7 +266,7 @@ async fn with_open<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(move || {
         let store = open(&dir)?;
         let done = work(&store);
-        let closed = store.close().context("close the store");
+        let closed = store.close().context("cannot close the store");
         done.and_then(|done| closed.map(|()| done))
     });
     done.await?.map_err(explain)
@@ -332,4 +333,19 @@ fn damaged(report: &Value) -> Exit {
     let places = report["places"].as_array().map(Vec::as_slice).unwrap_or_default();
     places.iter().filter_map(Value::as_str).for_each(crate::output::notice);
     if places.is_empty() { Exit::Ok } else { Exit::Failed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_a_store_open_and_has_not_said_so_yet_is_another_process() {
+        let text = |pid| {
+            let open = OpenError::Locked { dir: "s".into(), pid, since: None };
+            explain(open.into()).to_string()
+        };
+        assert_eq!(text(Some(7)), "s is open in process 7; stop it first, then try again");
+        assert_eq!(text(None), "s is open in another process; stop it first, then try again");
+    }
 }

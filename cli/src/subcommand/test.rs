@@ -17,7 +17,8 @@ use crate::variables;
 
 pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
     let files = test_files(&tests.dir);
-    let files = files.with_context(|| format!("look for tests in {}", tests.dir.display()))?;
+    let files =
+        files.with_context(|| format!("cannot look for tests in {}", tests.dir.display()))?;
     let wanted = |file: &String| {
         tests.only.is_empty() || tests.only.iter().any(|part| file.contains(part.as_str()))
     };

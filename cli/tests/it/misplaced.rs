@@ -33,7 +33,7 @@ fn an_address_is_a_server_and_no_directory() {
         (&["repair", ":4100", "new"], "works on files"),
         (&["upgrade", ":4100"], "works on files"),
         (&["import", "dump", "http://h"], "a scheme that xs does not speak"),
-        (&["serve", "new", "--listen", "foo"], "expected is :port or host:port"),
+        (&["serve", "new", "--listen", "foo"], "expected: :port, host:port"),
     ] {
         let run = place.xs(line);
         assert_eq!((run.code, run.err.contains(said)), (2, true), "xs {line:?}: {}", run.err);

@@ -65,7 +65,7 @@ fn lines_before_an_error_of_the_input_are_stored() {
     let mut append = place.command(&["append", "t", "--lines"]);
     let run = Run::from(append.stdin(OwnedFd::from(theirs)).output().unwrap());
     assert_eq!(run.code, 1, "{}", run.err);
-    assert!(run.err.contains("2 of 2 lines read are stored: read the input"), "{}", run.err);
+    assert!(run.err.contains("2 of 2 lines read are stored: cannot read the input"), "{}", run.err);
     assert_eq!(place.frames("t").len(), 2);
 }
 

@@ -55,7 +55,7 @@ fn a_server_waits_for_who_has_its_store_for_a_moment() {
     let held = Store::open(&place.store(), StoreOptions::default()).unwrap();
     let refused = place.xs(&["serve", "./store"]);
     assert_eq!(refused.code, 5);
-    assert!(refused.err.contains("./store is open in process"), "{}", refused.err);
+    assert!(refused.err.contains("./store is still open in process"), "{}", refused.err);
     assert!(refused.err.contains("for the 3 s that it was waited for"), "{}", refused.err);
     held.close().unwrap();
 }

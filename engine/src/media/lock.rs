@@ -28,7 +28,7 @@ impl Drop for StoreLock {
 #[derive(Debug)]
 pub(crate) enum LockError {
     /// Somebody else has it: its process id and since when, in ms since 1970, as far as it says.
-    Held { pid: u32, since_ms: u64 },
+    Held { pid: Option<u32>, since_ms: Option<u64> },
     /// The file cannot be opened or written.
     Io(io::Error),
 }
@@ -55,11 +55,11 @@ impl StoreLock {
 
 fn held(file: &File) -> LockError {
     let mut text = String::new();
-    // The holder may be writing it just now; zeros then stand for "unknown".
+    // The holder may be writing it just now.
     let _ = file.take(TEXT_MAX).read_to_string(&mut text);
     let mut words = text.split_whitespace();
-    let pid = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-    let since_ms = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+    let pid = words.next().and_then(|word| word.parse().ok());
+    let since_ms = words.next().and_then(|word| word.parse().ok());
     LockError::Held { pid, since_ms }
 }
 
@@ -75,7 +75,12 @@ mod tests {
         let pid = std::process::id();
         assert!(matches!(
             StoreLock::take(&path, 5),
-            Err(LockError::Held { pid: p, since_ms: 1234 }) if p == pid
+            Err(LockError::Held { pid: Some(p), since_ms: Some(1234) }) if p == pid
+        ));
+        std::fs::write(&path, "").unwrap();
+        assert!(matches!(
+            StoreLock::take(&path, 5),
+            Err(LockError::Held { pid: None, since_ms: None })
         ));
         drop(lock);
         assert!(StoreLock::take(&path, 6).is_ok());

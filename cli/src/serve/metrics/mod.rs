@@ -84,7 +84,7 @@ impl Metrics {
             return Ok(Self { probe, task: None });
         };
         let listener = TcpListener::bind(socket).await;
-        let listener = listener.with_context(|| format!("answer HTTP on {socket}"))?;
+        let listener = listener.with_context(|| format!("cannot answer HTTP on {socket}"))?;
         let address = listener.local_addr()?;
         tracing::info!(%address, "metrics");
         let pages = Arc::new(Pages::new(Arc::clone(&probe)));

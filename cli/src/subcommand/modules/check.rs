@@ -14,7 +14,8 @@ use crate::output::{Output, Paint};
 
 pub(super) async fn run(dir: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit> {
     let checked = check(&dir, &allowed.allow(Vec::new())).await;
-    let checked = checked.with_context(|| format!("check the modules in {}", dir.display()))?;
+    let checked =
+        checked.with_context(|| format!("cannot check the modules in {}", dir.display()))?;
     let mut out = Output::stdout();
     for Checked { key, file, error } in &checked {
         let error = error.as_ref().map(|error| error.to_json());

@@ -87,15 +87,15 @@ pub(super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit
             return Fault::fail(Exit::Failed, text);
         }
     }
-    fs::create_dir_all(dir.join(kind.dir())).context("make the directory of the module")?;
+    fs::create_dir_all(dir.join(kind.dir())).context("cannot make the directory of the module")?;
     let made = fs::File::options().write(true).create_new(true).open(&path);
     if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
         let text = format!("{} is there already; it was left as it is", path.display());
         return Fault::fail(Exit::Failed, text);
     }
-    let mut file = made.with_context(|| format!("make {}", path.display()))?;
+    let mut file = made.with_context(|| format!("cannot make {}", path.display()))?;
     file.write_all(text.replace("NAME", name.as_str()).as_bytes())?;
-    editor::keep_current(dir).context("write the types for editors")?;
+    editor::keep_current(dir).context("cannot write the types for editors")?;
     let mut out = Output::stdout();
     out.line(&path.display().to_string())?;
     out.flush()?;
