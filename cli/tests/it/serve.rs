@@ -56,7 +56,8 @@ fn a_server_waits_for_who_has_its_store_for_a_moment() {
     let refused = place.xs(&["serve", "./store"]);
     assert_eq!(refused.code, 5);
     assert!(refused.err.contains("./store is still open in process"), "{}", refused.err);
-    assert!(refused.err.contains("for the 3 s that it was waited for"), "{}", refused.err);
+    let advice = " after 3 s; stop it, or use it with -a ./store";
+    assert!(refused.err.contains(advice), "{}", refused.err);
     held.close().unwrap();
 }
 

@@ -121,7 +121,7 @@ impl ClientSession {
         self.pending.len()
     }
 
-    /// A number for a new stream, which only rise: a server ends the connection for one that it had.
+    /// A number for a new stream. They only rise: a server ends the connection for one that it had.
     pub(crate) fn new_sub(&mut self) -> Result<u32, ClientError> {
         self.last_sub = self.last_sub.checked_add(1).ok_or(ClientError::NoStreams)?;
         Ok(self.last_sub)
