@@ -175,6 +175,7 @@ class Reads(Liar):
                 push(peer, header, event(5, 4))
 
         client = await self.client(whole)
+        assert client._current is not None
         session = client._current._session
         session._sub = CORR_MAX - 1
         for connections in (1, 2, 2):
