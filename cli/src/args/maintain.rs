@@ -11,7 +11,7 @@ use xs_protocol::Address;
 
 use super::SureArgs;
 use super::directory::{address, path, store};
-use super::time::duration;
+use super::time::{duration, point_now};
 
 /// A store and a directory, or that alone when the store is named by `--addr`, $XS_ADDR or the
 /// default.
@@ -182,8 +182,8 @@ pub(crate) struct IdArgs {
     #[arg(value_parser = FrameId::parse, conflicts_with = "at")]
     pub(crate) id: Option<FrameId>,
     /// The lowest id of this time, to read from there on.
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    pub(crate) at: Option<String>,
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = point_now)]
+    pub(crate) at: Option<u64>,
 }
 
 /// `xs completions`.

@@ -43,7 +43,7 @@ pub(crate) use read::{
 pub(crate) use script::{EnvArgs, EvalArgs, ReplayArgs, WhereArgs};
 pub(crate) use serve::{AllowArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs};
 pub(crate) use template::Template;
-pub(crate) use time::{duration, point};
+pub(crate) use time::duration;
 pub(crate) use token::{TokenCreateArgs, TokenSubcommand};
 pub(crate) use top::{TopArgs, TopSort};
 pub(crate) use transfer::{ExportArgs, ImportArgs, RemoveArgs, Target};

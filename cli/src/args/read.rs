@@ -12,7 +12,7 @@ use xs_protocol::limits::LAST_MAX;
 use super::cursor::reader_cursor;
 use super::script::WhereArgs;
 use super::template::Template;
-use super::time::point;
+use super::time::{point, typed_point};
 
 /// Which topics.
 #[derive(Debug, Clone, clap::Args)]
@@ -117,10 +117,10 @@ impl Begin {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct TimeArgs {
     /// Only events at or after this time.
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = typed_point)]
     since: Option<String>,
     /// Only events before this time.
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = typed_point)]
     until: Option<String>,
 }
 
@@ -239,7 +239,8 @@ pub(crate) struct TailArgs {
         value_parser = count(0..=u64::MAX))]
     last: u64,
     /// Begin with all events at or after this time instead.
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "last")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "last",
+        value_parser = typed_point)]
     since: Option<String>,
     /// End after so many events.
     #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]

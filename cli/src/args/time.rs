@@ -28,6 +28,23 @@ pub(crate) fn point(text: &str, now: &Zoned) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is not a time: {FORMS}"))
 }
 
+/// Text that is a point in time whenever it is read: what it is relative to is decided later, so it
+/// stays as it was typed.
+///
+/// # Errors
+/// As for [`point`].
+pub(crate) fn typed_point(text: &str) -> Result<String, String> {
+    point_now(text).map(|_| text.to_owned())
+}
+
+/// A point in time as seen from now.
+///
+/// # Errors
+/// As for [`point`].
+pub(crate) fn point_now(text: &str) -> Result<u64, String> {
+    point(text, &Zoned::now())
+}
+
 /// A length of time: `500ms`, `30s`, `2m`, `1h 30m`, `30d`, `2w`; a day has 24
 /// hours.
 ///

@@ -5,27 +5,22 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use clap::{Command, CommandFactory as _};
-use jiff::Zoned;
 use serde_json::json;
 use xs_engine::FrameId;
 
-use crate::args::{Args, CompletionsArgs, IdArgs, ManArgs, point};
-use crate::exit::{Exit, Fault};
+use crate::args::{Args, CompletionsArgs, IdArgs, ManArgs};
+use crate::exit::Exit;
 use crate::output::Output;
 
 pub(super) fn id(args: &IdArgs) -> anyhow::Result<Exit> {
     let mut out = Output::stdout();
-    match (args.id, &args.at) {
+    match (args.id, args.at) {
         (Some(id), _) => {
             let row =
                 vec![json!(id.to_string()), json!(out.time(id.time_ms())), json!(id.time_ms())];
             out.table(&["id", "time", "time_ms"], &[row])?;
         }
-        (None, Some(text)) => {
-            let at = point(text, &Zoned::now());
-            let at = at.map_err(|text| Fault::new(Exit::Usage, format!("--at: {text}")))?;
-            out.line(&FrameId::first_of_ms(at).to_string())?;
-        }
+        (None, Some(at)) => out.line(&FrameId::first_of_ms(at).to_string())?,
         (None, None) => {
             out.line(&FrameId::from_bytes(scru128::new().to_bytes()).to_string())?;
         }
