@@ -11,13 +11,13 @@ use anyhow::Context as _;
 use tokio::sync::Notify;
 use xs_engine::{OpenError, Store, StoreOptions};
 use xs_protocol::{
-    Address, Class, Client, ClientError, ClientOptions, Code, Listener, Role, SOCKET_NAME, Server,
-    ServerOptions,
+    Address, Class, Client, ClientError, ClientOptions, Code, Listener, ProtocolError, Role,
+    SOCKET_NAME, Server, ServerOptions,
 };
 
 use crate::exit::{Exit, Fault};
 use crate::reach::options;
-use crate::serve::StoreService;
+use crate::serve::{Fullness, StoreService};
 
 /// How long to wait for a process that holds the store and does not listen: it is starting, or it
 /// is another subcommand that will be gone in a moment.
@@ -138,14 +138,7 @@ pub(crate) fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<
 /// Opens the store in this process; `None` when another process has it open.
 async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result<Option<Session>> {
     if !matches!(need, Need::Create | Need::Feed) && !is_store(dir) {
-        let text = match beheaded(dir) {
-            Some(text) => text,
-            None => format!(
-                "no store at {0}; make one with `xs serve {0}` or by appending to it",
-                dir.display()
-            ),
-        };
-        return Fault::fail(Exit::Unreachable, text);
+        return Fault::fail(Exit::Unreachable, no_store(dir));
     }
     leave_alone(dir)?;
     let path = dir.to_owned();
@@ -158,7 +151,8 @@ async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result
         }
     };
     let failed = Arc::new(Notify::new());
-    let service = StoreService::new(Arc::clone(&store), false, failed, Arc::default())?;
+    let fullness = Arc::new(Fullness::of(dir.to_owned()));
+    let service = StoreService::new(Arc::clone(&store), false, failed, fullness)?;
     let server = Server::new(Arc::new(service), ServerOptions::default());
     let socket = dir.join(SOCKET_NAME);
     let socket = if matches!(need, Need::Follow | Need::Feed) {
@@ -234,6 +228,16 @@ pub(crate) fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
+/// What to say of a directory that holds no store.
+pub(crate) fn no_store(dir: &Path) -> String {
+    beheaded(dir).unwrap_or_else(|| {
+        format!(
+            "no store at {0}; make one with `xs serve {0}` or by appending to it",
+            dir.display()
+        )
+    })
+}
+
 /// What to say where only a server will do.
 pub(crate) fn no_server(dir: &Path) -> String {
     format!("no server at {0}; start one with `xs serve {0}`", dir.display())
@@ -255,7 +259,13 @@ pub(crate) fn default_store() -> anyhow::Result<PathBuf> {
 /// A client's error with the exit code it stands for.
 pub(crate) fn explain(error: ClientError) -> anyhow::Error {
     let exit = match (error.code(), error.class()) {
-        _ if matches!(error, ClientError::Untrusted { .. } | ClientError::NoCa { .. }) => {
+        _ if matches!(
+            error,
+            ClientError::Untrusted { .. }
+                | ClientError::NoCa { .. }
+                | ClientError::Protocol(ProtocolError::Preface(_))
+        ) =>
+        {
             Exit::Unreachable
         }
         (Some(Code::DeadlinePassed), _) => Exit::TimedOut,
@@ -283,6 +293,8 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         ClientError::Connect { kind: io::ErrorKind::NotADirectory, .. } => {
             format!("{error}; a store is a directory")
         }
+        // Something else listens there, which breaks no rule.
+        ClientError::Protocol(stranger @ ProtocolError::Preface(_)) => stranger.to_string(),
         ClientError::NoCa { .. } => {
             format!("{error}; --tls-ca or $XS_TLS_CA names the CA of the server")
         }

@@ -58,6 +58,8 @@ pub(crate) struct Output<W: Write = Stdout> {
     depth: usize,
     /// What a frame looks like, if not as usual.
     template: Option<Template>,
+    /// A frame is shown to its end, however many lines of a terminal it takes.
+    is_whole: bool,
 }
 
 impl Output {
@@ -76,6 +78,7 @@ impl<W: Write> Output<W> {
             zone,
             depth: 0,
             template: None,
+            is_whole: false,
         }
     }
 
@@ -108,6 +111,11 @@ impl<W: Write> Output<W> {
         };
         self.depth = 0;
         self.line(&line)
+    }
+
+    /// Shows frames to their ends from now on.
+    pub(crate) const fn show_whole(&mut self) {
+        self.is_whole = true;
     }
 
     /// A line of text.
@@ -205,7 +213,7 @@ impl<W: Write> Output<W> {
         let mut content = if frame.meta().is_empty() { String::new() } else { json::meta(frame) };
         let preview = match (body, frame.hash()) {
             (Some(bytes), _) => String::from_utf8_lossy(bytes).into_owned(),
-            (None, Some(_)) => format!("[{} bytes]", frame.body_len()),
+            (None, Some(_)) => format!("[{}]", counted(frame.body_len(), "byte")),
             (None, None) => String::new(),
         };
         if !content.is_empty() && !preview.is_empty() {
@@ -216,7 +224,10 @@ impl<W: Write> Output<W> {
         // Where there is little room the content says more than the id.
         let id = if columns < ID_COLUMNS_MIN { String::new() } else { format!("  {}", frame.id()) };
         let head = format!("{time}{id}  {topic}{}", " ".repeat(padding));
-        let room = columns.saturating_sub(width(&head) + 2);
+        let room = match self.is_whole {
+            true => usize::MAX,
+            false => columns.saturating_sub(width(&head) + 2),
+        };
         let content = cut(&printable(&content), room);
         if !colour {
             return format!("{head}  {content}").trim_end().to_owned();
@@ -247,6 +258,14 @@ impl Paint {
             Self::Bad => "31",
         };
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+}
+
+/// So many of something, as a person says it.
+pub(crate) fn counted(count: u64, one: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {one}s"),
     }
 }
 

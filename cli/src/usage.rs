@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use clap::builder::{Resettable, StyledStr};
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _, FromArgMatches as _};
 
 use crate::args::{Args, address_at, innermost};
@@ -24,10 +24,13 @@ pub(crate) fn locate(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     if let Some(word) = argv[at].to_str().filter(|word| may_be_topic(word))
         && !Path::new(word).exists()
     {
-        let dots = word.trim_end_matches('/').replace('/', ".");
+        let dots = word.trim_matches(['/', '.']).replace('/', ".");
+        let topic = match word.starts_with('.') {
+            true => "begins with no dot",
+            false => "has dots instead of slashes",
+        };
         let text = format!(
-            "no store at {word}; a topic has dots instead of slashes: {dots}; \
-             a store to be made there is ./{word}"
+            "no store at {word}; a topic {topic}: {dots}; a store to be made there is ./{word}"
         );
         return Fault::fail(Exit::Unreachable, text);
     }
@@ -39,7 +42,12 @@ pub(crate) fn locate(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
 /// Whether whoever typed this may have meant a topic.
 fn may_be_topic(word: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./*".contains(c);
-    word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && word.chars().all(plain)
+    let begins = |c: char| c.is_ascii_alphabetic() || c == '_';
+    let name = match word.strip_prefix('.') {
+        Some(name) if !name.contains('/') => name,
+        _ => word,
+    };
+    name.starts_with(begins) && name.chars().all(plain)
 }
 
 /// Reads a command line.
@@ -53,6 +61,11 @@ pub(crate) fn parse(argv: &[OsString]) -> Result<Args, clap::Error> {
     let parsed = parsed.and_then(|mut matches| Args::from_arg_matches_mut(&mut matches));
     parsed.map_err(|mut error| {
         shorten(&mut error);
+        // That a value may begin with a hyphen is no help to whoever mistyped an option.
+        if error.kind() == ErrorKind::UnknownArgument {
+            error.remove(ContextKind::Suggested);
+        }
+        suggest_hyphens(&mut error, &innermost(argv));
         suggest_count(&mut error, &innermost(argv));
         if error.get(ContextKind::Usage).is_some() {
             let usage = innermost(argv).render_usage();
@@ -103,6 +116,14 @@ fn suggest_count(error: &mut clap::Error, command: &Command) {
     let takes = |arg: &clap::Arg| arg.get_short() == Some('n') && arg.get_action().takes_values();
     if is_count && command.get_arguments().any(takes) {
         let tip = StyledStr::from(format!("to say how many, use '-n {digits}'"));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+}
+
+/// The command that `each` runs was taken for a topic.
+fn suggest_hyphens(error: &mut clap::Error, command: &Command) {
+    if error.kind() == ErrorKind::MissingRequiredArgument && command.get_name() == "each" {
+        let tip = StyledStr::from("the command stands behind --, as in xs each jobs -- cat");
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
 }

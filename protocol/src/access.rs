@@ -75,6 +75,7 @@ pub(crate) fn check(
         | Request::Unsubscribe
         | Request::BlobChunk { .. } => Ok(()),
         _ if role == Role::Admin => Ok(()),
+        Request::Maintain(request) => Err(denied(format!("{} is for admins", request.name()))),
         _ => Err(denied(format!("{} is for admins", request.op().name()))),
     }
 }

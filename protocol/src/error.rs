@@ -2,6 +2,7 @@
 //! peer's breach of the protocol, or the transport. Nothing here decides to retry; [`Class`] says
 //! whether a caller may.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
@@ -252,7 +253,7 @@ impl From<ValueError> for Refusal {
 #[non_exhaustive]
 pub enum ProtocolError {
     /// The first bytes are not the preface.
-    #[error("the peer does not speak XSP{hint}: its first bytes are {0:02x?}", hint = hint(.0))]
+    #[error("the peer does not speak XSP{}", hint(.0))]
     Preface([u8; 8]),
     /// The peer speaks another major version.
     #[error("the peer speaks XSP/{theirs}, this side XSP/{ours}")]
@@ -306,11 +307,11 @@ impl From<RecordError> for ProtocolError {
 }
 
 /// What else first bytes may be.
-fn hint(bytes: &[u8; 8]) -> &'static str {
+fn hint(bytes: &[u8; 8]) -> Cow<'static, str> {
     match bytes {
-        [0x14..=0x17, 3, ..] => " but TLS (use xss://host:port)",
-        [b'H', b'T', b'T', b'P', ..] => " but HTTP",
-        _ => "",
+        [0x14..=0x17, 3, ..] => " but TLS: name it as xss://host:port".into(),
+        [b'H', b'T', b'T', b'P', ..] => " but HTTP".into(),
+        other => format!(": its first bytes are {other:02x?}").into(),
     }
 }
 

@@ -17,7 +17,7 @@ const RETRIES_MAX: u64 = 1000;
 /// `xs cursor`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum CursorSubcommand {
-    /// List the cursors and how far behind the head they are.
+    /// List the cursors and how many events, of all topics, come after each.
     #[command(after_help = "Example:\n  xs cursor list ./store")]
     List,
     /// Show one cursor with its state.
@@ -108,6 +108,8 @@ Examples:
 The command gets the body on standard input, and XS_ID, XS_TOPIC, XS_META, XS_OFFSET, XS_HASH and
 XS_ADDR in its environment. The cursor moves when it exits with 0; an event is handled at least
 once. Otherwise it is tried again, then parked or the end: the next run begins with that event.
+One command runs at a time, so events stay in order; workers side by side take a topic and a
+cursor each.
 --limit and --last count events for which --where holds.")]
 pub(crate) struct EachArgs {
     #[command(flatten)]

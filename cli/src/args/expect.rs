@@ -31,7 +31,8 @@ impl Expect {
         };
         let what = match (topics, value, value.parse()) {
             (Some("head"), _, Ok(head)) => What::Head(head),
-            (_, "empty", _) => What::Empty,
+            // What modules write, `{ last: "none" }`, is understood too.
+            (_, "empty" | "none", _) => What::Empty,
             (_, _, Ok(offset)) => What::AtMost(offset),
             _ => {
                 let forms = "empty, an offset, head=OFFSET, TOPICS=empty or TOPICS=OFFSET";

@@ -21,7 +21,7 @@ mod transfer;
 
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueHint};
 use xs_engine::{Meta, Topic};
 use xs_protocol::Address;
 
@@ -71,7 +71,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 condition not met, 5 cannot 
 pub(crate) struct Args {
     /// The store: a directory, a socket, :port, host:port or xss://host:port.
     #[arg(short = 'a', long, global = true, env = "XS_ADDR", value_name = "ADDR",
-        help_heading = REACH, value_parser = Address::parse)]
+        help_heading = REACH, value_hint = ValueHint::DirPath, value_parser = Address::parse)]
     pub(crate) addr: Option<Address>,
     #[command(flatten)]
     pub(crate) reach: ReachArgs,

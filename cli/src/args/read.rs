@@ -96,7 +96,7 @@ pub(crate) struct Begin {
     #[arg(long, value_name = "ID", value_parser = bound, group = "begin")]
     after: Option<Bound>,
     /// Begin with the newest so many.
-    #[arg(long, value_name = "N", group = "begin", value_parser = count(0..=u64::MAX))]
+    #[arg(short = 'n', long, value_name = "N", group = "begin", value_parser = count(0..=u64::MAX))]
     last: Option<u64>,
 }
 

@@ -109,6 +109,7 @@ pub(crate) struct ImportArgs {
 Examples:
   xs remove 03g4a5lk7bc9ucnxswp2nn1gj --yes
   xs remove 41 42 --now --yes           not a byte of them stays in the files
+  xs cat --format '{id}' spam | xargs xs remove --yes
 
 Those that are there are removed together, also where others are not. Exit code 3 when any was not
 there.")]

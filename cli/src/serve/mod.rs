@@ -6,6 +6,7 @@ mod call;
 mod commit;
 mod descriptors;
 mod feed;
+mod fullness;
 mod hooks;
 mod hosts;
 mod import;
@@ -44,8 +45,8 @@ use crate::variables;
 
 use self::listen::Plan;
 use self::metrics::{Metrics, Probe, Served};
+pub(crate) use fullness::Fullness;
 pub(crate) use inherited::take as take_sockets;
-pub(crate) use metrics::Fullness;
 pub(crate) use service::StoreService;
 
 /// How long a server waits for whoever has its store, and between two looks.
@@ -94,7 +95,7 @@ pub(crate) async fn run(
     }
     let connections = descriptors::connections();
     let failed = Arc::new(Notify::new());
-    let fullness = Arc::<Fullness>::default();
+    let fullness = Arc::new(Fullness::of(dir.clone()));
     let service = StoreService::new(
         Arc::clone(&store),
         args.modules.is_some(),

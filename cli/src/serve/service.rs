@@ -23,12 +23,12 @@ use xs_protocol::{
 
 use super::commit::Committer;
 use super::feed::{FollowFeed, StoredFeed};
+use super::fullness::{Fullness, Put};
 use super::hooks::Hooks;
 use super::hosts::Hosts;
 use super::import::Imports;
 use super::maintain::Turn;
-use super::metrics::Fullness;
-use super::upload::Uploads;
+use super::upload::{self, Uploads};
 use super::{call, import, newest, refuse, remove, stats};
 
 /// Topic of the frame that says that a Host from elsewhere has come.
@@ -53,7 +53,7 @@ pub(super) struct Core {
     pub(super) imports: Imports,
     /// Told when a write failed, after which the store takes no more.
     failed: Arc<Notify>,
-    /// Told whether there was room for the last append.
+    /// Told whether there was room for what came.
     fullness: Arc<Fullness>,
 }
 
@@ -103,8 +103,10 @@ impl Core {
                 failed.notify_one();
             }
             match &result {
-                Ok(_) => fullness.note(false),
-                Err(AppendError::StorageFull(_)) => fullness.note(true),
+                Ok(_) => fullness.note(Put::Batch, None),
+                Err(AppendError::StorageFull(shortage)) => {
+                    fullness.note(Put::Batch, Some(*shortage));
+                }
                 Err(_) => {}
             }
             done(result);
@@ -269,8 +271,11 @@ impl Service for StoreService {
     }
 
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {
-        let writer = self.core.store.blob_writer().map_err(|error| refuse::append(&error))?;
-        Ok(Box::new(self.uploads.begin(writer)))
+        let writer = self.core.store.blob_writer().map_err(|error| {
+            upload::note(&self.core.fullness, &error);
+            refuse::append(&error)
+        })?;
+        Ok(Box::new(self.uploads.begin(writer, Arc::clone(&self.core.fullness))))
     }
 
     fn cursor(&self, name: &CursorName) -> Result<Option<Cursor>, Refusal> {

@@ -5,7 +5,7 @@ use xs_engine::{CountBytes, Health, Histogram, StoreStats};
 
 use crate::report::hex;
 
-/// The text of the part of STATS that is the store's. `is_full`: the last append was refused for
+/// The text of the part of STATS that is the store's. `is_full`: something was refused for
 /// want of room.
 pub(super) fn text(stats: &StoreStats, is_full: bool) -> String {
     let StoreStats { info, files, frames, commit, scrub, .. } = stats;

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use xs_engine::{BlobHash, BlobWriter};
+use xs_engine::{AppendError, BlobHash, BlobWriter, Shortage};
 use xs_protocol::limits::{LONG_UPLOAD_BYTES, LONG_UPLOADS_MAX, UPLOAD_SILENCE};
 use xs_protocol::{BlobSink, Code, Detail, Refusal};
 
+use super::fullness::{Fullness, Put};
 use super::{descriptors, refuse};
 
 /// When one for which there was no place may come again, in milliseconds.
@@ -45,9 +46,9 @@ impl Uploads {
     }
 
     /// An upload that begins.
-    pub(super) fn begin(self: &Arc<Self>, writer: BlobWriter) -> Upload {
+    pub(super) fn begin(self: &Arc<Self>, writer: BlobWriter, fullness: Arc<Fullness>) -> Upload {
         let writer = Arc::new(Mutex::new(Some(writer)));
-        Upload { uploads: Arc::clone(self), writer, len: 0, place: None }
+        Upload { uploads: Arc::clone(self), writer, fullness, len: 0, place: None }
     }
 
     /// Bytes came for a long upload: its new place. It may be another's.
@@ -81,6 +82,13 @@ impl Uploads {
     }
 }
 
+/// A blob was refused.
+pub(super) fn note(fullness: &Fullness, error: &AppendError) {
+    if let AppendError::StorageFull(shortage) = error {
+        fullness.note(Put::Blob, Some(*shortage));
+    }
+}
+
 fn gave_way(max: usize) -> Refusal {
     let text = format!(
         "more than {max} long blobs are being put, and this one has waited for bytes the longest; \
@@ -99,6 +107,7 @@ fn no_place(max: usize) -> Refusal {
 pub(super) struct Upload {
     uploads: Arc<Uploads>,
     writer: Writer,
+    fullness: Arc<Fullness>,
     len: u64,
     /// Its place among the long ones, once it is one.
     place: Option<u64>,
@@ -112,12 +121,26 @@ impl BlobSink for Upload {
         }
         let mut writer = self.writer.lock();
         let writer = writer.as_mut().ok_or_else(|| gave_way(self.uploads.max))?;
-        writer.write_all(bytes).map_err(|error| refuse::blob_bytes(&error))
+        writer.write_all(bytes).map_err(|error| {
+            if let Some(shortage) = Shortage::of(&error) {
+                self.fullness.note(Put::Blob, Some(shortage));
+            }
+            refuse::blob_bytes(&error)
+        })
     }
 
     fn finish(self: Box<Self>) -> Result<(BlobHash, u64), Refusal> {
         let writer = self.writer.lock().take().ok_or_else(|| gave_way(self.uploads.max))?;
-        writer.finish().map_err(|error| refuse::append(&error))
+        match writer.finish() {
+            Ok(put) => {
+                self.fullness.note(Put::Blob, None);
+                Ok(put)
+            }
+            Err(error) => {
+                note(&self.fullness, &error);
+                Err(refuse::append(&error))
+            }
+        }
     }
 }
 
@@ -140,7 +163,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let uploads = Uploads::with_max(2, Duration::ZERO);
-        let begin = || Box::new(uploads.begin(store.blob_writer().unwrap()));
+        let begin = || Box::new(uploads.begin(store.blob_writer().unwrap(), Arc::default()));
         let piece = vec![7; LONG_UPLOAD_BYTES as usize];
         let (mut first, mut second, mut third, mut short) = (begin(), begin(), begin(), begin());
         short.write(b"short").unwrap();
@@ -172,7 +195,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let uploads = Uploads::with_max(2, Duration::from_secs(3600));
-        let begin = || Box::new(uploads.begin(store.blob_writer().unwrap()));
+        let begin = || Box::new(uploads.begin(store.blob_writer().unwrap(), Arc::default()));
         let piece = vec![7; 2 * LONG_UPLOAD_BYTES as usize];
         let (mut first, mut second, mut third) = (begin(), begin(), begin());
         for _ in 0..3 {

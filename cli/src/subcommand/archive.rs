@@ -21,7 +21,7 @@ use crate::connect::explain;
 use crate::dump::Dump;
 use crate::exit::{Exit, Fault};
 use crate::json;
-use crate::output::{Output, notice};
+use crate::output::{Output, counted, notice};
 use crate::progress;
 
 /// Bytes of a body that is read once. A longer one is read twice: to see that it is whole, and into
@@ -41,7 +41,7 @@ pub(super) async fn export(
         }
         let writer = Writer::new(Piped(out), &std::env::temp_dir())?;
         let (_, Count { frames, unread }) = write(client, options, writer).await?;
-        notice(&format!("{frames} events are exported"));
+        notice(&format!("{} exported", counted(frames, "event")));
         return Ok(if unread == 0 { Exit::Ok } else { Exit::Failed });
     };
     let named = || path.display().to_string();

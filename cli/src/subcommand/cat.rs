@@ -35,7 +35,7 @@ pub(super) async fn run(
         options.start = Start::From(Bound::Offset(offset));
     }
     let left = filter.widen(client, &mut options).await?;
-    let mut reader = Reader { client, wanted: &cat.body, filter, left, unread: 0 };
+    let mut reader = Reader { client, wanted: &cat.body, filter, left, unread: 0, printed: false };
     let ended = reader.print_events(&options, position.as_mut(), stop, out).await;
     // What was printed counts as read, however it ended.
     let saved = match &mut position {
@@ -68,6 +68,8 @@ struct Reader<'a> {
     left: Option<u64>,
     /// Frames that cannot be read.
     unread: u64,
+    /// Something was printed.
+    printed: bool,
 }
 
 impl Reader<'_> {
@@ -110,6 +112,9 @@ impl Reader<'_> {
             };
             match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
                 None => {
+                    if out.is_person() && !self.printed && self.unread == 0 {
+                        notice(&format!("no frame in {} that was asked for", options.topics));
+                    }
                     if let (Some(position), Some(offset)) = (position, events.position()) {
                         position.reach(offset);
                     }
@@ -148,6 +153,7 @@ impl Reader<'_> {
         let passed = self.filter.pass(self.client, frames).await?;
         for (delivered, _) in frames.iter().zip(passed).filter(|(_, passed)| *passed) {
             print(self.client, delivered, self.wanted, out).await?;
+            self.printed = true;
             if let Some(left) = &mut self.left {
                 *left -= 1;
                 if *left == 0 {

@@ -8,7 +8,7 @@ use super::sure;
 use crate::args::{CursorSubcommand, Place, SureArgs};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
-use crate::output::Output;
+use crate::output::{Output, notice};
 
 pub(super) async fn run(
     client: &Client,
@@ -109,6 +109,9 @@ async fn set(
     let expect = ExpectRevision::Is(expect.unwrap_or(revision));
     let change = CursorChange { name: name.clone(), expect, set: Some((offset, state)) };
     client.cursor_set(change).await.map_err(explain)?;
+    if revision == 0 {
+        notice(&format!("{name} is a new cursor"));
+    }
     show(client, &name, &existing(client, &name).await?, out)?;
     Ok(Exit::Ok)
 }

@@ -25,7 +25,7 @@ use super::position::{Position, Resume};
 use crate::args::EachArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
-use crate::output::notice;
+use crate::output::{counted, notice};
 
 /// The wait before the first retry; it doubles up to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -306,7 +306,8 @@ impl Runner<'_> {
         if let (Some(position), Some(revision)) = (position, appended.cursors.first()) {
             position.changed(*revision);
         }
-        notice(&format!("{id}: {failure}; parked in {topic} after {attempts} attempts"));
+        let tries = counted(attempts, "attempt");
+        notice(&format!("{id}: {failure}; parked in {topic} after {tries}"));
         Ok(())
     }
 }
@@ -368,6 +369,17 @@ impl fmt::Display for Failure {
     }
 }
 
+/// The address, for a command that may go to another directory.
+fn absolute(address: &Address) -> OsString {
+    match address {
+        Address::Unix(socket) => match std::path::absolute(socket) {
+            Ok(socket) => socket.into(),
+            Err(_) => socket.into(),
+        },
+        other => other.to_string().into(),
+    }
+}
+
 /// What the command is told about its frame.
 fn environment(frame: &Frame, address: &Address) -> Vec<(&'static str, OsString)> {
     let meta: &[u8] = if frame.meta().is_empty() { b"{}" } else { frame.meta() };
@@ -377,6 +389,6 @@ fn environment(frame: &Frame, address: &Address) -> Vec<(&'static str, OsString)
         ("XS_META", String::from_utf8_lossy(meta).into_owned().into()),
         ("XS_OFFSET", frame.offset().map(|offset| offset.to_string()).unwrap_or_default().into()),
         ("XS_HASH", frame.hash().map(|hash| hash.to_string()).unwrap_or_default().into()),
-        ("XS_ADDR", address.to_string().into()),
+        ("XS_ADDR", absolute(address)),
     ]
 }

@@ -14,6 +14,7 @@ use crate::output::Output;
 
 pub(super) async fn get(client: &Client, get: &GetArgs, out: &mut Output) -> anyhow::Result<Exit> {
     out.use_template(get.body.format.as_ref());
+    out.show_whole();
     let frame = existing(client, get.place).await?;
     bodies::print(client, &frame, &get.body, out).await?;
     Ok(Exit::Ok)

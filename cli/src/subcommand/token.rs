@@ -4,29 +4,35 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use serde_json::json;
+use xs_engine::{Store, StoreOptions};
 use xs_protocol::{Address, NewToken, Scope, TOKENS_NAME, TokenError, TokenFile};
 
 use crate::args::{TokenCreateArgs, TokenSubcommand};
-use crate::connect::{default_address, is_store};
+use crate::connect::{beheaded, default_address, is_store, leave_alone, no_store};
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, notice};
 
 pub(super) fn run(token: TokenSubcommand, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let dir = directory(addr)?;
     let mut out = Output::stdout();
     match token {
-        TokenSubcommand::Create(create) => make(&dir, create, &mut out)?,
-        TokenSubcommand::List => list(&dir, &mut out)?,
+        TokenSubcommand::Create(create) => {
+            let new = asked_for(create);
+            // No store is made for a token that cannot be.
+            new.check().map_err(fault)?;
+            make(&directory(addr, true)?, new, &mut out)?;
+        }
+        TokenSubcommand::List => list(&directory(addr, false)?, &mut out)?,
         TokenSubcommand::Revoke { name } => {
-            TokenFile::revoke(&dir, &name).map_err(fault)?;
+            TokenFile::revoke(&directory(addr, false)?, &name).map_err(fault)?;
         }
     }
     out.flush()?;
     Ok(Exit::Ok)
 }
 
-fn make(dir: &Path, create: TokenCreateArgs, out: &mut Output) -> anyhow::Result<()> {
+fn asked_for(create: TokenCreateArgs) -> NewToken {
     let TokenCreateArgs { name, role, topics, read, append, no_read, expires } = create;
     let now = now_ms();
     let writes = role == xs_protocol::Role::Append;
@@ -37,7 +43,10 @@ fn make(dir: &Path, create: TokenCreateArgs, out: &mut Output) -> anyhow::Result
     let append = append.or_else(|| topics.filter(|_| writes)).map(Scope::Topics);
     let expires_ms =
         expires.map(|time| now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
-    let new = NewToken { name, role, read, append, created_ms: now, expires_ms };
+    NewToken { name, role, read, append, created_ms: now, expires_ms }
+}
+
+fn make(dir: &Path, new: NewToken, out: &mut Output) -> anyhow::Result<()> {
     let (token, secret) = TokenFile::create(dir, new).map_err(fault)?;
     out.line(secret.reveal())?;
     if out.is_person() {
@@ -65,8 +74,9 @@ fn list(dir: &Path, out: &mut Output) -> anyhow::Result<()> {
     Ok(out.table(&names, &rows)?)
 }
 
-/// The directory of the store, which must be there.
-fn directory(addr: Option<Address>) -> anyhow::Result<PathBuf> {
+/// The directory of the store, which is made when it may be: a server that others reach wants a
+/// token before it starts for the first time.
+fn directory(addr: Option<Address>, may_make: bool) -> anyhow::Result<PathBuf> {
     let dir = match addr.map_or_else(default_address, Ok)? {
         Address::Unix(socket) => socket.parent().map_or_else(PathBuf::new, Path::to_owned),
         other => {
@@ -74,13 +84,23 @@ fn directory(addr: Option<Address>) -> anyhow::Result<PathBuf> {
             return Fault::fail(Exit::Usage, text);
         }
     };
-    if !is_store(&dir) {
-        let dir = dir.display();
-        let text =
-            format!("no store at {dir}; make one with `xs serve {dir}` or by appending to it");
+    match is_store(&dir) {
+        true => Ok(dir),
+        false if may_make => make_store(&dir).map(|()| dir),
+        false => Fault::fail(Exit::Unreachable, no_store(&dir)),
+    }
+}
+
+fn make_store(dir: &Path) -> anyhow::Result<()> {
+    if let Some(text) = beheaded(dir) {
         return Fault::fail(Exit::Unreachable, text);
     }
-    Ok(dir)
+    leave_alone(dir)?;
+    let made = Store::open(dir, StoreOptions::default()).map_err(anyhow::Error::from);
+    let made = made.and_then(|store| Ok(store.close()?));
+    made.with_context(|| format!("cannot make the store {}", dir.display()))?;
+    notice(&format!("{} is a new store", dir.display()));
+    Ok(())
 }
 
 fn fault(error: TokenError) -> anyhow::Error {

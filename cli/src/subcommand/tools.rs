@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use clap::{Command, CommandFactory as _};
+use clap::{Command, CommandFactory as _, ValueHint};
 use serde_json::json;
 use xs_engine::FrameId;
 
@@ -42,12 +42,23 @@ pub(super) fn completions(args: &CompletionsArgs) -> anyhow::Result<Exit> {
 fn for_people() -> Command {
     let whole = Args::command();
     let shown = whole.get_subcommands().filter(|below| !below.is_hide_set());
+    let shown = shown.map(|below| without_files(below.clone()));
     let about = whole.get_about().cloned().unwrap_or_default();
     Command::new("xs")
         .version(env!("CARGO_PKG_VERSION"))
         .about(about)
         .args(whole.get_arguments())
         .subcommands(shown)
+}
+
+/// The same where files are offered only for options that name a file or a directory, and for first
+/// words, which may be a store.
+fn without_files(command: Command) -> Command {
+    let command = command.mut_args(|arg| match arg.get_value_hint() {
+        ValueHint::Unknown if !arg.is_positional() => arg.value_hint(ValueHint::Other),
+        _ => arg,
+    });
+    command.mut_subcommands(without_files)
 }
 
 pub(super) fn man(args: &ManArgs) -> anyhow::Result<Exit> {

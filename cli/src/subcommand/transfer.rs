@@ -26,7 +26,7 @@ use crate::connect::{explain, is_store};
 use crate::dump::{Dump, Incoming, Lines, Selection, Stored, parse};
 use crate::exit::{Exit, Fault};
 use crate::json;
-use crate::output::{Output, notice};
+use crate::output::{Output, counted, notice};
 use crate::progress;
 use crate::report::hex;
 
@@ -385,10 +385,7 @@ pub(super) async fn remove(
         }
         return Ok(if all { Exit::Ok } else { Exit::NotFound });
     }
-    let what = match places.as_slice() {
-        [_] => "remove 1 event for good".to_owned(),
-        places => format!("remove {} events for good", places.len()),
-    };
+    let what = format!("remove {} for good", counted(places.len() as u64, "event"));
     sure::ask(&what, remove.sure).await?;
     let count = places.len();
     let request = RemoveRequest { frames: places, now: remove.now, ..Default::default() };

@@ -30,6 +30,8 @@ const USAGE: &[&[&str]] = &[
     &["cat", "a,,b"],
     &["cat", "--last", "x"],
     &["tail", "-5"],
+    &["append", ".abc", "x"],
+    &["each", "jobs", "cat"],
     &["cat", "--since", "soon"],
     &["cat", "--from", "here"],
     &["cat", "--last", "3", "--new"],

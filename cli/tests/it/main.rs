@@ -74,6 +74,8 @@ mod replay;
 #[cfg(test)]
 mod resumes;
 #[cfg(test)]
+mod room;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod serve;

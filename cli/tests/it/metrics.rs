@@ -54,7 +54,7 @@ const FAMILIES: &[(&str, &str)] = &[
 ];
 
 /// Where a server answers HTTP.
-fn address(place: &Place) -> String {
+pub(crate) fn address(place: &Place) -> String {
     eventually(|| {
         let log = place.log();
         let line = log.lines().find(|line| line.contains("metrics address="))?.to_owned();
@@ -63,7 +63,7 @@ fn address(place: &Place) -> String {
 }
 
 /// Status and body of a page. A server does not wait for who is slow to ask.
-fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     let ask = || -> io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")?;

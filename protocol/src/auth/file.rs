@@ -107,6 +107,32 @@ pub struct NewToken {
     pub expires_ms: Option<u64>,
 }
 
+impl NewToken {
+    /// Whether a token can be what is asked for.
+    ///
+    /// # Errors
+    /// [`TokenError::Invalid`] says what it cannot be.
+    pub fn check(&self) -> Result<(), TokenError> {
+        let Self { name, role, read, append, .. } = self;
+        let invalid = |text: String| Err(TokenError::Invalid(text));
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+        if name.is_empty() || name.len() > TOKEN_NAME_BYTES_MAX || !name.bytes().all(allowed) {
+            return invalid(format!(
+                "the name of a token is 1 to {TOKEN_NAME_BYTES_MAX} of a-z A-Z 0-9 _ - and ."
+            ));
+        }
+        if matches!(role, Role::Admin | Role::Host) && (read.is_some() || append.is_some()) {
+            return invalid(format!(
+                "the role {role} takes no topics: it may start modules, which may append anywhere"
+            ));
+        }
+        if *role == Role::Read && !matches!(append, None | Some(Scope::Nothing)) {
+            return invalid("the role read appends nowhere; take the role append".to_owned());
+        }
+        [read, append].into_iter().flatten().try_for_each(check_scope)
+    }
+}
+
 impl Token {
     pub(crate) fn access(&self) -> Access {
         let (read, append) = (self.read.clone(), self.append.clone());
@@ -288,25 +314,8 @@ fn edit<T>(
 }
 
 fn check(new: NewToken, hash: TokenHash) -> Result<Token, TokenError> {
+    new.check()?;
     let NewToken { name, role, read, append, created_ms, expires_ms } = new;
-    let invalid = |text: String| Err(TokenError::Invalid(text));
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    if name.is_empty() || name.len() > TOKEN_NAME_BYTES_MAX || !name.bytes().all(allowed) {
-        return invalid(format!(
-            "the name of a token is 1 to {TOKEN_NAME_BYTES_MAX} of a-z A-Z 0-9 _ - and ."
-        ));
-    }
-    if matches!(role, Role::Admin | Role::Host) && (read.is_some() || append.is_some()) {
-        return invalid(format!(
-            "the role {role} takes no topics: it may start modules, which may append anywhere"
-        ));
-    }
-    if role == Role::Read && !matches!(append, None | Some(Scope::Nothing)) {
-        return invalid("the role read appends nowhere; take the role append".to_owned());
-    }
-    for scope in [&read, &append].into_iter().flatten() {
-        check_scope(scope)?;
-    }
     let read = read.unwrap_or_else(|| Scope::of(role));
     let append = match role {
         Role::Read => Scope::Nothing,

@@ -51,6 +51,18 @@ pub enum MaintainRequest {
 }
 
 impl MaintainRequest {
+    /// What people call it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Verify => "verify",
+            Self::Compact { .. } => "compact",
+            Self::Gc { .. } => "gc",
+            Self::Backup { .. } => "backup",
+            Self::Fork { .. } => "fork",
+        }
+    }
+
     /// Where files are written outside the store, if they are.
     #[must_use]
     pub fn path(&self) -> Option<&str> {

@@ -20,11 +20,12 @@ use tokio::task::JoinHandle;
 use xs_engine::Store;
 use xs_protocol::{Address, Guard, Server, ServerTls};
 
-pub(crate) use self::probe::Fullness;
 pub(super) use self::probe::Probe;
+pub(super) use self::store::room;
 use self::text::{Exposition, Kind};
 use crate::args::MetricsArgs;
 use crate::exit::{Exit, Fault};
+use crate::serve::Fullness;
 
 /// How long an exposition is given out again, so that many readers cost as much as one.
 const FRESH: Duration = Duration::from_secs(1);

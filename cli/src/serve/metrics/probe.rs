@@ -2,15 +2,11 @@
 //! appends. A store that only cannot be written still serves reads, and says why it is not ready.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use xs_engine::Health;
 
 use super::Served;
-
-/// Free bytes with which a store that was full is taken to have room again: a segment's worth.
-const ROOM_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How far the server is.
 #[derive(Default)]
@@ -24,32 +20,6 @@ enum State {
 /// What the pages look at.
 #[derive(Default)]
 pub(in crate::serve) struct Probe(RwLock<State>);
-
-/// Whether the last append found the disk full.
-#[derive(Debug, Default)]
-pub(crate) struct Fullness(AtomicBool);
-
-impl Fullness {
-    /// An append was refused for want of room, or was stored.
-    pub(crate) fn note(&self, is_full: bool) {
-        // Stored appends are many: the flag is written when it changes.
-        if self.0.load(Ordering::Relaxed) != is_full {
-            self.0.store(is_full, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Fullness {
-    /// Whether the last append was refused for want of room.
-    pub(crate) fn is_full(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Whether the store is full still. Nobody may have appended since there is room again.
-    fn still(&self, free: impl FnOnce() -> Option<u64>) -> bool {
-        self.is_full() && free().is_none_or(|free| free < ROOM_BYTES)
-    }
-}
 
 /// One thing that must be so.
 pub(super) struct Check {
@@ -107,8 +77,7 @@ impl Probe {
                 Health::Poisoned(why) => Some(format!("a write failed: {why}")),
             };
             checks.push(Check { name: "writable", failure: writable });
-            let free = || super::store::room(&served.dir).map(|(free, _)| free);
-            let full = served.fullness.still(free);
+            let full = served.fullness.is_full();
             checks.push(Check { name: "room", failure: failure(full, "the disk is full") });
         }
         checks
@@ -131,16 +100,5 @@ mod tests {
         probe.stopping();
         assert_eq!(failed(&probe.readiness()), ["serving"]);
         assert!(failed(&probe.health()).is_empty());
-    }
-
-    #[test]
-    fn a_full_disk_is_over_with_an_append_or_with_room() {
-        let fullness = Fullness::default();
-        assert!(!fullness.still(|| Some(0)), "no append has failed");
-        fullness.note(true);
-        assert!(fullness.still(|| Some(ROOM_BYTES - 1)) && fullness.still(|| None));
-        assert!(!fullness.still(|| Some(ROOM_BYTES)));
-        fullness.note(false);
-        assert!(!fullness.still(|| Some(0)));
     }
 }

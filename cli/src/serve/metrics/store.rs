@@ -147,7 +147,7 @@ pub(super) fn expose_guard(guard: &Guard, out: &mut Exposition) {
 }
 
 /// Free bytes and all bytes of the filesystem that the store is on.
-pub(super) fn room(dir: &Path) -> Option<(u64, u64)> {
+pub(in crate::serve) fn room(dir: &Path) -> Option<(u64, u64)> {
     let found = rustix::fs::statvfs(dir).ok()?;
     Some((found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize))
 }

@@ -18,7 +18,7 @@ use super::{Asked, say};
 use crate::args::SureArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::subcommand::sure;
 
 /// Time a server has to do what was asked of it: modules have several seconds to stop.
@@ -55,7 +55,8 @@ pub(super) async fn reset(
 ) -> anyhow::Result<Exit> {
     let (key, module) = survey::one(asked.client, asked.served, name).await?;
     let cursors = cursors_of(asked.client, &key).await?;
-    let what = format!("{key}: its position and state, {} cursors", cursors.len());
+    let count = counted(cursors.len() as u64, "cursor");
+    let what = format!("{key}: its position and state, {count}");
     if sure.dry_run {
         let facts = [("cursors", json!(cursors.len())), ("dry_run", json!(true))];
         say(out, &key, &format!("would forget {what}"), &facts)?;

@@ -19,7 +19,7 @@ use super::{Asked, say};
 use crate::args::SureArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::subcommand::sure;
 
 /// Frames of one batch.
@@ -91,7 +91,8 @@ pub(super) async fn unpark(
     let key = handler(asked, name).await?;
     let chosen = Chosen::find(asked.client, &key, &ids).await?;
     let count = chosen.decide(UNPARK).await?;
-    let text = format!("{count} inputs of {key} will be handled again");
+    let inputs = counted(count as u64, "input");
+    let text = format!("{inputs} of {key} will be handled again");
     say(out, &key, &text, &[("unparked", json!(count))])?;
     Ok(Exit::Ok)
 }
@@ -106,7 +107,11 @@ pub(super) async fn discard(
     let key = handler(asked, name).await?;
     let chosen = Chosen::find(asked.client, &key, &ids).await?;
     let count = chosen.records.len();
-    let what = format!("{count} parked inputs of {key}");
+    let what = format!("{} of {key}", counted(count as u64, "parked input"));
+    if count == 0 {
+        say(out, &key, &format!("{key} has no parked input"), &[("discarded", json!(0))])?;
+        return Ok(Exit::Ok);
+    }
     if sure.dry_run {
         let facts = [("discarded", json!(count)), ("dry_run", json!(true))];
         say(out, &key, &format!("would give up {what}"), &facts)?;
@@ -114,7 +119,7 @@ pub(super) async fn discard(
     }
     sure::ask(&format!("give up {what}"), sure).await?;
     let count = chosen.decide(DISCARD).await?;
-    let text = format!("{count} parked inputs of {key} were given up");
+    let text = format!("{} of {key} given up", counted(count as u64, "parked input"));
     say(out, &key, &text, &[("discarded", json!(count))])?;
     Ok(Exit::Ok)
 }

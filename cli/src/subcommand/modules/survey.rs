@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use xs_engine::{Bound, Cursor, Frame, FrameId, ReadOptions, Start, Topic, TopicPatterns};
-use xs_protocol::{Client, LastRequest};
+use xs_protocol::{Class, Client, ClientError, LastRequest};
 use xs_runtime::host::lifecycle::{Event, Key, Lifecycle, parse_topic};
 use xs_runtime::host::{CONFIG_TOPIC, processor_cursor};
 
@@ -52,13 +52,21 @@ enum Running {
 /// Every module that the log knows. `served`: whether a server answered.
 pub(crate) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMap<Key, Module>> {
     let request = LastRequest { topics: TopicPatterns::parse(TOPICS)?, n: 1, per_topic: true };
-    let mut modules = fold(client.last(&request).await.map_err(explain)?, served);
+    let mut modules = fold(client.last(&request).await.map_err(not_shown)?, served);
     for (key, module) in &mut modules {
         if module.state() == "stopped" && lost_its_file(client, key, module).await? {
             module.file = None;
         }
     }
     Ok(modules)
+}
+
+/// Why nobody says how the modules are: not which of the topics may not be read.
+fn not_shown(error: ClientError) -> anyhow::Error {
+    match error.class() {
+        Class::Access => Fault::new(Exit::Denied, "modules are shown to admins and hosts").into(),
+        _ => explain(error),
+    }
 }
 
 /// Whether the file of a module that was stopped is gone: a stop by hand is newer than the one that
