@@ -83,6 +83,7 @@ mod client;
 #[doc(hidden)]
 pub mod codec;
 mod error;
+mod file_version;
 mod gather;
 pub mod lifecycle;
 pub mod limits;
@@ -91,7 +92,6 @@ mod server;
 mod service;
 mod session;
 mod socket;
-mod stamp;
 mod tcp;
 mod tls;
 

@@ -5,7 +5,7 @@ use xs_engine::{Bound, Cursor, CursorChange, CursorName, ExpectRevision};
 use xs_protocol::Client;
 
 use super::sure;
-use crate::args::{CursorSubcommand, Place, SureArgs};
+use crate::args::{CursorSubcommand, CursorTarget, SureArgs};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::Output;
@@ -18,8 +18,8 @@ pub(super) async fn run(
     match cursor {
         CursorSubcommand::List => list(client, out).await,
         CursorSubcommand::Get { name } => get(client, &name, out).await,
-        CursorSubcommand::Set { name, place, expect } => {
-            set(client, name, place, expect, out).await
+        CursorSubcommand::Set { name, target, expect } => {
+            set(client, name, target, expect, out).await
         }
         CursorSubcommand::Rm { name, sure } => remove(client, name, sure, out).await,
     }
@@ -93,14 +93,14 @@ async fn existing(client: &Client, name: &CursorName) -> anyhow::Result<Cursor> 
 async fn set(
     client: &Client,
     name: CursorName,
-    place: Place,
+    target: CursorTarget,
     expect: Option<u64>,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
-    let offset = match place {
-        Place::First => 0,
-        Place::Head => client.server().head,
-        Place::Before(bound) => offset_of(client, bound).await?,
+    let offset = match target {
+        CursorTarget::First => 0,
+        CursorTarget::Head => client.server().head,
+        CursorTarget::Before(bound) => offset_of(client, bound).await?,
     };
     let present = client.cursor_get(&name).await.map_err(explain)?;
     let (revision, state) =

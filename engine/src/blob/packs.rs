@@ -175,7 +175,7 @@ impl Packs {
     /// The next blob of a kin, if it lies behind the last one that this thread found.
     pub(super) fn next_of(&self, kin: u32, hash: &BlobHash) -> Option<Bytes> {
         let row = trail::guess(kin)?;
-        let bytes = self.blocks.get(&row.place).and_then(|block| block.blob(row.number));
+        let bytes = self.blocks.get(&row.block).and_then(|block| block.blob(row.number));
         match bytes.filter(|bytes| BlobHash::of(bytes) == *hash) {
             Some(bytes) => {
                 trail::note(kin, row);

@@ -298,14 +298,14 @@ impl Writer {
         let durable_upto = inner.durable_upto.load(Ordering::Acquire);
         match self.encode(pending, now_ms, &mut open, &mut placed) {
             Ok(changes) => {
-                let place = self.appender.finish(&open, durable_upto);
+                let at = self.appender.finish(&open, durable_upto);
                 self.changes.take(inner, changes);
                 self.removing.extend(placed.removed.iter().map(|target| target.offset));
                 let hides = |frame: &NewFrame| matches!(frame.ttl, Ttl::Last(_));
                 self.hides |= pending.batch.frames.iter().any(hides);
                 self.hides |= pending.batch.import.is_some();
-                self.take_up(inner, pending, &placed, place.segment.base());
-                placed.place = Some(place);
+                self.take_up(inner, pending, &placed, at.segment.base());
+                placed.at = Some(at);
                 Ok(placed)
             }
             Err(error) => {

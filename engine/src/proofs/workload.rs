@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Holds, Place, body, cursor_name};
+use super::{Holds, Rig, body, cursor_name};
 use crate::append::{Appended, Batch};
 use crate::compact::CompactOptions;
 use crate::error::AppendError;
@@ -312,13 +312,13 @@ impl Life {
     /// of one step alone, and with the store that cannot go on; `failed` hears of the others.
     pub(super) fn live(
         &self,
-        place: &Place,
+        rig: &Rig,
         disk: &SimDisk,
         steps: usize,
         mut failed: impl FnMut(AppendError),
     ) -> Result<(), Option<Store>> {
         for half in [steps / 2, steps - steps / 2] {
-            let store = place.open(disk).map_err(|_| None)?;
+            let store = rig.open(disk).map_err(|_| None)?;
             self.uses(&store);
             let mut poisoned = false;
             for _ in 0..half {

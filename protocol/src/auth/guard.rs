@@ -12,9 +12,9 @@ use parking_lot::{Mutex, RwLock};
 use super::throttle::{Answer, Throttle};
 use super::{Access, TOKENS_NAME, TokenError, TokenFile, TokenHash};
 use crate::error::{Code, Detail, Refusal};
+use crate::file_version::FileVersion;
 use crate::limits::FAILURE_DELAY_MAX;
 use crate::message::Role;
-use crate::stamp::Stamp;
 
 /// The tokens of a store that is being served.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Guard {
 #[derive(Debug)]
 struct State {
     /// The file that was looked at last, also when it could not be taken.
-    seen: Option<Stamp>,
+    seen: Option<FileVersion>,
     /// `None` while there is no file.
     tokens: Option<Arc<TokenFile>>,
     /// The last moment for which expiries were looked at.
@@ -55,7 +55,7 @@ impl Guard {
     /// [`TokenError`] when there is a file that cannot be taken.
     pub fn open(dir: &Path) -> Result<Self, TokenError> {
         let path = dir.join(TOKENS_NAME);
-        let seen = Stamp::of(&path);
+        let seen = FileVersion::of(&path);
         let tokens = TokenFile::load(&path)?.map(Arc::new);
         let state = State { seen, tokens, checked_ms: now_ms(), is_current: true, version: 0 };
         let (state, throttle) = (RwLock::new(state), Mutex::default());
@@ -88,7 +88,7 @@ impl Guard {
     /// looked at anew, because of that or because a token has ended; several may ask, each on its
     /// own.
     pub fn refresh(&self) -> u64 {
-        let (found, now) = (Stamp::of(&self.path), now_ms());
+        let (found, now) = (FileVersion::of(&self.path), now_ms());
         let mut state = self.state.write();
         let since = std::mem::replace(&mut state.checked_ms, now);
         let ended = state.tokens.as_deref().is_some_and(|file| {
@@ -124,7 +124,7 @@ impl Guard {
         peer: Option<IpAddr>,
         now: Instant,
     ) -> Verdict {
-        if Stamp::of(&self.path) != self.state.read().seen {
+        if FileVersion::of(&self.path) != self.state.read().seen {
             self.refresh();
         }
         let state = self.state.read();

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::door::Place;
+use super::door::DoorSlot;
 use crate::auth::Guard;
 use crate::message::Role;
 
@@ -36,11 +36,11 @@ pub(super) struct Visitor {
     /// Its address, over TCP.
     pub(super) peer: Option<IpAddr>,
     /// Where it waits until it has said HELLO.
-    pub(super) place: Option<Place>,
+    pub(super) slot: Option<DoorSlot>,
 }
 
 impl Visitor {
     pub(super) const fn new(entry: Entry, peer: Option<IpAddr>) -> Self {
-        Self { entry, peer, place: None }
+        Self { entry, peer, slot: None }
     }
 }

@@ -43,7 +43,7 @@ pub use meter::ServerStats;
 
 use self::census::{Census, Connections};
 use self::connection::Connection;
-use self::door::{Door, Place, Shortage};
+use self::door::{Door, DoorSlot, Shortage};
 use self::entry::Visitor;
 use self::listener::Accepted;
 use self::mailbox::{Mail, Mailbox};
@@ -247,8 +247,8 @@ impl Server {
         shared.meter.accepted();
         if permit.is_some() {
             let (free, now) = (shared.room.available_permits(), Instant::now().into_std());
-            let (place, gave_way) = shared.door.enter(visitor.peer, &mailbox, free, now);
-            visitor.place = Some(place);
+            let (slot, gave_way) = shared.door.enter(visitor.peer, &mailbox, free, now);
+            visitor.slot = Some(slot);
             shared.meter.gave_way(gave_way);
         }
         let number = shared.next_connection.fetch_add(1, Ordering::Relaxed);
@@ -266,7 +266,7 @@ impl Server {
                     stream = stream => stream.inspect_err(|_| meter.handshake_failed())?,
                     // Nothing was said yet: who only begins a handshake is not waited for.
                     () = stopping.cancelled() => return Ok(()),
-                    () = Place::given_way(visitor.place.as_ref()) => return Ok(()),
+                    () = DoorSlot::given_way(visitor.slot.as_ref()) => return Ok(()),
                 };
                 let (service, meter) = (Arc::clone(service), Arc::clone(meter));
                 let name = &options.name;

@@ -11,7 +11,7 @@ use xs_engine::{Cursor, CursorChange, CursorName, ExpectRevision, FrameId};
 
 /// A command's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct CommandPlace {
     /// The cursor's revision; 0 when there is none.
     pub(super) revision: u64,
     /// The first call not begun.
@@ -25,7 +25,7 @@ struct Saved {
     running: BTreeMap<String, u32>,
 }
 
-impl Place {
+impl CommandPlace {
     /// A place that is not stored yet.
     pub(super) const fn new(offset: u64) -> Self {
         Self { revision: 0, offset, running: BTreeMap::new() }
@@ -68,12 +68,12 @@ mod tests {
     #[test]
     fn a_place_survives_its_cursor() {
         let name = CursorName::parse("xs.command.a").unwrap();
-        let mut place = Place::new(3);
+        let mut place = CommandPlace::new(3);
         for ids in [vec![], vec![(FrameId::first_of_ms(1), 1), (FrameId::first_of_ms(2), 3)]] {
             place.running = ids.into_iter().collect();
             let (offset, state) = place.change(&name).set.unwrap();
             let cursor = Cursor { revision: 0, epoch: 1, offset, time_ms: 0, state };
-            assert_eq!(Place::of(&cursor), place);
+            assert_eq!(CommandPlace::of(&cursor), place);
         }
     }
 }
