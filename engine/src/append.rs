@@ -27,7 +27,8 @@ pub struct Batch {
     /// The frames, in order.
     pub frames: Vec<NewFrame>,
     /// Frames to remove, before the new ones are stored. All ids are looked up first; one that is
-    /// not there, or means a frame that another one of them does, is no error: see [`Removal`].
+    /// not there, or means a frame that another one of them does, is no error: see
+    /// [`Removal`](crate::Removal).
     pub removes: Vec<FrameId>,
     /// Changes of cursors; the batch is refused whole when one of their conditions is not met.
     pub cursors: Vec<CursorChange>,
@@ -47,44 +48,6 @@ impl From<NewFrame> for Batch {
     fn from(frame: NewFrame) -> Self {
         Self { frames: vec![frame], ..Self::default() }
     }
-}
-
-/// What a frame became.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// Its id.
-    pub id: FrameId,
-    /// Its offset; an ephemeral frame has none.
-    pub offset: Option<u64>,
-}
-
-/// What became of a frame that was to be removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Removal {
-    /// It was there and is gone now, on every path.
-    Removed,
-    /// It was not there: it never was, or was removed before, has expired, or was ephemeral.
-    /// Nothing was stored for it.
-    Absent,
-}
-
-/// The acknowledgement of a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Appended {
-    /// One for each frame, in order. When it is repeated and the others can no longer be told, the
-    /// first frame's alone.
-    pub frames: Vec<Stamp>,
-    /// The new revision of each cursor, in order; 0 for one that was removed. Empty when it is
-    /// repeated.
-    pub cursors: Vec<u64>,
-    /// The batch was stored before, under the same key; this is what it became then.
-    pub repeated: bool,
-    /// What became of each frame that was to be removed, in order.
-    pub removed: Vec<Removal>,
-    /// Whether a power cut can no longer take the batch.
-    pub durable: bool,
-    /// Offset of the next frame after those that are visible now, these included.
-    pub head: u64,
 }
 
 /// A batch's key and what it stands for.

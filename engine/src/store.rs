@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::append::{Appended, Batch, Checks, HashedKey, Pending};
+use crate::append::{Batch, Checks, HashedKey, Pending};
 use crate::blob::Blobs;
 use crate::commit::{Commits, Ticket, Timing, Writer};
 use crate::compact::Compaction;
-use crate::cursors::{CursorSummary, Cursors, HeldState};
+use crate::cursors::{Cursors, HeldCursor, HeldState};
 use crate::env::Env;
 use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
 use crate::format::super_file::{EpochStart, FileState};
@@ -30,7 +30,7 @@ use crate::read::Gone;
 use crate::recovery::RecoveryReport;
 use crate::tail::Tail;
 use crate::upkeep::Upkeep;
-use crate::value::{Cursor, CursorName};
+use crate::value::{Appended, Cursor, CursorName, CursorSummary};
 
 /// An open store. Dropping it closes it in order.
 #[derive(Debug)]
@@ -244,17 +244,16 @@ impl Store {
                 None => return Err(ReadError::MissingBlob(*hash)),
             },
         };
-        let CursorSummary { revision, epoch, offset, time_ms, .. } = held.summary();
+        let HeldCursor { revision, epoch, offset, time_ms, .. } = held;
         Ok(Some(Cursor { revision, epoch, offset, time_ms, state }))
     }
 
     /// Every cursor, by name.
     #[must_use]
-    pub fn cursors(&self) -> Vec<(CursorName, CursorSummary)> {
+    pub fn cursors(&self) -> Vec<CursorSummary> {
         let table = self.inner.cursors.read();
-        let mut all: Vec<_> =
-            table.iter().map(|(name, held)| (name.clone(), held.summary())).collect();
-        all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut all: Vec<_> = table.iter().map(|(name, held)| held.summary(name)).collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         all
     }
 }

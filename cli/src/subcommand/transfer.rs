@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Zoned;
 use serde_json::json;
-use xs_engine::{Bound, Frame, ReadOptions, Start, TopicPatterns, Ttl};
+use xs_engine::{Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
     Client, Code, Delivered, Export, Gap, ImportIds, ImportOutcome, ImportRequest, Imported,
@@ -393,7 +393,7 @@ pub(super) async fn remove(
     let count = places.len();
     let request = RemoveRequest { frames: places, now: remove.now, ..Default::default() };
     let removed = client.remove(&request).await.map_err(explain)?.removed;
-    let removed = removed.iter().filter(|removed| **removed).count();
+    let removed = removed.iter().filter(|removal| **removal == Removal::Removed).count();
     out.table(&["removed", "not_there"], &[vec![json!(removed), json!(count - removed)]])?;
     Ok(if removed < count { Exit::NotFound } else { Exit::Ok })
 }

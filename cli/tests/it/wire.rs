@@ -1,8 +1,8 @@
 //! What the protocol promises, with the store behind it.
 
 use xs_engine::{
-    Bound, Condition, FrameId, IdempotencyKey, NewFrame, ReadOptions, Start, Topic, TopicPatterns,
-    Ttl,
+    Bound, Condition, FrameId, IdempotencyKey, NewFrame, ReadOptions, Removal, Start, Topic,
+    TopicPatterns, Ttl,
 };
 use xs_protocol::{
     AppendRequest, Client, ClientError, Code, Delivered, Detail, Gap, ImportIds, ImportRequest,
@@ -141,7 +141,7 @@ fn imports_side_by_side_store_each_frame_once() {
             now: true,
             ..RemoveRequest::default()
         };
-        assert_eq!(used.remove(&remove).await.unwrap().removed, [true]);
+        assert_eq!(used.remove(&remove).await.unwrap().removed, [Removal::Removed]);
         assert_eq!(import(&[0, 1]).await.unwrap().counts(), (1, 1, 0));
     });
     drop(servers);
@@ -210,12 +210,12 @@ fn an_answer_is_durable_only_once_what_it_tells_of_is() {
             let done = client.remove(&remove).await.unwrap();
             (done.removed, done.durable)
         };
-        assert_eq!(remove(Bound::Id(gone), false).await, (vec![true], false));
+        assert_eq!(remove(Bound::Id(gone), false).await, (vec![Removal::Removed], false));
         let never = Bound::Offset(9_999);
-        assert_eq!(remove(never, false).await, (vec![false], false));
-        assert_eq!(remove(never, true).await, (vec![false], true));
+        assert_eq!(remove(never, false).await, (vec![Removal::Absent], false));
+        assert_eq!(remove(never, true).await, (vec![Removal::Absent], true));
         append().await;
-        assert_eq!(remove(Bound::Id(gone), true).await, (vec![false], true));
+        assert_eq!(remove(Bound::Id(gone), true).await, (vec![Removal::Absent], true));
     });
 }
 
@@ -255,12 +255,12 @@ fn removals_by_id_and_offset_reach_the_files() {
             now: true,
             ..RemoveRequest::default()
         };
-        assert_eq!(client.remove(&remove).await.unwrap().removed[..1], [true]);
+        assert_eq!(client.remove(&remove).await.unwrap().removed[..1], [Removal::Removed]);
         assert_eq!(client.get(Bound::Id(id)).await.unwrap(), None);
         assert!(!client.blob_has(&hash).await.unwrap());
         let nothing =
             RemoveRequest { frames: vec![Bound::Offset(9_999)], ..RemoveRequest::default() };
-        assert_eq!(client.remove(&nothing).await.unwrap().removed, [false]);
+        assert_eq!(client.remove(&nothing).await.unwrap().removed, [Removal::Absent]);
         // In one batch with an append, within topics.
         let batch = |topics: &str| AppendRequest {
             removes: vec![Bound::Id(kept.id)],
@@ -273,7 +273,7 @@ fn removals_by_id_and_offset_reach_the_files() {
             (Code::Denied, &[Detail::Frame(kept.id)][..])
         );
         let appended = client.append(&batch("a,c.*")).await.unwrap();
-        assert_eq!((appended.removed, appended.frames.len()), (vec![true], 1));
+        assert_eq!((appended.removed, appended.frames.len()), (vec![Removal::Removed], 1));
         let stats: serde_json::Value =
             serde_json::from_str(&client.stats().await.unwrap()).unwrap();
         assert_eq!(stats["store"]["head"], appended.head);
@@ -303,9 +303,9 @@ fn a_keyed_batch_that_removes_frames_can_be_sent_again() {
                 ..one("b")
             };
             let first = client.append(&batch).await.unwrap();
-            assert_eq!((first.repeated, &first.removed), (false, &vec![true]));
+            assert_eq!((first.repeated, &first.removed), (false, &vec![Removal::Removed]));
             let again = client.append(&batch).await.unwrap();
-            assert_eq!((again.repeated, again.removed), (true, vec![false]));
+            assert_eq!((again.repeated, again.removed), (true, vec![Removal::Absent]));
             assert_eq!((again.frames, again.head), (first.frames, first.head));
         }
     });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::append::{Appended, Pending, Target};
+use crate::append::{Pending, Target};
 use crate::error::AppendError;
 use crate::format::align8;
 use crate::format::batch::BATCH_HEADER_LEN;
@@ -10,7 +10,7 @@ use crate::format::key_index::UsedKey;
 use crate::format::record::frame_len;
 use crate::index::{Index, Noted, Notes};
 use crate::log::{BatchAt, position_of};
-use crate::value::Frame;
+use crate::value::{Appended, Frame};
 
 /// A batch of this group that was laid out.
 #[derive(Default)]

@@ -16,7 +16,7 @@ use super::changes::{Change, Changes};
 use super::conditions::{Before, Conditions};
 use super::placed::{self, Placed};
 use super::timing::Stage;
-use crate::append::{Appended, Pending, Removal, Stamp, Target};
+use crate::append::{Pending, Target};
 use crate::blob::StageError;
 use crate::cursors::{Cursors, HeldCursor};
 use crate::error::{AppendError, Shortage};
@@ -30,7 +30,9 @@ use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
 use crate::store::Inner;
-use crate::value::{BlobHash, Body, Frame, FrameId, Import, NewFrame, Ttl};
+use crate::value::{
+    Appended, BlobHash, Body, Frame, FrameId, Import, NewFrame, Removal, Stamp, Ttl,
+};
 
 /// The answer to one batch.
 pub(crate) type Answer = Result<Appended, AppendError>;

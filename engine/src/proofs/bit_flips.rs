@@ -16,7 +16,7 @@ use crate::media::sim::{Image, SimDisk};
 use crate::options::{MediaChoice, SyncPolicy};
 use crate::store::{Health, Store};
 use crate::testing::tell;
-use crate::value::{BlobHash, Frame, ReadOptions, TopicPatterns};
+use crate::value::{BlobHash, CursorSummary, Frame, ReadOptions, TopicPatterns};
 
 const STEPS: usize = 44;
 /// Frames of the largest batch of the workload.
@@ -184,7 +184,7 @@ impl Subject {
                 Ok(None | Some(Err(_))) | Err(_) => told = true,
             }
         }
-        for (name, _) in store.cursors() {
+        for CursorSummary { name, .. } in store.cursors() {
             match store.cursor(&name) {
                 Ok(Some(cursor)) => {
                     let held = (cursor.offset, cursor.state.to_vec());

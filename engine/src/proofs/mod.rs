@@ -24,7 +24,7 @@ use crate::media::sim::{Image, SimDisk};
 use crate::options::{CompressOptions, JournalOptions, MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::{Health, Inner, Store};
 use crate::testing::{StillClock, fast_dir, open_on, options};
-use crate::value::{BlobHash, CursorName, FrameId, ReadOptions, TopicPatterns};
+use crate::value::{BlobHash, CursorName, CursorSummary, FrameId, ReadOptions, TopicPatterns};
 
 const MEDIA: [MediaChoice; 2] = [MediaChoice::Mapped, MediaChoice::Positioned];
 
@@ -85,7 +85,7 @@ fn look(store: &Store, what: &str) -> Holds {
         }
         holds.frames.push((frame.offset().expect(what), n));
     }
-    for (name, _) in store.cursors() {
+    for CursorSummary { name, .. } in store.cursors() {
         let cursor = store.cursor(&name).expect(what).expect(what);
         holds.cursors.insert(name.as_str().to_owned(), (cursor.offset, cursor.state.to_vec()));
     }

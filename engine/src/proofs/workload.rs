@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{Holds, Rig, body, cursor_name};
-use crate::append::{Appended, Batch};
+use crate::append::Batch;
 use crate::compact::CompactOptions;
 use crate::error::AppendError;
 use crate::gc::GcOptions;
@@ -19,7 +19,8 @@ use crate::media::sim::SimDisk;
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
 use crate::value::{
-    Body, Condition, CursorChange, ExpectRevision, IdempotencyKey, Meta, NewFrame, Topic, Ttl,
+    Appended, Body, Condition, CursorChange, ExpectRevision, IdempotencyKey, Meta, NewFrame, Topic,
+    Ttl,
 };
 
 /// Bytes of a blob that is put without a frame.

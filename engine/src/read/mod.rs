@@ -18,10 +18,9 @@ use std::sync::Arc;
 use crate::error::ReadError;
 use crate::store::{Inner, Store};
 use crate::tail::PublishHook;
-use crate::value::{Frame, FrameId, ReadOptions, Topic, TopicPatterns};
+use crate::value::{Frame, FrameId, ReadOptions, Topic, TopicPatterns, TopicSummary};
 
 pub use follower::{Follower, Live};
-pub use lookup::TopicStats;
 pub(crate) use newest::{Gone, Looks, NotFound};
 pub use reader::Reader;
 pub use resume::ResumePoint;
@@ -129,7 +128,7 @@ impl Store {
 
     /// What the store holds of each of the topics, in byte order of their names.
     #[must_use]
-    pub fn topics(&self, topics: &TopicPatterns) -> Vec<TopicStats> {
+    pub fn topics(&self, topics: &TopicPatterns) -> Vec<TopicSummary> {
         self.inner.topics(topics)
     }
 
@@ -143,7 +142,7 @@ impl Store {
         topics: &TopicPatterns,
         after: Option<&Topic>,
         limit: usize,
-    ) -> (Vec<TopicStats>, Option<Topic>) {
+    ) -> (Vec<TopicSummary>, Option<Topic>) {
         self.inner.topics_page(topics, after, limit)
     }
 

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use xs_engine::{
-    Batch, BlobHash, CursorChange, CursorName, ExpectRevision, FrameId, Health, NewFrame, Origin,
-    Store, StoreOptions, Ttl,
+    Batch, BlobHash, CursorChange, CursorName, CursorSummary, ExpectRevision, FrameId, Health,
+    NewFrame, Origin, Store, StoreOptions, Ttl,
 };
 
 use crate::support::{
@@ -64,7 +64,7 @@ fn tell(store: &Store) -> String {
         write!(told, "{offset} {id} {topic} {} {meta} {}", frame.ttl(), body.len()).unwrap();
         writeln!(told, " {:?} {:?}", frame.hash(), frame.origin()).unwrap();
     }
-    for (name, _) in store.cursors() {
+    for CursorSummary { name, .. } in store.cursors() {
         writeln!(told, "{:?}", store.cursor(&name).unwrap()).unwrap();
     }
     for stats in store.topics(&patterns("*,xs.*")) {

@@ -4,17 +4,16 @@ use bytes::Bytes;
 use tokio::io::AsyncRead;
 use xs_engine::limits::BATCH_RECORDS_MAX;
 use xs_engine::{
-    BlobHash, Bound, Cursor, CursorChange, CursorName, Frame, ReadOptions, ResumePoint, Start,
-    TopicPatterns,
+    Appended, BlobHash, Bound, Cursor, CursorChange, CursorName, CursorSummary, Frame, ReadOptions,
+    ResumePoint, Start, TopicPatterns, TopicSummary,
 };
 
 use super::streams::Line;
 use super::{BlobStream, CallStream, Client, Export, FrameStream, Reply, Subscription, blob};
 use crate::error::ClientError;
 use crate::message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, ImportRequest, Imported, LastRequest,
-    MaintainRequest, RemoveRequest, Request, Response, Resume, SubscribeOptions, SubscribeRequest,
-    TopicSummary,
+    AppendRequest, CallRequest, ImportRequest, Imported, LastRequest, MaintainRequest,
+    RemoveRequest, Request, Response, Resume, SubscribeOptions, SubscribeRequest,
 };
 
 impl Client {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use xs_engine::{BlobHash, Frame, TopicPatterns};
+use xs_engine::{Appended, BlobHash, CursorSummary, Frame, TopicPatterns};
 
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
@@ -16,7 +16,7 @@ use super::listing::Page;
 use super::long::Lane;
 use super::shelf::Shelf;
 use crate::error::{Code, Refusal};
-use crate::message::{Appended, CursorSummary, Imported, SubscribeRequest};
+use crate::message::{Imported, SubscribeRequest};
 use crate::service::{BlobSink, BlobSource, Called, Feed, TopicsPage, Wake};
 use crate::session::Ticket;
 

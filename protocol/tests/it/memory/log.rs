@@ -2,7 +2,7 @@
 
 use xs_engine::{
     BlobHash, Body, Bound, Condition, Cursor, CursorChange, ExpectRevision, Frame, FrameId,
-    NewFrame, ReadOptions, Start, TopicPatterns, Ttl,
+    NewFrame, ReadOptions, Removal, Start, TopicPatterns, Ttl,
 };
 use xs_protocol::{AppendRequest, Appended, Code, Detail, Refusal, Stamp};
 
@@ -91,7 +91,7 @@ impl Inner {
         Ok(Appended { frames, cursors, removed, durable, head, ..Appended::default() })
     }
 
-    fn remove(&mut self, batch: &AppendRequest) -> Result<Vec<bool>, Refusal> {
+    fn remove(&mut self, batch: &AppendRequest) -> Result<Vec<Removal>, Refusal> {
         let mut found = Vec::new();
         for &at in &batch.removes {
             let frame = self.visible(at);
@@ -103,7 +103,10 @@ impl Inner {
             }
             found.push(frame.and_then(Frame::offset));
         }
-        let gone = found.into_iter().map(|at| at.is_some_and(|at| self.removed.insert(at)));
+        let gone = found.into_iter().map(|at| match at.is_some_and(|at| self.removed.insert(at)) {
+            true => Removal::Removed,
+            false => Removal::Absent,
+        });
         Ok(gone.collect())
     }
 
