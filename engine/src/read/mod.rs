@@ -43,16 +43,19 @@ impl Inner {
 }
 
 impl Store {
-    /// The stored frames that `options` select, as they are now; `follow` is ignored.
+    /// The stored frames that `options` select, as they are now.
     ///
     /// # Errors
-    /// [`ReadError`] when an index cannot be read. Damaged frames are errors of the iterator, which
-    /// goes on behind them.
+    /// [`ReadError::Options`] for `follow`; [`ReadError`] when an index cannot be read. Damaged
+    /// frames are errors of the iterator, which goes on behind them.
     pub fn read(&self, options: &ReadOptions) -> Result<Reader, ReadError> {
+        if options.follow {
+            return Err(ReadError::Options("a read ends with what is stored: follow to go on"));
+        }
         Reader::new(&self.inner, options)
     }
 
-    /// The stored frames that `options` select, then those appended later.
+    /// The stored frames that `options` select, then those appended later, also without `follow`.
     ///
     /// # Errors
     /// [`ReadError::Options`] for `reverse`, which has no end to follow.

@@ -61,7 +61,8 @@ impl Client {
     }
 
     /// Reads what is stored for another store: every frame with its body, or with the hash of a
-    /// body that is longer than a message carries.
+    /// body that is longer than a message carries. It ends with what is stored, also with
+    /// `options.follow`.
     ///
     /// # Errors
     /// [`ClientError`] when the server refuses.
@@ -100,7 +101,7 @@ impl Client {
         })
     }
 
-    /// Reads what is stored, page by page. `options.follow` is not looked at.
+    /// Reads what is stored, page by page. The server refuses `options.follow`.
     #[must_use]
     pub fn fetch(&self, options: &ReadOptions) -> FrameStream {
         FrameStream::new(&self.handle, options)

@@ -72,8 +72,11 @@ async fn fetches_go_from_page_to_page() {
     let topics = TopicPatterns::parse("b").unwrap();
     let rare = ReadOptions { topics, ..all.clone() };
     assert_eq!(read(rare).await, (30_000..30_005).collect::<Vec<_>>());
-    let none = ReadOptions { limit: Some(0), ..all };
+    let none = ReadOptions { limit: Some(0), ..all.clone() };
     assert_eq!(read(none).await, Vec::<u64>::new());
+    let follow = ReadOptions { follow: true, ..all };
+    let refused = soon(client.fetch(&follow).next()).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Some(Code::InvalidRead), "it would end at the head");
 }
 
 /// Whichever way a fetch goes, damage ends a page, is told of once, and is passed by.
