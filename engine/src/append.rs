@@ -18,7 +18,8 @@ use crate::limits::{
     CURSOR_STATE_BYTES_MAX, RECORD_BYTES_MAX, TOPIC_BYTES_MAX,
 };
 use crate::value::{
-    BlobHash, Body, Condition, CursorChange, FrameId, IdempotencyKey, Import, NewFrame, Ttl,
+    BlobHash, Body, Condition, CursorChange, CursorValue, FrameId, IdempotencyKey, Import,
+    NewFrame, Ttl,
 };
 
 /// Frames, cursor changes and removals that are stored together or not at all.
@@ -238,18 +239,20 @@ impl Pending {
             }
             let state = match &change.set {
                 None => None,
-                Some((_, bytes)) if bytes.len() > CURSOR_STATE_BYTES_MAX => {
+                Some(CursorValue { state: bytes, .. }) if bytes.len() > CURSOR_STATE_BYTES_MAX => {
                     return Err(AppendError::StateTooLarge {
                         name: change.name.clone(),
                         bytes: bytes.len(),
                         max: CURSOR_STATE_BYTES_MAX,
                     });
                 }
-                Some((_, bytes)) if room.is_inline(checks.cursor_bytes, bytes.len()) => {
+                Some(CursorValue { state: bytes, .. })
+                    if room.is_inline(checks.cursor_bytes, bytes.len()) =>
+                {
                     // It is held for long, and not the message that it came in.
                     Some(HeldState::Inline(Bytes::copy_from_slice(bytes)))
                 }
-                Some((_, bytes)) => {
+                Some(CursorValue { state: bytes, .. }) => {
                     let (len, hash) = stage(&mut self.staged, prepare(bytes, checks)?);
                     Some(HeldState::Blob(len, hash))
                 }

@@ -136,7 +136,7 @@ pub use sys::name_faults;
 pub use tail::PublishHook;
 pub use value::{
     Appended, BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, CursorSummary,
-    ExpectRevision, Frame, FrameId, FrameRef, IdempotencyKey, Import, Meta, NewFrame, Origin,
-    ReadOptions, Removal, Stamp, Start, Topic, TopicPattern, TopicPatterns, TopicSummary, Ttl,
-    Unmet, ValueError,
+    CursorValue, ExpectRevision, Frame, FrameId, FrameRef, IdempotencyKey, Import, Meta, NewFrame,
+    Origin, ReadOptions, Removal, Stamp, Start, Topic, TopicPattern, TopicPatterns, TopicSummary,
+    Ttl, Unmet, ValueError,
 };

@@ -106,9 +106,10 @@ pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
 #[doc(hidden)]
 pub use gather::Gather;
 pub use message::{
-    AppendRequest, CallRequest, Delivered, Gap, GoAway, HostClaim, ImportIds, ImportOutcome,
-    ImportRequest, Imported, LastRequest, MaintainRequest, Op, OpRange, PeerLimits, RECORD_VERSION,
-    RemoveRequest, Resume, Role, Slow, SubEvent, SubscribeOptions, UnknownRole, VERSION, Ways,
+    AppendRequest, CallRequest, Delivered, Gap, GoAway, HostClaim, ImportCounts, ImportIds,
+    ImportOutcome, ImportRequest, Imported, LastRequest, MaintainRequest, Op, OpRange, PeerLimits,
+    RECORD_VERSION, RemoveRequest, Resume, Role, Slow, SubEvent, SubscribeOptions, UnknownRole,
+    VERSION, Ways,
 };
 pub use server::{Entry, Listener, Server, ServerOptions, ServerStats};
 pub use service::{
@@ -119,7 +120,7 @@ pub use tls::{ClientTls, ServerTls, TlsError};
 // The values of the store that requests and answers are made of: a client needs no other crate.
 pub use xs_engine::{
     Appended, BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, CursorSummary,
-    ExpectRevision, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Origin, ReadOptions,
-    RecordError, Removal, ResumePoint, Stamp, Start, Topic, TopicPattern, TopicPatterns,
-    TopicSummary, Ttl, ValueError,
+    CursorValue, ExpectRevision, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Origin,
+    ReadOptions, RecordError, Removal, ResumePoint, Stamp, Start, Topic, TopicPattern,
+    TopicPatterns, TopicSummary, Ttl, ValueError,
 };

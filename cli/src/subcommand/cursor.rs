@@ -1,7 +1,7 @@
 //! `cursor`: named positions, looked at and moved by hand.
 
 use serde_json::{Value, json};
-use xs_engine::{Bound, Cursor, CursorChange, CursorName, ExpectRevision};
+use xs_engine::{Bound, Cursor, CursorChange, CursorName, CursorValue, ExpectRevision};
 use xs_protocol::Client;
 
 use super::sure;
@@ -107,7 +107,8 @@ async fn set(
         present.map_or_else(Default::default, |cursor| (cursor.revision, cursor.state));
     // The state belongs to what was read, so it must not come from another change than this one.
     let expect = ExpectRevision::Is(expect.unwrap_or(revision));
-    let change = CursorChange { name: name.clone(), expect, set: Some((offset, state)) };
+    let change =
+        CursorChange { name: name.clone(), expect, set: Some(CursorValue { offset, state }) };
     client.cursor_set(change).await.map_err(explain)?;
     show(client, &name, &existing(client, &name).await?, out)?;
     Ok(Exit::Ok)

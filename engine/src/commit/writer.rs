@@ -418,10 +418,10 @@ impl Writer {
         let mut changes = Vec::with_capacity(pending.batch.cursors.len());
         for (index, change) in pending.batch.cursors.iter().enumerate() {
             let held = change.set.as_ref().zip(pending.states[index].clone());
-            let held = held.map(|((offset, _), state)| HeldCursor {
+            let held = held.map(|(value, state)| HeldCursor {
                 revision: placed.appended.cursors[index],
                 epoch: self.appender.epoch(),
-                offset: *offset,
+                offset: value.offset,
                 time_ms: now_ms,
                 state,
             });

@@ -15,7 +15,7 @@ use crate::media::sim::{Image, SimDisk};
 use crate::options::{MediaChoice, SyncPolicy};
 use crate::store::{Health, Store};
 use crate::testing::frame;
-use crate::value::{CursorChange, ExpectRevision, Meta, NewFrame};
+use crate::value::{CursorChange, CursorValue, ExpectRevision, Meta, NewFrame};
 
 /// Bytes of a meta that soon needs another segment.
 const LARGE: usize = 14_000;
@@ -76,7 +76,7 @@ fn what_a_group_holds_besides_a_batch_without_room_is_durable() {
 
 /// A batch that sets a cursor and has no frame.
 fn cursor(n: u64) -> Batch {
-    let set = Some((0, Bytes::from(n.to_string())));
+    let set = Some(CursorValue { offset: 0, state: Bytes::from(n.to_string()) });
     let change = CursorChange { name: cursor_name(n % 3), expect: ExpectRevision::Any, set };
     Batch { cursors: vec![change], ..Batch::default() }
 }

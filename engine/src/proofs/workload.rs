@@ -19,8 +19,8 @@ use crate::media::sim::SimDisk;
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
 use crate::value::{
-    Appended, Body, Condition, CursorChange, ExpectRevision, IdempotencyKey, Meta, NewFrame, Topic,
-    Ttl,
+    Appended, Body, Condition, CursorChange, CursorValue, ExpectRevision, IdempotencyKey, Meta,
+    NewFrame, Topic, Ttl,
 };
 
 /// Bytes of a blob that is put without a frame.
@@ -101,7 +101,7 @@ fn several_frames(holds: &mut Holds, n: u64) -> Act {
 fn frame_and_cursor(holds: &mut Holds, n: u64) -> Act {
     let state = body(n, [30, 6000, 0][n as usize % 3]);
     let name = cursor_name(n % 4);
-    let set = (n, Bytes::from(state.clone()));
+    let set = CursorValue { offset: n, state: Bytes::from(state.clone()) };
     let frames = vec![frame(holds, n, 0, 0)];
     holds.cursors.insert(name.as_str().to_owned(), (n, state));
     let change = CursorChange { name, expect: ExpectRevision::Any, set: Some(set) };

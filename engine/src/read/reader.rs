@@ -422,7 +422,7 @@ mod tests {
     use crate::testing::{
         StillClock, batches, edit, fast_dir, frame, open, options, segment_files,
     };
-    use crate::value::{CursorChange, CursorName, ExpectRevision, NewFrame, Ttl};
+    use crate::value::{CursorChange, CursorName, CursorValue, ExpectRevision, NewFrame, Ttl};
 
     #[test]
     fn who_meets_damage_is_told_how_far_it_reaches() {
@@ -584,7 +584,7 @@ mod tests {
         (0..MANY).for_each(|n| append("other", Ttl::Forever, n));
         for n in 0..MANY {
             let name = CursorName::parse("c").unwrap();
-            let set = Some((n, bytes::Bytes::new()));
+            let set = Some(CursorValue { offset: n, ..CursorValue::default() });
             let change = CursorChange { name, expect: ExpectRevision::Any, set };
             store.append(Batch { cursors: vec![change], ..Batch::default() }).unwrap();
         }

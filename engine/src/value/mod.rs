@@ -17,7 +17,7 @@ mod ttl;
 
 pub use appended::{Appended, Removal, Stamp};
 pub use condition::{Condition, Unmet};
-pub use cursor::{Cursor, CursorChange, CursorName, ExpectRevision};
+pub use cursor::{Cursor, CursorChange, CursorName, CursorValue, ExpectRevision};
 pub use frame::{Body, Frame, FrameRef, NewFrame, Origin};
 pub use hash::BlobHash;
 pub use id::FrameId;

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use xs_engine::{
-    Batch, BlobHash, CursorChange, CursorName, CursorSummary, ExpectRevision, FrameId, Health,
-    NewFrame, Origin, Store, StoreOptions, Ttl,
+    Batch, BlobHash, CursorChange, CursorName, CursorSummary, CursorValue, ExpectRevision, FrameId,
+    Health, NewFrame, Origin, Store, StoreOptions, Ttl,
 };
 
 use crate::support::{
@@ -44,7 +44,7 @@ fn write(dir: &Path) {
     let cursor = |name: &str, state: &'static [u8]| CursorChange {
         name: CursorName::parse(name).unwrap(),
         expect: ExpectRevision::Any,
-        set: Some((7, Bytes::from_static(state))),
+        set: Some(CursorValue { offset: 7, state: Bytes::from_static(state) }),
     };
     let cursors = vec![cursor("reader", b"state"), cursor("other", b"")];
     store.append(Batch { cursors, ..batch([derived, timed]) }).unwrap();

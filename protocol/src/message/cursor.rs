@@ -1,8 +1,7 @@
 //! CURSOR_GET, CURSOR_SET, CURSOR_LIST, and the changes of cursors that a batch carries.
 
-use bytes::Bytes;
 use xs_engine::limits::CURSOR_STATE_BYTES_MAX;
-use xs_engine::{Cursor, CursorChange, CursorName, CursorSummary, ExpectRevision};
+use xs_engine::{Cursor, CursorChange, CursorName, CursorSummary, CursorValue, ExpectRevision};
 
 use super::coding::{Body, DecodeError};
 use crate::error::{Code, Detail, ProtocolError, Refusal};
@@ -18,14 +17,14 @@ pub(crate) fn put_cursor_change(out: &mut Gather, change: &CursorChange) {
     if let ExpectRevision::Is(revision) = change.expect {
         (flags, expected) = (flags | CURSOR_EXPECT, revision);
     }
-    let empty = Bytes::new();
-    let (offset, state) = change.set.as_ref().map_or((0, &empty), |(at, state)| (*at, state));
+    let none = CursorValue::default();
+    let CursorValue { offset, state } = change.set.as_ref().unwrap_or(&none);
     out.put_u8(flags);
     out.put_u8(change.name.as_str().len() as u8);
     out.put_u16(0);
     out.put_u32(state.len() as u32);
     out.put_u64(expected);
-    out.put_u64(offset);
+    out.put_u64(*offset);
     out.put_slice(change.name.as_str().as_bytes());
     out.put_shared(state);
 }
@@ -52,7 +51,7 @@ pub(crate) fn read_cursor_change(body: &mut Body) -> Result<CursorChange, Decode
         0 => ExpectRevision::Any,
         _ => ExpectRevision::Is(expected),
     };
-    let set = (flags & CURSOR_SET != 0).then_some((offset, state));
+    let set = (flags & CURSOR_SET != 0).then_some(CursorValue { offset, state });
     Ok(CursorChange { name: CursorName::parse(name.as_str())?, expect, set })
 }
 
@@ -111,6 +110,8 @@ pub(crate) fn read_cursor_summaries(mut body: Body) -> Result<Vec<CursorSummary>
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::message::testing::{body_of, each_cut_fails};
 

@@ -28,7 +28,7 @@ pub use append::AppendRequest;
 pub use call::CallRequest;
 pub use control::GoAway;
 pub use hello::{HostClaim, OpRange, PeerLimits, RECORD_VERSION, Role, UnknownRole, VERSION};
-pub use import::{ImportIds, ImportOutcome, ImportRequest, Imported};
+pub use import::{ImportCounts, ImportIds, ImportOutcome, ImportRequest, Imported};
 pub use maintain::MaintainRequest;
 pub use op::{Op, Ways};
 pub use read::LastRequest;

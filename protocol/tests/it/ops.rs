@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use xs_engine::{
-    BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, Meta, NewFrame, ReadOptions,
-    Start, Topic, TopicPatterns, Ttl,
+    BlobHash, Body, Bound, CursorChange, CursorName, CursorValue, ExpectRevision, Meta, NewFrame,
+    ReadOptions, Start, Topic, TopicPatterns, Ttl,
 };
 use xs_protocol::{
     AppendRequest, CallRequest, Class, Client, ClientError, Code, Detail, LastRequest, Role,
@@ -144,7 +144,7 @@ async fn cursors_compare_and_set() {
     let change = |expect, set| CursorChange { name: name.clone(), expect, set };
     let state = Bytes::from_static(b"state");
     assert_eq!(soon(client.cursor_get(&name)).await.unwrap(), None);
-    let set = Some((7, state.clone()));
+    let set = Some(CursorValue { offset: 7, state: state.clone() });
     assert_eq!(
         soon(client.cursor_set(change(ExpectRevision::Is(0), set.clone()))).await.unwrap(),
         1
@@ -156,7 +156,7 @@ async fn cursors_compare_and_set() {
     assert_eq!((refusal.code, refusal.code.class()), (Code::CursorConflict, Class::Condition));
     assert_eq!(refusal.details, [Detail::Cursor { name: name.clone(), revision: 1 }]);
     let batch = AppendRequest {
-        cursors: vec![change(ExpectRevision::Is(1), Some((8, Bytes::new())))],
+        cursors: vec![change(ExpectRevision::Is(1), Some(CursorValue { offset: 8, ..CursorValue::default() }))],
         ..one("a")
     };
     assert_eq!(soon(client.append(&batch)).await.unwrap().cursors, [2]);

@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::time::Instant;
 use xs_engine::{
-    BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, Frame, NewFrame, ReadOptions,
-    Topic, TopicPatterns,
+    BlobHash, Body, Bound, CursorChange, CursorName, CursorValue, ExpectRevision, Frame, NewFrame,
+    ReadOptions, Topic, TopicPatterns,
 };
 use xs_protocol::{
     Address, AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code, Detail,
@@ -233,7 +233,7 @@ async fn cursors_and_calls_keep_to_the_topics_of_the_token() {
     let change = |name: &str| CursorChange {
         name: CursorName::parse(name).unwrap(),
         expect: ExpectRevision::Any,
-        set: Some((1, Bytes::from_static(b"state"))),
+        set: Some(CursorValue { offset: 1, state: Bytes::from_static(b"state") }),
     };
     for name in ["a.mine", "other", "xs.handler.h"] {
         soon(admin.cursor_set(change(name))).await.unwrap();

@@ -17,7 +17,7 @@ use crate::options::{StoreOptions, SyncPolicy};
 use crate::testing::{
     StillClock, crash_now, edit, fast_dir, files_in, frame, noise, open, open_faulty, options,
 };
-use crate::value::{Body, CursorChange, CursorName, ExpectRevision, NewFrame};
+use crate::value::{Body, CursorChange, CursorName, CursorValue, ExpectRevision, NewFrame};
 
 fn append(store: &Store, n: u64, body: Bytes) {
     let frame = NewFrame { body: Body::Inline(body), ..frame("a", n) };
@@ -203,7 +203,11 @@ fn states_of_cursors_stay_while_they_are_current() {
     let set = |n: u64| {
         let state = noise(n, 20_000);
         let expect = ExpectRevision::Any;
-        let cursors = vec![CursorChange { name: name.clone(), expect, set: Some((n, state)) }];
+        let cursors = vec![CursorChange {
+            name: name.clone(),
+            expect,
+            set: Some(CursorValue { offset: n, state }),
+        }];
         store.append(crate::Batch { cursors, ..Default::default() }).unwrap();
     };
     (0..40).for_each(set);

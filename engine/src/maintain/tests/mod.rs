@@ -24,8 +24,8 @@ use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::Store;
 use crate::testing::{crash_now, frame, noise, open_faulty, options, segment_files};
 use crate::value::{
-    Body, CursorChange, CursorName, CursorSummary, ExpectRevision, FrameId, IdempotencyKey,
-    NewFrame, Origin, Ttl,
+    Body, CursorChange, CursorName, CursorSummary, CursorValue, ExpectRevision, FrameId,
+    IdempotencyKey, NewFrame, Origin, Ttl,
 };
 
 /// Frames that fill one segment of the smallest size several times.
@@ -43,7 +43,7 @@ fn cursor(name: &str, offset: u64, state: &[u8]) -> CursorChange {
     CursorChange {
         name: CursorName::parse(name).unwrap(),
         expect: ExpectRevision::Any,
-        set: Some((offset, Bytes::copy_from_slice(state))),
+        set: Some(CursorValue { offset, state: Bytes::copy_from_slice(state) }),
     }
 }
 

@@ -160,7 +160,8 @@ mod tests {
 
     use bytes::Bytes;
     use xs_engine::{
-        BlobHash, Body as FrameBody, CursorName, ExpectRevision, FrameId, Meta, Origin, Ttl,
+        BlobHash, Body as FrameBody, CursorName, CursorValue, ExpectRevision, FrameId, Meta,
+        Origin, Ttl,
     };
 
     use super::*;
@@ -196,7 +197,7 @@ mod tests {
                 CursorChange {
                     name: CursorName::parse("one").unwrap(),
                     expect: ExpectRevision::Is(4),
-                    set: Some((9, Bytes::from_static(b"state"))),
+                    set: Some(CursorValue { offset: 9, state: Bytes::from_static(b"state") }),
                 },
                 CursorChange {
                     name: CursorName::parse("two").unwrap(),

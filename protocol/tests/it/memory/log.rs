@@ -1,8 +1,8 @@
 //! What a batch does to the frames, blobs and cursors, and where reads begin and end.
 
 use xs_engine::{
-    BlobHash, Body, Bound, Condition, Cursor, CursorChange, ExpectRevision, Frame, FrameId,
-    NewFrame, ReadOptions, Removal, Start, TopicPatterns, Ttl,
+    BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorValue, ExpectRevision, Frame,
+    FrameId, NewFrame, ReadOptions, Removal, Start, TopicPatterns, Ttl,
 };
 use xs_protocol::{AppendRequest, Appended, Code, Detail, Refusal, Stamp};
 
@@ -128,8 +128,8 @@ impl Inner {
                 self.cursors.remove(&change.name);
                 0
             }
-            Some((offset, state)) => {
-                let (offset, state) = (*offset, state.clone());
+            Some(value) => {
+                let CursorValue { offset, state } = value.clone();
                 let cursor = Cursor { revision, epoch: 1, offset, time_ms: 5, state };
                 self.cursors.insert(change.name.clone(), cursor);
                 revision

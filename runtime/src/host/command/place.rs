@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use xs_engine::{Cursor, CursorChange, CursorName, ExpectRevision, FrameId};
+use xs_engine::{Cursor, CursorChange, CursorName, CursorValue, ExpectRevision, FrameId};
 
 /// A command's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,11 @@ impl CommandPlace {
             serde_json::to_vec(&Saved { running }).map(Bytes::from).unwrap_or_default()
         };
         let expect = ExpectRevision::Is(self.revision);
-        CursorChange { name: name.clone(), expect, set: Some((self.offset, state)) }
+        CursorChange {
+            name: name.clone(),
+            expect,
+            set: Some(CursorValue { offset: self.offset, state }),
+        }
     }
 }
 
@@ -71,7 +75,7 @@ mod tests {
         let mut place = CommandPlace::new(3);
         for ids in [vec![], vec![(FrameId::first_of_ms(1), 1), (FrameId::first_of_ms(2), 3)]] {
             place.running = ids.into_iter().collect();
-            let (offset, state) = place.change(&name).set.unwrap();
+            let CursorValue { offset, state } = place.change(&name).set.unwrap();
             let cursor = Cursor { revision: 0, epoch: 1, offset, time_ms: 0, state };
             assert_eq!(CommandPlace::of(&cursor), place);
         }
