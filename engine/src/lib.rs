@@ -90,7 +90,7 @@ mod log;
 mod maintain;
 mod manifest;
 mod media;
-mod names;
+pub mod names;
 mod options;
 mod planted;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use xs_engine::names::is_store;
 use xs_engine::{
     CompactOptions, CopyOptions, GcOptions, MaintainError, OpenError, Store, StoreOptions,
 };
@@ -227,7 +228,7 @@ pub(super) async fn restore(args: &CopyArgs, addr: Option<Address>) -> anyhow::R
 
 /// Opens a store that must exist.
 fn open(dir: &Path) -> Result<Store, MaintainError> {
-    if !dir.join("super.a").exists() && !dir.join("super.b").exists() {
+    if !is_store(dir) {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });
     }
     Ok(Store::open(dir, StoreOptions::default())?)

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use xs_engine::names::is_store;
 use xs_protocol::{Address, NewToken, Scope, TOKENS_NAME, TokenError, TokenFile};
 
 use crate::args::{TokenCreateArgs, TokenSubcommand};
-use crate::connect::{default_address, is_store};
+use crate::connect::default_address;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, notice};
 

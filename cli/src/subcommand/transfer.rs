@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Zoned;
 use serde_json::json;
+use xs_engine::names::is_store;
 use xs_engine::{Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
@@ -22,7 +23,7 @@ use super::cat::passed_over;
 use super::frames::{found, no_frame};
 use super::sure;
 use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target};
-use crate::connect::{explain, is_store};
+use crate::connect::explain;
 use crate::dump::{Dump, Incoming, Lines, Selection, Stored, parse};
 use crate::exit::{Exit, Fault};
 use crate::json;

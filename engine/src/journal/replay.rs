@@ -14,7 +14,7 @@ use crate::format::journal::{ENTRY_ALIGN, Entry, HALVES_AT, PieceAt};
 use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState, SuperState};
 use crate::limits::JOURNAL_HALF_BYTES_MAX;
 use crate::media::Files;
-use crate::names::file_name;
+use crate::names::{JOURNAL, file_name};
 use crate::planted::{Bug, is_planted};
 
 /// Bytes of a file that a sync of the journal made durable, by position.
@@ -38,7 +38,7 @@ pub(crate) struct Kept {
 /// or gone, and of earlier openings, count for nothing. Without a manifest the files say which they
 /// are, and those of all openings count.
 pub(crate) fn read(files: &dyn Files, dir: &Path, state: Option<&SuperState>) -> io::Result<Kept> {
-    let path = dir.join("journal");
+    let path = dir.join(JOURNAL);
     let named = state.map_or(0, |state| state.journal);
     let len = match files.len_of(&path) {
         Ok(len) => len,

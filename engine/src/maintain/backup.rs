@@ -20,9 +20,12 @@ use crate::env::Random;
 use crate::error::OpenError;
 use crate::format::super_file::{EpochStart, SuperState};
 use crate::limits::EPOCHS_MAX;
-use crate::manifest::{self, Manifest};
+use crate::manifest::Manifest;
 use crate::media::{Disk, Files, StoreLock};
-use crate::names::{BLOB_DIR, DEAD, KEYS, LOG_DIR, PACK_INDEX, SPARSE, TOPICS, UNFINISHED};
+use crate::names::{
+    BLOB_DIR, DEAD, KEYS, LOCK, LOG_DIR, MANIFESTS, PACK_INDEX, SPARSE, TOPICS, UNFINISHED,
+    is_store,
+};
 use crate::options::MediaChoice;
 use crate::recovery;
 use crate::store::{Inner, Store};
@@ -133,7 +136,7 @@ pub fn restore(
     watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<CopyReport, MaintainError> {
     let from_files: Arc<dyn Files> = Arc::new(Disk::new(MediaChoice::Positioned, from));
-    if !manifest::is_in(from) {
+    if !is_store(from) {
         return Err(MaintainError::NoStore { dir: from.to_owned() });
     }
     check_apart(from, dest)?;
@@ -340,7 +343,7 @@ pub(super) fn check_empty(dir: &Path, files: &Arc<dyn Files>) -> Result<(), Main
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other.map_err(|error| MaintainError::io("list", dir, error)),
     };
-    let known = ["LOCK", LOG_DIR, BLOB_DIR, manifest::NAMES[0]];
+    let known = [LOCK, LOG_DIR, BLOB_DIR, MANIFESTS[0]];
     let mut strange = list(dir)?.iter().any(|name| !known.contains(&name.as_str()));
     for sub in [LOG_DIR, BLOB_DIR] {
         let left = |name: &String| {
