@@ -305,7 +305,7 @@ pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<E
         Worker::ThisProcess(dir) => {
             let options = GcOptions {
                 grace,
-                min_dead_percent: dead_percent,
+                dead_percent,
                 dry_run,
                 bytes_per_second: None,
             };

@@ -180,7 +180,7 @@ fn press(_: &mut Holds, _: u64) -> Act {
 fn collect(holds: &mut Holds, _: u64) -> Act {
     holds.blobs.clear();
     let everything =
-        GcOptions { grace: Duration::ZERO, min_dead_percent: 0, ..GcOptions::default() };
+        GcOptions { grace: Duration::ZERO, dead_percent: 0, ..GcOptions::default() };
     Box::new(move |store| match store.gc(&everything) {
         Ok(_) => Ok(false),
         Err(_) => Err(AppendError::Indeterminate),

@@ -61,7 +61,7 @@ pub(super) struct Sweeps {
 pub(crate) enum Condemned {
     /// Blobs that nothing names, of packs into which nothing was put for so many milliseconds, and
     /// which have at least so many percent of bytes to lose.
-    Unnamed { grace_ms: u64, min_dead_percent: u8 },
+    Unnamed { grace_ms: u64, dead_percent: u8 },
     /// These, unless something names them.
     These(BTreeSet<BlobHash>),
 }

@@ -87,8 +87,8 @@ impl Condemned {
     const fn is_worth_it(&self, weight: &Weight) -> bool {
         match self {
             Self::These(_) => true,
-            Self::Unnamed { min_dead_percent, .. } => {
-                weight.dead_bytes as u128 * 100 >= *min_dead_percent as u128 * weight.bytes as u128
+            Self::Unnamed { dead_percent, .. } => {
+                weight.dead_bytes as u128 * 100 >= *dead_percent as u128 * weight.bytes as u128
             }
         }
     }

@@ -179,7 +179,7 @@ fn packs_with_little_to_lose_are_left_and_small_ones_put_together() {
     }
     store.blob_put(&body(5000)).unwrap();
     store.inner.blobs.sweep(None).seal_all().unwrap();
-    let lazy = GcOptions { min_dead_percent: 50, ..GcOptions::everything() };
+    let lazy = GcOptions { dead_percent: 50, ..GcOptions::everything() };
     let report = store.gc(&lazy).unwrap();
     assert_eq!((report.dead, report.swept, report.packs_rewritten), (1, 0, 0));
     assert!(read(&store, &body(5000)).is_some());
