@@ -122,7 +122,8 @@ impl Store {
     /// # Errors
     /// [`OpenError::Locked`] when another process has it; the other kinds say what is in the way. A
     /// store with damage in acknowledged data opens, for reading: see [`StoreInfo::health`].
-    pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, OpenError> {
+    pub fn open(dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self, OpenError> {
+        let dir = dir.as_ref();
         // A store from here on: where a thread cannot be started it is closed, which ends those
         // that were and lets the lock go.
         let store = Self { inner: Arc::new(crate::recovery::open(dir, options)?) };

@@ -100,7 +100,8 @@ impl ServerTls {
     ///
     /// # Errors
     /// [`TlsError`].
-    pub fn open(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+    pub fn open(cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, TlsError> {
+        let (cert, key) = (cert.as_ref(), key.as_ref());
         let seen = [cert, key].map(FileVersion::of);
         let certificates = Arc::new(Certificates {
             current: Mutex::new(Arc::new(load(cert, key)?)),
@@ -175,7 +176,8 @@ impl ClientTls {
     ///
     /// # Errors
     /// [`TlsError`].
-    pub fn trusting(path: &Path) -> Result<Self, TlsError> {
+    pub fn trusting(path: impl AsRef<Path>) -> Result<Self, TlsError> {
+        let path = path.as_ref();
         let wrong =
             |reason: String| TlsError::Pem { path: path.to_owned(), what: "certificates", reason };
         let mut roots = RootCertStore::empty();

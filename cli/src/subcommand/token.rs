@@ -48,7 +48,7 @@ fn make(dir: &Path, create: TokenCreateArgs, out: &mut Output) -> anyhow::Result
 }
 
 fn list(dir: &Path, out: &mut Output) -> anyhow::Result<()> {
-    let file = TokenFile::load(&dir.join(TOKENS_NAME)).map_err(fault)?.unwrap_or_default();
+    let file = TokenFile::load(dir.join(TOKENS_NAME)).map_err(fault)?.unwrap_or_default();
     let now = now_ms();
     let row = |token: &xs_protocol::Token| {
         vec![

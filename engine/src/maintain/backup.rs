@@ -101,10 +101,11 @@ impl Store {
     /// this one has copied.
     pub fn backup(
         &self,
-        dest: &Path,
+        dest: impl AsRef<Path>,
         options: CopyOptions,
         watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
     ) -> Result<CopyReport, MaintainError> {
+        let dest = dest.as_ref();
         check_apart(&self.inner.env.dir, dest)?;
         let to_files = target_files(dest)?;
         self.inner.copy_to(dest, &to_files, &Role::Backup, options, watch)
@@ -115,7 +116,8 @@ impl Store {
     ///
     /// # Errors
     /// [`MaintainError`]; there is no store in the destination then.
-    pub fn fork(&self, dest: &Path) -> Result<CopyReport, MaintainError> {
+    pub fn fork(&self, dest: impl AsRef<Path>) -> Result<CopyReport, MaintainError> {
+        let dest = dest.as_ref();
         check_apart(&self.inner.env.dir, dest)?;
         let to_files = target_files(dest)?;
         let watch = &mut |_: &Progress<'_>| ControlFlow::Continue(());
@@ -130,11 +132,12 @@ impl Store {
 /// [`MaintainError::NotClosed`] when `from` was not closed in order; the other kinds say what is in
 /// the way. There is no store in the destination then.
 pub fn restore(
-    from: &Path,
-    dest: &Path,
+    from: impl AsRef<Path>,
+    dest: impl AsRef<Path>,
     options: CopyOptions,
     watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<CopyReport, MaintainError> {
+    let (from, dest) = (from.as_ref(), dest.as_ref());
     let from_files: Arc<dyn Files> = Arc::new(Disk::new(MediaChoice::Positioned, from));
     if !is_store(from) {
         return Err(MaintainError::NoStore { dir: from.to_owned() });

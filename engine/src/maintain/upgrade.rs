@@ -35,7 +35,8 @@ pub struct UpgradeReport {
 /// # Errors
 /// [`OpenError::Version`] names the first file of a newer version, or of one that is too old for
 /// this program; nothing was changed then.
-pub fn upgrade(dir: &Path) -> Result<UpgradeReport, MaintainError> {
+pub fn upgrade(dir: impl AsRef<Path>) -> Result<UpgradeReport, MaintainError> {
+    let dir = dir.as_ref();
     if !names::is_store(dir) {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });
     }

@@ -82,9 +82,10 @@ impl Store {
 /// neither copy of its manifest tells which files it has. What is wrong with the store is no error
 /// but in the report.
 pub fn verify(
-    dir: &Path,
+    dir: impl AsRef<Path>,
     watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<VerifyReport, MaintainError> {
+    let dir = dir.as_ref();
     if !is_store(dir) {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });
     }

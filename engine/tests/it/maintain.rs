@@ -159,7 +159,7 @@ fn backup_child() {
         let body = format!("{n} ").repeat(200);
         store.append(with_body(numbered("a", n), body.as_bytes()).into()).unwrap();
         if n % 20 == 0 {
-            store.backup(&dir.join("backup"), CopyOptions::copies(), &mut go_on).unwrap();
+            store.backup(dir.join("backup"), CopyOptions::copies(), &mut go_on).unwrap();
             std::io::stdout().lock().write_all(b"backed up\n").unwrap();
         }
     }

@@ -53,7 +53,8 @@ impl Guard {
     ///
     /// # Errors
     /// [`TokenError`] when there is a file that cannot be taken.
-    pub fn open(dir: &Path) -> Result<Self, TokenError> {
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, TokenError> {
+        let dir = dir.as_ref();
         let path = dir.join(TOKENS_NAME);
         let seen = FileVersion::of(&path);
         let tokens = TokenFile::load(&path)?.map(Arc::new);

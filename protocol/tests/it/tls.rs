@@ -101,7 +101,7 @@ impl Secure {
     fn options(&self) -> ClientOptions {
         ClientOptions {
             token: Some(self.token.clone()),
-            tls: Some(ClientTls::trusting(&self.dir.path().join("ca.pem")).unwrap()),
+            tls: Some(ClientTls::trusting(self.dir.path().join("ca.pem")).unwrap()),
             ..ClientOptions::default()
         }
     }
@@ -313,7 +313,7 @@ fn what_is_wrong_with_the_files_is_told() {
     assert!(matches!(ServerTls::open(&key, &key), Err(TlsError::Pem { .. })));
     assert!(matches!(ServerTls::open(&cert, &cert), Err(TlsError::Exposed { .. })));
     assert!(matches!(ClientTls::trusting(&key), Err(TlsError::Pem { .. })));
-    assert!(matches!(ClientTls::trusting(&dir.path().join("no")), Err(TlsError::Io { .. })));
+    assert!(matches!(ClientTls::trusting(dir.path().join("no")), Err(TlsError::Io { .. })));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o604)).unwrap();
     assert!(matches!(ServerTls::open(&cert, &key), Err(TlsError::Exposed { mode: 0o604, .. })));
 }
