@@ -223,7 +223,7 @@ impl Pending {
                         self.missing = Some(*hash);
                         Some((0, *hash))
                     }
-                    Err(error) => return Err(AppendError::BlobRefused(error.to_string().into())),
+                    Err(error) => return Err(AppendError::blob_refused(error)),
                 },
             };
             self.bodies.push(body);
@@ -319,7 +319,7 @@ fn check_import(batch: &Batch) -> Result<(), AppendError> {
 
 fn prepare(bytes: &Bytes, checks: &Checks<'_>) -> Result<Prepared, AppendError> {
     let prepared = checks.blobs.prepare(bytes);
-    prepared.map_err(|error| AppendError::BlobRefused(error.to_string().into()))
+    prepared.map_err(AppendError::blob_refused)
 }
 
 /// Length and hash of a blob, which is kept.
@@ -335,8 +335,8 @@ impl From<StageError> for AppendError {
         match error {
             StageError::Full(shortage) => Self::StorageFull(shortage),
             StageError::TooLong => Self::BlobTooLarge { max: BLOB_BYTES_MAX },
-            StageError::Refused(error) => Self::BlobRefused(error.to_string().into()),
-            StageError::Gone => Self::BlobRefused(error.to_string().into()),
+            StageError::Refused(error) => Self::blob_refused(error),
+            StageError::Gone => Self::blob_refused(error),
             StageError::Failed(_) => Self::Indeterminate,
         }
     }

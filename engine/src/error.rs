@@ -369,6 +369,13 @@ pub enum AppendError {
     Closed,
 }
 
+impl AppendError {
+    /// A blob was not taken, for a reason that is told to people alone.
+    pub(crate) fn blob_refused(error: impl fmt::Display) -> Self {
+        Self::BlobRefused(error.to_string().into())
+    }
+}
+
 /// Why something could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

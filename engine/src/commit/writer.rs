@@ -664,7 +664,7 @@ fn still_there(inner: &Inner, pending: &Pending) -> Result<(), Refusal> {
     };
     let len_of = |hash: &BlobHash| {
         let len = inner.blobs.len_of(hash);
-        len.map_err(|error| AppendError::BlobRefused(error.to_string().into()))
+        len.map_err(AppendError::blob_refused)
     };
     for hash in pending.batch.frames.iter().filter_map(named) {
         if len_of(&hash)?.is_some() {
