@@ -40,11 +40,21 @@ pub struct Store {
 
 /// What the parts of an open store share. Readers may keep it alive after the store is closed.
 ///
-/// Locks are taken in this order, and whoever holds one takes none that stands before it:
-/// `compaction.running`, the sweep of blobs, `writer`, `sealing.running`, the packs that are
-/// written to, the keeper's chores; `index.topics`, the list of segments, the kind of a segment; at
-/// last the manifest's `writing`. `commits.queue` is held with no other. The thread that seals
-/// packs never waits for whoever writes to packs, as they wait for it.
+/// Locks are taken in this order; whoever holds one takes none that stands above it:
+///
+/// 1. `compaction.running`
+/// 2. the sweep of blobs
+/// 3. `writer`
+/// 4. `sealing.running`
+/// 5. the packs that are written to
+/// 6. the keeper's chores
+/// 7. `index.topics`
+/// 8. the list of segments
+/// 9. the kind of a segment
+/// 10. the manifest's `writing`
+///
+/// `commits.queue` is held with no other. Whoever writes to packs may wait for the thread that
+/// seals them, so that thread waits for nobody who writes to packs.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) env: Arc<Env>,

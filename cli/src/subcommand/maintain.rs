@@ -303,12 +303,7 @@ pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<E
             ask(client, &MaintainRequest::Gc { grace, dead_percent, dry_run }).await?
         }
         Worker::ThisProcess(dir) => {
-            let options = GcOptions {
-                grace,
-                dead_percent,
-                dry_run,
-                bytes_per_second: None,
-            };
+            let options = GcOptions { grace, dead_percent, dry_run, bytes_per_second: None };
             let done = with_open(dir, move |store| Ok(store.gc(&options)?)).await?;
             report::gc(&done, dry_run, usize::MAX)
         }

@@ -157,10 +157,8 @@ impl Store {
         // Names are read on from where they were read last: no frame may move meanwhile.
         let _still = inner.compaction.hold();
         let sweep = inner.blobs.sweep(options.bytes_per_second);
-        let condemned = Condemned::Unnamed {
-            grace_ms: options.grace_ms(),
-            dead_percent: options.dead_percent,
-        };
+        let condemned =
+            Condemned::Unnamed { grace_ms: options.grace_ms(), dead_percent: options.dead_percent };
         if !options.dry_run {
             inner.may_sweep()?;
             if options.takes_open() {

@@ -179,8 +179,7 @@ fn press(_: &mut Holds, _: u64) -> Act {
 /// Blobs that nothing names go. What an error leaves undone the next collection does.
 fn collect(holds: &mut Holds, _: u64) -> Act {
     holds.blobs.clear();
-    let everything =
-        GcOptions { grace: Duration::ZERO, dead_percent: 0, ..GcOptions::default() };
+    let everything = GcOptions { grace: Duration::ZERO, dead_percent: 0, ..GcOptions::default() };
     Box::new(move |store| match store.gc(&everything) {
         Ok(_) => Ok(false),
         Err(_) => Err(AppendError::Indeterminate),
