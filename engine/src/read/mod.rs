@@ -6,11 +6,11 @@ mod floor;
 mod follower;
 mod lookup;
 mod newest;
+mod postings;
 mod reader;
 mod repeated;
 mod resume;
 mod scan;
-mod visit;
 pub(crate) mod walk;
 
 use std::sync::Arc;
