@@ -96,7 +96,7 @@ mod tcp;
 mod tls;
 
 pub use address::{Address, AddressError, SOCKET_NAME};
-pub use auth::{Guard, NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile};
+pub use auth::{NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile, TokenGuard};
 pub use client::{
     BlobStream, CallStream, Client, ClientOptions, Export, Follow, FollowEvent, FollowOptions,
     FrameStream, Passage, PassageEnd, Reply, Retry, ServerInfo, Subscription,
@@ -111,7 +111,7 @@ pub use message::{
     RECORD_VERSION, RemoveRequest, Resume, Role, Slow, SubEvent, SubscribeOptions, UnknownRole,
     VERSION, Ways,
 };
-pub use server::{Entry, Listener, Server, ServerOptions, ServerStats};
+pub use server::{Admission, Listener, Server, ServerOptions, ServerStats};
 pub use service::{
     BlobSink, BlobSource, Called, Done, DoneImport, Feed, HostGuard, Pulled, Service,
     StoreIdentity, TopicsPage, Wake,

@@ -18,7 +18,7 @@ use crate::message::Role;
 
 /// The tokens of a store that is being served.
 #[derive(Debug)]
-pub struct Guard {
+pub struct TokenGuard {
     path: PathBuf,
     state: RwLock<State>,
     throttle: Mutex<Throttle>,
@@ -48,7 +48,7 @@ pub(crate) enum Verdict {
     Refused(Refusal, Instant),
 }
 
-impl Guard {
+impl TokenGuard {
     /// Reads the tokens of the store in `dir`, if it has any.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ mod tests {
         TokenFile::create(dir, new).unwrap().1
     }
 
-    fn admit(guard: &Guard, token: &str) -> Result<Access, Code> {
+    fn admit(guard: &TokenGuard, token: &str) -> Result<Access, Code> {
         match guard.admit(token, None, None, Instant::now()) {
             Verdict::Granted(access) => Ok(access),
             Verdict::Refused(refusal, _) => Err(refusal.code),
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn tokens_are_taken_while_they_are_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let guard = Guard::open(dir.path()).unwrap();
+        let guard = TokenGuard::open(dir.path()).unwrap();
         assert_eq!(guard.refresh(), 0);
         assert_eq!(admit(&guard, ""), Err(Code::Unauthenticated));
         let open = guard.admit("", Some(Role::Admin), None, Instant::now());
@@ -243,7 +243,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let late = create(dir.path(), "late", Some(now_ms() + 3_600_000));
         let over = create(dir.path(), "over", Some(now_ms()));
-        let guard = Guard::open(dir.path()).unwrap();
+        let guard = TokenGuard::open(dir.path()).unwrap();
         assert!(admit(&guard, late.reveal()).is_ok());
         assert_eq!(admit(&guard, over.reveal()), Err(Code::Unauthenticated));
         assert_eq!(guard.usable(), 1);
@@ -255,13 +255,13 @@ mod tests {
     fn a_damaged_file_leaves_the_last_good_tokens() {
         let dir = tempfile::tempdir().unwrap();
         let secret = create(dir.path(), "a", None);
-        let guard = Guard::open(dir.path()).unwrap();
+        let guard = TokenGuard::open(dir.path()).unwrap();
         let path = dir.path().join(TOKENS_NAME);
         let good = fs::read_to_string(&path).unwrap();
         fs::write(&path, "nonsense").unwrap();
         assert!(guard.refresh() == 0 && !guard.is_current());
         assert!(admit(&guard, secret.reveal()).is_ok());
-        assert!(Guard::open(dir.path()).is_err());
+        assert!(TokenGuard::open(dir.path()).is_err());
         fs::write(&path, good).unwrap();
         assert!(guard.refresh() == 1 && guard.is_current());
     }

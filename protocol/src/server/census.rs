@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::long::Lane;
+use super::long_work::Lane;
 use super::mailbox::Mailbox;
 use super::meter::Meter;
 use super::shelf::Shelf;

@@ -9,7 +9,7 @@ use xs_engine::{Bound, Frame};
 
 use super::census::SubscriptionOffset;
 use super::lag::{Lag, Leap, Verdict};
-use super::long::Long;
+use super::long_work::Long;
 use super::mailbox::Mailbox;
 use super::shelf::Kept;
 use super::work::Next;

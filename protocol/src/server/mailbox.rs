@@ -13,7 +13,7 @@ use xs_engine::{Appended, BlobHash, CursorSummary, Frame, TopicPatterns};
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
 use super::listing::Page;
-use super::long::Lane;
+use super::long_work::Lane;
 use super::shelf::Shelf;
 use crate::error::{Code, Refusal};
 use crate::message::{Imported, SubscribeRequest};

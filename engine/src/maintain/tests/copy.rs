@@ -220,8 +220,7 @@ fn a_backup_is_restored_as_a_store_of_its_own() {
     }
     assert!(check(dest.path()).is_clean());
     let crashed = crate::testing::crash(dir.path());
-    let refused =
-        restore(crashed.path(), back.path().join("no"), CopyOptions::links(), &mut go_on);
+    let refused = restore(crashed.path(), back.path().join("no"), CopyOptions::links(), &mut go_on);
     assert!(matches!(refused, Err(MaintainError::NotClosed { .. })));
 }
 

@@ -435,7 +435,11 @@ impl Handler {
     }
 
     /// A batch during which the isolate ended: which input did it is known only of the last.
-    async fn note_death(&mut self, error: ModuleError, left: usize) -> Step<Option<HandlerFailure>> {
+    async fn note_death(
+        &mut self,
+        error: ModuleError,
+        left: usize,
+    ) -> Step<Option<HandlerFailure>> {
         self.land().await?;
         let (index, shared) = (left.saturating_sub(1), left > 1);
         let verdict = Verdict::Policy;
