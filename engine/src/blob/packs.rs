@@ -16,7 +16,7 @@ use super::found::FoundBlob;
 use super::open_pack::OpenPack;
 use super::sealed::{Opened, SealedPack};
 use super::trail;
-use crate::limits::{OPEN_PACKS_MAX, PACK_FILTERS_MAX_BYTES};
+use crate::limits::{OPEN_PACKS_MAX, PACK_FILTERS_BYTES_MAX};
 use crate::value::BlobHash;
 
 thread_local! {
@@ -233,7 +233,7 @@ impl Packs {
         {
             oldest.close(|len| {
                 let kept: usize = list.sealed.iter().map(|other| other.filter_len()).sum();
-                kept + len <= PACK_FILTERS_MAX_BYTES
+                kept + len <= PACK_FILTERS_BYTES_MAX
             });
         }
     }
