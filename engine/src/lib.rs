@@ -138,5 +138,5 @@ pub use value::{
     Appended, BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, CursorSummary,
     CursorValue, ExpectRevision, Frame, FrameId, FrameRef, IdempotencyKey, Import, Meta, NewFrame,
     Origin, ReadOptions, Removal, Stamp, Start, Topic, TopicPattern, TopicPatterns, TopicSummary,
-    Ttl, Unmet, ValueError,
+    Ttl, Unmet, ValueError, parse_uuid, uuid_text,
 };

@@ -122,5 +122,5 @@ pub use xs_engine::{
     Appended, BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, CursorSummary,
     CursorValue, ExpectRevision, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Origin,
     ReadOptions, RecordError, Removal, ResumePoint, Stamp, Start, Topic, TopicPattern,
-    TopicPatterns, TopicSummary, Ttl, ValueError,
+    TopicPatterns, TopicSummary, Ttl, ValueError, parse_uuid, uuid_text,
 };

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
-use xs_engine::TopicPatterns;
 use xs_engine::names::{LOG_DIR, is_store};
+use xs_engine::{TopicPatterns, uuid_text};
 use xs_protocol::{Address, Client, LastRequest};
 
 use crate::clock;
@@ -19,7 +19,6 @@ use crate::connect::{Need, Session, beheaded, default_address, unserved};
 use crate::exit::{self, Exit};
 use crate::output::{Output, Paint};
 use crate::reach::options;
-use crate::report::hex;
 
 /// Syncs that are timed.
 const SYNCS: usize = 20;
@@ -128,7 +127,7 @@ async fn server(address: &Address) -> Check {
                 let text = format!(
                     "{} at {address}, store {}, head {}, answered in {} us",
                     server.name,
-                    hex(&server.uuid),
+                    uuid_text(&server.uuid),
                     server.head,
                     begun.elapsed().as_micros()
                 );

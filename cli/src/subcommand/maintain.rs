@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use xs_engine::names::is_store;
 use xs_engine::{
     CompactOptions, CopyOptions, GcOptions, MaintainError, OpenError, Store, StoreOptions,
+    uuid_text,
 };
 use xs_protocol::{Address, Client, MaintainRequest, SOCKET_NAME};
 
@@ -167,7 +168,7 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
     out.table(
         &["store", "head", "frames", "frames_lost", "cursors", "blobs", "manifest_rebuilt"],
         &[vec![
-            json!(report::hex(&report.uuid)),
+            json!(uuid_text(&report.uuid)),
             json!(report.head),
             json!(report.frames),
             json!(report.frames_lost),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use jiff::Zoned;
 use serde_json::json;
 use xs_engine::names::is_store;
-use xs_engine::{Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl};
+use xs_engine::{Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl, uuid_text};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
     Client, Code, Delivered, Export, Gap, ImportIds, ImportOutcome, ImportRequest, Imported,
@@ -29,7 +29,6 @@ use crate::exit::{Exit, Fault};
 use crate::json;
 use crate::output::{Output, notice};
 use crate::progress;
-use crate::report::hex;
 
 /// Frames of one import, and bytes of bodies with them.
 const BATCH_FRAMES: usize = 512;
@@ -51,7 +50,7 @@ pub(super) async fn export(
     let server = client.server();
     let (since, until) = export.times.typed();
     let mut selection = Selection {
-        store: hex(&server.uuid),
+        store: uuid_text(&server.uuid),
         topics: topics.to_string(),
         since_ms,
         until_ms,

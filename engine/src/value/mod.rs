@@ -14,6 +14,7 @@ mod read;
 mod summary;
 mod topic;
 mod ttl;
+mod uuid;
 
 pub use appended::{Appended, Removal, Stamp};
 pub use condition::{Condition, Unmet};
@@ -29,6 +30,7 @@ pub use summary::{CursorSummary, TopicSummary};
 pub(crate) use topic::is_topic;
 pub use topic::{Topic, TopicPattern, TopicPatterns};
 pub use ttl::Ttl;
+pub use uuid::{parse_uuid, uuid_text};
 
 /// Why a value given as text or bytes is not one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -156,7 +156,10 @@ async fn cursors_compare_and_set() {
     assert_eq!((refusal.code, refusal.code.class()), (Code::CursorConflict, Class::Condition));
     assert_eq!(refusal.details, [Detail::Cursor { name: name.clone(), revision: 1 }]);
     let batch = AppendRequest {
-        cursors: vec![change(ExpectRevision::Is(1), Some(CursorValue { offset: 8, ..CursorValue::default() }))],
+        cursors: vec![change(
+            ExpectRevision::Is(1),
+            Some(CursorValue { offset: 8, ..CursorValue::default() }),
+        )],
         ..one("a")
     };
     assert_eq!(soon(client.append(&batch)).await.unwrap().cursors, [2]);
