@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::Notify;
+use xs_engine::names::{BLOB_DIR, LOCK, LOG_DIR, MANIFESTS, is_store};
 use xs_engine::{OpenError, Store, StoreOptions};
 use xs_protocol::{
     Address, Class, Client, ClientError, ClientOptions, Code, Listener, ProtocolError, Role,
@@ -98,7 +99,7 @@ impl Session {
                             "{}: a process has the store open and does not answer; \
                              its id is in {}",
                             dir.display(),
-                            dir.join("LOCK").display()
+                            dir.join(LOCK).display()
                         ),
                     );
                 }
@@ -137,6 +138,7 @@ pub(crate) fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<
 
 /// Opens the store in this process; `None` when another process has it open.
 async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result<Option<Session>> {
+    // Opening it would make it one.
     if !matches!(need, Need::Create | Need::Feed) && !is_store(dir) {
         return Fault::fail(Exit::Unreachable, no_store(dir));
     }
@@ -171,20 +173,15 @@ async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result
     Ok(Some(Session { client, address, local: Some(Local { server, store, socket }) }))
 }
 
-/// Whether a directory holds a store. Opening one that does not would make it one.
-pub(crate) fn is_store(dir: &Path) -> bool {
-    ["super.a", "super.b"].iter().any(|name| dir.join(name).exists())
-}
-
 /// Whether a directory has anything of a store.
 pub(crate) fn has_begun(dir: &Path) -> bool {
-    is_store(dir) || ["log", "blobs"].iter().any(|name| dir.join(name).exists())
+    is_store(dir) || [LOG_DIR, BLOB_DIR].iter().any(|name| dir.join(name).exists())
 }
 
 /// What to say of a directory that held a store and has lost what names its files.
 pub(crate) fn beheaded(dir: &Path) -> Option<String> {
     let has_segments = |mut log: std::fs::ReadDir| log.next().is_some();
-    if is_store(dir) || !std::fs::read_dir(dir.join("log")).is_ok_and(has_segments) {
+    if is_store(dir) || !std::fs::read_dir(dir.join(LOG_DIR)).is_ok_and(has_segments) {
         return None;
     }
     let dir = dir.display();
@@ -203,7 +200,7 @@ pub(crate) fn leave_alone(dir: &Path) -> anyhow::Result<()> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
     let mut names: Vec<_> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    let begun = ["super.a", "super.b", "log", "blobs", "LOCK"];
+    let begun = [MANIFESTS[0], MANIFESTS[1], LOG_DIR, BLOB_DIR, LOCK];
     if names.iter().any(|name| begun.contains(&name.as_str())) {
         return Ok(());
     }

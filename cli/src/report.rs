@@ -2,7 +2,9 @@
 //! that was asked to. Of what is wrong it lists as much as it is asked for; all is counted.
 
 use serde_json::{Value, json};
-use xs_engine::{CompactReport, CopyReport, Corruption, Finding, GcReport, Severity, VerifyReport};
+use xs_engine::{
+    CompactReport, CopyReport, Corruption, Finding, GcReport, Severity, VerifyReport, uuid_text,
+};
 
 /// `xs verify`.
 pub(crate) fn verify(report: &VerifyReport, listed_max: usize) -> Value {
@@ -49,8 +51,8 @@ pub(crate) fn gc(report: &GcReport, dry_run: bool, listed_max: usize) -> Value {
 /// `xs backup`, `xs fork` and `xs restore`.
 pub(crate) fn copy(report: &CopyReport) -> Value {
     json!({
-        "store": hex(&report.uuid),
-        "source": hex(&report.source),
+        "store": uuid_text(&report.uuid),
+        "source": uuid_text(&report.source),
         "head": report.head,
         "files_kept": report.files_kept,
         "files_linked": report.files_linked,
@@ -84,9 +86,4 @@ const fn severity(severity: Severity) -> &'static str {
         Severity::Derived => "derived",
         Severity::Lost => "lost",
     }
-}
-
-/// A uuid as text.
-pub(crate) fn hex(uuid: &[u8; 16]) -> String {
-    uuid.iter().map(|byte| format!("{byte:02x}")).collect()
 }

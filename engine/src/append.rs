@@ -18,7 +18,8 @@ use crate::limits::{
     CURSOR_STATE_BYTES_MAX, RECORD_BYTES_MAX, TOPIC_BYTES_MAX,
 };
 use crate::value::{
-    BlobHash, Body, Condition, CursorChange, FrameId, IdempotencyKey, Import, NewFrame, Ttl,
+    BlobHash, Body, Condition, CursorChange, CursorValue, FrameId, IdempotencyKey, Import,
+    NewFrame, Ttl,
 };
 
 /// Frames, cursor changes and removals that are stored together or not at all.
@@ -27,7 +28,8 @@ pub struct Batch {
     /// The frames, in order.
     pub frames: Vec<NewFrame>,
     /// Frames to remove, before the new ones are stored. All ids are looked up first; one that is
-    /// not there, or means a frame that another one of them does, is no error: see [`Removal`].
+    /// not there, or means a frame that another one of them does, is no error: see
+    /// [`Removal`](crate::Removal).
     pub removes: Vec<FrameId>,
     /// Changes of cursors; the batch is refused whole when one of their conditions is not met.
     pub cursors: Vec<CursorChange>,
@@ -47,44 +49,6 @@ impl From<NewFrame> for Batch {
     fn from(frame: NewFrame) -> Self {
         Self { frames: vec![frame], ..Self::default() }
     }
-}
-
-/// What a frame became.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// Its id.
-    pub id: FrameId,
-    /// Its offset; an ephemeral frame has none.
-    pub offset: Option<u64>,
-}
-
-/// What became of a frame that was to be removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Removal {
-    /// It was there and is gone now, on every path.
-    Removed,
-    /// It was not there: it never was, or was removed before, has expired, or was ephemeral.
-    /// Nothing was stored for it.
-    Absent,
-}
-
-/// The acknowledgement of a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Appended {
-    /// One for each frame, in order. When it is repeated and the others can no longer be told, the
-    /// first frame's alone.
-    pub frames: Vec<Stamp>,
-    /// The new revision of each cursor, in order; 0 for one that was removed. Empty when it is
-    /// repeated.
-    pub cursors: Vec<u64>,
-    /// The batch was stored before, under the same key; this is what it became then.
-    pub repeated: bool,
-    /// What became of each frame that was to be removed, in order.
-    pub removed: Vec<Removal>,
-    /// Whether a power cut can no longer take the batch.
-    pub durable: bool,
-    /// Offset of the next frame after those that are visible now, these included.
-    pub head: u64,
 }
 
 /// A batch's key and what it stands for.
@@ -259,7 +223,7 @@ impl Pending {
                         self.missing = Some(*hash);
                         Some((0, *hash))
                     }
-                    Err(error) => return Err(AppendError::BlobRefused(error.to_string().into())),
+                    Err(error) => return Err(AppendError::blob_refused(error)),
                 },
             };
             self.bodies.push(body);
@@ -275,18 +239,20 @@ impl Pending {
             }
             let state = match &change.set {
                 None => None,
-                Some((_, bytes)) if bytes.len() > CURSOR_STATE_BYTES_MAX => {
+                Some(CursorValue { state: bytes, .. }) if bytes.len() > CURSOR_STATE_BYTES_MAX => {
                     return Err(AppendError::StateTooLarge {
                         name: change.name.clone(),
                         bytes: bytes.len(),
                         max: CURSOR_STATE_BYTES_MAX,
                     });
                 }
-                Some((_, bytes)) if room.is_inline(checks.cursor_bytes, bytes.len()) => {
+                Some(CursorValue { state: bytes, .. })
+                    if room.is_inline(checks.cursor_bytes, bytes.len()) =>
+                {
                     // It is held for long, and not the message that it came in.
                     Some(HeldState::Inline(Bytes::copy_from_slice(bytes)))
                 }
-                Some((_, bytes)) => {
+                Some(CursorValue { state: bytes, .. }) => {
                     let (len, hash) = stage(&mut self.staged, prepare(bytes, checks)?);
                     Some(HeldState::Blob(len, hash))
                 }
@@ -353,7 +319,7 @@ fn check_import(batch: &Batch) -> Result<(), AppendError> {
 
 fn prepare(bytes: &Bytes, checks: &Checks<'_>) -> Result<Prepared, AppendError> {
     let prepared = checks.blobs.prepare(bytes);
-    prepared.map_err(|error| AppendError::BlobRefused(error.to_string().into()))
+    prepared.map_err(AppendError::blob_refused)
 }
 
 /// Length and hash of a blob, which is kept.
@@ -369,8 +335,8 @@ impl From<StageError> for AppendError {
         match error {
             StageError::Full(shortage) => Self::StorageFull(shortage),
             StageError::TooLong => Self::BlobTooLarge { max: BLOB_BYTES_MAX },
-            StageError::Refused(error) => Self::BlobRefused(error.to_string().into()),
-            StageError::Gone => Self::BlobRefused(error.to_string().into()),
+            StageError::Refused(error) => Self::blob_refused(error),
+            StageError::Gone => Self::blob_refused(error),
             StageError::Failed(_) => Self::Indeterminate,
         }
     }

@@ -9,7 +9,7 @@ use crate::format::align8;
 use crate::format::control::{Control, CursorRecord, StateRecord};
 use crate::format::record::PREFIX_LEN;
 use crate::limits::{CURSOR_STATE_INLINE_MAX, CURSORS_MAX};
-use crate::value::{BlobHash, CursorName};
+use crate::value::{BlobHash, CursorName, CursorSummary};
 
 /// Bytes of a CURSOR record besides its name and an inline state, at most.
 const RECORD_FIXED_MAX: usize = PREFIX_LEN + 4 * 8 + 8 + 32;
@@ -31,21 +31,6 @@ pub(crate) enum HeldState {
     Blob(u64, BlobHash),
 }
 
-/// What a listing tells about a cursor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CursorSummary {
-    /// 1 for the first value, one more for each change.
-    pub revision: u64,
-    /// The epoch in which it was changed.
-    pub epoch: u64,
-    /// The first frame not yet handled.
-    pub offset: u64,
-    /// When it was changed, in milliseconds since 1970.
-    pub time_ms: u64,
-    /// Bytes of its state.
-    pub state_len: u64,
-}
-
 /// All cursors.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cursors {
@@ -55,13 +40,14 @@ pub(crate) struct Cursors {
 }
 
 impl HeldCursor {
-    pub(crate) fn summary(&self) -> CursorSummary {
-        let state_len = match &self.state {
+    pub(crate) fn summary(&self, name: &CursorName) -> CursorSummary {
+        let state_bytes = match &self.state {
             HeldState::Inline(bytes) => bytes.len() as u64,
             HeldState::Blob(len, _) => *len,
         };
         let Self { revision, epoch, offset, time_ms, .. } = *self;
-        CursorSummary { revision, epoch, offset, time_ms, state_len }
+        let name = name.clone();
+        CursorSummary { name, revision, epoch, offset, time_ms, state_bytes }
     }
 
     /// The record of this value.

@@ -62,7 +62,7 @@ impl Env {
 
     /// The journal.
     pub(crate) fn journal_path(&self) -> PathBuf {
-        self.dir.join("journal")
+        self.dir.join(names::JOURNAL)
     }
 
     /// A file of the log, by the end of its name.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use crate::clock;
 use crate::format::record::RecordError;
 use crate::gc::GcError;
 use crate::options::OptionsError;
@@ -80,24 +81,8 @@ pub enum ReadOnlyReason {
 /// Who has a store open, as far as it has said so.
 fn holder(pid: Option<u32>, since: Option<u64>) -> String {
     let pid = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-    pid + &since.map(since_text).unwrap_or_default()
-}
-
-/// ` (since 2026-11-24T08:30:00Z)`.
-fn since_text(ms: u64) -> String {
-    let (days, secs) = (ms / 86_400_000, ms / 1000 % 86_400);
-    // Years of 400 begin in March, so that the leap day is the last of all.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let leaps = day_of_era / 1_460 + day_of_era / 146_096;
-    let year_of_era = (day_of_era - leaps + day_of_era / 36_524) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hours, minutes, seconds) = (secs / 3600, secs / 60 % 60, secs % 60);
-    format!(" (since {year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}Z)")
+    let since = since.map(|ms| format!(" (since {})", clock::utc_text(ms)));
+    pid + &since.unwrap_or_default()
 }
 
 /// What there was too little of. Nothing is broken by that, and nothing was changed.
@@ -367,6 +352,13 @@ pub enum AppendError {
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl AppendError {
+    /// A blob was not taken, for a reason that is told to people alone.
+    pub(crate) fn blob_refused(error: impl fmt::Display) -> Self {
+        Self::BlobRefused(error.to_string().into())
+    }
 }
 
 /// Why something could not be read.

@@ -90,7 +90,7 @@ mod log;
 mod maintain;
 mod manifest;
 mod media;
-mod names;
+pub mod names;
 mod options;
 mod planted;
 #[cfg(test)]
@@ -107,12 +107,11 @@ mod testing;
 mod upkeep;
 mod value;
 
-pub use append::{Appended, Batch, Removal, Stamp};
+pub use append::Batch;
 pub use blob::BlobReader;
 pub use clock::{Clock, SystemClock};
 pub use commit::{CommitTimes, Histogram, Ticket};
 pub use compact::{CompactOptions, CompactReport};
-pub use cursors::CursorSummary;
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{
     AppendError, CompactError, Corruption, OpenError, ReadError, ReadOnlyReason, Shortage,
@@ -129,14 +128,15 @@ pub use options::{
     CompressOptions, JournalOptions, MediaChoice, OptionsError, ScrubOptions, StoreOptions,
     SyncPolicy,
 };
-pub use read::{Follower, Live, Reader, ResumePoint, TopicStats};
+pub use read::{Follower, Live, Reader, ResumePoint};
 pub use recovery::{Cut, RecoveryReport};
 pub use store::{Health, Store, StoreInfo};
 pub use store_blobs::BlobWriter;
 pub use sys::name_faults;
 pub use tail::PublishHook;
 pub use value::{
-    BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, ExpectRevision, Frame,
-    FrameId, FrameRef, IdempotencyKey, Import, Meta, NewFrame, Origin, ReadOptions, Start, Topic,
-    TopicPattern, TopicPatterns, Ttl, Unmet, ValueError,
+    Appended, BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, CursorSummary,
+    CursorValue, ExpectRevision, Frame, FrameId, FrameRef, IdempotencyKey, Import, Meta, NewFrame,
+    Origin, ReadOptions, Removal, Stamp, Start, Topic, TopicPattern, TopicPatterns, TopicSummary,
+    Ttl, Unmet, ValueError, parse_uuid, uuid_text,
 };

@@ -75,7 +75,7 @@ pub const OPEN_KEY_FILES_MAX: usize = 16;
 /// Sealed packs that are open at a time, each with its `.pidx`.
 pub const OPEN_PACKS_MAX: usize = 96;
 /// Bytes of memory for the filters of sealed packs that are not open, 2 for each blob.
-pub const PACK_FILTERS_MAX_BYTES: usize = 64 * 1024 * 1024;
+pub const PACK_FILTERS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Unsealed segments and packs, and files that are looked at in passing.
 const OPEN_OTHERS_MAX: usize = 48;
 const _: () = assert!(

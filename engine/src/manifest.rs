@@ -12,9 +12,7 @@ use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{SUPER_BYTES_MAX, SuperState};
 use crate::limits::FILES_MAX;
 use crate::media::{Files, is_lost, is_out_of_descriptors};
-
-/// What the copies are called.
-pub(crate) const NAMES: [&str; 2] = ["super.a", "super.b"];
+use crate::names::MANIFESTS;
 
 /// How far the copies are.
 #[derive(Debug)]
@@ -28,19 +26,9 @@ struct Writing {
     in_doubt: bool,
 }
 
-/// Whether a directory holds a store, or what is left of one.
-pub(crate) fn is_in(dir: &Path) -> bool {
-    NAMES.iter().any(|name| dir.join(name).exists())
-}
-
-/// Whether a file of this name is a copy of the manifest.
-pub(crate) fn is_name(name: &str) -> bool {
-    NAMES.contains(&name)
-}
-
 impl Writing {
     const fn after(sequence: u64) -> Self {
-        Self { sequence, unnamed: NAMES.len(), in_doubt: false }
+        Self { sequence, unnamed: MANIFESTS.len(), in_doubt: false }
     }
 }
 
@@ -78,7 +66,7 @@ impl Manifest {
         let (mut failure, mut unreadable) = (None, None);
         let mut found = 0;
         let mut lost = 0;
-        for name in NAMES {
+        for name in MANIFESTS {
             let path = dir.join(name);
             let bytes = match files.read(&path, SUPER_BYTES_MAX) {
                 Ok(bytes) => bytes,
@@ -160,7 +148,7 @@ impl Manifest {
         }
         let next = writing.sequence + 1;
         // Odd sequences go to the first copy: a new store begins with super.a.
-        let path = self.dir.join(NAMES[usize::from(next.is_multiple_of(2))]);
+        let path = self.dir.join(MANIFESTS[usize::from(next.is_multiple_of(2))]);
         let written = self.files.write_new(&path, &state.encode(next));
         // Then the copy is as it was.
         let is_unopened = written.as_ref().is_err_and(is_out_of_descriptors);
@@ -198,7 +186,7 @@ impl Manifest {
 }
 
 fn is_first_write(corruption: &Corruption) -> bool {
-    corruption.path.ends_with(NAMES[0])
+    corruption.path.ends_with(MANIFESTS[0])
 }
 
 #[cfg(test)]

@@ -1,15 +1,22 @@
 //! What the files of a store are called: `BASE.GENERATION.KIND` below `log/` and `blobs/`, with
-//! `.tmp` behind it as long as a file has no place yet, or none any more. Nothing here touches a
-//! disk, and a name says nothing about what is in the file: the manifest and its header do.
+//! `.tmp` behind it as long as a file has no place yet, or none any more; beside them the lock, the
+//! manifest, the journal and the topic tables. No file is opened here, and a name says nothing
+//! about what is in the file: the manifest and its header do.
 
 use std::path::{Path, PathBuf};
 
 use crate::format::super_file::{FileEntry, FileKey, FileKind};
 
+/// The file whose lock whoever has the store open holds.
+pub const LOCK: &str = "LOCK";
+/// The two copies of the manifest.
+pub const MANIFESTS: [&str; 2] = ["super.a", "super.b"];
+/// The journal.
+pub(crate) const JOURNAL: &str = "journal";
 /// The directory of the log.
-pub(crate) const LOG_DIR: &str = "log";
+pub const LOG_DIR: &str = "log";
 /// The directory of the packs.
-pub(crate) const BLOB_DIR: &str = "blobs";
+pub const BLOB_DIR: &str = "blobs";
 
 /// A segment.
 pub(crate) const SEGMENT: &str = "seg";
@@ -30,6 +37,17 @@ pub(crate) const PACK_INDEX: &str = "pidx";
 pub(crate) const TABLE: &str = "topics.";
 /// What the names of files end with that have no place.
 pub(crate) const UNFINISHED: &str = "tmp";
+
+/// Whether a directory holds a store, or what is left of one.
+#[must_use]
+pub fn is_store(dir: &Path) -> bool {
+    MANIFESTS.iter().any(|name| dir.join(name).exists())
+}
+
+/// Whether a file of this name is a copy of the manifest.
+pub(crate) fn is_manifest(name: &str) -> bool {
+    MANIFESTS.contains(&name)
+}
 
 impl FileKind {
     /// The directory of such files.

@@ -1,10 +1,10 @@
 //! Removing single frames. A removal is a tombstone in the log, written like anything else that is
 //! appended; the frame's bytes stay until its segment is compacted.
 
-use crate::append::{Appended, Batch, LookedUp, Removal, Target};
+use crate::append::{Batch, LookedUp, Target};
 use crate::error::AppendError;
 use crate::store::{Inner, Store};
-use crate::value::FrameId;
+use crate::value::{Appended, FrameId, Removal};
 
 impl Store {
     /// Removes a frame: when this returns it is gone on every path. Removing one that is not there

@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::append::{Appended, Batch, Checks, HashedKey, Pending};
+use crate::append::{Batch, Checks, HashedKey, Pending};
 use crate::blob::Blobs;
 use crate::commit::{Commits, Ticket, Timing, Writer};
 use crate::compact::Compaction;
-use crate::cursors::{CursorSummary, Cursors, HeldState};
+use crate::cursors::{Cursors, HeldCursor, HeldState};
 use crate::env::Env;
 use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
 use crate::format::super_file::{EpochStart, FileState};
@@ -30,7 +30,7 @@ use crate::read::Gone;
 use crate::recovery::RecoveryReport;
 use crate::tail::Tail;
 use crate::upkeep::Upkeep;
-use crate::value::{Cursor, CursorName};
+use crate::value::{Appended, Cursor, CursorName, CursorSummary};
 
 /// An open store. Dropping it closes it in order.
 #[derive(Debug)]
@@ -40,11 +40,21 @@ pub struct Store {
 
 /// What the parts of an open store share. Readers may keep it alive after the store is closed.
 ///
-/// Locks are taken in this order, and whoever holds one takes none that stands before it:
-/// `compaction.running`, the sweep of blobs, `writer`, `sealing.running`, the packs that are
-/// written to, the keeper's chores; `index.topics`, the list of segments, the kind of a segment; at
-/// last the manifest's `writing`. `commits.queue` is held with no other. The thread that seals
-/// packs never waits for whoever writes to packs, as they wait for it.
+/// Locks are taken in this order; whoever holds one takes none that stands above it:
+///
+/// 1. `compaction.running`
+/// 2. the sweep of blobs
+/// 3. `writer`
+/// 4. `sealing.running`
+/// 5. the packs that are written to
+/// 6. the keeper's chores
+/// 7. `index.topics`
+/// 8. the list of segments
+/// 9. the kind of a segment
+/// 10. the manifest's `writing`
+///
+/// `commits.queue` is held with no other. Whoever writes to packs may wait for the thread that
+/// seals them, so that thread waits for nobody who writes to packs.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) env: Arc<Env>,
@@ -122,7 +132,8 @@ impl Store {
     /// # Errors
     /// [`OpenError::Locked`] when another process has it; the other kinds say what is in the way. A
     /// store with damage in acknowledged data opens, for reading: see [`StoreInfo::health`].
-    pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, OpenError> {
+    pub fn open(dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self, OpenError> {
+        let dir = dir.as_ref();
         // A store from here on: where a thread cannot be started it is closed, which ends those
         // that were and lets the lock go.
         let store = Self { inner: Arc::new(crate::recovery::open(dir, options)?) };
@@ -244,17 +255,16 @@ impl Store {
                 None => return Err(ReadError::MissingBlob(*hash)),
             },
         };
-        let CursorSummary { revision, epoch, offset, time_ms, .. } = held.summary();
+        let HeldCursor { revision, epoch, offset, time_ms, .. } = held;
         Ok(Some(Cursor { revision, epoch, offset, time_ms, state }))
     }
 
     /// Every cursor, by name.
     #[must_use]
-    pub fn cursors(&self) -> Vec<(CursorName, CursorSummary)> {
+    pub fn cursors(&self) -> Vec<CursorSummary> {
         let table = self.inner.cursors.read();
-        let mut all: Vec<_> =
-            table.iter().map(|(name, held)| (name.clone(), held.summary())).collect();
-        all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut all: Vec<_> = table.iter().map(|(name, held)| held.summary(name)).collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         all
     }
 }

@@ -95,11 +95,7 @@ impl Store {
     pub fn blob_put(&self, bytes: &[u8]) -> Result<BlobHash, AppendError> {
         self.inner.begin_writing()?;
         let bytes = Bytes::copy_from_slice(bytes);
-        let prepared = self
-            .inner
-            .blobs
-            .prepare(&bytes)
-            .map_err(|error| AppendError::BlobRefused(error.to_string().into()))?;
+        let prepared = self.inner.blobs.prepare(&bytes).map_err(AppendError::blob_refused)?;
         let hash = prepared.hash();
         let put = self.inner.blobs.put(&prepared);
         self.inner.put_done(put).map(|()| hash)

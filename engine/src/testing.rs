@@ -115,7 +115,7 @@ fn copy(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             fs::create_dir_all(&place).unwrap();
             copy(&entry.path(), &place);
-        } else if entry.file_name() != "LOCK" {
+        } else if entry.file_name() != crate::names::LOCK {
             fs::copy(entry.path(), place).unwrap();
         }
     }

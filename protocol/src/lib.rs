@@ -83,6 +83,7 @@ mod client;
 #[doc(hidden)]
 pub mod codec;
 mod error;
+mod file_version;
 mod gather;
 pub mod lifecycle;
 pub mod limits;
@@ -91,12 +92,11 @@ mod server;
 mod service;
 mod session;
 mod socket;
-mod stamp;
 mod tcp;
 mod tls;
 
 pub use address::{Address, AddressError, SOCKET_NAME};
-pub use auth::{Guard, NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile};
+pub use auth::{NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile, TokenGuard};
 pub use client::{
     BlobStream, CallStream, Client, ClientOptions, Export, Follow, FollowEvent, FollowOptions,
     FrameStream, Passage, PassageEnd, Reply, Retry, ServerInfo, Subscription,
@@ -106,12 +106,12 @@ pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
 #[doc(hidden)]
 pub use gather::Gather;
 pub use message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, Delivered, Gap, GoAway, HostClaim,
-    ImportIds, ImportOutcome, ImportRequest, Imported, LastRequest, MaintainRequest, Op, OpRange,
-    PeerLimits, RECORD_VERSION, RemoveRequest, Resume, Role, Slow, Stamp, SubEvent,
-    SubscribeOptions, TopicSummary, UnknownRole, VERSION, Ways,
+    AppendRequest, CallRequest, Delivered, Gap, GoAway, HostClaim, ImportCounts, ImportIds,
+    ImportOutcome, ImportRequest, Imported, LastRequest, MaintainRequest, Op, OpRange, PeerLimits,
+    RECORD_VERSION, RemoveRequest, Resume, Role, Slow, SubEvent, SubscribeOptions, UnknownRole,
+    VERSION, Ways,
 };
-pub use server::{Entry, Listener, Server, ServerOptions, ServerStats};
+pub use server::{Admission, Listener, Server, ServerOptions, ServerStats};
 pub use service::{
     BlobSink, BlobSource, Called, Done, DoneImport, Feed, HostGuard, Pulled, Service,
     StoreIdentity, TopicsPage, Wake,
@@ -119,7 +119,8 @@ pub use service::{
 pub use tls::{ClientTls, ServerTls, TlsError};
 // The values of the store that requests and answers are made of: a client needs no other crate.
 pub use xs_engine::{
-    BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, ExpectRevision, Frame,
-    FrameId, IdempotencyKey, Meta, NewFrame, Origin, ReadOptions, RecordError, ResumePoint, Start,
-    Topic, TopicPattern, TopicPatterns, Ttl, ValueError,
+    Appended, BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, CursorSummary,
+    CursorValue, ExpectRevision, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Origin,
+    ReadOptions, RecordError, Removal, ResumePoint, Stamp, Start, Topic, TopicPattern,
+    TopicPatterns, TopicSummary, Ttl, ValueError, parse_uuid, uuid_text,
 };

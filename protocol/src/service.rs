@@ -8,13 +8,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use xs_engine::{
-    BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Topic, TopicPatterns,
+    Appended, BlobHash, Bound, Cursor, CursorName, CursorSummary, Frame, FrameId, ReadOptions,
+    Topic, TopicPatterns, TopicSummary,
 };
 
 use crate::error::{Code, Refusal};
 use crate::message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, HostClaim, ImportRequest, Imported,
-    LastRequest, MaintainRequest, Resume, TopicSummary,
+    AppendRequest, CallRequest, HostClaim, ImportRequest, Imported, LastRequest, MaintainRequest,
+    Resume,
 };
 
 /// Called, from any thread and as often as one likes, when a [`Feed`] that was idle may have more.

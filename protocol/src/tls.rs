@@ -23,8 +23,8 @@ use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore, ServerConfig};
 
 use crate::certificate;
+use crate::file_version::FileVersion;
 use crate::limits::PEM_BYTES_MAX;
-use crate::stamp::Stamp;
 
 /// What both sides say they speak inside (ALPN): bytes meant for another protocol go nowhere.
 const ALPN: &[u8] = b"xsp/1";
@@ -92,7 +92,7 @@ struct Certificates {
     key: PathBuf,
     current: Mutex<Arc<CertifiedKey>>,
     /// The files that were looked at last, also when they could not be taken.
-    seen: Mutex<[Option<Stamp>; 2]>,
+    seen: Mutex<[Option<FileVersion>; 2]>,
 }
 
 impl ServerTls {
@@ -100,8 +100,9 @@ impl ServerTls {
     ///
     /// # Errors
     /// [`TlsError`].
-    pub fn open(cert: &Path, key: &Path) -> Result<Self, TlsError> {
-        let seen = [cert, key].map(Stamp::of);
+    pub fn open(cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, TlsError> {
+        let (cert, key) = (cert.as_ref(), key.as_ref());
+        let seen = [cert, key].map(FileVersion::of);
         let certificates = Arc::new(Certificates {
             current: Mutex::new(Arc::new(load(cert, key)?)),
             seen: Mutex::new(seen),
@@ -127,7 +128,7 @@ impl ServerTls {
     /// [`TlsError`], once for each change.
     pub fn refresh(&self) -> Result<bool, TlsError> {
         let Certificates { cert, key, current, seen } = &*self.certificates;
-        let found = [cert, key].map(|path| Stamp::of(path));
+        let found = [cert, key].map(|path| FileVersion::of(path));
         if std::mem::replace(&mut *seen.lock(), found) == found {
             return Ok(false);
         }
@@ -175,7 +176,8 @@ impl ClientTls {
     ///
     /// # Errors
     /// [`TlsError`].
-    pub fn trusting(path: &Path) -> Result<Self, TlsError> {
+    pub fn trusting(path: impl AsRef<Path>) -> Result<Self, TlsError> {
+        let path = path.as_ref();
         let wrong =
             |reason: String| TlsError::Pem { path: path.to_owned(), what: "certificates", reason };
         let mut roots = RootCertStore::empty();

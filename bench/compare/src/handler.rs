@@ -17,7 +17,7 @@ use xs_bench::server::Server;
 use xs_engine::{Meta, NewFrame, ReadOptions, Topic, TopicPatterns};
 use xs_protocol::{Address, AppendRequest, SubEvent, SubscribeOptions};
 
-use crate::system::{CrossStream, Place, Redis, System as _, free_port};
+use crate::system::{CrossStream, Redis, Setup, System as _, free_port};
 
 const HANDLER: &str = r#"import { handler } from "xs";
 export default handler({ topics: "in", start: "first", state: { n: 0 },
@@ -60,12 +60,12 @@ impl Answers {
 }
 
 /// Messages a second through a handler of xs.
-pub(crate) async fn xs(place: &Place, messages: u64) -> anyhow::Result<f64> {
-    let policy = place.promise.policy()?;
-    let modules = place.dir.join("modules");
+pub(crate) async fn xs(setup: &Setup, messages: u64) -> anyhow::Result<f64> {
+    let policy = setup.promise.policy()?;
+    let modules = setup.dir.join("modules");
     fs::create_dir_all(modules.join("handlers"))?;
     let start = |modules: Option<&Path>| {
-        Server::start_at(&place.program, &place.dir, policy, modules, Address::Tcp(free_port()?))
+        Server::start_at(&setup.program, &setup.dir, policy, modules, Address::Tcp(free_port()?))
     };
     let mut server = start(None)?;
     let client = server.connect().await?;
@@ -95,9 +95,9 @@ pub(crate) async fn xs(place: &Place, messages: u64) -> anyhow::Result<f64> {
 }
 
 /// Messages a second through an actor of cross.stream.
-pub(crate) async fn cross_stream(place: &Place, messages: u64) -> anyhow::Result<f64> {
+pub(crate) async fn cross_stream(setup: &Setup, messages: u64) -> anyhow::Result<f64> {
     const APPENDS: u64 = 8;
-    let server = CrossStream::start(place).await?;
+    let server = CrossStream::start(setup).await?;
     let link = server.link().await?;
     for n in (0..messages).step_by(APPENDS as usize) {
         let metas: Vec<_> =
@@ -121,8 +121,8 @@ pub(crate) async fn cross_stream(place: &Place, messages: u64) -> anyhow::Result
 }
 
 /// Messages a second through a consumer in Node, whose packages are in a directory.
-pub(crate) async fn redis(place: &Place, tools: &Path, messages: u64) -> anyhow::Result<f64> {
-    let server = Redis::start(place).await?;
+pub(crate) async fn redis(setup: &Setup, tools: &Path, messages: u64) -> anyhow::Result<f64> {
+    let server = Redis::start(setup).await?;
     let mut connection = server.link().await?.connection;
     for n in (0..messages).step_by(BATCH as usize) {
         let mut pipeline = pipe();
@@ -136,7 +136,7 @@ pub(crate) async fn redis(place: &Place, tools: &Path, messages: u64) -> anyhow:
     group.query_async::<()>(&mut connection).await?;
     let mut command = Command::new("node");
     command.arg(CONSUMER).arg(server.url()).env("NODE_PATH", tools.join("node_modules"));
-    let mut consumer = Daemon::start(command, place.dir.join("consumer.log"))?;
+    let mut consumer = Daemon::start(command, setup.dir.join("consumer.log"))?;
     let (mut answers, mut after) = (Answers::default(), "0".to_owned());
     while answers.count < messages {
         let mut read = cmd("XREAD");

@@ -28,7 +28,7 @@ use xs_bench::server::binary;
 use crate::limits::Limits;
 use crate::results::{Results, Version};
 use crate::sample::{Figures, Sample};
-use crate::system::{CrossStream, Nats, Place, Promise, Redis, Sqlite, System, Xs, find, says};
+use crate::system::{CrossStream, Nats, Promise, Redis, Setup, Sqlite, System, Xs, find, says};
 use crate::work::{Amounts, Group, group};
 
 /// xs beside cross.stream, Redis Streams, NATS JetStream and SQLite: rates, latencies, bytes and
@@ -250,11 +250,11 @@ impl Comparison {
     }
 
     /// A directory for a server, after what was written before is on the disk.
-    fn place(&self, program: PathBuf, promise: Promise) -> anyhow::Result<(TempDir, Place)> {
+    fn setup(&self, program: PathBuf, promise: Promise) -> anyhow::Result<(TempDir, Setup)> {
         rustix::fs::sync();
         let scratch = self.scratch()?;
-        let place = Place { dir: scratch.path().to_owned(), program, promise };
-        Ok((scratch, place))
+        let setup = Setup { dir: scratch.path().to_owned(), program, promise };
+        Ok((scratch, setup))
     }
 
     fn one<S: System>(
@@ -265,9 +265,9 @@ impl Comparison {
         rep: usize,
     ) -> anyhow::Result<()> {
         let Some(program) = program.filter(|_| self.only.system(S::NAME)) else { return Ok(()) };
-        let (_scratch, place) = self.place(program, promise)?;
+        let (_scratch, setup) = self.setup(program, promise)?;
         let mut samples = Vec::new();
-        let done = self.tokio.block_on(group::<S>(what, &place, self.amounts, rep, &mut samples));
+        let done = self.tokio.block_on(group::<S>(what, &setup, self.amounts, rep, &mut samples));
         self.tell(samples)?;
         if let Err(error) = done {
             self.failed(format!("{}, {what:?}: {error:#}", S::NAME))?;
@@ -281,22 +281,22 @@ impl Comparison {
             for rep in 0..self.reps {
                 self.report.begin(HANDLER, &format!("{row}, repetition {}", rep + 1))?;
                 if self.only.system(Xs::NAME) {
-                    let (_scratch, place) = self.place(self.xs.clone(), promise)?;
-                    let rate = self.tokio.block_on(handler::xs(&place, messages));
+                    let (_scratch, setup) = self.setup(self.xs.clone(), promise)?;
+                    let rate = self.tokio.block_on(handler::xs(&setup, messages));
                     self.handled(row, Xs::NAME, rep, rate)?;
                 }
                 // It keeps neither state nor position, which is less than is promised.
                 if let (Some(program), Promise::Process) = (self.cross_stream.clone(), promise) {
-                    let (_scratch, place) = self.place(program, promise)?;
+                    let (_scratch, setup) = self.setup(program, promise)?;
                     let messages = messages.min(CrossStream::MESSAGES_MAX);
-                    let rate = self.tokio.block_on(handler::cross_stream(&place, messages));
+                    let rate = self.tokio.block_on(handler::cross_stream(&setup, messages));
                     self.handled(row, CrossStream::NAME, rep, rate)?;
                 }
                 let (Some(redis), Some(tools)) = (self.redis.clone(), self.tools.clone()) else {
                     continue;
                 };
-                let (_scratch, place) = self.place(redis, promise)?;
-                let rate = self.tokio.block_on(handler::redis(&place, &tools, messages));
+                let (_scratch, setup) = self.setup(redis, promise)?;
+                let rate = self.tokio.block_on(handler::redis(&setup, &tools, messages));
                 self.handled(row, Redis::NAME, rep, rate)?;
             }
         }

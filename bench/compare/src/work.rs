@@ -18,7 +18,7 @@ use xs_bench::report::{mib, per_second};
 use crate::bodies::Bodies;
 use crate::load::{closed, count, open};
 use crate::sample::{Figures, Sample};
-use crate::system::{Feed, Link, Place, Promise, System, TOPICS};
+use crate::system::{Feed, Link, Promise, Setup, System, TOPICS};
 
 /// How much of everything.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +74,7 @@ const MIB: u64 = 1 << 20;
 pub(crate) struct Run<'a, S: System> {
     system: S,
     link: S::Link,
-    place: &'a Place,
+    setup: &'a Setup,
     amounts: Amounts,
     bodies: RefCell<Bodies>,
     samples: &'a mut Vec<Sample>,
@@ -86,19 +86,19 @@ pub(crate) struct Run<'a, S: System> {
 /// Does a group of rows on one system.
 pub(crate) async fn group<S: System>(
     group: Group,
-    place: &Place,
+    setup: &Setup,
     amounts: Amounts,
     rep: usize,
     samples: &mut Vec<Sample>,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let system = S::start(place).await?;
+    let system = S::start(setup).await?;
     let link = system.link().await?;
     let ready = begun.elapsed();
     let bodies = RefCell::new(Bodies::default());
     let fewer = (amounts.messages > S::MESSAGES_MAX).then_some(S::MESSAGES_MAX);
     let amounts = Amounts { messages: amounts.messages.min(S::MESSAGES_MAX), ..amounts };
-    let mut run = Run { system, link, place, amounts, bodies, samples, rep, fewer };
+    let mut run = Run { system, link, setup, amounts, bodies, samples, rep, fewer };
     match group {
         Group::Append => {
             if !S::IN_PROCESS {
@@ -245,8 +245,8 @@ impl<S: System> Run<'_, S> {
             }
         }
         // What a server says of its work is not part of a store.
-        let said = fs::metadata(self.place.log()).map_or(0, |data| data.blocks() * 512);
-        let disk = allocated(&self.place.dir)? - said;
+        let said = fs::metadata(self.setup.log()).map_or(0, |data| data.blocks() * 512);
+        let disk = allocated(&self.setup.dir)? - said;
         self.sample("disk", Figures::of(disk as f64 / stored as f64));
         if S::IN_PROCESS { Ok(()) } else { self.restart().await }
     }
@@ -289,11 +289,11 @@ impl<S: System> Run<'_, S> {
     }
 
     async fn restart(self) -> anyhow::Result<()> {
-        let Self { system, link, place, samples, rep, fewer, .. } = self;
+        let Self { system, link, setup, samples, rep, fewer, .. } = self;
         drop(link);
         system.kill()?;
         let begun = Instant::now();
-        let system = S::start(place).await?;
+        let system = S::start(setup).await?;
         system.link().await?.last(TOPIC).await?;
         let figures = Figures::of(begun.elapsed().as_secs_f64() * 1e3).of_store(fewer);
         samples.push(Sample { row: "restart", system: S::NAME, rep, figures });

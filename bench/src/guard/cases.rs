@@ -13,8 +13,8 @@ use tokio::runtime::Runtime;
 use xs_bench::scratch;
 use xs_bench::workload::{Frames, Shape};
 use xs_engine::{
-    Batch, CursorChange, CursorName, ExpectRevision, Frame, Meta, NewFrame, ReadOptions, Store,
-    SyncPolicy, Topic, TopicPatterns,
+    Batch, CursorChange, CursorName, CursorValue, ExpectRevision, Frame, Meta, NewFrame,
+    ReadOptions, Store, SyncPolicy, Topic, TopicPatterns,
 };
 use xs_protocol::{
     AppendRequest, Appended, Client, ClientOptions, Reply, Role, Server, ServerOptions, SubEvent,
@@ -233,7 +233,7 @@ fn measured_step(store: &Store, output: &NewFrame, name: &CursorName) -> anyhow:
             if inputs % STEP == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         let expect = ExpectRevision::Is(revision);
-        let set = Some((position, Bytes::from_static(b"{\"n\":1}")));
+        let set = Some(CursorValue { offset: position, state: Bytes::from_static(b"{\"n\":1}") });
         let cursors = vec![CursorChange { name: name.clone(), expect, set }];
         let frames = vec![output.clone(); STEP];
         let appended = store.append(Batch { frames, cursors, ..Batch::default() })?;

@@ -38,8 +38,8 @@ Examples:
         #[arg(value_parser = own_cursor)]
         name: CursorName,
         /// The next event to read: first, head, an id or an offset.
-        #[arg(value_parser = place)]
-        place: Place,
+        #[arg(value_name = "PLACE", value_parser = target)]
+        target: CursorTarget,
         /// Only if the cursor has this revision; 0: only if it does not exist.
         #[arg(long, value_name = "REVISION")]
         expect: Option<u64>,
@@ -57,7 +57,7 @@ Examples:
 
 /// Where a cursor is put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum CursorTarget {
     /// Before everything.
     First,
     /// Behind everything.
@@ -66,11 +66,11 @@ pub(crate) enum Place {
     Before(Bound),
 }
 
-fn place(text: &str) -> Result<Place, String> {
+fn target(text: &str) -> Result<CursorTarget, String> {
     match text {
-        "first" => Ok(Place::First),
-        "head" => Ok(Place::Head),
-        other => bound(other).map(Place::Before).map_err(|_| {
+        "first" => Ok(CursorTarget::First),
+        "head" => Ok(CursorTarget::Head),
+        other => bound(other).map(CursorTarget::Before).map_err(|_| {
             "expected: first, head, an id of 25 digits and letters or an offset".to_owned()
         }),
     }
@@ -150,10 +150,10 @@ mod tests {
 
     #[test]
     fn a_place_is_a_word_an_id_or_an_offset() {
-        assert_eq!(place("first"), Ok(Place::First));
-        assert_eq!(place("head"), Ok(Place::Head));
-        assert_eq!(place("7"), Ok(Place::Before(Bound::Offset(7))));
-        assert!(place("03g4a5lk7bc9ucnxswp2nn1gj").is_ok() && place("last").is_err());
+        assert_eq!(target("first"), Ok(CursorTarget::First));
+        assert_eq!(target("head"), Ok(CursorTarget::Head));
+        assert_eq!(target("7"), Ok(CursorTarget::Before(Bound::Offset(7))));
+        assert!(target("03g4a5lk7bc9ucnxswp2nn1gj").is_ok() && target("last").is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Words that stand for directories and for stores. A word that is an address is no name of a
-//! directory: whoever types one means a server, and would find a directory of that name made.
+//! Words of a command line that name directories or stores. A word that is an address is refused as
+//! a directory: whoever types one means a server, and would otherwise have made a directory with
+//! the name of a server.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -28,7 +28,7 @@ use xs_protocol::Address;
 pub(crate) use address::{address_at, innermost};
 pub(crate) use append::{AppendArgs, meta_object};
 pub(crate) use cas::CasSubcommand;
-pub(crate) use cursor::{CursorSubcommand, EachArgs, Place};
+pub(crate) use cursor::{CursorSubcommand, CursorTarget, EachArgs};
 pub(crate) use expect::Expect;
 pub(crate) use host::{HostArgs, HostProcessArgs};
 pub(crate) use maintain::{

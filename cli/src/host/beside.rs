@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use futures::FutureExt as _;
-use xs_protocol::{Entry, Role, Server};
+use xs_protocol::{Admission, Role, Server};
 use xs_runtime::supervise::{Connect, Link, Supervisor};
 
 use super::Told;
@@ -27,9 +27,10 @@ pub(crate) fn start(
     let server = server.clone();
     let connect: Connect = Box::new(move |alone| {
         let server = server.clone();
-        let entry = alone.map_or(Entry::Role(Role::Host), |name| Entry::Alone(name.into()));
+        let admission =
+            alone.map_or(Admission::Role(Role::Host), |name| Admission::Alone(name.into()));
         let link: Link = Box::new(move |stream| {
-            drop(server.adopt(stream, entry));
+            drop(server.adopt(stream, admission));
             // It ends with this process.
             std::future::pending().boxed()
         });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use xs_protocol::{Address, Entry, Guard, Listener, Role, SOCKET_NAME, Server, ServerTls};
+use xs_protocol::{Address, Admission, Listener, Role, SOCKET_NAME, Server, ServerTls, TokenGuard};
 
 use super::inherited::{self, Inherited};
 use crate::args::ServeArgs;
@@ -19,7 +19,7 @@ pub(super) struct Plan {
     inherited: Vec<Inherited>,
     tls: Option<ServerTls>,
     /// Asks for tokens on TCP; there is one when anything listens there.
-    guard: Option<Arc<Guard>>,
+    guard: Option<Arc<TokenGuard>>,
 }
 
 impl Plan {
@@ -47,7 +47,7 @@ impl Plan {
         let guard = match all.iter().all(|address| matches!(address, Address::Unix(_))) {
             true => None,
             false => {
-                let guard = Guard::open(dir).map_err(|error| usage(error.to_string()))?;
+                let guard = TokenGuard::open(dir).map_err(|error| usage(error.to_string()))?;
                 Some(Arc::new(guard))
             }
         };
@@ -59,7 +59,7 @@ impl Plan {
     }
 
     /// The guard, where tokens are asked for.
-    pub(super) fn guard(&self) -> Option<Arc<Guard>> {
+    pub(super) fn guard(&self) -> Option<Arc<TokenGuard>> {
         self.guard.clone()
     }
 
@@ -94,7 +94,7 @@ impl Plan {
                 anyhow::anyhow!("{error}").context(format!("cannot listen on {address}"))
             })?;
             listening.push(listener.address().to_string());
-            server.listen(listener, entry(self.guard.as_ref(), &address));
+            server.listen(listener, admission(self.guard.as_ref(), &address));
         }
         for socket in self.inherited {
             let address = socket.address();
@@ -104,20 +104,20 @@ impl Plan {
             };
             let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
             listening.push(listener.address().to_string());
-            server.listen(listener, entry(self.guard.as_ref(), &address));
+            server.listen(listener, admission(self.guard.as_ref(), &address));
         }
         Ok(listening)
     }
 }
 
 /// What lets connections to an address in.
-fn entry(guard: Option<&Arc<Guard>>, address: &Address) -> Entry {
+fn admission(guard: Option<&Arc<TokenGuard>>, address: &Address) -> Admission {
     match (guard, address.to_listen()) {
         (Some(guard), Some(socket)) => {
             let or = socket.ip().is_loopback().then_some(Role::Admin);
-            Entry::Token { guard: Arc::clone(guard), or }
+            Admission::Token { guard: Arc::clone(guard), or }
         }
-        _ => Entry::Role(Role::Admin),
+        _ => Admission::Role(Role::Admin),
     }
 }
 

@@ -54,7 +54,7 @@ impl Turn {
             MaintainRequest::Gc { grace, dead_percent, dry_run } => {
                 let options = GcOptions {
                     grace: *grace,
-                    min_dead_percent: *dead_percent,
+                    dead_percent: *dead_percent,
                     dry_run: *dry_run,
                     bytes_per_second: None,
                 };

@@ -2,11 +2,12 @@
 //! each. Who may remove what was judged before; here it is only seen to that topics are kept to.
 
 use xs_engine::limits::BATCH_RECORDS_MAX;
-use xs_engine::{AppendError, Batch, Bound, FrameId, Store, SyncPolicy, TopicPatterns};
-use xs_protocol::{AppendRequest, Appended, Code, Detail, Refusal};
+use xs_engine::{
+    AppendError, Appended, Batch, Bound, FrameId, Removal, Store, SyncPolicy, TopicPatterns,
+};
+use xs_protocol::{AppendRequest, Code, Detail, Refusal};
 
 use super::refuse;
-use super::service::appended;
 
 /// What was asked to be removed, in order: ids, or nothing where no frame is.
 pub(super) struct Removes(Vec<Option<FrameId>>);
@@ -21,7 +22,7 @@ impl Removes {
         (is_empty && is_plain && !self.0.is_empty()).then(|| {
             let info = store.info();
             Appended {
-                removed: vec![false; self.0.len()],
+                removed: vec![Removal::Absent; self.0.len()],
                 durable: info.sync == SyncPolicy::Sync,
                 head: info.head,
                 ..Appended::default()
@@ -32,7 +33,7 @@ impl Removes {
     /// An answer in which each that was asked for has its place.
     pub(super) fn outcome(&self, mut appended: Appended) -> Appended {
         let mut done = std::mem::take(&mut appended.removed).into_iter();
-        let found = |id: &Option<FrameId>| id.is_some() && done.next().unwrap_or(false);
+        let found = |id: &Option<FrameId>| id.and_then(|_| done.next()).unwrap_or(Removal::Absent);
         appended.removed = self.0.iter().map(found).collect();
         appended
     }
@@ -90,5 +91,5 @@ pub(super) fn now(store: &Store, batch: AppendRequest) -> Result<Appended, Refus
     let done = store.append_removing_now(batch);
     let (done, report) = done.map_err(|error| refuse::compact(&error))?;
     tracing::info!(frames, rewritten = report.rewritten, "removed for good");
-    Ok(removes.outcome(appended(done)))
+    Ok(removes.outcome(done))
 }

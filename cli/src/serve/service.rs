@@ -10,15 +10,15 @@ use futures::future::BoxFuture;
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::Notify;
 use xs_engine::{
-    AppendError, Appended, Batch, BlobHash, BlobReader, Bound, Cursor, CursorName, Frame, Meta,
-    NewFrame, ReadError, ReadOptions, Removal, ResumePoint, Store, SyncPolicy, Topic,
+    AppendError, Appended, Batch, BlobHash, BlobReader, Bound, Cursor, CursorName, CursorSummary,
+    Frame, Meta, NewFrame, ReadError, ReadOptions, ResumePoint, Store, SyncPolicy, Topic,
     TopicPatterns,
 };
 use xs_protocol::limits::LAST_MAX;
 use xs_protocol::{
-    AppendRequest, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
-    DoneImport, Feed, HostClaim, HostGuard, ImportRequest, LastRequest, MaintainRequest, Refusal,
-    Resume, Service, Stamp, StoreIdentity, TopicSummary, TopicsPage, Wake,
+    AppendRequest, BlobSink, BlobSource, CallRequest, Called, Code, Done, DoneImport, Feed,
+    HostClaim, HostGuard, ImportRequest, LastRequest, MaintainRequest, Refusal, Resume, Service,
+    StoreIdentity, TopicsPage, Wake,
 };
 
 use super::commit::Committer;
@@ -174,7 +174,7 @@ impl Service for StoreService {
             return done(Ok(nothing));
         }
         self.core.submit(batch, move |result| {
-            let result = result.map(|result| removes.outcome(appended(result)));
+            let result = result.map(|result| removes.outcome(result));
             done(result.map_err(|error| refuse::append(&error)));
         });
     }
@@ -244,16 +244,7 @@ impl Service for StoreService {
         after: Option<&Topic>,
         limit: usize,
     ) -> Result<TopicsPage, Refusal> {
-        let summary = |topic: xs_engine::TopicStats| TopicSummary {
-            topic: topic.topic,
-            count: topic.count,
-            bytes: topic.bytes,
-            first: topic.first,
-            last: topic.last,
-            last_offset: topic.last_offset,
-        };
-        let (page, next) = self.core.store.topics_page(topics, after, limit);
-        Ok((page.into_iter().map(summary).collect(), next))
+        Ok(self.core.store.topics_page(topics, after, limit))
     }
 
     fn has_blob(&self, hash: &BlobHash) -> Result<bool, Refusal> {
@@ -283,15 +274,7 @@ impl Service for StoreService {
     }
 
     fn cursors(&self) -> Result<Vec<CursorSummary>, Refusal> {
-        let summary = |(name, cursor): (CursorName, xs_engine::CursorSummary)| CursorSummary {
-            name,
-            revision: cursor.revision,
-            epoch: cursor.epoch,
-            offset: cursor.offset,
-            time_ms: cursor.time_ms,
-            state_bytes: cursor.state_len,
-        };
-        Ok(self.core.store.cursors().into_iter().map(summary).collect())
+        Ok(self.core.store.cursors())
     }
 
     fn host_comes(&self, claim: HostClaim, end: Wake) -> Result<HostGuard, Refusal> {
@@ -315,18 +298,6 @@ impl Service for StoreService {
 
 fn read_refusal(error: ReadError) -> Refusal {
     refuse::read(&error)
-}
-
-pub(super) fn appended(appended: Appended) -> xs_protocol::Appended {
-    let stamps = appended.frames.iter();
-    xs_protocol::Appended {
-        frames: stamps.map(|stamp| Stamp { id: stamp.id, offset: stamp.offset }).collect(),
-        cursors: appended.cursors,
-        removed: appended.removed.iter().map(|one| *one == Removal::Removed).collect(),
-        repeated: appended.repeated,
-        durable: appended.durable,
-        head: appended.head,
-    }
 }
 
 /// A blob being read.

@@ -1,9 +1,7 @@
 //! What a store tells about itself, as the JSON of STATS. docs/wire.md lists the names.
 
 use serde_json::{Value, json};
-use xs_engine::{CountBytes, Health, Histogram, StoreStats};
-
-use crate::report::hex;
+use xs_engine::{CountBytes, Health, Histogram, StoreStats, uuid_text};
 
 /// The text of the part of STATS that is the store's. `is_full`: something was refused for
 /// want of room.
@@ -24,8 +22,8 @@ pub(super) fn text(stats: &StoreStats, is_full: bool) -> String {
         })
     });
     json!({
-        "uuid": hex(&info.uuid),
-        "parent": (info.parent != [0; 16]).then(|| hex(&info.parent)),
+        "uuid": uuid_text(&info.uuid),
+        "parent": (info.parent != [0; 16]).then(|| uuid_text(&info.parent)),
         "epoch": info.epoch,
         "head": info.head,
         "sync": info.sync.to_string(),

@@ -1,11 +1,11 @@
 //! `cursor`: named positions, looked at and moved by hand.
 
 use serde_json::{Value, json};
-use xs_engine::{Bound, Cursor, CursorChange, CursorName, ExpectRevision};
+use xs_engine::{Bound, Cursor, CursorChange, CursorName, CursorValue, ExpectRevision};
 use xs_protocol::Client;
 
 use super::sure;
-use crate::args::{CursorSubcommand, Place, SureArgs};
+use crate::args::{CursorSubcommand, CursorTarget, SureArgs};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, notice};
@@ -18,8 +18,8 @@ pub(super) async fn run(
     match cursor {
         CursorSubcommand::List => list(client, out).await,
         CursorSubcommand::Get { name } => get(client, &name, out).await,
-        CursorSubcommand::Set { name, place, expect } => {
-            set(client, name, place, expect, out).await
+        CursorSubcommand::Set { name, target, expect } => {
+            set(client, name, target, expect, out).await
         }
         CursorSubcommand::Rm { name, sure } => remove(client, name, sure, out).await,
     }
@@ -93,21 +93,22 @@ async fn existing(client: &Client, name: &CursorName) -> anyhow::Result<Cursor> 
 async fn set(
     client: &Client,
     name: CursorName,
-    place: Place,
+    target: CursorTarget,
     expect: Option<u64>,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
-    let offset = match place {
-        Place::First => 0,
-        Place::Head => client.server().head,
-        Place::Before(bound) => offset_of(client, bound).await?,
+    let offset = match target {
+        CursorTarget::First => 0,
+        CursorTarget::Head => client.server().head,
+        CursorTarget::Before(bound) => offset_of(client, bound).await?,
     };
     let present = client.cursor_get(&name).await.map_err(explain)?;
     let (revision, state) =
         present.map_or_else(Default::default, |cursor| (cursor.revision, cursor.state));
     // The state belongs to what was read, so it must not come from another change than this one.
     let expect = ExpectRevision::Is(expect.unwrap_or(revision));
-    let change = CursorChange { name: name.clone(), expect, set: Some((offset, state)) };
+    let change =
+        CursorChange { name: name.clone(), expect, set: Some(CursorValue { offset, state }) };
     client.cursor_set(change).await.map_err(explain)?;
     if revision == 0 {
         notice(&format!("{name} is a new cursor"));

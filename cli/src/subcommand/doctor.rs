@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
-use xs_engine::TopicPatterns;
+use xs_engine::names::{LOG_DIR, is_store};
+use xs_engine::{TopicPatterns, uuid_text};
 use xs_protocol::{Address, Client, LastRequest};
 
 use crate::clock;
-use crate::connect::{Need, Session, beheaded, default_address, is_store, unserved};
+use crate::connect::{Need, Session, beheaded, default_address, unserved};
 use crate::exit::{self, Exit};
 use crate::output::{Output, Paint};
 use crate::reach::options;
-use crate::report::hex;
 
 /// Syncs that are timed.
 const SYNCS: usize = 20;
@@ -127,7 +127,7 @@ async fn server(address: &Address) -> Check {
                 let text = format!(
                     "{} at {address}, store {}, head {}, answered in {} us",
                     server.name,
-                    hex(&server.uuid),
+                    uuid_text(&server.uuid),
                     server.head,
                     begun.elapsed().as_micros()
                 );
@@ -305,7 +305,7 @@ fn space(dir: &Path) -> Check {
 
 /// Whether a store that is there has a file of events, which has its room.
 fn has_segment(dir: &Path) -> bool {
-    std::fs::read_dir(dir.join("log")).is_ok_and(|mut log| log.next().is_some())
+    std::fs::read_dir(dir.join(LOG_DIR)).is_ok_and(|mut log| log.next().is_some())
 }
 
 /// What there is room for. On tmpfs a file of the store takes all of its room when it is made.

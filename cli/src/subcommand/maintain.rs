@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use xs_engine::names::is_store;
 use xs_engine::{
     CompactOptions, CopyOptions, GcOptions, MaintainError, OpenError, Store, StoreOptions,
+    uuid_text,
 };
 use xs_protocol::{Address, Client, MaintainRequest, SOCKET_NAME};
 
@@ -22,21 +24,21 @@ use crate::progress::{self, watched};
 use crate::reach::options;
 use crate::report;
 
-/// Where the work is to be done.
-enum Place {
-    /// By the server that has the store.
-    Served(Client),
-    /// On the files, by this process.
-    Files(PathBuf),
+/// Who does the work.
+enum Worker {
+    /// The server that has the store.
+    Server(Client),
+    /// This process, on the files in a directory.
+    ThisProcess(PathBuf),
 }
 
-impl Place {
+impl Worker {
     async fn find(typed: Option<Address>, addr: Option<Address>) -> anyhow::Result<Self> {
         let address = typed.or(addr).map_or_else(default_address, Ok)?;
         match Client::connect(&address, options()).await {
-            Ok(client) => Ok(Self::Served(client)),
+            Ok(client) => Ok(Self::Server(client)),
             Err(error) => match unserved(&address, &error) {
-                Some(dir) => Ok(Self::Files(dir.to_owned())),
+                Some(dir) => Ok(Self::ThisProcess(dir.to_owned())),
                 None => Err(connect::explain(error)),
             },
         }
@@ -121,9 +123,9 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
 }
 
 pub(super) async fn verify(args: &VerifyArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
-    let report = match Place::find(args.store.clone(), addr).await? {
-        Place::Served(client) => ask(client, &MaintainRequest::Verify).await?,
-        Place::Files(dir) => {
+    let report = match Worker::find(args.store.clone(), addr).await? {
+        Worker::Server(client) => ask(client, &MaintainRequest::Verify).await?,
+        Worker::ThisProcess(dir) => {
             let checked = watched("checking", move |watch| xs_engine::verify(&dir, watch)).await;
             report::verify(&checked.map_err(explain)?, usize::MAX)
         }
@@ -166,7 +168,7 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
     out.table(
         &["store", "head", "frames", "frames_lost", "cursors", "blobs", "manifest_rebuilt"],
         &[vec![
-            json!(report::hex(&report.uuid)),
+            json!(uuid_text(&report.uuid)),
             json!(report.head),
             json!(report.frames),
             json!(report.frames_lost),
@@ -181,12 +183,12 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
 
 pub(super) async fn backup(args: &BackupArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
     let FromTo { from, to } = typed(args.paths())?;
-    let report = match Place::find(from, addr).await? {
-        Place::Served(client) => {
+    let report = match Worker::find(from, addr).await? {
+        Worker::Server(client) => {
             let request = MaintainRequest::Backup { to: there(&to)?, link: args.link };
             ask(client, &request).await?
         }
-        Place::Files(from) => {
+        Worker::ThisProcess(from) => {
             let options = if args.link { CopyOptions::links() } else { CopyOptions::copies() };
             let copied = watched("copying", move |watch| {
                 let store = open(&from)?;
@@ -202,9 +204,9 @@ pub(super) async fn backup(args: &BackupArgs, addr: Option<Address>) -> anyhow::
 
 pub(super) async fn fork(args: &CopyArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
     let FromTo { from, to } = typed(args.paths())?;
-    let report = match Place::find(from, addr).await? {
-        Place::Served(client) => ask(client, &MaintainRequest::Fork { to: there(&to)? }).await?,
-        Place::Files(from) => {
+    let report = match Worker::find(from, addr).await? {
+        Worker::Server(client) => ask(client, &MaintainRequest::Fork { to: there(&to)? }).await?,
+        Worker::ThisProcess(from) => {
             let copied = watched("copying", move |_| {
                 let store = open(&from)?;
                 let report = store.fork(&to)?;
@@ -227,7 +229,7 @@ pub(super) async fn restore(args: &CopyArgs, addr: Option<Address>) -> anyhow::R
 
 /// Opens a store that must exist.
 fn open(dir: &Path) -> Result<Store, MaintainError> {
-    if !dir.join("super.a").exists() && !dir.join("super.b").exists() {
+    if !is_store(dir) {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });
     }
     Ok(Store::open(dir, StoreOptions::default())?)
@@ -274,9 +276,9 @@ async fn with_open<T: Send + 'static>(
 
 pub(super) async fn compact(args: &CompactArgs, addr: Option<Address>) -> anyhow::Result<Exit> {
     let dead_percent = args.dead_percent;
-    let report = match Place::find(args.store.clone(), addr).await? {
-        Place::Served(client) => ask(client, &MaintainRequest::Compact { dead_percent }).await?,
-        Place::Files(dir) => {
+    let report = match Worker::find(args.store.clone(), addr).await? {
+        Worker::Server(client) => ask(client, &MaintainRequest::Compact { dead_percent }).await?,
+        Worker::ThisProcess(dir) => {
             let options = CompactOptions { dead_percent, bytes_per_second: None };
             let done = with_open(dir, move |store| Ok(store.compact(options)?)).await?;
             report::compact(&done, usize::MAX)
@@ -297,17 +299,12 @@ pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<E
         sure::ask(&format!("remove bodies in {of} that no event names"), args.sure).await?;
     }
     let (grace, dead_percent) = (args.grace, args.dead_percent);
-    let report = match Place::find(args.store.clone(), addr).await? {
-        Place::Served(client) => {
+    let report = match Worker::find(args.store.clone(), addr).await? {
+        Worker::Server(client) => {
             ask(client, &MaintainRequest::Gc { grace, dead_percent, dry_run }).await?
         }
-        Place::Files(dir) => {
-            let options = GcOptions {
-                grace,
-                min_dead_percent: dead_percent,
-                dry_run,
-                bytes_per_second: None,
-            };
+        Worker::ThisProcess(dir) => {
+            let options = GcOptions { grace, dead_percent, dry_run, bytes_per_second: None };
             let done = with_open(dir, move |store| Ok(store.gc(&options)?)).await?;
             report::gc(&done, dry_run, usize::MAX)
         }

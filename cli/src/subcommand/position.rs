@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use xs_engine::{CursorChange, CursorName, ExpectRevision};
+use xs_engine::{CursorChange, CursorName, CursorValue, ExpectRevision};
 use xs_protocol::{Class, Client, ClientError};
 
 use crate::connect::explain;
@@ -99,7 +99,7 @@ impl<'a> Position<'a> {
         Some(CursorChange {
             name: self.name.clone(),
             expect: ExpectRevision::Is(self.revision),
-            set: Some((offset, self.state.clone())),
+            set: Some(CursorValue { offset, state: self.state.clone() }),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use xs_engine::uuid_text;
 use xs_protocol::{Address, Client, ClientError};
 
 use crate::args::PingArgs;
@@ -58,11 +59,10 @@ pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Resu
     let server = client.server();
     let mut out = Output::stdout();
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    let uuid: String = server.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
     let names = ["server", "store", "epoch", "head", "micros"];
     let row = vec![
         json!(server.name),
-        json!(uuid),
+        json!(uuid_text(&server.uuid)),
         json!(server.epoch),
         json!(server.head),
         json!(micros),

@@ -6,11 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use serde_json::json;
+use xs_engine::names::is_store;
 use xs_engine::{Store, StoreOptions};
 use xs_protocol::{Address, NewToken, Scope, TOKENS_NAME, TokenError, TokenFile};
 
 use crate::args::{TokenCreateArgs, TokenSubcommand};
-use crate::connect::{beheaded, default_address, is_store, leave_alone, no_store};
+use crate::connect::{beheaded, default_address, leave_alone, no_store};
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, notice};
 
@@ -56,7 +57,7 @@ fn make(dir: &Path, new: NewToken, out: &mut Output) -> anyhow::Result<()> {
 }
 
 fn list(dir: &Path, out: &mut Output) -> anyhow::Result<()> {
-    let file = TokenFile::load(&dir.join(TOKENS_NAME)).map_err(fault)?.unwrap_or_default();
+    let file = TokenFile::load(dir.join(TOKENS_NAME)).map_err(fault)?.unwrap_or_default();
     let now = now_ms();
     let row = |token: &xs_protocol::Token| {
         vec![

@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Zoned;
 use serde_json::json;
-use xs_engine::{Bound, Frame, ReadOptions, Start, TopicPatterns, Ttl};
+use xs_engine::names::is_store;
+use xs_engine::{Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl, uuid_text};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
     Client, Code, Delivered, Export, Gap, ImportIds, ImportOutcome, ImportRequest, Imported,
@@ -22,13 +23,12 @@ use super::cat::passed_over;
 use super::frames::{found, no_frame};
 use super::sure;
 use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target};
-use crate::connect::{explain, is_store};
+use crate::connect::explain;
 use crate::dump::{Dump, Incoming, Lines, Selection, Stored, parse};
 use crate::exit::{Exit, Fault};
 use crate::json;
 use crate::output::{Output, counted, notice};
 use crate::progress;
-use crate::report::hex;
 
 /// Frames of one import, and bytes of bodies with them.
 const BATCH_FRAMES: usize = 512;
@@ -50,7 +50,7 @@ pub(super) async fn export(
     let server = client.server();
     let (since, until) = export.times.typed();
     let mut selection = Selection {
-        store: hex(&server.uuid),
+        store: uuid_text(&server.uuid),
         topics: topics.to_string(),
         since_ms,
         until_ms,
@@ -390,7 +390,7 @@ pub(super) async fn remove(
     let count = places.len();
     let request = RemoveRequest { frames: places, now: remove.now, ..Default::default() };
     let removed = client.remove(&request).await.map_err(explain)?.removed;
-    let removed = removed.iter().filter(|removed| **removed).count();
+    let removed = removed.iter().filter(|removal| **removal == Removal::Removed).count();
     out.table(&["removed", "not_there"], &[vec![json!(removed), json!(count - removed)]])?;
     Ok(if removed < count { Exit::NotFound } else { Exit::Ok })
 }

@@ -43,7 +43,7 @@ fn sigterm_leaves_neither_child_nor_socket() {
 #[test]
 fn a_server_waits_for_who_has_its_store_for_a_moment() {
     let place = Place::new();
-    let held = Store::open(&place.store(), StoreOptions::default()).unwrap();
+    let held = Store::open(place.store(), StoreOptions::default()).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let held = held;
@@ -52,7 +52,7 @@ fn a_server_waits_for_who_has_its_store_for_a_moment() {
         });
         assert!(place.serve(&[]).stop().success(), "{}", place.log());
     });
-    let held = Store::open(&place.store(), StoreOptions::default()).unwrap();
+    let held = Store::open(place.store(), StoreOptions::default()).unwrap();
     let refused = place.xs(&["serve", "./store"]);
     assert_eq!(refused.code, 5);
     assert!(refused.err.contains("./store is still open in process"), "{}", refused.err);

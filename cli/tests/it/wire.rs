@@ -1,12 +1,12 @@
 //! What the protocol promises, with the store behind it.
 
 use xs_engine::{
-    Bound, Condition, FrameId, IdempotencyKey, NewFrame, ReadOptions, Start, Topic, TopicPatterns,
-    Ttl,
+    Bound, Condition, FrameId, IdempotencyKey, NewFrame, ReadOptions, Removal, Start, Topic,
+    TopicPatterns, Ttl,
 };
 use xs_protocol::{
-    AppendRequest, Client, ClientError, Code, Delivered, Detail, Gap, ImportIds, ImportRequest,
-    MaintainRequest, Refusal, RemoveRequest, SubEvent, SubscribeOptions,
+    AppendRequest, Client, ClientError, Code, Delivered, Detail, Gap, ImportCounts, ImportIds,
+    ImportRequest, MaintainRequest, Refusal, RemoveRequest, SubEvent, SubscribeOptions,
 };
 
 use crate::client::{connect, frame, runtime};
@@ -62,6 +62,10 @@ fn conditions_and_keys_reach_the_store() {
     });
 }
 
+const fn counts(new: usize, there: usize, refused: usize) -> ImportCounts {
+    ImportCounts { new, there, refused }
+}
+
 /// Imports all that a store holds of some topics into another; how many were new, there, refused.
 async fn import(from: &Client, to: &Client, ids: ImportIds) -> (usize, usize, usize) {
     let topics = TopicPatterns::parse("a.*,b").unwrap();
@@ -70,7 +74,7 @@ async fn import(from: &Client, to: &Client, ids: ImportIds) -> (usize, usize, us
     let mut sum = (0, 0, 0);
     while let Some(frames) = export.next().await {
         let import = ImportRequest { frames: frames.unwrap(), ids, durable: true };
-        let (new, there, refused) = to.import(&import).await.unwrap().counts();
+        let ImportCounts { new, there, refused } = to.import(&import).await.unwrap().counts();
         sum = (sum.0 + new, sum.1 + there, sum.2 + refused);
     }
     sum
@@ -132,17 +136,17 @@ fn imports_side_by_side_store_each_frame_once() {
             used.import(&ImportRequest { frames, ids: ImportIds::New, durable: true })
         };
         let answers = tokio::join!(import(&[0, 1]), import(&[1, 2, 2]), import(&[0, 1, 2]));
-        assert_eq!(answers.0.unwrap().counts(), (2, 0, 0));
-        assert_eq!(answers.1.unwrap().counts(), (1, 2, 0));
-        assert_eq!(answers.2.unwrap().counts(), (0, 3, 0));
+        assert_eq!(answers.0.unwrap().counts(), counts(2, 0, 0));
+        assert_eq!(answers.1.unwrap().counts(), counts(1, 2, 0));
+        assert_eq!(answers.2.unwrap().counts(), counts(0, 3, 0));
         let frame = used.get(Bound::Id(frames[0].frame.id())).await.unwrap().unwrap();
         let remove = RemoveRequest {
             frames: vec![Bound::Id(frame.id())],
             now: true,
             ..RemoveRequest::default()
         };
-        assert_eq!(used.remove(&remove).await.unwrap().removed, [true]);
-        assert_eq!(import(&[0, 1]).await.unwrap().counts(), (1, 1, 0));
+        assert_eq!(used.remove(&remove).await.unwrap().removed, [Removal::Removed]);
+        assert_eq!(import(&[0, 1]).await.unwrap().counts(), counts(1, 1, 0));
     });
     drop(servers);
 }
@@ -166,8 +170,9 @@ fn imports_of_a_connection_keep_their_order() {
                 let frames = frames[of].to_vec();
                 to.import(&ImportRequest { frames, ids, durable: true }).await.unwrap().counts()
             };
-            let counts = tokio::join!(import(0..4), import(3..6), import(6..8));
-            assert_eq!(counts, ((4, 0, 0), (2, 1, 0), (2, 0, 0)), "{ids:?}");
+            let answers = tokio::join!(import(0..4), import(3..6), import(6..8));
+            let expected = (counts(4, 0, 0), counts(2, 1, 0), counts(2, 0, 0));
+            assert_eq!(answers, expected, "{ids:?}");
             let order = exported(to, "b").await;
             let order: Vec<_> = order.iter().map(|one| one.frame.meta()).collect();
             assert_eq!(order, [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7"], "{ids:?}");
@@ -198,7 +203,7 @@ fn an_answer_is_durable_only_once_what_it_tells_of_is() {
             let frames = frames.clone();
             let import = ImportRequest { frames, ids: ImportIds::Verbatim, durable };
             let imported = client.import(&import).await.unwrap();
-            assert_eq!(imported.counts(), (0, 1, 0));
+            assert_eq!(imported.counts(), counts(0, 1, 0));
             imported.durable
         };
         assert!(!import(false).await);
@@ -210,12 +215,12 @@ fn an_answer_is_durable_only_once_what_it_tells_of_is() {
             let done = client.remove(&remove).await.unwrap();
             (done.removed, done.durable)
         };
-        assert_eq!(remove(Bound::Id(gone), false).await, (vec![true], false));
+        assert_eq!(remove(Bound::Id(gone), false).await, (vec![Removal::Removed], false));
         let never = Bound::Offset(9_999);
-        assert_eq!(remove(never, false).await, (vec![false], false));
-        assert_eq!(remove(never, true).await, (vec![false], true));
+        assert_eq!(remove(never, false).await, (vec![Removal::Absent], false));
+        assert_eq!(remove(never, true).await, (vec![Removal::Absent], true));
         append().await;
-        assert_eq!(remove(Bound::Id(gone), true).await, (vec![false], true));
+        assert_eq!(remove(Bound::Id(gone), true).await, (vec![Removal::Absent], true));
     });
 }
 
@@ -255,12 +260,12 @@ fn removals_by_id_and_offset_reach_the_files() {
             now: true,
             ..RemoveRequest::default()
         };
-        assert_eq!(client.remove(&remove).await.unwrap().removed[..1], [true]);
+        assert_eq!(client.remove(&remove).await.unwrap().removed[..1], [Removal::Removed]);
         assert_eq!(client.get(Bound::Id(id)).await.unwrap(), None);
         assert!(!client.blob_has(&hash).await.unwrap());
         let nothing =
             RemoveRequest { frames: vec![Bound::Offset(9_999)], ..RemoveRequest::default() };
-        assert_eq!(client.remove(&nothing).await.unwrap().removed, [false]);
+        assert_eq!(client.remove(&nothing).await.unwrap().removed, [Removal::Absent]);
         // In one batch with an append, within topics.
         let batch = |topics: &str| AppendRequest {
             removes: vec![Bound::Id(kept.id)],
@@ -273,7 +278,7 @@ fn removals_by_id_and_offset_reach_the_files() {
             (Code::Denied, &[Detail::Frame(kept.id)][..])
         );
         let appended = client.append(&batch("a,c.*")).await.unwrap();
-        assert_eq!((appended.removed, appended.frames.len()), (vec![true], 1));
+        assert_eq!((appended.removed, appended.frames.len()), (vec![Removal::Removed], 1));
         let stats: serde_json::Value =
             serde_json::from_str(&client.stats().await.unwrap()).unwrap();
         assert_eq!(stats["store"]["head"], appended.head);
@@ -303,9 +308,9 @@ fn a_keyed_batch_that_removes_frames_can_be_sent_again() {
                 ..one("b")
             };
             let first = client.append(&batch).await.unwrap();
-            assert_eq!((first.repeated, &first.removed), (false, &vec![true]));
+            assert_eq!((first.repeated, &first.removed), (false, &vec![Removal::Removed]));
             let again = client.append(&batch).await.unwrap();
-            assert_eq!((again.repeated, again.removed), (true, vec![false]));
+            assert_eq!((again.repeated, again.removed), (true, vec![Removal::Absent]));
             assert_eq!((again.frames, again.head), (first.frames, first.head));
         }
     });

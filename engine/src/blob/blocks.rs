@@ -12,10 +12,16 @@ use crate::format::pack::Block;
 /// Memory that kept BLOCKs take.
 pub(super) const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Uuid of a pack, which changes with each generation, and the position of an entry in it.
-pub(super) type BlockPlace = ([u8; 16], u64);
+/// Where a BLOCK lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct BlockAt {
+    /// Uuid of the pack, which changes with each generation.
+    pub(super) pack: [u8; 16],
+    /// Position of the entry in it.
+    pub(super) position: u64,
+}
 
-/// The BLOCKs by their places.
+/// The BLOCKs by where they lie.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     kept: Mutex<Kept>,
@@ -23,9 +29,9 @@ pub(super) struct Blocks {
 
 #[derive(Debug, Default)]
 struct Kept {
-    blocks: HashMap<BlockPlace, Slot>,
-    /// Their places in the order in which they will go, but for those used again meanwhile.
-    order: VecDeque<BlockPlace>,
+    blocks: HashMap<BlockAt, Slot>,
+    /// Those in the order in which they will go, but for those used again meanwhile.
+    order: VecDeque<BlockAt>,
     bytes: usize,
 }
 
@@ -38,21 +44,21 @@ struct Slot {
 
 impl Blocks {
     /// A BLOCK that is kept.
-    pub(super) fn get(&self, place: &BlockPlace) -> Option<Arc<Block>> {
+    pub(super) fn get(&self, at: &BlockAt) -> Option<Arc<Block>> {
         let mut kept = self.kept.lock();
-        let slot = kept.blocks.get_mut(place)?;
+        let slot = kept.blocks.get_mut(at)?;
         slot.used = true;
         Some(Arc::clone(&slot.block))
     }
 
     /// Keeps a BLOCK.
-    pub(super) fn put(&self, place: BlockPlace, block: &Arc<Block>) {
+    pub(super) fn put(&self, at: BlockAt, block: &Arc<Block>) {
         let mut kept = self.kept.lock();
         let slot = Slot { block: Arc::clone(block), used: false };
-        if kept.blocks.insert(place, slot).is_some() {
+        if kept.blocks.insert(at, slot).is_some() {
             return;
         }
-        kept.order.push_back(place);
+        kept.order.push_back(at);
         kept.bytes += block.memory();
         while kept.bytes > KEPT_BYTES_MAX {
             kept.shrink();
@@ -63,9 +69,9 @@ impl Blocks {
     pub(super) fn keep_only(&self, packs: &HashSet<[u8; 16]>) {
         let mut kept = self.kept.lock();
         let Kept { blocks, order, bytes } = &mut *kept;
-        order.retain(|place| {
-            let stays = packs.contains(&place.0);
-            if !stays && let Some(slot) = blocks.remove(place) {
+        order.retain(|at| {
+            let stays = packs.contains(&at.pack);
+            if !stays && let Some(slot) = blocks.remove(at) {
                 *bytes -= slot.block.memory();
             }
             stays
@@ -76,12 +82,12 @@ impl Blocks {
 impl Kept {
     /// Lets the next one go, or gives it another turn.
     fn shrink(&mut self) {
-        let Some(place) = self.order.pop_front() else { return };
-        if let Some(slot) = self.blocks.get_mut(&place)
+        let Some(at) = self.order.pop_front() else { return };
+        if let Some(slot) = self.blocks.get_mut(&at)
             && std::mem::take(&mut slot.used)
         {
-            self.order.push_back(place);
-        } else if let Some(slot) = self.blocks.remove(&place) {
+            self.order.push_back(at);
+        } else if let Some(slot) = self.blocks.remove(&at) {
             self.bytes -= slot.block.memory();
         }
     }
@@ -113,21 +119,25 @@ mod tests {
         Arc::new(Block::decode(&header, &stored).unwrap())
     }
 
+    fn lies(pack: [u8; 16], position: u64) -> BlockAt {
+        BlockAt { pack, position }
+    }
+
     #[test]
     fn memory_is_bounded_and_what_is_used_stays() {
         let (blocks, block) = (Blocks::default(), block());
         let fit = (KEPT_BYTES_MAX / block.memory()) as u64;
         for at in 0..fit * 10 {
-            blocks.put(([1; 16], at), &block);
-            assert!(blocks.get(&([1; 16], 0)).is_some(), "{at}");
+            blocks.put(lies([1; 16], at), &block);
+            assert!(blocks.get(&lies([1; 16], 0)).is_some(), "{at}");
             let kept = blocks.kept.lock();
             assert!(kept.bytes <= KEPT_BYTES_MAX && kept.order.len() == kept.blocks.len());
             assert_eq!(kept.bytes, kept.blocks.len() * block.memory());
         }
-        assert!(blocks.get(&([1; 16], 1)).is_none());
+        assert!(blocks.get(&lies([1; 16], 1)).is_none());
         // The same one twice is one.
         let before = blocks.kept.lock().bytes;
-        blocks.put(([1; 16], 0), &block);
+        blocks.put(lies([1; 16], 0), &block);
         assert_eq!(blocks.kept.lock().bytes, before);
     }
 
@@ -135,10 +145,10 @@ mod tests {
     fn blocks_go_with_their_packs() {
         let (blocks, block) = (Blocks::default(), block());
         for pack in [[1; 16], [2; 16]] {
-            (0..5).for_each(|at| blocks.put((pack, at), &block));
+            (0..5).for_each(|at| blocks.put(lies(pack, at), &block));
         }
         blocks.keep_only(&HashSet::from([[2; 16]]));
-        assert!(blocks.get(&([1; 16], 0)).is_none() && blocks.get(&([2; 16], 4)).is_some());
+        assert!(blocks.get(&lies([1; 16], 0)).is_none() && blocks.get(&lies([2; 16], 4)).is_some());
         assert_eq!(blocks.kept.lock().bytes, 5 * block.memory());
         blocks.keep_only(&HashSet::new());
         let kept = blocks.kept.lock();

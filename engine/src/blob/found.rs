@@ -83,7 +83,7 @@ impl FoundBlob {
             // The BLOCK may have been read long ago: what the file has of it counts.
             Self::Row { bytes: stored, opened, row, .. } => {
                 stored == bytes
-                    && opened.entry(row.place.1).and_then(|entry| entry.stored()).is_ok()
+                    && opened.entry(row.block.position).and_then(|entry| entry.stored()).is_ok()
             }
         }
     }

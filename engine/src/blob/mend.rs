@@ -1,9 +1,9 @@
-//! Makes a pack that was not closed in order fit to be written on where it lies. What was durable
-//! once, as later entries tell, is found by its headers. What may not be is read as the disk has
-//! it, compared with CRC and SHA-256 and written once more, the same bytes to the same places, and
-//! synced; zeros go over what is torn behind it. Cut off anywhere, or done twice, it ends in the
-//! same. It refuses a pack that is damaged in the middle: of such a one what is whole has to be
-//! written anew.
+//! Makes a pack that was not closed in order fit to be written on, where it lies. What was durable
+//! once, as later entries tell, is found by its headers alone. What may not be durable is read from
+//! the disk itself, checked by CRC and SHA-256, written once more (the same bytes to the same
+//! places) and synced. What is torn behind it is overwritten with zeros. This may be cut off
+//! anywhere or done twice: the result is the same. A pack that is damaged in the middle is refused:
+//! what is whole in it has to be written to a new one.
 
 use std::io;
 use std::path::Path;

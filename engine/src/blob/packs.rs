@@ -16,7 +16,7 @@ use super::found::FoundBlob;
 use super::open_pack::OpenPack;
 use super::sealed::{Opened, SealedPack};
 use super::trail;
-use crate::limits::{OPEN_PACKS_MAX, PACK_FILTERS_MAX_BYTES};
+use crate::limits::{OPEN_PACKS_MAX, PACK_FILTERS_BYTES_MAX};
 use crate::value::BlobHash;
 
 thread_local! {
@@ -175,7 +175,7 @@ impl Packs {
     /// The next blob of a kin, if it lies behind the last one that this thread found.
     pub(super) fn next_of(&self, kin: u32, hash: &BlobHash) -> Option<Bytes> {
         let row = trail::guess(kin)?;
-        let bytes = self.blocks.get(&row.place).and_then(|block| block.blob(row.number));
+        let bytes = self.blocks.get(&row.block).and_then(|block| block.blob(row.number));
         match bytes.filter(|bytes| BlobHash::of(bytes) == *hash) {
             Some(bytes) => {
                 trail::note(kin, row);
@@ -233,7 +233,7 @@ impl Packs {
         {
             oldest.close(|len| {
                 let kept: usize = list.sealed.iter().map(|other| other.filter_len()).sum();
-                kept + len <= PACK_FILTERS_MAX_BYTES
+                kept + len <= PACK_FILTERS_BYTES_MAX
             });
         }
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::ahead::Wanted;
-use super::blocks::Blocks;
+use super::blocks::{BlockAt, Blocks};
 use super::entry::Entry;
 use super::error::BlobError;
 use super::found::FoundBlob;
@@ -377,8 +377,8 @@ impl SealedPack {
         let opened = self.indexed(opened)?;
         for candidate in opened.index.find(hash.prefix()) {
             let at = u64::from(candidate.slot) * 8;
-            let place = (self.line.uuid, at);
-            let block = match blocks.get(&place) {
+            let block_at = BlockAt { pack: self.line.uuid, position: at };
+            let block = match blocks.get(&block_at) {
                 Some(block) => block,
                 None => {
                     let entry = opened.entry(at)?;
@@ -389,13 +389,13 @@ impl SealedPack {
                         continue;
                     }
                     let block = Arc::new(entry.block()?);
-                    blocks.put(place, &block);
+                    blocks.put(block_at, &block);
                     block
                 }
             };
             let bytes = block.blob(candidate.number);
             if let Some(bytes) = bytes.filter(|bytes| BlobHash::of(bytes) == *hash) {
-                let row = Row { place, number: candidate.number };
+                let row = Row { block: block_at, number: candidate.number };
                 let opened = Arc::clone(&opened);
                 return Ok(Some(FoundBlob::Row { bytes, hash: *hash, opened, row }));
             }

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
-use super::blocks::BlockPlace;
+use super::blocks::BlockAt;
 use super::entry::Entry;
 use super::run::Run;
 use crate::media::Media;
@@ -19,7 +19,7 @@ const KINS: usize = 2048;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Row {
     /// The BLOCK.
-    pub(super) place: BlockPlace,
+    pub(super) block: BlockAt,
     /// Number of the blob in it.
     pub(super) number: u32,
 }
@@ -98,7 +98,7 @@ pub(super) fn note(kin: u32, row: Row) {
         }
         let slot = &mut steps[kin as usize % KINS];
         let behind = |last: &Step| {
-            last.kin == kin && last.row.place == row.place && last.row.number + 1 == row.number
+            last.kin == kin && last.row.block == row.block && last.row.number + 1 == row.number
         };
         let steady = row.number == 0 || slot.as_ref().is_some_and(behind);
         *slot = Some(Step { kin, row, steady });
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn only_runs_are_guessed_on() {
-        let row = |at, number| Row { place: ([1; 16], at), number };
+        let row = |position, number| Row { block: BlockAt { pack: [1; 16], position }, number };
         assert_eq!(guess(7), None);
         note(7, row(64, 3));
         assert_eq!(guess(7), None, "one alone is no run");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::open_pack::OpenPack;
-use crate::format::journal::{PIECES_MAX, PiecePlace};
+use crate::format::journal::{PIECES_MAX, PieceAt};
 
 /// Ends of packs that are not durable.
 #[derive(Debug)]
@@ -31,10 +31,10 @@ impl Undurable {
     }
 
     /// What they hold, and where it belongs.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = (PiecePlace, &[u8])> {
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (PieceAt, &[u8])> {
         self.ends.iter().map(|(pack, position, bytes)| {
             let line = pack.line();
-            let place = PiecePlace {
+            let place = PieceAt {
                 kind: line.kind,
                 file: line.uuid,
                 base: line.base,

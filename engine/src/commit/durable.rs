@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::writer::Writer;
 use crate::blob::Undurable;
-use crate::format::journal::{PiecePlace, encode, entry_len};
+use crate::format::journal::{PieceAt, encode, entry_len};
 use crate::format::super_file::FileKind;
 use crate::journal::{Journal, Offer, Spot};
 use crate::media::{Media, is_full};
@@ -31,7 +31,7 @@ impl Writer {
         }
         let bodies = max.and_then(|max| inner.blobs.undurable(max));
         let Some(bodies) = bodies else { return Ok(None) };
-        let place = PiecePlace {
+        let place = PieceAt {
             kind: FileKind::Segment,
             file: segment.uuid(),
             base: segment.base(),

@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use crate::append::{Appended, Pending, Target};
+use crate::append::{Pending, Target};
 use crate::error::AppendError;
 use crate::format::align8;
 use crate::format::batch::BATCH_HEADER_LEN;
 use crate::format::key_index::UsedKey;
 use crate::format::record::frame_len;
 use crate::index::{Index, Noted, Notes};
-use crate::log::{BatchPlace, position_of};
-use crate::value::Frame;
+use crate::log::{BatchAt, position_of};
+use crate::value::{Appended, Frame};
 
 /// A batch of this group that was laid out.
 #[derive(Default)]
 pub(super) struct Placed {
     pub(super) appended: Appended,
     /// Where its records are; none for a batch of ephemeral frames alone.
-    pub(super) place: Option<BatchPlace>,
+    pub(super) at: Option<BatchAt>,
     pub(super) ephemeral: Vec<(u64, Frame)>,
     /// The batch that used its key before; nothing was laid out.
     pub(super) repeats: Option<UsedKey>,
@@ -40,18 +40,18 @@ pub(super) fn take_up(
     let mut next = batches.next();
     while let Some((pending, batch)) = next.take() {
         ephemeral.append(&mut batch.ephemeral);
-        let Some(place) = &batch.place else {
+        let Some(at) = &batch.at else {
             next = batches.next();
             continue;
         };
         // One lock of the index for all batches in a row that share a segment.
-        let segment = Arc::clone(&place.segment);
+        let segment = Arc::clone(&at.segment);
         let mut notes = index.notes(&segment);
         note(pending, batch, &mut notes);
         for (pending, batch) in batches.by_ref() {
             ephemeral.append(&mut batch.ephemeral);
-            match &batch.place {
-                Some(place) if !Arc::ptr_eq(&place.segment, &segment) => {
+            match &batch.at {
+                Some(at) if !Arc::ptr_eq(&at.segment, &segment) => {
                     next = Some((pending, batch));
                     break;
                 }
@@ -65,11 +65,11 @@ pub(super) fn take_up(
 /// Tells the index of the frames that one batch removes, then of its own: in the order in which
 /// they lie in the log, as `last:n` counts what is there.
 fn note(pending: &Pending, batch: &Placed, notes: &mut Notes<'_>) {
-    let Some(place) = &batch.place else { return };
-    let mut record = place.position + BATCH_HEADER_LEN as u64;
+    let Some(at) = &batch.at else { return };
+    let mut record = at.position + BATCH_HEADER_LEN as u64;
     for target in &batch.removed {
         let tombstone = target.tombstone();
-        notes.tombstone(place.seq, &tombstone, Some(place.next_offset));
+        notes.tombstone(at.seq, &tombstone, Some(at.next_offset));
         record += tombstone.record_len();
     }
     for (index, (new, stamp)) in pending.batch.frames.iter().zip(&batch.appended.frames).enumerate()
@@ -81,7 +81,7 @@ fn note(pending: &Pending, batch: &Placed, notes: &mut Notes<'_>) {
             offset,
             id: stamp.id,
             topic: new.topic.as_str(),
-            batch: position_of(place.position),
+            batch: position_of(at.position),
             record: position_of(record),
             record_len: len as u32,
             body_len: body.map_or(0, |(len, _)| len),

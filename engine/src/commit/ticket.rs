@@ -5,9 +5,9 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use super::Answer;
-use crate::append::Appended;
 use crate::error::AppendError;
 use crate::store::Inner;
+use crate::value::Appended;
 
 /// A batch that was submitted. Dropping it gives up the answer, not the batch.
 #[must_use = "the batch is committed once somebody waits for it, or for another one"]

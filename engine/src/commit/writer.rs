@@ -16,7 +16,7 @@ use super::changes::{Change, Changes};
 use super::conditions::{Before, Conditions};
 use super::placed::{self, Placed};
 use super::timing::Stage;
-use crate::append::{Appended, Pending, Removal, Stamp, Target};
+use crate::append::{Pending, Target};
 use crate::blob::StageError;
 use crate::cursors::{Cursors, HeldCursor};
 use crate::error::{AppendError, Shortage};
@@ -30,7 +30,9 @@ use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
 use crate::store::Inner;
-use crate::value::{BlobHash, Body, Frame, FrameId, Import, NewFrame, Ttl};
+use crate::value::{
+    Appended, BlobHash, Body, Frame, FrameId, Import, NewFrame, Removal, Stamp, Ttl,
+};
 
 /// The answer to one batch.
 pub(crate) type Answer = Result<Appended, AppendError>;
@@ -298,14 +300,14 @@ impl Writer {
         let durable_upto = inner.durable_upto.load(Ordering::Acquire);
         match self.encode(pending, now_ms, &mut open, &mut placed) {
             Ok(changes) => {
-                let place = self.appender.finish(&open, durable_upto);
+                let at = self.appender.finish(&open, durable_upto);
                 self.changes.take(inner, changes);
                 self.removing.extend(placed.removed.iter().map(|target| target.offset));
                 let hides = |frame: &NewFrame| matches!(frame.ttl, Ttl::Last(_));
                 self.hides |= pending.batch.frames.iter().any(hides);
                 self.hides |= pending.batch.import.is_some();
-                self.take_up(inner, pending, &placed, place.segment.base());
-                placed.place = Some(place);
+                self.take_up(inner, pending, &placed, at.segment.base());
+                placed.at = Some(at);
                 Ok(placed)
             }
             Err(error) => {
@@ -416,10 +418,10 @@ impl Writer {
         let mut changes = Vec::with_capacity(pending.batch.cursors.len());
         for (index, change) in pending.batch.cursors.iter().enumerate() {
             let held = change.set.as_ref().zip(pending.states[index].clone());
-            let held = held.map(|((offset, _), state)| HeldCursor {
+            let held = held.map(|(value, state)| HeldCursor {
                 revision: placed.appended.cursors[index],
                 epoch: self.appender.epoch(),
-                offset: *offset,
+                offset: value.offset,
                 time_ms: now_ms,
                 state,
             });
@@ -662,7 +664,7 @@ fn still_there(inner: &Inner, pending: &Pending) -> Result<(), Refusal> {
     };
     let len_of = |hash: &BlobHash| {
         let len = inner.blobs.len_of(hash);
-        len.map_err(|error| AppendError::BlobRefused(error.to_string().into()))
+        len.map_err(AppendError::blob_refused)
     };
     for hash in pending.batch.frames.iter().filter_map(named) {
         if len_of(&hash)?.is_some() {

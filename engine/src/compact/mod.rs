@@ -17,13 +17,13 @@ mod write;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use crate::append::{Appended, Batch};
+use crate::append::Batch;
 use crate::error::{AppendError, CompactError, Corruption, ReadError, Shortage};
 use crate::index::Candidate;
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Fault;
 use crate::store::{Inner, Store};
-use crate::value::{BlobHash, FrameId};
+use crate::value::{Appended, BlobHash, FrameId};
 use pace::Pace;
 pub(crate) use thread::Compaction;
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::*;
-use crate::append::{Batch, Removal};
+use crate::append::Batch;
 use crate::clock::Clock as _;
 use crate::format::super_file::{FileKind, FileState};
 use crate::limits::JOURNAL_HALF_BYTES_MIN;
@@ -25,7 +25,7 @@ use crate::testing::{
     StillClock, crash, crash_now, edit, fast_dir, frame, open, open_faulty, open_on, options,
     segment_files,
 };
-use crate::value::{Body, Meta, NewFrame, ReadOptions, Topic, TopicPatterns, Ttl};
+use crate::value::{Body, Meta, NewFrame, ReadOptions, Removal, Topic, TopicPatterns, Ttl};
 
 const ALL: CompactOptions = CompactOptions { dead_percent: 1, bytes_per_second: None };
 

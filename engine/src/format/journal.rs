@@ -66,7 +66,7 @@ pub struct EntryStamp {
 
 /// Where bytes belong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PiecePlace {
+pub struct PieceAt {
     /// Segment or pack.
     pub kind: FileKind,
     /// The file's uuid.
@@ -87,18 +87,18 @@ pub struct Entry<'a> {
     /// Its bytes: the next one begins at the next multiple of [`ENTRY_ALIGN`].
     pub length: usize,
     /// Where what belongs.
-    pub pieces: Vec<(PiecePlace, &'a [u8])>,
+    pub pieces: Vec<(PieceAt, &'a [u8])>,
 }
 
 /// Bytes that an entry of such pieces has.
 #[must_use]
-pub fn entry_len(pieces: &[(PiecePlace, &[u8])]) -> usize {
-    let piece = |(_, bytes): &(PiecePlace, &[u8])| PIECE_HEADER_LEN + bytes.len();
+pub fn entry_len(pieces: &[(PieceAt, &[u8])]) -> usize {
+    let piece = |(_, bytes): &(PieceAt, &[u8])| PIECE_HEADER_LEN + bytes.len();
     ENTRY_HEADER_LEN + pieces.iter().map(piece).sum::<usize>()
 }
 
 /// Writes an entry over what `out` holds. The caller has checked that it is not too long.
-pub fn encode(out: &mut Vec<u8>, stamp: EntryStamp, pieces: &[(PiecePlace, &[u8])]) {
+pub fn encode(out: &mut Vec<u8>, stamp: EntryStamp, pieces: &[(PieceAt, &[u8])]) {
     out.clear();
     out.extend_from_slice(&ENTRY_MAGIC);
     out.extend_from_slice(&[0; 4]);
@@ -177,7 +177,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn read_place(bytes: &[u8], at: usize) -> Result<(PiecePlace, usize), EntryError> {
+fn read_place(bytes: &[u8], at: usize) -> Result<(PieceAt, usize), EntryError> {
     let word = |field| u32_at(bytes, at + field).ok_or(EntryError::Short);
     let long = |field| u64_at(bytes, at + field).ok_or(EntryError::Short);
     let kind = match word(KIND_AT)? {
@@ -188,7 +188,7 @@ fn read_place(bytes: &[u8], at: usize) -> Result<(PiecePlace, usize), EntryError
     if word(PIECE_RESERVED_AT)? != 0 {
         return Err(EntryError::Field("reserved field"));
     }
-    let place = PiecePlace {
+    let place = PieceAt {
         kind,
         file: bytes_at(bytes, at).ok_or(EntryError::Short)?,
         base: long(BASE_AT)?,
@@ -204,10 +204,10 @@ mod tests {
 
     const STAMP: EntryStamp = EntryStamp { salt: 0x0403_0201, epoch: 5, number: 6 };
 
-    fn pieces() -> Vec<(PiecePlace, &'static [u8])> {
+    fn pieces() -> Vec<(PieceAt, &'static [u8])> {
         let (kind, file) = (FileKind::Segment, [7; 16]);
-        let log = PiecePlace { kind, file, base: 8, generation: 9, position: 10 };
-        let pack = PiecePlace { kind: FileKind::Pack, file: [11; 16], base: 12, ..log };
+        let log = PieceAt { kind, file, base: 8, generation: 9, position: 10 };
+        let pack = PieceAt { kind: FileKind::Pack, file: [11; 16], base: 12, ..log };
         vec![(log, b"frames"), (pack, b"bodies!")]
     }
 

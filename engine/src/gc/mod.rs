@@ -22,7 +22,7 @@ pub struct GcOptions {
     pub grace: Duration,
     /// A pack is rewritten when at least so many percent of its bytes are dead. With 0 and no grace
     /// no dead blob stays, the packs that are written to included.
-    pub min_dead_percent: u8,
+    pub dead_percent: u8,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// Bytes of packs read a second, at most.
@@ -33,7 +33,7 @@ impl Default for GcOptions {
     fn default() -> Self {
         Self {
             grace: Duration::from_secs(24 * 60 * 60),
-            min_dead_percent: 25,
+            dead_percent: 25,
             dry_run: false,
             bytes_per_second: None,
         }
@@ -44,7 +44,7 @@ impl GcOptions {
     /// No dead blob stays, whatever it costs.
     #[must_use]
     pub fn everything() -> Self {
-        Self { grace: Duration::ZERO, min_dead_percent: 0, ..Self::default() }
+        Self { grace: Duration::ZERO, dead_percent: 0, ..Self::default() }
     }
 
     fn grace_ms(&self) -> u64 {
@@ -53,7 +53,7 @@ impl GcOptions {
 
     /// Whether packs that are written to are looked at: what is in them is young by any grace.
     const fn takes_open(&self) -> bool {
-        self.grace.is_zero() && self.min_dead_percent == 0
+        self.grace.is_zero() && self.dead_percent == 0
     }
 }
 
@@ -157,10 +157,8 @@ impl Store {
         // Names are read on from where they were read last: no frame may move meanwhile.
         let _still = inner.compaction.hold();
         let sweep = inner.blobs.sweep(options.bytes_per_second);
-        let condemned = Condemned::Unnamed {
-            grace_ms: options.grace_ms(),
-            min_dead_percent: options.min_dead_percent,
-        };
+        let condemned =
+            Condemned::Unnamed { grace_ms: options.grace_ms(), dead_percent: options.dead_percent };
         if !options.dry_run {
             inner.may_sweep()?;
             if options.takes_open() {

@@ -21,6 +21,7 @@ use crate::format::journal::{ENTRY_ALIGN, ENTRY_BYTES_MAX, EntryStamp, HALVES_AT
 use crate::limits::JOURNAL_GROUP_BYTES_MAX;
 use crate::log::Fault;
 use crate::media::{Media, is_full};
+use crate::names;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 
@@ -281,7 +282,7 @@ fn make(env: &Env) -> io::Result<Option<OpenJournal>> {
 
 /// Where a file is while it is made.
 pub(crate) fn unfinished(env: &Env) -> PathBuf {
-    env.dir.join("journal.tmp")
+    names::unfinished(&env.journal_path())
 }
 
 /// Makes a file in the place of the one that may be there.

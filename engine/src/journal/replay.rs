@@ -10,11 +10,11 @@ use bytes::Bytes;
 
 use crate::env::Env;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
-use crate::format::journal::{ENTRY_ALIGN, Entry, HALVES_AT, PiecePlace};
+use crate::format::journal::{ENTRY_ALIGN, Entry, HALVES_AT, PieceAt};
 use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState, SuperState};
 use crate::limits::JOURNAL_HALF_BYTES_MAX;
 use crate::media::Files;
-use crate::names::file_name;
+use crate::names::{JOURNAL, file_name};
 use crate::planted::{Bug, is_planted};
 
 /// Bytes of a file that a sync of the journal made durable, by position.
@@ -38,7 +38,7 @@ pub(crate) struct Kept {
 /// or gone, and of earlier openings, count for nothing. Without a manifest the files say which they
 /// are, and those of all openings count.
 pub(crate) fn read(files: &dyn Files, dir: &Path, state: Option<&SuperState>) -> io::Result<Kept> {
-    let path = dir.join("journal");
+    let path = dir.join(JOURNAL);
     let named = state.map_or(0, |state| state.journal);
     let len = match files.len_of(&path) {
         Ok(len) => len,
@@ -52,7 +52,7 @@ pub(crate) fn read(files: &dyn Files, dir: &Path, state: Option<&SuperState>) ->
     let media = files.open_scan(&path)?;
     let bytes = media.view(0..len.min(HALVES_AT + 2 * JOURNAL_HALF_BYTES_MAX))?;
     let lines = state.map_or(&[][..], |state| &state.files);
-    let target = |place: &PiecePlace| target(files, dir, lines, place);
+    let target = |place: &PieceAt| target(files, dir, lines, place);
     let header = bytes.get(..FILE_HEADER_LEN).unwrap_or_default();
     let salt = match FileHeader::decode(header, Magic::Journal) {
         Ok(header) => {
@@ -99,20 +99,15 @@ fn entries(bytes: &[u8], salt: Option<u32>) -> impl Iterator<Item = Entry<'_>> {
 
 /// The salt of the first entry that names a file of the store: nobody but the store knows the uuids
 /// of its files, so no body of a frame passes for one.
-fn find_salt(bytes: &[u8], is_ours: impl Fn(&PiecePlace) -> bool) -> Option<u32> {
+fn find_salt(bytes: &[u8], is_ours: impl Fn(&PieceAt) -> bool) -> Option<u32> {
     let mut entries = entries(bytes, None);
     let first = entries.find(|entry| entry.pieces.iter().any(|(place, _)| is_ours(place)));
     first.map(|entry| entry.stamp.salt)
 }
 
 /// The file that a place is in, if it is there and may still change.
-fn target(
-    files: &dyn Files,
-    dir: &Path,
-    lines: &[FileEntry],
-    place: &PiecePlace,
-) -> Option<PathBuf> {
-    let PiecePlace { kind, file, base, generation, .. } = *place;
+fn target(files: &dyn Files, dir: &Path, lines: &[FileEntry], place: &PieceAt) -> Option<PathBuf> {
+    let PieceAt { kind, file, base, generation, .. } = *place;
     let path = dir.join(kind.dir()).join(file_name(base, generation, kind.end()));
     let key = FileKey { kind, base, generation };
     match lines.iter().find(|line| line.key() == key) {

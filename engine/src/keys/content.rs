@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use crate::append::Pending;
 use crate::format::control::{self, Control, CursorRecord, StateRecord};
 use crate::format::record::{FrameFields, RecordError, encode_frame};
-use crate::value::{BlobHash, FrameId};
+use crate::value::{BlobHash, CursorValue, FrameId};
 
 /// The first 16 bytes of the SHA-256 of a key.
 pub(crate) fn key_hash(key: &str) -> [u8; 16] {
@@ -39,10 +39,12 @@ pub(crate) fn content_of(pending: &Pending) -> Result<BlobHash, RecordError> {
     for change in &pending.batch.cursors {
         record.clear();
         let state = match &change.set {
-            Some((_, state)) => StateRecord::Blob(state.len() as u64, BlobHash::of(state)),
+            Some(CursorValue { state, .. }) => {
+                StateRecord::Blob(state.len() as u64, BlobHash::of(state))
+            }
             None => StateRecord::Removed,
         };
-        let offset = change.set.as_ref().map_or(0, |(offset, _)| *offset);
+        let offset = change.set.as_ref().map_or(0, |value| value.offset);
         let name = change.name.as_str();
         let cursor = CursorRecord { name, revision: 0, epoch: 0, offset, time_ms: 0, state };
         control::encode(&mut record, &Control::Cursor(cursor), false)?;

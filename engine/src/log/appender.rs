@@ -68,7 +68,7 @@ pub(crate) struct OpenBatch {
 
 /// Where a batch lies.
 #[derive(Debug, Clone)]
-pub(crate) struct BatchPlace {
+pub(crate) struct BatchAt {
     pub(crate) segment: Arc<Segment>,
     /// Position of its header in the file.
     pub(crate) position: u64,
@@ -179,7 +179,7 @@ impl Appender {
     }
 
     /// Completes a batch with its header. `durable_upto`: every batch with a lower seq is durable.
-    pub(crate) fn finish(&mut self, open: &OpenBatch, durable_upto: u64) -> BatchPlace {
+    pub(crate) fn finish(&mut self, open: &OpenBatch, durable_upto: u64) -> BatchAt {
         let active = self.active.as_mut().expect("a batch is begun only in an active segment");
         let mut header = BatchHeader {
             header_crc: 0,
@@ -196,15 +196,15 @@ impl Appender {
         self.buf[open.at..open.at + BATCH_HEADER_LEN].copy_from_slice(&header.encode());
         active.prev_crc = header.header_crc;
         active.frames += u64::from(open.frames);
-        let place = BatchPlace {
+        let at = BatchAt {
             segment: Arc::clone(&active.segment),
             position: active.flushed + open.at as u64,
             seq: self.next_seq,
             next_offset: self.next_offset + u64::from(open.frames),
         };
         self.next_seq += 1;
-        self.next_offset = place.next_offset;
-        place
+        self.next_offset = at.next_offset;
+        at
     }
 
     /// Whether something was laid out or rolled that is not published.

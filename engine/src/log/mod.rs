@@ -11,7 +11,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 pub(crate) use appender::{
-    Active, Appender, BatchPlace, OpenBatch, RESTATED_BYTES, RESTATED_COUNT, unmarked,
+    Active, Appender, BatchAt, OpenBatch, RESTATED_BYTES, RESTATED_COUNT, unmarked,
 };
 pub(crate) use open_files::OpenFiles;
 pub(crate) use sealing::{Fault, Sealing};

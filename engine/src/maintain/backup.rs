@@ -20,9 +20,12 @@ use crate::env::Random;
 use crate::error::OpenError;
 use crate::format::super_file::{EpochStart, SuperState};
 use crate::limits::EPOCHS_MAX;
-use crate::manifest::{self, Manifest};
+use crate::manifest::Manifest;
 use crate::media::{Disk, Files, StoreLock};
-use crate::names::{BLOB_DIR, DEAD, KEYS, LOG_DIR, PACK_INDEX, SPARSE, TOPICS, UNFINISHED};
+use crate::names::{
+    BLOB_DIR, DEAD, KEYS, LOCK, LOG_DIR, MANIFESTS, PACK_INDEX, SPARSE, TOPICS, UNFINISHED,
+    is_store,
+};
 use crate::options::MediaChoice;
 use crate::recovery;
 use crate::store::{Inner, Store};
@@ -98,10 +101,11 @@ impl Store {
     /// this one has copied.
     pub fn backup(
         &self,
-        dest: &Path,
+        dest: impl AsRef<Path>,
         options: CopyOptions,
         watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
     ) -> Result<CopyReport, MaintainError> {
+        let dest = dest.as_ref();
         check_apart(&self.inner.env.dir, dest)?;
         let to_files = target_files(dest)?;
         self.inner.copy_to(dest, &to_files, &Role::Backup, options, watch)
@@ -112,7 +116,8 @@ impl Store {
     ///
     /// # Errors
     /// [`MaintainError`]; there is no store in the destination then.
-    pub fn fork(&self, dest: &Path) -> Result<CopyReport, MaintainError> {
+    pub fn fork(&self, dest: impl AsRef<Path>) -> Result<CopyReport, MaintainError> {
+        let dest = dest.as_ref();
         check_apart(&self.inner.env.dir, dest)?;
         let to_files = target_files(dest)?;
         let watch = &mut |_: &Progress<'_>| ControlFlow::Continue(());
@@ -127,13 +132,14 @@ impl Store {
 /// [`MaintainError::NotClosed`] when `from` was not closed in order; the other kinds say what is in
 /// the way. There is no store in the destination then.
 pub fn restore(
-    from: &Path,
-    dest: &Path,
+    from: impl AsRef<Path>,
+    dest: impl AsRef<Path>,
     options: CopyOptions,
     watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<CopyReport, MaintainError> {
+    let (from, dest) = (from.as_ref(), dest.as_ref());
     let from_files: Arc<dyn Files> = Arc::new(Disk::new(MediaChoice::Positioned, from));
-    if !manifest::is_in(from) {
+    if !is_store(from) {
         return Err(MaintainError::NoStore { dir: from.to_owned() });
     }
     check_apart(from, dest)?;
@@ -340,7 +346,7 @@ pub(super) fn check_empty(dir: &Path, files: &Arc<dyn Files>) -> Result<(), Main
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other.map_err(|error| MaintainError::io("list", dir, error)),
     };
-    let known = ["LOCK", LOG_DIR, BLOB_DIR, manifest::NAMES[0]];
+    let known = [LOCK, LOG_DIR, BLOB_DIR, MANIFESTS[0]];
     let mut strange = list(dir)?.iter().any(|name| !known.contains(&name.as_str()));
     for sub in [LOG_DIR, BLOB_DIR] {
         let left = |name: &String| {

@@ -15,9 +15,8 @@ use super::verify::Checker;
 use crate::blob::{BadEntry, LookedAt, check_pack_file, find_pack_salt, pack_entries};
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SUPER_BYTES_MAX, SuperState};
-use crate::manifest;
 use crate::media::{Media, is_lost, prefix};
-use crate::names::{TABLE, UNFINISHED, finished, unfinished};
+use crate::names::{MANIFESTS, TABLE, UNFINISHED, finished, unfinished};
 
 /// How often a file of a running store is looked for that is being replaced, and how long between.
 const ATTEMPTS: usize = 100;
@@ -31,7 +30,7 @@ impl Checker<'_> {
     pub(super) fn manifest(&mut self) {
         let mut bad = Vec::new();
         let mut good = 0;
-        for name in manifest::NAMES {
+        for name in MANIFESTS {
             let path = self.env.dir.join(name);
             let bytes = match self.env.files.read(&path, SUPER_BYTES_MAX) {
                 Ok(bytes) => bytes,

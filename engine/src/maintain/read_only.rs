@@ -19,7 +19,7 @@ use super::finding::{Finding, Problem, Severity};
 use crate::format::super_file::{FileKind, SuperState};
 use crate::journal::{self, Kept};
 use crate::media::{Files, Holes, Media, is_lost, patched, tolerant};
-use crate::names::unfinished;
+use crate::names::{JOURNAL, unfinished};
 use crate::recovery::is_meant;
 
 /// Bytes read at a time to see whether they can be.
@@ -78,7 +78,7 @@ impl ReadOnlyFiles {
             return Ok(Self { aside, ..seen });
         }
         let kept = journal::read(&seen, dir, state);
-        let kept = kept.map_err(|error| MaintainError::io("read", &dir.join("journal"), error))?;
+        let kept = kept.map_err(|error| MaintainError::io("read", &dir.join(JOURNAL), error))?;
         Ok(Self { kept, aside, ..seen })
     }
 
@@ -94,7 +94,7 @@ impl ReadOnlyFiles {
 
     /// What is to be told of the journal of the store in `dir`.
     pub(super) fn finding(&self, dir: &Path) -> Option<Finding> {
-        let path = dir.join("journal");
+        let path = dir.join(JOURNAL);
         let lost = |what| Finding::new(Severity::Lost, Problem::Missing, &path, 0, what);
         self.kept.trouble.map(lost)
     }

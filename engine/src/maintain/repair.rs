@@ -83,10 +83,11 @@ pub(super) struct Rescue<'a> {
 /// [`MaintainError`]; there is no store in `into` then. A store of a newer format version is
 /// refused, damage of any kind is not.
 pub fn repair(
-    dir: &Path,
-    into: &Path,
+    dir: impl AsRef<Path>,
+    into: impl AsRef<Path>,
     watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<RepairReport, MaintainError> {
+    let (dir, into) = (dir.as_ref(), into.as_ref());
     let from_files: Arc<dyn Files> = Arc::new(Disk::new(MediaChoice::Positioned, dir));
     check_apart(dir, into)?;
     let _lock = lock_to_read(dir)?;

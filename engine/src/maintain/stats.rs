@@ -5,8 +5,9 @@ use super::scrub::ScrubStats;
 use crate::commit::CommitTimes;
 use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState};
 use crate::log::LogView;
-use crate::manifest;
-use crate::names::{DEAD, KEYS, PACK, PACK_INDEX, SEGMENT, SPARSE, TABLE, TOPICS, finished};
+use crate::names::{
+    DEAD, KEYS, PACK, PACK_INDEX, SEGMENT, SPARSE, TABLE, TOPICS, finished, is_manifest,
+};
 use crate::store::{Inner, Store, StoreInfo};
 use crate::sys;
 use crate::value::TopicPatterns;
@@ -134,7 +135,7 @@ impl Inner {
                 let key = kind.and_then(|kind| key_of(&name, kind));
                 let state = named.iter().find(|file| Some(file.key()) == key);
                 let counted = match (kind, name.rsplit_once('.').map(|(_, end)| end)) {
-                    (None, _) if manifest::is_name(&name) => &mut stats.manifests,
+                    (None, _) if is_manifest(&name) => &mut stats.manifests,
                     (None, _) if name.starts_with(TABLE) && finished(&name).is_none() => {
                         &mut stats.derived
                     }

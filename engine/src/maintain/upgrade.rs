@@ -9,7 +9,6 @@ use super::backup::lock;
 use super::error::MaintainError;
 use crate::error::OpenError;
 use crate::format::file::{FILE_HEADER_LEN, FORMAT_VERSION, FileHeader, FormatError, Magic};
-use crate::manifest;
 use crate::media::{Disk, Files};
 use crate::names::{self, BLOB_DIR, LOG_DIR};
 use crate::options::MediaChoice;
@@ -36,8 +35,9 @@ pub struct UpgradeReport {
 /// # Errors
 /// [`OpenError::Version`] names the first file of a newer version, or of one that is too old for
 /// this program; nothing was changed then.
-pub fn upgrade(dir: &Path) -> Result<UpgradeReport, MaintainError> {
-    if !manifest::is_in(dir) {
+pub fn upgrade(dir: impl AsRef<Path>) -> Result<UpgradeReport, MaintainError> {
+    let dir = dir.as_ref();
+    if !names::is_store(dir) {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });
     }
     let _lock = lock(dir)?;
@@ -55,7 +55,7 @@ fn upgrade_by(
     let mut way = Vec::new();
     for version in from..to {
         let step = steps.iter().find(|(begins, _)| *begins == version);
-        let too_old = OpenError::Version { path: dir.join(manifest::NAMES[0]), found: version };
+        let too_old = OpenError::Version { path: dir.join(names::MANIFESTS[0]), found: version };
         way.push(step.ok_or(too_old)?.1);
     }
     way.into_iter().try_for_each(|step| step(dir, files))?;
@@ -90,7 +90,7 @@ fn oldest(dir: &Path, files: &Arc<dyn Files>, to: u32) -> Result<u32, MaintainEr
 
 /// What a file is by its name.
 fn magic_of(name: &str) -> Option<Magic> {
-    if manifest::is_name(name) {
+    if names::is_manifest(name) {
         return Some(Magic::Super);
     }
     if name.starts_with(names::TABLE) {

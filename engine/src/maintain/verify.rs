@@ -21,8 +21,9 @@ use crate::blob::PackView;
 use crate::env::{Env, Random};
 use crate::format::super_file::{FileEntry, FileKind, FileState, SuperState};
 use crate::limits::FINDINGS_MAX;
-use crate::manifest::{self, Manifest};
+use crate::manifest::Manifest;
 use crate::media::{Disk, Files, is_lost};
+use crate::names::{JOURNAL, is_store};
 use crate::options::{MediaChoice, StoreOptions};
 use crate::store::{Inner, Store};
 use crate::value::{BlobHash, Frame};
@@ -81,10 +82,11 @@ impl Store {
 /// neither copy of its manifest tells which files it has. What is wrong with the store is no error
 /// but in the report.
 pub fn verify(
-    dir: &Path,
+    dir: impl AsRef<Path>,
     watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<VerifyReport, MaintainError> {
-    if !manifest::is_in(dir) {
+    let dir = dir.as_ref();
+    if !is_store(dir) {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });
     }
     let _lock = lock_to_read(dir)?;
@@ -104,7 +106,7 @@ pub(crate) fn verify_files(
     let (finding, unreadable) = (files.finding(dir), files.unreadable());
     let env = Arc::new(looked_at(dir, files, state)?);
     let mut checker = Checker::new((env, unreadable), None, watch);
-    checker.holes(&dir.join("journal"), u64::MAX);
+    checker.holes(&dir.join(JOURNAL), u64::MAX);
     finding.into_iter().for_each(|finding| checker.report.add(finding));
     checker.run()
 }

@@ -1,7 +1,7 @@
-//! Whose the files are that root makes: those of whoever owns the directory, so that a store which
-//! root looked after opens for its owner. That owner may be anybody and may change the directory
-//! while root is at it, so nothing is followed that is a link, and nothing is given away but what
-//! was made here. Refuses to be about permissions: modes are given where files are made.
+//! Who owns the files that root makes. They are given to the owner of the directory, so that a
+//! store in which root has worked opens for that owner. The owner may be anybody, and may change
+//! the directory while root works in it. So links are never followed, and only files that were made
+//! here are given away. Permissions are no concern of this: modes are given where files are made.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

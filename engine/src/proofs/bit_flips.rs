@@ -7,7 +7,7 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use super::workload::{BACKUP, LONE_BLOB_LEN, Life};
-use super::{Holds, MEDIA, Place, body, is_long, look, number};
+use super::{Holds, MEDIA, Rig, body, is_long, look, number};
 use crate::format::batch::{BatchHeader, Records};
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::{ENTRY_HEADER_LEN, EntryHeader};
@@ -16,7 +16,7 @@ use crate::media::sim::{Image, SimDisk};
 use crate::options::{MediaChoice, SyncPolicy};
 use crate::store::{Health, Store};
 use crate::testing::tell;
-use crate::value::{BlobHash, Frame, ReadOptions, TopicPatterns};
+use crate::value::{BlobHash, CursorSummary, Frame, ReadOptions, TopicPatterns};
 
 const STEPS: usize = 44;
 /// Frames of the largest batch of the workload.
@@ -46,13 +46,13 @@ enum Fate {
     Silent,
 }
 
-fn subject(place: &Place) -> Subject {
-    let disk = place.disk(&Image::new());
+fn subject(rig: &Rig) -> Subject {
+    let disk = rig.disk(&Image::new());
     let life = Life::new();
-    let lived = life.live(place, &disk, STEPS, |error| panic!("{error}"));
+    let lived = life.live(rig, &disk, STEPS, |error| panic!("{error}"));
     assert!(lived.is_ok());
     // An opening that reads everything makes what derived files were not made yet.
-    let store = place.open_quietly(&disk).unwrap();
+    let store = rig.open_quietly(&disk).unwrap();
     assert!(is_sound(&store));
     let holds = look(&store, "whole");
     let frames = frames(&store, TopicPatterns::everything());
@@ -140,8 +140,8 @@ impl Subject {
     }
 
     /// Opens the store with a bit turned and asks it everything.
-    fn ask(&self, place: &Place, disk: &SimDisk, what: &str) -> (Fate, usize) {
-        let Ok(store) = place.open_quietly(disk) else { return (Fate::Told, 0) };
+    fn ask(&self, rig: &Rig, disk: &SimDisk, what: &str) -> (Fate, usize) {
+        let Ok(store) = rig.open_quietly(disk) else { return (Fate::Told, 0) };
         let (told, lost) = self.read(&store, what);
         let fate = match told {
             true => Fate::Told,
@@ -184,7 +184,7 @@ impl Subject {
                 Ok(None | Some(Err(_))) | Err(_) => told = true,
             }
         }
-        for (name, _) in store.cursors() {
+        for CursorSummary { name, .. } in store.cursors() {
             match store.cursor(&name) {
                 Ok(Some(cursor)) => {
                     let held = (cursor.offset, cursor.state.to_vec());
@@ -234,9 +234,9 @@ fn unused_of_pack(bytes: &[u8]) -> Vec<Range<usize>> {
 
 /// Turns every bit, or of every `step`th byte one.
 fn turn(media: MediaChoice, step: usize) {
-    let place = Place::new(SyncPolicy::None, media);
-    let subject = subject(&place);
-    let mut disk = place.disk(&subject.image);
+    let rig = Rig::new(SyncPolicy::None, media);
+    let subject = subject(&rig);
+    let mut disk = rig.disk(&subject.image);
     let (mut turned, mut fates) = (0, BTreeMap::new());
     for (path, bytes) in &subject.image {
         let name = path.display().to_string();
@@ -247,7 +247,7 @@ fn turn(media: MediaChoice, step: usize) {
             for bit in bits {
                 let what = format!("bit {bit} of byte {at} of {name}");
                 disk.flip(path, at, 1 << bit);
-                let (fate, lost) = subject.ask(&place, &disk, &what);
+                let (fate, lost) = subject.ask(&rig, &disk, &what);
                 turned += 1;
                 *fates.entry((name.clone(), fate)).or_insert(0) += 1;
                 let is_unused = unused.iter().any(|range| range.contains(&at));
@@ -259,7 +259,7 @@ fn turn(media: MediaChoice, step: usize) {
                 assert!(lost <= BATCH_MAX, "{what} costs {lost} frames");
                 assert!(lost == 0 || fate == Fate::Told, "{what} hides {lost} frames");
                 if disk.count() > 0 {
-                    disk = place.disk(&subject.image);
+                    disk = rig.disk(&subject.image);
                 } else {
                     disk.flip(path, at, 1 << bit);
                 }

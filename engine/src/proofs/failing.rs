@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use super::workload::Life;
-use super::{MEDIA, Place, check, check_backup};
+use super::{MEDIA, Rig, check, check_backup};
 use crate::error::AppendError;
 use crate::media::sim::Image;
 use crate::options::{MediaChoice, SyncPolicy};
@@ -26,14 +26,14 @@ struct Fault {
 }
 
 /// One life with a fault in it. Whether the fault came.
-fn live_through(place: &Place, media: MediaChoice, fault: Fault) -> bool {
-    let what = format!("{} {media:?}: {fault:?}", place.options.sync);
-    let disk = place.disk(&Image::new());
+fn live_through(rig: &Rig, media: MediaChoice, fault: Fault) -> bool {
+    let what = format!("{} {media:?}: {fault:?}", rig.options.sync);
+    let disk = rig.disk(&Image::new());
     let last = if fault.forever { u64::MAX } else { fault.first };
     disk.fail(fault.first..=last, fault.errno);
     let life = Life::new();
     let mut errors = BTreeMap::new();
-    let lived = life.live(place, &disk, STEPS, |error| {
+    let lived = life.live(rig, &disk, STEPS, |error| {
         *errors.entry(error.to_string()).or_insert(0) += 1;
         let is_told = matches!(
             error,
@@ -51,12 +51,12 @@ fn live_through(place: &Place, media: MediaChoice, fault: Fault) -> bool {
     disk.heal();
     let (steps, bounds) = (life.steps(), life.bounds());
     // The machine dies too.
-    let left = place.disk(&disk.moment().power_cut(fault.first));
+    let left = rig.disk(&disk.moment().power_cut(fault.first));
     let after = format!("{what}, then a power cut ({errors:?})");
-    check_backup(place, &left, &steps, life.backed_up.load(Ordering::SeqCst), &after);
-    drop(check(place, &left, &steps, bounds, &after));
+    check_backup(rig, &left, &steps, life.backed_up.load(Ordering::SeqCst), &after);
+    drop(check(rig, &left, &steps, bounds, &after));
     // The process alone dies. Its successor sees what the cache has, not what the disk has.
-    let (store, at) = check(place, &disk, &steps, bounds, &format!("{what} ({errors:?})"));
+    let (store, at) = check(rig, &disk, &steps, bounds, &format!("{what} ({errors:?})"));
     life.go_on_from(&steps, at, bounds);
     for _ in 0..3 {
         life.durable_step(&store).expect(&what);
@@ -65,20 +65,20 @@ fn live_through(place: &Place, media: MediaChoice, fault: Fault) -> bool {
     drop(store);
     disk.thaw();
     for seed in [1, 2] {
-        let left = place.disk(&disk.moment().power_cut(fault.first * 2 + seed));
+        let left = rig.disk(&disk.moment().power_cut(fault.first * 2 + seed));
         let what = format!("{what}, then another process, then a power cut ({errors:?})");
-        drop(check(place, &left, &life.steps(), (at + 3, at + 3), &what));
+        drop(check(rig, &left, &life.steps(), (at + 3, at + 3), &what));
     }
     hit
 }
 
 /// Every operation fails in each way.
-fn fail_each(place: &Place, media: MediaChoice, how: &str) {
+fn fail_each(rig: &Rig, media: MediaChoice, how: &str) {
     let mut lives = 0;
     for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::INTR] {
         for forever in [false, true] {
             let mut first = 1;
-            while live_through(place, media, Fault { errno, first, forever }) {
+            while live_through(rig, media, Fault { errno, first, forever }) {
                 first += 1;
                 lives += 1;
             }
@@ -90,30 +90,30 @@ fn fail_each(place: &Place, media: MediaChoice, how: &str) {
 
 #[test]
 fn each_operation_fails_under_sync_mapped() {
-    fail_each(&Place::new(SyncPolicy::Sync, MEDIA[0]), MEDIA[0], "sync");
+    fail_each(&Rig::new(SyncPolicy::Sync, MEDIA[0]), MEDIA[0], "sync");
 }
 
 #[test]
 fn each_operation_fails_under_sync_positioned() {
-    fail_each(&Place::new(SyncPolicy::Sync, MEDIA[1]), MEDIA[1], "sync");
+    fail_each(&Rig::new(SyncPolicy::Sync, MEDIA[1]), MEDIA[1], "sync");
 }
 
 #[test]
 fn each_operation_fails_with_a_journal_mapped() {
-    fail_each(&Place::journaled(MEDIA[0]), MEDIA[0], "journal");
+    fail_each(&Rig::journaled(MEDIA[0]), MEDIA[0], "journal");
 }
 
 #[test]
 fn each_operation_fails_with_a_journal_positioned() {
-    fail_each(&Place::journaled(MEDIA[1]), MEDIA[1], "journal");
+    fail_each(&Rig::journaled(MEDIA[1]), MEDIA[1], "journal");
 }
 
 #[test]
 fn each_operation_fails_under_none_mapped() {
-    fail_each(&Place::new(SyncPolicy::None, MEDIA[0]), MEDIA[0], "none");
+    fail_each(&Rig::new(SyncPolicy::None, MEDIA[0]), MEDIA[0], "none");
 }
 
 #[test]
 fn each_operation_fails_under_none_positioned() {
-    fail_each(&Place::new(SyncPolicy::None, MEDIA[1]), MEDIA[1], "none");
+    fail_each(&Rig::new(SyncPolicy::None, MEDIA[1]), MEDIA[1], "none");
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::workload::keyed;
-use super::{Holds, MEDIA, Place, cursor_name, look};
+use super::{Holds, MEDIA, Rig, cursor_name, look};
 use crate::append::Batch;
 use crate::error::{AppendError, Shortage};
 use crate::media::faulty::{Faults, FaultyFiles};
@@ -15,7 +15,7 @@ use crate::media::sim::{Image, SimDisk};
 use crate::options::{MediaChoice, SyncPolicy};
 use crate::store::{Health, Store};
 use crate::testing::frame;
-use crate::value::{CursorChange, ExpectRevision, Meta, NewFrame};
+use crate::value::{CursorChange, CursorValue, ExpectRevision, Meta, NewFrame};
 
 /// Bytes of a meta that soon needs another segment.
 const LARGE: usize = 14_000;
@@ -25,16 +25,16 @@ fn large(n: u64) -> Batch {
     NewFrame { meta, ..frame("a", n) }.into()
 }
 
-fn open(place: &Place, disk: &SimDisk, faults: &Arc<Faults>) -> Store {
+fn open(rig: &Rig, disk: &SimDisk, faults: &Arc<Faults>) -> Store {
     let files = Arc::new(FaultyFiles::new(disk.clone(), faults));
-    let inner = crate::recovery::open_with(place.path(), place.options.clone(), files).unwrap();
+    let inner = crate::recovery::open_with(rig.path(), rig.options.clone(), files).unwrap();
     Store { inner: Arc::new(inner) }
 }
 
 /// A store that has room for short frames alone, and how many it holds.
-fn filled(place: &Place, disk: &SimDisk) -> (Store, u64) {
+fn filled(rig: &Rig, disk: &SimDisk) -> (Store, u64) {
     let faults = Faults::none();
-    let store = open(place, disk, &faults);
+    let store = open(rig, disk, &faults);
     store.append(large(0)).unwrap();
     faults.set(1, u64::MAX, Errno::NOSPC);
     faults.only_space();
@@ -48,13 +48,13 @@ fn filled(place: &Place, disk: &SimDisk) -> (Store, u64) {
 fn what_a_group_holds_besides_a_batch_without_room_is_durable() {
     for (media, journaled) in [(MEDIA[0], false), (MEDIA[0], true), (MEDIA[1], true)] {
         for behind in [false, true] {
-            let place = match journaled {
-                true => Place::journaled(media),
-                false => Place::new(SyncPolicy::Sync, media),
+            let rig = match journaled {
+                true => Rig::journaled(media),
+                false => Rig::new(SyncPolicy::Sync, media),
             };
             let what = format!("{media:?}, journaled {journaled}, behind {behind}");
-            let disk = place.disk(&Image::new());
-            let (store, count) = filled(&place, &disk);
+            let disk = rig.disk(&Image::new());
+            let (store, count) = filled(&rig, &disk);
             let before = store.submit(frame("a", count).into());
             let refused = store.submit(large(0));
             let after = behind.then(|| store.submit(frame("a", count + 1).into()));
@@ -63,7 +63,7 @@ fn what_a_group_holds_besides_a_batch_without_room_is_durable() {
             let after = after.map(|ticket| assert!(ticket.wait().unwrap().durable, "{what}"));
             let count = count + 1 + after.map_or(0, |()| 1);
             for seed in 1..9 {
-                let other = Place::new(SyncPolicy::Sync, media);
+                let other = Rig::new(SyncPolicy::Sync, media);
                 let left = other.disk(&disk.moment().power_cut(seed));
                 let store = other.open_quietly(&left).unwrap();
                 assert_eq!(store.info().health, Health::Writable, "{what}, seed {seed}");
@@ -76,14 +76,14 @@ fn what_a_group_holds_besides_a_batch_without_room_is_durable() {
 
 /// A batch that sets a cursor and has no frame.
 fn cursor(n: u64) -> Batch {
-    let set = Some((0, Bytes::from(n.to_string())));
+    let set = Some(CursorValue { offset: 0, state: Bytes::from(n.to_string()) });
     let change = CursorChange { name: cursor_name(n % 3), expect: ExpectRevision::Any, set };
     Batch { cursors: vec![change], ..Batch::default() }
 }
 
-/// A store in a place of its own, and what makes its disk full.
+/// A store on a rig of its own, and what makes its disk full.
 struct Bench {
-    place: Place,
+    rig: Rig,
     disk: SimDisk,
     faults: Arc<Faults>,
     store: Store,
@@ -91,11 +91,11 @@ struct Bench {
 
 impl Bench {
     fn new(media: MediaChoice) -> Self {
-        let place = Place::new(SyncPolicy::Sync, media);
-        let disk = place.disk(&Image::new());
+        let rig = Rig::new(SyncPolicy::Sync, media);
+        let disk = rig.disk(&Image::new());
         let faults = Faults::none();
-        let store = open(&place, &disk, &faults);
-        Self { place, disk, faults, store }
+        let store = open(&rig, &disk, &faults);
+        Self { rig, disk, faults, store }
     }
 
     fn fill_percent(&self) -> u64 {
@@ -123,7 +123,7 @@ fn cursors_stay_when_the_segment_after_them_has_no_room_for_its_checkpoint() {
             inner.sealing.seal_now(inner).unwrap();
         }
         let check = |image: Image, frames: usize, what: &str| {
-            let other = Place::new(SyncPolicy::Sync, media);
+            let other = Rig::new(SyncPolicy::Sync, media);
             let store = other.open_quietly(&other.disk(&image)).unwrap();
             assert_eq!(store.info().health, Health::Writable, "{what}");
             let seen = look(&store, what);
@@ -178,7 +178,7 @@ fn derived_files_that_cannot_be_written_are_written_later() {
     for media in MEDIA {
         // The operations of writing one segment's files, each of which fails in its turn.
         for failing in 1.. {
-            let Bench { place, disk, faults, store } = Bench::new(media);
+            let Bench { rig, disk, faults, store } = Bench::new(media);
             let inner = &store.inner;
             let mut held = Holds::default();
             store.append(keyed(&mut held, 0)).unwrap();
@@ -205,7 +205,7 @@ fn derived_files_that_cannot_be_written_are_written_later() {
             assert!(!inner.sealing.index_sealed(inner).unwrap(), "{what}: twice");
             let before = look(&store, &what);
             drop(store);
-            let store = place.open_quietly(&disk).unwrap();
+            let store = rig.open_quietly(&disk).unwrap();
             assert_eq!(look(&store, &what).frames, before.frames, "{what}");
             let again = store.append(keyed(&mut Holds::default(), 0)).unwrap();
             assert!(again.repeated, "{what}: the key is lost");

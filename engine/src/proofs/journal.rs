@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use rustix::io::Errno;
 
-use super::{Holds, MEDIA, Place, body, look};
+use super::{Holds, MEDIA, Rig, body, look};
 use crate::append::Batch;
 use crate::error::ReadOnlyReason;
 use crate::format::file::FILE_HEADER_LEN;
@@ -49,11 +49,11 @@ fn expect(store: &Store, acknowledged: u64, what: &str) -> u64 {
 #[test]
 fn what_the_journal_made_durable_stays_whatever_reached_its_place() {
     for (media, quiet) in [(MEDIA[0], true), (MEDIA[0], false), (MEDIA[1], true)] {
-        let place = Place::journaled(media);
-        let disk = place.disk(&Image::new());
+        let rig = Rig::journaled(media);
+        let disk = rig.disk(&Image::new());
         let acknowledged = Arc::new(AtomicU64::new(0));
         let (cuts, replayed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let mut others = Place::journaled(media);
+        let mut others = Rig::journaled(media);
         others.options.media = media;
         let counted = (Arc::clone(&acknowledged), Arc::clone(&cuts), Arc::clone(&replayed));
         disk.watch(move |operation, moment| {
@@ -66,17 +66,17 @@ fn what_the_journal_made_durable_stays_whatever_reached_its_place() {
             replayed.fetch_add(store.info().recovery.journal_groups, Ordering::SeqCst);
             cuts.fetch_add(1, Ordering::SeqCst);
         });
-        let store = if quiet { place.open_quietly(&disk) } else { place.open(&disk) }.unwrap();
+        let store = if quiet { rig.open_quietly(&disk) } else { rig.open(&disk) }.unwrap();
         for n in 0..FRAMES {
             assert!(store.append(with_body(n).into()).unwrap().durable);
             acknowledged.fetch_add(1, Ordering::SeqCst);
         }
         disk.unwatch();
         kill(&disk, store);
-        let store = place.open_quietly(&disk).unwrap();
+        let store = rig.open_quietly(&disk).unwrap();
         assert_eq!(expect(&store, FRAMES, "killed"), FRAMES);
         store.close().unwrap();
-        assert!(disk.len_of(&place.path().join("journal")).is_err(), "a journal nobody needs");
+        assert!(disk.len_of(&rig.path().join("journal")).is_err(), "a journal nobody needs");
         let (cuts, replayed) = (cuts.load(Ordering::SeqCst), replayed.load(Ordering::SeqCst));
         assert!(replayed > 10 * cuts, "{replayed} groups in {cuts} states");
         tell(&format!("{cuts} states whose journal held {replayed} groups, {media:?}"));
@@ -86,15 +86,15 @@ fn what_the_journal_made_durable_stays_whatever_reached_its_place() {
 #[test]
 fn a_group_behind_one_that_is_not_durable_is_synced_in_place() {
     for media in MEDIA {
-        let mut place = Place::journaled(media);
-        place.options.sync = SyncPolicy::None;
-        let disk = place.disk(&Image::new());
-        let store = place.open_quietly(&disk).unwrap();
+        let mut rig = Rig::journaled(media);
+        rig.options.sync = SyncPolicy::None;
+        let disk = rig.disk(&Image::new());
+        let store = rig.open_quietly(&disk).unwrap();
         for n in 0..20 {
             let durable = n % 3 == 2;
             let batch = Batch { durable, ..with_body(n).into() };
             assert_eq!(store.append(batch).unwrap().durable, durable);
-            let other = Place::new(SyncPolicy::None, media);
+            let other = Rig::new(SyncPolicy::None, media);
             let left = other.disk(&disk.moment().power_cut(n * 2 + 1));
             let store = other.open_quietly(&left).unwrap();
             expect(&store, (n + 1) / 3 * 3, &format!("{media:?}: frame {n}"));
@@ -111,26 +111,26 @@ fn fill(store: &Store) -> u64 {
 #[test]
 fn bytes_that_a_failed_settling_lost_are_put_back() {
     for media in MEDIA {
-        let place = Place::journaled(media);
-        let disk = place.disk(&Image::new());
-        assert_eq!(fill(&place.open_quietly(&disk).unwrap()), FRAMES);
+        let rig = Rig::journaled(media);
+        let disk = rig.disk(&Image::new());
+        assert_eq!(fill(&rig.open_quietly(&disk).unwrap()), FRAMES);
         let (all, mut poisoned) = (disk.count(), 0);
         // In the second half every part of the journal is in use.
         for failing in all / 2..all {
-            let disk = place.disk(&Image::new());
+            let disk = rig.disk(&Image::new());
             disk.fail(failing..=failing, Errno::IO);
-            let store = place.open_quietly(&disk).unwrap();
+            let store = rig.open_quietly(&disk).unwrap();
             let acknowledged = fill(&store);
             poisoned += u64::from(store.inner.is_poisoned());
             kill(&disk, store);
             disk.heal();
             let what = format!("{media:?}: operation {failing} of {all} failed");
-            let store = place.open_quietly(&disk).unwrap();
+            let store = rig.open_quietly(&disk).unwrap();
             let found = expect(&store, acknowledged, &what);
             store.append(with_body(found).into()).unwrap();
             kill(&disk, store);
-            let left = place.disk(&disk.moment().power_cut(failing));
-            let store = place.open_quietly(&left).unwrap();
+            let left = rig.disk(&disk.moment().power_cut(failing));
+            let store = rig.open_quietly(&left).unwrap();
             expect(&store, found + 1, &format!("{what}, then a power cut"));
         }
         assert!(poisoned > all / 4, "{poisoned} of {all}");
@@ -139,9 +139,9 @@ fn bytes_that_a_failed_settling_lost_are_put_back() {
 
 #[test]
 fn whoever_looks_at_a_store_sees_what_its_journal_holds() {
-    let place = Place::journaled(MEDIA[0]);
-    let disk = place.disk(&Image::new());
-    let store = place.open_quietly(&disk).unwrap();
+    let rig = Rig::journaled(MEDIA[0]);
+    let disk = rig.disk(&Image::new());
+    let store = rig.open_quietly(&disk).unwrap();
     for n in 0..12 {
         store.append(with_body(n).into()).unwrap();
     }
@@ -149,20 +149,20 @@ fn whoever_looks_at_a_store_sees_what_its_journal_holds() {
     drop(store);
     disk.thaw();
     // Nothing but the journal reached the disk.
-    let left = place.disk(&disk.moment().power_cut(1));
+    let left = rig.disk(&disk.moment().power_cut(1));
     let before = left.image();
     let go_on = &mut |_: &maintain::Progress<'_>| ControlFlow::Continue(());
-    let report = maintain::verify_files(place.path(), Arc::new(left.clone()), go_on).unwrap();
+    let report = maintain::verify_files(rig.path(), Arc::new(left.clone()), go_on).unwrap();
     assert_eq!((report.findings_total, report.frames), (0, 12), "{report:?}");
     assert!(left.image() == before, "verify changed the store");
 }
 
 /// What a power cut leaves of a store of which nothing but the journal reached the disk, and how
 /// many frames it holds.
-fn journal_alone(place: &Place) -> (Image, u64) {
+fn journal_alone(rig: &Rig) -> (Image, u64) {
     const FRAMES: u64 = 12;
-    let disk = place.disk(&Image::new());
-    let store = place.open_quietly(&disk).unwrap();
+    let disk = rig.disk(&Image::new());
+    let store = rig.open_quietly(&disk).unwrap();
     (0..FRAMES).for_each(|n| drop(store.append(with_body(n).into()).unwrap()));
     let image = disk.moment().power_cut(1);
     kill(&disk, store);
@@ -172,16 +172,16 @@ fn journal_alone(place: &Place) -> (Image, u64) {
 #[test]
 fn a_damaged_header_of_the_journal_takes_no_group_with_it() {
     for media in MEDIA {
-        let place = Place::journaled(media);
-        let (image, frames) = journal_alone(&place);
-        let path = place.path().join("journal");
+        let rig = Rig::journaled(media);
+        let (image, frames) = journal_alone(&rig);
+        let path = rig.path().join("journal");
         for at in (0..FILE_HEADER_LEN).step_by(7) {
-            let disk = place.disk(&image);
+            let disk = rig.disk(&image);
             disk.flip(&path, at, 0x10);
             // Without the manifest, as for a repair, the entries tell.
-            let kept = crate::journal::read(&disk, place.path(), None).unwrap();
+            let kept = crate::journal::read(&disk, rig.path(), None).unwrap();
             assert_eq!((kept.groups, kept.trouble), (frames, None), "{media:?}, byte {at}");
-            let store = place.open_quietly(&disk).unwrap();
+            let store = rig.open_quietly(&disk).unwrap();
             assert_eq!(expect(&store, frames, &format!("{media:?}, byte {at}")), frames);
             kill(&disk, store);
         }
@@ -190,11 +190,11 @@ fn a_damaged_header_of_the_journal_takes_no_group_with_it() {
 
 #[test]
 fn a_journal_that_is_lost_is_told_of() {
-    let place = Place::journaled(MEDIA[0]);
-    let (image, _) = journal_alone(&place);
-    let path = place.path().join("journal");
+    let rig = Rig::journaled(MEDIA[0]);
+    let (image, _) = journal_alone(&rig);
+    let path = rig.path().join("journal");
     let other = {
-        let other = Place::journaled(MEDIA[0]);
+        let other = Rig::journaled(MEDIA[0]);
         let (image, _) = journal_alone(&other);
         image[std::path::Path::new("journal")].to_vec()
     };
@@ -205,37 +205,37 @@ fn a_journal_that_is_lost_is_told_of() {
         (&|disk| disk.write_new(&path, &other).unwrap(), "is not the file the manifest names"),
     ];
     for (lose, what) in losses {
-        let disk = place.disk(&image);
+        let disk = rig.disk(&image);
         lose(&disk);
         let go_on = &mut |_: &maintain::Progress<'_>| ControlFlow::Continue(());
-        let report = maintain::verify_files(place.path(), Arc::new(disk.clone()), go_on).unwrap();
+        let report = maintain::verify_files(rig.path(), Arc::new(disk.clone()), go_on).unwrap();
         assert!(report.findings.iter().any(|one| one.path == path), "{what}: {report:?}");
-        let store = place.open_quietly(&disk).unwrap();
+        let store = rig.open_quietly(&disk).unwrap();
         let trouble = ReadOnlyReason::Files { path: path.clone(), what };
         assert_eq!(store.info().health, Health::ReadOnly(trouble));
     }
     // One that was closed in order needs none.
-    let disk = place.disk(&image);
-    let store = place.open_quietly(&disk).unwrap();
+    let disk = rig.disk(&image);
+    let store = rig.open_quietly(&disk).unwrap();
     store.close().unwrap();
     assert!(disk.len_of(&path).is_err());
     drop(store);
-    assert_eq!(place.open_quietly(&disk).unwrap().info().health, Health::Writable);
+    assert_eq!(rig.open_quietly(&disk).unwrap().info().health, Health::Writable);
 }
 
 #[test]
 fn a_journal_that_is_made_anew_is_never_missed() {
     for (media, seeds) in MEDIA.into_iter().flat_map(|media| [(media, 0), (media, 1)]) {
-        let place = Place::journaled(media);
-        let disk = place.disk(&Image::new());
-        let store = place.open_quietly(&disk).unwrap();
+        let rig = Rig::journaled(media);
+        let disk = rig.disk(&Image::new());
+        let store = rig.open_quietly(&disk).unwrap();
         (0..5).for_each(|n| drop(store.append(with_body(n).into()).unwrap()));
         let named = store.inner.env.manifest.state().journal;
         // As after an entry there was no room for; what is there then cannot be read.
         store.inner.journal.give_up();
         store.inner.writer.lock().settle(&store.inner).unwrap();
-        disk.flip(&place.path().join("journal"), 9, 0x10);
-        let others = Place::journaled(media);
+        disk.flip(&rig.path().join("journal"), 9, 0x10);
+        let others = Rig::journaled(media);
         disk.watch(move |operation, moment| {
             let what = format!("{media:?}, power cut at operation {operation}");
             for seed in 0..8 {
@@ -248,21 +248,21 @@ fn a_journal_that_is_made_anew_is_never_missed() {
         let made = store.inner.env.manifest.state().journal;
         assert!(made != 0 && made != named, "{made} after {named}");
         kill(&disk, store);
-        assert_eq!(expect(&place.open_quietly(&disk).unwrap(), 6, "killed"), 6);
+        assert_eq!(expect(&rig.open_quietly(&disk).unwrap(), 6, "killed"), 6);
     }
 }
 
 #[test]
 fn a_manifest_in_doubt_for_the_journal_poisons_the_store() {
-    let place = Place::journaled(MEDIA[0]);
-    let disk = place.disk(&Image::new());
-    let store = place.open_quietly(&disk).unwrap();
+    let rig = Rig::journaled(MEDIA[0]);
+    let disk = rig.disk(&Image::new());
+    let store = rig.open_quietly(&disk).unwrap();
     store.append(with_body(0).into()).unwrap();
     kill(&disk, store);
     let (image, mut doubts) = (disk.image(), 0);
     for step in 1.. {
-        let disk = place.disk(&image);
-        let store = place.open_quietly(&disk).unwrap();
+        let disk = rig.disk(&image);
+        let store = rig.open_quietly(&disk).unwrap();
         // That the store is written goes to one copy of the manifest, the journal to the other.
         // The name of either may not be durable.
         let failing = disk.count() + step;
@@ -274,7 +274,7 @@ fn a_manifest_in_doubt_for_the_journal_poisons_the_store() {
         assert!(!(done && in_doubt), "operation {step}: acknowledged beside a manifest in doubt");
         doubts += u64::from(in_doubt);
         kill(&disk, store);
-        expect(&place.open_quietly(&disk).unwrap(), 1 + u64::from(done), "killed");
+        expect(&rig.open_quietly(&disk).unwrap(), 1 + u64::from(done), "killed");
         if !hit {
             break;
         }

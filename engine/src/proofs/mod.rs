@@ -24,7 +24,7 @@ use crate::media::sim::{Image, SimDisk};
 use crate::options::{CompressOptions, JournalOptions, MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::{Health, Inner, Store};
 use crate::testing::{StillClock, fast_dir, open_on, options};
-use crate::value::{BlobHash, CursorName, FrameId, ReadOptions, TopicPatterns};
+use crate::value::{BlobHash, CursorName, CursorSummary, FrameId, ReadOptions, TopicPatterns};
 
 const MEDIA: [MediaChoice; 2] = [MediaChoice::Mapped, MediaChoice::Positioned];
 
@@ -85,7 +85,7 @@ fn look(store: &Store, what: &str) -> Holds {
         }
         holds.frames.push((frame.offset().expect(what), n));
     }
-    for (name, _) in store.cursors() {
+    for CursorSummary { name, .. } in store.cursors() {
         let cursor = store.cursor(&name).expect(what).expect(what);
         holds.cursors.insert(name.as_str().to_owned(), (cursor.offset, cursor.state.to_vec()));
     }
@@ -99,13 +99,13 @@ fn number(meta: &[u8]) -> u64 {
     digits.unwrap().parse().unwrap()
 }
 
-/// A place where stores on simulated disks are opened: the locks alone are on a real one.
-struct Place {
+/// What stores on simulated disks are opened with: the locks alone are on a real one.
+struct Rig {
     dir: TempDir,
     options: StoreOptions,
 }
 
-impl Place {
+impl Rig {
     fn new(sync: SyncPolicy, media: MediaChoice) -> Self {
         let clock = StillClock::at(1_700_000_000_000);
         let dir = fast_dir();
@@ -117,10 +117,10 @@ impl Place {
 
     /// The same with a small journal, from the first group on.
     fn journaled(media: MediaChoice) -> Self {
-        let mut place = Self::new(SyncPolicy::Sync, media);
+        let mut rig = Self::new(SyncPolicy::Sync, media);
         let half_bytes = JOURNAL_HALF_BYTES_MIN;
-        place.options.journal = JournalOptions { half_bytes, after_groups: 0 };
-        place
+        rig.options.journal = JournalOptions { half_bytes, after_groups: 0 };
+        rig
     }
 
     fn path(&self) -> &Path {
@@ -146,13 +146,13 @@ impl Place {
 
 /// Opens a store that must be fit to be used, and says after which of the model's steps it stands.
 fn check(
-    place: &Place,
+    rig: &Rig,
     disk: &SimDisk,
     steps: &[Holds],
     (acknowledged, tried): (usize, usize),
     what: &str,
 ) -> (Store, usize) {
-    let store = place.open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let store = rig.open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(store.info().health, Health::Writable, "{what}");
     let seen = look(&store, what);
     let at = (acknowledged..=tried).rev().find(|&at| steps[at].is(&seen));
@@ -179,12 +179,12 @@ fn check(
 }
 
 /// Opens the backup on a disk, which is that of step `done` or a later one that was tried.
-fn check_backup(place: &Place, disk: &SimDisk, steps: &[Holds], done: usize, what: &str) {
-    let dir = workload::backup_dir(place.path());
+fn check_backup(rig: &Rig, disk: &SimDisk, steps: &[Holds], done: usize, what: &str) {
+    let dir = workload::backup_dir(rig.path());
     if ["super.a", "super.b"].iter().all(|name| disk.len_of(&dir.join(name)).is_err()) {
         return assert_eq!(done, 0, "{what}: the backup is gone");
     }
-    let backup = crate::recovery::open_with(&dir, place.options.clone(), Arc::new(disk.clone()));
+    let backup = crate::recovery::open_with(&dir, rig.options.clone(), Arc::new(disk.clone()));
     let inner = backup.unwrap_or_else(|error| panic!("{what}: the backup: {error}"));
     let backup = Store { inner: Arc::new(inner) };
     let what = format!("{what}: the backup");

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use parking_lot::Mutex;
 
 use super::workload::Life;
-use super::{Holds, MEDIA, Place, check, check_backup, is_long};
+use super::{Holds, MEDIA, Rig, check, check_backup, is_long};
 use crate::media::sim::{Image, SimDisk, random};
 use crate::options::{MediaChoice, SyncPolicy};
 use crate::testing::tell;
@@ -34,14 +34,14 @@ struct Case {
 
 /// Runs a workload and hands out `cuts` images for each of its operations.
 fn live(
-    place: &Place,
+    rig: &Rig,
     media: MediaChoice,
     (first_seed, cuts): (u64, u64),
     mut hand_out: impl FnMut(Case) + Send + 'static,
 ) -> u64 {
-    let disk = place.disk(&Image::new());
+    let disk = rig.disk(&Image::new());
     let life = Life::new();
-    let sync = place.options.sync;
+    let sync = rig.options.sync;
     let watcher = Arc::clone(&life);
     disk.watch(move |operation, moment| {
         // The bounds first: what is acknowledged only now was not when the power went.
@@ -63,24 +63,24 @@ fn live(
         }
     });
     let failed = |error| panic!("{error}");
-    assert!(life.live(place, &disk, STEPS, failed).is_ok());
+    assert!(life.live(rig, &disk, STEPS, failed).is_ok());
     disk.unwatch();
     disk.count()
 }
 
 /// Opens what is left; every third time the power goes again while it is opened. Whether it did.
-fn examine(place: &Place, case: Case) -> bool {
+fn examine(rig: &Rig, case: Case) -> bool {
     let Case { image, steps, bounds, seen, epoch, backed_up, seed, what } = case;
-    let mut disk = place.disk(&image);
+    let mut disk = rig.disk(&image);
     let (mut random_seed, mut again) = (seed, false);
     if seed.is_multiple_of(3) {
         let cut_at = 1 + random(&mut random_seed) % 12;
-        (disk, again) = cut_while_opening(place, &disk, (cut_at, seed));
+        (disk, again) = cut_while_opening(rig, &disk, (cut_at, seed));
     }
     if seed % 3 == 1 {
-        check_backup(place, &disk, &steps, backed_up, &what);
+        check_backup(rig, &disk, &steps, backed_up, &what);
     }
-    let (store, at) = check(place, &disk, &steps, bounds, &what);
+    let (store, at) = check(rig, &disk, &steps, bounds, &what);
     assert!(steps[at].head >= seen, "{what}: readers had seen {seen}, {} is left", steps[at].head);
     let now = store.info().epoch;
     assert!(now > epoch, "{what}: epoch {epoch} is used again, and with it the offsets it lost");
@@ -92,16 +92,16 @@ fn examine(place: &Place, case: Case) -> bool {
     drop(store);
     disk.thaw();
     let left = disk.moment().power_cut(seed + 1);
-    let disk = place.disk(&left);
+    let disk = rig.disk(&left);
     let steps = life.steps();
-    drop(check(place, &disk, &steps, (at + 1, at + 1), &format!("{what}, then once more")));
+    drop(check(rig, &disk, &steps, (at + 1, at + 1), &format!("{what}, then once more")));
     again
 }
 
-fn cut_while_opening(place: &Place, disk: &SimDisk, (cut_at, seed): (u64, u64)) -> (SimDisk, bool) {
+fn cut_while_opening(rig: &Rig, disk: &SimDisk, (cut_at, seed): (u64, u64)) -> (SimDisk, bool) {
     disk.cut_before(cut_at, seed);
     // A crash image is all that counts of this opening; what it says is asked of the next one.
-    let store = place.open_quietly(disk);
+    let store = rig.open_quietly(disk);
     disk.freeze();
     drop(store);
     let again = disk.is_cut();
@@ -110,21 +110,21 @@ fn cut_while_opening(place: &Place, disk: &SimDisk, (cut_at, seed): (u64, u64)) 
 
 /// Cuts the power in one life after the other until so many states were looked at. How many those
 /// are, and how many were left by a second cut.
-fn cut(place: impl Fn() -> Place, media: MediaChoice, wanted: u64) -> (u64, u64) {
+fn cut(rig: impl Fn() -> Rig, media: MediaChoice, wanted: u64) -> (u64, u64) {
     let (examined, twice) = (AtomicU64::new(0), AtomicU64::new(0));
     let (send, receive) = sync_channel::<Case>(8);
     // Owned by those who receive: when a check failed nobody does, and sending ends.
     let receive: Arc<Mutex<Receiver<Case>>> = Arc::new(Mutex::new(receive));
-    let places = [(); 3].map(|()| place());
-    let (lives, checks) = places.split_first().unwrap();
+    let rigs = [(); 3].map(|()| rig());
+    let (lives, checks) = rigs.split_first().unwrap();
     std::thread::scope(|scope| {
-        for place in checks {
+        for rig in checks {
             let (receive, examined, twice) = (Arc::clone(&receive), &examined, &twice);
             scope.spawn(move || {
                 loop {
                     let received = receive.lock().recv();
                     let Ok(case) = received else { break };
-                    let again = examine(place, case);
+                    let again = examine(rig, case);
                     twice.fetch_add(u64::from(again), Ordering::Relaxed);
                     examined.fetch_add(1, Ordering::Relaxed);
                 }
@@ -146,38 +146,38 @@ fn cut(place: impl Fn() -> Place, media: MediaChoice, wanted: u64) -> (u64, u64)
 }
 
 /// Cuts the power so often that something is learned.
-fn cut_states(place: impl Fn() -> Place, media: MediaChoice, how: &str) {
-    let (states, twice) = cut(place, media, if is_long() { 250_000 } else { 5_000 });
+fn cut_states(rig: impl Fn() -> Rig, media: MediaChoice, how: &str) {
+    let (states, twice) = cut(rig, media, if is_long() { 250_000 } else { 5_000 });
     assert!(twice * 20 > states, "recovery is cut off too seldom: {twice} of {states}");
     tell(&format!("{states} states after a power cut, {twice} after two, {how} {media:?}"));
 }
 
 #[test]
 fn a_power_cut_under_sync_mapped() {
-    cut_states(|| Place::new(SyncPolicy::Sync, MEDIA[0]), MEDIA[0], "sync");
+    cut_states(|| Rig::new(SyncPolicy::Sync, MEDIA[0]), MEDIA[0], "sync");
 }
 
 #[test]
 fn a_power_cut_under_sync_positioned() {
-    cut_states(|| Place::new(SyncPolicy::Sync, MEDIA[1]), MEDIA[1], "sync");
+    cut_states(|| Rig::new(SyncPolicy::Sync, MEDIA[1]), MEDIA[1], "sync");
 }
 
 #[test]
 fn a_power_cut_with_a_journal_mapped() {
-    cut_states(|| Place::journaled(MEDIA[0]), MEDIA[0], "journal");
+    cut_states(|| Rig::journaled(MEDIA[0]), MEDIA[0], "journal");
 }
 
 #[test]
 fn a_power_cut_with_a_journal_positioned() {
-    cut_states(|| Place::journaled(MEDIA[1]), MEDIA[1], "journal");
+    cut_states(|| Rig::journaled(MEDIA[1]), MEDIA[1], "journal");
 }
 
 #[test]
 fn a_power_cut_under_none_mapped() {
-    cut_states(|| Place::new(SyncPolicy::None, MEDIA[0]), MEDIA[0], "none");
+    cut_states(|| Rig::new(SyncPolicy::None, MEDIA[0]), MEDIA[0], "none");
 }
 
 #[test]
 fn a_power_cut_under_none_positioned() {
-    cut_states(|| Place::new(SyncPolicy::None, MEDIA[1]), MEDIA[1], "none");
+    cut_states(|| Rig::new(SyncPolicy::None, MEDIA[1]), MEDIA[1], "none");
 }

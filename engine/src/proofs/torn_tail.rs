@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Holds, MEDIA, Place, is_long, look, number};
+use super::{Holds, MEDIA, Rig, is_long, look, number};
 use crate::entropy::Entropy;
 use crate::format::batch::BatchHeader;
 use crate::format::file::FILE_HEADER_LEN;
@@ -55,16 +55,16 @@ struct Left {
     holds: Holds,
 }
 
-fn place() -> Place {
-    let mut place = Place::new(SyncPolicy::None, MEDIA[0]);
-    place.options.segment_bytes = 64 * 1024;
-    place
+fn rig() -> Rig {
+    let mut rig = Rig::new(SyncPolicy::None, MEDIA[0]);
+    rig.options.segment_bytes = 64 * 1024;
+    rig
 }
 
 fn left() -> Left {
-    let place = place();
-    let disk = place.disk(&Image::new());
-    let store = place.open(&disk).unwrap();
+    let rig = rig();
+    let disk = rig.disk(&Image::new());
+    let store = rig.open(&disk).unwrap();
     for n in 0..BEFORE {
         store.append(frame("before", n).into()).unwrap();
     }
@@ -145,9 +145,9 @@ type Handle<D> = (fn(&D) -> Image, fn(&D));
 /// Opens a torn store and appends to it, on a disk that `disk` makes. What the files then say is
 /// told by their bytes: the same bytes are examined once.
 fn open_torn<D: Files + Clone + 'static>(
-    (place, left, known): (&mut Place, &Left, &mut Known),
+    (rig, left, known): (&mut Rig, &Left, &mut Known),
     (tear, filling): (usize, Filling),
-    disk: impl Fn(&Place, &Image) -> D,
+    disk: impl Fn(&Rig, &Image) -> D,
     (image_of, kill): Handle<D>,
 ) {
     let what = || format!("{filling:?} at {tear} of {}", left.segment.len());
@@ -155,9 +155,9 @@ fn open_torn<D: Files + Clone + 'static>(
     let kept = whole(left, &torn);
     let mut image = left.image.clone();
     image.insert(left.path.clone(), Arc::new(torn));
-    place.options.entropy = Arc::new(Seed(1));
-    let files = disk(place, &image);
-    let store = place.open_quietly(&files).unwrap_or_else(|error| panic!("{}: {error}", what()));
+    rig.options.entropy = Arc::new(Seed(1));
+    let files = disk(rig, &image);
+    let store = rig.open_quietly(&files).unwrap_or_else(|error| panic!("{}: {error}", what()));
     let info = store.info();
     assert_eq!((info.health, info.head), (Health::Writable, kept as u64), "{}", what());
     let last = store.get_at(info.head - 1).unwrap().map(|frame| number(frame.meta()));
@@ -172,8 +172,8 @@ fn open_torn<D: Files + Clone + 'static>(
     kill(&files);
     drop(store);
     if !is_known {
-        place.options.entropy = Arc::new(Seed(2));
-        let store = place.open_quietly(&disk(place, &image)).unwrap();
+        rig.options.entropy = Arc::new(Seed(2));
+        let store = rig.open_quietly(&disk(rig, &image)).unwrap();
         assert!(look(&store, &what()).frames == holds, "{}: the second time", what());
         known.insert(kept, image);
     }
@@ -182,18 +182,18 @@ fn open_torn<D: Files + Clone + 'static>(
 /// Tears at every byte.
 fn tear_everywhere(filling: Filling) {
     let left = left();
-    let (mut place, mut known, mut known_sim) = (place(), Known::new(), Known::new());
+    let (mut rig, mut known, mut known_sim) = (rig(), Known::new(), Known::new());
     let first = left.batches[left.batches.len() - RECORDS].at;
     let last = left.batches.last().unwrap().end;
     for tear in first..=last {
-        let what = (&mut place, &left, &mut known);
-        let memory = |place: &Place, image: &Image| MemoryDisk::new(image, place.path());
+        let what = (&mut rig, &left, &mut known);
+        let memory = |rig: &Rig, image: &Image| MemoryDisk::new(image, rig.path());
         open_torn(what, (tear, filling), memory, (MemoryDisk::image, MemoryDisk::freeze));
         // The media of real files, where it says more than that they read what was written.
         if is_long() || tear % SIM_STEP == 0 {
-            let what = (&mut place, &left, &mut known_sim);
+            let what = (&mut rig, &left, &mut known_sim);
             what.0.options.media = MEDIA[tear / SIM_STEP % 2];
-            open_torn(what, (tear, filling), Place::disk, (SimDisk::image, SimDisk::freeze));
+            open_torn(what, (tear, filling), Rig::disk, (SimDisk::image, SimDisk::freeze));
         }
     }
     assert!(known.len() >= RECORDS, "{}", known.len());

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use rustix::io::Errno;
 
-use super::{MEDIA, Place, body, look};
+use super::{MEDIA, Rig, body, look};
 use crate::error::AppendError;
 use crate::media::sim::{Image, SimDisk};
 use crate::options::SyncPolicy;
@@ -28,9 +28,9 @@ fn wide(n: u64) -> NewFrame {
 #[test]
 fn nothing_is_built_on_bytes_that_a_failed_sync_lost() {
     for media in MEDIA {
-        let place = Place::new(SyncPolicy::Sync, media);
-        let disk = place.disk(&Image::new());
-        let store = place.open_quietly(&disk).unwrap();
+        let rig = Rig::new(SyncPolicy::Sync, media);
+        let disk = rig.disk(&Image::new());
+        let store = rig.open_quietly(&disk).unwrap();
         store.append(wide(0).into()).unwrap();
         // The write passes, the sync after it fails.
         let sync = disk.count() + 2;
@@ -38,14 +38,14 @@ fn nothing_is_built_on_bytes_that_a_failed_sync_lost() {
         assert_eq!(store.append(wide(1).into()).unwrap_err(), AppendError::Indeterminate);
         kill(&disk, store);
         disk.heal();
-        let store = place.open_quietly(&disk).unwrap();
+        let store = rig.open_quietly(&disk).unwrap();
         let mut holds = look(&store, "after the failure");
         let appended = store.append(wide(2).into()).unwrap();
         assert!(appended.durable);
         holds.frames.push((appended.frames[0].offset.unwrap(), 2));
         kill(&disk, store);
-        let left = place.disk(&disk.moment().power_cut(1));
-        let store = place.open_quietly(&left).unwrap();
+        let left = rig.disk(&disk.moment().power_cut(1));
+        let store = rig.open_quietly(&left).unwrap();
         assert_eq!(look(&store, "after a power cut").frames, holds.frames, "{media:?}");
     }
 }
@@ -53,9 +53,9 @@ fn nothing_is_built_on_bytes_that_a_failed_sync_lost() {
 #[test]
 fn no_blob_is_found_in_bytes_that_a_failed_sync_lost() {
     for media in MEDIA {
-        let place = Place::new(SyncPolicy::Sync, media);
-        let disk = place.disk(&Image::new());
-        let store = place.open_quietly(&disk).unwrap();
+        let rig = Rig::new(SyncPolicy::Sync, media);
+        let disk = rig.disk(&Image::new());
+        let store = rig.open_quietly(&disk).unwrap();
         let with = |n| {
             let body = Body::Inline(Bytes::from(body(n, 3000)));
             NewFrame { body, ..wide(n) }
@@ -67,15 +67,15 @@ fn no_blob_is_found_in_bytes_that_a_failed_sync_lost() {
         assert_eq!(store.append(with(1).into()).unwrap_err(), AppendError::Indeterminate);
         kill(&disk, store);
         disk.heal();
-        let store = place.open_quietly(&disk).unwrap();
+        let store = rig.open_quietly(&disk).unwrap();
         let mut holds = look(&store, "after the failure");
         // The cache shows its body.
         let appended = store.append(with(1).into()).unwrap();
         assert!(appended.durable);
         holds.frames.push((appended.frames[0].offset.unwrap(), 1));
         kill(&disk, store);
-        let left = place.disk(&disk.moment().power_cut(1));
-        let store = place.open_quietly(&left).unwrap();
+        let left = rig.disk(&disk.moment().power_cut(1));
+        let store = rig.open_quietly(&left).unwrap();
         assert_eq!(look(&store, "after a power cut").frames, holds.frames, "{media:?}");
     }
 }
@@ -83,9 +83,9 @@ fn no_blob_is_found_in_bytes_that_a_failed_sync_lost() {
 #[test]
 fn a_segment_is_sealed_only_when_the_disk_has_it_and_its_blobs() {
     for media in MEDIA {
-        let place = Place::new(SyncPolicy::None, media);
-        let disk = place.disk(&Image::new());
-        let store = place.open_quietly(&disk).unwrap();
+        let rig = Rig::new(SyncPolicy::None, media);
+        let disk = rig.disk(&Image::new());
+        let store = rig.open_quietly(&disk).unwrap();
         for n in 0.. {
             let bytes = body(n, 1500);
             let new = NewFrame { body: Body::Inline(bytes.into()), ..wide(n) };
@@ -98,8 +98,8 @@ fn a_segment_is_sealed_only_when_the_disk_has_it_and_its_blobs() {
         let whole = look(&store, "whole").frames;
         kill(&disk, store);
         for seed in 0..8 {
-            let left = place.disk(&disk.moment().power_cut(seed));
-            let opened = place.open_quietly(&left).unwrap();
+            let left = rig.disk(&disk.moment().power_cut(seed));
+            let opened = rig.open_quietly(&left).unwrap();
             assert_eq!(opened.info().health, Health::Writable);
             let found = look(&opened, "after a power cut").frames;
             assert!(found.len() > 10 && found[..] == whole[..found.len()], "{seed}: {found:?}");

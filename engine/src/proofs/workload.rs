@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Holds, Place, body, cursor_name};
-use crate::append::{Appended, Batch};
+use super::{Holds, Rig, body, cursor_name};
+use crate::append::Batch;
 use crate::compact::CompactOptions;
 use crate::error::AppendError;
 use crate::gc::GcOptions;
@@ -19,7 +19,8 @@ use crate::media::sim::SimDisk;
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
 use crate::value::{
-    Body, Condition, CursorChange, ExpectRevision, IdempotencyKey, Meta, NewFrame, Topic, Ttl,
+    Appended, Body, Condition, CursorChange, CursorValue, ExpectRevision, IdempotencyKey, Meta,
+    NewFrame, Topic, Ttl,
 };
 
 /// Bytes of a blob that is put without a frame.
@@ -100,7 +101,7 @@ fn several_frames(holds: &mut Holds, n: u64) -> Act {
 fn frame_and_cursor(holds: &mut Holds, n: u64) -> Act {
     let state = body(n, [30, 6000, 0][n as usize % 3]);
     let name = cursor_name(n % 4);
-    let set = (n, Bytes::from(state.clone()));
+    let set = CursorValue { offset: n, state: Bytes::from(state.clone()) };
     let frames = vec![frame(holds, n, 0, 0)];
     holds.cursors.insert(name.as_str().to_owned(), (n, state));
     let change = CursorChange { name, expect: ExpectRevision::Any, set: Some(set) };
@@ -178,8 +179,7 @@ fn press(_: &mut Holds, _: u64) -> Act {
 /// Blobs that nothing names go. What an error leaves undone the next collection does.
 fn collect(holds: &mut Holds, _: u64) -> Act {
     holds.blobs.clear();
-    let everything =
-        GcOptions { grace: Duration::ZERO, min_dead_percent: 0, ..GcOptions::default() };
+    let everything = GcOptions { grace: Duration::ZERO, dead_percent: 0, ..GcOptions::default() };
     Box::new(move |store| match store.gc(&everything) {
         Ok(_) => Ok(false),
         Err(_) => Err(AppendError::Indeterminate),
@@ -312,13 +312,13 @@ impl Life {
     /// of one step alone, and with the store that cannot go on; `failed` hears of the others.
     pub(super) fn live(
         &self,
-        place: &Place,
+        rig: &Rig,
         disk: &SimDisk,
         steps: usize,
         mut failed: impl FnMut(AppendError),
     ) -> Result<(), Option<Store>> {
         for half in [steps / 2, steps - steps / 2] {
-            let store = place.open(disk).map_err(|_| None)?;
+            let store = rig.open(disk).map_err(|_| None)?;
             self.uses(&store);
             let mut poisoned = false;
             for _ in 0..half {

@@ -11,31 +11,12 @@ use super::walk::{WINDOW_POINT, WINDOW_VISIT, Walk, Window};
 use crate::error::ReadError;
 use crate::index::{Newest, SegmentIndex, TopicTotals};
 use crate::store::Inner;
-use crate::value::{Frame, FrameId, Topic, TopicPattern, TopicPatterns};
+use crate::value::{Frame, FrameId, Topic, TopicPattern, TopicPatterns, TopicSummary};
 
 /// Tries of a lookup that a writer's `last:n` overtakes.
 const TRIES: usize = 8;
 /// Topics asked of the index at a time.
 const PAGE: usize = 1024;
-
-/// What a store holds of one topic. Frames that expired may count until they are compacted away;
-/// all others that are gone do not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicStats {
-    /// The topic.
-    pub topic: Topic,
-    /// Frames.
-    pub count: u64,
-    /// Bytes of the records and bodies in the store, those of frames that are gone too as long as
-    /// they are not compacted away.
-    pub bytes: u64,
-    /// Id of the oldest frame.
-    pub first: FrameId,
-    /// Id of the newest frame.
-    pub last: FrameId,
-    /// Offset of the newest frame.
-    pub last_offset: u64,
-}
 
 /// The id of the first frame of the batch at `position`, when it can be read.
 fn first_id(of: &SegmentIndex, position: u64) -> Option<FrameId> {
@@ -379,7 +360,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn topics(self: &Arc<Self>, topics: &TopicPatterns) -> Vec<TopicStats> {
+    pub(super) fn topics(self: &Arc<Self>, topics: &TopicPatterns) -> Vec<TopicSummary> {
         let (mut all, mut after) = (Vec::new(), None);
         loop {
             let (mut page, next) = self.topics_page(topics, after.as_ref(), PAGE);
@@ -396,17 +377,17 @@ impl Inner {
         topics: &TopicPatterns,
         after: Option<&Topic>,
         limit: usize,
-    ) -> (Vec<TopicStats>, Option<Topic>) {
+    ) -> (Vec<TopicSummary>, Option<Topic>) {
         let page = self.index.page_counted(topics, after.map(Topic::as_str), limit);
         let last = page.last().filter(|_| page.len() >= limit);
         let next = last.and_then(|(name, _)| Topic::parse(name).ok());
         let live = page.iter().filter(|(_, totals)| totals.left > 0);
-        let stats = live.filter_map(|(name, totals)| self.stats(name, totals));
-        (stats.collect(), next)
+        let summaries = live.filter_map(|(name, totals)| self.summary(name, totals));
+        (summaries.collect(), next)
     }
 
-    fn stats(self: &Arc<Self>, name: &str, totals: &TopicTotals) -> Option<TopicStats> {
-        let stats = TopicStats {
+    fn summary(self: &Arc<Self>, name: &str, totals: &TopicTotals) -> Option<TopicSummary> {
+        let summary = TopicSummary {
             topic: Topic::parse(name).ok()?,
             count: totals.left,
             bytes: totals.bytes,
@@ -416,36 +397,36 @@ impl Inner {
         };
         let at = totals.first_offset;
         let first_is_there = at >= totals.floor && !self.index.is_removed(at);
-        self.with_ends(stats, totals.floor, first_is_there)
+        self.with_ends(summary, totals.floor, first_is_there)
     }
 
     /// Corrects the first and the last frame of a topic where those in the table are gone. Nothing
     /// when none can be found: all that is left has expired.
     fn with_ends(
         self: &Arc<Self>,
-        stats: TopicStats,
+        summary: TopicSummary,
         floor: u64,
         is_first: bool,
-    ) -> Option<TopicStats> {
-        let mut stats = stats;
+    ) -> Option<TopicSummary> {
+        let mut summary = summary;
         if !is_first {
             let head = self.log.head();
-            let topics = stats.topic.clone().into();
+            let topics = summary.topic.clone().into();
             let mut reader =
                 Reader::over(self, &topics, floor..head, false, Limits { head, left: 1 });
             // One that cannot be read is there all the same.
             if let Ok(frame) = reader.next()? {
-                stats.first = frame.id();
+                summary.first = frame.id();
             }
         }
-        if self.index.is_removed(stats.last_offset)
-            && let Ok(newest) = self.newest_now(stats.topic.as_str())
+        if self.index.is_removed(summary.last_offset)
+            && let Ok(newest) = self.newest_now(summary.topic.as_str())
         {
             let frame = newest?;
-            stats.last = frame.id();
-            stats.last_offset = frame.offset().unwrap_or(stats.last_offset);
+            summary.last = frame.id();
+            summary.last_offset = frame.offset().unwrap_or(summary.last_offset);
         }
-        Some(stats)
+        Some(summary)
     }
 }
 

@@ -6,11 +6,11 @@ mod floor;
 mod follower;
 mod lookup;
 mod newest;
+mod postings;
 mod reader;
 mod repeated;
 mod resume;
 mod scan;
-mod visit;
 pub(crate) mod walk;
 
 use std::sync::Arc;
@@ -18,10 +18,9 @@ use std::sync::Arc;
 use crate::error::ReadError;
 use crate::store::{Inner, Store};
 use crate::tail::PublishHook;
-use crate::value::{Frame, FrameId, ReadOptions, Topic, TopicPatterns};
+use crate::value::{Frame, FrameId, ReadOptions, Topic, TopicPatterns, TopicSummary};
 
 pub use follower::{Follower, Live};
-pub use lookup::TopicStats;
 pub(crate) use newest::{Gone, Looks, NotFound};
 pub use reader::Reader;
 pub use resume::ResumePoint;
@@ -44,16 +43,19 @@ impl Inner {
 }
 
 impl Store {
-    /// The stored frames that `options` select, as they are now; `follow` is ignored.
+    /// The stored frames that `options` select, as they are now.
     ///
     /// # Errors
-    /// [`ReadError`] when an index cannot be read. Damaged frames are errors of the iterator, which
-    /// goes on behind them.
+    /// [`ReadError::Options`] for `follow`; [`ReadError`] when an index cannot be read. Damaged
+    /// frames are errors of the iterator, which goes on behind them.
     pub fn read(&self, options: &ReadOptions) -> Result<Reader, ReadError> {
+        if options.follow {
+            return Err(ReadError::Options("a read ends with what is stored: follow to go on"));
+        }
         Reader::new(&self.inner, options)
     }
 
-    /// The stored frames that `options` select, then those appended later.
+    /// The stored frames that `options` select, then those appended later, also without `follow`.
     ///
     /// # Errors
     /// [`ReadError::Options`] for `reverse`, which has no end to follow.
@@ -129,7 +131,7 @@ impl Store {
 
     /// What the store holds of each of the topics, in byte order of their names.
     #[must_use]
-    pub fn topics(&self, topics: &TopicPatterns) -> Vec<TopicStats> {
+    pub fn topics(&self, topics: &TopicPatterns) -> Vec<TopicSummary> {
         self.inner.topics(topics)
     }
 
@@ -143,7 +145,7 @@ impl Store {
         topics: &TopicPatterns,
         after: Option<&Topic>,
         limit: usize,
-    ) -> (Vec<TopicStats>, Option<Topic>) {
+    ) -> (Vec<TopicSummary>, Option<Topic>) {
         self.inner.topics_page(topics, after, limit)
     }
 

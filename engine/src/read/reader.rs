@@ -5,8 +5,8 @@ use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
+use super::postings::{ByPostings, Lane};
 use super::scan::{self, Backward, Forward};
-use super::visit::{Lane, Visit};
 use crate::error::ReadError;
 use crate::index::{SegmentIndex, TopicTotals};
 use crate::store::Inner;
@@ -39,7 +39,7 @@ pub struct Reader {
 enum Way {
     Forward(Forward),
     Backward(Backward),
-    Visit(Visit),
+    Postings(ByPostings),
     /// The log could not be read; what follows cannot be either.
     Ended,
 }
@@ -137,7 +137,7 @@ impl Reader {
                 false => Way::Forward(Forward::new(range)),
             }
         } else {
-            Way::Visit(Visit::new(inner.clone(), segments, lanes, range, reverse))
+            Way::Postings(ByPostings::new(inner.clone(), segments, lanes, range, reverse))
         };
         Self { inner: inner.clone(), way, as_of, left, rest, reverse, floors }
     }
@@ -199,7 +199,7 @@ impl Reader {
                 };
                 let visited = match &mut self.way {
                     Way::Forward(way) => way.visit(take),
-                    Way::Visit(way) => way.visit(take),
+                    Way::Postings(way) => way.visit(take),
                     Way::Backward(_) | Way::Ended => Ok(()),
                 };
                 seen.into_iter().for_each(|offset| self.pass(offset));
@@ -227,7 +227,7 @@ impl Reader {
             let next = match &mut self.way {
                 Way::Forward(way) => way.next(looks),
                 Way::Backward(way) => way.next(looks),
-                Way::Visit(way) => way.next(),
+                Way::Postings(way) => way.next(),
                 Way::Ended => return None,
             };
             match next {
@@ -248,7 +248,7 @@ impl Reader {
                 None if *looks == 0 => match &self.way {
                     Way::Forward(way) => self.rest.start = way.position(),
                     Way::Backward(way) => self.rest.end = way.position(),
-                    Way::Visit(_) | Way::Ended => {}
+                    Way::Postings(_) | Way::Ended => {}
                 },
                 None => {
                     let Range { start, end } = self.rest;
@@ -272,8 +272,8 @@ impl Reader {
         if index.is_removed_for(offset, self.as_of.head) {
             return true;
         }
-        // A visit begins at the floors.
-        if matches!(self.way, Way::Visit(_)) || !index.may_have_floor(topic) {
+        // By postings it begins at the floors.
+        if matches!(self.way, Way::Postings(_)) || !index.may_have_floor(topic) {
             return false;
         }
         let floor = match self.floors.get(topic) {
@@ -304,7 +304,7 @@ impl fmt::Debug for Reader {
         let way = match self.way {
             Way::Forward(_) => "forward",
             Way::Backward(_) => "backward",
-            Way::Visit(_) => "postings",
+            Way::Postings(_) => "postings",
             Way::Ended => "ended",
         };
         f.debug_struct("Reader")
@@ -422,7 +422,7 @@ mod tests {
     use crate::testing::{
         StillClock, batches, edit, fast_dir, frame, open, options, segment_files,
     };
-    use crate::value::{CursorChange, CursorName, ExpectRevision, NewFrame, Ttl};
+    use crate::value::{CursorChange, CursorName, CursorValue, ExpectRevision, NewFrame, Ttl};
 
     #[test]
     fn who_meets_damage_is_told_how_far_it_reaches() {
@@ -584,7 +584,7 @@ mod tests {
         (0..MANY).for_each(|n| append("other", Ttl::Forever, n));
         for n in 0..MANY {
             let name = CursorName::parse("c").unwrap();
-            let set = Some((n, bytes::Bytes::new()));
+            let set = Some(CursorValue { offset: n, ..CursorValue::default() });
             let change = CursorChange { name, expect: ExpectRevision::Any, set };
             store.append(Batch { cursors: vec![change], ..Batch::default() }).unwrap();
         }

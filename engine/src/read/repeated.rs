@@ -2,10 +2,10 @@
 
 use super::scan::{segment_of, walk_to};
 use super::walk::WINDOW_POINT;
-use crate::append::{Batch, Stamp};
+use crate::append::Batch;
 use crate::format::key_index::UsedKey;
 use crate::store::Inner;
-use crate::value::{FrameId, NewFrame, Ttl};
+use crate::value::{FrameId, NewFrame, Stamp, Ttl};
 
 impl Inner {
     /// The frames of the batch that used a key first; `batch` is the same once more. The first one

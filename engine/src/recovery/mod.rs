@@ -27,7 +27,7 @@ use crate::journal::{self, Kept};
 use crate::log::{Active, OpenFiles, Segment, SegmentKey};
 use crate::manifest::Manifest;
 use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full, leads_away};
-use crate::names::{self, BLOB_DIR, LOG_DIR, SEGMENT};
+use crate::names::{self, BLOB_DIR, LOCK, LOG_DIR, SEGMENT};
 use crate::options::StoreOptions;
 use crate::store::Inner;
 pub(crate) use files::{NOT_NAMED, is_meant, segments_to_read};
@@ -142,7 +142,7 @@ pub(crate) fn lock(dir: &Path, now_ms: u64) -> Result<StoreLock, OpenError> {
     if let Some(path) = subs.into_iter().find(|sub| leads_away(sub)) {
         return Err(OpenError::Link { path });
     }
-    let path = dir.join("LOCK");
+    let path = dir.join(LOCK);
     StoreLock::take(&path, now_ms).map_err(|error| match error {
         LockError::Held { pid, since_ms } => {
             OpenError::Locked { dir: dir.to_owned(), pid, since: since_ms }

@@ -15,8 +15,8 @@ use crate::testing::{
     segment_files,
 };
 use crate::value::{
-    Body, Condition, CursorChange, ExpectRevision, Frame, FrameId, Meta, NewFrame, ReadOptions,
-    Topic, Ttl, Unmet,
+    Body, Condition, CursorChange, CursorValue, ExpectRevision, Frame, FrameId, Meta, NewFrame,
+    ReadOptions, Topic, Ttl, Unmet,
 };
 
 fn range(upto: u64) -> Vec<u64> {
@@ -25,7 +25,11 @@ fn range(upto: u64) -> Vec<u64> {
 
 fn set(name: &str, expect: ExpectRevision, offset: u64, state: &[u8]) -> CursorChange {
     let name = CursorName::parse(name).unwrap();
-    CursorChange { name, expect, set: Some((offset, Bytes::copy_from_slice(state))) }
+    CursorChange {
+        name,
+        expect,
+        set: Some(CursorValue { offset, state: Bytes::copy_from_slice(state) }),
+    }
 }
 
 #[test]

@@ -65,8 +65,17 @@ pub struct CursorChange {
     pub name: CursorName,
     /// What the cursor must be like for the batch to be accepted.
     pub expect: ExpectRevision,
-    /// The new position and state; `None` removes the cursor.
-    pub set: Option<(u64, Bytes)>,
+    /// What the cursor becomes; `None` removes it.
+    pub set: Option<CursorValue>,
+}
+
+/// What a cursor is set to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CursorValue {
+    /// The first frame not yet handled.
+    pub offset: u64,
+    /// Bytes kept with the position, for example a handler's state.
+    pub state: Bytes,
 }
 
 /// A condition on a cursor's present revision.

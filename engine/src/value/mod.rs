@@ -1,6 +1,7 @@
 //! The values that callers, the log and the wire share: names, ids, hashes, frames. Each is valid
 //! from the moment it exists: parsing is validating. No file is touched here.
 
+mod appended;
 mod condition;
 mod cursor;
 mod frame;
@@ -10,11 +11,14 @@ mod import;
 mod key;
 mod meta;
 mod read;
+mod summary;
 mod topic;
 mod ttl;
+mod uuid;
 
+pub use appended::{Appended, Removal, Stamp};
 pub use condition::{Condition, Unmet};
-pub use cursor::{Cursor, CursorChange, CursorName, ExpectRevision};
+pub use cursor::{Cursor, CursorChange, CursorName, CursorValue, ExpectRevision};
 pub use frame::{Body, Frame, FrameRef, NewFrame, Origin};
 pub use hash::BlobHash;
 pub use id::FrameId;
@@ -22,9 +26,11 @@ pub use import::Import;
 pub use key::IdempotencyKey;
 pub use meta::Meta;
 pub use read::{Bound, ReadOptions, Start};
+pub use summary::{CursorSummary, TopicSummary};
 pub(crate) use topic::is_topic;
 pub use topic::{Topic, TopicPattern, TopicPatterns};
 pub use ttl::Ttl;
+pub use uuid::{parse_uuid, uuid_text};
 
 /// Why a value given as text or bytes is not one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -44,7 +44,9 @@ pub struct ReadOptions {
     pub limit: Option<u64>,
     /// Newest first; cannot be followed.
     pub reverse: bool,
-    /// After the stored frames go on with those appended later.
+    /// After the stored frames go on with those appended later. This is for whoever takes either,
+    /// as a subscription does: what only reads what is stored refuses it, what only follows does so
+    /// without it.
     pub follow: bool,
 }
 

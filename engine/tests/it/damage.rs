@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use xs_engine::{
-    AppendError, Batch, Bound, CursorChange, CursorName, ExpectRevision, Frame, ReadError,
-    ReadOptions, Start, Store, StoreOptions,
+    AppendError, Batch, Bound, CursorChange, CursorName, CursorValue, ExpectRevision, Frame,
+    ReadError, ReadOptions, Start, Store, StoreOptions,
 };
 
 use crate::support::{
@@ -219,7 +219,7 @@ fn a_damaged_record_that_is_no_frame_costs_no_reader_anything() {
     let name = CursorName::parse("c").unwrap();
     let mut n = 0;
     while segments(dir.path()).len() < 3 {
-        let set = Some((n, format!("state {n}").into_bytes().into()));
+        let set = Some(CursorValue { offset: n, state: format!("state {n}").into_bytes().into() });
         let change = CursorChange { name: name.clone(), expect: ExpectRevision::Any, set };
         store.append(Batch { cursors: vec![change], ..batch([numbered("often", n)]) }).unwrap();
         n += 1;

@@ -155,6 +155,8 @@ fn the_threshold_comes_once_and_where_it_belongs() {
     assert_eq!(none.next().unwrap(), Some(Live::CaughtUp { head: 5 }));
     let reverse = store.follow(&ReadOptions { reverse: true, ..everything() });
     assert!(matches!(reverse, Err(ReadError::Options(_))));
+    let stored = store.read(&ReadOptions { follow: true, ..everything() });
+    assert!(matches!(stored, Err(ReadError::Options(_))), "it would end at the head");
 }
 
 #[test]

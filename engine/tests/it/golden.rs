@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use xs_engine::{
-    Batch, BlobHash, CursorChange, CursorName, ExpectRevision, FrameId, Health, NewFrame, Origin,
-    Store, StoreOptions, Ttl,
+    Batch, BlobHash, CursorChange, CursorName, CursorSummary, CursorValue, ExpectRevision, FrameId,
+    Health, NewFrame, Origin, Store, StoreOptions, Ttl,
 };
 
 use crate::support::{
@@ -44,7 +44,7 @@ fn write(dir: &Path) {
     let cursor = |name: &str, state: &'static [u8]| CursorChange {
         name: CursorName::parse(name).unwrap(),
         expect: ExpectRevision::Any,
-        set: Some((7, Bytes::from_static(state))),
+        set: Some(CursorValue { offset: 7, state: Bytes::from_static(state) }),
     };
     let cursors = vec![cursor("reader", b"state"), cursor("other", b"")];
     store.append(Batch { cursors, ..batch([derived, timed]) }).unwrap();
@@ -64,7 +64,7 @@ fn tell(store: &Store) -> String {
         write!(told, "{offset} {id} {topic} {} {meta} {}", frame.ttl(), body.len()).unwrap();
         writeln!(told, " {:?} {:?}", frame.hash(), frame.origin()).unwrap();
     }
-    for (name, _) in store.cursors() {
+    for CursorSummary { name, .. } in store.cursors() {
         writeln!(told, "{:?}", store.cursor(&name).unwrap()).unwrap();
     }
     for stats in store.topics(&patterns("*,xs.*")) {

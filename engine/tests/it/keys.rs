@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use xs_engine::{
-    AppendError, Appended, Batch, BlobHash, Body, Condition, CursorChange, CursorName,
+    AppendError, Appended, Batch, BlobHash, Body, Condition, CursorChange, CursorName, CursorValue,
     ExpectRevision, IdempotencyKey, NewFrame, Origin, Store, StoreOptions, Ttl,
 };
 
@@ -109,7 +109,7 @@ fn all_that_a_batch_stores_is_its_content() {
     let cursor = |name: &str, offset, state: &'static [u8]| CursorChange {
         name: CursorName::parse(name).unwrap(),
         expect: ExpectRevision::Any,
-        set: Some((offset, Bytes::from_static(state))),
+        set: Some(CursorValue { offset, state: Bytes::from_static(state) }),
     };
     let with = |frames, cursors| Batch { cursors, ..keyed("key", frames) };
     let base = with(vec![frame(), frame()], vec![cursor("c", 1, b"state")]);

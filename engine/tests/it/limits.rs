@@ -111,7 +111,7 @@ fn few_descriptors(dir: &Path) {
     let told: Vec<_> = errors.collect();
     assert!(told.iter().all(|error| matches!(error, ReadError::Io { .. })), "{told:?}");
     assert!(!told.is_empty(), "not every segment is open");
-    let other = Store::open(&dir.join("other"), options(MEDIA[0]));
+    let other = Store::open(dir.join("other"), options(MEDIA[0]));
     assert!(matches!(other, Err(OpenError::Io { .. })), "{other:?}");
     // What needs another segment waits for one, and nothing else is the worse for it.
     let large = |n: usize| {

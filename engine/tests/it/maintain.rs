@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use xs_engine::{
-    Batch, CompactOptions, CopyOptions, CursorChange, CursorName, ExpectRevision, Finding, Frame,
-    Health, MaintainError, NewFrame, Problem, Progress, ReadOnlyReason, Severity, Store,
-    SyncPolicy, Ttl, restore, verify,
+    Batch, CompactOptions, CopyOptions, CursorChange, CursorName, CursorValue, ExpectRevision,
+    Finding, Frame, Health, MaintainError, NewFrame, Problem, Progress, ReadOnlyReason, Severity,
+    Store, SyncPolicy, Ttl, restore, verify,
 };
 
 use crate::support::{
@@ -159,7 +159,7 @@ fn backup_child() {
         let body = format!("{n} ").repeat(200);
         store.append(with_body(numbered("a", n), body.as_bytes()).into()).unwrap();
         if n % 20 == 0 {
-            store.backup(&dir.join("backup"), CopyOptions::copies(), &mut go_on).unwrap();
+            store.backup(dir.join("backup"), CopyOptions::copies(), &mut go_on).unwrap();
             std::io::stdout().lock().write_all(b"backed up\n").unwrap();
         }
     }
@@ -251,7 +251,7 @@ fn numbers_are_told_while_cursors_are_committed() {
             let name = CursorName::parse("reader").unwrap();
             for n in 0..rounds {
                 let (name, expect) = (name.clone(), ExpectRevision::Any);
-                let set = Some((n, bytes::Bytes::new()));
+                let set = Some(CursorValue { offset: n, ..CursorValue::default() });
                 let cursors = vec![CursorChange { name, expect, set }];
                 store.append(Batch { cursors, ..Batch::default() }).unwrap();
                 done.store(n + 1, Ordering::Relaxed);

@@ -7,7 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use xs_engine::{Batch, CursorChange, CursorName, ExpectRevision, Store, StoreOptions};
+use xs_engine::{
+    Batch, CursorChange, CursorName, CursorValue, ExpectRevision, Store, StoreOptions,
+};
 
 use crate::support::{MEDIA, open, options, scratch};
 
@@ -109,8 +111,11 @@ fn a_cursor_does_not_hold_the_message_it_came_in() {
     let message = Arc::new(vec![b'm'; 1 << 20]);
     let state = Bytes::from_owner(Message(Arc::clone(&message))).slice(..50);
     let name = CursorName::parse("c").unwrap();
-    let change =
-        CursorChange { name: name.clone(), expect: ExpectRevision::Any, set: Some((0, state)) };
+    let change = CursorChange {
+        name: name.clone(),
+        expect: ExpectRevision::Any,
+        set: Some(CursorValue { offset: 0, state }),
+    };
     store.append(Batch { cursors: vec![change], ..Batch::default() }).unwrap();
     assert_eq!(store.cursor(&name).unwrap().unwrap().state, message[..50]);
     assert_eq!(Arc::strong_count(&message), 1);

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xs_engine::{
     AppendError, Appended, Batch, BlobHash, Body, Bound, CompactOptions, Condition, CursorChange,
-    CursorName, ExpectRevision, Follower, Frame, FrameId, Health, IdempotencyKey, Import, Live,
-    MediaChoice, Meta, NewFrame, ReadOptions, Stamp, Start, Store, StoreOptions, TopicPatterns,
-    Ttl,
+    CursorName, CursorValue, ExpectRevision, Follower, Frame, FrameId, Health, IdempotencyKey,
+    Import, Live, MediaChoice, Meta, NewFrame, ReadOptions, Stamp, Start, Store, StoreOptions,
+    TopicPatterns, Ttl,
 };
 
 use crate::support::{
@@ -296,7 +296,8 @@ impl Run {
             let name = *self.rng.pick(&CURSORS);
             let len = if self.rng.chance(4) { 6000 } else { self.rng.below(50) as usize };
             let state = Bytes::from(self.rng.bytes(len));
-            let set = (!self.rng.chance(5)).then(|| (self.rng.below(100), state));
+            let set =
+                (!self.rng.chance(5)).then(|| CursorValue { offset: self.rng.below(100), state });
             let expect = match self.rng.below(3) {
                 0 => ExpectRevision::Is(self.rng.below(3)),
                 1 => ExpectRevision::Is(self.cursors.get(name).map_or(0, |held| held.0)),
@@ -323,7 +324,7 @@ impl Run {
         let name = *CURSORS.iter().find(|name| **name == change.name.as_str()).unwrap();
         let revision = self.cursors.get(name).map_or(0, |held| held.0) + 1;
         match &change.set {
-            Some((offset, state)) => {
+            Some(CursorValue { offset, state }) => {
                 self.cursors.insert(name, (revision, *offset, state.to_vec()));
                 revision
             }

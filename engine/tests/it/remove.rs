@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use xs_engine::{
-    AppendError, Batch, CompactOptions, Condition, CursorChange, CursorName, ExpectRevision, Frame,
-    FrameId, Live, NewFrame, ReadOptions, Removal, Start, Store, StoreOptions, Ttl,
+    AppendError, Batch, CompactOptions, Condition, CursorChange, CursorName, CursorValue,
+    ExpectRevision, Frame, FrameId, Live, NewFrame, ReadOptions, Removal, Start, Store,
+    StoreOptions, Ttl,
 };
 
 use crate::support::{
@@ -128,7 +129,7 @@ fn removals_go_with_their_batch_or_not_at_all() {
     let cursor = |expect| CursorChange {
         name: CursorName::parse("c").unwrap(),
         expect: ExpectRevision::Is(expect),
-        set: Some((1, Bytes::new())),
+        set: Some(CursorValue { offset: 1, state: Bytes::new() }),
     };
     let change = |expect| Batch {
         removes: vec![stored[0].0, FrameId::MAX, stored[0].0, stored[2].0],

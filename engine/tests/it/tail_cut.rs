@@ -17,7 +17,7 @@ const RECORDS: usize = 64;
 
 /// A batch with frames: where it ends in the file, and the offset after its last frame.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct BatchSpan {
     at: usize,
     end: usize,
     offset: u64,
@@ -38,16 +38,16 @@ fn unclean(dir: &Path, options: &StoreOptions) -> Vec<Frame> {
     written
 }
 
-fn batches(segment: &[u8], frames: u64) -> Vec<Place> {
-    let (mut at, mut places) = (FILE_HEADER_LEN, Vec::new());
+fn batches(segment: &[u8], frames: u64) -> Vec<BatchSpan> {
+    let (mut at, mut spans) = (FILE_HEADER_LEN, Vec::new());
     while let Ok(header) = BatchHeader::read(&segment[at..]) {
         let end = at + BATCH_HEADER_LEN + header.length as usize;
-        places.push((at, end, header.base_offset));
+        spans.push((at, end, header.base_offset));
         at = end;
     }
-    let next = places.iter().skip(1).map(|place| place.2).chain([frames]).collect::<Vec<_>>();
-    let places = places.into_iter().zip(next);
-    places.map(|((at, end, _), offset)| Place { at, end, offset }).collect()
+    let next = spans.iter().skip(1).map(|span| span.2).chain([frames]).collect::<Vec<_>>();
+    let spans = spans.into_iter().zip(next);
+    spans.map(|((at, end, _), offset)| BatchSpan { at, end, offset }).collect()
 }
 
 /// What stands behind the cut.
@@ -77,9 +77,9 @@ fn fill(sound: &[u8], cut: usize, filling: Filling, rng: &mut Rng) -> Vec<u8> {
 
 /// The offset after the last of the batches that are whole. The zeros that pad a batch may stand
 /// behind the cut.
-fn whole(places: &[Place], sound: &[u8], left: &[u8]) -> usize {
-    let is_whole = |place: &&Place| left.get(place.at..place.end) == sound.get(place.at..place.end);
-    places.iter().take_while(is_whole).last().map_or(0, |place| place.offset as usize)
+fn whole(spans: &[BatchSpan], sound: &[u8], left: &[u8]) -> usize {
+    let is_whole = |span: &&BatchSpan| left.get(span.at..span.end) == sound.get(span.at..span.end);
+    spans.iter().take_while(is_whole).last().map_or(0, |span| span.offset as usize)
 }
 
 /// Opens a store that was cut, and checks what is there, that it goes on, and that the next open
@@ -104,13 +104,13 @@ fn cut_everywhere(options: &StoreOptions, filling: Filling, step: usize) {
     let written = unclean(image.path(), options);
     let [segment] = &segments(image.path())[..] else { panic!("one segment is expected") };
     let sound = fs::read(segment).unwrap();
-    let places = batches(&sound, written.len() as u64);
-    let (first, last) = (places[places.len() - RECORDS], places[places.len() - 1]);
+    let spans = batches(&sound, written.len() as u64);
+    let (first, last) = (spans[spans.len() - RECORDS], spans[spans.len() - 1]);
     let dir = scratch();
     let mut rng = Rng(first.at as u64);
     for cut in (first.at..=last.end).step_by(step) {
         let left = fill(&sound, cut, filling, &mut rng);
-        let expected = &written[..whole(&places, &sound, &left)];
+        let expected = &written[..whole(&spans, &sound, &left)];
         let to = dir.path().join("store");
         copy_store(image.path(), &to);
         let name = segment.file_name().unwrap();
@@ -151,9 +151,9 @@ fn the_same_cut_in_a_closed_store_is_damage() {
     drop(store);
     let [segment] = &segments(image.path())[..] else { panic!("one segment is expected") };
     let sound = fs::read(segment).unwrap();
-    let places = batches(&sound, written.len() as u64);
+    let spans = batches(&sound, written.len() as u64);
     // The last batch is the mark of the close.
-    let (first, last) = (places[places.len() - RECORDS], places[places.len() - 2]);
+    let (first, last) = (spans[spans.len() - RECORDS], spans[spans.len() - 2]);
     let mut rng = Rng(1);
     for cut in (first.at..last.end).step_by(11) {
         for filling in [Filling::Zeros, Filling::Random] {
@@ -171,7 +171,7 @@ fn the_same_cut_in_a_closed_store_is_damage() {
             );
             assert!(is_damage, "{filling:?} at {cut}: {health:?}");
             let found: Vec<_> = store.read(&everything()).unwrap().filter_map(Result::ok).collect();
-            assert!(found == written[..whole(&places, &sound, &left)], "{filling:?} at {cut}");
+            assert!(found == written[..whole(&spans, &sound, &left)], "{filling:?} at {cut}");
             assert!(store.append(numbered("t", 0).into()).is_err());
         }
     }

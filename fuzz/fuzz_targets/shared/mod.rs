@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 use xs_engine::{
-    BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Topic, TopicPatterns,
+    BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Removal, Topic, TopicPatterns,
 };
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{
@@ -51,7 +51,7 @@ impl Service for Empty {
     }
 
     fn remove_now(&self, batch: AppendRequest) -> Result<Appended, Refusal> {
-        Ok(Appended { removed: vec![true; batch.removes.len()], ..Appended::default() })
+        Ok(Appended { removed: vec![Removal::Removed; batch.removes.len()], ..Appended::default() })
     }
 
     fn host_comes(&self, _: HostClaim, _: Wake) -> Result<HostGuard, Refusal> {

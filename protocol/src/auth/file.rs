@@ -157,7 +157,8 @@ impl TokenFile {
     ///
     /// # Errors
     /// [`TokenError`] when it cannot be read, others may open it, or it is not well-formed.
-    pub fn load(path: &Path) -> Result<Option<Self>, TokenError> {
+    pub fn load(path: impl AsRef<Path>) -> Result<Option<Self>, TokenError> {
+        let path = path.as_ref();
         let failed = |error| TokenError::Io { path: path.to_owned(), error };
         let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -205,7 +206,8 @@ impl TokenFile {
     ///
     /// # Errors
     /// [`TokenError`].
-    pub fn create(dir: &Path, new: NewToken) -> Result<(Token, Secret), TokenError> {
+    pub fn create(dir: impl AsRef<Path>, new: NewToken) -> Result<(Token, Secret), TokenError> {
+        let dir = dir.as_ref();
         let path = dir.join(TOKENS_NAME);
         let secret = Secret::generate().map_err(|error| TokenError::Io { path, error })?;
         let token = check(new, secret.hash())?;
@@ -217,7 +219,8 @@ impl TokenFile {
     ///
     /// # Errors
     /// [`TokenError::Unknown`] when there is none of that name.
-    pub fn revoke(dir: &Path, name: &str) -> Result<Token, TokenError> {
+    pub fn revoke(dir: impl AsRef<Path>, name: &str) -> Result<Token, TokenError> {
+        let dir = dir.as_ref();
         edit(dir, |file| match file.tokens.iter().position(|token| token.name == name) {
             Some(at) => Ok(file.tokens.remove(at)),
             None => Err(TokenError::Unknown(name.to_owned())),
@@ -473,7 +476,7 @@ mod tests {
         let made: Vec<Secret> = ["a", "b", "c"]
             .map(|name| TokenFile::create(dir.path(), new(name, Role::Read)).unwrap().1)
             .into();
-        let file = TokenFile::load(&dir.path().join(TOKENS_NAME)).unwrap().unwrap();
+        let file = TokenFile::load(dir.path().join(TOKENS_NAME)).unwrap().unwrap();
         let stranger = Secret::generate().unwrap();
         for (shown, at) in made.iter().zip(0..).chain([(&stranger, made.len())]) {
             let (hash, mut compared) = (shown.hash(), 0);
@@ -565,7 +568,7 @@ mod tests {
                 });
             }
         });
-        let file = TokenFile::load(&dir.path().join(TOKENS_NAME)).unwrap().unwrap();
+        let file = TokenFile::load(dir.path().join(TOKENS_NAME)).unwrap().unwrap();
         assert_eq!(file.tokens.len(), 8);
     }
 }

@@ -12,13 +12,13 @@ use parking_lot::{Mutex, RwLock};
 use super::throttle::{Answer, Throttle};
 use super::{Access, TOKENS_NAME, TokenError, TokenFile, TokenHash};
 use crate::error::{Code, Detail, Refusal};
+use crate::file_version::FileVersion;
 use crate::limits::FAILURE_DELAY_MAX;
 use crate::message::Role;
-use crate::stamp::Stamp;
 
 /// The tokens of a store that is being served.
 #[derive(Debug)]
-pub struct Guard {
+pub struct TokenGuard {
     path: PathBuf,
     state: RwLock<State>,
     throttle: Mutex<Throttle>,
@@ -28,7 +28,7 @@ pub struct Guard {
 #[derive(Debug)]
 struct State {
     /// The file that was looked at last, also when it could not be taken.
-    seen: Option<Stamp>,
+    seen: Option<FileVersion>,
     /// `None` while there is no file.
     tokens: Option<Arc<TokenFile>>,
     /// The last moment for which expiries were looked at.
@@ -48,14 +48,15 @@ pub(crate) enum Verdict {
     Refused(Refusal, Instant),
 }
 
-impl Guard {
+impl TokenGuard {
     /// Reads the tokens of the store in `dir`, if it has any.
     ///
     /// # Errors
     /// [`TokenError`] when there is a file that cannot be taken.
-    pub fn open(dir: &Path) -> Result<Self, TokenError> {
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, TokenError> {
+        let dir = dir.as_ref();
         let path = dir.join(TOKENS_NAME);
-        let seen = Stamp::of(&path);
+        let seen = FileVersion::of(&path);
         let tokens = TokenFile::load(&path)?.map(Arc::new);
         let state = State { seen, tokens, checked_ms: now_ms(), is_current: true, version: 0 };
         let (state, throttle) = (RwLock::new(state), Mutex::default());
@@ -88,7 +89,7 @@ impl Guard {
     /// looked at anew, because of that or because a token has ended; several may ask, each on its
     /// own.
     pub fn refresh(&self) -> u64 {
-        let (found, now) = (Stamp::of(&self.path), now_ms());
+        let (found, now) = (FileVersion::of(&self.path), now_ms());
         let mut state = self.state.write();
         let since = std::mem::replace(&mut state.checked_ms, now);
         let ended = state.tokens.as_deref().is_some_and(|file| {
@@ -124,7 +125,7 @@ impl Guard {
         peer: Option<IpAddr>,
         now: Instant,
     ) -> Verdict {
-        if Stamp::of(&self.path) != self.state.read().seen {
+        if FileVersion::of(&self.path) != self.state.read().seen {
             self.refresh();
         }
         let state = self.state.read();
@@ -203,7 +204,7 @@ mod tests {
         TokenFile::create(dir, new).unwrap().1
     }
 
-    fn admit(guard: &Guard, token: &str) -> Result<Access, Code> {
+    fn admit(guard: &TokenGuard, token: &str) -> Result<Access, Code> {
         match guard.admit(token, None, None, Instant::now()) {
             Verdict::Granted(access) => Ok(access),
             Verdict::Refused(refusal, _) => Err(refusal.code),
@@ -213,7 +214,7 @@ mod tests {
     #[test]
     fn tokens_are_taken_while_they_are_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let guard = Guard::open(dir.path()).unwrap();
+        let guard = TokenGuard::open(dir.path()).unwrap();
         assert_eq!(guard.refresh(), 0);
         assert_eq!(admit(&guard, ""), Err(Code::Unauthenticated));
         let open = guard.admit("", Some(Role::Admin), None, Instant::now());
@@ -242,7 +243,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let late = create(dir.path(), "late", Some(now_ms() + 3_600_000));
         let over = create(dir.path(), "over", Some(now_ms()));
-        let guard = Guard::open(dir.path()).unwrap();
+        let guard = TokenGuard::open(dir.path()).unwrap();
         assert!(admit(&guard, late.reveal()).is_ok());
         assert_eq!(admit(&guard, over.reveal()), Err(Code::Unauthenticated));
         assert_eq!(guard.usable(), 1);
@@ -254,13 +255,13 @@ mod tests {
     fn a_damaged_file_leaves_the_last_good_tokens() {
         let dir = tempfile::tempdir().unwrap();
         let secret = create(dir.path(), "a", None);
-        let guard = Guard::open(dir.path()).unwrap();
+        let guard = TokenGuard::open(dir.path()).unwrap();
         let path = dir.path().join(TOKENS_NAME);
         let good = fs::read_to_string(&path).unwrap();
         fs::write(&path, "nonsense").unwrap();
         assert!(guard.refresh() == 0 && !guard.is_current());
         assert!(admit(&guard, secret.reveal()).is_ok());
-        assert!(Guard::open(dir.path()).is_err());
+        assert!(TokenGuard::open(dir.path()).is_err());
         fs::write(&path, good).unwrap();
         assert!(guard.refresh() == 1 && guard.is_current());
     }

@@ -15,7 +15,7 @@ use crate::message::Role;
 
 pub(crate) use blobs::KnownBlobs;
 pub use file::{NewToken, TOKENS_NAME, Token, TokenError, TokenFile};
-pub use guard::Guard;
+pub use guard::TokenGuard;
 pub(crate) use guard::Verdict;
 pub use scope::Scope;
 pub use secret::Secret;

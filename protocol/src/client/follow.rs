@@ -273,11 +273,11 @@ impl Follow {
             return Err(error);
         }
         self.lost.get_or_insert(error);
-        self.state = State::Away(self.again(wait));
+        self.state = State::Away(self.connect_after(wait));
         Ok(None)
     }
 
-    fn again(&self, wait: Duration) -> Coming {
+    fn connect_after(&self, wait: Duration) -> Coming {
         let (address, options) = (self.address.clone(), self.options.clone());
         let (rest, seen_in) = (self.rest.clone(), self.seen_in);
         let resume = self.seen.map(|_| seen_in).or(self.how.resume);

@@ -4,17 +4,16 @@ use bytes::Bytes;
 use tokio::io::AsyncRead;
 use xs_engine::limits::BATCH_RECORDS_MAX;
 use xs_engine::{
-    BlobHash, Bound, Cursor, CursorChange, CursorName, Frame, ReadOptions, ResumePoint, Start,
-    TopicPatterns,
+    Appended, BlobHash, Bound, Cursor, CursorChange, CursorName, CursorSummary, Frame, ReadOptions,
+    ResumePoint, Start, TopicPatterns, TopicSummary,
 };
 
 use super::streams::Line;
 use super::{BlobStream, CallStream, Client, Export, FrameStream, Reply, Subscription, blob};
 use crate::error::ClientError;
 use crate::message::{
-    AppendRequest, Appended, CallRequest, CursorSummary, ImportRequest, Imported, LastRequest,
-    MaintainRequest, RemoveRequest, Request, Response, Resume, SubscribeOptions, SubscribeRequest,
-    TopicSummary,
+    AppendRequest, CallRequest, ImportRequest, Imported, LastRequest, MaintainRequest,
+    RemoveRequest, Request, Response, Resume, SubscribeOptions, SubscribeRequest,
 };
 
 impl Client {
@@ -62,7 +61,8 @@ impl Client {
     }
 
     /// Reads what is stored for another store: every frame with its body, or with the hash of a
-    /// body that is longer than a message carries.
+    /// body that is longer than a message carries. It ends with what is stored, also with
+    /// `options.follow`.
     ///
     /// # Errors
     /// [`ClientError`] when the server refuses.
@@ -101,7 +101,7 @@ impl Client {
         })
     }
 
-    /// Reads what is stored, page by page. `options.follow` is not looked at.
+    /// Reads what is stored, page by page. The server refuses `options.follow`.
     #[must_use]
     pub fn fetch(&self, options: &ReadOptions) -> FrameStream {
         FrameStream::new(&self.handle, options)

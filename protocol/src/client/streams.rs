@@ -225,8 +225,8 @@ pub struct FrameStream {
 
 impl FrameStream {
     pub(super) fn new(handle: &Arc<Handle>, options: &ReadOptions) -> Self {
-        let options = ReadOptions { follow: false, ..options.clone() };
-        let coming = Some(ask_page(handle, &options));
+        let coming = Some(ask_page(handle, options));
+        let options = options.clone();
         Self { handle: Arc::clone(handle), options, page: VecDeque::new(), coming }
     }
 

@@ -1,8 +1,7 @@
 //! CURSOR_GET, CURSOR_SET, CURSOR_LIST, and the changes of cursors that a batch carries.
 
-use bytes::Bytes;
 use xs_engine::limits::CURSOR_STATE_BYTES_MAX;
-use xs_engine::{Cursor, CursorChange, CursorName, ExpectRevision};
+use xs_engine::{Cursor, CursorChange, CursorName, CursorSummary, CursorValue, ExpectRevision};
 
 use super::coding::{Body, DecodeError};
 use crate::error::{Code, Detail, ProtocolError, Refusal};
@@ -11,23 +10,6 @@ use crate::gather::Gather;
 const CURSOR_SET: u8 = 1;
 const CURSOR_EXPECT: u8 = 2;
 
-/// A cursor without its state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CursorSummary {
-    /// Its name.
-    pub name: CursorName,
-    /// 1 for the first value, one more for each change.
-    pub revision: u64,
-    /// The epoch in which it was changed.
-    pub epoch: u64,
-    /// The first frame not yet handled.
-    pub offset: u64,
-    /// When it was changed, in milliseconds since 1970.
-    pub time_ms: u64,
-    /// Bytes of its state.
-    pub state_bytes: u64,
-}
-
 /// Adds a change.
 pub(crate) fn put_cursor_change(out: &mut Gather, change: &CursorChange) {
     let mut flags = if change.set.is_some() { CURSOR_SET } else { 0 };
@@ -35,14 +17,14 @@ pub(crate) fn put_cursor_change(out: &mut Gather, change: &CursorChange) {
     if let ExpectRevision::Is(revision) = change.expect {
         (flags, expected) = (flags | CURSOR_EXPECT, revision);
     }
-    let empty = Bytes::new();
-    let (offset, state) = change.set.as_ref().map_or((0, &empty), |(at, state)| (*at, state));
+    let none = CursorValue::default();
+    let CursorValue { offset, state } = change.set.as_ref().unwrap_or(&none);
     out.put_u8(flags);
     out.put_u8(change.name.as_str().len() as u8);
     out.put_u16(0);
     out.put_u32(state.len() as u32);
     out.put_u64(expected);
-    out.put_u64(offset);
+    out.put_u64(*offset);
     out.put_slice(change.name.as_str().as_bytes());
     out.put_shared(state);
 }
@@ -69,7 +51,7 @@ pub(crate) fn read_cursor_change(body: &mut Body) -> Result<CursorChange, Decode
         0 => ExpectRevision::Any,
         _ => ExpectRevision::Is(expected),
     };
-    let set = (flags & CURSOR_SET != 0).then_some((offset, state));
+    let set = (flags & CURSOR_SET != 0).then_some(CursorValue { offset, state });
     Ok(CursorChange { name: CursorName::parse(name.as_str())?, expect, set })
 }
 
@@ -103,31 +85,33 @@ pub(crate) fn read_cursor(mut body: Body) -> Result<Option<Cursor>, ProtocolErro
     }))
 }
 
-impl CursorSummary {
-    pub(crate) fn put(&self, out: &mut Gather) {
-        for number in [self.revision, self.epoch, self.offset, self.time_ms, self.state_bytes] {
-            out.put_u64(number);
-        }
-        out.put_str(self.name.as_str());
+/// Adds an entry of a list.
+pub(crate) fn put_cursor_summary(out: &mut Gather, cursor: &CursorSummary) {
+    let CursorSummary { name, revision, epoch, offset, time_ms, state_bytes } = cursor;
+    for number in [revision, epoch, offset, time_ms, state_bytes] {
+        out.put_u64(*number);
     }
+    out.put_str(name.as_str());
+}
 
-    /// Reads summaries up to the end of the body.
-    pub(crate) fn read_all(mut body: Body) -> Result<Vec<Self>, ProtocolError> {
-        let mut all = Vec::new();
-        while body.left() > 0 {
-            let (revision, epoch) = (body.u64("revision")?, body.u64("epoch")?);
-            let (offset, time_ms) = (body.u64("offset")?, body.u64("time")?);
-            let state_bytes = body.u64("state bytes")?;
-            let name = CursorName::parse(body.text("cursor name")?.as_str());
-            let name = name.map_err(|_| body.wrong("cursor name"))?;
-            all.push(Self { name, revision, epoch, offset, time_ms, state_bytes });
-        }
-        Ok(all)
+/// Reads a list up to the end of the body.
+pub(crate) fn read_cursor_summaries(mut body: Body) -> Result<Vec<CursorSummary>, ProtocolError> {
+    let mut all = Vec::new();
+    while body.left() > 0 {
+        let (revision, epoch) = (body.u64("revision")?, body.u64("epoch")?);
+        let (offset, time_ms) = (body.u64("offset")?, body.u64("time")?);
+        let state_bytes = body.u64("state bytes")?;
+        let name = CursorName::parse(body.text("cursor name")?.as_str());
+        let name = name.map_err(|_| body.wrong("cursor name"))?;
+        all.push(CursorSummary { name, revision, epoch, offset, time_ms, state_bytes });
     }
+    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::message::testing::{body_of, each_cut_fails};
 
@@ -160,9 +144,10 @@ mod tests {
             time_ms: 4,
             state_bytes: 5,
         };
-        let body = body_of(|out| [one("a"), one("b")].iter().for_each(|one| one.put(out)));
-        let read = |bytes| CursorSummary::read_all(Body::new("CURSOR_LIST", bytes));
-        assert_eq!(read(body.clone()).unwrap(), [one("a"), one("b")]);
+        let both = [one("a"), one("b")];
+        let body = body_of(|out| both.iter().for_each(|one| put_cursor_summary(out, one)));
+        let read = |bytes| read_cursor_summaries(Body::new("CURSOR_LIST", bytes));
+        assert_eq!(read(body.clone()).unwrap(), both);
         for at in 0..body.len() {
             assert!(read(body.slice(..at)).map_or(true, |list| list.len() < 2), "{at}");
         }

@@ -48,6 +48,17 @@ pub enum ImportOutcome {
     Refused(Code),
 }
 
+/// How many frames of an import became what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImportCounts {
+    /// Frames that are new.
+    pub new: usize,
+    /// Frames that were there already.
+    pub there: usize,
+    /// Frames that were refused.
+    pub refused: usize,
+}
+
 /// What became of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Imported {
@@ -60,14 +71,18 @@ pub struct Imported {
 }
 
 impl Imported {
-    /// How many frames are new, were there already, and were refused.
+    /// How many frames became what.
     #[must_use]
-    pub fn counts(&self) -> (usize, usize, usize) {
-        self.outcomes.iter().fold((0, 0, 0), |(new, there, refused), outcome| match outcome {
-            ImportOutcome::New => (new + 1, there, refused),
-            ImportOutcome::There => (new, there + 1, refused),
-            ImportOutcome::Refused(_) => (new, there, refused + 1),
-        })
+    pub fn counts(&self) -> ImportCounts {
+        let mut counts = ImportCounts::default();
+        for outcome in &self.outcomes {
+            match outcome {
+                ImportOutcome::New => counts.new += 1,
+                ImportOutcome::There => counts.there += 1,
+                ImportOutcome::Refused(_) => counts.refused += 1,
+            }
+        }
+        counts
     }
 
     pub(crate) fn put(&self, out: &mut Gather) {
@@ -168,7 +183,7 @@ mod tests {
             durable: true,
             head: 5,
         };
-        assert_eq!(reply.counts(), (1, 1, 1));
+        assert_eq!(reply.counts(), ImportCounts { new: 1, there: 1, refused: 1 });
         let body = body_of(|out| reply.put(out));
         let read = |bytes| Imported::read(Body::new("IMPORT", bytes));
         assert_eq!(read(body.clone()).unwrap(), reply);

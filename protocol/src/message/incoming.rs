@@ -1,19 +1,17 @@
 //! What a server may send: responses and pushes as values.
 
 use bytes::Bytes;
-use xs_engine::{BlobHash, Cursor, Frame, FrameId};
+use xs_engine::{Appended, BlobHash, Cursor, CursorSummary, Frame, FrameId, TopicSummary};
 
+use super::append::read_appended;
 use super::blob::{read_flag, read_number, read_stored};
 use super::call::read_called;
 use super::coding::Body;
 use super::control::{read_credit, read_refusal};
-use super::cursor::read_cursor;
+use super::cursor::{read_cursor, read_cursor_summaries};
 use super::frames::read_frames;
-use super::read::read_page;
-use super::{
-    Appended, CursorSummary, FrameList, GoAway, HelloReply, Imported, Op, Page, StreamEvent,
-    TopicSummary,
-};
+use super::read::{read_page, read_topic_summaries};
+use super::{FrameList, GoAway, HelloReply, Imported, Op, Page, StreamEvent};
 use crate::codec::{Envelope, FLAG_PUSH, Header};
 use crate::error::{ProtocolError, Refusal};
 
@@ -105,15 +103,15 @@ impl Response {
         match op {
             Op::Hello => HelloReply::read(body).map(Self::Hello),
             Op::Ping => Ok(Self::Pong),
-            Op::Append | Op::Remove => Appended::read(body).map(Self::Appended),
+            Op::Append | Op::Remove => read_appended(body).map(Self::Appended),
             Op::Import => Imported::read(body).map(Self::Imported),
             Op::Fetch => read_page(body).map(Self::Page),
             Op::Get | Op::Last => frames(body),
-            Op::Topics => TopicSummary::read_all(body).map(Self::Topics),
+            Op::Topics => read_topic_summaries(body).map(Self::Topics),
             Op::Subscribe => Ok(Self::Accepted),
             Op::CursorSet | Op::BlobGet => read_number(body).map(Self::Number),
             Op::CursorGet => read_cursor(body).map(Self::Cursor),
-            Op::CursorList => CursorSummary::read_all(body).map(Self::Cursors),
+            Op::CursorList => read_cursor_summaries(body).map(Self::Cursors),
             Op::BlobHas => read_flag(body).map(Self::Has),
             Op::BlobPut => read_stored(body).map(|(hash, len)| Self::Stored(hash, len)),
             Op::Call => read_called(body).map(Self::Called),

@@ -24,25 +24,25 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod vectors;
 
-pub use append::{AppendRequest, Appended, Stamp};
+pub use append::AppendRequest;
 pub use call::CallRequest;
 pub use control::GoAway;
-pub use cursor::CursorSummary;
 pub use hello::{HostClaim, OpRange, PeerLimits, RECORD_VERSION, Role, UnknownRole, VERSION};
-pub use import::{ImportIds, ImportOutcome, ImportRequest, Imported};
+pub use import::{ImportCounts, ImportIds, ImportOutcome, ImportRequest, Imported};
 pub use maintain::MaintainRequest;
 pub use op::{Op, Ways};
-pub use read::{LastRequest, TopicSummary};
+pub use read::LastRequest;
 pub use remove::RemoveRequest;
 pub use subscribe::{Delivered, Gap, Resume, Slow, SubEvent, SubscribeOptions};
 
+pub(crate) use append::put_appended;
 pub(crate) use blob::{BlobGetRequest, put_stored};
 pub(crate) use coding::DecodeError;
 pub(crate) use control::put_refusal;
-pub(crate) use cursor::put_cursor;
+pub(crate) use cursor::{put_cursor, put_cursor_summary};
 pub(crate) use frames::{FrameList, put_frames};
 pub(crate) use hello::{HelloReply, HelloRequest};
 pub(crate) use incoming::{Incoming, Response};
-pub(crate) use read::{FetchRequest, Page, after_page, put_page};
+pub(crate) use read::{FetchRequest, Page, after_page, put_page, put_topic_summary};
 pub(crate) use request::{ONE_WAY, Request, is_one_way};
 pub(crate) use subscribe::{StreamEvent, SubscribeRequest};

@@ -1,6 +1,6 @@
 //! FETCH, GET, LAST, TOPICS: bounded reads.
 
-use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, Topic, TopicPatterns};
+use xs_engine::{Bound, Frame, ReadOptions, Start, Topic, TopicPatterns, TopicSummary};
 
 use super::coding::{Body, DecodeError, put_bound, put_patterns};
 use super::frames::{FrameList, put_frames, read_frames};
@@ -165,23 +165,6 @@ pub struct LastRequest {
     pub per_topic: bool,
 }
 
-/// What the store holds of one topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicSummary {
-    /// The topic.
-    pub topic: Topic,
-    /// Frames in it.
-    pub count: u64,
-    /// Bytes of its records and bodies.
-    pub bytes: u64,
-    /// Id of its oldest frame.
-    pub first: FrameId,
-    /// Id of its newest frame.
-    pub last: FrameId,
-    /// Offset of its newest frame.
-    pub last_offset: u64,
-}
-
 impl LastRequest {
     pub(crate) fn put(&self, out: &mut Gather) {
         out.put_u64(self.n);
@@ -213,33 +196,35 @@ pub(crate) fn read_topics_request(mut body: Body) -> Result<TopicPatterns, Decod
     Ok(topics)
 }
 
-impl TopicSummary {
-    pub(crate) fn put(&self, out: &mut Gather) {
-        out.put_u64(self.count);
-        out.put_u64(self.bytes);
-        out.put_slice(self.first.as_bytes());
-        out.put_slice(self.last.as_bytes());
-        out.put_u64(self.last_offset);
-        out.put_str(self.topic.as_str());
-    }
+/// Adds an entry of TOPICS.
+pub(crate) fn put_topic_summary(out: &mut Gather, summary: &TopicSummary) {
+    let TopicSummary { topic, count, bytes, first, last, last_offset } = summary;
+    out.put_u64(*count);
+    out.put_u64(*bytes);
+    out.put_slice(first.as_bytes());
+    out.put_slice(last.as_bytes());
+    out.put_u64(*last_offset);
+    out.put_str(topic.as_str());
+}
 
-    /// Reads summaries up to the end of the body.
-    pub(crate) fn read_all(mut body: Body) -> Result<Vec<Self>, ProtocolError> {
-        let mut all = Vec::new();
-        while body.left() > 0 {
-            let (count, bytes) = (body.u64("count")?, body.u64("bytes")?);
-            let (first, last) = (body.id("first id")?, body.id("last id")?);
-            let last_offset = body.u64("last offset")?;
-            let topic = Topic::parse(body.text("topic")?.as_str());
-            let topic = topic.map_err(|_| body.wrong("topic"))?;
-            all.push(Self { topic, count, bytes, first, last, last_offset });
-        }
-        Ok(all)
+/// Reads entries of TOPICS up to the end of the body.
+pub(crate) fn read_topic_summaries(mut body: Body) -> Result<Vec<TopicSummary>, ProtocolError> {
+    let mut all = Vec::new();
+    while body.left() > 0 {
+        let (count, bytes) = (body.u64("count")?, body.u64("bytes")?);
+        let (first, last) = (body.id("first id")?, body.id("last id")?);
+        let last_offset = body.u64("last offset")?;
+        let topic = Topic::parse(body.text("topic")?.as_str());
+        let topic = topic.map_err(|_| body.wrong("topic"))?;
+        all.push(TopicSummary { topic, count, bytes, first, last, last_offset });
     }
+    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
+    use xs_engine::FrameId;
+
     use super::*;
     use crate::message::testing::{body_of, each_cut_fails};
 
@@ -316,8 +301,8 @@ mod tests {
             last: FrameId::MAX,
             last_offset: 3,
         };
-        let body = body_of(|out| one.put(out));
-        let read = |bytes| TopicSummary::read_all(Body::new("TOPICS", bytes));
+        let body = body_of(|out| put_topic_summary(out, &one));
+        let read = |bytes| read_topic_summaries(Body::new("TOPICS", bytes));
         assert_eq!(read(body.clone()).unwrap(), [one]);
         each_cut_fails(&body.slice(..), |bytes| match bytes.len() {
             0 => Err(Body::new("TOPICS", bytes).wrong("empty")),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::long::Lane;
+use super::long_work::Lane;
 use super::mailbox::Mailbox;
 use super::meter::Meter;
 use super::shelf::Shelf;
@@ -39,27 +39,27 @@ pub(crate) struct Seat {
     /// Streams that are open.
     pub(crate) streams: AtomicU64,
     /// The subscriptions, as long as they last.
-    places: Mutex<Vec<Weak<Place>>>,
+    subscriptions: Mutex<Vec<Weak<SubscriptionOffset>>>,
 }
 
 /// Where a subscription is: the offset after what was sent on it.
 #[derive(Default)]
-pub(crate) struct Place(AtomicU64);
+pub(crate) struct SubscriptionOffset(AtomicU64);
 
-impl Place {
+impl SubscriptionOffset {
     pub(crate) fn set(&self, offset: u64) {
         self.0.store(offset, Ordering::Relaxed);
     }
 }
 
 impl Seat {
-    /// A place for a new subscription.
-    pub(crate) fn place(&self, offset: u64) -> Arc<Place> {
-        let place = Arc::new(Place(AtomicU64::new(offset)));
-        let mut places = self.places.lock();
-        places.retain(|place| place.strong_count() > 0);
-        places.push(Arc::downgrade(&place));
-        place
+    /// Counts a new subscription, until what this returns is dropped.
+    pub(crate) fn subscribed(&self, offset: u64) -> Arc<SubscriptionOffset> {
+        let counted = Arc::new(SubscriptionOffset(AtomicU64::new(offset)));
+        let mut subscriptions = self.subscriptions.lock();
+        subscriptions.retain(|counted| counted.strong_count() > 0);
+        subscriptions.push(Arc::downgrade(&counted));
+        counted
     }
 }
 
@@ -85,8 +85,8 @@ impl Census {
             let seat = &mailbox.seat;
             census.requests += seat.requests.load(Ordering::Relaxed);
             census.streams += seat.streams.load(Ordering::Relaxed);
-            for place in seat.places.lock().iter().filter_map(Weak::upgrade) {
-                let lag = head.saturating_sub(place.0.load(Ordering::Relaxed));
+            for offset in seat.subscriptions.lock().iter().filter_map(Weak::upgrade) {
+                let lag = head.saturating_sub(offset.0.load(Ordering::Relaxed));
                 census.subscriptions += 1;
                 census.lag_frames_max = census.lag_frames_max.max(lag);
                 census.lag_frames_total = census.lag_frames_total.saturating_add(lag);
@@ -131,7 +131,7 @@ mod tests {
         let mailbox = Arc::new(Mailbox::default());
         connections.lock().insert(1, Arc::clone(&mailbox));
         connections.lock().insert(2, Arc::default());
-        let (near, far) = (mailbox.seat.place(90), mailbox.seat.place(40));
+        let (near, far) = (mailbox.seat.subscribed(90), mailbox.seat.subscribed(40));
         let census = Census::of(&connections, 100);
         assert_eq!((census.connections, census.subscriptions), (2, 2));
         assert_eq!((census.lag_frames_max, census.lag_frames_total), (60, 70));

@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
+use super::admission::Visitor;
 use super::desk::Desk;
-use super::entry::Visitor;
 use super::mailbox::Mailbox;
 use super::meter::Meter;
 use crate::codec::make_room;

@@ -11,12 +11,12 @@ use bytes::BytesMut;
 use futures::FutureExt as _;
 use xs_engine::{Bound, Frame, FrameId, Origin, ReadOptions, Start, Topic, TopicPatterns};
 
-use super::entry::{Entry, Visitor};
+use super::admission::{Admission, Visitor};
 use super::feed::FeedWork;
 use super::lag::Lag;
-use super::light;
+use super::last_few;
 use super::listing::{ENTRIES_MAX, Listing, Page};
-use super::long::Long;
+use super::long_work::Long;
 use super::mailbox::{Due, Mail, Mailbox, ReadyFlag, Subscribed};
 use super::meter::Meter;
 use super::transfer::{Download, Upload};
@@ -87,10 +87,10 @@ impl Desk {
     ) -> Self {
         let (wake, was_woken) = mailbox.wake();
         Self {
-            session: match &visitor.entry {
-                Entry::Role(role) => ServerSession::new(*role, name, now),
-                Entry::Alone(processor) => ServerSession::alone(processor, name, now),
-                Entry::Token { .. } => ServerSession::guarded(name, now),
+            session: match &visitor.admission {
+                Admission::Role(role) => ServerSession::new(*role, name, now),
+                Admission::Alone(processor) => ServerSession::alone(processor, name, now),
+                Admission::Token { .. } => ServerSession::guarded(name, now),
             },
             visitor,
             service,
@@ -183,7 +183,7 @@ impl Desk {
 
     /// Lets a client in that shows a token, or none.
     fn admit(&mut self, ticket: Ticket, token: &Secret, host: Option<HostClaim>, now: Instant) {
-        let Entry::Token { guard, or } = &self.visitor.entry else { return };
+        let Admission::Token { guard, or } = &self.visitor.admission else { return };
         match guard.admit(token.reveal(), *or, self.visitor.peer, now) {
             Verdict::Granted(access) => {
                 self.session.let_in(access);
@@ -195,7 +195,7 @@ impl Desk {
 
     /// The tokens have changed: a client whose token no longer lets it do what it may do goes.
     pub(super) fn recheck(&mut self, now: Instant) {
-        let Entry::Token { guard, or } = &self.visitor.entry else { return };
+        let Admission::Token { guard, or } = &self.visitor.admission else { return };
         if !self.session.is_open() {
             return;
         }
@@ -276,7 +276,7 @@ impl Desk {
         }
         // Opened at once: a `last:n` frame that comes before its turn would hide what was found.
         let head = self.service.head();
-        if let Some(options) = light::begin(&fetch.options, &*self.service)
+        if let Some(options) = last_few::begin(&fetch.options, &*self.service)
             && let Ok(page) = Page::open(
                 ticket,
                 &FetchRequest { options, ..fetch.clone() },
@@ -294,7 +294,7 @@ impl Desk {
     }
 
     fn last(&mut self, ticket: Ticket, last: LastRequest) {
-        if let Some(frames) = light::last(&last, &*self.service) {
+        if let Some(frames) = last_few::last(&last, &*self.service) {
             return self.listings.push_back(Listing::Frames(ticket, frames));
         }
         // However few they are, all of the log may have to be looked at for them.
@@ -341,7 +341,7 @@ impl Desk {
             return self.subscribed(Subscribed { ticket, sub, request, result });
         }
         let head = self.service.head();
-        if let Some(options) = light::begin(&request.options, &*self.service) {
+        if let Some(options) = last_few::begin(&request.options, &*self.service) {
             let request = SubscribeRequest { options, ..request.clone() };
             let result = open(&request, &*self.service);
             // As for FETCH; who follows gets the frame that hides what was found.

@@ -53,8 +53,8 @@ struct Bell {
     mailbox: Arc<Mailbox>,
 }
 
-/// The place of a connection, until this is dropped.
-pub(super) struct Place {
+/// Keeps a connection among those that wait, until this is dropped.
+pub(super) struct DoorSlot {
     door: Arc<Door>,
     number: u64,
     bell: Arc<Bell>,
@@ -75,7 +75,7 @@ impl Door {
         mailbox: &Arc<Mailbox>,
         free: usize,
         now: Instant,
-    ) -> (Place, usize) {
+    ) -> (DoorSlot, usize) {
         let peer = peer.map(network);
         let (handshake, mailbox) = (CancellationToken::new(), Arc::clone(mailbox));
         let bell = Arc::new(Bell { handshake, mailbox });
@@ -92,7 +92,7 @@ impl Door {
             waiting.enter(One { peer, bell: Arc::clone(&bell), since: now })
         };
         give_way.iter().for_each(|bell| bell.ring());
-        (Place { door: Arc::clone(self), number, bell }, give_way.len())
+        (DoorSlot { door: Arc::clone(self), number, bell }, give_way.len())
     }
 
     /// Has one give way since the server may have no more connections; whether one did. `at_once`:
@@ -182,17 +182,17 @@ impl Waiting {
     }
 }
 
-impl Place {
-    /// Comes to an end when a connection gives way; one that has no place never does.
-    pub(super) async fn given_way(place: Option<&Self>) {
-        match place {
-            Some(place) => place.bell.handshake.cancelled().await,
+impl DoorSlot {
+    /// Comes to an end when a connection gives way; one that has no slot never does.
+    pub(super) async fn given_way(slot: Option<&Self>) {
+        match slot {
+            Some(slot) => slot.bell.handshake.cancelled().await,
             None => pending().await,
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for DoorSlot {
     fn drop(&mut self) {
         self.door.waiting.lock().leave(self.number);
     }
@@ -202,7 +202,7 @@ impl Desk {
     /// Others want to say HELLO, and this client has not said it for the longest.
     pub(super) fn give_way(&mut self, now: Instant) {
         // It may have been said meanwhile.
-        if self.visitor.place.take().is_some() {
+        if self.visitor.slot.take().is_some() {
             let text = "too many connections wait to say HELLO, and this one has the longest; \
                 connect again";
             let refusal = Refusal::new(Code::Busy, text);
@@ -234,15 +234,15 @@ mod tests {
     fn an_address_has_half_of_the_places_and_leaves_nothing_behind() {
         let (door, mailbox, now) = (Door::of(256), Arc::default(), Instant::now());
         let enter = |peer| door.enter(peer, &mailbox, NONE, now);
-        let mut places: Vec<_> = (0..32).map(|_| enter(ip("2001:db8::1"))).collect();
-        assert!(places.iter().all(|(_, gave_way)| *gave_way == 0));
+        let mut slots: Vec<_> = (0..32).map(|_| enter(ip("2001:db8::1"))).collect();
+        assert!(slots.iter().all(|(_, gave_way)| *gave_way == 0));
         let (_, gave_way) = enter(ip("2001:db8::2"));
         assert_eq!(gave_way, 1, "it is of the same network");
-        assert!(places[0].0.bell.handshake.is_cancelled());
-        places.extend((0..33).map(|_| enter(None)));
-        assert_eq!(places.last().unwrap().1, 0, "one had left: they are 64");
-        assert!(enter(None).1 == 1 && places[1].0.bell.handshake.is_cancelled());
-        drop(places);
+        assert!(slots[0].0.bell.handshake.is_cancelled());
+        slots.extend((0..33).map(|_| enter(None)));
+        assert_eq!(slots.last().unwrap().1, 0, "one had left: they are 64");
+        assert!(enter(None).1 == 1 && slots[1].0.bell.handshake.is_cancelled());
+        drop(slots);
         let waiting = door.waiting.lock();
         assert!(waiting.all.is_empty() && waiting.by_peer.is_empty());
     }
@@ -252,14 +252,14 @@ mod tests {
         let (door, mailbox, now) = (Door::of(256), Arc::default(), Instant::now());
         let peer = ip("10.0.0.1");
         let enter = |free, now| door.enter(peer, &mailbox, free, now);
-        let mut places: Vec<_> = (0..100).map(|_| enter(64, now)).collect();
+        let mut slots: Vec<_> = (0..100).map(|_| enter(64, now)).collect();
         let soon = now + WAITING_TIME - Duration::from_millis(1);
-        places.push(enter(64, soon));
-        assert!(places.iter().all(|(_, gave_way)| *gave_way == 0));
-        places.push(enter(63, soon));
-        assert_eq!(places.last().unwrap().1, 1, "a quarter is for others");
-        places.push(enter(64, now + WAITING_TIME));
-        assert_eq!(places.last().unwrap().1, 70, "all that were beyond its share");
+        slots.push(enter(64, soon));
+        assert!(slots.iter().all(|(_, gave_way)| *gave_way == 0));
+        slots.push(enter(63, soon));
+        assert_eq!(slots.last().unwrap().1, 1, "a quarter is for others");
+        slots.push(enter(64, now + WAITING_TIME));
+        assert_eq!(slots.last().unwrap().1, 70, "all that were beyond its share");
         assert_eq!(door.waiting.lock().all.len(), 32);
     }
 
@@ -271,7 +271,7 @@ mod tests {
         let first = enter("10.0.0.1", now);
         let later = now + Duration::from_secs(1);
         let crowd = [enter("10.0.0.2", later), enter("10.0.0.2", later)];
-        let is_out = |place: &Place| place.bell.handshake.is_cancelled();
+        let is_out = |slot: &DoorSlot| slot.bell.handshake.is_cancelled();
         assert!(!door.make_room(false, later), "nobody has had its time");
         assert!(door.make_room(true, later) && is_out(&crowd[0]) && !is_out(&first));
         assert!(door.make_room(false, now + WAITING_TIME) && is_out(&first));

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use xs_engine::{Bound, Frame};
 
-use super::census::Place;
+use super::census::SubscriptionOffset;
 use super::lag::{Lag, Leap, Verdict};
-use super::long::Long;
+use super::long_work::Long;
 use super::mailbox::Mailbox;
 use super::shelf::Kept;
 use super::work::Next;
@@ -40,7 +40,7 @@ pub(crate) struct FeedWork {
     /// Where a reader goes on after what was sent.
     sent_to: u64,
     /// The same for whoever counts; a call has none.
-    place: Option<Arc<Place>>,
+    counted: Option<Arc<SubscriptionOffset>>,
     /// It goes from the newest frame down.
     reverse: bool,
     /// Only of a subscription that is not waited for.
@@ -60,7 +60,7 @@ impl FeedWork {
             leapt_to: 0,
             waited: false,
             sent_to,
-            place: None,
+            counted: None,
             reverse: false,
             lag: None,
         }
@@ -73,7 +73,7 @@ impl FeedWork {
         reverse: bool,
         lag: Option<Lag>,
     ) -> Self {
-        self.place = Some(mailbox.seat.place(self.sent_to));
+        self.counted = Some(mailbox.seat.subscribed(self.sent_to));
         (self.reverse, self.lag) = (reverse, lag.map(Box::new));
         self
     }
@@ -139,9 +139,9 @@ impl FeedWork {
                 Err(refusal) => return self.end(sub, refusal, session),
             };
             if scratch.is_empty()
-                && let Some(place) = &self.place
+                && let Some(counted) = &self.counted
             {
-                place.set(self.behind(None));
+                counted.set(self.behind(None));
             }
             if self.is_call {
                 // What a command answers elsewhere is shown to whoever may read there.
@@ -247,8 +247,8 @@ impl FeedWork {
 
     fn moved_to(&mut self, offset: u64) {
         self.sent_to = offset;
-        if let Some(place) = &self.place {
-            place.set(offset);
+        if let Some(counted) = &self.counted {
+            counted.set(offset);
         }
     }
 
@@ -334,9 +334,9 @@ impl FeedWork {
                 if scanned_to >= self.sent_to.saturating_add(SCANNED_EVERY) {
                     self.moved_to(scanned_to);
                     session.deliver(sub, &[], &[], scanned_to);
-                } else if let Some(place) = &self.place {
+                } else if let Some(counted) = &self.counted {
                     // It has nothing before it, though it is not told so each time.
-                    place.set(scanned_to);
+                    counted.set(scanned_to);
                 }
                 return Next::Wait;
             }

@@ -23,7 +23,7 @@ impl Desk {
             self.session.let_host(alone.as_ref());
         }
         self.session.welcome(ticket, self.service.identity());
-        self.visitor.place = None;
+        self.visitor.slot = None;
     }
 
     fn host_comes(&self, claim: HostClaim) -> Result<HostGuard, Refusal> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use xs_engine::{ReadOptions, Start};
 
-use super::long::Long;
+use super::long_work::Long;
 use super::mailbox::Mail;
 use crate::error::{Code, Refusal};
 use crate::message::Slow;

@@ -2,13 +2,13 @@
 
 use std::mem;
 
-use xs_engine::{Frame, Topic, TopicPatterns};
+use xs_engine::{CursorSummary, Frame, Topic, TopicPatterns, TopicSummary};
 
 use super::shelf::Kept;
 use crate::error::{Code, Detail, Refusal};
 use crate::gather::Gather;
 use crate::limits::DELIVER_BYTES;
-use crate::message::{CursorSummary, FetchRequest, TopicSummary, put_frames, put_page};
+use crate::message::{FetchRequest, put_cursor_summary, put_frames, put_page, put_topic_summary};
 use crate::service::{Feed, Pulled, Service};
 use crate::session::{ServerSession, Ticket};
 
@@ -74,14 +74,16 @@ impl Listing {
                 }
             }
             Self::Topics(ticket, page, ..) => {
-                session.reply(ticket, |out| page.iter().for_each(|one| one.put(out)));
+                session.reply(ticket, |out| put_topics(out, &page));
                 None
             }
             Self::Cursors(ticket, mut rest) => {
                 let mut entries = Vec::new();
                 match rest.take(ENTRIES_MAX, |_| 1, &mut entries) {
                     Ok(is_last) => {
-                        let put = |out: &mut Gather| entries.iter().for_each(|one| one.put(out));
+                        let put = |out: &mut Gather| {
+                            entries.iter().for_each(|one| put_cursor_summary(out, one))
+                        };
                         part(session, ticket, is_last, put);
                         (!is_last).then_some(Self::Cursors(ticket, rest))
                     }
@@ -101,9 +103,13 @@ impl Listing {
         session: &mut ServerSession,
     ) {
         if !page.is_empty() {
-            session.reply_part(ticket, |out| page.iter().for_each(|one| one.put(out)));
+            session.reply_part(ticket, |out| put_topics(out, page));
         }
     }
+}
+
+fn put_topics(out: &mut Gather, page: &[TopicSummary]) {
+    page.iter().for_each(|one| put_topic_summary(out, one));
 }
 
 fn put_list(session: &mut ServerSession, ticket: Ticket, frames: &[Frame], is_last: bool) {

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use xs_engine::{BlobHash, Frame, TopicPatterns};
+use xs_engine::{Appended, BlobHash, CursorSummary, Frame, TopicPatterns};
 
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
 use super::listing::Page;
-use super::long::Lane;
+use super::long_work::Lane;
 use super::shelf::Shelf;
 use crate::error::{Code, Refusal};
-use crate::message::{Appended, CursorSummary, Imported, SubscribeRequest};
+use crate::message::{Imported, SubscribeRequest};
 use crate::service::{BlobSink, BlobSource, Called, Feed, TopicsPage, Wake};
 use crate::session::Ticket;
 

@@ -1,18 +1,18 @@
 //! The server: listeners and connections over a [`Service`]. It listens on Unix sockets, on
 //! loopback TCP, and anywhere with TLS.
 
+mod admission;
 mod census;
 mod connection;
 mod desk;
 mod door;
-mod entry;
 mod feed;
 mod hosting;
 mod lag;
-mod light;
+mod last_few;
 mod listener;
 mod listing;
-mod long;
+mod long_work;
 mod mailbox;
 mod meter;
 mod news;
@@ -36,15 +36,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use entry::Entry;
+pub use admission::Admission;
 pub use listener::Listener;
 pub(crate) use meter::CLASSES;
 pub use meter::ServerStats;
 
+use self::admission::Visitor;
 use self::census::{Census, Connections};
 use self::connection::Connection;
-use self::door::{Door, Place, Shortage};
-use self::entry::Visitor;
+use self::door::{Door, DoorSlot, Shortage};
 use self::listener::Accepted;
 use self::mailbox::{Mail, Mailbox};
 use self::meter::Meter;
@@ -121,12 +121,12 @@ impl Server {
     /// Accepts connections in a task of its own, until the server stops. What lets them in is a
     /// role or tokens; tokens and certificates are looked at every second, and taken when they
     /// change.
-    pub fn listen(&self, listener: Listener, entry: impl Into<Entry>) {
-        let (server, entry) = (self.clone(), entry.into());
+    pub fn listen(&self, listener: Listener, admission: impl Into<Admission>) {
+        let (server, admission) = (self.clone(), admission.into());
         self.0.tasks.spawn(async move {
             let stopping = server.0.stopping.clone();
-            let watch = server.watch(&listener, &entry);
-            let accept = server.accept(&listener, &entry);
+            let watch = server.watch(&listener, &admission);
+            let accept = server.accept(&listener, &admission);
             stopping.run_until_cancelled(async { tokio::join!(watch, accept) }).await;
         });
     }
@@ -136,10 +136,10 @@ impl Server {
         self.0.look.notify_waiters();
     }
 
-    async fn watch(&self, listener: &Listener, entry: &Entry) {
-        let guard = match entry {
-            Entry::Token { guard, .. } => Some(guard),
-            Entry::Role(_) | Entry::Alone(_) => None,
+    async fn watch(&self, listener: &Listener, admission: &Admission) {
+        let guard = match admission {
+            Admission::Token { guard, .. } => Some(guard),
+            Admission::Role(_) | Admission::Alone(_) => None,
         };
         if guard.is_none() && listener.tls().is_none() {
             return;
@@ -164,8 +164,8 @@ impl Server {
         }
     }
 
-    async fn accept(&self, listener: &Listener, entry: &Entry) {
-        let visitor = |peer: Option<IpAddr>| Visitor::new(entry.clone(), peer);
+    async fn accept(&self, listener: &Listener, admission: &Admission) {
+        let visitor = |peer: Option<IpAddr>| Visitor::new(admission.clone(), peer);
         let mut shortage = Shortage::default();
         loop {
             let accepted = match listener.accept().await {
@@ -223,11 +223,11 @@ impl Server {
     }
 
     /// Serves a stream that is connected already, in a task of its own, which ends with it.
-    pub fn adopt<S>(&self, stream: S, entry: impl Into<Entry>) -> JoinHandle<()>
+    pub fn adopt<S>(&self, stream: S, admission: impl Into<Admission>) -> JoinHandle<()>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
-        self.serve(ready(Ok(stream)), Visitor::new(entry.into(), None), None)
+        self.serve(ready(Ok(stream)), Visitor::new(admission.into(), None), None)
     }
 
     /// Serves what `stream` becomes, which may take a handshake. Whoever came in by itself has a
@@ -247,8 +247,8 @@ impl Server {
         shared.meter.accepted();
         if permit.is_some() {
             let (free, now) = (shared.room.available_permits(), Instant::now().into_std());
-            let (place, gave_way) = shared.door.enter(visitor.peer, &mailbox, free, now);
-            visitor.place = Some(place);
+            let (slot, gave_way) = shared.door.enter(visitor.peer, &mailbox, free, now);
+            visitor.slot = Some(slot);
             shared.meter.gave_way(gave_way);
         }
         let number = shared.next_connection.fetch_add(1, Ordering::Relaxed);
@@ -266,7 +266,7 @@ impl Server {
                     stream = stream => stream.inspect_err(|_| meter.handshake_failed())?,
                     // Nothing was said yet: who only begins a handshake is not waited for.
                     () = stopping.cancelled() => return Ok(()),
-                    () = Place::given_way(visitor.place.as_ref()) => return Ok(()),
+                    () = DoorSlot::given_way(visitor.slot.as_ref()) => return Ok(()),
                 };
                 let (service, meter) = (Arc::clone(service), Arc::clone(meter));
                 let name = &options.name;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use xs_engine::BlobHash;
+use xs_engine::{Appended, BlobHash};
 
 use super::desk::Desk;
 use super::feed::FeedWork;
@@ -12,7 +12,7 @@ use super::listing::Listing;
 use super::mailbox::Mail;
 use super::work::{Next, Slot, Work};
 use crate::error::{Code, Refusal};
-use crate::message::{Appended, Op, StreamEvent, put_stored};
+use crate::message::{Op, StreamEvent, put_appended, put_stored};
 use crate::service::{BlobSink, BlobSource};
 use crate::session::Ticket;
 
@@ -115,7 +115,7 @@ impl Desk {
                 let revision = appended.cursors.first().copied().unwrap_or(0);
                 self.session.reply(ticket, |out| out.put_u64(revision));
             }
-            Ok(appended) => self.session.reply(ticket, |out| appended.put(out)),
+            Ok(appended) => self.session.reply(ticket, |out| put_appended(out, &appended)),
             Err(refusal) => self.session.refuse(ticket, &refusal),
         }
     }

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use xs_engine::Frame;
+use xs_engine::{CursorSummary, Frame};
 
 use crate::error::{Code, Detail, Refusal};
 use crate::limits::{LIST_BYTES_COUNTED, LIST_TIME, LISTS_BYTES_MAX};
-use crate::message::CursorSummary;
 
 /// When a list may be asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);

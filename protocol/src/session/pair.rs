@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use xs_engine::{Frame, FrameId, NewFrame, ReadOptions, Topic};
+use xs_engine::{Appended, Frame, FrameId, NewFrame, ReadOptions, Stamp, Topic};
 
 use super::*;
 use crate::codec::Codec;
@@ -14,8 +14,8 @@ use crate::limits::{
     REQUESTS_MAX, SILENCE_MAX, UNREAD_BYTES_MAX, UPLOAD_WINDOW, WRITE_STALL_MAX,
 };
 use crate::message::{
-    AppendRequest, Appended, BlobGetRequest, CallRequest, Incoming, Op, OpRange, PeerLimits,
-    Request, Response, Role, Stamp, StreamEvent, SubscribeOptions, SubscribeRequest,
+    AppendRequest, BlobGetRequest, CallRequest, Incoming, Op, OpRange, PeerLimits, Request,
+    Response, Role, StreamEvent, SubscribeOptions, SubscribeRequest, put_appended,
 };
 use crate::service::StoreIdentity;
 
@@ -143,7 +143,7 @@ fn a_conversation_is_the_same_in_pieces_of_any_size() {
         for (n, ticket) in tickets.into_iter().enumerate().rev() {
             let frames = vec![Stamp { id: FrameId::MAX, offset: Some(n as u64) }];
             let reply = Appended { frames, durable: true, head: 3, ..Appended::default() };
-            pair.server.reply(ticket, |out| reply.put(out));
+            pair.server.reply(ticket, |out| put_appended(out, &reply));
         }
         let events = pair.move_to_client().unwrap();
         let offsets: Vec<_> = events

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use xs_engine::{FrameId, NewFrame, Origin};
 use xs_protocol::{
-    AppendRequest, Client, ClientError, Code, Detail, Entry, Op, Role, Service as _, limits,
+    Admission, AppendRequest, Client, ClientError, Code, Detail, Op, Role, Service as _, limits,
 };
 
 use crate::raw::{Raw, header};
@@ -33,7 +33,7 @@ async fn a_host_of_one_processor_names_no_other_as_the_origin() {
     let longer = create(&admin, "xs.handler.a.b.create").await;
     let term = create(&admin, "xs.handler.a.term").await;
     let plain = create(&admin, "plain").await;
-    let host = rig.connect_as(Entry::Alone("a".into())).await;
+    let host = rig.connect_as(Admission::Alone("a".into())).await;
     for version in [own, newer, own] {
         soon(host.append(&from(&[version, version]))).await.unwrap();
     }
@@ -73,7 +73,7 @@ fn foreign_call(deadline: Duration) -> Vec<u8> {
 #[tokio::test(start_paused = true)]
 async fn a_call_with_the_origin_of_another_leaves_no_stream() {
     let rig = Rig::unix(Role::Admin).await;
-    let mut host = Raw::open(&rig, Entry::Alone("a".into())).await;
+    let mut host = Raw::open(&rig, Admission::Alone("a".into())).await;
     let deadline = Duration::from_secs(1);
     for sub in 1..limits::STREAMS_MAX + 2 {
         let refused = host.ask(header(Op::Call, sub, sub), &foreign_call(deadline)).await.header;

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use xs_engine::Topic;
 use xs_protocol::{
-    Class, Client, ClientError, ClientOptions, Code, Entry, HostClaim, Passage, PassageEnd, Role,
-    Secret,
+    Admission, Class, Client, ClientError, ClientOptions, Code, HostClaim, Passage, PassageEnd,
+    Role, Secret,
 };
 
 use crate::rig::{Rig, one, soon, until};
@@ -84,19 +84,22 @@ async fn only_a_host_may_come_as_one() {
     let (host, _) = over(passage.unwrap()).await;
     assert_eq!(host.server().role, Role::Host);
     // A socket that is for reading, or for one processor, makes none.
-    for entry in [Entry::Role(Role::Read), Entry::Alone("a".into())] {
-        let (address, _kept) = listening_as(&rig, entry).await;
+    for admission in [Admission::Role(Role::Read), Admission::Alone("a".into())] {
+        let (address, _kept) = listening_as(&rig, admission).await;
         let refused = soon(Passage::open(&address, ClientOptions::default(), claim(""))).await;
         assert_eq!(code(refused), Some(Code::Denied));
     }
 }
 
 /// Another socket of the same server.
-async fn listening_as(rig: &Rig, entry: Entry) -> (xs_protocol::Address, tempfile::TempDir) {
+async fn listening_as(
+    rig: &Rig,
+    admission: Admission,
+) -> (xs_protocol::Address, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let address = xs_protocol::Address::of_path(dir.path());
     let listener = xs_protocol::Listener::bind(&address).await.unwrap();
-    rig.server.listen(listener, entry);
+    rig.server.listen(listener, admission);
     (address, dir)
 }
 

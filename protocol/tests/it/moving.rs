@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use xs_engine::{Body, NewFrame, ReadOptions, Topic};
 use xs_protocol::{
-    AppendRequest, Code, ImportIds, ImportOutcome, ImportRequest, MaintainRequest, Role,
-    SubscribeOptions,
+    AppendRequest, Code, ImportCounts, ImportIds, ImportOutcome, ImportRequest, MaintainRequest,
+    Role, SubscribeOptions,
 };
 
 use crate::rig::{Rig, one, soon, until};
@@ -32,8 +32,8 @@ async fn what_is_exported_can_be_imported_and_once_is_enough() {
                 let import = ImportRequest { frames, ids: ImportIds::Verbatim, durable };
                 let imported = soon(target.import(&import)).await.unwrap();
                 let counts = imported.counts();
-                assert!(counts.2 == 0 && imported.durable);
-                (new, there) = (new + counts.0, there + counts.1);
+                assert!(counts.refused == 0 && imported.durable);
+                (new, there) = (new + counts.new, there + counts.there);
             }
         }
         assert_eq!(export.position(), Some(20_001));
@@ -55,7 +55,7 @@ async fn a_frame_that_cannot_be_imported_keeps_no_other_out() {
     frames[1].body = None;
     let import = ImportRequest { frames, ids: ImportIds::New, durable: false };
     let imported = soon(target.import(&import)).await.unwrap();
-    assert_eq!(imported.counts(), (2, 0, 1));
+    assert_eq!(imported.counts(), ImportCounts { new: 2, there: 0, refused: 1 });
     assert!(matches!(imported.outcomes[1], ImportOutcome::Refused(_)));
     assert_eq!(imported.head, 2);
 }

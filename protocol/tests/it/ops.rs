@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use xs_engine::{
-    BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, Meta, NewFrame, ReadOptions,
-    Start, Topic, TopicPatterns, Ttl,
+    BlobHash, Body, Bound, CursorChange, CursorName, CursorValue, ExpectRevision, Meta, NewFrame,
+    ReadOptions, Start, Topic, TopicPatterns, Ttl,
 };
 use xs_protocol::{
     AppendRequest, CallRequest, Class, Client, ClientError, Code, Detail, LastRequest, Role,
@@ -72,8 +72,11 @@ async fn fetches_go_from_page_to_page() {
     let topics = TopicPatterns::parse("b").unwrap();
     let rare = ReadOptions { topics, ..all.clone() };
     assert_eq!(read(rare).await, (30_000..30_005).collect::<Vec<_>>());
-    let none = ReadOptions { limit: Some(0), ..all };
+    let none = ReadOptions { limit: Some(0), ..all.clone() };
     assert_eq!(read(none).await, Vec::<u64>::new());
+    let follow = ReadOptions { follow: true, ..all };
+    let refused = soon(client.fetch(&follow).next()).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Some(Code::InvalidRead), "it would end at the head");
 }
 
 /// Whichever way a fetch goes, damage ends a page, is told of once, and is passed by.
@@ -141,7 +144,7 @@ async fn cursors_compare_and_set() {
     let change = |expect, set| CursorChange { name: name.clone(), expect, set };
     let state = Bytes::from_static(b"state");
     assert_eq!(soon(client.cursor_get(&name)).await.unwrap(), None);
-    let set = Some((7, state.clone()));
+    let set = Some(CursorValue { offset: 7, state: state.clone() });
     assert_eq!(
         soon(client.cursor_set(change(ExpectRevision::Is(0), set.clone()))).await.unwrap(),
         1
@@ -153,7 +156,10 @@ async fn cursors_compare_and_set() {
     assert_eq!((refusal.code, refusal.code.class()), (Code::CursorConflict, Class::Condition));
     assert_eq!(refusal.details, [Detail::Cursor { name: name.clone(), revision: 1 }]);
     let batch = AppendRequest {
-        cursors: vec![change(ExpectRevision::Is(1), Some((8, Bytes::new())))],
+        cursors: vec![change(
+            ExpectRevision::Is(1),
+            Some(CursorValue { offset: 8, ..CursorValue::default() }),
+        )],
         ..one("a")
     };
     assert_eq!(soon(client.append(&batch)).await.unwrap().cursors, [2]);

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use xs_protocol::codec::{Codec, Envelope, Header, PREFACE};
-use xs_protocol::{Entry, Gather, Op};
+use xs_protocol::{Admission, Gather, Op};
 
 use crate::rig::{Rig, soon};
 
@@ -42,15 +42,15 @@ pub(crate) fn hello_body() -> Vec<u8> {
 
 impl Raw {
     /// A connection on which nothing was said.
-    pub(crate) fn silent(rig: &Rig, entry: impl Into<Entry>) -> Self {
+    pub(crate) fn silent(rig: &Rig, admission: impl Into<Admission>) -> Self {
         let (stream, theirs) = tokio::io::duplex(64 * 1024);
-        rig.server.adopt(theirs, entry);
+        rig.server.adopt(theirs, admission);
         Self::over(stream)
     }
 
     /// A connection after HELLO.
-    pub(crate) async fn open(rig: &Rig, entry: impl Into<Entry>) -> Self {
-        let mut raw = Self::silent(rig, entry);
+    pub(crate) async fn open(rig: &Rig, admission: impl Into<Admission>) -> Self {
+        let mut raw = Self::silent(rig, admission);
         raw.send(&PREFACE).await;
         raw.greet().await;
         raw

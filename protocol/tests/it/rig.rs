@@ -7,8 +7,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use xs_engine::{NewFrame, Topic};
 use xs_protocol::{
-    Address, AppendRequest, Client, ClientOptions, Entry, Listener, Role, Server, ServerOptions,
-    limits,
+    Address, Admission, AppendRequest, Client, ClientOptions, Listener, Role, Server,
+    ServerOptions, limits,
 };
 
 use crate::memory::Memory;
@@ -54,9 +54,9 @@ impl Rig {
     }
 
     /// A client over a stream in memory that the server has taken over.
-    pub(crate) async fn connect_as(&self, entry: impl Into<Entry>) -> Client {
+    pub(crate) async fn connect_as(&self, admission: impl Into<Admission>) -> Client {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        self.server.adopt(theirs, entry);
+        self.server.adopt(theirs, admission);
         Client::over(ours, ClientOptions::default()).await.unwrap()
     }
 }

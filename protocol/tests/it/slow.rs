@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use xs_engine::{Body, Bound, NewFrame, ReadOptions, Start, Topic, TopicPatterns, Ttl};
+use xs_engine::{Body, Bound, NewFrame, ReadOptions, Removal, Start, Topic, TopicPatterns, Ttl};
 use xs_protocol::{
     AppendRequest, Client, ClientError, Code, Detail, Gap, Op, RemoveRequest, Resume, Role, Slow,
     SubEvent, SubscribeOptions, Subscription,
@@ -291,8 +291,8 @@ async fn what_is_removed_while_it_waits_for_credit_is_not_sent() {
     until(|| rig.memory.pulled() == 3).await;
     let frames = vec![Bound::Offset(2)];
     let remove = RemoveRequest { frames, ..RemoveRequest::default() };
-    assert_eq!(soon(client.remove(&remove)).await.unwrap().removed, [true]);
-    assert_eq!(soon(client.remove(&remove)).await.unwrap().removed, [false]);
+    assert_eq!(soon(client.remove(&remove)).await.unwrap().removed, [Removal::Removed]);
+    assert_eq!(soon(client.remove(&remove)).await.unwrap().removed, [Removal::Absent]);
     let event = soon(subscription.next()).await.unwrap().unwrap();
     let SubEvent::Frames { frames, .. } = event else { panic!("{event:?}") };
     assert_eq!(frames.len(), 2);
@@ -367,7 +367,10 @@ async fn removals_keep_to_the_topics_they_name() {
     };
     assert_eq!(refusal.code, Code::Denied);
     assert!(matches!(refusal.details[..], [Detail::Frame(_)]));
-    assert_eq!(soon(client.remove(&remove(&[0, 7]))).await.unwrap().removed, [true, false]);
+    assert_eq!(
+        soon(client.remove(&remove(&[0, 7]))).await.unwrap().removed,
+        [Removal::Removed, Removal::Absent]
+    );
     assert_eq!(soon(client.get(Bound::Offset(0))).await.unwrap(), None);
     assert!(soon(client.get(Bound::Offset(2))).await.unwrap().is_some());
 }

@@ -14,8 +14,9 @@ use tokio::net::TcpStream;
 use xs_engine::{Body, NewFrame, ReadOptions, Topic};
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{
-    Address, AppendRequest, Class, Client, ClientError, ClientOptions, ClientTls, Code, Entry,
-    Guard, Listener, NewToken, Role, Secret, Server, ServerOptions, ServerTls, TlsError, TokenFile,
+    Address, Admission, AppendRequest, Class, Client, ClientError, ClientOptions, ClientTls, Code,
+    Listener, NewToken, Role, Secret, Server, ServerOptions, ServerTls, TlsError, TokenFile,
+    TokenGuard,
 };
 
 use crate::memory::Memory;
@@ -73,7 +74,7 @@ impl Secure {
             expires_ms: None,
         };
         let (_, token) = TokenFile::create(dir.path(), new).unwrap();
-        let guard = Arc::new(Guard::open(dir.path()).unwrap());
+        let guard = Arc::new(TokenGuard::open(dir.path()).unwrap());
         let server = Server::new(Arc::new(Memory::default()), options);
         let mut secure =
             Self { address: Address::parse("127.0.0.1:0").unwrap(), dir, ca, server, token };
@@ -82,7 +83,7 @@ impl Secure {
         let tls = ServerTls::open(&cert, &key).unwrap();
         let listener = Listener::bind_tls(&secure.address, tls).await.unwrap();
         secure.address = listener.address().clone();
-        secure.server.listen(listener, Entry::Token { guard, or: None });
+        secure.server.listen(listener, Admission::Token { guard, or: None });
         secure
     }
 
@@ -101,7 +102,7 @@ impl Secure {
     fn options(&self) -> ClientOptions {
         ClientOptions {
             token: Some(self.token.clone()),
-            tls: Some(ClientTls::trusting(&self.dir.path().join("ca.pem")).unwrap()),
+            tls: Some(ClientTls::trusting(self.dir.path().join("ca.pem")).unwrap()),
             ..ClientOptions::default()
         }
     }
@@ -313,7 +314,7 @@ fn what_is_wrong_with_the_files_is_told() {
     assert!(matches!(ServerTls::open(&key, &key), Err(TlsError::Pem { .. })));
     assert!(matches!(ServerTls::open(&cert, &cert), Err(TlsError::Exposed { .. })));
     assert!(matches!(ClientTls::trusting(&key), Err(TlsError::Pem { .. })));
-    assert!(matches!(ClientTls::trusting(&dir.path().join("no")), Err(TlsError::Io { .. })));
+    assert!(matches!(ClientTls::trusting(dir.path().join("no")), Err(TlsError::Io { .. })));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o604)).unwrap();
     assert!(matches!(ServerTls::open(&cert, &key), Err(TlsError::Exposed { mode: 0o604, .. })));
 }

@@ -7,13 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::time::Instant;
 use xs_engine::{
-    BlobHash, Body, Bound, CursorChange, CursorName, ExpectRevision, Frame, NewFrame, ReadOptions,
-    Topic, TopicPatterns,
+    BlobHash, Body, Bound, CursorChange, CursorName, CursorValue, ExpectRevision, Frame, NewFrame,
+    ReadOptions, Topic, TopicPatterns,
 };
 use xs_protocol::{
-    Address, AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code, Detail,
-    Entry, Guard, LastRequest, Listener, NewToken, Role, Scope, Secret, Server, ServerOptions,
-    SubEvent, SubscribeOptions, TokenFile,
+    Address, Admission, AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions,
+    Code, Detail, LastRequest, Listener, NewToken, Role, Scope, Secret, Server, ServerOptions,
+    SubEvent, SubscribeOptions, TokenFile, TokenGuard,
 };
 
 use crate::memory::Memory;
@@ -25,21 +25,21 @@ pub(crate) struct Guarded {
     pub(crate) memory: Memory,
     pub(crate) server: Server,
     pub(crate) address: Address,
-    entry: Entry,
+    admission: Admission,
 }
 
 impl Guarded {
     pub(crate) async fn new(or: Option<Role>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let guard = Arc::new(Guard::open(dir.path()).unwrap());
-        let entry = Entry::Token { guard, or };
+        let guard = Arc::new(TokenGuard::open(dir.path()).unwrap());
+        let admission = Admission::Token { guard, or };
         let memory = Memory::default();
         let options = ServerOptions { drain: DRAIN, ..ServerOptions::default() };
         let server = Server::new(Arc::new(memory.clone()), options);
         let listener = Listener::bind(&Address::of_path(dir.path())).await.unwrap();
         let address = listener.address().clone();
-        server.listen(listener, entry.clone());
-        Self { dir, memory, server, address, entry }
+        server.listen(listener, admission.clone());
+        Self { dir, memory, server, address, admission }
     }
 
     pub(crate) fn token(&self, name: &str, role: Role) -> Secret {
@@ -233,7 +233,7 @@ async fn cursors_and_calls_keep_to_the_topics_of_the_token() {
     let change = |name: &str| CursorChange {
         name: CursorName::parse(name).unwrap(),
         expect: ExpectRevision::Any,
-        set: Some((1, Bytes::from_static(b"state"))),
+        set: Some(CursorValue { offset: 1, state: Bytes::from_static(b"state") }),
     };
     for name in ["a.mine", "other", "xs.handler.h"] {
         soon(admin.cursor_set(change(name))).await.unwrap();
@@ -320,7 +320,7 @@ async fn wrong_tokens_are_answered_later_and_later() {
     let wrong = Secret::generate().unwrap();
     let attempt = async |secret: &Secret| {
         let (ours, theirs) = tokio::io::duplex(4096);
-        guarded.server.adopt(theirs, guarded.entry.clone());
+        guarded.server.adopt(theirs, guarded.admission.clone());
         let began = Instant::now();
         let result = Client::over(ours, options(Some(secret))).await;
         (result, began.elapsed())

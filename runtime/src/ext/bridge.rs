@@ -20,7 +20,7 @@ use super::blobs::Uploads;
 use super::child::Children;
 use super::outbox::Outbox;
 use super::pipes::Pipes;
-use super::place::Places;
+use super::place::SourcePlaces;
 use super::socket::Sockets;
 use super::streams::Streams;
 use super::trial::Answers;
@@ -56,7 +56,7 @@ pub(crate) struct Bridge {
     pub(super) batch: RefCell<Option<Batch>>,
     pub(super) runs: RefCell<HashMap<u32, Run>>,
     /// Where sources go on in the next run.
-    pub(super) places: Places,
+    pub(super) places: SourcePlaces,
     next_run: Cell<u32>,
     pub(super) state_answer: RefCell<Option<oneshot::Sender<Result<(), ModuleError>>>>,
     control: RefCell<VecDeque<String>>,
@@ -114,7 +114,7 @@ impl Bridge {
             secrets: RefCell::default(),
             batch: RefCell::default(),
             runs: RefCell::default(),
-            places: Places::default(),
+            places: SourcePlaces::default(),
             next_run: Cell::new(HANDLER_RUN + 1),
             state_answer: RefCell::default(),
             control: RefCell::default(),

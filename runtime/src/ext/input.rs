@@ -17,7 +17,7 @@ use xs_engine::{Bound, Frame, ReadOptions, Start, TopicPatterns};
 
 use super::bridge::{Bridge, type_error};
 use super::frames;
-use super::place::{Given, Place, Places};
+use super::place::{Given, SourcePlace, SourcePlaces};
 use super::streams::Source;
 use crate::isolate::{FrameStream, LogLevel};
 
@@ -54,7 +54,7 @@ pub(super) fn op_xs_input(state: &mut OpState, run: u32) -> Result<u32, JsErrorB
     let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
         return Err(JsErrorBox::generic("this run is over"));
     };
-    let given = Given::new(Places::of(&bridge, outbox, KEY.to_owned()));
+    let given = Given::new(SourcePlaces::of(&bridge, outbox, KEY.to_owned()));
     let noted = Rc::downgrade(&given);
     let source = Sends { run, bridge: Rc::clone(&bridge), given, stream: None };
     let id = bridge.streams.open(Box::new(source))?;
@@ -128,7 +128,7 @@ impl Sends {
 
 /// Follows the input from where it was. Where no place is kept, as after a reset, everything behind
 /// the version's `create` frame is new.
-async fn open(bridge: &Bridge, place: &Place) -> Result<FrameStream, JsErrorBox> {
+async fn open(bridge: &Bridge, place: &SourcePlace) -> Result<FrameStream, JsErrorBox> {
     let saved = place.get().await?;
     let saved = saved.and_then(|bytes| serde_json::from_slice::<Position>(&bytes).ok());
     let topics = TopicPatterns::parse(&format!("{}.send", bridge.spec.name)).map_err(type_error)?;

@@ -27,22 +27,22 @@ struct Reached {
 /// The places that are in use, by their keys, and what was handed over of the streams that keep
 /// one, by the numbers of these.
 #[derive(Default)]
-pub(super) struct Places {
-    places: RefCell<HashMap<String, Weak<Place>>>,
+pub(super) struct SourcePlaces {
+    places: RefCell<HashMap<String, Weak<SourcePlace>>>,
     given: RefCell<HashMap<u32, Weak<Given>>>,
 }
 
-impl Places {
+impl SourcePlaces {
     /// The place with a key. Whoever opens a source anew shares the place of the one before, so
     /// that what is being written of it counts.
-    pub(super) fn of(bridge: &Rc<Bridge>, outbox: Rc<Outbox>, key: String) -> Rc<Place> {
+    pub(super) fn of(bridge: &Rc<Bridge>, outbox: Rc<Outbox>, key: String) -> Rc<SourcePlace> {
         let mut places = bridge.places.places.borrow_mut();
         places.retain(|_, place| place.strong_count() > 0);
         let known = places.get(&key).and_then(Weak::upgrade);
         if let Some(known) = known.filter(|known| Rc::ptr_eq(&known.outbox, &outbox)) {
             return known;
         }
-        let place = Place::new(bridge, outbox, key.clone());
+        let place = SourcePlace::new(bridge, outbox, key.clone());
         places.insert(key, Rc::downgrade(&place));
         place
     }
@@ -74,12 +74,12 @@ struct Handed {
 
 /// What a stream has handed over last: where the next run goes on once it is done with.
 pub(super) struct Given {
-    pub(super) place: Rc<Place>,
+    pub(super) place: Rc<SourcePlace>,
     handed: RefCell<Option<Handed>>,
 }
 
 impl Given {
-    pub(super) fn new(place: Rc<Place>) -> Rc<Self> {
+    pub(super) fn new(place: Rc<SourcePlace>) -> Rc<Self> {
         Rc::new(Self { place, handed: RefCell::default() })
     }
 
@@ -120,7 +120,7 @@ pub(super) fn op_xs_left(state: &mut OpState, stream: u32, count: u32) {
 }
 
 /// The place of one source of a run.
-pub(super) struct Place {
+pub(super) struct SourcePlace {
     bridge: Rc<Bridge>,
     outbox: Rc<Outbox>,
     /// Its name among the positions of the processor.
@@ -130,7 +130,7 @@ pub(super) struct Place {
     rested: Notify,
 }
 
-impl Place {
+impl SourcePlace {
     fn new(bridge: &Rc<Bridge>, outbox: Rc<Outbox>, key: String) -> Rc<Self> {
         let (next, busy, rested) = (Cell::new(None), Cell::new(false), Notify::new());
         Rc::new(Self { bridge: Rc::clone(bridge), outbox, key, next, busy, rested })

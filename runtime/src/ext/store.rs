@@ -36,9 +36,9 @@ fn refused(error: BackendError) -> JsErrorBox {
 #[serde(deny_unknown_fields)]
 struct ReadRequest {
     topics: Option<String>,
-    from: Option<Place>,
-    after: Option<Place>,
-    before: Option<Place>,
+    from: Option<BoundArg>,
+    after: Option<BoundArg>,
+    before: Option<BoundArg>,
     since: Option<f64>,
     until: Option<f64>,
     last: Option<u64>,
@@ -53,12 +53,12 @@ struct ReadRequest {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Place {
+enum BoundArg {
     Offset(u64),
     Id(String),
 }
 
-impl Place {
+impl BoundArg {
     fn bound(self) -> Result<Bound, JsErrorBox> {
         Ok(match self {
             Self::Offset(offset) => Bound::Offset(offset),
@@ -89,7 +89,7 @@ impl ReadRequest {
         Ok(ReadOptions {
             topics: self.topics.as_deref().map_or(Ok(TopicPatterns::all()), topics)?,
             start,
-            before: self.before.map(Place::bound).transpose()?,
+            before: self.before.map(BoundArg::bound).transpose()?,
             since_ms: time(self.since),
             until_ms: time(self.until),
             limit: self.limit,
@@ -351,7 +351,7 @@ struct Terms {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Expect {
-    last: Place,
+    last: BoundArg,
     of: Option<String>,
 }
 
@@ -360,9 +360,9 @@ impl Expect {
     async fn condition(self, bridge: &Bridge, topic: &str) -> Result<Condition, JsErrorBox> {
         let topics = topics(self.of.as_deref().unwrap_or(topic))?;
         let offset = match self.last {
-            Place::Id(none) if none == "none" => return Ok(Condition::Empty(topics)),
-            Place::Offset(offset) => offset,
-            Place::Id(id) => {
+            BoundArg::Id(none) if none == "none" => return Ok(Condition::Empty(topics)),
+            BoundArg::Offset(offset) => offset,
+            BoundArg::Id(id) => {
                 let parsed = FrameId::parse(&id).map_err(type_error)?;
                 let frame = bridge.backend.get(parsed).await.map_err(refused)?;
                 let offset = frame.and_then(|frame| frame.offset());

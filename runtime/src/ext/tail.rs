@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::bridge::{Bridge, bridge};
 use super::files::denied;
-use super::place::{Given, Places};
+use super::place::{Given, SourcePlaces};
 use super::streams::Source;
 use crate::isolate::LogLevel;
 use crate::permissions::{Granted, ReadDenied};
@@ -131,7 +131,7 @@ pub(super) async fn op_xs_tail(
     let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
         return Err(JsErrorBox::generic("this run is over"));
     };
-    let given = Given::new(Places::of(&bridge, outbox, format!("tail:{path}")));
+    let given = Given::new(SourcePlaces::of(&bridge, outbox, format!("tail:{path}")));
     let noted = Rc::downgrade(&given);
     let source = Tail {
         bridge: Rc::clone(&bridge),

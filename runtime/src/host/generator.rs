@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use xs_engine::{CursorChange, ExpectRevision, NewFrame};
+use xs_engine::{CursorChange, CursorValue, ExpectRevision, NewFrame};
 use xs_protocol::AppendRequest;
 
 use super::backoff::{Backoff, random};
@@ -112,7 +112,7 @@ async fn first_change(version: &Version) -> Result<Option<CursorChange>, ModuleE
     let name = position_cursor(&version.key, INPUT_KEY);
     let (client, stop) = (&version.shared().client, &version.shared().shutdown);
     let kept = ask(stop, || client.cursor_get(&name)).await.map_err(Ending::into_error)?;
-    let place = (0, place_behind(version.offset));
+    let place = CursorValue { offset: 0, state: place_behind(version.offset) };
     let expect = ExpectRevision::Is(0);
     Ok(kept.is_none().then_some(CursorChange { name, expect, set: Some(place) }))
 }

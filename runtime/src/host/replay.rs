@@ -258,7 +258,8 @@ impl Fold {
         Ok(Self { spec, shelf, isolate, definition, state, made, passed, done: 0 })
     }
 
-    async fn fresh(&mut self) -> Result<(), ModuleError> {
+    /// Goes on from the state with another isolate.
+    async fn replace_isolate(&mut self) -> Result<(), ModuleError> {
         let backend = Arc::clone(&self.shelf) as Arc<dyn Backend>;
         let (isolate, _) = Isolate::start(self.spec.clone(), backend).await?;
         isolate.load_state(self.state.clone()).await?;
@@ -295,7 +296,7 @@ impl Fold {
                 self.done += 1;
                 self.passed.push((input.frame.id(), failure.error));
             }
-            self.fresh().await?;
+            self.replace_isolate().await?;
         }
         Ok(())
     }

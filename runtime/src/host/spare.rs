@@ -1,8 +1,10 @@
-//! One isolate without a module, made while nothing starts and taken by the next version that does:
-//! most of the time of a start is that of the engine alone. A Host for one module keeps none. It
-//! counts as made when a module is put in it: unused, it leaves nothing behind. While modules keep
-//! a processor busy it waits: beside one that fails again and again, and takes it each time, it
-//! would keep another.
+//! Keeps one isolate ready that has no module yet. To start the engine takes most of the time of a
+//! start, so it is done while nothing starts, and the next version to start takes the isolate. A
+//! Host for one module alone keeps none. An isolate counts as made once a module is put in it: one
+//! that is never used leaves nothing behind.
+//!
+//! While modules keep a processor busy none is made. A module that fails again and again would take
+//! the isolate at each start, and making the next one each time would keep another processor busy.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use xs_engine::{
-    BlobHash, Condition, CursorChange, CursorName, ExpectRevision, Frame, FrameId, IdempotencyKey,
-    NewFrame, ReadOptions, Topic, TopicPatterns,
+    BlobHash, Condition, CursorChange, CursorName, CursorValue, ExpectRevision, Frame, FrameId,
+    IdempotencyKey, NewFrame, ReadOptions, Topic, TopicPatterns,
 };
 use xs_protocol::{AppendRequest, Appended, Client};
 
@@ -159,8 +159,11 @@ impl Backend for ProcessorStore {
         let name = self.cursor(&key);
         let known = self.revisions.lock().get(&key).copied();
         let expect = known.map_or(ExpectRevision::Any, ExpectRevision::Is);
-        let reply =
-            self.remote.client.cursor_set(CursorChange { name, expect, set: Some((0, value)) });
+        let reply = self.remote.client.cursor_set(CursorChange {
+            name,
+            expect,
+            set: Some(CursorValue { offset: 0, state: value }),
+        });
         let revisions = Arc::clone(&self.revisions);
         Box::pin(async move {
             let revision = reply.await.map_err(refused)?;

@@ -1,8 +1,9 @@
-//! What the engine gets beyond the heap limit of a module that has reached it. By then the module
-//! is terminated, but what runs inside one native function (`JSON.parse`) goes on to its end.
-//! QuickJS does not stand every failed allocation: one inside the taking of a stack frees what it
-//! has freed before. So allocations go on succeeding up to a bound, and beyond that one fails at a
-//! time: the error it becomes, with its stack, finds room again.
+//! Memory that the JavaScript engine still gets after a module has reached its heap limit. The
+//! module is terminated at the limit, but a native function that is running (`JSON.parse`) goes on
+//! until it returns. QuickJS does not survive every failed allocation: one that fails while a stack
+//! trace is taken makes it free the same memory twice. So allocations go on succeeding up to a
+//! bound. Beyond it one fails, and those after it find some room again: enough for the error that
+//! the failure becomes, and its stack trace.
 
 /// Bytes granted at a time.
 const STEP_BYTES: usize = 16 << 20;

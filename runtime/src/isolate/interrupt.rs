@@ -71,7 +71,7 @@ pub(super) fn leave() {
 
 /// Has `stop` called back at the next call or turn of a loop of this thread's isolate. With V8 it
 /// is not: V8 calls back until nobody asks for it.
-pub(super) fn again(stop: &Stop) {
+pub(super) fn rearm(stop: &Stop) {
     if !CONTEXT.get().is_null() {
         stop.interrupt();
         soon();

@@ -65,7 +65,7 @@ pub(super) unsafe extern "C" fn interrupted(isolate: v8::UnsafeRawIsolatePtr, _d
             // An `Error` of the module's own runs in here, and is ended as everything else.
             stop.was_at(stack(scope));
         }
-        interrupt::again(stop);
+        interrupt::rearm(stop);
     });
 }
 

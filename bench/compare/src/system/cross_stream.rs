@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use xs_bench::daemon::Daemon;
 
-use super::{Feed, Link, Place, Promise, System, topics_from, until};
+use super::{Feed, Link, Promise, Setup, System, topics_from, until};
 
 /// Requests outstanding at a time, and connections.
 const OUTSTANDING: usize = 512;
@@ -200,15 +200,15 @@ impl System for CrossStream {
         }
     }
 
-    async fn start(place: &Place) -> anyhow::Result<Self> {
-        let store = place.dir.join("store");
-        let mut command = Command::new(&place.program);
+    async fn start(setup: &Setup) -> anyhow::Result<Self> {
+        let store = setup.dir.join("store");
+        let mut command = Command::new(&setup.program);
         command.arg("serve").arg(&store);
-        let mut daemon = Daemon::start(command, place.log())?;
+        let mut daemon = Daemon::start(command, setup.log())?;
         let socket = store.join("sock");
         let pool = pool(&socket);
         until(&mut daemon, || pool.get("/version", drop)).await?;
-        Ok(Self { daemon, socket, promise: place.promise })
+        Ok(Self { daemon, socket, promise: setup.promise })
     }
 
     fn pid(&self) -> u32 {

@@ -38,13 +38,13 @@ pub(crate) enum Promise {
 
 /// Where a server keeps its files, and the program that it is.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct Setup {
     pub(crate) dir: PathBuf,
     pub(crate) program: PathBuf,
     pub(crate) promise: Promise,
 }
 
-impl Place {
+impl Setup {
     /// The file for what a server says.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("log")
@@ -67,7 +67,7 @@ pub(crate) trait System: Sized {
     /// What is set, for people.
     fn settings(promise: Promise) -> &'static str;
     /// Starts a server, on what is in the directory.
-    async fn start(place: &Place) -> anyhow::Result<Self>;
+    async fn start(setup: &Setup) -> anyhow::Result<Self>;
     /// The process that serves.
     fn pid(&self) -> u32;
     /// A new connection.

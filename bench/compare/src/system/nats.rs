@@ -20,7 +20,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::OnceCell;
 use xs_bench::daemon::Daemon;
 
-use super::{Feed, Link, Place, Promise, System, TOPICS, free_port, topics_from, until};
+use super::{Feed, Link, Promise, Setup, System, TOPICS, free_port, topics_from, until};
 
 const STREAM: &str = "bench";
 const SUBJECTS: &str = "bench.>";
@@ -82,12 +82,12 @@ impl System for Nats {
         }
     }
 
-    async fn start(place: &Place) -> anyhow::Result<Self> {
+    async fn start(setup: &Setup) -> anyhow::Result<Self> {
         let address = free_port()?;
-        let config = configure(&place.dir, address.port(), place.promise)?;
-        let mut command = Command::new(&place.program);
+        let config = configure(&setup.dir, address.port(), setup.promise)?;
+        let mut command = Command::new(&setup.program);
         command.arg("-c").arg(config);
-        let mut daemon = Daemon::start(command, place.log())?;
+        let mut daemon = Daemon::start(command, setup.log())?;
         let address = address.to_string();
         until(&mut daemon, || link(&address)).await?;
         Ok(Self { daemon, address })

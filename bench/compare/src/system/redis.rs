@@ -13,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, Value, cmd, pipe};
 use xs_bench::daemon::Daemon;
 
-use super::{Feed, Link, Place, Promise, System, free_port, topics_from, until};
+use super::{Feed, Link, Promise, Setup, System, free_port, topics_from, until};
 
 /// The stream of all messages.
 const STREAM: &str = "bench";
@@ -58,16 +58,16 @@ impl System for Redis {
         }
     }
 
-    async fn start(place: &Place) -> anyhow::Result<Self> {
+    async fn start(setup: &Setup) -> anyhow::Result<Self> {
         let address = free_port()?;
-        let sync = if place.promise == Promise::Power { "always" } else { "everysec" };
-        let data = place.dir.join("redis");
+        let sync = if setup.promise == Promise::Power { "always" } else { "everysec" };
+        let data = setup.dir.join("redis");
         std::fs::create_dir_all(&data)?;
-        let mut command = Command::new(&place.program);
+        let mut command = Command::new(&setup.program);
         command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
         command.arg("--dir").arg(&data);
         command.args(["--appendonly", "yes", "--appendfsync", sync, "--save", ""]);
-        let mut daemon = Daemon::start(command, place.log())?;
+        let mut daemon = Daemon::start(command, setup.log())?;
         let url = format!("redis://{address}/");
         let client = Client::open(&url[..])?;
         // It listens before it has loaded its data, and refuses commands until then.

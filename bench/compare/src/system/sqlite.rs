@@ -10,7 +10,7 @@ use anyhow::bail;
 use bytes::Bytes;
 use rusqlite::{Connection, params};
 
-use super::{Feed, Link, Place, Promise, System, topics_from};
+use super::{Feed, Link, Promise, Setup, System, topics_from};
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS frames(id INTEGER PRIMARY KEY, topic INTEGER \
      NOT NULL, body BLOB NOT NULL);\
@@ -20,7 +20,7 @@ const INSERT: &str = "INSERT INTO frames(topic, body) VALUES(?1, ?2)";
 
 #[derive(Debug)]
 pub(crate) struct Sqlite {
-    place: Place,
+    setup: Setup,
 }
 
 #[derive(Clone)]
@@ -44,8 +44,8 @@ impl System for Sqlite {
         }
     }
 
-    async fn start(place: &Place) -> anyhow::Result<Self> {
-        let this = Self { place: place.clone() };
+    async fn start(setup: &Setup) -> anyhow::Result<Self> {
+        let this = Self { setup: setup.clone() };
         this.link().await?;
         Ok(this)
     }
@@ -55,9 +55,9 @@ impl System for Sqlite {
     }
 
     async fn link(&self) -> anyhow::Result<SqliteLink> {
-        let connection = Connection::open(self.place.dir.join("frames.db"))?;
+        let connection = Connection::open(self.setup.dir.join("frames.db"))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        let sync = if self.place.promise == Promise::Power { "FULL" } else { "NORMAL" };
+        let sync = if self.setup.promise == Promise::Power { "FULL" } else { "NORMAL" };
         connection.pragma_update(None, "synchronous", sync)?;
         connection.execute_batch(SCHEMA)?;
         Ok(SqliteLink { connection: Rc::new(RefCell::new(connection)) })

@@ -11,7 +11,7 @@ use xs_bench::workload::topic;
 use xs_engine::{BlobHash, Body, NewFrame, ReadOptions, Start, SyncPolicy, Topic, TopicPatterns};
 use xs_protocol::{Address, AppendRequest, Client, SubEvent, SubscribeOptions, Subscription};
 
-use super::{Feed, Link, Place, Promise, System, TOPICS, free_port, topics_from};
+use super::{Feed, Link, Promise, Setup, System, TOPICS, free_port, topics_from};
 
 /// Bodies up to so many bytes come with their frames.
 const BODIES_UP_TO: u32 = 64 * 1024;
@@ -48,9 +48,9 @@ impl System for Xs {
         }
     }
 
-    async fn start(place: &Place) -> anyhow::Result<Self> {
-        let (policy, address) = (place.promise.policy()?, Address::Tcp(free_port()?));
-        let mut server = Server::start_at(&place.program, &place.dir, policy, None, address)?;
+    async fn start(setup: &Setup) -> anyhow::Result<Self> {
+        let (policy, address) = (setup.promise.policy()?, Address::Tcp(free_port()?));
+        let mut server = Server::start_at(&setup.program, &setup.dir, policy, None, address)?;
         server.connect().await?;
         Ok(Self { server })
     }

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use xs_engine::Store;
-use xs_protocol::{Address, Guard, Server, ServerTls};
+use xs_protocol::{Address, Server, ServerTls, TokenGuard};
 
 pub(super) use self::probe::Probe;
 pub(super) use self::store::room;
@@ -35,7 +35,7 @@ pub(super) struct Served {
     pub(super) store: Arc<Store>,
     pub(super) dir: PathBuf,
     pub(super) server: Server,
-    pub(super) guard: Option<Arc<Guard>>,
+    pub(super) guard: Option<Arc<TokenGuard>>,
     pub(super) tls: Option<ServerTls>,
     pub(super) fullness: Arc<Fullness>,
 }

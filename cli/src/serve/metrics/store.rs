@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use xs_engine::{CommitTimes, FileStats, Histogram, Store};
-use xs_protocol::{Guard, ServerStats};
+use xs_protocol::{ServerStats, TokenGuard};
 
 use super::text::{Exposition, Kind};
 
@@ -133,7 +133,7 @@ pub(super) fn expose_server(stats: &ServerStats, out: &mut Exposition) {
 }
 
 /// The numbers of the tokens.
-pub(super) fn expose_guard(guard: &Guard, out: &mut Exposition) {
+pub(super) fn expose_guard(guard: &TokenGuard, out: &mut Exposition) {
     out.family("xs_tokens", Kind::Gauge, "Tokens that have not expired.")
         .value(&[], guard.usable() as u64);
     out.family(

@@ -6,8 +6,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::json;
 use xs_engine::{
-    CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta, NewFrame, ReadOptions, Start,
-    Topic, TopicPattern, TopicPatterns,
+    CursorChange, CursorName, CursorValue, ExpectRevision, Frame, FrameId, Meta, NewFrame,
+    ReadOptions, Start, Topic, TopicPattern, TopicPatterns,
 };
 use xs_protocol::{AppendRequest, Class, Client};
 use xs_runtime::Kind;
@@ -159,7 +159,7 @@ impl<'a> Chosen<'a> {
             let change = CursorChange {
                 name: self.guard.clone(),
                 expect: ExpectRevision::Is(self.revision),
-                set: Some((0, Vec::new().into())),
+                set: Some(CursorValue::default()),
             };
             let batch = AppendRequest { frames, cursors: vec![change], ..AppendRequest::default() };
             match self.client.append(&batch).await {

@@ -11,6 +11,7 @@ use super::super::error::BlobError;
 use super::super::open_pack::OpenPack;
 use super::super::sealed::{Opened, SealedPack};
 use super::SweepError;
+use super::plan::BlobAt;
 use crate::format::super_file::FileEntry;
 use crate::value::BlobHash;
 
@@ -110,16 +111,16 @@ impl Marked {
         self.count - self.wanted.count()
     }
 
-    /// Where those lie: position of the entry divided by 8 and number in it, in order.
-    pub(super) fn dead_places(&self, opened: &Opened) -> Vec<(u32, u32)> {
+    /// Where those lie, in order.
+    pub(super) fn dead_blobs(&self, opened: &Opened) -> Vec<BlobAt> {
         let wanted = self.chosen.as_ref().unwrap_or(&self.wanted);
         let dead = (0..self.count).filter(|&n| !wanted.get(n));
-        let mut places: Vec<_> = dead
+        let mut dead: Vec<_> = dead
             .filter_map(|n| opened.index().entry(n))
             .map(|entry| (entry.slot, entry.number))
             .collect();
-        places.sort_unstable();
-        places
+        dead.sort_unstable();
+        dead
     }
 
     pub(super) fn choose(&mut self) {

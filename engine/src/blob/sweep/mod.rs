@@ -1,16 +1,20 @@
 //! Sweeping: packs lose the blobs that nothing wants, by being written anew without them. It runs
 //! beside everything else and changes no file that counts until the next generation is complete.
 //!
-//! What keeps a blob that is about to be named: the one who appends looks, under the lock of the
-//! writer, whether the packs have it, and the record that names it is published under the same hold
-//! of that lock. A sweep takes that lock too, reads the names that were published since it last
-//! looked, and only then takes the old packs out of the list. So either the name was published
-//! first, and the sweep sees it and lets the pack be; or the list changed first, and the one who
-//! appends no longer finds the blob: it writes a copy, or is told that there is none. The manifest
-//! follows outside the lock, for until it does the old packs, which have everything, count.
+//! A blob that is about to be named is not lost. Whoever appends looks, under the lock of the
+//! writer, whether the packs have it, and publishes the record that names it before letting the
+//! lock go. A sweep takes that lock too, reads the names that were published since it last looked,
+//! and only then takes the old packs out of the list. So there are two cases:
 //!
-//! A put has no name yet. It finds its blob, and marks the pack as touched, under the lock of who
-//! stages; a sweep that honours a grace looks at that mark under the same lock.
+//! - The name was published first: the sweep sees it and leaves the pack alone.
+//! - The list changed first: whoever appends no longer finds the blob, and writes a copy or is told
+//!   that there is none.
+//!
+//! The manifest follows without the lock: until then the old packs count, which have everything.
+//!
+//! A put comes before any name. When it finds its blob it marks the pack as touched, under the lock
+//! for staging. A sweep with a grace looks at the mark under the same lock, and leaves alone what
+//! was touched within it.
 
 mod marks;
 mod plan;
@@ -61,7 +65,7 @@ pub(super) struct Sweeps {
 pub(crate) enum Condemned {
     /// Blobs that nothing names, of packs into which nothing was put for so many milliseconds, and
     /// which have at least so many percent of bytes to lose.
-    Unnamed { grace_ms: u64, min_dead_percent: u8 },
+    Unnamed { grace_ms: u64, dead_percent: u8 },
     /// These, unless something names them.
     These(BTreeSet<BlobHash>),
 }

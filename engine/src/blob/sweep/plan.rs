@@ -87,8 +87,8 @@ impl Condemned {
     const fn is_worth_it(&self, weight: &Weight) -> bool {
         match self {
             Self::These(_) => true,
-            Self::Unnamed { min_dead_percent, .. } => {
-                weight.dead_bytes as u128 * 100 >= *min_dead_percent as u128 * weight.bytes as u128
+            Self::Unnamed { dead_percent, .. } => {
+                weight.dead_bytes as u128 * 100 >= *dead_percent as u128 * weight.bytes as u128
             }
         }
     }
@@ -169,7 +169,7 @@ impl Sweep<'_> {
 }
 
 fn weigh_entries(marked: &Marked, opened: &Opened, weight: &mut Weight) -> Result<(), BlobError> {
-    let dead = marked.dead_places(opened);
+    let dead = marked.dead_blobs(opened);
     let mut rest = &dead[..];
     let mut walk = opened.walk();
     while let Some(entry) = walk.next()? {
@@ -204,14 +204,14 @@ fn weigh_entries(marked: &Marked, opened: &Opened, weight: &mut Weight) -> Resul
     Ok(())
 }
 
-/// Position of an entry divided by 8, and the number of a blob in it.
-pub(super) type BlobPlace = (u32, u32);
+/// Where a blob lies: position of its entry divided by 8, and its number in it.
+pub(super) type BlobAt = (u32, u32);
 
-/// The places in the entry at a position, and those behind it.
-pub(super) fn split(places: &[BlobPlace], at: u64) -> (&[BlobPlace], &[BlobPlace]) {
+/// Those in the entry at a position, and those behind it.
+pub(super) fn split(blobs: &[BlobAt], at: u64) -> (&[BlobAt], &[BlobAt]) {
     // One before this entry is in none that was found; it stays in front and is told of as damage.
-    let here = places.iter().take_while(|(slot, _)| u64::from(*slot) * 8 == at).count();
-    places.split_at(here)
+    let here = blobs.iter().take_while(|(slot, _)| u64::from(*slot) * 8 == at).count();
+    blobs.split_at(here)
 }
 
 /// Neighbours that may be written together.

@@ -7,7 +7,7 @@ use super::super::error::BlobError;
 use super::super::seal::finish;
 use super::super::sealed::Opened;
 use super::marks::Marked;
-use super::plan::{BlobPlace, split};
+use super::plan::{BlobAt, split};
 use super::{Condemned, Group, Marker, Sweep, SweepError};
 use crate::error::Corruption;
 use crate::format::file::{FILE_HEADER_LEN, FormatError};
@@ -99,7 +99,7 @@ impl Sweep<'_> {
             other => NotRewritten::Other(SweepError::of(other)),
         };
         let opened = marked.opened(self.shared).map_err(fault)?;
-        let dead = marked.dead_places(&opened);
+        let dead = marked.dead_blobs(&opened);
         let mut rest = &dead[..];
         let mut walk = opened.walk();
         while let Some(entry) = walk.next().map_err(fault)? {
@@ -115,11 +115,11 @@ impl Sweep<'_> {
         }
     }
 
-    /// Adds what stays of an entry; `dead` are the places in it that were chosen.
+    /// Adds what stays of an entry; `dead` are the blobs in it that were chosen.
     fn keep(
         &self,
         entry: Entry,
-        dead: &[BlobPlace],
+        dead: &[BlobAt],
         (opened, condemned): (&Opened, &Condemned),
         builder: &mut Builder,
     ) -> Result<(), BlobError> {

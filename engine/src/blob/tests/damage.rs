@@ -34,7 +34,7 @@ fn a_hit_on_a_rotten_blob_writes_a_fresh_copy() {
         };
         let place = |found: FoundBlob| match found {
             FoundBlob::Entry(entry) => Ok(entry.at() + 72 + 20),
-            FoundBlob::Row { row, .. } => Ok(row.place.1 + 72 + 40),
+            FoundBlob::Row { row, .. } => Ok(row.block.position + 72 + 40),
         };
         let at = blobs.shared.packs.find(&hash, place).unwrap().unwrap();
         damage(bed.files("pack").last().unwrap(), at);

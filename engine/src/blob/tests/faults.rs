@@ -204,7 +204,7 @@ fn a_put_keeps_its_grace_when_the_sweep_it_met_finds_no_room() {
     let (mut marker, _) = sweep.examine(false, false).unwrap();
     hashes[..10].iter().for_each(|hash| sweep.name(&mut marker, hash).unwrap());
     sweep.take_names(&mut marker).unwrap();
-    let condemned = Condemned::Unnamed { grace_ms: GRACE_MS, min_dead_percent: 0 };
+    let condemned = Condemned::Unnamed { grace_ms: GRACE_MS, dead_percent: 0 };
     let group = sweep.plan(&mut marker, &condemned).unwrap().groups.remove(0);
     let new = sweep.rewrite(&marker, &group, &condemned).unwrap().unwrap();
     let switched = sweep.switch(&mut marker, &group, &new, &condemned).unwrap().unwrap();
@@ -230,7 +230,7 @@ fn an_attempt_that_was_given_up_takes_no_file_of_the_next_one_with_it() {
             let (mut marker, _) = sweep.examine(false, false).unwrap();
             hashes[..10].iter().for_each(|hash| sweep.name(&mut marker, hash).unwrap());
             sweep.take_names(&mut marker).unwrap();
-            let condemned = Condemned::Unnamed { grace_ms: 0, min_dead_percent: 0 };
+            let condemned = Condemned::Unnamed { grace_ms: 0, dead_percent: 0 };
             let group = sweep.plan(&mut marker, &condemned).unwrap().groups.remove(0);
             let new = sweep.rewrite(&marker, &group, &condemned).unwrap().unwrap();
             let switched = sweep.switch(&mut marker, &group, &new, &condemned).unwrap().unwrap();

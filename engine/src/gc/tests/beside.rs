@@ -92,7 +92,7 @@ fn a_blob_that_is_named_while_its_pack_is_swept_stays() {
     let (store, _) = third_named(dir.path(), 60);
     let sweep = store.inner.blobs.sweep(None);
     sweep.seal_all().unwrap();
-    let condemned = Condemned::Unnamed { grace_ms: 0, min_dead_percent: 0 };
+    let condemned = Condemned::Unnamed { grace_ms: 0, dead_percent: 0 };
     let mut collection = Collection::begin(&store.inner, sweep, condemned, false).unwrap();
     collection.read_names().unwrap();
     let (mut report, groups) = collection.plan().unwrap();

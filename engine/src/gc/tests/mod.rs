@@ -17,7 +17,7 @@ use crate::options::{StoreOptions, SyncPolicy};
 use crate::testing::{
     StillClock, crash_now, edit, fast_dir, files_in, frame, noise, open, open_faulty, options,
 };
-use crate::value::{Body, CursorChange, CursorName, ExpectRevision, NewFrame};
+use crate::value::{Body, CursorChange, CursorName, CursorValue, ExpectRevision, NewFrame};
 
 fn append(store: &Store, n: u64, body: Bytes) {
     let frame = NewFrame { body: Body::Inline(body), ..frame("a", n) };
@@ -179,7 +179,7 @@ fn packs_with_little_to_lose_are_left_and_small_ones_put_together() {
     }
     store.blob_put(&body(5000)).unwrap();
     store.inner.blobs.sweep(None).seal_all().unwrap();
-    let lazy = GcOptions { min_dead_percent: 50, ..GcOptions::everything() };
+    let lazy = GcOptions { dead_percent: 50, ..GcOptions::everything() };
     let report = store.gc(&lazy).unwrap();
     assert_eq!((report.dead, report.swept, report.packs_rewritten), (1, 0, 0));
     assert!(read(&store, &body(5000)).is_some());
@@ -203,7 +203,11 @@ fn states_of_cursors_stay_while_they_are_current() {
     let set = |n: u64| {
         let state = noise(n, 20_000);
         let expect = ExpectRevision::Any;
-        let cursors = vec![CursorChange { name: name.clone(), expect, set: Some((n, state)) }];
+        let cursors = vec![CursorChange {
+            name: name.clone(),
+            expect,
+            set: Some(CursorValue { offset: n, state }),
+        }];
         store.append(crate::Batch { cursors, ..Default::default() }).unwrap();
     };
     (0..40).for_each(set);

@@ -123,9 +123,9 @@ fn what_is_no_place_for_a_backup_is_refused() {
         assert!(is_nested(store.fork(place)), "{}", place.display());
     }
     assert!(!below.parent().unwrap().exists(), "nothing is made");
-    assert!(is_nested(restore(other.path(), &other.path().join("a"), copies, &mut go_on)));
+    assert!(is_nested(restore(other.path(), other.path().join("a"), copies, &mut go_on)));
     assert!(matches!(
-        repair(other.path(), &other.path().join("a"), &mut go_on),
+        repair(other.path(), other.path().join("a"), &mut go_on),
         Err(MaintainError::Nested { .. })
     ));
     fs::write(dest.path().join("notes.txt"), "mine").unwrap();
@@ -220,8 +220,7 @@ fn a_backup_is_restored_as_a_store_of_its_own() {
     }
     assert!(check(dest.path()).is_clean());
     let crashed = crate::testing::crash(dir.path());
-    let refused =
-        restore(crashed.path(), &back.path().join("no"), CopyOptions::links(), &mut go_on);
+    let refused = restore(crashed.path(), back.path().join("no"), CopyOptions::links(), &mut go_on);
     assert!(matches!(refused, Err(MaintainError::NotClosed { .. })));
 }
 

@@ -24,7 +24,8 @@ use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::Store;
 use crate::testing::{crash_now, frame, noise, open_faulty, options, segment_files};
 use crate::value::{
-    Body, CursorChange, CursorName, ExpectRevision, FrameId, IdempotencyKey, NewFrame, Origin, Ttl,
+    Body, CursorChange, CursorName, CursorSummary, CursorValue, ExpectRevision, FrameId,
+    IdempotencyKey, NewFrame, Origin, Ttl,
 };
 
 /// Frames that fill one segment of the smallest size several times.
@@ -42,7 +43,7 @@ fn cursor(name: &str, offset: u64, state: &[u8]) -> CursorChange {
     CursorChange {
         name: CursorName::parse(name).unwrap(),
         expect: ExpectRevision::Any,
-        set: Some((offset, Bytes::copy_from_slice(state))),
+        set: Some(CursorValue { offset, state: Bytes::copy_from_slice(state) }),
     }
 }
 
@@ -127,7 +128,7 @@ fn tell(store: &Store) -> Vec<String> {
             format!("{:?} {} {} {body:?}", frame.offset(), frame.id(), frame.topic())
         })
         .collect();
-    for (name, _) in store.cursors() {
+    for CursorSummary { name, .. } in store.cursors() {
         told.push(format!("{name} {:?}", store.cursor(&name).unwrap()));
     }
     told

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use xs_engine::{
-    Appended, Batch, BlobHash, Body, Bound, Condition, Frame, FrameId, IdempotencyKey, Import,
-    Meta, NewFrame, ReadOptions, Removal, Stamp, Start, TopicPatterns, Ttl,
+    Appended, Batch, BlobHash, Body, Bound, Condition, CursorValue, Frame, FrameId, IdempotencyKey,
+    Import, Meta, NewFrame, ReadOptions, Removal, Stamp, Start, TopicPatterns, Ttl,
 };
 
 use crate::support::Rng;
@@ -49,7 +48,7 @@ pub(super) struct Oracle {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Content {
     frames: Vec<(String, Meta, Option<BlobHash>, Ttl)>,
-    cursors: Vec<(String, Option<(u64, Bytes)>)>,
+    cursors: Vec<(String, Option<CursorValue>)>,
     removes: Vec<FrameId>,
     old_ids: Vec<FrameId>,
 }

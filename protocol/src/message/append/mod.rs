@@ -5,7 +5,8 @@ mod frame;
 
 use xs_engine::limits::BATCH_RECORDS_MAX;
 use xs_engine::{
-    Bound, Condition, CursorChange, FrameId, IdempotencyKey, NewFrame, Topic, TopicPatterns,
+    Appended, Bound, Condition, CursorChange, IdempotencyKey, NewFrame, Removal, Stamp, Topic,
+    TopicPatterns,
 };
 
 pub(super) use self::extensions::{put_within, read_within};
@@ -97,84 +98,60 @@ pub(super) fn check_records(count: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a frame got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// Its id.
-    pub id: FrameId,
-    /// Its offset; an ephemeral frame has none.
-    pub offset: Option<u64>,
+/// Adds what became of a batch.
+pub(crate) fn put_appended(out: &mut Gather, appended: &Appended) {
+    let Appended { frames, cursors, repeated, removed, durable, head } = appended;
+    out.put_u64(*head);
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    out.put_u8(flag(*durable, REPLY_DURABLE) | flag(*repeated, REPLY_REPEATED));
+    out.put_u8(0);
+    out.put_u16(frames.len() as u16);
+    out.put_u16(cursors.len() as u16);
+    out.put_u16(removed.len() as u16);
+    for stamp in frames {
+        out.put_slice(stamp.id.as_bytes());
+        out.put_u64(stamp.offset.unwrap_or(NONE));
+    }
+    cursors.iter().for_each(|&revision| out.put_u64(revision));
+    removed.iter().for_each(|&removal| out.put_u8(u8::from(removal == Removal::Removed)));
 }
 
-/// A batch that was appended.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Appended {
-    /// One for each frame, in order. Of a repeated batch, when the others can no longer be told,
-    /// the first frame's alone.
-    pub frames: Vec<Stamp>,
-    /// The new revision of each cursor, in order; 0 for one that was removed. Empty when the
-    /// batch is repeated.
-    pub cursors: Vec<u64>,
-    /// Of each frame that was to be removed, in order, whether it was there.
-    pub removed: Vec<bool>,
-    /// The batch was stored before, under the same key; this is what it became then.
-    pub repeated: bool,
-    /// Whether the batch was durable when this was sent.
-    pub durable: bool,
-    /// The offset after the last frame readers can see.
-    pub head: u64,
-}
-
-impl Appended {
-    pub(crate) fn put(&self, out: &mut Gather) {
-        out.put_u64(self.head);
-        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-        out.put_u8(flag(self.durable, REPLY_DURABLE) | flag(self.repeated, REPLY_REPEATED));
-        out.put_u8(0);
-        out.put_u16(self.frames.len() as u16);
-        out.put_u16(self.cursors.len() as u16);
-        out.put_u16(self.removed.len() as u16);
-        for stamp in &self.frames {
-            out.put_slice(stamp.id.as_bytes());
-            out.put_u64(stamp.offset.unwrap_or(NONE));
-        }
-        self.cursors.iter().for_each(|&revision| out.put_u64(revision));
-        self.removed.iter().for_each(|&removed| out.put_u8(u8::from(removed)));
+/// Reads what became of a batch.
+pub(crate) fn read_appended(mut body: Body) -> Result<Appended, ProtocolError> {
+    let head = body.u64("head")?;
+    let flags = body.u8("flags")?;
+    if flags & !(REPLY_DURABLE | REPLY_REPEATED) != 0 {
+        return Err(body.wrong("flags"));
     }
-
-    pub(crate) fn read(mut body: Body) -> Result<Self, ProtocolError> {
-        let head = body.u64("head")?;
-        let flags = body.u8("flags")?;
-        if flags & !(REPLY_DURABLE | REPLY_REPEATED) != 0 {
-            return Err(body.wrong("flags"));
-        }
-        body.zeros(1)?;
-        let frames = usize::from(body.u16("count of frames")?);
-        let cursors = usize::from(body.u16("count of cursors")?);
-        let removes = usize::from(body.u16("count of removals")?);
-        if body.left() < frames * 24 + cursors * 8 + removes {
-            return Err(body.wrong("stamps"));
-        }
-        let mut stamps = Vec::with_capacity(frames);
-        for _ in 0..frames {
-            let id = body.id("id")?;
-            let offset = body.u64("offset")?;
-            stamps.push(Stamp { id, offset: (offset != NONE).then_some(offset) });
-        }
-        let revisions = (0..cursors).map(|_| body.u64("revision")).collect::<Result<_, _>>()?;
-        let mut removed = Vec::with_capacity(removes);
-        for _ in 0..removes {
-            removed.push(body.u8("removal")? != 0);
-        }
-        Ok(Self {
-            frames: stamps,
-            cursors: revisions,
-            removed,
-            repeated: flags & REPLY_REPEATED != 0,
-            durable: flags & REPLY_DURABLE != 0,
-            head,
-        })
+    body.zeros(1)?;
+    let frames = usize::from(body.u16("count of frames")?);
+    let cursors = usize::from(body.u16("count of cursors")?);
+    let removes = usize::from(body.u16("count of removals")?);
+    if body.left() < frames * 24 + cursors * 8 + removes {
+        return Err(body.wrong("stamps"));
     }
+    let mut stamps = Vec::with_capacity(frames);
+    for _ in 0..frames {
+        let id = body.id("id")?;
+        let offset = body.u64("offset")?;
+        stamps.push(Stamp { id, offset: (offset != NONE).then_some(offset) });
+    }
+    let revisions = (0..cursors).map(|_| body.u64("revision")).collect::<Result<_, _>>()?;
+    let mut removed = Vec::with_capacity(removes);
+    for _ in 0..removes {
+        removed.push(match body.u8("removal")? {
+            0 => Removal::Absent,
+            _ => Removal::Removed,
+        });
+    }
+    Ok(Appended {
+        frames: stamps,
+        cursors: revisions,
+        removed,
+        repeated: flags & REPLY_REPEATED != 0,
+        durable: flags & REPLY_DURABLE != 0,
+        head,
+    })
 }
 
 #[cfg(test)]
@@ -182,7 +159,10 @@ mod tests {
     use std::num::NonZeroU64;
 
     use bytes::Bytes;
-    use xs_engine::{BlobHash, Body as FrameBody, CursorName, ExpectRevision, Meta, Origin, Ttl};
+    use xs_engine::{
+        BlobHash, Body as FrameBody, CursorName, CursorValue, ExpectRevision, FrameId, Meta,
+        Origin, Ttl,
+    };
 
     use super::*;
     use crate::message::testing::{body_of, each_cut_fails};
@@ -217,7 +197,7 @@ mod tests {
                 CursorChange {
                     name: CursorName::parse("one").unwrap(),
                     expect: ExpectRevision::Is(4),
-                    set: Some((9, Bytes::from_static(b"state"))),
+                    set: Some(CursorValue { offset: 9, state: Bytes::from_static(b"state") }),
                 },
                 CursorChange {
                     name: CursorName::parse("two").unwrap(),
@@ -288,13 +268,13 @@ mod tests {
                 Stamp { id: FrameId::ZERO, offset: None },
             ],
             cursors: vec![5, 0],
-            removed: vec![true, false],
+            removed: vec![Removal::Removed, Removal::Absent],
             repeated: true,
             durable: true,
             head: 4,
         };
-        let body = body_of(|out| reply.put(out));
-        let read = |bytes| Appended::read(Body::new("APPEND", bytes));
+        let body = body_of(|out| put_appended(out, &reply));
+        let read = |bytes| read_appended(Body::new("APPEND", bytes));
         assert_eq!(read(body.clone()).unwrap(), reply);
         each_cut_fails(&body, read);
     }

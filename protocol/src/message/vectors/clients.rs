@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use xs_engine::{
-    BlobHash, Body as FrameBody, Bound, Condition, CursorChange, CursorName, ExpectRevision, Frame,
-    IdempotencyKey, Meta, NewFrame, Origin, ReadOptions, Start, TopicPatterns, Ttl,
+    BlobHash, Body as FrameBody, Bound, Condition, CursorChange, CursorName, CursorValue,
+    ExpectRevision, Frame, IdempotencyKey, Meta, NewFrame, Origin, ReadOptions, Start,
+    TopicPatterns, Ttl,
 };
 
 use super::{id, topic};
@@ -46,7 +47,7 @@ fn batch() -> AppendRequest {
         cursors: vec![CursorChange {
             name: CursorName::parse("c").unwrap(),
             expect: ExpectRevision::Is(3),
-            set: Some((10, Bytes::from_static(b"{}"))),
+            set: Some(CursorValue { offset: 10, state: Bytes::from_static(b"{}") }),
         }],
         durable: true,
         ..AppendRequest::default()

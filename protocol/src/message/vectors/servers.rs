@@ -1,7 +1,10 @@
 //! What servers send.
 
 use bytes::Bytes;
-use xs_engine::{BlobHash, Cursor, CursorName, Frame, Meta, NewFrame, Origin};
+use xs_engine::{
+    Appended, BlobHash, Cursor, CursorName, CursorSummary, Frame, Meta, NewFrame, Origin, Removal,
+    Stamp, TopicSummary,
+};
 
 use super::{id, records, topic};
 use crate::codec::{FLAG_MORE, FLAG_PUSH, FLAG_RESPONSE, Header};
@@ -57,7 +60,11 @@ pub(super) fn replies() -> Vec<Sent> {
         head: 8,
         ..Appended::default()
     };
-    let removed = Appended { removed: vec![true, false], head: 9, ..Appended::default() };
+    let removed = Appended {
+        removed: vec![Removal::Removed, Removal::Absent],
+        head: 9,
+        ..Appended::default()
+    };
     let imported = Imported {
         outcomes: vec![
             ImportOutcome::New,
@@ -117,8 +124,16 @@ pub(super) fn replies() -> Vec<Sent> {
     let mut sent: Vec<Sent> = vec![
         ("hello-reply", response(Op::Hello, 0, 1), Box::new(move |out| hello.put(out))),
         ("pong", response(Op::Ping, 0, 2), Box::new(|out| out.put_slice(b"alive?"))),
-        ("append-reply", response(Op::Append, 0, 3), Box::new(move |out| appended.put(out))),
-        ("remove-reply", response(Op::Remove, 0, 18), Box::new(move |out| removed.put(out))),
+        (
+            "append-reply",
+            response(Op::Append, 0, 3),
+            Box::new(move |out| put_appended(out, &appended)),
+        ),
+        (
+            "remove-reply",
+            response(Op::Remove, 0, 18),
+            Box::new(move |out| put_appended(out, &removed)),
+        ),
         ("import-reply", response(Op::Import, 0, 19), Box::new(move |out| imported.put(out))),
         (
             "stats-reply",
@@ -130,7 +145,11 @@ pub(super) fn replies() -> Vec<Sent> {
             response(Op::Maintain, 0, 22),
             Box::new(|out| out.put_slice(br#"{"head":9,"files_copied":3}"#)),
         ),
-        ("append-repeated", response(Op::Append, 0, 3), Box::new(move |out| repeated.put(out))),
+        (
+            "append-repeated",
+            response(Op::Append, 0, 3),
+            Box::new(move |out| put_appended(out, &repeated)),
+        ),
         (
             "append-condition-failed",
             response(Op::Append, 402, 3),
@@ -156,7 +175,7 @@ pub(super) fn replies() -> Vec<Sent> {
         (
             "topics-part",
             Header { flags: FLAG_RESPONSE | FLAG_MORE, ..response(Op::Topics, 0, 9) },
-            Box::new(move |out| summary.put(out)),
+            Box::new(move |out| put_topic_summary(out, &summary)),
         ),
         ("subscribed", response(Op::Subscribe, 0, 10), Box::new(|_| {})),
         ("cursor-set-reply", response(Op::CursorSet, 0, 11), Box::new(|out| out.put_u64(5))),
@@ -172,7 +191,7 @@ pub(super) fn replies() -> Vec<Sent> {
             "cursor-list-reply",
             response(Op::CursorList, 0, 13),
             Box::new(move |out| {
-                listed.put(out);
+                put_cursor_summary(out, &listed);
             }),
         ),
         ("blob-has-reply", response(Op::BlobHas, 0, 14), Box::new(|out| out.put_u8(1))),

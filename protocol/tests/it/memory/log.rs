@@ -1,8 +1,8 @@
 //! What a batch does to the frames, blobs and cursors, and where reads begin and end.
 
 use xs_engine::{
-    BlobHash, Body, Bound, Condition, Cursor, CursorChange, ExpectRevision, Frame, FrameId,
-    NewFrame, ReadOptions, Start, TopicPatterns, Ttl,
+    BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorValue, ExpectRevision, Frame,
+    FrameId, NewFrame, ReadOptions, Removal, Start, TopicPatterns, Ttl,
 };
 use xs_protocol::{AppendRequest, Appended, Code, Detail, Refusal, Stamp};
 
@@ -91,7 +91,7 @@ impl Inner {
         Ok(Appended { frames, cursors, removed, durable, head, ..Appended::default() })
     }
 
-    fn remove(&mut self, batch: &AppendRequest) -> Result<Vec<bool>, Refusal> {
+    fn remove(&mut self, batch: &AppendRequest) -> Result<Vec<Removal>, Refusal> {
         let mut found = Vec::new();
         for &at in &batch.removes {
             let frame = self.visible(at);
@@ -103,7 +103,10 @@ impl Inner {
             }
             found.push(frame.and_then(Frame::offset));
         }
-        let gone = found.into_iter().map(|at| at.is_some_and(|at| self.removed.insert(at)));
+        let gone = found.into_iter().map(|at| match at.is_some_and(|at| self.removed.insert(at)) {
+            true => Removal::Removed,
+            false => Removal::Absent,
+        });
         Ok(gone.collect())
     }
 
@@ -125,8 +128,8 @@ impl Inner {
                 self.cursors.remove(&change.name);
                 0
             }
-            Some((offset, state)) => {
-                let (offset, state) = (*offset, state.clone());
+            Some(value) => {
+                let CursorValue { offset, state } = value.clone();
                 let cursor = Cursor { revision, epoch: 1, offset, time_ms: 5, state };
                 self.cursors.insert(change.name.clone(), cursor);
                 revision

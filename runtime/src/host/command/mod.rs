@@ -24,7 +24,7 @@ use xs_protocol::{AppendRequest, Appended, ClientError, Delivered, SubEvent, Sub
 use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
 use self::cancels::Cancels;
 pub(super) use self::cancels::{AllCancels, cancel_of};
-use self::place::Place;
+use self::place::CommandPlace;
 use super::backoff::{Backoff, random};
 use super::commit::{Outcome, commit};
 use super::driver::{Ending, RESUBSCRIBE, ask, is_wedged, wall_ms};
@@ -58,7 +58,7 @@ pub(super) struct Command {
     restart: Option<Restart>,
     cursor: CursorName,
     /// What is stored.
-    place: Place,
+    place: CommandPlace,
     /// The place was written by somebody else: calls are taken from it anew.
     moved: bool,
     queue: VecDeque<Queued>,
@@ -93,7 +93,8 @@ impl Command {
         let shared = version.shared();
         let stored = ask(&shared.shutdown, || shared.client.cursor_get(&cursor)).await;
         let stored = stored.map_err(Ending::into_error)?;
-        let place = stored.as_ref().map_or_else(|| Place::new(version.offset + 1), Place::of);
+        let place =
+            stored.as_ref().map_or_else(|| CommandPlace::new(version.offset + 1), CommandPlace::of);
         Ok(Self {
             definition: started.definition,
             isolate: Arc::new(started.isolate),
@@ -363,7 +364,7 @@ impl Command {
     async fn write(
         &mut self,
         frames: Vec<NewFrame>,
-        next: Place,
+        next: CommandPlace,
         stop: &CancellationToken,
     ) -> Step<Option<Result<Appended, ClientError>>> {
         let cursors = vec![next.change(&self.cursor)];
@@ -371,7 +372,7 @@ impl Command {
         match commit(&self.version.shared().client, &batch, stop).await {
             Outcome::Stored(appended) => {
                 let revision = appended.cursors.first().copied().unwrap_or_default();
-                self.place = Place { revision, ..next };
+                self.place = CommandPlace { revision, ..next };
                 Ok(Some(Ok(appended)))
             }
             Outcome::Refused(error) => Ok(Some(Err(error))),
@@ -393,7 +394,7 @@ impl Command {
             self.place.revision = 0;
             return Ok(());
         };
-        let before = std::mem::replace(&mut self.place, Place::of(&stored));
+        let before = std::mem::replace(&mut self.place, CommandPlace::of(&stored));
         for (call, tries) in before.running {
             if self.calls.has(call) {
                 self.place.running.entry(call).or_insert(tries);

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use xs_engine::{Cursor, CursorChange, CursorName, ExpectRevision, FrameId};
+use xs_engine::{Cursor, CursorChange, CursorName, CursorValue, ExpectRevision, FrameId};
 
 /// A command's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct CommandPlace {
     /// The cursor's revision; 0 when there is none.
     pub(super) revision: u64,
     /// The first call not begun.
@@ -25,7 +25,7 @@ struct Saved {
     running: BTreeMap<String, u32>,
 }
 
-impl Place {
+impl CommandPlace {
     /// A place that is not stored yet.
     pub(super) const fn new(offset: u64) -> Self {
         Self { revision: 0, offset, running: BTreeMap::new() }
@@ -57,7 +57,11 @@ impl Place {
             serde_json::to_vec(&Saved { running }).map(Bytes::from).unwrap_or_default()
         };
         let expect = ExpectRevision::Is(self.revision);
-        CursorChange { name: name.clone(), expect, set: Some((self.offset, state)) }
+        CursorChange {
+            name: name.clone(),
+            expect,
+            set: Some(CursorValue { offset: self.offset, state }),
+        }
     }
 }
 
@@ -68,12 +72,12 @@ mod tests {
     #[test]
     fn a_place_survives_its_cursor() {
         let name = CursorName::parse("xs.command.a").unwrap();
-        let mut place = Place::new(3);
+        let mut place = CommandPlace::new(3);
         for ids in [vec![], vec![(FrameId::first_of_ms(1), 1), (FrameId::first_of_ms(2), 3)]] {
             place.running = ids.into_iter().collect();
-            let (offset, state) = place.change(&name).set.unwrap();
+            let CursorValue { offset, state } = place.change(&name).set.unwrap();
             let cursor = Cursor { revision: 0, epoch: 1, offset, time_ms: 0, state };
-            assert_eq!(Place::of(&cursor), place);
+            assert_eq!(CommandPlace::of(&cursor), place);
         }
     }
 }

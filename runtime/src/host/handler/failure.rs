@@ -98,7 +98,7 @@ impl Handler {
     /// Replaces an isolate that has failed, after a wait.
     async fn replace(&mut self, input: Option<FrameId>, stop: &CancellationToken) -> Step {
         self.pause(stop).await.map_err(Break::End)?;
-        self.fresh(input, stop).await.map_err(Break::End)
+        self.replace_isolate(input, stop).await.map_err(Break::End)
     }
 
     /// Whether a failure that belongs to no frame is its end.

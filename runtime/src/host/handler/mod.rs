@@ -155,18 +155,20 @@ impl Handler {
         match over {
             Break::End(ending) => Err(ending),
             Break::Later => rest(RESUBSCRIBE, stop).await,
-            Break::Again => self.again(stop).await,
+            Break::Again => self.start_over(stop).await,
             Break::Refused(error) => {
                 let text = format!(
                     "{error}; its inputs are handled again, one by one, as far as they are stored"
                 );
                 self.version.backend.log(LogLevel::Warn, text, None);
-                self.again(stop).await
+                self.start_over(stop).await
             }
         }
     }
 
-    async fn again(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
+    /// Sees what is under way to its end, waits, and goes on from the saved place with another
+    /// isolate.
+    async fn start_over(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
         // Whatever becomes of what is under way, the place is read after it.
         if let Err(Break::End(ending)) = self.land().await {
             return Err(ending);
@@ -199,7 +201,7 @@ impl Handler {
         self.seen = self.place.offset;
         self.retry = self.place.retry;
         self.move_at = None;
-        self.fresh(None, stop).await
+        self.replace_isolate(None, stop).await
     }
 
     /// Where everything is new after a reset: behind the version that is to follow, which a reset
@@ -225,7 +227,7 @@ impl Handler {
 
     /// Replaces the isolate by one that starts from the saved state. It did so before: when it does
     /// not now, that is tried again, unless its definition says that a failure ends it.
-    async fn fresh(
+    async fn replace_isolate(
         &mut self,
         input: Option<FrameId>,
         stop: &CancellationToken,
@@ -342,7 +344,7 @@ impl Handler {
                         inputs.one_by_one(failure.index);
                         // Without a wait: each of them is done with, one way or the other, before
                         // there can be another group.
-                        self.fresh(None, stop).await.map_err(Break::End)?;
+                        self.replace_isolate(None, stop).await.map_err(Break::End)?;
                     } else {
                         self.failed(failure, inputs, stop).await?;
                     }
@@ -366,7 +368,7 @@ impl Handler {
         };
         let mut handling = match handling {
             Ok(handling) => handling,
-            Err(error) => return self.died(error, count).await,
+            Err(error) => return self.note_death(error, count).await,
         };
         let mut done = 0;
         loop {
@@ -383,7 +385,7 @@ impl Handler {
             let reply = match reply {
                 Ok(Some(reply)) => reply,
                 Ok(None) => return Ok(None),
-                Err(error) => return self.died(error, count.saturating_sub(done)).await,
+                Err(error) => return self.note_death(error, count.saturating_sub(done)).await,
             };
             done += reply.done;
             for _ in 0..reply.done {
@@ -400,7 +402,7 @@ impl Handler {
             }
             if let Some((first, seen)) = &first {
                 // Alone it answers for what it made.
-                let Some(error) = self.refusal().await? else { continue };
+                let Some(error) = self.land_or_refused().await? else { continue };
                 self.seen = *seen;
                 inputs.put_back(first.clone());
                 let (shared, fresh, verdict) = (false, true, Verdict::Policy);
@@ -425,7 +427,7 @@ impl Handler {
     }
 
     /// As [`Handler::land`]; a refusal of what the module made is no end.
-    async fn refusal(&mut self) -> Step<Option<ModuleError>> {
+    async fn land_or_refused(&mut self) -> Step<Option<ModuleError>> {
         match self.land().await {
             Err(Break::Refused(error)) => Ok(Some(error)),
             landed => landed.map(|()| None),
@@ -433,7 +435,11 @@ impl Handler {
     }
 
     /// A batch during which the isolate ended: which input did it is known only of the last.
-    async fn died(&mut self, error: ModuleError, left: usize) -> Step<Option<HandlerFailure>> {
+    async fn note_death(
+        &mut self,
+        error: ModuleError,
+        left: usize,
+    ) -> Step<Option<HandlerFailure>> {
         self.land().await?;
         let (index, shared) = (left.saturating_sub(1), left > 1);
         let verdict = Verdict::Policy;
@@ -478,7 +484,7 @@ impl Handler {
             Ok(Some(mut reply)) => {
                 let failure = reply.failure.take().map(|failure| failure.error);
                 self.begin_made(reply, stop).await?;
-                match self.refusal().await?.or(failure) {
+                match self.land_or_refused().await?.or(failure) {
                     Some(error) => self.failed_alone(error, stop).await,
                     None => Ok(()),
                 }

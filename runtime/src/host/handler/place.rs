@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use xs_engine::{BlobHash, Cursor, CursorChange, CursorName, ExpectRevision, Frame, FrameId};
+use xs_engine::{
+    BlobHash, Cursor, CursorChange, CursorName, CursorValue, ExpectRevision, Frame, FrameId,
+};
 
 /// A frame that failed and is to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,10 +150,10 @@ impl Place {
     /// The change that stores `next` over this place.
     pub(super) fn change(&self, name: &CursorName, next: &Self) -> CursorChange {
         let expect = ExpectRevision::Is(self.revision);
-        CursorChange { name: name.clone(), expect, set: Some((next.offset, next.bytes())) }
+        CursorChange { name: name.clone(), expect, set: Some(next.value()) }
     }
 
-    fn bytes(&self) -> Bytes {
+    fn value(&self) -> CursorValue {
         let mut text = Vec::with_capacity(self.state.as_ref().map_or(0, |s| s.json.len()) + 256);
         if let Some(State { json, code }) = &self.state {
             text.extend_from_slice(b"{\"state\":");
@@ -174,7 +176,7 @@ impl Place {
         if !text.is_empty() {
             text.push(b'}');
         }
-        Bytes::from(text)
+        CursorValue { offset: self.offset, state: Bytes::from(text) }
     }
 }
 
@@ -184,7 +186,7 @@ mod tests {
 
     fn round_trip(place: &Place) -> Place {
         let name = CursorName::parse("xs.handler.a").unwrap();
-        let (offset, state) = Place::at(0).change(&name, place).set.unwrap();
+        let CursorValue { offset, state } = Place::at(0).change(&name, place).set.unwrap();
         let cursor = Cursor { revision: place.revision, epoch: 1, offset, time_ms: 0, state };
         Place::of(&cursor).unwrap()
     }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use xs_engine::{
-    BlobHash, Body, Bound, Cursor, CursorName, ExpectRevision, Frame, FrameId, ReadOptions, Start,
-    Topic, TopicPatterns, Ttl,
+    BlobHash, Body, Bound, Cursor, CursorName, CursorValue, ExpectRevision, Frame, FrameId,
+    ReadOptions, Start, Topic, TopicPatterns, Ttl,
 };
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
@@ -213,7 +213,7 @@ impl Inner {
         for change in batch.cursors {
             let revision = self.cursors.get(&change.name).map_or(0, |cursor| cursor.revision) + 1;
             match change.set {
-                Some((offset, state)) => {
+                Some(CursorValue { offset, state }) => {
                     let cursor = Cursor { revision, epoch: 1, offset, time_ms: 0, state };
                     self.cursors.insert(change.name, cursor);
                     revisions.push(revision);

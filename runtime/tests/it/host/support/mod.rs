@@ -13,7 +13,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{CursorChange, CursorName, ExpectRevision, Frame, FrameId, Meta, NewFrame, Topic};
+use xs_engine::{
+    CursorChange, CursorName, CursorValue, ExpectRevision, Frame, FrameId, Meta, NewFrame, Topic,
+};
 use xs_protocol::{AppendRequest, Client, ClientOptions, Role, Server, ServerOptions};
 use xs_runtime::host::{self, HostEnd, HostError, HostOptions, Part};
 use xs_runtime::isolate::Limits;
@@ -161,7 +163,8 @@ impl World {
     /// Sets a cursor as an operator does.
     pub(crate) fn set_cursor(&self, name: &str, offset: u64, state: &str) {
         let name = CursorName::parse(name).unwrap();
-        let set = Some((offset, state.to_owned().into_bytes().into()));
+        let state = state.to_owned().into_bytes().into();
+        let set = Some(CursorValue { offset, state });
         let change = CursorChange { name, expect: ExpectRevision::Any, set };
         self.store.put(AppendRequest { cursors: vec![change], ..Default::default() });
     }

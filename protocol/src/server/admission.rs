@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::door::Place;
-use crate::auth::Guard;
+use super::door::DoorSlot;
+use crate::auth::TokenGuard;
 use crate::message::Role;
 
 /// What lets the connections of a listener in.
 #[derive(Debug, Clone)]
-pub enum Entry {
+pub enum Admission {
     /// Whoever can open the socket has the role.
     Role(Role),
     /// It is the host of the processor of this name alone: of what begins with `xs.` it writes only
@@ -18,13 +18,13 @@ pub enum Entry {
     /// A token of the guard's.
     Token {
         /// Whom to ask.
-        guard: Arc<Guard>,
+        guard: Arc<TokenGuard>,
         /// The role of those who come without one, while the store has no file of tokens.
         or: Option<Role>,
     },
 }
 
-impl From<Role> for Entry {
+impl From<Role> for Admission {
     fn from(role: Role) -> Self {
         Self::Role(role)
     }
@@ -32,15 +32,15 @@ impl From<Role> for Entry {
 
 /// A connection that has come in.
 pub(super) struct Visitor {
-    pub(super) entry: Entry,
+    pub(super) admission: Admission,
     /// Its address, over TCP.
     pub(super) peer: Option<IpAddr>,
     /// Where it waits until it has said HELLO.
-    pub(super) place: Option<Place>,
+    pub(super) slot: Option<DoorSlot>,
 }
 
 impl Visitor {
-    pub(super) const fn new(entry: Entry, peer: Option<IpAddr>) -> Self {
-        Self { entry, peer, place: None }
+    pub(super) const fn new(admission: Admission, peer: Option<IpAddr>) -> Self {
+        Self { admission, peer, slot: None }
     }
 }

@@ -45,8 +45,8 @@ enum Run {
     Down(Backward),
 }
 
-/// The visit.
-pub(super) struct Visit {
+/// The frames of some topics by their postings.
+pub(super) struct ByPostings {
     store: Arc<Inner>,
     segments: Arc<[Arc<SegmentIndex>]>,
     lanes: Vec<Lane>,
@@ -72,7 +72,7 @@ struct Visited {
     done: usize,
 }
 
-impl Visit {
+impl ByPostings {
     pub(super) fn new(
         store: Arc<Inner>,
         segments: Arc<[Arc<SegmentIndex>]>,
