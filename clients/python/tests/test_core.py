@@ -274,8 +274,12 @@ def info(epoch: int = 1, head: int = 100, store: bytes = STORE) -> ServerInfo:
     return ServerInfo("xs", 1, "admin", store, epoch, head, 1, 1, 1, 1, 1, 1, ())
 
 
-def record(topic: str, delta: int) -> bytes:
-    body = bytes([1, 0, len(topic), 0]) + delta.to_bytes(4, "little") + bytes(16) + topic.encode()
+def record(topic: str, delta: int, meta: bytes = b"", body_bytes: int = 0) -> bytes:
+    body = bytes([1, 1 if body_bytes else 0, len(topic), 0]) + delta.to_bytes(4, "little")
+    body += bytes(16)
+    if body_bytes:
+        body += body_bytes.to_bytes(8, "little") + bytes(32)
+    body += topic.encode("latin-1") + meta
     rest = (8 + len(body)).to_bytes(4, "little") + body
     return crc32(rest).to_bytes(4, "little") + rest
 
@@ -442,7 +446,30 @@ class Frames(unittest.TestCase):
     def test_a_body_that_did_not_come_is_told(self) -> None:
         frame = Frame(record("a", 0), 1)
         self.assertEqual((frame.body, frame.text(), frame.meta), (b"", "", None))
-        with self.assertRaises(ValueError):
-            frame.json()
+        for what in (Frame.text, Frame.json):
+            with self.assertRaisesRegex(InvalidValue, "did not come .* body.frame.") as caught:
+                what(Frame(record("a", 0, body_bytes=5), 1))
+            self.assertIsInstance(caught.exception, ValueError)
         self.assertEqual(frame, Frame(record("a", 0), 1))
         self.assertNotEqual(frame, Frame(record("a", 0), 2))
+
+    def test_a_body_that_is_something_else_is_told(self) -> None:
+        def bodied(body: bytes) -> Frame:
+            return Frame(record("a", 0, body_bytes=len(body)), 1, body)
+
+        self.assertEqual(bodied(b'{"a":1}').json(), {"a": 1})
+        for what in (Frame.text, Frame.json):
+            with self.assertRaisesRegex(InvalidValue, "the body is no text: .* 0xff"):
+                what(bodied(b"\xff"))
+        for body in (b"{", b"[" * 100_000):
+            with self.assertRaisesRegex(InvalidValue, "the body is not JSON: "):
+                bodied(body).json()
+        with self.assertRaisesRegex(InvalidValue, "the body is not JSON: "):
+            Frame(record("a", 0), 1).json()
+
+    def test_what_a_server_may_not_send_is_its_error(self) -> None:
+        for meta in (b"{", b"\xff", b"[" * 100_000):
+            with self.assertRaisesRegex(ProtocolError, "JSON is broken"):
+                _ = Frame(record("a", 0, meta), 1).meta
+        with self.assertRaisesRegex(ProtocolError, "topic is not UTF-8"):
+            _ = Frame(record("\xff", 0), 1).topic

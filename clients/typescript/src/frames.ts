@@ -3,7 +3,7 @@
 
 import { crc32 } from "./crc.js";
 import type { Reader, Writer } from "./coding.js";
-import { IntegrityError, ProtocolError, XsError } from "./errors.js";
+import { IntegrityError, InvalidValue, ProtocolError } from "./errors.js";
 import { NO_OFFSET } from "./limits.js";
 import {
   hashOfBytes,
@@ -82,7 +82,11 @@ export class Frame {
   get meta(): any {
     if (!this.#isRead) {
       const text = this.metaJson;
-      this.#meta = text === "" ? undefined : JSON.parse(text);
+      try {
+        this.#meta = text === "" ? undefined : JSON.parse(text);
+      } catch (cause) {
+        throw new ProtocolError("the server's JSON is broken", { cause });
+      }
       this.#isRead = true;
     }
     return this.#meta;
@@ -116,16 +120,26 @@ export class Frame {
     return this.#hasBody ? this.#body : NONE;
   }
 
-  /** The body that came with the frame as text. @throws {XsError} when it did not come */
+  /** The body that came with the frame as text. @throws {InvalidValue} when it did not come */
   text(): string {
     const body = this.body;
-    if (!body) throw new XsError("the body did not come with the frame; read it with body(frame)");
+    if (!body) {
+      throw new InvalidValue("the body did not come with the frame; read it with body(frame)");
+    }
     return body.toString("utf8");
   }
 
-  /** The body that came with the frame as JSON. @throws {XsError} when it did not come */
+  /**
+   * The body that came with the frame as JSON. @throws {InvalidValue} when it did not come, or is
+   * not JSON
+   */
   json(): any {
-    return JSON.parse(this.text());
+    const text = this.text();
+    try {
+      return JSON.parse(text);
+    } catch (cause) {
+      throw new InvalidValue(`the body is not JSON: ${(cause as Error).message}`, { cause });
+    }
   }
 
   /** Which processor made it; null when none did. */

@@ -10,9 +10,9 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 from zlib import crc32
 
 from .coding import Reader, Writer
-from .errors import IntegrityError, ProtocolError
+from .errors import IntegrityError, InvalidValue, ProtocolError
 from .limits import NO_OFFSET
-from .values import FOREVER, BlobHash, FrameId, Origin, Ttl, read_json, ttl_of
+from .values import FOREVER, BlobHash, FrameId, Origin, Ttl, json_value, read_json, ttl_of
 
 __all__ = ["Frame", "FrameList"]
 
@@ -62,7 +62,10 @@ class Frame:
     @property
     def topic(self) -> str:
         at = self._topic_at
-        return self._record[at : at + self._record[10]].decode()
+        try:
+            return self._record[at : at + self._record[10]].decode()
+        except UnicodeDecodeError as error:
+            raise ProtocolError("the server's topic is not UTF-8") from error
 
     @property
     def meta_json(self) -> bytes:
@@ -75,7 +78,7 @@ class Frame:
         int may have (4,300) are Decimals."""
         if self._meta is _UNREAD:
             text = self.meta_json
-            self._meta = read_json(text) if text else None
+            self._meta = json_value(text) if text else None
         return self._meta
 
     @property
@@ -108,14 +111,23 @@ class Frame:
         return self._body if self._record[9] & _BODY else b""
 
     def text(self) -> str:
-        """The body that came with the frame as text. Raises ValueError when it did not come."""
+        """The body that came with the frame as text. Raises InvalidValue when it did not come, or
+        is not UTF-8."""
         if self.body is None:
-            raise ValueError("the body did not come with the frame; read it with body(frame)")
-        return self.body.decode()
+            raise InvalidValue("the body did not come with the frame; read it with body(frame)")
+        try:
+            return self.body.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidValue(f"the body is no text: {error}") from error
 
     def json(self) -> Any:
-        """The body that came with the frame as JSON. Raises ValueError when it did not come."""
-        return read_json(self.text())
+        """The body that came with the frame as JSON. Raises InvalidValue when it did not come, or
+        is not JSON."""
+        text = self.text()
+        try:
+            return read_json(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidValue(f"the body is not JSON: {error}") from error
 
     @property
     def origin(self) -> Optional[Origin]:

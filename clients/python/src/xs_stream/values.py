@@ -298,7 +298,7 @@ def json_value(text: bytes) -> Json:
     """The value of the server's JSON. Raises ProtocolError."""
     try:
         return read_json(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the server's JSON is broken: {error}") from error
 
 
