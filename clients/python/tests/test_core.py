@@ -21,6 +21,7 @@ from xs_stream import (
     FrameId,
     Gap,
     InvalidValue,
+    NewFrame,
     OtherStore,
     ProtocolError,
     Resumed,
@@ -38,7 +39,15 @@ from xs_stream.errors import CODES, refusal_of
 from xs_stream.messages import ReadOptions, read_options
 from xs_stream.reading import Backoff, Reading
 from xs_stream.session import Answer, Flow, Push, Session
-from xs_stream.values import patterns_of, time_of
+from xs_stream.values import bound_of, patterns_of, time_of
+
+
+def deep(levels: int) -> Any:
+    """A list in a list in a list."""
+    value: Any = None
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 class Values(unittest.TestCase):
@@ -122,6 +131,49 @@ class Values(unittest.TestCase):
             with self.assertRaisesRegex(InvalidValue, f"not {name}; json="):
                 asyncio.run(first(bad))
 
+    def test_what_is_of_another_kind_is_named(self) -> None:
+        wrong: Any
+        for wrong in (None, 5, b"a", "\udc80"):
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                messages.append(messages.Batch([NewFrame(wrong)]))
+        for fields in (
+            {"body": 5},
+            {"body": [1, 2]},
+            {"body": "\udc80"},
+            {"ttl": None},
+            {"ttl": 5},
+            {"meta_json": "{}"},
+            {"meta": deep(100_000)},
+        ):
+            frame: Any = NewFrame("a", **fields)
+            with self.assertRaises(InvalidValue, msg=str(list(fields))):
+                messages.append(messages.Batch([frame]))
+        for kind in (FrameId, BlobHash, ResumePoint, Ttl):
+            for wrong in (None, 5, b"x"):
+                with self.assertRaises(InvalidValue, msg=f"{kind} {wrong}"):
+                    kind.parse(wrong)
+        wrong = "5"
+        with self.assertRaises(InvalidValue):
+            Ttl("time", wrong)
+        with self.assertRaisesRegex(InvalidValue, "bytes, not str"):
+            BlobHash.of(wrong)
+        for wrong in (None, 5, [5], b"a"):
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                patterns_of(wrong)
+        for wrong in (None, 1.5, b"x" * 16, -1, 1 << 64):
+            with self.assertRaisesRegex(InvalidValue, "not an offset or an id"):
+                bound_of(wrong)
+        # What the server takes for a malformed message, it would end the connection for.
+        for wrong in ("x", 1.5, [1], -1):
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                read_options(last=wrong)
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                messages.subscribe(read_options(), messages.How(1, wrong))
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                messages.blob_get(wrong, 1)
+        with self.assertRaises(InvalidValue):
+            read_options(since=datetime.datetime(1, 1, 1))
+
     def test_patterns_have_a_most(self) -> None:
         self.assertEqual(patterns_of("a, b.*"), ["a", "b.*"])
         self.assertEqual(len(patterns_of(["a"] * 64)), 64)
@@ -183,6 +235,16 @@ class Addresses(unittest.TestCase):
             self.assertEqual(str(parse_address(text)), expected)
         for bad in ("", ":", ":0", ":65536", ":-1", "a:b", "::1:80", "xss://:1", "http://a:1"):
             with self.assertRaises(AddressError, msg=bad):
+                parse_address(bad)
+        wrong: Any
+        for wrong in ("", None):
+            with self.assertRaisesRegex(AddressError, "the address is empty; give a store"):
+                parse_address(wrong)
+        for wrong in (5, b"store", ["store"]):
+            with self.assertRaisesRegex(AddressError, "is text or a path, not "):
+                parse_address(wrong)
+        for bad in (f"xss://{'a' * 70}.example:1", "a..b:1"):
+            with self.assertRaisesRegex(AddressError, "names no host"):
                 parse_address(bad)
 
     def test_local_is_this_machine(self) -> None:
