@@ -190,7 +190,7 @@ export class BlobReader extends Stream<Buffer> {
     private readonly signal: AbortSignal | undefined,
   ) {
     super();
-    const hash = typeof blob === "string" ? blob : blob.hash;
+    const hash = typeof blob === "string" ? blob : blob?.hash;
     if (hash === null) throw new InvalidValue("the frame has no body");
     this.hash = hash;
     this.#backoff = new Backoff(host.retry);

@@ -160,6 +160,14 @@ describe("addresses", () => {
     for (const bad of ["", ":", ":0", ":65536", ":-1", "a:b", "::1:80", "xss://:1", "http://a:1"]) {
       assert.throws(() => parseAddress(bad), AddressError, bad);
     }
+    // As an argument of the command line that was left out.
+    for (const none of ["", undefined, null]) {
+      assert.throws(() => parseAddress(none as string), /^AddressError: the address is empty; /);
+    }
+    for (const wrong of [5, Buffer.from("store"), ["store"], new URL("file:///store")]) {
+      const isTold = /^AddressError: an address is text, not /;
+      assert.throws(() => parseAddress(wrong as never), isTold);
+    }
   });
 
   it("local is this machine", () => {
