@@ -40,7 +40,10 @@ export interface AppendOptions
 
 /** How a stream is served. */
 export interface StreamOptions extends Signal {
-  /** Bodies up to so many bytes come with their frames; 0 unless given. */
+  /**
+   * Bodies of up to so many bytes, at most 1 MiB, come with their frames; 0 unless given. The
+   * client's `body(frame)` gives any.
+   */
   readonly bodies?: number | undefined;
   /** Bytes that the server may send ahead of what was taken. */
   readonly credit?: number | undefined;

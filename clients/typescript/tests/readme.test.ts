@@ -1,37 +1,59 @@
-// The program of the README, run as it stands there.
+// The programs of the README, run as they stand there.
 
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { it } from "node:test";
-import { promisify } from "node:util";
-import { connect } from "../src/index.js";
+import { connect, type Client } from "../src/index.js";
 import { PACKAGE, PATIENCE_MS, Server } from "./support.js";
 
-it("the ten lines of the README", async () => {
+/** More than comes with a frame in these programs. */
+const LONG = "x".repeat(5000);
+
+/** Runs the program with a number, and gives what it prints, without offsets, line by line. */
+async function* run(at: number, server: Server): AsyncGenerator<string, void> {
   const readme = readFileSync(join(PACKAGE, "README.md"), "utf8");
-  const [, program = ""] = /```ts\n(.*?)```/s.exec(readme) ?? [];
+  const program = [...readme.matchAll(/```ts\n(.*?)```/gs)][at]?.[1] ?? "";
   assert(program.split("\n").filter(Boolean).length <= 10);
-  const root = mkdtempSync(join(tmpdir(), "xs-ts-readme-"));
-  const server = new Server();
+  // As an installed package is found.
+  const root = join(server.dir, "program");
+  mkdirSync(join(root, "node_modules", "@xs"), { recursive: true });
+  symlinkSync(PACKAGE, join(root, "node_modules", "@xs", "client"));
+  writeFileSync(join(root, "program.mjs"), program);
+  const args = [join(root, "program.mjs"), server.store];
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  const gone = once(child, "exit");
+  let isLeft = true;
   try {
-    // As an installed package is found.
-    mkdirSync(join(root, "node_modules", "@xs"), { recursive: true });
-    symlinkSync(PACKAGE, join(root, "node_modules", "@xs", "client"));
-    writeFileSync(join(root, "program.mjs"), program);
-    await (await connect(server.store, { waitMs: PATIENCE_MS })).close();
-    const args = [join(root, "program.mjs"), server.store];
-    const { stdout, stderr } = await promisify(execFile)(process.execPath, args);
-    assert.equal(stderr, "");
-    const lines = stdout
-      .trim()
-      .split("\n")
-      .map((line) => line.replace(/^\d+n? /, ""));
-    assert.deepEqual(lines, ["buy milk { urgent: true }", "and bread undefined"]);
+    for await (const line of createInterface(child.stdout)) yield line.replace(/^\d+n? /, "");
+    isLeft = false;
+    assert.deepEqual(await gone, [0, null]);
   } finally {
-    await server.close();
+    if (isLeft) child.kill("SIGKILL");
+    await gone;
     rmSync(root, { recursive: true });
   }
-});
+}
+
+async function over(test: (server: Server, client: Client) => Promise<void>): Promise<void> {
+  const server = new Server();
+  const client = await connect(server.store, { waitMs: PATIENCE_MS });
+  try {
+    await test(server, client);
+  } finally {
+    await client.close();
+    await server.close();
+  }
+}
+
+it("the ten lines of the README", () =>
+  over(async (server, client) => {
+    await client.append("notes", LONG);
+    const lines = [];
+    for await (const line of run(0, server)) lines.push(line);
+    const [milk, bread] = ["buy milk { urgent: true }", "and bread undefined"];
+    assert.deepEqual(lines, [`${LONG} undefined`, milk, bread]);
+  }));

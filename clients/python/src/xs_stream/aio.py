@@ -428,8 +428,8 @@ class AsyncClient:
     ) -> Read:
         """The stored frames of some topics, in order: `async for frame in client.read(..)`.
 
-        Bodies up to `bodies` bytes come with their frames. `credit` bounds the bytes that the
-        server sends ahead of what was taken.
+        Bodies of up to `bodies` bytes, at most 1 MiB, come with their frames; `body(frame)` gives
+        any. `credit` bounds the bytes that the server sends ahead of what was taken.
         """
         options = read_options(
             topics,
