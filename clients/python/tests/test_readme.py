@@ -9,6 +9,7 @@ import unittest
 from pathlib import Path
 
 import xs_stream
+from xs_stream import NewFrame
 
 from .support import PATIENCE, Server
 
@@ -51,3 +52,29 @@ class Readme(unittest.TestCase):
         self.assertEqual(err, "")
         lines = [line.split(" ", 1)[1] for line in out.splitlines()]
         self.assertEqual(lines, [f"{LONG} None", "buy milk {'urgent': True}", "and bread None"])
+
+    def test_a_consumer_that_remembers(self) -> None:
+        def line(child: "subprocess.Popen[str]") -> str:
+            assert child.stdout is not None
+            return child.stdout.readline().split(" ", 1)[1]
+
+        self.client.append_batch([NewFrame("notes", LONG), NewFrame("notes", "one")])
+        first = self.begin(1)
+        self.assertEqual([line(first), line(first)], [f"{LONG}\n", "one\n"])
+        # It has handled a frame once the next one is printed.
+        self.client.append("notes", "two")
+        self.assertEqual(line(first), "two\n")
+        first.kill()
+        first.wait(PATIENCE)
+        self.client.append("notes", "three")
+        second = self.begin(1)
+        again = [line(second)]
+        if again[0] != "three\n":
+            again.append(line(second))
+        # The one before it again where it was killed before it had moved the cursor.
+        self.assertIn(again, (["three\n"], ["two\n", "three\n"]))
+        # Somebody else has the cursor.
+        self.client.cursor_set("printer", 0)
+        self.client.append("notes", "four")
+        _, err = second.communicate(timeout=PATIENCE)
+        self.assertRegex(err, "CursorConflict: 400")
