@@ -515,6 +515,17 @@ class Frames(unittest.TestCase):
         self.assertEqual(frame, Frame(record("a", 0), 1))
         self.assertNotEqual(frame, Frame(record("a", 0), 2))
 
+    def test_what_tells_it_from_others_is_shown(self) -> None:
+        made = "0" * 25
+        self.assertEqual(repr(Frame(record("a", 0), 5)), f"Frame(topic='a', id={made}, offset=5)")
+        shown = repr(Frame(record("a.b", 0, b'{"a":1}', 9000), None, bytes(9000)))
+        rest = 'meta={"a":1}, body_bytes=9000'
+        self.assertEqual(shown, f"Frame(topic='a.b', id={made}, offset=None, {rest})")
+        long = repr(Frame(record("a", 0, b'"' + b"x" * 60_000 + b'"'), 5))
+        self.assertLess(len(long), 300)
+        # One that a server broke can still be looked at.
+        self.assertIn("meta={", repr(Frame(record("a", 0, b"{\xff"), 5)))
+
     def test_a_body_that_is_something_else_is_told(self) -> None:
         def bodied(body: bytes) -> Frame:
             return Frame(record("a", 0, body_bytes=len(body)), 1, body)

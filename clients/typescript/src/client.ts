@@ -42,6 +42,7 @@ import {
   type StreamOptions,
 } from "./options.js";
 import { Backoff, Reading, RETRY, type Retry } from "./reading.js";
+import { jsonable } from "./showing.js";
 import { Follow, Read, type Host } from "./streams.js";
 import {
   asBuffer,
@@ -288,7 +289,7 @@ export class Client {
     else if (isBlobRef(body)) sent = body;
     else throw new InvalidValue(NO_BODY);
     const frames = [{ ...rest, topic, body: sent }];
-    const done = await this.appendBatch({ frames, conditions, key, durable }, { signal });
+    const done = await this.#append({ frames, conditions, key, durable }, signal);
     const [stamp] = done.frames;
     if (!stamp) throw new ProtocolError("the server stored another batch");
     return stamp;
@@ -297,9 +298,15 @@ export class Client {
   /** Removes and appends frames and changes cursors, all of it or nothing. */
   async appendBatch(batch: Batch, options: Signal = {}): Promise<Appended> {
     const { signal } = checkOptions(options, OPTIONS.plain);
-    checkKeys(batch, messages.BATCH);
+    const { frames = [] } = checkKeys(batch, messages.BATCH);
+    for (const frame of listOf(frames, "frames")) checkKeys(frame, NEW_FRAME);
+    return this.#append(batch, signal);
+  }
+
+  /** Appends what was looked at. */
+  async #append(batch: Batch, signal: AbortSignal | undefined): Promise<Appended> {
     const long = new Map<BlobHash, Buffer>();
-    const frames = listOf(batch.frames ?? [], "frames").map((frame) => named(frame, long));
+    const frames = (batch.frames ?? []).map((frame) => named(frame, long));
     const body = messages.append({ ...batch, frames });
     const putOn = new Map<BlobHash, Connection>();
     check(signal);
@@ -442,7 +449,7 @@ export class Client {
       }
       const hash = blobHash(whole);
       await this.#try((connection) => known(connection, hash, whole, signal), how, signal);
-      return { hash, bytes: BigInt(whole.length) };
+      return jsonable({ hash, bytes: BigInt(whole.length) });
     }
     return store(this.blobWriter(options), source, signal, this.#closing.signal);
   }
@@ -643,7 +650,7 @@ function isSource(body: unknown): body is Source {
 
 /** The frame as it is sent: a long body is added to `long`, and named. */
 function named(frame: NewFrame, long: Map<BlobHash, Buffer>): NewFrame {
-  const body = bodyOf(checkKeys(frame, NEW_FRAME));
+  const body = bodyOf(frame);
   if (!body || "blob" in body || body.length <= INLINE_BYTES_MAX) return frame;
   const hash = blobHash(body);
   long.set(hash, body);

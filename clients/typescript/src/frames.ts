@@ -1,10 +1,12 @@
 // Frames as they come from a server: FRAME records of docs/wire.md, whose CRC is checked when
 // they arrive and whose parts are read when they are asked for.
 
+import { inspect, type InspectOptions } from "node:util";
 import { crc32 } from "./crc.js";
 import type { Reader, Writer } from "./coding.js";
 import { IntegrityError, InvalidValue, ProtocolError } from "./errors.js";
 import { NO_OFFSET } from "./limits.js";
+import { exact } from "./showing.js";
 import {
   hashOfBytes,
   idOfBytes,
@@ -161,6 +163,43 @@ export class Frame {
   get oldId(): FrameId | null {
     const at = this.#topicAt - 16;
     return this.#byte(9) & OLD_ID ? idOfBytes(this.#record.subarray(at, at + 16)) : null;
+  }
+
+  /**
+   * What JSON.stringify writes: all of it but the body, with the names that `xs cat` prints.
+   * Numbers of 64 bits are numbers up to 2^53, then text.
+   */
+  toJSON(): Record<string, unknown> {
+    const { kind, topic, id, hash, ttl, origin, oldId } = this;
+    const offset = this.offset === null ? null : exact(this.offset);
+    const frame = { kind, topic, id, offset, hash, bodyBytes: exact(this.bodyBytes) };
+    const { inputOffset = null } = origin ?? {};
+    const from = inputOffset === null ? null : exact(inputOffset);
+    return {
+      ...frame,
+      meta: this.meta ?? null,
+      ttl,
+      ...(origin && { origin: { ...origin, inputOffset: from } }),
+      ...(oldId !== null && { oldId }),
+    };
+  }
+
+  /** What console.log shows: what tells it from others, and not its body. */
+  [inspect.custom](depth: number, options: InspectOptions): string {
+    if (depth < 0) return "[Frame]";
+    const { topic, id, offset, hash, bodyBytes, ttl } = this;
+    const body = hash === null ? {} : { hash, bodyBytes };
+    const kept = ttl === "forever" ? {} : { ttl };
+    const shown = { topic, id, offset, ...this.#shownMeta(), ...body, ...kept };
+    return `Frame ${inspect(shown, options)}`;
+  }
+
+  #shownMeta(): { meta?: unknown } {
+    try {
+      return this.meta === undefined ? {} : { meta: this.meta };
+    } catch {
+      return { meta: this.metaJson };
+    }
   }
 
   /** Its FRAME record, as it came. */

@@ -5,6 +5,7 @@ import { Op, Reader, readExtensions, Writer } from "./coding.js";
 import { InvalidValue, ProtocolError, refusalOf, type Details, type Refusal } from "./errors.js";
 import { Frame, putFrameList, readFrameList, type FrameList } from "./frames.js";
 import * as limits from "./limits.js";
+import { Appended, jsonable, Stamp } from "./showing.js";
 import {
   bodyOf,
   CONDITIONS,
@@ -17,7 +18,6 @@ import {
   timeMs,
   ttlNumbers,
   u64,
-  type Appended,
   type Bound,
   type CaughtUp,
   type Condition,
@@ -33,7 +33,6 @@ import {
   type ResumePoint,
   type ServerInfo,
   type Slow,
-  type Stamp,
   type Time,
   type Topics,
   type TopicSummary,
@@ -98,7 +97,7 @@ export function readHello(body: Buffer): ServerInfo {
     ops.push({ op, oldest: reader.u16("op"), newest: reader.u16("op") });
   }
   const sizes = { messageBytes, requests, streams, chunkBytes, uploadWindow, batchRecords };
-  return { name, version, role, store, epoch, head, ...sizes, ops };
+  return jsonable({ name, version, role, store, epoch, head, ...sizes, ops });
 }
 
 export function readRefusal(code: number, body: Buffer): Refusal {
@@ -250,20 +249,15 @@ export function readAppended(body: Buffer): Appended {
   for (; frameCount > 0; frameCount--) {
     const id = reader.id("id");
     const offset = reader.u64("offset");
-    frames.push({ id, offset: offset === limits.NO_OFFSET ? null : offset });
+    frames.push(new Stamp(id, offset === limits.NO_OFFSET ? null : offset));
   }
   const cursors: bigint[] = [];
   for (; cursorCount > 0; cursorCount--) cursors.push(reader.u64("revision"));
   const removed: boolean[] = [];
   for (; removals > 0; removals--) removed.push(reader.u8("removal") === 1);
-  return {
-    frames,
-    cursors,
-    durable: (flags & 1) !== 0,
-    repeated: (flags & 2) !== 0,
-    removed,
-    head,
-  };
+  const durable = (flags & 1) !== 0;
+  const repeated = (flags & 2) !== 0;
+  return new Appended(frames, cursors, durable, repeated, removed, head);
 }
 
 function putWithin(out: Writer, within: Topics | undefined): void {
@@ -327,7 +321,7 @@ export function readImported(body: Buffer): Imported {
     if (code < 2) outcomes.push({ kind: code === 0 ? "new" : "there" });
     else outcomes.push({ kind: "refused", code });
   }
-  return { outcomes, durable: (flags & 1) !== 0, head };
+  return jsonable({ outcomes, durable: (flags & 1) !== 0, head });
 }
 
 // Reading
@@ -493,7 +487,7 @@ export function readTopics(body: Buffer): TopicSummary[] {
     const newest = reader.id("id");
     const lastOffset = reader.u64("offset");
     const name = reader.text("topic");
-    found.push({ name, count, bytes, first, last: newest, lastOffset });
+    found.push(jsonable({ name, count, bytes, first, last: newest, lastOffset }));
   }
   return found;
 }
@@ -594,7 +588,7 @@ export function readEvent(code: number, body: Buffer): StreamEvent {
 function simpleEvent(event: number, reader: Reader): StreamEvent {
   switch (event) {
     case 1:
-      return { kind: "caught_up", head: reader.u64("head") };
+      return jsonable({ kind: "caught_up", head: reader.u64("head") });
     case 2:
       return { kind: "pulse" };
     case 3: {
@@ -602,8 +596,9 @@ function simpleEvent(event: number, reader: Reader): StreamEvent {
       const [first, end] = [reader.u64("gap"), reader.u64("gap")];
       const reason = GAPS[kind];
       if (!reason) throw new ProtocolError(`the server told of a gap of kind ${kind}`);
-      if (kind === 2) return { kind: "gap", reason, first: null, end: null, count: first };
-      return { kind: "gap", reason, first, end, count: 0n };
+      const isCount = kind === 2;
+      const range = isCount ? { first: null, end: null } : { first, end };
+      return jsonable({ kind: "gap", reason, ...range, count: isCount ? first : 0n });
     }
     case 5:
       return { kind: "ended", scannedTo: reader.u64("scanned_to") };
@@ -667,7 +662,8 @@ export function readCursor(name: string, body: Buffer): Cursor | undefined {
   const revision = reader.u64("revision");
   const epoch = reader.u64("epoch");
   const offset = reader.u64("offset");
-  return { name, revision, epoch, offset, timeMs: reader.u64("time"), state: reader.rest() };
+  const timeMs = reader.u64("time");
+  return jsonable({ name, revision, epoch, offset, timeMs, state: reader.rest() });
 }
 
 export function readCursors(body: Buffer): CursorSummary[] {
@@ -679,7 +675,8 @@ export function readCursors(body: Buffer): CursorSummary[] {
     const offset = reader.u64("cursor");
     const timeMs = reader.u64("cursor");
     const stateBytes = reader.u64("cursor");
-    found.push({ name: reader.text("name"), revision, epoch, offset, timeMs, stateBytes });
+    const name = reader.text("name");
+    found.push(jsonable({ name, revision, epoch, offset, timeMs, stateBytes }));
   }
   return found;
 }

@@ -24,6 +24,9 @@ _BODY, _ORIGINATED, _OLD_ID = 1, 2, 4
 _TTL_LAST = 3
 _UNREAD: Any = object()
 
+REPR_META_MAX = 200
+"""Characters of a meta that repr shows."""
+
 
 class Frame:
     """One stored event. What it is made of is read from its record when asked for."""
@@ -158,7 +161,14 @@ class Frame:
         return FrameId(self._record[at : at + 16])
 
     def __repr__(self) -> str:
-        return f"Frame(offset={self.offset}, topic={self.topic!r}, id={self.id})"
+        parts = [f"topic={self.topic!r}", f"id={self.id}", f"offset={self.offset}"]
+        text = self.meta_json.decode(errors="replace")
+        if text:
+            most = REPR_META_MAX
+            parts.append(f"meta={text[:most]}.." if len(text) > most else f"meta={text}")
+        if self.body_bytes:
+            parts.append(f"body_bytes={self.body_bytes}")
+        return f"Frame({', '.join(parts)})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Frame):
