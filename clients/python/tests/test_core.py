@@ -21,6 +21,7 @@ from xs_stream import (
     FrameId,
     Gap,
     InvalidValue,
+    Item,
     NewFrame,
     OtherStore,
     ProtocolError,
@@ -377,6 +378,13 @@ def gap(kind: int, first: int, end: int) -> Push:
     return Push(1, Op.SUB_EVENT, 0, False, bytes(out.data))
 
 
+def offset_of(item: Item) -> Optional[int]:
+    """As in a program of the README: `kind` tells a type checker too which item it is."""
+    if item.kind == "frame":
+        return item.offset
+    return item.end if item.kind == "gap" else None
+
+
 class Readings(unittest.TestCase):
     def given(self, reading: Reading, push: Push) -> List[Any]:
         items = reading.take(push)
@@ -514,6 +522,8 @@ class Frames(unittest.TestCase):
             self.assertIsInstance(caught.exception, ValueError)
         self.assertEqual(frame, Frame(record("a", 0), 1))
         self.assertNotEqual(frame, Frame(record("a", 0), 2))
+        items: List[Item] = [frame, Gap("corrupt", 3, 5), CaughtUp(9)]
+        self.assertEqual([offset_of(item) for item in items], [1, 5, None])
 
     def test_what_tells_it_from_others_is_shown(self) -> None:
         made = "0" * 25

@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import struct
 from itertools import groupby
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, Literal, NamedTuple, Optional, Sequence, Tuple
 from zlib import crc32
 
 from .coding import Reader, Writer
@@ -33,7 +33,7 @@ class Frame:
 
     __slots__ = ("_body", "_meta", "_record", "offset")
 
-    kind = "frame"
+    kind: Literal["frame"] = "frame"
 
     def __init__(self, record: bytes, offset: Optional[int], body: Optional[bytes] = None) -> None:
         self._record = record

@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Iterable, List, Optional, Sequence, Tuple, Type, TypeVar, Union
+from typing import Any, Iterable, List, Literal, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 from .errors import InvalidValue, ProtocolError
 from .limits import NO_OFFSET, PATTERNS_MAX
@@ -538,14 +538,14 @@ class CaughtUp:
     """All that was stored at the beginning was given; what comes now is new. Comes once."""
 
     head: int
-    kind: str = "caught_up"
+    kind: Literal["caught_up"] = "caught_up"
 
 
 @dataclass(frozen=True)
 class Pulse:
     """The time asked for has passed."""
 
-    kind: str = "pulse"
+    kind: Literal["pulse"] = "pulse"
 
 
 @dataclass(frozen=True)
@@ -558,7 +558,7 @@ class Gap:
     first: Optional[int] = None
     end: Optional[int] = None
     count: int = 0
-    kind: str = "gap"
+    kind: Literal["gap"] = "gap"
 
 
 @dataclass(frozen=True)
@@ -567,7 +567,7 @@ class Resumed:
     ones of the meantime are. `offset` is where it went on; None: from its start."""
 
     offset: Optional[int]
-    kind: str = "resumed"
+    kind: Literal["resumed"] = "resumed"
 
 
 @dataclass(frozen=True)
