@@ -323,6 +323,45 @@ class Real(unittest.TestCase):
             client.append("none", given())
             self.assertEqual(client.body(client.last("none")[0]), b"given")
 
+    def test_an_argument_of_another_kind_is_named(self) -> None:
+        with xs_stream.connect(self.server.store) as client:
+            frame: Any = client.get(client.append("kinds", "x" * 5000).id)
+            with self.assertRaisesRegex(InvalidValue, "cursor_remove"):
+                client.cursor_set("kinds", None)  # type: ignore[arg-type]
+            calls: List[Callable[[Any], Any]] = [
+                lambda wrong: client.append("kinds", key=wrong),
+                lambda wrong: client.append("kinds", conditions=wrong),
+                lambda wrong: client.append_batch(wrong),
+                lambda wrong: client.append_batch(cursors=wrong),
+                lambda wrong: client.append_batch(remove=wrong),
+                lambda wrong: client.import_frames(wrong),
+                lambda wrong: client.follow(slow=wrong),
+                lambda wrong: client.follow(resume=wrong),
+                lambda wrong: client.follow(pulse=wrong),
+                lambda wrong: client.fetch(page_bytes=wrong),
+                lambda wrong: client.last("kinds", wrong),
+                lambda wrong: client.has_blob(wrong),
+                lambda wrong: client.body(wrong),
+                lambda wrong: client.cursor_get(wrong),
+                lambda wrong: client.cursor_set("kinds", 1, state=wrong),
+                lambda wrong: client.call("kinds", deadline=wrong),
+                lambda wrong: client.call("kinds", body=wrong),
+                lambda wrong: client.ping(wrong),
+                lambda wrong: client.compact(dead_percent=wrong),
+                lambda wrong: client.gc(grace=wrong),
+                lambda wrong: client.backup(wrong),
+                lambda wrong: xs_stream.connect(self.server.store, token=wrong),
+                lambda wrong: xs_stream.connect(self.server.store, timeout=wrong),
+                lambda wrong: xs_stream.connect(self.server.store, wait=wrong),
+                lambda wrong: xs_stream.connect(self.server.store, retry=wrong),
+            ]
+            for at, call in enumerate(calls):
+                with self.assertRaises(InvalidValue, msg=f"call {at}"):
+                    call(object() if at != 6 else {"latest": 5})
+            # Nothing of it was sent: the connection is the same, and works.
+            self.assertEqual(client.body(frame), b"x" * 5000)
+            self.assertEqual([one.count for one in client.topics("kinds")], [1])
+
     def test_a_meta_may_be_of_any_digits(self) -> None:
         digits = "1" * 5000
         text = f'{{"long":[-{digits},{digits}],"short":7}}'.encode()

@@ -21,6 +21,8 @@ from xs_stream import (
     FrameId,
     Gap,
     InvalidValue,
+    Item,
+    NewFrame,
     OtherStore,
     ProtocolError,
     Resumed,
@@ -38,7 +40,15 @@ from xs_stream.errors import CODES, refusal_of
 from xs_stream.messages import ReadOptions, read_options
 from xs_stream.reading import Backoff, Reading
 from xs_stream.session import Answer, Flow, Push, Session
-from xs_stream.values import patterns_of, time_of
+from xs_stream.values import bound_of, patterns_of, time_of
+
+
+def deep(levels: int) -> Any:
+    """A list in a list in a list."""
+    value: Any = None
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 class Values(unittest.TestCase):
@@ -122,6 +132,49 @@ class Values(unittest.TestCase):
             with self.assertRaisesRegex(InvalidValue, f"not {name}; json="):
                 asyncio.run(first(bad))
 
+    def test_what_is_of_another_kind_is_named(self) -> None:
+        wrong: Any
+        for wrong in (None, 5, b"a", "\udc80"):
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                messages.append(messages.Batch([NewFrame(wrong)]))
+        for fields in (
+            {"body": 5},
+            {"body": [1, 2]},
+            {"body": "\udc80"},
+            {"ttl": None},
+            {"ttl": 5},
+            {"meta_json": "{}"},
+            {"meta": deep(100_000)},
+        ):
+            frame: Any = NewFrame("a", **fields)
+            with self.assertRaises(InvalidValue, msg=str(list(fields))):
+                messages.append(messages.Batch([frame]))
+        for kind in (FrameId, BlobHash, ResumePoint, Ttl):
+            for wrong in (None, 5, b"x"):
+                with self.assertRaises(InvalidValue, msg=f"{kind} {wrong}"):
+                    kind.parse(wrong)
+        wrong = "5"
+        with self.assertRaises(InvalidValue):
+            Ttl("time", wrong)
+        with self.assertRaisesRegex(InvalidValue, "bytes, not str"):
+            BlobHash.of(wrong)
+        for wrong in (None, 5, [5], b"a"):
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                patterns_of(wrong)
+        for wrong in (None, 1.5, b"x" * 16, -1, 1 << 64):
+            with self.assertRaisesRegex(InvalidValue, "not an offset or an id"):
+                bound_of(wrong)
+        # What the server takes for a malformed message, it would end the connection for.
+        for wrong in ("x", 1.5, [1], -1):
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                read_options(last=wrong)
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                messages.subscribe(read_options(), messages.How(1, wrong))
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                messages.blob_get(wrong, 1)
+        with self.assertRaises(InvalidValue):
+            read_options(since=datetime.datetime(1, 1, 1))
+
     def test_patterns_have_a_most(self) -> None:
         self.assertEqual(patterns_of("a, b.*"), ["a", "b.*"])
         self.assertEqual(len(patterns_of(["a"] * 64)), 64)
@@ -183,6 +236,16 @@ class Addresses(unittest.TestCase):
             self.assertEqual(str(parse_address(text)), expected)
         for bad in ("", ":", ":0", ":65536", ":-1", "a:b", "::1:80", "xss://:1", "http://a:1"):
             with self.assertRaises(AddressError, msg=bad):
+                parse_address(bad)
+        wrong: Any
+        for wrong in ("", None):
+            with self.assertRaisesRegex(AddressError, "the address is empty; give a store"):
+                parse_address(wrong)
+        for wrong in (5, b"store", ["store"]):
+            with self.assertRaisesRegex(AddressError, "is text or a path, not "):
+                parse_address(wrong)
+        for bad in (f"xss://{'a' * 70}.example:1", "a..b:1"):
+            with self.assertRaisesRegex(AddressError, "names no host"):
                 parse_address(bad)
 
     def test_local_is_this_machine(self) -> None:
@@ -274,8 +337,12 @@ def info(epoch: int = 1, head: int = 100, store: bytes = STORE) -> ServerInfo:
     return ServerInfo("xs", 1, "admin", store, epoch, head, 1, 1, 1, 1, 1, 1, ())
 
 
-def record(topic: str, delta: int) -> bytes:
-    body = bytes([1, 0, len(topic), 0]) + delta.to_bytes(4, "little") + bytes(16) + topic.encode()
+def record(topic: str, delta: int, meta: bytes = b"", body_bytes: int = 0) -> bytes:
+    body = bytes([1, 1 if body_bytes else 0, len(topic), 0]) + delta.to_bytes(4, "little")
+    body += bytes(16)
+    if body_bytes:
+        body += body_bytes.to_bytes(8, "little") + bytes(32)
+    body += topic.encode("latin-1") + meta
     rest = (8 + len(body)).to_bytes(4, "little") + body
     return crc32(rest).to_bytes(4, "little") + rest
 
@@ -309,6 +376,13 @@ def gap(kind: int, first: int, end: int) -> Push:
     out.u64(first)
     out.u64(end)
     return Push(1, Op.SUB_EVENT, 0, False, bytes(out.data))
+
+
+def offset_of(item: Item) -> Optional[int]:
+    """As in a program of the README: `kind` tells a type checker too which item it is."""
+    if item.kind == "frame":
+        return item.offset
+    return item.end if item.kind == "gap" else None
 
 
 class Readings(unittest.TestCase):
@@ -442,7 +516,43 @@ class Frames(unittest.TestCase):
     def test_a_body_that_did_not_come_is_told(self) -> None:
         frame = Frame(record("a", 0), 1)
         self.assertEqual((frame.body, frame.text(), frame.meta), (b"", "", None))
-        with self.assertRaises(ValueError):
-            frame.json()
+        for what in (Frame.text, Frame.json):
+            with self.assertRaisesRegex(InvalidValue, "did not come .* body.frame.") as caught:
+                what(Frame(record("a", 0, body_bytes=5), 1))
+            self.assertIsInstance(caught.exception, ValueError)
         self.assertEqual(frame, Frame(record("a", 0), 1))
         self.assertNotEqual(frame, Frame(record("a", 0), 2))
+        items: List[Item] = [frame, Gap("corrupt", 3, 5), CaughtUp(9)]
+        self.assertEqual([offset_of(item) for item in items], [1, 5, None])
+
+    def test_what_tells_it_from_others_is_shown(self) -> None:
+        made = "0" * 25
+        self.assertEqual(repr(Frame(record("a", 0), 5)), f"Frame(topic='a', id={made}, offset=5)")
+        shown = repr(Frame(record("a.b", 0, b'{"a":1}', 9000), None, bytes(9000)))
+        rest = 'meta={"a":1}, body_bytes=9000'
+        self.assertEqual(shown, f"Frame(topic='a.b', id={made}, offset=None, {rest})")
+        long = repr(Frame(record("a", 0, b'"' + b"x" * 60_000 + b'"'), 5))
+        self.assertLess(len(long), 300)
+        # One that a server broke can still be looked at.
+        self.assertIn("meta={", repr(Frame(record("a", 0, b"{\xff"), 5)))
+
+    def test_a_body_that_is_something_else_is_told(self) -> None:
+        def bodied(body: bytes) -> Frame:
+            return Frame(record("a", 0, body_bytes=len(body)), 1, body)
+
+        self.assertEqual(bodied(b'{"a":1}').json(), {"a": 1})
+        for what in (Frame.text, Frame.json):
+            with self.assertRaisesRegex(InvalidValue, "the body is no text: .* 0xff"):
+                what(bodied(b"\xff"))
+        for body in (b"{", b"[" * 100_000):
+            with self.assertRaisesRegex(InvalidValue, "the body is not JSON: "):
+                bodied(body).json()
+        with self.assertRaisesRegex(InvalidValue, "the body is not JSON: "):
+            Frame(record("a", 0), 1).json()
+
+    def test_what_a_server_may_not_send_is_its_error(self) -> None:
+        for meta in (b"{", b"\xff", b"[" * 100_000):
+            with self.assertRaisesRegex(ProtocolError, "JSON is broken"):
+                _ = Frame(record("a", 0, meta), 1).meta
+        with self.assertRaisesRegex(ProtocolError, "topic is not UTF-8"):
+            _ = Frame(record("\xff", 0), 1).topic

@@ -3,6 +3,7 @@
 import { statSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { shown } from "./checking.js";
 import { AddressError } from "./errors.js";
 
 const SOCKET_NAME = "xs.sock";
@@ -32,11 +33,13 @@ export function isLocal(address: Address): boolean {
  * @throws {AddressError}
  */
 export function parseAddress(text: string): Address {
-  if (text === "") {
+  // An argument of the command line that is left out is undefined.
+  if (text === "" || text === undefined || text === null) {
     throw new AddressError(
       "the address is empty; give a store directory, a socket, :port or host:port",
     );
   }
+  if (typeof text !== "string") throw new AddressError(`an address is text, not ${shown(text)}`);
   if (text.startsWith("xss://")) return ofHost(text.slice(6).replace(/\/$/, ""), text, true);
   if (text.includes("://")) throw new AddressError(`"${text}": only xss:// is known`);
   if (text.includes("/") || /^[.~]/.test(text) || !text.includes(":")) {

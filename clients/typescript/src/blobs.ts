@@ -17,6 +17,7 @@ import { CHUNK_BYTES_MAX } from "./limits.js";
 import { blobGet, get, readEvent, readNumber } from "./messages.js";
 import { Backoff } from "./reading.js";
 import type { Push } from "./session.js";
+import { jsonable } from "./showing.js";
 import { Stream, type Host } from "./streams.js";
 import { asBuffer, hashBytes, type Blob, type BlobHash } from "./values.js";
 import { check, until } from "./waiting.js";
@@ -151,7 +152,7 @@ export class BlobWriter {
       const [body] = await until(answer, this.signal);
       line.isOver = true;
       const reader = new Reader(body ?? Buffer.alloc(0));
-      return { hash: reader.hash("hash"), bytes: reader.u64("length") };
+      return jsonable({ hash: reader.hash("hash"), bytes: reader.u64("length") });
     } finally {
       this.close();
     }
@@ -190,7 +191,7 @@ export class BlobReader extends Stream<Buffer> {
     private readonly signal: AbortSignal | undefined,
   ) {
     super();
-    const hash = typeof blob === "string" ? blob : blob.hash;
+    const hash = typeof blob === "string" ? blob : blob?.hash;
     if (hash === null) throw new InvalidValue("the frame has no body");
     this.hash = hash;
     this.#backoff = new Backoff(host.retry);

@@ -1,9 +1,9 @@
 // The client: requests and streams over one connection after another.
 
-import type { ConnectionOptions } from "node:tls";
 import { addressText, parseAddress, type Address } from "./address.js";
 import { BlobReader, BlobWriter, type Source } from "./blobs.js";
 import { Call } from "./calls.js";
+import { checkKeys, checkOptions, listOf, numberOf, rawBytes, shown } from "./checking.js";
 import { CHANGES, Op } from "./coding.js";
 import { openConnection, type Connection, type Dial } from "./connection.js";
 import {
@@ -19,7 +19,7 @@ import {
   Refusal,
   Unavailable,
 } from "./errors.js";
-import type { Frame } from "./frames.js";
+import { Frame } from "./frames.js";
 import {
   CREDIT_DEFAULT,
   DAY_MS,
@@ -29,13 +29,29 @@ import {
 } from "./limits.js";
 import * as messages from "./messages.js";
 import { selection, type Batch, type Page, type ReadOptions, type Selection } from "./messages.js";
+import {
+  OPTIONS,
+  type AppendOptions,
+  type CallOptions,
+  type ConnectOptions,
+  type CursorOptions,
+  type CursorSetOptions,
+  type FetchOptions,
+  type FollowOptions,
+  type Signal,
+  type StreamOptions,
+} from "./options.js";
 import { Backoff, Reading, RETRY, type Retry } from "./reading.js";
+import { jsonable } from "./showing.js";
 import { Follow, Read, type Host } from "./streams.js";
 import {
   asBuffer,
   blobHash,
   bodyOf,
+  checkResume,
+  isBlobRef,
   jsonBytes,
+  NEW_FRAME,
   type Appended,
   type Blob,
   type BlobHash,
@@ -45,9 +61,7 @@ import {
   type CursorSummary,
   type Imported,
   type NewFrame,
-  type ResumePoint,
   type ServerInfo,
-  type Slow,
   type Stamp,
   type Topics,
   type TopicSummary,
@@ -55,57 +69,6 @@ import {
 import { check, sleep, until } from "./waiting.js";
 
 export const VERSION = "0.1.0";
-
-/** What ends the waiting of a request or a stream. */
-export interface Signal {
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** How to connect. */
-export interface ConnectOptions extends Signal {
-  /** A token, where the server asks for one. */
-  readonly token?: string | undefined;
-  /** TLS options of `xss://` addresses, for example `{ ca }` with the certificates to trust. */
-  readonly tls?: ConnectionOptions | undefined;
-  /** What the server's log calls this client. */
-  readonly name?: string | undefined;
-  /** For the connection to be made and HELLO to be answered; 10,000 unless given. */
-  readonly timeoutMs?: number | undefined;
-  /** How long to go on trying when nobody listens there yet; 0 unless given. */
-  readonly waitMs?: number | undefined;
-  readonly retry?: Partial<Retry> | undefined;
-}
-
-/** How one frame is appended. */
-export interface AppendOptions
-  extends Omit<NewFrame, "topic" | "body">,
-    Omit<Batch, "frames" | "cursors" | "remove" | "within">,
-    Signal {}
-
-/** How a stream is served. */
-export interface StreamOptions extends Signal {
-  /** Bodies up to so many bytes come with their frames; 0 unless given. */
-  readonly bodies?: number | undefined;
-  /** Bytes that the server may send ahead of what was taken. */
-  readonly credit?: number | undefined;
-}
-
-export interface FollowOptions extends Omit<ReadOptions, "reverse">, StreamOptions {
-  /** Begin with what comes from now on. */
-  readonly new?: boolean | undefined;
-  /** Go on from a point that another follower's `point` gave. */
-  readonly resume?: ResumePoint | undefined;
-  /** What becomes of it when it takes frames too slowly; it is waited for unless given. */
-  readonly slow?: Slow | undefined;
-  /** Milliseconds between two pulses. */
-  readonly pulseMs?: number | undefined;
-}
-
-export interface CallOptions extends StreamOptions {
-  readonly body?: Uint8Array | string | undefined;
-  /** From now; the command's own unless given. */
-  readonly deadlineMs?: number | undefined;
-}
 
 /**
  * Connects to a server: a store directory, its socket, `:port`, `host:port` or
@@ -142,12 +105,20 @@ export class Client {
   readonly #closing = new AbortController();
 
   constructor(address: string, options: ConnectOptions = {}) {
+    checkOptions(options, OPTIONS.connect);
     const { token, tls, name = `xs-typescript/${VERSION}`, timeoutMs = 10_000 } = options;
+    const { waitMs = 0, retry = {} } = options;
     this.address = parseAddress(address);
+    // Encoded before anything is sent, so that a wrong argument is told by the call.
+    messages.hello(name, token ?? "");
+    numberOf(timeoutMs, "timeoutMs");
+    numberOf(waitMs, "waitMs");
     if (tls && !("tls" in this.address && this.address.tls)) {
       throw new AddressError(`${address}: tls belongs to an address with xss://`);
     }
-    this.#retry = { ...RETRY, ...options.retry };
+    checkKeys(retry, OPTIONS.retry);
+    this.#retry = { ...RETRY, ...retry };
+    for (const [one, value] of Object.entries(this.#retry)) numberOf(value, one);
     this.#dial = { address: this.address, name, token, tls, timeoutMs };
     this.#host = {
       closing: this.#closing.signal,
@@ -310,17 +281,15 @@ export class Client {
    * connection.
    */
   async append(topic: string, body?: Body | Source, options: AppendOptions = {}): Promise<Stamp> {
+    checkOptions(options, OPTIONS.append);
     const { conditions, key, durable, signal, ...rest } = options;
     let sent: Body | undefined;
     if (body === undefined || typeof body === "string" || body instanceof Uint8Array) sent = body;
     else if (isSource(body)) sent = { blob: (await this.putBlob(body, { signal })).hash };
-    else if (typeof body === "object" && "blob" in body) sent = body;
-    else {
-      const text = "a body is text, bytes, a blob or an iterable of bytes; json takes other values";
-      throw new InvalidValue(text);
-    }
+    else if (isBlobRef(body)) sent = body;
+    else throw new InvalidValue(NO_BODY);
     const frames = [{ ...rest, topic, body: sent }];
-    const done = await this.appendBatch({ frames, conditions, key, durable }, { signal });
+    const done = await this.#append({ frames, conditions, key, durable }, signal);
     const [stamp] = done.frames;
     if (!stamp) throw new ProtocolError("the server stored another batch");
     return stamp;
@@ -328,7 +297,14 @@ export class Client {
 
   /** Removes and appends frames and changes cursors, all of it or nothing. */
   async appendBatch(batch: Batch, options: Signal = {}): Promise<Appended> {
-    const { signal } = options;
+    const { signal } = checkOptions(options, OPTIONS.plain);
+    const { frames = [] } = checkKeys(batch, messages.BATCH);
+    for (const frame of listOf(frames, "frames")) checkKeys(frame, NEW_FRAME);
+    return this.#append(batch, signal);
+  }
+
+  /** Appends what was looked at. */
+  async #append(batch: Batch, signal: AbortSignal | undefined): Promise<Appended> {
     const long = new Map<BlobHash, Buffer>();
     const frames = (batch.frames ?? []).map((frame) => named(frame, long));
     const body = messages.append({ ...batch, frames });
@@ -364,6 +340,7 @@ export class Client {
     bounds: readonly Bound[],
     options: messages.RemoveOptions & Signal = {},
   ): Promise<readonly boolean[]> {
+    checkOptions(options, OPTIONS.remove);
     const body = messages.remove(bounds, options);
     const parts = await this.#ask(Op.REMOVE, body, options.signal, false);
     return messages.readAppended(only(parts)).removed;
@@ -379,6 +356,7 @@ export class Client {
     frames: readonly Frame[],
     options: messages.ImportOptions & Signal = {},
   ): Promise<Imported> {
+    checkOptions(options, OPTIONS.importFrames);
     const body = messages.importFrames(frames, options);
     return messages.readImported(only(await this.#ask(Op.IMPORT, body, options.signal)));
   }
@@ -387,7 +365,7 @@ export class Client {
 
   /** The stored frames of some topics, in order: `for await (const frame of client.read(..))`. */
   read(topics: Topics = "*", options: ReadOptions & StreamOptions = {}): Read {
-    const { bodies = 0, credit = CREDIT_DEFAULT, signal } = options;
+    const { bodies = 0, credit = CREDIT_DEFAULT, signal } = checkOptions(options, OPTIONS.read);
     const reading = new Reading(selection(topics, options, false));
     return new Read(this.#host, reading, { bodies, credit, pulseMs: 0 }, false, signal);
   }
@@ -397,7 +375,9 @@ export class Client {
    * or resumed. It goes on over lost connections until it is closed or the `limit` is reached.
    */
   follow(topics: Topics = "*", options: FollowOptions = {}): Follow {
+    checkOptions(options, OPTIONS.follow);
     const { bodies = 0, credit = CREDIT_DEFAULT, pulseMs = 0, slow, resume, signal } = options;
+    if (resume !== undefined) checkResume(resume);
     const reading = new Reading(selection(topics, options, true), resume);
     return new Follow(this.#host, reading, { bodies, credit, pulseMs, slow }, true, signal);
   }
@@ -408,9 +388,10 @@ export class Client {
    */
   async fetch(
     topics: Topics | Selection = "*",
-    options: ReadOptions & Signal & { readonly pageBytes?: number } = {},
+    options: FetchOptions = {},
   ): Promise<Page> {
-    const isNext = typeof topics === "object" && "start" in topics;
+    checkOptions(options, OPTIONS.fetch);
+    const isNext = typeof topics === "object" && topics !== null && "start" in topics;
     const read = isNext ? topics : selection(topics, options, false);
     const body = messages.fetch(read, options.pageBytes ?? PAGE_BYTES_MAX);
     return messages.readPage(only(await this.#ask(Op.FETCH, body, options.signal)), read);
@@ -418,24 +399,28 @@ export class Client {
 
   /** The frame with an id or an offset. */
   async get(bound: Bound, options: Signal = {}): Promise<Frame | undefined> {
+    checkOptions(options, OPTIONS.plain);
     const parts = await this.#ask(Op.GET, messages.get(bound), options.signal);
     return messages.readList(only(parts)).frames[0];
   }
 
   /** The newest `n` frames of some topics, in the order of the log. */
   async last(topics: Topics = "*", n = 1, options: Signal = {}): Promise<Frame[]> {
+    checkOptions(options, OPTIONS.plain);
     const parts = await this.#ask(Op.LAST, messages.last(topics, n, false), options.signal);
     return parts.flatMap((part) => messages.readList(part).frames);
   }
 
   /** The newest `n` frames of each of some topics, in the order of the log. */
   async lastPerTopic(topics: Topics = "*", n = 1, options: Signal = {}): Promise<Frame[]> {
+    checkOptions(options, OPTIONS.plain);
     const parts = await this.#ask(Op.LAST, messages.last(topics, n, true), options.signal);
     return parts.flatMap((part) => messages.readList(part).frames);
   }
 
   /** What the store holds of some topics, in byte order of their names. */
   async topics(topics: Topics = "*", options: Signal = {}): Promise<TopicSummary[]> {
+    checkOptions(options, OPTIONS.plain);
     const parts = await this.#ask(Op.TOPICS, messages.topics(topics), options.signal);
     return parts.flatMap(messages.readTopics);
   }
@@ -444,6 +429,7 @@ export class Client {
 
   /** Whether the store has a blob. */
   async hasBlob(hash: BlobHash, options: Signal = {}): Promise<boolean> {
+    checkOptions(options, OPTIONS.plain);
     return only(await this.#ask(Op.BLOB_HAS, messages.blobName(hash), options.signal))[0] === 1;
   }
 
@@ -452,7 +438,8 @@ export class Client {
    * are sent again after a lost connection; of other sources that throws.
    */
   async putBlob(source: Uint8Array | string | Source, options: Signal = {}): Promise<Blob> {
-    const { signal } = options;
+    const { signal } = checkOptions(options, OPTIONS.plain);
+    if (!isSource(source)) throw new InvalidValue(NO_BODY);
     if (typeof source === "string" || source instanceof Uint8Array) {
       const whole = typeof source === "string" ? Buffer.from(source) : asBuffer(source);
       const how = { again: true, changes: true };
@@ -462,14 +449,15 @@ export class Client {
       }
       const hash = blobHash(whole);
       await this.#try((connection) => known(connection, hash, whole, signal), how, signal);
-      return { hash, bytes: BigInt(whole.length) };
+      return jsonable({ hash, bytes: BigInt(whole.length) });
     }
     return store(this.blobWriter(options), source, signal, this.#closing.signal);
   }
 
   /** An upload piece by piece: `write`, then `finish`; without it nothing is stored. */
   blobWriter(options: Signal = {}): BlobWriter {
-    return new BlobWriter(this.#host.connection, options.signal);
+    const { signal } = checkOptions(options, OPTIONS.plain);
+    return new BlobWriter(this.#host.connection, signal);
   }
 
   /**
@@ -478,7 +466,8 @@ export class Client {
    * may name the blobs of frames that came on its connection alone.
    */
   getBlob(blob: BlobHash | Frame, options: Omit<StreamOptions, "bodies"> = {}): BlobReader {
-    return new BlobReader(this.#host, blob, options.credit ?? CREDIT_DEFAULT, options.signal);
+    const { credit = CREDIT_DEFAULT, signal } = checkOptions(options, OPTIONS.getBlob);
+    return new BlobReader(this.#host, blob, credit, signal);
   }
 
   /** A whole blob. */
@@ -490,6 +479,8 @@ export class Client {
 
   /** A frame's body, whether it came with it or not. */
   async body(frame: Frame, options: Signal = {}): Promise<Buffer> {
+    checkOptions(options, OPTIONS.plain);
+    if (!(frame instanceof Frame)) throw new InvalidValue(`${shown(frame)} is not a frame`);
     return frame.body ?? this.readBlob(frame, options);
   }
 
@@ -497,6 +488,7 @@ export class Client {
 
   /** A cursor. */
   async cursorGet(name: string, options: Signal = {}): Promise<Cursor | undefined> {
+    checkOptions(options, OPTIONS.plain);
     const parts = await this.#ask(Op.CURSOR_GET, messages.cursorGet(name), options.signal);
     return messages.readCursor(name, only(parts));
   }
@@ -508,9 +500,12 @@ export class Client {
   async cursorSet(
     name: string,
     offset: bigint | number,
-    options: Signal & { readonly state?: Uint8Array; readonly expect?: bigint | number } = {},
+    options: CursorSetOptions = {},
   ): Promise<bigint> {
-    const { signal, state, expect } = options;
+    const { signal, state, expect } = checkOptions(options, OPTIONS.cursorSet);
+    if (offset === null) {
+      throw new InvalidValue("a cursor is set to an offset, not null; cursorRemove removes it");
+    }
     const body = messages.cursorSet({ name, offset, state, expect });
     return messages.readNumber(only(await this.#ask(Op.CURSOR_SET, body, signal, false)));
   }
@@ -518,14 +513,16 @@ export class Client {
   /** Removes a cursor. */
   async cursorRemove(
     name: string,
-    options: Signal & { readonly expect?: bigint | number } = {},
+    options: CursorOptions = {},
   ): Promise<void> {
-    const body = messages.cursorSet({ name, offset: null, expect: options.expect });
-    await this.#ask(Op.CURSOR_SET, body, options.signal, false);
+    const { signal, expect } = checkOptions(options, OPTIONS.cursorRemove);
+    const body = messages.cursorSet({ name, offset: null, expect });
+    await this.#ask(Op.CURSOR_SET, body, signal, false);
   }
 
   /** All cursors, in byte order of their names. */
   async cursorList(options: Signal = {}): Promise<CursorSummary[]> {
+    checkOptions(options, OPTIONS.plain);
     return (await this.#ask(Op.CURSOR_LIST, [], options.signal)).flatMap(messages.readCursors);
   }
 
@@ -538,12 +535,13 @@ export class Client {
    * @throws {NotFound} (no such command, or 702 at the deadline) and {CommandFailed}
    */
   call(name: string, args?: Record<string, unknown>, options: CallOptions = {}): Call {
+    checkOptions(options, OPTIONS.call);
     const { body = "", deadlineMs = 0, signal } = options;
     const { credit = CREDIT_DEFAULT, bodies = 1024 * 1024 } = options;
     const request = {
       name,
       args: args === undefined ? Buffer.alloc(0) : jsonBytes(args),
-      body: typeof body === "string" ? Buffer.from(body) : asBuffer(body),
+      body: typeof body === "string" ? Buffer.from(body) : rawBytes(body, "a call's body"),
       deadlineMs,
       credit,
       bodies,
@@ -554,6 +552,7 @@ export class Client {
 
   /** What the server counts, as docs/wire.md names it. */
   async stats(options: Signal = {}): Promise<Record<string, any>> {
+    checkOptions(options, OPTIONS.plain);
     return jsonOf(only(await this.#ask(Op.STATS, [], options.signal)));
   }
 
@@ -567,6 +566,7 @@ export class Client {
 
   /** Checks every byte of the store. */
   async verify(options: Signal = {}): Promise<Record<string, any>> {
+    checkOptions(options, OPTIONS.plain);
     return this.#maintain(messages.maintain("verify"), options);
   }
 
@@ -574,12 +574,13 @@ export class Client {
   async compact(
     options: Signal & { readonly deadPercent?: number | undefined } = {},
   ): Promise<Record<string, any>> {
-    const { deadPercent = 50 } = options;
+    const { deadPercent = 50 } = checkOptions(options, OPTIONS.compact);
     return this.#maintain(messages.maintain("compact", { deadPercent }), options);
   }
 
   /** Removes blobs that nothing names. */
   async gc(options: messages.GcOptions & Signal = {}): Promise<Record<string, any>> {
+    checkOptions(options, OPTIONS.gc);
     const { graceMs = DAY_MS, deadPercent = 25, dryRun } = options;
     const flags = dryRun ? 2 : 0;
     return this.#maintain(messages.maintain("gc", { flags, graceMs, deadPercent }), options);
@@ -593,7 +594,7 @@ export class Client {
     to: string,
     options: Signal & { readonly link?: boolean | undefined } = {},
   ): Promise<Record<string, any>> {
-    const flags = options.link ? 1 : 0;
+    const flags = checkOptions(options, OPTIONS.backup).link ? 1 : 0;
     return this.#maintain(messages.maintain("backup", { flags, path: to }), options);
   }
 
@@ -602,17 +603,20 @@ export class Client {
    * connection.
    */
   async fork(to: string, options: Signal = {}): Promise<Record<string, any>> {
+    checkOptions(options, OPTIONS.plain);
     return this.#maintain(messages.maintain("fork", { path: to }), options, false);
   }
 
   /** Milliseconds until the server sent up to 64 bytes back. */
   async ping(data: Uint8Array = new Uint8Array(), options: Signal = {}): Promise<number> {
-    if (data.length > PING_BYTES_MAX) {
-      throw new InvalidValue(`a ping carries at most ${PING_BYTES_MAX} bytes, not ${data.length}`);
+    checkOptions(options, OPTIONS.plain);
+    const sent = rawBytes(data, "what a ping carries");
+    if (sent.length > PING_BYTES_MAX) {
+      throw new InvalidValue(`a ping carries at most ${PING_BYTES_MAX} bytes, not ${sent.length}`);
     }
     const begun = performance.now();
-    const parts = await this.#ask(Op.PING, [asBuffer(data)], options.signal);
-    if (!only(parts).equals(data)) throw new ProtocolError("the server sent other bytes back");
+    const parts = await this.#ask(Op.PING, [sent], options.signal);
+    if (!only(parts).equals(sent)) throw new ProtocolError("the server sent other bytes back");
     return performance.now() - begun;
   }
 }
@@ -637,7 +641,10 @@ function isUndone(error: unknown): boolean {
   return error instanceof ConnectError || error instanceof NotSent;
 }
 
-function isSource(body: object): body is Source {
+const NO_BODY =
+  "a body is text, bytes, a blob or an iterable of bytes; json takes other values";
+
+function isSource(body: unknown): body is Source {
   return Symbol.asyncIterator in Object(body) || Symbol.iterator in Object(body);
 }
 

@@ -1,6 +1,7 @@
 // Integers, text and headers as they travel: what reads and writes bytes, and nothing of what
 // they mean. A read beyond the end is a ProtocolError, never another exception.
 
+import { shown, textBytes } from "./checking.js";
 import { InvalidValue, ProtocolError } from "./errors.js";
 import { HEADER_BYTES, NO_OFFSET, NUMBER_MAX } from "./limits.js";
 import { hashOfBytes, idBytes, idOfBytes, type BlobHash, type FrameId } from "./values.js";
@@ -170,7 +171,7 @@ export class Writer {
 
   u32(number: number): this {
     if (!Number.isInteger(number) || number < 0 || number > NUMBER_MAX) {
-      throw new InvalidValue(`${number} does not fit 32 bits`);
+      throw new InvalidValue(`${shown(number)} does not fit 32 bits`);
     }
     this.small.push(number & 0xff, (number >>> 8) & 0xff, (number >>> 16) & 0xff, number >>> 24);
     return this;
@@ -195,7 +196,7 @@ export class Writer {
   }
 
   text(text: string, most: number, what: string): this {
-    const raw = Buffer.from(text);
+    const raw = textBytes(text, `a ${what}`);
     if (raw.length > most) {
       throw new InvalidValue(`a ${what} has at most ${most} bytes, not ${raw.length}`);
     }

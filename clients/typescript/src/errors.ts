@@ -16,7 +16,10 @@ export class XsError extends Error {
 /** Text that names no server, or one that may not be spoken to so. */
 export class AddressError extends XsError {}
 
-/** An argument that can never be sent: it breaks a rule of the protocol. */
+/**
+ * An argument that can never be sent: it breaks a rule of the protocol. Or a frame does not hold
+ * what it is asked for: its body did not come with it, or is no JSON.
+ */
 export class InvalidValue extends XsError {}
 
 /** No connection could be made; nothing was done. */

@@ -1,10 +1,12 @@
 // Frames as they come from a server: FRAME records of docs/wire.md, whose CRC is checked when
 // they arrive and whose parts are read when they are asked for.
 
+import { inspect, type InspectOptions } from "node:util";
 import { crc32 } from "./crc.js";
 import type { Reader, Writer } from "./coding.js";
-import { IntegrityError, ProtocolError, XsError } from "./errors.js";
+import { IntegrityError, InvalidValue, ProtocolError } from "./errors.js";
 import { NO_OFFSET } from "./limits.js";
+import { exact } from "./showing.js";
 import {
   hashOfBytes,
   idOfBytes,
@@ -82,7 +84,11 @@ export class Frame {
   get meta(): any {
     if (!this.#isRead) {
       const text = this.metaJson;
-      this.#meta = text === "" ? undefined : JSON.parse(text);
+      try {
+        this.#meta = text === "" ? undefined : JSON.parse(text);
+      } catch (cause) {
+        throw new ProtocolError("the server's JSON is broken", { cause });
+      }
       this.#isRead = true;
     }
     return this.#meta;
@@ -116,16 +122,26 @@ export class Frame {
     return this.#hasBody ? this.#body : NONE;
   }
 
-  /** The body that came with the frame as text. @throws {XsError} when it did not come */
+  /** The body that came with the frame as text. @throws {InvalidValue} when it did not come */
   text(): string {
     const body = this.body;
-    if (!body) throw new XsError("the body did not come with the frame; read it with body(frame)");
+    if (!body) {
+      throw new InvalidValue("the body did not come with the frame; read it with body(frame)");
+    }
     return body.toString("utf8");
   }
 
-  /** The body that came with the frame as JSON. @throws {XsError} when it did not come */
+  /**
+   * The body that came with the frame as JSON. @throws {InvalidValue} when it did not come, or is
+   * not JSON
+   */
   json(): any {
-    return JSON.parse(this.text());
+    const text = this.text();
+    try {
+      return JSON.parse(text);
+    } catch (cause) {
+      throw new InvalidValue(`the body is not JSON: ${(cause as Error).message}`, { cause });
+    }
   }
 
   /** Which processor made it; null when none did. */
@@ -147,6 +163,43 @@ export class Frame {
   get oldId(): FrameId | null {
     const at = this.#topicAt - 16;
     return this.#byte(9) & OLD_ID ? idOfBytes(this.#record.subarray(at, at + 16)) : null;
+  }
+
+  /**
+   * What JSON.stringify writes: all of it but the body, with the names that `xs cat` prints.
+   * Numbers of 64 bits are numbers up to 2^53, then text.
+   */
+  toJSON(): Record<string, unknown> {
+    const { kind, topic, id, hash, ttl, origin, oldId } = this;
+    const offset = this.offset === null ? null : exact(this.offset);
+    const frame = { kind, topic, id, offset, hash, bodyBytes: exact(this.bodyBytes) };
+    const { inputOffset = null } = origin ?? {};
+    const from = inputOffset === null ? null : exact(inputOffset);
+    return {
+      ...frame,
+      meta: this.meta ?? null,
+      ttl,
+      ...(origin && { origin: { ...origin, inputOffset: from } }),
+      ...(oldId !== null && { oldId }),
+    };
+  }
+
+  /** What console.log shows: what tells it from others, and not its body. */
+  [inspect.custom](depth: number, options: InspectOptions): string {
+    if (depth < 0) return "[Frame]";
+    const { topic, id, offset, hash, bodyBytes, ttl } = this;
+    const body = hash === null ? {} : { hash, bodyBytes };
+    const kept = ttl === "forever" ? {} : { ttl };
+    const shown = { topic, id, offset, ...this.#shownMeta(), ...body, ...kept };
+    return `Frame ${inspect(shown, options)}`;
+  }
+
+  #shownMeta(): { meta?: unknown } {
+    try {
+      return this.meta === undefined ? {} : { meta: this.meta };
+    } catch {
+      return { meta: this.metaJson };
+    }
   }
 
   /** Its FRAME record, as it came. */

@@ -3,17 +3,7 @@
 export { addressText, parseAddress, type Address } from "./address.js";
 export { BlobReader, BlobWriter, type Source } from "./blobs.js";
 export { Call } from "./calls.js";
-export {
-  Client,
-  connect,
-  VERSION,
-  type AppendOptions,
-  type CallOptions,
-  type ConnectOptions,
-  type FollowOptions,
-  type Signal,
-  type StreamOptions,
-} from "./client.js";
+export { Client, connect, VERSION } from "./client.js";
 export * from "./errors.js";
 export { Frame } from "./frames.js";
 export type {
@@ -25,6 +15,17 @@ export type {
   RemoveOptions,
   Selection,
 } from "./messages.js";
+export type {
+  AppendOptions,
+  CallOptions,
+  ConnectOptions,
+  CursorOptions,
+  CursorSetOptions,
+  FetchOptions,
+  FollowOptions,
+  Signal,
+  StreamOptions,
+} from "./options.js";
 export type { Item, Retry } from "./reading.js";
 export { Follow, Read } from "./streams.js";
 export { blobHash, idTimeMs, parseResume, resumeText } from "./values.js";

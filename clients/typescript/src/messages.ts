@@ -1,20 +1,23 @@
 // The bodies of requests, responses and pushes, one function each, in the order of docs/wire.md.
 
+import { checkKeys, checkKind, keys, listOf, rawBytes, shown, textBytes } from "./checking.js";
 import { Op, Reader, readExtensions, Writer } from "./coding.js";
 import { InvalidValue, ProtocolError, refusalOf, type Details, type Refusal } from "./errors.js";
-import { putFrameList, readFrameList, type Frame, type FrameList } from "./frames.js";
+import { Frame, putFrameList, readFrameList, type FrameList } from "./frames.js";
 import * as limits from "./limits.js";
+import { Appended, jsonable, Stamp } from "./showing.js";
 import {
-  asBuffer,
   bodyOf,
+  CONDITIONS,
+  CURSOR_CHANGE,
   hashBytes,
   idBytes,
   metaOf,
   patternsOf,
+  SLOW,
   timeMs,
   ttlNumbers,
   u64,
-  type Appended,
   type Bound,
   type CaughtUp,
   type Condition,
@@ -30,7 +33,6 @@ import {
   type ResumePoint,
   type ServerInfo,
   type Slow,
-  type Stamp,
   type Time,
   type Topics,
   type TopicSummary,
@@ -95,7 +97,7 @@ export function readHello(body: Buffer): ServerInfo {
     ops.push({ op, oldest: reader.u16("op"), newest: reader.u16("op") });
   }
   const sizes = { messageBytes, requests, streams, chunkBytes, uploadWindow, batchRecords };
-  return { name, version, role, store, epoch, head, ...sizes, ops };
+  return jsonable({ name, version, role, store, epoch, head, ...sizes, ops });
 }
 
 export function readRefusal(code: number, body: Buffer): Refusal {
@@ -135,8 +137,22 @@ export interface Batch {
   readonly within?: Topics | undefined;
 }
 
+export const BATCH = keys<Batch>("part of a batch", {
+  frames: 1,
+  cursors: 1,
+  conditions: 1,
+  key: 1,
+  durable: 1,
+  remove: 1,
+  within: 1,
+});
+
 export function append(batch: Batch): Buffer[] {
-  const { frames = [], cursors = [], conditions = [], key, durable, remove: gone = [] } = batch;
+  const { key, durable } = batch;
+  const frames = listOf(batch.frames ?? [], "frames");
+  const cursors = listOf(batch.cursors ?? [], "cursors");
+  const conditions = listOf(batch.conditions ?? [], "conditions");
+  const gone = listOf(batch.remove ?? [], "frames to remove");
   if (frames.length + cursors.length + gone.length > limits.BATCH_RECORDS_MAX) {
     const most = limits.BATCH_RECORDS_MAX;
     throw new InvalidValue(`a batch has at most ${most} frames, cursor changes and removals`);
@@ -153,7 +169,7 @@ export function append(batch: Batch): Buffer[] {
 }
 
 function putFrame(out: Writer, frame: NewFrame): void {
-  const topic = Buffer.from(frame.topic);
+  const topic = textBytes(frame.topic, "a topic");
   const meta = metaOf(frame);
   const body = bodyOf(frame);
   const ttl = ttlNumbers(frame.ttl ?? "forever");
@@ -185,7 +201,7 @@ function putFrame(out: Writer, frame: NewFrame): void {
 }
 
 function nameBytes(text: string, what: string): Buffer {
-  const raw = Buffer.from(text);
+  const raw = textBytes(text, `a ${what}`);
   if (raw.length < 1 || raw.length > limits.NAME_BYTES_MAX) {
     throw new InvalidValue(`a ${what} has 1 to ${limits.NAME_BYTES_MAX} bytes, not ${raw.length}`);
   }
@@ -193,15 +209,16 @@ function nameBytes(text: string, what: string): Buffer {
 }
 
 export function putCursorChange(out: Writer, change: CursorChange): Writer {
+  const { offset, expect } = checkKeys(change, CURSOR_CHANGE);
   const name = nameBytes(change.name, "cursor's name");
-  const state = asBuffer(change.state ?? new Uint8Array());
-  const { offset, expect } = change;
+  const state = rawBytes(change.state ?? new Uint8Array(), "a cursor's state");
   if (state.length > limits.CURSOR_STATE_BYTES_MAX) {
     throw new InvalidValue(`a cursor's state has at most ${limits.CURSOR_STATE_BYTES_MAX} bytes`);
   }
   out.u8((offset === null ? 0 : 1) | (expect === undefined ? 0 : 2));
   out.u8(name.length).u16(0).u32(state.length);
-  out.u64(u64(expect ?? 0n, "a revision")).u64(u64(offset ?? 0n, "an offset"));
+  out.u64(u64(expect === undefined ? 0n : expect, "a revision"));
+  out.u64(u64(offset === null ? 0n : offset, "an offset"));
   return out.raw(name).raw(state);
 }
 
@@ -211,6 +228,7 @@ function conditionBytes(conditions: readonly Condition[]): Buffer {
   }
   const out = new Writer().u16(conditions.length).u16(0);
   for (const condition of conditions) {
+    checkKind(condition, CONDITIONS, "a condition");
     if ("lastAtMost" in condition) {
       out.u8(1).u64(u64(condition.lastAtMost, "an offset")).patterns(patternsOf(condition.topics));
     } else if ("empty" in condition) out.u8(2).patterns(patternsOf(condition.empty));
@@ -231,20 +249,15 @@ export function readAppended(body: Buffer): Appended {
   for (; frameCount > 0; frameCount--) {
     const id = reader.id("id");
     const offset = reader.u64("offset");
-    frames.push({ id, offset: offset === limits.NO_OFFSET ? null : offset });
+    frames.push(new Stamp(id, offset === limits.NO_OFFSET ? null : offset));
   }
   const cursors: bigint[] = [];
   for (; cursorCount > 0; cursorCount--) cursors.push(reader.u64("revision"));
   const removed: boolean[] = [];
   for (; removals > 0; removals--) removed.push(reader.u8("removal") === 1);
-  return {
-    frames,
-    cursors,
-    durable: (flags & 1) !== 0,
-    repeated: (flags & 2) !== 0,
-    removed,
-    head,
-  };
+  const durable = (flags & 1) !== 0;
+  const repeated = (flags & 2) !== 0;
+  return new Appended(frames, cursors, durable, repeated, removed, head);
 }
 
 function putWithin(out: Writer, within: Topics | undefined): void {
@@ -263,7 +276,7 @@ export interface RemoveOptions {
 
 export function remove(bounds: readonly Bound[], options: RemoveOptions): Buffer[] {
   const { durable, now } = options;
-  if (bounds.length > limits.BATCH_RECORDS_MAX) {
+  if (listOf(bounds, "frames to remove").length > limits.BATCH_RECORDS_MAX) {
     throw new InvalidValue(`at most ${limits.BATCH_RECORDS_MAX} frames are removed at a time`);
   }
   const out = new Writer()
@@ -286,8 +299,11 @@ export interface ImportOptions {
 }
 
 export function importFrames(frames: readonly Frame[], options: ImportOptions): Buffer[] {
-  if (frames.length > limits.BATCH_RECORDS_MAX) {
+  if (listOf(frames, "frames").length > limits.BATCH_RECORDS_MAX) {
     throw new InvalidValue(`at most ${limits.BATCH_RECORDS_MAX} frames are imported at a time`);
+  }
+  for (const frame of frames) {
+    if (!(frame instanceof Frame)) throw new InvalidValue(`${shown(frame)} is not a frame`);
   }
   const out = new Writer().u8(options.durable ? 1 : 0).u8(options.newIds ? 2 : 1);
   putFrameList(out.zeros(6), frames);
@@ -305,7 +321,7 @@ export function readImported(body: Buffer): Imported {
     if (code < 2) outcomes.push({ kind: code === 0 ? "new" : "there" });
     else outcomes.push({ kind: "refused", code });
   }
-  return { outcomes, durable: (flags & 1) !== 0, head };
+  return jsonable({ outcomes, durable: (flags & 1) !== 0, head });
 }
 
 // Reading
@@ -471,7 +487,7 @@ export function readTopics(body: Buffer): TopicSummary[] {
     const newest = reader.id("id");
     const lastOffset = reader.u64("offset");
     const name = reader.text("topic");
-    found.push({ name, count, bytes, first, last: newest, lastOffset });
+    found.push(jsonable({ name, count, bytes, first, last: newest, lastOffset }));
   }
   return found;
 }
@@ -502,7 +518,8 @@ export function subscribe(read: Selection, how: How, seenIn?: SeenIn): Buffer[] 
     const value = new Writer().raw(Buffer.from(seenIn.store, "hex")).u64(seenIn.epoch);
     out.extension(EXT_RESUME, value.bytes());
   }
-  if (how.slow) {
+  if (how.slow !== undefined) {
+    checkKind(how.slow, SLOW, "slow");
     const [policy, behind] = "latest" in how.slow ? [1, how.slow.latest] : [2, how.slow.drop];
     out.extension(EXT_SLOW, new Writer().u8(policy).u64(u64(behind, "frames behind")).bytes());
   }
@@ -571,7 +588,7 @@ export function readEvent(code: number, body: Buffer): StreamEvent {
 function simpleEvent(event: number, reader: Reader): StreamEvent {
   switch (event) {
     case 1:
-      return { kind: "caught_up", head: reader.u64("head") };
+      return jsonable({ kind: "caught_up", head: reader.u64("head") });
     case 2:
       return { kind: "pulse" };
     case 3: {
@@ -579,8 +596,9 @@ function simpleEvent(event: number, reader: Reader): StreamEvent {
       const [first, end] = [reader.u64("gap"), reader.u64("gap")];
       const reason = GAPS[kind];
       if (!reason) throw new ProtocolError(`the server told of a gap of kind ${kind}`);
-      if (kind === 2) return { kind: "gap", reason, first: null, end: null, count: first };
-      return { kind: "gap", reason, first, end, count: 0n };
+      const isCount = kind === 2;
+      const range = isCount ? { first: null, end: null } : { first, end };
+      return jsonable({ kind: "gap", reason, ...range, count: isCount ? first : 0n });
     }
     case 5:
       return { kind: "ended", scannedTo: reader.u64("scanned_to") };
@@ -644,7 +662,8 @@ export function readCursor(name: string, body: Buffer): Cursor | undefined {
   const revision = reader.u64("revision");
   const epoch = reader.u64("epoch");
   const offset = reader.u64("offset");
-  return { name, revision, epoch, offset, timeMs: reader.u64("time"), state: reader.rest() };
+  const timeMs = reader.u64("time");
+  return jsonable({ name, revision, epoch, offset, timeMs, state: reader.rest() });
 }
 
 export function readCursors(body: Buffer): CursorSummary[] {
@@ -656,7 +675,8 @@ export function readCursors(body: Buffer): CursorSummary[] {
     const offset = reader.u64("cursor");
     const timeMs = reader.u64("cursor");
     const stateBytes = reader.u64("cursor");
-    found.push({ name: reader.text("name"), revision, epoch, offset, timeMs, stateBytes });
+    const name = reader.text("name");
+    found.push(jsonable({ name, revision, epoch, offset, timeMs, stateBytes }));
   }
   return found;
 }
@@ -686,8 +706,9 @@ export interface Work {
 export function maintain(what: keyof typeof WORK, work: Work = {}): Buffer[] {
   const { flags = 0, deadPercent = 0, graceMs = 0, path = "" } = work;
   const lowest = what === "compact" ? 1 : 0;
-  if (!(deadPercent >= lowest && deadPercent <= limits.PERCENT_MAX)) {
-    throw new InvalidValue(`${deadPercent} is no percentage of dead bytes`);
+  const isPercent = Number.isInteger(deadPercent) && deadPercent >= lowest;
+  if (!isPercent || deadPercent > limits.PERCENT_MAX) {
+    throw new InvalidValue(`${shown(deadPercent)} is no percentage of dead bytes`);
   }
   return new Writer()
     .u8(WORK[what])

@@ -5,6 +5,7 @@ import { CorruptRange, OtherStore, ProtocolError } from "./errors.js";
 import type { Frame } from "./frames.js";
 import { goingOn, readEvent, readList, type SeenIn, type Selection } from "./messages.js";
 import type { Push } from "./session.js";
+import { jsonable } from "./showing.js";
 import type { CaughtUp, Gap, Pulse, Resumed, ResumePoint, ServerInfo } from "./values.js";
 
 /** What a follower is given. */
@@ -126,7 +127,7 @@ export class Reading {
   began(info: ServerInfo): Resumed | undefined {
     this.#store = info.store;
     this.#epoch = info.epoch;
-    if (this.isStarted) return { kind: "resumed", offset: this.#seen ?? null };
+    if (this.isStarted) return jsonable<Resumed>({ kind: "resumed", offset: this.#seen ?? null });
     this.isStarted = true;
     return undefined;
   }

@@ -2,6 +2,7 @@
 // hashes are their text; the topic rules are left to the server, which names them.
 
 import { createHash } from "node:crypto";
+import { keys, listOf, rawBytes, shown } from "./checking.js";
 import { InvalidValue } from "./errors.js";
 import { NO_OFFSET, PATTERNS_MAX } from "./limits.js";
 
@@ -17,12 +18,12 @@ export function idOfBytes(bytes: Buffer): FrameId {
 /** The 16 bytes of an id. @throws {InvalidValue} */
 export function idBytes(id: FrameId): Buffer {
   let number = -1n;
-  if (/^[0-9a-z]{25}$/i.test(id)) {
+  if (typeof id === "string" && /^[0-9a-z]{25}$/i.test(id)) {
     number = 0n;
     for (const digit of id) number = number * 36n + BigInt(parseInt(digit, 36));
   }
   if (number < 0n || number >= 1n << 128n) {
-    throw new InvalidValue(`"${id.slice(0, 40)}" is not a frame id of 25 digits of base 36`);
+    throw new InvalidValue(`${shown(id)} is not a frame id of 25 digits of base 36`);
   }
   return Buffer.from(number.toString(16).padStart(32, "0"), "hex");
 }
@@ -42,11 +43,11 @@ export function hashOfBytes(bytes: Buffer): BlobHash {
 
 /** The 32 bytes of a hash. @throws {InvalidValue} */
 export function hashBytes(hash: string): Buffer {
-  const bytes = /^sha256-[A-Za-z0-9+/]{43}=$/.test(hash)
+  const bytes = typeof hash === "string" && /^sha256-[A-Za-z0-9+/]{43}=$/.test(hash)
     ? Buffer.from(hash.slice(7), "base64")
     : Buffer.alloc(0);
   if (bytes.length !== 32) {
-    throw new InvalidValue(`"${hash.slice(0, 60)}" is not sha256- and 44 digits of base64`);
+    throw new InvalidValue(`${shown(hash)} is not sha256- and 44 digits of base64`);
   }
   return bytes;
 }
@@ -119,17 +120,20 @@ export type Topics = string | readonly string[];
 
 /** The patterns as a list. @throws {InvalidValue} */
 export function patternsOf(topics: Topics): string[] {
-  const parts = typeof topics === "string" ? topics.split(",") : [...topics];
+  const parts = typeof topics === "string" ? topics.split(",") : listOf(topics, "topic patterns");
   if (parts.length < 1 || parts.length > PATTERNS_MAX) {
     throw new InvalidValue(`a read takes 1 to ${PATTERNS_MAX} topic patterns, not ${parts.length}`);
   }
-  return parts.map((part) => part.trim());
+  return parts.map((part) => {
+    if (typeof part !== "string") throw new InvalidValue(`${shown(part)} is not a topic pattern`);
+    return part.trim();
+  });
 }
 
 /** A u64 from what people give. @throws {InvalidValue} */
 export function u64(number: bigint | number, what: string): bigint {
   if (typeof number !== "bigint" && typeof number !== "number") {
-    throw new InvalidValue(`${what} is a number or a bigint, not ${JSON.stringify(number)}`);
+    throw new InvalidValue(`${what} is a number or a bigint, not ${shown(number)}`);
   }
   if (typeof number === "number" && !Number.isSafeInteger(number)) {
     throw new InvalidValue(`${number} is not a whole number for ${what}; give a bigint`);
@@ -171,6 +175,21 @@ export interface NewFrame {
   readonly origin?: Origin | undefined;
 }
 
+export const NEW_FRAME = keys<NewFrame>("part of a frame", {
+  topic: 1,
+  body: 1,
+  json: 1,
+  meta: 1,
+  metaJson: 1,
+  ttl: 1,
+  origin: 1,
+});
+
+/** Whether it names a blob that the store has. */
+export function isBlobRef(body: unknown): body is BlobRef {
+  return typeof body === "object" && body !== null && "blob" in body;
+}
+
 /** A body as it is sent. @throws {InvalidValue} */
 export function bodyOf(frame: NewFrame): Buffer | BlobRef | undefined {
   const { body, json } = frame;
@@ -179,14 +198,14 @@ export function bodyOf(frame: NewFrame): Buffer | BlobRef | undefined {
     return jsonBytes(json);
   }
   if (typeof body === "string") return Buffer.from(body);
-  return body instanceof Uint8Array ? asBuffer(body) : body;
+  return body === undefined || isBlobRef(body) ? body : rawBytes(body, "a body that is no text");
 }
 
 /** A meta as it is sent. @throws {InvalidValue} */
 export function metaOf(frame: NewFrame): Buffer {
   const { meta, metaJson } = frame;
   if (metaJson !== undefined) {
-    return typeof metaJson === "string" ? Buffer.from(metaJson) : asBuffer(metaJson);
+    return typeof metaJson === "string" ? Buffer.from(metaJson) : rawBytes(metaJson, "metaJson");
   }
   return meta === undefined || meta === null ? Buffer.alloc(0) : jsonBytes(meta);
 }
@@ -220,6 +239,13 @@ export interface CursorChange {
   readonly expect?: bigint | number | undefined;
 }
 
+export const CURSOR_CHANGE = keys<CursorChange>("part of a change of a cursor", {
+  name: 1,
+  offset: 1,
+  state: 1,
+  expect: 1,
+});
+
 /** What must hold for a batch to be stored. */
 export type Condition =
   /** No frame of the topics has a higher offset. */
@@ -236,6 +262,18 @@ export type Condition =
  * it is waited for, and misses no stored frame.
  */
 export type Slow = { readonly latest: bigint | number } | { readonly drop: bigint | number };
+
+export const SLOW = [
+  keys<{ latest: 1 }>("part of slow", { latest: 1 }),
+  keys<{ drop: 1 }>("part of slow", { drop: 1 }),
+];
+
+/** Of each kind the first one tells it. */
+export const CONDITIONS = [
+  keys<{ lastAtMost: 1; topics: 1 }>("part of a condition", { lastAtMost: 1, topics: 1 }),
+  keys<{ empty: 1 }>("part of a condition", { empty: 1 }),
+  keys<{ headIs: 1 }>("part of a condition", { headIs: 1 }),
+];
 
 /** What the store gave a frame; an ephemeral one has no offset. */
 export interface Stamp {
@@ -327,10 +365,18 @@ export function resumeText(point: ResumePoint): string {
   return `${point.store}:${point.epoch}:${point.offset}`;
 }
 
+/** @throws {InvalidValue} for what is no resume point */
+export function checkResume(point: ResumePoint): void {
+  const isStore = /^[0-9a-f]{32}$/.test(String(point?.store));
+  if (!isStore || typeof point.epoch !== "bigint" || typeof point.offset !== "bigint") {
+    throw new InvalidValue(`${shown(point)} is not a resume point; parseResume reads its text`);
+  }
+}
+
 /** The resume point of its text. @throws {InvalidValue} */
 export function parseResume(text: string): ResumePoint {
   const found = /^([0-9a-f]{32}):(\d{1,20}):(\d{1,20})$/.exec(text);
-  if (!found) throw new InvalidValue(`"${text.slice(0, 80)}" is not a resume point`);
+  if (!found) throw new InvalidValue(`${shown(text)} is not a resume point`);
   const [, store = "", epoch = "", offset = ""] = found;
   return { store, epoch: BigInt(epoch), offset: BigInt(offset) };
 }

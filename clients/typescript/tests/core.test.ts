@@ -22,7 +22,6 @@ import {
   ProtocolError,
   resumeText,
   Unavailable,
-  XsError,
   type Item,
   type ServerInfo,
 } from "../src/index.js";
@@ -160,6 +159,14 @@ describe("addresses", () => {
     }
     for (const bad of ["", ":", ":0", ":65536", ":-1", "a:b", "::1:80", "xss://:1", "http://a:1"]) {
       assert.throws(() => parseAddress(bad), AddressError, bad);
+    }
+    // As an argument of the command line that was left out.
+    for (const none of ["", undefined, null]) {
+      assert.throws(() => parseAddress(none as string), /^AddressError: the address is empty; /);
+    }
+    for (const wrong of [5, Buffer.from("store"), ["store"], new URL("file:///store")]) {
+      const isTold = /^AddressError: an address is text, not /;
+      assert.throws(() => parseAddress(wrong as never), isTold);
     }
   });
 
@@ -467,8 +474,18 @@ describe("frames", () => {
   it("a body that did not come is told", () => {
     const frame = new Frame(record("a", 0), 1n);
     assert.deepEqual([frame.body?.length, frame.text(), frame.meta], [0, "", undefined]);
-    const bodied = record("a", 0);
+    const bodied = Buffer.concat([record("a", 0), Buffer.alloc(40)]);
     bodied[9] = 1;
-    assert.throws(() => new Frame(Buffer.concat([bodied, Buffer.alloc(40)]), 1n).text(), XsError);
+    const isTold = (error: unknown) =>
+      error instanceof InvalidValue && /did not come .* body\(frame\)/.test(error.message);
+    assert.throws(() => new Frame(bodied, 1n).text(), isTold);
+    assert.throws(() => new Frame(bodied, 1n).json(), isTold);
+    assert.deepEqual(new Frame(bodied, 1n, Buffer.from('{"a":1}')).json(), { a: 1 });
+    const isNoJson = (error: unknown) =>
+      error instanceof InvalidValue && /the body is not JSON: /.test(error.message);
+    assert.throws(() => new Frame(bodied, 1n, Buffer.from("{")).json(), isNoJson);
+    assert.throws(() => new Frame(record("a", 0), 1n).json(), isNoJson);
+    const broken = new Frame(Buffer.concat([record("a", 0), Buffer.from("{")]), 1n);
+    assert.throws(() => broken.meta, ProtocolError);
   });
 });

@@ -165,7 +165,7 @@ export class Runner {
     this.used.add(name);
     const verb = VERBS[name];
     if (!verb) throw new Error(`no verb ${name}`);
-    const options = name === "call" ? rest : { ...rest, count };
+    const options = name === "call" || count === undefined ? rest : { ...rest, count };
     let found: Json;
     try {
       found = plain(await verb(this, options));

@@ -44,8 +44,12 @@ def parse_address(text: Union[str, "os.PathLike[str]"]) -> Address:
 
     Raises AddressError.
     """
-    if not isinstance(text, str):
-        return _of_path(os.fspath(text))
+    if isinstance(text, os.PathLike):
+        text = os.fspath(text)
+        if isinstance(text, str):
+            return _of_path(text)
+    if text is not None and not isinstance(text, str):
+        raise AddressError(f"an address is text or a path, not {type(text).__name__}")
     if not text:
         raise AddressError(
             "the address is empty; give a store directory, a socket, :port or host:port"
@@ -74,4 +78,9 @@ def _of_host(text: str, whole: str, tls: bool) -> Address:
         raise AddressError(f"{whole!r}: an IPv6 address is written in brackets")
     if tls and not host:
         raise AddressError(f"{whole!r} names no host")
+    try:
+        # As it is when it is connected to.
+        host.encode("idna")
+    except UnicodeError as error:
+        raise AddressError(f"{whole!r} names no host: {error}") from error
     return Address(host=host or "127.0.0.1", port=int(port), tls=tls)

@@ -71,10 +71,15 @@ from .values import (
     Topics,
     TopicSummary,
     Ttl,
+    all_of,
     bound_of,
+    checked,
     json_bytes,
     json_value,
+    millis,
     patterns_of,
+    raw_bytes,
+    text_bytes,
 )
 
 __all__ = ["AsyncClient", "connect"]
@@ -104,6 +109,7 @@ async def connect(
     holds back who showed wrong tokens: try later), ProtocolError.
     """
     client = AsyncClient(address, token=token, tls=tls, name=name, timeout=timeout, retry=retry)
+    millis(wait, "wait")
     try:
         await client._connection(give_up=wait)
     except BaseException:
@@ -129,7 +135,10 @@ class AsyncClient:
         retry: Retry = Retry(),  # noqa: B008 (it is frozen)
     ) -> None:
         self.address: Address = parse_address(address)
-        self.retry = retry
+        self.retry = checked(retry, Retry, "retry")
+        # Encoded before anything is sent, so that a wrong argument is told by the call.
+        messages.hello(name, token or "")
+        millis(timeout, "timeout")
         if tls is not None and not self.address.tls:
             raise AddressError(f"{self.address}: tls belongs to an address with xss://")
         self._tls = _trusting(tls) if isinstance(tls, str) else tls
@@ -348,8 +357,11 @@ class AsyncClient:
     ) -> Appended:
         """Removes and appends frames and changes cursors, all of it or nothing."""
         long: Dict[BlobHash, bytes] = {}
-        ready = [_ready(frame, long) for frame in frames]
-        gone = [bound_of(bound) for bound in remove]
+        ready = [_ready(frame, long) for frame in all_of(frames, NewFrame, "frames")]
+        cursors = all_of(cursors, CursorChange, "changes of cursors")
+        conditions = all_of(conditions, Condition, "conditions")
+        bounds: List[Any] = all_of(remove, object, "frames to remove")
+        gone = [bound_of(bound) for bound in bounds]
         body = messages.append(Batch(ready, cursors, conditions, key, durable, gone))
         put_on = {
             name: await self._try(_putting(whole, name), True) for name, whole in long.items()
@@ -394,7 +406,7 @@ class AsyncClient:
         new_ids: they get new ids, and the old ones find them too. Without it they keep theirs,
         which must be above all of the store's: in practice it is a new one.
         """
-        body = messages.import_frames(list(frames), new_ids, durable)
+        body = messages.import_frames(all_of(frames, Frame, "frames"), new_ids, durable)
         return messages.read_imported((await self._ask(Op.IMPORT, body))[0])
 
     # Reading.
@@ -416,8 +428,8 @@ class AsyncClient:
     ) -> Read:
         """The stored frames of some topics, in order: `async for frame in client.read(..)`.
 
-        Bodies up to `bodies` bytes come with their frames. `credit` bounds the bytes that the
-        server sends ahead of what was taken.
+        Bodies of up to `bodies` bytes, at most 1 MiB, come with their frames; `body(frame)` gives
+        any. `credit` bounds the bytes that the server sends ahead of what was taken.
         """
         options = read_options(
             topics,
@@ -469,7 +481,11 @@ class AsyncClient:
             limit=limit,
             follow=True,
         )
-        how = messages.How(credit, bodies, round(pulse * 1000), slow)
+        if resume is not None:
+            checked(resume, ResumePoint, "resume", "ResumePoint.parse reads its text")
+        if slow is not None:
+            checked(slow, Slow, "slow", "latest(n) or drop(n) makes it")
+        how = messages.How(credit, bodies, millis(pulse, "pulse"), slow)
         return Follow(self, Reading(options, resume), how)
 
     @overload
@@ -518,13 +534,13 @@ class AsyncClient:
 
     async def has_blob(self, name: BlobHash) -> bool:
         """Whether the store has a blob."""
-        return (await self._ask(Op.BLOB_HAS, name))[0] == b"\1"
+        return (await self._ask(Op.BLOB_HAS, messages.blob_name(name)))[0] == b"\1"
 
     async def put_blob(self, source: Union[Body, Source, AsyncIterable[bytes]]) -> Blob:
         """Stores bytes, text, a file or an iterable of bytes, whose pieces are sent as they come.
         Bytes are sent again after a lost connection; of other sources that raises."""
         if isinstance(source, str):
-            source = source.encode()
+            source = text_bytes(source, "a blob")
         if source is None or isinstance(source, (bytes, bytearray, memoryview)):
             whole = bytes(source or b"")
             if len(whole) <= INLINE_BYTES_MAX:
@@ -575,7 +591,7 @@ class AsyncClient:
 
     async def body(self, frame: Frame) -> bytes:
         """A frame's body, whether it came with it or not."""
-        body = frame.body
+        body = checked(frame, Frame, "what has a body").body
         return body if body is not None else await self.read_blob(frame)
 
     # Cursors.
@@ -590,6 +606,8 @@ class AsyncClient:
     ) -> int:
         """Moves a cursor and gives its new revision. `expect` is the revision it must have now,
         0 for none yet; with another one it raises CursorConflict."""
+        if offset is None:
+            raise InvalidValue("a cursor is set to an offset, not None; cursor_remove removes it")
         return await self._change(CursorChange(name, offset, state, expect))
 
     async def cursor_remove(self, name: str, *, expect: Optional[int] = None) -> None:
@@ -624,8 +642,10 @@ class AsyncClient:
         Raises NotFound (no such command, or 702 at the deadline) and CommandFailed.
         """
         text = b"" if args is None else json_bytes(args)
-        raw = body.encode() if isinstance(body, str) else body or b""
-        return Call(self, name, text, raw, round((deadline or 0.0) * 1000), bodies, credit)
+        body = b"" if body is None else body
+        is_text = isinstance(body, str)
+        raw = (text_bytes if is_text else raw_bytes)(body, "a call's body")
+        return Call(self, name, text, raw, millis(deadline or 0.0, "deadline"), bodies, credit)
 
     async def stats(self) -> Dict[str, Any]:
         """What the server counts, as docs/wire.md names it."""
@@ -658,7 +678,7 @@ class AsyncClient:
                 messages.GC,
                 flags=2 if dry_run else 0,
                 dead_percent=dead_percent,
-                grace_ms=round(grace * 1000),
+                grace_ms=millis(grace, "grace"),
             )
         )
 
@@ -668,17 +688,16 @@ class AsyncClient:
         """Copies the store to a directory, or what is new since the last backup there. link: files
         that never change get a second name instead."""
         flags = 1 if link else 0
-        return await self._maintain(
-            messages.maintain(messages.BACKUP, flags=flags, path=os.fspath(to))
-        )
+        return await self._maintain(messages.maintain(messages.BACKUP, flags=flags, path=_path(to)))
 
     async def fork(self, to: Union[str, "os.PathLike[str]"]) -> Dict[str, Any]:
         """Makes a store of its own with all that this one holds. It is not made again after a
         lost connection."""
-        return await self._maintain(messages.maintain(messages.FORK, path=os.fspath(to)), False)
+        return await self._maintain(messages.maintain(messages.FORK, path=_path(to)), False)
 
     async def ping(self, data: bytes = b"") -> float:
         """Seconds until the server sent up to 64 bytes back."""
+        data = raw_bytes(data, "what a ping carries")
         if len(data) > PING_BYTES_MAX:
             raise InvalidValue(f"a ping carries at most {PING_BYTES_MAX} bytes, not {len(data)}")
         loop = asyncio.get_running_loop()
@@ -701,6 +720,11 @@ def _is_undone(error: XsError) -> bool:
     if isinstance(error, Refusal):
         return error.code // 100 not in (3, 4, 8)
     return isinstance(error, (ConnectError, NotSent))
+
+
+def _path(path: Union[str, "os.PathLike[str]"]) -> str:
+    text = path.__fspath__() if isinstance(path, os.PathLike) else path
+    return checked(text, str, "a path")
 
 
 def _trusting(path: str) -> ssl.SSLContext:

@@ -8,7 +8,7 @@ from typing import List, NamedTuple, Sequence, Tuple, Union
 
 from .errors import InvalidValue, ProtocolError
 from .limits import HEADER_BYTES
-from .values import BlobHash, FrameId
+from .values import BlobHash, FrameId, text_bytes
 
 PREFACE = b"XSP\0\1\0\0\0"
 
@@ -150,7 +150,7 @@ class Writer:
         try:
             self.data += form.pack(number)
         except struct.error as error:
-            raise InvalidValue(f"{number} does not fit {form.size * 8} bits") from error
+            raise InvalidValue(f"{number!r} does not fit {form.size * 8} bits") from error
 
     def u8(self, number: int) -> None:
         self.data.append(number)
@@ -168,7 +168,7 @@ class Writer:
         self.data += data
 
     def text(self, text: str, most: int, what: str) -> None:
-        raw = text.encode()
+        raw = text_bytes(text, f"a {what}")
         if len(raw) > most:
             raise InvalidValue(f"a {what} has at most {most} bytes, not {len(raw)}")
         self.u16(len(raw))

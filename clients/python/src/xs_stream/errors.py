@@ -48,7 +48,8 @@ class AddressError(XsError, ValueError):
 
 
 class InvalidValue(XsError, ValueError):
-    """An argument that can never be sent: it breaks a rule of the protocol."""
+    """An argument that can never be sent: it breaks a rule of the protocol. Or a frame does not
+    hold what it is asked for: its body did not come with it, or is no text or JSON."""
 
 
 class ConnectError(XsError, ConnectionError):

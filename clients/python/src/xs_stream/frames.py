@@ -6,13 +6,13 @@ from __future__ import annotations
 import datetime
 import struct
 from itertools import groupby
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, Literal, NamedTuple, Optional, Sequence, Tuple
 from zlib import crc32
 
 from .coding import Reader, Writer
-from .errors import IntegrityError, ProtocolError
+from .errors import IntegrityError, InvalidValue, ProtocolError
 from .limits import NO_OFFSET
-from .values import FOREVER, BlobHash, FrameId, Origin, Ttl, read_json, ttl_of
+from .values import FOREVER, BlobHash, FrameId, Origin, Ttl, json_value, read_json, ttl_of
 
 __all__ = ["Frame", "FrameList"]
 
@@ -24,13 +24,16 @@ _BODY, _ORIGINATED, _OLD_ID = 1, 2, 4
 _TTL_LAST = 3
 _UNREAD: Any = object()
 
+REPR_META_MAX = 200
+"""Characters of a meta that repr shows."""
+
 
 class Frame:
     """One stored event. What it is made of is read from its record when asked for."""
 
     __slots__ = ("_body", "_meta", "_record", "offset")
 
-    kind = "frame"
+    kind: Literal["frame"] = "frame"
 
     def __init__(self, record: bytes, offset: Optional[int], body: Optional[bytes] = None) -> None:
         self._record = record
@@ -62,7 +65,10 @@ class Frame:
     @property
     def topic(self) -> str:
         at = self._topic_at
-        return self._record[at : at + self._record[10]].decode()
+        try:
+            return self._record[at : at + self._record[10]].decode()
+        except UnicodeDecodeError as error:
+            raise ProtocolError("the server's topic is not UTF-8") from error
 
     @property
     def meta_json(self) -> bytes:
@@ -75,7 +81,7 @@ class Frame:
         int may have (4,300) are Decimals."""
         if self._meta is _UNREAD:
             text = self.meta_json
-            self._meta = read_json(text) if text else None
+            self._meta = json_value(text) if text else None
         return self._meta
 
     @property
@@ -108,14 +114,23 @@ class Frame:
         return self._body if self._record[9] & _BODY else b""
 
     def text(self) -> str:
-        """The body that came with the frame as text. Raises ValueError when it did not come."""
+        """The body that came with the frame as text. Raises InvalidValue when it did not come, or
+        is not UTF-8."""
         if self.body is None:
-            raise ValueError("the body did not come with the frame; read it with body(frame)")
-        return self.body.decode()
+            raise InvalidValue("the body did not come with the frame; read it with body(frame)")
+        try:
+            return self.body.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidValue(f"the body is no text: {error}") from error
 
     def json(self) -> Any:
-        """The body that came with the frame as JSON. Raises ValueError when it did not come."""
-        return read_json(self.text())
+        """The body that came with the frame as JSON. Raises InvalidValue when it did not come, or
+        is not JSON."""
+        text = self.text()
+        try:
+            return read_json(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidValue(f"the body is not JSON: {error}") from error
 
     @property
     def origin(self) -> Optional[Origin]:
@@ -146,7 +161,14 @@ class Frame:
         return FrameId(self._record[at : at + 16])
 
     def __repr__(self) -> str:
-        return f"Frame(offset={self.offset}, topic={self.topic!r}, id={self.id})"
+        parts = [f"topic={self.topic!r}", f"id={self.id}", f"offset={self.offset}"]
+        text = self.meta_json.decode(errors="replace")
+        if text:
+            most = REPR_META_MAX
+            parts.append(f"meta={text[:most]}.." if len(text) > most else f"meta={text}")
+        if self.body_bytes:
+            parts.append(f"body_bytes={self.body_bytes}")
+        return f"Frame({', '.join(parts)})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Frame):

@@ -53,7 +53,11 @@ from .values import (
     TopicSummary,
     Ttl,
     bound_of,
+    checked,
+    is_within,
     patterns_of,
+    raw_bytes,
+    text_bytes,
     time_of,
 )
 
@@ -183,7 +187,7 @@ def append(batch: Batch, origins: Sequence[Optional[Origin]] = ()) -> bytearray:
 
 
 def _put_frame(out: Writer, frame: NewFrame, origin: Optional[Origin]) -> None:
-    topic, meta, body = frame.topic.encode(), frame.meta_bytes(), frame.body_bytes()
+    topic, meta, body = text_bytes(frame.topic, "a topic"), frame.meta_bytes(), frame.body_bytes()
     ttl = frame.ttl if isinstance(frame.ttl, Ttl) else Ttl.parse(frame.ttl)
     if not 1 <= len(topic) <= TOPIC_BYTES_MAX:
         raise InvalidValue(f"a topic has 1 to {TOPIC_BYTES_MAX} bytes, not {len(topic)}")
@@ -211,7 +215,7 @@ def _put_frame(out: Writer, frame: NewFrame, origin: Optional[Origin]) -> None:
 
 
 def _name(text: str, what: str) -> bytes:
-    raw = text.encode()
+    raw = text_bytes(text, f"a {what}")
     if not 1 <= len(raw) <= NAME_BYTES_MAX:
         raise InvalidValue(f"a {what} has 1 to {NAME_BYTES_MAX} bytes, not {len(raw)}")
     return raw
@@ -219,16 +223,17 @@ def _name(text: str, what: str) -> bytes:
 
 def put_cursor_change(out: Writer, change: CursorChange) -> None:
     name, kept = _name(change.name, "cursor's name"), change.offset is not None
-    if len(change.state) > CURSOR_STATE_BYTES_MAX:
+    state = raw_bytes(change.state, "a cursor's state")
+    if len(state) > CURSOR_STATE_BYTES_MAX:
         raise InvalidValue(f"a cursor's state has at most {CURSOR_STATE_BYTES_MAX} bytes")
     out.u8((1 if kept else 0) | (2 if change.expect is not None else 0))
     out.u8(len(name))
     out.u16(0)
-    out.u32(len(change.state))
+    out.u32(len(state))
     out.u64(change.expect or 0)
     out.u64(change.offset or 0)
     out.raw(name)
-    out.raw(change.state)
+    out.raw(state)
 
 
 def _patterns(patterns: Topics) -> bytes:
@@ -378,6 +383,8 @@ def read_options(
     elif after is not None:
         start, bound = START_AFTER, bound_of(after)
     elif last is not None:
+        if not is_within(last, 0, NO_OFFSET):
+            raise InvalidValue(f"{last!r} is not a number of frames")
         start, bound = START_LAST, last
     elif new:
         start = START_NEW
@@ -395,8 +402,8 @@ def read_options(
 
 
 def fetch(options: ReadOptions, page_bytes: int) -> bytearray:
-    if not 1 <= page_bytes <= PAGE_BYTES_MAX:
-        raise InvalidValue(f"a page has 1 to {PAGE_BYTES_MAX} bytes, not {page_bytes}")
+    if not is_within(page_bytes, 1, PAGE_BYTES_MAX):
+        raise InvalidValue(f"a page has 1 to {PAGE_BYTES_MAX} bytes, not {page_bytes!r}")
     out = Writer()
     out.u32(page_bytes)
     options.put(out)
@@ -435,8 +442,8 @@ def get(bound: Union[int, FrameId]) -> bytearray:
 
 
 def last(topics: Sequence[str], n: int, per_topic: bool) -> bytearray:
-    if not 0 <= n <= LAST_MAX:
-        raise InvalidValue(f"last takes up to {LAST_MAX} frames, not {n}")
+    if not is_within(n, 0, LAST_MAX):
+        raise InvalidValue(f"last takes up to {LAST_MAX} frames, not {n!r}")
     out = Writer()
     out.u64(n)
     out.u8(1 if per_topic else 0)
@@ -508,13 +515,14 @@ def subscribe(
 
 def check_credit(credit: int) -> None:
     """With a credit of 0 nothing would ever come, so that nothing could be granted anew."""
-    if not 1 <= credit < CREDIT_MAX:
-        raise InvalidValue(f"a stream has a credit of 1 to {CREDIT_MAX - 1} bytes, not {credit}")
+    if not is_within(credit, 1, CREDIT_MAX - 1):
+        raise InvalidValue(f"a stream has a credit of 1 to {CREDIT_MAX - 1} bytes, not {credit!r}")
 
 
 def check_bodies(bodies: int) -> None:
-    if not 0 <= bodies <= BODY_WITH_FRAME_MAX:
-        raise InvalidValue(f"bodies with frames have at most {BODY_WITH_FRAME_MAX} bytes")
+    if not is_within(bodies, 0, BODY_WITH_FRAME_MAX):
+        most = BODY_WITH_FRAME_MAX
+        raise InvalidValue(f"bodies with frames have at most {most} bytes, not {bodies!r}")
 
 
 class Ended(NamedTuple):
@@ -584,10 +592,14 @@ def read_number(body: bytes) -> int:
 # Blobs, calls, cursors
 
 
+def blob_name(name: BlobHash) -> BlobHash:
+    return checked(name, BlobHash, "a blob's name", "BlobHash.parse reads its text")
+
+
 def blob_get(name: BlobHash, grant: int) -> bytearray:
     check_credit(grant)
     out = Writer()
-    out.raw(name)
+    out.raw(blob_name(name))
     out.u32(grant)
     return out.data
 
@@ -642,8 +654,8 @@ VERIFY, COMPACT, GC, BACKUP, FORK = range(1, 6)
 def maintain(
     what: int, *, flags: int = 0, dead_percent: int = 0, grace_ms: int = 0, path: str = ""
 ) -> bytearray:
-    if not (1 if what == COMPACT else 0) <= dead_percent <= PERCENT_MAX:
-        raise InvalidValue(f"{dead_percent} is no percentage of dead bytes")
+    if not is_within(dead_percent, 1 if what == COMPACT else 0, PERCENT_MAX):
+        raise InvalidValue(f"{dead_percent!r} is no percentage of dead bytes")
     out = Writer()
     out.u8(what)
     out.u8(flags)

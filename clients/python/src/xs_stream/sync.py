@@ -62,6 +62,8 @@ from .values import (
     Topics,
     TopicSummary,
     Ttl,
+    all_of,
+    checked,
 )
 
 __all__ = [
@@ -477,7 +479,7 @@ class Client:
     ) -> Appended:
         """Removes and appends frames and changes cursors, all of it or nothing."""
         work = self._inner.append_batch(
-            list(frames),
+            all_of(frames, NewFrame, "frames"),
             cursors=cursors,
             conditions=conditions,
             key=key,
@@ -507,7 +509,8 @@ class Client:
         timeout: Optional[float] = None,
     ) -> Imported:
         """Appends frames as another store delivered them, and tells of each what became of it."""
-        work = self._inner.import_frames(list(frames), new_ids=new_ids, durable=durable)
+        frames = all_of(frames, Frame, "frames")
+        work = self._inner.import_frames(frames, new_ids=new_ids, durable=durable)
         return self._loop.run(work, timeout)
 
     # Reading.
@@ -652,7 +655,7 @@ class Client:
 
     def body(self, frame: Frame, *, timeout: Optional[float] = None) -> bytes:
         """A frame's body, whether it came with it or not."""
-        body = frame.body
+        body = checked(frame, Frame, "what has a body").body
         return body if body is not None else self._loop.run(self._inner.body(frame), timeout)
 
     # Cursors.

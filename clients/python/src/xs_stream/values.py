@@ -11,10 +11,12 @@ import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Iterable, List, Literal, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 from .errors import InvalidValue, ProtocolError
 from .limits import NO_OFFSET, PATTERNS_MAX
+
+T = TypeVar("T")
 
 __all__ = [
     "Appended",
@@ -49,6 +51,58 @@ __all__ = [
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
+def text_bytes(text: Any, what: str) -> bytes:
+    """Text as it travels. Raises InvalidValue for what is none."""
+    if not isinstance(text, str):
+        raise InvalidValue(f"{what} is text, not {type(text).__name__}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"{what} cannot be UTF-8: {error}") from error
+
+
+def raw_bytes(data: Any, what: str) -> bytes:
+    """Bytes as they travel. Raises InvalidValue for what is none."""
+    if isinstance(data, bytes):
+        return data
+    if not isinstance(data, (bytearray, memoryview)):
+        raise InvalidValue(f"{what} is bytes, not {type(data).__name__}")
+    return bytes(data)
+
+
+def is_within(number: Any, least: int, most: int) -> bool:
+    """Whether it is a whole number that is neither less nor more."""
+    return isinstance(number, int) and least <= number <= most
+
+
+def millis(seconds: Any, what: str) -> int:
+    """Whole milliseconds. Raises InvalidValue for what is no number of seconds."""
+    try:
+        whole: int = round(seconds * 1000)
+        return whole
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidValue(f"{what} is in seconds, not {seconds!r}") from None
+
+
+def all_of(values: Any, kind: Type[T], what: str) -> List[T]:
+    """The values as a list. Raises InvalidValue unless all are of the kind."""
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
+        raise InvalidValue(f"{what} come in a list, not as {type(values).__name__}")
+    found = list(values)
+    for value in found:
+        if not isinstance(value, kind):
+            raise InvalidValue(f"{what} are of {kind.__name__}, not of {type(value).__name__}")
+    return found
+
+
+def checked(value: Any, kind: Type[T], what: str, advice: str = "") -> T:
+    """The value. Raises InvalidValue unless it is of the kind."""
+    if not isinstance(value, kind):
+        name = type(value).__name__
+        raise InvalidValue(f"{what} is a {kind.__name__}, not {name}{advice and '; '}{advice}")
+    return value
+
+
 class FrameId(bytes):
     """A frame's id: 16 bytes (SCRU128) whose order is the order of the log. `str()` gives its 25
     digits of base 36."""
@@ -64,10 +118,11 @@ class FrameId(bytes):
     def parse(cls, text: str) -> "FrameId":
         """Reads the 25 digits, in either case. Raises InvalidValue."""
         number = -1
-        if len(text) == 25 and text.isascii() and text.isalnum():
+        if isinstance(text, str) and len(text) == 25 and text.isascii() and text.isalnum():
             number = int(text, 36)
         if not 0 <= number < 1 << 128:
-            raise InvalidValue(f"{text[:40]!r} is not a frame id of 25 digits of base 36")
+            shown = repr(text[:40] if isinstance(text, str) else text)
+            raise InvalidValue(f"{shown} is not a frame id of 25 digits of base 36")
         return cls(number.to_bytes(16, "big"))
 
     @property
@@ -99,17 +154,18 @@ class BlobHash(bytes):
     @classmethod
     def of(cls, data: bytes) -> "BlobHash":
         """The hash of some bytes."""
-        return cls(hashlib.sha256(data).digest())
+        return cls(hashlib.sha256(raw_bytes(data, "what has a hash")).digest())
 
     @classmethod
     def parse(cls, text: str) -> "BlobHash":
         """Reads `sha256-<base64>`. Raises InvalidValue."""
         try:
-            if text.startswith("sha256-"):
+            if isinstance(text, str) and text.startswith("sha256-"):
                 return cls(base64.b64decode(text[7:], validate=True))
         except (InvalidValue, binascii.Error, ValueError):
             pass
-        raise InvalidValue(f"{text[:60]!r} is not sha256- and 44 digits of base64")
+        shown = repr(text[:60] if isinstance(text, str) else text)
+        raise InvalidValue(f"{shown} is not sha256- and 44 digits of base64")
 
     def __str__(self) -> str:
         return "sha256-" + base64.b64encode(self).decode()
@@ -127,7 +183,8 @@ class Ttl:
 
     def __post_init__(self) -> None:
         least = {"time": 0, "last": 1}.get(self.kind)
-        if self.kind not in _TTLS or (least is not None and not least <= self.value <= NO_OFFSET):
+        is_good = least is None or is_within(self.value, least, NO_OFFSET)
+        if self.kind not in _TTLS or not is_good:
             raise _no_ttl(f"{self.kind}:{self.value}")
         if least is None and self.value:
             raise InvalidValue(f"the ttl {self.kind} has no number")
@@ -136,7 +193,8 @@ class Ttl:
     def parse(cls, text: str) -> "Ttl":
         """Reads `forever`, `ephemeral`, `time:<ms>` or `last:<n>`. A time may have a unit instead,
         one of ms, s, m, h, d (24 hours) and w: `time:3d`. Raises InvalidValue."""
-        found = re.fullmatch(r"forever|ephemeral|(time|last):0*([0-9]{1,20})([a-z]*)", text)
+        form = r"forever|ephemeral|(time|last):0*([0-9]{1,20})([a-z]*)"
+        found = re.fullmatch(form, text) if isinstance(text, str) else None
         if found is None:
             raise _no_ttl(text)
         kind, digits, unit = found.groups()
@@ -157,9 +215,10 @@ class Ttl:
         return _TTLS.index(self.kind)
 
 
-def _no_ttl(text: str) -> InvalidValue:
+def _no_ttl(text: Any) -> InvalidValue:
+    shown = text[:80] if isinstance(text, str) else text
     return InvalidValue(
-        f"{text[:80]!r} is not a ttl: forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) "
+        f"{shown!r} is not a ttl: forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) "
         "or last:<n>, n from 1 on"
     )
 
@@ -197,7 +256,7 @@ Topics = Union[str, Iterable[str]]
 
 def patterns_of(topics: Topics) -> List[str]:
     """The patterns as a list. Raises InvalidValue for none or too many."""
-    parts = topics.split(",") if isinstance(topics, str) else list(topics)
+    parts = topics.split(",") if isinstance(topics, str) else all_of(topics, str, "topic patterns")
     if not 1 <= len(parts) <= PATTERNS_MAX:
         raise InvalidValue(f"a read takes 1 to {PATTERNS_MAX} topic patterns, not {len(parts)}")
     return [part.strip() for part in parts]
@@ -207,15 +266,18 @@ def bound_of(bound: Bound) -> Union[int, FrameId]:
     """An offset or an id. Raises InvalidValue."""
     if isinstance(bound, str):
         return FrameId.parse(bound)
-    if isinstance(bound, int) and not 0 <= bound <= NO_OFFSET:
-        raise InvalidValue(f"{bound} is not an offset")
+    if not isinstance(bound, FrameId) and not is_within(bound, 0, NO_OFFSET):
+        raise InvalidValue(f"{bound!r} is not an offset or an id")
     return bound
 
 
 def time_of(time: Time) -> int:
     """Milliseconds since 1970. Raises InvalidValue."""
     if isinstance(time, datetime.datetime):
-        return int(time.timestamp() * 1000)
+        try:
+            return int(time.timestamp() * 1000)
+        except (ValueError, OverflowError) as error:
+            raise InvalidValue(f"{time} is no time: {error}") from error
     if not isinstance(time, int):
         raise InvalidValue(f"a time is a datetime or milliseconds since 1970, not {time!r}")
     return time
@@ -256,14 +318,14 @@ class NewFrame:
             if self.body is not None:
                 raise InvalidValue("a frame has body or json, not both")
             return json_bytes(self.json)
-        if self.body is None or isinstance(self.body, bytes):
-            return self.body
-        return self.body.encode() if isinstance(self.body, str) else bytes(self.body)
+        if isinstance(self.body, str):
+            return text_bytes(self.body, "a body")
+        return None if self.body is None else raw_bytes(self.body, "a body that is no text")
 
     def meta_bytes(self) -> bytes:
         """The meta as it is sent."""
         if self.meta_json is not None:
-            return self.meta_json
+            return raw_bytes(self.meta_json, "meta_json")
         return b"" if self.meta is None else json_bytes(self.meta)
 
 
@@ -273,7 +335,7 @@ def json_bytes(value: Json) -> bytes:
         return json.dumps(
             value, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         ).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidValue(f"not JSON: {error}") from error
 
 
@@ -298,7 +360,7 @@ def json_value(text: bytes) -> Json:
     """The value of the server's JSON. Raises ProtocolError."""
     try:
         return read_json(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the server's JSON is broken: {error}") from error
 
 
@@ -463,11 +525,12 @@ class ResumePoint:
         try:
             store, epoch, offset = text.split(":")
             point = cls(bytes.fromhex(store), int(epoch), int(offset))
-        except ValueError:
-            raise InvalidValue(f"{text[:80]!r} is not a resume point") from None
-        if len(point.store) != 16:
-            raise InvalidValue(f"{text[:80]!r} is not a resume point")
-        return point
+            if len(point.store) == 16:
+                return point
+        except (ValueError, AttributeError, TypeError):
+            pass
+        shown = repr(text[:80] if isinstance(text, str) else text)
+        raise InvalidValue(f"{shown} is not a resume point")
 
 
 @dataclass(frozen=True)
@@ -475,14 +538,14 @@ class CaughtUp:
     """All that was stored at the beginning was given; what comes now is new. Comes once."""
 
     head: int
-    kind: str = "caught_up"
+    kind: Literal["caught_up"] = "caught_up"
 
 
 @dataclass(frozen=True)
 class Pulse:
     """The time asked for has passed."""
 
-    kind: str = "pulse"
+    kind: Literal["pulse"] = "pulse"
 
 
 @dataclass(frozen=True)
@@ -495,7 +558,7 @@ class Gap:
     first: Optional[int] = None
     end: Optional[int] = None
     count: int = 0
-    kind: str = "gap"
+    kind: Literal["gap"] = "gap"
 
 
 @dataclass(frozen=True)
@@ -504,7 +567,7 @@ class Resumed:
     ones of the meantime are. `offset` is where it went on; None: from its start."""
 
     offset: Optional[int]
-    kind: str = "resumed"
+    kind: Literal["resumed"] = "resumed"
 
 
 @dataclass(frozen=True)
