@@ -432,6 +432,9 @@ impl From<Corruption> for ReadError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompactError {
+    /// An option is out of its range.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
     /// The frames could not be removed.
     #[error(transparent)]
     Append(#[from] AppendError),
