@@ -2,13 +2,15 @@
 //! until the manifest of the copy names them, so the directory is at every moment what it was or
 //! what it is to be, and what a crash left is taken up by the next attempt.
 
+use std::collections::HashSet;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::MaintainError;
 use super::finding::Progress;
+use super::read_only::aside;
 use super::snapshot::Snapshot;
 use super::survey::Survey;
 use crate::blob::{BadEntry, check_pack_file};
@@ -72,6 +74,8 @@ impl Copier<'_> {
             self.to_files.create_dir(&dir).map_err(failed("make", &dir))?;
         }
         let before = manifest.state();
+        let named = self.finish(&before)?;
+        let mut brought = Vec::new();
         let mut files = Vec::with_capacity(snapshot.state.files.len());
         let bytes_total = snapshot.state.files.iter().map(|file| file.length).sum();
         let mut bytes = 0;
@@ -81,18 +85,27 @@ impl Copier<'_> {
                 return Err(MaintainError::Stopped);
             }
             let there = before.files.iter().find(|old| is_same(old, file));
+            let place = file.path_in(self.to);
+            // What stood in for a file that was lost may be cut off.
+            let is_sound = |old: &FileEntry| {
+                !named.contains(&place) || (old.crc != 0 && self.sync_if_whole(&place, old))
+            };
             files.push(match there.filter(|_| self.is_in_place(file)) {
-                Some(old) if old.state == file.state => {
+                Some(old) if old.state == file.state && is_sound(old) => {
                     counts.kept += 1;
                     FileEntry { newest_ms: old.newest_ms.max(file.newest_ms), ..*old }
                 }
                 // It was sealed since, and nothing was appended to it before.
-                Some(_) if file.crc != 0 && self.sync_if_whole(&file.path_in(self.to), file) => {
+                Some(_) if file.crc != 0 && self.sync_if_whole(&place, file) => {
                     self.bring_derived(file);
                     counts.kept += 1;
                     *file
                 }
-                _ => self.bring(file, &path, counts)?,
+                _ => {
+                    let entry = self.bring(file, &path, counts)?;
+                    brought.push(place);
+                    entry
+                }
             });
             bytes += file.length;
         }
@@ -100,7 +113,20 @@ impl Copier<'_> {
         let next = SuperState { files, ..state };
         let update = manifest.update(|state| *state = next);
         update.map_err(failed("write the manifest in", self.to))?;
-        self.settle(&manifest.state())
+        self.settle(&manifest.state(), &brought)
+    }
+
+    /// Gives the files of the manifest the names that an attempt before this one did not come to
+    /// give them, as an open does: what this one brings takes their other names. Returns those.
+    fn finish(&self, before: &SuperState) -> Result<HashSet<PathBuf>, MaintainError> {
+        let aside = aside(&**self.to_files, self.to, before);
+        for (path, unfinished) in &aside {
+            self.rename(unfinished, path)?;
+        }
+        if !aside.is_empty() {
+            self.sync_dirs()?;
+        }
+        Ok(aside.into_keys().collect())
     }
 
     fn is_in_place(&self, file: &FileEntry) -> bool {
@@ -280,17 +306,12 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Gives files the names the manifest has for them and removes those it does not name. An open
+    /// Gives the files that were brought the names the manifest has for them and removes those it
+    /// does not name, and what an attempt that was cut off left beside one that was kept. An open
     /// does the same when this did not come to its end.
-    fn settle(&self, state: &SuperState) -> Result<(), MaintainError> {
-        let failed = |path: &Path, error| MaintainError::io("rename", path, error);
-        for file in &state.files {
-            let path = file.path_in(self.to);
-            if self.to_files.len_of(&unfinished(&path)).is_err() {
-                continue;
-            }
-            let renamed = self.to_files.rename(&unfinished(&path), &path);
-            renamed.map_err(|error| failed(&path, error))?;
+    fn settle(&self, state: &SuperState, brought: &[PathBuf]) -> Result<(), MaintainError> {
+        for path in brought {
+            self.rename(&unfinished(path), path)?;
         }
         self.sync_dirs()?;
         for kind in [FileKind::Segment, FileKind::Pack] {
@@ -306,6 +327,11 @@ impl Copier<'_> {
             }
         }
         Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), MaintainError> {
+        let renamed = self.to_files.rename(from, to);
+        renamed.map_err(|error| MaintainError::io("rename", to, error))
     }
 
     fn remove(&self, path: &Path) {
