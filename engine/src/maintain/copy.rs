@@ -55,6 +55,11 @@ fn is_same(a: &FileEntry, b: &FileEntry) -> bool {
     of(a) == of(b)
 }
 
+/// Whether all bytes of a file of the source are known by its CRC.
+fn is_known(file: &FileEntry) -> bool {
+    file.state == FileState::Sealed && file.crc != 0
+}
+
 impl Copier<'_> {
     /// Makes the copy what the snapshot says and its manifest `state`, but for the files.
     pub(super) fn run(
@@ -75,7 +80,7 @@ impl Copier<'_> {
         }
         let before = manifest.state();
         let named = self.finish(&before)?;
-        let mut brought = Vec::new();
+        let (mut brought, mut sealed) = (Vec::new(), Vec::new());
         let mut files = Vec::with_capacity(snapshot.state.files.len());
         let bytes_total = snapshot.state.files.iter().map(|file| file.length).sum();
         let mut bytes = 0;
@@ -97,13 +102,14 @@ impl Copier<'_> {
                 }
                 // It was sealed since, and nothing was appended to it before.
                 Some(_) if file.crc != 0 && self.sync_if_whole(&place, file) => {
-                    self.bring_derived(file);
+                    sealed.push(*file);
                     counts.kept += 1;
                     *file
                 }
                 _ => {
                     let entry = self.bring(file, &path, counts)?;
                     brought.push(place);
+                    sealed.extend(Some(*file).filter(is_known));
                     entry
                 }
             });
@@ -113,7 +119,7 @@ impl Copier<'_> {
         let next = SuperState { files, ..state };
         let update = manifest.update(|state| *state = next);
         update.map_err(failed("write the manifest in", self.to))?;
-        self.settle(&manifest.state(), &brought)
+        self.settle(&manifest.state(), &brought, &sealed)
     }
 
     /// Gives the files of the manifest the names that an attempt before this one did not come to
@@ -143,13 +149,12 @@ impl Copier<'_> {
     ) -> Result<FileEntry, MaintainError> {
         let sealed = file.state == FileState::Sealed;
         // The CRC of one that was unmarked a moment ago is not known yet.
-        let expected = Some(file.crc).filter(|&crc| sealed && crc != 0);
+        let expected = is_known(file).then_some(file.crc);
         let to = unfinished(&file.path_in(self.to));
         let mut file = *file;
         // What is there was made from a shorter form of the file.
         file.kind.derived().iter().for_each(|kind| self.remove(&file.path_of(self.to, kind)));
-        if sealed && self.link && expected.is_some() {
-            self.bring_derived(&file);
+        if self.link && expected.is_some() {
             match self.to_files.link(from, &to) {
                 Ok(()) => {
                     counts.linked += 1;
@@ -163,7 +168,6 @@ impl Copier<'_> {
             }
         }
         if expected.is_some() && self.sync_if_whole(&to, &file) {
-            self.bring_derived(&file);
             counts.kept += 1;
             return Ok(file);
         }
@@ -175,9 +179,6 @@ impl Copier<'_> {
         self.check(&mut file, from, &to, expected.is_none())?;
         if sealed {
             file.crc = crc;
-            if expected.is_some() {
-                self.bring_derived(&file);
-            }
         }
         counts.copied += 1;
         counts.bytes_copied += file.length;
@@ -283,7 +284,9 @@ impl Copier<'_> {
         Ok(crc.finalize())
     }
 
-    /// Brings the indexes made from a sealed file. They are made again when they do not come along.
+    /// Brings the indexes made from a sealed file. They are made again when they do not come along,
+    /// and come when the file has its name: beside a shorter form of it they would tell of frames
+    /// and removals that are not in it.
     fn bring_derived(&self, file: &FileEntry) {
         for kind in file.kind.derived() {
             let (from, to) = (file.path_of(self.from, kind), file.path_of(self.to, kind));
@@ -309,10 +312,16 @@ impl Copier<'_> {
     /// Gives the files that were brought the names the manifest has for them and removes those it
     /// does not name, and what an attempt that was cut off left beside one that was kept. An open
     /// does the same when this did not come to its end.
-    fn settle(&self, state: &SuperState, brought: &[PathBuf]) -> Result<(), MaintainError> {
+    fn settle(
+        &self,
+        state: &SuperState,
+        brought: &[PathBuf],
+        sealed: &[FileEntry],
+    ) -> Result<(), MaintainError> {
         for path in brought {
             self.rename(&unfinished(path), path)?;
         }
+        sealed.iter().for_each(|file| self.bring_derived(file));
         self.sync_dirs()?;
         for kind in [FileKind::Segment, FileKind::Pack] {
             let dir = self.to.join(kind.dir());
