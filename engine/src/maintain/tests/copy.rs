@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::{build, check, fill, go_on, none, tell};
 use crate::append::Batch;
+use crate::compact::CompactOptions;
 use crate::error::{ReadError, ReadOnlyReason};
 use crate::maintain::{CopyOptions, CopyReport, MaintainError, Problem, repair, restore};
 use crate::media::Files;
@@ -329,6 +330,23 @@ fn what_an_attempt_left_takes_the_place_of_no_file_that_is_whole() {
 fn a_power_cut_anywhere_leaves_the_backup_before_or_the_one_after() {
     // One segment grows from each backup to the next.
     cut_anywhere([500, 300, 50], |_| ());
+}
+
+#[test]
+fn a_power_cut_leaves_a_backup_that_lacks_nothing_after_a_compaction_too() {
+    let compact = |store: &Store| {
+        // Two segments become one, so that nothing takes the place of the second.
+        let frames = store.read(&Default::default()).unwrap().take(900);
+        let ids = frames.enumerate().filter(|(number, _)| number % 3 > 0);
+        let ids: Vec<_> = ids.map(|(_, frame)| frame.unwrap().id()).collect();
+        for removes in ids.chunks(60).map(<[_]>::to_vec) {
+            store.append(Batch { removes, ..Batch::default() }).unwrap();
+        }
+        let all = CompactOptions { dead_percent: 1, bytes_per_second: None };
+        let report = store.compact(all).unwrap();
+        assert!(report.rewritten > report.written, "{report:?}");
+    };
+    cut_anywhere([1000, 100, 50], compact);
 }
 
 /// Cuts the power anywhere in a backup and in a second one that adds to it, and after each cut has
